@@ -1,0 +1,60 @@
+"""All ranks sum their numbers, and check the sum. It works under any launcher, and alone.
+
+    muster run -g 4 examples/distributed_sum.py
+    torchrun --nproc-per-node 4 examples/distributed_sum.py
+    python examples/distributed_sum.py
+"""
+
+import argparse
+import os
+import socket
+
+import torch
+import torch.distributed as dist
+
+# Who am I? Each launcher has its own names for it; torchrun's come first.
+RANK = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+WORLD_SIZE = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+LOCAL_RANK = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
+
+
+def from_environment(names, default):
+    """The first of these variables that is set, as a number."""
+    return next((int(os.environ[name]) for name in names if name in os.environ), default)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backend", choices=("gloo", "nccl", "auto"), default="auto")
+    parser.add_argument("--rank", type=int, help="for launchers that name no rank")
+    parser.add_argument("--world-size", type=int, help="for launchers that name no number of ranks")
+    parser.add_argument("--local-rank", "--local_rank", type=int, help="some launchers pass it")
+    args = parser.parse_args()
+
+    rank = from_environment(RANK, 0) if args.rank is None else args.rank
+    world_size = from_environment(WORLD_SIZE, 1) if args.world_size is None else args.world_size
+    local_rank = from_environment(LOCAL_RANK, args.local_rank or 0)
+    backend = args.backend
+    if backend == "auto":
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+    device = torch.device("cuda", local_rank % torch.cuda.device_count()) if backend == "nccl" else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", "29500")
+    dist.init_process_group(backend, rank=rank, world_size=world_size)
+    print(f"rank {rank} of {world_size} on {socket.gethostname()}, local rank {local_rank}, {device}, {backend}")
+
+    total = torch.tensor(float(rank), device=device)
+    dist.all_reduce(total)
+    expected = world_size * (world_size - 1) / 2
+    if total.item() != expected:
+        raise SystemExit(f"rank {rank}: the sum is {total.item()}, and should be {expected}")
+    if rank == 0:
+        print(f"the sum of 0 to {world_size - 1} is {total.item():g}, as it should be")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,372 @@
+"""One small process a node: it starts what it is told to, owns the logs and the end of it, and reports.
+
+It decides nothing about the job: the supervisor at the other end of its stdin and stdout does. It decides one thing
+alone: when that end is gone and no lease is left, its ranks end.
+"""
+
+import errno
+import os
+import selectors
+import signal
+import socket
+import struct
+import sys
+import time
+import traceback
+
+from muster.agent import protocol, system
+from muster.agent.autopsy import explain
+from muster.agent.follow import Follower, log_path, tail
+from muster.agent.members import Members
+from muster.agent.protocol import MAGIC, Unpacker, pack
+
+_ENOUGH = 1 << 20
+"""Bytes waiting for the supervisor beyond which no more log is read; the files keep it."""
+_BREATH = 0.01
+"""Seconds between two looks at growing logs: many small lines are taken together."""
+_LAST_WISH = 3.0
+"""Seconds that ranks have to end when the connection to the supervisor is lost."""
+
+
+class Agent:
+    """The loop of one node."""
+
+    def __init__(self, hook):
+        self.hook = hook
+        self.selector = selectors.DefaultSelector()
+        self.timers = []
+        self.out, self.writing = bytearray(), False
+        self.frames = Unpacker()
+        self.members = None
+        self.follower = None
+        self.followed = True
+        self.want = False
+        self.local = None
+        self.leaving = False
+        self.lost_at = None
+        self.times, self.touched = None, {}
+        self.shown = set()
+
+    # ---- the loop ---------------------------------------------------------------------------------------------------
+
+    def run(self):
+        """Serve until told to leave, or until the connection is lost and the ranks are ended."""
+        system.adopt_orphans()
+        os.set_blocking(0, False)
+        os.set_blocking(1, False)
+        told, tell = os.pipe()
+        os.set_blocking(told, False)
+        os.set_blocking(tell, False)
+        signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: self.lost("the agent was sent SIGTERM"))
+        self.selector.register(told, selectors.EVENT_READ, lambda: self.children_ended(told))
+        self.selector.register(0, selectors.EVENT_READ, self.heard)
+        self.out += MAGIC
+        self.emit(
+            "hello",
+            version=protocol.VERSION,
+            pid=os.getpid(),
+            python="%d.%d.%d" % sys.version_info[:3],
+            executable=sys.executable,
+            host=socket.gethostname(),
+        )
+        while True:
+            wait = min([when for when, _ in self.timers], default=None)
+            for key, events in self.selector.select(None if wait is None else max(0, wait - time.monotonic())):
+                if key.fd == 1 and key.data == self.flush:
+                    self.flush()
+                elif key.fd in self.selector.get_map():
+                    key.data()
+            due = [timer for timer in self.timers if timer[0] <= time.monotonic()]
+            for timer in due:
+                self.timers.remove(timer)
+                timer[1]()
+            self.pump()
+            if self.leaving and not self.out and not (self.follower and self.follower.grown):
+                return
+
+    def after(self, seconds, do):
+        """Call `do` once, in so many seconds."""
+        self.timers.append((time.monotonic() + seconds, do))
+
+    def emit(self, kind, payload=b"", **fields):
+        """Send a frame to the supervisor, stamped with this machine's clock."""
+        self.out += pack(kind, payload, t=fields.pop("t", None) or time.monotonic(), **fields)
+        self.flush()
+
+    def flush(self):
+        """Write what the connection takes now."""
+        try:
+            while self.out:
+                del self.out[: os.write(1, self.out[:65536])]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.out.clear()
+        if bool(self.out) != self.writing:
+            self.writing = not self.writing
+            if self.writing:
+                self.selector.register(1, selectors.EVENT_WRITE, self.flush)
+            else:
+                self.selector.unregister(1)
+
+    def heard(self):
+        """Take what the supervisor sent."""
+        try:
+            data = os.read(0, 1 << 16)
+        except BlockingIOError:
+            return
+        if not data:
+            self.selector.unregister(0)
+            self.lost("the connection to muster was lost")
+        for fields, payload in self.frames.feed(data):
+            getattr(self, "on_" + fields.pop("kind"))(payload=payload, **fields)
+
+    def children_ended(self, told):
+        """Collect the dead."""
+        try:
+            os.read(told, 4096)
+        except BlockingIOError:
+            pass
+        if self.members:
+            for pid, code, number in system.reap():
+                self.members.ended(pid, code, number)
+
+    # ---- what the supervisor asks for -------------------------------------------------------------------------------
+
+    def on_prepare(self, payload, run_dir, run_id, node, host, commands, preload, stdin_rank, want, floor):
+        """Get ready to start ranks: folders, the hook, the warm interpreter."""
+        self.run_dir, self.node, self.want = run_dir, node, want
+        self.folder = os.path.join(run_dir, "node_%s" % host)
+        os.makedirs(self.folder, mode=0o700, exist_ok=True)
+        log = os.open(os.path.join(self.folder, "agent.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(log, 2)
+        os.close(log)
+        self.answer(run_id)
+        self.members = Members(self, commands, preload, stdin_rank, self.hook, floor)
+        self.members.prepare()
+
+    def on_listen(self, payload, attempt, host):
+        """Open the port of this attempt's store."""
+        port = self.members.listen(host)
+        self.emit("listening", attempt=attempt, port=port)
+
+    def on_start(self, payload, attempt, late):
+        """Start all ranks of this node."""
+        folder = os.path.join(self.run_dir, "attempt_%d" % attempt)
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        if self.follower:
+            self.pump(everything=True)
+            if self.followed:
+                self.selector.unregister(self.follower.fd)
+            self.follower.close()
+        self.follower = Follower(folder, self.members.ranks)
+        self.followed, self.shown = True, set()
+        self.selector.register(self.follower.fd, selectors.EVENT_READ, self.noticed)
+        self.members.start(attempt, folder, late)
+
+    def on_signal(self, payload, number, ranks):
+        """Pass a signal to these ranks."""
+        self.members.signal(number, ranks)
+
+    def on_sweep(self, payload, patience):
+        """End whatever is left of the attempt; what ranks left behind has `patience` seconds to end by itself."""
+        self.members.end_store()
+        self.sweep(time.monotonic() + patience)
+
+    def sweep(self, until):
+        """Look again until nothing is left or time is up."""
+        left = self.members.left()
+        if left and time.monotonic() < until:
+            self.after(0.05, lambda: self.sweep(until))
+            return
+        killed, alive = system.end_family(os.getpid(), self.members.spared())
+        self.children_ended_now()
+        self.emit("swept", ended=killed, left=alive)
+
+    def children_ended_now(self):
+        """Collect the dead without waiting for the signal that tells of them."""
+        for pid, code, number in system.reap():
+            self.members.ended(pid, code, number)
+
+    def on_stdin(self, payload, end=False):
+        """Pass the terminal's input to the rank that reads it."""
+        self.members.feed(payload, end)
+
+    def on_bye(self, payload, drain=True):
+        """Send what is left of the logs, and leave."""
+        if self.members:
+            self.members.close()
+        if self.follower and drain:
+            self.follower.notice()
+        elif self.follower:
+            self.follower.grown.clear()
+            self.want = False
+        self.leaving = True
+
+    def lost(self, why):
+        """Nobody is there to decide: end the ranks, and this agent."""
+        if self.lost_at is not None or self.leaving:
+            return
+        self.lost_at = time.monotonic()
+        if self.members is None:
+            os._exit(0)
+        print("muster agent: %s: ending the ranks" % why, file=sys.stderr, flush=True)
+        self.why_lost = why
+        self.members.signal(signal.SIGTERM, self.members.ranks)
+        self.until_gone()
+
+    def until_gone(self):
+        """Wait a little for ranks that were asked to end; then end everything."""
+        if self.members.alive() and time.monotonic() < self.lost_at + _LAST_WISH:
+            self.after(0.02, self.until_gone)
+            return
+        self.members.close()
+        _, left = system.end_family(os.getpid())
+        self.children_ended_now()
+        self.record_end(self.why_lost, left)
+        os._exit(0)
+
+    def record_end(self, why, left):
+        """Leave word in the run directory of an end that no supervisor saw."""
+        import json
+
+        text = json.dumps({"time": time.time(), "why": why, "left": left, "ranks": self.members.ends})
+        try:
+            with open(os.path.join(self.folder, "ended.json"), "w") as file:
+                file.write(text + "\n")
+        except OSError as error:
+            print("muster agent: %s" % error, file=sys.stderr, flush=True)
+
+    # ---- logs -------------------------------------------------------------------------------------------------------
+
+    def noticed(self):
+        """Some log has grown. Look no more for a breath: a chatty rank would keep this process busy."""
+        self.follower.notice()
+        self.selector.unregister(self.follower.fd)
+        self.followed = False
+        follower = self.follower
+
+        def again():
+            if follower is self.follower:
+                self.selector.register(follower.fd, selectors.EVENT_READ, self.noticed)
+                self.followed = True
+
+        self.after(_BREATH, again)
+
+    def pump(self, everything=False):
+        """Read what has grown, and send it if it is wanted."""
+        follower = self.follower
+        while follower and follower.grown and (everything or len(self.out) < _ENOUGH):
+            for stream in list(follower.grown):
+                self.read(stream)
+                if len(self.out) >= _ENOUGH and not everything:
+                    break
+
+    def read(self, stream):
+        """Read some of one log."""
+        wanted = self.want is True or (self.want and stream.rank in self.want)
+        offset = stream.offset
+        if stream.rank not in self.shown:
+            self.shown.add(stream.rank)
+            self.emit("output_began", rank=stream.rank)
+        if not self.touched:
+            self.after(1.0, self.mark)
+        self.touched[stream] = None
+        # stderr is always read, for the moment at which a traceback appears
+        data = stream.read(1 << 16) if wanted or stream.kind == "err" else b""
+        if len(data) < 1 << 16:
+            self.follower.grown.discard(stream)
+        if data and wanted:
+            self.emit("output", data, rank=stream.rank, stream=stream.kind, offset=offset)
+
+    def mark(self):
+        """Write down how long the growing logs are now, so that `--since` finds its place."""
+        import json
+
+        marks = {"%d.%s" % (stream.rank, stream.kind): stream.size() for stream in self.touched}
+        self.touched = {}
+        try:
+            if self.times is None:
+                self.times = open(os.path.join(self.folder, "times.jsonl"), "a")
+            text = json.dumps({"time": round(time.time(), 3), "attempt": self.members.attempt, "at": marks})
+            self.times.write(text + "\n")
+            self.times.flush()
+        except OSError:
+            pass  # a full disk; the logs say so themselves
+
+    def why(self, rank, signalled):
+        """The last words of a rank that failed, and when they began."""
+        streams = [stream for stream in self.follower.of(rank) if stream.kind == "err"]
+        for stream in streams:
+            while stream.offset < stream.size() and not self.want:
+                stream.read(1 << 20)
+        words = explain(tail(log_path(self.members.folder, rank, "err")), signalled)
+        words["t"] = next((stream.traceback_at for stream in streams if stream.traceback_at), None)
+        if words["kind"] == "ended" or words["t"] is None:
+            words["t"] = time.monotonic()
+        return words
+
+    # ---- people on this machine -------------------------------------------------------------------------------------
+
+    def answer(self, run_id):
+        """Listen for other terminals of the same person."""
+        self.local = socket.socket(socket.AF_UNIX)
+        self.local.bind(protocol.socket_name(os.getuid(), run_id, self.node))
+        self.local.listen(16)
+        self.selector.register(self.local, selectors.EVENT_READ, self.called)
+
+    def called(self):
+        """Somebody connects; hear them if they are the same person or root."""
+        visitor, _ = self.local.accept()
+        _, uid, _ = struct.unpack("3i", visitor.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if uid not in (os.getuid(), 0):
+            visitor.close()
+            return
+        frames = Unpacker()
+
+        def heard():
+            try:
+                data = visitor.recv(1 << 16)
+            except OSError:
+                data = b""
+            if not data:
+                self.selector.unregister(visitor)
+                visitor.close()
+                return
+            for fields, _ in frames.feed(data):
+                self.visit(visitor, fields)
+
+        self.selector.register(visitor, selectors.EVENT_READ, heard)
+
+    def visit(self, visitor, fields):
+        """Do what another terminal asks for."""
+        answer = {}
+        if fields["kind"] == "kill":
+            self.emit("asked", what="kill", by=fields.get("by", ""))
+        elif fields["kind"] == "end":
+            self.lost("another terminal asked for the end")
+        elif fields["kind"] == "stacks":
+            answer = self.members.stacks(fields.get("ranks"))
+        visitor.sendall(pack("answer", **answer))
+
+
+def main(hook):
+    """Run the agent of this node; `hook` is the source of the hook."""
+    agent = Agent(hook)
+    try:
+        agent.run()
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        agent.out += pack("broken", text=traceback.format_exc(limit=-1), t=time.monotonic())
+        os.set_blocking(1, True)
+        try:
+            agent.flush()
+        except OSError as error:
+            if error.errno != errno.EPIPE:
+                raise
+        system.end_family(os.getpid())
+        os._exit(1)
+    os._exit(0)

@@ -1,0 +1,79 @@
+"""Why a rank failed, by the last words on its stderr. Nothing in the rank has to help, and any language will do."""
+
+import re
+
+_HEAD = re.compile(r"^(  [+|] )?(Exception Group )?Traceback \(most recent call last\):$")
+_LINK = ("During handling of the above exception", "The above exception was the direct cause")
+_FATAL = "Fatal Python error"
+_RANK = re.compile(r"^\[rank\d+\]:\s?")  # torch.distributed puts this before each line of a traceback
+_NOISE = re.compile(r"^\[(rank\d+\]:)?\[?[WIE]\d{3,}|^\[W\d|^Exception ignored in")
+
+LOST_PEER = re.compile(
+    r"Connection (closed|reset) by (remote )?peer|Connection refused|Broken pipe|gloo[/\\]transport"
+    r"|remote process (exited|has)|ncclRemoteError|ncclSystemError|NCCL communicator was aborted"
+    r"|DistNetworkError|DistStoreError|Socket closed|recvValue failed|sendBytes failed|recvBytes"
+    r"|Watchdog caught collective operation timeout|monitoredBarrier|Timed out waiting \d+ms",
+    re.IGNORECASE,
+)
+"""Words of a rank that fell because another one was gone."""
+
+_MOST_LINES = 14
+
+
+def explain(stderr, signalled=False):
+    """{kind, summary, frames} of the bytes at the end of a rank's stderr; `signalled` when a signal ended it.
+
+    `kind` is `raised` for a Python exception of its own, `lost peer` for one that tells of another rank's end, and
+    `ended` when there is no traceback; then the last lines stand for themselves.
+    """
+    lines = [_RANK.sub("", line) for line in stderr.decode("utf-8", "replace").splitlines()]
+    lines = [line.rpartition("\r")[2].rstrip() for line in lines]
+    found = _traceback(lines) or _syntax_error(lines)
+    if found and signalled and any(line.strip() and not _NOISE.match(line) for line in lines[found[1] + 1 :]):
+        found = None  # it went on after that one
+    if found:
+        first, last = found
+        kind = "lost peer" if any(LOST_PEER.search(line) for line in lines[last:][:4]) else "raised"
+        return {"kind": kind, "summary": lines[last].strip()[:500], "frames": _shortened(lines, first, last)}
+    for index, line in enumerate(lines):
+        if line.startswith(_FATAL):
+            return {"kind": "ended", "summary": line[:500], "frames": lines[index : index + _MOST_LINES]}
+    words = [line for line in lines if line.strip()][-5:]
+    kind = "lost peer" if any(LOST_PEER.search(line) for line in words) else "ended"
+    return {"kind": kind, "summary": words[-1][:500] if words else "", "frames": words}
+
+
+def _traceback(lines):
+    """(first line, line of the exception) of the last traceback, or None."""
+    heads = [index for index, line in enumerate(lines) if _HEAD.match(line)]
+    if not heads:
+        return None
+    first = heads[-1]
+    for last in range(first + 1, len(lines)):
+        line = lines[last]
+        if line and not line.startswith((" ", "\t")) and not _NOISE.match(line):
+            return first, last
+    return None
+
+
+def _syntax_error(lines):
+    """A SyntaxError of the script itself has no head: only the file, the line, the mark and the error."""
+    for last in range(len(lines) - 1, 0, -1):
+        if re.match(r"^(SyntaxError|IndentationError|TabError)\b", lines[last]):
+            for first in range(last - 1, -1, -1):
+                if lines[first].startswith('  File "'):
+                    return first, last
+    return None
+
+
+def _shortened(lines, first, last):
+    """The traceback, its middle left out when it is long, and what follows the exception's first line."""
+    after = []
+    for line in lines[last + 1 : last + 6]:
+        if not line.strip() or _NOISE.match(line) or _HEAD.match(line) or line.startswith(_LINK):
+            break
+        after.append(line)
+    body = lines[first : last + 1]
+    if len(body) > _MOST_LINES:
+        body = body[:1] + ["  ..."] + body[-(_MOST_LINES - 2) :]
+    return body + after

@@ -1,0 +1,370 @@
+"""What makes a plain `python script.py` a warm interpreter, a rank, or the keeper of the store.
+
+It stands alone in a folder as `sitecustomize.py`, first on PYTHONPATH, so Python imports it before the script: after
+the interpreter is complete, before anything of the person's runs. It takes itself away again. What happens then is
+the `mode` in MUSTER_HOOK:
+
+    prove   tell that the hook is reached, and which torch is there; go on
+    rank    become a rank; go on, and Python runs the script
+    serve   import torch, then fork ranks when the agent asks. Each child goes on, and Python itself runs the script in
+            it: no frame of ours is below it, and `__main__`, exits, signals and tracebacks are Python's own
+    store   keep the store of an attempt until the agent ends this process
+"""
+
+import os
+import sys
+
+
+def _enter():
+    """Take the hook away, as if it had never been; give the configuration."""
+    import json
+
+    conf = json.loads(os.environ.pop("MUSTER_HOOK"))
+    folder = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != folder]
+    sys.path_importer_cache.pop(folder, None)
+    if conf["pythonpath"] is None:
+        os.environ.pop("PYTHONPATH", None)
+    else:
+        os.environ["PYTHONPATH"] = conf["pythonpath"]
+    return conf
+
+
+def _theirs():
+    """Import the sitecustomize that the hook stands before, if there is one; True if so."""
+    from importlib.machinery import PathFinder
+    from importlib.util import module_from_spec
+
+    spec = PathFinder.find_spec("sitecustomize", sys.path)
+    if spec is None:
+        return False
+    module = module_from_spec(spec)
+    sys.modules["sitecustomize"] = module
+    spec.loader.exec_module(module)
+    return True
+
+
+def _tell(fd, **message):
+    """Send one message to the agent: four bytes of length, then JSON."""
+    import json
+
+    data = json.dumps(message).encode()
+    data = len(data).to_bytes(4, "big") + data
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def _prove(conf):
+    """Tell which Python this is and which torch it would import, without importing it."""
+    import re
+    from importlib.machinery import PathFinder
+
+    found, version = PathFinder.find_spec("torch", sys.path), None
+    if found and found.origin:
+        try:
+            with open(os.path.join(os.path.dirname(found.origin), "version.py")) as file:
+                version = re.search(r"__version__ = '([^']+)'", file.read())
+        except OSError:
+            pass
+    python = "%d.%d.%d" % sys.version_info[:3]
+    _tell(conf["fd"], op="proven", torch=version and version.group(1), has_torch=found is not None, python=python)
+    os.close(conf["fd"])
+
+
+# ---- a rank ---------------------------------------------------------------------------------------------------------
+
+
+def _become_rank(stack):
+    """What every Python rank has: whole lines in its log at once, and its stacks on a signal."""
+    import faulthandler
+
+    sys.stdout.reconfigure(line_buffering=True)
+    if stack:
+        fd = os.open(stack["path"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        # out of the way of the numbers that the script will see
+        import fcntl
+
+        try:
+            high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 200)
+        except OSError:  # fewer are allowed
+            high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 20)
+        os.close(fd)
+        faulthandler.register(stack["signal"], file=high, all_threads=True)
+
+
+def _keep_store(fd, host, port):
+    """Serve the store of one attempt on a socket that the agent listens on already, until the agent ends this."""
+    import signal
+
+    try:
+        from torch.distributed import TCPStore
+    except ImportError:
+        os._exit(3)
+    store = TCPStore(host, port, None, True, wait_for_workers=False, master_listen_fd=fd)
+    while store:
+        signal.pause()
+
+
+# ---- the warm interpreter -------------------------------------------------------------------------------------------
+
+
+class _Warm:
+    """Import once, fork often. Never compute: after an OpenMP region here a child would hang in its own."""
+
+    def __init__(self, conf):
+        import atexit
+        import gc
+        import time
+
+        self.conf, self.fd, self.clock = conf, conf["fd"], time.monotonic
+        self.times = {"python": self.clock()}
+        self.theirs, self.their_error = False, None
+        self.ours = not os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK")
+        # Registered before torch's own, so it runs after them and after the script's.
+        atexit.register(self.leak)
+        self.leaving = False
+        gc.disable()  # nothing that an import makes is garbage
+
+    def prepare(self):
+        """Import everything; tell the agent how it went. Never raises."""
+        import gc
+        import importlib
+        import traceback
+
+        try:
+            self.theirs = _theirs()
+        except BaseException as error:
+            self.their_error = error  # each rank raises it again, as plain Python would
+        before = list(sys.modules)
+        # Without this, counting GPUs opens the driver, and no child could use a GPU.
+        os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+        for name in self.conf["preload"]:
+            try:
+                importlib.import_module(name)
+            except BaseException as error:
+                missing = isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]
+                text = "".join(traceback.format_exception_only(type(error), error)).strip()
+                _tell(self.fd, op="failed", module=name, missing=missing, text=text, trace=traceback.format_exc())
+                os._exit(1)
+        if self.ours:
+            os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+        self.times["imported"] = self.clock()
+        # What the standard library keeps (temporary files, threads, loggers) is torn down as ever.
+        standard = getattr(sys, "stdlib_module_names", ()) or set(before)
+        self.modules = [name for name in sys.modules if name.partition(".")[0] not in standard]
+        self.modules.remove("__main__")
+        unfit = self.unfit()
+        gc.freeze()
+        gc.enable()
+        torch = sys.modules.get("torch")
+        _tell(
+            self.fd,
+            op="ready",
+            unfit=unfit,
+            times=self.times,
+            torch=str(torch.__version__) if torch else None,
+            cuda=torch.version.cuda if torch else None,
+            python="%d.%d.%d" % sys.version_info[:3],
+        )
+
+    def unfit(self):
+        """Why ranks must not be forked from this process, or None."""
+        opened = set()
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                opened.add(os.readlink("/proc/self/fd/" + name))
+            except OSError:
+                pass
+        devices = sorted(path for path in opened if path.startswith(("/dev/nvidia", "/dev/kfd", "/dev/accel")))
+        if devices:
+            return "an import opened " + devices[0]
+        if self.threads() > 1:
+            self.pause_openmp()
+        if self.threads() > 1:
+            names = set()
+            for thread in os.listdir("/proc/self/task"):
+                with open("/proc/self/task/%s/comm" % thread) as file:
+                    names.add(file.read().strip())
+            return "an import started threads (%d, named %s)" % (self.threads() - 1, ", ".join(sorted(names)))
+        return None
+
+    def threads(self):
+        """How many threads a child would lose, plus one. OpenBLAS ends its own when this process forks."""
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+        return len(os.listdir("/proc/self/task"))
+
+    def pause_openmp(self):
+        """Have OpenMP end the threads of its pool, if an import made one."""
+        import ctypes
+
+        with open("/proc/self/maps") as maps:
+            paths = {line.split()[-1] for line in maps if "libgomp" in line or "libomp" in line or "libiomp" in line}
+        for path in paths:
+            try:
+                ctypes.CDLL(path).omp_pause_resource_all(2)
+            except (OSError, AttributeError):
+                pass
+
+    def serve(self):
+        """Fork when asked. Returns only in a child that is to run the script; ends with the agent."""
+        import json
+        import socket
+
+        agent = socket.socket(fileno=os.dup(self.fd))
+        data, passed = b"", []
+        while True:
+            more, fds, _, _ = socket.recv_fds(agent, 1 << 16, 16)
+            if not more:
+                os._exit(0)
+            data += more
+            passed += fds
+            while len(data) >= 4 and len(data) >= 4 + int.from_bytes(data[:4], "big"):
+                length = int.from_bytes(data[:4], "big")
+                order, data = json.loads(data[4 : 4 + length]), data[4 + length :]
+                if self.brood(order, agent, passed):
+                    return
+                for fd in passed:
+                    os.close(fd)
+                passed = []
+
+    def brood(self, order, agent, passed):
+        """Fork a short-lived process that forks those asked for and ends, so that they become the agent's children.
+
+        True in a rank, False in the warm interpreter itself.
+        """
+        middle = os.fork()
+        if middle:
+            os.waitpid(middle, 0)
+            return False
+        try:
+            middle, pids = os.getpid(), {}
+            for name, child in order["children"].items():
+                pid = os.fork()
+                if pid == 0:
+                    agent.close()
+                    self.child(middle, child, passed)
+                    self.leaving = True
+                    return True
+                pids[name] = pid
+        except OSError as error:
+            _tell(self.fd, op="unforked", order=order["order"], pids=pids, text=str(error))
+        else:
+            _tell(self.fd, op="forked", order=order["order"], pids=pids)
+        finally:
+            if not self.leaving:
+                os._exit(0)
+
+    def child(self, middle, child, passed):
+        """Go from a fork of this process to a rank about to run its script, or to the keeper of the store."""
+        try:
+            os.close(self.fd)
+            self.settle(middle, child)
+            if "store" in child:
+                _keep_store(passed[0], *child["store"])
+            for fd in passed:
+                os.close(fd)
+            self.become(child)
+        except BaseException as error:
+            os.write(2, ("muster: this rank could not be set up: %r\n" % error).encode())
+            os._exit(125)
+
+    def settle(self, middle, child):
+        """Wait until this process is the agent's own child, and bind its life to the agent's."""
+        import ctypes
+        import signal
+        import time
+
+        os.setsid()
+        while os.getppid() == middle:
+            time.sleep(0.0002)
+        agent = self.conf["agent"]
+        # only now: the kernel would forget it with the parent that it was told of
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != agent:
+            os._exit(1)
+        for target, path in ((1, child["out"]), (2, child["err"])):
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            os.dup2(fd, target)
+            os.close(fd)
+
+    def become(self, child):
+        """Undo whatever tells this process from a fresh one."""
+        import types
+
+        stdin = self.conf["stdin"]
+        if stdin is not None:
+            if child["stdin"]:
+                os.dup2(stdin, 0)
+            os.close(stdin)
+        os.environ.update(child["env"])
+        # The old one is frozen with all the rest: what the script leaves in it would never be collected.
+        main = types.ModuleType("__main__")
+        main.__dict__.update(sys.modules["__main__"].__dict__)
+        if "__annotations__" in main.__dict__:
+            main.__dict__["__annotations__"] = {}
+        sys.modules["__main__"] = main
+        torch = sys.modules.get("torch")
+        if child["cpus"]:
+            os.sched_setaffinity(0, child["cpus"])
+            if torch and not os.environ.get("OMP_NUM_THREADS"):
+                torch.set_num_threads(len(child["cpus"]))
+        # Seeds that were drawn by an import would be the same in all ranks.
+        if torch:
+            torch.default_generator.seed()
+        if "numpy.random" in sys.modules:
+            sys.modules["numpy.random"].seed()
+        process = sys.modules.get("multiprocessing.process")
+        if process:
+            process.current_process().authkey = os.urandom(32)
+        tracker = sys.modules.get("multiprocessing.resource_tracker")
+        if tracker:
+            # One of the parent's would be shared by all ranks, and free nothing until the last of them ends.
+            tracker._resource_tracker._fd = tracker._resource_tracker._pid = None
+        _become_rank(child["stack"])
+
+    def leak(self):
+        """At a rank's exit: leave the imported modules alone. Tearing them down dirties every page they share.
+
+        `distributed_c10d` is torn down: it holds the process groups, whose end does something.
+        """
+        if not self.leaving:
+            return
+        import ctypes
+
+        for name in self.modules:
+            if name == "torch.distributed.distributed_c10d":
+                continue
+            module = sys.modules.pop(name, None)
+            if module is not None:
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(module))
+
+
+def _main():
+    conf = _enter()
+    if conf["mode"] == "serve":
+        warm = None
+        try:
+            warm = _Warm(conf)
+            warm.prepare()
+            warm.serve()
+        finally:
+            # Whatever happened: only a child that is to run the script may go on from here.
+            if warm is None or not warm.leaving:
+                os._exit(1)
+        if warm.their_error is not None:
+            raise warm.their_error
+        return warm.theirs
+    if conf["mode"] == "prove":
+        _prove(conf)
+    elif conf["mode"] == "store":
+        _keep_store(conf["fd"], *conf["store"])
+    elif conf["mode"] == "rank":
+        _become_rank(conf["stack"])
+    return _theirs()
+
+
+if not _main():
+    raise ImportError("nothing to customize", name="sitecustomize")

@@ -1,0 +1,368 @@
+"""The processes of one node: the warm interpreter, the keeper of the store, the ranks."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import sys
+import time
+
+from muster.agent import system
+from muster.agent.follow import log_path
+from muster.agent.warm import Hooked, hooked, stack_file, write_hook
+
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+
+
+class Members:
+    """What an agent has started and what became of it. `agent` is told by its `emit`."""
+
+    def __init__(self, agent, commands, preload, stdin_rank, hook, floor):
+        self.agent, self.commands, self.hook, self.floor = agent, commands, hook, floor
+        self.preload = ["torch", "torch.distributed"] + preload
+        self.ranks = [rank["rank"] for command in commands for rank in command["ranks"]]
+        self.forks = any(command["forks"] for command in commands)
+        self.stdin_rank = stdin_rank
+        self.pids, self.names, self.unclaimed, self.ends = {}, {}, {}, {}
+        self.warm, self.proof, self.warm_times = None, None, {}
+        self.listener, self.store = None, None
+        self.attempt, self.folder = 0, None
+        self.waiting = None
+        self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self.stdin, self.stdin_feed, self.stdin_data, self.stdin_ended = None, None, bytearray(), False
+        if stdin_rank in self.ranks:
+            self.stdin, self.stdin_feed = os.pipe()
+            os.set_blocking(self.stdin_feed, False)
+
+    # ---- getting ready ----------------------------------------------------------------------------------------------
+
+    def prepare(self):
+        """Start the warm interpreter if ranks are forked; tell `ready` once ranks can start."""
+        self.hook_folder = os.path.join(self.agent.folder, "hook")
+        write_hook(self.hook_folder, self.hook)
+        if self.forks:
+            self.prove()
+        else:
+            self.agent.emit("ready", fork=False, why="")
+
+    def env(self, command):
+        """The environment of a command on this node."""
+        env = dict(os.environ)
+        for name, value in command["defaults"].items():
+            env.setdefault(name, value)
+        env.update(command["env"])
+        return env
+
+    def argv(self, command):
+        """Its words, with this agent's own interpreter where one stands."""
+        argv = list(command["argv"])
+        if command["python_at"] is not None:
+            argv[command["python_at"]] = sys.executable
+        return argv
+
+    def prove(self):
+        """See that Python reaches the hook, and which torch there is: else the warm one would run the script itself."""
+        command = self.commands[0]
+        argv = self.argv(command)[:1] + ["-c", "pass"]
+        self.proof, seen = Hooked(), []
+        with self.files("proof") as files:
+            self.proof.start(argv, self.env(command), command["cwd"], files, self.hook_folder, mode="prove")
+        self.names[self.proof.pid] = "proof"
+
+        def heard():
+            said = self.proof.messages()
+            seen.extend(said or ())
+            if said is None:
+                self.agent.selector.unregister(self.proof.sock)
+                self.proof.close()
+                self.proven(seen[0] if seen else None)
+
+        self.agent.selector.register(self.proof.sock, 1, heard)
+
+    def proven(self, proof):
+        """Go on from what the proof said; `proof` is None when the hook was not reached."""
+        if proof is None:
+            self.plain("this Python does not read PYTHONPATH or sitecustomize, so it cannot be warmed")
+        elif not proof["has_torch"]:
+            self.agent.emit("unable", what="no torch", python=proof["python"])
+        elif proof["torch"] and _numbers(proof["torch"]) < _numbers(self.floor):
+            self.agent.emit("unable", what="old torch", python=proof["python"], torch=proof["torch"])
+        else:
+            self.start_warm()
+
+    def start_warm(self):
+        """Start the script's own command with the hook, which imports and serves."""
+        command = next(command for command in self.commands if command["forks"])
+        self.warm, began = Hooked(), time.monotonic()
+        with self.files("warm") as files:
+            self.warm.start(
+                self.argv(command),
+                self.env(command),
+                command["cwd"],
+                files,
+                self.hook_folder,
+                keep=() if self.stdin is None else (self.stdin,),
+                mode="serve",
+                preload=self.preload,
+                stdin=self.stdin,
+            )
+        self.warm_times = {"begun": began}
+        self.names[self.warm.pid] = "warm"
+        warm = self.warm
+        self.agent.selector.register(warm.sock, 1, lambda: self.warm_says(warm))
+
+    def warm_says(self, warm):
+        """Take what the warm interpreter says."""
+        said = warm.messages()
+        if said is None:
+            self.agent.selector.unregister(warm.sock)
+            warm.close()
+            return
+        for message in said:
+            if message["op"] == "failed":
+                self.agent.emit("unable", what="import", **{key: message[key] for key in ("module", "missing", "text")})
+            elif message["op"] == "ready":
+                self.warm_times.update(message["times"])
+                if message["unfit"]:
+                    self.agent.selector.unregister(warm.sock)
+                    warm.close()
+                    self.warm = None
+                    self.plain(message["unfit"], torch=message["torch"])
+                elif self.waiting:
+                    self.start(*self.waiting)
+                else:
+                    self.agent.emit(
+                        "ready", fork=True, why="", torch=message["torch"], cuda=message["cuda"], times=self.warm_times
+                    )
+            elif message["op"] in ("forked", "unforked"):
+                self.forked(message)
+
+    def plain(self, why, torch=None):
+        """Start plain interpreters instead of forking."""
+        self.forks = False
+        if self.waiting:
+            self.agent.emit("note", text=why)
+            self.start(*self.waiting)
+        else:
+            self.agent.emit("ready", fork=False, why=why, torch=torch)
+
+    @contextlib.contextmanager
+    def files(self, name):
+        """stdin, stdout, stderr of a member that is no rank. The standard output of a warm one must be a file, as the
+        ranks' is: Python buffers by what it finds at its start."""
+        fd = os.open(os.path.join(self.agent.folder, name + ".log"), _APPEND, 0o600)
+        try:
+            yield self.null, fd, fd
+        finally:
+            os.close(fd)
+
+    # ---- the store --------------------------------------------------------------------------------------------------
+
+    def listen(self, host):
+        """Open the port of the next attempt's store; gives its number."""
+        self.end_store()
+        self.host = host
+        self.listener = socket.socket()
+        self.listener.bind((host, 0))
+        self.listener.listen(4096)
+        if not any(command["python_at"] is not None for command in self.commands):
+            # Who knows whether this program ever asks for the store; importing torch for nothing costs a second.
+            self.agent.selector.register(self.listener, 1, self.store_wanted)
+        return self.listener.getsockname()[1]
+
+    def store_wanted(self):
+        """The first rank knocks: now a store is needed."""
+        self.agent.selector.unregister(self.listener)
+        self.start_store()
+
+    def start_store(self):
+        """Start the keeper of the store, on the socket that listens already."""
+        port = self.listener.getsockname()[1]
+        if self.forks:
+            log = os.path.join(self.agent.folder, "store.log")
+            child = {"store": [self.host, port], "out": log, "err": log}
+            self.warm.order({"store": child}, [self.listener.fileno()])
+            return
+        conf = {"mode": "store", "fd": self.listener.fileno(), "store": [self.host, port]}
+        env = hooked(self.env(self.commands[0]), self.hook_folder, **conf)
+        try:
+            argv = [sys.executable, "-c", "pass"]
+            with self.files("store") as files:
+                self.store = system.launch(argv, env, "/", *files, keep=(conf["fd"],))
+            self.names[self.store] = "store"
+        except OSError as error:
+            self.agent.emit("note", text="the store could not be started: %s" % error)
+
+    def end_store(self):
+        """End the keeper of the store and close its port."""
+        if self.store is not None:
+            system.send(self.store, signal.SIGKILL)
+        if self.listener is not None:
+            if self.listener.fileno() in self.agent.selector.get_map():
+                self.agent.selector.unregister(self.listener)
+            self.listener.close()
+        self.listener = self.store = None
+
+    # ---- ranks ------------------------------------------------------------------------------------------------------
+
+    def start(self, attempt, folder, late):
+        """Start all ranks of this node."""
+        self.attempt, self.folder, self.ends = attempt, folder, {}
+        self.waiting = None
+        if self.forks and (self.warm is None or self.warm.sock is None):
+            # it died since; its ranks did not
+            self.waiting = (attempt, folder, late)
+            self.start_warm()
+            return
+        if self.listener and self.listener.fileno() not in self.agent.selector.get_map():
+            self.start_store()
+        if self.forks:
+            children = {}
+            for rank, command in self.each_rank():
+                children["rank:%d" % rank["rank"]] = {
+                    "env": self.own_env(rank, late),
+                    "cpus": rank["cpus"],
+                    "out": log_path(folder, rank["rank"], "out"),
+                    "err": log_path(folder, rank["rank"], "err"),
+                    "stdin": rank["rank"] == self.stdin_rank,
+                    "stack": stack_file(folder, rank["rank"]),
+                }
+            self.warm.order(children)
+        else:
+            self.start_plain(late)
+
+    def each_rank(self):
+        """(rank, its command) of this node."""
+        return [(rank, command) for command in self.commands for rank in command["ranks"]]
+
+    def own_env(self, rank, late):
+        """The variables that are this rank's alone, or this attempt's."""
+        path = os.path.join(self.folder, "rank_%05d.error.json" % rank["rank"])
+        return dict(rank["env"], TORCHELASTIC_ERROR_FILE=path, **late)
+
+    def start_plain(self, late):
+        """Start one process a rank."""
+        for rank, command in self.each_rank():
+            number = rank["rank"]
+            env = dict(self.env(command), **self.own_env(rank, late))
+            if command["python_at"] is not None:
+                env = hooked(env, self.hook_folder, mode="rank", stack=stack_file(self.folder, number))
+            files = [self.stdin if number == self.stdin_rank else self.null]
+            for stream in ("out", "err"):
+                path = log_path(self.folder, number, stream)
+                files.append(os.open(path, _APPEND, 0o600))
+            try:
+                pid = system.launch(self.argv(command), env, command["cwd"], *files, cpus=rank["cpus"])
+                self.began(number, pid)
+            except OSError as error:
+                self.agent.emit("unable", what="start", rank=number, text=str(error), argv=command["argv"][:1])
+                return
+            finally:
+                for fd in files[1:]:
+                    os.close(fd)
+        self.agent.emit("started", attempt=self.attempt, pids=self.pids)
+
+    def began(self, rank, pid):
+        """A rank lives; or lived so shortly that it was collected before it was known."""
+        self.pids[rank], self.names[pid] = pid, "rank:%d" % rank
+        if pid in self.unclaimed:
+            self.ended(pid, *self.unclaimed.pop(pid))
+
+    def forked(self, message):
+        """The warm interpreter has forked."""
+        for name, pid in message["pids"].items():
+            if name == "store":
+                self.store, self.names[pid] = pid, "store"
+                if pid in self.unclaimed:
+                    self.ended(pid, *self.unclaimed.pop(pid))
+            else:
+                self.began(int(name.partition(":")[2]), pid)
+        if message["op"] == "unforked":
+            self.agent.emit("unable", what="fork", text=message["text"], number=len(message["pids"]))
+        elif "store" not in message["pids"]:
+            self.agent.emit("started", attempt=self.attempt, pids=self.pids)
+
+    def ended(self, pid, code, number):
+        """A child of the agent has ended."""
+        name = self.names.pop(pid, None)
+        if name is None:
+            self.unclaimed[pid] = (code, number)
+        elif name.startswith("rank:"):
+            rank = int(name.partition(":")[2])
+            self.pids.pop(rank, None)
+            end = {"rank": rank, "code": code, "signal": number}
+            if code != 0:
+                end["why"] = self.agent.why(rank, number is not None)
+            self.ends[rank] = {"code": code, "signal": number}
+            self.agent.emit("ended", attempt=self.attempt, **end)
+        elif name == "store" and pid == self.store:
+            self.store = None
+            if code != 3:  # 3: there is no torch, so nobody will ask for a store
+                self.agent.emit("store_ended", code=code, signal=number)
+        elif name == "warm" and self.warm and pid == self.warm.pid and not self.warm_times.get("imported"):
+            self.agent.emit("unable", what="warm", code=code, signal=number)
+
+    def alive(self):
+        """The ranks that live."""
+        return sorted(self.pids)
+
+    def signal(self, number, ranks):
+        """Send a signal to these ranks: to the process, or to its group where a shell or profiler stands before it."""
+        groups = {rank["rank"]: command["group"] for rank, command in self.each_rank()}
+        for rank in ranks:
+            if rank in self.pids:
+                system.send(self.pids[rank], number, groups[rank])
+
+    def stacks(self, ranks=None):
+        """Ask ranks for their Python stacks; tells which were asked and which cannot answer."""
+        asked, mute = {}, {}
+        for rank, pid in sorted(self.pids.items()):
+            if ranks is not None and rank not in ranks:
+                continue
+            path = log_path(self.folder, rank, "stack")
+            if system.catches(pid, system.STACKS_SIGNAL):
+                asked[rank] = [path, os.stat(path).st_size]
+                system.send(pid, system.STACKS_SIGNAL)
+            else:
+                mute[rank] = pid
+        return {"asked": asked, "mute": mute}
+
+    def feed(self, data, end):
+        """Pass bytes to the stdin of the rank that has one."""
+        if self.stdin_feed is None:
+            return
+        self.stdin_data += data
+        self.stdin_ended = self.stdin_ended or end
+        try:
+            while self.stdin_data:
+                del self.stdin_data[: os.write(self.stdin_feed, self.stdin_data[:4096])]
+        except BlockingIOError:
+            self.agent.after(0.05, lambda: self.feed(b"", False))
+            return
+        except OSError:
+            self.stdin_data.clear()
+        if self.stdin_ended:
+            os.close(self.stdin_feed)
+            self.stdin_feed = None
+
+    # ---- the end ----------------------------------------------------------------------------------------------------
+
+    def spared(self):
+        """Processes that live on between attempts."""
+        return {pid for pid, name in self.names.items() if name == "warm"}
+
+    def left(self):
+        """Processes that ranks have left behind."""
+        return system.outsiders(os.getpid(), self.spared() | ({self.store} if self.store else set()))
+
+    def close(self):
+        """End what is not a rank."""
+        self.end_store()
+        if self.warm is not None and self.warm.sock is not None:
+            self.agent.selector.unregister(self.warm.sock)
+            self.warm.close()
+
+
+def _numbers(version):
+    return [int(number) for number in re.findall(r"\d+", version)[:2]]

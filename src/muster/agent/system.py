@@ -1,0 +1,196 @@
+"""Processes on Linux, as an agent needs them: start one, find all that came of it, end it, and know that it ended."""
+
+import ctypes
+import os
+import resource
+import signal
+import time
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+STACKS_SIGNAL = signal.SIGRTMIN + 13
+"""A rank writes the Python stacks of its threads when it gets this one. Real-time: no script uses it."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def adopt_orphans():
+    """Make this process the parent of whatever its descendants leave behind."""
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def die_with_parent(parent):
+    """Have the kernel end this process when its parent ends. False if the parent is gone already."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    return os.getppid() == parent
+
+
+def launch(argv, env, cwd, stdin, stdout, stderr, keep=(), cpus=()):
+    """Start a program in a session of its own that ends when this process ends; give its pid.
+
+    `stdin`, `stdout`, `stderr` are descriptors; `keep` are further ones that it inherits; `cpus` the cores it may use.
+    Raises the OSError of the child when the program cannot be started.
+    """
+    parent = os.getpid()
+    told, tell = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(tell)
+        with open(told, "rb") as pipe:
+            failed = pipe.read()
+        if failed:
+            os.waitpid(pid, 0)
+            number, _, what = failed.partition(b" ")
+            raise OSError(int(number), os.strerror(int(number)), os.fsdecode(what))
+        return pid
+    what = argv[0]
+    try:
+        os.setsid()
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)  # Python ignores or catches these; a program expects them as they were
+        signal.set_wakeup_fd(-1)
+        # low numbers first out of the way, or one dup2 would overwrite the source of the next
+        wanted = [os.dup(fd) for fd in (stdin, stdout, stderr)]
+        for target, fd in enumerate(wanted):
+            os.dup2(fd, target)
+        for fd in keep:
+            os.set_inheritable(fd, True)
+        if cpus:
+            os.sched_setaffinity(0, cpus)
+        what = cwd
+        os.chdir(cwd)
+        what = argv[0]
+        if not die_with_parent(parent):
+            os._exit(1)
+        os.execvpe(argv[0], argv, env)
+    except OSError as error:
+        os.write(tell, b"%d %s" % (error.errno, os.fsencode(what)))
+    finally:
+        os._exit(127)
+
+
+def _stat(pid):
+    """(name, state, parent) of a process, or None when it is gone."""
+    try:
+        with open("/proc/%d/stat" % pid, "rb") as file:
+            text = file.read()
+    except OSError:
+        return None
+    # the name stands in brackets and may hold anything, brackets too
+    name, rest = text[text.index(b"(") + 1 : text.rindex(b")")], text[text.rindex(b")") + 2 :].split()
+    return name.decode("utf-8", "replace"), rest[0].decode(), int(rest[1])
+
+
+def descendants(root):
+    """All living processes that descend from `root`: {pid: (name, parent)}. Zombies are not alive."""
+    alive = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            found = _stat(int(entry))
+            if found:
+                alive[int(entry)] = found
+    family, grown = {root}, True
+    while grown:
+        more = {pid for pid, (_, _, parent) in alive.items() if parent in family and pid not in family}
+        grown = bool(more)
+        family |= more
+    return {pid: (alive[pid][0], alive[pid][2]) for pid in family - {root} if alive[pid][1] not in "ZX"}
+
+
+def is_resource_tracker(pid):
+    """It is multiprocessing's own cleaner; it ends by itself once those it served have, and frees what they left."""
+    try:
+        with open("/proc/%d/cmdline" % pid, "rb") as file:
+            return b"multiprocessing.resource_tracker" in file.read()
+    except OSError:
+        return False
+
+
+def carries(pid, marker):
+    """This process was started with `marker` (bytes, `NAME=value`) in its environment."""
+    try:
+        with open("/proc/%d/environ" % pid, "rb") as file:
+            return marker in file.read().split(b"\0")
+    except OSError:
+        return False
+
+
+def catches(pid, number):
+    """This process has a handler of its own for the signal."""
+    try:
+        with open("/proc/%d/status" % pid) as file:
+            for line in file:
+                if line.startswith("SigCgt:"):
+                    return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    except OSError:
+        pass
+    return False
+
+
+def send(pid, number, group=False):
+    """Send a signal to a process, or to its process group; False if it is gone."""
+    try:
+        (os.killpg if group else os.kill)(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def in_words(pid, name):
+    """`python (pid 17, waits for a disk)`, for a person."""
+    found = _stat(pid)
+    state = {"D": ", waits in the kernel, cannot be ended", "T": ", stopped"}.get(found[1], "") if found else ""
+    try:
+        with open("/proc/%d/cmdline" % pid, "rb") as file:
+            words = file.read().rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")
+    except OSError:
+        words = ""
+    return "%s (pid %d%s)" % (words[:80] or name, pid, state)
+
+
+def reap():
+    """Collect the children that have ended: [(pid, code, signal)], one of code and signal None."""
+    ended = []
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if pid == 0:
+            return ended
+        if os.WIFSIGNALED(status):
+            ended.append((pid, None, os.WTERMSIG(status)))
+        elif os.WIFEXITED(status):
+            ended.append((pid, os.WEXITSTATUS(status), None))
+
+
+def outsiders(root, spare):
+    """The living descendants of `root`, {pid: name}, but those in `spare`, what they started, and resource trackers."""
+    family, spared, before = descendants(root), set(spare), -1
+    while len(spared) != before:
+        before = len(spared)
+        spared |= {pid for pid, (_, parent) in family.items() if parent in spared}
+    return {pid: name for pid, (name, _) in family.items() if pid not in spared and not is_resource_tracker(pid)}
+
+
+def end_family(root, spare=(), within=5.0):
+    """Kill all descendants of `root` but those in `spare` (with what they started), and see that they are gone.
+
+    Gives (those it killed, those that still live), each in words. A resource tracker is left to end by itself.
+    """
+    killed, deadline = {}, time.monotonic() + within
+    while True:
+        left = outsiders(root, spare)
+        if not left or time.monotonic() > deadline:
+            return list(killed.values()), [in_words(pid, name) for pid, name in left.items()]
+        for pid, name in left.items():
+            if pid not in killed:
+                killed[pid] = in_words(pid, name)
+            send(pid, signal.SIGKILL)
+        time.sleep(0.002)
+
+
+def limits_open_files():
+    """(soft, hard) number of descriptors that a process may have here."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,0 +1,89 @@
+"""The command line: words in, exit status out. Each command is a function of its module, imported when it is called."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from importlib import import_module
+from typing import List, Mapping, NoReturn, Optional, Sequence, Tuple
+
+from muster.errors import Impossible, MusterError
+
+COMMANDS: Mapping[str, Tuple[str, str, str]] = {
+    "run": ("muster.commands.run", "run", "start the ranks of a script, and see them to their end"),
+    "plan": ("muster.commands.run", "plan", "show what `run` would start"),
+    "ps": ("muster.commands.look", "ps", "list runs"),
+    "show": ("muster.commands.look", "show", "all that is known of a run"),
+    "logs": ("muster.commands.logs", "logs", "what the ranks of a run wrote"),
+    "wait": ("muster.commands.reach", "wait", "wait for the end of a run, and give its exit status"),
+    "kill": ("muster.commands.reach", "kill", "end a run"),
+    "stacks": ("muster.commands.reach", "stacks", "where in the code each rank is now"),
+    "rm": ("muster.commands.look", "rm", "delete a run that has ended"),
+    "prune": ("muster.commands.look", "prune", "delete old runs"),
+}
+"""name: (module, function, what it does)"""
+
+USAGE = """muster: one unchanged training script, on any machines, by any launcher
+
+    muster run [OPTIONS] SCRIPT [ARGS…]        for example: muster run -g 4 train.py --lr 0.1
+    muster run [OPTIONS] -m MODULE [ARGS…]
+    muster run [OPTIONS] -- COMMAND [ARGS…]
+
+commands:
+{commands}
+
+`muster COMMAND --help` tells more. A RUN is an id, a name, a unique beginning of an id, or `last`."""
+
+
+def usage() -> str:
+    """What `muster --help` shows."""
+    lines = [f"    {name:<8}{says}" for name, (_, _, says) in COMMANDS.items()]
+    return USAGE.format(commands="\n".join(lines))
+
+
+def call(words: Sequence[str], env: Mapping[str, str], began: float) -> int:
+    """Do what a command line says; give the exit status. Raises `MusterError`."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if words[0] in ("-V", "--version", "version"):
+        from muster import __version__
+
+        print(f"muster {__version__} (Python {sys.version.split()[0]})")
+        return 0
+    if words[0] not in COMMANDS:
+        raise Impossible(f"there is no command `{words[0]}`", _meant(words))
+    module, function, _ = COMMANDS[words[0]]
+    status: int = getattr(import_module(module), function)(list(words[1:]), env, began)
+    return status
+
+
+def _meant(words: Sequence[str]) -> Optional[str]:
+    from difflib import get_close_matches
+
+    near = get_close_matches(words[0], COMMANDS, n=1)
+    if near:
+        return f"did you mean `muster {near[0]}`?"
+    if words[0].endswith(".py") or words[0].startswith("-"):
+        return f"did you mean `muster run {' '.join(words)}`?"
+    return "`muster --help` lists them"
+
+
+def main(words: Optional[List[str]] = None) -> NoReturn:
+    """The program `muster`."""
+    began = time.monotonic()
+    try:
+        status = call(sys.argv[1:] if words is None else words, dict(os.environ), began)
+        sys.stdout.flush()
+    except MusterError as error:
+        print(f"muster: {error}", file=sys.stderr)
+        status = error.exit_code
+    except KeyboardInterrupt:
+        status = 130
+    except BrokenPipeError:  # `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        status = 0
+    sys.exit(status)
+
+

@@ -1,0 +1,1 @@
+"""What each command of `muster` does: words and environment in, exit status out."""

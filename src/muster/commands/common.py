@@ -1,0 +1,32 @@
+"""What the commands about existing runs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from muster import runs
+from muster.errors import Impossible
+from muster.options import OTHERS, from_environment, help_text, parse
+
+
+def read(
+    name: str, words: List[str], env: Mapping[str, str], says: str, operand: str = "RUN"
+) -> Optional[Tuple[Dict[str, Any], List[str], Path]]:
+    """(options, operands, folder of muster), or None when help was shown instead."""
+    options = OTHERS[name]
+    parsed = parse(words, options, interleaved=True)
+    if parsed.given.get("help"):
+        print(f"{says}\n\n    muster {name} [OPTIONS]{' ' + operand if operand else ''}\n{help_text(options)}")
+        return None
+    shared = [option for option in options if option.key == "run_dir"]
+    given = {**from_environment(shared, env), **parsed.given}
+    root = Path(given["run_dir"]).absolute() if "run_dir" in given else runs.home(env)
+    return given, parsed.rest, root
+
+
+def one(root: Path, rest: List[str], name: str) -> runs.Run:
+    """The one run that the operands name; the newest when there are none."""
+    if len(rest) > 1:
+        raise Impossible(f"`muster {name}` takes one run, and was given {len(rest)}: {' '.join(rest)}")
+    return runs.find(root, rest[0] if rest else "last")

@@ -1,0 +1,96 @@
+"""`muster logs`: what the ranks of a run wrote, from their files."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from muster import runs
+from muster.commands.common import one, read
+from muster.errors import Impossible
+from muster.ranks import fold
+from muster.world import contact
+from muster.world.terminal import Lines, colourful, prefixes, write
+
+Key = Tuple[int, str]
+
+
+def logs(words: List[str], env: Mapping[str, str], began: float) -> int:
+    """Print the logs; with `-f` go on until the run ends."""
+    asked = read("logs", words, env, "what the ranks of a run wrote")
+    if asked is None:
+        return 0
+    given, rest, root = asked
+    run = one(root, rest, "logs")
+    attempts = run.attempts()
+    attempt = given.get("attempt", attempts[-1] if attempts else 0)
+    if attempts and attempt not in attempts:
+        raise Impossible(f"{run.id} has no attempt {attempt}", f"it has {fold(attempts)}")
+    streams = [name for name, option in (("out", "stdout"), ("err", "stderr")) if given.get(option)] or ["out", "err"]
+    every = range(int(run.job.get("ranks") or 1))
+    chosen = given.get("rank") or tuple(every)
+    wrong = [rank for rank in chosen if rank not in every]
+    if wrong:
+        raise Impossible(f"{run.id} has no rank {wrong[0]}", f"its ranks are {fold(every)}")
+    at = _offsets(run, attempt, time.time() - given["since"]) if "since" in given else {}
+    places = {(rank, stream): at.get((rank, stream), 0) for rank in chosen for stream in streams}
+    host = str(run.job.get("host", ""))
+    lines = Lines(prefixes({rank: (host, rank, 0) for rank in every}, given.get("prefix"), colourful(1, env)), False)
+    following = given.get("follow", False)
+    while True:
+        last = not following or contact.state(run) != "running"
+        grown = [_print(run, attempt, key, places, lines) for key in places]
+        if last and not any(grown):
+            break
+        if not any(grown):
+            time.sleep(0.1)
+            newest = run.attempts()
+            if "attempt" not in given and newest and newest[-1] != attempt:
+                write(1, lines.rest())
+                attempt, places = newest[-1], dict.fromkeys(places, 0)
+    write(1, lines.rest())
+    if not run.attempts():
+        print(f"{run.id} has no logs: its ranks were never started", file=sys.stderr)
+    return 0
+
+
+def _print(run: runs.Run, attempt: int, key: Key, places: Dict[Key, int], lines: Lines) -> bool:
+    """Print what is new in one file; True if there was something."""
+    rank, stream = key
+    found = False
+    try:
+        with open(run.log(attempt, rank, stream), "rb") as file:
+            file.seek(places[key])
+            while True:
+                data = file.read(1 << 16)
+                if not data:
+                    return found
+                found = True
+                places[key] += len(data)
+                write(1, lines.feed(rank, stream, data))
+    except FileNotFoundError:
+        return found
+
+
+def _offsets(run: runs.Run, attempt: int, since: float) -> Dict[Key, int]:
+    """Where each file ended at a time: the last mark before it. Marks are a second apart."""
+    found: Dict[Key, int] = {}
+    for path in run.path.glob("node_*/times.jsonl"):
+        for line in path.read_text().splitlines():
+            mark = _mark(line)
+            if mark is None or mark["attempt"] != attempt or mark["time"] > since:
+                continue
+            for name, size in mark["at"].items():
+                rank, _, stream = name.partition(".")
+                found[int(rank), stream] = size
+    return found
+
+
+def _mark(line: str) -> Optional[Dict[str, Any]]:
+    try:
+        mark = json.loads(line)
+    except ValueError:  # the last line of a node that was killed
+        return None
+    return mark if isinstance(mark, dict) else None

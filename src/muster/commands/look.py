@@ -1,0 +1,116 @@
+"""`muster ps`, `show`, `rm`, `prune`: what is in the run directories."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import List, Mapping
+
+from muster import runs
+from muster.commands.common import one, read
+from muster.errors import Impossible
+from muster.model import as_json
+from muster.report import plural, seconds, show_in_words, table
+from muster.world import contact
+
+
+def ps(words: List[str], env: Mapping[str, str], began: float) -> int:
+    """List runs, the newest first."""
+    asked = read("ps", words, env, "list runs, the newest first", "")
+    if asked is None:
+        return 0
+    given, rest, root = asked
+    if rest:
+        raise Impossible(f"`muster ps` takes no run; it was given {' '.join(rest)}", "`muster show RUN` tells of one")
+    found = runs.every(root)[::-1]
+    shown = found if given.get("all") else found[:20]
+    records = [_record(run) for run in shown]
+    if given.get("json"):
+        print(json.dumps(records, indent=1))
+        return 0
+    if not records:
+        print(f"no runs in {root}")
+        return 0
+    rows = [("RUN", "NAME", "RANKS", "STATE", "EXIT", "STARTED", "TOOK")]
+    for item in records:
+        code = "" if item["code"] is None else str(item["code"])
+        took = seconds(item["seconds"]) if item["seconds"] is not None else ""
+        rows.append((item["id"], item["name"], str(item["ranks"]), item["state"], code, item["started"], took))
+    print(table(rows))
+    if len(found) > len(shown):
+        print(f"… and {len(found) - len(shown)} older; `muster ps -a` lists all")
+    return 0
+
+
+def _record(run: runs.Run) -> Mapping[str, object]:
+    job, outcome, state = run.job, run.outcome, contact.state(run)
+    took = outcome.duration if outcome else (time.time() - job["time"] if state == "running" else None)
+    return {
+        "id": run.id,
+        "name": job.get("name", ""),
+        "ranks": job.get("ranks", "?"),
+        "state": state,
+        "why": contact.why(run, state),
+        "code": outcome.code if outcome else None,
+        "started": job.get("started", "?"),
+        "seconds": took,
+    }
+
+
+def show(words: List[str], env: Mapping[str, str], began: float) -> int:
+    """All that is known of a run."""
+    asked = read("show", words, env, "all that is known of a run")
+    if asked is None:
+        return 0
+    given, rest, root = asked
+    run = one(root, rest, "show")
+    state, outcome = contact.state(run), run.outcome
+    if given.get("json"):
+        record = {**_record(run), "job": run.job.get("job"), "events": run.events()}
+        print(json.dumps({**record, "outcome": as_json(outcome) if outcome else None}, indent=1))
+        return 0
+    why = contact.why(run, state)
+    print(show_in_words(run.id, run.job, state + (f": {why}" if why else ""), outcome, run.events()))
+    print(f"files    {run.path}")
+    return 0
+
+
+def rm(words: List[str], env: Mapping[str, str], began: float) -> int:
+    """Delete runs that have ended."""
+    asked = read("rm", words, env, "delete runs that have ended", "RUN…")
+    if asked is None:
+        return 0
+    _, rest, root = asked
+    if not rest:
+        raise Impossible("`muster rm` wants a run", "`muster ps -a` lists them")
+    chosen = [runs.find(root, which) for which in rest]
+    for run in chosen:
+        _refuse_living(run)
+    for run in chosen:
+        runs.remove(run)
+        print(f"deleted {run.id}")
+    return 0
+
+
+def _refuse_living(run: runs.Run) -> None:
+    state = contact.state(run)
+    if state in ("running", "unknown"):
+        hint = f"end it by `muster kill {run.id}`" if state == "running" else contact.why(run, state)
+        raise Impossible(f"{run.id} is {state}; it is not deleted", hint)
+
+
+def prune(words: List[str], env: Mapping[str, str], began: float) -> int:
+    """Delete old runs that have ended."""
+    asked = read("prune", words, env, "delete old runs that have ended", "")
+    if asked is None:
+        return 0
+    given, _, root = asked
+    if "older_than" not in given:
+        raise Impossible("`muster prune` wants `--older-than TIME`", "for example `muster prune --older-than 30d`")
+    bound, count = time.time() - given["older_than"], 0
+    for run in runs.every(root):
+        if run.job.get("time", time.time()) < bound and contact.state(run) not in ("running", "unknown"):
+            runs.remove(run)
+            count += 1
+    print(f"deleted {plural(count, 'run')}")
+    return 0

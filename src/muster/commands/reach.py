@@ -1,0 +1,101 @@
+"""`muster wait`, `kill`, `stacks`: reach a run that is running."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Dict, List, Mapping, Tuple
+
+from muster import runs
+from muster.commands.common import one, read
+from muster.errors import Impossible
+from muster.report import outcome_in_words
+from muster.world import contact
+
+
+def wait(words: List[str], env: Mapping[str, str], began: float) -> int:
+    """Wait for the end of a run; its exit status is ours. 124 when `--timeout` is over first, 125 when none is known."""
+    asked = read("wait", words, env, "wait for the end of a run, and give its exit status")
+    if asked is None:
+        return 0
+    given, rest, root = asked
+    run = one(root, rest, "wait")
+    state = contact.wait(run, given.get("timeout"))
+    outcome = run.outcome
+    if outcome is not None:
+        print(f"{run.id}: {outcome_in_words(outcome, run.id, len(outcome.ends))}")
+        return outcome.code
+    print(f"{run.id} is {_told(run, state)}", file=sys.stderr)
+    return 124 if state == "running" else 125
+
+
+def _told(run: runs.Run, state: str) -> str:
+    why = contact.why(run, state)
+    return state + (f": {why}" if why else "")
+
+
+def kill(words: List[str], env: Mapping[str, str], began: float) -> int:
+    """End a run, and see that it has ended."""
+    asked = read("kill", words, env, "end a run: SIGTERM, its --grace, SIGKILL; then see that nothing of it is left")
+    if asked is None:
+        return 0
+    _, rest, root = asked
+    if not rest:
+        raise Impossible("`muster kill` wants a run", "`muster ps` lists them; `last` is the newest")
+    run = one(root, rest, "kill")
+    state = contact.state(run)
+    if state != "running":
+        print(f"{run.id} is {_told(run, state)}; nothing to end")
+        return 0 if state not in ("unknown",) else 125
+    grace = float(run.job.get("job", {}).get("grace", 10.0))
+    by = f"{env.get('USER') or os.getuid()} (pid {os.getpid()})"
+    contact.ask(run, "kill", by=by)
+    state = contact.wait(run, grace + 5)
+    if state == "running":
+        # muster itself does not act on it: it is stopped (Ctrl-Z), or stuck
+        contact.ask(run, "end")
+        state = contact.wait(run, 10)
+    if state == "running":
+        print(f"{run.id} still runs; see {run.path}/node_*/agent.log", file=sys.stderr)
+        return 1
+    left = run.outcome.left if run.outcome is not None else ()
+    alive = [words for words in left if words.startswith("still alive")]
+    print(f"{run.id}: {'ended' if not alive else 'ended, but ' + '; '.join(alive)}")
+    return 1 if alive else 0
+
+
+def stacks(words: List[str], env: Mapping[str, str], began: float) -> int:
+    """Print where in the Python code each rank is now. The ranks go on."""
+    asked = read("stacks", words, env, "where in the Python code each rank is now, without stopping it")
+    if asked is None:
+        return 0
+    given, rest, root = asked
+    run = one(root, rest, "stacks")
+    if contact.state(run) != "running":
+        raise Impossible(f"{run.id} is not running, so its ranks are nowhere", "`muster show` tells how it ended")
+    answer = contact.ask(run, "stacks", ranks=given.get("rank"))
+    found = _collect({int(rank): tuple(place) for rank, place in answer.get("asked", {}).items()})
+    for rank, text in sorted(found.items()):
+        print(f"rank {rank}:")
+        print(text.rstrip() if text else "  no answer within 2 s: it is stopped, or waits in the kernel")
+        print()
+    for rank, pid in answer.get("mute", {}).items():
+        print(f"rank {rank} (pid {pid}) is no Python that muster prepared, or has only begun; try `py-spy dump --pid {pid}`")
+    return 0
+
+
+def _collect(places: Mapping[int, Tuple[str, int]], patience: float = 2.0) -> Dict[int, str]:
+    """Read what each rank adds to its file, until all have stood still for a moment."""
+    deadline = time.monotonic() + patience
+    texts: Dict[int, str] = {}
+    while time.monotonic() < deadline:
+        before = dict(texts)
+        for rank, (path, offset) in places.items():
+            with open(path, errors="replace") as file:
+                file.seek(offset)
+                texts[rank] = file.read()
+        if all(texts.values()) and texts == before:
+            break
+        time.sleep(0.05)
+    return texts

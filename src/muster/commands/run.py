@@ -1,0 +1,170 @@
+"""`muster run` and `muster plan`."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import time
+from collections import ChainMap
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Tuple
+
+from muster import runs
+from muster.errors import Impossible
+from muster.job import make_job, make_plan, notes
+from muster.model import Job, Plan, as_json
+from muster.options import RUN, Parsed, from_environment, from_table, help_text, parse
+from muster.places import PLACES
+
+_USAGE = """{verb}
+
+    muster {name} [OPTIONS] SCRIPT [ARGS…]
+    muster {name} [OPTIONS] -m MODULE [ARGS…]
+    muster {name} [OPTIONS] -- COMMAND [ARGS…]
+
+A line that works with torchrun on one node works with `torchrun` replaced by `muster run`.
+Each option is also a key of `[run]` in muster.toml and a variable: --max-restarts, max_restarts, MUSTER_MAX_RESTARTS."""
+
+
+def _read(words: List[str], env: Mapping[str, str], verb: str) -> Tuple[Parsed, Dict[str, Any]]:
+    """What was typed, and what follows from it, the variables and muster.toml together."""
+    parsed = parse(words, RUN)
+    variables = from_environment(RUN, env)
+    profile = parsed.given.get("profile", variables.get("profile"))
+    files = _files(profile, env)
+    return parsed, dict(ChainMap(parsed.given, variables, *files))
+
+
+def _files(profile: Any, env: Mapping[str, str]) -> List[Dict[str, Any]]:
+    """The options of muster.toml: of the profile and then of `[run]`, the project's before the person's."""
+    folder, places = Path.cwd(), []
+    for parent in (folder, *folder.parents):
+        if (parent / "muster.toml").is_file():
+            places.append(parent / "muster.toml")
+            break
+    mine = Path(env.get("XDG_CONFIG_HOME") or Path(env.get("HOME", "/")) / ".config") / "muster" / "muster.toml"
+    places += [mine] if mine.is_file() else []
+    profiles, tables, known = [], [], []
+    for path in places:
+        data = _toml(path)
+        if "run" in data:
+            tables.append(from_table(RUN, data["run"], f"{path} [run]"))
+        known += list(data.get("profile", {}))
+        if profile is not None and profile in data.get("profile", {}):
+            profiles.append(from_table(RUN, data["profile"][profile], f"{path} [profile.{profile}]"))
+    if profile is not None and not profiles:
+        hint = f"there are {', '.join(known)}" if known else "write a muster.toml with a table `[profile.NAME]`"
+        raise Impossible(f"there is no profile `{profile}`", hint)
+    return profiles + tables
+
+
+def _toml(path: Path) -> Dict[str, Any]:
+    try:
+        import tomllib
+    except ImportError:  # before Python 3.11
+        import tomli as tomllib  # type: ignore[import-not-found,no-redef]
+    try:
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError) as error:
+        raise Impossible(f"cannot read {path}: {error}") from None
+
+
+def _planned(words: List[str], env: Mapping[str, str], verb: str) -> Tuple[Dict[str, Any], Job, Plan, str, Path]:
+    parsed, given = _read(words, env, verb)
+    job, nodes = make_job(parsed, given, env, verb)
+    root = Path(given["run_dir"]).absolute() if "run_dir" in given else runs.home(env)
+    run_id = runs.new_id(job.program.title, time.strftime("%Y%m%d-%H%M%S"), secrets.token_hex(2))
+    return given, job, make_plan(job, nodes, run_id), run_id, root
+
+
+def plan(words: List[str], env: Mapping[str, str], began: float) -> int:
+    """Show what `run` would start. Starts nothing, writes nothing, asks nobody."""
+    if _help(words, "plan", "show what `muster run` would start, and start nothing"):
+        return 0
+    from muster.report import plan_in_words
+
+    given, _, planned, run_id, root = _planned(words, env, "plan")
+    if given.get("json"):
+        import json
+
+        print(json.dumps({"run": run_id, **as_json(planned)}, indent=1))
+    else:
+        print(plan_in_words(planned, run_id, str(root / "runs")))
+    return 0
+
+
+def run(words: List[str], env: Mapping[str, str], began: float) -> int:
+    """Start the ranks, show what happens, and give the exit status of the run."""
+    if _help(words, "run", "start the ranks of a script on this machine, and see them to their end"):
+        return 0
+    from muster.world.contact import process_started
+    from muster.world.here import identity
+    from muster.world.loop import World
+    from muster.world.terminal import JsonLines, Terminal
+
+    given, job, planned, run_id, root = _planned(words, env, "run")
+    kept = runs.create(root, run_id)
+    kept.write(
+        "job.json",
+        {
+            "id": run_id,
+            "name": job.name,
+            "argv": ["muster", "run", *words],
+            "cwd": job.cwd,
+            "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "time": time.time(),
+            "ranks": planned.world_size,
+            "pid": os.getpid(),
+            "pid_started": process_started(os.getpid()),
+            **identity(),
+            "job": as_json(job),
+        },
+    )
+    kept.write("plan.json", as_json(planned))
+    if given.get("json"):
+        view: Any = JsonLines(run_id, given.get("ranks"), given.get("quiet", False))
+    else:
+        view = Terminal(planned, run_id, env, given.get("prefix"), given.get("ranks"), given.get("quiet", False))
+        for note in notes(given):
+            view.say(note)
+    outcome = World(planned, kept, PLACES["local"], view, env, began).go()
+    _honour_error_file(kept, outcome.attempt, outcome.first.rank if outcome.first else None, env)
+    return outcome.code
+
+
+def _honour_error_file(kept: runs.Run, attempt: int, rank: Any, env: Mapping[str, str]) -> None:
+    """Where TORCHELASTIC_ERROR_FILE is set, leave there what torchrun would: the error of the first failing rank."""
+    target = env.get("TORCHELASTIC_ERROR_FILE")
+    if not target or rank is None:
+        return
+    import json
+
+    source = kept.path / f"attempt_{attempt}" / f"rank_{rank:05d}.error.json"
+    outcome = kept.outcome
+    try:
+        if source.exists():  # the script has torch's @record
+            text = source.read_text()
+        else:
+            assert outcome is not None and outcome.first is not None
+            failure = outcome.first.failure
+            words = failure.summary if failure else f"exit status {outcome.code}"
+            stack = "\n".join(failure.frames) if failure else ""
+            info = {"py_callstack": stack, "timestamp": str(int(time.time()))}
+            text = json.dumps({"message": {"message": words, "extraInfo": info}})
+        os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
+        Path(target).write_text(text)
+    except OSError as error:
+        print(f"muster: cannot write TORCHELASTIC_ERROR_FILE {target}: {error.strerror}", file=sys.stderr)
+
+
+def _help(words: List[str], name: str, verb: str) -> bool:
+    """Show the help if it is asked for before the script."""
+    try:
+        wanted = parse(words, RUN).given.get("help")
+    except Impossible:
+        return False
+    if wanted:
+        print(_USAGE.format(verb=verb, name=name))
+        print(help_text(RUN))
+    return bool(wanted)

@@ -1,0 +1,53 @@
+"""What can go wrong, as four classes under one root.
+
+    MusterError
+    ├── Impossible    cannot be planned or asked for; nothing was started      exit 2
+    ├── Unreachable   a machine or a service did not answer                    exit 3
+    ├── RunFailed     muster itself could not bring the run to its end         exit 125
+    └── Interrupted   the person stopped it before anything was started        exit 130
+
+A job that ran and failed is no exception: it is an `Outcome`, and its exit status is the first failing rank's.
+Mistakes of a developer stay `TypeError` and `ValueError`.
+"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+
+class MusterError(Exception):
+    """One sentence that says what happened, with which value; `hint` says what to do."""
+
+    exit_code = 125
+
+    def __init__(self, sentence: str, hint: Optional[str] = None):
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.sentence if self.hint is None else f"{self.sentence}\nhint: {self.hint}"
+
+
+class Impossible(MusterError):
+    """It cannot be done as asked, and nothing was started."""
+
+    exit_code = 2
+
+
+class Unreachable(MusterError):
+    """A machine or a service refused or did not answer."""
+
+    exit_code = 3
+
+
+class RunFailed(MusterError):
+    """muster itself failed, not the program that it was given."""
+
+    exit_code = 125
+
+
+class Interrupted(MusterError):
+    """The person stopped muster before there was anything to end."""
+
+    exit_code = 130

@@ -1,0 +1,23 @@
+"""How the ranks are started: a job and its nodes become a plan. One file, one function, one row each."""
+
+from __future__ import annotations
+
+from typing import Callable, Dict, NamedTuple, Tuple
+
+from muster.launchers import exec, fork
+from muster.model import Job, Node, Plan
+
+
+class Launcher(NamedTuple):
+    """A row of the table."""
+
+    plan: Callable[[Job, Tuple[Node, ...], str], Plan]
+    """`plan(job, nodes, run_id)`; raises `Impossible`."""
+    says: str
+    """What starts the ranks, for people."""
+
+
+LAUNCHERS: Dict[str, Launcher] = {
+    "fork": Launcher(fork.plan, "forked from one warmed interpreter a node"),
+    "exec": Launcher(exec.plan, "one plain process a rank"),
+}

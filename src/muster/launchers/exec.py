@@ -1,0 +1,42 @@
+"""One plain process a rank, started by the node's agent: any program, or a fresh Python."""
+
+from __future__ import annotations
+
+from typing import Tuple
+
+from muster.launchers.common import node_defaults, node_environment, python_argv
+from muster.model import Command, Job, Node, Plan, Rank
+from muster.ranks import fill
+
+
+def plan(job: Job, nodes: Tuple[Node, ...], run_id: str) -> Plan:
+    """One command a rank."""
+    python = job.program.kind != "command"
+    argv = python_argv(job) if python else job.program.argv
+    commands = tuple(
+        Command(
+            node=node.index,
+            argv=tuple(_filled(word, rank, run_id) for word in job.wrap) + argv,
+            ranks=(rank,),
+            env=node_environment(job, node, run_id),
+            defaults=node_defaults(job, node),
+            cwd=job.cwd,
+            python_at=len(job.wrap) if python else None,
+            # a shell or a profiler passes no signal on to what it started, so all of them get it
+            group=not python or bool(job.wrap),
+        )
+        for node in nodes
+        for rank in node.ranks
+    )
+    return Plan(job, nodes, commands)
+
+
+def _filled(word: str, rank: Rank, run_id: str) -> str:
+    values = {
+        "rank": rank.rank,
+        "local_rank": rank.local_rank,
+        "node": rank.node,
+        "world_size": rank.world_size,
+        "run": run_id,
+    }
+    return fill(word, values, "--wrap")

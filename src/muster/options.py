@@ -1,0 +1,326 @@
+"""Every option, written once. From this table come the parser, `--help`, the keys of muster.toml, the variables."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from muster.errors import Impossible
+from muster.ranks import unfold
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _whole(value: str) -> int:
+    if not value.isdigit():
+        raise ValueError("a whole number")
+    return int(value)
+
+
+def _positive(value: str) -> int:
+    if not value.isdigit() or int(value) == 0:
+        raise ValueError("a whole number from 1")
+    return int(value)
+
+
+def _ranks_per_node(value: str) -> str:
+    if value not in ("auto", "cpu", "gpu"):
+        _positive_or_word(value)
+    return value
+
+
+def _positive_or_word(value: str) -> None:
+    if not value.isdigit() or int(value) == 0:
+        raise ValueError("a whole number from 1, or `auto`, `gpu` or `cpu`")
+
+
+def _seconds(value: str) -> float:
+    """`90`, `1.5`, `10m`, `1h30m`, `2d`."""
+    units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+    if re.fullmatch(r"\d+(\.\d+)?", value):
+        return float(value)
+    pieces = re.findall(r"(\d+(?:\.\d+)?)([dhms])", value)
+    if not pieces or "".join(number + unit for number, unit in pieces) != value:
+        raise ValueError("a time such as `90`, `10m` or `1h30m`")
+    return sum(float(number) * units[unit] for number, unit in pieces)
+
+
+def _ranks(value: str) -> Tuple[int, ...]:
+    try:
+        return unfold(value)
+    except Impossible:
+        raise ValueError("ranks such as `0,4-7`") from None
+
+
+def _binding(value: str) -> str:
+    modes = ("node", "socket", "exclusive", "core-complex")
+    if value not in modes:
+        raise ValueError("one of " + ", ".join(modes))
+    return value
+
+
+def _variable(value: str) -> str:
+    name = value.partition("=")[0]
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ValueError("NAME or NAME=VALUE")
+    return value
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of one or more commands."""
+
+    names: Tuple[str, ...]
+    """As typed; the first long one gives the key. Hyphens may be underscores."""
+    help: str
+    metavar: str = ""
+    """What its value is called; empty for an option without a value."""
+    read: Callable[[str], Any] = _text
+    """Turns the typed text into a value; raises `ValueError` with what was expected."""
+    default: Any = None
+    many: bool = False
+    """It may be given several times, and its value is a list."""
+    group: str = ""
+    """The heading under which `--help` shows it; empty for an option of torchrun that says nothing here."""
+
+    @property
+    def key(self) -> str:
+        """Its key in muster.toml, and, in capitals after MUSTER_, its variable."""
+        long = next((name for name in self.names if name.startswith("--")), self.names[0])
+        return long.lstrip("-").replace("-", "_")
+
+    @property
+    def variables(self) -> Tuple[str, ...]:
+        """The variables that set it. PET_… is what torchrun reads."""
+        if not self.metavar and self.key in ("help",):
+            return ()
+        keys = [name.lstrip("-").replace("-", "_").upper() for name in self.names if name.startswith("--")]
+        return (f"MUSTER_{self.key.upper()}", *(f"PET_{key}" for key in keys))
+
+
+HOW, RANKS, ENDS, SHOWS = "what starts the ranks", "the ranks", "how it ends", "what is shown and kept"
+
+HELP = Option(("-h", "--help"), "show this and leave", group=SHOWS)
+
+RUN: Tuple[Option, ...] = (
+    Option(
+        ("-g", "--nproc-per-node"),
+        "ranks on this machine: a number, `gpu` (one a GPU), `cpu` (one a core), or `auto` (one a GPU where there are "
+        "GPUs, else one a core). Without it: one a GPU where there are GPUs, else one",
+        "N",
+        _ranks_per_node,
+        group=RANKS,
+    ),
+    Option(("-m", "--module"), "the script is a module, as with `python -m`", group=RANKS),
+    Option(("--no-python",), "the script is a program of its own, not Python; the same as `-- COMMAND`", group=RANKS),
+    Option(
+        ("--launcher",),
+        "`fork` (from one warmed interpreter; the default for Python) or `exec` (a plain process each)",
+        "NAME",
+        group=HOW,
+    ),
+    Option(("--python",), "the Python of the ranks", "PATH", group=HOW),
+    Option(("--preload",), "modules to import once, before the ranks are forked: `transformers,datasets`", "NAMES", many=True, group=HOW),
+    Option(("--setup",), "shell lines to run first, such as `module load cuda`; may be repeated", "LINES", many=True, group=HOW),
+    Option(("--wrap",), "words before each rank's command, such as `nsys profile -o {rank}` (launcher exec)", "WORDS", group=HOW),
+    Option(("--cwd",), "the folder in which the ranks start", "DIR", group=RANKS),
+    Option(("--env",), "a variable for the ranks, NAME=VALUE, or NAME as it is here; may be repeated", "NAME[=VALUE]", _variable, many=True, group=RANKS),
+    Option(("--gpus",), "the GPUs that the ranks may use, such as `2,3`", "LIST", group=RANKS),
+    Option(("--numa-binding",), "bind ranks to cores: node, socket, exclusive or core-complex", "MODE", _binding, group=RANKS),
+    Option(("--stdin",), "the rank that reads this terminal; without it all find an empty stdin", "RANK", _whole, group=RANKS),
+    Option(("--max-restarts",), "after a failure start all ranks again, at most so many times", "N", _whole, 0, group=ENDS),
+    Option(("--grace", "--shutdown-timeout"), "between asking a rank to end and killing it, 10 s without it", "TIME", _seconds, 10.0, group=ENDS),
+    Option(("--timeout",), "end the run after this time, with exit status 124", "TIME", _seconds, group=ENDS),
+    Option(("--name",), "a name by which to find the run again", "NAME", group=SHOWS),
+    Option(("--run-dir",), "where runs are kept, $MUSTER_HOME or ~/.muster without it", "DIR", group=SHOWS),
+    Option(("--ranks", "--local-ranks-filter"), "show only the lines of these ranks, `0,4-7`; all are kept", "RANKS", _ranks, group=SHOWS),
+    Option(("--prefix",), "what stands before each line: `{rank} {local_rank} {host} {node}` are filled in", "TEXT", group=SHOWS),
+    Option(("-q", "--quiet"), "show no lines of ranks, and words only when it fails", group=SHOWS),
+    Option(("--json",), "show events as JSON lines, for machines", group=SHOWS),
+    Option(("--profile",), "a `[profile.NAME]` of muster.toml to take options from", "NAME", group=SHOWS),
+    HELP,
+    # torchrun's, for lines that were written for it
+    Option(("-N", "--nnodes"), "", "N"),
+    Option(("--node-rank",), "", "N"),
+    Option(("--standalone",), ""),
+    Option(("--rdzv-backend",), "", "X"),
+    Option(("--rdzv-endpoint",), "", "X"),
+    Option(("--rdzv-id",), "", "X"),
+    Option(("--rdzv-conf",), "", "X"),
+    Option(("--monitor-interval",), "", "X"),
+    Option(("--start-method",), "", "X"),
+    Option(("--event-log-handler",), "", "X"),
+    Option(("--role",), "", "X"),
+    Option(("--run-path",), ""),
+    Option(("--log-dir",), "", "X"),
+    Option(("-r", "--redirects"), "", "X"),
+    Option(("-t", "--tee"), "", "X"),
+    Option(("--duplicate-stdout-filters",), "", "X"),
+    Option(("--duplicate-stderr-filters",), "", "X"),
+    Option(("--master-addr",), "", "X"),
+    Option(("--master-port",), "", "X"),
+    Option(("--local-addr",), "", "X"),
+    Option(("--logs-specs",), "", "X"),
+    Option(("--signals-to-handle",), "", "X"),
+    Option(("--virtual-local-rank",), ""),
+)
+"""The options of `muster run` and `muster plan`."""
+
+_RUN_DIR = Option(("--run-dir",), "where runs are kept, $MUSTER_HOME or ~/.muster without it", "DIR", group=SHOWS)
+_JSON = Option(("--json",), "as JSON", group=SHOWS)
+_RANK = Option(("--rank", "--ranks"), "only these ranks, `0,4-7`", "RANKS", _ranks, group=SHOWS)
+
+OTHERS: Mapping[str, Tuple[Option, ...]] = {
+    "ps": (Option(("-a", "--all"), "all runs, not only the newest 20", group=SHOWS), _JSON, _RUN_DIR, HELP),
+    "show": (_JSON, _RUN_DIR, HELP),
+    "logs": (
+        Option(("-f", "--follow"), "go on as they grow, until the run ends", group=SHOWS),
+        _RANK,
+        Option(("--stderr",), "only what went to stderr", group=SHOWS),
+        Option(("--stdout",), "only what went to stdout", group=SHOWS),
+        Option(("--since",), "only what was written in the last so much time, such as `10m`", "TIME", _seconds, group=SHOWS),
+        Option(("--attempt",), "of this attempt; without it the last", "N", _whole, group=SHOWS),
+        Option(("--prefix",), "what stands before each line, such as `{rank}: `", "TEXT", group=SHOWS),
+        _RUN_DIR,
+        HELP,
+    ),
+    "wait": (Option(("--timeout",), "wait no longer than this", "TIME", _seconds, group=ENDS), _RUN_DIR, HELP),
+    "kill": (_RUN_DIR, HELP),
+    "stacks": (_RANK, _RUN_DIR, HELP),
+    "rm": (_RUN_DIR, HELP),
+    "prune": (
+        Option(("--older-than",), "runs that began longer ago than this, such as `30d`", "TIME", _seconds, group=ENDS),
+        _RUN_DIR,
+        HELP,
+    ),
+}
+"""The options of the other commands."""
+
+
+@dataclass
+class Parsed:
+    """What a command line says."""
+
+    given: Dict[str, Any]
+    """Options that were typed, by key."""
+    rest: List[str]
+    """The words from the first one that is no option."""
+    dashes: bool
+    """Those words came after `--`."""
+
+
+def parse(words: Sequence[str], options: Sequence[Option], interleaved: bool = False) -> Parsed:
+    """Read options up to the first word that is none (or, `interleaved`, all of them); raises `Impossible`."""
+    by_name = {name: option for option in options for name in option.names}
+    given: Dict[str, Any] = {}
+    rest: List[str] = []
+    queue = list(words)
+    while queue:
+        word = queue.pop(0)
+        if word == "--":
+            return Parsed(given, rest + queue, True)
+        if not word.startswith("-") or word == "-":
+            rest.append(word)
+            if interleaved:
+                continue
+            return Parsed(given, rest + queue, False)
+        name, equals, value = word.partition("=")
+        if name.startswith("--"):
+            name = "--" + name[2:].replace("_", "-")
+        elif len(name) > 2 and name[:2] in by_name:
+            # -g4, or -qh
+            option = by_name[name[:2]]
+            if option.metavar:
+                equals, value = "=", word[2:]
+            else:
+                queue.insert(0, "-" + word[2:])
+                equals = ""
+            name = name[:2]
+        option = by_name.get(name)  # type: ignore[assignment]
+        if option is None:
+            raise Impossible(f"there is no option `{word.partition('=')[0]}`", near(name, by_name))
+        if not option.metavar:
+            if equals:
+                raise Impossible(f"`{name}` takes no value, and was given `{value}`")
+            given[option.key] = True
+            continue
+        if not equals:
+            if not queue:
+                raise Impossible(f"`{name}` wants {option.metavar} after it", option.help or None)
+            value = queue.pop(0)
+        _put(given, option, value, f"{name} {value}")
+    return Parsed(given, rest, False)
+
+
+def _put(given: Dict[str, Any], option: Option, value: str, source: str) -> None:
+    try:
+        read = option.read(value)
+    except ValueError as error:
+        raise Impossible(f"`{source}`: that is not {error}", option.help or None) from None
+    if option.many:
+        given.setdefault(option.key, []).append(read)
+    else:
+        given[option.key] = read
+
+
+def from_environment(options: Sequence[Option], env: Mapping[str, str]) -> Dict[str, Any]:
+    """Options that variables set."""
+    given: Dict[str, Any] = {}
+    for option in options:
+        for name in option.variables:
+            if name in env and option.key not in given:
+                _from_text(given, option, env[name], f"{name}={env[name]}")
+    return given
+
+
+def from_table(options: Sequence[Option], data: Mapping[str, Any], source: str) -> Dict[str, Any]:
+    """Options that a table of muster.toml sets; `source` names it."""
+    by_key = {option.key: option for option in options}
+    given: Dict[str, Any] = {}
+    for key, value in data.items():
+        option = by_key.get(key.replace("-", "_"))
+        if option is None:
+            raise Impossible(f"{source}: there is no option `{key}`", near(key, by_key))
+        for item in value if isinstance(value, list) else [value]:
+            text = str(item).lower() if isinstance(item, bool) else str(item)
+            _from_text(given, option, text, f"{source}: {key} = {item}")
+    return given
+
+
+def _from_text(given: Dict[str, Any], option: Option, text: str, source: str) -> None:
+    if option.metavar:
+        _put(given, option, text, source)
+    elif text.lower() in ("1", "true", "yes", "on"):
+        given[option.key] = True
+    elif text.lower() not in ("", "0", "false", "no", "off"):
+        raise Impossible(f"`{source}`: that is not `true` or `false`")
+
+
+def near(name: str, names: Any) -> Optional[str]:
+    """`did you mean …?`"""
+    from difflib import get_close_matches
+
+    found = get_close_matches(name, list(names), n=1)
+    return f"did you mean `{found[0]}`?" if found else "`muster run --help` lists them" if name.startswith("-") else None
+
+
+def help_text(options: Sequence[Option], width: int = 100) -> str:
+    """The options, by group."""
+    from textwrap import wrap
+
+    lines: List[str] = []
+    for group in dict.fromkeys(option.group for option in options if option.group):
+        lines += ["", f"{group}:"]
+        for option in options:
+            if option.group == group:
+                names = [name + (f" {option.metavar}" if name.startswith("--") and option.metavar else "") for name in option.names]
+                left = "  " + ", ".join(names)
+                text = wrap(option.help, width - 30)
+                if len(left) > 28:
+                    lines.append(left)
+                    left = ""
+                lines += [f"{left:<30}{text[0]}"] + [" " * 30 + line for line in text[1:]]
+    return "\n".join(lines)

@@ -1,0 +1,13 @@
+"""On this machine: the agent is a child process, and the end of its stdin is the end of its ranks."""
+
+from __future__ import annotations
+
+from typing import Tuple
+
+from muster.agent.boot import agent_argv
+from muster.model import Job
+
+
+def start(job: Job, host: str) -> Tuple[str, ...]:
+    """The agent, by the Python of the ranks, after the person's shell lines."""
+    return agent_argv(job.python, job.setup, keep_python=job.python_why == "--python")

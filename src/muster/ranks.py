@@ -1,0 +1,126 @@
+"""Ranks and their names: which variables tell a rank who it is, and sets of ranks as people write them."""
+
+from __future__ import annotations
+
+from typing import Dict, Iterable, List, Mapping, Optional, Tuple
+
+from muster.errors import Impossible
+from muster.model import Host, Node, Rank
+
+LATE = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")
+"""Variables whose values are known only when an attempt starts: the agent of node 0 binds the port."""
+
+
+def layout(hosts: Iterable[Tuple[Host, int]]) -> Tuple[Node, ...]:
+    """Number the ranks: host by host, in the order given, each with its number of ranks."""
+    hosts = tuple(hosts)
+    world = sum(count for _, count in hosts)
+    nodes: List[Node] = []
+    first = 0
+    for index, (host, count) in enumerate(hosts):
+        ranks = tuple(
+            Rank(
+                rank=first + local,
+                local_rank=local,
+                node=index,
+                world_size=world,
+                local_world_size=count,
+                nodes=len(hosts),
+                cpus=host.cpus[local] if local < len(host.cpus) else (),
+            )
+            for local in range(count)
+        )
+        nodes.append(Node(index, host, ranks))
+        first += count
+    return tuple(nodes)
+
+
+def environment(rank: Rank) -> Dict[str, str]:
+    """The variables that differ by rank, under the names that torchrun gives them."""
+    return {
+        "RANK": str(rank.rank),
+        "LOCAL_RANK": str(rank.local_rank),
+        "GROUP_RANK": str(rank.node),
+        "ROLE_RANK": str(rank.rank),
+    }
+
+
+def shared_environment(rank: Rank, run_id: str, max_restarts: int) -> Dict[str, str]:
+    """The variables that are the same for all ranks of a node, under the names that torchrun gives them."""
+    return {
+        "WORLD_SIZE": str(rank.world_size),
+        "LOCAL_WORLD_SIZE": str(rank.local_world_size),
+        "GROUP_WORLD_SIZE": str(rank.nodes),
+        "ROLE_WORLD_SIZE": str(rank.world_size),
+        "ROLE_NAME": "default",
+        "TORCHELASTIC_RUN_ID": run_id,
+        "TORCHELASTIC_MAX_RESTARTS": str(max_restarts),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+
+
+def late_environment(address: str, port: int, attempt: int) -> Dict[str, str]:
+    """The values of `LATE` for one attempt."""
+    return dict(zip(LATE, (address, str(port), str(attempt))))
+
+
+def fold(numbers: Iterable[int]) -> str:
+    """Write a set of ranks shortly: `0-2,5`."""
+    runs: List[List[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def unfold(text: str, what: str = "ranks") -> Tuple[int, ...]:
+    """Read what `fold` writes; also `all` pieces in any order, once each."""
+    numbers: List[int] = []
+    for piece in text.replace(" ", "").split(","):
+        first, dash, last = piece.partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
+            raise Impossible(f"cannot read {what} `{text}`", "write them as `0,4-7`")
+        numbers.extend(range(int(first), int(last if dash else first) + 1))
+    return tuple(dict.fromkeys(numbers))
+
+
+def named(ranks: Iterable[int]) -> str:
+    """`rank 3`, or `ranks 0-2,5`."""
+    numbers = sorted(set(ranks))
+    return f"rank {numbers[0]}" if len(numbers) == 1 else f"ranks {fold(numbers)}"
+
+
+def fill(template: str, values: Mapping[str, object], option: str) -> str:
+    """Fill in `{rank}` and the like in what a person wrote for `option`."""
+    try:
+        return template.format(**values)
+    except (KeyError, IndexError, ValueError, AttributeError):
+        known = ", ".join("{" + name + "}" for name in values)
+        raise Impossible(
+            f"cannot fill in `{option} {template}`", f"known are {known}; a brace itself is written `{{{{`"
+        ) from None
+
+
+FOREIGN: Mapping[str, Tuple[str, str, str]] = {
+    "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES"),
+    "Open MPI's mpirun": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    "MPICH's mpiexec": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"),
+}
+"""Launchers that may have started muster itself: the names of its rank, of the number of ranks, of ranks a node."""
+
+
+def started_by(env: Mapping[str, str]) -> Optional[Tuple[str, int]]:
+    """Which launcher started this very process as one of several, and how many there are; or None.
+
+    `SLURM_STEP_NUM_TASKS` is set by srun alone; the batch step has it too, where one process runs: so a step that
+    is the batch script (`SLURM_STEP_ID` unset, or no `SLURM_PROCID`) does not count.
+    """
+    for launcher, (rank, size, _) in FOREIGN.items():
+        if launcher == "srun" and "SLURM_STEP_ID" not in env:
+            continue
+        if rank in env and env.get(size, "").isdigit() and int(env[size]) > 1:
+            return launcher, int(env[size])
+    return None

@@ -1,0 +1,260 @@
+"""Plans, runs and outcomes in words. Equal things are folded over ranks. Every sentence here is in a golden file."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+
+from muster.model import Command, Outcome, Plan, RankEnd
+from muster.ranks import LATE, environment, fold, named
+
+SIGNALS: Mapping[int, Tuple[str, str]] = {
+    1: ("SIGHUP", "its terminal was closed"),
+    2: ("SIGINT", "interrupted"),
+    3: ("SIGQUIT", "quit"),
+    4: ("SIGILL", "an instruction that this processor does not know"),
+    6: ("SIGABRT", "it aborted itself, often from C++"),
+    7: ("SIGBUS", "a bad memory access, often a full /dev/shm"),
+    8: ("SIGFPE", "an arithmetic fault in native code"),
+    9: ("SIGKILL", "killed; if nobody did it, the kernel did for want of memory: see `dmesg`"),
+    10: ("SIGUSR1", "a signal that it did not handle"),
+    11: ("SIGSEGV", "a bad memory access in native code"),
+    12: ("SIGUSR2", "a signal that it did not handle"),
+    13: ("SIGPIPE", "it wrote to somebody who had gone"),
+    14: ("SIGALRM", "its alarm clock"),
+    15: ("SIGTERM", "it was asked to end"),
+    24: ("SIGXCPU", "its CPU time limit"),
+    25: ("SIGXFSZ", "its file size limit"),
+}
+"""Signals by number: the name, and what most often stands behind it."""
+
+
+def signal_name(number: int) -> str:
+    """`SIGKILL` for 9."""
+    return SIGNALS.get(number, (f"signal {number}", ""))[0]
+
+
+def seconds(value: float) -> str:
+    """`0.8 s`, `12 s`, `4 min 5 s`, `3 h 20 min`, `2 d 4 h`."""
+    if value < 9.95:
+        return f"{value:.1f} s"
+    whole = round(value)
+    for unit, size, small, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            rest = whole % size // part
+            return f"{whole // size} {unit}" + (f" {rest} {small}" if rest else "")
+    return f"{whole} s"
+
+
+def plural(count: int, word: str) -> str:
+    """`1 rank`, `2 ranks`."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def begin_in_words(plan: Plan, run_id: str, facts: Mapping[str, Any]) -> str:
+    """The first line of a run: what starts, and by which Python."""
+    job = plan.job
+    forked = facts.get("fork", False)
+    how = "forked from one warm interpreter" if forked else "plain processes"
+    python = facts.get("executable", job.python)
+    versions = [f"Python {facts['python']}"] if facts.get("python") else []
+    versions += [f"torch {facts['torch']}"] if facts.get("torch") else []
+    if all(command.python_at is None for command in plan.commands):
+        return f"{run_id}: {plural(plan.world_size, 'rank')} of `{job.program.argv[0]}`, {how}"
+    threads = plural(job.threads, "thread") if job.threads else "OMP_NUM_THREADS as you set it,"
+    tail = " a rank" if job.threads else " for each rank"
+    python = f"{python} ({job.python_why}; {', '.join(versions)})"
+    return f"{run_id}: {plural(plan.world_size, 'rank')}, {how}, {threads}{tail}, {python}"
+
+
+# ---- outcomes ---------------------------------------------------------------------------------------------------------
+
+
+def ended_in_words(end: RankEnd) -> str:
+    """How one rank ended, as the end of a sentence."""
+    if end.signal is not None:
+        name, why = SIGNALS.get(end.signal, (f"signal {end.signal}", ""))
+        return f"killed by {name}" + (f" ({why})" if why else "")
+    if end.failure is not None and end.failure.kind != "ended":
+        return f"{end.failure.summary.partition(':')[0]}, exit status {end.code}"
+    return f"exit status {end.code}"
+
+
+def outcome_in_words(outcome: Outcome, run_id: str, world_size: int) -> str:
+    """How a run ended: one line when all is well, else who failed first, why, and what became of the others."""
+    lines: List[str] = []
+    after = f"after {seconds(outcome.duration)}"
+    if outcome.state == "succeeded":
+        lines.append(f"{_all(world_size)} ended well {after}")
+    elif outcome.state == "failed" and outcome.first is not None:
+        first = outcome.first
+        attempt = f" in attempt {outcome.attempt}" if outcome.attempt else ""
+        lines.append(f"rank {first.rank} failed first{attempt}, {after_start(first)}: {ended_in_words(first)}")
+        lines += _last_words(first)
+    else:
+        lines.append(f"{outcome.state} {after}" + (f": {outcome.reason}" if outcome.reason else ""))
+        if outcome.state == "broken" and outcome.first is not None:
+            lines.append(f"rank {outcome.first.rank} had failed: {ended_in_words(outcome.first)}")
+    if outcome.state != "succeeded":
+        lines += others_in_words(outcome)
+    lines += [f"left behind by a rank, {words}" for words in outcome.left]
+    if outcome.state != "succeeded" and outcome.ends:
+        rank = f" --rank {outcome.first.rank}" if outcome.first is not None else ""
+        lines.append(f"its log: muster logs {run_id}{rank}" if rank else f"the logs: muster logs {run_id}")
+    return "\n".join(lines)
+
+
+def _all(count: int) -> str:
+    return "the rank" if count == 1 else f"all {count} ranks"
+
+
+def after_start(end: RankEnd) -> str:
+    """When it failed, for a sentence."""
+    when = end.failure.when if end.failure is not None else end.when
+    return f"{seconds(when)} after the start"
+
+
+def _last_words(end: RankEnd) -> List[str]:
+    return [f"    {line}" for line in end.failure.frames] if end.failure is not None else []
+
+
+def others_in_words(outcome: Outcome) -> List[str]:
+    """What became of the ranks that did not fail first, a line for each kind of end."""
+    groups: Dict[str, List[int]] = {}
+    for end in outcome.ends:
+        if outcome.first is not None and end.rank == outcome.first.rank:
+            continue
+        groups.setdefault(_kind(end), []).append(end.rank)
+    return [f"{named(ranks)}: {kind}" for kind, ranks in sorted(groups.items(), key=lambda item: item[1])]
+
+
+def _kind(end: RankEnd) -> str:
+    if end.ok:
+        return "ended well"
+    if end.by_us:
+        how = signal_name(end.signal) if end.signal is not None else f"exit status {end.code}"
+        return f"ended by muster ({how})"
+    if end.failure is not None and end.failure.kind == "lost peer":
+        return "then failed for want of the others (lost peer)"
+    return ended_in_words(end)
+
+
+# ---- what an agent could not do ------------------------------------------------------------------------------------------
+
+
+def unable_in_words(what: str, python: str, host: str, floor: str, **fields: Any) -> str:
+    """Why an agent could not start the ranks: a sentence, and a hint on a line of its own."""
+    install = f"hint: install it there: {python} -m pip install torch; or choose another Python by --python"
+    if what == "no torch" or (what == "import" and fields["missing"] and fields["module"] == "torch"):
+        return f"there is no torch in {python} (Python {fields.get('python', '?')})\n{install}"
+    if what == "old torch":
+        return f"{python} has torch {fields['torch']}, and muster needs {floor} or newer\n{install}"
+    if what == "import":
+        name = fields["module"]
+        hint = "look at --preload" if not name.startswith("torch") else "run it by hand: " + python + " -c 'import torch'"
+        return f"`import {name}` failed in {python}: {fields['text']}\nhint: {hint}"
+    if what == "fork":
+        return f"{host} could fork {fields['number']} ranks and no more: {fields['text']}\nhint: ask for fewer ranks"
+    if what == "warm":
+        how = f"exit status {fields['code']}" if fields["signal"] is None else f"killed by {signal_name(fields['signal'])}"
+        return f"the warm interpreter ended while it imported torch ({how})\nhint: see warm.log in the run directory, or use --launcher exec"
+    return f"rank {fields['rank']} could not be started: {fields['text']}"
+
+
+# ---- plans ----------------------------------------------------------------------------------------------------------------
+
+
+def plan_in_words(plan: Plan, run_id: str, run_dir: str) -> str:
+    """Everything that would be started, for a person to read."""
+    job = plan.job
+    lines = [
+        f"{plural(plan.world_size, 'rank')} on {plural(len(plan.nodes), 'node')}, launcher {job.launcher}",
+        f"python   {job.python} ({job.python_why})",
+        f"folder   {job.cwd}",
+        f"run      {run_dir}/{run_id}/",
+    ]
+    if job.setup:
+        lines += [f"setup    {line}" for line in job.setup]
+    lines.append(
+        f"policy   grace {job.grace:g} s, timeout {'none' if job.timeout is None else f'{job.timeout:g} s'}, "
+        f"at most {plural(job.max_restarts, 'restart')}"
+    )
+    for command in plan.commands:
+        lines += ["", *_command_in_words(plan, command)]
+    late = ", ".join(LATE)
+    lines += ["", f"known when an attempt starts: {late} (node 0 binds a free port and keeps it)"]
+    return "\n".join(lines)
+
+
+def _command_in_words(plan: Plan, command: Command) -> List[str]:
+    host = plan.nodes[command.node].host.name
+    how = "started once, forks" if command.forks else "is"
+    lines = [f"on {host}: {shlex.join(command.argv)}", f"  {how} {named(rank.rank for rank in command.ranks)}"]
+    lines += [f"  {name}={value}" for name, value in sorted(command.env.items())]
+    lines += [f"  {name}={value}   (unless set)" for name, value in sorted(command.defaults.items())]
+    for rank in command.ranks:
+        own = " ".join(f"{name}={value}" for name, value in environment(rank).items())
+        cpus = f"  cores {fold(rank.cpus)}" if rank.cpus else ""
+        lines.append(f"  rank {rank.rank}: {own}{cpus}")
+    return lines
+
+
+# ---- runs ------------------------------------------------------------------------------------------------------------------
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows in columns."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+    return "\n".join(lines)
+
+
+def phases(events: Iterable[Mapping[str, Any]]) -> List[Tuple[str, float]]:
+    """How long each step of the start took: [(words, seconds)], from the events of a run."""
+    marks: List[Tuple[str, float]] = []
+    for event in events:
+        kind = event.get("event")
+        if kind == "hello":
+            marks.append(("muster itself, until its agent runs", event["t"]))
+        elif kind == "warm":
+            times = event.get("times") or {}
+            for name, words in (
+                ("begun", "a look at the Python"),
+                ("python", "python starts"),
+                ("imported", "imports torch and what --preload names"),
+            ):
+                if name in times:
+                    marks.append((words, times[name]))
+            marks.append(("gets ready to fork" if event.get("fork") else "gets ready", event["t"]))
+        elif kind == "started" and event.get("attempt") == 0:
+            marks.append(("ranks are started", event["t"]))
+    began = [event["t"] for event in events if event.get("event") == "output began"]
+    if began:
+        marks.append(("first output of a rank", min(began)))
+        marks.append(("first output of the last rank", max(began)))
+    spans, before = [], 0.0
+    for words, when in marks:
+        spans.append((words, max(0.0, when - before)))
+        before = when
+    return spans
+
+
+def show_in_words(
+    run_id: str, job: Mapping[str, Any], state: str, outcome: Optional[Outcome], events: List[Mapping[str, Any]]
+) -> str:
+    """All that is known of a run."""
+    lines = [f"run      {run_id}" + (f"  ({job['name']})" if job.get("name") else "")]
+    lines.append(f"state    {state}")
+    lines.append(f"command  {shlex.join(job.get('argv', []))}")
+    lines.append(f"folder   {job.get('cwd', '?')} on {job.get('host', '?')}")
+    lines.append(f"started  {job.get('started', '?')}")
+    if outcome is not None:
+        lines += ["", outcome_in_words(outcome, run_id, len(outcome.ends))]
+        if outcome.state == "succeeded" and outcome.attempt:
+            lines.append(f"in attempt {outcome.attempt}")
+    spans = phases(events)
+    if spans:
+        lines += ["", "start-up, in seconds"]
+        lines += [f"  {length:7.3f}  {words}" for words, length in spans]
+        lines.append(f"  {sum(length for _, length in spans):7.3f}  in all")
+    return "\n".join(lines)

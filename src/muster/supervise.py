@@ -1,0 +1,459 @@
+"""Decide; never do. Events in, actions out; time is a field of an event, not a clock.
+
+A run goes through these phases:
+
+    preparing   agents start, interpreters warm up, the store's port opens
+    running     all ranks were started
+    settling    a rank failed, perhaps for want of another one: wait a moment for the one that failed first
+    stopping    the ranks were asked to end, and are asked harder as time passes
+    sweeping    all ranks have ended; what they left behind ends
+    over        there is an outcome
+
+and from sweeping back to running when a failure may be retried.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Dict, Iterable, List, Optional, Tuple, Union
+
+from muster.model import Failure, Outcome, RankEnd
+
+SIGINT, SIGKILL, SIGTERM, SIGHUP = 2, 9, 15, 1
+
+SETTLE = 1.0
+"""Seconds to wait for a better cause after a rank fell because it lost a peer."""
+
+INSIST = 5.0
+"""The most seconds between SIGTERM and SIGKILL when SIGINT was tried before."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the supervisor must know of a job."""
+
+    ranks: Tuple[int, ...]
+    nodes: int
+    node_of: Tuple[int, ...]
+    """The node of each rank, by its place in `ranks`."""
+    grace: float
+    timeout: Optional[float] = None
+    max_restarts: int = 0
+
+
+# ---- events: what happened; `t` is in seconds since the run began ------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An agent can start ranks."""
+
+    t: float
+    node: int
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Node 0 has opened the port of an attempt's store."""
+
+    t: float
+    attempt: int
+    port: int
+
+
+@dataclass(frozen=True)
+class Started:
+    """All ranks of a node have been started."""
+
+    t: float
+    node: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A rank has ended."""
+
+    t: float
+    rank: int
+    attempt: int
+    code: Optional[int] = None
+    signal: Optional[int] = None
+    failure: Optional[Failure] = None
+
+
+@dataclass(frozen=True)
+class StoreEnded:
+    """The keeper of the store has ended although it should not."""
+
+    t: float
+    how: str
+
+
+@dataclass(frozen=True)
+class Unable:
+    """An agent cannot do what it was asked; `why` says it in words."""
+
+    t: float
+    node: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The connection to an agent has ended."""
+
+    t: float
+    node: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Swept:
+    """Nothing of the attempt is left on a node, but for what `left` says in words."""
+
+    t: float
+    node: int
+    ended: Tuple[str, ...] = ()
+    left: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A person, or whoever started muster, wants the end: a signal to muster, or `muster kill` (signal 0)."""
+
+    t: float
+    signal: int
+    by: str = ""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time has passed."""
+
+    t: float
+
+
+Event = Union[Ready, Listening, Started, Ended, StoreEnded, Unable, Lost, Swept, Asked, Tick]
+
+
+# ---- actions: what the world is to do ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Have node 0 open the port of this attempt's store."""
+
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Start:
+    """Have all agents start their ranks."""
+
+    attempt: int
+    port: int
+
+
+@dataclass(frozen=True)
+class Signal:
+    """Send a signal to these ranks."""
+
+    number: int
+    ranks: Tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Have all agents end what is left, after so many seconds in which it may end by itself."""
+
+    patience: float
+
+
+@dataclass(frozen=True)
+class Say:
+    """Tell the person, in words."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Finish:
+    """It is over."""
+
+    outcome: Outcome
+
+
+Action = Union[Listen, Start, Signal, Sweep, Say, Finish]
+
+
+@dataclass
+class _End:
+    """Why the run, or the attempt, is being ended, and how far that has got."""
+
+    state: str
+    code: int
+    reason: str
+    ladder: List[Tuple[int, float]] = field(default_factory=list)
+    """Signals still to be sent, and the seconds to wait after each."""
+    patience: float = 0.0
+
+
+class Supervisor:
+    """One run, from its first event to its outcome."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.phase = "preparing"
+        self.attempt = 0
+        self.deadline: Optional[float] = settings.timeout
+        """The time at which a `Tick` is wanted."""
+        self._ready: set[int] = set()
+        self._swept: set[int] = set()
+        self._port: Optional[int] = None
+        self._ends: Dict[int, RankEnd] = {}
+        self._asked: Dict[int, float] = {}
+        """When each rank was first asked to end."""
+        self._gone: Dict[int, str] = {}
+        self._end: Optional[_End] = None
+        self._left: List[str] = []
+        self._next: Optional[float] = None
+        self._presses = 0
+
+    def handle(self, event: Event) -> List[Action]:
+        """Take one event; give what is to be done about it, in order."""
+        if self.phase == "over":
+            return []
+        actions: List[Action] = []
+        handler = getattr(self, "_on_" + type(event).__name__.lower())
+        handler(event, actions)
+        if self.phase != "over":
+            self._pass_time(event.t, actions)
+            times = [when for when in (self._next, self._timeout()) if when is not None]
+            self.deadline = min(times) if times else None
+        return actions
+
+    def alive(self) -> Tuple[int, ...]:
+        """The ranks of this attempt that have not ended."""
+        if self.phase in ("preparing", "over"):
+            return ()
+        gone = {node for node in self._gone}
+        pairs = zip(self.settings.ranks, self.settings.node_of)
+        return tuple(rank for rank, node in pairs if rank not in self._ends and node not in gone)
+
+    # ---- starting ---------------------------------------------------------------------------------------------------
+
+    def _on_ready(self, event: Ready, actions: List[Action]) -> None:
+        self._ready.add(event.node)
+        self._start(actions)
+
+    def _on_listening(self, event: Listening, actions: List[Action]) -> None:
+        if event.attempt == self.attempt:
+            self._port = event.port
+            self._start(actions)
+
+    def _start(self, actions: List[Action]) -> None:
+        if self.phase == "preparing" and self._port is not None and len(self._ready) == self.settings.nodes:
+            self.phase = "running"
+            actions.append(Start(self.attempt, self._port))
+
+    def _on_started(self, event: Started, actions: List[Action]) -> None:
+        """The world and the view care; nothing follows from it."""
+
+    # ---- ends -------------------------------------------------------------------------------------------------------
+
+    def _on_ended(self, event: Ended, actions: List[Action]) -> None:
+        if event.attempt != self.attempt:
+            return
+        end = self._judged(event)
+        self._ends[event.rank] = end
+        if self.phase == "running" and not end.ok:
+            if _own(end):
+                self._fail(event.t, actions)
+            else:
+                self.phase, self._next = "settling", event.t + SETTLE
+        elif self.phase == "settling" and not end.ok and _own(end):
+            self._fail(event.t, actions)
+        self._all_ended(event.t, actions)
+
+    def _judged(self, event: Ended) -> RankEnd:
+        """Tell an end that we asked for from one that was under way already."""
+        node = self.settings.node_of[self.settings.ranks.index(event.rank)]
+        end = RankEnd(event.rank, node, event.t, event.code, event.signal, failure=event.failure)
+        asked = self._asked.get(event.rank)
+        if end.ok or asked is None:
+            return end
+        if event.failure is not None and event.failure.kind == "raised" and event.failure.when < asked:
+            # it had raised and was on its way out; the signal only cut its exit short
+            return end if event.signal is None else replace(end, code=1, signal=None)
+        return replace(end, by_us=True)
+
+    def _all_ended(self, t: float, actions: List[Action]) -> None:
+        if self.phase in ("preparing", "sweeping", "over") or self.alive():
+            return
+        if self._end is None:
+            failed = any(not end.ok for end in self._ends.values())
+            self._end = _End("failed" if failed else "succeeded", 0, "", patience=0.0 if failed else self.settings.grace)
+        self.phase, self._next = "sweeping", None
+        self._swept = set(self._gone)
+        actions.append(Sweep(self._end.patience))
+        self._all_swept(t, actions)
+
+    def _fail(self, t: float, actions: List[Action]) -> None:
+        self._stop(t, _End("failed", 0, "", [(SIGTERM, self.settings.grace), (SIGKILL, 0)]), actions)
+
+    def _on_storeended(self, event: StoreEnded, actions: List[Action]) -> None:
+        if self.phase in ("running", "settling"):
+            reason = f"the store through which the ranks meet ended: {event.how}"
+            self._stop(event.t, _End("broken", 125, reason, [(SIGTERM, self.settings.grace), (SIGKILL, 0)]), actions)
+
+    def _on_unable(self, event: Unable, actions: List[Action]) -> None:
+        self._broken(event.t, event.why, actions)
+
+    def _on_lost(self, event: Lost, actions: List[Action]) -> None:
+        self._gone[event.node] = event.why
+        self._swept.add(event.node)
+        self._broken(event.t, event.why, actions)
+        self._all_ended(event.t, actions)
+        self._all_swept(event.t, actions)
+
+    def _broken(self, t: float, why: str, actions: List[Action]) -> None:
+        if self._end is None or self._end.state in ("failed", "succeeded"):
+            ladder = [(SIGTERM, self.settings.grace), (SIGKILL, 0.0)]
+            self._end = None
+            self._stop(t, _End("broken", 125, why, ladder), actions)
+
+    # ---- stopping ---------------------------------------------------------------------------------------------------
+
+    def _on_asked(self, event: Asked, actions: List[Action]) -> None:
+        self._presses += 1
+        grace = self.settings.grace
+        hard = [(SIGTERM, min(grace, INSIST)), (SIGKILL, 0.0)]
+        if event.signal == SIGINT and self._presses > 1:
+            actions.append(Say("again: killing the ranks at once"))
+            end = _End("interrupted", 130, "interrupted twice (Ctrl-C)", [(SIGKILL, 0.0)])
+        elif event.signal == SIGINT:
+            end = _End("interrupted", 130, "interrupted (Ctrl-C)", [(SIGINT, grace), *hard])
+        elif event.signal == SIGHUP:
+            end = _End("interrupted", 129, "the terminal was closed (SIGHUP)", [(SIGTERM, grace), (SIGKILL, 0.0)])
+        elif event.signal == SIGTERM:
+            end = _End("interrupted", 143, "muster was sent SIGTERM", [(SIGTERM, grace), (SIGKILL, 0.0)])
+        else:
+            by = f" by {event.by}" if event.by else ""
+            end = _End("killed", 137, f"`muster kill`{by}", [(SIGTERM, grace), (SIGKILL, 0.0)])
+        if self._end is not None and self._end.ladder == [] and self._presses == 1:
+            return
+        self._end = None
+        self._stop(event.t, end, actions)
+
+    def _stop(self, t: float, end: _End, actions: List[Action]) -> None:
+        self._end = end
+        if self.phase == "sweeping":
+            end.ladder.clear()
+            actions.append(Sweep(0.0))
+            return
+        if self.phase == "preparing":
+            self.phase = "sweeping"
+            self._swept = set(self._gone)
+            actions.append(Sweep(0.0))
+            return
+        self.phase = "stopping"
+        self._next = None
+        self._climb(t, actions)
+        self._all_ended(t, actions)
+
+    def _climb(self, t: float, actions: List[Action]) -> None:
+        """Send the next signal of the ladder."""
+        assert self._end is not None
+        ranks = self.alive()
+        if not self._end.ladder or not ranks:
+            self._next = None
+            return
+        number, wait = self._end.ladder.pop(0)
+        for rank in ranks:
+            self._asked.setdefault(rank, t)
+        if self._end.state != "failed" or number == SIGKILL:
+            actions.append(Say(_step(number, ranks, wait, self._end)))
+        actions.append(Signal(number, ranks))
+        self._next = t + wait if self._end.ladder else None
+
+    def _on_tick(self, event: Tick, actions: List[Action]) -> None:
+        """Time passes for every event; see `_pass_time`."""
+
+    def _timeout(self) -> Optional[float]:
+        ending = self._end is not None or self.phase in ("stopping", "sweeping")
+        return None if ending else self.settings.timeout
+
+    def _pass_time(self, t: float, actions: List[Action]) -> None:
+        timeout = self._timeout()
+        if timeout is not None and t >= timeout:
+            reason = f"--timeout of {timeout:g} s is over"
+            ladder = [(SIGTERM, self.settings.grace), (SIGKILL, 0.0)]
+            self._stop(t, _End("timed out", 124, reason, ladder), actions)
+        elif self._next is not None and t >= self._next:
+            if self.phase == "settling":
+                self._fail(t, actions)
+            elif self.phase == "stopping":
+                self._climb(t, actions)
+
+    # ---- the end ----------------------------------------------------------------------------------------------------
+
+    def _on_swept(self, event: Swept, actions: List[Action]) -> None:
+        self._swept.add(event.node)
+        self._left += [f"ended: {words}" for words in event.ended if self._end and self._end.state == "succeeded"]
+        self._left += [f"still alive: {words}" for words in event.left]
+        self._all_swept(event.t, actions)
+
+    def _all_swept(self, t: float, actions: List[Action]) -> None:
+        if self.phase != "sweeping" or len(self._swept) < self.settings.nodes:
+            return
+        assert self._end is not None
+        if self._end.state == "failed" and self.attempt < self.settings.max_restarts and not self._gone:
+            first = first_cause(self._ends.values())
+            again = self.settings.max_restarts - self.attempt
+            rank = f"rank {first.rank}" if first else "a rank"
+            self.attempt += 1
+            actions.append(Say(f"{rank} failed; starting all ranks again ({again} of {self.settings.max_restarts} left)"))
+            self._ends, self._asked, self._end, self._left, self._port = {}, {}, None, [], None
+            self.phase = "preparing"
+            actions.append(Listen(self.attempt))
+            return
+        self.phase = "over"
+        actions.append(Finish(self._outcome(t)))
+
+    def _outcome(self, t: float) -> Outcome:
+        assert self._end is not None
+        end = self._end
+        ends = tuple(self._ends[rank] for rank in sorted(self._ends))
+        first = first_cause(ends)
+        code = first.status if end.state == "failed" and first is not None else end.code
+        if end.state == "failed" and code == 0:
+            code = 1
+        return Outcome(end.state, code, t, self.attempt, end.reason, first, ends, tuple(self._left))
+
+
+def _own(end: RankEnd) -> bool:
+    """It failed by itself: not because it lost a peer, and not because we asked."""
+    return not end.by_us and not (end.failure is not None and end.failure.kind == "lost peer" and end.signal is None)
+
+
+def first_cause(ends: Iterable[RankEnd]) -> Optional[RankEnd]:
+    """The rank that failed first: one that failed by itself before one that lost a peer, and then by time."""
+    failed = [end for end in ends if not end.ok and not end.by_us]
+    return min(failed, key=lambda end: (not _own(end), _when(end), end.rank), default=None)
+
+
+def _when(end: RankEnd) -> float:
+    return end.failure.when if end.failure is not None else end.when
+
+
+_STEPS = {SIGINT: "interrupting", SIGTERM: "asking", SIGKILL: "killing"}
+
+
+def _step(number: int, ranks: Tuple[int, ...], wait: float, end: _End) -> str:
+    many = f"{len(ranks)} ranks" if len(ranks) > 1 else f"rank {ranks[0]}"
+    if number == SIGKILL:
+        return f"{end.reason}: killing {many} (SIGKILL)" if end.reason else f"killing {many} that did not end (SIGKILL)"
+    name = "SIGINT" if number == SIGINT else "SIGTERM"
+    hint = "; Ctrl-C again to kill them at once" if number == SIGINT else ""
+    return f"{end.reason}: {name} to {many}, {wait:g} s to end{hint}"

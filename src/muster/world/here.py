@@ -1,0 +1,230 @@
+"""This machine, as planning must know it: its cores, its GPUs, its interpreters, its limits. Starts no process."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Dict, List, Mapping, Optional, Tuple
+
+from muster.errors import Impossible
+
+
+def cores() -> int:
+    """The cores that this process may use: its affinity, and the quota of its container, whichever is less."""
+    allowed = len(os.sched_getaffinity(0))
+    for path in ("/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us"):
+        text = _read(path).split()
+        period = text[1] if len(text) > 1 else _read("/sys/fs/cgroup/cpu/cpu.cfs_period_us").strip()
+        if text and text[0].isdigit() and period.isdigit() and int(period):
+            allowed = min(allowed, max(1, int(text[0]) // int(period)))
+    return allowed
+
+
+def gpus(env: Mapping[str, str]) -> List[str]:
+    """The names by which ranks may address the GPUs here: indices, or what CUDA_VISIBLE_DEVICES says."""
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
+        if name in env:
+            return [piece.strip() for piece in env[name].split(",") if piece.strip() and piece.strip() != "-1"]
+    return [str(index) for index in range(len(_gpu_buses()))]
+
+
+def _gpu_buses() -> List[str]:
+    """The PCI address of each GPU, in the order of the driver."""
+    found: List[str] = []
+    nvidia = Path("/proc/driver/nvidia/gpus")
+    if nvidia.is_dir():
+        found = sorted(path.name for path in nvidia.iterdir())
+    nodes = len([name for name in os.listdir("/dev") if re.fullmatch(r"nvidia\d+", name)])
+    if nodes:
+        # a container may show the driver's list of all GPUs, and the device nodes of its own
+        return (found + [""] * nodes)[:nodes]
+    topology = Path("/sys/class/kfd/kfd/topology/nodes")
+    if topology.is_dir():
+        for node in sorted(topology.iterdir(), key=lambda path: int(path.name)):
+            simds = re.search(r"^simd_count (\d+)", _read(str(node / "properties")), re.M)
+            if simds and int(simds.group(1)):
+                found.append("")
+    return found
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def choose_python(given: Optional[str], program: str, cwd: str, env: Mapping[str, str], own: str) -> Tuple[str, str]:
+    """(path, why) of the interpreter for the ranks.
+
+    What was given; else the active virtual or conda environment; else `.venv` beside the script or in the current
+    folder; else the one that muster runs in.
+    """
+    if given is not None:
+        path = shutil.which(given, path=env.get("PATH"))
+        if path is None:
+            raise Impossible(f"--python {given}: there is no such program", "give the path of a Python interpreter")
+        if os.path.basename(path) == given:
+            return path, "--python"
+        return os.path.abspath(given), "--python"
+    for name, words in (("VIRTUAL_ENV", "the active virtual environment"), ("CONDA_PREFIX", "the active conda environment")):
+        if env.get(name):
+            path = os.path.join(env[name], "bin", "python")
+            if os.access(path, os.X_OK):
+                return path, words
+    beside = os.path.dirname(os.path.join(cwd, program))
+    for folder, words in ((beside, ".venv beside the script"), (cwd, ".venv in this folder")):
+        path = os.path.join(folder, ".venv", "bin", "python")
+        if os.access(path, os.X_OK):
+            return path, words
+    return own, "the one muster runs in"
+
+
+def check_script(path: str, cwd: str) -> None:
+    """Raise `Impossible` when Python could not run this file."""
+    full = os.path.join(cwd, path)
+    if os.path.isdir(full):
+        if os.path.exists(os.path.join(full, "__main__.py")):
+            return
+        raise Impossible(f"`{path}` is a folder, not a script", "name the script in it")
+    if not os.path.exists(full):
+        raise Impossible(f"there is no script `{path}`" + ("" if cwd == os.getcwd() else f" in {cwd}"), _near(full))
+    if not os.access(full, os.R_OK):
+        raise Impossible(f"the script `{path}` cannot be read", "look at its permissions: `ls -l`")
+
+
+def _near(full: str) -> Optional[str]:
+    from difflib import get_close_matches
+
+    folder = os.path.dirname(full)
+    if not os.path.isdir(folder):
+        return f"there is no folder {folder} either"
+    names = [name for name in os.listdir(folder) if name.endswith(".py")]
+    near = get_close_matches(os.path.basename(full), names, n=1)
+    return f"did you mean `{near[0]}`?" if near else None
+
+
+def check_command(name: str, cwd: str, env: Mapping[str, str]) -> None:
+    """Raise `Impossible` when there is no such program."""
+    if "/" in name:
+        full = os.path.join(cwd, name)
+        if not os.path.exists(full):
+            raise Impossible(f"there is no program `{name}`", None)
+        if not os.access(full, os.X_OK) or os.path.isdir(full):
+            raise Impossible(f"`{name}` is not a program that can be run", "a script needs `chmod +x`; for Python leave `--` out")
+    elif shutil.which(name, path=env.get("PATH")) is None:
+        raise Impossible(f"there is no program `{name}` on PATH", "after `--` stands a program; for Python leave `--` out")
+
+
+def check_limits(ranks: int) -> None:
+    """Raise `Impossible` when this machine does not allow so many ranks."""
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    bounds = {"the limit of processes of a user (`ulimit -u`)": soft}
+    for path, words in (
+        ("/proc/sys/kernel/pid_max", "the kernel's number of processes (kernel.pid_max)"),
+        ("/proc/sys/kernel/threads-max", "the kernel's number of threads (kernel.threads-max)"),
+        ("/sys/fs/cgroup/pids.max", "the limit of processes of this container (pids.max)"),
+    ):
+        text = _read(path).strip()
+        if text.isdigit():
+            bounds[words] = int(text)
+    for words, bound in bounds.items():
+        if bound != resource.RLIM_INFINITY and ranks + 32 > bound:
+            raise Impossible(f"{ranks} ranks are more than this machine allows: {words} is {bound}", "ask for fewer ranks")
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if ranks + 64 > files:
+        raise Impossible(
+            f"{ranks} ranks need about {ranks + 64} open files each, one for every other rank; the limit is {files}",
+            f"raise it with `ulimit -n {ranks + 1024}`, or ask for fewer ranks",
+        )
+
+
+def bindings(mode: str, ranks: int) -> Tuple[Tuple[int, ...], ...]:
+    """The cores for each local rank under `--numa-binding`, as torchrun means its modes.
+
+    `node`: all cores of the NUMA node that the rank's GPU is on. `socket`: all of that socket. `exclusive`: an equal
+    share of the node's physical cores. `core-complex`: one group of cores that share their last cache. Where there
+    are no GPUs, ranks are spread over the NUMA nodes in order.
+    """
+    allowed = os.sched_getaffinity(0)
+    nodes = _numa_nodes(allowed)
+    buses = _gpu_buses()
+    where: List[int] = []
+    for local in range(ranks):
+        text = _read(f"/sys/bus/pci/devices/{buses[local].lower()}/numa_node").strip() if local < len(buses) else ""
+        node = int(text) if re.fullmatch(r"\d+", text) else sorted(nodes)[local * len(nodes) // ranks]
+        where.append(node if node in nodes else sorted(nodes)[0])
+    found: List[Tuple[int, ...]] = []
+    for local, node in enumerate(where):
+        mates = [other for other in range(ranks) if where[other] == node]
+        if mode == "node":
+            mine = nodes[node]
+        elif mode == "socket":
+            mine = [core for core in sorted(allowed) if _socket(core) in {_socket(other) for other in nodes[node]}]
+        elif mode == "exclusive":
+            mine = _share(_physical(nodes[node]), mates.index(local), len(mates), node)
+        else:
+            complexes = _complexes(nodes[node])
+            mine = complexes[mates.index(local) % len(complexes)]
+        found.append(tuple(sorted(mine)))
+    return tuple(found)
+
+
+def _numa_nodes(allowed: "set[int]") -> Dict[int, List[int]]:
+    from muster.ranks import unfold
+
+    found: Dict[int, List[int]] = {}
+    root = Path("/sys/devices/system/node")
+    for path in root.glob("node[0-9]*") if root.is_dir() else ():
+        text = _read(str(path / "cpulist")).strip()
+        here = [core for core in (unfold(text, "cores") if text else ()) if core in allowed]
+        if here:
+            found[int(path.name[4:])] = here
+    return found or {0: sorted(allowed)}
+
+
+def _topology(core: int, name: str) -> str:
+    return _read(f"/sys/devices/system/cpu/cpu{core}/topology/{name}").strip()
+
+
+def _socket(core: int) -> str:
+    return _topology(core, "physical_package_id")
+
+
+def _physical(cores_here: List[int]) -> List[List[int]]:
+    """Cores by the physical core that they share."""
+    groups: Dict[str, List[int]] = {}
+    for core in cores_here:
+        groups.setdefault(_topology(core, "thread_siblings_list") or str(core), []).append(core)
+    return list(groups.values())
+
+
+def _complexes(cores_here: List[int]) -> List[List[int]]:
+    """Cores by the last cache that they share, the largest group first."""
+    groups: Dict[str, List[int]] = {}
+    for core in cores_here:
+        caches = Path(f"/sys/devices/system/cpu/cpu{core}/cache")
+        levels = sorted(caches.glob("index*"), key=lambda path: _read(str(path / "level")).strip())
+        shared = _read(str(levels[-1] / "shared_cpu_list")).strip() if levels else ""
+        groups.setdefault(shared, []).append(core)
+    return sorted(groups.values(), key=lambda group: (-len(group), group[0]))
+
+
+def _share(groups: List[List[int]], index: int, count: int, node: int) -> List[int]:
+    if count > len(groups):
+        raise Impossible(
+            f"--numa-binding exclusive: NUMA node {node} has {len(groups)} cores for {count} ranks",
+            "use `--numa-binding node`, or fewer ranks",
+        )
+    each, more = divmod(len(groups), count)
+    first = index * each + min(index, more)
+    return [core for group in groups[first : first + each + (index < more)] for core in group]
+
+
+def identity() -> Dict[str, str]:
+    """What tells this machine, and this start of it, from others."""
+    return {"host": os.uname().nodename, "boot": _read("/proc/sys/kernel/random/boot_id").strip()}

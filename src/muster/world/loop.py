@@ -1,0 +1,457 @@
+"""Join a plan, a supervisor and the agents: frames in, events to the supervisor, its actions out again."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol
+
+from muster.agent import system
+from muster.agent.boot import SETUP_FAILED, agent_source
+from muster.agent.protocol import MAGIC, VERSION, Unpacker, pack
+from muster.model import Failure, Outcome, Plan, as_json
+from muster.places import Place
+from muster.ranks import environment, late_environment
+from muster.report import unable_in_words
+from muster.runs import Run
+from muster.supervise import (
+    Action,
+    Asked,
+    Ended,
+    Event,
+    Finish,
+    Listen,
+    Listening,
+    Lost,
+    Ready,
+    Say,
+    Settings,
+    Signal,
+    Start,
+    Started,
+    StoreEnded,
+    Supervisor,
+    Sweep,
+    Swept,
+    Tick,
+    Unable,
+)
+
+TORCH_FLOOR = "2.3"
+"""The oldest torch whose store takes a socket that listens already (`master_listen_fd`)."""
+
+
+class View(Protocol):
+    """Whoever watches a run: the terminal, JSON lines, or nobody."""
+
+    wants: Any
+    """Which ranks' output is wanted: True for all, False for none, or a list."""
+
+    def begin(self, facts: Mapping[str, Any]) -> None:
+        """The ranks are about to start."""
+
+    def output(self, rank: int, stream: str, data: bytes) -> None:
+        """A rank wrote these bytes."""
+
+    def say(self, text: str) -> None:
+        """Words for the person."""
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Something happened, as it stands in events.jsonl."""
+
+    def finish(self, outcome: Outcome) -> None:
+        """It is over."""
+
+
+class Link:
+    """The connection to the agent of one node."""
+
+    def __init__(self, node: int, host: str, argv: List[str], env: Mapping[str, str], cwd: str):
+        self.node, self.host = node, host
+        self.process = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=env,
+            cwd=cwd,
+            start_new_session=True,  # Ctrl-C and Ctrl-Z of the terminal are for muster alone
+        )
+        assert self.process.stdin and self.process.stdout and self.process.stderr
+        self.stdin, self.stdout, self.stderr = self.process.stdin, self.process.stdout, self.process.stderr
+        for file in (self.stdin, self.stdout, self.stderr):
+            os.set_blocking(file.fileno(), False)
+        self.frames = Unpacker()
+        self.preface: Optional[bytearray] = bytearray()
+        """What came before the first frame; None once it has come."""
+        self.complaint = bytearray()
+        """What the agent's way there said on stderr."""
+        self.out = bytearray()
+        self.open = True
+        self.broken = ""
+
+    def read(self) -> Optional[List[Any]]:
+        """The frames that have come; None at the end of the connection."""
+        try:
+            data = os.read(self.stdout.fileno(), 1 << 18)
+        except BlockingIOError:
+            return []
+        if not data:
+            return None
+        if self.preface is not None:
+            self.preface += data
+            at = self.preface.find(MAGIC)
+            if at < 0:
+                return []
+            data, self.preface = bytes(self.preface[at + len(MAGIC) :]), None
+        return list(self.frames.feed(data))
+
+
+class World:
+    """One run, on the control side."""
+
+    def __init__(self, plan: Plan, run: Run, place: Place, view: View, env: Mapping[str, str], began: float):
+        self.plan, self.run, self.place, self.view = plan, run, place, view
+        self.began = began
+        """When muster was started, on the monotonic clock; every `t` counts from here."""
+        job = plan.job
+        ranks = [rank for node in plan.nodes for rank in node.ranks]
+        settings = Settings(
+            ranks=tuple(rank.rank for rank in ranks),
+            nodes=len(plan.nodes),
+            node_of=tuple(rank.node for rank in ranks),
+            grace=job.grace,
+            timeout=job.timeout,
+            max_restarts=job.max_restarts,
+        )
+        self.supervisor = Supervisor(settings)
+        self.selector = selectors.DefaultSelector()
+        self.outcome: Optional[Outcome] = None
+        self.facts: Dict[str, Any] = {}
+        self.events = open(run.path / "events.jsonl", "a")
+        self.events_broken = False
+        self.links = [
+            Link(node.index, node.host.name, list(place.start(job, node.host.name)), env, job.cwd) for node in plan.nodes
+        ]
+
+    # ---- the loop ---------------------------------------------------------------------------------------------------
+
+    def go(self) -> Outcome:
+        """Run to the end."""
+        system.adopt_orphans()
+        self._catch_signals()
+        for link in self.links:
+            self.selector.register(link.stdout, selectors.EVENT_READ, lambda link=link: self._heard(link))
+            self.selector.register(link.stderr, selectors.EVENT_READ, lambda link=link: self._complained(link))
+            self._send(link, agent_source())
+        if self.plan.job.stdin is not None:
+            self._watch_stdin()
+        try:
+            while self.outcome is None:
+                self._turn()
+            self._part()
+        finally:
+            self._leave()
+        self._write("outcome.json", as_json(self.outcome))
+        self.view.finish(self.outcome)
+        return self.outcome
+
+    def _turn(self) -> None:
+        deadline = self.supervisor.deadline
+        wait = None if deadline is None else max(0.0, deadline - self._now())
+        for key, _ in self.selector.select(wait):
+            if key.fd in self.selector.get_map():
+                key.data()
+        if self.supervisor.deadline is not None and self._now() >= self.supervisor.deadline:
+            self._handle(Tick(self._now()))
+
+    def _now(self) -> float:
+        return time.monotonic() - self.began
+
+    def _catch_signals(self) -> None:
+        told, tell = os.pipe()
+        os.set_blocking(told, False)
+        os.set_blocking(tell, False)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
+                signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+
+        def heard() -> None:
+            for number in os.read(told, 64):
+                if number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                    self._handle(Asked(self._now(), number))
+
+        self.selector.register(told, selectors.EVENT_READ, heard)
+
+    def _handle(self, event: Event) -> None:
+        self._note(type(event).__name__.lower(), asdict(event))
+        for action in self.supervisor.handle(event):
+            self._do(action)
+
+    def _note(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """Write an event down, and show it to who asked for events."""
+        record = {"event": kind, **fields}
+        self.view.event(record)
+        try:
+            self.events.write(json.dumps(record) + "\n")
+            self.events.flush()
+        except OSError as error:
+            if not self.events_broken:
+                self.events_broken = True
+                self.view.say(f"cannot write {self.run.path}/events.jsonl any more: {error.strerror}; the run goes on")
+
+    def _write(self, name: str, data: Mapping[str, Any]) -> None:
+        try:
+            self.run.write(name, data)
+        except OSError as error:
+            self.view.say(f"cannot write {self.run.path}/{name}: {error.strerror}")
+
+    # ---- actions ----------------------------------------------------------------------------------------------------
+
+    def _do(self, action: Action) -> None:
+        self._note("do " + type(action).__name__.lower(), {} if isinstance(action, Finish) else asdict(action))
+        if isinstance(action, Listen):
+            self._tell(0, "listen", attempt=action.attempt, host=self._address())
+        elif isinstance(action, Start):
+            if action.attempt == 0:
+                self.view.begin(self.facts)
+            late = late_environment(self._address(), action.port, action.attempt)
+            self._tell_all("start", attempt=action.attempt, late=late)
+        elif isinstance(action, Signal):
+            for node in self.plan.nodes:
+                here = [rank.rank for rank in node.ranks if rank.rank in action.ranks]
+                self._tell(node.index, "signal", number=action.number, ranks=here)
+        elif isinstance(action, Sweep):
+            self._tell_all("sweep", patience=action.patience)
+        elif isinstance(action, Say):
+            self.view.say(action.text)
+        else:
+            self.outcome = action.outcome
+
+    def _address(self) -> str:
+        """The address of node 0 at which all ranks meet."""
+        return "127.0.0.1"
+
+    def _tell(self, node: int, kind: str, payload: bytes = b"", **fields: Any) -> None:
+        self._send(self.links[node], pack(kind, payload, **fields))
+
+    def _tell_all(self, kind: str, **fields: Any) -> None:
+        for link in self.links:
+            self._send(link, pack(kind, **fields))
+
+    def _send(self, link: Link, data: bytes) -> None:
+        if link.open:
+            link.out += data
+            self._flush(link)
+
+    def _flush(self, link: Link) -> None:
+        try:
+            while link.out:
+                del link.out[: os.write(link.stdin.fileno(), link.out[:65536])]
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:
+            link.out.clear()  # its end is seen where it is read
+        registered = link.stdin.fileno() in self.selector.get_map()
+        if link.out and not registered:
+            self.selector.register(link.stdin, selectors.EVENT_WRITE, lambda: self._flush(link))
+        elif registered and not link.out:
+            self.selector.unregister(link.stdin)
+
+    # ---- frames -----------------------------------------------------------------------------------------------------
+
+    def _complained(self, link: Link) -> None:
+        try:
+            data = os.read(link.stderr.fileno(), 1 << 16)
+        except BlockingIOError:
+            return
+        if not data:
+            self.selector.unregister(link.stderr)
+        link.complaint += data
+        del link.complaint[:-65536]
+
+    def _heard(self, link: Link) -> None:
+        frames = link.read()
+        if frames is None:
+            self._close(link)
+            self._handle(Lost(self._now(), link.node, self._why_lost(link)))
+            return
+        for fields, payload in frames:
+            heard: Callable[..., None] = getattr(self, "_on_" + fields.pop("kind"))
+            t = fields.pop("t", time.monotonic()) - self.began
+            heard(link, t, payload, **fields)
+
+    def _close(self, link: Link) -> None:
+        link.open = False
+        for file in (link.stdout, link.stderr, link.stdin):
+            if file.fileno() in self.selector.get_map():
+                self.selector.unregister(file)
+
+    def _why_lost(self, link: Link) -> str:
+        try:
+            code = link.process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            return f"the agent on {link.host} closed its connection and still runs (pid {link.process.pid})"
+        if link.preface is not None:
+            self._complained(link) if link.stderr.fileno() in self.selector.get_map() else None
+            rest = link.stderr.read() or b""
+            words = (bytes(link.complaint) + rest).decode("utf-8", "replace").strip().splitlines()
+            last = "; ".join(words[-3:])
+            what = "--setup failed" if code == SETUP_FAILED else "could not be started"
+            return f"the agent on {link.host} {what}" + (f": {last}" if last else f" (exit status {code})")
+        if link.broken:
+            return f"the agent on {link.host} failed: {link.broken}; see {self.run.path}/node_{link.host}/agent.log"
+        how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+        return f"the agent on {link.host} ended ({how}), and its ranks with it"
+
+    def _on_hello(self, link: Link, t: float, payload: bytes, version: int, **facts: Any) -> None:
+        if version != VERSION:
+            self._handle(Unable(t, link.node, f"the agent on {link.host} speaks version {version}, muster {VERSION}"))
+            return
+        if link.node == 0:
+            self.facts.update(facts)
+        self._note("hello", {"t": t, "node": link.node, **facts})
+        job = self.plan.job
+        commands = []
+        for command in self.plan.commands:
+            if command.node == link.node:
+                item = asdict(command)
+                for rank, entry in zip(command.ranks, item["ranks"]):
+                    entry["env"] = environment(rank)
+                commands.append(item)
+        self._send(
+            link,
+            pack(
+                "prepare",
+                run_dir=str(self.run.path),
+                run_id=self.run.id,
+                node=link.node,
+                host=link.host,
+                commands=commands,
+                preload=list(job.preload),
+                stdin_rank=job.stdin,
+                want=self.view.wants,
+                floor=TORCH_FLOOR,
+            ),
+        )
+        if link.node == 0:
+            self._tell(0, "listen", attempt=0, host=self._address())
+
+    def _on_ready(self, link: Link, t: float, payload: bytes, fork: bool, why: str, **facts: Any) -> None:
+        times = {name: when - self.began for name, when in facts.pop("times", {}).items()}
+        self._note("warm", {"node": link.node, "t": t, "fork": fork, "times": times})
+        if link.node == 0:
+            self.facts.update({name: value for name, value in facts.items() if value}, fork=fork)
+        if why:
+            self.view.say(f"not forking on {link.host}, starting plain interpreters instead: {why}")
+        self._handle(Ready(t, link.node))
+
+    def _on_listening(self, link: Link, t: float, payload: bytes, attempt: int, port: int) -> None:
+        self._handle(Listening(t, attempt, port))
+
+    def _on_started(self, link: Link, t: float, payload: bytes, attempt: int, pids: Mapping[str, int]) -> None:
+        self._note("pids", {"t": t, "node": link.node, "attempt": attempt, "pids": pids})
+        self._handle(Started(t, link.node, attempt))
+
+    def _on_output_began(self, link: Link, t: float, payload: bytes, rank: int) -> None:
+        self._note("output began", {"t": t, "rank": rank})
+
+    def _on_output(self, link: Link, t: float, payload: bytes, rank: int, stream: str, offset: int) -> None:
+        self.view.output(rank, stream, payload)
+
+    def _on_note(self, link: Link, t: float, payload: bytes, text: str) -> None:
+        self.view.say(f"{link.host}: {text}")
+
+    def _on_ended(
+        self,
+        link: Link,
+        t: float,
+        payload: bytes,
+        attempt: int,
+        rank: int,
+        code: Optional[int],
+        signal: Optional[int],
+        why: Optional[Mapping[str, Any]] = None,
+    ) -> None:
+        failure = None
+        if why is not None:
+            failure = Failure(why["kind"], why["t"] - self.began, why["summary"], tuple(why["frames"]))
+        self._handle(Ended(t, rank, attempt, code, signal, failure))
+
+    def _on_store_ended(
+        self, link: Link, t: float, payload: bytes, code: Optional[int], signal: Optional[int]
+    ) -> None:
+        how = f"exit status {code}" if signal is None else f"killed by signal {signal}"
+        self._handle(StoreEnded(t, f"{how}; see {self.run.path}/node_{link.host}/store.log"))
+
+    def _on_unable(self, link: Link, t: float, payload: bytes, what: str, **fields: Any) -> None:
+        python = self.facts.get("executable") or self.plan.job.python
+        words = unable_in_words(what, python, link.host, TORCH_FLOOR, **fields)
+        self._handle(Unable(t, link.node, words))
+
+    def _on_swept(self, link: Link, t: float, payload: bytes, ended: List[str], left: List[str]) -> None:
+        self._handle(Swept(t, link.node, tuple(ended), tuple(left)))
+
+    def _on_asked(self, link: Link, t: float, payload: bytes, what: str, by: str) -> None:
+        self._handle(Asked(t, 0, by))
+
+    def _on_broken(self, link: Link, t: float, payload: bytes, text: str) -> None:
+        link.broken = text.strip().splitlines()[-1]
+
+    # ---- the terminal's input ---------------------------------------------------------------------------------------
+
+    def _watch_stdin(self) -> None:
+        assert self.plan.job.stdin is not None
+        node = next(node.index for node in self.plan.nodes for rank in node.ranks if rank.rank == self.plan.job.stdin)
+
+        def typed() -> None:
+            try:
+                data = os.read(0, 65536)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            self._tell(node, "stdin", data, end=not data)
+            if not data:
+                self.selector.unregister(0)
+
+        try:
+            self.selector.register(0, selectors.EVENT_READ, typed)
+        except PermissionError:  # a plain file cannot be waited for: it is all there
+            data = sys.stdin.buffer.read()
+            self._tell(node, "stdin", data, end=True)
+
+    # ---- the end ----------------------------------------------------------------------------------------------------
+
+    def _part(self) -> None:
+        """Let the agents send what is left of the logs, and see them go."""
+        hurry = self.outcome is not None and self.outcome.code == 130
+        self._tell_all("bye", drain=not hurry)
+        while any(link.open for link in self.links):
+            for key, _ in self.selector.select():
+                if key.fd in self.selector.get_map():
+                    key.data()
+
+    def _leave(self) -> None:
+        """Leave no process: whatever an agent that died left behind is ours by now."""
+        for link in self.links:
+            link.stdin.close()
+        deadline = time.monotonic() + 5
+        for link in self.links:
+            try:
+                link.process.wait(timeout=max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                link.process.kill()
+                link.process.wait()
+            link.stdout.close()
+            link.stderr.close()
+        system.end_family(os.getpid())
+        self.events.close()
+        signal.set_wakeup_fd(-1)

@@ -1,0 +1,176 @@
+"""What a person sees of a run: each line of each rank behind its prefix, and muster's own words on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, Union
+
+from muster.model import Outcome, Plan, as_json
+from muster.ranks import fill
+from muster.report import begin_in_words, outcome_in_words
+
+_COLOURS = (36, 33, 35, 32, 34, 96, 93, 95, 92, 94)
+
+
+def write(fd: int, data: bytes) -> None:
+    """Write all of it; whoever reads may have gone (`| head`), which ends nothing."""
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    except BrokenPipeError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, fd)
+        os.close(null)
+    except BlockingIOError:
+        os.set_blocking(fd, True)
+        write(fd, data)
+
+
+def colourful(fd: int, env: Mapping[str, str]) -> bool:
+    """Colour is for terminals, and for who has not said NO_COLOR."""
+    return os.isatty(fd) and not env.get("NO_COLOR") and env.get("TERM") != "dumb"
+
+
+Where = Tuple[str, int, int]
+"""(host, local rank, node) of a rank."""
+
+
+def prefixes(where: Mapping[int, Where], template: Optional[str], colour: bool) -> Dict[int, bytes]:
+    """What stands before the lines of each rank."""
+    width = len(str(max(where, default=0)))
+    found: Dict[int, bytes] = {}
+    for rank, (host, local, node) in where.items():
+        if template is None:
+            text = f"[{rank:>{width}}] "
+        else:
+            text = fill(template, {"rank": rank, "host": host, "local_rank": local, "node": node}, "--prefix")
+        if colour and text:
+            text = f"\x1b[{_COLOURS[rank % len(_COLOURS)]}m{text}\x1b[0m"
+        found[rank] = text.encode("utf-8", "surrogateescape")
+    return found
+
+
+class Lines:
+    """Cut what ranks write into lines, and put the prefix of its rank before each.
+
+    A line that a carriage return begins again (a progress bar) is shown in place on a terminal; elsewhere only its
+    last form is, once its line ends. The log files keep every byte.
+    """
+
+    def __init__(self, prefixes: Dict[int, bytes], terminal: bool):
+        self.prefixes, self.terminal = prefixes, terminal
+        self._parts: Dict[Tuple[int, str], bytes] = {}
+        self._live = b""
+
+    def feed(self, rank: int, stream: str, data: bytes) -> bytes:
+        """What to write now for these bytes of a rank."""
+        data = self._parts.pop((rank, stream), b"") + data
+        whole, newline, part = data.rpartition(b"\n")
+        text = self._prefixed(rank, whole + newline) if newline else b""
+        if part:
+            self._parts[rank, stream] = part
+        if not self.terminal:
+            return text
+        live = self._live
+        if part.strip(b"\r"):
+            last = part.rstrip(b"\r").rpartition(b"\r")[2]
+            self._live = self.prefixes[rank] + last[:200] if b"\r" in part else live
+        elif text:
+            self._live = b""
+        clear = b"\r\x1b[K" if live and (text or self._live != live) else b""
+        return clear + text + (self._live if clear or self._live != live else b"")
+
+    def rest(self) -> bytes:
+        """The last lines, which no newline ended."""
+        text = b"".join(self._prefixed(rank, part + b"\n") for (rank, _), part in sorted(self._parts.items()))
+        clear = b"\r\x1b[K" if self._live else b""
+        self._parts.clear()
+        self._live = b""
+        return clear + text
+
+    def _prefixed(self, rank: int, text: bytes) -> bytes:
+        if b"\r" in text:
+            lines = [line.rstrip(b"\r").rpartition(b"\r")[2] for line in text.split(b"\n")]
+            text = b"\n".join(lines)
+        prefix = self.prefixes[rank]
+        if not prefix:
+            return text
+        return prefix + text[:-1].replace(b"\n", b"\n" + prefix) + b"\n"
+
+
+class Terminal:
+    """The view of a person."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        run_id: str,
+        env: Mapping[str, str],
+        prefix: Optional[str] = None,
+        ranks: Optional[Sequence[int]] = None,
+        quiet: bool = False,
+    ):
+        self.plan, self.run_id, self.quiet = plan, run_id, quiet
+        self.wants: Union[bool, Sequence[int]] = False if quiet else (True if ranks is None else list(ranks))
+        self.colour = colourful(2, env)
+        colour = colourful(1, env)
+        where = {rank.rank: (node.host.name, rank.local_rank, node.index) for node in plan.nodes for rank in node.ranks}
+        self.lines = Lines(prefixes(where, prefix, colour), colour)
+
+    def begin(self, facts: Mapping[str, Any]) -> None:
+        """The first line."""
+        if not self.quiet:
+            self.say(begin_in_words(self.plan, self.run_id, facts))
+
+    def output(self, rank: int, stream: str, data: bytes) -> None:
+        """Lines of a rank: stdout to stdout, stderr to stderr."""
+        write(2 if stream == "err" else 1, self.lines.feed(rank, stream, data))
+
+    def say(self, text: str) -> None:
+        """Words of muster's own, on stderr."""
+        write(1, self.lines.rest() if self.lines.terminal else b"")
+        mark = "\x1b[1mmuster:\x1b[0m " if self.colour else "muster: "
+        write(2, (mark + text + "\n").encode("utf-8", "surrogateescape"))
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Events are for machines."""
+
+    def finish(self, outcome: Outcome) -> None:
+        """How it ended."""
+        write(1, self.lines.rest())
+        if not (self.quiet and outcome.code == 0):
+            self.say(outcome_in_words(outcome, self.run_id, self.plan.world_size))
+
+
+class JsonLines:
+    """The view of a machine: every event as one line of JSON on stdout; words go to stderr."""
+
+    def __init__(self, run_id: str, ranks: Optional[Sequence[int]] = None, quiet: bool = False):
+        self.run_id = run_id
+        self.wants: Union[bool, Sequence[int]] = False if quiet else (True if ranks is None else list(ranks))
+
+    def _line(self, record: Mapping[str, Any]) -> None:
+        write(1, (json.dumps(record) + "\n").encode())
+
+    def begin(self, facts: Mapping[str, Any]) -> None:
+        """Which run this is, and what runs it."""
+        self._line({"event": "begin", "run": self.run_id, **facts})
+
+    def output(self, rank: int, stream: str, data: bytes) -> None:
+        """Bytes of a rank, as text; what is no UTF-8 is escaped as Python does (`surrogateescape`)."""
+        self._line({"event": "output", "rank": rank, "stream": stream, "text": data.decode("utf-8", "surrogateescape")})
+
+    def say(self, text: str) -> None:
+        """Words."""
+        sys.stdout.flush()
+        self._line({"event": "say", "text": text})
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """An event, as it stands in events.jsonl."""
+        self._line(event)
+
+    def finish(self, outcome: Outcome) -> None:
+        """The outcome."""
+        self._line({"event": "outcome", **as_json(outcome)})
