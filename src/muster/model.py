@@ -1,15 +1,16 @@
-"""The nouns: what a person asked for, what follows from it, and how it ended. No method touches the world."""
+"""The nouns: what a person asked for, what follows from it, and how it ended. No method touches the world.
+
+They are named tuples and not dataclasses, which take five times as long to define: `muster ps` pays for it each time.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
 
 Environment = Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class Program:
+class Program(NamedTuple):
     """What each rank runs."""
 
     kind: str
@@ -24,8 +25,7 @@ class Program:
         return last[:-3] if last.endswith(".py") else last
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """What the person asked for, with every default filled in."""
 
     program: Program
@@ -42,7 +42,7 @@ class Job:
     """OpenMP threads of each rank, or 0 to leave the number alone."""
     name: str = ""
     """A name by which the person finds the run again."""
-    env: Environment = field(default_factory=dict)
+    env: Environment = {}
     """Variables to set for every rank, over those of the node."""
     setup: Tuple[str, ...] = ()
     """Shell lines that the node runs before anything else, such as `module load cuda`."""
@@ -64,8 +64,7 @@ class Job:
     """How many times all ranks are started again after a failure."""
 
 
-@dataclass(frozen=True)
-class Host:
+class Host(NamedTuple):
     """A machine, as far as planning must know it."""
 
     name: str
@@ -73,8 +72,7 @@ class Host:
     """For each local rank, the cores that it may use; empty when ranks are not bound."""
 
 
-@dataclass(frozen=True)
-class Rank:
+class Rank(NamedTuple):
     """One process of the training, and its place among the others."""
 
     rank: int
@@ -87,8 +85,7 @@ class Rank:
     """The cores that it is bound to; empty for all."""
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(NamedTuple):
     """A host's part in this job."""
 
     index: int
@@ -96,8 +93,7 @@ class Node:
     ranks: Tuple[Rank, ...]
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """One thing for an agent to start. It carries one rank, or, when `forks`, all that are named."""
 
     node: int
@@ -116,8 +112,7 @@ class Command:
     """Signals go to its whole process group, as a terminal would send them, not to the one process."""
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """Everything that will be started; it prints, compares and is stored."""
 
     job: Job
@@ -130,8 +125,7 @@ class Plan:
         return sum(len(node.ranks) for node in self.nodes)
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """Why a rank failed, as far as its own words tell."""
 
     kind: str
@@ -144,8 +138,7 @@ class Failure:
     """The last lines that it printed about it, unaltered."""
 
 
-@dataclass(frozen=True)
-class RankEnd:
+class RankEnd(NamedTuple):
     """How one rank ended."""
 
     rank: int
@@ -171,8 +164,7 @@ class RankEnd:
         return 128 + self.signal if self.signal is not None else int(self.code or 0)
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a run ended. The file `outcome.json` of the run directory is this."""
 
     state: str
@@ -193,28 +185,33 @@ class Outcome:
     """Processes that ranks had left behind and that were ended, or that still live, in words."""
 
 
-def as_json(value: Any) -> Dict[str, Any]:
-    """Turn one of the values above into what `json` can write."""
-    return asdict(value)
+def as_json(value: Any) -> Any:
+    """Turn one of the values above into what `json` can write: named tuples become objects."""
+    if isinstance(value, tuple):
+        fields = getattr(value, "_fields", None)
+        if fields is None:
+            return [as_json(item) for item in value]
+        return {name: as_json(item) for name, item in zip(fields, value)}
+    if isinstance(value, dict):
+        return {key: as_json(item) for key, item in value.items()}
+    return value
 
 
 def outcome_from_json(data: Mapping[str, Any]) -> Outcome:
-    """Read back what `as_json(outcome)` wrote; unknown keys of a newer muster are left out."""
+    """Read back what `as_json(outcome)` wrote; keys that a newer muster added are left out."""
 
     def end(item: Optional[Mapping[str, Any]]) -> Optional[RankEnd]:
         if item is None:
             return None
         failure = item.get("failure")
-        kept = {key: item[key] for key in item if key in _names(RankEnd) and key != "failure"}
         if failure is not None:
-            failure = dict(failure, frames=tuple(failure.get("frames", ())))
-            failure = Failure(**{key: failure[key] for key in failure if key in _names(Failure)})
-        return RankEnd(failure=failure, **kept)
+            failure = Failure(**dict(_known(Failure, failure), frames=tuple(failure.get("frames", ()))))
+        return RankEnd(**dict(_known(RankEnd, item), failure=failure))
 
-    kept = {key: data[key] for key in data if key in _names(Outcome) - {"first", "ends", "left"}}
     ends = tuple(found for found in map(end, data.get("ends", ())) if found is not None)
-    return Outcome(first=end(data.get("first")), ends=ends, left=tuple(data.get("left", ())), **kept)
+    left = tuple(data.get("left", ()))
+    return Outcome(**dict(_known(Outcome, data), first=end(data.get("first")), ends=ends, left=left))
 
 
-def _names(kind: Any) -> frozenset[str]:
-    return frozenset(item.name for item in fields(kind))
+def _known(kind: Any, data: Mapping[str, Any]) -> Dict[str, Any]:
+    return {name: data[name] for name in kind._fields if name in data}

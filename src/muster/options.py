@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from muster.errors import Impossible
 from muster.ranks import unfold
@@ -69,8 +68,7 @@ def _variable(value: str) -> str:
     return value
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """One option of one or more commands."""
 
     names: Tuple[str, ...]
@@ -200,8 +198,7 @@ OTHERS: Mapping[str, Tuple[Option, ...]] = {
 """The options of the other commands."""
 
 
-@dataclass
-class Parsed:
+class Parsed(NamedTuple):
     """What a command line says."""
 
     given: Dict[str, Any]

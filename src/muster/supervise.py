@@ -14,7 +14,7 @@ and from sweeping back to running when a failure may be retried.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Dict, Iterable, List, Optional, Tuple, Union
 
 from muster.model import Failure, Outcome, RankEnd
@@ -285,8 +285,8 @@ class Supervisor:
             return end
         if event.failure is not None and event.failure.kind == "raised" and event.failure.when < asked:
             # it had raised and was on its way out; the signal only cut its exit short
-            return end if event.signal is None else replace(end, code=1, signal=None)
-        return replace(end, by_us=True)
+            return end if event.signal is None else end._replace(code=1, signal=None)
+        return end._replace(by_us=True)
 
     def _all_ended(self, t: float, actions: List[Action]) -> None:
         if self.phase in ("preparing", "sweeping", "over") or self.alive():

@@ -175,11 +175,11 @@ class Agent:
         self.members.end_store()
         self.sweep(time.monotonic() + patience)
 
-    def sweep(self, until):
+    def sweep(self, until, pause=0.002):
         """Look again until nothing is left or time is up."""
         left = self.members.left()
         if left and time.monotonic() < until:
-            self.after(0.05, lambda: self.sweep(until))
+            self.after(pause, lambda: self.sweep(until, min(0.1, pause * 1.5)))
             return
         killed, alive = system.end_family(os.getpid(), self.members.spared())
         self.children_ended_now()

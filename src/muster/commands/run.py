@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 import time
 from collections import ChainMap
@@ -74,7 +73,7 @@ def _planned(words: List[str], env: Mapping[str, str], verb: str) -> Tuple[Dict[
     parsed, given = _read(words, env, verb)
     job, nodes = make_job(parsed, given, env, verb)
     root = Path(given["run_dir"]).absolute() if "run_dir" in given else runs.home(env)
-    run_id = runs.new_id(job.program.title, time.strftime("%Y%m%d-%H%M%S"), secrets.token_hex(2))
+    run_id = runs.new_id(job.program.title, time.strftime("%Y%m%d-%H%M%S"), os.urandom(2).hex())
     return given, job, make_plan(job, nodes, run_id), run_id, root
 
 

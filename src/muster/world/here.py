@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Tuple
 
@@ -63,7 +62,7 @@ def choose_python(given: Optional[str], program: str, cwd: str, env: Mapping[str
     folder; else the one that muster runs in.
     """
     if given is not None:
-        path = shutil.which(given, path=env.get("PATH"))
+        path = _which(given, env)
         if path is None:
             raise Impossible(f"--python {given}: there is no such program", "give the path of a Python interpreter")
         if os.path.basename(path) == given:
@@ -80,6 +79,12 @@ def choose_python(given: Optional[str], program: str, cwd: str, env: Mapping[str
         if os.access(path, os.X_OK):
             return path, words
     return own, "the one muster runs in"
+
+
+def _which(name: str, env: Mapping[str, str]) -> Optional[str]:
+    from shutil import which
+
+    return which(name, path=env.get("PATH"))
 
 
 def check_script(path: str, cwd: str) -> None:
@@ -114,7 +119,7 @@ def check_command(name: str, cwd: str, env: Mapping[str, str]) -> None:
             raise Impossible(f"there is no program `{name}`", None)
         if not os.access(full, os.X_OK) or os.path.isdir(full):
             raise Impossible(f"`{name}` is not a program that can be run", "a script needs `chmod +x`; for Python leave `--` out")
-    elif shutil.which(name, path=env.get("PATH")) is None:
+    elif _which(name, env) is None:
         raise Impossible(f"there is no program `{name}` on PATH", "after `--` stands a program; for Python leave `--` out")
 
 

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol
 
 from muster.agent import system
@@ -45,6 +44,11 @@ from muster.supervise import (
 
 TORCH_FLOOR = "2.3"
 """The oldest torch whose store takes a socket that listens already (`master_listen_fd`)."""
+
+
+def _fields(record: Any) -> Dict[str, Any]:
+    """An event or an action, as it is written down."""
+    return {name: as_json(value) for name, value in vars(record).items()}
 
 
 class View(Protocol):
@@ -191,7 +195,7 @@ class World:
         self.selector.register(told, selectors.EVENT_READ, heard)
 
     def _handle(self, event: Event) -> None:
-        self._note(type(event).__name__.lower(), asdict(event))
+        self._note(type(event).__name__.lower(), _fields(event))
         for action in self.supervisor.handle(event):
             self._do(action)
 
@@ -216,7 +220,7 @@ class World:
     # ---- actions ----------------------------------------------------------------------------------------------------
 
     def _do(self, action: Action) -> None:
-        self._note("do " + type(action).__name__.lower(), {} if isinstance(action, Finish) else asdict(action))
+        self._note("do " + type(action).__name__.lower(), {} if isinstance(action, Finish) else _fields(action))
         if isinstance(action, Listen):
             self._tell(0, "listen", attempt=action.attempt, host=self._address())
         elif isinstance(action, Start):
@@ -322,7 +326,7 @@ class World:
         commands = []
         for command in self.plan.commands:
             if command.node == link.node:
-                item = asdict(command)
+                item = as_json(command)
                 for rank, entry in zip(command.ranks, item["ranks"]):
                     entry["env"] = environment(rank)
                 commands.append(item)
