@@ -1,8 +1,8 @@
 """All ranks sum their numbers, and check the sum. It works under any launcher, and alone.
 
-    muster run -g 4 examples/distributed_sum.py
-    torchrun --nproc-per-node 4 examples/distributed_sum.py
-    python examples/distributed_sum.py
+muster run -g 4 examples/distributed_sum.py
+torchrun --nproc-per-node 4 examples/distributed_sum.py
+python examples/distributed_sum.py
 """
 
 import argparse

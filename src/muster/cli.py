@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import List, Mapping, NoReturn, Optional, Sequence, Tuple
+from typing import NoReturn
 
 from muster.errors import Impossible, MusterError
 
-COMMANDS: Mapping[str, Tuple[str, str, str]] = {
+COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "run": ("muster.commands.run", "run", "start the ranks of a script, and see them to their end"),
     "plan": ("muster.commands.run", "plan", "show what `run` would start"),
     "ps": ("muster.commands.look", "ps", "list runs"),
@@ -59,7 +60,7 @@ def call(words: Sequence[str], env: Mapping[str, str], began: float) -> int:
     return status
 
 
-def _meant(words: Sequence[str]) -> Optional[str]:
+def _meant(words: Sequence[str]) -> str | None:
     from difflib import get_close_matches
 
     near = get_close_matches(words[0], COMMANDS, n=1)
@@ -70,7 +71,7 @@ def _meant(words: Sequence[str]) -> Optional[str]:
     return "`muster --help` lists them"
 
 
-def main(words: Optional[List[str]] = None) -> NoReturn:
+def main(words: list[str] | None = None) -> NoReturn:
     """The program `muster`."""
     began = time.monotonic()
     try:
@@ -85,5 +86,3 @@ def main(words: Optional[List[str]] = None) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         status = 0
     sys.exit(status)
-
-

@@ -12,15 +12,13 @@ Mistakes of a developer stay `TypeError` and `ValueError`.
 
 from __future__ import annotations
 
-from typing import Optional
-
 
 class MusterError(Exception):
     """One sentence that says what happened, with which value; `hint` says what to do."""
 
     exit_code = 125
 
-    def __init__(self, sentence: str, hint: Optional[str] = None):
+    def __init__(self, sentence: str, hint: str | None = None):
         super().__init__(sentence)
         self.sentence = sentence
         self.hint = hint

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from typing import Any, Dict, List, Mapping, Tuple
+from collections.abc import Mapping
+from typing import Any
 
 from muster.errors import Impossible
 from muster.launchers import LAUNCHERS
@@ -39,7 +40,7 @@ _SILENT = {
 """Options of torchrun that need no doing here, and why."""
 
 
-def notes(given: Mapping[str, Any]) -> List[str]:
+def notes(given: Mapping[str, Any]) -> list[str]:
     """One line for each option of torchrun that was given and changes nothing."""
     return [f"--{key.replace('_', '-')} changes nothing: {_SILENT[key]}" for key in given if key in _SILENT]
 
@@ -107,7 +108,9 @@ def ranks_wanted(given: Mapping[str, Any], env: Mapping[str, str]) -> int:
     return int(wanted)
 
 
-def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], verb: str) -> Tuple[Job, Tuple[Node, ...]]:
+def make_job(
+    parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], verb: str
+) -> tuple[Job, tuple[Node, ...]]:
     """The job that these options ask for, on this machine; raises `Impossible`."""
     refuse_worlds(given, env)
     what = program(parsed, given, verb)
@@ -123,7 +126,9 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
     if launcher is None:
         launcher = "exec" if what.kind == "command" or wrap else "fork"
     if launcher not in LAUNCHERS:
-        raise Impossible(f"there is no launcher `{launcher}`", near(launcher, LAUNCHERS) or f"known: {', '.join(LAUNCHERS)}")
+        raise Impossible(
+            f"there is no launcher `{launcher}`", near(launcher, LAUNCHERS) or f"known: {', '.join(LAUNCHERS)}"
+        )
     count = ranks_wanted(given, env)
     here.check_limits(count)
     stdin = given.get("stdin")
@@ -158,25 +163,27 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
     return job, layout([(Host(here.identity()["host"], cpus), count)])
 
 
-def make_plan(job: Job, nodes: Tuple[Node, ...], run_id: str) -> Plan:
+def make_plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     """The plan of the job's launcher."""
     return LAUNCHERS[job.launcher].plan(job, nodes, run_id)
 
 
-def _words(text: str, option: str) -> Tuple[str, ...]:
+def _words(text: str, option: str) -> tuple[str, ...]:
     try:
         return tuple(shlex.split(text))
     except ValueError as error:
         raise Impossible(f"cannot read `{option} {text}`: {error}", "quote it as in a shell") from None
 
 
-def _variables(items: Any, env: Mapping[str, str]) -> Dict[str, str]:
-    found: Dict[str, str] = {}
+def _variables(items: Any, env: Mapping[str, str]) -> dict[str, str]:
+    found: dict[str, str] = {}
     for item in items:
         name, equals, value = item.partition("=")
         if not equals:
             if name not in env:
-                raise Impossible(f"--env {name}: there is no such variable here", f"give its value: `--env {name}=VALUE`")
+                raise Impossible(
+                    f"--env {name}: there is no such variable here", f"give its value: `--env {name}=VALUE`"
+                )
             value = env[name]
         found[name] = value
     return found

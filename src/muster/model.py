@@ -5,7 +5,8 @@ They are named tuples and not dataclasses, which take five times as long to defi
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 Environment = Mapping[str, str]
 
@@ -15,7 +16,7 @@ class Program(NamedTuple):
 
     kind: str
     """`script` (a file for Python), `module` (as `python -m`), or `command` (any program)."""
-    argv: Tuple[str, ...]
+    argv: tuple[str, ...]
     """The script, module or command first, its own arguments after it."""
 
     @property
@@ -44,21 +45,21 @@ class Job(NamedTuple):
     """A name by which the person finds the run again."""
     env: Environment = {}
     """Variables to set for every rank, over those of the node."""
-    setup: Tuple[str, ...] = ()
+    setup: tuple[str, ...] = ()
     """Shell lines that the node runs before anything else, such as `module load cuda`."""
-    preload: Tuple[str, ...] = ()
+    preload: tuple[str, ...] = ()
     """Modules that the warm interpreter imports besides torch."""
-    wrap: Tuple[str, ...] = ()
+    wrap: tuple[str, ...] = ()
     """Words put before the command of each rank; `{rank}` and the like are filled in."""
-    gpus: Tuple[str, ...] = ()
+    gpus: tuple[str, ...] = ()
     """The GPUs of the node that the ranks may see; empty for all."""
     binding: str = ""
     """How ranks are bound to cores: `node`, `socket`, `exclusive`, `core-complex`, or empty for not at all."""
-    stdin: Optional[int] = None
+    stdin: int | None = None
     """The rank that reads the terminal; the others find an empty stdin."""
     grace: float = 10.0
     """Seconds between asking a rank to end and ending it."""
-    timeout: Optional[float] = None
+    timeout: float | None = None
     """Seconds that the whole run may take."""
     max_restarts: int = 0
     """How many times all ranks are started again after a failure."""
@@ -68,7 +69,7 @@ class Host(NamedTuple):
     """A machine, as far as planning must know it."""
 
     name: str
-    cpus: Tuple[Tuple[int, ...], ...] = ()
+    cpus: tuple[tuple[int, ...], ...] = ()
     """For each local rank, the cores that it may use; empty when ranks are not bound."""
 
 
@@ -81,7 +82,7 @@ class Rank(NamedTuple):
     world_size: int
     local_world_size: int
     nodes: int
-    cpus: Tuple[int, ...] = ()
+    cpus: tuple[int, ...] = ()
     """The cores that it is bound to; empty for all."""
 
 
@@ -90,15 +91,15 @@ class Node(NamedTuple):
 
     index: int
     host: Host
-    ranks: Tuple[Rank, ...]
+    ranks: tuple[Rank, ...]
 
 
 class Command(NamedTuple):
     """One thing for an agent to start. It carries one rank, or, when `forks`, all that are named."""
 
     node: int
-    argv: Tuple[str, ...]
-    ranks: Tuple[Rank, ...]
+    argv: tuple[str, ...]
+    ranks: tuple[Rank, ...]
     env: Environment
     """Common to all ranks it carries; each rank's own names come from `ranks.environment`."""
     defaults: Environment
@@ -106,7 +107,7 @@ class Command(NamedTuple):
     cwd: str
     forks: bool = False
     """Start it once as a warm interpreter and fork the ranks from it."""
-    python_at: Optional[int] = 0
+    python_at: int | None = 0
     """Where in `argv` the interpreter stands, when it is a Python program; its agent puts its own there."""
     group: bool = False
     """Signals go to its whole process group, as a terminal would send them, not to the one process."""
@@ -116,8 +117,8 @@ class Plan(NamedTuple):
     """Everything that will be started; it prints, compares and is stored."""
 
     job: Job
-    nodes: Tuple[Node, ...]
-    commands: Tuple[Command, ...]
+    nodes: tuple[Node, ...]
+    commands: tuple[Command, ...]
 
     @property
     def world_size(self) -> int:
@@ -134,7 +135,7 @@ class Failure(NamedTuple):
     """Seconds since the run began at which the first word of it was seen."""
     summary: str = ""
     """The last line of its traceback or of its stderr."""
-    frames: Tuple[str, ...] = ()
+    frames: tuple[str, ...] = ()
     """The last lines that it printed about it, unaltered."""
 
 
@@ -145,13 +146,13 @@ class RankEnd(NamedTuple):
     node: int
     when: float
     """Seconds since the run began."""
-    code: Optional[int] = None
+    code: int | None = None
     """Its exit status, when it exited."""
-    signal: Optional[int] = None
+    signal: int | None = None
     """The signal that ended it, when one did."""
     by_us: bool = False
     """It ended after muster had asked it to."""
-    failure: Optional[Failure] = None
+    failure: Failure | None = None
 
     @property
     def ok(self) -> bool:
@@ -177,11 +178,11 @@ class Outcome(NamedTuple):
     """The number of the last attempt, from 0."""
     reason: str = ""
     """What began the end, in words, when no rank did."""
-    first: Optional[RankEnd] = None
+    first: RankEnd | None = None
     """The rank that failed first."""
-    ends: Tuple[RankEnd, ...] = ()
+    ends: tuple[RankEnd, ...] = ()
     """How each rank of the last attempt ended, by rank."""
-    left: Tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
     """Processes that ranks had left behind and that were ended, or that still live, in words."""
 
 
@@ -200,7 +201,7 @@ def as_json(value: Any) -> Any:
 def outcome_from_json(data: Mapping[str, Any]) -> Outcome:
     """Read back what `as_json(outcome)` wrote; keys that a newer muster added are left out."""
 
-    def end(item: Optional[Mapping[str, Any]]) -> Optional[RankEnd]:
+    def end(item: Mapping[str, Any] | None) -> RankEnd | None:
         if item is None:
             return None
         failure = item.get("failure")
@@ -213,5 +214,5 @@ def outcome_from_json(data: Mapping[str, Any]) -> Outcome:
     return Outcome(**dict(_known(Outcome, data), first=end(data.get("first")), ends=ends, left=left))
 
 
-def _known(kind: Any, data: Mapping[str, Any]) -> Dict[str, Any]:
+def _known(kind: Any, data: Mapping[str, Any]) -> dict[str, Any]:
     return {name: data[name] for name in kind._fields if name in data}

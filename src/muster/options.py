@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable, NamedTuple
 
 from muster.errors import Impossible
 from muster.ranks import unfold
@@ -47,7 +48,7 @@ def _seconds(value: str) -> float:
     return sum(float(number) * units[unit] for number, unit in pieces)
 
 
-def _ranks(value: str) -> Tuple[int, ...]:
+def _ranks(value: str) -> tuple[int, ...]:
     try:
         return unfold(value)
     except Impossible:
@@ -71,7 +72,7 @@ def _variable(value: str) -> str:
 class Option(NamedTuple):
     """One option of one or more commands."""
 
-    names: Tuple[str, ...]
+    names: tuple[str, ...]
     """As typed; the first long one gives the key. Hyphens may be underscores."""
     help: str
     metavar: str = ""
@@ -91,7 +92,7 @@ class Option(NamedTuple):
         return long.lstrip("-").replace("-", "_")
 
     @property
-    def variables(self) -> Tuple[str, ...]:
+    def variables(self) -> tuple[str, ...]:
         """The variables that set it. PET_… is what torchrun reads."""
         if not self.metavar and self.key in ("help",):
             return ()
@@ -103,7 +104,7 @@ HOW, RANKS, ENDS, SHOWS = "what starts the ranks", "the ranks", "how it ends", "
 
 HELP = Option(("-h", "--help"), "show this and leave", group=SHOWS)
 
-RUN: Tuple[Option, ...] = (
+RUN: tuple[Option, ...] = (
     Option(
         ("-g", "--nproc-per-node"),
         "ranks on this machine: a number, `gpu` (one a GPU), `cpu` (one a core), or `auto` (one a GPU where there are "
@@ -121,21 +122,77 @@ RUN: Tuple[Option, ...] = (
         group=HOW,
     ),
     Option(("--python",), "the Python of the ranks", "PATH", group=HOW),
-    Option(("--preload",), "modules to import once, before the ranks are forked: `transformers,datasets`", "NAMES", many=True, group=HOW),
-    Option(("--setup",), "shell lines to run first, such as `module load cuda`; may be repeated", "LINES", many=True, group=HOW),
-    Option(("--wrap",), "words before each rank's command, such as `nsys profile -o {rank}` (launcher exec)", "WORDS", group=HOW),
+    Option(
+        ("--preload",),
+        "modules to import once, before the ranks are forked: `transformers,datasets`",
+        "NAMES",
+        many=True,
+        group=HOW,
+    ),
+    Option(
+        ("--setup",),
+        "shell lines to run first, such as `module load cuda`; may be repeated",
+        "LINES",
+        many=True,
+        group=HOW,
+    ),
+    Option(
+        ("--wrap",),
+        "words before each rank's command, such as `nsys profile -o {rank}` (launcher exec)",
+        "WORDS",
+        group=HOW,
+    ),
     Option(("--cwd",), "the folder in which the ranks start", "DIR", group=RANKS),
-    Option(("--env",), "a variable for the ranks, NAME=VALUE, or NAME as it is here; may be repeated", "NAME[=VALUE]", _variable, many=True, group=RANKS),
+    Option(
+        ("--env",),
+        "a variable for the ranks, NAME=VALUE, or NAME as it is here; may be repeated",
+        "NAME[=VALUE]",
+        _variable,
+        many=True,
+        group=RANKS,
+    ),
     Option(("--gpus",), "the GPUs that the ranks may use, such as `2,3`", "LIST", group=RANKS),
-    Option(("--numa-binding",), "bind ranks to cores: node, socket, exclusive or core-complex", "MODE", _binding, group=RANKS),
-    Option(("--stdin",), "the rank that reads this terminal; without it all find an empty stdin", "RANK", _whole, group=RANKS),
-    Option(("--max-restarts",), "after a failure start all ranks again, at most so many times", "N", _whole, 0, group=ENDS),
-    Option(("--grace", "--shutdown-timeout"), "between asking a rank to end and killing it, 10 s without it", "TIME", _seconds, 10.0, group=ENDS),
+    Option(
+        ("--numa-binding",),
+        "bind ranks to cores: node, socket, exclusive or core-complex",
+        "MODE",
+        _binding,
+        group=RANKS,
+    ),
+    Option(
+        ("--stdin",),
+        "the rank that reads this terminal; without it all find an empty stdin",
+        "RANK",
+        _whole,
+        group=RANKS,
+    ),
+    Option(
+        ("--max-restarts",), "after a failure start all ranks again, at most so many times", "N", _whole, 0, group=ENDS
+    ),
+    Option(
+        ("--grace", "--shutdown-timeout"),
+        "between asking a rank to end and killing it, 10 s without it",
+        "TIME",
+        _seconds,
+        10.0,
+        group=ENDS,
+    ),
     Option(("--timeout",), "end the run after this time, with exit status 124", "TIME", _seconds, group=ENDS),
     Option(("--name",), "a name by which to find the run again", "NAME", group=SHOWS),
     Option(("--run-dir",), "where runs are kept, $MUSTER_HOME or ~/.muster without it", "DIR", group=SHOWS),
-    Option(("--ranks", "--local-ranks-filter"), "show only the lines of these ranks, `0,4-7`; all are kept", "RANKS", _ranks, group=SHOWS),
-    Option(("--prefix",), "what stands before each line: `{rank} {local_rank} {host} {node}` are filled in", "TEXT", group=SHOWS),
+    Option(
+        ("--ranks", "--local-ranks-filter"),
+        "show only the lines of these ranks, `0,4-7`; all are kept",
+        "RANKS",
+        _ranks,
+        group=SHOWS,
+    ),
+    Option(
+        ("--prefix",),
+        "what stands before each line: `{rank} {local_rank} {host} {node}` are filled in",
+        "TEXT",
+        group=SHOWS,
+    ),
     Option(("-q", "--quiet"), "show no lines of ranks, and words only when it fails", group=SHOWS),
     Option(("--json",), "show events as JSON lines, for machines", group=SHOWS),
     Option(("--profile",), "a `[profile.NAME]` of muster.toml to take options from", "NAME", group=SHOWS),
@@ -171,7 +228,7 @@ _RUN_DIR = Option(("--run-dir",), "where runs are kept, $MUSTER_HOME or ~/.muste
 _JSON = Option(("--json",), "as JSON", group=SHOWS)
 _RANK = Option(("--rank", "--ranks"), "only these ranks, `0,4-7`", "RANKS", _ranks, group=SHOWS)
 
-OTHERS: Mapping[str, Tuple[Option, ...]] = {
+OTHERS: Mapping[str, tuple[Option, ...]] = {
     "ps": (Option(("-a", "--all"), "all runs, not only the newest 20", group=SHOWS), _JSON, _RUN_DIR, HELP),
     "show": (_JSON, _RUN_DIR, HELP),
     "logs": (
@@ -179,7 +236,9 @@ OTHERS: Mapping[str, Tuple[Option, ...]] = {
         _RANK,
         Option(("--stderr",), "only what went to stderr", group=SHOWS),
         Option(("--stdout",), "only what went to stdout", group=SHOWS),
-        Option(("--since",), "only what was written in the last so much time, such as `10m`", "TIME", _seconds, group=SHOWS),
+        Option(
+            ("--since",), "only what was written in the last so much time, such as `10m`", "TIME", _seconds, group=SHOWS
+        ),
         Option(("--attempt",), "of this attempt; without it the last", "N", _whole, group=SHOWS),
         Option(("--prefix",), "what stands before each line, such as `{rank}: `", "TEXT", group=SHOWS),
         _RUN_DIR,
@@ -201,9 +260,9 @@ OTHERS: Mapping[str, Tuple[Option, ...]] = {
 class Parsed(NamedTuple):
     """What a command line says."""
 
-    given: Dict[str, Any]
+    given: dict[str, Any]
     """Options that were typed, by key."""
-    rest: List[str]
+    rest: list[str]
     """The words from the first one that is no option."""
     dashes: bool
     """Those words came after `--`."""
@@ -212,8 +271,8 @@ class Parsed(NamedTuple):
 def parse(words: Sequence[str], options: Sequence[Option], interleaved: bool = False) -> Parsed:
     """Read options up to the first word that is none (or, `interleaved`, all of them); raises `Impossible`."""
     by_name = {name: option for option in options for name in option.names}
-    given: Dict[str, Any] = {}
-    rest: List[str] = []
+    given: dict[str, Any] = {}
+    rest: list[str] = []
     queue = list(words)
     while queue:
         word = queue.pop(0)
@@ -252,7 +311,7 @@ def parse(words: Sequence[str], options: Sequence[Option], interleaved: bool = F
     return Parsed(given, rest, False)
 
 
-def _put(given: Dict[str, Any], option: Option, value: str, source: str) -> None:
+def _put(given: dict[str, Any], option: Option, value: str, source: str) -> None:
     try:
         read = option.read(value)
     except ValueError as error:
@@ -263,9 +322,9 @@ def _put(given: Dict[str, Any], option: Option, value: str, source: str) -> None
         given[option.key] = read
 
 
-def from_environment(options: Sequence[Option], env: Mapping[str, str]) -> Dict[str, Any]:
+def from_environment(options: Sequence[Option], env: Mapping[str, str]) -> dict[str, Any]:
     """Options that variables set."""
-    given: Dict[str, Any] = {}
+    given: dict[str, Any] = {}
     for option in options:
         for name in option.variables:
             if name in env and option.key not in given:
@@ -273,10 +332,10 @@ def from_environment(options: Sequence[Option], env: Mapping[str, str]) -> Dict[
     return given
 
 
-def from_table(options: Sequence[Option], data: Mapping[str, Any], source: str) -> Dict[str, Any]:
+def from_table(options: Sequence[Option], data: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Options that a table of muster.toml sets; `source` names it."""
     by_key = {option.key: option for option in options}
-    given: Dict[str, Any] = {}
+    given: dict[str, Any] = {}
     for key, value in data.items():
         option = by_key.get(key.replace("-", "_"))
         if option is None:
@@ -287,7 +346,7 @@ def from_table(options: Sequence[Option], data: Mapping[str, Any], source: str) 
     return given
 
 
-def _from_text(given: Dict[str, Any], option: Option, text: str, source: str) -> None:
+def _from_text(given: dict[str, Any], option: Option, text: str, source: str) -> None:
     if option.metavar:
         _put(given, option, text, source)
     elif text.lower() in ("1", "true", "yes", "on"):
@@ -296,24 +355,29 @@ def _from_text(given: Dict[str, Any], option: Option, text: str, source: str) ->
         raise Impossible(f"`{source}`: that is not `true` or `false`")
 
 
-def near(name: str, names: Any) -> Optional[str]:
+def near(name: str, names: Any) -> str | None:
     """`did you mean …?`"""
     from difflib import get_close_matches
 
     found = get_close_matches(name, list(names), n=1)
-    return f"did you mean `{found[0]}`?" if found else "`muster run --help` lists them" if name.startswith("-") else None
+    return (
+        f"did you mean `{found[0]}`?" if found else "`muster run --help` lists them" if name.startswith("-") else None
+    )
 
 
 def help_text(options: Sequence[Option], width: int = 100) -> str:
     """The options, by group."""
     from textwrap import wrap
 
-    lines: List[str] = []
+    lines: list[str] = []
     for group in dict.fromkeys(option.group for option in options if option.group):
         lines += ["", f"{group}:"]
         for option in options:
             if option.group == group:
-                names = [name + (f" {option.metavar}" if name.startswith("--") and option.metavar else "") for name in option.names]
+                names = [
+                    name + (f" {option.metavar}" if name.startswith("--") and option.metavar else "")
+                    for name in option.names
+                ]
                 left = "  " + ", ".join(names)
                 text = wrap(option.help, width - 30)
                 if len(left) > 28:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, Iterable, List, Mapping, Optional, Tuple
+from collections.abc import Iterable, Mapping
 
 from muster.errors import Impossible
 from muster.model import Host, Node, Rank
@@ -11,11 +11,11 @@ LATE = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")
 """Variables whose values are known only when an attempt starts: the agent of node 0 binds the port."""
 
 
-def layout(hosts: Iterable[Tuple[Host, int]]) -> Tuple[Node, ...]:
+def layout(hosts: Iterable[tuple[Host, int]]) -> tuple[Node, ...]:
     """Number the ranks: host by host, in the order given, each with its number of ranks."""
     hosts = tuple(hosts)
     world = sum(count for _, count in hosts)
-    nodes: List[Node] = []
+    nodes: list[Node] = []
     first = 0
     for index, (host, count) in enumerate(hosts):
         ranks = tuple(
@@ -35,7 +35,7 @@ def layout(hosts: Iterable[Tuple[Host, int]]) -> Tuple[Node, ...]:
     return tuple(nodes)
 
 
-def environment(rank: Rank) -> Dict[str, str]:
+def environment(rank: Rank) -> dict[str, str]:
     """The variables that differ by rank, under the names that torchrun gives them."""
     return {
         "RANK": str(rank.rank),
@@ -45,7 +45,7 @@ def environment(rank: Rank) -> Dict[str, str]:
     }
 
 
-def shared_environment(rank: Rank, run_id: str, max_restarts: int) -> Dict[str, str]:
+def shared_environment(rank: Rank, run_id: str, max_restarts: int) -> dict[str, str]:
     """The variables that are the same for all ranks of a node, under the names that torchrun gives them."""
     return {
         "WORLD_SIZE": str(rank.world_size),
@@ -59,14 +59,14 @@ def shared_environment(rank: Rank, run_id: str, max_restarts: int) -> Dict[str, 
     }
 
 
-def late_environment(address: str, port: int, attempt: int) -> Dict[str, str]:
+def late_environment(address: str, port: int, attempt: int) -> dict[str, str]:
     """The values of `LATE` for one attempt."""
     return dict(zip(LATE, (address, str(port), str(attempt))))
 
 
 def fold(numbers: Iterable[int]) -> str:
     """Write a set of ranks shortly: `0-2,5`."""
-    runs: List[List[int]] = []
+    runs: list[list[int]] = []
     for number in sorted(set(numbers)):
         if runs and number == runs[-1][1] + 1:
             runs[-1][1] = number
@@ -75,9 +75,9 @@ def fold(numbers: Iterable[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
-def unfold(text: str, what: str = "ranks") -> Tuple[int, ...]:
+def unfold(text: str, what: str = "ranks") -> tuple[int, ...]:
     """Read what `fold` writes; also `all` pieces in any order, once each."""
-    numbers: List[int] = []
+    numbers: list[int] = []
     for piece in text.replace(" ", "").split(","):
         first, dash, last = piece.partition("-")
         if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
@@ -103,7 +103,7 @@ def fill(template: str, values: Mapping[str, object], option: str) -> str:
         ) from None
 
 
-FOREIGN: Mapping[str, Tuple[str, str, str]] = {
+FOREIGN: Mapping[str, tuple[str, str, str]] = {
     "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
     "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES"),
     "Open MPI's mpirun": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
@@ -112,7 +112,7 @@ FOREIGN: Mapping[str, Tuple[str, str, str]] = {
 """Launchers that may have started muster itself: the names of its rank, of the number of ranks, of ranks a node."""
 
 
-def started_by(env: Mapping[str, str]) -> Optional[Tuple[str, int]]:
+def started_by(env: Mapping[str, str]) -> tuple[str, int] | None:
     """Which launcher started this very process as one of several, and how many there are; or None.
 
     `SLURM_STEP_NUM_TASKS` is set by srun alone; the batch step has it too, where one process runs: so a step that

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from muster.model import Command, Outcome, Plan, RankEnd
 from muster.ranks import LATE, environment, fold, named
 
-SIGNALS: Mapping[int, Tuple[str, str]] = {
+SIGNALS: Mapping[int, tuple[str, str]] = {
     1: ("SIGHUP", "its terminal was closed"),
     2: ("SIGINT", "interrupted"),
     3: ("SIGQUIT", "quit"),
@@ -82,7 +83,7 @@ def ended_in_words(end: RankEnd) -> str:
 
 def outcome_in_words(outcome: Outcome, run_id: str, world_size: int) -> str:
     """How a run ended: one line when all is well, else who failed first, why, and what became of the others."""
-    lines: List[str] = []
+    lines: list[str] = []
     after = f"after {seconds(outcome.duration)}"
     if outcome.state == "succeeded":
         lines.append(f"{_all(world_size)} ended well {after}")
@@ -114,13 +115,13 @@ def after_start(end: RankEnd) -> str:
     return f"{seconds(when)} after the start"
 
 
-def _last_words(end: RankEnd) -> List[str]:
+def _last_words(end: RankEnd) -> list[str]:
     return [f"    {line}" for line in end.failure.frames] if end.failure is not None else []
 
 
-def others_in_words(outcome: Outcome) -> List[str]:
+def others_in_words(outcome: Outcome) -> list[str]:
     """What became of the ranks that did not fail first, a line for each kind of end."""
-    groups: Dict[str, List[int]] = {}
+    groups: dict[str, list[int]] = {}
     for end in outcome.ends:
         if outcome.first is not None and end.rank == outcome.first.rank:
             continue
@@ -151,12 +152,18 @@ def unable_in_words(what: str, python: str, host: str, floor: str, **fields: Any
         return f"{python} has torch {fields['torch']}, and muster needs {floor} or newer\n{install}"
     if what == "import":
         name = fields["module"]
-        hint = "look at --preload" if not name.startswith("torch") else "run it by hand: " + python + " -c 'import torch'"
+        hint = (
+            "look at --preload" if not name.startswith("torch") else "run it by hand: " + python + " -c 'import torch'"
+        )
         return f"`import {name}` failed in {python}: {fields['text']}\nhint: {hint}"
     if what == "fork":
         return f"{host} could fork {fields['number']} ranks and no more: {fields['text']}\nhint: ask for fewer ranks"
     if what == "warm":
-        how = f"exit status {fields['code']}" if fields["signal"] is None else f"killed by {signal_name(fields['signal'])}"
+        how = (
+            f"exit status {fields['code']}"
+            if fields["signal"] is None
+            else f"killed by {signal_name(fields['signal'])}"
+        )
         return f"the warm interpreter ended while it imported torch ({how})\nhint: see warm.log in the run directory, or use --launcher exec"
     return f"rank {fields['rank']} could not be started: {fields['text']}"
 
@@ -186,7 +193,7 @@ def plan_in_words(plan: Plan, run_id: str, run_dir: str) -> str:
     return "\n".join(lines)
 
 
-def _command_in_words(plan: Plan, command: Command) -> List[str]:
+def _command_in_words(plan: Plan, command: Command) -> list[str]:
     host = plan.nodes[command.node].host.name
     how = "started once, forks" if command.forks else "is"
     lines = [f"on {host}: {shlex.join(command.argv)}", f"  {how} {named(rank.rank for rank in command.ranks)}"]
@@ -209,9 +216,9 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def phases(events: Iterable[Mapping[str, Any]]) -> List[Tuple[str, float]]:
+def phases(events: Iterable[Mapping[str, Any]]) -> list[tuple[str, float]]:
     """How long each step of the start took: [(words, seconds)], from the events of a run."""
-    marks: List[Tuple[str, float]] = []
+    marks: list[tuple[str, float]] = []
     for event in events:
         kind = event.get("event")
         if kind == "hello":
@@ -240,7 +247,7 @@ def phases(events: Iterable[Mapping[str, Any]]) -> List[Tuple[str, float]]:
 
 
 def show_in_words(
-    run_id: str, job: Mapping[str, Any], state: str, outcome: Optional[Outcome], events: List[Mapping[str, Any]]
+    run_id: str, job: Mapping[str, Any], state: str, outcome: Outcome | None, events: list[Mapping[str, Any]]
 ) -> str:
     """All that is known of a run."""
     lines = [f"run      {run_id}" + (f"  ({job['name']})" if job.get("name") else "")]

@@ -1,9 +1,9 @@
 """The run directory: its layout, in one place. Everything that is told about a run comes from these files.
 
-    $MUSTER_HOME/runs/<id>/         mode 0700
-        job.json  plan.json  events.jsonl  outcome.json
-        attempt_0/rank_00003.out  .err  .stack  .error.json
-        node_<host>/agent.log  times.jsonl  ended.json
+$MUSTER_HOME/runs/<id>/         mode 0700
+    job.json  plan.json  events.jsonl  outcome.json
+    attempt_0/rank_00003.out  .err  .stack  .error.json
+    node_<host>/agent.log  times.jsonl  ended.json
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any
 
 from muster.agent.follow import log_path
 from muster.errors import Impossible
@@ -33,7 +34,7 @@ class Run:
         part.write_text(text + "\n")
         part.replace(self.path / name)
 
-    def read(self, name: str) -> Optional[Dict[str, Any]]:
+    def read(self, name: str) -> dict[str, Any] | None:
         """Read one of the JSON files; None when it is not there or is not whole."""
         try:
             data = json.loads((self.path / name).read_text())
@@ -42,17 +43,17 @@ class Run:
         return data if isinstance(data, dict) else None
 
     @property
-    def job(self) -> Dict[str, Any]:
+    def job(self) -> dict[str, Any]:
         """What was asked for, and by which process on which machine."""
         return self.read("job.json") or {}
 
     @property
-    def outcome(self) -> Optional[Outcome]:
+    def outcome(self) -> Outcome | None:
         """How it ended, if that is known."""
         data = self.read("outcome.json")
         return None if data is None else outcome_from_json(data)
 
-    def events(self) -> List[Dict[str, Any]]:
+    def events(self) -> list[dict[str, Any]]:
         """What happened, in order; a last line that is not whole is left out."""
         found = []
         try:
@@ -65,7 +66,7 @@ class Run:
             pass
         return found
 
-    def attempts(self) -> List[int]:
+    def attempts(self) -> list[int]:
         """The numbers of the attempts that left a folder."""
         return sorted(int(path.name[8:]) for path in self.path.glob("attempt_*") if path.name[8:].isdigit())
 
@@ -73,7 +74,7 @@ class Run:
         """The file of one rank: `out`, `err` or `stack`."""
         return Path(log_path(str(self.path / f"attempt_{attempt}"), rank, stream))
 
-    def ranks(self, attempt: int) -> List[int]:
+    def ranks(self, attempt: int) -> list[int]:
         """The ranks that left a log in an attempt."""
         names = (path.name for path in (self.path / f"attempt_{attempt}").glob("rank_*.out"))
         return sorted(int(name[5:10]) for name in names if name[5:10].isdigit())
@@ -116,7 +117,7 @@ def _remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def every(root: Path) -> List[Run]:
+def every(root: Path) -> list[Run]:
     """All runs, the oldest first."""
     try:
         paths = [path for path in (root / "runs").iterdir() if (path / "job.json").exists()]
@@ -143,7 +144,7 @@ def find(root: Path, which: str) -> Run:
     raise Impossible(f"there is no run `{which}`", f"the newest are {_some(runs[-3:][::-1])}; `muster ps -a` lists all")
 
 
-def _some(runs: List[Run]) -> str:
+def _some(runs: list[Run]) -> str:
     names = [run.id for run in runs[:4]]
     return ", ".join(names) + (", …" if len(runs) > 4 else "")
 

@@ -14,8 +14,9 @@ and from sweeping back to running when a failure may be retried.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Dict, Iterable, List, Optional, Tuple, Union
+from typing import Union
 
 from muster.model import Failure, Outcome, RankEnd
 
@@ -32,12 +33,12 @@ INSIST = 5.0
 class Settings:
     """What the supervisor must know of a job."""
 
-    ranks: Tuple[int, ...]
+    ranks: tuple[int, ...]
     nodes: int
-    node_of: Tuple[int, ...]
+    node_of: tuple[int, ...]
     """The node of each rank, by its place in `ranks`."""
     grace: float
-    timeout: Optional[float] = None
+    timeout: float | None = None
     max_restarts: int = 0
 
 
@@ -77,9 +78,9 @@ class Ended:
     t: float
     rank: int
     attempt: int
-    code: Optional[int] = None
-    signal: Optional[int] = None
-    failure: Optional[Failure] = None
+    code: int | None = None
+    signal: int | None = None
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,8 @@ class Swept:
 
     t: float
     node: int
-    ended: Tuple[str, ...] = ()
-    left: Tuple[str, ...] = ()
+    ended: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class Signal:
     """Send a signal to these ranks."""
 
     number: int
-    ranks: Tuple[int, ...]
+    ranks: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ class _End:
     state: str
     code: int
     reason: str
-    ladder: List[Tuple[int, float]] = field(default_factory=list)
+    ladder: list[tuple[int, float]] = field(default_factory=list)
     """Signals still to be sent, and the seconds to wait after each."""
     patience: float = 0.0
 
@@ -206,25 +207,25 @@ class Supervisor:
         self.settings = settings
         self.phase = "preparing"
         self.attempt = 0
-        self.deadline: Optional[float] = settings.timeout
+        self.deadline: float | None = settings.timeout
         """The time at which a `Tick` is wanted."""
         self._ready: set[int] = set()
         self._swept: set[int] = set()
-        self._port: Optional[int] = None
-        self._ends: Dict[int, RankEnd] = {}
-        self._asked: Dict[int, float] = {}
+        self._port: int | None = None
+        self._ends: dict[int, RankEnd] = {}
+        self._asked: dict[int, float] = {}
         """When each rank was first asked to end."""
-        self._gone: Dict[int, str] = {}
-        self._end: Optional[_End] = None
-        self._left: List[str] = []
-        self._next: Optional[float] = None
+        self._gone: dict[int, str] = {}
+        self._end: _End | None = None
+        self._left: list[str] = []
+        self._next: float | None = None
         self._presses = 0
 
-    def handle(self, event: Event) -> List[Action]:
+    def handle(self, event: Event) -> list[Action]:
         """Take one event; give what is to be done about it, in order."""
         if self.phase == "over":
             return []
-        actions: List[Action] = []
+        actions: list[Action] = []
         handler = getattr(self, "_on_" + type(event).__name__.lower())
         handler(event, actions)
         if self.phase != "over":
@@ -233,36 +234,36 @@ class Supervisor:
             self.deadline = min(times) if times else None
         return actions
 
-    def alive(self) -> Tuple[int, ...]:
+    def alive(self) -> tuple[int, ...]:
         """The ranks of this attempt that have not ended."""
         if self.phase in ("preparing", "over"):
             return ()
-        gone = {node for node in self._gone}
+        gone = set(self._gone)
         pairs = zip(self.settings.ranks, self.settings.node_of)
         return tuple(rank for rank, node in pairs if rank not in self._ends and node not in gone)
 
     # ---- starting ---------------------------------------------------------------------------------------------------
 
-    def _on_ready(self, event: Ready, actions: List[Action]) -> None:
+    def _on_ready(self, event: Ready, actions: list[Action]) -> None:
         self._ready.add(event.node)
         self._start(actions)
 
-    def _on_listening(self, event: Listening, actions: List[Action]) -> None:
+    def _on_listening(self, event: Listening, actions: list[Action]) -> None:
         if event.attempt == self.attempt:
             self._port = event.port
             self._start(actions)
 
-    def _start(self, actions: List[Action]) -> None:
+    def _start(self, actions: list[Action]) -> None:
         if self.phase == "preparing" and self._port is not None and len(self._ready) == self.settings.nodes:
             self.phase = "running"
             actions.append(Start(self.attempt, self._port))
 
-    def _on_started(self, event: Started, actions: List[Action]) -> None:
+    def _on_started(self, event: Started, actions: list[Action]) -> None:
         """The world and the view care; nothing follows from it."""
 
     # ---- ends -------------------------------------------------------------------------------------------------------
 
-    def _on_ended(self, event: Ended, actions: List[Action]) -> None:
+    def _on_ended(self, event: Ended, actions: list[Action]) -> None:
         if event.attempt != self.attempt:
             return
         end = self._judged(event)
@@ -288,36 +289,38 @@ class Supervisor:
             return end if event.signal is None else end._replace(code=1, signal=None)
         return end._replace(by_us=True)
 
-    def _all_ended(self, t: float, actions: List[Action]) -> None:
+    def _all_ended(self, t: float, actions: list[Action]) -> None:
         if self.phase in ("preparing", "sweeping", "over") or self.alive():
             return
         if self._end is None:
             failed = any(not end.ok for end in self._ends.values())
-            self._end = _End("failed" if failed else "succeeded", 0, "", patience=0.0 if failed else self.settings.grace)
+            self._end = _End(
+                "failed" if failed else "succeeded", 0, "", patience=0.0 if failed else self.settings.grace
+            )
         self.phase, self._next = "sweeping", None
         self._swept = set(self._gone)
         actions.append(Sweep(self._end.patience))
         self._all_swept(t, actions)
 
-    def _fail(self, t: float, actions: List[Action]) -> None:
+    def _fail(self, t: float, actions: list[Action]) -> None:
         self._stop(t, _End("failed", 0, "", [(SIGTERM, self.settings.grace), (SIGKILL, 0)]), actions)
 
-    def _on_storeended(self, event: StoreEnded, actions: List[Action]) -> None:
+    def _on_storeended(self, event: StoreEnded, actions: list[Action]) -> None:
         if self.phase in ("running", "settling"):
             reason = f"the store through which the ranks meet ended: {event.how}"
             self._stop(event.t, _End("broken", 125, reason, [(SIGTERM, self.settings.grace), (SIGKILL, 0)]), actions)
 
-    def _on_unable(self, event: Unable, actions: List[Action]) -> None:
+    def _on_unable(self, event: Unable, actions: list[Action]) -> None:
         self._broken(event.t, event.why, actions)
 
-    def _on_lost(self, event: Lost, actions: List[Action]) -> None:
+    def _on_lost(self, event: Lost, actions: list[Action]) -> None:
         self._gone[event.node] = event.why
         self._swept.add(event.node)
         self._broken(event.t, event.why, actions)
         self._all_ended(event.t, actions)
         self._all_swept(event.t, actions)
 
-    def _broken(self, t: float, why: str, actions: List[Action]) -> None:
+    def _broken(self, t: float, why: str, actions: list[Action]) -> None:
         if self._end is None or self._end.state in ("failed", "succeeded"):
             ladder = [(SIGTERM, self.settings.grace), (SIGKILL, 0.0)]
             self._end = None
@@ -325,7 +328,7 @@ class Supervisor:
 
     # ---- stopping ---------------------------------------------------------------------------------------------------
 
-    def _on_asked(self, event: Asked, actions: List[Action]) -> None:
+    def _on_asked(self, event: Asked, actions: list[Action]) -> None:
         self._presses += 1
         grace = self.settings.grace
         hard = [(SIGTERM, min(grace, INSIST)), (SIGKILL, 0.0)]
@@ -346,7 +349,7 @@ class Supervisor:
         self._end = None
         self._stop(event.t, end, actions)
 
-    def _stop(self, t: float, end: _End, actions: List[Action]) -> None:
+    def _stop(self, t: float, end: _End, actions: list[Action]) -> None:
         self._end = end
         if self.phase == "sweeping":
             end.ladder.clear()
@@ -362,7 +365,7 @@ class Supervisor:
         self._climb(t, actions)
         self._all_ended(t, actions)
 
-    def _climb(self, t: float, actions: List[Action]) -> None:
+    def _climb(self, t: float, actions: list[Action]) -> None:
         """Send the next signal of the ladder."""
         assert self._end is not None
         ranks = self.alive()
@@ -377,14 +380,14 @@ class Supervisor:
         actions.append(Signal(number, ranks))
         self._next = t + wait if self._end.ladder else None
 
-    def _on_tick(self, event: Tick, actions: List[Action]) -> None:
+    def _on_tick(self, event: Tick, actions: list[Action]) -> None:
         """Time passes for every event; see `_pass_time`."""
 
-    def _timeout(self) -> Optional[float]:
+    def _timeout(self) -> float | None:
         ending = self._end is not None or self.phase in ("stopping", "sweeping")
         return None if ending else self.settings.timeout
 
-    def _pass_time(self, t: float, actions: List[Action]) -> None:
+    def _pass_time(self, t: float, actions: list[Action]) -> None:
         timeout = self._timeout()
         if timeout is not None and t >= timeout:
             reason = f"--timeout of {timeout:g} s is over"
@@ -398,13 +401,13 @@ class Supervisor:
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 
-    def _on_swept(self, event: Swept, actions: List[Action]) -> None:
+    def _on_swept(self, event: Swept, actions: list[Action]) -> None:
         self._swept.add(event.node)
         self._left += [f"ended: {words}" for words in event.ended if self._end and self._end.state == "succeeded"]
         self._left += [f"still alive: {words}" for words in event.left]
         self._all_swept(event.t, actions)
 
-    def _all_swept(self, t: float, actions: List[Action]) -> None:
+    def _all_swept(self, t: float, actions: list[Action]) -> None:
         if self.phase != "sweeping" or len(self._swept) < self.settings.nodes:
             return
         assert self._end is not None
@@ -413,7 +416,9 @@ class Supervisor:
             again = self.settings.max_restarts - self.attempt
             rank = f"rank {first.rank}" if first else "a rank"
             self.attempt += 1
-            actions.append(Say(f"{rank} failed; starting all ranks again ({again} of {self.settings.max_restarts} left)"))
+            actions.append(
+                Say(f"{rank} failed; starting all ranks again ({again} of {self.settings.max_restarts} left)")
+            )
             self._ends, self._asked, self._end, self._left, self._port = {}, {}, None, [], None
             self.phase = "preparing"
             actions.append(Listen(self.attempt))
@@ -437,7 +442,7 @@ def _own(end: RankEnd) -> bool:
     return not end.by_us and not (end.failure is not None and end.failure.kind == "lost peer" and end.signal is None)
 
 
-def first_cause(ends: Iterable[RankEnd]) -> Optional[RankEnd]:
+def first_cause(ends: Iterable[RankEnd]) -> RankEnd | None:
     """The rank that failed first: one that failed by itself before one that lost a peer, and then by time."""
     failed = [end for end in ends if not end.ok and not end.by_us]
     return min(failed, key=lambda end: (not _own(end), _when(end), end.rank), default=None)
@@ -450,7 +455,7 @@ def _when(end: RankEnd) -> float:
 _STEPS = {SIGINT: "interrupting", SIGTERM: "asking", SIGKILL: "killing"}
 
 
-def _step(number: int, ranks: Tuple[int, ...], wait: float, end: _End) -> str:
+def _step(number: int, ranks: tuple[int, ...], wait: float, end: _End) -> str:
     many = f"{len(ranks)} ranks" if len(ranks) > 1 else f"rank {ranks[0]}"
     if number == SIGKILL:
         return f"{end.reason}: killing {many} (SIGKILL)" if end.reason else f"killing {many} that did not end (SIGKILL)"

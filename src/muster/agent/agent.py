@@ -73,7 +73,7 @@ class Agent:
         )
         while True:
             wait = min([when for when, _ in self.timers], default=None)
-            for key, events in self.selector.select(None if wait is None else max(0, wait - time.monotonic())):
+            for key, _events in self.selector.select(None if wait is None else max(0, wait - time.monotonic())):
                 if key.fd == 1 and key.data == self.flush:
                     self.flush()
                 elif key.fd in self.selector.get_map():
@@ -138,7 +138,7 @@ class Agent:
     def on_prepare(self, payload, run_dir, run_id, node, host, commands, preload, stdin_rank, want, floor):
         """Get ready to start ranks: folders, the hook, the warm interpreter."""
         self.run_dir, self.node, self.want = run_dir, node, want
-        self.folder = os.path.join(run_dir, "node_%s" % host)
+        self.folder = os.path.join(run_dir, f"node_{host}")
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
         log = os.open(os.path.join(self.folder, "agent.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(log, 2)
@@ -212,7 +212,7 @@ class Agent:
         self.lost_at = time.monotonic()
         if self.members is None:
             os._exit(0)
-        print("muster agent: %s: ending the ranks" % why, file=sys.stderr, flush=True)
+        print(f"muster agent: {why}: ending the ranks", file=sys.stderr, flush=True)
         self.why_lost = why
         self.members.signal(signal.SIGTERM, self.members.ranks)
         self.until_gone()
@@ -237,7 +237,7 @@ class Agent:
             with open(os.path.join(self.folder, "ended.json"), "w") as file:
                 file.write(text + "\n")
         except OSError as error:
-            print("muster agent: %s" % error, file=sys.stderr, flush=True)
+            print(f"muster agent: {error}", file=sys.stderr, flush=True)
 
     # ---- logs -------------------------------------------------------------------------------------------------------
 

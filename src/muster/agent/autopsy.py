@@ -75,5 +75,5 @@ def _shortened(lines, first, last):
         after.append(line)
     body = lines[first : last + 1]
     if len(body) > _MOST_LINES:
-        body = body[:1] + ["  ..."] + body[-(_MOST_LINES - 2) :]
+        body = [*body[:1], "  ...", *body[-(_MOST_LINES - 2):]]
     return body + after

@@ -6,8 +6,8 @@ installed on a node, and nothing but a short constant stands on a command line.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence, Tuple
 
 _READ_AND_RUN = "f=open(0,'rb',closefd=False);exec(f.read(int(f.readline())))"
 
@@ -37,7 +37,7 @@ exec "$python" -I -S -c "$code"
 SETUP_FAILED = 97
 
 
-def agent_argv(python: str, setup: Sequence[str], keep_python: bool) -> Tuple[str, ...]:
+def agent_argv(python: str, setup: Sequence[str], keep_python: bool) -> tuple[str, ...]:
     """The command that starts an agent by the interpreter `python`.
 
     When the lines of `setup` put another `python3` first on PATH (`conda activate`), that one is taken instead,

@@ -183,7 +183,7 @@ class _Warm:
         if self.threads() > 1:
             names = set()
             for thread in os.listdir("/proc/self/task"):
-                with open("/proc/self/task/%s/comm" % thread) as file:
+                with open(f"/proc/self/task/{thread}/comm") as file:
                     names.add(file.read().strip())
             return "an import started threads (%d, named %s)" % (self.threads() - 1, ", ".join(sorted(names)))
         return None
@@ -268,7 +268,7 @@ class _Warm:
                 os.close(fd)
             self.become(child)
         except BaseException as error:
-            os.write(2, ("muster: this rank could not be set up: %r\n" % error).encode())
+            os.write(2, (f"muster: this rank could not be set up: {error!r}\n").encode())
             os._exit(125)
 
     def settle(self, middle, child):

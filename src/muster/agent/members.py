@@ -20,7 +20,7 @@ class Members:
 
     def __init__(self, agent, commands, preload, stdin_rank, hook, floor):
         self.agent, self.commands, self.hook, self.floor = agent, commands, hook, floor
-        self.preload = ["torch", "torch.distributed"] + preload
+        self.preload = ["torch", "torch.distributed", *preload]
         self.ranks = [rank["rank"] for command in commands for rank in command["ranks"]]
         self.forks = any(command["forks"] for command in commands)
         self.stdin_rank = stdin_rank
@@ -64,7 +64,7 @@ class Members:
     def prove(self):
         """See that Python reaches the hook, and which torch there is: else the warm one would run the script itself."""
         command = self.commands[0]
-        argv = self.argv(command)[:1] + ["-c", "pass"]
+        argv = [*self.argv(command)[:1], "-c", "pass"]
         self.proof, seen = Hooked(), []
         with self.files("proof") as files:
             self.proof.start(argv, self.env(command), command["cwd"], files, self.hook_folder, mode="prove")
@@ -192,7 +192,7 @@ class Members:
                 self.store = system.launch(argv, env, "/", *files, keep=(conf["fd"],))
             self.names[self.store] = "store"
         except OSError as error:
-            self.agent.emit("note", text="the store could not be started: %s" % error)
+            self.agent.emit("note", text=f"the store could not be started: {error}")
 
     def end_store(self):
         """End the keeper of the store and close its port."""
@@ -219,7 +219,7 @@ class Members:
             self.start_store()
         if self.forks:
             children = {}
-            for rank, command in self.each_rank():
+            for rank, _command in self.each_rank():
                 children["rank:%d" % rank["rank"]] = {
                     "env": self.own_env(rank, late),
                     "cpus": rank["cpus"],

@@ -48,7 +48,9 @@ def launch(argv, env, cwd, stdin, stdout, stderr, keep=(), cpus=()):
     try:
         os.setsid()
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)  # Python ignores or catches these; a program expects them as they were
+            signal.signal(
+                number, signal.SIG_DFL
+            )  # Python ignores or catches these; a program expects them as they were
         signal.set_wakeup_fd(-1)
         # low numbers first out of the way, or one dup2 would overwrite the source of the next
         wanted = [os.dup(fd) for fd in (stdin, stdout, stderr)]

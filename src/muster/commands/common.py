@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any
 
 from muster import runs
 from muster.errors import Impossible
@@ -11,8 +12,8 @@ from muster.options import OTHERS, from_environment, help_text, parse
 
 
 def read(
-    name: str, words: List[str], env: Mapping[str, str], says: str, operand: str = "RUN"
-) -> Optional[Tuple[Dict[str, Any], List[str], Path]]:
+    name: str, words: list[str], env: Mapping[str, str], says: str, operand: str = "RUN"
+) -> tuple[dict[str, Any], list[str], Path] | None:
     """(options, operands, folder of muster), or None when help was shown instead."""
     options = OTHERS[name]
     parsed = parse(words, options, interleaved=True)
@@ -25,7 +26,7 @@ def read(
     return given, parsed.rest, root
 
 
-def one(root: Path, rest: List[str], name: str) -> runs.Run:
+def one(root: Path, rest: list[str], name: str) -> runs.Run:
     """The one run that the operands name; the newest when there are none."""
     if len(rest) > 1:
         raise Impossible(f"`muster {name}` takes one run, and was given {len(rest)}: {' '.join(rest)}")

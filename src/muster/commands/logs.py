@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from collections.abc import Mapping
+from typing import Any
 
 from muster import runs
 from muster.commands.common import one, read
@@ -14,10 +15,10 @@ from muster.ranks import fold
 from muster.world import contact
 from muster.world.terminal import Lines, colourful, prefixes, write
 
-Key = Tuple[int, str]
+Key = tuple[int, str]
 
 
-def logs(words: List[str], env: Mapping[str, str], began: float) -> int:
+def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Print the logs; with `-f` go on until the run ends."""
     asked = read("logs", words, env, "what the ranks of a run wrote")
     if asked is None:
@@ -56,7 +57,7 @@ def logs(words: List[str], env: Mapping[str, str], began: float) -> int:
     return 0
 
 
-def _print(run: runs.Run, attempt: int, key: Key, places: Dict[Key, int], lines: Lines) -> bool:
+def _print(run: runs.Run, attempt: int, key: Key, places: dict[Key, int], lines: Lines) -> bool:
     """Print what is new in one file; True if there was something."""
     rank, stream = key
     found = False
@@ -74,9 +75,9 @@ def _print(run: runs.Run, attempt: int, key: Key, places: Dict[Key, int], lines:
         return found
 
 
-def _offsets(run: runs.Run, attempt: int, since: float) -> Dict[Key, int]:
+def _offsets(run: runs.Run, attempt: int, since: float) -> dict[Key, int]:
     """Where each file ended at a time: the last mark before it. Marks are a second apart."""
-    found: Dict[Key, int] = {}
+    found: dict[Key, int] = {}
     for path in run.path.glob("node_*/times.jsonl"):
         for line in path.read_text().splitlines():
             mark = _mark(line)
@@ -88,7 +89,7 @@ def _offsets(run: runs.Run, attempt: int, since: float) -> Dict[Key, int]:
     return found
 
 
-def _mark(line: str) -> Optional[Dict[str, Any]]:
+def _mark(line: str) -> dict[str, Any] | None:
     try:
         mark = json.loads(line)
     except ValueError:  # the last line of a node that was killed

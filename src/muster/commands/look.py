@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import List, Mapping
+from collections.abc import Mapping
 
 from muster import runs
 from muster.commands.common import one, read
@@ -14,7 +14,7 @@ from muster.report import plural, seconds, show_in_words, table
 from muster.world import contact
 
 
-def ps(words: List[str], env: Mapping[str, str], began: float) -> int:
+def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
     """List runs, the newest first."""
     asked = read("ps", words, env, "list runs, the newest first", "")
     if asked is None:
@@ -57,7 +57,7 @@ def _record(run: runs.Run) -> Mapping[str, object]:
     }
 
 
-def show(words: List[str], env: Mapping[str, str], began: float) -> int:
+def show(words: list[str], env: Mapping[str, str], began: float) -> int:
     """All that is known of a run."""
     asked = read("show", words, env, "all that is known of a run")
     if asked is None:
@@ -75,7 +75,7 @@ def show(words: List[str], env: Mapping[str, str], began: float) -> int:
     return 0
 
 
-def rm(words: List[str], env: Mapping[str, str], began: float) -> int:
+def rm(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Delete runs that have ended."""
     asked = read("rm", words, env, "delete runs that have ended", "RUN…")
     if asked is None:
@@ -99,7 +99,7 @@ def _refuse_living(run: runs.Run) -> None:
         raise Impossible(f"{run.id} is {state}; it is not deleted", hint)
 
 
-def prune(words: List[str], env: Mapping[str, str], began: float) -> int:
+def prune(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Delete old runs that have ended."""
     asked = read("prune", words, env, "delete old runs that have ended", "")
     if asked is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import Dict, List, Mapping, Tuple
+from collections.abc import Mapping
 
 from muster import runs
 from muster.commands.common import one, read
@@ -14,7 +14,7 @@ from muster.report import outcome_in_words
 from muster.world import contact
 
 
-def wait(words: List[str], env: Mapping[str, str], began: float) -> int:
+def wait(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Wait for the end of a run; its exit status is ours. 124 when `--timeout` is over first, 125 when none is known."""
     asked = read("wait", words, env, "wait for the end of a run, and give its exit status")
     if asked is None:
@@ -35,7 +35,7 @@ def _told(run: runs.Run, state: str) -> str:
     return state + (f": {why}" if why else "")
 
 
-def kill(words: List[str], env: Mapping[str, str], began: float) -> int:
+def kill(words: list[str], env: Mapping[str, str], began: float) -> int:
     """End a run, and see that it has ended."""
     asked = read("kill", words, env, "end a run: SIGTERM, its --grace, SIGKILL; then see that nothing of it is left")
     if asked is None:
@@ -65,7 +65,7 @@ def kill(words: List[str], env: Mapping[str, str], began: float) -> int:
     return 1 if alive else 0
 
 
-def stacks(words: List[str], env: Mapping[str, str], began: float) -> int:
+def stacks(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Print where in the Python code each rank is now. The ranks go on."""
     asked = read("stacks", words, env, "where in the Python code each rank is now, without stopping it")
     if asked is None:
@@ -81,14 +81,16 @@ def stacks(words: List[str], env: Mapping[str, str], began: float) -> int:
         print(text.rstrip() if text else "  no answer within 2 s: it is stopped, or waits in the kernel")
         print()
     for rank, pid in answer.get("mute", {}).items():
-        print(f"rank {rank} (pid {pid}) is no Python that muster prepared, or has only begun; try `py-spy dump --pid {pid}`")
+        print(
+            f"rank {rank} (pid {pid}) is no Python that muster prepared, or has only begun; try `py-spy dump --pid {pid}`"
+        )
     return 0
 
 
-def _collect(places: Mapping[int, Tuple[str, int]], patience: float = 2.0) -> Dict[int, str]:
+def _collect(places: Mapping[int, tuple[str, int]], patience: float = 2.0) -> dict[int, str]:
     """Read what each rank adds to its file, until all have stood still for a moment."""
     deadline = time.monotonic() + patience
-    texts: Dict[int, str] = {}
+    texts: dict[int, str] = {}
     while time.monotonic() < deadline:
         before = dict(texts)
         for rank, (path, offset) in places.items():

@@ -6,8 +6,9 @@ import os
 import sys
 import time
 from collections import ChainMap
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any
 
 from muster import runs
 from muster.errors import Impossible
@@ -26,7 +27,7 @@ A line that works with torchrun on one node works with `torchrun` replaced by `m
 Each option is also a key of `[run]` in muster.toml and a variable: --max-restarts, max_restarts, MUSTER_MAX_RESTARTS."""
 
 
-def _read(words: List[str], env: Mapping[str, str], verb: str) -> Tuple[Parsed, Dict[str, Any]]:
+def _read(words: list[str], env: Mapping[str, str], verb: str) -> tuple[Parsed, dict[str, Any]]:
     """What was typed, and what follows from it, the variables and muster.toml together."""
     parsed = parse(words, RUN)
     variables = from_environment(RUN, env)
@@ -35,7 +36,7 @@ def _read(words: List[str], env: Mapping[str, str], verb: str) -> Tuple[Parsed, 
     return parsed, dict(ChainMap(parsed.given, variables, *files))
 
 
-def _files(profile: Any, env: Mapping[str, str]) -> List[Dict[str, Any]]:
+def _files(profile: Any, env: Mapping[str, str]) -> list[dict[str, Any]]:
     """The options of muster.toml: of the profile and then of `[run]`, the project's before the person's."""
     folder, places = Path.cwd(), []
     for parent in (folder, *folder.parents):
@@ -58,7 +59,7 @@ def _files(profile: Any, env: Mapping[str, str]) -> List[Dict[str, Any]]:
     return profiles + tables
 
 
-def _toml(path: Path) -> Dict[str, Any]:
+def _toml(path: Path) -> dict[str, Any]:
     try:
         import tomllib
     except ImportError:  # before Python 3.11
@@ -69,7 +70,7 @@ def _toml(path: Path) -> Dict[str, Any]:
         raise Impossible(f"cannot read {path}: {error}") from None
 
 
-def _planned(words: List[str], env: Mapping[str, str], verb: str) -> Tuple[Dict[str, Any], Job, Plan, str, Path]:
+def _planned(words: list[str], env: Mapping[str, str], verb: str) -> tuple[dict[str, Any], Job, Plan, str, Path]:
     parsed, given = _read(words, env, verb)
     job, nodes = make_job(parsed, given, env, verb)
     root = Path(given["run_dir"]).absolute() if "run_dir" in given else runs.home(env)
@@ -77,7 +78,7 @@ def _planned(words: List[str], env: Mapping[str, str], verb: str) -> Tuple[Dict[
     return given, job, make_plan(job, nodes, run_id), run_id, root
 
 
-def plan(words: List[str], env: Mapping[str, str], began: float) -> int:
+def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Show what `run` would start. Starts nothing, writes nothing, asks nobody."""
     if _help(words, "plan", "show what `muster run` would start, and start nothing"):
         return 0
@@ -93,7 +94,7 @@ def plan(words: List[str], env: Mapping[str, str], began: float) -> int:
     return 0
 
 
-def run(words: List[str], env: Mapping[str, str], began: float) -> int:
+def run(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Start the ranks, show what happens, and give the exit status of the run."""
     if _help(words, "run", "start the ranks of a script on this machine, and see them to their end"):
         return 0
@@ -157,7 +158,7 @@ def _honour_error_file(kept: runs.Run, attempt: int, rank: Any, env: Mapping[str
         print(f"muster: cannot write TORCHELASTIC_ERROR_FILE {target}: {error.strerror}", file=sys.stderr)
 
 
-def _help(words: List[str], name: str, verb: str) -> bool:
+def _help(words: list[str], name: str, verb: str) -> bool:
     """Show the help if it is asked for before the script."""
     try:
         wanted = parse(words, RUN).given.get("help")

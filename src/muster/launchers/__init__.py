@@ -11,13 +11,13 @@ from muster.model import Job, Node, Plan
 class Launcher(NamedTuple):
     """A row of the table."""
 
-    plan: Callable[[Job, Tuple[Node, ...], str], Plan]
+    plan: Callable[[Job, tuple[Node, ...], str], Plan]
     """`plan(job, nodes, run_id)`; raises `Impossible`."""
     says: str
     """What starts the ranks, for people."""
 
 
-LAUNCHERS: Dict[str, Launcher] = {
+LAUNCHERS: dict[str, Launcher] = {
     "fork": Launcher(fork.plan, "forked from one warmed interpreter a node"),
     "exec": Launcher(exec.plan, "one plain process a rank"),
 }

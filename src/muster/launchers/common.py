@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Dict, Tuple
-
 from muster.model import Job, Node
 from muster.ranks import shared_environment
 
 
-def python_argv(job: Job) -> Tuple[str, ...]:
+def python_argv(job: Job) -> tuple[str, ...]:
     """The command line as a person would type it for one process."""
     if job.program.kind == "module":
         return (job.python, "-m", *job.program.argv)
     return (job.python, *job.program.argv)
 
 
-def node_environment(job: Job, node: Node, run_id: str) -> Dict[str, str]:
+def node_environment(job: Job, node: Node, run_id: str) -> dict[str, str]:
     """The variables that all ranks of a node share; what the person set comes last."""
     env = shared_environment(node.ranks[0], run_id, job.max_restarts)
     if job.gpus:
@@ -24,7 +22,7 @@ def node_environment(job: Job, node: Node, run_id: str) -> Dict[str, str]:
     return env
 
 
-def node_defaults(job: Job, node: Node) -> Dict[str, str]:
+def node_defaults(job: Job, node: Node) -> dict[str, str]:
     """The variables that are set where the node has none of its own."""
     env = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"}
     if job.threads:

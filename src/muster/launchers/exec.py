@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Tuple
-
 from muster.launchers.common import node_defaults, node_environment, python_argv
 from muster.model import Command, Job, Node, Plan, Rank
 from muster.ranks import fill
 
 
-def plan(job: Job, nodes: Tuple[Node, ...], run_id: str) -> Plan:
+def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     """One command a rank."""
     python = job.program.kind != "command"
     argv = python_argv(job) if python else job.program.argv

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Tuple
-
 from muster.errors import Impossible
 from muster.launchers.common import node_defaults, node_environment, python_argv
 from muster.model import Command, Job, Node, Plan
 
 
-def plan(job: Job, nodes: Tuple[Node, ...], run_id: str) -> Plan:
+def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     """One command a node, which carries all its ranks."""
     if job.program.kind == "command":
         raise Impossible(

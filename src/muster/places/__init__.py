@@ -11,12 +11,12 @@ from muster.places import local
 class Place(NamedTuple):
     """A row of the table."""
 
-    start: Callable[[Job, str], Tuple[str, ...]]
+    start: Callable[[Job, str], tuple[str, ...]]
     """`start(job, host)`: the argv, here, whose stdin and stdout are the connection to a new agent there."""
     lease: float
     """Seconds for which an agent keeps its ranks when the connection is lost."""
 
 
-PLACES: Dict[str, Place] = {
+PLACES: dict[str, Place] = {
     "local": Place(local.start, lease=0.0),
 }

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Tuple
-
 from muster.agent.boot import agent_argv
 from muster.model import Job
 
 
-def start(job: Job, host: str) -> Tuple[str, ...]:
+def start(job: Job, host: str) -> tuple[str, ...]:
     """The agent, by the Python of the ranks, after the person's shell lines."""
     return agent_argv(job.python, job.setup, keep_python=job.python_why == "--python")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from typing import Any, Dict, Optional
+from typing import Any
 
 from muster.agent.protocol import Unpacker, pack, socket_name
 from muster.errors import RunFailed
@@ -63,7 +63,7 @@ def process_started(pid: int) -> str:
     return "" if fields[0] in b"ZX" else fields[19].decode()
 
 
-def _reach(run: Run) -> Optional[socket.socket]:
+def _reach(run: Run) -> socket.socket | None:
     link = socket.socket(socket.AF_UNIX)
     link.settimeout(PATIENCE)
     try:
@@ -74,7 +74,7 @@ def _reach(run: Run) -> Optional[socket.socket]:
     return link
 
 
-def ask(run: Run, kind: str, **fields: Any) -> Dict[str, Any]:
+def ask(run: Run, kind: str, **fields: Any) -> dict[str, Any]:
     """Ask the agent of a run for something, and give its answer. Raises `RunFailed` when none comes."""
     link = _reach(run)
     if link is None:
@@ -93,7 +93,7 @@ def ask(run: Run, kind: str, **fields: Any) -> Dict[str, Any]:
                 return answer
 
 
-def wait(run: Run, timeout: Optional[float] = None) -> str:
+def wait(run: Run, timeout: float | None = None) -> str:
     """Wait until a run has ended, for at most `timeout` seconds; gives its state then."""
     deadline = None if timeout is None else time.monotonic() + timeout
     pause = 0.01

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Tuple
 
 from muster.errors import Impossible
 
@@ -21,7 +21,7 @@ def cores() -> int:
     return allowed
 
 
-def gpus(env: Mapping[str, str]) -> List[str]:
+def gpus(env: Mapping[str, str]) -> list[str]:
     """The names by which ranks may address the GPUs here: indices, or what CUDA_VISIBLE_DEVICES says."""
     for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
         if name in env:
@@ -29,9 +29,9 @@ def gpus(env: Mapping[str, str]) -> List[str]:
     return [str(index) for index in range(len(_gpu_buses()))]
 
 
-def _gpu_buses() -> List[str]:
+def _gpu_buses() -> list[str]:
     """The PCI address of each GPU, in the order of the driver."""
-    found: List[str] = []
+    found: list[str] = []
     nvidia = Path("/proc/driver/nvidia/gpus")
     if nvidia.is_dir():
         found = sorted(path.name for path in nvidia.iterdir())
@@ -55,7 +55,7 @@ def _read(path: str) -> str:
         return ""
 
 
-def choose_python(given: Optional[str], program: str, cwd: str, env: Mapping[str, str], own: str) -> Tuple[str, str]:
+def choose_python(given: str | None, program: str, cwd: str, env: Mapping[str, str], own: str) -> tuple[str, str]:
     """(path, why) of the interpreter for the ranks.
 
     What was given; else the active virtual or conda environment; else `.venv` beside the script or in the current
@@ -68,7 +68,10 @@ def choose_python(given: Optional[str], program: str, cwd: str, env: Mapping[str
         if os.path.basename(path) == given:
             return path, "--python"
         return os.path.abspath(given), "--python"
-    for name, words in (("VIRTUAL_ENV", "the active virtual environment"), ("CONDA_PREFIX", "the active conda environment")):
+    for name, words in (
+        ("VIRTUAL_ENV", "the active virtual environment"),
+        ("CONDA_PREFIX", "the active conda environment"),
+    ):
         if env.get(name):
             path = os.path.join(env[name], "bin", "python")
             if os.access(path, os.X_OK):
@@ -81,7 +84,7 @@ def choose_python(given: Optional[str], program: str, cwd: str, env: Mapping[str
     return own, "the one muster runs in"
 
 
-def _which(name: str, env: Mapping[str, str]) -> Optional[str]:
+def _which(name: str, env: Mapping[str, str]) -> str | None:
     from shutil import which
 
     return which(name, path=env.get("PATH"))
@@ -100,7 +103,7 @@ def check_script(path: str, cwd: str) -> None:
         raise Impossible(f"the script `{path}` cannot be read", "look at its permissions: `ls -l`")
 
 
-def _near(full: str) -> Optional[str]:
+def _near(full: str) -> str | None:
     from difflib import get_close_matches
 
     folder = os.path.dirname(full)
@@ -118,9 +121,13 @@ def check_command(name: str, cwd: str, env: Mapping[str, str]) -> None:
         if not os.path.exists(full):
             raise Impossible(f"there is no program `{name}`", None)
         if not os.access(full, os.X_OK) or os.path.isdir(full):
-            raise Impossible(f"`{name}` is not a program that can be run", "a script needs `chmod +x`; for Python leave `--` out")
+            raise Impossible(
+                f"`{name}` is not a program that can be run", "a script needs `chmod +x`; for Python leave `--` out"
+            )
     elif _which(name, env) is None:
-        raise Impossible(f"there is no program `{name}` on PATH", "after `--` stands a program; for Python leave `--` out")
+        raise Impossible(
+            f"there is no program `{name}` on PATH", "after `--` stands a program; for Python leave `--` out"
+        )
 
 
 def check_limits(ranks: int) -> None:
@@ -139,7 +146,9 @@ def check_limits(ranks: int) -> None:
             bounds[words] = int(text)
     for words, bound in bounds.items():
         if bound != resource.RLIM_INFINITY and ranks + 32 > bound:
-            raise Impossible(f"{ranks} ranks are more than this machine allows: {words} is {bound}", "ask for fewer ranks")
+            raise Impossible(
+                f"{ranks} ranks are more than this machine allows: {words} is {bound}", "ask for fewer ranks"
+            )
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if ranks + 64 > files:
         raise Impossible(
@@ -148,7 +157,7 @@ def check_limits(ranks: int) -> None:
         )
 
 
-def bindings(mode: str, ranks: int) -> Tuple[Tuple[int, ...], ...]:
+def bindings(mode: str, ranks: int) -> tuple[tuple[int, ...], ...]:
     """The cores for each local rank under `--numa-binding`, as torchrun means its modes.
 
     `node`: all cores of the NUMA node that the rank's GPU is on. `socket`: all of that socket. `exclusive`: an equal
@@ -158,12 +167,12 @@ def bindings(mode: str, ranks: int) -> Tuple[Tuple[int, ...], ...]:
     allowed = os.sched_getaffinity(0)
     nodes = _numa_nodes(allowed)
     buses = _gpu_buses()
-    where: List[int] = []
+    where: list[int] = []
     for local in range(ranks):
         text = _read(f"/sys/bus/pci/devices/{buses[local].lower()}/numa_node").strip() if local < len(buses) else ""
         node = int(text) if re.fullmatch(r"\d+", text) else sorted(nodes)[local * len(nodes) // ranks]
         where.append(node if node in nodes else sorted(nodes)[0])
-    found: List[Tuple[int, ...]] = []
+    found: list[tuple[int, ...]] = []
     for local, node in enumerate(where):
         mates = [other for other in range(ranks) if where[other] == node]
         if mode == "node":
@@ -179,10 +188,10 @@ def bindings(mode: str, ranks: int) -> Tuple[Tuple[int, ...], ...]:
     return tuple(found)
 
 
-def _numa_nodes(allowed: "set[int]") -> Dict[int, List[int]]:
+def _numa_nodes(allowed: set[int]) -> dict[int, list[int]]:
     from muster.ranks import unfold
 
-    found: Dict[int, List[int]] = {}
+    found: dict[int, list[int]] = {}
     root = Path("/sys/devices/system/node")
     for path in root.glob("node[0-9]*") if root.is_dir() else ():
         text = _read(str(path / "cpulist")).strip()
@@ -200,17 +209,17 @@ def _socket(core: int) -> str:
     return _topology(core, "physical_package_id")
 
 
-def _physical(cores_here: List[int]) -> List[List[int]]:
+def _physical(cores_here: list[int]) -> list[list[int]]:
     """Cores by the physical core that they share."""
-    groups: Dict[str, List[int]] = {}
+    groups: dict[str, list[int]] = {}
     for core in cores_here:
         groups.setdefault(_topology(core, "thread_siblings_list") or str(core), []).append(core)
     return list(groups.values())
 
 
-def _complexes(cores_here: List[int]) -> List[List[int]]:
+def _complexes(cores_here: list[int]) -> list[list[int]]:
     """Cores by the last cache that they share, the largest group first."""
-    groups: Dict[str, List[int]] = {}
+    groups: dict[str, list[int]] = {}
     for core in cores_here:
         caches = Path(f"/sys/devices/system/cpu/cpu{core}/cache")
         levels = sorted(caches.glob("index*"), key=lambda path: _read(str(path / "level")).strip())
@@ -219,7 +228,7 @@ def _complexes(cores_here: List[int]) -> List[List[int]]:
     return sorted(groups.values(), key=lambda group: (-len(group), group[0]))
 
 
-def _share(groups: List[List[int]], index: int, count: int, node: int) -> List[int]:
+def _share(groups: list[list[int]], index: int, count: int, node: int) -> list[int]:
     if count > len(groups):
         raise Impossible(
             f"--numa-binding exclusive: NUMA node {node} has {len(groups)} cores for {count} ranks",
@@ -230,6 +239,6 @@ def _share(groups: List[List[int]], index: int, count: int, node: int) -> List[i
     return [core for group in groups[first : first + each + (index < more)] for core in group]
 
 
-def identity() -> Dict[str, str]:
+def identity() -> dict[str, str]:
     """What tells this machine, and this start of it, from others."""
     return {"host": os.uname().nodename, "boot": _read("/proc/sys/kernel/random/boot_id").strip()}

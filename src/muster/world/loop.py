@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol
+from collections.abc import Mapping
+from typing import Any, Callable, Protocol
 
 from muster.agent import system
 from muster.agent.boot import SETUP_FAILED, agent_source
@@ -46,7 +47,7 @@ TORCH_FLOOR = "2.3"
 """The oldest torch whose store takes a socket that listens already (`master_listen_fd`)."""
 
 
-def _fields(record: Any) -> Dict[str, Any]:
+def _fields(record: Any) -> dict[str, Any]:
     """An event or an action, as it is written down."""
     return {name: as_json(value) for name, value in vars(record).items()}
 
@@ -76,7 +77,7 @@ class View(Protocol):
 class Link:
     """The connection to the agent of one node."""
 
-    def __init__(self, node: int, host: str, argv: List[str], env: Mapping[str, str], cwd: str):
+    def __init__(self, node: int, host: str, argv: list[str], env: Mapping[str, str], cwd: str):
         self.node, self.host = node, host
         self.process = subprocess.Popen(
             argv,
@@ -92,7 +93,7 @@ class Link:
         for file in (self.stdin, self.stdout, self.stderr):
             os.set_blocking(file.fileno(), False)
         self.frames = Unpacker()
-        self.preface: Optional[bytearray] = bytearray()
+        self.preface: bytearray | None = bytearray()
         """What came before the first frame; None once it has come."""
         self.complaint = bytearray()
         """What the agent's way there said on stderr."""
@@ -100,7 +101,7 @@ class Link:
         self.open = True
         self.broken = ""
 
-    def read(self) -> Optional[List[Any]]:
+    def read(self) -> list[Any] | None:
         """The frames that have come; None at the end of the connection."""
         try:
             data = os.read(self.stdout.fileno(), 1 << 18)
@@ -136,12 +137,13 @@ class World:
         )
         self.supervisor = Supervisor(settings)
         self.selector = selectors.DefaultSelector()
-        self.outcome: Optional[Outcome] = None
-        self.facts: Dict[str, Any] = {}
+        self.outcome: Outcome | None = None
+        self.facts: dict[str, Any] = {}
         self.events = open(run.path / "events.jsonl", "a")
         self.events_broken = False
         self.links = [
-            Link(node.index, node.host.name, list(place.start(job, node.host.name)), env, job.cwd) for node in plan.nodes
+            Link(node.index, node.host.name, list(place.start(job, node.host.name)), env, job.cwd)
+            for node in plan.nodes
         ]
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
@@ -380,18 +382,16 @@ class World:
         payload: bytes,
         attempt: int,
         rank: int,
-        code: Optional[int],
-        signal: Optional[int],
-        why: Optional[Mapping[str, Any]] = None,
+        code: int | None,
+        signal: int | None,
+        why: Mapping[str, Any] | None = None,
     ) -> None:
         failure = None
         if why is not None:
             failure = Failure(why["kind"], why["t"] - self.began, why["summary"], tuple(why["frames"]))
         self._handle(Ended(t, rank, attempt, code, signal, failure))
 
-    def _on_store_ended(
-        self, link: Link, t: float, payload: bytes, code: Optional[int], signal: Optional[int]
-    ) -> None:
+    def _on_store_ended(self, link: Link, t: float, payload: bytes, code: int | None, signal: int | None) -> None:
         how = f"exit status {code}" if signal is None else f"killed by signal {signal}"
         self._handle(StoreEnded(t, f"{how}; see {self.run.path}/node_{link.host}/store.log"))
 
@@ -400,7 +400,7 @@ class World:
         words = unable_in_words(what, python, link.host, TORCH_FLOOR, **fields)
         self._handle(Unable(t, link.node, words))
 
-    def _on_swept(self, link: Link, t: float, payload: bytes, ended: List[str], left: List[str]) -> None:
+    def _on_swept(self, link: Link, t: float, payload: bytes, ended: list[str], left: list[str]) -> None:
         self._handle(Swept(t, link.node, tuple(ended), tuple(left)))
 
     def _on_asked(self, link: Link, t: float, payload: bytes, what: str, by: str) -> None:

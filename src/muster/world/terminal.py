@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, Union
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from muster.model import Outcome, Plan, as_json
 from muster.ranks import fill
@@ -33,14 +34,14 @@ def colourful(fd: int, env: Mapping[str, str]) -> bool:
     return os.isatty(fd) and not env.get("NO_COLOR") and env.get("TERM") != "dumb"
 
 
-Where = Tuple[str, int, int]
+Where = tuple[str, int, int]
 """(host, local rank, node) of a rank."""
 
 
-def prefixes(where: Mapping[int, Where], template: Optional[str], colour: bool) -> Dict[int, bytes]:
+def prefixes(where: Mapping[int, Where], template: str | None, colour: bool) -> dict[int, bytes]:
     """What stands before the lines of each rank."""
     width = len(str(max(where, default=0)))
-    found: Dict[int, bytes] = {}
+    found: dict[int, bytes] = {}
     for rank, (host, local, node) in where.items():
         if template is None:
             text = f"[{rank:>{width}}] "
@@ -59,9 +60,9 @@ class Lines:
     last form is, once its line ends. The log files keep every byte.
     """
 
-    def __init__(self, prefixes: Dict[int, bytes], terminal: bool):
+    def __init__(self, prefixes: dict[int, bytes], terminal: bool):
         self.prefixes, self.terminal = prefixes, terminal
-        self._parts: Dict[Tuple[int, str], bytes] = {}
+        self._parts: dict[tuple[int, str], bytes] = {}
         self._live = b""
 
     def feed(self, rank: int, stream: str, data: bytes) -> bytes:
@@ -108,12 +109,12 @@ class Terminal:
         plan: Plan,
         run_id: str,
         env: Mapping[str, str],
-        prefix: Optional[str] = None,
-        ranks: Optional[Sequence[int]] = None,
+        prefix: str | None = None,
+        ranks: Sequence[int] | None = None,
         quiet: bool = False,
     ):
         self.plan, self.run_id, self.quiet = plan, run_id, quiet
-        self.wants: Union[bool, Sequence[int]] = False if quiet else (True if ranks is None else list(ranks))
+        self.wants: bool | Sequence[int] = False if quiet else (True if ranks is None else list(ranks))
         self.colour = colourful(2, env)
         colour = colourful(1, env)
         where = {rank.rank: (node.host.name, rank.local_rank, node.index) for node in plan.nodes for rank in node.ranks}
@@ -147,9 +148,9 @@ class Terminal:
 class JsonLines:
     """The view of a machine: every event as one line of JSON on stdout; words go to stderr."""
 
-    def __init__(self, run_id: str, ranks: Optional[Sequence[int]] = None, quiet: bool = False):
+    def __init__(self, run_id: str, ranks: Sequence[int] | None = None, quiet: bool = False):
         self.run_id = run_id
-        self.wants: Union[bool, Sequence[int]] = False if quiet else (True if ranks is None else list(ranks))
+        self.wants: bool | Sequence[int] = False if quiet else (True if ranks is None else list(ranks))
 
     def _line(self, record: Mapping[str, Any]) -> None:
         write(1, (json.dumps(record) + "\n").encode())

@@ -1,0 +1,95 @@
+"""What all tests share: an environment that is nobody's, and muster as a program."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = Path(__file__).parent / "golden"
+
+_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "USER", "SHELL", "TERM")
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    """A small environment: a MUSTER_HOME of its own, and none of the variables of whoever runs the tests."""
+    found = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    found["MUSTER_HOME"] = str(tmp_path / "muster home")
+    found["OMP_NUM_THREADS"] = "1"
+    return found
+
+
+class Muster:
+    """`muster`, started as a person would start it."""
+
+    def __init__(self, env: dict[str, str], cwd: Path):
+        self.env, self.cwd = env, cwd
+        self.home = Path(env["MUSTER_HOME"])
+
+    def __call__(self, *words: str, timeout: float = 120, **more: Any) -> subprocess.CompletedProcess[str]:
+        """Run to the end; stdout, stderr as text."""
+        options: dict[str, Any] = {"env": self.env, "cwd": self.cwd, "capture_output": True, "text": True, "timeout": timeout}
+        options.setdefault("stdin", subprocess.DEVNULL)
+        return subprocess.run(self.argv(*words), **{**options, **more})
+
+    def start(self, *words: str, **more: Any) -> subprocess.Popen[str]:
+        """Start, and go on; stdout and stderr are pipes of text."""
+        options: dict[str, Any] = {"env": self.env, "cwd": self.cwd, "text": True, "start_new_session": True}
+        for name in ("stdout", "stderr"):
+            options[name] = subprocess.PIPE
+        return subprocess.Popen(self.argv(*words), **{"stdin": subprocess.DEVNULL, **options, **more})
+
+    def argv(self, *words: str) -> list[str]:
+        """The command line."""
+        return [sys.executable, "-m", "muster", *words]
+
+    def newest(self) -> Path:
+        """The newest run directory."""
+        return sorted((self.home / "runs").iterdir())[-1]
+
+    def log(self, rank: int, stream: str = "out", attempt: int = 0) -> bytes:
+        """What a rank of the newest run wrote."""
+        return (self.newest() / f"attempt_{attempt}" / f"rank_{rank:05d}.{stream}").read_bytes()
+
+
+@pytest.fixture
+def muster(env: dict[str, str], tmp_path: Path) -> Muster:
+    """The program, in a folder of its own."""
+    return Muster(env, tmp_path)
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[..., Path]:
+    """Write a script into the folder of the test; gives its path."""
+
+    def write(text: str, name: str = "script.py") -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Compare a text with a file in tests/golden. `ACCEPT=1 pytest` writes the file; then read it, and commit it."""
+
+    def check(name: str, text: str, replace: dict[str, str] | None = None) -> None:
+        for pattern, word in (replace or {}).items():
+            text = re.sub(pattern, word, text)
+        path = GOLDEN / name
+        if os.environ.get("ACCEPT"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        expected = path.read_text() if path.exists() else ""
+        assert expected == text, f"{path} differs; if the new text is right: ACCEPT=1 pytest {request.node.nodeid}"
+
+    return check
