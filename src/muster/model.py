@@ -1,11 +1,12 @@
 """The nouns: what a person asked for, what follows from it, and how it ended. No method touches the world.
 
-They are named tuples and not dataclasses, which take five times as long to define: `muster ps` pays for it each time.
+They are named tuples and not dataclasses: importing those takes longer than all of this module, at every `muster ps`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 Environment = Mapping[str, str]
@@ -43,7 +44,7 @@ class Job(NamedTuple):
     """OpenMP threads of each rank, or 0 to leave the number alone."""
     name: str = ""
     """A name by which the person finds the run again."""
-    env: Environment = {}
+    env: Environment = MappingProxyType({})
     """Variables to set for every rank, over those of the node."""
     setup: tuple[str, ...] = ()
     """Shell lines that the node runs before anything else, such as `module load cuda`."""
@@ -89,7 +90,7 @@ class Rank(NamedTuple):
 class Node(NamedTuple):
     """A host's part in this job."""
 
-    index: int
+    number: int
     host: Host
     ranks: tuple[Rank, ...]
 
@@ -193,7 +194,7 @@ def as_json(value: Any) -> Any:
         if fields is None:
             return [as_json(item) for item in value]
         return {name: as_json(item) for name, item in zip(fields, value)}
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: as_json(item) for key, item in value.items()}
     return value
 

@@ -68,7 +68,7 @@ def begin_in_words(plan: Plan, run_id: str, facts: Mapping[str, Any]) -> str:
     return f"{run_id}: {plural(plan.world_size, 'rank')}, {how}, {threads}{tail}, {python}"
 
 
-# ---- outcomes ---------------------------------------------------------------------------------------------------------
+# ---- outcomes -------------------------------------------------------------------------------------------------------
 
 
 def ended_in_words(end: RankEnd) -> str:
@@ -140,7 +140,7 @@ def _kind(end: RankEnd) -> str:
     return ended_in_words(end)
 
 
-# ---- what an agent could not do ------------------------------------------------------------------------------------------
+# ---- what an agent could not do -------------------------------------------------------------------------------------
 
 
 def unable_in_words(what: str, python: str, host: str, floor: str, **fields: Any) -> str:
@@ -164,11 +164,12 @@ def unable_in_words(what: str, python: str, host: str, floor: str, **fields: Any
             if fields["signal"] is None
             else f"killed by {signal_name(fields['signal'])}"
         )
-        return f"the warm interpreter ended while it imported torch ({how})\nhint: see warm.log in the run directory, or use --launcher exec"
+        hint = "see warm.log in the run directory, or use --launcher exec"
+        return f"the warm interpreter ended while it imported torch ({how})\nhint: {hint}"
     return f"rank {fields['rank']} could not be started: {fields['text']}"
 
 
-# ---- plans ----------------------------------------------------------------------------------------------------------------
+# ---- plans ----------------------------------------------------------------------------------------------------------
 
 
 def plan_in_words(plan: Plan, run_id: str, run_dir: str) -> str:
@@ -206,7 +207,7 @@ def _command_in_words(plan: Plan, command: Command) -> list[str]:
     return lines
 
 
-# ---- runs ------------------------------------------------------------------------------------------------------------------
+# ---- runs -----------------------------------------------------------------------------------------------------------
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -247,7 +248,7 @@ def phases(events: Iterable[Mapping[str, Any]]) -> list[tuple[str, float]]:
 
 
 def show_in_words(
-    run_id: str, job: Mapping[str, Any], state: str, outcome: Outcome | None, events: list[Mapping[str, Any]]
+    run_id: str, job: Mapping[str, Any], state: str, outcome: Outcome | None, events: Sequence[Mapping[str, Any]]
 ) -> str:
     """All that is known of a run."""
     lines = [f"run      {run_id}" + (f"  ({job['name']})" if job.get("name") else "")]

@@ -42,7 +42,7 @@ class Settings:
     max_restarts: int = 0
 
 
-# ---- events: what happened; `t` is in seconds since the run began ------------------------------------------------------
+# ---- events: what happened; `t` is in seconds since the run began ---------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Tick:
 Event = Union[Ready, Listening, Started, Ended, StoreEnded, Unable, Lost, Swept, Asked, Tick]
 
 
-# ---- actions: what the world is to do ----------------------------------------------------------------------------------
+# ---- actions: what the world is to do -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -308,7 +308,7 @@ class Supervisor:
     def _on_storeended(self, event: StoreEnded, actions: list[Action]) -> None:
         if self.phase in ("running", "settling"):
             reason = f"the store through which the ranks meet ended: {event.how}"
-            self._stop(event.t, _End("broken", 125, reason, [(SIGTERM, self.settings.grace), (SIGKILL, 0)]), actions)
+            self._stop(event.t, _End("failed", 125, reason, [(SIGTERM, self.settings.grace), (SIGKILL, 0)]), actions)
 
     def _on_unable(self, event: Unable, actions: list[Action]) -> None:
         self._broken(event.t, event.why, actions)
@@ -329,6 +329,9 @@ class Supervisor:
     # ---- stopping ---------------------------------------------------------------------------------------------------
 
     def _on_asked(self, event: Asked, actions: list[Action]) -> None:
+        if self._end is not None and self._end.state == "succeeded":
+            actions += [Say("not waiting for what the ranks left behind"), Sweep(0.0)]
+            return
         self._presses += 1
         grace = self.settings.grace
         hard = [(SIGTERM, min(grace, INSIST)), (SIGKILL, 0.0)]
@@ -344,9 +347,6 @@ class Supervisor:
         else:
             by = f" by {event.by}" if event.by else ""
             end = _End("killed", 137, f"`muster kill`{by}", [(SIGTERM, grace), (SIGKILL, 0.0)])
-        if self._end is not None and self._end.ladder == [] and self._presses == 1:
-            return
-        self._end = None
         self._stop(event.t, end, actions)
 
     def _stop(self, t: float, end: _End, actions: list[Action]) -> None:
@@ -431,9 +431,7 @@ class Supervisor:
         end = self._end
         ends = tuple(self._ends[rank] for rank in sorted(self._ends))
         first = first_cause(ends)
-        code = first.status if end.state == "failed" and first is not None else end.code
-        if end.state == "failed" and code == 0:
-            code = 1
+        code = first.status if end.state == "failed" and not end.reason and first is not None else end.code
         return Outcome(end.state, code, t, self.attempt, end.reason, first, ends, tuple(self._left))
 
 

@@ -4,6 +4,8 @@ It decides nothing about the job: the supervisor at the other end of its stdin a
 alone: when that end is gone and no lease is left, its ranks end.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import selectors
@@ -13,10 +15,12 @@ import struct
 import sys
 import time
 import traceback
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TextIO
 
 from muster.agent import protocol, system
 from muster.agent.autopsy import explain
-from muster.agent.follow import Follower, log_path, tail
+from muster.agent.follow import Follower, Stream, log_path, tail
 from muster.agent.members import Members
 from muster.agent.protocol import MAGIC, Unpacker, pack
 
@@ -31,25 +35,32 @@ _LAST_WISH = 3.0
 class Agent:
     """The loop of one node."""
 
-    def __init__(self, hook):
+    run_dir: str
+    node: int
+    folder: str
+    """What this agent writes lies here; `on_prepare` sets these."""
+    members: Members
+    """There are none until `prepared`."""
+
+    def __init__(self, hook: str) -> None:
         self.hook = hook
         self.selector = selectors.DefaultSelector()
-        self.timers = []
+        self.timers: list[tuple[float, Callable[[], object]]] = []
         self.out, self.writing = bytearray(), False
         self.frames = Unpacker()
-        self.members = None
-        self.follower = None
+        self.prepared = False
+        self.follower: Follower | None = None
         self.followed = True
-        self.want = False
-        self.local = None
+        self.want: bool | list[int] = False
         self.leaving = False
-        self.lost_at = None
-        self.times, self.touched = None, {}
-        self.shown = set()
+        self.is_lost = False
+        self.times: TextIO | None = None
+        self.touched: dict[Stream, None] = {}
+        self.shown: set[int] = set()
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
-    def run(self):
+    def run(self) -> None:
         """Serve until told to leave, or until the connection is lost and the ranks are ended."""
         system.adopt_orphans()
         os.set_blocking(0, False)
@@ -67,7 +78,7 @@ class Agent:
             "hello",
             version=protocol.VERSION,
             pid=os.getpid(),
-            python="%d.%d.%d" % sys.version_info[:3],
+            python=".".join(map(str, sys.version_info[:3])),
             executable=sys.executable,
             host=socket.gethostname(),
         )
@@ -86,16 +97,16 @@ class Agent:
             if self.leaving and not self.out and not (self.follower and self.follower.grown):
                 return
 
-    def after(self, seconds, do):
+    def after(self, seconds: float, do: Callable[[], object]) -> None:
         """Call `do` once, in so many seconds."""
         self.timers.append((time.monotonic() + seconds, do))
 
-    def emit(self, kind, payload=b"", **fields):
+    def emit(self, kind: str, payload: bytes = b"", **fields: Any) -> None:
         """Send a frame to the supervisor, stamped with this machine's clock."""
         self.out += pack(kind, payload, t=fields.pop("t", None) or time.monotonic(), **fields)
         self.flush()
 
-    def flush(self):
+    def flush(self) -> None:
         """Write what the connection takes now."""
         try:
             while self.out:
@@ -111,7 +122,7 @@ class Agent:
             else:
                 self.selector.unregister(1)
 
-    def heard(self):
+    def heard(self) -> None:
         """Take what the supervisor sent."""
         try:
             data = os.read(0, 1 << 16)
@@ -123,19 +134,30 @@ class Agent:
         for fields, payload in self.frames.feed(data):
             getattr(self, "on_" + fields.pop("kind"))(payload=payload, **fields)
 
-    def children_ended(self, told):
+    def children_ended(self, told: int) -> None:
         """Collect the dead."""
         try:
             os.read(told, 4096)
         except BlockingIOError:
             pass
-        if self.members:
-            for pid, code, number in system.reap():
-                self.members.ended(pid, code, number)
+        if self.prepared:
+            self.children_ended_now()
 
     # ---- what the supervisor asks for -------------------------------------------------------------------------------
 
-    def on_prepare(self, payload, run_dir, run_id, node, host, commands, preload, stdin_rank, want, floor):
+    def on_prepare(
+        self,
+        payload: bytes,
+        run_dir: str,
+        run_id: str,
+        node: int,
+        host: str,
+        commands: list[dict[str, Any]],
+        preload: Iterable[str],
+        stdin_rank: int | None,
+        want: bool | list[int],
+        floor: str,
+    ) -> None:
         """Get ready to start ranks: folders, the hook, the warm interpreter."""
         self.run_dir, self.node, self.want = run_dir, node, want
         self.folder = os.path.join(run_dir, f"node_{host}")
@@ -145,37 +167,38 @@ class Agent:
         os.close(log)
         self.answer(run_id)
         self.members = Members(self, commands, preload, stdin_rank, self.hook, floor)
+        self.prepared = True
         self.members.prepare()
 
-    def on_listen(self, payload, attempt, host):
+    def on_listen(self, payload: bytes, attempt: int, host: str) -> None:
         """Open the port of this attempt's store."""
         port = self.members.listen(host)
         self.emit("listening", attempt=attempt, port=port)
 
-    def on_start(self, payload, attempt, late):
+    def on_start(self, payload: bytes, attempt: int, late: Mapping[str, str]) -> None:
         """Start all ranks of this node."""
-        folder = os.path.join(self.run_dir, "attempt_%d" % attempt)
+        folder = os.path.join(self.run_dir, f"attempt_{attempt}")
         os.makedirs(folder, mode=0o700, exist_ok=True)
         if self.follower:
             self.pump(everything=True)
             if self.followed:
                 self.selector.unregister(self.follower.fd)
             self.follower.close()
-        self.follower = Follower(folder, self.members.ranks)
+        self.follower = follower = Follower(folder, self.members.ranks)
         self.followed, self.shown = True, set()
-        self.selector.register(self.follower.fd, selectors.EVENT_READ, self.noticed)
+        self.selector.register(follower.fd, selectors.EVENT_READ, lambda: self.noticed(follower))
         self.members.start(attempt, folder, late)
 
-    def on_signal(self, payload, number, ranks):
+    def on_signal(self, payload: bytes, number: int, ranks: Iterable[int]) -> None:
         """Pass a signal to these ranks."""
         self.members.signal(number, ranks)
 
-    def on_sweep(self, payload, patience):
+    def on_sweep(self, payload: bytes, patience: float) -> None:
         """End whatever is left of the attempt; what ranks left behind has `patience` seconds to end by itself."""
         self.members.end_store()
         self.sweep(time.monotonic() + patience)
 
-    def sweep(self, until, pause=0.002):
+    def sweep(self, until: float, pause: float = 0.002) -> None:
         """Look again until nothing is left or time is up."""
         left = self.members.left()
         if left and time.monotonic() < until:
@@ -185,18 +208,18 @@ class Agent:
         self.children_ended_now()
         self.emit("swept", ended=killed, left=alive)
 
-    def children_ended_now(self):
+    def children_ended_now(self) -> None:
         """Collect the dead without waiting for the signal that tells of them."""
         for pid, code, number in system.reap():
             self.members.ended(pid, code, number)
 
-    def on_stdin(self, payload, end=False):
+    def on_stdin(self, payload: bytes, end: bool = False) -> None:
         """Pass the terminal's input to the rank that reads it."""
         self.members.feed(payload, end)
 
-    def on_bye(self, payload, drain=True):
+    def on_bye(self, payload: bytes, drain: bool = True) -> None:
         """Send what is left of the logs, and leave."""
-        if self.members:
+        if self.prepared:
             self.members.close()
         if self.follower and drain:
             self.follower.notice()
@@ -205,30 +228,29 @@ class Agent:
             self.want = False
         self.leaving = True
 
-    def lost(self, why):
+    def lost(self, why: str) -> None:
         """Nobody is there to decide: end the ranks, and this agent."""
-        if self.lost_at is not None or self.leaving:
+        if self.is_lost or self.leaving:
             return
-        self.lost_at = time.monotonic()
-        if self.members is None:
+        self.is_lost, deadline = True, time.monotonic() + _LAST_WISH
+        if not self.prepared:
             os._exit(0)
         print(f"muster agent: {why}: ending the ranks", file=sys.stderr, flush=True)
-        self.why_lost = why
         self.members.signal(signal.SIGTERM, self.members.ranks)
-        self.until_gone()
+        self.until_gone(why, deadline)
 
-    def until_gone(self):
+    def until_gone(self, why: str, deadline: float) -> None:
         """Wait a little for ranks that were asked to end; then end everything."""
-        if self.members.alive() and time.monotonic() < self.lost_at + _LAST_WISH:
-            self.after(0.02, self.until_gone)
+        if self.members.alive() and time.monotonic() < deadline:
+            self.after(0.02, lambda: self.until_gone(why, deadline))
             return
         self.members.close()
         _, left = system.end_family(os.getpid())
         self.children_ended_now()
-        self.record_end(self.why_lost, left)
+        self.record_end(why, left)
         os._exit(0)
 
-    def record_end(self, why, left):
+    def record_end(self, why: str, left: list[str]) -> None:
         """Leave word in the run directory of an end that no supervisor saw."""
         import json
 
@@ -241,30 +263,29 @@ class Agent:
 
     # ---- logs -------------------------------------------------------------------------------------------------------
 
-    def noticed(self):
+    def noticed(self, follower: Follower) -> None:
         """Some log has grown. Look no more for a breath: a chatty rank would keep this process busy."""
-        self.follower.notice()
-        self.selector.unregister(self.follower.fd)
+        follower.notice()
+        self.selector.unregister(follower.fd)
         self.followed = False
-        follower = self.follower
 
-        def again():
+        def again() -> None:
             if follower is self.follower:
-                self.selector.register(follower.fd, selectors.EVENT_READ, self.noticed)
+                self.selector.register(follower.fd, selectors.EVENT_READ, lambda: self.noticed(follower))
                 self.followed = True
 
         self.after(_BREATH, again)
 
-    def pump(self, everything=False):
+    def pump(self, everything: bool = False) -> None:
         """Read what has grown, and send it if it is wanted."""
         follower = self.follower
         while follower and follower.grown and (everything or len(self.out) < _ENOUGH):
             for stream in list(follower.grown):
-                self.read(stream)
+                self.read(follower, stream)
                 if len(self.out) >= _ENOUGH and not everything:
                     break
 
-    def read(self, stream):
+    def read(self, follower: Follower, stream: Stream) -> None:
         """Read some of one log."""
         wanted = self.want is True or (self.want and stream.rank in self.want)
         offset = stream.offset
@@ -277,15 +298,15 @@ class Agent:
         # stderr is always read, for the moment at which a traceback appears
         data = stream.read(1 << 16) if wanted or stream.kind == "err" else b""
         if len(data) < 1 << 16:
-            self.follower.grown.discard(stream)
+            follower.grown.discard(stream)
         if data and wanted:
             self.emit("output", data, rank=stream.rank, stream=stream.kind, offset=offset)
 
-    def mark(self):
+    def mark(self) -> None:
         """Write down how long the growing logs are now, so that `--since` finds its place."""
         import json
 
-        marks = {"%d.%s" % (stream.rank, stream.kind): stream.size() for stream in self.touched}
+        marks = {f"{stream.rank}.{stream.kind}": stream.size() for stream in self.touched}
         self.touched = {}
         try:
             if self.times is None:
@@ -296,9 +317,10 @@ class Agent:
         except OSError:
             pass  # a full disk; the logs say so themselves
 
-    def why(self, rank, signalled):
+    def why(self, rank: int, signalled: bool) -> dict[str, Any]:
         """The last words of a rank that failed, and when they began."""
-        streams = [stream for stream in self.follower.of(rank) if stream.kind == "err"]
+        known = self.follower.of(rank) if self.follower else []
+        streams = [stream for stream in known if stream.kind == "err"]
         for stream in streams:
             while stream.offset < stream.size() and not self.want:
                 stream.read(1 << 20)
@@ -310,23 +332,23 @@ class Agent:
 
     # ---- people on this machine -------------------------------------------------------------------------------------
 
-    def answer(self, run_id):
+    def answer(self, run_id: str) -> None:
         """Listen for other terminals of the same person."""
-        self.local = socket.socket(socket.AF_UNIX)
-        self.local.bind(protocol.socket_name(os.getuid(), run_id, self.node))
-        self.local.listen(16)
-        self.selector.register(self.local, selectors.EVENT_READ, self.called)
+        local = socket.socket(socket.AF_UNIX)
+        local.bind(protocol.socket_name(os.getuid(), run_id, self.node))
+        local.listen(16)
+        self.selector.register(local, selectors.EVENT_READ, lambda: self.called(local))
 
-    def called(self):
+    def called(self, local: socket.socket) -> None:
         """Somebody connects; hear them if they are the same person or root."""
-        visitor, _ = self.local.accept()
+        visitor, _ = local.accept()
         _, uid, _ = struct.unpack("3i", visitor.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if uid not in (os.getuid(), 0):
             visitor.close()
             return
         frames = Unpacker()
 
-        def heard():
+        def heard() -> None:
             try:
                 data = visitor.recv(1 << 16)
             except OSError:
@@ -340,9 +362,9 @@ class Agent:
 
         self.selector.register(visitor, selectors.EVENT_READ, heard)
 
-    def visit(self, visitor, fields):
+    def visit(self, visitor: socket.socket, fields: Mapping[str, Any]) -> None:
         """Do what another terminal asks for."""
-        answer = {}
+        answer: dict[str, Any] = {}
         if fields["kind"] == "kill":
             self.emit("asked", what="kill", by=fields.get("by", ""))
         elif fields["kind"] == "end":
@@ -352,7 +374,7 @@ class Agent:
         visitor.sendall(pack("answer", **answer))
 
 
-def main(hook):
+def main(hook: str) -> None:
     """Run the agent of this node; `hook` is the source of the hook."""
     agent = Agent(hook)
     try:

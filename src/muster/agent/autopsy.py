@@ -1,6 +1,10 @@
 """Why a rank failed, by the last words on its stderr. Nothing in the rank has to help, and any language will do."""
 
+from __future__ import annotations
+
 import re
+from collections.abc import Sequence
+from typing import Any
 
 _HEAD = re.compile(r"^(  [+|] )?(Exception Group )?Traceback \(most recent call last\):$")
 _LINK = ("During handling of the above exception", "The above exception was the direct cause")
@@ -20,7 +24,7 @@ LOST_PEER = re.compile(
 _MOST_LINES = 14
 
 
-def explain(stderr, signalled=False):
+def explain(stderr: bytes, signalled: bool = False) -> dict[str, Any]:
     """{kind, summary, frames} of the bytes at the end of a rank's stderr; `signalled` when a signal ended it.
 
     `kind` is `raised` for a Python exception of its own, `lost peer` for one that tells of another rank's end, and
@@ -43,7 +47,7 @@ def explain(stderr, signalled=False):
     return {"kind": kind, "summary": words[-1][:500] if words else "", "frames": words}
 
 
-def _traceback(lines):
+def _traceback(lines: Sequence[str]) -> tuple[int, int] | None:
     """(first line, line of the exception) of the last traceback, or None."""
     heads = [index for index, line in enumerate(lines) if _HEAD.match(line)]
     if not heads:
@@ -56,7 +60,7 @@ def _traceback(lines):
     return None
 
 
-def _syntax_error(lines):
+def _syntax_error(lines: Sequence[str]) -> tuple[int, int] | None:
     """A SyntaxError of the script itself has no head: only the file, the line, the mark and the error."""
     for last in range(len(lines) - 1, 0, -1):
         if re.match(r"^(SyntaxError|IndentationError|TabError)\b", lines[last]):
@@ -66,7 +70,7 @@ def _syntax_error(lines):
     return None
 
 
-def _shortened(lines, first, last):
+def _shortened(lines: list[str], first: int, last: int) -> list[str]:
     """The traceback, its middle left out when it is long, and what follows the exception's first line."""
     after = []
     for line in lines[last + 1 : last + 6]:
@@ -75,5 +79,5 @@ def _shortened(lines, first, last):
         after.append(line)
     body = lines[first : last + 1]
     if len(body) > _MOST_LINES:
-        body = [*body[:1], "  ...", *body[-(_MOST_LINES - 2):]]
+        body = [*body[:1], "  ...", *body[-(_MOST_LINES - 2) :]]
     return body + after

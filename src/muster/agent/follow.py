@@ -4,10 +4,13 @@ A rank's descriptors 1 and 2 *are* its files, so nothing is lost when whoever fo
 which file has grown: idle ranks cost nothing.
 """
 
+from __future__ import annotations
+
 import ctypes
 import os
 import struct
 import time
+from collections.abc import Iterable
 
 _IN_MODIFY = 0x2
 _IN_Q_OVERFLOW = 0x4000
@@ -18,22 +21,22 @@ _LONGEST = max(map(len, _TRACEBACK))
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def log_path(folder, rank, stream):
+def log_path(folder: str, rank: int, stream: str) -> str:
     """The file of a rank in the folder of an attempt; `stream` is `out`, `err` or `stack`."""
-    return os.path.join(folder, "rank_%05d.%s" % (rank, stream))
+    return os.path.join(folder, f"rank_{rank:05d}.{stream}")
 
 
 class Stream:
     """One file of one rank, and how far it has been read."""
 
-    def __init__(self, rank, kind, path):
+    def __init__(self, rank: int, kind: str, path: str) -> None:
         self.rank, self.kind, self.path = rank, kind, path
         self.offset = 0
-        self.traceback_at = None
+        self.traceback_at: float | None = None
         """When the head of the latest traceback was seen (monotonic)."""
         self._tail = b""
 
-    def read(self, limit):
+    def read(self, limit: int) -> bytes:
         """The next bytes of the file, at most `limit`; empty at its present end."""
         try:
             fd = os.open(self.path, os.O_RDONLY)
@@ -51,7 +54,7 @@ class Stream:
             self._tail = seen[-_LONGEST + 1 :] if len(seen) >= _LONGEST else seen
         return data
 
-    def size(self):
+    def size(self) -> int:
         """The present length of the file."""
         try:
             return os.stat(self.path).st_size
@@ -62,19 +65,19 @@ class Stream:
 class Follower:
     """The files of all ranks of one attempt in one folder."""
 
-    def __init__(self, folder, ranks):
-        self.streams = {}
+    def __init__(self, folder: str, ranks: Iterable[int]) -> None:
+        self.streams: dict[str, Stream] = {}
         for rank in ranks:
             for kind in ("out", "err"):
                 stream = Stream(rank, kind, log_path(folder, rank, kind))
                 self.streams[os.path.basename(stream.path)] = stream
-        self.grown = set()
+        self.grown: set[Stream] = set()
         """Streams that may hold bytes not yet read."""
-        self.fd = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.fd: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self.fd < 0 or _libc.inotify_add_watch(self.fd, os.fsencode(folder), _IN_MODIFY) < 0:
             raise OSError(ctypes.get_errno(), "cannot watch " + folder)
 
-    def notice(self):
+    def notice(self) -> None:
         """Take what inotify has to say, without waiting."""
         try:
             data = os.read(self.fd, 65536)
@@ -90,16 +93,16 @@ class Follower:
             elif name in self.streams:
                 self.grown.add(self.streams[name])
 
-    def of(self, rank):
+    def of(self, rank: int) -> list[Stream]:
         """The streams of one rank."""
         return [stream for stream in self.streams.values() if stream.rank == rank]
 
-    def close(self):
+    def close(self) -> None:
         """Stop watching."""
         os.close(self.fd)
 
 
-def tail(path, limit=65536):
+def tail(path: str, limit: int = 65536) -> bytes:
     """The last bytes of a file."""
     try:
         with open(path, "rb") as file:

@@ -11,15 +11,23 @@ the `mode` in MUSTER_HOOK:
     store   keep the store of an attempt until the agent ends this process
 """
 
+from __future__ import annotations
+
 import os
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Mapping
+    from typing import Any
 
-def _enter():
+
+def _enter() -> dict[str, Any]:
     """Take the hook away, as if it had never been; give the configuration."""
     import json
 
-    conf = json.loads(os.environ.pop("MUSTER_HOOK"))
+    conf: dict[str, Any] = json.loads(os.environ.pop("MUSTER_HOOK"))
     folder = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != folder]
     sys.path_importer_cache.pop(folder, None)
@@ -30,7 +38,7 @@ def _enter():
     return conf
 
 
-def _theirs():
+def _theirs() -> bool:
     """Import the sitecustomize that the hook stands before, if there is one; True if so."""
     from importlib.machinery import PathFinder
     from importlib.util import module_from_spec
@@ -40,11 +48,12 @@ def _theirs():
         return False
     module = module_from_spec(spec)
     sys.modules["sitecustomize"] = module
-    spec.loader.exec_module(module)
+    if spec.loader is not None:
+        spec.loader.exec_module(module)
     return True
 
 
-def _tell(fd, **message):
+def _tell(fd: int, **message: Any) -> None:
     """Send one message to the agent: four bytes of length, then JSON."""
     import json
 
@@ -54,7 +63,7 @@ def _tell(fd, **message):
         data = data[os.write(fd, data) :]
 
 
-def _prove(conf):
+def _prove(conf: Mapping[str, Any]) -> None:
     """Tell which Python this is and which torch it would import, without importing it."""
     import re
     from importlib.machinery import PathFinder
@@ -66,7 +75,7 @@ def _prove(conf):
                 version = re.search(r"__version__ = '([^']+)'", file.read())
         except OSError:
             pass
-    python = "%d.%d.%d" % sys.version_info[:3]
+    python = ".".join(map(str, sys.version_info[:3]))
     _tell(conf["fd"], op="proven", torch=version and version.group(1), has_torch=found is not None, python=python)
     os.close(conf["fd"])
 
@@ -74,11 +83,12 @@ def _prove(conf):
 # ---- a rank ---------------------------------------------------------------------------------------------------------
 
 
-def _become_rank(stack):
+def _become_rank(stack: Mapping[str, Any] | None) -> None:
     """What every Python rank has: whole lines in its log at once, and its stacks on a signal."""
     import faulthandler
 
-    sys.stdout.reconfigure(line_buffering=True)
+    stdout: Any = sys.stdout
+    stdout.reconfigure(line_buffering=True)
     if stack:
         fd = os.open(stack["path"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         # out of the way of the numbers that the script will see
@@ -92,15 +102,18 @@ def _become_rank(stack):
         faulthandler.register(stack["signal"], file=high, all_threads=True)
 
 
-def _keep_store(fd, host, port):
+def _keep_store(fd: int, host: str, port: int) -> None:
     """Serve the store of one attempt on a socket that the agent listens on already, until the agent ends this."""
+    import importlib
     import signal
 
     try:
-        from torch.distributed import TCPStore
+        distributed: Any = importlib.import_module("torch.distributed")
     except ImportError:
         os._exit(3)
-    store = TCPStore(host, port, None, True, wait_for_workers=False, master_listen_fd=fd)
+    if not distributed.is_available():  # a torch can be built without it
+        os._exit(3)
+    store = distributed.TCPStore(host, port, None, True, wait_for_workers=False, master_listen_fd=fd)
     while store:
         signal.pause()
 
@@ -111,21 +124,23 @@ def _keep_store(fd, host, port):
 class _Warm:
     """Import once, fork often. Never compute: after an OpenMP region here a child would hang in its own."""
 
-    def __init__(self, conf):
+    def __init__(self, conf: dict[str, Any]) -> None:
         import atexit
         import gc
         import time
 
-        self.conf, self.fd, self.clock = conf, conf["fd"], time.monotonic
+        self.conf, self.clock = conf, time.monotonic
+        self.fd: int = conf["fd"]
         self.times = {"python": self.clock()}
-        self.theirs, self.their_error = False, None
+        self.theirs = False
+        self.their_error: BaseException | None = None
         self.ours = not os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK")
         # Registered before torch's own, so it runs after them and after the script's.
         atexit.register(self.leak)
         self.leaving = False
         gc.disable()  # nothing that an import makes is garbage
 
-    def prepare(self):
+    def prepare(self) -> None:
         """Import everything; tell the agent how it went. Never raises."""
         import gc
         import importlib
@@ -164,10 +179,10 @@ class _Warm:
             times=self.times,
             torch=str(torch.__version__) if torch else None,
             cuda=torch.version.cuda if torch else None,
-            python="%d.%d.%d" % sys.version_info[:3],
+            python=".".join(map(str, sys.version_info[:3])),
         )
 
-    def unfit(self):
+    def unfit(self) -> str | None:
         """Why ranks must not be forked from this process, or None."""
         opened = set()
         for name in os.listdir("/proc/self/fd"):
@@ -185,10 +200,10 @@ class _Warm:
             for thread in os.listdir("/proc/self/task"):
                 with open(f"/proc/self/task/{thread}/comm") as file:
                     names.add(file.read().strip())
-            return "an import started threads (%d, named %s)" % (self.threads() - 1, ", ".join(sorted(names)))
+            return f"an import started threads ({self.threads() - 1}, named {', '.join(sorted(names))})"
         return None
 
-    def threads(self):
+    def threads(self) -> int:
         """How many threads a child would lose, plus one. OpenBLAS ends its own when this process forks."""
         pid = os.fork()
         if pid == 0:
@@ -196,7 +211,7 @@ class _Warm:
         os.waitpid(pid, 0)
         return len(os.listdir("/proc/self/task"))
 
-    def pause_openmp(self):
+    def pause_openmp(self) -> None:
         """Have OpenMP end the threads of its pool, if an import made one."""
         import ctypes
 
@@ -208,13 +223,14 @@ class _Warm:
             except (OSError, AttributeError):
                 pass
 
-    def serve(self):
+    def serve(self) -> None:
         """Fork when asked. Returns only in a child that is to run the script; ends with the agent."""
         import json
         import socket
 
         agent = socket.socket(fileno=os.dup(self.fd))
-        data, passed = b"", []
+        data = b""
+        passed: list[int] = []
         while True:
             more, fds, _, _ = socket.recv_fds(agent, 1 << 16, 16)
             if not more:
@@ -230,7 +246,7 @@ class _Warm:
                     os.close(fd)
                 passed = []
 
-    def brood(self, order, agent, passed):
+    def brood(self, order: Mapping[str, Any], agent: socket.socket, passed: list[int]) -> bool:
         """Fork a short-lived process that forks those asked for and ends, so that they become the agent's children.
 
         True in a rank, False in the warm interpreter itself.
@@ -256,8 +272,9 @@ class _Warm:
         finally:
             if not self.leaving:
                 os._exit(0)
+        return self.leaving
 
-    def child(self, middle, child, passed):
+    def child(self, middle: int, child: Mapping[str, Any], passed: list[int]) -> None:
         """Go from a fork of this process to a rank about to run its script, or to the keeper of the store."""
         try:
             os.close(self.fd)
@@ -271,7 +288,7 @@ class _Warm:
             os.write(2, (f"muster: this rank could not be set up: {error!r}\n").encode())
             os._exit(125)
 
-    def settle(self, middle, child):
+    def settle(self, middle: int, child: Mapping[str, Any]) -> None:
         """Wait until this process is the agent's own child, and bind its life to the agent's."""
         import ctypes
         import signal
@@ -290,7 +307,7 @@ class _Warm:
             os.dup2(fd, target)
             os.close(fd)
 
-    def become(self, child):
+    def become(self, child: Mapping[str, Any]) -> None:
         """Undo whatever tells this process from a fresh one."""
         import types
 
@@ -302,9 +319,9 @@ class _Warm:
         os.environ.update(child["env"])
         # The old one is frozen with all the rest: what the script leaves in it would never be collected.
         main = types.ModuleType("__main__")
-        main.__dict__.update(sys.modules["__main__"].__dict__)
-        if "__annotations__" in main.__dict__:
-            main.__dict__["__annotations__"] = {}
+        vars(main).update(vars(sys.modules["__main__"]))
+        if "__annotations__" in vars(main):
+            vars(main)["__annotations__"] = {}
         sys.modules["__main__"] = main
         torch = sys.modules.get("torch")
         if child["cpus"]:
@@ -325,7 +342,7 @@ class _Warm:
             tracker._resource_tracker._fd = tracker._resource_tracker._pid = None
         _become_rank(child["stack"])
 
-    def leak(self):
+    def leak(self) -> None:
         """At a rank's exit: leave the imported modules alone. Tearing them down dirties every page they share.
 
         `distributed_c10d` is torn down: it holds the process groups, whose end does something.
@@ -342,7 +359,7 @@ class _Warm:
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(module))
 
 
-def _main():
+def _main() -> bool:
     conf = _enter()
     if conf["mode"] == "serve":
         warm = None

@@ -1,5 +1,7 @@
 """The processes of one node: the warm interpreter, the keeper of the store, the ranks."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import re
@@ -7,10 +9,15 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from muster.agent import system
 from muster.agent.follow import log_path
 from muster.agent.warm import Hooked, hooked, stack_file, write_hook
+
+if TYPE_CHECKING:
+    from muster.agent.agent import Agent
 
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
@@ -18,35 +25,53 @@ _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 class Members:
     """What an agent has started and what became of it. `agent` is told by its `emit`."""
 
-    def __init__(self, agent, commands, preload, stdin_rank, hook, floor):
+    host: str
+    """Where the store of this attempt listens."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        commands: list[dict[str, Any]],
+        preload: Iterable[str],
+        stdin_rank: int | None,
+        hook: str,
+        floor: str,
+    ) -> None:
         self.agent, self.commands, self.hook, self.floor = agent, commands, hook, floor
         self.preload = ["torch", "torch.distributed", *preload]
-        self.ranks = [rank["rank"] for command in commands for rank in command["ranks"]]
+        self.ranks: list[int] = [rank["rank"] for command in commands for rank in command["ranks"]]
         self.forks = any(command["forks"] for command in commands)
         self.stdin_rank = stdin_rank
-        self.pids, self.names, self.unclaimed, self.ends = {}, {}, {}, {}
-        self.warm, self.proof, self.warm_times = None, None, {}
-        self.listener, self.store = None, None
-        self.attempt, self.folder = 0, None
-        self.waiting = None
+        self.hook_folder = os.path.join(agent.folder, "hook")
+        self.pids: dict[int, int] = {}
+        self.names: dict[int, str] = {}
+        self.unclaimed: dict[int, tuple[int | None, int | None]] = {}
+        self.ends: dict[int, dict[str, int | None]] = {}
+        self.warm: Hooked | None = None
+        self.warm_times: dict[str, float] = {}
+        self.listener: socket.socket | None = None
+        self.store: int | None = None
+        self.attempt, self.folder = 0, ""
+        self.waiting: tuple[int, str, Mapping[str, str]] | None = None
         self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        self.stdin, self.stdin_feed, self.stdin_data, self.stdin_ended = None, None, bytearray(), False
+        self.stdin: int | None = None
+        self.stdin_feed: int | None = None
+        self.stdin_data, self.stdin_ended = bytearray(), False
         if stdin_rank in self.ranks:
             self.stdin, self.stdin_feed = os.pipe()
             os.set_blocking(self.stdin_feed, False)
 
     # ---- getting ready ----------------------------------------------------------------------------------------------
 
-    def prepare(self):
+    def prepare(self) -> None:
         """Start the warm interpreter if ranks are forked; tell `ready` once ranks can start."""
-        self.hook_folder = os.path.join(self.agent.folder, "hook")
         write_hook(self.hook_folder, self.hook)
         if self.forks:
             self.prove()
         else:
             self.agent.emit("ready", fork=False, why="")
 
-    def env(self, command):
+    def env(self, command: Mapping[str, Any]) -> dict[str, str]:
         """The environment of a command on this node."""
         env = dict(os.environ)
         for name, value in command["defaults"].items():
@@ -54,33 +79,34 @@ class Members:
         env.update(command["env"])
         return env
 
-    def argv(self, command):
+    def argv(self, command: Mapping[str, Any]) -> list[str]:
         """Its words, with this agent's own interpreter where one stands."""
         argv = list(command["argv"])
         if command["python_at"] is not None:
             argv[command["python_at"]] = sys.executable
         return argv
 
-    def prove(self):
+    def prove(self) -> None:
         """See that Python reaches the hook, and which torch there is: else the warm one would run the script itself."""
         command = self.commands[0]
         argv = [*self.argv(command)[:1], "-c", "pass"]
-        self.proof, seen = Hooked(), []
+        proof = Hooked()
+        seen: list[dict[str, Any]] = []
         with self.files("proof") as files:
-            self.proof.start(argv, self.env(command), command["cwd"], files, self.hook_folder, mode="prove")
-        self.names[self.proof.pid] = "proof"
+            proof.start(argv, self.env(command), command["cwd"], files, self.hook_folder, mode="prove")
+        self.names[proof.pid] = "proof"
 
-        def heard():
-            said = self.proof.messages()
+        def heard() -> None:
+            said = proof.messages()
             seen.extend(said or ())
             if said is None:
-                self.agent.selector.unregister(self.proof.sock)
-                self.proof.close()
+                self.agent.selector.unregister(proof.sock)
+                proof.close()
                 self.proven(seen[0] if seen else None)
 
-        self.agent.selector.register(self.proof.sock, 1, heard)
+        self.agent.selector.register(proof.sock, 1, heard)
 
-    def proven(self, proof):
+    def proven(self, proof: Mapping[str, Any] | None) -> None:
         """Go on from what the proof said; `proof` is None when the hook was not reached."""
         if proof is None:
             self.plain("this Python does not read PYTHONPATH or sitecustomize, so it cannot be warmed")
@@ -91,12 +117,13 @@ class Members:
         else:
             self.start_warm()
 
-    def start_warm(self):
+    def start_warm(self) -> None:
         """Start the script's own command with the hook, which imports and serves."""
         command = next(command for command in self.commands if command["forks"])
-        self.warm, began = Hooked(), time.monotonic()
+        warm, began = Hooked(), time.monotonic()
+        self.warm = warm
         with self.files("warm") as files:
-            self.warm.start(
+            warm.start(
                 self.argv(command),
                 self.env(command),
                 command["cwd"],
@@ -108,11 +135,10 @@ class Members:
                 stdin=self.stdin,
             )
         self.warm_times = {"begun": began}
-        self.names[self.warm.pid] = "warm"
-        warm = self.warm
+        self.names[warm.pid] = "warm"
         self.agent.selector.register(warm.sock, 1, lambda: self.warm_says(warm))
 
-    def warm_says(self, warm):
+    def warm_says(self, warm: Hooked) -> None:
         """Take what the warm interpreter says."""
         said = warm.messages()
         if said is None:
@@ -138,7 +164,7 @@ class Members:
             elif message["op"] in ("forked", "unforked"):
                 self.forked(message)
 
-    def plain(self, why, torch=None):
+    def plain(self, why: str, torch: str | None = None) -> None:
         """Start plain interpreters instead of forking."""
         self.forks = False
         if self.waiting:
@@ -148,7 +174,7 @@ class Members:
             self.agent.emit("ready", fork=False, why=why, torch=torch)
 
     @contextlib.contextmanager
-    def files(self, name):
+    def files(self, name: str) -> Iterator[tuple[int, int, int]]:
         """stdin, stdout, stderr of a member that is no rank. The standard output of a warm one must be a file, as the
         ranks' is: Python buffers by what it finds at its start."""
         fd = os.open(os.path.join(self.agent.folder, name + ".log"), _APPEND, 0o600)
@@ -159,42 +185,44 @@ class Members:
 
     # ---- the store --------------------------------------------------------------------------------------------------
 
-    def listen(self, host):
+    def listen(self, host: str) -> int:
         """Open the port of the next attempt's store; gives its number."""
         self.end_store()
         self.host = host
-        self.listener = socket.socket()
-        self.listener.bind((host, 0))
-        self.listener.listen(4096)
+        self.listener = listener = socket.socket()
+        listener.bind((host, 0))
+        listener.listen(4096)
         if not any(command["python_at"] is not None for command in self.commands):
             # Who knows whether this program ever asks for the store; importing torch for nothing costs a second.
-            self.agent.selector.register(self.listener, 1, self.store_wanted)
-        return self.listener.getsockname()[1]
+            self.agent.selector.register(listener, 1, lambda: self.store_wanted(listener))
+        port: int = listener.getsockname()[1]
+        return port
 
-    def store_wanted(self):
+    def store_wanted(self, listener: socket.socket) -> None:
         """The first rank knocks: now a store is needed."""
-        self.agent.selector.unregister(self.listener)
-        self.start_store()
+        self.agent.selector.unregister(listener)
+        self.start_store(listener)
 
-    def start_store(self):
+    def start_store(self, listener: socket.socket) -> None:
         """Start the keeper of the store, on the socket that listens already."""
-        port = self.listener.getsockname()[1]
-        if self.forks:
+        port = listener.getsockname()[1]
+        if self.forks and self.warm is not None:
             log = os.path.join(self.agent.folder, "store.log")
             child = {"store": [self.host, port], "out": log, "err": log}
-            self.warm.order({"store": child}, [self.listener.fileno()])
+            self.warm.order({"store": child}, [listener.fileno()])
             return
-        conf = {"mode": "store", "fd": self.listener.fileno(), "store": [self.host, port]}
+        fd = listener.fileno()
+        conf = {"mode": "store", "fd": fd, "store": [self.host, port]}
         env = hooked(self.env(self.commands[0]), self.hook_folder, **conf)
         try:
             argv = [sys.executable, "-c", "pass"]
             with self.files("store") as files:
-                self.store = system.launch(argv, env, "/", *files, keep=(conf["fd"],))
+                self.store = system.launch(argv, env, "/", *files, keep=(fd,))
             self.names[self.store] = "store"
         except OSError as error:
             self.agent.emit("note", text=f"the store could not be started: {error}")
 
-    def end_store(self):
+    def end_store(self) -> None:
         """End the keeper of the store and close its port."""
         if self.store is not None:
             system.send(self.store, signal.SIGKILL)
@@ -202,25 +230,26 @@ class Members:
             if self.listener.fileno() in self.agent.selector.get_map():
                 self.agent.selector.unregister(self.listener)
             self.listener.close()
-        self.listener = self.store = None
+        self.listener, self.store = None, None
 
     # ---- ranks ------------------------------------------------------------------------------------------------------
 
-    def start(self, attempt, folder, late):
+    def start(self, attempt: int, folder: str, late: Mapping[str, str]) -> None:
         """Start all ranks of this node."""
         self.attempt, self.folder, self.ends = attempt, folder, {}
         self.waiting = None
-        if self.forks and (self.warm is None or self.warm.sock is None):
+        warm = self.warm if self.forks else None
+        if self.forks and (warm is None or not warm.connected):
             # it died since; its ranks did not
             self.waiting = (attempt, folder, late)
             self.start_warm()
             return
         if self.listener and self.listener.fileno() not in self.agent.selector.get_map():
-            self.start_store()
-        if self.forks:
+            self.start_store(self.listener)
+        if warm is not None:
             children = {}
             for rank, _command in self.each_rank():
-                children["rank:%d" % rank["rank"]] = {
+                children[f"rank:{rank['rank']}"] = {
                     "env": self.own_env(rank, late),
                     "cpus": rank["cpus"],
                     "out": log_path(folder, rank["rank"], "out"),
@@ -228,48 +257,46 @@ class Members:
                     "stdin": rank["rank"] == self.stdin_rank,
                     "stack": stack_file(folder, rank["rank"]),
                 }
-            self.warm.order(children)
+            warm.order(children)
         else:
             self.start_plain(late)
 
-    def each_rank(self):
+    def each_rank(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """(rank, its command) of this node."""
         return [(rank, command) for command in self.commands for rank in command["ranks"]]
 
-    def own_env(self, rank, late):
+    def own_env(self, rank: Mapping[str, Any], late: Mapping[str, str]) -> dict[str, str]:
         """The variables that are this rank's alone, or this attempt's."""
-        path = os.path.join(self.folder, "rank_%05d.error.json" % rank["rank"])
+        path = os.path.join(self.folder, f"rank_{rank['rank']:05d}.error.json")
         return dict(rank["env"], TORCHELASTIC_ERROR_FILE=path, **late)
 
-    def start_plain(self, late):
+    def start_plain(self, late: Mapping[str, str]) -> None:
         """Start one process a rank."""
         for rank, command in self.each_rank():
             number = rank["rank"]
             env = dict(self.env(command), **self.own_env(rank, late))
             if command["python_at"] is not None:
                 env = hooked(env, self.hook_folder, mode="rank", stack=stack_file(self.folder, number))
-            files = [self.stdin if number == self.stdin_rank else self.null]
-            for stream in ("out", "err"):
-                path = log_path(self.folder, number, stream)
-                files.append(os.open(path, _APPEND, 0o600))
+            stdin = self.null if self.stdin is None or number != self.stdin_rank else self.stdin
+            out, err = (os.open(log_path(self.folder, number, stream), _APPEND, 0o600) for stream in ("out", "err"))
             try:
-                pid = system.launch(self.argv(command), env, command["cwd"], *files, cpus=rank["cpus"])
+                pid = system.launch(self.argv(command), env, command["cwd"], stdin, out, err, cpus=rank["cpus"])
                 self.began(number, pid)
             except OSError as error:
                 self.agent.emit("unable", what="start", rank=number, text=str(error), argv=command["argv"][:1])
                 return
             finally:
-                for fd in files[1:]:
-                    os.close(fd)
+                os.close(out)
+                os.close(err)
         self.agent.emit("started", attempt=self.attempt, pids=self.pids)
 
-    def began(self, rank, pid):
+    def began(self, rank: int, pid: int) -> None:
         """A rank lives; or lived so shortly that it was collected before it was known."""
-        self.pids[rank], self.names[pid] = pid, "rank:%d" % rank
+        self.pids[rank], self.names[pid] = pid, f"rank:{rank}"
         if pid in self.unclaimed:
             self.ended(pid, *self.unclaimed.pop(pid))
 
-    def forked(self, message):
+    def forked(self, message: Mapping[str, Any]) -> None:
         """The warm interpreter has forked."""
         for name, pid in message["pids"].items():
             if name == "store":
@@ -283,7 +310,7 @@ class Members:
         elif "store" not in message["pids"]:
             self.agent.emit("started", attempt=self.attempt, pids=self.pids)
 
-    def ended(self, pid, code, number):
+    def ended(self, pid: int, code: int | None, number: int | None) -> None:
         """A child of the agent has ended."""
         name = self.names.pop(pid, None)
         if name is None:
@@ -291,7 +318,7 @@ class Members:
         elif name.startswith("rank:"):
             rank = int(name.partition(":")[2])
             self.pids.pop(rank, None)
-            end = {"rank": rank, "code": code, "signal": number}
+            end: dict[str, Any] = {"rank": rank, "code": code, "signal": number}
             if code != 0:
                 end["why"] = self.agent.why(rank, number is not None)
             self.ends[rank] = {"code": code, "signal": number}
@@ -303,20 +330,21 @@ class Members:
         elif name == "warm" and self.warm and pid == self.warm.pid and not self.warm_times.get("imported"):
             self.agent.emit("unable", what="warm", code=code, signal=number)
 
-    def alive(self):
+    def alive(self) -> list[int]:
         """The ranks that live."""
         return sorted(self.pids)
 
-    def signal(self, number, ranks):
+    def signal(self, number: int, ranks: Iterable[int]) -> None:
         """Send a signal to these ranks: to the process, or to its group where a shell or profiler stands before it."""
         groups = {rank["rank"]: command["group"] for rank, command in self.each_rank()}
         for rank in ranks:
             if rank in self.pids:
                 system.send(self.pids[rank], number, groups[rank])
 
-    def stacks(self, ranks=None):
+    def stacks(self, ranks: Collection[int] | None = None) -> dict[str, Any]:
         """Ask ranks for their Python stacks; tells which were asked and which cannot answer."""
-        asked, mute = {}, {}
+        asked: dict[int, list[str | int]] = {}
+        mute: dict[int, int] = {}
         for rank, pid in sorted(self.pids.items()):
             if ranks is not None and rank not in ranks:
                 continue
@@ -328,7 +356,7 @@ class Members:
                 mute[rank] = pid
         return {"asked": asked, "mute": mute}
 
-    def feed(self, data, end):
+    def feed(self, data: bytes, end: bool) -> None:
         """Pass bytes to the stdin of the rank that has one."""
         if self.stdin_feed is None:
             return
@@ -348,21 +376,21 @@ class Members:
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 
-    def spared(self):
+    def spared(self) -> set[int]:
         """Processes that live on between attempts."""
         return {pid for pid, name in self.names.items() if name == "warm"}
 
-    def left(self):
+    def left(self) -> dict[int, str]:
         """Processes that ranks have left behind."""
         return system.outsiders(os.getpid(), self.spared() | ({self.store} if self.store else set()))
 
-    def close(self):
+    def close(self) -> None:
         """End what is not a rank."""
         self.end_store()
-        if self.warm is not None and self.warm.sock is not None:
+        if self.warm is not None and self.warm.connected:
             self.agent.selector.unregister(self.warm.sock)
             self.warm.close()
 
 
-def _numbers(version):
+def _numbers(version: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", version)[:2]]

@@ -7,8 +7,11 @@
 `MAGIC` comes before the first frame of an agent, so that whatever a login shell prints before it is not taken for one.
 """
 
+from __future__ import annotations
+
 import json
 import struct
+from typing import Any
 
 VERSION = 1
 MAGIC = b"\0muster agent %d\n" % VERSION
@@ -17,7 +20,7 @@ _LENGTHS = struct.Struct("!II")
 _LARGEST = 64 << 20
 
 
-def pack(kind, payload=b"", **fields):
+def pack(kind: str, payload: bytes = b"", **fields: Any) -> bytes:
     """Make one frame of `kind` with these fields and bytes."""
     fields["kind"] = kind
     text = json.dumps(fields, separators=(",", ":")).encode("ascii")
@@ -27,10 +30,10 @@ def pack(kind, payload=b"", **fields):
 class Unpacker:
     """Cut a stream of bytes into frames."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data):
+    def feed(self, data: bytes) -> list[tuple[dict[str, Any], bytes]]:
         """Take bytes as they come; give the frames that they complete, as (fields, bytes)."""
         self._buffer += data
         frames = []
@@ -49,7 +52,7 @@ class Unpacker:
         return frames
 
 
-def socket_name(uid, run_id, node):
+def socket_name(uid: int, run_id: str, node: int) -> str:
     """The abstract socket at which the agent of a node answers."""
     # a path would break at 108 bytes and on NFS
-    return "\0muster/%d/%s/%d" % (uid, run_id, node)
+    return f"\0muster/{uid}/{run_id}/{node}"

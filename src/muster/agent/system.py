@@ -1,10 +1,13 @@
 """Processes on Linux, as an agent needs them: start one, find all that came of it, end it, and know that it ended."""
 
+from __future__ import annotations
+
 import ctypes
 import os
 import resource
 import signal
 import time
+from collections.abc import Collection, Iterable, Mapping
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -15,18 +18,27 @@ STACKS_SIGNAL = signal.SIGRTMIN + 13
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def adopt_orphans():
+def adopt_orphans() -> None:
     """Make this process the parent of whatever its descendants leave behind."""
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def die_with_parent(parent):
+def die_with_parent(parent: int) -> bool:
     """Have the kernel end this process when its parent ends. False if the parent is gone already."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     return os.getppid() == parent
 
 
-def launch(argv, env, cwd, stdin, stdout, stderr, keep=(), cpus=()):
+def launch(
+    argv: list[str],
+    env: Mapping[str, str],
+    cwd: str,
+    stdin: int,
+    stdout: int,
+    stderr: int,
+    keep: Iterable[int] = (),
+    cpus: Collection[int] = (),
+) -> int:
     """Start a program in a session of its own that ends when this process ends; give its pid.
 
     `stdin`, `stdout`, `stderr` are descriptors; `keep` are further ones that it inherits; `cpus` the cores it may use.
@@ -41,16 +53,15 @@ def launch(argv, env, cwd, stdin, stdout, stderr, keep=(), cpus=()):
             failed = pipe.read()
         if failed:
             os.waitpid(pid, 0)
-            number, _, what = failed.partition(b" ")
-            raise OSError(int(number), os.strerror(int(number)), os.fsdecode(what))
+            number, _, at = failed.partition(b" ")
+            raise OSError(int(number), os.strerror(int(number)), os.fsdecode(at))
         return pid
     what = argv[0]
     try:
         os.setsid()
-        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD):
-            signal.signal(
-                number, signal.SIG_DFL
-            )  # Python ignores or catches these; a program expects them as they were
+        # Python ignores or catches these; a program expects them as they were
+        for caught in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD):
+            signal.signal(caught, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
         # low numbers first out of the way, or one dup2 would overwrite the source of the next
         wanted = [os.dup(fd) for fd in (stdin, stdout, stderr)]
@@ -67,15 +78,15 @@ def launch(argv, env, cwd, stdin, stdout, stderr, keep=(), cpus=()):
             os._exit(1)
         os.execvpe(argv[0], argv, env)
     except OSError as error:
-        os.write(tell, b"%d %s" % (error.errno, os.fsencode(what)))
+        os.write(tell, b"%d %s" % (error.errno or 0, os.fsencode(what)))
     finally:
         os._exit(127)
 
 
-def _stat(pid):
+def _stat(pid: int) -> tuple[str, str, int] | None:
     """(name, state, parent) of a process, or None when it is gone."""
     try:
-        with open("/proc/%d/stat" % pid, "rb") as file:
+        with open(f"/proc/{pid}/stat", "rb") as file:
             text = file.read()
     except OSError:
         return None
@@ -84,7 +95,7 @@ def _stat(pid):
     return name.decode("utf-8", "replace"), rest[0].decode(), int(rest[1])
 
 
-def descendants(root):
+def descendants(root: int) -> dict[int, tuple[str, int]]:
     """All living processes that descend from `root`: {pid: (name, parent)}. Zombies are not alive."""
     alive = {}
     for entry in os.listdir("/proc"):
@@ -100,28 +111,36 @@ def descendants(root):
     return {pid: (alive[pid][0], alive[pid][2]) for pid in family - {root} if alive[pid][1] not in "ZX"}
 
 
-def is_resource_tracker(pid):
+def is_resource_tracker(pid: int) -> bool:
     """It is multiprocessing's own cleaner; it ends by itself once those it served have, and frees what they left."""
     try:
-        with open("/proc/%d/cmdline" % pid, "rb") as file:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
             return b"multiprocessing.resource_tracker" in file.read()
     except OSError:
         return False
 
 
-def carries(pid, marker):
+def carries(pid: int, marker: bytes) -> bool:
     """This process was started with `marker` (bytes, `NAME=value`) in its environment."""
     try:
-        with open("/proc/%d/environ" % pid, "rb") as file:
+        with open(f"/proc/{pid}/environ", "rb") as file:
             return marker in file.read().split(b"\0")
     except OSError:
         return False
 
 
-def catches(pid, number):
+def session(pid: int) -> int | None:
+    """The session of a process, or None when it is gone."""
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def catches(pid: int, number: int) -> bool:
     """This process has a handler of its own for the signal."""
     try:
-        with open("/proc/%d/status" % pid) as file:
+        with open(f"/proc/{pid}/status") as file:
             for line in file:
                 if line.startswith("SigCgt:"):
                     return bool(int(line.split()[1], 16) >> (number - 1) & 1)
@@ -130,7 +149,7 @@ def catches(pid, number):
     return False
 
 
-def send(pid, number, group=False):
+def send(pid: int, number: int, group: bool = False) -> bool:
     """Send a signal to a process, or to its process group; False if it is gone."""
     try:
         (os.killpg if group else os.kill)(pid, number)
@@ -139,21 +158,21 @@ def send(pid, number, group=False):
     return True
 
 
-def in_words(pid, name):
+def in_words(pid: int, name: str) -> str:
     """`python (pid 17, waits for a disk)`, for a person."""
     found = _stat(pid)
     state = {"D": ", waits in the kernel, cannot be ended", "T": ", stopped"}.get(found[1], "") if found else ""
     try:
-        with open("/proc/%d/cmdline" % pid, "rb") as file:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
             words = file.read().rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")
     except OSError:
         words = ""
-    return "%s (pid %d%s)" % (words[:80] or name, pid, state)
+    return f"{words[:80] or name} (pid {pid}{state})"
 
 
-def reap():
+def reap() -> list[tuple[int, int | None, int | None]]:
     """Collect the children that have ended: [(pid, code, signal)], one of code and signal None."""
-    ended = []
+    ended: list[tuple[int, int | None, int | None]] = []
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -167,7 +186,7 @@ def reap():
             ended.append((pid, os.WEXITSTATUS(status), None))
 
 
-def outsiders(root, spare):
+def outsiders(root: int, spare: Iterable[int]) -> dict[int, str]:
     """The living descendants of `root`, {pid: name}, but those in `spare`, what they started, and resource trackers."""
     family, spared, before = descendants(root), set(spare), -1
     while len(spared) != before:
@@ -176,12 +195,13 @@ def outsiders(root, spare):
     return {pid: name for pid, (name, _) in family.items() if pid not in spared and not is_resource_tracker(pid)}
 
 
-def end_family(root, spare=(), within=5.0):
+def end_family(root: int, spare: Collection[int] = (), within: float = 5.0) -> tuple[list[str], list[str]]:
     """Kill all descendants of `root` but those in `spare` (with what they started), and see that they are gone.
 
     Gives (those it killed, those that still live), each in words. A resource tracker is left to end by itself.
     """
-    killed, deadline = {}, time.monotonic() + within
+    killed: dict[int, str] = {}
+    deadline = time.monotonic() + within
     while True:
         left = outsiders(root, spare)
         if not left or time.monotonic() > deadline:
@@ -193,6 +213,6 @@ def end_family(root, spare=(), within=5.0):
         time.sleep(0.002)
 
 
-def limits_open_files():
+def limits_open_files() -> tuple[int, int]:
     """(soft, hard) number of descriptors that a process may have here."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)

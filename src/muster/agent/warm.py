@@ -3,26 +3,30 @@
 The other side is `hook.py`, which runs inside that interpreter.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import socket
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from muster.agent.system import STACKS_SIGNAL, launch
 
 
-def hooked(env, folder, **conf):
+def hooked(env: Mapping[str, str], folder: str, **conf: Any) -> dict[str, str]:
     """This environment, so that a Python started in it meets the hook in `folder` with this configuration."""
     conf["pythonpath"] = env.get("PYTHONPATH")
     path = folder if not env.get("PYTHONPATH") else folder + os.pathsep + env["PYTHONPATH"]
     return dict(env, PYTHONPATH=path, MUSTER_HOOK=json.dumps(conf))
 
 
-def stack_file(folder, rank):
+def stack_file(folder: str, rank: int) -> dict[str, Any]:
     """What the hook must know so that a rank writes its stacks when asked."""
-    return {"path": os.path.join(folder, "rank_%05d.stack" % rank), "signal": int(STACKS_SIGNAL)}
+    return {"path": os.path.join(folder, f"rank_{rank:05d}.stack"), "signal": int(STACKS_SIGNAL)}
 
 
-def write_hook(folder, source):
+def write_hook(folder: str, source: str) -> None:
     """Put the hook in a folder of its own."""
     os.makedirs(folder, mode=0o700, exist_ok=True)
     with open(os.path.join(folder, "sitecustomize.py"), "w") as file:
@@ -32,22 +36,35 @@ def write_hook(folder, source):
 class Hooked:
     """A Python under the hook, and the socket between it and the agent."""
 
-    def __init__(self):
-        self.pid = None
-        self.sock = None
+    pid: int
+    sock: socket.socket
+    """Both are known once it is started."""
+
+    def __init__(self) -> None:
+        self.connected = False
         self._data = b""
         self._orders = 0
 
-    def start(self, argv, env, cwd, files, folder, keep=(), **conf):
+    def start(
+        self,
+        argv: list[str],
+        env: Mapping[str, str],
+        cwd: str,
+        files: tuple[int, int, int],
+        folder: str,
+        keep: Iterable[int] = (),
+        **conf: Any,
+    ) -> None:
         """Start it; `files` are its stdin, stdout and stderr, `folder` holds the hook, `conf` is for the hook."""
         self.sock, theirs = socket.socketpair()
+        self.connected = True
         try:
             env = hooked(env, folder, fd=theirs.fileno(), agent=os.getpid(), **conf)
             self.pid = launch(argv, env, cwd, *files, keep=(theirs.fileno(), *keep))
         finally:
             theirs.close()
 
-    def order(self, children, fds=()):
+    def order(self, children: Mapping[str, Any], fds: Iterable[int] = ()) -> int:
         """Ask for children {name: what the hook needs to know}; gives the number of the order."""
         self._orders += 1
         data = json.dumps({"order": self._orders, "children": children}).encode()
@@ -56,7 +73,7 @@ class Hooked:
         self.sock.sendall(data[sent:])
         return self._orders
 
-    def messages(self):
+    def messages(self) -> list[dict[str, Any]] | None:
         """What it has said since; None once it has closed its side. Blocks when it has said nothing."""
         try:
             more = self.sock.recv(1 << 16)
@@ -74,8 +91,8 @@ class Hooked:
             self._data = self._data[end:]
         return found
 
-    def close(self):
+    def close(self) -> None:
         """End the connection; a warm interpreter then ends by itself."""
-        if self.sock is not None:
+        if self.connected:
             self.sock.close()
-            self.sock = None
+            self.connected = False

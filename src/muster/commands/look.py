@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from muster import runs
 from muster.commands.common import one, read
@@ -42,7 +43,7 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
     return 0
 
 
-def _record(run: runs.Run) -> Mapping[str, object]:
+def _record(run: runs.Run) -> dict[str, Any]:
     job, outcome, state = run.job, run.outcome, contact.state(run)
     took = outcome.duration if outcome else (time.time() - job["time"] if state == "running" else None)
     return {

@@ -15,7 +15,7 @@ from muster.world import contact
 
 
 def wait(words: list[str], env: Mapping[str, str], began: float) -> int:
-    """Wait for the end of a run; its exit status is ours. 124 when `--timeout` is over first, 125 when none is known."""
+    """Wait for the end of a run; its exit status is ours, 124 when `--timeout` is over first, 125 if none is known."""
     asked = read("wait", words, env, "wait for the end of a run, and give its exit status")
     if asked is None:
         return 0
@@ -82,7 +82,8 @@ def stacks(words: list[str], env: Mapping[str, str], began: float) -> int:
         print()
     for rank, pid in answer.get("mute", {}).items():
         print(
-            f"rank {rank} (pid {pid}) is no Python that muster prepared, or has only begun; try `py-spy dump --pid {pid}`"
+            f"rank {rank} (pid {pid}) is no Python that muster prepared, or has only begun; "
+            f"try `py-spy dump --pid {pid}`"
         )
     return 0
 

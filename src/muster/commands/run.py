@@ -24,7 +24,8 @@ _USAGE = """{verb}
     muster {name} [OPTIONS] -- COMMAND [ARGS…]
 
 A line that works with torchrun on one node works with `torchrun` replaced by `muster run`.
-Each option is also a key of `[run]` in muster.toml and a variable: --max-restarts, max_restarts, MUSTER_MAX_RESTARTS."""
+Each option is also a key of `[run]` in muster.toml, and a variable: --max-restarts is max_restarts there, and
+MUSTER_MAX_RESTARTS."""
 
 
 def _read(words: list[str], env: Mapping[str, str], verb: str) -> tuple[Parsed, dict[str, Any]]:

@@ -13,7 +13,7 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     argv = python_argv(job) if python else job.program.argv
     commands = tuple(
         Command(
-            node=node.index,
+            node=node.number,
             argv=tuple(_filled(word, rank, run_id) for word in job.wrap) + argv,
             ranks=(rank,),
             env=node_environment(job, node, run_id),

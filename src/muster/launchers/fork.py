@@ -21,7 +21,7 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
         )
     commands = tuple(
         Command(
-            node=node.index,
+            node=node.number,
             argv=python_argv(job),
             ranks=node.ranks,
             env=node_environment(job, node, run_id),

@@ -139,10 +139,15 @@ class World:
         self.selector = selectors.DefaultSelector()
         self.outcome: Outcome | None = None
         self.facts: dict[str, Any] = {}
+        self.not_ours = set(system.descendants(os.getpid()))
+        """What this process had started before it became muster (`sh -c 'other & exec muster …'`)."""
+        self.sessions: set[int] = set()
+        """The sessions of all ranks that were started."""
         self.events = open(run.path / "events.jsonl", "a")
         self.events_broken = False
+        system.adopt_orphans()  # of an agent that is killed
         self.links = [
-            Link(node.index, node.host.name, list(place.start(job, node.host.name)), env, job.cwd)
+            Link(node.number, node.host.name, list(place.start(job, node.host.name)), env, job.cwd)
             for node in plan.nodes
         ]
 
@@ -150,7 +155,6 @@ class World:
 
     def go(self) -> Outcome:
         """Run to the end."""
-        system.adopt_orphans()
         self._catch_signals()
         for link in self.links:
             self.selector.register(link.stdout, selectors.EVENT_READ, lambda link=link: self._heard(link))
@@ -233,9 +237,13 @@ class World:
         elif isinstance(action, Signal):
             for node in self.plan.nodes:
                 here = [rank.rank for rank in node.ranks if rank.rank in action.ranks]
-                self._tell(node.index, "signal", number=action.number, ranks=here)
+                self._tell(node.number, "signal", number=action.number, ranks=here)
         elif isinstance(action, Sweep):
             self._tell_all("sweep", patience=action.patience)
+            for link in self.links:
+                if link.preface is not None and link.open:
+                    # not an agent yet, perhaps a line of --setup that hangs: it reads nothing
+                    os.killpg(link.process.pid, signal.SIGKILL)
         elif isinstance(action, Say):
             self.view.say(action.text)
         else:
@@ -363,6 +371,7 @@ class World:
         self._handle(Listening(t, attempt, port))
 
     def _on_started(self, link: Link, t: float, payload: bytes, attempt: int, pids: Mapping[str, int]) -> None:
+        self.sessions.update(pids.values())
         self._note("pids", {"t": t, "node": link.node, "attempt": attempt, "pids": pids})
         self._handle(Started(t, link.node, attempt))
 
@@ -413,7 +422,7 @@ class World:
 
     def _watch_stdin(self) -> None:
         assert self.plan.job.stdin is not None
-        node = next(node.index for node in self.plan.nodes for rank in node.ranks if rank.rank == self.plan.job.stdin)
+        node = next(node.number for node in self.plan.nodes for rank in node.ranks if rank.rank == self.plan.job.stdin)
 
         def typed() -> None:
             try:
@@ -443,8 +452,16 @@ class World:
                 if key.fd in self.selector.get_map():
                     key.data()
 
+    def _end_orphans(self) -> None:
+        """End what an agent that was killed has left; it was handed to us when the agent died."""
+        marker = f"TORCHELASTIC_RUN_ID={self.run.id}".encode()
+        family = system.outsiders(os.getpid(), self.not_ours)
+        ours = {pid for pid in family if system.carries(pid, marker) or system.session(pid) in self.sessions}
+        if ours:
+            system.end_family(os.getpid(), self.not_ours | (set(family) - ours))
+
     def _leave(self) -> None:
-        """Leave no process: whatever an agent that died left behind is ours by now."""
+        """Leave no process."""
         for link in self.links:
             link.stdin.close()
         deadline = time.monotonic() + 5
@@ -456,6 +473,6 @@ class World:
                 link.process.wait()
             link.stdout.close()
             link.stderr.close()
-        system.end_family(os.getpid())
+        self._end_orphans()
         self.events.close()
         signal.set_wakeup_fd(-1)

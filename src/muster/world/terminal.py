@@ -57,39 +57,62 @@ class Lines:
     """Cut what ranks write into lines, and put the prefix of its rank before each.
 
     A line that a carriage return begins again (a progress bar) is shown in place on a terminal; elsewhere only its
-    last form is, once its line ends. The log files keep every byte.
+    last form is, once its line ends. The rank that reads the terminal (`eager`) is shown without waiting for the end
+    of a line: it may be a prompt. The log files keep every byte.
     """
 
-    def __init__(self, prefixes: dict[int, bytes], terminal: bool):
-        self.prefixes, self.terminal = prefixes, terminal
+    def __init__(self, prefixes: dict[int, bytes], terminal: bool, eager: int | None = None):
+        self.prefixes, self.terminal, self.eager = prefixes, terminal, eager
         self._parts: dict[tuple[int, str], bytes] = {}
         self._live = b""
+        self._open = False
+        """The eager rank is in the middle of a line."""
 
     def feed(self, rank: int, stream: str, data: bytes) -> bytes:
         """What to write now for these bytes of a rank."""
+        if rank == self.eager:
+            return self._at_once(rank, data)
         data = self._parts.pop((rank, stream), b"") + data
         whole, newline, part = data.rpartition(b"\n")
         text = self._prefixed(rank, whole + newline) if newline else b""
         if part:
             self._parts[rank, stream] = part
-        if not self.terminal:
-            return text
+        if text and self._open:
+            text, self._open = b"\n" + text, False
+        return self._in_place(rank, text, part) if self.terminal else text
+
+    def _at_once(self, rank: int, data: bytes) -> bytes:
+        if not data:
+            return b""
+        begin = b"" if self._open else self.prefixes[rank]
+        self._open = not data.endswith(b"\n")
+        body, end = (data, b"") if self._open else (data[:-1], b"\n")
+        return begin + body.replace(b"\n", b"\n" + self.prefixes[rank]) + end
+
+    def _in_place(self, rank: int, text: bytes, part: bytes) -> bytes:
+        """Keep the latest form of a progress bar below all lines."""
         live = self._live
-        if part.strip(b"\r"):
-            last = part.rstrip(b"\r").rpartition(b"\r")[2]
-            self._live = self.prefixes[rank] + last[:200] if b"\r" in part else live
+        if b"\r" in part and part.strip(b"\r"):
+            self._live = self.prefixes[rank] + part.rstrip(b"\r").rpartition(b"\r")[2][:200]
         elif text:
             self._live = b""
-        clear = b"\r\x1b[K" if live and (text or self._live != live) else b""
-        return clear + text + (self._live if clear or self._live != live else b"")
+        if not text and self._live == live:
+            return b""
+        return (b"\r\x1b[K" if live else b"") + text + self._live
 
     def rest(self) -> bytes:
         """The last lines, which no newline ended."""
         text = b"".join(self._prefixed(rank, part + b"\n") for (rank, _), part in sorted(self._parts.items()))
-        clear = b"\r\x1b[K" if self._live else b""
+        clear = (b"\r\x1b[K" if self._live else b"") + (b"\n" if self._open else b"")
         self._parts.clear()
-        self._live = b""
+        self._live, self._open = b"", False
         return clear + text
+
+    def clear(self) -> bytes:
+        """What makes room for other words: ends an open line, takes a progress bar away."""
+        text = (b"\r\x1b[K" if self._live else b"") + (b"\n" if self._open else b"")
+        self._live, self._open = b"", False
+        return text
 
     def _prefixed(self, rank: int, text: bytes) -> bytes:
         if b"\r" in text:
@@ -117,8 +140,9 @@ class Terminal:
         self.wants: bool | Sequence[int] = False if quiet else (True if ranks is None else list(ranks))
         self.colour = colourful(2, env)
         colour = colourful(1, env)
-        where = {rank.rank: (node.host.name, rank.local_rank, node.index) for node in plan.nodes for rank in node.ranks}
-        self.lines = Lines(prefixes(where, prefix, colour), colour)
+        nodes = plan.nodes
+        where = {rank.rank: (node.host.name, rank.local_rank, node.number) for node in nodes for rank in node.ranks}
+        self.lines = Lines(prefixes(where, prefix, colour), colour, plan.job.stdin)
 
     def begin(self, facts: Mapping[str, Any]) -> None:
         """The first line."""
@@ -131,7 +155,7 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """Words of muster's own, on stderr."""
-        write(1, self.lines.rest() if self.lines.terminal else b"")
+        write(1, self.lines.clear())
         mark = "\x1b[1mmuster:\x1b[0m " if self.colour else "muster: "
         write(2, (mark + text + "\n").encode("utf-8", "surrogateescape"))
 
