@@ -24,6 +24,7 @@ def from_environment(names, default):
 
 
 def main():
+    """Join the others, sum, check, leave."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backend", choices=("gloo", "nccl", "auto"), default="auto")
     parser.add_argument("--rank", type=int, help="for launchers that name no rank")

@@ -28,6 +28,8 @@ _ENOUGH = 1 << 20
 """Bytes waiting for the supervisor beyond which no more log is read; the files keep it."""
 _BREATH = 0.01
 """Seconds between two looks at growing logs: many small lines are taken together."""
+_LINGER = 0.2
+"""Seconds between two looks at processes that ranks left behind, once they have been there for a while."""
 _LAST_WISH = 3.0
 """Seconds that ranks have to end when the connection to the supervisor is lost."""
 
@@ -53,6 +55,7 @@ class Agent:
         self.followed = True
         self.want: bool | list[int] = False
         self.leaving = False
+        self.sweep_until: float | None = None
         self.is_lost = False
         self.times: TextIO | None = None
         self.touched: dict[Stream, None] = {}
@@ -196,14 +199,19 @@ class Agent:
     def on_sweep(self, payload: bytes, patience: float) -> None:
         """End whatever is left of the attempt; what ranks left behind has `patience` seconds to end by itself."""
         self.members.end_store()
-        self.sweep(time.monotonic() + patience)
+        waiting, self.sweep_until = self.sweep_until, time.monotonic() + patience
+        if waiting is None:
+            self.sweep(0.002)
 
-    def sweep(self, until: float, pause: float = 0.002) -> None:
+    def sweep(self, pause: float) -> None:
         """Look again until nothing is left or time is up."""
         left = self.members.left()
-        if left and time.monotonic() < until:
-            self.after(pause, lambda: self.sweep(until, min(0.1, pause * 1.5)))
+        if left and self.sweep_until is not None and time.monotonic() < self.sweep_until:
+            if pause < _LINGER <= pause * 1.5:
+                self.emit("lingering", words=[system.in_words(pid, name) for pid, name in left.items()])
+            self.after(pause, lambda: self.sweep(min(_LINGER, pause * 1.5)))
             return
+        self.sweep_until = None
         killed, alive = system.end_family(os.getpid(), self.members.spared())
         self.children_ended_now()
         self.emit("swept", ended=killed, left=alive)

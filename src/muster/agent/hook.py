@@ -253,7 +253,10 @@ class _Warm:
         """
         middle = os.fork()
         if middle:
-            os.waitpid(middle, 0)
+            _, status = os.waitpid(middle, 0)
+            if status:
+                text = f"a helper process ended (wait status {status})"
+                _tell(self.fd, op="unforked", order=order["order"], pids={}, text=text)
             return False
         try:
             middle, pids = os.getpid(), {}

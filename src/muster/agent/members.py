@@ -52,6 +52,8 @@ class Members:
         self.listener: socket.socket | None = None
         self.store: int | None = None
         self.attempt, self.folder = 0, ""
+        self.ordered: set[int] = set()
+        """Orders that the warm interpreter has not answered yet."""
         self.waiting: tuple[int, str, Mapping[str, str]] | None = None
         self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self.stdin: int | None = None
@@ -144,6 +146,8 @@ class Members:
         if said is None:
             self.agent.selector.unregister(warm.sock)
             warm.close()
+            if self.ordered:
+                self.agent.emit("unable", what="fork", text="the warm interpreter ended", number=len(self.pids))
             return
         for message in said:
             if message["op"] == "failed":
@@ -209,7 +213,7 @@ class Members:
         if self.forks and self.warm is not None:
             log = os.path.join(self.agent.folder, "store.log")
             child = {"store": [self.host, port], "out": log, "err": log}
-            self.warm.order({"store": child}, [listener.fileno()])
+            self.ordered.add(self.warm.order({"store": child}, [listener.fileno()]))
             return
         fd = listener.fileno()
         conf = {"mode": "store", "fd": fd, "store": [self.host, port]}
@@ -257,7 +261,7 @@ class Members:
                     "stdin": rank["rank"] == self.stdin_rank,
                     "stack": stack_file(folder, rank["rank"]),
                 }
-            warm.order(children)
+            self.ordered.add(warm.order(children))
         else:
             self.start_plain(late)
 
@@ -298,6 +302,7 @@ class Members:
 
     def forked(self, message: Mapping[str, Any]) -> None:
         """The warm interpreter has forked."""
+        self.ordered.discard(message["order"])
         for name, pid in message["pids"].items():
             if name == "store":
                 self.store, self.names[pid] = pid, "store"

@@ -381,6 +381,13 @@ class World:
     def _on_output(self, link: Link, t: float, payload: bytes, rank: int, stream: str, offset: int) -> None:
         self.view.output(rank, stream, payload)
 
+    def _on_lingering(self, link: Link, t: float, payload: bytes, words: list[str]) -> None:
+        grace = self.plan.job.grace
+        self.view.say(
+            f"the ranks have ended and left behind: {'; '.join(words)}\n"
+            f"waiting up to {grace:g} s for that to end; Ctrl-C to end it now"
+        )
+
     def _on_note(self, link: Link, t: float, payload: bytes, text: str) -> None:
         self.view.say(f"{link.host}: {text}")
 

@@ -1,0 +1,42 @@
+# make demo    a first run: 4 ranks on this machine
+# make test    all tests; installs what they need
+# make check   lint, types, layers, Python 3.9
+# make fast    the tests that start no rank
+# make bench   muster and torchrun, side by side
+
+PYTHON ?= python3
+PY := .venv/bin/python
+
+.PHONY: demo test check fast bench clean
+
+demo: .venv/demo
+	.venv/bin/muster run -g 4 examples/distributed_sum.py
+
+test: check
+	$(PY) -m pytest -q -n 2 --dist worksteal tests
+
+check: .venv/dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/vermin --quiet --no-tips --target=3.9- --violations --exclude tomllib src/muster
+	$(PY) -m pytest -q tests/unit/test_layers.py
+
+fast: .venv/dev
+	$(PY) -m pytest -q tests/unit
+
+bench: .venv/dev
+	$(PY) bench/launch.py
+
+clean:
+	rm -rf .venv
+
+# the interpreter and the packages; made once, and again when what is needed changes
+.venv/demo: pyproject.toml tools/venv
+	PYTHON=$(PYTHON) tools/venv demo
+	touch $@
+
+.venv/dev: .venv/demo tools/system
+	tools/system
+	tools/venv dev
+	touch $@

@@ -1,0 +1,101 @@
+"""How long from the command to the first all-reduce, and until all have ended: muster beside torchrun, in one run.
+
+    python bench/launch.py                       sizes 1, 8 and 32, three times each, medians
+    python bench/launch.py --sizes 1,2 --repeat 1
+
+The launchers take turns, so that a noisy machine is as noisy for both. Seconds of wall time; `first` is the time at
+which the last rank had its sum, `ended` the time at which the command had ended. `restart` is from the SIGKILL of one
+of the ranks to the first sum of all of them in the next attempt, at the middle size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SCRIPT = str(HERE / "first_sum.py")
+BIN = Path(sys.executable).parent
+
+
+def environment(folder: str) -> dict[str, str]:
+    """The environment of every measured command: the same number of threads, runs kept in a folder of the benchmark."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MUSTER", "PET_"))}
+    return {**kept, "MUSTER_HOME": folder, "OMP_NUM_THREADS": "1"}
+
+
+def launch(command: list[str], env: dict[str, str]) -> tuple[float, str]:
+    """(seconds until it had ended, what it printed); raises when it failed."""
+    began = time.time()
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
+    took = time.time() - began
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
+    return took, done.stdout
+
+
+def once(command: list[str], ranks: int, env: dict[str, str]) -> tuple[float, float]:
+    """Seconds to the first sum of all ranks, and to the end."""
+    began = time.time()
+    took, text = launch(command, env)
+    times = [float(value) for value in re.findall(r"reduced ([\d.]+)", text)]
+    assert len(times) == ranks, f"{len(times)} of {ranks} ranks had a sum:\n{text}"
+    return max(times) - began, took
+
+
+def restart(ranks: int, env: dict[str, str]) -> float:
+    """Seconds from the SIGKILL of a rank to the first sum of the next attempt, by muster."""
+    command = [str(BIN / "muster"), "run", "-g", str(ranks), "--max-restarts", "1", SCRIPT]
+    _, text = launch(command, {**env, "BENCH_KILL": "1"})
+    killed = float(re.findall(r"killed ([\d.]+)", text)[0])
+    again = [float(value) for value in re.findall(r"reduced ([\d.]+)", text) if float(value) > killed + 0.001]
+    return max(again) - killed
+
+
+def main() -> None:
+    """Measure, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", default="1,8,32")
+    parser.add_argument("--repeat", type=int, default=3)
+    args = parser.parse_args()
+    sizes = [int(size) for size in args.sizes.split(",")]
+    with tempfile.TemporaryDirectory() as folder:
+        env = environment(folder)
+        print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+        print(
+            f"{'ranks':>5}  {'':8} {'first: muster':>13} {'torchrun':>9} {'':>6}   {'ended: muster':>13} {'torchrun':>9}"
+        )
+        for size in sizes:
+            found: dict[str, list[tuple[float, float]]] = {"muster": [], "torchrun": []}
+            for _ in range(args.repeat):
+                for name, option in (("muster", "-g"), ("torchrun", "--nproc-per-node")):
+                    words = [
+                        str(BIN / name),
+                        *(["run"] if name == "muster" else ["--standalone"]),
+                        option,
+                        str(size),
+                        SCRIPT,
+                    ]
+                    found[name].append(once(words, size, env))
+            first = {name: statistics.median(pair[0] for pair in pairs) for name, pairs in found.items()}
+            ended = {name: statistics.median(pair[1] for pair in pairs) for name, pairs in found.items()}
+            print(
+                f"{size:>5}  {'':8} {first['muster']:13.2f} {first['torchrun']:9.2f} {first['torchrun'] / first['muster']:5.1f}x"
+                f"   {ended['muster']:13.2f} {ended['torchrun']:9.2f} {ended['torchrun'] / ended['muster']:5.1f}x",
+                flush=True,
+            )
+        size = max(2, sizes[len(sizes) // 2])
+        took = statistics.median(restart(size, env) for _ in range(args.repeat))
+        print(f"restart of {size} ranks after a SIGKILL: {took:.2f} s")
+
+
+if __name__ == "__main__":
+    main()
