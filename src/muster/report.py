@@ -55,17 +55,15 @@ def plural(count: int, word: str) -> str:
 def begin_in_words(plan: Plan, run_id: str, facts: Mapping[str, Any]) -> str:
     """The first line of a run: what starts, and by which Python."""
     job = plan.job
-    forked = facts.get("fork", False)
-    how = "forked from one warm interpreter" if forked else "plain processes"
-    python = facts.get("executable", job.python)
+    launcher = "fork" if facts.get("fork") else "exec"
+    words = f"{run_id}: {plural(plan.world_size, 'rank')}, launcher {launcher}"
+    if all(command.python_at is None for command in plan.commands):
+        return f"{words}, `{job.program.argv[0]}`"
+    threads = f"{plural(job.threads, 'thread')} each" if job.threads else "OMP_NUM_THREADS as you set it"
     versions = [f"Python {facts['python']}"] if facts.get("python") else []
     versions += [f"torch {facts['torch']}"] if facts.get("torch") else []
-    if all(command.python_at is None for command in plan.commands):
-        return f"{run_id}: {plural(plan.world_size, 'rank')} of `{job.program.argv[0]}`, {how}"
-    threads = plural(job.threads, "thread") if job.threads else "OMP_NUM_THREADS as you set it,"
-    tail = " a rank" if job.threads else " for each rank"
-    python = f"{python} ({job.python_why}; {', '.join(versions)})"
-    return f"{run_id}: {plural(plan.world_size, 'rank')}, {how}, {threads}{tail}, {python}"
+    python = facts.get("executable", job.python)
+    return f"{words}, {threads}, {python} ({', '.join(versions)}; {job.python_why})"
 
 
 # ---- outcomes -------------------------------------------------------------------------------------------------------
@@ -87,14 +85,15 @@ def outcome_in_words(outcome: Outcome, run_id: str, world_size: int) -> str:
     after = f"after {seconds(outcome.duration)}"
     if outcome.state == "succeeded":
         lines.append(f"{_all(world_size)} ended well {after}")
-    elif outcome.state == "failed" and outcome.first is not None:
+    elif outcome.state == "failed" and outcome.first is not None and not outcome.reason:
         first = outcome.first
         attempt = f" in attempt {outcome.attempt}" if outcome.attempt else ""
         lines.append(f"rank {first.rank} failed first{attempt}, {after_start(first)}: {ended_in_words(first)}")
         lines += _last_words(first)
     else:
-        lines.append(f"{outcome.state} {after}" + (f": {outcome.reason}" if outcome.reason else ""))
-        if outcome.state == "broken" and outcome.first is not None:
+        # what muster could not do is a sentence already, with its hint
+        lines.append(outcome.reason if outcome.state == "broken" else f"ended {after}: {outcome.reason}")
+        if outcome.first is not None:
             lines.append(f"rank {outcome.first.rank} had failed: {ended_in_words(outcome.first)}")
     if outcome.state != "succeeded":
         lines += others_in_words(outcome)

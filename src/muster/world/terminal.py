@@ -79,7 +79,8 @@ class Lines:
             self._parts[rank, stream] = part
         if text and self._open:
             text, self._open = b"\n" + text, False
-        return self._in_place(rank, text, part) if self.terminal else text
+        # beside a prompt nothing may be drawn in place
+        return self._in_place(rank, text, part) if self.terminal and self.eager is None else text
 
     def _at_once(self, rank: int, data: bytes) -> bytes:
         if not data:
