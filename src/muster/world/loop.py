@@ -160,8 +160,6 @@ class World:
             self.selector.register(link.stdout, selectors.EVENT_READ, lambda link=link: self._heard(link))
             self.selector.register(link.stderr, selectors.EVENT_READ, lambda link=link: self._complained(link))
             self._send(link, agent_source())
-        if self.plan.job.stdin is not None:
-            self._watch_stdin()
         try:
             while self.outcome is None:
                 self._turn()
@@ -357,6 +355,8 @@ class World:
         )
         if link.node == 0:
             self._tell(0, "listen", attempt=0, host=self._address())
+        if any(rank.rank == job.stdin for rank in self.plan.nodes[link.node].ranks):
+            self._watch_stdin(link.node)  # not before: what follows the agent's own text is lost until it runs
 
     def _on_ready(self, link: Link, t: float, payload: bytes, fork: bool, why: str, **facts: Any) -> None:
         times = {name: when - self.began for name, when in facts.pop("times", {}).items()}
@@ -427,9 +427,7 @@ class World:
 
     # ---- the terminal's input ---------------------------------------------------------------------------------------
 
-    def _watch_stdin(self) -> None:
-        assert self.plan.job.stdin is not None
-        node = next(node.number for node in self.plan.nodes for rank in node.ranks if rank.rank == self.plan.job.stdin)
+    def _watch_stdin(self, node: int) -> None:
 
         def typed() -> None:
             try:
