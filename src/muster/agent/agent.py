@@ -16,18 +16,13 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TextIO
+from typing import Any
 
 from muster.agent import protocol, system
-from muster.agent.autopsy import explain
-from muster.agent.follow import Follower, Stream, log_path, tail
+from muster.agent.logs import Logs
 from muster.agent.members import Members
 from muster.agent.protocol import MAGIC, Unpacker, pack
 
-_ENOUGH = 1 << 20
-"""Bytes waiting for the supervisor beyond which no more log is read; the files keep it."""
-_BREATH = 0.01
-"""Seconds between two looks at growing logs: many small lines are taken together."""
 _LINGER = 0.2
 """Seconds between two looks at processes that ranks left behind, once they have been there for a while."""
 _LAST_WISH = 3.0
@@ -51,15 +46,10 @@ class Agent:
         self.out, self.writing = bytearray(), False
         self.frames = Unpacker()
         self.prepared = False
-        self.follower: Follower | None = None
-        self.followed = True
-        self.want: bool | list[int] = False
+        self.logs = Logs(self)
         self.leaving = False
         self.sweep_until: float | None = None
         self.is_lost = False
-        self.times: TextIO | None = None
-        self.touched: dict[Stream, None] = {}
-        self.shown: set[int] = set()
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
@@ -74,8 +64,8 @@ class Agent:
         signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: self.lost("the agent was sent SIGTERM"))
-        self.selector.register(told, selectors.EVENT_READ, lambda: self.children_ended(told))
-        self.selector.register(0, selectors.EVENT_READ, self.heard)
+        self.watch(told, lambda: self.children_ended(told))
+        self.watch(0, self.heard)
         self.out += MAGIC
         self.emit(
             "hello",
@@ -96,13 +86,22 @@ class Agent:
             for timer in due:
                 self.timers.remove(timer)
                 timer[1]()
-            self.pump()
-            if self.leaving and not self.out and not (self.follower and self.follower.grown):
+            self.logs.send()
+            if self.leaving and not self.out and self.logs.sent:
                 return
 
     def after(self, seconds: float, do: Callable[[], object]) -> None:
         """Call `do` once, in so many seconds."""
         self.timers.append((time.monotonic() + seconds, do))
+
+    def watch(self, fd: int, do: Callable[[], object]) -> None:
+        """Call `do` whenever there is something to read."""
+        self.selector.register(fd, selectors.EVENT_READ, do)
+
+    def unwatch(self, fd: int) -> None:
+        """Do so no more; it may be watched or not."""
+        if fd in self.selector.get_map():
+            self.selector.unregister(fd)
 
     def emit(self, kind: str, payload: bytes = b"", **fields: Any) -> None:
         """Send a frame to the supervisor, stamped with this machine's clock."""
@@ -132,7 +131,7 @@ class Agent:
         except BlockingIOError:
             return
         if not data:
-            self.selector.unregister(0)
+            self.unwatch(0)
             self.lost("the connection to muster was lost")
         for fields, payload in self.frames.feed(data):
             getattr(self, "on_" + fields.pop("kind"))(payload=payload, **fields)
@@ -162,7 +161,7 @@ class Agent:
         floor: str,
     ) -> None:
         """Get ready to start ranks: folders, the hook, the warm interpreter."""
-        self.run_dir, self.node, self.want = run_dir, node, want
+        self.run_dir, self.node, self.logs.want = run_dir, node, want
         self.folder = os.path.join(run_dir, f"node_{host}")
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
         log = os.open(os.path.join(self.folder, "agent.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -182,14 +181,7 @@ class Agent:
         """Start all ranks of this node."""
         folder = os.path.join(self.run_dir, f"attempt_{attempt}")
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        if self.follower:
-            self.pump(everything=True)
-            if self.followed:
-                self.selector.unregister(self.follower.fd)
-            self.follower.close()
-        self.follower = follower = Follower(folder, self.members.ranks)
-        self.followed, self.shown = True, set()
-        self.selector.register(follower.fd, selectors.EVENT_READ, lambda: self.noticed(follower))
+        self.logs.follow(attempt, folder, self.members.ranks)
         self.members.start(attempt, folder, late)
 
     def on_signal(self, payload: bytes, number: int, ranks: Iterable[int]) -> None:
@@ -229,12 +221,12 @@ class Agent:
         """Send what is left of the logs, and leave."""
         if self.prepared:
             self.members.close()
-        if self.follower and drain:
-            self.follower.notice()
-        elif self.follower:
-            self.follower.grown.clear()
-            self.want = False
+        self.logs.finish(drain)
         self.leaving = True
+
+    def on_taken(self, payload: bytes, count: int) -> None:
+        """The supervisor has shown so many bytes of output, and takes more."""
+        self.logs.untaken -= count
 
     def lost(self, why: str) -> None:
         """Nobody is there to decide: end the ranks, and this agent."""
@@ -269,75 +261,6 @@ class Agent:
         except OSError as error:
             print(f"muster agent: {error}", file=sys.stderr, flush=True)
 
-    # ---- logs -------------------------------------------------------------------------------------------------------
-
-    def noticed(self, follower: Follower) -> None:
-        """Some log has grown. Look no more for a breath: a chatty rank would keep this process busy."""
-        follower.notice()
-        self.selector.unregister(follower.fd)
-        self.followed = False
-
-        def again() -> None:
-            if follower is self.follower:
-                self.selector.register(follower.fd, selectors.EVENT_READ, lambda: self.noticed(follower))
-                self.followed = True
-
-        self.after(_BREATH, again)
-
-    def pump(self, everything: bool = False) -> None:
-        """Read what has grown, and send it if it is wanted."""
-        follower = self.follower
-        while follower and follower.grown and (everything or len(self.out) < _ENOUGH):
-            for stream in list(follower.grown):
-                self.read(follower, stream)
-                if len(self.out) >= _ENOUGH and not everything:
-                    break
-
-    def read(self, follower: Follower, stream: Stream) -> None:
-        """Read some of one log."""
-        wanted = self.want is True or (self.want and stream.rank in self.want)
-        offset = stream.offset
-        if stream.rank not in self.shown:
-            self.shown.add(stream.rank)
-            self.emit("output_began", rank=stream.rank)
-        if not self.touched:
-            self.after(1.0, self.mark)
-        self.touched[stream] = None
-        # stderr is always read, for the moment at which a traceback appears
-        data = stream.read(1 << 16) if wanted or stream.kind == "err" else b""
-        if len(data) < 1 << 16:
-            follower.grown.discard(stream)
-        if data and wanted:
-            self.emit("output", data, rank=stream.rank, stream=stream.kind, offset=offset)
-
-    def mark(self) -> None:
-        """Write down how long the growing logs are now, so that `--since` finds its place."""
-        import json
-
-        marks = {f"{stream.rank}.{stream.kind}": stream.size() for stream in self.touched}
-        self.touched = {}
-        try:
-            if self.times is None:
-                self.times = open(os.path.join(self.folder, "times.jsonl"), "a")
-            text = json.dumps({"time": round(time.time(), 3), "attempt": self.members.attempt, "at": marks})
-            self.times.write(text + "\n")
-            self.times.flush()
-        except OSError:
-            pass  # a full disk; the logs say so themselves
-
-    def why(self, rank: int, signalled: bool) -> dict[str, Any]:
-        """The last words of a rank that failed, and when they began."""
-        known = self.follower.of(rank) if self.follower else []
-        streams = [stream for stream in known if stream.kind == "err"]
-        for stream in streams:
-            while stream.offset < stream.size() and not self.want:
-                stream.read(1 << 20)
-        words = explain(tail(log_path(self.members.folder, rank, "err")), signalled)
-        words["t"] = next((stream.traceback_at for stream in streams if stream.traceback_at), None)
-        if words["kind"] == "ended" or words["t"] is None:
-            words["t"] = time.monotonic()
-        return words
-
     # ---- people on this machine -------------------------------------------------------------------------------------
 
     def answer(self, run_id: str) -> None:
@@ -345,7 +268,7 @@ class Agent:
         local = socket.socket(socket.AF_UNIX)
         local.bind(protocol.socket_name(os.getuid(), run_id, self.node))
         local.listen(16)
-        self.selector.register(local, selectors.EVENT_READ, lambda: self.called(local))
+        self.watch(local.fileno(), lambda: self.called(local))
 
     def called(self, local: socket.socket) -> None:
         """Somebody connects; hear them if they are the same person or root."""
@@ -362,13 +285,13 @@ class Agent:
             except OSError:
                 data = b""
             if not data:
-                self.selector.unregister(visitor)
+                self.unwatch(visitor.fileno())
                 visitor.close()
                 return
             for fields, _ in frames.feed(data):
                 self.visit(visitor, fields)
 
-        self.selector.register(visitor, selectors.EVENT_READ, heard)
+        self.watch(visitor.fileno(), heard)
 
     def visit(self, visitor: socket.socket, fields: Mapping[str, Any]) -> None:
         """Do what another terminal asks for."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 _READ_AND_RUN = "f=open(0,'rb',closefd=False);exec(f.read(int(f.readline())))"
 
-_MODULES = ("protocol", "system", "follow", "autopsy", "warm", "members", "agent")
+_MODULES = ("protocol", "system", "follow", "autopsy", "logs", "warm", "members", "agent")
 """What an agent is made of; each imports only those before it."""
 
 _UNPACK = """

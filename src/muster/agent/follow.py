@@ -32,27 +32,40 @@ class Stream:
     def __init__(self, rank: int, kind: str, path: str) -> None:
         self.rank, self.kind, self.path = rank, kind, path
         self.offset = 0
+        """How far `read` has come."""
+        self.scanned = 0
+        """How far `scan` has come."""
         self.traceback_at: float | None = None
         """When the head of the latest traceback was seen (monotonic)."""
         self._tail = b""
 
     def read(self, limit: int) -> bytes:
         """The next bytes of the file, at most `limit`; empty at its present end."""
+        data = self._at(self.offset, limit)
+        self.offset += len(data)
+        return data
+
+    def scan(self) -> None:
+        """Look through what is new for the head of a traceback, whether or not anybody reads it."""
+        while True:
+            data = self._at(self.scanned, 1 << 20)
+            if not data:
+                return
+            self.scanned += len(data)
+            seen = self._tail + data
+            if any(head in seen for head in _TRACEBACK):
+                self.traceback_at = time.monotonic()
+            self._tail = seen[-_LONGEST + 1 :]
+
+    def _at(self, offset: int, limit: int) -> bytes:
         try:
             fd = os.open(self.path, os.O_RDONLY)
         except FileNotFoundError:
             return b""
         try:
-            data = os.pread(fd, limit, self.offset)
+            return os.pread(fd, limit, offset)
         finally:
             os.close(fd)
-        self.offset += len(data)
-        if self.kind == "err" and data:
-            seen = self._tail + data
-            if any(head in seen for head in _TRACEBACK):
-                self.traceback_at = time.monotonic()
-            self._tail = seen[-_LONGEST + 1 :] if len(seen) >= _LONGEST else seen
-        return data
 
     def size(self) -> int:
         """The present length of the file."""
@@ -71,35 +84,43 @@ class Follower:
             for kind in ("out", "err"):
                 stream = Stream(rank, kind, log_path(folder, rank, kind))
                 self.streams[os.path.basename(stream.path)] = stream
-        self.grown: set[Stream] = set()
-        """Streams that may hold bytes not yet read."""
         self.fd: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        if self.fd < 0 or _libc.inotify_add_watch(self.fd, os.fsencode(folder), _IN_MODIFY) < 0:
-            raise OSError(ctypes.get_errno(), "cannot watch " + folder)
+        """Readable when a file has grown; -1 where the kernel gives no more of these, then `notice` must be called."""
+        if self.fd >= 0 and _libc.inotify_add_watch(self.fd, os.fsencode(folder), _IN_MODIFY) < 0:
+            self.close()
+        self._sizes: dict[Stream, int] = {}
 
-    def notice(self) -> None:
-        """Take what inotify has to say, without waiting."""
+    def notice(self) -> set[Stream]:
+        """The files that have grown since the last time. Does not wait."""
+        if self.fd < 0:
+            sizes = {stream: stream.size() for stream in self.streams.values()}
+            grown = {stream for stream, size in sizes.items() if size != self._sizes.get(stream, 0)}
+            self._sizes = sizes
+            return grown
         try:
             data = os.read(self.fd, 65536)
         except BlockingIOError:
-            return
-        at = 0
+            return set()
+        grown, at = set(), 0
         while at < len(data):
             _, mask, _, length = _EVENT.unpack_from(data, at)
             name = os.fsdecode(data[at + _EVENT.size : at + _EVENT.size + length].rstrip(b"\0"))
             at += _EVENT.size + length
             if mask & _IN_Q_OVERFLOW:
-                self.grown.update(self.streams.values())
-            elif name in self.streams:
-                self.grown.add(self.streams[name])
+                return set(self.streams.values())
+            if name in self.streams:
+                grown.add(self.streams[name])
+        return grown
 
     def of(self, rank: int) -> list[Stream]:
         """The streams of one rank."""
         return [stream for stream in self.streams.values() if stream.rank == rank]
 
     def close(self) -> None:
-        """Stop watching."""
-        os.close(self.fd)
+        """Stop watching; `notice` then looks at all files."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
 
 def tail(path: str, limit: int = 65536) -> bytes:

@@ -41,6 +41,8 @@ class Members:
         self.preload = ["torch", "torch.distributed", *preload]
         self.ranks: list[int] = [rank["rank"] for command in commands for rank in command["ranks"]]
         self.forks = any(command["forks"] for command in commands)
+        self.store_waits = all(command["python_at"] is None for command in commands)
+        """The store is started when the first rank asks for it."""
         self.stdin_rank = stdin_rank
         self.hook_folder = os.path.join(agent.folder, "hook")
         self.pids: dict[int, int] = {}
@@ -102,11 +104,11 @@ class Members:
             said = proof.messages()
             seen.extend(said or ())
             if said is None:
-                self.agent.selector.unregister(proof.sock)
+                self.agent.unwatch(proof.sock.fileno())
                 proof.close()
                 self.proven(seen[0] if seen else None)
 
-        self.agent.selector.register(proof.sock, 1, heard)
+        self.agent.watch(proof.sock.fileno(), heard)
 
     def proven(self, proof: Mapping[str, Any] | None) -> None:
         """Go on from what the proof said; `proof` is None when the hook was not reached."""
@@ -138,13 +140,13 @@ class Members:
             )
         self.warm_times = {"begun": began}
         self.names[warm.pid] = "warm"
-        self.agent.selector.register(warm.sock, 1, lambda: self.warm_says(warm))
+        self.agent.watch(warm.sock.fileno(), lambda: self.warm_says(warm))
 
     def warm_says(self, warm: Hooked) -> None:
         """Take what the warm interpreter says."""
         said = warm.messages()
         if said is None:
-            self.agent.selector.unregister(warm.sock)
+            self.agent.unwatch(warm.sock.fileno())
             warm.close()
             if self.ordered:
                 self.agent.emit("unable", what="fork", text="the warm interpreter ended", number=len(self.pids))
@@ -155,7 +157,7 @@ class Members:
             elif message["op"] == "ready":
                 self.warm_times.update(message["times"])
                 if message["unfit"]:
-                    self.agent.selector.unregister(warm.sock)
+                    self.agent.unwatch(warm.sock.fileno())
                     warm.close()
                     self.warm = None
                     self.plain(message["unfit"], torch=message["torch"])
@@ -196,15 +198,15 @@ class Members:
         self.listener = listener = socket.socket()
         listener.bind((host, 0))
         listener.listen(4096)
-        if not any(command["python_at"] is not None for command in self.commands):
+        if self.store_waits:
             # Who knows whether this program ever asks for the store; importing torch for nothing costs a second.
-            self.agent.selector.register(listener, 1, lambda: self.store_wanted(listener))
+            self.agent.watch(listener.fileno(), lambda: self.store_wanted(listener))
         port: int = listener.getsockname()[1]
         return port
 
     def store_wanted(self, listener: socket.socket) -> None:
         """The first rank knocks: now a store is needed."""
-        self.agent.selector.unregister(listener)
+        self.agent.unwatch(listener.fileno())
         self.start_store(listener)
 
     def start_store(self, listener: socket.socket) -> None:
@@ -231,8 +233,7 @@ class Members:
         if self.store is not None:
             system.send(self.store, signal.SIGKILL)
         if self.listener is not None:
-            if self.listener.fileno() in self.agent.selector.get_map():
-                self.agent.selector.unregister(self.listener)
+            self.agent.unwatch(self.listener.fileno())
             self.listener.close()
         self.listener, self.store = None, None
 
@@ -248,7 +249,7 @@ class Members:
             self.waiting = (attempt, folder, late)
             self.start_warm()
             return
-        if self.listener and self.listener.fileno() not in self.agent.selector.get_map():
+        if self.listener and not self.store_waits:
             self.start_store(self.listener)
         if warm is not None:
             children = {}
@@ -325,7 +326,7 @@ class Members:
             self.pids.pop(rank, None)
             end: dict[str, Any] = {"rank": rank, "code": code, "signal": number}
             if code != 0:
-                end["why"] = self.agent.why(rank, number is not None)
+                end["why"] = self.agent.logs.why(rank, number is not None)
             self.ends[rank] = {"code": code, "signal": number}
             self.agent.emit("ended", attempt=self.attempt, **end)
         elif name == "store" and pid == self.store:
@@ -393,7 +394,7 @@ class Members:
         """End what is not a rank."""
         self.end_store()
         if self.warm is not None and self.warm.connected:
-            self.agent.selector.unregister(self.warm.sock)
+            self.agent.unwatch(self.warm.sock.fileno())
             self.warm.close()
 
 

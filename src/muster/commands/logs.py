@@ -13,7 +13,8 @@ from muster.commands.common import one, read
 from muster.errors import Impossible
 from muster.ranks import fold
 from muster.world import contact
-from muster.world.terminal import Lines, colourful, prefixes, write
+from muster.world.pen import write
+from muster.world.terminal import Lines, colourful, prefixes
 
 Key = tuple[int, str]
 

@@ -42,6 +42,7 @@ from muster.supervise import (
     Tick,
     Unable,
 )
+from muster.world.pen import Pen
 
 TORCH_FLOOR = "2.3"
 """The oldest torch whose store takes a socket that listens already (`master_listen_fd`)."""
@@ -57,6 +58,8 @@ class View(Protocol):
 
     wants: Any
     """Which ranks' output is wanted: True for all, False for none, or a list."""
+    put: Callable[[int, bytes], None]
+    """Writes bytes to a descriptor."""
 
     def begin(self, facts: Mapping[str, Any]) -> None:
         """The ranks are about to start."""
@@ -137,6 +140,10 @@ class World:
         )
         self.supervisor = Supervisor(settings)
         self.selector = selectors.DefaultSelector()
+        self.pen = Pen()
+        view.put = self.pen.put
+        self.interrupts = 0
+        """How often Ctrl-C was pressed."""
         self.outcome: Outcome | None = None
         self.facts: dict[str, Any] = {}
         self.not_ours = set(system.descendants(os.getpid()))
@@ -156,6 +163,7 @@ class World:
     def go(self) -> Outcome:
         """Run to the end."""
         self._catch_signals()
+        self.selector.register(self.pen.told, selectors.EVENT_READ, self._shown)
         for link in self.links:
             self.selector.register(link.stdout, selectors.EVENT_READ, lambda link=link: self._heard(link))
             self.selector.register(link.stderr, selectors.EVENT_READ, lambda link=link: self._complained(link))
@@ -163,11 +171,15 @@ class World:
         try:
             while self.outcome is None:
                 self._turn()
+            self._write("outcome.json", as_json(self.outcome))
             self._part()
         finally:
             self._leave()
-        self._write("outcome.json", as_json(self.outcome))
         self.view.finish(self.outcome)
+        try:
+            self.pen.close(drop=self.hurry)
+        except KeyboardInterrupt:
+            pass  # enough shown
         return self.outcome
 
     def _turn(self) -> None:
@@ -193,6 +205,7 @@ class World:
 
         def heard() -> None:
             for number in os.read(told, 64):
+                self.interrupts += number == signal.SIGINT
                 if number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                     self._handle(Asked(self._now(), number))
 
@@ -380,6 +393,7 @@ class World:
 
     def _on_output(self, link: Link, t: float, payload: bytes, rank: int, stream: str, offset: int) -> None:
         self.view.output(rank, stream, payload)
+        self.pen.mark((link, len(payload)))
 
     def _on_lingering(self, link: Link, t: float, payload: bytes, words: list[str]) -> None:
         grace = self.plan.job.grace
@@ -425,6 +439,16 @@ class World:
     def _on_broken(self, link: Link, t: float, payload: bytes, text: str) -> None:
         link.broken = text.strip().splitlines()[-1]
 
+    def _shown(self) -> None:
+        """What was shown makes room for more."""
+        for link, count in self.pen.reached():
+            self._send(link, pack("taken", count=count))
+
+    @property
+    def hurry(self) -> bool:
+        """The person does not want to wait for the rest of the logs."""
+        return self.interrupts > 1
+
     # ---- the terminal's input ---------------------------------------------------------------------------------------
 
     def _watch_stdin(self, node: int) -> None:
@@ -449,13 +473,16 @@ class World:
     # ---- the end ----------------------------------------------------------------------------------------------------
 
     def _part(self) -> None:
-        """Let the agents send what is left of the logs, and see them go."""
-        hurry = self.outcome is not None and self.outcome.code == 130
-        self._tell_all("bye", drain=not hurry)
-        while any(link.open for link in self.links):
-            for key, _ in self.selector.select():
-                if key.fd in self.selector.get_map():
-                    key.data()
+        """Let the agents send what is left of the logs, and see them go. From here Ctrl-C ends the showing."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._tell_all("bye", drain=not self.hurry)
+        try:
+            while any(link.open for link in self.links):
+                for key, _ in self.selector.select():
+                    if key.fd in self.selector.get_map():
+                        key.data()
+        except KeyboardInterrupt:
+            self.interrupts = 2
 
     def _end_orphans(self) -> None:
         """End what an agent that was killed has left; it was handed to us when the agent died."""

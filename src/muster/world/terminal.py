@@ -4,29 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from muster.model import Outcome, Plan, as_json
 from muster.ranks import fill
 from muster.report import begin_in_words, outcome_in_words
+from muster.world.pen import write
 
 _COLOURS = (36, 33, 35, 32, 34, 96, 93, 95, 92, 94)
-
-
-def write(fd: int, data: bytes) -> None:
-    """Write all of it; whoever reads may have gone (`| head`), which ends nothing."""
-    try:
-        while data:
-            data = data[os.write(fd, data) :]
-    except BrokenPipeError:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, fd)
-        os.close(null)
-    except BlockingIOError:
-        os.set_blocking(fd, True)
-        write(fd, data)
 
 
 def colourful(fd: int, env: Mapping[str, str]) -> bool:
@@ -137,6 +123,8 @@ class Terminal:
         ranks: Sequence[int] | None = None,
         quiet: bool = False,
     ):
+        self.put: Callable[[int, bytes], None] = write
+        """Whoever runs the view may put a `Pen` in its place."""
         self.plan, self.run_id, self.quiet = plan, run_id, quiet
         self.wants: bool | Sequence[int] = False if quiet else (True if ranks is None else list(ranks))
         self.colour = colourful(2, env)
@@ -152,20 +140,20 @@ class Terminal:
 
     def output(self, rank: int, stream: str, data: bytes) -> None:
         """Lines of a rank: stdout to stdout, stderr to stderr."""
-        write(2 if stream == "err" else 1, self.lines.feed(rank, stream, data))
+        self.put(2 if stream == "err" else 1, self.lines.feed(rank, stream, data))
 
     def say(self, text: str) -> None:
         """Words of muster's own, on stderr."""
-        write(1, self.lines.clear())
+        self.put(1, self.lines.clear())
         mark = "\x1b[1mmuster:\x1b[0m " if self.colour else "muster: "
-        write(2, (mark + text + "\n").encode("utf-8", "surrogateescape"))
+        self.put(2, (mark + text + "\n").encode("utf-8", "surrogateescape"))
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Events are for machines."""
 
     def finish(self, outcome: Outcome) -> None:
         """How it ended."""
-        write(1, self.lines.rest())
+        self.put(1, self.lines.rest())
         if not (self.quiet and outcome.code == 0):
             self.say(outcome_in_words(outcome, self.run_id, self.plan.world_size))
 
@@ -174,11 +162,12 @@ class JsonLines:
     """The view of a machine: every event as one line of JSON on stdout; words go to stderr."""
 
     def __init__(self, run_id: str, ranks: Sequence[int] | None = None, quiet: bool = False):
+        self.put: Callable[[int, bytes], None] = write
         self.run_id = run_id
         self.wants: bool | Sequence[int] = False if quiet else (True if ranks is None else list(ranks))
 
     def _line(self, record: Mapping[str, Any]) -> None:
-        write(1, (json.dumps(record) + "\n").encode())
+        self.put(1, (json.dumps(record) + "\n").encode())
 
     def begin(self, facts: Mapping[str, Any]) -> None:
         """Which run this is, and what runs it."""
@@ -190,7 +179,6 @@ class JsonLines:
 
     def say(self, text: str) -> None:
         """Words."""
-        sys.stdout.flush()
         self._line({"event": "say", "text": text})
 
     def event(self, event: Mapping[str, Any]) -> None:

@@ -1,0 +1,132 @@
+"""The logs of the ranks of a node, as its agent handles them: notice what grows, send what is wanted, keep time."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TextIO
+
+from muster.agent.autopsy import explain
+from muster.agent.follow import Follower, Stream, log_path, tail
+
+if TYPE_CHECKING:
+    from muster.agent.agent import Agent
+
+_ENOUGH = 1 << 20
+"""Bytes sent and not yet taken beyond which no more log is read; the files keep it."""
+_PIECE = 1 << 16
+_BREATH = 0.01
+"""Seconds between two looks at growing logs: many small lines are taken together."""
+_LOOK = 0.25
+"""The same, where the kernel does not tell of growth."""
+_TICK = 1.0
+"""Seconds between two marks of how long the logs are."""
+
+
+class Logs:
+    """What the ranks write. `agent` sends frames and keeps time."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
+        self.want: bool | list[int] = False
+        """Whose output the supervisor wants: all, none, or a list of ranks."""
+        self.untaken = 0
+        """Bytes of output that were sent and that nobody has taken yet."""
+        self._follower: Follower | None = None
+        self._attempt, self._folder = 0, ""
+        self._unsent: dict[Stream, None] = {}
+        """Streams that hold bytes not yet sent, of earlier attempts too."""
+        self._shown: set[int] = set()
+        self._touched: dict[Stream, None] = {}
+        self._times: TextIO | None = None
+
+    def follow(self, attempt: int, folder: str, ranks: Iterable[int]) -> None:
+        """Follow the files of a new attempt."""
+        self.notice()
+        if self._follower is not None:
+            self.agent.unwatch(self._follower.fd)
+            self._follower.close()
+        self._attempt, self._folder, self._shown = attempt, folder, set()
+        self._follower = Follower(folder, ranks)
+        self._watch(self._follower)
+
+    def _watch(self, follower: Follower) -> None:
+        if follower.fd >= 0:
+            self.agent.watch(follower.fd, lambda: self._noticed(follower))
+        else:
+            self.agent.after(_LOOK, lambda: self._noticed(follower))
+
+    def _noticed(self, follower: Follower) -> None:
+        """Some log has grown. Look no more for a breath: a chatty rank would keep this process busy."""
+        if follower is not self._follower:
+            return
+        self.notice()
+        self.agent.unwatch(follower.fd)
+
+        def again() -> None:
+            if follower is self._follower:
+                self._watch(follower)
+
+        self.agent.after(_BREATH, again)
+
+    def notice(self) -> None:
+        """Take note of what has grown."""
+        for stream in self._follower.notice() if self._follower is not None else ():
+            if stream.rank not in self._shown:
+                self._shown.add(stream.rank)
+                self.agent.emit("output_began", rank=stream.rank)
+            if not self._touched:
+                self.agent.after(_TICK, self._mark)
+            self._touched[stream] = None
+            if stream.kind == "err":
+                stream.scan()
+            if self.want is True or (self.want and stream.rank in self.want):
+                self._unsent[stream] = None
+
+    def send(self) -> None:
+        """Send what is wanted, as far as it is taken."""
+        while self._unsent and self.untaken < _ENOUGH:
+            stream = next(iter(self._unsent))
+            del self._unsent[stream]
+            offset, data = stream.offset, stream.read(_PIECE)
+            if len(data) == _PIECE:
+                self._unsent[stream] = None  # behind the others
+            if data:
+                self.untaken += len(data)
+                self.agent.emit("output", data, rank=stream.rank, stream=stream.kind, offset=offset)
+
+    def finish(self, drain: bool) -> None:
+        """No more will be written; unless `drain`, what is not yet sent never will be."""
+        self.notice()
+        if not drain:
+            self._unsent.clear()
+
+    @property
+    def sent(self) -> bool:
+        """All that is wanted has been sent."""
+        return not self._unsent
+
+    def _mark(self) -> None:
+        """Write down how long the growing logs are now, so that `--since` finds its place."""
+        marks = {f"{stream.rank}.{stream.kind}": stream.size() for stream in self._touched}
+        self._touched = {}
+        text = json.dumps({"time": round(time.time(), 3), "attempt": self._attempt, "at": marks})
+        try:
+            if self._times is None:
+                self._times = open(os.path.join(self.agent.folder, "times.jsonl"), "a")
+            self._times.write(text + "\n")
+            self._times.flush()
+        except OSError:
+            pass  # a full disk; the ranks' own words say so
+
+    def why(self, rank: int, signalled: bool) -> dict[str, Any]:
+        """The last words of a rank that failed, and when they began."""
+        self.notice()
+        words = explain(tail(log_path(self._folder, rank, "err")), signalled)
+        streams = self._follower.of(rank) if self._follower is not None else []
+        words["t"] = next((stream.traceback_at for stream in streams if stream.traceback_at), None)
+        if words["kind"] == "ended" or words["t"] is None:
+            words["t"] = time.monotonic()
+        return words

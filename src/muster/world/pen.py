@@ -1,0 +1,75 @@
+"""Write what a person sees, in a thread of its own: a terminal that takes nothing for a while holds up no decision."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from typing import Any
+
+
+def write(fd: int, data: bytes) -> None:
+    """Write all of it; whoever reads may have gone (`| head`), which ends nothing."""
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    except BrokenPipeError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, fd)
+        os.close(null)
+    except BlockingIOError:
+        os.set_blocking(fd, True)
+        write(fd, data)
+    except OSError:
+        pass  # a terminal that was closed, a full disk behind `> file`: the logs are kept elsewhere
+
+
+class Pen:
+    """A queue of things to write, and the thread that writes them in order."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[tuple[int, bytes] | Any] = queue.SimpleQueue()
+        self.told, self._tell = os.pipe()
+        """`told` is readable when `reached` has something to give."""
+        os.set_blocking(self.told, False)
+        self._reached: list[Any] = []
+        self._dropping = False
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def put(self, fd: int, data: bytes) -> None:
+        """Have these bytes written."""
+        if data:
+            self._queue.put((fd, data))
+
+    def mark(self, what: Any) -> None:
+        """Have `reached` give `what` once everything before it has been written."""
+        self._queue.put([what])
+
+    def reached(self) -> list[Any]:
+        """The marks that have been reached since the last time."""
+        try:
+            os.read(self.told, 4096)
+        except BlockingIOError:
+            pass
+        found = []
+        while self._reached:
+            found.append(self._reached.pop(0))
+        return found
+
+    def close(self, drop: bool = False) -> None:
+        """Wait until everything is written; with `drop`, for a moment only."""
+        self._dropping = drop
+        self._queue.put(None)
+        self._thread.join(0.2 if drop else None)
+
+    def _work(self) -> None:
+        while True:
+            item = self._queue.get()
+            if item is None:
+                return
+            if isinstance(item, list):
+                self._reached += item
+                os.write(self._tell, b"x")
+            elif not self._dropping:
+                write(*item)
