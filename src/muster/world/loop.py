@@ -9,12 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any, Callable, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from muster.agent import system
-from muster.agent.boot import SETUP_FAILED, agent_source
-from muster.agent.protocol import MAGIC, VERSION, Unpacker, pack
+from muster.agent.boot import agent_source
+from muster.agent.protocol import VERSION, pack
 from muster.model import Failure, Outcome, Plan, as_json
 from muster.places import Place
 from muster.ranks import environment, late_environment
@@ -42,7 +42,9 @@ from muster.supervise import (
     Tick,
     Unable,
 )
+from muster.world.link import Link
 from muster.world.pen import Pen
+from muster.world.view import View
 
 TORCH_FLOOR = "2.3"
 """The oldest torch whose store takes a socket that listens already (`master_listen_fd`)."""
@@ -51,74 +53,6 @@ TORCH_FLOOR = "2.3"
 def _fields(record: Any) -> dict[str, Any]:
     """An event or an action, as it is written down."""
     return {name: as_json(value) for name, value in vars(record).items()}
-
-
-class View(Protocol):
-    """Whoever watches a run: the terminal, JSON lines, or nobody."""
-
-    wants: Any
-    """Which ranks' output is wanted: True for all, False for none, or a list."""
-    put: Callable[[int, bytes], None]
-    """Writes bytes to a descriptor."""
-
-    def begin(self, facts: Mapping[str, Any]) -> None:
-        """The ranks are about to start."""
-
-    def output(self, rank: int, stream: str, data: bytes) -> None:
-        """A rank wrote these bytes."""
-
-    def say(self, text: str) -> None:
-        """Words for the person."""
-
-    def event(self, event: Mapping[str, Any]) -> None:
-        """Something happened, as it stands in events.jsonl."""
-
-    def finish(self, outcome: Outcome) -> None:
-        """It is over."""
-
-
-class Link:
-    """The connection to the agent of one node."""
-
-    def __init__(self, node: int, host: str, argv: list[str], env: Mapping[str, str], cwd: str):
-        self.node, self.host = node, host
-        self.process = subprocess.Popen(
-            argv,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=env,
-            cwd=cwd,
-            start_new_session=True,  # Ctrl-C and Ctrl-Z of the terminal are for muster alone
-        )
-        assert self.process.stdin and self.process.stdout and self.process.stderr
-        self.stdin, self.stdout, self.stderr = self.process.stdin, self.process.stdout, self.process.stderr
-        for file in (self.stdin, self.stdout, self.stderr):
-            os.set_blocking(file.fileno(), False)
-        self.frames = Unpacker()
-        self.preface: bytearray | None = bytearray()
-        """What came before the first frame; None once it has come."""
-        self.complaint = bytearray()
-        """What the agent's way there said on stderr."""
-        self.out = bytearray()
-        self.open = True
-        self.broken = ""
-
-    def read(self) -> list[Any] | None:
-        """The frames that have come; None at the end of the connection."""
-        try:
-            data = os.read(self.stdout.fileno(), 1 << 18)
-        except BlockingIOError:
-            return []
-        if not data:
-            return None
-        if self.preface is not None:
-            self.preface += data
-            at = self.preface.find(MAGIC)
-            if at < 0:
-                return []
-            data, self.preface = bytes(self.preface[at + len(MAGIC) :]), None
-        return list(self.frames.feed(data))
 
 
 class World:
@@ -293,20 +227,14 @@ class World:
     # ---- frames -----------------------------------------------------------------------------------------------------
 
     def _complained(self, link: Link) -> None:
-        try:
-            data = os.read(link.stderr.fileno(), 1 << 16)
-        except BlockingIOError:
-            return
-        if not data:
+        if not link.listen():
             self.selector.unregister(link.stderr)
-        link.complaint += data
-        del link.complaint[:-65536]
 
     def _heard(self, link: Link) -> None:
         frames = link.read()
         if frames is None:
             self._close(link)
-            self._handle(Lost(self._now(), link.node, self._why_lost(link)))
+            self._handle(Lost(self._now(), link.node, link.why_lost(str(self.run.path))))
             return
         for fields, payload in frames:
             heard: Callable[..., None] = getattr(self, "_on_" + fields.pop("kind"))
@@ -318,23 +246,6 @@ class World:
         for file in (link.stdout, link.stderr, link.stdin):
             if file.fileno() in self.selector.get_map():
                 self.selector.unregister(file)
-
-    def _why_lost(self, link: Link) -> str:
-        try:
-            code = link.process.wait(timeout=2)
-        except subprocess.TimeoutExpired:
-            return f"the agent on {link.host} closed its connection and still runs (pid {link.process.pid})"
-        if link.preface is not None:
-            self._complained(link) if link.stderr.fileno() in self.selector.get_map() else None
-            rest = link.stderr.read() or b""
-            words = (bytes(link.complaint) + rest).decode("utf-8", "replace").strip().splitlines()
-            last = "; ".join(words[-3:])
-            what = "--setup failed" if code == SETUP_FAILED else "could not be started"
-            return f"the agent on {link.host} {what}" + (f": {last}" if last else f" (exit status {code})")
-        if link.broken:
-            return f"the agent on {link.host} failed: {link.broken}; see {self.run.path}/node_{link.host}/agent.log"
-        how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
-        return f"the agent on {link.host} ended ({how}), and its ranks with it"
 
     def _on_hello(self, link: Link, t: float, payload: bytes, version: int, **facts: Any) -> None:
         if version != VERSION:

@@ -1,0 +1,82 @@
+"""The connection to the agent of one node: a child process here, whose stdin and stdout carry frames."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+from muster.agent.boot import SETUP_FAILED
+from muster.agent.protocol import MAGIC, Unpacker
+
+
+class Link:
+    """The connection to the agent of one node."""
+
+    def __init__(self, node: int, host: str, argv: list[str], env: Mapping[str, str], cwd: str):
+        self.node, self.host = node, host
+        self.process = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=env,
+            cwd=cwd,
+            start_new_session=True,  # Ctrl-C and Ctrl-Z of the terminal are for muster alone
+        )
+        assert self.process.stdin and self.process.stdout and self.process.stderr
+        self.stdin, self.stdout, self.stderr = self.process.stdin, self.process.stdout, self.process.stderr
+        for file in (self.stdin, self.stdout, self.stderr):
+            os.set_blocking(file.fileno(), False)
+        self.frames = Unpacker()
+        self.preface: bytearray | None = bytearray()
+        """What came before the first frame; None once it has come."""
+        self.complaint = bytearray()
+        """What the agent's way there said on stderr."""
+        self.out = bytearray()
+        self.open = True
+        self.broken = ""
+
+    def read(self) -> list[Any] | None:
+        """The frames that have come; None at the end of the connection."""
+        try:
+            data = os.read(self.stdout.fileno(), 1 << 18)
+        except BlockingIOError:
+            return []
+        if not data:
+            return None
+        if self.preface is not None:
+            self.preface += data
+            at = self.preface.find(MAGIC)
+            if at < 0:
+                return []
+            data, self.preface = bytes(self.preface[at + len(MAGIC) :]), None
+        return list(self.frames.feed(data))
+
+    def listen(self) -> bool:
+        """Take what came on stderr; False at its end."""
+        try:
+            data = os.read(self.stderr.fileno(), 1 << 16)
+        except BlockingIOError:
+            return True
+        self.complaint += data
+        del self.complaint[:-65536]
+        return bool(data)
+
+    def why_lost(self, run_path: str) -> str:
+        """Why the connection ended, for a person."""
+        try:
+            code = self.process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            return f"the agent on {self.host} closed its connection and still runs (pid {self.process.pid})"
+        how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+        if self.preface is not None:
+            self.listen()
+            words = self.complaint.decode("utf-8", "replace").strip().splitlines()
+            last = "; ".join(words[-3:])
+            what = "--setup failed" if code == SETUP_FAILED else "could not be started"
+            return f"the agent on {self.host} {what}: {last or how}"
+        if self.broken:
+            return f"the agent on {self.host} failed: {self.broken}; see {run_path}/node_{self.host}/agent.log"
+        return f"the agent on {self.host} ended ({how}), and its ranks with it"

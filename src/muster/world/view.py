@@ -1,0 +1,32 @@
+"""What whoever watches a run must be able to do: the terminal and JSON lines are views (`terminal.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from muster.model import Outcome
+
+
+class View(Protocol):
+    """Whoever watches a run: the terminal, JSON lines, or nobody."""
+
+    wants: Any
+    """Which ranks' output is wanted: True for all, False for none, or a list."""
+    put: Callable[[int, bytes], None]
+    """Writes bytes to a descriptor."""
+
+    def begin(self, facts: Mapping[str, Any]) -> None:
+        """The ranks are about to start."""
+
+    def output(self, rank: int, stream: str, data: bytes) -> None:
+        """A rank wrote these bytes."""
+
+    def say(self, text: str) -> None:
+        """Words for the person."""
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Something happened, as it stands in events.jsonl."""
+
+    def finish(self, outcome: Outcome) -> None:
+        """It is over."""
