@@ -96,7 +96,7 @@ def fill(template: str, values: Mapping[str, object], option: str) -> str:
     """Fill in `{rank}` and the like in what a person wrote for `option`."""
     try:
         return template.format(**values)
-    except (KeyError, IndexError, ValueError, AttributeError):
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError):
         known = ", ".join("{" + name + "}" for name in values)
         raise Impossible(
             f"cannot fill in `{option} {template}`", f"known are {known}; a brace itself is written `{{{{`"

@@ -146,7 +146,7 @@ def unable_in_words(what: str, python: str, host: str, floor: str, **fields: Any
     """Why an agent could not start the ranks: a sentence, and a hint on a line of its own."""
     install = f"hint: install it there: {python} -m pip install torch; or choose another Python by --python"
     if what == "no torch" or (what == "import" and fields["missing"] and fields["module"] == "torch"):
-        return f"there is no torch in {python} (Python {fields.get('python', '?')})\n{install}"
+        return f"there is no torch in {python} (Python {fields.get('version', '?')})\n{install}"
     if what == "old torch":
         return f"{python} has torch {fields['torch']}, and muster needs {floor} or newer\n{install}"
     if what == "import":
@@ -235,7 +235,7 @@ def phases(events: Iterable[Mapping[str, Any]]) -> list[tuple[str, float]]:
             marks.append(("gets ready to fork" if event.get("fork") else "gets ready", event["t"]))
         elif kind == "started" and event.get("attempt") == 0:
             marks.append(("ranks are started", event["t"]))
-    began = [event["t"] for event in events if event.get("event") == "output began"]
+    began = [event["t"] for event in events if event.get("event") == "output began" and event.get("attempt") == 0]
     if began:
         marks.append(("first output of a rank", min(began)))
         marks.append(("first output of the last rank", max(began)))

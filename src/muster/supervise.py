@@ -25,6 +25,9 @@ SIGINT, SIGKILL, SIGTERM, SIGHUP = 2, 9, 15, 1
 SETTLE = 1.0
 """Seconds to wait for a better cause after a rank fell because it lost a peer."""
 
+WEDGED = 5.0
+"""Seconds after SIGKILL in which a rank must have ended; then it is told of, and waited for no more."""
+
 INSIST = 5.0
 """The most seconds between SIGTERM and SIGKILL when SIGINT was tried before."""
 
@@ -297,6 +300,10 @@ class Supervisor:
             self._end = _End(
                 "failed" if failed else "succeeded", 0, "", patience=0.0 if failed else self.settings.grace
             )
+        self._sweep(t, actions)
+
+    def _sweep(self, t: float, actions: list[Action]) -> None:
+        assert self._end is not None
         self.phase, self._next = "sweeping", None
         self._swept = set(self._gone)
         actions.append(Sweep(self._end.patience))
@@ -356,9 +363,7 @@ class Supervisor:
             actions.append(Sweep(0.0))
             return
         if self.phase == "preparing":
-            self.phase = "sweeping"
-            self._swept = set(self._gone)
-            actions.append(Sweep(0.0))
+            self._sweep(t, actions)
             return
         self.phase = "stopping"
         self._next = None
@@ -378,7 +383,7 @@ class Supervisor:
         if self._end.state != "failed" or number == SIGKILL:
             actions.append(Say(_step(number, ranks, wait, self._end)))
         actions.append(Signal(number, ranks))
-        self._next = t + wait if self._end.ladder else None
+        self._next = t + (wait if self._end.ladder else WEDGED)
 
     def _on_tick(self, event: Tick, actions: list[Action]) -> None:
         """Time passes for every event; see `_pass_time`."""
@@ -396,8 +401,10 @@ class Supervisor:
         elif self._next is not None and t >= self._next:
             if self.phase == "settling":
                 self._fail(t, actions)
-            elif self.phase == "stopping":
+            elif self.phase == "stopping" and self._end is not None and self._end.ladder:
                 self._climb(t, actions)
+            elif self.phase == "stopping":
+                self._sweep(t, actions)
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 
@@ -411,14 +418,14 @@ class Supervisor:
         if self.phase != "sweeping" or len(self._swept) < self.settings.nodes:
             return
         assert self._end is not None
-        if self._end.state == "failed" and self.attempt < self.settings.max_restarts and not self._gone:
+        wedged = any(words.startswith("still alive") for words in self._left)
+        again = self._end.state == "failed" and self.attempt < self.settings.max_restarts
+        if again and not self._gone and not wedged:
             first = first_cause(self._ends.values())
-            again = self.settings.max_restarts - self.attempt
             rank = f"rank {first.rank}" if first else "a rank"
             self.attempt += 1
-            actions.append(
-                Say(f"{rank} failed; starting all ranks again ({again} of {self.settings.max_restarts} left)")
-            )
+            count = f"{self.attempt} of {self.settings.max_restarts}"
+            actions.append(Say(f"{rank} failed; starting all ranks again (restart {count})"))
             self._ends, self._asked, self._end, self._left, self._port = {}, {}, None, [], None
             self.phase = "preparing"
             actions.append(Listen(self.attempt))

@@ -52,8 +52,8 @@ class Stream:
             if not data:
                 return
             self.scanned += len(data)
-            seen = self._tail + data
-            if any(head in seen for head in _TRACEBACK):
+            old, seen = len(self._tail), self._tail + data
+            if any(seen.rfind(head) + len(head) > old for head in _TRACEBACK if head in seen):
                 self.traceback_at = time.monotonic()
             self._tail = seen[-_LONGEST + 1 :]
 

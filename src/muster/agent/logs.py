@@ -76,7 +76,7 @@ class Logs:
         for stream in self._follower.notice() if self._follower is not None else ():
             if stream.rank not in self._shown:
                 self._shown.add(stream.rank)
-                self.agent.emit("output_began", rank=stream.rank)
+                self.agent.emit("output_began", rank=stream.rank, attempt=self._attempt)
             if not self._touched:
                 self.agent.after(_TICK, self._mark)
             self._touched[stream] = None

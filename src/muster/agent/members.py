@@ -115,9 +115,9 @@ class Members:
         if proof is None:
             self.plain("this Python does not read PYTHONPATH or sitecustomize, so it cannot be warmed")
         elif not proof["has_torch"]:
-            self.agent.emit("unable", what="no torch", python=proof["python"])
+            self.agent.emit("unable", what="no torch", version=proof["python"])
         elif proof["torch"] and _numbers(proof["torch"]) < _numbers(self.floor):
-            self.agent.emit("unable", what="old torch", python=proof["python"], torch=proof["torch"])
+            self.agent.emit("unable", what="old torch", version=proof["python"], torch=proof["torch"])
         else:
             self.start_warm()
 

@@ -299,8 +299,8 @@ class World:
         self._note("pids", {"t": t, "node": link.node, "attempt": attempt, "pids": pids})
         self._handle(Started(t, link.node, attempt))
 
-    def _on_output_began(self, link: Link, t: float, payload: bytes, rank: int) -> None:
-        self._note("output began", {"t": t, "rank": rank})
+    def _on_output_began(self, link: Link, t: float, payload: bytes, rank: int, attempt: int) -> None:
+        self._note("output began", {"t": t, "rank": rank, "attempt": attempt})
 
     def _on_output(self, link: Link, t: float, payload: bytes, rank: int, stream: str, offset: int) -> None:
         self.view.output(rank, stream, payload)

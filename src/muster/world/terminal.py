@@ -62,7 +62,8 @@ class Lines:
         whole, newline, part = data.rpartition(b"\n")
         text = self._prefixed(rank, whole + newline) if newline else b""
         if part:
-            self._parts[rank, stream] = part
+            # what a progress bar drew over is gone
+            self._parts[rank, stream] = part[max(0, part.rstrip(b"\r").rfind(b"\r")) :]
         if text and self._open:
             text, self._open = b"\n" + text, False
         # beside a prompt nothing may be drawn in place

@@ -1,0 +1,252 @@
+"""What the tests of life and death share: wait for a condition, and know which processes live."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Callable, NamedTuple
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "distributed_sum.py"
+
+RUN_ID = r"\d{8}-\d{6}-[0-9a-f]{4,8}(-[\w.-]+)?"
+"""The shape of a run's id."""
+
+SAME_WORDS = {
+    RUN_ID: "RUN",
+    r"after \d[\w. ]*? s\b": "after SOME s",
+    r"\d+\.\d s after the start": "SOME s after the start",
+    r"pid \d+": "pid N",
+    r'File "/[^"]*/([^"/]+)", line \d+': r'File ".../\1", line N',
+}
+"""What differs between two runs of the same thing, for `golden`."""
+
+
+def until(condition: Callable[[], Any], what: str, timeout: float = 60.0) -> Any:
+    """Wait for a condition, and give its value; fails with `what` when it does not come true in time."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
+        time.sleep(0.02)
+
+
+# ---- processes ------------------------------------------------------------------------------------------------------
+
+
+class Process(NamedTuple):
+    """One process, told from a later one of the same number by the time of its start."""
+
+    pid: int
+    started: str
+
+
+def _stat(pid: int) -> list[str]:
+    """State, parent and the rest of /proc/PID/stat, after the name; empty when it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return []
+    return text.rpartition(")")[2].split()
+
+
+def everybody() -> list[int]:
+    """All process numbers of this machine."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def living(processes: Iterable[Process]) -> list[Process]:
+    """Those that still live; a zombie does not."""
+    found = []
+    for process in processes:
+        stat = _stat(process.pid)
+        if stat and stat[0] not in "ZX" and stat[19] == process.started:
+            found.append(process)
+    return found
+
+
+def process(pid: int) -> Process:
+    """This process, now."""
+    stat = _stat(pid)
+    assert stat, f"there is no process {pid}"
+    return Process(pid, stat[19])
+
+
+def family(root: int) -> set[Process]:
+    """All living descendants of a process, by walking from child to parent."""
+    stats = {pid: stat for pid in everybody() if (stat := _stat(pid)) and stat[0] not in "ZX"}
+    found, before = {root}, 0
+    while len(found) != before:
+        before = len(found)
+        found |= {pid for pid, stat in stats.items() if int(stat[1]) in found}
+    return {Process(pid, stats[pid][19]) for pid in found - {root} if pid in stats}
+
+
+def children(parent: int) -> list[int]:
+    """The living children of a process, the oldest first."""
+    stats = {pid: stat for pid in everybody() if (stat := _stat(pid)) and stat[0] not in "ZX"}
+    found = [pid for pid, stat in stats.items() if int(stat[1]) == parent]
+    return sorted(found, key=lambda pid: int(stats[pid][19]))
+
+
+def environment(pid: int) -> dict[str, str]:
+    """The environment that a process was started with; empty when it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/environ").read_bytes().decode("utf-8", "replace")
+    except OSError:
+        return {}
+    return dict(item.split("=", 1) for item in text.split("\0") if "=" in item)
+
+
+def command(pid: int) -> str:
+    """The words of a process; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def carriers(run_id: str) -> set[Process]:
+    """Living processes that were started in the environment of this run."""
+    found = (pid for pid in everybody() if environment(pid).get("TORCHELASTIC_RUN_ID") == run_id)
+    pairs = ((pid, _stat(pid)) for pid in found)
+    return {Process(pid, stat[19]) for pid, stat in pairs if stat and stat[0] not in "ZX"}
+
+
+# ---- runs -----------------------------------------------------------------------------------------------------------
+
+
+class Life:
+    """A run while it runs: what `muster.start` began, its folder, and its processes. `with` ends it in any case."""
+
+    def __init__(self, muster: Any, *words: str, **more: Any):
+        self.muster = muster
+        self.seen: set[Process] = set()
+        before = self._folders()
+        self.process = muster.start(*words, **more)
+        self.path: Path = until(lambda: next(iter(self._folders() - before), None), "the run has a job.json")
+        self.id = self.path.name
+
+    def __enter__(self) -> Life:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        left = {*self.seen, *self.everybody(), *carriers(self.id)}
+        if self.process.poll() is None:
+            self.process.kill()
+        for one in living(left):
+            os.kill(one.pid, signal.SIGKILL)
+        self.process.wait()
+        for file in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if file is not None:
+                file.close()
+
+    def _folders(self) -> set[Path]:
+        return {path.parent for path in (self.muster.home / "runs").glob("*/job.json")}
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """The events of this kind so far."""
+        found = []
+        path = self.path / "events.jsonl"
+        for line in path.read_text().splitlines() if path.exists() else ():
+            try:
+                event = json.loads(line)
+            except ValueError:  # not yet whole
+                continue
+            if event["event"] == kind:
+                found.append(event)
+        return found
+
+    def log(self, rank: int, stream: str = "out", attempt: int = 0) -> str:
+        """What a rank has written so far."""
+        path = self.path / f"attempt_{attempt}" / f"rank_{rank:05d}.{stream}"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def wrote(self, word: str, ranks: Iterable[int] = (0,), attempt: int = 0, timeout: float = 90.0) -> None:
+        """Wait until each of these ranks has written `word` on its stdout."""
+        for rank in ranks:
+
+            def seen(rank: int = rank) -> bool:
+                assert self.process.poll() is None or word in self.log(rank, attempt=attempt), self.all_output()
+                return word in self.log(rank, attempt=attempt)
+
+            until(seen, f"rank {rank} writes {word!r}", timeout)
+
+    def all_output(self) -> str:
+        """What muster has shown, when it has ended too early."""
+        out, err = self.process.communicate(timeout=10)
+        return f"muster ended with {self.process.returncode}:\n{out}\n{err}"
+
+    def everybody(self) -> set[Process]:
+        """All processes that came of muster and live now; it itself is not among them."""
+        found = family(self.process.pid)
+        self.seen |= found
+        return found
+
+    def agent(self) -> int:
+        """The process number of the agent."""
+        return int(until(lambda: self.events("hello"), "the agent says hello")[0]["pid"])
+
+    def ranks(self, attempt: int = 0) -> dict[int, int]:
+        """The process number of each rank."""
+        found = until(lambda: [event for event in self.events("pids") if event["attempt"] == attempt], "ranks start")
+        return {int(rank): pid for rank, pid in found[0]["pids"].items()}
+
+    def warm(self) -> int:
+        """The warm interpreter: the oldest child of the agent that was started to serve."""
+        mode = re.compile(r'"mode": "serve"')
+        return next(pid for pid in children(self.agent()) if mode.search(environment(pid).get("MUSTER_HOOK", "")))
+
+    def store(self) -> int:
+        """The keeper of the store: the child of the agent that is neither warm nor a rank."""
+        others = {self.warm(), *self.ranks().values()}
+        return next(pid for pid in children(self.agent()) if pid not in others)
+
+    def end(self, timeout: float = 60.0) -> tuple[int, str, str]:
+        """Wait for the end of muster; (status, stdout, stderr)."""
+        out, err = self.process.communicate(timeout=timeout)
+        return self.process.returncode, out, err
+
+    def outcome(self) -> dict[str, Any]:
+        """What outcome.json says."""
+        found: dict[str, Any] = json.loads((self.path / "outcome.json").read_text())
+        return found
+
+
+def newest(muster: Any) -> Path:
+    """The folder of the newest run; an id tells the time to the second only."""
+
+    def began(path: Path) -> float:
+        return float(json.loads((path / "job.json").read_text())["time"])
+
+    return max((path.parent for path in (muster.home / "runs").glob("*/job.json")), key=began)
+
+
+def log(muster: Any, rank: int, stream: str = "out", attempt: int = 0) -> bytes:
+    """What a rank of the newest run wrote."""
+    return (newest(muster) / f"attempt_{attempt}" / f"rank_{rank:05d}.{stream}").read_bytes()
+
+
+def outcome(muster: Any) -> dict[str, Any]:
+    """How the newest run ended."""
+    found: dict[str, Any] = json.loads((newest(muster) / "outcome.json").read_text())
+    return found
+
+
+def no_one_left(processes: Iterable[Process], run_id: str, timeout: float = 10.0) -> None:
+    """All of these, and all that was started in the environment of the run, have ended within `timeout` seconds."""
+    processes = list(processes)
+
+    def left() -> list[str]:
+        return [f"{one.pid} {command(one.pid)}" for one in {*living(processes), *carriers(run_id)}]
+
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline and left():
+        time.sleep(0.05)
+    assert [] == left()

@@ -1,0 +1,329 @@
+"""What is wrong around a run is told in a sentence and a hint, with the documented status, and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from life import Life, living, newest, no_one_left, until
+
+Script = Callable[..., Path]
+
+OK = "import torch; print('ok')"
+
+
+def refused(done: subprocess.CompletedProcess[str], status: int, sentence: str, hint: str | None) -> None:
+    """It ended with this status, said these words and none of ours that only a developer reads."""
+    assert status == done.returncode, done.stderr
+    assert sentence in done.stderr
+    assert hint is None or re.search(rf"^hint: .*{re.escape(hint)}", done.stderr, re.M), done.stderr
+    assert "Traceback" not in done.stderr
+    assert "" == done.stdout
+
+
+def none_begun(muster: Any) -> None:
+    """No run directory was left."""
+    assert [] == list((muster.home / "runs").glob("*"))
+
+
+# ---- Pythons --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """A Python without torch."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    return tmp_path / "bare" / "bin" / "python"
+
+
+def test_a_python_without_torch_is_named_with_how_to_install_it(muster: Any, script: Script, bare: Path) -> None:
+    done = muster("run", "-g", "2", "--python", str(bare), str(script(OK)))
+    refused(done, 125, f"there is no torch in {bare} (Python {sys.version.split()[0]})", f"{bare} -m pip install torch")
+    assert "--python" in done.stderr
+    no_one_left([], newest(muster).name, timeout=0)
+    assert "broken" in muster("ps").stdout
+
+
+def test_a_python_without_torch_runs_plain_scripts_by_exec(muster: Any, script: Script, bare: Path) -> None:
+    path = str(script("import sys; print(sys.prefix)"))
+    done = muster("run", "-g", "2", "--launcher", "exec", "--python", str(bare), path)
+    assert 0 == done.returncode, done.stderr
+    assert {f"[{rank}] {bare.parent.parent}" for rank in range(2)} == set(done.stdout.splitlines())
+
+
+def test_an_old_torch_is_named_with_the_oldest_that_will_do(
+    muster: Any, script: Script, env: dict[str, str], tmp_path: Path
+) -> None:
+    script("__version__ = '1.13.1'\n", "old/torch/version.py")
+    script("from .version import __version__\n", "old/torch/__init__.py")
+    env["PYTHONPATH"] = str(tmp_path / "old")
+    done = muster("run", "-g", "2", str(script("print('ran')")))
+    refused(done, 125, f"{sys.executable} has torch 1.13.1, and muster needs 2.3 or newer", "-m pip install")
+    no_one_left([], newest(muster).name, timeout=0)
+
+
+def test_a_torch_that_cannot_be_imported_is_told_with_its_own_words(
+    muster: Any, script: Script, env: dict[str, str], tmp_path: Path
+) -> None:
+    script("__version__ = '2.13.0'\n", "new/torch/version.py")
+    script("raise ImportError('libcudart.so.99: cannot open shared object file')\n", "new/torch/__init__.py")
+    env["PYTHONPATH"] = str(tmp_path / "new")
+    done = muster("run", "-g", "2", str(script("print('ran')")))
+    words = f"`import torch` failed in {sys.executable}: ImportError: libcudart.so.99: cannot open shared object file"
+    refused(done, 125, words, "import torch")
+    no_one_left([], newest(muster).name, timeout=0)
+
+
+def test_a_torch_that_kills_its_python_is_told(
+    muster: Any, script: Script, env: dict[str, str], tmp_path: Path
+) -> None:
+    script("__version__ = '2.13.0'\n", "new/torch/version.py")
+    script("import os; os.abort()\n", "new/torch/__init__.py")
+    env["PYTHONPATH"] = str(tmp_path / "new")
+    done = muster("run", "-g", "2", str(script("print('ran')")))
+    refused(done, 125, "the warm interpreter ended while it imported torch (killed by SIGABRT)", "--launcher exec")
+    no_one_left([], newest(muster).name, timeout=0)
+
+
+def test_a_module_to_preload_that_is_not_there_is_told(muster: Any, script: Script) -> None:
+    done = muster("run", "-g", "2", "--preload", "no_such_thing", str(script("print('ran')")))
+    words = f"`import no_such_thing` failed in {sys.executable}: ModuleNotFoundError: No module named 'no_such_thing'"
+    refused(done, 125, words, "--preload")
+    no_one_left([], newest(muster).name, timeout=0)
+
+
+def test_after_an_import_that_starts_a_thread_ranks_are_plain_processes_and_the_run_succeeds(
+    muster: Any, script: Script, env: dict[str, str], tmp_path: Path
+) -> None:
+    script("import threading, time\nthreading.Thread(target=time.sleep, args=(1000,), daemon=True).start()\n", "lib/busy.py")
+    env["PYTHONPATH"] = str(tmp_path / "lib")
+    done = muster("run", "-g", "2", "--preload", "busy", str(script(OK)))
+    assert 0 == done.returncode, done.stderr
+    assert {"[0] ok", "[1] ok"} == set(done.stdout.splitlines())
+    assert "starting plain interpreters instead: an import started threads (1, named " in done.stderr
+    assert "2 ranks, launcher exec" in done.stderr
+    no_one_left([], newest(muster).name, timeout=0)
+
+
+@pytest.fixture
+def deaf(tmp_path: Path, bare: Path) -> Path:
+    """A Python that drops PYTHONPATH and the like, as some wrappers do, and knows torch all the same."""
+    known = [path for path in sys.path if path.endswith("-packages")]
+    (site,) = bare.parent.parent.glob("lib/python*/site-packages")
+    (site / "known.pth").write_text("".join(path + "\n" for path in known))
+    real = bare.resolve()
+    bare.unlink()
+    bare.write_text(f'#!/bin/bash\nexec -a "$0" {shlex.quote(str(real))} -E "$@"\n')
+    bare.chmod(0o755)
+    return bare
+
+
+def test_with_a_python_that_drops_pythonpath_ranks_are_plain_processes_and_the_run_succeeds(
+    muster: Any, script: Script, deaf: Path
+) -> None:
+    text = """
+import os, subprocess, sys
+import torch, torch.distributed as dist
+dist.init_process_group("gloo")
+total = torch.ones(1)
+dist.all_reduce(total)
+print(sys.executable, int(total), os.environ.get("MUSTER_HOOK"), os.environ.get("PYTHONPATH"))
+"""
+    done = muster("run", "-g", "2", "--python", str(deaf), str(script(text)))
+    assert 0 == done.returncode, done.stderr
+    assert {f"[{rank}] {deaf} 2 None None" for rank in range(2)} == set(done.stdout.splitlines())
+    assert "this Python does not read PYTHONPATH or sitecustomize, so it cannot be warmed" in done.stderr
+    assert "2 ranks, launcher exec" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "sentence"),
+    [
+        pytest.param(None, 0, "there is no such program", id="missing"),
+        pytest.param("print('no shebang')", 0o755, "could not be started", id="no program"),
+        pytest.param("#!/no/such/interpreter\n", 0o755, "could not be started", id="bad shebang"),
+        pytest.param("#!/bin/sh\necho not a Python >&2; exit 9\n", 0o755, "not a Python", id="no python"),
+        pytest.param("#!/bin/sh\n", 0o644, "there is no such program", id="not executable"),
+    ],
+)
+def test_a_python_that_is_none_is_told(muster: Any, script: Script, text: str | None, mode: int, sentence: str) -> None:
+    if text is not None:
+        script(text, "python").chmod(mode)
+    done = muster("run", "--python", "./python", str(script(OK)))
+    assert "Traceback" not in done.stderr
+    assert done.returncode in ((2,) if sentence == "there is no such program" else (2, 125))
+    assert sentence in done.stderr
+    assert f"{muster.cwd}/python" in done.stderr or "./python" in done.stderr
+    assert "lost" not in muster("ps").stdout
+
+
+# ---- programs -------------------------------------------------------------------------------------------------------
+
+
+def test_a_program_that_cannot_be_executed_is_refused_before_anything_starts(muster: Any, script: Script) -> None:
+    script("#!/bin/sh\necho ran\n", "bin/tool").chmod(0o644)
+    refused(muster("run", "--", "bin/tool"), 2, "`bin/tool` is not a program that can be run", "chmod +x")
+    muster.env["PATH"] = f"{muster.cwd}/bin:{muster.env['PATH']}"
+    refused(muster("run", "--", "tool"), 2, "there is no program `tool` on PATH", "after `--` stands a program")
+    refused(muster("run", "--", "./bin"), 2, "`./bin` is not a program that can be run", "chmod +x")
+    refused(muster("run", "--", "bin/other"), 2, "there is no program `bin/other`", None)
+    none_begun(muster)
+
+
+@pytest.mark.parametrize(
+    ("head", "why"), [("", "Exec format error"), ("#!/no/such/interpreter\n", "No such file or directory")]
+)
+def test_a_program_that_the_kernel_refuses_is_told(muster: Any, script: Script, head: str, why: str) -> None:
+    script(head + "echo ran\n", "tool").chmod(0o755)
+    done = muster("run", "-g", "2", "--", "./tool", timeout=15)
+    refused(done, 125, "could not be started", None)
+    assert why in done.stderr
+    no_one_left([], newest(muster).name, timeout=0)
+
+
+# ---- disks ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def small_disk(path: Path, size: str) -> Iterator[Path]:
+    """A disk of this size; needs root."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk to fill it")
+    path.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", path], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount here: {mounted.stderr.strip()}")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
+
+
+def fill(path: Path) -> None:
+    """Leave no byte free."""
+    with open(path / "filler", "wb", buffering=0) as file:
+        for size in (4096, 1):
+            try:
+                while True:
+                    file.write(b"x" * size)
+            except OSError:
+                pass
+
+
+def test_a_full_disk_under_the_run_directory_is_refused_before_anything_starts(muster: Any, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        fill(disk)
+        done = muster("run", "--run-dir", str(disk), "--", "echo", "ran")
+        refused(done, 2, f"cannot write the run directory {disk}/runs/", "free some space there")
+        assert "No space left on device" in done.stderr
+        assert [] == list(disk.glob("runs/*"))
+
+
+def test_a_disk_that_fills_during_the_run_is_told_and_the_status_is_the_ranks_own(muster: Any, tmp_path: Path) -> None:
+    text = "echo ready; until [ -e go ]; do sleep 0.02; done; echo more || true; exit 4"
+    with (
+        small_disk(tmp_path / "disk", "1m") as disk,
+        Life(_at(muster, disk), "run", "--run-dir", str(disk), "-g", "2", "--", "sh", "-c", text) as run,
+    ):
+        run.wrote("ready", range(2))
+        everybody = run.everybody()
+        fill(disk)
+        (tmp_path / "go").touch()
+        status, out, err = run.end()
+        assert 4 == status, err
+        assert "Traceback" not in err
+        assert "failed first" in err
+        assert f"cannot write {run.path}/outcome.json: No space left on device" in err
+        assert [] == living(everybody)
+        (disk / "filler").unlink()
+        assert "running" not in muster("ps", "--run-dir", str(disk)).stdout
+
+
+def test_a_disk_that_the_ranks_fill_ends_neither_muster_nor_what_it_knows(muster: Any, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "2m") as disk:
+        done = muster("run", "--run-dir", str(disk), "-g", "2", "--", "sh", "-c", "yes | head -c 3000000 && exit 0; exit 4")
+        assert 4 == done.returncode, done.stderr[-2000:]
+        assert "No space left on device" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def _at(muster: Any, disk: Path) -> Any:
+    class At:
+        home, start = disk, staticmethod(muster.start)
+
+    return At
+
+
+def test_a_disk_that_fills_while_an_interpreter_is_warmed_does_not_hang(muster: Any, script: Script, tmp_path: Path) -> None:
+    with (
+        small_disk(tmp_path / "disk", "1m") as disk,
+        Life(_at(muster, disk), "run", "--run-dir", str(disk), "-g", "2", str(script(OK))) as run,
+    ):
+        until(lambda: run.events("hello"), "the agent begins")
+        until(lambda: list(run.path.glob("node_*/warm.log")), "an interpreter is warmed")
+        fill(disk)
+        status, out, err = run.end()
+        # a rank cannot print, which ends it as it would end any Python
+        assert (True, "") == (status in (1, 120), out), err
+        assert "Traceback" not in err
+        assert f"cannot write {run.path}/outcome.json: No space left on device" in err
+        no_one_left([], run.id)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_home_without_permission_is_refused_for_a_user(muster: Any) -> None:
+    muster.home.mkdir(mode=0o500)
+    done = muster("run", "--", "echo", "ran")
+    refused(done, 2, f"cannot write the run directory {muster.home}/runs/", "MUSTER_HOME")
+    assert "Permission denied" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("home", "why"), [("/proc/nothing", "No such file or directory"), ("file/below", "Not a directory")]
+)
+def test_a_home_that_cannot_be_written_is_refused(muster: Any, env: dict[str, str], home: str, why: str) -> None:
+    (muster.cwd / "file").touch()
+    env["MUSTER_HOME"] = home
+    done = muster("run", "--", "echo", "ran")
+    refused(done, 2, "cannot write the run directory", "choose another place by `--run-dir` or MUSTER_HOME")
+    assert why in done.stderr
+
+
+def test_a_home_on_a_read_only_disk_is_refused(muster: Any, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        done = muster("run", "--run-dir", str(disk), "--", "echo", "ran")
+        refused(done, 2, f"cannot write the run directory {disk}/runs/", "choose another place by `--run-dir`")
+        assert "Read-only file system" in done.stderr
+
+
+# ---- what ends while it is needed -----------------------------------------------------------------------------------
+
+
+def test_a_folder_that_ranks_cannot_enter_is_told(muster: Any, tmp_path: Path) -> None:
+    done = muster("run", "--cwd", "missing", "--", "echo", "ran")
+    refused(done, 2, "--cwd missing: there is no such folder", None)
+    (tmp_path / "file").touch()
+    refused(muster("run", "--cwd", "file", "--", "echo", "ran"), 2, "--cwd file: there is no such folder", None)
+    none_begun(muster)
+
+
+def test_a_run_directory_deleted_during_the_run_ends_nothing_before_its_time(muster: Any, tmp_path: Path) -> None:
+    text = "echo ready; until [ -e go ]; do sleep 0.02; done; exit 4"
+    with Life(muster, "run", "-g", "2", "--", "sh", "-c", text) as run:
+        run.wrote("ready", range(2))
+        everybody = run.everybody()
+        subprocess.run(["rm", "-r", run.path], check=True)
+        (tmp_path / "go").touch()
+        status, _, err = run.end()
+        assert 4 == status
+        assert "Traceback" not in err
+        assert [] == living(everybody)

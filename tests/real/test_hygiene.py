@@ -1,0 +1,250 @@
+"""Whatever dies, and however it dies: nothing of a run outlives it, and its state is never told wrongly."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from life import Life, carriers, children, command, living, no_one_left, process, until
+
+Script = Callable[..., Path]
+
+BUSY = """
+import os, signal, subprocess, sys, time
+import torch, torch.distributed as dist
+from torch.utils.data import DataLoader
+
+class Endless(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while True:
+            yield torch.ones(1000)
+            time.sleep(0.01)
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    dist.init_process_group("gloo")
+    batches = iter(DataLoader(Endless(), batch_size=2, num_workers=1))
+    next(batches)
+    subprocess.Popen(["sleep", "1000"])
+    subprocess.Popen(["sleep", "1001"], start_new_session=True)
+    subprocess.Popen(["sleep", "1002"], env={})
+    subprocess.run("sleep 1003 & disown", shell=True, executable="/bin/bash")
+    dist.barrier()
+    print("ready")
+    for batch in batches:
+        pass
+"""
+"""Ranks with workers and programs of their own, in a session of its own, orphaned, or without their environment: and
+no Python of it minds SIGTERM."""
+
+
+def everyone(run: Life) -> set[Any]:
+    """All processes of a busy run of two ranks, and that these are all that were meant to be."""
+    found = run.everybody()
+    words = [command(one.pid) for one in found]
+    for seconds in ("1000", "1001", "1002", "1003"):
+        assert 2 == sum(f"sleep {seconds}" in text for text in words), words
+    for pid in run.ranks().values():
+        assert any("busy.py" in command(child) for child in children(pid)), "each rank has a worker"
+    assert {run.agent(), run.warm(), run.store(), *run.ranks().values()} <= {one.pid for one in found}
+    return found
+
+
+def test_killing_muster_ends_everything_and_the_run_is_told_as_lost(muster: Any, script: Script) -> None:
+    with Life(muster, "run", "-g", "2", "--name", "mine", str(script(BUSY, "busy.py"))) as run:
+        run.wrote("ready", range(2))
+        found = everyone(run)
+        run.process.kill()
+        run.process.wait()
+        no_one_left(found, run.id)
+        listed = muster("ps").stdout
+        assert ("lost" in listed, "running" in listed) == (True, False)
+        shown = muster("show", "mine").stdout
+        why = "the connection to muster was lost, and its agent ended the ranks"
+        assert f"state    lost: {why}" in shown.splitlines()
+        waited = muster("wait", "mine")
+        assert (125, f"{run.id} is lost: {why}\n") == (waited.returncode, waited.stderr)
+        assert 0 == muster("kill", "mine").returncode
+        assert 0 == muster("rm", "mine").returncode
+
+
+def test_killing_the_agent_ends_everything_with_status_125(muster: Any, script: Script) -> None:
+    with Life(muster, "run", "-g", "2", str(script(BUSY, "busy.py"))) as run:
+        run.wrote("ready", range(2))
+        found = everyone(run)
+        os.kill(run.agent(), signal.SIGKILL)
+        status, _, err = run.end()
+        assert 125 == status
+        assert "ended (killed by signal 9), and its ranks with it" in err
+        no_one_left(found, run.id)
+        assert "broken" in muster("ps").stdout
+
+
+def test_killing_muster_and_its_agent_at_once_ends_the_ranks(muster: Any, script: Script) -> None:
+    with Life(muster, "run", "-g", "2", "--launcher", "fork", str(script(TIDY, "tidy.py"))) as run:
+        run.wrote("ready", range(2))
+        found, agent = run.everybody(), run.agent()
+        run.process.kill()
+        os.kill(agent, signal.SIGKILL)
+        run.process.wait()
+        no_one_left(found, run.id)
+        assert "state    lost: muster and its agent were killed" in muster("show").stdout.splitlines()
+
+
+TIDY = """
+import os, sys, time
+import torch, torch.distributed as dist
+dist.init_process_group("gloo")
+attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
+dist.barrier()
+print("ready", attempt)
+while not os.path.exists("go" + attempt):
+    time.sleep(0.02)
+dist.barrier()
+print("through")
+sys.exit(3 if attempt == "0" else 0)
+"""
+
+
+def test_killing_the_warm_interpreter_does_nothing_to_the_ranks_nor_to_a_restart(
+    muster: Any, script: Script, tmp_path: Path
+) -> None:
+    with Life(muster, "run", "-g", "2", "--max-restarts", "1", str(script(TIDY, "tidy.py"))) as run:
+        run.wrote("ready", range(2))
+        first, warm = {process(pid) for pid in run.ranks().values()}, run.warm()
+        os.kill(warm, signal.SIGKILL)
+        until(lambda: warm not in children(run.agent()), "the warm interpreter is gone")
+        assert first == set(living(first))
+        (tmp_path / "go0").touch()
+        run.wrote("ready 1", range(2), attempt=1)
+        assert "through" in run.log(0) and "through" in run.log(1)
+        assert warm != run.warm()
+        (tmp_path / "go1").touch()
+        status, _, err = run.end()
+        assert 0 == status, err
+        assert 1 == run.outcome()["attempt"]
+        no_one_left([], run.id)
+
+
+def test_killing_the_store_ends_everything_and_is_told(muster: Any, script: Script) -> None:
+    with Life(muster, "run", "-g", "2", "--grace", "1", str(script(BUSY, "busy.py"))) as run:
+        run.wrote("ready", range(2))
+        found = everyone(run)
+        os.kill(run.store(), signal.SIGKILL)
+        status, _, err = run.end()
+        assert 125 == status
+        assert "the store through which the ranks meet ended: killed by signal 9" in err
+        assert "Traceback" not in err
+        no_one_left(found, run.id)
+
+
+@pytest.mark.parametrize("launcher", ["fork", "exec"])
+def test_what_a_rank_leaves_behind_is_ended_and_told(muster: Any, script: Script, launcher: str) -> None:
+    text = """
+import os, subprocess
+if os.environ["RANK"] == "0":
+    subprocess.Popen(["sleep", "2000"])
+    subprocess.Popen(["sleep", "2001"], start_new_session=True, env={})
+    subprocess.Popen(["setsid", "sh", "-c", "trap '' TERM HUP; sleep 2002 & wait"])
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        os.execvp("sleep", ["sleep", "2003"])
+"""
+    done = muster("run", "-g", "2", "--grace", "1", "--launcher", launcher, str(script(text)))
+    assert 0 == done.returncode, done.stderr
+    for seconds in range(2000, 2004):
+        assert f"left behind by a rank, ended: sleep {seconds} (pid " in done.stderr
+    no_one_left([], muster.newest().name, timeout=0)
+    assert [] == [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _is_left(pid)]
+
+
+def _is_left(pid: int) -> bool:
+    return command(pid).split()[:1] == ["sleep"] and command(pid).split()[1:] in (["2001"], ["2003"])
+
+
+def test_what_ends_by_itself_in_time_is_not_told(muster: Any, tmp_path: Path) -> None:
+    done = muster("run", "--", "sh", "-c", "(sleep 0.3; touch late) & echo out")
+    assert (0, "[0] out\n") == (done.returncode, done.stdout)
+    assert "left behind" not in done.stderr
+    assert (tmp_path / "late").exists()
+
+
+SHARED = """
+import os, sys, time
+import torch
+import torch.multiprocessing as mp
+from multiprocessing import shared_memory
+from torch.utils.data import DataLoader
+
+if __name__ == "__main__":
+    mp.set_sharing_strategy(sys.argv[1])
+    batches = iter(DataLoader(torch.ones(64, 1000), batch_size=8, num_workers=2, persistent_workers=True))
+    kept = [next(batches), next(batches)]
+    lock = mp.get_context("spawn").Lock()
+    block = shared_memory.SharedMemory(create=True, size=1000)
+    print("ready", os.getpid(), block.name)
+    if sys.argv[2] == "end":
+        sys.exit(0)
+    time.sleep(1000)
+"""
+
+
+def _shared(pids: set[int]) -> list[str]:
+    """Files of torch in shared memory that these processes made: their number is in the name."""
+    return [name for name in os.listdir("/dev/shm") if any(f"_{pid}_" in name for pid in pids)]
+
+
+@pytest.mark.parametrize("strategy", ["file_descriptor", "file_system"])
+@pytest.mark.parametrize("ending", ["end", "killed"])
+def test_no_shared_memory_of_torch_outlives_a_run(muster: Any, script: Script, strategy: str, ending: str) -> None:
+    with Life(muster, "run", "-g", "2", str(script(SHARED)), strategy, ending) as run:
+        blocks = []
+        pids: set[int] = set()
+        for rank in range(2):
+            run.wrote("ready", [rank])
+            _, pid, block = run.log(rank).split()
+            pids |= {int(pid), *children(int(pid))}
+            blocks.append(block)
+        pids |= {one.pid for one in carriers(run.id)}
+        if ending == "killed":
+            assert _shared(pids) or strategy == "file_descriptor"
+            run.process.kill()
+        run.end()
+        no_one_left([], run.id)
+        try:
+            until(lambda: not _shared(pids), "the files of torch are gone", 10)
+            until(lambda: not set(blocks) & set(os.listdir("/dev/shm")), "the blocks of shared memory are gone", 10)
+        finally:
+            for name in _shared(pids):
+                os.unlink("/dev/shm/" + name)
+
+
+def test_ranks_do_not_see_what_muster_needed(muster: Any, script: Script) -> None:
+    text = """
+import os, sys
+names = [name for name in os.environ if name.startswith("MUSTER_HOOK")]
+print(names, [path for path in sys.path if "hook" in path], "sitecustomize" in sys.modules, os.getppid() > 1)
+print(sorted(os.listdir("/proc/self/fd"), key=int)[:3])
+"""
+    done = muster("run", str(script(text)))
+    assert ["[0] [] [] False True", "[0] ['0', '1', '2']"] == done.stdout.splitlines()
+
+
+def test_nothing_of_the_terminal_is_held_open_by_ranks(muster: Any) -> None:
+    """A rank that goes on must not keep a pipe of muster's own open: whoever reads it would wait for ever."""
+    with Life(muster, "run", "-g", "2", "--", "sh", "-c", "echo ready; sleep 1000") as run:
+        run.wrote("ready", range(2))
+        mine = {os.readlink(f"/proc/{run.process.pid}/fd/{fd}") for fd in (1, 2)}
+        for pid in (*run.ranks().values(), run.agent()):
+            held = set()
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                held.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
+            assert set() == mine & held, command(pid)
+        run.process.send_signal(signal.SIGTERM)
+        assert 143 == run.end()[0]

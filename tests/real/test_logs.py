@@ -1,0 +1,205 @@
+"""Every byte that a rank writes is in its file and reaches whoever watches, whole, in order, and with its prefix."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+from life import Life, living, log, newest, process, until
+
+Script = Callable[..., Path]
+
+LINE = b"%d %08d " + b"x" * 90 + b"\n"
+FLOOD = """
+import os, sys
+rank, count = int(os.environ["RANK"]), int(sys.argv[1])
+out = [sys.stdout.buffer, sys.stderr.buffer][rank % 2]
+for start in range(0, count, 100):
+    out.write(b"".join(b"%d %08d " % (rank, number) + b"x" * 90 + b"\\n" for number in range(start, start + 100)))
+    if start % 1000 == 0:
+        out.flush()
+out.flush()
+open("done" + str(rank), "w").close()
+"""
+"""Lines of a hundred bytes, numbered; pieces end anywhere in a line. Odd ranks write to stderr."""
+
+
+def expected(rank: int, count: int, prefix: bytes = b"") -> bytes:
+    """What FLOOD writes in a rank."""
+    return b"".join(prefix + LINE % (rank, number) for number in range(count))
+
+
+def test_of_100_megabytes_from_8_ranks_no_line_is_lost_or_torn(muster: Any, script: Script, tmp_path: Path) -> None:
+    path, count = str(script(FLOOD)), 125_000
+    with open(tmp_path / "out", "wb") as out, open(tmp_path / "err", "wb") as err:
+        done = muster(
+            "run", "-g", "8", "--", sys.executable, path, str(count), stdout=out, stderr=err, capture_output=False
+        )
+    assert 0 == done.returncode
+    shown: dict[bytes, list[bytes]] = {}
+    for name in ("out", "err"):
+        with open(tmp_path / name, "rb") as file:
+            for line in file:
+                shown.setdefault(line[:4], []).append(line)
+    for rank in range(8):
+        stream = ("out", "err")[rank % 2]
+        assert expected(rank, count) == log(muster, rank, stream), f"the file of rank {rank}"
+        assert b"" == log(muster, rank, ("err", "out")[rank % 2])
+        prefix = b"[%d] " % rank
+        # a comparison of two long texts in an assert would take minutes to print
+        assert (b"".join(shown.pop(prefix)) == expected(rank, count, prefix)) is True, f"what is shown of rank {rank}"
+    assert {b"must"} == set(shown)
+
+
+def test_a_slow_reader_does_not_slow_the_ranks_and_loses_nothing(muster: Any, script: Script, tmp_path: Path) -> None:
+    path, count = str(script(FLOOD)), 100_000
+    with Life(muster, "run", "-g", "1", "--", sys.executable, path, str(count), text=False) as run:
+        until((tmp_path / "done0").exists, "the rank has written 10 MB while nobody reads")
+        assert len(expected(0, count)) == (run.path / "attempt_0" / "rank_00000.out").stat().st_size
+        assert run.process.poll() is None
+        out, _ = run.process.communicate(timeout=60)
+        assert (out == expected(0, count, b"[0] ")) is True
+        assert 0 == run.process.returncode
+
+
+BYTES = rb"""
+printf 'caf\303\251 \377\376 end\n'
+printf '\n'
+printf 'step 1\rstep 2\rstep 3\n'
+printf 'dos\r\n'
+printf '\0nul\n'
+printf 'no newline'
+"""
+
+
+def test_output_is_bytes_in_the_file_and_lines_on_the_screen(muster: Any, tmp_path: Path) -> None:
+    (tmp_path / "bytes.sh").write_bytes(BYTES)
+    done = muster("run", "-g", "2", "--", "sh", "bytes.sh", text=False)
+    written = b"caf\xc3\xa9 \xff\xfe end\n\nstep 1\rstep 2\rstep 3\ndos\r\n\0nul\nno newline"
+    seen = [b"caf\xc3\xa9 \xff\xfe end", b"", b"step 3", b"dos", b"\0nul", b"no newline"]
+    for rank in range(2):
+        assert written == log(muster, rank)
+        prefix = b"[%d] " % rank
+        assert seen == [line[4:] for line in done.stdout.split(b"\n") if line.startswith(prefix)]
+        asked = muster("logs", "--rank", str(rank), "--prefix", "", text=False).stdout
+        assert [*seen, b""] == asked.split(b"\n")
+
+
+def test_logs_shows_what_is_asked_for(muster: Any) -> None:
+    muster("run", "-g", "3", "--", "sh", "-c", "echo out $RANK; echo err $RANK >&2")
+    every = {f"[{rank}] {stream} {rank}" for rank in range(3) for stream in ("out", "err")}
+
+    def logs(*words: str) -> set[str]:
+        done = muster("logs", *words)
+        assert (0, "") == (done.returncode, done.stderr)
+        return set(done.stdout.splitlines())
+
+    assert every == logs() == logs("last") == logs("--rank", "0-2") == logs("--since", "1h")
+    assert {"[0] out 0", "[0] err 0", "[2] out 2", "[2] err 2"} == logs("--rank", "0,2")
+    assert {f"[{rank}] err {rank}" for rank in range(3)} == logs("--stderr")
+    assert {"[1] out 1"} == logs("last", "--stdout", "--rank=1")
+    assert {"1=out 1"} == logs("--stdout", "--rank=1", "--prefix", "{rank}=")
+    assert (2, "") == tuple(getattr(muster("logs", "--rank", "3"), name) for name in ("returncode", "stdout"))
+
+
+def test_a_restarted_run_has_logs_of_each_attempt(muster: Any) -> None:
+    text = "echo attempt $TORCHELASTIC_RESTART_COUNT; exit $((1 - TORCHELASTIC_RESTART_COUNT))"
+    done = muster("run", "--max-restarts", "1", "--", "sh", "-c", text)
+    assert (0, "[0] attempt 0\n[0] attempt 1\n") == (done.returncode, done.stdout)
+    assert "[0] attempt 1\n" == muster("logs").stdout
+    assert "[0] attempt 0\n" == muster("logs", "--attempt", "0").stdout
+    wrong = muster("logs", "--attempt", "2")
+    assert (2, True) == (wrong.returncode, "has no attempt 2\nhint: it has 0-1" in wrong.stderr)
+
+
+def test_logs_follows_from_another_terminal_until_the_end(muster: Any, tmp_path: Path) -> None:
+    text = """
+echo early $RANK
+until [ -e go ]; do sleep 0.02; done
+seq 1000
+[ $TORCHELASTIC_RESTART_COUNT = 1 ] || exit 1
+printf last
+"""
+    with Life(muster, "run", "-g", "2", "--max-restarts", "1", "--quiet", "--", "sh", "-c", text) as run:
+        run.wrote("early", range(2))
+        follower = muster.start("logs", "-f", run.id)
+        early = [follower.stdout.readline() for _ in range(2)]
+        assert {"[0] early 0\n", "[1] early 1\n"} == set(early)
+        (tmp_path / "go").touch()
+        out, err = follower.communicate(timeout=60)
+        assert (0, "") == (follower.returncode, err)
+        assert 0 == run.end()[0]
+        for rank in range(2):
+            mine = [line[4:] for line in out.splitlines() if line.startswith(f"[{rank}] ")]
+            numbers = [str(number) for number in range(1, 1001)]
+            # of the first attempt, what was written before the follower turned to the second
+            assert [*numbers, f"early {rank}", *numbers, "last"][-len(mine) :] == mine
+            assert [f"early {rank}", *numbers, "last"] == mine[-1002:]
+
+
+def test_since_leaves_out_what_is_older(muster: Any, tmp_path: Path) -> None:
+    text = "echo old; until [ -e go ]; do sleep 0.02; done; echo new; until [ -e end ]; do sleep 0.02; done"
+    with Life(muster, "run", "--", "sh", "-c", text) as run:
+        run.wrote("old")
+        until(lambda: list(run.path.glob("node_*/times.jsonl")), "the length of the log is marked")
+        marked = time.time()
+        # the mark is a truth about the past: wait until it is more than two seconds back
+        until(lambda: time.time() > marked + 2, "two seconds have gone by")
+        (tmp_path / "go").touch()
+        run.wrote("new")
+        assert "[0] new\n" == muster("logs", "--since", "1.5").stdout
+        assert "[0] old\n[0] new\n" == muster("logs", "--since", "1m").stdout
+        (tmp_path / "end").touch()
+        assert 0 == run.end()[0]
+
+
+def test_a_killed_ranks_last_line_is_in_its_log(muster: Any, script: Script) -> None:
+    text = "import os\nprint('last', end=' ')\nprint('words')\nos.kill(os.getpid(), 9)\n"
+    done = muster("run", "--launcher", "exec", str(script(text)))
+    assert (137, "[0] last words\n", b"last words\n") == (done.returncode, done.stdout, log(muster, 0))
+
+
+def test_the_end_waits_for_output_that_the_terminal_has_not_taken(muster: Any) -> None:
+    """Of a rank that fails, all it wrote is shown before the report."""
+    with Life(muster, "run", "--", "sh", "-c", "seq 200000 >&2; exit 3", stderr=subprocess.STDOUT) as run:
+        whole = len("".join(f"{number}\n" for number in range(1, 200_001)))
+        until(lambda: len(run.log(0, "err")) == whole, "the rank has written all while nobody reads")
+        lines = run.end()[1].splitlines()
+        at = next(index for index, line in enumerate(lines) if "failed first" in line)
+        assert [f"[0] {number}" for number in range(1, 200_001)] == [line for line in lines[:at] if line[0] == "["]
+
+
+FULL = """
+[ $RANK = 0 ] || { until [ -e go ]; do sleep 0.02; done; exit 3; }
+yes | head -c 2000000
+exec sleep 1000
+"""
+
+
+def test_a_failure_ends_the_run_although_nobody_reads_what_is_shown(muster: Any, tmp_path: Path) -> None:
+    with Life(muster, "run", "-g", "2", "--", "sh", "-c", FULL) as run:
+        until(lambda: len(run.log(0)) == 2_000_000, "rank 0 has written more than the pipe holds")
+        first = process(run.ranks()[0])
+        (tmp_path / "go").touch()
+        until(lambda: not living([first]), "rank 0 is ended because rank 1 failed", 10)
+        assert 3 == run.end()[0]
+
+
+def test_ctrl_c_ends_the_run_although_nobody_reads_what_is_shown(muster: Any) -> None:
+    with Life(muster, "run", "-g", "2", "--", "sh", "-c", FULL) as run:
+        until(lambda: len(run.log(0)) == 2_000_000, "rank 0 has written more than the pipe holds")
+        ranks = [process(pid) for pid in run.ranks().values()]
+        run.process.send_signal(signal.SIGINT)
+        until(lambda: not living(ranks), "the ranks are interrupted", 10)
+        assert 130 == run.end()[0]
+
+
+def test_the_newest_run_is_the_one_whose_logs_are_shown(muster: Any) -> None:
+    for word in ("first", "second", "third"):
+        muster("run", "--", "echo", word)
+        assert f"[0] {word}\n" == muster("logs").stdout
+        assert newest(muster).name in muster("show").stdout

@@ -1,0 +1,224 @@
+"""A run seen from another terminal, while it runs and afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from life import RUN_ID, Life, newest, until
+
+Script = Callable[..., Path]
+
+HOLD = ("--", "sh", "-c", "echo ready; until [ -e go ]; do sleep 0.02; done; exit 5")
+
+DEEP = """
+import os, threading, time
+import torch, torch.distributed as dist
+
+def blocked_in_a_collective():
+    dist.barrier()
+
+def busy_outside():
+    while not os.path.exists("go"):
+        time.sleep(0.02)
+    dist.barrier()
+
+def waiting_for_a_lock():
+    threading.Thread(target=in_a_thread, daemon=True).start()
+    with open("locked", "w"):
+        busy_outside()
+
+def in_a_thread():
+    time.sleep(1000)
+
+dist.init_process_group("gloo")
+dist.barrier()
+print("ready", flush=True)
+[blocked_in_a_collective, busy_outside, waiting_for_a_lock][dist.get_rank()]()
+print("went on")
+"""
+
+
+def test_stacks_tells_the_function_of_each_rank_and_the_ranks_go_on(
+    muster: Any, script: Script, tmp_path: Path
+) -> None:
+    with Life(muster, "run", "-g", "3", str(script(DEEP, "deep.py"))) as run:
+        run.wrote("ready", range(3))
+        until((tmp_path / "locked").exists, "rank 2 waits")
+        until(lambda: "blocked_in_a_collective" in _stacks(muster)[0], "rank 0 is in the barrier", 20)
+        for _ in range(2):  # and again: what was told before is not told twice
+            found = _stacks(muster)
+            assert [0, 1, 2] == sorted(found)
+            assert "in barrier" in found[0] and "in busy_outside" not in found[0]
+            assert 1 == found[1].count("in busy_outside") and "in blocked_in_a_collective" not in found[1]
+            assert "in in_a_thread" in found[2] and "in waiting_for_a_lock" in found[2]
+            assert 'deep.py", line' in found[1]
+        assert [1] == sorted(_stacks(muster, "last", "--rank", "1"))
+        (tmp_path / "go").touch()
+        status, out, _ = run.end()
+        assert 0 == status
+        assert {f"[{rank}] went on" for rank in range(3)} <= set(out.splitlines())
+    late = muster("stacks", "last")
+    assert (2, True) == (late.returncode, "is not running" in late.stderr)
+
+
+def _stacks(muster: Any, *words: str) -> dict[int, str]:
+    """What `muster stacks` tells, by rank."""
+    done = muster("stacks", *words)
+    assert 0 == done.returncode, done.stderr
+    pieces = re.split(r"^rank (\d+):$", done.stdout, flags=re.M)
+    return {int(rank): text for rank, text in zip(pieces[1::2], pieces[2::2])}
+
+
+def test_stacks_tells_of_ranks_that_cannot_answer(muster: Any, tmp_path: Path) -> None:
+    with Life(muster, "run", "-g", "2", *HOLD) as run:
+        run.wrote("ready", range(2))
+        done = muster("stacks")
+        assert 0 == done.returncode
+        for rank, pid in run.ranks().items():
+            assert f"rank {rank} (pid {pid}) is no Python that muster prepared" in done.stdout
+        (tmp_path / "go").touch()
+        assert 5 == run.end()[0]
+
+
+def test_stacks_tells_of_a_stopped_rank_that_it_does_not_answer(muster: Any, script: Script) -> None:
+    path = str(script("import time; print('ready', flush=True); time.sleep(1000)"))
+    with Life(muster, "run", "-g", "2", "--launcher", "exec", path) as run:
+        run.wrote("ready", range(2))
+        stopped = run.ranks()[1]
+        os.kill(stopped, signal.SIGSTOP)
+        found = _stacks(muster)
+        os.kill(stopped, signal.SIGCONT)
+        assert "no answer within 2 s: it is stopped, or waits in the kernel" == found[1].strip()
+        assert "script.py" in found[0]
+        run.process.send_signal(signal.SIGTERM)
+        assert 143 == run.end()[0]
+
+
+def test_ps_show_and_wait_tell_of_a_run_while_it_runs_and_after(muster: Any, script: Script, tmp_path: Path) -> None:
+    assert f"no runs in {muster.home}\n" == muster("ps").stdout
+    with Life(muster, "run", "-g", "2", "--name", "mine", *HOLD) as run:
+        run.wrote("ready", range(2))
+        (row,) = muster("ps").stdout.splitlines()[1:]
+        assert [run.id, "mine", "2", "running"] == row.split()[:4]
+        (record,) = json.loads(muster("ps", "--json").stdout)
+        assert ("running", None, "mine") == (record["state"], record["code"], record["name"])
+        early = muster("wait", "mine", "--timeout", "0.1")
+        assert (124, f"{run.id} is running\n") == (early.returncode, early.stderr)
+        assert "state    running" in muster("show", "mine").stdout.splitlines()
+        waiter = muster.start("wait", run.id)
+        (tmp_path / "go").touch()
+        assert 5 == run.end()[0]
+        told, _ = waiter.communicate(timeout=30)
+        assert (5, True) == (waiter.returncode, "failed first" in told)
+    assert 5 == muster("wait", "mine", "--timeout", "0").returncode
+    (row,) = muster("ps").stdout.splitlines()[1:]
+    assert [run.id, "mine", "2", "failed", "5"] == row.split()[:5]
+    shown = json.loads(muster("show", "--json").stdout)
+    assert ("failed", 5, 2) == (shown["state"], shown["code"], len(shown["outcome"]["ends"]))
+
+
+def test_show_tells_the_start_by_phase(muster: Any, script: Script) -> None:
+    muster("run", "-g", "2", "--cwd", "/", str(script("print('out')")), "--lr", "a b")
+    lines = muster("show").stdout.splitlines()
+    assert f"command  muster run -g 2 --cwd / {script('')} --lr 'a b'" in lines
+    assert any(line.startswith("folder   / on ") for line in lines)
+    spans = {words: float(length) for line in lines for length, words in re.findall(r"^ +([\d.]+)  (.*)", line)}
+    phases = [
+        "muster itself, until its agent runs",
+        "a look at the Python",
+        "python starts",
+        "imports torch and what --preload names",
+        "gets ready to fork",
+        "ranks are started",
+        "first output of a rank",
+        "first output of the last rank",
+        "in all",
+    ]
+    assert phases == list(spans)
+    *each, whole = spans.values()
+    assert sum(each) == pytest.approx(whole, abs=0.01)
+
+
+def test_a_run_is_found_by_id_name_beginning_and_last(muster: Any) -> None:
+    for word in ("one", "two"):
+        muster("run", "--name", word, "--", "echo", word)
+    first, second = sorted((muster.home / "runs").iterdir(), key=lambda path: _job(path)["time"])
+
+    def found(which: str) -> str:
+        done = muster("show", which)
+        return done.stdout.split()[1] if done.returncode == 0 else done.stderr
+
+    assert first.name == found(first.name) == found("one")
+    assert second.name == found("two") == found("last")
+    common = os.path.commonprefix([first.name, second.name])
+    unique = second.name[: len(common) + 1]
+    assert second.name == found(unique)
+    both = muster("show", common)
+    assert 2 == both.returncode
+    assert re.fullmatch(rf"muster: `{common}` fits 2 runs: {RUN_ID}, {RUN_ID}\nhint: give more of the id\n", both.stderr)
+    none = muster("logs", "nothing")
+    assert 2 == none.returncode
+    assert none.stderr.startswith("muster: there is no run `nothing`\nhint: the newest are ")
+    muster("run", "--name", "one", "--", "true")
+    assert newest(muster).name == found("one")
+
+
+def _job(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((path / "job.json").read_text())
+    return found
+
+
+def test_rm_and_prune_delete_what_has_ended_and_refuse_what_runs(muster: Any, tmp_path: Path) -> None:
+    muster("run", "--name", "old", "--", "true")
+    with Life(muster, "run", "--name", "live", *HOLD) as run:
+        run.wrote("ready")
+        refused = muster("rm", "old", "live")
+        assert 2 == refused.returncode
+        assert f"muster: {run.id} is running; it is not deleted\nhint: end it by `muster kill {run.id}`\n" == refused.stderr
+        assert 2 == len(list((muster.home / "runs").iterdir()))
+        assert "deleted 0 runs\n" == muster("prune", "--older-than", "1h").stdout
+        assert "deleted 1 run\n" == muster("prune", "--older-than", "0").stdout
+        assert [run.path] == list((muster.home / "runs").iterdir())
+        (tmp_path / "go").touch()
+        run.end()
+    deleted = muster("rm", "live")
+    assert (0, f"deleted {run.id}\n") == (deleted.returncode, deleted.stdout)
+    assert [] == list((muster.home / "runs").iterdir())
+    assert 2 == muster("rm").returncode
+    assert 2 == muster("prune").returncode
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["not ended", "ended"])
+def test_after_a_restart_of_the_machine_and_from_another_one_no_run_is_running(muster: Any, ended: bool) -> None:
+    muster("run", "--", "sh", "-c", "exit 5")
+    path = newest(muster)
+    if not ended:
+        (path / "outcome.json").unlink()
+    job = _job(path)
+    for change, state, why in (
+        ({"boot": "another"}, "lost", "the machine was restarted while it ran"),
+        ({"host": "elsewhere"}, "unknown", "it was started on elsewhere; ask there"),
+    ):
+        # its own number, alive again as another process
+        mine = {"pid": os.getpid(), "pid_started": Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]}
+        (path / "job.json").write_text(json.dumps({**job, **mine, **change}))
+        (record,) = json.loads(muster("ps", "--json").stdout)
+        shown = muster("show").stdout.splitlines()
+        waited = muster("wait")
+        if ended:
+            assert ("failed", 5) == (record["state"], waited.returncode)
+            continue
+        assert (state, why) == (record["state"], record["why"])
+        assert f"state    {state}: {why}" in shown
+        assert (125, f"{path.name} is {state}: {why}\n") == (waited.returncode, waited.stderr)
+        assert (0 if state == "lost" else 125) == muster("kill", path.name).returncode
+    if not ended:
+        refused = muster("rm", path.name)
+        assert (2, True) == (refused.returncode, "ask there" in refused.stderr)
+        assert "deleted 0 runs\n" == muster("prune", "--older-than", "0").stdout

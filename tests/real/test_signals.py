@@ -1,0 +1,189 @@
+"""What ends a run from outside: Ctrl-C, other signals, and `muster kill`; each with words, and none leaves anything."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from life import Life, living, no_one_left, until
+
+Script = Callable[..., Path]
+
+WAITS = ("--", "sh", "-c", "echo ready; while :; do sleep 0.1; done")
+
+PYTHON = """
+import os, signal, sys, time
+import torch, torch.distributed as dist
+dist.init_process_group("gloo")
+dist.barrier()
+print("ready")
+try:
+    time.sleep(1000)
+except KeyboardInterrupt:
+    print("SIGINT came")
+    if os.environ["RANK"] == "0":
+        sys.exit(0)
+    raise
+"""
+
+
+def shown(run: Life, words: str) -> None:
+    """Read the words of muster until these come."""
+    line = ""
+    while words not in line:
+        line = run.process.stderr.readline()
+        assert line, f"muster never said {words!r}"
+
+
+def test_ctrl_c_interrupts_the_ranks_and_gives_130(muster: Any, script: Script) -> None:
+    with Life(muster, "run", "-g", "2", str(script(PYTHON))) as run:
+        run.wrote("ready", range(2))
+        everybody = run.everybody()
+        run.process.send_signal(signal.SIGINT)
+        status, out, err = run.end()
+        assert 130 == status
+        assert {"[0] SIGINT came", "[1] SIGINT came"} <= set(out.splitlines())
+        assert "interrupted (Ctrl-C): SIGINT to 2 ranks, 10 s to end; Ctrl-C again to kill them at once" in err
+        assert "failed first" not in err
+        assert "interrupted" == run.outcome()["state"]
+        no_one_left(everybody, run.id)
+
+
+def test_ranks_that_ignore_sigint_get_sigterm_and_then_sigkill(muster: Any) -> None:
+    text = 'trap "" INT; [ $RANK = 1 ] && trap "" TERM; echo ready; while :; do sleep 0.1; done'
+    with Life(muster, "run", "-g", "2", "--grace", "1", "--", "sh", "-c", text) as run:
+        run.wrote("ready", range(2))
+        everybody = run.everybody()
+        run.process.send_signal(signal.SIGINT)
+        status, _, err = run.end()
+        assert 130 == status
+        assert [signal.SIGTERM, signal.SIGKILL] == [end["signal"] for end in run.outcome()["ends"]]
+        steps = ["SIGINT to 2 ranks, 1 s to end", "SIGTERM to 2 ranks, 1 s to end", "killing rank 1 (SIGKILL)"]
+        at = [err.index(step) for step in steps]
+        assert sorted(at) == at
+        no_one_left(everybody, run.id)
+
+
+def test_ctrl_c_twice_kills_at_once(muster: Any) -> None:
+    text = 'trap "" INT TERM; echo ready; while :; do sleep 0.1; done'
+    with Life(muster, "run", "-g", "2", "--grace", "1h", "--", "sh", "-c", text) as run:
+        run.wrote("ready", range(2))
+        everybody = run.everybody()
+        run.process.send_signal(signal.SIGINT)
+        shown(run, "SIGINT to 2 ranks")
+        run.process.send_signal(signal.SIGINT)
+        status, _, err = run.end()
+        assert 130 == status
+        assert "again: killing the ranks at once" in err
+        assert [signal.SIGKILL] * 2 == [end["signal"] for end in run.outcome()["ends"]]
+        no_one_left(everybody, run.id)
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "words"),
+    [
+        (signal.SIGTERM, 143, "muster was sent SIGTERM: SIGTERM to 2 ranks"),
+        (signal.SIGHUP, 129, "the terminal was closed (SIGHUP): SIGTERM to 2 ranks"),
+    ],
+)
+def test_sigterm_and_sighup_are_told_apart(muster: Any, number: int, status: int, words: str) -> None:
+    with Life(muster, "run", "-g", "2", *WAITS) as run:
+        run.wrote("ready", range(2))
+        everybody = run.everybody()
+        run.process.send_signal(number)
+        found, _, err = run.end()
+        assert (status, True) == (found, words in err), err
+        assert [signal.SIGTERM] * 2 == [end["signal"] for end in run.outcome()["ends"]]
+        assert status == muster("wait", run.id).returncode
+        no_one_left(everybody, run.id)
+
+
+def test_a_signal_during_the_start_ends_it(muster: Any, script: Script) -> None:
+    with Life(muster, "run", "-g", "2", str(script("print('ran')"))) as run:
+        run.agent()
+        everybody = until(lambda: run.everybody(), "the agent starts")
+        run.process.send_signal(signal.SIGINT)
+        status, out, err = run.end()
+        assert (130, "") == (status, out)
+        assert "interrupted (Ctrl-C)" in err
+        assert "Traceback" not in err
+        no_one_left(everybody, run.id)
+
+
+def test_ctrl_c_ends_a_line_of_setup_that_hangs(muster: Any) -> None:
+    with Life(muster, "run", "--setup", "sleep 1000", "--", "true") as run:
+        hanging = until(lambda: [one for one in run.everybody() if _is_sleep(one.pid)], "the line runs")
+        run.process.send_signal(signal.SIGINT)
+        assert 130 == run.end()[0]
+        assert [] == living(hanging)
+
+
+def _is_sleep(pid: int) -> bool:
+    return Path(f"/proc/{pid}/comm").read_text() == "sleep\n"
+
+
+def test_under_nohup_a_run_survives_the_end_of_its_terminal(muster: Any, tmp_path: Path) -> None:
+    class Nohup:
+        home = muster.home
+
+        @staticmethod
+        def start(*words: str, **more: Any) -> subprocess.Popen[str]:
+            argv = ["nohup", *muster.argv(*words)]
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+            return subprocess.Popen(argv, env=muster.env, cwd=tmp_path, text=True, start_new_session=True, **pipes)
+
+    text = "echo ready; until [ -e go ]; do sleep 0.05; done; echo went on"
+    with Life(Nohup, "run", "-g", "2", "--", "sh", "-c", text) as run:
+        run.wrote("ready", range(2))
+        os.killpg(run.process.pid, signal.SIGHUP)
+        assert "running" in muster("ps").stdout
+        (tmp_path / "go").touch()
+        status, out, _ = run.end()
+        assert 0 == status
+        assert {"[0] went on", "[1] went on"} <= set(out.splitlines())
+
+
+def test_kill_from_another_terminal_ends_a_run(muster: Any, env: dict[str, str]) -> None:
+    env["USER"] = "somebody"
+    with Life(muster, "run", "-g", "2", *WAITS) as run:
+        run.wrote("ready", range(2))
+        everybody = run.everybody()
+        done = muster("kill", "last")
+        assert (0, f"{run.id}: ended\n") == (done.returncode, done.stdout)
+        status, _, err = run.end()
+        assert 137 == status
+        assert "`muster kill` by somebody (pid " in err
+        assert ("killed", 137) == tuple(run.outcome()[key] for key in ("state", "code"))
+        again = muster("kill", "last")
+        assert (0, f"{run.id} is killed; nothing to end\n") == (again.returncode, again.stdout)
+        no_one_left(everybody, run.id)
+
+
+def test_kill_ends_the_ranks_of_a_muster_that_is_stopped(muster: Any) -> None:
+    with Life(muster, "run", "-g", "2", "--grace", "1", *WAITS) as run:
+        run.wrote("ready", range(2))
+        ranks = run.everybody()
+        run.process.send_signal(signal.SIGSTOP)
+        done = muster("kill", "last")
+        assert 0 == done.returncode, done.stderr
+        assert [] == living(ranks)
+        assert "running" not in muster("ps").stdout
+        run.process.send_signal(signal.SIGCONT)
+        status, _, err = run.end()
+        assert 137 == status
+        assert "Traceback" not in err
+
+
+def test_a_closed_stdout_ends_nothing(muster: Any, tmp_path: Path) -> None:
+    line = f"{sys.executable} -m muster run -g 2 -- sh -c 'seq 100000; seq 100000 >&2; touch done$RANK' 2>&1 | head -1"
+    done = subprocess.run(["sh", "-c", line], env=muster.env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert 1 == len(done.stdout.splitlines())
+    until(lambda: (muster.newest() / "outcome.json").exists(), "the run ends")
+    assert (tmp_path / "done0").exists() and (tmp_path / "done1").exists()
+    assert "succeeded" in muster("ps").stdout
+    assert len(muster.log(1)) == len(muster.log(0, "err")) == len("".join(f"{n}\n" for n in range(1, 100001)))

@@ -1,0 +1,348 @@
+"""What the last words of a rank tell: texts recorded from real programs (Python 3.11, torch 2.13), and the verdict."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+
+from muster.agent.autopsy import explain
+
+
+class Case(NamedTuple):
+    """The end of a stderr, and what it tells."""
+
+    truth: str
+    stderr: str
+    kind: str
+    summary: str
+    frames: tuple[str, ...] | None = None
+    """The lines to be shown; None where `stderr` itself should be, line by line."""
+    signalled: bool = False
+
+
+RAISED = """\
+Traceback (most recent call last):
+  File "/home/ann/train.py", line 9, in <module>
+    step(batch)
+  File "/home/ann/train.py", line 5, in step
+    raise ValueError("bad batch")
+ValueError: bad batch
+"""
+
+CHAINED = """\
+Traceback (most recent call last):
+  File "/home/ann/link.py", line 2, in <module>
+    {}["x"]
+    ~~^^^^^
+KeyError: 'x'
+
+The above exception was the direct cause of the following exception:
+
+Traceback (most recent call last):
+  File "/home/ann/link.py", line 4, in <module>
+    raise RuntimeError("no such\\n  thing") from e
+RuntimeError: no such
+  thing
+"""
+
+GROUP = """\
+  + Exception Group Traceback (most recent call last):
+  |   File "/home/ann/group.py", line 3, in <module>
+  |     f()
+  |   File "/home/ann/group.py", line 2, in f
+  |     raise ExceptionGroup("many", [ValueError(1), TypeError(2)])
+  | ExceptionGroup: many (2 sub-exceptions)
+  +-+---------------- 1 ----------------
+    | ValueError: 1
+    +---------------- 2 ----------------
+    | TypeError: 2
+    +------------------------------------
+"""
+
+SYNTAX = """\
+  File "/home/ann/train.py", line 1
+    def f(:
+          ^
+SyntaxError: invalid syntax
+"""
+
+# torch.distributed writes its rank before each line once there is a process group
+GLOO = """\
+[rank0]: Traceback (most recent call last):
+[rank0]:   File "/home/ann/train.py", line 6, in <module>
+[rank0]:     dist.all_reduce(torch.ones(1))
+[rank0]:   File "/venv/lib/python3.11/site-packages/torch/distributed/distributed_c10d.py", line 3252, in all_reduce
+[rank0]:     work.wait()
+[rank0]: RuntimeError: [/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:63159: \
+Connection reset by peer. This is typically caused by a remote worker hanging. GLHF! 🏖️
+"""
+
+GLOO_OLD = """\
+Traceback (most recent call last):
+  File "/home/ann/train.py", line 6, in <module>
+    dist.all_reduce(torch.ones(1))
+RuntimeError: [../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:39001
+"""
+
+STORE = """\
+[E1121 10:14:57.710661652 socket.cpp:1028] [c10d] The client socket has timed out after 1000ms while trying to connect
+Exception raised from throwTimeoutError at /pytorch/torch/csrc/c10d/socket.cpp:1030 (most recent call first):
+frame #0: c10::Error::Error(c10::SourceLocation, std::string) + 0x9d (0x7f6572179b8d in /venv/lib/libc10.so)
+frame #1: _start + 0x21 (0x5618abc85081 in /venv/bin/python)
+
+Traceback (most recent call last):
+  File "/home/ann/train.py", line 2, in <module>
+    dist.init_process_group("gloo")
+torch.distributed.DistNetworkError: The client socket has timed out after 1000ms while trying to connect to (n1, 1).
+[W1121 10:14:58.1 ProcessGroup.cpp:12] Warning: destroy_process_group() was not called
+"""
+
+INTERRUPTED = """\
+Traceback (most recent call last):
+  File "/home/ann/train.py", line 2, in <module>
+    time.sleep(100)
+KeyboardInterrupt
+"""
+
+FAULT = """\
+epoch 1
+Fatal Python error: Segmentation fault
+
+Current thread 0x00007f298e014b80 (most recent call first):
+  File "/usr/lib/python3.11/ctypes/__init__.py", line 519 in string_at
+  File "/home/ann/train.py", line 4 in <module>
+"""
+
+TERMINATED = """\
+terminate called after throwing an instance of 'std::out_of_range'
+  what():  vector::_M_range_check
+"""
+
+WATCHDOG = """\
+terminate called after throwing an instance of 'c10::DistBackendError'
+  what():  [PG ID 0 Rank 0] Process group watchdog thread terminated with exception: CUDA error: device-side assert
+Exception raised from c10_cuda_check_implementation at /pytorch/c10/cuda/CUDAException.cpp:43 (most recent call first):
+frame #0: c10::Error::Error(c10::SourceLocation, std::string) + 0x96 (0x7f6572179b8d in /venv/lib/libc10.so)
+frame #1: <unknown function> + 0xd6df4 (0x7f657217ab62 in /venv/lib/libstdc++.so.6)
+frame #2: <unknown function> + 0x8609 (0x7f657217b022 in /lib/x86_64-linux-gnu/libpthread.so.0)
+frame #3: clone + 0x43 (0x7f655ec3b752 in /lib/x86_64-linux-gnu/libc.so.6)
+
+"""
+
+ARGPARSE = """\
+usage: train.py [-h] [--lr LR]
+train.py: error: unrecognized arguments: --foo
+"""
+
+AT_EXIT = """\
+Exception ignored in: <function A.__del__ at 0x7fa39a354720>
+Traceback (most recent call last):
+  File "/home/ann/train.py", line 3, in __del__
+ValueError: late
+"""
+
+WORKER = """\
+Traceback (most recent call last):
+  File "/home/ann/train.py", line 5, in <module>
+    for batch in loader:
+  File "/venv/lib/python3.11/site-packages/torch/_utils.py", line 794, in reraise
+    raise exception
+ValueError: Caught ValueError in DataLoader worker process 0.
+Original Traceback (most recent call last):
+  File "/venv/lib/python3.11/site-packages/torch/utils/data/_utils/worker.py", line 374, in _worker_loop
+    data = fetcher.fetch(index)
+           ^^^^^^^^^^^^^^^^^^^^
+  File "/venv/lib/python3.11/site-packages/torch/utils/data/_utils/fetch.py", line 54, in fetch
+    data = [self.dataset[idx] for idx in possibly_batched_index]
+  File "/home/ann/train.py", line 4, in __getitem__
+    raise ValueError("boom")
+ValueError: boom
+"""
+
+BAR = "\r 10%|#    | 1/10 [00:00<00:01]\r 20%|##   | 2/10 [00:00<00:01]"
+
+HANDLED = RAISED + "cannot read the cache, going on without it\n"
+
+TRACEBACK = tuple(RAISED.splitlines())
+
+CASES = [
+    Case("A Python exception is the rank's own failure.", RAISED, "raised", "ValueError: bad batch"),
+    Case(
+        "What was said before it is left out.",
+        "epoch 1\nepoch 2\n" + RAISED,
+        "raised",
+        "ValueError: bad batch",
+        TRACEBACK,
+    ),
+    Case(
+        "So is a line without its end before it.",
+        "a" + BAR + "\n" + RAISED,
+        "raised",
+        "ValueError: bad batch",
+        TRACEBACK,
+    ),
+    Case(
+        "A progress bar that was not ended stands on the same line.",
+        BAR + RAISED,
+        "raised",
+        "ValueError: bad batch",
+        TRACEBACK,
+    ),
+    Case(
+        "Of a chain of exceptions the last one counts, with all lines of its text.",
+        CHAINED,
+        "raised",
+        "RuntimeError: no such",
+        tuple(CHAINED.splitlines()[8:]),
+    ),
+    Case("Notes that were added to an exception are kept.", RAISED + "in file 7\n", "raised", "ValueError: bad batch"),
+    Case("A group of exceptions is an exception.", GROUP, "raised", "ExceptionGroup: many (2 sub-exceptions)"),
+    Case("A SyntaxError of the script itself has no head.", SYNTAX, "raised", "SyntaxError: invalid syntax"),
+    Case(
+        "A SyntaxError of a module has one.",
+        'Traceback (most recent call last):\n  File "/home/ann/main.py", line 1, in <module>\n    import train\n'
+        + SYNTAX,
+        "raised",
+        "SyntaxError: invalid syntax",
+    ),
+    Case(
+        "An exception at exit that Python ignores is not why the rank failed.",
+        RAISED + AT_EXIT,
+        "raised",
+        "ValueError: bad batch",
+        TRACEBACK,
+    ),
+    Case(
+        "Lost peer: gloo, with the rank before each line.",
+        GLOO,
+        "lost peer",
+        GLOO.splitlines()[-1].partition(": ")[2],
+        tuple(line.partition(" ")[2] for line in GLOO.splitlines()),
+    ),
+    Case("Lost peer: gloo, as older torch says it.", GLOO_OLD, "lost peer", GLOO_OLD.splitlines()[-1]),
+    Case(
+        "Lost peer: the store is gone. The words of c10d around it are left out.",
+        STORE,
+        "lost peer",
+        STORE.splitlines()[-2],
+        tuple(STORE.splitlines()[5:-1]),
+    ),
+    Case("Ctrl-C is an exception like others.", INTERRUPTED, "raised", "KeyboardInterrupt"),
+    Case(
+        "The same when Python then ends itself by SIGINT.", INTERRUPTED, "raised", "KeyboardInterrupt", signalled=True
+    ),
+    Case(
+        "faulthandler tells what crashed.",
+        FAULT,
+        "ended",
+        "Fatal Python error: Segmentation fault",
+        tuple(FAULT.splitlines()[1:]),
+        signalled=True,
+    ),
+    Case(
+        "A traceback that was handled is not why a signal ended the rank.",
+        HANDLED,
+        "ended",
+        "cannot read the cache, going on without it",
+        tuple(HANDLED.splitlines()[-5:]),
+        signalled=True,
+    ),
+    Case(
+        "A traceback with nothing after it was on its way out when the signal came.",
+        RAISED + "\n[W1121 10:14:58.1 ProcessGroup.cpp:12] Warning: destroy_process_group() was not called\n",
+        "raised",
+        "ValueError: bad batch",
+        TRACEBACK,
+        signalled=True,
+    ),
+    Case(
+        "A crash after a traceback that was handled is the crash's.",
+        HANDLED + FAULT,
+        "ended",
+        "Fatal Python error: Segmentation fault",
+        tuple(FAULT.splitlines()[1:]),
+        signalled=True,
+    ),
+    Case("C++ tells what it threw.", TERMINATED, "ended", "what():  vector::_M_range_check", signalled=True),
+    Case("argparse's last line says what is wrong.", ARGPARSE, "ended", ARGPARSE.splitlines()[-1]),
+    Case("`sys.exit(text)` says it in its own words.", "no data in /data\n", "ended", "no data in /data"),
+    Case("Silence tells nothing.", "", "ended", "", ()),
+    Case("Nor do empty lines.", "\n\n  \n", "ended", "", ()),
+    Case(
+        "Of many words the last five lines are shown.",
+        "".join(f"line {number}\n" for number in range(9)),
+        "ended",
+        "line 8",
+        tuple(f"line {number}" for number in range(4, 9)),
+    ),
+    Case(
+        "Carriage returns: of a line that was drawn over, its last form.",
+        "loading\r\n 10%\r 20%\r\ngave up\r\n",
+        "ended",
+        "gave up",
+        ("loading", " 20%", "gave up"),
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.truth)
+def test_verdict(case: Case) -> None:
+    """kind, summary and lines of each text of the table."""
+    frames = case.stderr.splitlines() if case.frames is None else list(case.frames)
+    expected = {"kind": case.kind, "summary": case.summary, "frames": frames}
+    assert explain(case.stderr.encode(), case.signalled) == expected
+
+
+def test_the_frames_below_a_cpp_exception_do_not_hide_it() -> None:
+    """What was thrown is told, not where the thread began."""
+    found = explain(WATCHDOG.encode(), signalled=True)
+    assert "device-side assert" in found["summary"]
+
+
+def test_the_exception_of_a_dataloader_worker_is_shown() -> None:
+    """It stands below the one that brought it to the rank."""
+    found = explain(WORKER.encode())
+    assert (found["kind"], "ValueError: boom" in found["frames"]) == ("raised", True)
+
+
+def test_a_long_traceback_is_shown_by_its_head_and_its_end() -> None:
+    lines = [line for number in range(20) for line in (f'  File "train.py", line {number}, in f', f"    g({number})")]
+    text = "\n".join(["Traceback (most recent call last):", *lines, "ZeroDivisionError: division by zero", ""])
+    frames = explain(text.encode())["frames"]
+    assert (frames[:2], frames[2:]) == (
+        ["Traceback (most recent call last):", "  ..."],
+        [*lines[-11:], "ZeroDivisionError: division by zero"],
+    )
+
+
+def test_bytes_that_are_no_text_do_no_harm() -> None:
+    """They are shown as the replacement mark; a summary has an end."""
+    found = explain(b"\xff\xfe broken \x00\n" + b"x" * 2000 + b"\n")
+    assert found["frames"][0] == "\ufffd\ufffd broken \x00"
+    assert found["summary"] == "x" * 500
+
+
+LOST = [
+    "Connection closed by peer [127.0.0.1]:39001",
+    "Connection reset by peer",
+    "Connection refused",
+    "Broken pipe",
+    "ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely.",
+    "NCCL communicator was aborted on rank 1.",
+    "Rank 0 successfully reached monitoredBarrier, but received errors while waiting for send/recv",
+    "Socket closed",
+    "Timed out waiting 1800000ms for recv operation to complete",
+]
+
+
+@pytest.mark.parametrize("words", LOST)
+def test_these_words_tell_of_another_ranks_end(words: str) -> None:
+    text = RAISED.replace("ValueError: bad batch", f"RuntimeError: {words}").encode()
+    assert explain(text)["kind"] == "lost peer"
+
+
+@pytest.mark.parametrize("words", ["CUDA out of memory", "size mismatch for fc.weight", "No such file: 'peer.txt'"])
+def test_these_do_not(words: str) -> None:
+    text = RAISED.replace("ValueError: bad batch", f"RuntimeError: {words}").encode()
+    assert explain(text)["kind"] == "raised"

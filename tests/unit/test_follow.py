@@ -1,0 +1,159 @@
+"""Growing files are noticed, read to their end, and lose nothing."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from muster.agent.follow import Follower, Stream, log_path, tail
+
+PLAIN_LOG = b"warning: slow disk\n" * 10
+
+
+@pytest.fixture
+def follower(tmp_path: Path) -> Iterator[Follower]:
+    found = Follower(str(tmp_path), [0, 1])
+    yield found
+    found.close()
+
+
+def append(stream: Stream, data: bytes) -> None:
+    with open(stream.path, "ab") as file:
+        file.write(data)
+
+
+def everything(follower: Follower) -> dict[str, bytes]:
+    """All that can be noticed and read now."""
+    found: dict[str, bytes] = {}
+    while grown := follower.notice():
+        for stream in grown:
+            name = os.path.basename(stream.path)
+            while data := stream.read(1000):
+                found[name] = found.get(name, b"") + data
+    return found
+
+
+def test_the_files_of_a_rank_have_their_place() -> None:
+    assert log_path("/runs/x/attempt_0", 3, "out") == "/runs/x/attempt_0/rank_00003.out"
+
+
+def test_growth_is_noticed_by_rank_and_stream(follower: Follower) -> None:
+    """Only the files that grew, and only those of our ranks."""
+    out, err = follower.of(1)
+    assert (out.kind, err.kind) == ("out", "err")
+    append(out, b"hello\n")
+    append(Stream(7, "out", str(Path(out.path).parent / "rank_00007.out")), b"not ours\n")
+    assert follower.notice() == {out}
+    assert (out.read(100), out.read(100), err.read(100)) == (b"hello\n", b"", b"")
+
+
+def test_a_file_that_does_not_grow_costs_nothing(follower: Follower) -> None:
+    """`notice` does not wait, and a file that was only opened has not grown."""
+    Path(follower.of(0)[0].path).touch()
+    assert follower.notice() == set()
+
+
+def test_reading_goes_on_where_it_stopped(follower: Follower) -> None:
+    """In pieces no larger than asked for."""
+    out = follower.of(0)[0]
+    append(out, b"abcdef")
+    assert [out.read(4), out.read(4), out.offset, out.size()] == [b"abcd", b"ef", 6, 6]
+    append(out, b"g")
+    assert out.read(4) == b"g"
+
+
+def test_a_file_that_is_not_there_yet_is_empty(follower: Follower) -> None:
+    out = follower.of(0)[0]
+    assert (out.read(10), out.size()) == (b"", 0)
+
+
+def test_nothing_is_lost_in_a_flood(follower: Follower) -> None:
+    """More changes than the kernel keeps in its queue: then all files are looked at again."""
+    limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    if limit > 50_000:
+        pytest.skip(f"the queue of this kernel is long: {limit}")
+    first, second = follower.of(0)[0], follower.of(1)[0]
+    with open(first.path, "ab", buffering=0) as one, open(second.path, "ab", buffering=0) as other:
+        for _ in range(limit // 2 + 10):
+            # in turns: the kernel folds equal changes
+            one.write(b"1")
+            other.write(b"2")
+        # this one comes after the queue is full
+        append(follower.of(1)[1], b"the last words")
+    count = limit // 2 + 10
+    expected = {"rank_00000.out": b"1" * count, "rank_00001.out": b"2" * count, "rank_00001.err": b"the last words"}
+    found = everything(follower)
+    assert {name: data for name, data in found.items() if data} == expected
+
+
+def test_the_moment_of_a_traceback_is_kept(follower: Follower) -> None:
+    """When its head was seen in stderr, even if the head came in two pieces; other words set no time."""
+    err = follower.of(0)[1]
+    append(err, PLAIN_LOG)
+    err.scan()
+    assert err.traceback_at is None
+    before = time.monotonic()
+    append(err, b"Traceback (most rec")
+    err.scan()
+    assert err.traceback_at is None
+    append(err, b"ent call last):\n  File")
+    err.scan()
+    assert err.traceback_at is not None
+    assert before <= err.traceback_at <= time.monotonic()
+
+
+def test_the_latest_traceback_counts(follower: Follower) -> None:
+    """One that was handled long ago does not say when the rank failed; nor do the words that follow one."""
+    err = follower.of(0)[1]
+    append(err, b"Traceback (most recent call last):\nKeyError: 1\n")
+    err.scan()
+    first = err.traceback_at
+    append(err, PLAIN_LOG)
+    err.scan()
+    assert err.traceback_at == first
+    append(err, b"Fatal Python error: Segmentation fault\n")
+    err.scan()
+    assert first is not None
+    assert err.traceback_at is not None
+    assert err.traceback_at > first
+
+
+def test_the_words_after_a_fatal_error_do_not_move_its_moment(follower: Follower) -> None:
+    """faulthandler writes its first line in several pieces."""
+    err = follower.of(0)[1]
+    append(err, b"Fatal Python error: ")
+    err.scan()
+    first = err.traceback_at
+    append(err, b"Segmentation fault\n\n")
+    err.scan()
+    assert first is not None
+    assert err.traceback_at == first
+
+
+def test_looking_for_tracebacks_takes_nothing_from_who_reads(follower: Follower) -> None:
+    err = follower.of(0)[1]
+    append(err, PLAIN_LOG)
+    err.scan()
+    assert err.read(1000) == PLAIN_LOG
+
+
+def test_where_the_kernel_tells_of_no_growth_sizes_do(follower: Follower) -> None:
+    """A machine may have no inotify left; then each look finds what has grown since the last."""
+    follower.close()
+    out, err = follower.of(0)
+    append(out, b"one")
+    append(err, b"two")
+    assert [follower.notice(), follower.notice()] == [{out, err}, set()]
+    append(out, b"more")
+    assert follower.notice() == {out}
+
+
+def test_the_tail_of_a_file(tmp_path: Path) -> None:
+    """Its last bytes; nothing when there is no file."""
+    path = tmp_path / "log"
+    path.write_bytes(b"0123456789")
+    assert [tail(str(path), 4), tail(str(path)), tail(str(tmp_path / "none"))] == [b"6789", b"0123456789", b""]

@@ -1,0 +1,186 @@
+"""The layers: left never imports right. Read from the source, so an import inside a function counts too.
+
+    model ← errors, ranks ← launchers, places, options, supervise, report ← runs ← world ← job ← commands ← cli
+
+`agent` imports the standard library and itself.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+SRC = Path(__file__).parents[2] / "src"
+
+LAYERS = (
+    ("model", "errors", "agent"),
+    ("ranks",),
+    ("launchers", "places", "options", "supervise", "report"),
+    ("runs",),
+    ("world",),
+    ("job",),
+    ("commands",),
+    ("cli",),
+    ("__main__",),
+)
+"""Each imports only what stands above it, and its own package."""
+
+CORE = ("model", "errors", "ranks", "launchers", "places", "supervise", "report", "options")
+"""They decide, and touch nothing."""
+
+WORLDLY = {"subprocess", "selectors", "signal", "socket", "time", "os", "pathlib"}
+"""What touches processes, files and clocks."""
+
+TOUCHES = {
+    "world": WORLDLY,
+    "agent": WORLDLY,
+    "commands": {"time", "os", "pathlib"},
+    "cli": {"time", "os"},
+    # these two are about paths, and start no process and ask no clock
+    "runs": {"os", "pathlib"},
+    "job": {"os"},
+}
+"""Who may import which of them."""
+
+
+class Import(NamedTuple):
+    """One import statement, and where it stands."""
+
+    module: str
+    """The module of ours that imports, without `muster.`."""
+    line: int
+    what: str
+    """The full name of what is imported."""
+    for_types: bool
+    """Only a type checker sees it (`if TYPE_CHECKING:`)."""
+
+    @property
+    def where(self) -> str:
+        return f"src/muster/{self.module.replace('.', '/')}.py:{self.line} imports {self.what}"
+
+    @property
+    def ours(self) -> str:
+        """What it imports of ours, without `muster.`; empty for others."""
+        return self.what[7:] if self.what.startswith("muster.") else ""
+
+
+def layer(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def read(path: Path) -> list[Import]:
+    """The imports of one file; `from package import module` names the module."""
+    module = ".".join(path.relative_to(SRC / "muster").with_suffix("").parts)
+    module = module.removesuffix(".__init__")
+    found, tree = [], ast.parse(path.read_text(), str(path))
+    unseen = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    for_types = {inner for node in unseen for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [Import(module, node.lineno, alias.name, node in for_types) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: imports are absolute here"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                inner = SRC.joinpath(*whole.split("."))
+                is_module = inner.is_dir() or inner.with_suffix(".py").exists()
+                found.append(Import(module, node.lineno, whole if is_module else str(node.module), node in for_types))
+    return found
+
+
+IMPORTS = [item for path in sorted((SRC / "muster").rglob("*.py")) for item in read(path)]
+
+
+def wrong(broken: list[Import]) -> str:
+    return "\n".join(item.where for item in broken)
+
+
+def test_every_module_has_its_layer() -> None:
+    """A new one must be given a place in the table."""
+    known = {name for names in LAYERS for name in names}
+    assert {layer(item.module) for item in IMPORTS} - {"__init__"} <= known
+    assert len(IMPORTS) > 100
+
+
+def test_left_never_imports_right() -> None:
+    """Only what stands above; nobody imports `cli` but `__main__`, nobody `commands` but `cli`."""
+    level = {name: number for number, names in enumerate(LAYERS) for name in names}
+    broken = [
+        item
+        for item in IMPORTS
+        if item.ours and layer(item.ours) != layer(item.module) and level[layer(item.ours)] >= level[layer(item.module)]
+    ]
+    assert not broken, wrong(broken)
+
+
+def test_the_nouns_and_the_errors_know_nothing() -> None:
+    """Nothing of ours."""
+    broken = [item for item in IMPORTS if layer(item.module) in ("model", "errors") and item.ours]
+    assert not broken, wrong(broken)
+
+
+def test_the_core_touches_nothing() -> None:
+    """No process, socket, signal, file or clock."""
+    broken = [item for item in IMPORTS if layer(item.module) in CORE and layer(item.what) in WORLDLY]
+    assert not broken, wrong(broken)
+
+
+def test_only_the_edge_touches_the_world() -> None:
+    """Each module only what the table allows it."""
+    broken = [
+        item
+        for item in IMPORTS
+        if layer(item.what) in WORLDLY and layer(item.what) not in TOUCHES.get(layer(item.module), ())
+    ]
+    assert not broken, wrong(broken)
+
+
+def test_the_agent_stands_alone() -> None:
+    """The standard library and itself: its source is sent to nodes where nothing is installed.
+
+    `hook` may look for torch, in a process of the ranks.
+    """
+    allowed = set(sys.stdlib_module_names)
+    broken = [
+        item
+        for item in IMPORTS
+        if layer(item.module) == "agent"
+        and layer(item.ours) != "agent"
+        and layer(item.what) not in allowed
+        and not (item.module == "agent.hook" and layer(item.what) == "torch")
+    ]
+    assert not broken, wrong(broken)
+
+
+def test_the_agent_is_sent_whole_and_in_order() -> None:
+    """Each of its modules imports only those that are sent before it."""
+    from muster.agent.boot import _MODULES
+
+    sent: list[str] = []
+    for name in _MODULES:
+        mine = [item for item in IMPORTS if item.module == f"agent.{name}" and not item.for_types]
+        needs = {item.ours for item in mine if "." in item.ours}
+        missing = needs - {f"agent.{before}" for before in sent}
+        assert not missing, f"{name} is sent before {missing}"
+        sent.append(name)
+
+
+def test_launchers_do_not_know_each_other() -> None:
+    """Only what they share, `launchers.common`; the table in `launchers/__init__.py` names them all."""
+    broken = [
+        item
+        for item in IMPORTS
+        if item.module.startswith("launchers.")
+        and item.ours.startswith("launchers")
+        and item.ours != "launchers.common"
+    ]
+    assert not broken, wrong(broken)
+
+
+def test_torch_is_imported_by_the_hook_alone() -> None:
+    """muster itself never imports it."""
+    heavy = {"torch", "numpy", "transformers", "ray"}
+    broken = [item for item in IMPORTS if layer(item.what) in heavy and item.module != "agent.hook"]
+    assert not broken, wrong(broken)

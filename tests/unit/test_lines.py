@@ -1,0 +1,186 @@
+"""What ranks write becomes whole lines behind prefixes; on a terminal a progress bar moves in place."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from muster.errors import Impossible
+from muster.world.terminal import Lines, colourful, prefixes
+
+PREFIXES = {0: b"[0] ", 1: b"[1] "}
+AWAY = b"\r\x1b[K"
+"""What takes a progress bar off the last line of a terminal."""
+
+
+def pipe() -> Lines:
+    return Lines(PREFIXES, terminal=False)
+
+
+def terminal() -> Lines:
+    return Lines(PREFIXES, terminal=True)
+
+
+# ---- anywhere but on a terminal -------------------------------------------------------------------------------------
+
+
+def test_each_line_has_the_prefix_of_its_rank() -> None:
+    assert pipe().feed(1, "out", b"a\n\nb\n") == b"[1] a\n[1] \n[1] b\n"
+
+
+def test_a_line_is_shown_once_it_is_whole() -> None:
+    """However it comes; lines of other ranks and of the other stream do not tear it."""
+    lines = pipe()
+    fed = [(0, "out", b"lo"), (1, "out", b"x\ny"), (0, "err", b"oops\n"), (0, "out", b"ss 0.1\nnext")]
+    assert [lines.feed(*piece) for piece in fed] == [b"", b"[1] x\n", b"[0] oops\n", b"[0] loss 0.1\n"]
+    assert lines.rest() == b"[0] next\n[1] y\n"
+    assert lines.rest() == b""
+
+
+def test_no_bytes_no_line() -> None:
+    lines = pipe()
+    assert (lines.feed(0, "out", b""), lines.rest()) == (b"", b"")
+
+
+def test_output_is_bytes() -> None:
+    """What is no UTF-8, and every other control character, comes through."""
+    data = bytes(set(range(256)) - set(b"\r\n"))
+    assert pipe().feed(0, "out", data + b"\n") == b"[0] " + data + b"\n"
+
+
+def test_without_a_prefix_lines_stay_as_they_are() -> None:
+    lines = Lines({0: b""}, terminal=False)
+    assert lines.feed(0, "out", b"a\n\nb\nc") + lines.rest() == b"a\n\nb\nc\n"
+
+
+def test_any_pieces_give_the_same_lines() -> None:
+    data = b"".join(b"step %d \xff\n" % number for number in range(50)) + b"the end"
+    expected = b"".join(b"[0] " + line + b"\n" for line in data.split(b"\n"))
+    for seed in range(50):
+        cuts = sorted(Random(seed).randrange(len(data)) for _ in range(20))
+        lines = pipe()
+        shown = b"".join(lines.feed(0, "out", data[a:b]) for a, b in zip([0, *cuts], [*cuts, len(data)]))
+        assert shown + lines.rest() == expected, seed
+
+
+def test_of_a_progress_bar_only_its_last_form_is_shown() -> None:
+    """Once its line ends; a line that ends as on Windows is a plain line."""
+    lines = pipe()
+    assert lines.feed(0, "err", b" 10%\r 50%") == b""
+    assert lines.feed(0, "err", b"\r100%\ndone\r\n") == b"[0] 100%\n[0] done\n"
+    assert lines.feed(0, "err", b"1\r2\r\n") == b"[0] 2\n"
+    lines.feed(0, "err", b" 10%\r 20%\r")
+    assert lines.rest() == b"[0]  20%\n"
+
+
+@pytest.mark.parametrize("lines", [pipe(), terminal()], ids=["pipe", "terminal"])
+def test_a_progress_bar_of_a_day_takes_no_more_room_than_one_of_a_second(lines: Lines) -> None:
+    """What was drawn over is not kept."""
+    for number in range(2000):
+        lines.feed(0, "err", b"\r%5d/100000 [00:12<00:34]" % number)
+    assert sum(map(len, lines._parts.values())) < 200
+
+
+# ---- on a terminal --------------------------------------------------------------------------------------------------
+
+
+def test_a_progress_bar_moves_in_place() -> None:
+    """Shown at once, drawn over by its next form, and replaced by its line when that ends."""
+    lines = terminal()
+    assert lines.feed(0, "err", b" 10%\r") == b"[0]  10%"
+    assert lines.feed(0, "err", b" 20%\r") == AWAY + b"[0]  20%"
+    assert lines.feed(0, "err", b"100%\n") == AWAY + b"[0] 100%\n"
+    assert lines.feed(0, "err", b"next\n") == b"[0] next\n"
+
+
+def test_a_progress_bar_makes_room_for_lines() -> None:
+    """A line of another rank takes the place of the bar, which comes back at its next move; other words too."""
+    lines = terminal()
+    lines.feed(0, "err", b"\r 10%")
+    assert lines.feed(1, "out", b"hello\n") == AWAY + b"[1] hello\n"
+    assert lines.feed(0, "err", b"\r 20%") == b"[0]  20%"
+    assert lines.clear() == AWAY
+    assert lines.clear() == b""
+    assert lines.feed(0, "err", b"\r 30%") == b"[0]  30%"
+
+
+def test_bars_of_several_ranks_take_turns() -> None:
+    lines = terminal()
+    shown = [lines.feed(rank, "err", b"\r%d%%" % rank) for rank in (0, 1, 0)]
+    assert shown == [b"[0] 0%", AWAY + b"[1] 1%", AWAY + b"[0] 0%"]
+
+
+def test_a_bar_is_cut_to_a_length_that_stays_on_one_line() -> None:
+    """Else it could not be taken away again."""
+    assert terminal().feed(0, "err", b"\r" + b"#" * 500) == b"[0] " + b"#" * 200
+
+
+def test_a_part_of_a_line_waits_on_a_terminal_too() -> None:
+    lines = terminal()
+    assert (lines.feed(0, "out", b"par"), lines.feed(0, "out", b"t\n")) == (b"", b"[0] part\n")
+
+
+def test_at_the_end_a_bar_is_taken_away_and_its_last_form_stays_as_a_line() -> None:
+    lines = terminal()
+    lines.feed(0, "err", b"\r 10%")
+    assert lines.rest() == AWAY + b"[0]  10%\n"
+
+
+# ---- the rank that reads the terminal -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", [False, True], ids=["pipe", "terminal"])
+def test_a_prompt_is_shown_at_once(at: bool) -> None:
+    """The rank that reads the terminal is not kept waiting for the end of a line; others begin a line of their own."""
+    lines = Lines(PREFIXES, terminal=at, eager=0)
+    assert lines.feed(0, "out", b"name? ") == b"[0] name? "
+    assert lines.feed(1, "out", b"still here\n") == b"\n[1] still here\n"
+    assert lines.feed(0, "out", b"hello\nmore\nand") == b"[0] hello\n[0] more\n[0] and"
+    assert lines.feed(0, "out", b" on\n") == b" on\n"
+    assert lines.rest() == b""
+
+
+def test_muster_ends_the_line_of_a_prompt_before_it_speaks() -> None:
+    lines = Lines(PREFIXES, terminal=True, eager=0)
+    lines.feed(0, "out", b"name? ")
+    assert (lines.clear(), lines.feed(0, "out", b"x\n"), lines.rest()) == (b"\n", b"[0] x\n", b"")
+
+
+# ---- prefixes -------------------------------------------------------------------------------------------------------
+
+WHERE = {rank: ("a", rank, 0) for rank in range(11)}
+
+
+def test_prefixes_are_as_wide_as_the_widest() -> None:
+    found = prefixes(WHERE, None, colour=False)
+    assert (found[3], found[10]) == (b"[ 3] ", b"[10] ")
+
+
+def test_a_prefix_can_be_chosen() -> None:
+    """`{host}`, `{rank}`, `{local_rank}` and `{node}` are filled in; an empty one is none."""
+    assert prefixes({5: ("b", 1, 2)}, "{host}/{node} {local_rank} of {rank}: ", colour=False) == {5: b"b/2 1 of 5: "}
+    assert prefixes(WHERE, "", colour=True)[3] == b""
+    with pytest.raises(Impossible, match="--prefix"):
+        prefixes(WHERE, "{nope}", colour=False)
+
+
+def test_each_rank_has_a_colour_and_the_next_rank_another() -> None:
+    found = prefixes(WHERE, None, colour=True)
+    assert found[0] == b"\x1b[36m[ 0] \x1b[0m"
+    assert found[0][:5] != found[1][:5]
+
+
+def test_colour_is_for_terminals_alone() -> None:
+    """And not there when NO_COLOR says so."""
+    import os
+    import pty
+
+    ours, theirs = pty.openpty()
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        found = [colourful(theirs, env) for env in ({}, {"NO_COLOR": "1"}, {"TERM": "dumb"}, {"NO_COLOR": ""})]
+        assert (found, colourful(null, {})) == ([True, False, False, True], False)
+    finally:
+        for fd in (ours, theirs, null):
+            os.close(fd)

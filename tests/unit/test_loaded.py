@@ -1,0 +1,68 @@
+"""`muster` starts small: what its quick commands load, and how much memory they take."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+MEGABYTES = 60
+
+MEASURE = """
+# Run a command line as a small parent of its own: a child's peak counts what its parent was at the fork.
+import json, resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], capture_output=True, text=True)
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
+print(json.dumps({"status": done.returncode, "out": done.stdout, "err": done.stderr, "megabytes": peak}))
+"""
+
+
+class Seen(NamedTuple):
+    """One start of muster."""
+
+    out: str
+    modules: set[str]
+    megabytes: int
+
+
+def start(words: list[str], env: dict[str, str], cwd: Path) -> Seen:
+    """Start it, and see what it imports (`-X importtime`)."""
+    argv = [sys.executable, "-X", "importtime", "-m", "muster", *words]
+    small = [sys.executable, "-I", "-S", "-c", MEASURE, *argv]
+    done = subprocess.run(small, env=env, cwd=cwd, capture_output=True, text=True, timeout=60, check=True)
+    found = json.loads(done.stdout)
+    assert found["status"] == 0, found["err"]
+    lines = [line for line in found["err"].splitlines() if line.startswith("import time:")]
+    return Seen(found["out"], {line.rpartition("|")[2].strip() for line in lines}, found["megabytes"])
+
+
+@pytest.mark.parametrize(
+    ("words", "shows"),
+    [
+        pytest.param(["--help"], "muster run", id="--help"),
+        pytest.param(["ps"], "no runs in", id="ps"),
+        pytest.param(["plan", "-g", "2", "train.py"], "2 ranks on 1 node", id="plan"),
+        pytest.param(["run", "--help"], "--max-restarts", id="run --help"),
+    ],
+)
+def test_quick_commands_are_small(words: list[str], shows: str, env: dict[str, str], tmp_path: Path) -> None:
+    """They import no torch and nothing else that is large, and stay below 60 MB."""
+    (tmp_path / "train.py").write_text("")
+    seen = start(words, env, tmp_path)
+    assert shows in seen.out
+    assert "muster.cli" in seen.modules
+    large = {"torch", "numpy", "transformers", "dataclasses", "inspect", "asyncio", "argparse"}
+    assert large & {name.partition(".")[0] for name in seen.modules} == set()
+    assert seen.megabytes < MEGABYTES
+
+
+def test_help_loads_no_more_than_it_shows(env: dict[str, str], tmp_path: Path) -> None:
+    """Not the nouns, not the commands, no JSON, no processes."""
+    seen = start(["--help"], env, tmp_path)
+    ours = {name for name in seen.modules if name.partition(".")[0] == "muster"}
+    assert ours == {"muster", "muster.cli", "muster.errors"}
+    assert seen.modules & {"json", "subprocess", "selectors", "socket", "difflib", "textwrap"} == set()

@@ -1,0 +1,222 @@
+"""Bad input: one sentence, a hint, exit status 2, nothing started and nothing left behind.
+
+All of it stands in tests/golden/bad_input.txt, as a person would meet it.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Callable, NamedTuple
+
+import pytest
+
+from muster.cli import call
+from muster.errors import Impossible
+
+RUNS = ("20261121-120000-aaaa-train", "20261121-120000-aaab-train", "20261121-130000-bbbb-eval")
+
+
+class Case(NamedTuple):
+    """A command line that cannot be obeyed."""
+
+    line: str
+    env: Mapping[str, str] = MappingProxyType({})
+    toml: str = ""
+    """The text of muster.toml in the folder."""
+
+
+SCRIPTS = [
+    Case("muster run"),
+    Case("muster run --"),
+    Case("muster run trian.py"),
+    Case("muster run nosuch.py"),
+    Case("muster run nowhere/train.py"),
+    Case("muster run folder"),
+    Case("muster run -"),
+    Case("muster run -- nosuchprogram"),
+    Case("muster run -- ./nosuchprogram"),
+    Case("muster run -- ./train.py"),
+    Case("muster run --no-python -m pkg.train"),
+    Case("muster run --launcher fork -- ls"),
+    Case("muster run --launcher fork --wrap strace train.py"),
+    Case("muster run --cwd nowhere train.py"),
+    Case("muster run --python nosuchpython train.py"),
+]
+
+SIZES = [
+    Case("muster run -g 0 train.py"),
+    Case("muster run -g x train.py"),
+    Case("muster run -g -1 train.py"),
+    Case("muster run -g 1.5 train.py"),
+    Case("muster run -g 2² train.py"),
+    Case("muster run -g gpu train.py", {"CUDA_VISIBLE_DEVICES": ""}),
+    Case("muster run -g 2 --stdin 9 train.py"),
+    Case("muster run -g 2 --ranks 0,9 train.py"),
+    Case("muster run --ranks 3-1 train.py"),
+    Case("muster run -g 1000 train.py"),
+]
+
+OPTIONS = [
+    Case("muster run --max-restart 3 train.py"),
+    Case("muster run --nproc_per_nod 3 train.py"),
+    Case("muster run --colour train.py"),
+    Case("muster run -x train.py"),
+    Case("muster run -g"),
+    Case("muster run --quiet=yes train.py"),
+    Case("muster run --timeout abc train.py"),
+    Case("muster run --timeout 5x train.py"),
+    Case("muster run --max-restarts -1 train.py"),
+    Case("muster run --launcher nope train.py"),
+    Case("muster run --launcher forc train.py"),
+    Case("muster run --numa-binding x train.py"),
+    Case("muster run --env =1 train.py"),
+    Case("muster run --env A-B=1 train.py"),
+    Case("muster run --env NOT_SET_HERE train.py"),
+    Case("muster run --wrap 'nsys -o {nope}' train.py"),
+    Case("muster run --wrap 'nsys -o {' train.py"),
+    Case("muster run --wrap 'nsys -o {rank[0]}' train.py"),
+    Case("muster run --wrap 'nsys \"' train.py"),
+    Case("muster run --prefix '{nope}: ' train.py"),
+    Case("muster run --virtual-local-rank train.py"),
+]
+
+COMMANDS = [
+    Case("muster rnu train.py"),
+    Case("muster train.py --lr 1"),
+    Case("muster -g 4 train.py"),
+    Case("muster frobnicate"),
+]
+
+WORLDS = [
+    Case("muster run --nnodes 2 --node-rank 1 --master-addr a train.py"),
+    Case("muster run --nnodes 1:4 train.py"),
+    Case("muster run --nnodes many train.py"),
+    Case("muster run --node-rank 1 train.py"),
+    Case("muster run train.py", {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_ID": "0"}),
+    Case("muster run train.py", {"RANK": "1", "WORLD_SIZE": "4"}),
+    Case("muster run train.py", {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}),
+]
+
+SETTINGS = [
+    Case("muster run train.py", {"MUSTER_GRACE": "soon"}),
+    Case("muster run train.py", {"PET_NPROC_PER_NODE": "all"}),
+    Case("muster run train.py", {"MUSTER_QUIET": "perhaps"}),
+    Case("muster run train.py", toml="[run\n"),
+    Case("muster run train.py", toml="[run]\nmax_restart = 3\n"),
+    Case("muster run train.py", toml='[run]\ntimeout = "soon"\n'),
+    Case("muster run train.py", toml="[run]\nquiet = 3\n"),
+    Case("muster run train.py", toml="run = 3\n"),
+    Case("muster run train.py", toml="profile = 3\n"),
+    Case("muster run --profile big train.py"),
+    Case("muster run --profile big train.py", toml="[profile.small]\ngrace = 1\n[profile.tiny]\n"),
+    Case("muster run --profile big train.py", toml="profile.big = 3\n"),
+    Case("muster run --profile big train.py", toml="[profile.big]\ncolour = 3\n"),
+]
+
+OTHER_RUNS = [
+    Case("muster show 2027"),
+    Case("muster show 20261121-120000"),
+    Case("muster show one two"),
+    Case("muster show --jsno"),
+    Case("muster logs --rank 9"),
+    Case("muster logs --rank x"),
+    Case("muster logs --attempt 7"),
+    Case("muster logs --since yesterday"),
+    Case("muster stacks"),
+    Case("muster kill"),
+    Case("muster rm"),
+    Case("muster rm 20261121-120000"),
+    Case("muster prune"),
+    Case("muster ps last"),
+    Case("muster show", {"MUSTER_HOME": "/nonexistent/muster"}),
+]
+
+CASES = {
+    "what is to run": SCRIPTS,
+    "how many ranks": SIZES,
+    "options": OPTIONS,
+    "commands": COMMANDS,
+    "several machines, and several musters": WORLDS,
+    "variables and muster.toml": SETTINGS,
+    "runs": OTHER_RUNS,
+}
+
+EVERY = [case for cases in CASES.values() for case in cases]
+
+
+@pytest.fixture
+def place(tmp_path: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """A folder with a script, a folder and three old runs; gives the environment. It allows 1000 open files."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text("")
+    (tmp_path / "folder").mkdir()
+    for run_id in RUNS:
+        folder = Path(env["MUSTER_HOME"]) / "runs" / run_id
+        (folder / "attempt_0").mkdir(parents=True)
+        (folder / "job.json").write_text(json.dumps({"id": run_id, "ranks": 2}))
+        (folder / "outcome.json").write_text(json.dumps({"state": "succeeded", "code": 0, "duration": 1.0}))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1000, limits[1]))
+    yield {**env, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config")}
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def told(case: Case, place: dict[str, str]) -> Impossible:
+    """The error that a person meets."""
+    toml = Path("muster.toml")
+    toml.unlink(missing_ok=True)
+    if case.toml:
+        toml.write_text(case.toml)
+    with pytest.raises(Impossible) as caught:
+        call(shlex.split(case.line)[1:], {**place, **case.env}, 0.0)
+    return caught.value
+
+
+def title(case: Case) -> str:
+    """The case as it would stand in a shell."""
+    return " ".join([*(f"{name}={value}" for name, value in case.env.items()), case.line])
+
+
+@pytest.mark.parametrize("case", EVERY, ids=lambda case: f"{title(case)} {case.toml!r}" if case.toml else title(case))
+def test_bad_input_is_an_error_in_words_and_leaves_nothing(case: Case, place: dict[str, str]) -> None:
+    """One sentence on one line, no words of Python's own, exit status 2, and no new run."""
+    error = told(case, place)
+    assert error.exit_code == 2
+    assert "\n" not in error.sentence + (error.hint or "")
+    assert "invalid literal" not in error.sentence
+    assert sorted(path.name for path in (Path(place["MUSTER_HOME"]) / "runs").iterdir()) == sorted(RUNS)
+
+
+def test_every_error_has_a_hint(place: dict[str, str]) -> None:
+    """It says what to do."""
+    assert [title(case) for case in EVERY if not told(case, place).hint] == []
+
+
+def test_every_message(place: dict[str, str], tmp_path: Path, golden: Callable[..., None]) -> None:
+    """All of them on one page."""
+    parts = []
+    for heading, cases in CASES.items():
+        parts.append(f"== {heading} ==\n")
+        for case in cases:
+            lines = [f"$ cat muster.toml\n{case.toml.rstrip()}"] if case.toml else []
+            parts.append("\n".join([*lines, f"$ {title(case)}", f"muster: {told(case, place)}", ""]))
+    golden("bad_input.txt", "\n".join(parts), {str(tmp_path): "/home/ann"})
+
+
+def test_more_ranks_than_a_machine_can_have_are_refused(place: dict[str, Any]) -> None:
+    """Whichever of its limits comes first."""
+    with pytest.raises(Impossible) as caught:
+        call(["plan", "-g", "100000000", "train.py"], place, 0.0)
+    assert caught.value.sentence.startswith("100000000 ranks ")
+    assert "fewer ranks" in (caught.value.hint or "")
+
+
+def test_an_error_on_the_command_line_is_two_lines() -> None:
+    """The sentence, and the hint where there is one."""
+    assert str(Impossible("no such thing", "do this")) == "no such thing\nhint: do this"
+    assert str(Impossible("no such thing")) == "no such thing"

@@ -1,0 +1,296 @@
+"""Options: how they are typed, which of several sources wins, and what the script keeps for itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from muster.cli import COMMANDS, call
+from muster.errors import Impossible
+from muster.job import notes
+from muster.options import OTHERS, RUN, Parsed, from_environment, from_table, help_text, parse
+
+TYPED: list[tuple[str, dict[str, Any]]] = [
+    ("--max-restarts 3", {"max_restarts": 3}),
+    ("--max-restarts=3", {"max_restarts": 3}),
+    ("--max_restarts 3", {"max_restarts": 3}),
+    ("--max_restarts=3", {"max_restarts": 3}),
+    ("-g 4", {"nproc_per_node": "4"}),
+    ("-g4", {"nproc_per_node": "4"}),
+    ("-g=4", {"nproc_per_node": "4"}),
+    ("-ggpu", {"nproc_per_node": "gpu"}),
+    ("--nproc-per-node auto", {"nproc_per_node": "auto"}),
+    ("--nproc_per_node=cpu", {"nproc_per_node": "cpu"}),
+    ("-q", {"quiet": True}),
+    ("-qm", {"quiet": True, "module": True}),
+    ("-qg2", {"quiet": True, "nproc_per_node": "2"}),
+    ("--timeout 90", {"timeout": 90.0}),
+    ("--timeout 1.5", {"timeout": 1.5}),
+    ("--timeout 10m", {"timeout": 600.0}),
+    ("--timeout 1h30m", {"timeout": 5400.0}),
+    ("--timeout 2d", {"timeout": 172800.0}),
+    ("--timeout 0.5h", {"timeout": 1800.0}),
+    ("--shutdown-timeout 5", {"grace": 5.0}),
+    ("--ranks 0,4-6", {"ranks": (0, 4, 5, 6)}),
+    ("--local-ranks-filter 1", {"ranks": (1,)}),
+    ("--env A=1 --env B", {"env": ["A=1", "B"]}),
+    ("--env A=x=y", {"env": ["A=x=y"]}),
+    ("--env A=", {"env": ["A="]}),
+    ("--prefix=", {"prefix": ""}),
+    ("--name -", {"name": "-"}),
+    ("--name --quiet", {"name": "--quiet"}),
+    ("--wrap=a=b", {"wrap": "a=b"}),
+    ("--quiet --grace 1 --grace 2", {"quiet": True, "grace": 2.0}),
+]
+
+SPLIT: list[tuple[str, Parsed]] = [
+    ("train.py --lr 0.1 -g 4", Parsed({}, ["train.py", "--lr", "0.1", "-g", "4"], False)),
+    ("-g 4 train.py -- -x", Parsed({"nproc_per_node": "4"}, ["train.py", "--", "-x"], False)),
+    ("-q -- ./train -q", Parsed({"quiet": True}, ["./train", "-q"], True)),
+    ("-- -odd-name", Parsed({}, ["-odd-name"], True)),
+    ("-m pkg.train --help", Parsed({"module": True}, ["pkg.train", "--help"], False)),
+    ("- -q", Parsed({}, ["-", "-q"], False)),
+    ("-q", Parsed({"quiet": True}, [], False)),
+    ("", Parsed({}, [], False)),
+]
+
+
+@pytest.mark.parametrize(("line", "given"), TYPED)
+def test_an_option_may_be_typed_in_several_ways(line: str, given: dict[str, Any]) -> None:
+    assert parse([*line.split(), "train.py"], RUN) == Parsed(given, ["train.py"], False)
+
+
+@pytest.mark.parametrize(("line", "parsed"), SPLIT)
+def test_what_stands_after_the_script_belongs_to_it(line: str, parsed: Parsed) -> None:
+    """All words from the first that is no option, and all after `--`."""
+    assert parse(line.split(), RUN) == parsed
+
+
+def test_other_commands_take_options_after_the_run_too() -> None:
+    parsed = parse(["last", "-f", "--rank", "0-1", "--stderr"], OTHERS["logs"], interleaved=True)
+    assert parsed == Parsed({"follow": True, "rank": (0, 1), "stderr": True}, ["last"], False)
+
+
+def test_variables_set_options() -> None:
+    """MUSTER_ and the option's name, and what torchrun reads, PET_ and the name."""
+    found = from_environment(
+        RUN,
+        {
+            "PET_NPROC_PER_NODE": "4",
+            "PET_MAX_RESTARTS": "2",
+            "PET_STANDALONE": "1",
+            "PET_SHUTDOWN_TIMEOUT": "7",
+            "MUSTER_GPUS": "2,3",
+            "MUSTER_QUIET": "no",
+            "MUSTER_ENV": "A=1",
+            "MUSTER_HOME": "/data/muster",
+            "OTHER": "x",
+        },
+    )
+    assert found == {
+        "nproc_per_node": "4",
+        "max_restarts": 2,
+        "standalone": True,
+        "grace": 7.0,
+        "gpus": "2,3",
+        "env": ["A=1"],
+    }
+
+
+def test_musters_own_variable_wins_over_torchruns() -> None:
+    assert from_environment(RUN, {"PET_MAX_RESTARTS": "2", "MUSTER_MAX_RESTARTS": "3"}) == {"max_restarts": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [("1", {"quiet": True}), ("True", {"quiet": True}), ("on", {"quiet": True}), ("0", {}), ("false", {}), ("", {})],
+)
+def test_a_variable_switches_an_option_on_or_leaves_it(text: str, given: dict[str, Any]) -> None:
+    assert from_environment(RUN, {"MUSTER_QUIET": text}) == given
+
+
+def test_a_table_of_muster_toml_sets_options() -> None:
+    """With hyphens or underscores; numbers, words, lists and truth as TOML has them."""
+    data = {
+        "nproc-per-node": 4,
+        "grace": 2.5,
+        "timeout": "1h",
+        "quiet": True,
+        "json": False,
+        "preload": ["a", "b"],
+        "env": "A=1",
+    }
+    assert from_table(RUN, data, "muster.toml [run]") == {
+        "nproc_per_node": "4",
+        "grace": 2.5,
+        "timeout": 3600.0,
+        "quiet": True,
+        "preload": ["a", "b"],
+        "env": ["A=1"],
+    }
+
+
+def test_each_option_is_written_once() -> None:
+    """No name and no key twice in one command, so that nothing can contradict it."""
+    for options in (RUN, *OTHERS.values()):
+        names = [name for option in options for name in option.names]
+        keys = [option.key for option in options]
+        assert (len(names), len(keys)) == (len(set(names)), len(set(keys)))
+
+
+def test_help_names_every_option_but_those_that_say_nothing_here() -> None:
+    """Within 100 columns."""
+    for options in (RUN, *OTHERS.values()):
+        text = help_text(options)
+        shown = [name for option in options for name in option.names if option.group]
+        assert [name for name in shown if name not in text] == []
+        assert max(map(len, text.splitlines())) <= 100
+    assert "--rdzv-backend" not in help_text(RUN)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str, env: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """It says how it is called, and gives status 0."""
+    assert call([name, "--help"], env, 0.0) == 0
+    assert f"muster {name} [OPTIONS]" in capsys.readouterr().out
+
+
+def test_help_of_the_script_is_the_scripts(env: dict[str, str]) -> None:
+    """`--help` after the script is not for muster, which then finds that the script is not there."""
+    with pytest.raises(Impossible, match="there is no script"):
+        call(["plan", "nosuch.py", "--help"], env, 0.0)
+
+
+# ---- which source wins ----------------------------------------------------------------------------------------------
+
+PROJECT = """
+[run]
+grace = 11
+timeout = 12
+max_restarts = 13
+name = "project"
+
+[profile.big]
+grace = 21
+timeout = 22
+name = "big"
+"""
+
+PERSON = """
+[run]
+grace = 31
+timeout = 32
+max_restarts = 33
+name = "person"
+stdin = 0
+
+[profile.big]
+max_restarts = 43
+
+[profile.mine]
+max_restarts = 53
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A folder below the project's muster.toml, a person's own one, and the environment."""
+    (tmp_path / "project" / "deep").mkdir(parents=True)
+    (tmp_path / "project" / "muster.toml").write_text(PROJECT)
+    (tmp_path / "project" / "deep" / "train.py").write_text("")
+    (tmp_path / "config" / "muster").mkdir(parents=True)
+    (tmp_path / "config" / "muster" / "muster.toml").write_text(PERSON)
+    monkeypatch.chdir(tmp_path / "project" / "deep")
+    return {**env, "XDG_CONFIG_HOME": str(tmp_path / "config")}
+
+
+def planned(line: str, env: dict[str, str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """The job that `muster plan` would have run."""
+    assert call(["plan", "--json", "-g", "1", *line.split(), "train.py"], env, 0.0) == 0
+    job: dict[str, Any] = json.loads(capsys.readouterr().out)["job"]
+    return job
+
+
+@pytest.mark.parametrize(
+    ("line", "variables", "expected"),
+    [
+        ("", {}, (11.0, 12.0, 13, "project")),
+        ("--profile big", {}, (21.0, 22.0, 43, "big")),
+        ("--profile mine", {}, (11.0, 12.0, 53, "project")),
+        ("", {"MUSTER_PROFILE": "big"}, (21.0, 22.0, 43, "big")),
+        ("--profile big", {"MUSTER_PROFILE": "mine", "MUSTER_GRACE": "51"}, (51.0, 22.0, 43, "big")),
+        ("--profile big --grace 61", {"MUSTER_GRACE": "51", "PET_MAX_RESTARTS": "52"}, (61.0, 22.0, 52, "big")),
+        ("--grace 61 --timeout 62 --max-restarts 63 --name me", {"MUSTER_NAME": "x"}, (61.0, 62.0, 63, "me")),
+    ],
+)
+def test_the_nearest_source_wins(
+    line: str,
+    variables: dict[str, str],
+    expected: tuple[float, float, int, str],
+    place: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Command line, variable, profile, [run]; and of the two files the project's before the person's."""
+    job = planned(line, {**place, **variables}, capsys)
+    assert (job["grace"], job["timeout"], job["max_restarts"], job["name"]) == expected
+    assert job["stdin"] == 0  # which the person's own file alone says
+
+
+def test_without_any_file_the_defaults_hold(
+    tmp_path: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text("")
+    job = planned("", {**env, "HOME": str(tmp_path)}, capsys)
+    assert (job["grace"], job["timeout"], job["max_restarts"], job["launcher"]) == (10.0, None, 0, "fork")
+
+
+def test_the_persons_file_is_in_config_below_home(
+    place: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where XDG_CONFIG_HOME does not say otherwise."""
+    (tmp_path / "config").rename(tmp_path / ".config")
+    env = {name: value for name, value in place.items() if name != "XDG_CONFIG_HOME"}
+    job = planned("--profile mine", {**env, "HOME": str(tmp_path)}, capsys)
+    assert job["max_restarts"] == 53
+
+
+# ---- what becomes of them -------------------------------------------------------------------------------------------
+
+
+def test_options_reach_the_job(place: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Lists that are typed with commas, variables as they are here, words as a shell would cut them."""
+    line = "--launcher exec --preload a,b --preload c --gpus 2,3 --env A=1 --env TERM --setup x --cwd ."
+    job = planned(line, {**place, "TERM": "vt100"}, capsys)
+    assert job["preload"] == ["a", "b", "c"]
+    assert job["gpus"] == ["2", "3"]
+    assert job["env"] == {"A": "1", "TERM": "vt100"}
+    assert (job["setup"], job["cwd"]) == (["x"], str(Path.cwd()))
+
+
+def test_what_torchrun_takes_and_muster_does_not_need_is_a_note(
+    place: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not an error: the line runs, and one line says why nothing changes."""
+    line = "--standalone --nnodes 1 --rdzv-backend c10d --rdzv_endpoint localhost:0 --log-dir /x -r 3 -t 3"
+    given = parse([*line.split(), "train.py"], RUN).given
+    assert [note.partition(" ")[0] for note in notes(given)] == [
+        "--standalone",
+        "--rdzv-backend",
+        "--rdzv-endpoint",
+        "--log-dir",
+        "--redirects",
+        "--tee",
+    ]
+    planned(line, place, capsys)
+
+
+def test_every_silent_option_is_explained() -> None:
+    """Each option without a heading of its own is refused, used, or has a note that says why it changes nothing."""
+    silent = [option.key for option in RUN if not option.group]
+    used = {"nnodes", "node_rank", "virtual_local_rank"}
+    explained = {note.partition(" ")[0] for note in notes(dict.fromkeys(silent, "x"))}
+    assert {"--" + key.replace("_", "-") for key in silent if key not in used} == explained

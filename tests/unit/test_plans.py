@@ -1,0 +1,211 @@
+"""Plans of every launcher as text, and what holds for all of them."""
+
+from __future__ import annotations
+
+import json
+from typing import Callable
+
+import pytest
+
+from muster.errors import Impossible
+from muster.launchers import LAUNCHERS
+from muster.model import (
+    Failure,
+    Host,
+    Job,
+    Node,
+    Outcome,
+    Plan,
+    Program,
+    RankEnd,
+    as_json,
+    outcome_from_json,
+)
+from muster.ranks import layout
+from muster.report import plan_in_words
+
+RUN_ID = "20261121-120000-ab12-train"
+
+SHAPES: dict[str, tuple[Node, ...]] = {
+    "1-rank": layout([(Host("a"), 1)]),
+    "4-ranks": layout([(Host("a"), 4)]),
+    "2-and-3-ranks": layout([(Host("n01"), 2), (Host("n02"), 3)]),
+}
+
+JOB = Job(
+    program=Program("script", ("train.py", "--lr", "0.1")),
+    launcher="fork",
+    ranks_per_node=4,
+    python="/venv/bin/python",
+    python_why="the active virtual environment",
+    cwd="/home/ann/work",
+    threads=2,
+)
+
+FULL = JOB._replace(
+    program=Program("module", ("pkg.train", "--lr", "0.1")),
+    env={"HF_HOME": "/data/hf"},
+    setup=("module load cuda", "source env.sh"),
+    preload=("transformers",),
+    gpus=("2", "3"),
+    threads=0,
+    grace=2.5,
+    timeout=3600.0,
+    max_restarts=3,
+)
+
+WORDS = (
+    'dir with spaces/it\'s "quoted".py',
+    "",
+    "a b",
+    "$HOME `date` \\n",
+    "one\ntwo",
+    "größe=10µ",
+    "--flag=x;y",
+)
+
+PLANS: dict[str, tuple[Job, str]] = {
+    **{f"fork-{shape}": (JOB, shape) for shape in SHAPES},
+    **{f"exec-{shape}": (JOB._replace(launcher="exec"), shape) for shape in SHAPES},
+    "fork-all-options": (FULL, "1-rank"),
+    "fork-words": (JOB._replace(program=Program("script", WORDS)), "1-rank"),
+    "exec-words": (
+        JOB._replace(launcher="exec", program=Program("command", WORDS), env={"TEXT": "one\ntwo"}),
+        "1-rank",
+    ),
+    "exec-wrap": (
+        JOB._replace(launcher="exec", wrap=("nsys", "-o", "{rank}of{world_size}@{node}.{run}")),
+        "2-and-3-ranks",
+    ),
+    "exec-command": (JOB._replace(launcher="exec", program=Program("command", ("./train", "--steps", "9"))), "4-ranks"),
+}
+
+
+def make(job: Job, shape: str) -> Plan:
+    return LAUNCHERS[job.launcher].plan(job, SHAPES[shape], RUN_ID)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_plan_in_words(name: str, golden: Callable[..., None]) -> None:
+    """What `muster plan` shows."""
+    golden(f"plan-{name}.txt", plan_in_words(make(*PLANS[name]), RUN_ID, "/home/ann/.muster/runs") + "\n")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_every_rank_is_carried_exactly_once(launcher: str, shape: str) -> None:
+    """By a command of its own node; whatever the launcher, so for those that are still to come."""
+    plan = make(JOB._replace(launcher=launcher), shape)
+    carried = [(command.node, rank) for command in plan.commands for rank in command.ranks]
+    expected = [(node.number, rank) for node in SHAPES[shape] for rank in node.ranks]
+    assert sorted(carried) == expected
+    assert plan.world_size == len(expected)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_words_reach_the_program_as_they_were_typed(name: str) -> None:
+    """One word is one argument, whatever it holds; Python stands before a script, and where `python_at` says."""
+    job = PLANS[name][0]
+    for command in make(*PLANS[name]).commands:
+        given = job.program.argv
+        assert command.argv[-len(given) :] == given
+        if job.program.kind == "command":
+            assert (command.python_at, command.argv) == (None, given)
+        else:
+            assert command.python_at == len(job.wrap)
+            assert command.argv[command.python_at] == job.python
+
+
+def test_one_warm_interpreter_a_node_or_one_process_a_rank() -> None:
+    shapes = {name: [command.forks for command in make(*PLANS[name]).commands] for name in PLANS}
+    assert shapes["fork-2-and-3-ranks"] == [True, True]
+    assert shapes["exec-2-and-3-ranks"] == [False] * 5
+
+
+def test_wrap_is_filled_in_for_each_rank() -> None:
+    """The rank, its node and the size of the world; and signals then go to the whole group."""
+    commands = make(*PLANS["exec-wrap"]).commands
+    assert [command.argv[:3] for command in commands][::4] == [
+        ("nsys", "-o", f"0of5@0.{RUN_ID}"),
+        ("nsys", "-o", f"4of5@1.{RUN_ID}"),
+    ]
+    assert {command.group for command in commands} == {True}
+    assert {command.group for command in make(*PLANS["exec-4-ranks"]).commands} == {False}
+
+
+def test_what_the_person_sets_comes_last() -> None:
+    """Over what muster sets for the ranks of a node."""
+    job = FULL._replace(env={"CUDA_VISIBLE_DEVICES": "7", "WORLD_SIZE": "1"})
+    env = make(job, "1-rank").commands[0].env
+    assert (env["CUDA_VISIBLE_DEVICES"], env["WORLD_SIZE"]) == ("7", "1")
+    assert make(FULL, "1-rank").commands[0].env["CUDA_VISIBLE_DEVICES"] == "2,3"
+
+
+def test_threads_are_left_alone_where_the_person_chose_them() -> None:
+    """And gloo is told to use `lo` only where all ranks are on one machine."""
+    assert make(JOB, "4-ranks").commands[0].defaults["OMP_NUM_THREADS"] == "2"
+    assert "OMP_NUM_THREADS" not in make(FULL, "4-ranks").commands[0].defaults
+    one, two = (make(JOB, shape).commands[0].defaults for shape in ("4-ranks", "2-and-3-ranks"))
+    assert (one["GLOO_SOCKET_IFNAME"], "GLOO_SOCKET_IFNAME" in two) == ("lo", False)
+
+
+@pytest.mark.parametrize(
+    "job",
+    [JOB._replace(program=Program("command", ("ls",))), JOB._replace(wrap=("strace",))],
+    ids=["a program", "a wrapper"],
+)
+def test_fork_refuses_what_it_cannot_fork(job: Job) -> None:
+    with pytest.raises(Impossible) as caught:
+        make(job, "1-rank")
+    assert caught.value.hint == "use `--launcher exec`, or leave `--launcher` out"
+
+
+# ---- as JSON --------------------------------------------------------------------------------------------------------
+
+FIRST = RankEnd(1, 0, 2.5, 1, failure=Failure("raised", 2.25, "ValueError: x", ("Traceback", "ValueError: x")))
+
+OUTCOMES = [
+    Outcome("succeeded", 0, 1.5),
+    Outcome(
+        "failed",
+        1,
+        3.25,
+        attempt=2,
+        reason="because",
+        first=FIRST,
+        ends=(RankEnd(0, 0, 3.0, signal=15, by_us=True), FIRST),
+        left=("still alive: sleep (pid 7)",),
+    ),
+]
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda outcome: outcome.state)
+def test_an_outcome_survives_its_file(outcome: Outcome) -> None:
+    """Written as JSON and read back it is the same value."""
+    assert outcome_from_json(json.loads(json.dumps(as_json(outcome)))) == outcome
+
+
+def test_an_outcome_of_another_version_can_be_read() -> None:
+    """What a newer muster added is left out; what an older one did not write has its default."""
+    data = as_json(OUTCOMES[1])
+    data["colour"] = data["first"]["colour"] = data["first"]["failure"]["colour"] = "red"
+    assert outcome_from_json(data) == OUTCOMES[1]
+    assert outcome_from_json({"state": "failed", "code": 1, "duration": 2.0}) == Outcome("failed", 1, 2.0)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_plan_can_be_written_down(name: str) -> None:
+    """As JSON, every part under its name."""
+    plan = make(*PLANS[name])
+    data = json.loads(json.dumps(as_json(plan)))
+    assert tuple(data) == Plan._fields
+    assert [item["argv"] for item in data["commands"]] == [list(command.argv) for command in plan.commands]
+    assert data["job"]["env"] == dict(plan.job.env)
+
+
+@pytest.mark.parametrize(
+    ("words", "title"),
+    [("dir/train.py", "train"), ("pkg.train", "pkg.train"), ("folder/", "folder"), ("./run.sh", "run.sh")],
+)
+def test_a_program_has_a_short_name(words: str, title: str) -> None:
+    assert Program("script", (words,)).title == title

@@ -1,0 +1,149 @@
+"""Ranks are numbered host by host, named as torchrun names them, and written shortly."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from muster.errors import Impossible
+from muster.model import Host, Node, Rank
+from muster.ranks import (
+    LATE,
+    environment,
+    fill,
+    fold,
+    late_environment,
+    layout,
+    named,
+    shared_environment,
+    started_by,
+    unfold,
+)
+
+TWO_NODES = layout([(Host("a"), 2), (Host("b", cpus=((0, 1), (2, 3), (4, 5))), 3)])
+
+FOLDED = [
+    ([], ""),
+    ([3], "3"),
+    ([0, 1], "0-1"),
+    ([0, 1, 2, 5], "0-2,5"),
+    ([9, 7, 8, 3, 3], "3,7-9"),
+    ([0, 2, 4], "0,2,4"),
+]
+
+UNFOLDED = [
+    ("3", (3,)),
+    ("0,4-7", (0, 4, 5, 6, 7)),
+    ("7-7", (7,)),
+    ("5,0-1", (5, 0, 1)),
+    ("0-2,1-3", (0, 1, 2, 3)),
+    (" 1, 2 ", (1, 2)),
+]
+
+UNREADABLE = ["", "x", "1,", "3-1", "-1", "1-", "1-2-3", "0..3", "1.5"]
+
+SLURM = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4"}
+
+STARTED_BY = [
+    ("nobody", {}, None),
+    ("torchrun", {"RANK": "0", "WORLD_SIZE": "4"}, ("torchrun", 4)),
+    ("srun, once a task", SLURM, ("srun", 4)),
+    ("srun, as one task", {**SLURM, "SLURM_STEP_NUM_TASKS": "1"}, None),
+    ("a batch script, which has no step of srun", {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "4"}, None),
+    ("Open MPI", {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, ("Open MPI's mpirun", 2)),
+    ("MPICH", {"PMI_RANK": "1", "PMI_SIZE": "3"}, ("MPICH's mpiexec", 3)),
+    ("one rank of torchrun", {"RANK": "0", "WORLD_SIZE": "1"}, None),
+    ("a number of ranks that is none", {"RANK": "0", "WORLD_SIZE": "many"}, None),
+    ("half of torchrun's variables", {"WORLD_SIZE": "4"}, None),
+]
+
+
+def test_ranks_are_numbered_host_by_host() -> None:
+    """In the order given; local ranks begin anew on each node."""
+    numbers = [
+        (rank.rank, rank.local_rank, rank.node, rank.local_world_size) for node in TWO_NODES for rank in node.ranks
+    ]
+    assert numbers == [(0, 0, 0, 2), (1, 1, 0, 2), (2, 0, 1, 3), (3, 1, 1, 3), (4, 2, 1, 3)]
+    assert {(rank.world_size, rank.nodes) for node in TWO_NODES for rank in node.ranks} == {(5, 2)}
+    assert [(node.number, node.host.name) for node in TWO_NODES] == [(0, "a"), (1, "b")]
+
+
+def test_each_local_rank_has_the_cores_of_its_host() -> None:
+    """Where the host names none, a rank may use all."""
+    cores = [rank.cpus for node in TWO_NODES for rank in node.ranks]
+    assert cores == [(), (), (0, 1), (2, 3), (4, 5)]
+
+
+def test_no_hosts_no_nodes() -> None:
+    nothing: tuple[Node, ...] = ()
+    assert layout([]) == nothing
+
+
+def test_a_rank_finds_what_torchrun_would_have_set() -> None:
+    """The names of its own, those of its node, and those of the attempt are disjoint, and all are torchrun's."""
+    rank = Rank(rank=3, local_rank=1, node=1, world_size=5, local_world_size=3, nodes=2)
+    own, shared = environment(rank), shared_environment(rank, "20261121-1200", 2)
+    late = late_environment("10.0.0.1", 29500, 1)
+    assert own == {"RANK": "3", "LOCAL_RANK": "1", "GROUP_RANK": "1", "ROLE_RANK": "3"}
+    assert shared == {
+        "WORLD_SIZE": "5",
+        "LOCAL_WORLD_SIZE": "3",
+        "GROUP_WORLD_SIZE": "2",
+        "ROLE_WORLD_SIZE": "5",
+        "ROLE_NAME": "default",
+        "TORCHELASTIC_RUN_ID": "20261121-1200",
+        "TORCHELASTIC_MAX_RESTARTS": "2",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+    assert late == {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "TORCHELASTIC_RESTART_COUNT": "1"}
+    assert tuple(late) == LATE
+    assert len({**own, **shared, **late}) == len(own) + len(shared) + len(late)
+
+
+@pytest.mark.parametrize(("numbers", "text"), FOLDED)
+def test_a_set_of_ranks_is_written_shortly(numbers: list[int], text: str) -> None:
+    assert fold(numbers) == text
+
+
+@pytest.mark.parametrize(("text", "numbers"), UNFOLDED)
+def test_what_a_person_writes_is_read(text: str, numbers: tuple[int, ...]) -> None:
+    """In the order written, each rank once."""
+    assert unfold(text) == numbers
+
+
+def test_what_is_folded_unfolds_to_the_same() -> None:
+    for seed in range(200):
+        random = Random(seed)
+        numbers = {random.randrange(40) for _ in range(random.randint(1, 30))}
+        assert unfold(fold(numbers)) == tuple(sorted(numbers)), seed
+
+
+@pytest.mark.parametrize("text", UNREADABLE)
+def test_other_words_are_no_ranks(text: str) -> None:
+    with pytest.raises(Impossible) as caught:
+        unfold(text, "cores")
+    assert str(caught.value) == f"cannot read cores `{text}`\nhint: write them as `0,4-7`"
+
+
+def test_one_rank_is_named_in_the_singular() -> None:
+    assert [named([3]), named([2, 0, 1, 5])] == ["rank 3", "ranks 0-2,5"]
+
+
+def test_a_template_is_filled_in() -> None:
+    assert fill("out-{rank}of{world_size}-{{x}}", {"rank": 3, "world_size": 8}, "--wrap") == "out-3of8-{x}"
+
+
+@pytest.mark.parametrize("template", ["{nope}", "{", "{0}", "{}", "{rank.x}", "{rank:zz}", "{rank[0]}"])
+def test_a_template_that_cannot_be_filled_in_is_an_error_in_words(template: str) -> None:
+    with pytest.raises(Impossible) as caught:
+        fill(template, {"rank": 3}, "--wrap")
+    assert caught.value.sentence == f"cannot fill in `--wrap {template}`"
+    assert caught.value.hint == "known are {rank}; a brace itself is written `{{`"
+
+
+@pytest.mark.parametrize(("env", "expected"), [row[1:] for row in STARTED_BY], ids=[row[0] for row in STARTED_BY])
+def test_muster_sees_whether_it_was_started_as_one_of_several(
+    env: dict[str, str], expected: tuple[str, int] | None
+) -> None:
+    assert started_by(env) == expected

@@ -1,0 +1,325 @@
+"""Every sentence of `report.py`, side by side in tests/golden/messages.txt, for a person to read."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import pytest
+
+from muster.launchers import LAUNCHERS
+from muster.model import Failure, Host, Job, Outcome, Plan, Program, RankEnd
+from muster.ranks import layout, unfold
+from muster.report import (
+    SIGNALS,
+    begin_in_words,
+    ended_in_words,
+    others_in_words,
+    outcome_in_words,
+    phases,
+    plural,
+    seconds,
+    show_in_words,
+    signal_name,
+    table,
+    unable_in_words,
+)
+
+RUN = "20261121-120000-ab12-train"
+
+SECONDS = [
+    (0.0, "0.0 s"),
+    (0.04, "0.0 s"),
+    (0.84, "0.8 s"),
+    (9.94, "9.9 s"),
+    (9.95, "10 s"),
+    (12.3, "12 s"),
+    (59.4, "59 s"),
+    (59.6, "1 min"),
+    (61.0, "1 min 1 s"),
+    (245.0, "4 min 5 s"),
+    (3599.7, "1 h"),
+    (12000.0, "3 h 20 min"),
+    (3659.0, "1 h"),
+    (86399.6, "1 d"),
+    (187200.0, "2 d 4 h"),
+]
+
+JOB = Job(
+    program=Program("script", ("train.py", "--lr", "0.1")),
+    launcher="fork",
+    ranks_per_node=4,
+    python="/venv/bin/python",
+    python_why="the active virtual environment",
+    cwd="/home/ann/work",
+    threads=1,
+)
+
+FACTS = {"executable": "/venv/bin/python", "python": "3.11.7", "torch": "2.13.0+cpu", "fork": True}
+
+
+def plan(job: Job, ranks: int = 4) -> Plan:
+    return LAUNCHERS[job.launcher].plan(job, layout([(Host("a"), ranks)]), RUN)
+
+
+BEGINS: dict[str, tuple[Plan, dict[str, Any]]] = {
+    "forked": (plan(JOB), FACTS),
+    "one rank, with two threads": (plan(JOB._replace(threads=2), 1), FACTS),
+    "not forked after all": (plan(JOB), {**FACTS, "fork": False}),
+    "plain processes, whose torch nobody asked for": (
+        plan(JOB._replace(launcher="exec", threads=0)),
+        {"executable": "/venv/bin/python", "python": "3.11.7"},
+    ),
+    "a program": (plan(JOB._replace(launcher="exec", program=Program("command", ("./train",)))), FACTS),
+}
+
+RAISED = RankEnd(
+    3,
+    0,
+    41.5,
+    1,
+    failure=Failure(
+        "raised",
+        41.2,
+        "ValueError: bad batch",
+        ("Traceback (most recent call last):", '  File "train.py", line 9, in <module>', "ValueError: bad batch"),
+    ),
+)
+LOST = RankEnd(1, 0, 41.9, 1, failure=Failure("lost peer", 41.8, "RuntimeError: Connection closed by peer"))
+ENDED = RankEnd(0, 0, 5.0, 7, failure=Failure("ended", 5.0, "no data in /data", ("no data in /data",)))
+
+RANK_ENDS: dict[str, RankEnd] = {
+    "an exit status": RankEnd(0, 0, 5.0, 7),
+    "an exit status, after words": ENDED,
+    "an exception": RAISED,
+    "an exception for want of a peer": LOST,
+    "an exception without words of its own": RAISED._replace(failure=Failure("raised", 1.0, "KeyboardInterrupt")),
+    **{signal_name(number): RankEnd(0, 0, 5.0, signal=number) for number in SIGNALS},
+    "a signal without a name": RankEnd(0, 0, 5.0, signal=40),
+}
+
+
+def ended_by_us(rank: int) -> RankEnd:
+    return RankEnd(rank, 0, 42.0, signal=15, by_us=True)
+
+
+def ended_well(rank: int) -> RankEnd:
+    return RankEnd(rank, 0, 42.0, 0)
+
+
+OUTCOMES: dict[str, tuple[Outcome, int]] = {
+    "succeeded": (Outcome("succeeded", 0, 75.0, ends=tuple(map(ended_well, range(4)))), 4),
+    "succeeded, one rank": (Outcome("succeeded", 0, 1.5, ends=(ended_well(0),)), 1),
+    "succeeded, and left something behind": (
+        Outcome("succeeded", 0, 11.5, ends=(ended_well(0),), left=("ended: sleep 99 (pid 71)",)),
+        1,
+    ),
+    "failed: an exception": (
+        Outcome("failed", 1, 42.0, first=RAISED, ends=(ended_well(0), LOST, ended_by_us(2), RAISED, ended_by_us(4))),
+        5,
+    ),
+    "failed: a signal, in the third attempt": (
+        Outcome("failed", 139, 42.0, attempt=2, first=RankEnd(0, 0, 0.3, signal=11), ends=(ended_by_us(1),)),
+        2,
+    ),
+    "failed: words on stderr, and something still lives": (
+        Outcome("failed", 7, 42.0, first=ENDED, ends=(ENDED,), left=("still alive: dd (pid 72, waits in the kernel)",)),
+        1,
+    ),
+    "failed: every rank in its own way": (
+        Outcome(
+            "failed",
+            7,
+            42.0,
+            first=ENDED,
+            ends=(
+                ENDED,
+                LOST,
+                LOST._replace(rank=2),
+                RAISED,
+                RankEnd(4, 0, 42.0, signal=9),
+                RankEnd(5, 0, 42.0, 143, by_us=True),
+                ended_well(6),
+            ),
+        ),
+        7,
+    ),
+    "failed: the store": (
+        Outcome(
+            "failed",
+            125,
+            42.0,
+            reason="the store through which the ranks meet ended: killed by signal 9; see /runs/x/node_a/store.log",
+            first=LOST,
+            ends=(ended_by_us(0), LOST),
+        ),
+        2,
+    ),
+    "interrupted": (
+        Outcome("interrupted", 130, 42.0, reason="interrupted (Ctrl-C)", ends=(ended_by_us(0), ended_well(1))),
+        2,
+    ),
+    "interrupted after a rank had failed": (
+        Outcome("interrupted", 130, 42.0, reason="interrupted (Ctrl-C)", first=ENDED, ends=(ENDED, ended_by_us(1))),
+        2,
+    ),
+    "interrupted before anything was started": (Outcome("interrupted", 130, 0.3, reason="interrupted (Ctrl-C)"), 2),
+    "killed": (
+        Outcome("killed", 137, 42.0, reason="`muster kill` by ann (pid 12)", ends=tuple(map(ended_by_us, range(2)))),
+        2,
+    ),
+    "timed out": (
+        Outcome("timed out", 124, 70.2, reason="--timeout of 60 s is over", ends=tuple(map(ended_by_us, range(2)))),
+        2,
+    ),
+    "broken: it could not begin": (
+        Outcome("broken", 125, 0.8, reason="there is no torch in python\nhint: install it there"),
+        2,
+    ),
+    "broken: the agent was killed": (
+        Outcome("broken", 125, 42.0, reason="the agent on a ended (killed by signal 9), and its ranks with it"),
+        2,
+    ),
+    "broken after a rank had failed": (
+        Outcome("broken", 125, 42.0, reason="the agent on a ended (killed by signal 9)", first=ENDED, ends=(ENDED,)),
+        1,
+    ),
+}
+
+UNABLE: dict[str, tuple[str, dict[str, Any]]] = {
+    "no torch": ("no torch", {"version": "3.9.2"}),
+    "torch is too old": ("old torch", {"torch": "1.13.1", "version": "3.9.2"}),
+    "torch went missing": ("import", {"module": "torch", "missing": True, "text": "no module named torch"}),
+    "torch is broken": (
+        "import",
+        {"module": "torch", "missing": False, "text": "ImportError: libcudart.so.12: cannot open shared object file"},
+    ),
+    "what --preload names is missing": (
+        "import",
+        {"module": "transformers", "missing": True, "text": "ModuleNotFoundError: No module named 'transformers'"},
+    ),
+    "it cannot fork as often": ("fork", {"number": 17, "text": "[Errno 11] Resource temporarily unavailable"}),
+    "the warm interpreter was killed": ("warm", {"code": None, "signal": 9}),
+    "the warm interpreter ended": ("warm", {"code": 3, "signal": None}),
+    "a program cannot be started": ("start", {"rank": 3, "text": "[Errno 8] Exec format error: './train'"}),
+}
+
+EVENTS: list[dict[str, Any]] = [
+    {"event": "hello", "t": 0.05},
+    {"event": "warm", "fork": True, "times": {"begun": 0.1, "python": 0.125, "imported": 1.0}, "t": 1.125},
+    {"event": "do start", "attempt": 0, "port": 29500},
+    {"event": "started", "t": 1.25, "attempt": 0},
+    {"event": "output began", "t": 2.0, "attempt": 0, "rank": 1},
+    {"event": "output began", "t": 2.5, "attempt": 0, "rank": 0},
+]
+
+RESTARTED: list[dict[str, Any]] = [
+    {"event": "do listen", "attempt": 1},
+    {"event": "do start", "attempt": 1, "port": 29501},
+    {"event": "started", "t": 3600.0, "attempt": 1},
+    {"event": "output began", "t": 3601.0, "attempt": 1, "rank": 0},
+    {"event": "output began", "t": 3602.0, "attempt": 1, "rank": 1},
+]
+
+RECORD = {
+    "name": "night",
+    "argv": ["muster", "run", "-g", "2", "my train.py", "--lr", "0.1"],
+    "cwd": "/home/ann/work",
+    "host": "a",
+    "started": "2026-11-21 12:00:00",
+}
+
+
+def shown() -> dict[str, str]:
+    """What `muster show` says."""
+    failed, again = OUTCOMES["failed: an exception"][0], OUTCOMES["succeeded"][0]._replace(attempt=1)
+    return {
+        "all is known": show_in_words(RUN, RECORD, "failed", failed, EVENTS),
+        "in a second attempt": show_in_words(RUN, RECORD, "succeeded", again, []),
+        "it runs": show_in_words(RUN, {**RECORD, "name": ""}, "running", None, EVENTS[:2]),
+        "nothing is known": show_in_words(RUN, {}, "lost: muster and its agent were killed", None, []),
+    }
+
+
+def section(title: str, texts: dict[str, str]) -> str:
+    parts = [f"== {title} ==\n"]
+    parts += [f"-- {name}\n{text}\n" for name, text in texts.items()]
+    return "\n".join(parts)
+
+
+def test_every_message(golden: Callable[..., None]) -> None:
+    """The whole voice of muster on one page."""
+    sections = [
+        section(
+            "the first line of a run", {name: begin_in_words(p, RUN, facts) for name, (p, facts) in BEGINS.items()}
+        ),
+        section("how a rank ended", {name: ended_in_words(end) for name, end in RANK_ENDS.items()}),
+        section("how a run ended", {name: outcome_in_words(o, RUN, size) for name, (o, size) in OUTCOMES.items()}),
+        section("muster show", shown()),
+    ]
+    golden("messages.txt", "\n".join(sections))
+
+
+def test_what_an_agent_could_not_do(golden: Callable[..., None]) -> None:
+    """In words, from the fields of the frame that the agent sends (`members.py`)."""
+    texts = {
+        name: unable_in_words(what, "/venv/bin/python", "a", "2.3", **fields) for name, (what, fields) in UNABLE.items()
+    }
+    golden("messages-unable.txt", section("what an agent could not do", texts))
+
+
+@pytest.mark.parametrize(("value", "words"), SECONDS)
+def test_times_are_said_as_people_say_them(value: float, words: str) -> None:
+    assert seconds(value) == words
+
+
+def test_one_is_no_plural() -> None:
+    assert [plural(0, "rank"), plural(1, "rank"), plural(2, "rank")] == ["0 ranks", "1 rank", "2 ranks"]
+
+
+def test_a_table_has_columns_and_no_spaces_at_its_right() -> None:
+    rows = [("RUN", "NAME", "EXIT"), ("x", "a long name", ""), ("longer", "", "7")]
+    assert table(rows) == "RUN     NAME         EXIT\nx       a long name\nlonger               7"
+
+
+@pytest.mark.parametrize("name", OUTCOMES)
+def test_what_began_the_end_is_always_told(name: str) -> None:
+    """The reason where there is one; else the rank that failed, if one did."""
+    outcome, size = OUTCOMES[name]
+    text = outcome_in_words(outcome, RUN, size)
+    assert outcome.reason in text
+    if outcome.first is not None:
+        assert f"rank {outcome.first.rank}" in text
+        assert f"muster logs {RUN} --rank {outcome.first.rank}" in text
+
+
+@pytest.mark.parametrize("name", [name for name, (outcome, _) in OUTCOMES.items() if outcome.state != "succeeded"])
+def test_every_rank_is_told_of_once(name: str) -> None:
+    """In a run that did not end well: the first one, and the others folded into a line for each kind of end."""
+    outcome = OUTCOMES[name][0]
+    told = [line.partition(":")[0].split()[1] for line in others_in_words(outcome)]
+    found = sorted(rank for text in told for rank in unfold(text))
+    first = set() if outcome.first is None else {outcome.first.rank}
+    assert found == sorted({end.rank for end in outcome.ends} - first)
+
+
+def test_the_phases_of_a_start_follow_one_another() -> None:
+    """Each lasts from the end of the one before."""
+    assert phases(EVENTS) == [
+        ("muster itself, until its agent runs", 0.05),
+        ("a look at the Python", 0.05),
+        ("python starts", pytest.approx(0.025)),
+        ("imports torch and what --preload names", 0.875),
+        ("gets ready to fork", 0.125),
+        ("ranks are started", 0.125),
+        ("first output of a rank", 0.75),
+        ("first output of the last rank", 0.5),
+    ]
+
+
+def test_a_restart_is_no_part_of_the_start() -> None:
+    """The phases tell of the first attempt, however many followed."""
+    assert phases(EVENTS + RESTARTED) == phases(EVENTS)
+
+
+def test_without_events_there_are_no_phases() -> None:
+    assert phases([]) == []

@@ -1,0 +1,985 @@
+"""The supervisor by tables of histories: events in, actions out. Time is a number, so nothing here waits."""
+
+from __future__ import annotations
+
+import functools
+import heapq
+from collections.abc import Sequence
+from random import Random
+from typing import Any, NamedTuple
+
+import pytest
+
+from muster.model import Failure, RankEnd
+from muster.supervise import (
+    SETTLE,
+    SIGHUP,
+    SIGINT,
+    SIGKILL,
+    SIGTERM,
+    Action,
+    Asked,
+    Ended,
+    Event,
+    Finish,
+    Listen,
+    Listening,
+    Lost,
+    Ready,
+    Say,
+    Settings,
+    Signal,
+    Start,
+    Started,
+    StoreEnded,
+    Supervisor,
+    Sweep,
+    Swept,
+    Tick,
+    Unable,
+)
+
+Step = tuple[Event, Sequence[Action]]
+"""An event, and all that the supervisor wants done about it, but for `Finish`: its outcome stands beside the table."""
+
+
+class History(NamedTuple):
+    """One run, told from its first event to its last."""
+
+    truth: str
+    settings: Settings
+    steps: Sequence[Step]
+    outcome: dict[str, Any]
+
+
+def ranks(count: int, **more: Any) -> Settings:
+    """So many ranks on one node."""
+    return Settings(ranks=tuple(range(count)), nodes=1, node_of=(0,) * count, grace=10.0, **more)
+
+
+def two_nodes(**more: Any) -> Settings:
+    """Ranks 0 and 1 on node 0, rank 2 on node 1."""
+    return Settings(ranks=(0, 1, 2), nodes=2, node_of=(0, 0, 1), grace=10.0, **more)
+
+
+def raised(when: float) -> Failure:
+    """A Python exception of the script's own, whose first word was seen at this time."""
+    return Failure("raised", when, "ValueError: bad batch")
+
+
+def lost_peer(when: float) -> Failure:
+    """An exception for want of another rank."""
+    return Failure("lost peer", when, "RuntimeError: Connection closed by peer")
+
+
+BEGUN: list[Step] = [
+    (Ready(0.8, 0), []),
+    (Listening(0.9, 0, 29500), [Start(0, 29500)]),
+    (Started(1.0, 0, 0), []),
+]
+"""One node gets ready and starts its ranks."""
+
+BEGUN_ON_TWO: list[Step] = [
+    (Ready(0.8, 0), []),
+    (Listening(0.9, 0, 29500), []),
+    (Ready(1.2, 1), [Start(0, 29500)]),
+]
+
+FAILED_ONCE: list[Step] = [
+    *BEGUN,
+    (Ended(2.0, 1, 0, signal=9), [Signal(SIGTERM, (0,))]),
+    (Ended(2.1, 0, 0, signal=15), [Sweep(0.0)]),
+    (Swept(2.2, 0), [Say("rank 1 failed; starting all ranks again (restart 1 of 1)"), Listen(1)]),
+]
+"""Of two ranks, with one restart: up to where node 0 is asked for a new port."""
+
+STORE = "the store through which the ranks meet ended: killed by signal 9"
+INTERRUPT = "interrupted (Ctrl-C): SIGINT to 2 ranks, 10 s to end; Ctrl-C again to kill them at once"
+
+ENDS = [
+    History(
+        "When all ranks end well, the run has succeeded.",
+        ranks(2),
+        [*BEGUN, (Ended(3.0, 0, 0, 0), []), (Ended(3.5, 1, 0, 0), [Sweep(10.0)]), (Swept(3.6, 0), [])],
+        {
+            "state": "succeeded",
+            "code": 0,
+            "duration": 3.6,
+            "attempt": 0,
+            "reason": "",
+            "first": None,
+            "ends": (RankEnd(0, 0, 3.0, 0), RankEnd(1, 0, 3.5, 0)),
+            "left": (),
+        },
+    ),
+    History(
+        "After success, what ranks left behind has the grace to end by itself, and what had to be ended is told.",
+        ranks(1),
+        [*BEGUN, (Ended(3.0, 0, 0, 0), [Sweep(10.0)]), (Swept(13.1, 0, ("sleep 99 (pid 7)",)), [])],
+        {"state": "succeeded", "code": 0, "duration": 13.1, "left": ("ended: sleep 99 (pid 7)",)},
+    ),
+    History(
+        "What outlives even the sweep is told, after a failure too; what the sweep ended then is not.",
+        ranks(1),
+        [*BEGUN, (Ended(3.0, 0, 0, 2), [Sweep(0.0)]), (Swept(8.0, 0, ("sleep 99 (pid 7)",), ("dd (pid 8)",)), [])],
+        {"state": "failed", "code": 2, "left": ("still alive: dd (pid 8)",)},
+    ),
+    History(
+        "A rank exits with 7: the others are asked to end at once, and killed after the grace. 7 is the exit status.",
+        ranks(4),
+        [
+            *BEGUN,
+            (Ended(5.0, 2, 0, 7), [Signal(SIGTERM, (0, 1, 3))]),
+            (Ended(5.1, 0, 0, signal=15), []),
+            (Tick(14.9), []),
+            (Tick(15.0), [Say("killing 2 ranks that did not end (SIGKILL)"), Signal(SIGKILL, (1, 3))]),
+            (Ended(15.1, 1, 0, signal=9), []),
+            (Ended(15.2, 3, 0, signal=9), [Sweep(0.0)]),
+            (Swept(15.3, 0), []),
+        ],
+        {
+            "state": "failed",
+            "code": 7,
+            "first": RankEnd(2, 0, 5.0, 7),
+            "ends": (
+                RankEnd(0, 0, 5.1, signal=15, by_us=True),
+                RankEnd(1, 0, 15.1, signal=9, by_us=True),
+                RankEnd(2, 0, 5.0, 7),
+                RankEnd(3, 0, 15.2, signal=9, by_us=True),
+            ),
+        },
+    ),
+    History(
+        "A signal becomes 128 + n.",
+        ranks(1),
+        [*BEGUN, (Ended(5.0, 0, 0, signal=11), [Sweep(0.0)]), (Swept(5.1, 0), [])],
+        {"state": "failed", "code": 139, "first": RankEnd(0, 0, 5.0, signal=11)},
+    ),
+    History(
+        "A rank that ends well although it was asked to end has ended well.",
+        ranks(2),
+        [
+            *BEGUN,
+            (Ended(5.0, 0, 0, 3), [Signal(SIGTERM, (1,))]),
+            (Ended(5.2, 1, 0, 0), [Sweep(0.0)]),
+            (Swept(5.3, 0), []),
+        ],
+        {"state": "failed", "code": 3, "ends": (RankEnd(0, 0, 5.0, 3), RankEnd(1, 0, 5.2, 0))},
+    ),
+    History(
+        "Ranks that end because they were asked are no first cause, whatever their status.",
+        ranks(3),
+        [
+            *BEGUN,
+            (Ended(5.0, 2, 0, 3), [Signal(SIGTERM, (0, 1))]),
+            (Ended(5.1, 0, 0, 1, failure=raised(5.05)), []),
+            (Ended(5.2, 1, 0, 143), [Sweep(0.0)]),
+            (Swept(5.3, 0), []),
+        ],
+        {
+            "code": 3,
+            "first": RankEnd(2, 0, 5.0, 3),
+            "ends": (
+                RankEnd(0, 0, 5.1, 1, by_us=True, failure=raised(5.05)),
+                RankEnd(1, 0, 5.2, 143, by_us=True),
+                RankEnd(2, 0, 5.0, 3),
+            ),
+        },
+    ),
+]
+
+CAUSES = [
+    History(
+        "A rank that lost a peer is not believed at once: within SETTLE seconds the true cause may come.",
+        ranks(3),
+        [
+            *BEGUN,
+            (Ended(5.0, 0, 0, 1, failure=lost_peer(5.0)), []),
+            (Ended(5.0 + SETTLE - 0.1, 2, 0, 9), [Signal(SIGTERM, (1,))]),
+            (Ended(6.0, 1, 0, signal=15), [Sweep(0.0)]),
+            (Swept(6.1, 0), []),
+        ],
+        {"state": "failed", "code": 9, "first": RankEnd(2, 0, 5.0 + SETTLE - 0.1, 9)},
+    ),
+    History(
+        "A lost peer alone ends the run after SETTLE seconds, and its exit status is the run's.",
+        ranks(2),
+        [
+            *BEGUN,
+            (Ended(5.0, 0, 0, 4, failure=lost_peer(4.9)), []),
+            (Tick(5.0 + SETTLE - 0.1), []),
+            (Tick(5.0 + SETTLE), [Signal(SIGTERM, (1,))]),
+            (Ended(6.5, 1, 0, signal=15), [Sweep(0.0)]),
+            (Swept(6.6, 0), []),
+        ],
+        {"state": "failed", "code": 4, "first": RankEnd(0, 0, 5.0, 4, failure=lost_peer(4.9))},
+    ),
+    History(
+        "When all ranks have fallen, there is nobody left to wait for.",
+        ranks(2),
+        [
+            *BEGUN,
+            (Ended(5.0, 0, 0, 1, failure=lost_peer(4.9)), []),
+            (Ended(5.1, 1, 0, 5, failure=lost_peer(4.8)), [Sweep(0.0)]),
+            (Swept(5.2, 0), []),
+        ],
+        {"state": "failed", "code": 5, "first": RankEnd(1, 0, 5.1, 5, failure=lost_peer(4.8))},
+    ),
+    History(
+        "An exception of the script outranks ranks that fell for want of it before it was seen; its status counts.",
+        ranks(3),
+        [
+            *BEGUN,
+            (Ended(5.0, 0, 0, 6, failure=lost_peer(4.0)), []),
+            (Ended(5.1, 1, 0, 6, failure=lost_peer(4.1)), []),
+            (Ended(5.5, 2, 0, 1, failure=raised(5.4)), [Sweep(0.0)]),
+            (Swept(5.6, 0), []),
+        ],
+        {"code": 1, "first": RankEnd(2, 0, 5.5, 1, failure=raised(5.4))},
+    ),
+    History(
+        "Of two exceptions the first to be seen counts, not the first rank to be gone.",
+        ranks(2),
+        [
+            *BEGUN,
+            (Ended(5.0, 0, 0, 1, failure=raised(4.9)), [Signal(SIGTERM, (1,))]),
+            (Ended(5.1, 1, 0, 5, failure=raised(4.7)), [Sweep(0.0)]),
+            (Swept(5.2, 0), []),
+        ],
+        {"code": 5, "first": RankEnd(1, 0, 5.1, 5, failure=raised(4.7))},
+    ),
+    History(
+        "A rank that had raised before it was asked, and whose exit our SIGTERM cut short, failed by itself with 1.",
+        ranks(2),
+        [
+            *BEGUN,
+            (Ended(5.0, 0, 0, 3), [Signal(SIGTERM, (1,))]),
+            (Ended(5.1, 1, 0, signal=15, failure=raised(4.9)), [Sweep(0.0)]),
+            (Swept(5.2, 0), []),
+        ],
+        {"code": 1, "first": RankEnd(1, 0, 5.1, 1, failure=raised(4.9))},
+    ),
+    History(
+        "A signal from outside is a cause of its own, whatever words about peers stand in the log.",
+        ranks(2),
+        [
+            *BEGUN,
+            (Ended(5.0, 0, 0, signal=6, failure=lost_peer(4.9)), [Signal(SIGTERM, (1,))]),
+            (Ended(5.1, 1, 0, signal=15), [Sweep(0.0)]),
+            (Swept(5.2, 0), []),
+        ],
+        {"code": 134, "first": RankEnd(0, 0, 5.0, signal=6, failure=lost_peer(4.9))},
+    ),
+]
+
+ASKED = [
+    History(
+        "Ctrl-C once: SIGINT, the grace, SIGTERM, at most 5 s, SIGKILL, with words at each step. Exit status 130.",
+        ranks(2),
+        [
+            *BEGUN,
+            (Asked(5.0, SIGINT), [Say(INTERRUPT), Signal(SIGINT, (0, 1))]),
+            (Tick(14.9), []),
+            (
+                Tick(15.0),
+                [Say("interrupted (Ctrl-C): SIGTERM to 2 ranks, 5 s to end"), Signal(SIGTERM, (0, 1))],
+            ),
+            (Ended(16.0, 1, 0, signal=15), []),
+            (Tick(20.0), [Say("interrupted (Ctrl-C): killing rank 0 (SIGKILL)"), Signal(SIGKILL, (0,))]),
+            (Ended(20.1, 0, 0, signal=9), [Sweep(0.0)]),
+            (Swept(20.2, 0), []),
+        ],
+        {"state": "interrupted", "code": 130, "reason": "interrupted (Ctrl-C)", "first": None},
+    ),
+    History(
+        "Ranks that end in time after Ctrl-C are not asked again.",
+        ranks(2),
+        [
+            *BEGUN,
+            (Asked(5.0, SIGINT), [Say(INTERRUPT), Signal(SIGINT, (0, 1))]),
+            (Ended(5.1, 0, 0, signal=2), []),
+            (Ended(5.2, 1, 0, 0), [Sweep(0.0)]),
+            (Swept(5.3, 0), []),
+        ],
+        {
+            "state": "interrupted",
+            "code": 130,
+            "ends": (RankEnd(0, 0, 5.1, signal=2, by_us=True), RankEnd(1, 0, 5.2, 0)),
+        },
+    ),
+    History(
+        "Ctrl-C twice: SIGKILL at once.",
+        ranks(2),
+        [
+            *BEGUN,
+            (Asked(5.0, SIGINT), [Say(INTERRUPT), Signal(SIGINT, (0, 1))]),
+            (
+                Asked(5.5, SIGINT),
+                [
+                    Say("again: killing the ranks at once"),
+                    Say("interrupted twice (Ctrl-C): killing 2 ranks (SIGKILL)"),
+                    Signal(SIGKILL, (0, 1)),
+                ],
+            ),
+            (Ended(5.6, 0, 0, signal=9), []),
+            (Ended(5.7, 1, 0, signal=9), [Sweep(0.0)]),
+            (Swept(5.8, 0), []),
+        ],
+        {"state": "interrupted", "code": 130, "reason": "interrupted twice (Ctrl-C)"},
+    ),
+    History(
+        "SIGTERM to muster is passed on, then SIGKILL after the grace. Exit status 143.",
+        ranks(1),
+        [
+            *BEGUN,
+            (
+                Asked(5.0, SIGTERM),
+                [Say("muster was sent SIGTERM: SIGTERM to rank 0, 10 s to end"), Signal(SIGTERM, (0,))],
+            ),
+            (Tick(15.0), [Say("muster was sent SIGTERM: killing rank 0 (SIGKILL)"), Signal(SIGKILL, (0,))]),
+            (Ended(15.1, 0, 0, signal=9), [Sweep(0.0)]),
+            (Swept(15.2, 0), []),
+        ],
+        {"state": "interrupted", "code": 143, "reason": "muster was sent SIGTERM", "first": None},
+    ),
+    History(
+        "A closed terminal is told apart: exit status 129.",
+        ranks(1),
+        [
+            *BEGUN,
+            (
+                Asked(5.0, SIGHUP),
+                [Say("the terminal was closed (SIGHUP): SIGTERM to rank 0, 10 s to end"), Signal(SIGTERM, (0,))],
+            ),
+            (Ended(5.1, 0, 0, signal=15), [Sweep(0.0)]),
+            (Swept(5.2, 0), []),
+        ],
+        {"state": "interrupted", "code": 129, "reason": "the terminal was closed (SIGHUP)"},
+    ),
+    History(
+        "`muster kill` says who asked. Exit status 137.",
+        ranks(1),
+        [
+            *BEGUN,
+            (
+                Asked(5.0, 0, by="ann (pid 12)"),
+                [Say("`muster kill` by ann (pid 12): SIGTERM to rank 0, 10 s to end"), Signal(SIGTERM, (0,))],
+            ),
+            (Ended(5.1, 0, 0, signal=15), [Sweep(0.0)]),
+            (Swept(5.2, 0), []),
+        ],
+        {"state": "killed", "code": 137, "reason": "`muster kill` by ann (pid 12)"},
+    ),
+    History(
+        "Who asks while others are being ended for a failure is obeyed: it is an interrupt, and the failure is kept.",
+        ranks(2),
+        [
+            *BEGUN,
+            (Ended(5.0, 0, 0, 7), [Signal(SIGTERM, (1,))]),
+            (
+                Asked(5.5, SIGINT),
+                [
+                    Say("interrupted (Ctrl-C): SIGINT to rank 1, 10 s to end; Ctrl-C again to kill them at once"),
+                    Signal(SIGINT, (1,)),
+                ],
+            ),
+            (Ended(5.6, 1, 0, signal=15), [Sweep(0.0)]),
+            (Swept(5.7, 0), []),
+        ],
+        {"state": "interrupted", "code": 130, "first": RankEnd(0, 0, 5.0, 7)},
+    ),
+    History(
+        "Ctrl-C before any rank was started ends the agents at once; ranks that could start now do not.",
+        ranks(2),
+        [
+            (Asked(0.5, SIGINT), [Sweep(0.0)]),
+            (Ready(0.8, 0), []),
+            (Listening(0.9, 0, 29500), []),
+            (Swept(1.0, 0), []),
+        ],
+        {"state": "interrupted", "code": 130, "ends": ()},
+    ),
+    History(
+        "Ctrl-C after success, while muster waits for what a rank left behind, ends the wait at once.",
+        ranks(1),
+        [
+            *BEGUN,
+            (Ended(3.0, 0, 0, 0), [Sweep(10.0)]),
+            (Asked(4.0, SIGINT), [Say("not waiting for what the ranks left behind"), Sweep(0.0)]),
+            (Swept(4.1, 0), []),
+        ],
+        {"state": "succeeded", "code": 0, "duration": 4.1},
+    ),
+]
+
+TIMEOUTS = [
+    History(
+        "After --timeout running ranks are asked to end and then killed. Exit status 124.",
+        ranks(2, timeout=60.0),
+        [
+            *BEGUN,
+            (Tick(59.9), []),
+            (
+                Tick(60.0),
+                [Say("--timeout of 60 s is over: SIGTERM to 2 ranks, 10 s to end"), Signal(SIGTERM, (0, 1))],
+            ),
+            (Ended(60.5, 0, 0, 0), []),
+            (Tick(70.0), [Say("--timeout of 60 s is over: killing rank 1 (SIGKILL)"), Signal(SIGKILL, (1,))]),
+            (Ended(70.1, 1, 0, signal=9), [Sweep(0.0)]),
+            (Swept(70.2, 0), []),
+        ],
+        {"state": "timed out", "code": 124, "reason": "--timeout of 60 s is over", "first": None},
+    ),
+    History(
+        "--timeout holds while the interpreter warms up, too.",
+        ranks(2, timeout=2.0),
+        [(Ready(1.0, 0), []), (Tick(2.0), [Sweep(0.0)]), (Listening(2.1, 0, 29500), []), (Swept(2.2, 0), [])],
+        {"state": "timed out", "code": 124, "ends": ()},
+    ),
+    History(
+        "A run that is already ending is not timed out.",
+        ranks(2, timeout=8.0),
+        [
+            *BEGUN,
+            (Ended(5.0, 0, 0, 7), [Signal(SIGTERM, (1,))]),
+            (Tick(9.0), []),
+            (Ended(9.5, 1, 0, signal=15), [Sweep(0.0)]),
+            (Swept(9.6, 0), []),
+        ],
+        {"state": "failed", "code": 7},
+    ),
+]
+
+BROKEN = [
+    History(
+        "An agent that cannot get ready ends the run with 125 and its words.",
+        ranks(2),
+        [(Unable(0.7, 0, "there is no torch in /usr/bin/python3"), [Sweep(0.0)]), (Swept(0.8, 0), [])],
+        {"state": "broken", "code": 125, "reason": "there is no torch in /usr/bin/python3", "ends": ()},
+    ),
+    History(
+        "An agent that is lost takes its ranks with it: 125, and nothing is asked of ranks that nobody can reach.",
+        ranks(2),
+        [*BEGUN, (Lost(5.0, 0, "the agent on a ended"), [Sweep(0.0)])],
+        {"state": "broken", "code": 125, "reason": "the agent on a ended", "duration": 5.0, "ends": ()},
+    ),
+    History(
+        "An agent that is lost while it gets ready ends the run.",
+        ranks(2),
+        [(Lost(0.5, 0, "the agent on a could not be started"), [Sweep(0.0)])],
+        {"state": "broken", "code": 125, "reason": "the agent on a could not be started"},
+    ),
+    History(
+        "When the store of the ranks ends by itself, that is the cause, and not the ranks that fall for want of it.",
+        ranks(2),
+        [
+            *BEGUN,
+            (StoreEnded(5.0, "killed by signal 9"), [Signal(SIGTERM, (0, 1))]),
+            (Ended(5.1, 0, 0, 1, failure=lost_peer(5.05)), []),
+            (Ended(5.2, 1, 0, signal=15), [Sweep(0.0)]),
+            (Swept(5.3, 0), []),
+        ],
+        {"state": "failed", "code": 125, "reason": STORE, "first": None},
+    ),
+    History(
+        "The same when a rank had fallen before the end of the store was seen.",
+        ranks(2),
+        [
+            *BEGUN,
+            (Ended(4.9, 0, 0, 1, failure=lost_peer(4.9)), []),
+            (StoreEnded(5.0, "killed by signal 9"), [Signal(SIGTERM, (1,))]),
+            (Ended(5.1, 1, 0, signal=15), [Sweep(0.0)]),
+            (Swept(5.2, 0), []),
+        ],
+        {"state": "failed", "code": 125, "reason": STORE},
+    ),
+    History(
+        "A store that ends when the ranks are ending anyway changes nothing.",
+        ranks(2),
+        [
+            *BEGUN,
+            (Ended(5.0, 0, 0, 7), [Signal(SIGTERM, (1,))]),
+            (StoreEnded(5.05, "killed by signal 9"), []),
+            (Ended(5.1, 1, 0, signal=15), [Sweep(0.0)]),
+            (StoreEnded(5.15, "killed by signal 9"), []),
+            (Swept(5.2, 0), []),
+        ],
+        {"state": "failed", "code": 7, "reason": ""},
+    ),
+]
+
+RESTARTS = [
+    History(
+        "A failure that may be retried starts all ranks again with a new port, and the second attempt may succeed.",
+        ranks(2, max_restarts=1),
+        [
+            *FAILED_ONCE,
+            (Listening(2.3, 1, 29501), [Start(1, 29501)]),
+            (Ended(4.0, 0, 1, 0), []),
+            (Ended(4.1, 1, 1, 0), [Sweep(10.0)]),
+            (Swept(4.2, 0), []),
+        ],
+        {
+            "state": "succeeded",
+            "code": 0,
+            "attempt": 1,
+            "first": None,
+            "ends": (RankEnd(0, 0, 4.0, 0), RankEnd(1, 0, 4.1, 0)),
+        },
+    ),
+    History(
+        "News of an attempt that is over are no news.",
+        ranks(2, max_restarts=1),
+        [
+            *FAILED_ONCE,
+            (Listening(2.25, 0, 29499), []),
+            (Ended(2.28, 0, 0, 77), []),
+            (Listening(2.3, 1, 29501), [Start(1, 29501)]),
+            (Ended(2.4, 0, 0, 77), []),
+            (Ended(4.0, 0, 1, 0), []),
+            (Ended(4.1, 1, 1, 0), [Sweep(10.0)]),
+            (Swept(4.2, 0), []),
+        ],
+        {"state": "succeeded", "code": 0},
+    ),
+    History(
+        "When the restarts are used up, the last attempt gives the exit status.",
+        ranks(2, max_restarts=1),
+        [
+            *FAILED_ONCE,
+            (Listening(2.3, 1, 29501), [Start(1, 29501)]),
+            (Ended(4.0, 0, 1, 5), [Signal(SIGTERM, (1,))]),
+            (Ended(4.1, 1, 1, signal=15), [Sweep(0.0)]),
+            (Swept(4.2, 0), []),
+        ],
+        {"state": "failed", "code": 5, "attempt": 1, "first": RankEnd(0, 0, 4.0, 5)},
+    ),
+    History(
+        "Ctrl-C between two attempts: there is no second one.",
+        ranks(2, max_restarts=1),
+        [
+            *FAILED_ONCE,
+            (Asked(2.25, SIGINT), [Sweep(0.0)]),
+            (Listening(2.3, 1, 29501), []),
+            (Swept(2.4, 0), []),
+        ],
+        {"state": "interrupted", "code": 130},
+    ),
+    History(
+        "Ctrl-C while the failed attempt is swept away: there is no second one.",
+        ranks(1, max_restarts=3),
+        [
+            *BEGUN,
+            (Ended(2.0, 0, 0, 1, failure=lost_peer(2.0)), [Sweep(0.0)]),
+            (Asked(2.1, SIGINT), [Sweep(0.0)]),
+            (Swept(2.2, 0), []),
+        ],
+        {"state": "interrupted", "code": 130},
+    ),
+    History(
+        "SIGTERM after the ranks of a failed attempt were killed: there is no second one.",
+        ranks(2, max_restarts=3),
+        [
+            *BEGUN,
+            (Ended(2.0, 0, 0, 7), [Signal(SIGTERM, (1,))]),
+            (Tick(12.0), [Say("killing rank 1 that did not end (SIGKILL)"), Signal(SIGKILL, (1,))]),
+            (
+                Asked(12.1, SIGTERM),
+                [Say("muster was sent SIGTERM: SIGTERM to rank 1, 10 s to end"), Signal(SIGTERM, (1,))],
+            ),
+            (Ended(12.2, 1, 0, signal=9), [Sweep(0.0)]),
+            (Swept(12.3, 0), []),
+        ],
+        {"state": "interrupted", "code": 143},
+    ),
+    History(
+        "A time that runs out between two attempts ends the run.",
+        ranks(2, max_restarts=1, timeout=2.25),
+        [*FAILED_ONCE, (Tick(2.25), [Sweep(0.0)]), (Listening(2.3, 1, 29501), []), (Swept(2.4, 0), [])],
+        {"state": "timed out", "code": 124},
+    ),
+    History(
+        "The end of a store may be retried like the end of a rank.",
+        ranks(1, max_restarts=1),
+        [
+            *BEGUN,
+            (StoreEnded(5.0, "killed by signal 9"), [Signal(SIGTERM, (0,))]),
+            (Ended(5.1, 0, 0, signal=15), [Sweep(0.0)]),
+            (Swept(5.2, 0), [Say("a rank failed; starting all ranks again (restart 1 of 1)"), Listen(1)]),
+            (Listening(5.3, 1, 29501), [Start(1, 29501)]),
+            (Ended(6.0, 0, 1, 0), [Sweep(10.0)]),
+            (Swept(6.1, 0), []),
+        ],
+        {"state": "succeeded", "code": 0, "attempt": 1, "reason": ""},
+    ),
+    History(
+        "Without its agent an attempt cannot be repeated.",
+        ranks(1, max_restarts=3),
+        [*BEGUN, (Ended(2.0, 0, 0, 7), [Sweep(0.0)]), (Lost(2.1, 0, "the agent on a ended"), [Sweep(0.0)])],
+        {"state": "broken", "code": 125, "attempt": 0, "first": RankEnd(0, 0, 2.0, 7)},
+    ),
+]
+
+NODES = [
+    History(
+        "Ranks start once all nodes are ready; the run is over once all ranks have ended and all nodes are swept.",
+        two_nodes(),
+        [
+            *BEGUN_ON_TWO,
+            (Ended(3.0, 2, 0, 0), []),
+            (Ended(3.1, 0, 0, 0), []),
+            (Ended(3.2, 1, 0, 0), [Sweep(10.0)]),
+            (Swept(3.3, 1), []),
+            (Swept(3.4, 0), []),
+        ],
+        {
+            "state": "succeeded",
+            "code": 0,
+            "ends": (RankEnd(0, 0, 3.0 + 0.1, 0), RankEnd(1, 0, 3.2, 0), RankEnd(2, 1, 3.0, 0)),
+        },
+    ),
+    History(
+        "A failure on one node ends the ranks of the other.",
+        two_nodes(),
+        [
+            *BEGUN_ON_TWO,
+            (Ended(3.0, 2, 0, 7), [Signal(SIGTERM, (0, 1))]),
+            (Ended(3.1, 0, 0, signal=15), []),
+            (Ended(3.2, 1, 0, signal=15), [Sweep(0.0)]),
+            (Swept(3.3, 0), []),
+            (Swept(3.4, 1), []),
+        ],
+        {"state": "failed", "code": 7, "first": RankEnd(2, 1, 3.0, 7)},
+    ),
+    History(
+        "When one node is lost, the ranks of the others are ended, and nobody waits for the lost one.",
+        two_nodes(),
+        [
+            *BEGUN_ON_TWO,
+            (
+                Lost(3.0, 1, "the agent on b ended"),
+                [Say("the agent on b ended: SIGTERM to 2 ranks, 10 s to end"), Signal(SIGTERM, (0, 1))],
+            ),
+            (Ended(3.1, 0, 0, signal=15), []),
+            (Ended(3.2, 1, 0, signal=15), [Sweep(0.0)]),
+            (Swept(3.3, 0), []),
+        ],
+        {"state": "broken", "code": 125, "reason": "the agent on b ended"},
+    ),
+    History(
+        "The second node to fail for the same reason changes nothing.",
+        two_nodes(),
+        [
+            (Unable(0.7, 0, "there is no torch in python"), [Sweep(0.0)]),
+            (Unable(0.8, 1, "there is no torch in python3"), []),
+            (Swept(0.9, 0), []),
+            (Swept(1.0, 1), []),
+        ],
+        {"state": "broken", "code": 125, "reason": "there is no torch in python"},
+    ),
+]
+
+HISTORIES = [*ENDS, *CAUSES, *ASKED, *TIMEOUTS, *BROKEN, *RESTARTS, *NODES]
+
+
+LATE: list[Event] = [
+    Ready(99, 0),
+    Listening(99, 0, 1),
+    Ended(99, 0, 0, 1),
+    Asked(99, SIGINT),
+    Unable(99, 0, ""),
+    Lost(99, 0, ""),
+    Tick(999),
+]
+
+
+@pytest.mark.parametrize("history", HISTORIES, ids=lambda history: history.truth)
+def test_history(history: History) -> None:
+    """The actions after every event, the outcome at the end, and nothing after it, whatever still happens."""
+    supervisor = Supervisor(history.settings)
+    finished: list[Finish] = []
+    for event, expected in history.steps:
+        assert finished == [], f"it was over before {event}"
+        actions = supervisor.handle(event)
+        finished = [action for action in actions if isinstance(action, Finish)]
+        assert list(expected) == [action for action in actions if action not in finished], f"after {event}"
+    assert len(finished) == 1
+    told = finished[0].outcome._asdict()
+    assert history.outcome == {name: told[name] for name in history.outcome}
+    assert [action for event in LATE for action in supervisor.handle(event)] == []
+    assert supervisor.alive() == ()
+
+
+# ---- ranks that never end -------------------------------------------------------------------------------------------
+
+
+def answered(settings: Settings, events: Sequence[Event], swept: Swept) -> list[Action]:
+    """Tell these events, then let time pass, and have every `Sweep` answered once; gives all actions."""
+    supervisor, actions = Supervisor(settings), []
+    for event in events:
+        actions += supervisor.handle(event)
+    for _ in range(10):
+        if any(isinstance(action, Sweep) for action in actions):
+            break
+        if supervisor.deadline is None:
+            return actions  # nobody will ever wake it again
+        actions += supervisor.handle(Tick(supervisor.deadline))
+    return actions + supervisor.handle(swept)
+
+
+def test_a_rank_that_could_not_be_started_keeps_nobody_waiting() -> None:
+    """It will never end. The others are asked to, and what there is is swept away."""
+    began = [event for event, _ in BEGUN[:2]]
+    unable = Unable(1.0, 0, "rank 1 could not be started: no memory")
+    actions = answered(ranks(2), [*began, unable, Ended(1.1, 0, 0, signal=15)], Swept(60.0, 0))
+    last = actions[-1]
+    assert Signal(SIGTERM, (0, 1)) in actions
+    assert isinstance(last, Finish), f"it waits for ever after {actions}"
+    assert (last.outcome.state, last.outcome.code) == ("broken", 125)
+    assert last.outcome.reason == "rank 1 could not be started: no memory"
+    assert last.outcome.ends == (RankEnd(0, 0, 1.1, signal=15, by_us=True),)
+
+
+def test_a_rank_that_not_even_sigkill_ends_keeps_nobody_waiting() -> None:
+    """It waits in the kernel, for a disk perhaps: it is told of, and muster ends."""
+    began = [event for event, _ in BEGUN]
+    words = "python (pid 9, waits in the kernel, cannot be ended)"
+    actions = answered(ranks(2), [*began, Ended(5.0, 0, 0, 7)], Swept(60.0, 0, (), (words,)))
+    last = actions[-1]
+    assert Signal(SIGKILL, (1,)) in actions
+    assert isinstance(last, Finish), f"it waits for ever after {actions}"
+    assert (last.outcome.state, last.outcome.code) == ("failed", 7)
+    assert last.outcome.left == (f"still alive: {words}",)
+
+
+# ---- random histories -----------------------------------------------------------------------------------------------
+
+
+class World:
+    """A world that does what a supervisor wants, at random speeds and with accidents, all from one seed."""
+
+    def __init__(self, seed: int, deaf: bool = False):
+        self.random = random = Random(seed)
+        self.deaf = deaf
+        """Some rank is never started, or does not even end by SIGKILL."""
+        nodes = random.choice((1, 1, 2, 3))
+        node_of = tuple(sorted(random.randrange(nodes) for _ in range(random.randint(1, 4))))
+        self.settings = Settings(
+            ranks=tuple(range(len(node_of))),
+            nodes=nodes,
+            node_of=node_of,
+            grace=random.choice((0.0, 1.0, 10.0)),
+            timeout=random.choice((None, None, 3.0, 30.0)),
+            max_restarts=random.choice((0, 1, 3)),
+        )
+        self.queue: list[tuple[float, int, Event]] = []
+        self.attempt = 0
+        self.living: set[int] = set()
+        self.lost: set[int] = set()
+        self.history: list[tuple[Event, list[Action]]] = []
+        for node in range(nodes):
+            self.later(0, 1.0, Ready, node)
+        self.later(0, 1.0, Listening, 0, 29500)
+        for _ in range(random.choice((0, 0, 1, 2, 4))):
+            self.accident()
+
+    def later(self, t: float, within: float, kind: Any, *fields: Any, **more: Any) -> None:
+        """Something will happen at a random time from now."""
+        when = t + self.random.uniform(0, within)
+        heapq.heappush(
+            self.queue, (when, len(self.queue) + self.random.randrange(1 << 30), kind(when, *fields, **more))
+        )
+
+    def accident(self) -> None:
+        """A person, or bad luck."""
+        random = self.random
+        kind, *fields = random.choice(
+            [
+                (Asked, SIGINT),
+                (Asked, SIGINT),
+                (Asked, SIGTERM),
+                (Asked, SIGHUP),
+                (Asked, 0, "ann"),
+                (Lost, random.randrange(self.settings.nodes), "it is gone"),
+                (Unable, random.randrange(self.settings.nodes), "it cannot"),
+                (StoreEnded, "exit status 1"),
+            ]
+        )
+        self.later(0, 20.0, kind, *fields)
+
+    def ends(self, t: float, within: float, rank: int, **how: Any) -> None:
+        self.later(t, within, Ended, rank, self.attempt, **how)
+
+    def fate(self, t: float, rank: int) -> None:
+        """How a rank ends if nobody asks it to."""
+        failures = {"code": 1, "failure": raised(t)}, {"code": 1, "failure": lost_peer(t)}
+        how = self.random.choice(({"code": 0}, {"code": 0}, {"code": 0}, {"code": 7}, {"signal": 9}, *failures))
+        self.ends(t, self.random.choice((0.1, 5.0, 50.0)), rank, **how)
+
+    def do(self, t: float, action: Action) -> None:
+        """Do what the supervisor wants."""
+        if isinstance(action, Listen):
+            self.later(t, 1.0, Listening, action.attempt, 29500 + action.attempt)
+        elif isinstance(action, Start):
+            self.attempt = action.attempt
+            self.living = {r for r, node in zip(self.settings.ranks, self.settings.node_of) if node not in self.lost}
+            for rank in self.living:
+                if not (self.deaf and rank == 0):
+                    self.fate(t, rank)
+        elif isinstance(action, Signal):
+            for rank in action.ranks:
+                obeys = action.number == SIGKILL or self.random.random() < 0.5
+                if obeys and not (self.deaf and rank == 0):
+                    how = self.random.choice(({"signal": action.number}, {"code": 0}, {"code": 1}))
+                    self.ends(t, 0.5, rank, **({"signal": SIGKILL} if action.number == SIGKILL else how))
+        elif isinstance(action, Sweep):
+            for node in set(range(self.settings.nodes)) - self.lost:
+                self.later(t, 0.1 + action.patience, Swept, node)
+
+    def happens(self, event: Event) -> bool:
+        """This can happen now: the agent that would tell of it is there, and nobody dies twice."""
+        node = getattr(event, "node", 0 if isinstance(event, (Listening, StoreEnded)) else None)
+        if isinstance(event, Ended):
+            if event.attempt != self.attempt or event.rank not in self.living:
+                return False
+            node = self.settings.node_of[event.rank]
+        if node in self.lost:
+            return False
+        if isinstance(event, Ended):
+            self.living.discard(event.rank)
+        if isinstance(event, Lost):
+            self.lost.add(event.node)
+        return True
+
+    def next(self, deadline: float | None) -> Event | None:
+        """What happens next; None when nothing ever will."""
+        while self.queue and (deadline is None or self.queue[0][0] < deadline):
+            event = heapq.heappop(self.queue)[2]
+            if self.happens(event):
+                return event
+        return None if deadline is None else Tick(deadline)
+
+    def play(self, steps: int = 1000) -> None:
+        """Go on until it is over, or nothing more happens."""
+        supervisor = Supervisor(self.settings)
+        while supervisor.phase != "over" and len(self.history) < steps:
+            event = self.next(supervisor.deadline)
+            if event is None:
+                break
+            actions = supervisor.handle(event)
+            self.history.append((event, actions))
+            for action in actions:
+                self.do(event.t, action)
+
+
+SEEDS = range(1500)
+
+
+@functools.cache
+def played(seed: int) -> World:
+    """The world of a seed, its history told to the end."""
+    world = World(seed)
+    world.play()
+    return world
+
+
+def every_action(history: list[tuple[Event, list[Action]]]) -> list[Action]:
+    return [action for _, actions in history for action in actions]
+
+
+def told(seed: int, history: list[tuple[Event, list[Action]]]) -> str:
+    """A history for the person who reads why a test failed."""
+    return "\n".join([f"seed {seed}", *(f"{event}\n    {actions}" for event, actions in history)])
+
+
+def test_every_history_ends_in_exactly_one_finish() -> None:
+    """However it goes, there is one outcome, after a sweep, as the last action; and it fits its exit status."""
+    for seed in SEEDS:
+        world = played(seed)
+        history = world.history
+        actions = every_action(history)
+        words = told(seed, history)
+        finishes = [action for action in actions if isinstance(action, Finish)]
+        assert len(finishes) == 1, words
+        assert finishes[0] is actions[-1], words
+        assert any(isinstance(action, Sweep) for action in actions), words
+        outcome = finishes[0].outcome
+        assert history[-1][0].t == outcome.duration, words
+        assert (outcome.state == "succeeded") == (outcome.code == 0), words
+        if outcome.state == "failed" and not outcome.reason:
+            assert outcome.first is not None, words
+            assert outcome.first.status == outcome.code, words
+
+
+def test_a_rank_that_never_ends_keeps_nobody_for_ever() -> None:
+    """Though a rank is never started, or not even SIGKILL ends it, there is an end."""
+    for seed in SEEDS:
+        world = World(seed, deaf=True)
+        world.play()
+        history = world.history
+        actions = every_action(history)
+        starts = [at for at, action in enumerate(actions) if isinstance(action, Start)]
+        if not any(isinstance(action, Signal) for action in actions[starts[-1] if starts else 0 :]):
+            continue  # nobody wants the end: the rank may run on
+        assert isinstance(actions[-1], Finish), told(seed, history)
+
+
+def test_nothing_starts_after_a_person_asked_for_the_end() -> None:
+    """Neither ranks nor a new port for them."""
+    for seed in SEEDS:
+        history = played(seed).history
+        asked = False
+        for event, actions in history:
+            asked = asked or isinstance(event, Asked)
+            assert not (asked and any(isinstance(action, (Start, Listen)) for action in actions)), told(seed, history)
+
+
+def test_attempts_are_counted() -> None:
+    """Attempts start one after another, each once, and no more than are allowed."""
+    for seed in SEEDS:
+        world = played(seed)
+        history = world.history
+        starts = [action.attempt for action in every_action(history) if isinstance(action, Start)]
+        assert list(range(len(starts))) == starts, told(seed, history)
+        assert len(starts) <= world.settings.max_restarts + 1, told(seed, history)
+
+
+def test_signals_go_to_the_living() -> None:
+    """No signal goes to a rank that has ended or whose node is lost, and none to nobody."""
+    for seed in SEEDS:
+        world = played(seed)
+        history = world.history
+        where = dict(zip(world.settings.ranks, world.settings.node_of))
+        gone: set[int] = set()
+        for event, actions in history:
+            if isinstance(event, Ended):
+                gone.add(event.rank)
+            elif isinstance(event, Lost):
+                gone |= {rank for rank, node in where.items() if node == event.node}
+            for action in actions:
+                if isinstance(action, Start):
+                    gone = set()
+                if isinstance(action, Signal):
+                    assert action.ranks and not gone & set(action.ranks), told(seed, history)
+
+
+def test_when_all_agents_are_lost_it_is_over() -> None:
+    """With the last agent goes the last hope: the run ends in that very moment."""
+    seen = 0
+    for seed in SEEDS:
+        world = played(seed)
+        history = world.history
+        if len(world.lost) == world.settings.nodes:
+            seen += 1
+            assert isinstance(history[-1][0], Lost), told(seed, history)
+            assert isinstance(every_action(history)[-1], Finish), told(seed, history)
+    assert seen > 10
+
+
+def test_the_same_history_gives_the_same_actions() -> None:
+    """The supervisor is a function of its events: a recorded history can be played again."""
+    for seed in SEEDS[:200]:
+        world = played(seed)
+        history = world.history
+        again = Supervisor(world.settings)
+        assert history == [(event, again.handle(event)) for event, _ in history], told(seed, history)

@@ -1,0 +1,78 @@
+"""A line for torchrun is a line for `muster run`: every option of the installed torchrun is known."""
+
+from __future__ import annotations
+
+import ast
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from muster.errors import Impossible
+from muster.options import RUN, parse
+
+
+class Known(NamedTuple):
+    """An option of torchrun."""
+
+    names: tuple[str, ...]
+    flag: bool
+    """It takes no value."""
+
+
+def torchruns() -> list[Known]:
+    """What its parser is given, read from its source: importing torch takes two seconds."""
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
+        return []
+    source = (Path(spec.origin).parent / "distributed" / "run.py").read_text()
+    found = []
+    for call in ast.walk(ast.parse(source)):
+        if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "add_argument":
+            names = [word.value for word in call.args if isinstance(word, ast.Constant)]
+            actions = [ast.unparse(word.value) for word in call.keywords if word.arg == "action"]
+            if names[0].startswith("-"):
+                found.append(Known(tuple(map(str, names)), actions in (["check_env"], ["'store_true'"])))
+    return found
+
+
+OPTIONS = torchruns()
+pytestmark = pytest.mark.skipif(not OPTIONS, reason="torch is not installed")
+
+
+def test_torchruns_options_were_found() -> None:
+    """Among them those that everybody uses."""
+    names = {name for option in OPTIONS for name in option.names}
+    assert {"--nnodes", "--nproc-per-node", "--standalone", "-m", "--max-restarts"} <= names
+    assert len(OPTIONS) > 20
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.names[0])
+def test_every_option_of_torchrun_is_known(option: Known) -> None:
+    """Under all its names; with a value where torchrun wants one, without where it wants none."""
+    ours = {name: known for known in RUN for name in known.names}
+    for name in option.names:
+        plain = name.replace("_", "-") if name.startswith("--") else name
+        assert plain in ours, f"muster run has no {name}"
+        assert option.flag == (not ours[plain].metavar), f"{name} takes a value in one of the two only"
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.names[0])
+def test_its_variable_is_read(option: Known) -> None:
+    """PET_ and its name, as torchrun reads it."""
+    name = max(option.names, key=len).lstrip("-").replace("-", "_").upper()
+    assert f"PET_{name}" in {variable for known in RUN for variable in known.variables}
+
+
+def test_a_line_of_torchrun_is_read() -> None:
+    """As it stands in many a script."""
+    line = "--standalone --nnodes=1 --nproc_per_node=4 --rdzv_id=7 --rdzv_backend=c10d --max_restarts=3 --tee 3"
+    parsed = parse([*line.split(), "-m", "pkg.train", "--tee", "x"], RUN)
+    assert parsed.rest == ["pkg.train", "--tee", "x"]
+    assert (parsed.given["nproc_per_node"], parsed.given["max_restarts"], parsed.given["module"]) == ("4", 3, True)
+
+
+def test_an_option_of_nobody_is_refused() -> None:
+    with pytest.raises(Impossible, match="there is no option `--frobnicate`"):
+        parse(["--frobnicate", "train.py"], RUN)
