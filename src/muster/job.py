@@ -67,7 +67,7 @@ def refuse_worlds(given: Mapping[str, Any], env: Mapping[str, str]) -> None:
         launcher, count = outer
         raise Impossible(
             f"muster was itself started {count} times by {launcher}: that would make {count} separate worlds",
-            f"start muster once, without {launcher}",
+            f"start muster once, without {launcher}; where its variables are only left over, unset them",
         )
 
 
@@ -79,7 +79,8 @@ def program(parsed: Parsed, given: Mapping[str, Any], verb: str) -> Program:
         raise Impossible(f"`muster {verb}` wants {what}", f"for example `muster {verb} -g 4 train.py --lr 0.1`")
     if parsed.dashes or given.get("no_python"):
         if given.get("module"):
-            raise Impossible("`-m` is for a Python module, and after `--` stands a program", "leave out one of them")
+            other = "after `--` stands" if parsed.dashes else "with `--no-python` comes"
+            raise Impossible(f"`-m` is for a Python module, and {other} a program", "leave out one of them")
         return Program("command", words)
     if given.get("module"):
         return Program("module", words)
@@ -116,7 +117,7 @@ def make_job(
     what = program(parsed, given, verb)
     cwd = os.path.abspath(given.get("cwd") or os.getcwd())
     if not os.path.isdir(cwd):
-        raise Impossible(f"--cwd {given.get('cwd')}: there is no such folder")
+        raise Impossible(f"--cwd {given.get('cwd')}: there is no such folder", "make it first; ranks start there")
     if what.kind == "script":
         here.check_script(what.argv[0], cwd)
     elif what.kind == "command" and "setup" not in given:

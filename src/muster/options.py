@@ -14,14 +14,18 @@ def _text(value: str) -> str:
     return value
 
 
+def _digits(value: str) -> bool:
+    return value.isascii() and value.isdigit()
+
+
 def _whole(value: str) -> int:
-    if not value.isdigit():
+    if not _digits(value):
         raise ValueError("a whole number")
     return int(value)
 
 
 def _positive(value: str) -> int:
-    if not value.isdigit() or int(value) == 0:
+    if not _digits(value) or int(value) == 0:
         raise ValueError("a whole number from 1")
     return int(value)
 
@@ -33,7 +37,7 @@ def _ranks_per_node(value: str) -> str:
 
 
 def _positive_or_word(value: str) -> None:
-    if not value.isdigit() or int(value) == 0:
+    if not _digits(value) or int(value) == 0:
         raise ValueError("a whole number from 1, or `auto`, `gpu` or `cpu`")
 
 
@@ -52,7 +56,7 @@ def _ranks(value: str) -> tuple[int, ...]:
     try:
         return unfold(value)
     except Impossible:
-        raise ValueError("ranks such as `0,4-7`") from None
+        raise ValueError("a list of ranks such as `0,4-7`") from None
 
 
 def _binding(value: str) -> str:
@@ -100,6 +104,8 @@ class Option(NamedTuple):
         return (f"MUSTER_{self.key.upper()}", *(f"PET_{key}" for key in keys))
 
 
+_LISTED = "`muster run --help` lists them"
+
 HOW, RANKS, ENDS, SHOWS = "what starts the ranks", "the ranks", "how it ends", "what is shown and kept"
 
 HELP = Option(("-h", "--help"), "show this and leave", group=SHOWS)
@@ -107,8 +113,8 @@ HELP = Option(("-h", "--help"), "show this and leave", group=SHOWS)
 RUN: tuple[Option, ...] = (
     Option(
         ("-g", "--nproc-per-node"),
-        "ranks on this machine: a number, `gpu` (one a GPU), `cpu` (one a core), or `auto` (one a GPU where there are "
-        "GPUs, else one a core). Without it: one a GPU where there are GPUs, else one",
+        "ranks on this machine: a number, `gpu` (one a GPU), `cpu` (one a core) or `auto` (GPUs if there are any, else "
+        "cores); without it one a GPU, or one",
         "N",
         _ranks_per_node,
         group=RANKS,
@@ -300,7 +306,7 @@ def parse(words: Sequence[str], options: Sequence[Option], interleaved: bool = F
             raise Impossible(f"there is no option `{word.partition('=')[0]}`", near(name, by_name))
         if not option.metavar:
             if equals:
-                raise Impossible(f"`{name}` takes no value, and was given `{value}`")
+                raise Impossible(f"`{name}` takes no value, and was given `{value}`", f"write `{name}` alone")
             given[option.key] = True
             continue
         if not equals:
@@ -335,11 +341,13 @@ def from_environment(options: Sequence[Option], env: Mapping[str, str]) -> dict[
 def from_table(options: Sequence[Option], data: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Options that a table of muster.toml sets; `source` names it."""
     by_key = {option.key: option for option in options}
+    if not isinstance(data, Mapping):
+        raise Impossible(f"{source} is no table", "write it as `[run]` or `[profile.NAME]`, and options below it")
     given: dict[str, Any] = {}
     for key, value in data.items():
         option = by_key.get(key.replace("-", "_"))
         if option is None:
-            raise Impossible(f"{source}: there is no option `{key}`", near(key, by_key))
+            raise Impossible(f"{source}: there is no option `{key}`", near(key, by_key) or _LISTED)
         for item in value if isinstance(value, list) else [value]:
             text = str(item).lower() if isinstance(item, bool) else str(item)
             _from_text(given, option, text, f"{source}: {key} = {item}")
@@ -352,7 +360,7 @@ def _from_text(given: dict[str, Any], option: Option, text: str, source: str) ->
     elif text.lower() in ("1", "true", "yes", "on"):
         given[option.key] = True
     elif text.lower() not in ("", "0", "false", "no", "off"):
-        raise Impossible(f"`{source}`: that is not `true` or `false`")
+        raise Impossible(f"`{source}`: that is not `true` or `false`", option.help or None)
 
 
 def near(name: str, names: Any) -> str | None:
@@ -360,9 +368,7 @@ def near(name: str, names: Any) -> str | None:
     from difflib import get_close_matches
 
     found = get_close_matches(name, list(names), n=1)
-    return (
-        f"did you mean `{found[0]}`?" if found else "`muster run --help` lists them" if name.startswith("-") else None
-    )
+    return f"did you mean `{found[0]}`?" if found else _LISTED if name.startswith("-") else None
 
 
 def help_text(options: Sequence[Option], width: int = 100) -> str:

@@ -64,6 +64,9 @@ def late_environment(address: str, port: int, attempt: int) -> dict[str, str]:
     return dict(zip(LATE, (address, str(port), str(attempt))))
 
 
+_MOST = 1_000_000
+
+
 def fold(numbers: Iterable[int]) -> str:
     """Write a set of ranks shortly: `0-2,5`."""
     runs: list[list[int]] = []
@@ -82,6 +85,8 @@ def unfold(text: str, what: str = "ranks") -> tuple[int, ...]:
         first, dash, last = piece.partition("-")
         if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
             raise Impossible(f"cannot read {what} `{text}`", "write them as `0,4-7`")
+        if int(last or first) > _MOST:
+            raise Impossible(f"there is no number {last or first} in {what} `{text}`", f"the largest is {_MOST}")
         numbers.extend(range(int(first), int(last if dash else first) + 1))
     return tuple(dict.fromkeys(numbers))
 

@@ -17,7 +17,7 @@ SIGNALS: Mapping[int, tuple[str, str]] = {
     6: ("SIGABRT", "it aborted itself, often from C++"),
     7: ("SIGBUS", "a bad memory access, often a full /dev/shm"),
     8: ("SIGFPE", "an arithmetic fault in native code"),
-    9: ("SIGKILL", "killed; if nobody did it, the kernel did for want of memory: see `dmesg`"),
+    9: ("SIGKILL", "if nobody did it, the kernel did, for want of memory: see `dmesg`"),
     10: ("SIGUSR1", "a signal that it did not handle"),
     11: ("SIGSEGV", "a bad memory access in native code"),
     12: ("SIGUSR2", "a signal that it did not handle"),
@@ -75,7 +75,9 @@ def ended_in_words(end: RankEnd) -> str:
         name, why = SIGNALS.get(end.signal, (f"signal {end.signal}", ""))
         return f"killed by {name}" + (f" ({why})" if why else "")
     if end.failure is not None and end.failure.kind != "ended":
-        return f"{end.failure.summary.partition(':')[0]}, exit status {end.code}"
+        name = end.failure.summary.partition(":")[0]
+        # a lost peer may be told without an exception
+        return f"{name}, exit status {end.code}" if name.replace(".", "").isidentifier() else f"exit status {end.code}"
     return f"exit status {end.code}"
 
 
@@ -87,7 +89,7 @@ def outcome_in_words(outcome: Outcome, run_id: str, world_size: int) -> str:
         lines.append(f"{_all(world_size)} ended well {after}")
     elif outcome.state == "failed" and outcome.first is not None and not outcome.reason:
         first = outcome.first
-        attempt = f" in attempt {outcome.attempt}" if outcome.attempt else ""
+        attempt = f" after restart {outcome.attempt}" if outcome.attempt else ""
         lines.append(f"rank {first.rank} failed first{attempt}, {after_start(first)}: {ended_in_words(first)}")
         lines += _last_words(first)
     else:
@@ -97,7 +99,9 @@ def outcome_in_words(outcome: Outcome, run_id: str, world_size: int) -> str:
             lines.append(f"rank {outcome.first.rank} had failed: {ended_in_words(outcome.first)}")
     if outcome.state != "succeeded":
         lines += others_in_words(outcome)
-    lines += [f"left behind by a rank, {words}" for words in outcome.left]
+    for words in outcome.left:
+        what, _, process = words.partition(": ")
+        lines.append(f"left behind by a rank, {what} by muster: {process}" if what == "ended" else words)
     if outcome.state != "succeeded" and outcome.ends:
         rank = f" --rank {outcome.first.rank}" if outcome.first is not None else ""
         lines.append(f"its log: muster logs {run_id}{rank}" if rank else f"the logs: muster logs {run_id}")
@@ -165,45 +169,66 @@ def unable_in_words(what: str, python: str, host: str, floor: str, **fields: Any
         )
         hint = "see warm.log in the run directory, or use --launcher exec"
         return f"the warm interpreter ended while it imported torch ({how})\nhint: {hint}"
-    return f"rank {fields['rank']} could not be started: {fields['text']}"
+    hint = "try it by hand, on that machine and in that folder"
+    return f"rank {fields['rank']} could not be started: {fields['text']}\nhint: {hint}"
 
 
 # ---- plans ----------------------------------------------------------------------------------------------------------
 
 
 def plan_in_words(plan: Plan, run_id: str, run_dir: str) -> str:
-    """Everything that would be started, for a person to read."""
+    """Everything that would be started, for a person to read. Equal commands are folded."""
     job = plan.job
-    lines = [
-        f"{plural(plan.world_size, 'rank')} on {plural(len(plan.nodes), 'node')}, launcher {job.launcher}",
-        f"python   {job.python} ({job.python_why})",
-        f"folder   {job.cwd}",
-        f"run      {run_dir}/{run_id}/",
-    ]
-    if job.setup:
-        lines += [f"setup    {line}" for line in job.setup]
-    lines.append(
-        f"policy   grace {job.grace:g} s, timeout {'none' if job.timeout is None else f'{job.timeout:g} s'}, "
-        f"at most {plural(job.max_restarts, 'restart')}"
-    )
+    timeout = "none" if job.timeout is None else f"{job.timeout:g} s"
+    rows = [("launcher", f"{job.launcher}, {plural(plan.world_size, 'rank')} on {plural(len(plan.nodes), 'node')}")]
+    if any(command.python_at is not None for command in plan.commands):
+        rows.append(("python", f"{job.python} ({job.python_why})"))
+    rows += [("folder", job.cwd)]
+    rows += [("setup", line) for line in job.setup]
+    rows += [("preload", ", ".join(job.preload))] if job.preload else []
+    rows += [("stdin", f"this terminal, for rank {job.stdin}")] if job.stdin is not None else []
+    rows.append(("ends", f"grace {job.grace:g} s, timeout {timeout}, at most {plural(job.max_restarts, 'restart')}"))
+    rows.append(("files", f"{run_dir}/{run_id}/attempt_0/rank_00000.out, .err, and so on"))
+    lines = [f"{name:<9} {text}" for name, text in rows]
+    groups: dict[tuple[object, ...], list[Command]] = {}
     for command in plan.commands:
-        lines += ["", *_command_in_words(plan, command)]
+        key = (command.node, command.argv, *map(tuple, (command.env.items(), command.defaults.items())))
+        groups.setdefault(key, []).append(command)
+    for commands in groups.values():
+        lines += ["", *_commands_in_words(plan, commands)]
     late = ", ".join(LATE)
     lines += ["", f"known when an attempt starts: {late} (node 0 binds a free port and keeps it)"]
     return "\n".join(lines)
 
 
-def _command_in_words(plan: Plan, command: Command) -> list[str]:
-    host = plan.nodes[command.node].host.name
-    how = "started once, forks" if command.forks else "is"
-    lines = [f"on {host}: {shlex.join(command.argv)}", f"  {how} {named(rank.rank for rank in command.ranks)}"]
-    lines += [f"  {name}={value}" for name, value in sorted(command.env.items())]
-    lines += [f"  {name}={value}   (unless set)" for name, value in sorted(command.defaults.items())]
-    for rank in command.ranks:
+def _commands_in_words(plan: Plan, commands: Sequence[Command]) -> list[str]:
+    """Commands that differ by nothing but their ranks."""
+    first = commands[0]
+    host = plan.nodes[first.node].host.name
+    ranks = [rank for command in commands for rank in command.ranks]
+    how = "started once, and forks" if first.forks else "started once for" + (" each of" if len(ranks) > 1 else "")
+    lines = [f"on {host}: {' '.join(map(_word, first.argv))}"]
+    lines.append(f"  {how} {named(rank.rank for rank in ranks)}, with")
+    lines += [f"    {name}={_value(name, value)}" for name, value in sorted(first.env.items())]
+    lines += [f"    {name}={_value(name, value)}   (unless set)" for name, value in sorted(first.defaults.items())]
+    for rank in ranks:
         own = " ".join(f"{name}={value}" for name, value in environment(rank).items())
         cpus = f"  cores {fold(rank.cpus)}" if rank.cpus else ""
-        lines.append(f"  rank {rank.rank}: {own}{cpus}")
+        lines.append(f"    rank {rank.rank}: {own}{cpus}")
     return lines
+
+
+def _word(word: str) -> str:
+    """As a shell reads it, on one line."""
+    return shlex.quote(word) if word.isprintable() else "$" + repr(word)
+
+
+_SECRET = ("TOKEN", "KEY", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL")
+
+
+def _value(name: str, value: str) -> str:
+    """The value of a variable, unless its name says that it is a secret."""
+    return "(hidden)" if any(word in name.upper() for word in _SECRET) else _word(value)
 
 
 # ---- runs -----------------------------------------------------------------------------------------------------------

@@ -222,7 +222,8 @@ class Supervisor:
         self._end: _End | None = None
         self._left: list[str] = []
         self._next: float | None = None
-        self._presses = 0
+        self._asked_to_end = False
+        """A person, or whoever started muster, has asked for the end."""
 
     def handle(self, event: Event) -> list[Action]:
         """Take one event; give what is to be done about it, in order."""
@@ -319,6 +320,10 @@ class Supervisor:
 
     def _on_unable(self, event: Unable, actions: list[Action]) -> None:
         self._broken(event.t, event.why, actions)
+        if self.phase == "stopping" and self._end is not None:
+            # a rank that was never started never ends: the agent looks itself who is there
+            self._end.patience = self.settings.grace
+            self._sweep(event.t, actions)
 
     def _on_lost(self, event: Lost, actions: list[Action]) -> None:
         self._gone[event.node] = event.why
@@ -339,12 +344,14 @@ class Supervisor:
         if self._end is not None and self._end.state == "succeeded":
             actions += [Say("not waiting for what the ranks left behind"), Sweep(0.0)]
             return
-        self._presses += 1
         grace = self.settings.grace
         hard = [(SIGTERM, min(grace, INSIST)), (SIGKILL, 0.0)]
-        if event.signal == SIGINT and self._presses > 1:
-            actions.append(Say("again: killing the ranks at once"))
-            end = _End("interrupted", 130, "interrupted twice (Ctrl-C)", [(SIGKILL, 0.0)])
+        asked_before, self._asked_to_end = self._asked_to_end, True
+        if asked_before and event.signal != SIGINT:
+            return  # it is being done
+        if asked_before:
+            reason = f"{self._end.reason}, then Ctrl-C" if self._end is not None else "Ctrl-C"
+            end = _End("interrupted", 130, reason, [(SIGKILL, 0.0)])
         elif event.signal == SIGINT:
             end = _End("interrupted", 130, "interrupted (Ctrl-C)", [(SIGINT, grace), *hard])
         elif event.signal == SIGHUP:
@@ -422,10 +429,10 @@ class Supervisor:
         again = self._end.state == "failed" and self.attempt < self.settings.max_restarts
         if again and not self._gone and not wedged:
             first = first_cause(self._ends.values())
-            rank = f"rank {first.rank}" if first else "a rank"
+            who = f"rank {first.rank} failed" if first else self._end.reason or "a rank failed"
             self.attempt += 1
             count = f"{self.attempt} of {self.settings.max_restarts}"
-            actions.append(Say(f"{rank} failed; starting all ranks again (restart {count})"))
+            actions.append(Say(f"{who}; starting all ranks again (restart {count})"))
             self._ends, self._asked, self._end, self._left, self._port = {}, {}, None, [], None
             self.phase = "preparing"
             actions.append(Listen(self.attempt))

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from muster.agent.protocol import MAGIC, Unpacker, pack, socket_name
-from muster.world.loop import Link
+from muster.world.link import Link
 
 FRAMES = [
     ({"kind": "hello", "version": 1, "host": "a"}, b""),

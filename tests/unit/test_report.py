@@ -69,7 +69,7 @@ BEGINS: dict[str, tuple[Plan, dict[str, Any]]] = {
         plan(JOB._replace(launcher="exec", threads=0)),
         {"executable": "/venv/bin/python", "python": "3.11.7"},
     ),
-    "a program": (plan(JOB._replace(launcher="exec", program=Program("command", ("./train",)))), FACTS),
+    "a program": (plan(JOB._replace(launcher="exec", program=Program("command", ("./train",)))), {"fork": False}),
 }
 
 RAISED = RankEnd(

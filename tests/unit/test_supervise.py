@@ -316,8 +316,7 @@ ASKED = [
             (
                 Asked(5.5, SIGINT),
                 [
-                    Say("again: killing the ranks at once"),
-                    Say("interrupted twice (Ctrl-C): killing 2 ranks (SIGKILL)"),
+                    Say("interrupted (Ctrl-C), then Ctrl-C: killing 2 ranks (SIGKILL)"),
                     Signal(SIGKILL, (0, 1)),
                 ],
             ),
@@ -325,7 +324,27 @@ ASKED = [
             (Ended(5.7, 1, 0, signal=9), [Sweep(0.0)]),
             (Swept(5.8, 0), []),
         ],
-        {"state": "interrupted", "code": 130, "reason": "interrupted twice (Ctrl-C)"},
+        {"state": "interrupted", "code": 130, "reason": "interrupted (Ctrl-C), then Ctrl-C"},
+    ),
+    History(
+        "What is being done is not begun again by a second SIGTERM or `muster kill`; Ctrl-C then kills at once.",
+        ranks(1),
+        [
+            *BEGUN,
+            (
+                Asked(5.0, SIGTERM),
+                [Say("muster was sent SIGTERM: SIGTERM to rank 0, 10 s to end"), Signal(SIGTERM, (0,))],
+            ),
+            (Asked(6.0, SIGTERM), []),
+            (Asked(7.0, 0, "ann"), []),
+            (
+                Asked(8.0, SIGINT),
+                [Say("muster was sent SIGTERM, then Ctrl-C: killing rank 0 (SIGKILL)"), Signal(SIGKILL, (0,))],
+            ),
+            (Ended(8.1, 0, 0, signal=9), [Sweep(0.0)]),
+            (Swept(8.2, 0), []),
+        ],
+        {"state": "interrupted", "code": 130, "reason": "muster was sent SIGTERM, then Ctrl-C"},
     ),
     History(
         "SIGTERM to muster is passed on, then SIGKILL after the grace. Exit status 143.",
@@ -605,12 +624,26 @@ RESTARTS = [
             *BEGUN,
             (StoreEnded(5.0, "killed by signal 9"), [Signal(SIGTERM, (0,))]),
             (Ended(5.1, 0, 0, signal=15), [Sweep(0.0)]),
-            (Swept(5.2, 0), [Say("a rank failed; starting all ranks again (restart 1 of 1)"), Listen(1)]),
+            (
+                Swept(5.2, 0),
+                [
+                    Say(
+                        "the store through which the ranks meet ended: killed by signal 9; starting all ranks again (restart 1 of 1)"
+                    ),
+                    Listen(1),
+                ],
+            ),
             (Listening(5.3, 1, 29501), [Start(1, 29501)]),
             (Ended(6.0, 0, 1, 0), [Sweep(10.0)]),
             (Swept(6.1, 0), []),
         ],
         {"state": "succeeded", "code": 0, "attempt": 1, "reason": ""},
+    ),
+    History(
+        "While something of an attempt still lives, there is no next one: it may hold a GPU.",
+        ranks(1, max_restarts=3),
+        [*BEGUN, (Ended(2.0, 0, 0, 7), [Sweep(0.0)]), (Swept(8.0, 0, (), ("dd (pid 8)",)), [])],
+        {"state": "failed", "code": 7, "attempt": 0, "left": ("still alive: dd (pid 8)",)},
     ),
     History(
         "Without its agent an attempt cannot be repeated.",

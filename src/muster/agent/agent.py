@@ -190,6 +190,9 @@ class Agent:
 
     def on_sweep(self, payload: bytes, patience: float) -> None:
         """End whatever is left of the attempt; what ranks left behind has `patience` seconds to end by itself."""
+        if not self.prepared:
+            self.emit("swept", ended=[], left=[])
+            return
         self.members.end_store()
         waiting, self.sweep_until = self.sweep_until, time.monotonic() + patience
         if waiting is None:

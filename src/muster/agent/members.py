@@ -288,7 +288,13 @@ class Members:
                 pid = system.launch(self.argv(command), env, command["cwd"], stdin, out, err, cpus=rank["cpus"])
                 self.began(number, pid)
             except OSError as error:
-                self.agent.emit("unable", what="start", rank=number, text=str(error), argv=command["argv"][:1])
+                self.agent.emit(
+                    "unable",
+                    what="start",
+                    rank=number,
+                    text=f"{error.strerror}: {error.filename}",
+                    argv=command["argv"][:1],
+                )
                 return
             finally:
                 os.close(out)

@@ -29,5 +29,5 @@ def read(
 def one(root: Path, rest: list[str], name: str) -> runs.Run:
     """The one run that the operands name; the newest when there are none."""
     if len(rest) > 1:
-        raise Impossible(f"`muster {name}` takes one run, and was given {len(rest)}: {' '.join(rest)}")
+        raise Impossible(f"`muster {name}` takes one run, and was given {len(rest)}: {' '.join(rest)}", "name one")
     return runs.find(root, rest[0] if rest else "last")

@@ -49,11 +49,17 @@ def _files(profile: Any, env: Mapping[str, str]) -> list[dict[str, Any]]:
     profiles, tables, known = [], [], []
     for path in places:
         data = _toml(path)
+        wrong = [name for name in data if name not in ("run", "profile")]
+        if wrong:
+            raise Impossible(f"{path}: there is no table [{wrong[0]}]", "options stand in `[run]` and `[profile.NAME]`")
         if "run" in data:
             tables.append(from_table(RUN, data["run"], f"{path} [run]"))
-        known += list(data.get("profile", {}))
-        if profile is not None and profile in data.get("profile", {}):
-            profiles.append(from_table(RUN, data["profile"][profile], f"{path} [profile.{profile}]"))
+        here = data.get("profile", {})
+        if not isinstance(here, dict):
+            raise Impossible(f"{path} [profile] is no table", "write `[profile.NAME]`, and options below it")
+        known += list(here)
+        if profile is not None and profile in here:
+            profiles.append(from_table(RUN, here[profile], f"{path} [profile.{profile}]"))
     if profile is not None and not profiles:
         hint = f"there are {', '.join(known)}" if known else "write a muster.toml with a table `[profile.NAME]`"
         raise Impossible(f"there is no profile `{profile}`", hint)
@@ -68,7 +74,7 @@ def _toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError) as error:
-        raise Impossible(f"cannot read {path}: {error}") from None
+        raise Impossible(f"cannot read {path}: {error}", "see https://toml.io, or move the file away") from None
 
 
 def _planned(words: list[str], env: Mapping[str, str], verb: str) -> tuple[dict[str, Any], Job, Plan, str, Path]:
@@ -105,6 +111,13 @@ def run(words: list[str], env: Mapping[str, str], began: float) -> int:
     from muster.world.terminal import JsonLines, Terminal
 
     given, job, planned, run_id, root = _planned(words, env, "run")
+    # first: it may find fault with --prefix
+    if given.get("json"):
+        view: Any = JsonLines(run_id, given.get("ranks"), given.get("quiet", False))
+    else:
+        view = Terminal(planned, run_id, env, given.get("prefix"), given.get("ranks"), given.get("quiet", False))
+        for note in notes(given):
+            view.say(note)
     kept = runs.create(root, run_id)
     kept.write(
         "job.json",
@@ -123,12 +136,6 @@ def run(words: list[str], env: Mapping[str, str], began: float) -> int:
         },
     )
     kept.write("plan.json", as_json(planned))
-    if given.get("json"):
-        view: Any = JsonLines(run_id, given.get("ranks"), given.get("quiet", False))
-    else:
-        view = Terminal(planned, run_id, env, given.get("prefix"), given.get("ranks"), given.get("quiet", False))
-        for note in notes(given):
-            view.say(note)
     outcome = World(planned, kept, PLACES["local"], view, env, began).go()
     _honour_error_file(kept, outcome.attempt, outcome.first.rank if outcome.first else None, env)
     return outcome.code

@@ -111,7 +111,7 @@ def _near(full: str) -> str | None:
         return f"there is no folder {folder} either"
     names = [name for name in os.listdir(folder) if name.endswith(".py")]
     near = get_close_matches(os.path.basename(full), names, n=1)
-    return f"did you mean `{near[0]}`?" if near else None
+    return f"did you mean `{near[0]}`?" if near else f"see what there is: `ls {folder}`"
 
 
 def check_command(name: str, cwd: str, env: Mapping[str, str]) -> None:
@@ -119,7 +119,7 @@ def check_command(name: str, cwd: str, env: Mapping[str, str]) -> None:
     if "/" in name:
         full = os.path.join(cwd, name)
         if not os.path.exists(full):
-            raise Impossible(f"there is no program `{name}`", None)
+            raise Impossible(f"there is no program `{name}`", "the path counts from the folder of the ranks; see --cwd")
         if not os.access(full, os.X_OK) or os.path.isdir(full):
             raise Impossible(
                 f"`{name}` is not a program that can be run", "a script needs `chmod +x`; for Python leave `--` out"
