@@ -103,7 +103,10 @@ def test_a_module_to_preload_that_is_not_there_is_told(muster: Any, script: Scri
 def test_after_an_import_that_starts_a_thread_ranks_are_plain_processes_and_the_run_succeeds(
     muster: Any, script: Script, env: dict[str, str], tmp_path: Path
 ) -> None:
-    script("import threading, time\nthreading.Thread(target=time.sleep, args=(1000,), daemon=True).start()\n", "lib/busy.py")
+    script(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(1000,), daemon=True).start()\n",
+        "lib/busy.py",
+    )
     env["PYTHONPATH"] = str(tmp_path / "lib")
     done = muster("run", "-g", "2", "--preload", "busy", str(script(OK)))
     assert 0 == done.returncode, done.stderr
@@ -198,7 +201,9 @@ def small_disk(path: Path, size: str) -> Iterator[Path]:
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small disk to fill it")
     path.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", path], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", path], capture_output=True, text=True
+    )
     if mounted.returncode:
         pytest.skip(f"cannot mount here: {mounted.stderr.strip()}")
     try:
@@ -249,7 +254,9 @@ def test_a_disk_that_fills_during_the_run_is_told_and_the_status_is_the_ranks_ow
 
 def test_a_disk_that_the_ranks_fill_ends_neither_muster_nor_what_it_knows(muster: Any, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "2m") as disk:
-        done = muster("run", "--run-dir", str(disk), "-g", "2", "--", "sh", "-c", "yes | head -c 3000000 && exit 0; exit 4")
+        done = muster(
+            "run", "--run-dir", str(disk), "-g", "2", "--", "sh", "-c", "yes | head -c 3000000 && exit 0; exit 4"
+        )
         assert 4 == done.returncode, done.stderr[-2000:]
         assert "No space left on device" in done.stderr
         assert "Traceback" not in done.stderr
@@ -262,7 +269,9 @@ def _at(muster: Any, disk: Path) -> Any:
     return At
 
 
-def test_a_disk_that_fills_while_an_interpreter_is_warmed_does_not_hang(muster: Any, script: Script, tmp_path: Path) -> None:
+def test_a_disk_that_fills_while_an_interpreter_is_warmed_does_not_hang(
+    muster: Any, script: Script, tmp_path: Path
+) -> None:
     with (
         small_disk(tmp_path / "disk", "1m") as disk,
         Life(_at(muster, disk), "run", "--run-dir", str(disk), "-g", "2", str(script(OK))) as run,

@@ -161,7 +161,9 @@ def test_a_run_is_found_by_id_name_beginning_and_last(muster: Any) -> None:
     assert second.name == found(unique)
     both = muster("show", common)
     assert 2 == both.returncode
-    assert re.fullmatch(rf"muster: `{common}` fits 2 runs: {RUN_ID}, {RUN_ID}\nhint: give more of the id\n", both.stderr)
+    assert re.fullmatch(
+        rf"muster: `{common}` fits 2 runs: {RUN_ID}, {RUN_ID}\nhint: give more of the id\n", both.stderr
+    )
     none = muster("logs", "nothing")
     assert 2 == none.returncode
     assert none.stderr.startswith("muster: there is no run `nothing`\nhint: the newest are ")
@@ -180,7 +182,10 @@ def test_rm_and_prune_delete_what_has_ended_and_refuse_what_runs(muster: Any, tm
         run.wrote("ready")
         refused = muster("rm", "old", "live")
         assert 2 == refused.returncode
-        assert f"muster: {run.id} is running; it is not deleted\nhint: end it by `muster kill {run.id}`\n" == refused.stderr
+        assert (
+            f"muster: {run.id} is running; it is not deleted\nhint: end it by `muster kill {run.id}`\n"
+            == refused.stderr
+        )
         assert 2 == len(list((muster.home / "runs").iterdir()))
         assert "deleted 0 runs\n" == muster("prune", "--older-than", "1h").stdout
         assert "deleted 1 run\n" == muster("prune", "--older-than", "0").stdout

@@ -242,18 +242,24 @@ def test_quiet_tells_a_failure(muster: Any) -> None:
     assert "rank 0 failed first" in done.stderr
 
 
+FAIL_AFTER_THE_OTHER = r"""
+echo out $RANK
+[ $RANK = 1 ] || { touch said; exec sleep 1000; }
+until [ -e said ]; do sleep 0.02; done
+printf '\377' >&2
+exit 4
+"""
+
+
 def test_json_gives_only_json_lines_and_the_last_is_the_outcome(muster: Any) -> None:
-    done = muster(
-        "run", "-g", "2", "--json", "--tee", "3", "--", "sh", "-c", r"echo out $RANK; printf '\377' >&2; exit 4"
-    )
+    done = muster("run", "-g", "2", "--json", "--tee", "3", "--", "sh", "-c", FAIL_AFTER_THE_OTHER)
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert ("", 4) == (done.stderr, done.returncode)
     assert ("outcome", "failed", 4) == tuple(events[-1][key] for key in ("event", "state", "code"))
     begun = next(event for event in events if event["event"] == "begin")
     assert newest(muster).name == begun["run"]
-    output = [event for event in events if event["event"] == "output"]
-    assert {(0, "out 0\n"), (1, "out 1\n")} == {(one["rank"], one["text"]) for one in output if one["stream"] == "out"}
-    assert {"\udcff"} == {one["text"] for one in output if one["stream"] == "err"}
+    output = [(event["rank"], event["stream"], event["text"]) for event in events if event["event"] == "output"]
+    assert {(0, "out", "out 0\n"), (1, "out", "out 1\n"), (1, "err", "\udcff")} == set(output)
 
 
 # ---- again ----------------------------------------------------------------------------------------------------------

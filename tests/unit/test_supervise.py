@@ -628,7 +628,8 @@ RESTARTS = [
                 Swept(5.2, 0),
                 [
                     Say(
-                        "the store through which the ranks meet ended: killed by signal 9; starting all ranks again (restart 1 of 1)"
+                        "the store through which the ranks meet ended: killed by signal 9; "
+                        "starting all ranks again (restart 1 of 1)"
                     ),
                     Listen(1),
                 ],
