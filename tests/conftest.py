@@ -35,7 +35,8 @@ class Muster:
 
     def __call__(self, *words: str, timeout: float = 120, **more: Any) -> subprocess.CompletedProcess[str]:
         """Run to the end; stdout, stderr as text."""
-        options: dict[str, Any] = {"env": self.env, "cwd": self.cwd, "capture_output": True, "text": True, "timeout": timeout}
+        options: dict[str, Any] = {"env": self.env, "cwd": self.cwd, "text": True, "timeout": timeout}
+        options["capture_output"] = True
         options.setdefault("stdin", subprocess.DEVNULL)
         return subprocess.run(self.argv(*words), **{**options, **more})
 

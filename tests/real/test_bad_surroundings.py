@@ -1,4 +1,4 @@
-"""What is wrong around a run is told in a sentence and a hint, with the documented status, and nothing is left behind."""
+"""What is wrong around a run is told in a sentence, with the documented status, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def test_a_disk_that_fills_during_the_run_is_told_and_the_status_is_the_ranks_ow
         everybody = run.everybody()
         fill(disk)
         (tmp_path / "go").touch()
-        status, out, err = run.end()
+        status, _, err = run.end()
         assert 4 == status, err
         assert "Traceback" not in err
         assert "failed first" in err

@@ -159,7 +159,7 @@ if os.environ["RANK"] == "0":
     done = muster("run", "-g", "2", "--grace", "1", "--launcher", launcher, str(script(text)))
     assert 0 == done.returncode, done.stderr
     for seconds in range(2000, 2004):
-        assert f"left behind by a rank, ended: sleep {seconds} (pid " in done.stderr
+        assert f"left behind by a rank, ended by muster: sleep {seconds} (pid " in done.stderr
     no_one_left([], muster.newest().name, timeout=0)
     assert [] == [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _is_left(pid)]
 

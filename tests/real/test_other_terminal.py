@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Callable
 
@@ -156,7 +157,8 @@ def test_a_run_is_found_by_id_name_beginning_and_last(muster: Any) -> None:
 
     assert first.name == found(first.name) == found("one")
     assert second.name == found("two") == found("last")
-    common = os.path.commonprefix([first.name, second.name])
+    pairs = takewhile(lambda pair: pair[0] == pair[1], zip(first.name, second.name))
+    common = "".join(letter for letter, _ in pairs)
     unique = second.name[: len(common) + 1]
     assert second.name == found(unique)
     both = muster("show", common)

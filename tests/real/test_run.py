@@ -285,7 +285,7 @@ def test_a_killed_rank_is_recovered_from_with_gloo(muster: Any, script: Script) 
     for rank in range(3):
         assert b"attempt 0 sum 3 of 2\n" == log(muster, rank, attempt=0)
         assert b"attempt 1 sum 3 of 2\nthrough\n" == log(muster, rank, attempt=1)
-    assert "rank 1 failed; starting all ranks again (2 of 2 left)" in done.stderr
+    assert "rank 1 failed; starting all ranks again (restart 1 of 2)" in done.stderr
     assert "all 3 ranks ended well" in done.stderr.splitlines()[-1]
     assert (0, 1, "succeeded") == tuple(outcome(muster)[key] for key in ("code", "attempt", "state"))
 
@@ -295,7 +295,7 @@ def test_after_the_last_restart_the_status_is_that_of_the_last_attempt(muster: A
     done = muster("run", "--max-restarts", "2", "--", "sh", "-c", text)
     assert 7 == done.returncode
     assert [b"0\n", b"1\n", b"2\n"] == [log(muster, 0, attempt=attempt) for attempt in range(3)]
-    assert "rank 0 failed first in attempt 2" in done.stderr
+    assert "rank 0 failed first after restart 2" in done.stderr
     assert 2 == outcome(muster)["attempt"]
 
 

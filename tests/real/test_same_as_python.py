@@ -447,6 +447,7 @@ def test_a_plain_rank_is_what_python_is(name: str, both: Both) -> None:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, and there is no g++")
+@pytest.mark.slow
 def test_torch_compiles_in_a_forked_rank(both: Both) -> None:
     cache = tempfile.mkdtemp(prefix="inductor")
     try:

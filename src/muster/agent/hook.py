@@ -9,6 +9,8 @@ the `mode` in MUSTER_HOOK:
     serve   import torch, then fork ranks when the agent asks. Each child goes on, and Python itself runs the script in
             it: no frame of ours is below it, and `__main__`, exits, signals and tracebacks are Python's own
     store   keep the store of an attempt until the agent ends this process
+
+In the mode `rank` nothing may be imported that stays: a module of the person's may bear the same name.
 """
 
 from __future__ import annotations
@@ -23,11 +25,15 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+_OURS = {"__future__", "json", "traceback"}
+"""Modules that this file may have imported; a plain Python would not have them yet."""
+
+
 def _enter() -> dict[str, Any]:
     """Take the hook away, as if it had never been; give the configuration."""
-    import json
+    import marshal  # a part of the interpreter, unlike json: it is there before any import
 
-    conf: dict[str, Any] = json.loads(os.environ.pop("MUSTER_HOOK"))
+    conf: dict[str, Any] = marshal.loads(bytes.fromhex(os.environ.pop("MUSTER_HOOK")))
     folder = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != folder]
     sys.path_importer_cache.pop(folder, None)
@@ -40,13 +46,13 @@ def _enter() -> dict[str, Any]:
 
 def _theirs() -> bool:
     """Import the sitecustomize that the hook stands before, if there is one; True if so."""
-    from importlib.machinery import PathFinder
-    from importlib.util import module_from_spec
+    import _frozen_importlib
+    import _frozen_importlib_external
 
-    spec = PathFinder.find_spec("sitecustomize", sys.path)
+    spec = _frozen_importlib_external.PathFinder.find_spec("sitecustomize", sys.path)
     if spec is None:
         return False
-    module = module_from_spec(spec)
+    module = _frozen_importlib.module_from_spec(spec)
     sys.modules["sitecustomize"] = module
     if spec.loader is not None:
         spec.loader.exec_module(module)
@@ -85,20 +91,21 @@ def _prove(conf: Mapping[str, Any]) -> None:
 
 def _become_rank(stack: Mapping[str, Any] | None) -> None:
     """What every Python rank has: whole lines in its log at once, and its stacks on a signal."""
+    loaded = "faulthandler" in sys.modules
     import faulthandler
 
+    if not loaded:
+        del sys.modules["faulthandler"]
     stdout: Any = sys.stdout
     stdout.reconfigure(line_buffering=True)
     if stack:
         fd = os.open(stack["path"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        # out of the way of the numbers that the script will see
-        import fcntl
-
         try:
-            high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 200)
+            # out of the way of the numbers that the script will see
+            high = os.dup2(fd, 200, inheritable=False)
+            os.close(fd)
         except OSError:  # fewer are allowed
-            high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 20)
-        os.close(fd)
+            high = fd
         faulthandler.register(stack["signal"], file=high, all_threads=True)
 
 
@@ -150,7 +157,7 @@ class _Warm:
             self.theirs = _theirs()
         except BaseException as error:
             self.their_error = error  # each rank raises it again, as plain Python would
-        before = list(sys.modules)
+        before = set(sys.modules) - _OURS
         # Without this, counting GPUs opens the driver, and no child could use a GPU.
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
         for name in self.conf["preload"]:
@@ -165,10 +172,14 @@ class _Warm:
             os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
         self.times["imported"] = self.clock()
         # What the standard library keeps (temporary files, threads, loggers) is torn down as ever.
-        standard = getattr(sys, "stdlib_module_names", ()) or set(before)
-        self.modules = [name for name in sys.modules if name.partition(".")[0] not in standard]
-        self.modules.remove("__main__")
-        unfit = self.unfit()
+        standard = getattr(sys, "stdlib_module_names", ()) or before
+        main = sys.modules["__main__"]
+        self.modules = [
+            name
+            for name, module in sys.modules.items()
+            if module is not main and name.partition(".")[0] not in standard
+        ]
+        unfit = self.hidden(before) or self.unfit()
         gc.freeze()
         gc.enable()
         torch = sys.modules.get("torch")
@@ -181,6 +192,32 @@ class _Warm:
             cuda=torch.version.cuda if torch else None,
             python=".".join(map(str, sys.version_info[:3])),
         )
+
+    def hidden(self, before: set[str]) -> str | None:
+        """A file beside the script that bears the name of a module that is loaded already, in words; or None.
+
+        The script's `import json` means its own json.py, and a forked rank would find Python's.
+        """
+        if getattr(sys.flags, "safe_path", False):
+            return None
+        folder = os.getcwd()
+        if sys.argv[0] != "-m":
+            folder = sys.argv[0] if os.path.isdir(sys.argv[0]) else os.path.dirname(os.path.realpath(sys.argv[0]))
+        loaded = {name for name in set(sys.modules) - before if "." not in name}
+        try:
+            names = sorted(os.listdir(folder or "."))
+        except OSError:
+            return None
+        for name in names:
+            module = name[:-3] if name.endswith(".py") else name
+            if module not in loaded or module in sys.builtin_module_names:
+                continue
+            path = os.path.join(folder, name)
+            package = os.path.exists(os.path.join(path, "__init__.py"))
+            theirs = getattr(sys.modules[module], "__file__", None) or ""
+            if (path.endswith(".py") or package) and not os.path.realpath(theirs).startswith(os.path.realpath(path)):
+                return f"{name} beside the script bears the name of a module that torch, or --preload, imports"
+        return None
 
     def unfit(self) -> str | None:
         """Why ranks must not be forked from this process, or None."""
@@ -325,7 +362,13 @@ class _Warm:
         vars(main).update(vars(sys.modules["__main__"]))
         if "__annotations__" in vars(main):
             vars(main)["__annotations__"] = {}
-        sys.modules["__main__"] = main
+        old = sys.modules["__main__"]
+        # multiprocessing knows it by a second name, and unpickles by that what comes from spawned processes
+        for name in [name for name, module in sys.modules.items() if module is old]:
+            sys.modules[name] = main
+        threading = sys.modules.get("threading")
+        if threading:
+            threading.main_thread()._set_native_id()  # a fork changes it, and Python (3.11) does not look
         torch = sys.modules.get("torch")
         if child["cpus"]:
             os.sched_setaffinity(0, child["cpus"])
@@ -383,6 +426,7 @@ def _main() -> bool:
         _keep_store(conf["fd"], *conf["store"])
     elif conf["mode"] == "rank":
         _become_rank(conf["stack"])
+        sys.modules.pop("__future__", None)
     return _theirs()
 
 

@@ -6,6 +6,7 @@ The other side is `hook.py`, which runs inside that interpreter.
 from __future__ import annotations
 
 import json
+import marshal
 import os
 import socket
 from collections.abc import Iterable, Mapping
@@ -18,7 +19,7 @@ def hooked(env: Mapping[str, str], folder: str, **conf: Any) -> dict[str, str]:
     """This environment, so that a Python started in it meets the hook in `folder` with this configuration."""
     conf["pythonpath"] = env.get("PYTHONPATH")
     path = folder if not env.get("PYTHONPATH") else folder + os.pathsep + env["PYTHONPATH"]
-    return dict(env, PYTHONPATH=path, MUSTER_HOOK=json.dumps(conf))
+    return dict(env, PYTHONPATH=path, MUSTER_HOOK=marshal.dumps(conf).hex())
 
 
 def stack_file(folder: str, rank: int) -> dict[str, Any]:
