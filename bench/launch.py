@@ -60,6 +60,15 @@ def restart(ranks: int, env: dict[str, str]) -> float:
     return max(again) - killed
 
 
+def row(size: int, found: dict[str, list[tuple[float, float]]]) -> str:
+    """A line of the table: medians, and how many times faster."""
+    cells = [f"{size:>5}"]
+    for column in (0, 1):
+        ours, theirs = (statistics.median(pair[column] for pair in found[name]) for name in ("muster", "torchrun"))
+        cells.append(f"{ours:8.2f} {theirs:9.2f} {theirs / ours:6.1f}x")
+    return "   ".join(cells)
+
+
 def main() -> None:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -70,28 +79,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         env = environment(folder)
         print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-        print(
-            f"{'ranks':>5}  {'':8} {'first: muster':>13} {'torchrun':>9} {'':>6}   {'ended: muster':>13} {'torchrun':>9}"
-        )
+        print("ranks      first: muster, torchrun      ended: muster, torchrun")
         for size in sizes:
             found: dict[str, list[tuple[float, float]]] = {"muster": [], "torchrun": []}
             for _ in range(args.repeat):
-                for name, option in (("muster", "-g"), ("torchrun", "--nproc-per-node")):
-                    words = [
-                        str(BIN / name),
-                        *(["run"] if name == "muster" else ["--standalone"]),
-                        option,
-                        str(size),
-                        SCRIPT,
-                    ]
-                    found[name].append(once(words, size, env))
-            first = {name: statistics.median(pair[0] for pair in pairs) for name, pairs in found.items()}
-            ended = {name: statistics.median(pair[1] for pair in pairs) for name, pairs in found.items()}
-            print(
-                f"{size:>5}  {'':8} {first['muster']:13.2f} {first['torchrun']:9.2f} {first['torchrun'] / first['muster']:5.1f}x"
-                f"   {ended['muster']:13.2f} {ended['torchrun']:9.2f} {ended['torchrun'] / ended['muster']:5.1f}x",
-                flush=True,
-            )
+                for name, options in (("muster", ["run", "-g"]), ("torchrun", ["--standalone", "--nproc-per-node"])):
+                    found[name].append(once([str(BIN / name), *options, str(size), SCRIPT], size, env))
+            print(row(size, found), flush=True)
         size = max(2, sizes[len(sizes) // 2])
         took = statistics.median(restart(size, env) for _ in range(args.repeat))
         print(f"restart of {size} ranks after a SIGKILL: {took:.2f} s")

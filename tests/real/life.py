@@ -119,6 +119,11 @@ def carriers(run_id: str) -> set[Process]:
     return {Process(pid, stat[19]) for pid, stat in pairs if stat and stat[0] not in "ZX"}
 
 
+def shared(pids: Iterable[int]) -> list[str]:
+    """Files of torch in shared memory that these processes made: their number is in the name."""
+    return [name for name in os.listdir("/dev/shm") if any(name.startswith(f"torch_{pid}_") for pid in pids)]
+
+
 # ---- runs -----------------------------------------------------------------------------------------------------------
 
 
@@ -143,6 +148,10 @@ class Life:
         for one in living(left):
             os.kill(one.pid, signal.SIGKILL)
         self.process.wait()
+        # a worker of torch that is killed between the making of a file and its removal leaves it
+        until(lambda: not living(left), "what was killed has ended")
+        for name in shared(one.pid for one in left):
+            os.unlink(f"/dev/shm/{name}")
         for file in (self.process.stdin, self.process.stdout, self.process.stderr):
             if file is not None:
                 file.close()

@@ -297,11 +297,13 @@ class _Warm:
             return False
         try:
             middle, pids = os.getpid(), {}
+            gate, held = os.pipe()  # ends when this process does
             for name, child in order["children"].items():
                 pid = os.fork()
                 if pid == 0:
                     agent.close()
-                    self.child(middle, child, passed)
+                    os.close(held)
+                    self.child(middle, gate, child, passed)
                     self.leaving = True
                     return True
                 pids[name] = pid
@@ -314,11 +316,11 @@ class _Warm:
                 os._exit(0)
         return self.leaving
 
-    def child(self, middle: int, child: Mapping[str, Any], passed: list[int]) -> None:
+    def child(self, middle: int, gate: int, child: Mapping[str, Any], passed: list[int]) -> None:
         """Go from a fork of this process to a rank about to run its script, or to the keeper of the store."""
         try:
             os.close(self.fd)
-            self.settle(middle, child)
+            self.settle(middle, gate, child)
             if "store" in child:
                 _keep_store(passed[0], *child["store"])
             for fd in passed:
@@ -328,14 +330,16 @@ class _Warm:
             os.write(2, (f"muster: this rank could not be set up: {error!r}\n").encode())
             os._exit(125)
 
-    def settle(self, middle: int, child: Mapping[str, Any]) -> None:
+    def settle(self, middle: int, gate: int, child: Mapping[str, Any]) -> None:
         """Wait until this process is the agent's own child, and bind its life to the agent's."""
         import ctypes
         import signal
         import time
 
         os.setsid()
-        while os.getppid() == middle:
+        os.read(gate, 1)
+        os.close(gate)
+        while os.getppid() == middle:  # the kernel closes files a moment before it gives children away
             time.sleep(0.0002)
         agent = self.conf["agent"]
         # only now: the kernel would forget it with the parent that it was told of
