@@ -146,7 +146,9 @@ class Life:
         if self.process.poll() is None:
             self.process.kill()
         for one in living(left):
-            os.kill(one.pid, signal.SIGKILL)
+            # these free what the others leave in shared memory, and end by themselves
+            if not re.search("multiprocessing.resource_tracker|torch_shm_manager", command(one.pid)):
+                os.kill(one.pid, signal.SIGKILL)
         self.process.wait()
         # a worker of torch that is killed between the making of a file and its removal leaves it
         until(lambda: not living(left), "what was killed has ended")

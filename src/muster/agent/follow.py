@@ -15,7 +15,14 @@ from collections.abc import Iterable
 _IN_MODIFY = 0x2
 _IN_Q_OVERFLOW = 0x4000
 _EVENT = struct.Struct("iIII")
-_TRACEBACK = (b"Traceback (most recent call last)", b"Fatal Python error")
+_TRACEBACK = (
+    b"Traceback (most recent call last)",
+    b"Fatal Python error",
+    # one of the script itself has no head
+    b"\nSyntaxError: ",
+    b"\nIndentationError: ",
+    b"\nTabError: ",
+)
 _LONGEST = max(map(len, _TRACEBACK))
 
 _libc = ctypes.CDLL(None, use_errno=True)

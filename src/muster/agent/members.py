@@ -43,6 +43,8 @@ class Members:
         self.forks = any(command["forks"] for command in commands)
         self.store_waits = all(command["python_at"] is None for command in commands)
         """The store is started when the first rank asks for it."""
+        self.deaf = False
+        """This Python does not reach the hook."""
         self.stdin_rank = stdin_rank
         self.hook_folder = os.path.join(agent.folder, "hook")
         self.pids: dict[int, int] = {}
@@ -113,6 +115,7 @@ class Members:
     def proven(self, proof: Mapping[str, Any] | None) -> None:
         """Go on from what the proof said; `proof` is None when the hook was not reached."""
         if proof is None:
+            self.deaf = True
             self.plain("this Python does not read PYTHONPATH or sitecustomize, so it cannot be warmed")
         elif not proof["has_torch"]:
             self.agent.emit("unable", what="no torch", version=proof["python"])
@@ -221,7 +224,8 @@ class Members:
         conf = {"mode": "store", "fd": fd, "store": [self.host, port]}
         env = hooked(self.env(self.commands[0]), self.hook_folder, **conf)
         try:
-            argv = [sys.executable, "-c", "pass"]
+            # as a script: this Python may read neither PYTHONPATH nor sitecustomize
+            argv = [sys.executable, os.path.join(self.hook_folder, "sitecustomize.py")]
             with self.files("store") as files:
                 self.store = system.launch(argv, env, "/", *files, keep=(fd,))
             self.names[self.store] = "store"
@@ -280,7 +284,7 @@ class Members:
         for rank, command in self.each_rank():
             number = rank["rank"]
             env = dict(self.env(command), **self.own_env(rank, late))
-            if command["python_at"] is not None:
+            if command["python_at"] is not None and not self.deaf:
                 env = hooked(env, self.hook_folder, mode="rank", stack=stack_file(self.folder, number))
             stdin = self.null if self.stdin is None or number != self.stdin_rank else self.stdin
             out, err = (os.open(log_path(self.folder, number, stream), _APPEND, 0o600) for stream in ("out", "err"))

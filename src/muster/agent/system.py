@@ -111,11 +111,12 @@ def descendants(root: int) -> dict[int, tuple[str, int]]:
     return {pid: (alive[pid][0], alive[pid][2]) for pid in family - {root} if alive[pid][1] not in "ZX"}
 
 
-def is_resource_tracker(pid: int) -> bool:
-    """It is multiprocessing's own cleaner; it ends by itself once those it served have, and frees what they left."""
+def is_cleaner(pid: int) -> bool:
+    """It is a cleaner of multiprocessing or torch: it ends once those it served have, and frees what they left."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return b"multiprocessing.resource_tracker" in file.read()
+            words = file.read()
+            return b"multiprocessing.resource_tracker" in words or words.split(b"\0")[0].endswith(b"torch_shm_manager")
     except OSError:
         return False
 
@@ -192,7 +193,7 @@ def outsiders(root: int, spare: Iterable[int]) -> dict[int, str]:
     while len(spared) != before:
         before = len(spared)
         spared |= {pid for pid, (_, parent) in family.items() if parent in spared}
-    return {pid: name for pid, (name, _) in family.items() if pid not in spared and not is_resource_tracker(pid)}
+    return {pid: name for pid, (name, _) in family.items() if pid not in spared and not is_cleaner(pid)}
 
 
 def end_family(root: int, spare: Collection[int] = (), within: float = 5.0) -> tuple[list[str], list[str]]:

@@ -42,16 +42,19 @@ def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
     lines = Lines(prefixes({rank: (host, rank, 0) for rank in every}, given.get("prefix"), colourful(1, env)), False)
     following = given.get("follow", False)
     while True:
+        # both before the files are read: what is written after that is not missed
         last = not following or contact.state(run) != "running"
+        newer = [number for number in run.attempts() if number > attempt] if "attempt" not in given else []
         grown = [_print(run, attempt, key, places, lines) for key in places]
-        if last and not any(grown):
+        if any(grown):
+            continue
+        if newer:
+            write(1, lines.rest())
+            attempt, places = newer[0], dict.fromkeys(places, 0)
+        elif last:
             break
-        if not any(grown):
+        else:
             time.sleep(0.1)
-            newest = run.attempts()
-            if "attempt" not in given and newest and newest[-1] != attempt:
-                write(1, lines.rest())
-                attempt, places = newest[-1], dict.fromkeys(places, 0)
     write(1, lines.rest())
     if not run.attempts():
         print(f"{run.id} has no logs: its ranks were never started", file=sys.stderr)

@@ -81,7 +81,10 @@ def _planned(words: list[str], env: Mapping[str, str], verb: str) -> tuple[dict[
     parsed, given = _read(words, env, verb)
     job, nodes = make_job(parsed, given, env, verb)
     root = Path(given["run_dir"]).absolute() if "run_dir" in given else runs.home(env)
-    run_id = runs.new_id(job.program.title, time.strftime("%Y%m%d-%H%M%S"), os.urandom(2).hex())
+    now = time.time()
+    # the fraction of the second first: of two runs that began in the same second, `last` is the later one
+    unique = f"{int(now % 1 * 4096):03x}{os.urandom(1).hex()}"
+    run_id = runs.new_id(job.program.title, time.strftime("%Y%m%d-%H%M%S", time.localtime(now)), unique)
     return given, job, make_plan(job, nodes, run_id), run_id, root
 
 
@@ -136,7 +139,12 @@ def run(words: list[str], env: Mapping[str, str], began: float) -> int:
         },
     )
     kept.write("plan.json", as_json(planned))
-    outcome = World(planned, kept, PLACES["local"], view, env, began).go()
+    try:
+        world = World(planned, kept, PLACES["local"], view, env, began)
+    except Impossible:
+        runs.remove(kept)
+        raise
+    outcome = world.go()
     _honour_error_file(kept, outcome.attempt, outcome.first.rank if outcome.first else None, env)
     return outcome.code
 

@@ -26,11 +26,25 @@ def state(run: Run) -> str:
         return "unknown"
     if job.get("boot") != here["boot"]:
         return "lost"
-    if _reach(run) is not None or process_lives(job.get("pid", 0), job.get("pid_started", "")):
+    link = _reach(run)
+    if link is not None:
+        link.close()
+        return "running"
+    if process_lives(job.get("pid", 0), job.get("pid_started", "")) and not _stopped_after_its_ranks(run, job["pid"]):
         return "running"
     # it may have ended since we looked
     outcome = run.outcome
     return "lost" if outcome is None else outcome.state
+
+
+def _stopped_after_its_ranks(run: Run, pid: int) -> bool:
+    """The agent has ended the ranks, and muster is stopped (Ctrl-Z), so it does not take note of that."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            state = file.read().rpartition(b")")[2].split()[0]
+    except OSError:
+        return False
+    return state in (b"T", b"t") and any(run.path.glob("node_*/ended.json"))
 
 
 def why(run: Run, state: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from muster.agent.boot import SETUP_FAILED
 from muster.agent.protocol import MAGIC, Unpacker
+from muster.errors import Impossible
 
 
 class Link:
@@ -16,15 +17,19 @@ class Link:
 
     def __init__(self, node: int, host: str, argv: list[str], env: Mapping[str, str], cwd: str):
         self.node, self.host = node, host
-        self.process = subprocess.Popen(
-            argv,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=env,
-            cwd=cwd,
-            start_new_session=True,  # Ctrl-C and Ctrl-Z of the terminal are for muster alone
-        )
+        try:
+            self.process = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=env,
+                cwd=cwd,
+                start_new_session=True,  # Ctrl-C and Ctrl-Z of the terminal are for muster alone
+            )
+        except OSError as error:
+            hint = "is it a program for this machine?"
+            raise Impossible(f"{argv[0]} could not be started: {error.strerror}", hint) from None
         assert self.process.stdin and self.process.stdout and self.process.stderr
         self.stdin, self.stdout, self.stderr = self.process.stdin, self.process.stdout, self.process.stderr
         for file in (self.stdin, self.stdout, self.stderr):
@@ -64,7 +69,7 @@ class Link:
         del self.complaint[:-65536]
         return bool(data)
 
-    def why_lost(self, run_path: str) -> str:
+    def why_lost(self, run_path: str, python: str) -> str:
         """Why the connection ended, for a person."""
         try:
             code = self.process.wait(timeout=2)
@@ -75,7 +80,7 @@ class Link:
             self.listen()
             words = self.complaint.decode("utf-8", "replace").strip().splitlines()
             last = "; ".join(words[-3:])
-            what = "--setup failed" if code == SETUP_FAILED else "could not be started"
+            what = "--setup failed" if code == SETUP_FAILED else f"could not be started by {python}"
             return f"the agent on {self.host} {what}: {last or how}"
         if self.broken:
             return f"the agent on {self.host} failed: {self.broken}; see {run_path}/node_{self.host}/agent.log"

@@ -234,7 +234,7 @@ class World:
         frames = link.read()
         if frames is None:
             self._close(link)
-            self._handle(Lost(self._now(), link.node, link.why_lost(str(self.run.path))))
+            self._handle(Lost(self._now(), link.node, link.why_lost(str(self.run.path), self.plan.job.python)))
             return
         for fields, payload in frames:
             heard: Callable[..., None] = getattr(self, "_on_" + fields.pop("kind"))
