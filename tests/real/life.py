@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import marshal
 import os
 import re
 import signal
@@ -211,8 +212,8 @@ class Life:
 
     def warm(self) -> int:
         """The warm interpreter: the oldest child of the agent that was started to serve."""
-        mode = re.compile(r'"mode": "serve"')
-        return next(pid for pid in children(self.agent()) if mode.search(environment(pid).get("MUSTER_HOOK", "")))
+        hooks = ((pid, environment(pid).get("MUSTER_HOOK")) for pid in children(self.agent()))
+        return next(pid for pid, hook in hooks if hook and marshal.loads(bytes.fromhex(hook))["mode"] == "serve")
 
     def store(self) -> int:
         """The keeper of the store: the child of the agent that is neither warm nor a rank."""

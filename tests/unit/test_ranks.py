@@ -95,6 +95,7 @@ def test_a_rank_finds_what_torchrun_would_have_set() -> None:
         "TORCHELASTIC_RUN_ID": "20261121-1200",
         "TORCHELASTIC_MAX_RESTARTS": "2",
         "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT",
     }
     assert late == {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "TORCHELASTIC_RESTART_COUNT": "1"}
     assert tuple(late) == LATE
