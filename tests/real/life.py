@@ -20,7 +20,7 @@ RUN_ID = r"\d{8}-\d{6}-[0-9a-f]{4,8}(-[\w.-]+)?"
 SAME_WORDS = {
     RUN_ID: "RUN",
     r"after \d[\w. ]*? s\b": "after SOME s",
-    r"\d+\.\d s after the start": "SOME s after the start",
+    r"(?<=, )\d[\w. ]* after the start": "SOME s after the start",
     r"pid \d+": "pid N",
     r'File "/[^"]*/([^"/]+)", line \d+': r'File ".../\1", line N',
 }
