@@ -122,7 +122,8 @@ def carriers(run_id: str) -> set[Process]:
 
 def shared(pids: Iterable[int]) -> list[str]:
     """Files of torch in shared memory that these processes made: their number is in the name."""
-    return [name for name in os.listdir("/dev/shm") if any(name.startswith(f"torch_{pid}_") for pid in pids)]
+    beginnings = tuple(f"torch_{pid}_" for pid in pids)
+    return [name for name in os.listdir("/dev/shm") if name.startswith(beginnings)]
 
 
 # ---- runs -----------------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def kill(words: list[str], env: Mapping[str, str], began: float) -> int:
         print(f"{run.id} is {_told(run, state)}; nothing to end")
         return 0 if state not in ("unknown",) else 125
     grace = float(run.job.get("job", {}).get("grace", 10.0))
-    by = f"{env.get('USER') or os.getuid()} (pid {os.getpid()})"
+    by = f"{env.get('USER') or f'user {os.getuid()}'} (pid {os.getpid()})"
     contact.ask(run, "kill", by=by)
     state = contact.wait(run, grace + 5)
     if state == "running":

@@ -59,7 +59,7 @@ def why(run: Run, state: str) -> str:
         ended = run.read(str(path.relative_to(run.path)))
         if ended:
             return f"{ended['why']}, and its agent ended the ranks"
-    return "muster and its agent were killed"
+    return "muster and its agent were killed, or the disk was full"
 
 
 def process_lives(pid: int, started: str) -> bool:

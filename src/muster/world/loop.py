@@ -399,7 +399,10 @@ class World:
         """End what an agent that was killed has left; it was handed to us when the agent died."""
         marker = f"TORCHELASTIC_RUN_ID={self.run.id}".encode()
         family = system.outsiders(os.getpid(), self.not_ours)
-        ours = {pid for pid in family if system.carries(pid, marker) or system.session(pid) in self.sessions}
+        ours = set(family)
+        if self.not_ours:
+            # what those leave behind falls to us too, so look twice
+            ours = {pid for pid in family if system.carries(pid, marker) or system.session(pid) in self.sessions}
         if ours:
             system.end_family(os.getpid(), self.not_ours | (set(family) - ours))
 
