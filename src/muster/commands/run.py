@@ -110,7 +110,7 @@ def run(words: list[str], env: Mapping[str, str], began: float) -> int:
         return 0
     from muster.world.contact import process_started
     from muster.world.here import identity
-    from muster.world.loop import World
+    from muster.world.link import start_agents
     from muster.world.terminal import JsonLines, Terminal
 
     given, job, planned, run_id, root = _planned(words, env, "run")
@@ -140,11 +140,13 @@ def run(words: list[str], env: Mapping[str, str], began: float) -> int:
     )
     kept.write("plan.json", as_json(planned))
     try:
-        world = World(planned, kept, PLACES["local"], view, env, began)
+        agents = start_agents(planned, PLACES["local"], env)
     except Impossible:
         runs.remove(kept)
         raise
-    outcome = world.go()
+    from muster.world.loop import World  # meanwhile the agents come to life
+
+    outcome = World(planned, kept, agents, view, began).go()
     _honour_error_file(kept, outcome.attempt, outcome.first.rank if outcome.first else None, env)
     return outcome.code
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from muster.agent.boot import SETUP_FAILED
+from muster.agent import system
+from muster.agent.boot import SETUP_FAILED, agent_source
 from muster.agent.protocol import MAGIC, Unpacker
 from muster.errors import Impossible
+from muster.model import Plan
+from muster.places import Place
 
 
 class Link:
@@ -42,6 +45,16 @@ class Link:
         self.out = bytearray()
         self.open = True
         self.broken = ""
+
+    def flush(self) -> None:
+        """Write what the agent takes now."""
+        try:
+            while self.out:
+                del self.out[: os.write(self.stdin.fileno(), self.out[:65536])]
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:
+            self.out.clear()  # its end is seen where it is read
 
     def read(self) -> list[Any] | None:
         """The frames that have come; None at the end of the connection."""
@@ -85,3 +98,25 @@ class Link:
         if self.broken:
             return f"the agent on {self.host} failed: {self.broken}; see {run_path}/node_{self.host}/agent.log"
         return f"the agent on {self.host} ended ({how}), and its ranks with it"
+
+
+class Agents(NamedTuple):
+    """The agents of a run, on their way."""
+
+    links: list[Link]
+    not_ours: set[int]
+    """What this process had started before it became muster (`sh -c 'other & exec muster …'`)."""
+
+
+def start_agents(plan: Plan, place: Place, env: Mapping[str, str]) -> Agents:
+    """Start the agents of all nodes and send them their text; they come to life while muster makes itself ready."""
+    not_ours = set(system.descendants(os.getpid()))
+    system.adopt_orphans()  # of an agent that is killed
+    links = []
+    for node in plan.nodes:
+        argv = list(place.start(plan.job, node.host.name))
+        link = Link(node.number, node.host.name, argv, env, plan.job.cwd)
+        link.out += agent_source()
+        link.flush()
+        links.append(link)
+    return Agents(links, not_ours)

@@ -13,10 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from muster.agent import system
-from muster.agent.boot import agent_source
 from muster.agent.protocol import VERSION, pack
 from muster.model import Failure, Outcome, Plan, as_json
-from muster.places import Place
 from muster.ranks import environment, late_environment
 from muster.report import unable_in_words
 from muster.runs import Run
@@ -42,7 +40,7 @@ from muster.supervise import (
     Tick,
     Unable,
 )
-from muster.world.link import Link
+from muster.world.link import Agents, Link
 from muster.world.pen import Pen
 from muster.world.view import View
 
@@ -58,8 +56,8 @@ def _fields(record: Any) -> dict[str, Any]:
 class World:
     """One run, on the control side."""
 
-    def __init__(self, plan: Plan, run: Run, place: Place, view: View, env: Mapping[str, str], began: float):
-        self.plan, self.run, self.place, self.view = plan, run, place, view
+    def __init__(self, plan: Plan, run: Run, agents: Agents, view: View, began: float):
+        self.plan, self.run, self.view = plan, run, view
         self.began = began
         """When muster was started, on the monotonic clock; every `t` counts from here."""
         job = plan.job
@@ -80,17 +78,11 @@ class World:
         """How often Ctrl-C was pressed."""
         self.outcome: Outcome | None = None
         self.facts: dict[str, Any] = {}
-        self.not_ours = set(system.descendants(os.getpid()))
-        """What this process had started before it became muster (`sh -c 'other & exec muster …'`)."""
+        self.links, self.not_ours = agents
         self.sessions: set[int] = set()
         """The sessions of all ranks that were started."""
         self.events = open(run.path / "events.jsonl", "a")
         self.events_broken = False
-        system.adopt_orphans()  # of an agent that is killed
-        self.links = [
-            Link(node.number, node.host.name, list(place.start(job, node.host.name)), env, job.cwd)
-            for node in plan.nodes
-        ]
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
@@ -101,7 +93,7 @@ class World:
         for link in self.links:
             self.selector.register(link.stdout, selectors.EVENT_READ, lambda link=link: self._heard(link))
             self.selector.register(link.stderr, selectors.EVENT_READ, lambda link=link: self._complained(link))
-            self._send(link, agent_source())
+            self._flush(link)
         try:
             while self.outcome is None:
                 self._turn()
@@ -211,13 +203,7 @@ class World:
             self._flush(link)
 
     def _flush(self, link: Link) -> None:
-        try:
-            while link.out:
-                del link.out[: os.write(link.stdin.fileno(), link.out[:65536])]
-        except BlockingIOError:
-            pass
-        except BrokenPipeError:
-            link.out.clear()  # its end is seen where it is read
+        link.flush()
         registered = link.stdin.fileno() in self.selector.get_map()
         if link.out and not registered:
             self.selector.register(link.stdin, selectors.EVENT_WRITE, lambda: self._flush(link))
