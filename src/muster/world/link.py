@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -100,18 +101,36 @@ class Link:
         return f"the agent on {self.host} ended ({how}), and its ranks with it"
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What a person, or whoever started muster, sends it to end a run."""
+
+
 class Agents(NamedTuple):
     """The agents of a run, on their way."""
 
     links: list[Link]
     not_ours: set[int]
     """What this process had started before it became muster (`sh -c 'other & exec muster …'`)."""
+    signals: int
+    """A descriptor from which the numbers of the signals that muster gets are read."""
+
+
+def _catch_signals() -> int:
+    told, tell = os.pipe()
+    os.set_blocking(told, False)
+    os.set_blocking(tell, False)
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
+            signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    return told
 
 
 def start_agents(plan: Plan, place: Place, env: Mapping[str, str]) -> Agents:
     """Start the agents of all nodes and send them their text; they come to life while muster makes itself ready."""
     not_ours = set(system.descendants(os.getpid()))
     system.adopt_orphans()  # of an agent that is killed
+    signals = _catch_signals()  # before there is anything that a Ctrl-C would leave behind
     links = []
     for node in plan.nodes:
         argv = list(place.start(plan.job, node.host.name))
@@ -119,4 +138,4 @@ def start_agents(plan: Plan, place: Place, env: Mapping[str, str]) -> Agents:
         link.out += agent_source()
         link.flush()
         links.append(link)
-    return Agents(links, not_ours)
+    return Agents(links, not_ours, signals)

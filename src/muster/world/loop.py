@@ -40,7 +40,7 @@ from muster.supervise import (
     Tick,
     Unable,
 )
-from muster.world.link import Agents, Link
+from muster.world.link import SIGNALS, Agents, Link
 from muster.world.pen import Pen
 from muster.world.view import View
 
@@ -78,7 +78,7 @@ class World:
         """How often Ctrl-C was pressed."""
         self.outcome: Outcome | None = None
         self.facts: dict[str, Any] = {}
-        self.links, self.not_ours = agents
+        self.links, self.not_ours, self.signals = agents
         self.sessions: set[int] = set()
         """The sessions of all ranks that were started."""
         self.events = open(run.path / "events.jsonl", "a")
@@ -88,7 +88,7 @@ class World:
 
     def go(self) -> Outcome:
         """Run to the end."""
-        self._catch_signals()
+        self.selector.register(self.signals, selectors.EVENT_READ, self._signalled)
         self.selector.register(self.pen.told, selectors.EVENT_READ, self._shown)
         for link in self.links:
             self.selector.register(link.stdout, selectors.EVENT_READ, lambda link=link: self._heard(link))
@@ -120,22 +120,11 @@ class World:
     def _now(self) -> float:
         return time.monotonic() - self.began
 
-    def _catch_signals(self) -> None:
-        told, tell = os.pipe()
-        os.set_blocking(told, False)
-        os.set_blocking(tell, False)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
-                signal.signal(number, lambda *_: None)
-        signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
-
-        def heard() -> None:
-            for number in os.read(told, 64):
-                self.interrupts += number == signal.SIGINT
-                if number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                    self._handle(Asked(self._now(), number))
-
-        self.selector.register(told, selectors.EVENT_READ, heard)
+    def _signalled(self) -> None:
+        for number in os.read(self.signals, 64):
+            self.interrupts += number == signal.SIGINT
+            if number in SIGNALS:
+                self._handle(Asked(self._now(), number))
 
     def _handle(self, event: Event) -> None:
         self._note(type(event).__name__.lower(), _fields(event))
