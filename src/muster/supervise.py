@@ -242,9 +242,8 @@ class Supervisor:
         """The ranks of this attempt that have not ended."""
         if self.phase in ("preparing", "over"):
             return ()
-        gone = set(self._gone)
         pairs = zip(self.settings.ranks, self.settings.node_of)
-        return tuple(rank for rank, node in pairs if rank not in self._ends and node not in gone)
+        return tuple(rank for rank, node in pairs if rank not in self._ends and node not in self._gone)
 
     # ---- starting ---------------------------------------------------------------------------------------------------
 
@@ -311,12 +310,12 @@ class Supervisor:
         self._all_swept(t, actions)
 
     def _fail(self, t: float, actions: list[Action]) -> None:
-        self._stop(t, _End("failed", 0, "", [(SIGTERM, self.settings.grace), (SIGKILL, 0)]), actions)
+        self._stop(t, _End("failed", 0, "", self._ask_then_kill()), actions)
 
     def _on_storeended(self, event: StoreEnded, actions: list[Action]) -> None:
         if self.phase in ("running", "settling"):
             reason = f"the store through which the ranks meet ended: {event.how}"
-            self._stop(event.t, _End("failed", 125, reason, [(SIGTERM, self.settings.grace), (SIGKILL, 0)]), actions)
+            self._stop(event.t, _End("failed", 125, reason, self._ask_then_kill()), actions)
 
     def _on_unable(self, event: Unable, actions: list[Action]) -> None:
         self._broken(event.t, event.why, actions)
@@ -334,9 +333,7 @@ class Supervisor:
 
     def _broken(self, t: float, why: str, actions: list[Action]) -> None:
         if self._end is None or self._end.state in ("failed", "succeeded"):
-            ladder = [(SIGTERM, self.settings.grace), (SIGKILL, 0.0)]
-            self._end = None
-            self._stop(t, _End("broken", 125, why, ladder), actions)
+            self._stop(t, _End("broken", 125, why, self._ask_then_kill()), actions)
 
     # ---- stopping ---------------------------------------------------------------------------------------------------
 
@@ -355,13 +352,16 @@ class Supervisor:
         elif event.signal == SIGINT:
             end = _End("interrupted", 130, "interrupted (Ctrl-C)", [(SIGINT, grace), *hard])
         elif event.signal == SIGHUP:
-            end = _End("interrupted", 129, "the terminal was closed (SIGHUP)", [(SIGTERM, grace), (SIGKILL, 0.0)])
+            end = _End("interrupted", 129, "the terminal was closed (SIGHUP)", self._ask_then_kill())
         elif event.signal == SIGTERM:
-            end = _End("interrupted", 143, "muster was sent SIGTERM", [(SIGTERM, grace), (SIGKILL, 0.0)])
+            end = _End("interrupted", 143, "muster was sent SIGTERM", self._ask_then_kill())
         else:
             by = f" by {event.by}" if event.by else ""
-            end = _End("killed", 137, f"`muster kill`{by}", [(SIGTERM, grace), (SIGKILL, 0.0)])
+            end = _End("killed", 137, f"`muster kill`{by}", self._ask_then_kill())
         self._stop(event.t, end, actions)
+
+    def _ask_then_kill(self) -> list[tuple[int, float]]:
+        return [(SIGTERM, self.settings.grace), (SIGKILL, 0.0)]
 
     def _stop(self, t: float, end: _End, actions: list[Action]) -> None:
         self._end = end
@@ -403,8 +403,7 @@ class Supervisor:
         timeout = self._timeout()
         if timeout is not None and t >= timeout:
             reason = f"--timeout of {timeout:g} s is over"
-            ladder = [(SIGTERM, self.settings.grace), (SIGKILL, 0.0)]
-            self._stop(t, _End("timed out", 124, reason, ladder), actions)
+            self._stop(t, _End("timed out", 124, reason, self._ask_then_kill()), actions)
         elif self._next is not None and t >= self._next:
             if self.phase == "settling":
                 self._fail(t, actions)

@@ -6,7 +6,6 @@ alone: when that end is gone and no lease is left, its ranks end.
 
 from __future__ import annotations
 
-import errno
 import os
 import selectors
 import signal
@@ -105,7 +104,7 @@ class Agent:
 
     def emit(self, kind: str, payload: bytes = b"", **fields: Any) -> None:
         """Send a frame to the supervisor, stamped with this machine's clock."""
-        self.out += pack(kind, payload, t=fields.pop("t", None) or time.monotonic(), **fields)
+        self.out += pack(kind, payload, t=time.monotonic(), **fields)
         self.flush()
 
     def flush(self) -> None:
@@ -318,11 +317,7 @@ def main(hook: str) -> None:
         sys.stderr.flush()
         agent.out += pack("broken", text=traceback.format_exc(limit=-1), t=time.monotonic())
         os.set_blocking(1, True)
-        try:
-            agent.flush()
-        except OSError as error:
-            if error.errno != errno.EPIPE:
-                raise
+        agent.flush()
         system.end_family(os.getpid())
         os._exit(1)
     os._exit(0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import resource
 import signal
 import time
 from collections.abc import Collection, Iterable, Mapping
@@ -212,8 +211,3 @@ def end_family(root: int, spare: Collection[int] = (), within: float = 5.0) -> t
                 killed[pid] = in_words(pid, name)
             send(pid, signal.SIGKILL)
         time.sleep(0.002)
-
-
-def limits_open_files() -> tuple[int, int]:
-    """(soft, hard) number of descriptors that a process may have here."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)
