@@ -11,6 +11,8 @@ from typing import Any, Callable
 
 import pytest
 
+pytest_plugins = ["muster.lab.testing"]
+
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -262,6 +262,27 @@ OTHERS: Mapping[str, tuple[Option, ...]] = {
 }
 """The options of the other commands."""
 
+_LAB_DIR = Option(("--lab-dir",), "where the lab's files lie, /var/lib/muster-lab without it", "DIR", group=SHOWS)
+
+LAB: Mapping[str, tuple[Option, ...]] = {
+    "up": (
+        Option(("--nodes",), "hosts beside the head, 3 without it", "N", _positive, group=RANKS),
+        Option(("--gpus",), "GPUs a node, as Slurm counts them, 4 without it", "N", _whole, group=RANKS),
+        Option(("--cpus",), "cores a node, as Slurm counts them, 8 without it", "N", _positive, group=RANKS),
+        Option(("--no-shared-home",), "each node has a home and a /tmp of its own, empty at first", group=RANKS),
+        _LAB_DIR,
+        HELP,
+    ),
+    "down": (_LAB_DIR, HELP),
+    "status": (_JSON, _LAB_DIR, HELP),
+    "exec": (Option(("--user",), "as this user: root or ada", "NAME", group=RANKS), _LAB_DIR, HELP),
+    "shell": (Option(("--user",), "as this user: root or ada", "NAME", group=RANKS), _LAB_DIR, HELP),
+    "ssh-config": (_LAB_DIR, HELP),
+    "fault": (_LAB_DIR, HELP),
+    "install": (HELP,),
+}
+"""The options of `muster lab …`."""
+
 
 class Parsed(NamedTuple):
     """What a command line says."""

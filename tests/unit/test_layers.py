@@ -1,6 +1,6 @@
 """The layers: left never imports right. Read from the source, so an import inside a function counts too.
 
-    model ← errors, ranks ← launchers, places, options, supervise, report ← runs ← world ← job ← commands ← cli
+    model ← errors, ranks ← launchers, places, options, supervise, report, lab ← runs ← world ← job ← commands ← cli
 
 `agent` imports the standard library and itself.
 """
@@ -17,7 +17,7 @@ SRC = Path(__file__).parents[2] / "src"
 LAYERS = (
     ("model", "errors", "agent"),
     ("ranks",),
-    ("launchers", "places", "options", "supervise", "report"),
+    ("launchers", "places", "options", "supervise", "report", "lab"),
     ("runs",),
     ("world",),
     ("job",),
@@ -35,6 +35,7 @@ WORLDLY = {"subprocess", "selectors", "signal", "socket", "time", "os", "pathlib
 
 TOUCHES = {
     "world": WORLDLY,
+    "lab": WORLDLY,
     "agent": WORLDLY,
     "commands": {"time", "os", "pathlib"},
     "cli": {"time", "os"},

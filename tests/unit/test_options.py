@@ -155,7 +155,7 @@ def test_help_names_every_option_but_those_that_say_nothing_here() -> None:
 def test_every_command_has_help(name: str, env: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     """It says how it is called, and gives status 0."""
     assert call([name, "--help"], env, 0.0) == 0
-    assert f"muster {name} [OPTIONS]" in capsys.readouterr().out
+    assert f"muster {name} " in capsys.readouterr().out
 
 
 def test_help_of_the_script_is_the_scripts(env: dict[str, str]) -> None:

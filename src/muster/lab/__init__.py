@@ -1,0 +1,13 @@
+"""A practice cluster on one machine: network namespaces as hosts, and in them the real sshd, Slurm and MPI.
+
+    with Lab(nodes=3, gpus=4, cpus=8) as lab:
+        lab.run("head", ["srun", "-N3", "hostname"], check=True)
+        lab.fault("partition", "n2")
+
+Nothing outside the lab's own folder is written, and nothing of it is to be seen from outside its namespaces.
+"""
+
+from muster.lab.lab import Lab
+from muster.lab.shape import Shape
+
+__all__ = ["Lab", "Shape"]

@@ -1,0 +1,39 @@
+"""The ProxyCommand by which ssh on the machine itself reaches a host of the lab.
+
+    python -m muster.lab.connect FOLDER ADDRESS PORT
+
+It goes into the network of the lab's switch, connects, and hands the connection to ssh (ProxyUseFdpass).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+
+from muster.lab import files, kernel
+from muster.lab.shape import Folder
+
+
+def main() -> int:
+    """The program; 1 when nobody answers."""
+    folder, host, port = Folder(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    record = files.read_record(folder)
+    if record is None:
+        print(f"muster: no lab is up in {folder.path}", file=sys.stderr)
+        return 1
+    try:
+        network = os.open(f"/proc/{record['keeper'][0]}/ns/net", os.O_RDONLY)
+        kernel.enter(network, kernel.NEW_NET)
+        connection = socket.create_connection((host, port), timeout=20)
+        connection.settimeout(None)
+        with socket.socket(fileno=os.dup(1)) as ssh:
+            socket.send_fds(ssh, [b"\0"], [connection.fileno()])
+    except OSError as error:
+        print(f"muster: {host} port {port} of the lab cannot be reached: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

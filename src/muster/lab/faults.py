@@ -1,0 +1,163 @@
+"""What can be broken on purpose: one row a fault, how it is made and how it is undone."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Callable, NamedTuple
+
+from muster.errors import Impossible
+from muster.lab import files, kernel, texts
+from muster.lab.host import ip
+from muster.lab.shape import HEAD
+
+if TYPE_CHECKING:
+    from muster.lab.keeper import Keeper
+
+
+class Fault(NamedTuple):
+    """One way in which a cluster breaks."""
+
+    says: str
+    """What it does, for a person."""
+    make: Callable[[Keeper, str], None]
+    undo: Callable[[Keeper, str], None]
+    of_host: bool = True
+    """It is a host's; else the whole lab's."""
+
+
+def _alive(keeper: Keeper, host: str) -> int:
+    if host not in keeper.hosts:
+        raise Impossible(f"{host} is down", "`muster lab fault clear` starts it again")
+    return keeper.hosts[host].pid
+
+
+def _cut(keeper: Keeper, host: str) -> None:
+    _alive(keeper, host)
+    ip(f"link set {host} down\n")
+
+
+def _join(keeper: Keeper, host: str) -> None:
+    if host in keeper.hosts:
+        ip(f"link set {host} up\n")
+
+
+def _slow_names(keeper: Keeper, host: str, slow: bool = True) -> None:
+    if slow or host in keeper.hosts:
+        _alive(keeper, host)
+        keeper.ask(host, "write", path="/etc/nsswitch.conf", text=texts.nsswitch(slow))
+        keeper.ask(host, "write", path="/etc/resolv.conf", text=texts.resolv_conf(slow))
+
+
+def _loopback_name(keeper: Keeper, host: str, loopback: bool = True) -> None:
+    if loopback or host in keeper.hosts:
+        _alive(keeper, host)
+        keeper.ask(host, "write", path="/etc/hosts", text=texts.hosts_file(keeper.shape, host, loopback))
+
+
+def _fill(keeper: Keeper, host: str) -> None:
+    _alive(keeper, host)
+    keeper.ask(host, "full")
+
+
+def _empty(keeper: Keeper, host: str) -> None:
+    if host in keeper.hosts:
+        keeper.ask(host, "roomy")
+
+
+def _stall(keeper: Keeper, host: str) -> None:
+    _alive(keeper, host)
+    if not keeper.record["share"]:
+        raise Impossible(f"{host} has no file system that can be stalled", "; ".join(keeper.record["notes"]))
+    gate = os.open(keeper.folder.gate(host), os.O_RDONLY)
+    fcntl.flock(gate, fcntl.LOCK_EX)
+    keeper.gates[host] = gate
+
+
+def _flow(keeper: Keeper, host: str) -> None:
+    os.close(keeper.gates.pop(host))
+
+
+def _signal_all(number: signal.Signals) -> Callable[[Keeper, str], None]:
+    def send(keeper: Keeper, host: str) -> None:
+        if number == signal.SIGSTOP:
+            _alive(keeper, host)
+        if host not in keeper.hosts:
+            return
+        reached: set[int] = set()
+        while True:  # until no new process is found: one may be forking now
+            new = set(kernel.inhabitants(keeper.hosts[host].pid)) - reached
+            if not new:
+                return
+            for pid in new:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            reached |= new
+
+    return send
+
+
+def _crash(keeper: Keeper, host: str) -> None:
+    os.kill(_alive(keeper, host), signal.SIGKILL)
+    keeper.bury(host)
+    # the others were faults of what has just gone
+    for name, where in [key for key in keeper.faults if key[1] == host and key[0] != "crash"]:
+        if name == "stall":
+            _flow(keeper, host)
+        del keeper.faults[name, where]
+
+
+def _boot(keeper: Keeper, host: str) -> None:
+    keeper.boot((host,))
+    keeper.start_services((host,))
+
+
+def _drop_ssh(keeper: Keeper, host: str) -> None:
+    _alive(keeper, host)
+    # the listener and what it forked for each connection; what these started lives on
+    keeper.kill_service(host, "sshd", "sshd")
+
+
+def _ssh_again(keeper: Keeper, host: str) -> None:
+    if host in keeper.hosts:
+        keeper.ask(host, "start", name="sshd", argv=files.sshd(keeper.folder))
+
+
+def _slurmctld_down(keeper: Keeper, host: str) -> None:
+    _alive(keeper, HEAD)
+    keeper.kill_service(HEAD, "slurmctld", "slurmctld")
+
+
+def _slurmctld_up(keeper: Keeper, host: str) -> None:
+    if HEAD in keeper.hosts:
+        keeper.ask(HEAD, "start", name="slurmctld", argv=files.slurmctld(keeper.folder))
+
+
+FAULTS: Mapping[str, Fault] = {
+    "partition": Fault("no packet comes to the host or leaves it", _cut, _join),
+    "slow-dns": Fault(
+        "look-ups of names that no file has time out, as reverse ones do on many clusters",
+        _slow_names,
+        lambda keeper, host: _slow_names(keeper, host, False),
+    ),
+    "loopback-name": Fault(
+        "the host's own name means 127.0.1.1 to itself, as some installers write it",
+        _loopback_name,
+        lambda keeper, host: _loopback_name(keeper, host, False),
+    ),
+    "full-disk": Fault(
+        "no byte is free on the host's own file systems: scratch, and with --no-shared-home its home and /tmp",
+        _fill,
+        _empty,
+    ),
+    "stall": Fault("writes to the folder `share` hang on this host, and cannot be killed", _stall, _flow),
+    "freeze": Fault(
+        "all processes of the host are stopped (SIGSTOP)", _signal_all(signal.SIGSTOP), _signal_all(signal.SIGCONT)
+    ),
+    "crash": Fault("all processes of the host are killed at once; the undo starts it again", _crash, _boot),
+    "drop-ssh": Fault("all ssh connections to the host break, and new ones are refused", _drop_ssh, _ssh_again),
+    "slurmctld-down": Fault("the controller of Slurm is killed", _slurmctld_down, _slurmctld_up, of_host=False),
+}

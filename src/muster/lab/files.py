@@ -1,0 +1,194 @@
+"""The files of a lab on disk, and the commands that its services are: written at the start, cleared away at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from muster.errors import RunFailed
+from muster.lab import kernel, texts
+from muster.lab.shape import GUEST, Folder, Shape
+
+MARK = "muster lab"
+"""Stands in the record, so that no other folder is taken for a lab's and deleted."""
+
+
+def munged(folder: Folder) -> list[str]:
+    """The command that munged is. One serves all hosts: its socket lies in the folder that they share."""
+    at = folder.munge
+    files = [f"--key-file={at}/key", f"--socket={at}/socket", f"--pid-file={at}/pid"]
+    return ["munged", "--foreground", *files, f"--log-file={at}/log", f"--seed-file={at}/seed"]
+
+
+def sshd(folder: Folder) -> list[str]:
+    """The command that sshd is. It starts itself again for each connection, and wants its full path for that."""
+    return [_full("sshd"), "-D", "-e", "-f", f"{folder.ssh}/sshd_config"]
+
+
+def slurmctld(folder: Folder) -> list[str]:
+    """The command that the controller of Slurm is."""
+    return ["slurmctld", "-D", "-f", folder.slurm_conf]
+
+
+def slurmd(folder: Folder, node: str) -> list[str]:
+    """The command that a node's daemon of Slurm is."""
+    return ["slurmd", "-D", "-f", folder.slurm_conf, "-N", node]
+
+
+def _full(program: str) -> str:
+    from muster.lab.host import PATH
+
+    return shutil.which(program, path=PATH) or program
+
+
+def write(folder: Folder, shape: Shape, tracks: str, slurm: Mapping[str, str]) -> None:
+    """Write what sshd, Slurm and munge read; raises `RunFailed` when no key can be made."""
+    for path in (folder.ssh, folder.slurm, f"{folder.slurm}/state", folder.homes, f"{folder.homes}/{GUEST}"):
+        os.makedirs(path, exist_ok=True)
+    for path in (
+        folder.munge,
+        folder.scratch,
+        folder.share,
+        folder.shared,
+        f"{folder.path}/gate",
+        f"{folder.path}/log",
+    ):
+        os.makedirs(path, exist_ok=True)
+    os.chmod(folder.shared, 0o1777)
+    Path(folder.shared, ".here").touch()
+    for host in shape.hosts:
+        Path(folder.gate(host)).touch()
+    for node in shape.node_names:
+        os.makedirs(f"{folder.slurm}/spool-{node}", exist_ok=True)
+    _private(f"{folder.munge}/key", secrets.token_bytes(128))
+    for name in ("host_key", "id"):
+        words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "muster-lab", "-f", f"{folder.ssh}/{name}"]
+        done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        if done.returncode != 0:
+            raise RunFailed(f"ssh-keygen could not make a key in {folder.ssh}: {done.stderr.strip()}")
+    host_key, own_key = (Path(f"{folder.ssh}/{name}.pub").read_text() for name in ("host_key", "id"))
+    for path, text in (
+        (f"{folder.ssh}/authorized_keys", own_key),
+        (f"{folder.ssh}/known_hosts", texts.known_hosts(shape, host_key)),
+        (f"{folder.ssh}/sshd_config", texts.sshd_config(folder)),
+        (folder.slurm_conf, texts.slurm_conf(shape, folder, tracks, slurm)),
+        (f"{folder.slurm}/gres.conf", texts.gres_conf(shape)),
+        (f"{folder.slurm}/cgroup.conf", texts.cgroup_conf()),
+    ):
+        Path(path).write_text(text)
+
+
+def _private(path: str, data: bytes) -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(data)
+
+
+def give_home(folder: Folder, guest: int) -> None:
+    """Give each user a private key that ssh finds readable by that user alone, and the second user a home."""
+    home = f"{folder.homes}/{GUEST}"
+    os.chmod(home, 0o700)
+    os.chown(home, guest, guest)
+    key = Path(f"{folder.ssh}/id").read_bytes()
+    for name, number in (("root", 0), (GUEST, guest)):
+        path = f"{folder.ssh}/id_{name}"
+        _private(path, key)
+        os.chown(path, number, number)
+
+
+def write_record(folder: Folder, record: Mapping[str, Any]) -> None:
+    """Write lab.json, whole or not at all."""
+    new = f"{folder.record}.new"
+    Path(new).write_text(json.dumps({"mark": MARK, **record}, indent=1))
+    os.replace(new, folder.record)
+
+
+def read_record(folder: Folder) -> dict[str, Any] | None:
+    """What lab.json says; None when this is no folder of a lab."""
+    try:
+        record: dict[str, Any] = json.loads(Path(folder.record).read_text())
+    except (OSError, ValueError):
+        return None
+    return record if record.get("mark") == MARK else None
+
+
+def last_lines(path: str, count: int = 8) -> str:
+    """The end of a log, indented."""
+    try:
+        lines = Path(path).read_text(errors="replace").splitlines()[-count:]
+    except OSError as error:
+        lines = [f"(no log: {error})"]
+    return "\n".join(f"    {line}" for line in lines or ["(empty)"])
+
+
+def enter(pid: int, cwd: str, user: str | None, argv: list[str]) -> list[str]:
+    """The command line that runs another one in the host whose first process is `pid`.
+
+    It dies with whoever called it: the parent of the command in there is nsenter, out here.
+    """
+    line = ["nsenter", "-t", str(pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--", "setpriv"]
+    if user is not None:
+        line += [f"--reuid={user}", f"--regid={user}", "--init-groups"]
+    return [*line, "--pdeathsig", "KILL", "--", "sh", "-c", 'cd "$0" && exec "$@"', cwd, *argv]
+
+
+def in_host(folder: Folder, pid: int, argv: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a short command of the lab's own in a host."""
+    from muster.lab.host import PATH
+
+    env = {"PATH": PATH, "SLURM_CONF": folder.slurm_conf, "LANG": "C.UTF-8"}
+    return subprocess.run(
+        enter(pid, "/", None, argv), env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=20
+    )
+
+
+def group_name(folder: Folder) -> str:
+    """The name of this lab's group in the freezer hierarchy."""
+    return "muster-lab" + folder.path.replace("/", "-")
+
+
+def clear_away(folder: Folder) -> None:
+    """Remove what a lab whose processes have ended leaves: its control groups and its files."""
+    with suppress(OSError):
+        kernel.unmount(folder.cgroups)  # the keeper's own mount, seen only from its own namespace
+    if os.path.isdir(folder.path):
+        _clear_groups(folder)
+    shutil.rmtree(folder.path, ignore_errors=True)
+    if os.path.lexists(folder.path):
+        shutil.rmtree(folder.path)
+
+
+def _clear_groups(folder: Folder) -> None:
+    """Remove the groups of the hosts. The hierarchy is mounted for that in a namespace of a child's own."""
+    os.makedirs(folder.cgroups, exist_ok=True)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            kernel.unshare(kernel.NEW_MOUNTS)
+            kernel.mount("none", "/", "", kernel.RECURSIVE | kernel.PRIVATE)
+            kernel.mount("cgroup", folder.cgroups, "cgroup", 0, "freezer")
+            status = _remove_groups(f"{folder.cgroups}/{group_name(folder)}")
+        finally:
+            os._exit(status)
+    os.waitpid(pid, 0)
+
+
+def _remove_groups(top: str) -> int:
+    """0 when all are gone. A group whose last process is dying is busy for a moment."""
+    end = time.monotonic() + 5
+    while os.path.isdir(top):
+        for path, _, _ in os.walk(top, topdown=False):
+            with suppress(OSError):
+                os.rmdir(path)
+        if time.monotonic() > end:
+            return 1
+        time.sleep(0.01)
+    return 0

@@ -1,0 +1,93 @@
+"""The calls of Linux that make a host out of a process, which Python 3.9 does not offer. Each raises `OSError`."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+# sched.h
+NEW_MOUNTS = 0x00020000
+NEW_CGROUPS = 0x02000000
+NEW_UTS = 0x04000000
+NEW_IPC = 0x08000000
+NEW_PIDS = 0x20000000
+NEW_NET = 0x40000000
+
+# sys/mount.h
+NOSUID, NODEV, REMOUNT, BIND, MOVE, RECURSIVE, PRIVATE = 2, 4, 32, 4096, 8192, 16384, 1 << 18
+DETACH = 2
+
+_PR_SET_PDEATHSIG = 1
+
+
+def _checked(result: int, what: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def unshare(flags: int) -> None:
+    """Leave the namespaces of these kinds for new ones; new pids are for children only."""
+    _checked(_LIBC.unshare(flags), "unshare")
+
+
+def enter(descriptor: int, flag: int) -> None:
+    """Go into the namespace that a descriptor holds."""
+    _checked(_LIBC.setns(descriptor, flag), "setns")
+
+
+def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
+    """mount(2)."""
+    words = (source.encode(), target.encode(), kind.encode() or None, ctypes.c_ulong(flags), data.encode() or None)
+    _checked(_LIBC.mount(*words), f"mount {kind or source} at {target}")
+
+
+def unmount(target: str) -> None:
+    """umount2(2), also while it is in use."""
+    _checked(_LIBC.umount2(target.encode(), DETACH), f"unmount {target}")
+
+
+def die_with_parent(signal: int) -> None:
+    """Have the kernel send this process a signal when the thread that forked it ends."""
+    _checked(_LIBC.prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0), "prctl")
+
+
+def name_host(name: str) -> None:
+    """Set the host name of this UTS namespace."""
+    _checked(_LIBC.sethostname(name.encode(), len(name)), "sethostname")
+
+
+def started(pid: int) -> str:
+    """When a process started, in ticks since boot: with its pid it names it for ever. Empty when there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def is_zombie(pid: int) -> bool:
+    """It has ended, and its parent has not asked for its status."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return False
+
+
+def inhabitants(pid: int) -> list[int]:
+    """All processes in the same pid namespace as `pid`."""
+    try:
+        wanted = os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return []
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                if os.readlink(f"/proc/{name}/ns/pid") == wanted:
+                    found.append(int(name))
+            except OSError:  # ended meanwhile
+                continue
+    return found

@@ -1,0 +1,413 @@
+"""A lab as its user holds it: up, down, commands in its hosts, faults."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pwd
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from muster.errors import Impossible, RunFailed
+from muster.lab import files, kernel, needs, texts
+from muster.lab.faults import FAULTS
+from muster.lab.shape import GUEST, Folder, Shape, address
+
+USUAL = "/var/lib/muster-lab"
+"""The folder of the lab that the command line means."""
+
+
+class Lab:
+    """A cluster of practice on this machine: a head, nodes n1, n2, …, sshd on each, Slurm, shared files.
+
+    As a context manager it is up inside the block and gone after it, also when this process is killed.
+    `folder` is where its files lie (a fresh one without it), `slurm` are keys of slurm.conf to set otherwise.
+    """
+
+    def __init__(
+        self,
+        nodes: int = 3,
+        gpus: int = 4,
+        cpus: int = 8,
+        shared_home: bool = True,
+        folder: str | None = None,
+        slurm: Mapping[str, str] | None = None,
+    ):
+        self.shape = Shape(nodes, gpus, cpus, shared_home)
+        self.slurm = dict(slurm or {})
+        self._given = folder
+        self.folder = Folder(os.path.abspath(folder) if folder else "")
+        self._owning: int | None = None
+        self._keeper: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Lab:
+        self.up(owned=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.down()
+
+    # up and down
+
+    def up(self, owned: bool = False) -> bool:
+        """Bring the lab up, after clearing a half-made one; False when it was up already.
+
+        `owned`: it goes when this process ends, however that comes. Raises `Impossible`, `RunFailed`.
+        """
+        self.shape.check()
+        needs.check()
+        if not self._given:
+            self.folder = Folder(tempfile.mkdtemp(prefix="muster-lab-", dir="/var/lib"))
+            os.chmod(self.folder.path, 0o755)
+        with self._locked():
+            state = self.state()
+            if state == "up":
+                self._refuse_other_shape()
+                return False
+            if state == "half-made":
+                self._clear()
+                os.mkdir(self.folder.path, 0o755)
+            elif os.listdir(self.folder.path):
+                raise Impossible(
+                    f"{self.folder.path} is not empty, and is no lab's", "name another folder, or empty that one"
+                )
+            self._start(owned)
+        return True
+
+    def _refuse_other_shape(self) -> None:
+        record = files.read_record(self.folder)
+        there = Shape(**record["shape"]) if record else self.shape
+        if there != self.shape:
+            raise Impossible(
+                f"a lab is up already, of {in_words(there)}, and one of {in_words(self.shape)} was asked for",
+                "`muster lab down` first",
+            )
+
+    def _start(self, owned: bool) -> None:
+        """Start the keeper, and wait for its word."""
+        why = needs.why_no_share()
+        record = {
+            "shape": self.shape._asdict(),
+            "slurm": self.slurm,
+            "kept": _pythons(),
+            "share": not why,
+            "notes": [f"`fault stall` cannot be had: {why}"] if why else [],
+            "boot": _boot(),
+            "hosts": {},
+        }
+        files.write_record(self.folder, record)
+        reading, writing = os.pipe()
+        owned_end, self._owning = os.pipe()
+        log = os.open(self.folder.keeper_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        words = [sys.executable, "-m", "muster.lab.keeper", self.folder.path, str(writing)]
+        self._keeper = subprocess.Popen(
+            words + ([str(owned_end)] if owned else []),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=(writing, owned_end),
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            cwd="/",
+        )
+        for descriptor in (log, writing, owned_end):
+            os.close(descriptor)
+        try:
+            with os.fdopen(reading) as told:
+                line = told.readline()
+            if not line:
+                words_of_it = files.last_lines(self.folder.keeper_log)
+                raise RunFailed("the lab did not come up: its keeper ended", f"its last words:\n{words_of_it}")
+            answer = json.loads(line)
+            if "error" in answer:
+                kind = Impossible if answer["impossible"] else RunFailed
+                raise kind(answer["error"], answer["hint"])
+        except BaseException:
+            self._end_keeper()
+            files.clear_away(self.folder)
+            raise
+
+    def down(self) -> bool:
+        """Take the lab down, a half-made one too, and leave nothing; False when there was none."""
+        needs.check_root()
+        if not os.path.isdir(self.folder.path):
+            return False
+        with self._locked(make=False) as there:
+            if not there:
+                return False
+            if files.read_record(self.folder) is None and os.listdir(self.folder.path):
+                raise Impossible(f"{self.folder.path} is no lab's folder", "it is left as it is")
+            self._clear()
+        return True
+
+    def _clear(self) -> None:
+        """End what runs, then remove what is left."""
+        self._end_keeper()
+        record = files.read_record(self.folder) or {}
+        processes = [record["keeper"]] if "keeper" in record else []
+        processes += list(record.get("hosts", {}).values())
+        if record.get("boot") == _boot():
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                for pid, started in processes[:1]:
+                    _send(pid, started, number)
+                if _gone(processes, 10):
+                    break
+            else:
+                raise RunFailed(
+                    "the lab did not end: " + ", ".join(str(pid) for pid, start in processes if _lives(pid, start)),
+                    "these processes were killed and still live; they wait in the kernel",
+                )
+        files.clear_away(self.folder)
+
+    def _end_keeper(self) -> None:
+        """End a keeper that this very process started."""
+        if self._keeper is not None:
+            self._keeper.terminate()
+            try:
+                self._keeper.wait(10)
+            except subprocess.TimeoutExpired:
+                self._keeper.kill()
+                self._keeper.wait()
+            self._keeper = None
+        if self._owning is not None:
+            os.close(self._owning)
+            self._owning = None
+
+    @contextmanager
+    def _locked(self, make: bool = True) -> Iterator[bool]:
+        """Hold the folder against another `up` or `down`; gives False when it is not there."""
+        while True:
+            if make:
+                os.makedirs(self.folder.path, 0o755, exist_ok=True)
+            try:
+                descriptor = os.open(self.folder.path, os.O_RDONLY | os.O_DIRECTORY)
+            except FileNotFoundError:
+                yield False
+                return
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                try:
+                    same = os.path.samestat(os.fstat(descriptor), os.stat(self.folder.path))
+                except FileNotFoundError:
+                    same = False
+                if same:  # else another `down` has removed it meanwhile
+                    yield True
+                    return
+            finally:
+                os.close(descriptor)
+
+    # what is so
+
+    @classmethod
+    def found(cls, folder: str = USUAL) -> Lab:
+        """The lab whose files lie in `folder`; raises `Impossible` when none is up."""
+        needs.check_root()
+        lab = cls(folder=folder)
+        state = lab.state()
+        if state != "up":
+            half = "a lab was begun here, and is not up" if state == "half-made" else "no lab is up"
+            raise Impossible(half, "`muster lab up` makes one")
+        record = files.read_record(lab.folder) or {}
+        lab.shape, lab.slurm = Shape(**record["shape"]), record["slurm"]
+        return lab
+
+    def state(self) -> str:
+        """`up`, `none`, or `half-made`: there are files, and nobody who keeps them."""
+        record = files.read_record(self.folder)
+        if record is None:
+            return "none"
+        if "keeper" not in record or not _lives(*record["keeper"]) or record["boot"] != _boot():
+            return "half-made"
+        return "up" if os.path.exists(self.folder.control) else "half-made"
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """n1, n2, …"""
+        return self.shape.node_names
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The head and the nodes."""
+        return self.shape.hosts
+
+    @property
+    def notes(self) -> list[str]:
+        """What is less than it should be on this machine."""
+        return list((files.read_record(self.folder) or {}).get("notes", []))
+
+    def address(self, host: str) -> str:
+        """The address of a host."""
+        self._check(host)
+        return address(host)
+
+    def status(self) -> dict[str, Any]:
+        """`hosts`: the first process of each that lives; `faults`: those that hold, each [name, host]."""
+        answer: dict[str, Any] = self._ask("status")
+        return answer
+
+    def ssh_config(self) -> str:
+        """An ssh configuration by which this machine reaches the hosts (`ssh -F FILE n1`)."""
+        connect = f"{sys.executable} -m muster.lab.connect {self.folder.path}"
+        return texts.ssh_config_outside(self.folder, self.shape, connect)
+
+    # commands in hosts
+
+    def command(self, host: str, argv: Sequence[str], cwd: str | None = None, user: str | None = None) -> list[str]:
+        """The command line that runs `argv` in a host, in this folder without `cwd`. Root's without `user`."""
+        self._check(host)
+        living = self.status()["hosts"]
+        if host not in living:
+            raise Impossible(f"{host} is down", "`muster lab fault clear` starts it again")
+        if user is not None and user not in (GUEST, "root"):
+            raise Impossible(f"the lab has no user {user}", f"it has root and {GUEST}")
+        return files.enter(living[host], cwd or os.getcwd(), user if user != "root" else None, list(argv))
+
+    def environment(self, user: str | None = None) -> dict[str, str]:
+        """The environment in which a user's commands start: small, the same for everybody, and SLURM_CONF."""
+        guest = user not in (None, "root")
+        home = f"{self.folder.homes}/{GUEST}" if guest else pwd.getpwuid(0).pw_dir
+        name = GUEST if guest else "root"
+        found = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", "TERM": os.environ.get("TERM", "dumb")}
+        found.update(HOME=home, USER=name, LOGNAME=name, SHELL="/bin/bash", SLURM_CONF=self.folder.slurm_conf)
+        return found
+
+    def start(
+        self,
+        host: str,
+        argv: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        **more: Any,
+    ) -> subprocess.Popen[str]:
+        """Start a command in a host; `env` is added to `environment`, `more` goes to `Popen`.
+
+        The process is nsenter's, out here; `inside` gives the command's own. When it dies, the command dies.
+        """
+        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "text": True, "start_new_session": True, **more}
+        line = self.command(host, argv, cwd, user)
+        return subprocess.Popen(line, env={**self.environment(user), **(env or {})}, **options)
+
+    def run(
+        self,
+        host: str,
+        argv: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        timeout: float = 60,
+        check: bool = False,
+        input: str | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in a host to its end, and give its status and words, as `subprocess.run` does."""
+        pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+        stdin = subprocess.DEVNULL if input is None else subprocess.PIPE
+        with self.start(host, argv, env, cwd, user, stdin=stdin, **pipes) as process:
+            try:
+                out, err = process.communicate(input, timeout=timeout)
+            except BaseException:
+                process.kill()  # and with nsenter dies what it runs
+                raise
+        if check and process.returncode != 0:
+            raise subprocess.CalledProcessError(process.returncode, list(argv), out, err)
+        return subprocess.CompletedProcess(list(argv), process.returncode, out, err)
+
+    def inside(self, process: subprocess.Popen[str]) -> int:
+        """The pid, out here, of the command that `start` gave."""
+        for _ in range(1000):
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            if children:
+                return int(children[0])
+            if process.poll() is not None:
+                break
+            time.sleep(0.005)
+        raise ProcessLookupError(f"nothing runs in the lab for process {process.pid}")
+
+    # faults
+
+    def fault(self, name: str, host: str = "") -> None:
+        """Break something on purpose; `FAULTS` lists what there is."""
+        if name not in FAULTS:
+            raise Impossible(f"there is no fault `{name}`", "there are: " + ", ".join(FAULTS))
+        if FAULTS[name].of_host:
+            if not host:
+                raise Impossible(f"`{name}` is the fault of a host", f"name one: {', '.join(self.hosts)}")
+            self._check(host)
+        elif host:
+            raise Impossible(f"`{name}` is a fault of the whole lab, not of {host}", "leave the host out")
+        self._ask("fault", name=name, host=host)
+
+    def clear(self, name: str = "", host: str = "", settle: bool = True) -> list[tuple[str, str]]:
+        """Undo faults, all of them without a name or a host; gives what was undone as (name, host).
+
+        `settle`: when none is left, wait until sshd and Slurm answer on all hosts again.
+        """
+        return [(name, host) for name, host in self._ask("clear", name=name, host=host, settle=settle)]
+
+    def _check(self, host: str) -> None:
+        if host not in self.hosts:
+            raise Impossible(f"the lab has no host {host}", f"it has {', '.join(self.hosts)}")
+
+    def _ask(self, what: str, **more: Any) -> Any:
+        """Ask the keeper; raises `Impossible` with its words."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(60)
+            try:
+                connection.connect(self.folder.control)
+                connection.sendall(json.dumps({"ask": what, **more}).encode() + b"\n")
+                line = connection.makefile().readline()
+            except OSError as error:
+                raise RunFailed(f"the lab does not answer: {error}", "`muster lab down` clears it away") from None
+        if not line:
+            raise RunFailed("the lab's keeper ended", f"see {self.folder.keeper_log}; `muster lab down` clears it away")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise Impossible(answer["error"], answer["hint"])
+        return answer["ok"]
+
+
+def in_words(shape: Shape) -> str:
+    """`3 nodes, each with 8 cores and 4 GPUs`."""
+    nodes = f"{shape.nodes} node{'s' if shape.nodes != 1 else ''}"
+    gpus = f"{shape.gpus} GPU{'s' if shape.gpus != 1 else ''}" if shape.gpus else "no GPU"
+    home = "" if shape.shared_home else ", no shared home"
+    return f"{nodes}, each with {shape.cpus} core{'s' if shape.cpus != 1 else ''} and {gpus}{home}"
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _pythons() -> list[str]:
+    """Where Python lies: it must be there on hosts whose home is empty."""
+    return sorted({os.path.realpath(sys.prefix), os.path.realpath(sys.base_prefix), str(Path(__file__).parents[2])})
+
+
+def _lives(pid: int, started: str) -> bool:
+    return bool(started) and kernel.started(pid) == started and not kernel.is_zombie(pid)
+
+
+def _send(pid: int, started: str, number: int) -> None:
+    if _lives(pid, started):
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _gone(processes: Sequence[Sequence[Any]], within: float) -> bool:
+    """Wait until none of these live."""
+    end = time.monotonic() + within
+    while any(_lives(pid, started) for pid, started in processes):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True

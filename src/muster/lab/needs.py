@@ -1,0 +1,128 @@
+"""What a lab needs of the machine: root, a few programs; and how to get the programs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from glob import glob
+from pathlib import Path
+
+from muster.errors import Impossible, RunFailed
+from muster.lab.host import PATH
+
+PROGRAMS: Mapping[str, str] = {
+    "ip": "iproute2",
+    "nsenter": "util-linux",
+    "setpriv": "util-linux",
+    "ssh": "openssh-client",
+    "sshd": "openssh-server",
+    "munged": "munge",
+    "slurmctld": "slurmctld",
+    "slurmd": "slurmd",
+    "srun": "slurm-client",
+    "mpirun.openmpi": "openmpi-bin",
+    "mpiexec.hydra": "mpich",
+}
+"""program: its package in Debian and Ubuntu."""
+
+FUSE_LIBRARY, FUSE_PACKAGE = "libfuse3.so.3", "libfuse3-3"
+
+POLICY = "/usr/sbin/policy-rc.d"
+"""What Debian's packages ask whether they may start their services."""
+
+
+def missing() -> list[str]:
+    """The packages that are not there."""
+    found = [package for program, package in PROGRAMS.items() if shutil.which(program, path=PATH) is None]
+    if not (glob(f"/usr/lib/*/{FUSE_LIBRARY}") or glob(f"/usr/lib*/{FUSE_LIBRARY}") or glob(f"/lib/*/{FUSE_LIBRARY}")):
+        found.append(FUSE_PACKAGE)
+    return list(dict.fromkeys(found))
+
+
+def check_root() -> None:
+    """Raise `Impossible` for whoever is not root."""
+    if os.geteuid() != 0:
+        raise Impossible(
+            f"the lab makes network namespaces and mounts, which only root may do, and you are user {os.geteuid()}",
+            f"sudo {os.path.abspath(sys.argv[0])} lab …" if sys.argv[0].endswith("muster") else "call it by sudo",
+        )
+
+
+def check() -> None:
+    """Raise `Impossible` when the lab cannot be made here, as far as can be seen without trying."""
+    if sys.platform != "linux":
+        raise Impossible(
+            f"the lab is made of Linux namespaces, and this is {sys.platform}", "try it on a Linux machine"
+        )
+    check_root()
+    packages = missing()
+    if packages == [FUSE_PACKAGE]:
+        return
+    if packages:
+        raise Impossible(
+            f"the lab needs {', '.join(packages)}, not installed here",
+            "`muster lab install`" if _is_debian() else "install what has these programs: " + _programs(packages),
+        )
+
+
+def why_no_share() -> str:
+    """Why there is no file system that can be stalled; empty when there is."""
+    if not os.path.exists("/dev/fuse"):
+        return "no /dev/fuse here"
+    if FUSE_PACKAGE in missing():
+        return f"{FUSE_PACKAGE} is not installed; `muster lab install` does it"
+    try:
+        import mfusepy  # noqa: F401
+    except ImportError:
+        return f"the Python package mfusepy is not installed; `{sys.executable} -m pip install mfusepy` does it"
+    return ""
+
+
+def _programs(packages: list[str]) -> str:
+    return ", ".join(program for program, package in PROGRAMS.items() if package in packages)
+
+
+def _is_debian() -> bool:
+    return shutil.which("apt-get", path=PATH) is not None
+
+
+def install() -> list[str]:
+    """Install the missing packages, start none of their services, and give their names."""
+    check_root()
+    packages = missing()
+    if not packages:
+        return []
+    if not _is_debian():
+        raise Impossible(
+            "packages can be installed on Debian and Ubuntu only, and there is no apt-get here",
+            "install what has these programs: " + _programs(packages),
+        )
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "PATH": PATH}
+    ours = not os.path.lexists(POLICY)
+    if ours:
+        # else the package of sshd would open a port of this machine
+        Path(POLICY).write_text("#!/bin/sh\nexit 101\n")
+        os.chmod(POLICY, 0o755)
+    try:
+        for words in (["apt-get", "-qq", "update"], ["apt-get", "-qq", "-y", "--no-install-recommends", "install"]):
+            argv = words if words[-1] == "update" else [*words, *packages]
+            done = subprocess.run(argv, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+            if done.returncode != 0:
+                last = "\n".join(f"    {line}" for line in (done.stdout + done.stderr).strip().splitlines()[-6:])
+                raise RunFailed(f"`{' '.join(argv)}` ended with status {done.returncode}", f"its last words:\n{last}")
+    finally:
+        if ours:
+            os.unlink(POLICY)
+    _stay_off(packages, env)
+    return packages
+
+
+def _stay_off(packages: list[str], env: Mapping[str, str]) -> None:
+    """Keep the services of new packages from starting with the machine: the lab starts its own."""
+    units = {"openssh-server": "ssh", "munge": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd"}
+    new = [units[package] for package in packages if package in units]
+    if new and os.path.isdir("/run/systemd/system"):
+        subprocess.run(["systemctl", "disable", "--quiet", *new], env=dict(env), capture_output=True)

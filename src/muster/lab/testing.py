@@ -1,0 +1,44 @@
+"""A lab for tests. In a conftest.py: `pytest_plugins = ["muster.lab.testing"]`; then ask for the fixture `lab`.
+
+One lab serves all tests of a pytest process, and goes with it. Where none can be made (no root, no namespaces, a
+program is missing) the tests that ask for one are skipped, and the last lines say how many and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from muster.errors import Impossible
+from muster.lab import Lab
+
+_SKIPPED = "no lab"
+
+
+@pytest.fixture(scope="session")
+def the_lab() -> Iterator[Lab]:
+    """The lab itself, with whatever faults a test left in it. Override it for another shape."""
+    made = Lab()
+    try:
+        made.__enter__()
+    except Impossible as error:
+        pytest.skip(f"{_SKIPPED}: {error.sentence}")
+    with made:
+        yield made
+
+
+@pytest.fixture
+def lab(the_lab: Lab) -> Iterator[Lab]:
+    """A lab without faults; those that the test makes are undone after it."""
+    yield the_lab
+    the_lab.clear()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how many tests there was no lab for."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if _SKIPPED in str(report.longrepr)]
+    if skipped:
+        why = str(skipped[0].longrepr).partition(f"{_SKIPPED}: ")[2].strip("')\n")
+        terminalreporter.write_line(f"{len(skipped)} tests need a lab and were skipped: {why}")
