@@ -78,7 +78,7 @@ def _up(asked: Asked) -> int:
     if there and not given.keys() & {"nodes", "gpus", "cpus", "no_shared_home"}:
         made = Lab.found(asked.folder)  # whatever its shape
     else:
-        made.up()
+        there = not made.up()
     took = "" if there else f" after {seconds(time.monotonic() - asked.began)}"
     print(f"the lab is up{took}: {HEAD} and {in_words(made.shape)}" if not there else _already(made))
     for note in made.notes:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from muster.errors import RunFailed
 from muster.lab import kernel, texts
@@ -116,7 +116,7 @@ def read_record(folder: Folder) -> dict[str, Any] | None:
         record: dict[str, Any] = json.loads(Path(folder.record).read_text())
     except (OSError, ValueError):
         return None
-    return record if record.get("mark") == MARK else None
+    return record if isinstance(record, dict) and record.get("mark") == MARK else None
 
 
 def last_lines(path: str, count: int = 8) -> str:
@@ -159,14 +159,26 @@ def clear_away(folder: Folder) -> None:
     with suppress(OSError):
         kernel.unmount(folder.cgroups)  # the keeper's own mount, seen only from its own namespace
     if os.path.isdir(folder.path):
-        _clear_groups(folder)
+        _with_groups(folder, _remove_groups)
     shutil.rmtree(folder.path, ignore_errors=True)
     if os.path.lexists(folder.path):
         shutil.rmtree(folder.path)
 
 
-def _clear_groups(folder: Folder) -> None:
-    """Remove the groups of the hosts. The hierarchy is mounted for that in a namespace of a child's own."""
+def thaw(top: str) -> None:
+    """Let go on what is frozen in control groups: until then it does not even die."""
+    for path, _, _ in os.walk(top):
+        with suppress(OSError):
+            Path(path, "freezer.state").write_text("THAWED")
+
+
+def thaw_all(folder: Folder) -> None:
+    """Do so in the groups of a lab whose keeper cannot."""
+    _with_groups(folder, thaw)
+
+
+def _with_groups(folder: Folder, do: Callable[[str], Any]) -> None:
+    """Do something with the lab's groups. The hierarchy is mounted for that in a namespace of a child's own."""
     os.makedirs(folder.cgroups, exist_ok=True)
     pid = os.fork()
     if pid == 0:
@@ -175,20 +187,20 @@ def _clear_groups(folder: Folder) -> None:
             kernel.unshare(kernel.NEW_MOUNTS)
             kernel.mount("none", "/", "", kernel.RECURSIVE | kernel.PRIVATE)
             kernel.mount("cgroup", folder.cgroups, "cgroup", 0, "freezer")
-            status = _remove_groups(f"{folder.cgroups}/{group_name(folder)}")
+            do(f"{folder.cgroups}/{group_name(folder)}")
+            status = 0
         finally:
             os._exit(status)
     os.waitpid(pid, 0)
 
 
-def _remove_groups(top: str) -> int:
-    """0 when all are gone. A group whose last process is dying is busy for a moment."""
+def _remove_groups(top: str) -> None:
+    """Remove them all. A group whose last process is dying is busy for a moment."""
     end = time.monotonic() + 5
     while os.path.isdir(top):
         for path, _, _ in os.walk(top, topdown=False):
             with suppress(OSError):
                 os.rmdir(path)
         if time.monotonic() > end:
-            return 1
+            return
         time.sleep(0.01)
-    return 0

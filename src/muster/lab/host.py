@@ -220,6 +220,10 @@ class Life:
         pid = os.fork()
         if pid == 0:
             try:
+                from muster.lab.needs import FUSE_LIBRARY
+
+                # else mfusepy looks for other ones first, by gcc, whose files stay in /tmp when it is killed
+                os.environ.setdefault("FUSE_LIBRARY_PATH", FUSE_LIBRARY)
                 from muster.lab.stall import serve
 
                 os.set_inheritable(self.channel.fileno(), False)

@@ -1,6 +1,6 @@
 """The process that holds a lab: parent of its hosts, owner of the switch between them, and ear for what is asked.
 
-    python -m muster.lab.keeper FOLDER TOLD [OWNER]
+    python -m muster.lab.keeper FOLDER TOLD LOCK [OWNER]
 
 When it dies, by whatever cause, the kernel kills the first process of each host, and with it all that runs there:
 so a lab can be taken down at any moment, also a half-made one, and what is left are files.
@@ -23,7 +23,7 @@ from muster.errors import Impossible, MusterError, RunFailed
 from muster.lab import files, kernel, texts
 from muster.lab.faults import FAULTS
 from muster.lab.host import Host, ip, live
-from muster.lab.shape import HEAD, PREFIX, RESOLVER_PORT, SSH_PORT, SWITCH_ADDRESS, Folder, Shape, address
+from muster.lab.shape import HEAD, PREFIX, RESOLVER_PORT, SSH_PORT, SWITCH_ADDRESS, Folder, Shape, address, card
 
 PATIENCE = 30.0
 """Seconds that sshd and Slurm may take to come up."""
@@ -60,7 +60,9 @@ class Keeper:
         self.life, self._alive = os.pipe()  # hosts hold the first end only
         self.own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY)
         self.resolver: socket.socket | None = None
-        self.hearing: list[socket.socket] = []
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.groups = f"{folder.cgroups}/{files.group_name(folder)}"
+        """Where the hosts have their groups in the freezer hierarchy, if it can be had."""
         self.gates: dict[str, int] = {}
 
     # coming up
@@ -96,15 +98,13 @@ class Keeper:
         except OSError as error:
             self.record["notes"].append(f"Slurm tracks processes by parent ids: no cgroup freezer here ({error})")
             return "proctrack/linuxproc", ""
-        groups = f"{self.folder.cgroups}/{files.group_name(self.folder)}"
-        os.makedirs(groups, exist_ok=True)
-        return "proctrack/cgroup", groups
+        os.makedirs(self.groups, exist_ok=True)
+        return "proctrack/cgroup", self.groups
 
     def boot(self, names: tuple[str, ...], groups: str | None = None) -> None:
         """Bring hosts to life, as far as their network."""
         if groups is None:
-            groups = f"{self.folder.cgroups}/{files.group_name(self.folder)}"
-            groups = groups if os.path.isdir(groups) else ""
+            groups = self.groups if os.path.isdir(self.groups) else ""
         users, guest = texts.passwd(Path("/etc/passwd").read_text(), self.folder)
         files.give_home(self.folder, guest)
         for name in names:
@@ -117,7 +117,10 @@ class Keeper:
         files.write_record(self.folder, self.record)
         for name in names:
             self._answer(name)
-        lines = [f"link add {name} type veth peer name eth0 netns {self.hosts[name].pid}" for name in names]
+        lines = [
+            f"link add {name} type veth peer name eth0 address {card(name)} netns {self.hosts[name].pid}"
+            for name in names
+        ]
         lines += [f"link set {name} master lab0 up" for name in names]
         ip("\n".join(lines) + "\n")
         for name in names:
@@ -251,17 +254,19 @@ class Keeper:
 
     # while it is up
 
-    def serve(self, stop: int) -> None:
-        """Hear requests until told to end; `stop` is readable when a signal has come."""
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    def listen(self) -> None:
+        """Be there for requests; they wait until they are heard."""
         with suppress(FileNotFoundError):
             os.unlink(self.folder.control)
-        listener.bind(self.folder.control)
+        self.listener.bind(self.folder.control)
         os.chmod(self.folder.control, 0o600)
-        listener.listen(16)
+        self.listener.listen(16)
+
+    def serve(self, stop: int) -> None:
+        """Hear requests until told to end; `stop` is readable when a signal has come."""
         while True:
             channels = {alive.channel: name for name, alive in self.hosts.items()}
-            watched: list[Any] = [listener, stop, *channels]
+            watched: list[Any] = [self.listener, stop, *channels]
             if self.owner is not None:
                 watched.append(self.owner)
             ready = select.select(watched, [], [])[0]
@@ -270,8 +275,8 @@ class Keeper:
             for channel in ready:
                 if channel in channels:
                     self._hear_host(channels[channel])
-            if listener in ready:
-                self._hear_request(listener.accept()[0])
+            if self.listener in ready:
+                self._hear_request(self.listener.accept()[0])
 
     def _hear_host(self, name: str) -> None:
         alive = self.hosts[name]
@@ -288,6 +293,7 @@ class Keeper:
         alive.channel.close()
         with suppress(ProcessLookupError):
             os.kill(alive.pid, signal.SIGKILL)
+        files.thaw(f"{self.groups}/{name}")
         with suppress(ChildProcessError):
             os.waitpid(alive.pid, 0)
 
@@ -334,6 +340,7 @@ class Keeper:
         for alive in self.hosts.values():
             with suppress(ProcessLookupError):
                 os.kill(alive.pid, signal.SIGKILL)
+        files.thaw(self.groups)
         for alive in self.hosts.values():
             with suppress(ChildProcessError):
                 os.waitpid(alive.pid, 0)
@@ -365,7 +372,11 @@ def _greets(host: str) -> bool:
 
 
 def main() -> None:
-    """The program: FOLDER, the descriptor on which to say that the lab is up or why not, the owner's pipe if any."""
+    """The program: FOLDER, and descriptors.
+
+    On TOLD it says that the lab is up, or why not; LOCK holds the folder until the record says who the keeper is; the
+    end of OWNER, if any, is the end of the lab.
+    """
     folder = Folder(sys.argv[1])
     told = os.fdopen(int(sys.argv[2]), "w")
     reading, writing = os.pipe()
@@ -373,10 +384,14 @@ def main() -> None:
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
-    keeper = Keeper(folder, int(sys.argv[3]) if sys.argv[3:] else None)
+    os.umask(0o022)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    keeper = Keeper(folder, int(sys.argv[4]) if sys.argv[4:] else None)
+    os.close(int(sys.argv[3]))
     answer: dict[str, Any] = {"ok": True}
     try:
         keeper.up()
+        keeper.listen()  # before it says that it is up: the first request comes at once
     except MusterError as error:
         answer = {"error": error.sentence, "hint": error.hint, "impossible": isinstance(error, Impossible)}
     except Exception as error:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from muster.errors import Impossible, RunFailed
 from muster.lab import files, kernel, needs, texts
@@ -69,20 +69,27 @@ class Lab:
         if not self._given:
             self.folder = Folder(tempfile.mkdtemp(prefix="muster-lab-", dir="/var/lib"))
             os.chmod(self.folder.path, 0o755)
-        with self._locked():
-            state = self.state()
-            if state == "up":
-                self._refuse_other_shape()
-                return False
-            if state == "half-made":
-                self._clear()
-                os.mkdir(self.folder.path, 0o755)
-            elif os.listdir(self.folder.path):
-                raise Impossible(
-                    f"{self.folder.path} is not empty, and is no lab's", "name another folder, or empty that one"
-                )
-            self._start(owned)
-        return True
+        try:
+            while True:
+                with self._locked() as lock:
+                    state = self.state()
+                    if state == "up":
+                        self._refuse_other_shape()
+                        return False
+                    if state == "half-made":
+                        self._clear()
+                        continue  # the folder has gone, and the lock with it
+                    if os.listdir(self.folder.path):
+                        raise Impossible(
+                            f"{self.folder.path} is not empty, and is no lab's",
+                            "name another folder, or empty that one",
+                        )
+                    self._start(owned, lock)
+                    return True
+        except BaseException:
+            with suppress(OSError):
+                os.rmdir(self.folder.path)  # one that is empty
+            raise
 
     def _refuse_other_shape(self) -> None:
         record = files.read_record(self.folder)
@@ -93,8 +100,29 @@ class Lab:
                 "`muster lab down` first",
             )
 
-    def _start(self, owned: bool) -> None:
+    def _start(self, owned: bool, lock: int) -> None:
         """Start the keeper, and wait for its word."""
+        os.chmod(self.folder.path, 0o755)  # whatever the umask: the second user lives in there
+        try:
+            with self._start_keeper(owned, lock) as told:
+                line = told.readline()
+            if not line:
+                words_of_it = files.last_lines(self.folder.keeper_log)
+                raise RunFailed("the lab did not come up: its keeper ended", f"its last words:\n{words_of_it}")
+            answer = json.loads(line)
+            if "error" in answer:
+                kind = Impossible if answer["impossible"] else RunFailed
+                raise kind(answer["error"], answer["hint"])
+        except BaseException:
+            self._end_keeper()
+            files.clear_away(self.folder)
+            raise
+
+    def _start_keeper(self, owned: bool, lock: int) -> IO[str]:
+        """Start the keeper; gives the pipe on which it will say how that went.
+
+        It holds `lock` too, until the record says who it is: a `down` that comes before that would not find it.
+        """
         why = needs.why_no_share()
         record = {
             "shape": self.shape._asdict(),
@@ -109,41 +137,33 @@ class Lab:
         reading, writing = os.pipe()
         owned_end, self._owning = os.pipe()
         log = os.open(self.folder.keeper_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        words = [sys.executable, "-m", "muster.lab.keeper", self.folder.path, str(writing)]
-        self._keeper = subprocess.Popen(
-            words + ([str(owned_end)] if owned else []),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            pass_fds=(writing, owned_end),
-            start_new_session=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-            cwd="/",
-        )
+        words = [sys.executable, "-m", "muster.lab.keeper", self.folder.path, str(writing), str(lock)]
+        # a Ctrl-C inside Popen would leave a keeper of which nobody knows
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+        try:
+            self._keeper = subprocess.Popen(
+                words + ([str(owned_end)] if owned else []),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(writing, lock, owned_end),
+                start_new_session=True,
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+                cwd="/",
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for descriptor in (log, writing, owned_end):
             os.close(descriptor)
-        try:
-            with os.fdopen(reading) as told:
-                line = told.readline()
-            if not line:
-                words_of_it = files.last_lines(self.folder.keeper_log)
-                raise RunFailed("the lab did not come up: its keeper ended", f"its last words:\n{words_of_it}")
-            answer = json.loads(line)
-            if "error" in answer:
-                kind = Impossible if answer["impossible"] else RunFailed
-                raise kind(answer["error"], answer["hint"])
-        except BaseException:
-            self._end_keeper()
-            files.clear_away(self.folder)
-            raise
+        return os.fdopen(reading)
 
     def down(self) -> bool:
         """Take the lab down, a half-made one too, and leave nothing; False when there was none."""
         needs.check_root()
         if not os.path.isdir(self.folder.path):
             return False
-        with self._locked(make=False) as there:
-            if not there:
+        with self._locked(make=False) as lock:
+            if lock < 0:
                 return False
             if files.read_record(self.folder) is None and os.listdir(self.folder.path):
                 raise Impossible(f"{self.folder.path} is no lab's folder", "it is left as it is")
@@ -160,6 +180,7 @@ class Lab:
             for number in (signal.SIGTERM, signal.SIGKILL):
                 for pid, started in processes[:1]:
                     _send(pid, started, number)
+                files.thaw_all(self.folder)
                 if _gone(processes, 10):
                     break
             else:
@@ -184,15 +205,15 @@ class Lab:
             self._owning = None
 
     @contextmanager
-    def _locked(self, make: bool = True) -> Iterator[bool]:
-        """Hold the folder against another `up` or `down`; gives False when it is not there."""
+    def _locked(self, make: bool = True) -> Iterator[int]:
+        """Hold the folder against another `up` or `down`; gives the descriptor of the lock, -1 when it is not there."""
         while True:
             if make:
                 os.makedirs(self.folder.path, 0o755, exist_ok=True)
             try:
                 descriptor = os.open(self.folder.path, os.O_RDONLY | os.O_DIRECTORY)
             except FileNotFoundError:
-                yield False
+                yield -1
                 return
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -201,7 +222,7 @@ class Lab:
                 except FileNotFoundError:
                     same = False
                 if same:  # else another `down` has removed it meanwhile
-                    yield True
+                    yield descriptor
                     return
             finally:
                 os.close(descriptor)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from glob import glob
+from importlib.util import find_spec
 from pathlib import Path
 
 from muster.errors import Impossible, RunFailed
@@ -74,9 +75,7 @@ def why_no_share() -> str:
         return "no /dev/fuse here"
     if FUSE_PACKAGE in missing():
         return f"{FUSE_PACKAGE} is not installed; `muster lab install` does it"
-    try:
-        import mfusepy  # noqa: F401
-    except ImportError:
+    if find_spec("mfusepy") is None:
         return f"the Python package mfusepy is not installed; `{sys.executable} -m pip install mfusepy` does it"
     return ""
 

@@ -61,6 +61,12 @@ def address(host: str) -> str:
     return "10.77.0.1" if host == HEAD else f"10.77.1.{host[1:]}"
 
 
+def card(host: str) -> str:
+    """The hardware address of a host. It is the same after a crash: its neighbours remember it."""
+    numbers = [int(number) for number in address(host).split(".")]
+    return "02:6d:" + ":".join(f"{number:02x}" for number in numbers)
+
+
 class Folder(NamedTuple):
     """Where the files of a lab lie: all beneath one folder, by the same path on every host."""
 

@@ -22,11 +22,13 @@ def the_lab() -> Iterator[Lab]:
     """The lab itself, with whatever faults a test left in it. Override it for another shape."""
     made = Lab()
     try:
-        made.__enter__()
+        made.up(owned=True)
     except Impossible as error:
         pytest.skip(f"{_SKIPPED}: {error.sentence}")
-    with made:
+    try:
         yield made
+    finally:
+        made.down()
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def slurm_conf(shape: Shape, folder: Folder, tracks: str, more: Mapping[str, str
         "SlurmdUser": "root",
         "AuthType": "auth/munge",
         # a requeued job waits until its last credential has expired, 121 s with the default
-        "AuthInfo": f"socket={folder.munge}/socket,cred_expire=3",
+        "AuthInfo": f"socket={folder.munge}/socket,cred_expire=5",
         "StateSaveLocation": f"{folder.slurm}/state",
         "SlurmdSpoolDir": f"{folder.slurm}/spool-%n",
         "SlurmctldPidFile": f"{folder.slurm}/slurmctld.pid",

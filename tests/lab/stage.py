@@ -1,0 +1,287 @@
+"""A machine of a test's own, on which all that there is can be listed: so that what a lab leaves is seen to the last.
+
+    python stage.py hold     be that machine until stdin ends; says its pid
+    python stage.py look     list, as JSON, what is on the machine that this runs on
+
+It is made of namespaces, as a container is: own processes, mounts, network, /run, /tmp, /var/lib and control groups.
+Other tests, which run at the same time, are not to be seen from it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Callable
+
+SOURCES = str(Path(__file__).parents[2] / "src")
+OWN = ("/run", "/tmp", "/var/tmp", "/var/lib", "/dev/shm")
+"""Where the stage has file systems of its own, empty at first."""
+
+CONFIGURATION = ("/etc", "~/.ssh")
+
+
+def until(condition: Callable[[], Any], what: str, timeout: float = 30.0) -> Any:
+    """Wait for a condition, and give its value; fails with `what` when it does not come true in time."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
+        time.sleep(0.005)
+
+
+def skip_without_root() -> None:
+    """Skip a test where no lab can be made, with the words of the fixture `lab`."""
+    import pytest
+
+    from muster.errors import Impossible
+    from muster.lab import needs, testing
+
+    try:
+        needs.check()
+    except Impossible as error:
+        pytest.skip(f"{testing._SKIPPED}: {error.sentence}")
+
+
+class Stage:
+    """A machine of a test's own, inside `with`."""
+
+    def __init__(self, home: Path):
+        self.env = {name: os.environ[name] for name in ("PATH", "HOME", "TERM") if name in os.environ}
+        self.env.update(LANG="C.UTF-8", PYTHONPATH=SOURCES, MUSTER_HOME=str(home))
+
+    def __enter__(self) -> Stage:
+        words = [sys.executable, __file__, "hold"]
+        self.holder = subprocess.Popen(words, env=self.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.holder.stdout is not None
+        self.pid = int(self.holder.stdout.readline() or 0)
+        assert self.pid, "the stage did not come up"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.holder.communicate(timeout=30)
+        assert 0 == self.holder.returncode
+
+    def argv(self, *words: str) -> list[str]:
+        """The command line that runs `words` on the stage."""
+        kinds = ("--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup")
+        return ["nsenter", "-t", str(self.pid), *kinds, "--wd=/", "--", *words]
+
+    def run(self, *words: str, timeout: float = 60, **more: Any) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        options: dict[str, Any] = {"env": self.env, "capture_output": True, "text": True, "timeout": timeout}
+        if "input" not in more:
+            options["stdin"] = subprocess.DEVNULL
+        return subprocess.run(self.argv(*words), **{**options, **more})
+
+    def start(self, *words: str, **more: Any) -> subprocess.Popen[str]:
+        """Start a command, and go on."""
+        options: dict[str, Any] = {"env": self.env, "stdin": subprocess.DEVNULL, "text": True}
+        options.update(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+        return subprocess.Popen(self.argv(*words), **{**options, **more})
+
+    def muster(self, *words: str, **more: Any) -> subprocess.CompletedProcess[str]:
+        """`muster`, to its end."""
+        return self.run(sys.executable, "-m", "muster", *words, **more)
+
+    def start_muster(self, *words: str, **more: Any) -> subprocess.Popen[str]:
+        """`muster`, and go on."""
+        return self.start(sys.executable, "-m", "muster", *words, **more)
+
+    def python(self, text: str, *words: str, **more: Any) -> subprocess.CompletedProcess[str]:
+        """A program of Python that uses `muster.lab`, to its end."""
+        return self.run(sys.executable, "-c", text, *words, **more)
+
+    def path(self, path: str) -> Path:
+        """Where a file of the stage is to be seen from here."""
+        return Path(f"/proc/{self.pid}/root{path}")
+
+    def look(self) -> dict[str, list[str]]:
+        """All that is on the stage now."""
+        done = self.run(sys.executable, "-S", "-E", __file__, "look")
+        assert 0 == done.returncode, done.stderr
+        found: dict[str, list[str]] = json.loads(done.stdout)
+        return found
+
+    def inhabitants(self) -> dict[int, str]:
+        """The processes of the stage, by their numbers out here, with their command lines."""
+        own, found = os.readlink(f"/proc/{self.pid}/ns/pid_for_children"), {}
+        for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
+            with suppress(OSError):
+                if pid != self.pid and os.readlink(f"/proc/{pid}/ns/pid") == own:
+                    found[pid] = " ".join(Path(f"/proc/{pid}/cmdline").read_text().split("\0"))
+        return found
+
+    def keeper(self) -> int:
+        """The number, out here, of the keeper of the stage's lab; 0 when there is none."""
+        # hosts are forked from it into process tables of their own
+        return next((pid for pid, words in self.inhabitants().items() if "-m muster.lab.keeper" in words), 0)
+
+    def muster_pid(self) -> int:
+        """The number, out here, of a running `muster`."""
+        return next((pid for pid, words in self.inhabitants().items() if "-m muster lab" in words), 0)
+
+
+def difference(before: dict[str, list[str]], after: dict[str, list[str]]) -> dict[str, list[str]]:
+    """What has come (+) and what has gone (-), by kind."""
+    found = {}
+    for kind in before:
+        lines = [f"+ {line}" for line in after[kind] if line not in before[kind]]
+        lines += [f"- {line}" for line in before[kind] if line not in after[kind]]
+        if lines:
+            found[kind] = lines
+    return found
+
+
+# ---- on the stage ----------------------------------------------------------------------------------------------------
+
+
+def look() -> dict[str, list[str]]:
+    """All that is on this machine; this process is not counted."""
+    return {
+        "processes": sorted(_processes()),
+        "namespaces": sorted(_namespaces()),
+        "mounts": Path("/proc/mounts").read_text().splitlines(),
+        "named network namespaces": _said("ip", "netns"),
+        "links": _said("ip", "-o", "link"),
+        "unix sockets": sorted(" ".join(line.split()[7:]) for line in _lines("/proc/net/unix")[1:]),
+        "ipc": [line for kind in ("msg", "sem", "shm") for line in _lines(f"/proc/sysvipc/{kind}")],
+        "control groups": sorted(path for path, _, _ in os.walk("/sys/fs/cgroup/freezer")),
+        "files": sorted({line for top in OWN for line in _files(top)}),
+        "configuration": sorted({line for top in CONFIGURATION for line in _files(os.path.expanduser(top), True)}),
+    }
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines()
+
+
+def _said(*words: str) -> list[str]:
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def _others() -> list[str]:
+    return [name for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
+
+
+def _processes() -> list[str]:
+    found = []
+    for pid in _others():
+        with suppress(OSError):
+            started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+            found.append(f"{pid} {started} {Path(f'/proc/{pid}/cmdline').read_text()!r}")
+    return found
+
+
+def _namespaces() -> set[str]:
+    found = set()
+    for pid in _others():
+        with suppress(OSError):
+            found |= {os.readlink(f"/proc/{pid}/ns/{kind}") for kind in os.listdir(f"/proc/{pid}/ns")}
+    return found
+
+
+def _files(top: str, changes: bool = False) -> list[str]:
+    """Each file beneath a folder with its kind, its owner, its mode; and, if asked, when it was last changed."""
+    found = []
+    for folder, folders, files in os.walk(top):
+        for path in [folder, *(f"{folder}/{name}" for name in folders + files)]:
+            with suppress(FileNotFoundError):
+                status = os.lstat(path)
+                changed = f" {status.st_ino} {status.st_size} {status.st_ctime_ns}" if changes else ""
+                found.append(f"{path} {status.st_mode:o} {status.st_uid}{changed}")
+    return found
+
+
+# ---- being the stage -------------------------------------------------------------------------------------------------
+
+
+def hold() -> int:
+    """Make the machine, and hold it until stdin ends."""
+    sys.path.insert(0, SOURCES)
+    from muster.lab import kernel
+
+    at = tempfile.mkdtemp(prefix="stage-")
+    kernel.unshare(kernel.NEW_MOUNTS)
+    kernel.mount("none", "/", "", kernel.RECURSIVE | kernel.PRIVATE)
+    group = ""
+    with suppress(OSError):  # a machine without freezer: its labs have no control groups
+        kernel.mount("cgroup", at, "cgroup", 0, "freezer")
+        group = f"{at}/{os.path.basename(at)}"
+        os.mkdir(group)
+    reading, writing = os.pipe()
+    kernel.unshare(kernel.NEW_PIDS)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.close(reading)
+            _be(group, writing)
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writing)
+    ready = os.read(reading, 1)
+    print(pid if ready else "", flush=True)
+    sys.stdin.read()
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    if group:
+        for path, _, _ in os.walk(group, topdown=False):
+            until(lambda path=path: _removed(path), f"{path} can be removed", 10)
+        kernel.unmount(at)
+    os.rmdir(at)
+    return 0 if ready else 1
+
+
+def _removed(path: str) -> bool:
+    with suppress(OSError):
+        os.rmdir(path)
+    return not os.path.isdir(path)
+
+
+def _be(group: str, ready: int) -> None:
+    """The first process of the machine. It reaps, and waits to be killed."""
+    from muster.lab import kernel
+
+    kernel.die_with_parent(signal.SIGKILL)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
+    if group:
+        Path(group, "cgroup.procs").write_text("0")
+    kernel.unshare(kernel.NEW_NET | kernel.NEW_UTS | kernel.NEW_IPC | kernel.NEW_MOUNTS | kernel.NEW_CGROUPS)
+    kernel.name_host("stage")
+    kernel.mount("proc", "/proc", "proc")
+    for path in OWN:
+        kernel.mount("tmpfs", path, "tmpfs", 0, "mode=1777")
+    with suppress(OSError):
+        kernel.unmount("/sys/fs/cgroup/freezer")  # the same file system is refused over itself
+        kernel.mount("cgroup", "/sys/fs/cgroup/freezer", "cgroup", 0, "freezer")
+    # MS_SHARED, as systemd has the mounts of a real machine: what is mounted in a lab must not come through
+    kernel.mount("none", "/", "", kernel.RECURSIVE | 1 << 20)
+    subprocess.Popen(["ip", "link", "set", "lo", "up"]).wait()
+    os.write(ready, b".")
+    os.close(ready)
+    os.closerange(3, 64)
+    while True:
+        signal.pause()
+
+
+def main(words: Sequence[str]) -> int:
+    """The program."""
+    if words == ["hold"]:
+        return hold()
+    print(json.dumps(look()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
