@@ -250,8 +250,7 @@ def test_ctrl_c_on_the_way_leaves_nothing(stage: Stage, moment: int | str) -> No
     at(stage, moment)
     kill(stage.muster_pid(), signal.SIGINT)
     said = starting.communicate(timeout=30)[0]
-    if starting.returncode == 0:  # it had come up before
-        assert "the lab is up" in said
+    if "the lab is up" in said:  # it had come up before
         down(stage)
     else:
         assert (130, "") == (starting.returncode, said)

@@ -12,7 +12,6 @@ import pwd
 import re
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
@@ -138,8 +137,8 @@ def repeated(counts: Iterable[int]) -> str:
 
 
 def say(words: str) -> None:
-    """Write a line to stderr."""
-    print(words, file=sys.stderr, flush=True)
+    """Write a line to stderr, past Python's own buffer: a handler of a signal may speak while another one does."""
+    _write_all(2, f"{words}\n".encode())
 
 
 def refuse(words: str, status: int) -> NoReturn:
