@@ -223,6 +223,7 @@ srun {torchrun} --nnodes 2 --nproc-per-node 2 \\
 
 
 def test_sbatch_starts_one_torchrun_on_each_node(cluster: Cluster, tmp_path: Path) -> None:
+    """The real `sbatch --wait` looks after 2, 10 and 42 s: it may end long after the job."""
     output, script = tmp_path / "job.log", tmp_path / "job.sbatch"
     torchrun = f"{cluster.python} -m torch.distributed.run"
     script.write_text(BATCH.format(output=output, torchrun=torchrun, port=cluster.port(), script=SUM))

@@ -523,11 +523,8 @@ def test_a_lab_of_one_node_without_gpus(own_lab: Callable[..., Lab]) -> None:
 
 def test_ports_and_subnet_that_are_in_use_are_no_obstacle(stage: Stage) -> None:
     """Somebody on the machine listens where sshd and Slurm do, on the same addresses; the lab has a network apart."""
-    links = (
-        "link add dummy0 type veth peer name dummy1\naddress add 10.77.0.1/16 dev dummy0\n"
-        "address add 10.77.1.1/16 dev dummy0\n"
-        "address add 10.77.255.254/16 dev br0\nlink set br0 up\nlink add lab0 type bridge\n"
-    )
+    addresses = "".join(f"address add 10.77.{last}/16 dev br0\n" for last in ("0.1", "1.1", "255.254"))
+    links = f"link add br0 type bridge\n{addresses}link set br0 up\nlink add lab0 type bridge\n"
     done = stage.run("ip", "-batch", "-", input=links)
     assert (0, "") == (done.returncode, done.stderr)
     listen = (
