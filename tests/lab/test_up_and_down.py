@@ -346,6 +346,26 @@ def test_what_nobody_could_clear_away_is_cleared_by_its_name(stage: Stage) -> No
     assert (0, "the lab is gone\n") == (done.returncode, done.stdout)
 
 
+@pytest.mark.usefixtures("nothing_left")
+def test_the_next_program_clears_what_a_killed_one_left_and_no_more(stage: Stage) -> None:
+    living = stage.start(sys.executable, "-c", IN_PYTHON, "sys.stdin.read()", stdin=subprocess.PIPE)
+    assert living.stdout is not None
+    of_living = living.stdout.readline().strip()
+    alive = set(stage.inhabitants())
+    program = stage.start(sys.executable, "-c", IN_PYTHON, "time.sleep(4242)")
+    assert program.stdout is not None
+    of_killed = program.stdout.readline().strip()
+    for pid in set(stage.inhabitants()) - alive:
+        kill(pid)
+    program.communicate(timeout=30)
+    assert stage.path(of_killed).is_dir()
+    assert 0 == stage.python(IN_PYTHON, "pass").returncode
+    assert not stage.path(of_killed).exists()
+    assert stage.path(f"{of_living}/control").exists()
+    living.communicate(timeout=30)
+    assert 0 == living.returncode
+
+
 # ---- twice, and both at once -----------------------------------------------------------------------------------------
 
 

@@ -272,6 +272,7 @@ dist.init_process_group("gloo")
 total = torch.tensor(1.0)
 dist.all_reduce(total)
 print(f"attempt {attempt} sum {total.item():g} of {os.environ['TORCHELASTIC_MAX_RESTARTS']}")
+dist.barrier()  # else a rank that is still inside the sum loses it with rank 1, and prints nothing
 if attempt == 0 and rank == 1:
     os.kill(os.getpid(), signal.SIGKILL)
 dist.all_reduce(total)

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from glob import glob
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -25,6 +26,9 @@ from muster.lab.shape import GUEST, Folder, Shape, address
 
 USUAL = "/var/lib/muster-lab"
 """The folder of the lab that the command line means."""
+
+_FRESH = "muster-lab-of-a-program-"
+"""How the name of a folder begins that nobody named."""
 
 
 class Lab:
@@ -67,7 +71,8 @@ class Lab:
         self.shape.check()
         needs.check()
         if not self._given:
-            self.folder = Folder(tempfile.mkdtemp(prefix="muster-lab-", dir="/var/lib"))
+            _sweep()
+            self.folder = Folder(tempfile.mkdtemp(prefix=_FRESH, dir=os.path.dirname(USUAL)))
             os.chmod(self.folder.path, 0o755)
         try:
             while True:
@@ -403,6 +408,16 @@ def in_words(shape: Shape) -> str:
     gpus = f"{shape.gpus} GPU{'s' if shape.gpus != 1 else ''}" if shape.gpus else "no GPU"
     home = "" if shape.shared_home else ", no shared home"
     return f"{nodes}, each with {shape.cpus} core{'s' if shape.cpus != 1 else ''} and {gpus}{home}"
+
+
+def _sweep() -> None:
+    """Clear away the labs of programs that were killed at the same time as their keepers."""
+    for path in glob(f"{os.path.dirname(USUAL)}/{_FRESH}*"):
+        dead = Lab(folder=path)
+        if dead.state() == "half-made":  # else do not wait for one that is being made
+            with suppress(RunFailed), dead._locked(make=False):
+                if dead.state() == "half-made":
+                    dead._clear()
 
 
 def _boot() -> str:

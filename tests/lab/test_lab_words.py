@@ -1,0 +1,159 @@
+"""What `muster lab` says to whoever asks for what cannot be: one sentence, one hint, a status, no traceback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from stage import SOURCES, Stage, difference
+
+from muster.lab.needs import PROGRAMS
+
+HERE = "/var/lib/muster-lab"
+
+
+def words(stage: Stage, *asked: str, under: tuple[str, ...] = ()) -> tuple[int, str]:
+    """The status and stderr of `muster lab …`, which must leave nothing; `under` is what runs it."""
+    before = stage.look()
+    done = stage.run(*under, sys.executable, "-m", "muster", "lab", *asked)
+    assert "" == done.stdout
+    assert "Traceback" not in done.stderr
+    assert {} == difference(before, stage.look())
+    return done.returncode, done.stderr
+
+
+NONE_UP = "muster: no lab is up\nhint: `muster lab up` makes one\n"
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ("sideways", "there is no `muster lab sideways`"),
+        ("upp", "there is no `muster lab upp`"),
+        ("up there", "`muster lab up` takes no operand; it was given there"),
+        ("down n1", "`muster lab down` takes no operand; it was given n1"),
+        ("up --nodes 0", "`--nodes 0`: that is not a whole number from 1"),
+        ("up --nodes 999", "a lab has 1 to 250 nodes, and 999 were asked for"),
+        ("up --nodes many", "many"),
+        ("up --gpus 17", "a node of a lab has 0 to 16 GPUs, and 17 were asked for"),
+        ("up --cpus 2000", "a node of a lab has 1 to 1024 cores, and 2000 were asked for"),
+        ("exec", "`muster lab exec` wants a host and a command"),
+        ("exec n1", "`muster lab exec n1` wants a command"),
+        ("exec n1 --", "`muster lab exec n1` wants a command"),
+        ("shell n1 n2", "`muster lab shell` takes one host, and was given n1 n2"),
+    ],
+)
+def test_what_cannot_be_asked_is_told_and_nothing_comes_up(stage: Stage, asked: str, says: str) -> None:
+    status, said = words(stage, *asked.split())
+    assert 2 == status
+    first, *rest = said.splitlines()
+    assert first.startswith("muster: ")
+    assert says in first
+    assert 1 == len(rest)
+    assert rest[0].startswith("hint: ")
+
+
+@pytest.mark.parametrize("asked", ["exec n1 -- true", "fault freeze n1", "fault clear", "shell", "ssh-config"])
+def test_what_needs_a_lab_says_that_none_is_up(stage: Stage, asked: str) -> None:
+    assert (2, NONE_UP) == words(stage, *asked.split())
+
+
+def test_down_and_status_without_a_lab_are_answers(stage: Stage) -> None:
+    assert (0, "no lab is up\n", "") == answer(stage.muster("lab", "down"))
+    assert (1, "no lab is up\n", "") == answer(stage.muster("lab", "status"))
+
+
+def answer(done: subprocess.CompletedProcess[str]) -> tuple[int, str, str]:
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_what_a_lab_does_not_have_is_told(stage: Stage) -> None:
+    assert 0 == stage.muster("lab", "up", "--nodes", "2").returncode
+    for asked, says in {
+        "exec n3 -- true": "muster: the lab has no host n3\nhint: it has head, n1, n2\n",
+        "fault flood n1": "muster: there is no fault `flood`\n",
+        "fault freeze": "muster: `freeze` is the fault of a host\nhint: name one: head, n1, n2\n",
+        "fault freeze n9": "muster: the lab has no host n9\nhint: it has head, n1, n2\n",
+        "fault slurmctld-down n1": "muster: `slurmctld-down` is a fault of the whole lab, not of n1\n",
+        "fault freeze n1 n2": "muster: `muster lab fault` makes one fault on one host; it was given freeze n1 n2\n",
+        "fault clear freez": "muster: `freez` is neither a fault nor a host of the lab\n",
+    }.items():
+        done = stage.muster("lab", *asked.split())
+        assert (2, "") == (done.returncode, done.stdout), asked
+        assert done.stderr.startswith(says), done.stderr
+    assert "there was no such fault\n" == stage.muster("lab", "fault", "clear", "freeze").stdout
+    assert 0 == stage.muster("lab", "down").returncode
+
+
+def test_the_status_of_exec_is_that_of_the_command(stage: Stage) -> None:
+    assert 0 == stage.muster("lab", "up", "--nodes", "1").returncode
+    assert 7 == stage.muster("lab", "exec", "n1", "--", "sh", "-c", "exit 7").returncode
+    assert 143 == stage.muster("lab", "exec", "n1", "--", "sh", "-c", "sh -c 'kill $$'").returncode
+    missing = stage.muster("lab", "exec", "n1", "--", "no-such-program")
+    assert 127 == missing.returncode
+    assert "no-such-program" in missing.stderr
+    assert 0 == stage.muster("lab", "down").returncode
+
+
+@pytest.mark.parametrize("lost", ["net_admin", "sys_admin"])
+def test_root_without_its_powers_is_told_what_grants_them(stage: Stage, lost: str) -> None:
+    status, said = words(stage, "up", under=("setpriv", f"--bounding-set=-{lost}", f"--inh-caps=-{lost}"))
+    assert 2 == status
+    sentence, hint = said.splitlines()
+    assert "Operation not permitted" in sentence
+    assert hint.startswith("hint: in a container: start it with `--privileged`")
+
+
+@pytest.mark.parametrize("asked", ["up", "down", "status", "exec n1 -- true", "fault freeze n1", "install"])
+def test_who_is_not_root_is_told(stage: Stage, tmp_path: Path, asked: str) -> None:
+    """The sources are copied to where anybody may read."""
+    place = f"/tmp/{tmp_path.name}-sources"
+    assert 0 == stage.run("cp", "-r", SOURCES, place).returncode
+    under = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"]
+    env = {**stage.env, "PYTHONPATH": place, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = stage.run(*under, "/usr/bin/python3", "-m", "muster", "lab", *asked.split(), env=env)
+    assert (2, "") == (done.returncode, done.stdout)
+    assert done.stderr.startswith("muster: the lab makes network namespaces and mounts, which only root may do")
+    assert "\nhint: " in done.stderr
+
+
+@pytest.mark.parametrize("programs", [["slurmctld"], ["sshd", "mpiexec.hydra"]])
+def test_missing_packages_are_named_with_the_line_that_installs_them(stage: Stage, programs: list[str]) -> None:
+    hiding = "".join(f"mount -n --bind /dev/null $(command -v {program}); " for program in programs)
+    under = ("unshare", "-m", "sh", "-c", f'{hiding}exec "$@"', "sh")
+    packages = ", ".join(PROGRAMS[program] for program in programs)
+    expected = f"muster: the lab needs {packages}, not installed here\nhint: `muster lab install`\n"
+    assert (2, expected) == words(stage, "up", under=under)
+
+
+def test_install_has_nothing_to_do_where_all_is_there(stage: Stage) -> None:
+    assert (0, "all that the lab needs is installed\n", "") == answer(stage.muster("lab", "install"))
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(stage: Stage) -> None:
+    stage.path(HERE).mkdir()
+    stage.path(f"{HERE}/thesis.txt").write_text("years of work")
+    expected = f"muster: {HERE} is not empty, and is no lab's\nhint: name another folder, or empty that one\n"
+    assert (2, expected) == words(stage, "up")
+    assert (2, f"muster: {HERE} is no lab's folder\nhint: it is left as it is\n") == words(stage, "down")
+    assert "years of work" == stage.path(f"{HERE}/thesis.txt").read_text()
+
+
+def test_a_slurm_that_does_not_come_up_is_told_with_its_last_words(stage: Stage) -> None:
+    text = "from muster.lab import Lab\nLab(nodes=1, slurm={'SelectType': 'select/nonsense'}).up(owned=True)"
+    before = stage.look()
+    done = stage.python(text)
+    assert 1 == done.returncode
+    assert "slurmctld" in done.stderr
+    assert "nonsense" in done.stderr
+    assert {} == difference(before, stage.look())
+
+
+def test_the_help_names_every_action_and_fault(stage: Stage) -> None:
+    usage = stage.muster("lab").stdout
+    for name in ("up", "down", "status", "exec", "shell", "fault", "ssh-config", "install"):
+        assert f"muster lab {name}" in usage
+        assert f"muster lab {name}" in stage.muster("lab", name, "--help").stdout
+    assert "freeze HOST" in stage.muster("lab", "fault").stdout
