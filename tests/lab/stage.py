@@ -22,8 +22,12 @@ from pathlib import Path
 from typing import Any, Callable
 
 SOURCES = str(Path(__file__).parents[2] / "src")
-OWN = ("/run", "/tmp", "/var/tmp", "/var/lib", "/dev/shm")
-"""Where the stage has file systems of its own, empty at first."""
+OWN = tuple(
+    path
+    for path in ("/run", "/tmp", "/var/tmp", "/var/lib", "/dev/shm")
+    if not any(place.startswith(f"{path}/") for place in (SOURCES, sys.prefix, sys.base_prefix))
+)
+"""Where the stage has file systems of its own, empty at first; where this very checkout lies it has none."""
 
 CONFIGURATION = ("/etc", "~/.ssh")
 
