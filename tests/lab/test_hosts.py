@@ -477,7 +477,7 @@ def test_without_shared_home_each_node_has_its_own(own_lab: Callable[..., Lab], 
     """An empty home and /tmp; Python and the lab's own files are there all the same."""
     lab = own_lab(nodes=2, shared_home=False)
     (tmp_path / "on the machine").touch()
-    home = os.path.expanduser("~")
+    home = os.path.expanduser("~root")  # as sshd finds it, whatever HOME is here
     assert "on the machine" == said(lab, "head", f"ls {tmp_path}")
     assert 2 == lab.run("n1", ["ls", str(tmp_path)], cwd="/").returncode
     for folder in (home, "/tmp", "/var/tmp", "/home", f"{lab.folder.homes}/ada"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from glob import glob
 from pathlib import Path
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -74,6 +75,18 @@ def is_zombie(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return False
+
+
+def waits_in(pid: int) -> str:
+    """The state of each thread of a process and where in the kernel it stands, for an error message."""
+    places = []
+    for task in glob(f"/proc/{pid}/task/*"):
+        try:
+            state = Path(task, "stat").read_text().rpartition(")")[2].split()[0]
+            places.append(f"{state} {Path(task, 'wchan').read_text()}")
+        except OSError:  # gone meanwhile
+            continue
+    return ", ".join(places) or "gone now"
 
 
 def inhabitants(pid: int) -> list[int]:

@@ -30,6 +30,9 @@ USUAL = "/var/lib/muster-lab"
 _FRESH = "muster-lab-of-a-program-"
 """How the name of a folder begins that nobody named."""
 
+_PATIENCE = 30.0
+"""Seconds in which the processes of a lab must be gone: on a busy machine the kernel takes namespaces down slowly."""
+
 
 class Lab:
     """A cluster of practice on this machine: a head, nodes n1, n2, …, sshd on each, Slurm, shared files.
@@ -186,12 +189,13 @@ class Lab:
                 for pid, started in processes[:1]:
                     _send(pid, started, number)
                 files.thaw_all(self.folder)
-                if _gone(processes, 10):
+                if _gone(processes, _PATIENCE):
                     break
             else:
                 raise RunFailed(
-                    "the lab did not end: " + ", ".join(str(pid) for pid, start in processes if _lives(pid, start)),
-                    "these processes were killed and still live; they wait in the kernel",
+                    "the lab did not end: "
+                    + ", ".join(f"process {pid} ({kernel.waits_in(pid)})" for pid, at in processes if _lives(pid, at)),
+                    "these were killed and still live; they wait in the kernel",
                 )
         files.clear_away(self.folder)
 
