@@ -180,6 +180,17 @@ def test_a_stopped_keeper_can_be_taken_down(stage: Stage) -> None:
 
 
 @pytest.mark.usefixtures("nothing_left")
+def test_a_frozen_host_can_be_taken_down_with_commands_in_it(stage: Stage) -> None:
+    up(stage)
+    process = stage.start_muster("lab", "exec", "n1", "--", "sh", "-c", "while :; do sleep 0.01; done")
+    until(lambda: any(words.startswith("sleep 0.01") for words in everywhere(stage)), "it runs")
+    assert 0 == stage.muster("lab", "fault", "freeze", "n1").returncode
+    down(stage)
+    kill(process.pid, signal.SIGCONT)  # the way onto the stage, which stops with what it runs
+    process.communicate(timeout=30)
+
+
+@pytest.mark.usefixtures("nothing_left")
 def test_a_job_in_a_frozen_control_group_can_be_taken_down(stage: Stage) -> None:
     """What is frozen takes no signal, not even SIGKILL."""
     up(stage, "--nodes", "1")

@@ -91,11 +91,13 @@ def _signal_all(number: signal.Signals) -> Callable[[Keeper, str], None]:
         while True:  # until no new process is found: one may be forking now
             new = set(kernel.inhabitants(keeper.hosts[host].pid)) - reached
             if not new:
-                return
+                break
             for pid in new:
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
             reached |= new
+        if number == signal.SIGCONT:
+            kernel.wake_entrances(keeper.hosts[host].pid)
 
     return send
 

@@ -189,6 +189,8 @@ class Lab:
                 for pid, started in processes[:1]:
                     _send(pid, started, number)
                 files.thaw_all(self.folder)
+                for pid in record.get("hosts", {}).values():
+                    kernel.wake_entrances(pid[0])
                 if _gone(processes, _PATIENCE):
                     break
             else:
