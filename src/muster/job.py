@@ -1,4 +1,4 @@
-"""From options to a job and its plan, on this machine."""
+"""From options to a job and its plan: on this machine, or on the hosts that were named."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+from muster import environ, hosts
+from muster.agent import machine
 from muster.errors import Impossible
+from muster.hosts import Wanted
 from muster.launchers import LAUNCHERS
 from muster.model import Host, Job, Node, Plan, Program
 from muster.options import Parsed, near
@@ -49,11 +52,16 @@ def refuse_worlds(given: Mapping[str, Any], env: Mapping[str, str]) -> None:
     """Raise `Impossible` where this muster would be one of several that know nothing of each other."""
     nodes = str(given.get("nnodes", "1"))
     few, _, many = nodes.partition(":")
-    if (few, many or few) != ("1", "1"):
+    if few != (many or few):
         raise Impossible(
-            f"--nnodes {nodes}: muster runs on this machine only",
-            "leave --nnodes out for one machine; several cannot be reached yet, and one muster a machine would make "
-            "a world of its own on each",
+            f"--nnodes {nodes}: muster does not change the number of nodes while it runs", f"use `--nnodes {many}`"
+        )
+    if not few.isdigit() or few == "0":
+        raise Impossible(f"--nnodes {nodes}: that is no number of nodes", "give a whole number from 1")
+    if few != "1" and not _elsewhere(given):
+        raise Impossible(
+            f"--nnodes {nodes}: no machines were named",
+            f"name them: `--hosts n1,n2 --nnodes {few}`, or `--hostfile FILE`",
         )
     if str(given.get("node_rank", "0")) != "0":
         raise Impossible(
@@ -89,13 +97,75 @@ def program(parsed: Parsed, given: Mapping[str, Any], verb: str) -> Program:
     return Program("script", words)
 
 
+def _elsewhere(given: Mapping[str, Any]) -> bool:
+    """The ranks run on hosts that were named."""
+    return "hosts" in given or "hostfile" in given
+
+
+def wanted_hosts(given: Mapping[str, Any], cwd: str) -> tuple[Wanted, ...]:
+    """The hosts that were named, those that get a rank; empty for this machine alone. Raises `Impossible`."""
+    if not _elsewhere(given):
+        for option in ("include", "exclude"):
+            if option in given:
+                raise Impossible(f"--{option}: there are no hosts to choose from", "name them by --hosts or --hostfile")
+        return ()
+    if "hosts" in given and "hostfile" in given:
+        raise Impossible("--hosts and --hostfile were both given", "one of them names the hosts")
+    if "hosts" in given:
+        found = hosts.parse_hosts(given["hosts"])
+    else:
+        found = hosts.parse_hostfile(
+            here.read_text(os.path.join(cwd, given["hostfile"]), "--hostfile"), given["hostfile"]
+        )
+    found = hosts.choose(found, given.get("include"), given.get("exclude"))
+    if "nnodes" in given:
+        count = int(str(given["nnodes"]).partition(":")[0])
+        if count > len(found):
+            names = hosts.fold_hosts(host.name for host in found)
+            raise Impossible(f"--nnodes {count}: only {len(found)} hosts were named: {names}", "name more of them")
+        found = found[:count]
+    each = given.get("nproc_per_node")
+    number = int(each) if each is not None and each.isdigit() else None
+    counts = hosts.shares(found, number, given.get("np"))
+    return tuple(host._replace(slots=count, gpus=host.gpus[:count]) for host, count in zip(found, counts) if count != 0)
+
+
+def ranks_there(each: str | None, cores: int, gpus: int, host: str) -> int:
+    """How many ranks `-g` means on a host with so many cores and GPUs, where no number was said."""
+    if each == "gpu" and not gpus:
+        raise Impossible(f"-g gpu: {host} has no GPU", "use `-g cpu` or a number")
+    if each == "cpu":
+        return cores
+    if each == "auto":
+        return gpus or cores
+    return max(1, gpus)
+
+
+def per_host(items: Any, names: tuple[str, ...], option: str) -> tuple[list[str], dict[str, list[str]]]:
+    """Split `HOSTS:VALUE` from plain values: (for all hosts, {host: those for it alone})."""
+    every: list[str] = []
+    single: dict[str, list[str]] = {}
+    for item in items:
+        first, colon, value = item.partition(":")
+        try:
+            chosen = hosts.expand(first, option) if colon and names else []
+        except Impossible:
+            chosen = []
+        if chosen and set(chosen) <= set(names):
+            for name in chosen:
+                single.setdefault(name, []).append(value.strip())
+        else:
+            every.append(item)
+    return every, single
+
+
 def ranks_wanted(given: Mapping[str, Any], env: Mapping[str, str]) -> int:
     """How many ranks `-g` asks for on this machine."""
     wanted = given.get("nproc_per_node")
     if "gpus" in given:
         visible = [piece.strip() for piece in given["gpus"].split(",") if piece.strip()]
     else:
-        visible = here.gpus(env)
+        visible = machine.gpus(env)
     if wanted is None:
         return max(1, len(visible))
     if wanted == "gpu":
@@ -103,16 +173,35 @@ def ranks_wanted(given: Mapping[str, Any], env: Mapping[str, str]) -> int:
             raise Impossible("-g gpu: there is no GPU here", "use `-g cpu` or a number")
         return len(visible)
     if wanted == "cpu":
-        return here.cores()
+        return machine.cores()
     if wanted == "auto":
-        return len(visible) or here.cores()
+        return len(visible) or machine.cores()
     return int(wanted)
 
 
-def make_job(
-    parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], verb: str
-) -> tuple[Job, tuple[Node, ...]]:
-    """The job that these options ask for, on this machine; raises `Impossible`."""
+class Asked(NamedTuple):
+    """What the options ask for."""
+
+    job: Job
+    hosts: tuple[Wanted, ...]
+    """The hosts that were named; empty for this machine."""
+    each: str | None
+    """What `-g` said."""
+    pythons: Mapping[str, str]
+    """The interpreter of a host that has one of its own."""
+    setups: Mapping[str, tuple[str, ...]]
+    """Lines of `--setup` for one host."""
+    threads_chosen: bool
+    """The person set OMP_NUM_THREADS."""
+
+    @property
+    def counted(self) -> bool:
+        """How many ranks each host gets is known without asking it."""
+        return all(host.slots is not None for host in self.hosts)
+
+
+def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], verb: str) -> Asked:
+    """The job that these options ask for; raises `Impossible`."""
     refuse_worlds(given, env)
     what = program(parsed, given, verb)
     cwd = os.path.abspath(given.get("cwd") or os.getcwd())
@@ -120,7 +209,9 @@ def make_job(
         raise Impossible(f"--cwd {given.get('cwd')}: there is no such folder", "make it first; ranks start there")
     if what.kind == "script":
         here.check_script(what.argv[0], cwd)
-    elif what.kind == "command" and "setup" not in given:
+    named = wanted_hosts(given, cwd)
+    names = tuple(host.name for host in named)
+    if what.kind == "command" and "setup" not in given and not named:
         here.check_command(what.argv[0], cwd, env)
     launcher = given.get("launcher")
     wrap = _words(given.get("wrap", ""), "--wrap")
@@ -130,38 +221,107 @@ def make_job(
         raise Impossible(
             f"there is no launcher `{launcher}`", near(launcher, LAUNCHERS) or f"known: {', '.join(LAUNCHERS)}"
         )
-    count = ranks_wanted(given, env)
-    here.check_limits(count)
-    stdin = given.get("stdin")
-    for option, ranks in (("--stdin", () if stdin is None else (stdin,)), ("--ranks", given.get("ranks", ()))):
-        wrong = [rank for rank in ranks if rank >= count]
-        if wrong:
-            raise Impossible(f"{option} {wrong[0]}: there is no such rank", f"the ranks are 0 to {count - 1}")
-    python, why = here.choose_python(given.get("python"), what.argv[0], cwd, env, sys.executable)
-    variables = _variables(given.get("env", ()), env)
-    threads = 0 if "OMP_NUM_THREADS" in variables or "OMP_NUM_THREADS" in env else max(1, here.cores() // count)
+    if named and "gpus" in given:
+        raise Impossible("--gpus is for this machine", "with hosts write `--hosts n1:0,1`: GPUs 0 and 1 of n1")
+    if named and "numa_binding" in given:
+        raise Impossible("--numa-binding is for this machine", "leave it out where the ranks run on other hosts")
+    if not named and "np" in given:
+        given = {**given, "nproc_per_node": str(given["np"])}
+    general, pythons = per_host(given.get("python", ()), names, "--python")
+    setup, setups = per_host(given.get("setup", ()), names, "--setup")
+    python, why = here.choose_python(
+        general[-1] if general else None, what.argv[0], cwd, env, sys.executable, not named
+    )
+    variables = environ.chosen(given.get("env", ()), env)
     job = Job(
         program=what,
         launcher=launcher,
-        ranks_per_node=count,
         python=python,
         python_why=why,
         cwd=cwd,
-        threads=threads,
+        place="ssh" if named else "local",
         name=given.get("name", ""),
-        env=variables,
-        setup=tuple(given.get("setup", ())),
+        env={**environ.forwarded(env), **variables} if named else variables,
+        setup=tuple(setup),
         preload=tuple(name for names in given.get("preload", ()) for name in names.split(",") if name),
         wrap=wrap,
-        gpus=tuple(piece.strip() for piece in given.get("gpus", "").split(",") if piece.strip()),
         binding=given.get("numa_binding", ""),
-        stdin=stdin,
+        stdin=given.get("stdin"),
         grace=given.get("grace", 10.0),
         timeout=given.get("timeout"),
         max_restarts=given.get("max_restarts", 0),
+        ssh=_words(given.get("ssh", "ssh"), "--ssh"),
+        lease=given.get("lease", 30.0) if named else 0.0,
     )
-    cpus = here.bindings(job.binding, count) if job.binding else ()
-    return job, layout([(Host(here.identity()["host"], cpus), count)])
+    return Asked(
+        job=job,
+        hosts=named,
+        each=given.get("nproc_per_node"),
+        pythons={name: values[-1] for name, values in pythons.items()},
+        setups={name: tuple(values) for name, values in setups.items()},
+        threads_chosen="OMP_NUM_THREADS" in variables or "OMP_NUM_THREADS" in env,
+    )
+
+
+def nodes_here(asked: Asked, given: Mapping[str, Any], env: Mapping[str, str]) -> tuple[Node, ...]:
+    """The one node that this machine is; raises `Impossible`."""
+    count = int(given["np"]) if "np" in given else ranks_wanted(given, env)
+    here.check_limits(count)
+    _check_ranks(count, asked.job, given)
+    host = Host(
+        here.identity()["host"],
+        gpus=tuple(piece.strip() for piece in given.get("gpus", "").split(",") if piece.strip()),
+        threads=0 if asked.threads_chosen else max(1, machine.cores() // count),
+        cpus=here.bindings(asked.job.binding, count) if asked.job.binding else (),
+    )
+    return layout([(host, count)])
+
+
+def hosts_to_reach(asked: Asked) -> tuple[Host, ...]:
+    """The hosts that were named, as far as they are known before they answer."""
+    return tuple(
+        Host(
+            host.name,
+            user=host.user,
+            python=asked.pythons.get(host.name, ""),
+            setup=asked.setups.get(host.name, ()),
+            gpus=host.gpus,
+        )
+        for host in asked.hosts
+    )
+
+
+def nodes_there(
+    asked: Asked, given: Mapping[str, Any], facts: Mapping[str, Mapping[str, Any]] | None
+) -> tuple[Node, ...]:
+    """The nodes that the hosts are; `facts` are what each host told of itself, None when nobody was asked.
+
+    Raises `Impossible`.
+    """
+    found = []
+    for host, wanted in zip(hosts_to_reach(asked), asked.hosts):
+        told = facts[host.name] if facts is not None else None
+        count = wanted.slots
+        if count is None:
+            if told is None:
+                raise Impossible(
+                    f"how many ranks {host.name} gets is known when it is asked how many GPUs it has",
+                    "say it for a plan: `-g 8`, or `--hosts n1:8,n2:8`",
+                )
+            count = ranks_there(asked.each, told["cores"], len(told["gpus"]), host.name)
+        if told is not None and not asked.threads_chosen:
+            host = host._replace(threads=max(1, told["cores"] // count))
+        found.append((host, count))
+    nodes = layout(found)
+    _check_ranks(sum(len(node.ranks) for node in nodes), asked.job, given)
+    return nodes
+
+
+def _check_ranks(count: int, job: Job, given: Mapping[str, Any]) -> None:
+    for option, ranks in (("--stdin", () if job.stdin is None else (job.stdin,)), ("--ranks", given.get("ranks", ()))):
+        wrong = [rank for rank in ranks if rank >= count]
+        if wrong:
+            raise Impossible(f"{option} {wrong[0]}: there is no such rank", f"the ranks are 0 to {count - 1}")
 
 
 def make_plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
@@ -174,17 +334,3 @@ def _words(text: str, option: str) -> tuple[str, ...]:
         return tuple(shlex.split(text))
     except ValueError as error:
         raise Impossible(f"cannot read `{option} {text}`: {error}", "quote it as in a shell") from None
-
-
-def _variables(items: Any, env: Mapping[str, str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for item in items:
-        name, equals, value = item.partition("=")
-        if not equals:
-            if name not in env:
-                raise Impossible(
-                    f"--env {name}: there is no such variable here", f"give its value: `--env {name}=VALUE`"
-                )
-            value = env[name]
-        found[name] = value
-    return found

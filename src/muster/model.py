@@ -33,15 +33,14 @@ class Job(NamedTuple):
     program: Program
     launcher: str
     """A key of `LAUNCHERS`."""
-    ranks_per_node: int
     python: str
-    """The interpreter of the ranks."""
+    """The interpreter of the ranks, where a host has none of its own."""
     python_why: str
     """How it was chosen, in words."""
     cwd: str
     """Absolute path in which the ranks start."""
-    threads: int
-    """OpenMP threads of each rank, or 0 to leave the number alone."""
+    place: str = "local"
+    """A key of `PLACES`: where the ranks run."""
     name: str = ""
     """A name by which the person finds the run again."""
     env: Environment = MappingProxyType({})
@@ -52,8 +51,6 @@ class Job(NamedTuple):
     """Modules that the warm interpreter imports besides torch."""
     wrap: tuple[str, ...] = ()
     """Words put before the command of each rank; `{rank}` and the like are filled in."""
-    gpus: tuple[str, ...] = ()
-    """The GPUs of the node that the ranks may see; empty for all."""
     binding: str = ""
     """How ranks are bound to cores: `node`, `socket`, `exclusive`, `core-complex`, or empty for not at all."""
     stdin: int | None = None
@@ -64,12 +61,26 @@ class Job(NamedTuple):
     """Seconds that the whole run may take."""
     max_restarts: int = 0
     """How many times all ranks are started again after a failure."""
+    ssh: tuple[str, ...] = ("ssh",)
+    """The words of the ssh that reaches hosts."""
+    lease: float = 0.0
+    """Seconds for which a node keeps its ranks when the connection to it breaks."""
 
 
 class Host(NamedTuple):
     """A machine, as far as planning must know it."""
 
     name: str
+    user: str = ""
+    """Whom to be there; empty for what ssh is configured to."""
+    python: str = ""
+    """The interpreter of its ranks; empty for the job's."""
+    setup: tuple[str, ...] = ()
+    """Shell lines for this host, after those of the job."""
+    gpus: tuple[str, ...] = ()
+    """The GPUs that its ranks may see; empty for all."""
+    threads: int = 0
+    """OpenMP threads of each of its ranks, or 0 to leave the number alone."""
     cpus: tuple[tuple[int, ...], ...] = ()
     """For each local rank, the cores that it may use; empty when ranks are not bound."""
 

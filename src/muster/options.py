@@ -67,9 +67,9 @@ def _binding(value: str) -> str:
 
 
 def _variable(value: str) -> str:
-    name = value.partition("=")[0]
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-        raise ValueError("NAME or NAME=VALUE")
+    name, equals, _ = value.partition("=")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*" + ("" if equals else r"\*?"), name):
+        raise ValueError("NAME, NAME=VALUE or PREFIX*")
     return value
 
 
@@ -106,19 +106,45 @@ class Option(NamedTuple):
 
 _LISTED = "`muster run --help` lists them"
 
+WHERE = "where the ranks run, this machine without these"
 HOW, RANKS, ENDS, SHOWS = "what starts the ranks", "the ranks", "how it ends", "what is shown and kept"
 
 HELP = Option(("-h", "--help"), "show this and leave", group=SHOWS)
 
 RUN: tuple[Option, ...] = (
     Option(
+        ("-H", "--hosts", "--host"),
+        "machines to reach by ssh: `n1,n[2-4],gpu5:4,gpu6:0,1` (4 ranks on gpu5; GPUs 0 and 1 of gpu6)",
+        "HOSTS",
+        group=WHERE,
+    ),
+    Option(
+        ("--hostfile",),
+        "the same from a file, a host a line: `n1 slots=4` or `n1:4`, `#` for comments",
+        "FILE",
+        group=WHERE,
+    ),
+    Option(("-N", "--nnodes"), "the first so many of them", "N", group=WHERE),
+    Option(("--include",), "only these of them, as DeepSpeed writes it: `n1@n2:0,2`", "HOSTS", group=WHERE),
+    Option(("--exclude",), "all of them but these", "HOSTS", group=WHERE),
+    Option(("--ssh",), "the words of ssh, such as `ssh -p 2222 -J gate`", "WORDS", group=WHERE),
+    Option(
+        ("--lease",),
+        "for how long a host keeps its ranks when the connection to it breaks, 30 s without it",
+        "TIME",
+        _seconds,
+        30.0,
+        group=WHERE,
+    ),
+    Option(
         ("-g", "--nproc-per-node"),
-        "ranks on this machine: a number, `gpu` (one a GPU), `cpu` (one a core) or `auto` (GPUs if there are any, else "
+        "ranks on each machine: a number, `gpu` (one a GPU), `cpu` (one a core) or `auto` (GPUs if there are any, else "
         "cores); without it one a GPU, or one",
         "N",
         _ranks_per_node,
         group=RANKS,
     ),
+    Option(("-n", "--np"), "ranks in all; hosts are filled up in their order", "N", _positive, group=RANKS),
     Option(("-m", "--module"), "the script is a module, as with `python -m`", group=RANKS),
     Option(("--no-python",), "the script is a program of its own, not Python; the same as `-- COMMAND`", group=RANKS),
     Option(
@@ -127,7 +153,13 @@ RUN: tuple[Option, ...] = (
         "NAME",
         group=HOW,
     ),
-    Option(("--python",), "the Python of the ranks", "PATH", group=HOW),
+    Option(
+        ("--python",),
+        "the Python of the ranks; for some hosts only: `n[1-3]:/opt/bin/python`; may be repeated",
+        "PATH",
+        many=True,
+        group=HOW,
+    ),
     Option(
         ("--preload",),
         "modules to import once, before the ranks are forked: `transformers,datasets`",
@@ -137,7 +169,7 @@ RUN: tuple[Option, ...] = (
     ),
     Option(
         ("--setup",),
-        "shell lines to run first, such as `module load cuda`; may be repeated",
+        "shell lines to run first, such as `module load cuda`, or `n1:module load cuda`; may be repeated",
         "LINES",
         many=True,
         group=HOW,
@@ -151,7 +183,7 @@ RUN: tuple[Option, ...] = (
     Option(("--cwd",), "the folder in which the ranks start", "DIR", group=RANKS),
     Option(
         ("--env",),
-        "a variable for the ranks, NAME=VALUE, or NAME as it is here; may be repeated",
+        "a variable for the ranks: NAME=VALUE, NAME as it is here, PREFIX*; may be repeated",
         "NAME[=VALUE]",
         _variable,
         many=True,
@@ -204,7 +236,6 @@ RUN: tuple[Option, ...] = (
     Option(("--profile",), "a `[profile.NAME]` of muster.toml to take options from", "NAME", group=SHOWS),
     HELP,
     # torchrun's, for lines that were written for it
-    Option(("-N", "--nnodes"), "", "N"),
     Option(("--node-rank",), "", "N"),
     Option(("--standalone",), ""),
     Option(("--rdzv-backend",), "", "X"),

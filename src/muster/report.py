@@ -59,11 +59,19 @@ def begin_in_words(plan: Plan, run_id: str, facts: Mapping[str, Any]) -> str:
     words = f"{run_id}: {plural(plan.world_size, 'rank')}, launcher {launcher}"
     if all(command.python_at is None for command in plan.commands):
         return f"{words}, `{job.program.argv[0]}`"
-    threads = f"{plural(job.threads, 'thread')} each" if job.threads else "OMP_NUM_THREADS as you set it"
+    threads = _threads({node.host.threads for node in plan.nodes})
     versions = [f"Python {facts['python']}"] if facts.get("python") else []
     versions += [f"torch {facts['torch']}"] if facts.get("torch") else []
     python = facts.get("executable", job.python)
     return f"{words}, {threads}, {python} ({', '.join(versions)}; {job.python_why})"
+
+
+def _threads(counts: set[int]) -> str:
+    """OpenMP threads of each rank, which may differ from host to host."""
+    if counts == {0}:
+        return "OMP_NUM_THREADS as you set it"
+    few, many = min(counts), max(counts)
+    return f"{plural(few, 'thread')} each" if few == many else f"{few} to {many} threads each"
 
 
 # ---- outcomes -------------------------------------------------------------------------------------------------------

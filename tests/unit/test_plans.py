@@ -27,19 +27,17 @@ from muster.report import plan_in_words
 RUN_ID = "20261121-120000-ab12-train"
 
 SHAPES: dict[str, tuple[Node, ...]] = {
-    "1-rank": layout([(Host("a"), 1)]),
-    "4-ranks": layout([(Host("a"), 4)]),
-    "2-and-3-ranks": layout([(Host("n01"), 2), (Host("n02"), 3)]),
+    "1-rank": layout([(Host("a", threads=2), 1)]),
+    "4-ranks": layout([(Host("a", threads=2), 4)]),
+    "2-and-3-ranks": layout([(Host("n01", threads=2), 2), (Host("n02", threads=2), 3)]),
 }
 
 JOB = Job(
     program=Program("script", ("train.py", "--lr", "0.1")),
     launcher="fork",
-    ranks_per_node=4,
     python="/venv/bin/python",
     python_why="the active virtual environment",
     cwd="/home/ann/work",
-    threads=2,
 )
 
 FULL = JOB._replace(
@@ -47,8 +45,6 @@ FULL = JOB._replace(
     env={"HF_HOME": "/data/hf"},
     setup=("module load cuda", "source env.sh"),
     preload=("transformers",),
-    gpus=("2", "3"),
-    threads=0,
     grace=2.5,
     timeout=3600.0,
     max_restarts=3,

@@ -47,26 +47,24 @@ SECONDS = [
 JOB = Job(
     program=Program("script", ("train.py", "--lr", "0.1")),
     launcher="fork",
-    ranks_per_node=4,
     python="/venv/bin/python",
     python_why="the active virtual environment",
     cwd="/home/ann/work",
-    threads=1,
 )
 
 FACTS = {"executable": "/venv/bin/python", "python": "3.11.7", "torch": "2.13.0+cpu", "fork": True}
 
 
-def plan(job: Job, ranks: int = 4) -> Plan:
-    return LAUNCHERS[job.launcher].plan(job, layout([(Host("a"), ranks)]), RUN)
+def plan(job: Job, ranks: int = 4, threads: int = 1) -> Plan:
+    return LAUNCHERS[job.launcher].plan(job, layout([(Host("a", threads=threads), ranks)]), RUN)
 
 
 BEGINS: dict[str, tuple[Plan, dict[str, Any]]] = {
     "forked": (plan(JOB), FACTS),
-    "one rank, with two threads": (plan(JOB._replace(threads=2), 1), FACTS),
+    "one rank, with two threads": (plan(JOB, 1, threads=2), FACTS),
     "not forked after all": (plan(JOB), {**FACTS, "fork": False}),
     "plain processes, whose torch nobody asked for": (
-        plan(JOB._replace(launcher="exec", threads=0)),
+        plan(JOB._replace(launcher="exec"), threads=0),
         {"executable": "/venv/bin/python", "python": "3.11.7"},
     ),
     "a program": (plan(JOB._replace(launcher="exec", program=Program("command", ("./train",)))), {"fork": False}),

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from muster.agent import protocol, system
+from muster.agent import meet, protocol, system
 from muster.agent.logs import Logs
 from muster.agent.members import Members
 from muster.agent.protocol import MAGIC, Unpacker, pack
@@ -46,8 +46,11 @@ class Agent:
         self.frames = Unpacker()
         self.prepared = False
         self.logs = Logs(self)
-        self.leaving = False
+        self.leaving = self.forget = False
         self.sweep_until: float | None = None
+        self.door: socket.socket | None = None
+        self.own_run_dir = False
+        """The run directory is this node's alone; it goes once the supervisor has everything."""
         self.is_lost = False
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
@@ -87,6 +90,10 @@ class Agent:
                 timer[1]()
             self.logs.send()
             if self.leaving and not self.out and self.logs.sent:
+                if self.forget:
+                    import shutil
+
+                    shutil.rmtree(self.run_dir, ignore_errors=True)
                 return
 
     def after(self, seconds: float, do: Callable[[], object]) -> None:
@@ -146,6 +153,23 @@ class Agent:
 
     # ---- what the supervisor asks for -------------------------------------------------------------------------------
 
+    def on_tell(self, payload: bytes, **what: str) -> None:
+        """Tell what planning must know of this machine."""
+        self.emit("told", **meet.tell(**what))
+
+    def on_open(self, payload: bytes) -> None:
+        """Open a port at which the other nodes try the way here."""
+        self.door = meet.open_door()
+        self.emit("opened", port=self.door.getsockname()[1])
+
+    def on_knock(self, payload: bytes, addresses: list[str], port: int, patience: float) -> None:
+        """Try the way to node 0."""
+        self.emit("knocked", ways=meet.knock(addresses, port, patience))
+
+    def on_clock(self, payload: bytes) -> None:
+        """Say what time it is here."""
+        self.emit("clock")
+
     def on_prepare(
         self,
         payload: bytes,
@@ -158,9 +182,19 @@ class Agent:
         stdin_rank: int | None,
         want: bool | list[int],
         floor: str,
+        own_run_dir: bool = False,
+        path_first: bool = False,
     ) -> None:
-        """Get ready to start ranks: folders, the hook, the warm interpreter."""
-        self.run_dir, self.node, self.logs.want = run_dir, node, want
+        """Get ready to start ranks: folders, the hook, the warm interpreter.
+
+        `own_run_dir`: that folder is this node's alone. `path_first`: the folder of this Python goes first on PATH, as
+        if its environment had been activated.
+        """
+        if self.door is not None:
+            self.door.close()
+        self.run_dir, self.node, self.logs.want, self.own_run_dir = run_dir, node, want, own_run_dir
+        if path_first:
+            os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", os.defpath)
         self.folder = os.path.join(run_dir, f"node_{host}")
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
         log = os.open(os.path.join(self.folder, "agent.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -176,8 +210,9 @@ class Agent:
         port = self.members.listen(host)
         self.emit("listening", attempt=attempt, port=port)
 
-    def on_start(self, payload: bytes, attempt: int, late: Mapping[str, str]) -> None:
-        """Start all ranks of this node."""
+    def on_start(self, payload: bytes, attempt: int, late: Mapping[str, str], meets: Mapping[str, str]) -> None:
+        """Start all ranks of this node. `meets` names the interface on which it meets the others, unless set."""
+        self.members.defaults = dict(meets)
         folder = os.path.join(self.run_dir, f"attempt_{attempt}")
         os.makedirs(folder, mode=0o700, exist_ok=True)
         self.logs.follow(attempt, folder, self.members.ranks)
@@ -225,6 +260,7 @@ class Agent:
             self.members.close()
         self.logs.finish(drain)
         self.leaving = True
+        self.forget = self.own_run_dir and drain
 
     def on_taken(self, payload: bytes, count: int) -> None:
         """The supervisor has shown so many bytes of output, and takes more."""

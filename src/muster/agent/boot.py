@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
-_READ_AND_RUN = "f=open(0,'rb',closefd=False);exec(f.read(int(f.readline())))"
+_READ_AND_RUN = 'f=open(0,"rb",closefd=False);exec(f.read(int(f.readline())))'
 
-_MODULES = ("protocol", "system", "follow", "autopsy", "logs", "warm", "members", "agent")
+_MODULES = ("protocol", "system", "machine", "follow", "autopsy", "logs", "warm", "members", "meet", "agent")
 """What an agent is made of; each imports only those before it."""
 
 _UNPACK = """
@@ -34,7 +35,19 @@ after=$(command -v python3)
 exec "$python" -I -S -c "$code"
 """
 
-SETUP_FAILED = 97
+SETUP_FAILED, NO_PYTHON = 97, 96
+"""Exit statuses of what starts an agent."""
+
+_SCRIPT = """
+python={python}; keep={keep}; before=$(command -v python3)
+{setup}
+after=$(command -v python3)
+[ "$keep" = no ] && [ "$after" != "$before" ] && [ -n "$after" ] && python=$after
+command -v "$python" >/dev/null || {{ echo "muster: there is no $python here" >&2; exit 96; }}
+exec "$python" -I -S -c {code}
+"""
+
+_LINE = "{{ eval {line}; }} </dev/null >&2 || {{ echo {failed} >&2; exit 97; }}"
 
 
 def agent_argv(python: str, setup: Sequence[str], keep_python: bool) -> tuple[str, ...]:
@@ -47,6 +60,22 @@ def agent_argv(python: str, setup: Sequence[str], keep_python: bool) -> tuple[st
         return (python, "-I", "-S", "-c", _READ_AND_RUN)
     keep = "yes" if keep_python else "no"
     return ("bash", "-c", _SETUP, "muster", python, keep, _READ_AND_RUN, *setup)
+
+
+def agent_script(python: str, setup: Sequence[str], keep_python: bool) -> bytes:
+    """The same as text for a shell that reads it from its stdin, on a host whose login shell may be any."""
+    lines = [
+        _LINE.format(line=quote(line), failed=quote(f"muster: this line of --setup failed: {line}")) for line in setup
+    ]
+    keep = "yes" if keep_python or not setup else "no"
+    text = _SCRIPT.format(python=quote(python), keep=keep, setup="\n".join(lines), code=quote(_READ_AND_RUN))
+    return text.encode()
+
+
+def read_script(shell: str, script: bytes) -> str:
+    """The words for ssh that read such a text and obey it. Any login shell takes them: nothing in them is special to
+    sh, csh or fish; and nothing of the person's stands on a command line that others can read."""
+    return f"exec {shell} -c 'eval \"$(head -c {len(script)})\"'"
 
 
 def agent_source() -> bytes:

@@ -36,8 +36,8 @@ def log_path(folder: str, rank: int, stream: str) -> str:
 class Stream:
     """One file of one rank, and how far it has been read."""
 
-    def __init__(self, rank: int, kind: str, path: str) -> None:
-        self.rank, self.kind, self.path = rank, kind, path
+    def __init__(self, rank: int, kind: str, path: str, attempt: int = 0) -> None:
+        self.rank, self.kind, self.path, self.attempt = rank, kind, path, attempt
         self.offset = 0
         """How far `read` has come."""
         self.scanned = 0
@@ -85,11 +85,11 @@ class Stream:
 class Follower:
     """The files of all ranks of one attempt in one folder."""
 
-    def __init__(self, folder: str, ranks: Iterable[int]) -> None:
+    def __init__(self, folder: str, ranks: Iterable[int], attempt: int = 0) -> None:
         self.streams: dict[str, Stream] = {}
         for rank in ranks:
             for kind in ("out", "err"):
-                stream = Stream(rank, kind, log_path(folder, rank, kind))
+                stream = Stream(rank, kind, log_path(folder, rank, kind), attempt)
                 self.streams[os.path.basename(stream.path)] = stream
         self.fd: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         """Readable when a file has grown; -1 where the kernel gives no more of these, then `notice` must be called."""

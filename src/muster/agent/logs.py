@@ -49,7 +49,7 @@ class Logs:
             self.agent.unwatch(self._follower.fd)
             self._follower.close()
         self._attempt, self._folder, self._shown = attempt, folder, set()
-        self._follower = Follower(folder, ranks)
+        self._follower = Follower(folder, ranks, attempt)
         self._watch(self._follower)
 
     def _watch(self, follower: Follower) -> None:
@@ -95,7 +95,8 @@ class Logs:
                 self._unsent[stream] = None  # behind the others
             if data:
                 self.untaken += len(data)
-                self.agent.emit("output", data, rank=stream.rank, stream=stream.kind, offset=offset)
+                place = {"rank": stream.rank, "stream": stream.kind, "attempt": stream.attempt, "offset": offset}
+                self.agent.emit("output", data, **place)
 
     def finish(self, drain: bool) -> None:
         """No more will be written; unless `drain`, what is not yet sent never will be."""

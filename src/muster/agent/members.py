@@ -43,6 +43,8 @@ class Members:
         self.forks = any(command["forks"] for command in commands)
         self.store_waits = all(command["python_at"] is None for command in commands)
         """The store is started when the first rank asks for it."""
+        self.defaults: dict[str, str] = {}
+        """Variables known since the attempt began, for ranks that have none of that name."""
         self.deaf = False
         """This Python does not reach the hook."""
         self.stdin_rank = stdin_rank
@@ -257,9 +259,9 @@ class Members:
             self.start_store(self.listener)
         if warm is not None:
             children = {}
-            for rank, _command in self.each_rank():
+            for rank, command in self.each_rank():
                 children[f"rank:{rank['rank']}"] = {
-                    "env": self.own_env(rank, late),
+                    "env": self.own_env(rank, self.env(command), late),
                     "cpus": rank["cpus"],
                     "out": log_path(folder, rank["rank"], "out"),
                     "err": log_path(folder, rank["rank"], "err"),
@@ -274,16 +276,20 @@ class Members:
         """(rank, its command) of this node."""
         return [(rank, command) for command in self.commands for rank in command["ranks"]]
 
-    def own_env(self, rank: Mapping[str, Any], late: Mapping[str, str]) -> dict[str, str]:
+    def own_env(
+        self, rank: Mapping[str, Any], command_env: Mapping[str, str], late: Mapping[str, str]
+    ) -> dict[str, str]:
         """The variables that are this rank's alone, or this attempt's."""
         path = os.path.join(self.folder, f"rank_{rank['rank']:05d}.error.json")
-        return dict(rank["env"], TORCHELASTIC_ERROR_FILE=path, **late)
+        unset = {name: value for name, value in self.defaults.items() if name not in command_env}
+        return dict(unset, **rank["env"], TORCHELASTIC_ERROR_FILE=path, **late)
 
     def start_plain(self, late: Mapping[str, str]) -> None:
         """Start one process a rank."""
         for rank, command in self.each_rank():
             number = rank["rank"]
-            env = dict(self.env(command), **self.own_env(rank, late))
+            env = self.env(command)
+            env = dict(env, **self.own_env(rank, env, late))
             if command["python_at"] is not None and not self.deaf:
                 env = hooked(env, self.hook_folder, mode="rank", stack=stack_file(self.folder, number))
             stdin = self.null if self.stdin is None or number != self.stdin_rank else self.stdin

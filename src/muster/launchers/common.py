@@ -16,8 +16,8 @@ def python_argv(job: Job) -> tuple[str, ...]:
 def node_environment(job: Job, node: Node, run_id: str) -> dict[str, str]:
     """The variables that all ranks of a node share; what the person set comes last."""
     env = shared_environment(node.ranks[0], run_id, job.max_restarts)
-    if job.gpus:
-        env["CUDA_VISIBLE_DEVICES"] = ",".join(job.gpus)
+    if node.host.gpus:
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(node.host.gpus)
     env.update(job.env)
     return env
 
@@ -25,8 +25,8 @@ def node_environment(job: Job, node: Node, run_id: str) -> dict[str, str]:
 def node_defaults(job: Job, node: Node) -> dict[str, str]:
     """The variables that are set where the node has none of its own."""
     env = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"}
-    if job.threads:
-        env["OMP_NUM_THREADS"] = str(job.threads)
+    if node.host.threads:
+        env["OMP_NUM_THREADS"] = str(node.host.threads)
     if node.ranks[0].nodes == 1:
         # All ranks meet on this machine: neither the look-up of its own name nor its network can be in the way.
         env["GLOO_SOCKET_IFNAME"] = "lo"

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from typing import Callable, NamedTuple
 
-from muster.model import Job
-from muster.places import local
+from muster.model import Host, Job
+from muster.places import local, ssh
 
 
 class Place(NamedTuple):
     """A row of the table."""
 
-    start: Callable[[Job, str], tuple[str, ...]]
+    start: Callable[[Job, Host], tuple[str, ...]]
     """`start(job, host)`: the argv, here, whose stdin and stdout are the connection to a new agent there."""
-    lease: float
-    """Seconds for which an agent keeps its ranks when the connection is lost."""
+    text: Callable[[Job, Host], bytes]
+    """`text(job, host)`: what that command reads before the text of the agent."""
+    asks: bool
+    """The hosts are asked what they are before there is a plan."""
 
 
 PLACES: dict[str, Place] = {
-    "local": Place(local.start, lease=0.0),
+    "local": Place(local.start, local.text, asks=False),
+    "ssh": Place(ssh.start, ssh.text, asks=True),
 }

@@ -1,4 +1,4 @@
-"""This machine, as planning must know it: its cores, its GPUs, its interpreters, its limits. Starts no process."""
+"""This machine, as planning must know it: its interpreters, its limits, its NUMA nodes. Starts no process."""
 
 from __future__ import annotations
 
@@ -7,60 +7,21 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from muster.agent.machine import gpu_buses
+from muster.agent.machine import read as _read
 from muster.errors import Impossible
 
 
-def cores() -> int:
-    """The cores that this process may use: its affinity, and the quota of its container, whichever is less."""
-    allowed = len(os.sched_getaffinity(0))
-    for path in ("/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us"):
-        text = _read(path).split()
-        period = text[1] if len(text) > 1 else _read("/sys/fs/cgroup/cpu/cpu.cfs_period_us").strip()
-        if text and text[0].isdigit() and period.isdigit() and int(period):
-            allowed = min(allowed, max(1, int(text[0]) // int(period)))
-    return allowed
-
-
-def gpus(env: Mapping[str, str]) -> list[str]:
-    """The names by which ranks may address the GPUs here: indices, or what CUDA_VISIBLE_DEVICES says."""
-    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
-        if name in env:
-            return [piece.strip() for piece in env[name].split(",") if piece.strip() and piece.strip() != "-1"]
-    return [str(index) for index in range(len(_gpu_buses()))]
-
-
-def _gpu_buses() -> list[str]:
-    """The PCI address of each GPU, in the order of the driver."""
-    found: list[str] = []
-    nvidia = Path("/proc/driver/nvidia/gpus")
-    if nvidia.is_dir():
-        found = sorted(path.name for path in nvidia.iterdir())
-    nodes = len([name for name in os.listdir("/dev") if re.fullmatch(r"nvidia\d+", name)])
-    if nodes:
-        # a container may show the driver's list of all GPUs, and the device nodes of its own
-        return (found + [""] * nodes)[:nodes]
-    topology = Path("/sys/class/kfd/kfd/topology/nodes")
-    if topology.is_dir():
-        for node in sorted(topology.iterdir(), key=lambda path: int(path.name)):
-            simds = re.search(r"^simd_count (\d+)", _read(str(node / "properties")), re.M)
-            if simds and int(simds.group(1)):
-                found.append("")
-    return found
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""
-
-
-def choose_python(given: str | None, program: str, cwd: str, env: Mapping[str, str], own: str) -> tuple[str, str]:
+def choose_python(
+    given: str | None, program: str, cwd: str, env: Mapping[str, str], own: str, local: bool = True
+) -> tuple[str, str]:
     """(path, why) of the interpreter for the ranks.
 
     What was given; else the active virtual or conda environment; else `.venv` beside the script or in the current
-    folder; else the one that muster runs in.
+    folder; else the one that muster runs in. One that was given for other hosts (not `local`) need not be here.
     """
+    if given is not None and not local:
+        return os.path.join(cwd, given) if "/" in given else given, "--python"
     if given is not None:
         path = _which(given, env)
         if path is None:
@@ -88,6 +49,15 @@ def _which(name: str, env: Mapping[str, str]) -> str | None:
     from shutil import which
 
     return which(name, path=env.get("PATH"))
+
+
+def read_text(path: str, option: str) -> str:
+    """The text of a file that an option names; raises `Impossible`."""
+    try:
+        return Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise Impossible(f"{option} {path}: {reason}", "give the path of a text file") from None
 
 
 def check_script(path: str, cwd: str) -> None:
@@ -166,7 +136,7 @@ def bindings(mode: str, ranks: int) -> tuple[tuple[int, ...], ...]:
     """
     allowed = os.sched_getaffinity(0)
     nodes = _numa_nodes(allowed)
-    buses = _gpu_buses()
+    buses = gpu_buses()
     where: list[int] = []
     for local in range(ranks):
         text = _read(f"/sys/bus/pci/devices/{buses[local].lower()}/numa_node").strip() if local < len(buses) else ""

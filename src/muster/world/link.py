@@ -5,22 +5,29 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from muster.agent import system
 from muster.agent.boot import SETUP_FAILED, agent_source
 from muster.agent.protocol import MAGIC, Unpacker
 from muster.errors import Impossible
-from muster.model import Plan
-from muster.places import Place
+from muster.model import Host, Job, Node
+from muster.places import PLACES
 
 
 class Link:
     """The connection to the agent of one node."""
 
-    def __init__(self, node: int, host: str, argv: list[str], env: Mapping[str, str], cwd: str):
+    def __init__(self, node: int, host: str, argv: Sequence[str], env: Mapping[str, str], cwd: str):
         self.node, self.host = node, host
+        self.offset = 0.0
+        """Its clock (monotonic) minus this machine's, in seconds."""
+        self.facts: dict[str, Any] = {}
+        """What it told of itself."""
+        self.collects = False
+        """Its run directory is its own, so what its ranks write has to be kept here."""
         try:
             self.process = subprocess.Popen(
                 argv,
@@ -83,19 +90,28 @@ class Link:
         del self.complaint[:-65536]
         return bool(data)
 
-    def why_lost(self, run_path: str, python: str) -> str:
-        """Why the connection ended, for a person."""
+    def status(self) -> tuple[int | None, str]:
+        """How the child process ended, as a number and in words; None when it still runs."""
         try:
             code = self.process.wait(timeout=2)
         except subprocess.TimeoutExpired:
-            return f"the agent on {self.host} closed its connection and still runs (pid {self.process.pid})"
-        how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+            return None, f"still runs (pid {self.process.pid})"
+        return code, f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+
+    def last_words(self, count: int = 3) -> str:
+        """The last lines on stderr of what was to start the agent."""
+        self.listen()
+        words = self.complaint.decode("utf-8", "replace").replace("\r", "").strip().splitlines()
+        return "; ".join(words[-count:])
+
+    def why_lost(self, run_path: str, python: str) -> str:
+        """Why the connection ended, for a person."""
+        code, how = self.status()
+        if code is None:
+            return f"the agent on {self.host} closed its connection and {how}"
         if self.preface is not None:
-            self.listen()
-            words = self.complaint.decode("utf-8", "replace").strip().splitlines()
-            last = "; ".join(words[-3:])
             what = "--setup failed" if code == SETUP_FAILED else f"could not be started by {python}"
-            return f"the agent on {self.host} {what}: {last or how}"
+            return f"the agent on {self.host} {what}: {self.last_words() or how}"
         if self.broken:
             return f"the agent on {self.host} failed: {self.broken}; see {run_path}/node_{self.host}/agent.log"
         return f"the agent on {self.host} ended ({how}), and its ranks with it"
@@ -113,6 +129,10 @@ class Agents(NamedTuple):
     """What this process had started before it became muster (`sh -c 'other & exec muster …'`)."""
     signals: int
     """A descriptor from which the numbers of the signals that muster gets are read."""
+    address: str = "127.0.0.1"
+    """Where on node 0 all ranks meet."""
+    meets: tuple[Mapping[str, str], ...] = ()
+    """For each node, the variables that name the interface on which it meets the others."""
 
 
 def _catch_signals() -> int:
@@ -126,16 +146,39 @@ def _catch_signals() -> int:
     return told
 
 
-def start_agents(plan: Plan, place: Place, env: Mapping[str, str]) -> Agents:
-    """Start the agents of all nodes and send them their text; they come to life while muster makes itself ready."""
+def prepare_parent() -> tuple[set[int], int]:
+    """Make this process ready to have agents: (what it had started before, the descriptor of its signals)."""
     not_ours = set(system.descendants(os.getpid()))
     system.adopt_orphans()  # of an agent that is killed
-    signals = _catch_signals()  # before there is anything that a Ctrl-C would leave behind
-    links = []
-    for node in plan.nodes:
-        argv = list(place.start(plan.job, node.host.name))
-        link = Link(node.number, node.host.name, argv, env, plan.job.cwd)
-        link.out += agent_source()
-        link.flush()
-        links.append(link)
+    return not_ours, _catch_signals()  # before there is anything that a Ctrl-C would leave behind
+
+
+def start_agent(job: Job, number: int, host: Host, env: Mapping[str, str]) -> Link:
+    """Start the agent of one node and send it its text."""
+    place = PLACES[job.place]
+    link = Link(number, host.name, place.start(job, host), env, job.cwd)
+    link.out += place.text(job, host) + agent_source()
+    link.flush()
+    return link
+
+
+def start_agents(job: Job, nodes: Sequence[Node], env: Mapping[str, str]) -> Agents:
+    """Start the agents of all nodes here; they come to life while muster makes itself ready."""
+    not_ours, signals = prepare_parent()
+    links = [start_agent(job, node.number, node.host, env) for node in nodes]
     return Agents(links, not_ours, signals)
+
+
+def end_links(links: Sequence[Link], patience: float = 5.0) -> None:
+    """Close connections, and see the child processes behind them end."""
+    for link in links:
+        link.stdin.close()
+    deadline = time.monotonic() + patience
+    for link in links:
+        try:
+            link.process.wait(timeout=max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            link.process.kill()
+            link.process.wait()
+        link.stdout.close()
+        link.stderr.close()

@@ -1,0 +1,81 @@
+"""What an agent tells of its machine before there is a plan, and how it finds the way to node 0."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import select
+import socket
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from muster.agent import machine
+
+
+def tell(cwd: str, script: str, run_dir: str) -> dict[str, Any]:
+    """What planning must know of this machine.
+
+    `cwd` is where ranks start, `script` is read if it is a path, `run_dir` is where the supervisor has its files:
+    `shared` tells whether that is the same folder here.
+    """
+    return {
+        "cores": machine.cores(),
+        "gpus": machine.gpus(os.environ),
+        "interfaces": machine.interfaces(),
+        "reached_at": os.environ.get("SSH_CONNECTION", "   ").split(" ")[2],
+        "cwd": os.path.isdir(cwd),
+        "script": digest(os.path.join(cwd, script)) if script else "",
+        "shared": os.path.exists(os.path.join(run_dir, "here")),
+        "home": os.environ.get("MUSTER_HOME") or os.path.join(os.path.expanduser("~"), ".muster"),
+    }
+
+
+def digest(path: str) -> str:
+    """What tells the content of a file from others; empty when it cannot be read."""
+    if os.path.isdir(path):
+        path = os.path.join(path, "__main__.py")
+    try:
+        with open(path, "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    except OSError:
+        return ""
+
+
+def open_door() -> socket.socket:
+    """A port at which the other nodes try the way; nobody has to accept for a connection to be made."""
+    door = socket.socket()
+    door.bind(("", 0))
+    door.listen(4096)
+    return door
+
+
+def knock(addresses: Iterable[str], port: int, patience: float) -> dict[str, dict[str, str]]:
+    """Try to connect to each address at once: {address: {"from": own address, "interface"} or {"error"}}."""
+    found: dict[str, dict[str, str]] = {}
+    waiting: dict[socket.socket, str] = {}
+    for address in addresses:
+        trial = socket.socket()
+        trial.setblocking(False)
+        result = trial.connect_ex((address, port))
+        if result in (0, errno.EINPROGRESS):
+            waiting[trial] = address
+        else:
+            found[address] = {"error": os.strerror(result)}
+            trial.close()
+    names = {own: name for name, own in machine.interfaces()}
+    deadline = time.monotonic() + patience
+    while waiting and time.monotonic() < deadline:
+        for trial in select.select([], list(waiting), [], max(0.0, deadline - time.monotonic()))[1]:
+            address, failed = waiting.pop(trial), trial.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if failed:
+                found[address] = {"error": os.strerror(failed)}
+            else:
+                own = trial.getsockname()[0]
+                found[address] = {"from": own, "interface": names.get(own, "lo" if own.startswith("127.") else "")}
+            trial.close()
+    for trial, address in waiting.items():
+        found[address] = {"error": f"no answer within {patience:g} s"}
+        trial.close()
+    return found

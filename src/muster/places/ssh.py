@@ -1,0 +1,83 @@
+"""On hosts that ssh reaches, as the person's own configuration says. Nothing is installed there but Python."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from muster.agent.boot import agent_script, read_script
+from muster.model import Host, Job
+
+_OPTIONS = (
+    # a question that nobody answers hangs for ever; keys and agents need none
+    ("BatchMode=yes", "RequestTTY=no", "RemoteCommand=none", "ClearAllForwardings=yes", "PermitLocalCommand=no")
+    # a connection that has died without a word is known to be dead after 15 s
+    + ("ServerAliveInterval=5", "ServerAliveCountMax=3")
+)
+"""Said before the person's configuration is read: ssh keeps the first value that it meets (ssh_config(5))."""
+
+
+def reach(job: Job, host: Host, command: str) -> tuple[str, ...]:
+    """The argv that runs `command` on a host."""
+    options = [word for option in _OPTIONS for word in ("-o", option)]
+    user = ("-l", host.user) if host.user else ()
+    return (*job.ssh, *options, *user, "--", host.name, command)
+
+
+def start(job: Job, host: Host) -> tuple[str, ...]:
+    """ssh, and a shell there that reads the rest."""
+    # --setup often needs what only a login shell defines, such as `module`
+    shell = "bash -l" if job.setup or host.setup else "sh"
+    return reach(job, host, read_script(shell, text(job, host)))
+
+
+def text(job: Job, host: Host) -> bytes:
+    """What that shell reads: the person's lines, and the Python that becomes the agent."""
+    keep = job.python_why == "--python" or bool(host.python)
+    return agent_script(host.python or job.python, (*job.setup, *host.setup), keep)
+
+
+class Refusal(NamedTuple):
+    """What ssh says when it does not get through, and what it means."""
+
+    words: str
+    """What stands in its output."""
+    says: str
+    hint: str
+
+
+REFUSALS = (
+    Refusal(
+        "REMOTE HOST IDENTIFICATION HAS CHANGED",
+        "its host key is not the one that this machine knows",
+        "if that machine was made anew: `ssh-keygen -R HOST`, then `ssh HOST` once; if not, another one answers for it",
+    ),
+    Refusal(
+        "Host key verification failed",
+        "its host key is not known here yet",
+        "`ssh HOST` once, and look at the key that it shows",
+    ),
+    Refusal(
+        "Permission denied",
+        "ssh was refused: it would need a password, or another key or user",
+        "no password can be typed here; `ssh-copy-id HOST`, or `ssh-add` for a key with a passphrase",
+    ),
+    Refusal(
+        "Too many authentication failures",
+        "ssh was refused: it offered too many keys",
+        "name the right one in ~/.ssh/config: `IdentityFile` and `IdentitiesOnly yes`",
+    ),
+    Refusal(
+        "Could not resolve hostname",
+        "its name is not known here",
+        "look at the spelling, or give it an address in ~/.ssh/config or /etc/hosts",
+    ),
+    Refusal("Connection refused", "nothing listens there for ssh", "is sshd running, and on this port?"),
+    Refusal("No route to host", "there is no way to it", "is it up, and is this machine in its network?"),
+    Refusal("timed out", "it does not answer", "is it up, and does a firewall let ssh through?"),
+)
+"""The first that fits is told."""
+
+
+def refusal(said: str) -> Refusal | None:
+    """What stands behind the words of an ssh that failed."""
+    return next((known for known in REFUSALS if known.words in said), None)

@@ -1,0 +1,307 @@
+"""Reach hosts: bring an agent to life on each, ask what there is, and find where they can all meet.
+
+Nothing of the job is started here. Whatever fails ends with one sentence that names the hosts, and with no agent left.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from muster.agent import meet
+from muster.agent.boot import NO_PYTHON, SETUP_FAILED
+from muster.agent.protocol import VERSION, pack
+from muster.errors import Impossible, Interrupted, MusterError, Unreachable
+from muster.hosts import fold_hosts
+from muster.model import Host, Job
+from muster.places.ssh import refusal
+from muster.world.link import SIGNALS, Agents, Link, end_links, prepare_parent, start_agent
+
+WINDOW = 64
+"""Hosts that are reached at the same time."""
+
+PATIENCE = 60.0
+"""Seconds in which a host must answer."""
+
+RESTLESS = 8.0
+"""Seconds after which the person is told who is waited for."""
+
+MERCY = 5.0
+"""Seconds that the others still have once one host has failed, so that all that fail are told together."""
+
+WAY = 5.0
+"""Seconds in which a connection between two nodes must be made."""
+
+
+class Gathering:
+    """The agents of a run on hosts, until they can be given a plan."""
+
+    def __init__(self, job: Job, hosts: Sequence[Host], env: Mapping[str, str], say: Callable[[str], None]):
+        self.job, self.hosts, self.env, self.say = job, hosts, env, say
+        self.not_ours, self.signals = prepare_parent()
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(self.signals, selectors.EVENT_READ)
+        self.links: list[Link] = []
+        self.answers: dict[int, dict[str, Any]] = {}
+        """By node: the frame that was waited for, with `heard`, when it came."""
+        self.failed: dict[int, MusterError] = {}
+
+    # ---- reaching ---------------------------------------------------------------------------------------------------
+
+    def reach(self, run_dir: str) -> dict[str, dict[str, Any]]:
+        """Start all agents, and give what each host told of itself. Raises `Unreachable`, `Impossible`, `Interrupted`."""
+        script = self.job.program.argv[0] if self.job.program.kind == "script" else ""
+        ask = pack("tell", cwd=self.job.cwd, script=script, run_dir=run_dir)
+        waiting = list(enumerate(self.hosts))
+        deadline, restless = time.monotonic() + PATIENCE, time.monotonic() + RESTLESS
+        while len(self.answers) + len(self.failed) < len(self.hosts):
+            while waiting and len(self.links) - len(self.answers) - len(self.failed) < WINDOW:
+                number, host = waiting.pop(0)
+                link = start_agent(self.job, number, host, self.env)
+                self.links.append(link)
+                for file in (link.stdout, link.stderr):
+                    self.selector.register(file, selectors.EVENT_READ, link)
+                self._send(link, ask)
+                deadline = time.monotonic() + PATIENCE
+            self._turn("told", min(deadline, restless) - time.monotonic())
+            now = time.monotonic()
+            if self.failed:
+                deadline = min(deadline, now + MERCY)
+            missing = fold_hosts(link.host for link in self._missing())
+            if now >= restless and missing:
+                self.say(f"waiting for {missing} to answer")
+                restless = now + 4 * RESTLESS
+            if now >= deadline:
+                for link in self._missing():
+                    self._fail(link, Unreachable(f"{link.host}: no answer", _SLOW))
+                waiting.clear()
+                break
+        self._raise_failed()
+        self.links.sort(key=lambda link: link.node)
+        for link in self.links:
+            link.facts.update(self.answers[link.node])
+            link.collects = not link.facts["shared"]
+        self._check()
+        return {link.host: link.facts for link in self.links}
+
+    def _missing(self) -> list[Link]:
+        return [link for link in self.links if link.node not in self.answers and link.node not in self.failed]
+
+    def _send(self, link: Link, data: bytes) -> None:
+        link.out += data
+        self._flush(link)
+
+    def _flush(self, link: Link) -> None:
+        link.flush()
+        known = link.stdin.fileno() in self.selector.get_map()
+        if link.out and not known:
+            self.selector.register(link.stdin, selectors.EVENT_WRITE, link)
+        elif known and not link.out:
+            self.selector.unregister(link.stdin)
+
+    def _turn(self, kind: str, wait: float) -> None:
+        """Wait for something, and take frames of this kind as answers."""
+        for key, _ in self.selector.select(max(0.0, wait)):
+            link = key.data
+            if link is None:
+                self._signalled()
+            elif key.fileobj is link.stdin:
+                self._flush(link)
+            elif key.fileobj is link.stderr:
+                if not link.listen():
+                    self.selector.unregister(link.stderr)
+            else:
+                self._heard(link, kind)
+
+    def _signalled(self) -> None:
+        for number in os.read(self.signals, 64):
+            if number in SIGNALS:
+                how = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+                error = Interrupted(f"{how} before anything was started")
+                error.exit_code = 128 + number
+                raise error
+
+    def _heard(self, link: Link, kind: str) -> None:
+        frames = link.read()
+        if frames is None:
+            self.selector.unregister(link.stdout)
+            self._fail(link, self._why(link))
+            return
+        for fields, _ in frames:
+            if fields["kind"] == "hello":
+                link.facts.update(fields)
+                if fields["version"] != VERSION:
+                    words = f"{link.host}: its agent speaks version {fields['version']}, muster {VERSION}"
+                    self._fail(link, Impossible(words))
+            elif fields["kind"] == kind:
+                self.answers[link.node] = {**fields, "heard": time.monotonic()}
+            elif fields["kind"] == "broken":
+                link.broken = fields["text"].strip().splitlines()[-1]
+
+    def _fail(self, link: Link, error: MusterError) -> None:
+        self.failed.setdefault(link.node, error)
+
+    def _why(self, link: Link) -> MusterError:
+        """Why an agent did not come to life, or ended."""
+        code, how = link.status()
+        said = link.complaint.decode("utf-8", "replace")
+        if link.preface is None:
+            return Unreachable(f"{link.host}: the connection broke ({link.broken or link.last_words(1) or how})")
+        if code == SETUP_FAILED:
+            return Impossible(
+                f"{link.host}: {link.last_words().replace('muster: ', '')}", "try that line there by hand"
+            )
+        if code == NO_PYTHON or code == 126 or code == 127:
+            words = link.last_words(1).replace("muster: ", "")
+            return Impossible(
+                f"{link.host}: {words}", "name the one to use there: `--python PATH`, `--python HOST:PATH`"
+            )
+        known = refusal(said) if code == 255 else None
+        if known is not None:
+            return Unreachable(f"{link.host}: {known.says}", known.hint.replace("HOST", link.host))
+        return Unreachable(f"{link.host}: {link.last_words() or how}", f"try it by hand: `ssh {link.host} true`")
+
+    def _raise_failed(self) -> None:
+        """Tell all that failed in one error, equal reasons folded over hosts."""
+        if not self.failed:
+            return
+        by_reason: dict[str, list[str]] = {}
+        hints: list[str] = []
+        first = self.failed[min(self.failed)]
+        for number, error in sorted(self.failed.items()):
+            host, _, reason = error.sentence.partition(": ")
+            by_reason.setdefault(reason, []).append(host)
+            if error.hint and error.hint not in hints:
+                hints.append(error.hint)
+        reasons = "; ".join(f"{fold_hosts(names)}: {reason}" for reason, names in by_reason.items())
+        answered = [link.host for link in self.links if link.node in self.answers]
+        more = f" ({fold_hosts(answered)} answered)" if answered else ""
+        kind = Impossible if all(isinstance(error, Impossible) for error in self.failed.values()) else Unreachable
+        assert first is not None
+        raise kind(f"not all hosts can be used: {reasons}{more}", "; ".join(hints[:3]) or None)
+
+    # ---- checks -----------------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        """What would fail later, and less clearly."""
+        job = self.job
+        without = [link.host for link in self.links if not link.facts["cwd"]]
+        if without:
+            raise Impossible(
+                f"there is no folder {job.cwd} on {fold_hosts(without)}",
+                "the ranks start there: share it, or see --cwd",
+            )
+        if job.program.kind == "script":
+            own = meet.digest(os.path.join(job.cwd, job.program.argv[0]))
+            absent = [link.host for link in self.links if not link.facts["script"]]
+            other = [link.host for link in self.links if link.facts["script"] not in ("", own)]
+            path = job.program.argv[0]
+            if absent:
+                raise Impossible(
+                    f"there is no {path} on {fold_hosts(absent)}", "its folder has to be shared, or copied"
+                )
+            if other:
+                raise Impossible(
+                    f"{path} on {fold_hosts(other)} is not the one that is here",
+                    "copy it there again, or share its folder",
+                )
+        versions: dict[str, list[str]] = {}
+        for link in self.links:
+            versions.setdefault(".".join(link.facts["python"].split(".")[:2]), []).append(link.host)
+        if len(versions) > 1:
+            told = ", ".join(f"{fold_hosts(names)} {version}" for version, names in versions.items())
+            raise Impossible(f"Python differs between hosts: {told}", "name one that all have: `--python PATH`")
+
+    # ---- where they meet --------------------------------------------------------------------------------------------
+
+    def meet(self) -> Agents:
+        """Find the address of node 0 that all others reach, and how the clocks differ. Raises `Unreachable`."""
+        self._clocks()
+        if len(self.links) == 1:
+            return Agents(self.links, self.not_ours, self.signals, meets=({"GLOO_SOCKET_IFNAME": "lo"},))
+        first, others = self.links[0], self.links[1:]
+        own: dict[str, str] = {address: name for name, address in first.facts["interfaces"]}
+        wanted = self.job.env.get("GLOO_SOCKET_IFNAME", "").split(",") if "GLOO_SOCKET_IFNAME" in self.job.env else None
+        usable = [address for address, name in own.items() if wanted is None or name in wanted]
+        if not usable:
+            which = f" named {','.join(wanted)}" if wanted else " but the loopback"
+            raise Unreachable(
+                f"{first.host} has no interface{which}, so the other nodes cannot reach it",
+                "`ip address` there shows what it has",
+            )
+        # the address at which ssh reached it comes first: that it can be reached is known
+        usable.sort(key=lambda address: address != first.facts["reached_at"])
+        port = self._exchange([first], "opened", pack("open"))[0]["port"]
+        answers = self._exchange(others, "knocked", pack("knock", addresses=usable, port=port, patience=WAY))
+        ways = [answer["ways"] for answer in answers]
+        for address in usable:
+            if all("error" not in way[address] for way in ways):
+                names = [own[address]] + [way[address]["interface"] for way in ways]
+                meets = tuple(self._interface(link, name) for link, name in zip(self.links, names))
+                return Agents(self.links, self.not_ours, self.signals, address, meets)
+        best = max(usable, key=lambda address: sum("error" not in way[address] for way in ways))
+        reasons: dict[str, list[str]] = {}
+        for link, way in zip(others, ways):
+            if "error" in way[best]:
+                reasons.setdefault(way[best]["error"], []).append(link.host)
+        told = "; ".join(f"{fold_hosts(names)}: {reason}" for reason, names in reasons.items())
+        tried = ", ".join(f"{address} ({own[address]})" for address in usable)
+        raise Unreachable(
+            f"the nodes cannot reach {first.host}, where they have to meet, at {best} port {port} ({own[best]}): {told}",
+            f"a firewall between the nodes must let TCP through; tried were {tried}; "
+            "another interface is named by `--env GLOO_SOCKET_IFNAME=NAME`",
+        )
+
+    def _interface(self, link: Link, name: str) -> dict[str, str]:
+        """The variables that tell gloo, and NCCL where there is a choice, which interface to take."""
+        if not name:
+            return {}
+        found = {"GLOO_SOCKET_IFNAME": name, "TP_SOCKET_IFNAME": name}
+        if len({known for known, _ in link.facts["interfaces"]}) > 1:
+            found["NCCL_SOCKET_IFNAME"] = name
+        return found
+
+    def _clocks(self) -> None:
+        """Measure by how much the clock of each host differs: half of the shortest way there and back is the error."""
+        best = dict.fromkeys(range(len(self.links)), float("inf"))
+        for _ in range(3):
+            sent = time.monotonic()
+            for link, answer in zip(self.links, self._exchange(self.links, "clock", pack("clock"))):
+                if answer["heard"] - sent < best[link.node]:
+                    best[link.node] = answer["heard"] - sent
+                    link.offset = answer["t"] - (sent + answer["heard"]) / 2
+
+    def _exchange(self, links: Sequence[Link], kind: str, question: bytes) -> list[dict[str, Any]]:
+        """Ask these nodes something, and wait for the answer of each."""
+        self.answers = {}
+        for link in links:
+            self._send(link, question)
+        deadline = time.monotonic() + PATIENCE
+        while any(link.node not in self.answers for link in links):
+            self._turn(kind, deadline - time.monotonic())
+            late = [link for link in links if link.node not in self.answers]
+            if late and time.monotonic() >= deadline:
+                for link in late:
+                    self._fail(link, Unreachable(f"{link.host}: it answered, and then no more", _SLOW))
+            self._raise_failed()
+        return [self.answers[link.node] for link in links]
+
+    # ---- the end ----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Watch no more."""
+        self.selector.close()
+
+    def give_up(self) -> None:
+        """End all agents; they have started nothing."""
+        for link in self.links:
+            if link.preface is not None:
+                link.process.kill()  # still on its way
+        end_links(self.links)
+
+
+_SLOW = "is it up, and not overloaded?"
