@@ -210,6 +210,27 @@ def as_json(value: Any) -> Any:
     return value
 
 
+def plan_from_json(data: Mapping[str, Any]) -> Plan:
+    """Read back what `as_json(plan)` wrote; keys that a newer muster added are left out."""
+    job = dict(_known(Job, data["job"]))
+    job["program"] = Program(job["program"]["kind"], tuple(job["program"]["argv"]))
+    job.update({name: tuple(job[name]) for name in ("setup", "preload", "wrap", "ssh") if name in job})
+
+    def rank(item: Mapping[str, Any]) -> Rank:
+        return Rank(**dict(_known(Rank, item), cpus=tuple(item["cpus"])))
+
+    def host(item: Mapping[str, Any]) -> Host:
+        found = dict(_known(Host, item), cpus=tuple(tuple(cores) for cores in item["cpus"]))
+        return Host(**dict(found, setup=tuple(item["setup"]), gpus=tuple(item["gpus"])))
+
+    nodes = [Node(item["number"], host(item["host"]), tuple(map(rank, item["ranks"]))) for item in data["nodes"]]
+    commands = [
+        Command(**dict(_known(Command, item), argv=tuple(item["argv"]), ranks=tuple(map(rank, item["ranks"]))))
+        for item in data["commands"]
+    ]
+    return Plan(Job(**job), tuple(nodes), tuple(commands))
+
+
 def outcome_from_json(data: Mapping[str, Any]) -> Outcome:
     """Read back what `as_json(outcome)` wrote; keys that a newer muster added are left out."""
 

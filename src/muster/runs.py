@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from muster.agent import system
 from muster.agent.follow import log_path
 from muster.errors import Impossible
 from muster.model import Outcome, outcome_from_json
@@ -97,12 +98,7 @@ def create(root: Path, run_id: str) -> Run:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.mkdir(mode=0o700)
-        probe = path / "probe"
-        with open(probe, "wb") as file:  # a full disk often takes an empty file, but no byte in it
-            file.write(b"\0" * 65536)
-            file.flush()
-            os.fsync(file.fileno())
-        probe.unlink()
+        system.try_to_write(str(path))
     except OSError as error:
         _remove(path)
         reason = error.strerror or str(error)

@@ -14,9 +14,9 @@ and from sweeping back to running when a failure may be retried.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Union
+from typing import Any, Union
 
 from muster.model import Failure, Outcome, RankEnd
 
@@ -141,6 +141,25 @@ class Tick:
 Event = Union[Ready, Listening, Started, Ended, StoreEnded, Unable, Lost, Swept, Asked, Tick]
 
 
+EVENTS: Mapping[str, type[Any]] = {
+    kind.__name__.lower(): kind
+    for kind in (Ready, Listening, Started, Ended, StoreEnded, Unable, Lost, Swept, Asked, Tick)
+}
+"""By the name under which they stand in events.jsonl."""
+
+
+def event_from_json(data: Mapping[str, Any]) -> Event:
+    """Read back an event that was written down."""
+    fields = {name: value for name, value in data.items() if name != "event"}
+    if fields.get("failure") is not None:
+        fields["failure"] = Failure(**dict(fields["failure"], frames=tuple(fields["failure"]["frames"])))
+    for name in ("ended", "left"):
+        if name in fields:
+            fields[name] = tuple(fields[name])
+    event: Event = EVENTS[data["event"]](**fields)
+    return event
+
+
 # ---- actions: what the world is to do -------------------------------------------------------------------------------
 
 
@@ -245,6 +264,20 @@ class Supervisor:
         pairs = zip(self.settings.ranks, self.settings.node_of)
         return tuple(rank for rank, node in pairs if rank not in self._ends and node not in self._gone)
 
+    @property
+    def port(self) -> int | None:
+        """The port of this attempt's store, once it is known."""
+        return self._port
+
+    @property
+    def patience(self) -> float:
+        """Seconds that what ranks left behind has to end by itself."""
+        return self._end.patience if self._end is not None else 0.0
+
+    def waits_for(self, node: int) -> bool:
+        """This node has still to tell that nothing is left on it."""
+        return self.phase == "sweeping" and node not in self._swept
+
     # ---- starting ---------------------------------------------------------------------------------------------------
 
     def _on_ready(self, event: Ready, actions: list[Action]) -> None:
@@ -267,8 +300,8 @@ class Supervisor:
     # ---- ends -------------------------------------------------------------------------------------------------------
 
     def _on_ended(self, event: Ended, actions: list[Action]) -> None:
-        if event.attempt != self.attempt:
-            return
+        if event.attempt != self.attempt or event.rank in self._ends:
+            return  # told twice, by an agent that met a new supervisor
         end = self._judged(event)
         self._ends[event.rank] = end
         if self.phase == "running" and not end.ok:
@@ -352,7 +385,7 @@ class Supervisor:
         elif event.signal == SIGINT:
             end = _End("interrupted", 130, "interrupted (Ctrl-C)", [(SIGINT, grace), *hard])
         elif event.signal == SIGHUP:
-            end = _End("interrupted", 129, "the terminal was closed (SIGHUP)", self._ask_then_kill())
+            end = _End("interrupted", 129, event.by or "the terminal was closed (SIGHUP)", self._ask_then_kill())
         elif event.signal == SIGTERM:
             end = _End("interrupted", 143, "muster was sent SIGTERM", self._ask_then_kill())
         else:

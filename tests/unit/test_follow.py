@@ -32,7 +32,7 @@ def everything(follower: Follower) -> dict[str, bytes]:
     while grown := follower.notice():
         for stream in grown:
             name = os.path.basename(stream.path)
-            while data := stream.read(1000):
+            while data := stream.at(len(found.get(name, b"")), 1000):
                 found[name] = found.get(name, b"") + data
     return found
 
@@ -48,7 +48,7 @@ def test_growth_is_noticed_by_rank_and_stream(follower: Follower) -> None:
     append(out, b"hello\n")
     append(Stream(7, "out", str(Path(out.path).parent / "rank_00007.out")), b"not ours\n")
     assert follower.notice() == {out}
-    assert (out.read(100), out.read(100), err.read(100)) == (b"hello\n", b"", b"")
+    assert (out.at(0, 100), out.at(6, 100), err.at(0, 100)) == (b"hello\n", b"", b"")
 
 
 def test_a_file_that_does_not_grow_costs_nothing(follower: Follower) -> None:
@@ -57,18 +57,17 @@ def test_a_file_that_does_not_grow_costs_nothing(follower: Follower) -> None:
     assert follower.notice() == set()
 
 
-def test_reading_goes_on_where_it_stopped(follower: Follower) -> None:
-    """In pieces no larger than asked for."""
+def test_a_file_is_read_in_pieces_no_larger_than_asked_for(follower: Follower) -> None:
     out = follower.of(0)[0]
     append(out, b"abcdef")
-    assert [out.read(4), out.read(4), out.offset, out.size()] == [b"abcd", b"ef", 6, 6]
+    assert [out.at(0, 4), out.at(4, 4), out.size()] == [b"abcd", b"ef", 6]
     append(out, b"g")
-    assert out.read(4) == b"g"
+    assert out.at(6, 4) == b"g"
 
 
 def test_a_file_that_is_not_there_yet_is_empty(follower: Follower) -> None:
     out = follower.of(0)[0]
-    assert (out.read(10), out.size()) == (b"", 0)
+    assert (out.at(0, 10), out.size()) == (b"", 0)
 
 
 def test_nothing_is_lost_in_a_flood(follower: Follower) -> None:
@@ -138,7 +137,7 @@ def test_looking_for_tracebacks_takes_nothing_from_who_reads(follower: Follower)
     err = follower.of(0)[1]
     append(err, PLAIN_LOG)
     err.scan()
-    assert err.read(1000) == PLAIN_LOG
+    assert err.at(0, 1000) == PLAIN_LOG
 
 
 def test_where_the_kernel_tells_of_no_growth_sizes_do(follower: Follower) -> None:

@@ -14,18 +14,29 @@ import struct
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from muster.agent import meet, protocol, system
 from muster.agent.logs import Logs
 from muster.agent.members import Members
 from muster.agent.protocol import MAGIC, Unpacker, pack
+from muster.agent.wire import Wire
+
+if TYPE_CHECKING:
+    from muster.agent.dial import Dialer
+    from muster.agent.keep import Keeper
 
 _LINGER = 0.2
 """Seconds between two looks at processes that ranks left behind, once they have been there for a while."""
 _LAST_WISH = 3.0
 """Seconds that ranks have to end when the connection to the supervisor is lost."""
+
+_STRANGER = 10.0
+"""Seconds without a supervisor after which an agent ends that has never met it."""
+
+_NEWS = ("ready", "listening", "started", "ended", "store_ended", "unable", "swept", "lingering")
+"""What a supervisor that begins again has to be told once more."""
 
 
 class Agent:
@@ -42,8 +53,7 @@ class Agent:
         self.hook = hook
         self.selector = selectors.DefaultSelector()
         self.timers: list[tuple[float, Callable[[], object]]] = []
-        self.out, self.writing = bytearray(), False
-        self.frames = Unpacker()
+        self.wire, self.writing = Wire(), False
         self.prepared = False
         self.logs = Logs(self)
         self.leaving = self.forget = False
@@ -52,14 +62,27 @@ class Agent:
         self.own_run_dir = False
         """The run directory is this node's alone; it goes once the supervisor has everything."""
         self.is_lost = False
+        self.move: tuple[dict[str, Any], bytes] | None = None
+        """Where the supervisor will be, once this agent was told; see `move.py`."""
+        self.dialer: Dialer | None = None
+        """The way to a supervisor on another node."""
+        self.keeper: Keeper | None = None
+        """What keeps the supervisor on this node alive."""
+        self.lease = 0.0
+        self.alone = 0.0
+        """Seconds for which the ranks may go on without a supervisor, and have."""
+        self.news: dict[str, bytes] = {}
+        """The last frame of each kind that a new supervisor has to be sent."""
+        self.listened = -1
+        """The last attempt for which a port was opened."""
+        self.known = False
+        """Some supervisor has been spoken to since this agent moved."""
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Serve until told to leave, or until the connection is lost and the ranks are ended."""
+    def begin(self) -> None:
+        """Make this process ready to have children."""
         system.adopt_orphans()
-        os.set_blocking(0, False)
-        os.set_blocking(1, False)
         told, tell = os.pipe()
         os.set_blocking(told, False)
         os.set_blocking(tell, False)
@@ -67,8 +90,14 @@ class Agent:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: self.lost("the agent was sent SIGTERM"))
         self.watch(told, lambda: self.children_ended(told))
+
+    def greet(self) -> None:
+        """Speak to who started this agent, over stdin and stdout."""
+        os.set_blocking(0, False)
+        os.set_blocking(1, False)
+        self.wire.connect(0, 1)
         self.watch(0, self.heard)
-        self.out += MAGIC
+        self.wire.out += MAGIC
         self.emit(
             "hello",
             version=protocol.VERSION,
@@ -77,19 +106,22 @@ class Agent:
             executable=sys.executable,
             host=socket.gethostname(),
         )
+
+    def loop(self) -> None:
+        """Serve until told to leave or to move, or until the connection is lost and the ranks are ended."""
         while True:
             wait = min([when for when, _ in self.timers], default=None)
             for key, _events in self.selector.select(None if wait is None else max(0, wait - time.monotonic())):
-                if key.fd == 1 and key.data == self.flush:
-                    self.flush()
-                elif key.fd in self.selector.get_map():
+                if key.data == self.flush or key.fd in self.selector.get_map():
                     key.data()
             due = [timer for timer in self.timers if timer[0] <= time.monotonic()]
             for timer in due:
                 self.timers.remove(timer)
                 timer[1]()
             self.logs.send()
-            if self.leaving and not self.out and self.logs.sent:
+            if self.move is not None and not self.wire.out:
+                return
+            if self.leaving and self.wire.idle and self.logs.sent:
                 if self.forget:
                     import shutil
 
@@ -111,36 +143,92 @@ class Agent:
 
     def emit(self, kind: str, payload: bytes = b"", **fields: Any) -> None:
         """Send a frame to the supervisor, stamped with this machine's clock."""
-        self.out += pack(kind, payload, t=time.monotonic(), **fields)
+        frame = pack(kind, payload, t=time.monotonic(), **fields)
+        if kind in _NEWS:
+            self.news[f"{kind} {fields['rank']}" if kind == "ended" else kind] = frame
+        self.wire.put(frame)
         self.flush()
 
     def flush(self) -> None:
         """Write what the connection takes now."""
-        try:
-            while self.out:
-                del self.out[: os.write(1, self.out[:65536])]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.out.clear()
-        if bool(self.out) != self.writing:
+        if not self.wire.connected:
+            return
+        self.wire.flush()  # if it is broken, that is seen where it is read
+        if bool(self.wire.out) != self.writing:
             self.writing = not self.writing
             if self.writing:
-                self.selector.register(1, selectors.EVENT_WRITE, self.flush)
+                self.selector.register(self.wire.writing, selectors.EVENT_WRITE, self.flush)
             else:
-                self.selector.unregister(1)
+                self.selector.unregister(self.wire.writing)
 
     def heard(self) -> None:
         """Take what the supervisor sent."""
-        try:
-            data = os.read(0, 1 << 16)
-        except BlockingIOError:
-            return
-        if not data:
-            self.unwatch(0)
-            self.lost("the connection to muster was lost")
-        for fields, payload in self.frames.feed(data):
+        frames = self.wire.read()
+        if frames is None:
+            self.parted()
+        else:
+            self.obey(frames)
+
+    def obey(self, frames: Iterable[tuple[dict[str, Any], bytes]]) -> None:
+        """Do what these frames say."""
+        for fields, payload in frames:
             getattr(self, "on_" + fields.pop("kind"))(payload=payload, **fields)
+        self.flush()
+
+    # ---- the supervisor, when it is elsewhere -----------------------------------------------------------------------
+
+    def connected(
+        self, fd: int, same: bool, heard: int, frames: Unpacker, more: Iterable[tuple[dict[str, Any], bytes]] = ()
+    ) -> None:
+        """Go on over a new connection: to the `same` supervisor, which has `heard` so many frames, or to a new one."""
+        if not same:
+            self.wire.begin_anew()
+            self.logs.readers.clear()
+        os.set_blocking(fd, False)
+        self.wire.connect(fd, os.dup(fd), frames, heard)
+        self.alone, self.known = 0.0, True
+        self.watch(fd, self.heard)
+        if not same:
+            self.emit("state", started=self.members.attempt if self.members.folder else -1, listened=self.listened)
+            for frame in self.news.values():
+                self.wire.put(frame)
+        self.obey(self.wire.take(more))
+
+    def parted(self) -> None:
+        """The connection has ended."""
+        self.unwatch(self.wire.reading)
+        if self.leaving:
+            self.logs.finish(drain=False)
+            self.wire.begin_anew()
+        if self.dialer is None and self.keeper is None:
+            self.wire.out.clear()
+            self.lost("the connection to muster was lost")
+            return
+        if self.writing:
+            self.writing = False
+            self.selector.unregister(self.wire.writing)
+        os.close(self.wire.reading)
+        os.close(self.wire.writing)
+        self.wire.disconnect()
+        if self.leaving:
+            return
+        if self.dialer is not None:
+            self.dialer.dial()
+            self.wait_alone(time.monotonic())
+        elif self.keeper is not None:
+            self.keeper.again()
+
+    def wait_alone(self, since: float) -> None:
+        """Count the time without a supervisor, as far as this process ran in it; the ranks end when it is too long."""
+        if self.wire.connected or self.leaving:
+            return
+        now = time.monotonic()
+        self.alone += min(now - since, 2.0)
+        lease = self.lease if self.known else min(self.lease, _STRANGER)
+        if self.alone >= lease:
+            self.lost(f"there was no way to the supervisor for {lease:g} s")
+        else:
+            self.after(1.0, lambda: self.wait_alone(now))
 
     def children_ended(self, told: int) -> None:
         """Collect the dead."""
@@ -170,6 +258,10 @@ class Agent:
         """Say what time it is here."""
         self.emit("clock")
 
+    def on_move(self, payload: bytes, **where: Any) -> None:
+        """Leave the connection that started this agent, for a supervisor on a node."""
+        self.move = (where, payload)
+
     def on_prepare(
         self,
         payload: bytes,
@@ -180,8 +272,8 @@ class Agent:
         commands: list[dict[str, Any]],
         preload: Iterable[str],
         stdin_rank: int | None,
-        want: bool | list[int],
         floor: str,
+        want: bool | list[int] = False,
         own_run_dir: bool = False,
         path_first: bool = False,
     ) -> None:
@@ -190,13 +282,16 @@ class Agent:
         `own_run_dir`: that folder is this node's alone. `path_first`: the folder of this Python goes first on PATH, as
         if its environment had been activated.
         """
-        if self.door is not None:
+        if self.door is not None and self.keeper is None:
             self.door.close()
-        self.run_dir, self.node, self.logs.want, self.own_run_dir = run_dir, node, want, own_run_dir
+        self.run_dir, self.node, self.own_run_dir = run_dir, node, own_run_dir
+        if want:
+            self.logs.read("", want, {}, None)
         if path_first:
             os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", os.defpath)
         self.folder = os.path.join(run_dir, f"node_{host}")
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
+        system.try_to_write(self.folder)
         log = os.open(os.path.join(self.folder, "agent.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(log, 2)
         os.close(log)
@@ -208,11 +303,14 @@ class Agent:
     def on_listen(self, payload: bytes, attempt: int, host: str) -> None:
         """Open the port of this attempt's store."""
         port = self.members.listen(host)
+        self.listened = attempt
         self.emit("listening", attempt=attempt, port=port)
 
     def on_start(self, payload: bytes, attempt: int, late: Mapping[str, str], meets: Mapping[str, str]) -> None:
         """Start all ranks of this node. `meets` names the interface on which it meets the others, unless set."""
         self.members.defaults = dict(meets)
+        for name in [name for name in self.news if name != "ready" and name != "listening"]:
+            del self.news[name]
         folder = os.path.join(self.run_dir, f"attempt_{attempt}")
         os.makedirs(folder, mode=0o700, exist_ok=True)
         self.logs.follow(attempt, folder, self.members.ranks)
@@ -228,6 +326,7 @@ class Agent:
             self.emit("swept", ended=[], left=[])
             return
         self.members.end_store()
+        self.news.pop("swept", None)
         waiting, self.sweep_until = self.sweep_until, time.monotonic() + patience
         if waiting is None:
             self.sweep(0.002)
@@ -262,9 +361,28 @@ class Agent:
         self.leaving = True
         self.forget = self.own_run_dir and drain
 
-    def on_taken(self, payload: bytes, count: int) -> None:
-        """The supervisor has shown so many bytes of output, and takes more."""
-        self.logs.untaken -= count
+    def on_read(
+        self,
+        payload: bytes,
+        reader: str,
+        want: bool | list[int],
+        offsets: Mapping[str, int],
+        tail: int | None,
+    ) -> None:
+        """Somebody wants output, from these places on."""
+        self.logs.read(reader, want, offsets, tail)
+
+    def on_unread(self, payload: bytes, reader: str) -> None:
+        """Nobody wants that any more."""
+        self.logs.readers.pop(reader, None)
+
+    def on_taken(self, payload: bytes, count: int, reader: str = "") -> None:
+        """So many bytes of output have been shown or kept, and more is taken."""
+        self.logs.taken(reader, count)
+
+    def on_stacks(self, payload: bytes, ranks: Collection[int] | None, number: int) -> None:
+        """Tell where the Python code of these ranks is now."""
+        self.members.tell_stacks(ranks, lambda texts, mute: self.emit("stacks", number=number, texts=texts, mute=mute))
 
     def lost(self, why: str) -> None:
         """Nobody is there to decide: end the ranks, and this agent."""
@@ -283,7 +401,7 @@ class Agent:
             self.after(0.02, lambda: self.until_gone(why, deadline))
             return
         self.members.close()
-        _, left = system.end_family(os.getpid())
+        _, left = system.end_family(os.getpid(), self.members.spared() if self.keeper is not None else ())
         self.children_ended_now()
         self.record_end(why, left)
         os._exit(0)
@@ -345,15 +463,23 @@ class Agent:
 
 def main(hook: str) -> None:
     """Run the agent of this node; `hook` is the source of the hook."""
+    from muster.agent.move import move
+
     agent = Agent(hook)
     try:
-        agent.run()
+        agent.begin()
+        agent.greet()
+        agent.loop()
+        if agent.move is not None:
+            agent = move(agent)
+            agent.loop()
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
-        agent.out += pack("broken", text=traceback.format_exc(limit=-1), t=time.monotonic())
-        os.set_blocking(1, True)
-        agent.flush()
+        agent.wire.put(pack("broken", text=traceback.format_exc(limit=-1), t=time.monotonic()))
+        if agent.wire.connected:
+            os.set_blocking(agent.wire.writing, True)
+            agent.wire.flush()
         system.end_family(os.getpid())
         os._exit(1)
     os._exit(0)

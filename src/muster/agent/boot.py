@@ -10,18 +10,42 @@ from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 
+from muster.agent.protocol import MAGIC
+
 _READ_AND_RUN = 'f=open(0,"rb",closefd=False);exec(f.read(int(f.readline())))'
 
-_MODULES = ("protocol", "system", "machine", "follow", "autopsy", "logs", "warm", "members", "meet", "agent")
-"""What an agent is made of; each imports only those before it."""
+_MODULES = (
+    *("protocol", "system", "wire", "machine", "follow", "autopsy", "logs", "warm", "members", "meet", "agent"),
+    *("dial", "keep", "relay", "move"),
+)
+"""What an agent is made of. Each is compiled when it is imported first, for most runs need only some."""
+
+_RELAY = """
+import sys
+sys.stdout.buffer.write(MAGIC)
+sys.stdout.flush()
+carry(NAME)
+"""
 
 _UNPACK = """
-import sys, types
-for name, text in SOURCES:
-    module = sys.modules[name] = types.ModuleType(name)
-    module.__file__ = "<sent>/" + name
-    exec(compile(text, module.__file__, "exec"), module.__dict__)
-sys.modules["muster.agent.agent"].main(HOOK)
+import sys
+from _frozen_importlib import ModuleSpec
+
+class Sent:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name in SOURCES:
+            return ModuleSpec(name, Sent, is_package=not SOURCES[name])
+    @staticmethod
+    def create_module(spec):
+        return None
+    @staticmethod
+    def exec_module(module):
+        exec(compile(SOURCES[module.__name__], "<sent>/" + module.__name__, "exec"), module.__dict__)
+
+sys.meta_path.insert(0, Sent)
+from muster.agent.agent import main
+main(HOOK)
 """
 
 _SETUP = """
@@ -78,11 +102,17 @@ def read_script(shell: str, script: bytes) -> str:
     return f"exec {shell} -c 'eval \"$(head -c {len(script)})\"'"
 
 
+def relay_source(name: str) -> bytes:
+    """The text of a program, with its length, that carries its stdin and stdout to the abstract socket `name`."""
+    text = (Path(__file__).parent / "relay.py").read_text() + f"MAGIC, NAME = {MAGIC!r}, {name!r}\n{_RELAY}"
+    return b"%d\n" % len(text.encode()) + text.encode()
+
+
 def agent_source() -> bytes:
     """The text that an agent is sent first, with its length."""
     here = Path(__file__).parent
-    sources = [("muster", ""), ("muster.agent", "")]
-    sources += [(f"muster.agent.{name}", (here / f"{name}.py").read_text()) for name in _MODULES]
+    sources = {"muster": "", "muster.agent": ""}
+    sources.update({f"muster.agent.{name}": (here / f"{name}.py").read_text() for name in _MODULES})
     hook = (here / "hook.py").read_text()
     text = f"SOURCES={sources!r}\nHOOK={hook!r}\n{_UNPACK}".encode()
     return b"%d\n" % len(text) + text

@@ -34,28 +34,20 @@ def log_path(folder: str, rank: int, stream: str) -> str:
 
 
 class Stream:
-    """One file of one rank, and how far it has been read."""
+    """One file of one rank."""
 
     def __init__(self, rank: int, kind: str, path: str, attempt: int = 0) -> None:
         self.rank, self.kind, self.path, self.attempt = rank, kind, path, attempt
-        self.offset = 0
-        """How far `read` has come."""
         self.scanned = 0
         """How far `scan` has come."""
         self.traceback_at: float | None = None
         """When the head of the latest traceback was seen (monotonic)."""
         self._tail = b""
 
-    def read(self, limit: int) -> bytes:
-        """The next bytes of the file, at most `limit`; empty at its present end."""
-        data = self._at(self.offset, limit)
-        self.offset += len(data)
-        return data
-
     def scan(self) -> None:
         """Look through what is new for the head of a traceback, whether or not anybody reads it."""
         while True:
-            data = self._at(self.scanned, 1 << 20)
+            data = self.at(self.scanned, 1 << 20)
             if not data:
                 return
             self.scanned += len(data)
@@ -64,7 +56,8 @@ class Stream:
                 self.traceback_at = time.monotonic()
             self._tail = seen[-_LONGEST + 1 :]
 
-    def _at(self, offset: int, limit: int) -> bytes:
+    def at(self, offset: int, limit: int) -> bytes:
+        """The bytes of the file from `offset`, at most `limit`; empty at its present end."""
         try:
             fd = os.open(self.path, os.O_RDONLY)
         except FileNotFoundError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 from muster.agent.autopsy import explain
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from muster.agent.agent import Agent
 
 _ENOUGH = 1 << 20
-"""Bytes sent and not yet taken beyond which no more log is read; the files keep it."""
+"""Bytes sent to a reader and not yet taken beyond which no more is read for it; the files keep it."""
 _PIECE = 1 << 16
 _BREATH = 0.01
 """Seconds between two looks at growing logs: many small lines are taken together."""
@@ -25,22 +25,64 @@ _TICK = 1.0
 """Seconds between two marks of how long the logs are."""
 
 
+class Reader:
+    """Somebody who wants output: the terminal, a viewer, or who keeps it where it is needed."""
+
+    def __init__(self, want: bool | list[int], offsets: Mapping[str, int], tail: int | None) -> None:
+        self.want, self.offsets, self.tail = want, offsets, tail
+        """Ranks (all, none, or a list); from where (`"0/3.out": 17`); without that only so many last bytes."""
+        self.untaken = 0
+        """Bytes that were sent and that nobody has taken yet."""
+        self.places: dict[Stream, int] = {}
+        self.unsent: dict[Stream, None] = {}
+        """Streams that hold bytes not yet sent, of earlier attempts too."""
+
+    def grown(self, stream: Stream) -> None:
+        """There may be more in this stream."""
+        if self.want is True or (self.want and stream.rank in self.want):
+            self.unsent[stream] = None
+
+    def place(self, stream: Stream) -> int:
+        """How far it was read, or from where."""
+        if stream not in self.places:
+            name = f"{stream.attempt}/{stream.rank}.{stream.kind}"
+            self.places[stream] = self.offsets[name] if name in self.offsets else self._last(stream)
+        return self.places[stream]
+
+    def _last(self, stream: Stream) -> int:
+        """The beginning of a line, `tail` bytes before the end as it was when the reader came."""
+        if self.tail is None:
+            return 0
+        begin = max(0, stream.size() - self.tail)
+        cut = stream.at(begin, self.tail).find(b"\n") + 1
+        return begin + cut if begin and cut else begin
+
+
 class Logs:
     """What the ranks write. `agent` sends frames and keeps time."""
 
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
-        self.want: bool | list[int] = False
-        """Whose output the supervisor wants: all, none, or a list of ranks."""
-        self.untaken = 0
-        """Bytes of output that were sent and that nobody has taken yet."""
+        self.readers: dict[str, Reader] = {}
         self._follower: Follower | None = None
         self._attempt, self._folder = 0, ""
-        self._unsent: dict[Stream, None] = {}
-        """Streams that hold bytes not yet sent, of earlier attempts too."""
+        self._streams: list[Stream] = []
+        """Of all attempts."""
         self._shown: set[int] = set()
         self._touched: dict[Stream, None] = {}
         self._times: TextIO | None = None
+
+    def read(self, name: str, want: bool | list[int], offsets: Mapping[str, int], tail: int | None) -> None:
+        """Have a reader, or have one begin again from other places."""
+        self.readers[name] = reader = Reader(want, offsets, tail)
+        for stream in self._streams:
+            reader.grown(stream)
+            reader.place(stream)
+
+    def taken(self, name: str, count: int) -> None:
+        """A reader has done with so many bytes, and takes more."""
+        if name in self.readers:
+            self.readers[name].untaken -= count
 
     def follow(self, attempt: int, folder: str, ranks: Iterable[int]) -> None:
         """Follow the files of a new attempt."""
@@ -50,6 +92,9 @@ class Logs:
             self._follower.close()
         self._attempt, self._folder, self._shown = attempt, folder, set()
         self._follower = Follower(folder, ranks, attempt)
+        self._streams += self._follower.streams.values()
+        for reader in self.readers.values():
+            reader.tail = None  # what begins now is seen from its beginning
         self._watch(self._follower)
 
     def _watch(self, follower: Follower) -> None:
@@ -82,32 +127,35 @@ class Logs:
             self._touched[stream] = None
             if stream.kind == "err":
                 stream.scan()
-            if self.want is True or (self.want and stream.rank in self.want):
-                self._unsent[stream] = None
+            for reader in self.readers.values():
+                reader.grown(stream)
 
     def send(self) -> None:
         """Send what is wanted, as far as it is taken."""
-        while self._unsent and self.untaken < _ENOUGH:
-            stream = next(iter(self._unsent))
-            del self._unsent[stream]
-            offset, data = stream.offset, stream.read(_PIECE)
-            if len(data) == _PIECE:
-                self._unsent[stream] = None  # behind the others
-            if data:
-                self.untaken += len(data)
-                place = {"rank": stream.rank, "stream": stream.kind, "attempt": stream.attempt, "offset": offset}
-                self.agent.emit("output", data, **place)
+        for name, reader in self.readers.items():
+            while reader.unsent and reader.untaken < _ENOUGH:
+                stream = next(iter(reader.unsent))
+                del reader.unsent[stream]
+                offset = reader.place(stream)
+                data = stream.at(offset, _PIECE)
+                if len(data) == _PIECE:
+                    reader.unsent[stream] = None  # behind the others
+                if data:
+                    reader.places[stream] += len(data)
+                    reader.untaken += len(data)
+                    place = {"rank": stream.rank, "stream": stream.kind, "attempt": stream.attempt, "offset": offset}
+                    self.agent.emit("output", data, reader=name, **place)
 
     def finish(self, drain: bool) -> None:
         """No more will be written; unless `drain`, what is not yet sent never will be."""
         self.notice()
         if not drain:
-            self._unsent.clear()
+            self.readers.clear()
 
     @property
     def sent(self) -> bool:
         """All that is wanted has been sent."""
-        return not self._unsent
+        return not any(reader.unsent for reader in self.readers.values())
 
     def _mark(self) -> None:
         """Write down how long the growing logs are now, so that `--since` finds its place."""

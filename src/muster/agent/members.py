@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from muster.agent import system
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from muster.agent.agent import Agent
 
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+
+_STACKS_WITHIN = 2.0
+"""Seconds in which a rank must have written its stacks."""
 
 
 class Members:
@@ -378,6 +381,23 @@ class Members:
                 mute[rank] = pid
         return {"asked": asked, "mute": mute}
 
+    def tell_stacks(self, ranks: Collection[int] | None, tell: Callable[[dict[int, str], dict[int, int]], object]) -> None:
+        """Ask ranks for their stacks, and tell the texts once they have stood still, or after two seconds."""
+        found = self.stacks(ranks)
+        before: dict[int, str] = {}
+        deadline = time.monotonic() + _STACKS_WITHIN
+
+        def look() -> None:
+            texts = {rank: _text_from(*place) for rank, place in found["asked"].items()}
+            if (all(texts.values()) and texts == before) or time.monotonic() > deadline:
+                tell(texts, found["mute"])
+                return
+            before.clear()
+            before.update(texts)
+            self.agent.after(0.05, look)
+
+        look()
+
     def feed(self, data: bytes, end: bool) -> None:
         """Pass bytes to the stdin of the rank that has one."""
         if self.stdin_feed is None:
@@ -400,7 +420,7 @@ class Members:
 
     def spared(self) -> set[int]:
         """Processes that live on between attempts."""
-        return {pid for pid, name in self.names.items() if name == "warm"}
+        return {pid for pid, name in self.names.items() if name in ("warm", "supervisor")}
 
     def left(self) -> dict[int, str]:
         """Processes that ranks have left behind."""
@@ -412,6 +432,12 @@ class Members:
         if self.warm is not None and self.warm.connected:
             self.agent.unwatch(self.warm.sock.fileno())
             self.warm.close()
+
+
+def _text_from(path: str, offset: int) -> str:
+    with open(path, errors="replace") as file:
+        file.seek(offset)
+        return file.read()
 
 
 def _numbers(version: str) -> list[int]:

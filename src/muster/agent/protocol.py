@@ -13,7 +13,7 @@ import json
 import struct
 from typing import Any
 
-VERSION = 1
+VERSION = 2
 MAGIC = b"\0muster agent %d\n" % VERSION
 
 _LENGTHS = struct.Struct("!II")
@@ -52,7 +52,7 @@ class Unpacker:
         return frames
 
 
-def socket_name(uid: int, run_id: str, node: int) -> str:
-    """The abstract socket at which the agent of a node answers."""
+def socket_name(uid: int, run_id: str, who: int | str) -> str:
+    """The abstract socket at which the agent of node `who`, or the `supervisor`, answers."""
     # a path would break at 108 bytes and on NFS
-    return f"\0muster/{uid}/{run_id}/{node}"
+    return f"\0muster/{uid}/{run_id}/{who}"

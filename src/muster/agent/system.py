@@ -37,8 +37,9 @@ def launch(
     stderr: int,
     keep: Iterable[int] = (),
     cpus: Collection[int] = (),
+    tied: bool = True,
 ) -> int:
-    """Start a program in a session of its own that ends when this process ends; give its pid.
+    """Start a program in a session of its own that, if `tied`, ends when this process ends; give its pid.
 
     `stdin`, `stdout`, `stderr` are descriptors; `keep` are further ones that it inherits; `cpus` the cores it may use.
     Raises the OSError of the child when the program cannot be started.
@@ -73,13 +74,31 @@ def launch(
         what = cwd
         os.chdir(cwd)
         what = argv[0]
-        if not die_with_parent(parent):
+        if tied and not die_with_parent(parent):
             os._exit(1)
         os.execvpe(argv[0], argv, env)
     except OSError as error:
         os.write(tell, b"%d %s" % (error.errno or 0, os.fsencode(what)))
     finally:
         os._exit(127)
+
+
+def try_to_write(folder: str) -> None:
+    """Raise the OSError that comes of writing here: a full disk often takes an empty file, but no byte in it."""
+    path = os.path.join(folder, "probe")
+    try:
+        with open(path, "wb") as file:
+            file.write(b"\0" * 65536)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = folder
+        raise
+    finally:
+        try:
+            os.unlink(path)
+        except OSError:
+            pass
 
 
 def _stat(pid: int) -> tuple[str, str, int] | None:

@@ -12,10 +12,9 @@ from typing import Any
 
 from muster import runs
 from muster.errors import Impossible
-from muster.job import make_job, make_plan, notes
-from muster.model import Job, Plan, as_json
+from muster.job import Asked, make_job, make_plan, nodes_here, nodes_there, notes
+from muster.model import Plan, as_json
 from muster.options import RUN, Parsed, from_environment, from_table, help_text, parse
-from muster.places import PLACES
 
 _USAGE = """{verb}
 
@@ -77,15 +76,16 @@ def _toml(path: Path) -> dict[str, Any]:
         raise Impossible(f"cannot read {path}: {error}", "see https://toml.io, or move the file away") from None
 
 
-def _planned(words: list[str], env: Mapping[str, str], verb: str) -> tuple[dict[str, Any], Job, Plan, str, Path]:
+def _asked(words: list[str], env: Mapping[str, str], verb: str) -> tuple[dict[str, Any], Asked, str, Path]:
+    """What the options ask for, the id of the run, and where runs are kept."""
     parsed, given = _read(words, env, verb)
-    job, nodes = make_job(parsed, given, env, verb)
+    asked = make_job(parsed, given, env, verb)
     root = Path(given["run_dir"]).absolute() if "run_dir" in given else runs.home(env)
     now = time.time()
     # the fraction of the second first: of two runs that began in the same second, `last` is the later one
     unique = f"{int(now % 1 * 4096):03x}{os.urandom(1).hex()}"
-    run_id = runs.new_id(job.program.title, time.strftime("%Y%m%d-%H%M%S", time.localtime(now)), unique)
-    return given, job, make_plan(job, nodes, run_id), run_id, root
+    run_id = runs.new_id(asked.job.program.title, time.strftime("%Y%m%d-%H%M%S", time.localtime(now)), unique)
+    return given, asked, run_id, root
 
 
 def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
@@ -94,7 +94,9 @@ def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
         return 0
     from muster.report import plan_in_words
 
-    given, _, planned, run_id, root = _planned(words, env, "plan")
+    given, asked, run_id, root = _asked(words, env, "plan")
+    nodes = nodes_there(asked, given, None) if asked.hosts else nodes_here(asked, given, env)
+    planned = make_plan(asked.job, nodes, run_id)
     if given.get("json"):
         import json
 
@@ -106,49 +108,67 @@ def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 def run(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Start the ranks, show what happens, and give the exit status of the run."""
-    if _help(words, "run", "start the ranks of a script on this machine, and see them to their end"):
+    if _help(words, "run", "start the ranks of a script, here or on other machines, and see them to their end"):
         return 0
-    from muster.world.contact import process_started
-    from muster.world.here import identity
     from muster.world.link import start_agents
-    from muster.world.terminal import JsonLines, Terminal
 
-    given, job, planned, run_id, root = _planned(words, env, "run")
-    # first: it may find fault with --prefix
-    if given.get("json"):
-        view: Any = JsonLines(run_id, given.get("ranks"), given.get("quiet", False))
-    else:
-        view = Terminal(planned, run_id, env, given.get("prefix"), given.get("ranks"), given.get("quiet", False))
-        for note in notes(given):
-            view.say(note)
-    kept = runs.create(root, run_id)
-    kept.write(
-        "job.json",
-        {
-            "id": run_id,
-            "name": job.name,
-            "argv": ["muster", "run", *words],
-            "cwd": job.cwd,
-            "started": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "time": time.time(),
-            "ranks": planned.world_size,
-            "pid": os.getpid(),
-            "pid_started": process_started(os.getpid()),
-            **identity(),
-            "job": as_json(job),
-        },
-    )
-    kept.write("plan.json", as_json(planned))
+    given, asked, run_id, root = _asked(words, env, "run")
+    if asked.hosts:
+        return run_there(words, asked, given, env, began)
+    planned = make_plan(asked.job, nodes_here(asked, given, env), run_id)
+    view = make_view(planned, run_id, given, env)
+    kept = keep(planned, run_id, root, words)
     try:
-        agents = start_agents(planned, PLACES["local"], env)
+        agents = start_agents(asked.job, planned.nodes, env)
     except Impossible:
         runs.remove(kept)
         raise
-    from muster.world.loop import World  # meanwhile the agents come to life
+    from muster.world.attached import Attached  # meanwhile the agents come to life
 
-    outcome = World(planned, kept, agents, view, began).go()
+    outcome = Attached(planned, kept, agents, view, began).go()
     _honour_error_file(kept, outcome.attempt, outcome.first.rank if outcome.first else None, env)
     return outcome.code
+
+
+def make_view(plan: Plan, run_id: str, given: Mapping[str, Any], env: Mapping[str, str]) -> Any:
+    """What shows the run; raises `Impossible` for a `--prefix` that cannot be."""
+    from muster.world.terminal import JsonLines, Terminal
+
+    if given.get("json"):
+        return JsonLines(run_id, given.get("ranks"), given.get("quiet", False))
+    view = Terminal(plan, run_id, env, given.get("prefix"), given.get("ranks"), given.get("quiet", False))
+    for note in notes(given):
+        view.say(note)
+    return view
+
+
+def keep(plan: Plan, run_id: str, root: Path, words: list[str], **more: Any) -> runs.Run:
+    """Make the run directory, with what was asked for and the plan in it."""
+    kept = runs.create(root, run_id)
+    kept.write("job.json", job_record(plan, run_id, words, **more))
+    kept.write("plan.json", as_json(plan))
+    return kept
+
+
+def job_record(plan: Plan, run_id: str, words: list[str], **more: Any) -> dict[str, Any]:
+    """What job.json says of a run that this process starts."""
+    from muster.world.contact import process_started
+    from muster.world.here import identity
+
+    return {
+        "id": run_id,
+        "name": plan.job.name,
+        "argv": ["muster", "run", *words],
+        "cwd": plan.job.cwd,
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "time": time.time(),
+        "ranks": plan.world_size,
+        "pid": os.getpid(),
+        "pid_started": process_started(os.getpid()),
+        **identity(),
+        "job": as_json(plan.job),
+        **more,
+    }
 
 
 def _honour_error_file(kept: runs.Run, attempt: int, rank: Any, env: Mapping[str, str]) -> None:

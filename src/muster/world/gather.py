@@ -10,7 +10,7 @@ import selectors
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from muster.agent import meet
 from muster.agent.boot import NO_PYTHON, SETUP_FAILED
@@ -19,7 +19,7 @@ from muster.errors import Impossible, Interrupted, MusterError, Unreachable
 from muster.hosts import fold_hosts
 from muster.model import Host, Job
 from muster.places.ssh import refusal
-from muster.world.link import SIGNALS, Agents, Link, end_links, prepare_parent, start_agent
+from muster.world.link import SIGNALS, ChildLink, end_links, prepare_parent, start_agent
 
 WINDOW = 64
 """Hosts that are reached at the same time."""
@@ -37,6 +37,17 @@ WAY = 5.0
 """Seconds in which a connection between two nodes must be made."""
 
 
+class Meeting(NamedTuple):
+    """Where the nodes meet."""
+
+    address: str
+    """Of node 0."""
+    port: int
+    """Where its agent is called there; 0 where there is no other node."""
+    meets: tuple[Mapping[str, str], ...]
+    """For each node, the variables that name the interface on which it meets the others."""
+
+
 class Gathering:
     """The agents of a run on hosts, until they can be given a plan."""
 
@@ -45,7 +56,7 @@ class Gathering:
         self.not_ours, self.signals = prepare_parent()
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.signals, selectors.EVENT_READ)
-        self.links: list[Link] = []
+        self.links: list[ChildLink] = []
         self.answers: dict[int, dict[str, Any]] = {}
         """By node: the frame that was waited for, with `heard`, when it came."""
         self.failed: dict[int, MusterError] = {}
@@ -84,23 +95,22 @@ class Gathering:
         self.links.sort(key=lambda link: link.node)
         for link in self.links:
             link.facts.update(self.answers[link.node])
-            link.collects = not link.facts["shared"]
         self._check()
         return {link.host: link.facts for link in self.links}
 
-    def _missing(self) -> list[Link]:
+    def _missing(self) -> list[ChildLink]:
         return [link for link in self.links if link.node not in self.answers and link.node not in self.failed]
 
-    def _send(self, link: Link, data: bytes) -> None:
-        link.out += data
+    def _send(self, link: ChildLink, data: bytes) -> None:
+        link.wire.put(data)
         self._flush(link)
 
-    def _flush(self, link: Link) -> None:
-        link.flush()
+    def _flush(self, link: ChildLink) -> None:
+        link.wire.flush()
         known = link.stdin.fileno() in self.selector.get_map()
-        if link.out and not known:
+        if link.wire.out and not known:
             self.selector.register(link.stdin, selectors.EVENT_WRITE, link)
-        elif known and not link.out:
+        elif known and not link.wire.out:
             self.selector.unregister(link.stdin)
 
     def _turn(self, kind: str, wait: float) -> None:
@@ -125,7 +135,7 @@ class Gathering:
                 error.exit_code = 128 + number
                 raise error
 
-    def _heard(self, link: Link, kind: str) -> None:
+    def _heard(self, link: ChildLink, kind: str) -> None:
         frames = link.read()
         if frames is None:
             self.selector.unregister(link.stdout)
@@ -142,10 +152,10 @@ class Gathering:
             elif fields["kind"] == "broken":
                 link.broken = fields["text"].strip().splitlines()[-1]
 
-    def _fail(self, link: Link, error: MusterError) -> None:
+    def _fail(self, link: ChildLink, error: MusterError) -> None:
         self.failed.setdefault(link.node, error)
 
-    def _why(self, link: Link) -> MusterError:
+    def _why(self, link: ChildLink) -> MusterError:
         """Why an agent did not come to life, or ended."""
         code, how = link.status()
         said = link.complaint.decode("utf-8", "replace")
@@ -172,7 +182,7 @@ class Gathering:
         by_reason: dict[str, list[str]] = {}
         hints: list[str] = []
         first = self.failed[min(self.failed)]
-        for number, error in sorted(self.failed.items()):
+        for error in (self.failed[number] for number in sorted(self.failed)):
             host, _, reason = error.sentence.partition(": ")
             by_reason.setdefault(reason, []).append(host)
             if error.hint and error.hint not in hints:
@@ -218,11 +228,11 @@ class Gathering:
 
     # ---- where they meet --------------------------------------------------------------------------------------------
 
-    def meet(self) -> Agents:
+    def meet(self) -> Meeting:
         """Find the address of node 0 that all others reach, and how the clocks differ. Raises `Unreachable`."""
         self._clocks()
         if len(self.links) == 1:
-            return Agents(self.links, self.not_ours, self.signals, meets=({"GLOO_SOCKET_IFNAME": "lo"},))
+            return Meeting("127.0.0.1", 0, ({"GLOO_SOCKET_IFNAME": "lo"},))
         first, others = self.links[0], self.links[1:]
         own: dict[str, str] = {address: name for name, address in first.facts["interfaces"]}
         wanted = self.job.env.get("GLOO_SOCKET_IFNAME", "").split(",") if "GLOO_SOCKET_IFNAME" in self.job.env else None
@@ -242,7 +252,7 @@ class Gathering:
             if all("error" not in way[address] for way in ways):
                 names = [own[address]] + [way[address]["interface"] for way in ways]
                 meets = tuple(self._interface(link, name) for link, name in zip(self.links, names))
-                return Agents(self.links, self.not_ours, self.signals, address, meets)
+                return Meeting(address, port, meets)
         best = max(usable, key=lambda address: sum("error" not in way[address] for way in ways))
         reasons: dict[str, list[str]] = {}
         for link, way in zip(others, ways):
@@ -256,7 +266,7 @@ class Gathering:
             "another interface is named by `--env GLOO_SOCKET_IFNAME=NAME`",
         )
 
-    def _interface(self, link: Link, name: str) -> dict[str, str]:
+    def _interface(self, link: ChildLink, name: str) -> dict[str, str]:
         """The variables that tell gloo, and NCCL where there is a choice, which interface to take."""
         if not name:
             return {}
@@ -275,7 +285,7 @@ class Gathering:
                     best[link.node] = answer["heard"] - sent
                     link.offset = answer["t"] - (sent + answer["heard"]) / 2
 
-    def _exchange(self, links: Sequence[Link], kind: str, question: bytes) -> list[dict[str, Any]]:
+    def _exchange(self, links: Sequence[ChildLink], kind: str, question: bytes) -> list[dict[str, Any]]:
         """Ask these nodes something, and wait for the answer of each."""
         self.answers = {}
         for link in links:

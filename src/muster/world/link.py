@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from muster.agent import system
 from muster.agent.boot import SETUP_FAILED, agent_source
-from muster.agent.protocol import MAGIC, Unpacker
+from muster.agent.protocol import MAGIC
+from muster.agent.wire import Wire
 from muster.errors import Impossible
 from muster.model import Host, Job, Node
 from muster.places import PLACES
@@ -20,14 +21,20 @@ from muster.places import PLACES
 class Link:
     """The connection to the agent of one node."""
 
-    def __init__(self, node: int, host: str, argv: Sequence[str], env: Mapping[str, str], cwd: str):
-        self.node, self.host = node, host
+    def __init__(self, node: int, host: str, wire: Wire):
+        self.node, self.host, self.wire = node, host, wire
         self.offset = 0.0
         """Its clock (monotonic) minus this machine's, in seconds."""
         self.facts: dict[str, Any] = {}
         """What it told of itself."""
-        self.collects = False
-        """Its run directory is its own, so what its ranks write has to be kept here."""
+        self.open = True
+        self.broken = ""
+
+
+class ChildLink(Link):
+    """A child process here, whose stdin and stdout carry frames."""
+
+    def __init__(self, node: int, host: str, argv: Sequence[str], env: Mapping[str, str], cwd: str):
         try:
             self.process = subprocess.Popen(
                 argv,
@@ -45,40 +52,28 @@ class Link:
         self.stdin, self.stdout, self.stderr = self.process.stdin, self.process.stdout, self.process.stderr
         for file in (self.stdin, self.stdout, self.stderr):
             os.set_blocking(file.fileno(), False)
-        self.frames = Unpacker()
+        super().__init__(node, host, Wire(self.stdout.fileno(), self.stdin.fileno()))
         self.preface: bytearray | None = bytearray()
         """What came before the first frame; None once it has come."""
         self.complaint = bytearray()
         """What the agent's way there said on stderr."""
-        self.out = bytearray()
-        self.open = True
-        self.broken = ""
-
-    def flush(self) -> None:
-        """Write what the agent takes now."""
-        try:
-            while self.out:
-                del self.out[: os.write(self.stdin.fileno(), self.out[:65536])]
-        except BlockingIOError:
-            pass
-        except BrokenPipeError:
-            self.out.clear()  # its end is seen where it is read
 
     def read(self) -> list[Any] | None:
         """The frames that have come; None at the end of the connection."""
+        if self.preface is None:
+            return self.wire.read()
         try:
             data = os.read(self.stdout.fileno(), 1 << 18)
         except BlockingIOError:
             return []
         if not data:
             return None
-        if self.preface is not None:
-            self.preface += data
-            at = self.preface.find(MAGIC)
-            if at < 0:
-                return []
-            data, self.preface = bytes(self.preface[at + len(MAGIC) :]), None
-        return list(self.frames.feed(data))
+        self.preface += data
+        at = self.preface.find(MAGIC)
+        if at < 0:
+            return []
+        data, self.preface = bytes(self.preface[at + len(MAGIC) :]), None
+        return self.wire.feed(data)
 
     def listen(self) -> bool:
         """Take what came on stderr; False at its end."""
@@ -117,6 +112,17 @@ class Link:
         return f"the agent on {self.host} ended ({how}), and its ranks with it"
 
 
+class FarLink(Link):
+    """A connection that an agent makes, and makes again when it breaks. Offsets are to the clock of node 0."""
+
+    def __init__(self, node: int, host: str, offset: float, facts: Mapping[str, Any]):
+        super().__init__(node, host, Wire(keeps=True))
+        self.offset = offset
+        self.facts.update(facts)
+        self.parted_at: float | None = None
+        """When it broke, in seconds since muster was started; None while it holds."""
+
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What a person, or whoever started muster, sends it to end a run."""
 
@@ -124,15 +130,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Agents(NamedTuple):
     """The agents of a run, on their way."""
 
-    links: list[Link]
+    links: list[ChildLink]
     not_ours: set[int]
     """What this process had started before it became muster (`sh -c 'other & exec muster …'`)."""
     signals: int
     """A descriptor from which the numbers of the signals that muster gets are read."""
-    address: str = "127.0.0.1"
-    """Where on node 0 all ranks meet."""
-    meets: tuple[Mapping[str, str], ...] = ()
-    """For each node, the variables that name the interface on which it meets the others."""
 
 
 def _catch_signals() -> int:
@@ -153,12 +155,12 @@ def prepare_parent() -> tuple[set[int], int]:
     return not_ours, _catch_signals()  # before there is anything that a Ctrl-C would leave behind
 
 
-def start_agent(job: Job, number: int, host: Host, env: Mapping[str, str]) -> Link:
+def start_agent(job: Job, number: int, host: Host, env: Mapping[str, str]) -> ChildLink:
     """Start the agent of one node and send it its text."""
     place = PLACES[job.place]
-    link = Link(number, host.name, place.start(job, host), env, job.cwd)
-    link.out += place.text(job, host) + agent_source()
-    link.flush()
+    link = ChildLink(number, host.name, place.start(job, host), env, job.cwd)
+    link.wire.put(place.text(job, host) + agent_source())
+    link.wire.flush()
     return link
 
 
@@ -169,7 +171,7 @@ def start_agents(job: Job, nodes: Sequence[Node], env: Mapping[str, str]) -> Age
     return Agents(links, not_ours, signals)
 
 
-def end_links(links: Sequence[Link], patience: float = 5.0) -> None:
+def end_links(links: Sequence[ChildLink], patience: float = 5.0) -> None:
     """Close connections, and see the child processes behind them end."""
     for link in links:
         link.stdin.close()

@@ -1,26 +1,24 @@
-"""Join a plan, a supervisor and the agents: frames in, events to the supervisor, its actions out again."""
+"""Join a plan, a supervisor and the agents: frames in, events to the supervisor, its actions out again.
+
+What is common to both ways of it: in the terminal that started the run (`attached.py`), and on node 0 (`serve.py`).
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import selectors
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from muster.agent import system
-from muster.agent.protocol import VERSION, pack
+from muster.agent.protocol import pack
+from muster.hosts import fold_hosts
 from muster.model import Failure, Outcome, Plan, as_json
 from muster.ranks import environment, late_environment
 from muster.report import unable_in_words
 from muster.runs import Run
 from muster.supervise import (
     Action,
-    Asked,
     Ended,
     Event,
     Finish,
@@ -40,256 +38,256 @@ from muster.supervise import (
     Tick,
     Unable,
 )
-from muster.world.link import SIGNALS, Agents, Link
-from muster.world.pen import Pen
-from muster.world.view import View
+from muster.world.link import Link
 
 TORCH_FLOOR = "2.3"
 """The oldest torch whose store takes a socket that listens already (`master_listen_fd`)."""
 
+TOGETHER = 3.0
+"""Seconds to wait, after one node is unable, for others that are too, so that all are told in one sentence."""
 
-def _fields(record: Any) -> dict[str, Any]:
-    """An event or an action, as it is written down."""
-    return {name: as_json(value) for name, value in vars(record).items()}
+
+def settings_of(plan: Plan) -> Settings:
+    """What a supervisor must know of a plan."""
+    job = plan.job
+    ranks = [rank for node in plan.nodes for rank in node.ranks]
+    return Settings(
+        ranks=tuple(rank.rank for rank in ranks),
+        nodes=len(plan.nodes),
+        node_of=tuple(rank.node for rank in ranks),
+        grace=job.grace,
+        timeout=job.timeout,
+        max_restarts=job.max_restarts,
+    )
+
+
+def prepare_fields(plan: Plan, number: int, host: str, run_dir: str, run_id: str) -> dict[str, Any]:
+    """What an agent must know before it can start the ranks of its node."""
+    job = plan.job
+    commands = []
+    for command in plan.commands:
+        if command.node == number:
+            item = as_json(command)
+            for rank, entry in zip(command.ranks, item["ranks"]):
+                entry["env"] = environment(rank)
+            commands.append(item)
+    return {
+        "run_dir": run_dir,
+        "run_id": run_id,
+        "node": number,
+        "host": host,
+        "commands": commands,
+        "preload": list(job.preload),
+        "stdin_rank": job.stdin,
+        "floor": TORCH_FLOOR,
+    }
 
 
 class World:
-    """One run, on the control side."""
+    """One run, as its supervisor's hands and ears. Subclasses know who watches."""
 
-    def __init__(self, plan: Plan, run: Run, agents: Agents, view: View, began: float):
-        self.plan, self.run, self.view = plan, run, view
+    def __init__(
+        self,
+        plan: Plan,
+        run: Run,
+        links: Sequence[Link],
+        began: float,
+        address: str = "127.0.0.1",
+        meets: Sequence[Mapping[str, str]] = (),
+    ):
+        self.plan, self.run, self.links = plan, run, list(links)
         self.began = began
-        """When muster was started, on the monotonic clock; every `t` counts from here."""
-        job = plan.job
-        ranks = [rank for node in plan.nodes for rank in node.ranks]
-        settings = Settings(
-            ranks=tuple(rank.rank for rank in ranks),
-            nodes=len(plan.nodes),
-            node_of=tuple(rank.node for rank in ranks),
-            grace=job.grace,
-            timeout=job.timeout,
-            max_restarts=job.max_restarts,
-        )
-        self.supervisor = Supervisor(settings)
+        """When muster was started, on this machine's monotonic clock; every `t` counts from here."""
+        self.address = address
+        """The address of node 0 at which all ranks meet."""
+        self.meets = [dict(variables) for variables in meets] or [{} for _ in self.links]
+        self.supervisor = Supervisor(settings_of(plan))
         self.selector = selectors.DefaultSelector()
-        self.pen = Pen()
-        view.put = self.pen.put
-        self.interrupts = 0
-        """How often Ctrl-C was pressed."""
+        self.timers: list[tuple[float, Callable[[], object]]] = []
         self.outcome: Outcome | None = None
         self.facts: dict[str, Any] = {}
-        self.links, self.not_ours, self.signals = agents
         self.sessions: set[int] = set()
         """The sessions of all ranks that were started."""
-        self.events = open(run.path / "events.jsonl", "a")
-        self.events_broken = False
+        self._versions: dict[int, tuple[Any, Any]] = {}
+        """(torch, CUDA) of each node."""
+        self._unable: dict[int, str] = {}
+
+    # ---- for subclasses ---------------------------------------------------------------------------------------------
+
+    def note(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """Write an event down, and show it to who asked for events."""
+        raise NotImplementedError
+
+    def say(self, text: str) -> None:
+        """Words for the person."""
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        """The ranks are about to start."""
+        raise NotImplementedError
+
+    def swept(self, link: Link) -> bool:
+        """Have a node end what is left in a way of its own; True if that is all that can be done."""
+        return False
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
-    def go(self) -> Outcome:
-        """Run to the end."""
-        self.selector.register(self.signals, selectors.EVENT_READ, self._signalled)
-        self.selector.register(self.pen.told, selectors.EVENT_READ, self._shown)
-        for link in self.links:
-            self.selector.register(link.stdout, selectors.EVENT_READ, lambda link=link: self._heard(link))
-            self.selector.register(link.stderr, selectors.EVENT_READ, lambda link=link: self._complained(link))
-            self._flush(link)
-        try:
-            while self.outcome is None:
-                self._turn()
-            self._write("outcome.json", as_json(self.outcome))
-            self._part()
-        finally:
-            self._leave()
-        self.view.finish(self.outcome)
-        try:
-            self.pen.close(drop=self.hurry)
-        except KeyboardInterrupt:
-            pass  # enough shown
-        return self.outcome
-
-    def _turn(self) -> None:
-        deadline = self.supervisor.deadline
-        wait = None if deadline is None else max(0.0, deadline - self._now())
-        for key, _ in self.selector.select(wait):
+    def turn(self) -> None:
+        """Wait until something happens, and deal with it."""
+        times = [when for when, _ in self.timers]
+        if self.supervisor.deadline is not None:
+            times.append(self.supervisor.deadline)
+        for key, _ in self.selector.select(max(0.0, min(times) - self.now()) if times else None):
             if key.fd in self.selector.get_map():
                 key.data()
-        if self.supervisor.deadline is not None and self._now() >= self.supervisor.deadline:
-            self._handle(Tick(self._now()))
+        for timer in [timer for timer in self.timers if timer[0] <= self.now()]:
+            self.timers.remove(timer)
+            timer[1]()
+        if self.supervisor.deadline is not None and self.now() >= self.supervisor.deadline:
+            self.handle(Tick(self.now()))
 
-    def _now(self) -> float:
+    def after(self, seconds: float, do: Callable[[], object]) -> None:
+        """Call `do` once, in so many seconds."""
+        self.timers.append((self.now() + seconds, do))
+
+    def now(self) -> float:
+        """Seconds since muster was started."""
         return time.monotonic() - self.began
 
-    def _signalled(self) -> None:
-        for number in os.read(self.signals, 64):
-            self.interrupts += number == signal.SIGINT
-            if number in SIGNALS:
-                self._handle(Asked(self._now(), number))
-
-    def _handle(self, event: Event) -> None:
-        self._note(type(event).__name__.lower(), _fields(event))
+    def handle(self, event: Event) -> None:
+        """Give an event to the supervisor, and do what it says."""
+        self.note(type(event).__name__.lower(), fields_of(event))
         for action in self.supervisor.handle(event):
-            self._do(action)
-
-    def _note(self, kind: str, fields: Mapping[str, Any]) -> None:
-        """Write an event down, and show it to who asked for events."""
-        record = {"event": kind, **fields}
-        self.view.event(record)
-        try:
-            self.events.write(json.dumps(record) + "\n")
-            self.events.flush()
-        except OSError as error:
-            if not self.events_broken:
-                self.events_broken = True
-                self.view.say(f"cannot write {self.run.path}/events.jsonl any more: {error.strerror}; the run goes on")
-
-    def _write(self, name: str, data: Mapping[str, Any]) -> None:
-        try:
-            self.run.write(name, data)
-        except OSError as error:
-            self.view.say(f"cannot write {self.run.path}/{name}: {error.strerror}")
+            self.do(action)
 
     # ---- actions ----------------------------------------------------------------------------------------------------
 
-    def _do(self, action: Action) -> None:
-        self._note("do " + type(action).__name__.lower(), {} if isinstance(action, Finish) else _fields(action))
+    def do(self, action: Action) -> None:
+        """Do what the supervisor decided."""
+        self.note("do " + type(action).__name__.lower(), {} if isinstance(action, Finish) else fields_of(action))
         if isinstance(action, Listen):
-            self._tell(0, "listen", attempt=action.attempt, host=self._address())
+            self.tell(0, "listen", attempt=action.attempt, host=self.address)
         elif isinstance(action, Start):
             if action.attempt == 0:
-                self.view.begin(self.facts)
-            late = late_environment(self._address(), action.port, action.attempt)
-            self._tell_all("start", attempt=action.attempt, late=late)
+                self.begin()
+            for link in self.links:
+                self.start(link, action)
         elif isinstance(action, Signal):
             for node in self.plan.nodes:
                 here = [rank.rank for rank in node.ranks if rank.rank in action.ranks]
-                self._tell(node.number, "signal", number=action.number, ranks=here)
+                self.tell(node.number, "signal", number=action.number, ranks=here)
         elif isinstance(action, Sweep):
-            self._tell_all("sweep", patience=action.patience)
             for link in self.links:
-                if link.preface is not None and link.open:
-                    # not an agent yet, perhaps a line of --setup that hangs: it reads nothing
-                    os.killpg(link.process.pid, signal.SIGKILL)
+                if not self.swept(link):
+                    self.tell(link.node, "sweep", patience=action.patience)
         elif isinstance(action, Say):
-            self.view.say(action.text)
+            self.say(action.text)
         else:
             self.outcome = action.outcome
 
-    def _address(self) -> str:
-        """The address of node 0 at which all ranks meet."""
-        return "127.0.0.1"
+    def start(self, link: Link, action: Start) -> None:
+        """Have a node start its ranks."""
+        late = late_environment(self.address, action.port, action.attempt)
+        self.tell(link.node, "start", attempt=action.attempt, late=late, meets=self.meets[link.node])
 
-    def _tell(self, node: int, kind: str, payload: bytes = b"", **fields: Any) -> None:
-        self._send(self.links[node], pack(kind, payload, **fields))
+    def tell(self, node: int, kind: str, payload: bytes = b"", /, **fields: Any) -> None:
+        """Send a frame to a node."""
+        self.send(self.links[node], pack(kind, payload, **fields))
 
-    def _tell_all(self, kind: str, **fields: Any) -> None:
+    def tell_all(self, kind: str, **fields: Any) -> None:
+        """Send a frame to all nodes."""
         for link in self.links:
-            self._send(link, pack(kind, **fields))
+            self.send(link, pack(kind, **fields))
 
-    def _send(self, link: Link, data: bytes) -> None:
+    def send(self, link: Link, data: bytes) -> None:
+        """Send bytes that are whole frames."""
         if link.open:
-            link.out += data
-            self._flush(link)
+            link.wire.put(data)
+            self.flush(link)
 
-    def _flush(self, link: Link) -> None:
-        link.flush()
-        registered = link.stdin.fileno() in self.selector.get_map()
-        if link.out and not registered:
-            self.selector.register(link.stdin, selectors.EVENT_WRITE, lambda: self._flush(link))
-        elif registered and not link.out:
-            self.selector.unregister(link.stdin)
+    def flush(self, link: Link) -> None:
+        """Write what the connection takes now, and the rest when it takes more."""
+        if not link.wire.connected:
+            return
+        link.wire.flush()  # if it is broken, that is seen where it is read
+        registered = link.wire.writing in self.selector.get_map()
+        if link.wire.out and not registered:
+            self.selector.register(link.wire.writing, selectors.EVENT_WRITE, lambda: self.flush(link))
+        elif registered and not link.wire.out:
+            self.selector.unregister(link.wire.writing)
+
+    def ignore(self, *descriptors: int) -> None:
+        """Watch these no more."""
+        for descriptor in descriptors:
+            if descriptor in self.selector.get_map():
+                self.selector.unregister(descriptor)
 
     # ---- frames -----------------------------------------------------------------------------------------------------
 
-    def _complained(self, link: Link) -> None:
-        if not link.listen():
-            self.selector.unregister(link.stderr)
-
-    def _heard(self, link: Link) -> None:
-        frames = link.read()
-        if frames is None:
-            self._close(link)
-            self._handle(Lost(self._now(), link.node, link.why_lost(str(self.run.path), self.plan.job.python)))
-            return
+    def hear(self, link: Link, frames: Sequence[tuple[dict[str, Any], bytes]]) -> None:
+        """Deal with frames of an agent."""
         for fields, payload in frames:
             heard: Callable[..., None] = getattr(self, "_on_" + fields.pop("kind"))
-            t = fields.pop("t", time.monotonic()) - self.began
+            t = self.when(link, fields.pop("t", None))
             heard(link, t, payload, **fields)
+        self.flush(link)
 
-    def _close(self, link: Link) -> None:
+    def when(self, link: Link, t: float | None) -> float:
+        """The time of an agent's clock, in seconds since muster was started."""
+        return (time.monotonic() if t is None else t - link.offset) - self.began
+
+    def lost(self, link: Link, why: str) -> None:
+        """An agent is gone for good."""
         link.open = False
-        for file in (link.stdout, link.stderr, link.stdin):
-            if file.fileno() in self.selector.get_map():
-                self.selector.unregister(file)
-
-    def _on_hello(self, link: Link, t: float, payload: bytes, version: int, **facts: Any) -> None:
-        if version != VERSION:
-            self._handle(Unable(t, link.node, f"the agent on {link.host} speaks version {version}, muster {VERSION}"))
-            return
-        if link.node == 0:
-            self.facts.update(facts)
-        self._note("hello", {"t": t, "node": link.node, **facts})
-        job = self.plan.job
-        commands = []
-        for command in self.plan.commands:
-            if command.node == link.node:
-                item = as_json(command)
-                for rank, entry in zip(command.ranks, item["ranks"]):
-                    entry["env"] = environment(rank)
-                commands.append(item)
-        self._send(
-            link,
-            pack(
-                "prepare",
-                run_dir=str(self.run.path),
-                run_id=self.run.id,
-                node=link.node,
-                host=link.host,
-                commands=commands,
-                preload=list(job.preload),
-                stdin_rank=job.stdin,
-                want=self.view.wants,
-                floor=TORCH_FLOOR,
-            ),
-        )
-        if link.node == 0:
-            self._tell(0, "listen", attempt=0, host=self._address())
-        if any(rank.rank == job.stdin for rank in self.plan.nodes[link.node].ranks):
-            self._watch_stdin(link.node)  # not before: what follows the agent's own text is lost until it runs
+        self.handle(Lost(self.now(), link.node, why))
 
     def _on_ready(self, link: Link, t: float, payload: bytes, fork: bool, why: str, **facts: Any) -> None:
-        times = {name: when - self.began for name, when in facts.pop("times", {}).items()}
-        self._note("warm", {"node": link.node, "t": t, "fork": fork, "times": times})
+        times = {name: self.when(link, when) for name, when in (facts.pop("times", None) or {}).items()}
+        self.note("warm", {"node": link.node, "t": t, "fork": fork, "times": times})
+        self._versions[link.node] = (facts.get("torch"), facts.get("cuda"))
         if link.node == 0:
             self.facts.update({name: value for name, value in facts.items() if value}, fork=fork)
         if why:
-            self.view.say(f"not forking on {link.host}, starting plain interpreters instead: {why}")
-        self._handle(Ready(t, link.node))
+            self.say(f"not forking on {link.host}, starting plain interpreters instead: {why}")
+        differ = self._differ() if len(self._versions) == len(self.links) else ""
+        if differ:
+            self.handle(Unable(t, link.node, differ))
+        else:
+            self.handle(Ready(t, link.node))
+        self._tell_unable()
+
+    def _differ(self) -> str:
+        """What differs between the nodes and must not, in words; empty when all agree."""
+        for name, index in (("torch", 0), ("CUDA", 1)):
+            hosts: dict[str, list[str]] = {}
+            for link in self.links:
+                if self._versions[link.node][0]:  # one that nobody asked for it says nothing
+                    hosts.setdefault(str(self._versions[link.node][index] or "none"), []).append(link.host)
+            if len(hosts) > 1:
+                told = ", ".join(f"{fold_hosts(names)} {version}" for version, names in hosts.items())
+                return f"{name} differs between the hosts: {told}"
+        return ""
 
     def _on_listening(self, link: Link, t: float, payload: bytes, attempt: int, port: int) -> None:
-        self._handle(Listening(t, attempt, port))
+        self.handle(Listening(t, attempt, port))
 
     def _on_started(self, link: Link, t: float, payload: bytes, attempt: int, pids: Mapping[str, int]) -> None:
         self.sessions.update(pids.values())
-        self._note("pids", {"t": t, "node": link.node, "attempt": attempt, "pids": pids})
-        self._handle(Started(t, link.node, attempt))
+        self.note("pids", {"t": t, "node": link.node, "attempt": attempt, "pids": pids})
+        self.handle(Started(t, link.node, attempt))
 
     def _on_output_began(self, link: Link, t: float, payload: bytes, rank: int, attempt: int) -> None:
-        self._note("output began", {"t": t, "rank": rank, "attempt": attempt})
-
-    def _on_output(self, link: Link, t: float, payload: bytes, rank: int, stream: str, offset: int) -> None:
-        self.view.output(rank, stream, payload)
-        self.pen.mark((link, len(payload)))
+        self.note("output began", {"t": t, "rank": rank, "attempt": attempt})
 
     def _on_lingering(self, link: Link, t: float, payload: bytes, words: list[str]) -> None:
         grace = self.plan.job.grace
-        self.view.say(
+        self.say(
             f"the ranks have ended and left behind: {'; '.join(words)}\n"
             f"waiting up to {grace:g} s for that to end; Ctrl-C to end it now"
         )
 
     def _on_note(self, link: Link, t: float, payload: bytes, text: str) -> None:
-        self.view.say(f"{link.host}: {text}")
+        self.say(f"{link.host}: {text}")
 
     def _on_ended(
         self,
@@ -304,96 +302,49 @@ class World:
     ) -> None:
         failure = None
         if why is not None:
-            failure = Failure(why["kind"], why["t"] - self.began, why["summary"], tuple(why["frames"]))
-        self._handle(Ended(t, rank, attempt, code, signal, failure))
+            failure = Failure(why["kind"], self.when(link, why["t"]), why["summary"], tuple(why["frames"]))
+        self.handle(Ended(t, rank, attempt, code, signal, failure))
 
     def _on_store_ended(self, link: Link, t: float, payload: bytes, code: int | None, signal: int | None) -> None:
         how = f"exit status {code}" if signal is None else f"killed by signal {signal}"
-        self._handle(StoreEnded(t, f"{how}; see {self.run.path}/node_{link.host}/store.log"))
+        self.handle(StoreEnded(t, f"{how}; see {self.run.path}/node_{link.host}/store.log"))
 
     def _on_unable(self, link: Link, t: float, payload: bytes, what: str, **fields: Any) -> None:
-        python = self.facts.get("executable") or self.plan.job.python
-        words = unable_in_words(what, python, link.host, TORCH_FLOOR, **fields)
-        self._handle(Unable(t, link.node, words))
+        python = link.facts.get("executable") or self.plan.job.python
+        self._unable[link.node] = unable_in_words(what, python, "{host}", TORCH_FLOOR, **fields)
+        if len(self._unable) == 1 and self.supervisor.phase == "preparing":
+            self.after(TOGETHER, lambda: self._tell_unable(True))
+        self._tell_unable(self.supervisor.phase != "preparing")
+
+    def _tell_unable(self, now: bool = False) -> None:
+        """Once all nodes have answered, or `now`: tell which of them are unable."""
+        if not self._unable or not (now or set(self._versions) | set(self._unable) >= set(range(len(self.links)))):
+            return
+        hosts: dict[str, list[str]] = {}
+        for node, words in self._unable.items():
+            hosts.setdefault(words, []).append(self.links[node].host)
+        told = "; ".join(words.replace("{host}", fold_hosts(names)) for words, names in hosts.items())
+        node = min(self._unable)
+        self._unable = {}
+        self.handle(Unable(self.now(), node, told))
 
     def _on_swept(self, link: Link, t: float, payload: bytes, ended: list[str], left: list[str]) -> None:
-        self._handle(Swept(t, link.node, tuple(ended), tuple(left)))
-
-    def _on_asked(self, link: Link, t: float, payload: bytes, what: str, by: str) -> None:
-        self._handle(Asked(t, 0, by))
+        self.handle(Swept(t, link.node, tuple(ended), tuple(left)))
 
     def _on_broken(self, link: Link, t: float, payload: bytes, text: str) -> None:
         link.broken = text.strip().splitlines()[-1]
 
-    def _shown(self) -> None:
-        """What was shown makes room for more."""
-        for link, count in self.pen.reached():
-            self._send(link, pack("taken", count=count))
 
-    @property
-    def hurry(self) -> bool:
-        """The person does not want to wait for the rest of the logs."""
-        return self.interrupts > 1
+def fields_of(record: Any) -> dict[str, Any]:
+    """An event or an action, as it is written down."""
+    return {name: as_json(value) for name, value in vars(record).items()}
 
-    # ---- the terminal's input ---------------------------------------------------------------------------------------
 
-    def _watch_stdin(self, node: int) -> None:
-
-        def typed() -> None:
-            try:
-                data = os.read(0, 65536)
-            except BlockingIOError:
-                return
-            except OSError:
-                data = b""
-            self._tell(node, "stdin", data, end=not data)
-            if not data:
-                self.selector.unregister(0)
-
-        try:
-            self.selector.register(0, selectors.EVENT_READ, typed)
-        except PermissionError:  # a plain file cannot be waited for: it is all there
-            data = sys.stdin.buffer.read()
-            self._tell(node, "stdin", data, end=True)
-
-    # ---- the end ----------------------------------------------------------------------------------------------------
-
-    def _part(self) -> None:
-        """Let the agents send what is left of the logs, and see them go. From here Ctrl-C ends the showing."""
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        self._tell_all("bye", drain=not self.hurry)
-        try:
-            while any(link.open for link in self.links):
-                for key, _ in self.selector.select():
-                    if key.fd in self.selector.get_map():
-                        key.data()
-        except KeyboardInterrupt:
-            self.interrupts = 2
-
-    def _end_orphans(self) -> None:
-        """End what an agent that was killed has left; it was handed to us when the agent died."""
-        marker = f"TORCHELASTIC_RUN_ID={self.run.id}".encode()
-        family = system.outsiders(os.getpid(), self.not_ours)
-        ours = set(family)
-        if self.not_ours:
-            # what those leave behind falls to us too, so look twice
-            ours = {pid for pid in family if system.carries(pid, marker) or system.session(pid) in self.sessions}
-        if ours:
-            system.end_family(os.getpid(), self.not_ours | (set(family) - ours))
-
-    def _leave(self) -> None:
-        """Leave no process."""
-        for link in self.links:
-            link.stdin.close()
-        deadline = time.monotonic() + 5
-        for link in self.links:
-            try:
-                link.process.wait(timeout=max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                link.process.kill()
-                link.process.wait()
-            link.stdout.close()
-            link.stderr.close()
-        self._end_orphans()
-        self.events.close()
-        signal.set_wakeup_fd(-1)
+def read_some(descriptor: int) -> bytes | None:
+    """The next bytes of a descriptor; empty at its end, None when there are none now."""
+    try:
+        return os.read(descriptor, 65536)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""

@@ -1,0 +1,64 @@
+"""Keep the supervisor of a run alive on this node: start it, and start it again when it dies.
+
+Its ports are this agent's: whoever calls while there is no supervisor waits in the kernel's queue for the next one.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from muster.agent import system
+from muster.agent.protocol import Unpacker, socket_name
+
+if TYPE_CHECKING:
+    from muster.agent.agent import Agent
+
+ARCHIVE = "muster.pyz"
+"""The program of the supervisor, in the run directory."""
+
+_PAUSE = 0.1
+_TOO_OFTEN, _WITHIN = 5, 60.0
+"""So many deaths in so many seconds, and it is not started again."""
+
+
+class Keeper:
+    """The supervisor's parent. `door` is the port at which the agents of other nodes call; -1 for none."""
+
+    def __init__(self, agent: Agent, run_id: str, door: int, secret: str):
+        self.agent, self.door, self.secret = agent, door, secret
+        self.viewers = socket.socket(socket.AF_UNIX)
+        self.viewers.bind(socket_name(os.getuid(), run_id, "supervisor"))
+        self.viewers.listen(64)
+        self.deaths: list[float] = []
+
+    def start(self) -> None:
+        """Start the supervisor, and speak to it."""
+        run_dir = self.agent.run_dir
+        ours, theirs = socket.socketpair()
+        told, tell = os.pipe()
+        os.write(tell, self.secret.encode())
+        os.close(tell)
+        log = os.open(os.path.join(run_dir, "supervisor.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        doors = [theirs.fileno(), self.viewers.fileno(), *([self.door] if self.door >= 0 else [])]
+        argv = [sys.executable, "-I", "-S", os.path.join(run_dir, ARCHIVE), "serve", run_dir, *map(str, doors)]
+        try:
+            pid = system.launch(argv, os.environ, "/", told, log, log, keep=doors, tied=False)
+        finally:
+            for fd in (told, log):
+                os.close(fd)
+            theirs.close()
+        self.agent.members.names[pid] = "supervisor"
+        self.agent.connected(ours.detach(), False, 0, Unpacker())
+
+    def again(self) -> None:
+        """It has died."""
+        now = time.monotonic()
+        self.deaths = [when for when in self.deaths if now - when < _WITHIN] + [now]
+        if len(self.deaths) >= _TOO_OFTEN:
+            self.agent.lost(f"the supervisor died {_TOO_OFTEN} times; see supervisor.log")
+        else:
+            self.agent.after(_PAUSE, self.start)

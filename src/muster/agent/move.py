@@ -1,0 +1,82 @@
+"""An agent leaves the connection by which it was started, so that its run can outlive whoever started it.
+
+It forks: the child is the agent from then on, and knows a supervisor on node 0, which it starts itself there, or dials
+from any other node. The parent says how that went, and ends; on node 0 it stays if it is asked to, and carries
+whatever comes between its stdin and stdout and the supervisor.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from typing import Any
+
+from muster.agent import relay
+from muster.agent.agent import Agent
+from muster.agent.dial import Dialer
+from muster.agent.keep import ARCHIVE, Keeper
+from muster.agent.protocol import pack, socket_name
+
+
+def move(agent: Agent) -> Agent:
+    """Go on as an agent that is nobody's child; in the parent this does not return."""
+    assert agent.move is not None
+    where, payload = agent.move
+    told, tell = os.pipe()
+    if os.fork():
+        os.close(tell)
+        with open(told, "rb") as pipe:
+            failed = pipe.read().decode("utf-8", "replace")
+        os.set_blocking(1, True)
+        relay.write_all(1, pack("moved", failed=failed))
+        if where["stays"] and not failed:
+            relay.carry(socket_name(os.getuid(), where["prepare"]["run_id"], "supervisor"))
+        os._exit(0)
+    os.close(told)
+    try:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        moved = Agent(agent.hook)
+        moved.door = agent.door
+        moved.begin()
+        _settle(moved, payload, **where)
+    except BaseException as error:
+        text = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else traceback.format_exc(limit=-1)
+        os.write(tell, text.encode())
+        os._exit(1)
+    os.close(tell)
+    return moved
+
+
+def _settle(
+    agent: Agent,
+    archive: bytes,
+    prepare: dict[str, Any],
+    secret: str,
+    lease: float,
+    address: str,
+    port: int,
+    files: dict[str, str],
+    stays: bool,
+) -> None:
+    """Write the files of the run, get ready to start ranks, and find the supervisor. `port` is 0 on its own node."""
+    agent.lease = lease
+    run_dir = prepare["run_dir"]
+    os.umask(0o077)
+    os.makedirs(run_dir, mode=0o700, exist_ok=True)
+    for name, data in {**{name: text.encode() for name, text in files.items()}, ARCHIVE: archive}.items():
+        if data:
+            with open(os.path.join(run_dir, name), "wb") as file:
+                file.write(data)
+    if port:
+        agent.dialer = Dialer(agent, address, port, secret, prepare["node"])
+        agent.on_prepare(b"", **prepare)
+        agent.dialer.dial()
+        agent.wait_alone(time.monotonic())
+    else:
+        agent.keeper = Keeper(agent, prepare["run_id"], agent.door.fileno() if agent.door is not None else -1, secret)
+        agent.on_prepare(b"", **prepare)
+        agent.keeper.start()

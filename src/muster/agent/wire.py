@@ -1,0 +1,115 @@
+"""One end of a conversation in frames, which outlives the connections that carry it.
+
+A wire that `keeps` numbers its frames and holds each until the other end has said that it has it. When a connection
+breaks, both ends tell over the next one how many they have heard, and what was lost is sent again: nothing is lost,
+nothing comes twice.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+from muster.agent.protocol import Unpacker, pack
+
+_PIECE = 1 << 18
+
+
+class Wire:
+    """Frames out, frames in, over descriptors that do not block; -1 while there are none."""
+
+    def __init__(self, reading: int = -1, writing: int = -1, keeps: bool = False):
+        self.keeps = keeps
+        self.reading, self.writing = reading, writing
+        self.out = bytearray()
+        """What the present connection is still to take."""
+        self.heard = 0
+        """How many frames have come."""
+        self.silent = False
+        """The last connection broke because nothing was heard of the other machine any more."""
+        self._sent = 0
+        self._kept: deque[bytes] = deque()
+        self._frames = Unpacker()
+
+    @property
+    def connected(self) -> bool:
+        """There is a connection."""
+        return self.reading >= 0
+
+    @property
+    def idle(self) -> bool:
+        """The other end has everything, as far as can be known."""
+        return not self.out and not self._kept
+
+    def put(self, frame: bytes) -> None:
+        """Have a frame sent."""
+        if self.keeps:
+            self._sent += 1
+            self._kept.append(frame)
+        if self.connected:
+            self.out += frame
+
+    def flush(self) -> bool:
+        """Write what the connection takes now; False when it is broken."""
+        try:
+            while self.out:
+                del self.out[: os.write(self.writing, self.out[:_PIECE])]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.out.clear()
+            return False
+        return True
+
+    def read(self) -> list[tuple[dict[str, Any], bytes]] | None:
+        """The frames that have come; None at the end of the connection."""
+        try:
+            data = os.read(self.reading, _PIECE)
+        except BlockingIOError:
+            return []
+        except OSError as error:
+            self.silent = error.errno in (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
+            return None
+        return self.feed(data) if data else None
+
+    def feed(self, data: bytes) -> list[tuple[dict[str, Any], bytes]]:
+        """Take bytes that were read elsewhere."""
+        return self.take(self._frames.feed(data))
+
+    def take(self, frames: Iterable[tuple[dict[str, Any], bytes]]) -> list[tuple[dict[str, Any], bytes]]:
+        """Count frames that came, and give those that say something."""
+        found = []
+        for fields, payload in frames:
+            if fields["kind"] == "have":
+                self._forget(fields["heard"])
+            else:
+                found.append((fields, payload))
+        if self.keeps and found:
+            self.heard += len(found)
+            self.out += pack("have", heard=self.heard)
+        return found
+
+    def _forget(self, heard: int) -> None:
+        """The other end has this many."""
+        for _ in range(max(0, len(self._kept) - (self._sent - heard))):
+            self._kept.popleft()
+
+    def connect(self, reading: int, writing: int, frames: Unpacker | None = None, heard: int = 0) -> None:
+        """Go on over a new connection, on whose other end `heard` frames are known; `frames` may hold bytes of it."""
+        self.reading, self.writing, self.silent = reading, writing, False
+        self._frames = frames or Unpacker()
+        self._forget(heard)
+        self.out = bytearray(b"".join(self._kept))
+
+    def disconnect(self) -> None:
+        """There is no connection now."""
+        self.reading = self.writing = -1
+        self.out.clear()
+
+    def begin_anew(self) -> None:
+        """The other end is another one now, which knows nothing of what was said."""
+        self._kept.clear()
+        self._sent = self.heard = 0

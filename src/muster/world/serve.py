@@ -1,0 +1,283 @@
+"""The supervisor of a run on node 0, where it outlives the terminal that started it.
+
+Its parent is the agent there, which starts it again when it dies: it then reads what happened from events.jsonl, and
+hears from the agents what it missed. Agents of other nodes call by TCP (`agent/dial.py`); people come through a local
+socket (`viewers.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from muster.agent import dial
+from muster.agent.protocol import Unpacker, pack
+from muster.model import Outcome, Plan, as_json, outcome_from_json, plan_from_json
+from muster.runs import Run
+from muster.supervise import EVENTS, SIGHUP, Asked, Start, Unable, event_from_json
+from muster.world.link import FarLink, Link
+from muster.world.loop import World
+from muster.world.scribe import Scribe
+from muster.world.viewers import Viewer, Viewers
+
+RECORD = "serve.json"
+"""What the supervisor must know beside the plan."""
+
+_COMES_BACK = 3.0
+"""Seconds in which a living agent calls again after a connection that ended, rather than fell silent."""
+_LATE = 15.0
+"""Seconds by which an agent may learn later than we that the connection is broken; its lease begins then."""
+_KEEP = "keep"
+"""The reader that keeps here what the ranks of other nodes write there."""
+
+
+class Served(World):
+    """One run, supervised on its node 0."""
+
+    def __init__(self, plan: Plan, run: Run, record: Mapping[str, Any], secret: str):
+        links = [
+            FarLink(node.number, node.host.name, offset, facts)
+            for node, offset, facts in zip(plan.nodes, record["offsets"], record["facts"])
+        ]
+        super().__init__(plan, run, links, record["began"], record["address"], record["meets"])
+        self.far, self.secret, self.life = links, secret, dial.new_nonce()
+        self.lease: float = plan.job.lease
+        self.facts.update(record["facts"][0])
+        self.records: list[str] = []
+        """The lines of events.jsonl."""
+        self.scribe = Scribe(run, lambda text: print(text, file=sys.stderr, flush=True))
+        self.viewers = Viewers(self, bool(record["attached"]))
+        self.hurry = False
+        """Nobody wants to wait for the rest of the logs."""
+        self.parting = False
+        self.rebuilt = self._rebuild()
+        for link in links:
+            if not record["shared"][link.node]:
+                want = {"want": True, "offsets": self._kept(link), "tail": None}
+                self.send(link, pack("read", reader=_KEEP, **want))
+
+    # ---- beginning, and beginning again -----------------------------------------------------------------------------
+
+    def _rebuild(self) -> bool:
+        """Come to know what happened before, if anything did."""
+        try:
+            text = (self.run.path / "events.jsonl").read_text()
+        except FileNotFoundError:
+            return False
+        self.records = text[: text.rfind("\n") + 1].splitlines()
+        for line in self.records:
+            record = json.loads(line)
+            if record["event"] in EVENTS:
+                self.supervisor.handle(event_from_json(record))
+            elif record["event"] == "warm" and record["node"] == 0:
+                self.facts["fork"] = record["fork"]
+        data = self.run.read("outcome.json")
+        if data is not None:
+            self.outcome = outcome_from_json(data)
+        self.note("supervisor began again", {"t": self.now(), "pid": os.getpid()})
+        return True
+
+    def _kept(self, link: Link) -> dict[str, int]:
+        """How much of the output of a node has been kept here."""
+        found = {}
+        for attempt in self.run.attempts():
+            for rank in self.plan.nodes[link.node].ranks:
+                for stream in ("out", "err"):
+                    path = self.run.log(attempt, rank.rank, stream)
+                    if path.exists():
+                        found[f"{attempt}/{rank.rank}.{stream}"] = path.stat().st_size
+        return found
+
+    def go(self, own: int, visitors: int, door: int) -> Outcome:
+        """Run to the end. Descriptors: to the agent here; where people call; where agents call, or -1."""
+        self._connect(self.far[0], own, Unpacker(), 0)
+        self.viewers.listen(visitors)
+        if door >= 0:
+            callers = socket.socket(fileno=door)
+            callers.setblocking(False)
+            self.selector.register(callers, selectors.EVENT_READ, lambda: self._called(callers))
+        while self.outcome is None:
+            self.turn()
+        self._end(self.outcome)
+        return self.outcome
+
+    # ---- what is written and told -----------------------------------------------------------------------------------
+
+    def note(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """Write an event down, and tell everybody who watches."""
+        if self.parting:
+            return
+        line = json.dumps({"event": kind, **fields})
+        self.records.append(line)
+        self.scribe.append("events.jsonl", line + "\n")
+        self.viewers.tell(len(self.records), line)
+
+    def say(self, text: str) -> None:
+        """Words for the person."""
+        self.note("say", {"text": text})
+
+    def begin(self) -> None:
+        """The ranks are about to start."""
+        self.note("begin", {"facts": self.facts})
+
+    # ---- agents -----------------------------------------------------------------------------------------------------
+
+    def _called(self, callers: socket.socket) -> None:
+        """Somebody calls by TCP; hear it if it knows the secret."""
+        try:
+            sock, _ = callers.accept()
+        except OSError:
+            return
+        sock.setblocking(False)
+        dial.watch_over(sock)
+        nonce, frames = dial.new_nonce(), Unpacker()
+        sock.send(pack("nonce", nonce=nonce))
+
+        def heard() -> None:
+            try:
+                data = sock.recv(1 << 16)
+                found = frames.feed(data)
+            except (OSError, ValueError):
+                data, found = b"", []
+            if data and not found:
+                return
+            self.ignore(sock.fileno())
+            hello = found[0][0] if found else {}
+            node = hello.get("node")
+            if not isinstance(node, int) or not dial.right(hello.get("proof"), self.secret, nonce, node):
+                sock.close()
+                return
+            link = self.far[node]
+            if not link.open:  # it was told of as lost, and its ranks are counted as ended
+                sock.close()
+                return
+            if link.wire.connected:
+                self._disconnect(link)
+            same = hello["life"] == self.life
+            proof = dial.prove(self.secret, hello["nonce"], node)
+            sock.send(pack("welcome", proof=proof, life=self.life, heard=link.wire.heard))
+            if link.parted_at is not None:
+                self.say(f"{link.host} is back after {self.now() - link.parted_at:.0f} s")
+                link.parted_at = None
+            self._connect(link, sock.detach(), frames, hello["heard"] if same else 0)
+
+        self.selector.register(sock, selectors.EVENT_READ, heard)
+
+    def _connect(self, link: FarLink, fd: int, frames: Unpacker, heard: int) -> None:
+        os.set_blocking(fd, False)
+        link.wire.connect(fd, os.dup(fd), frames, heard)
+        self.selector.register(fd, selectors.EVENT_READ, lambda: self._heard(link))
+        self.flush(link)
+
+    def _disconnect(self, link: FarLink) -> None:
+        self.ignore(link.wire.reading, link.wire.writing)
+        os.close(link.wire.reading)
+        os.close(link.wire.writing)
+        link.wire.disconnect()
+
+    def _heard(self, link: FarLink) -> None:
+        frames = link.wire.read()
+        if frames is not None:
+            self.hear(link, frames)
+            return
+        silent = link.wire.silent
+        self._disconnect(link)
+        if self.parting:
+            link.open = False
+        elif link.node == 0:
+            self.lost(link, f"the agent on {link.host} ended, and its ranks with it")
+        else:
+            link.parted_at = now = self.now()
+            if silent:
+                self.say(f"{link.host} does not answer; waiting up to {self.lease:g} s for it to come back (--lease)")
+            self.after(self.lease + _LATE if silent else _COMES_BACK, lambda: self._gave_up(link, now, silent))
+
+    def _gave_up(self, link: FarLink, since: float, silent: bool) -> None:
+        """It has not come back."""
+        if link.parted_at == since and link.open and not self.parting:
+            how = f"could not be reached for {self.now() - since:.0f} s" if silent else "ended, and its ranks with it"
+            self.lost(link, f"the agent on {link.host} {how}")
+
+    def _on_state(self, link: Link, t: float, payload: bytes, started: int, listened: int) -> None:
+        """An agent meets this supervisor for the first time: what was it told before, and what not?"""
+        now = self.supervisor
+        self.note("state", {"t": t, "node": link.node, "started": started, "listened": listened})
+        if link.node == 0 and now.phase == "preparing" and listened < now.attempt:
+            self.tell(0, "listen", attempt=now.attempt, host=self.address)
+        if now.phase in ("running", "settling", "stopping") and started < now.attempt and now.port is not None:
+            self.start(link, Start(now.attempt, now.port))
+        if now.waits_for(link.node):
+            self.tell(link.node, "sweep", patience=now.patience)
+
+    def _on_output(
+        self,
+        link: Link,
+        t: float,
+        payload: bytes,
+        reader: str,
+        rank: int,
+        stream: str,
+        attempt: int,
+        offset: int,
+    ) -> None:
+        if reader == _KEEP:
+            self.scribe.put(f"attempt_{attempt}/{self.run.log(attempt, rank, stream).name}", offset, payload)
+            self.tell(link.node, "taken", reader=_KEEP, count=len(payload))
+        else:
+            place = {"rank": rank, "stream": stream, "attempt": attempt, "offset": offset}
+            self.viewers.output(reader, link.node, payload, place)
+
+    def _on_stacks(
+        self, link: Link, t: float, payload: bytes, number: int, texts: dict[str, str], mute: dict[str, int]
+    ) -> None:
+        self.viewers.stacks(number, link.node, texts, mute)
+
+    # ---- people -----------------------------------------------------------------------------------------------------
+
+    def asked(self, viewer: Viewer, number: int, by: str = "") -> None:
+        """A person wants the end."""
+        if self.outcome is not None:
+            self.hurry = True
+            return
+        self.handle(Asked(self.now(), number, by))
+
+    def forsaken(self) -> None:
+        """Nobody watches a run that was to end with its terminal."""
+        words = f"the terminal that started it was gone for {self.lease:g} s (--lease)"
+        self.handle(Asked(self.now(), SIGHUP, words))
+
+    # ---- the end ----------------------------------------------------------------------------------------------------
+
+    def _end(self, outcome: Outcome) -> None:
+        """Let the agents send what is left of the logs, see them go, and tell everybody."""
+        self.scribe.do(lambda: self.run.write("outcome.json", as_json(outcome)))
+        self.parting = True
+        for link in self.far:
+            if not link.wire.connected:
+                link.open = False
+        self.tell_all("bye", drain=True)
+        while any(link.open for link in self.far):
+            self.turn()
+            if self.hurry:
+                break
+        self.scribe.close()  # whoever hears that it is over may look at the files
+        self.viewers.part(outcome)
+
+
+def serve(words: list[str]) -> int:
+    """The program: `serve RUN_DIR OWN VISITORS [DOOR]`, with the secret on stdin."""
+    secret = sys.stdin.read()
+    run = Run(Path(words[0]))
+    plan_data, record = run.read("plan.json"), run.read(RECORD)
+    assert plan_data is not None and record is not None
+    own, visitors, door = (int(word) for word in [*words[1:], "-1"][:3])
+    world = Served(plan_from_json(plan_data), run, record, secret)
+    world.go(own, visitors, door)
+    return 0
