@@ -17,6 +17,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "ps": ("muster.commands.look", "ps", "list runs"),
     "show": ("muster.commands.look", "show", "all that is known of a run"),
     "logs": ("muster.commands.logs", "logs", "what the ranks of a run wrote"),
+    "attach": ("muster.commands.there", "attach", "watch a run that goes on without a terminal"),
     "wait": ("muster.commands.reach", "wait", "wait for the end of a run, and give its exit status"),
     "kill": ("muster.commands.reach", "kill", "end a run"),
     "stacks": ("muster.commands.reach", "stacks", "where in the code each rank is now"),

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from muster.errors import Impossible
+from muster.ranks import fold
 
 
 class Wanted(NamedTuple):
@@ -107,15 +108,21 @@ def expand(names: str, source: str) -> list[str]:
 
 
 def fold_hosts(names: Iterable[str]) -> str:
-    """`n[1-3],gpu5`: hosts in few words."""
-    names = list(names)
-    if len(names) < 2:
-        return "".join(names)
-    try:
-        from ClusterShell.NodeSet import NodeSet
-    except ImportError:
-        return ",".join(names)
-    return str(NodeSet.fromlist(names))
+    """`n[1-3],gpu5`: hosts in few words, as NodeSet writes them. The supervisor needs it where nothing is installed."""
+    groups: dict[tuple[str, int, str], list[int]] = {}
+    for name in names:
+        match = re.fullmatch(r"(.*?)(\d+)(\D*)", name)
+        if match is None or re.fullmatch(r"[\d.]+", name):  # an address is no row of machines
+            groups.setdefault((name, 0, ""), [])
+            continue
+        before, digits, after = match.groups()
+        width = len(digits) if digits.startswith("0") else 0
+        groups.setdefault((before, width, after), []).append(int(digits))
+    found = []
+    for (before, width, after), numbers in groups.items():
+        text = re.sub(r"\d+", lambda digits: digits.group().zfill(width), fold(sorted(set(numbers)))) if numbers else ""
+        found.append(before + (f"[{text}]" if len(set(numbers)) > 1 else text) + after)
+    return ",".join(found)
 
 
 def _once(found: Sequence[Wanted], source: str) -> tuple[Wanted, ...]:

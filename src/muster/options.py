@@ -216,6 +216,11 @@ RUN: tuple[Option, ...] = (
         group=ENDS,
     ),
     Option(("--timeout",), "end the run after this time, with exit status 124", "TIME", _seconds, group=ENDS),
+    Option(
+        ("-d", "--detach"),
+        "start it and leave: it goes on without this terminal; see `muster attach`, `logs -f`, `wait`, `kill`",
+        group=ENDS,
+    ),
     Option(("--name",), "a name by which to find the run again", "NAME", group=SHOWS),
     Option(("--run-dir",), "where runs are kept, $MUSTER_HOME or ~/.muster without it", "DIR", group=SHOWS),
     Option(
@@ -282,6 +287,14 @@ OTHERS: Mapping[str, tuple[Option, ...]] = {
         HELP,
     ),
     "wait": (Option(("--timeout",), "wait no longer than this", "TIME", _seconds, group=ENDS), _RUN_DIR, HELP),
+    "attach": (
+        Option(("--ranks",), "show only the lines of these ranks, `0,4-7`", "RANKS", _ranks, group=SHOWS),
+        Option(("--all",), "from the first line on, not only the last few", group=SHOWS),
+        Option(("--prefix",), "what stands before each line, such as `{rank}: `", "TEXT", group=SHOWS),
+        Option(("--json",), "show events as JSON lines, for machines", group=SHOWS),
+        _RUN_DIR,
+        HELP,
+    ),
     "kill": (_RUN_DIR, HELP),
     "stacks": (_RANK, _RUN_DIR, HELP),
     "rm": (_RUN_DIR, HELP),

@@ -245,6 +245,15 @@ class Agent:
         """Tell what planning must know of this machine."""
         self.emit("told", **meet.tell(**what))
 
+    def on_flag(self, payload: bytes, run_dir: str) -> None:
+        """Have a run directory here, which other nodes may share."""
+        meet.put_flag(run_dir)
+        self.emit("flagged")
+
+    def on_shares(self, payload: bytes, run_dir: str) -> None:
+        """Say whether node 0 has that folder too."""
+        self.emit("shares", shares=os.path.exists(os.path.join(run_dir, "here")))
+
     def on_open(self, payload: bytes) -> None:
         """Open a port at which the other nodes try the way here."""
         self.door = meet.open_door()

@@ -20,13 +20,6 @@ _MODULES = (
 )
 """What an agent is made of. Each is compiled when it is imported first, for most runs need only some."""
 
-_RELAY = """
-import sys
-sys.stdout.buffer.write(MAGIC)
-sys.stdout.flush()
-carry(NAME)
-"""
-
 _UNPACK = """
 import sys
 from _frozen_importlib import ModuleSpec
@@ -102,10 +95,10 @@ def read_script(shell: str, script: bytes) -> str:
     return f"exec {shell} -c 'eval \"$(head -c {len(script)})\"'"
 
 
-def relay_source(name: str) -> bytes:
-    """The text of a program, with its length, that carries its stdin and stdout to the abstract socket `name`."""
-    text = (Path(__file__).parent / "relay.py").read_text() + f"MAGIC, NAME = {MAGIC!r}, {name!r}\n{_RELAY}"
-    return b"%d\n" % len(text.encode()) + text.encode()
+def relay_source(call: str) -> bytes:
+    """The text of a program, with its length, that does one thing which `relay.py` can do, such as `visit(…)`."""
+    text = f"{(Path(__file__).parent / 'relay.py').read_text()}\nwrite_all(1, {MAGIC!r})\n{call}\n".encode()
+    return b"%d\n" % len(text) + text
 
 
 def agent_source() -> bytes:

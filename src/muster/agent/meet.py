@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from muster.agent import machine
+from muster.agent import machine, system
 
 
 def tell(cwd: str, script: str, run_dir: str) -> dict[str, Any]:
@@ -20,16 +20,32 @@ def tell(cwd: str, script: str, run_dir: str) -> dict[str, Any]:
     `cwd` is where ranks start, `script` is read if it is a path, `run_dir` is where the supervisor has its files:
     `shared` tells whether that is the same folder here.
     """
+    shared = os.path.exists(os.path.join(run_dir, "here"))
+    home = os.environ.get("MUSTER_HOME") or os.path.join(os.path.expanduser("~"), ".muster")
     return {
+        "host": socket.gethostname(),
+        "boot": machine.read("/proc/sys/kernel/random/boot_id").strip(),
         "cores": machine.cores(),
         "gpus": machine.gpus(os.environ),
         "interfaces": machine.interfaces(),
         "reached_at": os.environ.get("SSH_CONNECTION", "   ").split(" ")[2],
         "cwd": os.path.isdir(cwd),
         "script": digest(os.path.join(cwd, script)) if script else "",
-        "shared": os.path.exists(os.path.join(run_dir, "here")),
-        "home": os.environ.get("MUSTER_HOME") or os.path.join(os.path.expanduser("~"), ".muster"),
+        "shared": shared,
+        "home": home,
+        "unwritable": unwritable(home) if not shared else "",
     }
+
+
+def unwritable(home: str) -> str:
+    """Why the runs of this node cannot be kept in this folder; empty when they can."""
+    folder = os.path.join(home, "runs")
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        system.try_to_write(folder)
+    except OSError as error:
+        return f"cannot write in {folder}: {error.strerror}"
+    return ""
 
 
 def digest(path: str) -> str:
@@ -41,6 +57,13 @@ def digest(path: str) -> str:
             return hashlib.sha256(file.read()).hexdigest()
     except OSError:
         return ""
+
+
+def put_flag(run_dir: str) -> None:
+    """Leave a file by which other nodes see whether they share this folder."""
+    os.makedirs(run_dir, mode=0o700, exist_ok=True)
+    with open(os.path.join(run_dir, "here"), "w"):
+        pass
 
 
 def open_door() -> socket.socket:

@@ -1,10 +1,16 @@
-"""Carry bytes between stdin and stdout and a local socket, both ways, until one side has ended."""
+"""Carry bytes between stdin and stdout and a local socket, both ways, until one side has ended.
+
+Also the whole of a program that is sent to a host: it reaches the supervisor of a run there, or what the run has left.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import socket
+import struct
+from collections.abc import Mapping
 
 
 def write_all(fd: int, data: bytes) -> None:
@@ -31,3 +37,38 @@ def carry(name: str) -> None:
                         write_all(1, data)
         except OSError:
             return  # one side has gone
+
+
+def send(kind: str, payload: bytes = b"", **fields: object) -> None:
+    """Send one frame to stdout, as `protocol.pack` makes it."""
+    text = json.dumps({"kind": kind, **fields}).encode("ascii")
+    write_all(1, struct.pack("!II", len(text), len(payload)) + text + payload)
+
+
+def visit(name: str, run_dir: str) -> None:
+    """Be the way to a supervisor; when there is none, say so: whether the run's files are there at all."""
+    try:
+        carry(name)
+    except OSError:
+        send("gone", there=os.path.exists(os.path.join(run_dir, "job.json")))
+
+
+def send_files(run_dir: str, have: Mapping[str, int], only: str) -> None:
+    """Send what the files of a run have more than so many bytes, those that are written anew whole, and `done`."""
+    for folder, _, names in os.walk(run_dir):
+        for file in sorted(names):
+            path = os.path.join(folder, file)
+            name = os.path.relpath(path, run_dir)
+            if file.endswith((".pyz", ".part")) or os.sep + "hook" in folder or not name.startswith(only):
+                continue
+            grows = not file.endswith(".json")
+            begin = have.get(name, 0) if grows else 0
+            with open(path, "rb") as opened:
+                opened.seek(begin)
+                while True:
+                    data = opened.read(1 << 20)
+                    if not data:
+                        break
+                    send("file", data, name=name, offset=begin, whole=not grows)
+                    begin += len(data)
+    send("done")

@@ -113,8 +113,10 @@ def run(words: list[str], env: Mapping[str, str], began: float) -> int:
     from muster.world.link import start_agents
 
     given, asked, run_id, root = _asked(words, env, "run")
-    if asked.hosts:
-        return run_there(words, asked, given, env, began)
+    if asked.hosts or given.get("detach"):
+        from muster.commands.there import run_there
+
+        return run_there(words, asked, given, env, began, run_id, root)
     planned = make_plan(asked.job, nodes_here(asked, given, env), run_id)
     view = make_view(planned, run_id, given, env)
     kept = keep(planned, run_id, root, words)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+import selectors
 import socket
 import time
+from collections.abc import Iterator
 from typing import Any
 
+from muster.agent.boot import relay_source
 from muster.agent.protocol import Unpacker, pack, socket_name
 from muster.errors import RunFailed
+from muster.model import plan_from_json
 from muster.runs import Run
 from muster.world.here import identity
+from muster.world.link import ChildLink, end_links, start_relay
 
 PATIENCE = 5.0
 """Seconds in which an agent must answer."""
@@ -22,6 +28,15 @@ def state(run: Run) -> str:
     if outcome is not None:
         return outcome.state
     job, here = run.job, identity()
+    if job.get("served"):
+        answer = ask_supervisor(run, "state")
+        if answer is None:
+            return "unknown"
+        if not answer.get("gone"):
+            return "running"
+        refresh(run)
+        outcome = run.outcome
+        return "lost" if outcome is None else outcome.state
     if job.get("host") != here["host"]:
         return "unknown"
     if job.get("boot") != here["boot"]:
@@ -37,6 +52,83 @@ def state(run: Run) -> str:
     return "lost" if outcome is None else outcome.state
 
 
+# ---- a supervisor elsewhere -----------------------------------------------------------------------------------------
+
+
+def way_to(run: Run, call: str = "") -> ChildLink:
+    """A connection to where the supervisor of a run is, here or on its node 0; `call` is for something else there."""
+    plan, job = run.read("plan.json"), run.job
+    if plan is None:
+        raise RunFailed(f"{run.id} has no plan.json, so nobody knows where it is", None)
+    name = socket_name(os.getuid(), run.id, "supervisor")
+    made = plan_from_json(plan)
+    # who has another number there has another socket: ask there
+    own = f"'\\0muster/%d/{run.id}/supervisor' % os.getuid()" if made.job.place != "local" else repr(name)
+    source = relay_source(call or f"visit({own}, {job['there']!r})")
+    return start_relay(made.job, made.nodes[0].host, dict(os.environ), source)
+
+
+def ask_supervisor(run: Run, kind: str, within: float = 15.0, **fields: Any) -> dict[str, Any] | None:
+    """Ask the supervisor of a run; `gone` is true in the answer where there is none. None when it cannot be reached."""
+    link = way_to(run)
+    link.wire.put(pack(kind, **fields))
+    for frame, _ in frames_of(link, within):
+        if frame["kind"] == "gone":
+            return {"gone": True, "there": frame["there"]}
+        if frame["kind"] == "answer":
+            return frame
+    return None
+
+
+def frames_of(link: ChildLink, within: float) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """The frames that come over a connection, which ends with this."""
+    deadline = time.monotonic() + within
+    selector = selectors.DefaultSelector()
+    for file in (link.stdout, link.stderr):
+        selector.register(file, selectors.EVENT_READ)
+    try:
+        while time.monotonic() < deadline:
+            if link.wire.out:
+                link.wire.flush()
+            for key, _ in selector.select(0.05 if link.wire.out else max(0.0, deadline - time.monotonic())):
+                if key.fileobj is link.stderr:
+                    if not link.listen():
+                        selector.unregister(link.stderr)
+                    continue
+                frames = link.read()
+                if frames is None:
+                    return
+                yield from frames
+    finally:
+        selector.close()
+        link.process.terminate()
+        end_links([link], 2.0)
+
+
+def refresh(run: Run) -> bool:
+    """Bring the files of a run here whose run directory is elsewhere; False when that cannot be reached."""
+    job = run.job
+    if not job.get("served") or job.get("shared"):
+        return True
+    have = {
+        str(path.relative_to(run.path)): path.stat().st_size for path in run.path.rglob("*") if path.is_file()
+    }
+    link = way_to(run, f"send_files({job['there']!r}, json.loads({json.dumps(have)!r}), '')")
+    for fields, payload in frames_of(link, 60.0):
+        if fields["kind"] == "done":
+            return True
+        if fields["kind"] == "file" and fields["name"] not in ("job.json", "plan.json"):
+            path = run.path / fields["name"]
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with open(path, "r+b" if path.exists() and not fields["whole"] else "wb") as file:
+                file.seek(0 if fields["whole"] else fields["offset"])
+                file.write(payload)
+    return False
+
+
+# ---- one that is here -----------------------------------------------------------------------------------------------
+
+
 def _stopped_after_its_ranks(run: Run, pid: int) -> bool:
     """The agent has ended the ranks, and muster is stopped (Ctrl-Z), so it does not take note of that."""
     try:
@@ -49,11 +141,13 @@ def _stopped_after_its_ranks(run: Run, pid: int) -> bool:
 
 def why(run: Run, state: str) -> str:
     """What is behind `lost` and `unknown`."""
+    if state == "unknown" and run.job.get("served"):
+        return f"{run.job['served']['name']}, where its supervisor is, does not answer"
     if state == "unknown":
         return f"it was started on {run.job.get('host')}; ask there"
     if state != "lost":
         return ""
-    if run.job.get("boot") != identity()["boot"]:
+    if not run.job.get("served") and run.job.get("boot") != identity()["boot"]:
         return "the machine was restarted while it ran"
     for path in run.path.glob("node_*/ended.json"):
         ended = run.read(str(path.relative_to(run.path)))
@@ -89,7 +183,12 @@ def _reach(run: Run) -> socket.socket | None:
 
 
 def ask(run: Run, kind: str, **fields: Any) -> dict[str, Any]:
-    """Ask the agent of a run for something, and give its answer. Raises `RunFailed` when none comes."""
+    """Ask who looks after a run for something, and give the answer. Raises `RunFailed` when none comes."""
+    if run.job.get("served"):
+        answer = ask_supervisor(run, kind, **fields)
+        if answer is None or answer.get("gone"):
+            raise RunFailed(f"{run.id} does not answer" + ("" if answer is None else ": it has ended"), "`muster ps` tells")
+        return answer
     link = _reach(run)
     if link is None:
         raise RunFailed(f"{run.id} does not answer: it is not running here", "`muster ps` tells")

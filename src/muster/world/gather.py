@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from muster.agent import meet
 from muster.agent.boot import NO_PYTHON, SETUP_FAILED
 from muster.agent.protocol import VERSION, pack
-from muster.errors import Impossible, Interrupted, MusterError, Unreachable
+from muster.errors import Impossible, Interrupted, MusterError, RunFailed, Unreachable
 from muster.hosts import fold_hosts
 from muster.model import Host, Job
 from muster.places.ssh import refusal
@@ -60,6 +60,8 @@ class Gathering:
         self.answers: dict[int, dict[str, Any]] = {}
         """By node: the frame that was waited for, with `heard`, when it came."""
         self.failed: dict[int, MusterError] = {}
+        self.moved: set[int] = set()
+        """Nodes whose agent has left its connection, so that this may end."""
 
     # ---- reaching ---------------------------------------------------------------------------------------------------
 
@@ -139,7 +141,8 @@ class Gathering:
         frames = link.read()
         if frames is None:
             self.selector.unregister(link.stdout)
-            self._fail(link, self._why(link))
+            if link.node not in self.moved:
+                self._fail(link, self._why(link))
             return
         for fields, _ in frames:
             if fields["kind"] == "hello":
@@ -148,6 +151,8 @@ class Gathering:
                     words = f"{link.host}: its agent speaks version {fields['version']}, muster {VERSION}"
                     self._fail(link, Impossible(words))
             elif fields["kind"] == kind:
+                if kind == "moved":
+                    self.moved.add(link.node)
                 self.answers[link.node] = {**fields, "heard": time.monotonic()}
             elif fields["kind"] == "broken":
                 link.broken = fields["text"].strip().splitlines()[-1]
@@ -199,6 +204,10 @@ class Gathering:
     def _check(self) -> None:
         """What would fail later, and less clearly."""
         job = self.job
+        full = {link.host: link.facts["unwritable"] for link in self.links if link.facts["unwritable"]}
+        if full:
+            told = "; ".join(f"{host} {why}" for host, why in full.items())
+            raise Impossible(f"not all hosts can keep the run: {told}", "free some space there, or set MUSTER_HOME there")
         without = [link.host for link in self.links if not link.facts["cwd"]]
         if without:
             raise Impossible(
@@ -225,6 +234,47 @@ class Gathering:
         if len(versions) > 1:
             told = ", ".join(f"{fold_hosts(names)} {version}" for version, names in versions.items())
             raise Impossible(f"Python differs between hosts: {told}", "name one that all have: `--python PATH`")
+
+    # ---- moving -----------------------------------------------------------------------------------------------------
+
+    def share(self, run_dir: str, run_id: str) -> list[tuple[str, bool]]:
+        """For each node: the run directory there, and whether it is the same folder as that of node 0."""
+        first, others = self.links[0], self.links[1:]
+        if first.facts["shared"]:
+            found = [(run_dir, True)]
+            found += [(run_dir, True) if link.facts["shared"] else (_own(link, run_id), False) for link in others]
+            return found
+        theirs = _own(first, run_id)
+        self._exchange([first], "flagged", pack("flag", run_dir=theirs))
+        answers = self._exchange(others, "shares", pack("shares", run_dir=theirs))
+        return [(theirs, True)] + [
+            (theirs, True) if answer["shares"] else (_own(link, run_id), False) for link, answer in zip(others, answers)
+        ]
+
+    def move(self, prepares: Sequence[Mapping[str, Any]], archive: bytes, files: Mapping[str, str], **where: Any) -> None:
+        """Have each agent get ready, and leave its connection to this machine for the supervisor on node 0.
+
+        The connection to node 0 then is one to the supervisor, if it `stays`. Raises `RunFailed` and the like.
+        """
+        first, others = self.links[0], self.links[1:]
+        for links in (others, [first]):
+            for link in links:
+                own = {"files": dict(files), "port": 0} if link is first else {"files": {}, "stays": False}
+                fields = {**where, **own, "prepare": dict(prepares[link.node])}
+                self._send(link, pack("move", archive if link is first else b"", **fields))
+            for link, answer in zip(links, self._exchange(links, "moved", b"")):
+                if answer["failed"]:
+                    self._fail(link, RunFailed(f"{link.host}: {answer['failed']}", "see agent.log there"))
+            self._raise_failed()
+        end_links(others)
+
+    def hand_over(self) -> ChildLink:
+        """The connection to node 0, which now is one to the supervisor."""
+        for file in (self.links[0].stdout, self.links[0].stderr, self.links[0].stdin):
+            if file.fileno() in self.selector.get_map():
+                self.selector.unregister(file)
+        self.close()
+        return self.links[0]
 
     # ---- where they meet --------------------------------------------------------------------------------------------
 
@@ -312,6 +362,11 @@ class Gathering:
             if link.preface is not None:
                 link.process.kill()  # still on its way
         end_links(self.links)
+
+
+def _own(link: ChildLink, run_id: str) -> str:
+    """The run directory on a node that shares none."""
+    return f"{link.facts['home']}/runs/{run_id}"
 
 
 _SLOW = "is it up, and not overloaded?"

@@ -137,7 +137,8 @@ class Agents(NamedTuple):
     """A descriptor from which the numbers of the signals that muster gets are read."""
 
 
-def _catch_signals() -> int:
+def catch_signals() -> int:
+    """Have signals noted; gives the descriptor from which their numbers are read."""
     told, tell = os.pipe()
     os.set_blocking(told, False)
     os.set_blocking(tell, False)
@@ -152,7 +153,7 @@ def prepare_parent() -> tuple[set[int], int]:
     """Make this process ready to have agents: (what it had started before, the descriptor of its signals)."""
     not_ours = set(system.descendants(os.getpid()))
     system.adopt_orphans()  # of an agent that is killed
-    return not_ours, _catch_signals()  # before there is anything that a Ctrl-C would leave behind
+    return not_ours, catch_signals()  # before there is anything that a Ctrl-C would leave behind
 
 
 def start_agent(job: Job, number: int, host: Host, env: Mapping[str, str]) -> ChildLink:
@@ -160,6 +161,16 @@ def start_agent(job: Job, number: int, host: Host, env: Mapping[str, str]) -> Ch
     place = PLACES[job.place]
     link = ChildLink(number, host.name, place.start(job, host), env, job.cwd)
     link.wire.put(place.text(job, host) + agent_source())
+    link.wire.flush()
+    return link
+
+
+def start_relay(job: Job, host: Host, env: Mapping[str, str], source: bytes) -> ChildLink:
+    """Reach a host where a run is, and send it the text of a program in place of an agent."""
+    plain, place = job._replace(setup=(), cwd="/"), PLACES[job.place]
+    host = host._replace(setup=())
+    link = ChildLink(0, host.name, place.start(plain, host), env, "/")
+    link.wire.put(place.text(plain, host) + source)
     link.wire.flush()
     return link
 

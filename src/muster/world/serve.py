@@ -60,8 +60,7 @@ class Served(World):
         self.rebuilt = self._rebuild()
         for link in links:
             if not record["shared"][link.node]:
-                want = {"want": True, "offsets": self._kept(link), "tail": None}
-                self.send(link, pack("read", reader=_KEEP, **want))
+                self.tell(link.node, "read", reader=_KEEP, want=True, offsets=self._kept(link), tail=None)
 
     # ---- beginning, and beginning again -----------------------------------------------------------------------------
 

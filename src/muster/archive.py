@@ -1,0 +1,28 @@
+"""muster itself as one file, which Python runs without anything installed: it stays with a run, whatever is upgraded."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+_MAIN = """import sys
+from muster.world.serve import serve
+sys.exit(serve(sys.argv[2:]))
+"""
+
+_NOT_NEEDED = ("lab", "commands")
+"""What a supervisor has no use for."""
+
+
+def build() -> bytes:
+    """The bytes of the archive; `python FILE serve …` is the supervisor of a run."""
+    root = Path(__file__).parent
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("__main__.py", _MAIN)
+        for path in sorted(root.rglob("*.py")):
+            inside = path.relative_to(root)
+            if inside.parts[0] not in _NOT_NEEDED:
+                archive.write(path, f"muster/{inside}")
+    return data.getvalue()

@@ -1,0 +1,163 @@
+"""`muster run` on other hosts, or detached (`-d`); `muster attach`. The supervisor is on the run's node 0."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from muster import archive, runs
+from muster.commands.common import one, read
+from muster.commands.run import job_record, make_view
+from muster.errors import Impossible
+from muster.job import Asked, hosts_to_reach, make_plan, nodes_here, nodes_there
+from muster.model import Plan, as_json
+from muster.report import outcome_in_words
+from muster.world import contact
+from muster.world.gather import Gathering
+from muster.world.loop import prepare_fields
+from muster.world.serve import RECORD
+from muster.world.watch import Watch
+
+_TAIL = 4096
+"""Bytes of each log that `attach` begins with."""
+
+
+def run_there(
+    words: list[str],
+    asked: Asked,
+    given: Mapping[str, Any],
+    env: Mapping[str, str],
+    began: float,
+    run_id: str,
+    root: Path,
+) -> int:
+    """Start a run whose supervisor is on node 0, and watch it unless it is detached."""
+    import secrets
+    import sys
+
+    kept = runs.create(root, run_id)
+    (kept.path / "here").touch()
+    detached = bool(given.get("detach"))
+    here = None if asked.hosts else nodes_here(asked, given, env)
+    hosts = hosts_to_reach(asked) if here is None else [node.host for node in here]
+    gathering = Gathering(asked.job, hosts, env, lambda text: print(f"muster: {text}", file=sys.stderr))
+    try:
+        facts = gathering.reach(str(kept.path))
+        nodes = here if here is not None else nodes_there(asked, given, facts)
+        plan = make_plan(asked.job, nodes, run_id)
+        view = make_view(plan, run_id, given, env)
+        meeting = gathering.meet()
+        shares = gathering.share(str(kept.path), run_id)
+        links = gathering.links
+        first = links[0]
+        record = job_record(
+            plan,
+            run_id,
+            words,
+            host=first.facts["host"],
+            boot=first.facts["boot"],
+            pid=0,
+            pid_started="",
+            served=as_json(nodes[0].host),
+            there=shares[0][0],
+            shared=first.facts["shared"],
+        )
+        serve = {
+            "began": began + first.offset,
+            "address": meeting.address,
+            "meets": meeting.meets,
+            "offsets": [link.offset - first.offset for link in links],
+            "facts": [{"executable": link.facts["executable"], "python": link.facts["python"]} for link in links],
+            "shared": [shared for _, shared in shares],
+            "attached": not detached,
+        }
+        prepares = [
+            {**prepare_fields(plan, link.node, link.host, run_dir, run_id), "own_run_dir": not shared}
+            for link, (run_dir, shared) in zip(links, shares)
+        ]
+        for prepare in prepares:
+            prepare["path_first"] = asked.job.place != "local"
+        texts = {"job.json": record, "plan.json": as_json(plan), RECORD: serve}
+        kept.write("job.json", record)
+        kept.write("plan.json", as_json(plan))
+        gathering.move(
+            prepares,
+            archive.build(),
+            {name: json.dumps(data, indent=1) + "\n" for name, data in texts.items()},
+            secret=secrets.token_hex(32),
+            lease=asked.job.lease,
+            address=meeting.address,
+            port=meeting.port,
+            stays=not detached,
+        )
+    except BaseException:
+        gathering.give_up()
+        runs.remove(kept)
+        raise
+    if detached:
+        gathering.close()
+        gathering.give_up()
+        print(f"{run_id}: {_detached(plan)}\nmuster attach | logs -f | wait | kill {run_id}", file=sys.stderr)
+        print(run_id)
+        return 0
+    watch = Watch(
+        first.host,
+        lambda: contact.way_to(kept),
+        lambda made, name: view,
+        owner=True,
+        patience=asked.job.lease + 30,
+        keep=None if first.facts["shared"] else kept,
+        signals=gathering.signals,
+        view=view,
+    )
+    return _told(kept, watch.go(gathering.hand_over()), watch)
+
+
+def _detached(plan: Plan) -> str:
+    ranks = "1 rank" if plan.world_size == 1 else f"{plan.world_size} ranks"
+    return f"{ranks} started, and on {plan.nodes[0].host.name} is who looks after them"
+
+
+def attach(words: list[str], env: Mapping[str, str], began: float) -> int:
+    """Watch a run that goes on without a terminal; several may do so at once."""
+    asked = read("attach", words, env, "watch a run that goes on without a terminal; Ctrl-C leaves it running")
+    if asked is None:
+        return 0
+    given, rest, root = asked
+    run = one(root, rest, "attach")
+    if not run.job.get("served"):
+        raise Impossible(
+            f"{run.id} is supervised by the terminal that started it, and ends with it",
+            "`muster logs -f` follows its output; `muster run -d` starts one that can be attached to",
+        )
+    if run.outcome is not None:
+        print(f"{run.id}: {outcome_in_words(run.outcome, run.id, len(run.outcome.ends))}")
+        return run.outcome.code
+    watch = Watch(
+        run.job["served"]["name"],
+        lambda: contact.way_to(run),
+        lambda plan, run_id: make_view(plan, run_id, given, env),
+        owner=False,
+        patience=600.0,
+        tail=None if given.get("all") else _TAIL,
+    )
+    return _told(run, watch.go(), watch)
+
+
+def _told(run: runs.Run, outcome: Any, watch: Watch) -> int:
+    """The exit status, and a word where the outcome is not known here."""
+    import sys
+
+    if outcome is not None:
+        return int(outcome.code)
+    if watch.left:
+        print(f"\nmuster: left {run.id} running; `muster attach {run.id}`, `muster kill {run.id}`", file=sys.stderr)
+        return 0
+    contact.refresh(run)
+    if run.outcome is not None:
+        print(f"muster: {outcome_in_words(run.outcome, run.id, len(run.outcome.ends))}", file=sys.stderr)
+        return run.outcome.code
+    print(f"muster: {run.id} is {contact.state(run)}; `muster show {run.id}`", file=sys.stderr)
+    return 125

@@ -1,0 +1,282 @@
+"""Watch a run whose supervisor is elsewhere: show it, keep its files where they are not shared, come back when cut off."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from muster.agent.protocol import pack
+from muster.model import Outcome, Plan, as_json, outcome_from_json, plan_from_json
+from muster.runs import Run
+from muster.world.link import SIGNALS, ChildLink, catch_signals, end_links
+from muster.world.loop import read_some
+from muster.world.pen import Pen
+from muster.world.scribe import Scribe
+from muster.world.view import View
+from muster.world.viewers import BEAT
+
+_PAUSE = 1.0
+"""Seconds between two trials to come back."""
+
+
+class Watch:
+    """One terminal, and a run elsewhere.
+
+    `reach` makes a new connection to the supervisor. `show` makes a view once the plan is known. `owner`: the run is
+    to end with this terminal, and Ctrl-C interrupts it; else Ctrl-C only leaves. `keep`: the run directory here, when
+    it is not the one of the supervisor. `patience`: seconds to try to come back.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        reach: Callable[[], ChildLink],
+        show: Callable[[Plan, str], View],
+        owner: bool,
+        patience: float,
+        keep: Run | None = None,
+        tail: int | None = None,
+        signals: int = -1,
+        view: View | None = None,
+    ):
+        self.host, self.reach, self.show, self.owner, self.patience = host, reach, show, owner, patience
+        self.keep, self.tail = keep, tail
+        self.scribe = Scribe(keep, self._words) if keep is not None else None
+        self.view = view
+        self.pen = Pen()
+        if view is not None:
+            view.put = self.pen.put
+        self.selector = selectors.DefaultSelector()
+        self.signals = signals if signals >= 0 else catch_signals()
+        self.link: ChildLink | None = None
+        self.offsets: dict[str, int] = {}
+        self.events = 0
+        """How many events have been seen."""
+        self.outcome: Outcome | None = None
+        self.left = self.gone = False
+        """`left`: the person does not want to watch any more. `gone`: there is no supervisor, and no word of an end."""
+        self.interrupts = 0
+        self.cut_off: float | None = None
+        self.next_trial = self.next_beat = 0.0
+        self.said = self.reads_stdin = False
+
+    # ---- the loop ---------------------------------------------------------------------------------------------------
+
+    def go(self, link: ChildLink | None = None) -> Outcome | None:
+        """Watch to the end; None when the person left, or when it came to no end that is known."""
+        self.selector.register(self.signals, selectors.EVENT_READ, self._signalled)
+        self.selector.register(self.pen.told, selectors.EVENT_READ, self._shown)
+        if signal.getsignal(signal.SIGTSTP) == signal.SIG_DFL:
+            signal.signal(signal.SIGTSTP, lambda *_: None)
+        try:
+            self._connect(link or self.reach())
+            while self.outcome is None and not self.left and not self.gone:
+                self._turn()
+        finally:
+            if self.link is not None:
+                self._disconnect()
+            if self.scribe is not None:
+                self.scribe.close()
+            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        if self.outcome is not None and self.view is not None:
+            self.view.finish(self.outcome)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            self.pen.close(drop=self.interrupts > 1 or self.left)
+        except KeyboardInterrupt:
+            pass  # enough shown
+        signal.set_wakeup_fd(-1)
+        return self.outcome
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        if self.link is None:
+            if now >= self.next_trial:
+                self.next_trial = now + _PAUSE
+                self._connect(self.reach())
+        elif now >= self.next_beat:
+            self.next_beat = now + BEAT
+            if self.link.preface is None:
+                self._tell("beat")
+        wait = (self.next_trial if self.link is None else self.next_beat) - time.monotonic()
+        for key, _ in self.selector.select(max(0.0, wait)):
+            if key.fd in self.selector.get_map():
+                key.data()
+        if self.cut_off is not None and time.monotonic() - self.cut_off > self.patience:
+            self._words(f"{self.host} could not be reached for {self.patience:.0f} s; it is not known how the run goes on")
+            self.gone = True
+
+    def _words(self, text: str) -> None:
+        if self.view is not None:
+            self.view.say(text)
+        else:
+            self.pen.put(2, f"muster: {text}\n".encode())
+
+    # ---- the connection ---------------------------------------------------------------------------------------------
+
+    def _connect(self, link: ChildLink) -> None:
+        self.link = link
+        self.selector.register(link.stdout, selectors.EVENT_READ, self._heard)
+        self.selector.register(link.stderr, selectors.EVENT_READ, lambda: self._complained(link))
+        self._flush()
+        if link.preface is None:
+            self._begin()
+
+    def _begin(self) -> None:
+        """Say what is wanted; so far as this has been seen, it is not sent again."""
+        want: Any = True if self.keep is not None or self.view is None else self.view.wants
+        self._tell(
+            "watch", want=want, offsets=self.offsets, tail=self.tail, events=self.events, owner=self.owner
+        )
+        if self.cut_off is not None and self.said:
+            self._words(f"back after {time.monotonic() - self.cut_off:.0f} s")
+        self.cut_off, self.said = None, False
+
+    def _complained(self, link: ChildLink) -> None:
+        if not link.listen():
+            self.selector.unregister(link.stderr)
+
+    def _disconnect(self) -> None:
+        link, self.link = self.link, None
+        assert link is not None
+        for file in (link.stdout, link.stderr, link.stdin):
+            if file.fileno() in self.selector.get_map():
+                self.selector.unregister(file)
+        if link.preface is not None or self.outcome is None:
+            link.process.terminate()
+        end_links([link], 2.0)
+
+    def _tell(self, kind: str, payload: bytes = b"", **fields: Any) -> None:
+        if self.link is not None:
+            self.link.wire.put(pack(kind, payload, **fields))
+            self._flush()
+
+    def _flush(self) -> None:
+        assert self.link is not None
+        link = self.link
+        link.wire.flush()
+        known = link.stdin.fileno() in self.selector.get_map()
+        if link.wire.out and not known:
+            self.selector.register(link.stdin, selectors.EVENT_WRITE, self._flush)
+        elif known and not link.wire.out:
+            self.selector.unregister(link.stdin)
+
+    def _heard(self) -> None:
+        assert self.link is not None
+        arrived = self.link.preface is not None
+        frames = self.link.read()
+        if frames is None:
+            self._lost()
+            return
+        if arrived and self.link.preface is None:
+            self._begin()
+        for fields, payload in frames:
+            getattr(self, "_on_" + fields.pop("kind"))(payload, **fields)
+
+    def _lost(self) -> None:
+        """The connection has ended; make another."""
+        self._disconnect()
+        now = time.monotonic()
+        if self.cut_off is None:
+            self.cut_off = now
+            self.next_trial = now  # perhaps only this connection has ended
+        elif not self.said:
+            self.said = True
+            self._words(f"the connection to {self.host} broke; trying for {self.patience:.0f} s to come back")
+
+    # ---- what the supervisor says -----------------------------------------------------------------------------------
+
+    def _on_run(self, payload: bytes, id: str, phase: str, plan: Mapping[str, Any]) -> None:
+        made = plan_from_json(plan)
+        if self.view is None:
+            self.view = self.show(made, id)
+            self.view.put = self.pen.put
+        if made.job.stdin is not None and self.owner and not self.reads_stdin:
+            self.reads_stdin = True
+            self._watch_stdin()
+
+    def _on_event(self, payload: bytes, number: int) -> None:
+        if number <= self.events or self.view is None:
+            return
+        self.events = number
+        if self.scribe is not None:
+            self.scribe.append("events.jsonl", payload.decode() + "\n")
+        record = json.loads(payload)
+        self.view.event(record)
+        if record["event"] == "say":
+            self.view.say(record["text"])
+        elif record["event"] == "begin":
+            self.view.begin(record["facts"])
+
+    def _on_output(
+        self, payload: bytes, node: int, rank: int, stream: str, attempt: int, offset: int
+    ) -> None:
+        self.offsets[f"{attempt}/{rank}.{stream}"] = offset + len(payload)
+        if self.scribe is not None and self.keep is not None:
+            self.scribe.put(f"attempt_{attempt}/{self.keep.log(attempt, rank, stream).name}", offset, payload)
+        assert self.view is not None
+        if self.view.wants is True or (self.view.wants and rank in self.view.wants):
+            self.view.output(rank, stream, payload)
+        self.pen.mark((node, len(payload)))
+
+    def _on_over(self, payload: bytes, outcome: Mapping[str, Any]) -> None:
+        self.outcome = outcome_from_json(outcome)
+        if self.scribe is not None and self.keep is not None:
+            keep, data = self.keep, as_json(self.outcome)
+            self.scribe.do(lambda: keep.write("outcome.json", data))
+
+    def _on_gone(self, payload: bytes, there: bool) -> None:
+        """Nobody supervises it any more."""
+        self.gone = True
+
+    # ---- the person -------------------------------------------------------------------------------------------------
+
+    def _shown(self) -> None:
+        """What was shown makes room for more."""
+        for node, count in self.pen.reached():
+            self._tell("taken", node=node, count=count)
+
+    def _signalled(self) -> None:
+        for number in os.read(self.signals, 64):
+            if number == signal.SIGTSTP:
+                self._pause()
+            elif number in SIGNALS:
+                self.interrupts += 1
+                if not self.owner:
+                    self.left = True
+                elif self.link is None and self.interrupts > 1:
+                    self._words(f"{self.host} is out of reach; it ends the run when nobody has come back (--lease)")
+                    self.gone = True
+                else:
+                    self._tell("asked", number=number)
+
+    def _pause(self) -> None:
+        """Ctrl-Z: nobody is to think that this terminal has gone."""
+        self._tell("pause")
+        deadline = time.monotonic() + 1.0
+        while self.link is not None and self.link.wire.out and time.monotonic() < deadline:
+            self._flush()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        self.next_beat = 0.0  # goes on here
+
+    def _watch_stdin(self) -> None:
+
+        def typed() -> None:
+            data = read_some(0)
+            if data is None:
+                return
+            self._tell("stdin", data, end=not data)
+            if not data:
+                self.selector.unregister(0)
+
+        try:
+            self.selector.register(0, selectors.EVENT_READ, typed)
+        except PermissionError:  # a plain file cannot be waited for: it is all there
+            data = sys.stdin.buffer.read()
+            self._tell("stdin", data, end=True)
