@@ -17,6 +17,7 @@ from muster.agent.agent import Agent
 from muster.agent.dial import Dialer
 from muster.agent.keep import ARCHIVE, Keeper
 from muster.agent.protocol import pack, socket_name
+from muster.agent.wire import Wire
 
 
 def move(agent: Agent) -> Agent:
@@ -40,7 +41,7 @@ def move(agent: Agent) -> Agent:
         for fd in (0, 1, 2):
             os.dup2(null, fd)
         moved = Agent(agent.hook)
-        moved.door = agent.door
+        moved.door, moved.wire = agent.door, Wire(keeps=True)
         moved.begin()
         _settle(moved, payload, **where)
     except BaseException as error:

@@ -60,6 +60,8 @@ class Gathering:
         self.answers: dict[int, dict[str, Any]] = {}
         """By node: the frame that was waited for, with `heard`, when it came."""
         self.failed: dict[int, MusterError] = {}
+        self.first = b""
+        """What each agent is asked once it lives."""
         self.moved: set[int] = set()
         """Nodes whose agent has left its connection, so that this may end."""
 
@@ -68,7 +70,7 @@ class Gathering:
     def reach(self, run_dir: str) -> dict[str, dict[str, Any]]:
         """Start all agents, and give what each host told of itself. Raises `Unreachable`, `Impossible`, `Interrupted`."""
         script = self.job.program.argv[0] if self.job.program.kind == "script" else ""
-        ask = pack("tell", cwd=self.job.cwd, script=script, run_dir=run_dir)
+        self.first = pack("tell", cwd=self.job.cwd, script=script, run_dir=run_dir)
         waiting = list(enumerate(self.hosts))
         deadline, restless = time.monotonic() + PATIENCE, time.monotonic() + RESTLESS
         while len(self.answers) + len(self.failed) < len(self.hosts):
@@ -78,7 +80,7 @@ class Gathering:
                 self.links.append(link)
                 for file in (link.stdout, link.stderr):
                     self.selector.register(file, selectors.EVENT_READ, link)
-                self._send(link, ask)
+                self._flush(link)
                 deadline = time.monotonic() + PATIENCE
             self._turn("told", min(deadline, restless) - time.monotonic())
             now = time.monotonic()
@@ -150,6 +152,8 @@ class Gathering:
                 if fields["version"] != VERSION:
                     words = f"{link.host}: its agent speaks version {fields['version']}, muster {VERSION}"
                     self._fail(link, Impossible(words))
+                else:
+                    self._send(link, self.first)  # not before: what follows the agent's own text is lost until it runs
             elif fields["kind"] == kind:
                 if kind == "moved":
                     self.moved.add(link.node)
