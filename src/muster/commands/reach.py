@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from muster import runs
 from muster.commands.common import one, read
@@ -75,12 +76,18 @@ def stacks(words: list[str], env: Mapping[str, str], began: float) -> int:
     if contact.state(run) != "running":
         raise Impossible(f"{run.id} is not running, so its ranks are nowhere", "`muster show` tells how it ended")
     answer = contact.ask(run, "stacks", ranks=given.get("rank"))
+    if "texts" in answer:
+        return _tell_stacks({int(rank): text for rank, text in answer["texts"].items()}, answer["mute"])
     found = _collect({int(rank): tuple(place) for rank, place in answer.get("asked", {}).items()})
+    return _tell_stacks(found, answer.get("mute", {}))
+
+
+def _tell_stacks(found: Mapping[int, str], mute: Mapping[str, Any]) -> int:
     for rank, text in sorted(found.items()):
         print(f"rank {rank}:")
         print(text.rstrip() if text else "  no answer within 2 s: it is stopped, or waits in the kernel")
         print()
-    for rank, pid in answer.get("mute", {}).items():
+    for rank, pid in mute.items():
         print(
             f"rank {rank} (pid {pid}) is no Python that muster prepared, or has only begun; "
             f"try `py-spy dump --pid {pid}`"

@@ -71,8 +71,7 @@ def way_to(run: Run, call: str = "") -> ChildLink:
 def ask_supervisor(run: Run, kind: str, within: float = 15.0, **fields: Any) -> dict[str, Any] | None:
     """Ask the supervisor of a run; `gone` is true in the answer where there is none. None when it cannot be reached."""
     link = way_to(run)
-    link.wire.put(pack(kind, **fields))
-    for frame, _ in frames_of(link, within):
+    for frame, _ in frames_of(link, within, pack(kind, **fields)):
         if frame["kind"] == "gone":
             return {"gone": True, "there": frame["there"]}
         if frame["kind"] == "answer":
@@ -80,8 +79,8 @@ def ask_supervisor(run: Run, kind: str, within: float = 15.0, **fields: Any) -> 
     return None
 
 
-def frames_of(link: ChildLink, within: float) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """The frames that come over a connection, which ends with this."""
+def frames_of(link: ChildLink, within: float, question: bytes = b"") -> Iterator[tuple[dict[str, Any], bytes]]:
+    """The frames that come over a connection, which ends with this, after a question."""
     deadline = time.monotonic() + within
     selector = selectors.DefaultSelector()
     for file in (link.stdout, link.stderr):
@@ -98,6 +97,9 @@ def frames_of(link: ChildLink, within: float) -> Iterator[tuple[dict[str, Any], 
                 frames = link.read()
                 if frames is None:
                     return
+                if link.preface is None and question:
+                    link.wire.put(question)  # not before: what follows the text of the program is lost until it runs
+                    question = b""
                 yield from frames
     finally:
         selector.close()

@@ -130,7 +130,7 @@ class Viewers:
             _, missing, found = self._asked[number]
             missing.discard(node)
             found["texts"].update(texts)
-            found["mute"].update({rank: [node, pid] for rank, pid in mute.items()})
+            found["mute"].update(mute)
             if not missing:
                 self._answer_stacks(number)
 
