@@ -1,0 +1,179 @@
+"""Runs on hosts that ssh reaches: begun in a terminal, ended with it."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+from conftest import EXAMPLE, TICK, There, until
+
+
+@pytest.mark.parametrize("each", [2, 8])
+def test_three_hosts(there: There, each: int) -> None:
+    done = there.muster("run", "--hosts", "n[1-3]", "-g", str(each), str(EXAMPLE))
+    assert 0 == done.returncode, done.stderr
+    total = sum(range(3 * each))
+    assert f"[{0:>{len(str(3 * each - 1))}}] the sum of 0 to {3 * each - 1} is {total}, as it should be" in done.stdout
+    for rank in range(3 * each):
+        assert f"rank {rank} of {3 * each} on n{rank // each + 1}, local rank {rank % each}" in done.stdout
+        assert f"rank {rank} of" in there.log(rank)
+    assert f"all {3 * each} ranks ended well" in done.stderr.splitlines()[-1]
+    assert "succeeded" == there.outcome()["state"]
+    there.nothing_left()
+
+
+def test_what_fails_first_is_told_with_its_host(there: There) -> None:
+    text = TICK + "\nif dist.is_initialized() or True:\n    pass\n"
+    text = text.replace("time.sleep", "1 / (dist.get_rank() != 4 or step < 3); time.sleep")
+    done = there.muster("run", "-H", "n1,n2,n3", "-g", "2", there.script(text), "100", "0.05")
+    assert 1 == done.returncode, done.stderr
+    assert "rank 4 failed first" in done.stderr
+    assert "ZeroDivisionError" in done.stderr
+    assert 4 == there.outcome()["first"]["rank"]
+    there.nothing_left()
+
+
+def test_a_restart_over_hosts(there: There) -> None:
+    text = TICK.replace("time.sleep", "import os; dist.barrier(); step == 2 and dist.get_rank() == 3 and "
+                        "os.environ['TORCHELASTIC_RESTART_COUNT'] == '0' and os.kill(os.getpid(), 9); time.sleep")
+    done = there.muster("run", "-H", "n1,n2", "-g", "2", "--max-restarts", "1", there.script(text), "5", "0.01")
+    assert 0 == done.returncode, done.stderr
+    assert "rank 3 failed; starting all ranks again (restart 1 of 1)" in done.stderr
+    assert 3 == there.log(0).count("\n")
+    assert 5 == there.log(0, attempt=1).count("\n")
+    there.nothing_left()
+
+
+def test_ctrl_c_ends_all_hosts(there: There) -> None:
+    process = there.start("run", "-H", "n1,n2,n3", "-g", "1", there.script(TICK), "10000", "0.05")
+    there.steps(3, 3)
+    there.kill("head", "-m muster run", signal.SIGINT)
+    assert 130 == process.wait(timeout=60), there.said()
+    assert "interrupted" == there.outcome()["state"]
+    assert "interrupted (Ctrl-C): SIGINT to 3 ranks" in there.said()
+    there.nothing_left()
+
+
+def test_the_end_of_the_terminal_is_the_end_of_the_ranks_after_the_lease(there: There) -> None:
+    process = there.start("run", "-H", "n1,n2", "--lease", "3s", "-g", "1", there.script(TICK), "10000", "0.05")
+    there.steps(2, 3)
+    there.kill("head", "-m muster run")
+    process.wait()
+    outcome = there.ended()
+    assert ("interrupted", "the terminal that started it was gone for 3 s (--lease)") == (
+        outcome["state"],
+        outcome["reason"],
+    )
+    there.nothing_left()
+
+
+def test_a_broken_connection_of_the_terminal_is_made_again(there: There) -> None:
+    process = there.start("run", "-H", "n1,n2", "-g", "1", there.script(TICK), "200", "0.05")
+    there.steps(2, 20)
+    there.kill("head", r"\bssh\b.* n1 ")
+    assert 0 == process.wait(timeout=60), there.said()
+    for rank in range(2):
+        said = [line for line in there.said().splitlines() if line.startswith(f"[{rank}]")]
+        assert said == [f"[{rank}] rank {rank} step {step} sum 2" for step in range(200)], "no line lost or doubled"
+    there.nothing_left()
+
+
+def test_a_stopped_terminal_ends_nothing(there: There) -> None:
+    """Ctrl-Z for longer than the lease."""
+    process = there.start("run", "-H", "n1,n2", "--lease", "1s", "-g", "1", there.script(TICK), "400", "0.05")
+    there.steps(2, 3)
+    there.kill("head", "-m muster run", signal.SIGTSTP)
+    there.steps(2, 399)
+    time.sleep(2)
+    there.kill("head", "-m muster run", signal.SIGCONT)
+    assert 0 == process.wait(timeout=60), there.said()
+    assert 400 == there.said().count("[1] rank 1 step")
+    there.nothing_left()
+
+
+# ---- deaths ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_supervisor_comes_back_and_nobody_notices(there: There) -> None:
+    process = there.start("run", "-H", "n1,n2", "-g", "1", there.script(TICK), "200", "0.05")
+    there.steps(2, 10)
+    there.kill("n1", "muster.pyz serve")
+    assert 0 == process.wait(timeout=60), there.said()
+    for rank in range(2):
+        said = [line for line in there.said().splitlines() if line.startswith(f"[{rank}]")]
+        assert said == [f"[{rank}] rank {rank} step {step} sum 2" for step in range(200)], "no line lost or doubled"
+    assert "supervisor began again" in (there.run / "events.jsonl").read_text()
+    there.nothing_left()
+
+
+AGENT = r"-I -S -c f=open"
+
+
+@pytest.mark.parametrize("host", ["n1", "n2"])
+def test_a_killed_agent_ends_the_run_on_all_hosts(there: There, host: str) -> None:
+    process = there.start("run", "-H", "n1,n2,n3", "-g", "1", "--grace", "2", there.script(TICK), "10000", "0.05")
+    there.steps(3, 3)
+    (agent,) = [pid for pid in there.pids(host, AGENT) if session_leader(pid)][:1]
+    signal_to(agent)
+    assert 125 == process.wait(timeout=60), there.said()
+    assert f"the agent on {host} ended, and its ranks with it" in there.said()
+    there.nothing_left()
+
+
+def session_leader(pid: int) -> bool:
+    """An agent that has moved is one; what it left behind to carry bytes is not."""
+    import os
+
+    return os.getsid(pid) == pid
+
+
+def signal_to(pid: int, number: int = signal.SIGKILL) -> None:
+    import os
+
+    os.kill(pid, number)
+
+
+def test_a_killed_warm_interpreter_ends_nothing(there: There) -> None:
+    process = there.start("run", "-H", "n1,n2", "-g", "1", there.script(TICK), "100", "0.05")
+    there.steps(2, 3)
+    there.kill("n2", r"script\.py")  # the first of them is the one from which the rank was forked
+    assert process.wait(timeout=60) in (0, 137), there.said()
+    there.nothing_left()
+
+
+# ---- the network -----------------------------------------------------------------------------------------------------
+
+
+def test_a_partition_of_ten_seconds_is_survived(there: There) -> None:
+    process = there.start("run", "-H", "n1,n2,n3", "-g", "1", there.script(TICK.replace("step in", "step in")), "400", "0.1")
+    there.steps(3, 3)
+    there.lab.fault("partition", "n3")
+    time.sleep(10)  # the length of the fault is what this is about
+    there.lab.clear()
+    assert 0 == process.wait(timeout=120), there.said()
+    there.nothing_left()
+
+
+def test_a_long_partition_ends_the_run_on_both_sides(there: There) -> None:
+    process = there.start(
+        "run", "-H", "n1,n2,n3", "-g", "1", "--lease", "5s", "--grace", "1", there.script(TICK), "10000", "0.1"
+    )
+    there.steps(3, 3)
+    there.lab.fault("partition", "n3")
+    assert 125 == process.wait(timeout=90), there.said()
+    assert "the agent on n3 could not be reached for" in there.said()
+    until(lambda: not there.ours(["n3"]), "the host that was cut off ended its own rank", 40)
+    there.lab.clear()
+    there.nothing_left()
+
+
+def test_a_stalled_terminal_and_a_frozen_node_end_nothing(there: There) -> None:
+    process = there.start("run", "-H", "n1,n2", "-g", "1", "--lease", "2s", there.script(TICK), "100", "0.05")
+    there.steps(2, 3)
+    there.lab.fault("freeze", "n2")
+    until(lambda: time.monotonic(), "")
+    time.sleep(8)  # longer than the lease, and than the probes of the kernel
+    there.lab.clear()
+    assert 0 == process.wait(timeout=60), there.said()
+    there.nothing_left()
