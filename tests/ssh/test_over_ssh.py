@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 
@@ -87,6 +88,7 @@ def test_a_stopped_terminal_ends_nothing(there: There) -> None:
     there.steps(2, 399)
     time.sleep(2)
     there.kill("head", "-m muster run", signal.SIGCONT)
+    process.send_signal(signal.SIGCONT)  # the way into the lab stops with what it runs
     assert 0 == process.wait(timeout=60), there.said()
     assert 400 == there.said().count("[1] rank 1 step")
     there.nothing_left()
@@ -107,31 +109,14 @@ def test_a_killed_supervisor_comes_back_and_nobody_notices(there: There) -> None
     there.nothing_left()
 
 
-AGENT = r"-I -S -c f=open"
-
-
 @pytest.mark.parametrize("host", ["n1", "n2"])
 def test_a_killed_agent_ends_the_run_on_all_hosts(there: There, host: str) -> None:
     process = there.start("run", "-H", "n1,n2,n3", "-g", "1", "--grace", "2", there.script(TICK), "10000", "0.05")
     there.steps(3, 3)
-    (agent,) = [pid for pid in there.pids(host, AGENT) if session_leader(pid)][:1]
-    signal_to(agent)
+    os.kill(there.agent(host), signal.SIGKILL)
     assert 125 == process.wait(timeout=60), there.said()
     assert f"the agent on {host} ended, and its ranks with it" in there.said()
     there.nothing_left()
-
-
-def session_leader(pid: int) -> bool:
-    """An agent that has moved is one; what it left behind to carry bytes is not."""
-    import os
-
-    return os.getsid(pid) == pid
-
-
-def signal_to(pid: int, number: int = signal.SIGKILL) -> None:
-    import os
-
-    os.kill(pid, number)
 
 
 def test_a_killed_warm_interpreter_ends_nothing(there: There) -> None:

@@ -207,11 +207,13 @@ def place(tmp_path: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch) 
     return {**env, "XDG_CONFIG_HOME": str(tmp_path / "config")}
 
 
-def planned(line: str, env: dict[str, str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """The job that `muster plan` would have run."""
+def planned(
+    line: str, env: dict[str, str], capsys: pytest.CaptureFixture[str], whole: bool = False
+) -> dict[str, Any]:
+    """The job that `muster plan` would have run, or the `whole` plan."""
     assert call(["plan", "--json", "-g", "1", *line.split(), "train.py"], env, 0.0) == 0
-    job: dict[str, Any] = json.loads(capsys.readouterr().out)["job"]
-    return job
+    plan: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return plan if whole else plan["job"]
 
 
 @pytest.mark.parametrize(
@@ -264,9 +266,10 @@ def test_the_persons_file_is_in_config_below_home(
 def test_options_reach_the_job(place: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     """Lists that are typed with commas, variables as they are here, words as a shell would cut them."""
     line = "--launcher exec --preload a,b --preload c --gpus 2,3 --env A=1 --env TERM --setup x --cwd ."
-    job = planned(line, {**place, "TERM": "vt100"}, capsys)
+    plan = planned(line, {**place, "TERM": "vt100"}, capsys, whole=True)
+    job = plan["job"]
     assert job["preload"] == ["a", "b", "c"]
-    assert job["gpus"] == ["2", "3"]
+    assert plan["nodes"][0]["host"]["gpus"] == ["2", "3"]
     assert job["env"] == {"A": "1", "TERM": "vt100"}
     assert (job["setup"], job["cwd"]) == (["x"], str(Path.cwd()))
 

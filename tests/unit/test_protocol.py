@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from muster.agent.protocol import MAGIC, Unpacker, pack, socket_name
-from muster.world.link import Link
+from muster.world.link import ChildLink
 
 FRAMES = [
     ({"kind": "hello", "version": 1, "host": "a"}, b""),
@@ -68,7 +68,7 @@ def test_what_a_login_shell_prints_first_is_skipped(pieces: int) -> None:
     step = -(-len(octal) // 4 // pieces) * 4
     printed = "; ".join(f"printf '{octal[at : at + step]}'" for at in range(0, len(octal), step))
     argv = ["/bin/sh", "-c", f"echo 'welcome to node 7'; echo muster agent; {printed}"]
-    link = Link(0, "a", argv, {}, "/")
+    link = ChildLink(0, "a", argv, {}, "/")
     found = []
     while True:
         assert select.select([link.stdout], [], [], 30)[0], "nothing more came"
