@@ -1,4 +1,4 @@
-"""muster itself as one file, which Python runs without anything installed: it stays with a run, whatever is upgraded."""
+"""muster itself as one file, which any Python runs: it stays with a run, whatever is upgraded meanwhile."""
 
 from __future__ import annotations
 

@@ -11,18 +11,18 @@ from collections.abc import Iterable, Mapping
 from muster.errors import Impossible
 
 PREFIXES = (
-    ("TORCH_", "PYTORCH_", "TORCHINDUCTOR_", "TORCHDYNAMO_", "CUBLAS_", "CUDNN_", "CUDA_", "NVIDIA_", "NVTE_")
-    + ("NCCL_", "GLOO_", "TP_", "UCX_", "UCC_", "FI_", "RCCL_", "HIP_", "HSA_", "ROCM_", "MIOPEN_", "IBV_")
-    + ("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "NUMEXPR_", "TRITON_", "XLA_", "PJRT_")
-    + ("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "DATASETS_", "ACCELERATE_", "DEEPSPEED_", "DS_", "TOKENIZERS_")
-    + ("WANDB_", "MLFLOW_", "COMET_", "NEPTUNE_", "CLEARML_", "TENSORBOARD_", "AWS_", "LC_", "SSL_CERT_", "PYTHON")
+    *("TORCH_", "PYTORCH_", "TORCHINDUCTOR_", "TORCHDYNAMO_", "CUBLAS_", "CUDNN_", "CUDA_", "NVIDIA_", "NVTE_"),
+    *("NCCL_", "GLOO_", "TP_", "UCX_", "UCC_", "FI_", "RCCL_", "HIP_", "HSA_", "ROCM_", "MIOPEN_", "IBV_"),
+    *("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "NUMEXPR_", "TRITON_", "XLA_", "PJRT_"),
+    *("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "DATASETS_", "ACCELERATE_", "DEEPSPEED_", "DS_", "TOKENIZERS_"),
+    *("WANDB_", "MLFLOW_", "COMET_", "NEPTUNE_", "CLEARML_", "TENSORBOARD_", "AWS_", "LC_", "SSL_CERT_", "PYTHON"),
 )
 """What begins like this goes to the hosts."""
 
 NAMES = (
-    ("LANG", "TZ", "PYTHONPATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "LIBRARY_PATH", "VIRTUAL_ENV", "CONDA_PREFIX")
-    + ("CONDA_DEFAULT_ENV", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "NO_COLOR", "FORCE_COLOR")
-    + ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy")
+    *("LANG", "TZ", "PYTHONPATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "LIBRARY_PATH", "VIRTUAL_ENV", "CONDA_PREFIX"),
+    *("CONDA_DEFAULT_ENV", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "NO_COLOR", "FORCE_COLOR"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy"),
 )
 """So do these."""
 

@@ -120,7 +120,8 @@ def fold_hosts(names: Iterable[str]) -> str:
         groups.setdefault((before, width, after), []).append(int(digits))
     found = []
     for (before, width, after), numbers in groups.items():
-        text = re.sub(r"\d+", lambda digits: digits.group().zfill(width), fold(sorted(set(numbers)))) if numbers else ""
+        digits = re.findall(r"\d+|\D", fold(numbers))
+        text = "".join(piece.zfill(width) if piece.isdigit() else piece for piece in digits)
         found.append(before + (f"[{text}]" if len(set(numbers)) > 1 else text) + after)
     return ",".join(found)
 

@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from muster import environ, hosts
@@ -193,6 +194,8 @@ class Asked(NamedTuple):
     """Lines of `--setup` for one host."""
     threads_chosen: bool
     """The person set OMP_NUM_THREADS."""
+    copied: tuple[str, Path] | None = None
+    """The folder whose code is to be copied, and to where."""
 
     @property
     def counted(self) -> bool:

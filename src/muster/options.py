@@ -137,6 +137,24 @@ RUN: tuple[Option, ...] = (
         group=WHERE,
     ),
     Option(
+        ("--sync",),
+        "send the code (what git tracks, or all of the folder) to hosts that do not share it, by rsync",
+        group=WHERE,
+    ),
+    Option(
+        ("--snapshot",),
+        "run a copy of the code, kept with the run: edits do not reach a run that waits or starts again",
+        group=HOW,
+    ),
+    Option(
+        ("--code-limit",),
+        "megabytes of code beyond which --sync and --snapshot refuse, 256 without it",
+        "MB",
+        _positive,
+        256,
+        group=HOW,
+    ),
+    Option(
         ("-g", "--nproc-per-node"),
         "ranks on each machine: a number, `gpu` (one a GPU), `cpu` (one a core) or `auto` (GPUs if there are any, else "
         "cores); without it one a GPU, or one",
@@ -238,6 +256,9 @@ RUN: tuple[Option, ...] = (
     ),
     Option(("-q", "--quiet"), "show no lines of ranks, and words only when it fails", group=SHOWS),
     Option(("--json",), "show events as JSON lines, for machines", group=SHOWS),
+    Option(
+        ("--show-env",), "with `muster plan`: the values of variables too; those of secrets stay hidden", group=SHOWS
+    ),
     Option(("--profile",), "a `[profile.NAME]` of muster.toml to take options from", "NAME", group=SHOWS),
     HELP,
     # torchrun's, for lines that were written for it
@@ -287,6 +308,15 @@ OTHERS: Mapping[str, tuple[Option, ...]] = {
         HELP,
     ),
     "wait": (Option(("--timeout",), "wait no longer than this", "TIME", _seconds, group=ENDS), _RUN_DIR, HELP),
+    "clean": (
+        Option(("-H", "--hosts"), "machines to look at, this one without it", "HOSTS", group=WHERE),
+        Option(("--hostfile",), "the same from a file", "FILE", group=WHERE),
+        Option(("--ssh",), "the words of ssh", "WORDS", group=WHERE),
+        Option(("--python",), "the Python there, `python3` without it", "PATH", group=HOW),
+        Option(("-n", "--dry-run"), "only list what there is", group=SHOWS),
+        _RUN_DIR,
+        HELP,
+    ),
     "attach": (
         Option(("--ranks",), "show only the lines of these ranks, `0,4-7`", "RANKS", _ranks, group=SHOWS),
         Option(("--all",), "from the first line on, not only the last few", group=SHOWS),

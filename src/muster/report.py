@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from muster.environ import is_secret
 from muster.model import Command, Outcome, Plan, RankEnd
 from muster.ranks import LATE, environment, fold, named
 
@@ -154,19 +155,21 @@ def _kind(end: RankEnd) -> str:
 # ---- what an agent could not do -------------------------------------------------------------------------------------
 
 
-def unable_in_words(what: str, python: str, host: str, floor: str, **fields: Any) -> str:
-    """Why an agent could not start the ranks: a sentence, and a hint on a line of its own."""
+def unable_in_words(what: str, python: str, host: str, floor: str, several: bool = False, **fields: Any) -> str:
+    """Why an agent could not start the ranks: a sentence, which names the host where there are `several`, and a hint
+    on a line of its own."""
+    on = f"{host}: " if several else ""
     install = f"hint: install it there: {python} -m pip install torch; or choose another Python by --python"
     if what == "no torch" or (what == "import" and fields["missing"] and fields["module"] == "torch"):
-        return f"there is no torch in {python} (Python {fields.get('version', '?')})\n{install}"
+        return f"{on}there is no torch in {python} (Python {fields.get('version', '?')})\n{install}"
     if what == "old torch":
-        return f"{python} has torch {fields['torch']}, and muster needs {floor} or newer\n{install}"
+        return f"{on}{python} has torch {fields['torch']}, and muster needs {floor} or newer\n{install}"
     if what == "import":
         name = fields["module"]
         hint = (
             "look at --preload" if not name.startswith("torch") else "run it by hand: " + python + " -c 'import torch'"
         )
-        return f"`import {name}` failed in {python}: {fields['text']}\nhint: {hint}"
+        return f"{on}`import {name}` failed in {python}: {fields['text']}\nhint: {hint}"
     if what == "fork":
         return f"{host} could fork {fields['number']} ranks and no more: {fields['text']}\nhint: ask for fewer ranks"
     if what == "warm":
@@ -176,16 +179,19 @@ def unable_in_words(what: str, python: str, host: str, floor: str, **fields: Any
             else f"killed by {signal_name(fields['signal'])}"
         )
         hint = "see warm.log in the run directory, or use --launcher exec"
-        return f"the warm interpreter ended while it imported torch ({how})\nhint: {hint}"
+        return f"{on}the warm interpreter ended while it imported torch ({how})\nhint: {hint}"
     hint = "try it by hand, on that machine and in that folder"
-    return f"rank {fields['rank']} could not be started: {fields['text']}\nhint: {hint}"
+    return f"{on}rank {fields['rank']} could not be started: {fields['text']}\nhint: {hint}"
 
 
 # ---- plans ----------------------------------------------------------------------------------------------------------
 
 
-def plan_in_words(plan: Plan, run_id: str, run_dir: str) -> str:
-    """Everything that would be started, for a person to read. Equal commands are folded."""
+def plan_in_words(plan: Plan, run_id: str, run_dir: str, show_env: bool = False) -> str:
+    """Everything that would be started, for a person to read. Equal commands are folded.
+
+    The person's own variables are named; `show_env` shows their values too, but those of secrets.
+    """
     job = plan.job
     timeout = "none" if job.timeout is None else f"{job.timeout:g} s"
     rows = [("launcher", f"{job.launcher}, {plural(plan.world_size, 'rank')} on {plural(len(plan.nodes), 'node')}")]
@@ -203,13 +209,13 @@ def plan_in_words(plan: Plan, run_id: str, run_dir: str) -> str:
         key = (command.node, command.argv, *map(tuple, (command.env.items(), command.defaults.items())))
         groups.setdefault(key, []).append(command)
     for commands in groups.values():
-        lines += ["", *_commands_in_words(plan, commands)]
+        lines += ["", *_commands_in_words(plan, commands, show_env)]
     late = ", ".join(LATE)
     lines += ["", f"known when an attempt starts: {late} (node 0 binds a free port and keeps it)"]
     return "\n".join(lines)
 
 
-def _commands_in_words(plan: Plan, commands: Sequence[Command]) -> list[str]:
+def _commands_in_words(plan: Plan, commands: Sequence[Command], show_env: bool) -> list[str]:
     """Commands that differ by nothing but their ranks."""
     first = commands[0]
     host = plan.nodes[first.node].host.name
@@ -217,7 +223,9 @@ def _commands_in_words(plan: Plan, commands: Sequence[Command]) -> list[str]:
     how = "started once, and forks" if first.forks else "started once for" + (" each of" if len(ranks) > 1 else "")
     lines = [f"on {host}: {' '.join(map(_word, first.argv))}"]
     lines.append(f"  {how} {named(rank.rank for rank in ranks)}, with")
-    lines += [f"    {name}={_value(name, value)}" for name, value in sorted(first.env.items())]
+    theirs = sorted(plan.job.env) if not show_env else []
+    lines += [f"    {name}={_value(name, value)}" for name, value in sorted(first.env.items()) if name not in theirs]
+    lines += [f"    and {', '.join(theirs)}   (their values: --show-env)"] if theirs else []
     lines += [f"    {name}={_value(name, value)}   (unless set)" for name, value in sorted(first.defaults.items())]
     for rank in ranks:
         own = " ".join(f"{name}={value}" for name, value in environment(rank).items())
@@ -231,12 +239,9 @@ def _word(word: str) -> str:
     return shlex.quote(word) if word.isprintable() else "$" + repr(word)
 
 
-_SECRET = ("TOKEN", "KEY", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL")
-
-
 def _value(name: str, value: str) -> str:
     """The value of a variable, unless its name says that it is a secret."""
-    return "(hidden)" if any(word in name.upper() for word in _SECRET) else _word(value)
+    return "(hidden)" if is_secret(name) else _word(value)
 
 
 # ---- runs -----------------------------------------------------------------------------------------------------------

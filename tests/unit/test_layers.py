@@ -44,7 +44,7 @@ TOUCHES = {
     # these two are about paths, and start no process and ask no clock
     "runs": {"os", "pathlib"},
     "archive": {"pathlib"},
-    "job": {"os"},
+    "job": {"os", "pathlib"},
 }
 """Who may import which of them."""
 

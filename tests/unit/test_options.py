@@ -207,9 +207,7 @@ def place(tmp_path: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch) 
     return {**env, "XDG_CONFIG_HOME": str(tmp_path / "config")}
 
 
-def planned(
-    line: str, env: dict[str, str], capsys: pytest.CaptureFixture[str], whole: bool = False
-) -> dict[str, Any]:
+def planned(line: str, env: dict[str, str], capsys: pytest.CaptureFixture[str], whole: bool = False) -> dict[str, Any]:
     """The job that `muster plan` would have run, or the `whole` plan."""
     assert call(["plan", "--json", "-g", "1", *line.split(), "train.py"], env, 0.0) == 0
     plan: dict[str, Any] = json.loads(capsys.readouterr().out)

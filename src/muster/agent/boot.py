@@ -16,7 +16,7 @@ _READ_AND_RUN = 'f=open(0,"rb",closefd=False);exec(f.read(int(f.readline())))'
 
 _MODULES = (
     *("protocol", "system", "wire", "machine", "follow", "autopsy", "logs", "warm", "members", "meet", "agent"),
-    *("dial", "keep", "relay", "move"),
+    *("dial", "keep", "relay", "move", "clean"),
 )
 """What an agent is made of. Each is compiled when it is imported first, for most runs need only some."""
 
@@ -37,8 +37,6 @@ class Sent:
         exec(compile(SOURCES[module.__name__], "<sent>/" + module.__name__, "exec"), module.__dict__)
 
 sys.meta_path.insert(0, Sent)
-from muster.agent.agent import main
-main(HOOK)
 """
 
 _SETUP = """
@@ -101,11 +99,11 @@ def relay_source(call: str) -> bytes:
     return b"%d\n" % len(text) + text
 
 
-def agent_source() -> bytes:
-    """The text that an agent is sent first, with its length."""
+def agent_source(call: str = "from muster.agent.agent import main\nmain(HOOK)") -> bytes:
+    """The text that an agent is sent first, with its length; `call` is for something else that its modules can do."""
     here = Path(__file__).parent
     sources = {"muster": "", "muster.agent": ""}
     sources.update({f"muster.agent.{name}": (here / f"{name}.py").read_text() for name in _MODULES})
     hook = (here / "hook.py").read_text()
-    text = f"SOURCES={sources!r}\nHOOK={hook!r}\n{_UNPACK}".encode()
+    text = f"SOURCES={sources!r}\nHOOK={hook!r}\n{_UNPACK}\n{call}\n".encode()
     return b"%d\n" % len(text) + text

@@ -381,7 +381,9 @@ class Members:
                 mute[rank] = pid
         return {"asked": asked, "mute": mute}
 
-    def tell_stacks(self, ranks: Collection[int] | None, tell: Callable[[dict[int, str], dict[int, int]], object]) -> None:
+    def tell_stacks(
+        self, ranks: Collection[int] | None, tell: Callable[[dict[int, str], dict[int, int]], object]
+    ) -> None:
         """Ask ranks for their stacks, and tell the texts once they have stood still, or after two seconds."""
         found = self.stacks(ranks)
         before: dict[int, str] = {}

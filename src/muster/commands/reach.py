@@ -87,9 +87,9 @@ def _tell_stacks(found: Mapping[int, str], mute: Mapping[str, Any]) -> int:
         print(f"rank {rank}:")
         print(text.rstrip() if text else "  no answer within 2 s: it is stopped, or waits in the kernel")
         print()
-    for rank, pid in mute.items():
+    for name, pid in mute.items():
         print(
-            f"rank {rank} (pid {pid}) is no Python that muster prepared, or has only begun; "
+            f"rank {name} (pid {pid}) is no Python that muster prepared, or has only begun; "
             f"try `py-spy dump --pid {pid}`"
         )
     return 0

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from muster import runs
+from muster.environ import is_secret
 from muster.errors import Impossible
 from muster.job import Asked, make_job, make_plan, nodes_here, nodes_there, notes
 from muster.model import Plan, as_json
@@ -85,7 +86,20 @@ def _asked(words: list[str], env: Mapping[str, str], verb: str) -> tuple[dict[st
     # the fraction of the second first: of two runs that began in the same second, `last` is the later one
     unique = f"{int(now % 1 * 4096):03x}{os.urandom(1).hex()}"
     run_id = runs.new_id(asked.job.program.title, time.strftime("%Y%m%d-%H%M%S", time.localtime(now)), unique)
+    if given.get("snapshot"):
+        from muster.world import code
+
+        copy = root / "runs" / run_id / "code"
+        asked = asked._replace(job=code.redirect(asked.job, str(copy)), copied=(asked.job.cwd, copy))
     return given, asked, run_id, root
+
+
+def make_copy(asked: Asked, given: Mapping[str, Any]) -> None:
+    """Copy the code into the run directory, if that was asked for."""
+    if asked.copied is not None:
+        from muster.world import code
+
+        code.snapshot(*asked.copied, given.get("code_limit", 256) << 20)
 
 
 def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
@@ -100,10 +114,22 @@ def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
     if given.get("json"):
         import json
 
-        print(json.dumps({"run": run_id, **as_json(planned)}, indent=1))
+        print(json.dumps({"run": run_id, **hidden(as_json(planned))}, indent=1))
     else:
-        print(plan_in_words(planned, run_id, str(root / "runs")))
+        print(plan_in_words(planned, run_id, str(root / "runs"), given.get("show_env", False)))
     return 0
+
+
+def hidden(value: Any) -> Any:
+    """The same with the values of secret variables hidden, wherever an `env` stands in it."""
+    if isinstance(value, list):
+        return [hidden(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: hidden(item) for key, item in value.items()}
+    if isinstance(value.get("env"), dict):
+        found["env"] = {name: "(hidden)" if is_secret(name) else text for name, text in value["env"].items()}
+    return found
 
 
 def run(words: list[str], env: Mapping[str, str], began: float) -> int:
@@ -121,6 +147,7 @@ def run(words: list[str], env: Mapping[str, str], began: float) -> int:
     view = make_view(planned, run_id, given, env)
     kept = keep(planned, run_id, root, words)
     try:
+        make_copy(asked, given)
         agents = start_agents(asked.job, planned.nodes, env)
     except Impossible:
         runs.remove(kept)

@@ -9,12 +9,12 @@ from typing import Any
 
 from muster import archive, runs
 from muster.commands.common import one, read
-from muster.commands.run import job_record, make_view
+from muster.commands.run import job_record, make_copy, make_view
 from muster.errors import Impossible
 from muster.job import Asked, hosts_to_reach, make_plan, nodes_here, nodes_there
 from muster.model import Plan, as_json
 from muster.report import outcome_in_words
-from muster.world import contact
+from muster.world import code, contact
 from muster.world.gather import Gathering
 from muster.world.loop import prepare_fields
 from muster.world.serve import RECORD
@@ -44,7 +44,14 @@ def run_there(
     hosts = hosts_to_reach(asked) if here is None else [node.host for node in here]
     gathering = Gathering(asked.job, hosts, env, lambda text: print(f"muster: {text}", file=sys.stderr))
     try:
+        make_copy(asked, given)
         facts = gathering.reach(str(kept.path))
+        strangers = [host for host, link in zip(hosts, gathering.links) if not link.facts["shared"]]
+        if given.get("sync") and strangers:
+            folder = str(asked.copied[1]) if asked.copied is not None else asked.job.cwd
+            code.send(asked.job, strangers, folder, given.get("code_limit", 256) << 20, gathering.say, env)
+            gathering.look_again()
+        gathering.check()
         nodes = here if here is not None else nodes_there(asked, given, facts)
         plan = make_plan(asked.job, nodes, run_id)
         view = make_view(plan, run_id, given, env)

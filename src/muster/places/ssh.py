@@ -7,18 +7,18 @@ from typing import NamedTuple
 from muster.agent.boot import agent_script, read_script
 from muster.model import Host, Job
 
-_OPTIONS = (
+OPTIONS = (
     # a question that nobody answers hangs for ever; keys and agents need none
-    ("BatchMode=yes", "RequestTTY=no", "RemoteCommand=none", "ClearAllForwardings=yes", "PermitLocalCommand=no")
+    *("BatchMode=yes", "RequestTTY=no", "RemoteCommand=none", "ClearAllForwardings=yes", "PermitLocalCommand=no"),
     # a connection that has died without a word is known to be dead after 15 s
-    + ("ServerAliveInterval=5", "ServerAliveCountMax=3")
+    *("ServerAliveInterval=5", "ServerAliveCountMax=3"),
 )
 """Said before the person's configuration is read: ssh keeps the first value that it meets (ssh_config(5))."""
 
 
 def reach(job: Job, host: Host, command: str) -> tuple[str, ...]:
     """The argv that runs `command` on a host."""
-    options = [word for option in _OPTIONS for word in ("-o", option)]
+    options = [word for option in OPTIONS for word in ("-o", option)]
     user = ("-l", host.user) if host.user else ()
     return (*job.ssh, *options, *user, "--", host.name, command)
 

@@ -138,9 +138,7 @@ class Attached(World):
         if any(rank.rank == self.plan.job.stdin for rank in self.plan.nodes[link.node].ranks):
             self._watch_stdin(link.node)  # not before: what follows the agent's own text is lost until it runs
 
-    def _on_output(
-        self, link: Link, t: float, payload: bytes, rank: int, stream: str, **place: Any
-    ) -> None:
+    def _on_output(self, link: Link, t: float, payload: bytes, rank: int, stream: str, **place: Any) -> None:
         self.view.output(rank, stream, payload)
         self.pen.mark((link, len(payload)))
 

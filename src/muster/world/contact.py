@@ -112,9 +112,7 @@ def refresh(run: Run) -> bool:
     job = run.job
     if not job.get("served") or job.get("shared"):
         return True
-    have = {
-        str(path.relative_to(run.path)): path.stat().st_size for path in run.path.rglob("*") if path.is_file()
-    }
+    have = {str(path.relative_to(run.path)): path.stat().st_size for path in run.path.rglob("*") if path.is_file()}
     link = way_to(run, f"send_files({job['there']!r}, json.loads({json.dumps(have)!r}), '')")
     for fields, payload in frames_of(link, 60.0):
         if fields["kind"] == "done":
@@ -189,7 +187,9 @@ def ask(run: Run, kind: str, **fields: Any) -> dict[str, Any]:
     if run.job.get("served"):
         answer = ask_supervisor(run, kind, **fields)
         if answer is None or answer.get("gone"):
-            raise RunFailed(f"{run.id} does not answer" + ("" if answer is None else ": it has ended"), "`muster ps` tells")
+            raise RunFailed(
+                f"{run.id} does not answer" + ("" if answer is None else ": it has ended"), "`muster ps` tells"
+            )
         return answer
     link = _reach(run)
     if link is None:

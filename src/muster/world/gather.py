@@ -68,7 +68,7 @@ class Gathering:
     # ---- reaching ---------------------------------------------------------------------------------------------------
 
     def reach(self, run_dir: str) -> dict[str, dict[str, Any]]:
-        """Start all agents, and give what each host told of itself. Raises `Unreachable`, `Impossible`, `Interrupted`."""
+        """Start all agents; gives what each host tells of itself. Raises `Unreachable`, `Impossible`, `Interrupted`."""
         script = self.job.program.argv[0] if self.job.program.kind == "script" else ""
         self.first = pack("tell", cwd=self.job.cwd, script=script, run_dir=run_dir)
         waiting = list(enumerate(self.hosts))
@@ -99,7 +99,6 @@ class Gathering:
         self.links.sort(key=lambda link: link.node)
         for link in self.links:
             link.facts.update(self.answers[link.node])
-        self._check()
         return {link.host: link.facts for link in self.links}
 
     def _missing(self) -> list[ChildLink]:
@@ -205,18 +204,25 @@ class Gathering:
 
     # ---- checks -----------------------------------------------------------------------------------------------------
 
-    def _check(self) -> None:
+    def look_again(self) -> None:
+        """Ask once more what there is, after the code was sent."""
+        for link, answer in zip(self.links, self._exchange(self.links, "told", self.first)):
+            link.facts.update(answer)
+
+    def check(self) -> None:
         """What would fail later, and less clearly."""
         job = self.job
         full = {link.host: link.facts["unwritable"] for link in self.links if link.facts["unwritable"]}
         if full:
             told = "; ".join(f"{host} {why}" for host, why in full.items())
-            raise Impossible(f"not all hosts can keep the run: {told}", "free some space there, or set MUSTER_HOME there")
+            raise Impossible(
+                f"not all hosts can keep the run: {told}", "free some space there, or set MUSTER_HOME there"
+            )
         without = [link.host for link in self.links if not link.facts["cwd"]]
         if without:
             raise Impossible(
                 f"there is no folder {job.cwd} on {fold_hosts(without)}",
-                "the ranks start there: share it, or see --cwd",
+                "the ranks start there: `--sync` sends it, or share it, or name another by --cwd",
             )
         if job.program.kind == "script":
             own = meet.digest(os.path.join(job.cwd, job.program.argv[0]))
@@ -225,12 +231,12 @@ class Gathering:
             path = job.program.argv[0]
             if absent:
                 raise Impossible(
-                    f"there is no {path} on {fold_hosts(absent)}", "its folder has to be shared, or copied"
+                    f"there is no {path} on {fold_hosts(absent)}", "`--sync` sends it; or share its folder"
                 )
             if other:
                 raise Impossible(
                     f"{path} on {fold_hosts(other)} is not the one that is here",
-                    "copy it there again, or share its folder",
+                    "`--sync` sends this one; or share its folder",
                 )
         versions: dict[str, list[str]] = {}
         for link in self.links:
@@ -255,7 +261,9 @@ class Gathering:
             (theirs, True) if answer["shares"] else (_own(link, run_id), False) for link, answer in zip(others, answers)
         ]
 
-    def move(self, prepares: Sequence[Mapping[str, Any]], archive: bytes, files: Mapping[str, str], **where: Any) -> None:
+    def move(
+        self, prepares: Sequence[Mapping[str, Any]], archive: bytes, files: Mapping[str, str], **where: Any
+    ) -> None:
         """Have each agent get ready, and leave its connection to this machine for the supervisor on node 0.
 
         The connection to node 0 then is one to the supervisor, if it `stays`. Raises `RunFailed` and the like.
@@ -315,7 +323,7 @@ class Gathering:
         told = "; ".join(f"{fold_hosts(names)}: {reason}" for reason, names in reasons.items())
         tried = ", ".join(f"{address} ({own[address]})" for address in usable)
         raise Unreachable(
-            f"the nodes cannot reach {first.host}, where they have to meet, at {best} port {port} ({own[best]}): {told}",
+            f"the nodes cannot reach {first.host}, where they must meet, at {best} port {port} ({own[best]}): {told}",
             f"a firewall between the nodes must let TCP through; tried were {tried}; "
             "another interface is named by `--env GLOO_SOCKET_IFNAME=NAME`",
         )

@@ -311,7 +311,8 @@ class World:
 
     def _on_unable(self, link: Link, t: float, payload: bytes, what: str, **fields: Any) -> None:
         python = link.facts.get("executable") or self.plan.job.python
-        self._unable[link.node] = unable_in_words(what, python, "{host}", TORCH_FLOOR, **fields)
+        several = len(self.links) > 1
+        self._unable[link.node] = unable_in_words(what, python, "{host}", TORCH_FLOOR, several, **fields)
         if len(self._unable) == 1 and self.supervisor.phase == "preparing":
             self.after(TOGETHER, lambda: self._tell_unable(True))
         self._tell_unable(self.supervisor.phase != "preparing")

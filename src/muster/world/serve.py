@@ -12,7 +12,6 @@ import os
 import selectors
 import socket
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from muster.agent import dial
 from muster.agent.protocol import Unpacker, pack
 from muster.model import Outcome, Plan, as_json, outcome_from_json, plan_from_json
 from muster.runs import Run
-from muster.supervise import EVENTS, SIGHUP, Asked, Start, Unable, event_from_json
+from muster.supervise import EVENTS, SIGHUP, Asked, Start, event_from_json
 from muster.world.link import FarLink, Link
 from muster.world.loop import World
 from muster.world.scribe import Scribe

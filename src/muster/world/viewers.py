@@ -1,11 +1,11 @@
 """The people who watch a run on node 0: each over a connection of its own to the supervisor's local socket.
 
-    viewer                                        supervisor
-    watch: what it wants, what it has seen  ──►
-                                            ◄──   run, event (numbered), output, over
-    taken, asked, stdin, beat, leave        ──►
-    kill, stacks, state                     ──►
-                                            ◄──   answer
+viewer                                        supervisor
+watch: what it wants, what it has seen  ──►
+                                        ◄──   run, event (numbered), output, over
+taken, asked, stdin, beat, leave        ──►
+kill, stacks, state                     ──►
+                                        ◄──   answer
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Watch a run whose supervisor is elsewhere: show it, keep its files where they are not shared, come back when cut off."""
+"""Watch a run whose supervisor is elsewhere: show it, keep its files if they are not shared, come back when cut off."""
 
 from __future__ import annotations
 
@@ -109,7 +109,9 @@ class Watch:
             if key.fd in self.selector.get_map():
                 key.data()
         if self.cut_off is not None and time.monotonic() - self.cut_off > self.patience:
-            self._words(f"{self.host} could not be reached for {self.patience:.0f} s; it is not known how the run goes on")
+            self._words(
+                f"{self.host} could not be reached for {self.patience:.0f} s; it is not known how the run goes on"
+            )
             self.gone = True
 
     def _words(self, text: str) -> None:
@@ -131,9 +133,7 @@ class Watch:
     def _begin(self) -> None:
         """Say what is wanted; so far as this has been seen, it is not sent again."""
         want: Any = True if self.keep is not None or self.view is None else self.view.wants
-        self._tell(
-            "watch", want=want, offsets=self.offsets, tail=self.tail, events=self.events, owner=self.owner
-        )
+        self._tell("watch", want=want, offsets=self.offsets, tail=self.tail, events=self.events, owner=self.owner)
         if self.cut_off is not None and self.said:
             self._words(f"back after {time.monotonic() - self.cut_off:.0f} s")
         self.cut_off, self.said = None, False
@@ -214,9 +214,7 @@ class Watch:
         elif record["event"] == "begin":
             self.view.begin(record["facts"])
 
-    def _on_output(
-        self, payload: bytes, node: int, rank: int, stream: str, attempt: int, offset: int
-    ) -> None:
+    def _on_output(self, payload: bytes, node: int, rank: int, stream: str, attempt: int, offset: int) -> None:
         self.offsets[f"{attempt}/{rank}.{stream}"] = offset + len(payload)
         if self.scribe is not None and self.keep is not None:
             self.scribe.put(f"attempt_{attempt}/{self.keep.log(attempt, rank, stream).name}", offset, payload)

@@ -1,0 +1,65 @@
+"""What runs of one person have left on this machine: found by the mark in the environment in which it was started."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+
+from muster.agent import relay, system
+from muster.agent.protocol import MAGIC
+
+_MARK = re.compile(rb"TORCHELASTIC_RUN_ID=(\d{8}-\d{6}-[0-9a-f]{4,8}(?:-[\w.-]+)?)\Z")
+"""The id of a run of muster; torchrun's own ids look otherwise."""
+
+_PATIENCE = 3.0
+
+
+def found() -> dict[str, list[int]]:
+    """{run: pids} of this person, leaving out runs that somebody looks after."""
+    runs: dict[str, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        try:
+            if os.stat(f"/proc/{name}").st_uid != os.getuid():
+                continue
+            with open(f"/proc/{name}/environ", "rb") as file:
+                words = file.read().split(b"\0")
+        except OSError:
+            continue
+        for word in words:
+            mark = _MARK.match(word)
+            if mark:
+                runs.setdefault(mark.group(1).decode(), []).append(int(name))
+                break
+    with open("/proc/net/unix") as file:
+        text = file.read()
+    return {run: pids for run, pids in runs.items() if f"@muster/{os.getuid()}/{run}/" not in text}
+
+
+def main(dry: bool) -> None:
+    """Tell what there is, end it unless `dry`, and tell what still lives."""
+    relay.write_all(1, MAGIC)
+    runs = found()
+    pids = [pid for run in runs.values() for pid in run]
+    words = {pid: system.in_words(pid, "?") for pid in pids}
+    if not dry:
+        for number, patience in ((signal.SIGTERM, _PATIENCE), (signal.SIGKILL, _PATIENCE)):
+            for pid in pids:
+                system.send(pid, number)
+            deadline = time.monotonic() + patience
+            while any(_lives(pid) for pid in pids) and time.monotonic() < deadline:
+                time.sleep(0.02)
+    left = [system.in_words(pid, "?") for pid in pids if _lives(pid)] if not dry else []
+    told = {run: [words[pid] for pid in numbers] for run, numbers in runs.items()}
+    relay.send("cleaned", runs=told, left=left)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except OSError:
+        return False

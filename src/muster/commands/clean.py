@@ -1,0 +1,65 @@
+"""`muster clean`: end what runs have left behind, here or on other hosts."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+
+from muster import hosts
+from muster.agent.boot import agent_source
+from muster.commands.common import read
+from muster.hosts import Wanted
+from muster.model import Host, Job, Program
+from muster.world import here
+from muster.world.contact import frames_of
+from muster.world.link import ChildLink, start_relay
+
+_WITHIN = 60.0
+
+
+def clean(words: list[str], env: Mapping[str, str], began: float) -> int:
+    """Find processes of your own runs that nobody looks after any more, and end them; 1 when some still live."""
+    asked = read("clean", words, env, "end what your runs have left behind: by their mark, never by name", "")
+    if asked is None:
+        return 0
+    given, _, _ = asked
+    found: tuple[Wanted, ...] = ()
+    if "hosts" in given:
+        found = hosts.parse_hosts(given["hosts"])
+    elif "hostfile" in given:
+        found = hosts.parse_hostfile(here.read_text(given["hostfile"], "--hostfile"), given["hostfile"])
+    job = Job(
+        program=Program("command", ("true",)),
+        launcher="exec",
+        python=given.get("python", "python3" if found else sys.executable),
+        python_why="--python",
+        cwd="/",
+        place="ssh" if found else "local",
+        ssh=tuple(shlex.split(given.get("ssh", "ssh"))),
+    )
+    dry = bool(given.get("dry_run"))
+    source = agent_source(f"from muster.agent.clean import main\nmain({dry})")
+    targets = [Host(host.name, user=host.user) for host in found] or [Host(os.uname().nodename)]
+    links = [start_relay(job, host, env, source) for host in targets]
+    status = 0
+    for link in links:
+        status = max(status, _tell(link, dry))
+    return status
+
+
+def _tell(link: ChildLink, dry: bool) -> int:
+    """Print what one host had, and give the status of that."""
+    for fields, _ in frames_of(link, _WITHIN):
+        if fields["kind"] != "cleaned":
+            continue
+        for run, words in fields["runs"].items():
+            print(f"{link.host}: {run}: {'there is' if dry else 'ended'} {'; '.join(words)}")
+        for words in fields["left"]:
+            print(f"{link.host}: still alive: {words}", file=sys.stderr)
+        if not fields["runs"]:
+            print(f"{link.host}: nothing")
+        return 1 if fields["left"] else 0
+    print(f"{link.host}: no answer: {link.last_words() or 'it said nothing'}", file=sys.stderr)
+    return 3

@@ -1,0 +1,187 @@
+"""Hosts that cannot be used: told in a sentence that names them, and nothing stays behind on the others."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import EXAMPLE, There
+
+from muster.lab import Lab
+
+
+def refused(there: There, *words: str, status: int = 3, timeout: float = 60) -> str:
+    """What muster says of a run that cannot be; nothing may be left of it."""
+    done = there.muster("run", *words, str(EXAMPLE), timeout=timeout)
+    assert status == done.returncode, done.stdout + done.stderr
+    assert "" == done.stdout
+    assert "Traceback" not in done.stderr
+    there.nothing_left()
+    assert [] == list((there.home / "runs").glob("*"))
+    return str(done.stderr)
+
+
+def test_an_unknown_host(there: There) -> None:
+    said = refused(there, "-H", "n1,nowhere")
+    assert "not all hosts can be used: nowhere: its name is not known here (n1 answered)" in said
+
+
+def test_a_name_that_ssh_would_take_for_an_option(there: There) -> None:
+    said = refused(there, "-H", "n1,-oProxyCommand=reboot", status=2)
+    assert "`-oProxyCommand=reboot` is no name of a host" in said
+
+
+def test_one_of_three_is_down(there: There) -> None:
+    there.lab.fault("crash", "n3")
+    said = refused(there, "-H", "n[1-3]", "--ssh", "ssh -o ConnectTimeout=3")
+    assert "n3: " in said
+    assert "(n[1-2] answered)" in said
+
+
+def test_sshd_that_does_not_listen(there: There) -> None:
+    there.lab.fault("drop-ssh", "n2")
+    said = refused(there, "-H", "n[1-3]", "--ssh", "ssh -o ConnectTimeout=3")
+    assert "n2: " in said
+    assert "(n[1,3] answered)" in said
+
+
+@pytest.fixture
+def ssh_config(there: There) -> Callable[[str], list[str]]:
+    """Make an ssh configuration of a test's own; gives the words that have it used."""
+
+    def make(text: str) -> list[str]:
+        path = there.folder / "ssh config"
+        path.write_text(text)
+        return ["--ssh", f"ssh -F '{path}'"]
+
+    return make
+
+
+def test_a_key_that_is_refused(there: There, ssh_config: Callable[[str], list[str]]) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-N", "", "-f", str(there.folder / "other")], check=True)
+    known = f"{there.lab.folder.ssh}/known_hosts"
+    own = f"IdentityFile {there.folder}/other\nIdentitiesOnly yes\nUserKnownHostsFile {known}\n"
+    said = refused(there, "-H", "n1", *ssh_config(own))
+    assert "n1: ssh was refused: it would need a password, or another key or user" in said
+    assert "no password can be typed here" in said
+
+
+def test_a_host_key_that_is_not_known(there: There, ssh_config: Callable[[str], list[str]]) -> None:
+    said = refused(there, "-H", "n1", *ssh_config("UserKnownHostsFile /dev/null\nGlobalKnownHostsFile /dev/null\n"))
+    assert "n1: its host key is not known here yet" in said
+    assert "`ssh n1` once" in said
+
+
+def test_a_host_key_that_changed(there: There, ssh_config: Callable[[str], list[str]]) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(there.folder / "other")], check=True)
+    key = (there.folder / "other.pub").read_text()
+    (there.folder / "known").write_text(f"n1 {key}")
+    said = refused(there, "-H", "n1", *ssh_config(f"UserKnownHostsFile '{there.folder}/known'\n"))
+    assert "n1: its host key is not the one that this machine knows" in said
+    assert "ssh-keygen -R n1" in said
+
+
+def test_a_host_that_answers_after_twenty_seconds(there: There, ssh_config: Callable[[str], list[str]]) -> None:
+    # by way of the head, which sleeps first
+    slow = "Include /etc/ssh/ssh_config\nHost n2\n ProxyCommand sh -c 'sleep 20; exec ssh -W %h:%p head'\n"
+    done = there.muster("run", "-H", "n1,n2", "-g", "1", *ssh_config(slow), str(EXAMPLE), timeout=120)
+    assert 0 == done.returncode, done.stderr
+    assert "waiting for n2 to answer" in done.stderr
+
+
+# ---- what a login does -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def login(there: There) -> Iterator[Callable[..., None]]:
+    """Give root on a node another login: a .bashrc, a shell; undone at the end."""
+    done: list[tuple[str, str]] = []
+
+    def change(host: str, line: str, undo: str) -> None:
+        assert 0 == there.lab.run(host, ["sh", "-c", line], cwd="/").returncode
+        done.append((host, undo))
+
+    yield change
+    for host, undo in done:
+        there.lab.run(host, ["sh", "-c", undo], cwd="/")
+
+
+@pytest.mark.parametrize("shell", ["/bin/dash", "/bin/tcsh", "/usr/bin/fish"])
+def test_a_login_shell_that_is_not_bash(there: There, login: Callable[..., None], shell: str) -> None:
+    if not os.path.exists(shell):
+        pytest.skip(f"{shell} is not installed")
+    login(
+        "n1",
+        f"sed -i 's|^root:\\(.*\\):[^:]*$|root:\\1:{shell}|' /etc/passwd",
+        "sed -i 's|^root:\\(.*\\):[^:]*$|root:\\1:/bin/bash|' /etc/passwd",
+    )
+    done = there.muster("run", "-H", "n1,n2", "-g", "1", str(EXAMPLE))
+    assert 0 == done.returncode, done.stderr
+
+
+def test_a_bashrc_that_prints(there: There, login: Callable[..., None]) -> None:
+    home = os.path.expanduser("~root")
+    path = Path(home, ".bashrc")
+    assert "muster test" not in (path.read_text() if path.exists() else "")
+    noise = "echo welcome; echo welcome >&2; printf no-newline"
+    # only on n1, and gone with the test
+    login(
+        "n1",
+        f"mkdir -p /run/rc && echo '{noise}' > /run/rc/bashrc && touch {path} && mount --bind /run/rc/bashrc {path}",
+        f"umount {path}",
+    )
+    done = there.muster("run", "-H", "n1,n2", "-g", "1", str(EXAMPLE))
+    assert 0 == done.returncode, done.stderr
+    assert "welcome" not in done.stdout
+
+
+# ---- what is missing there -------------------------------------------------------------------------------------------
+
+
+def test_a_python_that_is_not_there(there: There) -> None:
+    said = refused(there, "-H", "n[1-3]", "-g", "1", "--python", "n[2-3]:/no/such/python", status=2)
+    assert "n[2-3]: there is no /no/such/python here (n1 answered)" in said
+
+
+def test_a_setup_that_fails_on_one_host(there: There) -> None:
+    said = refused(there, "-H", "n1,n2", "-g", "1", "--setup", "n2:module load cuda", status=2)
+    assert "n2: " in said
+    assert "this line of --setup failed: module load cuda" in said
+
+
+def test_a_setup_that_holds_for_the_ranks(there: There) -> None:
+    show = ["--", "sh", "-c", "echo $RANK $SET_BY"]
+    done = there.muster(
+        "run", "-H", "n1,n2", "-g", "1", "--setup", "export SET_BY=all", "--setup", "n2:SET_BY=n2", *show
+    )
+    assert 0 == done.returncode, done.stderr
+    assert ["[0] 0 all", "[1] 1 n2"] == sorted(done.stdout.splitlines())
+
+
+def test_torch_is_missing_on_some(there: There) -> None:
+    done = there.muster("run", "-H", "n[1-3]", "-g", "1", "--python", "n[2-3]:/usr/bin/python3", str(EXAMPLE))
+    assert 125 == done.returncode, done.stderr
+    assert "n[2-3]" in done.stderr
+    assert "torch" in done.stderr
+    there.nothing_left()
+
+
+def test_a_script_that_is_not_there(own_shape: Callable[..., There]) -> None:
+    there = own_shape(nodes=2, shared_home=False)
+    done = there.muster("run", "-H", "n1,n2", "-g", "1", there.script("print()"))
+    assert 2 == done.returncode
+    assert "on n[1-2]" in done.stderr
+    assert "--sync" in done.stderr
+    there.nothing_left()
+
+
+@pytest.fixture
+def own_shape(tmp_path: Path) -> Iterator[Callable[..., There]]:
+    """muster in a lab of another shape."""
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+        yield lambda **shape: There(stack.enter_context(Lab(**shape)), tmp_path)
