@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 from conftest import EXAMPLE, There
 
-from muster.lab import Lab
-
 
 def refused(there: There, *words: str, status: int = 3, timeout: float = 60) -> str:
     """What muster says of a run that cannot be; nothing may be left of it."""
@@ -167,21 +165,3 @@ def test_torch_is_missing_on_some(there: There) -> None:
     assert "n[2-3]" in done.stderr
     assert "torch" in done.stderr
     there.nothing_left()
-
-
-def test_a_script_that_is_not_there(own_shape: Callable[..., There]) -> None:
-    there = own_shape(nodes=2, shared_home=False)
-    done = there.muster("run", "-H", "n1,n2", "-g", "1", there.script("print()"))
-    assert 2 == done.returncode
-    assert "on n[1-2]" in done.stderr
-    assert "--sync" in done.stderr
-    there.nothing_left()
-
-
-@pytest.fixture
-def own_shape(tmp_path: Path) -> Iterator[Callable[..., There]]:
-    """muster in a lab of another shape."""
-    from contextlib import ExitStack
-
-    with ExitStack() as stack:
-        yield lambda **shape: There(stack.enter_context(Lab(**shape)), tmp_path)

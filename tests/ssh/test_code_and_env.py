@@ -1,0 +1,262 @@
+"""What the ranks on other hosts find: the code, their variables, their interfaces."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from conftest import EXAMPLE, TICK, There, until
+
+from muster.lab import Lab, kernel
+
+
+@pytest.fixture(scope="module")
+def apart() -> Iterator[Lab]:
+    """A lab whose hosts share nothing but the interpreter."""
+    with Lab(nodes=3, shared_home=False) as lab:
+        yield lab
+
+
+@pytest.fixture
+def alone(apart: Lab, tmp_path: Path) -> There:
+    return There(apart, tmp_path)
+
+
+def repository(there: There, **files: str) -> Path:
+    """A working tree of git in the folder of the test."""
+    top = there.folder / "tree"
+    for name, text in files.items():
+        path = top / name.replace("__", "/").replace("_py", ".py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    subprocess.run(["git", "-C", str(top), "init", "-q"], check=True)
+    return top
+
+
+# ---- hosts that share nothing ----------------------------------------------------------------------------------------
+
+
+def test_a_script_that_is_not_there(alone: There) -> None:
+    done = alone.muster("run", "-H", "n1,n2", "-g", "1", alone.script("print()"))
+    assert 2 == done.returncode
+    assert "on n[1-2]" in done.stderr
+    assert "`--sync` sends it" in done.stderr
+    alone.nothing_left()
+
+
+def test_code_is_sent_and_logs_come_back(alone: There) -> None:
+    top = repository(alone, main_py="import part\nimport os\nprint('rank', os.environ['RANK'], part.WORD)", part_py="WORD = 1")
+    (top / ".gitignore").write_text("*.big\n")
+    (top / "data.big").write_bytes(b"x" * 1000)
+    line = ["run", "--sync", "-H", "n[1-3]", "-g", "2", "main.py"]
+    done = alone.muster(*line, cwd=str(top))
+    assert 0 == done.returncode, done.stderr
+    assert {f"[{rank}] rank {rank} 1" for rank in range(6)} == set(done.stdout.splitlines())
+    assert [f"rank {rank} 1\n" for rank in range(6)] == [alone.log(rank) for rank in range(6)]
+    assert "succeeded" == alone.outcome()["state"]
+    assert 0 != alone.lab.run("n1", ["test", "-e", f"{top}/data.big"], cwd="/").returncode
+    # an edit is sent
+    (top / "part.py").write_text("WORD = 22")
+    done = alone.muster(*line, cwd=str(top))
+    assert "[5] rank 5 22" in done.stdout.splitlines(), done.stderr
+    # what was edited and is not sent is found out
+    (top / "main.py").write_text("print('other')")
+    done = alone.muster("run", *line[2:], cwd=str(top))
+    assert 2 == done.returncode
+    assert "on n[1-3] is not the one that is here" in done.stderr
+    alone.nothing_left()
+    left = alone.lab.run("n2", ["sh", "-c", "ls ~/.muster/runs"], cwd="/").stdout
+    assert "" == left, "nodes keep nothing of a run whose logs have come back"
+
+
+def test_too_much_to_be_code(alone: There) -> None:
+    top = repository(alone, main_py="print(1)")
+    (top / "weights.bin").write_bytes(b"\0" * (3 << 20))
+    done = alone.muster("run", "--sync", "--code-limit", "2", "-H", "n1", "-g", "1", "main.py", cwd=str(top))
+    assert 2 == done.returncode
+    assert "have 3 MB, and code has at most 2 MB" in done.stderr
+    assert "weights.bin (3 MB)" in done.stderr
+    alone.nothing_left()
+
+
+def test_a_full_disk_on_one_host(alone: There) -> None:
+    """Where its runs would be kept; told before anything has started."""
+    alone.lab.fault("full-disk", "n2")
+    try:
+        home = f"MUSTER_HOME={alone.lab.folder.scratch}"
+        line = f"sed -i '1i export {home}' ~/.bashrc || echo export {home} > ~/.bashrc"
+        assert 0 == alone.lab.run("n2", ["sh", "-c", line], cwd="/").returncode
+        top = repository(alone, main_py="print(1)")
+        done = alone.muster("run", "--sync", "-H", "n[1-3]", "-g", "1", "main.py", cwd=str(top))
+        assert 2 == done.returncode, done.stdout + done.stderr
+        assert f"n2 cannot write in {alone.lab.folder.scratch}/runs: No space left on device" in done.stderr
+        alone.nothing_left()
+    finally:
+        alone.lab.run("n2", ["sh", "-c", "rm ~/.bashrc"], cwd="/")
+        alone.lab.clear()
+
+
+def test_detached_on_hosts_that_share_nothing(alone: There) -> None:
+    """Its files come here when they are asked for."""
+    top = repository(alone, main_py=TICK)
+    done = alone.muster("run", "-d", "--sync", "-H", "n[1-3]", "-g", "1", "main.py", "40", "0.05", cwd=str(top))
+    assert 0 == done.returncode, done.stderr
+    waited = alone.muster("wait", "last")
+    assert 0 == waited.returncode, waited.stderr
+    shown = alone.muster("logs", "last", "--rank", "2")
+    assert 40 == shown.stdout.count("rank 2 step"), shown.stderr
+    alone.nothing_left()
+
+
+# ---- a copy ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_edit_does_not_reach_a_copy(there: There) -> None:
+    top = repository(there, main_py="import part, os, sys\nprint(part.WORD, os.getcwd())\nsys.exit(os.environ['TORCHELASTIC_RESTART_COUNT'] == '0')", part_py="WORD = 1")
+    text = (top / "main.py").read_text()
+    (top / "main.py").write_text(f"open({str(top)!r} + '/part.py', 'w').write('WORD = 2')\n{text}")
+    done = there.muster("run", "--snapshot", "-H", "n1,n2", "-g", "1", "--max-restarts", "1", "main.py", cwd=str(top))
+    assert 0 == done.returncode, done.stderr
+    assert f"1 {top}\n" == there.log(0, attempt=1)
+    assert "WORD = 1" == (there.run / "code" / "part.py").read_text()
+
+
+# ---- variables -------------------------------------------------------------------------------------------------------
+
+SHOW = """
+import os
+for name in ("NCCL_DEBUG", "HF_TOKEN", "MINE", "MINE_TOO", "OTHER", "CUDA_VISIBLE_DEVICES", "PYTHONPATH", "WANDB_MODE"):
+    print(name, os.environ.get(name))
+print("PATH", os.environ["PATH"].split(":")[0])
+"""
+
+
+def test_what_is_about_training_goes_along_and_the_rest_by_name(there: There) -> None:
+    here = {"NCCL_DEBUG": "WARN", "HF_TOKEN": "hf_geheim", "MINE_TOO": "x", "OTHER": "y", "CUDA_VISIBLE_DEVICES": "7"}
+    line = ["--env", "MINE=1", "--env", "MINE_*", "--env", "WANDB_MODE=offline"]
+    done = there.muster("run", "-H", "n1", "-g", "1", *line, there.script(SHOW), env=here)
+    assert 0 == done.returncode, done.stderr
+    found = dict(line.split(" ", 1) for line in there.log(0).splitlines())
+    assert {"NCCL_DEBUG": "WARN", "HF_TOKEN": "hf_geheim", "MINE": "1", "MINE_TOO": "x"}.items() <= found.items()
+    assert ("None", "None", "offline") == (found["OTHER"], found["CUDA_VISIBLE_DEVICES"], found["WANDB_MODE"])
+    assert os.path.dirname(os.path.abspath(there.argv()[0])) == found["PATH"]
+
+
+def test_no_value_stands_on_a_command_line_or_in_a_file_for_others(there: There) -> None:
+    secret = "hf_nobody_may_see_this"
+    there.env["HF_TOKEN"] = secret
+    process = there.start("run", "-H", "n1,n2", "-g", "1", there.script(TICK), "10000", "0.05")
+    there.steps(2, 1)
+    for host, first in there.lab.status()["hosts"].items():
+        for pid in kernel.inhabitants(first):
+            assert secret not in Path(f"/proc/{pid}/cmdline").read_text(errors="replace"), host
+    open_to_others = subprocess.run(
+        ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", "grep", "-rlF", secret, str(there.home)],
+        capture_output=True,
+        text=True,
+    )
+    assert "" == open_to_others.stdout
+    there.kill("head", "-m muster run")
+    process.wait()
+    there.muster("kill", "last")
+
+
+def test_the_plan_names_variables_and_hides_secrets(there: There) -> None:
+    here = {"HF_TOKEN": "hf_geheim", "NCCL_DEBUG": "WARN"}
+    line = ["-H", "n1,n2", "-g", "2", there.script("")]
+    shown = there.muster("plan", *line, env=here).stdout
+    assert "HF_TOKEN" in shown
+    assert "WARN" not in shown
+    shown = there.muster("plan", "--show-env", *line, env=here).stdout
+    assert "NCCL_DEBUG=WARN" in shown
+    assert "HF_TOKEN=(hidden)" in shown
+    assert "hf_geheim" not in there.muster("plan", "--json", *line, env=here).stdout
+
+
+# ---- interfaces ------------------------------------------------------------------------------------------------------
+
+
+def test_the_trap_of_127_0_1_1(there: There) -> None:
+    for host in there.lab.nodes:
+        there.lab.fault("loopback-name", host)
+    done = there.muster("run", "-H", "n[1-3]", "-g", "1", str(EXAMPLE))
+    assert 0 == done.returncode, done.stderr
+
+
+@pytest.fixture
+def second_card(there: There) -> Iterator[Callable[..., None]]:
+    """Give hosts a second interface that leads nowhere, and is listed first."""
+    made: list[str] = []
+
+    def make(*hosts: str) -> None:
+        for number, host in enumerate(hosts):
+            line = f"ip link add aaa0 type dummy; ip address add 192.0.2.{number + 1}/24 dev aaa0; ip link set aaa0 up"
+            assert 0 == there.lab.run(host, ["sh", "-ec", line], cwd="/").returncode
+            made.append(host)
+
+    yield make
+    for host in made:
+        there.lab.run(host, ["ip", "link", "del", "aaa0"], cwd="/")
+
+
+def test_hosts_with_several_interfaces_meet_on_the_one_that_leads_somewhere(
+    there: There, second_card: Callable[..., None]
+) -> None:
+    second_card("n1", "n2", "n3")
+    text = EXAMPLE.read_text() + "\nimport os; print(os.environ['GLOO_SOCKET_IFNAME'], os.environ['NCCL_SOCKET_IFNAME'])"
+    done = there.muster("run", "-H", "n[1-3]", "-g", "1", there.script(text))
+    assert 0 == done.returncode, done.stderr
+    assert 3 == done.stdout.count("eth0 eth0")
+
+
+def test_a_firewall_between_the_nodes_is_told_with_both_ends(there: There) -> None:
+    block = "iptables -A INPUT -p tcp -s 10.77.1.2 -j REJECT"
+    if 0 != there.lab.run("n1", ["sh", "-c", block], cwd="/").returncode:
+        pytest.skip("no iptables here")
+    try:
+        done = there.muster("run", "-H", "n[1-3]", "-g", "1", str(EXAMPLE))
+    finally:
+        there.lab.run("n1", ["sh", "-c", block.replace("-A", "-D")], cwd="/")
+    assert 3 == done.returncode
+    assert "the nodes cannot reach n1" in done.stderr
+    assert "n2: " in done.stderr
+
+
+# ---- leftovers -------------------------------------------------------------------------------------------------------
+
+LEAVES = """
+import os, subprocess, sys, time
+subprocess.Popen(["setsid", "sleep", "4343"], start_new_session=True)
+print("left", flush=True)
+time.sleep(1000)
+"""
+
+
+def test_clean_ends_leftovers_by_their_mark_only(there: There) -> None:
+    innocent = there.lab.start("n1", ["sleep", "4343"], cwd="/")
+    process = there.start("run", "-H", "n1", "-g", "1", there.script(LEAVES))
+    until(lambda: there.home.exists() and list((there.home / "runs").glob("*/attempt_0/*.out")) and there.log(0), "it has begun")
+    assert "n1: nothing\n" == there.muster("clean", "-H", "n1", "-n").stdout, "a run that is looked after is none"
+    for pattern in ("muster.pyz", "-I -S -c f=open"):
+        for pid in there.pids("n1", pattern):
+            with ExitStack() as stack:
+                stack.callback(lambda: None)
+                os.kill(pid, 9)
+    until(lambda: not there.pids("n1", r"script\.py"), "the rank went with its agent")
+    time.sleep(0.1)
+    listed = there.muster("clean", "-H", "n1", "-n").stdout
+    assert "there is sleep 4343 (pid" in listed
+    done = there.muster("clean", "-H", "n1,n2")
+    assert (0, "n2: nothing") == (done.returncode, done.stdout.splitlines()[-1])
+    assert "ended sleep 4343 (pid" in done.stdout
+    assert innocent.poll() is None
+    innocent.kill()
+    innocent.wait()
+    process.kill()
+    process.wait()
+    there.nothing_left()

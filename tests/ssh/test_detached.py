@@ -1,0 +1,114 @@
+"""Runs that outlive the terminal: `-d`, here and on hosts; attach, several at once; the death of who looks after them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+from conftest import TICK, There, until
+
+ON = {"here": ("-g", "2"), "hosts": ("-H", "n1,n2", "-g", "1")}
+"""Two ranks: on the head itself, or on two hosts."""
+
+SUPERVISOR = {"here": "head", "hosts": "n1"}
+
+
+@pytest.mark.parametrize("where", ON)
+def test_a_detached_run_goes_on_and_is_told_of(there: There, where: str) -> None:
+    done = there.muster("run", "-d", *ON[where], there.script(TICK), "60", "0.05")
+    assert 0 == done.returncode, done.stderr
+    assert there.run.name == done.stdout.strip(), "its id, for scripts"
+    there.steps(2, 5)
+    assert "running" in there.muster("ps").stdout
+    assert "running" in there.muster("show", "last").stdout
+    stacks = there.muster("stacks", "last").stdout
+    assert 2 == stacks.count("script.py"), stacks
+    assert 124 == there.muster("wait", "last", "--timeout", "0.1").returncode
+    followed = there.muster("logs", "-f", "last")
+    for rank in range(2):
+        assert 60 == followed.stdout.count(f"rank {rank} step"), followed.stdout
+    assert 0 == there.muster("wait", "last").returncode
+    assert "succeeded" in there.muster("ps").stdout
+    there.nothing_left()
+
+
+@pytest.mark.parametrize("where", ON)
+def test_several_attach_and_leave_and_no_line_is_lost_or_doubled(there: There, where: str) -> None:
+    assert 0 == there.muster("run", "-d", *ON[where], there.script(TICK), "100", "0.05").returncode
+    there.steps(2, 5)
+    one = there.start("attach", "last", "--all")
+    leaver = there.start("attach", "last")
+    until(lambda: "step" in there.said(1), "it shows lines")
+    for pid in there.pids("head", "muster attach last$"):
+        os.kill(pid, signal.SIGTERM)
+    assert 0 == leaver.wait(timeout=20), there.said(1)
+    assert "left" in there.said(1)
+    assert "muster kill" in there.said(1)
+    # from another machine too, where only the run directory is known
+    other = there.muster("attach", "last", "--all", host="n3")
+    assert 0 == one.wait(timeout=60)
+    for text in (there.said(0), other.stdout):
+        for rank in range(2):
+            lines = [line for line in text.splitlines() if line.startswith(f"[{rank}] rank")]
+            assert lines == [f"[{rank}] rank {rank} step {step} sum 2" for step in range(100)]
+    there.nothing_left()
+
+
+@pytest.mark.parametrize("where", ON)
+def test_the_death_of_who_looks_after_it_is_no_end(there: There, where: str) -> None:
+    assert 0 == there.muster("run", "-d", *ON[where], there.script(TICK), "120", "0.05").returncode
+    there.steps(2, 5)
+    for _ in range(2):
+        before = there.pids(SUPERVISOR[where], "muster.pyz serve")
+        there.kill(SUPERVISOR[where], "muster.pyz serve")
+        until(lambda before=before: set(there.pids(SUPERVISOR[where], "muster.pyz serve")) - set(before), "it is back")
+    assert 0 == there.muster("wait", "last").returncode
+    assert [120, 120] == [there.log(rank).count("\n") for rank in range(2)]
+    there.nothing_left()
+
+
+@pytest.mark.parametrize("where", ON)
+def test_kill_sees_that_all_have_ended(there: There, where: str) -> None:
+    assert 0 == there.muster("run", "-d", *ON[where], there.script(TICK), "10000", "0.05").returncode
+    there.steps(2, 5)
+    done = there.muster("kill", "last")
+    assert 0 == done.returncode, done.stderr
+    assert "ended" in done.stdout
+    assert "killed" == there.outcome()["state"]
+    assert 137 == there.muster("wait", "last").returncode
+    there.nothing_left()
+
+
+def test_the_head_may_go(there: There) -> None:
+    """It crashes; the ranks go on, and whoever comes back finds all."""
+    assert 0 == there.muster("run", "-d", "-H", "n1,n2", "-g", "1", there.script(TICK), "150", "0.1").returncode
+    there.steps(2, 3)
+    there.lab.fault("drop-ssh", "head")
+    there.lab.fault("partition", "head")
+    there.steps(2, 60)
+    there.lab.clear()
+    assert 0 == there.muster("wait", "last").returncode
+    assert [150, 150] == [there.log(rank).count("\n") for rank in range(2)]
+    there.nothing_left()
+
+
+def test_a_run_on_a_host_that_does_not_answer_is_unknown(there: There) -> None:
+    assert 0 == there.muster("run", "-d", "-H", "n1", "-g", "1", there.script(TICK), "10000", "0.05").returncode
+    there.steps(1, 3)
+    there.lab.fault("partition", "n1")
+    assert "unknown" in there.muster("ps", timeout=60).stdout
+    there.lab.clear()
+    assert "running" in there.muster("ps").stdout
+    assert 0 == there.muster("kill", "last").returncode
+    there.nothing_left()
+
+
+def test_a_detached_run_restarts_by_itself(there: There) -> None:
+    text = "import os, time\nprint(os.environ['TORCHELASTIC_RESTART_COUNT'])\ntime.sleep(0.3)\nassert os.environ['TORCHELASTIC_RESTART_COUNT'] == '2'"
+    assert 0 == there.muster("run", "-d", "-H", "n1,n2", "-g", "1", "--max-restarts", "3", there.script(text)).returncode
+    assert 0 == there.muster("wait", "last").returncode
+    assert ["0\n", "1\n", "2\n"] == [there.log(1, attempt=attempt) for attempt in range(3)]
+    time.sleep(0)
+    there.nothing_left()
