@@ -50,7 +50,9 @@ def test_a_script_that_is_not_there(alone: There) -> None:
 
 
 def test_code_is_sent_and_logs_come_back(alone: There) -> None:
-    top = repository(alone, main_py="import part\nimport os\nprint('rank', os.environ['RANK'], part.WORD)", part_py="WORD = 1")
+    top = repository(
+        alone, main_py="import part\nimport os\nprint('rank', os.environ['RANK'], part.WORD)", part_py="WORD = 1"
+    )
     (top / ".gitignore").write_text("*.big\n")
     (top / "data.big").write_bytes(b"x" * 1000)
     line = ["run", "--sync", "-H", "n[1-3]", "-g", "2", "main.py"]
@@ -117,7 +119,13 @@ def test_detached_on_hosts_that_share_nothing(alone: There) -> None:
 
 
 def test_an_edit_does_not_reach_a_copy(there: There) -> None:
-    top = repository(there, main_py="import part, os, sys\nprint(part.WORD, os.getcwd())\nsys.exit(os.environ['TORCHELASTIC_RESTART_COUNT'] == '0')", part_py="WORD = 1")
+    top = repository(
+        there,
+        main_py="import part, os, sys\nprint(part.WORD, os.getcwd())\nsys.exit(os.environ[COUNT] == '0')".replace(
+            "COUNT", "'TORCHELASTIC_RESTART_COUNT'"
+        ),
+        part_py="WORD = 1",
+    )
     text = (top / "main.py").read_text()
     (top / "main.py").write_text(f"open({str(top)!r} + '/part.py', 'w').write('WORD = 2')\n{text}")
     done = there.muster("run", "--snapshot", "-H", "n1,n2", "-g", "1", "--max-restarts", "1", "main.py", cwd=str(top))
@@ -195,7 +203,8 @@ def second_card(there: There) -> Iterator[Callable[..., None]]:
 
     def make(*hosts: str) -> None:
         for number, host in enumerate(hosts):
-            line = f"ip link add aaa0 type dummy; ip address add 192.0.2.{number + 1}/24 dev aaa0; ip link set aaa0 up"
+            line = "ip link add aaa0 type veth peer name aaa1; ip link set aaa1 up; ip link set aaa0 up; "
+            line += f"ip address add 192.0.2.{number + 1}/24 dev aaa0"
             assert 0 == there.lab.run(host, ["sh", "-ec", line], cwd="/").returncode
             made.append(host)
 
@@ -208,7 +217,9 @@ def test_hosts_with_several_interfaces_meet_on_the_one_that_leads_somewhere(
     there: There, second_card: Callable[..., None]
 ) -> None:
     second_card("n1", "n2", "n3")
-    text = EXAMPLE.read_text() + "\nimport os; print(os.environ['GLOO_SOCKET_IFNAME'], os.environ['NCCL_SOCKET_IFNAME'])"
+    text = (
+        EXAMPLE.read_text() + "\nimport os; print(os.environ['GLOO_SOCKET_IFNAME'], os.environ['NCCL_SOCKET_IFNAME'])"
+    )
     done = there.muster("run", "-H", "n[1-3]", "-g", "1", there.script(text))
     assert 0 == done.returncode, done.stderr
     assert 3 == done.stdout.count("eth0 eth0")
@@ -240,7 +251,10 @@ time.sleep(1000)
 def test_clean_ends_leftovers_by_their_mark_only(there: There) -> None:
     innocent = there.lab.start("n1", ["sleep", "4343"], cwd="/")
     process = there.start("run", "-H", "n1", "-g", "1", there.script(LEAVES))
-    until(lambda: there.home.exists() and list((there.home / "runs").glob("*/attempt_0/*.out")) and there.log(0), "it has begun")
+    until(
+        lambda: there.home.exists() and list((there.home / "runs").glob("*/attempt_0/*.out")) and there.log(0),
+        "it has begun",
+    )
     assert "n1: nothing\n" == there.muster("clean", "-H", "n1", "-n").stdout, "a run that is looked after is none"
     for pattern in ("muster.pyz", "-I -S -c f=open"):
         for pid in there.pids("n1", pattern):

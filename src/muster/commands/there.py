@@ -46,6 +46,7 @@ def run_there(
     try:
         make_copy(asked, given)
         facts = gathering.reach(str(kept.path))
+        gathering.check_room()
         strangers = [host for host, link in zip(hosts, gathering.links) if not link.facts["shared"]]
         if given.get("sync") and strangers:
             folder = str(asked.copied[1]) if asked.copied is not None else asked.job.cwd

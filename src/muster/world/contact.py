@@ -13,7 +13,7 @@ from typing import Any
 from muster.agent.boot import relay_source
 from muster.agent.protocol import Unpacker, pack, socket_name
 from muster.errors import RunFailed
-from muster.model import plan_from_json
+from muster.model import Host, plan_from_json
 from muster.runs import Run
 from muster.world.here import identity
 from muster.world.link import ChildLink, end_links, start_relay
@@ -62,10 +62,13 @@ def way_to(run: Run, call: str = "") -> ChildLink:
         raise RunFailed(f"{run.id} has no plan.json, so nobody knows where it is", None)
     name = socket_name(os.getuid(), run.id, "supervisor")
     made = plan_from_json(plan)
+    host, place = made.nodes[0].host, made.job.place
+    if place == "local" and job.get("host") != identity()["host"]:
+        host, place = Host(job["host"]), "ssh"  # it runs on the machine where it was started, and that is another
     # who has another number there has another socket: ask there
-    own = f"'\\0muster/%d/{run.id}/supervisor' % os.getuid()" if made.job.place != "local" else repr(name)
+    own = f"'\\0muster/%d/{run.id}/supervisor' % os.getuid()" if place != "local" else repr(name)
     source = relay_source(call or f"visit({own}, {job['there']!r})")
-    return start_relay(made.job, made.nodes[0].host, dict(os.environ), source)
+    return start_relay(made.job._replace(place=place), host, dict(os.environ), source)
 
 
 def ask_supervisor(run: Run, kind: str, within: float = 15.0, **fields: Any) -> dict[str, Any] | None:

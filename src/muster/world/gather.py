@@ -209,15 +209,18 @@ class Gathering:
         for link, answer in zip(self.links, self._exchange(self.links, "told", self.first)):
             link.facts.update(answer)
 
-    def check(self) -> None:
-        """What would fail later, and less clearly."""
-        job = self.job
+    def check_room(self) -> None:
+        """Raise `Impossible` where the files of a run cannot be kept."""
         full = {link.host: link.facts["unwritable"] for link in self.links if link.facts["unwritable"]}
         if full:
             told = "; ".join(f"{host} {why}" for host, why in full.items())
             raise Impossible(
                 f"not all hosts can keep the run: {told}", "free some space there, or set MUSTER_HOME there"
             )
+
+    def check(self) -> None:
+        """What would fail later, and less clearly."""
+        job = self.job
         without = [link.host for link in self.links if not link.facts["cwd"]]
         if without:
             raise Impossible(
