@@ -255,24 +255,33 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def phases(events: Iterable[Mapping[str, Any]]) -> list[tuple[str, float]]:
-    """How long each step of the start took: [(words, seconds)], from the events of a run."""
-    marks: list[tuple[str, float]] = []
+    """How long each step of the start took, on the node that was ready last: [(words, seconds)], from the events."""
+    events = list(events)
+    by_kind: dict[str, list[Mapping[str, Any]]] = {}
     for event in events:
-        kind = event.get("event")
-        if kind == "hello":
-            marks.append(("muster itself, until its agent runs", event["t"]))
-        elif kind == "warm":
-            times = event.get("times") or {}
-            for name, words in (
-                ("begun", "a look at the Python"),
-                ("python", "python starts"),
-                ("imported", "imports torch and what --preload names"),
-            ):
-                if name in times:
-                    marks.append((words, times[name]))
-            marks.append(("gets ready to fork" if event.get("fork") else "gets ready", event["t"]))
-        elif kind == "started" and event.get("attempt") == 0:
-            marks.append(("ranks are started", event["t"]))
+        if event.get("attempt", 0) == 0:
+            by_kind.setdefault(str(event.get("event")), []).append(event)
+
+    def last(kind: str) -> Mapping[str, Any] | None:
+        return max(by_kind.get(kind, ()), key=lambda event: float(event["t"]), default=None)
+
+    marks: list[tuple[str, float]] = []
+    hello, warm, started = last("hello"), last("warm"), last("started")
+    if hello is not None:
+        marks.append(("muster itself, until its agent runs", hello["t"]))
+    if warm is not None:
+        times = warm.get("times") or {}
+        proof = "a look at the Python" if hello is not None else "reaching the hosts, and a look at the Python"
+        for name, words in (
+            ("begun", proof),
+            ("python", "python starts"),
+            ("imported", "imports torch and what --preload names"),
+        ):
+            if name in times:
+                marks.append((words, times[name]))
+        marks.append(("gets ready to fork" if warm.get("fork") else "gets ready", warm["t"]))
+    if started is not None:
+        marks.append(("ranks are started", started["t"]))
     began = [event["t"] for event in events if event.get("event") == "output began" and event.get("attempt") == 0]
     if began:
         marks.append(("first output of a rank", min(began)))

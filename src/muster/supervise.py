@@ -478,7 +478,8 @@ class Supervisor:
         ends = tuple(self._ends[rank] for rank in sorted(self._ends))
         first = first_cause(ends)
         code = first.status if end.state == "failed" and not end.reason and first is not None else end.code
-        return Outcome(end.state, code, t, self.attempt, end.reason, first, ends, tuple(self._left))
+        left = [*self._left, *(f"not seen to end: {why}" for why in self._gone.values() if why != end.reason)]
+        return Outcome(end.state, code, t, self.attempt, end.reason, first, ends, tuple(left))
 
 
 def _own(end: RankEnd) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from conftest import EXAMPLE, TICK, There, until
@@ -22,6 +23,17 @@ def test_three_hosts(there: There, each: int) -> None:
     assert f"all {3 * each} ranks ended well" in done.stderr.splitlines()[-1]
     assert "succeeded" == there.outcome()["state"]
     there.nothing_left()
+
+
+def test_hosts_of_a_file_with_numbers_of_their_own(there: There) -> None:
+    (there.folder / "hosts").write_text("# ours\nn1 slots=1\nn2 slots=3\nn3:0,2\n")
+    show = ["--", "sh", "-c", "echo $RANK $LOCAL_RANK $LOCAL_WORLD_SIZE $GROUP_RANK $CUDA_VISIBLE_DEVICES"]
+    done = there.muster("run", "--hostfile", "hosts", "--prefix", "", *show)
+    assert 0 == done.returncode, done.stderr
+    expected = ["0 0 1 0", "1 0 3 1", "2 1 3 1", "3 2 3 1", "4 0 2 2 0,2", "5 1 2 2 0,2"]
+    assert expected == sorted(line.strip() for line in done.stdout.splitlines())
+    done = there.muster("run", "--hostfile", "hosts", "-n", "3", "--prefix", "", *show)
+    assert ["0 0 1 0", "1 0 2 1", "2 1 2 1"] == sorted(line.strip() for line in done.stdout.splitlines())
 
 
 def test_what_fails_first_is_told_with_its_host(there: There) -> None:
@@ -156,7 +168,23 @@ def test_a_long_partition_ends_the_run_on_both_sides(there: There) -> None:
     there.nothing_left()
 
 
-def test_a_stalled_terminal_and_a_frozen_node_end_nothing(there: There) -> None:
+def test_a_stalled_file_system_ends_nothing(there: There) -> None:
+    """The one with the run directory, on the node of the supervisor and on another, for longer than the lease."""
+    there.home = Path(there.lab.folder.shared, there.folder.name)  # as it is to be seen from outside
+    there.env["MUSTER_HOME"] = f"{there.lab.folder.share}/{there.folder.name}"
+    process = there.start("run", "-H", "n1,n2", "-g", "1", "--lease", "2s", there.script(TICK), "100", "0.05")
+    there.steps(2, 3)
+    for host in ("n1", "n2"):
+        there.lab.fault("stall", host)
+    time.sleep(20)  # leases of 2 s, and 10 s in which the kernel finds out who is gone
+    assert process.poll() is None, there.said()
+    there.lab.clear()
+    assert 0 == process.wait(timeout=60), there.said()
+    assert 100 == there.said().count("[1] rank 1 step")
+    there.nothing_left()
+
+
+def test_a_frozen_node_ends_nothing(there: There) -> None:
     process = there.start("run", "-H", "n1,n2", "-g", "1", "--lease", "2s", there.script(TICK), "100", "0.05")
     there.steps(2, 3)
     there.lab.fault("freeze", "n2")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import EXAMPLE, There
+from conftest import EXAMPLE, There, until
 
 
 def refused(there: There, *words: str, status: int = 3, timeout: float = 60) -> str:
@@ -164,4 +167,29 @@ def test_torch_is_missing_on_some(there: There) -> None:
     assert 125 == done.returncode, done.stderr
     assert "n[2-3]" in done.stderr
     assert "torch" in done.stderr
+    there.nothing_left()
+
+
+def test_another_torch_on_one_host(there: There) -> None:
+    """What differs is told of all hosts, folded; a package that says so stands for another torch."""
+    other = there.folder / "other"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(other)], check=True)
+    (package,) = other.glob("lib/python*/site-packages")
+    for name in ("torch", "torch/distributed"):
+        (package / name).mkdir()
+        (package / name / "__init__.py").write_text("__version__ = '2.12.1'\nclass version: cuda = None\n")
+    (package / "torch" / "version.py").write_text("__version__ = '2.12.1'\ncuda = None\n")
+    done = there.muster("run", "-H", "n[1-3]", "-g", "1", "--python", f"n3:{other}/bin/python", str(EXAMPLE))
+    assert 125 == done.returncode, done.stdout + done.stderr
+    assert re.search(r"torch differs between the hosts: n\[1-2\] 2\.13\.0\S*, n3 2\.12\.1", done.stderr), done.stderr
+    there.nothing_left()
+
+
+def test_ctrl_c_while_a_host_is_waited_for(there: There, ssh_config: Callable[[str], list[str]]) -> None:
+    slow = "Include /etc/ssh/ssh_config\nHost n2\n ProxyCommand sleep 1000\n"
+    process = there.start("run", "-H", "n1,n2", "-g", "1", *ssh_config(slow), str(EXAMPLE))
+    until(lambda: there.pids("n1", "-I -S -c f=open"), "the agent of n1 lives")
+    there.kill("head", "-m muster run", signal.SIGINT)
+    assert 130 == process.wait(timeout=30), there.said()
+    assert "Ctrl-C before anything was started" in there.said()
     there.nothing_left()

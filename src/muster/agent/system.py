@@ -186,7 +186,16 @@ def in_words(pid: int, name: str) -> str:
             words = file.read().rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")
     except OSError:
         words = ""
-    return f"{words[:80] or name} (pid {pid}{state})"
+    return f"{words[:80] or name} (pid {pid}{state}{', holds a GPU' if _holds_gpu(pid) else ''})"
+
+
+def _holds_gpu(pid: int) -> bool:
+    """It has the device of a GPU open, and so, as a rule, some of its memory."""
+    try:
+        links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+    except OSError:
+        return False
+    return any(link.startswith(("/dev/nvidia", "/dev/kfd")) for link in links)
 
 
 def reap() -> list[tuple[int, int | None, int | None]]:

@@ -18,6 +18,9 @@ from muster.world.terminal import Lines, colourful, prefixes
 
 Key = tuple[int, str]
 
+_REFRESH = 2.0
+"""Seconds between two looks at a run whose files are on another machine."""
+
 
 def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Print the logs; with `-f` go on until the run ends."""
@@ -26,6 +29,8 @@ def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
         return 0
     given, rest, root = asked
     run = one(root, rest, "logs")
+    if not contact.refresh(run):
+        print(f"{run.job['served']['name']} does not answer: this is what has come before", file=sys.stderr)
     attempts = run.attempts()
     attempt = given.get("attempt", attempts[-1] if attempts else 0)
     if attempts and attempt not in attempts:
@@ -41,7 +46,11 @@ def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
     host = str(run.job.get("host", ""))
     lines = Lines(prefixes({rank: (host, rank, 0) for rank in every}, given.get("prefix"), colourful(1, env)), False)
     following = given.get("follow", False)
+    looked = time.monotonic()
     while True:
+        if following and time.monotonic() - looked > _REFRESH:
+            contact.refresh(run)
+            looked = time.monotonic()
         # both before the files are read: what is written after that is not missed
         last = not following or contact.state(run) != "running"
         newer = [number for number in run.attempts() if number > attempt] if "attempt" not in given else []

@@ -61,7 +61,7 @@ def kill(words: list[str], env: Mapping[str, str], began: float) -> int:
         print(f"{run.id} still runs; see {run.path}/node_*/agent.log", file=sys.stderr)
         return 1
     left = run.outcome.left if run.outcome is not None else ()
-    alive = [words for words in left if words.startswith("still alive")]
+    alive = [words for words in left if words.startswith(("still alive", "not seen to end"))]
     print(f"{run.id}: {'ended' if not alive else 'ended, but ' + '; '.join(alive)}")
     return 1 if alive else 0
 

@@ -37,9 +37,11 @@ def run_there(
     import secrets
     import sys
 
+    detached = bool(given.get("detach"))
+    if detached and asked.job.stdin is not None:
+        raise Impossible("--stdin with --detach: there is no terminal to read from", "leave one of them out")
     kept = runs.create(root, run_id)
     (kept.path / "here").touch()
-    detached = bool(given.get("detach"))
     here = None if asked.hosts else nodes_here(asked, given, env)
     hosts = hosts_to_reach(asked) if here is None else [node.host for node in here]
     gathering = Gathering(asked.job, hosts, env, lambda text: print(f"muster: {text}", file=sys.stderr))

@@ -108,7 +108,7 @@ class Attached(World):
         assert isinstance(link, ChildLink)
         if link.preface is None or not link.open:
             return False
-        os.killpg(link.process.pid, signal.SIGKILL)
+        link.kill()
         return True
 
     def _complained(self, link: ChildLink) -> None:

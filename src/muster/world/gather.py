@@ -375,7 +375,7 @@ class Gathering:
         """End all agents; they have started nothing."""
         for link in self.links:
             if link.preface is not None:
-                link.process.kill()  # still on its way
+                link.kill()  # still on its way
         end_links(self.links)
 
 

@@ -75,6 +75,13 @@ class ChildLink(Link):
         data, self.preface = bytes(self.preface[at + len(MAGIC) :]), None
         return self.wire.feed(data)
 
+    def kill(self) -> None:
+        """End the child process, and what it started to get there (a ProxyCommand outlives its ssh)."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
     def listen(self) -> bool:
         """Take what came on stderr; False at its end."""
         try:
@@ -191,7 +198,7 @@ def end_links(links: Sequence[ChildLink], patience: float = 5.0) -> None:
         try:
             link.process.wait(timeout=max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            link.process.kill()
+            link.kill()
             link.process.wait()
         link.stdout.close()
         link.stderr.close()

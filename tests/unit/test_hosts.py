@@ -1,0 +1,175 @@
+"""Host lists and host files, as people and other launchers write them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from muster.errors import Impossible
+from muster.hosts import Wanted, choose, expand, fold_hosts, parse_hostfile, parse_hosts, shares
+
+
+def short(hosts: tuple[Wanted, ...]) -> list[str]:
+    """`user@name:slots/gpus`, with what is not said left out."""
+    found = []
+    for host in hosts:
+        user = f"{host.user}@" if host.user else ""
+        slots = "" if host.slots is None else f":{host.slots}"
+        gpus = f"/{'+'.join(host.gpus)}" if host.gpus else ""
+        found.append(user + host.name + slots + gpus)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("n1", ["n1"]),
+        ("n1,n2", ["n1", "n2"]),
+        ("n1 n2", ["n1", "n2"]),
+        ("n[1-3],gpu5:4,gpu6:0,1", ["n1", "n2", "n3", "gpu5:4", "gpu6:2/0+1"]),
+        ("n[1,3-4]:2", ["n1:2", "n3:2", "n4:2"]),
+        ("n[08-10]", ["n08", "n09", "n10"]),
+        ("gpu6:0,1,n2", ["gpu6:2/0+1", "n2"]),
+        ("gpu6:0", ["gpu6:1/0"]),
+        ("gpu6:1", ["gpu6:1"]),
+        ("gpu6:3,5,gpu7:2", ["gpu6:2/3+5", "gpu7:2"]),
+        ("ann@n1,bob@n2:4", ["ann@n1", "bob@n2:4"]),
+        ("10.0.0.7,node-1.example.org", ["10.0.0.7", "node-1.example.org"]),
+        ("b,a,c", ["b", "a", "c"]),
+    ],
+)
+def test_hosts(text: str, expected: list[str]) -> None:
+    assert expected == short(parse_hosts(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "names no host"),
+        (",", "names no host"),
+        ("n1,n1", "n1 stands there twice"),
+        ("n[1-2],n2", "n2 stands there twice"),
+        ("-oProxyCommand=x", "is no name of a host"),
+        ("n1;reboot", "is no name of a host"),
+        ("n1:four", "has no number after its colon"),
+        ("n1:0,0", "names a GPU twice"),
+        (":4", "a host without a name"),
+        ("n[1-", "is no"),
+    ],
+)
+def test_what_is_no_host(text: str, says: str) -> None:
+    with pytest.raises(Impossible, match=says) as caught:
+        parse_hosts(text)
+    assert caught.value.hint
+
+
+FILES: dict[str, tuple[str, Any]] = {
+    "plain": ("n1\nn2\n", ["n1", "n2"]),
+    "DeepSpeed": ("n1 slots=4\n# a comment\n\nn2 slots=2  # two\n", ["n1:4", "n2:2"]),
+    "Open MPI": ("n1 slots=4 max_slots=8\nn2 slots=2 max-slots=2", ["n1:4", "n2:2"]),
+    "Open MPI, a slot a line": ("n1\nn1\nn2\n", ["n1:2", "n2"]),
+    "MPICH": ("n1:4\nn2:2\n", ["n1:4", "n2:2"]),
+    "a number": ("n1 4\nn2 2\n", ["n1:4", "n2:2"]),
+    "sets": ("n[1-3] slots=8\n", ["n1:8", "n2:8", "n3:8"]),
+    "gpus": ("n1 gpus=0,2\n", ["n1:2/0+2"]),
+    "users": ("ann@n1 slots=1\r\nn2\r\n", ["ann@n1:1", "n2"]),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_host_files(name: str) -> None:
+    text, expected = FILES[name]
+    assert expected == short(parse_hostfile(text, "hosts"))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("# nothing\n", "the host file hosts names no host"),
+        ("n1\nn2 slots=x\n", "hosts, line 2: `slots=x` has no number"),
+        ("n1 colour=red\n", "hosts, line 1: `colour=red` is not known"),
+        ("n1 gpus=a\n", "hosts, line 1: `gpus=a` lists no GPUs"),
+        ("n1 4 5\n", "hosts, line 1: `4` is not known"),
+        ("-n\n", "hosts, line 1: `-n` is no name of a host"),
+    ],
+)
+def test_what_is_no_host_file(text: str, says: str) -> None:
+    with pytest.raises(Impossible, match=says):
+        parse_hostfile(text, "hosts")
+
+
+HOSTS = parse_hosts("n1:4,n2:4,n3:2")
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "expected"),
+    [
+        (None, None, ["n1:4", "n2:4", "n3:2"]),
+        ("n1@n3", None, ["n1:4", "n3:2"]),
+        ("n1:0,2", None, ["n1:2/0+2"]),
+        (None, "n2", ["n1:4", "n3:2"]),
+        (None, "n2:0,1@n3", ["n1:4", "n2:2/2+3"]),
+        (None, "n3:0,1", ["n1:4", "n2:4"]),
+    ],
+)
+def test_deepspeeds_include_and_exclude(include: str | None, exclude: str | None, expected: list[str]) -> None:
+    assert expected == short(choose(HOSTS, include, exclude))
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "says"),
+    [
+        ("n1", "n2", "both given"),
+        ("n9", None, "there is no host n9"),
+        ("n1:x", None, "no numbers after its colon"),
+        (None, "n1@n2@n3", "leaves no host"),
+    ],
+)
+def test_choices_that_cannot_be(include: str | None, exclude: str | None, says: str) -> None:
+    with pytest.raises(Impossible, match=says):
+        choose(HOSTS, include, exclude)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "each", "total", "expected"),
+    [
+        ("n1,n2", 8, None, [8, 8]),
+        ("n1,n2:3", 8, None, [8, 3]),
+        ("n1,n2", None, None, [None, None]),
+        ("n1,n2", 8, 10, [8, 2]),
+        ("n1:4,n2:4,n3:4", None, 5, [4, 1, 0]),
+    ],
+)
+def test_how_many_each_gets(hosts: str, each: int | None, total: int | None, expected: list[int | None]) -> None:
+    assert expected == shares(parse_hosts(hosts), each, total)
+
+
+@pytest.mark.parametrize(("each", "total", "says"), [(None, 3, "is not said"), (2, 9, "more than the 4 slots")])
+def test_more_than_there_is(each: int | None, total: int, says: str) -> None:
+    with pytest.raises(Impossible, match=says):
+        shares(parse_hosts("n1,n2"), each, total)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ([], ""),
+        (["n1"], "n1"),
+        (["n1", "n2", "n3"], "n[1-3]"),
+        (["n1", "n3", "gpu5"], "n[1,3],gpu5"),
+        (["n08", "n09", "n10"], "n[08-09],n10"),
+        (["a-1-x", "a-2-x"], "a-[1-2]-x"),
+        (["head", "n2", "n1"], "head,n[1-2]"),
+        (["10.0.0.1", "10.0.0.2"], "10.0.0.1,10.0.0.2"),
+        (["n1", "n1"], "n1"),
+    ],
+)
+def test_folding(names: list[str], expected: str) -> None:
+    assert expected == fold_hosts(names)
+    if names:
+        assert sorted(set(names)) == sorted(name for piece in parse_hosts(expected) for name in [piece.name])
+
+
+def test_a_set_is_expanded_in_order() -> None:
+    assert ["n1", "n2", "n10"] == expand("n[1-2,10]", "here")
