@@ -502,8 +502,9 @@ _STEPS = {SIGINT: "interrupting", SIGTERM: "asking", SIGKILL: "killing"}
 
 def _step(number: int, ranks: tuple[int, ...], wait: float, end: _End) -> str:
     many = f"{len(ranks)} ranks" if len(ranks) > 1 else f"rank {ranks[0]}"
+    reason = end.reason.partition("\n")[0]  # its hint comes at the end
     if number == SIGKILL:
-        return f"{end.reason}: killing {many} (SIGKILL)" if end.reason else f"killing {many} that did not end (SIGKILL)"
+        return f"{reason}: killing {many} (SIGKILL)" if reason else f"killing {many} that did not end (SIGKILL)"
     name = "SIGINT" if number == SIGINT else "SIGTERM"
     hint = "; Ctrl-C again to kill them at once" if number == SIGINT else ""
-    return f"{end.reason}: {name} to {many}, {wait:g} s to end{hint}"
+    return f"{reason}: {name} to {many}, {wait:g} s to end{hint}"

@@ -109,7 +109,7 @@ def run_there(
     if detached:
         gathering.close()
         gathering.give_up()
-        print(f"{run_id}: {_detached(plan)}\nmuster attach | logs -f | wait | kill {run_id}", file=sys.stderr)
+        print(f"muster: {_detached(plan)}; muster attach, logs -f, wait or kill {run_id}", file=sys.stderr)
         print(run_id)
         return 0
     watch = Watch(
@@ -127,7 +127,7 @@ def run_there(
 
 def _detached(plan: Plan) -> str:
     ranks = "1 rank" if plan.world_size == 1 else f"{plan.world_size} ranks"
-    return f"{ranks} started, and on {plan.nodes[0].host.name} is who looks after them"
+    return f"{ranks} started, looked after on {plan.nodes[0].host.name}"
 
 
 def attach(words: list[str], env: Mapping[str, str], began: float) -> int:

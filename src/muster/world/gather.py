@@ -166,6 +166,7 @@ class Gathering:
     def _why(self, link: ChildLink) -> MusterError:
         """Why an agent did not come to life, or ended."""
         code, how = link.status()
+        link.drain()
         said = link.complaint.decode("utf-8", "replace")
         if link.preface is None:
             return Unreachable(f"{link.host}: the connection broke ({link.broken or link.last_words(1) or how})")

@@ -92,6 +92,14 @@ class ChildLink(Link):
         del self.complaint[:-65536]
         return bool(data)
 
+    def drain(self) -> None:
+        """Take all that is on stderr now."""
+        try:
+            while data := os.read(self.stderr.fileno(), 1 << 16):
+                self.complaint += data
+        except BlockingIOError:
+            pass
+
     def status(self) -> tuple[int | None, str]:
         """How the child process ended, as a number and in words; None when it still runs."""
         try:
@@ -102,7 +110,7 @@ class ChildLink(Link):
 
     def last_words(self, count: int = 3) -> str:
         """The last lines on stderr of what was to start the agent."""
-        self.listen()
+        self.drain()
         words = self.complaint.decode("utf-8", "replace").replace("\r", "").strip().splitlines()
         return "; ".join(words[-count:])
 
