@@ -37,7 +37,8 @@ USAGE = """muster: one unchanged training script, on any machines, by any launch
 commands:
 {commands}
 
-`muster COMMAND --help` tells more. A RUN is an id, a name, a unique beginning of an id, or `last`."""
+`muster COMMAND --help` tells more. A RUN is an id, a name, a unique beginning of an id, or `last`; HOST:RUN is
+one that was started from another machine, and is looked after on HOST."""
 
 
 def usage() -> str:

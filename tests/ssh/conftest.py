@@ -171,3 +171,31 @@ def there(lab: Lab, tmp_path: Path) -> Iterator[There]:
         for line in lines:
             with suppress(ProcessLookupError):
                 os.kill(int(line.split()[0]), signal.SIGKILL)
+
+
+@pytest.fixture
+def login(there: There) -> Iterator[Callable[..., None]]:
+    """Give root on a node another login: a .bashrc, a shell; undone at the end."""
+    done: list[tuple[str, str]] = []
+
+    def change(host: str, line: str, undo: str) -> None:
+        assert 0 == there.lab.run(host, ["sh", "-c", line], cwd="/").returncode
+        done.append((host, undo))
+
+    yield change
+    for host, undo in done:
+        there.lab.run(host, ["sh", "-c", undo], cwd="/")
+
+
+@pytest.fixture
+def bashrc(login: Callable[..., None]) -> Callable[[str, str], None]:
+    """Have root's shells on one host read these lines at their start; the file, which all share, is not touched."""
+
+    def change(host: str, lines: str) -> None:
+        path = os.path.expanduser("~root/.bashrc")
+        if not os.path.exists(path):
+            pytest.skip(f"there is no {path} that could be covered")
+        cover = f"mkdir -p /run/rc && cat > /run/rc/bashrc <<'END'\n{lines}\nEND\nmount --bind /run/rc/bashrc {path}"
+        login(host, cover, f"umount {path}")
+
+    return change

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 
 import pytest
 from conftest import TICK, There, until
@@ -77,6 +78,25 @@ def test_kill_sees_that_all_have_ended(there: There, where: str) -> None:
     assert "ended" in done.stdout
     assert "killed" == there.outcome()["state"]
     assert 137 == there.muster("wait", "last").returncode
+    there.nothing_left()
+
+
+def test_a_machine_that_knows_nothing_of_it_attaches_by_the_host(
+    there: There, bashrc: Callable[[str, str], None]
+) -> None:
+    """It sees no run directory; its own one then knows the run. n1 finds the run where its own login says."""
+    assert 0 == there.muster("run", "-d", "-H", "n1,n2", "-g", "1", there.script(TICK), "100", "0.05").returncode
+    there.steps(2, 5)
+    bashrc("n1", f"export MUSTER_HOME='{there.home}'")
+    stranger = {"MUSTER_HOME": str(there.folder / "elsewhere")}
+    seen = there.muster("attach", "n1:last", "--all", host="n3", env=stranger)
+    assert 0 == seen.returncode, seen.stderr
+    for rank in range(2):
+        assert 100 == seen.stdout.count(f"[{rank}] rank {rank} step")
+    assert 0 == there.muster("wait", "last", host="n3", env=stranger).returncode
+    unknown = there.muster("attach", "n1:no-such-run", host="n3", env=stranger)
+    assert 2 == unknown.returncode
+    assert "there is no run `no-such-run` on n1" in unknown.stderr
     there.nothing_left()
 
 

@@ -7,8 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from conftest import EXAMPLE, There, until
@@ -54,7 +53,7 @@ def ssh_config(there: There) -> Callable[[str], list[str]]:
     """Make an ssh configuration of a test's own; gives the words that have it used."""
 
     def make(text: str) -> list[str]:
-        path = there.folder / "ssh config"
+        path = there.folder / "ssh_config"
         path.write_text(text)
         return ["--ssh", f"ssh -F '{path}'"]
 
@@ -93,21 +92,25 @@ def test_a_host_that_answers_after_twenty_seconds(there: There, ssh_config: Call
     assert "waiting for n2 to answer" in done.stderr
 
 
+def test_by_way_of_a_jump_host(there: There, ssh_config: Callable[[str], list[str]]) -> None:
+    jump = "Include /etc/ssh/ssh_config\nHost n3\n ProxyJump n2\n"
+    done = there.muster("run", "-H", "n1,n3", "-g", "1", *ssh_config(jump), str(EXAMPLE))
+    assert 0 == done.returncode, done.stderr
+    assert "rank 1 of 2 on n3" in done.stdout
+
+
+def test_with_a_connection_that_is_shared(there: There, ssh_config: Callable[[str], list[str]]) -> None:
+    path = f"{there.lab.folder.path}/c-%h"
+    shared = f"Include /etc/ssh/ssh_config\nHost *\n ControlMaster auto\n ControlPath {path}\n ControlPersist 20\n"
+    words = ssh_config(shared)
+    for _ in range(2):
+        done = there.muster("run", "-H", "n1,n2", "-g", "1", *words, str(EXAMPLE))
+        assert 0 == done.returncode, done.stderr
+    for host in ("n1", "n2"):
+        there.lab.run("head", ["ssh", "-F", str(there.folder / "ssh_config"), "-O", "exit", host], cwd="/")
+
+
 # ---- what a login does -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def login(there: There) -> Iterator[Callable[..., None]]:
-    """Give root on a node another login: a .bashrc, a shell; undone at the end."""
-    done: list[tuple[str, str]] = []
-
-    def change(host: str, line: str, undo: str) -> None:
-        assert 0 == there.lab.run(host, ["sh", "-c", line], cwd="/").returncode
-        done.append((host, undo))
-
-    yield change
-    for host, undo in done:
-        there.lab.run(host, ["sh", "-c", undo], cwd="/")
 
 
 @pytest.mark.parametrize("shell", ["/bin/dash", "/bin/tcsh", "/usr/bin/fish"])
@@ -123,17 +126,8 @@ def test_a_login_shell_that_is_not_bash(there: There, login: Callable[..., None]
     assert 0 == done.returncode, done.stderr
 
 
-def test_a_bashrc_that_prints(there: There, login: Callable[..., None]) -> None:
-    home = os.path.expanduser("~root")
-    path = Path(home, ".bashrc")
-    assert "muster test" not in (path.read_text() if path.exists() else "")
-    noise = "echo welcome; echo welcome >&2; printf no-newline"
-    # only on n1, and gone with the test
-    login(
-        "n1",
-        f"mkdir -p /run/rc && echo '{noise}' > /run/rc/bashrc && touch {path} && mount --bind /run/rc/bashrc {path}",
-        f"umount {path}",
-    )
+def test_a_bashrc_that_prints(there: There, bashrc: Callable[[str, str], None]) -> None:
+    bashrc("n1", "echo welcome; echo welcome >&2; printf no-newline")
     done = there.muster("run", "-H", "n1,n2", "-g", "1", str(EXAMPLE))
     assert 0 == done.returncode, done.stderr
     assert "welcome" not in done.stdout

@@ -53,6 +53,30 @@ def visit(name: str, run_dir: str) -> None:
         send("gone", there=os.path.exists(os.path.join(run_dir, "job.json")))
 
 
+def find_run(which: str) -> str:
+    """The folder of the run with this id or unique beginning of one, or of the `last`; empty if there is none."""
+    home = os.environ.get("MUSTER_HOME") or os.path.join(os.path.expanduser("~"), ".muster")
+    try:
+        names = sorted(os.listdir(os.path.join(home, "runs")))
+    except OSError:
+        names = []
+    found = names[-1:] if which == "last" else [name for name in names if name.startswith(which)]
+    return os.path.join(home, "runs", found[0]) if len(found) == 1 else ""
+
+
+def introduce(which: str) -> None:
+    """Send what must be known of a run to speak to its supervisor: where it is, job.json, plan.json."""
+    run_dir = find_run(which)
+    files = {}
+    for name in ("job.json", "plan.json"):
+        try:
+            with open(os.path.join(run_dir, name)) as file:
+                files[name] = file.read()
+        except OSError:
+            pass
+    send("introduced", there=run_dir, files=files)
+
+
 def send_files(run_dir: str, have: Mapping[str, int], only: str) -> None:
     """Send what the files of a run have more than so many bytes, those that are written anew whole, and `done`."""
     for folder, _, names in os.walk(run_dir):

@@ -30,4 +30,9 @@ def one(root: Path, rest: list[str], name: str) -> runs.Run:
     """The one run that the operands name; the newest when there are none."""
     if len(rest) > 1:
         raise Impossible(f"`muster {name}` takes one run, and was given {len(rest)}: {' '.join(rest)}", "name one")
+    host, colon, which = (rest[0] if rest else "").rpartition(":")
+    if colon:
+        from muster.world.contact import introduce
+
+        return introduce(root, host, which or "last")
     return runs.find(root, rest[0] if rest else "last")

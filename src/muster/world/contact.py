@@ -8,12 +8,14 @@ import selectors
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from muster.agent.boot import relay_source
 from muster.agent.protocol import Unpacker, pack, socket_name
-from muster.errors import RunFailed
-from muster.model import Host, plan_from_json
+from muster.errors import Impossible, RunFailed, Unreachable
+from muster.hosts import parse_hosts
+from muster.model import Host, Job, Program, plan_from_json
 from muster.runs import Run
 from muster.world.here import identity
 from muster.world.link import ChildLink, end_links, start_relay
@@ -62,7 +64,7 @@ def way_to(run: Run, call: str = "") -> ChildLink:
         raise RunFailed(f"{run.id} has no plan.json, so nobody knows where it is", None)
     name = socket_name(os.getuid(), run.id, "supervisor")
     made = plan_from_json(plan)
-    host, place = made.nodes[0].host, made.job.place
+    host, place = made.nodes[0].host._replace(name=job["served"]["name"], user=job["served"]["user"]), made.job.place
     if place == "local" and job.get("host") != identity()["host"]:
         host, place = Host(job["host"]), "ssh"  # it runs on the machine where it was started, and that is another
     # who has another number there has another socket: ask there
@@ -108,6 +110,33 @@ def frames_of(link: ChildLink, within: float, question: bytes = b"") -> Iterator
         selector.close()
         link.process.terminate()
         end_links([link], 2.0)
+
+
+def introduce(root: Path, host: str, which: str) -> Run:
+    """Come to know a run that was started from another machine, by the host on which its supervisor is.
+
+    Raises `Unreachable`, `Impossible`.
+    """
+    found = parse_hosts(host)[0]
+    job = Job(Program("command", ("true",)), "exec", "python3", "--python", "/", place="ssh")
+    target = Host(found.name, user=found.user)
+    link = start_relay(job, target, dict(os.environ), relay_source(f"introduce({which!r})"))
+    for fields, _ in frames_of(link, 30.0):
+        if fields["kind"] == "introduced":
+            if "plan.json" not in fields["files"]:
+                raise Impossible(
+                    f"there is no run `{which}` on {host}", "look there: `muster ps`, or MUSTER_HOME there"
+                )
+            record = json.loads(fields["files"]["job.json"])
+            run = Run(root / "runs" / record["id"])
+            if not (run.path / "job.json").exists():
+                run.path.mkdir(mode=0o700, parents=True)
+                run.write("plan.json", json.loads(fields["files"]["plan.json"]))
+                served = {**record.get("served", {}), "name": found.name, "user": found.user}
+                run.write("job.json", {**record, "served": served, "there": fields["there"], "shared": False})
+            return run
+    link.drain()
+    raise Unreachable(f"{host} does not answer: {link.last_words() or 'it said nothing'}", f"try `ssh {host} true`")
 
 
 def refresh(run: Run) -> bool:
