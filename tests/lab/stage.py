@@ -15,11 +15,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 SOURCES = str(Path(__file__).parents[2] / "src")
 OWN = tuple(
@@ -30,17 +29,6 @@ OWN = tuple(
 """Where the stage has file systems of its own, empty at first; where this very checkout lies it has none."""
 
 CONFIGURATION = ("/etc", "~/.ssh")
-
-
-def until(condition: Callable[[], Any], what: str, timeout: float = 30.0) -> Any:
-    """Wait for a condition, and give its value; fails with `what` when it does not come true in time."""
-    deadline = time.monotonic() + timeout
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
-        time.sleep(0.005)
 
 
 def skip_without_root() -> None:
@@ -211,7 +199,9 @@ def _files(top: str, changes: bool = False) -> list[str]:
 
 def hold() -> int:
     """Make the machine, and hold it until stdin ends."""
-    sys.path.insert(0, SOURCES)
+    sys.path[:0] = [SOURCES, str(Path(__file__).parents[1])]
+    from waiting import until
+
     from muster.lab import kernel
 
     at = tempfile.mkdtemp(prefix="stage-")

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from stage import until
+from waiting import until
 
 from muster.errors import Impossible
 from muster.lab import Lab

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from stage import Stage, until
+from stage import Stage
+from waiting import until
 
 from muster.lab import Lab, kernel
 

@@ -12,7 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from stage import Stage, difference, look, skip_without_root, until
+from stage import Stage, difference, look, skip_without_root
+from waiting import until
 
 from muster.lab import Lab, kernel
 

@@ -10,7 +10,9 @@ import signal
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
+
+from waiting import until
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "distributed_sum.py"
 
@@ -25,17 +27,6 @@ SAME_WORDS = {
     r'File "/[^"]*/([^"/]+)", line \d+': r'File ".../\1", line N',
 }
 """What differs between two runs of the same thing, for `golden`."""
-
-
-def until(condition: Callable[[], Any], what: str, timeout: float = 60.0) -> Any:
-    """Wait for a condition, and give its value; fails with `what` when it does not come true in time."""
-    deadline = time.monotonic() + timeout
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
-        time.sleep(0.02)
 
 
 # ---- processes ------------------------------------------------------------------------------------------------------

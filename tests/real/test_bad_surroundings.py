@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from life import Life, living, newest, no_one_left, until
+from life import Life, living, newest, no_one_left
+from waiting import until
 
 Script = Callable[..., Path]
 

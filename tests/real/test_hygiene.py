@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from life import Life, carriers, children, command, living, no_one_left, process, shared, until
+from life import Life, carriers, children, command, living, no_one_left, process, shared
+from waiting import until
 
 Script = Callable[..., Path]
 

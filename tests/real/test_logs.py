@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any, Callable
 
-from life import Life, living, log, newest, process, until
+from life import Life, living, log, newest, process
+from waiting import until
 
 Script = Callable[..., Path]
 

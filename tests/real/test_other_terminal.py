@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from life import RUN_ID, Life, newest, until
+from life import RUN_ID, Life, newest
+from waiting import until
 
 Script = Callable[..., Path]
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
+from waiting import until
 
 from muster.lab import Lab, kernel
 
@@ -33,17 +34,6 @@ for step in range(int(sys.argv[1])):
 dist.destroy_process_group()
 """
 """STEPS SECONDS: so many sums, with a pause after each."""
-
-
-def until(condition: Callable[[], Any], what: str, timeout: float = 60.0) -> Any:
-    """Wait for a condition, and give its value; fails with `what` when it does not come true in time."""
-    deadline = time.monotonic() + timeout
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
-        time.sleep(0.05)
 
 
 class There:

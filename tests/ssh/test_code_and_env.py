@@ -10,7 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from conftest import EXAMPLE, TICK, There, until
+from conftest import EXAMPLE, TICK, There
+from waiting import until
 
 from muster.lab import Lab, kernel
 

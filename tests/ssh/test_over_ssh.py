@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import EXAMPLE, TICK, There, until
+from conftest import EXAMPLE, TICK, There
+from waiting import until
 
 
 @pytest.mark.parametrize("each", [2, 8])

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from conftest import EXAMPLE, There, until
+from conftest import EXAMPLE, There
+from waiting import until
 
 
 def refused(there: There, *words: str, status: int = 3, timeout: float = 60) -> str:

@@ -15,11 +15,9 @@ class Place(NamedTuple):
     """`start(job, host)`: the argv, here, whose stdin and stdout are the connection to a new agent there."""
     text: Callable[[Job, Host], bytes]
     """`text(job, host)`: what that command reads before the text of the agent."""
-    asks: bool
-    """The hosts are asked what they are before there is a plan."""
 
 
 PLACES: dict[str, Place] = {
-    "local": Place(local.start, local.text, asks=False),
-    "ssh": Place(ssh.start, ssh.text, asks=True),
+    "local": Place(local.start, local.text),
+    "ssh": Place(ssh.start, ssh.text),
 }

@@ -6,7 +6,6 @@ import json
 import os
 import selectors
 import signal
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +15,7 @@ from muster.model import Outcome, Plan, as_json
 from muster.runs import Run
 from muster.supervise import Asked, Unable
 from muster.world.link import SIGNALS, Agents, ChildLink, Link, end_links
-from muster.world.loop import World, prepare_fields, read_some
+from muster.world.loop import World, prepare_fields, watch_stdin
 from muster.world.pen import Pen
 from muster.world.view import View
 
@@ -136,7 +135,8 @@ class Attached(World):
         if link.node == 0:
             self.tell(0, "listen", attempt=0, host=self.address)
         if any(rank.rank == self.plan.job.stdin for rank in self.plan.nodes[link.node].ranks):
-            self._watch_stdin(link.node)  # not before: what follows the agent's own text is lost until it runs
+            # not before: what follows the agent's own text is lost until it runs
+            watch_stdin(self.selector, lambda data: self.tell(link.node, "stdin", data, end=not data))
 
     def _on_output(self, link: Link, t: float, payload: bytes, rank: int, stream: str, **place: Any) -> None:
         self.view.output(rank, stream, payload)
@@ -144,24 +144,6 @@ class Attached(World):
 
     def _on_asked(self, link: Link, t: float, payload: bytes, what: str, by: str) -> None:
         self.handle(Asked(t, 0, by))
-
-    # ---- the terminal's input ---------------------------------------------------------------------------------------
-
-    def _watch_stdin(self, node: int) -> None:
-
-        def typed() -> None:
-            data = read_some(0)
-            if data is None:
-                return
-            self.tell(node, "stdin", data, end=not data)
-            if not data:
-                self.selector.unregister(0)
-
-        try:
-            self.selector.register(0, selectors.EVENT_READ, typed)
-        except PermissionError:  # a plain file cannot be waited for: it is all there
-            data = sys.stdin.buffer.read()
-            self.tell(node, "stdin", data, end=True)
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ import json
 import os
 import selectors
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +14,7 @@ from muster.agent.protocol import pack
 from muster.model import Outcome, Plan, as_json, outcome_from_json, plan_from_json
 from muster.runs import Run
 from muster.world.link import SIGNALS, ChildLink, catch_signals, end_links
-from muster.world.loop import read_some
+from muster.world.loop import watch_stdin
 from muster.world.pen import Pen
 from muster.world.scribe import Scribe
 from muster.world.view import View
@@ -199,7 +198,7 @@ class Watch:
             self.view.put = self.pen.put
         if made.job.stdin is not None and self.owner and not self.reads_stdin:
             self.reads_stdin = True
-            self._watch_stdin()
+            watch_stdin(self.selector, lambda data: self._tell("stdin", data, end=not data))
 
     def _on_event(self, payload: bytes, number: int) -> None:
         if number <= self.events or self.view is None:
@@ -262,19 +261,3 @@ class Watch:
             self._flush()
         os.kill(os.getpid(), signal.SIGSTOP)
         self.next_beat = 0.0  # goes on here
-
-    def _watch_stdin(self) -> None:
-
-        def typed() -> None:
-            data = read_some(0)
-            if data is None:
-                return
-            self._tell("stdin", data, end=not data)
-            if not data:
-                self.selector.unregister(0)
-
-        try:
-            self.selector.register(0, selectors.EVENT_READ, typed)
-        except PermissionError:  # a plain file cannot be waited for: it is all there
-            data = sys.stdin.buffer.read()
-            self._tell("stdin", data, end=True)

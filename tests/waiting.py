@@ -1,0 +1,17 @@
+"""Waiting, in tests: for a condition, never for a time."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Callable
+
+
+def until(condition: Callable[[], Any], what: str, timeout: float = 60.0) -> Any:
+    """Wait for a condition, and give its value; fails with `what` when it does not come true in time."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
+        time.sleep(0.01)
