@@ -23,6 +23,9 @@ from muster.world.link import ChildLink, end_links, start_relay
 PATIENCE = 5.0
 """Seconds in which an agent must answer."""
 
+_TRIALS, _PAUSE = 5, 0.3
+"""How often a supervisor that hung up without an answer is asked again, and the seconds before that."""
+
 
 def state(run: Run) -> str:
     """`running`, how it ended, `lost` (it ended and nobody wrote how), or `unknown`. No answer is never `running`."""
@@ -75,12 +78,17 @@ def way_to(run: Run, call: str = "") -> ChildLink:
 
 def ask_supervisor(run: Run, kind: str, within: float = 15.0, **fields: Any) -> dict[str, Any] | None:
     """Ask the supervisor of a run; `gone` is true in the answer where there is none. None when it cannot be reached."""
-    link = way_to(run)
-    for frame, _ in frames_of(link, within, pack(kind, **fields)):
-        if frame["kind"] == "gone":
-            return {"gone": True, "there": frame["there"]}
-        if frame["kind"] == "answer":
-            return frame
+    for _ in range(_TRIALS):
+        link = way_to(run)
+        for frame, _ in frames_of(link, within, pack(kind, **fields)):
+            if frame["kind"] == "gone":
+                return {"gone": True, "there": frame["there"]}
+            if frame["kind"] == "answer":
+                return frame
+        if link.preface is not None:
+            return None
+        # it was reached, and was just about to end, or to begin again
+        time.sleep(_PAUSE)
     return None
 
 
