@@ -28,6 +28,9 @@ from muster.lab.shape import HEAD, PREFIX, RESOLVER_PORT, SSH_PORT, SWITCH_ADDRE
 PATIENCE = 30.0
 """Seconds that sshd and Slurm may take to come up."""
 
+SETTLING = 90.0
+"""The same after faults: slurmctld looks after a node that it holds for down every now and then only."""
+
 
 class Stop(Exception):
     """The keeper was told to end."""
@@ -330,7 +333,7 @@ class Keeper:
             FAULTS[key[0]].undo(self, key[1])
             self.faults.pop(key, None)
         if chosen and settle and not self.faults:
-            self._wait_until_up(time.monotonic() + PATIENCE)
+            self._wait_until_up(time.monotonic() + SETTLING)
         return chosen
 
     def end(self) -> None:
