@@ -7,11 +7,14 @@ import zipfile
 from pathlib import Path
 
 _MAIN = """import sys
-from muster.world.serve import serve
-sys.exit(serve(sys.argv[2:]))
+if sys.argv[1] == "serve":
+    from muster.world.serve import serve as main
+else:
+    from muster.commands.inside import inside as main
+sys.exit(main(sys.argv[2:]))
 """
 
-_NOT_NEEDED = ("lab", "commands")
+_NOT_NEEDED = ("lab",)
 """What a supervisor has no use for."""
 
 

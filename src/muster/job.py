@@ -242,7 +242,7 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
         python=python,
         python_why=why,
         cwd=cwd,
-        place="ssh" if named else "local",
+        place="ssh" if named else "slurm" if given.get("slurm") else "local",
         name=given.get("name", ""),
         env={**environ.forwarded(env), **variables} if named else variables,
         setup=tuple(setup),
@@ -254,7 +254,7 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
         timeout=given.get("timeout"),
         max_restarts=given.get("max_restarts", 0),
         ssh=_words(given.get("ssh", "ssh"), "--ssh"),
-        lease=given.get("lease", 30.0) if named else 0.0,
+        lease=given.get("lease", 30.0) if named or given.get("slurm") else 0.0,
     )
     return Asked(
         job=job,

@@ -136,6 +136,23 @@ RUN: tuple[Option, ...] = (
         30.0,
         group=WHERE,
     ),
+    Option(("--slurm",), "as a job of Slurm, on `--nnodes` nodes", group=WHERE),
+    Option(("--partition",), "of Slurm: the partition", "NAME", group=WHERE),
+    Option(("--account",), "of Slurm: the account", "NAME", group=WHERE),
+    Option(("--qos",), "of Slurm: the quality of service", "NAME", group=WHERE),
+    Option(("--time",), "of Slurm: the time limit, `4:00:00`", "TIME", group=WHERE),
+    Option(("--mem",), "of Slurm: memory of each node, `64G`", "SIZE", group=WHERE),
+    Option(("--nodelist",), "of Slurm: these nodes", "NODES", group=WHERE),
+    Option(("--constraint",), "of Slurm: features of the nodes", "LIST", group=WHERE),
+    Option(("--comment",), "of Slurm: a comment", "TEXT", group=WHERE),
+    Option(("--reservation",), "of Slurm: a reservation", "NAME", group=WHERE),
+    Option(("--gpus-per-node",), "of Slurm: GPUs of each node, `8` or `a100:8`", "N", group=WHERE),
+    Option(("--gres",), "of Slurm: the same as `gpu:8`", "LIST", group=WHERE),
+    Option(("--cpus-per-task",), "of Slurm: cores of each node, one a rank without it", "N", _positive, group=WHERE),
+    Option(("--exclusive",), "of Slurm: whole nodes", group=WHERE),
+    Option(
+        ("--slurm-opt",), "any other option of sbatch, `NAME=VALUE`; may be repeated", "OPT", many=True, group=WHERE
+    ),
     Option(
         ("--sync",),
         "send the code (what git tracks, or all of the folder) to hosts that do not share it, by rsync",

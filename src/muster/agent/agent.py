@@ -75,6 +75,8 @@ class Agent:
         """The last frame of each kind that a new supervisor has to be sent."""
         self.listened = -1
         """The last attempt for which a port was opened."""
+        self.introduction: dict[str, Any] = {}
+        """What a supervisor is told that this agent looked for by itself; see `step.py`."""
         self.known = False
         """Some supervisor has been spoken to since this agent moved."""
 
@@ -189,7 +191,10 @@ class Agent:
         self.alone, self.known = 0.0, True
         self.watch(fd, self.heard)
         if not same:
-            self.emit("state", started=self.members.attempt if self.members.folder else -1, listened=self.listened)
+            if self.prepared:
+                self.emit("state", started=self.members.attempt if self.members.folder else -1, listened=self.listened)
+            else:
+                self.emit("told", **self.introduction)
             for frame in self.news.values():
                 self.wire.put(frame)
         self.obey(self.wire.take(more))

@@ -16,7 +16,7 @@ _READ_AND_RUN = 'f=open(0,"rb",closefd=False);exec(f.read(int(f.readline())))'
 
 _MODULES = (
     *("protocol", "system", "wire", "machine", "follow", "autopsy", "logs", "warm", "members", "meet", "agent"),
-    *("dial", "keep", "relay", "move", "clean"),
+    *("dial", "keep", "relay", "move", "clean", "step"),
 )
 """What an agent is made of. Each is compiled when it is imported first, for most runs need only some."""
 

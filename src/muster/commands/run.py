@@ -109,6 +109,11 @@ def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
     from muster.report import plan_in_words
 
     given, asked, run_id, root = _asked(words, env, "plan")
+    if given.get("slurm"):
+        from muster.commands.submit import script_of
+
+        print(script_of(asked, given, root / "runs" / run_id), end="")
+        return 0
     nodes = nodes_there(asked, given, None) if asked.hosts else nodes_here(asked, given, env)
     planned = make_plan(asked.job, nodes, run_id)
     if given.get("json"):
@@ -139,6 +144,10 @@ def run(words: list[str], env: Mapping[str, str], began: float) -> int:
     from muster.world.link import start_agents
 
     given, asked, run_id, root = _asked(words, env, "run")
+    if given.get("slurm"):
+        from muster.commands.submit import submit
+
+        return submit(words, asked, given, env, run_id, root)
     if asked.hosts or given.get("detach"):
         from muster.commands.there import run_there
 

@@ -17,6 +17,8 @@ from muster.errors import Impossible, RunFailed, Unreachable
 from muster.hosts import parse_hosts
 from muster.model import Host, Job, Program, plan_from_json
 from muster.runs import Run
+from muster.schedulers import slurm
+from muster.world import queue
 from muster.world.here import identity
 from muster.world.link import ChildLink, end_links, start_relay
 
@@ -34,9 +36,11 @@ def state(run: Run) -> str:
         return outcome.state
     job, here = run.job, identity()
     if job.get("served"):
+        if job.get("slurm") and run.read("serve.json") is None:
+            return _in_queue(str(job["slurm"]))
         answer = ask_supervisor(run, "state")
         if answer is None:
-            return "unknown"
+            return "unknown" if not job.get("slurm") else _in_queue(str(job["slurm"]))
         if not answer.get("gone"):
             return "running"
         refresh(run)
@@ -57,6 +61,15 @@ def state(run: Run) -> str:
     return "lost" if outcome is None else outcome.state
 
 
+def _in_queue(number: str) -> str:
+    """The state of a run of which only Slurm knows something."""
+    found = queue.look([number])
+    if found is None:
+        return "unknown"
+    state = found[number].state if number in found else ""
+    return "pending" if state in slurm.PENDING else "running" if state in slurm.LIVING else "lost"
+
+
 # ---- a supervisor elsewhere -----------------------------------------------------------------------------------------
 
 
@@ -67,7 +80,9 @@ def way_to(run: Run, call: str = "") -> ChildLink:
         raise RunFailed(f"{run.id} has no plan.json, so nobody knows where it is", None)
     name = socket_name(os.getuid(), run.id, "supervisor")
     made = plan_from_json(plan)
-    host, place = made.nodes[0].host._replace(name=job["served"]["name"], user=job["served"]["user"]), made.job.place
+    host, place = made.nodes[0].host, made.job.place
+    if job["served"]["name"]:  # Slurm alone knows the nodes
+        host = host._replace(name=job["served"]["name"], user=job["served"]["user"])
     if place == "local" and job.get("host") != identity()["host"]:
         host, place = Host(job["host"]), "ssh"  # it runs on the machine where it was started, and that is another
     # who has another number there has another socket: ask there
@@ -254,7 +269,7 @@ def wait(run: Run, timeout: float | None = None) -> str:
     pause = 0.01
     while True:
         now = state(run)
-        if now != "running" or (deadline is not None and time.monotonic() >= deadline):
+        if now not in ("running", "pending") or (deadline is not None and time.monotonic() >= deadline):
             return now
         time.sleep(pause)
         pause = min(0.25, pause * 1.5)

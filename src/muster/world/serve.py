@@ -12,15 +12,16 @@ import os
 import selectors
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from muster.agent import dial
-from muster.agent.protocol import Unpacker, pack
+from muster.agent.protocol import Unpacker
 from muster.model import Outcome, Plan, as_json, outcome_from_json, plan_from_json
 from muster.runs import Run
 from muster.supervise import EVENTS, SIGHUP, Asked, Start, event_from_json
+from muster.world.callers import Callers
 from muster.world.link import FarLink, Link
 from muster.world.loop import World
 from muster.world.scribe import Scribe
@@ -40,13 +41,22 @@ _KEEP = "keep"
 class Served(World):
     """One run, supervised on its node 0."""
 
-    def __init__(self, plan: Plan, run: Run, record: Mapping[str, Any], secret: str):
-        links = [
+    def __init__(
+        self,
+        plan: Plan,
+        run: Run,
+        record: Mapping[str, Any],
+        secret: str,
+        links: Sequence[FarLink] = (),
+        life: str = "",
+    ):
+        """`links` and `life` are those of agents that have called already."""
+        links = links or [
             FarLink(node.number, node.host.name, offset, facts)
             for node, offset, facts in zip(plan.nodes, record["offsets"], record["facts"])
         ]
         super().__init__(plan, run, links, record["began"], record["address"], record["meets"])
-        self.far, self.secret, self.life = links, secret, dial.new_nonce()
+        self.far, self.secret, self.life = list(links), secret, life or dial.new_nonce()
         self.lease: float = plan.job.lease
         self.facts.update(record["facts"][0])
         self.records: list[str] = []
@@ -94,13 +104,16 @@ class Served(World):
         return found
 
     def go(self, own: int, visitors: int, door: int) -> Outcome:
-        """Run to the end. Descriptors: to the agent here; where people call; where agents call, or -1."""
-        self._connect(self.far[0], own, Unpacker(), 0)
+        """Run to the end. Descriptors: to the agent here, or -1; where people call; where agents call, or -1."""
+        for link in self.far:
+            if link.wire.connected:
+                self._hear_of(link)
+        if own >= 0:
+            self._connect(self.far[0], own, Unpacker(), 0)
         self.viewers.listen(visitors)
         if door >= 0:
-            callers = socket.socket(fileno=door)
-            callers.setblocking(False)
-            self.selector.register(callers, selectors.EVENT_READ, lambda: self._called(callers))
+            listener = socket.socket(fileno=door)
+            Callers(listener, self.secret, self.life, self._knows, self._came).watch(self.selector)
         while self.outcome is None:
             self.turn()
         self._end(self.outcome)
@@ -127,51 +140,29 @@ class Served(World):
 
     # ---- agents -----------------------------------------------------------------------------------------------------
 
-    def _called(self, callers: socket.socket) -> None:
-        """Somebody calls by TCP; hear it if it knows the secret."""
-        try:
-            sock, _ = callers.accept()
-        except OSError:
-            return
-        sock.setblocking(False)
-        dial.watch_over(sock)
-        nonce, frames = dial.new_nonce(), Unpacker()
-        sock.send(pack("nonce", nonce=nonce))
+    def _knows(self, node: int) -> int | None:
+        """How much was heard of a node; None for one that was told of as lost: its ranks are counted as ended."""
+        if not 0 <= node < len(self.far) or not self.far[node].open:
+            return None
+        if self.far[node].wire.connected:
+            self._disconnect(self.far[node])
+        return self.far[node].wire.heard
 
-        def heard() -> None:
-            try:
-                data = sock.recv(1 << 16)
-                found = frames.feed(data)
-            except (OSError, ValueError):
-                data, found = b"", []
-            if data and not found:
-                return
-            self.ignore(sock.fileno())
-            hello = found[0][0] if found else {}
-            node = hello.get("node")
-            if not isinstance(node, int) or not dial.right(hello.get("proof"), self.secret, nonce, node):
-                sock.close()
-                return
-            link = self.far[node]
-            if not link.open:  # it was told of as lost, and its ranks are counted as ended
-                sock.close()
-                return
-            if link.wire.connected:
-                self._disconnect(link)
-            same = hello["life"] == self.life
-            proof = dial.prove(self.secret, hello["nonce"], node)
-            sock.send(pack("welcome", proof=proof, life=self.life, heard=link.wire.heard))
-            if link.parted_at is not None:
-                self.say(f"{link.host} is back after {self.now() - link.parted_at:.0f} s")
-                link.parted_at = None
-            self._connect(link, sock.detach(), frames, hello["heard"] if same else 0)
-
-        self.selector.register(sock, selectors.EVENT_READ, heard)
+    def _came(self, node: int, fd: int, frames: Unpacker, heard: int) -> None:
+        """An agent has called, and knows the secret."""
+        link = self.far[node]
+        if link.parted_at is not None:
+            self.say(f"{link.host} is back after {self.now() - link.parted_at:.0f} s")
+            link.parted_at = None
+        self._connect(link, fd, frames, heard)
 
     def _connect(self, link: FarLink, fd: int, frames: Unpacker, heard: int) -> None:
         os.set_blocking(fd, False)
         link.wire.connect(fd, os.dup(fd), frames, heard)
-        self.selector.register(fd, selectors.EVENT_READ, lambda: self._heard(link))
+        self._hear_of(link)
+
+    def _hear_of(self, link: FarLink) -> None:
+        self.selector.register(link.wire.reading, selectors.EVENT_READ, lambda: self._heard(link))
         self.flush(link)
 
     def _disconnect(self, link: FarLink) -> None:

@@ -1,0 +1,198 @@
+"""The supervisor of a run inside an allocation of Slurm: what the batch script becomes.
+
+`python muster.pyz inside RUN_DIR`: it starts one agent a node by a single srun, plans with what they tell, and serves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from muster.agent import dial, machine, meet
+from muster.agent.boot import agent_source
+from muster.agent.protocol import Unpacker, socket_name
+from muster.agent.step import RENDEZVOUS
+from muster.errors import Impossible, MusterError, Unreachable
+from muster.hosts import Wanted, fold_hosts
+from muster.job import Asked, make_plan, nodes_there
+from muster.model import Job, as_json, job_from_json
+from muster.runs import Run
+from muster.schedulers import slurm
+from muster.world import meeting
+from muster.world.callers import Callers
+from muster.world.link import FarLink
+from muster.world.loop import prepare_fields
+from muster.world.serve import RECORD, Served
+
+ASKED = "asked.json"
+"""What was asked for, before the nodes are known."""
+
+_AGENT = "agent.py"
+_PATIENCE = 120.0
+"""Seconds in which all agents must have called."""
+
+
+class Inside:
+    """The agents of an allocation, until there is a plan."""
+
+    def __init__(self, run: Run, asked: Mapping[str, Any], allocation: slurm.Allocation):
+        self.run, self.allocation = run, allocation
+        self.job: Job = job_from_json(asked["job"])._replace(allocation=allocation.job)
+        self.each, self.np, self.threads_chosen = asked["each"], asked["np"], asked["threads_chosen"]
+        self.began = time.monotonic()
+        self.secret, self.life = dial.new_nonce() + dial.new_nonce(), dial.new_nonce()
+        self.selector = selectors.DefaultSelector()
+        self.links = [FarLink(number, host, 0.0, {}) for number, host in enumerate(allocation.hosts)]
+        self.listener = socket.socket()
+        self.listener.bind(("", 0))
+        self.listener.listen(4096)
+        self.step: subprocess.Popen[bytes] | None = None
+
+    def start_agents(self, env: Mapping[str, str]) -> None:
+        """One task a node, by a single srun."""
+        script = self.job.program.argv[0] if self.job.program.kind == "script" else ""
+        own = [address for _, address in machine.interfaces()] or ["127.0.0.1"]
+        where = {
+            "addresses": own,
+            "port": self.listener.getsockname()[1],
+            "secret": self.secret,
+            "lease": self.job.lease,
+            "cwd": self.job.cwd,
+            "script": script,
+        }
+        with open(os.open(self.run.path / RENDEZVOUS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            json.dump(where, file)
+        call = f"from muster.agent.step import main\nmain(HOOK, {str(self.run.path)!r})"
+        (self.run.path / _AGENT).write_bytes(agent_source(call).partition(b"\n")[2])
+        command = [self.job.python, "-I", "-S", str(self.run.path / _AGENT)]
+        with open(self.run.path / "agents.log", "ab") as log:
+            self.step = subprocess.Popen(
+                slurm.step(self.allocation.hosts, command),
+                env=slurm.clean(env),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def gather(self) -> None:
+        """Wait until all agents have called and told what there is. Raises `Unreachable`."""
+        Callers(self.listener, self.secret, self.life, self._knows, self._came).watch(self.selector)
+        deadline = time.monotonic() + _PATIENCE
+        while missing := [link.host for link in self.links if not link.facts]:
+            for key, _ in self.selector.select(0.2):
+                if key.fd in self.selector.get_map():
+                    key.data()
+            ended = self.step.poll() if self.step is not None else None
+            if ended is not None or time.monotonic() > deadline:
+                how = f"srun ended with status {ended}" if ended is not None else f"none within {_PATIENCE:g} s"
+                words = (self.run.path / "agents.log").read_text().strip().splitlines()[-3:]
+                raise Unreachable(f"no agent on {fold_hosts(missing)}: {how}", "; ".join(words) or None)
+
+    def _knows(self, node: int) -> int | None:
+        return self.links[node].wire.heard if 0 <= node < len(self.links) else None
+
+    def _came(self, node: int, fd: int, frames: Unpacker, heard: int) -> None:
+        link = self.links[node]
+        os.set_blocking(fd, False)
+        link.wire.connect(fd, os.dup(fd), frames, heard)
+        self.selector.register(fd, selectors.EVENT_READ, lambda: self._heard(link))
+
+    def _heard(self, link: FarLink) -> None:
+        frames = link.wire.read()
+        if frames is None:
+            self.selector.unregister(link.wire.reading)
+            link.wire.disconnect()
+            return
+        for fields, _ in frames:
+            if fields["kind"] == "told":
+                # both clocks are read within the time of one way: good to a few milliseconds
+                link.offset = fields["t"] - time.monotonic()
+                link.host = fields["name"]
+                link.facts.update(fields)
+        link.wire.flush()
+
+    def check(self) -> None:
+        """What would fail later, and less clearly. Raises `Impossible`."""
+        blind = [link.host for link in self.links if not link.facts["shared"]]
+        if blind:
+            raise Impossible(
+                f"{fold_hosts(blind)} cannot see {self.run.path}, where the run is kept",
+                "choose a folder that all nodes share: --run-dir, or MUSTER_HOME",
+            )
+        without = [link.host for link in self.links if not link.facts["cwd"]]
+        if without:
+            raise Impossible(f"there is no folder {self.job.cwd} on {fold_hosts(without)}", "share it, or see --cwd")
+        if self.job.program.kind == "script":
+            own = meet.digest(os.path.join(self.job.cwd, self.job.program.argv[0]))
+            other = [link.host for link in self.links if link.facts["script"] != own]
+            if other:
+                raise Impossible(f"{self.job.program.argv[0]} on {fold_hosts(other)} is not the one here", None)
+
+    def serve(self) -> int:
+        """Plan, and see the run to its end."""
+        slots = int(self.each) if self.each is not None and self.each.isdigit() else None
+        wanted = tuple(Wanted(link.host, slots=slots) for link in self.links)
+        asked = Asked(self.job, wanted, self.each, {}, {}, self.threads_chosen)
+        nodes = nodes_there(asked, {}, {link.host: link.facts for link in self.links})
+        plan = make_plan(self.job, nodes, self.run.id)
+        facts = [link.facts for link in self.links]
+        met = meeting.ALONE
+        if len(self.links) > 1:
+            addresses = [address for _, address in machine.interfaces()]
+            port = self.listener.getsockname()[1]
+            ways = [told["ways"] for told in facts[1:]]
+            met = meeting.choose([link.host for link in self.links], facts, addresses, port, ways)
+        record = {
+            "began": self.began,
+            "address": met.address,
+            "meets": met.meets,
+            "offsets": [link.offset for link in self.links],
+            "facts": [{name: told[name] for name in ("executable", "python")} for told in facts],
+            "shared": [True for _ in facts],
+            "attached": False,
+        }
+        self.run.write("plan.json", as_json(plan))
+        self.run.write(RECORD, record)
+        self.selector.close()
+        world = Served(plan, self.run, record, self.secret, self.links, self.life)
+        for link in self.links:
+            world.tell(
+                link.node, "prepare", **prepare_fields(plan, link.node, link.host, str(self.run.path), self.run.id)
+            )
+        world.tell(0, "listen", attempt=0, host=met.address)
+        viewers = socket.socket(socket.AF_UNIX)
+        viewers.bind(socket_name(os.getuid(), self.run.id, "supervisor"))
+        viewers.listen(64)
+        outcome = world.go(-1, viewers.detach(), self.listener.detach())
+        if self.step is not None:
+            self.step.wait()
+        return outcome.code
+
+
+def inside(words: list[str]) -> int:
+    """The program: `inside RUN_DIR`."""
+    run = Run(Path(words[0]))
+    asked = run.read(ASKED)
+    allocation = slurm.allocation(os.environ)
+    assert asked is not None and allocation is not None
+    here = Inside(run, asked, allocation)
+    try:
+        here.start_agents(os.environ)
+        here.gather()
+        here.check()
+        return here.serve()
+    except MusterError as error:
+        print(f"muster: {error}", file=sys.stderr, flush=True)
+        if here.step is not None:
+            here.step.terminate()
+            here.step.wait()
+        return error.exit_code

@@ -1,0 +1,175 @@
+"""`muster run --slurm`: write the batch script, hand it in, and watch what becomes of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from muster import archive, runs
+from muster.agent.keep import ARCHIVE
+from muster.commands.inside import ASKED
+from muster.commands.run import make_copy, make_view
+from muster.errors import Impossible
+from muster.job import Asked
+from muster.model import as_json
+from muster.report import outcome_in_words
+from muster.schedulers import slurm
+from muster.world import contact, queue
+from muster.world.watch import Watch
+
+_OWN = ("partition", "account", "qos", "time", "mem", "nodelist", "constraint", "comment")
+_MORE = ("gpus_per_node", "gres", "cpus_per_task", "reservation")
+"""Options that are sbatch's, by its own names."""
+
+_LOOK = 2.0
+"""Seconds between two looks at the queue."""
+
+
+def request(asked: Asked, given: Mapping[str, Any], run_dir: Path) -> slurm.Request:
+    """What is asked of Slurm; raises `Impossible`."""
+    options = [(name.replace("_", "-"), str(given[name])) for name in (*_OWN, *_MORE) if name in given]
+    if given.get("exclusive"):
+        options.append(("exclusive", ""))
+    for item in given.get("slurm_opt", ()):
+        name, _, value = item.partition("=")
+        options.append((name.lstrip("-"), value))
+    names = {name for name, _ in options}
+    if not names & {"cpus-per-task", "exclusive"} and asked.each is not None and asked.each.isdigit():
+        options.append(("cpus-per-task", asked.each))  # a core for each rank, where nobody says more
+    nodes = str(given.get("nnodes", "1")).partition(":")[0]
+    return slurm.Request(
+        name=asked.job.name or asked.job.program.title,
+        nodes=int(nodes),
+        options=tuple(options),
+        output=str(run_dir / "slurm-%j.out"),
+        before=0,
+    )
+
+
+def script_of(asked: Asked, given: Mapping[str, Any], run_dir: Path) -> str:
+    """The batch script."""
+    command = (asked.job.python, "-I", "-S", str(run_dir / ARCHIVE), "inside", str(run_dir))
+    return slurm.batch_script(request(asked, given, run_dir), asked.job.setup, command)
+
+
+def submit(
+    words: list[str], asked: Asked, given: Mapping[str, Any], env: Mapping[str, str], run_id: str, root: Path
+) -> int:
+    """Hand the run in, and watch it unless it is detached."""
+    kept = runs.create(root, run_id)
+    try:
+        (kept.path / "here").touch()
+        make_copy(asked, given)
+        script = kept.path / "batch.sh"
+        script.write_text(script_of(asked, given, kept.path))
+        (kept.path / ARCHIVE).write_bytes(archive.build())
+        kept.write(
+            ASKED,
+            {
+                "job": as_json(asked.job),
+                "each": asked.each,
+                "np": given.get("np"),
+                "threads_chosen": asked.threads_chosen,
+            },
+        )
+        number = _hand_in(script, env)
+    except BaseException:
+        runs.remove(kept)
+        raise
+    job = asked.job
+    kept.write(
+        "job.json",
+        {
+            "id": run_id,
+            "name": job.name,
+            "argv": ["muster", "run", *words],
+            "cwd": job.cwd,
+            "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "time": time.time(),
+            "ranks": "?",
+            "host": "",
+            "pid": 0,
+            "served": {"name": "", "user": ""},
+            "there": str(kept.path),
+            "shared": True,
+            "slurm": number,
+            "job": as_json(job),
+        },
+    )
+    print(f"muster: {run_id} is job {number} of Slurm", file=sys.stderr)
+    if given.get("detach"):
+        print(run_id)
+        return 0
+    return follow(kept, given, env)
+
+
+def _hand_in(script: Path, env: Mapping[str, str]) -> str:
+    """Give the script to sbatch, and give the number of the job; raises `Impossible` with Slurm's own words."""
+    try:
+        done = subprocess.run(slurm.submit(str(script)), capture_output=True, text=True, env=slurm.clean(env))
+    except FileNotFoundError:
+        raise Impossible("--slurm: there is no sbatch here", "run this on a login node of the cluster") from None
+    if done.returncode != 0:
+        said, hint = slurm.refused(done.stderr)
+        raise Impossible(f"Slurm refused the job: {said}", hint)
+    return slurm.submitted(done.stdout)
+
+
+def follow(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> int:
+    """Say why it waits, then show it, until it ends. The run is Slurm's: the first Ctrl-C only leaves."""
+    number, told = str(run.job["slurm"]), ""
+    try:
+        while run.outcome is None:
+            found = queue.look([number])
+            seen = None if found is None else found.get(number)
+            if found is None:
+                words = "Slurm does not answer; waiting"
+            elif seen is None or seen.state not in slurm.PENDING | slurm.LIVING:
+                break
+            elif seen.state in slurm.PENDING:
+                words = f"job {number} waits: {slurm.why_pending(seen)}"
+            else:
+                words = f"job {number} runs on {','.join(seen.hosts)}"
+            if words != told:
+                told = words
+                print(f"muster: {words}", file=sys.stderr)
+            if seen is not None and seen.state in slurm.LIVING and run.read("serve.json") is not None:
+                watch = Watch(
+                    seen.hosts[0],
+                    lambda: contact.way_to(run),
+                    lambda plan, run_id: make_view(plan, run_id, given, env),
+                    owner=False,
+                    patience=600.0,
+                )
+                outcome = watch.go()
+                if outcome is not None:
+                    return outcome.code
+                if watch.left:
+                    raise KeyboardInterrupt
+            time.sleep(_LOOK if run.read("serve.json") is None else 0.2)
+    except KeyboardInterrupt:
+        print(
+            f"\nmuster: {run.id} goes on as job {number}; `muster attach {run.id}`, `muster kill {run.id}`",
+            file=sys.stderr,
+        )
+        return 0
+    outcome = run.outcome
+    if outcome is not None:
+        print(f"muster: {outcome_in_words(outcome, run.id, len(outcome.ends))}", file=sys.stderr)
+        return outcome.code
+    return _ended_unseen(run, number)
+
+
+def _ended_unseen(run: runs.Run, number: str) -> int:
+    """Slurm says that the job is over, and no supervisor wrote how."""
+    found = queue.look([number]) or {}
+    how = slurm.how_ended(found[number].state) if number in found else "Slurm knows it no more"
+    print(f"muster: job {number} is over: {how}", file=sys.stderr)
+    for path in sorted(run.path.glob("slurm-*.out")):
+        for line in path.read_text(errors="replace").splitlines()[-6:]:
+            print(f"    {line}", file=sys.stderr)
+    return 125

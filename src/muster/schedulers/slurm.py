@@ -1,0 +1,211 @@
+"""Slurm: the batch script, the command lines, and what their output means. Tried with 22.05."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from shlex import quote
+from typing import NamedTuple
+
+from muster.errors import Impossible
+from muster.hosts import unfold_hosts
+
+# ---- asking for nodes -----------------------------------------------------------------------------------------------
+
+
+class Request(NamedTuple):
+    """What is asked of Slurm."""
+
+    name: str
+    """The name of the job."""
+    nodes: int
+    options: tuple[tuple[str, str], ...] = ()
+    """Options of sbatch by their own names, in order; one without a value has an empty one."""
+    output: str = ""
+    """Where what the batch script itself says is written; `%j` is the number of the job."""
+    before: int = 120
+    """Seconds before the end at which the batch script gets SIGUSR1; 0 for never."""
+    requeue: bool = False
+
+
+def batch_script(request: Request, setup: Sequence[str], command: Sequence[str]) -> str:
+    """The script for sbatch: what it asks for, the person's shell lines, and muster."""
+    lines = ["#!/bin/bash", f"#SBATCH --job-name={quote(request.name)}", f"#SBATCH --nodes={request.nodes}"]
+    # one task a node is muster's agent; the ranks are its children
+    lines.append("#SBATCH --ntasks-per-node=1")
+    for name, value in request.options:
+        lines.append(f"#SBATCH --{name}={quote(value)}" if value else f"#SBATCH --{name}")
+    lines.append(f"#SBATCH --output={quote(request.output)}")
+    lines.append("#SBATCH --open-mode=append")
+    if request.before:
+        lines.append(f"#SBATCH --signal=B:USR1@{request.before}")
+    lines.append("#SBATCH --requeue" if request.requeue else "#SBATCH --no-requeue")
+    lines += ["", *setup, f"exec {' '.join(map(quote, command))}", ""]
+    return "\n".join(lines)
+
+
+def submit(script: str) -> tuple[str, ...]:
+    """Hand a script in; `submitted` reads what it says."""
+    return ("sbatch", "--parsable", script)
+
+
+def submitted(out: str) -> str:
+    """The number of the job; with federations `12;cluster` is said."""
+    return out.strip().splitlines()[-1].partition(";")[0]
+
+
+_REFUSED = (
+    ("Invalid partition name specified", "`sinfo -s` lists the partitions"),
+    (
+        "Requested node configuration is not available",
+        "no node has so many GPUs, cores or so much memory; `sinfo -Nel`",
+    ),
+    ("Invalid node name specified", "`sinfo -N` lists the nodes"),
+    ("Invalid account", "`sacctmgr show assoc user=$USER` lists your accounts"),
+    ("Invalid qos", "`sacctmgr show qos` lists them"),
+    ("Invalid --time specification", "write it as 4:00:00, 90 (minutes) or 2-12 (days-hours)"),
+    ("Invalid generic resource", "`sinfo -o '%N %G'` shows what the nodes have"),
+    ("Unable to contact slurm controller", "slurmctld does not answer; try again later"),
+)
+
+
+def refused(err: str) -> tuple[str, str | None]:
+    """(Slurm's own words, a hint) of an sbatch that failed."""
+    lines = [line.partition("error: ")[2] or line for line in err.strip().splitlines()]
+    words = (lines or ["it said nothing"])[-1].replace("Batch job submission failed: ", "")
+    return words, next((hint for known, hint in _REFUSED if known.lower() in err.lower()), None)
+
+
+# ---- inside a job ---------------------------------------------------------------------------------------------------
+
+
+class Allocation(NamedTuple):
+    """The job in which this process runs."""
+
+    job: str
+    hosts: tuple[str, ...]
+    restarts: int
+    """How often the job was started again."""
+
+
+def allocation(env: Mapping[str, str]) -> Allocation | None:
+    """The allocation of salloc, of a batch script or of a step; None outside. Raises `Impossible`."""
+    job = env.get("SLURM_JOB_ID")
+    if not job or not env.get("SLURM_JOB_NODELIST"):
+        return None
+    if env.get("SLURM_HET_SIZE", "1") not in ("", "1"):
+        raise Impossible(
+            f"job {job} is heterogeneous (SLURM_HET_SIZE={env['SLURM_HET_SIZE']}), which muster does not know",
+            "ask for one kind of nodes",
+        )
+    hosts = tuple(unfold_hosts(env["SLURM_JOB_NODELIST"]))
+    return Allocation(job, hosts, int(env.get("SLURM_RESTART_COUNT") or 0))
+
+
+_MISLEADING = re.compile(
+    # of the step or shell in which muster was started, not of the one that it starts
+    r"SLURM_(NTASKS|NPROCS|TASKS_PER_NODE|NTASKS_PER_NODE|STEP_.*|PROCID|LOCALID|NODEID|GTIDS|DISTRIBUTION"
+    r"|CPU_BIND.*|MEM_BIND.*|CPUS_PER_TASK|TRES_PER_TASK|GPUS_PER_TASK|GPU_BIND|EXACT|SRUN_.*|LAUNCH_.*)|PMI_.*|PMIX_.*"
+)
+
+
+def clean(env: Mapping[str, str]) -> dict[str, str]:
+    """The environment for an srun of ours: without what an outer step or other options of the job would make of it."""
+    return {name: value for name, value in env.items() if not _MISLEADING.fullmatch(name)}
+
+
+def step(hosts: Sequence[str], command: Sequence[str], job: str = "", cpus: int = 0, stdin: bool = False) -> list[str]:
+    """One task on each of these hosts, whatever the job was made with; `stdin` goes to the first task."""
+    words = ["srun", *([f"--jobid={job}"] if job else []), f"--nodes={len(hosts)}", f"--ntasks={len(hosts)}"]
+    words += ["--ntasks-per-node=1", f"--nodelist={','.join(hosts)}", "--overlap", "--mpi=none", "--export=ALL"]
+    words += [f"--cpus-per-task={cpus}"] if cpus else []
+    words += ["--unbuffered", f"--input={'0' if stdin else 'none'}", "--kill-on-bad-exit=0", "--quiet"]
+    return [*words, *command]
+
+
+# ---- looking --------------------------------------------------------------------------------------------------------
+
+_FIELDS = ("%i", "%T", "%r", "%N", "%S", "%L", "%Z")
+_SEPARATOR = "|"
+
+
+class Seen(NamedTuple):
+    """A job, as squeue shows it."""
+
+    job: str
+    state: str
+    reason: str
+    hosts: tuple[str, ...]
+    start: str
+    """When it is expected to start or has started; `N/A` when Slurm does not know yet."""
+    left: str
+
+
+def queue(jobs: Sequence[str]) -> tuple[str, ...]:
+    """Ask for the states of jobs, those that ended lately too; `queued` reads the answer."""
+    return ("squeue", "--noheader", "--states=all", "--jobs=" + ",".join(jobs), "--format=" + _SEPARATOR.join(_FIELDS))
+
+
+def queued(out: str) -> dict[str, Seen]:
+    """What squeue said, by the number of the job."""
+    found = {}
+    for line in out.splitlines():
+        cells = line.strip().split(_SEPARATOR)
+        if len(cells) >= 6:
+            hosts = tuple(unfold_hosts(cells[3])) if cells[3] else ()
+            found[cells[0]] = Seen(cells[0], cells[1], cells[2], hosts, cells[4], cells[5])
+    return found
+
+
+PENDING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
+LIVING = {"RUNNING", "COMPLETING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "STOPPED", "RESIZING"}
+
+_REASONS = {
+    "Resources": "it waits for nodes to become free",
+    "Priority": "others come first",
+    "BeginTime": "Slurm lets some time pass before it starts again",
+    "Dependency": "it waits for another job",
+    "DependencyNeverSatisfied": "the job that it waits for failed, so it never starts",
+    "JobHeldUser": "it is held; `scontrol release` lets it go",
+    "JobHeldAdmin": "an administrator holds it",
+    "PartitionNodeLimit": "the partition has not so many nodes, so it never starts",
+    "PartitionTimeLimit": "the partition allows less time, so it never starts",
+    "PartitionConfig": "the partition has no such nodes, so it never starts",
+    "ReqNodeNotAvail": "a node that it asked for is down or reserved",
+    "QOSMaxGRESPerUser": "you use as many GPUs as you may",
+    "AssocGrpGRES": "your group uses as many GPUs as it may",
+    "QOSMaxJobsPerUserLimit": "you run as many jobs as you may",
+    "AssocMaxJobsLimit": "you run as many jobs as you may",
+    "Licenses": "it waits for a licence",
+}
+
+
+def why_pending(seen: Seen) -> str:
+    """Why a job has not started, in words, with what Slurm expects."""
+    reason = seen.reason.strip("()")
+    words = _REASONS.get(reason.partition(",")[0], "")
+    when = f"; expected at {seen.start}" if seen.start not in ("N/A", "Unknown", "") else ""
+    return (f"{words} ({reason})" if words else reason) + when
+
+
+_ENDS = {
+    "TIMEOUT": "its time was over (TIMEOUT)",
+    "CANCELLED": "it was cancelled (CANCELLED)",
+    "NODE_FAIL": "a node failed (NODE_FAIL)",
+    "OUT_OF_MEMORY": "it needed more memory than it had asked for (OUT_OF_MEMORY)",
+    "PREEMPTED": "it had to make room for another job (PREEMPTED)",
+    "BOOT_FAIL": "a node did not start (BOOT_FAIL)",
+    "DEADLINE": "its deadline was over (DEADLINE)",
+    "FAILED": "its batch script failed (FAILED)",
+    "COMPLETED": "its batch script ended well (COMPLETED)",
+}
+
+
+def how_ended(state: str) -> str:
+    """What Slurm says of a job that is over."""
+    return _ENDS.get(state, state)
+
+
+def cancel(job: str) -> tuple[str, ...]:
+    """End a job."""
+    return ("scancel", job)
