@@ -9,6 +9,8 @@ from pathlib import Path
 _MAIN = """import sys
 if sys.argv[1] == "serve":
     from muster.world.serve import serve as main
+elif sys.argv[1] == "step":
+    from muster.agent.step import step as main
 else:
     from muster.commands.inside import inside as main
 sys.exit(main(sys.argv[2:]))

@@ -59,7 +59,7 @@ def refuse_worlds(given: Mapping[str, Any], env: Mapping[str, str]) -> None:
         )
     if not few.isdigit() or few == "0":
         raise Impossible(f"--nnodes {nodes}: that is no number of nodes", "give a whole number from 1")
-    if few != "1" and not _elsewhere(given):
+    if few != "1" and not _elsewhere(given) and not given.get("slurm"):
         raise Impossible(
             f"--nnodes {nodes}: no machines were named",
             f"name them: `--hosts n1,n2 --nnodes {few}`, or `--hostfile FILE`",

@@ -151,6 +151,22 @@ RUN: tuple[Option, ...] = (
     Option(("--cpus-per-task",), "of Slurm: cores of each node, one a rank without it", "N", _positive, group=WHERE),
     Option(("--exclusive",), "of Slurm: whole nodes", group=WHERE),
     Option(
+        ("--signal-before",),
+        "of Slurm: so long before the time is over ranks that catch SIGUSR1 get it, 120 s without it; 0 for never",
+        "TIME",
+        _seconds,
+        120.0,
+        group=WHERE,
+    ),
+    Option(
+        ("--requeue",),
+        "of Slurm: when the time is over, or the job had to make room, go on as the next attempt, at most so many times",
+        "N",
+        _whole,
+        0,
+        group=WHERE,
+    ),
+    Option(
         ("--slurm-opt",), "any other option of sbatch, `NAME=VALUE`; may be repeated", "OPT", many=True, group=WHERE
     ),
     Option(

@@ -77,6 +77,8 @@ class Agent:
         """The last attempt for which a port was opened."""
         self.introduction: dict[str, Any] = {}
         """What a supervisor is told that this agent looked for by itself; see `step.py`."""
+        self.scheduled = False
+        """A scheduler started this agent, and ends it."""
         self.known = False
         """Some supervisor has been spoken to since this agent moved."""
 
@@ -90,7 +92,7 @@ class Agent:
         os.set_blocking(tell, False)
         signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, lambda *_: self.lost("the agent was sent SIGTERM"))
+        signal.signal(signal.SIGTERM, lambda *_: self.terminated())
         self.watch(told, lambda: self.children_ended(told))
 
     def greet(self) -> None:
@@ -235,6 +237,13 @@ class Agent:
         else:
             self.after(1.0, lambda: self.wait_alone(now))
 
+    def terminated(self) -> None:
+        """SIGTERM has come: from a scheduler it says that the end is near, and its supervisor decides."""
+        if self.scheduled and not self.is_lost:
+            self.emit("warned")
+        else:
+            self.lost("the agent was sent SIGTERM")
+
     def children_ended(self, told: int) -> None:
         """Collect the dead."""
         try:
@@ -330,9 +339,10 @@ class Agent:
         self.logs.follow(attempt, folder, self.members.ranks)
         self.members.start(attempt, folder, late)
 
-    def on_signal(self, payload: bytes, number: int, ranks: Iterable[int]) -> None:
-        """Pass a signal to these ranks."""
-        self.members.signal(number, ranks)
+    def on_signal(self, payload: bytes, number: int, ranks: Iterable[int], catching: bool = False) -> None:
+        """Pass a signal to these ranks, or to those of them that have a handler for it."""
+        if self.prepared:
+            self.members.signal(number, ranks, catching)
 
     def on_sweep(self, payload: bytes, patience: float) -> None:
         """End whatever is left of the attempt; what ranks left behind has `patience` seconds to end by itself."""

@@ -9,6 +9,7 @@ import time
 
 from muster.agent import meet
 from muster.agent.agent import Agent
+from muster.agent.boot import text_of
 from muster.agent.dial import Dialer
 from muster.agent.wire import Wire
 
@@ -19,12 +20,13 @@ _WAY = 10.0
 """Seconds in which a connection to node 0 must be made."""
 
 
-def main(hook: str, run_dir: str) -> None:
-    """Be the agent of the node on which this task runs."""
+def step(words: list[str]) -> int:
+    """The program: `step RUN_DIR`. Be the agent of the node on which this task runs."""
+    (run_dir,) = words
     with open(os.path.join(run_dir, RENDEZVOUS)) as file:
         where = json.load(file)
-    agent = Agent(hook)
-    agent.wire, agent.lease = Wire(keeps=True), where["lease"]
+    agent = Agent(text_of("hook"))
+    agent.wire, agent.lease, agent.scheduled = Wire(keeps=True), where["lease"], True
     agent.begin()
     ways = meet.knock(where["addresses"], where["port"], _WAY)
     good = [address for address in where["addresses"] if "error" not in ways[address]]
@@ -40,3 +42,4 @@ def main(hook: str, run_dir: str) -> None:
     agent.dialer.dial()
     agent.wait_alone(time.monotonic())
     agent.loop()
+    return 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from muster.agent import dial, machine, meet
-from muster.agent.boot import agent_source
+from muster.agent.keep import ARCHIVE
 from muster.agent.protocol import Unpacker, socket_name
 from muster.agent.step import RENDEZVOUS
 from muster.errors import Impossible, MusterError, Unreachable
@@ -35,7 +36,7 @@ from muster.world.serve import RECORD, Served
 ASKED = "asked.json"
 """What was asked for, before the nodes are known."""
 
-_AGENT = "agent.py"
+_END = 120.0
 _PATIENCE = 120.0
 """Seconds in which all agents must have called."""
 
@@ -46,8 +47,10 @@ class Inside:
     def __init__(self, run: Run, asked: Mapping[str, Any], allocation: slurm.Allocation):
         self.run, self.allocation = run, allocation
         self.job: Job = job_from_json(asked["job"])._replace(allocation=allocation.job)
+        self.asked = asked
         self.each, self.np, self.threads_chosen = asked["each"], asked["np"], asked["threads_chosen"]
         self.began = time.monotonic()
+        self.signals = _catch_signals()
         self.secret, self.life = dial.new_nonce() + dial.new_nonce(), dial.new_nonce()
         self.selector = selectors.DefaultSelector()
         self.links = [FarLink(number, host, 0.0, {}) for number, host in enumerate(allocation.hosts)]
@@ -70,9 +73,7 @@ class Inside:
         }
         with open(os.open(self.run.path / RENDEZVOUS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(where, file)
-        call = f"from muster.agent.step import main\nmain(HOOK, {str(self.run.path)!r})"
-        (self.run.path / _AGENT).write_bytes(agent_source(call).partition(b"\n")[2])
-        command = [self.job.python, "-I", "-S", str(self.run.path / _AGENT)]
+        command = [self.job.python, "-I", "-S", str(self.run.path / ARCHIVE), "step", str(self.run.path)]
         with open(self.run.path / "agents.log", "ab") as log:
             self.step = subprocess.Popen(
                 slurm.step(self.allocation.hosts, command),
@@ -158,7 +159,8 @@ class Inside:
             "offsets": [link.offset for link in self.links],
             "facts": [{name: told[name] for name in ("executable", "python")} for told in facts],
             "shared": [True for _ in facts],
-            "attached": False,
+            "attached": self.asked["attached"],
+            "first_attempt": max(self.run.attempts(), default=-1) + 1 if self.allocation.restarts else 0,
         }
         self.run.write("plan.json", as_json(plan))
         self.run.write(RECORD, record)
@@ -168,14 +170,34 @@ class Inside:
             world.tell(
                 link.node, "prepare", **prepare_fields(plan, link.node, link.host, str(self.run.path), self.run.id)
             )
-        world.tell(0, "listen", attempt=0, host=met.address)
+        world.tell(0, "listen", attempt=record["first_attempt"], host=met.address)
+        world.watch_signals(self.signals, self.asked["before"])
         viewers = socket.socket(socket.AF_UNIX)
         viewers.bind(socket_name(os.getuid(), self.run.id, "supervisor"))
         viewers.listen(64)
         outcome = world.go(-1, viewers.detach(), self.listener.detach())
+        if world.warned and outcome.code != 0 and self.allocation.restarts < self.asked["requeue"]:
+            self._requeue()
         if self.step is not None:
             self.step.wait()
         return outcome.code
+
+    def _requeue(self) -> None:
+        """Come again. Slurm may have put the job back already, because it had to make room."""
+        subprocess.run(slurm.requeue(self.allocation.job), capture_output=True)
+        subprocess.run(slurm.start_now(self.allocation.job), capture_output=True)
+        time.sleep(_END)  # Slurm ends this process; were it to end by itself, the job would be over
+
+
+def _catch_signals() -> int:
+    """Have the signals of Slurm noted; gives the descriptor from which their numbers are read."""
+    told, tell = os.pipe()
+    os.set_blocking(told, False)
+    os.set_blocking(tell, False)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    return told
 
 
 def inside(words: list[str]) -> int:
@@ -184,6 +206,8 @@ def inside(words: list[str]) -> int:
     asked = run.read(ASKED)
     allocation = slurm.allocation(os.environ)
     assert asked is not None and allocation is not None
+    if allocation.restarts:
+        (run.path / "outcome.json").unlink(missing_ok=True)  # of an attempt that Slurm ended
     here = Inside(run, asked, allocation)
     try:
         here.start_agents(os.environ)

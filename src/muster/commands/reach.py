@@ -46,6 +46,10 @@ def kill(words: list[str], env: Mapping[str, str], began: float) -> int:
         raise Impossible("`muster kill` wants a run", "`muster ps` lists them; `last` is the newest")
     run = one(root, rest, "kill")
     state = contact.state(run)
+    if state == "pending":
+        contact.cancel(run)
+        print(f"{run.id}: taken out of the queue")
+        return 0
     if state != "running":
         print(f"{run.id} is {_told(run, state)}; nothing to end")
         return 0 if state not in ("unknown",) else 125

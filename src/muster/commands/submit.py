@@ -25,6 +25,8 @@ _OWN = ("partition", "account", "qos", "time", "mem", "nodelist", "constraint", 
 _MORE = ("gpus_per_node", "gres", "cpus_per_task", "reservation")
 """Options that are sbatch's, by its own names."""
 
+_SETTLES = 60.0
+"""Seconds in which a job whose supervisor has ended must be over, or be waiting again."""
 _LOOK = 2.0
 """Seconds between two looks at the queue."""
 
@@ -46,7 +48,8 @@ def request(asked: Asked, given: Mapping[str, Any], run_dir: Path) -> slurm.Requ
         nodes=int(nodes),
         options=tuple(options),
         output=str(run_dir / "slurm-%j.out"),
-        before=0,
+        before=int(given.get("signal_before", 120)),
+        requeue=bool(given.get("requeue", 0)),
     )
 
 
@@ -74,6 +77,9 @@ def submit(
                 "each": asked.each,
                 "np": given.get("np"),
                 "threads_chosen": asked.threads_chosen,
+                "before": int(given.get("signal_before", 120)),
+                "requeue": given.get("requeue", 0),
+                "attached": False,
             },
         )
         number = _hand_in(script, env)
@@ -123,7 +129,7 @@ def follow(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> i
     """Say why it waits, then show it, until it ends. The run is Slurm's: the first Ctrl-C only leaves."""
     number, told = str(run.job["slurm"]), ""
     try:
-        while run.outcome is None:
+        while run.outcome is None or _comes_again(number):
             found = queue.look([number])
             seen = None if found is None else found.get(number)
             if found is None:
@@ -146,7 +152,7 @@ def follow(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> i
                     patience=600.0,
                 )
                 outcome = watch.go()
-                if outcome is not None:
+                if outcome is not None and not _comes_again(number):
                     return outcome.code
                 if watch.left:
                     raise KeyboardInterrupt
@@ -162,6 +168,18 @@ def follow(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> i
         print(f"muster: {outcome_in_words(outcome, run.id, len(outcome.ends))}", file=sys.stderr)
         return outcome.code
     return _ended_unseen(run, number)
+
+
+def _comes_again(number: str) -> bool:
+    """Slurm has the job in its queue, or will in a moment: an end of its supervisor is not the end."""
+    deadline = time.monotonic() + _SETTLES
+    while time.monotonic() < deadline:
+        found = queue.look([number])
+        seen = None if found is None else found.get(number)
+        if found is not None and (seen is None or seen.state not in slurm.LIVING):
+            return seen is not None and seen.state in slurm.PENDING
+        time.sleep(0.3)
+    return True
 
 
 def _ended_unseen(run: runs.Run, number: str) -> int:

@@ -161,6 +161,7 @@ PENDING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", 
 LIVING = {"RUNNING", "COMPLETING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "STOPPED", "RESIZING"}
 
 _REASONS = {
+    "None": "Slurm has not looked at it yet",
     "Resources": "it waits for nodes to become free",
     "Priority": "others come first",
     "BeginTime": "Slurm lets some time pass before it starts again",
@@ -204,6 +205,16 @@ _ENDS = {
 def how_ended(state: str) -> str:
     """What Slurm says of a job that is over."""
     return _ENDS.get(state, state)
+
+
+def requeue(job: str) -> tuple[str, ...]:
+    """Put a running job back into the queue; it keeps its number."""
+    return ("scontrol", "requeue", job)
+
+
+def start_now(job: str) -> tuple[str, ...]:
+    """Have a requeued job start as soon as it can, and not only after two minutes."""
+    return ("scontrol", "update", f"JobId={job}", "StartTime=now")
 
 
 def cancel(job: str) -> tuple[str, ...]:

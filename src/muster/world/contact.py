@@ -6,6 +6,7 @@ import json
 import os
 import selectors
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,13 @@ def state(run: Run) -> str:
     # it may have ended since we looked
     outcome = run.outcome
     return "lost" if outcome is None else outcome.state
+
+
+def cancel(run: Run) -> None:
+    """Have Slurm end the job of a run. Raises `RunFailed`."""
+    done = subprocess.run(slurm.cancel(str(run.job["slurm"])), capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RunFailed(f"scancel failed: {done.stderr.strip()}", None)
 
 
 def _in_queue(number: str) -> str:

@@ -20,7 +20,7 @@ from muster.agent import dial
 from muster.agent.protocol import Unpacker
 from muster.model import Outcome, Plan, as_json, outcome_from_json, plan_from_json
 from muster.runs import Run
-from muster.supervise import EVENTS, SIGHUP, Asked, Start, event_from_json
+from muster.supervise import EVENTS, SIGHUP, SIGTERM, SIGUSR1, Asked, Start, event_from_json
 from muster.world.callers import Callers
 from muster.world.link import FarLink, Link
 from muster.world.loop import World
@@ -34,6 +34,8 @@ _COMES_BACK = 3.0
 """Seconds in which a living agent calls again after a connection that ended, rather than fell silent."""
 _LATE = 15.0
 """Seconds by which an agent may learn later than we that the connection is broken; its lease begins then."""
+_MARGIN = 15.0
+"""Seconds before the end of a job's time at which its ranks must have ended, beside their grace."""
 _KEEP = "keep"
 """The reader that keeps here what the ranks of other nodes write there."""
 
@@ -55,7 +57,8 @@ class Served(World):
             FarLink(node.number, node.host.name, offset, facts)
             for node, offset, facts in zip(plan.nodes, record["offsets"], record["facts"])
         ]
-        super().__init__(plan, run, links, record["began"], record["address"], record["meets"])
+        first = record.get("first_attempt", 0)
+        super().__init__(plan, run, links, record["began"], record["address"], record["meets"], first)
         self.far, self.secret, self.life = list(links), secret, life or dial.new_nonce()
         self.lease: float = plan.job.lease
         self.facts.update(record["facts"][0])
@@ -66,20 +69,36 @@ class Served(World):
         self.hurry = False
         """Nobody wants to wait for the rest of the logs."""
         self.parting = False
-        self.rebuilt = self._rebuild()
+        self.warned = False
+        """Slurm has said that the end of the job is near."""
+        if first:
+            self._go_on()
+        else:
+            self._rebuild()
         for link in links:
             if not record["shared"][link.node]:
                 self.tell(link.node, "read", reader=_KEEP, want=True, offsets=self._kept(link), tail=None)
 
     # ---- beginning, and beginning again -----------------------------------------------------------------------------
 
-    def _rebuild(self) -> bool:
-        """Come to know what happened before, if anything did."""
+    def _go_on(self) -> None:
+        """Attempts were made before, by a supervisor that ended with its job: what it wrote stays."""
+        self.records = self._written()
+        self.note("supervisor began again", {"t": self.now(), "pid": os.getpid()})
+
+    def _written(self) -> list[str]:
+        """The events that were written down; a last line that is not whole is left out."""
         try:
             text = (self.run.path / "events.jsonl").read_text()
         except FileNotFoundError:
-            return False
-        self.records = text[: text.rfind("\n") + 1].splitlines()
+            return []
+        return text[: text.rfind("\n") + 1].splitlines()
+
+    def _rebuild(self) -> None:
+        """Come to know what happened before, if anything did."""
+        self.records = self._written()
+        if not self.records:
+            return
         for line in self.records:
             record = json.loads(line)
             if record["event"] in EVENTS:
@@ -90,7 +109,6 @@ class Served(World):
         if data is not None:
             self.outcome = outcome_from_json(data)
         self.note("supervisor began again", {"t": self.now(), "pid": os.getpid()})
-        return True
 
     def _kept(self, link: Link) -> dict[str, int]:
         """How much of the output of a node has been kept here."""
@@ -227,6 +245,32 @@ class Served(World):
         self, link: Link, t: float, payload: bytes, number: int, texts: dict[str, str], mute: dict[str, int]
     ) -> None:
         self.viewers.stacks(number, link.node, texts, mute)
+
+    # ---- a scheduler ------------------------------------------------------------------------------------------------
+
+    def watch_signals(self, descriptor: int, left: float) -> None:
+        """Hear what a scheduler sends to this process: SIGUSR1 `left` seconds before the end, SIGTERM at the end."""
+
+        def signalled() -> None:
+            for number in os.read(descriptor, 64):
+                if number == SIGUSR1:
+                    self.warn(f"{left:g} s are left of the job's time", left - self.plan.job.grace - _MARGIN)
+                elif number == SIGTERM:
+                    self.warn("Slurm ends this job", self.plan.job.grace)
+
+        self.selector.register(descriptor, selectors.EVENT_READ, signalled)
+
+    def warn(self, why: str, left: float) -> None:
+        """The end is near: tell the ranks that listen for it, and end them in so many seconds."""
+        if self.warned or self.outcome is not None:
+            return
+        self.warned = True
+        self.say(f"{why}: SIGUSR1 to the ranks that catch it, so that they save")
+        self.tell_all("signal", number=SIGUSR1, ranks=list(self.supervisor.alive()), catching=True)
+        self.after(max(0.0, left), lambda: self.handle(Asked(self.now(), SIGTERM)) if self.outcome is None else None)
+
+    def _on_warned(self, link: Link, t: float, payload: bytes) -> None:
+        self.warn("Slurm ends this job", self.plan.job.grace)
 
     # ---- people -----------------------------------------------------------------------------------------------------
 
