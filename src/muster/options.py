@@ -136,7 +136,7 @@ RUN: tuple[Option, ...] = (
         30.0,
         group=WHERE,
     ),
-    Option(("--slurm",), "as a job of Slurm, on `--nnodes` nodes", group=WHERE),
+    Option(("--slurm",), "as a job of Slurm on `--nnodes` nodes; inside an allocation, on its nodes", group=WHERE),
     Option(("--partition",), "of Slurm: the partition", "NAME", group=WHERE),
     Option(("--account",), "of Slurm: the account", "NAME", group=WHERE),
     Option(("--qos",), "of Slurm: the quality of service", "NAME", group=WHERE),
@@ -160,7 +160,7 @@ RUN: tuple[Option, ...] = (
     ),
     Option(
         ("--requeue",),
-        "of Slurm: when the time is over, or the job had to make room, go on as the next attempt, at most so many times",
+        "of Slurm: when the time is over or the job had to make room, go on as the next attempt, at most so many times",
         "N",
         _whole,
         0,

@@ -163,6 +163,7 @@ class Inside:
             "first_attempt": max(self.run.attempts(), default=-1) + 1 if self.allocation.restarts else 0,
         }
         self.run.write("plan.json", as_json(plan))
+        self.run.write("job.json", {**self.run.job, "ranks": plan.world_size, "host": self.links[0].host})
         self.run.write(RECORD, record)
         self.selector.close()
         world = Served(plan, self.run, record, self.secret, self.links, self.life)
@@ -208,6 +209,7 @@ def inside(words: list[str]) -> int:
     assert asked is not None and allocation is not None
     if allocation.restarts:
         (run.path / "outcome.json").unlink(missing_ok=True)  # of an attempt that Slurm ended
+    allocation = allocation._replace(hosts=allocation.hosts[: asked["nodes"]])
     here = Inside(run, asked, allocation)
     try:
         here.start_agents(os.environ)

@@ -13,12 +13,13 @@ from muster import archive, runs
 from muster.agent.keep import ARCHIVE
 from muster.commands.inside import ASKED
 from muster.commands.run import make_copy, make_view
-from muster.errors import Impossible
+from muster.errors import Impossible, RunFailed
 from muster.job import Asked
 from muster.model import as_json
 from muster.report import outcome_in_words
 from muster.schedulers import slurm
 from muster.world import contact, queue
+from muster.world.serve import RECORD
 from muster.world.watch import Watch
 
 _OWN = ("partition", "account", "qos", "time", "mem", "nodelist", "constraint", "comment")
@@ -60,57 +61,107 @@ def script_of(asked: Asked, given: Mapping[str, Any], run_dir: Path) -> str:
 
 
 def submit(
-    words: list[str], asked: Asked, given: Mapping[str, Any], env: Mapping[str, str], run_id: str, root: Path
+    words: list[str],
+    asked: Asked,
+    given: Mapping[str, Any],
+    env: Mapping[str, str],
+    run_id: str,
+    root: Path,
 ) -> int:
-    """Hand the run in, and watch it unless it is detached."""
+    """Hand the run in, or start it on the nodes of the allocation that this is; watch it unless it is detached.
+
+    Raises `Impossible`.
+    """
+    allocation = slurm.allocation(env)
     kept = runs.create(root, run_id)
     try:
         (kept.path / "here").touch()
         make_copy(asked, given)
-        script = kept.path / "batch.sh"
-        script.write_text(script_of(asked, given, kept.path))
         (kept.path / ARCHIVE).write_bytes(archive.build())
-        kept.write(
-            ASKED,
-            {
-                "job": as_json(asked.job),
-                "each": asked.each,
-                "np": given.get("np"),
-                "threads_chosen": asked.threads_chosen,
-                "before": int(given.get("signal_before", 120)),
-                "requeue": given.get("requeue", 0),
-                "attached": False,
-            },
-        )
-        number = _hand_in(script, env)
+        ask = {
+            "job": as_json(asked.job),
+            "nodes": int(str(given["nnodes"]).partition(":")[0]) if "nnodes" in given else None,
+            "each": asked.each,
+            "np": given.get("np"),
+            "threads_chosen": asked.threads_chosen,
+            "before": int(given.get("signal_before", 120)),
+            "requeue": given.get("requeue", 0),
+            "attached": allocation is not None,
+        }
+        kept.write(ASKED, ask)
+        if allocation is None:
+            script = kept.path / "batch.sh"
+            script.write_text(script_of(asked, given, kept.path))
+            number = _hand_in(script, env)
+        else:
+            number = allocation.job
+        kept.write("job.json", _record(kept, asked, words, number))
     except BaseException:
         runs.remove(kept)
         raise
-    job = asked.job
-    kept.write(
-        "job.json",
-        {
-            "id": run_id,
-            "name": job.name,
-            "argv": ["muster", "run", *words],
-            "cwd": job.cwd,
-            "started": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "time": time.time(),
-            "ranks": "?",
-            "host": "",
-            "pid": 0,
-            "served": {"name": "", "user": ""},
-            "there": str(kept.path),
-            "shared": True,
-            "slurm": number,
-            "job": as_json(job),
-        },
-    )
+    if allocation is not None:
+        return _here(kept, asked, allocation, given, env)
     print(f"muster: {run_id} is job {number} of Slurm", file=sys.stderr)
     if given.get("detach"):
         print(run_id)
         return 0
     return follow(kept, given, env)
+
+
+def _record(kept: runs.Run, asked: Asked, words: list[str], number: str) -> dict[str, Any]:
+    """What job.json says of a run whose nodes are not known yet."""
+    return {
+        "id": kept.id,
+        "name": asked.job.name,
+        "argv": ["muster", "run", *words],
+        "cwd": asked.job.cwd,
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "time": time.time(),
+        "ranks": 0,
+        "host": "",
+        "pid": 0,
+        "served": {"name": "", "user": ""},
+        "there": str(kept.path),
+        "shared": True,
+        "slurm": number,
+        "job": as_json(asked.job),
+    }
+
+
+def _here(
+    run: runs.Run, asked: Asked, allocation: slurm.Allocation, given: Mapping[str, Any], env: Mapping[str, str]
+) -> int:
+    """Start the supervisor as a step on the first node of this allocation, and watch it: it ends with this terminal."""
+    command = (asked.job.python, "-I", "-S", str(run.path / ARCHIVE), "inside", str(run.path))
+    with open(run.path / "supervisor.log", "ab") as log:
+        step = subprocess.Popen(
+            slurm.step(allocation.hosts[:1], command, job=allocation.job),
+            env=slurm.clean(env),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        while run.read(RECORD) is None and step.poll() is None:
+            time.sleep(0.05)
+        if run.read(RECORD) is None:
+            said = (run.path / "supervisor.log").read_text(errors="replace").strip()
+            raise RunFailed(f"the run did not start: {said.removeprefix('muster: ') or 'srun said nothing'}", None)
+        watch = Watch(
+            allocation.hosts[0],
+            lambda: contact.way_to(run),
+            lambda plan, run_id: make_view(plan, run_id, given, env),
+            owner=True,
+            patience=asked.job.lease + 30,
+        )
+        outcome = watch.go()
+    finally:
+        if step.poll() is None and run.outcome is None:
+            step.terminate()
+        step.wait()
+    outcome = outcome or run.outcome
+    return 125 if outcome is None else outcome.code
 
 
 def _hand_in(script: Path, env: Mapping[str, str]) -> str:
@@ -143,7 +194,7 @@ def follow(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> i
             if words != told:
                 told = words
                 print(f"muster: {words}", file=sys.stderr)
-            if seen is not None and seen.state in slurm.LIVING and run.read("serve.json") is not None:
+            if seen is not None and seen.state in slurm.LIVING and run.read(RECORD) is not None:
                 watch = Watch(
                     seen.hosts[0],
                     lambda: contact.way_to(run),
@@ -156,7 +207,7 @@ def follow(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> i
                     return outcome.code
                 if watch.left:
                     raise KeyboardInterrupt
-            time.sleep(_LOOK if run.read("serve.json") is None else 0.2)
+            time.sleep(_LOOK if run.read(RECORD) is None else 0.2)
     except KeyboardInterrupt:
         print(
             f"\nmuster: {run.id} goes on as job {number}; `muster attach {run.id}`, `muster kill {run.id}`",
