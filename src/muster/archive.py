@@ -12,11 +12,11 @@ if sys.argv[1] == "serve":
 elif sys.argv[1] == "step":
     from muster.agent.step import step as main
 else:
-    from muster.commands.inside import inside as main
+    from muster.inside import inside as main
 sys.exit(main(sys.argv[2:]))
 """
 
-_NOT_NEEDED = ("lab",)
+_NOT_NEEDED = ("lab", "commands")
 """What a supervisor has no use for."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -11,9 +10,9 @@ from typing import Any
 
 from muster import archive, runs
 from muster.agent.keep import ARCHIVE
-from muster.commands.inside import ASKED
 from muster.commands.run import make_copy, make_view
-from muster.errors import Impossible, RunFailed
+from muster.errors import RunFailed
+from muster.inside import ASKED
 from muster.job import Asked
 from muster.model import as_json
 from muster.report import outcome_in_words
@@ -92,7 +91,7 @@ def submit(
         if allocation is None:
             script = kept.path / "batch.sh"
             script.write_text(script_of(asked, given, kept.path))
-            number = _hand_in(script, env)
+            number = queue.hand_in(script, env)
         else:
             number = allocation.job
         kept.write("job.json", _record(kept, asked, words, number))
@@ -133,15 +132,7 @@ def _here(
 ) -> int:
     """Start the supervisor as a step on the first node of this allocation, and watch it: it ends with this terminal."""
     command = (asked.job.python, "-I", "-S", str(run.path / ARCHIVE), "inside", str(run.path))
-    with open(run.path / "supervisor.log", "ab") as log:
-        step = subprocess.Popen(
-            slurm.step(allocation.hosts[:1], command, job=allocation.job),
-            env=slurm.clean(env),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    step = queue.start_step(allocation, allocation.hosts[:1], command, run.path / "supervisor.log", env)
     try:
         while run.read(RECORD) is None and step.poll() is None:
             time.sleep(0.05)
@@ -162,18 +153,6 @@ def _here(
         step.wait()
     outcome = outcome or run.outcome
     return 125 if outcome is None else outcome.code
-
-
-def _hand_in(script: Path, env: Mapping[str, str]) -> str:
-    """Give the script to sbatch, and give the number of the job; raises `Impossible` with Slurm's own words."""
-    try:
-        done = subprocess.run(slurm.submit(str(script)), capture_output=True, text=True, env=slurm.clean(env))
-    except FileNotFoundError:
-        raise Impossible("--slurm: there is no sbatch here", "run this on a login node of the cluster") from None
-    if done.returncode != 0:
-        said, hint = slurm.refused(done.stderr)
-        raise Impossible(f"Slurm refused the job: {said}", hint)
-    return slurm.submitted(done.stdout)
 
 
 def follow(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> int:
@@ -235,10 +214,11 @@ def _comes_again(number: str) -> bool:
 
 def _ended_unseen(run: runs.Run, number: str) -> int:
     """Slurm says that the job is over, and no supervisor wrote how."""
-    found = queue.look([number]) or {}
-    how = slurm.how_ended(found[number].state) if number in found else "Slurm knows it no more"
+    contact.state(run)
+    outcome = run.outcome
+    how = outcome.reason if outcome is not None else "Slurm knows it no more"
     print(f"muster: job {number} is over: {how}", file=sys.stderr)
     for path in sorted(run.path.glob("slurm-*.out")):
         for line in path.read_text(errors="replace").splitlines()[-6:]:
             print(f"    {line}", file=sys.stderr)
-    return 125
+    return 125 if outcome is None else outcome.code

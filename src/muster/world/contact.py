@@ -16,7 +16,7 @@ from muster.agent.boot import relay_source
 from muster.agent.protocol import Unpacker, pack, socket_name
 from muster.errors import Impossible, RunFailed, Unreachable
 from muster.hosts import parse_hosts
-from muster.model import Host, Job, Program, plan_from_json
+from muster.model import Host, Job, Outcome, Program, as_json, plan_from_json
 from muster.runs import Run
 from muster.schedulers import slurm
 from muster.world import queue
@@ -38,14 +38,16 @@ def state(run: Run) -> str:
     job, here = run.job, identity()
     if job.get("served"):
         if job.get("slurm") and run.read("serve.json") is None:
-            return _in_queue(str(job["slurm"]))
+            return _in_queue(run)
         answer = ask_supervisor(run, "state")
         if answer is None:
-            return "unknown" if not job.get("slurm") else _in_queue(str(job["slurm"]))
+            return "unknown" if not job.get("slurm") else _in_queue(run)
         if not answer.get("gone"):
             return "running"
         refresh(run)
         outcome = run.outcome
+        if outcome is None and job.get("slurm"):
+            return _in_queue(run)
         return "lost" if outcome is None else outcome.state
     if job.get("host") != here["host"]:
         return "unknown"
@@ -69,13 +71,38 @@ def cancel(run: Run) -> None:
         raise RunFailed(f"scancel failed: {done.stderr.strip()}", None)
 
 
-def _in_queue(number: str) -> str:
-    """The state of a run of which only Slurm knows something."""
+def _in_queue(run: Run) -> str:
+    """The state of a run of which only Slurm knows something; what it says of an end is written down."""
+    number = str(run.job["slurm"])
     found = queue.look([number])
     if found is None:
         return "unknown"
     state = found[number].state if number in found else ""
-    return "pending" if state in slurm.PENDING else "running" if state in slurm.LIVING else "lost"
+    if state in slurm.PENDING:
+        return "pending"
+    if state in slurm.LIVING:
+        return "running"
+    outcome = run.outcome  # it may have come since we looked
+    if outcome is None and state in _ENDS:
+        kind, code = _ENDS[state]
+        took = max(0.0, time.time() - float(run.job["time"]))
+        outcome = Outcome(kind, code, took, max(run.attempts(), default=0), slurm.how_ended(state))
+        run.write("outcome.json", as_json(outcome))
+    return "lost" if outcome is None else outcome.state
+
+
+_ENDS = {
+    "CANCELLED": ("killed", 137),
+    "TIMEOUT": ("timed out", 124),
+    "PREEMPTED": ("killed", 137),
+    "NODE_FAIL": ("broken", 125),
+    "OUT_OF_MEMORY": ("broken", 125),
+    "BOOT_FAIL": ("broken", 125),
+    "DEADLINE": ("timed out", 124),
+    "FAILED": ("broken", 125),
+    "COMPLETED": ("broken", 125),
+}
+"""Ends that Slurm alone saw, as states and exit statuses of ours. A supervisor would have written its own."""
 
 
 # ---- a supervisor elsewhere -----------------------------------------------------------------------------------------

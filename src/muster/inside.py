@@ -27,7 +27,7 @@ from muster.job import Asked, make_plan, nodes_there
 from muster.model import Job, as_json, job_from_json
 from muster.runs import Run
 from muster.schedulers import slurm
-from muster.world import meeting
+from muster.world import meeting, queue
 from muster.world.callers import Callers
 from muster.world.link import FarLink
 from muster.world.loop import prepare_fields
@@ -74,15 +74,7 @@ class Inside:
         with open(os.open(self.run.path / RENDEZVOUS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(where, file)
         command = [self.job.python, "-I", "-S", str(self.run.path / ARCHIVE), "step", str(self.run.path)]
-        with open(self.run.path / "agents.log", "ab") as log:
-            self.step = subprocess.Popen(
-                slurm.step(self.allocation.hosts, command),
-                env=slurm.clean(env),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self.step = queue.start_step(self.allocation, self.allocation.hosts, command, self.run.path / "agents.log", env)
 
     def gather(self) -> None:
         """Wait until all agents have called and told what there is. Raises `Unreachable`."""
