@@ -178,8 +178,10 @@ class Inside:
     def _requeue(self) -> None:
         """Come again. Slurm may have put the job back already, because it had to make room."""
         subprocess.run(slurm.requeue(self.allocation.job), capture_output=True)
-        subprocess.run(slurm.start_now(self.allocation.job), capture_output=True)
-        time.sleep(_END)  # Slurm ends this process; were it to end by itself, the job would be over
+        deadline = time.monotonic() + _END
+        while time.monotonic() < deadline:  # Slurm ends this process; were it to end by itself, the job would be over
+            time.sleep(1.0)
+            queue.start_now(self.allocation.job)
 
 
 def _catch_signals() -> int:

@@ -14,12 +14,12 @@ from muster.commands.run import make_copy, make_view
 from muster.errors import RunFailed
 from muster.inside import ASKED
 from muster.job import Asked
-from muster.model import as_json
+from muster.model import as_json, plan_from_json
 from muster.report import outcome_in_words
 from muster.schedulers import slurm
 from muster.world import contact, queue
 from muster.world.serve import RECORD
-from muster.world.watch import Watch
+from muster.world.watch import Watch, show_rest
 
 _OWN = ("partition", "account", "qos", "time", "mem", "nodelist", "constraint", "comment")
 _MORE = ("gpus_per_node", "gres", "cpus_per_task", "reservation")
@@ -145,19 +145,24 @@ def _here(
             lambda plan, run_id: make_view(plan, run_id, given, env),
             owner=True,
             patience=asked.job.lease + 30,
+            files=run,
         )
         outcome = watch.go()
     finally:
         if step.poll() is None and run.outcome is None:
             step.terminate()
         step.wait()
-    outcome = outcome or run.outcome
+    if outcome is None and run.outcome is not None and (plan := run.read("plan.json")) is not None:
+        outcome, view = run.outcome, make_view(plan_from_json(plan), run.id, given, env)
+        show_rest(run, view, watch.offsets)
+        view.finish(outcome)
     return 125 if outcome is None else outcome.code
 
 
 def follow(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> int:
     """Say why it waits, then show it, until it ends. The run is Slurm's: the first Ctrl-C only leaves."""
     number, told = str(run.job["slurm"]), ""
+    watch: Watch | None = None
     try:
         while run.outcome is None or _comes_again(number):
             found = queue.look([number])
@@ -167,6 +172,8 @@ def follow(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> i
             elif seen is None or seen.state not in slurm.PENDING | slurm.LIVING:
                 break
             elif seen.state in slurm.PENDING:
+                if seen.reason == "BeginTime" and given.get("requeue"):
+                    queue.start_now(number)
                 words = f"job {number} waits: {slurm.why_pending(seen)}"
             else:
                 words = f"job {number} runs on {','.join(seen.hosts)}"
@@ -180,6 +187,9 @@ def follow(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> i
                     lambda plan, run_id: make_view(plan, run_id, given, env),
                     owner=False,
                     patience=600.0,
+                    files=run,
+                    lives=lambda: _state(number) in slurm.LIVING,
+                    after=watch,
                 )
                 outcome = watch.go()
                 if outcome is not None and not _comes_again(number):
@@ -193,11 +203,23 @@ def follow(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> i
             file=sys.stderr,
         )
         return 0
-    outcome = run.outcome
+    outcome, plan = run.outcome, run.read("plan.json")
+    if outcome is not None and plan is not None:
+        view = make_view(plan_from_json(plan), run.id, given, env)
+        if watch is None:  # it was over before anybody could watch
+            show_rest(run, view, {})
+            view.finish(outcome)
+            return outcome.code
     if outcome is not None:
         print(f"muster: {outcome_in_words(outcome, run.id, len(outcome.ends))}", file=sys.stderr)
         return outcome.code
     return _ended_unseen(run, number)
+
+
+def _state(number: str) -> str:
+    """The state of the job; RUNNING when Slurm does not answer."""
+    found = queue.look([number])
+    return "RUNNING" if found is None else found[number].state if number in found else ""
 
 
 def _comes_again(number: str) -> bool:

@@ -1,0 +1,136 @@
+"""Slurm's command lines and what its words mean; the outputs were recorded from 22.05."""
+
+from __future__ import annotations
+
+import pytest
+
+from muster.errors import Impossible
+from muster.hosts import unfold_hosts
+from muster.schedulers import slurm
+
+
+def test_the_batch_script() -> None:
+    options = (
+        ("partition", "gpu"),
+        ("time", "4:00:00"),
+        ("gpus-per-node", "8"),
+        ("exclusive", ""),
+        ("comment", "it's"),
+    )
+    asked = slurm.Request("train it", 3, options, "/runs/x/slurm-%j.out", 120, True)
+    text = slurm.batch_script(asked, ("module load cuda",), ("/venv/bin/python", "-I", "/runs/x y/muster.pyz"))
+    assert (
+        text
+        == """#!/bin/bash
+#SBATCH --job-name='train it'
+#SBATCH --nodes=3
+#SBATCH --ntasks-per-node=1
+#SBATCH --partition=gpu
+#SBATCH --time=4:00:00
+#SBATCH --gpus-per-node=8
+#SBATCH --exclusive
+#SBATCH --comment='it'"'"'s'
+#SBATCH --output=/runs/x/slurm-%j.out
+#SBATCH --open-mode=append
+#SBATCH --signal=B:USR1@120
+#SBATCH --requeue
+
+module load cuda
+exec /venv/bin/python -I '/runs/x y/muster.pyz'
+"""
+    )
+
+
+def test_what_sbatch_says() -> None:
+    assert "12" == slurm.submitted("12\n")
+    assert "12" == slurm.submitted("12;cluster\n")
+
+
+@pytest.mark.parametrize(
+    ("said", "words", "hinted"),
+    [
+        (
+            "sbatch: error: Batch job submission failed: Invalid partition name specified\n",
+            "Invalid partition name specified",
+            True,
+        ),
+        ("sbatch: error: Invalid --time specification\n", "Invalid --time specification", True),
+        ("sbatch: error: Something new\n", "Something new", False),
+        ("", "it said nothing", False),
+    ],
+)
+def test_what_sbatch_refuses(said: str, words: str, hinted: bool) -> None:
+    found, hint = slurm.refused(said)
+    assert (words, hinted) == (found, hint is not None)
+
+
+QUEUE = """3|RUNNING||n[1-2]|2026-11-21T17:25:16|4:12|/tmp
+4|PENDING|Resources||2026-11-21T17:30:00|5:00|/tmp
+5|PENDING|BeginTime||N/A|5:00|/tmp
+6|CANCELLED|None||2026-11-21T17:20:00|INVALID|/tmp
+"""
+
+
+def test_what_squeue_says() -> None:
+    found = slurm.queued(QUEUE)
+    assert ("RUNNING", ("n1", "n2")) == (found["3"].state, found["3"].hosts)
+    assert "it waits for nodes to become free (Resources); expected at 2026-11-21T17:30:00" == slurm.why_pending(
+        found["4"]
+    )
+    assert "Slurm lets some time pass before it starts again (BeginTime)" == slurm.why_pending(found["5"])
+    assert "it was cancelled (CANCELLED)" == slurm.how_ended(found["6"].state)
+    assert {} == slurm.queued("")
+
+
+def test_an_allocation() -> None:
+    env = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-3]"}
+    assert slurm.Allocation("7", ("n1", "n2", "n3"), 0) == slurm.allocation(env)
+    assert slurm.Allocation("7", ("n1", "n2", "n3"), 2) == slurm.allocation({**env, "SLURM_RESTART_COUNT": "2"})
+    assert slurm.allocation({}) is None
+    with pytest.raises(Impossible, match="heterogeneous"):
+        slurm.allocation({**env, "SLURM_HET_SIZE": "2"})
+
+
+def test_what_would_mislead_a_step_is_left_out() -> None:
+    env = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_CONF": "/x",
+        "PATH": "/bin",
+        "SLURM_JOB_NODELIST": "n1",
+        "SLURM_GPUS_ON_NODE": "4",
+        "SLURM_NTASKS": "4",
+        "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_PROCID": "0",
+        "SLURM_GPUS_PER_TASK": "1",
+        "PMI_RANK": "0",
+        "PMIX_NAMESPACE": "x",
+        "SLURM_STEP_ID": "0",
+        "SLURM_CPUS_PER_TASK": "3",
+    }
+    assert {"SLURM_JOB_ID", "SLURM_CONF", "PATH", "SLURM_JOB_NODELIST", "SLURM_GPUS_ON_NODE"} == set(slurm.clean(env))
+
+
+def test_a_step_says_everything() -> None:
+    line = slurm.step(("n1", "n2"), ("python", "x"), job="7")
+    assert line[:5] == ["srun", "--jobid=7", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1"]
+    assert {"--nodelist=n1,n2", "--overlap", "--mpi=none", "--export=ALL", "--input=none"} <= set(line)
+    assert ["python", "x"] == line[-2:]
+    assert "--input=0" in slurm.step(("n1",), ("python",), stdin=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("n1", ["n1"]),
+        ("n[1-3,07],gpu5", ["n1", "n2", "n3", "n07", "gpu5"]),
+        ("n[08-10]", ["n08", "n09", "n10"]),
+        ("r[1-2]n[1-2]", ["r1n1", "r1n2", "r2n1", "r2n2"]),
+    ],
+)
+def test_host_lists_of_slurm(text: str, expected: list[str]) -> None:
+    assert expected == unfold_hosts(text)
+
+
+def test_a_host_list_that_is_none() -> None:
+    with pytest.raises(Impossible, match="cannot read the host list"):
+        unfold_hosts("n[a-b]")
