@@ -163,14 +163,17 @@ if rank == 0:
 
 def test_a_training_that_is_preempted_twice_ends_like_one_that_is_not(there: There) -> None:
     script = there.script(TRAINING, "train.py")
-    plain = there.muster("run", "-g", "2", "--prefix", "", script, str(there.folder / "plain"))
+    elsewhere = {"MUSTER_HOME": str(there.folder / "elsewhere")}
+    plain = there.muster("run", "-g", "2", "--prefix", "", script, str(there.folder / "plain"), env=elsewhere)
     assert 0 == plain.returncode, plain.stderr
     expected = plain.stdout.splitlines()[-1]
     assert expected.startswith("parameters")
     line = ["-N", "2", "-g", "1", "--prefix", "", "--requeue", "5", script, str(there.folder / "state")]
     process = there.start("run", "--slurm", *line)
     for attempt in range(2):
-        until(lambda a=attempt: there.log(0, attempt=a).count("step") > 20 if run_has(there, a) else False, "it trains")
+        until(
+            lambda a=attempt: there.log(0, attempt=a).count("step") > 20 if has_begun(there, a) else False, "it trains"
+        )
         made_room = there.lab.run("head", ["srun", "-purgent", "-N3", "--exclusive", "true"], timeout=90)
         assert 0 == made_room.returncode, made_room.stderr
     assert 0 == process.wait(timeout=120), there.said()
@@ -179,5 +182,5 @@ def test_a_training_that_is_preempted_twice_ends_like_one_that_is_not(there: The
     there.nothing_left()
 
 
-def run_has(there: There, attempt: int) -> bool:
-    return os.path.exists(there.run / f"attempt_{attempt}" / "rank_00000.out")
+def has_begun(there: There, attempt: int) -> bool:
+    return there.home.exists() and os.path.exists(there.run / f"attempt_{attempt}" / "rank_00000.out")

@@ -15,7 +15,6 @@ from muster.errors import RunFailed
 from muster.inside import ASKED
 from muster.job import Asked
 from muster.model import as_json, plan_from_json
-from muster.report import outcome_in_words
 from muster.schedulers import slurm
 from muster.world import contact, queue
 from muster.world.serve import RECORD
@@ -204,14 +203,10 @@ def follow(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> i
         )
         return 0
     outcome, plan = run.outcome, run.read("plan.json")
-    if outcome is not None and plan is not None:
+    if outcome is not None and plan is not None:  # it was over before anybody could watch, or watch again
         view = make_view(plan_from_json(plan), run.id, given, env)
-        if watch is None:  # it was over before anybody could watch
-            show_rest(run, view, {})
-            view.finish(outcome)
-            return outcome.code
-    if outcome is not None:
-        print(f"muster: {outcome_in_words(outcome, run.id, len(outcome.ends))}", file=sys.stderr)
+        show_rest(run, view, watch.offsets if watch is not None else {})
+        view.finish(outcome)
         return outcome.code
     return _ended_unseen(run, number)
 
