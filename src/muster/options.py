@@ -341,6 +341,7 @@ OTHERS: Mapping[str, tuple[Option, ...]] = {
         HELP,
     ),
     "wait": (Option(("--timeout",), "wait no longer than this", "TIME", _seconds, group=ENDS), _RUN_DIR, HELP),
+    "nodes": (_JSON, _RUN_DIR, HELP),
     "clean": (
         Option(("-H", "--hosts"), "machines to look at, this one without it", "HOSTS", group=WHERE),
         Option(("--hostfile",), "the same from a file", "FILE", group=WHERE),

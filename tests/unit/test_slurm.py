@@ -134,3 +134,23 @@ def test_host_lists_of_slurm(text: str, expected: list[str]) -> None:
 def test_a_host_list_that_is_none() -> None:
     with pytest.raises(Impossible, match="cannot read the host list"):
         unfold_hosts("n[a-b]")
+
+
+SINFO = """n1|spare|idle|8|16000|gpu:toy:4|0/8/0/8|none
+n1|main*|idle|8|16000|gpu:toy:4|0/8/0/8|none
+n2|main*|down*|8|16000|gpu:a100:2(S:0-1),gpu:2|3/0/5/8|not responding
+n3|main*|mixed|8|16000|(null)|3/5/0/8|none
+"""
+
+
+def test_what_sinfo_says() -> None:
+    first, second, third = slurm.nodes(SINFO)
+    assert (("spare", "main"), 8, {"toy": 4}, "") == (first.partitions, first.free_cores, first.gpus, first.reason)
+    assert ("down*", 0, {"a100": 2, "": 2}, "not responding") == second[2:3] + second[4:5] + second[6:8]
+    assert ({}, 5) == (third.gpus, third.free_cores)
+    assert {"n1": {"toy": 2}, "n2": {}} == slurm.used_gpus("n1     gpu:toy:2(IDX:0-1)\nn2    (null)\n")
+
+
+def test_what_squeue_says_of_everybody() -> None:
+    (job,) = slurm.jobs("1|ada|main|RUNNING|2|gres:gpu:2|0:10|1:00:00|None\n")
+    assert ("1", "ada", 2, "gres:gpu:2", "0:10") == (job.job, job.user, job.nodes, job.gpus, job.used)

@@ -220,3 +220,110 @@ def start_now(job: str) -> tuple[str, ...]:
 def cancel(job: str) -> tuple[str, ...]:
     """End a job."""
     return ("scancel", job)
+
+
+# ---- the machines ---------------------------------------------------------------------------------------------------
+
+_NODE_FIELDS = ("%N", "%P", "%T", "%c", "%m", "%G", "%C", "%E")
+
+
+class NodeSeen(NamedTuple):
+    """A node, as sinfo shows it."""
+
+    name: str
+    partitions: tuple[str, ...]
+    state: str
+    cores: int
+    free_cores: int
+    memory: int
+    """In MB."""
+    gpus: Mapping[str, int]
+    """How many of each type; the type is empty where the cluster names none."""
+    reason: str
+    """Why it is down or drained."""
+
+
+def machines() -> tuple[str, ...]:
+    """Ask for all nodes; `nodes` reads the answer."""
+    return ("sinfo", "--noheader", "--Node", "--format=" + _SEPARATOR.join(_NODE_FIELDS))
+
+
+def nodes(out: str) -> list[NodeSeen]:
+    """What sinfo said, a node once whatever the number of its partitions."""
+    found: dict[str, NodeSeen] = {}
+    for line in out.splitlines():
+        cells = line.strip().split(_SEPARATOR)
+        if len(cells) < len(_NODE_FIELDS):
+            continue
+        name, partition, state, cores, memory, gres, use, reason = cells[: len(_NODE_FIELDS)]
+        before = found.get(name)
+        partitions = (*(before.partitions if before else ()), partition.rstrip("*"))
+        free = use.split("/")[1] if use.count("/") == 3 else "0"
+        found[name] = NodeSeen(
+            name,
+            partitions,
+            state,
+            int(cores or 0),
+            int(free),
+            int(re.sub(r"\D", "", memory) or 0),
+            gpus_of(gres),
+            "" if reason == "none" else reason,
+        )
+    return list(found.values())
+
+
+def gpus_of(gres: str) -> dict[str, int]:
+    """`gpu:a100:4(S:0-1),gpu:2`: how many GPUs of each type."""
+    found: dict[str, int] = {}
+    for kind, count in re.findall(r"\bgpu(?::([A-Za-z_][\w.-]*))?(?::(\d+))?", gres):
+        found[kind] = found.get(kind, 0) + int(count or 1)
+    return found
+
+
+def in_use() -> tuple[str, ...]:
+    """Ask which GPUs running jobs have; `used_gpus` reads the answer."""
+    return ("sinfo", "--noheader", "--Node", "--Format=NodeList:128,GresUsed:256")
+
+
+def used_gpus(out: str) -> dict[str, dict[str, int]]:
+    """GPUs in use, by node and type: `n1   gpu:toy:2(IDX:0-1)`."""
+    found = {}
+    for line in out.splitlines():
+        words = line.split()
+        if len(words) == 2:
+            found[words[0]] = gpus_of(words[1])
+    return found
+
+
+_JOB_FIELDS = ("%i", "%u", "%P", "%T", "%D", "%b", "%M", "%l", "%r")
+
+
+class JobSeen(NamedTuple):
+    """A job of the queue."""
+
+    job: str
+    user: str
+    partition: str
+    state: str
+    nodes: int
+    gpus: str
+    """As it was asked for, `gres:gpu:2`; N/A for none."""
+    used: str
+    limit: str
+    reason: str
+
+
+def everybody() -> tuple[str, ...]:
+    """Ask for the whole queue; `jobs` reads the answer."""
+    return ("squeue", "--noheader", "--format=" + _SEPARATOR.join(_JOB_FIELDS))
+
+
+def jobs(out: str) -> list[JobSeen]:
+    """What squeue said of everybody's jobs."""
+    found = []
+    for line in out.splitlines():
+        cells = line.strip().split(_SEPARATOR)
+        if len(cells) >= len(_JOB_FIELDS):
+            job, user, partition, state, count, gpus, used, limit, reason = cells[: len(_JOB_FIELDS)]
+            found.append(JobSeen(job, user, partition, state, int(count or 0), gpus, used, limit, reason))
+    return found

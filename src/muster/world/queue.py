@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from muster.errors import Impossible
+from muster.errors import Impossible, Unreachable
 from muster.schedulers import slurm
 
 _WITHIN = 15.0
@@ -53,3 +53,19 @@ def start_step(
 def start_now(job: str) -> None:
     """Have a requeued job start as soon as it can; Slurm would let two minutes pass."""
     subprocess.run(slurm.start_now(job), capture_output=True)
+
+
+def ask(command: Sequence[str]) -> str:
+    """What a command of Slurm says. Raises `Impossible`, `Unreachable`."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_WITHIN)
+    except FileNotFoundError:
+        raise Impossible(f"there is no {command[0]} here", "run this on a login node of the cluster") from None
+    except subprocess.TimeoutExpired:
+        raise Unreachable(
+            f"{command[0]} did not answer within {_WITHIN:g} s", "is slurmctld up? `scontrol ping`"
+        ) from None
+    if done.returncode != 0:
+        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise Unreachable(f"{command[0]} failed: {said}", "is slurmctld up? `scontrol ping`")
+    return done.stdout
