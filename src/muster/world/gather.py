@@ -80,7 +80,7 @@ class Gathering:
                 self.links.append(link)
                 for file in (link.stdout, link.stderr):
                     self.selector.register(file, selectors.EVENT_READ, link)
-                self._flush(link)
+                link.wire.pump(self.selector, link)
                 deadline = time.monotonic() + PATIENCE
             self._turn("told", min(deadline, restless) - time.monotonic())
             now = time.monotonic()
@@ -106,15 +106,7 @@ class Gathering:
 
     def _send(self, link: ChildLink, data: bytes) -> None:
         link.wire.put(data)
-        self._flush(link)
-
-    def _flush(self, link: ChildLink) -> None:
-        link.wire.flush()
-        known = link.stdin.fileno() in self.selector.get_map()
-        if link.wire.out and not known:
-            self.selector.register(link.stdin, selectors.EVENT_WRITE, link)
-        elif known and not link.wire.out:
-            self.selector.unregister(link.stdin)
+        link.wire.pump(self.selector, link)
 
     def _turn(self, kind: str, wait: float) -> None:
         """Wait for something, and take frames of this kind as answers."""
@@ -122,8 +114,8 @@ class Gathering:
             link = key.data
             if link is None:
                 self._signalled()
-            elif key.fileobj is link.stdin:
-                self._flush(link)
+            elif key.fd == link.wire.writing:
+                link.wire.pump(self.selector, link)
             elif key.fileobj is link.stderr:
                 if not link.listen():
                     self.selector.unregister(link.stderr)

@@ -208,14 +208,7 @@ class World:
 
     def flush(self, link: Link) -> None:
         """Write what the connection takes now, and the rest when it takes more."""
-        if not link.wire.connected:
-            return
-        link.wire.flush()  # if it is broken, that is seen where it is read
-        registered = link.wire.writing in self.selector.get_map()
-        if link.wire.out and not registered:
-            self.selector.register(link.wire.writing, selectors.EVENT_WRITE, lambda: self.flush(link))
-        elif registered and not link.wire.out:
-            self.selector.unregister(link.wire.writing)
+        link.wire.pump(self.selector, lambda: self.flush(link))
 
     def ignore(self, *descriptors: int) -> None:
         """Watch these no more."""
