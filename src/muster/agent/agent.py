@@ -242,7 +242,7 @@ class Agent:
 
     def on_shares(self, payload: bytes, run_dir: str) -> None:
         """Say whether node 0 has that folder too."""
-        self.emit("shares", shares=os.path.exists(os.path.join(run_dir, "here")))
+        self.emit("shares", shares=meet.shares(run_dir))
 
     def on_open(self, payload: bytes) -> None:
         """Open a port at which the other nodes try the way here."""

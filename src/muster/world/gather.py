@@ -53,7 +53,7 @@ class Gathering:
 
     def __init__(self, job: Job, hosts: Sequence[Host], env: Mapping[str, str], say: Callable[[str], None]):
         self.job, self.hosts, self.env, self.say = job, hosts, env, say
-        self.not_ours, self.signals = prepare_parent()
+        _, self.signals = prepare_parent()
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.signals, selectors.EVENT_READ)
         self.links: list[ChildLink] = []
@@ -158,7 +158,7 @@ class Gathering:
     def _why(self, link: ChildLink) -> MusterError:
         """Why an agent did not come to life, or ended."""
         code, how = link.status()
-        link.drain()
+        link.listen()
         said = link.complaint.decode("utf-8", "replace")
         if link.preface is None:
             return Unreachable(f"{link.host}: the connection broke ({link.broken or link.last_words(1) or how})")
@@ -182,7 +182,6 @@ class Gathering:
             return
         by_reason: dict[str, list[str]] = {}
         hints: list[str] = []
-        first = self.failed[min(self.failed)]
         for error in (self.failed[number] for number in sorted(self.failed)):
             host, _, reason = error.sentence.partition(": ")
             by_reason.setdefault(reason, []).append(host)
@@ -192,7 +191,6 @@ class Gathering:
         answered = [link.host for link in self.links if link.node in self.answers]
         more = f" ({fold_hosts(answered)} answered)" if answered else ""
         kind = Impossible if all(isinstance(error, Impossible) for error in self.failed.values()) else Unreachable
-        assert first is not None
         raise kind(f"not all hosts can be used: {reasons}{more}", "; ".join(hints[:3]) or None)
 
     # ---- checks -----------------------------------------------------------------------------------------------------
@@ -278,9 +276,6 @@ class Gathering:
 
     def hand_over(self) -> ChildLink:
         """The connection to node 0, which now is one to the supervisor."""
-        for file in (self.links[0].stdout, self.links[0].stderr, self.links[0].stdin):
-            if file.fileno() in self.selector.get_map():
-                self.selector.unregister(file)
         self.close()
         return self.links[0]
 

@@ -20,6 +20,7 @@ from muster.report import unable_in_words
 from muster.runs import Run
 from muster.supervise import (
     Action,
+    Asked,
     Ended,
     Event,
     Finish,
@@ -325,6 +326,9 @@ class World:
 
     def _on_swept(self, link: Link, t: float, payload: bytes, ended: list[str], left: list[str]) -> None:
         self.handle(Swept(t, link.node, tuple(ended), tuple(left)))
+
+    def _on_asked(self, link: Link, t: float, payload: bytes, what: str, by: str) -> None:
+        self.handle(Asked(t, 0, by))
 
     def _on_broken(self, link: Link, t: float, payload: bytes, text: str) -> None:
         link.broken = text.strip().splitlines()[-1]

@@ -56,19 +56,19 @@ class Served(World):
         self.hurry = False
         """Nobody wants to wait for the rest of the logs."""
         self.parting = False
-        self.rebuilt = self._rebuild()
+        self._rebuild()
         for link in links:
             if not record["shared"][link.node]:
                 self.tell(link.node, "read", reader=_KEEP, want=True, offsets=self._kept(link), tail=None)
 
     # ---- beginning, and beginning again -----------------------------------------------------------------------------
 
-    def _rebuild(self) -> bool:
+    def _rebuild(self) -> None:
         """Come to know what happened before, if anything did."""
         try:
             text = (self.run.path / "events.jsonl").read_text()
         except FileNotFoundError:
-            return False
+            return
         self.records = text[: text.rfind("\n") + 1].splitlines()
         for line in self.records:
             record = json.loads(line)
@@ -80,7 +80,6 @@ class Served(World):
         if data is not None:
             self.outcome = outcome_from_json(data)
         self.note("supervisor began again", {"t": self.now(), "pid": os.getpid()})
-        return True
 
     def _kept(self, link: Link) -> dict[str, int]:
         """How much of the output of a node has been kept here."""
