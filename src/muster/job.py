@@ -197,11 +197,6 @@ class Asked(NamedTuple):
     copied: tuple[str, Path] | None = None
     """The folder whose code is to be copied, and to where."""
 
-    @property
-    def counted(self) -> bool:
-        """How many ranks each host gets is known without asking it."""
-        return all(host.slots is not None for host in self.hosts)
-
 
 def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], verb: str) -> Asked:
     """The job that these options ask for; raises `Impossible`."""

@@ -53,7 +53,7 @@ class Agent:
         self.hook = hook
         self.selector = selectors.DefaultSelector()
         self.timers: list[tuple[float, Callable[[], object]]] = []
-        self.wire, self.writing = Wire(), False
+        self.wire = Wire()
         self.prepared = False
         self.logs = Logs(self)
         self.leaving = self.forget = False
@@ -116,7 +116,7 @@ class Agent:
         while True:
             wait = min([when for when, _ in self.timers], default=None)
             for key, _events in self.selector.select(None if wait is None else max(0, wait - time.monotonic())):
-                if key.data == self.flush or key.fd in self.selector.get_map():
+                if key.fd in self.selector.get_map():
                     key.data()
             due = [timer for timer in self.timers if timer[0] <= time.monotonic()]
             for timer in due:
@@ -155,15 +155,7 @@ class Agent:
 
     def flush(self) -> None:
         """Write what the connection takes now."""
-        if not self.wire.connected:
-            return
-        self.wire.flush()  # if it is broken, that is seen where it is read
-        if bool(self.wire.out) != self.writing:
-            self.writing = not self.writing
-            if self.writing:
-                self.selector.register(self.wire.writing, selectors.EVENT_WRITE, self.flush)
-            else:
-                self.selector.unregister(self.wire.writing)
+        self.wire.pump(self.selector, self.flush)
 
     def heard(self) -> None:
         """Take what the supervisor sent."""
@@ -211,9 +203,7 @@ class Agent:
             self.wire.out.clear()
             self.lost("the connection to muster was lost")
             return
-        if self.writing:
-            self.writing = False
-            self.selector.unregister(self.wire.writing)
+        self.unwatch(self.wire.writing)
         os.close(self.wire.reading)
         os.close(self.wire.writing)
         self.wire.disconnect()
@@ -266,7 +256,7 @@ class Agent:
 
     def on_shares(self, payload: bytes, run_dir: str) -> None:
         """Say whether node 0 has that folder too."""
-        self.emit("shares", shares=os.path.exists(os.path.join(run_dir, "here")))
+        self.emit("shares", shares=meet.shares(run_dir))
 
     def on_open(self, payload: bytes) -> None:
         """Open a port at which the other nodes try the way here."""

@@ -13,6 +13,8 @@ from typing import Any
 
 from muster.agent import machine, system
 
+_FLAG = "here"
+
 
 def tell(cwd: str, script: str, run_dir: str) -> dict[str, Any]:
     """What planning must know of this machine.
@@ -20,7 +22,7 @@ def tell(cwd: str, script: str, run_dir: str) -> dict[str, Any]:
     `cwd` is where ranks start, `script` is read if it is a path, `run_dir` is where the supervisor has its files:
     `shared` tells whether that is the same folder here.
     """
-    shared = os.path.exists(os.path.join(run_dir, "here"))
+    shared = shares(run_dir)
     home = os.environ.get("MUSTER_HOME") or os.path.join(os.path.expanduser("~"), ".muster")
     return {
         "host": socket.gethostname(),
@@ -62,8 +64,13 @@ def digest(path: str) -> str:
 def put_flag(run_dir: str) -> None:
     """Leave a file by which other nodes see whether they share this folder."""
     os.makedirs(run_dir, mode=0o700, exist_ok=True)
-    with open(os.path.join(run_dir, "here"), "w"):
+    with open(os.path.join(run_dir, _FLAG), "w"):
         pass
+
+
+def shares(run_dir: str) -> bool:
+    """This is the folder in which somebody, perhaps on another node, has left that file."""
+    return os.path.exists(os.path.join(run_dir, _FLAG))
 
 
 def open_door() -> socket.socket:

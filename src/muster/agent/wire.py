@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import selectors
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
@@ -63,6 +64,20 @@ class Wire:
             self.out.clear()
             return False
         return True
+
+    def pump(self, selector: selectors.BaseSelector, again: object) -> None:
+        """Write what the connection takes now; while there is more, `again` stands in the selector for it.
+
+        If it is broken, that is seen where it is read.
+        """
+        if not self.connected:
+            return
+        self.flush()
+        known = self.writing in selector.get_map()
+        if self.out and not known:
+            selector.register(self.writing, selectors.EVENT_WRITE, again)
+        elif known and not self.out:
+            selector.unregister(self.writing)
 
     def read(self) -> list[tuple[dict[str, Any], bytes]] | None:
         """The frames that have come; None at the end of the connection."""

@@ -99,7 +99,12 @@ def make_copy(asked: Asked, given: Mapping[str, Any]) -> None:
     if asked.copied is not None:
         from muster.world import code
 
-        code.snapshot(*asked.copied, given.get("code_limit", 256) << 20)
+        code.snapshot(*asked.copied, code_limit(given))
+
+
+def code_limit(given: Mapping[str, Any]) -> int:
+    """The bytes that code may have."""
+    return int(given.get("code_limit", 256)) << 20
 
 
 def plan(words: list[str], env: Mapping[str, str], began: float) -> int:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from muster import archive, runs
+from muster.agent import meet
 from muster.commands.common import one, read
-from muster.commands.run import job_record, make_copy, make_view
+from muster.commands.run import code_limit, job_record, make_copy, make_view
 from muster.errors import Impossible
 from muster.job import Asked, hosts_to_reach, make_plan, nodes_here, nodes_there
 from muster.model import Plan, as_json
@@ -41,7 +42,7 @@ def run_there(
     if detached and asked.job.stdin is not None:
         raise Impossible("--stdin with --detach: there is no terminal to read from", "leave one of them out")
     kept = runs.create(root, run_id)
-    (kept.path / "here").touch()
+    meet.put_flag(str(kept.path))
     here = None if asked.hosts else nodes_here(asked, given, env)
     hosts = hosts_to_reach(asked) if here is None else [node.host for node in here]
     gathering = Gathering(asked.job, hosts, env, lambda text: print(f"muster: {text}", file=sys.stderr))
@@ -52,7 +53,7 @@ def run_there(
         strangers = [host for host, link in zip(hosts, gathering.links) if not link.facts["shared"]]
         if given.get("sync") and strangers:
             folder = str(asked.copied[1]) if asked.copied is not None else asked.job.cwd
-            code.send(asked.job, strangers, folder, given.get("code_limit", 256) << 20, gathering.say, env)
+            code.send(asked.job, strangers, folder, code_limit(given), gathering.say, env)
             gathering.look_again()
         gathering.check()
         nodes = here if here is not None else nodes_there(asked, given, facts)
@@ -84,11 +85,13 @@ def run_there(
             "attached": not detached,
         }
         prepares = [
-            {**prepare_fields(plan, link.node, link.host, run_dir, run_id), "own_run_dir": not shared}
+            {
+                **prepare_fields(plan, link.node, link.host, run_dir, run_id),
+                "own_run_dir": not shared,
+                "path_first": asked.job.place != "local",
+            }
             for link, (run_dir, shared) in zip(links, shares)
         ]
-        for prepare in prepares:
-            prepare["path_first"] = asked.job.place != "local"
         texts = {"job.json": record, "plan.json": as_json(plan), RECORD: serve}
         kept.write("job.json", record)
         kept.write("plan.json", as_json(plan))

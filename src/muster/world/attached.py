@@ -142,9 +142,6 @@ class Attached(World):
         self.view.output(rank, stream, payload)
         self.pen.mark((link, len(payload)))
 
-    def _on_asked(self, link: Link, t: float, payload: bytes, what: str, by: str) -> None:
-        self.handle(Asked(t, 0, by))
-
     # ---- the end ----------------------------------------------------------------------------------------------------
 
     def _part(self) -> None:

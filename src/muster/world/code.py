@@ -15,9 +15,6 @@ from muster.hosts import fold_hosts
 from muster.model import Host, Job
 from muster.places.ssh import OPTIONS
 
-LIMIT = 256 << 20
-"""Bytes of code beyond which it is probably not code."""
-
 _NEVER = {".git", "__pycache__", ".venv", "venv", "node_modules", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
 _AT_ONCE = 16
 

@@ -193,7 +193,6 @@ def introduce(root: Path, host: str, which: str) -> Run:
                 served = {**record.get("served", {}), "name": found.name, "user": found.user}
                 run.write("job.json", {**record, "served": served, "there": fields["there"], "shared": False})
             return run
-    link.drain()
     raise Unreachable(f"{host} does not answer: {link.last_words() or 'it said nothing'}", f"try `ssh {host} true`")
 
 

@@ -43,7 +43,7 @@ class Gathering:
 
     def __init__(self, job: Job, hosts: Sequence[Host], env: Mapping[str, str], say: Callable[[str], None]):
         self.job, self.hosts, self.env, self.say = job, hosts, env, say
-        self.not_ours, self.signals = prepare_parent()
+        _, self.signals = prepare_parent()
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.signals, selectors.EVENT_READ)
         self.links: list[ChildLink] = []
@@ -70,7 +70,7 @@ class Gathering:
                 self.links.append(link)
                 for file in (link.stdout, link.stderr):
                     self.selector.register(file, selectors.EVENT_READ, link)
-                self._flush(link)
+                link.wire.pump(self.selector, link)
                 deadline = time.monotonic() + PATIENCE
             self._turn("told", min(deadline, restless) - time.monotonic())
             now = time.monotonic()
@@ -96,15 +96,7 @@ class Gathering:
 
     def _send(self, link: ChildLink, data: bytes) -> None:
         link.wire.put(data)
-        self._flush(link)
-
-    def _flush(self, link: ChildLink) -> None:
-        link.wire.flush()
-        known = link.stdin.fileno() in self.selector.get_map()
-        if link.wire.out and not known:
-            self.selector.register(link.stdin, selectors.EVENT_WRITE, link)
-        elif known and not link.wire.out:
-            self.selector.unregister(link.stdin)
+        link.wire.pump(self.selector, link)
 
     def _turn(self, kind: str, wait: float) -> None:
         """Wait for something, and take frames of this kind as answers."""
@@ -112,8 +104,8 @@ class Gathering:
             link = key.data
             if link is None:
                 self._signalled()
-            elif key.fileobj is link.stdin:
-                self._flush(link)
+            elif key.fd == link.wire.writing:
+                link.wire.pump(self.selector, link)
             elif key.fileobj is link.stderr:
                 if not link.listen():
                     self.selector.unregister(link.stderr)
@@ -156,7 +148,7 @@ class Gathering:
     def _why(self, link: ChildLink) -> MusterError:
         """Why an agent did not come to life, or ended."""
         code, how = link.status()
-        link.drain()
+        link.listen()
         said = link.complaint.decode("utf-8", "replace")
         if link.preface is None:
             return Unreachable(f"{link.host}: the connection broke ({link.broken or link.last_words(1) or how})")
@@ -180,7 +172,6 @@ class Gathering:
             return
         by_reason: dict[str, list[str]] = {}
         hints: list[str] = []
-        first = self.failed[min(self.failed)]
         for error in (self.failed[number] for number in sorted(self.failed)):
             host, _, reason = error.sentence.partition(": ")
             by_reason.setdefault(reason, []).append(host)
@@ -190,7 +181,6 @@ class Gathering:
         answered = [link.host for link in self.links if link.node in self.answers]
         more = f" ({fold_hosts(answered)} answered)" if answered else ""
         kind = Impossible if all(isinstance(error, Impossible) for error in self.failed.values()) else Unreachable
-        assert first is not None
         raise kind(f"not all hosts can be used: {reasons}{more}", "; ".join(hints[:3]) or None)
 
     # ---- checks -----------------------------------------------------------------------------------------------------
@@ -276,9 +266,6 @@ class Gathering:
 
     def hand_over(self) -> ChildLink:
         """The connection to node 0, which now is one to the supervisor."""
-        for file in (self.links[0].stdout, self.links[0].stderr, self.links[0].stdin):
-            if file.fileno() in self.selector.get_map():
-                self.selector.unregister(file)
         self.close()
         return self.links[0]
 

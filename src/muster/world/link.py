@@ -83,22 +83,14 @@ class ChildLink(Link):
             pass
 
     def listen(self) -> bool:
-        """Take what came on stderr; False at its end."""
-        try:
-            data = os.read(self.stderr.fileno(), 1 << 16)
-        except BlockingIOError:
-            return True
-        self.complaint += data
-        del self.complaint[:-65536]
-        return bool(data)
-
-    def drain(self) -> None:
-        """Take all that is on stderr now."""
+        """Take all that has come on stderr; False at its end."""
         try:
             while data := os.read(self.stderr.fileno(), 1 << 16):
                 self.complaint += data
+                del self.complaint[:-65536]
         except BlockingIOError:
-            pass
+            return True
+        return False
 
     def status(self) -> tuple[int | None, str]:
         """How the child process ended, as a number and in words; None when it still runs."""
@@ -110,7 +102,7 @@ class ChildLink(Link):
 
     def last_words(self, count: int = 3) -> str:
         """The last lines on stderr of what was to start the agent."""
-        self.drain()
+        self.listen()
         words = self.complaint.decode("utf-8", "replace").replace("\r", "").strip().splitlines()
         return "; ".join(words[-count:])
 
@@ -171,23 +163,18 @@ def prepare_parent() -> tuple[set[int], int]:
     return not_ours, catch_signals()  # before there is anything that a Ctrl-C would leave behind
 
 
-def start_agent(job: Job, number: int, host: Host, env: Mapping[str, str]) -> ChildLink:
-    """Start the agent of one node and send it its text."""
+def start_agent(job: Job, number: int, host: Host, env: Mapping[str, str], source: bytes = b"") -> ChildLink:
+    """Start the agent of one node and send it its text, or that of another program."""
     place = PLACES[job.place]
     link = ChildLink(number, host.name, place.start(job, host), env, job.cwd)
-    link.wire.put(place.text(job, host) + agent_source())
+    link.wire.put(place.text(job, host) + (source or agent_source()))
     link.wire.flush()
     return link
 
 
 def start_relay(job: Job, host: Host, env: Mapping[str, str], source: bytes) -> ChildLink:
     """Reach a host where a run is, and send it the text of a program in place of an agent."""
-    plain, place = job._replace(setup=(), cwd="/"), PLACES[job.place]
-    host = host._replace(setup=())
-    link = ChildLink(0, host.name, place.start(plain, host), env, "/")
-    link.wire.put(place.text(plain, host) + source)
-    link.wire.flush()
-    return link
+    return start_agent(job._replace(setup=(), cwd="/"), 0, host._replace(setup=()), env, source)
 
 
 def start_agents(job: Job, nodes: Sequence[Node], env: Mapping[str, str]) -> Agents:

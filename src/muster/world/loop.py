@@ -20,6 +20,7 @@ from muster.report import unable_in_words
 from muster.runs import Run
 from muster.supervise import (
     Action,
+    Asked,
     Ended,
     Event,
     Finish,
@@ -210,14 +211,7 @@ class World:
 
     def flush(self, link: Link) -> None:
         """Write what the connection takes now, and the rest when it takes more."""
-        if not link.wire.connected:
-            return
-        link.wire.flush()  # if it is broken, that is seen where it is read
-        registered = link.wire.writing in self.selector.get_map()
-        if link.wire.out and not registered:
-            self.selector.register(link.wire.writing, selectors.EVENT_WRITE, lambda: self.flush(link))
-        elif registered and not link.wire.out:
-            self.selector.unregister(link.wire.writing)
+        link.wire.pump(self.selector, lambda: self.flush(link))
 
     def ignore(self, *descriptors: int) -> None:
         """Watch these no more."""
@@ -334,6 +328,9 @@ class World:
 
     def _on_swept(self, link: Link, t: float, payload: bytes, ended: list[str], left: list[str]) -> None:
         self.handle(Swept(t, link.node, tuple(ended), tuple(left)))
+
+    def _on_asked(self, link: Link, t: float, payload: bytes, what: str, by: str) -> None:
+        self.handle(Asked(t, 0, by))
 
     def _on_broken(self, link: Link, t: float, payload: bytes, text: str) -> None:
         link.broken = text.strip().splitlines()[-1]

@@ -3,7 +3,7 @@
 viewer                                        supervisor
 watch: what it wants, what it has seen  ──►
                                         ◄──   run, event (numbered), output, over
-taken, asked, stdin, beat, leave        ──►
+taken, asked, stdin, beat, pause        ──►
 kill, stacks, state                     ──►
                                         ◄──   answer
 """
@@ -42,7 +42,6 @@ class Viewer:
         self.watches = self.owns = self.paused = False
         """`owns`: the run is to end with it. `paused`: it was stopped (Ctrl-Z), and gives no sign of life."""
         self.heard_at = now
-        self.writing = False
 
 
 class Viewers:
@@ -103,14 +102,7 @@ class Viewers:
         self._flush(viewer)
 
     def _flush(self, viewer: Viewer) -> None:
-        viewer.wire.flush()  # if it is broken, that is seen where it is read
-        if bool(viewer.wire.out) != viewer.writing:
-            viewer.writing = not viewer.writing
-            if viewer.writing:
-                do = lambda: self._flush(viewer)  # noqa: E731
-                self.world.selector.register(viewer.wire.writing, selectors.EVENT_WRITE, do)
-            else:
-                self.world.selector.unregister(viewer.wire.writing)
+        viewer.wire.pump(self.world.selector, lambda: self._flush(viewer))
 
     def tell(self, number: int, line: str) -> None:
         """An event, which is the so-manieth line of events.jsonl, to all who watch."""
@@ -190,11 +182,6 @@ class Viewers:
 
     def _on_pause(self, viewer: Viewer, payload: bytes) -> None:
         viewer.paused = True
-
-    def _on_leave(self, viewer: Viewer, payload: bytes) -> None:
-        """The run is to go on without it."""
-        if viewer.owns:
-            self.attached = viewer.owns = False
 
     def _on_asked(self, viewer: Viewer, payload: bytes, number: int) -> None:
         self.world.asked(viewer, number)

@@ -170,13 +170,7 @@ class Watch:
 
     def _flush(self) -> None:
         assert self.link is not None
-        link = self.link
-        link.wire.flush()
-        known = link.stdin.fileno() in self.selector.get_map()
-        if link.wire.out and not known:
-            self.selector.register(link.stdin, selectors.EVENT_WRITE, self._flush)
-        elif known and not link.wire.out:
-            self.selector.unregister(link.stdin)
+        self.link.wire.pump(self.selector, self._flush)
 
     def _heard(self) -> None:
         assert self.link is not None
