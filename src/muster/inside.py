@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import selectors
@@ -13,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from muster.agent import dial, machine, meet
 from muster.agent.keep import ARCHIVE
 from muster.agent.protocol import Unpacker, socket_name
 from muster.agent.step import RENDEZVOUS
+from muster.environ import hidden
 from muster.errors import Impossible, MusterError, Unreachable
-from muster.hosts import Wanted, fold_hosts
+from muster.hosts import Wanted, fold_hosts, shares
 from muster.job import Asked, make_plan, nodes_there
-from muster.model import Job, as_json, job_from_json
+from muster.model import Job, Plan, as_json, job_from_json
 from muster.runs import Run
 from muster.schedulers import slurm
 from muster.world import meeting, queue
@@ -130,10 +132,43 @@ class Inside:
             if other:
                 raise Impossible(f"{self.job.program.argv[0]} on {fold_hosts(other)} is not the one here", None)
 
+    def _shares(self) -> tuple[Wanted, ...]:
+        """The nodes with their numbers of ranks; None where that follows from the GPUs. Raises `Impossible`."""
+        tasks = tuple(self.asked["tasks"] or self.allocation.tasks)[: len(self.links)]
+        hosts = tuple(Wanted(link.host) for link in self.links)
+        number = int(self.each) if self.each is not None and self.each.isdigit() else None
+        counts: Sequence[int | None] = [None] * len(hosts)
+        if number is None and self.np is not None and sum(tasks) == self.np:
+            counts = tasks
+        elif number is not None:
+            counts = shares(hosts, number, self.np)
+        elif self.np is not None:
+            counts = [self.np // len(hosts) + (index < self.np % len(hosts)) for index in range(len(hosts))]
+        elif self.each is None and len(tasks) == len(hosts) and not any(link.facts["gpus"] for link in self.links):
+            counts = tasks  # what the job was made for
+        if 0 in counts:
+            idle = fold_hosts(host.name for host, count in zip(hosts, counts) if count == 0)
+            raise Impossible(f"-n {self.np}: that leaves {idle} of job {self.allocation.job} without a rank", "use -N")
+        return tuple(host._replace(slots=count) for host, count in zip(hosts, counts))
+
+    def _link_outputs(self, plan: Plan, attempt: int) -> None:
+        """Give the logs of this attempt the names that the person wants, as Slurm would."""
+        for stream, pattern in (("out", self.asked["output"]), ("err", self.asked["error"])):
+            for node in plan.nodes if pattern else ():
+                for rank in node.ranks:
+                    log = self.run.log(attempt, rank.rank, stream)
+                    values = {"x": os.environ.get("SLURM_JOB_NAME", ""), "j": self.allocation.job, "t": rank.rank}
+                    values.update(N=node.host.name, n=node.number, u=getpass.getuser(), A=self.allocation.job)
+                    name = Path(self.job.cwd, slurm.fill_pattern(pattern, values))
+                    log.parent.mkdir(mode=0o700, exist_ok=True)
+                    name.parent.mkdir(parents=True, exist_ok=True)
+                    part = name.with_name(f"{name.name}.{os.getpid()}")
+                    part.symlink_to(log)
+                    part.replace(name)
+
     def serve(self) -> int:
         """Plan, and see the run to its end."""
-        slots = int(self.each) if self.each is not None and self.each.isdigit() else None
-        wanted = tuple(Wanted(link.host, slots=slots) for link in self.links)
+        wanted = self._shares()
         asked = Asked(self.job, wanted, self.each, {}, {}, self.threads_chosen)
         nodes = nodes_there(asked, {}, {link.host: link.facts for link in self.links})
         plan = make_plan(self.job, nodes, self.run.id)
@@ -154,7 +189,9 @@ class Inside:
             "attached": self.asked["attached"],
             "first_attempt": max(self.run.attempts(), default=-1) + 1 if self.allocation.restarts else 0,
         }
-        self.run.write("plan.json", as_json(plan))
+        self.run.write("plan.json", hidden(as_json(plan)))
+        self.run.write("environment.json", hidden({"env": dict(sorted(os.environ.items()))})["env"])
+        self._link_outputs(plan, record["first_attempt"])
         self.run.write("job.json", {**self.run.job, "ranks": plan.world_size, "host": self.links[0].host})
         self.run.write(RECORD, record)
         self.selector.close()
@@ -169,7 +206,8 @@ class Inside:
         viewers.bind(socket_name(os.getuid(), self.run.id, "supervisor"))
         viewers.listen(64)
         outcome = world.go(-1, viewers.detach(), self.listener.detach())
-        if world.warned and outcome.code != 0 and self.allocation.restarts < self.asked["requeue"]:
+        ended_by_slurm = world.warned or world.nodes_lost
+        if ended_by_slurm and outcome.code != 0 and self.allocation.restarts < self.asked["requeue"]:
             self._requeue()
         if self.step is not None:
             self.step.wait()
@@ -202,7 +240,8 @@ def inside(words: list[str]) -> int:
     allocation = slurm.allocation(os.environ)
     assert asked is not None and allocation is not None
     if allocation.restarts:
-        (run.path / "outcome.json").unlink(missing_ok=True)  # of an attempt that Slurm ended
+        for name in ("outcome.json", RECORD):  # of an attempt that Slurm ended
+            (run.path / name).unlink(missing_ok=True)
     allocation = allocation._replace(hosts=allocation.hosts[: asked["nodes"]])
     here = Inside(run, asked, allocation)
     try:

@@ -223,7 +223,7 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
         raise Impossible("--gpus is for this machine", "with hosts write `--hosts n1:0,1`: GPUs 0 and 1 of n1")
     if named and "numa_binding" in given:
         raise Impossible("--numa-binding is for this machine", "leave it out where the ranks run on other hosts")
-    if not named and "np" in given:
+    if not named and "np" in given and not given.get("slurm"):
         given = {**given, "nproc_per_node": str(given["np"])}
     general, pythons = per_host(given.get("python", ()), names, "--python")
     setup, setups = per_host(given.get("setup", ()), names, "--setup")

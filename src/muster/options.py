@@ -167,6 +167,13 @@ RUN: tuple[Option, ...] = (
         group=WHERE,
     ),
     Option(
+        ("--output",),
+        "of Slurm: a second name for each rank's output, by Slurm's patterns: `%x-%j.%t.out`",
+        "PATTERN",
+        group=WHERE,
+    ),
+    Option(("--error",), "of Slurm: the same for what goes to stderr", "PATTERN", group=WHERE),
+    Option(
         ("--slurm-opt",), "any other option of sbatch, `NAME=VALUE`; may be repeated", "OPT", many=True, group=WHERE
     ),
     Option(
@@ -240,7 +247,12 @@ RUN: tuple[Option, ...] = (
         many=True,
         group=RANKS,
     ),
-    Option(("--gpus",), "the GPUs that the ranks may use, such as `2,3`", "LIST", group=RANKS),
+    Option(
+        ("--gpus",),
+        "the GPUs that the ranks may use, such as `2,3`; with `--slurm` how many in all",
+        "LIST",
+        group=RANKS,
+    ),
     Option(
         ("--numa-binding",),
         "bind ranks to cores: node, socket, exclusive or core-complex",

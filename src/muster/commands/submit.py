@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from muster import archive, runs
+from muster.agent import meet
 from muster.agent.keep import ARCHIVE
 from muster.commands.run import make_copy, make_view
-from muster.errors import RunFailed
+from muster.environ import hidden, is_secret
+from muster.errors import Impossible, RunFailed
+from muster.hosts import fold_hosts
 from muster.inside import ASKED
 from muster.job import Asked
 from muster.model import as_json, plan_from_json
@@ -24,32 +27,68 @@ _OWN = ("partition", "account", "qos", "time", "mem", "nodelist", "constraint", 
 _MORE = ("gpus_per_node", "gres", "cpus_per_task", "reservation")
 """Options that are sbatch's, by its own names."""
 
-_SETTLES = 60.0
-"""Seconds in which a job whose supervisor has ended must be over, or be waiting again."""
 _LOOK = 2.0
 """Seconds between two looks at the queue."""
+_TICK = 0.1
+"""Seconds between two looks at whether the supervisor is there, which is a file."""
+_AGAIN = 3.0
+"""Seconds in which a second Ctrl-C cancels the job."""
 
 
 def request(asked: Asked, given: Mapping[str, Any], run_dir: Path) -> slurm.Request:
     """What is asked of Slurm; raises `Impossible`."""
-    options = [(name.replace("_", "-"), str(given[name])) for name in (*_OWN, *_MORE) if name in given]
+    options = {name: _word(value, f"[slurm] {name}") for name, value in given.get("slurm_table", {}).items()}
+    for name in (*_OWN, *_MORE):
+        if name in given:
+            options[name.replace("_", "-")] = str(given[name])
     if given.get("exclusive"):
-        options.append(("exclusive", ""))
+        options["exclusive"] = ""
+    if "gpus" in given:
+        options["gpus"] = str(given["gpus"])
     for item in given.get("slurm_opt", ()):
         name, _, value = item.partition("=")
-        options.append((name.lstrip("-"), value))
-    names = {name for name, _ in options}
-    if not names & {"cpus-per-task", "exclusive"} and asked.each is not None and asked.each.isdigit():
-        options.append(("cpus-per-task", asked.each))  # a core for each rank, where nobody says more
-    nodes = str(given.get("nnodes", "1")).partition(":")[0]
+        options[name.lstrip("-").replace("_", "-")] = value
+    for name in options:
+        if name in slurm.OURS:
+            own = slurm.OURS[name]
+            hint = f"use muster's own `{own}`" if own else "a run is one job, and muster needs that for itself"
+            raise Impossible(f"--slurm-opt {name}: muster writes that option of sbatch itself", hint)
+    options = {name: value for name, value in options.items() if value is not None}
+    nodes, tasks = _size(asked, given)
+    unsaid = tasks is None and not options.keys() & {"cpus-per-task", "exclusive", "cpus-per-gpu"}
+    if unsaid and asked.each is not None and asked.each.isdigit():
+        options["cpus-per-task"] = asked.each  # a core for each rank, where nobody says more
     return slurm.Request(
         name=asked.job.name or asked.job.program.title,
-        nodes=int(nodes),
-        options=tuple(options),
+        nodes=nodes,
+        options=tuple(options.items()),
         output=str(run_dir / "slurm-%j.out"),
         before=int(given.get("signal_before", 120)),
         requeue=bool(given.get("requeue", 0)),
+        tasks=tasks,
     )
+
+
+def _word(value: Any, what: str) -> Any:
+    """A value of muster.toml as sbatch wants it: empty for an option without one, None for one that is left out."""
+    if isinstance(value, bool):
+        return "" if value else None
+    if isinstance(value, (dict, list)):
+        raise Impossible(f"{what}: that is not one value", "write it as a text, as after the option of sbatch")
+    return str(value)
+
+
+def _size(asked: Asked, given: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """(nodes, tasks) to ask for; None for what Slurm is to choose."""
+    nodes = int(str(given["nnodes"]).partition(":")[0]) if "nnodes" in given else None
+    ranks, each = given.get("np"), asked.each
+    if nodes is None and ranks is not None and each is not None and each.isdigit():
+        return -(-ranks // int(each)), None
+    if ranks is not None and each is None:
+        return nodes, ranks
+    if nodes is None and "gpus" in given:
+        return None, None
+    return nodes or 1, None
 
 
 def script_of(asked: Asked, given: Mapping[str, Any], run_dir: Path) -> str:
@@ -73,12 +112,18 @@ def submit(
     allocation = slurm.allocation(env)
     kept = runs.create(root, run_id)
     try:
-        (kept.path / "here").touch()
+        meet.put_flag(str(kept.path))
         make_copy(asked, given)
         (kept.path / ARCHIVE).write_bytes(archive.build())
+        # Slurm hands its own copy of the environment to the job, so no secret need lie in a file of the run
+        secrets = {name: value for name, value in asked.job.env.items() if is_secret(name)}
+        plain = {name: value for name, value in asked.job.env.items() if name not in secrets}
         ask = {
-            "job": as_json(asked.job),
+            "job": as_json(asked.job._replace(env=plain)),
             "nodes": int(str(given["nnodes"]).partition(":")[0]) if "nnodes" in given else None,
+            "tasks": list(allocation.tasks) if allocation is not None else None,
+            "output": given.get("output", ""),
+            "error": given.get("error", ""),
             "each": asked.each,
             "np": given.get("np"),
             "threads_chosen": asked.threads_chosen,
@@ -88,12 +133,15 @@ def submit(
         }
         kept.write(ASKED, ask)
         if allocation is None:
+            wanted = request(asked, given, kept.path)
+            queue.check_options([name for name, _ in wanted.options])
+            queue.try_folder(root, wanted, env)
             script = kept.path / "batch.sh"
             script.write_text(script_of(asked, given, kept.path))
-            number = queue.hand_in(script, env)
+            number = queue.hand_in(script, {**env, **secrets})
         else:
             number = allocation.job
-        kept.write("job.json", _record(kept, asked, words, number))
+        kept.write("job.json", _record(kept, asked, words, number, allocation is not None))
     except BaseException:
         runs.remove(kept)
         raise
@@ -106,7 +154,7 @@ def submit(
     return follow(kept, given, env)
 
 
-def _record(kept: runs.Run, asked: Asked, words: list[str], number: str) -> dict[str, Any]:
+def _record(kept: runs.Run, asked: Asked, words: list[str], number: str, allocated: bool) -> dict[str, Any]:
     """What job.json says of a run whose nodes are not known yet."""
     return {
         "id": kept.id,
@@ -122,7 +170,8 @@ def _record(kept: runs.Run, asked: Asked, words: list[str], number: str) -> dict
         "there": str(kept.path),
         "shared": True,
         "slurm": number,
-        "job": as_json(asked.job),
+        "allocated": allocated,
+        "job": hidden(as_json(asked.job)),
     }
 
 
@@ -131,7 +180,8 @@ def _here(
 ) -> int:
     """Start the supervisor as a step on the first node of this allocation, and watch it: it ends with this terminal."""
     command = (asked.job.python, "-I", "-S", str(run.path / ARCHIVE), "inside", str(run.path))
-    step = queue.start_step(allocation, allocation.hosts[:1], command, run.path / "supervisor.log", env)
+    chosen = {**env, **{name: value for name, value in asked.job.env.items() if is_secret(name)}}
+    step = queue.start_step(allocation, allocation.hosts[:1], command, run.path / "supervisor.log", chosen)
     try:
         while run.read(RECORD) is None and step.poll() is None:
             time.sleep(0.05)
@@ -160,73 +210,93 @@ def _here(
 
 def follow(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> int:
     """Say why it waits, then show it, until it ends. The run is Slurm's: the first Ctrl-C only leaves."""
-    number, told = str(run.job["slurm"]), ""
-    watch: Watch | None = None
     try:
-        while run.outcome is None or _comes_again(number):
-            found = queue.look([number])
+        watch = _watch(run, given, env)
+    except KeyboardInterrupt:
+        return _leave(run)
+    if watch is not None and watch.left:
+        return _leave(run)
+    if watch is not None and watch.outcome is not None:
+        return watch.outcome.code
+    outcome, plan = run.outcome, run.read("plan.json")
+    if outcome is None or plan is None:
+        return _ended_unseen(run, str(run.job["slurm"]))
+    # it was over before anybody could watch, or watch again
+    view = watch.view if watch is not None and watch.view is not None else None
+    view = view or make_view(plan_from_json(plan), run.id, given, env)
+    show_rest(run, view, watch.offsets if watch is not None else {})
+    view.finish(outcome)
+    return outcome.code
+
+
+def _watch(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> Watch | None:
+    """Watch it through all its attempts; gives the last watch, None when there was nothing to watch."""
+    number, root = str(run.job["slurm"]), run.path.parents[1]
+    requeues = int((run.read(ASKED) or {}).get("requeue", 0))
+    watch: Watch | None = None
+    watched: Any = None
+    told, next_look = "", 0.0
+    while True:
+        ended = run.outcome
+        if ended is not None and (not requeues or ended.code == 0):
+            return watch
+        if time.monotonic() >= next_look:
+            next_look = time.monotonic() + _LOOK
+            found = queue.look(root)
             seen = None if found is None else found.get(number)
             if found is None:
                 words = "Slurm does not answer; waiting"
             elif seen is None or seen.state not in slurm.PENDING | slurm.LIVING:
-                break
+                return watch
             elif seen.state in slurm.PENDING:
-                if seen.reason == "BeginTime" and given.get("requeue"):
+                if seen.reason == "BeginTime" and requeues:
                     queue.start_now(number)
                 words = f"job {number} waits: {slurm.why_pending(seen)}"
             else:
-                words = f"job {number} runs on {','.join(seen.hosts)}"
+                words = f"job {number} runs on {fold_hosts(seen.hosts)}"
             if words != told:
                 told = words
                 print(f"muster: {words}", file=sys.stderr)
-            if seen is not None and seen.state in slurm.LIVING and run.read(RECORD) is not None:
-                watch = Watch(
-                    seen.hosts[0],
-                    lambda: contact.way_to(run),
-                    lambda plan, run_id: make_view(plan, run_id, given, env),
-                    owner=False,
-                    patience=600.0,
-                    files=run,
-                    lives=lambda: _state(number) in slurm.LIVING,
-                    after=watch,
-                )
-                outcome = watch.go()
-                if outcome is not None and not _comes_again(number):
-                    return outcome.code
-                if watch.left:
-                    raise KeyboardInterrupt
-            time.sleep(_LOOK if run.read(RECORD) is None else 0.2)
+        record = run.read(RECORD)
+        if record is not None and record != watched and run.read("plan.json") is not None:
+            watched = record
+            watch = Watch(
+                run.job["host"],
+                lambda: contact.way_to(run),
+                lambda plan, run_id: make_view(plan, run_id, given, env),
+                owner=False,
+                patience=600.0,
+                files=run,
+                lives=lambda: _lives(root, number),
+                after=watch,
+            )
+            watch.go()
+            if watch.left or (watch.outcome is not None and (not requeues or watch.outcome.code == 0)):
+                return watch
+            next_look = 0.0
+        time.sleep(_TICK)
+
+
+def _lives(root: Path, number: str) -> bool:
+    """The job runs, as far as anybody knows."""
+    found = queue.look(root)
+    return found is None or (number in found and found[number].state in slurm.LIVING)
+
+
+def _leave(run: runs.Run) -> int:
+    """Ctrl-C: leave, and say how to kill it; a second one soon after cancels the job."""
+    number = run.job["slurm"]
+    say = f"muster: {run.id} goes on as job {number}; Ctrl-C again within {_AGAIN:g} s cancels it"
+    print(f"\n{say}\nmuster: later: muster attach {run.id}, muster kill {run.id}", file=sys.stderr, flush=True)
+    try:
+        time.sleep(_AGAIN)
     except KeyboardInterrupt:
-        print(
-            f"\nmuster: {run.id} goes on as job {number}; `muster attach {run.id}`, `muster kill {run.id}`",
-            file=sys.stderr,
-        )
-        return 0
-    outcome, plan = run.outcome, run.read("plan.json")
-    if outcome is not None and plan is not None:  # it was over before anybody could watch, or watch again
-        view = make_view(plan_from_json(plan), run.id, given, env)
-        show_rest(run, view, watch.offsets if watch is not None else {})
-        view.finish(outcome)
-        return outcome.code
-    return _ended_unseen(run, number)
-
-
-def _state(number: str) -> str:
-    """The state of the job; RUNNING when Slurm does not answer."""
-    found = queue.look([number])
-    return "RUNNING" if found is None else found[number].state if number in found else ""
-
-
-def _comes_again(number: str) -> bool:
-    """Slurm has the job in its queue, or will in a moment: an end of its supervisor is not the end."""
-    deadline = time.monotonic() + _SETTLES
-    while time.monotonic() < deadline:
-        found = queue.look([number])
-        seen = None if found is None else found.get(number)
-        if found is not None and (seen is None or seen.state not in slurm.LIVING):
-            return seen is not None and seen.state in slurm.PENDING
-        time.sleep(0.3)
-    return True
+        contact.cancel(run)
+        state = contact.wait(run, 60)
+        print(f"muster: job {number} is cancelled: {state}", file=sys.stderr)
+        outcome = run.outcome
+        return 130 if outcome is None else outcome.code
+    return 0
 
 
 def _ended_unseen(run: runs.Run, number: str) -> int:

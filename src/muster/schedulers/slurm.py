@@ -18,7 +18,8 @@ class Request(NamedTuple):
 
     name: str
     """The name of the job."""
-    nodes: int
+    nodes: int | None
+    """None where Slurm is to choose how many."""
     options: tuple[tuple[str, str], ...] = ()
     """Options of sbatch by their own names, in order; one without a value has an empty one."""
     output: str = ""
@@ -26,13 +27,64 @@ class Request(NamedTuple):
     before: int = 120
     """Seconds before the end at which the batch script gets SIGUSR1; 0 for never."""
     requeue: bool = False
+    tasks: int | None = None
+    """How many ranks in all, where Slurm is to choose how many go to which node."""
+
+
+OURS: Mapping[str, str] = {
+    "job-name": "--name",
+    "nodes": "--nnodes",
+    "ntasks": "--np",
+    "ntasks-per-node": "--nproc-per-node",
+    "output": "--output",
+    "error": "--error",
+    "signal": "--signal-before",
+    "requeue": "--requeue",
+    "no-requeue": "--requeue",
+    "chdir": "--cwd",
+    "open-mode": "",
+    "array": "",
+    "wrap": "",
+    "parsable": "",
+    "wait": "",
+    "export": "--env",
+}
+"""Options of sbatch that muster writes itself, and its own option for that."""
+
+
+def help_of_sbatch() -> tuple[str, ...]:
+    """Ask sbatch for its options; `options_of_sbatch` reads the answer."""
+    return ("sbatch", "--help")
+
+
+def options_of_sbatch(out: str) -> set[str]:
+    """The long names of all options, without hyphens in front."""
+    return set(re.findall(r"^\s*(?:-\w,\s+)?--([a-z][\w-]*)", out, re.MULTILINE))
+
+
+_CHOOSES = ("partition", "account", "qos", "reservation", "constraint", "nodelist", "clusters")
+"""Options that say which nodes are meant."""
+
+
+def trial(request: Request, command: Sequence[str]) -> list[str]:
+    """Run something on one such node, if one is free now."""
+    chosen = [f"--{name}={value}" for name, value in request.options if name in _CHOOSES and name != "nodelist"]
+    return [
+        *("srun", "--immediate=3", "--nodes=1", "--ntasks=1", "--time=1", "--job-name=muster-looks", "--mpi=none"),
+        *("--input=none", "--quiet", *chosen, *command),
+    ]
 
 
 def batch_script(request: Request, setup: Sequence[str], command: Sequence[str]) -> str:
     """The script for sbatch: what it asks for, the person's shell lines, and muster."""
-    lines = ["#!/bin/bash", f"#SBATCH --job-name={quote(request.name)}", f"#SBATCH --nodes={request.nodes}"]
-    # one task a node is muster's agent; the ranks are its children
-    lines.append("#SBATCH --ntasks-per-node=1")
+    lines = ["#!/bin/bash", f"#SBATCH --job-name={quote(request.name)}"]
+    if request.nodes is not None:
+        lines.append(f"#SBATCH --nodes={request.nodes}")
+    if request.tasks is not None:
+        lines.append(f"#SBATCH --ntasks={request.tasks}")
+    elif request.nodes is not None:
+        # one task a node is muster's agent; the ranks are its children
+        lines.append("#SBATCH --ntasks-per-node=1")
     for name, value in request.options:
         lines.append(f"#SBATCH --{name}={quote(value)}" if value else f"#SBATCH --{name}")
     lines.append(f"#SBATCH --output={quote(request.output)}")
@@ -86,6 +138,8 @@ class Allocation(NamedTuple):
     hosts: tuple[str, ...]
     restarts: int
     """How often the job was started again."""
+    tasks: tuple[int, ...] = ()
+    """How many tasks the job has on each node, as it was made."""
 
 
 def allocation(env: Mapping[str, str]) -> Allocation | None:
@@ -99,7 +153,27 @@ def allocation(env: Mapping[str, str]) -> Allocation | None:
             "ask for one kind of nodes",
         )
     hosts = tuple(unfold_hosts(env["SLURM_JOB_NODELIST"]))
-    return Allocation(job, hosts, int(env.get("SLURM_RESTART_COUNT") or 0))
+    return Allocation(job, hosts, int(env.get("SLURM_RESTART_COUNT") or 0), tasks_per_node(env))
+
+
+def tasks_per_node(env: Mapping[str, str]) -> tuple[int, ...]:
+    """`2(x3),1` of SLURM_TASKS_PER_NODE is 2, 2, 2, 1; empty where it is not said."""
+    found: list[int] = []
+    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", env.get("SLURM_TASKS_PER_NODE", "")):
+        found += [int(count)] * int(times or 1)
+    return tuple(found)
+
+
+def fill_pattern(pattern: str, values: Mapping[str, object]) -> str:
+    """Slurm's patterns of file names: `%x-%j.%4t.out`; a letter that it does not know stays. `%%` is `%`."""
+
+    def one(found: re.Match[str]) -> str:
+        width, letter = found.groups()
+        if letter == "%":
+            return "%"
+        return str(values[letter]).zfill(int(width or 0)) if letter in values else found[0]
+
+    return re.sub(r"%(\d*)([A-Za-z%])", one, pattern)
 
 
 _MISLEADING = re.compile(
@@ -118,6 +192,7 @@ def step(hosts: Sequence[str], command: Sequence[str], job: str = "", cpus: int 
     """One task on each of these hosts, whatever the job was made with; `stdin` goes to the first task."""
     words = ["srun", *([f"--jobid={job}"] if job else []), f"--nodes={len(hosts)}", f"--ntasks={len(hosts)}"]
     words += ["--ntasks-per-node=1", f"--nodelist={','.join(hosts)}", "--overlap", "--mpi=none", "--export=ALL"]
+    words += ["--cpu-bind=none"]  # the ranks share what the job has there; Slurm would give one core to one task
     words += [f"--cpus-per-task={cpus}"] if cpus else []
     words += ["--unbuffered", f"--input={'0' if stdin else 'none'}", "--kill-on-bad-exit=0", "--quiet"]
     return [*words, *command]
@@ -141,9 +216,9 @@ class Seen(NamedTuple):
     left: str
 
 
-def queue(jobs: Sequence[str]) -> tuple[str, ...]:
-    """Ask for the states of jobs, those that ended lately too; `queued` reads the answer."""
-    return ("squeue", "--noheader", "--states=all", "--jobs=" + ",".join(jobs), "--format=" + _SEPARATOR.join(_FIELDS))
+def queue() -> tuple[str, ...]:
+    """Ask for the states of one's jobs, those that ended lately too; `queued` reads the answer."""
+    return ("squeue", "--noheader", "--me", "--states=all", "--format=" + _SEPARATOR.join(_FIELDS))
 
 
 def queued(out: str) -> dict[str, Seen]:

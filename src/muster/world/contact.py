@@ -6,22 +6,19 @@ import json
 import os
 import selectors
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from muster.agent.boot import relay_source
 from muster.agent.protocol import Unpacker, pack, socket_name
 from muster.errors import Impossible, RunFailed, Unreachable
-from muster.hosts import parse_hosts
 from muster.model import Host, Job, Outcome, Program, as_json, plan_from_json
 from muster.runs import Run
-from muster.schedulers import slurm
-from muster.world import queue
 from muster.world.here import identity
-from muster.world.link import ChildLink, end_links, start_relay
+
+if TYPE_CHECKING:
+    from muster.world.link import ChildLink
 
 PATIENCE = 5.0
 """Seconds in which an agent must answer."""
@@ -36,9 +33,9 @@ def state(run: Run) -> str:
     if outcome is not None:
         return outcome.state
     job, here = run.job, identity()
+    if job.get("slurm") and (not job.get("allocated") or run.read("serve.json") is None):
+        return _in_queue(run)  # asked once for all runs, and no step of its own is needed
     if job.get("served"):
-        if job.get("slurm") and run.read("serve.json") is None:
-            return _in_queue(run)
         answer = ask_supervisor(run, "state")
         if answer is None:
             return "unknown" if not job.get("slurm") else _in_queue(run)
@@ -66,6 +63,10 @@ def state(run: Run) -> str:
 
 def cancel(run: Run) -> None:
     """Have Slurm end the job of a run. Raises `RunFailed`."""
+    import subprocess
+
+    from muster.schedulers import slurm
+
     done = subprocess.run(slurm.cancel(str(run.job["slurm"])), capture_output=True, text=True)
     if done.returncode != 0:
         raise RunFailed(f"scancel failed: {done.stderr.strip()}", None)
@@ -73,8 +74,11 @@ def cancel(run: Run) -> None:
 
 def _in_queue(run: Run) -> str:
     """The state of a run of which only Slurm knows something; what it says of an end is written down."""
+    from muster.schedulers import slurm
+    from muster.world import queue
+
     number = str(run.job["slurm"])
-    found = queue.look([number])
+    found = queue.look(run.path.parents[1])
     if found is None:
         return "unknown"
     state = found[number].state if number in found else ""
@@ -82,7 +86,8 @@ def _in_queue(run: Run) -> str:
         return "pending"
     if state in slurm.LIVING:
         return "running"
-    outcome = run.outcome  # it may have come since we looked
+    os.listdir(run.path)  # over NFS this brings what was written on a node meanwhile
+    outcome = run.outcome
     if outcome is None and state in _ENDS:
         kind, code = _ENDS[state]
         took = max(0.0, time.time() - float(run.job["time"]))
@@ -110,6 +115,9 @@ _ENDS = {
 
 def way_to(run: Run, call: str = "") -> ChildLink:
     """A connection to where the supervisor of a run is, here or on its node 0; `call` is for something else there."""
+    from muster.agent.boot import relay_source
+    from muster.world.link import start_relay  # imported late: `muster ps` of local runs needs none of it
+
     plan, job = run.read("plan.json"), run.job
     if plan is None:
         raise RunFailed(f"{run.id} has no plan.json, so nobody knows where it is", None)
@@ -144,6 +152,8 @@ def ask_supervisor(run: Run, kind: str, within: float = 15.0, **fields: Any) -> 
 
 def frames_of(link: ChildLink, within: float, question: bytes = b"") -> Iterator[tuple[dict[str, Any], bytes]]:
     """The frames that come over a connection, which ends with this, after a question."""
+    from muster.world.link import end_links
+
     deadline = time.monotonic() + within
     selector = selectors.DefaultSelector()
     for file in (link.stdout, link.stderr):
@@ -175,6 +185,10 @@ def introduce(root: Path, host: str, which: str) -> Run:
 
     Raises `Unreachable`, `Impossible`.
     """
+    from muster.agent.boot import relay_source
+    from muster.hosts import parse_hosts
+    from muster.world.link import start_relay
+
     found = parse_hosts(host)[0]
     job = Job(Program("command", ("true",)), "exec", "python3", "--python", "/", place="ssh")
     target = Host(found.name, user=found.user)

@@ -2,25 +2,99 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shlex
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from muster.errors import Impossible, Unreachable
+from muster.options import near
 from muster.schedulers import slurm
 
 _WITHIN = 15.0
+_FRESH = 2.0
+"""Seconds for which an answer of Slurm is good, for all runs and all processes of a person together."""
+_SEEN = "slurm-queue.json"
+"""That answer, in the folder of muster."""
+_PROVEN = "slurm-sees.json"
+"""Where nodes of a partition were seen to write in the folder of muster."""
 
 
-def look(jobs: Sequence[str]) -> dict[str, slurm.Seen] | None:
-    """The jobs that Slurm knows, by number; None when it does not answer."""
+def look(root: Path) -> dict[str, slurm.Seen] | None:
+    """This person's jobs that Slurm knows, by number, as they were a moment ago; None when it does not answer.
+
+    `root` is the folder of muster.
+    """
+    kept = root / _SEEN
+    with suppress(OSError, ValueError):
+        seen = json.loads(kept.read_text())
+        if 0 <= time.time() - seen["time"] < _FRESH:
+            return slurm.queued(seen["said"])
     try:
-        done = subprocess.run(slurm.queue(jobs), capture_output=True, text=True, timeout=_WITHIN)
+        done = subprocess.run(slurm.queue(), capture_output=True, text=True, timeout=_WITHIN)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    if done.returncode == 0:
-        return slurm.queued(done.stdout)
-    return {} if "Invalid job id" in done.stderr else None
+    if done.returncode != 0:
+        return None
+    with suppress(OSError):  # a full disk must not keep anybody from knowing
+        part = kept.with_name(f"{_SEEN}.{os.getpid()}")
+        part.write_text(json.dumps({"time": time.time(), "said": done.stdout}))
+        part.replace(kept)
+    return slurm.queued(done.stdout)
+
+
+def check_options(names: Sequence[str]) -> None:
+    """Raise `Impossible` for an option that the sbatch here does not list; where there is none, for none."""
+    try:
+        done = subprocess.run(slurm.help_of_sbatch(), capture_output=True, text=True, timeout=_WITHIN)
+    except (OSError, subprocess.TimeoutExpired):
+        return
+    known = slurm.options_of_sbatch(done.stdout)
+    for name in names:
+        if known and name not in known:
+            raise Impossible(f"sbatch has no option `--{name}`", near(name, known) or "`sbatch --help` lists them")
+
+
+def try_folder(root: Path, request: slurm.Request, env: Mapping[str, str]) -> None:
+    """See, by a step of a second on a node that is free now, that nodes can write in the folder of muster.
+
+    It is done once for each partition; where no node is free, the job itself finds out. Raises `Impossible`.
+    """
+    partition = dict(request.options).get("partition", "")
+    proven = root / _PROVEN
+    known: list[str] = []
+    with suppress(OSError, ValueError):
+        known = json.loads(proven.read_text())
+    if partition in known:
+        return
+    flag = root / f"seen-by-a-node-{os.getpid()}"
+    script = f"echo reached; echo >{shlex.quote(str(flag))}"
+    try:
+        done = subprocess.run(
+            slurm.trial(request, ("sh", "-c", script)),
+            capture_output=True,
+            text=True,
+            env=slurm.clean(env),
+            timeout=_WITHIN,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return
+    arrived = flag.exists()
+    flag.unlink(missing_ok=True)
+    if arrived:
+        with suppress(OSError):
+            proven.write_text(json.dumps([*known, partition]))
+    elif "reached" in done.stdout:
+        said = done.stderr.strip().splitlines()[:1]
+        raise Impossible(
+            f"nodes of Slurm cannot write in {root}, where runs are kept, or it is another folder there"
+            + (f": {said[0]}" if said else ""),
+            "choose a folder that all nodes share: --run-dir, or MUSTER_HOME",
+        )
 
 
 def hand_in(script: Path, env: Mapping[str, str]) -> str:

@@ -71,6 +71,7 @@ class Served(World):
         self.parting = False
         self.warned = False
         """Slurm has said that the end of the job is near."""
+        self.nodes_lost = False
         if first:
             self._go_on()
         else:
@@ -205,6 +206,11 @@ class Served(World):
             if silent:
                 self.say(f"{link.host} does not answer; waiting up to {self.lease:g} s for it to come back (--lease)")
             self.after(self.lease + _LATE if silent else _COMES_BACK, lambda: self._gave_up(link, now, silent))
+
+    def lost(self, link: Link, why: str) -> None:
+        """An agent is gone for good."""
+        self.nodes_lost = True
+        super().lost(link, why)
 
     def _gave_up(self, link: FarLink, since: float, silent: bool) -> None:
         """It has not come back."""
