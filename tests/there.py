@@ -80,6 +80,11 @@ class There:
         """The newest run directory."""
         return sorted((self.home / "runs").iterdir())[-1]
 
+    @property
+    def last_attempt(self) -> int:
+        """The number of the newest run's last attempt."""
+        return max(int(path.name.partition("_")[2]) for path in self.run.glob("attempt_*"))
+
     def outcome(self) -> dict[str, Any]:
         """How the newest run ended."""
         found: dict[str, Any] = json.loads((self.run / "outcome.json").read_text())

@@ -65,6 +65,18 @@ def hidden(value: Any) -> Any:
     return found
 
 
+def hidden_words(words: Iterable[str]) -> list[str]:
+    """A command line with the values of secret variables hidden: `--env API_KEY=…`."""
+
+    def one(word: str) -> str:
+        option, named, rest = word.rpartition("--env=") if word.startswith("--env=") else ("", "", word)
+        name, equals, _ = rest.partition("=")
+        known = equals and name.replace("_", "").isalnum() and name == name.upper() and is_secret(name)
+        return f"{option}{named}{name}=(hidden)" if known else word
+
+    return [one(word) for word in words]
+
+
 def chosen(items: Iterable[str], env: Mapping[str, str]) -> dict[str, str]:
     """What `--env` names: NAME=VALUE, NAME as it is here, or PREFIX*; raises `Impossible`."""
     found: dict[str, str] = {}

@@ -48,7 +48,9 @@ class Inside:
 
     def __init__(self, run: Run, asked: Mapping[str, Any], allocation: slurm.Allocation):
         self.run, self.allocation = run, allocation
-        self.job: Job = job_from_json(asked["job"])._replace(allocation=allocation.job)
+        job = job_from_json(asked["job"])
+        kept = {name: os.environ[name] for name in slurm.FOR_SCRIPTS if name in os.environ}
+        self.job: Job = job._replace(allocation=allocation.job, env={**kept, **job.env})
         self.asked = asked
         self.each, self.np, self.threads_chosen = asked["each"], asked["np"], asked["threads_chosen"]
         self.began = time.monotonic()
@@ -59,16 +61,17 @@ class Inside:
         self.listener = socket.socket()
         self.listener.bind(("", 0))
         self.listener.listen(4096)
-        self.step: subprocess.Popen[bytes] | None = None
+        self.steps: list[subprocess.Popen[bytes]] = []
 
     def start_agents(self, env: Mapping[str, str]) -> None:
-        """One task a node, by a single srun."""
+        """One task a node, by a single srun; by one for each node where they have not equally many GPUs."""
         script = self.job.program.argv[0] if self.job.program.kind == "script" else ""
         own = [address for _, address in machine.interfaces()] or ["127.0.0.1"]
         where = {
             "addresses": own,
             "port": self.listener.getsockname()[1],
             "secret": self.secret,
+            "hosts": list(self.allocation.hosts),
             "lease": self.job.lease,
             "cwd": self.job.cwd,
             "script": script,
@@ -76,7 +79,11 @@ class Inside:
         with open(os.open(self.run.path / RENDEZVOUS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(where, file)
         command = [self.job.python, "-I", "-S", str(self.run.path / ARCHIVE), "step", str(self.run.path)]
-        self.step = queue.start_step(self.allocation, self.allocation.hosts, command, self.run.path / "agents.log", env)
+        gpus = queue.gpus_by_host(self.allocation)
+        together = [tuple(gpus)] if len(set(gpus.values())) == 1 else [(host,) for host in gpus]
+        for hosts in together:
+            log = self.run.path / "agents.log"
+            self.steps.append(queue.start_step(self.allocation.job, hosts, command, log, env, gpus[hosts[0]]))
 
     def gather(self) -> None:
         """Wait until all agents have called and told what there is. Raises `Unreachable`."""
@@ -86,7 +93,7 @@ class Inside:
             for key, _ in self.selector.select(0.2):
                 if key.fd in self.selector.get_map():
                     key.data()
-            ended = self.step.poll() if self.step is not None else None
+            ended = next((code for code in (step.poll() for step in self.steps) if code is not None), None)
             if ended is not None or time.monotonic() > deadline:
                 how = f"srun ended with status {ended}" if ended is not None else f"none within {_PATIENCE:g} s"
                 words = (self.run.path / "agents.log").read_text().strip().splitlines()[-3:]
@@ -201,7 +208,7 @@ class Inside:
                 link.node, "prepare", **prepare_fields(plan, link.node, link.host, str(self.run.path), self.run.id)
             )
         world.tell(0, "listen", attempt=record["first_attempt"], host=met.address)
-        world.watch_signals(self.signals, self.asked["before"])
+        world.watch_signals(self.signals, self.asked["before"], queue.kill_wait())
         viewers = socket.socket(socket.AF_UNIX)
         viewers.bind(socket_name(os.getuid(), self.run.id, "supervisor"))
         viewers.listen(64)
@@ -209,8 +216,8 @@ class Inside:
         ended_by_slurm = world.warned or world.nodes_lost
         if ended_by_slurm and outcome.code != 0 and self.allocation.restarts < self.asked["requeue"]:
             self._requeue()
-        if self.step is not None:
-            self.step.wait()
+        for step in self.steps:
+            step.wait()
         return outcome.code
 
     def _requeue(self) -> None:
@@ -251,7 +258,7 @@ def inside(words: list[str]) -> int:
         return here.serve()
     except MusterError as error:
         print(f"muster: {error}", file=sys.stderr, flush=True)
-        if here.step is not None:
-            here.step.terminate()
-            here.step.wait()
+        for step in here.steps:
+            step.terminate()
+            step.wait()
         return error.exit_code

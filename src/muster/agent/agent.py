@@ -329,10 +329,14 @@ class Agent:
         self.logs.follow(attempt, folder, self.members.ranks)
         self.members.start(attempt, folder, late)
 
-    def on_signal(self, payload: bytes, number: int, ranks: Iterable[int], catching: bool = False) -> None:
-        """Pass a signal to these ranks, or to those of them that have a handler for it."""
+    def on_signal(self, payload: bytes, number: int, ranks: Iterable[int]) -> None:
+        """Pass a signal to these ranks."""
         if self.prepared:
-            self.members.signal(number, ranks, catching)
+            self.members.signal(number, ranks)
+
+    def on_warn(self, payload: bytes, number: int) -> None:
+        """Pass a signal to the ranks that have a handler for it, and tell which these are."""
+        self.emit("heard", ranks=self.members.warn(number) if self.prepared else [])
 
     def on_sweep(self, payload: bytes, patience: float) -> None:
         """End whatever is left of the attempt; what ranks left behind has `patience` seconds to end by itself."""

@@ -359,15 +359,19 @@ class Members:
         """The ranks that live."""
         return sorted(self.pids)
 
-    def signal(self, number: int, ranks: Iterable[int], catching: bool = False) -> None:
-        """Send a signal to these ranks: to the process, or to its group where a shell or profiler stands before it.
-
-        `catching`: only to processes that have a handler for it; others it would end.
-        """
+    def signal(self, number: int, ranks: Iterable[int]) -> None:
+        """Send a signal to these ranks: to the process, or to its group where a shell or profiler stands before it."""
         groups = {rank["rank"]: command["group"] for rank, command in self.each_rank()}
         for rank in ranks:
-            if rank in self.pids and (not catching or system.catches(self.pids[rank], number)):
-                system.send(self.pids[rank], number, groups[rank] and not catching)
+            if rank in self.pids:
+                system.send(self.pids[rank], number, groups[rank])
+
+    def warn(self, number: int) -> list[int]:
+        """Send a signal to the ranks that have a handler for it, and tell which; others it would end."""
+        listening = [rank for rank, pid in sorted(self.pids.items()) if system.catches(pid, number)]
+        for rank in listening:
+            system.send(self.pids[rank], number)
+        return listening
 
     def stacks(self, ranks: Collection[int] | None = None) -> dict[str, Any]:
         """Ask ranks for their Python stacks; tells which were asked and which cannot answer."""

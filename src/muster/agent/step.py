@@ -32,12 +32,12 @@ def step(words: list[str]) -> int:
     good = [address for address in where["addresses"] if "error" not in ways[address]]
     agent.introduction = {
         **meet.tell(where["cwd"], where["script"], run_dir),
-        "name": os.environ.get("SLURMD_NODENAME", os.uname().nodename),
+        "name": os.environ["SLURMD_NODENAME"],
         "ways": ways,
         "python": ".".join(map(str, sys.version_info[:3])),
         "executable": sys.executable,
     }
-    node = int(os.environ["SLURM_NODEID"])
+    node = where["hosts"].index(agent.introduction["name"])
     agent.dialer = Dialer(agent, (good or where["addresses"])[0], where["port"], where["secret"], node)
     agent.dialer.dial()
     agent.wait_alone(time.monotonic())

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from muster import runs
-from muster.environ import hidden
+from muster.environ import hidden, hidden_words
 from muster.errors import Impossible
 from muster.job import Asked, make_job, make_plan, nodes_here, nodes_there, notes
 from muster.model import Plan, as_json
@@ -204,7 +204,7 @@ def job_record(plan: Plan, run_id: str, words: list[str], **more: Any) -> dict[s
     return {
         "id": run_id,
         "name": plan.job.name,
-        "argv": ["muster", "run", *words],
+        "argv": ["muster", "run", *hidden_words(words)],
         "cwd": plan.job.cwd,
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
         "time": time.time(),

@@ -12,7 +12,7 @@ from muster import archive, runs
 from muster.agent import meet
 from muster.agent.keep import ARCHIVE
 from muster.commands.run import make_copy, make_view
-from muster.environ import hidden, is_secret
+from muster.environ import hidden, hidden_words, is_secret
 from muster.errors import Impossible, RunFailed
 from muster.hosts import fold_hosts
 from muster.inside import ASKED
@@ -159,7 +159,7 @@ def _record(kept: runs.Run, asked: Asked, words: list[str], number: str, allocat
     return {
         "id": kept.id,
         "name": asked.job.name,
-        "argv": ["muster", "run", *words],
+        "argv": ["muster", "run", *hidden_words(words)],
         "cwd": asked.job.cwd,
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
         "time": time.time(),
@@ -181,7 +181,7 @@ def _here(
     """Start the supervisor as a step on the first node of this allocation, and watch it: it ends with this terminal."""
     command = (asked.job.python, "-I", "-S", str(run.path / ARCHIVE), "inside", str(run.path))
     chosen = {**env, **{name: value for name, value in asked.job.env.items() if is_secret(name)}}
-    step = queue.start_step(allocation, allocation.hosts[:1], command, run.path / "supervisor.log", chosen)
+    step = queue.start_step(allocation.job, allocation.hosts[:1], command, run.path / "supervisor.log", chosen)
     try:
         while run.read(RECORD) is None and step.poll() is None:
             time.sleep(0.05)
@@ -231,7 +231,7 @@ def follow(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> i
 
 def _watch(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> Watch | None:
     """Watch it through all its attempts; gives the last watch, None when there was nothing to watch."""
-    number, root = str(run.job["slurm"]), run.path.parents[1]
+    number, root, since = str(run.job["slurm"]), run.path.parents[1], float(run.job["time"])
     requeues = int((run.read(ASKED) or {}).get("requeue", 0))
     watch: Watch | None = None
     watched: Any = None
@@ -242,7 +242,7 @@ def _watch(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> W
             return watch
         if time.monotonic() >= next_look:
             next_look = time.monotonic() + _LOOK
-            found = queue.look(root)
+            found = queue.look(root, since)
             seen = None if found is None else found.get(number)
             if found is None:
                 words = "Slurm does not answer; waiting"

@@ -145,13 +145,13 @@ class Allocation(NamedTuple):
 def allocation(env: Mapping[str, str]) -> Allocation | None:
     """The allocation of salloc, of a batch script or of a step; None outside. Raises `Impossible`."""
     job = env.get("SLURM_JOB_ID")
-    if not job or not env.get("SLURM_JOB_NODELIST"):
-        return None
-    if env.get("SLURM_HET_SIZE", "1") not in ("", "1"):
+    if job and env.get("SLURM_HET_SIZE", "1") not in ("", "1"):
         raise Impossible(
             f"job {job} is heterogeneous (SLURM_HET_SIZE={env['SLURM_HET_SIZE']}), which muster does not know",
             "ask for one kind of nodes",
         )
+    if not job or not env.get("SLURM_JOB_NODELIST"):
+        return None
     hosts = tuple(unfold_hosts(env["SLURM_JOB_NODELIST"]))
     return Allocation(job, hosts, int(env.get("SLURM_RESTART_COUNT") or 0), tasks_per_node(env))
 
@@ -179,8 +179,15 @@ def fill_pattern(pattern: str, values: Mapping[str, object]) -> str:
 _MISLEADING = re.compile(
     # of the step or shell in which muster was started, not of the one that it starts
     r"SLURM_(NTASKS|NPROCS|TASKS_PER_NODE|NTASKS_PER_NODE|STEP_.*|PROCID|LOCALID|NODEID|GTIDS|DISTRIBUTION"
-    r"|CPU_BIND.*|MEM_BIND.*|CPUS_PER_TASK|TRES_PER_TASK|GPUS_PER_TASK|GPU_BIND|EXACT|SRUN_.*|LAUNCH_.*)|PMI_.*|PMIX_.*"
+    r"|CPU_BIND.*|MEM_BIND.*|CPUS_PER_TASK|TRES_PER_TASK|EXACT|SRUN_.*|LAUNCH_.*"
+    # an srun takes these for options of its own, and they are about other tasks than ours
+    r"|GPUS|GPUS_PER_(TASK|NODE|SOCKET)|GPU_BIND|NTASKS_PER_(GPU|SOCKET|CORE)|(CPUS|MEM)_PER_GPU|MEM_PER_(CPU|NODE))"
+    r"|PMI_.*|PMIX_.*"
 )
+
+
+FOR_SCRIPTS = ("SLURM_CPUS_PER_TASK", "SLURM_GPUS", "SLURM_GPUS_PER_NODE", "SLURM_GPUS_PER_TASK")
+"""What `clean` takes from a step and scripts read: how much they asked for."""
 
 
 def clean(env: Mapping[str, str]) -> dict[str, str]:
@@ -188,14 +195,50 @@ def clean(env: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in env.items() if not _MISLEADING.fullmatch(name)}
 
 
-def step(hosts: Sequence[str], command: Sequence[str], job: str = "", cpus: int = 0, stdin: bool = False) -> list[str]:
-    """One task on each of these hosts, whatever the job was made with; `stdin` goes to the first task."""
+def step(
+    hosts: Sequence[str], command: Sequence[str], job: str = "", gpus: int | None = 0, stdin: bool = False
+) -> list[str]:
+    """One task on each of these hosts, whatever the job was made with; `stdin` goes to the first task.
+
+    `gpus` are those of each host, None where that is not known: what Slurm gives then differs with how the job was
+    made. For one host of a job whose nodes have not equally many, only `--gpus` can name all that it has.
+    """
     words = ["srun", *([f"--jobid={job}"] if job else []), f"--nodes={len(hosts)}", f"--ntasks={len(hosts)}"]
     words += ["--ntasks-per-node=1", f"--nodelist={','.join(hosts)}", "--overlap", "--mpi=none", "--export=ALL"]
+    if gpus is not None:
+        words.append("--gres=none" if not gpus else f"--gpus={gpus}" if len(hosts) == 1 else f"--gpus-per-node={gpus}")
     words += ["--cpu-bind=none"]  # the ranks share what the job has there; Slurm would give one core to one task
-    words += [f"--cpus-per-task={cpus}"] if cpus else []
     words += ["--unbuffered", f"--input={'0' if stdin else 'none'}", "--kill-on-bad-exit=0", "--quiet"]
     return [*words, *command]
+
+
+def details(job: str) -> tuple[str, ...]:
+    """Ask what a job has on each of its nodes; `gpus_there` reads the answer."""
+    return ("scontrol", "show", "job", "--details", job)
+
+
+def gpus_there(out: str) -> dict[str, int]:
+    """How many GPUs the job has on each node: `Nodes=n[1-2] CPU_IDs=0-1 Mem=0 GRES=gpu:a100:2(IDX:0-1)`."""
+    found = {}
+    for nodes, gres in re.findall(r"\bNodes=(\S+) CPU_IDs=\S* Mem=\S* GRES=(\S*)", out):
+        for host in unfold_hosts(nodes):
+            found[host] = sum(gpus_of(gres).values())
+    return found
+
+
+KILL_WAIT = 30.0
+"""What Slurm leaves between SIGTERM and SIGKILL when nobody has configured it."""
+
+
+def configuration() -> tuple[str, ...]:
+    """Ask how Slurm is configured; `kill_wait` reads the answer."""
+    return ("scontrol", "show", "config")
+
+
+def kill_wait(out: str) -> float:
+    """`KillWait = 30 sec`."""
+    found = re.search(r"^KillWait\s*=\s*(\d+)", out, re.MULTILINE)
+    return float(found[1]) if found else KILL_WAIT
 
 
 # ---- looking --------------------------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ def _in_queue(run: Run) -> str:
     from muster.world import queue
 
     number = str(run.job["slurm"])
-    found = queue.look(run.path.parents[1])
+    found = queue.look(run.path.parents[1], float(run.job["time"]))
     if found is None:
         return "unknown"
     state = found[number].state if number in found else ""

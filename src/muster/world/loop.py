@@ -15,7 +15,7 @@ from typing import Any
 from muster.agent.protocol import pack
 from muster.hosts import fold_hosts
 from muster.model import Failure, Outcome, Plan, as_json
-from muster.ranks import environment, late_environment
+from muster.ranks import environment, late_environment, slurm_environment
 from muster.report import unable_in_words
 from muster.runs import Run
 from muster.supervise import (
@@ -72,7 +72,7 @@ def prepare_fields(plan: Plan, number: int, host: str, run_dir: str, run_id: str
         if command.node == number:
             item = as_json(command)
             for rank, entry in zip(command.ranks, item["ranks"]):
-                entry["env"] = environment(rank)
+                entry["env"] = {**environment(rank), **(slurm_environment(rank) if job.place == "slurm" else {})}
             commands.append(item)
     return {
         "run_dir": run_dir,

@@ -24,16 +24,17 @@ _PROVEN = "slurm-sees.json"
 """Where nodes of a partition were seen to write in the folder of muster."""
 
 
-def look(root: Path) -> dict[str, slurm.Seen] | None:
+def look(root: Path, since: float = 0.0) -> dict[str, slurm.Seen] | None:
     """This person's jobs that Slurm knows, by number, as they were a moment ago; None when it does not answer.
 
-    `root` is the folder of muster.
+    `root` is the folder of muster. An answer from before `since`, in seconds since 1970, is not good enough.
     """
     kept = root / _SEEN
     with suppress(OSError, ValueError):
         seen = json.loads(kept.read_text())
-        if 0 <= time.time() - seen["time"] < _FRESH:
+        if seen["time"] > since and 0 <= time.time() - seen["time"] < _FRESH:
             return slurm.queued(seen["said"])
+    asked = time.time()
     try:
         done = subprocess.run(slurm.queue(), capture_output=True, text=True, timeout=_WITHIN)
     except (OSError, subprocess.TimeoutExpired):
@@ -42,7 +43,7 @@ def look(root: Path) -> dict[str, slurm.Seen] | None:
         return None
     with suppress(OSError):  # a full disk must not keep anybody from knowing
         part = kept.with_name(f"{_SEEN}.{os.getpid()}")
-        part.write_text(json.dumps({"time": time.time(), "said": done.stdout}))
+        part.write_text(json.dumps({"time": asked, "said": done.stdout}))
         part.replace(kept)
     return slurm.queued(done.stdout)
 
@@ -109,13 +110,32 @@ def hand_in(script: Path, env: Mapping[str, str]) -> str:
     return slurm.submitted(done.stdout)
 
 
+def gpus_by_host(allocation: slurm.Allocation) -> dict[str, int | None]:
+    """How many GPUs the job has on each of its nodes, in their order; None where Slurm does not say."""
+    try:
+        done = subprocess.run(slurm.details(allocation.job), capture_output=True, text=True, timeout=_WITHIN)
+        found = slurm.gpus_there(done.stdout)
+    except (OSError, subprocess.TimeoutExpired):
+        found = {}
+    return {host: found.get(host) for host in allocation.hosts}
+
+
+def kill_wait() -> float:
+    """Seconds that Slurm leaves between SIGTERM and SIGKILL; its default where it does not say."""
+    try:
+        done = subprocess.run(slurm.configuration(), capture_output=True, text=True, timeout=_WITHIN)
+    except (OSError, subprocess.TimeoutExpired):
+        return slurm.KILL_WAIT
+    return slurm.kill_wait(done.stdout)
+
+
 def start_step(
-    allocation: slurm.Allocation, hosts: Sequence[str], command: Sequence[str], log: Path, env: Mapping[str, str]
+    job: str, hosts: Sequence[str], command: Sequence[str], log: Path, env: Mapping[str, str], gpus: int | None = 0
 ) -> subprocess.Popen[bytes]:
-    """Start one task on each of these hosts of an allocation; what they say goes to `log`."""
+    """Start one task on each of these hosts of a job, with so many GPUs; what they say goes to `log`."""
     with open(log, "ab") as file:
         return subprocess.Popen(
-            slurm.step(hosts, command, job=allocation.job),
+            slurm.step(hosts, command, job=job, gpus=gpus),
             env=slurm.clean(env),
             stdin=subprocess.DEVNULL,
             stdout=file,

@@ -71,6 +71,10 @@ class Served(World):
         self.parting = False
         self.warned = False
         """Slurm has said that the end of the job is near."""
+        self.patience = 30.0
+        self._idle = 0.0
+        self._deaf: set[int] = set()
+        """Nodes on which no rank listens for that."""
         self.nodes_lost = False
         if first:
             self._go_on()
@@ -254,29 +258,51 @@ class Served(World):
 
     # ---- a scheduler ------------------------------------------------------------------------------------------------
 
-    def watch_signals(self, descriptor: int, left: float) -> None:
-        """Hear what a scheduler sends to this process: SIGUSR1 `left` seconds before the end, SIGTERM at the end."""
+    def watch_signals(self, descriptor: int, before: float, patience: float) -> None:
+        """Hear what a scheduler sends to this process: SIGUSR1 `before` seconds before the end, SIGTERM at the end.
+
+        `patience`: seconds between that SIGTERM and its SIGKILL.
+        """
+        self.patience = patience
 
         def signalled() -> None:
             for number in os.read(descriptor, 64):
                 if number == SIGUSR1:
-                    self.warn(f"{left:g} s are left of the job's time", left - self.plan.job.grace - _MARGIN)
+                    left = before - self.plan.job.grace - _MARGIN
+                    self.warn(f"{before:g} s are left of the job's time", left, left)
                 elif number == SIGTERM:
-                    self.warn("Slurm ends this job", self.plan.job.grace)
+                    self._ends_now()
 
         self.selector.register(descriptor, selectors.EVENT_READ, signalled)
 
-    def warn(self, why: str, left: float) -> None:
-        """The end is near: tell the ranks that listen for it, and end them in so many seconds."""
+    def warn(self, why: str, saving: float, idle: float) -> None:
+        """The end is near: tell the ranks that listen for it.
+
+        They are ended in `saving` seconds; if none listens, in `idle` seconds.
+        """
         if self.warned or self.outcome is not None:
             return
-        self.warned = True
+        self.warned, self._idle, self._deaf = True, idle, set()
         self.say(f"{why}: SIGUSR1 to the ranks that catch it, so that they save")
-        self.tell_all("signal", number=SIGUSR1, ranks=list(self.supervisor.alive()), catching=True)
-        self.after(max(0.0, left), lambda: self.handle(Asked(self.now(), SIGTERM)) if self.outcome is None else None)
+        self.tell_all("warn", number=SIGUSR1)
+        self.after(max(0.0, saving), self._end_ranks)
+
+    def _ends_now(self) -> None:
+        self.warn("Slurm ends this job", self.patience - min(self.plan.job.grace, self.patience / 2), 0.0)
 
     def _on_warned(self, link: Link, t: float, payload: bytes) -> None:
-        self.warn("Slurm ends this job", self.plan.job.grace)
+        self._ends_now()
+
+    def _on_heard(self, link: Link, t: float, payload: bytes, ranks: list[int]) -> None:
+        """Which ranks of a node listen; where none of all does there is nothing to wait for."""
+        if not ranks:
+            self._deaf.add(link.node)
+        if len(self._deaf) == len(self.links):
+            self.after(max(0.0, self._idle), self._end_ranks)
+
+    def _end_ranks(self) -> None:
+        if self.outcome is None:
+            self.handle(Asked(self.now(), SIGTERM))
 
     # ---- people -----------------------------------------------------------------------------------------------------
 
