@@ -208,7 +208,7 @@ class Inside:
                 link.node, "prepare", **prepare_fields(plan, link.node, link.host, str(self.run.path), self.run.id)
             )
         world.tell(0, "listen", attempt=record["first_attempt"], host=met.address)
-        world.watch_signals(self.signals, self.asked["before"], queue.kill_wait())
+        world.watch_signals(self.signals, self.asked["signal"], self.asked["before"], queue.kill_wait())
         viewers = socket.socket(socket.AF_UNIX)
         viewers.bind(socket_name(os.getuid(), self.run.id, "supervisor"))
         viewers.listen(64)

@@ -73,6 +73,14 @@ def _variable(value: str) -> str:
     return value
 
 
+def _warning(value: str) -> tuple[str, float]:
+    name, at, time = value.rpartition("@")
+    name = name.upper().removeprefix("SIG") if at else "USR1"
+    if name not in ("USR1", "USR2", "HUP", "INT", "QUIT", "TERM", "URG"):
+        raise ValueError("a signal and a time, such as `USR2@60`")
+    return name, _seconds(time)
+
+
 class Option(NamedTuple):
     """One option of one or more commands."""
 
@@ -152,10 +160,11 @@ RUN: tuple[Option, ...] = (
     Option(("--exclusive",), "of Slurm: whole nodes", group=WHERE),
     Option(
         ("--signal-before",),
-        "of Slurm: so long before the time is over ranks that catch SIGUSR1 get it, 120 s without it; 0 for never",
-        "TIME",
-        _seconds,
-        120.0,
+        "of Slurm: so long before the time is over ranks that catch SIGUSR1 get it, 120 s without it; 0 for never; "
+        "another signal: `USR2@60`",
+        "[SIG@]TIME",
+        _warning,
+        ("USR1", 120.0),
         group=WHERE,
     ),
     Option(

@@ -154,3 +154,63 @@ def test_what_sinfo_says() -> None:
 def test_what_squeue_says_of_everybody() -> None:
     (job,) = slurm.jobs("1|ada|main|RUNNING|2|gres:gpu:2|0:10|1:00:00|None\n")
     assert ("1", "ada", 2, "gres:gpu:2", "0:10") == (job.job, job.user, job.nodes, job.gpus, job.used)
+
+
+HELP = """Usage: sbatch [OPTIONS(0)...] [ : [OPTIONS(N)...]] script(0) [args(0)...]
+
+Parallel run options:
+  -a, --array=indexes         job array index values
+      --bb=<spec>             burst buffer specifications
+  -q, --qos=qos               quality of service
+      --no-requeue            if set, do not permit the job to be requeued
+"""
+
+
+def test_the_options_that_sbatch_lists() -> None:
+    assert {"array", "bb", "qos", "no-requeue"} == slurm.options_of_sbatch(HELP)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("2(x3),1", (2, 2, 2, 1)), ("4,2", (4, 2)), ("1(x2)", (1, 1)), ("7", (7,)), ("", ())]
+)
+def test_tasks_of_each_node(text: str, expected: tuple[int, ...]) -> None:
+    assert expected == slurm.tasks_per_node({"SLURM_TASKS_PER_NODE": text})
+
+
+DETAILS = """   TRES=cpu=2,node=2,billing=2
+     Nodes=n1 CPU_IDs=0 Mem=0 GRES=gpu:toy:4(IDX:0-3)
+     Nodes=n[2-3] CPU_IDs=0-7 Mem=0 GRES=gpu:toy:1(IDX:0),gpu:a100:1(IDX:1)
+     Nodes=n4 CPU_IDs=0 Mem=0 GRES=
+"""
+
+
+def test_the_gpus_that_a_job_has_on_each_node() -> None:
+    assert {"n1": 4, "n2": 2, "n3": 2, "n4": 0} == slurm.gpus_there(DETAILS)
+    assert {} == slurm.gpus_there("slurm_load_jobs error: Invalid job id specified")
+
+
+def test_gpus_of_a_step_are_always_said() -> None:
+    assert "--gpus-per-node=2" in slurm.step(("n1", "n2"), ("x",), gpus=2)
+    assert "--gpus=4" in slurm.step(("n1",), ("x",), gpus=4)  # the only way on one of several uneven nodes
+    assert "--gres=none" in slurm.step(("n1",), ("x",))
+    assert not [word for word in slurm.step(("n1",), ("x",), gpus=None) if "g" in word and word.startswith("--g")]
+
+
+def test_how_long_slurm_waits_before_it_kills() -> None:
+    assert 5.0 == slurm.kill_wait("JobRequeue              = 1\nKillWait                = 5 sec\n")
+    assert slurm.KILL_WAIT == slurm.kill_wait("")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [("%x-%j.%t.out", "train-12.3.out"), ("%4t", "0003"), ("%%t", "%t"), ("a%q", "a%q"), ("plain", "plain")],
+)
+def test_names_by_slurms_patterns(pattern: str, expected: str) -> None:
+    assert expected == slurm.fill_pattern(pattern, {"x": "train", "j": "12", "t": 3})
+
+
+def test_a_trial_goes_where_the_job_will() -> None:
+    asked = slurm.Request("x", 3, (("partition", "gpu"), ("nodelist", "n1,n2,n3"), ("time", "9")))
+    line = slurm.trial(asked, ("true",))
+    assert {"--partition=gpu", "--nodes=1", "--time=1"} <= set(line)
+    assert not [word for word in line if "nodelist" in word]

@@ -334,9 +334,9 @@ class Agent:
         if self.prepared:
             self.members.signal(number, ranks)
 
-    def on_warn(self, payload: bytes, number: int) -> None:
-        """Pass a signal to the ranks that have a handler for it, and tell which these are."""
-        self.emit("heard", ranks=self.members.warn(number) if self.prepared else [])
+    def on_warn(self, payload: bytes, name: str) -> None:
+        """Pass a signal, `USR1`, to the ranks that have a handler for it, and tell which these are."""
+        self.emit("heard", ranks=self.members.warn(signal.Signals[f"SIG{name}"]) if self.prepared else [])
 
     def on_sweep(self, payload: bytes, patience: float) -> None:
         """End whatever is left of the attempt; what ranks left behind has `patience` seconds to end by itself."""

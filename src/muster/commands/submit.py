@@ -63,10 +63,16 @@ def request(asked: Asked, given: Mapping[str, Any], run_dir: Path) -> slurm.Requ
         nodes=nodes,
         options=tuple(options.items()),
         output=str(run_dir / "slurm-%j.out"),
-        before=int(given.get("signal_before", 120)),
+        before=int(_warning(given)[1]),
         requeue=bool(given.get("requeue", 0)),
         tasks=tasks,
     )
+
+
+def _warning(given: Mapping[str, Any]) -> tuple[str, float]:
+    """The signal for ranks that listen, and how many seconds before the end they get it."""
+    found: tuple[str, float] = given.get("signal_before", ("USR1", 120.0))
+    return found
 
 
 def _word(value: Any, what: str) -> Any:
@@ -127,7 +133,8 @@ def submit(
             "each": asked.each,
             "np": given.get("np"),
             "threads_chosen": asked.threads_chosen,
-            "before": int(given.get("signal_before", 120)),
+            "before": _warning(given)[1],
+            "signal": _warning(given)[0],
             "requeue": given.get("requeue", 0),
             "attached": allocation is not None,
         }

@@ -71,7 +71,7 @@ class Served(World):
         self.parting = False
         self.warned = False
         """Slurm has said that the end of the job is near."""
-        self.patience = 30.0
+        self.warning, self.patience = "USR1", 30.0
         self._idle = 0.0
         self._deaf: set[int] = set()
         """Nodes on which no rank listens for that."""
@@ -258,12 +258,12 @@ class Served(World):
 
     # ---- a scheduler ------------------------------------------------------------------------------------------------
 
-    def watch_signals(self, descriptor: int, before: float, patience: float) -> None:
+    def watch_signals(self, descriptor: int, name: str, before: float, patience: float) -> None:
         """Hear what a scheduler sends to this process: SIGUSR1 `before` seconds before the end, SIGTERM at the end.
 
-        `patience`: seconds between that SIGTERM and its SIGKILL.
+        `name` is the signal for the ranks. `patience`: seconds between that SIGTERM and its SIGKILL.
         """
-        self.patience = patience
+        self.warning, self.patience = name, patience
 
         def signalled() -> None:
             for number in os.read(descriptor, 64):
@@ -283,8 +283,8 @@ class Served(World):
         if self.warned or self.outcome is not None:
             return
         self.warned, self._idle, self._deaf = True, idle, set()
-        self.say(f"{why}: SIGUSR1 to the ranks that catch it, so that they save")
-        self.tell_all("warn", number=SIGUSR1)
+        self.say(f"{why}: SIG{self.warning} to the ranks that catch it, so that they save")
+        self.tell_all("warn", name=self.warning)
         self.after(max(0.0, saving), self._end_ranks)
 
     def _ends_now(self) -> None:
