@@ -47,6 +47,17 @@ def test_inside_an_allocation_that_was_made_for_something_else(there: There) -> 
     there.nothing_left()
 
 
+def test_inside_a_step_of_an_allocation(there: There) -> None:
+    """As where salloc gives a shell on the first node."""
+    env = {**there.lab.environment(), **there.env}
+    made_for = ["salloc", "-Q", "-N2", "--gpus-per-node=1", "srun", "-N1", "-n1", "--overlap"]
+    line = there.argv("run", "--slurm", "-g", "2", "--prefix", "", "--", "sh", "-c", "echo $RANK $CUDA_VISIBLE_DEVICES")
+    done = there.lab.run("head", [*made_for, *line], env=env, cwd=str(there.folder), timeout=90)
+    assert 0 == done.returncode, done.stderr
+    assert ["0 0", "1 0", "2 0", "3 0"] == sorted(done.stdout.splitlines())
+    assert "broke" not in done.stderr
+
+
 def test_inside_a_batch_script_of_the_person(there: There) -> None:
     words = " ".join(there.argv("run", "--slurm", "-g", "1", str(EXAMPLE)))
     text = f"#!/bin/bash\n#SBATCH -N2 -n4 -o {there.folder}/out\nexport MUSTER_HOME='{there.home}'\n{words}\n"

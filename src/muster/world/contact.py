@@ -7,7 +7,7 @@ import os
 import selectors
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +131,12 @@ def way_to(run: Run, call: str = "") -> ChildLink:
     # who has another number there has another socket: ask there
     own = f"'\\0muster/%d/{run.id}/supervisor' % os.getuid()" if place != "local" else repr(name)
     source = relay_source(call or f"visit({own}, {job['there']!r})")
-    return start_relay(made.job._replace(place=place), host, dict(os.environ), source)
+    env: Mapping[str, str] = os.environ
+    if place == "slurm":
+        from muster.schedulers.slurm import clean
+
+        env = clean(env)
+    return start_relay(made.job._replace(place=place), host, dict(env), source)
 
 
 def ask_supervisor(run: Run, kind: str, within: float = 15.0, **fields: Any) -> dict[str, Any] | None:
