@@ -7,8 +7,13 @@ import zipfile
 from pathlib import Path
 
 _MAIN = """import sys
-from muster.world.serve import serve
-sys.exit(serve(sys.argv[2:]))
+if sys.argv[1] == "serve":
+    from muster.world.serve import serve as main
+elif sys.argv[1] == "step":
+    from muster.agent.step import step as main
+else:
+    from muster.inside import inside as main
+sys.exit(main(sys.argv[2:]))
 """
 
 _NOT_NEEDED = ("lab", "commands")

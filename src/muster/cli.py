@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "stacks": ("muster.commands.reach", "stacks", "where in the code each rank is now"),
     "rm": ("muster.commands.look", "rm", "delete a run that has ended"),
     "prune": ("muster.commands.look", "prune", "delete old runs"),
+    "nodes": ("muster.commands.nodes", "nodes", "the machines of a Slurm cluster, what is free, who waits"),
     "lab": ("muster.commands.lab", "lab", "a practice cluster on this machine: real ssh, Slurm, MPI"),
 }
 """name: (module, function, what it does)"""

@@ -7,6 +7,7 @@ variable; so what is about training goes by default, and the rest by `--env`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from muster.errors import Impossible
 
@@ -50,6 +51,30 @@ def forwarded(env: Mapping[str, str]) -> dict[str, str]:
 def is_secret(name: str) -> bool:
     """Its value is shown to nobody."""
     return any(word in name.upper() for word in _SECRET)
+
+
+def hidden(value: Any) -> Any:
+    """The same with the values of secret variables hidden, wherever an `env` stands in it."""
+    if isinstance(value, list):
+        return [hidden(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: hidden(item) for key, item in value.items()}
+    if isinstance(value.get("env"), dict):
+        found["env"] = {name: "(hidden)" if is_secret(name) else text for name, text in value["env"].items()}
+    return found
+
+
+def hidden_words(words: Iterable[str]) -> list[str]:
+    """A command line with the values of secret variables hidden: `--env API_KEY=…`."""
+
+    def one(word: str) -> str:
+        option, named, rest = word.rpartition("--env=") if word.startswith("--env=") else ("", "", word)
+        name, equals, _ = rest.partition("=")
+        known = equals and name.replace("_", "").isalnum() and name == name.upper() and is_secret(name)
+        return f"{option}{named}{name}=(hidden)" if known else word
+
+    return [one(word) for word in words]
 
 
 def chosen(items: Iterable[str], env: Mapping[str, str]) -> dict[str, str]:

@@ -107,6 +107,32 @@ def expand(names: str, source: str) -> list[str]:
     return found
 
 
+def unfold_hosts(text: str) -> list[str]:
+    """The hosts of a list as Slurm writes it, `n[1-3,07],gpu5`, in order; nothing has to be installed for it.
+
+    Raises `Impossible`.
+    """
+    found: list[str] = []
+    for piece in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", text):
+        names = [""]
+        for part in re.split(r"(\[[^\]]*\])", piece):
+            choices = _numbers(part[1:-1], text) if part.startswith("[") else [part]
+            names = [name + choice for name in names for choice in choices]
+        found += names
+    return found
+
+
+def _numbers(text: str, whole: str) -> list[str]:
+    """`1-3,07`: the numbers, as wide as they were written."""
+    found = []
+    for item in text.split(","):
+        first, _, last = item.partition("-")
+        if not re.fullmatch(r"\d+(-\d+)?", item):
+            raise Impossible(f"cannot read the host list `{whole}`", "it is written as `n[1-3,7]`")
+        found += [str(number).zfill(len(first)) for number in range(int(first), int(last or first) + 1)]
+    return found
+
+
 def fold_hosts(names: Iterable[str]) -> str:
     """`n[1-3],gpu5`: hosts in few words, as NodeSet writes them. The supervisor needs it where nothing is installed."""
     groups: dict[tuple[str, int, str], list[int]] = {}

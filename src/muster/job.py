@@ -59,7 +59,7 @@ def refuse_worlds(given: Mapping[str, Any], env: Mapping[str, str]) -> None:
         )
     if not few.isdigit() or few == "0":
         raise Impossible(f"--nnodes {nodes}: that is no number of nodes", "give a whole number from 1")
-    if few != "1" and not _elsewhere(given):
+    if few != "1" and not _elsewhere(given) and not given.get("slurm"):
         raise Impossible(
             f"--nnodes {nodes}: no machines were named",
             f"name them: `--hosts n1,n2 --nnodes {few}`, or `--hostfile FILE`",
@@ -223,7 +223,7 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
         raise Impossible("--gpus is for this machine", "with hosts write `--hosts n1:0,1`: GPUs 0 and 1 of n1")
     if named and "numa_binding" in given:
         raise Impossible("--numa-binding is for this machine", "leave it out where the ranks run on other hosts")
-    if not named and "np" in given:
+    if not named and "np" in given and not given.get("slurm"):
         given = {**given, "nproc_per_node": str(given["np"])}
     general, pythons = per_host(given.get("python", ()), names, "--python")
     setup, setups = per_host(given.get("setup", ()), names, "--setup")
@@ -237,7 +237,7 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
         python=python,
         python_why=why,
         cwd=cwd,
-        place="ssh" if named else "local",
+        place="ssh" if named else "slurm" if given.get("slurm") else "local",
         name=given.get("name", ""),
         env={**environ.forwarded(env), **variables} if named else variables,
         setup=tuple(setup),
@@ -249,7 +249,7 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
         timeout=given.get("timeout"),
         max_restarts=given.get("max_restarts", 0),
         ssh=_words(given.get("ssh", "ssh"), "--ssh"),
-        lease=given.get("lease", 30.0) if named else 0.0,
+        lease=given.get("lease", 30.0) if named or given.get("slurm") else 0.0,
     )
     return Asked(
         job=job,

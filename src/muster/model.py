@@ -63,6 +63,8 @@ class Job(NamedTuple):
     """How many times all ranks are started again after a failure."""
     ssh: tuple[str, ...] = ("ssh",)
     """The words of the ssh that reaches hosts."""
+    allocation: str = ""
+    """The number of the Slurm job in which it runs."""
     lease: float = 0.0
     """Seconds for which a node keeps its ranks when the connection to it breaks."""
 
@@ -210,11 +212,16 @@ def as_json(value: Any) -> Any:
     return value
 
 
-def plan_from_json(data: Mapping[str, Any]) -> Plan:
-    """Read back what `as_json(plan)` wrote; keys that a newer muster added are left out."""
-    job = dict(_known(Job, data["job"]))
+def job_from_json(data: Mapping[str, Any]) -> Job:
+    """Read back what `as_json(job)` wrote; keys that a newer muster added are left out."""
+    job = dict(_known(Job, data))
     job["program"] = Program(job["program"]["kind"], tuple(job["program"]["argv"]))
     job.update({name: tuple(job[name]) for name in ("setup", "preload", "wrap", "ssh") if name in job})
+    return Job(**job)
+
+
+def plan_from_json(data: Mapping[str, Any]) -> Plan:
+    """Read back what `as_json(plan)` wrote; keys that a newer muster added are left out."""
 
     def rank(item: Mapping[str, Any]) -> Rank:
         return Rank(**dict(_known(Rank, item), cpus=tuple(item["cpus"])))
@@ -228,7 +235,7 @@ def plan_from_json(data: Mapping[str, Any]) -> Plan:
         Command(**dict(_known(Command, item), argv=tuple(item["argv"]), ranks=tuple(map(rank, item["ranks"]))))
         for item in data["commands"]
     ]
-    return Plan(Job(**job), tuple(nodes), tuple(commands))
+    return Plan(job_from_json(data["job"]), tuple(nodes), tuple(commands))
 
 
 def outcome_from_json(data: Mapping[str, Any]) -> Outcome:

@@ -73,6 +73,14 @@ def _variable(value: str) -> str:
     return value
 
 
+def _warning(value: str) -> tuple[str, float]:
+    name, at, time = value.rpartition("@")
+    name = name.upper().removeprefix("SIG") if at else "USR1"
+    if name not in ("USR1", "USR2", "HUP", "INT", "QUIT", "TERM", "URG"):
+        raise ValueError("a signal and a time, such as `USR2@60`")
+    return name, _seconds(time)
+
+
 class Option(NamedTuple):
     """One option of one or more commands."""
 
@@ -135,6 +143,47 @@ RUN: tuple[Option, ...] = (
         _seconds,
         30.0,
         group=WHERE,
+    ),
+    Option(("--slurm",), "as a job of Slurm on `--nnodes` nodes; inside an allocation, on its nodes", group=WHERE),
+    Option(("--partition",), "of Slurm: the partition", "NAME", group=WHERE),
+    Option(("--account",), "of Slurm: the account", "NAME", group=WHERE),
+    Option(("--qos",), "of Slurm: the quality of service", "NAME", group=WHERE),
+    Option(("--time",), "of Slurm: the time limit, `4:00:00`", "TIME", group=WHERE),
+    Option(("--mem",), "of Slurm: memory of each node, `64G`", "SIZE", group=WHERE),
+    Option(("--nodelist",), "of Slurm: these nodes", "NODES", group=WHERE),
+    Option(("--constraint",), "of Slurm: features of the nodes", "LIST", group=WHERE),
+    Option(("--comment",), "of Slurm: a comment", "TEXT", group=WHERE),
+    Option(("--reservation",), "of Slurm: a reservation", "NAME", group=WHERE),
+    Option(("--gpus-per-node",), "of Slurm: GPUs of each node, `8` or `a100:8`", "N", group=WHERE),
+    Option(("--gres",), "of Slurm: the same as `gpu:8`", "LIST", group=WHERE),
+    Option(("--cpus-per-task",), "of Slurm: cores of each node, one a rank without it", "N", _positive, group=WHERE),
+    Option(("--exclusive",), "of Slurm: whole nodes", group=WHERE),
+    Option(
+        ("--signal-before",),
+        "of Slurm: so long before the time is over ranks that catch SIGUSR1 get it, 120 s without it; 0 for never; "
+        "another signal: `USR2@60`",
+        "[SIG@]TIME",
+        _warning,
+        ("USR1", 120.0),
+        group=WHERE,
+    ),
+    Option(
+        ("--requeue",),
+        "of Slurm: when the time is over or the job had to make room, go on as the next attempt, at most so many times",
+        "N",
+        _whole,
+        0,
+        group=WHERE,
+    ),
+    Option(
+        ("--output",),
+        "of Slurm: a second name for each rank's output, by Slurm's patterns: `%x-%j.%t.out`",
+        "PATTERN",
+        group=WHERE,
+    ),
+    Option(("--error",), "of Slurm: the same for what goes to stderr", "PATTERN", group=WHERE),
+    Option(
+        ("--slurm-opt",), "any other option of sbatch, `NAME=VALUE`; may be repeated", "OPT", many=True, group=WHERE
     ),
     Option(
         ("--sync",),
@@ -207,7 +256,12 @@ RUN: tuple[Option, ...] = (
         many=True,
         group=RANKS,
     ),
-    Option(("--gpus",), "the GPUs that the ranks may use, such as `2,3`", "LIST", group=RANKS),
+    Option(
+        ("--gpus",),
+        "the GPUs that the ranks may use, such as `2,3`; with `--slurm` how many in all",
+        "LIST",
+        group=RANKS,
+    ),
     Option(
         ("--numa-binding",),
         "bind ranks to cores: node, socket, exclusive or core-complex",
@@ -308,6 +362,7 @@ OTHERS: Mapping[str, tuple[Option, ...]] = {
         HELP,
     ),
     "wait": (Option(("--timeout",), "wait no longer than this", "TIME", _seconds, group=ENDS), _RUN_DIR, HELP),
+    "nodes": (_JSON, _RUN_DIR, HELP),
     "clean": (
         Option(("-H", "--hosts"), "machines to look at, this one without it", "HOSTS", group=WHERE),
         Option(("--hostfile",), "the same from a file", "FILE", group=WHERE),

@@ -20,7 +20,7 @@ from typing import Any, Union
 
 from muster.model import Failure, Outcome, RankEnd
 
-SIGINT, SIGKILL, SIGTERM, SIGHUP = 2, 9, 15, 1
+SIGINT, SIGKILL, SIGTERM, SIGHUP, SIGUSR1 = 2, 9, 15, 1, 10
 
 SETTLE = 1.0
 """Seconds to wait for a better cause after a rank fell because it lost a peer."""
@@ -43,6 +43,8 @@ class Settings:
     grace: float
     timeout: float | None = None
     max_restarts: int = 0
+    first_attempt: int = 0
+    """The number of the first attempt; others were made before, by a supervisor that ended with its job."""
 
 
 # ---- events: what happened; `t` is in seconds since the run began ---------------------------------------------------
@@ -228,7 +230,7 @@ class Supervisor:
     def __init__(self, settings: Settings):
         self.settings = settings
         self.phase = "preparing"
-        self.attempt = 0
+        self.attempt = settings.first_attempt
         self.deadline: float | None = settings.timeout
         """The time at which a `Tick` is wanted."""
         self._ready: set[int] = set()
@@ -458,12 +460,12 @@ class Supervisor:
             return
         assert self._end is not None
         wedged = any(words.startswith("still alive") for words in self._left)
-        again = self._end.state == "failed" and self.attempt < self.settings.max_restarts
+        again = self._end.state == "failed" and self.attempt < self.settings.first_attempt + self.settings.max_restarts
         if again and not self._gone and not wedged:
             first = first_cause(self._ends.values())
             who = f"rank {first.rank} failed" if first else self._end.reason or "a rank failed"
             self.attempt += 1
-            count = f"{self.attempt} of {self.settings.max_restarts}"
+            count = f"{self.attempt - self.settings.first_attempt} of {self.settings.max_restarts}"
             actions.append(Say(f"{who}; starting all ranks again (restart {count})"))
             self._ends, self._asked, self._end, self._left, self._port = {}, {}, None, [], None
             self.phase = "preparing"

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from conftest import EXAMPLE, TICK, There
+from there import EXAMPLE, TICK, There
 from waiting import until
 
 from muster.lab import Lab, kernel

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable
 
 import pytest
-from conftest import TICK, There
+from there import TICK, There
 from waiting import until
 
 ON = {"here": ("-g", "2"), "hosts": ("-H", "n1,n2", "-g", "1")}

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import EXAMPLE, TICK, There
+from there import EXAMPLE, TICK, There
 from waiting import until
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from conftest import EXAMPLE, There
+from there import EXAMPLE, There
 from waiting import until
 
 

@@ -19,17 +19,31 @@ LAYERS = (
     ("model", "errors", "agent"),
     ("ranks",),
     ("hosts", "environ", "archive"),
-    ("launchers", "places", "options", "supervise", "report", "lab"),
+    ("launchers", "schedulers"),
+    ("places", "options", "supervise", "report", "lab"),
     ("runs",),
     ("world",),
     ("job",),
+    ("inside",),
     ("commands",),
     ("cli",),
     ("__main__",),
 )
 """Each imports only what stands above it, and its own package."""
 
-CORE = ("model", "errors", "ranks", "hosts", "environ", "launchers", "places", "supervise", "report", "options")
+CORE = (
+    "model",
+    "errors",
+    "ranks",
+    "hosts",
+    "environ",
+    "launchers",
+    "schedulers",
+    "places",
+    "supervise",
+    "report",
+    "options",
+)
 """They decide, and touch nothing."""
 
 WORLDLY = {"subprocess", "selectors", "signal", "socket", "time", "os", "pathlib"}
@@ -37,6 +51,7 @@ WORLDLY = {"subprocess", "selectors", "signal", "socket", "time", "os", "pathlib
 
 TOUCHES = {
     "world": WORLDLY,
+    "inside": WORLDLY,
     "lab": WORLDLY,
     "agent": WORLDLY,
     "commands": {"time", "os", "pathlib"},

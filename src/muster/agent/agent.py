@@ -75,6 +75,10 @@ class Agent:
         """The last frame of each kind that a new supervisor has to be sent."""
         self.listened = -1
         """The last attempt for which a port was opened."""
+        self.introduction: dict[str, Any] = {}
+        """What a supervisor is told that this agent looked for by itself; see `step.py`."""
+        self.scheduled = False
+        """A scheduler started this agent, and ends it."""
         self.known = False
         """Some supervisor has been spoken to since this agent moved."""
 
@@ -88,7 +92,7 @@ class Agent:
         os.set_blocking(tell, False)
         signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, lambda *_: self.lost("the agent was sent SIGTERM"))
+        signal.signal(signal.SIGTERM, lambda *_: self.terminated())
         self.watch(told, lambda: self.children_ended(told))
 
     def greet(self) -> None:
@@ -181,7 +185,10 @@ class Agent:
         self.alone, self.known = 0.0, True
         self.watch(fd, self.heard)
         if not same:
-            self.emit("state", started=self.members.attempt if self.members.folder else -1, listened=self.listened)
+            if self.prepared:
+                self.emit("state", started=self.members.attempt if self.members.folder else -1, listened=self.listened)
+            else:
+                self.emit("told", **self.introduction)
             for frame in self.news.values():
                 self.wire.put(frame)
         self.obey(self.wire.take(more))
@@ -219,6 +226,13 @@ class Agent:
             self.lost(f"there was no way to the supervisor for {lease:g} s")
         else:
             self.after(1.0, lambda: self.wait_alone(now))
+
+    def terminated(self) -> None:
+        """SIGTERM has come: from a scheduler it says that the end is near, and its supervisor decides."""
+        if self.scheduled and not self.is_lost:
+            self.emit("warned")
+        else:
+            self.lost("the agent was sent SIGTERM")
 
     def children_ended(self, told: int) -> None:
         """Collect the dead."""
@@ -317,7 +331,12 @@ class Agent:
 
     def on_signal(self, payload: bytes, number: int, ranks: Iterable[int]) -> None:
         """Pass a signal to these ranks."""
-        self.members.signal(number, ranks)
+        if self.prepared:
+            self.members.signal(number, ranks)
+
+    def on_warn(self, payload: bytes, name: str) -> None:
+        """Pass a signal, `USR1`, to the ranks that have a handler for it, and tell which these are."""
+        self.emit("heard", ranks=self.members.warn(signal.Signals[f"SIG{name}"]) if self.prepared else [])
 
     def on_sweep(self, payload: bytes, patience: float) -> None:
         """End whatever is left of the attempt; what ranks left behind has `patience` seconds to end by itself."""

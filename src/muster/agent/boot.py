@@ -6,8 +6,8 @@ installed on a node, and nothing but a short constant stands on a command line.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from shlex import quote
 
 from muster.agent.protocol import MAGIC
@@ -93,17 +93,22 @@ def read_script(shell: str, script: bytes) -> str:
     return f"exec {shell} -c 'eval \"$(head -c {len(script)})\"'"
 
 
+def text_of(name: str) -> str:
+    """The source of a module of the agent, from a folder or from an archive."""
+    data: bytes = globals()["__loader__"].get_data(os.path.join(os.path.dirname(__file__), f"{name}.py"))
+    return data.decode()
+
+
 def relay_source(call: str) -> bytes:
     """The text of a program, with its length, that does one thing which `relay.py` can do, such as `visit(…)`."""
-    text = f"{(Path(__file__).parent / 'relay.py').read_text()}\nwrite_all(1, {MAGIC!r})\n{call}\n".encode()
+    text = f"{text_of('relay')}\nwrite_all(1, {MAGIC!r})\n{call}\n".encode()
     return b"%d\n" % len(text) + text
 
 
 def agent_source(call: str = "from muster.agent.agent import main\nmain(HOOK)") -> bytes:
     """The text that an agent is sent first, with its length; `call` is for something else that its modules can do."""
-    here = Path(__file__).parent
     sources = {"muster": "", "muster.agent": ""}
-    sources.update({f"muster.agent.{name}": (here / f"{name}.py").read_text() for name in _MODULES})
-    hook = (here / "hook.py").read_text()
+    sources.update({f"muster.agent.{name}": text_of(name) for name in _MODULES})
+    hook = text_of("hook")
     text = f"SOURCES={sources!r}\nHOOK={hook!r}\n{_UNPACK}\n{call}\n".encode()
     return b"%d\n" % len(text) + text

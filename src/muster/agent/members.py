@@ -366,6 +366,13 @@ class Members:
             if rank in self.pids:
                 system.send(self.pids[rank], number, groups[rank])
 
+    def warn(self, number: int) -> list[int]:
+        """Send a signal to the ranks that have a handler for it, and tell which; others it would end."""
+        listening = [rank for rank, pid in sorted(self.pids.items()) if system.catches(pid, number)]
+        for rank in listening:
+            system.send(self.pids[rank], number)
+        return listening
+
     def stacks(self, ranks: Collection[int] | None = None) -> dict[str, Any]:
         """Ask ranks for their Python stacks; tells which were asked and which cannot answer."""
         asked: dict[int, list[str | int]] = {}

@@ -31,11 +31,14 @@ def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
     run = one(root, rest, "logs")
     if not contact.refresh(run):
         print(f"{run.job['served']['name']} does not answer: this is what has come before", file=sys.stderr)
+    following = given.get("follow", False)
     attempts = run.attempts()
     attempt = given.get("attempt", attempts[-1] if attempts else 0)
     if attempts and attempt not in attempts:
         raise Impossible(f"{run.id} has no attempt {attempt}", f"it has {fold(attempts)}")
     streams = [name for name, option in (("out", "stdout"), ("err", "stderr")) if given.get(option)] or ["out", "err"]
+    if following:
+        _await_start(run)
     every = range(int(run.job.get("ranks") or 1))
     chosen = given.get("rank") or tuple(every)
     wrong = [rank for rank in chosen if rank not in every]
@@ -45,14 +48,13 @@ def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
     places = {(rank, stream): at.get((rank, stream), 0) for rank in chosen for stream in streams}
     host = str(run.job.get("host", ""))
     lines = Lines(prefixes({rank: (host, rank, 0) for rank in every}, given.get("prefix"), colourful(1, env)), False)
-    following = given.get("follow", False)
     looked = time.monotonic()
     while True:
         if following and time.monotonic() - looked > _REFRESH:
             contact.refresh(run)
             looked = time.monotonic()
         # both before the files are read: what is written after that is not missed
-        last = not following or contact.state(run) != "running"
+        last = not following or contact.state(run) not in ("running", "pending")
         newer = [number for number in run.attempts() if number > attempt] if "attempt" not in given else []
         grown = [_print(run, attempt, key, places, lines) for key in places]
         if any(grown):
@@ -68,6 +70,12 @@ def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
     if not run.attempts():
         print(f"{run.id} has no logs: its ranks were never started", file=sys.stderr)
     return 0
+
+
+def _await_start(run: runs.Run) -> None:
+    """Until the job of a run has started nobody knows how many ranks there are."""
+    while contact.state(run) == "pending" or (not run.job.get("ranks") and contact.state(run) == "running"):
+        time.sleep(0.2)
 
 
 def _print(run: runs.Run, attempt: int, key: Key, places: dict[Key, int], lines: Lines) -> bool:

@@ -46,6 +46,16 @@ def kill(words: list[str], env: Mapping[str, str], began: float) -> int:
         raise Impossible("`muster kill` wants a run", "`muster ps` lists them; `last` is the newest")
     run = one(root, rest, "kill")
     state = contact.state(run)
+    in_slurm = bool(run.job.get("slurm")) and not run.job.get("allocated")
+    if state == "pending":
+        contact.cancel(run)
+        print(f"{run.id}: taken out of the queue")
+        return 0
+    if state == "running" and in_slurm and run.read("serve.json") is None:  # nobody there to ask yet
+        contact.cancel(run)
+        state = contact.wait(run, 60)
+        print(f"{run.id}: cancelled, {_told(run, state)}")
+        return 0 if state != "running" else 1
     if state != "running":
         print(f"{run.id} is {_told(run, state)}; nothing to end")
         return 0 if state not in ("unknown",) else 125

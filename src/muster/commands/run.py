@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from muster import runs
-from muster.environ import is_secret
+from muster.environ import hidden, hidden_words
 from muster.errors import Impossible
 from muster.job import Asked, make_job, make_plan, nodes_here, nodes_there, notes
 from muster.model import Plan, as_json
@@ -49,9 +49,15 @@ def _files(profile: Any, env: Mapping[str, str]) -> list[dict[str, Any]]:
     profiles, tables, known = [], [], []
     for path in places:
         data = _toml(path)
-        wrong = [name for name in data if name not in ("run", "profile")]
+        wrong = [name for name in data if name not in ("run", "profile", "slurm")]
         if wrong:
-            raise Impossible(f"{path}: there is no table [{wrong[0]}]", "options stand in `[run]` and `[profile.NAME]`")
+            known_tables = "options stand in `[run]` and `[profile.NAME]`, those of sbatch in `[slurm]`"
+            raise Impossible(f"{path}: there is no table [{wrong[0]}]", known_tables)
+        if "slurm" in data:
+            if not isinstance(data["slurm"], dict):
+                raise Impossible(f"{path} [slurm] is no table", "write `[slurm]`, and options of sbatch below it")
+            table = {name.replace("_", "-"): value for name, value in data["slurm"].items()}
+            tables.append({"slurm_table": table})
         if "run" in data:
             tables.append(from_table(RUN, data["run"], f"{path} [run]"))
         here = data.get("profile", {})
@@ -114,6 +120,11 @@ def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
     from muster.report import plan_in_words
 
     given, asked, run_id, root = _asked(words, env, "plan")
+    if given.get("slurm"):
+        from muster.commands.submit import script_of
+
+        print(script_of(asked, given, root / "runs" / run_id), end="")
+        return 0
     nodes = nodes_there(asked, given, None) if asked.hosts else nodes_here(asked, given, env)
     planned = make_plan(asked.job, nodes, run_id)
     if given.get("json"):
@@ -125,18 +136,6 @@ def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
     return 0
 
 
-def hidden(value: Any) -> Any:
-    """The same with the values of secret variables hidden, wherever an `env` stands in it."""
-    if isinstance(value, list):
-        return [hidden(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    found = {key: hidden(item) for key, item in value.items()}
-    if isinstance(value.get("env"), dict):
-        found["env"] = {name: "(hidden)" if is_secret(name) else text for name, text in value["env"].items()}
-    return found
-
-
 def run(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Start the ranks, show what happens, and give the exit status of the run."""
     if _help(words, "run", "start the ranks of a script, here or on other machines, and see them to their end"):
@@ -144,12 +143,25 @@ def run(words: list[str], env: Mapping[str, str], began: float) -> int:
     from muster.world.link import start_agents
 
     given, asked, run_id, root = _asked(words, env, "run")
+    if given.get("slurm"):
+        from muster.commands.submit import submit
+
+        return submit(words, asked, given, env, run_id, root)
     if asked.hosts or given.get("detach"):
         from muster.commands.there import run_there
 
         return run_there(words, asked, given, env, began, run_id, root)
     planned = make_plan(asked.job, nodes_here(asked, given, env), run_id)
     view = make_view(planned, run_id, given, env)
+    if env.get("SLURM_JOB_ID"):
+        from muster.schedulers.slurm import allocation
+
+        found = allocation(env)
+        if found is not None and len(found.hosts) > 1:
+            view.say(
+                f"job {found.job} of Slurm has {len(found.hosts)} nodes, and these ranks run on this one: "
+                "`--slurm` runs them on all"
+            )
     kept = keep(planned, run_id, root, words)
     try:
         make_copy(asked, given)
@@ -180,7 +192,7 @@ def keep(plan: Plan, run_id: str, root: Path, words: list[str], **more: Any) -> 
     """Make the run directory, with what was asked for and the plan in it."""
     kept = runs.create(root, run_id)
     kept.write("job.json", job_record(plan, run_id, words, **more))
-    kept.write("plan.json", as_json(plan))
+    kept.write("plan.json", hidden(as_json(plan)))
     return kept
 
 
@@ -192,7 +204,7 @@ def job_record(plan: Plan, run_id: str, words: list[str], **more: Any) -> dict[s
     return {
         "id": run_id,
         "name": plan.job.name,
-        "argv": ["muster", "run", *words],
+        "argv": ["muster", "run", *hidden_words(words)],
         "cwd": plan.job.cwd,
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
         "time": time.time(),
@@ -200,7 +212,7 @@ def job_record(plan: Plan, run_id: str, words: list[str], **more: Any) -> dict[s
         "pid": os.getpid(),
         "pid_started": process_started(os.getpid()),
         **identity(),
-        "job": as_json(plan.job),
+        "job": hidden(as_json(plan.job)),
         **more,
     }
 

@@ -11,6 +11,7 @@ from muster import archive, runs
 from muster.agent import meet
 from muster.commands.common import one, read
 from muster.commands.run import code_limit, job_record, make_copy, make_view
+from muster.environ import hidden
 from muster.errors import Impossible
 from muster.job import Asked, hosts_to_reach, make_plan, nodes_here, nodes_there
 from muster.model import Plan, as_json
@@ -92,9 +93,9 @@ def run_there(
             }
             for link, (run_dir, shared) in zip(links, shares)
         ]
-        texts = {"job.json": record, "plan.json": as_json(plan), RECORD: serve}
+        texts = {"job.json": record, "plan.json": hidden(as_json(plan)), RECORD: serve}
         kept.write("job.json", record)
-        kept.write("plan.json", as_json(plan))
+        kept.write("plan.json", texts["plan.json"])
         gathering.move(
             prepares,
             archive.build(),
@@ -148,6 +149,10 @@ def attach(words: list[str], env: Mapping[str, str], began: float) -> int:
     if run.outcome is not None:
         print(f"{run.id}: {outcome_in_words(run.outcome, run.id, len(run.outcome.ends))}")
         return run.outcome.code
+    if run.job.get("slurm") and not run.job.get("allocated"):
+        from muster.commands.submit import follow
+
+        return follow(run, given, env)
     watch = Watch(
         run.job["served"]["name"],
         lambda: contact.way_to(run),

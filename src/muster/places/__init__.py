@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Callable, NamedTuple
 
 from muster.model import Host, Job
-from muster.places import local, ssh
+from muster.places import local, slurm, ssh
 
 
 class Place(NamedTuple):
@@ -20,4 +20,5 @@ class Place(NamedTuple):
 PLACES: dict[str, Place] = {
     "local": Place(local.start, local.text),
     "ssh": Place(ssh.start, ssh.text),
+    "slurm": Place(slurm.start, slurm.text),
 }

@@ -7,18 +7,18 @@ import os
 import selectors
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from muster.agent.boot import relay_source
 from muster.agent.protocol import Unpacker, pack, socket_name
 from muster.errors import Impossible, RunFailed, Unreachable
-from muster.hosts import parse_hosts
-from muster.model import Host, Job, Program, plan_from_json
+from muster.model import Host, Job, Outcome, Program, as_json, plan_from_json
 from muster.runs import Run
 from muster.world.here import identity
-from muster.world.link import ChildLink, end_links, start_relay
+
+if TYPE_CHECKING:
+    from muster.world.link import ChildLink
 
 PATIENCE = 5.0
 """Seconds in which an agent must answer."""
@@ -33,14 +33,18 @@ def state(run: Run) -> str:
     if outcome is not None:
         return outcome.state
     job, here = run.job, identity()
+    if job.get("slurm") and (not job.get("allocated") or run.read("serve.json") is None):
+        return _in_queue(run)  # asked once for all runs, and no step of its own is needed
     if job.get("served"):
         answer = ask_supervisor(run, "state")
         if answer is None:
-            return "unknown"
+            return "unknown" if not job.get("slurm") else _in_queue(run)
         if not answer.get("gone"):
             return "running"
         refresh(run)
         outcome = run.outcome
+        if outcome is None and job.get("slurm"):
+            return _in_queue(run)
         return "lost" if outcome is None else outcome.state
     if job.get("host") != here["host"]:
         return "unknown"
@@ -57,23 +61,82 @@ def state(run: Run) -> str:
     return "lost" if outcome is None else outcome.state
 
 
+def cancel(run: Run) -> None:
+    """Have Slurm end the job of a run. Raises `RunFailed`."""
+    import subprocess
+
+    from muster.schedulers import slurm
+
+    done = subprocess.run(slurm.cancel(str(run.job["slurm"])), capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RunFailed(f"scancel failed: {done.stderr.strip()}", None)
+
+
+def _in_queue(run: Run) -> str:
+    """The state of a run of which only Slurm knows something; what it says of an end is written down."""
+    from muster.schedulers import slurm
+    from muster.world import queue
+
+    number = str(run.job["slurm"])
+    found = queue.look(run.path.parents[1], float(run.job["time"]))
+    if found is None:
+        return "unknown"
+    state = found[number].state if number in found else ""
+    if state in slurm.PENDING:
+        return "pending"
+    if state in slurm.LIVING:
+        return "running"
+    os.listdir(run.path)  # over NFS this brings what was written on a node meanwhile
+    outcome = run.outcome
+    if outcome is None and state in _ENDS:
+        kind, code = _ENDS[state]
+        took = max(0.0, time.time() - float(run.job["time"]))
+        outcome = Outcome(kind, code, took, max(run.attempts(), default=0), slurm.how_ended(state))
+        run.write("outcome.json", as_json(outcome))
+    return "lost" if outcome is None else outcome.state
+
+
+_ENDS = {
+    "CANCELLED": ("killed", 137),
+    "TIMEOUT": ("timed out", 124),
+    "PREEMPTED": ("killed", 137),
+    "NODE_FAIL": ("broken", 125),
+    "OUT_OF_MEMORY": ("broken", 125),
+    "BOOT_FAIL": ("broken", 125),
+    "DEADLINE": ("timed out", 124),
+    "FAILED": ("broken", 125),
+    "COMPLETED": ("broken", 125),
+}
+"""Ends that Slurm alone saw, as states and exit statuses of ours. A supervisor would have written its own."""
+
+
 # ---- a supervisor elsewhere -----------------------------------------------------------------------------------------
 
 
 def way_to(run: Run, call: str = "") -> ChildLink:
     """A connection to where the supervisor of a run is, here or on its node 0; `call` is for something else there."""
+    from muster.agent.boot import relay_source
+    from muster.world.link import start_relay  # imported late: `muster ps` of local runs needs none of it
+
     plan, job = run.read("plan.json"), run.job
     if plan is None:
         raise RunFailed(f"{run.id} has no plan.json, so nobody knows where it is", None)
     name = socket_name(os.getuid(), run.id, "supervisor")
     made = plan_from_json(plan)
-    host, place = made.nodes[0].host._replace(name=job["served"]["name"], user=job["served"]["user"]), made.job.place
+    host, place = made.nodes[0].host, made.job.place
+    if job["served"]["name"]:  # Slurm alone knows the nodes
+        host = host._replace(name=job["served"]["name"], user=job["served"]["user"])
     if place == "local" and job.get("host") != identity()["host"]:
         host, place = Host(job["host"]), "ssh"  # it runs on the machine where it was started, and that is another
     # who has another number there has another socket: ask there
     own = f"'\\0muster/%d/{run.id}/supervisor' % os.getuid()" if place != "local" else repr(name)
     source = relay_source(call or f"visit({own}, {job['there']!r})")
-    return start_relay(made.job._replace(place=place), host, dict(os.environ), source)
+    env: Mapping[str, str] = os.environ
+    if place == "slurm":
+        from muster.schedulers.slurm import clean
+
+        env = clean(env)
+    return start_relay(made.job._replace(place=place), host, dict(env), source)
 
 
 def ask_supervisor(run: Run, kind: str, within: float = 15.0, **fields: Any) -> dict[str, Any] | None:
@@ -94,6 +157,8 @@ def ask_supervisor(run: Run, kind: str, within: float = 15.0, **fields: Any) -> 
 
 def frames_of(link: ChildLink, within: float, question: bytes = b"") -> Iterator[tuple[dict[str, Any], bytes]]:
     """The frames that come over a connection, which ends with this, after a question."""
+    from muster.world.link import end_links
+
     deadline = time.monotonic() + within
     selector = selectors.DefaultSelector()
     for file in (link.stdout, link.stderr):
@@ -125,6 +190,10 @@ def introduce(root: Path, host: str, which: str) -> Run:
 
     Raises `Unreachable`, `Impossible`.
     """
+    from muster.agent.boot import relay_source
+    from muster.hosts import parse_hosts
+    from muster.world.link import start_relay
+
     found = parse_hosts(host)[0]
     job = Job(Program("command", ("true",)), "exec", "python3", "--python", "/", place="ssh")
     target = Host(found.name, user=found.user)
@@ -253,7 +322,7 @@ def wait(run: Run, timeout: float | None = None) -> str:
     pause = 0.01
     while True:
         now = state(run)
-        if now != "running" or (deadline is not None and time.monotonic() >= deadline):
+        if now not in ("running", "pending") or (deadline is not None and time.monotonic() >= deadline):
             return now
         time.sleep(pause)
         pause = min(0.25, pause * 1.5)

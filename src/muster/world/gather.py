@@ -10,7 +10,7 @@ import selectors
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from muster.agent import meet
 from muster.agent.boot import NO_PYTHON, SETUP_FAILED
@@ -19,6 +19,7 @@ from muster.errors import Impossible, Interrupted, MusterError, RunFailed, Unrea
 from muster.hosts import fold_hosts
 from muster.model import Host, Job
 from muster.places.ssh import refusal
+from muster.world import meeting
 from muster.world.link import SIGNALS, ChildLink, end_links, prepare_parent, start_agent
 
 WINDOW = 64
@@ -35,17 +36,6 @@ MERCY = 5.0
 
 WAY = 5.0
 """Seconds in which a connection between two nodes must be made."""
-
-
-class Meeting(NamedTuple):
-    """Where the nodes meet."""
-
-    address: str
-    """Of node 0."""
-    port: int
-    """Where its agent is called there; 0 where there is no other node."""
-    meets: tuple[Mapping[str, str], ...]
-    """For each node, the variables that name the interface on which it meets the others."""
 
 
 class Gathering:
@@ -281,52 +271,18 @@ class Gathering:
 
     # ---- where they meet --------------------------------------------------------------------------------------------
 
-    def meet(self) -> Meeting:
+    def meet(self) -> meeting.Meeting:
         """Find the address of node 0 that all others reach, and how the clocks differ. Raises `Unreachable`."""
         self._clocks()
         if len(self.links) == 1:
-            return Meeting("127.0.0.1", 0, ({"GLOO_SOCKET_IFNAME": "lo"},))
+            return meeting.ALONE
         first, others = self.links[0], self.links[1:]
-        own: dict[str, str] = {address: name for name, address in first.facts["interfaces"]}
-        wanted = self.job.env.get("GLOO_SOCKET_IFNAME", "").split(",") if "GLOO_SOCKET_IFNAME" in self.job.env else None
-        usable = [address for address, name in own.items() if wanted is None or name in wanted]
-        if not usable:
-            which = f" named {','.join(wanted)}" if wanted else " but the loopback"
-            raise Unreachable(
-                f"{first.host} has no interface{which}, so the other nodes cannot reach it",
-                "`ip address` there shows what it has",
-            )
-        # the address at which ssh reached it comes first: that it can be reached is known
-        usable.sort(key=lambda address: address != first.facts["reached_at"])
+        addresses = meeting.usable(first.host, first.facts, self.job.env)
         port = self._exchange([first], "opened", pack("open"))[0]["port"]
-        answers = self._exchange(others, "knocked", pack("knock", addresses=usable, port=port, patience=WAY))
+        answers = self._exchange(others, "knocked", pack("knock", addresses=addresses, port=port, patience=WAY))
+        facts = [link.facts for link in self.links]
         ways = [answer["ways"] for answer in answers]
-        for address in usable:
-            if all("error" not in way[address] for way in ways):
-                names = [own[address]] + [way[address]["interface"] for way in ways]
-                meets = tuple(self._interface(link, name) for link, name in zip(self.links, names))
-                return Meeting(address, port, meets)
-        best = max(usable, key=lambda address: sum("error" not in way[address] for way in ways))
-        reasons: dict[str, list[str]] = {}
-        for link, way in zip(others, ways):
-            if "error" in way[best]:
-                reasons.setdefault(way[best]["error"], []).append(link.host)
-        told = "; ".join(f"{fold_hosts(names)}: {reason}" for reason, names in reasons.items())
-        tried = ", ".join(f"{address} ({own[address]})" for address in usable)
-        raise Unreachable(
-            f"the nodes cannot reach {first.host}, where they must meet, at {best} port {port} ({own[best]}): {told}",
-            f"a firewall between the nodes must let TCP through; tried were {tried}; "
-            "another interface is named by `--env GLOO_SOCKET_IFNAME=NAME`",
-        )
-
-    def _interface(self, link: ChildLink, name: str) -> dict[str, str]:
-        """The variables that tell gloo, and NCCL where there is a choice, which interface to take."""
-        if not name:
-            return {}
-        found = {"GLOO_SOCKET_IFNAME": name, "TP_SOCKET_IFNAME": name}
-        if len({known for known, _ in link.facts["interfaces"]}) > 1:
-            found["NCCL_SOCKET_IFNAME"] = name
-        return found
+        return meeting.choose([link.host for link in self.links], facts, addresses, port, ways)
 
     def _clocks(self) -> None:
         """Measure by how much the clock of each host differs: half of the shortest way there and back is the error."""

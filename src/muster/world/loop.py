@@ -15,7 +15,7 @@ from typing import Any
 from muster.agent.protocol import pack
 from muster.hosts import fold_hosts
 from muster.model import Failure, Outcome, Plan, as_json
-from muster.ranks import environment, late_environment
+from muster.ranks import environment, late_environment, slurm_environment
 from muster.report import unable_in_words
 from muster.runs import Run
 from muster.supervise import (
@@ -49,7 +49,7 @@ TOGETHER = 3.0
 """Seconds to wait, after one node is unable, for others that are too, so that all are told in one sentence."""
 
 
-def settings_of(plan: Plan) -> Settings:
+def settings_of(plan: Plan, first_attempt: int = 0) -> Settings:
     """What a supervisor must know of a plan."""
     job = plan.job
     ranks = [rank for node in plan.nodes for rank in node.ranks]
@@ -60,6 +60,7 @@ def settings_of(plan: Plan) -> Settings:
         grace=job.grace,
         timeout=job.timeout,
         max_restarts=job.max_restarts,
+        first_attempt=first_attempt,
     )
 
 
@@ -71,7 +72,7 @@ def prepare_fields(plan: Plan, number: int, host: str, run_dir: str, run_id: str
         if command.node == number:
             item = as_json(command)
             for rank, entry in zip(command.ranks, item["ranks"]):
-                entry["env"] = environment(rank)
+                entry["env"] = {**environment(rank), **(slurm_environment(rank) if job.place == "slurm" else {})}
             commands.append(item)
     return {
         "run_dir": run_dir,
@@ -96,6 +97,7 @@ class World:
         began: float,
         address: str = "127.0.0.1",
         meets: Sequence[Mapping[str, str]] = (),
+        first_attempt: int = 0,
     ):
         self.plan, self.run, self.links = plan, run, list(links)
         self.began = began
@@ -103,7 +105,7 @@ class World:
         self.address = address
         """The address of node 0 at which all ranks meet."""
         self.meets = [dict(variables) for variables in meets] or [{} for _ in self.links]
-        self.supervisor = Supervisor(settings_of(plan))
+        self.supervisor = Supervisor(settings_of(plan, first_attempt))
         self.selector = selectors.DefaultSelector()
         self.timers: list[tuple[float, Callable[[], object]]] = []
         self.outcome: Outcome | None = None
@@ -170,7 +172,7 @@ class World:
         if isinstance(action, Listen):
             self.tell(0, "listen", attempt=action.attempt, host=self.address)
         elif isinstance(action, Start):
-            if action.attempt == 0:
+            if action.attempt == self.supervisor.settings.first_attempt:
                 self.begin()
             for link in self.links:
                 self.start(link, action)

@@ -12,15 +12,16 @@ import os
 import selectors
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from muster.agent import dial
-from muster.agent.protocol import Unpacker, pack
+from muster.agent.protocol import Unpacker
 from muster.model import Outcome, Plan, as_json, outcome_from_json, plan_from_json
 from muster.runs import Run
-from muster.supervise import EVENTS, SIGHUP, Asked, Start, event_from_json
+from muster.supervise import EVENTS, SIGHUP, SIGTERM, SIGUSR1, Asked, Start, event_from_json
+from muster.world.callers import Callers
 from muster.world.link import FarLink, Link
 from muster.world.loop import World
 from muster.world.scribe import Scribe
@@ -33,6 +34,8 @@ _COMES_BACK = 3.0
 """Seconds in which a living agent calls again after a connection that ended, rather than fell silent."""
 _LATE = 15.0
 """Seconds by which an agent may learn later than we that the connection is broken; its lease begins then."""
+_MARGIN = 15.0
+"""Seconds before the end of a job's time at which its ranks must have ended, beside their grace."""
 _KEEP = "keep"
 """The reader that keeps here what the ranks of other nodes write there."""
 
@@ -40,13 +43,23 @@ _KEEP = "keep"
 class Served(World):
     """One run, supervised on its node 0."""
 
-    def __init__(self, plan: Plan, run: Run, record: Mapping[str, Any], secret: str):
-        links = [
+    def __init__(
+        self,
+        plan: Plan,
+        run: Run,
+        record: Mapping[str, Any],
+        secret: str,
+        links: Sequence[FarLink] = (),
+        life: str = "",
+    ):
+        """`links` and `life` are those of agents that have called already."""
+        links = links or [
             FarLink(node.number, node.host.name, offset, facts)
             for node, offset, facts in zip(plan.nodes, record["offsets"], record["facts"])
         ]
-        super().__init__(plan, run, links, record["began"], record["address"], record["meets"])
-        self.far, self.secret, self.life = links, secret, dial.new_nonce()
+        first = record.get("first_attempt", 0)
+        super().__init__(plan, run, links, record["began"], record["address"], record["meets"], first)
+        self.far, self.secret, self.life = list(links), secret, life or dial.new_nonce()
         self.lease: float = plan.job.lease
         self.facts.update(record["facts"][0])
         self.records: list[str] = []
@@ -56,20 +69,41 @@ class Served(World):
         self.hurry = False
         """Nobody wants to wait for the rest of the logs."""
         self.parting = False
-        self._rebuild()
+        self.warned = False
+        """Slurm has said that the end of the job is near."""
+        self.warning, self.patience = "USR1", 30.0
+        self._idle = 0.0
+        self._deaf: set[int] = set()
+        """Nodes on which no rank listens for that."""
+        self.nodes_lost = False
+        if first:
+            self._go_on()
+        else:
+            self._rebuild()
         for link in links:
             if not record["shared"][link.node]:
                 self.tell(link.node, "read", reader=_KEEP, want=True, offsets=self._kept(link), tail=None)
 
     # ---- beginning, and beginning again -----------------------------------------------------------------------------
 
-    def _rebuild(self) -> None:
-        """Come to know what happened before, if anything did."""
+    def _go_on(self) -> None:
+        """Attempts were made before, by a supervisor that ended with its job: what it wrote stays."""
+        self.records = self._written()
+        self.note("supervisor began again", {"t": self.now(), "pid": os.getpid()})
+
+    def _written(self) -> list[str]:
+        """The events that were written down; a last line that is not whole is left out."""
         try:
             text = (self.run.path / "events.jsonl").read_text()
         except FileNotFoundError:
+            return []
+        return text[: text.rfind("\n") + 1].splitlines()
+
+    def _rebuild(self) -> None:
+        """Come to know what happened before, if anything did."""
+        self.records = self._written()
+        if not self.records:
             return
-        self.records = text[: text.rfind("\n") + 1].splitlines()
         for line in self.records:
             record = json.loads(line)
             if record["event"] in EVENTS:
@@ -93,13 +127,16 @@ class Served(World):
         return found
 
     def go(self, own: int, visitors: int, door: int) -> Outcome:
-        """Run to the end. Descriptors: to the agent here; where people call; where agents call, or -1."""
-        self._connect(self.far[0], own, Unpacker(), 0)
+        """Run to the end. Descriptors: to the agent here, or -1; where people call; where agents call, or -1."""
+        for link in self.far:
+            if link.wire.connected:
+                self._hear_of(link)
+        if own >= 0:
+            self._connect(self.far[0], own, Unpacker(), 0)
         self.viewers.listen(visitors)
         if door >= 0:
-            callers = socket.socket(fileno=door)
-            callers.setblocking(False)
-            self.selector.register(callers, selectors.EVENT_READ, lambda: self._called(callers))
+            listener = socket.socket(fileno=door)
+            Callers(listener, self.secret, self.life, self._knows, self._came).watch(self.selector)
         while self.outcome is None:
             self.turn()
         self._end(self.outcome)
@@ -126,51 +163,29 @@ class Served(World):
 
     # ---- agents -----------------------------------------------------------------------------------------------------
 
-    def _called(self, callers: socket.socket) -> None:
-        """Somebody calls by TCP; hear it if it knows the secret."""
-        try:
-            sock, _ = callers.accept()
-        except OSError:
-            return
-        sock.setblocking(False)
-        dial.watch_over(sock)
-        nonce, frames = dial.new_nonce(), Unpacker()
-        sock.send(pack("nonce", nonce=nonce))
+    def _knows(self, node: int) -> int | None:
+        """How much was heard of a node; None for one that was told of as lost: its ranks are counted as ended."""
+        if not 0 <= node < len(self.far) or not self.far[node].open:
+            return None
+        if self.far[node].wire.connected:
+            self._disconnect(self.far[node])
+        return self.far[node].wire.heard
 
-        def heard() -> None:
-            try:
-                data = sock.recv(1 << 16)
-                found = frames.feed(data)
-            except (OSError, ValueError):
-                data, found = b"", []
-            if data and not found:
-                return
-            self.ignore(sock.fileno())
-            hello = found[0][0] if found else {}
-            node = hello.get("node")
-            if not isinstance(node, int) or not dial.right(hello.get("proof"), self.secret, nonce, node):
-                sock.close()
-                return
-            link = self.far[node]
-            if not link.open:  # it was told of as lost, and its ranks are counted as ended
-                sock.close()
-                return
-            if link.wire.connected:
-                self._disconnect(link)
-            same = hello["life"] == self.life
-            proof = dial.prove(self.secret, hello["nonce"], node)
-            sock.send(pack("welcome", proof=proof, life=self.life, heard=link.wire.heard))
-            if link.parted_at is not None:
-                self.say(f"{link.host} is back after {self.now() - link.parted_at:.0f} s")
-                link.parted_at = None
-            self._connect(link, sock.detach(), frames, hello["heard"] if same else 0)
-
-        self.selector.register(sock, selectors.EVENT_READ, heard)
+    def _came(self, node: int, fd: int, frames: Unpacker, heard: int) -> None:
+        """An agent has called, and knows the secret."""
+        link = self.far[node]
+        if link.parted_at is not None:
+            self.say(f"{link.host} is back after {self.now() - link.parted_at:.0f} s")
+            link.parted_at = None
+        self._connect(link, fd, frames, heard)
 
     def _connect(self, link: FarLink, fd: int, frames: Unpacker, heard: int) -> None:
         os.set_blocking(fd, False)
         link.wire.connect(fd, os.dup(fd), frames, heard)
-        self.selector.register(fd, selectors.EVENT_READ, lambda: self._heard(link))
+        self._hear_of(link)
+
+    def _hear_of(self, link: FarLink) -> None:
+        self.selector.register(link.wire.reading, selectors.EVENT_READ, lambda: self._heard(link))
         self.flush(link)
 
     def _disconnect(self, link: FarLink) -> None:
@@ -195,6 +210,11 @@ class Served(World):
             if silent:
                 self.say(f"{link.host} does not answer; waiting up to {self.lease:g} s for it to come back (--lease)")
             self.after(self.lease + _LATE if silent else _COMES_BACK, lambda: self._gave_up(link, now, silent))
+
+    def lost(self, link: Link, why: str) -> None:
+        """An agent is gone for good."""
+        self.nodes_lost = True
+        super().lost(link, why)
 
     def _gave_up(self, link: FarLink, since: float, silent: bool) -> None:
         """It has not come back."""
@@ -235,6 +255,54 @@ class Served(World):
         self, link: Link, t: float, payload: bytes, number: int, texts: dict[str, str], mute: dict[str, int]
     ) -> None:
         self.viewers.stacks(number, link.node, texts, mute)
+
+    # ---- a scheduler ------------------------------------------------------------------------------------------------
+
+    def watch_signals(self, descriptor: int, name: str, before: float, patience: float) -> None:
+        """Hear what a scheduler sends to this process: SIGUSR1 `before` seconds before the end, SIGTERM at the end.
+
+        `name` is the signal for the ranks. `patience`: seconds between that SIGTERM and its SIGKILL.
+        """
+        self.warning, self.patience = name, patience
+
+        def signalled() -> None:
+            for number in os.read(descriptor, 64):
+                if number == SIGUSR1:
+                    left = before - self.plan.job.grace - _MARGIN
+                    self.warn(f"{before:g} s are left of the job's time", left, left)
+                elif number == SIGTERM:
+                    self._ends_now()
+
+        self.selector.register(descriptor, selectors.EVENT_READ, signalled)
+
+    def warn(self, why: str, saving: float, idle: float) -> None:
+        """The end is near: tell the ranks that listen for it.
+
+        They are ended in `saving` seconds; if none listens, in `idle` seconds.
+        """
+        if self.warned or self.outcome is not None:
+            return
+        self.warned, self._idle, self._deaf = True, idle, set()
+        self.say(f"{why}: SIG{self.warning} to the ranks that catch it, so that they save")
+        self.tell_all("warn", name=self.warning)
+        self.after(max(0.0, saving), self._end_ranks)
+
+    def _ends_now(self) -> None:
+        self.warn("Slurm ends this job", self.patience - min(self.plan.job.grace, self.patience / 2), 0.0)
+
+    def _on_warned(self, link: Link, t: float, payload: bytes) -> None:
+        self._ends_now()
+
+    def _on_heard(self, link: Link, t: float, payload: bytes, ranks: list[int]) -> None:
+        """Which ranks of a node listen; where none of all does there is nothing to wait for."""
+        if not ranks:
+            self._deaf.add(link.node)
+        if len(self._deaf) == len(self.links):
+            self.after(max(0.0, self._idle), self._end_ranks)
+
+    def _end_ranks(self) -> None:
+        if self.outcome is None:
+            self.handle(Asked(self.now(), SIGTERM))
 
     # ---- people -----------------------------------------------------------------------------------------------------
 

@@ -216,8 +216,10 @@ class Viewers:
         for viewer in list(self.all):
             if viewer.watches:
                 self._send(viewer, pack("over", outcome=as_json(outcome)))
-            elif not viewer.wire.out:
-                self._close(viewer)
         deadline = self.world.now() + _FAREWELL
         while self.all and self.world.now() < deadline:
-            self.world.turn()
+            for viewer in list(self.all):
+                if not viewer.watches and not viewer.wire.out:
+                    self._close(viewer)  # it has its answer
+            if self.all:
+                self.world.turn()

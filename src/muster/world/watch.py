@@ -29,7 +29,9 @@ class Watch:
 
     `reach` makes a new connection to the supervisor. `show` makes a view once the plan is known. `owner`: the run is
     to end with this terminal, and Ctrl-C interrupts it; else Ctrl-C only leaves. `keep`: the run directory here, when
-    it is not the one of the supervisor. `patience`: seconds to try to come back.
+    it is not the one of the supervisor; `files`: when it is. `lives` is asked, when a connection has broken, whether
+    there is still something to come back to. `after`: go on where that one stopped. `patience`: seconds to try to
+    come back.
     """
 
     def __init__(
@@ -43,11 +45,14 @@ class Watch:
         tail: int | None = None,
         signals: int = -1,
         view: View | None = None,
+        files: Run | None = None,
+        lives: Callable[[], bool] = lambda: True,
+        after: Watch | None = None,
     ):
         self.host, self.reach, self.show, self.owner, self.patience = host, reach, show, owner, patience
         self.keep, self.tail = keep, tail
         self.scribe = Scribe(keep, self._words) if keep is not None else None
-        self.view = view
+        self.view, self.files = view, files
         self.pen = Pen()
         if view is not None:
             view.put = self.pen.put
@@ -57,6 +62,11 @@ class Watch:
         self.offsets: dict[str, int] = {}
         self.events = 0
         """How many events have been seen."""
+        self.lives = lives
+        if after is not None:
+            self.offsets, self.events, self.view = after.offsets, after.events, after.view
+            if self.view is not None:
+                self.view.put = self.pen.put
         self.outcome: Outcome | None = None
         self.left = self.gone = False
         """`left`: the person does not want to watch any more. `gone`: there is no supervisor, and no word of an end."""
@@ -84,6 +94,8 @@ class Watch:
                 self.scribe.close()
             signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         if self.outcome is not None and self.view is not None:
+            if self.files is not None:
+                show_rest(self.files, self.view, self.offsets)
             self.view.finish(self.outcome)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
@@ -176,7 +188,9 @@ class Watch:
         """The connection has ended; make another."""
         self._disconnect()
         now = time.monotonic()
-        if self.cut_off is None:
+        if not self.lives():
+            self.gone = True
+        elif self.cut_off is None:
             self.cut_off = now
             self.next_trial = now  # perhaps only this connection has ended
         elif not self.said:
@@ -255,3 +269,15 @@ class Watch:
             self._flush()
         os.kill(os.getpid(), signal.SIGSTOP)
         self.next_beat = 0.0  # goes on here
+
+
+def show_rest(run: Run, view: View, offsets: Mapping[str, int]) -> None:
+    """Show what the files of a run hold and nobody has sent: it may have ended before anybody could watch."""
+    for attempt in run.attempts():
+        for rank in run.ranks(attempt):
+            if view.wants is not True and not (view.wants and rank in view.wants):
+                continue
+            for stream in ("out", "err"):
+                data = run.log(attempt, rank, stream).read_bytes()[offsets.get(f"{attempt}/{rank}.{stream}", 0) :]
+                if data:
+                    view.output(rank, stream, data)

@@ -1,0 +1,45 @@
+"""An agent that a scheduler starts on each node: it reads in the run directory where its supervisor is, and dials."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+from muster.agent import meet
+from muster.agent.agent import Agent
+from muster.agent.boot import text_of
+from muster.agent.dial import Dialer
+from muster.agent.wire import Wire
+
+RENDEZVOUS = "rendezvous.json"
+"""Where the supervisor is and the secret of this attempt; only the person may read it."""
+
+_WAY = 10.0
+"""Seconds in which a connection to node 0 must be made."""
+
+
+def step(words: list[str]) -> int:
+    """The program: `step RUN_DIR`. Be the agent of the node on which this task runs."""
+    (run_dir,) = words
+    with open(os.path.join(run_dir, RENDEZVOUS)) as file:
+        where = json.load(file)
+    agent = Agent(text_of("hook"))
+    agent.wire, agent.lease, agent.scheduled = Wire(keeps=True), where["lease"], True
+    agent.begin()
+    ways = meet.knock(where["addresses"], where["port"], _WAY)
+    good = [address for address in where["addresses"] if "error" not in ways[address]]
+    agent.introduction = {
+        **meet.tell(where["cwd"], where["script"], run_dir),
+        "name": os.environ["SLURMD_NODENAME"],
+        "ways": ways,
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "executable": sys.executable,
+    }
+    node = where["hosts"].index(agent.introduction["name"])
+    agent.dialer = Dialer(agent, (good or where["addresses"])[0], where["port"], where["secret"], node)
+    agent.dialer.dial()
+    agent.wait_alone(time.monotonic())
+    agent.loop()
+    return 0

@@ -1,0 +1,56 @@
+"""`muster nodes`: the machines of a Slurm cluster, what is free on them, and who waits."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from collections.abc import Mapping, Sequence
+
+from muster.commands.common import read
+from muster.hosts import fold_hosts
+from muster.report import table
+from muster.schedulers import slurm
+from muster.world.queue import ask
+
+
+def nodes(words: list[str], env: Mapping[str, str], began: float) -> int:
+    """Print one table of nodes, equal ones folded, and one of the queue."""
+    asked = read("nodes", words, env, "the machines of a Slurm cluster, what is free on them, and who waits", "")
+    if asked is None:
+        return 0
+    given, _, _ = asked
+    found = slurm.nodes(ask(slurm.machines()))
+    used = slurm.used_gpus(ask(slurm.in_use()))
+    queue = slurm.jobs(ask(slurm.everybody()))
+    if given.get("json"):
+        records = [{**node._asdict(), "gpus_in_use": used.get(node.name, {})} for node in found]
+        print(json.dumps({"nodes": records, "jobs": [job._asdict() for job in queue]}, indent=1))
+        return 0
+    print(table(_machines(found, used)))
+    me = env.get("USER") or getpass.getuser()
+    mine = [job for job in queue if job.user == me]
+    waiting = [job for job in queue if job.state == "PENDING" and job.user != me]
+    print(f"\n{len(queue)} jobs, {len(mine)} of them yours; {len(waiting)} of others wait")
+    if mine:
+        rows = [("JOB", "PARTITION", "STATE", "NODES", "GPUS", "USED", "LIMIT", "WHY")]
+        for job in mine:
+            why = job.reason if job.state == "PENDING" else ""
+            gpus = job.gpus.replace("gres:", "").replace("gpu:", "") if job.gpus != "N/A" else ""
+            rows.append((job.job, job.partition, job.state, str(job.nodes), gpus, job.used, job.limit, why))
+        print(table(rows))
+    return 0
+
+
+def _machines(found: Sequence[slurm.NodeSeen], used: Mapping[str, Mapping[str, int]]) -> list[Sequence[str]]:
+    """Nodes in rows; those that differ by nothing but their names share one."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for node in found:
+        gpus = ", ".join(
+            f"{count - used.get(node.name, {}).get(kind, 0)} of {count}{' ' + kind if kind else ''}"
+            for kind, count in node.gpus.items()
+        )
+        cores = f"{node.free_cores} of {node.cores}"
+        row = (",".join(node.partitions), node.state, gpus, cores, f"{node.memory // 1000} GB", node.reason)
+        rows.setdefault(row, []).append(node.name)
+    head: list[Sequence[str]] = [("NODES", "PARTITIONS", "STATE", "FREE GPUS", "FREE CORES", "MEMORY", "WHY")]
+    return head + [(fold_hosts(names), *row) for row, names in rows.items()]

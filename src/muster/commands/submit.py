@@ -1,0 +1,318 @@
+"""`muster run --slurm`: write the batch script, hand it in, and watch what becomes of it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from muster import archive, runs
+from muster.agent import meet
+from muster.agent.keep import ARCHIVE
+from muster.commands.run import make_copy, make_view
+from muster.environ import hidden, hidden_words, is_secret
+from muster.errors import Impossible, RunFailed
+from muster.hosts import fold_hosts
+from muster.inside import ASKED
+from muster.job import Asked
+from muster.model import as_json, plan_from_json
+from muster.schedulers import slurm
+from muster.world import contact, queue
+from muster.world.serve import RECORD
+from muster.world.watch import Watch, show_rest
+
+_OWN = ("partition", "account", "qos", "time", "mem", "nodelist", "constraint", "comment")
+_MORE = ("gpus_per_node", "gres", "cpus_per_task", "reservation")
+"""Options that are sbatch's, by its own names."""
+
+_LOOK = 2.0
+"""Seconds between two looks at the queue."""
+_TICK = 0.1
+"""Seconds between two looks at whether the supervisor is there, which is a file."""
+_AGAIN = 3.0
+"""Seconds in which a second Ctrl-C cancels the job."""
+
+
+def request(asked: Asked, given: Mapping[str, Any], run_dir: Path) -> slurm.Request:
+    """What is asked of Slurm; raises `Impossible`."""
+    options = {name: _word(value, f"[slurm] {name}") for name, value in given.get("slurm_table", {}).items()}
+    for name in (*_OWN, *_MORE):
+        if name in given:
+            options[name.replace("_", "-")] = str(given[name])
+    if given.get("exclusive"):
+        options["exclusive"] = ""
+    if "gpus" in given:
+        options["gpus"] = str(given["gpus"])
+    for item in given.get("slurm_opt", ()):
+        name, _, value = item.partition("=")
+        options[name.lstrip("-").replace("_", "-")] = value
+    for name in options:
+        if name in slurm.OURS:
+            own = slurm.OURS[name]
+            hint = f"use muster's own `{own}`" if own else "a run is one job, and muster needs that for itself"
+            raise Impossible(f"--slurm-opt {name}: muster writes that option of sbatch itself", hint)
+    options = {name: value for name, value in options.items() if value is not None}
+    nodes, tasks = _size(asked, given)
+    unsaid = tasks is None and not options.keys() & {"cpus-per-task", "exclusive", "cpus-per-gpu"}
+    if unsaid and asked.each is not None and asked.each.isdigit():
+        options["cpus-per-task"] = asked.each  # a core for each rank, where nobody says more
+    return slurm.Request(
+        name=asked.job.name or asked.job.program.title,
+        nodes=nodes,
+        options=tuple(options.items()),
+        output=str(run_dir / "slurm-%j.out"),
+        before=int(_warning(given)[1]),
+        requeue=bool(given.get("requeue", 0)),
+        tasks=tasks,
+    )
+
+
+def _warning(given: Mapping[str, Any]) -> tuple[str, float]:
+    """The signal for ranks that listen, and how many seconds before the end they get it."""
+    found: tuple[str, float] = given.get("signal_before", ("USR1", 120.0))
+    return found
+
+
+def _word(value: Any, what: str) -> Any:
+    """A value of muster.toml as sbatch wants it: empty for an option without one, None for one that is left out."""
+    if isinstance(value, bool):
+        return "" if value else None
+    if isinstance(value, (dict, list)):
+        raise Impossible(f"{what}: that is not one value", "write it as a text, as after the option of sbatch")
+    return str(value)
+
+
+def _size(asked: Asked, given: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """(nodes, tasks) to ask for; None for what Slurm is to choose."""
+    nodes = int(str(given["nnodes"]).partition(":")[0]) if "nnodes" in given else None
+    ranks, each = given.get("np"), asked.each
+    if nodes is None and ranks is not None and each is not None and each.isdigit():
+        return -(-ranks // int(each)), None
+    if ranks is not None and each is None:
+        return nodes, ranks
+    if nodes is None and "gpus" in given:
+        return None, None
+    return nodes or 1, None
+
+
+def script_of(asked: Asked, given: Mapping[str, Any], run_dir: Path) -> str:
+    """The batch script."""
+    command = (asked.job.python, "-I", "-S", str(run_dir / ARCHIVE), "inside", str(run_dir))
+    return slurm.batch_script(request(asked, given, run_dir), asked.job.setup, command)
+
+
+def submit(
+    words: list[str],
+    asked: Asked,
+    given: Mapping[str, Any],
+    env: Mapping[str, str],
+    run_id: str,
+    root: Path,
+) -> int:
+    """Hand the run in, or start it on the nodes of the allocation that this is; watch it unless it is detached.
+
+    Raises `Impossible`.
+    """
+    allocation = slurm.allocation(env)
+    kept = runs.create(root, run_id)
+    try:
+        meet.put_flag(str(kept.path))
+        make_copy(asked, given)
+        (kept.path / ARCHIVE).write_bytes(archive.build())
+        # Slurm hands its own copy of the environment to the job, so no secret need lie in a file of the run
+        secrets = {name: value for name, value in asked.job.env.items() if is_secret(name)}
+        plain = {name: value for name, value in asked.job.env.items() if name not in secrets}
+        ask = {
+            "job": as_json(asked.job._replace(env=plain)),
+            "nodes": int(str(given["nnodes"]).partition(":")[0]) if "nnodes" in given else None,
+            "tasks": list(allocation.tasks) if allocation is not None else None,
+            "output": given.get("output", ""),
+            "error": given.get("error", ""),
+            "each": asked.each,
+            "np": given.get("np"),
+            "threads_chosen": asked.threads_chosen,
+            "before": _warning(given)[1],
+            "signal": _warning(given)[0],
+            "requeue": given.get("requeue", 0),
+            "attached": allocation is not None,
+        }
+        kept.write(ASKED, ask)
+        if allocation is None:
+            wanted = request(asked, given, kept.path)
+            queue.check_options([name for name, _ in wanted.options])
+            queue.try_folder(root, wanted, env)
+            script = kept.path / "batch.sh"
+            script.write_text(script_of(asked, given, kept.path))
+            number = queue.hand_in(script, {**env, **secrets})
+        else:
+            number = allocation.job
+        kept.write("job.json", _record(kept, asked, words, number, allocation is not None))
+    except BaseException:
+        runs.remove(kept)
+        raise
+    if allocation is not None:
+        return _here(kept, asked, allocation, given, env)
+    print(f"muster: {run_id} is job {number} of Slurm", file=sys.stderr)
+    if given.get("detach"):
+        print(run_id)
+        return 0
+    return follow(kept, given, env)
+
+
+def _record(kept: runs.Run, asked: Asked, words: list[str], number: str, allocated: bool) -> dict[str, Any]:
+    """What job.json says of a run whose nodes are not known yet."""
+    return {
+        "id": kept.id,
+        "name": asked.job.name,
+        "argv": ["muster", "run", *hidden_words(words)],
+        "cwd": asked.job.cwd,
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "time": time.time(),
+        "ranks": 0,
+        "host": "",
+        "pid": 0,
+        "served": {"name": "", "user": ""},
+        "there": str(kept.path),
+        "shared": True,
+        "slurm": number,
+        "allocated": allocated,
+        "job": hidden(as_json(asked.job)),
+    }
+
+
+def _here(
+    run: runs.Run, asked: Asked, allocation: slurm.Allocation, given: Mapping[str, Any], env: Mapping[str, str]
+) -> int:
+    """Start the supervisor as a step on the first node of this allocation, and watch it: it ends with this terminal."""
+    command = (asked.job.python, "-I", "-S", str(run.path / ARCHIVE), "inside", str(run.path))
+    chosen = {**env, **{name: value for name, value in asked.job.env.items() if is_secret(name)}}
+    step = queue.start_step(allocation.job, allocation.hosts[:1], command, run.path / "supervisor.log", chosen)
+    try:
+        while run.read(RECORD) is None and step.poll() is None:
+            time.sleep(0.05)
+        if run.read(RECORD) is None:
+            said = (run.path / "supervisor.log").read_text(errors="replace").strip()
+            raise RunFailed(f"the run did not start: {said.removeprefix('muster: ') or 'srun said nothing'}", None)
+        watch = Watch(
+            allocation.hosts[0],
+            lambda: contact.way_to(run),
+            lambda plan, run_id: make_view(plan, run_id, given, env),
+            owner=True,
+            patience=asked.job.lease + 30,
+            files=run,
+        )
+        outcome = watch.go()
+    finally:
+        if step.poll() is None and run.outcome is None:
+            step.terminate()
+        step.wait()
+    if outcome is None and run.outcome is not None and (plan := run.read("plan.json")) is not None:
+        outcome, view = run.outcome, make_view(plan_from_json(plan), run.id, given, env)
+        show_rest(run, view, watch.offsets)
+        view.finish(outcome)
+    return 125 if outcome is None else outcome.code
+
+
+def follow(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> int:
+    """Say why it waits, then show it, until it ends. The run is Slurm's: the first Ctrl-C only leaves."""
+    try:
+        watch = _watch(run, given, env)
+    except KeyboardInterrupt:
+        return _leave(run)
+    if watch is not None and watch.left:
+        return _leave(run)
+    if watch is not None and watch.outcome is not None:
+        return watch.outcome.code
+    outcome, plan = run.outcome, run.read("plan.json")
+    if outcome is None or plan is None:
+        return _ended_unseen(run, str(run.job["slurm"]))
+    # it was over before anybody could watch, or watch again
+    view = watch.view if watch is not None and watch.view is not None else None
+    view = view or make_view(plan_from_json(plan), run.id, given, env)
+    show_rest(run, view, watch.offsets if watch is not None else {})
+    view.finish(outcome)
+    return outcome.code
+
+
+def _watch(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> Watch | None:
+    """Watch it through all its attempts; gives the last watch, None when there was nothing to watch."""
+    number, root, since = str(run.job["slurm"]), run.path.parents[1], float(run.job["time"])
+    requeues = int((run.read(ASKED) or {}).get("requeue", 0))
+    watch: Watch | None = None
+    watched: Any = None
+    told, next_look = "", 0.0
+    while True:
+        ended = run.outcome
+        if ended is not None and (not requeues or ended.code == 0):
+            return watch
+        if time.monotonic() >= next_look:
+            next_look = time.monotonic() + _LOOK
+            found = queue.look(root, since)
+            seen = None if found is None else found.get(number)
+            if found is None:
+                words = "Slurm does not answer; waiting"
+            elif seen is None or seen.state not in slurm.PENDING | slurm.LIVING:
+                return watch
+            elif seen.state in slurm.PENDING:
+                if seen.reason == "BeginTime" and requeues:
+                    queue.start_now(number)
+                words = f"job {number} waits: {slurm.why_pending(seen)}"
+            else:
+                words = f"job {number} runs on {fold_hosts(seen.hosts)}"
+            if words != told:
+                told = words
+                print(f"muster: {words}", file=sys.stderr)
+        record = run.read(RECORD)
+        if record is not None and record != watched and run.read("plan.json") is not None:
+            watched = record
+            watch = Watch(
+                run.job["host"],
+                lambda: contact.way_to(run),
+                lambda plan, run_id: make_view(plan, run_id, given, env),
+                owner=False,
+                patience=600.0,
+                files=run,
+                lives=lambda: _lives(root, number),
+                after=watch,
+            )
+            watch.go()
+            if watch.left or (watch.outcome is not None and (not requeues or watch.outcome.code == 0)):
+                return watch
+            next_look = 0.0
+        time.sleep(_TICK)
+
+
+def _lives(root: Path, number: str) -> bool:
+    """The job runs, as far as anybody knows."""
+    found = queue.look(root)
+    return found is None or (number in found and found[number].state in slurm.LIVING)
+
+
+def _leave(run: runs.Run) -> int:
+    """Ctrl-C: leave, and say how to kill it; a second one soon after cancels the job."""
+    number = run.job["slurm"]
+    say = f"muster: {run.id} goes on as job {number}; Ctrl-C again within {_AGAIN:g} s cancels it"
+    print(f"\n{say}\nmuster: later: muster attach {run.id}, muster kill {run.id}", file=sys.stderr, flush=True)
+    try:
+        time.sleep(_AGAIN)
+    except KeyboardInterrupt:
+        contact.cancel(run)
+        state = contact.wait(run, 60)
+        print(f"muster: job {number} is cancelled: {state}", file=sys.stderr)
+        outcome = run.outcome
+        return 130 if outcome is None else outcome.code
+    return 0
+
+
+def _ended_unseen(run: runs.Run, number: str) -> int:
+    """Slurm says that the job is over, and no supervisor wrote how."""
+    contact.state(run)
+    outcome = run.outcome
+    how = outcome.reason if outcome is not None else "Slurm knows it no more"
+    print(f"muster: job {number} is over: {how}", file=sys.stderr)
+    for path in sorted(run.path.glob("slurm-*.out")):
+        for line in path.read_text(errors="replace").splitlines()[-6:]:
+            print(f"    {line}", file=sys.stderr)
+    return 125 if outcome is None else outcome.code

@@ -1,0 +1,264 @@
+"""The supervisor of a run inside an allocation of Slurm: what the batch script becomes.
+
+`python muster.pyz inside RUN_DIR`: it starts one agent a node by a single srun, plans with what they tell, and serves.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from muster.agent import dial, machine, meet
+from muster.agent.keep import ARCHIVE
+from muster.agent.protocol import Unpacker, socket_name
+from muster.agent.step import RENDEZVOUS
+from muster.environ import hidden
+from muster.errors import Impossible, MusterError, Unreachable
+from muster.hosts import Wanted, fold_hosts, shares
+from muster.job import Asked, make_plan, nodes_there
+from muster.model import Job, Plan, as_json, job_from_json
+from muster.runs import Run
+from muster.schedulers import slurm
+from muster.world import meeting, queue
+from muster.world.callers import Callers
+from muster.world.link import FarLink
+from muster.world.loop import prepare_fields
+from muster.world.serve import RECORD, Served
+
+ASKED = "asked.json"
+"""What was asked for, before the nodes are known."""
+
+_END = 120.0
+_PATIENCE = 120.0
+"""Seconds in which all agents must have called."""
+
+
+class Inside:
+    """The agents of an allocation, until there is a plan."""
+
+    def __init__(self, run: Run, asked: Mapping[str, Any], allocation: slurm.Allocation):
+        self.run, self.allocation = run, allocation
+        job = job_from_json(asked["job"])
+        kept = {name: os.environ[name] for name in slurm.FOR_SCRIPTS if name in os.environ}
+        self.job: Job = job._replace(allocation=allocation.job, env={**kept, **job.env})
+        self.asked = asked
+        self.each, self.np, self.threads_chosen = asked["each"], asked["np"], asked["threads_chosen"]
+        self.began = time.monotonic()
+        self.signals = _catch_signals()
+        self.secret, self.life = dial.new_nonce() + dial.new_nonce(), dial.new_nonce()
+        self.selector = selectors.DefaultSelector()
+        self.links = [FarLink(number, host, 0.0, {}) for number, host in enumerate(allocation.hosts)]
+        self.listener = socket.socket()
+        self.listener.bind(("", 0))
+        self.listener.listen(4096)
+        self.steps: list[subprocess.Popen[bytes]] = []
+
+    def start_agents(self, env: Mapping[str, str]) -> None:
+        """One task a node, by a single srun; by one for each node where they have not equally many GPUs."""
+        script = self.job.program.argv[0] if self.job.program.kind == "script" else ""
+        own = [address for _, address in machine.interfaces()] or ["127.0.0.1"]
+        where = {
+            "addresses": own,
+            "port": self.listener.getsockname()[1],
+            "secret": self.secret,
+            "hosts": list(self.allocation.hosts),
+            "lease": self.job.lease,
+            "cwd": self.job.cwd,
+            "script": script,
+        }
+        with open(os.open(self.run.path / RENDEZVOUS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            json.dump(where, file)
+        command = [self.job.python, "-I", "-S", str(self.run.path / ARCHIVE), "step", str(self.run.path)]
+        gpus = queue.gpus_by_host(self.allocation)
+        together = [tuple(gpus)] if len(set(gpus.values())) == 1 else [(host,) for host in gpus]
+        for hosts in together:
+            log = self.run.path / "agents.log"
+            self.steps.append(queue.start_step(self.allocation.job, hosts, command, log, env, gpus[hosts[0]]))
+
+    def gather(self) -> None:
+        """Wait until all agents have called and told what there is. Raises `Unreachable`."""
+        Callers(self.listener, self.secret, self.life, self._knows, self._came).watch(self.selector)
+        deadline = time.monotonic() + _PATIENCE
+        while missing := [link.host for link in self.links if not link.facts]:
+            for key, _ in self.selector.select(0.2):
+                if key.fd in self.selector.get_map():
+                    key.data()
+            ended = next((code for code in (step.poll() for step in self.steps) if code is not None), None)
+            if ended is not None or time.monotonic() > deadline:
+                how = f"srun ended with status {ended}" if ended is not None else f"none within {_PATIENCE:g} s"
+                words = (self.run.path / "agents.log").read_text().strip().splitlines()[-3:]
+                raise Unreachable(f"no agent on {fold_hosts(missing)}: {how}", "; ".join(words) or None)
+
+    def _knows(self, node: int) -> int | None:
+        return self.links[node].wire.heard if 0 <= node < len(self.links) else None
+
+    def _came(self, node: int, fd: int, frames: Unpacker, heard: int) -> None:
+        link = self.links[node]
+        os.set_blocking(fd, False)
+        link.wire.connect(fd, os.dup(fd), frames, heard)
+        self.selector.register(fd, selectors.EVENT_READ, lambda: self._heard(link))
+
+    def _heard(self, link: FarLink) -> None:
+        frames = link.wire.read()
+        if frames is None:
+            self.selector.unregister(link.wire.reading)
+            link.wire.disconnect()
+            return
+        for fields, _ in frames:
+            if fields["kind"] == "told":
+                # both clocks are read within the time of one way: good to a few milliseconds
+                link.offset = fields["t"] - time.monotonic()
+                link.host = fields["name"]
+                link.facts.update(fields)
+        link.wire.flush()
+
+    def check(self) -> None:
+        """What would fail later, and less clearly. Raises `Impossible`."""
+        blind = [link.host for link in self.links if not link.facts["shared"]]
+        if blind:
+            raise Impossible(
+                f"{fold_hosts(blind)} cannot see {self.run.path}, where the run is kept",
+                "choose a folder that all nodes share: --run-dir, or MUSTER_HOME",
+            )
+        without = [link.host for link in self.links if not link.facts["cwd"]]
+        if without:
+            raise Impossible(f"there is no folder {self.job.cwd} on {fold_hosts(without)}", "share it, or see --cwd")
+        if self.job.program.kind == "script":
+            own = meet.digest(os.path.join(self.job.cwd, self.job.program.argv[0]))
+            other = [link.host for link in self.links if link.facts["script"] != own]
+            if other:
+                raise Impossible(f"{self.job.program.argv[0]} on {fold_hosts(other)} is not the one here", None)
+
+    def _shares(self) -> tuple[Wanted, ...]:
+        """The nodes with their numbers of ranks; None where that follows from the GPUs. Raises `Impossible`."""
+        tasks = tuple(self.asked["tasks"] or self.allocation.tasks)[: len(self.links)]
+        hosts = tuple(Wanted(link.host) for link in self.links)
+        number = int(self.each) if self.each is not None and self.each.isdigit() else None
+        counts: Sequence[int | None] = [None] * len(hosts)
+        if number is None and self.np is not None and sum(tasks) == self.np:
+            counts = tasks
+        elif number is not None:
+            counts = shares(hosts, number, self.np)
+        elif self.np is not None:
+            counts = [self.np // len(hosts) + (index < self.np % len(hosts)) for index in range(len(hosts))]
+        elif self.each is None and len(tasks) == len(hosts) and not any(link.facts["gpus"] for link in self.links):
+            counts = tasks  # what the job was made for
+        if 0 in counts:
+            idle = fold_hosts(host.name for host, count in zip(hosts, counts) if count == 0)
+            raise Impossible(f"-n {self.np}: that leaves {idle} of job {self.allocation.job} without a rank", "use -N")
+        return tuple(host._replace(slots=count) for host, count in zip(hosts, counts))
+
+    def _link_outputs(self, plan: Plan, attempt: int) -> None:
+        """Give the logs of this attempt the names that the person wants, as Slurm would."""
+        for stream, pattern in (("out", self.asked["output"]), ("err", self.asked["error"])):
+            for node in plan.nodes if pattern else ():
+                for rank in node.ranks:
+                    log = self.run.log(attempt, rank.rank, stream)
+                    values = {"x": os.environ.get("SLURM_JOB_NAME", ""), "j": self.allocation.job, "t": rank.rank}
+                    values.update(N=node.host.name, n=node.number, u=getpass.getuser(), A=self.allocation.job)
+                    name = Path(self.job.cwd, slurm.fill_pattern(pattern, values))
+                    log.parent.mkdir(mode=0o700, exist_ok=True)
+                    name.parent.mkdir(parents=True, exist_ok=True)
+                    part = name.with_name(f"{name.name}.{os.getpid()}")
+                    part.symlink_to(log)
+                    part.replace(name)
+
+    def serve(self) -> int:
+        """Plan, and see the run to its end."""
+        wanted = self._shares()
+        asked = Asked(self.job, wanted, self.each, {}, {}, self.threads_chosen)
+        nodes = nodes_there(asked, {}, {link.host: link.facts for link in self.links})
+        plan = make_plan(self.job, nodes, self.run.id)
+        facts = [link.facts for link in self.links]
+        met = meeting.ALONE
+        if len(self.links) > 1:
+            addresses = [address for _, address in machine.interfaces()]
+            port = self.listener.getsockname()[1]
+            ways = [told["ways"] for told in facts[1:]]
+            met = meeting.choose([link.host for link in self.links], facts, addresses, port, ways)
+        record = {
+            "began": self.began,
+            "address": met.address,
+            "meets": met.meets,
+            "offsets": [link.offset for link in self.links],
+            "facts": [{name: told[name] for name in ("executable", "python")} for told in facts],
+            "shared": [True for _ in facts],
+            "attached": self.asked["attached"],
+            "first_attempt": max(self.run.attempts(), default=-1) + 1 if self.allocation.restarts else 0,
+        }
+        self.run.write("plan.json", hidden(as_json(plan)))
+        self.run.write("environment.json", hidden({"env": dict(sorted(os.environ.items()))})["env"])
+        self._link_outputs(plan, record["first_attempt"])
+        self.run.write("job.json", {**self.run.job, "ranks": plan.world_size, "host": self.links[0].host})
+        self.run.write(RECORD, record)
+        self.selector.close()
+        world = Served(plan, self.run, record, self.secret, self.links, self.life)
+        for link in self.links:
+            world.tell(
+                link.node, "prepare", **prepare_fields(plan, link.node, link.host, str(self.run.path), self.run.id)
+            )
+        world.tell(0, "listen", attempt=record["first_attempt"], host=met.address)
+        world.watch_signals(self.signals, self.asked["signal"], self.asked["before"], queue.kill_wait())
+        viewers = socket.socket(socket.AF_UNIX)
+        viewers.bind(socket_name(os.getuid(), self.run.id, "supervisor"))
+        viewers.listen(64)
+        outcome = world.go(-1, viewers.detach(), self.listener.detach())
+        ended_by_slurm = world.warned or world.nodes_lost
+        if ended_by_slurm and outcome.code != 0 and self.allocation.restarts < self.asked["requeue"]:
+            self._requeue()
+        for step in self.steps:
+            step.wait()
+        return outcome.code
+
+    def _requeue(self) -> None:
+        """Come again. Slurm may have put the job back already, because it had to make room."""
+        subprocess.run(slurm.requeue(self.allocation.job), capture_output=True)
+        deadline = time.monotonic() + _END
+        while time.monotonic() < deadline:  # Slurm ends this process; were it to end by itself, the job would be over
+            time.sleep(1.0)
+            queue.start_now(self.allocation.job)
+
+
+def _catch_signals() -> int:
+    """Have the signals of Slurm noted; gives the descriptor from which their numbers are read."""
+    told, tell = os.pipe()
+    os.set_blocking(told, False)
+    os.set_blocking(tell, False)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    return told
+
+
+def inside(words: list[str]) -> int:
+    """The program: `inside RUN_DIR`."""
+    run = Run(Path(words[0]))
+    asked = run.read(ASKED)
+    allocation = slurm.allocation(os.environ)
+    assert asked is not None and allocation is not None
+    if allocation.restarts:
+        for name in ("outcome.json", RECORD):  # of an attempt that Slurm ended
+            (run.path / name).unlink(missing_ok=True)
+    allocation = allocation._replace(hosts=allocation.hosts[: asked["nodes"]])
+    here = Inside(run, asked, allocation)
+    try:
+        here.start_agents(os.environ)
+        here.gather()
+        here.check()
+        return here.serve()
+    except MusterError as error:
+        print(f"muster: {error}", file=sys.stderr, flush=True)
+        for step in here.steps:
+            step.terminate()
+            step.wait()
+        return error.exit_code

@@ -1,0 +1,447 @@
+"""Slurm: the batch script, the command lines, and what their output means. Tried with 22.05."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from shlex import quote
+from typing import NamedTuple
+
+from muster.errors import Impossible
+from muster.hosts import unfold_hosts
+
+# ---- asking for nodes -----------------------------------------------------------------------------------------------
+
+
+class Request(NamedTuple):
+    """What is asked of Slurm."""
+
+    name: str
+    """The name of the job."""
+    nodes: int | None
+    """None where Slurm is to choose how many."""
+    options: tuple[tuple[str, str], ...] = ()
+    """Options of sbatch by their own names, in order; one without a value has an empty one."""
+    output: str = ""
+    """Where what the batch script itself says is written; `%j` is the number of the job."""
+    before: int = 120
+    """Seconds before the end at which the batch script gets SIGUSR1; 0 for never."""
+    requeue: bool = False
+    tasks: int | None = None
+    """How many ranks in all, where Slurm is to choose how many go to which node."""
+
+
+OURS: Mapping[str, str] = {
+    "job-name": "--name",
+    "nodes": "--nnodes",
+    "ntasks": "--np",
+    "ntasks-per-node": "--nproc-per-node",
+    "output": "--output",
+    "error": "--error",
+    "signal": "--signal-before",
+    "requeue": "--requeue",
+    "no-requeue": "--requeue",
+    "chdir": "--cwd",
+    "open-mode": "",
+    "array": "",
+    "wrap": "",
+    "parsable": "",
+    "wait": "",
+    "export": "--env",
+}
+"""Options of sbatch that muster writes itself, and its own option for that."""
+
+
+def help_of_sbatch() -> tuple[str, ...]:
+    """Ask sbatch for its options; `options_of_sbatch` reads the answer."""
+    return ("sbatch", "--help")
+
+
+def options_of_sbatch(out: str) -> set[str]:
+    """The long names of all options, without hyphens in front."""
+    return set(re.findall(r"^\s*(?:-\w,\s+)?--([a-z][\w-]*)", out, re.MULTILINE))
+
+
+_CHOOSES = ("partition", "account", "qos", "reservation", "constraint", "nodelist", "clusters")
+"""Options that say which nodes are meant."""
+
+
+def trial(request: Request, command: Sequence[str]) -> list[str]:
+    """Run something on one such node, if one is free now."""
+    chosen = [f"--{name}={value}" for name, value in request.options if name in _CHOOSES and name != "nodelist"]
+    return [
+        *("srun", "--immediate=3", "--nodes=1", "--ntasks=1", "--time=1", "--job-name=muster-looks", "--mpi=none"),
+        *("--input=none", "--quiet", *chosen, *command),
+    ]
+
+
+def batch_script(request: Request, setup: Sequence[str], command: Sequence[str]) -> str:
+    """The script for sbatch: what it asks for, the person's shell lines, and muster."""
+    lines = ["#!/bin/bash", f"#SBATCH --job-name={quote(request.name)}"]
+    if request.nodes is not None:
+        lines.append(f"#SBATCH --nodes={request.nodes}")
+    if request.tasks is not None:
+        lines.append(f"#SBATCH --ntasks={request.tasks}")
+    elif request.nodes is not None:
+        # one task a node is muster's agent; the ranks are its children
+        lines.append("#SBATCH --ntasks-per-node=1")
+    for name, value in request.options:
+        lines.append(f"#SBATCH --{name}={quote(value)}" if value else f"#SBATCH --{name}")
+    lines.append(f"#SBATCH --output={quote(request.output)}")
+    lines.append("#SBATCH --open-mode=append")
+    if request.before:
+        lines.append(f"#SBATCH --signal=B:USR1@{request.before}")
+    lines.append("#SBATCH --requeue" if request.requeue else "#SBATCH --no-requeue")
+    lines += ["", *setup, f"exec {' '.join(map(quote, command))}", ""]
+    return "\n".join(lines)
+
+
+def submit(script: str) -> tuple[str, ...]:
+    """Hand a script in; `submitted` reads what it says."""
+    return ("sbatch", "--parsable", script)
+
+
+def submitted(out: str) -> str:
+    """The number of the job; with federations `12;cluster` is said."""
+    return out.strip().splitlines()[-1].partition(";")[0]
+
+
+_REFUSED = (
+    ("Invalid partition name specified", "`sinfo -s` lists the partitions"),
+    (
+        "Requested node configuration is not available",
+        "no node has so many GPUs, cores or so much memory; `sinfo -Nel`",
+    ),
+    ("Invalid node name specified", "`sinfo -N` lists the nodes"),
+    ("Invalid account", "`sacctmgr show assoc user=$USER` lists your accounts"),
+    ("Invalid qos", "`sacctmgr show qos` lists them"),
+    ("Invalid --time specification", "write it as 4:00:00, 90 (minutes) or 2-12 (days-hours)"),
+    ("Invalid generic resource", "`sinfo -o '%N %G'` shows what the nodes have"),
+    ("Unable to contact slurm controller", "slurmctld does not answer; try again later"),
+)
+
+
+def refused(err: str) -> tuple[str, str | None]:
+    """(Slurm's own words, a hint) of an sbatch that failed."""
+    lines = [line.partition("error: ")[2] or line for line in err.strip().splitlines()]
+    words = (lines or ["it said nothing"])[-1].replace("Batch job submission failed: ", "")
+    return words, next((hint for known, hint in _REFUSED if known.lower() in err.lower()), None)
+
+
+# ---- inside a job ---------------------------------------------------------------------------------------------------
+
+
+class Allocation(NamedTuple):
+    """The job in which this process runs."""
+
+    job: str
+    hosts: tuple[str, ...]
+    restarts: int
+    """How often the job was started again."""
+    tasks: tuple[int, ...] = ()
+    """How many tasks the job has on each node, as it was made."""
+
+
+def allocation(env: Mapping[str, str]) -> Allocation | None:
+    """The allocation of salloc, of a batch script or of a step; None outside. Raises `Impossible`."""
+    job = env.get("SLURM_JOB_ID")
+    if job and env.get("SLURM_HET_SIZE", "1") not in ("", "1"):
+        raise Impossible(
+            f"job {job} is heterogeneous (SLURM_HET_SIZE={env['SLURM_HET_SIZE']}), which muster does not know",
+            "ask for one kind of nodes",
+        )
+    if not job or not env.get("SLURM_JOB_NODELIST"):
+        return None
+    hosts = tuple(unfold_hosts(env["SLURM_JOB_NODELIST"]))
+    return Allocation(job, hosts, int(env.get("SLURM_RESTART_COUNT") or 0), tasks_per_node(env))
+
+
+def tasks_per_node(env: Mapping[str, str]) -> tuple[int, ...]:
+    """`2(x3),1` of SLURM_TASKS_PER_NODE is 2, 2, 2, 1; empty where it is not said."""
+    found: list[int] = []
+    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", env.get("SLURM_TASKS_PER_NODE", "")):
+        found += [int(count)] * int(times or 1)
+    return tuple(found)
+
+
+def fill_pattern(pattern: str, values: Mapping[str, object]) -> str:
+    """Slurm's patterns of file names: `%x-%j.%4t.out`; a letter that it does not know stays. `%%` is `%`."""
+
+    def one(found: re.Match[str]) -> str:
+        width, letter = found.groups()
+        if letter == "%":
+            return "%"
+        return str(values[letter]).zfill(int(width or 0)) if letter in values else found[0]
+
+    return re.sub(r"%(\d*)([A-Za-z%])", one, pattern)
+
+
+_MISLEADING = re.compile(
+    # of the step or shell in which muster was started, not of the one that it starts
+    r"SLURM_(NTASKS|NPROCS|TASKS_PER_NODE|NTASKS_PER_NODE|STEP_.*|PROCID|LOCALID|NODEID|GTIDS|DISTRIBUTION"
+    r"|CPU_BIND.*|MEM_BIND.*|CPUS_PER_TASK|TRES_PER_TASK|EXACT|SRUN_.*|LAUNCH_.*"
+    # an srun takes these for options of its own, and they are about other tasks than ours
+    r"|GPUS|GPUS_PER_(TASK|NODE|SOCKET)|GPU_BIND|NTASKS_PER_(GPU|SOCKET|CORE)|(CPUS|MEM)_PER_GPU|MEM_PER_(CPU|NODE))"
+    r"|PMI_.*|PMIX_.*"
+)
+
+
+FOR_SCRIPTS = ("SLURM_CPUS_PER_TASK", "SLURM_GPUS", "SLURM_GPUS_PER_NODE", "SLURM_GPUS_PER_TASK")
+"""What `clean` takes from a step and scripts read: how much they asked for."""
+
+
+def clean(env: Mapping[str, str]) -> dict[str, str]:
+    """The environment for an srun of ours: without what an outer step or other options of the job would make of it."""
+    return {name: value for name, value in env.items() if not _MISLEADING.fullmatch(name)}
+
+
+def step(
+    hosts: Sequence[str], command: Sequence[str], job: str = "", gpus: int | None = 0, stdin: bool = False
+) -> list[str]:
+    """One task on each of these hosts, whatever the job was made with; `stdin` goes to the first task.
+
+    `gpus` are those of each host, None where that is not known: what Slurm gives then differs with how the job was
+    made. For one host of a job whose nodes have not equally many, only `--gpus` can name all that it has.
+    """
+    words = ["srun", *([f"--jobid={job}"] if job else []), f"--nodes={len(hosts)}", f"--ntasks={len(hosts)}"]
+    words += ["--ntasks-per-node=1", f"--nodelist={','.join(hosts)}", "--overlap", "--mpi=none", "--export=ALL"]
+    if gpus is not None:
+        words.append("--gres=none" if not gpus else f"--gpus={gpus}" if len(hosts) == 1 else f"--gpus-per-node={gpus}")
+    words += ["--cpu-bind=none"]  # the ranks share what the job has there; Slurm would give one core to one task
+    words += ["--unbuffered", f"--input={'0' if stdin else 'none'}", "--kill-on-bad-exit=0", "--quiet"]
+    return [*words, *command]
+
+
+def details(job: str) -> tuple[str, ...]:
+    """Ask what a job has on each of its nodes; `gpus_there` reads the answer."""
+    return ("scontrol", "show", "job", "--details", job)
+
+
+def gpus_there(out: str) -> dict[str, int]:
+    """How many GPUs the job has on each node: `Nodes=n[1-2] CPU_IDs=0-1 Mem=0 GRES=gpu:a100:2(IDX:0-1)`."""
+    found = {}
+    for nodes, gres in re.findall(r"\bNodes=(\S+) CPU_IDs=\S* Mem=\S* GRES=(\S*)", out):
+        for host in unfold_hosts(nodes):
+            found[host] = sum(gpus_of(gres).values())
+    return found
+
+
+KILL_WAIT = 30.0
+"""What Slurm leaves between SIGTERM and SIGKILL when nobody has configured it."""
+
+
+def configuration() -> tuple[str, ...]:
+    """Ask how Slurm is configured; `kill_wait` reads the answer."""
+    return ("scontrol", "show", "config")
+
+
+def kill_wait(out: str) -> float:
+    """`KillWait = 30 sec`."""
+    found = re.search(r"^KillWait\s*=\s*(\d+)", out, re.MULTILINE)
+    return float(found[1]) if found else KILL_WAIT
+
+
+# ---- looking --------------------------------------------------------------------------------------------------------
+
+_FIELDS = ("%i", "%T", "%r", "%N", "%S", "%L", "%Z")
+_SEPARATOR = "|"
+
+
+class Seen(NamedTuple):
+    """A job, as squeue shows it."""
+
+    job: str
+    state: str
+    reason: str
+    hosts: tuple[str, ...]
+    start: str
+    """When it is expected to start or has started; `N/A` when Slurm does not know yet."""
+    left: str
+
+
+def queue() -> tuple[str, ...]:
+    """Ask for the states of one's jobs, those that ended lately too; `queued` reads the answer."""
+    return ("squeue", "--noheader", "--me", "--states=all", "--format=" + _SEPARATOR.join(_FIELDS))
+
+
+def queued(out: str) -> dict[str, Seen]:
+    """What squeue said, by the number of the job."""
+    found = {}
+    for line in out.splitlines():
+        cells = line.strip().split(_SEPARATOR)
+        if len(cells) >= 6:
+            hosts = tuple(unfold_hosts(cells[3])) if cells[3] else ()
+            found[cells[0]] = Seen(cells[0], cells[1], cells[2], hosts, cells[4], cells[5])
+    return found
+
+
+PENDING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
+LIVING = {"RUNNING", "COMPLETING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "STOPPED", "RESIZING"}
+
+_REASONS = {
+    "None": "Slurm has not looked at it yet",
+    "Resources": "it waits for nodes to become free",
+    "Priority": "others come first",
+    "BeginTime": "Slurm lets some time pass before it starts again",
+    "Dependency": "it waits for another job",
+    "DependencyNeverSatisfied": "the job that it waits for failed, so it never starts",
+    "JobHeldUser": "it is held; `scontrol release` lets it go",
+    "JobHeldAdmin": "an administrator holds it",
+    "PartitionNodeLimit": "the partition has not so many nodes, so it never starts",
+    "PartitionTimeLimit": "the partition allows less time, so it never starts",
+    "PartitionConfig": "the partition has no such nodes, so it never starts",
+    "ReqNodeNotAvail": "a node that it asked for is down or reserved",
+    "QOSMaxGRESPerUser": "you use as many GPUs as you may",
+    "AssocGrpGRES": "your group uses as many GPUs as it may",
+    "QOSMaxJobsPerUserLimit": "you run as many jobs as you may",
+    "AssocMaxJobsLimit": "you run as many jobs as you may",
+    "Licenses": "it waits for a licence",
+}
+
+
+def why_pending(seen: Seen) -> str:
+    """Why a job has not started, in words, with what Slurm expects."""
+    reason = seen.reason.strip("()")
+    words = _REASONS.get(reason.partition(",")[0], "")
+    when = f"; expected at {seen.start}" if seen.start not in ("N/A", "Unknown", "") else ""
+    return (f"{words} ({reason})" if words else reason) + when
+
+
+_ENDS = {
+    "TIMEOUT": "its time was over (TIMEOUT)",
+    "CANCELLED": "it was cancelled (CANCELLED)",
+    "NODE_FAIL": "a node failed (NODE_FAIL)",
+    "OUT_OF_MEMORY": "it needed more memory than it had asked for (OUT_OF_MEMORY)",
+    "PREEMPTED": "it had to make room for another job (PREEMPTED)",
+    "BOOT_FAIL": "a node did not start (BOOT_FAIL)",
+    "DEADLINE": "its deadline was over (DEADLINE)",
+    "FAILED": "its batch script failed (FAILED)",
+    "COMPLETED": "its batch script ended well (COMPLETED)",
+}
+
+
+def how_ended(state: str) -> str:
+    """What Slurm says of a job that is over."""
+    return _ENDS.get(state, state)
+
+
+def requeue(job: str) -> tuple[str, ...]:
+    """Put a running job back into the queue; it keeps its number."""
+    return ("scontrol", "requeue", job)
+
+
+def start_now(job: str) -> tuple[str, ...]:
+    """Have a requeued job start as soon as it can, and not only after two minutes."""
+    return ("scontrol", "update", f"JobId={job}", "StartTime=now")
+
+
+def cancel(job: str) -> tuple[str, ...]:
+    """End a job."""
+    return ("scancel", job)
+
+
+# ---- the machines ---------------------------------------------------------------------------------------------------
+
+_NODE_FIELDS = ("%N", "%P", "%T", "%c", "%m", "%G", "%C", "%E")
+
+
+class NodeSeen(NamedTuple):
+    """A node, as sinfo shows it."""
+
+    name: str
+    partitions: tuple[str, ...]
+    state: str
+    cores: int
+    free_cores: int
+    memory: int
+    """In MB."""
+    gpus: Mapping[str, int]
+    """How many of each type; the type is empty where the cluster names none."""
+    reason: str
+    """Why it is down or drained."""
+
+
+def machines() -> tuple[str, ...]:
+    """Ask for all nodes; `nodes` reads the answer."""
+    return ("sinfo", "--noheader", "--Node", "--format=" + _SEPARATOR.join(_NODE_FIELDS))
+
+
+def nodes(out: str) -> list[NodeSeen]:
+    """What sinfo said, a node once whatever the number of its partitions."""
+    found: dict[str, NodeSeen] = {}
+    for line in out.splitlines():
+        cells = line.strip().split(_SEPARATOR)
+        if len(cells) < len(_NODE_FIELDS):
+            continue
+        name, partition, state, cores, memory, gres, use, reason = cells[: len(_NODE_FIELDS)]
+        before = found.get(name)
+        partitions = (*(before.partitions if before else ()), partition.rstrip("*"))
+        free = use.split("/")[1] if use.count("/") == 3 else "0"
+        found[name] = NodeSeen(
+            name,
+            partitions,
+            state,
+            int(cores or 0),
+            int(free),
+            int(re.sub(r"\D", "", memory) or 0),
+            gpus_of(gres),
+            "" if reason == "none" else reason,
+        )
+    return list(found.values())
+
+
+def gpus_of(gres: str) -> dict[str, int]:
+    """`gpu:a100:4(S:0-1),gpu:2`: how many GPUs of each type."""
+    found: dict[str, int] = {}
+    for kind, count in re.findall(r"\bgpu(?::([A-Za-z_][\w.-]*))?(?::(\d+))?", gres):
+        found[kind] = found.get(kind, 0) + int(count or 1)
+    return found
+
+
+def in_use() -> tuple[str, ...]:
+    """Ask which GPUs running jobs have; `used_gpus` reads the answer."""
+    return ("sinfo", "--noheader", "--Node", "--Format=NodeList:128,GresUsed:256")
+
+
+def used_gpus(out: str) -> dict[str, dict[str, int]]:
+    """GPUs in use, by node and type: `n1   gpu:toy:2(IDX:0-1)`."""
+    found = {}
+    for line in out.splitlines():
+        words = line.split()
+        if len(words) == 2:
+            found[words[0]] = gpus_of(words[1])
+    return found
+
+
+_JOB_FIELDS = ("%i", "%u", "%P", "%T", "%D", "%b", "%M", "%l", "%r")
+
+
+class JobSeen(NamedTuple):
+    """A job of the queue."""
+
+    job: str
+    user: str
+    partition: str
+    state: str
+    nodes: int
+    gpus: str
+    """As it was asked for, `gres:gpu:2`; N/A for none."""
+    used: str
+    limit: str
+    reason: str
+
+
+def everybody() -> tuple[str, ...]:
+    """Ask for the whole queue; `jobs` reads the answer."""
+    return ("squeue", "--noheader", "--format=" + _SEPARATOR.join(_JOB_FIELDS))
+
+
+def jobs(out: str) -> list[JobSeen]:
+    """What squeue said of everybody's jobs."""
+    found = []
+    for line in out.splitlines():
+        cells = line.strip().split(_SEPARATOR)
+        if len(cells) >= len(_JOB_FIELDS):
+            job, user, partition, state, count, gpus, used, limit, reason = cells[: len(_JOB_FIELDS)]
+            found.append(JobSeen(job, user, partition, state, int(count or 0), gpus, used, limit, reason))
+    return found

@@ -1,0 +1,165 @@
+"""What Slurm says of jobs, asked with care: an answer that did not come means nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from muster.errors import Impossible, Unreachable
+from muster.options import near
+from muster.schedulers import slurm
+
+_WITHIN = 15.0
+_FRESH = 2.0
+"""Seconds for which an answer of Slurm is good, for all runs and all processes of a person together."""
+_SEEN = "slurm-queue.json"
+"""That answer, in the folder of muster."""
+_PROVEN = "slurm-sees.json"
+"""Where nodes of a partition were seen to write in the folder of muster."""
+
+
+def look(root: Path, since: float = 0.0) -> dict[str, slurm.Seen] | None:
+    """This person's jobs that Slurm knows, by number, as they were a moment ago; None when it does not answer.
+
+    `root` is the folder of muster. An answer from before `since`, in seconds since 1970, is not good enough.
+    """
+    kept = root / _SEEN
+    with suppress(OSError, ValueError):
+        seen = json.loads(kept.read_text())
+        if seen["time"] > since and 0 <= time.time() - seen["time"] < _FRESH:
+            return slurm.queued(seen["said"])
+    asked = time.time()
+    try:
+        done = subprocess.run(slurm.queue(), capture_output=True, text=True, timeout=_WITHIN)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode != 0:
+        return None
+    with suppress(OSError):  # a full disk must not keep anybody from knowing
+        part = kept.with_name(f"{_SEEN}.{os.getpid()}")
+        part.write_text(json.dumps({"time": asked, "said": done.stdout}))
+        part.replace(kept)
+    return slurm.queued(done.stdout)
+
+
+def check_options(names: Sequence[str]) -> None:
+    """Raise `Impossible` for an option that the sbatch here does not list; where there is none, for none."""
+    try:
+        done = subprocess.run(slurm.help_of_sbatch(), capture_output=True, text=True, timeout=_WITHIN)
+    except (OSError, subprocess.TimeoutExpired):
+        return
+    known = slurm.options_of_sbatch(done.stdout)
+    for name in names:
+        if known and name not in known:
+            raise Impossible(f"sbatch has no option `--{name}`", near(name, known) or "`sbatch --help` lists them")
+
+
+def try_folder(root: Path, request: slurm.Request, env: Mapping[str, str]) -> None:
+    """See, by a step of a second on a node that is free now, that nodes can write in the folder of muster.
+
+    It is done once for each partition; where no node is free, the job itself finds out. Raises `Impossible`.
+    """
+    partition = dict(request.options).get("partition", "")
+    proven = root / _PROVEN
+    known: list[str] = []
+    with suppress(OSError, ValueError):
+        known = json.loads(proven.read_text())
+    if partition in known:
+        return
+    flag = root / f"seen-by-a-node-{os.getpid()}"
+    script = f"echo reached; echo >{shlex.quote(str(flag))}"
+    try:
+        done = subprocess.run(
+            slurm.trial(request, ("sh", "-c", script)),
+            capture_output=True,
+            text=True,
+            env=slurm.clean(env),
+            timeout=_WITHIN,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return
+    arrived = flag.exists()
+    flag.unlink(missing_ok=True)
+    if arrived:
+        with suppress(OSError):
+            proven.write_text(json.dumps([*known, partition]))
+    elif "reached" in done.stdout:
+        said = done.stderr.strip().splitlines()[:1]
+        raise Impossible(
+            f"nodes of Slurm cannot write in {root}, where runs are kept, or it is another folder there"
+            + (f": {said[0]}" if said else ""),
+            "choose a folder that all nodes share: --run-dir, or MUSTER_HOME",
+        )
+
+
+def hand_in(script: Path, env: Mapping[str, str]) -> str:
+    """Give a script to sbatch, and give the number of the job. Raises `Impossible` with Slurm's own words."""
+    try:
+        done = subprocess.run(slurm.submit(str(script)), capture_output=True, text=True, env=slurm.clean(env))
+    except FileNotFoundError:
+        raise Impossible("--slurm: there is no sbatch here", "run this on a login node of the cluster") from None
+    if done.returncode != 0:
+        said, hint = slurm.refused(done.stderr)
+        raise Impossible(f"Slurm refused the job: {said}", hint)
+    return slurm.submitted(done.stdout)
+
+
+def gpus_by_host(allocation: slurm.Allocation) -> dict[str, int | None]:
+    """How many GPUs the job has on each of its nodes, in their order; None where Slurm does not say."""
+    try:
+        done = subprocess.run(slurm.details(allocation.job), capture_output=True, text=True, timeout=_WITHIN)
+        found = slurm.gpus_there(done.stdout)
+    except (OSError, subprocess.TimeoutExpired):
+        found = {}
+    return {host: found.get(host) for host in allocation.hosts}
+
+
+def kill_wait() -> float:
+    """Seconds that Slurm leaves between SIGTERM and SIGKILL; its default where it does not say."""
+    try:
+        done = subprocess.run(slurm.configuration(), capture_output=True, text=True, timeout=_WITHIN)
+    except (OSError, subprocess.TimeoutExpired):
+        return slurm.KILL_WAIT
+    return slurm.kill_wait(done.stdout)
+
+
+def start_step(
+    job: str, hosts: Sequence[str], command: Sequence[str], log: Path, env: Mapping[str, str], gpus: int | None = 0
+) -> subprocess.Popen[bytes]:
+    """Start one task on each of these hosts of a job, with so many GPUs; what they say goes to `log`."""
+    with open(log, "ab") as file:
+        return subprocess.Popen(
+            slurm.step(hosts, command, job=job, gpus=gpus),
+            env=slurm.clean(env),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+
+
+def start_now(job: str) -> None:
+    """Have a requeued job start as soon as it can; Slurm would let two minutes pass."""
+    subprocess.run(slurm.start_now(job), capture_output=True)
+
+
+def ask(command: Sequence[str]) -> str:
+    """What a command of Slurm says. Raises `Impossible`, `Unreachable`."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_WITHIN)
+    except FileNotFoundError:
+        raise Impossible(f"there is no {command[0]} here", "run this on a login node of the cluster") from None
+    except subprocess.TimeoutExpired:
+        raise Unreachable(
+            f"{command[0]} did not answer within {_WITHIN:g} s", "is slurmctld up? `scontrol ping`"
+        ) from None
+    if done.returncode != 0:
+        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise Unreachable(f"{command[0]} failed: {said}", "is slurmctld up? `scontrol ping`")
+    return done.stdout

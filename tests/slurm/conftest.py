@@ -1,0 +1,21 @@
+"""Fixtures of the tests on Slurm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from queued import queue
+from there import There, there
+from waiting import until
+
+__all__ = ["there"]
+
+
+@pytest.fixture(autouse=True)
+def quiet(there: There) -> Iterator[None]:
+    """No job of this test is left in the queue."""
+    yield
+    there.lab.clear()
+    there.lab.run("head", ["scancel", "--user=root"])
+    until(lambda: not queue(there), "the queue is empty")

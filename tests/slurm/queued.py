@@ -1,0 +1,11 @@
+"""The queue of the lab's Slurm."""
+
+from __future__ import annotations
+
+from there import There
+
+
+def queue(there: There) -> list[str]:
+    """The states of the jobs."""
+    states: list[str] = there.lab.run("head", ["squeue", "--noheader", "--format=%T"]).stdout.split()
+    return states

@@ -1,0 +1,146 @@
+"""Jobs that Slurm ends before they are done: preemption, the end of their time, requeue, a node that crashes."""
+
+from __future__ import annotations
+
+import os
+
+from there import TICK, There
+from waiting import until
+
+TRAINING = """
+import json, os, signal, sys, time
+import torch, torch.distributed as dist
+dist.init_process_group("gloo")
+rank, path = dist.get_rank(), sys.argv[1]
+torch.manual_seed(0)
+model = torch.nn.Linear(8, 1, dtype=torch.float64)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+step, asked = 0, []
+if os.path.exists(path):
+    state = torch.load(path)
+    model.load_state_dict(state["model"]), optimizer.load_state_dict(state["optimizer"])
+    step = state["step"]
+signal.signal(signal.SIGUSR1, lambda *_: asked.append(1))
+while step < 300:
+    generator = torch.Generator().manual_seed(1000 * step + rank)
+    batch = torch.randn(16, 8, generator=generator, dtype=torch.float64)
+    loss = (model(batch) - batch.sum(1, keepdim=True)).pow(2).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    for parameter in model.parameters():
+        dist.all_reduce(parameter.grad)
+    optimizer.step()
+    step += 1
+    print("step", step, flush=True)
+    save = torch.tensor(float(len(asked)))
+    dist.all_reduce(save)
+    if save:
+        if rank == 0:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+            torch.save(state, path + ".part")
+            os.replace(path + ".part", path)
+        dist.barrier()
+        sys.exit(9)
+    time.sleep(0.02)
+if rank == 0:
+    print("parameters", json.dumps([parameter.tolist() for parameter in model.parameters()]))
+"""
+
+
+def test_a_training_that_is_preempted_twice_ends_like_one_that_is_not(there: There) -> None:
+    script = there.script(TRAINING, "train.py")
+    elsewhere = {"MUSTER_HOME": str(there.folder / "elsewhere")}
+    plain = there.muster("run", "-g", "2", "--prefix", "", script, str(there.folder / "plain"), env=elsewhere)
+    assert 0 == plain.returncode, plain.stderr
+    expected = plain.stdout.splitlines()[-1]
+    assert expected.startswith("parameters")
+    line = ["-N", "2", "-g", "1", "--prefix", "", "--requeue", "5", script, str(there.folder / "state")]
+    process = there.start("run", "--slurm", *line)
+    for attempt in range(2):
+        until(
+            lambda a=attempt: there.log(0, attempt=a).count("step") > 20 if has_begun(there, a) else False, "it trains"
+        )
+        made_room = there.lab.run("head", ["srun", "-purgent", "-N3", "--exclusive", "true"], timeout=90)
+        assert 0 == made_room.returncode, made_room.stderr
+    assert 0 == process.wait(timeout=120), there.said()
+    assert expected in there.said().splitlines()
+    assert 3 == len(list(there.run.glob("attempt_*")))
+    there.nothing_left()
+
+
+def has_begun(there: There, attempt: int) -> bool:
+    return there.home.exists() and os.path.exists(there.run / f"attempt_{attempt}" / "rank_00000.out")
+
+
+SAVES = """
+import os, signal, sys, time
+saved = "saved by an earlier attempt"
+def save(*_):
+    open(sys.argv[1], "w").write(saved)
+    print("saving", flush=True)
+    sys.exit(9)
+if os.path.exists(sys.argv[1]):
+    print(open(sys.argv[1]).read())
+    sys.exit(0)
+if os.environ["RANK"] == "0":
+    signal.signal(signal.SIGUSR1, save)
+print("working", flush=True)
+time.sleep(600)
+"""
+"""FILE: rank 0 saves when it hears SIGUSR1, the others do not listen; what finds a saved file is done."""
+
+
+def test_before_its_time_is_over_a_rank_that_listens_can_save(there: There) -> None:
+    """A job of one minute hears it at once: Slurm looks at its clock every half a minute."""
+    line = ["--time", "1", "--signal-before", "30", "--requeue", "1", "-N", "2", "-g", "1"]
+    script = [there.script(SAVES), str(there.folder / "state")]
+    done = there.muster("run", "--slurm", *line, *script, timeout=180)
+    assert 0 == done.returncode, done.stderr
+    assert "[0] saving" in done.stdout
+    assert "[0] saved by an earlier attempt" in done.stdout
+    assert "[1] saved by an earlier attempt" in done.stdout
+    assert "30 s are left of the job's time: SIGUSR1 to the ranks that catch it" in done.stderr
+    assert 1 == done.stdout.count("[0] working")
+    ends = [line for line in (there.run / "events.jsonl").read_text().splitlines() if '"ended"' in line]
+    assert not [line for line in ends if '"rank": 1' in line and '"signal": 10' in line]
+
+
+def test_preempted_with_time_to_save(there: There) -> None:
+    """In a partition with a grace time only the steps are told at first, and not the batch script."""
+    line = ["--partition", "spare", "--requeue", "1", "-N", "2", "-g", "1"]
+    process = there.start("run", "--slurm", *line, there.script(SAVES), str(there.folder / "state"))
+    until(lambda: has_begun(there, 0) and "working" in there.log(0), "it works")
+    made_room = there.lab.run("head", ["srun", "-purgent", "-N3", "--exclusive", "true"], timeout=90)
+    assert 0 == made_room.returncode, made_room.stderr
+    assert 0 == process.wait(timeout=120), there.said()
+    assert "[0] saving" in there.said()
+    assert "[0] saved by an earlier attempt" in there.said()
+    there.nothing_left()
+
+
+def test_what_is_put_back_by_hand_comes_again(there: There) -> None:
+    process = there.start("run", "--slurm", "--requeue", "3", "-N", "2", "-g", "1", there.script(TICK), "40", "0.1")
+    there.steps(2, 3)
+    number = there.lab.run("head", ["squeue", "--noheader", "--format=%i"]).stdout.strip()
+    assert 0 == there.lab.run("head", ["scontrol", "requeue", number]).returncode
+    assert 0 == process.wait(timeout=120), there.said()
+    assert "step 39" in there.log(0, attempt=1)
+    assert 1 == there.said().count("[0] rank 0 step 39 ")
+    there.nothing_left()
+
+
+def test_a_node_that_crashes_is_left_out_of_the_next_attempt(there: There) -> None:
+    process = there.start("run", "--slurm", "--requeue", "3", "-N", "2", "-g", "1", there.script(TICK), "60", "0.1")
+    there.steps(2, 3)
+    there.lab.fault("crash", "n2")
+    assert 0 == process.wait(timeout=180), there.said()
+    assert "the agent on n2" in there.said()
+    assert "step 59" in there.log(0, attempt=there.last_attempt)
+
+
+def test_without_leave_to_come_again_a_crash_is_the_end(there: There) -> None:
+    process = there.start("run", "--slurm", "-N", "2", "-g", "1", there.script(TICK), "10000", "0.05")
+    there.steps(2, 3)
+    there.lab.fault("crash", "n2")
+    assert 125 == process.wait(timeout=120), there.said()
+    assert "the agent on n2" in there.said()

@@ -1,0 +1,230 @@
+"""Runs on Slurm, the real one of the lab: handed in, refused, inside an allocation, followed and left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from queued import queue
+from there import EXAMPLE, TICK, There
+from waiting import until
+
+import muster
+
+
+def test_a_run_is_handed_in_shown_and_its_status_given(there: There) -> None:
+    done = there.muster("run", "--slurm", "-N", "3", "-g", "2", "--gpus-per-node", "2", "--time", "5", str(EXAMPLE))
+    assert 0 == done.returncode, done.stderr
+    assert "[0] the sum of 0 to 5 is 15, as it should be" in done.stdout
+    for rank in range(6):
+        assert f"rank {rank} of 6 on n{rank // 2 + 1}, local rank {rank % 2}" in done.stdout
+    assert "is job " in done.stderr
+    assert "all 6 ranks ended well" in done.stderr
+    there.nothing_left()
+
+
+def test_the_status_of_the_first_failing_rank_is_ours(there: There) -> None:
+    text = "import os, sys, time\ntime.sleep(int(os.environ['RANK']))\nsys.exit(7 if os.environ['RANK'] == '1' else 0)"
+    done = there.muster("run", "--slurm", "-N", "2", "-g", "1", "--launcher", "exec", there.script(text))
+    assert 7 == done.returncode, done.stderr
+    assert "rank 1 failed first" in done.stderr
+
+
+def test_inside_an_allocation_that_was_made_for_something_else(there: There) -> None:
+    """`--ntasks-per-node=2 --gpus-per-task=1` makes of a plain srun two tasks a node that see one GPU each."""
+    env = {**there.lab.environment(), **there.env}
+    made_for = ["salloc", "-Q", "-N3", "--ntasks-per-node=2", "--gpus-per-task=1"]
+    show = ["--", "sh", "-c", "echo $RANK $WORLD_SIZE $SLURM_PROCID$SLURM_LOCALID $CUDA_VISIBLE_DEVICES"]
+    line = there.argv("run", "--slurm", "-g", "2", "--prefix", "", *show)
+    done = there.lab.run("head", [*made_for, *line], env=env, cwd=str(there.folder), timeout=90)
+    assert 0 == done.returncode, done.stderr
+    assert 6 == len(done.stdout.splitlines())
+    assert {f"{rank} 6" for rank in range(6)} == {" ".join(line.split()[:2]) for line in done.stdout.splitlines()}
+    there.nothing_left()
+
+
+def test_inside_a_step_of_an_allocation(there: There) -> None:
+    """As where salloc gives a shell on the first node."""
+    env = {**there.lab.environment(), **there.env}
+    made_for = ["salloc", "-Q", "-N2", "--gpus-per-node=1", "srun", "-N1", "-n1", "--overlap"]
+    line = there.argv("run", "--slurm", "-g", "2", "--prefix", "", "--", "sh", "-c", "echo $RANK $CUDA_VISIBLE_DEVICES")
+    done = there.lab.run("head", [*made_for, *line], env=env, cwd=str(there.folder), timeout=90)
+    assert 0 == done.returncode, done.stderr
+    assert ["0 0", "1 0", "2 0", "3 0"] == sorted(done.stdout.splitlines())
+    assert "broke" not in done.stderr
+
+
+def test_inside_a_batch_script_of_the_person(there: There) -> None:
+    words = " ".join(there.argv("run", "--slurm", "-g", "1", str(EXAMPLE)))
+    text = f"#!/bin/bash\n#SBATCH -N2 -n4 -o {there.folder}/out\nexport MUSTER_HOME='{there.home}'\n{words}\n"
+    script = there.folder / "job.sh"
+    script.write_text(text)
+    done = there.lab.run("head", ["sbatch", "--wait", str(script)], cwd=str(there.folder), timeout=90)
+    assert 0 == done.returncode, (there.folder / "out").read_text()
+    assert "[0] the sum of 0 to 1 is 1, as it should be" in (there.folder / "out").read_text()
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        (("--partition", "nosuch"), "Slurm refused the job: Invalid partition name specified"),
+        (("--time", "soon"), "Slurm refused the job: Invalid --time specification"),
+        (("--gpus-per-node", "9"), "Slurm refused the job: Requested node configuration is not available"),
+        (("--nodelist", "n77"), "Slurm refused the job: Invalid node name specified"),
+        (("--slurm-opt", "qoss=high"), "sbatch has no option `--qoss`"),
+        (("--slurm-opt", "ntasks=4"), "muster writes that option of sbatch itself"),
+    ],
+)
+def test_what_slurm_refuses_is_told_in_its_words(there: There, option: tuple[str, ...], says: str) -> None:
+    done = there.muster("run", "--slurm", "-g", "1", *option, str(EXAMPLE))
+    assert 2 == done.returncode
+    assert says in done.stderr
+    assert "hint: " in done.stderr
+    assert [] == list((there.home / "runs").iterdir())
+
+
+def test_from_the_login_node(there: There) -> None:
+    """Detached; seen, asked, attached to, ended, while it waits and while it runs."""
+    whole = ["--exclusive", "-N", "3", "-g", "1", there.script(TICK), "10000", "0.05"]
+    secret = ["--env", "API_KEY=nobody reads this"]
+    assert 0 == there.muster("run", "--slurm", "-d", "--name", "first", *secret, *whole).returncode
+    assert 0 == there.muster("run", "--slurm", "-d", "--name", "second", *whole).returncode
+    states = until(lambda: {line.split()[1]: line for line in there.muster("ps").stdout.splitlines()[1:]}, "two runs")
+    assert "pending" in states["second"]
+    assert 0 == there.muster("kill", "second").returncode
+    assert 137 == there.muster("wait", "second").returncode
+    assert "it was cancelled (CANCELLED)" in there.muster("show", "second").stdout
+    first = next(path for path in (there.home / "runs").iterdir() if '"first"' in (path / "job.json").read_text())
+    until(lambda: list(first.glob("attempt_0/*.out")), "the first one runs")
+    until(lambda: 3 == there.muster("stacks", "first").stdout.count("script.py"), "each rank says where it is")
+    process = there.start("attach", "first")
+    until(lambda: "step" in there.said(), "it shows lines")
+    there.kill("head", "muster attach first$", signal.SIGTERM)
+    assert 0 == process.wait(timeout=20)
+    texts = [path.read_bytes() for path in first.rglob("*") if path.is_file()]
+    assert not [text for text in texts if b"nobody reads this" in text]
+    assert "(hidden)" in (first / "environment.json").read_text()
+    done = there.muster("kill", "first")
+    assert (0, True) == (done.returncode, "ended" in done.stdout), done.stderr
+    there.nothing_left()
+
+
+def test_scancel_from_outside_ends_a_waiting_caller(there: There) -> None:
+    process = there.start("run", "--slurm", "-N", "2", "-g", "1", there.script(TICK), "10000", "0.05")
+    there.steps(2, 3)
+    there.lab.run("head", ["scancel", "--user=root"])
+    assert process.wait(timeout=60) in (137, 143), there.said()
+    there.nothing_left()
+
+
+def test_slurmctld_may_be_away_for_a_while(there: There) -> None:
+    process = there.start("run", "--slurm", "-N", "2", "-g", "1", there.script(TICK), "150", "0.1")
+    there.steps(2, 3)
+    # one that is killed forgets what it has not written down yet, and ends the job when it comes back
+    began, state = time.time(), Path(there.lab.folder.slurm, "state", "job_state")
+    until(lambda: state.stat().st_mtime > began, "slurmctld has written down that the job runs")
+    there.lab.fault("slurmctld-down")
+    there.steps(2, 100)
+    there.lab.clear()
+    assert 0 == process.wait(timeout=60), there.said()
+
+
+def test_a_total_of_ranks_lies_as_slurm_spreads_it(there: There) -> None:
+    """More than a node has cores: Slurm puts eight there and the rest on the next one."""
+    show = ["--", "sh", "-c", "echo $RANK of $WORLD_SIZE on $(hostname), Slurm: $SLURM_PROCID of $SLURM_NTASKS"]
+    done = there.muster("run", "--slurm", "-n", "10", "--prefix", "", *show)
+    assert 0 == done.returncode, done.stderr
+    places = sorted(done.stdout.splitlines(), key=lambda line: int(line.split()[0]))
+    assert [f"{rank} of 10 on {'n1' if rank < 8 else 'n2'}, Slurm: {rank} of 10" for rank in range(10)] == places
+
+
+def test_a_total_of_gpus_lies_as_slurm_spreads_it(there: There) -> None:
+    """Six of a cluster with four a node; each rank sees all that its node has, by the names that were asked for."""
+    show = ["--", "sh", "-c", "echo $LOCAL_RANK $CUDA_VISIBLE_DEVICES"]
+    named = ["--output", "%x-%j.%2t.out", "--name", "six"]
+    done = there.muster("run", "--slurm", "--gpus", "6", "--prefix", "", *named, *show)
+    assert 0 == done.returncode, done.stderr
+    expected = ["0 0,1", "0 0,1,2,3", "1 0,1", "1 0,1,2,3", "2 0,1,2,3", "3 0,1,2,3"]
+    assert expected == sorted(done.stdout.splitlines())
+    assert expected == sorted(path.read_text().strip() for path in there.folder.glob("six-*.0[0-5].out"))
+
+
+def test_options_of_sbatch_in_muster_toml(there: There) -> None:
+    (there.folder / "muster.toml").write_text('[slurm]\ncomment = "from the file"\nexclusive = true\ntime = "7"\n')
+    done = there.muster("plan", "--slurm", "--time", "9", "--setup", "module load x", "train.py", cwd=str(there.folder))
+    assert 2 == done.returncode  # there is no such script
+    done = there.muster("plan", "--slurm", "--time", "9", "--setup", "module load x", "--", "true")
+    lines = done.stdout.splitlines()
+    assert {"#SBATCH --comment='from the file'", "#SBATCH --exclusive", "#SBATCH --time=9", "module load x"} <= {*lines}
+
+
+def test_a_folder_that_nodes_do_not_see_is_told_before_anything_waits(there: There) -> None:
+    scratch = there.lab.folder.scratch
+    done = there.muster("run", "--slurm", "-g", "1", str(EXAMPLE), env={"MUSTER_HOME": f"{scratch}/runs"})
+    assert 2 == done.returncode, done.stderr
+    assert f"nodes of Slurm cannot write in {scratch}/runs" in done.stderr
+    assert [] == queue(there)
+
+
+def test_a_full_disk_is_told_before_anything_waits(there: There) -> None:
+    there.lab.fault("full-disk", "head")
+    scratch = there.lab.folder.scratch
+    done = there.muster("run", "--slurm", "-g", "1", str(EXAMPLE), env={"MUSTER_HOME": f"{scratch}/runs"})
+    assert (2, True) == (done.returncode, "No space left on device" in done.stderr), done.stderr
+    assert [] == queue(there)
+
+
+def test_ctrl_c_leaves_and_a_second_one_cancels(there: There) -> None:
+    line = ["run", "--slurm", "-N", "2", "-g", "1", there.script(TICK), "10000", "0.05"]
+    first = there.start(*line)
+    there.steps(2, 3)
+    first_run = there.run
+    there.kill("head", "muster run --slurm", signal.SIGINT)
+    assert 0 == first.wait(timeout=20)
+    assert "goes on as job" in there.said()
+    assert ["RUNNING"] == queue(there)
+    second = there.start("attach", first_run.name)
+    until(lambda: "step" in there.said(), "it shows lines")
+    there.kill("head", "muster attach", signal.SIGINT)
+    until(lambda: "cancels it" in there.said(), "it says what a second one does")
+    there.kill("head", "muster attach", signal.SIGINT)
+    assert second.wait(timeout=60) in (130, 137, 143), there.said()
+    until(lambda: not queue(there), "the job is cancelled")
+    there.nothing_left()
+
+
+def test_several_jobs_on_the_same_nodes_at_once(there: There) -> None:
+    line = ["run", "--slurm", "-N", "2", "-g", "1", str(EXAMPLE)]
+    started = [there.start(*line) for _ in range(4)]
+    for number, process in enumerate(started):
+        assert 0 == process.wait(timeout=120), there.said(number)
+        assert "the sum of 0 to 1 is 1" in there.said(number)
+
+
+def test_a_job_that_is_over_at_once(there: There) -> None:
+    done = there.muster("run", "--slurm", "--", "sh", "-c", "echo here; exit 3")
+    assert (3, "[0] here\n") == (done.returncode, done.stdout), done.stderr
+
+
+def test_another_user_than_root(there: There) -> None:
+    """Who may perhaps not read where these tests lie, so the program is copied to a place for all."""
+    home, python = Path(there.lab.folder.homes, "ada"), shutil.which("python3", path="/usr/bin:/usr/local/bin")
+    assert python is not None
+    shutil.copytree(Path(muster.__file__).parent, home / "program" / "muster", dirs_exist_ok=True)
+    env = {**there.lab.environment("ada"), "PYTHONPATH": str(home / "program")}
+    line = [python, "-m", "muster", "run", "--slurm", "-N", "2", "--", "id", "-un"]
+    done = there.lab.run("head", line, env=env, cwd=str(home), user="ada", timeout=60)
+    assert (0, ["[0] ada", "[1] ada"]) == (done.returncode, sorted(done.stdout.splitlines())), done.stderr
+    assert {os.stat(home).st_uid} == {path.stat().st_uid for path in (home / ".muster").rglob("*")}
+
+
+def test_a_job_of_two_kinds_of_nodes_is_refused(there: There) -> None:
+    env = {**there.lab.environment(), **there.env}
+    made = ["salloc", "-Q", "-N1", ":", "-N1"]
+    done = there.lab.run("head", [*made, *there.argv("run", "--slurm", "--", "true")], env=env, cwd=str(there.folder))
+    assert 2 == done.returncode
+    assert "is heterogeneous" in done.stderr

@@ -1,0 +1,168 @@
+"""muster on the head of a lab, and runs of it on the nodes: what the tests over ssh and on Slurm share."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from waiting import until
+
+from muster.lab import Lab, kernel
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "distributed_sum.py"
+
+TICK = """
+import sys, time
+import torch
+import torch.distributed as dist
+dist.init_process_group("gloo")
+for step in range(int(sys.argv[1])):
+    one = torch.ones(1)
+    dist.all_reduce(one)
+    print(f"rank {dist.get_rank()} step {step} sum {one.item():g}", flush=True)
+    time.sleep(float(sys.argv[2]))
+dist.destroy_process_group()
+"""
+"""STEPS SECONDS: so many sums, with a pause after each."""
+
+
+class There:
+    """muster in a lab: each test has a folder and a MUSTER_HOME of its own, which all hosts share."""
+
+    def __init__(self, lab: Lab, folder: Path):
+        self.lab, self.folder = lab, folder
+        self.home = folder / "muster home"
+        self.env = {"MUSTER_HOME": str(self.home), "OMP_NUM_THREADS": "1"}
+        self.started: list[subprocess.Popen[str]] = []
+
+    def argv(self, *words: str) -> list[str]:
+        """The command line."""
+        return [sys.executable, "-m", "muster", *words]
+
+    def muster(self, *words: str, host: str = "head", timeout: float = 120, **more: Any) -> Any:
+        """`muster` on a host, to its end."""
+        env = {**self.lab.environment(), **self.env, **more.pop("env", {})}
+        more.setdefault("cwd", str(self.folder))
+        return self.lab.run(host, self.argv(*words), env=env, timeout=timeout, **more)
+
+    def start(self, *words: str, host: str = "head", **more: Any) -> subprocess.Popen[str]:
+        """`muster` on a host, and go on; what it says is a file of the folder, `said` reads it."""
+        env = {**self.lab.environment(), **self.env}
+        with open(self.folder / f"said {len(self.started)}", "w") as file:
+            process = self.lab.start(
+                host, self.argv(*words), env=env, cwd=str(self.folder), stdout=file, stderr=file, **more
+            )
+        self.started.append(process)
+        return process
+
+    def said(self, which: int = -1) -> str:
+        """What a started muster has said so far."""
+        return (self.folder / f"said {which % len(self.started)}").read_text()
+
+    def script(self, text: str, name: str = "script.py") -> str:
+        """Write a script that all hosts see; gives its path."""
+        path = self.folder / name
+        path.write_text(text)
+        return str(path)
+
+    @property
+    def run(self) -> Path:
+        """The newest run directory."""
+        return sorted((self.home / "runs").iterdir())[-1]
+
+    @property
+    def last_attempt(self) -> int:
+        """The number of the newest run's last attempt."""
+        return max(int(path.name.partition("_")[2]) for path in self.run.glob("attempt_*"))
+
+    def outcome(self) -> dict[str, Any]:
+        """How the newest run ended."""
+        found: dict[str, Any] = json.loads((self.run / "outcome.json").read_text())
+        return found
+
+    def ended(self, timeout: float = 60) -> dict[str, Any]:
+        """The same, waited for."""
+        until(lambda: list((self.home / "runs").glob("*/outcome.json")), "the run has ended", timeout)
+        return self.outcome()
+
+    def log(self, rank: int, stream: str = "out", attempt: int = 0) -> str:
+        """What a rank of the newest run wrote."""
+        return (self.run / f"attempt_{attempt}" / f"rank_{rank:05d}.{stream}").read_text()
+
+    def ours(self, hosts: Sequence[str] = ()) -> dict[str, list[str]]:
+        """Processes of runs of this test, by host: all that carries its folder or MUSTER_HOME."""
+        found: dict[str, list[str]] = {}
+        living = self.lab.status()["hosts"]
+        for host in hosts or self.lab.hosts:
+            if host not in living:
+                continue
+            for pid in kernel.inhabitants(living[host]):
+                with suppress(OSError):
+                    words = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
+                    environ = Path(f"/proc/{pid}/environ").read_bytes()
+                    agent = "-I -S -c f=open" in words  # no word of the test in it; the lab is this test's alone
+                    if agent or str(self.folder) in words or os.fsencode(str(self.folder)) in environ:
+                        found.setdefault(host, []).append(f"{pid} {words}")
+        return found
+
+    def pids(self, host: str, pattern: str) -> list[int]:
+        """Processes of this test on a host whose command line fits, by their numbers out here."""
+        return [int(line.split()[0]) for line in self.ours([host]).get(host, []) if re.search(pattern, line)]
+
+    def kill(self, host: str, pattern: str, number: int = signal.SIGKILL) -> None:
+        """Send a signal to the one process that fits."""
+        (pid,) = until(lambda: self.pids(host, pattern), f"{pattern} runs on {host}")[:1]
+        os.kill(pid, number)
+
+    def agent(self, host: str) -> int:
+        """The agent of a host, which is the parent of its ranks."""
+        rank = until(lambda: self.pids(host, r"script\.py"), f"a rank runs on {host}")[-1]
+        return int(Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2].split()[1])
+
+    def nothing_left(self, timeout: float = 20) -> None:
+        """No process of this test runs on any host."""
+        deadline = time.monotonic() + timeout
+        while found := self.ours():
+            assert time.monotonic() < deadline, found
+            time.sleep(0.05)
+
+    def steps(self, ranks: int, at_least: int, timeout: float = 60) -> None:
+        """Wait until each rank of TICK has made so many steps."""
+        until(
+            lambda: all(self._lines(rank) >= at_least for rank in range(ranks)),
+            f"each of {ranks} ranks has made {at_least} steps",
+            timeout,
+        )
+
+    def _lines(self, rank: int) -> int:
+        try:
+            return self.log(rank).count("\n")
+        except (OSError, IndexError):
+            return 0
+
+
+@pytest.fixture
+def there(lab: Lab, tmp_path: Path) -> Iterator[There]:
+    """muster in the lab of this test process."""
+    made = There(lab, tmp_path)
+    yield made
+    lab.clear()
+    for process in made.started:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+    left = made.ours()
+    for lines in left.values():
+        for line in lines:
+            with suppress(ProcessLookupError):
+                os.kill(int(line.split()[0]), signal.SIGKILL)

@@ -1,0 +1,216 @@
+"""Slurm's command lines and what its words mean; the outputs were recorded from 22.05."""
+
+from __future__ import annotations
+
+import pytest
+
+from muster.errors import Impossible
+from muster.hosts import unfold_hosts
+from muster.schedulers import slurm
+
+
+def test_the_batch_script() -> None:
+    options = (
+        ("partition", "gpu"),
+        ("time", "4:00:00"),
+        ("gpus-per-node", "8"),
+        ("exclusive", ""),
+        ("comment", "it's"),
+    )
+    asked = slurm.Request("train it", 3, options, "/runs/x/slurm-%j.out", 120, True)
+    text = slurm.batch_script(asked, ("module load cuda",), ("/venv/bin/python", "-I", "/runs/x y/muster.pyz"))
+    assert (
+        text
+        == """#!/bin/bash
+#SBATCH --job-name='train it'
+#SBATCH --nodes=3
+#SBATCH --ntasks-per-node=1
+#SBATCH --partition=gpu
+#SBATCH --time=4:00:00
+#SBATCH --gpus-per-node=8
+#SBATCH --exclusive
+#SBATCH --comment='it'"'"'s'
+#SBATCH --output=/runs/x/slurm-%j.out
+#SBATCH --open-mode=append
+#SBATCH --signal=B:USR1@120
+#SBATCH --requeue
+
+module load cuda
+exec /venv/bin/python -I '/runs/x y/muster.pyz'
+"""
+    )
+
+
+def test_what_sbatch_says() -> None:
+    assert "12" == slurm.submitted("12\n")
+    assert "12" == slurm.submitted("12;cluster\n")
+
+
+@pytest.mark.parametrize(
+    ("said", "words", "hinted"),
+    [
+        (
+            "sbatch: error: Batch job submission failed: Invalid partition name specified\n",
+            "Invalid partition name specified",
+            True,
+        ),
+        ("sbatch: error: Invalid --time specification\n", "Invalid --time specification", True),
+        ("sbatch: error: Something new\n", "Something new", False),
+        ("", "it said nothing", False),
+    ],
+)
+def test_what_sbatch_refuses(said: str, words: str, hinted: bool) -> None:
+    found, hint = slurm.refused(said)
+    assert (words, hinted) == (found, hint is not None)
+
+
+QUEUE = """3|RUNNING||n[1-2]|2026-11-21T17:25:16|4:12|/tmp
+4|PENDING|Resources||2026-11-21T17:30:00|5:00|/tmp
+5|PENDING|BeginTime||N/A|5:00|/tmp
+6|CANCELLED|None||2026-11-21T17:20:00|INVALID|/tmp
+"""
+
+
+def test_what_squeue_says() -> None:
+    found = slurm.queued(QUEUE)
+    assert ("RUNNING", ("n1", "n2")) == (found["3"].state, found["3"].hosts)
+    assert "it waits for nodes to become free (Resources); expected at 2026-11-21T17:30:00" == slurm.why_pending(
+        found["4"]
+    )
+    assert "Slurm lets some time pass before it starts again (BeginTime)" == slurm.why_pending(found["5"])
+    assert "it was cancelled (CANCELLED)" == slurm.how_ended(found["6"].state)
+    assert {} == slurm.queued("")
+
+
+def test_an_allocation() -> None:
+    env = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-3]"}
+    assert slurm.Allocation("7", ("n1", "n2", "n3"), 0) == slurm.allocation(env)
+    assert slurm.Allocation("7", ("n1", "n2", "n3"), 2) == slurm.allocation({**env, "SLURM_RESTART_COUNT": "2"})
+    assert slurm.allocation({}) is None
+    with pytest.raises(Impossible, match="heterogeneous"):
+        slurm.allocation({**env, "SLURM_HET_SIZE": "2"})
+
+
+def test_what_would_mislead_a_step_is_left_out() -> None:
+    env = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_CONF": "/x",
+        "PATH": "/bin",
+        "SLURM_JOB_NODELIST": "n1",
+        "SLURM_GPUS_ON_NODE": "4",
+        "SLURM_NTASKS": "4",
+        "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_PROCID": "0",
+        "SLURM_GPUS_PER_TASK": "1",
+        "PMI_RANK": "0",
+        "PMIX_NAMESPACE": "x",
+        "SLURM_STEP_ID": "0",
+        "SLURM_CPUS_PER_TASK": "3",
+    }
+    assert {"SLURM_JOB_ID", "SLURM_CONF", "PATH", "SLURM_JOB_NODELIST", "SLURM_GPUS_ON_NODE"} == set(slurm.clean(env))
+
+
+def test_a_step_says_everything() -> None:
+    line = slurm.step(("n1", "n2"), ("python", "x"), job="7")
+    assert line[:5] == ["srun", "--jobid=7", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1"]
+    assert {"--nodelist=n1,n2", "--overlap", "--mpi=none", "--export=ALL", "--input=none"} <= set(line)
+    assert ["python", "x"] == line[-2:]
+    assert "--input=0" in slurm.step(("n1",), ("python",), stdin=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("n1", ["n1"]),
+        ("n[1-3,07],gpu5", ["n1", "n2", "n3", "n07", "gpu5"]),
+        ("n[08-10]", ["n08", "n09", "n10"]),
+        ("r[1-2]n[1-2]", ["r1n1", "r1n2", "r2n1", "r2n2"]),
+    ],
+)
+def test_host_lists_of_slurm(text: str, expected: list[str]) -> None:
+    assert expected == unfold_hosts(text)
+
+
+def test_a_host_list_that_is_none() -> None:
+    with pytest.raises(Impossible, match="cannot read the host list"):
+        unfold_hosts("n[a-b]")
+
+
+SINFO = """n1|spare|idle|8|16000|gpu:toy:4|0/8/0/8|none
+n1|main*|idle|8|16000|gpu:toy:4|0/8/0/8|none
+n2|main*|down*|8|16000|gpu:a100:2(S:0-1),gpu:2|3/0/5/8|not responding
+n3|main*|mixed|8|16000|(null)|3/5/0/8|none
+"""
+
+
+def test_what_sinfo_says() -> None:
+    first, second, third = slurm.nodes(SINFO)
+    assert (("spare", "main"), 8, {"toy": 4}, "") == (first.partitions, first.free_cores, first.gpus, first.reason)
+    assert ("down*", 0, {"a100": 2, "": 2}, "not responding") == second[2:3] + second[4:5] + second[6:8]
+    assert ({}, 5) == (third.gpus, third.free_cores)
+    assert {"n1": {"toy": 2}, "n2": {}} == slurm.used_gpus("n1     gpu:toy:2(IDX:0-1)\nn2    (null)\n")
+
+
+def test_what_squeue_says_of_everybody() -> None:
+    (job,) = slurm.jobs("1|ada|main|RUNNING|2|gres:gpu:2|0:10|1:00:00|None\n")
+    assert ("1", "ada", 2, "gres:gpu:2", "0:10") == (job.job, job.user, job.nodes, job.gpus, job.used)
+
+
+HELP = """Usage: sbatch [OPTIONS(0)...] [ : [OPTIONS(N)...]] script(0) [args(0)...]
+
+Parallel run options:
+  -a, --array=indexes         job array index values
+      --bb=<spec>             burst buffer specifications
+  -q, --qos=qos               quality of service
+      --no-requeue            if set, do not permit the job to be requeued
+"""
+
+
+def test_the_options_that_sbatch_lists() -> None:
+    assert {"array", "bb", "qos", "no-requeue"} == slurm.options_of_sbatch(HELP)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("2(x3),1", (2, 2, 2, 1)), ("4,2", (4, 2)), ("1(x2)", (1, 1)), ("7", (7,)), ("", ())]
+)
+def test_tasks_of_each_node(text: str, expected: tuple[int, ...]) -> None:
+    assert expected == slurm.tasks_per_node({"SLURM_TASKS_PER_NODE": text})
+
+
+DETAILS = """   TRES=cpu=2,node=2,billing=2
+     Nodes=n1 CPU_IDs=0 Mem=0 GRES=gpu:toy:4(IDX:0-3)
+     Nodes=n[2-3] CPU_IDs=0-7 Mem=0 GRES=gpu:toy:1(IDX:0),gpu:a100:1(IDX:1)
+     Nodes=n4 CPU_IDs=0 Mem=0 GRES=
+"""
+
+
+def test_the_gpus_that_a_job_has_on_each_node() -> None:
+    assert {"n1": 4, "n2": 2, "n3": 2, "n4": 0} == slurm.gpus_there(DETAILS)
+    assert {} == slurm.gpus_there("slurm_load_jobs error: Invalid job id specified")
+
+
+def test_gpus_of_a_step_are_always_said() -> None:
+    assert "--gpus-per-node=2" in slurm.step(("n1", "n2"), ("x",), gpus=2)
+    assert "--gpus=4" in slurm.step(("n1",), ("x",), gpus=4)  # the only way on one of several uneven nodes
+    assert "--gres=none" in slurm.step(("n1",), ("x",))
+    assert not [word for word in slurm.step(("n1",), ("x",), gpus=None) if "g" in word and word.startswith("--g")]
+
+
+def test_how_long_slurm_waits_before_it_kills() -> None:
+    assert 5.0 == slurm.kill_wait("JobRequeue              = 1\nKillWait                = 5 sec\n")
+    assert slurm.KILL_WAIT == slurm.kill_wait("")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [("%x-%j.%t.out", "train-12.3.out"), ("%4t", "0003"), ("%%t", "%t"), ("a%q", "a%q"), ("plain", "plain")],
+)
+def test_names_by_slurms_patterns(pattern: str, expected: str) -> None:
+    assert expected == slurm.fill_pattern(pattern, {"x": "train", "j": "12", "t": 3})
+
+
+def test_a_trial_goes_where_the_job_will() -> None:
+    asked = slurm.Request("x", 3, (("partition", "gpu"), ("nodelist", "n1,n2,n3"), ("time", "9")))
+    line = slurm.trial(asked, ("true",))
+    assert {"--partition=gpu", "--nodes=1", "--time=1"} <= set(line)
+    assert not [word for word in line if "nodelist" in word]
