@@ -6,6 +6,8 @@ import io
 import zipfile
 from pathlib import Path
 
+from muster.agent.boot import text_of
+
 _MAIN = """import sys
 if sys.argv[1] == "serve":
     from muster.world.serve import serve as main
@@ -30,4 +32,21 @@ def build() -> bytes:
             inside = path.relative_to(root)
             if inside.parts[0] not in _NOT_NEEDED:
                 archive.write(path, f"muster/{inside}")
+    return data.getvalue()
+
+
+_SHIM = """import sys
+from muster.agent.rank import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def build_shim() -> bytes:
+    """The bytes of what foreign launchers start in place of the script; see `agent/rank.py`."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("__main__.py", _SHIM)
+        archive.writestr("muster/__init__.py", "")
+        for name in ("__init__", "dialects", "protocol", "rank", "system", "warm"):
+            archive.writestr(f"muster/agent/{name}.py", text_of(name))
     return data.getvalue()

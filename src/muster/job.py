@@ -14,7 +14,7 @@ from muster.agent import machine
 from muster.errors import Impossible
 from muster.hosts import Wanted
 from muster.launchers import LAUNCHERS
-from muster.model import Host, Job, Node, Plan, Program
+from muster.model import Host, Job, Node, Program
 from muster.options import Parsed, near
 from muster.ranks import layout, started_by
 from muster.world import here
@@ -247,6 +247,7 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
         stdin=given.get("stdin"),
         grace=given.get("grace", 10.0),
         timeout=given.get("timeout"),
+        launcher_args=_words(given.get("launcher_args", ""), "--launcher-args"),
         max_restarts=given.get("max_restarts", 0),
         ssh=_words(given.get("ssh", "ssh"), "--ssh"),
         lease=given.get("lease", 30.0) if named or given.get("slurm") else 0.0,
@@ -320,11 +321,6 @@ def _check_ranks(count: int, job: Job, given: Mapping[str, Any]) -> None:
         wrong = [rank for rank in ranks if rank >= count]
         if wrong:
             raise Impossible(f"{option} {wrong[0]}: there is no such rank", f"the ranks are 0 to {count - 1}")
-
-
-def make_plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
-    """The plan of the job's launcher."""
-    return LAUNCHERS[job.launcher].plan(job, nodes, run_id)
 
 
 def _words(text: str, option: str) -> tuple[str, ...]:

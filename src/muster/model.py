@@ -59,6 +59,8 @@ class Job(NamedTuple):
     """Seconds between asking a rank to end and ending it."""
     timeout: float | None = None
     """Seconds that the whole run may take."""
+    launcher_args: tuple[str, ...] = ()
+    """Words for a foreign launcher."""
     max_restarts: int = 0
     """How many times all ranks are started again after a failure."""
     ssh: tuple[str, ...] = ("ssh",)
@@ -125,6 +127,27 @@ class Command(NamedTuple):
     """Where in `argv` the interpreter stands, when it is a Python program; its agent puts its own there."""
     group: bool = False
     """Signals go to its whole process group, as a terminal would send them, not to the one process."""
+    launcher: str = ""
+    """It is a foreign launcher of this name: it starts the ranks, which tell of themselves."""
+    files: Mapping[str, str] = MappingProxyType({})
+    """Texts that it wants to find in $MUSTER_FOLDER, by name."""
+    unset: str = ""
+    """A pattern of variables that would mislead it."""
+
+
+class Guests(NamedTuple):
+    """What a rank runs, once a foreign launcher has started it and it has told who it is."""
+
+    argv: tuple[str, ...]
+    python_at: int | None
+    """Where in `argv` the interpreter stands."""
+    args_at: int
+    """Where in `argv` go arguments that the launcher gives each rank, such as `--local-rank=3`."""
+    env: Environment
+    own_meeting: bool
+    """The launcher brings its ranks together by itself, and says where in their variables."""
+    group: bool = False
+    """Signals go to the whole process group of the rank."""
 
 
 class Plan(NamedTuple):
@@ -133,6 +156,8 @@ class Plan(NamedTuple):
     job: Job
     nodes: tuple[Node, ...]
     commands: tuple[Command, ...]
+    guests: Guests | None = None
+    """What ranks run that a foreign launcher starts."""
 
     @property
     def world_size(self) -> int:
@@ -216,7 +241,7 @@ def job_from_json(data: Mapping[str, Any]) -> Job:
     """Read back what `as_json(job)` wrote; keys that a newer muster added are left out."""
     job = dict(_known(Job, data))
     job["program"] = Program(job["program"]["kind"], tuple(job["program"]["argv"]))
-    job.update({name: tuple(job[name]) for name in ("setup", "preload", "wrap", "ssh") if name in job})
+    job.update({name: tuple(job[name]) for name in ("setup", "preload", "wrap", "ssh", "launcher_args") if name in job})
     return Job(**job)
 
 
@@ -235,7 +260,10 @@ def plan_from_json(data: Mapping[str, Any]) -> Plan:
         Command(**dict(_known(Command, item), argv=tuple(item["argv"]), ranks=tuple(map(rank, item["ranks"]))))
         for item in data["commands"]
     ]
-    return Plan(job_from_json(data["job"]), tuple(nodes), tuple(commands))
+    guests = data.get("guests")
+    if guests is not None:
+        guests = Guests(**dict(_known(Guests, guests), argv=tuple(guests["argv"])))
+    return Plan(job_from_json(data["job"]), tuple(nodes), tuple(commands), guests)
 
 
 def outcome_from_json(data: Mapping[str, Any]) -> Outcome:

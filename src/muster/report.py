@@ -56,7 +56,7 @@ def plural(count: int, word: str) -> str:
 def begin_in_words(plan: Plan, run_id: str, facts: Mapping[str, Any]) -> str:
     """The first line of a run: what starts, and by which Python."""
     job = plan.job
-    launcher = "fork" if facts.get("fork") else "exec"
+    launcher = job.launcher if plan.guests is not None else "fork" if facts.get("fork") else "exec"
     words = f"{run_id}: {plural(plan.world_size, 'rank')}, launcher {launcher}"
     if all(command.python_at is None for command in plan.commands):
         return f"{words}, `{job.program.argv[0]}`"
@@ -83,6 +83,8 @@ def ended_in_words(end: RankEnd) -> str:
     if end.signal is not None:
         name, why = SIGNALS.get(end.signal, (f"signal {end.signal}", ""))
         return f"killed by {name}" + (f" ({why})" if why else "")
+    if end.failure is not None and end.failure.kind == "never joined":
+        return end.failure.summary
     if end.failure is not None and end.failure.kind != "ended":
         name = end.failure.summary.partition(":")[0]
         # a lost peer may be told without an exception
@@ -180,6 +182,8 @@ def unable_in_words(what: str, python: str, host: str, floor: str, several: bool
         )
         hint = "see warm.log in the run directory, or use --launcher exec"
         return f"{on}the warm interpreter ended while it imported torch ({how})\nhint: {hint}"
+    if what == "launcher":
+        return f"{on}{fields['name']} could not be started: {fields['text']}"
     hint = "try it by hand, on that machine and in that folder"
     return f"{on}rank {fields['rank']} could not be started: {fields['text']}\nhint: {hint}"
 

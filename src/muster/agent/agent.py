@@ -35,7 +35,7 @@ _LAST_WISH = 3.0
 _STRANGER = 10.0
 """Seconds without a supervisor after which an agent ends that has never met it."""
 
-_NEWS = ("ready", "listening", "started", "ended", "store_ended", "unable", "swept", "lingering")
+_NEWS = ("ready", "listening", "started", "joined", "ended", "launcher_ended", "store_ended", "unable", "swept")
 """What a supervisor that begins again has to be told once more."""
 
 
@@ -149,7 +149,7 @@ class Agent:
         """Send a frame to the supervisor, stamped with this machine's clock."""
         frame = pack(kind, payload, t=time.monotonic(), **fields)
         if kind in _NEWS:
-            self.news[f"{kind} {fields['rank']}" if kind == "ended" else kind] = frame
+            self.news[f"{kind} {fields['rank']}" if kind in ("joined", "ended") else kind] = frame
         self.wire.put(frame)
         self.flush()
 
@@ -289,6 +289,7 @@ class Agent:
         want: bool | list[int] = False,
         own_run_dir: bool = False,
         path_first: bool = False,
+        guests: Mapping[str, Any] | None = None,
     ) -> None:
         """Get ready to start ranks: folders, the hook, the warm interpreter.
 
@@ -309,7 +310,7 @@ class Agent:
         os.dup2(log, 2)
         os.close(log)
         self.answer(run_id)
-        self.members = Members(self, commands, preload, stdin_rank, self.hook, floor)
+        self.members = Members(self, commands, preload, stdin_rank, self.hook, floor, guests)
         self.prepared = True
         self.members.prepare()
 
@@ -329,10 +330,22 @@ class Agent:
         self.logs.follow(attempt, folder, self.members.ranks)
         self.members.start(attempt, folder, late)
 
-    def on_signal(self, payload: bytes, number: int, ranks: Iterable[int]) -> None:
-        """Pass a signal to these ranks."""
+    def on_signal(self, payload: bytes, number: int, ranks: Iterable[int], launchers: bool = False) -> None:
+        """Pass a signal to these ranks, and to the `launchers`, if there are any."""
         if self.prepared:
             self.members.signal(number, ranks)
+        if self.prepared and launchers and self.members.guests is not None:
+            self.members.guests.signal_launchers(number)
+
+    def on_obey(self, payload: bytes, number: int, words: list[str], by: int) -> None:
+        """Start something for the launcher of another node."""
+        if self.prepared and self.members.guests is not None:
+            self.members.guests.obey(number, words, by)
+
+    def on_reached(self, payload: bytes, number: int, code: int) -> None:
+        """What a launcher here started on another node has ended."""
+        if self.prepared and self.members.guests is not None:
+            self.members.guests.reached(number, code)
 
     def on_warn(self, payload: bytes, name: str) -> None:
         """Pass a signal, `USR1`, to the ranks that have a handler for it, and tell which these are."""
@@ -346,7 +359,9 @@ class Agent:
         self.members.end_store()
         self.news.pop("swept", None)
         waiting, self.sweep_until = self.sweep_until, time.monotonic() + patience
-        if waiting is None:
+        if waiting is None and self.members.guests is not None:
+            self.members.guests.swept(patience > 0, lambda: self.sweep(0.002))
+        elif waiting is None:
             self.sweep(0.002)
 
     def sweep(self, pause: float) -> None:
@@ -458,6 +473,8 @@ class Agent:
                 data = visitor.recv(1 << 16)
             except OSError:
                 data = b""
+            if not data and self.members.guests is not None:
+                self.members.guests.gone(visitor)
             if not data:
                 self.unwatch(visitor.fileno())
                 visitor.close()
@@ -476,6 +493,17 @@ class Agent:
             self.lost("another terminal asked for the end")
         elif fields["kind"] == "stacks":
             answer = self.members.stacks(fields.get("ranks"))
+        elif self.members.guests is not None and fields["kind"] == "join":
+            answer = self.members.guests.join(visitor, fields)
+        elif self.members.guests is not None and fields["kind"] == "reach":
+            self.members.guests.reach(visitor, fields["host"], fields["words"])
+            return
+        elif self.members.guests is not None and fields["kind"] == "began":
+            self.members.guests.began(visitor, fields["pid"])
+            return
+        elif self.members.guests is not None and fields["kind"] == "ended":
+            self.members.guests.ended(visitor, fields["code"], fields["signal"])
+            return
         visitor.sendall(pack("answer", **answer))
 
 
