@@ -79,7 +79,7 @@ class Inside:
         }
         with open(os.open(self.run.path / RENDEZVOUS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(where, file)
-        command = [self.job.python, "-I", "-S", str(self.run.path / ARCHIVE), "step", str(self.run.path)]
+        command = [sys.executable, "-I", "-S", str(self.run.path / ARCHIVE), "step", str(self.run.path)]
         gpus = queue.gpus_by_host(self.allocation)
         together = [tuple(gpus)] if len(set(gpus.values())) == 1 else [(host,) for host in gpus]
         for hosts in together:
@@ -196,6 +196,7 @@ class Inside:
             "shared": [True for _ in facts],
             "attached": self.asked["attached"],
             "first_attempt": max(self.run.attempts(), default=-1) + 1 if self.allocation.restarts else 0,
+            "again": bool(self.allocation.restarts),
         }
         self.run.write("plan.json", hidden(as_json(plan)))
         self.run.write("environment.json", hidden({"env": dict(sorted(os.environ.items()))})["env"])
@@ -222,9 +223,15 @@ class Inside:
         return outcome.code
 
     def _requeue(self) -> None:
-        """Come again. Slurm may have put the job back already, because it had to make room."""
-        subprocess.run(slurm.requeue(self.allocation.job), capture_output=True)
+        """Come again, unless Slurm has put the job back already to make room, or somebody has cancelled it."""
         deadline = time.monotonic() + _END
+        while time.monotonic() < deadline:
+            done = subprocess.run(slurm.requeue(self.allocation.job), capture_output=True, text=True)
+            if done.returncode == 0:
+                break
+            if not slurm.is_away(done.stderr):
+                return  # the job is ending already, and Slurm knows whether it comes again
+            time.sleep(1.0)
         while time.monotonic() < deadline:  # Slurm ends this process; were it to end by itself, the job would be over
             time.sleep(1.0)
             queue.start_now(self.allocation.job)

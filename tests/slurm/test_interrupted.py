@@ -123,6 +123,11 @@ def test_what_is_put_back_by_hand_comes_again(there: There) -> None:
     there.steps(2, 3)
     number = there.lab.run("head", ["squeue", "--noheader", "--format=%i"]).stdout.strip()
     assert 0 == there.lab.run("head", ["scontrol", "requeue", number]).returncode
+    until(lambda: (there.run / "outcome.json").exists(), "the first attempt has ended")
+    listed = there.muster("ps").stdout
+    assert "running" in listed or "pending" in listed, "that was no end"
+    assert 2 == there.muster("rm", "last").returncode
+    assert 0 == there.muster("wait", "last").returncode
     assert 0 == process.wait(timeout=120), there.said()
     assert "step 39" in there.log(0, attempt=1)
     assert 1 == there.said().count("[0] rank 0 step 39 ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -121,6 +122,15 @@ def test_scancel_from_outside_ends_a_waiting_caller(there: There) -> None:
     there.nothing_left()
 
 
+def test_scancel_of_a_run_that_may_come_again_is_the_end_too(there: There) -> None:
+    process = there.start("run", "--slurm", "--requeue", "5", "-g", "1", there.script(TICK), "10000", "0.05")
+    there.steps(1, 3)
+    there.lab.run("head", ["scancel", "--user=root"])
+    assert process.wait(timeout=60) in (137, 143), there.said()
+    assert [] == queue(there)
+    assert 1 == len(list(there.run.glob("attempt_*")))
+
+
 def test_slurmctld_may_be_away_for_a_while(there: There) -> None:
     process = there.start("run", "--slurm", "-N", "2", "-g", "1", there.script(TICK), "150", "0.1")
     there.steps(2, 3)
@@ -159,7 +169,30 @@ def test_options_of_sbatch_in_muster_toml(there: There) -> None:
     assert 2 == done.returncode  # there is no such script
     done = there.muster("plan", "--slurm", "--time", "9", "--setup", "module load x", "--", "true")
     lines = done.stdout.splitlines()
-    assert {"#SBATCH --comment='from the file'", "#SBATCH --exclusive", "#SBATCH --time=9", "module load x"} <= {*lines}
+    assert {"#SBATCH --comment='from the file'", "#SBATCH --exclusive", "#SBATCH --time=9", "{ module load x"} <= {
+        *lines
+    }
+
+
+def test_what_is_typed_comes_before_variables_of_slurm(there: There) -> None:
+    env = {"SBATCH_PARTITION": "nosuch", "SBATCH_EXPORT": "NONE", "SQUEUE_PARTITION": "nosuch", "SBATCH_WAIT": "1"}
+    show = ["--", "sh", "-c", "echo $SLURM_JOB_PARTITION $MINE"]
+    done = there.muster("run", "--slurm", "--partition", "spare", "--env", "MINE=here", *show, env=env)
+    assert (0, "[0] spare here\n") == (done.returncode, done.stdout), done.stderr
+
+
+def test_lines_of_setup_choose_the_python_and_must_not_fail(there: There) -> None:
+    other = there.folder / "other"
+    other.mkdir()
+    (other / "python3").symlink_to(sys.executable)
+    show = ["--", "sh", "-c", "echo $FROM"]
+    lines = ["--setup", f"export PATH='{other}':$PATH FROM=setup"]
+    done = there.muster("run", "--slurm", *lines, *show)
+    assert (0, "[0] setup\n") == (done.returncode, done.stdout), done.stderr
+    assert f"{other}/python3" in (there.run / "serve.json").read_text()
+    done = there.muster("run", "--slurm", "--setup", "module-that-is-not-there", *show)
+    assert 125 == done.returncode
+    assert "this line of --setup failed: module-that-is-not-there" in done.stderr
 
 
 def test_a_folder_that_nodes_do_not_see_is_told_before_anything_waits(there: There) -> None:

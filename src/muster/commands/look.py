@@ -14,6 +14,9 @@ from muster.model import as_json
 from muster.report import plural, seconds, show_in_words, table
 from muster.world import contact
 
+_LIVING = ("running", "pending", "unknown")
+"""States of runs whose files are still wanted."""
+
 
 def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
     """List runs, the newest first."""
@@ -95,8 +98,8 @@ def rm(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 def _refuse_living(run: runs.Run) -> None:
     state = contact.state(run)
-    if state in ("running", "unknown"):
-        hint = f"end it by `muster kill {run.id}`" if state == "running" else contact.why(run, state)
+    if state in _LIVING:
+        hint = contact.why(run, state) if state == "unknown" else f"end it by `muster kill {run.id}`"
         raise Impossible(f"{run.id} is {state}; it is not deleted", hint)
 
 
@@ -110,7 +113,7 @@ def prune(words: list[str], env: Mapping[str, str], began: float) -> int:
         raise Impossible("`muster prune` wants `--older-than TIME`", "for example `muster prune --older-than 30d`")
     bound, count = time.time() - given["older_than"], 0
     for run in runs.every(root):
-        if run.job.get("time", time.time()) < bound and contact.state(run) not in ("running", "unknown"):
+        if run.job.get("time", time.time()) < bound and contact.state(run) not in _LIVING:
             runs.remove(run)
             count += 1
     print(f"deleted {plural(count, 'run')}")

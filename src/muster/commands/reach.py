@@ -10,7 +10,7 @@ from typing import Any
 
 from muster import runs
 from muster.commands.common import one, read
-from muster.errors import Impossible
+from muster.errors import Impossible, RunFailed
 from muster.report import outcome_in_words
 from muster.world import contact
 
@@ -61,9 +61,17 @@ def kill(words: list[str], env: Mapping[str, str], began: float) -> int:
         return 0 if state not in ("unknown",) else 125
     grace = float(run.job.get("job", {}).get("grace", 10.0))
     by = f"{env.get('USER') or f'user {os.getuid()}'} (pid {os.getpid()})"
-    contact.ask(run, "kill", by=by)
-    state = contact.wait(run, grace + 5)
-    if state == "running":
+    try:
+        contact.ask(run, "kill", by=by)
+        state = contact.wait(run, grace + 5)
+    except RunFailed:
+        if not in_slurm:
+            raise
+    if state == "running" and in_slurm:
+        # its supervisor does not answer or does not end: Slurm can end both
+        contact.cancel(run)
+        state = contact.wait(run, 60)
+    elif state == "running":
         # muster itself does not act on it: it is stopped (Ctrl-Z), or stuck
         contact.ask(run, "end")
         state = contact.wait(run, 10)

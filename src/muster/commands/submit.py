@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -100,7 +101,7 @@ def _size(asked: Asked, given: Mapping[str, Any]) -> tuple[int | None, int | Non
 def script_of(asked: Asked, given: Mapping[str, Any], run_dir: Path) -> str:
     """The batch script."""
     command = (asked.job.python, "-I", "-S", str(run_dir / ARCHIVE), "inside", str(run_dir))
-    return slurm.batch_script(request(asked, given, run_dir), asked.job.setup, command)
+    return slurm.batch_script(request(asked, given, run_dir), asked.job.setup, command, bool(given.get("python")))
 
 
 def submit(
@@ -116,6 +117,12 @@ def submit(
     Raises `Impossible`.
     """
     allocation = slurm.allocation(env)
+    if allocation is not None and "nnodes" in given:
+        wanted_nodes, there = int(str(given["nnodes"]).partition(":")[0]), len(allocation.hosts)
+        if wanted_nodes > there:
+            raise Impossible(
+                f"--nnodes {wanted_nodes}: job {allocation.job}, in which this is, has {there}", "ask salloc for more"
+            )
     kept = runs.create(root, run_id)
     try:
         meet.put_flag(str(kept.path))
@@ -145,10 +152,10 @@ def submit(
             queue.try_folder(root, wanted, env)
             script = kept.path / "batch.sh"
             script.write_text(script_of(asked, given, kept.path))
-            number = queue.hand_in(script, {**env, **secrets})
+            number = queue.hand_in(wanted, script, {**env, **secrets})
         else:
             number = allocation.job
-        kept.write("job.json", _record(kept, asked, words, number, allocation is not None))
+        kept.write("job.json", _record(kept, asked, words, number, allocation is not None, ask["requeue"]))
     except BaseException:
         runs.remove(kept)
         raise
@@ -161,7 +168,9 @@ def submit(
     return follow(kept, given, env)
 
 
-def _record(kept: runs.Run, asked: Asked, words: list[str], number: str, allocated: bool) -> dict[str, Any]:
+def _record(
+    kept: runs.Run, asked: Asked, words: list[str], number: str, allocated: bool, requeue: int
+) -> dict[str, Any]:
     """What job.json says of a run whose nodes are not known yet."""
     return {
         "id": kept.id,
@@ -177,6 +186,8 @@ def _record(kept: runs.Run, asked: Asked, words: list[str], number: str, allocat
         "there": str(kept.path),
         "shared": True,
         "slurm": number,
+        "slurm_name": asked.job.name or asked.job.program.title,
+        "requeue": requeue,
         "allocated": allocated,
         "job": hidden(as_json(asked.job)),
     }
@@ -249,6 +260,7 @@ def _watch(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> W
             return watch
         if time.monotonic() >= next_look:
             next_look = time.monotonic() + _LOOK
+            os.listdir(run.path)  # over NFS this shows what nodes have written meanwhile
             found = queue.look(root, since)
             seen = None if found is None else found.get(number)
             if found is None:
@@ -256,7 +268,7 @@ def _watch(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> W
             elif seen is None or seen.state not in slurm.PENDING | slurm.LIVING:
                 return watch
             elif seen.state in slurm.PENDING:
-                if seen.reason == "BeginTime" and requeues:
+                if seen.reason == "BeginTime" and requeues and run.attempts():
                     queue.start_now(number)
                 words = f"job {number} waits: {slurm.why_pending(seen)}"
             else:

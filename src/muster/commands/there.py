@@ -147,7 +147,7 @@ def attach(words: list[str], env: Mapping[str, str], began: float) -> int:
             f"{run.id} is supervised by the terminal that started it, and ends with it",
             "`muster logs -f` follows its output; `muster run -d` starts one that can be attached to",
         )
-    if run.outcome is not None:
+    if run.outcome is not None and contact.state(run) == run.outcome.state:
         print(f"{run.id}: {outcome_in_words(run.outcome, run.id, len(run.outcome.ends))}")
         return run.outcome.code
     if run.job.get("slurm") and not run.job.get("allocated"):

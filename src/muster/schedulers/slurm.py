@@ -49,6 +49,8 @@ OURS: Mapping[str, str] = {
     "parsable": "",
     "wait": "",
     "export": "--env",
+    "clusters": "",
+    "cluster": "",
 }
 """Options of sbatch that muster writes itself, and its own option for that."""
 
@@ -76,30 +78,63 @@ def trial(request: Request, command: Sequence[str]) -> list[str]:
     ]
 
 
-def batch_script(request: Request, setup: Sequence[str], command: Sequence[str]) -> str:
-    """The script for sbatch: what it asks for, the person's shell lines, and muster."""
-    lines = ["#!/bin/bash", f"#SBATCH --job-name={quote(request.name)}"]
+def options(request: Request) -> list[str]:
+    """All options of sbatch, as they stand in the script and on the command line."""
+    words = [f"--job-name={request.name}"]
     if request.nodes is not None:
-        lines.append(f"#SBATCH --nodes={request.nodes}")
+        words.append(f"--nodes={request.nodes}")
     if request.tasks is not None:
-        lines.append(f"#SBATCH --ntasks={request.tasks}")
+        words.append(f"--ntasks={request.tasks}")
     elif request.nodes is not None:
         # one task a node is muster's agent; the ranks are its children
-        lines.append("#SBATCH --ntasks-per-node=1")
-    for name, value in request.options:
-        lines.append(f"#SBATCH --{name}={quote(value)}" if value else f"#SBATCH --{name}")
-    lines.append(f"#SBATCH --output={quote(request.output)}")
-    lines.append("#SBATCH --open-mode=append")
+        words.append("--ntasks-per-node=1")
+    words += [f"--{name}={value}" if value else f"--{name}" for name, value in request.options]
+    words += [f"--output={request.output}", "--open-mode=append"]
     if request.before:
-        lines.append(f"#SBATCH --signal=B:USR1@{request.before}")
-    lines.append("#SBATCH --requeue" if request.requeue else "#SBATCH --no-requeue")
-    lines += ["", *setup, f"exec {' '.join(map(quote, command))}", ""]
-    return "\n".join(lines)
+        words.append(f"--signal=B:USR1@{request.before}")
+    return [*words, "--requeue" if request.requeue else "--no-requeue"]
 
 
-def submit(script: str) -> tuple[str, ...]:
-    """Hand a script in; `submitted` reads what it says."""
-    return ("sbatch", "--parsable", script)
+_SETUP = """python={python}; before=$(command -v python3)
+{lines}
+after=$(command -v python3)
+{switch}"""
+_LINE = "{{ {line}\n}} || {{ echo {failed} >&2; exit 97; }}"
+_SWITCH = '[ "$after" != "$before" ] && [ -n "$after" ] && python=$after\n'
+
+
+def batch_script(request: Request, setup: Sequence[str], command: Sequence[str], keep_python: bool = False) -> str:
+    """The script for sbatch: what it asks for, the person's shell lines, and muster.
+
+    The first word of `command` is a Python; when the lines of `setup` put another one first on PATH, that is taken
+    instead, unless `keep_python`.
+    """
+    lines = ["#!/bin/bash -l" if setup else "#!/bin/bash"]
+    for word in options(request):
+        name, equals, value = word.partition("=")
+        lines.append(f"#SBATCH {name}{equals}{quote(value) if equals else ''}")
+    lines.append("")
+    words = " ".join(map(quote, command))
+    if setup:
+        tried = [
+            _LINE.format(line=line, failed=quote(f"muster: this line of --setup failed: {line}")) for line in setup
+        ]
+        switch = "" if keep_python else _SWITCH
+        lines.append(_SETUP.format(python=quote(command[0]), lines="\n".join(tried), switch=switch))
+        words = " ".join(['"$python"', *map(quote, command[1:])])
+    return "\n".join([*lines, f"exec {words}", ""])
+
+
+def submit(request: Request, script: str) -> tuple[str, ...]:
+    """Hand a script in; `submitted` reads what it says.
+
+    The options are said here too: SBATCH_… variables would come before those in the script.
+    """
+    return ("sbatch", "--parsable", "--export=ALL", *options(request), script)
+
+
+NOT_FOR_SBATCH = r"SBATCH_(WAIT|ARRAY_INX|PARSABLE|WAIT_ALL_NODES)|SQUEUE_.*|SINFO_.*"
+"""Variables that would make another command of it."""
 
 
 def submitted(out: str) -> str:
@@ -180,7 +215,7 @@ MISLEADING = (
     r"|CPU_BIND.*|MEM_BIND.*|CPUS_PER_TASK|TRES_PER_TASK|EXACT|SRUN_.*|LAUNCH_.*"
     # an srun takes these for options of its own, and they are about other tasks than ours
     r"|GPUS|GPUS_PER_(TASK|NODE|SOCKET)|GPU_BIND|NTASKS_PER_(GPU|SOCKET|CORE)|(CPUS|MEM)_PER_GPU|MEM_PER_(CPU|NODE))"
-    r"|PMI_.*|PMIX_.*"
+    r"|SRUN_.*|SQUEUE_.*|SINFO_.*|PMI_.*|PMIX_.*"
 )
 """A pattern of variables."""
 
@@ -249,7 +284,7 @@ def kill_wait(out: str) -> float:
 
 # ---- looking --------------------------------------------------------------------------------------------------------
 
-_FIELDS = ("%i", "%T", "%r", "%N", "%S", "%L", "%Z")
+_FIELDS = ("%i", "%T", "%r", "%N", "%S", "%L", "%j")
 _SEPARATOR = "|"
 
 
@@ -263,6 +298,7 @@ class Seen(NamedTuple):
     start: str
     """When it is expected to start or has started; `N/A` when Slurm does not know yet."""
     left: str
+    name: str
 
 
 def queue() -> tuple[str, ...]:
@@ -274,10 +310,10 @@ def queued(out: str) -> dict[str, Seen]:
     """What squeue said, by the number of the job."""
     found = {}
     for line in out.splitlines():
-        cells = line.strip().split(_SEPARATOR)
-        if len(cells) >= 6:
+        cells = line.strip().split(_SEPARATOR, len(_FIELDS) - 1)
+        if len(cells) == len(_FIELDS):
             hosts = tuple(unfold_hosts(cells[3])) if cells[3] else ()
-            found[cells[0]] = Seen(cells[0], cells[1], cells[2], hosts, cells[4], cells[5])
+            found[cells[0]] = Seen(cells[0], cells[1], cells[2], hosts, cells[4], cells[5], cells[6])
     return found
 
 
@@ -313,6 +349,17 @@ def why_pending(seen: Seen) -> str:
     return (f"{words} ({reason})" if words else reason) + when
 
 
+def past(job: str) -> tuple[str, ...]:
+    """Ask accounting how a job ended that squeue knows no more; `past_state` reads the answer."""
+    return ("sacct", "--noheader", "--allocations", "--parsable2", f"--jobs={job}", "--format=State")
+
+
+def past_state(out: str) -> str:
+    """`CANCELLED by 0` is CANCELLED; empty where accounting says nothing."""
+    lines = out.strip().splitlines()
+    return lines[-1].split()[0] if lines and lines[-1].split() else ""
+
+
 _ENDS = {
     "TIMEOUT": "its time was over (TIMEOUT)",
     "CANCELLED": "it was cancelled (CANCELLED)",
@@ -332,8 +379,13 @@ def how_ended(state: str) -> str:
 
 
 def requeue(job: str) -> tuple[str, ...]:
-    """Put a running job back into the queue; it keeps its number."""
-    return ("scontrol", "requeue", job)
+    """Put a running job back into the queue; it keeps its number. One that is ending already is not touched."""
+    return ("scontrol", "requeue", "incomplete", job)
+
+
+def is_away(err: str) -> bool:
+    """The controller did not answer, and may later."""
+    return any(words in err for words in ("Unable to contact slurm controller", "Connection refused", "timed out"))
 
 
 def start_now(job: str) -> tuple[str, ...]:
@@ -397,10 +449,15 @@ def nodes(out: str) -> list[NodeSeen]:
 
 
 def gpus_of(gres: str) -> dict[str, int]:
-    """`gpu:a100:4(S:0-1),gpu:2`: how many GPUs of each type."""
+    """`gpu:3090:4(S:0-1),gpu:2`: how many GPUs of each type."""
     found: dict[str, int] = {}
-    for kind, count in re.findall(r"\bgpu(?::([A-Za-z_][\w.-]*))?(?::(\d+))?", gres):
-        found[kind] = found.get(kind, 0) + int(count or 1)
+    for item in re.sub(r"\([^)]*\)", "", gres).split(","):
+        name, *fields = item.strip().split(":")
+        if name != "gpu":
+            continue
+        count = int(fields.pop()) if fields and fields[-1].isdigit() else 1
+        kind = ":".join(fields)
+        found[kind] = found.get(kind, 0) + count
     return found
 
 

@@ -10,6 +10,9 @@ from typing import Any
 from muster.agent import dial
 from muster.agent.protocol import Unpacker, pack
 
+_STRANGE = 1 << 16
+"""Bytes without a whole frame after which somebody is no agent: a stranger is to take no memory."""
+
 
 class Callers:
     """A port, and what is asked of who calls there.
@@ -41,18 +44,29 @@ class Callers:
         sock.setblocking(False)
         dial.watch_over(sock)
         nonce, frames = dial.new_nonce(), Unpacker()
-        sock.send(pack("nonce", nonce=nonce))
+        try:
+            sock.send(pack("nonce", nonce=nonce))
+        except OSError:  # it has gone already: somebody who looks which ports are open
+            sock.close()
+            return
+        came = 0
 
         def heard() -> None:
+            nonlocal came
             try:
                 data = sock.recv(1 << 16)
+                came += len(data)
                 found = frames.feed(data)
-            except (OSError, ValueError):
+            except (OSError, ValueError, RecursionError):
                 data, found = b"", []
-            if data and not found:
+            if data and not found and came < _STRANGE:
                 return
             selector.unregister(sock)
-            if not found or not self._let_in(sock, found[0][0], nonce, frames):
+            try:
+                known = bool(found) and isinstance(found[0][0], dict) and self._let_in(sock, found[0][0], nonce, frames)
+            except (OSError, KeyError):
+                known = False
+            if not known:
                 sock.close()
 
         selector.register(sock, selectors.EVENT_READ, heard)

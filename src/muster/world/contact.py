@@ -30,7 +30,7 @@ _TRIALS, _PAUSE = 5, 0.3
 def state(run: Run) -> str:
     """`running`, how it ended, `lost` (it ended and nobody wrote how), or `unknown`. No answer is never `running`."""
     outcome = run.outcome
-    if outcome is not None:
+    if outcome is not None and not _comes_again(run, outcome):
         return outcome.state
     job, here = run.job, identity()
     if job.get("slurm") and (not job.get("allocated") or run.read("serve.json") is None):
@@ -38,13 +38,11 @@ def state(run: Run) -> str:
     if job.get("served"):
         answer = ask_supervisor(run, "state")
         if answer is None:
-            return "unknown" if not job.get("slurm") else _in_queue(run)
+            return "unknown"
         if not answer.get("gone"):
             return "running"
         refresh(run)
         outcome = run.outcome
-        if outcome is None and job.get("slurm"):
-            return _in_queue(run)
         return "lost" if outcome is None else outcome.state
     if job.get("host") != here["host"]:
         return "unknown"
@@ -72,22 +70,32 @@ def cancel(run: Run) -> None:
         raise RunFailed(f"scancel failed: {done.stderr.strip()}", None)
 
 
+def _comes_again(run: Run, outcome: Outcome) -> bool:
+    """This was the end of an attempt only: Slurm has the job in its queue again, or will in a moment."""
+    if not run.job.get("requeue") or outcome.code == 0:
+        return False
+    from muster.schedulers import slurm
+    from muster.world import queue
+
+    state = queue.state(run)
+    return state is None or state in slurm.PENDING | slurm.LIVING
+
+
 def _in_queue(run: Run) -> str:
     """The state of a run of which only Slurm knows something; what it says of an end is written down."""
     from muster.schedulers import slurm
     from muster.world import queue
 
-    number = str(run.job["slurm"])
-    found = queue.look(run.path.parents[1], float(run.job["time"]))
-    if found is None:
+    state = queue.state(run)
+    if state is None:
         return "unknown"
-    state = found[number].state if number in found else ""
     if state in slurm.PENDING:
         return "pending"
     if state in slurm.LIVING:
         return "running"
     os.listdir(run.path)  # over NFS this brings what was written on a node meanwhile
     outcome = run.outcome
+    state = state or ("" if outcome is not None else queue.past(run))
     if outcome is None and state in _ENDS:
         kind, code = _ENDS[state]
         took = max(0.0, time.time() - float(run.job["time"]))
@@ -249,6 +257,8 @@ def _stopped_after_its_ranks(run: Run, pid: int) -> bool:
 
 def why(run: Run, state: str) -> str:
     """What is behind `lost` and `unknown`."""
+    if run.job.get("slurm") and state in ("unknown", "lost"):
+        return "Slurm does not answer" if state == "unknown" else f"Slurm knows its job {run.job['slurm']} no more"
     if state == "unknown" and run.job.get("served"):
         return f"{run.job['served']['name']}, where its supervisor is, does not answer"
     if state == "unknown":
@@ -322,7 +332,8 @@ def wait(run: Run, timeout: float | None = None) -> str:
     pause = 0.01
     while True:
         now = state(run)
-        if now not in ("running", "pending") or (deadline is not None and time.monotonic() >= deadline):
+        goes_on = ("running", "pending", "unknown") if run.job.get("slurm") else ("running", "pending")
+        if now not in goes_on or (deadline is not None and time.monotonic() >= deadline):
             return now
         time.sleep(pause)
         pause = min(0.25, pause * 1.5)

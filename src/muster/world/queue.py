@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
+import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -13,13 +15,14 @@ from pathlib import Path
 
 from muster.errors import Impossible, Unreachable
 from muster.options import near
+from muster.runs import Run
 from muster.schedulers import slurm
 
 _WITHIN = 15.0
 _FRESH = 2.0
 """Seconds for which an answer of Slurm is good, for all runs and all processes of a person together."""
-_SEEN = "slurm-queue.json"
-"""That answer, in the folder of muster."""
+_SEEN = "slurm-queue-{host}.json"
+"""That answer, in the folder of muster, which hosts of several clusters may share."""
 _PROVEN = "slurm-sees.json"
 """Where nodes of a partition were seen to write in the folder of muster."""
 
@@ -29,29 +32,53 @@ def look(root: Path, since: float = 0.0) -> dict[str, slurm.Seen] | None:
 
     `root` is the folder of muster. An answer from before `since`, in seconds since 1970, is not good enough.
     """
-    kept = root / _SEEN
+    kept = root / _SEEN.format(host=socket.gethostname())
     with suppress(OSError, ValueError):
         seen = json.loads(kept.read_text())
         if seen["time"] > since and 0 <= time.time() - seen["time"] < _FRESH:
             return slurm.queued(seen["said"])
     asked = time.time()
     try:
-        done = subprocess.run(slurm.queue(), capture_output=True, text=True, timeout=_WITHIN)
+        done = _ask(slurm.queue())
     except (OSError, subprocess.TimeoutExpired):
         return None
     if done.returncode != 0:
         return None
     with suppress(OSError):  # a full disk must not keep anybody from knowing
-        part = kept.with_name(f"{_SEEN}.{os.getpid()}")
+        part = kept.with_name(f"{kept.name}.{os.getpid()}")
         part.write_text(json.dumps({"time": asked, "said": done.stdout}))
         part.replace(kept)
     return slurm.queued(done.stdout)
 
 
+def _ask(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Ask Slurm, without the person's variables that would make another question of it."""
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=_WITHIN, env=slurm.clean(os.environ), errors="replace"
+    )
+
+
+def state(run: Run, since: float = 0.0) -> str | None:
+    """The state of the job of a run; empty when Slurm knows it no more, None when it does not answer."""
+    found = look(run.path.parents[1], max(since, float(run.job["time"])))
+    if found is None:
+        return None
+    seen = found.get(str(run.job["slurm"]))
+    # numbers begin anew on another cluster
+    return seen.state if seen is not None and seen.name == run.job.get("slurm_name", seen.name) else ""
+
+
+def past(run: Run) -> str:
+    """The same for one that squeue has forgotten; empty where there is no accounting."""
+    with suppress(OSError, subprocess.TimeoutExpired):
+        return slurm.past_state(_ask(slurm.past(str(run.job["slurm"]))).stdout)
+    return ""
+
+
 def check_options(names: Sequence[str]) -> None:
     """Raise `Impossible` for an option that the sbatch here does not list; where there is none, for none."""
     try:
-        done = subprocess.run(slurm.help_of_sbatch(), capture_output=True, text=True, timeout=_WITHIN)
+        done = _ask(slurm.help_of_sbatch())
     except (OSError, subprocess.TimeoutExpired):
         return
     known = slurm.options_of_sbatch(done.stdout)
@@ -98,10 +125,11 @@ def try_folder(root: Path, request: slurm.Request, env: Mapping[str, str]) -> No
         )
 
 
-def hand_in(script: Path, env: Mapping[str, str]) -> str:
+def hand_in(request: slurm.Request, script: Path, env: Mapping[str, str]) -> str:
     """Give a script to sbatch, and give the number of the job. Raises `Impossible` with Slurm's own words."""
+    kept = {name: value for name, value in slurm.clean(env).items() if not re.fullmatch(slurm.NOT_FOR_SBATCH, name)}
     try:
-        done = subprocess.run(slurm.submit(str(script)), capture_output=True, text=True, env=slurm.clean(env))
+        done = subprocess.run(slurm.submit(request, str(script)), capture_output=True, text=True, env=kept)
     except FileNotFoundError:
         raise Impossible("--slurm: there is no sbatch here", "run this on a login node of the cluster") from None
     if done.returncode != 0:
@@ -113,7 +141,7 @@ def hand_in(script: Path, env: Mapping[str, str]) -> str:
 def gpus_by_host(allocation: slurm.Allocation) -> dict[str, int | None]:
     """How many GPUs the job has on each of its nodes, in their order; None where Slurm does not say."""
     try:
-        done = subprocess.run(slurm.details(allocation.job), capture_output=True, text=True, timeout=_WITHIN)
+        done = _ask(slurm.details(allocation.job))
         found = slurm.gpus_there(done.stdout)
     except (OSError, subprocess.TimeoutExpired):
         found = {}
@@ -123,7 +151,7 @@ def gpus_by_host(allocation: slurm.Allocation) -> dict[str, int | None]:
 def kill_wait() -> float:
     """Seconds that Slurm leaves between SIGTERM and SIGKILL; its default where it does not say."""
     try:
-        done = subprocess.run(slurm.configuration(), capture_output=True, text=True, timeout=_WITHIN)
+        done = _ask(slurm.configuration())
     except (OSError, subprocess.TimeoutExpired):
         return slurm.KILL_WAIT
     return slurm.kill_wait(done.stdout)
@@ -152,7 +180,7 @@ def start_now(job: str) -> None:
 def ask(command: Sequence[str]) -> str:
     """What a command of Slurm says. Raises `Impossible`, `Unreachable`."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_WITHIN)
+        done = _ask(command)
     except FileNotFoundError:
         raise Impossible(f"there is no {command[0]} here", "run this on a login node of the cluster") from None
     except subprocess.TimeoutExpired:

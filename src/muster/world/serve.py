@@ -76,7 +76,7 @@ class Served(World):
         self._deaf: set[int] = set()
         """Nodes on which no rank listens for that."""
         self.nodes_lost = False
-        if first:
+        if record.get("again"):
             self._go_on()
         else:
             self._rebuild()
@@ -288,7 +288,10 @@ class Served(World):
         self.after(max(0.0, saving), self._end_ranks)
 
     def _ends_now(self) -> None:
-        self.warn("Slurm ends this job", self.patience - min(self.plan.job.grace, self.patience / 2), 0.0)
+        left = self.patience - min(self.plan.job.grace, self.patience / 2)
+        if self.warned:
+            self.after(left, self._end_ranks)  # sooner than was said
+        self.warn("Slurm ends this job", left, 0.0)
 
     def _on_warned(self, link: Link, t: float, payload: bytes) -> None:
         self._ends_now()

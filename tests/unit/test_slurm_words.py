@@ -18,7 +18,8 @@ def test_the_batch_script() -> None:
         ("comment", "it's"),
     )
     asked = slurm.Request("train it", 3, options, "/runs/x/slurm-%j.out", 120, True)
-    text = slurm.batch_script(asked, ("module load cuda",), ("/venv/bin/python", "-I", "/runs/x y/muster.pyz"))
+    command = ("/venv/bin/python", "-I", "/runs/x y/muster.pyz")
+    text = slurm.batch_script(asked, (), command)
     assert (
         text
         == """#!/bin/bash
@@ -35,10 +36,18 @@ def test_the_batch_script() -> None:
 #SBATCH --signal=B:USR1@120
 #SBATCH --requeue
 
-module load cuda
 exec /venv/bin/python -I '/runs/x y/muster.pyz'
 """
     )
+    line = slurm.submit(asked, "/runs/x/batch.sh")
+    assert "--comment=it's" in line, "SBATCH_COMMENT must not come before it"
+    text = slurm.batch_script(asked, ("module load cuda",), command)
+    assert text.startswith("#!/bin/bash -l\n")
+    assert (
+        "module load cuda\n} || { echo 'muster: this line of --setup failed: module load cuda' >&2; exit 97; }" in text
+    )
+    assert text.endswith("""&& python=$after\n\nexec "$python" -I '/runs/x y/muster.pyz'\n""")
+    assert "python=$after" not in slurm.batch_script(asked, ("module load cuda",), command, keep_python=True)
 
 
 def test_what_sbatch_says() -> None:
@@ -64,7 +73,7 @@ def test_what_sbatch_refuses(said: str, words: str, hinted: bool) -> None:
     assert (words, hinted) == (found, hint is not None)
 
 
-QUEUE = """3|RUNNING||n[1-2]|2026-11-21T17:25:16|4:12|/tmp
+QUEUE = """3|RUNNING||n[1-2]|2026-11-21T17:25:16|4:12|a name | of two
 4|PENDING|Resources||2026-11-21T17:30:00|5:00|/tmp
 5|PENDING|BeginTime||N/A|5:00|/tmp
 6|CANCELLED|None||2026-11-21T17:20:00|INVALID|/tmp
@@ -73,6 +82,7 @@ QUEUE = """3|RUNNING||n[1-2]|2026-11-21T17:25:16|4:12|/tmp
 
 def test_what_squeue_says() -> None:
     found = slurm.queued(QUEUE)
+    assert "a name | of two" == found["3"].name
     assert ("RUNNING", ("n1", "n2")) == (found["3"].state, found["3"].hosts)
     assert "it waits for nodes to become free (Resources); expected at 2026-11-21T17:30:00" == slurm.why_pending(
         found["4"]
@@ -148,6 +158,7 @@ def test_what_sinfo_says() -> None:
     assert (("spare", "main"), 8, {"toy": 4}, "") == (first.partitions, first.free_cores, first.gpus, first.reason)
     assert ("down*", 0, {"a100": 2, "": 2}, "not responding") == second[2:3] + second[4:5] + second[6:8]
     assert ({}, 5) == (third.gpus, third.free_cores)
+    assert {"3090": 2, "": 2, "1g.10gb": 4} == slurm.gpus_of("gpu:3090:2(IDX:0-1),gpu:1g.10gb:4(S:0),gpu:2,shard:8")
     assert {"n1": {"toy": 2}, "n2": {}} == slurm.used_gpus("n1     gpu:toy:2(IDX:0-1)\nn2    (null)\n")
 
 
@@ -214,3 +225,9 @@ def test_a_trial_goes_where_the_job_will() -> None:
     line = slurm.trial(asked, ("true",))
     assert {"--partition=gpu", "--nodes=1", "--time=1"} <= set(line)
     assert not [word for word in line if "nodelist" in word]
+
+
+def test_what_accounting_says_of_an_end() -> None:
+    assert "CANCELLED" == slurm.past_state("CANCELLED by 0\n")
+    assert "OUT_OF_MEMORY" == slurm.past_state("OUT_OF_MEMORY\n")
+    assert "" == slurm.past_state("")
