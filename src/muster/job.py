@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -95,7 +96,13 @@ def program(parsed: Parsed, given: Mapping[str, Any], verb: str) -> Program:
         return Program("module", words)
     if words[0] == "-":
         raise Impossible("a script from standard input cannot be given to several ranks", "write it to a file")
+    if given.get("launcher") == "spawn" and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", words[0]):
+        return Program("function", words)
     return Program("script", words)
+
+
+_SPAWNS = re.compile(r"\b(?:mp|multiprocessing)\.(?:spawn|start_processes)\(|\bspawn\(|\bnotebook_launcher\(")
+"""What is in a script that starts its ranks by itself."""
 
 
 def _elsewhere(given: Mapping[str, Any]) -> bool:
@@ -247,6 +254,7 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
         stdin=given.get("stdin"),
         grace=given.get("grace", 10.0),
         timeout=given.get("timeout"),
+        spawns=launcher == "spawn" and what.kind == "script" and _spawns(os.path.join(cwd, what.argv[0])),
         launcher_args=_words(given.get("launcher_args", ""), "--launcher-args"),
         max_restarts=given.get("max_restarts", 0),
         ssh=_words(given.get("ssh", "ssh"), "--ssh"),
@@ -321,6 +329,11 @@ def _check_ranks(count: int, job: Job, given: Mapping[str, Any]) -> None:
         wrong = [rank for rank in ranks if rank >= count]
         if wrong:
             raise Impossible(f"{option} {wrong[0]}: there is no such rank", f"the ranks are 0 to {count - 1}")
+
+
+def _spawns(path: str) -> bool:
+    with open(path, errors="replace") as file:
+        return _SPAWNS.search(file.read()) is not None
 
 
 def _words(text: str, option: str) -> tuple[str, ...]:

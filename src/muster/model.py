@@ -16,7 +16,7 @@ class Program(NamedTuple):
     """What each rank runs."""
 
     kind: str
-    """`script` (a file for Python), `module` (as `python -m`), or `command` (any program)."""
+    """`script` (a file for Python), `module` (as `python -m`), `function` (`module:function`), or `command` (any)."""
     argv: tuple[str, ...]
     """The script, module or command first, its own arguments after it."""
 
@@ -59,6 +59,8 @@ class Job(NamedTuple):
     """Seconds between asking a rank to end and ending it."""
     timeout: float | None = None
     """Seconds that the whole run may take."""
+    spawns: bool = False
+    """The script calls torch.multiprocessing.spawn by itself."""
     launcher_args: tuple[str, ...] = ()
     """Words for a foreign launcher."""
     max_restarts: int = 0
@@ -144,8 +146,6 @@ class Guests(NamedTuple):
     args_at: int
     """Where in `argv` go arguments that the launcher gives each rank, such as `--local-rank=3`."""
     env: Environment
-    own_meeting: bool
-    """The launcher brings its ranks together by itself, and says where in their variables."""
     group: bool = False
     """Signals go to the whole process group of the rank."""
 
@@ -158,6 +158,8 @@ class Plan(NamedTuple):
     commands: tuple[Command, ...]
     guests: Guests | None = None
     """What ranks run that a foreign launcher starts."""
+    own_meeting: bool = False
+    """The ranks are brought together without muster's store, and want a port for that."""
 
     @property
     def world_size(self) -> int:
@@ -263,7 +265,7 @@ def plan_from_json(data: Mapping[str, Any]) -> Plan:
     guests = data.get("guests")
     if guests is not None:
         guests = Guests(**dict(_known(Guests, guests), argv=tuple(guests["argv"])))
-    return Plan(job_from_json(data["job"]), tuple(nodes), tuple(commands), guests)
+    return Plan(job_from_json(data["job"]), tuple(nodes), tuple(commands), guests, data.get("own_meeting", False))
 
 
 def outcome_from_json(data: Mapping[str, Any]) -> Outcome:

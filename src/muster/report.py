@@ -56,7 +56,7 @@ def plural(count: int, word: str) -> str:
 def begin_in_words(plan: Plan, run_id: str, facts: Mapping[str, Any]) -> str:
     """The first line of a run: what starts, and by which Python."""
     job = plan.job
-    launcher = job.launcher if plan.guests is not None else "fork" if facts.get("fork") else "exec"
+    launcher = "exec" if job.launcher == "fork" and not facts.get("fork") else job.launcher
     words = f"{run_id}: {plural(plan.world_size, 'rank')}, launcher {launcher}"
     if all(command.python_at is None for command in plan.commands):
         return f"{words}, `{job.program.argv[0]}`"

@@ -43,6 +43,7 @@ class Agent:
     """The loop of one node."""
 
     run_dir: str
+    run_id: str
     node: int
     folder: str
     """What this agent writes lies here; `on_prepare` sets these."""
@@ -290,6 +291,7 @@ class Agent:
         own_run_dir: bool = False,
         path_first: bool = False,
         guests: Mapping[str, Any] | None = None,
+        own_meeting: bool = False,
     ) -> None:
         """Get ready to start ranks: folders, the hook, the warm interpreter.
 
@@ -309,8 +311,9 @@ class Agent:
         log = os.open(os.path.join(self.folder, "agent.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(log, 2)
         os.close(log)
+        self.run_id = run_id
         self.answer(run_id)
-        self.members = Members(self, commands, preload, stdin_rank, self.hook, floor, guests)
+        self.members = Members(self, commands, preload, stdin_rank, self.hook, floor, guests, own_meeting)
         self.prepared = True
         self.members.prepare()
 
@@ -337,10 +340,10 @@ class Agent:
         if self.prepared and launchers and self.members.guests is not None:
             self.members.guests.signal_launchers(number)
 
-    def on_obey(self, payload: bytes, number: int, words: list[str], by: int) -> None:
+    def on_obey(self, payload: bytes, number: int, words: list[str], env: Mapping[str, str], by: int) -> None:
         """Start something for the launcher of another node."""
         if self.prepared and self.members.guests is not None:
-            self.members.guests.obey(number, words, by)
+            self.members.guests.obey(number, words, env, by)
 
     def on_reached(self, payload: bytes, number: int, code: int) -> None:
         """What a launcher here started on another node has ended."""
@@ -360,9 +363,17 @@ class Agent:
         self.news.pop("swept", None)
         waiting, self.sweep_until = self.sweep_until, time.monotonic() + patience
         if waiting is None and self.members.guests is not None:
-            self.members.guests.swept(patience > 0, lambda: self.sweep(0.002))
+            # what ranks left behind is ended by then; this is the launcher's, and has no time of its own
+            self.members.guests.swept(patience > 0, self.sweep_launchers)
         elif waiting is None:
             self.sweep(0.002)
+
+    def sweep_launchers(self) -> None:
+        """End what a launcher has started and not ended."""
+        self.sweep_until = None
+        _, alive = system.end_family(os.getpid(), self.members.spared())
+        self.children_ended_now()
+        self.emit("swept", ended=[], left=alive)
 
     def sweep(self, pause: float) -> None:
         """Look again until nothing is left or time is up."""
@@ -496,7 +507,7 @@ class Agent:
         elif self.members.guests is not None and fields["kind"] == "join":
             answer = self.members.guests.join(visitor, fields)
         elif self.members.guests is not None and fields["kind"] == "reach":
-            self.members.guests.reach(visitor, fields["host"], fields["words"])
+            self.members.guests.reach(visitor, fields["host"], fields["words"], fields["env"])
             return
         elif self.members.guests is not None and fields["kind"] == "began":
             self.members.guests.began(visitor, fields["pid"])

@@ -140,10 +140,10 @@ class Guests:
         else:
             then()
 
-    def reach(self, visitor: socket.socket, host: str, words: list[str]) -> None:
+    def reach(self, visitor: socket.socket, host: str, words: list[str], env: Mapping[str, str]) -> None:
         """A launcher here wants something started on another machine: the agent there does it."""
         self.reaching.append(visitor)
-        self.agent.emit("reach", number=len(self.reaching) - 1, host=host, words=words)
+        self.agent.emit("reach", number=len(self.reaching) - 1, host=host, words=words, env=env)
 
     def reached(self, number: int, code: int) -> None:
         """That has ended."""
@@ -152,12 +152,12 @@ class Guests:
         except OSError:
             pass
 
-    def obey(self, number: int, words: list[str], by: int) -> None:
+    def obey(self, number: int, words: list[str], env: Mapping[str, str], by: int) -> None:
         """Start something for the launcher of another machine, as ssh would: in a shell."""
         log = os.open(self._log(), _APPEND, 0o600)
         shell = ["/bin/sh", "-c", " ".join(words)]
         try:
-            pid = system.launch(shell, os.environ, "/", self.members.null, log, log)
+            pid = system.launch(shell, {**os.environ, **env}, "/", self.members.null, log, log)
         except OSError:
             self.agent.emit("obeyed", number=number, code=255, by=by)
             return
@@ -186,7 +186,7 @@ class Guests:
         self.agent.logs.follow_more(rank)
         self.agent.emit("joined", attempt=self.members.attempt, rank=rank, **_of(me, "launcher", "world_size"))
         env = dict(self.conf["env"], TORCHELASTIC_ERROR_FILE=os.path.join(folder, f"rank_{rank:05d}.error.json"))
-        if not self.conf["own_meeting"]:
+        if not self.members.own_meeting:
             env.update(self.late, TORCHELASTIC_USE_AGENT_STORE="True")
         argv = list(self.conf["argv"])
         python = self.conf["python_at"]

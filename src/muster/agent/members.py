@@ -41,7 +41,10 @@ class Members:
         hook: str,
         floor: str,
         guests: Mapping[str, Any] | None = None,
+        own_meeting: bool = False,
     ) -> None:
+        self.own_meeting = own_meeting
+        """The ranks bring themselves together; they only want a port that nobody has."""
         self.agent, self.commands, self.hook, self.floor = agent, commands, hook, floor
         self.preload = ["torch", "torch.distributed", *preload]
         self.ranks: list[int] = [rank["rank"] for command in commands for rank in command["ranks"]]
@@ -210,8 +213,8 @@ class Members:
         """Open the port of the next attempt's store; gives its number."""
         self.end_store()
         self.host = host
-        if self.guests is not None and self.guests.conf["own_meeting"]:
-            return free_port(f"{self.guests.conf['run_id']} {self.attempt}")
+        if self.own_meeting:
+            return free_port(f"{self.agent.run_id} {self.attempt}")
         self.listener = listener = socket.socket()
         listener.bind((host, 0))
         listener.listen(4096)

@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Callable
 
 from muster.agent import system
 from muster.agent.dialects import Identity, detect
@@ -43,29 +43,20 @@ def main(words: list[str]) -> int:
     order = _join(agent, me)
     if "refused" in order:
         return _refuse(order["refused"])
-    system.adopt_orphans()
-    pid = _start(order, me, given)
-    agent.sendall(pack("began", pid=pid))
-    code, number = _wait(pid)
-    _end_rest(order["grace"] if code == 0 else 0.0)
-    try:
-        agent.sendall(pack("ended", code=code, signal=number))
-        agent.recv(1)  # until it is written down: the launcher may end everything as soon as it sees this end
-    except OSError:
-        pass
-    if number is not None:
-        _end_alike(number)
-    return code if code is not None else CANNOT
+    return _see_through(agent, order, lambda: _start(order, me, given))
 
 
-def reach(run: str, nodes: int, words: list[str]) -> int:
-    """In place of ssh: `[-x] HOST WORDS…`, through the agents that are there already."""
+def reach(run: str, nodes: int, words: list[str], env: Mapping[str, str] | None = None) -> int:
+    """In place of ssh: `[-x] HOST WORDS…`, through the agents that are there already; gives the exit status.
+
+    `env` is set there, and stands on no command line.
+    """
     while words and words[0].startswith("-"):
         words = words[1:]
     agent = _reach(run, nodes)
     if agent is None:
         return _refuse(f"no agent of {run} answers on {socket.gethostname()}")
-    agent.sendall(pack("reach", host=words[0], words=words[1:]))
+    agent.sendall(pack("reach", host=words[0], words=words[1:], env=dict(env or {})))
     answer = _answer(agent)
     return int(answer.get("code", 255))
 
@@ -126,27 +117,104 @@ def environment(order: Mapping[str, Any], me: Identity, env: Mapping[str, str]) 
     return found
 
 
+def inside(me: Identity, run: str, nodes: int) -> None:
+    """Be a rank in this very process, which a launcher has spawned: a child calls the function or runs the script.
+
+    Does not return; the process ends as its child did.
+    """
+    agent = _reach(run, nodes)
+    order = _join(agent, me) if agent is not None else {"refused": f"no agent of {run} answers here"}
+    if agent is None or "refused" in order:
+        sys.exit(_refuse(order["refused"]))
+    sys.exit(_see_through(agent, order, lambda: _fork(order, me)))
+
+
+def _see_through(agent: socket.socket, order: Mapping[str, Any], start: Callable[[], int]) -> int:
+    """Start the program of the rank, see it to its end, and tell of both; gives its exit status."""
+    system.adopt_orphans()
+    early: list[int] = []
+    for name in _PASSED_ON:
+        signal.signal(getattr(signal, name), lambda number, _: early.append(number))
+    pid = start()
+    for name in _PASSED_ON:
+        signal.signal(getattr(signal, name), lambda number, _: system.send(pid, number))
+    for number in early:
+        system.send(pid, number)
+    agent.sendall(pack("began", pid=pid))
+    code, ended_by = _wait(pid)
+    _end_rest(order["grace"] if code == 0 else 0.0)
+    try:
+        agent.sendall(pack("ended", code=code, signal=ended_by))
+        agent.recv(1)  # until it is written down: the launcher may end everything as soon as it sees this end
+    except OSError:
+        pass
+    if ended_by is not None:
+        _end_alike(ended_by)
+    return code if code is not None else CANNOT
+
+
+def _files(order: Mapping[str, Any]) -> tuple[int, int, int]:
+    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    null = os.open(os.devnull, os.O_RDWR)
+    return null, os.open(order["out"], append, 0o600), os.open(order["err"], append, 0o600)
+
+
 def _start(order: Mapping[str, Any], me: Identity, given: list[str]) -> int:
     """Start the program of the rank; gives its pid."""
     argv = list(order["argv"])
     at = order["args_at"]
     argv[at:at] = given
-    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    out, err = (os.open(order[stream], append, 0o600) for stream in ("out", "err"))
-    null = os.open(os.devnull, os.O_RDWR)
-    early: list[int] = []
-    for name in _PASSED_ON:
-        signal.signal(getattr(signal, name), lambda number, _: early.append(number))
+    files = _files(order)
     try:
-        pid = system.launch(argv, environment(order, me, os.environ), order["cwd"], null, out, err, cpus=order["cpus"])
+        return system.launch(argv, environment(order, me, os.environ), order["cwd"], *files, cpus=order["cpus"])
     except OSError as error:
-        os.write(err, f"muster: cannot start {error.filename}: {error.strerror}\n".encode())
+        os.write(files[2], f"muster: cannot start {error.filename}: {error.strerror}\n".encode())
         sys.exit(CANNOT)
-    for name in _PASSED_ON:
-        signal.signal(getattr(signal, name), lambda number, _: system.send(pid, number))
-    for number in early:
-        system.send(pid, number)
-    return pid
+
+
+def _fork(order: Mapping[str, Any], me: Identity) -> int:
+    """Call the function, or run the script, in a child that is like this process; gives its pid."""
+    import importlib
+    import runpy
+    import traceback
+
+    parent, env = os.getpid(), environment({**order, "hook": ""}, me, os.environ)
+    pid = os.fork()
+    if pid:
+        return pid
+    code: Any = 1
+    try:
+        os.setsid()
+        for name in _PASSED_ON:
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for target, fd in enumerate(_files(order)):
+            os.dup2(fd, target)
+        if not system.die_with_parent(parent):
+            os._exit(CANNOT)
+        os.chdir(order["cwd"])
+        os.environ.clear()
+        os.environ.update(env)
+        program = order["argv"][order["args_at"] - 1 :]
+        module, colon, function = program[0].partition(":")
+        sys.path[0] = os.getcwd() if colon else os.path.dirname(os.path.abspath(program[0]))
+        sys.argv = program
+        if colon:
+            getattr(importlib.import_module(module), function)(me.rank, *program[1:])
+        else:
+            runpy.run_path(program[0], run_name="__main__")
+        code = 0
+    except SystemExit as end:
+        code = end.code
+        if code is not None and not isinstance(code, int):
+            print(code, file=sys.stderr)
+            code = 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit((code or 0) & 255)
 
 
 def _wait(pid: int) -> tuple[int | None, int | None]:

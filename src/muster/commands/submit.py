@@ -18,7 +18,9 @@ from muster.errors import Impossible, RunFailed
 from muster.hosts import fold_hosts
 from muster.inside import ASKED
 from muster.job import Asked
-from muster.model import as_json, plan_from_json
+from muster.launchers import make_plan
+from muster.model import Host, as_json, plan_from_json
+from muster.ranks import layout
 from muster.schedulers import slurm
 from muster.world import contact, queue
 from muster.world.serve import RECORD
@@ -123,6 +125,7 @@ def submit(
             raise Impossible(
                 f"--nnodes {wanted_nodes}: job {allocation.job}, in which this is, has {there}", "ask salloc for more"
             )
+    make_plan(asked.job, layout([(Host("node"), 1)]), run_id)  # what cannot be is told now, and not when the job starts
     kept = runs.create(root, run_id)
     try:
         meet.put_flag(str(kept.path))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Callable, NamedTuple
 
 from muster.errors import Impossible
-from muster.launchers import accelerate, deepspeed, exec, fork, launch, mpirun, srun, torchrun
+from muster.launchers import accelerate, deepspeed, exec, fork, launch, mpirun, ray, spawn, srun, submitit, torchrun
 from muster.model import Job, Node, Plan
 
 
@@ -30,7 +30,9 @@ def make_plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     """The plan of the job's launcher; raises `Impossible`."""
     launcher = LAUNCHERS[job.launcher]
     if job.place not in launcher.places:
-        hint = {"srun": "add `--slurm`, or use `--launcher exec`"}.get(job.launcher, "use `--launcher torchrun`")
+        hint = (
+            "add `--slurm`, or use `--launcher torchrun`" if "slurm" in launcher.places else "use `--launcher torchrun`"
+        )
         raise Impossible(f"--launcher {job.launcher} does not work here: it {launcher.says}", hint)
     if job.launcher_args and not launcher.foreign:
         raise Impossible(f"--launcher-args: {job.launcher} is muster's own, and takes none", "leave them out")
@@ -42,8 +44,16 @@ LAUNCHERS: dict[str, Launcher] = {
     "exec": Launcher(exec.plan, "starts one plain process a rank", foreign=False),
     "torchrun": Launcher(torchrun.plan, "starts one torchrun a node"),
     "launch": Launcher(launch.plan, "starts one `python -m torch.distributed.launch` a node"),
+    "spawn": Launcher(spawn.plan, "spawns the ranks of a node by torch.multiprocessing"),
     "srun": Launcher(srun.plan, "starts one task of Slurm a rank", program="srun", places=("slurm",)),
     "mpirun": Launcher(mpirun.plan, "starts the ranks by Open MPI's or MPICH's mpirun", program="mpirun"),
     "accelerate": Launcher(accelerate.plan, "starts one `accelerate launch` a node", package="accelerate==1.15.0"),
     "deepspeed": Launcher(deepspeed.plan, "starts one `deepspeed` a node", package="deepspeed==0.19.8"),
+    "submitit": Launcher(
+        submitit.plan,
+        "submits the ranks by an executor of submitit, the local one or that of Slurm",
+        package="submitit==1.5.4",
+        places=("local", "slurm"),
+    ),
+    "ray": Launcher(ray.plan, "starts a cluster of Ray, and a TorchTrainer on it", package="ray[train]==2.60.0"),
 }

@@ -21,7 +21,7 @@ def shim(run_id: str, nodes: Sequence[Node]) -> tuple[str, ...]:
     return (SHIM, run_id, str(len(nodes)))
 
 
-def guests(job: Job, run_id: str, own_meeting: bool) -> Guests:
+def guests(job: Job, run_id: str) -> Guests:
     """What each rank runs in the end; raises `Impossible` for options that need ranks of muster's own."""
     for option, value in (("--wrap", job.wrap), ("--preload", job.preload), ("--stdin", job.stdin is not None)):
         if value:
@@ -37,7 +37,6 @@ def guests(job: Job, run_id: str, own_meeting: bool) -> Guests:
         python_at=0 if python else None,
         args_at=args_at,
         env={"TORCHELASTIC_RUN_ID": run_id, "TORCHELASTIC_MAX_RESTARTS": str(job.max_restarts), **job.env},
-        own_meeting=own_meeting,
         group=not python,
     )
 
@@ -52,7 +51,7 @@ def each_node(
 ) -> Plan:
     """A plan of one launcher on each node; `words` are its command line there."""
     commands = tuple(_command(job, node.number, node, run_id, words[node.number], files or {}) for node in nodes)
-    return Plan(job, nodes, commands, guests(job, run_id, own_meeting))
+    return Plan(job, nodes, commands, guests(job, run_id), own_meeting)
 
 
 def at_head(
@@ -68,7 +67,7 @@ def at_head(
     """A plan of one launcher, on node 0, which starts the ranks of all nodes."""
     command = _command(job, 0, nodes[0], run_id, words, files or {})
     command = command._replace(unset=unset, env={**command.env, **(env or {})})
-    return Plan(job, nodes, (command,), guests(job, run_id, own_meeting))
+    return Plan(job, nodes, (command,), guests(job, run_id), own_meeting)
 
 
 def _command(job: Job, number: int, node: Node, run_id: str, words: Sequence[str], files: Mapping[str, str]) -> Command:

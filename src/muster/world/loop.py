@@ -90,6 +90,7 @@ def prepare_fields(plan: Plan, number: int, host: str, run_dir: str, run_id: str
             guests["env"] = {"CUDA_VISIBLE_DEVICES": ",".join(node.host.gpus), **guests["env"]}
     return {
         "guests": guests,
+        "own_meeting": plan.own_meeting,
         "run_dir": run_dir,
         "run_id": run_id,
         "node": number,
@@ -357,11 +358,13 @@ class World:
             code, number = (125, None) if first else (None, SIGTERM)  # else something else went wrong before
             self.handle(Ended(self.now(), rank, self.supervisor.attempt, code, number, failure))
 
-    def _on_reach(self, link: Link, t: float, payload: bytes, number: int, host: str, words: list[str]) -> None:
+    def _on_reach(
+        self, link: Link, t: float, payload: bytes, number: int, host: str, words: list[str], env: Mapping[str, str]
+    ) -> None:
         """A launcher on this node wants to start something on another one."""
         there = [other for other in self.links if other.host == host]
         if there:
-            self.tell(there[0].node, "obey", number=number, words=words, by=link.node)
+            self.tell(there[0].node, "obey", number=number, words=words, env=env, by=link.node)
         else:
             self.tell(link.node, "reached", number=number, code=255)
 
