@@ -226,6 +226,9 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
         raise Impossible(
             f"there is no launcher `{launcher}`", near(launcher, LAUNCHERS) or f"known: {', '.join(LAUNCHERS)}"
         )
+    package = LAUNCHERS[launcher].package
+    if package and not named and not given.get("slurm") and "python" not in given and "setup" not in given:
+        here.check_package(package, launcher)
     if named and "gpus" in given:
         raise Impossible("--gpus is for this machine", "with hosts write `--hosts n1:0,1`: GPUs 0 and 1 of n1")
     if named and "numa_binding" in given:

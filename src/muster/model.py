@@ -143,8 +143,8 @@ class Guests(NamedTuple):
     argv: tuple[str, ...]
     python_at: int | None
     """Where in `argv` the interpreter stands."""
-    args_at: int
-    """Where in `argv` go arguments that the launcher gives each rank, such as `--local-rank=3`."""
+    args_at: int | None
+    """Where in `argv` go arguments that the launcher gives each rank, such as `--local-rank=3`; None to drop them."""
     env: Environment
     group: bool = False
     """Signals go to the whole process group of the rank."""

@@ -221,7 +221,7 @@ RUN: tuple[Option, ...] = (
         "NAME",
         group=HOW,
     ),
-    Option(("--launcher-args",), "words for such a launcher: `'--rdzv-backend c10d'`", "WORDS", group=HOW),
+    Option(("--launcher-args",), "words for such a launcher, `'--use-env'`", "WORDS", group=HOW),
     Option(
         ("--python",),
         "the Python of the ranks; for some hosts only: `n[1-3]:/opt/bin/python`; may be repeated",
@@ -365,6 +365,7 @@ OTHERS: Mapping[str, tuple[Option, ...]] = {
     ),
     "wait": (Option(("--timeout",), "wait no longer than this", "TIME", _seconds, group=ENDS), _RUN_DIR, HELP),
     "nodes": (_JSON, _RUN_DIR, HELP),
+    "launchers": (_JSON, _RUN_DIR, HELP),
     "clean": (
         Option(("-H", "--hosts"), "machines to look at, this one without it", "HOSTS", group=WHERE),
         Option(("--hostfile",), "the same from a file", "FILE", group=WHERE),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -214,8 +215,10 @@ def plan_in_words(plan: Plan, run_id: str, run_dir: str, show_env: bool = False)
         groups.setdefault(key, []).append(command)
     for commands in groups.values():
         lines += ["", *_commands_in_words(plan, commands, show_env)]
-    late = ", ".join(LATE)
-    lines += ["", f"known when an attempt starts: {late} (node 0 binds a free port and keeps it)"]
+    lines += _guests_in_words(plan) if plan.guests is not None else []
+    late = ", ".join(LATE[:2] if plan.own_meeting else LATE)
+    port = "node 0 looks for a free port" if plan.own_meeting else "node 0 binds a free port and keeps it"
+    lines += ["", f"known when an attempt starts: {late} ({port})"]
     return "\n".join(lines)
 
 
@@ -224,9 +227,12 @@ def _commands_in_words(plan: Plan, commands: Sequence[Command], show_env: bool) 
     first = commands[0]
     host = plan.nodes[first.node].host.name
     ranks = [rank for command in commands for rank in command.ranks]
-    how = "started once, and forks" if first.forks else "started once for" + (" each of" if len(ranks) > 1 else "")
-    lines = [f"on {host}: {' '.join(map(_word, first.argv))}"]
-    lines.append(f"  {how} {named(rank.rank for rank in ranks)}, with")
+    lines = [f"on {host}: {' '.join(map(_argument, first.argv) if first.launcher else map(_word, first.argv))}"]
+    if first.launcher:
+        lines.append("  started once, with")
+    else:
+        how = "started once, and forks" if first.forks else "started once for" + (" each of" if len(ranks) > 1 else "")
+        lines.append(f"  {how} {named(rank.rank for rank in ranks)}, with")
     theirs = sorted(plan.job.env) if not show_env else []
     lines += [f"    {name}={_value(name, value)}" for name, value in sorted(first.env.items()) if name not in theirs]
     lines += [f"    and {', '.join(theirs)}   (their values: --show-env)"] if theirs else []
@@ -235,7 +241,23 @@ def _commands_in_words(plan: Plan, commands: Sequence[Command], show_env: bool) 
         own = " ".join(f"{name}={value}" for name, value in environment(rank).items())
         cpus = f"  cores {fold(rank.cpus)}" if rank.cpus else ""
         lines.append(f"    rank {rank.rank}: {own}{cpus}")
+    for name, text in first.files.items():
+        lines += [f"  $MUSTER_FOLDER/{name}:", *(f"    | {line}" for line in text.splitlines())]
     return lines
+
+
+def _guests_in_words(plan: Plan) -> list[str]:
+    """What ranks run that a foreign launcher starts, and where they are expected."""
+    assert plan.guests is not None
+    lines = ["", f"each rank, once $MUSTER_RANK has asked the agent: {' '.join(map(_word, plan.guests.argv))}"]
+    for node in plan.nodes:
+        lines += [f"    {named(rank.rank for rank in node.ranks)} expected on {node.host.name}"]
+    return lines
+
+
+def _argument(word: str) -> str:
+    """As a shell reads it, but for what is filled in."""
+    return word if re.fullmatch(r"[\w@%+=:,./$-]+", word) else _word(word)
 
 
 def _word(word: str) -> str:

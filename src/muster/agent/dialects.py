@@ -6,6 +6,7 @@ launchers (`rank.py`) and `muster.ranks.detect` use it.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -116,11 +117,13 @@ _DIALECTS = (
 )
 
 
-def detect(env: Mapping[str, str]) -> Identity | None:
-    """Who this process is among others, whoever started it; None for one that is alone.
+def detect(env: Mapping[str, str] | None = None) -> Identity | None:
+    """Who this process is among others, by the variables of whoever started it (`env`, or os.environ).
 
-    RANK and WORLD_SIZE without LOCAL_RANK are those of a pod or a node on some platforms, and not taken for a rank's.
+    None for one that is alone. RANK and WORLD_SIZE without LOCAL_RANK are those of a pod or a node on some platforms,
+    and not taken for a rank's.
     """
+    env = os.environ if env is None else env
     for dialect in _DIALECTS:
         if all(_number(env, name) is not None for name in dialect.needs if name != "PMI_PORT"):
             if "PMI_PORT" in dialect.needs and not env.get("PMI_PORT"):

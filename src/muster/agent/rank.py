@@ -162,8 +162,8 @@ def _files(order: Mapping[str, Any]) -> tuple[int, int, int]:
 def _start(order: Mapping[str, Any], me: Identity, given: list[str]) -> int:
     """Start the program of the rank; gives its pid."""
     argv = list(order["argv"])
-    at = order["args_at"]
-    argv[at:at] = given
+    if order["args_at"] is not None:
+        argv[order["args_at"] : order["args_at"]] = given
     files = _files(order)
     try:
         return system.launch(argv, environment(order, me, os.environ), order["cwd"], *files, cpus=order["cpus"])

@@ -130,7 +130,7 @@ def submit(
     try:
         meet.put_flag(str(kept.path))
         make_copy(asked, given)
-        (kept.path / ARCHIVE).write_bytes(archive.build())
+        (kept.path / ARCHIVE).write_bytes(archive.build(compiled=True))
         # Slurm hands its own copy of the environment to the job, so no secret need lie in a file of the run
         secrets = {name: value for name, value in asked.job.env.items() if is_secret(name)}
         plain = {name: value for name, value in asked.job.env.items() if name not in secrets}

@@ -31,7 +31,8 @@ def guests(job: Job, run_id: str) -> Guests:
             )
     python = job.program.kind != "command"
     argv = python_argv(job) if python else job.program.argv
-    args_at = len(argv) - len(job.program.argv) + 1
+    # a program that is no Python knows nothing of `--local-rank`
+    args_at = len(argv) - len(job.program.argv) + 1 if python else None
     return Guests(
         argv=argv,
         python_at=0 if python else None,

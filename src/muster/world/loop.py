@@ -15,6 +15,7 @@ from typing import Any
 from muster.agent.protocol import pack
 from muster.archive import build_shim
 from muster.hosts import fold_hosts
+from muster.launchers import LAUNCHERS
 from muster.launchers.common import node_defaults
 from muster.model import Failure, Outcome, Plan, as_json
 from muster.ranks import environment, late_environment, slurm_environment
@@ -353,6 +354,9 @@ class World:
         missing = [rank for rank in self.supervisor.alive() if rank not in self.joined]
         first = self.supervisor.phase == "running"
         for rank in missing:
+            package = LAUNCHERS[self.plan.job.launcher].package
+            if package and any("No module named" in line for line in words):
+                words = [*words, f"hint: {self.plan.job.python} -m pip install '{package}', on each node"]
             text = f"it never joined, as {len(self.joined)} of {plural(self.plan.world_size, 'rank')} did: {why}"
             failure = Failure("never joined", self.now(), text, tuple(words)) if first else None
             code, number = (125, None) if first else (None, SIGTERM)  # else something else went wrong before
