@@ -16,6 +16,8 @@ from muster.launchers import LAUNCHERS
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "distributed_sum.py"
 
+TRAINING = EXAMPLE.with_name("train_ddp.py")
+
 HERE = [name for name, row in LAUNCHERS.items() if row.foreign and "local" in row.places]
 PROGRAMS = [name for name in HERE if name not in ("spawn", "ray")]
 """Ray takes half a minute for each; spawn calls Python only, and importing torch takes its time."""
@@ -46,6 +48,31 @@ def test_the_same_script_under_each(muster: Any, launcher: str) -> None:
     assert "left behind" not in done.stderr
     until(lambda: not others(muster), "nothing is left", 10)
     assert [] == list(Path("/tmp").glob(f"muster-{muster.newest().name}*"))
+
+
+@pytest.mark.parametrize("launcher", ["fork", "torchrun", "deepspeed"])
+def test_a_training_under_each(muster: Any, launcher: str) -> None:
+    done = muster("run", "--launcher", launcher, "-g", "2", str(TRAINING), "--epochs", "1", timeout=120)
+    assert (0, True) == (done.returncode, "[0] epoch 0: loss 0.5500 on 2 ranks" in done.stdout), done.stderr
+
+
+def test_an_agent_that_is_killed_leaves_what_clean_finds(muster: Any) -> None:
+    process = muster.start("run", "--launcher", "torchrun", "-g", "2", "--", "sh", "-c", "echo $RANK; sleep 600")
+    until(lambda: muster.home.exists() and all(wrote(muster, rank) for rank in range(2)), "both run")
+    shim = Path(f"/tmp/muster-{muster.newest().name}.pyz")
+    assert shim.exists()
+    (agent,) = [
+        int(line.split()[0])
+        for line in others(muster)
+        if "-I" in line and "exec(f.read" in line and "setup" not in line
+    ]
+    os.kill(agent, signal.SIGKILL)
+    assert 125 == process.wait(timeout=30)
+    process.communicate()
+    until(lambda: not others(muster), "nothing is left", 15)
+    done = muster("clean")
+    assert str(shim) in done.stdout, done.stderr
+    assert not shim.exists()
 
 
 def test_ray_tells_a_status_too(muster: Any, script: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import signal
@@ -12,6 +13,8 @@ from muster.agent.protocol import MAGIC
 
 _MARK = re.compile(rb"TORCHELASTIC_RUN_ID=(\d{8}-\d{6}-[0-9a-f]{4,8}(?:-[\w.-]+)?)\Z")
 """The id of a run of muster; torchrun's own ids look otherwise."""
+
+_SHIM = re.compile(r"/tmp/muster-(\d{8}-\d{6}-[0-9a-f]{4,8}(?:-[\w.-]+)?)\.pyz")
 
 _PATIENCE = 3.0
 
@@ -34,9 +37,20 @@ def found() -> dict[str, list[int]]:
             if mark:
                 runs.setdefault(mark.group(1).decode(), []).append(int(name))
                 break
+    return {run: pids for run, pids in runs.items() if not looked_after(run)}
+
+
+def looked_after(run: str) -> bool:
+    """Somebody listens on a socket of that run."""
     with open("/proc/net/unix") as file:
-        text = file.read()
-    return {run: pids for run, pids in runs.items() if f"@muster/{os.getuid()}/{run}/" not in text}
+        return f"@muster/{os.getuid()}/{run}/" in file.read()
+
+
+def shims() -> dict[str, str]:
+    """{run: file} of what foreign launchers were given, and an agent that was killed has left."""
+    files = {path: _SHIM.fullmatch(path) for path in glob.glob("/tmp/muster-*.pyz")}
+    mine = {match[1]: path for path, match in files.items() if match and os.stat(path).st_uid == os.getuid()}
+    return {run: path for run, path in mine.items() if not looked_after(run)}
 
 
 def main(dry: bool) -> None:
@@ -54,6 +68,10 @@ def main(dry: bool) -> None:
                 time.sleep(0.02)
     left = [system.in_words(pid, "?") for pid in pids if _lives(pid)] if not dry else []
     told = {run: [words[pid] for pid in numbers] for run, numbers in runs.items()}
+    for run, path in shims().items():
+        told.setdefault(run, []).append(path)
+        if not dry:
+            os.unlink(path)
     relay.send("cleaned", runs=told, left=left)
 
 
