@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import os
 import re
@@ -22,12 +23,13 @@ _PATIENCE = 3.0
 def found() -> dict[str, list[int]]:
     """{run: pids} of this person, leaving out runs that somebody looks after."""
     runs: dict[str, list[int]] = {}
+    network = os.readlink("/proc/self/ns/net")
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():
             continue
         try:
-            if os.stat(f"/proc/{name}").st_uid != os.getuid():
-                continue
+            if os.stat(f"/proc/{name}").st_uid != os.getuid() or os.readlink(f"/proc/{name}/ns/net") != network:
+                continue  # in a container, say: who listens there cannot be seen from here
             with open(f"/proc/{name}/environ", "rb") as file:
                 words = file.read().split(b"\0")
         except OSError:
@@ -47,10 +49,19 @@ def looked_after(run: str) -> bool:
 
 
 def shims() -> dict[str, str]:
-    """{run: file} of what foreign launchers were given, and an agent that was killed has left."""
-    files = {path: _SHIM.fullmatch(path) for path in glob.glob("/tmp/muster-*.pyz")}
-    mine = {match[1]: path for path, match in files.items() if match and os.stat(path).st_uid == os.getuid()}
-    return {run: path for run, path in mine.items() if not looked_after(run)}
+    """{run: file} of what foreign launchers were given, and an agent that was killed left; a living one holds it."""
+    found = {}
+    for path in glob.glob("/tmp/muster-*.pyz"):
+        match = _SHIM.fullmatch(path)
+        if match is None or os.stat(path).st_uid != os.getuid():
+            continue
+        with open(path, "rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                found[match[1]] = path
+            except BlockingIOError:
+                pass
+    return found
 
 
 def main(dry: bool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import random
 import re
@@ -66,17 +68,30 @@ class Guests:
         self.obeying: dict[int, tuple[int, int]] = {}
         """What was started for the launcher of another machine: its number there, and the node."""
         self.ended_here: set[int] = set()
-        self._write_shim()
+        self.kept = self._write_shim()
 
-    def _write_shim(self) -> None:
-        """Put the shim where all machines have it under one name; raises OSError."""
+    def _write_shim(self) -> int:
+        """Put the shim where all machines have it under one name, unless another agent has; gives a descriptor that
+        keeps it there (see `clean.py`). Raises OSError."""
+        text = bytes.fromhex(self.conf["shim"])
         part = f"{self.shim}.{os.getpid()}.{self.agent.node}"
         with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
-            file.write(bytes.fromhex(self.conf["shim"]))
-        os.replace(part, self.shim)
+            file.write(text)
+        try:
+            os.link(part, self.shim)
+        except FileExistsError:
+            pass  # the hosts of this run share /tmp
+        finally:
+            os.unlink(part)
+        kept = os.open(self.shim, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        if os.fstat(kept).st_uid != os.getuid() or os.pread(kept, len(text) + 1, 0) != text:
+            raise OSError(errno.EEXIST, "somebody else has put another file there", self.shim)
+        fcntl.flock(kept, fcntl.LOCK_SH)
+        return kept
 
     def close(self) -> None:
         """Take the shim away."""
+        os.close(self.kept)
         try:
             os.unlink(self.shim)
         except OSError:
