@@ -175,6 +175,42 @@ def test_fewer_ranks_than_were_asked_for_are_a_failure(muster: Any) -> None:
     assert "never joined" in done.stderr
 
 
+def test_one_rank_alone(muster: Any) -> None:
+    """Which accelerate starts in another way than several."""
+    done = muster("run", "--launcher", "accelerate", "-g", "1", str(EXAMPLE), timeout=60)
+    assert (0, True) == (done.returncode, "[0] the sum of 0 to 0 is 0, as it should be" in done.stdout), done.stderr
+
+
+def test_a_program_that_cannot_be_started_is_no_kill(muster: Any, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.write_text("#!/no/such/interpreter\n")
+    broken.chmod(0o755)
+    done = muster("run", "--launcher", "mpirun", "-g", "2", "--", str(broken), timeout=60)
+    assert 125 == done.returncode, done.stderr
+    assert f"muster: cannot start {broken}: No such file or directory" in done.stderr
+
+
+def test_all_ranks_see_the_gpus_of_their_machine(muster: Any) -> None:
+    """submitit hides them all from its tasks, and deepspeed counts them anew."""
+    show = ["--prefix", "", "--", "sh", "-c", "echo ${CUDA_VISIBLE_DEVICES-unset}"]
+    for launcher in ("submitit", "deepspeed"):
+        done = muster("run", "--launcher", launcher, "-g", "2", *show, timeout=60)
+        assert ["unset", "unset"] == done.stdout.split(), done.stderr
+        done = muster("run", "--launcher", launcher, "-g", "2", "--gpus", "2,3", *show, timeout=60)
+        assert ["2,3", "2,3"] == done.stdout.split(), done.stderr
+
+
+def test_ranks_do_not_outlive_their_agent(muster: Any) -> None:
+    """Detached, so that no terminal ends what the agent has left; torchrun ties its workers to nobody."""
+    line = ["--launcher", "torchrun", "-g", "2", "--", "sh", "-c", "echo $RANK; sleep 600"]
+    assert 0 == muster("run", "-d", *line, timeout=60).returncode
+    until(lambda: all(wrote(muster, rank) for rank in range(2)), "both run")
+    (agent,) = [int(line.split()[0]) for line in others(muster) if "exec(f.read" in line]
+    os.kill(agent, signal.SIGKILL)
+    until(lambda: not [line for line in others(muster) if "sleep" in line], "the ranks have ended", 15)
+    until(lambda: not others(muster), "nothing is left", 15)
+
+
 def test_a_launcher_that_cannot_start_ranks_says_why(muster: Any) -> None:
     done = muster("run", "--launcher", "torchrun", "--launcher-args", "--no-such", "-g", "2", "--", "true", timeout=60)
     assert 125 == done.returncode

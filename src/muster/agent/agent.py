@@ -354,8 +354,11 @@ class Agent:
         """Pass a signal, `USR1`, to the ranks that have a handler for it, and tell which these are."""
         self.emit("heard", ranks=self.members.warn(signal.Signals[f"SIG{name}"]) if self.prepared else [])
 
-    def on_sweep(self, payload: bytes, patience: float) -> None:
-        """End whatever is left of the attempt; what ranks left behind has `patience` seconds to end by itself."""
+    def on_sweep(self, payload: bytes, patience: float, well: bool = True) -> None:
+        """End whatever is left of the attempt; what ranks left behind has `patience` seconds to end by itself.
+
+        `well`: no rank has failed, so a launcher ends by itself.
+        """
         if not self.prepared:
             self.emit("swept", ended=[], left=[])
             return
@@ -364,7 +367,9 @@ class Agent:
         waiting, self.sweep_until = self.sweep_until, time.monotonic() + patience
         if waiting is None and self.members.guests is not None:
             # what ranks left behind is ended by then; this is the launcher's, and has no time of its own
-            self.members.guests.swept(patience > 0, self.sweep_launchers)
+            self.members.guests.swept(well, self.sweep_launchers)
+        elif self.members.guests is not None:
+            self.members.guests.hurry()
         elif waiting is None:
             self.sweep(0.002)
 
@@ -436,7 +441,7 @@ class Agent:
         if not self.prepared:
             os._exit(0)
         print(f"muster agent: {why}: ending the ranks", file=sys.stderr, flush=True)
-        self.members.signal(signal.SIGTERM, self.members.ranks)
+        self.members.signal(signal.SIGTERM, self.members.alive())
         self.until_gone(why, deadline)
 
     def until_gone(self, why: str, deadline: float) -> None:
@@ -515,7 +520,10 @@ class Agent:
         elif self.members.guests is not None and fields["kind"] == "ended":
             self.members.guests.ended(visitor, fields["code"], fields["signal"])
             return
-        visitor.sendall(pack("answer", **answer))
+        try:
+            visitor.sendall(pack("answer", **answer))
+        except OSError:
+            pass  # it has gone meanwhile
 
 
 def main(hook: str) -> None:

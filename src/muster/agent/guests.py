@@ -7,12 +7,13 @@ import fcntl
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import sys
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 from muster.agent import system
 from muster.agent.follow import log_path, tail
@@ -60,9 +61,13 @@ class Guests:
     def __init__(self, members: Members, conf: Mapping[str, Any]) -> None:
         self.members, self.agent, self.conf = members, members.agent, conf
         self.shim = f"/tmp/muster-{conf['run_id']}.pyz"
+        # short: it may hold sockets, whose names have 107 bytes at most
+        self.scratch = f"/tmp/muster-{conf['run_id'][16:21]}"
         self.launchers: dict[int, str] = {}
         self.connections: dict[socket.socket, int] = {}
         self.late: Mapping[str, str] = {}
+        self.until = 0.0
+        """When launchers that have still not ended are ended."""
         self.reaching: list[socket.socket] = []
         """Who waits for something on another machine."""
         self.obeying: dict[int, tuple[int, int]] = {}
@@ -90,7 +95,8 @@ class Guests:
         return kept
 
     def close(self) -> None:
-        """Take the shim away."""
+        """Take the shim away, and what launchers have left."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
         os.close(self.kept)
         try:
             os.unlink(self.shim)
@@ -106,7 +112,8 @@ class Guests:
         for number, command in enumerate(self.members.commands):
             folder = os.path.join(self.agent.folder, f"launcher_{number}")
             os.makedirs(folder, mode=0o700, exist_ok=True)
-            words = {**late, "MUSTER_RANK": self.shim, "MUSTER_PYTHON": sys.executable, "MUSTER_FOLDER": folder}
+            words = {**late, "MUSTER_RANK": self.shim, "MUSTER_PYTHON": sys.executable}
+            words.update(MUSTER_FOLDER=folder, MUSTER_SCRATCH=self.scratch)
             for name, text in command["files"].items():
                 path = os.path.join(folder, name)
                 with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o700), "w") as file:
@@ -143,15 +150,20 @@ class Guests:
         for pid in self.launchers:
             system.send(pid, number)
 
-    def swept(self, well: bool, then: Any) -> None:
+    def swept(self, well: bool, then: Callable[[], object]) -> None:
         """Have the launchers end: they do so by themselves when all went well; then go on."""
         if not well:
             self.signal_launchers(signal.SIGTERM)
-        self._await_end(time.monotonic() + (_ENDS if well else _PARTS), then)
+        self.until = time.monotonic() + (_ENDS if well else _PARTS)
+        self._await_end(then)
 
-    def _await_end(self, deadline: float, then: Any) -> None:
-        if self.launchers and time.monotonic() < deadline:
-            self.agent.after(0.02, lambda: self._await_end(deadline, then))
+    def hurry(self) -> None:
+        """Somebody does not want to wait for that."""
+        self.until = 0.0
+
+    def _await_end(self, then: Callable[[], object]) -> None:
+        if self.launchers and time.monotonic() < self.until:
+            self.agent.after(0.02, lambda: self._await_end(then))
         else:
             then()
 
@@ -201,7 +213,9 @@ class Guests:
         self.agent.logs.follow_more(rank)
         self.agent.emit("joined", attempt=self.members.attempt, rank=rank, **_of(me, "launcher", "world_size"))
         env = dict(self.conf["env"], TORCHELASTIC_ERROR_FILE=os.path.join(folder, f"rank_{rank:05d}.error.json"))
-        if not self.members.own_meeting:
+        if self.members.own_meeting:
+            env["TORCHELASTIC_RESTART_COUNT"] = self.late["TORCHELASTIC_RESTART_COUNT"]
+        else:
             env.update(self.late, TORCHELASTIC_USE_AGENT_STORE="True")
         argv = list(self.conf["argv"])
         python = self.conf["python_at"]
@@ -213,6 +227,7 @@ class Guests:
             "cwd": self.conf["cwd"],
             "env": env,
             "defaults": {**self.conf["defaults"], **self.members.defaults},
+            "visible": {name: value for name, value in os.environ.items() if name == "CUDA_VISIBLE_DEVICES"},
             "place": place,
             "cpus": place["cpus"],
             "hook": self.members.hook_folder if python is not None else "",

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any, Callable
@@ -21,6 +22,9 @@ from muster.agent.protocol import Unpacker, pack, socket_name
 from muster.agent.warm import hooked
 
 _PASSED_ON = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGURG")
+
+_NOTED = 10.0
+"""Seconds in which the agent must have taken note of an end."""
 
 CANNOT = 125
 """The exit status where there is no agent, or it refuses."""
@@ -109,6 +113,9 @@ def names(me: Identity, order: Mapping[str, Any]) -> dict[str, str]:
 def environment(order: Mapping[str, Any], me: Identity, env: Mapping[str, str]) -> dict[str, str]:
     """The variables of the rank: the launcher's, then torchrun's names, then those of the run."""
     found = {**env, **names(me, order)}
+    # as on the whole node: some launchers give each rank GPUs of their own counting, or none
+    found.pop("CUDA_VISIBLE_DEVICES", None)
+    found.update(order["visible"])
     for name, value in order["defaults"].items():
         found.setdefault(name, value)
     found.update(order["env"])
@@ -135,22 +142,54 @@ def _see_through(agent: socket.socket, order: Mapping[str, Any], start: Callable
     early: list[int] = []
     for name in _PASSED_ON:
         signal.signal(getattr(signal, name), lambda number, _: early.append(number))
-    pid = start()
+    try:
+        pid = start()
+    except OSError as error:
+        _complain(order, error)
+        _tell(agent, "ended", code=CANNOT, signal=None)
+        agent.recv(1)
+        return CANNOT
     for name in _PASSED_ON:
         signal.signal(getattr(signal, name), lambda number, _: system.send(pid, number))
     for number in early:
         system.send(pid, number)
-    agent.sendall(pack("began", pid=pid))
+    _tell(agent, "began", pid=pid)
+    noted = threading.Event()
+    threading.Thread(target=_watch, args=(agent, pid, noted), daemon=True).start()
     code, ended_by = _wait(pid)
     _end_rest(order["grace"] if code == 0 else 0.0)
-    try:
-        agent.sendall(pack("ended", code=code, signal=ended_by))
-        agent.recv(1)  # until it is written down: the launcher may end everything as soon as it sees this end
-    except OSError:
-        pass
+    _tell(agent, "ended", code=code, signal=ended_by)
+    noted.wait(_NOTED)  # until it is written down: the launcher may end everything as soon as it sees this end
     if ended_by is not None:
         _end_alike(ended_by)
     return code if code is not None else CANNOT
+
+
+def _watch(agent: socket.socket, pid: int, noted: threading.Event) -> None:
+    """Without its agent a rank must not live: no launcher sees to that."""
+    try:
+        gone = not agent.recv(1)
+    except OSError:
+        gone = True
+    if gone:
+        system.send(pid, signal.SIGKILL)
+    noted.set()
+
+
+def _tell(agent: socket.socket, kind: str, **fields: Any) -> None:
+    try:
+        agent.sendall(pack(kind, **fields))
+    except OSError:
+        pass  # the agent has ended; `_watch` sees that too
+
+
+def _complain(order: Mapping[str, Any], error: OSError) -> None:
+    """Leave word in the rank's log, if it can be written."""
+    try:
+        with open(order["err"], "a") as file:
+            file.write(f"muster: cannot start {error.filename}: {error.strerror}\n")
+    except OSError:
+        print(f"muster: {error}", file=sys.stderr, flush=True)
 
 
 def _files(order: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -164,12 +203,8 @@ def _start(order: Mapping[str, Any], me: Identity, given: list[str]) -> int:
     argv = list(order["argv"])
     if order["args_at"] is not None:
         argv[order["args_at"] : order["args_at"]] = given
-    files = _files(order)
-    try:
-        return system.launch(argv, environment(order, me, os.environ), order["cwd"], *files, cpus=order["cpus"])
-    except OSError as error:
-        os.write(files[2], f"muster: cannot start {error.filename}: {error.strerror}\n".encode())
-        sys.exit(CANNOT)
+    env = environment(order, me, os.environ)
+    return system.launch(argv, env, order["cwd"], *_files(order), cpus=order["cpus"])
 
 
 def _fork(order: Mapping[str, Any], me: Identity) -> int:

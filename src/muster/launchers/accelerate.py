@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from muster.launchers.foreign import ADDRESS, FOLDER, PORT, PYTHON, each_node, equal_shares, shim
 from muster.model import Job, Node, Plan
+from muster.ranks import environment, shared_environment
 
 # MULTI_GPU goes through torchrun's code, which starts all ranks with or without GPUs; with MULTI_CPU or `--cpu`
 # accelerate 1.15 starts one, and ends with status 0
@@ -24,16 +25,24 @@ debug: false
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     """One command a node."""
     processes = equal_shares(job, nodes) * len(nodes)
-    kind = "MULTI_GPU" if processes > 1 else "NO"
+    several = processes > 1
+    kind = "MULTI_GPU" if several else "NO"
     text = _CONFIGURATION.format(kind=kind, machines=len(nodes), processes=processes)
     words = {
         node.number: (
             *(PYTHON, "-m", "accelerate.commands.launch", f"--config_file={FOLDER}/accelerate.yaml"),
-            *(["--multi_gpu"] if processes > 1 else []),
+            *(["--multi_gpu"] if several else []),
             *(f"--num_machines={len(nodes)}", f"--num_processes={processes}", f"--machine_rank={node.number}"),
             *(f"--main_process_ip={ADDRESS}", f"--main_process_port={PORT}", *job.launcher_args),
             *shim(run_id, nodes),
         )
         for node in nodes
     }
-    return each_node(job, nodes, run_id, words, {"accelerate.yaml": text})
+    made = each_node(job, nodes, run_id, words, {"accelerate.yaml": text})
+    if several:
+        return made
+    # one process is started without a word of ranks
+    rank = nodes[0].ranks[0]
+    names = {**environment(rank), **shared_environment(rank, run_id, job.max_restarts)}
+    names.update(MASTER_ADDR=ADDRESS, MASTER_PORT=PORT, TORCHELASTIC_USE_AGENT_STORE="False")
+    return made._replace(commands=tuple(command._replace(env={**command.env, **names}) for command in made.commands))

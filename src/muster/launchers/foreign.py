@@ -13,6 +13,8 @@ PYTHON = "$MUSTER_PYTHON"
 SHIM = "$MUSTER_RANK"
 FOLDER = "$MUSTER_FOLDER"
 """Where the files of a command lie."""
+SCRATCH = "$MUSTER_SCRATCH"
+"""A folder with a short name, on each machine, that goes with the run."""
 ADDRESS, PORT = "$MASTER_ADDR", "$MASTER_PORT"
 
 
@@ -66,6 +68,12 @@ def at_head(
     own_meeting: bool = False,
 ) -> Plan:
     """A plan of one launcher, on node 0, which starts the ranks of all nodes."""
+    other = [node.host for node in nodes if node.host.python not in ("", job.python)]
+    if other:
+        raise Impossible(
+            f"--python {other[0].name}:{other[0].python}: {job.launcher} starts the same Python on all hosts",
+            "use `--launcher torchrun`, or one path for all",
+        )
     command = _command(job, 0, nodes[0], run_id, words, files or {})
     command = command._replace(unset=unset, env={**command.env, **(env or {})})
     return Plan(job, nodes, (command,), guests(job, run_id), own_meeting)

@@ -36,7 +36,8 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     several = len(nodes) > 1
     openmpi = f"-np {ranks} --host {places} --map-by slot --bind-to none --allow-run-as-root --mca plm rsh"
     # the ranks meet by torch, and load none of MPI's own ways
-    openmpi += f" --mca plm_rsh_agent {FOLDER}/reach --mca plm_rsh_no_tree_spawn 1" if several else ""
+    daemons = f"--mca plm_rsh_agent {FOLDER}/reach --mca plm_rsh_no_tree_spawn 1 --mca orte_keep_fqdn_hostnames 1"
+    openmpi += f" {daemons}" if several else ""
     mpich = f"-n {ranks} -hosts {places}" + (f" -launcher rsh -launcher-exec {FOLDER}/reach" if several else "")
     script = _SCRIPT.format(program=program, openmpi=openmpi, mpich=mpich)
     reach = _REACH.format(python=PYTHON, shim=SHIM, run=run_id, nodes=len(nodes))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from muster.launchers.foreign import ADDRESS, FOLDER, PYTHON, at_head, shim
+from muster.launchers.foreign import ADDRESS, FOLDER, PYTHON, SCRATCH, at_head, shim
 from muster.model import Job, Node, Plan
 
 _DRIVER = """import os
 import random
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -19,6 +18,11 @@ address, gpus, ranks, temp, *words = sys.argv[1:]
 shares = [word.rpartition(":") for word in words[: words.index("--")]]
 words = words[words.index("--") + 1 :]
 _, shim, run, nodes = words
+sys.path.insert(0, shim)
+from muster.agent.rank import reach
+
+del sys.path[0]
+over = []
 # a token of this run's own: else Ray writes one into the home, and other nodes need a copy
 own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
 os.environ.update(own, RAY_TRAIN_V2_ENABLED="1", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
@@ -48,6 +52,12 @@ def rank():
         raise RuntimeError(f"exit status {ended.returncode}")
 
 
+def join(host, line):
+    if reach(run, int(nodes), [host, line], own) and not over:
+        print(f"ray could not be started on {host}; see launcher.log of that node", file=sys.stderr, flush=True)
+        os._exit(1)
+
+
 def main():
     (_, _, count), *others = shares
     port = free_port()
@@ -56,13 +66,9 @@ def main():
     head += ["--temp-dir", temp]
     subprocess.run(ray_start(count, *head), check=True)
     try:
-        sys.path.insert(0, shim)
-        from muster.agent.rank import reach
-
-        del sys.path[0]
         for host, _, count in others:
             line = " ".join(["exec", *ray_start(count, "--address", at, "--block")])
-            threading.Thread(target=reach, args=(run, int(nodes), [host, line], own), daemon=True).start()
+            threading.Thread(target=join, args=(host, line), daemon=True).start()
         import ray
         from ray.train import RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
@@ -73,9 +79,8 @@ def main():
     except BaseException:
         traceback.print_exc()
         return 1
-    finally:
-        # `ray stop` would look for processes by name, and end those of others: the agents end what descends from them
-        shutil.rmtree(temp, ignore_errors=True)
+    # `ray stop` would look for processes by name, and end those of others: the agents end what descends from them
+    over.append(True)
     return 0
 
 
@@ -90,8 +95,6 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     """One command, on node 0. Each node of Ray has as many cores as ranks, so that they lie as planned."""
     shares = [f"{node.host.name}:{len(node.ranks)}" for node in nodes]
     ranks = sum(len(node.ranks) for node in nodes)
-    # a socket in it must not have a name of more than 107 bytes
-    temp = f"/tmp/muster-{run_id[16:21]}"
-    words = (PYTHON, f"{FOLDER}/train.py", ADDRESS, "0", str(ranks), temp, *shares, "--", PYTHON)
+    words = (PYTHON, f"{FOLDER}/train.py", ADDRESS, "0", str(ranks), SCRATCH, *shares, "--", PYTHON)
     # Ray Train lets its workers meet too, at a port of its own: what they start meets at muster's store
     return at_head(job, nodes, run_id, (*words, *shim(run_id, nodes)), {"train.py": _DRIVER})

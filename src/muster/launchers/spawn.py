@@ -8,7 +8,7 @@ MASTER_ADDR and MASTER_PORT: to muster it is one rank a node.
 from __future__ import annotations
 
 from muster.launchers.common import python_argv
-from muster.launchers.foreign import FOLDER, PYTHON, each_node, shim
+from muster.launchers.foreign import FOLDER, PYTHON, each_node, guests, shim
 from muster.model import Command, Job, Node, Plan
 from muster.ranks import layout
 
@@ -44,6 +44,7 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
 
 
 def _parents(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
+    guests(job, run_id)  # refuses what needs ranks of muster's own
     world, count = sum(len(node.ranks) for node in nodes), len(nodes)
     parents = layout((node.host, 1) for node in nodes)
     commands = tuple(
@@ -58,6 +59,7 @@ def _parents(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
                 "LOCAL_WORLD_SIZE": str(len(node.ranks)),
                 "WORLD_SIZE": str(world),
                 "TORCHELASTIC_RUN_ID": run_id,
+                **({"CUDA_VISIBLE_DEVICES": ",".join(node.host.gpus)} if node.host.gpus else {}),
                 **job.env,
             },
             defaults={"OMP_NUM_THREADS": str(node.host.threads)} if node.host.threads else {},

@@ -133,8 +133,8 @@ class World:
         self.facts: dict[str, Any] = {}
         self.sessions: set[int] = set()
         """The sessions of all ranks that were started."""
-        self.joined: set[int] = set()
-        """The ranks of this attempt that a foreign launcher has started."""
+        self.joined: dict[int, int] = {}
+        """The ranks of this attempt that a foreign launcher has started, and the node of each."""
         self.launchers_ended: dict[int, tuple[str, list[str]]] = {}
         """The nodes whose foreign launcher has ended: how, and its last words."""
         self._versions: dict[int, tuple[Any, Any]] = {}
@@ -197,7 +197,7 @@ class World:
         if isinstance(action, Listen):
             self.tell(0, "listen", attempt=action.attempt, host=self.address)
         elif isinstance(action, Start):
-            self.joined, self.launchers_ended = set(), {}
+            self.joined, self.launchers_ended = {}, {}
             if action.attempt == self.supervisor.settings.first_attempt:
                 self.begin()
             for link in self.links:
@@ -213,7 +213,7 @@ class World:
         elif isinstance(action, Sweep):
             for link in self.links:
                 if not self.swept(link):
-                    self.tell(link.node, "sweep", patience=action.patience)
+                    self.tell(link.node, "sweep", patience=action.patience, well=self.supervisor.ends_well)
         elif isinstance(action, Say):
             self.say(action.text)
         else:
@@ -310,7 +310,7 @@ class World:
         if attempt != self.supervisor.attempt:
             return
         self.note("joined", {"t": t, "node": link.node, "rank": rank, "attempt": attempt, "says": launcher})
-        self.joined.add(rank)
+        self.joined[rank] = link.node
         if world_size is not None and world_size != self.plan.world_size:
             asked = plural(self.plan.world_size, "rank")
             self._never_joined(f"{self.plan.job.launcher} made a world of {world_size}, and {asked} were asked for", [])
@@ -339,13 +339,20 @@ class World:
         if len(self.launchers_ended) == len({command.node for command in self.plan.commands}):
             # what ranks told on other nodes may still be under way
             self.after(_UNDER_WAY, lambda: self._count_joined(attempt))
-        elif code != 0 and not self.joined:
-            self._count_joined(attempt)
+        elif code != 0:
+            self.after(_UNDER_WAY, lambda: self._count_joined(attempt, link.node))
 
-    def _count_joined(self, attempt: int) -> None:
-        """Fewer ranks than were asked for are a failure, whatever the launcher says."""
+    def _count_joined(self, attempt: int, node: int | None = None) -> None:
+        """Fewer ranks than were asked for are a failure, whatever the launcher says.
+
+        `node`: only its launcher has ended yet, and the ranks of that node are counted.
+        """
         if attempt != self.supervisor.attempt or self.supervisor.phase in ("sweeping", "over"):
             return
+        if node is not None:
+            here = sum(where == node for where in self.joined.values())
+            if here >= len(self.plan.nodes[node].ranks):
+                return
         told = dict.fromkeys(how for how, _ in self.launchers_ended.values())
         self._never_joined("; ".join(told), next(words for _, words in self.launchers_ended.values()))
 
@@ -353,10 +360,10 @@ class World:
         """Count the ranks that are missing as failed."""
         missing = [rank for rank in self.supervisor.alive() if rank not in self.joined]
         first = self.supervisor.phase == "running"
+        package = LAUNCHERS[self.plan.job.launcher].package
+        if package and any("No module named" in line for line in words):
+            words = [*words, f"hint: {self.plan.job.python} -m pip install '{package}', on each node"]
         for rank in missing:
-            package = LAUNCHERS[self.plan.job.launcher].package
-            if package and any("No module named" in line for line in words):
-                words = [*words, f"hint: {self.plan.job.python} -m pip install '{package}', on each node"]
             text = f"it never joined, as {len(self.joined)} of {plural(self.plan.world_size, 'rank')} did: {why}"
             failure = Failure("never joined", self.now(), text, tuple(words)) if first else None
             code, number = (125, None) if first else (None, SIGTERM)  # else something else went wrong before
@@ -366,10 +373,15 @@ class World:
         self, link: Link, t: float, payload: bytes, number: int, host: str, words: list[str], env: Mapping[str, str]
     ) -> None:
         """A launcher on this node wants to start something on another one."""
-        there = [other for other in self.links if other.host == host]
-        if there:
+        label = host.partition(".")[0]
+        # some cut a host's name at the first dot
+        there = [other for other in self.links if other.host == host] or [
+            other for other in self.links if other.host.partition(".")[0] == label
+        ]
+        if len(there) == 1:
             self.tell(there[0].node, "obey", number=number, words=words, env=env, by=link.node)
         else:
+            self.say(f"{self.plan.job.launcher} wants to start something on {host}, which is no host of this run")
             self.tell(link.node, "reached", number=number, code=255)
 
     def _on_obeyed(self, link: Link, t: float, payload: bytes, number: int, code: int, by: int) -> None:
