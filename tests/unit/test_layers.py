@@ -21,7 +21,7 @@ LAYERS = (
     ("hosts", "environ", "archive"),
     ("schedulers",),
     ("launchers",),
-    ("places", "options", "supervise", "report", "lab"),
+    ("places", "options", "supervise", "report", "checkup", "lab"),
     ("runs",),
     ("world",),
     ("job",),
@@ -44,6 +44,7 @@ CORE = (
     "supervise",
     "report",
     "options",
+    "checkup",
 )
 """They decide, and touch nothing."""
 

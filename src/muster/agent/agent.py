@@ -268,6 +268,12 @@ class Agent:
         """Try the way to node 0."""
         self.emit("knocked", ways=meet.knock(addresses, port, patience))
 
+    def on_probe(self, payload: bytes, names: list[str], folders: list[str]) -> None:
+        """Look at this machine as a doctor would."""
+        from muster.agent.probe import probe
+
+        self.emit("probed", **probe(names, folders))
+
     def on_clock(self, payload: bytes) -> None:
         """Say what time it is here."""
         self.emit("clock")

@@ -1,0 +1,357 @@
+"""What the doctor concludes: each check one function over what the machines told, and one row in `CHECKS`. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Callable, NamedTuple
+
+Facts = Mapping[str, Any]
+"""What a machine told of itself; see `agent/probe.py`."""
+
+
+class Patient(NamedTuple):
+    """What is known of all machines together."""
+
+    facts: Mapping[str, Facts]
+    """By host, in their order."""
+    ways: Mapping[tuple[str, str], str]
+    """Why (from, to) cannot be connected on a free port; empty when it can."""
+    clocks: Mapping[str, float]
+    """By how many seconds the wall clock of a host is ahead of the first one's."""
+    folder: str
+    """Where the ranks start."""
+    shared: Mapping[str, bool]
+    """The folder of runs is the one of this machine."""
+    nodes: Mapping[str, tuple[str, str]]
+    """Of Slurm, by node: the state and the reason; empty without Slurm."""
+
+
+class Finding(NamedTuple):
+    """Something that is not as it should be."""
+
+    level: str
+    """`error`: training will fail or hang. `warning`: it will be slow, or fail some day."""
+    host: str
+    found: str
+    why: str
+    do: str
+
+
+class Check(NamedTuple):
+    """A row of the table."""
+
+    name: str
+    look: Callable[[Patient], Iterator[Finding]]
+
+
+SLOW_NAME = 0.1
+SLOW_IMPORT = 15.0
+GIB = 1 << 30
+
+
+def _names(patient: Patient) -> Iterator[Finding]:
+    for host, facts in patient.facts.items():
+        for name, told in facts["names"].items():
+            if "hangs" in told or told.get("seconds", 0.0) > 4.0:
+                took = told.get("hangs") or told["seconds"]
+                yield Finding(
+                    "error",
+                    host,
+                    f"looking up {name} takes {took:.1f} s",
+                    "each connection between ranks waits for that",
+                    "a line for each host in /etc/hosts, or `hosts: files` in /etc/nsswitch.conf",
+                )
+            elif "error" in told:
+                yield Finding(
+                    "warning",
+                    host,
+                    f"{name} is no name there: {told['error']}",
+                    "launchers that hand over names (mpirun, deepspeed, Ray) fail; muster hands over addresses",
+                    "a line for each host in /etc/hosts",
+                )
+            elif told["seconds"] > SLOW_NAME:
+                yield Finding(
+                    "warning",
+                    host,
+                    f"looking up {name} takes {told['seconds']:.2f} s",
+                    "each connection between ranks waits for that",
+                    "a line for each host in /etc/hosts",
+                )
+
+
+def _names_agree(patient: Patient) -> Iterator[Finding]:
+    seen: dict[str, dict[tuple[str, ...], list[str]]] = {}
+    for host, facts in patient.facts.items():
+        for name, told in facts["names"].items():
+            if told.get("addresses") and name != host:
+                seen.setdefault(name, {}).setdefault(tuple(told["addresses"]), []).append(host)
+    for name, answers in seen.items():
+        if len(answers) > 1:
+            told = _differ({", ".join(addresses): hosts for addresses, hosts in answers.items()})
+            why = "hosts that look for it find different machines"
+            yield Finding("error", name, f"its name means {told}", why, "one /etc/hosts for all")
+
+
+def _own_name(patient: Patient) -> Iterator[Finding]:
+    for host, facts in patient.facts.items():
+        addresses = facts["own"].get("addresses", [])
+        if len(patient.facts) > 1 and any(address.startswith("127.") for address in addresses):
+            yield Finding(
+                "warning",
+                host,
+                f"its own name means {', '.join(addresses)}",
+                "gloo and some launchers tell others to connect there, and these reach themselves; muster names the "
+                "interface instead",
+                f"remove the line with 127.0.1.1 from /etc/hosts of {host}, or give the name its real address",
+            )
+
+
+def _ways(patient: Patient) -> Iterator[Finding]:
+    for (start, end), why in patient.ways.items():
+        if why:
+            yield Finding(
+                "error",
+                start,
+                f"cannot connect to {end}: {why}",
+                "ranks connect to each other on ports that the kernel chooses",
+                "let TCP through between the nodes, on all ports from 1024 on",
+            )
+
+
+def _mtu(patient: Patient) -> Iterator[Finding]:
+    sizes: dict[int, list[str]] = {}
+    for host, facts in patient.facts.items():
+        for _, _, mtu in facts["interfaces"][:1]:
+            sizes.setdefault(mtu, []).append(host)
+    if len(sizes) > 1:
+        why = "large messages may be lost without a word"
+        yield Finding("warning", _few(sizes), f"MTU differs: {_differ(sizes)}", why, "one MTU for all")
+
+
+def _versions(patient: Patient) -> Iterator[Finding]:
+    with_torch = {host: facts for host, facts in patient.facts.items() if "version" in facts["torch"]}
+    for what, read in _VERSIONS.items():
+        found: dict[str, list[str]] = {}
+        for host, facts in with_torch.items():
+            found.setdefault(str(read(facts)), []).append(host)
+        if len(found) > 1:
+            told = _differ(found)
+            yield Finding(
+                "error", _few(found), f"{what}: {told}", "ranks hang or disagree", "the same environment on all"
+            )
+
+
+_VERSIONS: Mapping[str, Callable[[Facts], Any]] = {
+    "torch differs": lambda facts: facts["torch"]["version"],
+    "CUDA of torch differs": lambda facts: facts["torch"]["cuda"],
+    "NCCL differs": lambda facts: facts["torch"]["nccl"],
+    "Python differs": lambda facts: ".".join(facts["python"].split(".")[:2]),
+    "the driver differs": lambda facts: ",".join(sorted({gpu.get("driver_version", "") for gpu in facts["gpus"]})),
+}
+
+
+def _differ(found: Mapping[Any, Sequence[str]]) -> str:
+    """`2.13 on n1, n2; 2.12 on n3`."""
+    return "; ".join(f"{value} on {', '.join(hosts)}" for value, hosts in found.items())
+
+
+def _few(found: Mapping[Any, Sequence[str]]) -> str:
+    """A host that is not as most are."""
+    return min(found.values(), key=len)[0]
+
+
+def _torch(patient: Patient) -> Iterator[Finding]:
+    for host, facts in patient.facts.items():
+        torch = facts["torch"]
+        if "hangs" in torch:
+            found = f"`import torch` was not done after {torch['hangs']:.0f} s"
+            yield Finding("error", host, found, "no rank starts", "see the disk on which it lies")
+        elif "error" in torch:
+            do = f"install it there: {facts['executable']} -m pip install torch"
+            yield Finding("error", host, f"`import torch` fails: {torch['error']}", "no rank can start", do)
+        elif torch["first"] > SLOW_IMPORT:
+            yield Finding(
+                "warning",
+                host,
+                f"`import torch` takes {torch['first']:.0f} s, and {torch['again']:.0f} s again",
+                "a shared file system with many small files; every start waits for that",
+                "an environment on a local disk, or in one file (squashfs)",
+            )
+
+
+def _gpus(patient: Patient) -> Iterator[Finding]:
+    counts = {host: len(facts["gpus"]) for host, facts in patient.facts.items()}
+    most = max(counts.values(), default=0)
+    for host, facts in patient.facts.items():
+        if counts[host] < most:
+            yield Finding(
+                "error",
+                host,
+                f"it has {counts[host]} GPUs, and others {most}",
+                "it gets fewer ranks, or ranks without a GPU",
+                "`nvidia-smi` there; a GPU that fell off the bus comes back by a restart",
+            )
+        for gpu in facts["gpus"]:
+            used = gpu.get("memory.used", "")
+            if used.isdigit() and int(used) > 1024:
+                yield Finding(
+                    "warning",
+                    host,
+                    f"GPU {gpu['index']} has {int(used) // 1024} GiB in use",
+                    "somebody else is on it, or a run has left something behind",
+                    f"`muster clean -H {host}`, or `nvidia-smi` there",
+                )
+
+
+def _room(patient: Patient) -> Iterator[Finding]:
+    for host, facts in patient.facts.items():
+        for path, told in facts["folders"].items():
+            if "hangs" in told or told.get("seconds", 0.0) > 2.0:
+                yield Finding(
+                    "error",
+                    host,
+                    f"writing in {path} hangs",
+                    "logs and checkpoints stop, and whoever writes cannot be ended",
+                    "see the file server; `dmesg` there",
+                )
+            elif "error" in told:
+                yield Finding("error", host, f"{path}: {told['error']}", "ranks read and write there", "mount it")
+            elif not told["writes"]:
+                why = told.get("why", "")
+                do = "free some space there" if "space" in why else "choose another folder: --run-dir, --cwd"
+                yield Finding("error", host, f"cannot write in {path}: {why}", "ranks read and write there", do)
+            elif told["free"] < GIB:
+                yield Finding(
+                    "warning",
+                    host,
+                    f"{path} has {told['free'] // (1 << 20)} MiB left",
+                    "a checkpoint that finds no room is lost",
+                    "free some space there",
+                )
+            elif told["files"] is not None and told["files"] < 10000:
+                yield Finding("warning", host, f"{path} has room for {told['files']} files", "as above", "delete some")
+        shm = facts["shm"]
+        if shm.get("total", GIB) < GIB:
+            yield Finding(
+                "warning",
+                host,
+                f"/dev/shm has {shm['total'] // (1 << 20)} MiB",
+                "DataLoader workers and NCCL exchange data there, and die of SIGBUS when it is full",
+                "in a container `--shm-size=8g`, or `--ipc=host`",
+            )
+
+
+def _shared(patient: Patient) -> Iterator[Finding]:
+    for host, facts in patient.facts.items():
+        told = facts["folders"].get(patient.folder, {})
+        if told.get("there") is False:
+            yield Finding(
+                "error", host, f"there is no folder {patient.folder}", "the ranks start there", "`--sync`, or mount it"
+            )
+
+
+def _limits(patient: Patient) -> Iterator[Finding]:
+    for host, facts in patient.facts.items():
+        files, processes = facts["limits"]["open files"], facts["limits"]["processes"]
+        if 0 <= files < 1024:
+            yield Finding("warning", host, f"{files} open files", "each peer and worker takes some", "ulimit -n 65536")
+        if 0 <= processes < 4096:
+            yield Finding("warning", host, f"{processes} processes", "DataLoader workers count", "ulimit -u 65536")
+        if facts["kills_user_processes"]:
+            yield Finding(
+                "warning",
+                host,
+                "KillUserProcesses=yes in logind.conf",
+                "a run with -d ends when you log out there",
+                "`loginctl enable-linger`",
+            )
+
+
+def _clocks(patient: Patient) -> Iterator[Finding]:
+    for host, ahead in patient.clocks.items():
+        if abs(ahead) > 1.0:
+            yield Finding(
+                "warning",
+                host,
+                f"its clock is {abs(ahead):.1f} s {'ahead' if ahead > 0 else 'behind'}",
+                "logs of several hosts cannot be compared, and some file systems lose writes",
+                "chrony or ntpd on all hosts",
+            )
+
+
+def _variables(patient: Patient) -> Iterator[Finding]:
+    for host, facts in patient.facts.items():
+        env, own = facts["env"], {name for name, _, _ in facts["interfaces"]} | {"lo"}
+        for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK"):
+            if name in env:
+                yield Finding(
+                    "warning",
+                    host,
+                    f"{name}={env[name]} is set for everybody",
+                    "a script that is started without a launcher believes it",
+                    "take it out of .bashrc or the profile there",
+                )
+        for name in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"):
+            wanted = [word.lstrip("^=") for word in env.get(name, "").split(",") if word and not word.startswith("^")]
+            if wanted and not any(interface.startswith(word) for word in wanted for interface in own):
+                yield Finding(
+                    "error",
+                    host,
+                    f"{name}={env[name]}, and there is no such interface (there are {', '.join(sorted(own))})",
+                    "ranks find no way to each other",
+                    "leave it out: muster names the interface that works",
+                )
+
+
+def _cores(patient: Patient) -> Iterator[Finding]:
+    for host, facts in patient.facts.items():
+        if facts["cores"] == 1 and facts["all_cores"] > 1:
+            yield Finding(
+                "warning",
+                host,
+                f"only 1 of {facts['all_cores']} cores may be used",
+                "all ranks and their workers share it",
+                "ask the scheduler for more (`--cpus-per-task`), or see `taskset`",
+            )
+
+
+def _slurm(patient: Patient) -> Iterator[Finding]:
+    for node, (state, reason) in patient.nodes.items():
+        bad = ("down", "drain", "fail", "unk")
+        if state.lower().startswith(bad) or state.endswith("*"):
+            yield Finding(
+                "error",
+                node,
+                f"Slurm holds it for {state}" + (f": {reason}" if reason else ""),
+                "no job starts there",
+                f"`scontrol show node {node}`",
+            )
+
+
+CHECKS = (
+    Check("names resolve, alike and fast", _names),
+    Check("names mean the same everywhere", _names_agree),
+    Check("own name is no loopback", _own_name),
+    Check("nodes reach each other", _ways),
+    Check("MTU agrees", _mtu),
+    Check("torch can be imported", _torch),
+    Check("versions agree", _versions),
+    Check("GPUs are there and free", _gpus),
+    Check("cores", _cores),
+    Check("room, and writes that work", _room),
+    Check("folder of the ranks", _shared),
+    Check("limits", _limits),
+    Check("clocks agree", _clocks),
+    Check("variables that hurt", _variables),
+    Check("Slurm's own view", _slurm),
+)
+
+
+def examine(patient: Patient) -> list[tuple[str, list[Finding]]]:
+    """All checks by name, with what each found, in order."""
+    return [(check.name, list(check.look(patient))) for check in CHECKS]
+
+
+def sound(results: Sequence[tuple[str, list[Finding]]]) -> bool:
+    """No check has found an error."""
+    return not any(finding.level == "error" for _, findings in results for finding in findings)
