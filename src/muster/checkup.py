@@ -24,6 +24,8 @@ class Patient(NamedTuple):
     """The folder of runs is the one of this machine."""
     nodes: Mapping[str, tuple[str, str]]
     """Of Slurm, by node: the state and the reason; empty without Slurm."""
+    slurm_silent: str = ""
+    """Why Slurm, which is here, does not answer."""
 
 
 class Finding(NamedTuple):
@@ -316,6 +318,14 @@ def _cores(patient: Patient) -> Iterator[Finding]:
 
 
 def _slurm(patient: Patient) -> Iterator[Finding]:
+    if patient.slurm_silent:
+        yield Finding(
+            "warning",
+            next(iter(patient.facts), "Slurm"),
+            f"Slurm does not answer: {patient.slurm_silent}",
+            "nothing can be handed in, and states of jobs are unknown",
+            "`scontrol ping`; slurmctld may be down",
+        )
     for node, (state, reason) in patient.nodes.items():
         bad = ("down", "drain", "fail", "unk")
         if state.lower().startswith(bad) or state.endswith("*"):

@@ -16,10 +16,11 @@ from muster import checkup, hosts
 from muster.agent import meet
 from muster.checkup import Finding, Patient
 from muster.commands.common import read
+from muster.errors import Impossible, Unreachable
 from muster.hosts import Wanted, fold_hosts
 from muster.model import Host, Job, Program
 from muster.schedulers import slurm
-from muster.world import here
+from muster.world import here, queue
 from muster.world.gather import Gathering
 
 _PAIRS = 16
@@ -87,19 +88,19 @@ def _look(job: Job, targets: Sequence[Host], env: Mapping[str, str], root: Path)
             gathering.give_up()
     if len(targets) == 1:
         facts = {host: {**told, "names": {}} for host, told in facts.items()}  # nobody looks for the others
-    return Patient(facts, ways, clocks, job.cwd, shared, _nodes_of_slurm(list(facts))), silent
+    nodes, why = _nodes_of_slurm(list(facts))
+    return Patient(facts, ways, clocks, job.cwd, shared, nodes, why), silent
 
 
-def _nodes_of_slurm(names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """What Slurm says of these machines, where there is Slurm."""
-    from muster.errors import MusterError
-    from muster.world.queue import ask
-
+def _nodes_of_slurm(names: Sequence[str]) -> tuple[dict[str, tuple[str, str]], str]:
+    """What Slurm says of these machines, where there is Slurm; and why it says nothing."""
     try:
-        found = slurm.nodes(ask(slurm.machines()))
-    except MusterError:
-        return {}
-    return {node.name: (node.state, node.reason) for node in found if node.name in names}
+        found = slurm.nodes(queue.ask(slurm.machines()))
+    except Impossible:
+        return {}, ""  # there is none
+    except Unreachable as error:
+        return {}, error.sentence
+    return {node.name: (node.state, node.reason) for node in found if node.name in names}, ""
 
 
 def _write(path: Any, names: Sequence[str]) -> None:
