@@ -3,11 +3,12 @@
 # make check   lint, types, layers, Python 3.9
 # make fast    the tests that start no rank
 # make bench   muster and torchrun, side by side
+# make matrix  every launcher at every place, on the lab; kept in docs/matrix.md
 
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test check fast bench clean
+.PHONY: demo test check fast bench matrix clean
 
 demo: .venv/demo
 	.venv/bin/muster run -g 4 examples/distributed_sum.py
@@ -27,6 +28,9 @@ fast: .venv/dev
 
 bench: .venv/dev
 	$(PY) bench/launch.py
+
+matrix: .venv/dev
+	$(PY) bench/matrix.py
 
 clean:
 	rm -rf .venv

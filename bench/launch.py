@@ -2,6 +2,7 @@
 
     python bench/launch.py                       sizes 1, 8 and 32, three times each, medians
     python bench/launch.py --sizes 1,2 --repeat 1
+    python bench/launch.py --launchers           every launcher of muster that works on this machine, side by side
 
 The launchers take turns, so that a noisy machine is as noisy for both. Seconds of wall time; `first` is the time at
 which the last rank had its sum, `ended` the time at which the command had ended. `restart` is from the SIGKILL of one
@@ -20,6 +21,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from muster.launchers import LAUNCHERS
 
 HERE = Path(__file__).parent
 SCRIPT = str(HERE / "first_sum.py")
@@ -60,6 +63,21 @@ def restart(ranks: int, env: dict[str, str]) -> float:
     return max(again) - killed
 
 
+def every_launcher(sizes: list[int], repeat: int, env: dict[str, str]) -> None:
+    """A table of all launchers: medians of the first sum and of the end, for each size."""
+    names = [name for name, row in LAUNCHERS.items() if "local" in row.places]
+    print("launcher    " + "".join(f"{f'{size} ranks: first, ended':>28}" for size in sizes))
+    found: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    for size in sizes:
+        for _ in range(repeat):
+            for name in names:
+                command = [str(BIN / "muster"), "run", "--launcher", name, "-g", str(size), SCRIPT]
+                found.setdefault((name, size), []).append(once(command, size, env))
+    for name in names:
+        cells = [[statistics.median(pair[i] for pair in found[name, size]) for i in (0, 1)] for size in sizes]
+        print(f"{name:<12}" + "".join(f"{first:>20.2f}{ended:>8.2f}" for first, ended in cells), flush=True)
+
+
 def row(size: int, found: dict[str, list[tuple[float, float]]]) -> str:
     """A line of the table: medians, and how many times faster."""
     cells = [f"{size:>5}"]
@@ -74,11 +92,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", default="1,8,32")
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--launchers", action="store_true", help="all launchers of muster instead")
     args = parser.parse_args()
     sizes = [int(size) for size in args.sizes.split(",")]
     with tempfile.TemporaryDirectory() as folder:
         env = environment(folder)
         print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+        if args.launchers:
+            every_launcher(sizes, args.repeat, env)
+            return
         print("ranks      first: muster, torchrun      ended: muster, torchrun")
         for size in sizes:
             found: dict[str, list[tuple[float, float]]] = {"muster": [], "torchrun": []}

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import zipfile
+from importlib.util import cache_from_source
 from pathlib import Path
+
+from muster.agent.boot import text_of
 
 _MAIN = """import sys
 if sys.argv[1] == "serve":
@@ -20,8 +23,12 @@ _NOT_NEEDED = ("lab", "commands")
 """What a supervisor has no use for."""
 
 
-def build() -> bytes:
-    """The bytes of the archive; `python FILE serve …` is the supervisor of a run."""
+def build(compiled: bool = False) -> bytes:
+    """The bytes of the archive; `python FILE serve …` is the supervisor of a run.
+
+    `compiled`: with what this Python has compiled, where nodes have the same one as a rule: three times as large, and
+    0.1 to 0.2 s less for each start. A Python of another version passes over it.
+    """
     root = Path(__file__).parent
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -30,4 +37,24 @@ def build() -> bytes:
             inside = path.relative_to(root)
             if inside.parts[0] not in _NOT_NEEDED:
                 archive.write(path, f"muster/{inside}")
+                cached = Path(cache_from_source(str(path)))
+                if compiled and cached.exists():
+                    archive.write(cached, f"muster/{inside}c")
+    return data.getvalue()
+
+
+_SHIM = """import sys
+from muster.agent.rank import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def build_shim() -> bytes:
+    """The bytes of what foreign launchers start in place of the script; see `agent/rank.py`."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("__main__.py", _SHIM)
+        archive.writestr("muster/__init__.py", "")
+        for name in ("__init__", "dialects", "protocol", "rank", "system", "warm"):
+            archive.writestr(f"muster/agent/{name}.py", text_of(name))
     return data.getvalue()

@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "rm": ("muster.commands.look", "rm", "delete a run that has ended"),
     "prune": ("muster.commands.look", "prune", "delete old runs"),
     "nodes": ("muster.commands.nodes", "nodes", "the machines of a Slurm cluster, what is free, who waits"),
+    "launchers": ("muster.commands.launchers", "launchers", "the ways to start ranks, and which are installed"),
     "lab": ("muster.commands.lab", "lab", "a practice cluster on this machine: real ssh, Slurm, MPI"),
 }
 """name: (module, function, what it does)"""
@@ -44,7 +45,7 @@ one that was started from another machine, and is looked after on HOST."""
 
 def usage() -> str:
     """What `muster --help` shows."""
-    lines = [f"    {name:<8}{says}" for name, (_, _, says) in COMMANDS.items()]
+    lines = [f"    {name:<11}{says}" for name, (_, _, says) in COMMANDS.items()]
     return USAGE.format(commands="\n".join(lines))
 
 

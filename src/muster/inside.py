@@ -25,7 +25,8 @@ from muster.agent.step import RENDEZVOUS
 from muster.environ import hidden
 from muster.errors import Impossible, MusterError, Unreachable
 from muster.hosts import Wanted, fold_hosts, shares
-from muster.job import Asked, make_plan, nodes_there
+from muster.job import Asked, nodes_there
+from muster.launchers import make_plan
 from muster.model import Job, Plan, as_json, job_from_json
 from muster.runs import Run
 from muster.schedulers import slurm

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from muster.agent import machine
 from muster.errors import Impossible
 from muster.hosts import Wanted
 from muster.launchers import LAUNCHERS
-from muster.model import Host, Job, Node, Plan, Program
+from muster.model import Host, Job, Node, Program
 from muster.options import Parsed, near
 from muster.ranks import layout, started_by
 from muster.world import here
@@ -95,7 +96,13 @@ def program(parsed: Parsed, given: Mapping[str, Any], verb: str) -> Program:
         return Program("module", words)
     if words[0] == "-":
         raise Impossible("a script from standard input cannot be given to several ranks", "write it to a file")
+    if given.get("launcher") == "spawn" and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", words[0]):
+        return Program("function", words)
     return Program("script", words)
+
+
+_SPAWNS = re.compile(r"\b(?:mp|multiprocessing)\.(?:spawn|start_processes)\(|\bspawn\(|\bnotebook_launcher\(")
+"""What is in a script that starts its ranks by itself."""
 
 
 def _elsewhere(given: Mapping[str, Any]) -> bool:
@@ -219,6 +226,9 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
         raise Impossible(
             f"there is no launcher `{launcher}`", near(launcher, LAUNCHERS) or f"known: {', '.join(LAUNCHERS)}"
         )
+    package = LAUNCHERS[launcher].package
+    if package and not named and not given.get("slurm") and "python" not in given and "setup" not in given:
+        here.check_package(package, launcher)
     if named and "gpus" in given:
         raise Impossible("--gpus is for this machine", "with hosts write `--hosts n1:0,1`: GPUs 0 and 1 of n1")
     if named and "numa_binding" in given:
@@ -247,6 +257,8 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
         stdin=given.get("stdin"),
         grace=given.get("grace", 10.0),
         timeout=given.get("timeout"),
+        spawns=launcher == "spawn" and what.kind == "script" and _spawns(os.path.join(cwd, what.argv[0])),
+        launcher_args=_words(given.get("launcher_args", ""), "--launcher-args"),
         max_restarts=given.get("max_restarts", 0),
         ssh=_words(given.get("ssh", "ssh"), "--ssh"),
         lease=given.get("lease", 30.0) if named or given.get("slurm") else 0.0,
@@ -322,9 +334,9 @@ def _check_ranks(count: int, job: Job, given: Mapping[str, Any]) -> None:
             raise Impossible(f"{option} {wrong[0]}: there is no such rank", f"the ranks are 0 to {count - 1}")
 
 
-def make_plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
-    """The plan of the job's launcher."""
-    return LAUNCHERS[job.launcher].plan(job, nodes, run_id)
+def _spawns(path: str) -> bool:
+    with open(path, errors="replace") as file:
+        return _SPAWNS.search(file.read()) is not None
 
 
 def _words(text: str, option: str) -> tuple[str, ...]:

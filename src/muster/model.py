@@ -16,7 +16,7 @@ class Program(NamedTuple):
     """What each rank runs."""
 
     kind: str
-    """`script` (a file for Python), `module` (as `python -m`), or `command` (any program)."""
+    """`script` (a file for Python), `module` (as `python -m`), `function` (`module:function`), or `command` (any)."""
     argv: tuple[str, ...]
     """The script, module or command first, its own arguments after it."""
 
@@ -59,6 +59,10 @@ class Job(NamedTuple):
     """Seconds between asking a rank to end and ending it."""
     timeout: float | None = None
     """Seconds that the whole run may take."""
+    spawns: bool = False
+    """The script calls torch.multiprocessing.spawn by itself."""
+    launcher_args: tuple[str, ...] = ()
+    """Words for a foreign launcher."""
     max_restarts: int = 0
     """How many times all ranks are started again after a failure."""
     ssh: tuple[str, ...] = ("ssh",)
@@ -125,6 +129,25 @@ class Command(NamedTuple):
     """Where in `argv` the interpreter stands, when it is a Python program; its agent puts its own there."""
     group: bool = False
     """Signals go to its whole process group, as a terminal would send them, not to the one process."""
+    launcher: str = ""
+    """It is a foreign launcher of this name: it starts the ranks, which tell of themselves."""
+    files: Mapping[str, str] = MappingProxyType({})
+    """Texts that it wants to find in $MUSTER_FOLDER, by name."""
+    unset: str = ""
+    """A pattern of variables that would mislead it."""
+
+
+class Guests(NamedTuple):
+    """What a rank runs, once a foreign launcher has started it and it has told who it is."""
+
+    argv: tuple[str, ...]
+    python_at: int | None
+    """Where in `argv` the interpreter stands."""
+    args_at: int | None
+    """Where in `argv` go arguments that the launcher gives each rank, such as `--local-rank=3`; None to drop them."""
+    env: Environment
+    group: bool = False
+    """Signals go to the whole process group of the rank."""
 
 
 class Plan(NamedTuple):
@@ -133,6 +156,10 @@ class Plan(NamedTuple):
     job: Job
     nodes: tuple[Node, ...]
     commands: tuple[Command, ...]
+    guests: Guests | None = None
+    """What ranks run that a foreign launcher starts."""
+    own_meeting: bool = False
+    """The ranks are brought together without muster's store, and want a port for that."""
 
     @property
     def world_size(self) -> int:
@@ -216,7 +243,7 @@ def job_from_json(data: Mapping[str, Any]) -> Job:
     """Read back what `as_json(job)` wrote; keys that a newer muster added are left out."""
     job = dict(_known(Job, data))
     job["program"] = Program(job["program"]["kind"], tuple(job["program"]["argv"]))
-    job.update({name: tuple(job[name]) for name in ("setup", "preload", "wrap", "ssh") if name in job})
+    job.update({name: tuple(job[name]) for name in ("setup", "preload", "wrap", "ssh", "launcher_args") if name in job})
     return Job(**job)
 
 
@@ -235,7 +262,10 @@ def plan_from_json(data: Mapping[str, Any]) -> Plan:
         Command(**dict(_known(Command, item), argv=tuple(item["argv"]), ranks=tuple(map(rank, item["ranks"]))))
         for item in data["commands"]
     ]
-    return Plan(job_from_json(data["job"]), tuple(nodes), tuple(commands))
+    guests = data.get("guests")
+    if guests is not None:
+        guests = Guests(**dict(_known(Guests, guests), argv=tuple(guests["argv"])))
+    return Plan(job_from_json(data["job"]), tuple(nodes), tuple(commands), guests, data.get("own_meeting", False))
 
 
 def outcome_from_json(data: Mapping[str, Any]) -> Outcome:

@@ -216,10 +216,12 @@ RUN: tuple[Option, ...] = (
     Option(("--no-python",), "the script is a program of its own, not Python; the same as `-- COMMAND`", group=RANKS),
     Option(
         ("--launcher",),
-        "`fork` (from one warmed interpreter; the default for Python) or `exec` (a plain process each)",
+        "`fork` (from one warmed interpreter; the default for Python), `exec` (a plain process each), or one of those "
+        "that `muster launchers` lists: torchrun, srun, mpirun, accelerate, deepspeed and others",
         "NAME",
         group=HOW,
     ),
+    Option(("--launcher-args",), "words for such a launcher, `'--use-env'`", "WORDS", group=HOW),
     Option(
         ("--python",),
         "the Python of the ranks; for some hosts only: `n[1-3]:/opt/bin/python`; may be repeated",
@@ -363,6 +365,7 @@ OTHERS: Mapping[str, tuple[Option, ...]] = {
     ),
     "wait": (Option(("--timeout",), "wait no longer than this", "TIME", _seconds, group=ENDS), _RUN_DIR, HELP),
     "nodes": (_JSON, _RUN_DIR, HELP),
+    "launchers": (_JSON, _RUN_DIR, HELP),
     "clean": (
         Option(("-H", "--hosts"), "machines to look at, this one without it", "HOSTS", group=WHERE),
         Option(("--hostfile",), "the same from a file", "FILE", group=WHERE),

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from muster.agent.dialects import Identity, detect
 from muster.errors import Impossible
 from muster.model import Host, Node, Rank
+
+__all__ = ["Identity", "detect"]
+"""For scripts: `muster.ranks.detect()` tells who a process is under any launcher, and imports no torch."""
 
 LATE = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")
 """Variables whose values are known only when an attempt starts: the agent of node 0 binds the port."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -56,7 +57,7 @@ def plural(count: int, word: str) -> str:
 def begin_in_words(plan: Plan, run_id: str, facts: Mapping[str, Any]) -> str:
     """The first line of a run: what starts, and by which Python."""
     job = plan.job
-    launcher = "fork" if facts.get("fork") else "exec"
+    launcher = "exec" if job.launcher == "fork" and not facts.get("fork") else job.launcher
     words = f"{run_id}: {plural(plan.world_size, 'rank')}, launcher {launcher}"
     if all(command.python_at is None for command in plan.commands):
         return f"{words}, `{job.program.argv[0]}`"
@@ -83,6 +84,8 @@ def ended_in_words(end: RankEnd) -> str:
     if end.signal is not None:
         name, why = SIGNALS.get(end.signal, (f"signal {end.signal}", ""))
         return f"killed by {name}" + (f" ({why})" if why else "")
+    if end.failure is not None and end.failure.kind == "never joined":
+        return end.failure.summary
     if end.failure is not None and end.failure.kind != "ended":
         name = end.failure.summary.partition(":")[0]
         # a lost peer may be told without an exception
@@ -180,6 +183,8 @@ def unable_in_words(what: str, python: str, host: str, floor: str, several: bool
         )
         hint = "see warm.log in the run directory, or use --launcher exec"
         return f"{on}the warm interpreter ended while it imported torch ({how})\nhint: {hint}"
+    if what == "launcher":
+        return f"{on}{fields['name']} could not be started: {fields['text']}"
     hint = "try it by hand, on that machine and in that folder"
     return f"{on}rank {fields['rank']} could not be started: {fields['text']}\nhint: {hint}"
 
@@ -210,8 +215,10 @@ def plan_in_words(plan: Plan, run_id: str, run_dir: str, show_env: bool = False)
         groups.setdefault(key, []).append(command)
     for commands in groups.values():
         lines += ["", *_commands_in_words(plan, commands, show_env)]
-    late = ", ".join(LATE)
-    lines += ["", f"known when an attempt starts: {late} (node 0 binds a free port and keeps it)"]
+    lines += _guests_in_words(plan) if plan.guests is not None else []
+    late = ", ".join(LATE[:2] if plan.own_meeting else LATE)
+    port = "node 0 looks for a free port" if plan.own_meeting else "node 0 binds a free port and keeps it"
+    lines += ["", f"known when an attempt starts: {late} ({port})"]
     return "\n".join(lines)
 
 
@@ -220,9 +227,12 @@ def _commands_in_words(plan: Plan, commands: Sequence[Command], show_env: bool) 
     first = commands[0]
     host = plan.nodes[first.node].host.name
     ranks = [rank for command in commands for rank in command.ranks]
-    how = "started once, and forks" if first.forks else "started once for" + (" each of" if len(ranks) > 1 else "")
-    lines = [f"on {host}: {' '.join(map(_word, first.argv))}"]
-    lines.append(f"  {how} {named(rank.rank for rank in ranks)}, with")
+    lines = [f"on {host}: {' '.join(map(_argument, first.argv) if first.launcher else map(_word, first.argv))}"]
+    if first.launcher:
+        lines.append("  started once, with")
+    else:
+        how = "started once, and forks" if first.forks else "started once for" + (" each of" if len(ranks) > 1 else "")
+        lines.append(f"  {how} {named(rank.rank for rank in ranks)}, with")
     theirs = sorted(plan.job.env) if not show_env else []
     lines += [f"    {name}={_value(name, value)}" for name, value in sorted(first.env.items()) if name not in theirs]
     lines += [f"    and {', '.join(theirs)}   (their values: --show-env)"] if theirs else []
@@ -231,7 +241,23 @@ def _commands_in_words(plan: Plan, commands: Sequence[Command], show_env: bool) 
         own = " ".join(f"{name}={value}" for name, value in environment(rank).items())
         cpus = f"  cores {fold(rank.cpus)}" if rank.cpus else ""
         lines.append(f"    rank {rank.rank}: {own}{cpus}")
+    for name, text in first.files.items():
+        lines += [f"  $MUSTER_FOLDER/{name}:", *(f"    | {line}" for line in text.splitlines())]
     return lines
+
+
+def _guests_in_words(plan: Plan) -> list[str]:
+    """What ranks run that a foreign launcher starts, and where they are expected."""
+    assert plan.guests is not None
+    lines = ["", f"each rank, once $MUSTER_RANK has asked the agent: {' '.join(map(_word, plan.guests.argv))}"]
+    for node in plan.nodes:
+        lines += [f"    {named(rank.rank for rank in node.ranks)} expected on {node.host.name}"]
+    return lines
+
+
+def _argument(word: str) -> str:
+    """As a shell reads it, but for what is filled in."""
+    return word if re.fullmatch(r"[\w@%+=:,./$-]+", word) else _word(word)
 
 
 def _word(word: str) -> str:

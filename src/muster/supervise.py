@@ -28,6 +28,9 @@ SETTLE = 1.0
 WEDGED = 5.0
 """Seconds after SIGKILL in which a rank must have ended; then it is told of, and waited for no more."""
 
+CLOCKS = 0.05
+"""Seconds by which the clocks of two nodes may differ after all: an end that was told late counts when it happened."""
+
 INSIST = 5.0
 """The most seconds between SIGTERM and SIGKILL when SIGINT was tried before."""
 
@@ -276,6 +279,11 @@ class Supervisor:
         """Seconds that what ranks left behind has to end by itself."""
         return self._end.patience if self._end is not None else 0.0
 
+    @property
+    def ends_well(self) -> bool:
+        """No rank has failed, and nobody has asked for the end."""
+        return self._end is not None and self._end.state == "succeeded"
+
     def waits_for(self, node: int) -> bool:
         """This node has still to tell that nothing is left on it."""
         return self.phase == "sweeping" and node not in self._swept
@@ -320,7 +328,7 @@ class Supervisor:
         node = self.settings.node_of[self.settings.ranks.index(event.rank)]
         end = RankEnd(event.rank, node, event.t, event.code, event.signal, failure=event.failure)
         asked = self._asked.get(event.rank)
-        if end.ok or asked is None:
+        if end.ok or asked is None or event.t < asked - CLOCKS:
             return end
         if event.failure is not None and event.failure.kind == "raised" and event.failure.when < asked:
             # it had raised and was on its way out; the signal only cut its exit short

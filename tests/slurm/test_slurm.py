@@ -261,3 +261,41 @@ def test_a_job_of_two_kinds_of_nodes_is_refused(there: There) -> None:
     done = there.lab.run("head", [*made, *there.argv("run", "--slurm", "--", "true")], env=env, cwd=str(there.folder))
     assert 2 == done.returncode
     assert "is heterogeneous" in done.stderr
+
+
+# ---- one task of Slurm a rank ---------------------------------------------------------------------------------------
+
+
+def test_srun_starts_the_ranks(there: There) -> None:
+    """In a job that was made for other tasks: they lie as muster planned, and see all GPUs of their node."""
+    line = ["run", "--slurm", "-g", "2", "--launcher", "srun"]
+    env = {**there.lab.environment(), **there.env}
+    made_for = ["salloc", "-Q", "-N2", "--ntasks-per-node=1", "--gpus-per-task=2"]
+    done = there.lab.run(
+        "head", [*made_for, *there.argv(*line, str(EXAMPLE))], env=env, cwd=str(there.folder), timeout=90
+    )
+    assert 0 == done.returncode, done.stderr
+    for rank in range(4):
+        assert f"rank {rank} of 4 on n{rank // 2 + 1}, local rank {rank % 2}" in done.stdout
+    show = ["--prefix", "", "--", "sh", "-c", "echo $RANK $CUDA_VISIBLE_DEVICES"]
+    done = there.lab.run("head", [*made_for, *there.argv(*line, *show)], env=env, cwd=str(there.folder), timeout=90)
+    assert [f"{rank} 0,1" for rank in range(4)] == sorted(done.stdout.splitlines()), done.stderr
+    there.nothing_left()
+
+
+@pytest.mark.parametrize(("ends", "status"), [("exit 7", 7), ("kill -SEGV $$", 139)])
+def test_srun_tells_who_failed_first(there: There, ends: str, status: int) -> None:
+    line = ["-N", "2", "-g", "2", "--launcher", "srun", "--", "sh", "-c", f"[ $RANK = 3 ] && {ends}; sleep 60"]
+    done = there.muster("run", "--slurm", *line)
+    assert status == done.returncode, done.stderr
+    assert "rank 3 failed first" in done.stderr
+    there.nothing_left()
+
+
+def test_what_srun_started_can_be_killed(there: There) -> None:
+    line = ["-N", "2", "-g", "2", "--launcher", "srun", there.script(TICK), "10000", "0.05"]
+    process = there.start("run", "--slurm", *line)
+    there.steps(4, 2)
+    assert 0 == there.muster("kill", "last").returncode
+    assert 137 == process.wait(timeout=60), there.said()
+    there.nothing_left()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Callable
 
 import pytest
 
 from muster.errors import Impossible
-from muster.launchers import LAUNCHERS
+from muster.launchers import LAUNCHERS, make_plan
 from muster.model import (
     Failure,
     Host,
@@ -20,6 +21,7 @@ from muster.model import (
     RankEnd,
     as_json,
     outcome_from_json,
+    plan_from_json,
 )
 from muster.ranks import layout
 from muster.report import plan_in_words
@@ -30,6 +32,7 @@ SHAPES: dict[str, tuple[Node, ...]] = {
     "1-rank": layout([(Host("a", threads=2), 1)]),
     "4-ranks": layout([(Host("a", threads=2), 4)]),
     "2-gpus": layout([(Host("a", gpus=("2", "3")), 1)]),
+    "2-and-2-ranks": layout([(Host("n01", threads=2), 2), (Host("n02", threads=2), 2)]),
     "2-and-3-ranks": layout([(Host("n01", threads=2), 2), (Host("n02", threads=2), 3)]),
 }
 
@@ -76,22 +79,73 @@ PLANS: dict[str, tuple[Job, str]] = {
     ),
     "exec-command": (JOB._replace(launcher="exec", program=Program("command", ("./train", "--steps", "9"))), "4-ranks"),
 }
+FOREIGN = {
+    f"{name}-2-and-2-ranks": (JOB._replace(launcher=name, place="slurm", allocation="12"), "2-and-2-ranks")
+    for name, launcher in LAUNCHERS.items()
+    if launcher.foreign
+}
+FOREIGN["torchrun-arguments"] = (
+    JOB._replace(launcher="torchrun", launcher_args=("--rdzv-backend=c10d",)),
+    "2-and-2-ranks",
+)
+FOREIGN["mpirun-of-mpich-here"] = (JOB._replace(launcher="mpirun", launcher_args=("mpiexec.hydra", "-v")), "4-ranks")
+FOREIGN["spawn-by-itself"] = (JOB._replace(launcher="spawn", spawns=True), "2-and-2-ranks")
+FOREIGN["submitit-here"] = (JOB._replace(launcher="submitit"), "4-ranks")
 
 
 def make(job: Job, shape: str) -> Plan:
-    return LAUNCHERS[job.launcher].plan(job, SHAPES[shape], RUN_ID)
+    return make_plan(job, SHAPES[shape], RUN_ID)
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", [*PLANS, *FOREIGN])
 def test_plan_in_words(name: str, golden: Callable[..., None]) -> None:
     """What `muster plan` shows."""
-    golden(f"plan-{name}.txt", plan_in_words(make(*PLANS[name]), RUN_ID, "/home/ann/.muster/runs") + "\n")
+    made = make(*{**PLANS, **FOREIGN}[name])
+    golden(f"plan-{name}.txt", plan_in_words(made, RUN_ID, "/home/ann/.muster/runs") + "\n")
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_foreign_launcher_is_given_the_shim_and_nothing_of_the_person(name: str) -> None:
+    """What each rank runs, and its words, come from the agent: no launcher has to quote them."""
+    made = make(*FOREIGN[name])
+    if made.guests is None:
+        assert made.job.spawns
+        return
+    assert made.guests.argv == ("/venv/bin/python", "train.py", "--lr", "0.1")
+    assert made.guests.args_at is not None
+    assert made.guests.argv[: made.guests.args_at] == ("/venv/bin/python", "train.py")
+    for command in made.commands:
+        assert "train.py" not in command.argv
+        assert ("$MUSTER_RANK", RUN_ID, str(len(made.nodes))) in zip(command.argv, command.argv[1:], command.argv[2:])
+    assert plan_from_json(json.loads(json.dumps(as_json(made)))) == made
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "launch", "accelerate"])
+def test_who_knows_no_uneven_nodes_says_so(launcher: str) -> None:
+    with pytest.raises(Impossible, match=f"{launcher} starts equally many ranks on each node, and here are 2 to 3"):
+        make(JOB._replace(launcher=launcher), "2-and-3-ranks")
+
+
+@pytest.mark.parametrize(
+    ("job", "says"),
+    [
+        (JOB._replace(launcher="srun"), "--launcher srun does not work here"),
+        (JOB._replace(launcher="submitit", place="ssh"), "--launcher submitit does not work here"),
+        (JOB._replace(launcher="torchrun", wrap=("nsys",)), "--wrap needs ranks that muster starts itself"),
+        (JOB._replace(launcher="torchrun", stdin=0), "--stdin needs ranks that muster starts itself"),
+        (JOB._replace(launcher_args=("-v",)), "fork is muster's own, and takes none"),
+    ],
+)
+def test_pairs_that_cannot_be_are_refused(job: Job, says: str) -> None:
+    with pytest.raises(Impossible, match=re.escape(says)) as caught:
+        make(job, "2-and-2-ranks")
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", [name for name, row in LAUNCHERS.items() if not row.foreign])
 def test_every_rank_is_carried_exactly_once(launcher: str, shape: str) -> None:
-    """By a command of its own node; whatever the launcher, so for those that are still to come."""
+    """By a command of its own node."""
     plan = make(JOB._replace(launcher=launcher), shape)
     carried = [(command.node, rank) for command in plan.commands for rank in command.ranks]
     expected = [(node.number, rank) for node in SHAPES[shape] for rank in node.ranks]

@@ -35,7 +35,7 @@ _LAST_WISH = 3.0
 _STRANGER = 10.0
 """Seconds without a supervisor after which an agent ends that has never met it."""
 
-_NEWS = ("ready", "listening", "started", "ended", "store_ended", "unable", "swept", "lingering")
+_NEWS = ("ready", "listening", "started", "joined", "ended", "launcher_ended", "store_ended", "unable", "swept")
 """What a supervisor that begins again has to be told once more."""
 
 
@@ -43,6 +43,7 @@ class Agent:
     """The loop of one node."""
 
     run_dir: str
+    run_id: str
     node: int
     folder: str
     """What this agent writes lies here; `on_prepare` sets these."""
@@ -149,7 +150,7 @@ class Agent:
         """Send a frame to the supervisor, stamped with this machine's clock."""
         frame = pack(kind, payload, t=time.monotonic(), **fields)
         if kind in _NEWS:
-            self.news[f"{kind} {fields['rank']}" if kind == "ended" else kind] = frame
+            self.news[f"{kind} {fields['rank']}" if kind in ("joined", "ended") else kind] = frame
         self.wire.put(frame)
         self.flush()
 
@@ -289,6 +290,8 @@ class Agent:
         want: bool | list[int] = False,
         own_run_dir: bool = False,
         path_first: bool = False,
+        guests: Mapping[str, Any] | None = None,
+        own_meeting: bool = False,
     ) -> None:
         """Get ready to start ranks: folders, the hook, the warm interpreter.
 
@@ -308,8 +311,9 @@ class Agent:
         log = os.open(os.path.join(self.folder, "agent.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(log, 2)
         os.close(log)
+        self.run_id = run_id
         self.answer(run_id)
-        self.members = Members(self, commands, preload, stdin_rank, self.hook, floor)
+        self.members = Members(self, commands, preload, stdin_rank, self.hook, floor, guests, own_meeting)
         self.prepared = True
         self.members.prepare()
 
@@ -329,25 +333,52 @@ class Agent:
         self.logs.follow(attempt, folder, self.members.ranks)
         self.members.start(attempt, folder, late)
 
-    def on_signal(self, payload: bytes, number: int, ranks: Iterable[int]) -> None:
-        """Pass a signal to these ranks."""
+    def on_signal(self, payload: bytes, number: int, ranks: Iterable[int], launchers: bool = False) -> None:
+        """Pass a signal to these ranks, and to the `launchers`, if there are any."""
         if self.prepared:
             self.members.signal(number, ranks)
+        if self.prepared and launchers and self.members.guests is not None:
+            self.members.guests.signal_launchers(number)
+
+    def on_obey(self, payload: bytes, number: int, words: list[str], env: Mapping[str, str], by: int) -> None:
+        """Start something for the launcher of another node."""
+        if self.prepared and self.members.guests is not None:
+            self.members.guests.obey(number, words, env, by)
+
+    def on_reached(self, payload: bytes, number: int, code: int) -> None:
+        """What a launcher here started on another node has ended."""
+        if self.prepared and self.members.guests is not None:
+            self.members.guests.reached(number, code)
 
     def on_warn(self, payload: bytes, name: str) -> None:
         """Pass a signal, `USR1`, to the ranks that have a handler for it, and tell which these are."""
         self.emit("heard", ranks=self.members.warn(signal.Signals[f"SIG{name}"]) if self.prepared else [])
 
-    def on_sweep(self, payload: bytes, patience: float) -> None:
-        """End whatever is left of the attempt; what ranks left behind has `patience` seconds to end by itself."""
+    def on_sweep(self, payload: bytes, patience: float, well: bool = True) -> None:
+        """End whatever is left of the attempt; what ranks left behind has `patience` seconds to end by itself.
+
+        `well`: no rank has failed, so a launcher ends by itself.
+        """
         if not self.prepared:
             self.emit("swept", ended=[], left=[])
             return
         self.members.end_store()
         self.news.pop("swept", None)
         waiting, self.sweep_until = self.sweep_until, time.monotonic() + patience
-        if waiting is None:
+        if waiting is None and self.members.guests is not None:
+            # what ranks left behind is ended by then; this is the launcher's, and has no time of its own
+            self.members.guests.swept(well, self.sweep_launchers)
+        elif self.members.guests is not None:
+            self.members.guests.hurry()
+        elif waiting is None:
             self.sweep(0.002)
+
+    def sweep_launchers(self) -> None:
+        """End what a launcher has started and not ended."""
+        self.sweep_until = None
+        _, alive = system.end_family(os.getpid(), self.members.spared())
+        self.children_ended_now()
+        self.emit("swept", ended=[], left=alive)
 
     def sweep(self, pause: float) -> None:
         """Look again until nothing is left or time is up."""
@@ -410,7 +441,7 @@ class Agent:
         if not self.prepared:
             os._exit(0)
         print(f"muster agent: {why}: ending the ranks", file=sys.stderr, flush=True)
-        self.members.signal(signal.SIGTERM, self.members.ranks)
+        self.members.signal(signal.SIGTERM, self.members.alive())
         self.until_gone(why, deadline)
 
     def until_gone(self, why: str, deadline: float) -> None:
@@ -458,6 +489,8 @@ class Agent:
                 data = visitor.recv(1 << 16)
             except OSError:
                 data = b""
+            if not data and self.members.guests is not None:
+                self.members.guests.gone(visitor)
             if not data:
                 self.unwatch(visitor.fileno())
                 visitor.close()
@@ -476,7 +509,21 @@ class Agent:
             self.lost("another terminal asked for the end")
         elif fields["kind"] == "stacks":
             answer = self.members.stacks(fields.get("ranks"))
-        visitor.sendall(pack("answer", **answer))
+        elif self.members.guests is not None and fields["kind"] == "join":
+            answer = self.members.guests.join(visitor, fields)
+        elif self.members.guests is not None and fields["kind"] == "reach":
+            self.members.guests.reach(visitor, fields["host"], fields["words"], fields["env"])
+            return
+        elif self.members.guests is not None and fields["kind"] == "began":
+            self.members.guests.began(visitor, fields["pid"])
+            return
+        elif self.members.guests is not None and fields["kind"] == "ended":
+            self.members.guests.ended(visitor, fields["code"], fields["signal"])
+            return
+        try:
+            visitor.sendall(pack("answer", **answer))
+        except OSError:
+            pass  # it has gone meanwhile
 
 
 def main(hook: str) -> None:

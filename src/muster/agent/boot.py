@@ -15,7 +15,20 @@ from muster.agent.protocol import MAGIC
 _READ_AND_RUN = 'f=open(0,"rb",closefd=False);exec(f.read(int(f.readline())))'
 
 _MODULES = (
-    *("protocol", "system", "wire", "machine", "follow", "autopsy", "logs", "warm", "members", "meet", "agent"),
+    *(
+        "protocol",
+        "system",
+        "wire",
+        "machine",
+        "follow",
+        "autopsy",
+        "logs",
+        "warm",
+        "guests",
+        "members",
+        "meet",
+        "agent",
+    ),
     *("dial", "keep", "relay", "move", "clean"),
 )
 """What an agent is made of. Each is compiled when it is imported first, for most runs need only some."""

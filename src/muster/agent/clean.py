@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import os
 import re
 import signal
@@ -13,18 +15,21 @@ from muster.agent.protocol import MAGIC
 _MARK = re.compile(rb"TORCHELASTIC_RUN_ID=(\d{8}-\d{6}-[0-9a-f]{4,8}(?:-[\w.-]+)?)\Z")
 """The id of a run of muster; torchrun's own ids look otherwise."""
 
+_SHIM = re.compile(r"/tmp/muster-(\d{8}-\d{6}-[0-9a-f]{4,8}(?:-[\w.-]+)?)\.pyz")
+
 _PATIENCE = 3.0
 
 
 def found() -> dict[str, list[int]]:
     """{run: pids} of this person, leaving out runs that somebody looks after."""
     runs: dict[str, list[int]] = {}
+    network = os.readlink("/proc/self/ns/net")
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():
             continue
         try:
-            if os.stat(f"/proc/{name}").st_uid != os.getuid():
-                continue
+            if os.stat(f"/proc/{name}").st_uid != os.getuid() or os.readlink(f"/proc/{name}/ns/net") != network:
+                continue  # in a container, say: who listens there cannot be seen from here
             with open(f"/proc/{name}/environ", "rb") as file:
                 words = file.read().split(b"\0")
         except OSError:
@@ -34,9 +39,29 @@ def found() -> dict[str, list[int]]:
             if mark:
                 runs.setdefault(mark.group(1).decode(), []).append(int(name))
                 break
+    return {run: pids for run, pids in runs.items() if not looked_after(run)}
+
+
+def looked_after(run: str) -> bool:
+    """Somebody listens on a socket of that run."""
     with open("/proc/net/unix") as file:
-        text = file.read()
-    return {run: pids for run, pids in runs.items() if f"@muster/{os.getuid()}/{run}/" not in text}
+        return f"@muster/{os.getuid()}/{run}/" in file.read()
+
+
+def shims() -> dict[str, str]:
+    """{run: file} of what foreign launchers were given, and an agent that was killed left; a living one holds it."""
+    found = {}
+    for path in glob.glob("/tmp/muster-*.pyz"):
+        match = _SHIM.fullmatch(path)
+        if match is None or os.stat(path).st_uid != os.getuid():
+            continue
+        with open(path, "rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                found[match[1]] = path
+            except BlockingIOError:
+                pass
+    return found
 
 
 def main(dry: bool) -> None:
@@ -54,6 +79,10 @@ def main(dry: bool) -> None:
                 time.sleep(0.02)
     left = [system.in_words(pid, "?") for pid in pids if _lives(pid)] if not dry else []
     told = {run: [words[pid] for pid in numbers] for run, numbers in runs.items()}
+    for run, path in shims().items():
+        told.setdefault(run, []).append(path)
+        if not dry:
+            os.unlink(path)
     relay.send("cleaned", runs=told, left=left)
 
 

@@ -80,15 +80,20 @@ class Follower:
 
     def __init__(self, folder: str, ranks: Iterable[int], attempt: int = 0) -> None:
         self.streams: dict[str, Stream] = {}
+        self._folder, self._attempt = folder, attempt
         for rank in ranks:
-            for kind in ("out", "err"):
-                stream = Stream(rank, kind, log_path(folder, rank, kind), attempt)
-                self.streams[os.path.basename(stream.path)] = stream
+            self.add(rank)
         self.fd: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         """Readable when a file has grown; -1 where the kernel gives no more of these, then `notice` must be called."""
         if self.fd >= 0 and _libc.inotify_add_watch(self.fd, os.fsencode(folder), _IN_MODIFY) < 0:
             self.close()
         self._sizes: dict[Stream, int] = {}
+
+    def add(self, rank: int) -> list[Stream]:
+        """Follow one rank more; gives its files."""
+        found = [Stream(rank, kind, log_path(self._folder, rank, kind), self._attempt) for kind in ("out", "err")]
+        self.streams.update({os.path.basename(stream.path): stream for stream in found})
+        return found
 
     def notice(self) -> set[Stream]:
         """The files that have grown since the last time. Does not wait."""

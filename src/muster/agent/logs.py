@@ -97,6 +97,15 @@ class Logs:
             reader.tail = None  # what begins now is seen from its beginning
         self._watch(self._follower)
 
+    def follow_more(self, rank: int) -> None:
+        """Follow the files of one rank more, which may have written already."""
+        assert self._follower is not None
+        for stream in self._follower.add(rank):
+            self._streams.append(stream)
+            for reader in self.readers.values():
+                reader.grown(stream)
+        self.agent.after(_BREATH, self.notice)
+
     def _watch(self, follower: Follower) -> None:
         if follower.fd >= 0:
             self.agent.watch(follower.fd, lambda: self._noticed(follower))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from muster.agent import system
 from muster.agent.follow import log_path
+from muster.agent.guests import Guests, free_port
 from muster.agent.warm import Hooked, hooked, stack_file, write_hook
 
 if TYPE_CHECKING:
@@ -39,7 +40,11 @@ class Members:
         stdin_rank: int | None,
         hook: str,
         floor: str,
+        guests: Mapping[str, Any] | None = None,
+        own_meeting: bool = False,
     ) -> None:
+        self.own_meeting = own_meeting
+        """The ranks bring themselves together; they only want a port that nobody has."""
         self.agent, self.commands, self.hook, self.floor = agent, commands, hook, floor
         self.preload = ["torch", "torch.distributed", *preload]
         self.ranks: list[int] = [rank["rank"] for command in commands for rank in command["ranks"]]
@@ -64,10 +69,15 @@ class Members:
         self.ordered: set[int] = set()
         """Orders that the warm interpreter has not answered yet."""
         self.waiting: tuple[int, str, Mapping[str, str]] | None = None
+        self.guests: Guests | None = None
+        """The ranks, where a foreign launcher starts them."""
         self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self.stdin: int | None = None
         self.stdin_feed: int | None = None
         self.stdin_data, self.stdin_ended = bytearray(), False
+        if guests is not None:
+            self.guests = Guests(self, guests)
+            self.ranks, self.store_waits = [], False
         if stdin_rank in self.ranks:
             self.stdin, self.stdin_feed = os.pipe()
             os.set_blocking(self.stdin_feed, False)
@@ -203,6 +213,8 @@ class Members:
         """Open the port of the next attempt's store; gives its number."""
         self.end_store()
         self.host = host
+        if self.own_meeting:
+            return free_port(f"{self.agent.run_id} {self.attempt}")
         self.listener = listener = socket.socket()
         listener.bind((host, 0))
         listener.listen(4096)
@@ -260,7 +272,9 @@ class Members:
             return
         if self.listener and not self.store_waits:
             self.start_store(self.listener)
-        if warm is not None:
+        if self.guests is not None:
+            self.guests.start(late)
+        elif warm is not None:
             children = {}
             for rank, command in self.each_rank():
                 children[f"rank:{rank['rank']}"] = {
@@ -341,19 +355,32 @@ class Members:
         if name is None:
             self.unclaimed[pid] = (code, number)
         elif name.startswith("rank:"):
-            rank = int(name.partition(":")[2])
-            self.pids.pop(rank, None)
-            end: dict[str, Any] = {"rank": rank, "code": code, "signal": number}
-            if code != 0:
-                end["why"] = self.agent.logs.why(rank, number is not None)
-            self.ends[rank] = {"code": code, "signal": number}
-            self.agent.emit("ended", attempt=self.attempt, **end)
+            self.rank_ended(int(name.partition(":")[2]), code, number)
+        elif name == "obeying" and self.guests is not None:
+            self.guests.obeyed(pid, code)
+        elif name == "launcher" and self.guests is not None:
+            self.guests.launcher_ended(pid, code, number)
         elif name == "store" and pid == self.store:
             self.store = None
             if code != 3:  # 3: there is no torch, so nobody will ask for a store
                 self.agent.emit("store_ended", code=code, signal=number)
         elif name == "warm" and self.warm and pid == self.warm.pid and not self.warm_times.get("imported"):
             self.agent.emit("unable", what="warm", code=code, signal=number)
+
+    def rank_ended(self, rank: int, code: int | None, number: int | None) -> None:
+        """A rank has ended."""
+        self.pids.pop(rank, None)
+        end: dict[str, Any] = {"rank": rank, "code": code, "signal": number}
+        if code != 0:
+            end["why"] = self.agent.logs.why(rank, number is not None)
+        self.ends[rank] = {"code": code, "signal": number}
+        self.agent.emit("ended", attempt=self.attempt, **end)
+
+    def name(self, pid: int, name: str) -> None:
+        """Know a child; it may have been collected before it was known."""
+        self.names[pid] = name
+        if pid in self.unclaimed:
+            self.ended(pid, *self.unclaimed.pop(pid))
 
     def alive(self) -> list[int]:
         """The ranks that live."""
@@ -364,7 +391,8 @@ class Members:
         groups = {rank["rank"]: command["group"] for rank, command in self.each_rank()}
         for rank in ranks:
             if rank in self.pids:
-                system.send(self.pids[rank], number, groups[rank])
+                group = groups[rank] if self.guests is None else self.guests.conf["group"]
+                system.send(self.pids[rank], number, group)
 
     def warn(self, number: int) -> list[int]:
         """Send a signal to the ranks that have a handler for it, and tell which; others it would end."""
@@ -438,6 +466,8 @@ class Members:
     def close(self) -> None:
         """End what is not a rank."""
         self.end_store()
+        if self.guests is not None:
+            self.guests.close()
         if self.warm is not None and self.warm.connected:
             self.agent.unwatch(self.warm.sock.fileno())
             self.warm.close()

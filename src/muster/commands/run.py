@@ -13,7 +13,8 @@ from typing import Any
 from muster import runs
 from muster.environ import hidden, hidden_words
 from muster.errors import Impossible
-from muster.job import Asked, make_job, make_plan, nodes_here, nodes_there, notes
+from muster.job import Asked, make_job, nodes_here, nodes_there, notes
+from muster.launchers import make_plan
 from muster.model import Plan, as_json
 from muster.options import RUN, Parsed, from_environment, from_table, help_text, parse
 

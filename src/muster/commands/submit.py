@@ -18,7 +18,9 @@ from muster.errors import Impossible, RunFailed
 from muster.hosts import fold_hosts
 from muster.inside import ASKED
 from muster.job import Asked
-from muster.model import as_json, plan_from_json
+from muster.launchers import make_plan
+from muster.model import Host, as_json, plan_from_json
+from muster.ranks import layout
 from muster.schedulers import slurm
 from muster.world import contact, queue
 from muster.world.serve import RECORD
@@ -123,11 +125,12 @@ def submit(
             raise Impossible(
                 f"--nnodes {wanted_nodes}: job {allocation.job}, in which this is, has {there}", "ask salloc for more"
             )
+    make_plan(asked.job, layout([(Host("node"), 1)]), run_id)  # what cannot be is told now, and not when the job starts
     kept = runs.create(root, run_id)
     try:
         meet.put_flag(str(kept.path))
         make_copy(asked, given)
-        (kept.path / ARCHIVE).write_bytes(archive.build())
+        (kept.path / ARCHIVE).write_bytes(archive.build(compiled=True))
         # Slurm hands its own copy of the environment to the job, so no secret need lie in a file of the run
         secrets = {name: value for name, value in asked.job.env.items() if is_secret(name)}
         plain = {name: value for name, value in asked.job.env.items() if name not in secrets}

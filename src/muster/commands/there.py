@@ -13,7 +13,8 @@ from muster.commands.common import one, read
 from muster.commands.run import code_limit, job_record, make_copy, make_view
 from muster.environ import hidden
 from muster.errors import Impossible
-from muster.job import Asked, hosts_to_reach, make_plan, nodes_here, nodes_there
+from muster.job import Asked, hosts_to_reach, nodes_here, nodes_there
+from muster.launchers import make_plan
 from muster.model import Plan, as_json
 from muster.report import outcome_in_words
 from muster.world import code, contact

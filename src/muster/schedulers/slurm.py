@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from shlex import quote
 from typing import NamedTuple
 
+from muster.agent.dialects import counts
 from muster.errors import Impossible
 from muster.hosts import unfold_hosts
 
@@ -193,10 +194,7 @@ def allocation(env: Mapping[str, str]) -> Allocation | None:
 
 def tasks_per_node(env: Mapping[str, str]) -> tuple[int, ...]:
     """`2(x3),1` of SLURM_TASKS_PER_NODE is 2, 2, 2, 1; empty where it is not said."""
-    found: list[int] = []
-    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", env.get("SLURM_TASKS_PER_NODE", "")):
-        found += [int(count)] * int(times or 1)
-    return tuple(found)
+    return tuple(counts(env.get("SLURM_TASKS_PER_NODE", "")))
 
 
 def fill_pattern(pattern: str, values: Mapping[str, object]) -> str:
@@ -211,7 +209,7 @@ def fill_pattern(pattern: str, values: Mapping[str, object]) -> str:
     return re.sub(r"%(\d*)([A-Za-z%])", one, pattern)
 
 
-_MISLEADING = re.compile(
+MISLEADING = (
     # of the step or shell in which muster was started, not of the one that it starts
     r"SLURM_(NTASKS|NPROCS|TASKS_PER_NODE|NTASKS_PER_NODE|STEP_.*|PROCID|LOCALID|NODEID|GTIDS|DISTRIBUTION"
     r"|CPU_BIND.*|MEM_BIND.*|CPUS_PER_TASK|TRES_PER_TASK|EXACT|SRUN_.*|LAUNCH_.*"
@@ -219,6 +217,7 @@ _MISLEADING = re.compile(
     r"|GPUS|GPUS_PER_(TASK|NODE|SOCKET)|GPU_BIND|NTASKS_PER_(GPU|SOCKET|CORE)|(CPUS|MEM)_PER_GPU|MEM_PER_(CPU|NODE))"
     r"|SRUN_.*|SQUEUE_.*|SINFO_.*|PMI_.*|PMIX_.*"
 )
+"""A pattern of variables."""
 
 
 FOR_SCRIPTS = ("SLURM_CPUS_PER_TASK", "SLURM_GPUS", "SLURM_GPUS_PER_NODE", "SLURM_GPUS_PER_TASK")
@@ -227,7 +226,7 @@ FOR_SCRIPTS = ("SLURM_CPUS_PER_TASK", "SLURM_GPUS", "SLURM_GPUS_PER_NODE", "SLUR
 
 def clean(env: Mapping[str, str]) -> dict[str, str]:
     """The environment for an srun of ours: without what an outer step or other options of the job would make of it."""
-    return {name: value for name, value in env.items() if not _MISLEADING.fullmatch(name)}
+    return {name: value for name, value in env.items() if not re.fullmatch(MISLEADING, name)}
 
 
 def step(
@@ -244,6 +243,14 @@ def step(
         words.append("--gres=none" if not gpus else f"--gpus={gpus}" if len(hosts) == 1 else f"--gpus-per-node={gpus}")
     words += ["--cpu-bind=none"]  # the ranks share what the job has there; Slurm would give one core to one task
     words += ["--unbuffered", f"--input={'0' if stdin else 'none'}", "--kill-on-bad-exit=0", "--quiet"]
+    return [*words, *command]
+
+
+def tasks(job: str, nodes: int, count: int, command: Sequence[str]) -> list[str]:
+    """So many tasks on the nodes of a job, laid out by the file that SLURM_HOSTFILE names."""
+    words = ["srun", f"--jobid={job}", f"--nodes={nodes}", f"--ntasks={count}", "--distribution=arbitrary", "--overlap"]
+    words += ["--overcommit"]  # the job may have been made for fewer tasks than it now gets ranks
+    words += ["--mpi=none", "--export=ALL", "--cpu-bind=none", "--input=none", "--kill-on-bad-exit=1", "--unbuffered"]
     return [*words, *command]
 
 

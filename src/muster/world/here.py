@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -212,3 +213,17 @@ def _share(groups: list[list[int]], index: int, count: int, node: int) -> list[i
 def identity() -> dict[str, str]:
     """What tells this machine, and this start of it, from others."""
     return {"host": os.uname().nodename, "boot": _read("/proc/sys/kernel/random/boot_id").strip()}
+
+
+def check_package(package: str, launcher: str) -> None:
+    """Raise `Impossible` when what a launcher needs is not installed beside muster."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    name = package.partition("==")[0].partition("[")[0]
+    try:
+        version(name)
+    except PackageNotFoundError:
+        raise Impossible(
+            f"--launcher {launcher}: {name} is not installed in {sys.executable}",
+            f"{sys.executable} -m pip install '{package}', or 'torchmuster[{launcher}]'",
+        ) from None

@@ -13,12 +13,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from muster.agent.protocol import pack
+from muster.archive import build_shim
 from muster.hosts import fold_hosts
+from muster.launchers import LAUNCHERS
+from muster.launchers.common import node_defaults
 from muster.model import Failure, Outcome, Plan, as_json
 from muster.ranks import environment, late_environment, slurm_environment
-from muster.report import unable_in_words
+from muster.report import plural, signal_name, unable_in_words
 from muster.runs import Run
 from muster.supervise import (
+    SIGKILL,
+    SIGTERM,
     Action,
     Asked,
     Ended,
@@ -74,7 +79,19 @@ def prepare_fields(plan: Plan, number: int, host: str, run_dir: str, run_id: str
             for rank, entry in zip(command.ranks, item["ranks"]):
                 entry["env"] = {**environment(rank), **(slurm_environment(rank) if job.place == "slurm" else {})}
             commands.append(item)
+    guests = None
+    if plan.guests is not None:
+        places = {
+            str(rank.rank): {**rank._asdict(), "cpus": list(rank.cpus)} for node in plan.nodes for rank in node.ranks
+        }
+        own = {"run_id": run_id, "places": places, "cwd": job.cwd, "grace": job.grace, "shim": build_shim().hex()}
+        node = plan.nodes[number]
+        guests = {**as_json(plan.guests), **own, "defaults": node_defaults(job, node)}
+        if node.host.gpus:
+            guests["env"] = {"CUDA_VISIBLE_DEVICES": ",".join(node.host.gpus), **guests["env"]}
     return {
+        "guests": guests,
+        "own_meeting": plan.own_meeting,
         "run_dir": run_dir,
         "run_id": run_id,
         "node": number,
@@ -84,6 +101,10 @@ def prepare_fields(plan: Plan, number: int, host: str, run_dir: str, run_id: str
         "stdin_rank": job.stdin,
         "floor": TORCH_FLOOR,
     }
+
+
+_UNDER_WAY = 0.5
+"""Seconds in which what ranks have told reaches us, after their launcher has ended."""
 
 
 class World:
@@ -112,6 +133,10 @@ class World:
         self.facts: dict[str, Any] = {}
         self.sessions: set[int] = set()
         """The sessions of all ranks that were started."""
+        self.joined: dict[int, int] = {}
+        """The ranks of this attempt that a foreign launcher has started, and the node of each."""
+        self.launchers_ended: dict[int, tuple[str, list[str]]] = {}
+        """The nodes whose foreign launcher has ended: how, and its last words."""
         self._versions: dict[int, tuple[Any, Any]] = {}
         """(torch, CUDA) of each node."""
         self._unable: dict[int, str] = {}
@@ -172,10 +197,15 @@ class World:
         if isinstance(action, Listen):
             self.tell(0, "listen", attempt=action.attempt, host=self.address)
         elif isinstance(action, Start):
+            self.joined, self.launchers_ended = {}, {}
             if action.attempt == self.supervisor.settings.first_attempt:
                 self.begin()
             for link in self.links:
                 self.start(link, action)
+        elif isinstance(action, Signal) and self.plan.guests is not None:
+            # nobody knows beforehand where the launcher puts which rank; one that still starts ranks is asked too
+            launchers = action.number == SIGKILL or len(self.joined) < self.plan.world_size
+            self.tell_all("signal", number=action.number, ranks=list(action.ranks), launchers=launchers)
         elif isinstance(action, Signal):
             for node in self.plan.nodes:
                 here = [rank.rank for rank in node.ranks if rank.rank in action.ranks]
@@ -183,7 +213,7 @@ class World:
         elif isinstance(action, Sweep):
             for link in self.links:
                 if not self.swept(link):
-                    self.tell(link.node, "sweep", patience=action.patience)
+                    self.tell(link.node, "sweep", patience=action.patience, well=self.supervisor.ends_well)
         elif isinstance(action, Say):
             self.say(action.text)
         else:
@@ -272,6 +302,90 @@ class World:
         self.sessions.update(pids.values())
         self.note("pids", {"t": t, "node": link.node, "attempt": attempt, "pids": pids})
         self.handle(Started(t, link.node, attempt))
+
+    def _on_joined(
+        self, link: Link, t: float, payload: bytes, attempt: int, rank: int, launcher: str, world_size: int | None
+    ) -> None:
+        """A rank that a foreign launcher has started tells who it is."""
+        if attempt != self.supervisor.attempt:
+            return
+        self.note("joined", {"t": t, "node": link.node, "rank": rank, "attempt": attempt, "says": launcher})
+        self.joined[rank] = link.node
+        if world_size is not None and world_size != self.plan.world_size:
+            asked = plural(self.plan.world_size, "rank")
+            self._never_joined(f"{self.plan.job.launcher} made a world of {world_size}, and {asked} were asked for", [])
+
+    def _on_pids(self, link: Link, t: float, payload: bytes, attempt: int, pids: Mapping[str, int]) -> None:
+        self.sessions.update(pids.values())
+        self.note("pids", {"t": t, "node": link.node, "attempt": attempt, "pids": pids})
+
+    def _on_launcher_ended(
+        self,
+        link: Link,
+        t: float,
+        payload: bytes,
+        attempt: int,
+        code: int | None,
+        signal: int | None,
+        name: str,
+        words: list[str],
+    ) -> None:
+        """A foreign launcher has ended. Ranks that have not joined by then never will."""
+        if attempt != self.supervisor.attempt:
+            return
+        how = f"exit status {code}" if signal is None else f"killed by {signal_name(signal)}"
+        self.note("launcher ended", {"t": t, "node": link.node, "name": name, "how": how, "words": words})
+        self.launchers_ended[link.node] = (f"{name} on {link.host} ended with {how}", words)
+        if len(self.launchers_ended) == len({command.node for command in self.plan.commands}):
+            # what ranks told on other nodes may still be under way
+            self.after(_UNDER_WAY, lambda: self._count_joined(attempt))
+        elif code != 0:
+            self.after(_UNDER_WAY, lambda: self._count_joined(attempt, link.node))
+
+    def _count_joined(self, attempt: int, node: int | None = None) -> None:
+        """Fewer ranks than were asked for are a failure, whatever the launcher says.
+
+        `node`: only its launcher has ended yet, and the ranks of that node are counted.
+        """
+        if attempt != self.supervisor.attempt or self.supervisor.phase in ("sweeping", "over"):
+            return
+        if node is not None:
+            here = sum(where == node for where in self.joined.values())
+            if here >= len(self.plan.nodes[node].ranks):
+                return
+        told = dict.fromkeys(how for how, _ in self.launchers_ended.values())
+        self._never_joined("; ".join(told), next(words for _, words in self.launchers_ended.values()))
+
+    def _never_joined(self, why: str, words: Sequence[str]) -> None:
+        """Count the ranks that are missing as failed."""
+        missing = [rank for rank in self.supervisor.alive() if rank not in self.joined]
+        first = self.supervisor.phase == "running"
+        package = LAUNCHERS[self.plan.job.launcher].package
+        if package and any("No module named" in line for line in words):
+            words = [*words, f"hint: {self.plan.job.python} -m pip install '{package}', on each node"]
+        for rank in missing:
+            text = f"it never joined, as {len(self.joined)} of {plural(self.plan.world_size, 'rank')} did: {why}"
+            failure = Failure("never joined", self.now(), text, tuple(words)) if first else None
+            code, number = (125, None) if first else (None, SIGTERM)  # else something else went wrong before
+            self.handle(Ended(self.now(), rank, self.supervisor.attempt, code, number, failure))
+
+    def _on_reach(
+        self, link: Link, t: float, payload: bytes, number: int, host: str, words: list[str], env: Mapping[str, str]
+    ) -> None:
+        """A launcher on this node wants to start something on another one."""
+        label = host.partition(".")[0]
+        # some cut a host's name at the first dot
+        there = [other for other in self.links if other.host == host] or [
+            other for other in self.links if other.host.partition(".")[0] == label
+        ]
+        if len(there) == 1:
+            self.tell(there[0].node, "obey", number=number, words=words, env=env, by=link.node)
+        else:
+            self.say(f"{self.plan.job.launcher} wants to start something on {host}, which is no host of this run")
+            self.tell(link.node, "reached", number=number, code=255)
+
+    def _on_obeyed(self, link: Link, t: float, payload: bytes, number: int, code: int, by: int) -> None:
+        self.tell(by, "reached", number=number, code=code)
 
     def _on_output_began(self, link: Link, t: float, payload: bytes, rank: int, attempt: int) -> None:
         self.note("output began", {"t": t, "rank": rank, "attempt": attempt})

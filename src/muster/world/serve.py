@@ -231,7 +231,7 @@ class Served(World):
         if now.phase in ("running", "settling", "stopping") and started < now.attempt and now.port is not None:
             self.start(link, Start(now.attempt, now.port))
         if now.waits_for(link.node):
-            self.tell(link.node, "sweep", patience=now.patience)
+            self.tell(link.node, "sweep", patience=now.patience, well=now.ends_well)
 
     def _on_output(
         self,

@@ -1,0 +1,270 @@
+"""Ranks that a foreign launcher starts: the agent starts the launcher, and each rank tells of itself (`rank.py`)."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Callable
+
+from muster.agent import system
+from muster.agent.follow import log_path, tail
+from muster.agent.protocol import pack
+from muster.agent.warm import stack_file
+
+if TYPE_CHECKING:
+    from muster.agent.members import Members
+
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+
+_PARTS = 5.0
+"""Seconds that a launcher has to end after SIGTERM, once its ranks have."""
+_ENDS = 60.0
+"""Seconds that it has when all went well; Ray takes twenty."""
+_WORDS = 2048
+"""Bytes of its last words that are told."""
+
+
+def free_port(seed: str) -> int:
+    """A port that nobody has now, below those that the kernel gives to connections; the same seed tries the same first.
+
+    Raises OSError when a thousand were taken.
+    """
+    try:
+        with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
+            top = int(file.read().split()[0])
+    except (OSError, ValueError):
+        top = 32768
+    chooser = random.Random(seed)
+    for _ in range(1000):
+        port = chooser.randrange(10000, max(top, 10001))
+        with socket.socket() as trial:
+            try:
+                trial.bind(("", port))
+                return port
+            except OSError:
+                continue
+    raise OSError("no free port from 10000 on")
+
+
+class Guests:
+    """The launchers of one node, and the ranks that have told of themselves here. `members` knows their pids."""
+
+    def __init__(self, members: Members, conf: Mapping[str, Any]) -> None:
+        self.members, self.agent, self.conf = members, members.agent, conf
+        self.shim = f"/tmp/muster-{conf['run_id']}.pyz"
+        # short: it may hold sockets, whose names have 107 bytes at most
+        self.scratch = f"/tmp/muster-{conf['run_id'][16:21]}"
+        self.launchers: dict[int, str] = {}
+        self.connections: dict[socket.socket, int] = {}
+        self.late: Mapping[str, str] = {}
+        self.until = 0.0
+        """When launchers that have still not ended are ended."""
+        self.reaching: list[socket.socket] = []
+        """Who waits for something on another machine."""
+        self.obeying: dict[int, tuple[int, int]] = {}
+        """What was started for the launcher of another machine: its number there, and the node."""
+        self.ended_here: set[int] = set()
+        self.kept = self._write_shim()
+
+    def _write_shim(self) -> int:
+        """Put the shim where all machines have it under one name, unless another agent has; gives a descriptor that
+        keeps it there (see `clean.py`). Raises OSError."""
+        text = bytes.fromhex(self.conf["shim"])
+        part = f"{self.shim}.{os.getpid()}.{self.agent.node}"
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
+            file.write(text)
+        try:
+            os.link(part, self.shim)
+        except FileExistsError:
+            pass  # the hosts of this run share /tmp
+        finally:
+            os.unlink(part)
+        kept = os.open(self.shim, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        if os.fstat(kept).st_uid != os.getuid() or os.pread(kept, len(text) + 1, 0) != text:
+            raise OSError(errno.EEXIST, "somebody else has put another file there", self.shim)
+        fcntl.flock(kept, fcntl.LOCK_SH)
+        return kept
+
+    def close(self) -> None:
+        """Take the shim away, and what launchers have left."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        os.close(self.kept)
+        try:
+            os.unlink(self.shim)
+        except OSError:
+            pass
+
+    # ---- launchers --------------------------------------------------------------------------------------------------
+
+    def start(self, late: Mapping[str, str]) -> None:
+        """Start the launchers of this node."""
+        self.late, self.ended_here = late, set()
+        self.connections.clear()
+        for number, command in enumerate(self.members.commands):
+            folder = os.path.join(self.agent.folder, f"launcher_{number}")
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            words = {**late, "MUSTER_RANK": self.shim, "MUSTER_PYTHON": sys.executable}
+            words.update(MUSTER_FOLDER=folder, MUSTER_SCRATCH=self.scratch)
+            for name, text in command["files"].items():
+                path = os.path.join(folder, name)
+                with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o700), "w") as file:
+                    file.write(_filled(text, words))
+            argv = [_filled(word, words) for word in command["argv"]]
+            env = self.members.env(command)
+            env = {name: value for name, value in env.items() if not re.fullmatch(command["unset"] or "-", name)}
+            env = {name: _filled(value, words) for name, value in env.items()}
+            log = os.open(self._log(), _APPEND, 0o600)
+            try:
+                pid = system.launch(argv, env, command["cwd"], self.members.null, log, log)
+            except OSError as error:
+                text = f"{error.strerror}: {error.filename}"
+                self.agent.emit("unable", what="launcher", name=command["launcher"], text=text)
+                return
+            finally:
+                os.close(log)
+            self.launchers[pid] = command["launcher"]
+            self.members.name(pid, "launcher")
+        self.agent.emit("started", attempt=self.members.attempt, pids={})
+
+    def _log(self) -> str:
+        return os.path.join(self.agent.folder, "launcher.log")
+
+    def launcher_ended(self, pid: int, code: int | None, number: int | None) -> None:
+        """A launcher has ended."""
+        name = self.launchers.pop(pid, "")
+        words = tail(self._log())[-_WORDS:].decode("utf-8", "replace").strip().splitlines()
+        attempt = self.members.attempt
+        self.agent.emit("launcher_ended", attempt=attempt, code=code, signal=number, name=name, words=words[-8:])
+
+    def signal_launchers(self, number: int) -> None:
+        """Send a signal to the launchers."""
+        for pid in self.launchers:
+            system.send(pid, number)
+
+    def swept(self, well: bool, then: Callable[[], object]) -> None:
+        """Have the launchers end: they do so by themselves when all went well; then go on."""
+        if not well:
+            self.signal_launchers(signal.SIGTERM)
+        self.until = time.monotonic() + (_ENDS if well else _PARTS)
+        self._await_end(then)
+
+    def hurry(self) -> None:
+        """Somebody does not want to wait for that."""
+        self.until = 0.0
+
+    def _await_end(self, then: Callable[[], object]) -> None:
+        if self.launchers and time.monotonic() < self.until:
+            self.agent.after(0.02, lambda: self._await_end(then))
+        else:
+            then()
+
+    def reach(self, visitor: socket.socket, host: str, words: list[str], env: Mapping[str, str]) -> None:
+        """A launcher here wants something started on another machine: the agent there does it."""
+        self.reaching.append(visitor)
+        self.agent.emit("reach", number=len(self.reaching) - 1, host=host, words=words, env=env)
+
+    def reached(self, number: int, code: int) -> None:
+        """That has ended."""
+        try:
+            self.reaching[number].sendall(pack("reached", code=code))
+        except OSError:
+            pass
+
+    def obey(self, number: int, words: list[str], env: Mapping[str, str], by: int) -> None:
+        """Start something for the launcher of another machine, as ssh would: in a shell."""
+        log = os.open(self._log(), _APPEND, 0o600)
+        shell = ["/bin/sh", "-c", " ".join(words)]
+        try:
+            pid = system.launch(shell, {**os.environ, **env}, "/", self.members.null, log, log)
+        except OSError:
+            self.agent.emit("obeyed", number=number, code=255, by=by)
+            return
+        finally:
+            os.close(log)
+        self.obeying[pid] = (number, by)
+        self.members.name(pid, "obeying")
+
+    def obeyed(self, pid: int, code: int | None) -> None:
+        """That has ended."""
+        number, by = self.obeying.pop(pid)
+        self.agent.emit("obeyed", number=number, code=255 if code is None else code, by=by)
+
+    # ---- ranks ------------------------------------------------------------------------------------------------------
+
+    def join(self, visitor: socket.socket, me: Mapping[str, Any]) -> dict[str, Any]:
+        """A rank tells of itself; gives what it is to run."""
+        rank = me["rank"]
+        place = self.conf["places"].get(str(rank))
+        if not self.members.folder or place is None or rank in self.members.pids or rank in self.ended_here:
+            known = f"there are {len(self.conf['places'])}" if place is None else "it is there already"
+            self.agent.emit("note", text=f"{me['launcher']} started rank {rank}, and {known}")
+            return {"refused": f"there is no room for rank {rank}: {known}"}
+        self.connections[visitor] = rank
+        folder = self.members.folder
+        self.agent.logs.follow_more(rank)
+        self.agent.emit("joined", attempt=self.members.attempt, rank=rank, **_of(me, "launcher", "world_size"))
+        env = dict(self.conf["env"], TORCHELASTIC_ERROR_FILE=os.path.join(folder, f"rank_{rank:05d}.error.json"))
+        if self.members.own_meeting:
+            env["TORCHELASTIC_RESTART_COUNT"] = self.late["TORCHELASTIC_RESTART_COUNT"]
+        else:
+            env.update(self.late, TORCHELASTIC_USE_AGENT_STORE="True")
+        argv = list(self.conf["argv"])
+        python = self.conf["python_at"]
+        if python is not None:
+            argv[python] = sys.executable
+        return {
+            "argv": argv,
+            "args_at": self.conf["args_at"],
+            "cwd": self.conf["cwd"],
+            "env": env,
+            "defaults": {**self.conf["defaults"], **self.members.defaults},
+            "visible": {name: value for name, value in os.environ.items() if name == "CUDA_VISIBLE_DEVICES"},
+            "place": place,
+            "cpus": place["cpus"],
+            "hook": self.members.hook_folder if python is not None else "",
+            "stack": stack_file(folder, rank),
+            "out": log_path(folder, rank, "out"),
+            "err": log_path(folder, rank, "err"),
+            "grace": self.conf["grace"],
+        }
+
+    def began(self, visitor: socket.socket, pid: int) -> None:
+        """Its program runs."""
+        rank = self.connections.get(visitor)
+        if rank is not None:
+            self.members.pids[rank] = pid
+            self.agent.emit("pids", attempt=self.members.attempt, pids={rank: pid})
+
+    def ended(self, visitor: socket.socket, code: int | None, number: int | None) -> None:
+        """Its program has ended."""
+        rank = self.connections.pop(visitor, None)
+        if rank is not None:
+            self.ended_here.add(rank)
+            self.members.rank_ended(rank, code, number)
+        try:
+            visitor.sendall(pack("noted"))
+        except OSError:
+            pass
+
+    def gone(self, visitor: socket.socket) -> None:
+        """The connection to a rank has ended: if it has told no end, it was killed together with the shim."""
+        if visitor in self.connections:
+            self.ended(visitor, None, int(signal.SIGKILL))
+
+
+def _filled(text: str, words: Mapping[str, str]) -> str:
+    """`$MASTER_PORT` and the like are known when an attempt starts."""
+    return re.sub(r"\$(\w+)", lambda found: words.get(found[1], found[0]), text)
+
+
+def _of(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: values[name] for name in names}

@@ -1,0 +1,280 @@
+"""What a foreign launcher starts in place of the script: `python muster-….pyz [--local-rank=N] RUN NODES`.
+
+It learns from the launcher's variables which rank it is, tells the agent of its machine, and gets from there what to
+run. Then it starts that as its only child, in the rank's log files and under torchrun's names, passes signals on, and
+tells how it ended: a launcher may hide a status, this does not.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Callable
+
+from muster.agent import system
+from muster.agent.dialects import Identity, detect
+from muster.agent.protocol import Unpacker, pack, socket_name
+from muster.agent.warm import hooked
+
+_PASSED_ON = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGURG")
+
+_NOTED = 10.0
+"""Seconds in which the agent must have taken note of an end."""
+
+CANNOT = 125
+"""The exit status where there is no agent, or it refuses."""
+
+
+def main(words: list[str]) -> int:
+    """Be a rank; gives its exit status, or does not return where a signal ended it."""
+    if words[0] == "reach":
+        return reach(words[1], int(words[2]), words[3:])
+    given = []
+    while words and words[0].startswith("--"):
+        given.append(words.pop(0))
+    run, nodes = words[0], int(words[1])
+    me = detect(os.environ)
+    if me is None:
+        return _refuse("the launcher tells nothing about ranks")
+    agent = _reach(run, nodes)
+    if agent is None:
+        return _refuse(f"no agent of {run} answers on {socket.gethostname()}")
+    order = _join(agent, me)
+    if "refused" in order:
+        return _refuse(order["refused"])
+    return _see_through(agent, order, lambda: _start(order, me, given))
+
+
+def reach(run: str, nodes: int, words: list[str], env: Mapping[str, str] | None = None) -> int:
+    """In place of ssh: `[-x] HOST WORDS…`, through the agents that are there already; gives the exit status.
+
+    `env` is set there, and stands on no command line.
+    """
+    while words and words[0].startswith("-"):
+        words = words[1:]
+    agent = _reach(run, nodes)
+    if agent is None:
+        return _refuse(f"no agent of {run} answers on {socket.gethostname()}")
+    agent.sendall(pack("reach", host=words[0], words=words[1:], env=dict(env or {})))
+    answer = _answer(agent)
+    return int(answer.get("code", 255))
+
+
+def _refuse(why: str) -> int:
+    print(f"muster: {why}", file=sys.stderr, flush=True)
+    return CANNOT
+
+
+def _reach(run: str, nodes: int) -> socket.socket | None:
+    """The agent of this machine; which node that is need not be known."""
+    for node in range(nodes):
+        link = socket.socket(socket.AF_UNIX)
+        try:
+            link.connect(socket_name(os.getuid(), run, node))
+            return link
+        except OSError:
+            link.close()
+    return None
+
+
+def _join(agent: socket.socket, me: Identity) -> dict[str, Any]:
+    agent.sendall(pack("join", **me._asdict()))
+    return _answer(agent) or {"refused": "the agent of this machine has ended"}
+
+
+def _answer(agent: socket.socket) -> dict[str, Any]:
+    """The next frame; empty when none comes."""
+    frames = Unpacker()
+    while True:
+        data = agent.recv(1 << 16)
+        for fields, _ in frames.feed(data):
+            return fields
+        if not data:
+            return {}
+
+
+def names(me: Identity, order: Mapping[str, Any]) -> dict[str, str]:
+    """torchrun's variables for this rank; what the launcher does not say is what was planned."""
+    plan: Mapping[str, int] = order["place"]
+    local = me.local_rank if me.local_rank is not None else plan["local_rank"]
+    size = me.local_world_size if me.local_world_size is not None else plan["local_world_size"]
+    node = me.node_rank if me.node_rank is not None else plan["node"]
+    world = me.world_size if me.world_size is not None else plan["world_size"]
+    found = {"RANK": me.rank, "LOCAL_RANK": local, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": size, "GROUP_RANK": node}
+    found.update(GROUP_WORLD_SIZE=plan["nodes"], ROLE_RANK=me.rank, ROLE_WORLD_SIZE=world)
+    return {name: str(value) for name, value in found.items()} | {"ROLE_NAME": "default"}
+
+
+def environment(order: Mapping[str, Any], me: Identity, env: Mapping[str, str]) -> dict[str, str]:
+    """The variables of the rank: the launcher's, then torchrun's names, then those of the run."""
+    found = {**env, **names(me, order)}
+    # as on the whole node: some launchers give each rank GPUs of their own counting, or none
+    found.pop("CUDA_VISIBLE_DEVICES", None)
+    found.update(order["visible"])
+    for name, value in order["defaults"].items():
+        found.setdefault(name, value)
+    found.update(order["env"])
+    if order["hook"]:
+        found = hooked(found, order["hook"], mode="rank", stack=order["stack"])
+    return found
+
+
+def inside(me: Identity, run: str, nodes: int) -> None:
+    """Be a rank in this very process, which a launcher has spawned: a child calls the function or runs the script.
+
+    Does not return; the process ends as its child did.
+    """
+    agent = _reach(run, nodes)
+    order = _join(agent, me) if agent is not None else {"refused": f"no agent of {run} answers here"}
+    if agent is None or "refused" in order:
+        sys.exit(_refuse(order["refused"]))
+    sys.exit(_see_through(agent, order, lambda: _fork(order, me)))
+
+
+def _see_through(agent: socket.socket, order: Mapping[str, Any], start: Callable[[], int]) -> int:
+    """Start the program of the rank, see it to its end, and tell of both; gives its exit status."""
+    system.adopt_orphans()
+    early: list[int] = []
+    for name in _PASSED_ON:
+        signal.signal(getattr(signal, name), lambda number, _: early.append(number))
+    try:
+        pid = start()
+    except OSError as error:
+        _complain(order, error)
+        _tell(agent, "ended", code=CANNOT, signal=None)
+        agent.recv(1)
+        return CANNOT
+    for name in _PASSED_ON:
+        signal.signal(getattr(signal, name), lambda number, _: system.send(pid, number))
+    for number in early:
+        system.send(pid, number)
+    _tell(agent, "began", pid=pid)
+    noted = threading.Event()
+    threading.Thread(target=_watch, args=(agent, pid, noted), daemon=True).start()
+    code, ended_by = _wait(pid)
+    _end_rest(order["grace"] if code == 0 else 0.0)
+    _tell(agent, "ended", code=code, signal=ended_by)
+    noted.wait(_NOTED)  # until it is written down: the launcher may end everything as soon as it sees this end
+    if ended_by is not None:
+        _end_alike(ended_by)
+    return code if code is not None else CANNOT
+
+
+def _watch(agent: socket.socket, pid: int, noted: threading.Event) -> None:
+    """Without its agent a rank must not live: no launcher sees to that."""
+    try:
+        gone = not agent.recv(1)
+    except OSError:
+        gone = True
+    if gone:
+        system.send(pid, signal.SIGKILL)
+    noted.set()
+
+
+def _tell(agent: socket.socket, kind: str, **fields: Any) -> None:
+    try:
+        agent.sendall(pack(kind, **fields))
+    except OSError:
+        pass  # the agent has ended; `_watch` sees that too
+
+
+def _complain(order: Mapping[str, Any], error: OSError) -> None:
+    """Leave word in the rank's log, if it can be written."""
+    try:
+        with open(order["err"], "a") as file:
+            file.write(f"muster: cannot start {error.filename}: {error.strerror}\n")
+    except OSError:
+        print(f"muster: {error}", file=sys.stderr, flush=True)
+
+
+def _files(order: Mapping[str, Any]) -> tuple[int, int, int]:
+    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    null = os.open(os.devnull, os.O_RDWR)
+    return null, os.open(order["out"], append, 0o600), os.open(order["err"], append, 0o600)
+
+
+def _start(order: Mapping[str, Any], me: Identity, given: list[str]) -> int:
+    """Start the program of the rank; gives its pid."""
+    argv = list(order["argv"])
+    if order["args_at"] is not None:
+        argv[order["args_at"] : order["args_at"]] = given
+    env = environment(order, me, os.environ)
+    return system.launch(argv, env, order["cwd"], *_files(order), cpus=order["cpus"])
+
+
+def _fork(order: Mapping[str, Any], me: Identity) -> int:
+    """Call the function, or run the script, in a child that is like this process; gives its pid."""
+    import importlib
+    import runpy
+    import traceback
+
+    parent, env = os.getpid(), environment({**order, "hook": ""}, me, os.environ)
+    pid = os.fork()
+    if pid:
+        return pid
+    code: Any = 1
+    try:
+        os.setsid()
+        for name in _PASSED_ON:
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for target, fd in enumerate(_files(order)):
+            os.dup2(fd, target)
+        if not system.die_with_parent(parent):
+            os._exit(CANNOT)
+        os.chdir(order["cwd"])
+        os.environ.clear()
+        os.environ.update(env)
+        program = order["argv"][order["args_at"] - 1 :]
+        module, colon, function = program[0].partition(":")
+        sys.path[0] = os.getcwd() if colon else os.path.dirname(os.path.abspath(program[0]))
+        sys.argv = program
+        if colon:
+            getattr(importlib.import_module(module), function)(me.rank, *program[1:])
+        else:
+            runpy.run_path(program[0], run_name="__main__")
+        code = 0
+    except SystemExit as end:
+        code = end.code
+        if code is not None and not isinstance(code, int):
+            print(code, file=sys.stderr)
+            code = 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit((code or 0) & 255)
+
+
+def _wait(pid: int) -> tuple[int | None, int | None]:
+    """How the rank ended: (code, None) or (None, signal). What it leaves behind is collected too."""
+    while True:
+        ended, status = os.waitpid(-1, 0)
+        if ended == pid:
+            if os.WIFSIGNALED(status):
+                return None, os.WTERMSIG(status)
+            return os.WEXITSTATUS(status), None
+
+
+def _end_rest(patience: float) -> None:
+    """What the rank left behind ends within this time by itself, or is ended."""
+    deadline = time.monotonic() + patience
+    while system.outsiders(os.getpid(), set()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    system.end_family(os.getpid())
+
+
+def _end_alike(number: int) -> None:
+    """End by the same signal, so that the launcher sees what happened."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # one core file is enough
+    signal.signal(number, signal.SIG_DFL) if number not in (signal.SIGKILL, signal.SIGSTOP) else None
+    os.kill(os.getpid(), number)
+    time.sleep(5)

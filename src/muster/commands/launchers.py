@@ -1,0 +1,49 @@
+"""`muster launchers`: all ways to start the ranks, whether each can be used here, and where."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+
+from muster.commands.common import read
+from muster.launchers import LAUNCHERS, Launcher
+from muster.report import table
+
+
+def launchers(words: list[str], env: Mapping[str, str], began: float) -> int:
+    """Print a table of launchers."""
+    asked = read("launchers", words, env, "the ways to start the ranks of a run: `muster run --launcher NAME`", "")
+    if asked is None:
+        return 0
+    given, _, _ = asked
+    found = {name: _there(launcher, env) for name, launcher in LAUNCHERS.items()}
+    if given.get("json"):
+        records = [
+            {**row._asdict(), "name": name, "plan": None, "installed": found[name]} for name, row in LAUNCHERS.items()
+        ]
+        print(json.dumps(records, indent=1))
+        return 0
+    rows = [("LAUNCHER", "HERE", "PLACES", "WHAT IT DOES")]
+    for name, launcher in LAUNCHERS.items():
+        here = found[name] or f"no: {_how(launcher)}"
+        rows.append((name, here, ", ".join(launcher.places), launcher.says))
+    print(table(rows))
+    return 0
+
+
+def _there(launcher: Launcher, env: Mapping[str, str]) -> str:
+    """`yes`, the version that is installed, or nothing."""
+    if launcher.package:
+        try:
+            return version(launcher.package.partition("==")[0].partition("[")[0])
+        except PackageNotFoundError:
+            return ""
+    if launcher.program:
+        return "yes" if shutil.which(launcher.program, path=env.get("PATH")) else ""
+    return "yes"
+
+
+def _how(launcher: Launcher) -> str:
+    return f"pip install '{launcher.package}'" if launcher.package else f"there is no {launcher.program} here"

@@ -1,0 +1,46 @@
+"""mpirun or mpiexec, of Open MPI or of MPICH: node 0 asks the program which of them it is.
+
+It reaches other nodes through the agents that are there already, so no node needs to get into another one by ssh, and a
+Slurm step inside a step, on which Open MPI waits for ever, is not needed.
+"""
+
+from __future__ import annotations
+
+from muster.launchers.foreign import FOLDER, PYTHON, SHIM, at_head, shim
+from muster.model import Job, Node, Plan
+
+_SCRIPT = """#!/bin/sh
+# {program} tells by itself which MPI it is of
+case $({program} --version 2>&1) in
+*"Open MPI"*|*OpenRTE*|*prte*)
+  exec {program} {openmpi} "$@" ;;
+*HYDRA*|*Hydra*|*MPICH*|*Intel*MPI*)
+  exec {program} {mpich} "$@" </dev/null ;;
+*)
+  echo "{program} is neither Open MPI's nor MPICH's, or is not there: $({program} --version 2>&1 | head -n 1)" >&2
+  exit 2 ;;
+esac
+"""
+
+_REACH = """#!/bin/sh
+exec {python} {shim} reach {run} {nodes} "$@"
+"""
+
+
+def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
+    """One command, on node 0. `--launcher-args 'mpiexec.hydra …'` names another program."""
+    args = list(job.launcher_args)
+    program = args.pop(0) if args and not args[0].startswith("-") else "mpirun"
+    ranks = sum(len(node.ranks) for node in nodes)
+    places = ",".join(f"{node.host.name}:{len(node.ranks)}" for node in nodes)
+    several = len(nodes) > 1
+    openmpi = f"-np {ranks} --host {places} --map-by slot --bind-to none --allow-run-as-root --mca plm rsh"
+    # the ranks meet by torch, and load none of MPI's own ways
+    daemons = f"--mca plm_rsh_agent {FOLDER}/reach --mca plm_rsh_no_tree_spawn 1 --mca orte_keep_fqdn_hostnames 1"
+    openmpi += f" {daemons}" if several else ""
+    mpich = f"-n {ranks} -hosts {places}" + (f" -launcher rsh -launcher-exec {FOLDER}/reach" if several else "")
+    script = _SCRIPT.format(program=program, openmpi=openmpi, mpich=mpich)
+    reach = _REACH.format(python=PYTHON, shim=SHIM, run=run_id, nodes=len(nodes))
+    files = {"start": script, "reach": reach}
+    words = (f"{FOLDER}/start", *args, PYTHON, *shim(run_id, nodes))
+    return at_head(job, nodes, run_id, words, files, unset="SLURM_.*|PMI_.*|PMIX_.*|OMPI_.*|PRTE_.*|MPI_LOCAL.*")

@@ -1,0 +1,71 @@
+"""`torch.multiprocessing.spawn`, one parent a node.
+
+`module:function` is called in each process as `function(rank, *arguments)`, a script is run there as `__main__`. A
+script that calls spawn by itself is started once a node, and finds NODE_RANK, NNODES, NPROC_PER_NODE, WORLD_SIZE,
+MASTER_ADDR and MASTER_PORT: to muster it is one rank a node.
+"""
+
+from __future__ import annotations
+
+from muster.launchers.common import python_argv
+from muster.launchers.foreign import FOLDER, PYTHON, each_node, guests, shim
+from muster.model import Command, Job, Node, Plan
+from muster.ranks import layout
+
+_DRIVER = """import sys
+import torch.multiprocessing as mp
+
+def rank(index, shim, run, nodes, first, world, here, node):
+    sys.path.insert(0, shim)
+    from muster.agent.dialects import Identity
+    from muster.agent.rank import inside
+    del sys.path[0]
+    inside(Identity("torch.multiprocessing.spawn", first + index, world, index, here, node), run, nodes)
+
+if __name__ == "__main__":
+    shim, run, *numbers = sys.argv[1:]
+    nodes, first, world, here, node = map(int, numbers)
+    mp.spawn(rank, args=(shim, run, nodes, first, world, here, node), nprocs=here)
+"""
+
+
+def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
+    """One parent a node, which spawns the ranks; or, for a script that spawns by itself, that script once a node."""
+    if job.spawns:
+        return _parents(job, nodes, run_id)
+    words = {
+        node.number: (
+            *(PYTHON, f"{FOLDER}/spawn.py", *shim(run_id, nodes), str(node.ranks[0].rank)),
+            *(str(node.ranks[0].world_size), str(len(node.ranks)), str(node.number)),
+        )
+        for node in nodes
+    }
+    return each_node(job, nodes, run_id, words, {"spawn.py": _DRIVER}, own_meeting=False)
+
+
+def _parents(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
+    guests(job, run_id)  # refuses what needs ranks of muster's own
+    world, count = sum(len(node.ranks) for node in nodes), len(nodes)
+    parents = layout((node.host, 1) for node in nodes)
+    commands = tuple(
+        Command(
+            node=node.number,
+            argv=python_argv(job),
+            ranks=parents[node.number].ranks,
+            env={
+                "NODE_RANK": str(node.number),
+                "NNODES": str(count),
+                "NPROC_PER_NODE": str(len(node.ranks)),
+                "LOCAL_WORLD_SIZE": str(len(node.ranks)),
+                "WORLD_SIZE": str(world),
+                "TORCHELASTIC_RUN_ID": run_id,
+                **({"CUDA_VISIBLE_DEVICES": ",".join(node.host.gpus)} if node.host.gpus else {}),
+                **job.env,
+            },
+            defaults={"OMP_NUM_THREADS": str(node.host.threads)} if node.host.threads else {},
+            cwd=job.cwd,
+            group=True,
+        )
+        for node in nodes
+    )
+    return Plan(job, parents, commands, own_meeting=True)

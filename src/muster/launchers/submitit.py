@@ -1,0 +1,80 @@
+"""An executor of submitit submits one job of all ranks: the local one, or inside an allocation that of Slurm.
+
+submitit's own batch script runs where it would: as a shell inside the job that is there already, with its srun.
+"""
+
+from __future__ import annotations
+
+from muster.launchers.foreign import FOLDER, PYTHON, at_head, shim
+from muster.model import Job, Node, Plan
+from muster.schedulers import slurm
+
+_DRIVER = """import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import submitit
+
+folder, python, count, nodes, *words = sys.argv[1:]
+inside = os.environ.get("SLURM_JOB_ID", "")
+
+
+def rank():
+    \"\"\"What each task does; the shim writes down how it ends.\"\"\"
+    environment = submitit.JobEnvironment()
+    print(f"task {environment.global_rank} of {environment.num_tasks}", flush=True)
+    ended = subprocess.run(words)
+    if ended.returncode:
+        raise SystemExit(ended.returncode)
+
+
+class Here(submitit.SlurmExecutor):
+    \"\"\"Its batch script is run in this job, and not handed in for another one.\"\"\"
+
+    def _make_submission_command(self, submission_file_path):
+        global script
+        script = submission_file_path
+        return ["echo", f"Submitted batch job {inside}"]
+
+
+def main():
+    if inside:
+        executor = Here(folder=folder)
+        executor.update_parameters(nodes=int(nodes), ntasks_per_node=int(count) // int(nodes), time=60, srun_args=SRUN)
+    else:
+        executor = submitit.LocalExecutor(folder=folder)
+        executor.update_parameters(tasks_per_node=int(count), timeout_min=60 * 24 * 365)
+    job = executor.submit(rank)
+    if inside:
+        text = pathlib.Path(folder, f"{job.job_id}_submission.sh")
+        text = text if text.exists() else script
+        return subprocess.run(["bash", str(text)]).returncode
+    while not job.done():
+        time.sleep(0.1)
+    failed = [exception for exception in map(lambda task: task.exception(), tasks(job)) if exception]
+    for exception in failed:
+        print(exception, file=sys.stderr)
+    return 1 if failed else 0
+
+
+def tasks(job):
+    return [job.task(number) for number in range(job.num_tasks)] if job.num_tasks > 1 else [job]
+
+
+SRUN = WORDS_OF_SRUN
+sys.exit(main())
+"""
+
+
+def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
+    """One command, on node 0."""
+    ranks = sum(len(node.ranks) for node in nodes)
+    options = slurm.tasks(job.allocation, len(nodes), ranks, ())[1:] if job.place == "slurm" else []
+    driver = _DRIVER.replace("WORDS_OF_SRUN", repr(options))
+    layout = "".join(f"{node.host.name}\n" for node in nodes for _ in node.ranks)
+    words = (PYTHON, f"{FOLDER}/submit.py", f"{FOLDER}/submitit", PYTHON, str(ranks), str(len(nodes)))
+    env = {"SLURM_HOSTFILE": f"{FOLDER}/hosts"} if job.place == "slurm" else {}
+    files = {"submit.py": driver, "hosts": layout}
+    return at_head(job, nodes, run_id, (*words, PYTHON, *shim(run_id, nodes)), files, slurm.MISLEADING, env)

@@ -1,0 +1,30 @@
+"""One torchrun a node. The static rendezvous keeps the order of the nodes; `--launcher-args '--rdzv-backend c10d'`."""
+
+from __future__ import annotations
+
+from muster.launchers.foreign import ADDRESS, PORT, PYTHON, each_node, equal_shares, shim
+from muster.model import Job, Node, Plan
+
+
+def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
+    """One command a node; the ranks of a node are torchrun's children there."""
+    each = equal_shares(job, nodes)
+    elastic = any(word.startswith(("--rdzv-backend", "--rdzv_backend")) for word in job.launcher_args)
+    meeting = (
+        [f"--rdzv-endpoint={ADDRESS}:{PORT}"] if elastic else [f"--master-addr={ADDRESS}", f"--master-port={PORT}"]
+    )
+    words = {
+        node.number: (
+            *(PYTHON, "-m", "torch.distributed.run"),
+            *(f"--nnodes={len(nodes)}", f"--node-rank={node.number}", f"--nproc-per-node={each}"),
+            *(f"--rdzv-id={run_id}", *meeting, "--max-restarts=0", *_host(elastic, node), *job.launcher_args),
+            *shim(run_id, nodes),
+        )
+        for node in nodes
+    }
+    return each_node(job, nodes, run_id, words)
+
+
+def _host(elastic: bool, node: Node) -> tuple[str, ...]:
+    # it would compare host names else, and a wrong /etc/hosts makes nobody, or everybody, keep the store
+    return (f"--rdzv-conf=is_host={int(node.number == 0)}",) if elastic else ()

@@ -1,0 +1,256 @@
+"""Every foreign launcher on this machine: who failed first, statuses that they hide, kill, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from waiting import until
+
+from muster.launchers import LAUNCHERS
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "distributed_sum.py"
+
+TRAINING = EXAMPLE.with_name("train_ddp.py")
+
+HERE = [name for name, row in LAUNCHERS.items() if row.foreign and "local" in row.places]
+PROGRAMS = [name for name in HERE if name not in ("spawn", "ray")]
+"""Ray takes half a minute for each; spawn calls Python only, and importing torch takes its time."""
+
+
+def others(muster: Any) -> list[str]:
+    """Processes that carry the folder of this test."""
+    found = []
+    for entry in os.listdir("/proc"):
+        try:
+            environ = Path(f"/proc/{entry}/environ").read_bytes()
+            words = Path(f"/proc/{entry}/cmdline").read_bytes()
+        except (OSError, ValueError):
+            continue
+        if os.fsencode(str(muster.home)) in environ and words and int(entry) != os.getpid():
+            found.append(f"{entry} {words!r}")
+    return found
+
+
+@pytest.mark.parametrize("launcher", HERE)
+def test_the_same_script_under_each(muster: Any, launcher: str) -> None:
+    done = muster("run", "--launcher", launcher, "-g", "2", str(EXAMPLE), timeout=240)
+    assert 0 == done.returncode, done.stderr
+    for rank in range(2):
+        assert f"[{rank}] rank {rank} of 2 on " in done.stdout
+    assert "[0] the sum of 0 to 1 is 1, as it should be" in done.stdout
+    assert f"launcher {launcher}" in done.stderr
+    assert "left behind" not in done.stderr
+    until(lambda: not others(muster), "nothing is left", 10)
+    assert [] == list(Path("/tmp").glob(f"muster-{muster.newest().name}*"))
+
+
+@pytest.mark.parametrize("launcher", ["fork", "torchrun", "deepspeed"])
+def test_a_training_under_each(muster: Any, launcher: str) -> None:
+    done = muster("run", "--launcher", launcher, "-g", "2", str(TRAINING), "--epochs", "1", timeout=120)
+    assert (0, True) == (done.returncode, "[0] epoch 0: loss 0.5500 on 2 ranks" in done.stdout), done.stderr
+
+
+def test_an_agent_that_is_killed_leaves_what_clean_finds(muster: Any) -> None:
+    process = muster.start("run", "--launcher", "torchrun", "-g", "2", "--", "sh", "-c", "echo $RANK; sleep 600")
+    until(lambda: muster.home.exists() and all(wrote(muster, rank) for rank in range(2)), "both run")
+    shim = Path(f"/tmp/muster-{muster.newest().name}.pyz")
+    assert shim.exists()
+    (agent,) = [
+        int(line.split()[0])
+        for line in others(muster)
+        if "-I" in line and "exec(f.read" in line and "setup" not in line
+    ]
+    os.kill(agent, signal.SIGKILL)
+    assert 125 == process.wait(timeout=30)
+    process.communicate()
+    until(lambda: not others(muster), "nothing is left", 15)
+    done = muster("clean")
+    assert str(shim) in done.stdout, done.stderr
+    assert not shim.exists()
+
+
+def test_ray_tells_a_status_too(muster: Any, script: Any) -> None:
+    text = "import os, sys, time\nrank = int(os.environ['RANK'])\ntime.sleep(60 * (1 - rank))\nsys.exit(7)"
+    done = muster("run", "--launcher", "ray", "-g", "2", str(script(text)), timeout=240)
+    assert 7 == done.returncode, done.stderr
+    assert "rank 1 failed first" in done.stderr
+    until(lambda: not others(muster), "nothing is left", 10)
+
+
+RAISES = """
+import time
+
+def main(rank, word):
+    if rank == 1:
+        raise ValueError(word)
+    time.sleep(60)
+"""
+
+
+def test_spawn_tells_a_status_and_a_traceback(muster: Any, script: Any) -> None:
+    script(RAISES, "fn.py")
+    done = muster("run", "--launcher", "spawn", "-g", "2", "fn:main", "a bad batch", timeout=120)
+    assert 1 == done.returncode, done.stderr
+    assert "rank 1 failed first" in done.stderr
+    assert "ValueError: a bad batch" in done.stderr
+    until(lambda: not others(muster), "nothing is left", 10)
+
+
+SELF = """
+import os
+import torch.multiprocessing as mp
+
+def work(index, world):
+    rank = int(os.environ["NODE_RANK"]) + index
+    print(f"rank {rank} of {world} at {os.environ['MASTER_PORT']}\\n", end="", flush=True)
+
+if __name__ == "__main__":
+    mp.spawn(work, args=(int(os.environ["WORLD_SIZE"]),), nprocs=int(os.environ["NPROC_PER_NODE"]))
+"""
+
+
+def test_a_script_that_spawns_by_itself_is_started_once(muster: Any, script: Any) -> None:
+    done = muster("run", "--launcher", "spawn", "-g", "2", str(script(SELF)), timeout=120)
+    assert 0 == done.returncode, done.stderr
+    assert ["[0] rank 0 of 2 at", "[0] rank 1 of 2 at"] == sorted(
+        line.rpartition(" ")[0] for line in done.stdout.splitlines()
+    )
+
+
+@pytest.mark.parametrize("launcher", PROGRAMS)
+@pytest.mark.parametrize(
+    ("ends", "status", "says"), [("exit 7", 7, "exit status 7"), ("kill -SEGV $$", 139, "SIGSEGV")]
+)
+def test_who_failed_first_and_how(muster: Any, launcher: str, ends: str, status: int, says: str) -> None:
+    line = ["--", "sh", "-c", f"[ $RANK = 1 ] && {ends}; sleep 60"]
+    done = muster("run", "--launcher", launcher, "-g", "2", *line, timeout=120)
+    assert status == done.returncode, done.stderr
+    assert "rank 1 failed first" in done.stderr
+    assert says in done.stderr
+    assert "rank 0: ended by muster" in done.stderr
+    until(lambda: not others(muster), "nothing is left", 10)
+
+
+@pytest.mark.parametrize("launcher", PROGRAMS)
+def test_kill(muster: Any, launcher: str) -> None:
+    process = muster.start("run", "--launcher", launcher, "-g", "2", "--", "sh", "-c", "echo $RANK; sleep 600")
+    until(lambda: muster.home.exists() and all(wrote(muster, rank) for rank in range(2)), "both run")
+    done = muster("kill", "last")
+    assert 0 == done.returncode, done.stderr
+    assert 137 == process.wait(timeout=30)
+    process.communicate()
+    until(lambda: not others(muster), "nothing is left", 10)
+
+
+def wrote(muster: Any, rank: int) -> bool:
+    return any((muster.home / "runs").glob(f"*/attempt_0/rank_{rank:05d}.out")) and bool(muster.log(rank))
+
+
+def test_what_the_plan_shows_is_what_ran(muster: Any) -> None:
+    """The launcher's command line, with what is known only then filled in."""
+    line = ["--launcher", "torchrun", "-g", "2", "--", "sh", "-c", "tr '\\0' '\\n' </proc/$PPID/cmdline; echo; sleep 1"]
+    planned = json.loads(muster("plan", "--json", *line).stdout)["commands"][0]["argv"]
+    done = muster("run", "--prefix", "", "--ranks", "0", *line, timeout=60)
+    assert 0 == done.returncode, done.stderr
+    run = muster.newest()
+    log = (run / "events.jsonl").read_text()
+    assert '"joined"' in log
+    shim = done.stdout.splitlines()[:5]
+    assert [sys.executable, "-u", f"/tmp/muster-{run.name}.pyz", run.name, "1"] == shim
+    assert planned[:3] == ["$MUSTER_PYTHON", "-m", "torch.distributed.run"]
+    assert planned[-3] == "$MUSTER_RANK"
+
+
+def test_fewer_ranks_than_were_asked_for_are_a_failure(muster: Any) -> None:
+    """accelerate 1.15 with `--cpu` starts one, and ends with status 0."""
+    line = ["--launcher", "accelerate", "--launcher-args", "--cpu", "-g", "2", "--", "true"]
+    done = muster("run", *line, timeout=60)
+    assert 125 == done.returncode, done.stderr
+    assert "never joined" in done.stderr
+
+
+def test_one_rank_alone(muster: Any) -> None:
+    """Which accelerate starts in another way than several."""
+    done = muster("run", "--launcher", "accelerate", "-g", "1", str(EXAMPLE), timeout=60)
+    assert (0, True) == (done.returncode, "[0] the sum of 0 to 0 is 0, as it should be" in done.stdout), done.stderr
+
+
+def test_a_program_that_cannot_be_started_is_no_kill(muster: Any, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.write_text("#!/no/such/interpreter\n")
+    broken.chmod(0o755)
+    done = muster("run", "--launcher", "mpirun", "-g", "2", "--", str(broken), timeout=60)
+    assert 125 == done.returncode, done.stderr
+    assert f"muster: cannot start {broken}: No such file or directory" in done.stderr
+
+
+def test_all_ranks_see_the_gpus_of_their_machine(muster: Any) -> None:
+    """submitit hides them all from its tasks, and deepspeed counts them anew."""
+    show = ["--prefix", "", "--", "sh", "-c", "echo ${CUDA_VISIBLE_DEVICES-unset}"]
+    for launcher in ("submitit", "deepspeed"):
+        done = muster("run", "--launcher", launcher, "-g", "2", *show, timeout=60)
+        assert ["unset", "unset"] == done.stdout.split(), done.stderr
+        done = muster("run", "--launcher", launcher, "-g", "2", "--gpus", "2,3", *show, timeout=60)
+        assert ["2,3", "2,3"] == done.stdout.split(), done.stderr
+
+
+def test_ranks_do_not_outlive_their_agent(muster: Any) -> None:
+    """Detached, so that no terminal ends what the agent has left; torchrun ties its workers to nobody."""
+    line = ["--launcher", "torchrun", "-g", "2", "--", "sh", "-c", "echo $RANK; sleep 600"]
+    assert 0 == muster("run", "-d", *line, timeout=60).returncode
+    until(lambda: all(wrote(muster, rank) for rank in range(2)), "both run")
+    (agent,) = [int(line.split()[0]) for line in others(muster) if "exec(f.read" in line]
+    os.kill(agent, signal.SIGKILL)
+    until(lambda: not [line for line in others(muster) if "sleep" in line], "the ranks have ended", 15)
+    until(lambda: not others(muster), "nothing is left", 15)
+
+
+def test_a_launcher_that_cannot_start_ranks_says_why(muster: Any) -> None:
+    done = muster("run", "--launcher", "torchrun", "--launcher-args", "--no-such", "-g", "2", "--", "true", timeout=60)
+    assert 125 == done.returncode
+    assert "it never joined, as 0 of 2 ranks did: torchrun on" in done.stderr
+    assert "unrecognized arguments: --no-such" in done.stderr
+
+
+def test_more_ranks_than_were_asked_for_are_refused(muster: Any) -> None:
+    line = ["--launcher", "torchrun", "--launcher-args", "--nproc-per-node=3", "-g", "2", "--", "sleep", "60"]
+    done = muster("run", *line, timeout=60)
+    assert 125 == done.returncode, done.stderr
+    assert "torchrun made a world of 3, and 2 ranks were asked for" in done.stderr
+    until(lambda: not others(muster), "nothing is left", 10)
+
+
+def test_all_ranks_are_started_again(muster: Any, tmp_path: Path) -> None:
+    line = ["--", "sh", "-c", "[ -e again ] && exit 0; [ $RANK = 1 ] && touch again && exit 3; sleep 60"]
+    done = muster("run", "--launcher", "torchrun", "--max-restarts", "1", "-g", "2", *line, timeout=90)
+    assert 0 == done.returncode, done.stderr
+
+
+SAVES = """
+import signal, sys, time
+
+def save(*_):
+    time.sleep(1)
+    print("saved", flush=True)
+    sys.exit(0)
+
+signal.signal(signal.SIGINT, save)
+print("on", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_rank_that_listens_ends_in_its_own_time(muster: Any, script: Any) -> None:
+    """Ctrl-C: the launcher does not cut the ranks short."""
+    process = muster.start("run", "--launcher", "torchrun", "-g", "2", str(script(SAVES)))
+    until(lambda: muster.home.exists() and all(wrote(muster, rank) for rank in range(2)), "both run")
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+    assert 130 == process.returncode
+    assert 2 == out.count("saved")
