@@ -47,6 +47,7 @@ class Check(NamedTuple):
 
 
 SLOW_NAME = 0.1
+SLOW_REFUSAL = 2.0
 SLOW_IMPORT = 15.0
 GIB = 1 << 30
 
@@ -79,6 +80,19 @@ def _names(patient: Patient) -> Iterator[Finding]:
                     "each connection between ranks waits for that",
                     "a line for each host in /etc/hosts",
                 )
+
+
+def _refusals(patient: Patient) -> Iterator[Finding]:
+    for host, facts in patient.facts.items():
+        took = facts["nobody"].get("hangs", facts["nobody"].get("seconds", 0.0))
+        if took > SLOW_REFUSAL:
+            yield Finding(
+                "warning",
+                host,
+                f"a name or address that no file has takes {took:.1f} s to be refused",
+                "a server for names does not answer, and torch looks up addresses backwards",
+                "see /etc/resolv.conf there; or `hosts: files` in /etc/nsswitch.conf",
+            )
 
 
 def _names_agree(patient: Patient) -> Iterator[Finding]:
@@ -340,6 +354,7 @@ def _slurm(patient: Patient) -> Iterator[Finding]:
 
 CHECKS = (
     Check("names resolve, alike and fast", _names),
+    Check("unknown names are refused", _refusals),
     Check("names mean the same everywhere", _names_agree),
     Check("own name is no loopback", _own_name),
     Check("nodes reach each other", _ways),

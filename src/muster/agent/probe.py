@@ -52,11 +52,12 @@ def probe(names: Iterable[str], folders: Iterable[str]) -> dict[str, Any]:
     names, folders = list(names), list(folders)
     jobs: dict[str, Callable[[], Any]] = {f"name {name}": partial(_look_up, name) for name in names}
     jobs.update({f"folder {path}": partial(_folder, path) for path in folders})
+    jobs["nobody"] = partial(_look_up, "nobody.invalid")  # no file has that name, and a server refuses it at once
     jobs.update(torch=_torch, gpus=_gpus, shm=partial(_space, "/dev/shm"))
     answers = _at_once(jobs)
     found["names"] = {name: answers[f"name {name}"] for name in names}
     found["folders"] = {path: answers[f"folder {path}"] for path in folders}
-    found.update({name: answers[name] for name in ("torch", "gpus", "shm")})
+    found.update({name: answers[name] for name in ("torch", "gpus", "shm", "nobody")})
     return found
 
 
