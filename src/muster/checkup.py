@@ -20,8 +20,6 @@ class Patient(NamedTuple):
     """By how many seconds the wall clock of a host is ahead of the first one's."""
     folder: str
     """Where the ranks start."""
-    shared: Mapping[str, bool]
-    """The folder of runs is the one of this machine."""
     nodes: Mapping[str, tuple[str, str]]
     """Of Slurm, by node: the state and the reason; empty without Slurm."""
     slurm_silent: str = ""
@@ -264,6 +262,16 @@ def _shared(patient: Patient) -> Iterator[Finding]:
             yield Finding(
                 "error", host, f"there is no folder {patient.folder}", "the ranks start there", "`--sync`, or mount it"
             )
+    sharing = {host: bool(facts["shared"]) for host, facts in patient.facts.items()}
+    for host, shares in sharing.items():
+        if not shares and any(sharing.values()):
+            yield Finding(
+                "warning",
+                host,
+                "it does not share the folder of runs, and others do",
+                "a shared folder that is not mounted there: checkpoints and data are missing too",
+                "`mount` there, or `--run-dir`",
+            )
 
 
 def _limits(patient: Patient) -> Iterator[Finding]:
@@ -364,7 +372,7 @@ CHECKS = (
     Check("GPUs are there and free", _gpus),
     Check("cores", _cores),
     Check("room, and writes that work", _room),
-    Check("folder of the ranks", _shared),
+    Check("folders are there and shared", _shared),
     Check("limits", _limits),
     Check("clocks agree", _clocks),
     Check("variables that hurt", _variables),

@@ -22,6 +22,7 @@ def machine(number: int) -> dict[str, Any]:
     return {
         "python": "3.11.7",
         "executable": "/venv/bin/python",
+        "shared": True,
         "cores": 64,
         "all_cores": 64,
         "interfaces": [("eth0", f"10.0.0.{number}", 1500)],
@@ -49,7 +50,6 @@ def patient(**more: Any) -> Patient:
         ways,
         dict.fromkeys(hosts, 0.0),
         "/work",
-        dict.fromkeys(hosts, True),
         dict.fromkeys(hosts, ("idle", "")),
     )
     return known._replace(**more)
@@ -100,7 +100,8 @@ def set_to(*path: Any) -> Change:
         (set_to("folders", "/runs", {"hangs": 8.0}), "room", "error", "writing in /runs hangs"),
         (set_to("folders", "/runs", "free", 1 << 20), "room", "warning", "/runs has 1 MiB left"),
         (set_to("folders", "/runs", "files", 7), "room", "warning", "room for 7 files"),
-        (set_to("folders", "/work", "there", False), "folder of the ranks", "error", "there is no folder /work"),
+        (set_to("shared", False), "folders are", "warning", "it does not share the folder of runs"),
+        (set_to("folders", "/work", "there", False), "folders are", "error", "there is no folder /work"),
         (set_to("shm", "total", 64 << 20), "room", "warning", "/dev/shm has 64 MiB"),
         (set_to("limits", "open files", 256), "limits", "warning", "256 open files"),
         (set_to("kills_user_processes", True), "limits", "warning", "KillUserProcesses=yes"),

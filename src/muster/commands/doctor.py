@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import sys
 import tempfile
 import time
@@ -64,32 +65,41 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 def _look(job: Job, targets: Sequence[Host], env: Mapping[str, str], root: Path) -> tuple[Patient, list[Finding]]:
     """Ask all machines; gives what they told, and those that told nothing."""
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
     gathering = Gathering(job, targets, env, lambda text: print(f"muster: {text}", file=sys.stderr))
-    with tempfile.TemporaryDirectory(dir=root, prefix="doctor-") as flag:
-        meet.put_flag(flag)
-        try:
-            gathering.reach(flag, strict=False)
-            silent = [
-                Finding(
-                    "error",
-                    targets[node].name,
-                    error.sentence.partition(": ")[2],
-                    "nothing can run there",
-                    error.hint or "",
-                )
-                for node, error in sorted(gathering.failed.items())
-            ]
-            facts = gathering.probe([host.name for host in targets], [job.cwd, str(root)])
-            ways = gathering.ways(_PAIRS)
-            shared = {link.host: bool(link.facts["shared"]) for link in gathering.living}
-            clocks = gathering.clocks_ahead(time.time(), time.monotonic())
-        finally:
-            gathering.give_up()
+    flag = _flag(root)
+    try:
+        gathering.reach(flag, strict=False)
+        silent = [
+            Finding(
+                "error",
+                targets[node].name,
+                error.sentence.partition(": ")[2],
+                "nothing can run there",
+                error.hint or "",
+            )
+            for node, error in sorted(gathering.failed.items())
+        ]
+        facts = gathering.probe([host.name for host in targets], [job.cwd, str(root)])
+        ways = gathering.ways(_PAIRS)
+        clocks = gathering.clocks_ahead(time.time(), time.monotonic())
+    finally:
+        gathering.give_up()
+        shutil.rmtree(flag, ignore_errors=True)
     if len(targets) == 1:
         facts = {host: {**told, "names": {}} for host, told in facts.items()}  # nobody looks for the others
     nodes, why = _nodes_of_slurm(list(facts))
-    return Patient(facts, ways, clocks, job.cwd, shared, nodes, why), silent
+    return Patient(facts, ways, clocks, job.cwd, nodes, why), silent
+
+
+def _flag(root: Path) -> str:
+    """A folder by which other machines see whether they share this one; where none can be made, the checks say why."""
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flag = tempfile.mkdtemp(dir=root, prefix="doctor-")
+        meet.put_flag(flag)
+    except OSError:
+        return "/nowhere"
+    return flag
 
 
 def _nodes_of_slurm(names: Sequence[str]) -> tuple[dict[str, tuple[str, str]], str]:
