@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from contextlib import suppress
 from importlib.util import cache_from_source
 from pathlib import Path
 
@@ -37,9 +38,9 @@ def build(compiled: bool = False) -> bytes:
             inside = path.relative_to(root)
             if inside.parts[0] not in _NOT_NEEDED:
                 archive.write(path, f"muster/{inside}")
-                cached = Path(cache_from_source(str(path)))
-                if compiled and cached.exists():
-                    archive.write(cached, f"muster/{inside}c")
+                with suppress(OSError):  # it may not be there, or be somebody else's
+                    if compiled:
+                        archive.write(cache_from_source(str(path)), f"muster/{inside}c")
     return data.getvalue()
 
 
