@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,14 @@ TRAINING = EXAMPLE.with_name("train_ddp.py")
 HERE = [name for name, row in LAUNCHERS.items() if row.foreign and "local" in row.places]
 PROGRAMS = [name for name in HERE if name not in ("spawn", "ray")]
 """Ray takes half a minute for each; spawn calls Python only, and importing torch takes its time."""
+
+
+@pytest.fixture(autouse=True)
+def no_shim_is_left(muster: Any) -> Iterator[None]:
+    """An agent that is killed leaves one in /tmp, where other tests would find it."""
+    yield
+    for run in (muster.home / "runs").glob("*"):
+        Path(f"/tmp/muster-{run.name}.pyz").unlink(missing_ok=True)
 
 
 def others(muster: Any) -> list[str]:
