@@ -59,6 +59,11 @@ def state(run: Run) -> str:
     return "lost" if outcome is None else outcome.state
 
 
+def goes_on(run: Run, state: str) -> bool:
+    """Who waits for the end has to wait longer; Slurm that does not answer says nothing about the job."""
+    return state in ("running", "pending") or (state == "unknown" and bool(run.job.get("slurm")))
+
+
 def cancel(run: Run) -> None:
     """Have Slurm end the job of a run. Raises `RunFailed`."""
     import subprocess
@@ -332,8 +337,7 @@ def wait(run: Run, timeout: float | None = None) -> str:
     pause = 0.01
     while True:
         now = state(run)
-        goes_on = ("running", "pending", "unknown") if run.job.get("slurm") else ("running", "pending")
-        if now not in goes_on or (deadline is not None and time.monotonic() >= deadline):
+        if not goes_on(run, now) or (deadline is not None and time.monotonic() >= deadline):
             return now
         time.sleep(pause)
         pause = min(0.25, pause * 1.5)
