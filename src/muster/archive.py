@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from contextlib import suppress
+from functools import cache
 from importlib.util import cache_from_source
 from pathlib import Path
 
@@ -50,6 +51,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@cache
 def build_shim() -> bytes:
     """The bytes of what foreign launchers start in place of the script; see `agent/rank.py`."""
     data = io.BytesIO()

@@ -83,24 +83,31 @@ if os.path.exists(sys.argv[1]):
     print(open(sys.argv[1]).read())
     sys.exit(0)
 if os.environ["RANK"] == "0":
+    while not os.path.exists(sys.argv[2]):
+        time.sleep(0.02)
     signal.signal(signal.SIGUSR1, save)
 print("working", flush=True)
 time.sleep(600)
 """
-"""FILE: rank 0 saves when it hears SIGUSR1, the others do not listen; what finds a saved file is done."""
+"""FILE GO: rank 0 saves when it hears SIGUSR1, once there is GO; the others do not. What finds a saved file is done."""
 
 
 def test_before_its_time_is_over_a_rank_that_listens_can_save(there: There) -> None:
-    """A job of one minute hears it at once: Slurm looks at its clock every half a minute."""
-    line = ["--time", "1", "--signal-before", "30", "--requeue", "1", "-N", "2", "-g", "1"]
-    script = [there.script(SAVES), str(there.folder / "state")]
-    done = there.muster("run", "--slurm", *line, *script, timeout=180)
-    assert 0 == done.returncode, done.stderr
-    assert "[0] saving" in done.stdout
-    assert "[0] saved by an earlier attempt" in done.stdout
-    assert "[1] saved by an earlier attempt" in done.stdout
-    assert "30 s are left of the job's time: SIGUSR1 to the ranks that catch it" in done.stderr
-    assert 1 == done.stdout.count("[0] working")
+    """A job of one minute hears it soon: Slurm looks at its clock every half a minute.
+
+    A rank that does not listen yet, as one that still imports, hears it as soon as it does.
+    """
+    line = ["--time", "1", "--signal-before", "40", "--requeue", "1", "-N", "2", "-g", "1"]
+    go = there.folder / "go"
+    process = there.start("run", "--slurm", *line, there.script(SAVES), str(there.folder / "state"), str(go))
+    warning = "40 s are left of the job's time: SIGUSR1 to the ranks that catch it"
+    until(lambda: warning in there.said(), "it is warned")
+    go.touch()
+    assert 0 == process.wait(timeout=180), there.said()
+    assert "[0] saving" in there.said()
+    assert "[0] saved by an earlier attempt" in there.said()
+    assert "[1] saved by an earlier attempt" in there.said()
+    assert 1 == there.said().count("[0] working")
     ends = [line for line in (there.run / "events.jsonl").read_text().splitlines() if '"ended"' in line]
     assert not [line for line in ends if '"rank": 1' in line and '"signal": 10' in line]
 
@@ -108,7 +115,7 @@ def test_before_its_time_is_over_a_rank_that_listens_can_save(there: There) -> N
 def test_preempted_with_time_to_save(there: There) -> None:
     """In a partition with a grace time only the steps are told at first, and not the batch script."""
     line = ["--partition", "spare", "--requeue", "1", "-N", "2", "-g", "1"]
-    process = there.start("run", "--slurm", *line, there.script(SAVES), str(there.folder / "state"))
+    process = there.start("run", "--slurm", *line, there.script(SAVES), str(there.folder / "state"), "/")
     until(lambda: has_begun(there, 0) and "working" in there.log(0), "it works")
     made_room = there.lab.run("head", ["srun", "-purgent", "-N3", "--exclusive", "true"], timeout=90)
     assert 0 == made_room.returncode, made_room.stderr

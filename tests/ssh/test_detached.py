@@ -98,6 +98,9 @@ def test_a_machine_that_knows_nothing_of_it_attaches_by_the_host(
     unknown = there.muster("attach", "n1:no-such-run", host="n3", env=stranger)
     assert 2 == unknown.returncode
     assert "there is no run `no-such-run` on n1" in unknown.stderr
+    nowhere = there.muster("attach", "nosuchhost:last", host="n3", env=stranger)
+    assert 3 == nowhere.returncode
+    assert "nosuchhost does not answer: ssh: Could not resolve hostname" in nowhere.stderr
     there.nothing_left()
 
 
@@ -119,9 +122,12 @@ def test_a_run_on_a_host_that_does_not_answer_is_unknown(there: There) -> None:
     there.steps(1, 3)
     there.lab.fault("partition", "n1")
     assert "unknown" in there.muster("ps", timeout=60).stdout
+    waits = there.start("wait", "last")
+    until(lambda: "does not answer" in there.said() and "asking again" in there.said(), "it waits for the host, too")
     there.lab.clear()
     assert "running" in there.muster("ps").stdout
     assert 0 == there.muster("kill", "last").returncode
+    assert 137 == waits.wait(timeout=60), there.said()
     there.nothing_left()
 
 

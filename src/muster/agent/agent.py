@@ -38,6 +38,9 @@ _STRANGER = 10.0
 _NEWS = ("ready", "listening", "started", "joined", "ended", "launcher_ended", "store_ended", "unable", "swept")
 """What a supervisor that begins again has to be told once more."""
 
+_LISTENS = 0.2
+"""How often it is looked whether a rank that has only begun has come to listen for a signal, in seconds."""
+
 
 class Agent:
     """The loop of one node."""
@@ -357,8 +360,19 @@ class Agent:
             self.members.guests.reached(number, code)
 
     def on_warn(self, payload: bytes, name: str) -> None:
-        """Pass a signal, `USR1`, to the ranks that have a handler for it, and tell which these are."""
-        self.emit("heard", ranks=self.members.warn(signal.Signals[f"SIG{name}"]) if self.prepared else [])
+        """Pass a signal, `USR1`, to the ranks that have a handler for it, and tell which these are.
+
+        A rank that has only begun gets it as soon as it listens.
+        """
+        number = signal.Signals[f"SIG{name}"]
+        self.emit("heard", ranks=self.members.warn(number) if self.prepared else [])
+        self._warn_late(number)
+
+    def _warn_late(self, number: int) -> None:
+        if self.prepared:
+            self.members.warn(number)
+        if not self.leaving:
+            self.after(_LISTENS, lambda: self._warn_late(number))
 
     def on_sweep(self, payload: bytes, patience: float, well: bool = True) -> None:
         """End whatever is left of the attempt; what ranks left behind has `patience` seconds to end by itself.

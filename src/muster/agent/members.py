@@ -60,6 +60,8 @@ class Members:
         self.pids: dict[int, int] = {}
         self.names: dict[int, str] = {}
         self.unclaimed: dict[int, tuple[int | None, int | None]] = {}
+        self.warned: set[int] = set()
+        """Processes of ranks that were told of the end to come."""
         self.ends: dict[int, dict[str, int | None]] = {}
         self.warm: Hooked | None = None
         self.warm_times: dict[str, float] = {}
@@ -395,10 +397,12 @@ class Members:
                 system.send(self.pids[rank], number, group)
 
     def warn(self, number: int) -> list[int]:
-        """Send a signal to the ranks that have a handler for it, and tell which; others it would end."""
+        """Send a signal, once, to the ranks that have a handler for it, and tell which; others it would end."""
         listening = [rank for rank, pid in sorted(self.pids.items()) if system.catches(pid, number)]
         for rank in listening:
-            system.send(self.pids[rank], number)
+            if self.pids[rank] not in self.warned:
+                self.warned.add(self.pids[rank])
+                system.send(self.pids[rank], number)
         return listening
 
     def stacks(self, ranks: Collection[int] | None = None) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 
 from muster.commands.common import read
 from muster.launchers import LAUNCHERS, Launcher
 from muster.report import table
+from muster.world.here import installed
 
 
 def launchers(words: list[str], env: Mapping[str, str], began: float) -> int:
@@ -36,10 +36,7 @@ def launchers(words: list[str], env: Mapping[str, str], began: float) -> int:
 def _there(launcher: Launcher, env: Mapping[str, str]) -> str:
     """`yes`, the version that is installed, or nothing."""
     if launcher.package:
-        try:
-            return version(launcher.package.partition("==")[0].partition("[")[0])
-        except PackageNotFoundError:
-            return ""
+        return installed(launcher.package)
     if launcher.program:
         return "yes" if shutil.which(launcher.program, path=env.get("PATH")) else ""
     return "yes"

@@ -49,13 +49,12 @@ def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
     host = str(run.job.get("host", ""))
     lines = Lines(prefixes({rank: (host, rank, 0) for rank in every}, given.get("prefix"), colourful(1, env)), False)
     looked = time.monotonic()
-    goes_on = ("running", "pending", "unknown") if run.job.get("slurm") else ("running", "pending")
     while True:
         if following and time.monotonic() - looked > _REFRESH:
             contact.refresh(run)
             looked = time.monotonic()
         # both before the files are read: what is written after that is not missed
-        last = not following or contact.state(run) not in goes_on
+        last = not following or not contact.goes_on(run, contact.state(run))
         newer = [number for number in run.attempts() if number > attempt] if "attempt" not in given else []
         grown = [_print(run, attempt, key, places, lines) for key in places]
         if any(grown):

@@ -22,7 +22,9 @@ def wait(words: list[str], env: Mapping[str, str], began: float) -> int:
         return 0
     given, rest, root = asked
     run = one(root, rest, "wait")
-    state = contact.wait(run, given.get("timeout"))
+    state = contact.wait(
+        run, given.get("timeout"), lambda why: print(f"muster: {why}; asking again for a minute", file=sys.stderr)
+    )
     outcome = run.outcome
     if outcome is not None:
         print(f"{run.id}: {outcome_in_words(outcome, run.id, len(outcome.ends))}")

@@ -122,9 +122,10 @@ def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
 
     given, asked, run_id, root = _asked(words, env, "plan")
     if given.get("slurm"):
-        from muster.commands.submit import script_of
+        from muster.commands.submit import request, script_of
 
-        print(script_of(asked, given, root / "runs" / run_id), end="")
+        run_dir = root / "runs" / run_id
+        print(script_of(request(asked, given, run_dir), asked, given, run_dir), end="")
         return 0
     nodes = nodes_there(asked, given, None) if asked.hosts else nodes_here(asked, given, env)
     planned = make_plan(asked.job, nodes, run_id)

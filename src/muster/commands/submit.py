@@ -100,10 +100,10 @@ def _size(asked: Asked, given: Mapping[str, Any]) -> tuple[int | None, int | Non
     return nodes or 1, None
 
 
-def script_of(asked: Asked, given: Mapping[str, Any], run_dir: Path) -> str:
+def script_of(wanted: slurm.Request, asked: Asked, given: Mapping[str, Any], run_dir: Path) -> str:
     """The batch script."""
     command = (asked.job.python, "-I", "-S", str(run_dir / ARCHIVE), "inside", str(run_dir))
-    return slurm.batch_script(request(asked, given, run_dir), asked.job.setup, command, bool(given.get("python")))
+    return slurm.batch_script(wanted, asked.job.setup, command, bool(given.get("python")))
 
 
 def submit(
@@ -154,7 +154,7 @@ def submit(
             queue.check_options([name for name, _ in wanted.options])
             queue.try_folder(root, wanted, env)
             script = kept.path / "batch.sh"
-            script.write_text(script_of(asked, given, kept.path))
+            script.write_text(script_of(wanted, asked, given, kept.path))
             number = queue.hand_in(wanted, script, {**env, **secrets})
         else:
             number = allocation.job

@@ -133,7 +133,7 @@ def submit(request: Request, script: str) -> tuple[str, ...]:
     return ("sbatch", "--parsable", "--export=ALL", *options(request), script)
 
 
-NOT_FOR_SBATCH = r"SBATCH_(WAIT|ARRAY_INX|PARSABLE|WAIT_ALL_NODES)|SQUEUE_.*|SINFO_.*"
+NOT_FOR_SBATCH = r"SBATCH_(WAIT|ARRAY_INX|PARSABLE|WAIT_ALL_NODES)"
 """Variables that would make another command of it."""
 
 

@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 from muster.agent.protocol import Unpacker, pack, socket_name
 from muster.errors import Impossible, RunFailed, Unreachable
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 PATIENCE = 5.0
 """Seconds in which an agent must answer."""
+
+_COMES_BACK = 60.0
+"""Seconds for which a host that does not answer is asked again by who waits for the end of a run there."""
+
+_SILENCES: dict[str, str] = {}
+"""What was heard, by run, where its supervisor did not answer: the words of ssh."""
 
 _TRIALS, _PAUSE = 5, 0.3
 """How often a supervisor that hung up without an answer is asked again, and the seconds before that."""
@@ -37,7 +43,8 @@ def state(run: Run) -> str:
         return _in_queue(run)  # asked once for all runs, and no step of its own is needed
     if job.get("served"):
         answer = ask_supervisor(run, "state")
-        if answer is None:
+        if "silent" in answer:
+            _SILENCES[run.id] = answer["silent"]
             return "unknown"
         if not answer.get("gone"):
             return "running"
@@ -57,6 +64,11 @@ def state(run: Run) -> str:
     # it may have ended since we looked
     outcome = run.outcome
     return "lost" if outcome is None else outcome.state
+
+
+def goes_on(run: Run, state: str) -> bool:
+    """Who waits for the end has to wait longer; Slurm that does not answer says nothing about the job."""
+    return state in ("running", "pending") or (state == "unknown" and bool(run.job.get("slurm")))
 
 
 def cancel(run: Run) -> None:
@@ -147,8 +159,11 @@ def way_to(run: Run, call: str = "") -> ChildLink:
     return start_relay(made.job._replace(place=place), host, dict(env), source)
 
 
-def ask_supervisor(run: Run, kind: str, within: float = 15.0, **fields: Any) -> dict[str, Any] | None:
-    """Ask the supervisor of a run; `gone` is true in the answer where there is none. None when it cannot be reached."""
+def ask_supervisor(run: Run, kind: str, within: float = 15.0, **fields: Any) -> dict[str, Any]:
+    """Ask the supervisor of a run; `gone` is true in the answer where there is none.
+
+    Where it cannot be reached the answer has only `silent`: why, in words.
+    """
     for _ in range(_TRIALS):
         link = way_to(run)
         for frame, _ in frames_of(link, within, pack(kind, **fields)):
@@ -157,10 +172,10 @@ def ask_supervisor(run: Run, kind: str, within: float = 15.0, **fields: Any) -> 
             if frame["kind"] == "answer":
                 return frame
         if link.preface is not None:
-            return None
+            return {"silent": link.last_words() or f"nothing was heard within {within:g} s"}
         # it was reached, and was just about to end, or to begin again
         time.sleep(_PAUSE)
-    return None
+    return {"silent": f"the host was reached, but nobody there answered ({_TRIALS} times)"}
 
 
 def frames_of(link: ChildLink, within: float, question: bytes = b"") -> Iterator[tuple[dict[str, Any], bytes]]:
@@ -260,7 +275,8 @@ def why(run: Run, state: str) -> str:
     if run.job.get("slurm") and state in ("unknown", "lost"):
         return "Slurm does not answer" if state == "unknown" else f"Slurm knows its job {run.job['slurm']} no more"
     if state == "unknown" and run.job.get("served"):
-        return f"{run.job['served']['name']}, where its supervisor is, does not answer"
+        words = f"{run.job['served']['name']}, where its supervisor is, does not answer"
+        return f"{words}: {_SILENCES[run.id]}" if _SILENCES.get(run.id) else words
     if state == "unknown":
         return f"it was started on {run.job.get('host')}; ask there"
     if state != "lost":
@@ -304,9 +320,9 @@ def ask(run: Run, kind: str, **fields: Any) -> dict[str, Any]:
     """Ask who looks after a run for something, and give the answer. Raises `RunFailed` when none comes."""
     if run.job.get("served"):
         answer = ask_supervisor(run, kind, **fields)
-        if answer is None or answer.get("gone"):
+        if "silent" in answer or answer.get("gone"):
             raise RunFailed(
-                f"{run.id} does not answer" + ("" if answer is None else ": it has ended"), "`muster ps` tells"
+                f"{run.id} does not answer: {answer.get('silent', 'it has ended')}".rstrip(": "), "`muster ps` tells"
             )
         return answer
     link = _reach(run)
@@ -326,14 +342,25 @@ def ask(run: Run, kind: str, **fields: Any) -> dict[str, Any]:
                 return answer
 
 
-def wait(run: Run, timeout: float | None = None) -> str:
-    """Wait until a run has ended, for at most `timeout` seconds; gives its state then."""
-    deadline = None if timeout is None else time.monotonic() + timeout
+def wait(run: Run, timeout: float | None = None, lost_sight: Callable[[str], object] = lambda why: None) -> str:
+    """Wait until a run has ended, for at most `timeout` seconds; gives its state then.
+
+    A host that does not answer may come back, or the way to it: `lost_sight` is told why, once each time, and the
+    host is asked again for a minute before the state is `unknown`.
+    """
+    began = time.monotonic()
+    since: float | None = None
     pause = 0.01
     while True:
         now = state(run)
-        goes_on = ("running", "pending", "unknown") if run.job.get("slurm") else ("running", "pending")
-        if now not in goes_on or (deadline is not None and time.monotonic() >= deadline):
+        silent = now == "unknown" and bool(run.job.get("served"))
+        if silent and since is None:
+            since = time.monotonic()
+            lost_sight(why(run, now))
+        since = since if silent else None
+        comes_back = since is not None and time.monotonic() - since < _COMES_BACK
+        over = timeout is not None and time.monotonic() - began >= timeout
+        if over or not (comes_back or goes_on(run, now)):
             return now
         time.sleep(pause)
-        pause = min(0.25, pause * 1.5)
+        pause = min(1.0 if silent else 0.25, pause * 1.5)

@@ -215,15 +215,24 @@ def identity() -> dict[str, str]:
     return {"host": os.uname().nodename, "boot": _read("/proc/sys/kernel/random/boot_id").strip()}
 
 
-def check_package(package: str, launcher: str) -> None:
-    """Raise `Impossible` when what a launcher needs is not installed beside muster."""
+def installed(package: str) -> str:
+    """The version of a package, as pip knows it (`ray[train]==2.60.0`), beside muster; empty where it is not."""
     from importlib.metadata import PackageNotFoundError, version
 
-    name = package.partition("==")[0].partition("[")[0]
     try:
-        version(name)
+        return version(_name_of(package))
     except PackageNotFoundError:
+        return ""
+
+
+def _name_of(package: str) -> str:
+    return package.partition("==")[0].partition("[")[0]
+
+
+def check_package(package: str, launcher: str) -> None:
+    """Raise `Impossible` when what a launcher needs is not installed beside muster."""
+    if not installed(package):
         raise Impossible(
-            f"--launcher {launcher}: {name} is not installed in {sys.executable}",
+            f"--launcher {launcher}: {_name_of(package)} is not installed in {sys.executable}",
             f"{sys.executable} -m pip install '{package}', or 'torchmuster[{launcher}]'",
-        ) from None
+        )

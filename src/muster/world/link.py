@@ -102,7 +102,8 @@ class ChildLink(Link):
 
     def last_words(self, count: int = 3) -> str:
         """The last lines on stderr of what was to start the agent."""
-        self.listen()
+        if not self.stderr.closed:
+            self.listen()
         words = self.complaint.decode("utf-8", "replace").replace("\r", "").strip().splitlines()
         return "; ".join(words[-count:])
 

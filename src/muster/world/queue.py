@@ -58,9 +58,9 @@ def _ask(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     )
 
 
-def state(run: Run, since: float = 0.0) -> str | None:
+def state(run: Run) -> str | None:
     """The state of the job of a run; empty when Slurm knows it no more, None when it does not answer."""
-    found = look(run.path.parents[1], max(since, float(run.job["time"])))
+    found = look(run.path.parents[1], float(run.job["time"]))
     if found is None:
         return None
     seen = found.get(str(run.job["slurm"]))
