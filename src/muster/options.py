@@ -66,6 +66,12 @@ def _binding(value: str) -> str:
     return value
 
 
+def _backend(value: str) -> str:
+    if value not in ("gloo", "nccl"):
+        raise ValueError("`gloo` or `nccl`")
+    return value
+
+
 def _variable(value: str) -> str:
     name, equals, _ = value.partition("=")
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*" + ("" if equals else r"\*?"), name):
@@ -406,6 +412,14 @@ OTHERS: Mapping[str, tuple[Option, ...]] = {
     ),
 }
 """The options of the other commands."""
+
+CHECK: tuple[Option, ...] = (
+    Option(("--backend",), "gloo or nccl; without it nccl where there are GPUs", "NAME", _backend, group=HOW),
+    Option(("--html",), "write the page there, too; it is always kept with the run", "FILE", group=SHOWS),
+    Option(("--json",), "print the whole result as JSON", group=SHOWS),
+    HELP,
+)
+"""The options that `muster check` has beside those of `run`."""
 
 _LAB_DIR = Option(("--lab-dir",), "where the lab's files lie, /var/lib/muster-lab without it", "DIR", group=SHOWS)
 

@@ -65,8 +65,7 @@ class Gathering:
 
         Unless `strict` hosts that cannot be reached are left in `failed`, and the others go on.
         """
-        script = self.job.program.argv[0] if self.job.program.kind == "script" else ""
-        self.first = pack("tell", cwd=self.job.cwd, script=script, run_dir=run_dir)
+        self.first = pack("tell", cwd=self.job.cwd, script=self.job.program.path, run_dir=run_dir)
         waiting = list(enumerate(self.hosts))
         deadline, restless = time.monotonic() + PATIENCE, time.monotonic() + RESTLESS
         while len(self.answers) + len(self.failed) < len(self.hosts):
@@ -220,11 +219,10 @@ class Gathering:
                 f"there is no folder {job.cwd} on {fold_hosts(without)}",
                 "the ranks start there: `--sync` sends it, or share it, or name another by --cwd",
             )
-        if job.program.kind == "script":
-            own = meet.digest(os.path.join(job.cwd, job.program.argv[0]))
+        if path := job.program.path:
+            own = meet.digest(os.path.join(job.cwd, path))
             absent = [link.host for link in self.links if not link.facts["script"]]
             other = [link.host for link in self.links if link.facts["script"] not in ("", own)]
-            path = job.program.argv[0]
             if absent:
                 raise Impossible(
                     f"there is no {path} on {fold_hosts(absent)}", "`--sync` sends it; or share its folder"
