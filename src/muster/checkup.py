@@ -22,6 +22,8 @@ class Patient(NamedTuple):
     """Where the ranks start."""
     nodes: Mapping[str, tuple[str, str]]
     """Of Slurm, by node: the state and the reason; empty without Slurm."""
+    gres: Mapping[str, int]
+    """The GPUs that Slurm has for each node."""
     slurm_silent: str = ""
     """Why Slurm, which is here, does not answer."""
 
@@ -42,12 +44,16 @@ class Check(NamedTuple):
 
     name: str
     look: Callable[[Patient], Iterator[Finding]]
+    free: bool = False
+    """It needs only what `machine.at_no_cost` tells, so that each run can look."""
 
 
 SLOW_NAME = 0.1
 SLOW_REFUSAL = 2.0
 SLOW_IMPORT = 15.0
 GIB = 1 << 30
+SMALL_SHM = 128 << 20
+"""What containers have by default is half of it: a handful of DataLoader workers is too much for that."""
 
 
 def _names(patient: Patient) -> Iterator[Finding]:
@@ -109,6 +115,14 @@ def _names_agree(patient: Patient) -> Iterator[Finding]:
 def _own_name(patient: Patient) -> Iterator[Finding]:
     for host, facts in patient.facts.items():
         addresses = facts["own"].get("addresses", [])
+        if "error" in facts["own"]:
+            yield Finding(
+                "warning",
+                host,
+                f"its own name has no address: {facts['own']['error']}",
+                "gloo looks it up, and fails; muster names the interface instead",
+                "a line for it in /etc/hosts there",
+            )
         if len(patient.facts) > 1 and any(address.startswith("127.") for address in addresses):
             yield Finding(
                 "warning",
@@ -135,8 +149,8 @@ def _ways(patient: Patient) -> Iterator[Finding]:
 def _mtu(patient: Patient) -> Iterator[Finding]:
     sizes: dict[int, list[str]] = {}
     for host, facts in patient.facts.items():
-        for _, _, mtu in facts["interfaces"][:1]:
-            sizes.setdefault(mtu, []).append(host)
+        for name, _ in facts["interfaces"][:1]:
+            sizes.setdefault(facts["mtus"][name], []).append(host)
     if len(sizes) > 1:
         why = "large messages may be lost without a word"
         yield Finding("warning", _few(sizes), f"MTU differs: {_differ(sizes)}", why, "one MTU for all")
@@ -244,12 +258,16 @@ def _room(patient: Patient) -> Iterator[Finding]:
                 )
             elif told["files"] is not None and told["files"] < 10000:
                 yield Finding("warning", host, f"{path} has room for {told['files']} files", "as above", "delete some")
-        shm = facts["shm"]
-        if shm.get("total", GIB) < GIB:
+
+
+def _shm(patient: Patient) -> Iterator[Finding]:
+    for host, facts in patient.facts.items():
+        total = facts["shm"].get("total", GIB)
+        if total < GIB:
             yield Finding(
-                "warning",
+                "error" if total < SMALL_SHM else "warning",
                 host,
-                f"/dev/shm has {shm['total'] // (1 << 20)} MiB",
+                f"/dev/shm has {total // (1 << 20)} MiB",
                 "DataLoader workers and NCCL exchange data there, and die of SIGBUS when it is full",
                 "in a container `--shm-size=8g`, or `--ipc=host`",
             )
@@ -281,7 +299,16 @@ def _limits(patient: Patient) -> Iterator[Finding]:
             yield Finding("warning", host, f"{files} open files", "each peer and worker takes some", "ulimit -n 65536")
         if 0 <= processes < 4096:
             yield Finding("warning", host, f"{processes} processes", "DataLoader workers count", "ulimit -u 65536")
-        if facts["kills_user_processes"]:
+        locked = facts["limits"]["locked"]
+        if facts.get("infiniband") and 0 <= locked < GIB:
+            yield Finding(
+                "error",
+                host,
+                f"{locked >> 10} KiB of memory may be locked, and there is InfiniBand ({facts['infiniband'][0]})",
+                "RDMA locks its buffers: NCCL fails with `unhandled system error`",
+                "`memlock unlimited` in limits.conf, and LimitMEMLOCK of sshd or slurmd",
+            )
+        if facts.get("kills_user_processes"):
             yield Finding(
                 "warning",
                 host,
@@ -305,8 +332,8 @@ def _clocks(patient: Patient) -> Iterator[Finding]:
 
 def _variables(patient: Patient) -> Iterator[Finding]:
     for host, facts in patient.facts.items():
-        env, own = facts["env"], {name for name, _, _ in facts["interfaces"]} | {"lo"}
-        for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK"):
+        env, own = facts["env"], {name for name, _ in facts["interfaces"]} | {"lo"}
+        for name in _IDENTITY:
             if name in env:
                 yield Finding(
                     "warning",
@@ -327,6 +354,51 @@ def _variables(patient: Patient) -> Iterator[Finding]:
                 )
 
 
+_IDENTITY = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK")
+
+
+def gloo_interface(facts: Facts) -> str:
+    """What gloo takes by itself: that of the address which the machine's own name has."""
+    asked = facts["env"].get("GLOO_SOCKET_IFNAME")
+    own = facts["own"].get("addresses", [])
+    return asked or next((name for name, address in facts["interfaces"] if address in own), "lo" if own else "none")
+
+
+def nccl_interface(facts: Facts) -> str:
+    """What NCCL takes by itself: one of InfiniBand, else the first that is neither loopback nor docker's."""
+    names = [name for name, _ in facts["interfaces"]]
+    fit = [name for name in names if name.startswith("ib")]
+    fit += [name for name in names if not name.startswith(("ib", "lo", "docker"))]
+    fit += [name for name in names if name.startswith("docker")]
+    return facts["env"].get("NCCL_SOCKET_IFNAME") or next(iter(fit), "lo")
+
+
+def _interfaces(patient: Patient) -> Iterator[Finding]:
+    if len(patient.facts) < 2:
+        return
+    for host, facts in patient.facts.items():
+        ways = dict(facts["interfaces"])
+        for library, variable, chosen in (
+            ("gloo", "GLOO_SOCKET_IFNAME", gloo_interface(facts)),
+            ("NCCL", "NCCL_SOCKET_IFNAME", nccl_interface(facts)),
+        ):
+            if variable not in facts["env"] and chosen in ways and not any(_near(ways[chosen], patient, host)):
+                yield Finding(
+                    "warning",
+                    host,
+                    f"{library} takes {chosen} ({ways[chosen]}) by itself, and no other host is in that network",
+                    "started without muster ranks find no way to each other; muster names the interface that works",
+                    f"{variable}, with the name of the interface that the others reach",
+                )
+
+
+def _near(address: str, patient: Patient, host: str) -> Iterator[bool]:
+    """For each other machine whether it has an address that begins alike (the first half of an IPv4 address)."""
+    for other, facts in patient.facts.items():
+        if other != host:
+            yield any(address.split(".")[:2] == found.split(".")[:2] for _, found in facts["interfaces"])
+
+
 def _cores(patient: Patient) -> Iterator[Finding]:
     for host, facts in patient.facts.items():
         if facts["cores"] == 1 and facts["all_cores"] > 1:
@@ -336,6 +408,16 @@ def _cores(patient: Patient) -> Iterator[Finding]:
                 f"only 1 of {facts['all_cores']} cores may be used",
                 "all ranks and their workers share it",
                 "ask the scheduler for more (`--cpus-per-task`), or see `taskset`",
+            )
+        threads = facts["env"].get("OMP_NUM_THREADS", "")
+        if threads and not (threads.isdigit() and 0 < int(threads) <= facts["cores"]):
+            few = f"and it has {facts['cores']} cores" if threads.isdigit() else "which is no number"
+            yield Finding(
+                "warning",
+                host,
+                f"OMP_NUM_THREADS={threads} is set for everybody, {few}",
+                "each rank starts so many threads, and they wait for each other",
+                "leave it out: muster shares the cores among the ranks",
             )
 
 
@@ -348,6 +430,16 @@ def _slurm(patient: Patient) -> Iterator[Finding]:
             "nothing can be handed in, and states of jobs are unknown",
             "`scontrol ping`; slurmctld may be down",
         )
+    for node, count in patient.gres.items():
+        there = len(patient.facts[node]["gpus"]) if node in patient.facts else 0
+        if there and there != count:
+            yield Finding(
+                "warning",
+                node,
+                f"Slurm has {count} GPUs for it, and {there} are there",
+                "jobs get GPUs that are not there, or some are never used",
+                "gres.conf there, and `scontrol show node`",
+            )
     for node, (state, reason) in patient.nodes.items():
         bad = ("down", "drain", "fail", "unk")
         if state.lower().startswith(bad) or state.endswith("*"):
@@ -366,16 +458,18 @@ CHECKS = (
     Check("names mean the same everywhere", _names_agree),
     Check("own name is no loopback", _own_name),
     Check("nodes reach each other", _ways),
+    Check("gloo and NCCL take the right interface", _interfaces),
     Check("MTU agrees", _mtu),
     Check("torch can be imported", _torch),
     Check("versions agree", _versions),
     Check("GPUs are there and free", _gpus),
-    Check("cores", _cores),
+    Check("cores and threads", _cores, free=True),
+    Check("shared memory", _shm, free=True),
     Check("room, and writes that work", _room),
     Check("folders are there and shared", _shared),
-    Check("limits", _limits),
+    Check("limits", _limits, free=True),
     Check("clocks agree", _clocks),
-    Check("variables that hurt", _variables),
+    Check("variables that hurt", _variables, free=True),
     Check("Slurm's own view", _slurm),
 )
 
@@ -383,6 +477,17 @@ CHECKS = (
 def examine(patient: Patient) -> list[tuple[str, list[Finding]]]:
     """All checks by name, with what each found, in order."""
     return [(check.name, list(check.look(patient))) for check in CHECKS]
+
+
+def at_no_cost(facts: Mapping[str, Facts], env: Mapping[str, str]) -> list[str]:
+    """What a run can know before it starts ranks, and what would end it: the errors of the checks that are free.
+
+    `facts` are what `machine.at_no_cost` tells, by host; `env` is set for all ranks.
+    """
+    known = {host: {**told, "env": {**told["env"], **env}} for host, told in facts.items()}
+    patient = Patient(known, {}, {}, "", {}, {})
+    found = [finding for check in CHECKS if check.free for finding in check.look(patient)]
+    return [f"{one.host}: {one.found}: {one.why}; {one.do}" for one in found if one.level == "error"]
 
 
 def sound(results: Sequence[tuple[str, list[Finding]]]) -> bool:

@@ -22,6 +22,7 @@ from muster.agent import dial, machine, meet
 from muster.agent.keep import ARCHIVE
 from muster.agent.protocol import Unpacker, socket_name
 from muster.agent.step import RENDEZVOUS
+from muster.checkup import at_no_cost
 from muster.environ import hidden
 from muster.errors import Impossible, MusterError, Unreachable
 from muster.hosts import Wanted, fold_hosts, shares
@@ -209,6 +210,8 @@ class Inside:
                 link.node, "prepare", **prepare_fields(plan, link.node, link.host, str(self.run.path), self.run.id)
             )
         world.tell(0, "listen", attempt=record["first_attempt"], host=met.address)
+        for finding in at_no_cost({link.host: link.facts for link in self.links}, self.job.env):
+            world.say(finding)
         world.watch_signals(self.signals, self.asked["signal"], self.asked["before"], queue.kill_wait())
         viewers = socket.socket(socket.AF_UNIX)
         viewers.bind(socket_name(os.getuid(), self.run.id, "supervisor"))

@@ -176,6 +176,11 @@ class Plan(NamedTuple):
         """The number of ranks on all nodes."""
         return sum(len(node.ranks) for node in self.nodes)
 
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The names of the nodes, by number."""
+        return tuple(node.host.name for node in self.nodes)
+
 
 class Failure(NamedTuple):
     """Why a rank failed, as far as its own words tell."""

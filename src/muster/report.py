@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from muster.advice import advice
 from muster.environ import is_secret
 from muster.model import Command, Outcome, Plan, RankEnd
 from muster.ranks import LATE, environment, fold, named
@@ -93,8 +94,11 @@ def ended_in_words(end: RankEnd) -> str:
     return f"exit status {end.code}"
 
 
-def outcome_in_words(outcome: Outcome, run_id: str, world_size: int) -> str:
-    """How a run ended: one line when all is well, else who failed first, why, and what became of the others."""
+def outcome_in_words(outcome: Outcome, run_id: str, world_size: int, hosts: Sequence[str] = ()) -> str:
+    """How a run ended: one line when all is well, else who failed first, why, and what became of the others.
+
+    `hosts` are the names of its nodes.
+    """
     lines: list[str] = []
     after = f"after {seconds(outcome.duration)}"
     if outcome.state == "succeeded":
@@ -102,8 +106,12 @@ def outcome_in_words(outcome: Outcome, run_id: str, world_size: int) -> str:
     elif outcome.state == "failed" and outcome.first is not None and not outcome.reason:
         first = outcome.first
         attempt = f" after restart {outcome.attempt}" if outcome.attempt else ""
-        lines.append(f"rank {first.rank} failed first{attempt}, {after_start(first)}: {ended_in_words(first)}")
+        host = hosts[first.node] if first.node < len(hosts) else ""
+        on = f" on {host}" if hosts[1:] else ""
+        lines.append(f"rank {first.rank}{on} failed first{attempt}, {after_start(first)}: {ended_in_words(first)}")
         lines += _last_words(first)
+        hint = advice(first, host, len(hosts) > 1)
+        lines += [f"hint: {hint}"] if hint else []
     else:
         # what muster could not do is a sentence already, with its hint
         lines.append(outcome.reason if outcome.state == "broken" else f"ended {after}: {outcome.reason}")
@@ -320,16 +328,21 @@ def phases(events: Iterable[Mapping[str, Any]]) -> list[tuple[str, float]]:
 
 
 def show_in_words(
-    run_id: str, job: Mapping[str, Any], state: str, outcome: Outcome | None, events: Sequence[Mapping[str, Any]]
+    run_id: str,
+    job: Mapping[str, Any],
+    state: str,
+    outcome: Outcome | None,
+    events: Sequence[Mapping[str, Any]],
+    hosts: Sequence[str] = (),
 ) -> str:
-    """All that is known of a run."""
+    """All that is known of a run; `hosts` are the names of its nodes."""
     lines = [f"run      {run_id}" + (f"  ({job['name']})" if job.get("name") else "")]
     lines.append(f"state    {state}")
     lines.append(f"command  {shlex.join(job.get('argv', []))}")
     lines.append(f"folder   {job.get('cwd', '?')} on {job.get('host', '?')}")
     lines.append(f"started  {job.get('started', '?')}")
     if outcome is not None:
-        lines += ["", outcome_in_words(outcome, run_id, len(outcome.ends))]
+        lines += ["", outcome_in_words(outcome, run_id, len(outcome.ends), hosts)]
         if outcome.state == "succeeded" and outcome.attempt:
             lines.append(f"in attempt {outcome.attempt}")
     spans = phases(events)

@@ -15,7 +15,7 @@ def test_a_sound_lab_passes_without_a_warning(there: There) -> None:
     passed, failed = there.folder / "passed", there.folder / "failed"
     done = there.muster("doctor", "-H", "n1,n2,n3", "--pass-file", str(passed), "--fail-file", str(failed))
     assert 0 == done.returncode, done.stdout + done.stderr
-    assert "17 checks: all is well" in done.stdout
+    assert "19 checks: all is well" in done.stdout
     assert ("n1\nn2\nn3\n", "") == (passed.read_text(), failed.read_text())
     there.nothing_left()
 
@@ -71,3 +71,30 @@ def test_this_machine_alone(there: There) -> None:
     done = there.muster("doctor")
     assert 0 == done.returncode, done.stdout + done.stderr
     assert "ok       torch can be imported" in done.stdout
+
+
+def test_a_run_that_meets_a_full_disk_says_so_with_host_and_advice(there: There) -> None:
+    """What the doctor would have said stands in the report, now and later."""
+    there.lab.fault("full-disk", "n2")
+    text = f"open('{there.lab.folder.scratch}/state', 'w').write('x' * 100000)"
+    done = there.muster("run", "-H", "n1,n2", "-g", "1", there.script(text))
+    assert 1 == done.returncode
+    assert "rank 1 on n2 failed first" in done.stderr
+    assert "No space left on device" in done.stderr
+    hint = "hint: a disk of n2 is full, or your share of it: `df -h` and `df -i` there; `muster doctor` with the same"
+    assert hint in done.stderr
+    assert hint in there.muster("show", "last").stdout
+    there.nothing_left()
+
+
+def test_a_run_looks_at_what_costs_nothing(there: There) -> None:
+    """A variable that a machine sets for everybody: told before it fails, with the name of the machine."""
+    line = ["--setup", "n2:export NCCL_SOCKET_IFNAME=ib0", there.script("print('well')")]
+    done = there.muster("run", "-H", "n1,n2", "-g", "1", *line)
+    assert 0 == done.returncode, done.stderr
+    said = "muster: n2: NCCL_SOCKET_IFNAME=ib0, and there is no such interface (there are eth0, lo): "
+    assert 1 == done.stderr.count(said)
+    assert "NCCL_SOCKET_IFNAME" not in there.muster("run", "-H", "n1,n2", "-g", "1", there.script("print(1)")).stderr
+    here = there.muster("run", "-g", "2", "--env", "GLOO_SOCKET_IFNAME=ib0", there.script("print('well')"))
+    assert ": GLOO_SOCKET_IFNAME=ib0, and there is no such interface" in here.stderr
+    there.nothing_left()

@@ -7,7 +7,7 @@ from typing import Any, Callable
 
 import pytest
 
-from muster.checkup import CHECKS, Finding, Patient, examine, sound
+from muster.checkup import CHECKS, Finding, Patient, at_no_cost, examine, sound
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -25,7 +25,9 @@ def machine(number: int) -> dict[str, Any]:
         "shared": True,
         "cores": 64,
         "all_cores": 64,
-        "interfaces": [("eth0", f"10.0.0.{number}", 1500)],
+        "interfaces": [("eth0", f"10.0.0.{number}")],
+        "mtus": {"eth0": 1500},
+        "infiniband": [],
         "limits": {"open files": 65536, "processes": -1, "locked": -1},
         "env": {},
         "kills_user_processes": False,
@@ -51,6 +53,7 @@ def patient(**more: Any) -> Patient:
         dict.fromkeys(hosts, 0.0),
         "/work",
         dict.fromkeys(hosts, ("idle", "")),
+        {},
     )
     return known._replace(**more)
 
@@ -86,7 +89,8 @@ def set_to(*path: Any) -> Change:
         (set_to("nobody", "seconds", 5.0), "unknown names", "warning", "takes 5.0 s to be refused"),
         (set_to("names", "n1", "addresses", ["10.9.9.9"]), "names mean", "error", "10.9.9.9 on n2"),
         (set_to("own", "addresses", ["127.0.1.1"]), "own name", "warning", "its own name means 127.0.1.1"),
-        (set_to("interfaces", [("eth0", "10.0.0.2", 9000)]), "MTU", "warning", "9000 on n2"),
+        (set_to("own", {"error": "unknown"}), "own name", "warning", "its own name has no address"),
+        (set_to("mtus", "eth0", 9000), "MTU", "warning", "9000 on n2"),
         (set_to("torch", {"error": "No module named 'torch'"}), "torch can", "error", "No module named"),
         (set_to("torch", {"hangs": 120.0}), "torch can", "error", "was not done after 120 s"),
         (set_to("torch", "first", 90.0), "torch can", "warning", "takes 90 s, and 2 s again"),
@@ -102,7 +106,10 @@ def set_to(*path: Any) -> Change:
         (set_to("folders", "/runs", "files", 7), "room", "warning", "room for 7 files"),
         (set_to("shared", False), "folders are", "warning", "it does not share the folder of runs"),
         (set_to("folders", "/work", "there", False), "folders are", "error", "there is no folder /work"),
-        (set_to("shm", "total", 64 << 20), "room", "warning", "/dev/shm has 64 MiB"),
+        (set_to("shm", "total", 64 << 20), "shared memory", "error", "/dev/shm has 64 MiB"),
+        (set_to("shm", "total", 512 << 20), "shared memory", "warning", "/dev/shm has 512 MiB"),
+        (set_to("env", {"OMP_NUM_THREADS": "128"}), "cores", "warning", "OMP_NUM_THREADS=128 is set for everybody"),
+        (set_to("env", {"OMP_NUM_THREADS": "all"}), "cores", "warning", "which is no number"),
         (set_to("limits", "open files", 256), "limits", "warning", "256 open files"),
         (set_to("kills_user_processes", True), "limits", "warning", "KillUserProcesses=yes"),
         (set_to("env", {"MASTER_ADDR": "n9"}), "variables", "warning", "MASTER_ADDR=n9 is set for everybody"),
@@ -136,6 +143,7 @@ def test_a_disk_that_is_full() -> None:
         ({"ways": {("n1", "n2"): "no answer within 5 s", ("n2", "n1"): ""}}, "cannot connect to n2: no answer"),
         ({"clocks": {"n1": 0.0, "n2": 7.5}}, "its clock is 7.5 s ahead"),
         ({"clocks": {"n1": 0.0, "n2": -3.0}}, "its clock is 3.0 s behind"),
+        ({"gres": {"n2": 9}}, "Slurm has 9 GPUs for it, and 8 are there"),
         ({"nodes": {"n2": ("drained", "bad GPU")}}, "Slurm holds it for drained: bad GPU"),
         ({"nodes": {"n2": ("idle*", "")}}, "Slurm holds it for idle*"),
         ({"slurm_silent": "sinfo failed"}, "Slurm does not answer: sinfo failed"),
@@ -151,3 +159,35 @@ def test_interfaces_that_are_excluded_need_not_be_there() -> None:
     known = copy.deepcopy(patient())
     known.facts["n2"]["env"] = {"NCCL_SOCKET_IFNAME": "^docker0,lo", "GLOO_SOCKET_IFNAME": "eth"}
     assert [] == findings(known)
+
+
+def test_libraries_that_would_take_an_interface_that_no_other_host_has() -> None:
+    known = copy.deepcopy(patient())
+    known.facts["n2"].update(interfaces=[("eth0", "10.0.0.2"), ("ib0", "172.17.0.1")], mtus={"eth0": 1500, "ib0": 1500})
+    ((name, finding),) = findings(known)
+    assert ("gloo and NCCL take the right interface", "n2") == (name, finding.host)
+    assert "NCCL takes ib0 (172.17.0.1) by itself" in finding.found
+    known.facts["n2"]["own"]["addresses"] = ["172.17.0.1"]
+    assert ["gloo takes ib0", "NCCL takes ib0"] == [finding.found[:14] for _, finding in findings(known)]
+
+
+def test_memory_that_infiniband_cannot_lock() -> None:
+    known = copy.deepcopy(patient())
+    known.facts["n2"]["infiniband"] = ["mlx5_0"]
+    assert [] == findings(known)
+    known.facts["n2"]["limits"]["locked"] = 64 << 10
+    ((_, finding),) = findings(known)
+    assert ("error", "64 KiB of memory may be locked") == (finding.level, finding.found[:30])
+
+
+def test_what_a_run_looks_at_by_itself() -> None:
+    """Only what costs nothing, and only what would end it."""
+    facts = {host: copy.deepcopy(told) for host, told in patient().facts.items()}
+    assert [] == at_no_cost(facts, {})
+    facts["n2"]["shm"]["total"] = 64 << 20
+    facts["n3"]["env"] = {"NCCL_SOCKET_IFNAME": "ib0", "MASTER_ADDR": "old"}
+    found = at_no_cost(facts, {})
+    assert 2 == len(found)
+    assert found[0].startswith("n2: /dev/shm has 64 MiB: ")
+    assert found[1].startswith("n3: NCCL_SOCKET_IFNAME=ib0, and there is no such interface (there are eth0, lo): ")
+    assert 4 == len(at_no_cost(facts, {"GLOO_SOCKET_IFNAME": "ib0", "NCCL_SOCKET_IFNAME": "eth0"}))

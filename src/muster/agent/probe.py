@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import socket
 import subprocess
@@ -20,12 +19,6 @@ _WITHIN = 8.0
 """Seconds after which a look-up or a write is told as one that hangs."""
 _IMPORT_WITHIN = 120.0
 
-WATCHED = (
-    *("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK"),
-    *("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"),
-)
-"""Variables that a machine may set for everybody, to nobody's good."""
-
 _TORCH = """
 import json, time
 began = time.monotonic()
@@ -41,11 +34,9 @@ def probe(names: Iterable[str], folders: Iterable[str]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "wall": time.time(),
         "at": time.monotonic(),
-        "cores": machine.cores(),
-        "all_cores": os.cpu_count() or 1,
-        "interfaces": [(name, address, _mtu(name)) for name, address in machine.interfaces()],
-        "limits": {name: resource.getrlimit(number)[0] for name, number in _LIMITS.items()},
-        "env": {name: os.environ[name] for name in WATCHED if name in os.environ},
+        **machine.at_no_cost(os.environ),
+        "mtus": {name: _mtu(name) for name, _ in machine.interfaces()},
+        "infiniband": os.listdir("/sys/class/infiniband") if os.path.isdir("/sys/class/infiniband") else [],
         "kills_user_processes": _kills_user_processes(),
         "own": _look_up(socket.gethostname()),
     }
@@ -53,15 +44,12 @@ def probe(names: Iterable[str], folders: Iterable[str]) -> dict[str, Any]:
     jobs: dict[str, Callable[[], Any]] = {f"name {name}": partial(_look_up, name) for name in names}
     jobs.update({f"folder {path}": partial(_folder, path) for path in folders})
     jobs["nobody"] = partial(_look_up, "nobody.invalid")  # no file has that name, and a server refuses it at once
-    jobs.update(torch=_torch, gpus=_gpus, shm=partial(_space, "/dev/shm"))
+    jobs.update(torch=_torch, gpus=_gpus)
     answers = _at_once(jobs)
     found["names"] = {name: answers[f"name {name}"] for name in names}
     found["folders"] = {path: answers[f"folder {path}"] for path in folders}
-    found.update({name: answers[name] for name in ("torch", "gpus", "shm", "nobody")})
+    found.update({name: answers[name] for name in ("torch", "gpus", "nobody")})
     return found
-
-
-_LIMITS = {"open files": resource.RLIMIT_NOFILE, "processes": resource.RLIMIT_NPROC, "locked": resource.RLIMIT_MEMLOCK}
 
 
 def _at_once(jobs: dict[str, Callable[[], Any]]) -> dict[str, Any]:
@@ -106,21 +94,12 @@ def _mtu(interface: str) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def _space(path: str) -> dict[str, Any]:
-    stat = os.statvfs(path)
-    return {
-        "free": stat.f_bavail * stat.f_frsize,
-        "total": stat.f_blocks * stat.f_frsize,
-        "files": stat.f_favail if stat.f_files else None,
-    }
-
-
 def _folder(path: str) -> dict[str, Any]:
     """Whether it is there, has room, and can be written."""
     there = path
     while not os.path.isdir(there):
         there = os.path.dirname(there)
-    found = {**_space(there), "there": there == path, "writes": True, "seconds": 0.0}
+    found = {**machine.space(there), "there": there == path, "writes": True, "seconds": 0.0}
     began = time.monotonic()
     try:
         system.try_to_write(there)

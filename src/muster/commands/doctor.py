@@ -88,7 +88,9 @@ def _look(job: Job, targets: Sequence[Host], env: Mapping[str, str], root: Path)
     if len(targets) == 1:
         facts = {host: {**told, "names": {}} for host, told in facts.items()}  # nobody looks for the others
     nodes, why = _nodes_of_slurm(list(facts))
-    return Patient(facts, ways, clocks, job.cwd, nodes, why), silent
+    states = {node.name: (node.state, node.reason) for node in nodes}
+    gres = {node.name: sum(node.gpus.values()) for node in nodes}
+    return Patient(facts, ways, clocks, job.cwd, states, gres, why), silent
 
 
 def _flag(root: Path) -> str:
@@ -102,15 +104,15 @@ def _flag(root: Path) -> str:
     return flag
 
 
-def _nodes_of_slurm(names: Sequence[str]) -> tuple[dict[str, tuple[str, str]], str]:
+def _nodes_of_slurm(names: Sequence[str]) -> tuple[list[slurm.NodeSeen], str]:
     """What Slurm says of these machines, where there is Slurm; and why it says nothing."""
     try:
         found = slurm.nodes(queue.ask(slurm.machines()))
     except Impossible:
-        return {}, ""  # there is none
+        return [], ""  # there is none
     except Unreachable as error:
-        return {}, error.sentence
-    return {node.name: (node.state, node.reason) for node in found if node.name in names}, ""
+        return [], error.sentence
+    return [node for node in found if node.name in names], ""
 
 
 def _write(path: Any, names: Sequence[str]) -> None:
@@ -143,6 +145,7 @@ def _machines(patient: Patient) -> str:
         torch = facts["torch"]
         version = f"torch {torch['version']}, imported in {torch['again']:.1f} s" if "version" in torch else "no torch"
         gpus = f"{len(facts['gpus'])} GPUs" if facts["gpus"] else "no GPU"
-        ways = ", ".join(f"{name} {address}" for name, address, _ in facts["interfaces"][:1])
+        ways = ", ".join(f"{name} {address}" for name, address in facts["interfaces"][:1])
+        ways += f" (gloo takes {checkup.gloo_interface(facts)}, NCCL {checkup.nccl_interface(facts)})"
         rows[f"{host}: {facts['cores']} cores, {gpus}, Python {facts['python']}, {version}; {ways}"] = [host]
     return "\n".join(rows) + "\n"

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from muster import runs
+from muster.agent import machine
+from muster.checkup import at_no_cost
 from muster.environ import hidden, hidden_words
 from muster.errors import Impossible
 from muster.job import Asked, make_job, nodes_here, nodes_there, notes
@@ -169,8 +171,11 @@ def start(
         from muster.commands.there import run_there
 
         return run_there(words, asked, given, env, began, run_id, root)
-    planned = make_plan(asked.job, nodes_here(asked, given, env), run_id)
+    nodes = nodes_here(asked, given, env)
+    planned = make_plan(asked.job, nodes, run_id)
     view = make_view(planned, run_id, given, env)
+    for finding in at_no_cost({nodes[0].host.name: machine.at_no_cost(env)}, asked.job.env):
+        view.say(finding)
     if env.get("SLURM_JOB_ID"):
         from muster.schedulers.slurm import allocation
 

@@ -69,7 +69,7 @@ def _statements(verdicts: Iterable[Verdict]) -> str:
     items = []
     for verdict in verdicts:
         mark = '<b class="good">✓</b>' if verdict.holds else '<b class="bad">✗</b>'
-        words = f" <span>{escape(verdict.found)}</span>" if verdict.found else ""
+        words = f": <span>{escape(verdict.found)}</span>" if verdict.found else ""
         words += f"<br><span>what to do: {escape(verdict.do)}</span>" if verdict.do and not verdict.holds else ""
         items.append(f"<li>{mark}{escape(verdict.name)}{words}</li>")
     return f"<ul>{''.join(items)}</ul>"
@@ -153,7 +153,7 @@ def _convergence(told: Mapping[str, Any]) -> str:
     ]
     heads = ("", "parameters off from those of one rank", "ranks apart from each other")
     caption = (
-        "Loss on data that is not learnt from. The line of all ranks must lie on that of one rank; the others are "
+        "Loss on unseen data, the mean over ranks. The line of all ranks must lie on that of one rank; the others are "
         "mistakes made on purpose, and must not."
     )
     return f"<figure>{_curves(told['ways'])}<figcaption>{caption}</figcaption></figure>" + _table(heads, rows)
