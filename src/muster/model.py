@@ -142,7 +142,7 @@ class Command(NamedTuple):
     launcher: str = ""
     """It is a foreign launcher of this name: it starts the ranks, which tell of themselves."""
     files: Mapping[str, str] = MappingProxyType({})
-    """Texts that it wants to find in $MUSTER_FOLDER, by name."""
+    """Texts that it wants to find in $MUSTER_FOLDER, by name; or elsewhere, by a name in $MUSTER_SCRATCH."""
     unset: str = ""
     """A pattern of variables that would mislead it."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from muster.advice import advice
 from muster.environ import is_secret
-from muster.model import Command, Outcome, Plan, RankEnd
+from muster.model import BROUGHT, Command, Outcome, Plan, RankEnd
 from muster.ranks import LATE, environment, fold, named
 
 SIGNALS: Mapping[int, tuple[str, str]] = {
@@ -61,7 +61,7 @@ def begin_in_words(plan: Plan, run_id: str, facts: Mapping[str, Any]) -> str:
     launcher = "exec" if job.launcher == "fork" and not facts.get("fork") else job.launcher
     words = f"{run_id}: {plural(plan.world_size, 'rank')}, launcher {launcher}"
     if all(command.python_at is None for command in plan.commands):
-        return f"{words}, `{job.program.argv[0]}`"
+        return f"{words}, `{job.program.argv[0].removeprefix(BROUGHT)}`"
     threads = _threads({node.host.threads for node in plan.nodes})
     versions = [f"Python {facts['python']}"] if facts.get("python") else []
     versions += [f"torch {facts['torch']}"] if facts.get("torch") else []
@@ -250,7 +250,8 @@ def _commands_in_words(plan: Plan, commands: Sequence[Command], show_env: bool) 
         cpus = f"  cores {fold(rank.cpus)}" if rank.cpus else ""
         lines.append(f"    rank {rank.rank}: {own}{cpus}")
     for name, text in first.files.items():
-        lines += [f"  $MUSTER_FOLDER/{name}:", *(f"    | {line}" for line in text.splitlines())]
+        path = name if name.startswith("$") else f"$MUSTER_FOLDER/{name}"
+        lines += [f"  {path}:", *(f"    | {line}" for line in text.splitlines())]
     return lines
 
 

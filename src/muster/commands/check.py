@@ -23,9 +23,11 @@ from muster.world.terminal import Terminal
 
 _USAGE = """prove that distributed training is right here: who is where, sums, shares of the data, convergence
 
-    muster check [OPTIONS]
+    muster check -g 8
+    muster check --hosts n[1-4] -g 8
+    muster check --slurm -N 4 -g 8 --launcher srun
 
-It takes the options of `muster run` that say where and how, and these:"""
+Where and how are said as for `muster run` (`muster run --help` lists these options). Beside them there are:"""
 
 _OWN = {option.key for option in CHECK} - {"help"}
 _REFUSED = {
