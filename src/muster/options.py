@@ -376,6 +376,12 @@ OTHERS: Mapping[str, tuple[Option, ...]] = {
         Option(("-H", "--hosts"), "machines to look at, this one without it", "HOSTS", group=WHERE),
         Option(("--hostfile",), "the same from a file", "FILE", group=WHERE),
         Option(("--ssh",), "the words of ssh", "WORDS", group=WHERE),
+        Option(("--slurm",), "nodes of Slurm; inside an allocation its nodes, without being asked", group=WHERE),
+        Option(("-N", "--nnodes"), "so many of them", "N", _positive, group=WHERE),
+        Option(("-p", "--partition"), "of this partition", "NAME", group=WHERE),
+        Option(
+            ("--slurm-opt",), "any other option of salloc, `NAME=VALUE`; may be repeated", "OPT", many=True, group=WHERE
+        ),
         Option(("--python",), "the Python of the ranks, the one muster runs in without it", "PATH", group=HOW),
         Option(("--setup",), "shell lines to run first; may be repeated", "LINES", many=True, group=HOW),
         Option(("--cwd",), "the folder in which the ranks would start", "DIR", group=RANKS),

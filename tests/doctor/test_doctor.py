@@ -98,3 +98,21 @@ def test_a_run_looks_at_what_costs_nothing(there: There) -> None:
     here = there.muster("run", "-g", "2", "--env", "GLOO_SOCKET_IFNAME=ib0", there.script("print('well')"))
     assert ": GLOO_SOCKET_IFNAME=ib0, and there is no such interface" in here.stderr
     there.nothing_left()
+
+
+def test_nodes_of_slurm(there: There) -> None:
+    """As many as are asked for, for as long as it takes; inside an allocation its own."""
+    done = there.muster("doctor", "--slurm", "-N", "2", "--json", "--python", _PLAIN)
+    assert 1 == done.returncode, "there is no torch"
+    found = json.loads(done.stdout)
+    assert 2 == len(found["hosts"])
+    assert {"torch can be imported"} == {item["check"] for item in found["checks"] if item["findings"]}
+    words = ["-N2", "-n4", *there.argv("doctor", "--json", "--python", _PLAIN)]
+    inside = there.lab.run("head", ["salloc", *words], env={**there.lab.environment(), **there.env}, timeout=120)
+    assert found["hosts"] == json.loads(inside.stdout)["hosts"]
+    refused = there.muster("doctor", "--slurm", "-p", "nosuch")
+    assert 1 == refused.returncode
+    assert "invalid partition specified: nosuch" in refused.stderr
+    both = there.muster("doctor", "--slurm", "-H", "n1")
+    assert (2, True) == (both.returncode, "--slurm with --hosts: Slurm chooses the nodes" in both.stderr)
+    there.nothing_left()

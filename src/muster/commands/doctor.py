@@ -27,6 +27,9 @@ from muster.world.gather import Gathering
 _PAIRS = 16
 """Up to so many machines each is tried from each; beyond that each from its neighbour and from the first."""
 
+_MINUTES = 10
+"""For which nodes are asked of Slurm."""
+
 
 def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Print what was found, why it matters and what to do; 1 when training would fail."""
@@ -34,6 +37,9 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
     if asked is None:
         return 0
     given, _, root = asked
+    allocation = None if {"hosts", "hostfile"} & set(given) else slurm.allocation(env)
+    if given.get("slurm") and allocation is None:
+        return _in_slurm(given, words)
     wanted: tuple[Wanted, ...] = ()
     if "hosts" in given:
         wanted = hosts.parse_hosts(given["hosts"])
@@ -45,11 +51,16 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
         python=given.get("python", sys.executable),
         python_why="--python",
         cwd=os.path.abspath(given.get("cwd") or os.getcwd()),
-        place="ssh" if wanted else "local",
+        place="ssh" if wanted else "slurm" if allocation is not None else "local",
         setup=tuple(given.get("setup", ())),
         ssh=tuple(shlex.split(given.get("ssh", "ssh"))),
+        allocation=allocation.job if allocation is not None else "",
     )
     targets = [Host(host.name, user=host.user) for host in wanted] or [Host(here.identity()["host"])]
+    if allocation is not None:
+        gpus = queue.gpus_by_host(allocation)
+        targets = [Host(host, gpus=tuple(map(str, range(gpus[host] or 0)))) for host in allocation.hosts]
+        env = slurm.clean(env)
     patient, silent = _look(job, targets, env, root)
     results = [("hosts answer", silent), *checkup.examine(patient)]
     bad = {finding.host for _, findings in results for finding in findings if finding.level == "error"}
@@ -61,6 +72,17 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
     else:
         print(_in_words(results, patient))
     return 0 if checkup.sound(results) else 1
+
+
+def _in_slurm(given: Mapping[str, Any], words: Sequence[str]) -> int:
+    """Have nodes for as long as this takes, and look at them."""
+    if "hosts" in given or "hostfile" in given:
+        raise Impossible("--slurm with --hosts: Slurm chooses the nodes", "leave one out; --slurm-opt nodelist=n[1-3]")
+    options = [f"partition={given['partition']}"] if "partition" in given else []
+    options += given.get("slurm_opt", [])
+    options += [] if any(option.startswith("time=") for option in options) else [f"time={_MINUTES}"]
+    command = slurm.for_a_while(given.get("nnodes", 1), options, (sys.executable, "-m", "muster", "doctor", *words))
+    return queue.replace_with(command)
 
 
 def _look(job: Job, targets: Sequence[Host], env: Mapping[str, str], root: Path) -> tuple[Patient, list[Finding]]:
