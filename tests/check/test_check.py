@@ -226,13 +226,21 @@ document.body.append(frame);
 """A page that looks at the page: how large pictures are, whether words stand outside, and what must be scrolled."""
 
 
+@pytest.fixture(scope="module")
+def page_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a check of two ranks."""
+    folder = tmp_path_factory.mktemp("page")
+    made = check(folder, "-g", "2", "--json", "--html", "check.html")
+    assert 0 == made.returncode, made.stderr
+    return folder / "check.html"
+
+
 @pytest.mark.skipif(not shutil.which("chromium") and os.geteuid() != 0, reason="tools/system could not install it")
 @pytest.mark.parametrize("width", [1000, 400])
-def test_the_page_in_a_browser(tmp_path: Path, width: int) -> None:
+def test_the_page_in_a_browser(page_of_two: Path, tmp_path: Path, width: int) -> None:
     chromium = shutil.which("chromium")
     assert chromium, "tools/system installs it"
-    made = check(tmp_path, "-g", "2", "--json", "--html", "check.html")
-    assert 0 == made.returncode, made.stderr
+    shutil.copy(page_of_two, tmp_path)
     (tmp_path / "look.html").write_text(LOOK.replace("WIDTH", str(width)))
     line = [
         "--headless",

@@ -87,7 +87,7 @@ class Gathering:
                 restless = now + 4 * RESTLESS
             if now >= deadline:
                 for link in self._missing():
-                    self._fail(link, Unreachable(f"{link.host}: no answer", _SLOW))
+                    self._fail(link, Unreachable(f"{link.host}: no answer", _SLOW.format(host=link.host)))
                 waiting.clear()
                 break
         if strict:
@@ -317,7 +317,9 @@ class Gathering:
             late = [link for link in links if link.node not in self.answers]
             if late and time.monotonic() >= deadline:
                 for link in late:
-                    self._fail(link, Unreachable(f"{link.host}: it answered, and then no more", _SLOW))
+                    self._fail(
+                        link, Unreachable(f"{link.host}: it answered, and then no more", _SLOW.format(host=link.host))
+                    )
             if any(link.node in self.failed for link in links):
                 self._raise_failed()
         return [self.answers[link.node] for link in links]
@@ -374,4 +376,4 @@ def _own(link: ChildLink, run_id: str) -> str:
     return f"{link.facts['home']}/runs/{run_id}"
 
 
-_SLOW = "is it up, and not overloaded?"
+_SLOW = "is it up, and do its file systems answer? `muster doctor --hosts {host}` looks"
