@@ -27,6 +27,8 @@ SIZES = (8 << 10, 1 << 20, 16 << 20)
 STEPS = 40
 EPOCHS = (0, 1)
 SEED = 7
+CONTROL: list[Any] = []
+"""The group by which ranks tell of themselves, where it is another than that of the collectives."""
 
 
 def main() -> None:
@@ -41,7 +43,11 @@ def main() -> None:
     if backend == "nccl":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         torch.cuda.set_device(device)
-    dist.init_process_group(backend, timeout=timedelta(seconds=args.timeout))
+    patience = timedelta(seconds=args.timeout)
+    dist.init_process_group(backend, timeout=patience)
+    if backend == "nccl":
+        # with two ranks on one GPU NCCL only fails: who is where must be told without it
+        CONTROL.append(dist.new_group(backend="gloo", timeout=patience))
     tell("who", ranks=gathered(who(device)), backend=backend)
     tell("sum", operations=sums(device), speed=speed(device))
     tell("data", samples=samples(), epochs=shares_of_data())
@@ -58,7 +64,7 @@ def tell(section: str, **found: Any) -> None:
 def gathered(mine: Any) -> list[Any]:
     """What all ranks have, by rank."""
     found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, mine)
+    dist.all_gather_object(found, mine, group=CONTROL[0] if CONTROL else None)
     return found
 
 
@@ -72,7 +78,10 @@ def who(device: torch.device) -> dict[str, Any]:
         told = torch.cuda.get_device_properties(device)
         bus = [getattr(told, name, None) for name in ("pci_domain_id", "pci_bus_id", "pci_device_id")]
         place = ":".join(f"{number:02x}" for number in bus if number is not None)
-        gpu = {"index": device.index, "name": told.name, "uuid": str(getattr(told, "uuid", "")), "bus": place}
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        known = seen[device.index] if device.index < len(seen) else ""  # before torch 2.4 there is nothing better
+        uuid = str(getattr(told, "uuid", known))
+        gpu = {"index": device.index, "name": told.name, "uuid": uuid, "bus": place}
     cpus = sorted(os.sched_getaffinity(0))
     return {
         "rank": dist.get_rank(),
