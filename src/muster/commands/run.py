@@ -17,7 +17,7 @@ from muster.environ import hidden, hidden_words
 from muster.errors import Impossible
 from muster.job import Asked, make_job, nodes_here, nodes_there, notes
 from muster.launchers import make_plan
-from muster.model import Plan, as_json
+from muster.model import Job, Plan, as_json
 from muster.options import RUN, Parsed, from_environment, from_table, help_text, parse
 
 _USAGE = """{verb}
@@ -216,28 +216,28 @@ def make_view(plan: Plan, run_id: str, given: Mapping[str, Any], env: Mapping[st
 def keep(plan: Plan, run_id: str, root: Path, words: list[str], **more: Any) -> runs.Run:
     """Make the run directory, with what was asked for and the plan in it."""
     kept = runs.create(root, run_id)
-    kept.write("job.json", job_record(plan, run_id, words, **more))
+    kept.write("job.json", job_record(plan.job, plan.world_size, run_id, words, **more))
     kept.write("plan.json", hidden(as_json(plan)))
     return kept
 
 
-def job_record(plan: Plan, run_id: str, words: list[str], **more: Any) -> dict[str, Any]:
-    """What job.json says of a run that this process starts."""
+def job_record(job: Job, ranks: int, run_id: str, words: list[str], **more: Any) -> dict[str, Any]:
+    """What job.json says of a run; `more` takes the place of what holds for one that this process looks after."""
     from muster.world.contact import process_started
     from muster.world.here import identity
 
     return {
         "id": run_id,
-        "name": plan.job.name,
+        "name": job.name,
         "argv": ["muster", *hidden_words(words)],
-        "cwd": plan.job.cwd,
+        "cwd": job.cwd,
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
         "time": time.time(),
-        "ranks": plan.world_size,
+        "ranks": ranks,
         "pid": os.getpid(),
         "pid_started": process_started(os.getpid()),
         **identity(),
-        "job": hidden(as_json(plan.job)),
+        "job": hidden(as_json(job)),
         **more,
     }
 

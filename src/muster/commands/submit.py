@@ -12,8 +12,8 @@ from typing import Any
 from muster import archive, runs
 from muster.agent import meet
 from muster.agent.keep import ARCHIVE
-from muster.commands.run import make_copy, make_view
-from muster.environ import hidden, hidden_words, is_secret
+from muster.commands.run import job_record, make_copy, make_view
+from muster.environ import is_secret
 from muster.errors import Impossible, RunFailed
 from muster.hosts import fold_hosts
 from muster.inside import ASKED
@@ -175,25 +175,23 @@ def _record(
     kept: runs.Run, asked: Asked, words: list[str], number: str, allocated: bool, requeue: int
 ) -> dict[str, Any]:
     """What job.json says of a run whose nodes are not known yet."""
-    return {
-        "id": kept.id,
-        "name": asked.job.name,
-        "argv": ["muster", *hidden_words(words)],
-        "cwd": asked.job.cwd,
-        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "time": time.time(),
-        "ranks": 0,
-        "host": "",
-        "pid": 0,
-        "served": {"name": "", "user": ""},
-        "there": str(kept.path),
-        "shared": True,
-        "slurm": number,
-        "slurm_name": asked.job.name or asked.job.program.title,
-        "requeue": requeue,
-        "allocated": allocated,
-        "job": hidden(as_json(asked.job)),
-    }
+    return job_record(
+        asked.job,
+        0,
+        kept.id,
+        words,
+        host="",
+        boot="",
+        pid=0,
+        pid_started="",
+        served={"name": "", "user": ""},
+        there=str(kept.path),
+        shared=True,
+        slurm=number,
+        slurm_name=asked.job.name or asked.job.program.title,
+        requeue=requeue,
+        allocated=allocated,
+    )
 
 
 def _here(

@@ -69,7 +69,8 @@ def run_there(
         links = gathering.links
         first = links[0]
         record = job_record(
-            plan,
+            plan.job,
+            plan.world_size,
             run_id,
             words,
             host=first.facts["host"],
