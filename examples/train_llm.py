@@ -80,7 +80,7 @@ def prepare(args, folder):
     try:
         model, tokens = fetch(args)
     except (OSError, ValueError, KeyError) as error:  # no network, no such name, no text in it
-        why = f"{str(error).splitlines()[0]}\nhint: is there a network, and is the name right?"
+        why = f"{str(error).splitlines()[0]}\nhint: are the names right, and is there a network?"
         raise SystemExit(f"cannot get {args.model_name} and {args.dataset_name}: {why}") from error
     rows = len(tokens) // args.seq_length
     if rows < asked["ranks"] * args.batch_size * args.grad_accum:
@@ -107,7 +107,9 @@ def fetch(args):
         config, tokenizer = AutoConfig.from_pretrained(args.model_name), AutoTokenizer.from_pretrained(args.model_name)
         encode, end = tokenizer.encode, tokenizer.eos_token_id
     if args.seq_length > getattr(config, "max_position_embeddings", args.seq_length):
-        raise ValueError(f"it sees {config.max_position_embeddings} tokens, and --seq-length is {args.seq_length}")
+        raise SystemExit(
+            f"{args.model_name} sees {config.max_position_embeddings} tokens\nhint: a smaller --seq-length"
+        )
     tokens = torch.cat([torch.tensor([*encode(text), end], dtype=torch.int32) for text in texts])
     torch.manual_seed(args.seed)
     load = AutoModelForCausalLM.from_config if args.random_weights else AutoModelForCausalLM.from_pretrained

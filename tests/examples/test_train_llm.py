@@ -89,7 +89,7 @@ def test_one_sentence_says_what_is_not_to_be_had(env: dict[str, str], tmp_path: 
     done = python(env, tmp_path, SCRIPT, "--dataset-name", "tatsu-lab/alpaca")
     expected = (
         "cannot get tiny and tatsu-lab/alpaca: Couldn't reach 'tatsu-lab/alpaca' on the Hub (OfflineModeIsEnabled)\n"
-        "hint: is there a network, and is the name right?\n"
+        "hint: are the names right, and is there a network?\n"
     )
     assert (1, expected) == (done.returncode, done.stderr)
     assert not (tmp_path / "outputs").exists()
