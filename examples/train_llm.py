@@ -107,9 +107,7 @@ def fetch(args):
         config, tokenizer = AutoConfig.from_pretrained(args.model_name), AutoTokenizer.from_pretrained(args.model_name)
         encode, end = tokenizer.encode, tokenizer.eos_token_id
     if args.seq_length > getattr(config, "max_position_embeddings", args.seq_length):
-        raise SystemExit(
-            f"{args.model_name} sees {config.max_position_embeddings} tokens\nhint: a smaller --seq-length"
-        )
+        raise SystemExit(f"{args.model_name} sees {config.max_position_embeddings} tokens\nhint: lower --seq-length")
     tokens = torch.cat([torch.tensor([*encode(text), end], dtype=torch.int32) for text in texts])
     torch.manual_seed(args.seed)
     load = AutoModelForCausalLM.from_config if args.random_weights else AutoModelForCausalLM.from_pretrained
@@ -119,12 +117,11 @@ def fetch(args):
 def join(args):
     """Meet the other ranks; give the device of this one."""
     cuda = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", args.local_rank))) if cuda else torch.device("cpu")
     if cuda:
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", args.local_rank)))
     alone = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}  # it needs no port
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", **alone)  # gloo too: some words need no GPU
-    return device
+    return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
 
 
 class Training:
@@ -224,17 +221,18 @@ class Training:
         path = self.folder / "checkpoint.pt"
         found = torch.tensor(int(path.exists()))
         dist.broadcast(found, 0)  # rank 0 decides for all
-        state = torch.load(path, map_location="cpu") if found else {"log": 0}
+        state = torch.load(path, map_location="cpu") if found else {"step": 0, "log": 0}
+        self.step = state["step"]
         if self.rank == 0:
             self.log = open(self.folder / "log.jsonl", "ab", buffering=0)
             self.log.truncate(state["log"])  # what came after it comes again
+            tqdm.write(f"begins after step {self.step} of {self.last}")
         if found:
             for name, part in self.kept.items():
                 part.load_state_dict(state[name])
-            self.step, rng = state["step"], state["rng"][self.rank]
-            torch.set_rng_state(rng[0])
+            torch.set_rng_state(state["rng"][self.rank][0])
             if self.cuda:
-                torch.cuda.set_rng_state(rng[1])
+                torch.cuda.set_rng_state(state["rng"][self.rank][1])
 
 
 def write(path, state):
