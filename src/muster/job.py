@@ -251,7 +251,7 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
         name=given.get("name", ""),
         env={**environ.forwarded(env), **variables} if named else variables,
         setup=tuple(setup),
-        preload=tuple(name for names in given.get("preload", ()) for name in names.split(",") if name),
+        preload=_preload(parsed, given, launcher),
         wrap=wrap,
         binding=given.get("numa_binding", ""),
         stdin=given.get("stdin"),
@@ -337,6 +337,13 @@ def _check_ranks(count: int, job: Job, given: Mapping[str, Any]) -> None:
 def _spawns(path: str) -> bool:
     with open(path, errors="replace") as file:
         return _SPAWNS.search(file.read()) is not None
+
+
+def _preload(parsed: Parsed, given: Mapping[str, Any], launcher: str) -> tuple[str, ...]:
+    """What the warm interpreter imports; what a file asks for is no reason to refuse another launcher."""
+    if launcher not in ("fork", "exec") and "preload" not in parsed.given:
+        return ()
+    return tuple(name for names in given.get("preload", ()) for name in names.split(",") if name)
 
 
 def _words(text: str, option: str) -> tuple[str, ...]:

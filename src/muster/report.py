@@ -91,7 +91,15 @@ def ended_in_words(end: RankEnd) -> str:
         name = end.failure.summary.partition(":")[0]
         # a lost peer may be told without an exception
         return f"{name}, exit status {end.code}" if name.replace(".", "").isidentifier() else f"exit status {end.code}"
-    return f"exit status {end.code}"
+    return f"exit status {end.code}" + (f" ({_STATUSES[end.code]})" if end.code in _STATUSES else "")
+
+
+_STATUSES: Mapping[int | None, str] = {
+    75: "EX_TEMPFAIL: it is not done, and wants to be started again",
+    126: "the shell found a program that it may not run",
+    127: "the shell found no such program",
+}
+"""Statuses that have a meaning by custom."""
 
 
 def outcome_in_words(outcome: Outcome, run_id: str, world_size: int, hosts: Sequence[str] = ()) -> str:

@@ -239,6 +239,27 @@ def test_the_nearest_source_wins(
     assert job["stdin"] == 0  # which the person's own file alone says
 
 
+def test_files_that_a_muster_toml_names_are_seen_from_there(
+    place: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "project" / "muster.toml").write_text('[run]\nhostfile = "hosts"\nnproc-per-node = 1\ncwd = "deep"\n')
+    (tmp_path / "project" / "hosts").write_text("n1\nn2\n")
+    plan = planned("", place, capsys, whole=True)
+    assert ["n1", "n2"] == [node["host"]["name"] for node in plan["nodes"]]
+    assert str(tmp_path / "project" / "deep") == plan["job"]["cwd"]
+
+
+def test_what_a_file_preloads_is_no_reason_to_refuse_a_launcher(
+    place: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "project" / "muster.toml").write_text('[run]\npreload = ["json"]\n')
+    env = {**place, "XDG_CONFIG_HOME": "/nowhere"}
+    assert ["json"] == planned("", env, capsys)["preload"]
+    assert [] == planned("--launcher torchrun", env, capsys)["preload"]
+    with pytest.raises(Impossible, match="--preload needs ranks that muster starts itself"):
+        planned("--launcher torchrun --preload json", env, capsys)
+
+
 def test_without_any_file_the_defaults_hold(
     tmp_path: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

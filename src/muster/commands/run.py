@@ -61,17 +61,25 @@ def _files(profile: Any, env: Mapping[str, str]) -> list[dict[str, Any]]:
             table = {name.replace("_", "-"): value for name, value in data["slurm"].items()}
             tables.append({"slurm_table": table})
         if "run" in data:
-            tables.append(from_table(RUN, data["run"], f"{path} [run]"))
+            tables.append(_from(path, from_table(RUN, data["run"], f"{path} [run]")))
         here = data.get("profile", {})
         if not isinstance(here, dict):
             raise Impossible(f"{path} [profile] is no table", "write `[profile.NAME]`, and options below it")
         known += list(here)
         if profile is not None and profile in here:
-            profiles.append(from_table(RUN, here[profile], f"{path} [profile.{profile}]"))
+            profiles.append(_from(path, from_table(RUN, here[profile], f"{path} [profile.{profile}]")))
     if profile is not None and not profiles:
         hint = f"there are {', '.join(known)}" if known else "write a muster.toml with a table `[profile.NAME]`"
         raise Impossible(f"there is no profile `{profile}`", hint)
     return profiles + tables
+
+
+def _from(path: Path, table: dict[str, Any]) -> dict[str, Any]:
+    """Files and folders that a muster.toml names are seen from where it lies, wherever below it muster is started."""
+    return {key: str(path.parent / value) if key in _PATHS else value for key, value in table.items()}
+
+
+_PATHS = ("hostfile", "cwd", "run_dir")
 
 
 def _toml(path: Path) -> dict[str, Any]:
