@@ -32,7 +32,9 @@ def test_the_page_is_right(tmp_path: Path, env: dict[str, str]) -> None:
     (copy / "places" / "private.py").write_text(text)
     replaced(copy / "places" / "__init__.py", r"import local, slurm", "import local, private, slurm")
     replaced(copy / "places" / "__init__.py", r'    "ssh": ', f'    {row}    "ssh": ')
-    replaced(copy / "options.py", r'    Option\(\("--partition",\)', f'    {option}    Option(("--partition",)')
+    replaced(
+        copy / "options.py", r'    Option\(\("--partition",\)', f'    {option.strip()},\n    Option(("--partition",)'
+    )
     replaced(
         copy / "job.py", r"^    return Asked\(\n        job=job", indent(place, "    ") + "    return Asked(job=job"
     )
