@@ -3,12 +3,13 @@
 # make check   lint, types, layers, Python 3.9
 # make fast    the tests that start no rank
 # make bench   muster and torchrun, side by side
+# make docs    the reference out of the code, and the site, into build/site
 # make matrix  every launcher at every place, on the lab; kept in docs/matrix.md
 
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test check fast bench matrix clean
+.PHONY: demo test check fast bench docs matrix clean
 
 demo: .venv/demo
 	.venv/bin/muster run -g 4 examples/distributed_sum.py
@@ -28,6 +29,11 @@ fast: .venv/dev
 
 bench: .venv/dev
 	$(PY) bench/launch.py
+
+docs: .venv/dev
+	$(PY) tools/reference.py
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@echo "the site is in build/site: open build/site/index.html"
 
 matrix: .venv/dev
 	$(PY) bench/matrix.py

@@ -1,0 +1,29 @@
+"""What is different on the site: README.md is its start page, and the examples lie beside the pages.
+
+Links are written for those who read in the repository; here they are turned to where things lie on the site.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).parent.parent
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the start page and the examples."""
+    start = re.sub(r"\]\(docs/", "](", (ROOT / "README.md").read_text())
+    files.append(File.generated(config, "index.md", content=start))
+    for path in sorted((ROOT / "examples").iterdir()):
+        if path.is_file():
+            files.append(File.generated(config, f"examples/{path.name}", abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Examples are one folder nearer than in the repository."""
+    return re.sub(r"\]\((\.\./)*\.\./examples/", lambda found: f"]({found[1] or ''}examples/", markdown)
