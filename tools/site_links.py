@@ -27,3 +27,8 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Examples are one folder nearer than in the repository."""
     return re.sub(r"\]\((\.\./)*\.\./examples/", lambda found: f"]({found[1] or ''}examples/", markdown)
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
+    """In a table of Markdown a `|` of some code has a backslash before it; here it would be shown."""
+    return re.sub(r"<code>[^<]*</code>", lambda found: found[0].replace("\\|", "|"), html)

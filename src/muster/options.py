@@ -366,6 +366,7 @@ OTHERS: Mapping[str, tuple[Option, ...]] = {
     "wait": (Option(("--timeout",), "wait no longer than this", "TIME", _seconds, group=ENDS), _RUN_DIR, HELP),
     "nodes": (_JSON, _RUN_DIR, HELP),
     "launchers": (_JSON, _RUN_DIR, HELP),
+    "completion": (HELP,),
     "clean": (
         Option(("-H", "--hosts"), "machines to look at, this one without it", "HOSTS", group=WHERE),
         Option(("--hostfile",), "the same from a file", "FILE", group=WHERE),
