@@ -1,4 +1,4 @@
-"""What is different on the site: README.md is its start page, and the examples lie beside the pages.
+"""What is different on the site: README.md is its start page, and other files of the root lie beside the pages.
 
 Links are written for those who read in the repository; here they are turned to where things lie on the site.
 """
@@ -15,9 +15,10 @@ ROOT = Path(__file__).parent.parent
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the start page and the examples."""
-    start = re.sub(r"\]\(docs/", "](", (ROOT / "README.md").read_text())
-    files.append(File.generated(config, "index.md", content=start))
+    """Add the start page, the other pages of the root, and the examples."""
+    for name, source in (("index.md", "README.md"), ("CONTRIBUTING.md",) * 2, ("CHANGELOG.md",) * 2):
+        text = re.sub(r"\]\(docs/", "](", (ROOT / source).read_text())
+        files.append(File.generated(config, name, content=text))
     for path in sorted((ROOT / "examples").iterdir()):
         if path.is_file():
             files.append(File.generated(config, f"examples/{path.name}", abs_src_path=str(path)))
