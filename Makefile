@@ -1,6 +1,6 @@
 # make demo    a first run: 4 ranks on this machine
 # make test    all tests; installs what they need
-# make check   lint, types, layers, Python 3.9
+# make check   lint, types, layers, Python 3.9, whether docs/reference is up to date
 # make fast    the tests that start no rank
 # make bench   muster and torchrun, side by side
 # make docs    the reference out of the code, and the site, into build/site
@@ -22,7 +22,7 @@ check: .venv/dev
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/vermin --quiet --no-tips --target=3.9- --violations --exclude tomllib src/muster
-	$(PY) -m pytest -q tests/unit/test_layers.py
+	$(PY) -m pytest -q tests/unit/test_layers.py tests/docs/test_reference.py
 
 fast: .venv/dev
 	$(PY) -m pytest -q tests/unit

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 from blocks import CHECKOUT, DESK, Block, Typed
 
@@ -17,6 +18,8 @@ from muster.lab import Lab
 
 ROOT = Path(__file__).parents[2]
 BIN = os.path.dirname(sys.executable)
+WITHIN = 240.0
+"""Seconds after which the commands of a block are said to hang."""
 
 
 class Places:
@@ -26,6 +29,8 @@ class Places:
         shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
         (folder / "home").mkdir()
         self.folder, self._get_lab = folder, get_lab
+        self.lab: Lab | None = None
+        """Once something has run there."""
         self.env = {
             "PATH": f"{BIN}:{os.environ['PATH']}",
             "MUSTER_HOME": str(folder / ".muster"),
@@ -41,11 +46,28 @@ class Places:
             # a HOME of its own: nothing of whoever runs the tests is read or written
             env = {**self.env, "HOME": str(self.folder / "home"), "USER": "ann"}
             cwd = self.folder if where == DESK else ROOT
-            done = subprocess.run(
-                argv, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, timeout=240
-            )
-            return self._of_ann(done.stdout)
-        return self._of_ann(self._get_lab().run(where, argv, env=self.env, cwd=str(self.folder), timeout=240).stdout)
+            options: dict[str, Any] = {
+                "stdin": subprocess.DEVNULL,
+                "stdout": subprocess.PIPE,
+                "text": True,
+                "start_new_session": True,
+            }
+            with subprocess.Popen(argv, env=env, cwd=cwd, **options) as process:
+                try:
+                    said, _ = process.communicate(timeout=WITHIN)
+                except BaseException:
+                    os.killpg(process.pid, signal.SIGTERM)  # muster too, which ends its ranks
+                    raise
+            return self._of_ann(said)
+        self.lab = self._get_lab()
+        return self._of_ann(self.lab.run(where, argv, env=self.env, cwd=str(self.folder), timeout=WITHIN).stdout)
+
+    def clear(self) -> None:
+        """End what a page that failed has left."""
+        self.run(DESK, "for run in $(muster ps -a | grep -w running | cut -d ' ' -f 1); do muster kill $run; done")
+        self.run(DESK, "muster lab down")
+        if self.lab is not None:
+            self.lab.run("head", ["scancel", "--user=root"])
 
     def _of_ann(self, text: str) -> str:
         """The same with the names that the pages use for this machine and its folders."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from blocks import DESK, MARK, blocks, make_file, shell, wrong
+from blocks import MARK, blocks, make_file, shell, wrong
 from pages import ROOT, Places, stretches
 
 DOCS = ROOT / "docs"
@@ -26,7 +26,7 @@ def places(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Places]:
     # `muster lab` of a page: not the one that somebody may use on this machine
     made.env["MUSTER_LAB_DIR"] = tempfile.mkdtemp(prefix="muster-lab-of-a-guide-", dir="/var/tmp")
     yield made
-    made.run(DESK, "muster lab down >/dev/null; muster ps | grep -E 'running|unknown' && muster kill last")
+    made.clear()
     shutil.rmtree(made.env["MUSTER_LAB_DIR"], ignore_errors=True)
 
 
