@@ -1,14 +1,15 @@
 # make demo    a first run: 4 ranks on this machine
 # make test    all tests; installs what they need
-# make check   lint, types, layers, Python 3.9
+# make check   lint, types, layers, Python 3.9, whether docs/reference is up to date
 # make fast    the tests that start no rank
 # make bench   muster and torchrun, side by side
+# make docs    the reference out of the code, and the site, into build/site
 # make matrix  every launcher at every place, on the lab; kept in docs/matrix.md
 
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test check fast bench matrix clean
+.PHONY: demo test check fast bench docs matrix clean
 
 demo: .venv/demo
 	.venv/bin/muster run -g 4 examples/distributed_sum.py
@@ -21,13 +22,18 @@ check: .venv/dev
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/vermin --quiet --no-tips --target=3.9- --violations --exclude tomllib src/muster
-	$(PY) -m pytest -q tests/unit/test_layers.py
+	$(PY) -m pytest -q tests/unit/test_layers.py tests/docs/test_reference.py
 
 fast: .venv/dev
 	$(PY) -m pytest -q tests/unit
 
 bench: .venv/dev
 	$(PY) bench/launch.py
+
+docs: .venv/dev
+	$(PY) tools/reference.py
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@echo "the site is in build/site: open build/site/index.html"
 
 matrix: .venv/dev
 	$(PY) bench/matrix.py

@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "doctor": ("muster.commands.doctor", "doctor", "look at all machines at once, before anything runs"),
     "launchers": ("muster.commands.launchers", "launchers", "the ways to start ranks, and which are installed"),
     "lab": ("muster.commands.lab", "lab", "a practice cluster on this machine: real ssh, Slurm, MPI"),
+    "completion": ("muster.commands.completion", "completion", "completions of what you type, for bash, zsh and fish"),
 }
 """name: (module, function, what it does)"""
 
@@ -57,14 +58,16 @@ def call(words: Sequence[str], env: Mapping[str, str], began: float) -> int:
         print(usage())
         return 0
     if words[0] in ("-V", "--version", "version"):
-        from muster import __version__
+        from muster.commands.version import version
 
-        print(f"muster {__version__} (Python {sys.version.split()[0]})")
-        return 0
+        return version(list(words[1:]), env, began)
     if words[0] not in COMMANDS:
         raise Impossible(f"there is no command `{words[0]}`", _meant(words))
     module, function, _ = COMMANDS[words[0]]
-    status: int = getattr(import_module(module), function)(list(words[1:]), env, began)
+    do = getattr(import_module(module), function)
+    # the only one that has to know the others
+    more = ({name: row[2] for name, row in COMMANDS.items()},) if words[0] == "completion" else ()
+    status: int = do(*more, list(words[1:]), env, began)
     return status
 
 

@@ -391,6 +391,7 @@ OTHERS: Mapping[str, tuple[Option, ...]] = {
         _RUN_DIR,
         HELP,
     ),
+    "completion": (HELP,),
     "clean": (
         Option(("-H", "--hosts"), "machines to look at, this one without it", "HOSTS", group=WHERE),
         Option(("--hostfile",), "the same from a file", "FILE", group=WHERE),

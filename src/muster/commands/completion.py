@@ -1,0 +1,167 @@
+"""`muster completion`: scripts for the shells, and what fits at a place of a command line. Shells ask back each time,
+so that launchers, options and runs are those of now; a script that was installed once stays right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from muster import runs
+from muster.errors import Impossible
+from muster.options import LAB, OTHERS, RUN, Option, help_text, parse
+
+FILES = ":files"
+"""Stands for names of files, which the shell itself knows best."""
+
+_NEWEST = 50
+"""So many runs are looked at."""
+
+_OF_RUNS = ("show", "logs", "attach", "wait", "kill", "stacks", "rm")
+"""Commands whose operand is a run."""
+
+_OF_FILES = ("hostfile", "python", "cwd", "run_dir", "lab_dir")
+"""Options whose value is a path."""
+
+Fits = list[tuple[str, str]]
+"""Words that may stand there, each with what it means."""
+
+_BASH = """# completion of muster for bash; in ~/.bashrc: eval "$(muster completion bash)"
+_muster() {
+  local line current=${COMP_WORDS[COMP_CWORD]}
+  [ "$current" = "=" ] && current=
+  COMPREPLY=()
+  while IFS= read -r line; do
+    if [ "$line" = ":files" ]; then
+      compopt -o filenames 2>/dev/null
+      while IFS= read -r line; do COMPREPLY+=("$line"); done < <(compgen -f -- "$current")
+    else
+      COMPREPLY+=("${line%%$'\\t'*}")
+    fi
+  done < <("${COMP_WORDS[0]}" completion words -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)
+}
+complete -F _muster muster
+"""
+
+_ZSH = """#compdef muster
+# completion of muster for zsh; in ~/.zshrc, after compinit: eval "$(muster completion zsh)"
+_muster() {
+  local line
+  local -a found
+  for line in "${(@f)$("${words[1]}" completion words -- "${(@)words[2,CURRENT]}" 2>/dev/null)}"; do
+    if [[ $line == :files ]]; then
+      _files
+    elif [[ -n $line ]]; then
+      found+=("${${line%%$'\\t'*}//:/\\\\:}:${line#*$'\\t'}")
+    fi
+  done
+  (( $#found )) && _describe muster found
+}
+compdef _muster muster
+"""
+
+_FISH = """# completion of muster for fish; in ~/.config/fish/config.fish: muster completion fish | source
+function __muster_complete
+    set -l words (commandline -opc)
+    set -l current (commandline -ct)
+    for line in ($words[1] completion words -- $words[2..-1] "$current" 2>/dev/null)
+        if test "$line" = ":files"
+            __fish_complete_path "$current"
+        else
+            echo $line
+        end
+    end
+end
+complete -c muster -f -a '(__muster_complete)'
+"""
+
+SHELLS: Mapping[str, str] = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
+
+
+def completion(commands: Mapping[str, str], words: list[str], env: Mapping[str, str], began: float) -> int:
+    """Print the script of a shell, or, for such a script, what fits; `commands` are all, with what they do."""
+    if words[:2] == ["words", "--"]:
+        for word, says in fitting(commands, words[2:], env):
+            print(f"{word}\t{says}" if says else word)
+        return 0
+    parsed = parse(words, OTHERS["completion"], interleaved=True)
+    if parsed.given.get("help"):
+        print("completions for a shell: `muster completion bash` says in its first line where it goes")
+        print(f"\n    muster completion {'|'.join(SHELLS)}\n{help_text(OTHERS['completion'])}")
+        return 0
+    if len(parsed.rest) != 1 or parsed.rest[0] not in SHELLS:
+        raise Impossible(
+            f"`muster completion` wants a shell; it was given {' '.join(parsed.rest) or 'nothing'}",
+            f"known: {', '.join(SHELLS)}",
+        )
+    print(SHELLS[parsed.rest[0]], end="")
+    return 0
+
+
+def fitting(commands: Mapping[str, str], words: Sequence[str], env: Mapping[str, str]) -> Fits:
+    """What may stand in the place of the last of these words, which stand after `muster`, and begins as it does."""
+    *before, current = words or [""]
+    # bash makes three words of `--launcher=to`
+    if before and before[-1].startswith("--") and current == "=":
+        current = ""
+    elif len(before) > 1 and before[-1] == "=":
+        before.pop()
+    elif current.startswith("--") and "=" in current:
+        name, _, value = current.partition("=")
+        values = fitting(commands, [*before, name, value], env)
+        return [(f"{name}={word}", says) for word, says in values if word != FILES]
+    found = _there(before, current, env) if before else list(commands.items())
+    return [(word, says) for word, says in found if word == FILES or word.startswith(current)]
+
+
+def _there(before: list[str], current: str, env: Mapping[str, str]) -> Fits:
+    """What may stand there; `before` begins with the command."""
+    name, *typed = before
+    if name == "lab" and not typed:
+        from muster.commands.lab import ACTIONS
+
+        return [(word, action.says) for word, action in ACTIONS.items()]
+    options = RUN if name in ("run", "plan") else LAB.get(typed.pop(0), ()) if name == "lab" else OTHERS.get(name, ())
+    by_name = {word: option for option in options for word in option.names}
+    wants: Option | None = None
+    for word in typed:
+        if wants is not None:
+            wants = None
+        elif word == "--" or (name in ("run", "plan") and not word.startswith("-")):
+            return [(FILES, "")]  # the script's own arguments
+        else:
+            option = by_name.get(word.replace("_", "-") if word.startswith("--") else word)
+            wants = option if option is not None and option.metavar else None
+    if wants is not None:
+        return _values(wants)
+    if current.startswith("-"):
+        return [(word, option.help) for option in options for word in option.names if option.group]
+    return _operands(name, before, env)
+
+
+def _values(option: Option) -> Fits:
+    """What an option may be given, as far as that is known."""
+    if option.key == "launcher":
+        from muster.launchers import LAUNCHERS
+
+        return [(name, launcher.says) for name, launcher in LAUNCHERS.items()]
+    if option.key == "nproc_per_node":
+        return [("gpu", "one a GPU"), ("cpu", "one a core"), ("auto", "GPUs if there are any, else cores")]
+    if option.key == "numa_binding":
+        return [(mode, "") for mode in ("node", "socket", "exclusive", "core-complex")]
+    return [(FILES, "")] if option.key in _OF_FILES else []
+
+
+def _operands(name: str, before: Sequence[str], env: Mapping[str, str]) -> Fits:
+    """What a command may be given."""
+    if name in ("run", "plan"):
+        return [(FILES, "")]
+    if name == "completion":
+        return [(shell, "") for shell in SHELLS]
+    if name == "lab" and before[1] == "fault":
+        from muster.lab.faults import FAULTS
+
+        return [("clear", "undo faults"), *((fault, row.says) for fault, row in FAULTS.items())]
+    if name not in _OF_RUNS:
+        return []
+    newest = runs.every(runs.home(env))[::-1][:_NEWEST]
+    names = dict.fromkeys(run.job.get("name", "") for run in newest)
+    return [("last", "the newest"), *((word, "") for word in names if word), *((run.id, "") for run in newest)]

@@ -1,0 +1,25 @@
+"""`muster --version`: muster, the Python that it runs in, and what the ranks would get."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+
+from muster import __version__
+from muster.world.here import choose_python
+from muster.world.versions import versions
+
+
+def version(words: list[str], env: Mapping[str, str], began: float) -> int:
+    """Two lines: who this is, and with which Python and torch a run in this folder would start its ranks."""
+    print(f"muster {__version__} (Python {sys.version.split()[0]})")
+    python, why = choose_python(None, "", os.getcwd(), env, sys.executable)
+    why = why.replace("beside the script", "in this folder")  # there is no script
+    found = versions(python)
+    if found is None:
+        print(f"ranks: {python} does not start ({why})")
+    else:
+        torch = f"torch {found.torch}" if found.torch else "no torch"
+        print(f"ranks: Python {found.python}, {torch}, {python} ({why})")
+    return 0

@@ -1,0 +1,36 @@
+"""What is installed for an interpreter that is not ours. It is asked for what its files say; torch is not imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import NamedTuple
+
+_ASK = """
+import json, sys
+from importlib.metadata import PackageNotFoundError, version
+try:
+    torch = version("torch")
+except PackageNotFoundError:
+    torch = ""
+print(json.dumps([sys.version.split()[0], torch]))
+"""
+_WITHIN = 20.0
+
+
+class Versions(NamedTuple):
+    """What an interpreter has."""
+
+    python: str
+    torch: str
+    """Empty where there is none."""
+
+
+def versions(python: str) -> Versions | None:
+    """Ask an interpreter; None when it does not answer."""
+    try:
+        # a wrapper, or a sitecustomize, may print before
+        done = subprocess.run([python, "-c", _ASK], capture_output=True, text=True, timeout=_WITHIN)
+        return Versions(*json.loads(done.stdout.splitlines()[-1]))
+    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError, TypeError):
+        return None

@@ -1,0 +1,56 @@
+"""A place that is added by docs/guides/adding-a-place.md, word for word, works."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import indent
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def replaced(path: Path, pattern: str, text: str) -> None:
+    """Replace the one place that fits."""
+    new, count = re.subn(pattern, lambda _: text, path.read_text(), flags=re.MULTILINE)
+    assert 1 == count, f"{pattern} is {count} times in {path}"
+    path.write_text(new)
+
+
+def test_the_page_is_right(tmp_path: Path, env: dict[str, str]) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting wants root")
+    page = (ROOT / "docs" / "guides" / "adding-a-place.md").read_text()
+    text, row, option, place, places = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    copy = tmp_path / "src" / "muster"
+    shutil.copytree(ROOT / "src" / "muster", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "places" / "private.py").write_text(text)
+    replaced(copy / "places" / "__init__.py", r"import local, slurm", "import local, private, slurm")
+    replaced(copy / "places" / "__init__.py", r'    "ssh": ', f'    {row}    "ssh": ')
+    replaced(
+        copy / "options.py", r'    Option\(\("--partition",\)', f'    {option.strip()},\n    Option(("--partition",)'
+    )
+    replaced(
+        copy / "job.py", r"^    return Asked\(\n        job=job", indent(place, "    ") + "    return Asked(job=job"
+    )
+    replaced(copy / "launchers" / "__init__.py", r"    places: tuple.*\n", f"    {places}")
+    env["PYTHONPATH"] = str(copy.parent)
+    program = "df --output=size /dev/shm | tail -n 1; [ $RANK = 0 ] || exit 7"
+    line = [sys.executable, "-m", "muster", "run", "-g", "2"]
+    done = subprocess.run(
+        [*line, "--private", "--", "sh", "-c", program],
+        env=env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert 7 == done.returncode, done.stderr
+    assert ["[0] 7168", "[1] 7168"] == sorted(re.sub(" +", " ", line) for line in done.stdout.splitlines())
+    size = os.statvfs("/dev/shm")
+    assert 7168 << 10 != size.f_blocks * size.f_frsize, "the machine's own is another one"

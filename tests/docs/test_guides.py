@@ -1,0 +1,69 @@
+"""The guides: each command in them is run, in order, and has to say what the page shows. See blocks.py."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from blocks import MARK, blocks, make_file, shell, wrong
+from pages import ROOT, Places, stretches
+
+DOCS = ROOT / "docs"
+GUIDES = sorted(path.stem for path in (DOCS / "guides").glob("*.md"))
+PAGES = [ROOT / "README.md", *(DOCS / "guides" / f"{name}.md" for name in GUIDES)]
+
+MOST_SKIPPED = 6
+"""So many blocks of all guides may say that they are not run."""
+
+
+@pytest.fixture
+def places(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Places]:
+    """A fresh folder; the lab is brought up when the first command wants it."""
+    made = Places(tmp_path / "ann", lambda: request.getfixturevalue("lab"))
+    # `muster lab` of a page: not the one that somebody may use on this machine
+    made.env["MUSTER_LAB_DIR"] = tempfile.mkdtemp(prefix="muster-lab-of-a-guide-", dir="/var/tmp")
+    yield made
+    made.clear()
+    shutil.rmtree(made.env["MUSTER_LAB_DIR"], ignore_errors=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_a_page_shows_is_so(page: Path, places: Places):
+    found = blocks(page.read_text())
+    for block in found:
+        for typed in block.commands:
+            make_file(typed, places.folder)
+        for where, commands in stretches(block):
+            problem = wrong(commands, places.run(where, shell(commands)))
+            assert not problem, f"{page.relative_to(ROOT)}, block at line {block.line}: {problem}"
+    assert any(block.commands for block in found), "a page without a command that is run"
+
+
+def test_few_blocks_are_not_run():
+    skipped = [
+        (guide, block.line)
+        for guide in GUIDES
+        for block in blocks((DOCS / "guides" / f"{guide}.md").read_text())
+        if block.skipped
+    ]
+    assert len(skipped) <= MOST_SKIPPED, skipped
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_a_guide_is_short_and_begins_with_a_table(guide: str):
+    """Other fences than those that are run, or shown as excerpts, would hide commands from the tests."""
+    text = (DOCS / "guides" / f"{guide}.md").read_text()
+    lines = text.splitlines()
+    assert 40 <= len(lines) <= 120
+    assert MARK not in text
+    head = "\n".join(lines[:16])
+    assert "| what you type today | what you type here |" in head or guide in NO_TODAY
+    kinds = {line.strip()[3:] for line in lines if line.strip().startswith("```")} - {""}
+    assert kinds <= {"console", "text", "python"}
+
+
+NO_TODAY = ("adding-a-place", "adding-a-scheduler")
+"""Guides for those who work on muster: there is nothing that they type today."""

@@ -1,0 +1,230 @@
+"""Write docs/reference/ out of the tables of the code, as `make docs` does. A test says when it is out of date."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from collections.abc import Iterable
+from contextlib import redirect_stdout
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "docs" / "reference"
+
+
+def said(*words: str) -> str:
+    """What muster prints when these are typed."""
+    from muster.cli import call
+
+    out = io.StringIO()
+    with redirect_stdout(out):
+        call(words, {}, 0.0)
+    return out.getvalue().rstrip()
+
+
+def cell(text: str) -> str:
+    """A text that may stand in a table."""
+    return text.replace("|", "\\|")
+
+
+def table(*rows: tuple[str, ...]) -> str:
+    """A table of Markdown; the first row is its head."""
+    head, *body = rows
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ("---",) * len(head), *body))
+
+
+def code(text: str) -> str:
+    """A name, as code; nothing for nothing."""
+    return f"`{text}`" if text else ""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names, as code, in a sentence."""
+    return ", ".join(map(code, names))
+
+
+def commands() -> str:
+    """The help of each command."""
+    from muster.cli import COMMANDS
+    from muster.options import LAB
+
+    pieces = ["# Command line", "", "```text", said("--help"), "```"]
+    for name in COMMANDS:
+        pieces += ["", f"## muster {name}", "", "```text", said(name, "--help"), "```"]
+        if name == "lab":
+            for action in LAB:
+                pieces += ["", f"### muster lab {action}", "", "```text", said("lab", action, "--help"), "```"]
+    return "\n".join(pieces)
+
+
+def options() -> str:
+    """The options of `muster run`, with their keys and variables."""
+    from muster.job import _SILENT
+    from muster.options import RUN
+
+    lines = [
+        "# Options of `muster run` and `muster plan`",
+        "",
+        "What is typed comes first, then variables, then `[profile.NAME]` and `[run]` of muster.toml: of the project",
+        "(the folder or one above it) before that of the person (`~/.config/muster/muster.toml`). Hyphens may be",
+        "underscores. Of the variables the first that is set counts; PET_… is what torchrun reads.",
+    ]
+    for group in dict.fromkeys(option.group for option in RUN if option.group):
+        rows = [("option", "key", "variables", "what it does")]
+        for option in RUN:
+            if option.group == group:
+                names = listed(option.names) + (f" {option.metavar}" if option.metavar else "")
+                key = "" if option.key == "help" else code(option.key)
+                rows.append((names, key, listed(option.variables), cell(option.help)))
+        lines += ["", f"## {group[0].upper()}{group[1:]}", "", table(*rows)]
+    rows = [("option", "what comes of it")]
+    for option in RUN:
+        if not option.group:
+            names = listed(option.names)
+            rows.append((names, _SILENT.get(option.key, "refused, where it asks for what muster does not do")))
+    lines += [
+        "",
+        "## Options of torchrun",
+        "",
+        "Taken, so that a line for torchrun works. With a note why they change nothing:",
+    ]
+    return "\n".join([*lines, "", table(*rows)])
+
+
+_MEANINGS = {
+    "RANK": "its number among all ranks",
+    "LOCAL_RANK": "its number on its node: the GPU that it should use",
+    "GROUP_RANK": "the number of its node",
+    "ROLE_RANK": "the same as RANK",
+    "WORLD_SIZE": "how many ranks there are",
+    "LOCAL_WORLD_SIZE": "how many of them are on its node",
+    "GROUP_WORLD_SIZE": "how many nodes there are",
+    "ROLE_WORLD_SIZE": "the same as WORLD_SIZE",
+    "ROLE_NAME": "`default`",
+    "TORCHELASTIC_RUN_ID": "the id of the run",
+    "TORCHELASTIC_MAX_RESTARTS": "`--max-restarts`",
+    "TORCHELASTIC_USE_AGENT_STORE": "`True` where the ranks meet at muster's store; `False` where the launcher has one",
+    "TORCHELASTIC_SIGNALS_TO_HANDLE": "as torchrun sets it",
+    "MASTER_ADDR": "where the ranks meet: node 0",
+    "MASTER_PORT": "the port there, bound before any rank starts",
+    "TORCHELASTIC_RESTART_COUNT": "the number of the attempt, from 0",
+    "SLURM_PROCID": "RANK",
+    "SLURM_LOCALID": "LOCAL_RANK",
+    "SLURM_NODEID": "GROUP_RANK",
+    "SLURM_NTASKS": "WORLD_SIZE",
+    "SLURM_NPROCS": "WORLD_SIZE",
+    "SLURM_STEP_NUM_TASKS": "WORLD_SIZE",
+    "SLURM_STEP_NUM_NODES": "GROUP_WORLD_SIZE",
+}
+
+
+def variables() -> str:
+    """The variables that a rank finds."""
+    from muster.agent.dialects import _DIALECTS
+    from muster.environ import NAMES, PREFIXES, STAY
+    from muster.model import Host
+    from muster.ranks import LATE, environment, layout, shared_environment, slurm_environment
+
+    rank = layout([(Host("n1"), 1)])[0].ranks[0]
+    ours = [*environment(rank), *shared_environment(rank, "", 0), *LATE]
+    dialects = [("whoever started it", "rank", "number of ranks", "local rank", "ranks of the node", "node")]
+    for row in _DIALECTS:
+        several = (row.local_rank, row.local_size, row.node_rank)
+        dialects.append((row.launcher, code(row.rank), code(row.size), *(listed(names) for names in several)))
+    return f"""# Rank variables
+
+## What a rank finds
+
+Under each launcher, by the names that torchrun gives them.
+
+{table(("variable", "what it is"), *((code(name), _MEANINGS[name]) for name in ours))}
+
+Where the person set none: `OMP_NUM_THREADS` (the cores of the node over its ranks),
+`TORCH_NCCL_ASYNC_ERROR_HANDLING=1`, and `GLOO_SOCKET_IFNAME` (`lo` on one machine; on several the interface that leads
+to the others).
+
+With `--slurm`, for scripts that ask Slurm who they are:
+
+{table(("variable", "the same as"), *((code(name), _MEANINGS[name]) for name in slurm_environment(rank)))}
+
+## What goes along to other machines
+
+{listed([f"{prefix}…" for prefix in PREFIXES])}; and {listed(NAMES)}. Not {listed(STAY)}, which are
+about this machine. Others by `--env`; see [several machines](../hosts.md).
+
+## Who am I, under anything
+
+`muster.ranks.detect()` reads these, the first row that fits. It imports no torch.
+
+{table(*dialects)}"""
+
+
+def launchers() -> str:
+    """Launchers, and the places at which they work, with the times of the last matrix."""
+    from muster.launchers import LAUNCHERS
+    from muster.places import PLACES
+
+    matrix = {}
+    for line in (ROOT / "docs" / "matrix.md").read_text().splitlines():
+        if line.startswith("| `"):
+            name, *times = (piece.strip() for piece in line.strip("|").split("|"))
+            matrix[name.strip("`")] = times
+    rows = [("launcher", "what it does", "wants", *(f"at `{place}`" for place in ("local", "ssh", "slurm")))]
+    assert set(PLACES) == {"local", "ssh", "slurm"}, "a new place wants a column of the matrix"
+    for name, launcher in LAUNCHERS.items():
+        wants = launcher.package or launcher.program
+        rows.append((code(name), launcher.says, code(wants), *matrix.get(name, ("?", "?", "?"))))
+    return f"""# Launchers and places
+
+The times are those of [the last matrix](../matrix.md): two ranks on each of two nodes of the lab, from the command to
+its end.
+
+{table(*rows)}
+
+[What each launcher is for](../launchers.md); [adding one of your own](../adding-a-launcher.md)."""
+
+
+def checks() -> str:
+    """What the doctor looks at."""
+    found = import_module("muster.checkup").CHECKS
+    rows = [("check", "before each run too")]
+    rows += [(check.name, "yes" if check.free else "") for check in found]
+    return f"""# Checks of the doctor
+
+`muster doctor` looks at these on all machines. Those that cost nothing are looked at before each run on several
+machines too.
+
+{table(*rows)}"""
+
+
+def pages() -> dict[str, str]:
+    """All pages, by the names of their files."""
+    found = {"commands": commands(), "options": options(), "variables": variables(), "launchers": launchers()}
+    if find_spec("muster.checkup"):
+        found["checks"] = checks()
+    titles = {name: re.match("# (.*)", text) for name, text in found.items()}
+    links = [f"- [{title[1]}]({name}.md)" for name, title in titles.items() if title]
+    more = ["- [Exit statuses](../exit-status.md)", "- [The last matrix](../matrix.md)"]
+    found["index"] = "\n".join(
+        ["# Reference", "", "Written by `tools/reference.py` out of the code.", "", *links, *more]
+    )
+    return {f"{name}.md": f"{text}\n" for name, text in found.items()}
+
+
+def main() -> None:
+    """Write them, and delete what is none of them any more."""
+    FOLDER.mkdir(exist_ok=True)
+    made = pages()
+    for path in FOLDER.glob("*.md"):
+        if path.name not in made:
+            path.unlink()
+    for name, text in made.items():
+        (FOLDER / name).write_text(text)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT / "src"))
+    main()

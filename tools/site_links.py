@@ -1,0 +1,58 @@
+"""What is different on the site: README.md is its start page, and other files of the root lie beside the pages.
+
+Links are written for those who read in the repository; here they are turned to where things lie on the site.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).parent.parent
+
+
+AWAITED = ("check.md", "doctor.md", "train-llm.md", "reference/checks.md")
+"""Pages that the navigation names already, and that come with the parts which they are about."""
+
+
+def on_config(config: Any) -> Any:
+    """Leave those out that are not there."""
+    config.nav = _there(config.nav, Path(config.docs_dir))
+    return config
+
+
+def _there(entries: list[Any], docs: Path) -> list[Any]:
+    found = []
+    for entry in entries:
+        if isinstance(entry, dict):
+            ((title, below),) = entry.items()
+            if isinstance(below, list):
+                entry = {title: _there(below, docs)}
+            elif below in AWAITED and not (docs / below).exists():
+                continue
+        found.append(entry)
+    return found
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the start page, the other pages of the root, and the examples."""
+    for name, source in (("index.md", "README.md"), ("CONTRIBUTING.md",) * 2, ("CHANGELOG.md",) * 2):
+        text = re.sub(r"\]\(docs/", "](", (ROOT / source).read_text())
+        files.append(File.generated(config, name, content=text))
+    for path in sorted((ROOT / "examples").iterdir()):
+        if path.is_file():
+            files.append(File.generated(config, f"examples/{path.name}", abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Examples are one folder nearer than in the repository."""
+    return re.sub(r"\]\((\.\./)*\.\./examples/", lambda found: f"]({found[1] or ''}examples/", markdown)
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
+    """In a table of Markdown a `|` of some code has a backslash before it; here it would be shown."""
+    return re.sub(r"<code>[^<]*</code>", lambda found: found[0].replace("\\|", "|"), html)
