@@ -426,7 +426,10 @@ CHECK: tuple[Option, ...] = (
     Option(("--json",), "print the whole result as JSON", group=SHOWS),
     HELP,
 )
-"""The options that `muster check` has beside those of `run`."""
+"""The options that `muster check` has of its own."""
+
+OF_CHECK = (*CHECK, *(option for option in RUN if option.key not in {own.key for own in CHECK}))
+"""All that it takes: where and how are said as for `run`."""
 
 _LAB_DIR = Option(("--lab-dir",), "where the lab's files lie, /var/lib/muster-lab without it", "DIR", group=SHOWS)
 

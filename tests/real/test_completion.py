@@ -44,6 +44,9 @@ def bash(muster: Any, *words: str) -> list[str]:
         (("run", "--laun"), ["--launcher", "--launcher-args"]),
         (("run", "--launcher", "s"), ["spawn", "srun", "submitit"]),
         (("run", "--launcher", "=", "mpi"), ["mpirun"]),  # as bash splits it
+        (("check", "--backend", ""), ["gloo", "nccl"]),
+        (("check", "--htm"), ["--html"]),
+        (("check", "--slurm-o"), ["--slurm-opt"]),
         (("run", "-g", "2", "--max_restarts", "3", "--hostf"), ["--hostfile"]),
         (("run", "tr"), ["train.py"]),
         (("run", "-g", "2", "train.py", "--da"), ["--data"]),  # the script's own: names of files, and no option of ours

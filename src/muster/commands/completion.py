@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from muster import runs
 from muster.errors import Impossible
-from muster.options import LAB, OTHERS, RUN, Option, help_text, parse
+from muster.options import LAB, OF_CHECK, OTHERS, RUN, Option, help_text, parse
 
 FILES = ":files"
 """Stands for names of files, which the shell itself knows best."""
@@ -76,6 +76,9 @@ complete -c muster -f -a '(__muster_complete)'
 SHELLS: Mapping[str, str] = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
 
+_OPTIONS = {"run": RUN, "plan": RUN, "check": OF_CHECK}
+
+
 def completion(commands: Mapping[str, str], words: list[str], env: Mapping[str, str], began: float) -> int:
     """Print the script of a shell, or, for such a script, what fits; `commands` are all, with what they do."""
     if words[:2] == ["words", "--"]:
@@ -119,7 +122,7 @@ def _there(before: list[str], current: str, env: Mapping[str, str]) -> Fits:
         from muster.commands.lab import ACTIONS
 
         return [(word, action.says) for word, action in ACTIONS.items()]
-    options = RUN if name in ("run", "plan") else LAB.get(typed.pop(0), ()) if name == "lab" else OTHERS.get(name, ())
+    options = LAB.get(typed.pop(0), ()) if name == "lab" else _OPTIONS.get(name) or OTHERS.get(name, ())
     by_name = {word: option for option in options for word in option.names}
     wants: Option | None = None
     for word in typed:
@@ -145,6 +148,8 @@ def _values(option: Option) -> Fits:
         return [(name, launcher.says) for name, launcher in LAUNCHERS.items()]
     if option.key == "nproc_per_node":
         return [("gpu", "one a GPU"), ("cpu", "one a core"), ("auto", "GPUs if there are any, else cores")]
+    if option.key == "backend":
+        return [("gloo", "for CPUs"), ("nccl", "for GPUs")]
     if option.key == "numa_binding":
         return [(mode, "") for mode in ("node", "socket", "exclusive", "core-complex")]
     return [(FILES, "")] if option.key in _OF_FILES else []
