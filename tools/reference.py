@@ -194,8 +194,8 @@ def checks() -> str:
     rows += [(check.name, "yes" if check.free else "") for check in found]
     return f"""# Checks of the doctor
 
-`muster doctor` looks at these on all machines; [the doctor](../doctor.md) says what is tried. Those that cost nothing are
-looked at before each run, too, and what would end it is told.
+`muster doctor` looks at these on all machines; [the doctor](../doctor.md) says what is tried. Those that cost nothing
+are looked at before each run, too, and what would end it is told.
 
 {table(*rows)}"""
 
