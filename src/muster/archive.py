@@ -21,7 +21,7 @@ else:
 sys.exit(main(sys.argv[2:]))
 """
 
-_NOT_NEEDED = ("lab", "commands")
+_NOT_NEEDED = ("lab", "commands", "onranks", "soundness")
 """What a supervisor has no use for."""
 
 

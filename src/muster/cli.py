@@ -25,6 +25,8 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "rm": ("muster.commands.look", "rm", "delete a run that has ended"),
     "prune": ("muster.commands.look", "prune", "delete old runs"),
     "nodes": ("muster.commands.nodes", "nodes", "the machines of a Slurm cluster, what is free, who waits"),
+    "check": ("muster.commands.check", "check", "prove that distributed training is right here"),
+    "doctor": ("muster.commands.doctor", "doctor", "look at all machines at once, before anything runs"),
     "launchers": ("muster.commands.launchers", "launchers", "the ways to start ranks, and which are installed"),
     "lab": ("muster.commands.lab", "lab", "a practice cluster on this machine: real ssh, Slurm, MPI"),
     "completion": ("muster.commands.completion", "completion", "completions of what you type, for bash, zsh and fish"),

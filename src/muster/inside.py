@@ -22,6 +22,7 @@ from muster.agent import dial, machine, meet
 from muster.agent.keep import ARCHIVE
 from muster.agent.protocol import Unpacker, socket_name
 from muster.agent.step import RENDEZVOUS
+from muster.checkup import at_no_cost
 from muster.environ import hidden
 from muster.errors import Impossible, MusterError, Unreachable
 from muster.hosts import Wanted, fold_hosts, shares
@@ -66,7 +67,6 @@ class Inside:
 
     def start_agents(self, env: Mapping[str, str]) -> None:
         """One task a node, by a single srun; by one for each node where they have not equally many GPUs."""
-        script = self.job.program.argv[0] if self.job.program.kind == "script" else ""
         own = [address for _, address in machine.interfaces()] or ["127.0.0.1"]
         where = {
             "addresses": own,
@@ -75,7 +75,7 @@ class Inside:
             "hosts": list(self.allocation.hosts),
             "lease": self.job.lease,
             "cwd": self.job.cwd,
-            "script": script,
+            "script": self.job.program.path,
         }
         with open(os.open(self.run.path / RENDEZVOUS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(where, file)
@@ -134,11 +134,11 @@ class Inside:
         without = [link.host for link in self.links if not link.facts["cwd"]]
         if without:
             raise Impossible(f"there is no folder {self.job.cwd} on {fold_hosts(without)}", "share it, or see --cwd")
-        if self.job.program.kind == "script":
-            own = meet.digest(os.path.join(self.job.cwd, self.job.program.argv[0]))
+        if path := self.job.program.path:
+            own = meet.digest(os.path.join(self.job.cwd, path))
             other = [link.host for link in self.links if link.facts["script"] != own]
             if other:
-                raise Impossible(f"{self.job.program.argv[0]} on {fold_hosts(other)} is not the one here", None)
+                raise Impossible(f"{path} on {fold_hosts(other)} is not the one here", None)
 
     def _shares(self) -> tuple[Wanted, ...]:
         """The nodes with their numbers of ranks; None where that follows from the GPUs. Raises `Impossible`."""
@@ -210,6 +210,8 @@ class Inside:
                 link.node, "prepare", **prepare_fields(plan, link.node, link.host, str(self.run.path), self.run.id)
             )
         world.tell(0, "listen", attempt=record["first_attempt"], host=met.address)
+        for finding in at_no_cost({link.host: link.facts for link in self.links}, self.job.env):
+            world.say(finding)
         world.watch_signals(self.signals, self.asked["signal"], self.asked["before"], queue.kill_wait())
         viewers = socket.socket(socket.AF_UNIX)
         viewers.bind(socket_name(os.getuid(), self.run.id, "supervisor"))

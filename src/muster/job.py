@@ -98,7 +98,7 @@ def program(parsed: Parsed, given: Mapping[str, Any], verb: str) -> Program:
         raise Impossible("a script from standard input cannot be given to several ranks", "write it to a file")
     if given.get("launcher") == "spawn" and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", words[0]):
         return Program("function", words)
-    return Program("script", words)
+    return Program("script", words, given.get("brought", ""))
 
 
 _SPAWNS = re.compile(r"\b(?:mp|multiprocessing)\.(?:spawn|start_processes)\(|\bspawn\(|\bnotebook_launcher\(")
@@ -212,7 +212,7 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
     cwd = os.path.abspath(given.get("cwd") or os.getcwd())
     if not os.path.isdir(cwd):
         raise Impossible(f"--cwd {given.get('cwd')}: there is no such folder", "make it first; ranks start there")
-    if what.kind == "script":
+    if what.path:
         here.check_script(what.argv[0], cwd)
     named = wanted_hosts(given, cwd)
     names = tuple(host.name for host in named)
@@ -257,7 +257,7 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
         stdin=given.get("stdin"),
         grace=given.get("grace", 10.0),
         timeout=given.get("timeout"),
-        spawns=launcher == "spawn" and what.kind == "script" and _spawns(os.path.join(cwd, what.argv[0])),
+        spawns=launcher == "spawn" and bool(what.path) and _spawns(os.path.join(cwd, what.path)),
         launcher_args=_words(given.get("launcher_args", ""), "--launcher-args"),
         max_restarts=given.get("max_restarts", 0),
         ssh=_words(given.get("ssh", "ssh"), "--ssh"),

@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 
 Environment = Mapping[str, str]
 
+BROUGHT = "$MUSTER_BROUGHT/"
+"""The folder of a script that muster brings: agents write it down, each in its own folder, and put that name there."""
+
 
 class Program(NamedTuple):
     """What each rank runs."""
@@ -19,6 +22,13 @@ class Program(NamedTuple):
     """`script` (a file for Python), `module` (as `python -m`), `function` (`module:function`), or `command` (any)."""
     argv: tuple[str, ...]
     """The script, module or command first, its own arguments after it."""
+    text: str = ""
+    """The script itself, where muster brings it; it then has a name in `BROUGHT`, which no machine has."""
+
+    @property
+    def path(self) -> str:
+        """The script that all machines must have; empty where there is none."""
+        return self.argv[0] if self.kind == "script" and not self.text else ""
 
     @property
     def title(self) -> str:
@@ -132,7 +142,7 @@ class Command(NamedTuple):
     launcher: str = ""
     """It is a foreign launcher of this name: it starts the ranks, which tell of themselves."""
     files: Mapping[str, str] = MappingProxyType({})
-    """Texts that it wants to find in $MUSTER_FOLDER, by name."""
+    """Texts that it wants to find in $MUSTER_FOLDER, by name; or elsewhere, by a name in $MUSTER_SCRATCH."""
     unset: str = ""
     """A pattern of variables that would mislead it."""
 
@@ -165,6 +175,11 @@ class Plan(NamedTuple):
     def world_size(self) -> int:
         """The number of ranks on all nodes."""
         return sum(len(node.ranks) for node in self.nodes)
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The names of the nodes, by number."""
+        return tuple(node.host.name for node in self.nodes)
 
 
 class Failure(NamedTuple):
@@ -242,7 +257,7 @@ def as_json(value: Any) -> Any:
 def job_from_json(data: Mapping[str, Any]) -> Job:
     """Read back what `as_json(job)` wrote; keys that a newer muster added are left out."""
     job = dict(_known(Job, data))
-    job["program"] = Program(job["program"]["kind"], tuple(job["program"]["argv"]))
+    job["program"] = Program(**dict(_known(Program, job["program"]), argv=tuple(job["program"]["argv"])))
     job.update({name: tuple(job[name]) for name in ("setup", "preload", "wrap", "ssh", "launcher_args") if name in job})
     return Job(**job)
 

@@ -66,6 +66,12 @@ def _binding(value: str) -> str:
     return value
 
 
+def _backend(value: str) -> str:
+    if value not in ("gloo", "nccl"):
+        raise ValueError("`gloo` or `nccl`")
+    return value
+
+
 def _variable(value: str) -> str:
     name, equals, _ = value.partition("=")
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*" + ("" if equals else r"\*?"), name):
@@ -367,6 +373,25 @@ OTHERS: Mapping[str, tuple[Option, ...]] = {
     "nodes": (_JSON, _RUN_DIR, HELP),
     "launchers": (_JSON, _RUN_DIR, HELP),
     "completion": (HELP,),
+    "doctor": (
+        Option(("-H", "--hosts"), "machines to look at, this one without it", "HOSTS", group=WHERE),
+        Option(("--hostfile",), "the same from a file", "FILE", group=WHERE),
+        Option(("--ssh",), "the words of ssh", "WORDS", group=WHERE),
+        Option(("--slurm",), "nodes of Slurm; inside an allocation its nodes, without being asked", group=WHERE),
+        Option(("-N", "--nnodes"), "so many of them", "N", _positive, group=WHERE),
+        Option(("-p", "--partition"), "of this partition", "NAME", group=WHERE),
+        Option(
+            ("--slurm-opt",), "any other option of salloc, `NAME=VALUE`; may be repeated", "OPT", many=True, group=WHERE
+        ),
+        Option(("--python",), "the Python of the ranks, the one muster runs in without it", "PATH", group=HOW),
+        Option(("--setup",), "shell lines to run first; may be repeated", "LINES", many=True, group=HOW),
+        Option(("--cwd",), "the folder in which the ranks would start", "DIR", group=RANKS),
+        Option(("--pass-file",), "write the hosts that may be used there, for --hostfile", "FILE", group=SHOWS),
+        Option(("--fail-file",), "and the others there", "FILE", group=SHOWS),
+        _JSON,
+        _RUN_DIR,
+        HELP,
+    ),
     "clean": (
         Option(("-H", "--hosts"), "machines to look at, this one without it", "HOSTS", group=WHERE),
         Option(("--hostfile",), "the same from a file", "FILE", group=WHERE),
@@ -394,6 +419,14 @@ OTHERS: Mapping[str, tuple[Option, ...]] = {
     ),
 }
 """The options of the other commands."""
+
+CHECK: tuple[Option, ...] = (
+    Option(("--backend",), "gloo or nccl; without it nccl where there are GPUs", "NAME", _backend, group=HOW),
+    Option(("--html",), "write the page there, too; it is always kept with the run", "FILE", group=SHOWS),
+    Option(("--json",), "print the whole result as JSON", group=SHOWS),
+    HELP,
+)
+"""The options that `muster check` has beside those of `run`."""
 
 _LAB_DIR = Option(("--lab-dir",), "where the lab's files lie, /var/lib/muster-lab without it", "DIR", group=SHOWS)
 

@@ -7,8 +7,9 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from muster.advice import advice
 from muster.environ import is_secret
-from muster.model import Command, Outcome, Plan, RankEnd
+from muster.model import BROUGHT, Command, Outcome, Plan, RankEnd
 from muster.ranks import LATE, environment, fold, named
 
 SIGNALS: Mapping[int, tuple[str, str]] = {
@@ -60,7 +61,7 @@ def begin_in_words(plan: Plan, run_id: str, facts: Mapping[str, Any]) -> str:
     launcher = "exec" if job.launcher == "fork" and not facts.get("fork") else job.launcher
     words = f"{run_id}: {plural(plan.world_size, 'rank')}, launcher {launcher}"
     if all(command.python_at is None for command in plan.commands):
-        return f"{words}, `{job.program.argv[0]}`"
+        return f"{words}, `{job.program.argv[0].removeprefix(BROUGHT)}`"
     threads = _threads({node.host.threads for node in plan.nodes})
     versions = [f"Python {facts['python']}"] if facts.get("python") else []
     versions += [f"torch {facts['torch']}"] if facts.get("torch") else []
@@ -93,8 +94,11 @@ def ended_in_words(end: RankEnd) -> str:
     return f"exit status {end.code}"
 
 
-def outcome_in_words(outcome: Outcome, run_id: str, world_size: int) -> str:
-    """How a run ended: one line when all is well, else who failed first, why, and what became of the others."""
+def outcome_in_words(outcome: Outcome, run_id: str, world_size: int, hosts: Sequence[str] = ()) -> str:
+    """How a run ended: one line when all is well, else who failed first, why, and what became of the others.
+
+    `hosts` are the names of its nodes.
+    """
     lines: list[str] = []
     after = f"after {seconds(outcome.duration)}"
     if outcome.state == "succeeded":
@@ -102,8 +106,12 @@ def outcome_in_words(outcome: Outcome, run_id: str, world_size: int) -> str:
     elif outcome.state == "failed" and outcome.first is not None and not outcome.reason:
         first = outcome.first
         attempt = f" after restart {outcome.attempt}" if outcome.attempt else ""
-        lines.append(f"rank {first.rank} failed first{attempt}, {after_start(first)}: {ended_in_words(first)}")
+        host = hosts[first.node] if first.node < len(hosts) else ""
+        on = f" on {host}" if hosts[1:] else ""
+        lines.append(f"rank {first.rank}{on} failed first{attempt}, {after_start(first)}: {ended_in_words(first)}")
         lines += _last_words(first)
+        hint = advice(first, host, len(hosts) > 1)
+        lines += [f"hint: {hint}"] if hint else []
     else:
         # what muster could not do is a sentence already, with its hint
         lines.append(outcome.reason if outcome.state == "broken" else f"ended {after}: {outcome.reason}")
@@ -242,7 +250,8 @@ def _commands_in_words(plan: Plan, commands: Sequence[Command], show_env: bool) 
         cpus = f"  cores {fold(rank.cpus)}" if rank.cpus else ""
         lines.append(f"    rank {rank.rank}: {own}{cpus}")
     for name, text in first.files.items():
-        lines += [f"  $MUSTER_FOLDER/{name}:", *(f"    | {line}" for line in text.splitlines())]
+        path = name if name.startswith("$") else f"$MUSTER_FOLDER/{name}"
+        lines += [f"  {path}:", *(f"    | {line}" for line in text.splitlines())]
     return lines
 
 
@@ -320,16 +329,21 @@ def phases(events: Iterable[Mapping[str, Any]]) -> list[tuple[str, float]]:
 
 
 def show_in_words(
-    run_id: str, job: Mapping[str, Any], state: str, outcome: Outcome | None, events: Sequence[Mapping[str, Any]]
+    run_id: str,
+    job: Mapping[str, Any],
+    state: str,
+    outcome: Outcome | None,
+    events: Sequence[Mapping[str, Any]],
+    hosts: Sequence[str] = (),
 ) -> str:
-    """All that is known of a run."""
+    """All that is known of a run; `hosts` are the names of its nodes."""
     lines = [f"run      {run_id}" + (f"  ({job['name']})" if job.get("name") else "")]
     lines.append(f"state    {state}")
     lines.append(f"command  {shlex.join(job.get('argv', []))}")
     lines.append(f"folder   {job.get('cwd', '?')} on {job.get('host', '?')}")
     lines.append(f"started  {job.get('started', '?')}")
     if outcome is not None:
-        lines += ["", outcome_in_words(outcome, run_id, len(outcome.ends))]
+        lines += ["", outcome_in_words(outcome, run_id, len(outcome.ends), hosts)]
         if outcome.state == "succeeded" and outcome.attempt:
             lines.append(f"in attempt {outcome.attempt}")
     spans = phases(events)

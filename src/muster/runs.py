@@ -49,6 +49,12 @@ class Run:
         return self.read("job.json") or {}
 
     @property
+    def hosts(self) -> tuple[str, ...]:
+        """The names of its nodes, by number; none when there is no plan yet."""
+        plan = self.read("plan.json")
+        return () if plan is None else tuple(node["host"]["name"] for node in plan["nodes"])
+
+    @property
     def outcome(self) -> Outcome | None:
         """How it ended, if that is known."""
         data = self.read("outcome.json")

@@ -108,6 +108,7 @@ def test_spawn_tells_a_status_and_a_traceback(muster: Any, script: Any) -> None:
     assert 1 == done.returncode, done.stderr
     assert "rank 1 failed first" in done.stderr
     assert "ValueError: a bad batch" in done.stderr
+    assert "muster-" not in muster.log(1, "err").decode(), "no frame of ours"
     until(lambda: not others(muster), "nothing is left", 10)
 
 

@@ -42,6 +42,9 @@ _LISTENS = 0.2
 """How often it is looked whether a rank that has only begun has come to listen for a signal, in seconds."""
 
 
+_NOTHING: Mapping[str, str] = {}
+
+
 class Agent:
     """The loop of one node."""
 
@@ -271,6 +274,12 @@ class Agent:
         """Try the way to node 0."""
         self.emit("knocked", ways=meet.knock(addresses, port, patience))
 
+    def on_probe(self, payload: bytes, names: list[str], folders: list[str]) -> None:
+        """Look at this machine as a doctor would."""
+        from muster.agent.probe import probe
+
+        self.emit("probed", **probe(names, folders))
+
     def on_clock(self, payload: bytes) -> None:
         """Say what time it is here."""
         self.emit("clock")
@@ -293,13 +302,14 @@ class Agent:
         want: bool | list[int] = False,
         own_run_dir: bool = False,
         path_first: bool = False,
-        guests: Mapping[str, Any] | None = None,
+        guests: dict[str, Any] | None = None,
         own_meeting: bool = False,
+        brings: Mapping[str, str] = _NOTHING,
     ) -> None:
         """Get ready to start ranks: folders, the hook, the warm interpreter.
 
-        `own_run_dir`: that folder is this node's alone. `path_first`: the folder of this Python goes first on PATH, as
-        if its environment had been activated.
+        `brings`: scripts by the word that stands for them on command lines. `own_run_dir`: that folder is this node's
+        alone. `path_first`: the folder of this Python goes first on PATH, as if its environment had been activated.
         """
         if self.door is not None and self.keeper is None:
             self.door.close()
@@ -316,9 +326,20 @@ class Agent:
         os.close(log)
         self.run_id = run_id
         self.answer(run_id)
+        places = {word: self.bring(os.path.basename(word), text) for word, text in brings.items()}
+        for command in (*commands, *([guests] if guests is not None else [])):
+            command["argv"] = [places.get(word, word) for word in command["argv"]]
         self.members = Members(self, commands, preload, stdin_rank, self.hook, floor, guests, own_meeting)
         self.prepared = True
         self.members.prepare()
+
+    def bring(self, name: str, text: str) -> str:
+        """Write down a script that came with the job; gives where it is."""
+        folder = os.path.join(self.folder, "brought")  # alone there: its folder is the first on sys.path
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        with open(os.path.join(folder, name), "w") as file:
+            file.write(text)
+        return file.name
 
     def on_listen(self, payload: bytes, attempt: int, host: str) -> None:
         """Open the port of this attempt's store."""

@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import sys
 import time
 from collections.abc import Mapping
@@ -103,19 +104,29 @@ class Guests:
         except OSError:
             pass
 
+    def _make_scratch(self) -> None:
+        """Have that folder, as ours alone. Raises OSError."""
+        try:
+            os.mkdir(self.scratch, 0o700)
+        except FileExistsError:
+            there = os.lstat(self.scratch)  # of an earlier attempt
+            if not stat.S_ISDIR(there.st_mode) or there.st_uid != os.getuid():
+                raise OSError(errno.EEXIST, "somebody else has put another one there", self.scratch) from None
+
     # ---- launchers --------------------------------------------------------------------------------------------------
 
     def start(self, late: Mapping[str, str]) -> None:
         """Start the launchers of this node."""
         self.late, self.ended_here = late, set()
         self.connections.clear()
+        self._make_scratch()
         for number, command in enumerate(self.members.commands):
             folder = os.path.join(self.agent.folder, f"launcher_{number}")
             os.makedirs(folder, mode=0o700, exist_ok=True)
             words = {**late, "MUSTER_RANK": self.shim, "MUSTER_PYTHON": sys.executable}
             words.update(MUSTER_FOLDER=folder, MUSTER_SCRATCH=self.scratch)
             for name, text in command["files"].items():
-                path = os.path.join(folder, name)
+                path = os.path.join(folder, _filled(name, words))
                 with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o700), "w") as file:
                     file.write(_filled(text, words))
             argv = [_filled(word, words) for word in command["argv"]]

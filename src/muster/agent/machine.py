@@ -4,7 +4,42 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 from collections.abc import Mapping
+from typing import Any
+
+WATCHED = (
+    *("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK"),
+    *("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"),
+)
+"""Variables that a machine may set for everybody, to nobody's good."""
+
+_LIMITS = {"open files": resource.RLIMIT_NOFILE, "processes": resource.RLIMIT_NPROC, "locked": resource.RLIMIT_MEMLOCK}
+
+
+def at_no_cost(env: Mapping[str, str]) -> dict[str, Any]:
+    """What a doctor wants to know of this machine and can have within a millisecond."""
+    return {
+        "cores": cores(),
+        "all_cores": os.cpu_count() or 1,
+        "interfaces": interfaces(),
+        "limits": {name: resource.getrlimit(number)[0] for name, number in _LIMITS.items()},
+        "env": {name: env[name] for name in WATCHED if name in env},
+        "shm": space("/dev/shm"),
+    }
+
+
+def space(path: str) -> dict[str, Any]:
+    """Bytes and files for which there is room where this folder lies; empty where it is not."""
+    try:
+        stat = os.statvfs(path)
+    except OSError:
+        return {}
+    return {
+        "free": stat.f_bavail * stat.f_frsize,
+        "total": stat.f_blocks * stat.f_frsize,
+        "files": stat.f_favail if stat.f_files else None,
+    }
 
 
 def cores() -> int:

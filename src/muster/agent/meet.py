@@ -27,9 +27,8 @@ def tell(cwd: str, script: str, run_dir: str) -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "boot": machine.read("/proc/sys/kernel/random/boot_id").strip(),
-        "cores": machine.cores(),
+        **machine.at_no_cost(os.environ),
         "gpus": machine.gpus(os.environ),
-        "interfaces": machine.interfaces(),
         "reached_at": os.environ.get("SSH_CONNECTION", "   ").split(" ")[2],
         "cwd": os.path.isdir(cwd),
         "script": digest(os.path.join(cwd, script)) if script else "",

@@ -244,8 +244,12 @@ def _fork(order: Mapping[str, Any], me: Identity) -> int:
         if code is not None and not isinstance(code, int):
             print(code, file=sys.stderr)
             code = 1
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        # as plain Python would print it: without the frames that only brought it there
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename in (__file__, "<frozen runpy>", runpy.__file__):
+            trace = trace.tb_next
+        traceback.print_exception(type(error), error, trace)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -74,7 +74,7 @@ def show(words: list[str], env: Mapping[str, str], began: float) -> int:
         print(json.dumps({**record, "outcome": as_json(outcome) if outcome else None}, indent=1))
         return 0
     why = contact.why(run, state)
-    print(show_in_words(run.id, run.job, state + (f": {why}" if why else ""), outcome, run.events()))
+    print(show_in_words(run.id, run.job, state + (f": {why}" if why else ""), outcome, run.events(), run.hosts))
     print(f"files    {run.path}")
     return 0
 

@@ -27,7 +27,7 @@ def wait(words: list[str], env: Mapping[str, str], began: float) -> int:
     )
     outcome = run.outcome
     if outcome is not None:
-        print(f"{run.id}: {outcome_in_words(outcome, run.id, len(outcome.ends))}")
+        print(f"{run.id}: {outcome_in_words(outcome, run.id, len(outcome.ends), run.hosts)}")
         return outcome.code
     print(f"{run.id} is {_told(run, state)}", file=sys.stderr)
     return 124 if state == "running" else 125

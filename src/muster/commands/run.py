@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from muster import runs
+from muster.agent import machine
+from muster.checkup import at_no_cost
 from muster.environ import hidden, hidden_words
 from muster.errors import Impossible
 from muster.job import Asked, make_job, nodes_here, nodes_there, notes
@@ -29,13 +31,12 @@ Each option is also a key of `[run]` in muster.toml, and a variable: --max-resta
 MUSTER_MAX_RESTARTS."""
 
 
-def _read(words: list[str], env: Mapping[str, str], verb: str) -> tuple[Parsed, dict[str, Any]]:
-    """What was typed, and what follows from it, the variables and muster.toml together."""
-    parsed = parse(words, RUN)
+def options_for(parsed: Parsed, env: Mapping[str, str]) -> dict[str, Any]:
+    """What follows from what was typed, the variables and muster.toml together."""
     variables = from_environment(RUN, env)
     profile = parsed.given.get("profile", variables.get("profile"))
     files = _files(profile, env)
-    return parsed, dict(ChainMap(parsed.given, variables, *files))
+    return dict(ChainMap(parsed.given, variables, *files))
 
 
 def _files(profile: Any, env: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -84,9 +85,8 @@ def _toml(path: Path) -> dict[str, Any]:
         raise Impossible(f"cannot read {path}: {error}", "see https://toml.io, or move the file away") from None
 
 
-def _asked(words: list[str], env: Mapping[str, str], verb: str) -> tuple[dict[str, Any], Asked, str, Path]:
+def _asked(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], verb: str) -> tuple[Asked, str, Path]:
     """What the options ask for, the id of the run, and where runs are kept."""
-    parsed, given = _read(words, env, verb)
     asked = make_job(parsed, given, env, verb)
     root = Path(given["run_dir"]).absolute() if "run_dir" in given else runs.home(env)
     now = time.time()
@@ -98,7 +98,7 @@ def _asked(words: list[str], env: Mapping[str, str], verb: str) -> tuple[dict[st
 
         copy = root / "runs" / run_id / "code"
         asked = asked._replace(job=code.redirect(asked.job, str(copy)), copied=(asked.job.cwd, copy))
-    return given, asked, run_id, root
+    return asked, run_id, root
 
 
 def make_copy(asked: Asked, given: Mapping[str, Any]) -> None:
@@ -120,7 +120,9 @@ def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
         return 0
     from muster.report import plan_in_words
 
-    given, asked, run_id, root = _asked(words, env, "plan")
+    parsed = parse(words, RUN)
+    given = options_for(parsed, env)
+    asked, run_id, root = _asked(parsed, given, env, "plan")
     if given.get("slurm"):
         from muster.commands.submit import request, script_of
 
@@ -142,9 +144,25 @@ def run(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Start the ranks, show what happens, and give the exit status of the run."""
     if _help(words, "run", "start the ranks of a script, here or on other machines, and see them to their end"):
         return 0
+    parsed = parse(words, RUN)
+    return start(["run", *words], parsed, options_for(parsed, env), env, began)
+
+
+def start(
+    words: list[str],
+    parsed: Parsed,
+    given: Mapping[str, Any],
+    env: Mapping[str, str],
+    began: float,
+    verb: str = "run",
+) -> int:
+    """Start what these options ask for, and see it to its end; gives the exit status of the run.
+
+    `given` may hold, beside options, `brought`, the text of the script, and `view`: (plan, run id, env) to a `View`.
+    """
     from muster.world.link import start_agents
 
-    given, asked, run_id, root = _asked(words, env, "run")
+    asked, run_id, root = _asked(parsed, given, env, verb)
     if given.get("slurm"):
         from muster.commands.submit import submit
 
@@ -153,8 +171,11 @@ def run(words: list[str], env: Mapping[str, str], began: float) -> int:
         from muster.commands.there import run_there
 
         return run_there(words, asked, given, env, began, run_id, root)
-    planned = make_plan(asked.job, nodes_here(asked, given, env), run_id)
+    nodes = nodes_here(asked, given, env)
+    planned = make_plan(asked.job, nodes, run_id)
     view = make_view(planned, run_id, given, env)
+    for finding in at_no_cost({nodes[0].host.name: machine.at_no_cost(env)}, asked.job.env):
+        view.say(finding)
     if env.get("SLURM_JOB_ID"):
         from muster.schedulers.slurm import allocation
 
@@ -182,6 +203,8 @@ def make_view(plan: Plan, run_id: str, given: Mapping[str, Any], env: Mapping[st
     """What shows the run; raises `Impossible` for a `--prefix` that cannot be."""
     from muster.world.terminal import JsonLines, Terminal
 
+    if "view" in given:
+        return given["view"](plan, run_id, env)
     if given.get("json"):
         return JsonLines(run_id, given.get("ranks"), given.get("quiet", False))
     view = Terminal(plan, run_id, env, given.get("prefix"), given.get("ranks"), given.get("quiet", False))
@@ -206,7 +229,7 @@ def job_record(plan: Plan, run_id: str, words: list[str], **more: Any) -> dict[s
     return {
         "id": run_id,
         "name": plan.job.name,
-        "argv": ["muster", "run", *hidden_words(words)],
+        "argv": ["muster", *hidden_words(words)],
         "cwd": plan.job.cwd,
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
         "time": time.time(),

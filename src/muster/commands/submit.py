@@ -178,7 +178,7 @@ def _record(
     return {
         "id": kept.id,
         "name": asked.job.name,
-        "argv": ["muster", "run", *hidden_words(words)],
+        "argv": ["muster", *hidden_words(words)],
         "cwd": asked.job.cwd,
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
         "time": time.time(),

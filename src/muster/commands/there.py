@@ -9,6 +9,7 @@ from typing import Any
 
 from muster import archive, runs
 from muster.agent import meet
+from muster.checkup import at_no_cost
 from muster.commands.common import one, read
 from muster.commands.run import code_limit, job_record, make_copy, make_view
 from muster.environ import hidden
@@ -58,6 +59,8 @@ def run_there(
             code.send(asked.job, strangers, folder, code_limit(given), gathering.say, env)
             gathering.look_again()
         gathering.check()
+        for finding in at_no_cost({link.host: link.facts for link in gathering.links}, asked.job.env):
+            gathering.say(finding)
         nodes = here if here is not None else nodes_there(asked, given, facts)
         plan = make_plan(asked.job, nodes, run_id)
         view = make_view(plan, run_id, given, env)
@@ -148,7 +151,7 @@ def attach(words: list[str], env: Mapping[str, str], began: float) -> int:
             "`muster logs -f` follows its output; `muster run -d` starts one that can be attached to",
         )
     if run.outcome is not None and contact.state(run) == run.outcome.state:
-        print(f"{run.id}: {outcome_in_words(run.outcome, run.id, len(run.outcome.ends))}")
+        print(f"{run.id}: {outcome_in_words(run.outcome, run.id, len(run.outcome.ends), run.hosts)}")
         return run.outcome.code
     if run.job.get("slurm") and not run.job.get("allocated"):
         from muster.commands.submit import follow
@@ -176,7 +179,7 @@ def _told(run: runs.Run, outcome: Any, watch: Watch) -> int:
         return 0
     contact.refresh(run)
     if run.outcome is not None:
-        print(f"muster: {outcome_in_words(run.outcome, run.id, len(run.outcome.ends))}", file=sys.stderr)
+        print(f"muster: {outcome_in_words(run.outcome, run.id, len(run.outcome.ends), run.hosts)}", file=sys.stderr)
         return run.outcome.code
     print(f"muster: {run.id} is {contact.state(run)}; `muster show {run.id}`", file=sys.stderr)
     return 125

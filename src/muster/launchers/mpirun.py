@@ -6,7 +6,7 @@ Slurm step inside a step, on which Open MPI waits for ever, is not needed.
 
 from __future__ import annotations
 
-from muster.launchers.foreign import FOLDER, PYTHON, SHIM, at_head, shim
+from muster.launchers.foreign import FOLDER, PYTHON, SCRATCH, SHIM, at_head, shim
 from muster.model import Job, Node, Plan
 
 _SCRIPT = """#!/bin/sh
@@ -36,11 +36,12 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     several = len(nodes) > 1
     openmpi = f"-np {ranks} --host {places} --map-by slot --bind-to none --allow-run-as-root --mca plm rsh"
     # the ranks meet by torch, and load none of MPI's own ways
-    daemons = f"--mca plm_rsh_agent {FOLDER}/reach --mca plm_rsh_no_tree_spawn 1 --mca orte_keep_fqdn_hostnames 1"
+    daemons = f"--mca plm_rsh_agent {SCRATCH}/reach --mca plm_rsh_no_tree_spawn 1 --mca orte_keep_fqdn_hostnames 1"
     openmpi += f" {daemons}" if several else ""
-    mpich = f"-n {ranks} -hosts {places}" + (f" -launcher rsh -launcher-exec {FOLDER}/reach" if several else "")
+    mpich = f"-n {ranks} -hosts {places}" + (f" -launcher rsh -launcher-exec {SCRATCH}/reach" if several else "")
     script = _SCRIPT.format(program=program, openmpi=openmpi, mpich=mpich)
     reach = _REACH.format(python=PYTHON, shim=SHIM, run=run_id, nodes=len(nodes))
-    files = {"start": script, "reach": reach}
+    # Open MPI takes a space in that name, as there may be one in the folder of muster, for the end of it
+    files = {"start": script, f"{SCRATCH}/reach": reach}
     words = (f"{FOLDER}/start", *args, PYTHON, *shim(run_id, nodes))
     return at_head(job, nodes, run_id, words, files, unset="SLURM_.*|PMI_.*|PMIX_.*|OMPI_.*|PRTE_.*|MPI_LOCAL.*")

@@ -1,4 +1,4 @@
-"""In an allocation of Slurm, by srun: how a job that runs is reached from outside it."""
+"""In an allocation of Slurm, by srun: how a job that runs is reached from outside it, and how a doctor comes in."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from muster.schedulers import slurm
 
 
 def start(job: Job, host: Host) -> tuple[str, ...]:
-    """A step of one task on that node, beside the ones that run; its stdin is ours."""
-    return tuple(slurm.step((host.name,), agent_argv(job.python, (), True), job=job.allocation, stdin=True))
+    """A step of one task on that node, beside the ones that run, with the GPUs of that host; its stdin is ours."""
+    argv = agent_argv(job.python, job.setup, keep_python=True)
+    return tuple(slurm.step((host.name,), argv, job.allocation, len(host.gpus), stdin=True))
 
 
 def text(job: Job, host: Host) -> bytes:

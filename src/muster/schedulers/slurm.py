@@ -224,6 +224,11 @@ FOR_SCRIPTS = ("SLURM_CPUS_PER_TASK", "SLURM_GPUS", "SLURM_GPUS_PER_NODE", "SLUR
 """What `clean` takes from a step and scripts read: how much they asked for."""
 
 
+def for_a_while(nodes: int, options: Sequence[str], command: Sequence[str]) -> tuple[str, ...]:
+    """Run a command here that has so many nodes while it runs."""
+    return ("salloc", f"--nodes={nodes}", *(f"--{option}" for option in options), *command)
+
+
 def clean(env: Mapping[str, str]) -> dict[str, str]:
     """The environment for an srun of ours: without what an outer step or other options of the job would make of it."""
     return {name: value for name, value in env.items() if not re.fullmatch(MISLEADING, name)}

@@ -145,7 +145,7 @@ def way_to(run: Run, call: str = "") -> ChildLink:
     made = plan_from_json(plan)
     host, place = made.nodes[0].host, made.job.place
     if job["served"]["name"]:  # Slurm alone knows the nodes
-        host = host._replace(name=job["served"]["name"], user=job["served"]["user"])
+        host = host._replace(name=job["served"]["name"], user=job["served"]["user"], gpus=())
     if place == "local" and job.get("host") != identity()["host"]:
         host, place = Host(job["host"]), "ssh"  # it runs on the machine where it was started, and that is another
     # who has another number there has another socket: ask there

@@ -34,6 +34,9 @@ RESTLESS = 8.0
 MERCY = 5.0
 """Seconds that the others still have once one host has failed, so that all that fail are told together."""
 
+_PROBE = 300.0
+"""Seconds in which a machine must have been looked at; two imports of torch are in it."""
+
 WAY = 5.0
 """Seconds in which a connection between two nodes must be made."""
 
@@ -57,10 +60,12 @@ class Gathering:
 
     # ---- reaching ---------------------------------------------------------------------------------------------------
 
-    def reach(self, run_dir: str) -> dict[str, dict[str, Any]]:
-        """Start all agents; gives what each host tells of itself. Raises `Unreachable`, `Impossible`, `Interrupted`."""
-        script = self.job.program.argv[0] if self.job.program.kind == "script" else ""
-        self.first = pack("tell", cwd=self.job.cwd, script=script, run_dir=run_dir)
+    def reach(self, run_dir: str, strict: bool = True) -> dict[str, dict[str, Any]]:
+        """Start all agents; gives what each host tells of itself. Raises `Unreachable`, `Impossible`, `Interrupted`.
+
+        Unless `strict` hosts that cannot be reached are left in `failed`, and the others go on.
+        """
+        self.first = pack("tell", cwd=self.job.cwd, script=self.job.program.path, run_dir=run_dir)
         waiting = list(enumerate(self.hosts))
         deadline, restless = time.monotonic() + PATIENCE, time.monotonic() + RESTLESS
         while len(self.answers) + len(self.failed) < len(self.hosts):
@@ -85,11 +90,17 @@ class Gathering:
                     self._fail(link, Unreachable(f"{link.host}: no answer", _SLOW))
                 waiting.clear()
                 break
-        self._raise_failed()
+        if strict:
+            self._raise_failed()
         self.links.sort(key=lambda link: link.node)
-        for link in self.links:
+        for link in self.living:
             link.facts.update(self.answers[link.node])
         return {link.host: link.facts for link in self.links}
+
+    @property
+    def living(self) -> list[ChildLink]:
+        """The agents of the hosts that could be reached."""
+        return [link for link in self.links if link.node not in self.failed]
 
     def _missing(self) -> list[ChildLink]:
         return [link for link in self.links if link.node not in self.answers and link.node not in self.failed]
@@ -208,11 +219,10 @@ class Gathering:
                 f"there is no folder {job.cwd} on {fold_hosts(without)}",
                 "the ranks start there: `--sync` sends it, or share it, or name another by --cwd",
             )
-        if job.program.kind == "script":
-            own = meet.digest(os.path.join(job.cwd, job.program.argv[0]))
+        if path := job.program.path:
+            own = meet.digest(os.path.join(job.cwd, path))
             absent = [link.host for link in self.links if not link.facts["script"]]
             other = [link.host for link in self.links if link.facts["script"] not in ("", own)]
-            path = job.program.argv[0]
             if absent:
                 raise Impossible(
                     f"there is no {path} on {fold_hosts(absent)}", "`--sync` sends it; or share its folder"
@@ -286,28 +296,64 @@ class Gathering:
 
     def _clocks(self) -> None:
         """Measure by how much the clock of each host differs: half of the shortest way there and back is the error."""
-        best = dict.fromkeys(range(len(self.links)), float("inf"))
+        best = dict.fromkeys(range(len(self.hosts)), float("inf"))
         for _ in range(3):
             sent = time.monotonic()
-            for link, answer in zip(self.links, self._exchange(self.links, "clock", pack("clock"))):
+            for link, answer in zip(self.living, self._exchange(self.living, "clock", pack("clock"))):
                 if answer["heard"] - sent < best[link.node]:
                     best[link.node] = answer["heard"] - sent
                     link.offset = answer["t"] - (sent + answer["heard"]) / 2
 
-    def _exchange(self, links: Sequence[ChildLink], kind: str, question: bytes) -> list[dict[str, Any]]:
+    def _exchange(
+        self, links: Sequence[ChildLink], kind: str, question: bytes, within: float = PATIENCE
+    ) -> list[dict[str, Any]]:
         """Ask these nodes something, and wait for the answer of each."""
         self.answers = {}
         for link in links:
             self._send(link, question)
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + within
         while any(link.node not in self.answers for link in links):
             self._turn(kind, deadline - time.monotonic())
             late = [link for link in links if link.node not in self.answers]
             if late and time.monotonic() >= deadline:
                 for link in late:
                     self._fail(link, Unreachable(f"{link.host}: it answered, and then no more", _SLOW))
-            self._raise_failed()
+            if any(link.node in self.failed for link in links):
+                self._raise_failed()
         return [self.answers[link.node] for link in links]
+
+    # ---- for the doctor ---------------------------------------------------------------------------------------------
+
+    def probe(self, names: Sequence[str], folders: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """What a doctor wants to know of each machine that lives. Raises `Unreachable`."""
+        answers = self._exchange(self.living, "probed", pack("probe", names=names, folders=folders), _PROBE)
+        self.probed = dict(zip((link.host for link in self.living), answers))
+        return {link.host: {**link.facts, **answer} for link, answer in zip(self.living, answers)}
+
+    def ways(self, most: int) -> dict[tuple[str, str], str]:
+        """Why one machine cannot connect to another on a free port; empty where it can. Each pair, up to `most`."""
+        links = self.living
+        ports = [answer["port"] for answer in self._exchange(links, "opened", pack("open"))] if len(links) > 1 else []
+        found = {}
+        for number, (end, port) in enumerate(zip(links, ports)):
+            addresses = [address for _, address in end.facts["interfaces"]][:1]
+            starts = [link for link in links if link is not end]
+            if len(links) > most:
+                starts = [link for link in {0: links[0], 1: links[number - 1]}.values() if link is not end]
+            answers = self._exchange(starts, "knocked", pack("knock", addresses=addresses, port=port, patience=WAY))
+            for start, answer in zip(starts, answers):
+                tried = [way.get("error", "") for way in answer["ways"].values()] or ["it has no address"]
+                found[start.host, end.host] = min(tried, key=len)
+        return found
+
+    def clocks_ahead(self, wall: float, at: float) -> dict[str, float]:
+        """By how many seconds the wall clock of each machine is ahead of ours, which was `wall` at our `at`."""
+        self._clocks()
+        found = {}
+        for link in self.living:
+            told = self.probed[link.host]
+            found[link.host] = told["wall"] - (wall + (told["at"] - link.offset) - at)
+        return found
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 

@@ -52,6 +52,13 @@ def _which(name: str, env: Mapping[str, str]) -> str | None:
     return which(name, path=env.get("PATH"))
 
 
+def script_of_ours(name: str) -> str:
+    """The text of a script that ranks run for muster; see `onranks/`."""
+    from importlib.resources import files
+
+    return files("muster.onranks").joinpath(name).read_text()
+
+
 def read_text(path: str, option: str) -> str:
     """The text of a file that an option names; raises `Impossible`."""
     try:

@@ -100,6 +100,7 @@ def prepare_fields(plan: Plan, number: int, host: str, run_dir: str, run_id: str
         "preload": list(job.preload),
         "stdin_rank": job.stdin,
         "floor": TORCH_FLOOR,
+        "brings": {job.program.argv[0]: job.program.text} if job.program.text else {},
     }
 
 

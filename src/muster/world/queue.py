@@ -148,6 +148,14 @@ def gpus_by_host(allocation: slurm.Allocation) -> dict[str, int | None]:
     return {host: found.get(host) for host in allocation.hosts}
 
 
+def replace_with(command: Sequence[str]) -> int:
+    """Become this program, which ends as it does. Raises `Impossible` where it is not there."""
+    try:
+        os.execvp(command[0], list(command))
+    except FileNotFoundError:
+        raise Impossible(f"there is no {command[0]} here", "--slurm needs a machine that submits to Slurm") from None
+
+
 def kill_wait() -> float:
     """Seconds that Slurm leaves between SIGTERM and SIGKILL; its default where it does not say."""
     try:

@@ -156,7 +156,7 @@ class Terminal:
         """How it ended."""
         self.put(1, self.lines.rest())
         if not (self.quiet and outcome.code == 0):
-            self.say(outcome_in_words(outcome, self.run_id, self.plan.world_size))
+            self.say(outcome_in_words(outcome, self.run_id, self.plan.world_size, self.plan.hosts))
 
 
 class JsonLines:

@@ -1,0 +1,146 @@
+"""What a doctor looks at on one machine. It reads, and tries; a file that it writes it removes again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from muster.agent import machine, system
+
+_WITHIN = 8.0
+"""Seconds after which a look-up or a write is told as one that hangs."""
+_IMPORT_WITHIN = 120.0
+
+_TORCH = """
+import json, time
+began = time.monotonic()
+import torch
+took = time.monotonic() - began
+nccl = torch.cuda.nccl.version() if torch.cuda.is_available() else None
+print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "nccl": nccl, "seconds": took}))
+"""
+
+
+def probe(names: Iterable[str], folders: Iterable[str]) -> dict[str, Any]:
+    """What there is. `names` are all hosts of the run, `folders` those in which ranks read or write."""
+    found: dict[str, Any] = {
+        "wall": time.time(),
+        "at": time.monotonic(),
+        **machine.at_no_cost(os.environ),
+        "mtus": {name: _mtu(name) for name, _ in machine.interfaces()},
+        "infiniband": os.listdir("/sys/class/infiniband") if os.path.isdir("/sys/class/infiniband") else [],
+        "kills_user_processes": _kills_user_processes(),
+        "own": _look_up(socket.gethostname()),
+    }
+    names, folders = list(names), list(folders)
+    jobs: dict[str, Callable[[], Any]] = {f"name {name}": partial(_look_up, name) for name in names}
+    jobs.update({f"folder {path}": partial(_folder, path) for path in folders})
+    jobs["nobody"] = partial(_look_up, "nobody.invalid")  # no file has that name, and a server refuses it at once
+    jobs.update(torch=_torch, gpus=_gpus)
+    answers = _at_once(jobs)
+    found["names"] = {name: answers[f"name {name}"] for name in names}
+    found["folders"] = {path: answers[f"folder {path}"] for path in folders}
+    found.update({name: answers[name] for name in ("torch", "gpus", "nobody")})
+    return found
+
+
+def _at_once(jobs: dict[str, Callable[[], Any]]) -> dict[str, Any]:
+    """Do all of these at once; one that does not come back in time is `{"hangs": seconds}`."""
+    found: dict[str, Any] = {}
+
+    def do(name: str, job: Callable[[], Any]) -> None:
+        try:
+            found[name] = job()
+        except Exception as error:
+            found[name] = {"error": str(error)}
+
+    threads = {name: threading.Thread(target=do, args=(name, job), daemon=True) for name, job in jobs.items()}
+    for thread in threads.values():
+        thread.start()
+    began = time.monotonic()
+    for name, thread in threads.items():
+        within = _IMPORT_WITHIN if name == "torch" else _WITHIN
+        thread.join(max(0.0, began + within - time.monotonic()))
+    return {name: found.get(name, {"hangs": time.monotonic() - began}) for name in jobs}
+
+
+def _look_up(name: str) -> dict[str, Any]:
+    """Forward, and back from the first address."""
+    began = time.monotonic()
+    try:
+        addresses = sorted({str(item[4][0]) for item in socket.getaddrinfo(name, None, socket.AF_INET)})
+    except OSError as error:
+        return {"error": str(error), "seconds": time.monotonic() - began}
+    forward = time.monotonic() - began
+    back = ""
+    try:
+        back = socket.gethostbyaddr(addresses[0])[0]
+    except OSError:
+        pass
+    took = time.monotonic() - began
+    return {"addresses": addresses, "back": back, "seconds": took, "forward": forward}
+
+
+def _mtu(interface: str) -> int:
+    text = machine.read(f"/sys/class/net/{interface}/mtu").strip()
+    return int(text) if text.isdigit() else 0
+
+
+def _folder(path: str) -> dict[str, Any]:
+    """Whether it is there, has room, and can be written."""
+    there = path
+    while not os.path.isdir(there):
+        there = os.path.dirname(there)
+    found = {**machine.space(there), "there": there == path, "writes": True, "seconds": 0.0}
+    began = time.monotonic()
+    try:
+        system.try_to_write(there)
+    except OSError as error:
+        found["writes"], found["why"] = False, error.strerror
+    found["seconds"] = time.monotonic() - began
+    return found
+
+
+def _torch() -> dict[str, Any]:
+    """The torch of this Python, and how long it takes to import: as it is, and again."""
+    import json
+
+    times, told = [], {}
+    for _ in range(2):
+        began = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", _TORCH], capture_output=True, text=True, timeout=_IMPORT_WITHIN)
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or ["?"]
+            return {"error": lines[-1]}
+        times.append(time.monotonic() - began)
+        told = json.loads(done.stdout.strip().splitlines()[-1])
+    return {**told, "first": times[0], "again": times[1]}
+
+
+def _gpus() -> list[dict[str, str]]:
+    """The GPUs as the driver tells of them, with the memory that is in use."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return [{"index": index} for index in machine.gpus(os.environ)]
+    names = ("index", "name", "uuid", "driver_version", "memory.used", "memory.total")
+    asked = [program, f"--query-gpu={','.join(names)}", "--format=csv,noheader,nounits"]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=_WITHIN)
+    return [dict(zip(names, map(str.strip, line.split(",")))) for line in done.stdout.splitlines() if "," in line]
+
+
+def _kills_user_processes() -> bool:
+    """systemd-logind ends what a user leaves behind at logout, `-d` runs too."""
+    folders = ("/etc/systemd/logind.conf.d", "/usr/lib/systemd/logind.conf.d", "/run/systemd/logind.conf.d")
+    paths = ["/etc/systemd/logind.conf"]
+    paths += [os.path.join(folder, name) for folder in folders if os.path.isdir(folder) for name in os.listdir(folder)]
+    lines = [line.strip().lower() for path in paths for line in machine.read(path).splitlines()]
+    said = [line.partition("=")[2].strip() for line in lines if line.startswith("killuserprocesses")]
+    return bool(said) and said[-1] in ("yes", "true", "1", "on")

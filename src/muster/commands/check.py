@@ -1,0 +1,143 @@
+"""`muster check`: prove that distributed training is right here, by the same places and launchers as `muster run`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from muster import runs
+from muster.commands.run import options_for, start
+from muster.environ import hidden_words
+from muster.errors import Impossible
+from muster.model import BROUGHT, Plan
+from muster.options import CHECK, RUN, help_text, parse
+from muster.soundness.judge import SECTIONS, Verdict, judge
+from muster.soundness.page import page
+from muster.soundness.words import end_in_words, section_in_words
+from muster.world.here import script_of_ours
+from muster.world.terminal import Terminal
+
+_USAGE = """prove that distributed training is right here: who is where, sums, shares of the data, convergence
+
+    muster check -g 8
+    muster check --hosts n[1-4] -g 8
+    muster check --slurm -N 4 -g 8 --launcher srun
+
+Where and how are said as for `muster run` (`muster run --help` lists these options). Beside them there are:"""
+
+_OWN = {option.key for option in CHECK} - {"help"}
+_REFUSED = {
+    "detach": "the result comes at the end",
+    "module": "it brings its own script",
+    "no_python": "it brings its own script",
+    "stdin": "its script reads nothing",
+    "sync": "it brings its own script",
+    "snapshot": "it brings its own script",
+    "max_restarts": "a rank that fails is what it looks for",
+}
+
+
+def check(words: list[str], env: Mapping[str, str], began: float) -> int:
+    """Run the check, and say what holds: 0 when all does, 1 when something does not, else the status of the run."""
+    parsed = parse(words, (*CHECK, *(option for option in RUN if option.key not in {own.key for own in CHECK})))
+    if parsed.given.get("help"):
+        print(_USAGE)
+        print(help_text(CHECK))
+        return 0
+    if parsed.rest:
+        raise Impossible(
+            f"`muster check` brings its own script, and was given `{parsed.rest[0]}`", "`muster run` runs one"
+        )
+    for key, why in _REFUSED.items():
+        if key in parsed.given:
+            raise Impossible(f"--{key.replace('_', '-')} has no meaning for `muster check`: {why}", "leave it out")
+    own = {key: parsed.given.pop(key) for key in _OWN & set(parsed.given)}
+    given = {name: value for name, value in options_for(parsed, env).items() if name not in _REFUSED}
+    arguments = [f"--backend={own['backend']}"] if "backend" in own else []
+    parsed = parsed._replace(rest=[f"{BROUGHT}check.py", *arguments])
+    views: list[CheckView] = []
+
+    def view(plan: Plan, run_id: str, env: Mapping[str, str]) -> CheckView:
+        views.append(CheckView(plan, run_id, env, bool(own.get("json"))))
+        return views[-1]
+
+    given = {"timeout": 600.0, **given, "view": view, "brought": script_of_ours("check.py")}
+    status = start(["check", *words], parsed, given, env, began, "check")
+    if not views:
+        return status
+    return _conclude(views[-1], own, status, words, env, given)
+
+
+class CheckView(Terminal):
+    """Takes the lines of rank 0 that are results, and shows each section as it comes."""
+
+    def __init__(self, plan: Plan, run_id: str, env: Mapping[str, str], silent: bool):
+        super().__init__(plan, run_id, env)
+        self.told: dict[str, Mapping[str, Any]] = {}
+        self.silent = silent
+        """Who wants JSON has no use for words on stdout."""
+        self._rest = b""
+
+    def output(self, rank: int, stream: str, data: bytes) -> None:
+        """Results, or what a library has to say."""
+        if rank != 0 or stream != "out":
+            super().output(rank, "err", data)
+            return
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            if not line.startswith(b'{"section": '):
+                super().output(rank, "err", line + b"\n")
+                continue
+            told = json.loads(line)
+            self.told[told["section"]] = told
+            if not self.silent:
+                self.put(1, (section_in_words(told["section"], self.told, self.verdicts()) + "\n").encode())
+
+    def verdicts(self) -> list[Verdict]:
+        """What holds, so far."""
+        return judge(self.told, self.plan.world_size)
+
+
+def _conclude(
+    view: CheckView,
+    own: Mapping[str, Any],
+    status: int,
+    words: Sequence[str],
+    env: Mapping[str, str],
+    given: Mapping[str, Any],
+) -> int:
+    """Keep the result with the run, and say it."""
+    verdicts = view.verdicts()
+    command = shlex.join(["muster", "check", *hidden_words(list(words))])
+    root = Path(given["run_dir"]).absolute() if "run_dir" in given else runs.home(env)
+    folder = root / "runs" / view.run_id
+    result = {
+        "run": view.run_id,
+        "command": command,
+        "ranks": view.plan.world_size,
+        "launcher": view.plan.job.launcher,
+        "sound": status == 0 and all(verdict.holds for verdict in verdicts),
+        "statements": [verdict._asdict() for verdict in verdicts],
+        "told": view.told,
+    }
+    text = page(view.told, verdicts, f"muster check: {view.plan.world_size} ranks, {view.plan.job.launcher}", command)
+    pages = [folder / "check.html", *([Path(own["html"])] if "html" in own else [])]
+    for path in pages:
+        try:
+            path.write_text(text)
+        except OSError as error:
+            raise Impossible(f"cannot write {path}: {error.strerror}", "name another file by --html") from None
+    (folder / "check.json").write_text(json.dumps(result, indent=1) + "\n")
+    if own.get("json"):
+        print(json.dumps(result, indent=1))
+    else:
+        for section in SECTIONS:
+            if section not in view.told:
+                print(section_in_words(section, view.told, verdicts))
+        print(end_in_words(verdicts))
+        print(f"the page: {pages[-1]}", file=sys.stderr)
+    return status or (0 if result["sound"] else 1)

@@ -1,0 +1,173 @@
+"""`muster doctor`: look at all machines at once, before anything runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from muster import checkup, hosts
+from muster.agent import meet
+from muster.checkup import Finding, Patient
+from muster.commands.common import read
+from muster.errors import Impossible, Unreachable
+from muster.hosts import Wanted, fold_hosts
+from muster.model import Host, Job, Program
+from muster.schedulers import slurm
+from muster.world import here, queue
+from muster.world.gather import Gathering
+
+_PAIRS = 16
+"""Up to so many machines each is tried from each; beyond that each from its neighbour and from the first."""
+
+_MINUTES = 10
+"""For which nodes are asked of Slurm."""
+
+
+def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
+    """Print what was found, why it matters and what to do; 1 when training would fail."""
+    asked = read("doctor", words, env, "look at all machines at once, before anything runs", "")
+    if asked is None:
+        return 0
+    given, _, root = asked
+    allocation = None if {"hosts", "hostfile"} & set(given) else slurm.allocation(env)
+    if given.get("slurm") and allocation is None:
+        return _in_slurm(given, words)
+    wanted: tuple[Wanted, ...] = ()
+    if "hosts" in given:
+        wanted = hosts.parse_hosts(given["hosts"])
+    elif "hostfile" in given:
+        wanted = hosts.parse_hostfile(here.read_text(given["hostfile"], "--hostfile"), given["hostfile"])
+    job = Job(
+        program=Program("command", ("true",)),
+        launcher="exec",
+        python=given.get("python", sys.executable),
+        python_why="--python",
+        cwd=os.path.abspath(given.get("cwd") or os.getcwd()),
+        place="ssh" if wanted else "slurm" if allocation is not None else "local",
+        setup=tuple(given.get("setup", ())),
+        ssh=tuple(shlex.split(given.get("ssh", "ssh"))),
+        allocation=allocation.job if allocation is not None else "",
+    )
+    targets = [Host(host.name, user=host.user) for host in wanted] or [Host(here.identity()["host"])]
+    if allocation is not None:
+        gpus = queue.gpus_by_host(allocation)
+        targets = [Host(host, gpus=tuple(map(str, range(gpus[host] or 0)))) for host in allocation.hosts]
+        env = slurm.clean(env)
+    patient, silent = _look(job, targets, env, root)
+    results = [("hosts answer", silent), *checkup.examine(patient)]
+    bad = {finding.host for _, findings in results for finding in findings if finding.level == "error"}
+    _write(given.get("pass_file"), [host.name for host in targets if host.name not in bad])
+    _write(given.get("fail_file"), [host.name for host in targets if host.name in bad])
+    if given.get("json"):
+        told = [{"check": name, "findings": [finding._asdict() for finding in found]} for name, found in results]
+        print(json.dumps({"hosts": [host.name for host in targets], "checks": told}, indent=1))
+    else:
+        print(_in_words(results, patient))
+    return 0 if checkup.sound(results) else 1
+
+
+def _in_slurm(given: Mapping[str, Any], words: Sequence[str]) -> int:
+    """Have nodes for as long as this takes, and look at them."""
+    if "hosts" in given or "hostfile" in given:
+        raise Impossible("--slurm with --hosts: Slurm chooses the nodes", "leave one out; --slurm-opt nodelist=n[1-3]")
+    options = [f"partition={given['partition']}"] if "partition" in given else []
+    options += given.get("slurm_opt", [])
+    options += [] if any(option.startswith("time=") for option in options) else [f"time={_MINUTES}"]
+    command = slurm.for_a_while(given.get("nnodes", 1), options, (sys.executable, "-m", "muster", "doctor", *words))
+    return queue.replace_with(command)
+
+
+def _look(job: Job, targets: Sequence[Host], env: Mapping[str, str], root: Path) -> tuple[Patient, list[Finding]]:
+    """Ask all machines; gives what they told, and those that told nothing."""
+    gathering = Gathering(job, targets, env, lambda text: print(f"muster: {text}", file=sys.stderr))
+    flag = _flag(root)
+    try:
+        gathering.reach(flag, strict=False)
+        silent = [
+            Finding(
+                "error",
+                targets[node].name,
+                error.sentence.partition(": ")[2],
+                "nothing can run there",
+                error.hint or "",
+            )
+            for node, error in sorted(gathering.failed.items())
+        ]
+        facts = gathering.probe([host.name for host in targets], [job.cwd, str(root)])
+        ways = gathering.ways(_PAIRS)
+        clocks = gathering.clocks_ahead(time.time(), time.monotonic())
+    finally:
+        gathering.give_up()
+        shutil.rmtree(flag, ignore_errors=True)
+    if len(targets) == 1:
+        facts = {host: {**told, "names": {}} for host, told in facts.items()}  # nobody looks for the others
+    nodes, why = _nodes_of_slurm(list(facts))
+    states = {node.name: (node.state, node.reason) for node in nodes}
+    gres = {node.name: sum(node.gpus.values()) for node in nodes}
+    return Patient(facts, ways, clocks, job.cwd, states, gres, why), silent
+
+
+def _flag(root: Path) -> str:
+    """A folder by which other machines see whether they share this one; where none can be made, the checks say why."""
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flag = tempfile.mkdtemp(dir=root, prefix="doctor-")
+        meet.put_flag(flag)
+    except OSError:
+        return "/nowhere"
+    return flag
+
+
+def _nodes_of_slurm(names: Sequence[str]) -> tuple[list[slurm.NodeSeen], str]:
+    """What Slurm says of these machines, where there is Slurm; and why it says nothing."""
+    try:
+        found = slurm.nodes(queue.ask(slurm.machines()))
+    except Impossible:
+        return [], ""  # there is none
+    except Unreachable as error:
+        return [], error.sentence
+    return [node for node in found if node.name in names], ""
+
+
+def _write(path: Any, names: Sequence[str]) -> None:
+    if path is not None:
+        Path(path).write_text("".join(f"{name}\n" for name in names))
+
+
+def _in_words(results: Sequence[tuple[str, list[Finding]]], patient: Patient) -> str:
+    """One line for each check; below it what was found, why it matters, what to do, folded over hosts."""
+    lines = [_machines(patient)] if patient.facts else []
+    for name, findings in results:
+        level = "error" if any(finding.level == "error" for finding in findings) else "warning"
+        lines.append(f"{level if findings else 'ok':<8} {name}")
+        by_words: dict[tuple[str, str, str], list[str]] = {}
+        for finding in findings:
+            by_words.setdefault((finding.found, finding.why, finding.do), []).append(finding.host)
+        for (found, why, do), names in by_words.items():
+            lines += [f"         {fold_hosts(dict.fromkeys(names))}: {found}", f"           why it matters: {why}"]
+            lines += [f"           what to do: {do}"] if do else []
+    errors = sum(finding.level == "error" for _, findings in results for finding in findings)
+    warnings = sum(finding.level == "warning" for _, findings in results for finding in findings)
+    count = f"{errors} errors, {warnings} warnings" if errors or warnings else "all is well"
+    return "\n".join([*lines, f"{len(results)} checks: {count}"])
+
+
+def _machines(patient: Patient) -> str:
+    """A line for equal machines."""
+    rows: dict[str, list[str]] = {}
+    for host, facts in patient.facts.items():
+        torch = facts["torch"]
+        version = f"torch {torch['version']}, imported in {torch['again']:.1f} s" if "version" in torch else "no torch"
+        gpus = f"{len(facts['gpus'])} GPUs" if facts["gpus"] else "no GPU"
+        ways = ", ".join(f"{name} {address}" for name, address in facts["interfaces"][:1])
+        ways += f" (gloo takes {checkup.gloo_interface(facts)}, NCCL {checkup.nccl_interface(facts)})"
+        rows[f"{host}: {facts['cores']} cores, {gpus}, Python {facts['python']}, {version}; {ways}"] = [host]
+    return "\n".join(rows) + "\n"

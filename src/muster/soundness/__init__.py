@@ -1,0 +1,1 @@
+"""What the ranks of `muster check` told: judged, in words, and as a page. Pure."""

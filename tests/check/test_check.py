@@ -1,0 +1,260 @@
+"""`muster check` for real: on a sound machine and cluster, and where something has been spoilt on purpose."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from there import There
+
+SOUND = 19
+"""Statements that hold on several ranks without GPUs."""
+
+
+def check(folder: Path, *words: str, before: Sequence[str] = (), **env: str) -> subprocess.CompletedProcess[str]:
+    """`muster check` on this machine, with a folder of its own."""
+    argv = [*before, sys.executable, "-m", "muster", "check", *words]
+    known = {**os.environ, "MUSTER_HOME": str(folder / "home"), **env}
+    return subprocess.run(argv, env=known, cwd=folder, capture_output=True, text=True, timeout=200)
+
+
+def result(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def wrong(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    """What does not hold, with what was found."""
+    return {item["name"]: item["found"] for item in result(done)["statements"] if not item["holds"]}
+
+
+def test_a_sound_machine(tmp_path: Path) -> None:
+    done = check(tmp_path, "-g", "3", "--html", "page.html")
+    assert 0 == done.returncode, done.stdout + done.stderr
+    for words in (
+        "0 who is where\n",
+        "  ok     all ranks are there: 3 of 3",
+        "1 collectives with known answers\n",
+        "  ok     send and recv in a ring",
+        "2 which rank sees which sample\n",
+        "  ok     each sample is seen once an epoch: 20 samples, and 1 of them twice, so that all ranks have as many",
+        "3 the same training on one rank and on all\n",
+        "  ok     distributed equals alone: parameters are off by ",
+        "  ok     no averaging: it is noticed",
+        "  ok     one shard for all: it is noticed",
+        f"{SOUND} statements: all hold\n",
+    ):
+        assert words in done.stdout
+    (run,) = (tmp_path / "home" / "runs").iterdir()
+    assert (run / "check.html").read_text() == (tmp_path / "page.html").read_text()
+    kept = json.loads((run / "check.json").read_text())
+    assert (True, 3, "fork") == (kept["sound"], kept["ranks"], kept["launcher"])
+    for entry in kept["told"]["sum"]["speed"]:
+        algorithm = entry["bytes"] / entry["seconds"] / 1e9
+        assert entry["algorithm_gb_s"] == pytest.approx(algorithm)
+        assert entry["bus_gb_s"] == pytest.approx(algorithm * 2 * (3 - 1) / 3)
+
+
+def test_one_rank_alone(tmp_path: Path) -> None:
+    """What needs several is left out."""
+    done = check(tmp_path, "-g", "1", "--json")
+    assert 0 == done.returncode, done.stdout + done.stderr
+    names = [item["name"] for item in result(done)["statements"]]
+    assert "distributed equals alone" in names
+    assert not [name for name in names if "noticed" in name or "ring" in name]
+
+
+SPOILT = {
+    "a sum that is wrong on one rank": (
+        """
+import torch.distributed as dist
+right = dist.all_reduce
+def all_reduce(tensor, *words, **more):
+    done = right(tensor, *words, **more)
+    if dist.get_rank() == 1:
+        tensor += 1
+    return done
+dist.all_reduce = all_reduce
+""",
+        {"all_reduce (sum)": "rank 1: number 0 is 1, and should be 0", "all_reduce (max)": "rank 1: number 0 is 2"},
+    ),
+    "a sampler that gives each rank the same": (
+        """
+from torch.utils.data import DistributedSampler
+right = DistributedSampler.__init__
+def init(self, data, num_replicas=None, rank=None, **more):
+    right(self, data, num_replicas=num_replicas, rank=0, **more)
+DistributedSampler.__init__ = init
+""",
+        {"each sample is seen once an epoch": "nobody sees"},
+    ),
+    "shuffles that know no epoch": (
+        """
+from torch.utils.data import DistributedSampler
+DistributedSampler.set_epoch = lambda self, epoch: None
+""",
+        {"epochs are shuffled differently": ""},
+    ),
+    "gradients that nobody averages": (
+        """
+import torch.nn.parallel
+torch.nn.parallel.DistributedDataParallel = lambda model, device_ids=None: model
+""",
+        {"distributed equals alone": "parameters are off by"},
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_what_is_spoilt_is_named(tmp_path: Path, what: str) -> None:
+    """torch itself is changed in all ranks, before the script begins."""
+    text, names = SPOILT[what]
+    (tmp_path / "spoilt.py").write_text(text)
+    done = check(tmp_path, "-g", "2", "--json", "--preload", "spoilt", PYTHONPATH=str(tmp_path))
+    assert 1 == done.returncode, done.stdout + done.stderr
+    found = wrong(done)
+    assert set(names) <= set(found), found
+    for name, says in names.items():
+        assert says in found[name]
+    assert not result(done)["sound"]
+
+
+@pytest.mark.skipif(os.cpu_count() == 1, reason="one core is all there is")
+def test_ranks_on_a_single_core(tmp_path: Path) -> None:
+    core = min(os.sched_getaffinity(0))
+    done = check(tmp_path, "-g", "2", before=["taskset", "--cpu-list", str(core)])
+    assert 1 == done.returncode, done.stderr
+    name = f"ranks 0-1 of {os.uname().nodename} may run on core {core} alone"
+    assert f"  WRONG  ranks do not share a single core: {name}\n         what to do: " in done.stdout
+    assert "1 do not hold" in done.stdout
+
+
+def test_a_rank_that_dies_on_the_way(tmp_path: Path) -> None:
+    """The status is the run's, and what was not looked at does not hold."""
+    text = "import os, torch.distributed as dist\ndist.reduce_scatter_single = lambda *_: os._exit(7)\n"
+    text += "dist.reduce_scatter_tensor = dist.reduce_scatter_single\n"
+    (tmp_path / "spoilt.py").write_text(text)
+    done = check(tmp_path, "-g", "2", "--preload", "spoilt", PYTHONPATH=str(tmp_path))
+    assert 7 == done.returncode, done.stdout + done.stderr
+    assert "failed first" in done.stderr
+    assert "  ok     all ranks are there: 2 of 2" in done.stdout
+    assert 3 == done.stdout.count("  WRONG  it was looked at: the ranks ended before that")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["train.py"], "`muster check` brings its own script, and was given `train.py`"),
+        (["-d"], "--detach has no meaning for `muster check`: the result comes at the end"),
+        (["--backend", "mpi"], "--backend mpi"),
+        (["--launcher", "trochrun"], "did you mean"),
+        (["--backend", "nccl", "-g", "gpu"], "-g gpu: there is no GPU here"),
+    ],
+)
+def test_what_cannot_be_asked_for(tmp_path: Path, words: list[str], says: str) -> None:
+    done = check(tmp_path, *words)
+    assert 2 == done.returncode
+    assert says in done.stderr
+    assert not (tmp_path / "home").exists()
+
+
+def test_help_says_what_it_takes(tmp_path: Path) -> None:
+    done = check(tmp_path, "--help")
+    assert 0 == done.returncode
+    assert "--html FILE" in done.stdout and "muster run --help" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        ["-H", "n1,n2", "-g", "2"],
+        ["--slurm", "-N", "2", "-g", "1"],
+        ["-H", "n1,n2", "-g", "1", "--launcher", "mpirun"],
+        ["-H", "n1,n2", "-g", "1", "--launcher", "torchrun"],
+        ["--slurm", "-N", "2", "-g", "1", "--launcher", "srun"],
+    ],
+    ids=["ssh", "slurm", "ssh-mpirun", "ssh-torchrun", "slurm-srun"],
+)
+def test_by_the_places_and_launchers_of_run(there: There, where: list[str]) -> None:
+    done = there.muster("check", "--json", *where)
+    assert 0 == done.returncode, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert found["sound"] and len(found["statements"]) == SOUND
+    assert {"n1", "n2"} == {rank["host"] for rank in found["told"]["who"]["ranks"]}
+    assert (there.run / "check.html").is_file()
+    there.nothing_left()
+
+
+def test_ranks_find_their_script_where_no_folder_is_shared(there: There) -> None:
+    """n1 and n2 have homes of their own, and neither has seen anything of muster."""
+    own = "export MUSTER_HOME=/scratch/home-$HOSTNAME"
+    done = there.muster("check", "-H", "n1,n2", "-g", "1", "--json", "--setup", own, "--cwd", "/")
+    assert 0 == done.returncode, done.stdout + done.stderr
+    there.nothing_left()
+
+
+LOOK = """<!doctype html><body><script>
+const frame = document.createElement("iframe");
+frame.width = WIDTH; frame.height = 4000; frame.src = "check.html";
+frame.onload = () => {
+  const page = frame.contentDocument, found = [];
+  for (const svg of page.querySelectorAll("svg")) {
+    const box = svg.getBoundingClientRect();
+    const over = [...svg.querySelectorAll("text")].filter(text => {
+      const own = text.getBoundingClientRect();
+      const beside = own.left < box.left - 1 || own.right > box.right + 1;
+      return beside || own.top < box.top - 1 || own.bottom > box.bottom + 1;
+    });
+    found.push({class: svg.getAttribute("class"), wide: box.width, high: box.height,
+      marks: svg.querySelectorAll("rect, polyline").length, over: over.map(text => text.textContent)});
+  }
+  const style = frame.contentWindow.getComputedStyle(page.body);
+  const told = {svgs: found, scrolls: page.documentElement.scrollWidth > WIDTH, ink: style.color,
+    ground: style.backgroundColor, title: page.querySelector(".all").textContent, high: page.body.scrollHeight};
+  document.body.innerHTML = "<pre>" + JSON.stringify(told) + "</pre>";
+};
+document.body.append(frame);
+</script></body>"""
+"""A page that looks at the page: how large pictures are, whether words stand outside, and what must be scrolled."""
+
+
+@pytest.mark.skipif(not shutil.which("chromium") and os.geteuid() != 0, reason="tools/system could not install it")
+@pytest.mark.parametrize("width", [1000, 400])
+def test_the_page_in_a_browser(tmp_path: Path, width: int) -> None:
+    chromium = shutil.which("chromium")
+    assert chromium, "tools/system installs it"
+    made = check(tmp_path, "-g", "2", "--json", "--html", "check.html")
+    assert 0 == made.returncode, made.stderr
+    (tmp_path / "look.html").write_text(LOOK.replace("WIDTH", str(width)))
+    line = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--allow-file-access-from-files",
+        "--virtual-time-budget=5000",
+    ]
+    own = f"--user-data-dir={tmp_path}/browser"
+    done = subprocess.run(
+        [chromium, *line, own, "--dump-dom", f"file://{tmp_path}/look.html"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    text = re.search(r"<pre>(.*)</pre>", done.stdout)
+    assert text, done.stdout + done.stderr
+    seen = json.loads(text.group(1))
+    assert f"{SOUND} statements: all hold" == seen["title"]
+    assert ["grid", "grid", "grid", "curves"] == [svg["class"] for svg in seen["svgs"]]
+    assert [14, 14, 26, 5] == [svg["marks"] for svg in seen["svgs"]]
+    assert all(svg["wide"] > 0.7 * width and svg["high"] > 20 for svg in seen["svgs"]), seen
+    assert not [word for svg in seen["svgs"] for word in svg["over"]], "words stand outside of their picture"
+    assert not seen["scrolls"], "the page is wider than the window"
+    assert seen["ink"] != seen["ground"]

@@ -1,0 +1,7 @@
+"""Fixtures of the doctor's tests."""
+
+from __future__ import annotations
+
+from there import there
+
+__all__ = ["there"]

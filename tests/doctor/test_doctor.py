@@ -1,0 +1,118 @@
+"""The doctor in the lab: sound, and with each fault that can be seen before anything runs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from there import There
+
+_PLAIN = "/usr/bin/python3"
+"""Debian's, without torch, whose two imports take most of a doctor's time here."""
+
+
+def test_a_sound_lab_passes_without_a_warning(there: There) -> None:
+    passed, failed = there.folder / "passed", there.folder / "failed"
+    done = there.muster("doctor", "-H", "n1,n2,n3", "--pass-file", str(passed), "--fail-file", str(failed))
+    assert 0 == done.returncode, done.stdout + done.stderr
+    assert "19 checks: all is well" in done.stdout
+    assert ("n1\nn2\nn3\n", "") == (passed.read_text(), failed.read_text())
+    there.nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("fault", "check", "level", "says"),
+    [
+        ("partition", "hosts answer", "error", ""),
+        ("freeze", "hosts answer", "error", ""),
+        ("crash", "hosts answer", "error", ""),
+        ("drop-ssh", "hosts answer", "error", ""),
+        ("slow-dns", "unknown names are refused", "warning", "s to be refused"),
+        ("loopback-name", "own name is no loopback", "warning", "its own name means 127.0.1.1"),
+        ("full-disk", "room, and writes that work", "error", "No space left on device"),
+        ("stall", "room, and writes that work", "error", "hangs"),
+    ],
+)
+def test_a_fault_is_named_with_its_host_and_advice(there: There, fault: str, check: str, level: str, says: str) -> None:
+    there.lab.fault(fault, "n2")
+    folder = {"full-disk": there.lab.folder.scratch, "stall": f"{there.lab.folder.path}/share"}.get(fault)
+    where = ["--python", _PLAIN, *(["--cwd", folder] if folder else [])]
+    failed = there.folder / "failed"
+    done = there.muster("doctor", "-H", "n1,n2", "--json", "--fail-file", str(failed), *where)
+    assert 1 == done.returncode, done.stdout + done.stderr  # there is no torch in any case
+    found = {item["check"]: item["findings"] for item in json.loads(done.stdout)["checks"] if item["findings"]}
+    found.pop("torch can be imported")
+    named = [finding for finding in found[check] if finding["host"] == "n2"]
+    assert named, found
+    assert {level} == {finding["level"] for finding in named}
+    assert any(says in finding["found"] for finding in named), named
+    assert all(finding["why"] and finding["do"] for finding in named), named
+    assert "n2" in failed.read_text().split()
+    assert not [item for name, items in found.items() for item in items if item["host"] == "n1"], found
+
+
+def test_a_slurm_that_does_not_answer(there: There) -> None:
+    there.lab.fault("slurmctld-down")
+    done = there.muster("doctor", "-H", "n1", "--python", _PLAIN)
+    assert "Slurm does not answer" in done.stdout, done.stdout + done.stderr
+
+
+def test_variables_and_packages_of_one_host(there: There) -> None:
+    done = there.muster(
+        "doctor", "-H", "n1", "--python", _PLAIN, "--setup", "export MASTER_ADDR=old NCCL_SOCKET_IFNAME=ib0"
+    )
+    assert 1 == done.returncode
+    assert "MASTER_ADDR=old is set for everybody" in done.stdout
+    assert "NCCL_SOCKET_IFNAME=ib0, and there is no such interface (there are eth0, lo)" in done.stdout
+    assert "`import torch` fails: ModuleNotFoundError: No module named 'torch'" in done.stdout
+
+
+def test_this_machine_alone(there: There) -> None:
+    done = there.muster("doctor")
+    assert 0 == done.returncode, done.stdout + done.stderr
+    assert "ok       torch can be imported" in done.stdout
+
+
+def test_a_run_that_meets_a_full_disk_says_so_with_host_and_advice(there: There) -> None:
+    """What the doctor would have said stands in the report, now and later."""
+    there.lab.fault("full-disk", "n2")
+    text = f"open('{there.lab.folder.scratch}/state', 'w').write('x' * 100000)"
+    done = there.muster("run", "-H", "n1,n2", "-g", "1", there.script(text))
+    assert 1 == done.returncode
+    assert "rank 1 on n2 failed first" in done.stderr
+    assert "No space left on device" in done.stderr
+    hint = "hint: a disk of n2 is full, or your share of it: `df -h` and `df -i` there; `muster doctor` with the same"
+    assert hint in done.stderr
+    assert hint in there.muster("show", "last").stdout
+    there.nothing_left()
+
+
+def test_a_run_looks_at_what_costs_nothing(there: There) -> None:
+    """A variable that a machine sets for everybody: told before it fails, with the name of the machine."""
+    line = ["--setup", "n2:export NCCL_SOCKET_IFNAME=ib0", there.script("print('well')")]
+    done = there.muster("run", "-H", "n1,n2", "-g", "1", *line)
+    assert 0 == done.returncode, done.stderr
+    said = "muster: n2: NCCL_SOCKET_IFNAME=ib0, and there is no such interface (there are eth0, lo): "
+    assert 1 == done.stderr.count(said)
+    assert "NCCL_SOCKET_IFNAME" not in there.muster("run", "-H", "n1,n2", "-g", "1", there.script("print(1)")).stderr
+    here = there.muster("run", "-g", "2", "--env", "GLOO_SOCKET_IFNAME=ib0", there.script("print('well')"))
+    assert ": GLOO_SOCKET_IFNAME=ib0, and there is no such interface" in here.stderr
+    there.nothing_left()
+
+
+def test_nodes_of_slurm(there: There) -> None:
+    """As many as are asked for, for as long as it takes; inside an allocation its own."""
+    done = there.muster("doctor", "--slurm", "-N", "2", "--json", "--python", _PLAIN)
+    assert 1 == done.returncode, "there is no torch"
+    found = json.loads(done.stdout)
+    assert 2 == len(found["hosts"])
+    assert {"torch can be imported"} == {item["check"] for item in found["checks"] if item["findings"]}
+    words = ["-N2", "-n4", *there.argv("doctor", "--json", "--python", _PLAIN)]
+    inside = there.lab.run("head", ["salloc", *words], env={**there.lab.environment(), **there.env}, timeout=120)
+    assert found["hosts"] == json.loads(inside.stdout)["hosts"]
+    refused = there.muster("doctor", "--slurm", "-p", "nosuch")
+    assert 1 == refused.returncode
+    assert "invalid partition specified: nosuch" in refused.stderr
+    both = there.muster("doctor", "--slurm", "-H", "n1")
+    assert (2, True) == (both.returncode, "--slurm with --hosts: Slurm chooses the nodes" in both.stderr)
+    there.nothing_left()

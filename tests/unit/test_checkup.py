@@ -1,0 +1,193 @@
+"""What the doctor concludes from what machines told: one thing wrong at a time."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Callable
+
+import pytest
+
+from muster.checkup import CHECKS, Finding, Patient, at_no_cost, examine, sound
+
+Change = Callable[[dict[str, Any]], object]
+
+
+def machine(number: int) -> dict[str, Any]:
+    """One that is as it should be."""
+    names = {
+        f"n{other}": {"addresses": [f"10.0.0.{other}"], "back": f"n{other}", "seconds": 0.001, "forward": 0.001}
+        for other in (1, 2, 3)
+    }
+    room = {"free": 1 << 40, "total": 1 << 41, "files": 1 << 20, "there": True, "writes": True, "seconds": 0.01}
+    return {
+        "python": "3.11.7",
+        "executable": "/venv/bin/python",
+        "shared": True,
+        "cores": 64,
+        "all_cores": 64,
+        "interfaces": [("eth0", f"10.0.0.{number}")],
+        "mtus": {"eth0": 1500},
+        "infiniband": [],
+        "limits": {"open files": 65536, "processes": -1, "locked": -1},
+        "env": {},
+        "kills_user_processes": False,
+        "own": {"addresses": [f"10.0.0.{number}"], "seconds": 0.0},
+        "names": names,
+        "nobody": {"error": "unknown", "seconds": 0.01},
+        "folders": {"/work": dict(room), "/runs": dict(room)},
+        "shm": {"free": 1 << 34, "total": 1 << 34, "files": None},
+        "torch": {"version": "2.13.0", "cuda": "13.0", "nccl": [2, 28], "seconds": 2.0, "first": 3.0, "again": 2.0},
+        "gpus": [
+            {"index": str(index), "name": "H100", "driver_version": "580", "memory.used": "4", "memory.total": "81559"}
+            for index in range(8)
+        ],
+    }
+
+
+def patient(**more: Any) -> Patient:
+    hosts = {f"n{number}": machine(number) for number in (1, 2, 3)}
+    ways = {(a, b): "" for a in hosts for b in hosts if a != b}
+    known = Patient(
+        hosts,
+        ways,
+        dict.fromkeys(hosts, 0.0),
+        "/work",
+        dict.fromkeys(hosts, ("idle", "")),
+        {},
+    )
+    return known._replace(**more)
+
+
+def findings(known: Patient) -> list[tuple[str, Finding]]:
+    return [(name, finding) for name, found in examine(known) for finding in found]
+
+
+def test_a_sound_cluster_has_no_findings() -> None:
+    assert [] == findings(patient())
+    assert sound(examine(patient()))
+    assert len(CHECKS) == len(examine(patient()))
+
+
+def set_to(*path: Any) -> Change:
+    """Set what lies at a path to its last item."""
+
+    def change(facts: dict[str, Any]) -> None:
+        *way, last, value = path
+        for key in way:
+            facts = facts[key]
+        facts[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "check", "level", "says"),
+    [
+        (set_to("names", "n1", {"hangs": 8.0}), "names resolve", "error", "looking up n1 takes 8.0 s"),
+        (set_to("names", "n1", {"error": "unknown"}), "names resolve", "warning", "n1 is no name there"),
+        (set_to("names", "n1", "seconds", 0.5), "names resolve", "warning", "takes 0.50 s"),
+        (set_to("nobody", "seconds", 5.0), "unknown names", "warning", "takes 5.0 s to be refused"),
+        (set_to("names", "n1", "addresses", ["10.9.9.9"]), "names mean", "error", "10.9.9.9 on n2"),
+        (set_to("own", "addresses", ["127.0.1.1"]), "own name", "warning", "its own name means 127.0.1.1"),
+        (set_to("own", {"error": "unknown"}), "own name", "warning", "its own name has no address"),
+        (set_to("mtus", "eth0", 9000), "MTU", "warning", "9000 on n2"),
+        (set_to("torch", {"error": "No module named 'torch'"}), "torch can", "error", "No module named"),
+        (set_to("torch", {"hangs": 120.0}), "torch can", "error", "was not done after 120 s"),
+        (set_to("torch", "first", 90.0), "torch can", "warning", "takes 90 s, and 2 s again"),
+        (set_to("torch", "version", "2.12.0"), "versions", "error", "torch differs: 2.13.0 on n1, n3; 2.12.0 on n2"),
+        (set_to("torch", "nccl", [2, 27]), "versions", "error", "NCCL differs"),
+        (set_to("python", "3.12.1"), "versions", "error", "Python differs: 3.11 on n1, n3; 3.12 on n2"),
+        (set_to("gpus", 0, "driver_version", "550"), "versions", "error", "the driver differs"),
+        (lambda facts: facts["gpus"].pop(), "GPUs", "error", "it has 7 GPUs, and others 8"),
+        (set_to("gpus", 3, "memory.used", "40000"), "GPUs", "warning", "GPU 3 has 39 GiB in use"),
+        (set_to("cores", 1), "cores", "warning", "only 1 of 64 cores"),
+        (set_to("folders", "/runs", {"hangs": 8.0}), "room", "error", "writing in /runs hangs"),
+        (set_to("folders", "/runs", "free", 1 << 20), "room", "warning", "/runs has 1 MiB left"),
+        (set_to("folders", "/runs", "files", 7), "room", "warning", "room for 7 files"),
+        (set_to("shared", False), "folders are", "warning", "it does not share the folder of runs"),
+        (set_to("folders", "/work", "there", False), "folders are", "error", "there is no folder /work"),
+        (set_to("shm", "total", 64 << 20), "shared memory", "error", "/dev/shm has 64 MiB"),
+        (set_to("shm", "total", 512 << 20), "shared memory", "warning", "/dev/shm has 512 MiB"),
+        (set_to("env", {"OMP_NUM_THREADS": "128"}), "cores", "warning", "OMP_NUM_THREADS=128 is set for everybody"),
+        (set_to("env", {"OMP_NUM_THREADS": "all"}), "cores", "warning", "which is no number"),
+        (set_to("limits", "open files", 256), "limits", "warning", "256 open files"),
+        (set_to("kills_user_processes", True), "limits", "warning", "KillUserProcesses=yes"),
+        (set_to("env", {"MASTER_ADDR": "n9"}), "variables", "warning", "MASTER_ADDR=n9 is set for everybody"),
+        (set_to("env", {"NCCL_SOCKET_IFNAME": "ib0"}), "variables", "error", "there is no such interface"),
+    ],
+)
+def test_one_machine_that_is_not_as_it_should_be(change: Change, check: str, level: str, says: str) -> None:
+    known = copy.deepcopy(patient())
+    change(known.facts["n2"])  # type: ignore[arg-type]
+    found = findings(known)
+    assert 1 == len(found), found
+    name, finding = found[0]
+    assert name.startswith(check)
+    assert level == finding.level
+    assert says in finding.found
+    assert finding.why and finding.do
+    assert finding.host in ("n1", "n2")
+    assert sound(examine(known)) == (level == "warning")
+
+
+def test_a_disk_that_is_full() -> None:
+    known = copy.deepcopy(patient())
+    known.facts["n2"]["folders"]["/runs"].update(writes=False, why="No space left on device")
+    ((_, finding),) = findings(known)
+    assert ("error", "n2", "free some space there") == (finding.level, finding.host, finding.do)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"ways": {("n1", "n2"): "no answer within 5 s", ("n2", "n1"): ""}}, "cannot connect to n2: no answer"),
+        ({"clocks": {"n1": 0.0, "n2": 7.5}}, "its clock is 7.5 s ahead"),
+        ({"clocks": {"n1": 0.0, "n2": -3.0}}, "its clock is 3.0 s behind"),
+        ({"gres": {"n2": 9}}, "Slurm has 9 GPUs for it, and 8 are there"),
+        ({"nodes": {"n2": ("drained", "bad GPU")}}, "Slurm holds it for drained: bad GPU"),
+        ({"nodes": {"n2": ("idle*", "")}}, "Slurm holds it for idle*"),
+        ({"slurm_silent": "sinfo failed"}, "Slurm does not answer: sinfo failed"),
+    ],
+)
+def test_what_is_between_the_machines(more: dict[str, Any], says: str) -> None:
+    ((_, finding),) = findings(patient(**more))
+    assert says in finding.found
+    assert finding.why and finding.do
+
+
+def test_interfaces_that_are_excluded_need_not_be_there() -> None:
+    known = copy.deepcopy(patient())
+    known.facts["n2"]["env"] = {"NCCL_SOCKET_IFNAME": "^docker0,lo", "GLOO_SOCKET_IFNAME": "eth"}
+    assert [] == findings(known)
+
+
+def test_libraries_that_would_take_an_interface_that_no_other_host_has() -> None:
+    known = copy.deepcopy(patient())
+    known.facts["n2"].update(interfaces=[("eth0", "10.0.0.2"), ("ib0", "172.17.0.1")], mtus={"eth0": 1500, "ib0": 1500})
+    ((name, finding),) = findings(known)
+    assert ("gloo and NCCL take the right interface", "n2") == (name, finding.host)
+    assert "NCCL takes ib0 (172.17.0.1) by itself" in finding.found
+    known.facts["n2"]["own"]["addresses"] = ["172.17.0.1"]
+    assert ["gloo takes ib0", "NCCL takes ib0"] == [finding.found[:14] for _, finding in findings(known)]
+
+
+def test_memory_that_infiniband_cannot_lock() -> None:
+    known = copy.deepcopy(patient())
+    known.facts["n2"]["infiniband"] = ["mlx5_0"]
+    assert [] == findings(known)
+    known.facts["n2"]["limits"]["locked"] = 64 << 10
+    ((_, finding),) = findings(known)
+    assert ("error", "64 KiB of memory may be locked") == (finding.level, finding.found[:30])
+
+
+def test_what_a_run_looks_at_by_itself() -> None:
+    """Only what costs nothing, and only what would end it."""
+    facts = {host: copy.deepcopy(told) for host, told in patient().facts.items()}
+    assert [] == at_no_cost(facts, {})
+    facts["n2"]["shm"]["total"] = 64 << 20
+    facts["n3"]["env"] = {"NCCL_SOCKET_IFNAME": "ib0", "MASTER_ADDR": "old"}
+    found = at_no_cost(facts, {})
+    assert 2 == len(found)
+    assert found[0].startswith("n2: /dev/shm has 64 MiB: ")
+    assert found[1].startswith("n3: NCCL_SOCKET_IFNAME=ib0, and there is no such interface (there are eth0, lo): ")
+    assert 4 == len(at_no_cost(facts, {"GLOO_SOCKET_IFNAME": "ib0", "NCCL_SOCKET_IFNAME": "eth0"}))

@@ -1,0 +1,186 @@
+"""What follows from what ranks told: one thing wrong at a time; and the words and the page for it."""
+
+from __future__ import annotations
+
+import copy
+import xml.etree.ElementTree as ElementTree
+from typing import Any, Callable
+
+import pytest
+
+from muster.soundness.judge import SECTIONS, Verdict, judge
+from muster.soundness.page import page
+from muster.soundness.words import end_in_words, section_in_words
+
+Change = Callable[[dict[str, Any]], object]
+
+
+def rank(number: int) -> dict[str, Any]:
+    gpu = {"index": number % 2, "name": "H100", "uuid": f"GPU-{number}", "bus": f"00:{number:02x}:00"}
+    where = {"rank": number, "local_rank": number % 2, "host": f"n{number // 2 + 1}", "pid": 70 + number, "gpu": gpu}
+    versions = {"python": "3.11.7", "torch": "2.13.0", "cuda": "13.0", "nccl": "2.28"}
+    return {**where, "cpus": [0, 1, 2, 3], "all_cpus": 64, "numa": [0], "threads": 4, **versions}
+
+
+SHARES = [[0, 4, 8], [1, 5, 9], [2, 6, 0], [3, 7, 1]]
+TOLD: dict[str, dict[str, Any]] = {
+    "who": {"ranks": [rank(number) for number in range(4)], "backend": "nccl"},
+    "sum": {
+        "operations": [{"name": name, "wrong": {}, "without": ""} for name in ("all_reduce (sum)", "broadcast")],
+        "speed": [{"bytes": 1 << 20, "seconds": 0.001, "algorithm_gb_s": 1.05, "bus_gb_s": 1.57, "times": 9}],
+    },
+    "data": {
+        "samples": 10,
+        "epochs": [
+            {"what": "epoch", "epoch": 0, "by_rank": SHARES},
+            {"what": "epoch", "epoch": 1, "by_rank": SHARES[::-1]},
+            {"what": "again", "epoch": 0, "by_rank": SHARES},
+            {"what": "other seed", "epoch": 0, "by_rank": [SHARES[1], SHARES[0], *SHARES[2:]]},
+            {"what": "without DistributedSampler", "epoch": 0, "by_rank": [list(range(10))] * 4},
+        ],
+    },
+    "convergence": {
+        "ways": [
+            {"way": "alone", "losses": [1.0, 0.5, 0.25], "off": 0.0, "apart": 0.0},
+            {"way": "distributed", "losses": [1.0, 0.5, 0.25], "off": 2e-16, "apart": 0.0},
+            {"way": "no averaging", "losses": [1.0, 0.7, 0.6], "off": 0.3, "apart": 0.4},
+            {"way": "one shard for all", "losses": [1.0, 0.7, 0.6], "off": 0.3, "apart": 0.0},
+            {"way": "sum in place of mean", "losses": [1.0, 9.0, None], "off": None, "apart": None},
+        ]
+    },
+}
+"""Of a sound cluster: two nodes with two GPUs each. The last mistake has grown beyond all numbers."""
+
+
+def wrong(told: dict[str, Any], asked: int = 4) -> list[Verdict]:
+    return [verdict for verdict in judge(told, asked) if not verdict.holds]
+
+
+def test_all_holds_on_a_sound_cluster() -> None:
+    assert [] == wrong(TOLD)
+    assert set(SECTIONS) == {verdict.section for verdict in judge(TOLD, 4)}
+
+
+def all_on(key: str, value: Any) -> Change:
+    return lambda told: [one.update({key: value}) for one in told["who"]["ranks"]]
+
+
+def set_to(*path: Any) -> Change:
+    def change(told: dict[str, Any]) -> None:
+        *way, last, value = path
+        for key in way:
+            told = told[key]
+        told[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "section", "name", "says"),
+    [
+        (lambda told: told["who"]["ranks"].pop(), "who", "all ranks are there", "3 of 4"),
+        (
+            set_to("who", "ranks", 3, "gpu", "uuid", "GPU-2"),
+            "who",
+            "each rank has a GPU of its own",
+            "ranks 2-3 are on one GPU of n2 (GPU-2)",
+        ),
+        (set_to("who", "ranks", 1, "gpu", None), "who", "each rank has a GPU of its own", "ranks 1 have none"),
+        (all_on("cpus", [5]), "who", "ranks do not share a single core", "ranks 0-1 of n1 may run on core 5 alone"),
+        (set_to("who", "ranks", 2, "torch", "2.12.0"), "who", "one version of torch", "2.12.0 on ranks 2"),
+        (
+            set_to("sum", "operations", 0, "wrong", {"2": "number 0 is 5, and should be 6"}),
+            "sum",
+            "all_reduce (sum)",
+            "rank 2: number 0 is 5, and should be 6",
+        ),
+        (
+            set_to("data", "epochs", 0, "by_rank", [SHARES[0]] * 4),
+            "data",
+            "each sample is seen once an epoch",
+            "epoch 0: nobody sees 1-3,5-7,9",
+        ),
+        (
+            set_to("data", "epochs", 1, "by_rank", SHARES),
+            "data",
+            "epochs are shuffled differently",
+            "",
+        ),
+        (
+            set_to("data", "epochs", 3, "by_rank", SHARES),
+            "data",
+            "another seed gives other ones",
+            "",
+        ),
+        (
+            set_to("data", "epochs", 2, "by_rank", SHARES[::-1]),
+            "data",
+            "the same seed gives the same shares",
+            "",
+        ),
+        (set_to("convergence", "ways", 1, "off", 3e-4), "convergence", "distributed equals alone", "off by 3.0e-04"),
+        (set_to("convergence", "ways", 1, "apart", 3e-4), "convergence", "distributed equals alone", ""),
+        (set_to("convergence", "ways", 2, {"way": "no averaging", "losses": [1.0], "off": 0.0, "apart": 0.0}),
+         "convergence", "no averaging: it is noticed", "off by 0.0e+00"),
+        (lambda told: told.pop("convergence"), "convergence", "it was looked at", "the ranks ended before that"),
+    ],
+)  # fmt: skip
+def test_one_thing_that_is_wrong(change: Change, section: str, name: str, says: str) -> None:
+    told = copy.deepcopy(TOLD)
+    change(told)
+    found = [verdict for verdict in wrong(told) if verdict.name == name]
+    assert [section] == [verdict.section for verdict in found], wrong(told)
+    assert says in found[0].found
+    text = section_in_words(section, told, judge(told, 4))
+    assert f"WRONG  {name}" in text
+    assert ("what to do: " in text) == bool(found[0].do)
+    assert "do not hold" in end_in_words(judge(told, 4))
+
+
+def test_an_operation_that_a_backend_does_not_have_is_no_error() -> None:
+    told = copy.deepcopy(TOLD)
+    told["sum"]["operations"][1]["without"] = "gloo does not support it"
+    assert [] == wrong(told)
+    assert "ok     broadcast: not offered: gloo does not support it" in section_in_words("sum", told, judge(told, 4))
+
+
+def test_one_core_is_no_wonder_where_there_is_one() -> None:
+    told = copy.deepcopy(TOLD)
+    all_on("cpus", [0])(told)
+    all_on("all_cpus", 1)(told)
+    assert [] == wrong(told)
+
+
+def test_ranks_without_gpus_are_sound() -> None:
+    told = copy.deepcopy(TOLD)
+    all_on("gpu", None)(told)
+    assert [] == wrong(told)
+
+
+def test_the_page_is_whole_whatever_was_told() -> None:
+    """Well-formed, every picture there, and nothing from elsewhere; names of hosts are no HTML."""
+    told = copy.deepcopy(TOLD)
+    told["who"]["ranks"][0]["host"] = "<script>alert(1)</script>"
+    text = page(told, judge(told, 4), "check & all", "muster check -H 'n[1-2]'")
+    body = ElementTree.fromstring(text[text.index("<body>") : text.index("</html>")])
+    assert 4 == len(body.findall("section"))
+    assert 3 == sum(svg.get("class") == "grid" for svg in body.iter("svg"))
+    (curves,) = (svg for svg in body.iter("svg") if svg.get("class") == "curves")
+    assert 5 == len(curves.findall("polyline"))
+    grid = next(svg for svg in body.iter("svg") if svg.get("class") == "grid")
+    assert 12 == len(list(grid.iter("rect")))
+    assert "src=" not in text and "http" not in text and "<script" not in text
+    half = {name: told[name] for name in ("who", "sum")}
+    assert "the ranks ended before that" in page(half, judge(half, 4), "half", "")
+
+
+def test_many_ranks_fit_on_the_page() -> None:
+    told = copy.deepcopy(TOLD)
+    count = 500
+    told["who"]["ranks"] = [rank(number) for number in range(count)]
+    shares = [[number, count + number] for number in range(count)]
+    told["data"] = {"samples": 2 * count, "epochs": [{**look, "by_rank": shares} for look in told["data"]["epochs"]]}
+    text = page(told, judge(told, count), "many", "")
+    assert "436 more ranks are left out" in text
+    assert len(text) < 1 << 20
+    assert "… and 436 more, in the page" in section_in_words("who", told, judge(told, count))
