@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from muster import runs
 from muster.errors import Impossible
-from muster.options import LAB, OTHERS, RUN, Option, help_text, parse
+from muster.options import CHECK, LAB, OTHERS, RUN, Option, help_text, parse
 
 FILES = ":files"
 """Stands for names of files, which the shell itself knows best."""
@@ -20,6 +20,8 @@ _OF_RUNS = ("show", "logs", "attach", "wait", "kill", "stacks", "rm")
 
 _OF_FILES = ("hostfile", "python", "cwd", "run_dir", "lab_dir")
 """Options whose value is a path."""
+
+_OPTIONS: Mapping[str, Sequence[Option]] = {**OTHERS, "run": RUN, "plan": RUN, "check": (*CHECK, *RUN)}
 
 Fits = list[tuple[str, str]]
 """Words that may stand there, each with what it means."""
@@ -119,7 +121,7 @@ def _there(before: list[str], current: str, env: Mapping[str, str]) -> Fits:
         from muster.commands.lab import ACTIONS
 
         return [(word, action.says) for word, action in ACTIONS.items()]
-    options = RUN if name in ("run", "plan") else LAB.get(typed.pop(0), ()) if name == "lab" else OTHERS.get(name, ())
+    options = LAB.get(typed.pop(0), ()) if name == "lab" else _OPTIONS.get(name, ())
     by_name = {word: option for option in options for word in option.names}
     wants: Option | None = None
     for word in typed:
@@ -133,7 +135,8 @@ def _there(before: list[str], current: str, env: Mapping[str, str]) -> Fits:
     if wants is not None:
         return _values(wants)
     if current.startswith("-"):
-        return [(word, option.help) for option in options for word in option.names if option.group]
+        found = {word: option.help for option in options for word in option.names if option.group}
+        return list(found.items())
     return _operands(name, before, env)
 
 
