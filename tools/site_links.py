@@ -14,7 +14,7 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parent.parent
 
 
-AWAITED = ("check.md", "doctor.md", "train-llm.md", "reference/checks.md")
+AWAITED = ("train-llm.md",)
 """Pages that the navigation names already, and that come with the parts which they are about."""
 
 

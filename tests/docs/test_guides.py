@@ -14,6 +14,7 @@ from pages import ROOT, Places, stretches
 DOCS = ROOT / "docs"
 GUIDES = sorted(path.stem for path in (DOCS / "guides").glob("*.md"))
 PAGES = [ROOT / "README.md", *(DOCS / "guides" / f"{name}.md" for name in GUIDES)]
+SLOW = ("from-ray",)
 
 MOST_SKIPPED = 6
 """So many blocks of all guides may say that they are not run."""
@@ -30,7 +31,10 @@ def places(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Places]:
     shutil.rmtree(made.env["MUSTER_LAB_DIR"], ignore_errors=True)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if page.stem in SLOW else []) for page in PAGES],
+)
 def test_what_a_page_shows_is_so(page: Path, places: Places):
     found = blocks(page.read_text())
     for block in found:

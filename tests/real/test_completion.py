@@ -53,6 +53,7 @@ def bash(muster: Any, *words: str) -> list[str]:
         (("logs", "--std"), ["--stderr", "--stdout"]),
         (("logs", "--attempt", ""), []),
         (("lab", "u"), ["up"]),
+        (("check", "--h"), ["--html", "--help", "--hosts", "--host", "--hostfile"]),
         (("lab", "up", "--no"), ["--nodes", "--no-shared-home"]),
         (("lab", "fault", "par"), ["partition"]),
         (("nothing", "-"), []),

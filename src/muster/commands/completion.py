@@ -21,6 +21,8 @@ _OF_RUNS = ("show", "logs", "attach", "wait", "kill", "stacks", "rm")
 _OF_FILES = ("hostfile", "python", "cwd", "run_dir", "lab_dir")
 """Options whose value is a path."""
 
+_OPTIONS: Mapping[str, Sequence[Option]] = {**OTHERS, "run": RUN, "plan": RUN, "check": OF_CHECK}
+
 Fits = list[tuple[str, str]]
 """Words that may stand there, each with what it means."""
 
@@ -76,9 +78,6 @@ complete -c muster -f -a '(__muster_complete)'
 SHELLS: Mapping[str, str] = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
 
-_OPTIONS = {"run": RUN, "plan": RUN, "check": OF_CHECK}
-
-
 def completion(commands: Mapping[str, str], words: list[str], env: Mapping[str, str], began: float) -> int:
     """Print the script of a shell, or, for such a script, what fits; `commands` are all, with what they do."""
     if words[:2] == ["words", "--"]:
@@ -122,7 +121,7 @@ def _there(before: list[str], current: str, env: Mapping[str, str]) -> Fits:
         from muster.commands.lab import ACTIONS
 
         return [(word, action.says) for word, action in ACTIONS.items()]
-    options = LAB.get(typed.pop(0), ()) if name == "lab" else _OPTIONS.get(name) or OTHERS.get(name, ())
+    options = LAB.get(typed.pop(0), ()) if name == "lab" else _OPTIONS.get(name, ())
     by_name = {word: option for option in options for word in option.names}
     wants: Option | None = None
     for word in typed:
@@ -136,7 +135,8 @@ def _there(before: list[str], current: str, env: Mapping[str, str]) -> Fits:
     if wants is not None:
         return _values(wants)
     if current.startswith("-"):
-        return [(word, option.help) for option in options for word in option.names if option.group]
+        found = {word: option.help for option in options for word in option.names if option.group}
+        return list(found.items())
     return _operands(name, before, env)
 
 
