@@ -32,7 +32,7 @@ def test_the_status_of_the_first_failing_rank_is_ours(there: There) -> None:
     text = "import os, sys, time\ntime.sleep(int(os.environ['RANK']))\nsys.exit(7 if os.environ['RANK'] == '1' else 0)"
     done = there.muster("run", "--slurm", "-N", "2", "-g", "1", "--launcher", "exec", there.script(text))
     assert 7 == done.returncode, done.stderr
-    assert "rank 1 failed first" in done.stderr
+    assert "rank 1 on n2 failed first" in done.stderr
 
 
 def test_inside_an_allocation_that_was_made_for_something_else(there: There) -> None:
@@ -288,7 +288,7 @@ def test_srun_tells_who_failed_first(there: There, ends: str, status: int) -> No
     line = ["-N", "2", "-g", "2", "--launcher", "srun", "--", "sh", "-c", f"[ $RANK = 3 ] && {ends}; sleep 60"]
     done = there.muster("run", "--slurm", *line)
     assert status == done.returncode, done.stderr
-    assert "rank 3 failed first" in done.stderr
+    assert "rank 3 on n2 failed first" in done.stderr
     there.nothing_left()
 
 

@@ -42,7 +42,7 @@ def test_what_fails_first_is_told_with_its_host(there: There) -> None:
     text = text.replace("time.sleep", "1 / (dist.get_rank() != 4 or step < 3); time.sleep")
     done = there.muster("run", "-H", "n1,n2,n3", "-g", "2", there.script(text), "100", "0.05")
     assert 1 == done.returncode, done.stderr
-    assert "rank 4 failed first" in done.stderr
+    assert "rank 4 on n3 failed first" in done.stderr
     assert "ZeroDivisionError" in done.stderr
     assert 4 == there.outcome()["first"]["rank"]
     there.nothing_left()
