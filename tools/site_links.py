@@ -14,29 +14,6 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parent.parent
 
 
-AWAITED = ("train-llm.md",)
-"""Pages that the navigation names already, and that come with the parts which they are about."""
-
-
-def on_config(config: Any) -> Any:
-    """Leave those out that are not there."""
-    config.nav = _there(config.nav, Path(config.docs_dir))
-    return config
-
-
-def _there(entries: list[Any], docs: Path) -> list[Any]:
-    found = []
-    for entry in entries:
-        if isinstance(entry, dict):
-            ((title, below),) = entry.items()
-            if isinstance(below, list):
-                entry = {title: _there(below, docs)}
-            elif below in AWAITED and not (docs / below).exists():
-                continue
-        found.append(entry)
-    return found
-
-
 def on_files(files: Any, config: Any) -> Any:
     """Add the start page, the other pages of the root, and the examples."""
     for name, source in (("index.md", "README.md"), ("CONTRIBUTING.md",) * 2, ("CHANGELOG.md",) * 2):

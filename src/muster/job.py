@@ -50,6 +50,24 @@ def notes(given: Mapping[str, Any]) -> list[str]:
     return [f"--{key.replace('_', '-')} changes nothing: {_SILENT[key]}" for key in given if key in _SILENT]
 
 
+def warnings(job: Job) -> list[str]:
+    """What is most likely not meant."""
+    if job.launcher == "spawn" or not job.program.path:
+        return []
+    try:
+        text = Path(job.cwd, job.program.path).read_text(errors="replace")
+    except OSError:  # it is on the machine where the run was started
+        return []
+    found = _CALLS_SPAWN.search(text)
+    if found is None:
+        return []
+    what = f"{job.program.path} calls `{found[0]}…)` and so starts ranks by itself, each rank a world of its own"
+    return [f"{what}: `--launcher spawn` starts it once a node"]
+
+
+_CALLS_SPAWN = re.compile(r"\b(?:mp|multiprocessing)\.(?:spawn|start_processes)\(")
+
+
 def refuse_worlds(given: Mapping[str, Any], env: Mapping[str, str]) -> None:
     """Raise `Impossible` where this muster would be one of several that know nothing of each other."""
     nodes = str(given.get("nnodes", "1"))

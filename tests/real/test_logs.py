@@ -206,3 +206,27 @@ def test_the_newest_run_is_the_one_whose_logs_are_shown(muster: Any) -> None:
         muster("run", "--", "echo", word)
         assert f"[0] {word}\n" == muster("logs").stdout
         assert newest(muster).name in muster("show").stdout
+
+
+def test_logs_end_with_whoever_reads_them(muster: Any) -> None:
+    """`muster logs -f | head -1`, of a run that goes on."""
+    running = muster.start("run", "-g", "1", "--", "sh", "-c", "echo first; exec sleep 600")
+    logs = muster.home / "runs"
+    until(lambda: [path for path in logs.glob("*/attempt_0/*.out") if path.read_bytes()], "it has said something")
+    follows = muster.start("logs", "-f", "last")
+    assert "[0] first\n" == follows.stdout.readline()
+    follows.stdout.close()
+    assert 0 == follows.wait(timeout=30)
+    follows.stderr.close()
+    running.send_signal(signal.SIGTERM)
+    running.communicate(timeout=30)
+
+
+def test_a_script_that_spawns_by_itself_is_told_of(muster: Any, script: Script) -> None:
+    """Each rank would make a world of its own; nothing is refused, for the call may be for something else."""
+    path = script("import torch.multiprocessing as mp\nif False:\n    mp.spawn(print, nprocs=2)\n")
+    told = "script.py calls `mp.spawn(…)` and so starts ranks by itself"
+    done = muster("run", "-g", "2", path.name)
+    assert 0 == done.returncode
+    assert told in done.stderr
+    assert told not in muster("run", "-g", "2", "--launcher", "spawn", path.name).stderr

@@ -13,7 +13,7 @@ from muster.commands.common import one, read
 from muster.errors import Impossible
 from muster.ranks import fold
 from muster.world import contact
-from muster.world.pen import write
+from muster.world.pen import forsaken, write
 from muster.world.terminal import Lines, colourful, prefixes
 
 Key = tuple[int, str]
@@ -49,7 +49,7 @@ def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
     host = str(run.job.get("host", ""))
     lines = Lines(prefixes({rank: (host, rank, 0) for rank in every}, given.get("prefix"), colourful(1, env)), False)
     looked = time.monotonic()
-    while True:
+    while not forsaken(1):
         if following and time.monotonic() - looked > _REFRESH:
             contact.refresh(run)
             looked = time.monotonic()
@@ -68,7 +68,9 @@ def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
             time.sleep(0.1)
     write(1, lines.rest())
     if not run.attempts():
-        print(f"{run.id} has no logs: its ranks were never started", file=sys.stderr)
+        starts = contact.goes_on(run, contact.state(run))
+        why = "its ranks are about to start; `-f` waits for them" if starts else "its ranks were never started"
+        print(f"{run.id} has no logs: {why}", file=sys.stderr)
     return 0
 
 

@@ -103,6 +103,8 @@ def stacks(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 
 def _tell_stacks(found: Mapping[int, str], mute: Mapping[str, Any]) -> int:
+    if not found and not mute:
+        print("there is no rank yet, or none any more", file=sys.stderr)
     for rank, text in sorted(found.items()):
         print(f"rank {rank}:")
         print(text.rstrip() if text else "  no answer within 2 s: it is stopped, or waits in the kernel")

@@ -15,7 +15,7 @@ from muster.agent import machine
 from muster.checkup import at_no_cost
 from muster.environ import hidden, hidden_words
 from muster.errors import Impossible
-from muster.job import Asked, make_job, nodes_here, nodes_there, notes
+from muster.job import Asked, make_job, nodes_here, nodes_there, notes, warnings
 from muster.launchers import make_plan
 from muster.model import Job, Plan, as_json
 from muster.options import RUN, Parsed, from_environment, from_table, help_text, parse
@@ -216,7 +216,7 @@ def make_view(plan: Plan, run_id: str, given: Mapping[str, Any], env: Mapping[st
     if given.get("json"):
         return JsonLines(run_id, given.get("ranks"), given.get("quiet", False))
     view = Terminal(plan, run_id, env, given.get("prefix"), given.get("ranks"), given.get("quiet", False))
-    for note in notes(given):
+    for note in [*notes(given), *warnings(plan.job)]:
         view.say(note)
     return view
 

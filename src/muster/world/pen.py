@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import os
 import queue
+import select
 import threading
 from typing import Any
+
+_FORSAKEN: set[int] = set()
+
+
+def forsaken(fd: int) -> bool:
+    """Whoever read what is written there has gone (`| head`)."""
+    look = select.poll()
+    look.register(fd, 0)
+    return fd in _FORSAKEN or any(event & select.POLLERR for _, event in look.poll(0))
 
 
 def write(fd: int, data: bytes) -> None:
@@ -17,6 +27,7 @@ def write(fd: int, data: bytes) -> None:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, fd)
         os.close(null)
+        _FORSAKEN.add(fd)
     except BlockingIOError:
         os.set_blocking(fd, True)
         write(fd, data)
