@@ -19,6 +19,10 @@ class Advice(NamedTuple):
 
 ADVICE = (
     Advice(
+        r"HTTPS?ConnectionPool|urllib3|huggingface\.co|LocalEntryNotFoundError|Couldn't reach",
+        "{host} has no way to the internet, as compute nodes often: fetch models and data before, on one that has",
+    ),
+    Advice(
         r"No space left on device|Disk quota exceeded",
         "a disk of {host} is full, or your share of it: `df -h` and `df -i` there; {doctor} looks at each folder",
     ),
@@ -27,7 +31,7 @@ ADVICE = (
         "a file system of {host} does not work: `mount` and `dmesg` there; {doctor} tries to write in each folder",
     ),
     Advice(
-        r"DataLoader worker .* Bus error|unable to (open|allocate) shared memory|insufficient shared memory|/dev/shm",
+        r"DataLoader worker .* Bus error|unable to (open|allocate) shared memory|insufficient shared memory|torch_shm",
         "/dev/shm of {host} is too small or full: in a container `--shm-size=8g`, else fewer DataLoader workers",
     ),
     Advice(
@@ -36,7 +40,7 @@ ADVICE = (
         "torch.multiprocessing.set_sharing_strategy('file_system')",
     ),
     Advice(
-        r"can't start new thread|Resource temporarily unavailable|fork: retry",
+        r"can't start new thread|BlockingIOError: \[Errno 11\]|fork: (retry|Resource temporarily unavailable)",
         "more processes or threads than {host} allows: `ulimit -u` there; {doctor} looks at the limits",
     ),
     Advice(
@@ -64,7 +68,7 @@ ADVICE = (
         "NCCL finds no way: NCCL_DEBUG=INFO says which interface it took; {doctor} looks at variables and limits",
     ),
     Advice(
-        r"connectFullMesh|No route to host|Connection timed out|Network is unreachable|timed out.*connect",
+        r"connectFullMesh|(gloo|NCCL|TCPStore|c10d|socket\.cpp).*(No route to host|timed out|unreachable)",
         "the hosts do not reach each other on the interface that was taken: {doctor} tries each way",
     ),
     Advice(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Callable, NamedTuple
 
 Facts = Mapping[str, Any]
@@ -17,7 +18,7 @@ class Patient(NamedTuple):
     ways: Mapping[tuple[str, str], str]
     """Why (from, to) cannot be connected on a free port; empty when it can."""
     clocks: Mapping[str, float]
-    """By how many seconds the wall clock of a host is ahead of the first one's."""
+    """By how many seconds the wall clock of a host is ahead of that of this machine."""
     folder: str
     """Where the ranks start."""
     nodes: Mapping[str, tuple[str, str]]
@@ -100,16 +101,18 @@ def _refusals(patient: Patient) -> Iterator[Finding]:
 
 
 def _names_agree(patient: Patient) -> Iterator[Finding]:
-    seen: dict[str, dict[tuple[str, ...], list[str]]] = {}
+    seen: dict[str, dict[str, list[str]]] = {}
     for host, facts in patient.facts.items():
         for name, told in facts["names"].items():
             if told.get("addresses") and name != host:
-                seen.setdefault(name, {}).setdefault(tuple(told["addresses"]), []).append(host)
+                seen.setdefault(name, {}).setdefault(", ".join(told["addresses"]), []).append(host)
     for name, answers in seen.items():
-        if len(answers) > 1:
-            told = _differ({", ".join(addresses): hosts for addresses, hosts in answers.items()})
+        real = {address for _, address in patient.facts.get(name, {}).get("interfaces", ())}
+        wrong = [host for told, hosts in answers.items() if not real & set(told.split(", ")) for host in hosts]
+        # names of other kinds, as ssh may have them, are not where the machine says it is
+        for host in wrong if wrong and len(wrong) < sum(map(len, answers.values())) else _odd(answers):
             why = "hosts that look for it find different machines"
-            yield Finding("error", name, f"its name means {told}", why, "one /etc/hosts for all")
+            yield Finding("error", host, f"{name} means {_differ(answers)}", why, "one /etc/hosts for all")
 
 
 def _own_name(patient: Patient) -> Iterator[Finding]:
@@ -135,12 +138,18 @@ def _own_name(patient: Patient) -> Iterator[Finding]:
 
 
 def _ways(patient: Patient) -> Iterator[Finding]:
-    for (start, end), why in patient.ways.items():
-        if why:
+    """Each way that is broken, told of the host that is in most of them: a firewall there breaks all ways to it."""
+    broken = {pair: why for pair, why in patient.ways.items() if why}
+    while broken:
+        counts = Counter(host for pair in broken for host in pair)
+        worst = max(patient.facts, key=lambda host: counts[host])
+        for pair in [pair for pair in broken if worst in pair]:
+            start, end = pair
+            words = f"cannot connect to {end}" if start == worst else f"{start} cannot connect to it"
             yield Finding(
                 "error",
-                start,
-                f"cannot connect to {end}: {why}",
+                worst,
+                f"{words}: {broken.pop(pair)}",
                 "ranks connect to each other on ports that the kernel chooses",
                 "let TCP through between the nodes, on all ports from 1024 on",
             )
@@ -151,9 +160,9 @@ def _mtu(patient: Patient) -> Iterator[Finding]:
     for host, facts in patient.facts.items():
         for name, _ in facts["interfaces"][:1]:
             sizes.setdefault(facts["mtus"][name], []).append(host)
-    if len(sizes) > 1:
+    for host in _odd(sizes):
         why = "large messages may be lost without a word"
-        yield Finding("warning", _few(sizes), f"MTU differs: {_differ(sizes)}", why, "one MTU for all")
+        yield Finding("warning", host, f"MTU differs: {_differ(sizes)}", why, "one MTU for all")
 
 
 def _versions(patient: Patient) -> Iterator[Finding]:
@@ -161,12 +170,11 @@ def _versions(patient: Patient) -> Iterator[Finding]:
     for what, read in _VERSIONS.items():
         found: dict[str, list[str]] = {}
         for host, facts in with_torch.items():
-            found.setdefault(str(read(facts)), []).append(host)
-        if len(found) > 1:
-            told = _differ(found)
-            yield Finding(
-                "error", _few(found), f"{what}: {told}", "ranks hang or disagree", "the same environment on all"
-            )
+            if (value := read(facts)) != "":
+                found.setdefault(str(value), []).append(host)
+        for host in _odd(found):
+            why = "ranks hang or disagree"
+            yield Finding("error", host, f"{what}: {_differ(found)}", why, "the same environment on all")
 
 
 _VERSIONS: Mapping[str, Callable[[Facts], Any]] = {
@@ -174,8 +182,12 @@ _VERSIONS: Mapping[str, Callable[[Facts], Any]] = {
     "CUDA of torch differs": lambda facts: facts["torch"]["cuda"],
     "NCCL differs": lambda facts: facts["torch"]["nccl"],
     "Python differs": lambda facts: ".".join(facts["python"].split(".")[:2]),
-    "the driver differs": lambda facts: ",".join(sorted({gpu.get("driver_version", "") for gpu in facts["gpus"]})),
+    "the driver differs": lambda facts: _drivers(facts),
 }
+
+
+def _drivers(facts: Facts) -> str:
+    return ",".join(sorted({gpu["driver_version"] for gpu in facts["smi"].get("gpus", ())}))
 
 
 def _differ(found: Mapping[Any, Sequence[str]]) -> str:
@@ -183,9 +195,10 @@ def _differ(found: Mapping[Any, Sequence[str]]) -> str:
     return "; ".join(f"{value} on {', '.join(hosts)}" for value, hosts in found.items())
 
 
-def _few(found: Mapping[Any, Sequence[str]]) -> str:
-    """A host that is not as most are."""
-    return min(found.values(), key=len)[0]
+def _odd(found: Mapping[Any, Sequence[str]]) -> list[str]:
+    """The hosts that are not as most are."""
+    most = max(found.values(), key=len, default=())
+    return [host for hosts in found.values() if hosts is not most for host in hosts]
 
 
 def _torch(patient: Patient) -> Iterator[Finding]:
@@ -211,6 +224,7 @@ def _gpus(patient: Patient) -> Iterator[Finding]:
     counts = {host: len(facts["gpus"]) for host, facts in patient.facts.items()}
     most = max(counts.values(), default=0)
     for host, facts in patient.facts.items():
+        smi, torch = facts["smi"], facts["torch"].get("gpus")
         if counts[host] < most:
             yield Finding(
                 "error",
@@ -219,7 +233,24 @@ def _gpus(patient: Patient) -> Iterator[Finding]:
                 "it gets fewer ranks, or ranks without a GPU",
                 "`nvidia-smi` there; a GPU that fell off the bus comes back by a restart",
             )
-        for gpu in facts["gpus"]:
+        if "error" in smi or "hangs" in smi:
+            how = f"fails: {smi['error']}" if "error" in smi else f"has said nothing after {smi['hangs']:.0f} s"
+            yield Finding(
+                "error",
+                host,
+                f"nvidia-smi {how}",
+                "the driver, or a GPU, does not work",
+                "`dmesg` there, for `NVRM` and `Xid`; after an update of the driver the machine must be restarted",
+            )
+        elif torch is not None and torch < counts[host]:
+            yield Finding(
+                "error",
+                host,
+                f"torch sees {torch} of {counts[host]} GPUs",
+                "ranks without a GPU compute on cores, or end",
+                "a torch without CUDA, a driver that is too old for it, or CUDA_VISIBLE_DEVICES",
+            )
+        for gpu in smi.get("gpus", ()):
             used = gpu.get("memory.used", "")
             if used.isdigit() and int(used) > 1024:
                 yield Finding(
@@ -247,7 +278,9 @@ def _room(patient: Patient) -> Iterator[Finding]:
             elif not told["writes"]:
                 why = told.get("why", "")
                 do = "free some space there" if "space" in why else "choose another folder: --run-dir, --cwd"
-                yield Finding("error", host, f"cannot write in {path}: {why}", "ranks read and write there", do)
+                # code may lie where nobody writes; runs may not
+                level = "warning" if path == patient.folder and "space" not in why else "error"
+                yield Finding(level, host, f"cannot write in {path}: {why}", "ranks read and write there", do)
             elif told["free"] < GIB:
                 yield Finding(
                     "warning",
@@ -319,7 +352,8 @@ def _limits(patient: Patient) -> Iterator[Finding]:
 
 
 def _clocks(patient: Patient) -> Iterator[Finding]:
-    for host, ahead in patient.clocks.items():
+    usual = sorted(patient.clocks.values())[len(patient.clocks) // 2] if patient.clocks else 0.0
+    for host, ahead in ((host, ahead - usual) for host, ahead in patient.clocks.items()):
         if abs(ahead) > 1.0:
             yield Finding(
                 "warning",
@@ -332,7 +366,7 @@ def _clocks(patient: Patient) -> Iterator[Finding]:
 
 def _variables(patient: Patient) -> Iterator[Finding]:
     for host, facts in patient.facts.items():
-        env, own = facts["env"], {name for name, _ in facts["interfaces"]} | {"lo"}
+        env, own = facts["env"], facts["interface_names"]
         for name in _IDENTITY:
             if name in env:
                 yield Finding(
@@ -342,9 +376,8 @@ def _variables(patient: Patient) -> Iterator[Finding]:
                     "a script that is started without a launcher believes it",
                     "take it out of .bashrc or the profile there",
                 )
-        for name in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"):
-            wanted = [word.lstrip("^=") for word in env.get(name, "").split(",") if word and not word.startswith("^")]
-            if wanted and not any(interface.startswith(word) for word in wanted for interface in own):
+        for name, fits in (("NCCL_SOCKET_IFNAME", _nccl_finds), ("GLOO_SOCKET_IFNAME", _gloo_finds)):
+            if env.get(name) and not fits(env[name], own):
                 yield Finding(
                     "error",
                     host,
@@ -352,6 +385,19 @@ def _variables(patient: Patient) -> Iterator[Finding]:
                     "ranks find no way to each other",
                     "leave it out: muster names the interface that works",
                 )
+
+
+def _nccl_finds(asked: str, names: Collection[str]) -> bool:
+    """NCCL takes one that begins so, or, after `=`, is called so; after `^` any other one."""
+    if asked.startswith("^"):
+        return True
+    words = [word for word in asked.lstrip("=").split(",") if word]
+    return any(name == word if asked.startswith("=") else name.startswith(word) for word in words for name in names)
+
+
+def _gloo_finds(asked: str, names: Collection[str]) -> bool:
+    """gloo wants each of them, by its whole name."""
+    return all(word in names for word in asked.split(","))
 
 
 _IDENTITY = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK")
@@ -382,7 +428,13 @@ def _interfaces(patient: Patient) -> Iterator[Finding]:
             ("gloo", "GLOO_SOCKET_IFNAME", gloo_interface(facts)),
             ("NCCL", "NCCL_SOCKET_IFNAME", nccl_interface(facts)),
         ):
-            if variable not in facts["env"] and chosen in ways and not any(_near(ways[chosen], patient, host)):
+            others = [address for name, address in facts["interfaces"] if name != chosen]
+            if (
+                variable not in facts["env"]
+                and chosen in ways
+                and not _near(ways[chosen], patient, host)
+                and any(_near(address, patient, host) for address in others)
+            ):
                 yield Finding(
                     "warning",
                     host,
@@ -392,11 +444,14 @@ def _interfaces(patient: Patient) -> Iterator[Finding]:
                 )
 
 
-def _near(address: str, patient: Patient, host: str) -> Iterator[bool]:
-    """For each other machine whether it has an address that begins alike (the first half of an IPv4 address)."""
-    for other, facts in patient.facts.items():
-        if other != host:
-            yield any(address.split(".")[:2] == found.split(".")[:2] for _, found in facts["interfaces"])
+def _near(address: str, patient: Patient, host: str) -> bool:
+    """Another machine has an address that begins alike (the first half of an IPv4 address)."""
+    return any(
+        address.split(".")[:2] == found.split(".")[:2]
+        for other, facts in patient.facts.items()
+        if other != host
+        for _, found in facts["interfaces"]
+    )
 
 
 def _cores(patient: Patient) -> Iterator[Finding]:

@@ -237,7 +237,7 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
     if what.kind == "command" and "setup" not in given and not named:
         here.check_command(what.argv[0], cwd, env)
     launcher = given.get("launcher")
-    wrap = _words(given.get("wrap", ""), "--wrap")
+    wrap = split_words(given.get("wrap", ""), "--wrap")
     if launcher is None:
         launcher = "exec" if what.kind == "command" or wrap else "fork"
     if launcher not in LAUNCHERS:
@@ -276,9 +276,9 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
         grace=given.get("grace", 10.0),
         timeout=given.get("timeout"),
         spawns=launcher == "spawn" and bool(what.path) and _spawns(os.path.join(cwd, what.path)),
-        launcher_args=_words(given.get("launcher_args", ""), "--launcher-args"),
+        launcher_args=split_words(given.get("launcher_args", ""), "--launcher-args"),
         max_restarts=given.get("max_restarts", 0),
-        ssh=_words(given.get("ssh", "ssh"), "--ssh"),
+        ssh=split_words(given.get("ssh", "ssh"), "--ssh"),
         lease=given.get("lease", 30.0) if named or given.get("slurm") else 0.0,
     )
     return Asked(
@@ -364,7 +364,8 @@ def _preload(parsed: Parsed, given: Mapping[str, Any], launcher: str) -> tuple[s
     return tuple(name for names in given.get("preload", ()) for name in names.split(",") if name)
 
 
-def _words(text: str, option: str) -> tuple[str, ...]:
+def split_words(text: str, option: str) -> tuple[str, ...]:
+    """Words as a shell would make them of an option's value; raises `Impossible`."""
     try:
         return tuple(shlex.split(text))
     except ValueError as error:

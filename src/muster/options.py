@@ -382,8 +382,15 @@ OTHERS: Mapping[str, tuple[Option, ...]] = {
         Option(
             ("--slurm-opt",), "any other option of salloc, `NAME=VALUE`; may be repeated", "OPT", many=True, group=WHERE
         ),
-        Option(("--python",), "the Python of the ranks, the one muster runs in without it", "PATH", group=HOW),
-        Option(("--setup",), "shell lines to run first; may be repeated", "LINES", many=True, group=HOW),
+        Option(("--gpus-per-node",), "and with so many GPUs", "N", group=WHERE),
+        Option(("--python",), "the Python of the ranks; `HOSTS:PATH` for some hosts", "PATH", many=True, group=HOW),
+        Option(
+            ("--setup",),
+            "shell lines to run first; `HOSTS:LINES` for some; may be repeated",
+            "LINES",
+            many=True,
+            group=HOW,
+        ),
         Option(("--cwd",), "the folder in which the ranks would start", "DIR", group=RANKS),
         Option(("--pass-file",), "write the hosts that may be used there, for --hostfile", "FILE", group=SHOWS),
         Option(("--fail-file",), "and the others there", "FILE", group=SHOWS),

@@ -21,7 +21,7 @@ SOUND = 19
 
 def check(folder: Path, *words: str, before: Sequence[str] = (), **env: str) -> subprocess.CompletedProcess[str]:
     """`muster check` on this machine, with a folder of its own."""
-    argv = [*before, sys.executable, "-m", "muster", "check", *words]
+    argv = [*before, sys.executable, "-m", "muster", "check", "--backend", "gloo", *words]
     known = {**os.environ, "MUSTER_HOME": str(folder / "home"), **env}
     return subprocess.run(argv, env=known, cwd=folder, capture_output=True, text=True, timeout=200)
 
@@ -156,7 +156,7 @@ def test_a_rank_that_dies_on_the_way(tmp_path: Path) -> None:
         (["-d"], "--detach has no meaning for `muster check`: the result comes at the end"),
         (["--backend", "mpi"], "--backend mpi"),
         (["--launcher", "trochrun"], "did you mean"),
-        (["--backend", "nccl", "-g", "gpu"], "-g gpu: there is no GPU here"),
+        (["--html", "/nosuch/page.html"], "--html /nosuch/page.html: it cannot be written"),
     ],
 )
 def test_what_cannot_be_asked_for(tmp_path: Path, words: list[str], says: str) -> None:

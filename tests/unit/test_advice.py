@@ -8,6 +8,8 @@ from muster.advice import ADVICE, advice
 from muster.model import Failure, RankEnd
 
 WORDS = {
+    "requests.exceptions.ConnectTimeout: HTTPSConnectionPool(host='example.org', port=443): Max retries exceeded "
+    "(Caused by ConnectTimeoutError('Connection to example.org timed out. (connect timeout=10)'))": "n2 has no way to",
     "OSError: [Errno 28] No space left on device: '/scratch/ckpt.pt'": "a disk of n2 is full",
     "RuntimeError: [enforce fail at inline_container.cc:783] . PytorchStreamWriter failed writing file data/0: "
     "file write failed: No space left on device": "a disk of n2 is full",

@@ -19,12 +19,12 @@ def rank(number: int) -> dict[str, Any]:
     gpu = {"index": number % 2, "name": "H100", "uuid": f"GPU-{number}", "bus": f"00:{number:02x}:00"}
     where = {"rank": number, "local_rank": number % 2, "host": f"n{number // 2 + 1}", "pid": 70 + number, "gpu": gpu}
     versions = {"python": "3.11.7", "torch": "2.13.0", "cuda": "13.0", "nccl": "2.28"}
-    return {**where, "cpus": [0, 1, 2, 3], "all_cpus": 64, "numa": [0], "threads": 4, **versions}
+    return {**where, "gpus_there": 2, "cpus": [0, 1, 2, 3], "all_cpus": 64, "numa": [0], "threads": 4, **versions}
 
 
 SHARES = [[0, 4, 8], [1, 5, 9], [2, 6, 0], [3, 7, 1]]
 TOLD: dict[str, dict[str, Any]] = {
-    "who": {"ranks": [rank(number) for number in range(4)], "backend": "nccl"},
+    "who": {"ranks": [rank(number) for number in range(4)], "backend": "nccl", "asked": ""},
     "sum": {
         "operations": [{"name": name, "wrong": {}, "without": ""} for name in ("all_reduce (sum)", "broadcast")],
         "speed": [{"bytes": 1 << 20, "seconds": 0.001, "algorithm_gb_s": 1.05, "bus_gb_s": 1.57, "times": 9}],
@@ -151,9 +151,14 @@ def test_one_core_is_no_wonder_where_there_is_one() -> None:
     assert [] == wrong(told)
 
 
-def test_ranks_without_gpus_are_sound() -> None:
+def test_ranks_without_gpus_are_sound_where_there_are_none() -> None:
     told = copy.deepcopy(TOLD)
     all_on("gpu", None)(told)
+    assert ["torch sees the GPUs"] == [verdict.name for verdict in wrong(told)]
+    told["who"]["asked"] = "gloo"
+    assert [] == wrong(told)
+    told["who"]["asked"] = ""
+    all_on("gpus_there", 0)(told)
     assert [] == wrong(told)
 
 
@@ -179,7 +184,9 @@ def test_many_ranks_fit_on_the_page() -> None:
     count = 500
     told["who"]["ranks"] = [rank(number) for number in range(count)]
     shares = [[number, count + number] for number in range(count)]
-    told["data"] = {"samples": 2 * count, "epochs": [{**look, "by_rank": shares} for look in told["data"]["epochs"]]}
+    looks = [{**look, "by_rank": shares} for look in told["data"]["epochs"]]
+    looks[-1]["by_rank"] = [list(range(2 * count))] * 4  # as the ranks tell it
+    told["data"] = {"samples": 2 * count, "epochs": looks}
     text = page(told, judge(told, count), "many", "")
     assert "436 more ranks are left out" in text
     assert len(text) < 1 << 20

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ def at_no_cost(env: Mapping[str, str]) -> dict[str, Any]:
         "cores": cores(),
         "all_cores": os.cpu_count() or 1,
         "interfaces": interfaces(),
+        "interface_names": [name for _, name in socket.if_nameindex()],
         "limits": {name: resource.getrlimit(number)[0] for name, number in _LIMITS.items()},
         "env": {name: env[name] for name in WATCHED if name in env},
         "shm": space("/dev/shm"),
@@ -83,7 +85,6 @@ def gpu_buses() -> list[str]:
 def interfaces() -> list[tuple[str, str]]:
     """(name, IPv4 address) of each interface that is up and is not the loopback."""
     import fcntl
-    import socket
     import struct
 
     found = []

@@ -18,7 +18,7 @@ from muster.options import CHECK, OF_CHECK, help_text, parse
 from muster.soundness.judge import SECTIONS, Verdict, judge
 from muster.soundness.page import page
 from muster.soundness.words import end_in_words, section_in_words
-from muster.world.here import script_of_ours
+from muster.world import here
 from muster.world.terminal import Terminal
 
 _USAGE = """prove that distributed training is right here: who is where, sums, shares of the data, convergence
@@ -55,6 +55,7 @@ def check(words: list[str], env: Mapping[str, str], began: float) -> int:
     for key, why in _REFUSED.items():
         if key in parsed.given:
             raise Impossible(f"--{key.replace('_', '-')} has no meaning for `muster check`: {why}", "leave it out")
+    here.check_target(parsed.given.get("html"), "--html")
     own = {key: parsed.given.pop(key) for key in _OWN & set(parsed.given)}
     given = {name: value for name, value in options_for(parsed, env).items() if name not in _REFUSED}
     arguments = [f"--backend={own['backend']}"] if "backend" in own else []
@@ -65,7 +66,7 @@ def check(words: list[str], env: Mapping[str, str], began: float) -> int:
         views.append(CheckView(plan, run_id, env, bool(own.get("json"))))
         return views[-1]
 
-    given = {"timeout": 600.0, **given, "view": view, "brought": script_of_ours("check.py")}
+    given = {"timeout": 600.0, **given, "view": view, "brought": here.script_of_ours("check.py")}
     status = start(["check", *words], parsed, given, env, began, "check")
     if not views:
         return status
@@ -92,7 +93,11 @@ class CheckView(Terminal):
             if not line.startswith(b'{"section": '):
                 super().output(rank, "err", line + b"\n")
                 continue
-            told = json.loads(line)
+            try:
+                told = json.loads(line)
+            except ValueError:  # a library has written into the middle of it
+                super().output(rank, "err", line + b"\n")
+                continue
             self.told[told["section"]] = told
             if not self.silent:
                 self.put(1, (section_in_words(told["section"], self.told, self.verdicts()) + "\n").encode())
@@ -125,13 +130,8 @@ def _conclude(
         "told": view.told,
     }
     text = page(view.told, verdicts, f"muster check: {view.plan.world_size} ranks, {view.plan.job.launcher}", command)
-    pages = [folder / "check.html", *([Path(own["html"])] if "html" in own else [])]
-    for path in pages:
-        try:
-            path.write_text(text)
-        except OSError as error:
-            raise Impossible(f"cannot write {path}: {error.strerror}", "name another file by --html") from None
-    (folder / "check.json").write_text(json.dumps(result, indent=1) + "\n")
+    (folder / "check.json").write_text(json.dumps(result) + "\n")
+    (folder / "check.html").write_text(text)
     if own.get("json"):
         print(json.dumps(result, indent=1))
     else:
@@ -139,5 +139,10 @@ def _conclude(
             if section not in view.told:
                 print(section_in_words(section, view.told, verdicts))
         print(end_in_words(verdicts))
-        print(f"the page: {pages[-1]}", file=sys.stderr)
+        print(f"the page: {own.get('html', folder / 'check.html')}", file=sys.stderr)
+    if "html" in own:
+        try:
+            Path(own["html"]).write_text(text)
+        except OSError as error:
+            print(f"muster: --html {own['html']}: {error.strerror}; it is {folder}/check.html", file=sys.stderr)
     return status or (0 if result["sound"] else 1)

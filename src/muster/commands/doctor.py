@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import sys
 import tempfile
@@ -19,13 +18,17 @@ from muster.checkup import Finding, Patient
 from muster.commands.common import read
 from muster.errors import Impossible, Unreachable
 from muster.hosts import Wanted, fold_hosts
+from muster.job import per_host, split_words
 from muster.model import Host, Job, Program
 from muster.schedulers import slurm
 from muster.world import here, queue
 from muster.world.gather import Gathering
 
 _PAIRS = 16
-"""Up to so many machines each is tried from each; beyond that each from its neighbour and from the first."""
+"""Up to so many machines each is tried from each; of more, each from three others."""
+
+_NAMES = 64
+"""So many names are looked up by each machine; a thousand machines would ask their servers a million times."""
 
 _MINUTES = 10
 """For which nodes are asked of Slurm."""
@@ -45,18 +48,31 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
         wanted = hosts.parse_hosts(given["hosts"])
     elif "hostfile" in given:
         wanted = hosts.parse_hostfile(here.read_text(given["hostfile"], "--hostfile"), given["hostfile"])
+    for option in ("pass_file", "fail_file"):
+        here.check_target(given.get(option), f"--{option.replace('_', '-')}")
+    names = tuple(host.name for host in wanted)
+    pythons, python_of = per_host(given.get("python", ()), names, "--python")
+    setup, setup_of = per_host(given.get("setup", ()), names, "--setup")
     job = Job(
         program=Program("command", ("true",)),
         launcher="exec",
-        python=given.get("python", sys.executable),
+        python=pythons[-1] if pythons else sys.executable,
         python_why="--python",
         cwd=os.path.abspath(given.get("cwd") or os.getcwd()),
         place="ssh" if wanted else "slurm" if allocation is not None else "local",
-        setup=tuple(given.get("setup", ())),
-        ssh=tuple(shlex.split(given.get("ssh", "ssh"))),
+        setup=tuple(setup),
+        ssh=split_words(given.get("ssh", "ssh"), "--ssh"),
         allocation=allocation.job if allocation is not None else "",
     )
-    targets = [Host(host.name, user=host.user) for host in wanted] or [Host(here.identity()["host"])]
+    targets = [
+        Host(
+            host.name,
+            user=host.user,
+            python=python_of.get(host.name, [""])[-1],
+            setup=tuple(setup_of.get(host.name, ())),
+        )
+        for host in wanted
+    ] or [Host(here.identity()["host"])]
     if allocation is not None:
         gpus = queue.gpus_by_host(allocation)
         targets = [Host(host, gpus=tuple(map(str, range(gpus[host] or 0)))) for host in allocation.hosts]
@@ -79,6 +95,7 @@ def _in_slurm(given: Mapping[str, Any], words: Sequence[str]) -> int:
     if "hosts" in given or "hostfile" in given:
         raise Impossible("--slurm with --hosts: Slurm chooses the nodes", "leave one out; --slurm-opt nodelist=n[1-3]")
     options = [f"partition={given['partition']}"] if "partition" in given else []
+    options += [f"gpus-per-node={given['gpus_per_node']}"] if "gpus_per_node" in given else []
     options += given.get("slurm_opt", [])
     options += [] if any(option.startswith("time=") for option in options) else [f"time={_MINUTES}"]
     command = slurm.for_a_while(given.get("nnodes", 1), options, (sys.executable, "-m", "muster", "doctor", *words))
@@ -91,6 +108,9 @@ def _look(job: Job, targets: Sequence[Host], env: Mapping[str, str], root: Path)
     flag = _flag(root)
     try:
         gathering.reach(flag, strict=False)
+        facts = gathering.probe([host.name for host in targets[:_NAMES]], job.cwd, str(root))
+        ways = gathering.ways(_PAIRS)
+        clocks = gathering.clocks_ahead(time.time(), time.monotonic())
         silent = [
             Finding(
                 "error",
@@ -101,15 +121,12 @@ def _look(job: Job, targets: Sequence[Host], env: Mapping[str, str], root: Path)
             )
             for node, error in sorted(gathering.failed.items())
         ]
-        facts = gathering.probe([host.name for host in targets], [job.cwd, str(root)])
-        ways = gathering.ways(_PAIRS)
-        clocks = gathering.clocks_ahead(time.time(), time.monotonic())
     finally:
         gathering.give_up()
         shutil.rmtree(flag, ignore_errors=True)
     if len(targets) == 1:
         facts = {host: {**told, "names": {}} for host, told in facts.items()}  # nobody looks for the others
-    nodes, why = _nodes_of_slurm(list(facts))
+    nodes, why = _nodes_of_slurm([host.name for host in targets])
     states = {node.name: (node.state, node.reason) for node in nodes}
     gres = {node.name: sum(node.gpus.values()) for node in nodes}
     return Patient(facts, ways, clocks, job.cwd, states, gres, why), silent

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import glob
 import json
 import math
 import os
@@ -27,8 +28,9 @@ SIZES = (8 << 10, 1 << 20, 16 << 20)
 STEPS = 40
 EPOCHS = (0, 1)
 SEED = 7
-CONTROL: list[Any] = []
-"""The group by which ranks tell of themselves, where it is another than that of the collectives."""
+FEW = 4
+"""So many ranks tell what they see where each sees everything."""
+CPU = torch.device("cpu")
 
 
 def main() -> None:
@@ -38,20 +40,25 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=60.0)
     parser.add_argument("--local-rank", "--local_rank", type=int, help="some launchers pass it; LOCAL_RANK is used")
     args = parser.parse_args()
-    backend = args.backend or ("nccl" if torch.cuda.is_available() else "gloo")
-    device = torch.device("cpu")
-    if backend == "nccl":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-        torch.cuda.set_device(device)
+    # gloo for what ranks tell of themselves: with two ranks on one GPU, or none on some, NCCL would only fail or wait
     patience = timedelta(seconds=args.timeout)
-    dist.init_process_group(backend, timeout=patience)
-    if backend == "nccl":
-        # with two ranks on one GPU NCCL only fails: who is where must be told without it
-        CONTROL.append(dist.new_group(backend="gloo", timeout=patience))
-    tell("who", ranks=gathered(who(device)), backend=backend)
-    tell("sum", operations=sums(device), speed=speed(device))
+    dist.init_process_group("gloo", timeout=patience)
+    cuda = torch.cuda.is_available() and args.backend != "gloo"
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()) if cuda else CPU
+    ranks = gathered(who(device))
+    nccl = all(rank["gpu"] for rank in ranks)
+    tell("who", ranks=ranks, backend="nccl" if nccl else "gloo", asked=args.backend)
+    if args.backend == "nccl" and not nccl:
+        sys.exit("--backend nccl: not every rank has a GPU")
+    group: Any = dist.group.WORLD
+    if nccl:
+        torch.cuda.set_device(device)
+        group = dist.new_group(backend="nccl", timeout=patience)
+    else:
+        device = CPU
+    tell("sum", operations=sums(device, group), speed=speed(device, group))
     tell("data", samples=samples(), epochs=shares_of_data())
-    tell("convergence", steps=STEPS, ways=convergence(device))
+    tell("convergence", steps=STEPS, ways=convergence(device, group))
     dist.destroy_process_group()
 
 
@@ -64,7 +71,7 @@ def tell(section: str, **found: Any) -> None:
 def gathered(mine: Any) -> list[Any]:
     """What all ranks have, by rank."""
     found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, mine, group=CONTROL[0] if CONTROL else None)
+    dist.all_gather_object(found, mine)
     return found
 
 
@@ -92,6 +99,7 @@ def who(device: torch.device) -> dict[str, Any]:
         "cpus": cpus,
         "all_cpus": os.cpu_count() or 1,
         "numa": numa_nodes(cpus),
+        "gpus_there": len(glob.glob("/dev/nvidia[0-9]*")),
         "threads": torch.get_num_threads(),
         "python": ".".join(map(str, sys.version_info[:3])),
         "torch": torch.__version__,
@@ -122,49 +130,51 @@ def numa_nodes(cpus: Sequence[int]) -> list[int]:
 # ---- sums with known answers --------------------------------------------------------------------------------------
 
 
-def sums(device: torch.device) -> list[dict[str, Any]]:
+def sums(device: torch.device, group: Any) -> list[dict[str, Any]]:
     """Each collective with numbers whose outcome is known; what each rank got wrong, or why it is not to be had."""
     rank, world = dist.get_rank(), dist.get_world_size()
-    base = torch.arange(1000, dtype=torch.float32, device=device)  # all results are whole, and below 2**24 on few ranks
+    base = torch.arange(1000, dtype=torch.int64, device=device)  # whole numbers are right on any number of ranks
 
     def all_reduce() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         mine = base % 97 * (rank + 1)
-        dist.all_reduce(mine)
+        dist.all_reduce(mine, group=group)
         yield mine, base % 97 * (world * (world + 1) // 2)
 
     def all_reduce_max() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         mine = (base + rank) % world
-        dist.all_reduce(mine, op=dist.ReduceOp.MAX)
+        dist.all_reduce(mine, op=dist.ReduceOp.MAX, group=group)
         yield mine, torch.full_like(base, world - 1)
 
     def broadcast() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for root in sorted({0, world // 2, world - 1}):
             mine = base + root if rank == root else torch.zeros_like(base)
-            dist.broadcast(mine, root)
+            dist.broadcast(mine, root, group=group)
             yield mine, base + root
 
     def all_gather() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         parts = [torch.zeros_like(base) for _ in range(world)]
-        dist.all_gather(parts, base + rank)
+        dist.all_gather(parts, base + rank, group=group)
         yield from ((part, base + number) for number, part in enumerate(parts))
 
     def reduce_scatter() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         mine = torch.zeros_like(base)
         whole = torch.cat([base % 97 * (rank + 1) + number for number in range(world)])
-        getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)(mine, whole)  # renamed in torch 2.13
+        scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)  # renamed in torch 2.13
+        scatter(mine, whole, group=group)
         yield mine, base % 97 * (world * (world + 1) // 2) + rank * world
 
     def barrier() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         store = dist.distributed_c10d._get_default_store()
         for turn in range(3):
             store.add(f"muster/check/{turn}", 1)
-            dist.barrier()  # behind it all have come
+            dist.barrier(group=group)  # behind it all have come
             yield torch.tensor(store.add(f"muster/check/{turn}", 0)), torch.tensor(world)
 
     def ring() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         mine, before = torch.zeros_like(base), (rank - 1) % world
         sent = base + rank
-        ways = [dist.P2POp(dist.isend, sent, (rank + 1) % world), dist.P2POp(dist.irecv, mine, before)]
+        send = dist.P2POp(dist.isend, sent, (rank + 1) % world, group)
+        ways = [send, dist.P2POp(dist.irecv, mine, before, group)]
         for request in dist.batch_isend_irecv(ways):
             request.wait()
         yield mine, base + before
@@ -186,17 +196,13 @@ def sums(device: torch.device) -> list[dict[str, Any]]:
         try:
             wrong = [difference(got, expected) for got, expected in do() if not torch.equal(got, expected)]
         except RuntimeError as error:
-            if "support" not in str(error):  # it failed, and the others may wait for this rank: let it be known
-                raise
+            if device.type == "cuda" or "does not support" not in str(error):
+                raise  # the others may wait for this rank: let it be known
             without = str(error).splitlines()[0]
-        told = gathered((wrong[0] if wrong else "", without))
-        found.append(
-            {
-                "name": name,
-                "wrong": {str(number): words for number, (words, _) in enumerate(told) if words},
-                "without": next((words for _, words in told if words), ""),
-            }
-        )
+        told = gathered((wrong[0] if wrong else without, without))
+        nobody = without if len({words for _, words in told}) == 1 else ""  # older gloos have no reduce-scatter
+        mistakes = {} if nobody else {str(number): words for number, (words, _) in enumerate(told) if words}
+        found.append({"name": name, "wrong": mistakes, "without": nobody})
     return found
 
 
@@ -204,18 +210,18 @@ def difference(got: torch.Tensor, expected: torch.Tensor) -> str:
     """The first number that is wrong, in words."""
     got, expected = got.flatten(), expected.flatten()
     at = int((got != expected).nonzero()[0])
-    return f"number {at} is {got[at].item():g}, and should be {expected[at].item():g}"
+    return f"number {at} is {got[at].item()}, and should be {expected[at].item()}"
 
 
-def speed(device: torch.device) -> list[dict[str, Any]]:
+def speed(device: torch.device, group: Any) -> list[dict[str, Any]]:
     """How long all-reduces of several sizes take, with the bandwidths as nccl-tests reckon them."""
     world, found = dist.get_world_size(), []
     for size in SIZES:
         size *= 16 if device.type == "cuda" and size == SIZES[-1] else 1
         data = torch.ones(size // 4, device=device)
-        once = timed(data, device)
-        count = agreed(max(3, min(50, int(0.3 / max(once, 1e-6)))), device)
-        times = sorted(timed(data, device) for _ in range(count))
+        timed(data, group)  # the first one makes connections
+        count = agreed(max(3, min(50, int(0.3 / max(timed(data, group), 1e-6)))))
+        times = sorted(timed(data, group) for _ in range(count))
         slowest = max(gathered(times[len(times) // 2]))
         rate = size / slowest / 1e9
         found.append(
@@ -230,21 +236,21 @@ def speed(device: torch.device) -> list[dict[str, Any]]:
     return found
 
 
-def timed(data: torch.Tensor, device: torch.device) -> float:
+def timed(data: torch.Tensor, group: Any) -> float:
     """Seconds of one all-reduce on this rank, when all begin together."""
     dist.barrier()
     began = time.perf_counter()
-    dist.all_reduce(data)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    dist.all_reduce(data, group=group)
+    if data.is_cuda:
+        torch.cuda.synchronize(data.device)
     took = time.perf_counter() - began
     data.fill_(1.0)
     return took
 
 
-def agreed(number: int, device: torch.device) -> int:
+def agreed(number: int) -> int:
     """What rank 0 says."""
-    told = torch.tensor(number, device=device)
+    told = torch.tensor(number)
     dist.broadcast(told, 0)
     return int(told.item())
 
@@ -260,13 +266,14 @@ def samples() -> int:
 def shares_of_data() -> list[dict[str, Any]]:
     """Which samples each rank sees: in two epochs, once more, with another seed, and as two mistakes would have it."""
 
-    def seen(epoch: int, seed: int = SEED, **how: Any) -> list[list[int]]:
+    def seen(epoch: int, seed: int = SEED, most: int | None = None, **how: Any) -> list[list[int]]:
         data = torch.utils.data.TensorDataset(torch.arange(samples()))
         sampler: DistributedSampler[Any] = DistributedSampler(data, shuffle=True, seed=seed, **how)
         sampler.set_epoch(epoch)
-        return gathered([int(index) for index in sampler])
+        mine = [int(index) for index in sampler] if most is None or dist.get_rank() < most else []
+        return gathered(mine)[:most]
 
-    alone = {"num_replicas": 1, "rank": 0}
+    alone = {"num_replicas": 1, "rank": 0, "most": FEW}
     return [
         *({"what": "epoch", "epoch": epoch, "by_rank": seen(epoch)} for epoch in EPOCHS),
         {"what": "again", "epoch": EPOCHS[0], "by_rank": seen(EPOCHS[0])},
@@ -278,15 +285,15 @@ def shares_of_data() -> list[dict[str, Any]]:
 # ---- convergence, local and distributed ---------------------------------------------------------------------------
 
 
-def convergence(device: torch.device) -> list[dict[str, Any]]:
+def convergence(device: torch.device, group: Any) -> list[dict[str, Any]]:
     """The same training on one rank, on all, and with three mistakes: losses, and how far the parameters come apart."""
     world = dist.get_world_size()
-    alone, losses = train(device, "alone")
+    alone, losses = train(device, group, "alone")
     found = [{"way": "alone", "losses": losses, "off": 0.0, "apart": 0.0}]
     for way in ("distributed", *(("no averaging", "one shard for all", "sum in place of mean") if world > 1 else ())):
-        parameters, losses = train(device, way)
+        parameters, losses = train(device, group, way)
         first = parameters.clone()
-        dist.broadcast(first, 0)
+        dist.broadcast(first, 0, group=group)
         off = widest(gathered(float((parameters - alone).abs().max())))
         apart = widest(gathered(float((parameters - first).abs().max())))
         found.append({"way": way, "losses": [finite(loss) for loss in losses], "off": off, "apart": apart})
@@ -303,7 +310,7 @@ def widest(distances: Sequence[float]) -> float | None:
     return max(distances) if all(map(math.isfinite, distances)) else None
 
 
-def train(device: torch.device, way: str) -> tuple[torch.Tensor, list[float]]:
+def train(device: torch.device, group: Any, way: str) -> tuple[torch.Tensor, list[float]]:
     """(parameters, mean over ranks of the loss on unseen data before each step) of a small network in float64."""
     rank, world = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(SEED)
@@ -312,7 +319,7 @@ def train(device: torch.device, way: str) -> tuple[torch.Tensor, list[float]]:
     plain = torch.nn.Sequential(*layers).to(device=device, dtype=torch.float64)
     averaged = way in ("distributed", "one shard for all")
     ids = [device] if device.type == "cuda" else None
-    model: torch.nn.Module = DistributedDataParallel(plain, device_ids=ids) if averaged else plain
+    model: torch.nn.Module = DistributedDataParallel(plain, device_ids=ids, process_group=group) if averaged else plain
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     shard = {"alone": slice(None), "one shard for all": slice(0, None, world)}.get(way, slice(rank, None, world))
 
@@ -332,9 +339,9 @@ def train(device: torch.device, way: str) -> tuple[torch.Tensor, list[float]]:
         torch.autograd.backward(loss)
         if way == "sum in place of mean":
             for parameter in model.parameters():
-                dist.all_reduce(parameter.grad)
+                dist.all_reduce(parameter.grad, group=group)
         optimizer.step()
-    mean = torch.tensor(losses, dtype=torch.float64, device=device)
+    mean = torch.tensor(losses, dtype=torch.float64)
     dist.all_reduce(mean)
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()]), (mean / world).tolist()
 

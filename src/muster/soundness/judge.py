@@ -57,6 +57,10 @@ def _who(told: Mapping[str, Any], asked: int) -> Iterator[Verdict]:
     )
     if any(rank["gpu"] for rank in ranks):
         yield _gpus(ranks)
+    elif any(rank["gpus_there"] for rank in ranks) and told["asked"] != "gloo":
+        blind = fold(rank["rank"] for rank in ranks if rank["gpus_there"])
+        do = "a torch without CUDA, a driver that is too old, or CUDA_VISIBLE_DEVICES; else ask for `--backend gloo`"
+        yield Verdict("", "torch sees the GPUs", False, f"there are GPUs where ranks {blind} are, and it sees none", do)
     yield _cores(ranks)
     for what in ("python", "torch", "cuda", "nccl"):
         seen: dict[Any, list[int]] = {}

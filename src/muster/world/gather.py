@@ -55,6 +55,8 @@ class Gathering:
         self.failed: dict[int, MusterError] = {}
         self.first = b""
         """What each agent is asked once it lives."""
+        self.strict = True
+        """One host that fails ends it for all."""
         self.moved: set[int] = set()
         """Nodes whose agent has left its connection, so that this may end."""
 
@@ -65,11 +67,12 @@ class Gathering:
 
         Unless `strict` hosts that cannot be reached are left in `failed`, and the others go on.
         """
+        self.strict = strict
         self.first = pack("tell", cwd=self.job.cwd, script=self.job.program.path, run_dir=run_dir)
         waiting = list(enumerate(self.hosts))
         deadline, restless = time.monotonic() + PATIENCE, time.monotonic() + RESTLESS
-        while len(self.answers) + len(self.failed) < len(self.hosts):
-            while waiting and len(self.links) - len(self.answers) - len(self.failed) < WINDOW:
+        while len(self.answers.keys() | self.failed.keys()) < len(self.hosts):
+            while waiting and len(self._missing()) < WINDOW:
                 number, host = waiting.pop(0)
                 link = start_agent(self.job, number, host, self.env)
                 self.links.append(link)
@@ -79,7 +82,7 @@ class Gathering:
                 deadline = time.monotonic() + PATIENCE
             self._turn("told", min(deadline, restless) - time.monotonic())
             now = time.monotonic()
-            if self.failed:
+            if self.failed and strict:
                 deadline = min(deadline, now + MERCY)
             missing = fold_hosts(link.host for link in self._missing())
             if now >= restless and missing:
@@ -88,8 +91,9 @@ class Gathering:
             if now >= deadline:
                 for link in self._missing():
                     self._fail(link, Unreachable(f"{link.host}: no answer", _SLOW.format(host=link.host)))
-                waiting.clear()
-                break
+                if strict:
+                    break
+                deadline = now + PATIENCE  # for those that had no place yet
         if strict:
             self._raise_failed()
         self.links.sort(key=lambda link: link.node)
@@ -300,52 +304,78 @@ class Gathering:
         for _ in range(3):
             sent = time.monotonic()
             for link, answer in zip(self.living, self._exchange(self.living, "clock", pack("clock"))):
-                if answer["heard"] - sent < best[link.node]:
+                if answer and answer["heard"] - sent < best[link.node]:
                     best[link.node] = answer["heard"] - sent
                     link.offset = answer["t"] - (sent + answer["heard"]) / 2
 
     def _exchange(
-        self, links: Sequence[ChildLink], kind: str, question: bytes, within: float = PATIENCE
+        self,
+        links: Sequence[ChildLink],
+        kind: str,
+        question: bytes | Callable[[ChildLink], bytes],
+        within: float = PATIENCE,
     ) -> list[dict[str, Any]]:
-        """Ask these nodes something, and wait for the answer of each."""
+        """Ask these nodes something, and wait for the answer of each.
+
+        Unless this is `strict` one that fails meanwhile has an empty answer.
+        """
         self.answers = {}
         for link in links:
-            self._send(link, question)
+            self._send(link, question if isinstance(question, bytes) else question(link))
         deadline = time.monotonic() + within
-        while any(link.node not in self.answers for link in links):
+        while late := [link for link in links if link.node not in self.answers and link.node not in self.failed]:
             self._turn(kind, deadline - time.monotonic())
-            late = [link for link in links if link.node not in self.answers]
+            late = [link for link in late if link.node not in self.answers and link.node not in self.failed]
             if late and time.monotonic() >= deadline:
                 for link in late:
                     self._fail(
                         link, Unreachable(f"{link.host}: it answered, and then no more", _SLOW.format(host=link.host))
                     )
-            if any(link.node in self.failed for link in links):
+            if self.strict and any(link.node in self.failed for link in links):
                 self._raise_failed()
-        return [self.answers[link.node] for link in links]
+        return [self.answers.get(link.node, {}) for link in links]
 
     # ---- for the doctor ---------------------------------------------------------------------------------------------
 
-    def probe(self, names: Sequence[str], folders: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """What a doctor wants to know of each machine that lives. Raises `Unreachable`."""
-        answers = self._exchange(self.living, "probed", pack("probe", names=names, folders=folders), _PROBE)
-        self.probed = dict(zip((link.host for link in self.living), answers))
-        return {link.host: {**link.facts, **answer} for link, answer in zip(self.living, answers)}
+    def probe(self, names: Sequence[str], folder: str, root: str) -> dict[str, dict[str, Any]]:
+        """What a doctor wants to know of each machine that lives; `root` is the folder of muster here.
+
+        A machine that shares that folder tells of it, another one of its own.
+        """
+
+        def question(link: ChildLink) -> bytes:
+            own = root if link.facts["shared"] else link.facts["home"]
+            return pack("probe", names=names, folders=[folder, own])
+
+        links = self.living
+        answers = self._exchange(links, "probed", question, _PROBE)
+        self.probed = {link.host: {**link.facts, **told} for link, told in zip(links, answers) if told}
+        return self.probed
 
     def ways(self, most: int) -> dict[tuple[str, str], str]:
-        """Why one machine cannot connect to another on a free port; empty where it can. Each pair, up to `most`."""
+        """Why one machine cannot connect to another on a free port; empty where it can.
+
+        Each pair is tried, among more than `most` each with three others: the next two, and the one opposite.
+        """
+        found: dict[tuple[str, str], str] = {}
         links = self.living
-        ports = [answer["port"] for answer in self._exchange(links, "opened", pack("open"))] if len(links) > 1 else []
-        found = {}
-        for number, (end, port) in enumerate(zip(links, ports)):
-            addresses = [address for _, address in end.facts["interfaces"]][:1]
-            starts = [link for link in links if link is not end]
-            if len(links) > most:
-                starts = [link for link in {0: links[0], 1: links[number - 1]}.values() if link is not end]
-            answers = self._exchange(starts, "knocked", pack("knock", addresses=addresses, port=port, patience=WAY))
-            for start, answer in zip(starts, answers):
-                tried = [way.get("error", "") for way in answer["ways"].values()] or ["it has no address"]
-                found[start.host, end.host] = min(tried, key=len)
+        opened = self._exchange(links, "opened", pack("open")) if len(links) > 1 else []
+        ports = {link.node: answer["port"] for link, answer in zip(links, opened) if answer}
+        links = [link for link in links if link.node in ports]
+        count = len(links)
+        for step in range(1, count) if count <= most else (1, 2, count // 2):
+            ends = {link.node: links[(number + step) % count] for number, link in enumerate(links)}
+
+            def question(link: ChildLink, ends: Mapping[int, ChildLink] = ends) -> bytes:
+                end = ends[link.node]
+                addresses = [address for _, address in end.facts["interfaces"]]
+                return pack("knock", addresses=addresses, port=ports[end.node], patience=WAY)
+
+            # all at once: every machine is tried by one other
+            for start, answer in zip(links, self._exchange(links, "knocked", question)):
+                tried = [way.get("error", "") for way in answer.get("ways", {}).values()] or ["it has no address"]
+                if answer:
+                    found[start.host, ends[start.node].host] = min(tried, key=len)
         return found
 
     def clocks_ahead(self, wall: float, at: float) -> dict[str, float]:
@@ -353,8 +383,9 @@ class Gathering:
         self._clocks()
         found = {}
         for link in self.living:
-            told = self.probed[link.host]
-            found[link.host] = told["wall"] - (wall + (told["at"] - link.offset) - at)
+            told = self.probed.get(link.host)
+            if told is not None:
+                found[link.host] = told["wall"] - (wall + (told["at"] - link.offset) - at)
         return found
 
     # ---- the end ----------------------------------------------------------------------------------------------------

@@ -52,6 +52,15 @@ def _which(name: str, env: Mapping[str, str]) -> str | None:
     return which(name, path=env.get("PATH"))
 
 
+def check_target(path: str | None, option: str) -> None:
+    """Raise `Impossible` for a file that could not be written in the end."""
+    if path is None:
+        return
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path) or not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        raise Impossible(f"{option} {path}: it cannot be written", "name a file in a folder that is there, and yours")
+
+
 def script_of_ours(name: str) -> str:
     """The text of a script that ranks run for muster; see `onranks/`."""
     from importlib.resources import files

@@ -197,5 +197,9 @@ def ask(command: Sequence[str]) -> str:
         ) from None
     if done.returncode != 0:
         said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        if "configuration source" in said:
+            raise Impossible(
+                "Slurm's programs are here, and this machine belongs to no cluster", "run this on a login node of one"
+            )
         raise Unreachable(f"{command[0]} failed: {said}", "is slurmctld up? `scontrol ping`")
     return done.stdout
