@@ -106,7 +106,7 @@ DistributedSampler.set_epoch = lambda self, epoch: None
     "gradients that nobody averages": (
         """
 import torch.nn.parallel
-torch.nn.parallel.DistributedDataParallel = lambda model, device_ids=None: model
+torch.nn.parallel.DistributedDataParallel = lambda model, **_: model
 """,
         {"distributed equals alone": "parameters are off by"},
     ),
@@ -139,7 +139,7 @@ def test_ranks_on_a_single_core(tmp_path: Path) -> None:
 
 def test_a_rank_that_dies_on_the_way(tmp_path: Path) -> None:
     """The status is the run's, and what was not looked at does not hold."""
-    text = "import os, torch.distributed as dist\ndist.reduce_scatter_single = lambda *_: os._exit(7)\n"
+    text = "import os, torch.distributed as dist\ndist.reduce_scatter_single = lambda *_, **__: os._exit(7)\n"
     text += "dist.reduce_scatter_tensor = dist.reduce_scatter_single\n"
     (tmp_path / "spoilt.py").write_text(text)
     done = check(tmp_path, "-g", "2", "--preload", "spoilt", PYTHONPATH=str(tmp_path))

@@ -87,12 +87,10 @@ def try_to_write(folder: str) -> None:
     """Raise the OSError that comes of writing here: a full disk often takes an empty file, but no byte in it."""
     path = os.path.join(folder, f".muster-{os.urandom(8).hex()}")  # nobody has a file of that name
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        try:
-            os.write(fd, b"\0" * 65536)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
+            file.write(b"\0" * 65536)
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         error.filename = folder
         raise
