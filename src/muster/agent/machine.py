@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import resource
-import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,17 +13,20 @@ WATCHED = (
 )
 """Variables that a machine may set for everybody, to nobody's good."""
 
-_LIMITS = {"open files": resource.RLIMIT_NOFILE, "processes": resource.RLIMIT_NPROC, "locked": resource.RLIMIT_MEMLOCK}
-
 
 def at_no_cost(env: Mapping[str, str]) -> dict[str, Any]:
     """What a doctor wants to know of this machine and can have within a millisecond."""
+    import resource
+    import socket
+
+    limits = {"open files": resource.RLIMIT_NOFILE, "processes": resource.RLIMIT_NPROC}
+    limits["locked"] = resource.RLIMIT_MEMLOCK
     return {
         "cores": cores(),
         "all_cores": os.cpu_count() or 1,
         "interfaces": interfaces(),
         "interface_names": [name for _, name in socket.if_nameindex()],
-        "limits": {name: resource.getrlimit(number)[0] for name, number in _LIMITS.items()},
+        "limits": {name: resource.getrlimit(number)[0] for name, number in limits.items()},
         "env": {name: env[name] for name in WATCHED if name in env},
         "shm": space("/dev/shm"),
     }
@@ -85,6 +86,7 @@ def gpu_buses() -> list[str]:
 def interfaces() -> list[tuple[str, str]]:
     """(name, IPv4 address) of each interface that is up and is not the loopback."""
     import fcntl
+    import socket
     import struct
 
     found = []

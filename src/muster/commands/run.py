@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from muster import runs
-from muster.agent import machine
-from muster.checkup import at_no_cost
 from muster.environ import hidden, hidden_words
 from muster.errors import Impossible
 from muster.job import Asked, make_job, nodes_here, nodes_there, notes, warnings
@@ -182,8 +180,6 @@ def start(
     nodes = nodes_here(asked, given, env)
     planned = make_plan(asked.job, nodes, run_id)
     view = make_view(planned, run_id, given, env)
-    for finding in at_no_cost({nodes[0].host.name: machine.at_no_cost(env)}, asked.job.env):
-        view.say(finding)
     if env.get("SLURM_JOB_ID"):
         from muster.schedulers.slurm import allocation
 
@@ -200,7 +196,13 @@ def start(
     except Impossible:
         runs.remove(kept)
         raise
-    from muster.world.attached import Attached  # meanwhile the agents come to life
+    # meanwhile the agents come to life
+    from muster.agent import machine
+    from muster.checkup import at_no_cost
+    from muster.world.attached import Attached
+
+    for finding in at_no_cost({nodes[0].host.name: machine.at_no_cost(env)}, asked.job.env):
+        view.say(finding)
 
     outcome = Attached(planned, kept, agents, view, began).go()
     _honour_error_file(kept, outcome.attempt, outcome.first.rank if outcome.first else None, env)
