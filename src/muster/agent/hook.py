@@ -179,6 +179,15 @@ class _Warm:
             for name, module in sys.modules.items()
             if module is not main and name.partition(".")[0] not in standard
         ]
+        # Some hold on to `__main__` (dill, which torch imports where it is installed): found here, once, because
+        # to look at all values in each rank would copy the pages on which they lie.
+        self.mains = [
+            (names, name)
+            for names in [getattr(module, "__dict__", None) for module in list(sys.modules.values())]
+            if type(names) is dict
+            for name, value in list(names.items())
+            if value is main
+        ]
         unfit = self.hidden(before) or self.unfit()
         gc.freeze()
         gc.enable()
@@ -370,6 +379,8 @@ class _Warm:
         # multiprocessing knows it by a second name, and unpickles by that what comes from spawned processes
         for name in [name for name, module in sys.modules.items() if module is old]:
             sys.modules[name] = main
+        for names, name in self.mains:
+            names[name] = main
         threading = sys.modules.get("threading")
         if threading:
             threading.main_thread()._set_native_id()  # a fork changes it, and Python (3.11) does not look
