@@ -122,10 +122,19 @@ def test_a_run_on_a_host_that_does_not_answer_is_unknown(there: There) -> None:
     there.steps(1, 3)
     there.lab.fault("partition", "n1")
     assert "unknown" in there.muster("ps", timeout=60).stdout
+    there.lab.clear()
+    assert "running" in there.muster("ps").stdout
+    assert 0 == there.muster("kill", "last").returncode
+    there.nothing_left()
+
+
+def test_who_waits_for_a_run_asks_a_silent_host_again(there: There) -> None:
+    assert 0 == there.muster("run", "-d", "-H", "n1", "-g", "1", there.script(TICK), "10000", "0.05").returncode
+    there.steps(1, 3)
+    there.lab.fault("drop-ssh", "n1")
     waits = there.start("wait", "last")
     until(lambda: "does not answer" in there.said() and "asking again" in there.said(), "it waits for the host, too")
     there.lab.clear()
-    assert "running" in there.muster("ps").stdout
     assert 0 == there.muster("kill", "last").returncode
     assert 137 == waits.wait(timeout=60), there.said()
     there.nothing_left()
