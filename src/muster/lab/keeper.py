@@ -28,7 +28,7 @@ from muster.lab.shape import HEAD, PREFIX, RESOLVER_PORT, SSH_PORT, SWITCH_ADDRE
 PATIENCE = 30.0
 """Seconds that sshd and Slurm may take to come up."""
 
-SETTLING = 90.0
+SETTLING = 200.0
 """The same after faults: slurmctld looks after a node that it holds for down every now and then only."""
 
 

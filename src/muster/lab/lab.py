@@ -393,7 +393,7 @@ class Lab:
     def _ask(self, what: str, **more: Any) -> Any:
         """Ask the keeper; raises `Impossible` with its words."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(120)
+            connection.settimeout(260)
             try:
                 connection.connect(self.folder.control)
                 connection.sendall(json.dumps({"ask": what, **more}).encode() + b"\n")

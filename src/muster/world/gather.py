@@ -28,6 +28,9 @@ WINDOW = 64
 PATIENCE = 60.0
 """Seconds in which a host must answer."""
 
+_BRIEF = 30.0
+"""The same for a doctor: who is slower than that is not well."""
+
 RESTLESS = 8.0
 """Seconds after which the person is told who is waited for."""
 
@@ -68,9 +71,10 @@ class Gathering:
         Unless `strict` hosts that cannot be reached are left in `failed`, and the others go on.
         """
         self.strict = strict
+        patience = PATIENCE if strict else _BRIEF
         self.first = pack("tell", cwd=self.job.cwd, script=self.job.program.path, run_dir=run_dir)
         waiting = list(enumerate(self.hosts))
-        deadline, restless = time.monotonic() + PATIENCE, time.monotonic() + RESTLESS
+        deadline, restless = time.monotonic() + patience, time.monotonic() + RESTLESS
         while len(self.answers.keys() | self.failed.keys()) < len(self.hosts):
             while waiting and len(self._missing()) < WINDOW:
                 number, host = waiting.pop(0)
@@ -79,7 +83,7 @@ class Gathering:
                 for file in (link.stdout, link.stderr):
                     self.selector.register(file, selectors.EVENT_READ, link)
                 link.wire.pump(self.selector, link)
-                deadline = time.monotonic() + PATIENCE
+                deadline = time.monotonic() + patience
             self._turn("told", min(deadline, restless) - time.monotonic())
             now = time.monotonic()
             if self.failed and strict:
@@ -93,7 +97,7 @@ class Gathering:
                     self._fail(link, Unreachable(f"{link.host}: no answer", _SLOW.format(host=link.host)))
                 if strict:
                     break
-                deadline = now + PATIENCE  # for those that had no place yet
+                deadline = now + patience  # for those that had no place yet
         if strict:
             self._raise_failed()
         self.links.sort(key=lambda link: link.node)
