@@ -19,7 +19,7 @@ class Advice(NamedTuple):
 
 ADVICE = (
     Advice(
-        r"HTTPS?ConnectionPool|urllib3|huggingface\.co|LocalEntryNotFoundError|Couldn't reach",
+        r"HTTPS?ConnectionPool|urllib3|LocalEntryNotFoundError|Couldn't reach",
         "{host} has no way to the internet, as compute nodes often: fetch models and data before, on one that has",
     ),
     Advice(
