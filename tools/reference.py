@@ -48,7 +48,7 @@ def listed(names: Iterable[str]) -> str:
 
 def commands() -> str:
     """The help of each command."""
-    from muster.cli import COMMANDS
+    from muster.commands import COMMANDS
     from muster.options import LAB
 
     pieces = ["# Command line", "", "```text", said("--help"), "```"]

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Callable, NamedTuple
 
+from muster.agent.machine import IDENTITY
+
 Facts = Mapping[str, Any]
 """What a machine told of itself; see `agent/probe.py`."""
 
@@ -367,7 +369,7 @@ def _clocks(patient: Patient) -> Iterator[Finding]:
 def _variables(patient: Patient) -> Iterator[Finding]:
     for host, facts in patient.facts.items():
         env, own = facts["env"], facts["interface_names"]
-        for name in _IDENTITY:
+        for name in IDENTITY:
             if name in env:
                 yield Finding(
                     "warning",
@@ -398,9 +400,6 @@ def _nccl_finds(asked: str, names: Collection[str]) -> bool:
 def _gloo_finds(asked: str, names: Collection[str]) -> bool:
     """gloo wants each of them, by its whole name."""
     return all(word in names for word in asked.split(","))
-
-
-_IDENTITY = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK")
 
 
 def gloo_interface(facts: Facts) -> str:

@@ -119,7 +119,7 @@ def program(parsed: Parsed, given: Mapping[str, Any], verb: str) -> Program:
     return Program("script", words, given.get("brought", ""))
 
 
-_SPAWNS = re.compile(r"\b(?:mp|multiprocessing)\.(?:spawn|start_processes)\(|\bspawn\(|\bnotebook_launcher\(")
+_SPAWNS = re.compile(_CALLS_SPAWN.pattern + r"|\bspawn\(|\bnotebook_launcher\(")
 """What is in a script that starts its ranks by itself."""
 
 

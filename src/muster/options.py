@@ -59,10 +59,13 @@ def _ranks(value: str) -> tuple[int, ...]:
         raise ValueError("a list of ranks such as `0,4-7`") from None
 
 
+BINDINGS = ("node", "socket", "exclusive", "core-complex")
+"""How ranks may be bound to cores."""
+
+
 def _binding(value: str) -> str:
-    modes = ("node", "socket", "exclusive", "core-complex")
-    if value not in modes:
-        raise ValueError("one of " + ", ".join(modes))
+    if value not in BINDINGS:
+        raise ValueError("one of " + ", ".join(BINDINGS))
     return value
 
 

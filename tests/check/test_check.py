@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import look
 from there import There
 
 SOUND = 19
@@ -235,27 +236,11 @@ def page_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "check.html"
 
 
-@pytest.mark.skipif(not shutil.which("chromium") and os.geteuid() != 0, reason="tools/system could not install it")
 @pytest.mark.parametrize("width", [1000, 400])
 def test_the_page_in_a_browser(page_of_two: Path, tmp_path: Path, width: int) -> None:
-    chromium = shutil.which("chromium")
-    assert chromium, "tools/system installs it"
     shutil.copy(page_of_two, tmp_path)
     (tmp_path / "look.html").write_text(LOOK.replace("WIDTH", str(width)))
-    line = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--allow-file-access-from-files",
-        "--virtual-time-budget=5000",
-    ]
-    own = f"--user-data-dir={tmp_path}/browser"
-    done = subprocess.run(
-        [chromium, *line, own, "--dump-dom", f"file://{tmp_path}/look.html"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = look(f"file://{tmp_path}/look.html", tmp_path, "--allow-file-access-from-files")
     text = re.search(r"<pre>(.*)</pre>", done.stdout)
     assert text, done.stdout + done.stderr
     seen = json.loads(text.group(1))

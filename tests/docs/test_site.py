@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from browser import look
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,15 +46,7 @@ def served(site: Path) -> Iterator[str]:
 
 def shown(url: str, folder: Path) -> tuple[str, str, set[str]]:
     """What a browser makes of a page: (its elements, what it said to the console, the addresses that it asked)."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("there is no chromium; tools/system installs it")
-    words = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
-    words += ["--virtual-time-budget=4000", f"--user-data-dir={folder}/profile", f"--log-net-log={folder}/net.json"]
-    words += ["--enable-logging=stderr", "--dump-dom", url]
-    env = {"PATH": os.environ["PATH"], "HOME": str(folder), "LANG": "C.UTF-8"}
-    done = subprocess.run([chromium, *words], env=env, capture_output=True, text=True, timeout=120)
-    assert 0 == done.returncode, done.stderr
+    done = look(url, folder, f"--log-net-log={folder}/net.json", "--enable-logging=stderr")
     console = "\n".join(line for line in done.stderr.splitlines() if ":CONSOLE" in line)
     net = json.loads((folder / "net.json").read_text())
     requests = [event["params"] for event in net["events"] if "initiator" in event.get("params", {})]

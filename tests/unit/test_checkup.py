@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Callable
+from typing import Any
 
 import pytest
+from changing import Change, set_to
 
 from muster.checkup import CHECKS, Finding, Patient, at_no_cost, examine, sound
-
-Change = Callable[[dict[str, Any]], object]
 
 
 def machine(number: int) -> dict[str, Any]:
@@ -73,18 +72,6 @@ def test_a_sound_cluster_has_no_findings() -> None:
     assert [] == findings(patient())
     assert sound(examine(patient()))
     assert len(CHECKS) == len(examine(patient()))
-
-
-def set_to(*path: Any) -> Change:
-    """Set what lies at a path to its last item."""
-
-    def change(facts: dict[str, Any]) -> None:
-        *way, last, value = path
-        for key in way:
-            facts = facts[key]
-        facts[last] = value
-
-    return change
 
 
 @pytest.mark.parametrize(

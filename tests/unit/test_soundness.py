@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import copy
 import xml.etree.ElementTree as ElementTree
-from typing import Any, Callable
+from typing import Any
 
 import pytest
+from changing import Change, set_to
 
 from muster.soundness.judge import SECTIONS, Verdict, judge
 from muster.soundness.page import page
 from muster.soundness.words import end_in_words, section_in_words
-
-Change = Callable[[dict[str, Any]], object]
 
 
 def rank(number: int) -> dict[str, Any]:
@@ -63,16 +62,6 @@ def test_all_holds_on_a_sound_cluster() -> None:
 
 def all_on(key: str, value: Any) -> Change:
     return lambda told: [one.update({key: value}) for one in told["who"]["ranks"]]
-
-
-def set_to(*path: Any) -> Change:
-    def change(told: dict[str, Any]) -> None:
-        *way, last, value = path
-        for key in way:
-            told = told[key]
-        told[last] = value
-
-    return change
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,6 @@ _LISTENS = 0.2
 """How often it is looked whether a rank that has only begun has come to listen for a signal, in seconds."""
 
 
-_NOTHING: Mapping[str, str] = {}
-
-
 class Agent:
     """The loop of one node."""
 
@@ -299,12 +296,12 @@ class Agent:
         preload: Iterable[str],
         stdin_rank: int | None,
         floor: str,
+        brings: Mapping[str, str],
         want: bool | list[int] = False,
         own_run_dir: bool = False,
         path_first: bool = False,
         guests: dict[str, Any] | None = None,
         own_meeting: bool = False,
-        brings: Mapping[str, str] = _NOTHING,
     ) -> None:
         """Get ready to start ranks: folders, the hook, the warm interpreter.
 
@@ -380,14 +377,12 @@ class Agent:
         A rank that has only begun gets it as soon as it listens.
         """
         number = signal.Signals[f"SIG{name}"]
-        self.emit("heard", ranks=self.members.warn(number) if self.prepared else [])
-        self._warn_late(number)
+        self.emit("heard", ranks=self._warn(number))
 
-    def _warn_late(self, number: int) -> None:
-        if self.prepared:
-            self.members.warn(number)
+    def _warn(self, number: int) -> list[int]:
         if not self.leaving:
-            self.after(_LISTENS, lambda: self._warn_late(number))
+            self.after(_LISTENS, lambda: self._warn(number))
+        return self.members.warn(number) if self.prepared else []
 
     def on_sweep(self, payload: bytes, patience: float, well: bool = True) -> None:
         """End whatever is left of the attempt; what ranks left behind has `patience` seconds to end by itself.

@@ -6,6 +6,7 @@ import fcntl
 import glob
 import os
 import re
+import shutil
 import signal
 import time
 
@@ -83,6 +84,7 @@ def main(dry: bool) -> None:
         told.setdefault(run, []).append(path)
         if not dry:
             os.unlink(path)
+            shutil.rmtree(system.scratch_of(run), ignore_errors=True)
     relay.send("cleaned", runs=told, left=left)
 
 

@@ -62,8 +62,7 @@ class Guests:
     def __init__(self, members: Members, conf: Mapping[str, Any]) -> None:
         self.members, self.agent, self.conf = members, members.agent, conf
         self.shim = f"/tmp/muster-{conf['run_id']}.pyz"
-        # short: it may hold sockets, whose names have 107 bytes at most
-        self.scratch = f"/tmp/muster-{conf['run_id'][16:21]}"
+        self.scratch = system.scratch_of(conf["run_id"])
         self.launchers: dict[int, str] = {}
         self.connections: dict[socket.socket, int] = {}
         self.late: Mapping[str, str] = {}
@@ -119,7 +118,6 @@ class Guests:
         """Start the launchers of this node."""
         self.late, self.ended_here = late, set()
         self.connections.clear()
-        self._make_scratch()
         for number, command in enumerate(self.members.commands):
             folder = os.path.join(self.agent.folder, f"launcher_{number}")
             os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -127,6 +125,8 @@ class Guests:
             words.update(MUSTER_FOLDER=folder, MUSTER_SCRATCH=self.scratch)
             for name, text in command["files"].items():
                 path = os.path.join(folder, _filled(name, words))
+                if os.path.dirname(path) == self.scratch:
+                    self._make_scratch()
                 with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o700), "w") as file:
                     file.write(_filled(text, words))
             argv = [_filled(word, words) for word in command["argv"]]

@@ -7,8 +7,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+IDENTITY = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK")
+"""Variables by which a rank knows who it is; left over, they make a world of a script that was started alone."""
+
 WATCHED = (
-    *("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK"),
+    *IDENTITY,
     *("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"),
 )
 """Variables that a machine may set for everybody, to nobody's good."""

@@ -38,15 +38,13 @@ print(json.dumps(told))
 
 
 def probe(names: Iterable[str], folders: Iterable[str]) -> dict[str, Any]:
-    """What there is. `names` are all hosts of the run, `folders` those in which ranks read or write."""
+    """What there is, beside what `meet.tell` has told. `names` are hosts of the run, `folders` those of the ranks."""
     found: dict[str, Any] = {
         "wall": time.time(),
         "at": time.monotonic(),
-        **machine.at_no_cost(os.environ),
         "mtus": {name: _mtu(name) for name, _ in machine.interfaces()},
         "infiniband": os.listdir("/sys/class/infiniband") if os.path.isdir("/sys/class/infiniband") else [],
         "kills_user_processes": _kills_user_processes(),
-        "gpus": machine.gpus(os.environ),
     }
     # no file has that name, and a server refuses it at once
     own, nobody = socket.gethostname(), "nobody.invalid"
@@ -56,9 +54,7 @@ def probe(names: Iterable[str], folders: Iterable[str]) -> dict[str, Any]:
         now, waiting = waiting[:_AT_ONCE], waiting[_AT_ONCE:]
         looked.update(_at_once({name: partial(_look_up_twice, name) for name in now}, _WITHIN))
     found.update(own=looked[own], nobody=looked[nobody], names={name: looked[name] for name in names})
-    folders = list(folders)
-    jobs: dict[str, Callable[[], Any]] = {path: partial(_folder, path) for path in folders}
-    found["folders"] = _at_once(jobs, _WITHIN)
+    found["folders"] = _at_once({path: partial(_folder, path) for path in folders}, _WITHIN)
     found.update(_at_once({"torch": _torch, "smi": _smi}, 2 * _IMPORT_WITHIN + _WITHIN))
     return found
 

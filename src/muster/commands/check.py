@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from muster import runs
+from muster.commands.common import root_of
 from muster.commands.run import options_for, start
 from muster.environ import hidden_words
 from muster.errors import Impossible
@@ -90,12 +90,8 @@ class CheckView(Terminal):
             return
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            if not line.startswith(b'{"section": '):
-                super().output(rank, "err", line + b"\n")
-                continue
-            try:
-                told = json.loads(line)
-            except ValueError:  # a library has written into the middle of it
+            told = _section(line)
+            if told is None:
                 super().output(rank, "err", line + b"\n")
                 continue
             self.told[told["section"]] = told
@@ -105,6 +101,17 @@ class CheckView(Terminal):
     def verdicts(self) -> list[Verdict]:
         """What holds, so far."""
         return judge(self.told, self.plan.world_size)
+
+
+def _section(line: bytes) -> dict[str, Any] | None:
+    """What a line says of a section; None when it is something else, or a library has written into the middle of it."""
+    if not line.startswith(b'{"section": '):
+        return None
+    try:
+        told: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return None
+    return told
 
 
 def _conclude(
@@ -118,8 +125,7 @@ def _conclude(
     """Keep the result with the run, and say it."""
     verdicts = view.verdicts()
     command = shlex.join(["muster", "check", *hidden_words(list(words))])
-    root = Path(given["run_dir"]).absolute() if "run_dir" in given else runs.home(env)
-    folder = root / "runs" / view.run_id
+    folder = root_of(given, env) / "runs" / view.run_id
     result = {
         "run": view.run_id,
         "command": command,

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Mapping
 
-from muster import hosts
 from muster.agent.boot import agent_source
-from muster.commands.common import read
-from muster.hosts import Wanted
+from muster.commands.common import machines, read
+from muster.job import split_words
 from muster.model import Host, Job, Program
-from muster.world import here
 from muster.world.contact import frames_of
 from muster.world.link import ChildLink, start_relay
 
@@ -25,11 +22,7 @@ def clean(words: list[str], env: Mapping[str, str], began: float) -> int:
     if asked is None:
         return 0
     given, _, _ = asked
-    found: tuple[Wanted, ...] = ()
-    if "hosts" in given:
-        found = hosts.parse_hosts(given["hosts"])
-    elif "hostfile" in given:
-        found = hosts.parse_hostfile(here.read_text(given["hostfile"], "--hostfile"), given["hostfile"])
+    found = machines(given)
     job = Job(
         program=Program("command", ("true",)),
         launcher="exec",
@@ -37,7 +30,7 @@ def clean(words: list[str], env: Mapping[str, str], began: float) -> int:
         python_why="--python",
         cwd="/",
         place="ssh" if found else "local",
-        ssh=tuple(shlex.split(given.get("ssh", "ssh"))),
+        ssh=split_words(given.get("ssh", "ssh"), "--ssh"),
     )
     dry = bool(given.get("dry_run"))
     source = agent_source(f"from muster.agent.clean import main\nmain({dry})")

@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from muster import runs
+from muster.commands import COMMANDS
 from muster.errors import Impossible
-from muster.options import LAB, OF_CHECK, OTHERS, RUN, Option, help_text, parse
+from muster.options import BINDINGS, LAB, OF_CHECK, OTHERS, RUN, Option, help_text, parse
 
 FILES = ":files"
 """Stands for names of files, which the shell itself knows best."""
@@ -78,10 +79,10 @@ complete -c muster -f -a '(__muster_complete)'
 SHELLS: Mapping[str, str] = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
 
-def completion(commands: Mapping[str, str], words: list[str], env: Mapping[str, str], began: float) -> int:
-    """Print the script of a shell, or, for such a script, what fits; `commands` are all, with what they do."""
+def completion(words: list[str], env: Mapping[str, str], began: float) -> int:
+    """Print the script of a shell, or, for such a script, what fits."""
     if words[:2] == ["words", "--"]:
-        for word, says in fitting(commands, words[2:], env):
+        for word, says in fitting(words[2:], env):
             print(f"{word}\t{says}" if says else word)
         return 0
     parsed = parse(words, OTHERS["completion"], interleaved=True)
@@ -98,7 +99,7 @@ def completion(commands: Mapping[str, str], words: list[str], env: Mapping[str, 
     return 0
 
 
-def fitting(commands: Mapping[str, str], words: Sequence[str], env: Mapping[str, str]) -> Fits:
+def fitting(words: Sequence[str], env: Mapping[str, str]) -> Fits:
     """What may stand in the place of the last of these words, which stand after `muster`, and begins as it does."""
     *before, current = words or [""]
     # bash makes three words of `--launcher=to`
@@ -108,9 +109,9 @@ def fitting(commands: Mapping[str, str], words: Sequence[str], env: Mapping[str,
         before.pop()
     elif current.startswith("--") and "=" in current:
         name, _, value = current.partition("=")
-        values = fitting(commands, [*before, name, value], env)
+        values = fitting([*before, name, value], env)
         return [(f"{name}={word}", says) for word, says in values if word != FILES]
-    found = _there(before, current, env) if before else list(commands.items())
+    found = _there(before, current, env) if before else [(name, says) for name, (_, _, says) in COMMANDS.items()]
     return [(word, says) for word, says in found if word == FILES or word.startswith(current)]
 
 
@@ -151,7 +152,7 @@ def _values(option: Option) -> Fits:
     if option.key == "backend":
         return [("gloo", "for CPUs"), ("nccl", "for GPUs")]
     if option.key == "numa_binding":
-        return [(mode, "") for mode in ("node", "socket", "exclusive", "core-complex")]
+        return [(mode, "") for mode in BINDINGS]
     return [(FILES, "")] if option.key in _OF_FILES else []
 
 

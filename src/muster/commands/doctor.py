@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from muster import checkup, hosts
+from muster import checkup
 from muster.agent import meet
 from muster.checkup import Finding, Patient
-from muster.commands.common import read
+from muster.commands.common import machines, read
 from muster.errors import Impossible, Unreachable
-from muster.hosts import Wanted, fold_hosts
-from muster.job import per_host, split_words
+from muster.hosts import fold_hosts
+from muster.job import Asked, hosts_to_reach, per_host, split_words
 from muster.model import Host, Job, Program
 from muster.schedulers import slurm
 from muster.world import here, queue
@@ -43,11 +43,7 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
     allocation = None if {"hosts", "hostfile"} & set(given) else slurm.allocation(env)
     if given.get("slurm") and allocation is None:
         return _in_slurm(given, words)
-    wanted: tuple[Wanted, ...] = ()
-    if "hosts" in given:
-        wanted = hosts.parse_hosts(given["hosts"])
-    elif "hostfile" in given:
-        wanted = hosts.parse_hostfile(here.read_text(given["hostfile"], "--hostfile"), given["hostfile"])
+    wanted = machines(given)
     for option in ("pass_file", "fail_file"):
         here.check_target(given.get(option), f"--{option.replace('_', '-')}")
     names = tuple(host.name for host in wanted)
@@ -64,15 +60,9 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
         ssh=split_words(given.get("ssh", "ssh"), "--ssh"),
         allocation=allocation.job if allocation is not None else "",
     )
-    targets = [
-        Host(
-            host.name,
-            user=host.user,
-            python=python_of.get(host.name, [""])[-1],
-            setup=tuple(setup_of.get(host.name, ())),
-        )
-        for host in wanted
-    ] or [Host(here.identity()["host"])]
+    latest = {host: values[-1] for host, values in python_of.items()}
+    asked_for = Asked(job, wanted, None, latest, {host: tuple(lines) for host, lines in setup_of.items()}, True)
+    targets: Sequence[Host] = hosts_to_reach(asked_for) or [Host(here.identity()["host"])]
     if allocation is not None:
         gpus = queue.gpus_by_host(allocation)
         targets = [Host(host, gpus=tuple(map(str, range(gpus[host] or 0)))) for host in allocation.hosts]

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from muster import runs
-from muster.commands.common import one, read
+from muster.commands.common import end_in_words, one, read
 from muster.errors import Impossible, RunFailed
-from muster.report import outcome_in_words
 from muster.world import contact
 
 
@@ -27,7 +26,7 @@ def wait(words: list[str], env: Mapping[str, str], began: float) -> int:
     )
     outcome = run.outcome
     if outcome is not None:
-        print(f"{run.id}: {outcome_in_words(outcome, run.id, len(outcome.ends), run.hosts)}")
+        print(f"{run.id}: {end_in_words(run, outcome)}")
         return outcome.code
     print(f"{run.id} is {_told(run, state)}", file=sys.stderr)
     return 124 if state == "running" else 125

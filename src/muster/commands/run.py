@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from muster import runs
+from muster.commands.common import root_of
 from muster.environ import hidden, hidden_words
 from muster.errors import Impossible
 from muster.job import Asked, make_job, nodes_here, nodes_there, notes, warnings
@@ -94,7 +95,7 @@ def _toml(path: Path) -> dict[str, Any]:
 def _asked(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], verb: str) -> tuple[Asked, str, Path]:
     """What the options ask for, the id of the run, and where runs are kept."""
     asked = make_job(parsed, given, env, verb)
-    root = Path(given["run_dir"]).absolute() if "run_dir" in given else runs.home(env)
+    root = root_of(given, env)
     now = time.time()
     # the fraction of the second first: of two runs that began in the same second, `last` is the later one
     unique = f"{int(now % 1 * 4096):03x}{os.urandom(1).hex()}"
@@ -177,8 +178,7 @@ def start(
         from muster.commands.there import run_there
 
         return run_there(words, asked, given, env, began, run_id, root)
-    nodes = nodes_here(asked, given, env)
-    planned = make_plan(asked.job, nodes, run_id)
+    planned = make_plan(asked.job, nodes_here(asked, given, env), run_id)
     view = make_view(planned, run_id, given, env)
     if env.get("SLURM_JOB_ID"):
         from muster.schedulers.slurm import allocation
@@ -201,7 +201,7 @@ def start(
     from muster.checkup import at_no_cost
     from muster.world.attached import Attached
 
-    for finding in at_no_cost({nodes[0].host.name: machine.at_no_cost(env)}, asked.job.env):
+    for finding in at_no_cost({planned.hosts[0]: machine.at_no_cost(env)}, asked.job.env):
         view.say(finding)
 
     outcome = Attached(planned, kept, agents, view, began).go()

@@ -10,14 +10,13 @@ from typing import Any
 from muster import archive, runs
 from muster.agent import meet
 from muster.checkup import at_no_cost
-from muster.commands.common import one, read
+from muster.commands.common import end_in_words, one, read
 from muster.commands.run import code_limit, job_record, make_copy, make_view
 from muster.environ import hidden
 from muster.errors import Impossible
 from muster.job import Asked, hosts_to_reach, nodes_here, nodes_there
 from muster.launchers import make_plan
 from muster.model import Plan, as_json
-from muster.report import outcome_in_words
 from muster.world import code, contact
 from muster.world.gather import Gathering
 from muster.world.loop import prepare_fields
@@ -152,7 +151,7 @@ def attach(words: list[str], env: Mapping[str, str], began: float) -> int:
             "`muster logs -f` follows its output; `muster run -d` starts one that can be attached to",
         )
     if run.outcome is not None and contact.state(run) == run.outcome.state:
-        print(f"{run.id}: {outcome_in_words(run.outcome, run.id, len(run.outcome.ends), run.hosts)}")
+        print(f"{run.id}: {end_in_words(run, run.outcome)}")
         return run.outcome.code
     if run.job.get("slurm") and not run.job.get("allocated"):
         from muster.commands.submit import follow
@@ -180,7 +179,7 @@ def _told(run: runs.Run, outcome: Any, watch: Watch) -> int:
         return 0
     contact.refresh(run)
     if run.outcome is not None:
-        print(f"muster: {outcome_in_words(run.outcome, run.id, len(run.outcome.ends), run.hosts)}", file=sys.stderr)
+        print(f"muster: {end_in_words(run, run.outcome)}", file=sys.stderr)
         return run.outcome.code
     print(f"muster: {run.id} is {contact.state(run)}; `muster show {run.id}`", file=sys.stderr)
     return 125

@@ -15,7 +15,6 @@ def version(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Two lines: who this is, and with which Python and torch a run in this folder would start its ranks."""
     print(f"muster {__version__} (Python {sys.version.split()[0]})")
     python, why = choose_python(None, "", os.getcwd(), env, sys.executable)
-    why = why.replace("beside the script", "in this folder")  # there is no script
     found = versions(python)
     if found is None:
         print(f"ranks: {python} does not start ({why})")

@@ -23,13 +23,21 @@ from muster.errors import Impossible, MusterError, RunFailed
 from muster.lab import files, kernel, texts
 from muster.lab.faults import FAULTS
 from muster.lab.host import Host, ip, live
-from muster.lab.shape import HEAD, PREFIX, RESOLVER_PORT, SSH_PORT, SWITCH_ADDRESS, Folder, Shape, address, card
+from muster.lab.shape import (
+    HEAD,
+    PREFIX,
+    RESOLVER_PORT,
+    SETTLING,
+    SSH_PORT,
+    SWITCH_ADDRESS,
+    Folder,
+    Shape,
+    address,
+    card,
+)
 
 PATIENCE = 30.0
 """Seconds that sshd and Slurm may take to come up."""
-
-SETTLING = 200.0
-"""The same after faults: slurmctld looks after a node that it holds for down every now and then only."""
 
 
 class Stop(Exception):

@@ -22,7 +22,7 @@ from typing import IO, Any
 from muster.errors import Impossible, RunFailed
 from muster.lab import files, kernel, needs, texts
 from muster.lab.faults import FAULTS
-from muster.lab.shape import GUEST, Folder, Shape, address
+from muster.lab.shape import GUEST, SETTLING, Folder, Shape, address
 
 USUAL = "/var/lib/muster-lab"
 """The folder of the lab that the command line means."""
@@ -393,7 +393,7 @@ class Lab:
     def _ask(self, what: str, **more: Any) -> Any:
         """Ask the keeper; raises `Impossible` with its words."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(260)
+            connection.settimeout(SETTLING + 60)  # nothing that is asked takes longer
             try:
                 connection.connect(self.folder.control)
                 connection.sendall(json.dumps({"ask": what, **more}).encode() + b"\n")

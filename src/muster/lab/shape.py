@@ -12,6 +12,10 @@ HEAD = "head"
 GUEST = "ada"
 """The second user, who is not root."""
 
+SETTLING = 200.0
+"""Seconds that sshd and Slurm may take to come up after faults: slurmctld checks a node that it considers down only now
+and then."""
+
 MOST = 250
 """Nodes that a lab may have: its addresses end there."""
 

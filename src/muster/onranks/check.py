@@ -1,6 +1,6 @@
 """What `muster check` runs on each rank: who is where, sums with known answers, shares of the data, convergence.
 
-Rank 0 prints one line of JSON for each section; what it means is judged where muster was started (`soundness.py`).
+Rank 0 prints one line of JSON for each section; what it means is judged where muster was started (`soundness/`).
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def speed(device: torch.device, group: Any) -> list[dict[str, Any]]:
         size *= 16 if device.type == "cuda" and size == SIZES[-1] else 1
         data = torch.ones(size // 4, device=device)
         timed(data, group)  # the first one makes connections
-        count = agreed(max(3, min(50, int(0.3 / max(timed(data, group), 1e-6)))))
+        count = gathered(max(3, min(50, int(0.3 / max(timed(data, group), 1e-6)))))[0]  # as rank 0 says
         times = sorted(timed(data, group) for _ in range(count))
         slowest = max(gathered(times[len(times) // 2]))
         rate = size / slowest / 1e9
@@ -246,13 +246,6 @@ def timed(data: torch.Tensor, group: Any) -> float:
     took = time.perf_counter() - began
     data.fill_(1.0)
     return took
-
-
-def agreed(number: int) -> int:
-    """What rank 0 says."""
-    told = torch.tensor(number)
-    dist.broadcast(told, 0)
-    return int(told.item())
 
 
 # ---- shares of the data -------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from muster.ranks import fold
+from muster.report import table
 from muster.soundness.judge import SECTIONS, Told, Verdict
 
 _MOST = 64
@@ -36,10 +37,8 @@ def _after(found: str) -> str:
     return f": {found}" if found else ""
 
 
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns as wide as they must be."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  " + "  ".join(word.ljust(width) for word, width in zip(row, widths)).rstrip() for row in rows]
+def _indented(*rows: Sequence[str]) -> list[str]:
+    return [f"  {line}" for line in table(rows).splitlines()]
 
 
 HEADS = ("rank", "host", "local", "device", "cores", "NUMA", "threads", "pid", "versions")
@@ -58,7 +57,7 @@ def rank_row(rank: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _who(told: Mapping[str, Any]) -> list[str]:
     ranks = told["ranks"]
-    lines = table([HEADS, *map(rank_row, ranks[:_MOST])])
+    lines = _indented(HEADS, *map(rank_row, ranks[:_MOST]))
     return lines + ([f"  … and {len(ranks) - _MOST} more, in the page"] if ranks[_MOST:] else [])
 
 
@@ -74,7 +73,7 @@ def speed_row(entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _sums(told: Mapping[str, Any]) -> list[str]:
-    return table([SPEED_HEADS, *map(speed_row, told["speed"])])
+    return _indented(SPEED_HEADS, *map(speed_row, told["speed"]))
 
 
 def holders(by_rank: Sequence[Sequence[int]], samples: int) -> list[list[int]]:
@@ -105,7 +104,7 @@ def _convergence(told: Mapping[str, Any]) -> list[str]:
     for way in told["ways"]:
         losses = [way["losses"][0], way["losses"][-1]]
         rows.append((way["way"], *("-" if loss is None else f"{loss:.6f}" for loss in losses)))
-    return table(rows)
+    return _indented(*rows)
 
 
 _TABLES: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {

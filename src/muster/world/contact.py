@@ -276,7 +276,7 @@ def why(run: Run, state: str) -> str:
         return "Slurm does not answer" if state == "unknown" else f"Slurm knows its job {run.job['slurm']} no more"
     if state == "unknown" and run.job.get("served"):
         words = f"{run.job['served']['name']}, where its supervisor is, does not answer"
-        return f"{words}: {_SILENCES[run.id]}" if _SILENCES.get(run.id) else words
+        return f"{words}: {_SILENCES[run.id]}" if run.id in _SILENCES else words
     if state == "unknown":
         return f"it was started on {run.job.get('host')}; ask there"
     if state != "lost":
@@ -321,9 +321,7 @@ def ask(run: Run, kind: str, **fields: Any) -> dict[str, Any]:
     if run.job.get("served"):
         answer = ask_supervisor(run, kind, **fields)
         if "silent" in answer or answer.get("gone"):
-            raise RunFailed(
-                f"{run.id} does not answer: {answer.get('silent', 'it has ended')}".rstrip(": "), "`muster ps` tells"
-            )
+            raise RunFailed(f"{run.id} does not answer: {answer.get('silent', 'it has ended')}", "`muster ps` tells")
         return answer
     link = _reach(run)
     if link is None:

@@ -76,7 +76,7 @@ class Gathering:
         waiting = list(enumerate(self.hosts))
         deadline, restless = time.monotonic() + patience, time.monotonic() + RESTLESS
         while len(self.answers.keys() | self.failed.keys()) < len(self.hosts):
-            while waiting and len(self._missing()) < WINDOW:
+            while waiting and len(self._missing(self.links)) < WINDOW:
                 number, host = waiting.pop(0)
                 link = start_agent(self.job, number, host, self.env)
                 self.links.append(link)
@@ -88,13 +88,12 @@ class Gathering:
             now = time.monotonic()
             if self.failed and strict:
                 deadline = min(deadline, now + MERCY)
-            missing = fold_hosts(link.host for link in self._missing())
+            missing = fold_hosts(link.host for link in self._missing(self.links))
             if now >= restless and missing:
                 self.say(f"waiting for {missing} to answer")
                 restless = now + 4 * RESTLESS
             if now >= deadline:
-                for link in self._missing():
-                    self._fail(link, Unreachable(f"{link.host}: no answer", _SLOW.format(host=link.host)))
+                self._fail_silent(self._missing(self.links), "no answer")
                 if strict:
                     break
                 deadline = now + patience  # for those that had no place yet
@@ -110,8 +109,14 @@ class Gathering:
         """The agents of the hosts that could be reached."""
         return [link for link in self.links if link.node not in self.failed]
 
-    def _missing(self) -> list[ChildLink]:
-        return [link for link in self.links if link.node not in self.answers and link.node not in self.failed]
+    def _missing(self, links: Sequence[ChildLink]) -> list[ChildLink]:
+        """Those of which there is neither an answer nor why there will be none."""
+        return [link for link in links if link.node not in self.answers and link.node not in self.failed]
+
+    def _fail_silent(self, links: Sequence[ChildLink], how: str) -> None:
+        for link in links:
+            hint = f"is it up, and do its file systems answer? `muster doctor --hosts {link.host}` looks"
+            self._fail(link, Unreachable(f"{link.host}: {how}", hint))
 
     def _send(self, link: ChildLink, data: bytes) -> None:
         link.wire.put(data)
@@ -327,14 +332,10 @@ class Gathering:
         for link in links:
             self._send(link, question if isinstance(question, bytes) else question(link))
         deadline = time.monotonic() + within
-        while late := [link for link in links if link.node not in self.answers and link.node not in self.failed]:
+        while self._missing(links):
             self._turn(kind, deadline - time.monotonic())
-            late = [link for link in late if link.node not in self.answers and link.node not in self.failed]
-            if late and time.monotonic() >= deadline:
-                for link in late:
-                    self._fail(
-                        link, Unreachable(f"{link.host}: it answered, and then no more", _SLOW.format(host=link.host))
-                    )
+            if time.monotonic() >= deadline:
+                self._fail_silent(self._missing(links), "it answered, and then no more")
             if self.strict and any(link.node in self.failed for link in links):
                 self._raise_failed()
         return [self.answers.get(link.node, {}) for link in links]
@@ -409,6 +410,3 @@ class Gathering:
 def _own(link: ChildLink, run_id: str) -> str:
     """The run directory on a node that shares none."""
     return f"{link.facts['home']}/runs/{run_id}"
-
-
-_SLOW = "is it up, and do its file systems answer? `muster doctor --hosts {host}` looks"

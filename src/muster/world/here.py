@@ -18,8 +18,8 @@ def choose_python(
 ) -> tuple[str, str]:
     """(path, why) of the interpreter for the ranks.
 
-    What was given; else the active virtual or conda environment; else `.venv` beside the script or in the current
-    folder; else the one that muster runs in. One that was given for other hosts (not `local`) need not be here.
+    What was given; else the active virtual or conda environment; else `.venv` beside the script, if there is one, or in
+    the current folder; else the one that muster runs in. One given for other hosts (not `local`) need not exist here.
     """
     if given is not None and not local:
         return os.path.join(cwd, given) if "/" in given else given, "--python"
@@ -38,8 +38,8 @@ def choose_python(
             path = os.path.join(env[name], "bin", "python")
             if os.access(path, os.X_OK):
                 return path, words
-    beside = os.path.dirname(os.path.join(cwd, program))
-    for folder, words in ((beside, ".venv beside the script"), (cwd, ".venv in this folder")):
+    places = [(os.path.dirname(os.path.join(cwd, program)), ".venv beside the script")] if program else []
+    for folder, words in (*places, (cwd, ".venv in this folder")):
         path = os.path.join(folder, ".venv", "bin", "python")
         if os.access(path, os.X_OK):
             return path, words
