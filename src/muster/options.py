@@ -165,6 +165,10 @@ RUN: tuple[Option, ...] = (
     Option(("--reservation",), "of Slurm: a reservation", "NAME", group=WHERE),
     Option(("--gpus-per-node",), "of Slurm: GPUs of each node, `8` or `a100:8`", "N", group=WHERE),
     Option(("--gres",), "of Slurm: the same as `gpu:8`", "LIST", group=WHERE),
+    Option(("--gpus-per-task",), "of Slurm: GPUs of each rank, only 1", "N", _positive, group=WHERE),
+    Option(("--dependency",), "of Slurm: start after other jobs, `afterok:1234`", "LIST", group=WHERE),
+    Option(("--mail-type",), "of Slurm: events to send mail about, `END,FAIL`", "LIST", group=WHERE),
+    Option(("--mail-user",), "of Slurm: where to send it", "ADDRESS", group=WHERE),
     Option(("--cpus-per-task",), "of Slurm: cores of each node, one a rank without it", "N", _positive, group=WHERE),
     Option(("--exclusive",), "of Slurm: whole nodes", group=WHERE),
     Option(
@@ -351,6 +355,44 @@ RUN: tuple[Option, ...] = (
     Option(("--virtual-local-rank",), ""),
 )
 """The options of `muster run` and `muster plan`."""
+
+_SBATCH_NAMES: Mapping[str, tuple[str, ...]] = {
+    "partition": ("-p",),
+    "account": ("-A",),
+    "time": ("-t",),
+    "nodelist": ("-w",),
+    "constraint": ("-C",),
+    "cpus_per_task": ("-c",),
+    "gpus": ("-G",),
+    "output": ("-o",),
+    "error": ("-e",),
+    "name": ("-J", "--job-name"),
+    "nnodes": ("--nodes",),
+    "np": ("--ntasks",),
+    "nproc_per_node": ("--ntasks-per-node",),
+}
+"""More names of some options, by key, that hold together with --slurm; -N and -n mean the same to sbatch anyway."""
+
+
+def with_sbatch_names(options: Sequence[Option]) -> tuple[Option, ...]:
+    """The options of `muster run`, where sbatch's short options mean what they mean to sbatch (`-t` is `--time`)."""
+    taken = {name for names in _SBATCH_NAMES.values() for name in names}
+    return tuple(
+        # its own long name stays the first one: it gives the key
+        option._replace(
+            names=(*(name for name in option.names if name not in taken), *_SBATCH_NAMES.get(option.key, ()))
+        )
+        for option in options
+    )
+
+
+UNLIKE_SBATCH: Mapping[str, str] = {
+    "-d": "--dependency",
+    "-q": "--qos",
+    "-m": "--distribution",
+    "-H": "--hold",
+}
+"""Short options that mean something else to sbatch even together with --slurm, and sbatch's long name."""
 
 _RUN_DIR = Option(("--run-dir",), "where runs are kept, $MUSTER_HOME or ~/.muster without it", "DIR", group=SHOWS)
 _JSON = Option(("--json",), "as JSON", group=SHOWS)

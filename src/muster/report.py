@@ -108,7 +108,7 @@ def outcome_in_words(outcome: Outcome, run_id: str, world_size: int, hosts: Sequ
     `hosts` are the names of its nodes.
     """
     lines: list[str] = []
-    after = f"after {seconds(outcome.duration)}"
+    after = f"after {seconds(outcome.duration)}" if outcome.duration else "before it started"
     if outcome.state == "succeeded":
         lines.append(f"{_all(world_size)} ended well {after}")
     elif outcome.state == "failed" and outcome.first is not None and not outcome.reason:
@@ -349,7 +349,7 @@ def show_in_words(
     lines.append(f"state    {state}")
     lines.append(f"command  {shlex.join(job.get('argv', []))}")
     lines.append(f"folder   {job.get('cwd', '?')} on {job.get('host', '?')}")
-    lines.append(f"started  {job.get('started', '?')}")
+    lines.append(f"{'submitted' if job.get('slurm') else 'started '} {job.get('started', '?')}")
     if outcome is not None:
         lines += ["", outcome_in_words(outcome, run_id, len(outcome.ends), hosts)]
         if outcome.state == "succeeded" and outcome.attempt:

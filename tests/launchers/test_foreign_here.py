@@ -95,19 +95,20 @@ def test_ray_tells_a_status_too(muster: Any, script: Any) -> None:
 RAISES = """
 import time
 
-def main(rank, word):
+def main(rank, word, *more):
     if rank == 1:
-        raise ValueError(word)
+        raise ValueError(word, *more)
     time.sleep(60)
 """
 
 
 def test_spawn_tells_a_status_and_a_traceback(muster: Any, script: Any) -> None:
+    """The function got values for words that are Python literals, as from `mp.spawn(main, args=…)`."""
     script(RAISES, "fn.py")
-    done = muster("run", "--launcher", "spawn", "-g", "2", "fn:main", "a bad batch", timeout=120)
+    done = muster("run", "--launcher", "spawn", "-g", "2", "fn:main", "a bad batch", "2", "None", "1e-3x", timeout=120)
     assert 1 == done.returncode, done.stderr
     assert "rank 1 failed first" in done.stderr
-    assert "ValueError: a bad batch" in done.stderr
+    assert "ValueError: ('a bad batch', 2, None, '1e-3x')" in done.stderr
     assert "muster-" not in muster.log(1, "err").decode(), "no frame of ours"
     until(lambda: not others(muster), "nothing is left", 10)
 

@@ -96,9 +96,11 @@ def test_from_the_login_node(there: There) -> None:
     assert 0 == there.muster("run", "--slurm", "-d", "--name", "second", *whole).returncode
     states = until(lambda: {line.split()[1]: line for line in there.muster("ps").stdout.splitlines()[1:]}, "two runs")
     assert "pending" in states["second"]
+    assert "submitted 20" in there.muster("show", "second").stdout
+    assert 124 == there.muster("wait", "second", "--timeout", "1s").returncode
     assert 0 == there.muster("kill", "second").returncode
     assert 137 == there.muster("wait", "second").returncode
-    assert "it was cancelled (CANCELLED)" in there.muster("show", "second").stdout
+    assert "ended before it started: it was cancelled (CANCELLED)" in there.muster("show", "second").stdout
     first = next(path for path in (there.home / "runs").iterdir() if '"first"' in (path / "job.json").read_text())
     until(lambda: list(first.glob("attempt_0/*.out")), "the first one runs")
     until(lambda: 3 == there.muster("stacks", "first").stdout.count("script.py"), "each rank says where it is")
@@ -299,3 +301,15 @@ def test_what_srun_started_can_be_killed(there: There) -> None:
     assert 0 == there.muster("kill", "last").returncode
     assert 137 == process.wait(timeout=60), there.said()
     there.nothing_left()
+
+
+def test_sbatch_short_options_and_options_that_its_help_does_not_list(there: There) -> None:
+    """`-t` is the time limit, two named nodes are two nodes, and sbatch itself decides what it knows."""
+    short = ["-p", "main", "-J", "short names", "-t", "7", "-c", "2", "-w", "n[1-2]", "-A", "root"]
+    more = ["--gpus-per-task", "1", "--mail-type", "NONE", "--slurm-opt", "hint=nomultithread"]
+    show = "scontrol show job $SLURM_JOB_ID"
+    done = there.muster("run", "--slurm", *short, *more, "-g", "2", "--", "sh", "-c", f"[ $RANK = 0 ] && {show}; :")
+    assert 0 == done.returncode, done.stderr
+    for told in ("JobName=short names", "TimeLimit=00:07:00", "Partition=main", "NumNodes=2", "TresPerNode=gres:gpu:2"):
+        assert told in done.stdout, done.stdout
+    assert "CPUs/Task=2" in done.stdout

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from muster.cli import COMMANDS, call
+from muster.commands.run import parse_run
 from muster.errors import Impossible
 from muster.job import notes
 from muster.options import OTHERS, RUN, Parsed, from_environment, from_table, help_text, parse
@@ -316,3 +317,41 @@ def test_every_silent_option_is_explained() -> None:
     used = {"nnodes", "node_rank", "virtual_local_rank"}
     explained = {note.partition(" ")[0] for note in notes(dict.fromkeys(silent, "x"))}
     assert {"--" + key.replace("_", "-") for key in silent if key not in used} == explained
+
+
+@pytest.mark.parametrize(
+    ("line", "given"),
+    [
+        ("--slurm -t 4:00:00 -p gpu -A lab -J big -c 4 -w n[1-2] -o %x.out", None),
+        ("-t 4:00:00 -p gpu -A lab -J big -c 4 -w n[1-2] -o %x.out --slurm", None),
+        ("--slurm --time 4:00:00 --account lab --job-name big -p gpu -c 4 -w n[1-2] --output %x.out", None),
+        ("--slurm --nodes 2 --ntasks 8 --ntasks-per-node 4", {"nnodes": "2", "np": 8, "nproc_per_node": "4"}),
+        ("-t 3 -N 1", {"tee": "3", "nnodes": "1"}),
+    ],
+)  # fmt: skip
+def test_with_slurm_short_options_are_those_of_sbatch(
+    line: str, given: dict[str, Any] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    everything = {"time": "4:00:00", "partition": "gpu", "account": "lab", "name": "big", "cpus_per_task": 4}
+    everything.update(nodelist="n[1-2]", output="%x.out")
+    found = parse_run([*line.split(), "train.py", "-p", "1"], {"HOME": str(tmp_path)})
+    assert ["train.py", "-p", "1"] == found.rest
+    assert (given or everything) == {name: value for name, value in found.given.items() if name != "slurm"}
+
+
+def test_slurm_of_a_variable_or_a_file_counts_for_short_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    env = {"HOME": str(tmp_path), "MUSTER_SLURM": "1"}
+    assert {"time": "10"} == parse_run(["-t", "10", "train.py"], env).given
+    (tmp_path / "muster.toml").write_text("[run]\nslurm = true\n")
+    assert {"time": "10"} == parse_run(["-t", "10", "train.py"], {"HOME": str(tmp_path)}).given
+
+
+def test_short_options_that_mean_something_else_to_sbatch_are_told_apart(tmp_path: Path) -> None:
+    for typed, hint in (("-d afterok:12", "--dependency=afterok:12"), ("-q high", "--qos=high")):
+        with pytest.raises(Impossible) as caught:
+            parse_run(["--slurm", *typed.split(), "train.py"], {"HOME": str(tmp_path)})
+        assert hint in (caught.value.hint or "")

@@ -126,9 +126,16 @@ def test_who_knows_no_uneven_nodes_says_so(launcher: str) -> None:
         make(JOB._replace(launcher=launcher), "2-and-3-ranks")
 
 
+def test_srun_says_that_nodes_with_unlike_numbers_of_gpus_share_no_job_step() -> None:
+    nodes = layout([(Host("n1", gpus=("0", "1", "2", "3")), 4), (Host("n2", gpus=("0",)), 1)])
+    with pytest.raises(Impossible, match=re.escape("different numbers of GPUs (4 on n1, 1 on n2)")):
+        make_plan(JOB._replace(launcher="srun", place="slurm"), nodes, RUN_ID)
+
+
 @pytest.mark.parametrize(
     ("job", "says"),
     [
+        (JOB._replace(launcher="spawn", program=Program("command", ("sh", "x"))), "--launcher spawn starts Python"),
         (JOB._replace(launcher="srun"), "--launcher srun does not work here"),
         (JOB._replace(launcher="submitit", place="ssh"), "--launcher submitit does not work here"),
         (JOB._replace(launcher="torchrun", wrap=("nsys",)), "--wrap needs ranks that muster starts itself"),

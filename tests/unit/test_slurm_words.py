@@ -231,3 +231,33 @@ def test_what_accounting_says_of_an_end() -> None:
     assert "CANCELLED" == slurm.past_state("CANCELLED by 0\n")
     assert "OUT_OF_MEMORY" == slurm.past_state("OUT_OF_MEMORY\n")
     assert "" == slurm.past_state("")
+
+
+def test_an_option_that_sbatch_does_not_know() -> None:
+    said = "sbatch: unrecognized option '--qoss=high'\nTry \"sbatch --help\" for more information\n"
+    assert "qoss" == slurm.unknown_option(said)
+    assert "" == slurm.unknown_option("sbatch: error: Batch job submission failed: Invalid qos specification\n")
+
+
+def test_how_often_a_job_was_requeued() -> None:
+    assert 2 == slurm.restarts("JobId=7 JobName=x\n   Requeue=1 Restarts=2 BatchFlag=1 Reboot=0 ExitCode=0:0\n")
+    assert 0 == slurm.restarts("slurm_load_jobs error: Invalid job id specified\n")
+
+
+@pytest.mark.parametrize(
+    ("state", "takes"),
+    [
+        *(("idle", True), ("mixed", True), ("allocated", True)),
+        *(
+            ("idle*", False),
+            ("down", False),
+            ("drained", False),
+            ("draining", False),
+            ("down*", False),
+            ("maint", False),
+        ),
+    ],
+)
+def test_whether_a_node_takes_jobs(state: str, takes: bool) -> None:
+    node = slurm.nodes(f"n1|main*|{state}|8|16000|gpu:toy:4|0/8/0/8|none\n")[0]
+    assert takes == node.takes_jobs

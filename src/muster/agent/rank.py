@@ -235,7 +235,7 @@ def _fork(order: Mapping[str, Any], me: Identity) -> int:
         sys.path[0] = os.getcwd() if colon else os.path.dirname(os.path.abspath(program[0]))
         sys.argv = program
         if colon:
-            getattr(importlib.import_module(module), function)(me.rank, *program[1:])
+            getattr(importlib.import_module(module), function)(me.rank, *map(_argument, program[1:]))
         else:
             runpy.run_path(program[0], run_name="__main__")
         code = 0
@@ -254,6 +254,16 @@ def _fork(order: Mapping[str, Any], me: Identity) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit((code or 0) & 255)
+
+
+def _argument(word: str) -> Any:
+    """A word of the command line as a function's argument: `2` is a number, as in `mp.spawn(main, args=(2,))`."""
+    import ast
+
+    try:
+        return ast.literal_eval(word)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return word
 
 
 def _wait(pid: int) -> tuple[int | None, int | None]:

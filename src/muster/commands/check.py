@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from muster.commands.common import root_of
-from muster.commands.run import options_for, start
+from muster.commands.run import options_for, parse_run, start
 from muster.environ import hidden_words
 from muster.errors import Impossible
 from muster.model import BROUGHT, Plan
-from muster.options import CHECK, OF_CHECK, help_text, parse
+from muster.options import CHECK, OF_CHECK, help_text
 from muster.soundness.judge import SECTIONS, Verdict, judge
 from muster.soundness.page import page
 from muster.soundness.words import end_in_words, section_in_words
@@ -43,7 +43,7 @@ _REFUSED = {
 
 def check(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Run the check, and say what holds: 0 when all does, 1 when something does not, else the status of the run."""
-    parsed = parse(words, OF_CHECK)
+    parsed = parse_run(words, env, OF_CHECK)
     if parsed.given.get("help"):
         print(_USAGE)
         print(help_text(CHECK))

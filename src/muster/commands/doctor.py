@@ -20,6 +20,7 @@ from muster.errors import Impossible, Unreachable
 from muster.hosts import fold_hosts
 from muster.job import Asked, hosts_to_reach, per_host, split_words
 from muster.model import Host, Job, Program
+from muster.report import plural
 from muster.schedulers import slurm
 from muster.world import here, queue
 from muster.world.gather import Gathering
@@ -68,6 +69,9 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
         targets = [Host(host, gpus=tuple(map(str, range(gpus[host] or 0)))) for host in allocation.hosts]
         env = slurm.clean(env)
     patient, silent = _look(job, targets, env, root)
+    if allocation is not None:
+        # the job sees only its share of a node's GPUs, which says nothing about how Slurm is configured
+        patient = patient._replace(gres={})
     results = [("hosts answer", silent), *checkup.examine(patient)]
     bad = {finding.host for _, findings in results for finding in findings if finding.level == "error"}
     _write(given.get("pass_file"), [host.name for host in targets if host.name not in bad])
@@ -161,9 +165,12 @@ def _in_words(results: Sequence[tuple[str, list[Finding]]], patient: Patient) ->
         for (found, why, do), names in by_words.items():
             lines += [f"         {fold_hosts(dict.fromkeys(names))}: {found}", f"           why it matters: {why}"]
             lines += [f"           what to do: {do}"] if do else []
-    errors = sum(finding.level == "error" for _, findings in results for finding in findings)
-    warnings = sum(finding.level == "warning" for _, findings in results for finding in findings)
-    count = f"{errors} errors, {warnings} warnings" if errors or warnings else "all is well"
+    # a finding that many hosts share is one
+    errors, warnings = (
+        len({(name, finding.found) for name, findings in results for finding in findings if finding.level == level})
+        for level in ("error", "warning")
+    )
+    count = f"{plural(errors, 'error')}, {plural(warnings, 'warning')}" if errors or warnings else "all is well"
     return "\n".join([*lines, f"{len(results)} checks: {count}"])
 
 

@@ -45,11 +45,12 @@ def _machines(found: Sequence[slurm.NodeSeen], used: Mapping[str, Mapping[str, i
     """Nodes in rows; those that differ by nothing but their names share one."""
     rows: dict[tuple[str, ...], list[str]] = {}
     for node in found:
+        free = {kind: count - used.get(node.name, {}).get(kind, 0) for kind, count in node.gpus.items()}
         gpus = ", ".join(
-            f"{count - used.get(node.name, {}).get(kind, 0)} of {count}{' ' + kind if kind else ''}"
+            f"{free[kind] if node.takes_jobs else 0} of {count}{' ' + kind if kind else ''}"
             for kind, count in node.gpus.items()
         )
-        cores = f"{node.free_cores} of {node.cores}"
+        cores = f"{node.free_cores if node.takes_jobs else 0} of {node.cores}"
         row = (",".join(node.partitions), node.state, gpus, cores, f"{node.memory // 1000} GB", node.reason)
         rows.setdefault(row, []).append(node.name)
     head: list[Sequence[str]] = [("NODES", "PARTITIONS", "STATE", "FREE GPUS", "FREE CORES", "MEMORY", "WHY")]

@@ -29,7 +29,7 @@ def wait(words: list[str], env: Mapping[str, str], began: float) -> int:
         print(f"{run.id}: {end_in_words(run, outcome)}")
         return outcome.code
     print(f"{run.id} is {_told(run, state)}", file=sys.stderr)
-    return 124 if state == "running" else 125
+    return 124 if contact.goes_on(run, state) else 125
 
 
 def _told(run: runs.Run, state: str) -> str:

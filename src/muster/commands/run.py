@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,17 @@ from muster.errors import Impossible
 from muster.job import Asked, make_job, nodes_here, nodes_there, notes, warnings
 from muster.launchers import make_plan
 from muster.model import Job, Plan, as_json
-from muster.options import RUN, Parsed, from_environment, from_table, help_text, parse
+from muster.options import (
+    RUN,
+    UNLIKE_SBATCH,
+    Option,
+    Parsed,
+    from_environment,
+    from_table,
+    help_text,
+    parse,
+    with_sbatch_names,
+)
 
 _USAGE = """{verb}
 
@@ -28,6 +38,40 @@ _USAGE = """{verb}
 A line that works with torchrun on one node works with `torchrun` replaced by `muster run`.
 Each option is also a key of `[run]` in muster.toml, and a variable: --max-restarts is max_restarts there, and
 MUSTER_MAX_RESTARTS."""
+
+
+def parse_run(words: Sequence[str], env: Mapping[str, str], options: Sequence[Option] = RUN) -> Parsed:
+    """Read the command line of `run`, `plan` or `check`; raises `Impossible`.
+
+    Together with --slurm (typed, or from a variable or muster.toml) sbatch's short options hold: -t is --time, not
+    torchrun's --tee.
+    """
+    try:
+        parsed = parse(words, with_sbatch_names(options))
+    except Impossible:
+        if "--slurm" in words:
+            raise
+        return parse(words, options)
+    if parsed.given.get("help") or not options_for(parsed, env).get("slurm"):
+        return parse(words, options)
+    _refuse_what_sbatch_reads_otherwise(words, parsed)
+    return parsed
+
+
+def _refuse_what_sbatch_reads_otherwise(words: Sequence[str], parsed: Parsed) -> None:
+    """`-d afterok:12 train.py`: sbatch's -d takes a value, muster's does not, so that value looks like a script."""
+    before = words[len(words) - len(parsed.rest) - 1] if len(words) > len(parsed.rest) > 0 else ""
+    long = UNLIKE_SBATCH.get(before)
+    if long is not None and not parsed.dashes and not os.path.exists(parsed.rest[0]):
+        own = next(name for option in RUN if before in option.names for name in option.names if name.startswith("--"))
+        raise Impossible(
+            f"script not found: {parsed.rest[0]} (after {before}, which is muster's {own})",
+            f"for sbatch's {before} write `{long}={parsed.rest[0]}`",
+        )
+    if parsed.given.get("time", "").isdigit() and "-t" in words:
+        minutes = parsed.given["time"]
+        note = f"-t {minutes} is a time limit of {minutes} min with --slurm; torchrun's -t is --tee"
+        print(f"muster: {note}", file=sys.stderr)
 
 
 def options_for(parsed: Parsed, env: Mapping[str, str]) -> dict[str, Any]:
@@ -127,7 +171,7 @@ def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
         return 0
     from muster.report import plan_in_words
 
-    parsed = parse(words, RUN)
+    parsed = parse_run(words, env)
     given = options_for(parsed, env)
     asked, run_id, root = _asked(parsed, given, env, "plan")
     if given.get("slurm"):
@@ -151,7 +195,7 @@ def run(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Start the ranks, show what happens, and give the exit status of the run."""
     if _help(words, "run", "start the ranks of a script, here or on other machines, and see them to their end"):
         return 0
-    parsed = parse(words, RUN)
+    parsed = parse_run(words, env)
     return start(["run", *words], parsed, options_for(parsed, env), env, began)
 
 
@@ -280,7 +324,7 @@ def _honour_error_file(kept: runs.Run, attempt: int, rank: Any, env: Mapping[str
 def _help(words: list[str], name: str, verb: str) -> bool:
     """Show the help if it is asked for before the script."""
     try:
-        wanted = parse(words, RUN).given.get("help")
+        wanted = parse(words, with_sbatch_names(RUN) if "--slurm" in words else RUN).given.get("help")
     except Impossible:
         return False
     if wanted:

@@ -15,7 +15,7 @@ from muster.agent.keep import ARCHIVE
 from muster.commands.run import job_record, make_copy, make_view
 from muster.environ import is_secret
 from muster.errors import Impossible, RunFailed
-from muster.hosts import fold_hosts
+from muster.hosts import fold_hosts, unfold_hosts
 from muster.inside import ASKED
 from muster.job import Asked
 from muster.launchers import make_plan
@@ -27,7 +27,7 @@ from muster.world.serve import RECORD
 from muster.world.watch import Watch, show_rest
 
 _OWN = ("partition", "account", "qos", "time", "mem", "nodelist", "constraint", "comment")
-_MORE = ("gpus_per_node", "gres", "cpus_per_task", "reservation")
+_MORE = ("gpus_per_node", "gres", "cpus_per_task", "reservation", "dependency", "mail_type", "mail_user")
 """Options that are sbatch's, by its own names."""
 
 _LOOK = 2.0
@@ -48,6 +48,7 @@ def request(asked: Asked, given: Mapping[str, Any], run_dir: Path) -> slurm.Requ
         options["exclusive"] = ""
     if "gpus" in given:
         options["gpus"] = str(given["gpus"])
+    options.update(_gpus_of_ranks(asked, given))
     for item in given.get("slurm_opt", ()):
         name, _, value = item.partition("=")
         options[name.lstrip("-").replace("_", "-")] = value
@@ -57,7 +58,7 @@ def request(asked: Asked, given: Mapping[str, Any], run_dir: Path) -> slurm.Requ
             hint = f"use muster's own `{own}`" if own else "a run is one job, and muster needs that for itself"
             raise Impossible(f"--slurm-opt {name}: muster writes that option of sbatch itself", hint)
     options = {name: value for name, value in options.items() if value is not None}
-    nodes, tasks = _size(asked, given)
+    nodes, tasks = _size(asked, given, options.get("nodelist", ""))
     unsaid = tasks is None and not options.keys() & {"cpus-per-task", "exclusive", "cpus-per-gpu"}
     if unsaid and asked.each is not None and asked.each.isdigit():
         options["cpus-per-task"] = asked.each  # a core for each rank, where nobody says more
@@ -87,9 +88,27 @@ def _word(value: Any, what: str) -> Any:
     return str(value)
 
 
-def _size(asked: Asked, given: Mapping[str, Any]) -> tuple[int | None, int | None]:
+def _gpus_of_ranks(asked: Asked, given: Mapping[str, Any]) -> dict[str, str]:
+    """sbatch's options for `--gpus-per-task 1`: to sbatch one task is a node's agent, to the user it is a rank."""
+    if "gpus_per_task" not in given:
+        return {}
+    if given["gpus_per_task"] != 1:
+        raise Impossible(
+            f"--gpus-per-task {given['gpus_per_task']}: each rank has one GPU",
+            "write `-g RANKS --gpus-per-node GPUS`: every rank sees all GPUs of its node",
+        )
+    if asked.each is not None and asked.each.isdigit():
+        return {"gpus-per-node": asked.each}
+    if "np" in given:
+        return {"gpus": str(given["np"])}
+    raise Impossible("--gpus-per-task 1: the number of ranks is missing", "add `-g RANKS_PER_NODE` or `-n RANKS`")
+
+
+def _size(asked: Asked, given: Mapping[str, Any], nodelist: str) -> tuple[int | None, int | None]:
     """(nodes, tasks) to ask for; None for what Slurm is to choose."""
     nodes = int(str(given["nnodes"]).partition(":")[0]) if "nnodes" in given else None
+    if nodes is None and nodelist and "/" not in nodelist:  # sbatch takes a path for a file with names
+        nodes = len(unfold_hosts(nodelist))
     ranks, each = given.get("np"), asked.each
     if nodes is None and ranks is not None and each is not None and each.isdigit():
         return -(-ranks // int(each)), None
@@ -125,6 +144,17 @@ def submit(
             raise Impossible(
                 f"--nnodes {wanted_nodes}: job {allocation.job}, in which this is, has {there}", "ask salloc for more"
             )
+    if allocation is None and asked.job.launcher == "srun" and "gpus" in given and str(given.get("nnodes")) != "1":
+        raise Impossible(
+            "--launcher srun with --gpus: Slurm may give the nodes different numbers of GPUs, and srun cannot start "
+            "one job step on such nodes",
+            "ask for --gpus-per-node, or for one node (-N 1)",
+        )
+    if allocation is None and asked.job.stdin is not None:
+        raise Impossible(
+            "--stdin with --slurm: a job in the queue has no terminal to read from",
+            "leave it out; or run inside `salloc`, where the terminal is there",
+        )
     make_plan(asked.job, layout([(Host("node"), 1)]), run_id)  # what cannot be is told now, and not when the job starts
     kept = runs.create(root, run_id)
     try:
@@ -151,7 +181,6 @@ def submit(
         kept.write(ASKED, ask)
         if allocation is None:
             wanted = request(asked, given, kept.path)
-            queue.check_options([name for name, _ in wanted.options])
             queue.try_folder(root, wanted, env)
             script = kept.path / "batch.sh"
             script.write_text(script_of(wanted, asked, given, kept.path))
@@ -271,9 +300,12 @@ def _watch(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> W
             elif seen.state in slurm.PENDING:
                 if seen.reason == "BeginTime" and requeues and run.attempts():
                     queue.start_now(number)
-                words = f"job {number} waits: {slurm.why_pending(seen)}"
+                again = f" again (requeued, attempt {queue.restarts(number) + 1} of {requeues + 1})" if watched else ""
+                words = f"job {number} is pending{again}: {slurm.why_pending(seen)}"
+            elif seen.state == "COMPLETING":
+                words = f"job {number} is completing on {fold_hosts(seen.hosts)}"
             else:
-                words = f"job {number} runs on {fold_hosts(seen.hosts)}"
+                words = f"job {number} is running on {fold_hosts(seen.hosts)}"
             if words != told:
                 told = words
                 print(f"muster: {words}", file=sys.stderr)

@@ -1,12 +1,14 @@
 """`torch.multiprocessing.spawn`, one parent a node.
 
-`module:function` is called in each process as `function(rank, *arguments)`, a script is run there as `__main__`. A
+`module:function` is called in each process as `function(rank, *arguments)`, where an argument that is a Python literal
+(`2`, `0.1`, `None`) is that value and any other a string; a script is run there as `__main__`. A
 script that calls spawn by itself is started once a node, and finds NODE_RANK, NNODES, NPROC_PER_NODE, WORLD_SIZE,
 MASTER_ADDR and MASTER_PORT: to muster it is one rank a node.
 """
 
 from __future__ import annotations
 
+from muster.errors import Impossible
 from muster.launchers.common import python_argv
 from muster.launchers.foreign import FOLDER, PYTHON, each_node, guests, shim
 from muster.model import Command, Job, Node, Plan
@@ -31,6 +33,10 @@ if __name__ == "__main__":
 
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     """One parent a node, which spawns the ranks; or, for a script that spawns by itself, that script once a node."""
+    if job.program.kind == "command":
+        raise Impossible(
+            "--launcher spawn starts Python functions and scripts, not other programs", "use `--launcher exec`"
+        )
     if job.spawns:
         return _parents(job, nodes, run_id)
     words = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from muster.errors import Impossible
+from muster.hosts import fold_hosts
 from muster.launchers.foreign import FOLDER, PYTHON, at_head, shim
 from muster.model import Job, Node, Plan
 from muster.schedulers import slurm
@@ -9,6 +11,17 @@ from muster.schedulers import slurm
 
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     """One command, on node 0. A file says which rank goes to which node."""
+    by_count: dict[int, list[str]] = {}
+    for node in nodes:
+        by_count.setdefault(len(node.host.gpus), []).append(node.host.name)
+    if len(by_count) > 1:
+        # Slurm 22.05: one step over such nodes is refused, `Insufficient GRES available in allocation`
+        told = ", ".join(f"{count} on {fold_hosts(names)}" for count, names in sorted(by_count.items(), reverse=True))
+        raise Impossible(
+            f"--launcher srun: the nodes of this job have different numbers of GPUs ({told}), and srun cannot start "
+            "one job step on them",
+            "use the default launcher, or ask for equally many with --gpus-per-node",
+        )
     layout = "".join(f"{node.host.name}\n" for node in nodes for _ in node.ranks)
     ranks = sum(len(node.ranks) for node in nodes)
     words = slurm.tasks(job.allocation, len(nodes), ranks, (*job.launcher_args, PYTHON, *shim(run_id, nodes)))

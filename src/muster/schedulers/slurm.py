@@ -157,6 +157,12 @@ _REFUSED = (
 )
 
 
+def unknown_option(err: str) -> str:
+    """The option that sbatch does not know: `sbatch: unrecognized option '--qoss=high'`; empty when it was another."""
+    found = re.search(r"unrecognized option '--([\w-]+)", err)
+    return found[1] if found else ""
+
+
 def refused(err: str) -> tuple[str, str | None]:
     """(Slurm's own words, a hint) of an sbatch that failed."""
     lines = [line.partition("error: ")[2] or line for line in err.strip().splitlines()]
@@ -273,6 +279,12 @@ def gpus_there(out: str) -> dict[str, int]:
     return found
 
 
+def restarts(out: str) -> int:
+    """`Requeue=1 Restarts=2 BatchFlag=1`, of the same answer: 2."""
+    found = re.search(r"\bRestarts=(\d+)", out)
+    return int(found[1]) if found else 0
+
+
 KILL_WAIT = 30.0
 """What Slurm leaves between SIGTERM and SIGKILL when nobody has configured it."""
 
@@ -327,7 +339,7 @@ PENDING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", 
 LIVING = {"RUNNING", "COMPLETING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "STOPPED", "RESIZING"}
 
 _REASONS = {
-    "None": "Slurm has not looked at it yet",
+    "None": "not yet considered by the scheduler",
     "Resources": "it waits for nodes to become free",
     "Priority": "others come first",
     "BeginTime": "Slurm lets some time pass before it starts again",
@@ -350,6 +362,8 @@ _REASONS = {
 def why_pending(seen: Seen) -> str:
     """Why a job has not started, in words, with what Slurm expects."""
     reason = seen.reason.strip("()")
+    if reason == "None":
+        return _REASONS["None"]
     words = _REASONS.get(reason.partition(",")[0], "")
     when = f"; expected at {seen.start}" if seen.start not in ("N/A", "Unknown", "") else ""
     return (f"{words} ({reason})" if words else reason) + when
@@ -423,6 +437,13 @@ class NodeSeen(NamedTuple):
     """How many of each type; the type is empty where the cluster names none."""
     reason: str
     """Why it is down or drained."""
+
+    @property
+    def takes_jobs(self) -> bool:
+        """Slurm starts jobs there; `*` after a state says that the node does not respond."""
+        return not self.state.endswith("*") and not re.match(
+            r"down|drain|fail|unk|maint|power|future|reboot", self.state
+        )
 
 
 def machines() -> tuple[str, ...]:

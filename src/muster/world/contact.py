@@ -110,7 +110,7 @@ def _in_queue(run: Run) -> str:
     state = state or ("" if outcome is not None else queue.past(run))
     if outcome is None and state in _ENDS:
         kind, code = _ENDS[state]
-        took = max(0.0, time.time() - float(run.job["time"]))
+        took = max(0.0, time.time() - float(run.job["time"])) if run.attempts() else 0.0  # it may never have started
         outcome = Outcome(kind, code, took, max(run.attempts(), default=0), slurm.how_ended(state))
         run.write("outcome.json", as_json(outcome))
     return "lost" if outcome is None else outcome.state

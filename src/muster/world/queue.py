@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from muster.errors import Impossible, Unreachable
 from muster.options import near
@@ -75,16 +76,15 @@ def past(run: Run) -> str:
     return ""
 
 
-def check_options(names: Sequence[str]) -> None:
-    """Raise `Impossible` for an option that the sbatch here does not list; where there is none, for none."""
-    try:
-        done = _ask(slurm.help_of_sbatch())
-    except (OSError, subprocess.TimeoutExpired):
-        return
-    known = slurm.options_of_sbatch(done.stdout)
-    for name in names:
-        if known and name not in known:
-            raise Impossible(f"sbatch has no option `--{name}`", near(name, known) or "`sbatch --help` lists them")
+def _refuse_option(name: str) -> NoReturn:
+    """Raise `Impossible` for an option that sbatch has refused.
+
+    sbatch itself decides: its `--help` does not list all options (22.05 leaves out `--hint`, `--prefer` and more).
+    """
+    known: set[str] = set()
+    with suppress(OSError, subprocess.TimeoutExpired):
+        known = slurm.options_of_sbatch(_ask(slurm.help_of_sbatch()).stdout)
+    raise Impossible(f"sbatch has no option `--{name}`", near(name, known) or "`man sbatch` lists them")
 
 
 def try_folder(root: Path, request: slurm.Request, env: Mapping[str, str]) -> None:
@@ -133,6 +133,9 @@ def hand_in(request: slurm.Request, script: Path, env: Mapping[str, str]) -> str
     except FileNotFoundError:
         raise Impossible("--slurm: there is no sbatch here", "run this on a login node of the cluster") from None
     if done.returncode != 0:
+        unknown = slurm.unknown_option(done.stderr)
+        if unknown:
+            _refuse_option(unknown)
         said, hint = slurm.refused(done.stderr)
         raise Impossible(f"Slurm refused the job: {said}", hint)
     return slurm.submitted(done.stdout)
@@ -154,6 +157,13 @@ def replace_with(command: Sequence[str]) -> int:
         os.execvp(command[0], list(command))
     except FileNotFoundError:
         raise Impossible(f"there is no {command[0]} here", "--slurm needs a machine that submits to Slurm") from None
+
+
+def restarts(job: str) -> int:
+    """How often Slurm has requeued a job; 0 where it does not say."""
+    with suppress(OSError, subprocess.TimeoutExpired):
+        return slurm.restarts(_ask(slurm.details(job)).stdout)
+    return 0
 
 
 def kill_wait() -> float:
