@@ -14,13 +14,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from muster.agent import dial, machine, meet
+from muster.agent import machine, meet
+from muster.agent.dial import Met
+from muster.agent.handshake import Terms, new_nonce
 from muster.agent.keep import ARCHIVE
-from muster.agent.protocol import Unpacker, socket_name
+from muster.agent.listener import guarded
+from muster.agent.protocol import socket_name
 from muster.agent.step import RENDEZVOUS
 from muster.checkup import at_no_cost
 from muster.environ import hidden
@@ -57,13 +60,14 @@ class Inside:
         self.each, self.np, self.threads_chosen = asked["each"], asked["np"], asked["threads_chosen"]
         self.began = time.monotonic()
         self.signals = _catch_signals()
-        self.secret, self.life = dial.new_nonce() + dial.new_nonce(), dial.new_nonce()
+        self.secret, self.life = new_nonce(), new_nonce()
         self.selector = selectors.DefaultSelector()
         self.links = [FarLink(number, host, 0.0, {}) for number, host in enumerate(allocation.hosts)]
         self.listener = socket.socket()
         self.listener.bind(("", 0))
         self.listener.listen(4096)
         self.steps: list[subprocess.Popen[bytes]] = []
+        self.timers: list[tuple[float, Callable[[], object]]] = []
 
     def start_agents(self, env: Mapping[str, str]) -> None:
         """One task a node, by a single srun; by one for each node where they have not equally many GPUs."""
@@ -72,6 +76,7 @@ class Inside:
             "addresses": own,
             "port": self.listener.getsockname()[1],
             "secret": self.secret,
+            "run": self.run.id,
             "hosts": list(self.allocation.hosts),
             "lease": self.job.lease,
             "cwd": self.job.cwd,
@@ -88,40 +93,59 @@ class Inside:
 
     def gather(self) -> None:
         """Wait until all agents have called and told what there is. Raises `Unreachable`."""
-        Callers(self.listener, self.secret, self.life, self._knows, self._came).watch(self.selector)
+        terms = Terms(self.secret, self.run.id)
+        callers = Callers(self, self.listener, terms, self.life, self._knows, self._came, _complain)
         deadline = time.monotonic() + _PATIENCE
         while missing := [link.host for link in self.links if not link.facts]:
-            for key, _ in self.selector.select(0.2):
-                if key.fd in self.selector.get_map():
-                    key.data()
+            self._turn()
             ended = next((code for code in (step.poll() for step in self.steps) if code is not None), None)
             if ended is not None or time.monotonic() > deadline:
                 how = f"srun ended with status {ended}" if ended is not None else f"none within {_PATIENCE:g} s"
                 words = (self.run.path / "agents.log").read_text().strip().splitlines()[-3:]
                 raise Unreachable(f"no agent on {fold_hosts(missing)}: {how}", "; ".join(words) or None)
 
+        callers.close()
+
+    def _turn(self) -> None:
+        for key, _ in self.selector.select(0.2):
+            if key.fd in self.selector.get_map():
+                key.data()
+        for timer in [timer for timer in self.timers if timer[0] <= time.monotonic()]:
+            self.timers.remove(timer)
+            timer[1]()
+
+    def after(self, seconds: float, do: Callable[[], object]) -> None:
+        """Call `do` once, in so many seconds."""
+        self.timers.append((time.monotonic() + seconds, do))
+
     def _knows(self, node: int) -> int | None:
         return self.links[node].wire.heard if 0 <= node < len(self.links) else None
 
-    def _came(self, node: int, fd: int, frames: Unpacker, heard: int) -> None:
+    def _came(self, node: int, met: Met) -> None:
         link = self.links[node]
-        os.set_blocking(fd, False)
-        link.wire.connect(fd, os.dup(fd), frames, heard)
-        self.selector.register(fd, selectors.EVENT_READ, lambda: self._heard(link))
+        os.set_blocking(met.fd, False)
+        link.wire.connect(met.fd, os.dup(met.fd), met.frames, met.heard, met.seal)
+        self.selector.register(met.fd, selectors.EVENT_READ, lambda: self._heard(link))
 
     def _heard(self, link: FarLink) -> None:
         frames = link.wire.read()
         if frames is None:
-            self.selector.unregister(link.wire.reading)
-            link.wire.disconnect()
+            self._parted(link)
             return
-        for fields, _ in frames:
-            if fields["kind"] == "told":
-                # both clocks are read within the time of one way: good to a few milliseconds
-                link.offset = fields["t"] - time.monotonic()
-                link.host = fields["name"]
-                link.facts.update(fields)
-        link.wire.flush()
+        with guarded(_complain, lambda: self._parted(link)):
+            for fields, _ in frames:
+                if fields["kind"] == "told":
+                    # both clocks are read within the time of one way: good to a few milliseconds
+                    link.offset = fields["t"] - time.monotonic()
+                    link.host = fields["name"]
+                    link.facts.update(fields)
+            link.wire.flush()
+
+    def _parted(self, link: FarLink) -> None:
+        self.selector.unregister(link.wire.reading)
+        os.close(link.wire.reading)
+        os.close(link.wire.writing)
+        link.wire.disconnect()
 
     def check(self) -> None:
         """What would fail later, and less clearly. Raises `Impossible`."""
@@ -239,6 +263,10 @@ class Inside:
             queue.start_now(self.allocation.job)
 
 
+def _complain(text: str) -> None:
+    print(f"muster: {text}", file=sys.stderr, flush=True)
+
+
 def _catch_signals() -> int:
     """Have the signals of Slurm noted; gives the descriptor from which their numbers are read."""
     told, tell = os.pipe()
@@ -267,7 +295,7 @@ def inside(words: list[str]) -> int:
         here.check()
         return here.serve()
     except MusterError as error:
-        print(f"muster: {error}", file=sys.stderr, flush=True)
+        _complain(str(error))
         for step in here.steps:
             step.terminate()
             step.wait()

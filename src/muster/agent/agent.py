@@ -24,7 +24,7 @@ from muster.agent.protocol import MAGIC, Unpacker, pack
 from muster.agent.wire import Wire
 
 if TYPE_CHECKING:
-    from muster.agent.dial import Dialer
+    from muster.agent.dial import Dialer, Met
     from muster.agent.keep import Keeper
 
 _LINGER = 0.2
@@ -163,7 +163,10 @@ class Agent:
 
     def heard(self) -> None:
         """Take what the supervisor sent."""
-        frames = self.wire.read()
+        self.take(self.wire.read())
+
+    def take(self, frames: Iterable[tuple[dict[str, Any], bytes]] | None) -> None:
+        """Do what these frames say; None: the connection has ended, or is to end."""
         if frames is None:
             self.parted()
         else:
@@ -177,17 +180,15 @@ class Agent:
 
     # ---- the supervisor, when it is elsewhere -----------------------------------------------------------------------
 
-    def connected(
-        self, fd: int, same: bool, heard: int, frames: Unpacker, more: Iterable[tuple[dict[str, Any], bytes]] = ()
-    ) -> None:
-        """Go on over a new connection: to the `same` supervisor, which has `heard` so many frames, or to a new one."""
+    def connected(self, met: Met, same: bool) -> None:
+        """Go on over a new connection: to the `same` supervisor, or to a new one."""
         if not same:
             self.wire.begin_anew()
             self.logs.readers.clear()
-        os.set_blocking(fd, False)
-        self.wire.connect(fd, os.dup(fd), frames, heard)
+        os.set_blocking(met.fd, False)
+        self.wire.connect(met.fd, os.dup(met.fd), met.frames, met.heard if same else 0, met.seal)
         self.alone, self.known = 0.0, True
-        self.watch(fd, self.heard)
+        self.watch(met.fd, self.heard)
         if not same:
             if self.prepared:
                 self.emit("state", started=self.members.attempt if self.members.folder else -1, listened=self.listened)
@@ -195,10 +196,12 @@ class Agent:
                 self.emit("told", **self.introduction)
             for frame in self.news.values():
                 self.wire.put(frame)
-        self.obey(self.wire.take(more))
+        self.take(self.wire.feed(b""))  # what came together with the end of the handshake
 
     def parted(self) -> None:
         """The connection has ended."""
+        if self.wire.refused:
+            print(f"muster agent: the connection was closed: {self.wire.refused}", file=sys.stderr, flush=True)
         self.unwatch(self.wire.reading)
         if self.leaving:
             self.logs.finish(drain=False)

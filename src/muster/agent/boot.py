@@ -29,7 +29,7 @@ _MODULES = (
         "meet",
         "agent",
     ),
-    *("dial", "keep", "relay", "move", "clean", "probe"),
+    *("handshake", "listener", "dial", "keep", "relay", "move", "clean", "probe"),
 )
 """What an agent is made of. Each is compiled when it is imported first, for most runs need only some."""
 

@@ -1,27 +1,19 @@
 """How the agents of other nodes and the supervisor on node 0 find each other: a connection by TCP, and a secret.
 
-    supervisor            agent
-    nonce       ──►
-                ◄──       hello: node, proof (of the secret, by that nonce), nonce of its own, what it has heard
-    welcome     ──►       proof by that nonce, which supervisor this is, what it has heard
-
-The secret itself is never sent. Whether the other machine is there is for the kernel to say, by TCP's own probes: a
-process that waits for a disk is not lost.
+`handshake.py` has what they say first. Whether the other machine is there is for the kernel to say, by TCP's own
+probes: a process that waits for a disk is not lost.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
-import hmac
-import os
 import selectors
 import socket
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
-from muster.agent.protocol import Unpacker, pack
+from muster.agent.handshake import Caller, Seal, Terms
+from muster.agent.protocol import LARGEST, Refused, Unpacker
 
 if TYPE_CHECKING:
     from muster.agent.agent import Agent
@@ -32,20 +24,20 @@ _PAUSE = 0.5
 _PATIENCE = 5.0
 """Seconds between two trials, and for one."""
 
-
-def prove(secret: str, nonce: str, node: int) -> str:
-    """What only who knows the secret can say about a nonce."""
-    return hmac.new(secret.encode(), f"{nonce} {node}".encode(), hashlib.sha256).hexdigest()
+HANDSHAKE = 4096
+"""The most bytes of a message of the handshake, and of what an end may send before it is known."""
 
 
-def right(proof: object, secret: str, nonce: str, node: int) -> bool:
-    """It is that proof."""
-    return hmac.compare_digest(str(proof), prove(secret, nonce, node))
+class Met(NamedTuple):
+    """A connection whose ends have proved to each other that they know the secret."""
 
-
-def new_nonce() -> str:
-    """Something that was never said before."""
-    return os.urandom(16).hex()
+    fd: int
+    frames: Unpacker
+    """May hold bytes already."""
+    heard: int
+    """How many frames of ours the other end has."""
+    seal: Seal | None
+    """What makes the MACs of the frames that go out."""
 
 
 def watch_over(sock: socket.socket) -> None:
@@ -61,8 +53,8 @@ def watch_over(sock: socket.socket) -> None:
 class Dialer:
     """An agent's way to its supervisor, tried again until it is found."""
 
-    def __init__(self, agent: Agent, address: str, port: int, secret: str, node: int):
-        self.agent, self.where, self.secret, self.node = agent, (address, port), secret, node
+    def __init__(self, agent: Agent, address: str, port: int, terms: Terms, node: int):
+        self.agent, self.where, self.terms, self.node = agent, (address, port), terms, node
         self.life = ""
         """Which supervisor was spoken to last."""
         self._sock: socket.socket | None = None
@@ -97,34 +89,31 @@ class Dialer:
             self._again()
             return
         watch_over(sock)
-        frames, mine = Unpacker(), new_nonce()
-        self.agent.selector.modify(sock, selectors.EVENT_READ, lambda: self._heard(sock, frames, mine))
+        frames = Unpacker(HANDSHAKE)
+        caller = Caller(self.terms, self.node, self.life, self.agent.wire.heard)
+        self.agent.selector.modify(sock, selectors.EVENT_READ, lambda: self._heard(sock, frames, caller))
 
-    def _heard(self, sock: socket.socket, frames: Unpacker, mine: str) -> None:
+    def _heard(self, sock: socket.socket, frames: Unpacker, caller: Caller) -> None:
+        """Go on with the handshake. Whoever answers in another way than the supervisor is not spoken to any more."""
         try:
-            data = sock.recv(1 << 16)
-            heard = frames.feed(data)
-        except (OSError, ValueError):
-            data = b""
-        if not data:
+            data = sock.recv(HANDSHAKE)
+            frames.add(data)
+            fields = frames.one()
+            if fields is not None and fields["kind"] == "challenge":
+                sock.sendall(caller.answer(fields))
+                fields = frames.one()
+            if fields is None:
+                if not data:
+                    self._again()
+                return
+            welcome, seals = caller.hear(fields)
+        except BlockingIOError:
+            return
+        except (OSError, Refused):
             self._again()
             return
-        for number, (fields, _) in enumerate(heard):
-            if fields["kind"] == "nonce":
-                hello: Mapping[str, Any] = {
-                    "node": self.node,
-                    "proof": prove(self.secret, fields["nonce"], self.node),
-                    "nonce": mine,
-                    "life": self.life,
-                    "heard": self.agent.wire.heard,
-                }
-                sock.sendall(pack("hello", **hello))
-            elif fields["kind"] == "welcome" and right(fields.get("proof"), self.secret, mine, self.node):
-                self.agent.selector.unregister(sock)
-                self._sock = None
-                same, self.life = fields["life"] == self.life, fields["life"]
-                self.agent.connected(sock.detach(), same, fields["heard"], frames, heard[number + 1 :])
-                return
-            else:
-                self._again()
-                return
+        self.agent.selector.unregister(sock)
+        self._sock = None
+        frames.largest, frames.seal = LARGEST, seals.into
+        same, self.life = welcome.life == self.life, welcome.life
+        self.agent.connected(Met(sock.detach(), frames, welcome.heard, seals.out), same)

@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from muster.agent import system
+from muster.agent.dial import Met
 from muster.agent.protocol import Unpacker, socket_name
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Keeper:
                 os.close(fd)
             theirs.close()
         self.agent.members.names[pid] = "supervisor"
-        self.agent.connected(ours.detach(), False, 0, Unpacker())
+        self.agent.connected(Met(ours.detach(), Unpacker(), 0, None), False)
 
     def again(self) -> None:
         """It has died."""

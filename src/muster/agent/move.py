@@ -15,6 +15,7 @@ from typing import Any
 from muster.agent import relay
 from muster.agent.agent import Agent
 from muster.agent.dial import Dialer
+from muster.agent.handshake import Terms
 from muster.agent.keep import ARCHIVE, Keeper
 from muster.agent.protocol import pack, socket_name
 from muster.agent.wire import Wire
@@ -73,7 +74,7 @@ def _settle(
             with open(os.path.join(run_dir, name), "wb") as file:
                 file.write(data)
     if port:
-        agent.dialer = Dialer(agent, address, port, secret, prepare["node"])
+        agent.dialer = Dialer(agent, address, port, Terms(secret, prepare["run_id"]), prepare["node"])
         agent.on_prepare(b"", **prepare)
         agent.dialer.dial()
         agent.wait_alone(time.monotonic())

@@ -11,6 +11,7 @@ from muster.agent import meet
 from muster.agent.agent import Agent
 from muster.agent.boot import text_of
 from muster.agent.dial import Dialer
+from muster.agent.handshake import Terms
 from muster.agent.wire import Wire
 
 RENDEZVOUS = "rendezvous.json"
@@ -38,7 +39,8 @@ def step(words: list[str]) -> int:
         "executable": sys.executable,
     }
     node = where["hosts"].index(agent.introduction["name"])
-    agent.dialer = Dialer(agent, (good or where["addresses"])[0], where["port"], where["secret"], node)
+    terms = Terms(where["secret"], where["run"])
+    agent.dialer = Dialer(agent, (good or where["addresses"])[0], where["port"], terms, node)
     agent.dialer.dial()
     agent.wait_alone(time.monotonic())
     agent.loop()

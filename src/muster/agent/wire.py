@@ -12,9 +12,12 @@ import os
 import selectors
 from collections import deque
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from muster.agent.protocol import Unpacker, pack
+from muster.agent.protocol import Refused, Unpacker, pack
+
+if TYPE_CHECKING:
+    from muster.agent.handshake import Seal
 
 _PIECE = 1 << 18
 
@@ -31,9 +34,12 @@ class Wire:
         """How many frames have come."""
         self.silent = False
         """The last connection broke because nothing was heard of the other machine any more."""
+        self.refused = ""
+        """Why what came over the last connection was no frame of the other end; empty if it was."""
         self._sent = 0
         self._kept: deque[bytes] = deque()
         self._frames = Unpacker()
+        self._seal: Seal | None = None
 
     @property
     def connected(self) -> bool:
@@ -51,7 +57,12 @@ class Wire:
             self._sent += 1
             self._kept.append(frame)
         if self.connected:
-            self.out += frame
+            self._emit(frame)
+
+    def _emit(self, frame: bytes) -> None:
+        self.out += frame
+        if self._seal is not None:
+            self.out += self._seal.tag(frame)
 
     def flush(self) -> bool:
         """Write what the connection takes now; False when it is broken."""
@@ -80,7 +91,7 @@ class Wire:
             selector.unregister(self.writing)
 
     def read(self) -> list[tuple[dict[str, Any], bytes]] | None:
-        """The frames that have come; None at the end of the connection."""
+        """The frames that have come; None at the end of the connection, and where something else than frames came."""
         try:
             data = os.read(self.reading, _PIECE)
         except BlockingIOError:
@@ -90,38 +101,52 @@ class Wire:
             return None
         return self.feed(data) if data else None
 
-    def feed(self, data: bytes) -> list[tuple[dict[str, Any], bytes]]:
-        """Take bytes that were read elsewhere."""
-        return self.take(self._frames.feed(data))
+    def feed(self, data: bytes) -> list[tuple[dict[str, Any], bytes]] | None:
+        """The frames that these bytes, which were read elsewhere, complete; None where they are no frames."""
+        try:
+            return self._take(self._frames.feed(data))
+        except Refused as error:
+            self.refused = str(error)
+            return None
 
-    def take(self, frames: Iterable[tuple[dict[str, Any], bytes]]) -> list[tuple[dict[str, Any], bytes]]:
+    def _take(self, frames: Iterable[tuple[dict[str, Any], bytes]]) -> list[tuple[dict[str, Any], bytes]]:
         """Count frames that came, and give those that say something."""
         found = []
         for fields, payload in frames:
             if fields["kind"] == "have":
-                self._forget(fields["heard"])
+                self._forget(fields.get("heard"))
             else:
                 found.append((fields, payload))
         if self.keeps and found:
             self.heard += len(found)
-            self.out += pack("have", heard=self.heard)
+            self._emit(pack("have", heard=self.heard))
         return found
 
-    def _forget(self, heard: int) -> None:
+    def _forget(self, heard: object) -> None:
         """The other end has this many."""
+        if type(heard) is not int or heard > self._sent:
+            raise Refused("it says to have heard what was never said")
         for _ in range(max(0, len(self._kept) - (self._sent - heard))):
             self._kept.popleft()
 
-    def connect(self, reading: int, writing: int, frames: Unpacker | None = None, heard: int = 0) -> None:
-        """Go on over a new connection, on whose other end `heard` frames are known; `frames` may hold bytes of it."""
-        self.reading, self.writing, self.silent = reading, writing, False
-        self._frames = frames or Unpacker()
+    def connect(
+        self, reading: int, writing: int, frames: Unpacker | None = None, heard: int = 0, seal: Seal | None = None
+    ) -> None:
+        """Go on over a new connection, on whose other end `heard` frames are known; `frames` may hold bytes of it.
+
+        `seal` makes the MACs of the frames that go out. Raises `Refused` where `heard` cannot be.
+        """
         self._forget(heard)
-        self.out = bytearray(b"".join(self._kept))
+        self.reading, self.writing, self.silent, self.refused = reading, writing, False, ""
+        self._frames, self._seal = frames or Unpacker(), seal
+        self.out.clear()
+        for frame in self._kept:
+            self._emit(frame)
 
     def disconnect(self) -> None:
         """There is no connection now."""
         self.reading = self.writing = -1
+        self._seal = None
         self.out.clear()
 
     def begin_anew(self) -> None:

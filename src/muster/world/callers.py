@@ -1,84 +1,153 @@
-"""Agents that call by TCP: whoever knows the secret is let in (`agent/dial.py` has the words)."""
+"""Agents that call by TCP: whoever proves to know the secret is let in (`agent/handshake.py`).
+
+Anybody on the network can connect here. Who is not known yet may send a few kilobytes, within a few seconds, and only
+so many are heard at a time; the others wait in the kernel's queue.
+"""
 
 from __future__ import annotations
 
 import selectors
 import socket
-from collections.abc import Callable, Mapping
-from typing import Any
+import time
+from collections.abc import Callable
+from contextlib import suppress
 
-from muster.agent import dial
-from muster.agent.protocol import Unpacker, pack
+from muster.agent.dial import HANDSHAKE, Met, watch_over
+from muster.agent.handshake import Controller, Terms
+from muster.agent.listener import Listener, Loop, guarded
+from muster.agent.protocol import LARGEST, Refused, Unpacker
 
-_STRANGE = 1 << 16
-"""Bytes without a whole frame after which somebody is no agent: a stranger is to take no memory."""
+_PATIENCE = 5.0
+"""Seconds for a handshake."""
+_BRIEF = 0.2
+"""The same while others wait for a place: longer than a network takes, so that agents get through a crowd."""
+_MOST = 128
+"""Handshakes at a time; fewer where descriptors are few."""
+_LOOK = 0.5
+"""How often it is looked who takes too long, in seconds."""
+
+
+class _Stranger:
+    """A connection whose other end has proved nothing yet."""
+
+    def __init__(self, sock: socket.socket, terms: Terms) -> None:
+        self.sock, self.since = sock, time.monotonic()
+        self.frames, self.hands = Unpacker(HANDSHAKE), Controller(terms)
+        self.came = 0
+        """Bytes that it has sent."""
 
 
 class Callers:
     """A port, and what is asked of who calls there.
 
     `knows(node)` gives how many frames of a node were heard, or None when nobody of that number is awaited;
-    `came(node, descriptor, frames, heard)` takes over a connection: `heard` is what the agent has of ours.
+    `came(node, met)` takes over a connection: `met.heard` is what the agent has of ours. `note` is told who is refused.
     """
 
     def __init__(
         self,
+        loop: Loop,
         listener: socket.socket,
-        secret: str,
+        terms: Terms,
         life: str,
         knows: Callable[[int], int | None],
-        came: Callable[[int, int, Unpacker, int], object],
+        came: Callable[[int, Met], object],
+        note: Callable[[str], object],
     ):
-        self.listener, self.secret, self.life, self.knows, self.came = listener, secret, life, knows, came
-        listener.setblocking(False)
+        self.loop, self.terms, self.life, self.knows, self.came = loop, terms, life, knows, came
+        self.listener = Listener(loop, listener, self._called, note)
+        self.most = max(8, min(_MOST, self.listener.last // 4))
+        self.strangers: dict[socket.socket, _Stranger] = {}
+        """The one that came first stands first."""
+        self._crowded = False
 
-    def watch(self, selector: selectors.BaseSelector) -> None:
-        """Let them call; each thing that happens is a call of what is registered."""
-        selector.register(self.listener, selectors.EVENT_READ, lambda: self._called(selector))
+    def close(self) -> None:
+        """Let nobody in any more; the port stays open."""
+        self.listener.close()
+        for stranger in list(self.strangers.values()):
+            self._forget(stranger)
+            stranger.sock.close()
 
-    def _called(self, selector: selectors.BaseSelector) -> None:
-        try:
-            sock, _ = self.listener.accept()
-        except OSError:
-            return
-        sock.setblocking(False)
-        dial.watch_over(sock)
-        nonce, frames = dial.new_nonce(), Unpacker()
-        try:
-            sock.send(pack("nonce", nonce=nonce))
-        except OSError:  # it has gone already: somebody who looks which ports are open
-            sock.close()
-            return
-        came = 0
+    def _called(self, sock: socket.socket) -> None:
+        watch_over(sock)
+        stranger = _Stranger(sock, self.terms)
+        sock.send(stranger.hands.challenge())
+        self.loop.selector.register(sock, selectors.EVENT_READ, lambda: self._heard(stranger))
+        if not self.strangers:
+            self.loop.after(_LOOK, self._look)
+        self.strangers[sock] = stranger
+        if len(self.strangers) >= self.most:
+            self.listener.pause()
+            if not self._crowded:
+                self._crowded = True
+                self.loop.after(_BRIEF, self._make_room)
 
-        def heard() -> None:
-            nonlocal came
+    def _look(self) -> None:
+        """Every now and then, while there are strangers."""
+        self._refuse_after(_PATIENCE)
+        if self.strangers:
+            self.loop.after(_LOOK, self._look)
+
+    def _make_room(self) -> None:
+        """Others wait, so who has done nothing yet has to go."""
+        self._crowded = len(self.strangers) >= self.most
+        if self._crowded:
+            self._refuse_after(_BRIEF)
+            self.loop.after(_BRIEF / 4, self._make_room)
+
+    def _refuse_after(self, allowed: float) -> None:
+        for stranger in list(self.strangers.values()):
+            if time.monotonic() - stranger.since < allowed:
+                break
+            self._refuse(stranger, f"no handshake within {allowed:g} s")
+
+    def _heard(self, stranger: _Stranger) -> None:
+        with guarded(self.listener.note, lambda: self._refuse(stranger)):
             try:
-                data = sock.recv(1 << 16)
-                came += len(data)
-                found = frames.feed(data)
-            except (OSError, ValueError, RecursionError):
-                data, found = b"", []
-            if data and not found and came < _STRANGE:
+                data = stranger.sock.recv(HANDSHAKE)
+            except BlockingIOError:
                 return
-            selector.unregister(sock)
+            except OSError:
+                data = b""
+            stranger.came += len(data)
             try:
-                known = bool(found) and isinstance(found[0][0], dict) and self._let_in(sock, found[0][0], nonce, frames)
-            except (OSError, KeyError):
-                known = False
-            if not known:
-                sock.close()
+                stranger.frames.add(data)
+                fields = stranger.frames.one()
+                if fields is not None:
+                    self._let_in(stranger, fields)
+                elif not data:
+                    self._refuse(stranger)  # somebody who looks which ports are open
+                elif stranger.came > HANDSHAKE:
+                    raise Refused("this is no handshake")
+            except Refused as error:
+                self._refuse(stranger, str(error))
 
-        selector.register(sock, selectors.EVENT_READ, heard)
+    def _let_in(self, stranger: _Stranger, fields: dict[str, object]) -> None:
+        hello = stranger.hands.hear(fields)
+        if not stranger.frames.empty:
+            raise Refused("it speaks before it is answered")
+        heard = self.knows(hello.node)
+        if heard is None:
+            raise Refused(f"nobody waits for node {hello.node} any more")
+        answer, seals = stranger.hands.welcome(self.life, heard)
+        with suppress(OSError):  # it has gone meanwhile, which is seen where it is read
+            stranger.sock.sendall(answer)
+        self._forget(stranger)
+        stranger.frames.largest, stranger.frames.seal = LARGEST, seals.into
+        known = hello.heard if hello.life == self.life else 0
+        self.came(hello.node, Met(stranger.sock.detach(), stranger.frames, known, seals.out))
 
-    def _let_in(self, sock: socket.socket, hello: Mapping[str, Any], nonce: str, frames: Unpacker) -> bool:
-        node = hello.get("node")
-        if not isinstance(node, int) or not dial.right(hello.get("proof"), self.secret, nonce, node):
-            return False
-        known = self.knows(node)
-        if known is None:
-            return False
-        proof = dial.prove(self.secret, hello["nonce"], node)
-        sock.send(pack("welcome", proof=proof, life=self.life, heard=known))
-        self.came(node, sock.detach(), frames, hello["heard"] if hello["life"] == self.life else 0)
-        return True
+    def _refuse(self, stranger: _Stranger, why: str = "") -> None:
+        """End this connection, and note `why` unless that is nothing unusual."""
+        if why:
+            with suppress(OSError, IndexError):
+                self.listener.note(f"a connection from {stranger.sock.getpeername()[0]} was refused: {why}")
+        self._forget(stranger)
+        stranger.sock.close()
+
+    def _forget(self, stranger: _Stranger) -> None:
+        """It is a stranger no more, or is gone."""
+        if self.strangers.pop(stranger.sock, None) is None:
+            return
+        self.loop.selector.unregister(stranger.sock)
+        self.listener.resume()

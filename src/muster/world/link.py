@@ -110,11 +110,13 @@ class ChildLink(Link):
     def why_lost(self, run_path: str, python: str) -> str:
         """Why the connection ended, for a person."""
         code, how = self.status()
-        if code is None:
+        if code is None and not self.wire.refused:
             return f"the agent on {self.host} closed its connection and {how}"
         if self.preface is not None:
             what = "--setup failed" if code == SETUP_FAILED else f"could not be started by {python}"
             return f"the agent on {self.host} {what}: {self.last_words() or how}"
+        if self.wire.refused:
+            return f"the agent on {self.host} was not understood: {self.wire.refused}"
         if self.broken:
             return f"the agent on {self.host} failed: {self.broken}; see {run_path}/node_{self.host}/agent.log"
         return f"the agent on {self.host} ended ({how}), and its ranks with it"

@@ -16,7 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from muster.agent import dial
+from muster.agent.dial import Met
+from muster.agent.handshake import Terms, new_nonce
+from muster.agent.listener import guarded
 from muster.agent.protocol import Unpacker
 from muster.model import Outcome, Plan, as_json, outcome_from_json, plan_from_json
 from muster.runs import Run
@@ -59,7 +61,7 @@ class Served(World):
         ]
         first = record.get("first_attempt", 0)
         super().__init__(plan, run, links, record["began"], record["address"], record["meets"], first)
-        self.far, self.secret, self.life = list(links), secret, life or dial.new_nonce()
+        self.far, self.secret, self.life = list(links), secret, life or new_nonce()
         self.lease: float = plan.job.lease
         self.facts.update(record["facts"][0])
         self.records: list[str] = []
@@ -132,11 +134,11 @@ class Served(World):
             if link.wire.connected:
                 self._hear_of(link)
         if own >= 0:
-            self._connect(self.far[0], own, Unpacker(), 0)
+            self._connect(self.far[0], Met(own, Unpacker(), 0, None))
         self.viewers.listen(visitors)
         if door >= 0:
             listener = socket.socket(fileno=door)
-            Callers(listener, self.secret, self.life, self._knows, self._came).watch(self.selector)
+            Callers(self, listener, Terms(self.secret, self.run.id), self.life, self._knows, self._came, self._refused)
         while self.outcome is None:
             self.turn()
         self._end(self.outcome)
@@ -171,17 +173,21 @@ class Served(World):
             self._disconnect(self.far[node])
         return self.far[node].wire.heard
 
-    def _came(self, node: int, fd: int, frames: Unpacker, heard: int) -> None:
+    def _refused(self, text: str) -> None:
+        """Somebody has connected who is none of us."""
+        self.note("refused", {"t": self.now(), "text": text})
+
+    def _came(self, node: int, met: Met) -> None:
         """An agent has called, and knows the secret."""
         link = self.far[node]
         if link.parted_at is not None:
             self.say(f"{link.host} is back after {self.now() - link.parted_at:.0f} s")
             link.parted_at = None
-        self._connect(link, fd, frames, heard)
+        self._connect(link, met)
 
-    def _connect(self, link: FarLink, fd: int, frames: Unpacker, heard: int) -> None:
-        os.set_blocking(fd, False)
-        link.wire.connect(fd, os.dup(fd), frames, heard)
+    def _connect(self, link: FarLink, met: Met) -> None:
+        os.set_blocking(met.fd, False)
+        link.wire.connect(met.fd, os.dup(met.fd), met.frames, met.heard, met.seal)
         self._hear_of(link)
 
     def _hear_of(self, link: FarLink) -> None:
@@ -197,7 +203,16 @@ class Served(World):
     def _heard(self, link: FarLink) -> None:
         frames = link.wire.read()
         if frames is not None:
-            self.hear(link, frames)
+            with guarded(self._refused, lambda: self._parted(link)):
+                self.hear(link, frames)
+            return
+        if link.wire.refused:
+            self._refused(f"the connection to {link.host} was closed: {link.wire.refused}")
+        self._parted(link)
+
+    def _parted(self, link: FarLink) -> None:
+        """The connection to an agent has ended; one that lives calls again, but for that of this node."""
+        if not link.wire.connected:
             return
         silent = link.wire.silent
         self._disconnect(link)

@@ -1,0 +1,120 @@
+"""Accept connections without ever failing: whoever connects may be a stranger, and some come by the thousand."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import selectors
+import socket
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+_REST = 0.2
+"""Seconds without accepting, after the kernel had no descriptor or no memory for one connection more."""
+_RESERVE = 64
+"""Descriptors that connections never take: for logs, events and children. At most a quarter of all."""
+_TOLD = 10
+"""How many refusals are told of, of each kind of listener."""
+
+
+class Loop(Protocol):
+    """What waits for descriptors and times: an agent, or a controller."""
+
+    @property
+    def selector(self) -> selectors.BaseSelector:
+        """Its registered data are called when there is something to do."""
+
+    def after(self, seconds: float, do: Callable[[], object], /) -> None:
+        """Call `do` once, in so many seconds."""
+
+
+class FirstFew:
+    """Passes on the first few of what may be many sentences."""
+
+    def __init__(self, tell: Callable[[str], object]) -> None:
+        self._tell, self._count = tell, 0
+
+    def __call__(self, text: str) -> None:
+        """Pass it on, unless there were too many."""
+        self._count += 1
+        if self._count <= _TOLD:
+            self._tell(text + ("; further ones are not told" if self._count == _TOLD else ""))
+
+
+class Listener:
+    """A socket that listens; `came` takes over each connection, and `note` is told what was refused.
+
+    As in trio's accept loop, no error of accept() ends it: where descriptors or memory are scarce it waits for a
+    moment, and does not spin. Connections are refused while only the reserve of descriptors is left.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        came: Callable[[socket.socket], object],
+        note: Callable[[str], object],
+    ) -> None:
+        sock.setblocking(False)
+        self.sock, self._loop, self._came, self.note = sock, loop, came, FirstFew(note)
+        self._closed = self._paused = False
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.last = 1 << 30 if most < 0 else most - min(_RESERVE, most // 4)
+        """A connection whose descriptor has this number or a higher one is refused: the kernel gives the lowest."""
+        self._watch()
+
+    def close(self) -> None:
+        """Accept no more; the socket stays."""
+        self._closed = True
+        self._unwatch()
+
+    def pause(self) -> None:
+        """Leave who comes in the kernel's queue."""
+        self._paused = True
+        self._unwatch()
+
+    def resume(self) -> None:
+        """Accept again."""
+        self._paused = False
+        self._watch()
+
+    def _watch(self) -> None:
+        if not self._closed and not self._paused and self.sock.fileno() not in self._loop.selector.get_map():
+            self._loop.selector.register(self.sock, selectors.EVENT_READ, self._ready)
+
+    def _unwatch(self) -> None:
+        if self.sock.fileno() in self._loop.selector.get_map():
+            self._loop.selector.unregister(self.sock)
+
+    def _ready(self) -> None:
+        try:
+            sock, _ = self.sock.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return  # it has gone already
+        except OSError as error:
+            self._rest(f"no connection can be accepted: {error.strerror}")
+            return
+        if sock.fileno() >= self.last:
+            sock.close()
+            self._rest("connections are refused: too few descriptors are left")
+            return
+        with guarded(self.note, sock.close):
+            sock.setblocking(False)
+            self._came(sock)
+
+    def _rest(self, why: str) -> None:
+        self.note(why)
+        self._unwatch()
+        self._loop.after(_REST, self._watch)
+
+
+@contextlib.contextmanager
+def guarded(note: Callable[[str], object], close: Callable[[], object]) -> Iterator[None]:
+    """A block for one connection: an error in it ends this connection, is noted, and nothing else."""
+    try:
+        yield
+    except Exception as error:
+        close()
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        note(f"a connection was closed: {type(error).__name__}: {error} ({where.name}, line {where.lineno})")

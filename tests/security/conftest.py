@@ -1,0 +1,7 @@
+"""Fixtures of the tests against other users, hostile hosts and strangers on the network."""
+
+from __future__ import annotations
+
+from there import there
+
+__all__ = ["there"]

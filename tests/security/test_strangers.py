@@ -1,0 +1,236 @@
+"""Whoever connects to a port of a run without knowing its secret gets nothing, takes little, and ends nothing."""
+
+from __future__ import annotations
+
+import os
+import resource
+import selectors
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from waiting import until
+
+from muster.agent import protocol
+from muster.agent.dial import Dialer, Met
+from muster.agent.handshake import Terms
+from muster.agent.protocol import Unpacker, pack
+from muster.agent.wire import Wire
+from muster.world.callers import Callers
+
+TERMS = Terms("5ec2e7" * 8, "20261127-000000-abcdef-train")
+
+
+class Loop:
+    """What waits for descriptors and times, as agents and controllers do; it stands for an agent to its dialer."""
+
+    def __init__(self) -> None:
+        self.selector = selectors.DefaultSelector()
+        self.timers: list[tuple[float, Callable[[], object]]] = []
+        self.wire = Wire(keeps=True)
+        self.met: list[Met] = []
+        """Connections whose other end was believed."""
+
+    def after(self, seconds: float, do: Callable[[], object]) -> None:
+        self.timers.append((time.monotonic() + seconds, do))
+
+    def turn(self, wait: float = 0.02) -> None:
+        wait = max(0.0, min([wait, *(when - time.monotonic() for when, _ in self.timers)]))
+        for key, _ in self.selector.select(wait):
+            if key.fd in self.selector.get_map():
+                key.data()
+        for timer in [timer for timer in self.timers if timer[0] <= time.monotonic()]:
+            self.timers.remove(timer)
+            timer[1]()
+
+    def until(self, condition: Callable[[], Any], what: str) -> Any:
+        return until(lambda: (self.turn(), condition())[1], what)
+
+    def connected(self, met: Met, same: bool) -> None:
+        self.met.append(met)
+
+    def close(self) -> None:
+        for key in list(self.selector.get_map().values()):
+            if isinstance(key.fileobj, socket.socket):
+                key.fileobj.close()
+        self.selector.close()
+        for met in self.met:
+            os.close(met.fd)
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    made = Loop()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def port() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0), backlog=4096) as made:
+        yield made
+
+
+def dialer(loop: Any, port: socket.socket, terms: Terms = TERMS) -> Dialer:
+    made = Dialer(loop, *port.getsockname(), terms, 1)
+    made.dial()
+    return made
+
+
+class Impostor:
+    """Has bound the port after the controller has died, and knows everything but the secret."""
+
+    def __init__(self, loop: Loop, port: socket.socket) -> None:
+        self.loop, self.port, self.trials = loop, port, 0
+        self.hellos: list[dict[str, Any]] = []
+        port.setblocking(False)
+        loop.selector.register(port, selectors.EVENT_READ, self.called)
+
+    def called(self) -> None:
+        sock, _ = self.port.accept()
+        sock.setblocking(False)
+        frames, self.trials = Unpacker(), self.trials + 1
+        # the nonce of an earlier connection, so that its proof could be shown again
+        nonce = self.hellos[-1]["nonce"] if self.hellos and self.trials % 2 else "ab" * 32
+        sock.send(pack("challenge", version=protocol.VERSION, nonce=nonce))
+        sock.send(pack("nonce", nonce=nonce))  # as it was in earlier versions
+
+        def heard() -> None:
+            data = sock.recv(4096)
+            for said, _ in frames.feed(data):
+                self.hellos.append(said)
+                for frame in self.answers(said):
+                    try:
+                        sock.send(frame)
+                    except OSError:
+                        break
+            if not data:
+                self.loop.selector.unregister(sock)
+                sock.close()
+
+        self.loop.selector.register(sock, selectors.EVENT_READ, heard)
+
+    def answers(self, said: dict[str, Any]) -> list[bytes]:
+        """What she can make of it: another order, the same proof, its nonce as one of her own."""
+        mac, number = said.get("mac", said.get("proof")), self.trials % 4
+        if number == 0:
+            return [pack("nonce", nonce=said["nonce"]), pack("challenge", version=3, nonce=said["nonce"])]
+        if number == 1:
+            return [pack("welcome", mac=mac, proof=mac, life="", heard=0)]
+        if number == 2:
+            return [pack("welcome", mac="ü" * 64, proof="ü" * 64, life="x", heard=0)]
+        return [pack(**said), b"\xff" * 64]
+
+
+def test_an_agent_believes_no_impostor_and_then_finds_its_controller(loop: Loop, port: socket.socket) -> None:
+    """Reflection, replay, other orders, proofs that are no ASCII: each ends the connection, and it dials again."""
+    impostor = Impostor(loop, port)
+    dialer(loop, port)
+    loop.until(lambda: impostor.trials >= 5, "the agent has tried five times")
+    assert not loop.met
+    assert len(impostor.hellos) <= impostor.trials, "one proof a connection"
+    loop.selector.unregister(port)
+    Callers(loop, port, TERMS, "life", lambda node: 0, lambda node, met: loop.met.append(met), print)
+    loop.until(lambda: len(loop.met) == 2, "both have met")
+
+
+def _hello(**fields: Any) -> bytes:
+    return pack("hello", **{"node": 1, "nonce": "ab" * 32, "life": "", "heard": 0, "mac": "cd" * 32, **fields})
+
+
+HOSTILE = {
+    "a proof that is no ASCII": _hello(mac="ü" * 32, proof="ü" * 64),
+    "a proof of no type": _hello(mac=None, proof={}),
+    "a node of no number": _hello(node="x"),
+    "no fields": pack("hello"),
+    "no UTF-8": b"\0\0\0\x04\0\0\0\0\xff\xfe\xfd\xfc",
+    "deep": b"\0\0\x0f\xa0\0\0\0\0" + b"[" * 4000,
+    "huge": b"\xff" * 8,
+    "large": b"\0\0\x10\0\0\0\0\0" + b"x" * 4096,
+    "a browser": b"GET / HTTP/1.1\r\nHost: n1\r\n\r\n",
+    "another kind": pack("welcome"),
+    "early": _hello() + pack("told"),
+    "drop by drop": struct.pack("!II", 100, 0),
+}
+
+
+def test_what_a_stranger_sends_ends_her_connection_and_nothing_else(loop: Loop, port: socket.socket) -> None:
+    notes: list[str] = []
+    Callers(loop, port, TERMS, "life", lambda node: 0, lambda node, met: loop.met.append(met), notes.append)
+    for name, data in HOSTILE.items():
+        with socket.create_connection(port.getsockname()) as stranger:
+            stranger.sendall(data)
+            if name == "drop by drop":  # and says no more
+                stranger.shutdown(socket.SHUT_WR)
+            stranger.setblocking(False)
+
+            def closed(stranger: socket.socket = stranger) -> bool:
+                try:
+                    return stranger.recv(4096) == b""
+                except ConnectionResetError:
+                    return True
+                except BlockingIOError:
+                    return False
+
+            loop.until(closed, f"she is sent away: {name}")
+    assert not loop.met
+    assert 9 <= len(notes) <= 10 and "127.0.0.1" in notes[0] and "further ones are not told" in notes[-1]
+    dialer(loop, port)
+    loop.until(lambda: len(loop.met) == 2, "who knows the secret is let in")
+
+
+FEW = """
+import resource, selectors, socket, sys, time
+sys.path[:0] = sys.argv[2:]
+from test_strangers import TERMS, Loop
+from muster.world.callers import Callers
+resource.setrlimit(resource.RLIMIT_NOFILE, (160, 160))
+loop, notes, turns = Loop(), [], 0
+def came(node, met):
+    with open("/dev/null"):  # the run's own work
+        print("came", node, turns, time.process_time(), flush=True)
+port = socket.socket(fileno=int(sys.argv[1]))
+Callers(loop, port, TERMS, "life", lambda node: 0, came, lambda text: print("note", text, flush=True))
+while True:
+    with open("/dev/null"):
+        loop.turn(1.0)
+    turns += 1
+"""
+
+
+def test_who_opens_more_connections_than_there_are_descriptors_neither_stops_nor_busies_the_controller(
+    loop: Loop, port: socket.socket
+) -> None:
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    words = [sys.executable, "-c", FEW, str(port.fileno()), *paths]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    idle: list[socket.socket] = []
+    controller = subprocess.Popen(words, pass_fds=[port.fileno()], stdout=subprocess.PIPE, text=True)
+    try:
+        assert controller.stdout is not None
+        for _ in range(1200):
+            idle.append(socket.socket())
+            idle[-1].setblocking(False)
+            idle[-1].connect_ex(port.getsockname())
+        dialer(loop, port)
+        # the kernel's queue holds all of them, and those in front of the agent go one after the other
+        until(lambda: (loop.turn(), loop.met)[1], "the agent is let in", 120)
+        while not (line := controller.stdout.readline()).startswith("came"):
+            assert line.startswith("note"), line
+        _, node, turns, busy = line.split()
+        assert "1" == node
+        assert int(turns) < 20000 and float(busy) < 20, "it does not spin"
+        assert controller.poll() is None
+    finally:
+        controller.kill()
+        controller.communicate()
+        for sock in idle:
+            sock.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
