@@ -1,8 +1,13 @@
 """Host lists and host files, as people and other launchers write them. Touches nothing.
 
 --hosts n[1-3],gpu5:4,gpu6:0,1      three hosts, one with 4 ranks, one of which GPUs 0 and 1 are used
+--hosts fe80::1%eth0,[2001:db8::7]:4   IPv6 addresses; brackets tell the number of ranks from the address
 n1 slots=4                          a line of a host file: Open MPI's and DeepSpeed's form; `n1:4` is MPICH's
 n1@n2:0,2                           DeepSpeed's --include and --exclude
+
+Every name is compared with a strict pattern before anything else sees it. ClusterShell puts the name of a group into a
+shell command, ssh takes a host that begins with `-` for an option, and a person's ssh configuration may put host and
+user into a shell command (`ProxyCommand`).
 """
 
 from __future__ import annotations
@@ -28,7 +33,20 @@ class Wanted(NamedTuple):
     """The GPUs that it lends; empty for all."""
 
 
-_NUMBERS = re.compile(r"\d+(-\d+)?")
+_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+_SCOPE = re.compile(r"[A-Za-z0-9_.-]+")
+"""The interface in `fe80::1%eth0`."""
+
+_NAMES = r"(?:[A-Za-z0-9_.-]|\[[0-9][0-9,/-]*\])+"
+_GROUP = r"@(?:[A-Za-z0-9_][A-Za-z0-9_.+-]*:)?[A-Za-z0-9_][A-Za-z0-9_.+-]*"
+_SET = re.compile(rf"(?:{_NAMES}|{_GROUP})(?:[,!&^](?:{_NAMES}|{_GROUP}))*")
+"""What of ClusterShell's sets is taken: names, numbers in brackets, groups, and what joins them."""
+
+_NUMBERS = re.compile(r"[0-9]+(-[0-9]+)?(/[0-9]+)?")
+
+MOST_HOSTS = 100_000
+"""More hosts than this are a slip in a list such as `n[1-10000000]`, which would take all memory."""
 
 
 def parse_hosts(text: str) -> tuple[Wanted, ...]:
@@ -41,23 +59,54 @@ def parse_hosts(text: str) -> tuple[Wanted, ...]:
     return _once(found, f"--hosts {text}")
 
 
+def parse_host(text: str) -> Wanted:
+    """Read `HOST` or `USER@HOST`, as it stands before the colon of HOST:RUN; raises `Impossible`."""
+    found = _entry(text, f"host {text}")
+    if len(found) != 1 or found[0].slots is not None:
+        raise Impossible(f"`{text}` is not one host", "for example `n1:last` or `ann@n1:last`")
+    return found[0]
+
+
 def _words(text: str) -> list[str]:
     """The entries between commas. Numbers belong to the host before them: `n1:0,1,n2`; brackets hold commas too."""
     entries: list[str] = []
     for piece in re.findall(r"(?:\[[^\]]*\]|[^,\s])+", text):
-        if entries and re.fullmatch(r"\d+", piece) and re.search(r":\d+(,\d+)*$", entries[-1]):
+        counted = entries and re.search(r":[0-9]+(,[0-9]+)*$", entries[-1]) and not is_ipv6(entries[-1])
+        if counted and re.fullmatch(r"[0-9]+", piece):
             entries[-1] += "," + piece
         else:
             entries.append(piece)
     return entries
 
 
+def is_ipv6(name: str) -> bool:
+    """It is an IPv6 address, maybe with a scope (`fe80::1%eth0`), and without brackets."""
+    from ipaddress import AddressValueError, IPv6Address
+
+    address, percent, scope = name.partition("%")
+    try:
+        IPv6Address(address)
+    except AddressValueError:
+        return False
+    return not percent or _SCOPE.fullmatch(scope) is not None
+
+
 def _entry(word: str, source: str) -> list[Wanted]:
     """One entry, which may name several hosts."""
-    names, colon, after = word.partition(":")
-    user = ""
-    if "@" in names[1:] and "[" not in names.partition("@")[0]:
+    user, names = "", word
+    if re.match(r"[^@\[&!^]+@", names):  # else it is a group, maybe of a set: `@racks`, `n1&@racks`
         user, _, names = names.partition("@")
+        if not _USER.fullmatch(user):
+            raise Impossible(f"{source}: `{user}` is no name of a user", "a name has letters, digits, dots and hyphens")
+    bracketed = re.fullmatch(r"\[([^\]]*:[^\]]*)\](?:(:)(.*))?", names)
+    if bracketed:
+        names, colon, after = bracketed[1], bracketed[2] or "", bracketed[3] or ""
+        if not is_ipv6(names):
+            raise Impossible(f"{source}: `{names}` is no IPv6 address", "for example `[2001:db8::7]:4`")
+    elif is_ipv6(names):
+        colon = after = ""
+    else:
+        names, colon, after = names.partition(":")
     slots: int | None = None
     gpus: tuple[str, ...] = ()
     if colon:
@@ -80,31 +129,60 @@ def expand(names: str, source: str) -> list[str]:
     """`n[1-3]`, `@group` of ClusterShell: the hosts, in order; raises `Impossible`."""
     if not names:
         raise Impossible(f"{source}: a host without a name", "for example `--hosts n1,n2`")
-    if not re.search(r"[\[\]@&!^]", names):
-        found = [names]
-    else:
-        try:
-            from ClusterShell.NodeSet import NodeSet, NodeSetException
-        except ImportError:
-            raise Impossible(
-                f"{source}: `{names}` is a set of hosts, and ClusterShell, which reads it, is not installed",
-                "`pip install ClusterShell`, or write the hosts out",
-            ) from None
-        try:
-            found = list(NodeSet(names))
-        except NodeSetException as error:
-            raise Impossible(
-                f"{source}: `{names}` is no set of hosts: {error}",
-                "for example `n[1-3,7]`, or `@group` of ClusterShell",
-            ) from None
-        if not found:
-            raise Impossible(f"{source}: `{names}` has no host in it", "look at it with `cluset -e`")
-    for name in found:
-        if name.startswith("-") or not re.fullmatch(r"[A-Za-z0-9_.%:-]+", name):
-            raise Impossible(
-                f"{source}: `{name}` is no name of a host", "a name has letters, digits, dots and hyphens inside"
-            )
-    return found
+    if is_ipv6(names) or not re.search(r"[\[\]@&!^]", names):
+        return [_checked(names, source)]
+    if not _SET.fullmatch(names):
+        raise Impossible(
+            f"{source}: `{names}` is no set of hosts",
+            "for example `n[1-3,7]`, or `@group` of ClusterShell; names have letters, digits, dots and hyphens",
+        )
+    _refuse_too_many(names, source)
+    try:
+        from ClusterShell.NodeSet import NodeSet, NodeSetException
+    except ImportError:
+        raise Impossible(
+            f"{source}: `{names}` is a set of hosts, and ClusterShell, which reads it, is not installed",
+            "`pip install ClusterShell`, or write the hosts out",
+        ) from None
+    try:
+        found = list(NodeSet(names))
+    except NodeSetException as error:
+        raise Impossible(
+            f"{source}: `{names}` is no set of hosts: {error}", "for example `n[1-3,7]`, or `@group` of ClusterShell"
+        ) from None
+    if not found:
+        raise Impossible(f"{source}: `{names}` has no host in it", "look at it with `cluset -e`")
+    return [_checked(name, source) for name in found]
+
+
+def _checked(name: str, source: str) -> str:
+    """The name, when it is one of a host; raises `Impossible`."""
+    if not _HOST.fullmatch(name) and not is_ipv6(name):
+        raise Impossible(
+            f"{source}: `{name}` is no name of a host", "a name has letters, digits, dots and hyphens inside"
+        )
+    return name
+
+
+def _refuse_too_many(names: str, source: str) -> None:
+    """Raise `Impossible` for a list of absurdly many hosts, before it is written out."""
+    total = 0
+    for piece in re.findall(r"(?:\[[^\]]*\]|[^,\[])+", names):
+        count = 1
+        for inside in re.findall(r"\[([^\]]*)\]", piece):
+            count *= sum(_length(item) for item in inside.split(","))
+        total += count
+    if total > MOST_HOSTS:
+        raise Impossible(f"{source}: `{names}` is {total} hosts", f"at most {MOST_HOSTS} are taken")
+
+
+def _length(item: str) -> int:
+    """How many numbers `1-3` is."""
+    first, _, last = item.partition("/")[0].partition("-")
+    # a number of more digits is absurd whatever it is, and Python would refuse to read one of thousands
+    if max(len(first), len(last)) > 12:
+        return MOST_HOSTS + 1
+    return max(1, int(last) - int(first) + 1) if first.isdigit() and last.isdigit() else 1
 
 
 def unfold_hosts(text: str) -> list[str]:
@@ -112,13 +190,15 @@ def unfold_hosts(text: str) -> list[str]:
 
     Raises `Impossible`.
     """
+    source = "Slurm's list of nodes"
+    _refuse_too_many(text, source)
     found: list[str] = []
     for piece in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", text):
         names = [""]
         for part in re.split(r"(\[[^\]]*\])", piece):
             choices = _numbers(part[1:-1], text) if part.startswith("[") else [part]
             names = [name + choice for name in names for choice in choices]
-        found += names
+        found += [_checked(name, source) for name in names]
     return found
 
 
@@ -126,10 +206,12 @@ def _numbers(text: str, whole: str) -> list[str]:
     """`1-3,07`: the numbers, as wide as they were written."""
     found = []
     for item in text.split(","):
-        first, _, last = item.partition("-")
-        if not re.fullmatch(r"\d+(-\d+)?", item):
+        if not _NUMBERS.fullmatch(item):
             raise Impossible(f"cannot read the host list `{whole}`", "it is written as `n[1-3,7]`")
-        found += [str(number).zfill(len(first)) for number in range(int(first), int(last or first) + 1)]
+        span, _, step = item.partition("/")
+        first, _, last = span.partition("-")
+        numbers = range(int(first), int(last or first) + 1, int(step or 1) or 1)
+        found += [str(number).zfill(len(first)) for number in numbers]
     return found
 
 
@@ -138,7 +220,7 @@ def fold_hosts(names: Iterable[str]) -> str:
     groups: dict[tuple[str, int, str], list[int]] = {}
     for name in names:
         match = re.fullmatch(r"(.*?)(\d+)(\D*)", name)
-        if match is None or re.fullmatch(r"[\d.]+", name):  # an address is no row of machines
+        if match is None or re.fullmatch(r"[\d.]+", name) or ":" in name:  # an address is no row of machines
             groups.setdefault((name, 0, ""), [])
             continue
         before, digits, after = match.groups()
@@ -166,6 +248,7 @@ def _once(found: Sequence[Wanted], source: str) -> tuple[Wanted, ...]:
 def parse_hostfile(text: str, path: str) -> tuple[Wanted, ...]:
     """Read a host file: one host a line, `#` for comments; slots as `slots=4` or `:4`. Raises `Impossible`."""
     found: dict[str, Wanted] = {}
+    text = text[1:] if text.startswith("\ufeff") else text  # some editors mark UTF-8 so
     for number, line in enumerate(text.splitlines(), 1):
         source = f"{path}, line {number}"
         words = line.partition("#")[0].split()
@@ -174,19 +257,19 @@ def parse_hostfile(text: str, path: str) -> tuple[Wanted, ...]:
         entries = _entry(words[0], source)
         for word in words[1:]:
             key, equals, value = word.partition("=")
-            if not equals and re.fullmatch(r"\d+", word) and len(words) == 2:
+            if not equals and re.fullmatch(r"[0-9]+", word) and len(words) == 2:
                 key, value = "slots", word  # `host 4`
             if key in ("max_slots", "max-slots"):
                 continue
             if key not in ("slots", "gpus") or not value:
                 raise Impossible(f"{source}: `{word}` is not known", "a line is `HOST`, `HOST slots=4` or `HOST:4`")
             if key == "gpus":
-                if not re.fullmatch(r"\d+(,\d+)*", value):
+                if not re.fullmatch(r"[0-9]+(,[0-9]+)*", value):
                     raise Impossible(f"{source}: `{word}` lists no GPUs", "for example `gpus=0,1`")
                 lent = tuple(value.split(","))
                 entries = [entry._replace(gpus=lent, slots=len(lent)) for entry in entries]
             else:
-                if not value.isdigit():
+                if not re.fullmatch(r"[0-9]+", value):
                     raise Impossible(f"{source}: `{word}` has no number", "for example `slots=4`")
                 entries = [entry._replace(slots=int(value)) for entry in entries]
         for entry in entries:
@@ -212,6 +295,10 @@ def choose(hosts: Sequence[Wanted], include: str | None, exclude: str | None) ->
     for name in named:
         if name not in by_name:
             raise Impossible(f"{option} {text}: there is no host {name}", f"there are {', '.join(by_name)}")
+        lent = _lent(by_name[name])
+        missing = [gpu for gpu in named[name] if lent and gpu not in lent]
+        if missing:
+            raise Impossible(f"{option} {text}: {name} has no GPU {missing[0]}", f"it has {', '.join(lent)}")
     if include:
         return tuple(
             host._replace(gpus=named[host.name], slots=len(named[host.name])) if named[host.name] else host
@@ -223,7 +310,7 @@ def choose(hosts: Sequence[Wanted], include: str | None, exclude: str | None) ->
         if host.name not in named:
             kept.append(host)
         elif named[host.name]:
-            all_gpus = host.gpus or tuple(str(number) for number in range(host.slots or 0))
+            all_gpus = _lent(host)
             if not all_gpus:
                 raise Impossible(
                     f"{option} {text}: how many GPUs {host.name} has is not known here",
@@ -237,13 +324,18 @@ def choose(hosts: Sequence[Wanted], include: str | None, exclude: str | None) ->
     return tuple(kept)
 
 
+def _lent(host: Wanted) -> tuple[str, ...]:
+    """The GPUs of a host, as DeepSpeed counts them: one a slot; none where nothing was said."""
+    return host.gpus or tuple(str(number) for number in range(host.slots or 0))
+
+
 def _selection(text: str, source: str) -> dict[str, tuple[str, ...]]:
     """`n1@n2:0,2`: GPUs by host; none means the whole host."""
     found: dict[str, tuple[str, ...]] = {}
     for item in text.split("@"):
         names, _, numbers = item.strip().partition(":")
         gpus = tuple(number for number in numbers.split(",") if number)
-        if not all(number.isdigit() for number in gpus):
+        if not all(re.fullmatch("[0-9]+", number) for number in gpus):
             raise Impossible(f"{source}: `{item}` has no numbers after its colon", "for example `n1@n2:0,2`")
         for name in expand(names, source):
             found[name] = gpus
@@ -251,11 +343,18 @@ def _selection(text: str, source: str) -> dict[str, tuple[str, ...]]:
 
 
 def shares(hosts: Sequence[Wanted], each: int | None, total: int | None) -> list[int | None]:
-    """The number of ranks on each host: its slots, else `-g`, filled up in order to `-n`; None where nobody says.
+    """The number of ranks on each host: `-g`, which its slots must allow, else all of them, filled up in order to `-n`;
+    None where nobody says.
 
     Hosts that get no rank are 0. Raises `Impossible`.
     """
-    counts = [host.slots if host.slots is not None else each for host in hosts]
+    for host in hosts:
+        if each is not None and host.slots is not None and each > host.slots:
+            raise Impossible(
+                f"-g {each} is more than the {host.slots} {'slot' if host.slots == 1 else 'slots'} of {host.name}",
+                f"give it more slots, `{host.name}:{each}`, or leave `-g` out: each host gets as many ranks as slots",
+            )
+    counts = [host.slots if each is None else each for host in hosts]
     if total is None:
         return counts
     if total < 1:

@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 
 from muster.errors import Impossible
-from muster.hosts import Wanted, choose, expand, fold_hosts, parse_hostfile, parse_hosts, shares
+from muster.hosts import (
+    Wanted,
+    choose,
+    expand,
+    fold_hosts,
+    parse_host,
+    parse_hostfile,
+    parse_hosts,
+    shares,
+    unfold_hosts,
+)
 
 
 def short(hosts: tuple[Wanted, ...]) -> list[str]:
@@ -37,6 +47,9 @@ def short(hosts: tuple[Wanted, ...]) -> list[str]:
         ("ann@n1,bob@n2:4", ["ann@n1", "bob@n2:4"]),
         ("10.0.0.7,node-1.example.org", ["10.0.0.7", "node-1.example.org"]),
         ("b,a,c", ["b", "a", "c"]),
+        ("::1,2001:db8::7", ["::1", "2001:db8::7"]),
+        ("[2001:db8::7]:4,[::1]:0,1,n2", ["2001:db8::7:4", "::1:2/0+1", "n2"]),
+        ("ann@[fe80::1%eth0]:2,ann@fe80::2%eth0", ["ann@fe80::1%eth0:2", "ann@fe80::2%eth0"]),
     ],
 )
 def test_hosts(text: str, expected: list[str]) -> None:
@@ -56,6 +69,24 @@ def test_hosts(text: str, expected: list[str]) -> None:
         ("n1:0,0", "names a GPU twice"),
         (":4", "a host without a name"),
         ("n[1-", "is no"),
+        ("-oProxyCommand=x@n1", "is no name of a user"),
+        ("a`id`@n1", "is no name of a user"),
+        ("-o[1-2]", "is no name of a host"),
+        ("%h", "is no name of a host"),
+        ("n1%eth0", "is no name of a host"),
+        ("[::1;x]", "is no IPv6 address"),
+        ("fe80::1%$(id)", "no number after its colon"),
+        ("[fe80::1%$(id)]", "is no IPv6 address"),
+        ("@x';touch p;'", "is no set of hosts"),
+        ("n1&@`touch p`", "is no set of hosts"),
+        ("@-x", "is no set of hosts"),
+        ("@*", "is no set of hosts"),
+        ("n[1-3]*", "is no set of hosts"),
+        ("n\u00b2", "is no name of a host"),
+        ("n1:\u00b2", "has no number after its colon"),
+        ("n[1-10000000]", "is 10000000 hosts"),
+        ("n[1-1000]x[1-1000]", "is 1000000 hosts"),
+        (f"n[1-{'9' * 5000}]", "hosts"),
     ],
 )
 def test_what_is_no_host(text: str, says: str) -> None:
@@ -73,6 +104,8 @@ FILES: dict[str, tuple[str, Any]] = {
     "a number": ("n1 4\nn2 2\n", ["n1:4", "n2:2"]),
     "sets": ("n[1-3] slots=8\n", ["n1:8", "n2:8", "n3:8"]),
     "gpus": ("n1 gpus=0,2\n", ["n1:2/0+2"]),
+    "a byte order mark": ("\ufeffn1 slots=4\n", ["n1:4"]),
+    "IPv6": ("::1 slots=2\n[2001:db8::7]:4\nann@fe80::1%eth0\n", ["::1:2", "2001:db8::7:4", "ann@fe80::1%eth0"]),
     "users": ("ann@n1 slots=1\r\nn2\r\n", ["ann@n1:1", "n2"]),
 }
 
@@ -92,6 +125,9 @@ def test_host_files(name: str) -> None:
         ("n1 gpus=a\n", "hosts, line 1: `gpus=a` lists no GPUs"),
         ("n1 4 5\n", "hosts, line 1: `4` is not known"),
         ("-n\n", "hosts, line 1: `-n` is no name of a host"),
+        ("n1\n@x';touch${IFS}p;' slots=4\n", "hosts, line 2: .* is no set of hosts"),
+        ("n1\0 slots=4\n", "hosts, line 1: .* is no name of a host"),
+        ("n1 slots=\u00b2\n", "has no number"),
     ],
 )
 def test_what_is_no_host_file(text: str, says: str) -> None:
@@ -124,6 +160,9 @@ def test_deepspeeds_include_and_exclude(include: str | None, exclude: str | None
         ("n9", None, "there is no host n9"),
         ("n1:x", None, "no numbers after its colon"),
         (None, "n1@n2@n3", "leaves no host"),
+        ("n2:7", None, "n2 has no GPU 7"),
+        (None, "n2:0,9", "n2 has no GPU 9"),
+        ("n1;x", None, "is no name of a host"),
     ],
 )
 def test_choices_that_cannot_be(include: str | None, exclude: str | None, says: str) -> None:
@@ -135,7 +174,9 @@ def test_choices_that_cannot_be(include: str | None, exclude: str | None, says: 
     ("hosts", "each", "total", "expected"),
     [
         ("n1,n2", 8, None, [8, 8]),
-        ("n1,n2:3", 8, None, [8, 3]),
+        ("n1,n2:3", 2, None, [2, 2]),
+        ("n1:4,n2:4", 4, None, [4, 4]),
+        ("n1:4,n2:4", 2, 3, [2, 1]),
         ("n1,n2", None, None, [None, None]),
         ("n1,n2", 8, 10, [8, 2]),
         ("n1:4,n2:4,n3:4", None, 5, [4, 1, 0]),
@@ -163,12 +204,31 @@ def test_more_than_there_is(each: int | None, total: int, says: str) -> None:
         (["head", "n2", "n1"], "head,n[1-2]"),
         (["10.0.0.1", "10.0.0.2"], "10.0.0.1,10.0.0.2"),
         (["n1", "n1"], "n1"),
+        (["fe80::1", "fe80::2"], "fe80::1,fe80::2"),
     ],
 )
 def test_folding(names: list[str], expected: str) -> None:
     assert expected == fold_hosts(names)
     if names:
         assert sorted(set(names)) == sorted(name for piece in parse_hosts(expected) for name in [piece.name])
+
+
+def test_slots_bound_what_is_asked_for() -> None:
+    with pytest.raises(Impossible, match="-g 8 is more than the 4 slots of n2"):
+        shares(parse_hosts("n1:8,n2:4"), 8, None)
+
+
+@pytest.mark.parametrize("text", ["n1;x", "n[1-2],-oProxyCommand=x", "n[1-x]", "n[1-99999999]", "$(id)[1-2]"])
+def test_a_list_of_slurm_is_checked(text: str) -> None:
+    with pytest.raises(Impossible):
+        unfold_hosts(text)
+
+
+def test_one_host_of_a_run_elsewhere() -> None:
+    assert (Wanted("n1", "ann"), Wanted("::1")) == (parse_host("ann@n1"), parse_host("[::1]"))
+    for text in ("n[1-2]", "n1:4", "n1,n2", "", "@x';touch p;'", "-oProxyCommand=x@n1"):
+        with pytest.raises(Impossible):
+            parse_host(text)
 
 
 def test_a_set_is_expanded_in_order() -> None:

@@ -330,7 +330,7 @@ def queued(out: str) -> dict[str, Seen]:
     for line in out.splitlines():
         cells = line.strip().split(_SEPARATOR, len(_FIELDS) - 1)
         if len(cells) == len(_FIELDS):
-            hosts = tuple(unfold_hosts(cells[3])) if cells[3] else ()
+            hosts = tuple(unfold_hosts(cells[3])) if cells[3] and not cells[3].startswith("(") else ()  # `(null)`
             found[cells[0]] = Seen(cells[0], cells[1], cells[2], hosts, cells[4], cells[5], cells[6])
     return found
 

@@ -214,10 +214,10 @@ def introduce(root: Path, host: str, which: str) -> Run:
     Raises `Unreachable`, `Impossible`.
     """
     from muster.agent.boot import relay_source
-    from muster.hosts import parse_hosts
+    from muster.hosts import parse_host
     from muster.world.link import start_relay
 
-    found = parse_hosts(host)[0]
+    found = parse_host(host)
     job = Job(Program("command", ("true",)), "exec", "python3", "--python", "/", place="ssh")
     target = Host(found.name, user=found.user)
     link = start_relay(job, target, dict(os.environ), relay_source(f"introduce({which!r})"))

@@ -71,7 +71,7 @@ def script_of_ours(name: str) -> str:
 def read_text(path: str, option: str) -> str:
     """The text of a file that an option names; raises `Impossible`."""
     try:
-        return Path(path).read_text()
+        return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise Impossible(f"{option} {path}: {reason}", "give the path of a text file") from None
