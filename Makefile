@@ -1,5 +1,6 @@
 # make demo    a first run: 4 ranks on this machine
-# make test    all tests; installs what they need
+# make test    all tests of muster; installs what they need
+# make lab-test  the tests of the practice cluster itself, and of other people's programs on it
 # make check   lint, types, layers, Python 3.9, whether docs/reference is up to date
 # make fast    the tests that start no rank
 # make bench   muster and torchrun, side by side
@@ -9,13 +10,16 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test check fast bench docs matrix clean
+.PHONY: demo test lab-test check fast bench docs matrix clean
 
 demo: .venv/demo
 	.venv/bin/muster run -g 4 examples/distributed_sum.py
 
 test: check
-	$(PY) -m pytest -q -n 2 --dist worksteal tests
+	$(PY) -m pytest -q -n 2 --dist worksteal --durations=25 -m "not lab" tests
+
+lab-test: .venv/dev
+	$(PY) -m pytest -q -n 2 --dist worksteal -m lab tests
 
 check: .venv/dev
 	.venv/bin/ruff check .

@@ -21,6 +21,8 @@ from typing import Any, Callable
 
 import pytest
 
+pytestmark = pytest.mark.lab
+
 ROOT = Path(__file__).parent.parent
 STANDINS = Path(__file__).parent / "standins"
 SUM = str(ROOT / "examples" / "distributed_sum.py")

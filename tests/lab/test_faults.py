@@ -14,6 +14,8 @@ from muster.lab import Lab
 from muster.lab.faults import FAULTS
 from muster.lab.shape import SWITCH_ADDRESS
 
+pytestmark = pytest.mark.lab
+
 CONNECT = "timeout 2 bash -c 'read -n4 x < /dev/tcp/{address}/22; echo $x'"
 """Says what sshd greets with."""
 

@@ -23,6 +23,8 @@ from waiting import until
 
 from muster.lab import Lab, kernel
 
+pytestmark = pytest.mark.lab
+
 
 def said(lab: Lab, host: str, *words: str, user: str | None = None, timeout: float = 60) -> str:
     """What a command in a host says; it must end well. A single word is a line of shell."""

@@ -158,3 +158,15 @@ def test_the_help_names_every_action_and_fault(stage: Stage) -> None:
         assert f"muster lab {name}" in usage
         assert f"muster lab {name}" in stage.muster("lab", name, "--help").stdout
     assert "freeze HOST" in stage.muster("lab", "fault").stdout
+
+
+def test_up_and_down_leave_nothing(stage: Stage) -> None:
+    """The one test of the lab itself that `make test` runs; its others are those of `make lab-test`."""
+    before = stage.look()
+    assert 0 == stage.muster("lab", "up").returncode
+    done = stage.muster("lab", "exec", "head", "--", "srun", "-N3", "hostname")
+    assert (0, ["n1", "n2", "n3"]) == (done.returncode, sorted(done.stdout.split())), done.stderr
+    assert "the lab is up: head and 3 nodes" in stage.muster("lab", "status").stdout
+    done = stage.muster("lab", "down")
+    assert (0, "the lab is gone\n", "") == (done.returncode, done.stdout, done.stderr)
+    assert {} == difference(before, stage.look())

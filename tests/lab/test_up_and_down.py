@@ -17,6 +17,8 @@ from waiting import until
 
 from muster.lab import Lab, kernel
 
+pytestmark = pytest.mark.lab
+
 HERE = "/var/lib/muster-lab"
 """Where the lab of a command line lies."""
 
@@ -77,13 +79,6 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
 
 
 # ---- leaving nothing -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.usefixtures("nothing_left")
-def test_up_and_down_leave_nothing(stage: Stage) -> None:
-    up(stage)
-    works(stage)
-    down(stage)
 
 
 @pytest.mark.usefixtures("nothing_left")
