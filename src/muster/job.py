@@ -15,7 +15,7 @@ from muster.agent import machine
 from muster.errors import Impossible
 from muster.hosts import Wanted
 from muster.launchers import LAUNCHERS
-from muster.model import Host, Job, Node, Program
+from muster.model import GRACE, Host, Job, Node, Program
 from muster.options import Parsed, near
 from muster.ranks import layout, started_by
 from muster.world import here
@@ -273,7 +273,7 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
         wrap=wrap,
         binding=given.get("numa_binding", ""),
         stdin=given.get("stdin"),
-        grace=given.get("grace", 10.0),
+        grace=given.get("grace", GRACE),
         timeout=given.get("timeout"),
         spawns=launcher == "spawn" and bool(what.path) and _spawns(os.path.join(cwd, what.path)),
         launcher_args=split_words(given.get("launcher_args", ""), "--launcher-args"),

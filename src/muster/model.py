@@ -15,6 +15,11 @@ BROUGHT = "$MUSTER_BROUGHT/"
 """The folder of a script that muster brings: agents write it down, each in its own folder, and put that name there."""
 
 
+GRACE = 30.0
+"""Seconds between SIGTERM and SIGKILL when a rank is ended and nobody says otherwise: as long as under torchrun, for a
+script that saves a checkpoint when it hears SIGTERM was tried with that."""
+
+
 class Program(NamedTuple):
     """What each rank runs."""
 
@@ -65,8 +70,8 @@ class Job(NamedTuple):
     """How ranks are bound to cores: `node`, `socket`, `exclusive`, `core-complex`, or empty for not at all."""
     stdin: int | None = None
     """The rank that reads the terminal; the others find an empty stdin."""
-    grace: float = 10.0
-    """Seconds between asking a rank to end and ending it."""
+    grace: float = GRACE
+    """Seconds between SIGTERM and SIGKILL when a rank is ended."""
     timeout: float | None = None
     """Seconds that the whole run may take."""
     spawns: bool = False

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Callable, NamedTuple
 
 from muster.errors import Impossible
+from muster.model import GRACE
 from muster.ranks import unfold
 
 
@@ -103,6 +104,8 @@ class Option(NamedTuple):
     default: Any = None
     many: bool = False
     """It may be given several times, and its value is a list."""
+    also: tuple[str, ...] = ()
+    """Variables of other programs that set it where none of ours does."""
     group: str = ""
     """The heading under which `--help` shows it; empty for an option of torchrun that says nothing here."""
 
@@ -118,7 +121,7 @@ class Option(NamedTuple):
         if not self.metavar and self.key in ("help",):
             return ()
         keys = [name.lstrip("-").replace("-", "_").upper() for name in self.names if name.startswith("--")]
-        return (f"MUSTER_{self.key.upper()}", *(f"PET_{key}" for key in keys))
+        return (f"MUSTER_{self.key.upper()}", *(f"PET_{key}" for key in keys), *self.also)
 
 
 _LISTED = "`muster run --help` lists them"
@@ -296,10 +299,11 @@ RUN: tuple[Option, ...] = (
     ),
     Option(
         ("--grace", "--shutdown-timeout"),
-        "between asking a rank to end and killing it, 10 s without it",
+        "time between SIGTERM and SIGKILL when muster ends a rank, 30 s without it",
         "TIME",
         _seconds,
-        10.0,
+        GRACE,
+        also=("TORCH_ELASTIC_SHUTDOWN_TIMEOUT",),
         group=ENDS,
     ),
     Option(("--timeout",), "end the run after this time, with exit status 124", "TIME", _seconds, group=ENDS),

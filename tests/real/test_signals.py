@@ -49,7 +49,7 @@ def test_ctrl_c_interrupts_the_ranks_and_gives_130(muster: Any, script: Script) 
         status, out, err = run.end()
         assert 130 == status
         assert {"[0] SIGINT came", "[1] SIGINT came"} <= set(out.splitlines())
-        assert "interrupted (Ctrl-C): SIGINT to 2 ranks, 10 s to end; Ctrl-C again to kill them at once" in err
+        assert "interrupted (Ctrl-C): SIGINT to 2 ranks, 30 s to end; Ctrl-C again to kill them at once" in err
         assert "failed first" not in err
         assert "interrupted" == run.outcome()["state"]
         no_one_left(everybody, run.id)

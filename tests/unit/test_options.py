@@ -70,6 +70,17 @@ def test_what_stands_after_the_script_belongs_to_it(line: str, parsed: Parsed) -
     assert parse(line.split(), RUN) == parsed
 
 
+@pytest.mark.parametrize(
+    ("env", "grace"),
+    [
+        ({"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "120"}, 120.0),
+        ({"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "120", "PET_SHUTDOWN_TIMEOUT": "7"}, 7.0),
+    ],
+)
+def test_torchruns_own_variable_for_the_grace_counts_last(env: dict[str, str], grace: float) -> None:
+    assert {"grace": grace} == from_environment(RUN, env)
+
+
 def test_other_commands_take_options_after_the_run_too() -> None:
     parsed = parse(["last", "-f", "--rank", "0-1", "--stderr"], OTHERS["logs"], interleaved=True)
     assert parsed == Parsed({"follow": True, "rank": (0, 1), "stderr": True}, ["last"], False)
@@ -267,7 +278,7 @@ def test_without_any_file_the_defaults_hold(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train.py").write_text("")
     job = planned("", {**env, "HOME": str(tmp_path)}, capsys)
-    assert (job["grace"], job["timeout"], job["max_restarts"], job["launcher"]) == (10.0, None, 0, "fork")
+    assert (job["grace"], job["timeout"], job["max_restarts"], job["launcher"]) == (30.0, None, 0, "fork")
 
 
 def test_the_persons_file_is_in_config_below_home(

@@ -11,6 +11,7 @@ from typing import Any
 from muster import runs
 from muster.commands.common import end_in_words, one, read
 from muster.errors import Impossible, RunFailed
+from muster.model import GRACE
 from muster.world import contact
 
 
@@ -60,7 +61,7 @@ def kill(words: list[str], env: Mapping[str, str], began: float) -> int:
     if state != "running":
         print(f"{run.id} is {_told(run, state)}; nothing to end")
         return 0 if state not in ("unknown",) else 125
-    grace = float(run.job.get("job", {}).get("grace", 10.0))
+    grace = float(run.job.get("job", {}).get("grace", GRACE))
     by = f"{env.get('USER') or f'user {os.getuid()}'} (pid {os.getpid()})"
     try:
         contact.ask(run, "kill", by=by)

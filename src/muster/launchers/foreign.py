@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from muster.errors import Impossible
@@ -53,7 +54,10 @@ def each_node(
     own_meeting: bool = True,
 ) -> Plan:
     """A plan of one launcher on each node; `words` are its command line there."""
+    # what is built on torchrun kills the other ranks after a time of its own
+    grace = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(job.grace))}
     commands = tuple(_command(job, node.number, node, run_id, words[node.number], files or {}) for node in nodes)
+    commands = tuple(command._replace(env={**grace, **command.env}) for command in commands)
     return Plan(job, nodes, commands, guests(job, run_id), own_meeting)
 
 
