@@ -212,8 +212,12 @@ class RankEnd(NamedTuple):
     signal: int | None = None
     """The signal that ended it, when one did."""
     by_us: bool = False
-    """It ended after muster had asked it to."""
+    """It ended after muster had asked it to, and as that explains."""
     failure: Failure | None = None
+    by_launcher: bool = False
+    """It ended because the launcher that started it asked it to, as launchers do when another rank has failed."""
+    late: bool = False
+    """It ended after it had been asked to, but of something else: a crash, or a signal that nobody here sent."""
 
     @property
     def ok(self) -> bool:

@@ -166,6 +166,9 @@ def _kind(end: RankEnd) -> str:
     if end.by_us:
         how = signal_name(end.signal) if end.signal is not None else f"exit status {end.code}"
         return f"ended by muster ({how})"
+    if end.by_launcher:
+        how = signal_name(end.signal) if end.signal is not None else f"exit status {end.code}"
+        return f"ended by the launcher ({how})"
     if end.failure is not None and end.failure.kind == "lost peer":
         return "then failed for want of the others (lost peer)"
     return ended_in_words(end)

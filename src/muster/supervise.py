@@ -31,6 +31,9 @@ WEDGED = 5.0
 CLOCKS = 0.05
 """Seconds by which the clocks of two nodes may differ after all: an end that was told late counts when it happened."""
 
+_ASKS = frozenset((SIGHUP, SIGINT, SIGTERM, SIGKILL))
+"""What launchers send to ranks that are to end."""
+
 INSIST = 5.0
 """The most seconds between SIGTERM and SIGKILL when SIGINT was tried before."""
 
@@ -46,6 +49,8 @@ class Settings:
     grace: float
     timeout: float | None = None
     max_restarts: int = 0
+    foreign: bool = False
+    """The ranks are started by a launcher of its own, which ends those that are left when one has failed."""
     first_attempt: int = 0
     """The number of the first attempt; others were made before, by a supervisor that ended with its job."""
 
@@ -89,6 +94,8 @@ class Ended:
     code: int | None = None
     signal: int | None = None
     failure: Failure | None = None
+    asked_by_launcher: float | None = None
+    """When the launcher that started it asked it to end."""
 
 
 @dataclass(frozen=True)
@@ -242,6 +249,8 @@ class Supervisor:
         self._ends: dict[int, RankEnd] = {}
         self._asked: dict[int, float] = {}
         """When each rank was first asked to end."""
+        self._sent: dict[int, set[int]] = {}
+        """The signals that it was sent for that."""
         self._gone: dict[int, str] = {}
         self._end: _End | None = None
         self._left: list[str] = []
@@ -324,16 +333,21 @@ class Supervisor:
         self._all_ended(event.t, actions)
 
     def _judged(self, event: Ended) -> RankEnd:
-        """Tell an end that we asked for from one that was under way already."""
+        """Tell an end that was asked for, by us or by a launcher, from one that was under way already."""
         node = self.settings.node_of[self.settings.ranks.index(event.rank)]
         end = RankEnd(event.rank, node, event.t, event.code, event.signal, failure=event.failure)
-        asked = self._asked.get(event.rank)
+        ours, theirs = self._asked.get(event.rank), event.asked_by_launcher
+        by_us = ours is not None and (theirs is None or ours - CLOCKS < theirs)
+        asked = ours if by_us else theirs
         if end.ok or asked is None or event.t < asked - CLOCKS:
             return end
         if event.failure is not None and event.failure.kind == "raised" and event.failure.when < asked:
             # it had raised and was on its way out; the signal only cut its exit short
             return end if event.signal is None else end._replace(code=1, signal=None)
-        return end._replace(by_us=True)
+        explained = self._sent.get(event.rank, set()) | (_ASKS if self.settings.foreign else set())
+        if event.signal is not None and event.signal not in explained:
+            return end._replace(late=True)
+        return end._replace(by_us=by_us, by_launcher=not by_us)
 
     def _all_ended(self, t: float, actions: list[Action]) -> None:
         if self.phase in ("preparing", "sweeping", "over") or self.alive():
@@ -347,6 +361,8 @@ class Supervisor:
 
     def _sweep(self, t: float, actions: list[Action]) -> None:
         assert self._end is not None
+        for rank in self.alive():
+            self._sent.setdefault(rank, set()).add(SIGKILL)
         self.phase, self._next = "sweeping", None
         self._swept = set(self._gone)
         actions.append(Sweep(self._end.patience))
@@ -430,6 +446,7 @@ class Supervisor:
         number, wait = self._end.ladder.pop(0)
         for rank in ranks:
             self._asked.setdefault(rank, t)
+            self._sent.setdefault(rank, set()).add(number)
         if self._end.state != "failed" or number == SIGKILL:
             actions.append(Say(_step(number, ranks, wait, self._end)))
         actions.append(Signal(number, ranks))
@@ -475,7 +492,7 @@ class Supervisor:
             self.attempt += 1
             count = f"{self.attempt - self.settings.first_attempt} of {self.settings.max_restarts}"
             actions.append(Say(f"{who}; starting all ranks again (restart {count})"))
-            self._ends, self._asked, self._end, self._left, self._port = {}, {}, None, [], None
+            self._ends, self._asked, self._sent, self._end, self._left, self._port = {}, {}, {}, None, [], None
             self.phase = "preparing"
             actions.append(Listen(self.attempt))
             return
@@ -487,20 +504,24 @@ class Supervisor:
         end = self._end
         ends = tuple(self._ends[rank] for rank in sorted(self._ends))
         first = first_cause(ends)
+        if first is not None and first.late and end.state != "failed":
+            first = None  # what happened to it on the way out is not why it was on the way
         code = first.status if end.state == "failed" and not end.reason and first is not None else end.code
         left = [*self._left, *(f"not seen to end: {why}" for why in self._gone.values() if why != end.reason)]
         return Outcome(end.state, code, t, self.attempt, end.reason, first, ends, tuple(left))
 
 
 def _own(end: RankEnd) -> bool:
-    """It failed by itself: not because it lost a peer, and not because we asked."""
-    return not end.by_us and not (end.failure is not None and end.failure.kind == "lost peer" and end.signal is None)
+    """It failed by itself: not because it lost a peer, and not because it was asked to end."""
+    lost = end.failure is not None and end.failure.kind == "lost peer" and end.signal is None
+    return not (lost or end.by_us or end.by_launcher or end.late)
 
 
 def first_cause(ends: Iterable[RankEnd]) -> RankEnd | None:
-    """The rank that failed first: one that failed by itself before one that lost a peer, and then by time."""
+    """The rank that failed first: one that failed by itself before one that lost a peer, and that before one that its
+    launcher has ended; and then by time."""
     failed = [end for end in ends if not end.ok and not end.by_us]
-    return min(failed, key=lambda end: (not _own(end), _when(end), end.rank), default=None)
+    return min(failed, key=lambda end: (not _own(end), end.by_launcher or end.late, _when(end), end.rank), default=None)
 
 
 def _when(end: RankEnd) -> float:

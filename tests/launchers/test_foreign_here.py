@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -136,7 +137,12 @@ def test_a_script_that_spawns_by_itself_is_started_once(muster: Any, script: Any
 
 @pytest.mark.parametrize("launcher", PROGRAMS)
 @pytest.mark.parametrize(
-    ("ends", "status", "says"), [("exit 7", 7, "exit status 7"), ("kill -SEGV $$", 139, "SIGSEGV")]
+    ("ends", "status", "says"),
+    [
+        # words that may as well tell of a peer's end: muster waits for a better cause, and launchers do not
+        ("{ echo 'no data: Connection refused' >&2; exit 7; }", 7, "exit status 7"),
+        ("kill -SEGV $$", 139, "SIGSEGV"),
+    ],
 )
 def test_who_failed_first_and_how(muster: Any, launcher: str, ends: str, status: int, says: str) -> None:
     line = ["--", "sh", "-c", f"[ $RANK = 1 ] && {ends}; sleep 60"]
@@ -144,7 +150,7 @@ def test_who_failed_first_and_how(muster: Any, launcher: str, ends: str, status:
     assert status == done.returncode, done.stderr
     assert "rank 1 failed first" in done.stderr
     assert says in done.stderr
-    assert "rank 0: ended by muster" in done.stderr
+    assert re.search("rank 0: ended by (muster|the launcher) ", done.stderr), done.stderr
     until(lambda: not others(muster), "nothing is left", 10)
 
 

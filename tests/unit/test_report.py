@@ -137,9 +137,12 @@ OUTCOMES: dict[str, tuple[Outcome, int]] = {
                 RankEnd(4, 0, 42.0, signal=9),
                 RankEnd(5, 0, 42.0, 143, by_us=True),
                 ended_well(6),
+                RankEnd(7, 0, 42.0, signal=15, by_launcher=True),
+                RankEnd(8, 0, 42.0, 3, by_launcher=True),
+                RankEnd(9, 0, 42.0, signal=6, late=True),
             ),
         ),
-        7,
+        10,
     ),
     "failed: the store": (
         Outcome(

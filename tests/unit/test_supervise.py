@@ -150,6 +150,77 @@ ENDS = [
         },
     ),
     History(
+        "Of ranks that were asked to end, only those are ended by muster that its signals explain: a crash is their own.",
+        ranks(4),
+        [
+            *BEGUN,
+            (Ended(5.0, 2, 0, signal=11), [Signal(SIGTERM, (0, 1, 3))]),
+            (Ended(5.1, 0, 0, signal=6), []),
+            (Ended(5.2, 1, 0, signal=9), []),
+            (Ended(5.3, 3, 0, 143), [Sweep(0.0)]),
+            (Swept(5.4, 0), []),
+        ],
+        {
+            "state": "failed",
+            "code": 139,
+            "first": RankEnd(2, 0, 5.0, signal=11),
+            "ends": (
+                RankEnd(0, 0, 5.1, signal=6, late=True),
+                RankEnd(1, 0, 5.2, signal=9, late=True),
+                RankEnd(2, 0, 5.0, signal=11),
+                RankEnd(3, 0, 5.3, 143, by_us=True),
+            ),
+        },
+    ),
+    History(
+        "A crash on the way out is not the cause: not of an end that a person wanted, and not before a lost peer.",
+        ranks(2),
+        [
+            *BEGUN,
+            (
+                Asked(4.0, SIGTERM),
+                [Say("muster was sent SIGTERM: SIGTERM to 2 ranks, 10 s to end"), Signal(15, (0, 1))],
+            ),
+            (Ended(4.1, 0, 0, signal=6), []),
+            (Ended(4.2, 1, 0, signal=15), [Sweep(0.0)]),
+            (Swept(4.3, 0), []),
+        ],
+        {"state": "interrupted", "code": 143, "first": None},
+    ),
+    History(
+        "A launcher ends the others as soon as one rank has failed, of whatever: that one failed first.",
+        ranks(3, foreign=True),
+        [
+            *BEGUN,
+            (Ended(5.0, 1, 0, 1, failure=lost_peer(4.9)), []),
+            (Ended(5.1, 0, 0, signal=15, asked_by_launcher=5.05), []),
+            (Ended(5.2, 2, 0, 5, asked_by_launcher=5.05), [Sweep(0.0)]),
+            (Swept(5.3, 0), []),
+        ],
+        {
+            "state": "failed",
+            "code": 1,
+            "first": RankEnd(1, 0, 5.0, 1, failure=lost_peer(4.9)),
+            "ends": (
+                RankEnd(0, 0, 5.1, signal=15, by_launcher=True),
+                RankEnd(1, 0, 5.0, 1, failure=lost_peer(4.9)),
+                RankEnd(2, 0, 5.2, 5, by_launcher=True),
+            ),
+        },
+    ),
+    History(
+        "Where a launcher ends a rank though no other has failed, that is the cause.",
+        ranks(2, foreign=True),
+        [
+            *BEGUN,
+            (Ended(5.1, 0, 0, signal=9, asked_by_launcher=5.1), []),
+            (Tick(6.1), [Signal(SIGTERM, (1,))]),
+            (Ended(6.2, 1, 0, signal=15), [Sweep(0.0)]),
+            (Swept(6.3, 0), []),
+        ],
+        {"state": "failed", "code": 137, "first": RankEnd(0, 0, 5.1, signal=9, by_launcher=True)},
+    ),
+    History(
         "A signal becomes 128 + n.",
         ranks(1),
         [*BEGUN, (Ended(5.0, 0, 0, signal=11), [Sweep(0.0)]), (Swept(5.1, 0), [])],

@@ -551,7 +551,7 @@ class Agent:
             self.members.guests.began(visitor, fields["pid"])
             return
         elif self.members.guests is not None and fields["kind"] == "ended":
-            self.members.guests.ended(visitor, fields["code"], fields["signal"])
+            self.members.guests.ended(visitor, fields["code"], fields["signal"], fields.get("asked"))
             return
         try:
             visitor.sendall(pack("answer", **answer))

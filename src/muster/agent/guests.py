@@ -255,12 +255,12 @@ class Guests:
             self.members.pids[rank] = pid
             self.agent.emit("pids", attempt=self.members.attempt, pids={rank: pid})
 
-    def ended(self, visitor: socket.socket, code: int | None, number: int | None) -> None:
-        """Its program has ended."""
+    def ended(self, visitor: socket.socket, code: int | None, number: int | None, asked: float | None = None) -> None:
+        """Its program has ended; `asked` is when the launcher asked it to."""
         rank = self.connections.pop(visitor, None)
         if rank is not None:
             self.ended_here.add(rank)
-            self.members.rank_ended(rank, code, number)
+            self.members.rank_ended(rank, code, number, asked)
         try:
             visitor.sendall(pack("noted"))
         except OSError:
@@ -269,7 +269,7 @@ class Guests:
     def gone(self, visitor: socket.socket) -> None:
         """The connection to a rank has ended: if it has told no end, it was killed together with the shim."""
         if visitor in self.connections:
-            self.ended(visitor, None, int(signal.SIGKILL))
+            self.ended(visitor, None, int(signal.SIGKILL), time.monotonic())
 
 
 def _filled(text: str, words: Mapping[str, str]) -> str:

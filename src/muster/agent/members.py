@@ -369,10 +369,12 @@ class Members:
         elif name == "warm" and self.warm and pid == self.warm.pid and not self.warm_times.get("imported"):
             self.agent.emit("unable", what="warm", code=code, signal=number)
 
-    def rank_ended(self, rank: int, code: int | None, number: int | None) -> None:
-        """A rank has ended."""
+    def rank_ended(self, rank: int, code: int | None, number: int | None, asked: float | None = None) -> None:
+        """A rank has ended; `asked` is when a launcher asked it to."""
         self.pids.pop(rank, None)
         end: dict[str, Any] = {"rank": rank, "code": code, "signal": number}
+        if asked is not None:
+            end["asked"] = asked
         if code != 0:
             end["why"] = self.agent.logs.why(rank, number is not None)
         self.ends[rank] = {"code": code, "signal": number}

@@ -23,6 +23,9 @@ from muster.agent.warm import hooked
 
 _PASSED_ON = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGURG")
 
+_ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""Those of them by which a launcher asks a rank to end."""
+
 _NOTED = 10.0
 """Seconds in which the agent must have taken note of an end."""
 
@@ -149,16 +152,24 @@ def _see_through(agent: socket.socket, order: Mapping[str, Any], start: Callable
         _tell(agent, "ended", code=CANNOT, signal=None)
         agent.recv(1)
         return CANNOT
-    for name in _PASSED_ON:
-        signal.signal(getattr(signal, name), lambda number, _: system.send(pid, number))
-    for number in early:
+    asked: list[float] = []
+    """When the launcher asked the rank to end."""
+
+    def pass_on(number: int, _: object = None) -> None:
+        if number in _ENDS:
+            asked.append(time.monotonic())
         system.send(pid, number)
+
+    for name in _PASSED_ON:
+        signal.signal(getattr(signal, name), pass_on)
+    for number in early:
+        pass_on(number)
     _tell(agent, "began", pid=pid)
     noted = threading.Event()
     threading.Thread(target=_watch, args=(agent, pid, noted), daemon=True).start()
     code, ended_by = _wait(pid)
     _end_rest(order["grace"] if code == 0 else 0.0)
-    _tell(agent, "ended", code=code, signal=ended_by)
+    _tell(agent, "ended", code=code, signal=ended_by, asked=asked[0] if asked else None)
     noted.wait(_NOTED)  # until it is written down: the launcher may end everything as soon as it sees this end
     if ended_by is not None:
         _end_alike(ended_by)

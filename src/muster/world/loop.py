@@ -65,6 +65,7 @@ def settings_of(plan: Plan, first_attempt: int = 0) -> Settings:
         grace=job.grace,
         timeout=job.timeout,
         max_restarts=job.max_restarts,
+        foreign=plan.guests is not None,
         first_attempt=first_attempt,
     )
 
@@ -411,11 +412,13 @@ class World:
         code: int | None,
         signal: int | None,
         why: Mapping[str, Any] | None = None,
+        asked: float | None = None,
     ) -> None:
         failure = None
         if why is not None:
             failure = Failure(why["kind"], self.when(link, why["t"]), why["summary"], tuple(why["frames"]))
-        self.handle(Ended(t, rank, attempt, code, signal, failure))
+        by_launcher = None if asked is None else self.when(link, asked)
+        self.handle(Ended(t, rank, attempt, code, signal, failure, by_launcher))
 
     def _on_store_ended(self, link: Link, t: float, payload: bytes, code: int | None, signal: int | None) -> None:
         how = f"exit status {code}" if signal is None else f"killed by signal {signal}"
