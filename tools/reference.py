@@ -70,7 +70,7 @@ def options() -> str:
         "",
         "What is typed comes first, then variables, then `[profile.NAME]` and `[run]` of muster.toml: of the project",
         "(the folder or one above it) before that of the person (`~/.config/muster/muster.toml`). Hyphens may be",
-        "underscores. Of the variables the first that is set counts; PET_… is what torchrun reads, as it does those of other names.",
+        "underscores. Of the variables the first that is set counts; the others are what torchrun reads.",
     ]
     for group in dict.fromkeys(option.group for option in RUN if option.group):
         rows = [("option", "key", "variables", "what it does")]

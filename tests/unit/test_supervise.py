@@ -150,7 +150,7 @@ ENDS = [
         },
     ),
     History(
-        "Of ranks that were asked to end, only those are ended by muster that its signals explain: a crash is their own.",
+        "Of ranks that were asked to end, only those are ended by muster that its signals explain.",
         ranks(4),
         [
             *BEGUN,
