@@ -71,6 +71,11 @@ def options() -> str:
         "What is typed comes first, then variables, then `[profile.NAME]` and `[run]` of muster.toml: of the project",
         "(the folder or one above it) before that of the person (`~/.config/muster/muster.toml`). Hyphens may be",
         "underscores. Of the variables the first that is set counts; the others are what torchrun reads.",
+        "",
+        "The project's file is looked for in the working directory and above it, up to the first repository",
+        "(`.git`) or your home. A muster.toml or a `.venv` that another user owns, or to which others may write,",
+        "is ignored, and muster says so; the same holds where they may write to its directory.",
+        "`MUSTER_TRUST=/proj/team:/opt/site` names directories whose files are taken whoever owns them.",
     ]
     for group in dict.fromkeys(option.group for option in RUN if option.group):
         rows = [("option", "key", "variables", "what it does")]

@@ -133,7 +133,9 @@ def _torch() -> dict[str, Any]:
     times, told = [], {}
     for _ in range(2):
         began = time.monotonic()
-        done = subprocess.run([sys.executable, "-c", _TORCH], capture_output=True, text=True, timeout=_IMPORT_WITHIN)
+        # not here: `-c` puts the working directory first on sys.path, and somebody's json.py may lie in it
+        words = [sys.executable, "-c", _TORCH]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=_IMPORT_WITHIN, cwd="/")
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["?"]
             return {"error": lines[-1]}

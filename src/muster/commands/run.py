@@ -28,6 +28,7 @@ from muster.options import (
     parse,
     with_sbatch_names,
 )
+from muster.world import trust
 
 _USAGE = """{verb}
 
@@ -84,13 +85,7 @@ def options_for(parsed: Parsed, env: Mapping[str, str]) -> dict[str, Any]:
 
 def _files(profile: Any, env: Mapping[str, str]) -> list[dict[str, Any]]:
     """The options of muster.toml: of the profile and then of `[run]`, the project's before the person's."""
-    folder, places = Path.cwd(), []
-    for parent in (folder, *folder.parents):
-        if (parent / "muster.toml").is_file():
-            places.append(parent / "muster.toml")
-            break
-    mine = Path(env.get("XDG_CONFIG_HOME") or Path(env.get("HOME", "/")) / ".config") / "muster" / "muster.toml"
-    places += [mine] if mine.is_file() else []
+    places = _configurations(env)
     profiles, tables, known = [], [], []
     for path in places:
         data = _toml(path)
@@ -117,6 +112,33 @@ def _files(profile: Any, env: Mapping[str, str]) -> list[dict[str, Any]]:
     return profiles + tables
 
 
+def _configurations(env: Mapping[str, str]) -> list[Path]:
+    """The muster.toml files to obey: the nearest one from here up to the repository or the home, and the person's own.
+
+    One that another user could have written is passed over, and told: it may hold lines for a shell (`setup`).
+    """
+    home, found = Path(env.get("HOME") or "/"), []
+    folder = Path.cwd()  # the real path
+    for parent in (folder, *folder.parents):
+        if (parent / "muster.toml").is_file() and _obeyed(parent / "muster.toml", env):
+            found.append(parent / "muster.toml")
+            break
+        if parent == home.resolve() or (parent / ".git").exists():
+            break
+    mine = Path(env.get("XDG_CONFIG_HOME") or home / ".config") / "muster" / "muster.toml"
+    if mine.is_file() and mine not in found and _obeyed(mine, env):
+        found.append(mine)
+    return found
+
+
+def _obeyed(path: Path, env: Mapping[str, str]) -> bool:
+    why = trust.why_not(str(path), env)
+    if why:
+        hint = f"if you trust it: `chmod`, `chown`, or {trust.ALLOW}={path.parent}"
+        trust.tell_ignored(str(path), why, hint)
+    return not why
+
+
 def _from(path: Path, table: dict[str, Any]) -> dict[str, Any]:
     """Files and folders that a muster.toml names are seen from where it lies, wherever below it muster is started."""
     return {key: str(path.parent / value) if key in _PATHS else value for key, value in table.items()}
@@ -131,7 +153,7 @@ def _toml(path: Path) -> dict[str, Any]:
     except ImportError:  # before Python 3.11
         import tomli as tomllib  # type: ignore[import-not-found,no-redef]
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError) as error:
         raise Impossible(f"cannot read {path}: {error}", "see https://toml.io, or move the file away") from None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from muster.agent.machine import gpu_buses
 from muster.agent.machine import read as _read
 from muster.errors import Impossible
+from muster.world import trust
 
 
 def choose_python(
@@ -19,7 +20,8 @@ def choose_python(
     """(path, why) of the interpreter for the ranks.
 
     What was given; else the active virtual or conda environment; else `.venv` beside the script, if there is one, or in
-    the current folder; else the one that muster runs in. One given for other hosts (not `local`) need not exist here.
+    the current folder, but for one of another user; else the one that muster runs in. One given for
+    other hosts (not `local`) need not exist here.
     """
     if given is not None and not local:
         return os.path.join(cwd, given) if "/" in given else given, "--python"
@@ -40,9 +42,13 @@ def choose_python(
                 return path, words
     places = [(os.path.dirname(os.path.join(cwd, program)), ".venv beside the script")] if program else []
     for folder, words in (*places, (cwd, ".venv in this folder")):
-        path = os.path.join(folder, ".venv", "bin", "python")
+        venv = os.path.join(folder, ".venv")
+        path = os.path.join(venv, "bin", "python")
         if os.access(path, os.X_OK):
-            return path, words
+            why = trust.why_not_venv(venv, env)
+            if not why:
+                return path, words
+            trust.tell_ignored(venv, why, f"if you trust it: `--python {path}`")
     return own, "the one muster runs in"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from typing import NamedTuple
 
@@ -29,8 +30,10 @@ class Versions(NamedTuple):
 def versions(python: str) -> Versions | None:
     """Ask an interpreter; None when it does not answer."""
     try:
-        # a wrapper, or a sitecustomize, may print before
-        done = subprocess.run([python, "-c", _ASK], capture_output=True, text=True, timeout=_WITHIN)
+        # a wrapper, or a sitecustomize, may print before; with `-c` the working directory, where somebody's json.py may
+        # lie, is first on sys.path
+        python = os.path.abspath(python) if "/" in python else python
+        done = subprocess.run([python, "-c", _ASK], capture_output=True, text=True, timeout=_WITHIN, cwd="/")
         return Versions(*json.loads(done.stdout.splitlines()[-1]))
     except (OSError, subprocess.TimeoutExpired, ValueError, IndexError, TypeError):
         return None

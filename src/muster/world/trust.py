@@ -1,0 +1,118 @@
+"""Whether a file that muster finds by itself may be obeyed. Nobody named it, so it must not be another user's.
+
+The rule is that of git's `safe.directory` and ssh's `StrictModes`: the file, and the directory in which its name
+stands, belong to this user or to root, and nobody else may write to them. A sticky directory such as /tmp is fine as
+long as the file in it is not another's: nobody else can replace it there.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Mapping
+
+ALLOW = "MUSTER_TRUST"
+"""The variable that names directories, `:` between them, whose files are obeyed whoever owns them."""
+
+
+def why_not(path: str, env: Mapping[str, str]) -> str:
+    """Why this file is not to be obeyed, as the end of a sentence: `it belongs to user ada`. Empty when it may be.
+
+    A link is looked at together with what it leads to. Raises nothing: what cannot be looked at is not obeyed.
+    """
+    real = os.path.realpath(path)
+    if _allowed(real, env):
+        return ""
+    folders = dict.fromkeys((os.path.dirname(os.path.abspath(path)), os.path.dirname(real)))
+    faults = [_fault(place, False, env) for place in dict.fromkeys((path, real))]
+    faults += [_fault(folder, True, env) for folder in folders]
+    return next(filter(None, faults), "")
+
+
+def why_not_venv(folder: str, env: Mapping[str, str]) -> str:
+    """The same for the interpreter of a virtual environment.
+
+    What its links lead to is not looked at: whoever made it chose that, often a Python that an administrator owns.
+    """
+    if _allowed(os.path.realpath(folder), env):
+        return ""
+    faults = [_fault(os.path.join(folder, name), False, env) for name in ("", "bin/python")]
+    faults += [_fault(os.path.join(folder, name), True, env) for name in ("", "bin")]
+    return next(filter(None, faults), "")
+
+
+def _allowed(real: str, env: Mapping[str, str]) -> bool:
+    """The person has named a directory above it as one to trust."""
+    allowed = [os.path.realpath(folder) for folder in env.get(ALLOW, "").split(":") if folder]
+    return any(real == folder or real.startswith(folder.rstrip("/") + "/") for folder in allowed)
+
+
+def _fault(place: str, is_folder: bool, env: Mapping[str, str]) -> str:
+    """What is wrong with one file or link, or with one directory; empty when nothing is."""
+    which = f"its directory {place}" if is_folder else "it"
+    try:
+        found = os.stat(place) if is_folder else os.lstat(place.rstrip("/"))
+    except OSError as error:
+        return f"{which} cannot be looked at: {error.strerror}"
+    if found.st_uid not in owners(env):
+        return f"{which} belongs to {_user(found.st_uid)}"
+    if stat.S_ISLNK(found.st_mode) or (stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX):
+        return ""
+    if found.st_mode & stat.S_IWOTH:
+        return f"everybody may write to {which}"
+    if found.st_mode & stat.S_IWGRP and not _private(found.st_gid, env):
+        return f"group {_group(found.st_gid)} may write to {which}"
+    return ""
+
+
+def owners(env: Mapping[str, str]) -> set[int]:
+    """Whose files count as this user's own: also those of whoever became root by sudo, as for git."""
+    found = {0, os.geteuid()}
+    if os.geteuid() == 0 and env.get("SUDO_UID", "").isdigit():
+        found.add(int(env["SUDO_UID"]))
+    return found
+
+
+_TOLD: set[str] = set()
+
+
+def tell_ignored(path: str, why: str, hint: str) -> None:
+    """Say in one line, and once, that a file is not obeyed."""
+    if path in _TOLD:
+        return
+    _TOLD.add(path)
+    print(f"muster: {path} is ignored: {why}; {hint}", file=sys.stderr, flush=True)
+
+
+def _private(number: int, env: Mapping[str, str]) -> bool:
+    """It is this user's own group, in which nobody else is: with such groups files are often group-writable."""
+    import grp
+    import pwd
+
+    for owner in owners(env):
+        try:
+            user, group = pwd.getpwuid(owner), grp.getgrgid(number)
+        except KeyError:
+            continue
+        if user.pw_gid == number and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}:
+            return True
+    return False
+
+
+def _user(number: int) -> str:
+    import pwd
+
+    try:
+        return f"user {pwd.getpwuid(number).pw_name}"
+    except KeyError:
+        return f"user {number}"
+
+
+def _group(number: int) -> str:
+    import grp
+
+    try:
+        return grp.getgrgid(number).gr_name
+    except KeyError:
+        return str(number)
