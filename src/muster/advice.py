@@ -76,6 +76,10 @@ ADVICE = (
         "the script chose that port by itself: take MASTER_PORT, which muster has found free",
     ),
     Advice(
+        r"EOFError: EOF when reading a line|bdb\.BdbQuit",
+        "several ranks, and those on other machines, find an empty stdin; `--stdin 0` has rank 0 read this terminal",
+    ),
+    Advice(
         r"ModuleNotFoundError: No module named",
         "install it for the Python of the ranks, which the first line names, or choose another: `--python`, `--setup`",
     ),

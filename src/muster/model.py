@@ -182,6 +182,11 @@ class Plan(NamedTuple):
         return sum(len(node.ranks) for node in self.nodes)
 
     @property
+    def reader(self) -> int | None:
+        """The rank that has muster's own stdin, where both are on this machine: the one that was named, or the only."""
+        return 0 if self.job.stdin is None and self.world_size == 1 else self.job.stdin
+
+    @property
     def hosts(self) -> tuple[str, ...]:
         """The names of the nodes, by number."""
         return tuple(node.host.name for node in self.nodes)

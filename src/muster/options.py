@@ -289,7 +289,7 @@ RUN: tuple[Option, ...] = (
     ),
     Option(
         ("--stdin",),
-        "the rank that reads this terminal; without it all find an empty stdin",
+        "the rank that reads the stdin of muster; without it several ranks find an empty one, and a single one reads it",
         "RANK",
         _whole,
         group=RANKS,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
+import select
+import signal
 import socket
 import subprocess
 import sys
@@ -207,6 +210,76 @@ def test_one_rank_reads_stdin_and_the_others_find_it_empty(muster: Any, script: 
     done = muster("run", "-g", "2", "--stdin", "1", path, stdin=None, input=text)
     assert 0 == done.returncode, done.stderr
     assert {"[0] 0", "[1] 500000 line line"} == {line.rstrip() for line in done.stdout.splitlines()}
+
+
+@pytest.mark.parametrize("launcher", ["fork", "exec", "torchrun"])
+def test_a_rank_that_is_alone_has_the_stdin_of_muster(muster: Any, script: Script, launcher: str) -> None:
+    text = "import sys; print(input(), sys.stdin.seekable(), sys.stdin.isatty(), len(sys.stdin.read()))"
+    done = muster("run", "--launcher", launcher, "-g", "1", str(script(text)), stdin=None, input="y\n" * 200_000)
+    assert (0, "[0] y False False 399998\n") == (done.returncode, done.stdout), done.stderr
+
+
+DEBUGGED = """
+import os, sys, termios, time
+x = 42
+breakpoint()
+settings = termios.tcgetattr(0)
+settings[3] &= ~termios.ECHO
+termios.tcsetattr(0, termios.TCSANOW, settings)
+print("silent", flush=True)
+while not os.path.exists("go"):
+    time.sleep(0.02)
+os.kill(os.getpid(), 9)
+"""
+
+SHELL = """
+"$@"
+echo "status $?"
+read -t 0 && echo "the shell reads what was typed"
+stty -a | grep -qw -e -echo && echo "the terminal is silent"
+echo over
+"""
+
+
+@pytest.mark.parametrize("launcher", ["fork", "exec"])
+def test_a_rank_that_is_alone_is_debugged_on_a_terminal(
+    muster: Any, script: Script, tmp_path: Path, launcher: str
+) -> None:
+    path = str(script(DEBUGGED))
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(tmp_path)
+        line = muster.argv("run", "--launcher", launcher, "-g", "1", path)
+        os.execvpe("bash", ["bash", "-c", SHELL, "bash", *line], muster.env)
+    seen = b""
+
+    def until_shown(words: bytes) -> None:
+        nonlocal seen
+        while words not in seen:
+            assert select.select([terminal], [], [], 60)[0], seen.decode()
+            seen += os.read(terminal, 4096)
+
+    try:
+        until_shown(b"(Pdb) ")
+        os.write(terminal, b"p x * 2\n")
+        until_shown(b"84")
+        os.write(terminal, b"c\n")
+        until_shown(b"silent")
+        os.write(terminal, b"echo for the rank\n")
+        (tmp_path / "go").touch()
+        until_shown(b"over")
+        assert b"status 137" in seen, seen.decode()
+        assert b"the shell reads" not in seen and b"terminal is silent" not in seen, seen.decode()
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(terminal)
+
+
+def test_several_ranks_that_ask_are_told_who_can_read(muster: Any, script: Script) -> None:
+    done = muster("run", "--launcher", "exec", "-g", "2", str(script("input()")), stdin=None, input="y\n" * 2)
+    assert 1 == done.returncode
+    assert re.search("^hint: .*`--stdin 0`", done.stderr, re.M), done.stderr
 
 
 def test_stdin_may_be_a_file(muster: Any, tmp_path: Path) -> None:

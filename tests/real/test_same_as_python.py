@@ -1,7 +1,7 @@
 """A rank is `python SCRIPT`: the same exit status, the same bytes, the same files left behind, case by case.
 
-Each case runs twice in one folder and one environment: by Python alone, with files as stdout and stderr and with an
-empty stdin, and as the one rank of `muster run -g 1`. What a case depends on torch for, its script imports.
+Each case runs twice in one folder and one environment: by Python alone, with files as stdout and stderr and with a
+file as stdin, and as the one rank of `muster run -g 1`. What a case depends on torch for, its script imports.
 """
 
 from __future__ import annotations
@@ -93,14 +93,19 @@ class Both:
     def plain(self, *words: str, cwd: Path | None = None, **env: str) -> Ended:
         """How `python WORDS` ends."""
         out, err = self.folder / "plain.out", self.folder / "plain.err"
+        (self.folder / "typed").write_text("typed\n")
         for path in (out, err):
             path.unlink(missing_ok=True)
-        with open(out, "ab") as stdout, open(err, "ab") as stderr:  # appending, as a rank does
+        with (
+            open(self.folder / "typed") as typed,
+            open(out, "ab") as stdout,
+            open(err, "ab") as stderr,
+        ):  # as a rank does
             ended = subprocess.run(
                 [sys.executable, *words],
                 env={**self.env, **env},
                 cwd=cwd or self.work,
-                stdin=subprocess.DEVNULL,
+                stdin=typed,
                 stdout=stdout,
                 stderr=stderr,
                 start_new_session=True,
@@ -110,8 +115,8 @@ class Both:
         return Ended(ended.returncode, out.read_bytes(), err.read_bytes(), self.files())
 
     def rank(self, *words: str, options: tuple[str, ...] = (), **env: str) -> Ended:
-        """How the one rank of `muster run WORDS` ends. Its stdin is empty, whatever muster's own holds."""
-        (self.folder / "typed").write_text("not for a rank\n")
+        """How the one rank of `muster run WORDS` ends. Its stdin is muster's own."""
+        (self.folder / "typed").write_text("typed\n")
         with open(self.folder / "typed") as typed:
             said = self.muster(
                 *("run", "-g", "1", *options, *words),
@@ -223,7 +228,9 @@ ENDINGS = {
     "argparse": Case(ARGPARSE, r"gr\xf6\xdfe", args=("--name", "a b", "--", *WORDS)),
     "argparse error": Case(ARGPARSE, "error: argument --steps", 2, ("--name", "x", "--steps", "many")),
     "argparse help": Case(ARGPARSE, "Train.", args=("--help",)),
-    "stdin": Case("import sys; print(repr(sys.stdin.read()), sys.stdin.buffer.read(), sys.stdin.isatty())", "'' b''"),
+    "stdin": Case(
+        "import sys; print(repr(sys.stdin.read()), sys.stdin.buffer.read(), sys.stdin.isatty())", "'typed\\n' b''"
+    ),
 }
 """How a script ends by itself, by its arguments or by its input."""
 

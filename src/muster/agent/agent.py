@@ -305,11 +305,13 @@ class Agent:
         path_first: bool = False,
         guests: dict[str, Any] | None = None,
         own_meeting: bool = False,
+        stdin: int | None = None,
     ) -> None:
         """Get ready to start ranks: folders, the hook, the warm interpreter.
 
         `brings`: scripts by the word that stands for them on command lines. `own_run_dir`: that folder is this node's
-        alone. `path_first`: the folder of this Python goes first on PATH, as if its environment had been activated.
+        alone. `stdin`: a descriptor of this process, from which the rank `stdin_rank` reads. `path_first`: the folder
+        of this Python goes first on PATH, as if its environment had been activated.
         """
         if self.door is not None and self.keeper is None:
             self.door.close()
@@ -329,7 +331,7 @@ class Agent:
         places = {word: self.bring(os.path.basename(word), text) for word, text in brings.items()}
         for command in (*commands, *([guests] if guests is not None else [])):
             command["argv"] = [places.get(word, word) for word in command["argv"]]
-        self.members = Members(self, commands, preload, stdin_rank, self.hook, floor, guests, own_meeting)
+        self.members = Members(self, commands, preload, stdin_rank, self.hook, floor, guests, own_meeting, stdin)
         self.prepared = True
         self.members.prepare()
 

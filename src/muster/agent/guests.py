@@ -135,7 +135,8 @@ class Guests:
             env = {name: _filled(value, words) for name, value in env.items()}
             log = os.open(self._log(), _APPEND, 0o600)
             try:
-                pid = system.launch(argv, env, command["cwd"], self.members.null, log, log)
+                stdin = self.members.null if self.members.stdin is None else self.members.stdin
+                pid = system.launch(argv, env, command["cwd"], stdin, log, log)
             except OSError as error:
                 text = f"{error.strerror}: {error.filename}"
                 self.agent.emit("unable", what="launcher", name=command["launcher"], text=text)
@@ -245,6 +246,7 @@ class Guests:
             "stack": stack_file(folder, rank),
             "out": log_path(folder, rank, "out"),
             "err": log_path(folder, rank, "err"),
+            "stdin": self.members.stdin is not None and rank == self.members.stdin_rank,
             "grace": self.conf["grace"],
         }
 

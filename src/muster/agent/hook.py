@@ -109,6 +109,21 @@ def _become_rank(stack: Mapping[str, Any] | None) -> None:
         faulthandler.register(stack["signal"], file=high, all_threads=True)
 
 
+def _read_anew() -> None:
+    """Have `sys.stdin` find out what it reads: until now it was /dev/null, in which one can seek."""
+    import io
+
+    old: Any = sys.stdin
+    if old is None:
+        return
+    raw: Any = io.FileIO(0, "r", closefd=False)
+    raw.name = old.name
+    new: Any = io.TextIOWrapper(io.BufferedReader(raw), encoding=old.encoding, errors=old.errors)
+    new.mode = old.mode
+    sys.stdin = new
+    sys.__stdin__ = new  # type: ignore[misc]
+
+
 def _keep_store(fd: int, host: str, port: int) -> None:
     """Serve the store of one attempt on a socket that the agent listens on already, until the agent ends this."""
     import importlib
@@ -368,6 +383,7 @@ class _Warm:
         if stdin is not None:
             if child["stdin"]:
                 os.dup2(stdin, 0)
+                _read_anew()
             os.close(stdin)
         os.environ.update(child["env"])
         # The old one is frozen with all the rest: what the script leaves in it would never be collected.

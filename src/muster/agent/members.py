@@ -42,6 +42,7 @@ class Members:
         floor: str,
         guests: Mapping[str, Any] | None = None,
         own_meeting: bool = False,
+        stdin: int | None = None,
     ) -> None:
         self.own_meeting = own_meeting
         """The ranks bring themselves together; they only want a port that nobody has."""
@@ -74,13 +75,17 @@ class Members:
         self.guests: Guests | None = None
         """The ranks, where a foreign launcher starts them."""
         self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        self.stdin: int | None = None
+        self.stdin = stdin
+        """What the rank that reads has as its stdin."""
         self.stdin_feed: int | None = None
+        """The other end of it, where what comes is brought by the supervisor."""
         self.stdin_data, self.stdin_ended = bytearray(), False
         if guests is not None:
             self.guests = Guests(self, guests)
             self.ranks, self.store_waits = [], False
-        if stdin_rank in self.ranks:
+        if stdin is not None:
+            os.set_inheritable(stdin, False)  # for that rank alone
+        elif stdin_rank in self.ranks:
             self.stdin, self.stdin_feed = os.pipe()
             os.set_blocking(self.stdin_feed, False)
 

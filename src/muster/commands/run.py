@@ -258,7 +258,7 @@ def start(
     kept = keep(planned, run_id, root, words)
     try:
         make_copy(asked, given)
-        agents = start_agents(asked.job, planned.nodes, env)
+        agents = start_agents(asked.job, planned.nodes, env, planned.reader is not None)
     except Impossible:
         runs.remove(kept)
         raise

@@ -14,8 +14,9 @@ from muster.agent.protocol import VERSION, pack
 from muster.model import Outcome, Plan, as_json
 from muster.runs import Run
 from muster.supervise import Asked, Unable
+from muster.world.keyboard import Keyboard
 from muster.world.link import SIGNALS, Agents, ChildLink, Link, end_links
-from muster.world.loop import World, prepare_fields, watch_stdin
+from muster.world.loop import World, prepare_fields
 from muster.world.pen import Pen
 from muster.world.view import View
 
@@ -27,6 +28,8 @@ class Attached(World):
         super().__init__(plan, run, agents.links, began)
         self.children: list[ChildLink] = agents.links
         self.not_ours, self.signals, self.view = agents.not_ours, agents.signals, view
+        self.stdin = agents.stdin
+        self.keyboard = Keyboard()
         self.pen = Pen()
         view.put = self.pen.put
         self.interrupts = 0
@@ -49,6 +52,7 @@ class Attached(World):
             self._part()
         finally:
             self._leave()
+            self.keyboard.leave()
         self.view.finish(self.outcome)
         try:
             self.pen.close(drop=self.hurry)
@@ -131,12 +135,10 @@ class Attached(World):
             self.facts.update(facts)
         self.note("hello", {"t": t, "node": link.node, **facts})
         fields = prepare_fields(self.plan, link.node, link.host, str(self.run.path), self.run.id)
+        fields.update(stdin_rank=self.plan.reader, stdin=self.stdin)
         self.tell(link.node, "prepare", want=self.view.wants, **fields)
         if link.node == 0:
             self.tell(0, "listen", attempt=0, host=self.address)
-        if any(rank.rank == self.plan.job.stdin for rank in self.plan.nodes[link.node].ranks):
-            # not before: what follows the agent's own text is lost until it runs
-            watch_stdin(self.selector, lambda data: self.tell(link.node, "stdin", data, end=not data))
 
     def _on_output(self, link: Link, t: float, payload: bytes, rank: int, stream: str, **place: Any) -> None:
         self.view.output(rank, stream, payload)

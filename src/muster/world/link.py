@@ -34,7 +34,10 @@ class Link:
 class ChildLink(Link):
     """A child process here, whose stdin and stdout carry frames."""
 
-    def __init__(self, node: int, host: str, argv: Sequence[str], env: Mapping[str, str], cwd: str):
+    def __init__(
+        self, node: int, host: str, argv: Sequence[str], env: Mapping[str, str], cwd: str, keep: Sequence[int] = ()
+    ):
+        """`keep` are descriptors that it inherits, under the same numbers."""
         try:
             self.process = subprocess.Popen(
                 argv,
@@ -43,6 +46,7 @@ class ChildLink(Link):
                 stderr=subprocess.PIPE,
                 env=env,
                 cwd=cwd,
+                pass_fds=keep,
                 start_new_session=True,  # Ctrl-C and Ctrl-Z of the terminal are for muster alone
             )
         except OSError as error:
@@ -143,6 +147,8 @@ class Agents(NamedTuple):
     links: list[ChildLink]
     not_ours: set[int]
     """What this process had started before it became muster (`sh -c 'other & exec muster …'`)."""
+    stdin: int | None
+    """The number under which the agents have the stdin of this process, where a rank reads it."""
     signals: int
     """A descriptor from which the numbers of the signals that muster gets are read."""
 
@@ -166,10 +172,12 @@ def prepare_parent() -> tuple[set[int], int]:
     return not_ours, catch_signals()  # before there is anything that a Ctrl-C would leave behind
 
 
-def start_agent(job: Job, number: int, host: Host, env: Mapping[str, str], source: bytes = b"") -> ChildLink:
-    """Start the agent of one node and send it its text, or that of another program."""
+def start_agent(
+    job: Job, number: int, host: Host, env: Mapping[str, str], source: bytes = b"", keep: Sequence[int] = ()
+) -> ChildLink:
+    """Start the agent of one node and send it its text, or that of another program; it inherits `keep`."""
     place = PLACES[job.place]
-    link = ChildLink(number, host.name, place.start(job, host), env, job.cwd)
+    link = ChildLink(number, host.name, place.start(job, host), env, job.cwd, keep)
     link.wire.put(place.text(job, host) + (source or agent_source()))
     link.wire.flush()
     return link
@@ -180,11 +188,18 @@ def start_relay(job: Job, host: Host, env: Mapping[str, str], source: bytes) -> 
     return start_agent(job._replace(setup=(), cwd="/"), 0, host._replace(setup=()), env, source)
 
 
-def start_agents(job: Job, nodes: Sequence[Node], env: Mapping[str, str]) -> Agents:
-    """Start the agents of all nodes here; they come to life while muster makes itself ready."""
+def start_agents(job: Job, nodes: Sequence[Node], env: Mapping[str, str], reads: bool = False) -> Agents:
+    """Start the agents of all nodes here; they come to life while muster makes itself ready.
+
+    `reads`: a rank reads the stdin of this process, as if it had been started from where muster was.
+    """
     not_ours, signals = prepare_parent()
-    links = [start_agent(job, node.number, node.host, env) for node in nodes]
-    return Agents(links, not_ours, signals)
+    stdin = os.dup(0) if reads else None
+    keep = [] if stdin is None else [stdin]
+    links = [start_agent(job, node.number, node.host, env, keep=keep) for node in nodes]
+    for descriptor in keep:
+        os.close(descriptor)
+    return Agents(links, not_ours, stdin, signals)
 
 
 def end_links(links: Sequence[ChildLink], patience: float = 5.0) -> None:

@@ -132,7 +132,9 @@ class Terminal:
         colour = colourful(1, env)
         nodes = plan.nodes
         where = {rank.rank: (node.host.name, rank.local_rank, node.number) for node in nodes for rank in node.ranks}
-        self.lines = Lines(prefixes(where, prefix, colour), colour, plan.job.stdin)
+        self.lines = Lines(
+            prefixes(where, prefix, colour), colour, plan.reader if plan.job.stdin is not None or os.isatty(0) else None
+        )
 
     def begin(self, facts: Mapping[str, Any]) -> None:
         """The first line."""
