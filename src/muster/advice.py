@@ -81,7 +81,7 @@ ADVICE = (
     ),
     Advice(
         r"ModuleNotFoundError: No module named",
-        "install it for the Python of the ranks, which the first line names, or choose another: `--python`, `--setup`",
+        "install it for the Python of the ranks, or choose another one: `--python`, `--setup`",
     ),
 )
 """The first that fits is said."""

@@ -289,7 +289,7 @@ RUN: tuple[Option, ...] = (
     ),
     Option(
         ("--stdin",),
-        "the rank that reads the stdin of muster; without it several ranks find an empty one, and a single one reads it",
+        "the rank that reads the stdin of muster; without it a rank that is alone does, others find none",
         "RANK",
         _whole,
         group=RANKS,
