@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from typing import NoReturn
 
 from muster.commands import COMMANDS
@@ -31,14 +32,18 @@ def usage() -> str:
     return USAGE.format(commands="\n".join(lines))
 
 
-def call(words: Sequence[str], env: Mapping[str, str], began: float) -> int:
+def call(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Do what a command line says; give the exit status. Raises `MusterError`."""
+    if words[:1] == ["help"] and len(words) > 1:
+        words = [*words[1:], "--help"]  # `muster help run`
     if not words or words[0] in ("-h", "--help", "help"):
+        _refuse_operands(words)
         print(usage())
         return 0
     if words[0] in ("-V", "--version", "version"):
         from muster.commands.version import version
 
+        _refuse_operands(words)
         return version(list(words[1:]), env, began)
     if words[0] not in COMMANDS:
         raise Impossible(f"there is no command `{words[0]}`", _meant(words))
@@ -47,20 +52,33 @@ def call(words: Sequence[str], env: Mapping[str, str], began: float) -> int:
     return status
 
 
-def _meant(words: Sequence[str]) -> str | None:
-    from difflib import get_close_matches
+def _refuse_operands(words: Sequence[str]) -> None:
+    if len(words) > 1:
+        raise Impossible(f"`muster {words[0]}` takes no operand; it was given {' '.join(words[1:])}", "leave it out")
 
-    near = get_close_matches(words[0], COMMANDS, n=1)
+
+def _meant(words: Sequence[str]) -> str | None:
+    from muster.nearest import nearest
+
+    near = nearest(words[0], COMMANDS)
     if near:
-        return f"did you mean `muster {near[0]}`?"
+        return f"did you mean `muster {near}`?"
     if words[0].endswith(".py") or words[0].startswith("-"):
         return f"did you mean `muster run {' '.join(words)}`?"
     return "`muster --help` lists them"
 
 
+def show_any_text() -> None:
+    """Have stdout and stderr take any text: one that is ASCII or Latin-1 gets `\\u2026` for what it does not have."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main(words: list[str] | None = None) -> NoReturn:
     """The program `muster`."""
     began = time.monotonic()
+    show_any_text()
     try:
         status = call(sys.argv[1:] if words is None else words, dict(os.environ), began)
         sys.stdout.flush()

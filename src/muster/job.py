@@ -76,8 +76,6 @@ def refuse_worlds(given: Mapping[str, Any], env: Mapping[str, str]) -> None:
         raise Impossible(
             f"--nnodes {nodes}: muster does not change the number of nodes while it runs", f"use `--nnodes {many}`"
         )
-    if not few.isdigit() or few == "0":
-        raise Impossible(f"--nnodes {nodes}: that is no number of nodes", "give a whole number from 1")
     if few != "1" and not _elsewhere(given) and not given.get("slurm"):
         raise Impossible(
             f"--nnodes {nodes}: no machines were named",
@@ -130,6 +128,8 @@ def _elsewhere(given: Mapping[str, Any]) -> bool:
 
 def wanted_hosts(given: Mapping[str, Any], cwd: str) -> tuple[Wanted, ...]:
     """The hosts that were named, those that get a rank; empty for this machine alone. Raises `Impossible`."""
+    if _elsewhere(given) and given.get("slurm"):
+        raise Impossible("--slurm with hosts: Slurm chooses the nodes", "leave one out; --nodelist asks for nodes")
     if not _elsewhere(given):
         for option in ("include", "exclude"):
             if option in given:
@@ -153,7 +153,34 @@ def wanted_hosts(given: Mapping[str, Any], cwd: str) -> tuple[Wanted, ...]:
     each = given.get("nproc_per_node")
     number = int(each) if each is not None and each.isdigit() else None
     counts = hosts.shares(found, number, given.get("np"))
+    idle = [host.name for host, count in zip(found, counts) if count == 0]
+    if idle and "nnodes" in given:
+        raise Impossible(
+            f"--nnodes {given['nnodes']} with -n {given['np']}: that leaves {hosts.fold_hosts(idle)} without a rank",
+            f"use `--nnodes {len(found) - len(idle)}`, or leave it out",
+        )
     return tuple(host._replace(slots=count, gpus=host.gpus[:count]) for host, count in zip(found, counts) if count != 0)
+
+
+def check_sizes(nodes: int, each: str | None, total: int | None, source: str) -> None:
+    """Raise `Impossible` where `-n` ranks cannot be on so many nodes with `-g` ranks each; `source` says who counts."""
+    if total is None:
+        return
+    if total < nodes:
+        raise Impossible(f"-n {total} with {source}: {nodes} nodes need {nodes} ranks at least", f"use `-N {total}`")
+    if each is None or not each.isdigit():
+        return
+    if total > nodes * int(each):
+        raise Impossible(
+            f"-n {total} with {source} and -g {each}: that is room for {nodes * int(each)} ranks",
+            "leave one of them out",
+        )
+    needed = -(-total // int(each))
+    if needed < nodes:
+        raise Impossible(
+            f"-n {total} with {source} and -g {each}: that leaves {nodes - needed} of the nodes without a rank",
+            f"use `-N {needed}`, or leave one of them out",
+        )
 
 
 def ranks_there(each: str | None, cores: int, gpus: int, host: str) -> int:
@@ -231,7 +258,7 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
     if not os.path.isdir(cwd):
         raise Impossible(f"--cwd {given.get('cwd')}: there is no such folder", "make it first; ranks start there")
     if what.path:
-        here.check_script(what.argv[0], cwd)
+        here.check_script(what.argv, cwd, env, verb)
     named = wanted_hosts(given, cwd)
     names = tuple(host.name for host in named)
     if what.kind == "command" and "setup" not in given and not named:
@@ -251,8 +278,6 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
         raise Impossible("--gpus is for this machine", "with hosts write `--hosts n1:0,1`: GPUs 0 and 1 of n1")
     if named and "numa_binding" in given:
         raise Impossible("--numa-binding is for this machine", "leave it out where the ranks run on other hosts")
-    if not named and "np" in given and not given.get("slurm"):
-        given = {**given, "nproc_per_node": str(given["np"])}
     general, pythons = per_host(given.get("python", ()), names, "--python")
     setup, setups = per_host(given.get("setup", ()), names, "--setup")
     python, why = here.choose_python(
@@ -294,6 +319,11 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
 def nodes_here(asked: Asked, given: Mapping[str, Any], env: Mapping[str, str]) -> tuple[Node, ...]:
     """The one node that this machine is; raises `Impossible`."""
     count = int(given["np"]) if "np" in given else ranks_wanted(given, env)
+    if "np" in given and asked.each is not None and ranks_wanted(given, env) != count:
+        raise Impossible(
+            f"-n {count} with -g {asked.each}: on one machine both are the number of ranks, and they differ",
+            "leave one of them out",
+        )
     here.check_limits(count)
     _check_ranks(count, asked.job, given)
     host = Host(

@@ -8,6 +8,7 @@ from typing import Any, Callable, NamedTuple
 
 from muster.errors import Impossible
 from muster.model import GRACE
+from muster.nearest import nearest
 from muster.ranks import unfold
 
 
@@ -15,20 +16,31 @@ def _text(value: str) -> str:
     return value
 
 
+_LARGEST = 1_000_000
+"""No count is larger; what is would only fill memory before it fails."""
+
+
 def _digits(value: str) -> bool:
-    return value.isascii() and value.isdigit()
+    return value.isascii() and value.isdigit() and len(value) <= 18
 
 
 def _whole(value: str) -> int:
-    if not _digits(value):
-        raise ValueError("a whole number")
+    if not _digits(value) or int(value) > _LARGEST:
+        raise ValueError(f"a whole number up to {_LARGEST}")
     return int(value)
 
 
 def _positive(value: str) -> int:
-    if not _digits(value) or int(value) == 0:
-        raise ValueError("a whole number from 1")
+    if not _digits(value) or not 0 < int(value) <= _LARGEST:
+        raise ValueError(f"a whole number from 1 to {_LARGEST}")
     return int(value)
+
+
+def _nodes(value: str) -> str:
+    few, colon, many = value.partition(":")
+    if not all(_digits(number) and 0 < int(number) <= _LARGEST for number in ((few, many) if colon else (few,))):
+        raise ValueError(f"a whole number from 1 to {_LARGEST}")
+    return value
 
 
 def _ranks_per_node(value: str) -> str:
@@ -38,19 +50,26 @@ def _ranks_per_node(value: str) -> str:
 
 
 def _positive_or_word(value: str) -> None:
-    if not _digits(value) or int(value) == 0:
-        raise ValueError("a whole number from 1, or `auto`, `gpu` or `cpu`")
+    if not _digits(value) or not 0 < int(value) <= _LARGEST:
+        raise ValueError(f"a whole number from 1 to {_LARGEST}, or `auto`, `gpu` or `cpu`")
 
 
 def _seconds(value: str) -> float:
     """`90`, `1.5`, `10m`, `1h30m`, `2d`."""
     units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
-    if re.fullmatch(r"\d+(\.\d+)?", value):
-        return float(value)
-    pieces = re.findall(r"(\d+(?:\.\d+)?)([dhms])", value)
-    if not pieces or "".join(number + unit for number, unit in pieces) != value:
+    pieces = re.findall(r"([0-9]+(?:\.[0-9]+)?)([dhms])", value)
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
+        pieces = [(value, "s")]
+    elif not pieces or "".join(number + unit for number, unit in pieces) != value:
         raise ValueError("a time such as `90`, `10m` or `1h30m`")
-    return sum(float(number) * units[unit] for number, unit in pieces)
+    seconds = sum(float(number) * units[unit] for number, unit in pieces)
+    if seconds > _LONGEST * units["d"]:
+        raise ValueError(f"a time up to {_LONGEST}d")
+    return seconds
+
+
+_LONGEST = 3650
+"""Days that a time may have. Clocks and the kernel's timers count seconds in numbers that end somewhere."""
 
 
 def _ranks(value: str) -> tuple[int, ...]:
@@ -124,8 +143,6 @@ class Option(NamedTuple):
         return (f"MUSTER_{self.key.upper()}", *(f"PET_{key}" for key in keys), *self.also)
 
 
-_LISTED = "`muster run --help` lists them"
-
 WHERE = "where the ranks run, this machine without these"
 HOW, RANKS, ENDS, SHOWS = "what starts the ranks", "the ranks", "how it ends", "what is shown and kept"
 
@@ -144,7 +161,7 @@ RUN: tuple[Option, ...] = (
         "FILE",
         group=WHERE,
     ),
-    Option(("-N", "--nnodes"), "the first so many of them", "N", group=WHERE),
+    Option(("-N", "--nnodes"), "the first so many of them", "N", _nodes, group=WHERE),
     Option(("--include",), "only these of them, as DeepSpeed writes it: `n1@n2:0,2`", "HOSTS", group=WHERE),
     Option(("--exclude",), "all of them but these", "HOSTS", group=WHERE),
     Option(("--ssh",), "the words of ssh, such as `ssh -p 2222 -J gate`", "WORDS", group=WHERE),
@@ -227,7 +244,7 @@ RUN: tuple[Option, ...] = (
         _ranks_per_node,
         group=RANKS,
     ),
-    Option(("-n", "--np"), "ranks in all; hosts are filled up in their order", "N", _positive, group=RANKS),
+    Option(("-n", "--np", "-np"), "ranks in all; hosts are filled up in their order", "N", _positive, group=RANKS),
     Option(("-m", "--module"), "the script is a module, as with `python -m`", group=RANKS),
     Option(("--no-python",), "the script is a program of its own, not Python; the same as `-- COMMAND`", group=RANKS),
     Option(
@@ -520,8 +537,11 @@ class Parsed(NamedTuple):
     """Those words came after `--`."""
 
 
-def parse(words: Sequence[str], options: Sequence[Option], interleaved: bool = False) -> Parsed:
-    """Read options up to the first word that is none (or, `interleaved`, all of them); raises `Impossible`."""
+def parse(words: Sequence[str], options: Sequence[Option], interleaved: bool = False, command: str = "run") -> Parsed:
+    """Read options up to the first word that is none (or, `interleaved`, all of them); raises `Impossible`.
+
+    `command` is what a hint names, whose `--help` lists the options.
+    """
     by_name = {name: option for option in options for name in option.names}
     given: dict[str, Any] = {}
     rest: list[str] = []
@@ -538,7 +558,7 @@ def parse(words: Sequence[str], options: Sequence[Option], interleaved: bool = F
         name, equals, value = word.partition("=")
         if name.startswith("--"):
             name = "--" + name[2:].replace("_", "-")
-        elif len(name) > 2 and name[:2] in by_name:
+        elif name not in by_name and len(name) > 2 and name[:2] in by_name:
             # -g4, or -qh
             option = by_name[name[:2]]
             if option.metavar:
@@ -549,7 +569,10 @@ def parse(words: Sequence[str], options: Sequence[Option], interleaved: bool = F
             name = name[:2]
         option = by_name.get(name)  # type: ignore[assignment]
         if option is None:
-            raise Impossible(f"there is no option `{word.partition('=')[0]}`", near(name, by_name))
+            raise Impossible(
+                f"there is no option `{word.partition('=')[0]}`",
+                near(name, by_name) or f"`muster {command} --help` lists them",
+            )
         if not option.metavar:
             if equals:
                 raise Impossible(f"`{name}` takes no value, and was given `{value}`", f"write `{name}` alone")
@@ -564,6 +587,8 @@ def parse(words: Sequence[str], options: Sequence[Option], interleaved: bool = F
 
 
 def _put(given: dict[str, Any], option: Option, value: str, source: str) -> None:
+    if "\0" in value:
+        raise Impossible(f"`{source}`: there is a NUL character in it", "leave that character out")
     try:
         read = option.read(value)
     except ValueError as error:
@@ -593,7 +618,9 @@ def from_table(options: Sequence[Option], data: Mapping[str, Any], source: str) 
     for key, value in data.items():
         option = by_key.get(key.replace("-", "_"))
         if option is None:
-            raise Impossible(f"{source}: there is no option `{key}`", near(key, by_key) or _LISTED)
+            raise Impossible(
+                f"{source}: there is no option `{key}`", near(key, by_key) or "`muster run --help` lists them"
+            )
         for item in value if isinstance(value, list) else [value]:
             text = str(item).lower() if isinstance(item, bool) else str(item)
             _from_text(given, option, text, f"{source}: {key} = {item}")
@@ -601,6 +628,7 @@ def from_table(options: Sequence[Option], data: Mapping[str, Any], source: str) 
 
 
 def _from_text(given: dict[str, Any], option: Option, text: str, source: str) -> None:
+    source = source.replace("\0", "\\0")
     if option.metavar:
         _put(given, option, text, source)
     elif text.lower() in ("1", "true", "yes", "on"):
@@ -610,11 +638,9 @@ def _from_text(given: dict[str, Any], option: Option, text: str, source: str) ->
 
 
 def near(name: str, names: Any) -> str | None:
-    """`did you mean …?`"""
-    from difflib import get_close_matches
-
-    found = get_close_matches(name, list(names), n=1)
-    return f"did you mean `{found[0]}`?" if found else _LISTED if name.startswith("-") else None
+    """`did you mean …?`, where a name is near enough."""
+    found = nearest(name, names)
+    return f"did you mean `{found}`?" if found else None
 
 
 def help_text(options: Sequence[Option], width: int = 100) -> str:

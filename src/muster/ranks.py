@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
+from string import Formatter
 
 from muster.agent.dialects import Identity, detect
 from muster.errors import Impossible
@@ -16,9 +18,11 @@ LATE = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")
 
 
 def layout(hosts: Iterable[tuple[Host, int]]) -> tuple[Node, ...]:
-    """Number the ranks: host by host, in the order given, each with its number of ranks."""
+    """Number the ranks: host by host, in the order given, each with its number of ranks. Raises `Impossible`."""
     hosts = tuple(hosts)
     world = sum(count for _, count in hosts)
+    if world > _MOST:
+        raise Impossible(f"{world} ranks in all: muster starts {_MOST} at most", "ask for fewer")
     nodes: list[Node] = []
     first = 0
     for index, (host, count) in enumerate(hosts):
@@ -101,7 +105,8 @@ def unfold(text: str, what: str = "ranks") -> tuple[int, ...]:
     numbers: list[int] = []
     for piece in text.replace(" ", "").split(","):
         first, dash, last = piece.partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
+        ends = (first, last) if dash else (first,)
+        if not all(map(re.compile("[0-9]{1,18}").fullmatch, ends)) or (dash and int(last) < int(first)):
             raise Impossible(f"cannot read {what} `{text}`", "write them as `0,4-7`")
         if int(last or first) > _MOST:
             raise Impossible(f"there is no number {last or first} in {what} `{text}`", f"the largest is {_MOST}")
@@ -118,6 +123,9 @@ def named(ranks: Iterable[int]) -> str:
 def fill(template: str, values: Mapping[str, object], option: str) -> str:
     """Fill in `{rank}` and the like in what a person wrote for `option`."""
     try:
+        for _, name, spec, _ in Formatter().parse(template):
+            if name is not None and (name not in values or re.search("[0-9]{4}", spec or "")):
+                raise KeyError(name)  # or a width that would fill memory
         return template.format(**values)
     except (KeyError, IndexError, ValueError, AttributeError, TypeError):
         known = ", ".join("{" + name + "}" for name in values)

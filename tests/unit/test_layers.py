@@ -1,7 +1,7 @@
 """The layers: left never imports right. Read from the source, so an import inside a function counts too.
 
-    model, errors ← ranks ← hosts, environ ← schedulers ← launchers ← places, options, supervise, report, lab ← runs
-    ← world ← job ← commands ← cli
+    model, errors ← ranks, nearest ← hosts, environ ← schedulers ← launchers ← places, options, supervise, report, lab
+    ← runs ← world ← job ← commands ← cli
 
 `agent` imports the standard library and itself.
 """
@@ -17,7 +17,7 @@ SRC = Path(__file__).parents[2] / "src"
 
 LAYERS = (
     ("model", "errors", "agent", "onranks"),
-    ("ranks",),
+    ("ranks", "nearest"),
     ("hosts", "environ", "archive"),
     ("schedulers",),
     ("launchers",),
@@ -38,6 +38,7 @@ CORE = (
     "model",
     "errors",
     "ranks",
+    "nearest",
     "hosts",
     "environ",
     "launchers",

@@ -59,6 +59,19 @@ SIZES = [
     Case("muster run -g 2 --ranks 0,9 train.py"),
     Case("muster run --ranks 3-1 train.py"),
     Case("muster run -g 1000 train.py"),
+    Case("muster run -n 3 -g 2 train.py"),
+    Case("muster run -n 2 -g 3 train.py"),
+    Case("muster run -np x train.py"),
+    Case("muster run --hosts n1,n2 -g 1 -n 3 train.py"),
+    Case("muster run --hosts n1,n2 -N 2 -g 2 -n 2 train.py"),
+    Case("muster run --hosts n1,n2 --slurm train.py"),
+    Case("muster plan --slurm -N 3 -n 2 train.py"),
+    Case("muster plan --slurm -N 3 -n 4 -g 2 train.py"),
+    Case("muster plan --slurm -N 2 -n 5 -g 2 train.py"),
+    Case("muster plan --slurm --nodelist n1,n2,n3 -n 4 -g 2 train.py"),
+    Case("muster doctor -N 2"),
+    Case("muster doctor --hosts n1 -N 2"),
+    Case("muster doctor --partition gpu"),
 ]
 
 OPTIONS = [
@@ -90,6 +103,21 @@ COMMANDS = [
     Case("muster train.py --lr 1"),
     Case("muster -g 4 train.py"),
     Case("muster frobnicate"),
+    Case("muster help frobnicate"),
+    Case("muster logs --colour"),
+    Case("muster lab up --colour"),
+    Case("muster check --colour"),
+    Case("muster plan --licenses a train.py"),
+    Case("muster run python train.py --lr 1"),
+    Case("muster run python3.11 -m pkg.train"),
+    Case("muster run sh train.sh"),
+]
+
+OPERANDS = [
+    *(Case(f"muster {name} last") for name in ("nodes", "launchers", "prune", "clean", "doctor", "version", "--help")),
+    Case("muster completion bash zsh"),
+    *(Case(f"muster lab {name} last") for name in ("up", "down", "status", "ssh-config", "install")),
+    Case("muster check train.py"),
 ]
 
 WORLDS = [
@@ -141,6 +169,7 @@ CASES = {
     "how many ranks": SIZES,
     "options": OPTIONS,
     "commands": COMMANDS,
+    "operands that a command does not take": OPERANDS,
     "several machines, and several musters": WORLDS,
     "variables and muster.toml": SETTINGS,
     "runs": OTHER_RUNS,
@@ -211,8 +240,8 @@ def test_every_message(place: dict[str, str], tmp_path: Path, golden: Callable[.
 def test_more_ranks_than_a_machine_can_have_are_refused(place: dict[str, Any]) -> None:
     """Whichever of its limits comes first."""
     with pytest.raises(Impossible) as caught:
-        call(["plan", "-g", "100000000", "train.py"], place, 0.0)
-    assert caught.value.sentence.startswith("100000000 ranks ")
+        call(["plan", "-g", "1000000", "train.py"], place, 0.0)
+    assert caught.value.sentence.startswith("1000000 ranks ")
     assert "fewer ranks" in (caught.value.hint or "")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,9 @@ TYPED: list[tuple[str, dict[str, Any]]] = [
     ("-q", {"quiet": True}),
     ("-qm", {"quiet": True, "module": True}),
     ("-qg2", {"quiet": True, "nproc_per_node": "2"}),
+    ("-np 3", {"np": 3}),
+    ("-np=3", {"np": 3}),
+    ("-n3", {"np": 3}),
     ("--timeout 90", {"timeout": 90.0}),
     ("--timeout 1.5", {"timeout": 1.5}),
     ("--timeout 10m", {"timeout": 600.0}),
@@ -170,6 +175,18 @@ def test_every_command_has_help(name: str, env: dict[str, str], capsys: pytest.C
     assert f"muster {name} " in capsys.readouterr().out
 
 
+def test_help_may_come_before_the_command(env: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """`muster help run` is `muster run --help`; what it prints can be shown in ASCII."""
+    assert call(["help", "run"], env, 0.0) == 0
+    asked = capsys.readouterr().out
+    assert call(["run", "--help"], env, 0.0) == 0
+    assert asked == capsys.readouterr().out != ""
+    for words in (["help"], ["help", "run"]):
+        command = [sys.executable, "-m", "muster", *words]
+        done = subprocess.run(command, env={**env, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "") and "\\u2026" in done.stdout
+
+
 def test_help_of_the_script_is_the_scripts(env: dict[str, str]) -> None:
     """`--help` after the script is not for muster, which then finds that the script is not there."""
     with pytest.raises(Impossible, match="there is no script"):
@@ -249,6 +266,20 @@ def test_the_nearest_source_wins(
     job = planned(line, {**place, **variables}, capsys)
     assert (job["grace"], job["timeout"], job["max_restarts"], job["name"]) == expected
     assert job["stdin"] == 0  # which the person's own file alone says
+
+
+def test_what_is_typed_sets_aside_what_is_configured_against_it(
+    place: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The number of ranks on this machine, and where they run."""
+    (tmp_path / "project" / "muster.toml").write_text("[run]\nnproc-per-node = 4\n")
+    assert call(["plan", "--json", "-n", "2", "train.py"], place, 0.0) == 0
+    assert [2] == [len(node["ranks"]) for node in json.loads(capsys.readouterr().out)["nodes"]]
+    (tmp_path / "project" / "muster.toml").write_text('[run]\nhosts = "n1"\n')
+    assert call(["plan", "--slurm", "train.py"], place, 0.0) == 0
+    assert "#SBATCH" in capsys.readouterr().out
+    (tmp_path / "project" / "muster.toml").write_text("[run]\nslurm = true\n")
+    assert ["n1"] == [node["host"]["name"] for node in planned("--hosts n1", place, capsys, whole=True)["nodes"]]
 
 
 def test_files_that_a_muster_toml_names_are_seen_from_there(

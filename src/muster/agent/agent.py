@@ -118,8 +118,9 @@ class Agent:
     def loop(self) -> None:
         """Serve until told to leave or to move, or until the connection is lost and the ranks are ended."""
         while True:
-            wait = min([when for when, _ in self.timers], default=None)
-            for key, _events in self.selector.select(None if wait is None else max(0, wait - time.monotonic())):
+            # the kernel takes no wait of more than 24 days
+            until = min([time.monotonic() + 86400.0, *(when for when, _ in self.timers)])
+            for key, _events in self.selector.select(max(0.0, until - time.monotonic())):
                 if key.fd in self.selector.get_map():
                     key.data()
             due = [timer for timer in self.timers if timer[0] <= time.monotonic()]

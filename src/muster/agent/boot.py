@@ -56,7 +56,7 @@ _SETUP = """
 python=$1; keep=$2; code=$3; before=$(command -v python3)
 shift 3
 for lines in "$@"; do
-  { eval "$lines"; } </dev/null >&2 || { echo "muster: this line of --setup failed: $lines" >&2; exit 97; }
+  { eval "$lines"; } </dev/null >&2 || { echo "this line of --setup failed: $lines" >&2; exit 97; }
 done
 after=$(command -v python3)
 [ "$keep" = no ] && [ "$after" != "$before" ] && [ -n "$after" ] && python=$after
@@ -71,7 +71,7 @@ python={python}; keep={keep}; before=$(command -v python3)
 {setup}
 after=$(command -v python3)
 [ "$keep" = no ] && [ "$after" != "$before" ] && [ -n "$after" ] && python=$after
-command -v "$python" >/dev/null || {{ echo "muster: there is no $python here" >&2; exit 96; }}
+command -v "$python" >/dev/null || {{ echo "there is no $python here" >&2; exit 96; }}
 exec "$python" -I -S -c {code}
 """
 
@@ -92,9 +92,7 @@ def agent_argv(python: str, setup: Sequence[str], keep_python: bool) -> tuple[st
 
 def agent_script(python: str, setup: Sequence[str], keep_python: bool) -> bytes:
     """The same as text for a shell that reads it from its stdin, on a host whose login shell may be any."""
-    lines = [
-        _LINE.format(line=quote(line), failed=quote(f"muster: this line of --setup failed: {line}")) for line in setup
-    ]
+    lines = [_LINE.format(line=quote(line), failed=quote(f"this line of --setup failed: {line}")) for line in setup]
     keep = "yes" if keep_python or not setup else "no"
     text = _SCRIPT.format(python=quote(python), keep=keep, setup="\n".join(lines), code=quote(_READ_AND_RUN))
     return text.encode()

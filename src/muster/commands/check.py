@@ -43,7 +43,7 @@ _REFUSED = {
 
 def check(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Run the check, and say what holds: 0 when all does, 1 when something does not, else the status of the run."""
-    parsed = parse_run(words, env, OF_CHECK)
+    parsed = parse_run(words, env, OF_CHECK, command="check")
     if parsed.given.get("help"):
         print(_USAGE)
         print(help_text(CHECK))
@@ -137,7 +137,7 @@ def _conclude(
     }
     text = page(view.told, verdicts, f"muster check: {view.plan.world_size} ranks, {view.plan.job.launcher}", command)
     (folder / "check.json").write_text(json.dumps(result) + "\n")
-    (folder / "check.html").write_text(text)
+    (folder / "check.html").write_text(text, encoding="utf-8")
     if own.get("json"):
         print(json.dumps(result, indent=1))
     else:
@@ -148,7 +148,7 @@ def _conclude(
         print(f"the page: {own.get('html', folder / 'check.html')}", file=sys.stderr)
     if "html" in own:
         try:
-            Path(own["html"]).write_text(text)
+            Path(own["html"]).write_text(text, encoding="utf-8")
         except OSError as error:
             print(f"muster: --html {own['html']}: {error.strerror}; it is {folder}/check.html", file=sys.stderr)
     return status or (0 if result["sound"] else 1)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muster import runs
 from muster.errors import Impossible
-from muster.options import OTHERS, from_environment, help_text, parse
+from muster.options import OTHERS, Option, from_environment, help_text, parse
 
 if TYPE_CHECKING:  # `muster ps` needs none of it
     from muster.hosts import Wanted
@@ -18,15 +18,36 @@ if TYPE_CHECKING:  # `muster ps` needs none of it
 def read(
     name: str, words: list[str], env: Mapping[str, str], says: str, operand: str = "RUN"
 ) -> tuple[dict[str, Any], list[str], Path] | None:
-    """(options, operands, folder of muster), or None when help was shown instead."""
+    """(options, operands, folder of muster), or None when help was shown instead.
+
+    Raises `Impossible` for operands of a command that takes none, which has an empty `operand`.
+    """
     options = OTHERS[name]
-    parsed = parse(words, options, interleaved=True)
+    parsed = parse(words, options, interleaved=True, command=name)
     if parsed.given.get("help"):
         print(f"{says}\n\n    muster {name} [OPTIONS]{' ' + operand if operand else ''}\n{help_text(options)}")
         return None
+    if parsed.rest and not operand:
+        raise Impossible(
+            f"`muster {name}` takes no operand; it was given {' '.join(parsed.rest)}",
+            _INSTEAD.get(name) or _instead_of_hosts(options, parsed.rest) or "leave it out",
+        )
     shared = [option for option in options if option.key == "run_dir"]
     given = {**from_environment(shared, env), **parsed.given}
     return given, parsed.rest, root_of(given, env)
+
+
+_INSTEAD: Mapping[str, str] = {
+    "ps": "`muster show RUN` tells of one run",
+    "prune": "`muster rm RUN` deletes one run",
+}
+"""What does for one run what these commands do for many."""
+
+
+def _instead_of_hosts(options: Sequence[Option], operands: Sequence[str]) -> str | None:
+    """The hint for a command that takes hosts, but as an option."""
+    takes_hosts = any(option.key == "hosts" for option in options)
+    return f"hosts are named by `--hosts {','.join(operands)}`" if takes_hosts else None
 
 
 def root_of(given: Mapping[str, Any], env: Mapping[str, str]) -> Path:

@@ -85,7 +85,7 @@ def completion(words: list[str], env: Mapping[str, str], began: float) -> int:
         for word, says in fitting(words[2:], env):
             print(f"{word}\t{says}" if says else word)
         return 0
-    parsed = parse(words, OTHERS["completion"], interleaved=True)
+    parsed = parse(words, OTHERS["completion"], interleaved=True, command="completion")
     if parsed.given.get("help"):
         print("completions for a shell: `muster completion bash` says in its first line where it goes")
         print(f"\n    muster completion {'|'.join(SHELLS)}\n{help_text(OTHERS['completion'])}")

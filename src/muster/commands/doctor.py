@@ -17,9 +17,10 @@ from muster.agent import meet
 from muster.checkup import Finding, Patient
 from muster.commands.common import machines, read
 from muster.errors import Impossible, Unreachable
-from muster.hosts import fold_hosts
+from muster.hosts import Wanted, fold_hosts
 from muster.job import Asked, hosts_to_reach, per_host, split_words
 from muster.model import Host, Job, Program
+from muster.report import plural
 from muster.report import plural
 from muster.schedulers import slurm
 from muster.world import here, queue
@@ -44,7 +45,7 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
     allocation = None if {"hosts", "hostfile"} & set(given) else slurm.allocation(env)
     if given.get("slurm") and allocation is None:
         return _in_slurm(given, words)
-    wanted = machines(given)
+    wanted = _first(machines(given), given)
     for option in ("pass_file", "fail_file"):
         here.check_target(given.get(option), f"--{option.replace('_', '-')}")
     names = tuple(host.name for host in wanted)
@@ -66,7 +67,8 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
     targets: Sequence[Host] = hosts_to_reach(asked_for) or [Host(here.identity()["host"])]
     if allocation is not None:
         gpus = queue.gpus_by_host(allocation)
-        targets = [Host(host, gpus=tuple(map(str, range(gpus[host] or 0)))) for host in allocation.hosts]
+        chosen = allocation.hosts[: given.get("nnodes")]
+        targets = [Host(host, gpus=tuple(map(str, range(gpus[host] or 0)))) for host in chosen]
         env = slurm.clean(env)
     patient, silent = _look(job, targets, env, root)
     if allocation is not None:
@@ -82,6 +84,21 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
     else:
         print(_in_words(results, patient))
     return 0 if checkup.sound(results) else 1
+
+
+def _first(found: tuple[Wanted, ...], given: Mapping[str, Any]) -> tuple[Wanted, ...]:
+    """The hosts that are meant. Raises `Impossible` for options that say something about other places."""
+    of_slurm = [key for key in ("partition", "gpus_per_node", "slurm_opt") if key in given]
+    if of_slurm and not given.get("slurm"):
+        raise Impossible(f"--{of_slurm[0].replace('_', '-')} is for nodes of Slurm", "add --slurm, or leave it out")
+    if given.get("slurm"):
+        return found
+    count = given.get("nnodes", len(found))
+    if count > len(found):
+        raise Impossible(
+            f"--nnodes {count}: {plural(len(found), 'host')} named", "name them by --hosts, or add --slurm"
+        )
+    return found[:count]
 
 
 def _in_slurm(given: Mapping[str, Any], words: Sequence[str]) -> int:

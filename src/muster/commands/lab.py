@@ -44,7 +44,7 @@ def lab(words: list[str], env: Mapping[str, str], began: float) -> int:
     if action is None:
         raise Impossible(f"there is no `muster lab {name}`", near(name, ACTIONS) or "`muster lab` lists what there is")
     options = LAB[name]
-    parsed = parse(words[1:], options, interleaved=name not in ("exec", "shell"))
+    parsed = parse(words[1:], options, interleaved=name not in ("exec", "shell"), command=f"lab {name}")
     if parsed.given.get("help"):
         print(f"{action.says}\n\n    muster lab {name} [OPTIONS] {action.operands}\n{help_text(options)}")
         return 0

@@ -41,20 +41,22 @@ Each option is also a key of `[run]` in muster.toml, and a variable: --max-resta
 MUSTER_MAX_RESTARTS."""
 
 
-def parse_run(words: Sequence[str], env: Mapping[str, str], options: Sequence[Option] = RUN) -> Parsed:
-    """Read the command line of `run`, `plan` or `check`; raises `Impossible`.
+def parse_run(
+    words: Sequence[str], env: Mapping[str, str], options: Sequence[Option] = RUN, command: str = "run"
+) -> Parsed:
+    """Read the command line of `run`, `plan` or `check`, which `command` says; raises `Impossible`.
 
     Together with --slurm (typed, or from a variable or muster.toml) sbatch's short options hold: -t is --time, not
     torchrun's --tee.
     """
     try:
-        parsed = parse(words, with_sbatch_names(options))
+        parsed = parse(words, with_sbatch_names(options), command=command)
     except Impossible:
         if "--slurm" in words:
             raise
-        return parse(words, options)
+        return parse(words, options, command=command)
     if parsed.given.get("help") or not options_for(parsed, env).get("slurm"):
-        return parse(words, options)
+        return parse(words, options, command=command)
     _refuse_what_sbatch_reads_otherwise(words, parsed)
     return parsed
 
@@ -80,7 +82,19 @@ def options_for(parsed: Parsed, env: Mapping[str, str]) -> dict[str, Any]:
     variables = from_environment(RUN, env)
     profile = parsed.given.get("profile", variables.get("profile"))
     files = _files(profile, env)
-    return dict(ChainMap(parsed.given, variables, *files))
+    return _settled(parsed.given, dict(ChainMap(parsed.given, variables, *files)))
+
+
+def _settled(typed: Mapping[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what was configured and contradicts what was typed: `--slurm` where muster.toml names hosts, `-n 2`
+    where it says `nproc_per_node = 4`. Of two that were typed neither is left out; that is an error."""
+    hosts, slurm = {"hosts", "hostfile"}, {"slurm"}
+    for wins, loses in ((slurm, hosts), (hosts, slurm)):
+        if wins & typed.keys() and not loses & typed.keys():
+            given = {key: value for key, value in given.items() if key not in loses}
+    if "np" in typed and "nproc_per_node" not in typed and not (hosts | slurm) & given.keys():
+        given.pop("nproc_per_node", None)
+    return given
 
 
 def _files(profile: Any, env: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -193,7 +207,7 @@ def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
         return 0
     from muster.report import plan_in_words
 
-    parsed = parse_run(words, env)
+    parsed = parse_run(words, env, command="plan")
     given = options_for(parsed, env)
     asked, run_id, root = _asked(parsed, given, env, "plan")
     if given.get("slurm"):

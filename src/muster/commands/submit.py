@@ -17,7 +17,7 @@ from muster.environ import is_secret
 from muster.errors import Impossible, RunFailed
 from muster.hosts import fold_hosts, unfold_hosts
 from muster.inside import ASKED
-from muster.job import Asked
+from muster.job import Asked, check_sizes
 from muster.launchers import make_plan
 from muster.model import Host, as_json, plan_from_json
 from muster.ranks import layout
@@ -110,6 +110,8 @@ def _size(asked: Asked, given: Mapping[str, Any], nodelist: str) -> tuple[int | 
     if nodes is None and nodelist and "/" not in nodelist:  # sbatch takes a path for a file with names
         nodes = len(unfold_hosts(nodelist))
     ranks, each = given.get("np"), asked.each
+    if nodes is not None:
+        check_sizes(nodes, each, ranks, f"-N {nodes}" if "nnodes" in given else f"--nodelist {nodelist}")
     if nodes is None and ranks is not None and each is not None and each.isdigit():
         return -(-ranks // int(each)), None
     if ranks is not None and each is None:
@@ -144,6 +146,7 @@ def submit(
             raise Impossible(
                 f"--nnodes {wanted_nodes}: job {allocation.job}, in which this is, has {there}", "ask salloc for more"
             )
+        check_sizes(wanted_nodes, asked.each, given.get("np"), f"-N {wanted_nodes}")
     if allocation is None and asked.job.launcher == "srun" and "gpus" in given and str(given.get("nnodes")) != "1":
         raise Impossible(
             "--launcher srun with --gpus: Slurm may give the nodes different numbers of GPUs, and srun cannot start "
@@ -183,7 +186,7 @@ def submit(
             wanted = request(asked, given, kept.path)
             queue.try_folder(root, wanted, env)
             script = kept.path / "batch.sh"
-            script.write_text(script_of(wanted, asked, given, kept.path))
+            script.write_bytes(os.fsencode(script_of(wanted, asked, given, kept.path)))
             number = queue.hand_in(wanted, script, {**env, **secrets})
         else:
             number = allocation.job

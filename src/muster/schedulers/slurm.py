@@ -195,7 +195,7 @@ def allocation(env: Mapping[str, str]) -> Allocation | None:
     if not job or not env.get("SLURM_JOB_NODELIST"):
         return None
     hosts = tuple(unfold_hosts(env["SLURM_JOB_NODELIST"]))
-    return Allocation(job, hosts, int(env.get("SLURM_RESTART_COUNT") or 0), tasks_per_node(env))
+    return Allocation(job, hosts, _number(env.get("SLURM_RESTART_COUNT", "")), tasks_per_node(env))
 
 
 def tasks_per_node(env: Mapping[str, str]) -> tuple[int, ...]:
@@ -330,7 +330,10 @@ def queued(out: str) -> dict[str, Seen]:
     for line in out.splitlines():
         cells = line.strip().split(_SEPARATOR, len(_FIELDS) - 1)
         if len(cells) == len(_FIELDS):
-            hosts = tuple(unfold_hosts(cells[3])) if cells[3] and not cells[3].startswith("(") else ()  # `(null)`
+            try:
+                hosts = tuple(unfold_hosts(cells[3])) if cells[3] and not cells[3].startswith("(") else ()  # `(null)`
+            except Impossible:  # not as Slurm writes it today; one job must not hide all others
+                hosts = (cells[3],)
             found[cells[0]] = Seen(cells[0], cells[1], cells[2], hosts, cells[4], cells[5], cells[6])
     return found
 
@@ -420,6 +423,13 @@ def cancel(job: str) -> tuple[str, ...]:
 
 # ---- the machines ---------------------------------------------------------------------------------------------------
 
+
+def _number(text: str) -> int:
+    """The number that a field of Slurm's begins with, `8` of `8+`; 0 where it says `N/A` or nothing."""
+    found = re.match(r"[0-9]{1,18}", text.strip())
+    return int(found[0]) if found else 0
+
+
 _NODE_FIELDS = ("%N", "%P", "%T", "%c", "%m", "%G", "%C", "%E")
 
 
@@ -466,9 +476,9 @@ def nodes(out: str) -> list[NodeSeen]:
             name,
             partitions,
             state,
-            int(cores or 0),
-            int(free),
-            int(re.sub(r"\D", "", memory) or 0),
+            _number(cores),
+            _number(free),
+            _number(memory),
             gpus_of(gres),
             "" if reason == "none" else reason,
         )
@@ -482,7 +492,7 @@ def gpus_of(gres: str) -> dict[str, int]:
         name, *fields = item.strip().split(":")
         if name != "gpu":
             continue
-        count = int(fields.pop()) if fields and fields[-1].isdigit() else 1
+        count = _number(fields.pop()) if fields and fields[-1][:1].isdigit() else 1
         kind = ":".join(fields)
         found[kind] = found.get(kind, 0) + count
     return found
@@ -533,5 +543,5 @@ def jobs(out: str) -> list[JobSeen]:
         cells = line.strip().split(_SEPARATOR)
         if len(cells) >= len(_JOB_FIELDS):
             job, user, partition, state, count, gpus, used, limit, reason = cells[: len(_JOB_FIELDS)]
-            found.append(JobSeen(job, user, partition, state, int(count or 0), gpus, used, limit, reason))
+            found.append(JobSeen(job, user, partition, state, _number(count), gpus, used, limit, reason))
     return found

@@ -177,11 +177,9 @@ class Gathering:
         if link.preface is None:
             return Unreachable(f"{link.host}: the connection broke ({link.broken or link.last_words(1) or how})")
         if code == SETUP_FAILED:
-            return Impossible(
-                f"{link.host}: {link.last_words().replace('muster: ', '')}", "try that line there by hand"
-            )
+            return Impossible(f"{link.host}: {link.last_words()}", "try that line there by hand")
         if code == NO_PYTHON or code == 126 or code == 127:
-            words = link.last_words(1).replace("muster: ", "")
+            words = link.last_words(1)
             return Impossible(
                 f"{link.host}: {words}", "name the one to use there: `--python PATH`, `--python HOST:PATH`"
             )

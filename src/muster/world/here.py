@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from muster.agent.machine import gpu_buses
 from muster.agent.machine import read as _read
 from muster.errors import Impossible
 from muster.world import trust
+from muster.nearest import nearest
 
 
 def choose_python(
@@ -71,40 +73,52 @@ def script_of_ours(name: str) -> str:
     """The text of a script that ranks run for muster; see `onranks/`."""
     from importlib.resources import files
 
-    return files("muster.onranks").joinpath(name).read_text()
+    return files("muster.onranks").joinpath(name).read_text(encoding="utf-8")
 
 
 def read_text(path: str, option: str) -> str:
     """The text of a file that an option names; raises `Impossible`."""
     try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = Path(path).read_text(encoding="utf-8")
+        if "\0" in text:
+            raise ValueError("NUL")
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise Impossible(f"{option} {path}: {reason}", "give the path of a text file") from None
+    return text
 
 
-def check_script(path: str, cwd: str) -> None:
-    """Raise `Impossible` when Python could not run this file."""
+def check_script(words: Sequence[str], cwd: str, env: Mapping[str, str], verb: str) -> None:
+    """Raise `Impossible` when Python could not run the file that is the first of these words."""
+    path = words[0]
     full = os.path.join(cwd, path)
     if os.path.isdir(full):
         if os.path.exists(os.path.join(full, "__main__.py")):
             return
         raise Impossible(f"`{path}` is a folder, not a script", "name the script in it")
     if not os.path.exists(full):
-        raise Impossible(f"there is no script `{path}`" + ("" if cwd == os.getcwd() else f" in {cwd}"), _near(full))
+        where = "" if cwd == os.getcwd() else f" in {cwd}"
+        raise Impossible(f"there is no script `{path}`{where}", _program_hint(words, env, verb) or _near(full))
     if not os.access(full, os.R_OK):
         raise Impossible(f"the script `{path}` cannot be read", "look at its permissions: `ls -l`")
 
 
-def _near(full: str) -> str | None:
-    from difflib import get_close_matches
+def _program_hint(words: Sequence[str], env: Mapping[str, str], verb: str) -> str | None:
+    """What to write where a program was given in place of a script: `muster run python train.py`."""
+    if re.fullmatch(r"(.*/)?python[0-9.]*", words[0]) and len(words) > 1:
+        return f"leave out `{words[0]}`: `muster {verb} {shlex.join(words[1:])}`"
+    if "/" not in words[0] and _which(words[0], env) is not None:
+        return f"a program stands after `--`: `muster {verb} -- {shlex.join(words)}`"
+    return None
 
+
+def _near(full: str) -> str | None:
     folder = os.path.dirname(full)
     if not os.path.isdir(folder):
         return f"there is no folder {folder} either"
     names = [name for name in os.listdir(folder) if name.endswith(".py")]
-    near = get_close_matches(os.path.basename(full), names, n=1)
-    return f"did you mean `{near[0]}`?" if near else f"see what there is: `ls {folder}`"
+    near = nearest(os.path.basename(full), names)
+    return f"did you mean `{near}`?" if near else f"see what there is: `ls {folder}`"
 
 
 def check_command(name: str, cwd: str, env: Mapping[str, str]) -> None:

@@ -117,8 +117,10 @@ class ChildLink(Link):
         if code is None and not self.wire.refused:
             return f"the agent on {self.host} closed its connection and {how}"
         if self.preface is not None:
-            what = "--setup failed" if code == SETUP_FAILED else f"could not be started by {python}"
-            return f"the agent on {self.host} {what}: {self.last_words() or how}"
+            words = self.last_words() or how
+            if code == SETUP_FAILED:
+                return f"{self.host}: {words}"
+            return f"the agent on {self.host} could not be started by {python}: {words}"
         if self.wire.refused:
             return f"the agent on {self.host} was not understood: {self.wire.refused}"
         if self.broken:

@@ -50,6 +50,9 @@ from muster.world.link import Link
 TORCH_FLOOR = "2.3"
 """The oldest torch whose store takes a socket that listens already (`master_listen_fd`)."""
 
+_LONGEST_WAIT = 86400.0
+"""Seconds; the kernel takes no wait of more than 24 days."""
+
 TOGETHER = 3.0
 """Seconds to wait, after one node is unable, for others that are too, so that all are told in one sentence."""
 
@@ -168,7 +171,8 @@ class World:
         times = [when for when, _ in self.timers]
         if self.supervisor.deadline is not None:
             times.append(self.supervisor.deadline)
-        for key, _ in self.selector.select(max(0.0, min(times) - self.now()) if times else None):
+        times.append(self.now() + _LONGEST_WAIT)
+        for key, _ in self.selector.select(max(0.0, min(times) - self.now())):
             if key.fd in self.selector.get_map():
                 key.data()
         for timer in [timer for timer in self.timers if timer[0] <= self.now()]:

@@ -1,0 +1,37 @@
+"""The name that was probably meant, for hints. A name that is far off gets no suggestion: a wrong one misleads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def nearest(word: str, names: Iterable[str]) -> str | None:
+    """The name that differs from a word by a typo, or that alone begins with it; None where none does.
+
+    Names of one or two letters are never suggested, since each of them is near to any other.
+    """
+    known = list(names)
+    bare = word.lstrip("-")
+    if len(bare) < 2:
+        return None
+    distances = {name: _edits(bare, name.lstrip("-")) for name in known if len(name.lstrip("-")) > 1}
+    closest = min(distances, key=lambda name: distances[name], default=None)
+    if closest is not None and distances[closest] <= max(1, len(bare) // 4):
+        return closest
+    begun = [name for name in known if len(bare) > 2 and name.lstrip("-").startswith(bare)]
+    return begun[0] if len(begun) == 1 else None
+
+
+def _edits(one: str, other: str) -> int:
+    """How many letters to insert, delete, replace or swap with their neighbour make one word of the other."""
+    before: list[int] = []
+    last = list(range(len(other) + 1))
+    for row, letter in enumerate(one, 1):
+        current = [row]
+        for column, against in enumerate(other, 1):
+            cost = min(last[column] + 1, current[-1] + 1, last[column - 1] + (letter != against))
+            if row > 1 and column > 1 and letter == other[column - 2] and one[row - 2] == against:
+                cost = min(cost, before[column - 2] + 1)
+            current.append(cost)
+        before, last = last, current
+    return last[-1]

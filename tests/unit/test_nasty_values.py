@@ -1,0 +1,159 @@
+"""Every option of every command with values that nobody should give: one clear error, or it works.
+
+Never a traceback, never an endless loop, never a plan that fills memory.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from muster.cli import call, show_any_text
+from muster.errors import Impossible, MusterError
+from muster.options import CHECK, LAB, OTHERS, RUN, SHOWS, Option, from_table, parse
+
+NASTY = (
+    "",
+    " ",
+    "-",
+    "--",
+    "0",
+    "-1",
+    "1.5",
+    "²",
+    "٣",
+    "1e9",
+    "99999999999",
+    "9" * 5000,
+    "99999999999d",
+    "9" * 400 + "d",
+    "0-99999999999",
+    "n[1-99999999999]",
+    "n[1",
+    "n1:99999999999",
+    "a,,b",
+    "=",
+    ":",
+    "@",
+    "{",
+    "{rank.__class__}",
+    "{rank!r:>999999999}",
+    "%",
+    "'",
+    "\\",
+    "\n",
+    "é…",
+    "\udcff",
+    "x" * 5000,
+    "../../../../..",
+    "/dev/null",
+    "/proc/self/mem",
+)
+PLANNED = (
+    "",
+    "0",
+    "-1",
+    "²",
+    "99999999999",
+    "n[1-99999999999]",
+    "a,,b",
+    "{rank!r:>999999999}",
+    "'",
+    "\udcff",
+    "/dev/null",
+)
+"""Of these those that are different to what stands behind the options; a plan takes longer than to read a value."""
+NASTY_IN_FILES = ("a\0b", "\0")
+"""No command line can hold these; a muster.toml can."""
+
+LISTS: Mapping[str, tuple[Option, ...]] = {
+    "run": RUN,
+    "check": CHECK,
+    **OTHERS,
+    **{f"lab {action}": options for action, options in LAB.items()},
+}
+
+
+@pytest.fixture(autouse=True)
+def _in_time() -> Iterator[None]:
+    """End a test that hangs in a loop of Python; what is right takes milliseconds."""
+
+    def late(number: int, frame: FrameType | None) -> None:
+        raise AssertionError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def explained(error: MusterError) -> bool:
+    """One sentence, that ends in no `None` and is not the whole of a long value again."""
+    return bool(error.sentence) and not error.sentence.rstrip(")").endswith(": None")
+
+
+@pytest.mark.parametrize("command", LISTS)
+def test_each_value_is_read_or_refused(command: str) -> None:
+    for option in LISTS[command]:
+        if not option.metavar:
+            continue
+        for value in NASTY:
+            try:
+                parse([f"{option.names[-1]}={value}"], LISTS[command], command=command)
+            except Impossible as error:
+                assert explained(error), (option.key, value)
+
+
+def test_each_value_of_a_file_is_read_or_refused() -> None:
+    for option in RUN:
+        for value in (*NASTY, *NASTY_IN_FILES):
+            try:
+                from_table(RUN, {option.key: value}, "muster.toml [run]")
+            except Impossible as error:
+                assert explained(error) and "\0" not in error.sentence, (option.key, value)
+
+
+@pytest.mark.parametrize("more", [(), ("--hosts", "n1,n2", "-g", "1"), ("--slurm",)])
+def test_each_value_is_planned_or_refused(
+    more: tuple[str, ...],
+    tmp_path: Path,
+    env: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`muster plan` with each option and each value, here, by ssh and for Slurm."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text("")
+    show_any_text()
+    for option in [option for option in RUN if option.group and not (more and option.group == SHOWS)]:
+        for value in PLANNED if option.metavar else ("",):
+            words = [f"{option.names[-1]}={value}" if option.metavar else option.names[-1]]
+            if option.names[-1] in ("-H", "--host", "--hosts") and "--hosts" in more:
+                continue
+            try:
+                call(["plan", *more, *words, "train.py"], env, 0.0)
+            except MusterError as error:
+                assert explained(error), (option.key, value)
+            except Exception as error:
+                raise AssertionError(f"{option.names[-1]}={value[:50]!r}: {error!r}") from error
+            capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    "data", [b"n1\0\n", b"\xff\xfe\n", b"\xef\xbb\xbfn1\n", b"n1 slots=\xc2\xb2\n", b"n1:" + b"9" * 5000, b""]
+)
+def test_any_host_file_is_read_or_refused(
+    data: bytes, tmp_path: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text("")
+    (tmp_path / "hosts").write_bytes(data)
+    try:
+        call(["plan", "--hostfile", "hosts", "-g", "1", "train.py"], env, 0.0)
+    except MusterError as error:
+        assert explained(error)
