@@ -43,6 +43,8 @@ _GROUP = r"@(?:[A-Za-z0-9_][A-Za-z0-9_.+-]*:)?[A-Za-z0-9_][A-Za-z0-9_.+-]*"
 _SET = re.compile(rf"(?:{_NAMES}|{_GROUP})(?:[,!&^](?:{_NAMES}|{_GROUP}))*")
 """What of ClusterShell's sets is taken: names, numbers in brackets, groups, and what joins them."""
 
+_COUNT = re.compile(r"[0-9]{1,6}")
+"""A number of ranks, or of a GPU; no longer one is meant, and Python reads none of thousands of digits."""
 _NUMBERS = re.compile(r"[0-9]+(-[0-9]+)?(/[0-9]+)?")
 
 MOST_HOSTS = 100_000
@@ -111,7 +113,7 @@ def _entry(word: str, source: str) -> list[Wanted]:
     gpus: tuple[str, ...] = ()
     if colon:
         numbers = after.split(",")
-        if not all(number.isascii() and number.isdigit() for number in numbers):
+        if not all(map(_COUNT.fullmatch, numbers)):
             raise Impossible(
                 f"{source}: `{word}` has no number after its colon",
                 "write HOST:4 for 4 ranks, HOST:0,1 for GPUs 0 and 1; a port belongs into ssh's configuration or --ssh",
@@ -257,7 +259,7 @@ def parse_hostfile(text: str, path: str) -> tuple[Wanted, ...]:
         entries = _entry(words[0], source)
         for word in words[1:]:
             key, equals, value = word.partition("=")
-            if not equals and re.fullmatch(r"[0-9]+", word) and len(words) == 2:
+            if not equals and _COUNT.fullmatch(word) and len(words) == 2:
                 key, value = "slots", word  # `host 4`
             if key in ("max_slots", "max-slots"):
                 continue
@@ -269,7 +271,7 @@ def parse_hostfile(text: str, path: str) -> tuple[Wanted, ...]:
                 lent = tuple(value.split(","))
                 entries = [entry._replace(gpus=lent, slots=len(lent)) for entry in entries]
             else:
-                if not re.fullmatch(r"[0-9]+", value):
+                if not _COUNT.fullmatch(value):
                     raise Impossible(f"{source}: `{word}` has no number", "for example `slots=4`")
                 entries = [entry._replace(slots=int(value)) for entry in entries]
         for entry in entries:

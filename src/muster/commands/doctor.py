@@ -21,7 +21,6 @@ from muster.hosts import Wanted, fold_hosts
 from muster.job import Asked, hosts_to_reach, per_host, split_words
 from muster.model import Host, Job, Program
 from muster.report import plural
-from muster.report import plural
 from muster.schedulers import slurm
 from muster.world import here, queue
 from muster.world.gather import Gathering

@@ -12,8 +12,8 @@ from pathlib import Path
 from muster.agent.machine import gpu_buses
 from muster.agent.machine import read as _read
 from muster.errors import Impossible
-from muster.world import trust
 from muster.nearest import nearest
+from muster.world import trust
 
 
 def choose_python(
