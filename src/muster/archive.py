@@ -12,6 +12,8 @@ from pathlib import Path
 from muster.agent.boot import text_of
 
 _MAIN = """import sys
+from muster.agent.descriptors import open_standard_descriptors
+open_standard_descriptors()
 if sys.argv[1] == "serve":
     from muster.world.serve import serve as main
 elif sys.argv[1] == "step":
@@ -58,6 +60,6 @@ def build_shim() -> bytes:
     with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         archive.writestr("__main__.py", _SHIM)
         archive.writestr("muster/__init__.py", "")
-        for name in ("__init__", "dialects", "protocol", "rank", "system", "warm"):
+        for name in ("__init__", "descriptors", "dialects", "protocol", "rank", "system", "warm"):
             archive.writestr(f"muster/agent/{name}.py", text_of(name))
     return data.getvalue()

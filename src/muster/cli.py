@@ -10,6 +10,7 @@ from importlib import import_module
 from io import TextIOWrapper
 from typing import NoReturn
 
+from muster.agent.descriptors import open_standard_descriptors
 from muster.commands import COMMANDS
 from muster.errors import Impossible, MusterError
 
@@ -78,6 +79,7 @@ def show_any_text() -> None:
 def main(words: list[str] | None = None) -> NoReturn:
     """The program `muster`."""
     began = time.monotonic()
+    open_standard_descriptors()
     show_any_text()
     try:
         status = call(sys.argv[1:] if words is None else words, dict(os.environ), began)

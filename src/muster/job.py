@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from muster import environ, hosts
-from muster.agent import machine
+from muster.agent import machine, system
 from muster.errors import Impossible
 from muster.hosts import Wanted
 from muster.launchers import LAUNCHERS
@@ -88,12 +88,12 @@ def refuse_worlds(given: Mapping[str, Any], env: Mapping[str, str]) -> None:
         )
     if given.get("virtual_local_rank"):
         raise Impossible("--virtual-local-rank is not supported", "let the script use LOCAL_RANK")
-    outer = started_by(env)
+    outer = started_by(env, system.ancestors())
     if outer is not None:
         launcher, count = outer
         raise Impossible(
             f"muster was itself started {count} times by {launcher}: that would make {count} separate worlds",
-            f"start muster once, without {launcher}; where its variables are only left over, unset them",
+            f"start muster once, without {launcher}",
         )
 
 

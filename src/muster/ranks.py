@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from string import Formatter
+from typing import NamedTuple
 
 from muster.agent.dialects import Identity, detect
 from muster.errors import Impossible
@@ -134,24 +135,61 @@ def fill(template: str, values: Mapping[str, object], option: str) -> str:
         ) from None
 
 
-FOREIGN: Mapping[str, tuple[str, str, str]] = {
-    "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
-    "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES"),
-    "Open MPI's mpirun": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
-    "MPICH's mpiexec": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"),
-}
-"""Launchers that may have started muster itself: the names of its rank, of the number of ranks, of ranks a node."""
+class Starter(NamedTuple):
+    """A launcher that may have started muster itself, as one of several that know nothing of each other."""
+
+    name: str
+    rank: str
+    """The environment variable that holds the number of a process."""
+    size: str
+    """The one that holds how many there are."""
+    command: str
+    """A pattern of its command line: it is the parent of what it starts."""
+    needs: str = ""
+    """A further variable that it sets."""
 
 
-def started_by(env: Mapping[str, str]) -> tuple[str, int] | None:
+FOREIGN = (
+    Starter("muster", "RANK", "WORLD_SIZE", r"^\S+ -I -S -c f=open\(0"),
+    Starter(
+        "torchrun",
+        "RANK",
+        "WORLD_SIZE",
+        r"^(\S*python\S* (-\S+ )*)?(\S*/)?(torchrun|accelerate|deepspeed)( |$)"
+        r"|^\S*python\S* (-\S+ )*-m (torch\.distributed\.(run|launch)|accelerate\.|deepspeed\.)",
+    ),
+    # a batch script has the number of tasks too, and is one process; it is no step
+    Starter("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", r"^(\S*/)?slurmstepd\b", needs="SLURM_STEP_ID"),
+    Starter(
+        "Open MPI's mpirun",
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_SIZE",
+        r"^(\S*/)?(mpirun|mpiexec|orterun|orted|prte|prted|prterun)\b",
+    ),
+    Starter("MPICH's mpiexec", "PMI_RANK", "PMI_SIZE", r"^(\S*/)?(hydra_pmi_proxy|mpiexec|mpirun)\b"),
+)
+
+_SHELL = re.compile(r"^-?(\S*/)?(ba|da|z|k|fi|tc|c)?sh$")
+_PYTHON = re.compile(r"^(\S*/)?python[\d.]*$")
+_RUNNER = re.compile(r"\b(conda|mamba|micromamba|poetry|pipenv|uv|hatch|pdm|tox|nox|muster)\b")
+"""Programs in Python that run another in place of themselves, as a shell does; muster itself among them."""
+
+
+def started_by(env: Mapping[str, str], ancestors: Sequence[Sequence[str]]) -> tuple[str, int] | None:
     """Which launcher started this very process as one of several, and how many there are; or None.
 
-    `SLURM_STEP_NUM_TASKS` is set by srun alone; the batch step has it too, where one process runs: so a step that
-    is the batch script (`SLURM_STEP_ID` unset, or no `SLURM_PROCID`) does not count.
+    The variables of a launcher alone tell nothing: a shell may have kept them, and what a rank starts inherits them.
+    So one of the processes above, whose command lines are `ancestors` from the parent on, must be that launcher; and
+    between it and muster stand only scripts of a shell and the like, no person at a prompt and no training script.
     """
-    for launcher, (rank, size, _) in FOREIGN.items():
-        if launcher == "srun" and "SLURM_STEP_ID" not in env:
-            continue
-        if rank in env and env.get(size, "").isdigit() and int(env[size]) > 1:
-            return launcher, int(env[size])
+    for words in ancestors:
+        line = " ".join(words)
+        for starter in FOREIGN:
+            told = env.get(starter.size, "")
+            several = starter.rank in env and told.isdigit() and int(told) > 1
+            if several and (not starter.needs or starter.needs in env) and re.search(starter.command, line):
+                return starter.name, int(told)
+        at_a_prompt = _SHELL.match(words[0]) and all(word.startswith("-") and word != "-c" for word in words[1:])
+        if at_a_prompt or (_PYTHON.match(words[0]) and not _RUNNER.search(line)):
+            return None
     return None

@@ -338,3 +338,61 @@ def test_a_run_directory_deleted_during_the_run_ends_nothing_before_its_time(mus
         assert 4 == status
         assert "Traceback" not in err
         assert [] == living(everybody)
+
+
+# ---- what muster was started in -------------------------------------------------------------------------------------
+
+NESTED = """
+import os, subprocess, sys
+if os.environ["RANK"] == "0":
+    subprocess.run([sys.executable, "-m", "muster", "run", "-q", "--name", "inner", "--", "true"], check=True)
+print(os.environ["RANK"], os.environ["WORLD_SIZE"])
+"""
+STARTS_EACH = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-m', 'muster', *sys.argv[1:]]))"
+
+
+@pytest.mark.parametrize("launcher", ["fork", "exec"])
+def test_variables_of_another_world_change_nothing(muster: Any, script: Script, launcher: str) -> None:
+    """Those that a shell has kept, and those of a rank that starts a run itself."""
+    left = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "3", "MASTER_ADDR": "nowhere", "MASTER_PORT": "1"}
+    path = str(script(NESTED))
+    done = muster("run", "--launcher", launcher, "-g", "2", path, env={**muster.env, **left})
+    assert 0 == done.returncode, done.stderr
+    assert {"[0] 0 2", "[1] 1 2"} == set(done.stdout.splitlines())
+    assert 2 == len(list((muster.home / "runs").iterdir()))
+
+
+def test_started_once_for_each_rank_it_is_refused(muster: Any, tmp_path: Path, script: Script) -> None:
+    """By torchrun, as far as muster can see: a parent of that name, and its variables."""
+    (tmp_path / "torchrun").write_text(STARTS_EACH)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "torchrun", "run", "-g", "1", script(OK)],
+        env={**muster.env, "RANK": "1", "WORLD_SIZE": "4"},
+        capture_output=True,
+        text=True,
+    )
+    refused(done, 2, "muster was itself started 4 times by torchrun: that would make 4", "start muster once, without")
+    none_begun(muster)
+
+
+def closed(line: list[str], descriptors: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command line with some of its standard descriptors closed, `2` being what is not closed is captured."""
+    close = " ".join(f"{number}>&-" if number != "0" else "<&-" for number in descriptors)
+    return subprocess.run(["sh", "-c", f'exec "$@" {close}', "sh", *line], capture_output=True, text=True, **more)
+
+
+@pytest.mark.parametrize("launcher", ["fork", "exec"])
+def test_closed_descriptors_change_no_status(muster: Any, script: Script, launcher: str) -> None:
+    """As under cron, or after `>&-`; attached and detached, and for those who ask afterwards."""
+    path = script("import os, sys; print('\\x0f', flush=True); sys.exit(7 if os.environ['RANK'] == '1' else 0)")
+    more = {"env": muster.env, "cwd": muster.cwd, "timeout": 100}
+    run = muster.argv("run", "--launcher", launcher, "-g", "2", str(path))
+    for descriptors in ("012", "1") if launcher == "fork" else ("012",):
+        done = closed(run, descriptors, **more)
+        assert 7 == done.returncode, (descriptors, done.stderr)
+        assert b"\x0f\n" == muster.log(0) == muster.log(1)
+    if launcher == "fork":
+        done = closed(muster.argv("run", "-d", "-g", "2", str(path)), "012", **more)
+        assert 0 == done.returncode, done.stderr
+        done = closed(muster.argv("wait", "last"), "1", **more)
+        assert 7 == done.returncode, done.stderr

@@ -125,9 +125,6 @@ WORLDS = [
     Case("muster run --nnodes 1:4 train.py"),
     Case("muster run --nnodes many train.py"),
     Case("muster run --node-rank 1 train.py"),
-    Case("muster run train.py", {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_ID": "0"}),
-    Case("muster run train.py", {"RANK": "1", "WORLD_SIZE": "4"}),
-    Case("muster run train.py", {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}),
 ]
 
 SETTINGS = [

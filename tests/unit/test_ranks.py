@@ -45,17 +45,38 @@ UNREADABLE = ["", "x", "1,", "3-1", "-1", "1-", "1-2-3", "0..3", "1.5"]
 
 SLURM = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4"}
 
+TORCHRUN = ("/opt/venv/bin/python", "/opt/venv/bin/torchrun", "--nproc-per-node", "4", "train.py")
+STEPD = ("slurmstepd: [12.0]",)
+PROMPT = ("-bash",)
+SCRIPT = ("bash", "run.sh")
+OF_TORCHRUN = {"RANK": "0", "WORLD_SIZE": "4"}
 STARTED_BY = [
-    ("nobody", {}, None),
-    ("torchrun", {"RANK": "0", "WORLD_SIZE": "4"}, ("torchrun", 4)),
-    ("srun, once a task", SLURM, ("srun", 4)),
-    ("srun, as one task", {**SLURM, "SLURM_STEP_NUM_TASKS": "1"}, None),
-    ("a batch script, which has no step of srun", {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "4"}, None),
-    ("Open MPI", {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, ("Open MPI's mpirun", 2)),
-    ("MPICH", {"PMI_RANK": "1", "PMI_SIZE": "3"}, ("MPICH's mpiexec", 3)),
-    ("one rank of torchrun", {"RANK": "0", "WORLD_SIZE": "1"}, None),
-    ("a number of ranks that is none", {"RANK": "0", "WORLD_SIZE": "many"}, None),
-    ("half of torchrun's variables", {"WORLD_SIZE": "4"}, None),
+    ("nobody", {}, [TORCHRUN], None),
+    ("torchrun", OF_TORCHRUN, [TORCHRUN], ("torchrun", 4)),
+    ("torchrun, by a script", OF_TORCHRUN, [SCRIPT, TORCHRUN, PROMPT], ("torchrun", 4)),
+    ("torchrun, by conda", OF_TORCHRUN, [("python", "/opt/conda/bin/conda", "run"), TORCHRUN], ("torchrun", 4)),
+    ("its older name", OF_TORCHRUN, [("python3.11", "-u", "-m", "torch.distributed.run", "x")], ("torchrun", 4)),
+    ("accelerate", OF_TORCHRUN, [("python", "/opt/bin/accelerate", "launch", "x.py")], ("torchrun", 4)),
+    ("muster", OF_TORCHRUN, [("/usr/bin/python3", "-I", "-S", "-c", "f=open(0,…)")], ("muster", 4)),
+    ("variables that a shell has kept", {"RANK": "3", "WORLD_SIZE": "8"}, [PROMPT, ("sshd: ann@pts/1",)], None),
+    ("the same in a script", {"RANK": "3", "WORLD_SIZE": "8"}, [SCRIPT, PROMPT], None),
+    ("a shell in a rank", OF_TORCHRUN, [("zsh",), TORCHRUN], None),
+    ("a rank that starts muster", OF_TORCHRUN, [("python", "train.py", "--launcher", "torchrun"), TORCHRUN], None),
+    ("and by a shell", OF_TORCHRUN, [("sh", "-c", "muster run x.py"), ("python", "train.py"), TORCHRUN], None),
+    ("srun, once a task", SLURM, [STEPD], ("srun", 4)),
+    ("srun, as one task", {**SLURM, "SLURM_STEP_NUM_TASKS": "1"}, [STEPD], None),
+    ("a batch script", {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "4"}, [SCRIPT, STEPD], None),
+    ("variables of srun that were kept", SLURM, [PROMPT], None),
+    (
+        "Open MPI",
+        {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"},
+        [("/usr/bin/mpirun", "-n", "2", "muster")],
+        ("Open MPI's mpirun", 2),
+    ),
+    ("MPICH", {"PMI_RANK": "1", "PMI_SIZE": "3"}, [("/usr/bin/hydra_pmi_proxy", "--x")], ("MPICH's mpiexec", 3)),
+    ("one rank of torchrun", {"RANK": "0", "WORLD_SIZE": "1"}, [TORCHRUN], None),
+    ("a number of ranks that is none", {"RANK": "0", "WORLD_SIZE": "many"}, [TORCHRUN], None),
+    ("half of torchrun's variables", {"WORLD_SIZE": "4"}, [TORCHRUN], None),
 ]
 
 
@@ -143,8 +164,10 @@ def test_a_template_that_cannot_be_filled_in_is_an_error_in_words(template: str)
     assert caught.value.hint == "known are {rank}; a brace itself is written `{{`"
 
 
-@pytest.mark.parametrize(("env", "expected"), [row[1:] for row in STARTED_BY], ids=[row[0] for row in STARTED_BY])
+@pytest.mark.parametrize(
+    ("env", "ancestors", "expected"), [row[1:] for row in STARTED_BY], ids=[row[0] for row in STARTED_BY]
+)
 def test_muster_sees_whether_it_was_started_as_one_of_several(
-    env: dict[str, str], expected: tuple[str, int] | None
+    env: dict[str, str], ancestors: list[tuple[str, ...]], expected: tuple[str, int] | None
 ) -> None:
-    assert started_by(env) == expected
+    assert started_by(env, ancestors) == expected

@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from muster.agent import meet, protocol, system
+from muster.agent.descriptors import open_standard_descriptors
 from muster.agent.logs import Logs
 from muster.agent.members import Members
 from muster.agent.protocol import MAGIC, Unpacker, pack
@@ -564,6 +565,7 @@ class Agent:
 
 def main(hook: str) -> None:
     """Run the agent of this node; `hook` is the source of the hook."""
+    open_standard_descriptors()
     from muster.agent.move import move
 
     agent = Agent(hook)

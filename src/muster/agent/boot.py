@@ -17,6 +17,7 @@ _READ_AND_RUN = 'f=open(0,"rb",closefd=False);exec(f.read(int(f.readline())))'
 _MODULES = (
     *(
         "protocol",
+        "descriptors",
         "system",
         "wire",
         "machine",
@@ -25,6 +26,7 @@ _MODULES = (
         "logs",
         "warm",
         "guests",
+        "ahead",
         "members",
         "meet",
         "agent",

@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-_OURS = {"__future__", "json", "traceback"}
-"""Modules that this file may have imported; a plain Python would not have them yet."""
+_OF_RANKS = (
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "MASTER_ADDR", "MASTER_PORT"),
+    *("SLURM_PROCID", "SLURM_LOCALID"),
+)
+"""Environment variables that a rank has and a warm interpreter has not, or that are different in each rank."""
 
 
 def _enter() -> dict[str, Any]:
@@ -74,15 +77,18 @@ def _prove(conf: Mapping[str, Any]) -> None:
     import re
     from importlib.machinery import PathFinder
 
-    found, version = PathFinder.find_spec("torch", sys.path), None
+    found, text = PathFinder.find_spec("torch", sys.path), ""
     if found and found.origin:
         try:
             with open(os.path.join(os.path.dirname(found.origin), "version.py")) as file:
-                version = re.search(r"__version__ = '([^']+)'", file.read())
+                text = file.read()
         except OSError:
             pass
+    versions = [re.search(rf"^{name}\b.*= '([^']+)'", text, re.MULTILINE) for name in ("__version__", "cuda")]
+    torch, cuda = (version and version.group(1) for version in versions)
     python = ".".join(map(str, sys.version_info[:3]))
-    _tell(conf["fd"], op="proven", torch=version and version.group(1), has_torch=found is not None, python=python)
+    path = [os.path.abspath(entry) for entry in sys.path if entry]
+    _tell(conf["fd"], op="proven", torch=torch, cuda=cuda, has_torch=found is not None, python=python, path=path)
     os.close(conf["fd"])
 
 
@@ -140,6 +146,193 @@ def _keep_store(fd: int, host: str, port: int) -> None:
         signal.pause()
 
 
+# ---- what is imported ahead of the script ---------------------------------------------------------------------------
+
+
+class _Reads:
+    """Notes which environment variables Python code asks for by name, while it is entered."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def __enter__(self) -> None:
+        environ: Any = os.environ
+        self.encode = encode = environ.encodekey  # every access by name goes through it
+
+        def noted(name: str) -> bytes:
+            # tqdm looks through all variables for those that begin with TQDM_: that tells nothing of the others
+            if sys._getframe(2).f_code.co_name != "__iter__":
+                self.names.add(name)
+            found: bytes = encode(name)
+            return found
+
+        environ.encodekey = noted
+
+    def __exit__(self, *_: object) -> None:
+        environ: Any = os.environ
+        environ.encodekey = self.encode
+
+
+class _Ahead:
+    """What was imported ahead of the script, and is withheld from it until it imports the same itself.
+
+    So `"torch" in sys.modules` is as false as in plain Python before the script imports torch; that moment is known,
+    and a torch that the script puts before the other on `sys.path` is the one that it gets. This is a finder of
+    `sys.meta_path`: what the script imports is looked up as ever, and where the same file is found, the module that
+    there is already comes in place of one that would be made of it.
+    """
+
+    def __init__(self, counting: Mapping[str, Any]) -> None:
+        self.names, self.prefixes = set(counting["names"]), tuple(counting["prefixes"])
+        self.caught_up, self.threads = set(counting["caught_up"]), int(counting["threads"])
+        self.groups: dict[str, set[str]] = {}
+        self.modules: dict[str, Any] = {}
+        """All modules outside the standard library that there are before the script."""
+        self.withheld: dict[str, dict[str, Any]] = {}
+        """Those of them that the script has not imported yet, by top-level package."""
+        self.filters: list[Any] = []
+        self.tempdir: str | None = None
+        self.env: dict[str, str] | None = None
+        """The environment with which the script began, in a rank."""
+        self.told: set[str] = set()
+        """Environment variables that were set too late, as far as the rank has said so."""
+
+    def note(self, name: str, known: set[str]) -> None:
+        """`name` was just imported, and `known` were the modules before."""
+        tops = {module.partition(".")[0] for module in set(sys.modules) - known}
+        self.groups.setdefault(name.partition(".")[0], set()).update(tops)
+
+    def choose(self, before: set[str]) -> None:
+        """Decide what is withheld: whole packages that were not there before, and that come from files."""
+        from importlib.machinery import ExtensionFileLoader, SourceFileLoader
+
+        there = {name.partition(".")[0] for name in before}
+        for name, module in self.modules.items():
+            top = name.partition(".")[0]
+            spec = getattr(self.modules.get(top), "__spec__", None)
+            if top not in there and type(getattr(spec, "loader", None)) in (SourceFileLoader, ExtensionFileLoader):
+                self.withheld.setdefault(top, {})[name] = module
+
+    def hide(self) -> None:
+        """Withhold what was chosen."""
+        for modules in self.withheld.values():
+            for name in modules:
+                sys.modules.pop(name, None)
+        self.set_filters([entry for entry in self.all_filters() if not any(entry is ours for ours in self.filters)])
+        finders: list[Any] = sys.meta_path
+        finders.insert(0, self)
+
+    def all_filters(self) -> list[Any]:
+        import warnings
+
+        return list(warnings.filters)
+
+    def set_filters(self, filters: list[Any]) -> None:
+        import warnings
+
+        entries: list[Any] = warnings.filters  # type: ignore[assignment]
+        entries[:] = filters
+        with warnings.catch_warnings():  # makes Python forget what it concluded from the old ones
+            pass
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """What the other finders find; made to load the module that there is already, if it is of the same file."""
+        if name not in self.withheld:
+            return None
+        module = self.withheld[name][name]
+        for finder in sys.meta_path:
+            spec = finder.find_spec(name, path, target) if finder is not self else None
+            if spec is not None:
+                break
+        else:
+            return None
+        if spec.origin != module.__spec__.origin:
+            self.tell(f"imports {name} from {spec.origin}, and {module.__spec__.origin} was loaded before it began")
+            del self.withheld[name]
+            return spec
+        ahead, real = self, module.__spec__
+
+        class Loader(type(spec.loader)):  # type: ignore[misc]
+            def create_module(self, spec: Any) -> Any:
+                return module
+
+            def exec_module(self, module: Any) -> None:
+                module.__spec__ = real
+                ahead.show(name)
+
+        Loader.__name__, Loader.__qualname__ = type(spec.loader).__name__, type(spec.loader).__qualname__
+        Loader.__module__ = type(spec.loader).__module__
+        loader = object.__new__(Loader)
+        loader.__dict__.update(spec.loader.__dict__)
+        spec.loader = loader
+        return spec
+
+    def show(self, top: str) -> None:
+        """The script imports this package now: it, and what it imports itself, is there from here on."""
+        tops = [name for name in {top, *self.groups.get(top, ())} if name in self.withheld]
+        for name in tops:
+            for module, value in self.withheld.pop(name).items():
+                sys.modules.setdefault(module, value)
+        if self.filters:
+            self.set_filters(self.filters + [entry for entry in self.all_filters() if entry not in self.filters])
+            self.filters = []
+        if not self.withheld:
+            finders: list[Any] = sys.meta_path
+            finders.remove(self)
+        if self.env is not None:
+            self.catch_up(tops, self.env)
+
+    def catch_up(self, tops: list[str], env: Mapping[str, str]) -> None:
+        """Do what these packages would have done at their import, had they been imported in the present environment."""
+        changed = {name for name in {*env, *os.environ} if env.get(name) != os.environ.get(name)}
+        if self.tempdir and "torch" in tops:
+            import tempfile
+
+            # torch has Python choose the folder for temporary files
+            if not tempfile.tempdir and not changed & {"TMPDIR", "TEMP", "TMP"}:
+                tempfile.tempdir = self.tempdir
+            tempfile.gettempdir()
+        changed = {name for name in changed if name in self.names or name.startswith(self.prefixes)}
+        late = changed - self.caught_up
+        if "OMP_NUM_THREADS" in changed and not self.set_threads(tops):
+            late.add("OMP_NUM_THREADS")
+        torch = sys.modules.get("torch") if "torch" in tops else None
+        if torch and "TORCH_LOGS" in changed:
+            torch._logging._internal._init_logs()
+        if torch and "TORCH_DISTRIBUTED_DEBUG" in changed:
+            torch.distributed.set_debug_level_from_env()
+        late -= self.told
+        self.told |= late
+        if late:
+            by = tops[0] if len(tops) == 1 else "torch"
+            self.tell(f"set {', '.join(sorted(late))} too late: {by} was loaded before it began")
+
+    def set_threads(self, tops: list[str]) -> bool:
+        """Do what these packages conclude from OMP_NUM_THREADS; False where that is not known."""
+        value = os.environ.get("OMP_NUM_THREADS", "")
+        # MKL makes less of a number that is larger than that of the cores
+        if not value.isdigit() or not 0 < int(value) <= self.threads or "MKL_NUM_THREADS" in os.environ:
+            return False
+        if "torch" in tops:
+            sys.modules["torch"].set_num_threads(int(value))
+        if "numpy" in tops and "OPENBLAS_NUM_THREADS" not in os.environ:
+            import ctypes
+
+            with open("/proc/self/maps") as maps:
+                paths = {line.split()[-1] for line in maps if "openblas" in line}
+            for path in paths:
+                library = ctypes.CDLL(path)
+                for form in ("scipy_openblas_%s64_", "scipy_openblas_%s", "openblas_%s64_", "openblas_%s"):
+                    if hasattr(library, form % "set_num_threads"):
+                        getattr(library, form % "set_num_threads")(int(value))
+                        break
+        return True
+
+    def tell(self, what: str) -> None:
+        """Say what differs from plain Python."""
+        os.write(2, f"muster: this rank {what}; `--launcher exec` starts ranks as plain Python\n".encode())
+
+
 # ---- the warm interpreter -------------------------------------------------------------------------------------------
 
 
@@ -156,6 +349,8 @@ class _Warm:
         self.times = {"python": self.clock()}
         self.theirs = False
         self.their_error: BaseException | None = None
+        self.reads = _Reads()
+        self.ahead = _Ahead(conf["counting"])
         self.ours = not os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK")
         # Registered before torch's own, so it runs after them and after the script's.
         atexit.register(self.leak)
@@ -164,36 +359,78 @@ class _Warm:
 
     def prepare(self) -> None:
         """Import everything; tell the agent how it went. Never raises."""
+        at_start = set(sys.modules) - {"__future__", "sitecustomize"}
+        with self.reads:
+            try:
+                # Before any import of ours that a plain Python would not have made at this point.
+                self.theirs = _theirs()
+            except BaseException as error:
+                self.their_error = error  # each rank raises it again, as plain Python would
+        before = set(sys.modules) - {"__future__"}
+        unfit = self.depends_on_rank(at_start) or self.traced()
+        if unfit is None:
+            self.import_ahead(before)
+            unfit = self.unfit()
+        self.times["imported"] = self.clock()
         import gc
-        import importlib
-        import traceback
 
-        try:
-            self.theirs = _theirs()
-        except BaseException as error:
-            self.their_error = error  # each rank raises it again, as plain Python would
-        before = set(sys.modules) - _OURS
+        torch = self.ahead.modules.get("torch")
+        namesakes = self.namesakes(before)
+        self.ahead.hide()
+        gc.freeze()
+        gc.enable()
+        _tell(
+            self.fd,
+            op="ready",
+            unfit=unfit,
+            namesakes=namesakes,
+            reads=sorted(self.reads.names),
+            times=self.times,
+            torch=str(torch.__version__) if torch else None,
+            cuda=torch.version.cuda if torch else None,
+            python=".".join(map(str, sys.version_info[:3])),
+        )
+
+    def import_ahead(self, before: set[str]) -> None:
+        """Import what the ranks will want, and note what that changed in this process."""
+        # What later parts of this file import is here before the search for modules that hide those of the script.
+        import ctypes  # noqa: F401
+        import importlib
+        import json  # noqa: F401
+        import signal  # noqa: F401
+        import socket  # noqa: F401
+        import tempfile
+        import traceback
+        import warnings
+
         # Without this, counting GPUs opens the driver, and no child could use a GPU.
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+        filters: list[Any] = list(warnings.filters)
+        directory = tempfile.tempdir
         for name in self.conf["preload"]:
+            known = set(sys.modules)
             try:
-                importlib.import_module(name)
+                with self.reads:
+                    importlib.import_module(name)
             except BaseException as error:
                 missing = isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]
                 text = "".join(traceback.format_exception_only(type(error), error)).strip()
                 _tell(self.fd, op="failed", module=name, missing=missing, text=text, trace=traceback.format_exc())
                 os._exit(1)
+            self.ahead.note(name, known)
         if self.ours:
             os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
-        self.times["imported"] = self.clock()
+        self.ahead.filters = [entry for entry in warnings.filters if not any(entry is old for old in filters)]
+        if directory is None:
+            self.ahead.tempdir, tempfile.tempdir = tempfile.tempdir, None
         # What the standard library keeps (temporary files, threads, loggers) is torn down as ever.
         standard = getattr(sys, "stdlib_module_names", ()) or before
         main = sys.modules["__main__"]
-        self.modules = [
-            name
+        self.ahead.modules = {
+            name: module
             for name, module in sys.modules.items()
             if module is not main and name.partition(".")[0] not in standard
-        ]
+        }
         # Some hold on to `__main__` (dill, which torch imports where it is installed): found here, once, because
         # to look at all values in each rank would copy the pages on which they lie.
         self.mains = [
@@ -203,27 +440,18 @@ class _Warm:
             for name, value in list(names.items())
             if value is main
         ]
-        unfit = self.hidden(before) or self.unfit()
-        gc.freeze()
-        gc.enable()
-        torch = sys.modules.get("torch")
-        _tell(
-            self.fd,
-            op="ready",
-            unfit=unfit,
-            times=self.times,
-            torch=str(torch.__version__) if torch else None,
-            cuda=torch.version.cuda if torch else None,
-            python=".".join(map(str, sys.version_info[:3])),
-        )
+        self.ahead.choose(before)
+        self.ahead.names |= self.reads.names
 
-    def hidden(self, before: set[str]) -> str | None:
-        """A file beside the script that bears the name of a module that is loaded already, in words; or None.
+    def namesakes(self, before: set[str]) -> list[str]:
+        """The files beside the script that bear the name of a module that is loaded already.
 
         The script's `import json` means its own json.py, and a forked rank would find Python's.
         """
+        import _imp
+
         if getattr(sys.flags, "safe_path", False):
-            return None
+            return []
         folder = os.getcwd()
         if sys.argv[0] != "-m":
             folder = sys.argv[0] if os.path.isdir(sys.argv[0]) else os.path.dirname(os.path.realpath(sys.argv[0]))
@@ -231,16 +459,54 @@ class _Warm:
         try:
             names = sorted(os.listdir(folder or "."))
         except OSError:
-            return None
+            return []
+        found = []
         for name in names:
             module = name[:-3] if name.endswith(".py") else name
-            if module not in loaded or module in sys.builtin_module_names:
+            # what is built in, or frozen, comes before any file
+            if module not in loaded or module in sys.builtin_module_names or _imp.is_frozen(module):
                 continue
             path = os.path.join(folder, name)
             package = os.path.exists(os.path.join(path, "__init__.py"))
             theirs = getattr(sys.modules[module], "__file__", None) or ""
             if (path.endswith(".py") or package) and not os.path.realpath(theirs).startswith(os.path.realpath(path)):
-                return f"{name} beside the script bears the name of a module that torch, or --preload, imports"
+                found.append(name)
+        return found
+
+    def depends_on_rank(self, at_start: set[str]) -> str | None:
+        """Why what Python runs at its start would do something else in a rank, or None: here it runs once, without one.
+
+        `at_start` are the modules that there were before sitecustomize: those of lines in .pth files among them.
+        """
+        import re
+
+        asked = sorted(self.reads.names & set(_OF_RANKS))
+        if asked:
+            return f"sitecustomize reads {asked[0]}, which only a rank has"
+        library = os.path.dirname(os.__file__) + os.sep
+        texts = []
+        for folder in sys.path:
+            if folder.endswith(("site-packages", "dist-packages")) and os.path.isdir(folder):
+                texts += [os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".pth")]
+        for name in at_start:
+            path = getattr(sys.modules.get(name), "__file__", None) or ""
+            if path.endswith(".py") and ("-packages" in path or not path.startswith(library)):
+                texts.append(path)
+        for path in texts:
+            try:
+                with open(path, "rb") as file:
+                    found = re.search(rb"""["'](%s)["']""" % "|".join(_OF_RANKS).encode(), file.read(1 << 18))
+            except OSError:
+                continue
+            if found:
+                return f"{path} reads {found[1].decode()}, which only a rank has"
+        return None
+
+    def traced(self) -> str | None:
+        """Why a tracer or profiler that Python started with needs a process from its start, or None."""
+        monitoring: Any = getattr(sys, "monitoring", None)
+        if sys.gettrace() or sys.getprofile() or (monitoring and any(map(monitoring.get_tool, range(6)))):
+            return "a tracer or profiler is on before the script begins"
         return None
 
     def unfit(self) -> str | None:
@@ -400,7 +666,8 @@ class _Warm:
         threading = sys.modules.get("threading")
         if threading:
             threading.main_thread()._set_native_id()  # a fork changes it, and Python (3.11) does not look
-        torch = sys.modules.get("torch")
+        self.ahead.env = dict(os.environ)
+        torch = self.ahead.modules.get("torch")
         if child["cpus"]:
             os.sched_setaffinity(0, child["cpus"])
             if torch and not os.environ.get("OMP_NUM_THREADS"):
@@ -408,8 +675,8 @@ class _Warm:
         # Seeds that were drawn by an import would be the same in all ranks.
         if torch:
             torch.default_generator.seed()
-        if "numpy.random" in sys.modules:
-            sys.modules["numpy.random"].seed()
+        if "numpy.random" in self.ahead.modules:
+            self.ahead.modules["numpy.random"].seed()
         process = sys.modules.get("multiprocessing.process")
         if process:
             process.current_process().authkey = os.urandom(32)
@@ -428,12 +695,12 @@ class _Warm:
             return
         import ctypes
 
-        for name in self.modules:
-            if name == "torch.distributed.distributed_c10d":
-                continue
-            module = sys.modules.pop(name, None)
-            if module is not None:
-                ctypes.pythonapi.Py_IncRef(ctypes.py_object(module))
+        groups = "torch.distributed.distributed_c10d"
+        if groups in sys.modules:
+            del self.ahead.modules[groups]
+        for name in self.ahead.modules:
+            sys.modules.pop(name, None)
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.ahead.modules))
 
 
 def _main() -> bool:

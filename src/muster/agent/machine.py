@@ -48,6 +48,13 @@ def space(path: str) -> dict[str, Any]:
     }
 
 
+def physical_cores() -> int:
+    """The cores that this process may use, those that share one (hyperthreads) counted once: what MKL uses at most."""
+    allowed = os.sched_getaffinity(0)
+    shared = {read(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in allowed}
+    return len(shared)
+
+
 def cores() -> int:
     """The cores that this process may use: its affinity, and the quota of its container, whichever is less."""
     allowed = len(os.sched_getaffinity(0))

@@ -15,10 +15,20 @@ from typing import TYPE_CHECKING, Any
 from muster.agent import system
 from muster.agent.follow import log_path
 from muster.agent.guests import Guests, free_port
-from muster.agent.warm import Hooked, hooked, stack_file, write_hook
+from muster.agent.machine import physical_cores
+from muster.agent.warm import (
+    CAUGHT_UP,
+    READ_AT_LOAD,
+    READ_AT_LOAD_PREFIXES,
+    Hooked,
+    hooked,
+    stack_file,
+    write_hook,
+)
 
 if TYPE_CHECKING:
     from muster.agent.agent import Agent
+    from muster.agent.ahead import Ahead
 
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
@@ -66,6 +76,9 @@ class Members:
         self.ends: dict[int, dict[str, int | None]] = {}
         self.warm: Hooked | None = None
         self.warm_times: dict[str, float] = {}
+        self.ahead: Ahead | None = None
+        """What the script does before it imports torch, once that is known."""
+        self.versions: dict[str, Any] = {}
         self.listener: socket.socket | None = None
         self.store: int | None = None
         self.attempt, self.folder = 0, ""
@@ -139,16 +152,44 @@ class Members:
         if proof is None:
             self.deaf = True
             self.plain("this Python does not read PYTHONPATH or sitecustomize, so it cannot be warmed")
-        elif not proof["has_torch"]:
+            return
+        self.versions = {"torch": proof["torch"], "cuda": proof["cuda"]}
+        if not proof["has_torch"]:
             self.agent.emit("unable", what="no torch", version=proof["python"])
         elif proof["torch"] and _numbers(proof["torch"]) < _numbers(self.floor):
             self.agent.emit("unable", what="old torch", version=proof["python"], torch=proof["torch"])
         else:
             self.start_warm()
+            self.read_ahead(proof["path"])
+
+    def read_ahead(self, path: Iterable[str]) -> None:
+        """Read what the script does before it imports torch, while the warm interpreter imports."""
+        from muster.agent import ahead  # only now: the other process is on its way, and this takes some milliseconds
+
+        command = self.forking()
+        env = self.rank_env(command)
+        self.ahead = ahead.read(self.argv(command), command["cwd"], list(path), env)
+        self.need_plain(ahead.why_plain(self.ahead, (), env, physical_cores()))
+
+    def forking(self) -> dict[str, Any]:
+        """The command whose ranks are forked."""
+        return next(command for command in self.commands if command["forks"])
+
+    def rank_env(self, command: Mapping[str, Any]) -> dict[str, str]:
+        """The environment with which a rank of this command starts, as far as it is known before an attempt."""
+        return {**self.env(command), **command["ranks"][0]["env"]}
+
+    def need_plain(self, why: str) -> None:
+        """If there is a reason, end the warm interpreter and start plain ones."""
+        if why and self.warm is not None:
+            self.agent.unwatch(self.warm.sock.fileno())
+            self.warm.close()
+            self.warm = None
+            self.plain(why)
 
     def start_warm(self) -> None:
         """Start the script's own command with the hook, which imports and serves."""
-        command = next(command for command in self.commands if command["forks"])
+        command = self.forking()
         warm, began = Hooked(), time.monotonic()
         self.warm = warm
         with self.files("warm") as files:
@@ -162,6 +203,12 @@ class Members:
                 mode="serve",
                 preload=self.preload,
                 stdin=self.stdin,
+                counting={
+                    "names": sorted(READ_AT_LOAD),
+                    "prefixes": READ_AT_LOAD_PREFIXES,
+                    "caught_up": CAUGHT_UP,
+                    "threads": physical_cores(),
+                },
             )
         self.warm_times = {"begun": began}
         self.names[warm.pid] = "warm"
@@ -181,11 +228,9 @@ class Members:
                 self.agent.emit("unable", what="import", **{key: message[key] for key in ("module", "missing", "text")})
             elif message["op"] == "ready":
                 self.warm_times.update(message["times"])
-                if message["unfit"]:
-                    self.agent.unwatch(warm.sock.fileno())
-                    warm.close()
-                    self.warm = None
-                    self.plain(message["unfit"], torch=message["torch"])
+                why = message["unfit"] or self.differs(message)
+                if why:
+                    self.need_plain(why)
                 elif self.waiting:
                     self.start(*self.waiting)
                 else:
@@ -195,14 +240,25 @@ class Members:
             elif message["op"] in ("forked", "unforked"):
                 self.forked(message)
 
-    def plain(self, why: str, torch: str | None = None) -> None:
+    def differs(self, message: Mapping[str, Any]) -> str:
+        """Why a rank that is forked now would not be what plain Python is, in words; or empty."""
+        if message["namesakes"]:
+            what = "bears the name of a module that torch, or --preload, imports"
+            return f"{message['namesakes'][0]} beside the script {what}"
+        if self.ahead is None:
+            return ""
+        from muster.agent.ahead import why_plain
+
+        return why_plain(self.ahead, message["reads"], self.rank_env(self.forking()), physical_cores())
+
+    def plain(self, why: str) -> None:
         """Start plain interpreters instead of forking."""
         self.forks = False
         if self.waiting:
             self.agent.emit("note", text=why)
             self.start(*self.waiting)
         else:
-            self.agent.emit("ready", fork=False, why=why, torch=torch)
+            self.agent.emit("ready", fork=False, why=why, **self.versions)
 
     @contextlib.contextmanager
     def files(self, name: str) -> Iterator[tuple[int, int, int]]:

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any, Callable
 
 from muster.agent import system
+from muster.agent.descriptors import open_standard_descriptors
 from muster.agent.dialects import Identity, detect
 from muster.agent.protocol import Unpacker, pack, socket_name
 from muster.agent.warm import hooked
@@ -35,6 +36,7 @@ CANNOT = 125
 
 def main(words: list[str]) -> int:
     """Be a rank; gives its exit status, or does not return where a signal ended it."""
+    open_standard_descriptors()
     if words[0] == "reach":
         return reach(words[1], int(words[2]), words[3:])
     given = []

@@ -17,6 +17,21 @@ STACKS_SIGNAL = signal.SIGRTMIN + 13
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def ancestors() -> list[tuple[str, ...]]:
+    """The command lines of the parent of this process, of its parent, and so on, as far as they can be seen."""
+    found = []
+    pid = os.getppid()
+    while pid > 0:
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                found.append(tuple(os.fsdecode(word) for word in file.read().rstrip(b"\0").split(b"\0")))
+        except OSError:
+            break
+        seen = _stat(pid)
+        pid = seen[2] if seen else 0
+    return found
+
+
 def adopt_orphans() -> None:
     """Make this process the parent of whatever its descendants leave behind."""
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

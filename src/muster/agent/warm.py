@@ -14,6 +14,30 @@ from typing import Any
 
 from muster.agent.system import STACKS_SIGNAL, launch
 
+READ_AT_LOAD = frozenset(
+    (
+        # libtorch, by a trace of getenv while torch 2.13 is imported
+        *("PYTORCH_API_USAGE_STDERR", "TORCH_CPP_LOG_LEVEL", "TORCH_CUSTOM_TERMINATE", "TORCH_DISTRIBUTED_DEBUG"),
+        *("TORCH_SHOW_CPP_STACKTRACES", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCH_BLAS_PREFER_CUBLASLT"),
+        *("TORCH_BLAS_PREFER_HIPBLASLT", "TORCH_LINALG_PREFER_CUSOLVER", "TORCH_LINALG_PREFER_HIPSOLVER"),
+        *("TORCH_ROCM_FA_PREFER_CK", "KINETO_USE_DAEMON"),
+        # its allocator, which a static initializer of builds for GPUs chooses
+        *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"),
+        # OpenBLAS, which numpy brings
+        "GOTO_NUM_THREADS",
+    )
+)
+"""Environment variables that C++ code reads when torch, or numpy, is loaded."""
+
+READ_AT_LOAD_PREFIXES = (
+    *("ACC_", "DNNL_", "GFORTRAN_", "GOMP_", "INTEL_LIBITTNOTIFY", "KMP_", "MKL_", "MKLDNN_", "NPY_", "OMP_"),
+    *("ONEDNN_", "OPENBLAS_", "OPENSSL_", "TQDM_"),
+)
+"""So are all that begin with one of these: libraries for arithmetic and threads, by the same trace; tqdm in Python."""
+
+CAUGHT_UP = ("OMP_NUM_THREADS", "TORCH_DISTRIBUTED_DEBUG", "TORCH_LOGS", "TMPDIR", "TEMP", "TMP")
+"""What the hook does in a rank, when the script imports torch, as torch would have done it then."""
+
 
 def hooked(env: Mapping[str, str], folder: str, **conf: Any) -> dict[str, str]:
     """This environment, so that a Python started in it meets the hook in `folder` with this configuration."""

@@ -11,12 +11,10 @@ import time
 import uuid
 from pathlib import Path
 
-PRELOADED = "numpy.random" in sys.modules
+import numpy
+import torch
 
-import numpy  # noqa: E402
-import torch  # noqa: E402
-
-assert PRELOADED, "numpy.random would be seeded afresh"
+assert "numpy.random" in sys.modules, "numpy.random would be seeded afresh"
 draws = {
     "torch": torch.rand(4).tolist(),
     "torch seed": torch.initial_seed(),
