@@ -6,6 +6,7 @@ Or it is plain Python, and muster says why.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -157,6 +158,18 @@ def test_what_python_runs_at_its_start_may_look_at_the_rank(kind: str, muster: A
     assert "reads LOCAL_RANK, which only a rank has" in done.stderr
 
 
+def test_an_end_before_torch_was_imported_has_its_hint(muster: Any, script: Script) -> None:
+    """A library that does not bear torch before it, as far as anybody can tell; afterwards it is something else."""
+    ends = "import os, signal\nif os.environ['RANK'] == '1':\n    os.kill(os.getpid(), signal.SIGSEGV)\n"
+    path = str(script(ends + "raise ImportError('libsim.so: cannot be loaded after torch')"))
+    done = muster("run", "-g", "2", path)
+    said = re.findall(r"rank \d ended before it imported torch, .* use `--launcher exec`", done.stderr)
+    assert 1 == len(said), done.stderr
+    done = muster("run", "-g", "1", str(script("import torch\nraise ImportError('something else')")))
+    assert 1 == done.returncode
+    assert "before it imported torch" not in done.stderr
+
+
 LOOK = """
 import sys
 before = set(sys.modules)
@@ -192,6 +205,7 @@ def test_every_module_of_python_may_be_hidden_by_one_beside_the_script(muster: A
             mode="serve",
             preload=["torch", "torch.distributed"],
             stdin=None,
+            asked=None,
             counting={**counting, "names": sorted(READ_AT_LOAD)},
         )
     said = []

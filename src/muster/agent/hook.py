@@ -192,10 +192,31 @@ class _Ahead:
         """Those of them that the script has not imported yet, by top-level package."""
         self.filters: list[Any] = []
         self.tempdir: str | None = None
+        self.asked: Any = None
+        self.index = 0
+        """Where in `asked` the byte of this rank is."""
         self.env: dict[str, str] | None = None
         """The environment with which the script began, in a rank."""
         self.told: set[str] = set()
         """Environment variables that were set too late, as far as the rank has said so."""
+
+    def map_asked(self, asked: tuple[int, int] | None) -> None:
+        """Share a byte for each rank with the agent, where it is told that the script has imported torch.
+
+        `asked` is a descriptor and the number of bytes. Memory is shared, because a script may close descriptors.
+        """
+        if asked is None:
+            return
+        import ctypes
+
+        fd, size = asked
+        libc = ctypes.CDLL(None)
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long)
+        address = libc.mmap(None, size, 3, 1, fd, 0)  # to read and write; shared
+        os.close(fd)
+        if address != ctypes.c_void_p(-1).value:
+            self.asked = (ctypes.c_char * size).from_address(address)
 
     def note(self, name: str, known: set[str]) -> None:
         """`name` was just imported, and `known` were the modules before."""
@@ -297,6 +318,8 @@ class _Ahead:
         if "OMP_NUM_THREADS" in changed and not self.set_threads(tops):
             late.add("OMP_NUM_THREADS")
         torch = sys.modules.get("torch") if "torch" in tops else None
+        if torch and self.asked is not None:
+            self.asked[self.index] = b"1"
         if torch and "TORCH_LOGS" in changed:
             torch._logging._internal._init_logs()
         if torch and "TORCH_DISTRIBUTED_DEBUG" in changed:
@@ -441,6 +464,7 @@ class _Warm:
             if value is main
         ]
         self.ahead.choose(before)
+        self.ahead.map_asked(self.conf["asked"])
         self.ahead.names |= self.reads.names
 
     def namesakes(self, before: set[str]) -> list[str]:
@@ -667,6 +691,7 @@ class _Warm:
         if threading:
             threading.main_thread()._set_native_id()  # a fork changes it, and Python (3.11) does not look
         self.ahead.env = dict(os.environ)
+        self.ahead.index = child["index"]
         torch = self.ahead.modules.get("torch")
         if child["cpus"]:
             os.sched_setaffinity(0, child["cpus"])

@@ -66,6 +66,8 @@ class Members:
         """Variables known since the attempt began, for ranks that have none of that name."""
         self.deaf = False
         """This Python does not reach the hook."""
+        self.told_early = False
+        """It was told in this attempt that a rank ended before it imported torch."""
         self.stdin_rank = stdin_rank
         self.hook_folder = os.path.join(agent.folder, "hook")
         self.pids: dict[int, int] = {}
@@ -79,6 +81,8 @@ class Members:
         self.ahead: Ahead | None = None
         """What the script does before it imports torch, once that is known."""
         self.versions: dict[str, Any] = {}
+        self.asked: int | None = None
+        """A file in memory with a byte for each rank, which a forked rank sets when its script imports torch."""
         self.listener: socket.socket | None = None
         self.store: int | None = None
         self.attempt, self.folder = 0, ""
@@ -190,6 +194,7 @@ class Members:
     def start_warm(self) -> None:
         """Start the script's own command with the hook, which imports and serves."""
         command = self.forking()
+        asked = self.asked = _shared_bytes(len(self.ranks)) if self.asked is None else self.asked
         warm, began = Hooked(), time.monotonic()
         self.warm = warm
         with self.files("warm") as files:
@@ -199,10 +204,11 @@ class Members:
                 command["cwd"],
                 files,
                 self.hook_folder,
-                keep=() if self.stdin is None else (self.stdin,),
+                keep=[fd for fd in (self.stdin, asked) if fd is not None],
                 mode="serve",
                 preload=self.preload,
                 stdin=self.stdin,
+                asked=None if asked is None else (asked, len(self.ranks)),
                 counting={
                     "names": sorted(READ_AT_LOAD),
                     "prefixes": READ_AT_LOAD_PREFIXES,
@@ -347,7 +353,11 @@ class Members:
                     "err": log_path(folder, rank["rank"], "err"),
                     "stdin": rank["rank"] == self.stdin_rank,
                     "stack": stack_file(folder, rank["rank"]),
+                    "index": self.ranks.index(rank["rank"]),
                 }
+            if self.asked is not None:
+                os.pwrite(self.asked, bytes(len(self.ranks)), 0)
+            self.told_early = False
             self.ordered.add(warm.order(children))
         else:
             self.start_plain(late)
@@ -438,8 +448,19 @@ class Members:
             end["asked"] = asked
         if code != 0:
             end["why"] = self.agent.logs.why(rank, number is not None)
+            if self.forks and not self.told_early and self.ended_early(rank, number, end["why"]):
+                self.told_early = True
+                why = "ended before it imported torch, which is loaded already in a forked rank"
+                self.agent.emit("note", text=f"rank {rank} {why}; if that is the cause, use `--launcher exec`")
         self.ends[rank] = {"code": code, "signal": number}
         self.agent.emit("ended", attempt=self.attempt, **end)
+
+    def ended_early(self, rank: int, number: int | None, why: Mapping[str, Any]) -> bool:
+        """A forked rank ended as if a library did not bear that torch was loaded before it."""
+        if self.asked is None or os.pread(self.asked, 1, self.ranks.index(rank)) != b"\0":
+            return False
+        crashed = number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+        return crashed or str(why["summary"]).startswith("ImportError")
 
     def name(self, pid: int, name: str) -> None:
         """Know a child; it may have been collected before it was known."""
@@ -538,6 +559,16 @@ class Members:
         if self.warm is not None and self.warm.connected:
             self.agent.unwatch(self.warm.sock.fileno())
             self.warm.close()
+
+
+def _shared_bytes(size: int) -> int | None:
+    """A file in memory of so many bytes, all 0; None where the kernel has none."""
+    try:
+        fd = os.memfd_create("muster")
+    except (OSError, AttributeError):
+        return None
+    os.ftruncate(fd, size)
+    return fd
 
 
 def _text_from(path: str, offset: int) -> str:
