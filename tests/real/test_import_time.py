@@ -136,6 +136,17 @@ def test_a_preloaded_module_has_its_variables(muster: Any, script: Script) -> No
     assert "script.py sets MINE_LEVEL before it imports torch" in err
 
 
+def test_a_warning_of_an_import_is_the_ranks_own(muster: Any, script: Script) -> None:
+    """On its stderr, unless the script does not want to see it."""
+    script("import warnings\nwarnings.warn('mine is old')", "mine.py")
+    muster.env["PYTHONPATH"] = str(muster.cwd)
+    text = "import os, sys, warnings\nif os.environ['RANK'] == '1':\n    warnings.simplefilter('ignore')\nimport mine"
+    done = muster("run", "-g", "2", "--preload", "mine", str(script(text)))
+    assert (0, True) == (done.returncode, forked(muster)), done.stderr
+    line = f"{muster.cwd}/mine.py:2: UserWarning: mine is old\n  warnings.warn('mine is old')\n"
+    assert [line, ""] == [muster.log(rank, "err").decode() for rank in range(2)]
+
+
 @pytest.mark.parametrize("kind", ["sitecustomize", "pth"])
 def test_what_python_runs_at_its_start_may_look_at_the_rank(kind: str, muster: Any, tmp_path: Path) -> None:
     """It runs once in a warm interpreter, which has no rank: so ranks are plain."""

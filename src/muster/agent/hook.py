@@ -191,6 +191,9 @@ class _Ahead:
         self.withheld: dict[str, dict[str, Any]] = {}
         """Those of them that the script has not imported yet, by top-level package."""
         self.filters: list[Any] = []
+        self.importing = ""
+        self.warnings: dict[str, list[tuple[Any, Any, str, int]]] = {}
+        """What imports warned of; each rank is warned of it when its script imports the same."""
         self.tempdir: str | None = None
         self.asked: Any = None
         self.index = 0
@@ -199,6 +202,10 @@ class _Ahead:
         """The environment with which the script began, in a rank."""
         self.told: set[str] = set()
         """Environment variables that were set too late, as far as the rank has said so."""
+
+    def note_warning(self, message: Any, category: Any, filename: str, lineno: int, *_: Any) -> None:
+        """Stands in for `warnings.showwarning`."""
+        self.warnings.setdefault(self.importing, []).append((message, category, filename, lineno))
 
     def map_asked(self, asked: tuple[int, int] | None) -> None:
         """Share a byte for each rank with the agent, where it is told that the script has imported torch.
@@ -302,6 +309,10 @@ class _Ahead:
             finders.remove(self)
         if self.env is not None:
             self.catch_up(tops, self.env)
+        for warning in self.warnings.pop(top, ()):
+            import warnings
+
+            warnings.warn_explicit(*warning)
 
     def catch_up(self, tops: list[str], env: Mapping[str, str]) -> None:
         """Do what these packages would have done at their import, had they been imported in the present environment."""
@@ -430,7 +441,10 @@ class _Warm:
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
         filters: list[Any] = list(warnings.filters)
         directory = tempfile.tempdir
+        warner: Any = warnings
+        show, warner.showwarning = warnings.showwarning, self.ahead.note_warning
         for name in self.conf["preload"]:
+            self.ahead.importing = name.partition(".")[0]
             known = set(sys.modules)
             try:
                 with self.reads:
@@ -443,6 +457,7 @@ class _Warm:
             self.ahead.note(name, known)
         if self.ours:
             os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+        warner.showwarning = show
         self.ahead.filters = [entry for entry in warnings.filters if not any(entry is old for old in filters)]
         if directory is None:
             self.ahead.tempdir, tempfile.tempdir = tempfile.tempdir, None

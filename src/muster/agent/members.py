@@ -188,6 +188,9 @@ class Members:
         if why and self.warm is not None:
             self.agent.unwatch(self.warm.sock.fileno())
             self.warm.close()
+            system.send(
+                self.warm.pid, signal.SIGKILL
+            )  # it would import to the end first, beside ranks that do the same
             self.warm = None
             self.plain(why)
 
