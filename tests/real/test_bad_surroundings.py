@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shlex
 import subprocess
@@ -314,6 +315,61 @@ def test_a_home_on_a_read_only_disk_is_refused(muster: Any, tmp_path: Path) -> N
         done = muster("run", "--run-dir", str(disk), "--", "echo", "ran")
         refused(done, 2, f"cannot write the run directory {disk}/runs/", "choose another place by `--run-dir`")
         assert "Read-only file system" in done.stderr
+
+
+# ---- what the kernel does not give ----------------------------------------------------------------------------------
+
+WITHOUT = Path(__file__).with_name("without.py")
+SAYS_TWICE = ("--", "sh", "-c", "echo hi $RANK; until [ -e go$RANK ]; do sleep 0.05; done; echo bye")
+
+
+@pytest.fixture
+def lacking(muster: Any) -> Iterator[Callable[..., Any]]:
+    """A muster for which some system calls fail."""
+    if platform.machine() != "x86_64":
+        pytest.skip("the filter is written for x86-64")
+    plain = muster.argv
+    muster.argv = lambda *words: [
+        sys.executable,
+        str(WITHOUT),
+        "inotify,epoll,pidfd,memfd,close_range",
+        "--",
+        *plain(*words),
+    ]
+    yield muster
+    muster.argv = plain
+
+
+def test_without_inotify_and_epoll_output_is_shown_while_it_is_written(lacking: Any, tmp_path: Path) -> None:
+    with Life(lacking, "run", "-g", "2", *SAYS_TWICE) as run:
+        for _ in range(2):
+            line = run.process.stdout.readline()
+            (tmp_path / f"go{line.split()[-1]}").touch()
+        status, out, err = run.end()
+        assert (0, {"[0] bye", "[1] bye"}) == (status, set(out.splitlines())), err
+
+
+def test_without_inotify_and_epoll_a_detached_run_is_seen_to_its_end(lacking: Any, tmp_path: Path) -> None:
+    for rank in range(2):
+        (tmp_path / f"go{rank}").touch()
+    assert 0 == lacking("run", "-d", "-g", "2", *SAYS_TWICE).returncode
+    assert 0 == lacking("wait", "last").returncode
+    assert [b"hi 0\nbye\n", b"hi 1\nbye\n"] == [lacking.log(rank) for rank in range(2)]
+
+
+def test_without_local_sockets_a_run_goes_on_and_what_needs_them_is_refused_in_words(muster: Any) -> None:
+    if platform.machine() != "x86_64":
+        pytest.skip("the filter is written for x86-64")
+    plain = muster.argv
+    muster.argv = lambda *words: [sys.executable, str(WITHOUT), "unix", "--", *plain(*words)]
+    done = muster("run", "-g", "2", "--", "echo", "ran")
+    assert (0, {"[0] ran", "[1] ran"}) == (done.returncode, set(done.stdout.splitlines())), done.stderr
+    assert "no other terminal can reach this run (kill, stacks): Operation not permitted: a local socket" in done.stderr
+    for options in (["-d"], ["--launcher", "torchrun"]):
+        done = muster("run", *options, "-g", "2", "--", "echo", "ran")
+        assert (True, "") == (done.returncode in (2, 3, 125), done.stdout)
+        assert "a local socket" in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 # ---- what ends while it is needed -----------------------------------------------------------------------------------

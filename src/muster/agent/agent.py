@@ -147,8 +147,8 @@ class Agent:
         self.selector.register(fd, selectors.EVENT_READ, do)
 
     def unwatch(self, fd: int) -> None:
-        """Do so no more; it may be watched or not."""
-        if fd in self.selector.get_map():
+        """Do so no more; it may be watched or not, or be -1 for none."""
+        if fd >= 0 and fd in self.selector.get_map():
             self.selector.unregister(fd)
 
     def emit(self, kind: str, payload: bytes = b"", **fields: Any) -> None:
@@ -329,7 +329,7 @@ class Agent:
         os.dup2(log, 2)
         os.close(log)
         self.run_id = run_id
-        self.answer(run_id)
+        self.answer(run_id, needed=guests is not None)
         places = {word: self.bring(os.path.basename(word), text) for word, text in brings.items()}
         for command in (*commands, *([guests] if guests is not None else [])):
             command["argv"] = [places.get(word, word) for word in command["argv"]]
@@ -505,16 +505,26 @@ class Agent:
 
     # ---- people on this machine -------------------------------------------------------------------------------------
 
-    def answer(self, run_id: str) -> None:
-        """Listen for other terminals of the same person."""
-        local = socket.socket(socket.AF_UNIX)
-        local.bind(protocol.socket_name(os.getuid(), run_id, self.node))
-        local.listen(16)
+    def answer(self, run_id: str, needed: bool) -> None:
+        """Listen for other terminals of the same person, and for ranks that a launcher starts: then it is `needed`, and
+        raises OSError where it cannot be."""
+        try:
+            local = system.listen_here(protocol.socket_name(os.getuid(), run_id, self.node), 16)
+        except OSError as error:
+            if needed:
+                raise
+            self.emit(
+                "note", text=f"no other terminal can reach this run (kill, stacks): {error.strerror}: {error.filename}"
+            )
+            return
         self.watch(local.fileno(), lambda: self.called(local))
 
     def called(self, local: socket.socket) -> None:
         """Somebody connects; hear them if they are the same person or root."""
-        visitor, _ = local.accept()
+        try:
+            visitor, _ = local.accept()
+        except OSError:  # it has gone, or there is no descriptor for it
+            return
         _, uid, _ = struct.unpack("3i", visitor.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if uid not in (os.getuid(), 0):
             visitor.close()

@@ -31,9 +31,7 @@ class Keeper:
 
     def __init__(self, agent: Agent, run_id: str, door: int, secret: str):
         self.agent, self.door, self.secret = agent, door, secret
-        self.viewers = socket.socket(socket.AF_UNIX)
-        self.viewers.bind(socket_name(os.getuid(), run_id, "supervisor"))
-        self.viewers.listen(64)
+        self.viewers = system.listen_here(socket_name(os.getuid(), run_id, "supervisor"), 64)
         self.deaths: list[float] = []
 
     def start(self) -> None:
