@@ -33,6 +33,16 @@ class Impossible(MusterError):
     exit_code = 2
 
 
+class NowhereToBe(Impossible):
+    """The folder in which muster was started is not there any more, or is out of reach."""
+
+    def __init__(self, reason: str | None):
+        super().__init__(
+            f"the folder in which muster was started is gone or out of reach: {reason}",
+            "change to another one (`cd`), and name files by their whole path",
+        )
+
+
 class Unreachable(MusterError):
     """A machine or a service refused or did not answer."""
 

@@ -254,7 +254,7 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
     """The job that these options ask for; raises `Impossible`."""
     refuse_worlds(given, env)
     what = program(parsed, given, verb)
-    cwd = os.path.abspath(given.get("cwd") or os.getcwd())
+    cwd = here.absolute(given.get("cwd") or ".")
     if not os.path.isdir(cwd):
         raise Impossible(f"--cwd {given.get('cwd')}: there is no such folder", "make it first; ranks start there")
     if what.path:

@@ -372,6 +372,29 @@ def test_without_local_sockets_a_run_goes_on_and_what_needs_them_is_refused_in_w
         assert "Traceback" not in done.stderr
 
 
+# ---- where muster is started ---------------------------------------------------------------------------------------
+
+
+def test_a_working_directory_that_was_deleted_is_told_where_it_is_needed(muster: Any, tmp_path: Path) -> None:
+    for line, needed in (
+        (["run", "--", "true"], True),
+        (["plan", "train.py"], True),
+        (["doctor"], True),
+        (["check"], True),
+        (["--version"], True),
+        (["ps", "--run-dir", "runs"], True),
+        (["ps"], False),
+        (["run", "--cwd", str(tmp_path), "--", "true"], False),
+    ):
+        words = ["sh", "-c", 'mkdir -p gone && cd gone && rmdir ../gone && exec "$@"', "sh", *muster.argv(*line)]
+        done = subprocess.run(
+            words, env=muster.env, cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
+        assert "Traceback" not in done.stderr, line
+        told = "the folder in which muster was started is gone" in done.stderr and "\nhint: " in done.stderr
+        assert (2 if needed else 0, needed) == (done.returncode, told), (line, done.stderr)
+
+
 # ---- what ends while it is needed -----------------------------------------------------------------------------------
 
 

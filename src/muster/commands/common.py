@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muster import runs
-from muster.errors import Impossible
+from muster.errors import Impossible, NowhereToBe
 from muster.options import OTHERS, Option, from_environment, help_text, parse
 
 if TYPE_CHECKING:  # `muster ps` needs none of it
@@ -52,7 +52,12 @@ def _instead_of_hosts(options: Sequence[Option], operands: Sequence[str]) -> str
 
 def root_of(given: Mapping[str, Any], env: Mapping[str, str]) -> Path:
     """The folder of muster, in which runs are kept."""
-    return Path(given["run_dir"]).absolute() if "run_dir" in given else runs.home(env)
+    if "run_dir" not in given:
+        return runs.home(env)
+    try:
+        return Path(given["run_dir"]).absolute()
+    except OSError as error:
+        raise NowhereToBe(error.strerror) from None
 
 
 def machines(given: Mapping[str, Any]) -> tuple[Wanted, ...]:

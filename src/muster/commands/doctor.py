@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -55,7 +54,7 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
         launcher="exec",
         python=pythons[-1] if pythons else sys.executable,
         python_why="--python",
-        cwd=os.path.abspath(given.get("cwd") or os.getcwd()),
+        cwd=here.absolute(given.get("cwd") or "."),
         place="ssh" if wanted else "slurm" if allocation is not None else "local",
         setup=tuple(setup),
         ssh=split_words(given.get("ssh", "ssh"), "--ssh"),

@@ -132,15 +132,18 @@ def _configurations(env: Mapping[str, str]) -> list[Path]:
     One that another user could have written is passed over, and told: it may hold lines for a shell (`setup`).
     """
     home, found = Path(env.get("HOME") or "/"), []
-    folder = Path.cwd()  # the real path
+    try:
+        folder = Path.cwd()  # the real path
+    except OSError:  # it has been deleted; a job that needs it is refused in words
+        folder = Path("/")
     for parent in (folder, *folder.parents):
-        if (parent / "muster.toml").is_file() and _obeyed(parent / "muster.toml", env):
+        if os.path.isfile(parent / "muster.toml") and _obeyed(parent / "muster.toml", env):
             found.append(parent / "muster.toml")
             break
-        if parent == home.resolve() or (parent / ".git").exists():
+        if parent == home.resolve() or os.path.exists(parent / ".git"):
             break
     mine = Path(env.get("XDG_CONFIG_HOME") or home / ".config") / "muster" / "muster.toml"
-    if mine.is_file() and mine not in found and _obeyed(mine, env):
+    if os.path.isfile(mine) and mine not in found and _obeyed(mine, env):
         found.append(mine)
     return found
 

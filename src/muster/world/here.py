@@ -11,9 +11,22 @@ from pathlib import Path
 
 from muster.agent.machine import gpu_buses
 from muster.agent.machine import read as _read
-from muster.errors import Impossible
+from muster.errors import Impossible, NowhereToBe
 from muster.nearest import nearest
 from muster.world import trust
+
+
+def current_folder() -> str:
+    """The folder in which muster was started. Raises `NowhereToBe` where it has been deleted."""
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise NowhereToBe(error.strerror) from None
+
+
+def absolute(path: str) -> str:
+    """A path as it is seen from there. Raises `NowhereToBe`."""
+    return os.path.normpath(path if os.path.isabs(path) else os.path.join(current_folder(), path))
 
 
 def choose_python(
@@ -33,7 +46,7 @@ def choose_python(
             raise Impossible(f"--python {given}: there is no such program", "give the path of a Python interpreter")
         if os.path.basename(path) == given:
             return path, "--python"
-        return os.path.abspath(given), "--python"
+        return absolute(given), "--python"
     for name, words in (
         ("VIRTUAL_ENV", "the active virtual environment"),
         ("CONDA_PREFIX", "the active conda environment"),
@@ -64,7 +77,7 @@ def check_target(path: str | None, option: str) -> None:
     """Raise `Impossible` for a file that could not be written in the end."""
     if path is None:
         return
-    folder = os.path.dirname(os.path.abspath(path))
+    folder = os.path.dirname(absolute(path))
     if os.path.isdir(path) or not os.access(path if os.path.exists(path) else folder, os.W_OK):
         raise Impossible(f"{option} {path}: it cannot be written", "name a file in a folder that is there, and yours")
 
@@ -97,10 +110,17 @@ def check_script(words: Sequence[str], cwd: str, env: Mapping[str, str], verb: s
             return
         raise Impossible(f"`{path}` is a folder, not a script", "name the script in it")
     if not os.path.exists(full):
-        where = "" if cwd == os.getcwd() else f" in {cwd}"
+        where = "" if cwd == _here() else f" in {cwd}"
         raise Impossible(f"there is no script `{path}`{where}", _program_hint(words, env, verb) or _near(full))
     if not os.access(full, os.R_OK):
         raise Impossible(f"the script `{path}` cannot be read", "look at its permissions: `ls -l`")
+
+
+def _here() -> str:
+    try:
+        return current_folder()
+    except NowhereToBe:
+        return ""
 
 
 def _program_hint(words: Sequence[str], env: Mapping[str, str], verb: str) -> str | None:
@@ -116,7 +136,10 @@ def _near(full: str) -> str | None:
     folder = os.path.dirname(full)
     if not os.path.isdir(folder):
         return f"there is no folder {folder} either"
-    names = [name for name in os.listdir(folder) if name.endswith(".py")]
+    try:
+        names = [name for name in os.listdir(folder) if name.endswith(".py")]
+    except OSError as error:
+        return f"{folder} cannot be read: {error.strerror}"
     near = nearest(os.path.basename(full), names)
     return f"did you mean `{near}`?" if near else f"see what there is: `ls {folder}`"
 

@@ -50,6 +50,8 @@ class ChildLink(Link):
                 start_new_session=True,  # Ctrl-C and Ctrl-Z of the terminal are for muster alone
             )
         except OSError as error:
+            if error.filename == cwd and cwd != argv[0]:
+                raise Impossible(f"{cwd} cannot be entered: {error.strerror}", "choose another by --cwd") from None
             hint = "is it a program for this machine?"
             raise Impossible(f"{argv[0]} could not be started: {error.strerror}", hint) from None
         assert self.process.stdin and self.process.stdout and self.process.stderr
