@@ -57,6 +57,7 @@ def _positive_or_word(value: str) -> None:
 def _seconds(value: str) -> float:
     """`90`, `1.5`, `10m`, `1h30m`, `2d`."""
     units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+    value = value if len(value) < 64 else ""  # no time is so long, and reading one would take its time
     pieces = re.findall(r"([0-9]+(?:\.[0-9]+)?)([dhms])", value)
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
         pieces = [(value, "s")]

@@ -8,6 +8,7 @@ $MUSTER_HOME/runs/<id>/         mode 0700
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -108,7 +109,8 @@ def create(root: Path, run_id: str) -> Run:
     except OSError as error:
         _remove(path)
         reason = error.strerror or str(error)
-        hint = "free some space there, or choose another place by `--run-dir` or MUSTER_HOME"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = ("free some space there, or " if full else "") + "choose another place by `--run-dir` or MUSTER_HOME"
         raise Impossible(f"cannot write the run directory {path}: {reason}", hint) from None
     return Run(path)
 

@@ -59,6 +59,15 @@ def test_the_example_works_alone(muster: Any, env: dict[str, str], tmp_path: Pat
     assert "the sum of 0 to 0 is 0, as it should be" in done.stdout
 
 
+@pytest.mark.parametrize("launcher", ["fork", "exec", "torchrun"])
+def test_process_names_tell_ranks_apart(muster: Any, script: Script, launcher: str) -> None:
+    """`ps` and `top` show them."""
+    done = muster(
+        "run", "--launcher", launcher, "-g", "2", str(script("print(open('/proc/self/comm').read(), end='')"))
+    )
+    assert {"[0] rank 0", "[1] rank 1"} == set(done.stdout.splitlines()), done.stderr
+
+
 def test_a_command_is_any_program_and_no_store_is_started_for_it(muster: Any) -> None:
     done = muster("run", "-g", "2", "--", "sh", "-c", 'echo "$RANK of $WORLD_SIZE: $1"', "sh", "a b")
     assert 0 == done.returncode, done.stderr

@@ -242,6 +242,12 @@ def test_more_ranks_than_a_machine_can_have_are_refused(place: dict[str, Any]) -
     assert "fewer ranks" in (caught.value.hint or "")
 
 
+def test_space_is_not_what_a_read_only_run_directory_lacks(place: dict[str, Any]) -> None:
+    with pytest.raises(Impossible, match="cannot write the run directory /proc/nowhere/runs") as caught:
+        call(["run", "--run-dir", "/proc/nowhere", "-g", "1", "train.py"], place, 0.0)
+    assert "choose another place by `--run-dir` or MUSTER_HOME" == caught.value.hint
+
+
 def test_an_error_on_the_command_line_is_two_lines() -> None:
     """The sentence, and the hint where there is one."""
     assert str(Impossible("no such thing", "do this")) == "no such thing\nhint: do this"

@@ -96,7 +96,14 @@ def _prove(conf: Mapping[str, Any]) -> None:
 
 
 def _become_rank(stack: Mapping[str, Any] | None) -> None:
-    """What every Python rank has: whole lines in its log at once, and its stacks on a signal."""
+    """What every Python rank has: a name of its own in `ps`, whole lines in its log at once, its stacks on a signal."""
+    rank = os.environ.get("RANK")
+    if rank is not None:
+        try:
+            with open("/proc/self/comm", "wb", buffering=0) as comm:
+                comm.write(b"rank " + os.fsencode(rank))
+        except OSError:
+            pass
     loaded = "faulthandler" in sys.modules
     import faulthandler
 

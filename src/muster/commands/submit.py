@@ -196,7 +196,7 @@ def submit(
         raise
     if allocation is not None:
         return _here(kept, asked, allocation, given, env)
-    print(f"muster: {run_id} is job {number} of Slurm", file=sys.stderr)
+    print(f"muster: {run_id} is submitted to Slurm as job {number}", file=sys.stderr)
     if given.get("detach"):
         print(run_id)
         return 0

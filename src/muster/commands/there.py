@@ -135,7 +135,8 @@ def run_there(
 
 def _detached(plan: Plan) -> str:
     ranks = "1 rank" if plan.world_size == 1 else f"{plan.world_size} ranks"
-    return f"{ranks} started, looked after on {plan.nodes[0].host.name}"
+    # they start after this command has ended, and may still fail to
+    return f"starting {ranks}, supervised on {plan.nodes[0].host.name}"
 
 
 def attach(words: list[str], env: Mapping[str, str], began: float) -> int:

@@ -218,7 +218,9 @@ class Gathering:
         if full:
             told = "; ".join(f"{host} {why}" for host, why in full.items())
             raise Impossible(
-                f"not all hosts can keep the run: {told}", "free some space there, or set MUSTER_HOME there"
+                f"not all hosts can keep the run: {told}",
+                ("free some space there, or " if any("space" in why for why in full.values()) else "")
+                + "set MUSTER_HOME there",
             )
 
     def check(self) -> None:
