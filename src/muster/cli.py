@@ -13,6 +13,7 @@ from typing import NoReturn
 from muster.agent.descriptors import open_standard_descriptors
 from muster.commands import COMMANDS
 from muster.errors import Impossible, MusterError
+from muster.printable import guard
 
 USAGE = """muster: one unchanged training script, on any machines, by any launcher
 
@@ -81,6 +82,7 @@ def main(words: list[str] | None = None) -> NoReturn:
     began = time.monotonic()
     open_standard_descriptors()
     show_any_text()
+    guard()
     try:
         status = call(sys.argv[1:] if words is None else words, dict(os.environ), began)
         sys.stdout.flush()

@@ -32,6 +32,7 @@ from muster.hosts import Wanted, fold_hosts, shares
 from muster.job import Asked, nodes_there
 from muster.launchers import make_plan
 from muster.model import Job, Plan, as_json, job_from_json
+from muster.printable import guard
 from muster.runs import Run
 from muster.schedulers import slurm
 from muster.world import meeting, queue
@@ -280,6 +281,7 @@ def _catch_signals() -> int:
 
 def inside(words: list[str]) -> int:
     """The program: `inside RUN_DIR`."""
+    guard()
     run = Run(Path(words[0]))
     asked = run.read(ASKED)
     allocation = slurm.allocation(os.environ)

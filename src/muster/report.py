@@ -10,6 +10,7 @@ from typing import Any
 from muster.advice import advice
 from muster.environ import is_secret
 from muster.model import BROUGHT, Command, Outcome, Plan, RankEnd
+from muster.printable import line as safe
 from muster.ranks import LATE, environment, fold, named
 
 SIGNALS: Mapping[int, tuple[str, str]] = {
@@ -63,9 +64,9 @@ def begin_in_words(plan: Plan, run_id: str, facts: Mapping[str, Any]) -> str:
     if all(command.python_at is None for command in plan.commands):
         return f"{words}, `{job.program.argv[0].removeprefix(BROUGHT)}`"
     threads = _threads({node.host.threads for node in plan.nodes})
-    versions = [f"Python {facts['python']}"] if facts.get("python") else []
-    versions += [f"torch {facts['torch']}"] if facts.get("torch") else []
-    python = facts.get("executable", job.python)
+    versions = [f"Python {safe(facts['python'])}"] if facts.get("python") else []
+    versions += [f"torch {safe(facts['torch'])}"] if facts.get("torch") else []
+    python = safe(facts.get("executable", job.python))
     return f"{words}, {threads}, {python} ({', '.join(versions)}; {job.python_why})"
 
 
@@ -86,7 +87,7 @@ def ended_in_words(end: RankEnd) -> str:
         name, why = SIGNALS.get(end.signal, (f"signal {end.signal}", ""))
         return f"killed by {name}" + (f" ({why})" if why else "")
     if end.failure is not None and end.failure.kind == "never joined":
-        return end.failure.summary
+        return safe(end.failure.summary)
     if end.failure is not None and end.failure.kind != "ended":
         name = end.failure.summary.partition(":")[0]
         # a lost peer may be told without an exception
@@ -114,12 +115,12 @@ def outcome_in_words(outcome: Outcome, run_id: str, world_size: int, hosts: Sequ
     elif outcome.state == "failed" and outcome.first is not None and not outcome.reason:
         first = outcome.first
         attempt = f" after restart {outcome.attempt}" if outcome.attempt else ""
-        host = hosts[first.node] if first.node < len(hosts) else ""
+        host = safe(hosts[first.node]) if first.node < len(hosts) else ""
         on = f" on {host}" if hosts[1:] else ""
         lines.append(f"rank {first.rank}{on} failed first{attempt}, {after_start(first)}: {ended_in_words(first)}")
         lines += _last_words(first)
         hint = advice(first, host, len(hosts) > 1)
-        lines += [f"hint: {hint}"] if hint else []
+        lines += [f"hint: {safe(hint)}"] if hint else []
     else:
         # what muster could not do is a sentence already, with its hint
         lines.append(outcome.reason if outcome.state == "broken" else f"ended {after}: {outcome.reason}")
@@ -127,7 +128,7 @@ def outcome_in_words(outcome: Outcome, run_id: str, world_size: int, hosts: Sequ
             lines.append(f"rank {outcome.first.rank} had failed: {ended_in_words(outcome.first)}")
     if outcome.state != "succeeded":
         lines += others_in_words(outcome)
-    for words in outcome.left:
+    for words in map(safe, outcome.left):
         what, _, process = words.partition(": ")
         lines.append(f"left behind by a rank, {what} by muster: {process}" if what == "ended" else words)
     if outcome.state != "succeeded" and outcome.ends:
@@ -147,7 +148,7 @@ def after_start(end: RankEnd) -> str:
 
 
 def _last_words(end: RankEnd) -> list[str]:
-    return [f"    {line}" for line in end.failure.frames] if end.failure is not None else []
+    return [f"    {safe(line)}" for line in end.failure.frames] if end.failure is not None else []
 
 
 def others_in_words(outcome: Outcome) -> list[str]:
@@ -180,6 +181,7 @@ def _kind(end: RankEnd) -> str:
 def unable_in_words(what: str, python: str, host: str, floor: str, several: bool = False, **fields: Any) -> str:
     """Why an agent could not start the ranks: a sentence, which names the host where there are `several`, and a hint
     on a line of its own."""
+    fields = {name: safe(value) if isinstance(value, str) else value for name, value in fields.items()}
     on = f"{host}: " if several else ""
     install = f"hint: install it there: {python} -m pip install torch; or choose another Python by --python"
     if what == "no torch" or (what == "import" and fields["missing"] and fields["module"] == "torch"):
@@ -294,7 +296,8 @@ def _value(name: str, value: str) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows in columns."""
+    """Rows in columns. What is in a cell cannot begin another row."""
+    rows = [[safe(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
     return "\n".join(lines)
@@ -348,11 +351,11 @@ def show_in_words(
     hosts: Sequence[str] = (),
 ) -> str:
     """All that is known of a run; `hosts` are the names of its nodes."""
-    lines = [f"run      {run_id}" + (f"  ({job['name']})" if job.get("name") else "")]
-    lines.append(f"state    {state}")
-    lines.append(f"command  {shlex.join(job.get('argv', []))}")
-    lines.append(f"folder   {job.get('cwd', '?')} on {job.get('host', '?')}")
-    lines.append(f"{'submitted' if job.get('slurm') else 'started '} {job.get('started', '?')}")
+    lines = [f"run      {run_id}" + (f"  ({safe(job['name'])})" if job.get("name") else "")]
+    lines.append(f"state    {safe(state)}")
+    lines.append(f"command  {' '.join(map(_word, job.get('argv', [])))}")
+    lines.append(f"folder   {safe(job.get('cwd', '?'))} on {safe(job.get('host', '?'))}")
+    lines.append(f"{'submitted' if job.get('slurm') else 'started '} {safe(job.get('started', '?'))}")
     if outcome is not None:
         lines += ["", outcome_in_words(outcome, run_id, len(outcome.ends), hosts)]
         if outcome.state == "succeeded" and outcome.attempt:

@@ -1,7 +1,7 @@
 """The layers: left never imports right. Read from the source, so an import inside a function counts too.
 
-    model, errors ← ranks, nearest ← hosts, environ ← schedulers ← launchers ← places, options, supervise, report, lab
-    ← runs ← world ← job ← commands ← cli
+    model, errors, printable ← ranks, nearest ← hosts, environ ← schedulers ← launchers
+    ← places, options, supervise, report, lab ← runs ← world ← job ← commands ← cli
 
 `agent` imports the standard library and itself.
 """
@@ -16,7 +16,7 @@ from typing import NamedTuple
 SRC = Path(__file__).parents[2] / "src"
 
 LAYERS = (
-    ("model", "errors", "agent", "onranks"),
+    ("model", "errors", "printable", "agent", "onranks"),
     ("ranks", "nearest"),
     ("hosts", "environ", "archive"),
     ("schedulers",),

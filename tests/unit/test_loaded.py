@@ -65,5 +65,5 @@ def test_help_loads_no_more_than_it_shows(env: dict[str, str], tmp_path: Path) -
     seen = start(["--help"], env, tmp_path)
     ours = {name for name in seen.modules if name.partition(".")[0] == "muster"}
     small = {"muster.agent", "muster.agent.descriptors"}
-    assert ours == {"muster", "muster.cli", "muster.commands", "muster.errors", *small}
+    assert ours == {"muster", "muster.cli", "muster.commands", "muster.errors", "muster.printable", *small}
     assert seen.modules & {"json", "subprocess", "selectors", "socket", "difflib", "textwrap"} == set()

@@ -10,6 +10,7 @@ from muster.agent.boot import agent_source
 from muster.commands.common import machines, read
 from muster.job import split_words
 from muster.model import Host, Job, Program
+from muster.printable import line as safe
 from muster.world.contact import frames_of
 from muster.world.link import ChildLink, start_relay
 
@@ -48,9 +49,9 @@ def _tell(link: ChildLink, dry: bool) -> int:
         if fields["kind"] != "cleaned":
             continue
         for run, words in fields["runs"].items():
-            print(f"{link.host}: {run}: {'there is' if dry else 'ended'} {'; '.join(words)}")
+            print(f"{link.host}: {safe(run)}: {'there is' if dry else 'ended'} {'; '.join(map(safe, words))}")
         for words in fields["left"]:
-            print(f"{link.host}: still alive: {words}", file=sys.stderr)
+            print(f"{link.host}: still alive: {safe(words)}", file=sys.stderr)
         if not fields["runs"]:
             print(f"{link.host}: nothing")
         return 1 if fields["left"] else 0

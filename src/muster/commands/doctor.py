@@ -19,6 +19,7 @@ from muster.errors import Impossible, Unreachable
 from muster.hosts import Wanted, fold_hosts
 from muster.job import Asked, hosts_to_reach, per_host, split_words
 from muster.model import Host, Job, Program
+from muster.printable import line as safe
 from muster.report import plural
 from muster.schedulers import slurm
 from muster.world import here, queue
@@ -176,7 +177,8 @@ def _in_words(results: Sequence[tuple[str, list[Finding]]], patient: Patient) ->
         lines.append(f"{level if findings else 'ok':<8} {name}")
         by_words: dict[tuple[str, str, str], list[str]] = {}
         for finding in findings:
-            by_words.setdefault((finding.found, finding.why, finding.do), []).append(finding.host)
+            words = (safe(finding.found), safe(finding.why), safe(finding.do))
+            by_words.setdefault(words, []).append(finding.host)
         for (found, why, do), names in by_words.items():
             lines += [f"         {fold_hosts(dict.fromkeys(names))}: {found}", f"           why it matters: {why}"]
             lines += [f"           what to do: {do}"] if do else []
@@ -198,5 +200,5 @@ def _machines(patient: Patient) -> str:
         gpus = f"{len(facts['gpus'])} GPUs" if facts["gpus"] else "no GPU"
         ways = ", ".join(f"{name} {address}" for name, address in facts["interfaces"][:1])
         ways += f" (gloo takes {checkup.gloo_interface(facts)}, NCCL {checkup.nccl_interface(facts)})"
-        rows[f"{host}: {facts['cores']} cores, {gpus}, Python {facts['python']}, {version}; {ways}"] = [host]
+        rows[safe(f"{host}: {facts['cores']} cores, {gpus}, Python {facts['python']}, {version}; {ways}")] = [host]
     return "\n".join(rows) + "\n"

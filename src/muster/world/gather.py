@@ -19,6 +19,7 @@ from muster.errors import Impossible, Interrupted, MusterError, RunFailed, Unrea
 from muster.hosts import fold_hosts
 from muster.model import Host, Job
 from muster.places.ssh import refusal
+from muster.printable import line as safe
 from muster.world import meeting
 from muster.world.link import SIGNALS, ChildLink, end_links, prepare_parent, start_agent
 
@@ -175,7 +176,7 @@ class Gathering:
         link.listen()
         said = link.complaint.decode("utf-8", "replace")
         if link.preface is None:
-            return Unreachable(f"{link.host}: the connection broke ({link.broken or link.last_words(1) or how})")
+            return Unreachable(f"{link.host}: the connection broke ({safe(link.broken) or link.last_words(1) or how})")
         if code == SETUP_FAILED:
             return Impossible(f"{link.host}: {link.last_words()}", "try that line there by hand")
         if code == NO_PYTHON or code == 126 or code == 127:

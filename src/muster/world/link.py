@@ -16,6 +16,7 @@ from muster.agent.wire import Wire
 from muster.errors import Impossible
 from muster.model import Host, Job, Node
 from muster.places import PLACES
+from muster.printable import line as safe
 
 
 class Link:
@@ -111,7 +112,7 @@ class ChildLink(Link):
         if not self.stderr.closed:
             self.listen()
         words = self.complaint.decode("utf-8", "replace").replace("\r", "").strip().splitlines()
-        return "; ".join(words[-count:])
+        return "; ".join(map(safe, words[-count:]))
 
     def why_lost(self, run_path: str, python: str) -> str:
         """Why the connection ended, for a person."""
@@ -124,9 +125,9 @@ class ChildLink(Link):
                 return f"{self.host}: {words}"
             return f"the agent on {self.host} could not be started by {python}: {words}"
         if self.wire.refused:
-            return f"the agent on {self.host} was not understood: {self.wire.refused}"
+            return f"the agent on {self.host} was not understood: {safe(self.wire.refused)}"
         if self.broken:
-            return f"the agent on {self.host} failed: {self.broken}; see {run_path}/node_{self.host}/agent.log"
+            return f"the agent on {self.host} failed: {safe(self.broken)}; see {run_path}/node_{self.host}/agent.log"
         return f"the agent on {self.host} ended ({how}), and its ranks with it"
 
 

@@ -18,6 +18,7 @@ from muster.hosts import fold_hosts
 from muster.launchers import LAUNCHERS
 from muster.launchers.common import node_defaults
 from muster.model import Failure, Outcome, Plan, as_json
+from muster.printable import line as safe
 from muster.ranks import environment, late_environment, slurm_environment
 from muster.report import plural, signal_name, unable_in_words
 from muster.runs import Run
@@ -281,7 +282,7 @@ class World:
         if link.node == 0:
             self.facts.update({name: value for name, value in facts.items() if value}, fork=fork)
         if why:
-            self.say(f"not forking on {link.host}, starting plain interpreters instead: {why}")
+            self.say(f"not forking on {link.host}, starting plain interpreters instead: {safe(why)}")
         differ = self._differ() if len(self._versions) == len(self.links) else ""
         if differ:
             self.handle(Unable(t, link.node, differ))
@@ -297,7 +298,7 @@ class World:
                 if self._versions[link.node][0]:  # one that nobody asked for it says nothing
                     hosts.setdefault(str(self._versions[link.node][index] or "none"), []).append(link.host)
             if len(hosts) > 1:
-                told = ", ".join(f"{fold_hosts(names)} {version}" for version, names in hosts.items())
+                told = ", ".join(f"{fold_hosts(names)} {safe(version)}" for version, names in hosts.items())
                 return f"{name} differs between the hosts: {told}"
         return ""
 
@@ -387,7 +388,7 @@ class World:
         if len(there) == 1:
             self.tell(there[0].node, "obey", number=number, words=words, env=env, by=link.node)
         else:
-            self.say(f"{self.plan.job.launcher} wants to start something on {host}, which is no host of this run")
+            self.say(f"{self.plan.job.launcher} wants to start something on {safe(host)}, which is no host of this run")
             self.tell(link.node, "reached", number=number, code=255)
 
     def _on_obeyed(self, link: Link, t: float, payload: bytes, number: int, code: int, by: int) -> None:
@@ -399,12 +400,12 @@ class World:
     def _on_lingering(self, link: Link, t: float, payload: bytes, words: list[str]) -> None:
         grace = self.plan.job.grace
         self.say(
-            f"the ranks have ended and left behind: {'; '.join(words)}\n"
+            f"the ranks have ended and left behind: {'; '.join(map(safe, words))}\n"
             f"waiting up to {grace:g} s for that to end; Ctrl-C to end it now"
         )
 
     def _on_note(self, link: Link, t: float, payload: bytes, text: str) -> None:
-        self.say(f"{link.host}: {text}")
+        self.say(f"{link.host}: {safe(text)}")
 
     def _on_ended(
         self,

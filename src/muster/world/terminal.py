@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from muster.model import Outcome, Plan, as_json
+from muster.printable import lines
 from muster.ranks import fill
 from muster.report import begin_in_words, outcome_in_words
 from muster.world.pen import write
@@ -149,7 +150,7 @@ class Terminal:
         """Words of muster's own, on stderr."""
         self.put(1, self.lines.clear())
         mark = "\x1b[1mmuster:\x1b[0m " if self.colour else "muster: "
-        self.put(2, (mark + text + "\n").encode("utf-8", "surrogateescape"))
+        self.put(2, (mark + lines(text) + "\n").encode())
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Events are for machines."""

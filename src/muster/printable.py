@@ -1,0 +1,63 @@
+"""Text that others wrote, made safe to show: names, messages of hosts, stderr of other programs. Touches nothing.
+
+A terminal obeys what it is sent. An escape sequence in a message can hide lines, change what was printed before, or put
+text into the clipboard; a newline in a name forges a row of a table; a character that turns the direction of writing
+shows a path other than it is. What ranks write is not changed here: it is shown as it is.
+"""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from typing import Any
+
+_HIDDEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+"""Unicode's categories: control (C0, DEL, C1), format (bidi, zero width), surrogate, private use, line separators."""
+
+
+def lines(text: str) -> str:
+    """The text with all but its newlines and tabs made visible: `\\x1b[2J`."""
+    if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
+        return text  # almost all
+    return "".join(_visible(char) if char not in "\n\t" else char for char in text)
+
+
+def line(text: object) -> str:
+    """The same in one line: a newline is `\\n`. For what stands inside a sentence or a table."""
+    return lines(str(text)).replace("\n", "\\n")
+
+
+def _visible(char: str) -> str:
+    if unicodedata.category(char) not in _HIDDEN:
+        return char
+    if "\udc80" <= char <= "\udcff":  # a byte that was no UTF-8
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape", "surrogatepass").decode()
+
+
+class _Safe:
+    """A stream whose text is safe to show. Its bytes (`buffer`) are not changed."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write the text, with what a terminal would obey made visible."""
+        self._stream.write(lines(text))
+        return len(text)
+
+    def writelines(self, texts: Any) -> None:
+        """Write several texts."""
+        for text in texts:
+            self.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def guard() -> None:
+    """From now on nothing that this process prints is obeyed by a terminal."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, _Safe):
+            setattr(sys, name, _Safe(stream))
