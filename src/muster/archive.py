@@ -10,6 +10,7 @@ from importlib.util import cache_from_source
 from pathlib import Path
 
 from muster.agent.boot import text_of
+from muster.agent.local import TOKEN
 
 _MAIN = """import sys
 from muster.agent.descriptors import open_standard_descriptors
@@ -54,12 +55,16 @@ sys.exit(main(sys.argv[1:]))
 
 
 @cache
-def build_shim() -> bytes:
-    """The bytes of what foreign launchers start in place of the script; see `agent/rank.py`."""
+def build_shim(token: str) -> bytes:
+    """The bytes of what foreign launchers start in place of the script; see `agent/rank.py`.
+
+    `token` lets it find the agent of its machine (`agent/local.py`).
+    """
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         archive.writestr("__main__.py", _SHIM)
         archive.writestr("muster/__init__.py", "")
-        for name in ("__init__", "descriptors", "dialects", "protocol", "rank", "system", "warm"):
+        archive.writestr(TOKEN, token)
+        for name in ("__init__", "descriptors", "dialects", "local", "protocol", "rank", "system", "warm"):
             archive.writestr(f"muster/agent/{name}.py", text_of(name))
     return data.getvalue()

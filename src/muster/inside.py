@@ -23,7 +23,7 @@ from muster.agent.dial import Met
 from muster.agent.handshake import Terms, new_nonce
 from muster.agent.keep import ARCHIVE
 from muster.agent.listener import guarded
-from muster.agent.protocol import socket_name
+from muster.agent.local import SUPERVISOR, Sockets, keep, new_token
 from muster.agent.step import RENDEZVOUS
 from muster.checkup import at_no_cost
 from muster.environ import hidden
@@ -227,20 +227,19 @@ class Inside:
         self.run.write("environment.json", hidden({"env": dict(sorted(os.environ.items()))})["env"])
         self._link_outputs(plan, record["first_attempt"])
         self.run.write("job.json", {**self.run.job, "ranks": plan.world_size, "host": self.links[0].host})
-        self.run.write(RECORD, record)
+        token = new_token()
+        keep(str(self.run.path), token)
+        viewers = Sockets(self.run.id, token).listen(SUPERVISOR)
+        self.run.write(RECORD, record)  # from now on its supervisor is asked for its state
         self.selector.close()
         world = Served(plan, self.run, record, self.secret, self.links, self.life)
         for link in self.links:
-            world.tell(
-                link.node, "prepare", **prepare_fields(plan, link.node, link.host, str(self.run.path), self.run.id)
-            )
+            prepare = prepare_fields(plan, link.node, link.host, str(self.run.path), self.run.id, token)
+            world.tell(link.node, "prepare", **prepare)
         world.tell(0, "listen", attempt=record["first_attempt"], host=met.address)
         for finding in at_no_cost({link.host: link.facts for link in self.links}, self.job.env):
             world.say(finding)
         world.watch_signals(self.signals, self.asked["signal"], self.asked["before"], queue.kill_wait())
-        viewers = socket.socket(socket.AF_UNIX)
-        viewers.bind(socket_name(os.getuid(), self.run.id, "supervisor"))
-        viewers.listen(64)
         outcome = world.go(-1, viewers.detach(), self.listener.detach())
         ended_by_slurm = world.warned or world.nodes_lost
         if ended_by_slurm and outcome.code != 0 and self.allocation.restarts < self.asked["requeue"]:

@@ -116,7 +116,7 @@ def test_a_foreign_launcher_is_given_the_shim_and_nothing_of_the_person(name: st
     assert made.guests.argv[: made.guests.args_at] == ("/venv/bin/python", "train.py")
     for command in made.commands:
         assert "train.py" not in command.argv
-        assert ("$MUSTER_RANK", RUN_ID, str(len(made.nodes))) in zip(command.argv, command.argv[1:], command.argv[2:])
+        assert ("$MUSTER_RANK", RUN_ID) in zip(command.argv, command.argv[1:])
     assert plan_from_json(json.loads(json.dumps(as_json(made)))) == made
 
 

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from muster.agent.protocol import MAGIC, Unpacker, pack, socket_name
+from muster.agent.protocol import MAGIC, Unpacker, pack
 from muster.world.link import ChildLink
 
 FRAMES = [
@@ -80,8 +80,3 @@ def test_what_a_login_shell_prints_first_is_skipped(pieces: int) -> None:
     for file in (link.stdin, link.stdout, link.stderr):
         file.close()
     assert found == FRAMES
-
-
-def test_an_agent_is_found_by_user_run_and_node() -> None:
-    """In the abstract namespace: no path that could be too long or on another file system."""
-    assert socket_name(1000, "20261121-1200-ab12-train", 3) == "\0muster/1000/20261121-1200-ab12-train/3"

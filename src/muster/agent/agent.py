@@ -10,18 +10,18 @@ import os
 import selectors
 import signal
 import socket
-import struct
 import sys
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from muster.agent import meet, protocol, system
+from muster.agent import local, meet, protocol, system
 from muster.agent.descriptors import open_standard_descriptors
+from muster.agent.listener import FirstFew, LocalListener, Peer
 from muster.agent.logs import Logs
 from muster.agent.members import Members
-from muster.agent.protocol import MAGIC, Unpacker, pack
+from muster.agent.protocol import MAGIC, pack
 from muster.agent.wire import Wire
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Agent:
 
     run_dir: str
     run_id: str
+    sockets: local.Sockets
     node: int
     folder: str
     """What this agent writes lies here; `on_prepare` sets these."""
@@ -203,7 +204,7 @@ class Agent:
     def parted(self) -> None:
         """The connection has ended."""
         if self.wire.refused:
-            print(f"muster agent: the connection was closed: {self.wire.refused}", file=sys.stderr, flush=True)
+            self.complain(f"the connection was closed: {self.wire.refused}")
         self.unwatch(self.wire.reading)
         if self.leaving:
             self.logs.finish(drain=False)
@@ -295,6 +296,7 @@ class Agent:
         payload: bytes,
         run_dir: str,
         run_id: str,
+        token: str,
         node: int,
         host: str,
         commands: list[dict[str, Any]],
@@ -311,6 +313,7 @@ class Agent:
     ) -> None:
         """Get ready to start ranks: folders, the hook, the warm interpreter.
 
+        `token` names the sockets of this run (`local.py`).
         `brings`: scripts by the word that stands for them on command lines. `own_run_dir`: that folder is this node's
         alone. `stdin`: a descriptor of this process, from which the rank `stdin_rank` reads. `path_first`: the folder
         of this Python goes first on PATH, as if its environment had been activated.
@@ -328,8 +331,9 @@ class Agent:
         log = os.open(os.path.join(self.folder, "agent.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(log, 2)
         os.close(log)
-        self.run_id = run_id
-        self.answer(run_id, needed=guests is not None)
+        self.run_id, self.sockets = run_id, local.Sockets(run_id, token)
+        local.keep(run_dir, token)
+        self.answer(needed=guests is not None)
         places = {word: self.bring(os.path.basename(word), text) for word, text in brings.items()}
         for command in (*commands, *([guests] if guests is not None else [])):
             command["argv"] = [places.get(word, word) for word in command["argv"]]
@@ -492,6 +496,23 @@ class Agent:
         self.record_end(why, left)
         os._exit(0)
 
+    def fail(self) -> NoReturn:
+        """End the ranks and this agent after an error of its own; call it while that is handled.
+
+        A supervisor that this agent has started lives on: it tells how the run ended.
+        """
+        traceback.print_exc()
+        sys.stderr.flush()
+        text = traceback.format_exc(limit=-1)
+        self.wire.put(pack("broken", text=text, t=time.monotonic()))
+        if self.wire.connected:
+            os.set_blocking(self.wire.writing, True)
+            self.wire.flush()
+        _, left = system.end_family(os.getpid(), self.members.spared() if self.keeper is not None else ())
+        if self.prepared:
+            self.record_end(f"the agent failed ({text.strip().splitlines()[-1]})", left)
+        os._exit(1)
+
     def record_end(self, why: str, left: list[str]) -> None:
         """Leave word in the run directory of an end that no supervisor saw."""
         import json
@@ -505,11 +526,11 @@ class Agent:
 
     # ---- people on this machine -------------------------------------------------------------------------------------
 
-    def answer(self, run_id: str, needed: bool) -> None:
+    def answer(self, needed: bool) -> None:
         """Listen for other terminals of the same person, and for ranks that a launcher starts: then it is `needed`, and
         raises OSError where it cannot be."""
         try:
-            local = system.listen_here(protocol.socket_name(os.getuid(), run_id, self.node), 16)
+            visitors = self.sockets.listen(local.AGENT)
         except OSError as error:
             if needed:
                 raise
@@ -517,60 +538,43 @@ class Agent:
                 "note", text=f"no other terminal can reach this run (kill, stacks): {error.strerror}: {error.filename}"
             )
             return
-        self.watch(local.fileno(), lambda: self.called(local))
+        note = FirstFew(self.complain)
+        LocalListener(self, visitors, lambda sock: Peer(self, sock, self.visit, self.left, note), note)
 
-    def called(self, local: socket.socket) -> None:
-        """Somebody connects; hear them if they are the same person or root."""
-        try:
-            visitor, _ = local.accept()
-        except OSError:  # it has gone, or there is no descriptor for it
-            return
-        _, uid, _ = struct.unpack("3i", visitor.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        if uid not in (os.getuid(), 0):
-            visitor.close()
-            return
-        frames = Unpacker()
+    def complain(self, text: str) -> None:
+        """Write something into agent.log."""
+        print(f"muster agent: {text}", file=sys.stderr, flush=True)
 
-        def heard() -> None:
-            try:
-                data = visitor.recv(1 << 16)
-            except OSError:
-                data = b""
-            if not data and self.members.guests is not None:
-                self.members.guests.gone(visitor)
-            if not data:
-                self.unwatch(visitor.fileno())
-                visitor.close()
-                return
-            for fields, _ in frames.feed(data):
-                self.visit(visitor, fields)
+    def left(self, visitor: Peer) -> None:
+        """A connection of this machine has ended."""
+        if self.members.guests is not None:
+            self.members.guests.gone(visitor)
 
-        self.watch(visitor.fileno(), heard)
-
-    def visit(self, visitor: socket.socket, fields: Mapping[str, Any]) -> None:
-        """Do what another terminal asks for."""
+    def visit(self, visitor: Peer, fields: Mapping[str, Any], payload: bytes) -> None:
+        """Do what another process of this person asks for."""
+        kind, guests = fields["kind"], self.members.guests
         answer: dict[str, Any] = {}
-        if fields["kind"] == "kill":
+        if kind == "kill":
             self.emit("asked", what="kill", by=fields.get("by", ""))
-        elif fields["kind"] == "end":
+        elif kind == "end":
             self.lost("another terminal asked for the end")
-        elif fields["kind"] == "stacks":
-            answer = self.members.stacks(fields.get("ranks"))
-        elif self.members.guests is not None and fields["kind"] == "join":
-            answer = self.members.guests.join(visitor, fields)
-        elif self.members.guests is not None and fields["kind"] == "reach":
-            self.members.guests.reach(visitor, fields["host"], fields["words"], fields["env"])
+        elif kind == "stacks":
+            self.members.tell_stacks(
+                fields.get("ranks"), lambda texts, mute: visitor.send(pack("answer", texts=texts, mute=mute))
+            )
             return
-        elif self.members.guests is not None and fields["kind"] == "began":
-            self.members.guests.began(visitor, fields["pid"])
+        elif guests is not None and kind == "join":
+            answer = guests.join(visitor, fields)
+        elif guests is not None and kind == "reach":
+            guests.reach(visitor, fields["host"], fields["words"], fields["env"])
             return
-        elif self.members.guests is not None and fields["kind"] == "ended":
-            self.members.guests.ended(visitor, fields["code"], fields["signal"], fields.get("asked"))
+        elif guests is not None and kind == "began":
+            guests.began(visitor, fields["pid"])
             return
-        try:
-            visitor.sendall(pack("answer", **answer))
-        except OSError:
-            pass  # it has gone meanwhile
+        elif guests is not None and kind == "ended":
+            guests.ended(visitor, fields["code"], fields["signal"], fields.get("asked"))
+            return
+        visitor.send(pack("answer", **answer))
 
 
 def main(hook: str) -> None:
@@ -587,12 +591,5 @@ def main(hook: str) -> None:
             agent = move(agent)
             agent.loop()
     except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-        agent.wire.put(pack("broken", text=traceback.format_exc(limit=-1), t=time.monotonic()))
-        if agent.wire.connected:
-            os.set_blocking(agent.wire.writing, True)
-            agent.wire.flush()
-        system.end_family(os.getpid())
-        os._exit(1)
+        agent.fail()
     os._exit(0)

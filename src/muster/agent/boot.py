@@ -18,6 +18,7 @@ _MODULES = (
     *(
         "protocol",
         "descriptors",
+        "local",
         "system",
         "wire",
         "machine",
@@ -31,7 +32,7 @@ _MODULES = (
         "meet",
         "agent",
     ),
-    *("handshake", "listener", "dial", "keep", "relay", "move", "clean", "probe"),
+    *("listener", "handshake", "dial", "keep", "relay", "move", "clean", "probe"),
 )
 """What an agent is made of. Each is compiled when it is imported first, for most runs need only some."""
 
@@ -114,14 +115,17 @@ def text_of(name: str) -> str:
 
 def relay_source(call: str) -> bytes:
     """The text of a program, with its length, that does one thing which `relay.py` can do, such as `visit(…)`."""
-    text = f"{text_of('relay')}\nwrite_all(1, {MAGIC!r})\n{call}\n".encode()
-    return b"%d\n" % len(text) + text
+    return _source(("local", "relay"), f"from muster.agent.relay import *\nwrite_all(1, {MAGIC!r})\n{call}")
 
 
 def agent_source(call: str = "from muster.agent.agent import main\nmain(HOOK)") -> bytes:
     """The text that an agent is sent first, with its length; `call` is for something else that its modules can do."""
+    return _source(_MODULES, f"HOOK={text_of('hook')!r}\n{call}")
+
+
+def _source(modules: Sequence[str], call: str) -> bytes:
+    """The text, with its length, of a program that has these modules and does that."""
     sources = {"muster": "", "muster.agent": ""}
-    sources.update({f"muster.agent.{name}": text_of(name) for name in _MODULES})
-    hook = text_of("hook")
-    text = f"SOURCES={sources!r}\nHOOK={hook!r}\n{_UNPACK}\n{call}\n".encode()
+    sources.update({f"muster.agent.{name}": text_of(name) for name in modules})
+    text = f"SOURCES={sources!r}\n{_UNPACK}\n{call}\n".encode()
     return b"%d\n" % len(text) + text

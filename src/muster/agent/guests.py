@@ -22,6 +22,7 @@ from muster.agent.protocol import pack
 from muster.agent.warm import stack_file
 
 if TYPE_CHECKING:
+    from muster.agent.listener import Peer
     from muster.agent.members import Members
 
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
@@ -64,11 +65,11 @@ class Guests:
         self.shim = f"/tmp/muster-{conf['run_id']}.pyz"
         self.scratch = system.scratch_of(conf["run_id"])
         self.launchers: dict[int, str] = {}
-        self.connections: dict[socket.socket, int] = {}
+        self.connections: dict[Peer, int] = {}
         self.late: Mapping[str, str] = {}
         self.until = 0.0
         """When launchers that have still not ended are ended."""
-        self.reaching: list[socket.socket] = []
+        self.reaching: list[Peer] = []
         """Who waits for something on another machine."""
         self.obeying: dict[int, tuple[int, int]] = {}
         """What was started for the launcher of another machine: its number there, and the node."""
@@ -179,17 +180,14 @@ class Guests:
         else:
             then()
 
-    def reach(self, visitor: socket.socket, host: str, words: list[str], env: Mapping[str, str]) -> None:
+    def reach(self, visitor: Peer, host: str, words: list[str], env: Mapping[str, str]) -> None:
         """A launcher here wants something started on another machine: the agent there does it."""
         self.reaching.append(visitor)
         self.agent.emit("reach", number=len(self.reaching) - 1, host=host, words=words, env=env)
 
     def reached(self, number: int, code: int) -> None:
         """That has ended."""
-        try:
-            self.reaching[number].sendall(pack("reached", code=code))
-        except OSError:
-            pass
+        self.reaching[number].send(pack("reached", code=code))
 
     def obey(self, number: int, words: list[str], env: Mapping[str, str], by: int) -> None:
         """Start something for the launcher of another machine, as ssh would: in a shell."""
@@ -212,7 +210,7 @@ class Guests:
 
     # ---- ranks ------------------------------------------------------------------------------------------------------
 
-    def join(self, visitor: socket.socket, me: Mapping[str, Any]) -> dict[str, Any]:
+    def join(self, visitor: Peer, me: Mapping[str, Any]) -> dict[str, Any]:
         """A rank tells of itself; gives what it is to run."""
         rank = me["rank"]
         place = self.conf["places"].get(str(rank))
@@ -250,25 +248,22 @@ class Guests:
             "grace": self.conf["grace"],
         }
 
-    def began(self, visitor: socket.socket, pid: int) -> None:
+    def began(self, visitor: Peer, pid: int) -> None:
         """Its program runs."""
         rank = self.connections.get(visitor)
         if rank is not None:
             self.members.pids[rank] = pid
             self.agent.emit("pids", attempt=self.members.attempt, pids={rank: pid})
 
-    def ended(self, visitor: socket.socket, code: int | None, number: int | None, asked: float | None = None) -> None:
+    def ended(self, visitor: Peer, code: int | None, number: int | None, asked: float | None = None) -> None:
         """Its program has ended; `asked` is when the launcher asked it to."""
         rank = self.connections.pop(visitor, None)
         if rank is not None:
             self.ended_here.add(rank)
             self.members.rank_ended(rank, code, number, asked)
-        try:
-            visitor.sendall(pack("noted"))
-        except OSError:
-            pass
+        visitor.send(pack("noted"))
 
-    def gone(self, visitor: socket.socket) -> None:
+    def gone(self, visitor: Peer) -> None:
         """The connection to a rank has ended: if it has told no end, it was killed together with the shim."""
         if visitor in self.connections:
             self.ended(visitor, None, int(signal.SIGKILL), time.monotonic())

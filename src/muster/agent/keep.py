@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from muster.agent import system
 from muster.agent.dial import Met
-from muster.agent.protocol import Unpacker, socket_name
+from muster.agent.local import SUPERVISOR, Sockets
+from muster.agent.protocol import Unpacker
 
 if TYPE_CHECKING:
     from muster.agent.agent import Agent
@@ -29,9 +30,9 @@ _TOO_OFTEN, _WITHIN = 5, 60.0
 class Keeper:
     """The supervisor's parent. `door` is the port at which the agents of other nodes call; -1 for none."""
 
-    def __init__(self, agent: Agent, run_id: str, door: int, secret: str):
+    def __init__(self, agent: Agent, sockets: Sockets, door: int, secret: str):
         self.agent, self.door, self.secret = agent, door, secret
-        self.viewers = system.listen_here(socket_name(os.getuid(), run_id, "supervisor"), 64)
+        self.viewers = sockets.listen(SUPERVISOR)
         self.deaths: list[float] = []
 
     def start(self) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import selectors
 import socket
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
+
+from muster.agent import local
+from muster.agent.protocol import Unpacker
 
 _REST = 0.2
 """Seconds without accepting, after the kernel had no descriptor or no memory for one connection more."""
 _RESERVE = 64
 """Descriptors that connections never take: for logs, events and children. At most a quarter of all."""
+_PIECE = 1 << 16
 _TOLD = 10
 """How many refusals are told of, of each kind of listener."""
 
@@ -57,7 +62,7 @@ class Listener:
         note: Callable[[str], object],
     ) -> None:
         sock.setblocking(False)
-        self.sock, self._loop, self._came, self.note = sock, loop, came, FirstFew(note)
+        self.sock, self._loop, self._came, self.note = sock, loop, came, note
         self._closed = self._paused = False
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.last = 1 << 30 if most < 0 else most - min(_RESERVE, most // 4)
@@ -118,3 +123,88 @@ def guarded(note: Callable[[str], object], close: Callable[[], object]) -> Itera
         close()
         where = traceback.extract_tb(error.__traceback__)[-1]
         note(f"a connection was closed: {type(error).__name__}: {error} ({where.name}, line {where.lineno})")
+
+
+class Peer:
+    """A connection in frames to another process of this machine; an error in it ends it, and nothing else.
+
+    `heard` is given each frame, `gone` is called once at the end.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        heard: Callable[[Peer, dict[str, Any], bytes], object],
+        gone: Callable[[Peer], object],
+        note: Callable[[str], object],
+    ) -> None:
+        self._loop, self._sock, self._heard, self._gone, self._note = loop, sock, heard, gone, note
+        self._frames = Unpacker()
+        self.out = bytearray()
+        """What the connection is still to take."""
+        self.open = True
+        loop.selector.register(sock, selectors.EVENT_READ, self._ready)
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame, now or when the connection takes it."""
+        if self.open:
+            self.out += frame
+            self._flush()
+
+    def close(self) -> None:
+        """End the connection."""
+        if self.open:
+            self.open = False
+            self._loop.selector.unregister(self._sock)
+            self._sock.close()
+            self._gone(self)
+
+    def _flush(self) -> None:
+        try:
+            while self.out:
+                del self.out[: self._sock.send(self.out[:_PIECE])]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.out.clear()  # it has gone, which is seen where it is read
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self.out else 0)
+        self._loop.selector.modify(self._sock, events, self._ready)
+
+    def _ready(self) -> None:
+        with guarded(self._note, self.close):
+            if self.out:
+                self._flush()
+            try:
+                data = self._sock.recv(_PIECE)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            for fields, payload in self._frames.feed(data):
+                if self.open:
+                    self._heard(self, fields, payload)
+            if not data:
+                self.close()
+
+
+class LocalListener(Listener):
+    """One on this machine, which hears its own user and root, and nobody else."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        came: Callable[[socket.socket], object],
+        note: Callable[[str], object],
+    ) -> None:
+        self._known = came
+        super().__init__(loop, sock, self._check, note)
+
+    def _check(self, sock: socket.socket) -> None:
+        uid = local.peer(sock)
+        if uid in (os.getuid(), 0):
+            self._known(sock)
+        else:
+            sock.close()
+            self.note(f"a connection of user {uid} was refused")

@@ -500,8 +500,12 @@ class Members:
             if ranks is not None and rank not in ranks:
                 continue
             path = log_path(self.folder, rank, "stack")
-            if system.catches(pid, system.STACKS_SIGNAL):
-                asked[rank] = [path, os.stat(path).st_size]
+            try:
+                size = os.stat(path).st_size if system.catches(pid, system.STACKS_SIGNAL) else None
+            except OSError:  # somebody has deleted it
+                size = None
+            if size is not None:
+                asked[rank] = [path, size]
                 system.send(pid, system.STACKS_SIGNAL)
             else:
                 mute[rank] = pid
@@ -575,9 +579,12 @@ def _shared_bytes(size: int) -> int | None:
 
 
 def _text_from(path: str, offset: int) -> str:
-    with open(path, errors="replace") as file:
-        file.seek(offset)
-        return file.read()
+    try:
+        with open(path, errors="replace") as file:
+            file.seek(offset)
+            return file.read()
+    except OSError:  # somebody has deleted it
+        return ""
 
 
 def _numbers(version: str) -> list[int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 import traceback
+from collections.abc import Mapping
 from typing import Any
 
 from muster.agent import relay
@@ -17,7 +18,8 @@ from muster.agent.agent import Agent
 from muster.agent.dial import Dialer
 from muster.agent.handshake import Terms
 from muster.agent.keep import ARCHIVE, Keeper
-from muster.agent.protocol import pack, socket_name
+from muster.agent.local import SUPERVISOR, Sockets
+from muster.agent.protocol import pack
 from muster.agent.wire import Wire
 
 
@@ -33,7 +35,9 @@ def move(agent: Agent) -> Agent:
         os.set_blocking(1, True)
         relay.write_all(1, pack("moved", failed=failed))
         if where["stays"] and not failed:
-            relay.carry(socket_name(os.getuid(), where["prepare"]["run_id"], "supervisor"))
+            link = _sockets(where["prepare"]).connect(SUPERVISOR, os.getuid())
+            if link is not None:
+                relay.carry(link)
         os._exit(0)
     os.close(told)
     try:
@@ -54,6 +58,10 @@ def move(agent: Agent) -> Agent:
         os._exit(1)
     os.close(tell)
     return moved
+
+
+def _sockets(prepare: Mapping[str, Any]) -> Sockets:
+    return Sockets(prepare["run_id"], prepare["token"])
 
 
 def _settle(
@@ -82,6 +90,7 @@ def _settle(
         agent.dialer.dial()
         agent.wait_alone(time.monotonic())
     else:
-        agent.keeper = Keeper(agent, prepare["run_id"], agent.door.fileno() if agent.door is not None else -1, secret)
+        door = agent.door.fileno() if agent.door is not None else -1
+        agent.keeper = Keeper(agent, _sockets(prepare), door, secret)
         agent.on_prepare(b"", **prepare)
         agent.keeper.start()

@@ -106,9 +106,3 @@ def _fields(text: bytes | bytearray) -> dict[str, Any]:
     if not isinstance(fields, dict) or not isinstance(fields.get("kind"), str):
         raise Refused("this is not a frame: it has no kind")
     return fields
-
-
-def socket_name(uid: int, run_id: str, who: int | str) -> str:
-    """The abstract socket at which the agent of node `who`, or the `supervisor`, answers."""
-    # a path would break at 108 bytes and on NFS
-    return f"\0muster/{uid}/{run_id}/{who}"

@@ -1,4 +1,4 @@
-"""What a foreign launcher starts in place of the script: `python muster-….pyz [--local-rank=N] RUN NODES`.
+"""What a foreign launcher starts in place of the script: `python muster-….pyz [--local-rank=N] RUN`.
 
 It learns from the launcher's variables which rank it is, tells the agent of its machine, and gets from there what to
 run. Then it starts that as its only child, in the rank's log files and under torchrun's names, passes signals on, and
@@ -19,7 +19,8 @@ from typing import Any, Callable
 from muster.agent import system
 from muster.agent.descriptors import open_standard_descriptors
 from muster.agent.dialects import Identity, detect
-from muster.agent.protocol import Unpacker, pack, socket_name
+from muster.agent.local import AGENT, TOKEN, Sockets
+from muster.agent.protocol import Unpacker, pack
 from muster.agent.warm import hooked
 
 _PASSED_ON = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGURG")
@@ -30,6 +31,9 @@ _ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _NOTED = 10.0
 """Seconds in which the agent must have taken note of an end."""
 
+_BUSY = 60.0
+"""Seconds for which an agent is asked again that takes no connection: many ranks may come at once."""
+
 CANNOT = 125
 """The exit status where there is no agent, or it refuses."""
 
@@ -38,15 +42,15 @@ def main(words: list[str]) -> int:
     """Be a rank; gives its exit status, or does not return where a signal ended it."""
     open_standard_descriptors()
     if words[0] == "reach":
-        return reach(words[1], int(words[2]), words[3:])
+        return reach(words[1], words[2:])
     given = []
     while words and words[0].startswith("--"):
         given.append(words.pop(0))
-    run, nodes = words[0], int(words[1])
+    run = words[0]
     me = detect(os.environ)
     if me is None:
         return _refuse("the launcher tells nothing about ranks")
-    agent = _reach(run, nodes)
+    agent = _reach(run)
     if agent is None:
         return _refuse(f"no agent of {run} answers on {socket.gethostname()}")
     order = _join(agent, me)
@@ -55,14 +59,14 @@ def main(words: list[str]) -> int:
     return _see_through(agent, order, lambda: _start(order, me, given))
 
 
-def reach(run: str, nodes: int, words: list[str], env: Mapping[str, str] | None = None) -> int:
+def reach(run: str, words: list[str], env: Mapping[str, str] | None = None) -> int:
     """In place of ssh: `[-x] HOST WORDS…`, through the agents that are there already; gives the exit status.
 
     `env` is set there, and stands on no command line.
     """
     while words and words[0].startswith("-"):
         words = words[1:]
-    agent = _reach(run, nodes)
+    agent = _reach(run)
     if agent is None:
         return _refuse(f"no agent of {run} answers on {socket.gethostname()}")
     agent.sendall(pack("reach", host=words[0], words=words[1:], env=dict(env or {})))
@@ -75,16 +79,22 @@ def _refuse(why: str) -> int:
     return CANNOT
 
 
-def _reach(run: str, nodes: int) -> socket.socket | None:
-    """The agent of this machine; which node that is need not be known."""
-    for node in range(nodes):
-        link = socket.socket(socket.AF_UNIX)
+def _reach(run: str) -> socket.socket | None:
+    """The agent of this machine, where the same user runs it: whoever else listens is not spoken to.
+
+    The name depends on a token that is in the shim's archive, which only that user can read.
+    """
+    archive = __file__
+    for _ in range(3):  # muster/agent/rank.py
+        archive = os.path.dirname(archive)
+    token = globals()["__loader__"].get_data(os.path.join(archive, TOKEN)).decode()
+    deadline = time.monotonic() + _BUSY
+    while True:
         try:
-            link.connect(socket_name(os.getuid(), run, node))
-            return link
-        except OSError:
-            link.close()
-    return None
+            return Sockets(run, token).connect(AGENT, os.getuid())
+        except TimeoutError:
+            if time.monotonic() > deadline:
+                return None
 
 
 def _join(agent: socket.socket, me: Identity) -> dict[str, Any]:
@@ -129,12 +139,12 @@ def environment(order: Mapping[str, Any], me: Identity, env: Mapping[str, str]) 
     return found
 
 
-def inside(me: Identity, run: str, nodes: int) -> None:
+def inside(me: Identity, run: str) -> None:
     """Be a rank in this very process, which a launcher has spawned: a child calls the function or runs the script.
 
     Does not return; the process ends as its child did.
     """
-    agent = _reach(run, nodes)
+    agent = _reach(run)
     order = _join(agent, me) if agent is not None else {"refused": f"no agent of {run} answers here"}
     if agent is None or "refused" in order:
         sys.exit(_refuse(order["refused"]))

@@ -10,7 +10,10 @@ import os
 import select
 import socket
 import struct
+import sys
 from collections.abc import Mapping
+
+from muster.agent import local
 
 
 def write_all(fd: int, data: bytes) -> None:
@@ -19,20 +22,19 @@ def write_all(fd: int, data: bytes) -> None:
         data = data[os.write(fd, data) :]
 
 
-def carry(name: str) -> None:
-    """Carry between stdin and stdout and the abstract socket `name`; raises OSError when nobody listens there."""
+def carry(link: socket.socket) -> None:
+    """Carry between stdin and stdout and this connection, which is closed then."""
     os.set_blocking(0, True)
-    with socket.socket(socket.AF_UNIX) as local:
-        local.connect(name)
+    with link:
         try:
             while True:
-                readable, _, _ = select.select([0, local.fileno()], [], [])
+                readable, _, _ = select.select([0, link.fileno()], [], [])
                 for side in readable:
                     data = os.read(side, 1 << 16)
                     if not data:
                         return
                     if side == 0:
-                        local.sendall(data)
+                        link.sendall(data)
                     else:
                         write_all(1, data)
         except OSError:
@@ -45,11 +47,19 @@ def send(kind: str, payload: bytes = b"", **fields: object) -> None:
     write_all(1, struct.pack("!II", len(text), len(payload)) + text + payload)
 
 
-def visit(name: str, run_dir: str) -> None:
-    """Be the way to a supervisor; when there is none, say so: whether the run's files are there at all."""
+def visit(run_dir: str) -> None:
+    """Be the way to the supervisor of the run in this directory.
+
+    When there is none, say so: whether the run's files are there at all.
+    """
     try:
-        carry(name)
-    except OSError:
+        link = local.find(run_dir, local.SUPERVISOR)
+    except TimeoutError:
+        print("its supervisor takes no connection", file=sys.stderr)
+        return
+    if link is not None:
+        carry(link)
+    else:
         send("gone", there=os.path.exists(os.path.join(run_dir, "job.json")))
 
 
@@ -83,7 +93,7 @@ def send_files(run_dir: str, have: Mapping[str, int], only: str) -> None:
         for file in sorted(names):
             path = os.path.join(folder, file)
             name = os.path.relpath(path, run_dir)
-            if file.endswith((".pyz", ".part")) or os.sep + "hook" in folder or not name.startswith(only):
+            if file.endswith((".pyz", ".part", local.TOKEN)) or os.sep + "hook" in folder or not name.startswith(only):
                 continue
             grows = not file.endswith(".json")
             begin = have.get(name, 0) if grows else 0

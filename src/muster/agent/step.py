@@ -41,7 +41,10 @@ def step(words: list[str]) -> int:
     node = where["hosts"].index(agent.introduction["name"])
     terms = Terms(where["secret"], where["run"])
     agent.dialer = Dialer(agent, (good or where["addresses"])[0], where["port"], terms, node)
-    agent.dialer.dial()
-    agent.wait_alone(time.monotonic())
-    agent.loop()
+    try:
+        agent.dialer.dial()
+        agent.wait_alone(time.monotonic())
+        agent.loop()
+    except BaseException:
+        agent.fail()
     return 0

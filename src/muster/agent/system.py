@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import socket
 import time
 from collections.abc import Collection, Iterable, Mapping
 
@@ -31,18 +30,6 @@ def ancestors() -> list[tuple[str, ...]]:
         seen = _stat(pid)
         pid = seen[2] if seen else 0
     return found
-
-
-def listen_here(name: str, backlog: int) -> socket.socket:
-    """A socket of this machine by that name. Raises OSError, as in some sandboxes, with a word of what it is about."""
-    try:
-        local = socket.socket(socket.AF_UNIX)
-        local.bind(name)
-    except OSError as error:
-        error.filename = "a local socket"
-        raise
-    local.listen(backlog)
-    return local
 
 
 def adopt_orphans() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -96,10 +95,8 @@ def stacks(words: list[str], env: Mapping[str, str], began: float) -> int:
     if contact.state(run) != "running":
         raise Impossible(f"{run.id} is not running, so its ranks are nowhere", "`muster show` tells how it ended")
     answer = contact.ask(run, "stacks", ranks=given.get("rank"))
-    if "texts" in answer:
-        return _tell_stacks({int(rank): text for rank, text in answer["texts"].items()}, answer["mute"])
-    found = _collect({int(rank): tuple(place) for rank, place in answer.get("asked", {}).items()})
-    return _tell_stacks(found, answer.get("mute", {}))
+    texts = {int(rank): text for rank, text in answer.get("texts", {}).items()}
+    return _tell_stacks(texts, answer.get("mute", {}))
 
 
 def _tell_stacks(found: Mapping[int, str], mute: Mapping[str, Any]) -> int:
@@ -115,19 +112,3 @@ def _tell_stacks(found: Mapping[int, str], mute: Mapping[str, Any]) -> int:
             f"try `py-spy dump --pid {pid}`"
         )
     return 0
-
-
-def _collect(places: Mapping[int, tuple[str, int]], patience: float = 2.0) -> dict[int, str]:
-    """Read what each rank adds to its file, until all have stood still for a moment."""
-    deadline = time.monotonic() + patience
-    texts: dict[int, str] = {}
-    while time.monotonic() < deadline:
-        before = dict(texts)
-        for rank, (path, offset) in places.items():
-            with open(path, errors="replace") as file:
-                file.seek(offset)
-                texts[rank] = file.read()
-        if all(texts.values()) and texts == before:
-            break
-        time.sleep(0.05)
-    return texts

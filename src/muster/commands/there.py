@@ -9,6 +9,7 @@ from typing import Any
 
 from muster import archive, runs
 from muster.agent import meet
+from muster.agent.local import new_token
 from muster.checkup import at_no_cost
 from muster.commands.common import end_in_words, one, read
 from muster.commands.run import code_limit, job_record, make_copy, make_view
@@ -89,9 +90,10 @@ def run_there(
             "shared": [shared for _, shared in shares],
             "attached": not detached,
         }
+        token = new_token()
         prepares = [
             {
-                **prepare_fields(plan, link.node, link.host, run_dir, run_id),
+                **prepare_fields(plan, link.node, link.host, run_dir, run_id, token),
                 "own_run_dir": not shared,
                 "path_first": asked.job.place != "local",
             }

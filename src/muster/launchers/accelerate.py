@@ -34,7 +34,7 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
             *(["--multi_gpu"] if several else []),
             *(f"--num_machines={len(nodes)}", f"--num_processes={processes}", f"--machine_rank={node.number}"),
             *(f"--main_process_ip={ADDRESS}", f"--main_process_port={PORT}", *job.launcher_args),
-            *shim(run_id, nodes),
+            *shim(run_id),
         )
         for node in nodes
     }

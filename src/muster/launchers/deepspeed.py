@@ -13,7 +13,7 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
         node.number: (
             *(PYTHON, "-m", "deepspeed.launcher.runner", f"--hostfile={FOLDER}/hostfile", "--force_multi"),
             *("--no_ssh", f"--node_rank={node.number}", f"--master_addr={ADDRESS}", f"--master_port={PORT}"),
-            *(*job.launcher_args, *shim(run_id, nodes)),
+            *(*job.launcher_args, *shim(run_id)),
         )
         for node in nodes
     }

@@ -19,9 +19,9 @@ SCRATCH = "$MUSTER_SCRATCH"
 ADDRESS, PORT = "$MASTER_ADDR", "$MASTER_PORT"
 
 
-def shim(run_id: str, nodes: Sequence[Node]) -> tuple[str, ...]:
+def shim(run_id: str) -> tuple[str, ...]:
     """What a launcher is given in place of the script and its arguments."""
-    return (SHIM, run_id, str(len(nodes)))
+    return (SHIM, run_id)
 
 
 def guests(job: Job, run_id: str) -> Guests:

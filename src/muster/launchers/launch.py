@@ -13,7 +13,7 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
         node.number: (
             *(PYTHON, "-W", "ignore::FutureWarning", "-m", "torch.distributed.launch"),
             *(f"--nnodes={len(nodes)}", f"--node-rank={node.number}", f"--nproc-per-node={each}"),
-            *(f"--master-addr={ADDRESS}", f"--master-port={PORT}", *job.launcher_args, *shim(run_id, nodes)),
+            *(f"--master-addr={ADDRESS}", f"--master-port={PORT}", *job.launcher_args, *shim(run_id)),
         )
         for node in nodes
     }

@@ -23,7 +23,7 @@ esac
 """
 
 _REACH = """#!/bin/sh
-exec {python} {shim} reach {run} {nodes} "$@"
+exec {python} {shim} reach {run} "$@"
 """
 
 
@@ -40,8 +40,8 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     openmpi += f" {daemons}" if several else ""
     mpich = f"-n {ranks} -hosts {places}" + (f" -launcher rsh -launcher-exec {SCRATCH}/reach" if several else "")
     script = _SCRIPT.format(program=program, openmpi=openmpi, mpich=mpich)
-    reach = _REACH.format(python=PYTHON, shim=SHIM, run=run_id, nodes=len(nodes))
+    reach = _REACH.format(python=PYTHON, shim=SHIM, run=run_id)
     # Open MPI takes a space in that name, as there may be one in the folder of muster, for the end of it
     files = {"start": script, f"{SCRATCH}/reach": reach}
-    words = (f"{FOLDER}/start", *args, PYTHON, *shim(run_id, nodes))
+    words = (f"{FOLDER}/start", *args, PYTHON, *shim(run_id))
     return at_head(job, nodes, run_id, words, files, unset="SLURM_.*|PMI_.*|PMIX_.*|OMPI_.*|PRTE_.*|MPI_LOCAL.*")

@@ -17,7 +17,7 @@ import traceback
 address, gpus, ranks, temp, *words = sys.argv[1:]
 shares = [word.rpartition(":") for word in words[: words.index("--")]]
 words = words[words.index("--") + 1 :]
-_, shim, run, nodes = words
+_, shim, run = words
 sys.path.insert(0, shim)
 from muster.agent.rank import reach
 
@@ -53,7 +53,7 @@ def rank():
 
 
 def join(host, line):
-    if reach(run, int(nodes), [host, line], own) and not over:
+    if reach(run, [host, line], own) and not over:
         print(f"ray could not be started on {host}; see launcher.log of that node", file=sys.stderr, flush=True)
         os._exit(1)
 
@@ -97,4 +97,4 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     ranks = sum(len(node.ranks) for node in nodes)
     words = (PYTHON, f"{FOLDER}/train.py", ADDRESS, "0", str(ranks), SCRATCH, *shares, "--", PYTHON)
     # Ray Train lets its workers meet too, at a port of its own: what they start meets at muster's store
-    return at_head(job, nodes, run_id, (*words, *shim(run_id, nodes)), {"train.py": _DRIVER})
+    return at_head(job, nodes, run_id, (*words, *shim(run_id)), {"train.py": _DRIVER})

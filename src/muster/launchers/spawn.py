@@ -17,17 +17,17 @@ from muster.ranks import layout
 _DRIVER = """import sys
 import torch.multiprocessing as mp
 
-def rank(index, shim, run, nodes, first, world, here, node):
+def rank(index, shim, run, first, world, here, node):
     sys.path.insert(0, shim)
     from muster.agent.dialects import Identity
     from muster.agent.rank import inside
     del sys.path[0]
-    inside(Identity("torch.multiprocessing.spawn", first + index, world, index, here, node), run, nodes)
+    inside(Identity("torch.multiprocessing.spawn", first + index, world, index, here, node), run)
 
 if __name__ == "__main__":
     shim, run, *numbers = sys.argv[1:]
-    nodes, first, world, here, node = map(int, numbers)
-    mp.spawn(rank, args=(shim, run, nodes, first, world, here, node), nprocs=here)
+    first, world, here, node = map(int, numbers)
+    mp.spawn(rank, args=(shim, run, first, world, here, node), nprocs=here)
 """
 
 
@@ -41,7 +41,7 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
         return _parents(job, nodes, run_id)
     words = {
         node.number: (
-            *(PYTHON, f"{FOLDER}/spawn.py", *shim(run_id, nodes), str(node.ranks[0].rank)),
+            *(PYTHON, f"{FOLDER}/spawn.py", *shim(run_id), str(node.ranks[0].rank)),
             *(str(node.ranks[0].world_size), str(len(node.ranks)), str(node.number)),
         )
         for node in nodes

@@ -18,7 +18,7 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
             *(PYTHON, "-m", "torch.distributed.run"),
             *(f"--nnodes={len(nodes)}", f"--node-rank={node.number}", f"--nproc-per-node={each}"),
             *(f"--rdzv-id={run_id}", *meeting, "--max-restarts=0", *_host(elastic, node), *job.launcher_args),
-            *shim(run_id, nodes),
+            *shim(run_id),
         )
         for node in nodes
     }

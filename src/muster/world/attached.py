@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from muster.agent import system
+from muster.agent.local import new_token
 from muster.agent.protocol import VERSION, pack
 from muster.model import Outcome, Plan, as_json
 from muster.runs import Run
@@ -30,6 +31,7 @@ class Attached(World):
         self.not_ours, self.signals, self.view = agents.not_ours, agents.signals, view
         self.stdin = agents.stdin
         self.keyboard = Keyboard()
+        self.token = new_token()
         self.pen = Pen()
         view.put = self.pen.put
         self.interrupts = 0
@@ -134,7 +136,7 @@ class Attached(World):
         if link.node == 0:
             self.facts.update(facts)
         self.note("hello", {"t": t, "node": link.node, **facts})
-        fields = prepare_fields(self.plan, link.node, link.host, str(self.run.path), self.run.id)
+        fields = prepare_fields(self.plan, link.node, link.host, str(self.run.path), self.run.id, self.token)
         fields.update(stdin_rank=self.plan.reader, stdin=self.stdin)
         self.tell(link.node, "prepare", want=self.view.wants, **fields)
         if link.node == 0:

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from muster.agent.dial import HANDSHAKE, Met, watch_over
 from muster.agent.handshake import Controller, Terms
-from muster.agent.listener import Listener, Loop, guarded
+from muster.agent.listener import FirstFew, Listener, Loop, guarded
 from muster.agent.protocol import LARGEST, Refused, Unpacker
 
 _PATIENCE = 5.0
@@ -55,7 +55,7 @@ class Callers:
         note: Callable[[str], object],
     ):
         self.loop, self.terms, self.life, self.knows, self.came = loop, terms, life, knows, came
-        self.listener = Listener(loop, listener, self._called, note)
+        self.listener = Listener(loop, listener, self._called, FirstFew(note))
         self.most = max(8, min(_MOST, self.listener.last // 4))
         self.strangers: dict[socket.socket, _Stranger] = {}
         """The one that came first stands first."""

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
-from muster.agent.protocol import Unpacker, pack, socket_name
+from muster.agent import local
+from muster.agent.protocol import Refused, Unpacker, pack
 from muster.errors import Impossible, RunFailed, Unreachable
 from muster.model import Host, Job, Outcome, Program, as_json, plan_from_json
 from muster.runs import Run
@@ -55,7 +56,10 @@ def state(run: Run) -> str:
         return "unknown"
     if job.get("boot") != here["boot"]:
         return "lost"
-    link = _reach(run)
+    try:
+        link = _reach(run)
+    except TimeoutError:
+        return "running"
     if link is not None:
         link.close()
         return "running"
@@ -141,16 +145,13 @@ def way_to(run: Run, call: str = "") -> ChildLink:
     plan, job = run.read("plan.json"), run.job
     if plan is None:
         raise RunFailed(f"{run.id} has no plan.json, so nobody knows where it is", None)
-    name = socket_name(os.getuid(), run.id, "supervisor")
     made = plan_from_json(plan)
     host, place = made.nodes[0].host, made.job.place
     if job["served"]["name"]:  # Slurm alone knows the nodes
         host = host._replace(name=job["served"]["name"], user=job["served"]["user"], gpus=())
     if place == "local" and job.get("host") != identity()["host"]:
         host, place = Host(job["host"]), "ssh"  # it runs on the machine where it was started, and that is another
-    # who has another number there has another socket: ask there
-    own = f"'\\0muster/%d/{run.id}/supervisor' % os.getuid()" if place != "local" else repr(name)
-    source = relay_source(call or f"visit({own}, {job['there']!r})")
+    source = relay_source(call or f"visit({job['there']!r})")
     env: Mapping[str, str] = os.environ
     if place == "slurm":
         from muster.schedulers.slurm import clean
@@ -306,16 +307,10 @@ def process_started(pid: int) -> str:
 
 
 def _reach(run: Run) -> socket.socket | None:
-    try:
-        link = socket.socket(socket.AF_UNIX)
-    except OSError:  # in some sandboxes
-        return None
-    link.settimeout(PATIENCE)
-    try:
-        link.connect(socket_name(os.getuid(), run.id, 0))
-    except OSError:
-        link.close()
-        return None
+    """A connection to the agent of a run here; raises TimeoutError when there is one that takes none."""
+    link = local.find(str(run.path), local.AGENT)
+    if link is not None:
+        link.settimeout(PATIENCE)
     return link
 
 
@@ -326,7 +321,12 @@ def ask(run: Run, kind: str, **fields: Any) -> dict[str, Any]:
         if "silent" in answer or answer.get("gone"):
             raise RunFailed(f"{run.id} does not answer: {answer.get('silent', 'it has ended')}", "`muster ps` tells")
         return answer
-    link = _reach(run)
+    try:
+        link = _reach(run)
+    except TimeoutError:
+        raise RunFailed(
+            f"the agent of {run.id} takes no connection", "is it stopped? see agent.log in its folder"
+        ) from None
     if link is None:
         raise RunFailed(f"{run.id} does not answer: it is not running here", "`muster ps` tells")
     with link:
@@ -339,7 +339,11 @@ def ask(run: Run, kind: str, **fields: Any) -> dict[str, Any]:
                 raise RunFailed(f"the agent of {run.id} does not answer", "look at agent.log in its folder") from None
             if not data:
                 return {}
-            for answer, _ in frames.feed(data):
+            try:
+                answers = frames.feed(data)
+            except Refused as error:
+                raise RunFailed(f"the agent of {run.id} was not understood: {error}", None) from None
+            for answer, _ in answers:
                 return answer
 
 

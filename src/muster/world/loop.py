@@ -74,8 +74,8 @@ def settings_of(plan: Plan, first_attempt: int = 0) -> Settings:
     )
 
 
-def prepare_fields(plan: Plan, number: int, host: str, run_dir: str, run_id: str) -> dict[str, Any]:
-    """What an agent must know before it can start the ranks of its node."""
+def prepare_fields(plan: Plan, number: int, host: str, run_dir: str, run_id: str, token: str) -> dict[str, Any]:
+    """What an agent must know before it can start the ranks of its node. `token` names the sockets of the run."""
     job = plan.job
     commands = []
     for command in plan.commands:
@@ -89,7 +89,7 @@ def prepare_fields(plan: Plan, number: int, host: str, run_dir: str, run_id: str
         places = {
             str(rank.rank): {**rank._asdict(), "cpus": list(rank.cpus)} for node in plan.nodes for rank in node.ranks
         }
-        own = {"run_id": run_id, "places": places, "cwd": job.cwd, "grace": job.grace, "shim": build_shim().hex()}
+        own = {"run_id": run_id, "places": places, "cwd": job.cwd, "grace": job.grace, "shim": build_shim(token).hex()}
         node = plan.nodes[number]
         guests = {**as_json(plan.guests), **own, "defaults": node_defaults(job, node)}
         if node.host.gpus:
@@ -99,6 +99,7 @@ def prepare_fields(plan: Plan, number: int, host: str, run_dir: str, run_id: str
         "own_meeting": plan.own_meeting,
         "run_dir": run_dir,
         "run_id": run_id,
+        "token": token,
         "node": number,
         "host": host,
         "commands": commands,

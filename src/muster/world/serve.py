@@ -138,7 +138,7 @@ class Served(World):
         self.viewers.listen(visitors)
         if door >= 0:
             listener = socket.socket(fileno=door)
-            Callers(self, listener, Terms(self.secret, self.run.id), self.life, self._knows, self._came, self._refused)
+            Callers(self, listener, Terms(self.secret, self.run.id), self.life, self._knows, self._came, self.refused)
         while self.outcome is None:
             self.turn()
         self._end(self.outcome)
@@ -173,8 +173,8 @@ class Served(World):
             self._disconnect(self.far[node])
         return self.far[node].wire.heard
 
-    def _refused(self, text: str) -> None:
-        """Somebody has connected who is none of us."""
+    def refused(self, text: str) -> None:
+        """A connection was refused, or closed for what came over it."""
         self.note("refused", {"t": self.now(), "text": text})
 
     def _came(self, node: int, met: Met) -> None:
@@ -203,11 +203,11 @@ class Served(World):
     def _heard(self, link: FarLink) -> None:
         frames = link.wire.read()
         if frames is not None:
-            with guarded(self._refused, lambda: self._parted(link)):
+            with guarded(self.refused, lambda: self._parted(link)):
                 self.hear(link, frames)
             return
         if link.wire.refused:
-            self._refused(f"the connection to {link.host} was closed: {link.wire.refused}")
+            self.refused(f"the connection to {link.host} was closed: {link.wire.refused}")
         self._parted(link)
 
     def _parted(self, link: FarLink) -> None:
@@ -218,6 +218,8 @@ class Served(World):
         self._disconnect(link)
         if self.parting:
             link.open = False
+        elif link.broken:
+            self.lost(link, f"the agent on {link.host} failed: {link.broken}; see agent.log there")
         elif link.node == 0:
             self.lost(link, f"the agent on {link.host} ended, and its ranks with it")
         else:

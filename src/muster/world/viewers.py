@@ -10,15 +10,12 @@ kill, stacks, state                     ──►
 
 from __future__ import annotations
 
-import os
-import selectors
 import socket
-import struct
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from muster.agent.listener import FirstFew, LocalListener, Peer
 from muster.agent.protocol import pack
-from muster.agent.wire import Wire
 from muster.model import Outcome, as_json
 
 if TYPE_CHECKING:
@@ -36,9 +33,10 @@ _FAREWELL = 10.0
 class Viewer:
     """Somebody who watches, or asks one thing and goes."""
 
-    def __init__(self, name: str, sock: socket.socket, now: float):
-        self.name, self.sock = name, sock
-        self.wire = Wire(sock.fileno(), sock.fileno())
+    peer: Peer
+
+    def __init__(self, name: str, now: float):
+        self.name = name
         self.watches = self.owns = self.paused = False
         """`owns`: the run is to end with it. `paused`: it was stopped (Ctrl-Z), and gives no sign of life."""
         self.heard_at = now
@@ -57,27 +55,21 @@ class Viewers:
 
     def listen(self, descriptor: int) -> None:
         """Let people come, at this socket."""
-        visitors = socket.socket(fileno=descriptor)
-        visitors.setblocking(False)
-        self.world.selector.register(visitors, selectors.EVENT_READ, lambda: self._called(visitors))
+        self._note = FirstFew(self.world.refused)
+        LocalListener(self.world, socket.socket(fileno=descriptor), self._called, self._note)
         self._look_around()
 
-    def _called(self, visitors: socket.socket) -> None:
-        try:
-            sock, _ = visitors.accept()
-        except OSError:
-            return
-        _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        if uid not in (os.getuid(), 0):
-            sock.close()
-            return
-        sock.setblocking(False)
+    def _called(self, sock: socket.socket) -> None:
         self._count += 1
-        viewer = Viewer(f"viewer {self._count}", sock, self.world.now())
+        viewer = Viewer(f"viewer {self._count}", self.world.now())
+        viewer.peer = Peer(
+            self.world,
+            sock,
+            lambda _, fields, payload: self._heard(viewer, fields, payload),
+            lambda _: self._left(viewer),
+            self._note,
+        )
         self.all.append(viewer)
-        # a descriptor of its own for writing: it is watched by itself
-        viewer.wire.writing = os.dup(sock.fileno())
-        self.world.selector.register(sock, selectors.EVENT_READ, lambda: self._heard(viewer))
 
     def _look_around(self) -> None:
         """Every now and then: who has fallen silent, and is the owner there?"""
@@ -85,7 +77,7 @@ class Viewers:
         for viewer in list(self.all):
             silent = now - viewer.heard_at > _SILENCE
             if viewer.watches and silent and (not viewer.paused or self.world.parting):
-                self._close(viewer)
+                viewer.peer.close()
         if any(viewer.owns for viewer in self.all) or not self.attached:
             self._forsaken_at = None
         elif self._forsaken_at is None:
@@ -97,24 +89,17 @@ class Viewers:
 
     # ---- out --------------------------------------------------------------------------------------------------------
 
-    def _send(self, viewer: Viewer, frame: bytes) -> None:
-        viewer.wire.put(frame)
-        self._flush(viewer)
-
-    def _flush(self, viewer: Viewer) -> None:
-        viewer.wire.pump(self.world.selector, lambda: self._flush(viewer))
-
     def tell(self, number: int, line: str) -> None:
         """An event, which is the so-manieth line of events.jsonl, to all who watch."""
         for viewer in self.all:
             if viewer.watches:
-                self._send(viewer, pack("event", line.encode(), number=number))
+                viewer.peer.send(pack("event", line.encode(), number=number))
 
     def output(self, name: str, node: int, data: bytes, place: Mapping[str, Any]) -> None:
         """What a rank wrote, to who wants it."""
         for viewer in self.all:
             if viewer.name == name:
-                self._send(viewer, pack("output", data, node=node, **place))
+                viewer.peer.send(pack("output", data, node=node, **place))
 
     def stacks(self, number: int, node: int, texts: Mapping[str, str], mute: Mapping[str, int]) -> None:
         """The stacks of the ranks of a node have come."""
@@ -129,31 +114,18 @@ class Viewers:
     def _answer_stacks(self, number: int) -> None:
         asked = self._asked.pop(number, None)
         if asked is not None and asked[0] in self.all:
-            self._send(asked[0], pack("answer", **asked[2], missing=sorted(asked[1])))
+            asked[0].peer.send(pack("answer", **asked[2], missing=sorted(asked[1])))
 
     # ---- in ---------------------------------------------------------------------------------------------------------
 
-    def _heard(self, viewer: Viewer) -> None:
-        try:
-            frames = viewer.wire.read()
-        except ValueError:
-            frames = None
-        if frames is None:
-            self._close(viewer)
-            return
+    def _heard(self, viewer: Viewer, fields: dict[str, Any], payload: bytes) -> None:
         viewer.heard_at = self.world.now()
-        for fields, payload in frames:
-            heard = getattr(self, "_on_" + fields.pop("kind"), None)
-            if heard is not None:
-                heard(viewer, payload, **fields)
+        heard = getattr(self, "_on_" + fields.pop("kind"), None)
+        if heard is not None:
+            heard(viewer, payload, **fields)
 
-    def _close(self, viewer: Viewer) -> None:
-        if viewer not in self.all:
-            return
+    def _left(self, viewer: Viewer) -> None:
         self.all.remove(viewer)
-        self.world.ignore(viewer.wire.reading, viewer.wire.writing)
-        os.close(viewer.wire.writing)
-        viewer.sock.close()
         self.world.tell_all("unread", reader=viewer.name)
 
     def _on_watch(
@@ -168,9 +140,9 @@ class Viewers:
     ) -> None:
         world = self.world
         viewer.watches, viewer.owns = True, owner
-        self._send(viewer, pack("run", id=world.run.id, phase=world.supervisor.phase, plan=as_json(world.plan)))
+        viewer.peer.send(pack("run", id=world.run.id, phase=world.supervisor.phase, plan=as_json(world.plan)))
         for number, line in enumerate(world.records[events:], events + 1):
-            self._send(viewer, pack("event", line.encode(), number=number))
+            viewer.peer.send(pack("event", line.encode(), number=number))
         for link in world.links:
             world.tell(link.node, "read", reader=viewer.name, want=want, offsets=offsets, tail=tail)
 
@@ -188,7 +160,7 @@ class Viewers:
 
     def _on_kill(self, viewer: Viewer, payload: bytes, by: str = "") -> None:
         self.world.asked(viewer, 0, by)
-        self._send(viewer, pack("answer"))
+        viewer.peer.send(pack("answer"))
 
     def _on_stdin(self, viewer: Viewer, payload: bytes, end: bool) -> None:
         rank = self.world.plan.job.stdin
@@ -199,7 +171,7 @@ class Viewers:
     def _on_state(self, viewer: Viewer, payload: bytes) -> None:
         now = self.world.supervisor
         parted = [link.host for link in self.world.far if link.parted_at is not None]
-        self._send(viewer, pack("answer", phase=now.phase, attempt=now.attempt, alive=now.alive(), parted=parted))
+        viewer.peer.send(pack("answer", phase=now.phase, attempt=now.attempt, alive=now.alive(), parted=parted))
 
     def _on_stacks(self, viewer: Viewer, payload: bytes, ranks: Any = None) -> None:
         self._count += 1
@@ -215,11 +187,11 @@ class Viewers:
         """Tell all how it ended, and see them go."""
         for viewer in list(self.all):
             if viewer.watches:
-                self._send(viewer, pack("over", outcome=as_json(outcome)))
+                viewer.peer.send(pack("over", outcome=as_json(outcome)))
         deadline = self.world.now() + _FAREWELL
         while self.all and self.world.now() < deadline:
             for viewer in list(self.all):
-                if not viewer.watches and not viewer.wire.out:
-                    self._close(viewer)  # it has its answer
+                if not viewer.watches and not viewer.peer.out:
+                    viewer.peer.close()  # it has its answer
             if self.all:
                 self.world.turn()

@@ -1,0 +1,328 @@
+"""Another user of the machine, who sees all names of sockets and binds what she can, runs nothing and stops nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from there import There
+from waiting import until
+
+from muster.agent import local
+from muster.agent.listener import LocalListener, Peer
+from muster.agent.protocol import pack
+from muster.lab.shape import GUEST
+
+NOBODY = 65534
+
+SQUATTER = Path(__file__).with_name("squatter.py").read_text()
+
+
+class Squatters:
+    """Her processes, and what they have written down."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.started = folder, list[Any]()
+        folder.mkdir()
+        folder.chmod(0o777)
+        self.victim = folder / "victim"
+        self.victim.write_text("nobody is to see this")
+        self.victim.chmod(0o600)
+
+    @property
+    def argv(self) -> list[str]:
+        return ["/usr/bin/python3", "-c", SQUATTER, str(self.folder), str(self.victim)]
+
+    def told(self, what: str) -> list[str]:
+        """Names that were `seen` or `bound`; or what was `heard`."""
+        return [line for path in self.folder.glob(f"*.{what}") for line in path.read_text().splitlines()]
+
+    def ready(self, count: int) -> None:
+        until(lambda: len(list(self.folder.glob("*.bound"))) == count, "she watches")
+
+    def in_vain(self) -> None:
+        """Nobody has spoken to her, and nothing of hers was run."""
+        assert [] == self.told("heard")
+        assert not (self.folder / "harm").exists()
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Squatters]:
+    """On this machine, as another user."""
+    made = Squatters(tmp_path / "squat")
+    for path in tmp_path.parents:  # pytest's own folders are for their owner alone
+        if path.stat().st_mode & 0o1 == 0:
+            path.chmod(path.stat().st_mode | 0o1)
+    tmp_path.chmod(tmp_path.stat().st_mode | 0o1)
+    other = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+    process = subprocess.Popen(made.argv, cwd="/", **other)  # type: ignore[call-overload]
+    made.ready(1)
+    yield made
+    process.kill()
+    process.wait()
+
+
+def names(run_id: str) -> list[str]:
+    """The names that the run itself has bound."""
+    with open("/proc/net/unix") as file:
+        return sorted(set(re.findall(rf"@(muster/0/{run_id}/[0-9a-f]{{20}})\n", file.read())))
+
+
+def kill_all(run_dir: Path) -> None:
+    """Kill every process that names this run, on its command line or in its environment, and the agent's children."""
+
+    def pids() -> list[int]:
+        found = []
+        for name in os.listdir("/proc"):
+            try:
+                text = Path(f"/proc/{name}/cmdline").read_bytes() + Path(f"/proc/{name}/environ").read_bytes()
+                state = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue
+            if name.isdigit() and os.fsencode(str(run_dir.parent.parent)) in text and state not in "ZX":
+                found.append(int(name))
+        return found
+
+    while found := pids():
+        for pid in found:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+
+def test_who_watches_all_names_stops_no_run_and_is_never_taken_for_a_lost_one(muster: Any, here: Squatters) -> None:
+    words = ("sh", "-c", "echo ready; sleep 1000")
+    for _ in range(3):  # what she binds comes as soon as the first name of a run is seen
+        done = muster("run", "-d", "-g", "1", "--", "true")
+        assert 0 == done.returncode, done.stderr
+        assert 0 == muster("wait", "last").returncode
+    assert 0 == muster("run", "-d", "--name", "served", "-g", "1", "--", *words).returncode
+    served = muster.newest()
+    attached = muster.start("run", "--name", "attached", "-g", "1", "--", *words)
+    until(lambda: len(list((muster.home / "runs").glob("*/attempt_0/*.out"))) == 5, "both run")
+    (other,) = {path.parent for path in (muster.home / "runs").glob("*/job.json")} - {
+        path.parent for path in (muster.home / "runs").glob("*/serve.json")
+    }
+    bound: set[str] = set()
+    for run in (served, other):
+        bound |= set(until(lambda run=run: names(run.name), "its agent listens"))  # type: ignore[misc]
+    until(lambda: bound <= set(here.told("seen")), "she has seen them")
+    assert {"running"} == {run["state"] for run in json.loads(muster("ps", "--json").stdout) if run["name"]}
+    kill_all(served)
+    attached.communicate()
+    until(lambda: bound <= set(here.told("bound")), "she has taken all of them")
+    states = {run["name"]: run["state"] for run in json.loads(muster("ps", "--json").stdout) if run["name"]}
+    assert {"served": "lost", "attached": "lost"} == states
+    for name in states:
+        stacks = muster("stacks", name)
+        assert 2 == stacks.returncode
+        assert "nobody is to see this" not in stacks.stdout + stacks.stderr and "forged" not in stacks.stdout
+        assert 0 == muster("kill", name).returncode
+        assert 0 == muster("rm", name).returncode
+    here.in_vain()
+
+
+GARBAGE = {
+    "bytes": b"not a frame at all",
+    "no UTF-8": b"\0\0\0\x04\0\0\0\0\xff\xfe\xfd\xfc",
+    "deep": b"\0\1\x86\xa0\0\0\0\0" + b"[" * 100000,
+    "no object": b"\0\0\0\x02\0\0\0\0[]",
+    "no kind": b"\0\0\0\x02\0\0\0\0{}",
+    "no such kind": pack("nonsense"),
+    "fields of no kind": pack("watch", nonsense=1) + pack("stacks", ranks=5) + pack("began") + pack("join"),
+    "no number": pack("taken", node="x", count=[]) + pack("asked", number="x"),
+}
+
+
+def test_what_is_no_frame_ends_its_connection_and_no_run(muster: Any, tmp_path: Path) -> None:
+    """To the agent and the supervisor, from the same user: by mistake, for she could kill them too."""
+    words = ("-g", "1", "--", "sh", "-c", "until [ -e go ]; do sleep 0.02; done; exit 5")
+    assert 0 == muster("run", "-d", *words).returncode
+    attached = muster.start("run", *words)
+    until(lambda: len(list((muster.home / "runs").glob("*/attempt_0/*.out"))) == 2, "both run")
+    runs = [path.parent for path in (muster.home / "runs").glob("*/job.json")]
+    sockets = [name for run in runs for name in until(lambda run=run: names(run.name), "it listens")]  # type: ignore[misc]
+    assert 3 == len(sockets), "two agents, and a supervisor"
+    for name in sockets:
+        for data in GARBAGE.values():
+            with socket.socket(socket.AF_UNIX) as link:
+                link.settimeout(20)
+                link.connect("\0" + name)
+                try:
+                    link.sendall(data)
+                    link.shutdown(socket.SHUT_WR)
+                    while link.recv(1 << 16):
+                        pass
+                except (BrokenPipeError, ConnectionResetError):
+                    pass  # it was closed at once
+    states = json.loads(muster("ps", "--json").stdout)
+    assert ["running", "running"] == [run["state"] for run in states]
+    (tmp_path / "go").touch()
+    assert 5 == attached.wait(timeout=60)
+    attached.communicate()
+    assert [5, 5] == [muster("wait", run.name).returncode for run in runs]
+    events = [run / "events.jsonl" for run in runs if (run / "serve.json").exists()]
+    assert '"refused"' in events[0].read_text()
+    assert not any("supervisor began again" in path.read_text() for path in events)
+
+
+def test_an_agent_that_fails_ends_its_ranks_and_the_truth_is_told(muster: Any, tmp_path: Path) -> None:
+    """An error of its own: where the logs of the second attempt have to go, there is a file."""
+    script = "until [ -e go ]; do sleep 0.02; done; exit 5"
+    words = ("--max-restarts", "1", "-g", "1", "--", "sh", "-c", script)
+    assert 0 == muster("run", "-d", *words).returncode
+    attached = muster.start("run", *words)
+    until(lambda: len(list((muster.home / "runs").glob("*/attempt_0/*.out"))) == 2, "both run")
+    runs = [path.parent for path in (muster.home / "runs").glob("*/job.json")]
+    for run in runs:
+        (run / "attempt_1").touch()
+    (tmp_path / "go").touch()
+    _, said = attached.communicate(timeout=60)
+    assert (125, True) == (attached.returncode, "FileExistsError" in said), said
+    for run in runs:
+        waited = muster("wait", run.name)
+        assert 125 == waited.returncode, waited.stdout + waited.stderr
+        shown = muster("show", run.name).stdout
+        assert "FileExistsError" in shown and "agent" in shown, shown
+        assert not [line for line in shown.splitlines() if line.startswith("state") and "lost" in line]
+
+
+def test_a_launcher_on_two_nodes_starts_what_was_asked_for_and_speaks_to_nobody_else(
+    there: There, tmp_path: Path
+) -> None:
+    """mpirun, which reaches the other node by `reach`, and starts a shim for each rank there."""
+    squat = Squatters(tmp_path / "squat")
+    started = [there.lab.start(host, squat.argv, user=GUEST, cwd="/") for host in ("n1", "n2")]
+    try:
+        squat.ready(2)
+        words = ("--launcher", "mpirun", "--launcher-args", "mpirun.openmpi", "--", "sh", "-c", "echo rank $RANK")
+        done = there.muster("run", "-H", "n1,n2", "-g", "1", *words)
+        assert (0, {"[0] rank 0", "[1] rank 1"}) == (done.returncode, set(done.stdout.splitlines())), done.stderr
+        assert squat.told("seen"), "she has seen the names"
+        squat.in_vain()
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+# ---- who listens and who connects -----------------------------------------------------------------------------------
+
+
+def other_user(text: str, *words: str) -> subprocess.Popen[str]:
+    """A Python of another user; what it prints is a pipe."""
+    other: Any = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+    return subprocess.Popen(
+        ["/usr/bin/python3", "-c", text, *words], cwd="/", stdout=subprocess.PIPE, text=True, **other
+    )
+
+
+LISTENS = """
+import socket, sys
+traps = []
+for name in sys.argv[2:]:
+    traps.append(socket.socket(socket.AF_UNIX))
+    traps[-1].bind("\\0" + name)
+    traps[-1].listen(0)
+full = []
+for name in sys.argv[2:] if sys.argv[1] == "full" else ():
+    while True:
+        link = socket.socket(socket.AF_UNIX)
+        link.setblocking(False)
+        try:
+            link.connect("\\0" + name)
+        except BlockingIOError:
+            break
+        full.append(link)
+print("listens", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("queue", ["empty", "full"])
+def test_a_name_that_another_user_has_is_passed_over_on_both_sides(queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_PATIENCE", 0.2)
+    sockets = local.Sockets("20261127-000000-abcdef", local.new_token())
+    first, second = list(sockets.names(os.getuid(), local.AGENT))[:2]
+    other = other_user(LISTENS, queue, first[1:], second[1:])
+    try:
+        assert other.stdout is not None
+        assert "listens\n" == other.stdout.readline()
+        assert sockets.connect(local.AGENT, os.getuid()) is None
+        with sockets.listen(local.AGENT) as ours:
+            link = sockets.connect(local.AGENT, os.getuid())
+            assert link is not None
+            with link:
+                assert ours.getsockname() == link.getpeername() != first
+        theirs = local.reach(first, NOBODY) if queue == "empty" else None
+        if theirs is not None:  # root's client of that user's run
+            theirs.close()
+    finally:
+        other.kill()
+        other.communicate()
+
+
+def test_one_of_ours_that_takes_no_connection_is_not_taken_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_PATIENCE", 0.1)
+    sockets = local.Sockets("20261127-000000-abcdef", local.new_token())
+    with sockets.listen(local.AGENT, queue=0):
+        links = [sockets.connect(local.AGENT, os.getuid())]
+        with pytest.raises(TimeoutError):
+            while True:
+                links.append(sockets.connect(local.AGENT, os.getuid()))
+        for link in links:
+            assert link is not None
+            link.close()
+
+
+def test_no_name_tells_another_one() -> None:
+    sockets = local.Sockets("20261127-000000-abcdef-" + "x" * 24, local.new_token())
+    every = [*sockets.names(4294967294, local.AGENT), *sockets.names(4294967294, local.SUPERVISOR)]
+    every += sockets._replace(token=local.new_token()).names(4294967294, local.AGENT)
+    assert len(every) == len({name.rpartition("/")[2] for name in every})
+    assert all(len(os.fsencode(name)) < 107 for name in every)
+
+
+def test_an_agent_hears_its_user_and_no_other_one() -> None:
+    from test_strangers import Loop
+
+    loop, notes, heard = Loop(), list[str](), list[Any]()
+    sockets = local.Sockets("20261127-000000-abcdef", local.new_token())
+    with sockets.listen(local.AGENT) as ours:
+
+        def came(sock: socket.socket) -> None:
+            Peer(loop, sock, lambda peer, fields, payload: heard.append(fields), lambda peer: None, notes.append)
+
+        LocalListener(loop, ours, came, notes.append)
+        name = ours.getsockname()[1:]
+        name = name.decode() if isinstance(name, bytes) else name
+        speaks = f"""if True:
+            import socket, sys
+            link = socket.socket(socket.AF_UNIX)
+            link.connect("\\0" + sys.argv[1])
+            try:
+                link.send({pack("kill")!r})
+                print(link.recv(1) == b"", flush=True)
+            except OSError:
+                print(True, flush=True)"""
+        other = other_user(speaks, name)
+        loop.until(lambda: other.poll() is not None, "the other user has gone")
+        said, _ = other.communicate()
+        assert ("True\n", [f"a connection of user {NOBODY} was refused"], []) == (said, notes, heard)
+        link = sockets.connect(local.AGENT, os.getuid())
+        assert link is not None
+        with link:
+            link.sendall(pack("kill"))
+            loop.until(lambda: heard, "our own is heard")
+        loop.until(lambda: len(loop.selector.get_map()) == 1, "and has gone")
+        loop.selector.unregister(ours)
+    loop.close()
