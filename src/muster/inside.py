@@ -68,6 +68,8 @@ class Inside:
         self.listener.bind(("", 0))
         self.listener.listen(4096)
         self.steps: list[subprocess.Popen[bytes]] = []
+        self.said_before = 0
+        """Bytes of agents.log that are of an earlier attempt."""
         self.timers: list[tuple[float, Callable[[], object]]] = []
 
     def start_agents(self, env: Mapping[str, str]) -> None:
@@ -86,10 +88,11 @@ class Inside:
         with open(os.open(self.run.path / RENDEZVOUS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(where, file)
         command = [sys.executable, "-I", "-S", str(self.run.path / ARCHIVE), "step", str(self.run.path)]
+        log = self.run.path / "agents.log"
+        self.said_before = log.stat().st_size if log.exists() else 0
         gpus = queue.gpus_by_host(self.allocation)
         together = [tuple(gpus)] if len(set(gpus.values())) == 1 else [(host,) for host in gpus]
         for hosts in together:
-            log = self.run.path / "agents.log"
             self.steps.append(queue.start_step(self.allocation.job, hosts, command, log, env, gpus[hosts[0]]))
 
     def gather(self) -> None:
@@ -100,12 +103,22 @@ class Inside:
         while missing := [link.host for link in self.links if not link.facts]:
             self._turn()
             ended = next((code for code in (step.poll() for step in self.steps) if code is not None), None)
-            if ended is not None or time.monotonic() > deadline:
-                how = f"srun ended with status {ended}" if ended is not None else f"none within {_PATIENCE:g} s"
-                words = (self.run.path / "agents.log").read_text().strip().splitlines()[-3:]
+            said = self._said()
+            failed = {host: how for host, how in slurm.ended_tasks(said).items() if host in missing}
+            if failed or ended is not None or time.monotonic() > deadline:
+                how = f"none within {_PATIENCE:g} s" if ended is None else f"srun ended with status {ended}"
+                if failed:  # the others still run, so srun does too
+                    missing, how = list(failed), "; ".join(dict.fromkeys(failed.values()))
+                words = said.strip().splitlines()[-3:]
                 raise Unreachable(f"no agent on {fold_hosts(missing)}: {how}", "; ".join(words) or None)
 
         callers.close()
+
+    def _said(self) -> str:
+        """What srun and the agents of this attempt have said."""
+        with open(self.run.path / "agents.log", "rb") as file:
+            file.seek(self.said_before)
+            return file.read(1 << 16).decode("utf-8", "replace")
 
     def _turn(self) -> None:
         for key, _ in self.selector.select(0.2):

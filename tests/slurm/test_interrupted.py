@@ -156,3 +156,13 @@ def test_without_leave_to_come_again_a_crash_is_the_end(there: There) -> None:
     there.lab.fault("crash", "n2")
     assert 125 == process.wait(timeout=120), there.said()
     assert "the agent on n2" in there.said()
+
+
+def test_an_agent_that_is_killed_before_it_has_called_is_told_at_once(there: There) -> None:
+    """srun goes on for the others, and would be waited for."""
+    process = there.start("run", "--slurm", "-N", "2", "-g", "1", there.script(TICK), "1000", "0.05")
+    there.kill("n2", r"muster\.pyz step")
+    until(lambda: process.poll() is not None, "the run has ended", 90)
+    assert 125 == process.returncode, there.said()
+    assert "n2" in there.said()
+    there.nothing_left()

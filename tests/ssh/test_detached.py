@@ -149,3 +149,14 @@ def test_a_detached_run_restarts_by_itself(there: There) -> None:
     assert 0 == there.muster("wait", "last").returncode
     assert ["0\n", "1\n", "2\n"] == [there.log(1, attempt=attempt) for attempt in range(3)]
     there.nothing_left()
+
+
+def test_an_agent_that_has_died_together_with_the_supervisor_is_missed_by_the_next_one(there: There) -> None:
+    done = there.muster("run", "-d", "-H", "n1,n2", "-g", "1", "--lease", "1s", there.script(TICK), "10000", "0.05")
+    assert 0 == done.returncode, done.stderr
+    there.steps(2, 3)
+    there.kill("n1", "muster.pyz serve", signal.SIGSTOP)  # so that it does not hear of the end of the agent
+    os.kill(there.agent("n2"), signal.SIGKILL)
+    there.kill("n1", "muster.pyz serve")
+    assert "n2" in there.ended(90)["reason"]
+    there.nothing_left()

@@ -261,3 +261,12 @@ def test_how_often_a_job_was_requeued() -> None:
 def test_whether_a_node_takes_jobs(state: str, takes: bool) -> None:
     node = slurm.nodes(f"n1|main*|{state}|8|16000|gpu:toy:4|0/8/0/8|none\n")[0]
     assert takes == node.takes_jobs
+
+
+def test_tasks_of_a_step_that_have_failed_are_told_while_others_still_run() -> None:
+    said = """muster agent: a line of an agent
+srun: error: n2: task 1: Killed
+srun: error: n[4-5]: tasks 3-4: Exited with exit code 1
+srun: error: Unable to create step: Invalid
+"""
+    assert {"n2": "Killed", "n4": "Exited with exit code 1", "n5": "Exited with exit code 1"} == slurm.ended_tasks(said)

@@ -10,7 +10,7 @@ import shutil
 import signal
 import time
 
-from muster.agent import relay, system
+from muster.agent import local, relay, system
 from muster.agent.protocol import MAGIC
 
 _MARK = re.compile(rb"TORCHELASTIC_RUN_ID=(\d{8}-\d{6}-[0-9a-f]{4,8}(?:-[\w.-]+)?)\Z")
@@ -44,9 +44,19 @@ def found() -> dict[str, list[int]]:
 
 
 def looked_after(run: str) -> bool:
-    """Somebody listens on a socket of that run."""
-    with open("/proc/net/unix") as file:
-        return f"@muster/{os.getuid()}/{run}/" in file.read()
+    """A process of this person listens on a socket of that run; others may have bound such names too."""
+    mark = f"@muster/{os.getuid()}/{run}/"
+    with open("/proc/net/unix", errors="replace") as file:
+        names = {line.split()[-1] for line in file if mark in line}
+    for name in names:
+        try:
+            link = local.reach("\0" + name[1:], os.getuid())
+        except TimeoutError:
+            return True
+        if link is not None:
+            link.close()
+            return True
+    return False
 
 
 def shims() -> dict[str, str]:

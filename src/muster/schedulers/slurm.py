@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from shlex import quote
@@ -255,6 +256,15 @@ def step(
     words += ["--cpu-bind=none"]  # the ranks share what the job has there; Slurm would give one core to one task
     words += ["--unbuffered", f"--input={'0' if stdin else 'none'}", "--kill-on-bad-exit=0", "--quiet"]
     return [*words, *command]
+
+
+def ended_tasks(said: str) -> dict[str, str]:
+    """The hosts on which a task of a step has failed, by what srun says while others still run: {host: how}."""
+    found: dict[str, str] = {}
+    for hosts, how in re.findall(r"^srun: error: (\S+): tasks? [\d,-]+: (.+)$", said, re.M):
+        with contextlib.suppress(Impossible):
+            found.update(dict.fromkeys(unfold_hosts(hosts), how.strip()))
+    return found
 
 
 def tasks(job: str, nodes: int, count: int, command: Sequence[str]) -> list[str]:

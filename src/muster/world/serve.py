@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import selectors
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,8 @@ _COMES_BACK = 3.0
 """Seconds in which a living agent calls again after a connection that ended, rather than fell silent."""
 _LATE = 15.0
 """Seconds by which an agent may learn later than we that the connection is broken; its lease begins then."""
+_FIRST = 20.0
+"""Seconds in which an agent calls the first supervisor; one that lives gives up after 10."""
 _MARGIN = 15.0
 """Seconds before the end of a job's time at which its ranks must have ended, beside their grace."""
 _KEEP = "keep"
@@ -82,6 +87,8 @@ class Served(World):
             self._go_on()
         else:
             self._rebuild()
+        self._calls_within = self.lease + _LATE if self.records else _FIRST
+        """Seconds in which agents call a supervisor that begins: those of an earlier one have their lease."""
         for link in links:
             if not record["shared"][link.node]:
                 self.tell(link.node, "read", reader=_KEEP, want=True, offsets=self._kept(link), tail=None)
@@ -133,6 +140,8 @@ class Served(World):
         for link in self.far:
             if link.wire.connected:
                 self._hear_of(link)
+            elif own < 0 or link.node:
+                self.after(self._calls_within, partial(self._never_called, link))
         if own >= 0:
             self._connect(self.far[0], Met(own, Unpacker(), 0, None))
         self.viewers.listen(visitors)
@@ -232,6 +241,11 @@ class Served(World):
         """An agent is gone for good."""
         self.nodes_lost = True
         super().lost(link, why)
+
+    def _never_called(self, link: FarLink) -> None:
+        """Whoever was to call when this supervisor began must have done so by now."""
+        if link.open and not link.wire.connected and link.parted_at is None and not self.parting:
+            self.lost(link, f"the agent on {link.host} has not called within {self._calls_within:g} s")
 
     def _gave_up(self, link: FarLink, since: float, silent: bool) -> None:
         """It has not come back."""
@@ -359,6 +373,9 @@ class Served(World):
 def serve(words: list[str]) -> int:
     """The program: `serve RUN_DIR OWN VISITORS [DOOR]`, with the secret on stdin."""
     secret = sys.stdin.read()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # two for each node; nothing is started here that would inherit it
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     run = Run(Path(words[0]))
     plan_data, record = run.read("plan.json"), run.read(RECORD)
     assert plan_data is not None and record is not None
