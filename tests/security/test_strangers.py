@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import selectors
+import signal
 import socket
 import struct
 import subprocess
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from there import TICK, There
 from waiting import until
 
 from muster.agent import protocol
@@ -22,6 +25,7 @@ from muster.agent.dial import Dialer, Met
 from muster.agent.handshake import Terms
 from muster.agent.protocol import Unpacker, pack
 from muster.agent.wire import Wire
+from muster.lab.shape import GUEST
 from muster.world.callers import Callers
 
 TERMS = Terms("5ec2e7" * 8, "20261127-000000-abcdef-train")
@@ -234,3 +238,59 @@ def test_who_opens_more_connections_than_there_are_descriptors_neither_stops_nor
         for sock in idle:
             sock.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+FLOOD = """
+import resource, socket, sys, time
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+where, words, idle = ("n1", int(sys.argv[1])), [bytes.fromhex(word) for word in sys.argv[2:]], []
+while True:
+    while len(idle) < 1200:
+        idle.append(socket.socket())
+        idle[-1].setblocking(False)
+        idle[-1].connect_ex(where)
+    for data in words:
+        with socket.create_connection(where) as link:
+            link.sendall(data)
+    print("flooded", flush=True)
+    time.sleep(0.5)
+    for link in idle[:]:
+        try:
+            if not link.recv(4096):
+                raise ConnectionError
+        except BlockingIOError:
+            pass
+        except OSError:
+            link.close()
+            idle.remove(link)
+"""
+
+
+def test_another_user_of_the_network_neither_ends_a_run_nor_keeps_its_agents_from_a_new_supervisor(
+    there: There,
+) -> None:
+    words = ("-H", "n1,n2", "-g", "1", "--lease", "60s")
+    assert 0 == there.muster("run", "-d", *words, there.script(TICK), "300", "0.05").returncode
+    there.steps(2, 3)
+    find = "ss -Hltnp | grep \"pid=$(pgrep -f '[m]uster.pyz serve'),\" | grep -o ':[0-9]* '"
+    port = there.lab.run("n1", ["sh", "-c", find], cwd="/", check=True).stdout.strip(": \n")
+    argv = ["/usr/bin/python3", "-c", FLOOD, port, *(data.hex() for data in HOSTILE.values())]
+    ada = there.lab.start("head", argv, user=GUEST, cwd="/", stdout=subprocess.PIPE)
+    try:
+        assert ada.stdout is not None
+        assert [ada.stdout.readline() for _ in range(3)] == ["flooded\n"] * 3
+        (supervisor,) = there.pids("n1", "muster.pyz serve")
+        assert supervisor, "what she sent has ended nothing"
+        os.kill(supervisor, signal.SIGKILL)  # both agents have to call again, among hers
+        assert 0 == there.muster("wait", "last").returncode
+    finally:
+        ada.kill()
+        ada.communicate()
+    events = [json.loads(line) for line in (there.run / "events.jsonl").read_text().splitlines()]
+    refused = [event["text"] for event in events if event["event"] == "refused"]
+    assert any("no handshake" in text or "secret" in text for text in refused)
+    assert len(refused) <= 20, "ten of each supervisor"
+    assert 1 == len([event for event in events if event["event"] == "supervisor began again"])
+    assert [300, 300] == [there.log(rank).count("\n") for rank in range(2)]
+    there.nothing_left()
