@@ -33,6 +33,9 @@ class Squatters:
         self.folder, self.started = folder, list[Any]()
         folder.mkdir()
         folder.chmod(0o777)
+        for path in folder.parents:  # pytest's own folders are for their owner alone
+            if not path.stat().st_mode & 0o1:
+                path.chmod(path.stat().st_mode | 0o1)
         self.victim = folder / "victim"
         self.victim.write_text("nobody is to see this")
         self.victim.chmod(0o600)
@@ -58,10 +61,6 @@ class Squatters:
 def here(tmp_path: Path) -> Iterator[Squatters]:
     """On this machine, as another user."""
     made = Squatters(tmp_path / "squat")
-    for path in tmp_path.parents:  # pytest's own folders are for their owner alone
-        if path.stat().st_mode & 0o1 == 0:
-            path.chmod(path.stat().st_mode | 0o1)
-    tmp_path.chmod(tmp_path.stat().st_mode | 0o1)
     other = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
     process = subprocess.Popen(made.argv, cwd="/", **other)  # type: ignore[call-overload]
     made.ready(1)

@@ -508,7 +508,8 @@ class Agent:
         if self.wire.connected:
             os.set_blocking(self.wire.writing, True)
             self.wire.flush()
-        _, left = system.end_family(os.getpid(), self.members.spared() if self.keeper is not None else ())
+        spared = self.members.spared() if self.prepared and self.keeper is not None else ()
+        _, left = system.end_family(os.getpid(), spared)
         if self.prepared:
             self.record_end(f"the agent failed ({text.strip().splitlines()[-1]})", left)
         os._exit(1)
