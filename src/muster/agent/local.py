@@ -13,7 +13,6 @@ user of the machine sees the names of those that are bound, may bind any other o
 from __future__ import annotations
 
 import errno
-import glob
 import hashlib
 import hmac
 import os
@@ -149,6 +148,8 @@ def _machine() -> str:
 
 def _holds(name: str, uid: int) -> bool:
     """A process of this user has the socket of that name: asked where a connection cannot tell."""
+    import glob
+
     try:
         with open("/proc/net/unix", errors="replace") as file:
             lines = [line.split() for line in file]
