@@ -133,7 +133,11 @@ class Inside:
         self.timers.append((time.monotonic() + seconds, do))
 
     def _knows(self, node: int) -> int | None:
-        return self.links[node].wire.heard if 0 <= node < len(self.links) else None
+        if not 0 <= node < len(self.links):
+            return None
+        if self.links[node].wire.connected:
+            self._parted(self.links[node])
+        return self.links[node].wire.heard
 
     def _came(self, node: int, met: Met) -> None:
         link = self.links[node]

@@ -194,7 +194,7 @@ import resource, selectors, socket, sys, time
 sys.path[:0] = sys.argv[2:]
 from test_strangers import TERMS, Loop
 from muster.world.callers import Callers
-resource.setrlimit(resource.RLIMIT_NOFILE, (160, 160))
+resource.setrlimit(resource.RLIMIT_NOFILE, (512, 512))
 loop, notes, turns = Loop(), [], 0
 def came(node, met):
     with open("/dev/null"):  # the run's own work
