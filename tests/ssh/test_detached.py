@@ -152,7 +152,7 @@ def test_a_detached_run_restarts_by_itself(there: There) -> None:
 
 
 def test_an_agent_that_has_died_together_with_the_supervisor_is_missed_by_the_next_one(there: There) -> None:
-    done = there.muster("run", "-d", "-H", "n1,n2", "-g", "1", "--lease", "1s", there.script(TICK), "10000", "0.05")
+    done = there.muster("run", "-d", "-H", "n1,n2", "-g", "1", "--lease", "5s", there.script(TICK), "10000", "0.05")
     assert 0 == done.returncode, done.stderr
     there.steps(2, 3)
     there.kill("n1", "muster.pyz serve", signal.SIGSTOP)  # so that it does not hear of the end of the agent
