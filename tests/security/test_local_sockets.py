@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,14 +32,11 @@ SQUATTER = Path(__file__).with_name("squatter.py").read_text()
 class Squatters:
     """Her processes, and what they have written down."""
 
-    def __init__(self, folder: Path):
-        self.folder, self.started = folder, list[Any]()
-        folder.mkdir()
-        folder.chmod(0o777)
-        for path in folder.parents:  # pytest's own folders are for their owner alone
-            if not path.stat().st_mode & 0o1:
-                path.chmod(path.stat().st_mode | 0o1)
-        self.victim = folder / "victim"
+    def __init__(self) -> None:
+        # not in pytest's folder, which each new pytest closes to other users
+        self.folder, self.started = Path(tempfile.mkdtemp(prefix="squat-")), list[Any]()
+        self.folder.chmod(0o777)
+        self.victim = self.folder / "victim"
         self.victim.write_text("nobody is to see this")
         self.victim.chmod(0o600)
 
@@ -51,6 +51,12 @@ class Squatters:
     def ready(self, count: int) -> None:
         until(lambda: len(list(self.folder.glob("*.bound"))) == count, "she watches")
 
+    def close(self) -> None:
+        for process in self.started:
+            process.kill()
+            process.wait()
+        shutil.rmtree(self.folder)
+
     def in_vain(self) -> None:
         """Nobody has spoken to her, and nothing of hers was run."""
         assert [] == self.told("heard")
@@ -58,15 +64,19 @@ class Squatters:
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Iterator[Squatters]:
-    """On this machine, as another user."""
-    made = Squatters(tmp_path / "squat")
-    other = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
-    process = subprocess.Popen(made.argv, cwd="/", **other)  # type: ignore[call-overload]
-    made.ready(1)
+def squatters() -> Iterator[Squatters]:
+    made = Squatters()
     yield made
-    process.kill()
-    process.wait()
+    made.close()
+
+
+@pytest.fixture
+def here(squatters: Squatters) -> Squatters:
+    """On this machine, as another user."""
+    other: Any = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+    squatters.started.append(subprocess.Popen(squatters.argv, cwd="/", **other))
+    squatters.ready(1)
+    return squatters
 
 
 def names(run_id: str) -> list[str]:
@@ -90,12 +100,15 @@ def kill_all(run_dir: Path) -> None:
                 found.append(int(name))
         return found
 
-    while found := pids():
-        for pid in found:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+    # stopped first, so that none tells of the end of another
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        before: list[int] = []
+        while (found := pids()) != before:
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            before = found
+    until(lambda: not pids(), "all have ended")
 
 
 def test_who_watches_all_names_stops_no_run_and_is_never_taken_for_a_lost_one(muster: Any, here: Squatters) -> None:
@@ -196,22 +209,17 @@ def test_an_agent_that_fails_ends_its_ranks_and_the_truth_is_told(muster: Any, t
 
 
 def test_a_launcher_on_two_nodes_starts_what_was_asked_for_and_speaks_to_nobody_else(
-    there: There, tmp_path: Path
+    there: There, squatters: Squatters
 ) -> None:
     """mpirun, which reaches the other node by `reach`, and starts a shim for each rank there."""
-    squat = Squatters(tmp_path / "squat")
-    started = [there.lab.start(host, squat.argv, user=GUEST, cwd="/") for host in ("n1", "n2")]
-    try:
-        squat.ready(2)
-        words = ("--launcher", "mpirun", "--launcher-args", "mpirun.openmpi", "--", "sh", "-c", "echo rank $RANK")
-        done = there.muster("run", "-H", "n1,n2", "-g", "1", *words)
-        assert (0, {"[0] rank 0", "[1] rank 1"}) == (done.returncode, set(done.stdout.splitlines())), done.stderr
-        assert squat.told("seen"), "she has seen the names"
-        squat.in_vain()
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
+    for host in ("n1", "n2"):
+        squatters.started.append(there.lab.start(host, squatters.argv, user=GUEST, cwd="/"))
+    squatters.ready(2)
+    words = ("--launcher", "mpirun", "--launcher-args", "mpirun.openmpi", "--", "sh", "-c", "echo rank $RANK")
+    done = there.muster("run", "-H", "n1,n2", "-g", "1", *words)
+    assert (0, {"[0] rank 0", "[1] rank 1"}) == (done.returncode, set(done.stdout.splitlines())), done.stderr
+    assert squatters.told("seen"), "she has seen the names"
+    squatters.in_vain()
 
 
 # ---- who listens and who connects -----------------------------------------------------------------------------------
