@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from life import Life, carriers, children, command, living, no_one_left, process, shared
+from life import (
+    Life,
+    carriers,
+    children,
+    command,
+    family,
+    living,
+    no_one_left,
+    process,
+    shared,
+)
 from waiting import until
 
 Script = Callable[..., Path]
@@ -146,6 +156,26 @@ def test_killing_the_store_ends_everything_and_is_told(muster: Any, script: Scri
         assert "the store through which the ranks meet ended: killed by signal 9" in err
         assert not [line for line in err.splitlines() if line.startswith("Traceback")], "one of muster's own"
         no_one_left(found, run.id)
+
+
+def test_killing_the_agent_of_a_detached_run_ends_what_its_ranks_had_started(muster: Any) -> None:
+    text = "setsid sleep 3001 & env -i setsid sleep 3002 & echo ready; wait"
+    assert 0 == muster("run", "-d", "-g", "2", "--", "bash", "-c", text).returncode
+    run = muster.newest()
+    until(lambda: len(carriers(run.name)) == 4, "the ranks and a program of each run")
+    agent = next(iter(carriers(run.name))).pid
+    while "exec(f.read" not in command(agent):
+        agent = _parent(agent)
+    until(lambda: 2 == sum(command(one.pid).startswith("sleep 3002") for one in family(agent)), "the others run")
+    found = family(_parent(agent))
+    os.kill(agent, signal.SIGKILL)
+    done = muster("wait", "last")
+    assert (125, True) == (done.returncode, "ended, and its ranks with it" in done.stdout), done.stderr
+    no_one_left(found, run.name)
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 @pytest.mark.parametrize("launcher", ["fork", "exec"])

@@ -8,12 +8,13 @@ whatever comes between its stdin and stdout and the supervisor.
 from __future__ import annotations
 
 import os
+import signal
 import time
 import traceback
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
-from muster.agent import relay
+from muster.agent import relay, system
 from muster.agent.agent import Agent
 from muster.agent.dial import Dialer
 from muster.agent.handshake import Terms
@@ -45,6 +46,10 @@ def move(agent: Agent) -> Agent:
         null = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
+        pid = os.fork()
+        if pid:
+            _guard(pid, os.path.join(where["prepare"]["run_dir"], ARCHIVE))
+        os.setsid()
         moved = Agent(agent.hook)
         moved.door, moved.wire = agent.door, Wire(keeps=True)
         moved.begin()
@@ -62,6 +67,27 @@ def move(agent: Agent) -> Agent:
 
 def _sockets(prepare: Mapping[str, Any]) -> Sockets:
     return Sockets(prepare["run_id"], prepare["token"])
+
+
+def _guard(agent: int, archive: str) -> NoReturn:
+    """Be the parent of the agent, to which falls what it leaves when it is killed; end that, and end.
+
+    What ranks have started outlives them, and perhaps nothing but this descent tells whose it is. The supervisor, which
+    runs from `archive`, lives on: it tells how the run ended.
+    """
+    os.closerange(3, 1 << 16)  # the connections are the agent's
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    system.adopt_orphans()
+    while True:
+        pid, status = os.waitpid(-1, 0)
+        if pid == agent:
+            break
+    if status:
+        family = system.descendants(os.getpid())
+        system.end_family(os.getpid(), [pid for pid in family if os.fsencode(archive) in system.words_of(pid)])
+    os._exit(0)
 
 
 def _settle(

@@ -149,14 +149,20 @@ def descendants(root: int) -> dict[int, tuple[str, int]]:
     return {pid: (alive[pid][0], alive[pid][2]) for pid in family - {root} if alive[pid][1] not in "ZX"}
 
 
-def is_cleaner(pid: int) -> bool:
-    """It is a cleaner of multiprocessing or torch: it ends once those it served have, and frees what they left."""
+def words_of(pid: int) -> list[bytes]:
+    """The command line of a process; empty when it is gone."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read()
-            return b"multiprocessing.resource_tracker" in words or words.split(b"\0")[0].endswith(b"torch_shm_manager")
+            return file.read().split(b"\0")
     except OSError:
-        return False
+        return []
+
+
+def is_cleaner(pid: int) -> bool:
+    """It is a cleaner of multiprocessing or torch: it ends once those it served have, and frees what they left."""
+    words = words_of(pid)
+    tracker = any(b"multiprocessing.resource_tracker" in word for word in words)
+    return tracker or (bool(words) and words[0].endswith(b"torch_shm_manager"))
 
 
 def carries(pid: int, marker: bytes) -> bool:
