@@ -46,6 +46,13 @@ RuntimeError: no such
   thing
 """
 
+HANDLING = "\nDuring handling of the above exception, another exception occurred:\n\n"
+
+REFUSED = """\
+Traceback (most recent call last):
+ConnectionRefusedError: [Errno 111] Connection refused
+"""
+
 GROUP = """\
   + Exception Group Traceback (most recent call last):
   |   File "/home/ann/group.py", line 3, in <module>
@@ -130,6 +137,16 @@ frame #3: clone + 0x43 (0x7f655ec3b752 in /lib/x86_64-linux-gnu/libc.so.6)
 
 """
 
+HYDRA = """\
+Could not override 'db.usr'.
+To append to your config use +db.usr=x
+Key 'usr' is not in struct
+    full_key: db.usr
+    object_type=dict
+
+Set the environment variable HYDRA_FULL_ERROR=1 for a complete stack trace.
+"""
+
 ARGPARSE = """\
 usage: train.py [-h] [--lr LR]
 train.py: error: unrecognized arguments: --foo
@@ -190,11 +207,34 @@ CASES = [
         TRACEBACK,
     ),
     Case(
-        "Of a chain of exceptions the last one counts, with all lines of its text.",
+        "Of a chain of exceptions the last one counts, with all lines of its text; then each cause and where it was.",
         CHAINED,
         "raised",
         "RuntimeError: no such",
-        tuple(CHAINED.splitlines()[8:]),
+        (
+            *CHAINED.splitlines()[8:],
+            "caused by KeyError: 'x'",
+            '  File "/home/ann/link.py", line 2, in <module>',
+            '    {}["x"]',
+        ),
+    ),
+    Case(
+        "A rank that wraps what torch says of a lost peer has lost a peer.",
+        GLOO_OLD + HANDLING + RAISED,
+        "lost peer",
+        "ValueError: bad batch",
+        (
+            *RAISED.splitlines(),
+            "while handling " + GLOO_OLD.splitlines()[-1],
+            *GLOO_OLD.splitlines()[1:3],
+        ),
+    ),
+    Case(
+        "One that was refused a connection by something else has not.",
+        REFUSED + HANDLING + RAISED,
+        "raised",
+        "ValueError: bad batch",
+        (*RAISED.splitlines(), "while handling ConnectionRefusedError: [Errno 111] Connection refused"),
     ),
     Case("Notes that were added to an exception are kept.", RAISED + "in file 7\n", "raised", "ValueError: bad batch"),
     Case("A group of exceptions is an exception.", GROUP, "raised", "ExceptionGroup: many (2 sub-exceptions)"),
@@ -245,7 +285,7 @@ CASES = [
         HANDLED,
         "ended",
         "cannot read the cache, going on without it",
-        tuple(HANDLED.splitlines()[-5:]),
+        tuple(HANDLED.splitlines()),
         signalled=True,
     ),
     Case(
@@ -270,11 +310,25 @@ CASES = [
     Case("Silence tells nothing.", "", "ended", "", ()),
     Case("Nor do empty lines.", "\n\n  \n", "ended", "", ()),
     Case(
-        "Of many words the last five lines are shown.",
-        "".join(f"line {number}\n" for number in range(9)),
+        "Of several paragraphs the last ones are shown, five lines at least.",
+        "".join(f"line {number}\n\n" for number in range(9)),
         "ended",
         "line 8",
         tuple(f"line {number}" for number in range(4, 9)),
+    ),
+    Case(
+        "Of a paragraph at the end all lines are shown: hydra says first what is wrong.",
+        "loading\n\n" + HYDRA,
+        "ended",
+        HYDRA.splitlines()[-1],
+        tuple(line for line in HYDRA.splitlines() if line),
+    ),
+    Case(
+        "Of a long one its last lines.",
+        "".join(f"line {number}\n" for number in range(30)),
+        "ended",
+        "line 29",
+        tuple(f"line {number}" for number in range(16, 30)),
     ),
     Case(
         "Carriage returns: of a line that was drawn over, its last form.",
@@ -346,3 +400,14 @@ def test_these_words_tell_of_another_ranks_end(words: str) -> None:
 def test_these_do_not(words: str) -> None:
     text = RAISED.replace("ValueError: bad batch", f"RuntimeError: {words}").encode()
     assert explain(text)["kind"] == "raised"
+
+
+def test_of_many_causes_the_nearest_and_the_first_are_shown() -> None:
+    link = "\nThe above exception was the direct cause of the following exception:\n\n"
+    texts = [
+        f'Traceback (most recent call last):\n  File "a.py", line {n}, in f\n    g()\nKeyError: {n}\n' for n in range(8)
+    ]
+    frames = explain(link.join(texts).encode())["frames"]
+    assert ["caused by KeyError: 6", "caused by KeyError: 1", "caused by KeyError: 0"] == [
+        line for line in frames if line.startswith("caused by")
+    ]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 _HEAD = re.compile(r"(?<!Original )(  \+ Exception Group )?Traceback \(most recent call last\):$")
-_LINK = ("During handling of the above exception", "The above exception was the direct cause")
+_LINK = {
+    "During handling of the above exception": "while handling",
+    "The above exception was the direct cause": "caused by",
+}
+"""What Python writes between two exceptions, and how it is told here, where the later one comes first."""
 _FATAL = ("Fatal Python error", "terminate called")
 _IGNORED = "Exception ignored in"  # and what follows is no reason to fail
 _RANK = re.compile(r"^\[rank\d+\]:\s?")  # torch.distributed puts this before each line of a traceback
@@ -21,8 +25,13 @@ LOST_PEER = re.compile(
 )
 """Words of a rank that fell because another one was gone."""
 
+_OF_TORCH = re.compile(r"(torch\.[\w.]*|RuntimeError|Dist\w+Error)\b")
+
 _MOST_LINES = 14
 _MOST_AFTER = 8
+_MOST_CAUSES = 3
+_FEW_LINES = 5
+"""Lines of a text without a traceback; more where the paragraph in which they stand begins earlier."""
 
 
 def explain(stderr: bytes, signalled: bool = False) -> dict[str, Any]:
@@ -39,8 +48,15 @@ def explain(stderr: bytes, signalled: bool = False) -> dict[str, Any]:
         found = None  # it went on after that one
     if found:
         first, last = found
-        kind = "lost peer" if any(LOST_PEER.search(line) for line in lines[last:][:4]) else "raised"
-        return {"kind": kind, "summary": lines[last].lstrip(" |")[:500], "frames": _shortened(lines, first, last)}
+        causes = _causes(lines, first)
+        lost = any(LOST_PEER.search(line) for line in lines[last:][:4])
+        # a script may wrap what torch says; other programs that refuse a connection are no ranks
+        lost = lost or any(
+            _OF_TORCH.match(lines[cause.last]) and LOST_PEER.search(lines[cause.last]) for cause in causes
+        )
+        kind = "lost peer" if lost else "raised"
+        frames = _shortened(lines, first, last) + _told(lines, causes)
+        return {"kind": kind, "summary": lines[last].lstrip(" |")[:500], "frames": frames}
     for index, line in enumerate(lines):
         if line.startswith(_FATAL):
             words = [line for line in lines[index:] if line][:_MOST_LINES]
@@ -48,9 +64,61 @@ def explain(stderr: bytes, signalled: bool = False) -> dict[str, Any]:
             told = words[1] if len(words) > 1 and "what():" in words[1] else line
             frames = lines[index : index + _MOST_LINES] if line.startswith("Fatal") else words
             return {"kind": "ended", "summary": told.strip()[:500], "frames": _trimmed(frames)}
-    words = [line for line in lines if line.strip()][-5:]
+    words = _last_words(lines)
     kind = "lost peer" if any(LOST_PEER.search(line) for line in words) else "ended"
     return {"kind": kind, "summary": words[-1][:500] if words else "", "frames": words}
+
+
+def _last_words(lines: list[str]) -> list[str]:
+    """The last lines that are not empty: a few, or from where the first of these few begins a paragraph."""
+    found: list[str] = []
+    for line in reversed(lines):
+        if line.strip():
+            found.insert(0, line)
+        elif len(found) >= _FEW_LINES:
+            break
+        if len(found) == _MOST_LINES:
+            break
+    return found
+
+
+class _Cause(NamedTuple):
+    """An exception that led to a later one."""
+
+    how: str
+    """One of `_LINK`."""
+    first: int
+    last: int
+    """The lines at which its traceback begins and at which it is named."""
+
+
+def _causes(lines: list[str], first: int) -> list[_Cause]:
+    """What led to the exception whose traceback begins at this line, the nearest first."""
+    found: list[_Cause] = []
+    while True:
+        before = [index for index in range(first) if lines[index].strip()]
+        how = next((told for words, told in _LINK.items() if before and lines[before[-1]].startswith(words)), None)
+        heads = [index for index in before if _HEAD.search(lines[index])]
+        if how is None or not heads:
+            return found
+        first = heads[-1]
+        last = _end(lines, first)
+        if last is None:
+            return found
+        found.append(_Cause(how, first, last))
+
+
+def _told(lines: list[str], causes: list[_Cause]) -> list[str]:
+    """Each cause by its name and the place where it was raised; of many the nearest, and those that came first."""
+    if len(causes) > _MOST_CAUSES:
+        causes = [causes[0], *causes[1 - _MOST_CAUSES :]]
+    told = []
+    for how, first, last in causes:
+        told.append(f"{how} {lines[last]}"[:500])
+        places = [index for index in range(first, last) if lines[index].startswith('  File "')]
+        body = lines[places[-1] : last] if places else []
+        told += [line for line in body if line.strip(" ^~")][:3]
+    return told
 
 
 def _traceback(lines: list[str]) -> tuple[int, int] | None:
@@ -60,15 +128,18 @@ def _traceback(lines: list[str]) -> tuple[int, int] | None:
         for index, line in enumerate(lines)
         if _HEAD.search(line) and not (index and lines[index - 1].startswith(_IGNORED))
     ]
-    if not heads:
-        return None
-    first = heads[-1]
+    last = _end(lines, heads[-1]) if heads else None
+    return None if last is None else (heads[-1], last)
+
+
+def _end(lines: list[str], first: int) -> int | None:
+    """The line at which the exception of the traceback that begins at `first` is named."""
     # the frames of a group stand behind a bar
     frame = ("  |  ", "  +-", "    ") if "Exception Group" in lines[first] else (" ", "\t")
     for last in range(first + 1, len(lines)):
         line = lines[last]
         if line and not line.startswith(frame) and not _NOISE.match(line):
-            return first, last
+            return last
     return None
 
 
@@ -86,7 +157,7 @@ def _shortened(lines: list[str], first: int, last: int) -> list[str]:
     """The traceback and what belongs to it after the exception's first line; the middle left out when it is long."""
     after = []
     for line in lines[last + 1 :]:
-        if not line.strip() or _NOISE.match(line) or _HEAD.search(line) or line.startswith(_LINK):
+        if not line.strip() or _NOISE.match(line) or _HEAD.search(line) or line.startswith(tuple(_LINK)):
             break
         after.append(line)
     if len(after) > _MOST_AFTER:
