@@ -90,10 +90,6 @@ class Agent:
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
-    def supervisors(self) -> list[int]:
-        """What has to outlive this agent, to tell how the run ended."""
-        return [pid for pid, name in self.members.names.items() if name == "supervisor"] if self.prepared else []
-
     def begin(self) -> None:
         """Make this process ready to have children."""
         system.adopt_orphans()
