@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -149,6 +150,11 @@ def test_a_large_project_is_not_read_for_long(tmp_path: Path) -> None:
     """Modules without end: what is not read is noticed in the rank."""
     files = {f"m{number}.py": f"import m{number + 1}\n" + "x = [1, 2, 3]\n" * 2000 for number in range(400)}
     assert look(tmp_path, "import m0", files) == Ahead()
+
+
+def test_a_script_that_is_a_pipe_is_left_to_python(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "script")
+    assert read(["python", "script"], str(tmp_path), [], ENV) == Ahead()
 
 
 WHY = [

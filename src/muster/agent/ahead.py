@@ -135,6 +135,8 @@ class _Reader:
         self.modules[name] = module = _Module(name, path)
         if len(self.modules) > _MOST_FILES or self.bytes > _MOST_BYTES or time.monotonic() > self.until:
             return False
+        if not os.path.isfile(path):  # from a pipe a script can be read only once
+            return False
         try:
             with open(path, "rb") as file:
                 text = file.read(_MOST_BYTES)
