@@ -56,6 +56,34 @@ AT_LOAD = {"PYTORCH_JIT": "0", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "
 """Those that need a plain interpreter."""
 
 
+TORCH = {
+    "__init__.py": """
+import warnings
+warnings.filterwarnings("ignore", message="of torch")
+from .version import __version__
+from . import distributed, version
+class default_generator:
+    seed = staticmethod(lambda: None)
+def set_num_threads(number):
+    print("threads", number)
+""",
+    "version.py": "__version__ = '2.13.0'\ncuda = None",
+    "distributed.py": "def is_available(): return False",
+}
+"""As much of a torch as a warm interpreter needs. It is imported at once, and by any Python."""
+
+
+@pytest.fixture
+def small_torch(muster: Any, tmp_path: Path) -> Path:
+    """A folder of PYTHONPATH in which a torch is that is none; further modules can be put there."""
+    folder = tmp_path / "small"
+    (folder / "torch").mkdir(parents=True)
+    for name, text in TORCH.items():
+        (folder / "torch" / name).write_text(text)
+    muster.env["PYTHONPATH"] = str(folder)
+    return folder
+
+
 def forked(muster: Any) -> bool:
     events = map(json.loads, (muster.newest() / "events.jsonl").read_text().splitlines())
     return [True] == [event["fork"] for event in events if event["event"] == "warm"]
@@ -114,6 +142,34 @@ def test_what_the_text_does_not_tell_is_told_by_the_rank(muster: Any, script: Sc
     assert [told + "`--launcher exec` starts ranks as plain Python"] == lines, err
 
 
+SMALL_PROBE = """
+import os, sys
+os.environ["OMP_NUM_THREADS"] = "1"
+import importlib, importlib.util, warnings
+print("torch" in sys.modules, len(warnings.filters), importlib.util.find_spec("torch").loader.path)
+distributed = importlib.import_module("torch.distributed")
+print("torch" in sys.modules, len(warnings.filters), distributed, type(sys.modules["torch"].__spec__.loader))
+print(os.path.basename(sys.executable), [getattr(finder, "__name__", "") for finder in sys.meta_path])
+"""
+
+
+@pytest.mark.parametrize("version", ["3.9", "3.10", "3.11", "3.12", "3.13", "3.14"])
+def test_what_is_withheld_comes_back_in_any_python(
+    version: str, muster: Any, script: Script, small_torch: Path
+) -> None:
+    of_pyenv = [str(path) for path in Path.home().glob(f".pyenv/versions/{version}.*/bin/python")]
+    python = next(iter(of_pyenv), shutil.which(f"python{version}"))
+    if python is None:
+        pytest.skip(f"there is no Python {version}")
+    muster.env["OMP_NUM_THREADS"] = "2"
+    path = script(SMALL_PROBE)
+    out, err = see(muster, path, "--python", python)
+    alone = subprocess.check_output([python, path], env=muster.env, cwd=muster.cwd, text=True)
+    assert forked(muster), err
+    assert alone == out.replace("threads 1\n", "")
+    assert "threads 1\n" in out
+
+
 def test_a_torch_of_the_scripts_own_is_the_one_it_gets(muster: Any, script: Script) -> None:
     """A folder that it puts on sys.path counts, as does what it puts into sys.modules."""
     script("mine = True", "lib/torch/__init__.py")
@@ -126,42 +182,40 @@ def test_a_torch_of_the_scripts_own_is_the_one_it_gets(muster: Any, script: Scri
     assert "this rank imports torch from " in muster.log(0, "err").decode()
 
 
-def test_a_preloaded_module_has_its_variables(muster: Any, script: Script) -> None:
+def test_a_preloaded_module_has_its_variables(muster: Any, script: Script, small_torch: Path) -> None:
     """What Python code reads while it is imported is seen, whatever it is called."""
-    script("import os\nlevel = os.environ.get('MINE_LEVEL')\nrank = os.environ.get('MINE')", "mine.py")
+    (small_torch / "mine.py").write_text("import os\nlevel = os.environ.get('MINE_LEVEL')")
     text = "import os\nos.environ['MINE_LEVEL'] = '3'\nimport mine\nprint(mine.level)"
-    muster.env["PYTHONPATH"] = str(muster.cwd)
     out, err = see(muster, script(text), "--preload", "mine")
     assert ("3\n", False) == (out, forked(muster))
     assert "script.py sets MINE_LEVEL before it imports torch" in err
 
 
-def test_a_warning_of_an_import_is_the_ranks_own(muster: Any, script: Script) -> None:
+def test_a_warning_of_an_import_is_the_ranks_own(muster: Any, script: Script, small_torch: Path) -> None:
     """On its stderr, unless the script does not want to see it."""
-    script("import warnings\nwarnings.warn('mine is old')", "mine.py")
-    muster.env["PYTHONPATH"] = str(muster.cwd)
+    (small_torch / "mine.py").write_text("import warnings\nwarnings.warn('mine is old')")
     text = "import os, sys, warnings\nif os.environ['RANK'] == '1':\n    warnings.simplefilter('ignore')\nimport mine"
     done = muster("run", "-g", "2", "--preload", "mine", str(script(text)))
     assert (0, True) == (done.returncode, forked(muster)), done.stderr
-    line = f"{muster.cwd}/mine.py:2: UserWarning: mine is old\n  warnings.warn('mine is old')\n"
+    line = f"{small_torch}/mine.py:2: UserWarning: mine is old\n  warnings.warn('mine is old')\n"
     assert [line, ""] == [muster.log(rank, "err").decode() for rank in range(2)]
 
 
 @pytest.mark.parametrize("kind", ["sitecustomize", "pth"])
-def test_what_python_runs_at_its_start_may_look_at_the_rank(kind: str, muster: Any, tmp_path: Path) -> None:
+def test_what_python_runs_at_its_start_may_look_at_the_rank(
+    kind: str, muster: Any, tmp_path: Path, small_torch: Path
+) -> None:
     """It runs once in a warm interpreter, which has no rank: so ranks are plain."""
     chooses = "import builtins, os\nbuiltins.device = os.environ.get('LOCAL_RANK')\n"
     (tmp_path / "script.py").write_text("print(device)")
     if kind == "sitecustomize":
-        (tmp_path / "site").mkdir()
-        (tmp_path / "site" / "sitecustomize.py").write_text(chooses)
-        muster.env["PYTHONPATH"] = str(tmp_path / "site")
+        (small_torch / "sitecustomize.py").write_text(chooses)
         python = sys.executable
     else:
         venv = [sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"]
         subprocess.run(venv, check=True)
         (packages,) = (tmp_path / "venv").glob("lib/python*/site-packages")
-        (packages / "ours.pth").write_text(f"{Path(pytest.__file__).parents[1]}\nimport chooses\n")
+        (packages / "ours.pth").write_text("import chooses\n")
         (packages / "chooses.py").write_text(chooses)
         python = str(tmp_path / "venv" / "bin" / "python")
     done = muster("run", "-g", "2", "--python", python, "script.py")
@@ -169,7 +223,7 @@ def test_what_python_runs_at_its_start_may_look_at_the_rank(kind: str, muster: A
     assert "reads LOCAL_RANK, which only a rank has" in done.stderr
 
 
-def test_an_end_before_torch_was_imported_has_its_hint(muster: Any, script: Script) -> None:
+def test_an_end_before_torch_was_imported_has_its_hint(muster: Any, script: Script, small_torch: Path) -> None:
     """A library that does not bear torch before it, as far as anybody can tell; afterwards it is something else."""
     ends = "import os, signal\nif os.environ['RANK'] == '1':\n    os.kill(os.getpid(), signal.SIGSEGV)\n"
     path = str(script(ends + "raise ImportError('libsim.so: cannot be loaded after torch')"))

@@ -62,6 +62,15 @@ def _theirs() -> bool:
     return True
 
 
+def _is_standard(name: str, top: object) -> bool:
+    """A module belongs to the standard library; `top` is the module of its first name."""
+    names = getattr(sys, "stdlib_module_names", None)
+    if names is not None:
+        return name.partition(".")[0] in names
+    path = getattr(top, "__file__", None)  # Python 3.9 has no list
+    return path is None or (path.startswith(os.path.dirname(os.__file__) + os.sep) and "-packages" not in path)
+
+
 def _tell(fd: int, **message: Any) -> None:
     """Send one message to the agent: four bytes of length, then JSON."""
     import json
@@ -469,12 +478,11 @@ class _Warm:
         if directory is None:
             self.ahead.tempdir, tempfile.tempdir = tempfile.tempdir, None
         # What the standard library keeps (temporary files, threads, loggers) is torn down as ever.
-        standard = getattr(sys, "stdlib_module_names", ()) or before
         main = sys.modules["__main__"]
         self.ahead.modules = {
             name: module
             for name, module in sys.modules.items()
-            if module is not main and name.partition(".")[0] not in standard
+            if module is not main and not _is_standard(name, sys.modules.get(name.partition(".")[0]))
         }
         # Some hold on to `__main__` (dill, which torch imports where it is installed): found here, once, because
         # to look at all values in each rank would copy the pages on which they lie.
@@ -529,14 +537,13 @@ class _Warm:
         asked = sorted(self.reads.names & set(_OF_RANKS))
         if asked:
             return f"sitecustomize reads {asked[0]}, which only a rank has"
-        library = os.path.dirname(os.__file__) + os.sep
         texts = []
         for folder in sys.path:
             if folder.endswith(("site-packages", "dist-packages")) and os.path.isdir(folder):
                 texts += [os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".pth")]
         for name in at_start:
             path = getattr(sys.modules.get(name), "__file__", None) or ""
-            if path.endswith(".py") and ("-packages" in path or not path.startswith(library)):
+            if path.endswith(".py") and not _is_standard(name, sys.modules.get(name.partition(".")[0])):
                 texts.append(path)
         for path in texts:
             try:
