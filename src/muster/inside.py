@@ -31,10 +31,11 @@ from muster.errors import Impossible, MusterError, Unreachable
 from muster.hosts import Wanted, fold_hosts, shares
 from muster.job import Asked, nodes_there
 from muster.launchers import make_plan
-from muster.model import Job, Plan, as_json, job_from_json
+from muster.model import Job, Plan, as_json
 from muster.printable import guard
 from muster.runs import Run
 from muster.schedulers import slurm
+from muster.stored import job_from_json
 from muster.world import meeting, queue
 from muster.world.callers import Callers
 from muster.world.link import FarLink

@@ -1,5 +1,9 @@
 """The run directory: its layout, in one place. Everything that is told about a run comes from these files.
 
+What stands in them is data: it may be damaged, and on a shared machine somebody else may have written it. So each file
+is read for itself and checked field by field (`stored.py`), and a directory that belongs to another user, or in which
+others can write, is not read at all. Only root reads those of all users.
+
 $MUSTER_HOME/runs/<id>/         mode 0700
     job.json  plan.json  events.jsonl  outcome.json
     attempt_0/rank_00003.out  .err  .stack  .error.json
@@ -12,14 +16,67 @@ import errno
 import json
 import os
 import re
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from muster.agent import system
 from muster.agent.follow import log_path
 from muster.errors import Impossible
-from muster.model import Outcome, outcome_from_json
+from muster.model import Outcome, Plan
+from muster.stored import Malformed, checked, flag, number, outcome_from_json, plan_from_json, table, text, texts, whole
+
+ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{5,16}(-[A-Za-z0-9_.-]{1,24})?")
+"""The time, something random, and the name of the script."""
+
+_LARGEST = 64 << 20
+"""Bytes of a JSON file of a run; the plan of some thousand ranks has a few MB."""
+
+STREAMS = ("out", "err", "stack", "error.json")
+"""What there is of each rank."""
+
+
+class Unreadable(Impossible):
+    """A file of a run does not hold what muster has written there."""
+
+    def __init__(self, run: Run, name: str, why: str):
+        super().__init__(
+            f"{run.id}: {name} cannot be read: {why}", f"look at {run.path / name}, or `muster rm {run.id}`"
+        )
+
+
+def _number_of_job(value: Any) -> str:
+    """A job of Slurm: it stands on the command line of scancel."""
+    if not re.fullmatch("[0-9]{1,18}", text(value)):
+        raise Malformed(f"{value!r} is no number of a job")
+    return str(value)
+
+
+_SERVED = {"name": text, "user": text}
+
+JOB = {
+    "id": text,
+    "name": text,
+    "argv": texts,
+    "cwd": text,
+    "started": text,
+    "time": number,
+    "ranks": whole,
+    "pid": whole,
+    "pid_started": text,
+    "host": text,
+    "boot": text,
+    "job": table,
+    "served": lambda value: checked(value, _SERVED, ("name", "user")),
+    "there": text,
+    "shared": flag,
+    "slurm": _number_of_job,
+    "slurm_name": text,
+    "requeue": whole,
+    "allocated": flag,
+}
+"""The fields of job.json."""
 
 
 class Run:
@@ -36,56 +93,102 @@ class Run:
         part.write_text(text + "\n")
         part.replace(self.path / name)
 
+    @property
+    def uid(self) -> int:
+        """Whose run it is: its sockets and its job are that user's."""
+        return os.lstat(self.path).st_uid
+
     def read(self, name: str) -> dict[str, Any] | None:
-        """Read one of the JSON files; None when it is not there or is not whole."""
-        try:
-            data = json.loads((self.path / name).read_text())
-        except (OSError, ValueError):
+        """Read one of the JSON files; None when it is not there. Raises `Unreadable`."""
+        data = self.bytes_of(name)
+        if data is None:
             return None
-        return data if isinstance(data, dict) else None
+        try:
+            return table(json.loads(data.decode()))
+        except UnicodeDecodeError:
+            raise Unreadable(self, name, "it is not UTF-8") from None
+        except (ValueError, RecursionError) as error:
+            raise Unreadable(self, name, str(error) or "it is nested too deeply") from None
+
+    def bytes_of(self, name: str) -> bytes | None:
+        """The content of a file; None when it is not there. Raises `Unreadable`."""
+        try:
+            # a FIFO must not be waited for, and a link may lead anywhere
+            with open(os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+                found = os.fstat(file.fileno())
+                if not stat.S_ISREG(found.st_mode):
+                    raise Unreadable(self, name, "it is not a regular file")
+                if found.st_size > _LARGEST:
+                    raise Unreadable(self, name, f"it has {found.st_size >> 20} MB")
+                return file.read()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise Unreadable(self, name, error.strerror or str(error)) from None
 
     @property
     def job(self) -> dict[str, Any]:
-        """What was asked for, and by which process on which machine."""
-        return self.read("job.json") or {}
+        """What was asked for, and by which process on which machine. Raises `Unreadable`."""
+        data = self.read("job.json")
+        try:
+            return {} if data is None else checked(data, JOB, ("time",))
+        except Malformed as error:
+            raise Unreadable(self, "job.json", str(error)) from None
+
+    @property
+    def plan(self) -> Plan | None:
+        """What was planned; None when there is no plan yet. Raises `Unreadable`."""
+        data = self.read("plan.json")
+        try:
+            return None if data is None else plan_from_json(data)
+        except Malformed as error:
+            raise Unreadable(self, "plan.json", str(error)) from None
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """The names of its nodes, by number; none when there is no plan yet."""
-        plan = self.read("plan.json")
-        return () if plan is None else tuple(node["host"]["name"] for node in plan["nodes"])
+        """The names of its nodes, by number; none when there is no plan yet. Raises `Unreadable`."""
+        plan = self.plan
+        return () if plan is None else plan.hosts
 
     @property
     def outcome(self) -> Outcome | None:
-        """How it ended, if that is known."""
+        """How it ended, if that is known. Raises `Unreadable`."""
         data = self.read("outcome.json")
-        return None if data is None else outcome_from_json(data)
+        try:
+            return None if data is None else outcome_from_json(data)
+        except Malformed as error:
+            raise Unreadable(self, "outcome.json", str(error)) from None
 
     def events(self) -> list[dict[str, Any]]:
-        """What happened, in order; a last line that is not whole is left out."""
-        found = []
-        try:
-            for line in (self.path / "events.jsonl").read_text().splitlines():
-                try:
-                    found.append(json.loads(line))
-                except ValueError:
-                    pass
-        except OSError:
-            pass
-        return found
+        """What happened, in order. A line that is not whole, or no event, is left out. Raises `Unreadable`."""
+        return [event for event in self.lines_of("events.jsonl") if isinstance(event.get("event"), str)]
+
+    def lines_of(self, name: str) -> Iterator[dict[str, Any]]:
+        """The objects in a file of JSON lines; what is none is left out. Raises `Unreadable`."""
+        for line in (self.bytes_of(name) or b"").splitlines():
+            try:
+                found = json.loads(line.decode(errors="replace"))
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(found, dict):
+                yield found
 
     def attempts(self) -> list[int]:
         """The numbers of the attempts that left a folder."""
-        return sorted(int(path.name[8:]) for path in self.path.glob("attempt_*") if path.name[8:].isdigit())
+        names = (path.name[8:] for path in self.path.glob("attempt_*"))
+        return sorted(int(name) for name in names if re.fullmatch("[0-9]{1,9}", name))
 
     def log(self, attempt: int, rank: int, stream: str) -> Path:
-        """The file of one rank: `out`, `err` or `stack`."""
+        """The file of one rank: one of `STREAMS`. Raises `Malformed` for what is none: it may come from a host."""
+        if stream not in STREAMS:
+            raise Malformed(f"{stream!r} is no stream of a rank")
+        attempt, rank = whole(attempt), whole(rank)
         return Path(log_path(str(self.path / f"attempt_{attempt}"), rank, stream))
 
     def ranks(self, attempt: int) -> list[int]:
         """The ranks that left a log in an attempt."""
         names = (path.name for path in (self.path / f"attempt_{attempt}").glob("rank_*.out"))
-        return sorted(int(name[5:10]) for name in names if name[5:10].isdigit())
+        return sorted(int(name[5:-4]) for name in names if re.fullmatch(r"rank_[0-9]{5,9}\.out", name))
 
 
 def home(env: Mapping[str, str]) -> Path:
@@ -99,15 +202,27 @@ def new_id(title: str, stamp: str, random: str) -> str:
     return "-".join(filter(None, (stamp, random, short)))
 
 
+def free_id(root: Path, title: str, now: float, stamp: str) -> str:
+    """An id that no run in this directory has. `now` is in seconds since 1970, `stamp` the same as text."""
+    while True:
+        # the fraction of the second first: of two runs that began in the same second, `last` is the later one
+        found = new_id(title, stamp, f"{int(now % 1 * 4096):03x}{os.urandom(5).hex()}")
+        if not (root / "runs" / found).exists():
+            return found
+
+
 def create(root: Path, run_id: str) -> Run:
     """Make a run directory; raises `Impossible` with the reason when that cannot be."""
     path = root / "runs" / run_id
+    made = False
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.mkdir(mode=0o700)
+        made = True
         system.try_to_write(str(path))
     except OSError as error:
-        _remove(path)
+        if made:  # one that was there before is another run's
+            _remove(path)
         reason = error.strerror or str(error)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         hint = ("free some space there, or " if full else "") + "choose another place by `--run-dir` or MUSTER_HOME"
@@ -121,24 +236,87 @@ def _remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def every(root: Path) -> list[Run]:
-    """All runs, the oldest first."""
+class Found(NamedTuple):
+    """What lies in a folder of runs."""
+
+    runs: list[Run]
+    """The oldest first."""
+    refused: dict[str, str]
+    """Directories that are not read, by name, and why not."""
+
+
+def look(root: Path) -> Found:
+    """All run directories."""
+    found, refused = [], {}
     try:
-        paths = [path for path in (root / "runs").iterdir() if (path / "job.json").exists()]
+        names = sorted(name for name in os.listdir(root / "runs") if ID.fullmatch(name))
     except OSError:
-        return []
-    return [Run(path) for path in sorted(paths)]
+        names = []
+    for name in names:
+        run = Run(root / "runs" / name)
+        why = why_refused(run.path)
+        if why:
+            refused[name] = why
+        elif os.path.lexists(run.path / "job.json"):
+            found.append(run)
+    return Found(found, refused)
+
+
+def why_refused(path: Path) -> str:
+    """Why a run directory is not read: others could have written what stands in it. Empty when it is."""
+    try:
+        found = os.lstat(path)
+    except OSError as error:
+        return error.strerror or str(error)
+    if not stat.S_ISDIR(found.st_mode):
+        return "it is not a directory"
+    if found.st_uid != os.getuid() and os.getuid() != 0:
+        return f"it belongs to {_user(found.st_uid)}"
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return "others can write in it"
+    return ""
+
+
+def why_not_ours(path: Path) -> str:
+    """Why a file is not taken for one of this very user, root or not; empty when it is."""
+    try:
+        found = os.lstat(path)
+    except OSError as error:
+        return error.strerror or str(error)
+    if not stat.S_ISREG(found.st_mode):
+        return "it is not a regular file"
+    if found.st_uid != os.getuid():
+        return f"it belongs to {_user(found.st_uid)}"
+    return "others can write in it" if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else ""
+
+
+def _user(uid: int) -> str:
+    import pwd
+
+    try:
+        return f"user {pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return f"user {uid}"
+
+
+def every(root: Path) -> list[Run]:
+    """All runs that may be read, the oldest first."""
+    return look(root).runs
 
 
 def find(root: Path, which: str) -> Run:
     """The run with this id, name or unique beginning of an id; `last` is the newest."""
-    runs = every(root)
+    if not which:
+        raise Impossible("an empty name is the name of no run", "`muster ps -a` lists all; `last` is the newest")
+    runs, refused = look(root)
+    if which in refused:
+        raise Impossible(f"{root / 'runs' / which} is not read: {refused[which]}", "its owner can, or root")
     if not runs:
         raise Impossible(f"there is no run in {root}", "start one by `muster run`, or set MUSTER_HOME")
     if which == "last":
         return runs[-1]
     exact = [run for run in runs if run.id == which]
-    named = [run for run in runs if run.job.get("name") == which]
+    named = [run for run in runs if not exact and _name(run) == which]
     begun = [run for run in runs if run.id.startswith(which)]
     found = exact or named[-1:] or begun
     if len(found) == 1:
@@ -146,6 +324,14 @@ def find(root: Path, which: str) -> Run:
     if found:
         raise Impossible(f"`{which}` fits {len(found)} runs: {_some(found)}", "give more of the id")
     raise Impossible(f"there is no run `{which}`", f"the newest are {_some(runs[-3:][::-1])}; `muster ps -a` lists all")
+
+
+def _name(run: Run) -> str:
+    """Its name; one that cannot be read has none."""
+    try:
+        return str(run.job.get("name", ""))
+    except Unreadable:
+        return ""
 
 
 def _some(runs: list[Run]) -> str:

@@ -17,6 +17,7 @@ SRC = Path(__file__).parents[2] / "src"
 
 LAYERS = (
     ("model", "errors", "printable", "agent", "onranks"),
+    ("stored",),
     ("ranks", "nearest"),
     ("hosts", "environ", "archive"),
     ("schedulers",),
@@ -36,6 +37,7 @@ LAYERS = (
 
 CORE = (
     "model",
+    "stored",
     "errors",
     "ranks",
     "nearest",

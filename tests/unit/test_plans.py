@@ -10,21 +10,10 @@ import pytest
 
 from muster.errors import Impossible
 from muster.launchers import LAUNCHERS, make_plan
-from muster.model import (
-    Failure,
-    Host,
-    Job,
-    Node,
-    Outcome,
-    Plan,
-    Program,
-    RankEnd,
-    as_json,
-    outcome_from_json,
-    plan_from_json,
-)
+from muster.model import Failure, Host, Job, Node, Outcome, Plan, Program, RankEnd, as_json
 from muster.ranks import layout
 from muster.report import plan_in_words
+from muster.stored import outcome_from_json, plan_from_json
 
 RUN_ID = "20261121-120000-ab12-train"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from muster import runs
 from muster.commands.common import one, read
 from muster.errors import Impossible
 from muster.ranks import fold
+from muster.stored import Malformed, checked, number, table, whole
 from muster.world import contact
 from muster.world.pen import forsaken, write
 from muster.world.terminal import Lines, colourful, prefixes
@@ -102,19 +102,25 @@ def _offsets(run: runs.Run, attempt: int, since: float) -> dict[Key, int]:
     """Where each file ended at a time: the last mark before it. Marks are a second apart."""
     found: dict[Key, int] = {}
     for path in run.path.glob("node_*/times.jsonl"):
-        for line in path.read_text().splitlines():
-            mark = _mark(line)
-            if mark is None or mark["attempt"] != attempt or mark["time"] > since:
+        for line in run.lines_of(str(path.relative_to(run.path))):
+            try:
+                mark = checked(line, _MARK, tuple(_MARK))
+            except Malformed:
                 continue
-            for name, size in mark["at"].items():
-                rank, _, stream = name.partition(".")
-                found[int(rank), stream] = size
+            if mark["attempt"] == attempt and mark["time"] <= since:
+                found.update(mark["at"])
     return found
 
 
-def _mark(line: str) -> dict[str, Any] | None:
-    try:
-        mark = json.loads(line)
-    except ValueError:  # the last line of a node that was killed
-        return None
-    return mark if isinstance(mark, dict) else None
+def _sizes(value: Any) -> dict[Key, int]:
+    """`{"3.out": 1024}`: how long each file was."""
+    found = {}
+    for name, size in table(value).items():
+        rank, _, stream = name.partition(".")
+        if rank.isascii() and rank.isdigit():
+            found[int(rank), stream] = whole(size)
+    return found
+
+
+_MARK = {"attempt": whole, "time": number, "at": _sizes}
+"""A line of times.jsonl."""

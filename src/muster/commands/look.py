@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,9 @@ from muster.model import as_json
 from muster.report import plural, seconds, show_in_words, table
 from muster.world import contact
 
+UNREADABLE = "unreadable"
+"""In the place of a state, where files of a run are damaged."""
+
 _LIVING = ("running", "pending", "unknown")
 """States of runs whose files are still wanted."""
 
@@ -24,9 +28,12 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
     if asked is None:
         return 0
     given, _, root = asked
-    found = runs.every(root)[::-1]
+    every, refused = runs.look(root)
+    found = every[::-1]
     shown = found if given.get("all") else found[:20]
     records = [_record(run) for run in shown]
+    for name, why in refused.items():
+        print(f"muster: {root / 'runs' / name} is not read: {why}", file=sys.stderr)
     if given.get("json"):
         print(json.dumps(records, indent=1))
         return 0
@@ -39,12 +46,24 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
         took = seconds(item["seconds"]) if item["seconds"] is not None else ""
         rows.append((item["id"], item["name"], str(item["ranks"]), item["state"], code, item["started"], took))
     print(table(rows))
+    for item in records:
+        if item["state"] == UNREADABLE:
+            print(f"muster: {item['why']}", file=sys.stderr)
     if len(found) > len(shown):
         print(f"… and {len(found) - len(shown)} older; `muster ps -a` lists all")
     return 0
 
 
 def _record(run: runs.Run) -> dict[str, Any]:
+    """What the listing says of a run. One whose files are damaged says so, and the others are listed all the same."""
+    try:
+        return _readable(run)
+    except runs.Unreadable as error:
+        unknown = {"name": "", "ranks": "?", "code": None, "started": "?", "seconds": None}
+        return {"id": run.id, "state": UNREADABLE, "why": error.sentence, **unknown}
+
+
+def _readable(run: runs.Run) -> dict[str, Any]:
     job, outcome, state = run.job, run.outcome, contact.state(run)
     took = outcome.duration if outcome else (time.time() - job["time"] if state == "running" else None)
     return {
@@ -89,13 +108,17 @@ def rm(words: list[str], env: Mapping[str, str], began: float) -> int:
     for run in chosen:
         _refuse_living(run)
     for run in chosen:
+        contact.forget_way(run)
         runs.remove(run)
         print(f"deleted {run.id}")
     return 0
 
 
 def _refuse_living(run: runs.Run) -> None:
-    state = contact.state(run)
+    try:
+        state = contact.state(run)
+    except runs.Unreadable:
+        state = "running" if contact.answers(run) else UNREADABLE
     if state in _LIVING:
         hint = contact.why(run, state) if state == "unknown" else f"end it by `muster kill {run.id}`"
         raise Impossible(f"{run.id} is {state}; it is not deleted", hint)
@@ -111,7 +134,13 @@ def prune(words: list[str], env: Mapping[str, str], began: float) -> int:
         raise Impossible("`muster prune` wants `--older-than TIME`", "for example `muster prune --older-than 30d`")
     bound, count = time.time() - given["older_than"], 0
     for run in runs.every(root):
-        if run.job.get("time", time.time()) < bound and contact.state(run) not in _LIVING:
+        try:
+            wanted = run.job.get("time", time.time()) >= bound or contact.state(run) in _LIVING
+        except runs.Unreadable as error:
+            print(f"muster: kept: {error.sentence}", file=sys.stderr)
+            continue
+        if not wanted:
+            contact.forget_way(run)
             runs.remove(run)
             count += 1
     print(f"deleted {plural(count, 'run')}")

@@ -180,9 +180,7 @@ def _asked(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], ver
     asked = make_job(parsed, given, env, verb)
     root = root_of(given, env)
     now = time.time()
-    # the fraction of the second first: of two runs that began in the same second, `last` is the later one
-    unique = f"{int(now % 1 * 4096):03x}{os.urandom(1).hex()}"
-    run_id = runs.new_id(asked.job.program.title, time.strftime("%Y%m%d-%H%M%S", time.localtime(now)), unique)
+    run_id = runs.free_id(root, asked.job.program.title, now, time.strftime("%Y%m%d-%H%M%S", time.localtime(now)))
     if given.get("snapshot"):
         from muster.world import code
 

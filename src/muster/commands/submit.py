@@ -19,9 +19,10 @@ from muster.hosts import fold_hosts, unfold_hosts
 from muster.inside import ASKED
 from muster.job import Asked, check_sizes
 from muster.launchers import make_plan
-from muster.model import Host, as_json, plan_from_json
+from muster.model import Host, as_json
 from muster.ranks import layout
 from muster.schedulers import slurm
+from muster.stored import plan_from_json
 from muster.world import contact, queue
 from muster.world.serve import RECORD
 from muster.world.watch import Watch, show_rest
@@ -190,8 +191,10 @@ def submit(
             number = queue.hand_in(wanted, script, {**env, **secrets})
         else:
             number = allocation.job
+        contact.remember_way(kept, asked.job)
         kept.write("job.json", _record(kept, asked, words, number, allocation is not None, ask["requeue"]))
     except BaseException:
+        contact.forget_way(kept)
         runs.remove(kept)
         raise
     if allocation is not None:

@@ -100,6 +100,7 @@ def run_there(
             for link, (run_dir, shared) in zip(links, shares)
         ]
         texts = {"job.json": record, "plan.json": hidden(as_json(plan)), RECORD: serve}
+        contact.remember_way(kept, asked.job)
         kept.write("job.json", record)
         kept.write("plan.json", texts["plan.json"])
         gathering.move(
@@ -114,6 +115,7 @@ def run_there(
         )
     except BaseException:
         gathering.give_up()
+        contact.forget_way(kept)
         runs.remove(kept)
         raise
     if detached:

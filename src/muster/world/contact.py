@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import selectors
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from muster.agent import local
 from muster.agent.protocol import Refused, Unpacker, pack
 from muster.errors import Impossible, RunFailed, Unreachable
-from muster.model import Host, Job, Outcome, Program, as_json, plan_from_json
-from muster.runs import Run
+from muster.model import Host, Job, Outcome, Plan, Program, as_json
+from muster.runs import ID, JOB, Run, Unreadable, why_not_ours, why_refused
+from muster.stored import Malformed, checked, plan_from_json, table, text, texts, texts_by_name, whole
 from muster.world.here import identity
 
 if TYPE_CHECKING:
@@ -68,6 +71,17 @@ def state(run: Run) -> str:
     # it may have ended since we looked
     outcome = run.outcome
     return "lost" if outcome is None else outcome.state
+
+
+def answers(run: Run) -> bool:
+    """Its agent, or its supervisor, is here: whatever its files say, it runs."""
+    try:
+        link = _reach(run)
+    except TimeoutError:
+        return True
+    if link is not None:
+        link.close()
+    return link is not None
 
 
 def goes_on(run: Run, state: str) -> bool:
@@ -137,27 +151,78 @@ _ENDS = {
 # ---- a supervisor elsewhere -----------------------------------------------------------------------------------------
 
 
+class Way(NamedTuple):
+    """How the host of a run is reached. The user's own options say so, and they are remembered beside the runs: what
+    stands in a run directory may come from elsewhere, and is never a command."""
+
+    place: str
+    ssh: tuple[str, ...] = ("ssh",)
+    python: str = "python3"
+
+
+_WAY = {"place": text, "ssh": texts, "python": text}
+
+
+def _way_file(run: Run) -> Path:
+    return run.path.parents[1] / "ways" / f"{run.id}.json"
+
+
+def remember_way(run: Run, job: Job) -> None:
+    """Keep how the hosts of a run are reached that is started now."""
+    path = _way_file(run)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
+        json.dump(as_json(Way(job.place, job.ssh, job.python)), file)
+
+
+def forget_way(run: Run) -> None:
+    """The run is deleted."""
+    _way_file(run).unlink(missing_ok=True)
+
+
+def _way(run: Run, job: Mapping[str, Any]) -> Way:
+    """How the host of a run is reached: as it was when the run was started from here, else in the usual way."""
+    path = _way_file(run)
+    if run.uid == os.getuid() and not why_not_ours(path):
+        try:
+            return Way(**checked(json.loads(path.read_text()), _WAY, ("place",)))
+        except (OSError, ValueError):
+            pass
+    if job.get("slurm"):
+        return Way("slurm")
+    return Way("local", python=sys.executable) if job.get("host") == identity()["host"] else Way("ssh")
+
+
 def way_to(run: Run, call: str = "") -> ChildLink:
-    """A connection to where the supervisor of a run is, here or on its node 0; `call` is for something else there."""
+    """A connection to where the supervisor of a run is, here or on its node 0; `call` is for something else there.
+
+    Raises `Impossible` for a host that has no name of a host.
+    """
     from muster.agent.boot import relay_source
+    from muster.hosts import parse_host
     from muster.world.link import start_relay  # imported late: `muster ps` of local runs needs none of it
 
-    plan, job = run.read("plan.json"), run.job
-    if plan is None:
-        raise RunFailed(f"{run.id} has no plan.json, so nobody knows where it is", None)
-    made = plan_from_json(plan)
-    host, place = made.nodes[0].host, made.job.place
-    if job["served"]["name"]:  # Slurm alone knows the nodes
-        host = host._replace(name=job["served"]["name"], user=job["served"]["user"], gpus=())
-    if place == "local" and job.get("host") != identity()["host"]:
-        host, place = Host(job["host"]), "ssh"  # it runs on the machine where it was started, and that is another
+    job = run.job
+    way = _way(run, job)
+    if way.place == "local" and job.get("host") != identity()["host"]:
+        way = Way("ssh")  # it runs on the machine where it was started, and that is another
+    if way.place == "ssh" and run.uid != os.getuid():
+        raise Impossible(f"{run.id} is another user's, and runs on {job.get('host')}", "ask there, or as that user")
+    host = Host(identity()["host"])
+    if way.place != "local":
+        # Slurm alone knows the nodes of its jobs
+        served = job["served"] if job["served"]["name"] else {"name": job["host"], "user": ""}
+        found = parse_host(f"{served['user']}@{served['name']}" if served["user"] else served["name"])
+        host = Host(found.name, user=found.user)
     source = relay_source(call or f"visit({job['there']!r})")
     env: Mapping[str, str] = os.environ
-    if place == "slurm":
+    if way.place == "slurm":
         from muster.schedulers.slurm import clean
 
         env = clean(env)
-    return start_relay(made.job._replace(place=place), host, dict(env), source)
+    reached = Job(Program("command", ("true",)), "exec", way.python, "--python", "/", place=way.place, ssh=way.ssh)
+    reached = reached._replace(allocation=job.get("slurm", ""))
+    return start_relay(reached, host, dict(env), source)
 
 
 def ask_supervisor(run: Run, kind: str, within: float = 15.0, **fields: Any) -> dict[str, Any]:
@@ -224,19 +289,63 @@ def introduce(root: Path, host: str, which: str) -> Run:
     link = start_relay(job, target, dict(os.environ), relay_source(f"introduce({which!r})"))
     for fields, _ in frames_of(link, 30.0):
         if fields["kind"] == "introduced":
-            if "plan.json" not in fields["files"]:
+            try:
+                told = _introduced(fields)
+            except Malformed as error:
+                raise RunFailed(f"{host} tells of a run in a way that is not understood: {error}", None) from None
+            if told is None:
                 raise Impossible(
                     f"there is no run `{which}` on {host}", "look there: `muster ps`, or MUSTER_HOME there"
                 )
-            record = json.loads(fields["files"]["job.json"])
+            record, plan, there = told
             run = Run(root / "runs" / record["id"])
-            if not (run.path / "job.json").exists():
+            served = {"name": found.name, "user": found.user}
+            if not os.path.lexists(run.path):
                 run.path.mkdir(mode=0o700, parents=True)
-                run.write("plan.json", json.loads(fields["files"]["plan.json"]))
-                served = {**record.get("served", {}), "name": found.name, "user": found.user}
-                run.write("job.json", {**record, "served": served, "there": fields["there"], "shared": False})
+                run.write("plan.json", as_json(plan))
+                run.write("job.json", {**record, "served": served, "there": there, "shared": False})
+            elif why_refused(run.path) or run.job.get("served", {}).get("name") != found.name:
+                # whatever that host says, it is not to have another run ended
+                raise Impossible(f"{host} tells of {run.id}, which is another run here", f"`muster show {run.id}`")
             return run
     raise Unreachable(f"{host} does not answer: {link.last_words() or 'it said nothing'}", f"try `ssh {host} true`")
+
+
+def _introduced(frame: Mapping[str, Any]) -> tuple[dict[str, Any], Plan, str] | None:
+    """(job.json, the plan, the run directory there) as a host has told them; None where there is no such run.
+
+    Raises `Malformed`. How that host is reached is never taken from there.
+    """
+    files = texts_by_name(frame.get("files"))
+    if "plan.json" not in files or "job.json" not in files:
+        return None
+    try:
+        job, plan = (table(json.loads(files[name])) for name in ("job.json", "plan.json"))
+    except RecursionError:
+        raise Malformed("it is nested too deeply") from None
+    # of Slurm's jobs that cluster alone knows, and a number may be that of another job here
+    job = {name: value for name, value in checked(job, JOB, ("id", "time")).items() if name not in _OF_SLURM}
+    if not ID.fullmatch(job["id"]):
+        raise Malformed(f"{job['id']!r} is no id of a run")
+    return job, plan_from_json(plan), text(frame.get("there"))
+
+
+_OF_SLURM = ("slurm", "slurm_name", "requeue", "allocated")
+
+
+def _kept_as(name: Any) -> str:
+    """The name in the run directory here of a file that a host sends. Raises `Malformed` for what is none of these."""
+    if not isinstance(name, str) or not _SENT.fullmatch(name):
+        raise Malformed(f"{name!r} is no file of a run")
+    return name
+
+
+_SENT = re.compile(
+    r"(events\.jsonl|outcome\.json|supervisor\.log|check\.html"
+    r"|attempt_[0-9]{1,9}/rank_[0-9]{5,9}\.(out|err|stack|error\.json)"
+    r"|node_[A-Za-z0-9:][A-Za-z0-9:._-]*/[A-Za-z0-9][A-Za-z0-9_-]*\.(log|jsonl|json))"
+)
+"""What may come from a host. Not the files that say where a run is and how it is reached."""
 
 
 def refresh(run: Run) -> bool:
@@ -249,12 +358,19 @@ def refresh(run: Run) -> bool:
     for fields, payload in frames_of(link, 60.0):
         if fields["kind"] == "done":
             return True
-        if fields["kind"] == "file" and fields["name"] not in ("job.json", "plan.json"):
-            path = run.path / fields["name"]
+        if fields["kind"] == "file":
+            try:
+                name, offset = _kept_as(fields.get("name")), whole(fields.get("offset"))
+            except Malformed:
+                continue  # of a newer muster, or of somebody who wants to write elsewhere
+            path = run.path / name
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with open(path, "r+b" if path.exists() and not fields["whole"] else "wb") as file:
-                file.seek(0 if fields["whole"] else fields["offset"])
-                file.write(payload)
+            with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+b") as file:
+                if fields.get("whole") and offset == 0:
+                    file.truncate()
+                if offset <= os.fstat(file.fileno()).st_size:  # else a piece is missing, and it would leave a hole
+                    file.seek(offset)
+                    file.write(payload)
     return False
 
 
@@ -285,8 +401,11 @@ def why(run: Run, state: str) -> str:
     if not run.job.get("served") and run.job.get("boot") != identity()["boot"]:
         return "the machine was restarted while it ran"
     for path in run.path.glob("node_*/ended.json"):
-        ended = run.read(str(path.relative_to(run.path)))
-        if ended:
+        try:
+            ended = run.read(str(path.relative_to(run.path))) or {}
+        except Unreadable:  # the agent may have been killed while it wrote
+            continue
+        if isinstance(ended.get("why"), str):
             return f"{ended['why']}, and its agent ended the ranks"
     return "muster and its agent were killed, or the disk was full"
 

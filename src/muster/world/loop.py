@@ -9,6 +9,7 @@ import os
 import selectors
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from muster.printable import line as safe
 from muster.ranks import environment, late_environment, slurm_environment
 from muster.report import plural, signal_name, unable_in_words
 from muster.runs import Run
+from muster.stored import NOT_UNDERSTOOD
 from muster.supervise import (
     SIGKILL,
     SIGTERM,
@@ -262,9 +264,20 @@ class World:
     def hear(self, link: Link, frames: Sequence[tuple[dict[str, Any], bytes]]) -> None:
         """Deal with frames of an agent."""
         for fields, payload in frames:
-            heard: Callable[..., None] = getattr(self, "_on_" + fields.pop("kind"))
-            t = self.when(link, fields.pop("t", None))
-            heard(link, t, payload, **fields)
+            kind = fields.pop("kind")
+            try:
+                heard: Callable[..., None] = getattr(self, f"_on_{kind}")
+                t = self.when(link, fields.pop("t", None))
+                heard(link, t, payload, **fields)
+            except NOT_UNDERSTOOD as error:
+                if link.open:
+                    self.note(
+                        "not understood", {"node": link.node, "kind": kind, "why": traceback.format_exc(limit=-3)}
+                    )
+                    self.lost(
+                        link, f"the agent on {link.host} sent `{kind}` in a way that is not understood: {error!r}"
+                    )
+                return
         self.flush(link)
 
     def when(self, link: Link, t: float | None) -> float:

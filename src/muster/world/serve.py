@@ -23,8 +23,9 @@ from muster.agent.dial import Met
 from muster.agent.handshake import Terms, new_nonce
 from muster.agent.listener import guarded
 from muster.agent.protocol import Unpacker
-from muster.model import Outcome, Plan, as_json, outcome_from_json, plan_from_json
+from muster.model import Outcome, Plan, as_json
 from muster.runs import Run
+from muster.stored import outcome_from_json, plan_from_json
 from muster.supervise import EVENTS, SIGHUP, SIGTERM, SIGUSR1, Asked, Start, event_from_json
 from muster.world.callers import Callers
 from muster.world.link import FarLink, Link

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from muster.agent.protocol import pack
-from muster.model import Outcome, Plan, as_json, outcome_from_json, plan_from_json
+from muster.model import Outcome, Plan, as_json
 from muster.runs import Run
+from muster.stored import NOT_UNDERSTOOD, Malformed, outcome_from_json, plan_from_json, table, whole
 from muster.world.link import SIGNALS, ChildLink, catch_signals, end_links
 from muster.world.loop import watch_stdin
 from muster.world.pen import Pen
@@ -182,7 +183,26 @@ class Watch:
         if arrived and self.link.preface is None:
             self._begin()
         for fields, payload in frames:
-            getattr(self, "_on_" + fields.pop("kind"))(payload, **fields)
+            kind = fields.pop("kind")
+            try:
+                self._frame(kind, payload, fields)
+            except NOT_UNDERSTOOD as error:
+                # a hostile host, or another version of muster: nothing of it is written or shown
+                self._words(f"{self.host} sent `{kind}` in a way that is not understood: {error!r}")
+                self.gone = True
+                return
+
+    def _frame(self, kind: str, payload: bytes, fields: dict[str, Any]) -> None:
+        """Deal with one frame; what a newer muster may say beside these is passed over."""
+        frames: dict[str, Callable[..., None]] = {
+            "run": self._on_run,
+            "event": self._on_event,
+            "output": self._on_output,
+            "over": self._on_over,
+            "gone": self._on_gone,
+        }
+        if kind in frames:
+            frames[kind](payload, **fields)
 
     def _lost(self) -> None:
         """The connection has ended; make another."""
@@ -214,7 +234,7 @@ class Watch:
         self.events = number
         if self.scribe is not None:
             self.scribe.append("events.jsonl", payload.decode() + "\n")
-        record = json.loads(payload)
+        record = table(json.loads(payload))
         self.view.event(record)
         if record["event"] == "say":
             self.view.say(record["text"])
@@ -222,10 +242,12 @@ class Watch:
             self.view.begin(record["facts"])
 
     def _on_output(self, payload: bytes, node: int, rank: int, stream: str, attempt: int, offset: int) -> None:
+        if stream not in ("out", "err") or self.view is None:
+            raise Malformed(f"output of {stream!r}")
+        attempt, rank, offset = whole(attempt), whole(rank), whole(offset)
         self.offsets[f"{attempt}/{rank}.{stream}"] = offset + len(payload)
         if self.scribe is not None and self.keep is not None:
             self.scribe.put(f"attempt_{attempt}/{self.keep.log(attempt, rank, stream).name}", offset, payload)
-        assert self.view is not None
         if self.view.wants is True or (self.view.wants and rank in self.view.wants):
             self.view.output(rank, stream, payload)
         self.pen.mark((node, len(payload)))

@@ -1,0 +1,244 @@
+"""Read back what was written as JSON: each field is checked before anything is done with it.
+
+Run directories may be damaged, and files that come from a host may be hostile: they are data. Each check takes a value
+of unknown type, returns it with a known one, and raises `Malformed` otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from muster.model import Command, Failure, Guests, Host, Job, Node, Outcome, Plan, Program, Rank, RankEnd
+
+Check = Callable[[Any], Any]
+
+
+class Malformed(ValueError):
+    """A value is not of the kind that it has to be; the text says which and what was expected."""
+
+
+NOT_UNDERSTOOD = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError)
+"""What comes of a frame whose fields are not those that they should be; `Malformed` is a ValueError."""
+
+
+def text(value: Any) -> str:
+    """A string, without NUL, which no argument and no path may hold."""
+    if not isinstance(value, str) or "\0" in value:
+        raise Malformed(f"{_short(value)} is not a text")
+    return value
+
+
+def whole(value: Any) -> int:
+    """A whole number from 0; not a bool, which is an int to Python."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
+        raise Malformed(f"{_short(value)} is not a whole number")
+    return value
+
+
+def number(value: Any) -> float:
+    """A finite number."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < 1e18:
+        raise Malformed(f"{_short(value)} is not a number")
+    return value
+
+
+def flag(value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise Malformed(f"{_short(value)} is neither true nor false")
+    return value
+
+
+def optional(check: Check) -> Check:
+    """None, or what `check` accepts."""
+    return lambda value: None if value is None else check(value)
+
+
+def several(check: Check) -> Check:
+    """A list of what `check` accepts; gives a tuple."""
+
+    def checked(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, (list, tuple)):
+            raise Malformed(f"{_short(value)} is not a list")
+        return tuple(map(check, value))
+
+    return checked
+
+
+def texts(value: Any) -> tuple[str, ...]:
+    """A list of strings."""
+    found: tuple[str, ...] = several(text)(value)
+    return found
+
+
+def table(value: Any) -> dict[str, Any]:
+    """A JSON object."""
+    if not isinstance(value, dict):
+        raise Malformed(f"{_short(value)} is not an object")
+    return value
+
+
+def texts_by_name(value: Any) -> dict[str, str]:
+    """A JSON object whose values are strings."""
+    return {text(name): text(item) for name, item in table(value).items()}
+
+
+def checked(value: Any, checks: Mapping[str, Check], required: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The fields of a JSON object that `checks` names; others, which a newer muster may have added, are left out."""
+    found = table(value)
+    missing = [name for name in required if name not in found]
+    if missing:
+        raise Malformed(f"`{missing[0]}` is missing")
+    result = {}
+    for name, check in checks.items():
+        if name in found:
+            try:
+                result[name] = check(found[name])
+            except Malformed as error:
+                raise Malformed(f"`{name}`: {error}") from None
+    return result
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 40 else f"{shown[:40]}…"
+
+
+# ---- the records of model.py ----------------------------------------------------------------------------------------
+
+
+def _any_whole(value: Any) -> int:
+    """An exit status: Python's own may be negative."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and -(1 << 31) <= value < 0 else whole(value)
+
+
+_PROGRAM = {"kind": text, "argv": texts, "text": text}
+
+_JOB = {
+    "program": lambda data: _record(Program, _PROGRAM, data, ("kind", "argv")),
+    "launcher": text,
+    "python": text,
+    "python_why": text,
+    "cwd": text,
+    "place": text,
+    "name": text,
+    "env": texts_by_name,
+    "setup": texts,
+    "preload": texts,
+    "wrap": texts,
+    "binding": text,
+    "stdin": optional(whole),
+    "grace": number,
+    "timeout": optional(number),
+    "spawns": flag,
+    "launcher_args": texts,
+    "max_restarts": whole,
+    "ssh": texts,
+    "allocation": text,
+    "lease": number,
+}
+
+_HOST = {
+    "name": text,
+    "user": text,
+    "python": text,
+    "setup": texts,
+    "gpus": texts,
+    "threads": whole,
+    "cpus": several(several(whole)),
+}
+
+_RANK = {
+    **dict.fromkeys(("rank", "local_rank", "node", "world_size", "local_world_size", "nodes"), whole),
+    "cpus": several(whole),
+}
+_NAMES_OF_RANK = ("rank", "local_rank", "node", "world_size", "local_world_size", "nodes")
+
+_NODE = {
+    "number": whole,
+    "host": lambda data: _record(Host, _HOST, data, ("name",)),
+    "ranks": several(lambda data: _record(Rank, _RANK, data, _NAMES_OF_RANK)),
+}
+
+_COMMAND = {
+    "node": whole,
+    "argv": texts,
+    "ranks": several(lambda data: _record(Rank, _RANK, data, _NAMES_OF_RANK)),
+    "env": texts_by_name,
+    "defaults": texts_by_name,
+    "cwd": text,
+    "forks": flag,
+    "python_at": optional(whole),
+    "group": flag,
+    "launcher": text,
+    "files": texts_by_name,
+    "unset": text,
+}
+
+_GUESTS = {
+    "argv": texts,
+    "python_at": optional(whole),
+    "args_at": optional(whole),
+    "env": texts_by_name,
+    "group": flag,
+}
+
+_PLAN = {
+    "job": lambda data: job_from_json(data),
+    "nodes": several(lambda data: _record(Node, _NODE, data, Node._fields)),
+    "commands": several(
+        lambda data: _record(Command, _COMMAND, data, ("node", "argv", "ranks", "env", "defaults", "cwd"))
+    ),
+    "guests": optional(lambda data: _record(Guests, _GUESTS, data, ("argv", "python_at", "args_at", "env"))),
+    "own_meeting": flag,
+}
+
+_FAILURE = {"kind": text, "when": number, "summary": text, "frames": texts}
+
+_END = {
+    "rank": whole,
+    "node": whole,
+    "when": number,
+    "code": optional(_any_whole),
+    "signal": optional(whole),
+    "by_us": flag,
+    "failure": optional(lambda data: _record(Failure, _FAILURE, data, ("kind", "when"))),
+}
+
+_OUTCOME = {
+    "state": text,
+    "code": _any_whole,
+    "duration": number,
+    "attempt": whole,
+    "reason": text,
+    "first": optional(lambda data: _record(RankEnd, _END, data, ("rank", "node", "when"))),
+    "ends": several(lambda data: _record(RankEnd, _END, data, ("rank", "node", "when"))),
+    "left": texts,
+}
+
+
+def job_from_json(data: Any) -> Job:
+    """Read back what `as_json(job)` wrote; keys that a newer muster added are left out. Raises `Malformed`."""
+    job: Job = _record(Job, _JOB, data, ("program", "launcher", "python", "python_why", "cwd"))
+    if not job.program.argv:
+        raise Malformed("`program`: `argv` is empty")
+    return job
+
+
+def plan_from_json(data: Any) -> Plan:
+    """Read back what `as_json(plan)` wrote; keys that a newer muster added are left out. Raises `Malformed`."""
+    plan: Plan = _record(Plan, _PLAN, data, ("job", "nodes", "commands"))
+    if [node.number for node in plan.nodes] != list(range(len(plan.nodes))) or not plan.nodes:
+        raise Malformed("`nodes` are not numbered from 0")
+    return plan
+
+
+def outcome_from_json(data: Any) -> Outcome:
+    """Read back what `as_json(outcome)` wrote; keys that a newer muster added are left out. Raises `Malformed`."""
+    outcome: Outcome = _record(Outcome, _OUTCOME, data, ("state", "code", "duration"))
+    return outcome
+
+
+def _record(kind: Any, checks: Mapping[str, Check], data: Any, required: tuple[str, ...]) -> Any:
+    return kind(**checked(data, checks, required))

@@ -1,0 +1,262 @@
+"""What stands in a run directory, or comes from a host, is data: nothing of it is run, it names no file elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import ClusterShell
+import pytest
+from there import There
+from waiting import until
+
+import muster as muster_itself
+from muster import runs
+from muster.agent.protocol import MAGIC, pack
+from muster.model import Host, Job, Plan, Program, as_json
+from muster.ranks import layout
+
+NOBODY = 65534
+ID = "20261127-101112-0123456789abc-train"
+
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0 or not os.path.exists("/usr/bin/python3"), reason="only root can be somebody else"
+)
+
+
+def plan(**job: Any) -> dict[str, Any]:
+    """A plan.json, of a run on the host n1."""
+    made = Job(Program("script", ("train.py",)), "exec", "python3", "", "/", place="ssh")
+    data: dict[str, Any] = as_json(Plan(made._replace(**job), layout([(Host("n1"), 1)]), ()))
+    return data
+
+
+def record(run_id: str = ID, **more: Any) -> dict[str, Any]:
+    """A job.json, of a detached run on the host n1."""
+    served = {"name": "n1", "user": ""}
+    own = {"id": run_id, "name": "", "argv": ["muster", "run"], "cwd": "/", "started": "2026-11-27 10:11:12"}
+    own.update(time=time.time(), ranks=1, pid=0, pid_started="", host="n1", boot="x", served=served, there="/runs/x")
+    return {**own, "shared": False, **more}
+
+
+def plant(home: Path, files: Mapping[str, Any], run_id: str = ID) -> Path:
+    """A run directory that somebody has written."""
+    path = home / "runs" / run_id
+    path.mkdir(parents=True, mode=0o700)
+    for name, data in files.items():
+        (path / name).write_text(json.dumps(data))
+    return path
+
+
+def test_no_word_of_a_run_directory_is_run(muster: Any, tmp_path: Path) -> None:
+    """Neither the ssh of its plan nor its Python, its lines of --setup, or what a host or a job is called."""
+    trap = tmp_path / "trap"
+    trap.write_text(f"#!/bin/sh\ntouch {tmp_path}/sprung\n")
+    trap.chmod(0o755)
+    evil = plan(ssh=(str(trap),), python=str(trap), setup=(str(trap),), python_why="--python")
+    here = os.uname().nodename
+    records = {
+        "aaaaa": record(),
+        "bbbbb": record(served={"name": f"-oProxyCommand={trap}", "user": ""}),
+        "ccccc": record(served={"name": "n1", "user": f"-oProxyCommand={trap}"}),
+        "ddddd": record(host=here, served={"name": "", "user": ""}),
+        "eeeee": record(slurm=f"--help;{trap}", allocated=False),
+        "fffff": record(host=here, there=f"');import os;os.system('{trap}')#"),
+    }
+    for middle, job in records.items():
+        plan_of = {**evil, "job": {**evil["job"], "place": "local"}} if middle in ("ddddd", "fffff") else evil
+        plant(muster.home, {"plan.json": plan_of, "job.json": job}, f"20261127-101112-{middle}-train")
+    # a host that does not exist takes no time
+    env = {**muster.env, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    for words in (
+        ("ps",),
+        *(("show", f"20261127-101112-{middle}") for middle in records),
+        ("kill", "20261127-101112-e"),
+    ):
+        done = muster(*words, env=env)
+        assert "Traceback" not in done.stderr, (words, done.stderr)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_damaged_run_is_listed_and_the_others_are_too(muster: Any) -> None:
+    """Each run's files are read for themselves; one that cannot be read can be deleted, and nothing else with it."""
+    for middle in ("aaaaa", "bbbbb", "ccccc"):
+        ours = {"host": os.uname().nodename}
+        job = {name: value for name, value in record(**ours).items() if name != "served"}
+        plant(muster.home, {"job.json": job, "plan.json": plan()}, f"20261127-101112-{middle}-train")
+    broken = muster.home / "runs" / "20261127-101112-bbbbb-train"
+    (broken / "outcome.json").write_bytes(b'{"state": "succeeded", "code": "\xff"}')
+    (muster.home / "runs" / "20261127-101112-ccccc-train" / "events.jsonl").write_bytes(b"\xff\n{\n[]\n")
+    done = muster("ps")
+    assert 0 == done.returncode, done.stderr
+    assert ["lost", "unreadable", "lost"] == [line.split()[2] for line in done.stdout.splitlines()[1:]]
+    assert f"{broken.name}: outcome.json cannot be read: it is not UTF-8" in done.stderr
+    for command in ("show", "wait", "kill", "stacks"):
+        done = muster(command, broken.name)
+        assert (2, True) == (done.returncode, "cannot be read: it is not UTF-8\nhint: " in done.stderr), (command, done)
+    assert 0 == muster("show", "20261127-101112-ccccc").returncode
+    done = muster("prune", "--older-than", "0s")
+    assert (0, "kept: " in done.stderr, broken.exists()) == (0, True, True), done.stderr
+    assert (0, f"deleted {broken.name}\n") == ((done := muster("rm", broken.name)).returncode, done.stdout)
+
+
+def test_an_empty_name_is_no_run(muster: Any) -> None:
+    path = plant(muster.home, {"job.json": record(), "plan.json": plan()})
+    for command in ("rm", "kill", "show", "logs", "wait", "stacks", "attach"):
+        done = muster(command, "")
+        assert (2, True) == (done.returncode, "an empty name is the name of no run" in done.stderr), command
+    assert path.exists()
+
+
+# ---- other users of this machine ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that another user may enter, in which each has a home."""
+    folder = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="muster-of-two-users-"))
+    folder.chmod(0o755)
+    # where every user can read them: a checkout, or the Python of a test, may lie in the home of root
+    for package in (Path(muster_itself.__file__).parent, Path(ClusterShell.__file__).parent):
+        shutil.copytree(package, folder / "lib" / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+class User:
+    """A user of this machine, with a home there."""
+
+    def __init__(self, uid: int, place: Path):
+        self.uid, self.home = uid, place / f"home of {uid}"
+        self.home.mkdir()
+        os.chown(self.home, uid, uid)
+        self.env = {"PATH": os.environ["PATH"], "HOME": str(self.home), "OMP_NUM_THREADS": "1"}
+        self.env["PYTHONPATH"] = str(place / "lib")
+
+    def start(self, *words: str, **more: Any) -> subprocess.Popen[str]:
+        """`muster`, by this user."""
+        own = {"user": self.uid, "group": self.uid, "extra_groups": []} if self.uid else {}
+        argv = ["/usr/bin/python3", "-m", "muster", *words]
+        return subprocess.Popen(argv, env=self.env, cwd=self.home, text=True, **own, **more)
+
+    def muster(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """The same to its end."""
+        with self.start(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            out, err = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+@needs_root
+def test_a_run_directory_that_another_could_have_written_is_not_read(place: Path) -> None:
+    victim = User(NOBODY, place)
+    home = victim.home / ".muster"
+    here = {"host": os.uname().nodename}
+    own = {name: value for name, value in record(**here).items() if name != "served"}
+    planted = plant(home, {"plan.json": plan(), "job.json": own}, "20261127-101112-aaaaa-root")
+    opened = plant(home, {"plan.json": plan(), "job.json": own}, "20261127-101112-bbbbb-open")
+    good = plant(home, {"plan.json": plan(), "job.json": own}, "20261127-101112-ccccc-good")
+    (home / "runs" / "20261127-101112-ddddd-link").symlink_to(planted)
+    subprocess.run(["chown", "-hR", f"{NOBODY}:{NOBODY}", str(home)], check=True)
+    subprocess.run(["chown", "-R", "root", str(planted)], check=True)
+    planted.chmod(0o755)
+    opened.chmod(0o777)
+    done = victim.muster("ps")
+    assert 0 == done.returncode, done.stderr
+    assert [good.name] == [line.split()[0] for line in done.stdout.splitlines()[1:]]
+    assert f"{planted} is not read: it belongs to user root" in done.stderr
+    assert f"{opened} is not read: others can write in it" in done.stderr
+    assert "ddddd-link is not read: it is not a directory" in done.stderr
+    for name in (planted.name, opened.name):
+        for command in ("show", "rm", "kill"):
+            done = victim.muster(command, name)
+            assert (2, True) == (done.returncode, "is not read: " in done.stderr), (command, done.stderr)
+    assert opened.exists()
+
+
+@needs_root
+def test_root_sees_that_the_run_of_a_user_lives(place: Path) -> None:
+    user, root = User(NOBODY, place), User(0, place)
+    runs_of = ("--run-dir", str(user.home / ".muster"))
+    with user.start("run", "--", "sleep", "600") as process:
+        try:
+            until(lambda: runs.every(user.home / ".muster"), "there is a run")
+            until(lambda: "running" in root.muster("ps", *runs_of).stdout, "root sees that it runs")
+            done = root.muster("rm", "last", *runs_of)
+            assert (2, True) == (done.returncode, "is running; it is not deleted" in done.stderr), done.stderr
+            assert 0 == (done := root.muster("kill", "last", *runs_of)).returncode, done.stderr
+            assert process.wait(timeout=30) not in (0, 125)
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+    assert "running" not in root.muster("ps", *runs_of).stdout
+
+
+# ---- a hostile host -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def says(there: There) -> Iterator[Any]:
+    """Have n1 say these frames to whoever comes by ssh to ask about a run."""
+    frames = Path(there.folder / "frames")
+    head = there.folder / "head"
+    where = there.lab.run("n1", ["sh", "-c", "command -v head"], cwd="/").stdout.strip()
+    shutil.copy(where, there.folder / "real-head")
+    # what ssh starts there reads its program by `head -c`; login scripts use it in other ways
+    head.write_text(f'#!/bin/sh\n[ "$1" = -c ] || exec {there.folder}/real-head "$@"\necho \'cat {frames}\'\n')
+    head.chmod(0o755)
+    assert 0 == there.lab.run("n1", ["mount", "--bind", str(head), where], cwd="/").returncode
+
+    def say(*told: bytes) -> None:
+        frames.write_bytes(MAGIC + b"".join(told))
+
+    yield say
+    there.lab.run("n1", ["umount", where], cwd="/")
+
+
+def test_a_hostile_host_writes_no_file_and_runs_nothing_here(there: There, says: Any) -> None:
+    trap = there.folder / "trap"
+    trap.write_text(f"#!/bin/sh\ntouch {there.folder}/sprung\n")
+    trap.chmod(0o755)
+    outside = there.folder / "outside"
+
+    def introduced(job: Mapping[str, Any], made: Mapping[str, Any]) -> bytes:
+        files = {"job.json": json.dumps(job), "plan.json": json.dumps(made)}
+        return pack("introduced", there="/runs/x", files=files)
+
+    for run_id in ("../../../outside", "../outside", str(outside), "..", "", "20261127-101112-aaaaa/../../x"):
+        says(introduced(record(run_id), plan()))
+        done = there.muster("show", "n1:last")
+        assert (125, True) == (done.returncode, "no id of a run" in done.stderr), done.stderr
+    for job, made in (({}, plan()), (record(ranks="x"), plan()), (record(), {}), (record(), [])):
+        says(introduced(job, made))
+        done = there.muster("show", "n1:last")
+        assert (125, True) == (done.returncode, "is not understood" in done.stderr), done.stderr
+    assert not list(there.home.glob("runs/*")) and not outside.exists()
+
+    evil = plan(ssh=(str(trap),), python=str(trap), setup=(str(trap),))
+    names = ("../../../outside", str(outside), "..", "job.json", "plan.json", "token", "attempt_0/../../../outside")
+    files = [pack("file", b"x", name=name, offset=0, whole=True) for name in names]
+    files.append(pack("file", b"hello\n", name="attempt_0/rank_00000.out", offset=0, whole=False))
+    files.append(pack("file", b"x", name="attempt_0/rank_00001.out", offset=1 << 40, whole=False))
+    says(introduced(record(), evil), pack("gone", there=True), *files, pack("done"))
+    done = there.muster("logs", "n1:last", env={"PATH": f"{there.folder}:{os.environ['PATH']}"})
+    assert "Traceback" not in done.stderr
+    assert "hello" in done.stdout, done.stderr
+    run = there.home / "runs" / ID
+    assert ["attempt_0", "job.json", "plan.json"] == sorted(os.listdir(run))
+    assert 0 == (run / "attempt_0" / "rank_00001.out").stat().st_size, "no hole"
+    assert not outside.exists() and not (there.folder / "sprung").exists()
+    # the id of a run that is another one here
+    other = plant(there.home, {"job.json": record(served={"name": "n2", "user": ""}), "plan.json": plan()}, ID + "2")
+    says(introduced(record(ID + "2"), plan()))
+    done = there.muster("kill", "n1:last")
+    assert (2, True) == (done.returncode, "which is another run here" in done.stderr), done.stderr
+    assert "n2" == json.loads((other / "job.json").read_text())["served"]["name"]

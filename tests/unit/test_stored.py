@@ -1,0 +1,135 @@
+"""What was written is read back field by field: whatever stands in a file, the answer is a record or a sentence."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from changing import set_to
+
+from muster import runs
+from muster.errors import Impossible
+from muster.model import Failure, Host, Job, Outcome, Plan, Program, RankEnd, as_json
+from muster.ranks import layout
+from muster.runs import Run, Unreadable
+from muster.stored import Malformed, outcome_from_json, plan_from_json
+
+END = RankEnd(0, 0, 1.5, None, 9, failure=Failure("raised", 1.0, "ValueError: x", ("a", "b")))
+OUTCOME = Outcome("failed", 1, 2.5, 1, "", END, (END, END._replace(rank=1, code=0, signal=None, failure=None)), ("x",))
+JOB = Job(Program("script", ("train.py", "1")), "exec", "/bin/python", "why", "/", env={"A": "b"}, ssh=("ssh", "-v"))
+PLAN = Plan(JOB, layout([(Host("n1", gpus=("0", "1"), cpus=((0, 1), (2,))), 2)]), ())
+
+NASTY: tuple[Any, ...] = (None, True, -1, 1.5, 10**30, "x", "", "a\0b", [], [[]], {}, {"a": 1}, float("nan"), [None])
+"""In the place of any field."""
+
+
+def paths(data: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The way to each value in a JSON document."""
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    found = [way] if way else []
+    for key, value in items:
+        found += paths(value, (*way, key))
+    return found
+
+
+@pytest.mark.parametrize(("record", "read"), [(OUTCOME, outcome_from_json), (PLAN, plan_from_json)])
+def test_any_value_in_any_place_gives_a_record_or_malformed(record: Any, read: Any) -> None:
+    data = json.loads(json.dumps(as_json(record)))
+    assert record == read(data)
+    for way in paths(data):
+        for value in NASTY:
+            spoilt = copy.deepcopy(data)
+            set_to(*way, value)(spoilt)
+            try:
+                found = read(spoilt)
+            except Malformed:
+                continue
+            assert type(record) is type(found)
+            json.dumps(as_json(found))
+    for value in NASTY:
+        with pytest.raises(Malformed):
+            read(value)
+
+
+def test_fields_of_a_newer_muster_are_left_out() -> None:
+    data = {**as_json(OUTCOME), "weather": "fine"}
+    assert OUTCOME == outcome_from_json(json.loads(json.dumps(data)))
+
+
+def a_run(root: Path, name: str = "20261127-101112-0123456789abc-train") -> Run:
+    run = runs.create(root, name)
+    run.write("job.json", {"id": name, "name": "", "time": time.time(), "host": "elsewhere", "boot": "", "ranks": 2})
+    return run
+
+
+@pytest.mark.parametrize("name", ["outcome.json", "job.json", "plan.json", "events.jsonl"])
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"{", b"[]", b'{"state": 3}', b"[" * 100_000, b"", "directory", "fifo"]
+)
+def test_a_damaged_file_is_told_of_for_its_run(tmp_path: Path, name: str, content: Any) -> None:
+    run = a_run(tmp_path)
+    path = run.path / name
+    path.unlink(missing_ok=True)
+    if content == "directory":
+        path.mkdir()
+    elif content == "fifo":
+        os.mkfifo(path)  # must not be waited for
+    else:
+        path.write_bytes(content)
+    read = {"outcome.json": lambda: run.outcome, "job.json": lambda: run.job, "plan.json": lambda: run.plan}
+    try:
+        found = read.get(name, run.events)()
+    except Unreadable as error:
+        assert f"{run.id}: {name} cannot be read: " in error.sentence
+    else:
+        assert name == "events.jsonl" and found == [], "only lines are left out"
+
+
+def test_of_events_only_whole_ones_count(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    lines = [
+        b'{"event": "warm"}',
+        b'\xff{"event": "x"}',
+        b"3",
+        b'{"event": 7}',
+        b'{"event": "say", "text": "\xff"}',
+        b'{"ev',
+    ]
+    (run.path / "events.jsonl").write_bytes(b"\n".join(lines))
+    assert ["warm", "say"] == [event["event"] for event in run.events()]
+
+
+def test_a_run_directory_that_is_there_is_never_touched(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    (run.path / "precious").write_text("x")
+    with pytest.raises(Impossible, match="File exists"):
+        runs.create(tmp_path, run.id)
+    assert (run.path / "precious").exists()
+
+
+def test_ids_sort_by_time_and_cannot_be_foreseen(tmp_path: Path) -> None:
+    ids = [runs.free_id(tmp_path, "train", 1.0 + step / 100, "20261127-101112") for step in range(50)]
+    assert ids == sorted(ids)
+    assert 50 == len(set(ids))
+    assert all(runs.ID.fullmatch(found) for found in ids)
+    again = {runs.free_id(tmp_path, "a b/ü", 1.0, "20261127-101112") for _ in range(50)}
+    assert 50 == len(again), "of the same moment"
+
+
+@pytest.mark.parametrize(
+    ("attempt", "rank", "stream"), [("0/../..", 0, "out"), (0, "../x", "out"), (0, -1, "out"), (0, 0, "x")]
+)
+def test_no_file_of_a_rank_lies_elsewhere(tmp_path: Path, attempt: Any, rank: Any, stream: str) -> None:
+    with pytest.raises(Malformed):
+        Run(tmp_path).log(attempt, rank, stream)
+
+
+def test_an_empty_name_is_the_name_of_no_run(tmp_path: Path) -> None:
+    a_run(tmp_path)
+    with pytest.raises(Impossible, match="an empty name"):
+        runs.find(tmp_path, "")
