@@ -6,7 +6,9 @@ variable; so what is about training goes by default, and the rest by `--env`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from muster.errors import Impossible
@@ -33,7 +35,48 @@ STAY = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "
 OWN = ("TORCHELASTIC_", "MUSTER_", "PET_", "PYTHONDONTWRITEBYTECODE", "PYTHONSTARTUP", "PYTHONHOME", "PYTHONINSPECT")
 """Nor do these: of a launcher, or of the person's own Python here."""
 
-_SECRET = ("TOKEN", "KEY", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "AUTH")
+_SECRET = re.compile(
+    r"PASS|SECRET|CREDENTIAL|APIKEY|TOKEN(?!IZ)|PRIVATE"  # anywhere: PGPASSWORD, HF_TOKEN
+    r"|(?:^|_)(?:KEYS?|CREDS?|AUTH(?:ORIZATION)?|COOKIES?|DSN|JWT|SAS|PW)(?:_|$)|_PWD(?:_|$)",
+    re.IGNORECASE,
+)
+"""In the names of variables whose values are shown to nobody."""
+
+_SECRET_VALUE = re.compile(r"://[^/@\s:]+:[^/@\s]+@")
+"""In values that are shown to nobody, whatever the name is: `postgres://ann:password@db`."""
+
+_SECRET_OPTION = re.compile(
+    r"--?(?:[\w-]*[-_])?(?:pass(?:word|wd|phrase)?|secret|credentials?|api[-_]?key|(?:auth|access|hub|hf)[-_]token|token)",
+    re.IGNORECASE,
+)
+"""Options of the user's script whose values are shown to nobody. Not `--tokenizer`, `--max-tokens`, `--key`."""
+
+_OPEN = (
+    *("TORCH_", "PYTORCH_", "TORCHINDUCTOR_", "TORCHDYNAMO_", "TORCHELASTIC_", "CUBLAS_", "CUDNN_", "CUDA_", "NVIDIA_"),
+    *("NVTE_", "NCCL_", "GLOO_", "TP_", "UCX_", "UCC_", "FI_", "RCCL_", "HIP_", "HSA_", "ROCM_", "MIOPEN_", "IBV_"),
+    *("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "NUMEXPR_", "TRITON_", "XLA_", "PJRT_", "TOKENIZERS_", "DS_"),
+    *("TRANSFORMERS_", "DATASETS_", "ACCELERATE_", "DEEPSPEED_", "SLURM_", "OMPI_", "PMI", "MUSTER_", "PET_", "LC_"),
+    *("HF_HOME", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "PYTHON", "ROCR_VISIBLE_DEVICES", "TENSORBOARD_"),
+)
+_OPEN_NAMES = {
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "NODE_RANK", "NNODES"),
+    *("ROLE_RANK", "ROLE_NAME", "ROLE_WORLD_SIZE", "NPROC_PER_NODE", "MASTER_ADDR", "MASTER_PORT"),
+    *(
+        "LANG",
+        "TZ",
+        "LD_LIBRARY_PATH",
+        "LD_PRELOAD",
+        "LIBRARY_PATH",
+        "VIRTUAL_ENV",
+        "CONDA_PREFIX",
+        "CONDA_DEFAULT_ENV",
+    ),
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "OLDPWD", "TERM", "HOSTNAME", "TMPDIR", "DISPLAY"),
+    *("NO_COLOR", "FORCE_COLOR", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+}
+"""Variables that are settings, by how they begin and by name: their values may stand in files and reports."""
+
+HIDDEN = "(hidden)"
 
 
 def goes(name: str) -> bool:
@@ -48,33 +91,64 @@ def forwarded(env: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in sorted(env.items()) if goes(name)}
 
 
-def is_secret(name: str) -> bool:
-    """Its value is shown to nobody."""
-    return any(word in name.upper() for word in _SECRET)
+def is_secret(name: str, value: str = "") -> bool:
+    """The value of this variable is shown to nobody."""
+    return _SECRET.search(name) is not None or _SECRET_VALUE.search(value) is not None
 
 
-def hidden(value: Any) -> Any:
-    """The same with the values of secret variables hidden, wherever an `env` stands in it."""
+def stands_open(name: str, value: str = "") -> bool:
+    """The value of this variable may stand in files of the run: it is a known setting, and no secret."""
+    return (name in _OPEN_NAMES or name.startswith(_OPEN)) and not is_secret(name, value)
+
+
+def stored(name: str, value: str) -> str:
+    """What files of the run hold in the place of a value.
+
+    Of one that is no known setting they hold six digits of its hash, by which two runs can be compared; of a secret
+    nothing at all.
+    """
+    if stands_open(name, value):
+        return value
+    if is_secret(name, value):
+        return HIDDEN
+    return f"(hidden, sha256 {hashlib.sha256(value.encode(errors='surrogateescape')).hexdigest()[:6]})"
+
+
+def shown(name: str, value: str) -> str:
+    """What the user's own terminal shows of a value: all but secrets."""
+    return HIDDEN if is_secret(name, value) else value
+
+
+def hidden(value: Any, replace: Callable[[str, str], str] = stored) -> Any:
+    """The same with the values of variables as they are `stored`, or `shown`, wherever an `env` stands in it."""
     if isinstance(value, list):
-        return [hidden(item) for item in value]
+        return [hidden(item, replace) for item in value]
     if not isinstance(value, dict):
         return value
-    found = {key: hidden(item) for key, item in value.items()}
+    found = {key: hidden(item, replace) for key, item in value.items()}
     if isinstance(value.get("env"), dict):
-        found["env"] = {name: "(hidden)" if is_secret(name) else text for name, text in value["env"].items()}
+        found["env"] = {name: replace(name, text) for name, text in value["env"].items()}
     return found
 
 
 def hidden_words(words: Iterable[str]) -> list[str]:
-    """A command line with the values of secret variables hidden: `--env API_KEY=…`."""
-
-    def one(word: str) -> str:
-        option, named, rest = word.rpartition("--env=") if word.startswith("--env=") else ("", "", word)
-        name, equals, _ = rest.partition("=")
-        known = equals and name.replace("_", "").isalnum() and name == name.upper() and is_secret(name)
-        return f"{option}{named}{name}=(hidden)" if known else word
-
-    return [one(word) for word in words]
+    """A command line without the values of `--env`, unless they are known settings, and of options named password."""
+    found: list[str] = []
+    before = ""
+    for word in words:
+        option, equals, value = word.partition("=")
+        if before == "--env" or (option == "--env" and equals):
+            name, given, text = (value if option == "--env" else word).partition("=")
+            shown = f"{name}={stored(name, text)}" if given else name
+            found.append(f"--env={shown}" if option == "--env" and before != "--env" else shown)
+        elif _SECRET_OPTION.fullmatch(before) and not word.startswith("-"):
+            found.append(HIDDEN)
+        elif equals and (_SECRET_OPTION.fullmatch(option) or (option.isupper() and is_secret(option))):
+            found.append(f"{option}={HIDDEN}")
+        else:
+            found.append(_SECRET_VALUE.sub(f"://{HIDDEN}@", word))
+        before = word
+    return found
 
 
 def chosen(items: Iterable[str], env: Mapping[str, str]) -> dict[str, str]:

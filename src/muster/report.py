@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from muster.advice import advice
-from muster.environ import is_secret
+from muster.environ import HIDDEN, is_secret
 from muster.model import BROUGHT, Command, Outcome, Plan, RankEnd
 from muster.printable import line as safe
 from muster.ranks import LATE, environment, fold, named
@@ -289,7 +289,7 @@ def _word(word: str) -> str:
 
 def _value(name: str, value: str) -> str:
     """The value of a variable, unless its name says that it is a secret."""
-    return "(hidden)" if is_secret(name) else _word(value)
+    return HIDDEN if is_secret(name, value) else _word(value)
 
 
 # ---- runs -----------------------------------------------------------------------------------------------------------

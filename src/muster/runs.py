@@ -27,7 +27,7 @@ from muster.errors import Impossible
 from muster.model import Outcome, Plan
 from muster.stored import Malformed, checked, flag, number, outcome_from_json, plan_from_json, table, text, texts, whole
 
-ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{5,16}(-[A-Za-z0-9_.-]{1,24})?")
+ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4,16}(-[A-Za-z0-9_.-]{1,24})?")
 """The time, something random, and the name of the script."""
 
 _LARGEST = 64 << 20

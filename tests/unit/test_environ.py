@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from muster.environ import chosen, forwarded, goes, is_secret
+from muster.environ import chosen, forwarded, goes, hidden, hidden_words, is_secret, shown, stored
 from muster.errors import Impossible
 
 GO = """TORCH_LOGS PYTORCH_CUDA_ALLOC_CONF NCCL_DEBUG GLOO_SOCKET_IFNAME UCX_TLS FI_PROVIDER RCCL_X HIP_X HSA_X
@@ -28,14 +30,56 @@ def test_what_is_about_this_machine_stays(name: str) -> None:
     assert not goes(name)
 
 
-@pytest.mark.parametrize("name", ["HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "my_passwd"])
+SECRETS = """HF_TOKEN WANDB_API_KEY AWS_SECRET_ACCESS_KEY DB_PASSWORD my_passwd PGPASSWORD MYSQL_PASS SSH_PASSPHRASE
+DB_PWD GIT_CREDENTIALS HTTP_AUTH SESSION_COOKIE SENTRY_DSN AZURE_SAS AUTH_JWT APIKEY SSH_PRIVATE_KEY
+TORCH_TOKEN RAY_AUTH_TOKEN"""
+
+
+@pytest.mark.parametrize("name", SECRETS.split())
 def test_secrets(name: str) -> None:
     assert is_secret(name)
+    assert "(hidden)" == stored(name, "x") == shown(name, "x")
 
 
-@pytest.mark.parametrize("name", ["HF_HOME", "NCCL_DEBUG", "PATH"])
+@pytest.mark.parametrize(
+    "name", ["HF_HOME", "NCCL_DEBUG", "PATH", "PWD", "TOKENIZERS_PARALLELISM", "KEYBOARD", "AUTHOR"]
+)
 def test_no_secrets(name: str) -> None:
     assert not is_secret(name)
+
+
+def test_files_hold_values_of_known_settings_alone() -> None:
+    assert "1" == stored("OMP_NUM_THREADS", "1")
+    first, other = stored("MY_LICENCE", "abc"), stored("MY_LICENCE", "abd")
+    assert re.fullmatch(r"\(hidden, sha256 [0-9a-f]{6}\)", first) and first != other == stored("MY_LICENCE", "abd")
+    assert "(hidden)" == stored("NCCL_X", "http://ann:word@proxy"), "whatever the name is"
+    plan = {"commands": [{"env": {"MY_LICENCE": "abc", "RANK": "0"}}], "job": {"env": {"A_PASS": "x"}}}
+    assert {
+        "commands": [{"env": {"MY_LICENCE": first, "RANK": "0"}}],
+        "job": {"env": {"A_PASS": "(hidden)"}},
+    } == hidden(plan)
+    assert {"MY_LICENCE": "abc", "A_PASS": "(hidden)"} == hidden({"env": {"MY_LICENCE": "abc", "A_PASS": "x"}}, shown)[
+        "env"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        ("--env NCCL_DEBUG=INFO --env B train.py", "--env NCCL_DEBUG=INFO --env B train.py"),
+        ("--env=A_KEY=x=y train.py", "--env=A_KEY=(hidden) train.py"),
+        ("--env A_KEY=x train.py", "--env A_KEY=(hidden) train.py"),
+        ("train.py --password x --lr 1", "train.py --password (hidden) --lr 1"),
+        ("train.py --api-key=x --db_password=y", "train.py --api-key=(hidden) --db_password=(hidden)"),
+        ("train.py --hf-token x --token y", "train.py --hf-token (hidden) --token (hidden)"),
+        ("train.py --tokenizer gpt2 --max-tokens 100", "train.py --tokenizer gpt2 --max-tokens 100"),
+        ("env DB_PASS=x train", "env DB_PASS=(hidden) train"),
+        ("train.py postgres://ann:word@db/x", "train.py postgres://(hidden)@db/x"),
+        ("train.py postgres://ann@db/x --password --lr", "train.py postgres://ann@db/x --password --lr"),
+    ],
+)
+def test_words_of_a_command_line(typed: str, kept: str) -> None:
+    assert kept.split() == " ".join(hidden_words(typed.split())).split()
 
 
 ENV = {"MY_A": "1", "MY_B": "2", "OTHER": "3", "EMPTY": ""}

@@ -12,7 +12,7 @@ from typing import Any
 
 from muster import runs
 from muster.commands.common import root_of
-from muster.environ import hidden, hidden_words
+from muster.environ import hidden, hidden_words, shown
 from muster.errors import Impossible
 from muster.job import Asked, make_job, nodes_here, nodes_there, notes, warnings
 from muster.launchers import make_plan
@@ -222,7 +222,7 @@ def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
     if given.get("json"):
         import json
 
-        print(json.dumps({"run": run_id, **hidden(as_json(planned))}, indent=1))
+        print(json.dumps({"run": run_id, **hidden(as_json(planned), shown)}, indent=1))
     else:
         print(plan_in_words(planned, run_id, str(root / "runs"), given.get("show_env", False)))
     return 0

@@ -13,7 +13,7 @@ from muster import archive, runs
 from muster.agent import meet
 from muster.agent.keep import ARCHIVE
 from muster.commands.run import job_record, make_copy, make_view
-from muster.environ import is_secret
+from muster.environ import stands_open
 from muster.errors import Impossible, RunFailed
 from muster.hosts import fold_hosts, unfold_hosts
 from muster.inside import ASKED
@@ -166,7 +166,7 @@ def submit(
         make_copy(asked, given)
         (kept.path / ARCHIVE).write_bytes(archive.build(compiled=True))
         # Slurm hands its own copy of the environment to the job, so no secret need lie in a file of the run
-        secrets = {name: value for name, value in asked.job.env.items() if is_secret(name)}
+        secrets = {name: value for name, value in asked.job.env.items() if not stands_open(name, value)}
         plain = {name: value for name, value in asked.job.env.items() if name not in secrets}
         ask = {
             "job": as_json(asked.job._replace(env=plain)),
@@ -234,7 +234,7 @@ def _here(
 ) -> int:
     """Start the supervisor as a step on the first node of this allocation, and watch it: it ends with this terminal."""
     command = (asked.job.python, "-I", "-S", str(run.path / ARCHIVE), "inside", str(run.path))
-    chosen = {**env, **{name: value for name, value in asked.job.env.items() if is_secret(name)}}
+    chosen = {**env, **{name: value for name, value in asked.job.env.items() if not stands_open(name, value)}}
     step = queue.start_step(allocation.job, allocation.hosts[:1], command, run.path / "supervisor.log", chosen)
     try:
         while run.read(RECORD) is None and step.poll() is None:
