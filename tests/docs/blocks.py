@@ -119,7 +119,7 @@ def wrong(commands: tuple[Typed, ...], output: str) -> str:
 
 
 _VARIES = (
-    (r"\b\d{8}-\d{6}-[0-9a-f]{5}\b", "RUN"),
+    (r"\b\d{8}-\d{6}-[0-9a-f]{5,16}\b", "RUN"),
     (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "DATE"),
     (r"\d+(\.\d+)? s(?= after)|(?<=after )\d+(\.\d+)? s\b|\d+(\.\d+)? s$", "SECONDS"),
     (r"\b\d+ threads? each", "THREADS"),

@@ -16,7 +16,7 @@ from waiting import until
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "distributed_sum.py"
 
-RUN_ID = r"\d{8}-\d{6}-[0-9a-f]{4,8}(-[\w.-]+)?"
+RUN_ID = r"\d{8}-\d{6}-[0-9a-f]{4,16}(-[\w.-]+)?"
 """The shape of a run's id."""
 
 SAME_WORDS = {

@@ -184,7 +184,7 @@ def place(tmp_path: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch) 
     for run_id in RUNS:
         folder = Path(env["MUSTER_HOME"]) / "runs" / run_id
         (folder / "attempt_0").mkdir(parents=True)
-        (folder / "job.json").write_text(json.dumps({"id": run_id, "ranks": 2}))
+        (folder / "job.json").write_text(json.dumps({"id": run_id, "time": 0.0, "ranks": 2}))
         (folder / "outcome.json").write_text(json.dumps({"state": "succeeded", "code": 0, "duration": 1.0}))
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1000, limits[1]))
