@@ -13,10 +13,10 @@ import time
 from muster.agent import local, relay, system
 from muster.agent.protocol import MAGIC
 
-_MARK = re.compile(rb"TORCHELASTIC_RUN_ID=(\d{8}-\d{6}-[0-9a-f]{4,8}(?:-[\w.-]+)?)\Z")
+_MARK = re.compile(rb"TORCHELASTIC_RUN_ID=(\d{8}-\d{6}-[0-9a-f]{4,16}(?:-[\w.-]+)?)\Z")
 """The id of a run of muster; torchrun's own ids look otherwise."""
 
-_SHIM = re.compile(r"/tmp/muster-(\d{8}-\d{6}-[0-9a-f]{4,8}(?:-[\w.-]+)?)\.pyz")
+_SHIM = re.compile(r"/tmp/muster-(\d{8}-\d{6}-[0-9a-f]{4,16}(?:-[\w.-]+)?)\.pyz")
 
 _PATIENCE = 3.0
 
