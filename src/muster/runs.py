@@ -6,6 +6,7 @@ others can write, is not read at all. Only root reads those of all users.
 
 $MUSTER_HOME/runs/<id>/         mode 0700
     job.json  plan.json  events.jsonl  outcome.json
+    token                       names the local sockets (`agent/local.py`)
     attempt_0/rank_00003.out  .err  .stack  .error.json
     node_<host>/agent.log  times.jsonl  ended.json
 """
