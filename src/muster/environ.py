@@ -76,7 +76,15 @@ _OPEN_NAMES = {
 }
 """Variables that are settings, by how they begin and by name: their values may stand in files and reports."""
 
+_FULL = {"MUSTER_ENV", "PET_ENV", "MUSTER_SETUP", "PET_SETUP"}
+"""Settings of muster that hold other variables with their values, or lines for a shell."""
+
 HIDDEN = "(hidden)"
+
+_VALUE = r"""(?P<value>(?:"(?:[^"\\]|\\.)*"|'[^']*'|[^\s;&|"'])+)"""
+_ASSIGNED = re.compile(r"(?P<name>\b[A-Za-z_]\w*)=" + _VALUE)
+_OPTION = re.compile(r"(?P<option>(?<!\S)--?[A-Za-z][\w-]*)(?P<between>[\s=]+)" + _VALUE)
+"""`NAME=value` and `--name value` in a line for a shell."""
 
 
 def goes(name: str) -> bool:
@@ -98,7 +106,7 @@ def is_secret(name: str, value: str = "") -> bool:
 
 def stands_open(name: str, value: str = "") -> bool:
     """The value of this variable may stand in files of the run: it is a known setting, and no secret."""
-    return (name in _OPEN_NAMES or name.startswith(_OPEN)) and not is_secret(name, value)
+    return (name in _OPEN_NAMES or name.startswith(_OPEN)) and name not in _FULL and not is_secret(name, value)
 
 
 def stored(name: str, value: str) -> str:
@@ -120,7 +128,8 @@ def shown(name: str, value: str) -> str:
 
 
 def hidden(value: Any, replace: Callable[[str, str], str] = stored) -> Any:
-    """The same with the values of variables as they are `stored`, or `shown`, wherever an `env` stands in it."""
+    """The same with the values of variables as they are `stored`, or `shown`, wherever an `env` stands in it; command
+    lines and lines of --setup are without secrets."""
     if isinstance(value, list):
         return [hidden(item, replace) for item in value]
     if not isinstance(value, dict):
@@ -128,7 +137,23 @@ def hidden(value: Any, replace: Callable[[str, str], str] = stored) -> Any:
     found = {key: hidden(item, replace) for key, item in value.items()}
     if isinstance(value.get("env"), dict):
         found["env"] = {name: replace(name, text) for name, text in value["env"].items()}
+    for name in ("argv", "wrap", "launcher_args"):
+        if isinstance(value.get(name), list):
+            found[name] = hidden_words(value[name])
+    if isinstance(value.get("setup"), list):
+        found["setup"] = [hidden_line(line) for line in value["setup"]]
     return found
+
+
+def hidden_line(line: str) -> str:
+    """A line for a shell without the values that it gives to variables, unless they are known settings, and to options
+    named password."""
+
+    def option(found: re.Match[str]) -> str:
+        return f"{found['option']}{found['between']}{HIDDEN}" if _SECRET_OPTION.fullmatch(found["option"]) else found[0]
+
+    line = _SECRET_VALUE.sub(f"://{HIDDEN}@", _OPTION.sub(option, line))
+    return _ASSIGNED.sub(lambda found: f"{found['name']}={stored(found['name'], found['value'])}", line)
 
 
 def hidden_words(words: Iterable[str]) -> list[str]:
@@ -141,6 +166,8 @@ def hidden_words(words: Iterable[str]) -> list[str]:
             name, given, text = (value if option == "--env" else word).partition("=")
             shown = f"{name}={stored(name, text)}" if given else name
             found.append(f"--env={shown}" if option == "--env" and before != "--env" else shown)
+        elif before == "--setup" or (option == "--setup" and equals):
+            found.append(hidden_line(word) if before == "--setup" else f"--setup={hidden_line(value)}")
         elif _SECRET_OPTION.fullmatch(before) and not word.startswith("-"):
             found.append(HIDDEN)
         elif equals and (_SECRET_OPTION.fullmatch(option) or (option.isupper() and is_secret(option))):

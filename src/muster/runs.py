@@ -91,7 +91,8 @@ class Run:
         """Write one of the JSON files, whole or not at all."""
         text = json.dumps(data, indent=1)
         part = self.path / (name + ".part")
-        part.write_text(text + "\n")
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
+            file.write(text + "\n")
         part.replace(self.path / name)
 
     @property

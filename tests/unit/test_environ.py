@@ -103,3 +103,29 @@ def test_what_is_named(items: list[str], expected: dict[str, str]) -> None:
 def test_a_name_that_is_not_there() -> None:
     with pytest.raises(Impossible, match="--env ABSENT: there is no such variable here"):
         chosen(["ABSENT"], ENV)
+
+
+@pytest.mark.parametrize(
+    ("line", "gone"),
+    [
+        ("export ANY='geheim1 geheim2'; module load cuda", "geheim"),
+        ("curl --password geheim1 x", "geheim1"),
+        ("curl --api-key=geheim1 x", "geheim1"),
+        ("git clone https://me:geheim1@host/x", "geheim1"),
+    ],
+)
+def test_a_line_of_setup_is_written_down_without_its_secrets(line: str, gone: str) -> None:
+    for words in (["--setup", line], [f"--setup={line}"]):
+        assert gone not in " ".join(hidden_words(words))
+        assert "(hidden" in " ".join(hidden_words(words))
+    found = hidden({"job": {"setup": [line], "program": {"argv": ["x.py", "--token", "geheim1"]}}})
+    assert "geheim" not in str(found)
+
+
+def test_what_is_no_secret_in_a_line_of_setup_stays() -> None:
+    line = "module load cuda/12 && export OMP_NUM_THREADS=2 PATH=/x:$PATH && ulimit -n 4096"
+    assert ["--setup", line] == hidden_words(["--setup", line])
+
+
+def test_settings_that_hold_other_variables_are_not_open() -> None:
+    assert "geheim" not in stored("MUSTER_ENV", "ANY=geheim")

@@ -55,17 +55,6 @@ class Sent:
 sys.meta_path.insert(0, Sent)
 """
 
-_SETUP = """
-python=$1; keep=$2; code=$3; before=$(command -v python3)
-shift 3
-for lines in "$@"; do
-  { eval "$lines"; } </dev/null >&2 || { echo "this line of --setup failed: $lines" >&2; exit 97; }
-done
-after=$(command -v python3)
-[ "$keep" = no ] && [ "$after" != "$before" ] && [ -n "$after" ] && python=$after
-exec "$python" -I -S -c "$code"
-"""
-
 SETUP_FAILED, NO_PYTHON = 97, 96
 """Exit statuses of what starts an agent."""
 
@@ -81,20 +70,21 @@ exec "$python" -I -S -c {code}
 _LINE = "{{ eval {line}; }} </dev/null >&2 || {{ echo {failed} >&2; exit 97; }}"
 
 
-def agent_argv(python: str, setup: Sequence[str], keep_python: bool) -> tuple[str, ...]:
-    """The command that starts an agent by the interpreter `python`.
+def agent_argv(python: str, script: bytes = b"") -> tuple[str, ...]:
+    """The command that starts an agent on this machine by the interpreter `python`, or by what `agent_script` gave.
+
+    A script is read from stdin, before the agent's own text: other users see command lines, and lines of --setup may
+    hold secrets (`export TOKEN=…`).
+    """
+    return ("bash", "-c", _obey(script)) if script else (python, "-I", "-S", "-c", _READ_AND_RUN)
+
+
+def agent_script(python: str, setup: Sequence[str], keep_python: bool) -> bytes:
+    """Text for a shell that reads it from its stdin: the lines of `setup`, and then the agent.
 
     When the lines of `setup` put another `python3` first on PATH (`conda activate`), that one is taken instead,
     unless `keep_python`.
     """
-    if not setup:
-        return (python, "-I", "-S", "-c", _READ_AND_RUN)
-    keep = "yes" if keep_python else "no"
-    return ("bash", "-c", _SETUP, "muster", python, keep, _READ_AND_RUN, *setup)
-
-
-def agent_script(python: str, setup: Sequence[str], keep_python: bool) -> bytes:
-    """The same as text for a shell that reads it from its stdin, on a host whose login shell may be any."""
     lines = [_LINE.format(line=quote(line), failed=quote(f"this line of --setup failed: {line}")) for line in setup]
     keep = "yes" if keep_python or not setup else "no"
     text = _SCRIPT.format(python=quote(python), keep=keep, setup="\n".join(lines), code=quote(_READ_AND_RUN))
@@ -104,7 +94,11 @@ def agent_script(python: str, setup: Sequence[str], keep_python: bool) -> bytes:
 def read_script(shell: str, script: bytes) -> str:
     """The words for ssh that read such a text and obey it. Any login shell takes them: nothing in them is special to
     sh, csh or fish; and nothing of the person's stands on a command line that others can read."""
-    return f"exec {shell} -c 'eval \"$(head -c {len(script)})\"'"
+    return f"exec {shell} -c '{_obey(script)}'"
+
+
+def _obey(script: bytes) -> str:
+    return f'eval "$(head -c {len(script)})"'
 
 
 def text_of(name: str) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from muster.agent.boot import agent_argv
+from muster.agent.boot import agent_argv, agent_script
 from muster.model import Host, Job
 
 
 def start(job: Job, host: Host) -> tuple[str, ...]:
     """The agent, by the Python of the ranks, after the person's shell lines."""
-    return agent_argv(job.python, job.setup, keep_python=job.python_why == "--python")
+    return agent_argv(job.python, text(job, host))
 
 
 def text(job: Job, host: Host) -> bytes:
-    """Nothing comes before the agent's own text."""
-    return b""
+    """The person's shell lines, where there are any: no command line holds them."""
+    return agent_script(job.python, job.setup, job.python_why == "--python") if job.setup else b""
