@@ -123,6 +123,14 @@ _MEANINGS = {
     "SLURM_NPROCS": "WORLD_SIZE",
     "SLURM_STEP_NUM_TASKS": "WORLD_SIZE",
     "SLURM_STEP_NUM_NODES": "GROUP_WORLD_SIZE",
+    "SLURM_NNODES": "GROUP_WORLD_SIZE",
+    "SLURM_GTIDS": "RANK of all ranks of its node: `0,1`",
+    "SLURM_NTASKS_PER_NODE": "LOCAL_WORLD_SIZE, where all nodes have equally many ranks",
+    "SLURM_TASKS_PER_NODE": "LOCAL_WORLD_SIZE of all nodes: `2(x3),1`",
+    "SLURM_STEP_TASKS_PER_NODE": "SLURM_TASKS_PER_NODE",
+    "SLURM_STEP_NODELIST": "the nodes of the run: `n[1-4]`",
+    "SLURM_DISTRIBUTION": "`block`: ranks fill one node after the other",
+    "SLURM_CPUS_PER_TASK": "the cores of its node over its ranks, where the job was asked for by cores of a task",
 }
 
 
@@ -131,9 +139,11 @@ def variables() -> str:
     from muster.agent.dialects import _DIALECTS
     from muster.environ import NAMES, PREFIXES, STAY
     from muster.model import Host
-    from muster.ranks import LATE, environment, layout, shared_environment, slurm_environment
+    from muster.ranks import LATE, environment, layout, shared_environment
+    from muster.schedulers.slurm import environment_of
 
-    rank = layout([(Host("n1"), 1)])[0].ranks[0]
+    nodes = layout([(Host("n1"), 1)])
+    rank = nodes[0].ranks[0]
     ours = [*environment(rank), *shared_environment(rank, "", 0), *LATE]
     dialects = [("whoever started it", "rank", "number of ranks", "local rank", "ranks of the node", "node")]
     for row in _DIALECTS:
@@ -151,9 +161,9 @@ Where the person set none: `OMP_NUM_THREADS` (the cores of the node over its ran
 `TORCH_NCCL_ASYNC_ERROR_HANDLING=1`, and `GLOO_SOCKET_IFNAME` (`lo` on one machine; on several the interface that leads
 to the others).
 
-With `--slurm`, for scripts that ask Slurm who they are:
+With `--slurm`, what `srun` would tell them, had it started one task a rank, whatever the launcher:
 
-{table(("variable", "the same as"), *((code(name), _MEANINGS[name]) for name in slurm_environment(rank)))}
+{table(("variable", "the same as"), *((code(name), _MEANINGS[name]) for name in environment_of(rank, nodes, 1)))}
 
 ## What goes along to other machines
 

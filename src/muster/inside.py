@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from muster.agent import machine, meet
+from muster.agent import machine, meet, system
 from muster.agent.dial import Met
 from muster.agent.handshake import Terms, new_nonce
 from muster.agent.keep import ARCHIVE
@@ -37,6 +37,7 @@ from muster.runs import Run
 from muster.schedulers import slurm
 from muster.stored import job_from_json
 from muster.world import meeting, queue
+from muster.world.batch import BatchJob
 from muster.world.callers import Callers
 from muster.world.link import FarLink
 from muster.world.loop import prepare_fields
@@ -46,6 +47,7 @@ ASKED = "asked.json"
 """What was asked for, before the nodes are known."""
 
 _END = 120.0
+_STEPS_END = 3.0
 _PATIENCE = 120.0
 """Seconds in which all agents must have called."""
 
@@ -56,12 +58,29 @@ class Inside:
     def __init__(self, run: Run, asked: Mapping[str, Any], allocation: slurm.Allocation):
         self.run, self.allocation = run, allocation
         job = job_from_json(asked["job"])
-        kept = {name: os.environ[name] for name in slurm.FOR_SCRIPTS if name in os.environ}
-        self.job: Job = job._replace(allocation=allocation.job, env={**kept, **job.env})
+        exported = {**asked["exported"], **({} if asked["allocated"] else slurm.exported(os.environ))}
+        self.job: Job = job._replace(allocation=allocation.job, env={**exported, **job.env})
+        self.cpus = asked["cpus"] or slurm.cpus_by_host(os.environ, allocation.hosts)
         self.asked = asked
         self.each, self.np, self.threads_chosen = asked["each"], asked["np"], asked["threads_chosen"]
         self.began = time.monotonic()
-        self.signals = _catch_signals()
+        self.signals = system.note_signals()
+        self.ended_early = False
+        """Slurm ends the job before there is a run."""
+        signal.signal(signal.SIGTERM, self._terminated)
+        system.hear_signals()
+        self.batch = BatchJob(
+            allocation.job,
+            asked["signal"],
+            asked["before"],
+            chosen=asked["before_chosen"],
+            signalled=not asked["allocated"],
+            kill_wait=queue.kill_wait(),
+            logs=[
+                run.path / name.replace("%j", allocation.job)
+                for name in ("agents.log", "supervisor.log", *slurm.OUTPUTS)
+            ],
+        )
         self.secret, self.life = new_nonce(), new_nonce()
         self.selector = selectors.DefaultSelector()
         self.links = [FarLink(number, host, 0.0, {}) for number, host in enumerate(allocation.hosts)]
@@ -103,6 +122,8 @@ class Inside:
         deadline = time.monotonic() + _PATIENCE
         while missing := [link.host for link in self.links if not link.facts]:
             self._turn()
+            if self.ended_early:
+                raise Unreachable(f"Slurm ended job {self.allocation.job} before the ranks were started", None)
             ended = next((code for code in (step.poll() for step in self.steps) if code is not None), None)
             said = self._said()
             failed = {host: how for host, how in slurm.ended_tasks(said).items() if host in missing}
@@ -252,48 +273,54 @@ class Inside:
         self.selector.close()
         world = Served(plan, self.run, record, self.secret, self.links, self.life)
         for link in self.links:
-            prepare = prepare_fields(plan, link.node, link.host, str(self.run.path), self.run.id, token)
+            cpus = self.cpus.get(link.host)
+            prepare = prepare_fields(plan, link.node, link.host, str(self.run.path), self.run.id, token, cpus)
             world.tell(link.node, "prepare", **prepare)
         world.tell(0, "listen", attempt=record["first_attempt"], host=met.address)
         for finding in at_no_cost({link.host: link.facts for link in self.links}, self.job.env):
             world.say(finding)
-        world.watch_signals(self.signals, self.asked["signal"], self.asked["before"], queue.kill_wait())
+        world.watch_job(self.batch, self.signals)
         outcome = world.go(-1, viewers.detach(), self.listener.detach())
-        ended_by_slurm = world.warned or world.nodes_lost
+        ended_by_slurm = (world.warned or world.ending or world.nodes_lost) and world.cause != "cancelled"
         if ended_by_slurm and outcome.code != 0 and self.allocation.restarts < self.asked["requeue"]:
-            self._requeue()
-        for step in self.steps:
-            step.wait()
+            self._requeue(over=world.ending and world.cause == "time limit")
+        self._end_steps(_STEPS_END if world.nodes_lost else None)
         return outcome.code
 
-    def _requeue(self) -> None:
-        """Come again, unless Slurm has put the job back already to make room, or somebody has cancelled it."""
+    def _end_steps(self, within: float | None) -> None:
+        """See the agents' steps end. An srun waits for a node that has crashed until Slurm takes note of that, which
+        can be minutes, and the job would keep its nodes."""
+        for step in self.steps:
+            try:
+                step.wait(within)
+            except subprocess.TimeoutExpired:
+                step.kill()
+                step.wait()
+
+    def _terminated(self, *_: object) -> None:
+        self.ended_early = True
+
+    def _requeue(self, over: bool) -> None:
+        """Come again, unless Slurm has put the job back already to make room, or somebody has cancelled it.
+
+        `over`: its time is over, so Slurm ends it already, and puts it back then.
+        """
         deadline = time.monotonic() + _END
         while time.monotonic() < deadline:
-            done = subprocess.run(slurm.requeue(self.allocation.job), capture_output=True, text=True)
+            command = slurm.requeue(self.allocation.job, ending=over)
+            done = subprocess.run(command, capture_output=True, text=True, env=slurm.clean(os.environ))
             if done.returncode == 0:
                 break
             if not slurm.is_away(done.stderr):
                 return  # the job is ending already, and Slurm knows whether it comes again
             time.sleep(1.0)
-        while time.monotonic() < deadline:  # Slurm ends this process; were it to end by itself, the job would be over
+        while not over and time.monotonic() < deadline:  # Slurm ends this process; if it ended, the job would be over
             time.sleep(1.0)
             queue.start_now(self.allocation.job)
 
 
 def _complain(text: str) -> None:
     print(f"muster: {text}", file=sys.stderr, flush=True)
-
-
-def _catch_signals() -> int:
-    """Have the signals of Slurm noted; gives the descriptor from which their numbers are read."""
-    told, tell = os.pipe()
-    os.set_blocking(told, False)
-    os.set_blocking(tell, False)
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, lambda *_: None)
-    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
-    return told
 
 
 def inside(words: list[str]) -> int:
@@ -306,7 +333,7 @@ def inside(words: list[str]) -> int:
     if allocation.restarts:
         for name in ("outcome.json", RECORD):  # of an attempt that Slurm ended
             (run.path / name).unlink(missing_ok=True)
-    allocation = allocation._replace(hosts=allocation.hosts[: asked["nodes"]])
+    allocation = allocation._replace(hosts=tuple(asked["hosts"] or allocation.hosts[: asked["nodes"]]))
     here = Inside(run, asked, allocation)
     try:
         here.start_agents(os.environ)

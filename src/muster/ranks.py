@@ -54,19 +54,6 @@ def environment(rank: Rank) -> dict[str, str]:
     }
 
 
-def slurm_environment(rank: Rank) -> dict[str, str]:
-    """What srun would tell a rank, had it started one task a rank: scripts that ask Slurm who they are find that."""
-    return {
-        "SLURM_PROCID": str(rank.rank),
-        "SLURM_LOCALID": str(rank.local_rank),
-        "SLURM_NODEID": str(rank.node),
-        "SLURM_NTASKS": str(rank.world_size),
-        "SLURM_NPROCS": str(rank.world_size),
-        "SLURM_STEP_NUM_TASKS": str(rank.world_size),
-        "SLURM_STEP_NUM_NODES": str(rank.nodes),
-    }
-
-
 def shared_environment(rank: Rank, run_id: str, max_restarts: int) -> dict[str, str]:
     """The variables that are the same for all ranks of a node, under the names that torchrun gives them."""
     return {

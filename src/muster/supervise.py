@@ -144,18 +144,45 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Warned:
+    """These ranks were told, by a signal that they catch, that a scheduler is about to end the job; see `JOB_ENDS`."""
+
+    t: float
+    cause: str
+    ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class JobEnds:
+    """A scheduler ends the job, for a cause of `JOB_ENDS`, and kills what still lives after `within` seconds."""
+
+    t: float
+    cause: str
+    within: float
+
+
+@dataclass(frozen=True)
 class Tick:
     """Time has passed."""
 
     t: float
 
 
-Event = Union[Ready, Listening, Started, Ended, StoreEnded, Unable, Lost, Swept, Asked, Tick]
+JOB_ENDS: Mapping[str, tuple[str, int, str]] = {
+    "time limit": ("timed out", 124, "the time limit of the job was reached"),
+    "cancelled": ("killed", 137, "the job was cancelled (scancel)"),
+    "preempted": ("killed", 137, "the job was preempted"),
+    "requeued": ("killed", 137, "the job was requeued"),
+    "node failure": ("broken", 125, "a node of the job failed"),
+}
+"""Why a scheduler ends a job: the state of the run, its exit status, and the reason in words."""
+
+Event = Union[Ready, Listening, Started, Ended, StoreEnded, Unable, Lost, Swept, Asked, Warned, JobEnds, Tick]
 
 
 EVENTS: Mapping[str, type[Any]] = {
     kind.__name__.lower(): kind
-    for kind in (Ready, Listening, Started, Ended, StoreEnded, Unable, Lost, Swept, Asked, Tick)
+    for kind in (Ready, Listening, Started, Ended, StoreEnded, Unable, Lost, Swept, Asked, Warned, JobEnds, Tick)
 }
 """By the name under which they stand in events.jsonl."""
 
@@ -165,7 +192,7 @@ def event_from_json(data: Mapping[str, Any]) -> Event:
     fields = {name: value for name, value in data.items() if name != "event"}
     if fields.get("failure") is not None:
         fields["failure"] = Failure(**dict(fields["failure"], frames=tuple(fields["failure"]["frames"])))
-    for name in ("ended", "left"):
+    for name in ("ended", "left", "ranks"):
         if name in fields:
             fields[name] = tuple(fields[name])
     event: Event = EVENTS[data["event"]](**fields)
@@ -257,6 +284,12 @@ class Supervisor:
         self._next: float | None = None
         self._asked_to_end = False
         """A person, or whoever started muster, has asked for the end."""
+        self._coming = ""
+        """Why a scheduler is about to end the job, once ranks were told so."""
+        self._told: set[int] = set()
+        """The ranks that were told."""
+        self._obeyed = False
+        """One of them has ended because of that: it saved and left."""
 
     def handle(self, event: Event) -> list[Action]:
         """Take one event; give what is to be done about it, in order."""
@@ -323,7 +356,9 @@ class Supervisor:
             return  # told twice, by an agent that met a new supervisor
         end = self._judged(event)
         self._ends[event.rank] = end
-        if self.phase == "running" and not end.ok:
+        if self._coming and self.phase in ("running", "settling") and self._obeyed:
+            self._wait_for_told(event.t, actions)
+        elif self.phase == "running" and not end.ok:
             if _own(end):
                 self._fail(event.t, actions)
             else:
@@ -339,6 +374,13 @@ class Supervisor:
         ours, theirs = self._asked.get(event.rank), event.asked_by_launcher
         by_us = ours is not None and (theirs is None or ours - CLOCKS < theirs)
         asked = ours if by_us else theirs
+        if not end.ok and self._told and asked is None:
+            kind = event.failure.kind if event.failure is not None else ""
+            if event.rank in self._told and event.code is not None and kind not in ("raised", "lost peer"):
+                self._obeyed = True
+                return end._replace(by_us=True)
+            # its peers saved and left, and it misses them
+            return end._replace(by_us=True) if self._obeyed and kind == "lost peer" else end
         if end.ok or asked is None or event.t < asked - CLOCKS:
             return end
         if event.failure is not None and event.failure.kind == "raised" and event.failure.when < asked:
@@ -348,6 +390,16 @@ class Supervisor:
         if event.signal is not None and event.signal not in explained:
             return end._replace(late=True)
         return end._replace(by_us=by_us, by_launcher=not by_us)
+
+    def _wait_for_told(self, t: float, actions: list[Action]) -> None:
+        """Ranks that were told of the end leave one after another, and have all the time that was promised; once they
+        have left, the others end."""
+        self.phase, self._next = "running", None
+        if any(_own(end) and not end.ok for end in self._ends.values()):
+            self._fail(t, actions)
+        elif not self._told & set(self.alive()):
+            state, code, reason = JOB_ENDS[self._coming]
+            self._stop(t, _End(state, code, _coming(self._coming, reason), self._ask_then_kill()), actions)
 
     def _all_ended(self, t: float, actions: list[Action]) -> None:
         if self.phase in ("preparing", "sweeping", "over") or self.alive():
@@ -418,6 +470,24 @@ class Supervisor:
             by = f" by {event.by}" if event.by else ""
             end = _End("killed", 137, f"`muster kill`{by}", self._ask_then_kill())
         self._stop(event.t, end, actions)
+
+    def _on_warned(self, event: Warned, actions: list[Action]) -> None:
+        self._coming = event.cause
+        self._told |= set(event.ranks)
+
+    def _on_jobends(self, event: JobEnds, actions: list[Action]) -> None:
+        if self._end is not None and self._end.state == "succeeded":
+            actions.append(Sweep(0.0))
+            return
+        self._asked_to_end = True
+        if self._end is not None and self.phase == "stopping":
+            # the ranks were asked already, for another reason, and now have less time
+            self._end.ladder = [(SIGKILL, 0.0)] if self._end.ladder else []
+            self._next = min(self._next or event.t, event.t + event.within)
+            return
+        state, code, reason = JOB_ENDS[event.cause]
+        ladder = [(SIGTERM, min(self.settings.grace, event.within)), (SIGKILL, 0.0)]
+        self._stop(event.t, _End(state, code, reason, ladder), actions)
 
     def _ask_then_kill(self) -> list[tuple[int, float]]:
         return [(SIGTERM, self.settings.grace), (SIGKILL, 0.0)]
@@ -493,6 +563,7 @@ class Supervisor:
             count = f"{self.attempt - self.settings.first_attempt} of {self.settings.max_restarts}"
             actions.append(Say(f"{who}; starting all ranks again (restart {count})"))
             self._ends, self._asked, self._sent, self._end, self._left, self._port = {}, {}, {}, None, [], None
+            self._obeyed = False
             self.phase = "preparing"
             actions.append(Listen(self.attempt))
             return
@@ -509,6 +580,11 @@ class Supervisor:
         code = first.status if end.state == "failed" and not end.reason and first is not None else end.code
         left = [*self._left, *(f"not seen to end: {why}" for why in self._gone.values() if why != end.reason)]
         return Outcome(end.state, code, t, self.attempt, end.reason, first, ends, tuple(left))
+
+
+def _coming(cause: str, reason: str) -> str:
+    """The reason of an end for which nobody waited: all ranks that were told of it have left."""
+    return "the ranks ended before the time limit of the job, as told" if cause == "time limit" else reason
 
 
 def _own(end: RankEnd) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -48,15 +49,75 @@ def test_inside_an_allocation_that_was_made_for_something_else(there: There) -> 
     there.nothing_left()
 
 
+def test_ranks_find_the_variables_of_a_task_of_srun(there: There) -> None:
+    """Whatever the launcher: the same as tasks of a plain srun in the same job, but for what is about its step."""
+    kept = "grep -E '^SLURMD?_' | grep -vE '_(TASK_PID|STEP_?ID|COMM_.*|LAUNCHER_PORT|IPADDR|UMASK|PRIO_PROCESS)='"
+    show = f"env | {kept} | sort > {there.folder}/$WHO.$SLURM_PROCID"
+    (there.folder / "show.sh").write_text(show)
+    lines = ["export WHO=srun SLURM_WAIT=7", "srun -N2 --ntasks-per-node=2 --mpi=none sh show.sh"]
+    for launcher in ("exec", "torchrun"):
+        run = ["run", "--slurm", "-g", "2", "--launcher", launcher, "--env", f"WHO={launcher}", "--", "sh", "show.sh"]
+        lines.append(shlex.join(there.argv(*run)))
+    (there.folder / "all.sh").write_text("\n".join(lines))
+    env = {**there.lab.environment(), **there.env}
+    made_for = ["salloc", "-Q", "-N2", "--gpus-per-node=2", "--cpus-per-task=2", "--ntasks-per-node=2", "sh", "all.sh"]
+    done = there.lab.run("head", made_for, env=env, cwd=str(there.folder), timeout=110)
+    assert 0 == done.returncode, done.stderr
+    for rank in range(4):
+        golden = (there.folder / f"srun.{rank}").read_text()
+        assert "SLURM_GTIDS=" in golden and "SLURM_WAIT=7" in golden
+        assert golden == (there.folder / f"exec.{rank}").read_text()
+        assert golden == (there.folder / f"torchrun.{rank}").read_text()
+
+
 def test_inside_a_step_of_an_allocation(there: There) -> None:
-    """As where salloc gives a shell on the first node."""
+    """As where salloc gives a shell on the first node. What that step was told is not for those that muster starts."""
     env = {**there.lab.environment(), **there.env}
     made_for = ["salloc", "-Q", "-N2", "--gpus-per-node=1", "srun", "-N1", "-n1", "--overlap"]
+    made_for += ["env", "SLURM_LABELIO=1", "SLURM_STDOUTMODE=none", "SLURM_MULTI_PROG=1", "SLURM_EXPORT_ENV=NONE"]
     line = there.argv("run", "--slurm", "-g", "2", "--prefix", "", "--", "sh", "-c", "echo $RANK $CUDA_VISIBLE_DEVICES")
     done = there.lab.run("head", [*made_for, *line], env=env, cwd=str(there.folder), timeout=90)
     assert 0 == done.returncode, done.stderr
     assert ["0 0", "1 0", "2 0", "3 0"] == sorted(done.stdout.splitlines())
     assert "broke" not in done.stderr
+
+
+def test_several_small_runs_in_one_allocation(there: There) -> None:
+    """Each on nodes of its own, waiting for a free one if need be; what would need another job is refused."""
+    show = ["--launcher", "exec", "--prefix", "", there.script("import os, time\nprint(os.uname()[1])\ntime.sleep(2)")]
+    small = shlex.join(there.argv("run", "--slurm", "-N", "1", "-g", "1", *show))
+    named = shlex.join(there.argv("run", "--slurm", "--nodelist", "n2", "-g", "1", *show))
+    detached = shlex.join(there.argv("run", "--slurm", "-d", "--name", "later", "-g", "1", "--", "sh", "-c", "exit 4"))
+    wait = shlex.join(there.argv("wait", "later"))
+    refused = ["--partition main --time 1", "--requeue 2", "--nodelist n3", "--gpus-per-node 1"]
+    lines = [
+        *(f'{small} >one.{number} 2>err.{number} & pids="$pids $!"' for number in range(3)),
+        "for pid in $pids; do wait $pid || exit 90; done",
+        f"{named} >named || exit 91",
+        f"{detached} || exit 92",
+        f"{wait}; [ $? = 4 ] || exit 93",
+        *(f"{small.replace('-N 1', words)} 2>>refused; [ $? = 2 ] || exit 94" for words in refused),
+    ]
+    (there.folder / "all.sh").write_text("\n".join(lines))
+    env = {**there.lab.environment(), **there.env}
+    line = ["salloc", "-Q", "-N2", "bash", "all.sh"]
+    done = there.lab.run("head", line, env=env, cwd=str(there.folder), timeout=110)
+    assert 0 == done.returncode, done.stderr
+    hosts = [(there.folder / f"one.{number}").read_text().strip() for number in range(3)]
+    assert {"n1", "n2"} == set(hosts)
+    waited = [(there.folder / f"err.{number}").read_text().count("waiting for a free node") for number in range(3)]
+    assert [0, 0, 1] == sorted(waited), "two nodes for three runs"
+    assert "n2" == (there.folder / "named").read_text().strip()
+    words = (there.folder / "refused").read_text()
+    assert 4 == words.count("inside of which this is"), words
+
+
+def test_ranks_follow_the_gpus_that_were_asked_for(there: There) -> None:
+    """A whole node has four."""
+    show = ["--prefix", "", "--", "sh", "-c", "echo $RANK $CUDA_VISIBLE_DEVICES"]
+    done = there.muster("run", "--slurm", "-N", "2", "--exclusive", "--gpus-per-node", "2", *show)
+    assert 0 == done.returncode, done.stderr
+    assert [f"{rank} 0,1" for rank in range(4)] == sorted(done.stdout.splitlines())
 
 
 def test_inside_a_batch_script_of_the_person(there: There) -> None:
@@ -117,10 +178,15 @@ def test_from_the_login_node(there: There) -> None:
 
 
 def test_scancel_from_outside_ends_a_waiting_caller(there: There) -> None:
-    process = there.start("run", "--slurm", "-N", "2", "-g", "1", there.script(TICK), "10000", "0.05")
+    """Ranks that would save at a warning, and ask to be started again, have no part in that."""
+    text = "import signal, sys\nsignal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))\n" + TICK
+    process = there.start("run", "--slurm", "-N", "2", "-g", "1", there.script(text), "10000", "0.05")
     there.steps(2, 3)
     there.lab.run("head", ["scancel", "--user=root"])
-    assert process.wait(timeout=60) in (137, 143), there.said()
+    assert 137 == process.wait(timeout=60), there.said()
+    assert "the job was cancelled (scancel)" in there.said()
+    assert "the logs: muster logs" in there.said(), "the report comes although the connection broke"
+    assert "killed" in there.muster("ps").stdout
     there.nothing_left()
 
 
@@ -128,8 +194,8 @@ def test_scancel_of_a_run_that_may_come_again_is_the_end_too(there: There) -> No
     process = there.start("run", "--slurm", "--requeue", "5", "-g", "1", there.script(TICK), "10000", "0.05")
     there.steps(1, 3)
     there.lab.run("head", ["scancel", "--user=root"])
-    assert process.wait(timeout=60) in (137, 143), there.said()
-    assert [] == queue(there)
+    assert 137 == process.wait(timeout=60), there.said()
+    until(lambda: not queue(there), "the job is over")
     assert 1 == len(list(there.run.glob("attempt_*")))
 
 
@@ -225,10 +291,27 @@ def test_ctrl_c_leaves_and_a_second_one_cancels(there: There) -> None:
     second = there.start("attach", first_run.name)
     until(lambda: "step" in there.said(), "it shows lines")
     there.kill("head", "muster attach", signal.SIGINT)
+    assert 0 == second.wait(timeout=20), "a terminal that only watched never cancels"
+    assert "goes on as job" in there.said()
+    assert "cancel" not in there.said()
+    there.lab.run("head", ["scancel", "--user=root"])
+    third = there.start(*line)
+    until(lambda: "step" in there.said(), "it shows lines")
+    there.kill("head", "muster run --slurm", signal.SIGINT)
     until(lambda: "cancels it" in there.said(), "it says what a second one does")
-    there.kill("head", "muster attach", signal.SIGINT)
-    assert second.wait(timeout=60) in (130, 137, 143), there.said()
+    there.kill("head", "muster run --slurm", signal.SIGINT)
+    assert 130 == third.wait(timeout=60), there.said()
     until(lambda: not queue(there), "the job is cancelled")
+    there.nothing_left()
+
+
+def test_a_controller_that_is_killed_is_told_with_what_the_ranks_wrote(there: There) -> None:
+    process = there.start("run", "--slurm", "-N", "2", "-g", "1", there.script(TICK), "10000", "0.05")
+    there.steps(2, 3)
+    there.kill("n1", r"muster\.pyz inside", signal.SIGKILL)
+    assert 125 == process.wait(timeout=90), there.said()
+    assert "the controller of the run on n1 was killed" in there.said()
+    assert "[1] rank 1 step 2 " in there.said()
     there.nothing_left()
 
 
@@ -238,6 +321,17 @@ def test_several_jobs_on_the_same_nodes_at_once(there: There) -> None:
     for number, process in enumerate(started):
         assert 0 == process.wait(timeout=120), there.said(number)
         assert "the sum of 0 to 1 is 1" in there.said(number)
+
+
+@pytest.mark.parametrize("name", ["50%j of it's", "back\\slash %j"])
+def test_a_run_directory_with_characters_that_slurm_reads(there: There, name: str) -> None:
+    folder = there.folder / name
+    done = there.muster(
+        "run", "--slurm", "--run-dir", str(folder), "--setup", "echo set up", "--", "sh", "-c", "exit 3"
+    )
+    assert 3 == done.returncode, done.stderr
+    (output,) = folder.glob("runs/*/slurm*.out")
+    assert "set up" in output.read_text()
 
 
 def test_a_job_that_is_over_at_once(there: There) -> None:

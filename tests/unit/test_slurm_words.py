@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from muster.errors import Impossible
 from muster.hosts import unfold_hosts
+from muster.model import Host
+from muster.ranks import layout
 from muster.schedulers import slurm
 
 
@@ -116,8 +120,46 @@ def test_what_would_mislead_a_step_is_left_out() -> None:
         "PMIX_NAMESPACE": "x",
         "SLURM_STEP_ID": "0",
         "SLURM_CPUS_PER_TASK": "3",
+        "SLURM_LABELIO": "1",
+        "SLURM_NEW_IN_SOME_VERSION": "1",
+        "SBATCH_WAIT": "1",
+        "SBATCH_ACCOUNT": "lab",
+        "SQUEUE_FORMAT": "%i",
+        "SALLOC_PARTITION": "x",
+        "SCANCEL_STATE": "PENDING",
     }
-    assert {"SLURM_JOB_ID", "SLURM_CONF", "PATH", "SLURM_JOB_NODELIST", "SLURM_GPUS_ON_NODE"} == set(slurm.clean(env))
+    kept = {"SLURM_JOB_ID", "SLURM_CONF", "PATH", "SLURM_JOB_NODELIST", "SLURM_GPUS_ON_NODE"}
+    assert kept == set(slurm.clean(env))
+    assert kept | {"SBATCH_ACCOUNT"} == set(slurm.for_sbatch(env))
+    asked = {"SLURM_GPUS_PER_TASK", "SLURM_LABELIO", "SLURM_NEW_IN_SOME_VERSION"}
+    assert asked <= set(slurm.exported(env)), "ranks may have an srun of their own"
+    assert not {"SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_ID", "SLURM_NTASKS_PER_NODE"} & set(slurm.exported(env))
+    assert re.fullmatch(slurm.NOT_FOR_LAUNCHERS, "SLURM_LABELIO")
+    assert not re.fullmatch(slurm.NOT_FOR_LAUNCHERS, "SLURM_HOSTFILE")
+
+
+def test_ranks_are_told_what_srun_would_tell_them() -> None:
+    nodes = layout([(Host("n1"), 2), (Host("n2"), 2), (Host("n3"), 1)])
+    found = slurm.environment_of(nodes[1].ranks[1], nodes, 8)
+    assert "2(x2),1" == found["SLURM_TASKS_PER_NODE"] == found["SLURM_STEP_TASKS_PER_NODE"]
+    assert "2,3" == found["SLURM_GTIDS"]
+    assert "n[1-3]" == found["SLURM_STEP_NODELIST"]
+    assert ("3", "1", "1", "5", "4") == tuple(
+        found[f"SLURM_{name}"] for name in ("PROCID", "LOCALID", "NODEID", "NTASKS", "CPUS_PER_TASK")
+    )
+    assert "SLURM_NTASKS_PER_NODE" not in found, "they are not equally many"
+    nodes = layout([(Host("n1"), 4)])
+    found = slurm.environment_of(nodes[0].ranks[3], nodes)
+    assert ("4", "4", "0,1,2,3") == tuple(
+        found[f"SLURM_{name}"] for name in ("NTASKS_PER_NODE", "TASKS_PER_NODE", "GTIDS")
+    )
+    assert "SLURM_CPUS_PER_TASK" not in found
+
+
+def test_the_cpus_of_each_node() -> None:
+    env = {"SLURM_JOB_CPUS_PER_NODE": "4(x2),2", "SLURM_CPUS_PER_TASK": "2"}
+    assert {"n1": 4, "n2": 4, "n3": 2} == slurm.cpus_by_host(env, ("n1", "n2", "n3"))
+    assert {} == slurm.cpus_by_host({"SLURM_JOB_CPUS_PER_NODE": "4"}, ("n1",))
 
 
 def test_a_step_says_everything() -> None:
@@ -200,6 +242,25 @@ def test_the_gpus_that_a_job_has_on_each_node() -> None:
     assert {} == slurm.gpus_there("slurm_load_jobs error: Invalid job id specified")
 
 
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ("TresPerNode=gres:gpu:2", {"n1": 2, "n2": 2}),
+        ("TresPerNode=gres:gpu:toy:1,gres:gpu:a100:2", {"n1": 3, "n2": 3}),
+        ("TresPerNode=gres/gpu:toy=2", {"n1": 2, "n2": 2}),
+        ("TresPerNode=gres:gpu:9", {"n1": 4, "n2": 4}),
+        ("TresPerTask=gres:gpu:1", {"n1": 2, "n2": 1}),
+        ("TresPerJob=gres:gpu:5", {"n1": 3, "n2": 2}),
+        ("TresPerJob=gres:gpu:8", {"n1": 4, "n2": 4}),
+        ("", {"n1": 4, "n2": 4}),
+    ],
+)
+def test_gpus_are_no_more_than_were_asked_for(asked: str, expected: dict[str, int]) -> None:
+    """`--exclusive --gpus-per-node 2` has all GPUs of the nodes, and a plain srun sees two."""
+    there = f"     Nodes=n[1-2] CPU_IDs=0-7 Mem=0 GRES=gpu:toy:4(IDX:0-3)\n   {asked}\n"
+    assert expected == slurm.gpus_there(there, {"n1": 2, "n2": 1})
+
+
 def test_gpus_of_a_step_are_always_said() -> None:
     assert "--gpus-per-node=2" in slurm.step(("n1", "n2"), ("x",), gpus=2)
     assert "--gpus=4" in slurm.step(("n1",), ("x",), gpus=4)  # the only way on one of several uneven nodes
@@ -270,3 +331,74 @@ srun: error: n[4-5]: tasks 3-4: Exited with exit code 1
 srun: error: Unable to create step: Invalid
 """
     assert {"n2": "Killed", "n4": "Exited with exit code 1", "n5": "Exited with exit code 1"} == slurm.ended_tasks(said)
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds"),
+    [
+        ("90", 5400),
+        ("2:30", 150),
+        ("0:30", 30),
+        ("4:00:00", 14400),
+        ("1-0", 86400),
+        ("2-12:30", 217800),
+        ("1-0:0:5", 86405),
+        ("soon", None),
+        ("UNLIMITED", None),
+        ("", None),
+    ],
+)
+def test_time_limits_as_slurm_reads_them(limit: str, seconds: float | None) -> None:
+    assert seconds == slurm.seconds_of(limit)
+
+
+RECORD = """JobId=1 JobName=t.sh
+   JobState={state} Reason={reason} Dependency=(null)
+   StartTime=2026-11-27T00:04:04 EndTime=2026-11-27T00:05:09 Deadline=N/A
+   PreemptEligibleTime=2026-11-27T00:04:04 PreemptTime={preempted}
+"""
+NOTE = "slurmstepd-n1: error: *** {what} ON n1 CANCELLED AT 2026-11-27T00:05:09{due} ***\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "record", "cause"),
+    [
+        (NOTE.format(what="JOB 1", due=" DUE TO TIME LIMIT"), None, "time limit"),
+        (NOTE.format(what="STEP 1.0", due=" DUE TO TIME LIMIT"), None, "time limit"),
+        (NOTE.format(what="JOB 1", due=" DUE TO PREEMPTION"), None, "preempted"),
+        (NOTE.format(what="JOB 1", due=" DUE TO JOB REQUEUE"), None, "requeued"),
+        (NOTE.format(what="JOB 1", due=" DUE TO NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS"), None, "node failure"),
+        (NOTE.format(what="JOB 1", due=""), None, "cancelled"),
+        ("", ("COMPLETING", "TimeLimit", "None"), "time limit"),
+        (NOTE.format(what="STEP 1.0", due=""), None, ""),
+        (NOTE.format(what="STEP 1.0", due=""), ("RUNNING", "None", "None"), "cancelled"),
+        (NOTE.format(what="STEP 1.0", due=""), ("RUNNING", "None", "2026-11-27T00:04:30"), "preempted"),
+        (NOTE.format(what="STEP 1.0", due=""), ("RUNNING", "None", "2026-11-26T00:00:00"), "cancelled"),
+        ("", ("RUNNING", "None", "None"), ""),
+        ("", None, ""),
+    ],
+)
+def test_why_a_job_is_ended(said: str, record: tuple[str, str, str] | None, cause: str) -> None:
+    found = None
+    if record is not None:
+        state, reason, preempted = record
+        found = slurm.record_of(RECORD.format(state=state, reason=reason, preempted=preempted))
+    assert cause == slurm.why_ended(said, found)
+
+
+def test_who_cancelled_a_job() -> None:
+    assert "1000" == slurm.cancelled_by("CANCELLED by 1000\n")
+    assert "" == slurm.cancelled_by("CANCELLED\n")
+    assert "" == slurm.cancelled_by("")
+
+
+@pytest.mark.parametrize(
+    ("folder", "pattern"),
+    [
+        ("/runs/x", "/runs/x/slurm-%j.out"),
+        ("/runs/100%j", "/runs/100%%j/slurm-%j.out"),
+        ("/a\\b/%j", "/a\\\\b/%j/slurm.out"),
+    ],
+)
+def test_where_a_batch_script_writes_whatever_the_folder_is_called(folder: str, pattern: str) -> None:
+    assert pattern == slurm.output_in(folder)

@@ -22,6 +22,7 @@ from muster.supervise import (
     Ended,
     Event,
     Finish,
+    JobEnds,
     Listen,
     Listening,
     Lost,
@@ -37,6 +38,7 @@ from muster.supervise import (
     Swept,
     Tick,
     Unable,
+    Warned,
 )
 
 Step = tuple[Event, Sequence[Action]]
@@ -784,7 +786,111 @@ NODES = [
     ),
 ]
 
-HISTORIES = [*ENDS, *CAUSES, *ASKED, *TIMEOUTS, *BROKEN, *RESTARTS, *NODES]
+SCHEDULED = [
+    History(
+        "The end of the job ends the ranks, within the time that the scheduler leaves; its cause is that of the run.",
+        ranks(2),
+        [
+            *BEGUN,
+            (
+                JobEnds(9.0, "time limit", 3.0),
+                [
+                    Say("the time limit of the job was reached: SIGTERM to 2 ranks, 3 s to end"),
+                    Signal(SIGTERM, (0, 1)),
+                ],
+            ),
+            (Ended(9.1, 0, 0, 75), []),
+            (
+                Tick(12.0),
+                [Say("the time limit of the job was reached: killing rank 1 (SIGKILL)"), Signal(SIGKILL, (1,))],
+            ),
+            (Ended(12.1, 1, 0, signal=9), [Sweep(0.0)]),
+            (Swept(12.2, 0), []),
+        ],
+        {"state": "timed out", "code": 124, "first": None},
+    ),
+    History(
+        "A cancelled job never counts as failed, and nothing starts again.",
+        ranks(1, max_restarts=3),
+        [
+            *BEGUN,
+            (
+                JobEnds(9.0, "cancelled", 27.0),
+                [Say("the job was cancelled (scancel): SIGTERM to rank 0, 10 s to end"), Signal(SIGTERM, (0,))],
+            ),
+            (Ended(9.1, 0, 0, 75), [Sweep(0.0)]),
+            (Swept(9.2, 0), []),
+        ],
+        {"state": "killed", "code": 137, "first": None},
+    ),
+    History(
+        "Ranks that were warned leave one after another, each with the time that it needs; then the others are ended.",
+        ranks(3),
+        [
+            *BEGUN,
+            (Warned(5.0, "time limit", (0, 1)), []),
+            (Ended(6.0, 0, 0, 75), []),
+            (Ended(6.1, 2, 0, 1, failure=lost_peer(6.0)), []),
+            (Tick(20.0), []),
+            (Ended(40.0, 1, 0, 0), [Sweep(0.0)]),
+            (Swept(40.1, 0), []),
+        ],
+        {"state": "timed out", "code": 124, "first": None},
+    ),
+    History(
+        "Those that were not warned end when all that were have left.",
+        ranks(2),
+        [
+            *BEGUN,
+            (Warned(5.0, "preempted", (0,)), []),
+            (
+                Ended(6.0, 0, 0, 9),
+                [Say("the job was preempted: SIGTERM to rank 1, 10 s to end"), Signal(SIGTERM, (1,))],
+            ),
+            (Ended(6.1, 1, 0, signal=15), [Sweep(0.0)]),
+            (Swept(6.2, 0), []),
+        ],
+        {"state": "killed", "code": 137, "first": None},
+    ),
+    History(
+        "A rank that raises after the warning has failed, as ever.",
+        ranks(2),
+        [
+            *BEGUN,
+            (Warned(5.0, "time limit", (0, 1)), []),
+            (Ended(6.0, 0, 0, 1, failure=raised(5.9)), [Signal(SIGTERM, (1,))]),
+            (Ended(6.1, 1, 0, signal=15), [Sweep(0.0)]),
+            (Swept(6.2, 0), []),
+        ],
+        {"state": "failed", "code": 1, "first": RankEnd(0, 0, 6.0, 1, failure=raised(5.9))},
+    ),
+    History(
+        "Ranks that are warned and end well have succeeded.",
+        ranks(1),
+        [
+            *BEGUN,
+            (Warned(5.0, "time limit", (0,)), []),
+            (Ended(6.0, 0, 0, 0), [Sweep(10.0)]),
+            (Swept(6.2, 0), []),
+        ],
+        {"state": "succeeded", "code": 0},
+    ),
+    History(
+        "Ranks that are being ended for a failure have less time when the job ends; the failure stays the cause.",
+        ranks(2),
+        [
+            *BEGUN,
+            (Ended(5.0, 0, 0, 3), [Signal(SIGTERM, (1,))]),
+            (JobEnds(6.0, "cancelled", 2.0), []),
+            (Tick(8.0), [Say("killing rank 1 that did not end (SIGKILL)"), Signal(SIGKILL, (1,))]),
+            (Ended(8.1, 1, 0, signal=9), [Sweep(0.0)]),
+            (Swept(8.2, 0), []),
+        ],
+        {"state": "failed", "code": 3, "first": RankEnd(0, 0, 5.0, 3)},
+    ),
+]
+
+HISTORIES = [*ENDS, *CAUSES, *ASKED, *TIMEOUTS, *BROKEN, *RESTARTS, *NODES, *SCHEDULED]
 
 
 LATE: list[Event] = [

@@ -93,13 +93,8 @@ class Agent:
     def begin(self) -> None:
         """Make this process ready to have children."""
         system.adopt_orphans()
-        told, tell = os.pipe()
-        os.set_blocking(told, False)
-        os.set_blocking(tell, False)
-        signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, lambda *_: self.terminated())
-        self.watch(told, lambda: self.children_ended(told))
+        told = system.note_signals()
+        self.watch(told, lambda: self.signalled(system.noted(told)))
 
     def greet(self) -> None:
         """Speak to who started this agent, over stdin and stdout."""
@@ -244,14 +239,15 @@ class Agent:
         else:
             self.lost("the agent was sent SIGTERM")
 
-    def children_ended(self, told: int) -> None:
-        """Collect the dead."""
-        try:
-            os.read(told, 4096)
-        except BlockingIOError:
-            pass
+    def signalled(self, numbers: bytes) -> None:
+        """Signals have come: collect the dead, and pass on what a scheduler sends to the ranks through this process."""
+        if signal.SIGTERM in numbers:
+            self.terminated()
         if self.prepared:
             self.children_ended_now()
+        for number in sorted(set(numbers) - {signal.SIGTERM, signal.SIGCHLD}):
+            if self.scheduled and self.prepared and not self.members.tasks:
+                self.on_pass(b"", number)
 
     # ---- what the supervisor asks for -------------------------------------------------------------------------------
 
@@ -382,18 +378,24 @@ class Agent:
         if self.prepared and self.members.guests is not None:
             self.members.guests.reached(number, code)
 
+    def on_pass(self, payload: bytes, number: int) -> None:
+        """Pass a signal on, now, to the ranks that have a handler for it, and tell which these are."""
+        self.emit("passed", number=number, ranks=self.members.warn(number, again=True) if self.prepared else [])
+
     def on_warn(self, payload: bytes, name: str) -> None:
         """Pass a signal, `USR1`, to the ranks that have a handler for it, and tell which these are.
 
         A rank that has only begun gets it as soon as it listens.
         """
-        number = signal.Signals[f"SIG{name}"]
-        self.emit("heard", ranks=self._warn(number))
+        self._warn(signal.Signals[f"SIG{name}"], None)
 
-    def _warn(self, number: int) -> list[int]:
-        if not self.leaving:
-            self.after(_LISTENS, lambda: self._warn(number))
-        return self.members.warn(number) if self.prepared else []
+    def _warn(self, number: int, before: set[int] | None) -> None:
+        if self.leaving:
+            return
+        listening = set(self.members.warn(number)) if self.prepared else set()
+        if before is None or listening - before:
+            self.emit("heard", ranks=sorted(listening))
+        self.after(_LISTENS, lambda: self._warn(number, listening | (before or set())))
 
     def on_sweep(self, payload: bytes, patience: float, well: bool = True) -> None:
         """End whatever is left of the attempt; what ranks left behind has `patience` seconds to end by itself.

@@ -109,7 +109,7 @@ def text_of(name: str) -> str:
 
 def relay_source(call: str) -> bytes:
     """The text of a program, with its length, that does one thing which `relay.py` can do, such as `visit(…)`."""
-    return _source(("local", "relay"), f"from muster.agent.relay import *\nwrite_all(1, {MAGIC!r})\n{call}")
+    return _source(("local", "relay"), f"from muster.agent.relay import *\nsurvive()\nwrite_all(1, {MAGIC!r})\n{call}")
 
 
 def agent_source(call: str = "from muster.agent.agent import main\nmain(HOOK)") -> bytes:

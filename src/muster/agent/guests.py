@@ -222,7 +222,8 @@ class Guests:
         folder = self.members.folder
         self.agent.logs.follow_more(rank)
         self.agent.emit("joined", attempt=self.members.attempt, rank=rank, **_of(me, "launcher", "world_size"))
-        env = dict(self.conf["env"], TORCHELASTIC_ERROR_FILE=os.path.join(folder, f"rank_{rank:05d}.error.json"))
+        env = {**self._of_scheduler(rank), **self.conf["env"], **self.conf["scheduled"].get(str(rank), {})}
+        env["TORCHELASTIC_ERROR_FILE"] = os.path.join(folder, f"rank_{rank:05d}.error.json")
         if self.members.own_meeting:
             env["TORCHELASTIC_RESTART_COUNT"] = self.late["TORCHELASTIC_RESTART_COUNT"]
         else:
@@ -247,6 +248,12 @@ class Guests:
             "stdin": self.members.stdin is not None and rank == self.members.stdin_rank,
             "grace": self.conf["grace"],
         }
+
+    def _of_scheduler(self, rank: int) -> dict[str, str]:
+        """What a scheduler tells of the job on this node, where the launcher may have dropped it."""
+        if str(rank) not in self.conf["scheduled"] or self.members.tasks:
+            return {}
+        return {name: value for name, value in os.environ.items() if name.startswith(("SLURM_", "SLURMD_"))}
 
     def began(self, visitor: Peer, pid: int) -> None:
         """Its program runs."""

@@ -73,8 +73,8 @@ class Members:
         self.pids: dict[int, int] = {}
         self.names: dict[int, str] = {}
         self.unclaimed: dict[int, tuple[int | None, int | None]] = {}
-        self.warned: set[int] = set()
-        """Processes of ranks that were told of the end to come."""
+        self.warned: set[tuple[int, int]] = set()
+        """(process, signal): what was passed on to ranks that catch it."""
         self.ends: dict[int, dict[str, int | None]] = {}
         self.warm: Hooked | None = None
         self.warm_times: dict[str, float] = {}
@@ -91,6 +91,8 @@ class Members:
         self.waiting: tuple[int, str, Mapping[str, str]] | None = None
         self.guests: Guests | None = None
         """The ranks, where a foreign launcher starts them."""
+        self.tasks = guests is not None and guests["tasks"]
+        """The ranks are tasks of the scheduler, which signals them itself."""
         self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self.stdin = stdin
         """What the rank that reads has as its stdin."""
@@ -483,13 +485,19 @@ class Members:
                 group = groups[rank] if self.guests is None else self.guests.conf["group"]
                 system.send(self.pids[rank], number, group)
 
-    def warn(self, number: int) -> list[int]:
-        """Send a signal, once, to the ranks that have a handler for it, and tell which; others it would end."""
-        listening = [rank for rank, pid in sorted(self.pids.items()) if system.catches(pid, number)]
-        for rank in listening:
-            if self.pids[rank] not in self.warned:
-                self.warned.add(self.pids[rank])
-                system.send(self.pids[rank], number)
+    def warn(self, number: int, again: bool = False) -> list[int]:
+        """Send a signal to the ranks that have a handler for it, and tell which; others it would end.
+
+        Each process gets it once, or `again` if it has had it.
+        """
+        listening = []
+        for rank, rank_pid in sorted(self.pids.items()):
+            pids = system.catchers(rank_pid, number)
+            listening += [rank] if pids else []
+            for pid in pids:
+                if again or (pid, number) not in self.warned:
+                    self.warned.add((pid, number))
+                    system.send(pid, number)
         return listening
 
     def stacks(self, ranks: Collection[int] | None = None) -> dict[str, Any]:

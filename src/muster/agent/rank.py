@@ -23,10 +23,10 @@ from muster.agent.local import AGENT, TOKEN, Sockets
 from muster.agent.protocol import Unpacker, pack
 from muster.agent.warm import hooked
 
-_PASSED_ON = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGURG")
+_PASSED_ON = system.CATCHABLE - {signal.SIGCHLD}
 
 _ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-"""Those of them by which a launcher asks a rank to end."""
+"""Those of them by which a launcher asks a rank to end: they are passed on whatever the rank does about it."""
 
 _NOTED = 10.0
 """Seconds in which the agent must have taken note of an end."""
@@ -155,8 +155,9 @@ def _see_through(agent: socket.socket, order: Mapping[str, Any], start: Callable
     """Start the program of the rank, see it to its end, and tell of both; gives its exit status."""
     system.adopt_orphans()
     early: list[int] = []
-    for name in _PASSED_ON:
-        signal.signal(getattr(signal, name), lambda number, _: early.append(number))
+    for number in _PASSED_ON:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, _: early.append(number))
     try:
         pid = start()
     except OSError as error:
@@ -168,14 +169,17 @@ def _see_through(agent: socket.socket, order: Mapping[str, Any], start: Callable
     """When the launcher asked the rank to end."""
 
     def pass_on(number: int, _: object = None) -> None:
+        """Send it to the rank; what a scheduler sends to all tasks ends none that has no handler for it."""
         if number in _ENDS:
             asked.append(time.monotonic())
-        system.send(pid, number)
+        for catcher in [pid] if number in _ENDS else system.catchers(pid, number):
+            system.send(catcher, number)
 
-    for name in _PASSED_ON:
-        signal.signal(getattr(signal, name), pass_on)
-    for number in early:
-        pass_on(number)
+    for number in _PASSED_ON:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, pass_on)
+    for come in early:
+        pass_on(come)
     _tell(agent, "began", pid=pid)
     noted = threading.Event()
     threading.Thread(target=_watch, args=(agent, pid, noted), daemon=True).start()
@@ -244,8 +248,9 @@ def _fork(order: Mapping[str, Any], me: Identity) -> int:
     code: Any = 1
     try:
         os.setsid()
-        for name in _PASSED_ON:
-            signal.signal(getattr(signal, name), signal.SIG_DFL)
+        for caught in _PASSED_ON:
+            if signal.getsignal(caught) != signal.SIG_IGN:
+                signal.signal(caught, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for target, fd in enumerate(_files(order)):
             os.dup2(fd, target)

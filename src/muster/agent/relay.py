@@ -8,12 +8,19 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import socket
 import struct
 import sys
 from collections.abc import Mapping
 
 from muster.agent import local
+
+
+def survive() -> None:
+    """Ignore what a scheduler sends to all steps of a job; it is for the ranks. SIGTERM ends this process."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM, signal.SIGCHLD}:
+        signal.signal(number, signal.SIG_IGN)  # the kernel ends it all the same for a fault of its own
 
 
 def write_all(fd: int, data: bytes) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 
-from muster.agent import meet
+from muster.agent import meet, system
 from muster.agent.agent import Agent
 from muster.agent.boot import text_of
 from muster.agent.dial import Dialer
@@ -17,6 +18,8 @@ from muster.agent.wire import Wire
 RENDEZVOUS = "rendezvous.json"
 """Where the supervisor is and the secret of this attempt; only the person may read it."""
 
+_OF_THIS_STEP = r"SLURM_(NTASKS_PER_NODE|CPU_BIND\w*|MEM_BIND\w*|CPUS_PER_TASK|OVERCOMMIT)|SRUN_\w+"
+"""How one agent a node was asked for, which says nothing of the ranks."""
 _WAY = 10.0
 """Seconds in which a connection to node 0 must be made."""
 
@@ -26,9 +29,12 @@ def step(words: list[str]) -> int:
     (run_dir,) = words
     with open(os.path.join(run_dir, RENDEZVOUS)) as file:
         where = json.load(file)
+    for name in [name for name in os.environ if re.fullmatch(_OF_THIS_STEP, name)]:
+        del os.environ[name]
     agent = Agent(text_of("hook"))
     agent.wire, agent.lease, agent.scheduled = Wire(keeps=True), where["lease"], True
     agent.begin()
+    system.hear_signals()
     ways = meet.knock(where["addresses"], where["port"], _WAY)
     good = [address for address in where["addresses"] if "error" not in ways[address]]
     agent.introduction = {

@@ -14,6 +14,14 @@ _PR_SET_CHILD_SUBREAPER = 36
 STACKS_SIGNAL = signal.SIGRTMIN + 13
 """A rank writes the Python stacks of its threads when it gets this one. Real-time: no script uses it."""
 
+FAULTS = frozenset(
+    (signal.SIGILL, signal.SIGTRAP, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV, signal.SIGSYS)
+)
+"""Signals that tell of a fault of the process itself: after a handler the same instruction would fail again."""
+
+CATCHABLE = frozenset(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP} - FAULTS
+"""Signals that a process can get from others and survive."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -30,6 +38,35 @@ def ancestors() -> list[tuple[str, ...]]:
         seen = _stat(pid)
         pid = seen[2] if seen else 0
     return found
+
+
+def note_signals() -> int:
+    """Survive all signals but those that are ignored already (nohup): gives the descriptor from which the number of
+    each one that comes can be read, a byte each.
+
+    A handler, and not SIG_IGN, which programs that are started later would inherit.
+    """
+    told, tell = os.pipe()
+    os.set_blocking(told, False)
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    for number in CATCHABLE:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+    return told
+
+
+def hear_signals() -> None:
+    """Let the signals come that waited since this program began; see `archive.py`."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+
+
+def noted(told: int) -> bytes:
+    """The numbers of the signals that came since the last look."""
+    try:
+        return os.read(told, 4096)
+    except BlockingIOError:
+        return b""
 
 
 def adopt_orphans() -> None:
@@ -192,6 +229,24 @@ def catches(pid: int, number: int) -> bool:
     except OSError:
         pass
     return False
+
+
+def catchers(pid: int, number: int) -> list[int]:
+    """The processes that have a handler for the signal: this one, or those nearest to it that came of it, where it is
+    a shell or a profiler that passes nothing on."""
+    if catches(pid, number):
+        return [pid]
+    children: dict[int, list[int]] = {}
+    for child, (_, parent) in descendants(pid).items():
+        children.setdefault(parent, []).append(child)
+    found, waiting = [], children.get(pid, [])
+    while waiting:
+        child = waiting.pop()
+        if catches(child, number):
+            found.append(child)
+        else:
+            waiting += children.get(child, [])
+    return sorted(found)
 
 
 def send(pid: int, number: int, group: bool = False) -> bool:

@@ -254,7 +254,7 @@ def start(
     if given.get("slurm"):
         from muster.commands.submit import submit
 
-        return submit(words, asked, given, env, run_id, root)
+        return submit(words, asked, given, env, run_id, root, parsed.given)
     if asked.hosts or given.get("detach"):
         from muster.commands.there import run_there
 

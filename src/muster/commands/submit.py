@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -13,7 +14,7 @@ from muster import archive, runs
 from muster.agent import meet
 from muster.agent.keep import ARCHIVE
 from muster.commands.run import job_record, make_copy, make_view
-from muster.environ import stands_open
+from muster.environ import is_secret, stands_open
 from muster.errors import Impossible, RunFailed
 from muster.hosts import fold_hosts, unfold_hosts
 from muster.inside import ASKED
@@ -24,6 +25,7 @@ from muster.ranks import layout
 from muster.schedulers import slurm
 from muster.stored import plan_from_json
 from muster.world import contact, queue
+from muster.world.claims import Claims
 from muster.world.serve import RECORD
 from muster.world.watch import Watch, show_rest
 
@@ -59,6 +61,7 @@ def request(asked: Asked, given: Mapping[str, Any], run_dir: Path) -> slurm.Requ
             hint = f"use muster's own `{own}`" if own else "a run is one job, and muster needs that for itself"
             raise Impossible(f"--slurm-opt {name}: muster writes that option of sbatch itself", hint)
     options = {name: value for name, value in options.items() if value is not None}
+    _check_warning(given, options.get("time", ""))
     nodes, tasks = _size(asked, given, options.get("nodelist", ""))
     unsaid = tasks is None and not options.keys() & {"cpus-per-task", "exclusive", "cpus-per-gpu"}
     if unsaid and asked.each is not None and asked.each.isdigit():
@@ -67,17 +70,33 @@ def request(asked: Asked, given: Mapping[str, Any], run_dir: Path) -> slurm.Requ
         name=asked.job.name or asked.job.program.title,
         nodes=nodes,
         options=tuple(options.items()),
-        output=str(run_dir / "slurm-%j.out"),
-        before=int(_warning(given)[1]),
+        output=slurm.output_in(str(run_dir)),
+        before=math.ceil(_warning(given)[1]),
         requeue=bool(given.get("requeue", 0)),
         tasks=tasks,
     )
 
 
 def _warning(given: Mapping[str, Any]) -> tuple[str, float]:
-    """The signal for ranks that listen, and how many seconds before the end they get it."""
+    """The signal for ranks that listen, and how many seconds before the end they get it. Raises `Impossible`."""
     found: tuple[str, float] = given.get("signal_before", ("USR1", 120.0))
+    if found[1] > slurm.LONGEST_WARNING:
+        raise Impossible(
+            f"--signal-before {found[1]:g}s: Slurm sends it at most {slurm.LONGEST_WARNING} s before the time limit",
+            f"use `--signal-before {slurm.LONGEST_WARNING}s` or less",
+        )
     return found
+
+
+def _check_warning(given: Mapping[str, Any], limit: str) -> None:
+    """Raise `Impossible` where ranks would be told to save as soon as they have begun."""
+    whole = slurm.seconds_of(limit)
+    if "signal_before" in given and whole is not None and _warning(given)[1] >= whole:
+        raise Impossible(
+            f"--signal-before {_warning(given)[1]:g}s with a time limit of {whole:g} s: the ranks would be told to "
+            "save as soon as the job starts",
+            f"use less than {whole:g} s, or a longer --time",
+        )
 
 
 def _word(value: Any, what: str) -> Any:
@@ -135,19 +154,22 @@ def submit(
     env: Mapping[str, str],
     run_id: str,
     root: Path,
+    typed: Mapping[str, Any],
 ) -> int:
     """Hand the run in, or start it on the nodes of the allocation that this is; watch it unless it is detached.
 
-    Raises `Impossible`.
+    `typed` are the options of the command line. Raises `Impossible`.
     """
     allocation = slurm.allocation(env)
-    if allocation is not None and "nnodes" in given:
-        wanted_nodes, there = int(str(given["nnodes"]).partition(":")[0]), len(allocation.hosts)
-        if wanted_nodes > there:
-            raise Impossible(
-                f"--nnodes {wanted_nodes}: job {allocation.job}, in which this is, has {there}", "ask salloc for more"
-            )
-        check_sizes(wanted_nodes, asked.each, given.get("np"), f"-N {wanted_nodes}")
+    claims, cpus = None, {}
+    if allocation is not None:
+        cpus = slurm.cpus_by_host(env, allocation.hosts)
+        if "nnodes" in given:
+            few = int(str(given["nnodes"]).partition(":")[0])
+            check_sizes(few, asked.each, given.get("np"), f"-N {few}")
+        _check_in_allocation(allocation, asked, given, typed)
+        claims = Claims(root, f"{env.get('SLURM_CLUSTER_NAME', '')}-{allocation.job}")
+        allocation = _choose_nodes(allocation, claims, given, typed)
     if allocation is None and asked.job.launcher == "srun" and "gpus" in given and str(given.get("nnodes")) != "1":
         raise Impossible(
             "--launcher srun with --gpus: Slurm may give the nodes different numbers of GPUs, and srun cannot start "
@@ -171,6 +193,7 @@ def submit(
         ask = {
             "job": as_json(asked.job._replace(env=plain)),
             "nodes": int(str(given["nnodes"]).partition(":")[0]) if "nnodes" in given else None,
+            "hosts": list(allocation.hosts) if allocation is not None else None,
             "tasks": list(allocation.tasks) if allocation is not None else None,
             "output": given.get("output", ""),
             "error": given.get("error", ""),
@@ -178,9 +201,13 @@ def submit(
             "np": given.get("np"),
             "threads_chosen": asked.threads_chosen,
             "before": _warning(given)[1],
+            "before_chosen": "signal_before" in given,
             "signal": _warning(given)[0],
             "requeue": given.get("requeue", 0),
-            "attached": allocation is not None,
+            "allocated": allocation is not None,
+            "attached": allocation is not None and not given.get("detach"),
+            "exported": {name: value for name, value in slurm.exported(env).items() if not is_secret(name, value)},
+            "cpus": cpus,
         }
         kept.write(ASKED, ask)
         if allocation is None:
@@ -197,8 +224,8 @@ def submit(
         contact.forget_way(kept)
         runs.remove(kept)
         raise
-    if allocation is not None:
-        return _here(kept, asked, allocation, given, env)
+    if allocation is not None and claims is not None:
+        return _here(kept, asked, allocation, claims, given, env)
     print(f"muster: {run_id} is submitted to Slurm as job {number}", file=sys.stderr)
     if given.get("detach"):
         print(run_id)
@@ -229,19 +256,90 @@ def _record(
     )
 
 
+_MADE = (*_OWN, *_MORE, "gpus", "exclusive", "slurm_opt")
+"""Options that ask Slurm for nodes, which an allocation has."""
+
+
+def _check_in_allocation(
+    allocation: slurm.Allocation, asked: Asked, given: Mapping[str, Any], typed: Mapping[str, Any]
+) -> None:
+    """Raise `Impossible` for options that say how a job is to be, inside of one that is there already."""
+    made = [name for name in _MADE if name in typed and name != "nodelist"]
+    if made:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in made)
+        hint = "leave them out" if len(made) > 1 else "leave it out"
+        if "time" in made:
+            hint += "; `--timeout 1h` ends the run after that time"
+        raise Impossible(f"{names}: job {allocation.job}, inside of which this is, has its nodes already", hint)
+    if "requeue" in typed:
+        raise Impossible(
+            f"--requeue: job {allocation.job}, inside of which this is, is not muster's to put back into the queue",
+            "submit the run from outside of a job, or use `#SBATCH --requeue`",
+        )
+    if given.get("detach") and asked.job.stdin is not None:
+        raise Impossible("--stdin with --detach: there is no terminal to read from", "leave one of them out")
+
+
+def _choose_nodes(
+    allocation: slurm.Allocation, claims: Claims, given: Mapping[str, Any], typed: Mapping[str, Any]
+) -> slurm.Allocation:
+    """The nodes of an allocation that this run gets: those that were named, as many as were asked for, or all.
+
+    Fewer than all are for this run alone: it waits until other runs leave it as many. Raises `Impossible`.
+    """
+    tasks, hosts = dict(zip(allocation.hosts, allocation.tasks)), allocation.hosts
+    if "nodelist" in typed:
+        hosts = tuple(dict.fromkeys(unfold_hosts(typed["nodelist"])))
+        others = [host for host in hosts if host not in allocation.hosts]
+        if others:
+            raise Impossible(
+                f"--nodelist {typed['nodelist']}: {fold_hosts(others)} is not of job {allocation.job}, "
+                "inside of which this is",
+                f"it has {fold_hosts(allocation.hosts)}",
+            )
+    count = int(str(given["nnodes"]).partition(":")[0]) if "nnodes" in given else None
+    if count is not None and count > len(hosts):
+        raise Impossible(
+            f"--nnodes {count}: job {allocation.job}, in which this is, has {len(hosts)}"
+            if hosts == allocation.hosts
+            else f"--nnodes {count}: --nodelist names {len(hosts)}",
+            "ask salloc for more" if hosts == allocation.hosts else "name more of them",
+        )
+    if count == len(allocation.hosts):
+        count = None
+    words = f"waiting for {'a free node' if count == 1 else f'{count} free nodes'} of job {allocation.job}"
+    say = f"muster: {words}: other runs have the rest of {fold_hosts(hosts)}"
+    chosen = claims.take(hosts, count, lambda: print(say, file=sys.stderr, flush=True))
+    return allocation._replace(hosts=chosen, tasks=tuple(tasks[host] for host in chosen if host in tasks))
+
+
 def _here(
-    run: runs.Run, asked: Asked, allocation: slurm.Allocation, given: Mapping[str, Any], env: Mapping[str, str]
+    run: runs.Run,
+    asked: Asked,
+    allocation: slurm.Allocation,
+    claims: Claims,
+    given: Mapping[str, Any],
+    env: Mapping[str, str],
 ) -> int:
-    """Start the supervisor as a step on the first node of this allocation, and watch it: it ends with this terminal."""
+    """Start the supervisor as a step on the first node of this allocation, and watch it: it ends with this terminal,
+    unless it is detached."""
     command = (asked.job.python, "-I", "-S", str(run.path / ARCHIVE), "inside", str(run.path))
     chosen = {**env, **{name: value for name, value in asked.job.env.items() if not stands_open(name, value)}}
-    step = queue.start_step(allocation.job, allocation.hosts[:1], command, run.path / "supervisor.log", chosen)
+    log, locks = run.path / "supervisor.log", list(claims.descriptors.values())
+    step = queue.start_step(allocation.job, allocation.hosts[:1], command, log, chosen, keep=locks)
+    leaves = False
     try:
         while run.read(RECORD) is None and step.poll() is None:
             time.sleep(0.05)
         if run.read(RECORD) is None:
             said = (run.path / "supervisor.log").read_text(errors="replace").strip()
             raise RunFailed(f"the run did not start: {said.removeprefix('muster: ') or 'srun said nothing'}", None)
+        if given.get("detach"):
+            leaves = True
+            on = fold_hosts(allocation.hosts)
+            print(f"muster: {run.id} is started on {on}, and ends with job {allocation.job}", file=sys.stderr)
+            print(run.id)
+            return 0
         watch = Watch(
             allocation.hosts[0],
             lambda: contact.way_to(run),
@@ -252,9 +350,10 @@ def _here(
         )
         outcome = watch.go()
     finally:
-        if step.poll() is None and run.outcome is None:
+        if not leaves and step.poll() is None and run.outcome is None:
             step.terminate()
-        step.wait()
+        if not leaves:
+            step.wait()
     if outcome is None and run.outcome is not None and (plan := run.read("plan.json")) is not None:
         outcome, view = run.outcome, make_view(plan_from_json(plan), run.id, given, env)
         show_rest(run, view, watch.offsets)
@@ -262,23 +361,28 @@ def _here(
     return 125 if outcome is None else outcome.code
 
 
-def follow(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> int:
-    """Say why it waits, then show it, until it ends. The run is Slurm's: the first Ctrl-C only leaves."""
+def follow(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str], attached: bool = False) -> int:
+    """Say why it waits, then show it, until it ends. The run is Slurm's: the first Ctrl-C only leaves.
+
+    `attached`: this terminal is not the one that started it, and no Ctrl-C ends the job.
+    """
+    leave = _leave_it if attached else _leave
     try:
         watch = _watch(run, given, env)
     except KeyboardInterrupt:
-        return _leave(run)
+        return leave(run)
     if watch is not None and watch.left:
-        return _leave(run)
+        return leave(run)
     if watch is not None and watch.outcome is not None:
         return watch.outcome.code
+    # it was over before anybody could watch, or watch again; or its supervisor was killed
     outcome, plan = run.outcome, run.read("plan.json")
-    if outcome is None or plan is None:
-        return _ended_unseen(run, str(run.job["slurm"]))
-    # it was over before anybody could watch, or watch again
     view = watch.view if watch is not None and watch.view is not None else None
-    view = view or make_view(plan_from_json(plan), run.id, given, env)
-    show_rest(run, view, watch.offsets if watch is not None else {})
+    if plan is not None:
+        view = view or make_view(plan_from_json(plan), run.id, given, env)
+        show_rest(run, view, watch.offsets if watch is not None else {})
+    if outcome is None or view is None:
+        return _ended_unseen(run, str(run.job["slurm"]))
     view.finish(outcome)
     return outcome.code
 
@@ -325,7 +429,7 @@ def _watch(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> W
                 owner=False,
                 patience=600.0,
                 files=run,
-                lives=lambda: _lives(root, number),
+                lives=lambda: _lives(run, number, requeues),
                 after=watch,
             )
             watch.go()
@@ -335,9 +439,12 @@ def _watch(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> W
         time.sleep(_TICK)
 
 
-def _lives(root: Path, number: str) -> bool:
-    """The job runs, as far as anybody knows."""
-    found = queue.look(root)
+def _lives(run: runs.Run, number: str, requeues: int) -> bool:
+    """The job runs, as far as anybody knows, and its supervisor has not written how it ended."""
+    outcome = run.outcome
+    if outcome is not None and (not requeues or outcome.code == 0):
+        return False
+    found = queue.look(run.path.parents[1])
     return found is None or (number in found and found[number].state in slurm.LIVING)
 
 
@@ -352,8 +459,14 @@ def _leave(run: runs.Run) -> int:
         contact.cancel(run)
         state = contact.wait(run, 60)
         print(f"muster: job {number} is cancelled: {state}", file=sys.stderr)
-        outcome = run.outcome
-        return 130 if outcome is None else outcome.code
+        return 130
+    return 0
+
+
+def _leave_it(run: runs.Run) -> int:
+    """Ctrl-C in a terminal that watched a run of another one."""
+    say = f"{run.id} goes on as job {run.job['slurm']}; `muster attach {run.id}`, `muster kill {run.id}`"
+    print(f"\nmuster: {say}", file=sys.stderr, flush=True)
     return 0
 
 
@@ -363,7 +476,7 @@ def _ended_unseen(run: runs.Run, number: str) -> int:
     outcome = run.outcome
     how = outcome.reason if outcome is not None else "Slurm knows it no more"
     print(f"muster: job {number} is over: {how}", file=sys.stderr)
-    for path in sorted(run.path.glob("slurm-*.out")):
+    for path in sorted(run.path.glob("slurm*.out")):
         for line in path.read_text(errors="replace").splitlines()[-6:]:
             print(f"    {line}", file=sys.stderr)
     return 125 if outcome is None else outcome.code

@@ -161,7 +161,7 @@ def attach(words: list[str], env: Mapping[str, str], began: float) -> int:
     if run.job.get("slurm") and not run.job.get("allocated"):
         from muster.commands.submit import follow
 
-        return follow(run, given, env)
+        return follow(run, given, env, attached=True)
     watch = Watch(
         run.job["served"]["name"],
         lambda: contact.way_to(run),

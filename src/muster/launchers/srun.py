@@ -26,4 +26,4 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     ranks = sum(len(node.ranks) for node in nodes)
     words = slurm.tasks(job.allocation, len(nodes), ranks, (*job.launcher_args, PYTHON, *shim(run_id)))
     env = {"SLURM_HOSTFILE": f"{FOLDER}/hosts"}
-    return at_head(job, nodes, run_id, words, {"hosts": layout}, slurm.MISLEADING, env)
+    return at_head(job, nodes, run_id, words, {"hosts": layout}, slurm.NOT_FOR_LAUNCHERS, env)

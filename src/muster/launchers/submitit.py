@@ -77,4 +77,4 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     words = (PYTHON, f"{FOLDER}/submit.py", f"{FOLDER}/submitit", PYTHON, str(ranks), str(len(nodes)))
     env = {"SLURM_HOSTFILE": f"{FOLDER}/hosts"} if job.place == "slurm" else {}
     files = {"submit.py": driver, "hosts": layout}
-    return at_head(job, nodes, run_id, (*words, PYTHON, *shim(run_id)), files, slurm.MISLEADING, env)
+    return at_head(job, nodes, run_id, (*words, PYTHON, *shim(run_id)), files, slurm.NOT_FOR_LAUNCHERS, env)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from shlex import quote
 from typing import NamedTuple
 
 from muster.agent.dialects import counts
 from muster.errors import Impossible
-from muster.hosts import unfold_hosts
+from muster.hosts import fold_hosts, unfold_hosts
+from muster.model import Node, Rank
 
 # ---- asking for nodes -----------------------------------------------------------------------------------------------
 
@@ -54,6 +56,20 @@ OURS: Mapping[str, str] = {
     "cluster": "",
 }
 """Options of sbatch that muster writes itself, and its own option for that."""
+
+
+def output_in(folder: str) -> str:
+    """The pattern for sbatch's --output of a file in this folder, whatever its name holds.
+
+    A backslash anywhere takes the meaning of all patterns, and is itself written twice; then the file has no number.
+    """
+    if "\\" in folder:
+        return folder.replace("\\", "\\\\") + f"/{OUTPUTS[1]}"
+    return folder.replace("%", "%%") + f"/{OUTPUTS[0]}"
+
+
+OUTPUTS = ("slurm-%j.out", "slurm.out")
+"""Where the batch script's output goes in the run directory, `%j` is the number of the job; see `output_in`."""
 
 
 def help_of_sbatch() -> tuple[str, ...]:
@@ -134,10 +150,6 @@ def submit(request: Request, script: str) -> tuple[str, ...]:
     return ("sbatch", "--parsable", "--export=ALL", *options(request), script)
 
 
-NOT_FOR_SBATCH = r"SBATCH_(WAIT|ARRAY_INX|PARSABLE|WAIT_ALL_NODES)"
-"""Variables that would make another command of it."""
-
-
 def submitted(out: str) -> str:
     """The number of the job; with federations `12;cluster` is said."""
     return out.strip().splitlines()[-1].partition(";")[0]
@@ -216,19 +228,64 @@ def fill_pattern(pattern: str, values: Mapping[str, object]) -> str:
     return re.sub(r"%(\d*)([A-Za-z%])", one, pattern)
 
 
-MISLEADING = (
-    # of the step or shell in which muster was started, not of the one that it starts
-    r"SLURM_(NTASKS|NPROCS|TASKS_PER_NODE|NTASKS_PER_NODE|STEP_.*|PROCID|LOCALID|NODEID|GTIDS|DISTRIBUTION"
-    r"|CPU_BIND.*|MEM_BIND.*|CPUS_PER_TASK|TRES_PER_TASK|EXACT|SRUN_.*|LAUNCH_.*"
-    # an srun takes these for options of its own, and they are about other tasks than ours
-    r"|GPUS|GPUS_PER_(TASK|NODE|SOCKET)|GPU_BIND|NTASKS_PER_(GPU|SOCKET|CORE)|(CPUS|MEM)_PER_GPU|MEM_PER_(CPU|NODE))"
-    r"|SRUN_.*|SQUEUE_.*|SINFO_.*|PMI_.*|PMIX_.*"
+_KEPT = (
+    # where the cluster is, and who asks
+    r"SLURM_(?:CONF|CONF_SERVER|JWT|CLUSTER_NAME|WORKING_CLUSTER"
+    # what the job is: no program of Slurm takes an option from these
+    r"|JOB_\w+|JOBID|SUBMIT_\w+|ARRAY_\w+|RESTART_COUNT|NODELIST|NNODES|NODE_ALIASES|TOPOLOGY_\w+"
+    r"|GPUS_ON_NODE|CPUS_ON_NODE)"
 )
-"""A pattern of variables."""
+_OF_SLURM = r"(?:SLURM|SRUN|SBATCH|SALLOC|SQUEUE|SCANCEL|SINFO|SACCT|SCONTROL|PMI|PMI2|PMIX)_\w+"
+NOT_FOR_SLURM = rf"(?!(?:{_KEPT})$){_OF_SLURM}"
+"""A pattern of variables from which Slurm's programs take options: of an outer step, or meant for other programs."""
+NOT_FOR_LAUNCHERS = rf"(?!SLURM_HOSTFILE$){NOT_FOR_SLURM}"
+"""The same for an srun that starts ranks: where they go stands in a file."""
+
+_FOR_SBATCH = (
+    r"SBATCH_(ACCOUNT|PARTITION|QOS|RESERVATION|CONSTRAINT|TIMELIMIT|WCKEY|EXCLUSIVE|GRES|GPUS_PER_NODE"
+    r"|MEM_PER_(CPU|GPU|NODE))"
+)
+"""What somebody wants for all jobs: who pays, and which nodes."""
+
+_OF_TASKS = (
+    r"SLURM_(NTASKS|NPROCS|N?TASKS_PER_NODE|STEP\w*|PROCID|LOCALID|NODEID|GTIDS|TASK_PID|DISTRIBUTION|CPUS_PER_TASK"
+    r"|CPU_BIND\w*|MEM_BIND\w*|LAUNCH_\w+|SRUN_COMM_\w+|PRIO_PROCESS|UMASK|OPEN_MODE)|SRUN_DEBUG|PMI\w*"
+)
+"""Variables that tell tasks of Slurm apart or how they lie; ranks have their own, see `environment_of`."""
 
 
-FOR_SCRIPTS = ("SLURM_CPUS_PER_TASK", "SLURM_GPUS", "SLURM_GPUS_PER_NODE", "SLURM_GPUS_PER_TASK")
-"""What `clean` takes from a step and scripts read: how much they asked for."""
+def environment_of(rank: Rank, nodes: Sequence[Node], cpus: int | None = None) -> dict[str, str]:
+    """What srun would tell a rank, had it started one task a rank: scripts that ask Slurm who they are find that.
+
+    `cpus` are those of its node, where the job was asked for by CPUs of a task.
+    """
+    each = [len(node.ranks) for node in nodes]
+    lie = ",".join(f"{count}(x{times})" if times > 1 else str(count) for count, times in _repeated(each))
+    found = {
+        "SLURM_PROCID": str(rank.rank),
+        "SLURM_LOCALID": str(rank.local_rank),
+        "SLURM_NODEID": str(rank.node),
+        "SLURM_GTIDS": ",".join(str(other.rank) for other in nodes[rank.node].ranks),
+        "SLURM_NTASKS": str(rank.world_size),
+        "SLURM_NPROCS": str(rank.world_size),
+        "SLURM_NNODES": str(rank.nodes),
+        "SLURM_TASKS_PER_NODE": lie,
+        "SLURM_STEP_NUM_TASKS": str(rank.world_size),
+        "SLURM_STEP_NUM_NODES": str(rank.nodes),
+        "SLURM_STEP_TASKS_PER_NODE": lie,
+        "SLURM_STEP_NODELIST": fold_hosts(node.host.name for node in nodes),
+        "SLURM_DISTRIBUTION": "block",
+    }
+    if len(set(each)) == 1:
+        found["SLURM_NTASKS_PER_NODE"] = str(each[0])
+    if cpus is not None:
+        found["SLURM_CPUS_PER_TASK"] = str(max(1, cpus // rank.local_world_size))
+    return found
+
+
+def _repeated(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """(number, how often it stands there in a row)."""
+    return [(number, len(list(row))) for number, row in groupby(numbers)]
 
 
 def for_a_while(nodes: int, options: Sequence[str], command: Sequence[str]) -> tuple[str, ...]:
@@ -237,8 +294,26 @@ def for_a_while(nodes: int, options: Sequence[str], command: Sequence[str]) -> t
 
 
 def clean(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment for an srun of ours: without what an outer step or other options of the job would make of it."""
-    return {name: value for name, value in env.items() if not re.fullmatch(MISLEADING, name)}
+    """The environment for a program of Slurm that muster starts: all options stand on its command line."""
+    return {name: value for name, value in env.items() if not re.fullmatch(NOT_FOR_SLURM, name)}
+
+
+def for_sbatch(env: Mapping[str, str]) -> dict[str, str]:
+    """The same for sbatch, with what somebody has chosen for all jobs."""
+    return {**clean(env), **{name: value for name, value in env.items() if re.fullmatch(_FOR_SBATCH, name)}}
+
+
+def exported(env: Mapping[str, str]) -> dict[str, str]:
+    """What `clean` takes away and scripts may want: how much was asked for, and what an srun of theirs is to do."""
+    ours = clean(env)
+    return {name: value for name, value in env.items() if name not in ours and not re.fullmatch(_OF_TASKS, name)}
+
+
+def cpus_by_host(env: Mapping[str, str], hosts: Sequence[str]) -> dict[str, int]:
+    """How many CPUs the job has on each of its nodes, where somebody asked for CPUs of a task; else empty."""
+    if "SLURM_CPUS_PER_TASK" not in env:
+        return {}
+    return dict(zip(hosts, counts(env.get("SLURM_JOB_CPUS_PER_NODE", ""))))
 
 
 def step(
@@ -280,13 +355,31 @@ def details(job: str) -> tuple[str, ...]:
     return ("scontrol", "show", "job", "--details", job)
 
 
-def gpus_there(out: str) -> dict[str, int]:
-    """How many GPUs the job has on each node: `Nodes=n[1-2] CPU_IDs=0-1 Mem=0 GRES=gpu:a100:2(IDX:0-1)`."""
+def gpus_there(out: str, tasks: Mapping[str, int] | None = None) -> dict[str, int]:
+    """How many GPUs the job has on each node: `Nodes=n[1-2] CPU_IDs=0-1 Mem=0 GRES=gpu:a100:2(IDX:0-1)`.
+
+    No more than were asked for: with `--exclusive` Slurm counts all GPUs of a node, and gives a step those that were
+    (`TresPerNode=gres:gpu:2`). `tasks`: how many tasks the job has on each node.
+    """
     found = {}
     for nodes, gres in re.findall(r"\bNodes=(\S+) CPU_IDs=\S* Mem=\S* GRES=(\S*)", out):
         for host in unfold_hosts(nodes):
             found[host] = sum(gpus_of(gres).values())
+    each, of_task, whole = (_gpus_asked(out, of) for of in ("Node", "Task", "Job"))
+    for host, count in found.items():
+        bounds = [count, *([each] if each else [])]
+        if of_task and tasks is not None and host in tasks:
+            bounds.append(of_task * tasks[host])
+        found[host] = min(bounds)
+    if whole and sum(found.values()) > whole:
+        return {host: whole // len(found) + (number < whole % len(found)) for number, host in enumerate(found)}
     return found
+
+
+def _gpus_asked(out: str, of: str) -> int:
+    """`TresPerNode=gres:gpu:a100:2`, which newer ones write `gres/gpu:a100=2`: 2; 0 where that is not said."""
+    said = re.search(rf"\bTresPer{of}=(\S+)", out)
+    return sum(gpus_of(re.sub(r"gres[:/]", "", said[1]).replace("=", ":")).values()) if said else 0
 
 
 def restarts(out: str) -> int:
@@ -308,6 +401,80 @@ def kill_wait(out: str) -> float:
     """`KillWait = 30 sec`."""
     found = re.search(r"^KillWait\s*=\s*(\d+)", out, re.MULTILINE)
     return float(found[1]) if found else KILL_WAIT
+
+
+# ---- the end of a job -----------------------------------------------------------------------------------------------
+
+LONGEST_WARNING = 65535
+"""The most seconds before the end of its time at which Slurm signals a job."""
+
+
+def seconds_of(limit: str) -> float | None:
+    """A time limit as Slurm reads it: `90` (minutes), `5:30`, `4:00:00`, `2-12`, `2-12:30:00`; None for others."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit.strip())
+    if found is None:
+        return None
+    days, numbers = found[1], [int(number) for number in found.groups()[1:] if number is not None]
+    if days is not None:
+        hours, minutes, seconds = [*numbers, 0, 0][:3]
+        return int(days) * 86400.0 + hours * 3600 + minutes * 60 + seconds
+    hours, minutes, seconds = [0, *numbers, 0][:3] if len(numbers) < 3 else numbers
+    return hours * 3600.0 + minutes * 60 + seconds
+
+
+def record(job: str) -> tuple[str, ...]:
+    """Ask for the record of a job; `record_of` reads the answer."""
+    return ("scontrol", "show", "job", job)
+
+
+class Record(NamedTuple):
+    """What slurmctld knows of a job; times are as it writes them, local and without a zone."""
+
+    state: str
+    reason: str
+    start: str
+    end: str
+    preempted: bool
+    """It has to make room, and perhaps still has its GraceTime."""
+
+
+def record_of(out: str) -> Record:
+    """`JobState=RUNNING Reason=None …`; empty where a field is missing."""
+    found = dict(re.findall(r"\b(JobState|Reason|StartTime|EndTime|PreemptTime)=(\S+)", out))
+    state, reason, start, end = (found.get(name, "") for name in ("JobState", "Reason", "StartTime", "EndTime"))
+    at = found.get("PreemptTime", "")
+    # it may have had to make room before it was started again
+    return Record(state, reason, start, end, preempted=at[:1].isdigit() and at >= start)
+
+
+_DUE = {
+    "TIME LIMIT": "time limit",
+    "PREEMPTION": "preempted",
+    "JOB REQUEUE": "requeued",
+    "NODE FAILURE": "node failure",
+}
+_CANCELLED = re.compile(r"\*\*\* (JOB|STEP) \S+ ON \S+ CANCELLED AT \S+?(?: DUE TO ([A-Za-z ]+))?(?:,[^*]*)? \*\*\*")
+
+
+def why_ended(said: str, found: Record | None) -> str:
+    """Why a job is being ended, one of `supervise.JOB_ENDS`; empty where that cannot be told yet.
+
+    `said` is what slurmstepd wrote about the job and its steps: `*** JOB 7 ON n1 CANCELLED AT … DUE TO TIME LIMIT ***`.
+    A step alone hears of a GraceTime, or is cancelled by its own number.
+    """
+    notes = _CANCELLED.findall(said)
+    for _, due in notes:
+        if due.strip().upper() in _DUE:
+            return _DUE[due.strip().upper()]
+    if found is not None and found.reason == "TimeLimit":
+        return "time limit"
+    if found is not None and found.preempted:
+        return "preempted"
+    if found is not None and found.reason == "NodeDown":
+        return "node failure"
+    if any(kind == "JOB" for kind, _ in notes) or (notes and found is not None):
+        return "cancelled"
+    return ""
 
 
 # ---- looking --------------------------------------------------------------------------------------------------------
@@ -393,6 +560,12 @@ def past_state(out: str) -> str:
     return lines[-1].split()[0] if lines and lines[-1].split() else ""
 
 
+def cancelled_by(out: str) -> str:
+    """The number of the user who cancelled a job, of `CANCELLED by 1000`; empty where accounting does not say."""
+    found = re.search(r"^CANCELLED by (\d+)", out, re.MULTILINE)
+    return found[1] if found else ""
+
+
 _ENDS = {
     "TIMEOUT": "its time was over (TIMEOUT)",
     "CANCELLED": "it was cancelled (CANCELLED)",
@@ -411,9 +584,9 @@ def how_ended(state: str) -> str:
     return _ENDS.get(state, state)
 
 
-def requeue(job: str) -> tuple[str, ...]:
-    """Put a running job back into the queue; it keeps its number. One that is ending already is not touched."""
-    return ("scontrol", "requeue", "incomplete", job)
+def requeue(job: str, ending: bool = False) -> tuple[str, ...]:
+    """Put a running job back into the queue; it keeps its number. One that is `ending` is not touched, unless said."""
+    return ("scontrol", "requeue", *(() if ending else ("incomplete",)), job)
 
 
 def is_away(err: str) -> bool:

@@ -95,7 +95,9 @@ def cancel(run: Run) -> None:
 
     from muster.schedulers import slurm
 
-    done = subprocess.run(slurm.cancel(str(run.job["slurm"])), capture_output=True, text=True)
+    done = subprocess.run(
+        slurm.cancel(str(run.job["slurm"])), capture_output=True, text=True, env=slurm.clean(os.environ)
+    )
     if done.returncode != 0:
         raise RunFailed(f"scancel failed: {done.stderr.strip()}", None)
 
@@ -129,7 +131,12 @@ def _in_queue(run: Run) -> str:
     if outcome is None and state in _ENDS:
         kind, code = _ENDS[state]
         took = max(0.0, time.time() - float(run.job["time"])) if run.attempts() else 0.0  # it may never have started
-        outcome = Outcome(kind, code, took, max(run.attempts(), default=0), slurm.how_ended(state))
+        how = slurm.how_ended(state)
+        if state == "FAILED" and run.read("serve.json") is not None:
+            how = f"the controller of the run on {run.job['host']} was killed ({state})"
+        elif state == "CANCELLED" and (who := queue.cancelled_by(run)):
+            how = f"it was cancelled by {who} ({state})"
+        outcome = Outcome(kind, code, took, max(run.attempts(), default=0), how)
         run.write("outcome.json", as_json(outcome))
     return "lost" if outcome is None else outcome.state
 

@@ -20,9 +20,10 @@ from muster.launchers import LAUNCHERS
 from muster.launchers.common import node_defaults
 from muster.model import Failure, Outcome, Plan, as_json
 from muster.printable import line as safe
-from muster.ranks import environment, late_environment, slurm_environment
+from muster.ranks import environment, late_environment
 from muster.report import plural, signal_name, unable_in_words
 from muster.runs import Run
+from muster.schedulers import slurm
 from muster.stored import NOT_UNDERSTOOD
 from muster.supervise import (
     SIGKILL,
@@ -76,15 +77,25 @@ def settings_of(plan: Plan, first_attempt: int = 0) -> Settings:
     )
 
 
-def prepare_fields(plan: Plan, number: int, host: str, run_dir: str, run_id: str, token: str) -> dict[str, Any]:
-    """What an agent must know before it can start the ranks of its node. `token` names the sockets of the run."""
+def prepare_fields(
+    plan: Plan, number: int, host: str, run_dir: str, run_id: str, token: str, cpus: int | None = None
+) -> dict[str, Any]:
+    """What an agent must know before it can start the ranks of its node.
+
+    `token` names the sockets of the run; `cpus`: see `slurm.environment_of`.
+    """
     job = plan.job
+    scheduled = {
+        rank.rank: slurm.environment_of(rank, plan.nodes, cpus)
+        for rank in plan.nodes[number].ranks
+        if job.place == "slurm"
+    }
     commands = []
     for command in plan.commands:
         if command.node == number:
             item = as_json(command)
             for rank, entry in zip(command.ranks, item["ranks"]):
-                entry["env"] = {**environment(rank), **(slurm_environment(rank) if job.place == "slurm" else {})}
+                entry["env"] = {**environment(rank), **scheduled.get(rank.rank, {})}
             commands.append(item)
     guests = None
     if plan.guests is not None:
@@ -92,6 +103,8 @@ def prepare_fields(plan: Plan, number: int, host: str, run_dir: str, run_id: str
             str(rank.rank): {**rank._asdict(), "cpus": list(rank.cpus)} for node in plan.nodes for rank in node.ranks
         }
         own = {"run_id": run_id, "places": places, "cwd": job.cwd, "grace": job.grace, "shim": build_shim(token).hex()}
+        own["scheduled"] = {str(rank): variables for rank, variables in scheduled.items()}
+        own["tasks"] = job.place == "slurm" and LAUNCHERS[job.launcher].tasks
         node = plan.nodes[number]
         guests = {**as_json(plan.guests), **own, "defaults": node_defaults(job, node)}
         if node.host.gpus:

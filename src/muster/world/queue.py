@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import socket
 import subprocess
@@ -19,7 +18,7 @@ from muster.options import near
 from muster.runs import Run
 from muster.schedulers import slurm
 
-_WITHIN = 15.0
+_WITHIN, _SOON = 15.0, 4.0
 _FRESH = 2.0
 """Seconds for which an answer of Slurm is good, for all runs and all processes of a person together."""
 _SEEN = "slurm-queue-{host}.json"
@@ -52,10 +51,10 @@ def look(root: Path, since: float = 0.0) -> dict[str, slurm.Seen] | None:
     return slurm.queued(done.stdout)
 
 
-def _ask(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def _ask(command: Sequence[str], within: float = _WITHIN) -> subprocess.CompletedProcess[str]:
     """Ask Slurm, without the person's variables that would make another question of it."""
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=_WITHIN, env=slurm.clean(os.environ), errors="replace"
+        command, capture_output=True, text=True, timeout=within, env=slurm.clean(os.environ), errors="replace"
     )
 
 
@@ -67,6 +66,16 @@ def state(run: Run) -> str | None:
     seen = found.get(str(run.job["slurm"]))
     # numbers begin anew on another cluster
     return seen.state if seen is not None and seen.name == run.job.get("slurm_name", seen.name) else ""
+
+
+def cancelled_by(run: Run) -> str:
+    """Who cancelled the job of a run, as accounting has it; empty where there is none."""
+    import pwd
+
+    with suppress(OSError, subprocess.TimeoutExpired, KeyError):
+        number = slurm.cancelled_by(_ask(slurm.past(str(run.job["slurm"])), _SOON).stdout)
+        return pwd.getpwuid(int(number)).pw_name if number else ""
+    return ""
 
 
 def past(run: Run) -> str:
@@ -127,7 +136,7 @@ def try_folder(root: Path, request: slurm.Request, env: Mapping[str, str]) -> No
 
 def hand_in(request: slurm.Request, script: Path, env: Mapping[str, str]) -> str:
     """Give a script to sbatch, and give the number of the job. Raises `Impossible` with Slurm's own words."""
-    kept = {name: value for name, value in slurm.clean(env).items() if not re.fullmatch(slurm.NOT_FOR_SBATCH, name)}
+    kept = slurm.for_sbatch(env)
     try:
         done = subprocess.run(slurm.submit(request, str(script)), capture_output=True, text=True, env=kept)
     except FileNotFoundError:
@@ -145,10 +154,19 @@ def gpus_by_host(allocation: slurm.Allocation) -> dict[str, int | None]:
     """How many GPUs the job has on each of its nodes, in their order; None where Slurm does not say."""
     try:
         done = _ask(slurm.details(allocation.job))
-        found = slurm.gpus_there(done.stdout)
+        found = slurm.gpus_there(done.stdout, dict(zip(allocation.hosts, allocation.tasks)))
     except (OSError, subprocess.TimeoutExpired):
         found = {}
     return {host: found.get(host) for host in allocation.hosts}
+
+
+def record(job: str) -> slurm.Record | None:
+    """What slurmctld knows of a job, None where it does not answer soon."""
+    try:
+        done = _ask(slurm.record(job), _SOON)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return slurm.record_of(done.stdout) if done.returncode == 0 else None
 
 
 def replace_with(command: Sequence[str]) -> int:
@@ -176,9 +194,18 @@ def kill_wait() -> float:
 
 
 def start_step(
-    job: str, hosts: Sequence[str], command: Sequence[str], log: Path, env: Mapping[str, str], gpus: int | None = 0
+    job: str,
+    hosts: Sequence[str],
+    command: Sequence[str],
+    log: Path,
+    env: Mapping[str, str],
+    gpus: int | None = 0,
+    keep: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start one task on each of these hosts of a job, with so many GPUs; what they say goes to `log`."""
+    """Start one task on each of these hosts of a job, with so many GPUs; what they say goes to `log`.
+
+    Its srun has the descriptors `keep` as long as it lives.
+    """
     with open(log, "ab") as file:
         return subprocess.Popen(
             slurm.step(hosts, command, job=job, gpus=gpus),
@@ -187,12 +214,13 @@ def start_step(
             stdout=file,
             stderr=file,
             start_new_session=True,
+            pass_fds=keep,
         )
 
 
 def start_now(job: str) -> None:
     """Have a requeued job start as soon as it can; Slurm would let two minutes pass."""
-    subprocess.run(slurm.start_now(job), capture_output=True)
+    subprocess.run(slurm.start_now(job), capture_output=True, env=slurm.clean(os.environ))
 
 
 def ask(command: Sequence[str]) -> str:

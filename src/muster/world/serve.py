@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import selectors
+import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,14 +20,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from muster.agent import system
 from muster.agent.dial import Met
 from muster.agent.handshake import Terms, new_nonce
 from muster.agent.listener import guarded
 from muster.agent.protocol import Unpacker
 from muster.model import Outcome, Plan, as_json
+from muster.ranks import named
 from muster.runs import Run
 from muster.stored import outcome_from_json, plan_from_json
-from muster.supervise import EVENTS, SIGHUP, SIGTERM, SIGUSR1, Asked, Start, event_from_json
+from muster.supervise import (
+    EVENTS,
+    JOB_ENDS,
+    SIGHUP,
+    SIGTERM,
+    SIGUSR1,
+    Asked,
+    JobEnds,
+    Start,
+    Warned,
+    event_from_json,
+)
+from muster.world.batch import BatchJob
 from muster.world.callers import Callers
 from muster.world.link import FarLink, Link
 from muster.world.loop import World
@@ -42,8 +57,14 @@ _LATE = 15.0
 """Seconds by which an agent may learn later than we that the connection is broken; its lease begins then."""
 _FIRST = 20.0
 """Seconds in which an agent calls the first supervisor; one that lives gives up after 10."""
-_MARGIN = 15.0
-"""Seconds before the end of a job's time at which its ranks must have ended, beside their grace."""
+_LOOK = 0.1
+"""Seconds between two looks at why a scheduler ends the job."""
+_WHY_WITHIN = 2.0
+"""Seconds in which that must be known; then the job counts as cancelled."""
+_MARGIN = 2.0
+"""Seconds before a scheduler kills what is left of the job, in which this process still has to do something."""
+_TOGETHER = 0.3
+"""Seconds in which all nodes tell of a signal that was sent to all of them."""
 _KEEP = "keep"
 """The reader that keeps here what the ranks of other nodes write there."""
 
@@ -77,12 +98,18 @@ class Served(World):
         self.hurry = False
         """Nobody wants to wait for the rest of the logs."""
         self.parting = False
-        self.warned = False
-        """Slurm has said that the end of the job is near."""
-        self.warning, self.patience = "USR1", 30.0
-        self._idle = 0.0
+        self.batch: BatchJob | None = None
+        """The job of a scheduler in which this runs."""
+        self.warned = self.ending = False
+        """`warned`: the ranks that listen were told that the end of the job is near. `ending`: it is being ended."""
+        self.cause = ""
+        """Why, one of `JOB_ENDS`."""
+        self._killed_at = 0.0
+        """When the scheduler kills what is left."""
         self._deaf: set[int] = set()
-        """Nodes on which no rank listens for that."""
+        """Nodes on which no rank listens for the warning."""
+        self._passed: dict[int, list[int]] = {}
+        """By signal: the ranks to which it was passed on lately."""
         self.nodes_lost = False
         if record.get("again"):
             self._go_on()
@@ -290,54 +317,123 @@ class Served(World):
 
     # ---- a scheduler ------------------------------------------------------------------------------------------------
 
-    def watch_signals(self, descriptor: int, name: str, before: float, patience: float) -> None:
-        """Hear what a scheduler sends to this process: SIGUSR1 `before` seconds before the end, SIGTERM at the end.
-
-        `name` is the signal for the ranks. `patience`: seconds between that SIGTERM and its SIGKILL.
-        """
-        self.warning, self.patience = name, patience
+    def watch_job(self, batch: BatchJob, signals: int) -> None:
+        """Hear what a scheduler sends to this process, by the descriptor `signals`, and see the end of the job come."""
+        self.batch = batch
 
         def signalled() -> None:
-            for number in os.read(descriptor, 64):
-                if number == SIGUSR1:
-                    left = before - self.plan.job.grace - _MARGIN
-                    self.warn(f"{before:g} s are left of the job's time", left, left)
-                elif number == SIGTERM:
-                    self._ends_now()
+            numbers = set(system.noted(signals)) - {signal.SIGCHLD}
+            if SIGTERM in numbers:
+                self._job_ends()
+            if SIGUSR1 in numbers and batch.signalled:
+                numbers.discard(SIGUSR1)
+                self._slurm_warns()
+            for number in sorted(numbers - {SIGTERM}):
+                self.tell_all("pass", number=number)
 
-        self.selector.register(descriptor, selectors.EVENT_READ, signalled)
+        self.selector.register(signals, selectors.EVENT_READ, signalled)
+        if batch.before and (batch.chosen or batch.signalled):
+            self._near_the_end()
 
-    def warn(self, why: str, saving: float, idle: float) -> None:
-        """The end is near: tell the ranks that listen for it.
-
-        They are ended in `saving` seconds; if none listens, in `idle` seconds.
-        """
-        if self.warned or self.outcome is not None:
+    def _near_the_end(self, asked: bool = False) -> None:
+        """Warn the ranks when it is time. Slurm looks at its clock every half a minute: its own signal comes early for
+        a long job, late for a short one."""
+        assert self.batch is not None
+        if not asked:
+            self.batch.ask()
+        if not self.batch.answered:
+            self.after(_LOOK, lambda: self._near_the_end(asked=True))
             return
-        self.warned, self._idle, self._deaf = True, idle, set()
-        self.say(f"{why}: SIG{self.warning} to the ranks that catch it, so that they save")
-        self.tell_all("warn", name=self.warning)
-        self.after(max(0.0, saving), self._end_ranks)
+        left, before = self.batch.time_left(), self.batch.warn_before()
+        if left is None:
+            return  # Slurm's own signal comes yet, where there is one
+        if left > before + _LOOK:
+            self.after(left - before, self._near_the_end)
+            return
+        self.warn("time limit", f"{max(0.0, left):.0f} s are left of the job's time")
 
-    def _ends_now(self) -> None:
-        left = self.patience - min(self.plan.job.grace, self.patience / 2)
-        if self.warned:
-            self.after(left, self._end_ranks)  # sooner than was said
-        self.warn("Slurm ends this job", left, 0.0)
+    def _slurm_warns(self, asked: bool = False) -> None:
+        """SIGUSR1 has come: the limit may have been changed since it was looked at."""
+        assert self.batch is not None
+        if not asked:
+            self.batch.ask()
+        if not self.batch.answered:
+            self.after(_LOOK, lambda: self._slurm_warns(asked=True))
+        elif self.batch.time_left() is not None:
+            self._near_the_end(asked=True)
+        else:
+            self.warn("time limit", f"{self.batch.before:g} s are left of the job's time")
+
+    def warn(self, cause: str, why: str) -> None:
+        """The end is near: tell the ranks that listen for it. The others are left alone."""
+        if self.warned or self.outcome is not None or self.batch is None or not self.batch.before:
+            return
+        self.warned, self.cause, self._deaf = True, cause, set()
+        self.say(f"{why}: SIG{self.batch.signal} to the ranks that catch it, so that they save")
+        self.tell_all("warn", name=self.batch.signal)
+
+    def _job_ends(self) -> None:
+        """SIGTERM has come, here or to an agent; find out why."""
+        if self.ending or self.outcome is not None or self.batch is None:
+            return
+        self.ending, self._killed_at = True, self.now() + self.batch.kill_wait
+        self.batch.ask()
+        self._why(self.now() + _WHY_WITHIN)
+
+    def _why(self, until: float) -> None:
+        assert self.batch is not None
+        cause = self.batch.why()
+        if not cause and self.now() < until:
+            self.after(_LOOK, lambda: self._why(until))
+            return
+        grace = self.batch.grace_left()
+        if cause == "preempted" and grace is not None:
+            self.ending = False  # only the steps were told; when that time is over there is another SIGTERM
+            self.warn(cause, f"Slurm makes room for another job, {grace:.0f} s are left")
+            return
+        saves = cause in ("preempted", "requeued", "node failure") and not self.warned
+        self.cause = cause or "cancelled"
+        patience = self._killed_at - self.now() - _MARGIN
+        own = min(self.plan.job.grace, self.batch.kill_wait / 2) - _MARGIN
+        if saves and patience > own:
+            self.warn(self.cause, f"Slurm ends this job: {JOB_ENDS[self.cause][2]}")
+        if saves and self.warned:
+            self.after(max(0.0, patience - own), self._end_ranks)
+        else:
+            self._end_ranks()
 
     def _on_warned(self, link: Link, t: float, payload: bytes) -> None:
-        self._ends_now()
+        self._job_ends()
 
     def _on_heard(self, link: Link, t: float, payload: bytes, ranks: list[int]) -> None:
-        """Which ranks of a node listen; where none of all does there is nothing to wait for."""
-        if not ranks:
+        """Which ranks of a node listen; where none of all does and the job is ending, there is nothing to wait for."""
+        if ranks:
+            self.handle(Warned(t, self.cause, tuple(ranks)))
+        else:
             self._deaf.add(link.node)
-        if len(self._deaf) == len(self.links):
-            self.after(max(0.0, self._idle), self._end_ranks)
+        if self.ending and len(self._deaf) == len(self.links):
+            self._end_ranks()
+
+    def _on_passed(self, link: Link, t: float, payload: bytes, number: int, ranks: list[int]) -> None:
+        """A signal of the scheduler was passed on to ranks; it comes to all nodes, and is told once."""
+        if number not in self._passed:
+            self._passed[number] = []
+            self.after(_TOGETHER, lambda: self._tell_passed(number))
+        self._passed[number] += ranks
+
+    def _tell_passed(self, number: int) -> None:
+        ranks = self._passed.pop(number)
+        names = {int(known): known.name for known in signal.Signals}
+        name = names.get(number, f"signal {number}")
+        if ranks:
+            self.say(f"Slurm sent {name}, which is passed on to {named(ranks)}")
+        elif number != signal.SIGCONT:  # it comes with each SIGTERM
+            self.say(f"Slurm sent {name}, and no rank catches it")
 
     def _end_ranks(self) -> None:
         if self.outcome is None:
-            self.handle(Asked(self.now(), SIGTERM))
+            within = max(_MARGIN / 2, self._killed_at - self.now() - _MARGIN)
+            self.handle(JobEnds(self.now(), self.cause, round(within, 1)))
 
     # ---- people -----------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from muster.runs import Run
 from muster.stored import NOT_UNDERSTOOD, Malformed, outcome_from_json, plan_from_json, table, whole
 from muster.world.link import SIGNALS, ChildLink, catch_signals, end_links
 from muster.world.loop import watch_stdin
-from muster.world.pen import Pen
+from muster.world.pen import Pen, write
 from muster.world.scribe import Scribe
 from muster.world.view import View
 from muster.world.viewers import BEAT
@@ -103,6 +103,8 @@ class Watch:
             self.pen.close(drop=self.interrupts > 1 or self.left)
         except KeyboardInterrupt:
             pass  # enough shown
+        if self.view is not None:
+            self.view.put = write  # whoever has more to show has no pen
         signal.set_wakeup_fd(-1)
         return self.outcome
 
@@ -120,7 +122,9 @@ class Watch:
         for key, _ in self.selector.select(max(0.0, wait)):
             if key.fd in self.selector.get_map():
                 key.data()
-        if self.cut_off is not None and time.monotonic() - self.cut_off > self.patience:
+        if self.cut_off is not None and not self.gone and not self.lives():
+            self.gone = True
+        elif self.cut_off is not None and time.monotonic() - self.cut_off > self.patience:
             self._words(
                 f"{self.host} could not be reached for {self.patience:.0f} s; it is not known how the run goes on"
             )
