@@ -10,7 +10,7 @@ from importlib import import_module
 from io import TextIOWrapper
 from typing import NoReturn
 
-from muster.agent.descriptors import open_standard_descriptors
+from muster.agent.descriptors import open_standard_descriptors, outlive_readers
 from muster.commands import COMMANDS
 from muster.errors import Impossible, MusterError
 from muster.printable import guard
@@ -83,15 +83,13 @@ def main(words: list[str] | None = None) -> NoReturn:
     open_standard_descriptors()
     show_any_text()
     guard()
+    outlive_readers()
     try:
         status = call(sys.argv[1:] if words is None else words, dict(os.environ), began)
-        sys.stdout.flush()
     except MusterError as error:
         print(f"muster: {error}", file=sys.stderr)
         status = error.exit_code
     except KeyboardInterrupt:
         status = 130
-    except BrokenPipeError:  # `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        status = 0
+    sys.stdout.flush()
     sys.exit(status)

@@ -475,3 +475,17 @@ def test_closed_descriptors_change_no_status(muster: Any, script: Script, launch
         assert 0 == done.returncode, done.stderr
         done = closed(muster.argv("wait", "last"), "1", **more)
         assert 7 == done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("command", ["wait", "show", "ps", "--help"])
+def test_no_status_depends_on_who_reads(muster: Any, script: Script, command: str) -> None:
+    """`| true`, `> /dev/full`, `2> /dev/full`: what is printed is lost, and what the command found out is not."""
+    muster("run", "--launcher", "exec", "-g", "1", "--", "sh", "-c", "exit 7")
+    line = muster.argv(*(["wait", "last"] if command == "wait" else [command]))
+    for way in ('"$@" | true; exit ${PIPESTATUS[0]}', '"$@" > /dev/full', '"$@" 2> /dev/full'):
+        done = subprocess.run(
+            ["bash", "-c", way, "bash", *line], env=muster.env, cwd=muster.cwd, capture_output=True, text=True
+        )
+        assert (7 if command == "wait" else 0) == done.returncode, (way, done.stderr)
+        lost = "muster: cannot write to standard output: No space left on device\n"
+        assert (lost if "> /dev/full" in way and "2>" not in way else "") == done.stderr, way

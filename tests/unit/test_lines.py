@@ -82,6 +82,34 @@ def test_a_progress_bar_of_a_day_takes_no_more_room_than_one_of_a_second(lines: 
     assert sum(map(len, lines._parts.values())) < 200
 
 
+def test_pieces_of_a_progress_bar_give_what_the_whole_gives() -> None:
+    data = b"a 1\r 2\r\r 3\r\nb\r\r\n\rc 10%\rc 20%\r\rc 30%\n\r\rlast\r"
+    expected = b"[0]  3\n[0] b\n[0] c 30%\n[0] last\n"
+    for at in range(len(data)):
+        for then in range(at, len(data)):
+            lines = pipe()
+            shown = b"".join(lines.feed(0, "out", part) for part in (data[:at], data[at:then], data[then:]))
+            assert shown + lines.rest() == expected, (at, then)
+
+
+class _Counted(bytearray):
+    """The beginning of a line that is not to be copied as a whole."""
+
+    def __add__(self, other: object) -> bytearray:
+        raise AssertionError("a long line is copied for each of its pieces")
+
+
+def test_a_long_line_is_not_copied_for_each_of_its_pieces() -> None:
+    """50 MB without a newline took a minute."""
+    for lines in (pipe(), terminal()):
+        begun = _Counted()
+        lines._parts[0, "out"] = begun
+        for _ in range(100):
+            assert lines.feed(0, "out", b"x" * 1000) == b""
+        assert lines._parts[0, "out"] is begun
+        assert lines.feed(0, "out", b"\n") == b"[0] " + b"x" * 100_000 + b"\n"
+
+
 # ---- on a terminal --------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,8 @@ import select
 import threading
 from typing import Any
 
+from muster.agent.descriptors import lead_nowhere
+
 _FORSAKEN: set[int] = set()
 
 
@@ -20,17 +22,16 @@ def forsaken(fd: int) -> bool:
 
 def write(fd: int, data: bytes) -> None:
     """Write all of it; whoever reads may have gone (`| head`), which ends nothing."""
+    left = memoryview(data)  # of a long line a pipe takes a thousandth at a time
     try:
-        while data:
-            data = data[os.write(fd, data) :]
+        while left:
+            left = left[os.write(fd, left) :]
     except BrokenPipeError:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, fd)
-        os.close(null)
+        lead_nowhere(fd)
         _FORSAKEN.add(fd)
     except BlockingIOError:
         os.set_blocking(fd, True)
-        write(fd, data)
+        write(fd, bytes(left))
     except OSError:
         pass  # a terminal that was closed, a full disk behind `> file`: the logs are kept elsewhere
 

@@ -50,7 +50,8 @@ class Lines:
 
     def __init__(self, prefixes: dict[int, bytes], terminal: bool, eager: int | None = None):
         self.prefixes, self.terminal, self.eager = prefixes, terminal, eager
-        self._parts: dict[tuple[int, str], bytes] = {}
+        self._parts: dict[tuple[int, str], bytearray] = {}
+        """The beginnings of lines. Each is only ever added to: a line may have 50 MB, and come in small pieces."""
         self._live = b""
         self._open = False
         """The eager rank is in the middle of a line."""
@@ -59,16 +60,26 @@ class Lines:
         """What to write now for these bytes of a rank."""
         if rank == self.eager:
             return self._at_once(rank, data)
-        data = self._parts.pop((rank, stream), b"") + data
         whole, newline, part = data.rpartition(b"\n")
-        text = self._prefixed(rank, whole + newline) if newline else b""
-        if part:
-            # what a progress bar drew over is gone
-            self._parts[rank, stream] = part[max(0, part.rstrip(b"\r").rfind(b"\r")) :]
+        text = b""
+        if newline:
+            text = self._prefixed(rank, bytes(self._parts.pop((rank, stream), b"")) + whole + newline)
+        begun = self._parts.setdefault((rank, stream), bytearray()) if part else bytearray()
+        self._keep(begun, part)
         if text and self._open:
             text, self._open = b"\n" + text, False
         # beside a prompt nothing may be drawn in place
-        return self._in_place(rank, text, part) if self.terminal and self.eager is None else text
+        return self._in_place(rank, text, begun) if self.terminal and self.eager is None else text
+
+    @staticmethod
+    def _keep(begun: bytearray, part: bytes) -> None:
+        """Add to the beginning of a line; what a progress bar drew over is gone."""
+        again = part.rstrip(b"\r").rfind(b"\r")
+        if again >= 0:
+            begun.clear()
+        elif begun.endswith(b"\r") and part.strip(b"\r"):
+            del begun[:-1]
+        begun += part[max(0, again) :]
 
     def _at_once(self, rank: int, data: bytes) -> bytes:
         if not data:
@@ -78,11 +89,12 @@ class Lines:
         body, end = (data, b"") if self._open else (data[:-1], b"\n")
         return begin + body.replace(b"\n", b"\n" + self.prefixes[rank]) + end
 
-    def _in_place(self, rank: int, text: bytes, part: bytes) -> bytes:
+    def _in_place(self, rank: int, text: bytes, begun: bytearray) -> bytes:
         """Keep the latest form of a progress bar below all lines."""
         live = self._live
-        if b"\r" in part and part.strip(b"\r"):
-            self._live = self.prefixes[rank] + part.rstrip(b"\r").rpartition(b"\r")[2][:200]
+        form = bytes(begun[:201]).strip(b"\r")[:200]
+        if form and (begun.startswith(b"\r") or begun.endswith(b"\r")):
+            self._live = self.prefixes[rank] + form
         elif text:
             self._live = b""
         if not text and self._live == live:
@@ -91,7 +103,7 @@ class Lines:
 
     def rest(self) -> bytes:
         """The last lines, which no newline ended."""
-        text = b"".join(self._prefixed(rank, part + b"\n") for (rank, _), part in sorted(self._parts.items()))
+        text = b"".join(self._prefixed(rank, bytes(part) + b"\n") for (rank, _), part in sorted(self._parts.items()))
         clear = (b"\r\x1b[K" if self._live else b"") + (b"\n" if self._open else b"")
         self._parts.clear()
         self._live, self._open = b"", False
