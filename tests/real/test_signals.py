@@ -70,6 +70,20 @@ def test_ranks_that_ignore_sigint_get_sigterm_and_then_sigkill(muster: Any) -> N
         no_one_left(everybody, run.id)
 
 
+def test_a_sigint_that_was_ignored_where_muster_was_started_interrupts_all_the_same(muster: Any) -> None:
+    plain = muster.argv
+    muster.argv = lambda *words: ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *plain(*words)]
+    with Life(
+        muster, "run", "-g", "2", "--", "sh", "-c", 'trap "exit 3" INT; echo ready; while :; do sleep 0.1; done'
+    ) as run:
+        run.wrote("ready", range(2))
+        everybody = run.everybody()
+        run.process.send_signal(signal.SIGINT)
+        assert 130 == run.end()[0]
+        assert [3, 3] == [end["code"] for end in run.outcome()["ends"]]
+        no_one_left(everybody, run.id)
+
+
 def test_ctrl_c_twice_kills_at_once(muster: Any) -> None:
     text = 'trap "" INT TERM; echo ready; while :; do sleep 0.1; done'
     with Life(muster, "run", "-g", "2", "--grace", "1h", "--", "sh", "-c", text) as run:

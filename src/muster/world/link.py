@@ -159,12 +159,16 @@ class Agents(NamedTuple):
 
 
 def catch_signals() -> int:
-    """Have signals noted; gives the descriptor from which their numbers are read."""
+    """Have signals noted; gives the descriptor from which their numbers are read.
+
+    SIGINT and SIGTERM also where they are ignored, as in a background job of a script: torchrun handles them there, and
+    ranks, which would inherit that, could not be interrupted.
+    """
     told, tell = os.pipe()
     os.set_blocking(told, False)
     os.set_blocking(tell, False)
     for number in SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
             signal.signal(number, lambda *_: None)
     signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
     return told
