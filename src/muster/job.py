@@ -40,7 +40,6 @@ _SILENT = {
     "duplicate_stdout_filters": "`muster logs` shows what is wanted",
     "duplicate_stderr_filters": "`muster logs` shows what is wanted",
     "logs_specs": "each rank's output is always kept in files of its own",
-    "signals_to_handle": "SIGINT, SIGTERM and SIGHUP are handled",
 }
 """Options of torchrun that need no doing here, and why."""
 
@@ -304,6 +303,7 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
         launcher_args=split_words(given.get("launcher_args", ""), "--launcher-args"),
         max_restarts=given.get("max_restarts", 0),
         ssh=split_words(given.get("ssh", "ssh"), "--ssh"),
+        passes=_passes(given),
         lease=given.get("lease", 30.0) if named or given.get("slurm") else 0.0,
     )
     return Asked(
@@ -314,6 +314,12 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
         setups={name: tuple(values) for name, values in setups.items()},
         threads_chosen="OMP_NUM_THREADS" in variables or "OMP_NUM_THREADS" in env,
     )
+
+
+def _passes(given: Mapping[str, Any]) -> tuple[str, ...]:
+    """The signals that are passed on: these two, and others that were named, unless they end the run."""
+    named = (*Job._field_defaults["passes"], *given.get("signals_to_handle", ()))
+    return tuple(name for name in dict.fromkeys(named) if name not in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"))
 
 
 def nodes_here(asked: Asked, given: Mapping[str, Any], env: Mapping[str, str]) -> tuple[Node, ...]:

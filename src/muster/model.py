@@ -84,6 +84,8 @@ class Job(NamedTuple):
     """The words of the ssh that reaches hosts."""
     allocation: str = ""
     """The number of the Slurm job in which it runs."""
+    passes: tuple[str, ...] = ("SIGUSR1", "SIGUSR2")
+    """Signals that muster, when it is sent them, passes on to the ranks that catch them."""
     lease: float = 0.0
     """Seconds for which a node keeps its ranks when the connection to it breaks."""
 

@@ -103,6 +103,16 @@ def _variable(value: str) -> str:
     return value
 
 
+def _signals(value: str) -> tuple[str, ...]:
+    import signal
+
+    names = tuple(name.strip() for name in value.split(",") if name.strip())
+    known = {member.name for member in signal.Signals} - {"SIGKILL", "SIGSTOP", "SIGCHLD"}
+    if not set(names) <= known:
+        raise ValueError("a list of signals that can be caught, such as `SIGURG,SIGUSR1`")
+    return names
+
+
 def _warning(value: str) -> tuple[str, float]:
     name, at, time = value.rpartition("@")
     name = name.upper().removeprefix("SIG") if at else "USR1"
@@ -324,6 +334,15 @@ RUN: tuple[Option, ...] = (
         also=("TORCH_ELASTIC_SHUTDOWN_TIMEOUT",),
         group=ENDS,
     ),
+    Option(
+        ("--signals-to-handle",),
+        "more signals, beside SIGUSR1 and SIGUSR2, that muster passes on to the ranks that catch them; SIGINT, SIGTERM, "
+        "SIGHUP and SIGQUIT end the run",
+        "NAMES",
+        _signals,
+        also=("TORCHELASTIC_SIGNALS_TO_HANDLE",),
+        group=ENDS,
+    ),
     Option(("--timeout",), "end the run after this time, with exit status 124", "TIME", _seconds, group=ENDS),
     Option(
         ("-d", "--detach"),
@@ -373,7 +392,6 @@ RUN: tuple[Option, ...] = (
     Option(("--master-port",), "", "X"),
     Option(("--local-addr",), "", "X"),
     Option(("--logs-specs",), "", "X"),
-    Option(("--signals-to-handle",), "", "X"),
     Option(("--virtual-local-rank",), ""),
 )
 """The options of `muster run` and `muster plan`."""

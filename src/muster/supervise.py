@@ -20,7 +20,7 @@ from typing import Any, Union
 
 from muster.model import Failure, Outcome, RankEnd
 
-SIGINT, SIGKILL, SIGTERM, SIGHUP, SIGUSR1 = 2, 9, 15, 1, 10
+SIGINT, SIGQUIT, SIGKILL, SIGTERM, SIGHUP, SIGUSR1 = 2, 3, 9, 15, 1, 10
 
 SETTLE = 1.0
 """Seconds to wait for a better cause after a rank fell because it lost a peer."""
@@ -464,6 +464,8 @@ class Supervisor:
             end = _End("interrupted", 130, "interrupted (Ctrl-C)", [(SIGINT, grace), *hard])
         elif event.signal == SIGHUP:
             end = _End("interrupted", 129, event.by or "the terminal was closed (SIGHUP)", self._ask_then_kill())
+        elif event.signal == SIGQUIT:
+            end = _End("interrupted", 131, "muster was sent SIGQUIT", self._ask_then_kill())
         elif event.signal == SIGTERM:
             end = _End("interrupted", 143, "muster was sent SIGTERM", self._ask_then_kill())
         else:

@@ -104,6 +104,7 @@ def test_ctrl_c_twice_kills_at_once(muster: Any) -> None:
     [
         (signal.SIGTERM, 143, "muster was sent SIGTERM: SIGTERM to 2 ranks"),
         (signal.SIGHUP, 129, "the terminal was closed (SIGHUP): SIGTERM to 2 ranks"),
+        (signal.SIGQUIT, 131, "muster was sent SIGQUIT: SIGTERM to 2 ranks"),
     ],
 )
 def test_sigterm_and_sighup_are_told_apart(muster: Any, number: int, status: int, words: str) -> None:
@@ -116,6 +117,40 @@ def test_sigterm_and_sighup_are_told_apart(muster: Any, number: int, status: int
         assert [signal.SIGTERM] * 2 == [end["signal"] for end in run.outcome()["ends"]]
         assert status == muster("wait", run.id).returncode
         no_one_left(everybody, run.id)
+
+
+CATCHES = """
+[ $RANK = 0 ] && { trap 'echo heard USR1' USR1; trap 'echo heard URG' URG; }
+echo ready
+until [ -e go ]; do sleep 0.05; done
+"""
+
+
+def test_other_signals_are_passed_on_to_the_ranks_that_catch_them(muster: Any, tmp_path: Path) -> None:
+    named = ["--signals-to-handle", "SIGTERM,SIGURG"]
+    with Life(muster, "run", "-g", "2", *named, "--", "sh", "-c", CATCHES) as run:
+        run.wrote("ready", range(2))
+        for number in (signal.SIGUSR1, signal.SIGURG, signal.SIGUSR2):
+            run.process.send_signal(number)
+            shown(run, f"muster was sent {number.name}, ")
+        run.wrote("heard USR1")
+        run.wrote("heard URG")
+        (tmp_path / "go").touch()
+        assert 0 == run.end()[0]
+
+
+def test_who_watches_a_detached_run_passes_signals_on_too(muster: Any, tmp_path: Path) -> None:
+    assert 0 == muster("run", "-d", "-g", "2", "--", "sh", "-c", CATCHES).returncode
+    watching = muster.start("attach", "last", "--all")
+    try:
+        assert "ready" in watching.stdout.readline()
+        watching.send_signal(signal.SIGUSR1)
+        until(lambda: b"heard USR1" in muster.log(0), "rank 0 hears it")
+        (tmp_path / "go").touch()
+        _, err = watching.communicate(timeout=60)
+        assert (0, True) == (watching.returncode, "muster was sent SIGUSR1, which is passed on to rank 0" in err), err
+    finally:
+        muster("kill", "last")
 
 
 def test_a_signal_during_the_start_ends_it(muster: Any, script: Script) -> None:

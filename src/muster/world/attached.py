@@ -95,6 +95,8 @@ class Attached(World):
             self.interrupts += number == signal.SIGINT
             if number in SIGNALS:
                 self.handle(Asked(self.now(), number))
+            else:
+                self.pass_on(number, "muster")
 
     def _shown(self) -> None:
         """What was shown makes room for more."""

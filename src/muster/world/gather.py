@@ -50,7 +50,7 @@ class Gathering:
 
     def __init__(self, job: Job, hosts: Sequence[Host], env: Mapping[str, str], say: Callable[[str], None]):
         self.job, self.hosts, self.env, self.say = job, hosts, env, say
-        _, self.signals = prepare_parent()
+        _, self.signals = prepare_parent(job)
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.signals, selectors.EVENT_READ)
         self.links: list[ChildLink] = []

@@ -142,7 +142,7 @@ class FarLink(Link):
         """When it broke, in seconds since muster was started; None while it holds."""
 
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """What a person, or whoever started muster, sends it to end a run."""
 
 
@@ -158,8 +158,8 @@ class Agents(NamedTuple):
     """A descriptor from which the numbers of the signals that muster gets are read."""
 
 
-def catch_signals() -> int:
-    """Have signals noted; gives the descriptor from which their numbers are read.
+def catch_signals(passes: Sequence[str] = ("SIGUSR1", "SIGUSR2")) -> int:
+    """Have signals noted, those that are passed on too; gives the descriptor from which their numbers are read.
 
     SIGINT and SIGTERM also where they are ignored, as in a background job of a script: torchrun handles them there, and
     ranks, which would inherit that, could not be interrupted.
@@ -167,18 +167,18 @@ def catch_signals() -> int:
     told, tell = os.pipe()
     os.set_blocking(told, False)
     os.set_blocking(tell, False)
-    for number in SIGNALS:
+    for number in (*SIGNALS, *(signal.Signals[name] for name in passes)):
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
             signal.signal(number, lambda *_: None)
     signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
     return told
 
 
-def prepare_parent() -> tuple[set[int], int]:
+def prepare_parent(job: Job) -> tuple[set[int], int]:
     """Make this process ready to have agents: (what it had started before, the descriptor of its signals)."""
     not_ours = set(system.descendants(os.getpid()))
     system.adopt_orphans()  # of an agent that is killed
-    return not_ours, catch_signals()  # before there is anything that a Ctrl-C would leave behind
+    return not_ours, catch_signals(job.passes)  # before there is anything that a Ctrl-C would leave behind
 
 
 def start_agent(
@@ -202,7 +202,7 @@ def start_agents(job: Job, nodes: Sequence[Node], env: Mapping[str, str], reads:
 
     `reads`: a rank reads the stdin of this process, as if it had been started from where muster was.
     """
-    not_ours, signals = prepare_parent()
+    not_ours, signals = prepare_parent(job)
     stdin = os.dup(0) if reads else None
     keep = [] if stdin is None else [stdin]
     links = [start_agent(job, node.number, node.host, env, keep=keep) for node in nodes]

@@ -158,6 +158,9 @@ class Viewers:
     def _on_asked(self, viewer: Viewer, payload: bytes, number: int) -> None:
         self.world.asked(viewer, number)
 
+    def _on_pass(self, viewer: Viewer, payload: bytes, number: int) -> None:
+        self.world.pass_on(number, "muster")
+
     def _on_kill(self, viewer: Viewer, payload: bytes, by: str = "") -> None:
         self.world.asked(viewer, 0, by)
         viewer.peer.send(pack("answer"))

@@ -286,6 +286,8 @@ class Watch:
                     self.gone = True
                 else:
                     self._tell("asked", number=number)
+            else:
+                self._tell("pass", number=number)
 
     def _pause(self) -> None:
         """Ctrl-Z: nobody is to think that this terminal has gone."""
