@@ -336,7 +336,7 @@ RUN: tuple[Option, ...] = (
     ),
     Option(
         ("--signals-to-handle",),
-        "more signals, beside SIGUSR1 and SIGUSR2, that muster passes on to the ranks that catch them; SIGINT, SIGTERM, "
+        "signals, beside SIGUSR1 and SIGUSR2, that muster passes on to the ranks that catch them; SIGINT, SIGTERM, "
         "SIGHUP and SIGQUIT end the run",
         "NAMES",
         _signals,

@@ -96,7 +96,7 @@ class Attached(World):
             if number in SIGNALS:
                 self.handle(Asked(self.now(), number))
             else:
-                self.pass_on(number, "muster")
+                self.pass_on(number)
 
     def _shown(self) -> None:
         """What was shown makes room for more."""

@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from signal import Signals
 from typing import Any
 
 from muster.agent.protocol import pack
@@ -20,7 +21,7 @@ from muster.launchers import LAUNCHERS
 from muster.launchers.common import node_defaults
 from muster.model import Failure, Outcome, Plan, as_json
 from muster.printable import line as safe
-from muster.ranks import environment, late_environment
+from muster.ranks import environment, late_environment, named
 from muster.report import plural, signal_name, unable_in_words
 from muster.runs import Run
 from muster.schedulers import slurm
@@ -125,6 +126,9 @@ def prepare_fields(
     }
 
 
+_AT_ONCE = 0.3
+"""Seconds in which all nodes tell of a signal that was sent to all of them."""
+
 _UNDER_WAY = 0.5
 """Seconds in which what ranks have told reaches us, after their launcher has ended."""
 
@@ -159,6 +163,10 @@ class World:
         """The ranks of this attempt that a foreign launcher has started, and the node of each."""
         self.launchers_ended: dict[int, tuple[str, list[str]]] = {}
         """The nodes whose foreign launcher has ended: how, and its last words."""
+        self._passed: dict[int, list[int]] = {}
+        """By signal: the ranks to which it was passed on lately."""
+        self._sent_here: set[int] = set()
+        """Of these, what was sent to muster, and not by a scheduler to the agents."""
         self._versions: dict[int, tuple[Any, Any]] = {}
         """(torch, CUDA) of each node."""
         self._unable: dict[int, str] = {}
@@ -271,6 +279,11 @@ class World:
         for descriptor in descriptors:
             if descriptor in self.selector.get_map():
                 self.selector.unregister(descriptor)
+
+    def pass_on(self, number: int) -> None:
+        """Pass a signal that was sent to muster on to the ranks that have a handler for it."""
+        self._sent_here.add(number)
+        self.tell_all("pass", number=number)
 
     # ---- frames -----------------------------------------------------------------------------------------------------
 
@@ -420,6 +433,24 @@ class World:
 
     def _on_obeyed(self, link: Link, t: float, payload: bytes, number: int, code: int, by: int) -> None:
         self.tell(by, "reached", number=number, code=code)
+
+    def _on_passed(self, link: Link, t: float, payload: bytes, number: int, ranks: list[int]) -> None:
+        """A signal was passed on to ranks; it comes to all nodes, and is told once."""
+        if number not in self._passed:
+            self._passed[number] = []
+            self.after(_AT_ONCE, lambda: self._tell_passed(number))
+        self._passed[number] += ranks
+
+    def _tell_passed(self, number: int) -> None:
+        ranks = self._passed.pop(number)
+        sent = "muster was sent" if number in self._sent_here else "Slurm sent"
+        self._sent_here.discard(number)
+        names = {int(known): known.name for known in Signals}
+        name = names.get(number, f"signal {number}")
+        if ranks:
+            self.say(f"{sent} {name}, which is passed on to {named(ranks)}")
+        elif number != Signals.SIGCONT:  # it comes with each SIGTERM of Slurm
+            self.say(f"{sent} {name}, and no rank catches it")
 
     def _on_output_began(self, link: Link, t: float, payload: bytes, rank: int, attempt: int) -> None:
         self.note("output began", {"t": t, "rank": rank, "attempt": attempt})

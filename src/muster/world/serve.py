@@ -26,7 +26,6 @@ from muster.agent.handshake import Terms, new_nonce
 from muster.agent.listener import guarded
 from muster.agent.protocol import Unpacker
 from muster.model import Outcome, Plan, as_json
-from muster.ranks import named
 from muster.runs import Run
 from muster.stored import outcome_from_json, plan_from_json
 from muster.supervise import (
@@ -63,8 +62,6 @@ _WHY_WITHIN = 2.0
 """Seconds in which that must be known; then the job counts as cancelled."""
 _MARGIN = 2.0
 """Seconds before a scheduler kills what is left of the job, in which this process still has to do something."""
-_TOGETHER = 0.3
-"""Seconds in which all nodes tell of a signal that was sent to all of them."""
 _KEEP = "keep"
 """The reader that keeps here what the ranks of other nodes write there."""
 
@@ -108,8 +105,6 @@ class Served(World):
         """When the scheduler kills what is left."""
         self._deaf: set[int] = set()
         """Nodes on which no rank listens for the warning."""
-        self._passed: dict[int, list[int]] = {}
-        """By signal: the ranks to which it was passed on lately."""
         self.nodes_lost = False
         if record.get("again"):
             self._go_on()
@@ -413,22 +408,6 @@ class Served(World):
             self._deaf.add(link.node)
         if self.ending and len(self._deaf) == len(self.links):
             self._end_ranks()
-
-    def _on_passed(self, link: Link, t: float, payload: bytes, number: int, ranks: list[int]) -> None:
-        """A signal of the scheduler was passed on to ranks; it comes to all nodes, and is told once."""
-        if number not in self._passed:
-            self._passed[number] = []
-            self.after(_TOGETHER, lambda: self._tell_passed(number))
-        self._passed[number] += ranks
-
-    def _tell_passed(self, number: int) -> None:
-        ranks = self._passed.pop(number)
-        names = {int(known): known.name for known in signal.Signals}
-        name = names.get(number, f"signal {number}")
-        if ranks:
-            self.say(f"Slurm sent {name}, which is passed on to {named(ranks)}")
-        elif number != signal.SIGCONT:  # it comes with each SIGTERM
-            self.say(f"Slurm sent {name}, and no rank catches it")
 
     def _end_ranks(self) -> None:
         if self.outcome is None:

@@ -159,7 +159,7 @@ class Viewers:
         self.world.asked(viewer, number)
 
     def _on_pass(self, viewer: Viewer, payload: bytes, number: int) -> None:
-        self.world.pass_on(number, "muster")
+        self.world.pass_on(number)
 
     def _on_kill(self, viewer: Viewer, payload: bytes, by: str = "") -> None:
         self.world.asked(viewer, 0, by)
