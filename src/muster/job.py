@@ -319,6 +319,7 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
 def _passes(given: Mapping[str, Any]) -> tuple[str, ...]:
     """The signals that are passed on: these two, and others that were named, unless they end the run."""
     named = (*Job._field_defaults["passes"], *given.get("signals_to_handle", ()))
+    here.check_signals(named)
     return tuple(name for name in dict.fromkeys(named) if name not in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"))
 
 

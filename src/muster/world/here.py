@@ -160,6 +160,19 @@ def check_command(name: str, cwd: str, env: Mapping[str, str]) -> None:
         )
 
 
+def check_signals(names: Sequence[str]) -> None:
+    """Raise `Impossible` for a signal that muster could not pass on."""
+    import signal
+
+    known = signal.Signals.__members__.keys() - {"SIGKILL", "SIGSTOP", "SIGCHLD"}
+    wrong = [name for name in names if name not in known]
+    if wrong:
+        raise Impossible(
+            f"--signals-to-handle {','.join(wrong)}: muster cannot be sent that, or cannot catch it",
+            "`kill -l` lists the signals",
+        )
+
+
 def check_limits(ranks: int) -> None:
     """Raise `Impossible` when this machine does not allow so many ranks."""
     import resource
