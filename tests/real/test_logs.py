@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Callable
 
-from life import Life, living, log, newest, process
+from life import Life, children, living, log, newest, process
 from waiting import until
 
 Script = Callable[..., Path]
@@ -54,6 +55,31 @@ def test_of_100_megabytes_from_8_ranks_no_line_is_lost_or_torn(muster: Any, scri
         # a comparison of two long texts in an assert would take minutes to print
         assert (b"".join(shown.pop(prefix)) == expected(rank, count, prefix)) is True, f"what is shown of rank {rank}"
     assert {b"must"} == set(shown)
+
+
+def test_a_terminal_that_is_cut_off_while_the_run_ends_shows_all_of_it(muster: Any, tmp_path: Path) -> None:
+    """It comes back when the agents have gone, or when nobody is left; the rest is in the files."""
+    lines = "echo 1; until [ -e go ]; do sleep 0.02; done; seq 2 40; seq 41 60 >&2; exit 5"
+    assert 0 == muster("run", "-d", "-g", "2", "--", "sh", "-c", lines).returncode
+    watching = muster.start("attach", "last", "--all")
+    try:
+        shown = [watching.stdout.readline() for _ in range(2)]
+        for connection in children(watching.pid):
+            os.kill(connection, signal.SIGSTOP)
+        (tmp_path / "go").touch()
+        until((muster.newest() / "outcome.json").exists, "the run has ended")
+        for connection in children(watching.pid):
+            os.kill(connection, signal.SIGKILL)
+        out, err = watching.communicate(timeout=60)
+    finally:
+        watching.kill()
+    assert 5 == watching.returncode, err
+    for rank in range(2):
+        found = [line for line in ("".join(shown) + out).splitlines() if line.startswith(f"[{rank}]")]
+        assert [f"[{rank}] {number}" for number in range(1, 41)] == found
+        found = [line for line in err.splitlines() if line.startswith(f"[{rank}]")]
+        assert [f"[{rank}] {number}" for number in range(41, 61)] == found
+    assert "exit status 5" in err
 
 
 def test_a_slow_reader_does_not_slow_the_ranks_and_loses_nothing(muster: Any, script: Script, tmp_path: Path) -> None:

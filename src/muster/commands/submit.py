@@ -346,7 +346,7 @@ def _here(
             lambda plan, run_id: make_view(plan, run_id, given, env),
             owner=True,
             patience=asked.job.lease + 30,
-            files=run,
+            files=lambda: run,
         )
         outcome = watch.go()
     finally:
@@ -380,7 +380,7 @@ def follow(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str], atta
     view = watch.view if watch is not None and watch.view is not None else None
     if plan is not None:
         view = view or make_view(plan_from_json(plan), run.id, given, env)
-        show_rest(run, view, watch.offsets if watch is not None else {})
+        show_rest(run, view, watch.offsets if watch is not None else {}, watch.tail if watch is not None else None)
     if outcome is None or view is None:
         return _ended_unseen(run, str(run.job["slurm"]))
     view.finish(outcome)
@@ -428,7 +428,7 @@ def _watch(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> W
                 lambda plan, run_id: make_view(plan, run_id, given, env),
                 owner=False,
                 patience=600.0,
-                files=run,
+                files=lambda: run,
                 lives=lambda: _lives(run, number, requeues),
                 after=watch,
             )

@@ -22,7 +22,7 @@ from muster.world import code, contact
 from muster.world.gather import Gathering
 from muster.world.loop import prepare_fields
 from muster.world.serve import RECORD
-from muster.world.watch import Watch
+from muster.world.watch import Watch, show_rest
 
 _TAIL = 4096
 """Bytes of each log that `attach` begins with."""
@@ -133,6 +133,7 @@ def run_there(
         keep=None if first.facts["shared"] else kept,
         signals=gathering.signals,
         view=view,
+        files=lambda: _up_to_date(kept),
     )
     return _told(kept, watch.go(gathering.hand_over()), watch)
 
@@ -169,8 +170,14 @@ def attach(words: list[str], env: Mapping[str, str], began: float) -> int:
         owner=False,
         patience=600.0,
         tail=None if given.get("all") else _TAIL,
+        files=lambda: _up_to_date(run),
     )
     return _told(run, watch.go(), watch)
+
+
+def _up_to_date(run: runs.Run) -> runs.Run | None:
+    """The run with all its files here; None where they are out of reach."""
+    return run if contact.refresh(run) else None
 
 
 def _told(run: runs.Run, outcome: Any, watch: Watch) -> int:
@@ -184,6 +191,10 @@ def _told(run: runs.Run, outcome: Any, watch: Watch) -> int:
         return 0
     contact.refresh(run)
     if run.outcome is not None:
+        if watch.view is not None:
+            show_rest(run, watch.view, watch.offsets, watch.tail)
+            watch.view.finish(run.outcome)
+            return run.outcome.code
         print(f"muster: {end_in_words(run, run.outcome)}", file=sys.stderr)
         return run.outcome.code
     print(f"muster: {run.id} is {contact.state(run)}; `muster show {run.id}`", file=sys.stderr)

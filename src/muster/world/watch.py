@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from muster.agent.protocol import pack
+from muster.errors import MusterError
 from muster.model import Outcome, Plan, as_json
 from muster.runs import Run
 from muster.stored import NOT_UNDERSTOOD, Malformed, outcome_from_json, plan_from_json, table, whole
@@ -30,7 +31,8 @@ class Watch:
 
     `reach` makes a new connection to the supervisor. `show` makes a view once the plan is known. `owner`: the run is
     to end with this terminal, and Ctrl-C interrupts it; else Ctrl-C only leaves. `keep`: the run directory here, when
-    it is not the one of the supervisor; `files`: when it is. `lives` is asked, when a connection has broken, whether
+    it is not the one of the supervisor. `files` brings the run directory up to date once all is over, for what nobody
+    has sent, and gives it; None where it is out of reach. `lives` is asked, when a connection has broken, whether
     there is still something to come back to. `after`: go on where that one stopped. `patience`: seconds to try to
     come back.
     """
@@ -46,7 +48,7 @@ class Watch:
         tail: int | None = None,
         signals: int = -1,
         view: View | None = None,
-        files: Run | None = None,
+        files: Callable[[], Run | None] = lambda: None,
         lives: Callable[[], bool] = lambda: True,
         after: Watch | None = None,
     ):
@@ -68,7 +70,11 @@ class Watch:
             self.offsets, self.events, self.view = after.offsets, after.events, after.view
             if self.view is not None:
                 self.view.put = self.pen.put
+        self.id = "last"
+        """The run's, once it is known."""
         self.outcome: Outcome | None = None
+        self.incomplete = False
+        """Output may be missing: a connection broke, or the agents had gone before this one was made."""
         self.left = self.gone = False
         """`left`: the person does not want to watch any more. `gone`: there is no supervisor, and no word of an end."""
         self.interrupts = 0
@@ -95,8 +101,7 @@ class Watch:
                 self.scribe.close()
             signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         if self.outcome is not None and self.view is not None:
-            if self.files is not None:
-                show_rest(self.files, self.view, self.offsets)
+            self._catch_up(self.view)
             self.view.finish(self.outcome)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
@@ -107,6 +112,19 @@ class Watch:
             self.view.put = write  # whoever has more to show has no pen
         signal.set_wakeup_fd(-1)
         return self.outcome
+
+    def _catch_up(self, view: View) -> None:
+        """Show what was written and nobody has sent, or say that there may be such."""
+        if not self.incomplete or self.interrupts > 1 or not view.wants:
+            return
+        try:
+            run = self.files()
+        except (OSError, MusterError):
+            run = None
+        if run is not None:
+            show_rest(run, view, self.offsets, self.tail)
+        else:
+            view.say(f"{self.host} is out of reach: output may be missing here; `muster logs {self.id}` has all of it")
 
     def _turn(self) -> None:
         now = time.monotonic()
@@ -211,6 +229,7 @@ class Watch:
     def _lost(self) -> None:
         """The connection has ended; make another."""
         self._disconnect()
+        self.incomplete = True
         now = time.monotonic()
         if not self.lives():
             self.gone = True
@@ -224,7 +243,8 @@ class Watch:
     # ---- what the supervisor says -----------------------------------------------------------------------------------
 
     def _on_run(self, payload: bytes, id: str, phase: str, plan: Mapping[str, Any]) -> None:
-        made = plan_from_json(plan)
+        made, self.id = plan_from_json(plan), id
+        self.incomplete = self.incomplete or phase == "over"
         if self.view is None:
             self.view = self.show(made, id)
             self.view.put = self.pen.put
@@ -299,13 +319,24 @@ class Watch:
         self.next_beat = 0.0  # goes on here
 
 
-def show_rest(run: Run, view: View, offsets: Mapping[str, int]) -> None:
-    """Show what the files of a run hold and nobody has sent: it may have ended before anybody could watch."""
+def show_rest(run: Run, view: View, offsets: dict[str, int], tail: int | None = None) -> None:
+    """Show what the files of a run hold and nobody has sent: it may have ended before anybody could watch.
+
+    `tail`: of a file of which nothing was sent, the last so many bytes only.
+    """
     for attempt in run.attempts():
         for rank in run.ranks(attempt):
             if view.wants is not True and not (view.wants and rank in view.wants):
                 continue
             for stream in ("out", "err"):
-                data = run.log(attempt, rank, stream).read_bytes()[offsets.get(f"{attempt}/{rank}.{stream}", 0) :]
-                if data:
-                    view.output(rank, stream, data)
+                path, name = run.log(attempt, rank, stream), f"{attempt}/{rank}.{stream}"
+                try:
+                    with open(path, "rb") as file:
+                        size = os.fstat(file.fileno()).st_size
+                        begin = 0 if tail is None else max(0, size - tail)
+                        file.seek(offsets.get(name, begin))
+                        while data := file.read(1 << 20):
+                            view.output(rank, stream, data)
+                        offsets[name] = file.tell()
+                except FileNotFoundError:
+                    pass
