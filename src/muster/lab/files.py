@@ -69,14 +69,17 @@ def write(folder: Folder, shape: Shape, tracks: str, slurm: Mapping[str, str]) -
     for node in shape.node_names:
         os.makedirs(f"{folder.slurm}/spool-{node}", exist_ok=True)
     _private(f"{folder.munge}/key", secrets.token_bytes(128))
-    for name in ("host_key", "id"):
+    for name in ("host_key", "id_root", f"id_{GUEST}"):
         words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "muster-lab", "-f", f"{folder.ssh}/{name}"]
         done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if done.returncode != 0:
             raise RunFailed(f"ssh-keygen could not make a key in {folder.ssh}: {done.stderr.strip()}")
-    host_key, own_key = (Path(f"{folder.ssh}/{name}.pub").read_text() for name in ("host_key", "id"))
+    host_key, roots, guests = (
+        Path(f"{folder.ssh}/{name}.pub").read_text() for name in ("host_key", "id_root", f"id_{GUEST}")
+    )
     for path, text in (
-        (f"{folder.ssh}/authorized_keys", own_key),
+        (f"{folder.ssh}/authorized_keys_root", roots),
+        (f"{folder.ssh}/authorized_keys_{GUEST}", guests + roots),
         (f"{folder.ssh}/known_hosts", texts.known_hosts(shape, host_key)),
         (f"{folder.ssh}/sshd_config", texts.sshd_config(folder)),
         (folder.slurm_conf, texts.slurm_conf(shape, folder, tracks, slurm)),
@@ -92,15 +95,11 @@ def _private(path: str, data: bytes) -> None:
 
 
 def give_home(folder: Folder, guest: int) -> None:
-    """Give each user a private key that ssh finds readable by that user alone, and the second user a home."""
+    """Give the second user a home and a private key, which opens that account and no other."""
     home = f"{folder.homes}/{GUEST}"
     os.chmod(home, 0o700)
-    os.chown(home, guest, guest)
-    key = Path(f"{folder.ssh}/id").read_bytes()
-    for name, number in (("root", 0), (GUEST, guest)):
-        path = f"{folder.ssh}/id_{name}"
-        _private(path, key)
-        os.chown(path, number, number)
+    for path in (home, f"{folder.ssh}/id_{GUEST}"):
+        os.chown(path, guest, guest)
 
 
 def write_record(folder: Folder, record: Mapping[str, Any]) -> None:

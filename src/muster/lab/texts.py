@@ -74,7 +74,7 @@ def sshd_config(folder: Folder) -> str:
     """What every sshd of the lab reads. Its key exchange is the quick one: all hosts share the cores of one machine,
     and the usual one takes 0.3 s of them."""
     return f"""HostKey {folder.ssh}/host_key
-AuthorizedKeysFile {folder.ssh}/authorized_keys
+AuthorizedKeysFile {folder.ssh}/authorized_keys_%u
 PidFile none
 StrictModes no
 UsePAM no
