@@ -295,6 +295,22 @@ def _room(patient: Patient) -> Iterator[Finding]:
                 yield Finding("warning", host, f"{path} has room for {told['files']} files", "as above", "delete some")
 
 
+def _temporary(patient: Patient) -> Iterator[Finding]:
+    """Launchers of others are given a file in the temporary directory, under one name on all hosts."""
+    why = "launchers of others (torchrun, mpirun, …) are given a file there; compilers and workers want it too"
+    usable = {host: facts["temporary"] for host, facts in patient.facts.items() if "temporary" in facts}
+    for host, found in usable.items():
+        if not found:
+            do = "free some space in /tmp, or name another one by TMPDIR"
+            yield Finding("error", host, "no temporary directory can be written: /tmp, /var/tmp, /dev/shm", why, do)
+        elif "/tmp" not in found:
+            do = "free some space there, or see how it is mounted: `findmnt /tmp`"
+            yield Finding("warning", host, f"/tmp cannot be written; {found[0]} is used instead", why, do)
+    if len(usable) > 1 and all(usable.values()) and not set.intersection(*map(set, usable.values())):
+        host = next(iter(usable))
+        yield Finding("error", host, "no temporary directory can be written on all hosts", why, "TMPDIR, alike on all")
+
+
 def _shm(patient: Patient) -> Iterator[Finding]:
     for host, facts in patient.facts.items():
         total = facts["shm"].get("total", GIB)
@@ -520,6 +536,7 @@ CHECKS = (
     Check("cores and threads", _cores, free=True),
     Check("shared memory", _shm, free=True),
     Check("room, and writes that work", _room),
+    Check("temporary files can be written", _temporary, free=True),
     Check("folders are there and shared", _shared),
     Check("limits", _limits, free=True),
     Check("clocks agree", _clocks),

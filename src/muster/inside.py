@@ -40,7 +40,7 @@ from muster.world import meeting, queue
 from muster.world.batch import BatchJob
 from muster.world.callers import Callers
 from muster.world.link import FarLink
-from muster.world.loop import prepare_fields
+from muster.world.loop import prepare_fields, temporary_base
 from muster.world.serve import RECORD, Served
 
 ASKED = "asked.json"
@@ -272,9 +272,10 @@ class Inside:
         self.run.write(RECORD, record)  # from now on its supervisor is asked for its state
         self.selector.close()
         world = Served(plan, self.run, record, self.secret, self.links, self.life)
+        base = temporary_base(plan, facts)
         for link in self.links:
             cpus = self.cpus.get(link.host)
-            prepare = prepare_fields(plan, link.node, link.host, str(self.run.path), self.run.id, token, cpus)
+            prepare = prepare_fields(plan, link.node, link.host, str(self.run.path), self.run.id, token, base, cpus)
             world.tell(link.node, "prepare", **prepare)
         world.tell(0, "listen", attempt=record["first_attempt"], host=met.address)
         for finding in at_no_cost({link.host: link.facts for link in self.links}, self.job.env):

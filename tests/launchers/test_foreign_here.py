@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,12 @@ PROGRAMS = [name for name in HERE if name not in ("spawn", "ray")]
 
 
 @pytest.fixture(autouse=True)
-def no_shim_is_left(muster: Any) -> Iterator[None]:
-    """An agent that is killed leaves one in /tmp, where other tests would find it."""
-    yield
-    for run in (muster.home / "runs").glob("*"):
-        Path(f"/tmp/muster-{run.name}.pyz").unlink(missing_ok=True)
+def own_tmp(muster: Any, tmp_path: Path) -> Path:
+    """Temporary files of this test's own."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    muster.env["TMPDIR"] = str(folder)
+    return folder
 
 
 def others(muster: Any) -> list[str]:
@@ -48,7 +48,7 @@ def others(muster: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("launcher", HERE)
-def test_the_same_script_under_each(muster: Any, launcher: str) -> None:
+def test_the_same_script_under_each(muster: Any, own_tmp: Path, launcher: str) -> None:
     done = muster("run", "--launcher", launcher, "-g", "2", str(EXAMPLE), timeout=240)
     assert 0 == done.returncode, done.stderr
     for rank in range(2):
@@ -57,7 +57,7 @@ def test_the_same_script_under_each(muster: Any, launcher: str) -> None:
     assert f"launcher {launcher}" in done.stderr
     assert "left behind" not in done.stderr
     until(lambda: not others(muster), "nothing is left", 10)
-    assert [] == list(Path("/tmp").glob(f"muster-{muster.newest().name}*"))
+    assert [] == list(own_tmp.glob("muster-*"))
 
 
 @pytest.mark.parametrize("launcher", ["fork", "torchrun", "deepspeed"])
@@ -66,11 +66,10 @@ def test_a_training_under_each(muster: Any, launcher: str) -> None:
     assert (0, True) == (done.returncode, "[0] epoch 0: loss 0.5500 on 2 ranks" in done.stdout), done.stderr
 
 
-def test_an_agent_that_is_killed_leaves_what_clean_finds(muster: Any) -> None:
+def test_an_agent_that_is_killed_leaves_what_clean_finds(muster: Any, own_tmp: Path) -> None:
     process = muster.start("run", "--launcher", "torchrun", "-g", "2", "--", "sh", "-c", "echo $RANK; sleep 600")
     until(lambda: muster.home.exists() and all(wrote(muster, rank) for rank in range(2)), "both run")
-    shim = Path(f"/tmp/muster-{muster.newest().name}.pyz")
-    assert shim.exists()
+    (shim,) = own_tmp.glob("muster-*/rank.pyz")
     (agent,) = [
         int(line.split()[0])
         for line in others(muster)
@@ -81,8 +80,8 @@ def test_an_agent_that_is_killed_leaves_what_clean_finds(muster: Any) -> None:
     process.communicate()
     until(lambda: not others(muster), "nothing is left", 15)
     done = muster("clean")
-    assert str(shim) in done.stdout, done.stderr
-    assert not shim.exists()
+    assert str(shim.parent) in done.stdout, done.stderr
+    assert not shim.parent.exists()
 
 
 def test_ray_tells_a_status_too(muster: Any, script: Any) -> None:
@@ -169,7 +168,7 @@ def wrote(muster: Any, rank: int) -> bool:
     return any((muster.home / "runs").glob(f"*/attempt_0/rank_{rank:05d}.out")) and bool(muster.log(rank))
 
 
-def test_what_the_plan_shows_is_what_ran(muster: Any) -> None:
+def test_what_the_plan_shows_is_what_ran(muster: Any, own_tmp: Path) -> None:
     """The launcher's command line, with what is known only then filled in."""
     line = ["--launcher", "torchrun", "-g", "2", "--", "sh", "-c", "tr '\\0' '\\n' </proc/$PPID/cmdline; echo; sleep 1"]
     planned = json.loads(muster("plan", "--json", *line).stdout)["commands"][0]["argv"]
@@ -178,8 +177,9 @@ def test_what_the_plan_shows_is_what_ran(muster: Any) -> None:
     run = muster.newest()
     log = (run / "events.jsonl").read_text()
     assert '"joined"' in log
-    shim = done.stdout.splitlines()[:5]
-    assert [sys.executable, "-u", f"/tmp/muster-{run.name}.pyz", run.name, "1"] == shim
+    python, unbuffered, shim, name = done.stdout.splitlines()[:4]
+    assert (sys.executable, "-u", run.name) == (python, unbuffered, name)
+    assert Path(shim).name == "rank.pyz" and Path(shim).parents[1] == own_tmp
     assert planned[:3] == ["$MUSTER_PYTHON", "-m", "torch.distributed.run"]
     assert planned[-3] == "$MUSTER_RANK"
 

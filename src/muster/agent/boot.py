@@ -20,6 +20,7 @@ _MODULES = (
         "descriptors",
         "local",
         "system",
+        "temporary",
         "wire",
         "machine",
         "follow",

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
-import glob
 import os
 import re
-import shutil
 import signal
 import time
 
-from muster.agent import local, relay, system
+from muster.agent import local, relay, system, temporary
 from muster.agent.protocol import MAGIC
 
 _MARK = re.compile(rb"TORCHELASTIC_RUN_ID=(\d{8}-\d{6}-[0-9a-f]{4,16}(?:-[\w.-]+)?)\Z")
 """The id of a run of muster; torchrun's own ids look otherwise."""
-
-_SHIM = re.compile(r"/tmp/muster-(\d{8}-\d{6}-[0-9a-f]{4,16}(?:-[\w.-]+)?)\.pyz")
 
 _PATIENCE = 3.0
 
@@ -59,22 +54,6 @@ def looked_after(run: str) -> bool:
     return False
 
 
-def shims() -> dict[str, str]:
-    """{run: file} of what foreign launchers were given, and an agent that was killed left; a living one holds it."""
-    found = {}
-    for path in glob.glob("/tmp/muster-*.pyz"):
-        match = _SHIM.fullmatch(path)
-        if match is None or os.stat(path).st_uid != os.getuid():
-            continue
-        with open(path, "rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                found[match[1]] = path
-            except BlockingIOError:
-                pass
-    return found
-
-
 def main(dry: bool) -> None:
     """Tell what there is, end it unless `dry`, and tell what still lives."""
     relay.write_all(1, MAGIC)
@@ -90,11 +69,10 @@ def main(dry: bool) -> None:
                 time.sleep(0.02)
     left = [system.in_words(pid, "?") for pid in pids if _lives(pid)] if not dry else []
     told = {run: [words[pid] for pid in numbers] for run, numbers in runs.items()}
-    for run, path in shims().items():
+    for run, path in temporary.left(os.environ):
         told.setdefault(run, []).append(path)
         if not dry:
-            os.unlink(path)
-            shutil.rmtree(system.scratch_of(run), ignore_errors=True)
+            temporary.remove(path)
     relay.send("cleaned", runs=told, left=left)
 
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import random
 import re
-import shutil
 import signal
 import socket
-import stat
 import sys
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable
 
-from muster.agent import system
+from muster.agent import system, temporary
 from muster.agent.follow import log_path, tail
 from muster.agent.protocol import pack
 from muster.agent.warm import stack_file
@@ -62,8 +58,6 @@ class Guests:
 
     def __init__(self, members: Members, conf: Mapping[str, Any]) -> None:
         self.members, self.agent, self.conf = members, members.agent, conf
-        self.shim = f"/tmp/muster-{conf['run_id']}.pyz"
-        self.scratch = system.scratch_of(conf["run_id"])
         self.launchers: dict[int, str] = {}
         self.connections: dict[Peer, int] = {}
         self.late: Mapping[str, str] = {}
@@ -74,44 +68,32 @@ class Guests:
         self.obeying: dict[int, tuple[int, int]] = {}
         """What was started for the launcher of another machine: its number there, and the node."""
         self.ended_here: set[int] = set()
-        self.kept = self._write_shim()
+        self.scratch, self.kept = self._make_folder()
+        self.shim = os.path.join(self.scratch, temporary.SHIM)
 
-    def _write_shim(self) -> int:
-        """Put the shim where all machines have it under one name, unless another agent has; gives a descriptor that
-        keeps it there (see `clean.py`). Raises OSError."""
-        text = bytes.fromhex(self.conf["shim"])
-        part = f"{self.shim}.{os.getpid()}.{self.agent.node}"
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
-            file.write(text)
-        try:
-            os.link(part, self.shim)
-        except FileExistsError:
-            pass  # the hosts of this run share /tmp
-        finally:
-            os.unlink(part)
-        kept = os.open(self.shim, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        if os.fstat(kept).st_uid != os.getuid() or os.pread(kept, len(text) + 1, 0) != text:
-            raise OSError(errno.EEXIST, "somebody else has put another file there", self.shim)
-        fcntl.flock(kept, fcntl.LOCK_SH)
-        return kept
+    def _make_folder(self) -> tuple[str, int]:
+        """Make the temporary directory of the run with the shim in it; gives its path, and a descriptor that keeps
+        `muster clean` away from it. Raises OSError."""
+        conf, text = self.conf, bytes.fromhex(self.conf["shim"])
+        # several machines have agreed on one; alone any will do, in the worst case the run's own folder
+        found = [base for base in temporary.bases(os.environ) if temporary.fits(base, conf["short"])]
+        there = [conf["base"]] if conf["base"] else [*found, self.agent.folder]
+        error: OSError | None = None
+        for base in there:
+            path = ""
+            try:
+                path = temporary.make(base, conf["token"], conf["run_id"])
+                return path, temporary.put_shim(path, text, f"{os.getpid()}.{self.agent.node}")
+            except OSError as failed:
+                error = failed
+                temporary.remove(path) if path else None
+        assert error is not None
+        raise error
 
     def close(self) -> None:
         """Take the shim away, and what launchers have left."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
         os.close(self.kept)
-        try:
-            os.unlink(self.shim)
-        except OSError:
-            pass
-
-    def _make_scratch(self) -> None:
-        """Have that folder, as ours alone. Raises OSError."""
-        try:
-            os.mkdir(self.scratch, 0o700)
-        except FileExistsError:
-            there = os.lstat(self.scratch)  # of an earlier attempt
-            if not stat.S_ISDIR(there.st_mode) or there.st_uid != os.getuid():
-                raise OSError(errno.EEXIST, "somebody else has put another one there", self.scratch) from None
+        temporary.remove(self.scratch)
 
     # ---- launchers --------------------------------------------------------------------------------------------------
 
@@ -126,8 +108,6 @@ class Guests:
             words.update(MUSTER_FOLDER=folder, MUSTER_SCRATCH=self.scratch)
             for name, text in command["files"].items():
                 path = os.path.join(folder, _filled(name, words))
-                if os.path.dirname(path) == self.scratch:
-                    self._make_scratch()
                 with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o700), "w") as file:
                     file.write(_filled(text, words))
             argv = [_filled(word, words) for word in command["argv"]]

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from muster.agent import machine, system
+from muster.agent import machine, system, temporary
 
 _FLAG = "here"
 
@@ -35,6 +35,7 @@ def tell(cwd: str, script: str, run_dir: str) -> dict[str, Any]:
         "shared": shared,
         "home": home,
         "unwritable": unwritable(home) if not shared else "",
+        "temporary": temporary.bases(os.environ),
     }
 
 

@@ -135,11 +135,6 @@ def launch(
         os._exit(127)
 
 
-def scratch_of(run_id: str) -> str:
-    """A folder with a short name that goes with a run: it may hold sockets, whose names have 107 bytes at most."""
-    return f"/tmp/muster-{run_id[16:21]}"
-
-
 def try_to_write(folder: str) -> None:
     """Raise the OSError that comes of writing here: a full disk often takes an empty file, but no byte in it."""
     path = os.path.join(folder, f".muster-{os.urandom(8).hex()}")  # nobody has a file of that name

@@ -20,7 +20,7 @@ from muster.launchers import make_plan
 from muster.model import Plan, as_json
 from muster.world import code, contact
 from muster.world.gather import Gathering
-from muster.world.loop import prepare_fields
+from muster.world.loop import prepare_fields, temporary_base
 from muster.world.serve import RECORD
 from muster.world.watch import Watch, show_rest
 
@@ -91,9 +91,10 @@ def run_there(
             "attached": not detached,
         }
         token = new_token()
+        base = temporary_base(plan, [link.facts for link in links])
         prepares = [
             {
-                **prepare_fields(plan, link.node, link.host, run_dir, run_id, token),
+                **prepare_fields(plan, link.node, link.host, run_dir, run_id, token, base),
                 "own_run_dir": not shared,
                 "path_first": asked.job.place != "local",
             }

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from signal import Signals
 from typing import Any
 
+from muster.agent import temporary
 from muster.agent.protocol import pack
 from muster.archive import build_shim
 from muster.hosts import fold_hosts
@@ -78,12 +79,21 @@ def settings_of(plan: Plan, first_attempt: int = 0) -> Settings:
     )
 
 
+def temporary_base(plan: Plan, facts: Sequence[Mapping[str, Any]]) -> str:
+    """Where temporary files lie on all nodes; empty where a node may choose. `facts` are what nodes told."""
+    if plan.guests is None or len(facts) < 2:
+        return ""
+    told = [list(fact["temporary"]) for fact in facts]
+    return temporary.agree(told, plan.job.launcher == "ray") or temporary.USUAL[0]
+
+
 def prepare_fields(
-    plan: Plan, number: int, host: str, run_dir: str, run_id: str, token: str, cpus: int | None = None
+    plan: Plan, number: int, host: str, run_dir: str, run_id: str, token: str, base: str = "", cpus: int | None = None
 ) -> dict[str, Any]:
     """What an agent must know before it can start the ranks of its node.
 
-    `token` names the sockets of the run; `cpus`: see `slurm.environment_of`.
+    `token` names the sockets of the run, `base` is where temporary files lie on all nodes; `cpus`: see
+    `slurm.environment_of`.
     """
     job = plan.job
     scheduled = {
@@ -106,6 +116,7 @@ def prepare_fields(
         own = {"run_id": run_id, "places": places, "cwd": job.cwd, "grace": job.grace, "shim": build_shim(token).hex()}
         own["scheduled"] = {str(rank): variables for rank, variables in scheduled.items()}
         own["tasks"] = job.place == "slurm" and LAUNCHERS[job.launcher].tasks
+        own.update(token=token, base=base, short=job.launcher == "ray")
         node = plan.nodes[number]
         guests = {**as_json(plan.guests), **own, "defaults": node_defaults(job, node)}
         if node.host.gpus:

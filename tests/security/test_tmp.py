@@ -1,0 +1,171 @@
+"""What other users plant in directories that all share: nothing is followed, waited for, believed or deleted."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from muster.agent import temporary
+
+STRANGER = 65534
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user, which root alone can")
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """A directory where everybody may put files, as /tmp."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    return folder
+
+
+def clean(muster: Any, shared: Path) -> str:
+    """What `muster clean` says where that is the temporary directory."""
+    done = muster("clean", env={**muster.env, "TMPDIR": str(shared)}, timeout=30)
+    assert 0 == done.returncode and "Traceback" not in done.stderr, done.stderr
+    return str(done.stdout)
+
+
+def given_away(path: Path) -> None:
+    os.lchown(path, STRANGER, STRANGER)
+
+
+def a_fifo(shared: Path, prey: Path) -> None:
+    os.mkfifo(shared / "muster-00000001")
+
+
+def a_link_to_a_folder_of_ours(shared: Path, prey: Path) -> None:
+    (shared / "muster-00000002").symlink_to(prey)
+
+
+def a_link_to_nothing(shared: Path, prey: Path) -> None:
+    (shared / "muster-00000003").symlink_to(shared / "nowhere")
+
+
+def a_folder_of_hers(shared: Path, prey: Path) -> None:
+    folder = shared / "muster-00000004"
+    folder.mkdir()
+    (folder / "run").write_text("20260101-000000-abcde-forged")
+    (folder / "rank.pyz").symlink_to(prey / "file")
+    given_away(folder)
+
+
+def one_of_ours_that_she_may_write_to(shared: Path, prey: Path) -> None:
+    folder = shared / "muster-00000005"
+    folder.mkdir()
+    (folder / "run").write_text("20260101-000000-abcde-forged")
+    folder.chmod(0o777)
+
+
+def names_of_earlier_versions(shared: Path, prey: Path) -> None:
+    name = "muster-20260101-000000-abcde-x.pyz"
+    os.mkfifo(shared / name)
+    given_away(shared / name)
+
+
+PLANTED = (
+    a_fifo,
+    a_link_to_a_folder_of_ours,
+    a_link_to_nothing,
+    a_folder_of_hers,
+    one_of_ours_that_she_may_write_to,
+    names_of_earlier_versions,
+)
+
+
+def test_clean_leaves_what_is_planted(muster: Any, shared: Path, tmp_path: Path) -> None:
+    prey = tmp_path / "prey"
+    prey.mkdir(mode=0o700)
+    (prey / "file").write_text("precious")
+    (prey / "run").write_text("20260101-000000-abcde-forged")
+    for plant in PLANTED:
+        plant(shared, prey)
+    planted = sorted(os.listdir(shared))
+    assert "forged" not in clean(muster, shared)
+    assert planted == sorted(os.listdir(shared))
+    assert "precious" == (prey / "file").read_text()
+
+
+def test_clean_takes_what_an_agent_left(muster: Any, shared: Path) -> None:
+    path = temporary.make(str(shared), "a token", "20260101-000000-abcde-mine")
+    kept = temporary.put_shim(path, b"text", "1")
+    os.mkfifo(f"{path}/fifo")
+    (Path(path) / "rank.pyz.2").symlink_to("/dev/zero")
+    assert 0o700 == os.stat(path).st_mode & 0o777
+    assert "mine" not in clean(muster, shared)  # its agent lives
+    os.close(kept)
+    assert f"20260101-000000-abcde-mine: ended {path}" in clean(muster, shared)
+    assert not os.path.lexists(path)
+
+
+@pytest.mark.parametrize("plant", ["folder", "file", "link", "fifo", "dangling link", "open folder"])
+def test_a_name_that_is_taken(shared: Path, tmp_path: Path, plant: str) -> None:
+    """She cannot know the name; and were she to, nothing of ours gets into hers."""
+    path = Path(temporary.make(str(shared), "a token", "run"))
+    temporary.remove(str(path))
+    make: dict[str, Callable[[], Any]] = {
+        "folder": path.mkdir,
+        "file": path.touch,
+        "link": lambda: path.symlink_to(tmp_path),
+        "fifo": lambda: os.mkfifo(path),
+        "dangling link": lambda: path.symlink_to(tmp_path / "new"),
+        "open folder": lambda: (path.mkdir(), path.chmod(0o777)),
+    }
+    make[plant]()
+    if plant != "open folder":
+        given_away(path)
+    with pytest.raises(OSError, match="somebody else"):
+        temporary.make(str(shared), "a token", "run")
+    assert not (tmp_path / "run").exists() and not (tmp_path / "new").exists()
+
+
+def test_agents_of_one_run_share_it(shared: Path) -> None:
+    path = temporary.make(str(shared), "a token", "run")
+    kept = [temporary.put_shim(path, b"text", str(number)) for number in range(2)]
+    assert path == temporary.make(str(shared), "a token", "run") != temporary.make(str(shared), "other", "run")
+    assert {"run", "rank.pyz"} == set(os.listdir(path))
+    os.close(kept[0])
+    with pytest.raises(BlockingIOError), open(f"{path}/rank.pyz") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(kept[1])
+
+
+def test_which_is_chosen() -> None:
+    assert "/var/tmp" == temporary.agree([["/tmp", "/var/tmp"], ["/var/tmp", "/dev/shm"]], short=False)
+    assert "" == temporary.agree([["/tmp"], ["/var/tmp"]], short=False)
+    long = "/scratch/of/a/job/with/a/long/name"
+    assert (long, "/tmp") == tuple(temporary.agree([[long, "/tmp"]], short) for short in (False, True))
+
+
+MOUNTED = """
+mount --bind "$PWD" /mnt && mount -t tmpfs -o {options} none /tmp && mkdir -p "$PWD" && mount --bind /mnt "$PWD"
+cd "$PWD"
+{then}
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "then"),
+    [
+        ("mode=1777,noexec", ""),
+        ("mode=1777,size=64k", "dd if=/dev/zero of=/tmp/fill bs=4k 2>/dev/null"),
+        ("mode=1777", "mount -o remount,ro /tmp"),
+        ("mode=755", "chown 65534 /tmp; export TMPDIR=/nowhere"),
+    ],
+    ids=["noexec", "full", "read-only", "TMPDIR that is not there"],
+)
+def test_a_tmp_that_is_no_use(muster: Any, tmp_path: Path, options: str, then: str) -> None:
+    """Ranks of a foreign launcher start nonetheless."""
+    line = MOUNTED.format(options=options, then=then)
+    run = " ".join(muster.argv("run", "--launcher", "torchrun", "-g", "2", "--", "echo", "ran"))
+    words = ["unshare", "-m", "bash", "-c", f"{line}\n{run}"]
+    done = subprocess.run(words, env=muster.env, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert 0 == done.returncode, done.stdout + done.stderr
+    assert 2 == done.stdout.count("] ran\n"), done.stdout + done.stderr
