@@ -85,8 +85,15 @@ def names(run_id: str) -> list[str]:
         return sorted(set(re.findall(rf"@(muster/0/{run_id}/[0-9a-f]{{20}})\n", file.read())))
 
 
-def kill_all(run_dir: Path) -> None:
-    """Kill every process that names this run, on its command line or in its environment, and the agent's children."""
+@pytest.fixture
+def ours(muster: Any) -> Iterator[Any]:
+    """muster, of which no process is left after the test."""
+    yield muster
+    kill_all(muster.home)
+
+
+def kill_all(home: Path) -> None:
+    """Kill every process that has this MUSTER_HOME on its command line or in its environment."""
 
     def pids() -> list[int]:
         found = []
@@ -96,7 +103,7 @@ def kill_all(run_dir: Path) -> None:
                 state = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[0]
             except OSError:
                 continue
-            if name.isdigit() and os.fsencode(str(run_dir.parent.parent)) in text and state not in "ZX":
+            if name.isdigit() and os.fsencode(str(home)) in text and state not in "ZX":
                 found.append(int(name))
         return found
 
@@ -111,35 +118,35 @@ def kill_all(run_dir: Path) -> None:
     until(lambda: not pids(), "all have ended")
 
 
-def test_who_watches_all_names_stops_no_run_and_is_never_taken_for_a_lost_one(muster: Any, here: Squatters) -> None:
+def test_who_watches_all_names_stops_no_run_and_is_never_taken_for_a_lost_one(ours: Any, here: Squatters) -> None:
     words = ("sh", "-c", "echo ready; sleep 1000")
-    for _ in range(3):  # what she binds comes as soon as the first name of a run is seen
-        done = muster("run", "-d", "-g", "1", "--", "true")
+    for _ in range(2):  # what she binds comes as soon as the first name of a run is seen
+        done = ours("run", "-d", "-g", "1", "--", "true")
         assert 0 == done.returncode, done.stderr
-        assert 0 == muster("wait", "last").returncode
-    assert 0 == muster("run", "-d", "--name", "served", "-g", "1", "--", *words).returncode
-    served = muster.newest()
-    attached = muster.start("run", "--name", "attached", "-g", "1", "--", *words)
-    until(lambda: len(list((muster.home / "runs").glob("*/attempt_0/*.out"))) == 5, "both run")
-    (other,) = {path.parent for path in (muster.home / "runs").glob("*/job.json")} - {
-        path.parent for path in (muster.home / "runs").glob("*/serve.json")
+        assert 0 == ours("wait", "last").returncode
+    assert 0 == ours("run", "-d", "--name", "served", "-g", "1", "--", *words).returncode
+    served = ours.newest()
+    attached = ours.start("run", "--name", "attached", "-g", "1", "--", *words)
+    until(lambda: len(list((ours.home / "runs").glob("*/attempt_0/*.out"))) == 4, "both run")
+    (other,) = {path.parent for path in (ours.home / "runs").glob("*/job.json")} - {
+        path.parent for path in (ours.home / "runs").glob("*/serve.json")
     }
     bound: set[str] = set()
     for run in (served, other):
         bound |= set(until(lambda run=run: names(run.name), "its agent listens"))  # type: ignore[misc]
     until(lambda: bound <= set(here.told("seen")), "she has seen them")
-    assert {"running"} == {run["state"] for run in json.loads(muster("ps", "--json").stdout) if run["name"]}
-    kill_all(served)
+    assert {"running"} == {run["state"] for run in json.loads(ours("ps", "--json").stdout) if run["name"]}
+    kill_all(ours.home)
     attached.communicate()
     until(lambda: bound <= set(here.told("bound")), "she has taken all of them")
-    states = {run["name"]: run["state"] for run in json.loads(muster("ps", "--json").stdout) if run["name"]}
+    states = {run["name"]: run["state"] for run in json.loads(ours("ps", "--json").stdout) if run["name"]}
     assert {"served": "lost", "attached": "lost"} == states
     for name in states:
-        stacks = muster("stacks", name)
+        stacks = ours("stacks", name)
         assert 2 == stacks.returncode
         assert "nobody is to see this" not in stacks.stdout + stacks.stderr and "forged" not in stacks.stdout
-        assert 0 == muster("kill", name).returncode
-        assert 0 == muster("rm", name).returncode
+        assert 0 == ours("kill", name).returncode
+        assert 0 == ours("rm", name).returncode
     here.in_vain()
 
 
@@ -155,13 +162,13 @@ GARBAGE = {
 }
 
 
-def test_what_is_no_frame_ends_its_connection_and_no_run(muster: Any, tmp_path: Path) -> None:
+def test_what_is_no_frame_ends_its_connection_and_no_run(ours: Any, tmp_path: Path) -> None:
     """To the agent and the supervisor, from the same user: by mistake, for she could kill them too."""
     words = ("-g", "1", "--", "sh", "-c", "until [ -e go ]; do sleep 0.02; done; exit 5")
-    assert 0 == muster("run", "-d", *words).returncode
-    attached = muster.start("run", *words)
-    until(lambda: len(list((muster.home / "runs").glob("*/attempt_0/*.out"))) == 2, "both run")
-    runs = [path.parent for path in (muster.home / "runs").glob("*/job.json")]
+    assert 0 == ours("run", "-d", *words).returncode
+    attached = ours.start("run", *words)
+    until(lambda: len(list((ours.home / "runs").glob("*/attempt_0/*.out"))) == 2, "both run")
+    runs = [path.parent for path in (ours.home / "runs").glob("*/job.json")]
     sockets = [name for run in runs for name in until(lambda run=run: names(run.name), "it listens")]  # type: ignore[misc]
     assert 3 == len(sockets), "two agents, and a supervisor"
     for name in sockets:
@@ -176,34 +183,34 @@ def test_what_is_no_frame_ends_its_connection_and_no_run(muster: Any, tmp_path: 
                         pass
                 except (BrokenPipeError, ConnectionResetError):
                     pass  # it was closed at once
-    states = json.loads(muster("ps", "--json").stdout)
+    states = json.loads(ours("ps", "--json").stdout)
     assert ["running", "running"] == [run["state"] for run in states]
     (tmp_path / "go").touch()
     assert 5 == attached.wait(timeout=60)
     attached.communicate()
-    assert [5, 5] == [muster("wait", run.name).returncode for run in runs]
+    assert [5, 5] == [ours("wait", run.name).returncode for run in runs]
     events = [run / "events.jsonl" for run in runs if (run / "serve.json").exists()]
     assert '"refused"' in events[0].read_text()
     assert not any("supervisor began again" in path.read_text() for path in events)
 
 
-def test_an_agent_that_fails_ends_its_ranks_and_the_truth_is_told(muster: Any, tmp_path: Path) -> None:
+def test_an_agent_that_fails_ends_its_ranks_and_the_truth_is_told(ours: Any, tmp_path: Path) -> None:
     """An error of its own: where the logs of the second attempt have to go, there is a file."""
     script = "until [ -e go ]; do sleep 0.02; done; exit 5"
     words = ("--max-restarts", "1", "-g", "1", "--", "sh", "-c", script)
-    assert 0 == muster("run", "-d", *words).returncode
-    attached = muster.start("run", *words)
-    until(lambda: len(list((muster.home / "runs").glob("*/attempt_0/*.out"))) == 2, "both run")
-    runs = [path.parent for path in (muster.home / "runs").glob("*/job.json")]
+    assert 0 == ours("run", "-d", *words).returncode
+    attached = ours.start("run", *words)
+    until(lambda: len(list((ours.home / "runs").glob("*/attempt_0/*.out"))) == 2, "both run")
+    runs = [path.parent for path in (ours.home / "runs").glob("*/job.json")]
     for run in runs:
         (run / "attempt_1").touch()
     (tmp_path / "go").touch()
     _, said = attached.communicate(timeout=60)
     assert (125, True) == (attached.returncode, "FileExistsError" in said), said
     for run in runs:
-        waited = muster("wait", run.name)
+        waited = ours("wait", run.name)
         assert 125 == waited.returncode, waited.stdout + waited.stderr
-        shown = muster("show", run.name).stdout
+        shown = ours("show", run.name).stdout
         assert "FileExistsError" in shown and "agent" in shown, shown
         assert not [line for line in shown.splitlines() if line.startswith("state") and "lost" in line]
 
@@ -216,7 +223,7 @@ def test_a_launcher_on_two_nodes_starts_what_was_asked_for_and_speaks_to_nobody_
         squatters.started.append(there.lab.start(host, squatters.argv, user=GUEST, cwd="/"))
     squatters.ready(2)
     words = ("--launcher", "mpirun", "--launcher-args", "mpirun.openmpi", "--", "sh", "-c", "echo rank $RANK")
-    done = there.muster("run", "-H", "n1,n2", "-g", "1", *words)
+    done = there.ours("run", "-H", "n1,n2", "-g", "1", *words)
     assert (0, {"[0] rank 0", "[1] rank 1"}) == (done.returncode, set(done.stdout.splitlines())), done.stderr
     assert squatters.told("seen"), "she has seen the names"
     squatters.in_vain()

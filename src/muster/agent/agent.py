@@ -226,7 +226,7 @@ class Agent:
             return
         now = time.monotonic()
         self.alone += min(now - since, 2.0)
-        lease = self.lease if self.known else min(self.lease, _STRANGER)
+        lease = self.lease if self.known else _STRANGER  # a short lease is no measure of how long a start takes
         if self.alone >= lease:
             self.lost(f"there was no way to the supervisor for {lease:g} s")
         else:
