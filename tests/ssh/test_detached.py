@@ -121,7 +121,12 @@ def test_a_run_on_a_host_that_does_not_answer_is_unknown(there: There) -> None:
     assert 0 == there.muster("run", "-d", "-H", "n1", "-g", "1", there.script(TICK), "10000", "0.05").returncode
     there.steps(1, 3)
     there.lab.fault("partition", "n1")
-    assert "unknown" in there.muster("ps", timeout=60).stdout
+    listed = there.muster("ps", timeout=60).stdout
+    assert "unknown" in listed and "no answer: n1, where its supervisor is, does not answer" in listed
+    for command in ("kill", "stacks", "rm"):
+        done = there.muster(command, "last", timeout=60)
+        assert (3, "") == (done.returncode, done.stdout), done.stderr
+        assert "it is unknown whether it still runs: n1, where its supervisor is, does not answer" in done.stderr
     there.lab.clear()
     assert "running" in there.muster("ps").stdout
     assert 0 == there.muster("kill", "last").returncode

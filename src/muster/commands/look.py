@@ -15,11 +15,11 @@ from muster.model import as_json
 from muster.report import plural, seconds, show_in_words, table
 from muster.world import contact
 
-UNREADABLE = "unreadable"
-"""In the place of a state, where files of a run are damaged."""
-
 _LIVING = ("running", "pending", "unknown")
 """States of runs whose files are still wanted."""
+
+_WITHIN = 4.0
+"""Seconds in which machines and Slurm have to answer `ps`."""
 
 
 def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
@@ -31,7 +31,7 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
     every, refused = runs.look(root)
     found = every[::-1]
     shown = found if given.get("all") else found[:20]
-    records = [_record(run) for run in shown]
+    records = [_record(run, state) for run, state in zip(shown, contact.states(shown, _WITHIN))]
     for name, why in refused.items():
         print(f"muster: {root / 'runs' / name} is not read: {why}", file=sys.stderr)
     if given.get("json"):
@@ -46,25 +46,33 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
         took = seconds(item["seconds"]) if item["seconds"] is not None else ""
         rows.append((item["id"], item["name"], str(item["ranks"]), item["state"], code, item["started"], took))
     print(table(rows))
-    for item in records:
-        if item["state"] == UNREADABLE:
+    for run, item in zip(shown, records):
+        if item["state"] == "unknown":
+            print(f"{run.id}: no answer: {item['why']}{_last_known(run)}")
+        if item["state"] == contact.UNREADABLE:
             print(f"muster: {item['why']}", file=sys.stderr)
     if len(found) > len(shown):
         print(f"… and {len(found) - len(shown)} older; `muster ps -a` lists all")
     return 0
 
 
-def _record(run: runs.Run) -> dict[str, Any]:
+def _last_known(run: runs.Run) -> str:
+    """How old the last thing is that is known of a run that does not answer."""
+    age = contact.last_answer(run)
+    return "" if age is None else f"; it ran {seconds(age)} ago"
+
+
+def _record(run: runs.Run, state: str) -> dict[str, Any]:
     """What the listing says of a run. One whose files are damaged says so, and the others are listed all the same."""
     try:
-        return _readable(run)
+        return _readable(run, state)
     except runs.Unreadable as error:
         unknown = {"name": "", "ranks": "?", "code": None, "started": "?", "seconds": None}
-        return {"id": run.id, "state": UNREADABLE, "why": error.sentence, **unknown}
+        return {"id": run.id, "state": contact.UNREADABLE, "why": error.sentence, **unknown}
 
 
-def _readable(run: runs.Run) -> dict[str, Any]:
-    job, outcome, state = run.job, run.outcome, contact.state(run)
+def _readable(run: runs.Run, state: str) -> dict[str, Any]:
+    job, outcome = run.job, run.outcome
     took = outcome.duration if outcome else (time.time() - job["time"] if state == "running" else None)
     return {
         "id": run.id,
@@ -87,7 +95,7 @@ def show(words: list[str], env: Mapping[str, str], began: float) -> int:
     run = one(root, rest, "show")
     state, outcome = contact.state(run), run.outcome
     if given.get("json"):
-        record = {**_record(run), "job": run.job.get("job"), "events": run.events()}
+        record = {**_record(run, state), "job": run.job.get("job"), "events": run.events()}
         print(json.dumps({**record, "outcome": as_json(outcome) if outcome else None}, indent=1))
         return 0
     why = contact.why(run, state)
@@ -118,10 +126,10 @@ def _refuse_living(run: runs.Run) -> None:
     try:
         state = contact.state(run)
     except runs.Unreadable:
-        state = "running" if contact.answers(run) else UNREADABLE
+        state = "running" if contact.answers(run) else contact.UNREADABLE
+    contact.require_known(run, state)
     if state in _LIVING:
-        hint = contact.why(run, state) if state == "unknown" else f"end it by `muster kill {run.id}`"
-        raise Impossible(f"{run.id} is {state}; it is not deleted", hint)
+        raise Impossible(f"{run.id} is {state}; it is not deleted", f"end it by `muster kill {run.id}`")
 
 
 def prune(words: list[str], env: Mapping[str, str], began: float) -> int:

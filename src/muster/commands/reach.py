@@ -9,7 +9,7 @@ from typing import Any
 
 from muster import runs
 from muster.commands.common import end_in_words, one, read
-from muster.errors import Impossible, RunFailed
+from muster.errors import Impossible, RunFailed, Unreachable
 from muster.model import GRACE
 from muster.world import contact
 
@@ -28,6 +28,8 @@ def wait(words: list[str], env: Mapping[str, str], began: float) -> int:
     if outcome is not None:
         print(f"{run.id}: {end_in_words(run, outcome)}")
         return outcome.code
+    if state == "unknown" and (given.get("timeout") is None or not contact.goes_on(run, state)):
+        contact.require_known(run, state)
     print(f"{run.id} is {_told(run, state)}", file=sys.stderr)
     return 124 if contact.goes_on(run, state) else 125
 
@@ -55,17 +57,19 @@ def kill(words: list[str], env: Mapping[str, str], began: float) -> int:
     if state == "running" and in_slurm and run.read("serve.json") is None:  # nobody there to ask yet
         contact.cancel(run)
         state = contact.wait(run, 60)
+        contact.require_known(run, state)
         print(f"{run.id}: cancelled, {_told(run, state)}")
         return 0 if state != "running" else 1
+    contact.require_known(run, state)
     if state != "running":
         print(f"{run.id} is {_told(run, state)}; nothing to end")
-        return 0 if state not in ("unknown",) else 125
+        return 0
     grace = float(run.job.get("job", {}).get("grace", GRACE))
     by = f"{env.get('USER') or f'user {os.getuid()}'} (pid {os.getpid()})"
     try:
         contact.ask(run, "kill", by=by)
         state = contact.wait(run, grace + 5)
-    except RunFailed:
+    except (RunFailed, Unreachable):
         if not in_slurm:
             raise
     if state == "running" and in_slurm:
@@ -76,6 +80,7 @@ def kill(words: list[str], env: Mapping[str, str], began: float) -> int:
         # muster itself does not act on it: it is stopped (Ctrl-Z), or stuck
         contact.ask(run, "end")
         state = contact.wait(run, 10)
+    contact.require_known(run, state)
     if state == "running":
         print(f"{run.id} still runs; see {run.path}/node_*/agent.log", file=sys.stderr)
         return 1
@@ -92,7 +97,9 @@ def stacks(words: list[str], env: Mapping[str, str], began: float) -> int:
         return 0
     given, rest, root = asked
     run = one(root, rest, "stacks")
-    if contact.state(run) != "running":
+    state = contact.state(run)
+    contact.require_known(run, state)
+    if state != "running":
         raise Impossible(f"{run.id} is not running, so its ranks are nowhere", "`muster show` tells how it ended")
     answer = contact.ask(run, "stacks", ranks=given.get("rank"))
     texts = {int(rank): text for rank, text in answer.get("texts", {}).items()}

@@ -198,5 +198,7 @@ def _told(run: runs.Run, outcome: Any, watch: Watch) -> int:
             return run.outcome.code
         print(f"muster: {end_in_words(run, run.outcome)}", file=sys.stderr)
         return run.outcome.code
-    print(f"muster: {run.id} is {contact.state(run)}; `muster show {run.id}`", file=sys.stderr)
+    state = contact.state(run)
+    contact.require_known(run, state)
+    print(f"muster: {run.id} is {state}; `muster show {run.id}`", file=sys.stderr)
     return 125

@@ -8,8 +8,10 @@ import re
 import selectors
 import socket
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
@@ -37,20 +39,81 @@ _TRIALS, _PAUSE = 5, 0.3
 """How often a supervisor that hung up without an answer is asked again, and the seconds before that."""
 
 
-def state(run: Run) -> str:
-    """`running`, how it ended, `lost` (it ended and nobody wrote how), or `unknown`. No answer is never `running`."""
+ANSWERS_WITHIN = 15.0
+"""Seconds in which a supervisor elsewhere, or Slurm, has to answer."""
+
+UNREADABLE = "unreadable"
+"""In the place of a state, where files of a run are damaged."""
+
+_TO_GIVE_UP = 1.0
+"""Seconds for ending an ssh that got nowhere."""
+
+
+def states(runs: Sequence[Run], within: float) -> list[str]:
+    """The state of each run. All are asked at the same time; what has not answered in `within` seconds is `unknown`."""
+    found: dict[str, str] = {}
+
+    def look(several: Sequence[Run]) -> None:
+        for run in several:
+            try:
+                found[run.id] = state(run, within)
+            except Unreadable:
+                found[run.id] = UNREADABLE
+
+    here, in_slurm, far = _by_place(runs)
+    # one thread for all of Slurm's, since it is asked once and its answer kept. No pool: its threads would be waited
+    # for when this program ends
+    asked = [in_slurm, *([run] for run in far)]
+    asking = [threading.Thread(target=look, args=(several,), daemon=True) for several in asked]
+    deadline = time.monotonic() + within + _TO_GIVE_UP
+    for thread in asking:
+        thread.start()
+    look(here)
+    for thread in asking:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return [found.get(run.id, "unknown") for run in runs]
+
+
+def _by_place(runs: Sequence[Run]) -> tuple[list[Run], list[Run], list[Run]]:
+    """Those of which this machine knows all; those of which Slurm is asked; those of which another machine is."""
+    here: list[Run] = []
+    in_slurm: list[Run] = []
+    far: list[Run] = []
+    for run in runs:
+        try:
+            job, over = run.job, run.outcome is not None
+        except Unreadable:
+            job, over = {}, True
+        (in_slurm if job.get("slurm") else far if job.get("served") and not over else here).append(run)
+    return here, in_slurm, far
+
+
+def require_known(run: Run, state: str) -> None:
+    """Raise `Unreachable` for a run of which nobody knows whether it still runs: no answer is never an end."""
+    if state == "unknown":
+        raise Unreachable(
+            f"{run.id}: it is unknown whether it still runs: {why(run, state)}", "try again when that answers"
+        )
+
+
+def state(run: Run, within: float = ANSWERS_WITHIN) -> str:
+    """`running`, how it ended, `lost` (it ended and nobody wrote how), or `unknown`. No answer is never `running`.
+
+    `within` bounds the seconds for which another machine, or Slurm, is waited for.
+    """
     outcome = run.outcome
-    if outcome is not None and not _comes_again(run, outcome):
+    if outcome is not None and not _comes_again(run, outcome, within):
         return outcome.state
     job, here = run.job, identity()
     if job.get("slurm") and (not job.get("allocated") or run.read("serve.json") is None):
-        return _in_queue(run)  # asked once for all runs, and no step of its own is needed
+        return _in_queue(run, within)  # asked once for all runs, and no step of its own is needed
     if job.get("served"):
-        answer = ask_supervisor(run, "state")
+        answer = ask_supervisor(run, "state", within)
         if "silent" in answer:
             _SILENCES[run.id] = answer["silent"]
             return "unknown"
         if not answer.get("gone"):
+            _note_answer(run)
             return "running"
         refresh(run)
         outcome = run.outcome
@@ -90,40 +153,56 @@ def goes_on(run: Run, state: str) -> bool:
 
 
 def cancel(run: Run) -> None:
-    """Have Slurm end the job of a run. Raises `RunFailed`."""
-    import subprocess
-
+    """Have Slurm end the job of a run. Raises `Impossible`, `Unreachable`."""
     from muster.schedulers import slurm
+    from muster.world import queue
 
-    done = subprocess.run(
-        slurm.cancel(str(run.job["slurm"])), capture_output=True, text=True, env=slurm.clean(os.environ)
-    )
-    if done.returncode != 0:
-        raise RunFailed(f"scancel failed: {done.stderr.strip()}", None)
+    queue.ask(slurm.cancel(str(run.job["slurm"])))
 
 
-def _comes_again(run: Run, outcome: Outcome) -> bool:
+_ANSWERED, _ANSWERED_EVERY = "answered", 30.0
+"""A file whose time is that of the last answer, and the seconds after which it is worth another write."""
+
+
+def _note_answer(run: Run) -> None:
+    """Keep when a run was last known to run, for the day on which nobody answers."""
+    path = run.path / _ANSWERED
+    with suppress(OSError):
+        if time.time() - (path.stat().st_mtime if path.exists() else 0.0) > _ANSWERED_EVERY:
+            path.touch()
+
+
+def last_answer(run: Run) -> float | None:
+    """Seconds since a run that is `unknown` now was known to run; None when it never was."""
+    try:
+        return max(0.0, time.time() - (run.path / _ANSWERED).stat().st_mtime)
+    except OSError:
+        return None
+
+
+def _comes_again(run: Run, outcome: Outcome, within: float) -> bool:
     """This was the end of an attempt only: Slurm has the job in its queue again, or will in a moment."""
     if not run.job.get("requeue") or outcome.code == 0:
         return False
     from muster.schedulers import slurm
     from muster.world import queue
 
-    state = queue.state(run)
+    state = queue.state(run, within)
     return state is None or state in slurm.PENDING | slurm.LIVING
 
 
-def _in_queue(run: Run) -> str:
+def _in_queue(run: Run, within: float) -> str:
     """The state of a run of which only Slurm knows something; what it says of an end is written down."""
     from muster.schedulers import slurm
     from muster.world import queue
 
-    state = queue.state(run)
+    state = queue.state(run, within)
     if state is None:
         return "unknown"
     if state in slurm.PENDING:
         return "pending"
     if state in slurm.LIVING:
+        _note_answer(run)
         return "running"
     os.listdir(run.path)  # over NFS this brings what was written on a node meanwhile
     outcome = run.outcome
@@ -232,14 +311,15 @@ def way_to(run: Run, call: str = "") -> ChildLink:
     return start_relay(reached, host, dict(env), source)
 
 
-def ask_supervisor(run: Run, kind: str, within: float = 15.0, **fields: Any) -> dict[str, Any]:
+def ask_supervisor(run: Run, kind: str, within: float = ANSWERS_WITHIN, **fields: Any) -> dict[str, Any]:
     """Ask the supervisor of a run; `gone` is true in the answer where there is none.
 
     Where it cannot be reached the answer has only `silent`: why, in words.
     """
+    deadline = time.monotonic() + within
     for _ in range(_TRIALS):
         link = way_to(run)
-        for frame, _ in frames_of(link, within, pack(kind, **fields)):
+        for frame, _ in frames_of(link, deadline - time.monotonic(), pack(kind, **fields)):
             if frame["kind"] == "gone":
                 return {"gone": True, "there": frame["there"]}
             if frame["kind"] == "answer":
@@ -441,11 +521,13 @@ def _reach(run: Run) -> socket.socket | None:
 
 
 def ask(run: Run, kind: str, **fields: Any) -> dict[str, Any]:
-    """Ask who looks after a run for something, and give the answer. Raises `RunFailed` when none comes."""
+    """Ask who looks after a run for something, and give the answer. Raises `RunFailed`, `Unreachable` for none."""
     if run.job.get("served"):
         answer = ask_supervisor(run, kind, **fields)
-        if "silent" in answer or answer.get("gone"):
-            raise RunFailed(f"{run.id} does not answer: {answer.get('silent', 'it has ended')}", "`muster ps` tells")
+        if "silent" in answer:
+            raise Unreachable(f"{run.id} does not answer: {answer['silent']}", "try again when that host answers")
+        if answer.get("gone"):
+            raise RunFailed(f"{run.id} does not answer: it has ended", "`muster ps` tells")
         return answer
     try:
         link = _reach(run)

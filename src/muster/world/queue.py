@@ -27,7 +27,12 @@ _PROVEN = "slurm-sees.json"
 """Where nodes of a partition were seen to write in the folder of muster."""
 
 
-def look(root: Path, since: float = 0.0) -> dict[str, slurm.Seen] | None:
+_SILENT_FOR = 5.0
+"""Seconds for which Slurm is not asked again by this process after it gave no answer."""
+_silent_since = -_SILENT_FOR
+
+
+def look(root: Path, since: float = 0.0, within: float = _WITHIN) -> dict[str, slurm.Seen] | None:
     """This person's jobs that Slurm knows, by number, as they were a moment ago; None when it does not answer.
 
     `root` is the folder of muster. An answer from before `since`, in seconds since 1970, is not good enough.
@@ -37,12 +42,17 @@ def look(root: Path, since: float = 0.0) -> dict[str, slurm.Seen] | None:
         seen = json.loads(kept.read_text())
         if seen["time"] > since and 0 <= time.time() - seen["time"] < _FRESH:
             return slurm.queued(seen["said"])
+    global _silent_since
+    if time.monotonic() - _silent_since < _SILENT_FOR:
+        return None
     asked = time.time()
     try:
-        done = _ask(slurm.queue())
+        done = _ask(slurm.queue(), within)
+        answered = done.returncode == 0
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    if done.returncode != 0:
+        answered = False
+    if not answered:
+        _silent_since = time.monotonic()
         return None
     with suppress(OSError):  # a full disk must not keep anybody from knowing
         part = kept.with_name(f"{kept.name}.{os.getpid()}")
@@ -58,9 +68,9 @@ def _ask(command: Sequence[str], within: float = _WITHIN) -> subprocess.Complete
     )
 
 
-def state(run: Run) -> str | None:
+def state(run: Run, within: float = _WITHIN) -> str | None:
     """The state of the job of a run; empty when Slurm knows it no more, None when it does not answer."""
-    found = look(run.path.parents[1], float(run.job["time"]))
+    found = look(run.path.parents[1], float(run.job["time"]), within)
     if found is None:
         return None
     seen = found.get(str(run.job["slurm"]))
