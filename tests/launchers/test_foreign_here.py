@@ -47,6 +47,23 @@ def others(muster: Any) -> list[str]:
     return found
 
 
+def test_what_a_launcher_says_while_its_ranks_are_awaited_is_shown(muster: Any, tmp_path: Path) -> None:
+    """Open MPI, for one, waits for ever after some of its errors."""
+    program = tmp_path / "waits"
+    program.write_text(
+        "#!/bin/sh\n[ $1 = --version ] && echo Open MPI && exit\necho ----\necho bad name >&2\nexec sleep 999\n"
+    )
+    program.chmod(0o755)
+    words = ["--launcher", "mpirun", "--launcher-args", str(program), "-g", "2", "--", "true"]
+    with open(tmp_path / "said", "w") as said:
+        process = muster.start("run", *words, stderr=said)
+    told = "mpirun, whose ranks have not come yet, says: bad name"
+    until(lambda: told in (tmp_path / "said").read_text(), "the launcher's words are shown", 60)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert 130 == process.returncode
+
+
 @pytest.mark.parametrize("launcher", HERE)
 def test_the_same_script_under_each(muster: Any, own_tmp: Path, launcher: str) -> None:
     done = muster("run", "--launcher", launcher, "-g", "2", str(EXAMPLE), timeout=240)

@@ -82,6 +82,15 @@ FOREIGN["spawn-by-itself"] = (JOB._replace(launcher="spawn", spawns=True), "2-an
 FOREIGN["submitit-here"] = (JOB._replace(launcher="submitit"), "4-ranks")
 
 
+def test_mpi_gets_names_that_it_takes() -> None:
+    """Open MPI hangs after an error about `gpu_1`; the names come back where its daemons are started."""
+    nodes = layout([(Host("gpu_1"), 1), (Host("n2"), 1)])
+    (command,) = make_plan(JOB._replace(launcher="mpirun", place="ssh"), nodes, RUN_ID).commands
+    start, reach = command.files.values()
+    assert "--host muster-node-0:1,n2:1 " in start and "gpu_1" not in start
+    assert '[ "$1" = muster-node-0 ] && shift && set -- gpu_1 "$@"' in reach
+
+
 def make(job: Job, shape: str) -> Plan:
     return make_plan(job, SHAPES[shape], RUN_ID)
 

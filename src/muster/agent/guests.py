@@ -27,6 +27,8 @@ _PARTS = 5.0
 """Seconds that a launcher has to end after SIGTERM, once its ranks have."""
 _ENDS = 60.0
 """Seconds that it has when all went well; Ray takes twenty."""
+_WAITS = 5.0
+"""Seconds between two looks at whether a launcher says something while its ranks are awaited."""
 _WORDS = 2048
 """Bytes of its last words that are told."""
 
@@ -68,6 +70,8 @@ class Guests:
         self.obeying: dict[int, tuple[int, int]] = {}
         """What was started for the launcher of another machine: its number there, and the node."""
         self.ended_here: set[int] = set()
+        self.waited = False
+        """A while has passed since the launchers were started."""
         self.scratch, self.kept = self._make_folder()
         self.shim = os.path.join(self.scratch, temporary.SHIM)
 
@@ -99,7 +103,7 @@ class Guests:
 
     def start(self, late: Mapping[str, str]) -> None:
         """Start the launchers of this node."""
-        self.late, self.ended_here = late, set()
+        self.late, self.ended_here, self.waited = late, set(), False
         self.connections.clear()
         for number, command in enumerate(self.members.commands):
             folder = os.path.join(self.agent.folder, f"launcher_{number}")
@@ -127,6 +131,21 @@ class Guests:
             self.launchers[pid] = command["launcher"]
             self.members.name(pid, "launcher")
         self.agent.emit("started", attempt=self.members.attempt, pids={})
+        self._listen_while_awaited(self.members.attempt, b"")
+
+    def _listen_while_awaited(self, attempt: int, told: bytes) -> None:
+        """Have it told what a launcher says as long as its ranks have not come: some wait for ever after an error."""
+        awaited = len(self.connections) + len(self.ended_here) < len(self.conf["places"])
+        if not (self.launchers and awaited and attempt == self.members.attempt):
+            return
+        said = tail(self._log())[-_WORDS:]
+        if said != told and self.waited:
+            lines = [line.strip() for line in said.decode("utf-8", "replace").splitlines() if line.strip("- ")]
+            name = next(iter(self.launchers.values()))
+            self.agent.emit("note", text=f"{name}, whose ranks have not come yet, says: {' '.join(lines)}")
+            told = said
+        self.waited = True
+        self.agent.after(_WAITS, lambda: self._listen_while_awaited(attempt, told))
 
     def _log(self) -> str:
         return os.path.join(self.agent.folder, "launcher.log")

@@ -6,6 +6,8 @@ Slurm step inside a step, on which Open MPI waits for ever, is not needed.
 
 from __future__ import annotations
 
+import re
+
 from muster.launchers.foreign import FOLDER, PYTHON, SCRATCH, SHIM, at_head, shim
 from muster.model import Job, Node, Plan
 
@@ -23,8 +25,21 @@ esac
 """
 
 _REACH = """#!/bin/sh
-exec {python} {shim} reach {run} "$@"
+{names}exec {python} {shim} reach {run} "$@"
 """
+
+
+_NAME = re.compile(r"[A-Za-z0-9.-]+")
+"""A name that every MPI takes; Open MPI waits for ever after an error about another one, such as `gpu_1`."""
+
+
+def _names(nodes: tuple[Node, ...]) -> dict[str, str]:
+    """The name of each host for MPI. One host alone is the one on which mpirun runs: it may not know itself by the name
+    that ssh has for it, and would look for another one."""
+    if len(nodes) == 1:
+        return {nodes[0].host.name: "localhost"}
+    names = [node.host.name for node in nodes]
+    return {name: name if _NAME.fullmatch(name) else f"muster-node-{number}" for number, name in enumerate(names)}
 
 
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
@@ -32,7 +47,8 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     args = list(job.launcher_args)
     program = args.pop(0) if args and not args[0].startswith("-") else "mpirun"
     ranks = sum(len(node.ranks) for node in nodes)
-    places = ",".join(f"{node.host.name}:{len(node.ranks)}" for node in nodes)
+    names = _names(nodes)
+    places = ",".join(f"{names[node.host.name]}:{len(node.ranks)}" for node in nodes)
     several = len(nodes) > 1
     openmpi = f"-np {ranks} --host {places} --map-by slot --bind-to none --allow-run-as-root --mca plm rsh"
     # the ranks meet by torch, and load none of MPI's own ways
@@ -40,7 +56,9 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     openmpi += f" {daemons}" if several else ""
     mpich = f"-n {ranks} -hosts {places}" + (f" -launcher rsh -launcher-exec {SCRATCH}/reach" if several else "")
     script = _SCRIPT.format(program=program, openmpi=openmpi, mpich=mpich)
-    reach = _REACH.format(python=PYTHON, shim=SHIM, run=run_id)
+    other = {name: given for name, given in names.items() if several and given != name}
+    back = [f'[ "$1" = {given} ] && shift && set -- {name} "$@"\n' for name, given in other.items()]
+    reach = _REACH.format(python=PYTHON, shim=SHIM, run=run_id, names="".join(back))
     # Open MPI takes a space in that name, as there may be one in the folder of muster, for the end of it
     files = {"start": script, f"{SCRATCH}/reach": reach}
     words = (f"{FOLDER}/start", *args, PYTHON, *shim(run_id))
