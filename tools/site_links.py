@@ -16,7 +16,8 @@ ROOT = Path(__file__).parent.parent
 
 def on_files(files: Any, config: Any) -> Any:
     """Add the start page, the other pages of the root, and the examples."""
-    for name, source in (("index.md", "README.md"), ("CONTRIBUTING.md",) * 2, ("CHANGELOG.md",) * 2):
+    pages = [("index.md", "README.md"), *((name, name) for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"))]
+    for name, source in pages:
         text = re.sub(r"\]\(docs/", "](", (ROOT / source).read_text())
         files.append(File.generated(config, name, content=text))
     for path in sorted((ROOT / "examples").iterdir()):
