@@ -201,8 +201,8 @@ RUN: tuple[Option, ...] = (
     Option(("--exclusive",), "of Slurm: whole nodes", group=WHERE),
     Option(
         ("--signal-before",),
-        "of Slurm: so long before the time is over ranks that catch SIGUSR1 get it, 120 s without it; 0 for never; "
-        "another signal: `USR2@60`",
+        "of Slurm: so long before the time limit ranks that catch SIGUSR1 get it; without it 120 s, or a quarter of a "
+        "limit below 8 minutes; 0 for never; another signal: `USR2@60`",
         "[SIG@]TIME",
         _warning,
         ("USR1", 120.0),

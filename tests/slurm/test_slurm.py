@@ -137,6 +137,8 @@ def test_inside_a_batch_script_of_the_person(there: There) -> None:
         (("--time", "soon"), "Slurm refused the job: Invalid --time specification"),
         (("--gpus-per-node", "9"), "Slurm refused the job: Requested node configuration is not available"),
         (("--nodelist", "n77"), "Slurm refused the job: Invalid node name specified"),
+        (("--time", "2", "--signal-before", "120s"), "the ranks would be told to save as soon as the job starts"),
+        (("--signal-before", "1d"), "Slurm sends it at most 65535 s before the time limit"),
         (("--slurm-opt", "qoss=high"), "sbatch has no option `--qoss`"),
         (("--slurm-opt", "ntasks=4"), "muster writes that option of sbatch itself"),
     ],
