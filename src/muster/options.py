@@ -118,6 +118,18 @@ def _warning(value: str) -> tuple[str, float]:
     return name, _seconds(time)
 
 
+def _name_of_run(value: str) -> str:
+    if value in ("", "last") or value.startswith("-") or not {"/", ":"}.isdisjoint(value):
+        raise ValueError("a name of a run: not `last`, not empty, without a hyphen at its start, `/` and `:`")
+    return value
+
+
+def _age(value: str) -> float:
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value) and float(value) != 0:
+        raise ValueError(f"a time with its unit, such as `{value}d` or `{value}h`")
+    return _seconds(value)
+
+
 class Option(NamedTuple):
     """One option of one or more commands."""
 
@@ -185,7 +197,7 @@ RUN: tuple[Option, ...] = (
     Option(("--partition",), "of Slurm: the partition", "NAME", group=WHERE),
     Option(("--account",), "of Slurm: the account", "NAME", group=WHERE),
     Option(("--qos",), "of Slurm: the quality of service", "NAME", group=WHERE),
-    Option(("--time",), "of Slurm: the time limit, `4:00:00`", "TIME", group=WHERE),
+    Option(("--time",), "of Slurm: the time limit, `4:00:00`", "LIMIT", group=WHERE),
     Option(("--mem",), "of Slurm: memory of each node, `64G`", "SIZE", group=WHERE),
     Option(("--nodelist",), "of Slurm: these nodes", "NODES", group=WHERE),
     Option(("--constraint",), "of Slurm: features of the nodes", "LIST", group=WHERE),
@@ -346,7 +358,7 @@ RUN: tuple[Option, ...] = (
         "start it and leave: it goes on without this terminal; see `muster attach`, `logs -f`, `wait`, `kill`",
         group=ENDS,
     ),
-    Option(("--name",), "a name by which to find the run again", "NAME", group=SHOWS),
+    Option(("--name",), "a name by which to find the run again", "NAME", _name_of_run, group=SHOWS),
     Option(("--run-dir",), "where runs are kept, $MUSTER_HOME or ~/.muster without it", "DIR", group=SHOWS),
     Option(
         ("--ranks", "--local-ranks-filter"),
@@ -502,7 +514,10 @@ OTHERS: Mapping[str, tuple[Option, ...]] = {
     "stacks": (_RANK, _RUN_DIR, HELP),
     "rm": (_RUN_DIR, HELP),
     "prune": (
-        Option(("--older-than",), "runs that began longer ago than this, such as `30d`", "TIME", _seconds, group=ENDS),
+        Option(("--older-than",), "runs that began longer ago than this, such as `30d`", "AGE", _age, group=ENDS),
+        Option(("--keep",), "keep the newest N runs, however old", "N", _whole, group=ENDS),
+        Option(("-n", "--dry-run"), "only list what would go", group=SHOWS),
+        Option(("-y", "--yes"), "ask no question", group=SHOWS),
         _RUN_DIR,
         HELP,
     ),
@@ -678,4 +693,6 @@ def help_text(options: Sequence[Option], width: int = 100) -> str:
                     lines.append(left)
                     left = ""
                 lines += [f"{left:<30}{text[0]}"] + [" " * 30 + line for line in text[1:]]
+    if any(option.metavar == "TIME" and option.group for option in options):
+        lines += ["", "TIME is in seconds without a unit: `90`, `10m`, `1h30m`, `2d`."]
     return "\n".join(lines)

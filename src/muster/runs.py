@@ -20,7 +20,7 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from muster.agent import system
 from muster.agent.follow import log_path
@@ -194,8 +194,27 @@ class Run:
 
 
 def home(env: Mapping[str, str]) -> Path:
-    """The folder in which muster keeps its runs."""
-    return Path(env.get("MUSTER_HOME") or os.path.join(env.get("HOME") or "/", ".muster"))
+    """The folder in which muster keeps its runs, as an absolute path."""
+    return Path(expanded(env.get("MUSTER_HOME") or "~/.muster", env)).absolute()
+
+
+def user_home(env: Mapping[str, str]) -> str:
+    """This user's home; cron and `env -i` set no HOME, so it may be that of the password database."""
+    if env.get("HOME"):
+        return env["HOME"]
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return "/"
+
+
+def expanded(path: str, env: Mapping[str, str]) -> str:
+    """A path with `~` as a shell reads it, where no shell has read it: in variables and in muster.toml."""
+    if path == "~" or path.startswith("~/"):
+        return os.path.join(user_home(env), path[2:])
+    return os.path.expanduser(path)
 
 
 def new_id(title: str, stamp: str, random: str) -> str:
@@ -306,8 +325,11 @@ def every(root: Path) -> list[Run]:
     return look(root).runs
 
 
-def find(root: Path, which: str) -> Run:
-    """The run with this id, name or unique beginning of an id; `last` is the newest."""
+def find(root: Path, which: str, lives: Callable[[Run], bool] = lambda run: False) -> Run:
+    """The run with this id, name or unique beginning of an id; `last` is the newest.
+
+    Of several with the same name it is the one that `lives`, or the newest.
+    """
     if not which:
         raise Impossible("an empty name is the name of no run", "`muster ps -a` lists all; `last` is the newest")
     runs, refused = look(root)
@@ -320,12 +342,18 @@ def find(root: Path, which: str) -> Run:
     exact = [run for run in runs if run.id == which]
     named = [run for run in runs if not exact and _name(run) == which]
     begun = [run for run in runs if run.id.startswith(which)]
-    found = exact or named[-1:] or begun
+    living = [run for run in named if lives(run)] if len(named) > 1 else []
+    found = exact or living or named[-1:] or begun
     if len(found) == 1:
         return found[0]
     if found:
         raise Impossible(f"`{which}` fits {len(found)} runs: {_some(found)}", "give more of the id")
     raise Impossible(f"there is no run `{which}`", f"the newest are {_some(runs[-3:][::-1])}; `muster ps -a` lists all")
+
+
+def namesakes(root: Path, name: str) -> list[Run]:
+    """The runs with this name, the oldest first."""
+    return [run for run in every(root) if _name(run) == name]
 
 
 def _name(run: Run) -> str:

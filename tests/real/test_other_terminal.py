@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import signal
+import subprocess
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Callable
@@ -179,6 +181,52 @@ def _job(path: Path) -> dict[str, Any]:
     return found
 
 
+def test_of_several_runs_of_a_name_the_living_one_is_meant(muster: Any, tmp_path: Path) -> None:
+    with Life(muster, "run", "--name", "twin", *HOLD) as run:
+        run.wrote("ready")
+        again = muster("run", "--name", "twin", "--", "true")
+        assert (0, True) == (again.returncode, f"{run.id} has the same name, twin, and has not ended" in again.stderr)
+        assert f"{run.id} " in muster("show", "twin").stdout
+        (tmp_path / "go").touch()
+        run.end()
+    assert f"{muster.newest().name} " in muster("show", "twin").stdout
+    assert "same name" not in muster("run", "--name", "twin", "--", "true").stderr
+
+
+def test_prune_asks_on_a_terminal(muster: Any) -> None:
+    muster("run", "--", "true")
+    for answer, left in (("n", 1), ("y", 0)):
+        ours, theirs = os.openpty()
+        words = muster.argv("prune", "--keep", "0")
+        process = subprocess.Popen(words, stdin=theirs, stdout=theirs, env=muster.env, cwd=muster.cwd)
+        os.close(theirs)
+        os.write(ours, answer.encode() + b"\n")
+        assert 1 - (answer == "y") == process.wait(timeout=60)
+        os.close(ours)
+        assert left == len(list((muster.home / "runs").iterdir()))
+
+
+def test_homes_are_found_and_paths_are_absolute(muster: Any, tmp_path: Path) -> None:
+    """A relative MUSTER_HOME, also for ranks of plain interpreters and for `-d`; `~`; and no HOME."""
+    (tmp_path / "script.py").write_text("print('ran')")
+    env = {**muster.env, "MUSTER_HOME": "relative", "HOME": str(tmp_path)}
+    done = muster("run", "--launcher", "exec", "script.py", env=env)
+    assert (0, True) == (done.returncode, "ran" in done.stdout), done.stderr
+    detached = muster("run", "-d", "--name", "away", "script.py", env=env)
+    assert 0 == detached.returncode, detached.stderr
+    assert 0 == muster("wait", "away", env=env).returncode
+    env["MUSTER_HOME"] = "~/relative"
+    assert "away" in muster("ps", env=env).stdout
+    assert not (tmp_path / "~").exists()
+    (tmp_path / "muster.toml").write_text('[run]\nrun_dir = "~/tilde"\n')
+    assert 0 == muster("run", "--", "true", env=env).returncode
+    assert 1 == len(list((tmp_path / "tilde" / "runs").iterdir()))
+    (tmp_path / "muster.toml").unlink()
+    bare = {name: value for name, value in muster.env.items() if name not in ("HOME", "MUSTER_HOME")}
+    planned = muster("plan", "script.py", env=bare)
+    assert f"{pwd.getpwuid(os.getuid()).pw_dir}/.muster/runs" in planned.stdout
+
+
 def test_rm_and_prune_delete_what_has_ended_and_refuse_what_runs(muster: Any, tmp_path: Path) -> None:
     muster("run", "--name", "old", "--", "true")
     with Life(muster, "run", "--name", "live", *HOLD) as run:
@@ -191,7 +239,13 @@ def test_rm_and_prune_delete_what_has_ended_and_refuse_what_runs(muster: Any, tm
         )
         assert 2 == len(list((muster.home / "runs").iterdir()))
         assert "deleted 0 runs\n" == muster("prune", "--older-than", "1h").stdout
-        assert "deleted 1 run\n" == muster("prune", "--older-than", "0").stdout
+        listed = muster("prune", "--older-than", "0", "--dry-run").stdout.splitlines()
+        assert (["old", "would delete 1 run"], 2) == ([listed[0].split()[1], listed[1]], len(listed))
+        assert "deleted 0 runs\n" == muster("prune", "--keep", "2").stdout
+        unsaid = muster("prune", "--older-than", "30")
+        assert (2, True) == (unsaid.returncode, "a time with its unit, such as `30d`" in unsaid.stderr)
+        assert 2 == len(list((muster.home / "runs").iterdir()))
+        assert ["deleted 1 run"] == muster("prune", "--older-than", "0").stdout.splitlines()[1:]
         assert [run.path] == list((muster.home / "runs").iterdir())
         (tmp_path / "go").touch()
         run.end()

@@ -46,8 +46,8 @@ TYPED: list[tuple[str, dict[str, Any]]] = [
     ("--env A=x=y", {"env": ["A=x=y"]}),
     ("--env A=", {"env": ["A="]}),
     ("--prefix=", {"prefix": ""}),
-    ("--name -", {"name": "-"}),
-    ("--name --quiet", {"name": "--quiet"}),
+    ("--prefix -", {"prefix": "-"}),
+    ("--prefix --quiet", {"prefix": "--quiet"}),
     ("--wrap=a=b", {"wrap": "a=b"}),
     ("--quiet --grace 1 --grace 2", {"quiet": True, "grace": 2.0}),
 ]
@@ -397,3 +397,16 @@ def test_short_options_that_mean_something_else_to_sbatch_are_told_apart(tmp_pat
         with pytest.raises(Impossible) as caught:
             parse_run(["--slurm", *typed.split(), "train.py"], {"HOME": str(tmp_path)})
         assert hint in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("name", ["", "last", "-x", "a/b", "../x", "n1:x"])
+def test_names_of_runs_that_commands_would_read_otherwise_are_refused(name: str) -> None:
+    with pytest.raises(Impossible, match="that is not a name of a run"):
+        parse(["--name", name, "x.py"], RUN)
+
+
+@pytest.mark.parametrize("age", ["30", "1.5"])
+def test_an_age_has_a_unit(age: str) -> None:
+    with pytest.raises(Impossible, match=f"a time with its unit, such as `{age}d`"):
+        parse(["--older-than", age], OTHERS["prune"])
+    assert {"older_than": 0.0} == parse(["--older-than", "0"], OTHERS["prune"]).given

@@ -23,7 +23,7 @@ def tell(cwd: str, script: str, run_dir: str) -> dict[str, Any]:
     `shared` tells whether that is the same folder here.
     """
     shared = shares(run_dir)
-    home = os.environ.get("MUSTER_HOME") or os.path.join(os.path.expanduser("~"), ".muster")
+    home = os.path.abspath(os.path.expanduser(os.environ.get("MUSTER_HOME") or "~/.muster"))
     return {
         "host": socket.gethostname(),
         "boot": machine.read("/proc/sys/kernel/random/boot_id").strip(),

@@ -72,7 +72,7 @@ def visit(run_dir: str) -> None:
 
 def find_run(which: str) -> str:
     """The folder of the run with this id or unique beginning of one, or of the `last`; empty if there is none."""
-    home = os.environ.get("MUSTER_HOME") or os.path.join(os.path.expanduser("~"), ".muster")
+    home = os.path.abspath(os.path.expanduser(os.environ.get("MUSTER_HOME") or "~/.muster"))
     try:
         names = sorted(os.listdir(os.path.join(home, "runs")))
     except OSError:

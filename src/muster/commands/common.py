@@ -52,10 +52,10 @@ def _instead_of_hosts(options: Sequence[Option], operands: Sequence[str]) -> str
 
 def root_of(given: Mapping[str, Any], env: Mapping[str, str]) -> Path:
     """The folder of muster, in which runs are kept."""
-    if "run_dir" not in given:
-        return runs.home(env)
     try:
-        return Path(given["run_dir"]).absolute()
+        if "run_dir" not in given:
+            return runs.home(env)
+        return Path(runs.expanded(given["run_dir"], env)).absolute()
     except OSError as error:
         raise NowhereToBe(error.strerror) from None
 
@@ -88,4 +88,11 @@ def one(root: Path, rest: list[str], name: str) -> runs.Run:
         from muster.world.contact import introduce
 
         return introduce(root, host, which or "last")
-    return runs.find(root, rest[0] if rest else "last")
+    return named(root, rest[0] if rest else "last")
+
+
+def named(root: Path, which: str) -> runs.Run:
+    """The run that a word names; of several of one name the one that lives."""
+    from muster.world import contact
+
+    return runs.find(root, which, contact.lives)

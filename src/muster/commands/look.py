@@ -6,10 +6,11 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from muster import runs
-from muster.commands.common import one, read
+from muster.commands.common import named, one, read
 from muster.errors import Impossible
 from muster.model import as_json
 from muster.report import plural, seconds, show_in_words, table
@@ -112,7 +113,7 @@ def rm(words: list[str], env: Mapping[str, str], began: float) -> int:
     _, rest, root = asked
     if not rest:
         raise Impossible("`muster rm` wants a run", "`muster ps -a` lists them")
-    chosen = [runs.find(root, which) for which in rest]
+    chosen = [named(root, which) for which in rest]
     for run in chosen:
         _refuse_living(run)
     for run in chosen:
@@ -138,18 +139,35 @@ def prune(words: list[str], env: Mapping[str, str], began: float) -> int:
     if asked is None:
         return 0
     given, _, root = asked
-    if "older_than" not in given:
-        raise Impossible("`muster prune` wants `--older-than TIME`", "for example `muster prune --older-than 30d`")
-    bound, count = time.time() - given["older_than"], 0
-    for run in runs.every(root):
+    if "older_than" not in given and "keep" not in given:
+        hint = "for example `muster prune --older-than 30d`, or `--keep 20`"
+        raise Impossible("`muster prune` wants `--older-than AGE` or `--keep N`", hint)
+    old = _prunable(root, given.get("older_than", 0.0), given.get("keep", 0))
+    if old:
+        print(table([(run.id, str(run.job.get("name", "")), str(run.job.get("started", "?"))) for run in old]))
+    if given.get("dry_run"):
+        print(f"would delete {plural(len(old), 'run')}")
+        return 0
+    if old and not given.get("yes") and sys.stdin.isatty() and sys.stdout.isatty():
+        answer = input(f"delete {plural(len(old), 'run')}? [y/N] ")
+        if answer.strip().lower() not in ("y", "yes"):
+            print("deleted 0 runs")
+            return 1
+    for run in old:
+        _refuse_living(run)  # a question may have been open for long
+        contact.forget_way(run)
+        runs.remove(run)
+    print(f"deleted {plural(len(old), 'run')}")
+    return 0
+
+
+def _prunable(root: Path, age: float, keep: int) -> list[runs.Run]:
+    """The runs that ended and are so old, but for the newest ones; what is unreadable is told and stays."""
+    every, bound, found = runs.every(root), time.time() - age, []
+    for run in every[: max(0, len(every) - keep)]:
         try:
-            wanted = run.job.get("time", time.time()) >= bound or contact.state(run) in _LIVING
+            if run.job.get("time", time.time()) < bound and contact.state(run) not in _LIVING:
+                found.append(run)
         except runs.Unreadable as error:
             print(f"muster: kept: {error.sentence}", file=sys.stderr)
-            continue
-        if not wanted:
-            contact.forget_way(run)
-            runs.remove(run)
-            count += 1
-    print(f"deleted {plural(count, 'run')}")
-    return 0
+    return found

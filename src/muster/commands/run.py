@@ -113,13 +113,13 @@ def _files(profile: Any, env: Mapping[str, str]) -> list[dict[str, Any]]:
             table = {name.replace("_", "-"): value for name, value in data["slurm"].items()}
             tables.append({"slurm_table": table})
         if "run" in data:
-            tables.append(_from(path, from_table(RUN, data["run"], f"{path} [run]")))
+            tables.append(_from(path, from_table(RUN, data["run"], f"{path} [run]"), env))
         here = data.get("profile", {})
         if not isinstance(here, dict):
             raise Impossible(f"{path} [profile] is no table", "write `[profile.NAME]`, and options below it")
         known += list(here)
         if profile is not None and profile in here:
-            profiles.append(_from(path, from_table(RUN, here[profile], f"{path} [profile.{profile}]")))
+            profiles.append(_from(path, from_table(RUN, here[profile], f"{path} [profile.{profile}]"), env))
     if profile is not None and not profiles:
         hint = f"there are {', '.join(known)}" if known else "write a muster.toml with a table `[profile.NAME]`"
         raise Impossible(f"there is no profile `{profile}`", hint)
@@ -131,7 +131,7 @@ def _configurations(env: Mapping[str, str]) -> list[Path]:
 
     One that another user could have written is passed over, and told: it may hold lines for a shell (`setup`).
     """
-    home, found = Path(env.get("HOME") or "/"), []
+    home, found = Path(runs.user_home(env)), []
     try:
         folder = Path.cwd()  # the real path
     except OSError:  # it has been deleted; a job that needs it is refused in words
@@ -156,12 +156,26 @@ def _obeyed(path: Path, env: Mapping[str, str]) -> bool:
     return not why
 
 
-def _from(path: Path, table: dict[str, Any]) -> dict[str, Any]:
+def _from(path: Path, table: dict[str, Any], env: Mapping[str, str]) -> dict[str, Any]:
     """Files and folders that a muster.toml names are seen from where it lies, wherever below it muster is started."""
-    return {key: str(path.parent / value) if key in _PATHS else value for key, value in table.items()}
+    return {
+        key: str(path.parent / runs.expanded(value, env)) if key in _PATHS else value for key, value in table.items()
+    }
 
 
 _PATHS = ("hostfile", "cwd", "run_dir")
+
+
+def _with_homes(given: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, Any]:
+    """The same with `~` expanded in all that is a path: no shell has read variables and muster.toml."""
+    found = dict(given)
+    for option in RUN:
+        value = found.get(option.key)
+        if option.metavar not in ("DIR", "FILE", "PATH") or value is None:
+            continue
+        many = isinstance(value, (list, tuple))
+        found[option.key] = [runs.expanded(item, env) for item in value] if many else runs.expanded(value, env)
+    return found
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -251,6 +265,7 @@ def start(
     from muster.world.link import start_agents
 
     asked, run_id, root = _asked(parsed, given, env, verb)
+    _warn_of_namesakes(root, asked.job.name)
     if given.get("slurm"):
         from muster.commands.submit import submit
 
@@ -288,6 +303,17 @@ def start(
     outcome = Attached(planned, kept, agents, view, began).go()
     _honour_error_file(kept, outcome.attempt, outcome.first.rank if outcome.first else None, env)
     return outcome.code
+
+
+def _warn_of_namesakes(root: Path, name: str) -> None:
+    """Say that a run of the same name lives: `muster kill NAME` would fit both."""
+    if not name:
+        return
+    from muster.world import contact
+
+    for other in runs.namesakes(root, name):
+        if contact.has_not_ended(other):
+            print(f"muster: warning: {other.id} has the same name, {name}, and has not ended", file=sys.stderr)
 
 
 def make_view(plan: Plan, run_id: str, given: Mapping[str, Any], env: Mapping[str, str]) -> Any:

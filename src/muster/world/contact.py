@@ -147,6 +147,24 @@ def answers(run: Run) -> bool:
     return link is not None
 
 
+def lives(run: Run) -> bool:
+    """It runs, or waits to; one whose files are damaged or whose host does not answer is not known to."""
+    try:
+        return state(run) in ("running", "pending")
+    except Unreadable:
+        return False
+
+
+def has_not_ended(run: Run) -> bool:
+    """It lives as far as is known here, without a question to another machine that takes time."""
+    try:
+        if run.outcome is not None and not run.job.get("requeue"):
+            return False
+        return lives(run) if not run.job.get("served") or run.job.get("slurm") else True
+    except Unreadable:
+        return False
+
+
 def goes_on(run: Run, state: str) -> bool:
     """Who waits for the end has to wait longer; Slurm that does not answer says nothing about the job."""
     return state in ("running", "pending") or (state == "unknown" and bool(run.job.get("slurm")))
