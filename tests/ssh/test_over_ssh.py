@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import time
@@ -192,4 +193,23 @@ def test_a_frozen_node_ends_nothing(there: There) -> None:
     time.sleep(8)  # longer than the lease, and than the probes of the kernel
     there.lab.clear()
     assert 0 == process.wait(timeout=60), there.said()
+    there.nothing_left()
+
+
+def test_of_a_large_stdin_nothing_is_lost_though_the_terminal_is_cut_off(there: There) -> None:
+    """A plain file of more than the largest frame; the connection to the supervisor is cut in the middle of it."""
+    numbers = b"".join(b"%011d\n" % number for number in range(6_000_000))  # 72 MB
+    (there.folder / "in").write_bytes(numbers)
+    wait = "touch some; until [ -e go ]; do sleep 0.02; done"
+    text = f"[ $RANK = 1 ] || exit 0; head -c 12000000 | md5sum; {wait}; exec md5sum"
+    with open(there.folder / "in") as file:
+        command = ["--stdin", "1", "--", "sh", "-c", text]
+        run = there.start("run", "--hosts", "n[1-2]", "-g", "1", *command, stdin=file)
+        until((there.folder / "some").exists, "the rank has read a part", 60)
+        for pid in there.pids("head", "ssh .*n1"):
+            os.kill(pid, signal.SIGKILL)
+        (there.folder / "go").touch()
+        assert 0 == run.wait(timeout=100), there.said()
+    parts = (hashlib.md5(part).hexdigest() for part in (numbers[:12_000_000], numbers[12_000_000:]))
+    assert [f"{part}  -" for part in parts] == there.log(1).splitlines()
     there.nothing_left()

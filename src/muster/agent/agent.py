@@ -441,9 +441,9 @@ class Agent:
         for pid, code, number in system.reap():
             self.members.ended(pid, code, number)
 
-    def on_stdin(self, payload: bytes, end: bool = False) -> None:
+    def on_stdin(self, payload: bytes, at: int, end: bool) -> None:
         """Pass the terminal's input to the rank that reads it."""
-        self.members.feed(payload, end)
+        self.members.feed(payload, at, end)
 
     def on_bye(self, payload: bytes, drain: bool = True) -> None:
         """Send what is left of the logs, and leave."""

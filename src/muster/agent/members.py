@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import selectors
 import signal
 import socket
 import sys
@@ -99,6 +100,8 @@ class Members:
         self.stdin_feed: int | None = None
         """The other end of it, where what comes is brought by the supervisor."""
         self.stdin_data, self.stdin_ended = bytearray(), False
+        self.stdin_heard = 0
+        """How many bytes for it have come."""
         if guests is not None:
             self.guests = Guests(self, guests)
             self.ranks, self.store_waits = [], False
@@ -538,23 +541,42 @@ class Members:
 
         look()
 
-    def feed(self, data: bytes, end: bool) -> None:
-        """Pass bytes to the stdin of the rank that has one."""
-        if self.stdin_feed is None:
+    def feed(self, data: bytes, at: int, end: bool) -> None:
+        """Pass bytes, which begin at byte `at` of all, to the stdin of the rank that has one.
+
+        What was sent again after a connection broke may have come before, and after a piece that was lost with it
+        nothing is taken until that was sent again.
+        """
+        if at > self.stdin_heard:
             return
-        self.stdin_data += data
+        new = data[max(0, self.stdin_heard - at) :]
+        self.stdin_heard += len(new)
+        self.stdin_data += new
         self.stdin_ended = self.stdin_ended or end
-        try:
-            while self.stdin_data:
-                del self.stdin_data[: os.write(self.stdin_feed, self.stdin_data[:4096])]
-        except BlockingIOError:
-            self.agent.after(0.05, lambda: self.feed(b"", False))
-            return
-        except OSError:
+        self.feed_on()
+
+    def feed_on(self) -> None:
+        """Write what the rank takes now, and the rest when it takes more; tell how much it has taken."""
+        if self.stdin_feed is not None:
+            feed, selector = self.stdin_feed, self.agent.selector
+            try:
+                while self.stdin_data:
+                    del self.stdin_data[: os.write(feed, self.stdin_data[:4096])]
+            except BlockingIOError:
+                pass
+            except OSError:  # it has ended, or closed its stdin
+                self.stdin_data.clear()
+            known = feed in selector.get_map()
+            if self.stdin_data and not known:
+                selector.register(feed, selectors.EVENT_WRITE, self.feed_on)
+            elif known and not self.stdin_data:
+                selector.unregister(feed)
+            if self.stdin_ended and not self.stdin_data:
+                os.close(feed)
+                self.stdin_feed = None
+        else:
             self.stdin_data.clear()
-        if self.stdin_ended:
-            os.close(self.stdin_feed)
-            self.stdin_feed = None
+        self.agent.emit("stdin_taken", upto=self.stdin_heard - len(self.stdin_data))
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 

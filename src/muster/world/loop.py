@@ -5,9 +5,7 @@ What is common to both ways of it: in the terminal that started the run (`attach
 
 from __future__ import annotations
 
-import os
 import selectors
-import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -531,32 +529,3 @@ class World:
 def fields_of(record: Any) -> dict[str, Any]:
     """An event or an action, as it is written down."""
     return {name: as_json(value) for name, value in vars(record).items()}
-
-
-def watch_stdin(selector: selectors.BaseSelector, tell: Callable[[bytes], object]) -> None:
-    """Pass on what comes on stdin, and its end as no bytes."""
-
-    def typed() -> None:
-        data = read_some(0)
-        if data is not None:
-            tell(data)
-        if data == b"":
-            selector.unregister(0)
-
-    try:
-        selector.register(0, selectors.EVENT_READ, typed)
-    except PermissionError:  # a plain file cannot be waited for: it is all there
-        data = sys.stdin.buffer.read()
-        tell(data)
-        if data:
-            tell(b"")
-
-
-def read_some(descriptor: int) -> bytes | None:
-    """The next bytes of a descriptor; empty at its end, None when there are none now."""
-    try:
-        return os.read(descriptor, 65536)
-    except BlockingIOError:
-        return None
-    except OSError:
-        return b""

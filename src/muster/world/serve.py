@@ -305,6 +305,9 @@ class Served(World):
             place = {"rank": rank, "stream": stream, "attempt": attempt, "offset": offset}
             self.viewers.output(reader, link.node, payload, place)
 
+    def _on_stdin_taken(self, link: Link, t: float, payload: bytes, upto: int) -> None:
+        self.viewers.stdin_taken(upto)
+
     def _on_stacks(
         self, link: Link, t: float, payload: bytes, number: int, texts: dict[str, str], mute: dict[str, int]
     ) -> None:

@@ -101,6 +101,12 @@ class Viewers:
             if viewer.name == name:
                 viewer.peer.send(pack("output", data, node=node, **place))
 
+    def stdin_taken(self, upto: int) -> None:
+        """The rank that reads has taken so many bytes of stdin."""
+        for viewer in self.all:
+            if viewer.owns:
+                viewer.peer.send(pack("stdin_taken", upto=upto))
+
     def stacks(self, number: int, node: int, texts: Mapping[str, str], mute: Mapping[str, int]) -> None:
         """The stacks of the ranks of a node have come."""
         if number in self._asked:
@@ -165,11 +171,11 @@ class Viewers:
         self.world.asked(viewer, 0, by)
         viewer.peer.send(pack("answer"))
 
-    def _on_stdin(self, viewer: Viewer, payload: bytes, end: bool) -> None:
+    def _on_stdin(self, viewer: Viewer, payload: bytes, at: int, end: bool) -> None:
         rank = self.world.plan.job.stdin
         for node in self.world.plan.nodes:
             if any(other.rank == rank for other in node.ranks):
-                self.world.tell(node.number, "stdin", payload, end=end)
+                self.world.tell(node.number, "stdin", payload, at=at, end=end)
 
     def _on_state(self, viewer: Viewer, payload: bytes) -> None:
         now = self.world.supervisor

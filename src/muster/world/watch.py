@@ -16,9 +16,9 @@ from muster.model import Outcome, Plan, as_json
 from muster.runs import Run
 from muster.stored import NOT_UNDERSTOOD, Malformed, outcome_from_json, plan_from_json, table, whole
 from muster.world.link import SIGNALS, ChildLink, catch_signals, end_links
-from muster.world.loop import watch_stdin
 from muster.world.pen import Pen, write
 from muster.world.scribe import Scribe
+from muster.world.stdin import Stdin
 from muster.world.view import View
 from muster.world.viewers import BEAT
 
@@ -80,7 +80,8 @@ class Watch:
         self.interrupts = 0
         self.cut_off: float | None = None
         self.next_trial = self.next_beat = 0.0
-        self.said = self.reads_stdin = False
+        self.said = False
+        self.stdin: Stdin | None = None
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
@@ -221,6 +222,7 @@ class Watch:
             "event": self._on_event,
             "output": self._on_output,
             "over": self._on_over,
+            "stdin_taken": self._on_stdin_taken,
             "gone": self._on_gone,
         }
         if kind in frames:
@@ -248,9 +250,14 @@ class Watch:
         if self.view is None:
             self.view = self.show(made, id)
             self.view.put = self.pen.put
-        if made.job.stdin is not None and self.owner and not self.reads_stdin:
-            self.reads_stdin = True
-            watch_stdin(self.selector, lambda data: self._tell("stdin", data, end=not data))
+        if self.stdin is not None:
+            self.stdin.again()
+        elif made.job.stdin is not None and self.owner:
+            self.stdin = Stdin(self.selector, lambda data, at, end: self._tell("stdin", data, at=at, end=end))
+
+    def _on_stdin_taken(self, payload: bytes, upto: int) -> None:
+        if self.stdin is not None:
+            self.stdin.taken(whole(upto))
 
     def _on_event(self, payload: bytes, number: int) -> None:
         if number <= self.events or self.view is None:

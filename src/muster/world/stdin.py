@@ -1,0 +1,69 @@
+"""Bring stdin to a rank elsewhere: in pieces, no faster than it is read there, though connections break."""
+
+from __future__ import annotations
+
+import os
+import selectors
+from collections.abc import Callable
+
+_PIECE = 1 << 16
+_AHEAD = 1 << 20
+"""Bytes that are under way, and that the rank has not taken yet, beyond which no more is read here."""
+
+
+class Stdin:
+    """The stdin of this process, given to `tell`: bytes, at which byte of all they begin, whether these are the end.
+
+    What is not known to have been taken is kept: its connection may break.
+    """
+
+    def __init__(self, selector: selectors.BaseSelector, tell: Callable[[bytes, int, bool], object], fd: int = 0):
+        self.selector, self.tell, self.fd = selector, tell, fd
+        self._kept = bytearray()
+        self._begin = 0
+        """Where in stdin the first byte of these is."""
+        self._ended = self._plain = False
+        self._read_on()
+
+    def taken(self, upto: int) -> None:
+        """The rank has taken the first so many bytes."""
+        count = min(max(0, upto - self._begin), len(self._kept))
+        del self._kept[:count]
+        self._begin += count
+        self._read_on()
+
+    def again(self) -> None:
+        """There is a new connection; of what was sent over the last one nobody knows how much came."""
+        for start in range(0, len(self._kept), _PIECE):
+            self.tell(bytes(self._kept[start : start + _PIECE]), self._begin + start, False)
+        if self._ended:
+            self.tell(b"", self._begin + len(self._kept), True)
+
+    def _read_on(self) -> None:
+        """Read while there is room."""
+        room = len(self._kept) < _AHEAD and not self._ended
+        known = self.fd in self.selector.get_map()
+        if known and not room:
+            self.selector.unregister(self.fd)
+        elif room and not known and not self._plain:
+            try:
+                self.selector.register(self.fd, selectors.EVENT_READ, self._readable)
+            except PermissionError:  # a plain file cannot be waited for: it is all there
+                self._plain = True
+        while self._plain and not self._ended and len(self._kept) < _AHEAD:
+            self._read()
+
+    def _readable(self) -> None:
+        self._read()
+        self._read_on()
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self.fd, _PIECE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self.tell(data, self._begin + len(self._kept), not data)
+        self._kept += data
+        self._ended = not data
