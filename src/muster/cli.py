@@ -11,7 +11,7 @@ from io import TextIOWrapper
 from typing import NoReturn
 
 from muster.agent.descriptors import open_standard_descriptors, outlive_readers
-from muster.commands import COMMANDS
+from muster.commands import ALIASES, COMMANDS
 from muster.errors import Impossible, MusterError
 from muster.printable import guard
 
@@ -47,6 +47,7 @@ def call(words: list[str], env: Mapping[str, str], began: float) -> int:
 
         _refuse_operands(words)
         return version(list(words[1:]), env, began)
+    words = [ALIASES.get(words[0], words[0]), *words[1:]]
     if words[0] not in COMMANDS:
         raise Impossible(f"there is no command `{words[0]}`", _meant(words))
     module, function, _ = COMMANDS[words[0]]

@@ -448,7 +448,15 @@ _JSON = Option(("--json",), "as JSON", group=SHOWS)
 _RANK = Option(("--rank", "--ranks"), "only these ranks, `0,4-7`", "RANKS", _ranks, group=SHOWS)
 
 OTHERS: Mapping[str, tuple[Option, ...]] = {
-    "ps": (Option(("-a", "--all"), "all runs, not only the newest 20", group=SHOWS), _JSON, _RUN_DIR, HELP),
+    "ps": (
+        Option(("-a", "--all"), "all runs, not only the newest 20", group=SHOWS),
+        Option(("--running",), "only runs that are running or pending", group=SHOWS),
+        Option(("--failed",), "only runs that ended with another status than 0", group=SHOWS),
+        Option(("--name",), "only runs of this name", "NAME", group=SHOWS),
+        _JSON,
+        _RUN_DIR,
+        HELP,
+    ),
     "show": (_JSON, _RUN_DIR, HELP),
     "logs": (
         Option(("-f", "--follow"), "go on as they grow, until the run ends", group=SHOWS),

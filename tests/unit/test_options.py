@@ -14,6 +14,7 @@ from muster.cli import COMMANDS, call
 from muster.commands.run import parse_run
 from muster.errors import Impossible
 from muster.job import notes
+from muster.model import Outcome, as_json
 from muster.options import OTHERS, RUN, Parsed, from_environment, from_table, help_text, parse
 
 TYPED: list[tuple[str, dict[str, Any]]] = [
@@ -191,6 +192,22 @@ def test_help_of_the_script_is_the_scripts(env: dict[str, str]) -> None:
     """`--help` after the script is not for muster, which then finds that the script is not there."""
     with pytest.raises(Impossible, match="there is no script"):
         call(["plan", "nosuch.py", "--help"], env, 0.0)
+
+
+def test_ps_may_be_asked_for_some_runs_only(env: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """And commands have the names that other tools give them."""
+    for run_id, name, code in (("a", "one", 0), ("b", "two", 3), ("c", "one", 4)):
+        folder = Path(env["MUSTER_HOME"]) / "runs" / f"20261121-120000-aaa{run_id}-train"
+        folder.mkdir(parents=True)
+        (folder / "job.json").write_text(json.dumps({"id": folder.name, "name": name, "ranks": 1, "time": 0.0}))
+        outcome = Outcome("failed" if code else "succeeded", code, 1.0, 0, "")
+        (folder / "outcome.json").write_text(json.dumps(as_json(outcome)))
+    expected = {"": "cba", "--failed": "cb", "--running": "", "--name one": "ca", "--failed --name one": "c"}
+    for line, ids in expected.items():
+        assert call(["ls", "--json", *line.split()], env, 0.0) == 0
+        assert [record["id"][19] for record in json.loads(capsys.readouterr().out)] == list(ids), line
+    assert call(["stop", "20261121-120000-aaaa-train"], env, 0.0) == 0
+    assert "nothing to end" in capsys.readouterr().out
 
 
 # ---- which source wins ----------------------------------------------------------------------------------------------

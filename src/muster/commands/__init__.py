@@ -25,3 +25,6 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "completion": ("muster.commands.completion", "completion", "completions of what you type, for bash, zsh and fish"),
 }
 """name: (module, function, what it does)"""
+
+ALIASES: Mapping[str, str] = {"ls": "ps", "stop": "kill"}
+"""Other words for some commands, as other tools have them."""

@@ -31,8 +31,15 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
     given, _, root = asked
     every, refused = runs.look(root)
     found = every[::-1]
-    shown = found if given.get("all") else found[:20]
+    if "name" in given:
+        found = [run for run in found if _name(run) == given["name"]]
+    filtered = given.keys() & {"running", "failed"}
+    shown = found if given.get("all") or filtered else found[:20]
     records = [_record(run, state) for run, state in zip(shown, contact.states(shown, _WITHIN))]
+    if filtered:
+        fits = [_fits(record, given) for record in records]
+        shown = found = [run for run, fit in zip(shown, fits) if fit]
+        records = [record for record, fit in zip(records, fits) if fit]
     for name, why in refused.items():
         print(f"muster: {root / 'runs' / name} is not read: {why}", file=sys.stderr)
     if given.get("json"):
@@ -55,6 +62,20 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
     if len(found) > len(shown):
         print(f"… and {len(found) - len(shown)} older; `muster ps -a` lists all")
     return 0
+
+
+def _name(run: runs.Run) -> str:
+    """The name that a run was given; none for one whose files are damaged."""
+    try:
+        return str(run.job.get("name", ""))
+    except runs.Unreadable:
+        return ""
+
+
+def _fits(record: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+    """A run is one of those that `--running` and `--failed` ask for."""
+    lives, failed = record["state"] in ("running", "pending"), record["code"] not in (None, 0)
+    return bool((given.get("running") and lives) or (given.get("failed") and failed and not lives))
 
 
 def _last_known(run: runs.Run) -> str:
