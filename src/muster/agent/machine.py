@@ -56,14 +56,32 @@ def physical_cores() -> int:
 
 
 def cores() -> int:
-    """The cores that this process may use: its affinity, and the quota of its container, whichever is less."""
+    """The cores that this process may use: its affinity, and the least quota of the cgroups that it is in."""
     allowed = len(os.sched_getaffinity(0))
-    for path in ("/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us"):
-        text = read(path).split()
-        period = text[1] if len(text) > 1 else read("/sys/fs/cgroup/cpu/cpu.cfs_period_us").strip()
-        if text and text[0].isdigit() and period.isdigit() and int(period):
-            allowed = min(allowed, max(1, int(text[0]) // int(period)))
-    return allowed
+    return min([allowed, *cpu_quotas(read("/proc/self/cgroup"), "/sys/fs/cgroup")])
+
+
+def cpu_quotas(own: str, root: str) -> list[int]:
+    """The quotas of CPU time, in whole cores, of a process's cgroup and of those above it, of version 1 and 2.
+
+    `own` is its /proc/PID/cgroup, `root` where the hierarchies are mounted. In a container a path may lead nowhere:
+    what is mounted there is the container's own group.
+    """
+    found = []
+    for line in own.splitlines() or ["0::/"]:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        folders = [os.path.normpath(f"{root}/{path}")] if ".." not in path else []
+        while folders and len(folders[-1]) > len(root):
+            folders.append(os.path.dirname(folders[-1]))
+        for folder in folders or [root]:
+            place = folder if not controllers else folder.replace(root, f"{root}/cpu", 1)
+            quota = read(f"{place}/cpu.max" if not controllers else f"{place}/cpu.cfs_quota_us").split()
+            period = quota[1] if len(quota) > 1 else read(f"{place}/cpu.cfs_period_us").strip()
+            if quota and quota[0].isdigit() and period.isdigit() and int(period):
+                found.append(max(1, int(quota[0]) // int(period)))
+    return found
 
 
 def gpus(env: Mapping[str, str]) -> list[str]:
