@@ -59,7 +59,9 @@ def test_of_100_megabytes_from_8_ranks_no_line_is_lost_or_torn(muster: Any, scri
 
 def test_a_terminal_that_is_cut_off_while_the_run_ends_shows_all_of_it(muster: Any, tmp_path: Path) -> None:
     """It comes back when the agents have gone, or when nobody is left; the rest is in the files."""
-    lines = "echo 1; until [ -e go ]; do sleep 0.02; done; seq 2 40; seq 41 60 >&2; exit 5"
+    lines = "echo 1; until [ -e go ]; do sleep 0.02; done; seq 2 40; seq 41 60 >&2"
+    # each waits for the other: the first to fail ends the rest
+    lines += "; touch done$RANK; until [ -e done0 ] && [ -e done1 ]; do sleep 0.02; done; exit 5"
     assert 0 == muster("run", "-d", "-g", "2", "--", "sh", "-c", lines).returncode
     watching = muster.start("attach", "last", "--all")
     try:
