@@ -47,14 +47,14 @@ def test_growth_is_noticed_by_rank_and_stream(follower: Follower) -> None:
     assert (out.kind, err.kind) == ("out", "err")
     append(out, b"hello\n")
     append(Stream(7, "out", str(Path(out.path).parent / "rank_00007.out")), b"not ours\n")
-    assert follower.notice() == {out}
+    assert list(follower.notice()) == [out]
     assert (out.at(0, 100), out.at(6, 100), err.at(0, 100)) == (b"hello\n", b"", b"")
 
 
 def test_a_file_that_does_not_grow_costs_nothing(follower: Follower) -> None:
     """`notice` does not wait, and a file that was only opened has not grown."""
     Path(follower.of(0)[0].path).touch()
-    assert follower.notice() == set()
+    assert follower.notice() == {}
 
 
 def test_a_file_is_read_in_pieces_no_larger_than_asked_for(follower: Follower) -> None:
@@ -146,9 +146,9 @@ def test_where_the_kernel_tells_of_no_growth_sizes_do(follower: Follower) -> Non
     out, err = follower.of(0)
     append(out, b"one")
     append(err, b"two")
-    assert [follower.notice(), follower.notice()] == [{out, err}, set()]
+    assert [set(follower.notice()), set(follower.notice())] == [{out, err}, set()]
     append(out, b"more")
-    assert follower.notice() == {out}
+    assert list(follower.notice()) == [out]
 
 
 def test_the_tail_of_a_file(tmp_path: Path) -> None:
@@ -156,3 +156,14 @@ def test_the_tail_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(b"0123456789")
     assert [tail(str(path), 4), tail(str(path)), tail(str(tmp_path / "none"))] == [b"6789", b"0123456789", b""]
+
+
+def test_files_are_noticed_in_the_order_in_which_they_grew(tmp_path: Path) -> None:
+    """So stderr that a rank wrote before stdout is shown before it."""
+    follower = Follower(str(tmp_path), range(4))
+    order = [follower.of(rank)[kind] for rank, kind in ((2, 1), (0, 0), (3, 1), (1, 0), (2, 0))]
+    for stream in (*order, order[0]):
+        with open(stream.path, "ab") as file:
+            file.write(b"x")
+    assert list(follower.notice()) == order
+    follower.close()

@@ -95,27 +95,28 @@ class Follower:
         self.streams.update({os.path.basename(stream.path): stream for stream in found})
         return found
 
-    def notice(self) -> set[Stream]:
-        """The files that have grown since the last time. Does not wait."""
+    def notice(self) -> dict[Stream, None]:
+        """The files that have grown since the last time, in the order in which they did first. Does not wait."""
         if self.fd < 0:
             sizes = {stream: stream.size() for stream in self.streams.values()}
-            grown = {stream for stream, size in sizes.items() if size != self._sizes.get(stream, 0)}
+            grown = {stream: None for stream, size in sizes.items() if size != self._sizes.get(stream, 0)}
             self._sizes = sizes
             return grown
         try:
             data = os.read(self.fd, 65536)
         except BlockingIOError:
-            return set()
-        grown, at = set(), 0
+            return {}
+        found: dict[Stream, None] = {}
+        at = 0
         while at < len(data):
             _, mask, _, length = _EVENT.unpack_from(data, at)
             name = os.fsdecode(data[at + _EVENT.size : at + _EVENT.size + length].rstrip(b"\0"))
             at += _EVENT.size + length
             if mask & _IN_Q_OVERFLOW:
-                return set(self.streams.values())
+                return dict.fromkeys(self.streams.values())
             if name in self.streams:
-                grown.add(self.streams[name])
-        return grown
+                found[self.streams[name]] = None
+        return found
 
     def of(self, rank: int) -> list[Stream]:
         """The streams of one rank."""
