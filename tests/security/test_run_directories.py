@@ -20,7 +20,7 @@ from waiting import until
 
 import muster as muster_itself
 from muster import runs
-from muster.agent.protocol import MAGIC, pack
+from muster.agent.protocol import MAGIC, VERSION, pack
 from muster.model import Host, Job, Plan, Program, as_json
 from muster.ranks import layout
 
@@ -260,3 +260,19 @@ def test_a_hostile_host_writes_no_file_and_runs_nothing_here(there: There, says:
     done = there.muster("kill", "n1:last")
     assert (2, True) == (done.returncode, "which is another run here" in done.stderr), done.stderr
     assert "n2" == json.loads((other / "job.json").read_text())["served"]["name"]
+
+
+def test_a_host_that_says_anything_at_all_is_refused_in_words(there: There, says: Any) -> None:
+    hello = {"version": VERSION, "pid": 1, "python": "3.11.2", "executable": "/x", "host": "n1"}
+    told = {"host": "n1", "boot": "x", "reached_at": "", "script": "", "home": "/x", "unwritable": "", "cores": 1}
+    for frames in (
+        [pack("hello", **{**hello, "python": 3})],
+        [pack("hello")],
+        [pack("hello", **hello), pack("told")],
+        [pack("hello", **hello), pack("told", **{**told, "cores": "many"})],
+        [b"\xff" * 64],
+    ):
+        says(*frames)
+        done = there.muster("run", "-H", "n1", "-g", "1", "--", "true")
+        assert "Traceback" not in done.stderr
+        assert (3, True) == (done.returncode, "not all hosts can be used: n1: " in done.stderr), done.stderr

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from muster import stored
 from muster.agent import meet
 from muster.agent.boot import NO_PYTHON, SETUP_FAILED
 from muster.agent.protocol import VERSION, pack
@@ -20,6 +21,7 @@ from muster.hosts import fold_hosts
 from muster.model import Host, Job
 from muster.places.ssh import refusal
 from muster.printable import line as safe
+from muster.stored import Check, Malformed, checked, flag, several, table, text, texts, texts_by_name, whole
 from muster.world import meeting
 from muster.world.link import SIGNALS, ChildLink, end_links, prepare_parent, start_agent
 
@@ -43,6 +45,26 @@ _PROBE = 300.0
 
 WAY = 5.0
 """Seconds in which a connection between two nodes must be made."""
+
+_FRAMES: Mapping[str, Mapping[str, Check]] = {
+    "hello": {"version": whole, "pid": whole, "python": text, "executable": text, "host": text},
+    "told": {
+        **dict.fromkeys(("host", "boot", "reached_at", "script", "home", "unwritable"), text),
+        **dict.fromkeys(("cores", "all_cores"), whole),
+        **dict.fromkeys(("interface_names", "gpus", "temporary"), texts),
+        **dict.fromkeys(("cwd", "shared"), flag),
+        **dict.fromkeys(("limits", "shm"), table),
+        "interfaces": several(texts),
+        "env": texts_by_name,
+    },
+    "opened": {"port": whole},
+    "knocked": {"ways": lambda ways: {text(name): texts_by_name(way) for name, way in table(ways).items()}},
+    "clock": {"t": stored.number},
+    "shares": {"shares": flag},
+    "moved": {"failed": text},
+    "broken": {"text": text},
+}
+"""The fields of what an agent says before there is a plan, and what they have to be: a host may say anything."""
 
 
 class Gathering:
@@ -153,6 +175,13 @@ class Gathering:
                 self._fail(link, self._why(link))
             return
         for fields, _ in frames:
+            needed = _FRAMES.get(fields["kind"], {})
+            try:
+                checked(fields, needed, tuple(needed))
+            except Malformed as error:
+                said = f"{link.host}: its agent sent `{fields['kind']}` in a way that is not understood: {error}"
+                self._fail(link, RunFailed(said))
+                continue
             if fields["kind"] == "hello":
                 link.facts.update(fields)
                 if fields["version"] != VERSION:
