@@ -6,6 +6,7 @@ python examples/distributed_sum.py
 """
 
 import argparse
+import json
 import os
 import socket
 
@@ -30,6 +31,8 @@ def main():
     parser.add_argument("--rank", type=int, help="for launchers that name no rank")
     parser.add_argument("--world-size", type=int, help="for launchers that name no number of ranks")
     parser.add_argument("--local-rank", "--local_rank", type=int, help="some launchers pass it")
+    parser.add_argument("--deepspeed", action="store_true", help="accepted as in scripts for deepspeed")
+    parser.add_argument("--deepspeed_config", help="a JSON file, as in scripts for deepspeed; it is read and shown")
     args = parser.parse_args()
 
     rank = from_environment(RANK, 0) if args.rank is None else args.rank
@@ -52,6 +55,9 @@ def main():
     expected = world_size * (world_size - 1) / 2
     if total.item() != expected:
         raise SystemExit(f"rank {rank}: the sum is {total.item()}, and should be {expected}")
+    if rank == 0 and args.deepspeed_config:
+        with open(args.deepspeed_config) as file:
+            print(f"{args.deepspeed_config} has {', '.join(json.load(file))}")
     if rank == 0:
         print(f"the sum of 0 to {world_size - 1} is {total.item():g}, as it should be")
     dist.destroy_process_group()

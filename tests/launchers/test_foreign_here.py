@@ -66,10 +66,17 @@ def test_what_a_launcher_says_while_its_ranks_are_awaited_is_shown(muster: Any, 
 
 @pytest.mark.parametrize("launcher", HERE)
 def test_the_same_script_under_each(muster: Any, own_tmp: Path, launcher: str) -> None:
-    done = muster("run", "--launcher", launcher, "-g", "2", str(EXAMPLE), timeout=240)
+    # deepspeed's own log files, and its options as tutorials write them behind the script
+    config = str(EXAMPLE.with_name("ds_config.json"))
+    more = ["--launcher-args", "--enable_each_rank_log logs"] if launcher == "deepspeed" else []
+    behind = ["--deepspeed", f"--deepspeed_config={config}"] if launcher == "deepspeed" else []
+    done = muster("run", "--launcher", launcher, *more, "-g", "2", str(EXAMPLE), *behind, timeout=240)
     assert 0 == done.returncode, done.stderr
     for rank in range(2):
         assert f"[{rank}] rank {rank} of 2 on " in done.stdout
+        if launcher == "deepspeed":
+            (log,) = (muster.cwd / "logs").glob(f"*_rank{rank}.log")
+            assert f"rank {rank} of 2 on " in log.read_text()
     assert "[0] the sum of 0 to 1 is 1, as it should be" in done.stdout
     assert f"launcher {launcher}" in done.stderr
     assert "left behind" not in done.stderr

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import stat
 import sys
 import threading
 import time
@@ -185,11 +186,31 @@ def _see_through(agent: socket.socket, order: Mapping[str, Any], start: Callable
     threading.Thread(target=_watch, args=(agent, pid, noted), daemon=True).start()
     code, ended_by = _wait(pid)
     _end_rest(order["grace"] if code == 0 else 0.0)
+    _fill_redirected(order)
     _tell(agent, "ended", code=code, signal=ended_by, asked=asked[0] if asked else None)
     noted.wait(_NOTED)  # until it is written down: the launcher may end everything as soon as it sees this end
     if ended_by is not None:
         _end_alike(ended_by)
     return code if code is not None else CANNOT
+
+
+def _fill_redirected(order: Mapping[str, Any]) -> None:
+    """Copy what the rank wrote to files that the launcher was told to keep of it, else they would stay empty.
+
+    deepspeed's --enable_each_rank_log and torchrun's --redirects make such files the stdout and stderr of the shim.
+    """
+    for fd, name in ((1, "out"), (2, "err")):
+        try:
+            ours = os.fstat(fd)
+            # a launcher that redirects nothing hands on its own file, which is the agent's
+            of_launcher = os.stat(f"/proc/{os.getppid()}/fd/{fd}")
+            if not stat.S_ISREG(ours.st_mode) or os.path.samestat(ours, of_launcher):
+                continue
+            with open(order[name], "rb") as log:
+                while data := log.read(1 << 20):
+                    os.write(fd, data)
+        except OSError:
+            pass  # the rank's own log has everything
 
 
 def _watch(agent: socket.socket, pid: int, noted: threading.Event) -> None:
