@@ -223,7 +223,7 @@ def test_a_launcher_on_two_nodes_starts_what_was_asked_for_and_speaks_to_nobody_
         squatters.started.append(there.lab.start(host, squatters.argv, user=GUEST, cwd="/"))
     squatters.ready(2)
     words = ("--launcher", "mpirun", "--launcher-args", "mpirun.openmpi", "--", "sh", "-c", "echo rank $RANK")
-    done = there.ours("run", "-H", "n1,n2", "-g", "1", *words)
+    done = there.muster("run", "-H", "n1,n2", "-g", "1", *words)
     assert (0, {"[0] rank 0", "[1] rank 1"}) == (done.returncode, set(done.stdout.splitlines())), done.stderr
     assert squatters.told("seen"), "she has seen the names"
     squatters.in_vain()

@@ -336,10 +336,15 @@ def ask_supervisor(run: Run, kind: str, within: float = ANSWERS_WITHIN, **fields
     """
     deadline = time.monotonic() + within
     for _ in range(_TRIALS):
-        link = way_to(run)
+        try:
+            link = way_to(run)
+        except Unreadable:
+            raise
+        except Impossible as error:
+            return {"silent": error.sentence}
         for frame, _ in frames_of(link, deadline - time.monotonic(), pack(kind, **fields)):
             if frame["kind"] == "gone":
-                return {"gone": True, "there": frame["there"]}
+                return {"gone": True, "there": bool(frame.get("there"))}
             if frame["kind"] == "answer":
                 return frame
         if link.preface is not None:
