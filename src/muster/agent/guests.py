@@ -29,6 +29,13 @@ _ENDS = 60.0
 """Seconds that it has when all went well; Ray takes twenty."""
 _WAITS = 5.0
 """Seconds between two looks at whether a launcher says something while its ranks are awaited."""
+_LONG = 30.0
+"""Seconds after which anything that it says is told, and not only what looks like trouble: Ray takes half a minute."""
+_TROUBLE = re.compile(
+    "error|fail|refused|denied|cannot|unable|unknown|not found|no such|invalid|timed out|abort|bad |traceback", re.I
+)
+_CHATTER = re.compile(r"\b(?:DEBUG|INFO|WARNING)\b")
+"""In lines of a logger that are about nothing worse."""
 _WORDS = 2048
 """Bytes of its last words that are told."""
 
@@ -70,7 +77,7 @@ class Guests:
         self.obeying: dict[int, tuple[int, int]] = {}
         """What was started for the launcher of another machine: its number there, and the node."""
         self.ended_here: set[int] = set()
-        self.waited = False
+        self.waited = 0.0
         """A while has passed since the launchers were started."""
         self.scratch, self.kept = self._make_folder()
         self.shim = os.path.join(self.scratch, temporary.SHIM)
@@ -103,7 +110,7 @@ class Guests:
 
     def start(self, late: Mapping[str, str]) -> None:
         """Start the launchers of this node."""
-        self.late, self.ended_here, self.waited = late, set(), False
+        self.late, self.ended_here, self.waited = late, set(), 0.0
         self.connections.clear()
         for number, command in enumerate(self.members.commands):
             folder = os.path.join(self.agent.folder, f"launcher_{number}")
@@ -139,12 +146,13 @@ class Guests:
         if not (self.launchers and awaited and attempt == self.members.attempt):
             return
         said = tail(self._log())[-_WORDS:]
-        if said != told and self.waited:
-            lines = [line.strip() for line in said.decode("utf-8", "replace").splitlines() if line.strip("- ")]
+        lines = [line.strip() for line in said.decode("utf-8", "replace").splitlines() if line.strip("- ")]
+        trouble = any(_TROUBLE.search(line) and not _CHATTER.search(line) for line in lines)
+        if said != told and self.waited >= (_WAITS if trouble else _LONG):
             name = next(iter(self.launchers.values()))
             self.agent.emit("note", text=f"{name}, whose ranks have not come yet, says: {' '.join(lines)}")
             told = said
-        self.waited = True
+        self.waited += _WAITS
         self.agent.after(_WAITS, lambda: self._listen_while_awaited(attempt, told))
 
     def _log(self) -> str:
