@@ -303,9 +303,13 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def _is_time(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e18
+
+
 def phases(events: Iterable[Mapping[str, Any]]) -> list[tuple[str, float]]:
     """How long each step of the start took, on the node that was ready last: [(words, seconds)], from the events."""
-    events = list(events)
+    events = [event for event in events if _is_time(event.get("t"))]  # the file may be damaged
     by_kind: dict[str, list[Mapping[str, Any]]] = {}
     for event in events:
         if event.get("attempt", 0) == 0:
@@ -319,7 +323,8 @@ def phases(events: Iterable[Mapping[str, Any]]) -> list[tuple[str, float]]:
     if hello is not None:
         marks.append(("muster itself, until its agent runs", hello["t"]))
     if warm is not None:
-        times = warm.get("times") or {}
+        told = warm.get("times")
+        times = {name: when for name, when in told.items() if _is_time(when)} if isinstance(told, dict) else {}
         proof = "a look at the Python" if hello is not None else "reaching the hosts, and a look at the Python"
         for name, words in (
             ("begun", proof),

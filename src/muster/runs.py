@@ -20,13 +20,25 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Callable, NamedTuple
+from typing import IO, Any, Callable, NamedTuple
 
 from muster.agent import system
 from muster.agent.follow import log_path
 from muster.errors import Impossible
-from muster.model import Outcome, Plan
-from muster.stored import Malformed, checked, flag, number, outcome_from_json, plan_from_json, table, text, texts, whole
+from muster.model import Outcome, Plan, as_json
+from muster.stored import (
+    Malformed,
+    checked,
+    flag,
+    job_from_json,
+    number,
+    outcome_from_json,
+    plan_from_json,
+    table,
+    text,
+    texts,
+    whole,
+)
 
 ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4,16}(-[A-Za-z0-9_.-]{1,24})?")
 """The time, something random, and the name of the script."""
@@ -54,6 +66,13 @@ def _number_of_job(value: Any) -> str:
     return str(value)
 
 
+def _number_of_ranks(value: Any) -> int:
+    """So many that a list of them can be made."""
+    if whole(value) > 1 << 20:
+        raise Malformed(f"{value} is no number of ranks")
+    return int(value)
+
+
 _SERVED = {"name": text, "user": text}
 
 JOB = {
@@ -63,12 +82,12 @@ JOB = {
     "cwd": text,
     "started": text,
     "time": number,
-    "ranks": whole,
+    "ranks": _number_of_ranks,
     "pid": whole,
     "pid_started": text,
     "host": text,
     "boot": text,
-    "job": table,
+    "job": lambda value: as_json(job_from_json(value)),
     "served": lambda value: checked(value, _SERVED, ("name", "user")),
     "there": text,
     "shared": flag,
@@ -133,7 +152,9 @@ class Run:
         """What was asked for, and by which process on which machine. Raises `Unreadable`."""
         data = self.read("job.json")
         try:
-            return {} if data is None else checked(data, JOB, ("time",))
+            if data is None:
+                return {}
+            return checked(data, JOB, ("time", *(("there", "host") if "served" in data else ())))
         except Malformed as error:
             raise Unreadable(self, "job.json", str(error)) from None
 
@@ -186,6 +207,15 @@ class Run:
             raise Malformed(f"{stream!r} is no stream of a rank")
         attempt, rank = whole(attempt), whole(rank)
         return Path(log_path(str(self.path / f"attempt_{attempt}"), rank, stream))
+
+    def open_log(self, attempt: int, rank: int, stream: str) -> IO[bytes]:
+        """That file, to be read. Raises OSError, and `Unreadable` for a FIFO: the directory may be another user's."""
+        path = self.log(attempt, rank, stream)
+        file = open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise Unreadable(self, str(path.relative_to(self.path)), "it is not a regular file")
+        return file
 
     def ranks(self, attempt: int) -> list[int]:
         """The ranks that left a log in an attempt."""

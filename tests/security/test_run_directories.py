@@ -276,3 +276,65 @@ def test_a_host_that_says_anything_at_all_is_refused_in_words(there: There, says
         done = there.muster("run", "-H", "n1", "-g", "1", "--", "true")
         assert "Traceback" not in done.stderr
         assert (3, True) == (done.returncode, "not all hosts can be used: n1: " in done.stderr), done.stderr
+
+
+@needs_root
+def test_root_writes_nothing_and_ends_nothing_in_the_name_of_a_user(place: Path) -> None:
+    """A user's directory with links, a job of Slurm and a host of its own choice: root only reads it."""
+    user, root = User(NOBODY, place), User(0, place)
+    home, here = user.home / ".muster", os.uname().nodename
+    victim = place / "victim"
+    victim.mkdir()
+    there = user.home / "there"
+    there.mkdir()
+    (there / "node_x").mkdir()
+    (there / "node_x" / "daemon.json").write_text("forged")
+    served = {"name": here, "user": ""}
+    records = {
+        "aaaaa": record(host=here, served=served, there=str(there)),
+        "bbbbb": record(host="n1", served={"name": "n1", "user": ""}),
+        "ccccc": record(host=here, slurm="4711", allocated=False),
+    }
+    for middle, job in records.items():
+        path = plant(home, {"plan.json": plan(), "job.json": job}, f"20261127-101112-{middle}-x")
+        (path / "node_x").symlink_to(victim)
+        (path / "answered").symlink_to(victim / "nologin")
+        (path / "outcome.json.part").symlink_to(victim / "part")
+    programs = place / "bin"
+    programs.mkdir()
+    for name in ("scancel", "squeue", "ssh", "srun"):
+        (programs / name).write_text(f"#!/bin/sh\ntouch {victim}/{name}\necho '4711|RUNNING|None|n1|N/A|1:00|x'\n")
+        (programs / name).chmod(0o755)
+    subprocess.run(["chown", "-hR", f"{NOBODY}:{NOBODY}", str(user.home)], check=True)
+    root.env["PATH"] = f"{programs}:{root.env['PATH']}"
+    runs_of = ("--run-dir", str(home))
+    states = {line.split()[0]: line.split()[2] for line in root.muster("ps", *runs_of).stdout.splitlines()[1:]}
+    assert ["lost", "unknown", "unknown"] == [states[f"20261127-101112-{middle}-x"] for middle in records]
+    for middle in records:
+        for command in ("show", "logs", "stacks", "kill", "wait"):
+            more = ("--timeout", "1s") if command == "wait" else ()
+            done = root.muster(command, f"20261127-101112-{middle}", *more, *runs_of)
+            assert "Traceback" not in done.stderr, (command, done.stderr)
+    assert [] == list(victim.iterdir())
+
+
+def test_a_file_that_is_damaged_in_any_way_is_no_traceback(muster: Any) -> None:
+    """Times that are no times, a supervisor without a place, more ranks than there can be."""
+    here = {"host": os.uname().nodename}
+    own = {name: value for name, value in record(**here).items() if name not in ("served", "there")}
+    served = {**own, "served": {"name": "n1", "user": ""}}
+    paths = [
+        plant(muster.home, {"job.json": job, "plan.json": plan()}, f"20261127-101112-{middle}-x")
+        for middle, job in (("aaaaa", own), ("bbbbb", served), ("ccccc", {**own, "ranks": 1 << 60}))
+    ]
+    events = [{"event": "hello"}, {"event": "warm", "t": "x"}, {"event": "warm", "t": 1, "times": {"begun": "x"}}]
+    (paths[0] / "events.jsonl").write_text(
+        "\n".join(map(json.dumps, [*events, {"event": "output began", "attempt": 0}]))
+    )
+    for words in (["ps"], ["prune", "--older-than", "1d", "--yes"], *(["show", path.name] for path in paths)):
+        assert "Traceback" not in (done := muster(*words)).stderr, (words, done.stderr)
+    for path in paths:
+        assert "Traceback" not in (done := muster("logs", path.name)).stderr, done.stderr
+    assert ["lost", "unreadable", "unreadable"] == [
+        line.split()[2] for line in muster("ps").stdout.splitlines()[1:][::-1]
+    ]

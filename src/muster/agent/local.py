@@ -112,9 +112,14 @@ def find(run_dir: str, who: str) -> socket.socket | None:
     Raises TimeoutError as `connect` does.
     """
     try:
-        with open(os.open(os.path.join(run_dir, TOKEN), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
-            token = file.read(256)
-        owner = os.stat(run_dir).st_uid
+        # one directory for both: its owner may put another one in its place meanwhile
+        folder = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            owner = os.fstat(folder).st_uid
+            with open(os.open(TOKEN, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)) as file:
+                token = file.read(256)
+        finally:
+            os.close(folder)
     except (OSError, ValueError):
         return None
     # root may find files on NFS that say to be nobody's

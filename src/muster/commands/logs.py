@@ -85,7 +85,7 @@ def _print(run: runs.Run, attempt: int, key: Key, places: dict[Key, int], lines:
     rank, stream = key
     found = False
     try:
-        with open(run.log(attempt, rank, stream), "rb") as file:
+        with run.open_log(attempt, rank, stream) as file:
             file.seek(places[key])
             while True:
                 data = file.read(1 << 16)

@@ -214,7 +214,8 @@ def submit(
             wanted = request(asked, given, kept.path)
             queue.try_folder(root, wanted, env)
             script = kept.path / "batch.sh"
-            script.write_bytes(os.fsencode(script_of(wanted, asked, given, kept.path)))
+            with open(os.open(script, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(os.fsencode(script_of(wanted, asked, given, kept.path)))
             number = queue.hand_in(wanted, script, {**env, **secrets})
         else:
             number = allocation.job

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from muster.agent import local
 from muster.agent.protocol import Refused, Unpacker, pack
-from muster.errors import Impossible, RunFailed, Unreachable
+from muster.errors import Impossible, MusterError, RunFailed, Unreachable
 from muster.model import Host, Job, Outcome, Plan, Program, as_json
 from muster.runs import ID, JOB, Run, Unreadable, why_not_ours, why_refused
 from muster.stored import Malformed, checked, plan_from_json, table, text, texts, texts_by_name, whole
@@ -59,6 +59,8 @@ def states(runs: Sequence[Run], within: float) -> list[str]:
                 found[run.id] = state(run, within)
             except Unreadable:
                 found[run.id] = UNREADABLE
+            except MusterError:
+                found[run.id] = "unknown"
 
     here, in_slurm, far = _by_place(runs)
     # one thread for all of Slurm's, since it is asked once and its answer kept. No pool: its threads would be waited
@@ -84,7 +86,10 @@ def _by_place(runs: Sequence[Run]) -> tuple[list[Run], list[Run], list[Run]]:
             job, over = run.job, run.outcome is not None
         except Unreadable:
             job, over = {}, True
-        (in_slurm if job.get("slurm") else far if job.get("served") and not over else here).append(run)
+        if is_anothers(run):
+            here.append(run)
+        else:
+            (in_slurm if job.get("slurm") else far if job.get("served") and not over else here).append(run)
     return here, in_slurm, far
 
 
@@ -101,6 +106,8 @@ def state(run: Run, within: float = ANSWERS_WITHIN) -> str:
 
     `within` bounds the seconds for which another machine, or Slurm, is waited for.
     """
+    if is_anothers(run):
+        return _state_of_anothers(run)
     outcome = run.outcome
     if outcome is not None and not _comes_again(run, outcome, within):
         return outcome.state
@@ -138,13 +145,38 @@ def state(run: Run, within: float = ANSWERS_WITHIN) -> str:
 
 def answers(run: Run) -> bool:
     """Its agent, or its supervisor, is here: whatever its files say, it runs."""
-    try:
-        link = _reach(run)
-    except TimeoutError:
-        return True
-    if link is not None:
-        link.close()
-    return link is not None
+    for who in (local.AGENT, local.SUPERVISOR):
+        try:
+            link = local.find(str(run.path), who)
+        except TimeoutError:
+            return True
+        if link is not None:
+            link.close()
+            return True
+    return False
+
+
+def is_anothers(run: Run) -> bool:
+    """The run is another user's, and this is root.
+
+    That user can write anything into the directory at any moment, links too. So root reads it field by field,
+    writes nothing there, asks no host and no Slurm in that user's name, and believes no socket but one of that user.
+    """
+    return run.uid != os.getuid()
+
+
+def _state_of_anothers(run: Run) -> str:
+    """The state of another user's run, as far as this machine knows it by itself."""
+    if answers(run):
+        return "running"
+    job, here, outcome = run.job, identity(), run.outcome
+    if outcome is not None and not job.get("requeue"):
+        return outcome.state
+    if job.get("slurm") or job.get("host") != here["host"]:
+        return "unknown"
+    if job.get("boot") == here["boot"] and process_lives(job.get("pid", 0), job.get("pid_started", "")):
+        return "running"
+    return "lost" if outcome is None else outcome.state
 
 
 def lives(run: Run) -> bool:
@@ -175,6 +207,10 @@ def cancel(run: Run) -> None:
     from muster.schedulers import slurm
     from muster.world import queue
 
+    if is_anothers(run):
+        raise Impossible(
+            f"{run.id} is another user's, and says to be job {run.job['slurm']}", "see `squeue`, `scancel`"
+        )
     queue.ask(slurm.cancel(str(run.job["slurm"])))
 
 
@@ -292,9 +328,9 @@ def _way(run: Run, job: Mapping[str, Any]) -> Way:
             return Way(**checked(json.loads(path.read_text()), _WAY, ("place",)))
         except (OSError, ValueError):
             pass
-    if job.get("slurm"):
-        return Way("slurm")
-    return Way("local", python=sys.executable) if job.get("host") == identity()["host"] else Way("ssh")
+    if is_anothers(run) and job.get("host") == identity()["host"] and job["there"] == str(run.path.resolve()):
+        return Way("local", python=sys.executable)
+    return Way("slurm") if job.get("slurm") else Way("ssh")
 
 
 def way_to(run: Run, call: str = "") -> ChildLink:
@@ -310,7 +346,7 @@ def way_to(run: Run, call: str = "") -> ChildLink:
     way = _way(run, job)
     if way.place == "local" and job.get("host") != identity()["host"]:
         way = Way("ssh")  # it runs on the machine where it was started, and that is another
-    if way.place == "ssh" and run.uid != os.getuid():
+    if way.place != "local" and is_anothers(run):
         raise Impossible(f"{run.id} is another user's, and runs on {job.get('host')}", "ask there, or as that user")
     host = Host(identity()["host"])
     if way.place != "local":
@@ -412,9 +448,11 @@ def introduce(root: Path, host: str, which: str) -> Run:
             served = {"name": found.name, "user": found.user}
             if not os.path.lexists(run.path):
                 run.path.mkdir(mode=0o700, parents=True)
+                remember_way(run, job)
                 run.write("plan.json", as_json(plan))
-                run.write("job.json", {**record, "served": served, "there": there, "shared": False})
-            elif why_refused(run.path) or run.job.get("served", {}).get("name") != found.name:
+                own = {"host": found.name, "served": served, "there": there, "shared": False}
+                run.write("job.json", {**record, **own})
+            elif why_refused(run.path) or (run.job.get("served"), run.job.get("there")) != (served, there):
                 # whatever that host says, it is not to have another run ended
                 raise Impossible(f"{host} tells of {run.id}, which is another run here", f"`muster show {run.id}`")
             return run
@@ -433,14 +471,20 @@ def _introduced(frame: Mapping[str, Any]) -> tuple[dict[str, Any], Plan, str] | 
         job, plan = (table(json.loads(files[name])) for name in ("job.json", "plan.json"))
     except RecursionError:
         raise Malformed("it is nested too deeply") from None
-    # of Slurm's jobs that cluster alone knows, and a number may be that of another job here
-    job = {name: value for name, value in checked(job, JOB, ("id", "time")).items() if name not in _OF_SLURM}
+    job = {name: value for name, value in checked(job, JOB, ("id", "time")).items() if name in _INTRODUCED}
     if not ID.fullmatch(job["id"]):
         raise Malformed(f"{job['id']!r} is no id of a run")
+    if job["id"][:8] > time.strftime("%Y%m%d", time.localtime(time.time() + 2 * 86400)):
+        raise Malformed(f"{job['id']!r} is of a day to come")  # it would be the `last` run until then
     return job, plan_from_json(plan), text(frame.get("there"))
 
 
-_OF_SLURM = ("slurm", "slurm_name", "requeue", "allocated")
+_INTRODUCED = ("id", "argv", "cwd", "started", "time", "ranks")
+"""What is believed of a run that a host introduces.
+
+Not its name, which may be that of another run here; nor a host, a process or a job of Slurm, which would be looked for,
+or ended, here.
+"""
 
 
 def _kept_as(name: Any) -> str:
@@ -461,7 +505,7 @@ _SENT = re.compile(
 def refresh(run: Run) -> bool:
     """Bring the files of a run here whose run directory is elsewhere; False when that cannot be reached."""
     job = run.job
-    if not job.get("served") or job.get("shared"):
+    if not job.get("served") or job.get("shared") or is_anothers(run):
         return True
     have = {str(path.relative_to(run.path)): path.stat().st_size for path in run.path.rglob("*") if path.is_file()}
     link = way_to(run, f"send_files({job['there']!r}, json.loads({json.dumps(have)!r}), '')")
@@ -499,6 +543,8 @@ def _stopped_after_its_ranks(run: Run, pid: int) -> bool:
 
 def why(run: Run, state: str) -> str:
     """What is behind `lost` and `unknown`."""
+    if state == "unknown" and is_anothers(run):
+        return "it is another user's, and this machine does not know; ask as that user"
     if run.job.get("slurm") and state in ("unknown", "lost"):
         return "Slurm does not answer" if state == "unknown" else f"Slurm knows its job {run.job['slurm']} no more"
     if state == "unknown" and run.job.get("served"):
