@@ -170,7 +170,11 @@ def prune(words: list[str], env: Mapping[str, str], began: float) -> int:
         print(f"would delete {plural(len(old), 'run')}")
         return 0
     if old and not given.get("yes") and sys.stdin.isatty() and sys.stdout.isatty():
-        answer = input(f"delete {plural(len(old), 'run')}? [y/N] ")
+        try:
+            answer = input(f"delete {plural(len(old), 'run')}? [y/N] ")
+        except EOFError:  # Ctrl-D
+            answer = ""
+            print()
         if answer.strip().lower() not in ("y", "yes"):
             print("deleted 0 runs")
             return 1
