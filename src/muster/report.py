@@ -123,7 +123,8 @@ def outcome_in_words(outcome: Outcome, run_id: str, world_size: int, hosts: Sequ
         lines += [f"hint: {safe(hint)}"] if hint else []
     else:
         # what muster could not do is a sentence already, with its hint
-        lines.append(outcome.reason if outcome.state == "broken" else f"ended {after}: {outcome.reason}")
+        reason = _one_sentence(outcome.reason)
+        lines.append(reason if outcome.state == "broken" else f"ended {after}: {reason}")
         if outcome.first is not None:
             lines.append(f"rank {outcome.first.rank} had failed: {ended_in_words(outcome.first)}")
     if outcome.state != "succeeded":
@@ -135,6 +136,12 @@ def outcome_in_words(outcome: Outcome, run_id: str, world_size: int, hosts: Sequ
         rank = f" --rank {outcome.first.rank}" if outcome.first is not None else ""
         lines.append(f"its log: muster logs {run_id}{rank}" if rank else f"the logs: muster logs {run_id}")
     return "\n".join(lines)
+
+
+def _one_sentence(reason: str) -> str:
+    """A reason whose further lines, but for a hint, cannot be taken for lines of muster: it may come from a host."""
+    first, *others = reason.split("\n")
+    return "\n".join([first, *(line if line.startswith("hint: ") else f"    {line}" for line in others)])
 
 
 def _all(count: int) -> str:

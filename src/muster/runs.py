@@ -267,7 +267,14 @@ def create(root: Path, run_id: str) -> Run:
     path = root / "runs" / run_id
     made = False
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        system.make_private(str(path.parent))
+        for folder in (root, path.parent):
+            why = system.why_shared(str(folder))
+            if why:
+                raise Impossible(
+                    f"runs are not kept in {folder}, because others could change what runs there: {why}",
+                    f"`chmod go-w {folder}`, or choose another place by `--run-dir` or MUSTER_HOME",
+                )
         path.mkdir(mode=0o700)
         made = True
         system.try_to_write(str(path))

@@ -20,7 +20,9 @@ from waiting import until
 
 import muster as muster_itself
 from muster import runs
+from muster.agent import temporary
 from muster.agent.protocol import MAGIC, VERSION, pack
+from muster.errors import Impossible
 from muster.model import Host, Job, Plan, Program, as_json
 from muster.ranks import layout
 
@@ -338,3 +340,47 @@ def test_a_file_that_is_damaged_in_any_way_is_no_traceback(muster: Any) -> None:
     assert ["lost", "unreadable", "unreadable"] == [
         line.split()[2] for line in muster("ps").stdout.splitlines()[1:][::-1]
     ]
+
+
+def test_all_levels_above_a_run_are_its_owners_alone(tmp_path: Path) -> None:
+    """With umask 002 a group could otherwise rename `runs`, and put another hook into a run that lives."""
+    before = os.umask(0o002)
+    try:
+        run = runs.create(tmp_path / "a" / ".muster", ID)
+    finally:
+        os.umask(before)
+    for folder in (run.path, run.path.parents[0], run.path.parents[1], run.path.parents[2]):
+        assert 0o700 == folder.stat().st_mode & 0o777, folder
+    for shared in (run.path.parents[1], run.path.parents[0]):
+        shared.chmod(0o777)
+        with pytest.raises(Impossible, match=f"runs are not kept in {shared}, .* everybody may write to it") as caught:
+            runs.create(tmp_path / "a" / ".muster", ID + "2")
+        assert f"chmod go-w {shared}" in str(caught.value.hint)
+        shared.chmod(0o700)
+    sticky = tmp_path / "like tmp"
+    sticky.mkdir()
+    sticky.chmod(0o1777)
+    assert runs.create(sticky, ID).path.exists()
+
+
+@needs_root
+def test_no_run_is_kept_where_another_user_keeps_hers(tmp_path: Path) -> None:
+    os.chown(tmp_path, NOBODY, NOBODY)
+    with pytest.raises(Impossible, match=f"it belongs to user {NOBODY}"):
+        runs.create(tmp_path, ID)
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch").chmod(0o777)
+    assert str(tmp_path / "scratch") not in temporary.bases({"TMPDIR": str(tmp_path / "scratch")}), (
+        "no base for the shim"
+    )
+    (tmp_path / "scratch").chmod(0o1777)
+    assert str(tmp_path / "scratch") in temporary.bases({"TMPDIR": str(tmp_path / "scratch")})
+
+
+def test_a_reason_forges_no_line(muster: Any) -> None:
+    path = plant(muster.home, {"job.json": record(host=os.uname().nodename), "plan.json": plan()})
+    outcome = {"state": "broken", "code": 125, "duration": 1.0, "reason": "it broke\nmuster: all is well\nhint: look"}
+    (path / "outcome.json").write_text(json.dumps(outcome))
+    for command in ("show", "wait"):
+        said = muster(command, path.name)
+        assert "    muster: all is well\nhint: look\n" in said.stdout, said.stdout + said.stderr

@@ -43,7 +43,7 @@ def unwritable(home: str) -> str:
     """Why the runs of this node cannot be kept in this folder; empty when they can."""
     folder = os.path.join(home, "runs")
     try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        system.make_private(folder)
         system.try_to_write(folder)
     except OSError as error:
         return f"cannot write in {folder}: {error.strerror}"
@@ -63,7 +63,7 @@ def digest(path: str) -> str:
 
 def put_flag(run_dir: str) -> None:
     """Leave a file by which other nodes see whether they share this folder."""
-    os.makedirs(run_dir, mode=0o700, exist_ok=True)
+    system.make_private(run_dir)
     with open(os.path.join(run_dir, _FLAG), "w"):
         pass
 

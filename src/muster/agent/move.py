@@ -105,7 +105,7 @@ def _settle(
     agent.lease = lease
     run_dir = prepare["run_dir"]
     os.umask(0o077)
-    os.makedirs(run_dir, mode=0o700, exist_ok=True)
+    system.make_private(run_dir)
     for name, data in {**{name: text.encode() for name, text in files.items()}, ARCHIVE: archive}.items():
         if data:
             with open(os.path.join(run_dir, name), "wb") as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import stat
 import time
 from collections.abc import Collection, Iterable, Mapping
 
@@ -133,6 +134,50 @@ def launch(
         os.write(tell, b"%d %s" % (error.errno or 0, os.fsencode(what)))
     finally:
         os._exit(127)
+
+
+def make_private(folder: str) -> None:
+    """Make a directory, and each that is missing above it, for this user alone, whatever the umask. Raises OSError."""
+    if not os.path.isdir(folder):
+        above = os.path.dirname(os.path.abspath(folder))
+        if above != folder:
+            make_private(above)
+        try:
+            os.mkdir(folder, 0o700)
+        except FileExistsError:
+            if not os.path.isdir(folder):
+                raise
+
+
+def why_shared(folder: str) -> str:
+    """Why others could put another file in the place of one in this directory, as the end of a sentence; empty: nobody.
+
+    In a sticky directory such as /tmp nobody can. A group that is its only member's own is nobody else.
+    """
+    try:
+        found = os.stat(folder)
+    except OSError as error:
+        return error.strerror or str(error)
+    if found.st_uid not in (0, os.geteuid()):
+        return f"it belongs to user {found.st_uid}"
+    if found.st_mode & stat.S_ISVTX:
+        return ""
+    if found.st_mode & stat.S_IWOTH:
+        return "everybody may write to it"
+    if found.st_mode & stat.S_IWGRP and not _is_private_group(found.st_gid, found.st_uid):
+        return f"group {found.st_gid} may write to it"
+    return ""
+
+
+def _is_private_group(gid: int, uid: int) -> bool:
+    import grp
+    import pwd
+
+    try:
+        user, group = pwd.getpwuid(uid), grp.getgrgid(gid)
+    except KeyError:
+        return False
+    return user.pw_gid == gid and user.pw_name == group.gr_name and set(group.gr_mem) <= {user.pw_name}
 
 
 def try_to_write(folder: str) -> None:

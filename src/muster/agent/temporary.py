@@ -16,6 +16,8 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping
 
+from muster.agent import system
+
 SHIM = "rank.pyz"
 _RUN = "run"
 """The file that holds the id of the run."""
@@ -43,6 +45,8 @@ def bases(env: Mapping[str, str]) -> list[str]:
             found = os.statvfs(base)
         except OSError:
             continue
+        if system.why_shared(base):
+            continue  # others could put another shim in the place of ours
         room = found.f_bavail * found.f_frsize >= _ROOM and (found.f_favail > 8 or not found.f_files)
         if found.f_flag & os.ST_RDONLY or not room or not os.access(base, os.W_OK | os.X_OK):
             continue
