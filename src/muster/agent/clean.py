@@ -40,12 +40,12 @@ def found() -> dict[str, list[int]]:
 
 def looked_after(run: str) -> bool:
     """A process of this person listens on a socket of that run; others may have bound such names too."""
-    mark = f"@muster/{os.getuid()}/{run}/"
-    with open("/proc/net/unix", errors="replace") as file:
-        names = {line.split()[-1] for line in file if mark in line}
+    mark = os.fsencode(f"@muster/{os.getuid()}/{run}/")
+    with open("/proc/net/unix", "rb") as file:  # others may have forged its lines: each name is tried
+        names = set(re.findall(re.escape(mark) + rb"[0-9a-f]{20}\n", file.read()))
     for name in names:
         try:
-            link = local.reach("\0" + name[1:], os.getuid())
+            link = local.reach("\0" + os.fsdecode(name[1:-1]), os.getuid())
         except TimeoutError:
             return True
         if link is not None:
