@@ -19,7 +19,7 @@ import pytest
 from there import There
 from waiting import until
 
-from muster.agent import local
+from muster.agent import clean, local
 from muster.agent.listener import LocalListener, Peer
 from muster.agent.protocol import pack
 from muster.lab.shape import GUEST
@@ -194,6 +194,69 @@ def test_what_is_no_frame_ends_its_connection_and_no_run(ours: Any, tmp_path: Pa
     assert not any("supervisor began again" in path.read_text() for path in events)
 
 
+NO_NUMBERS = ("x", -1, 1.5, True, None, [], {}, 1 << 64)
+NO_SIGNALS = (*NO_NUMBERS, 0, 4000)
+NO_TEXTS = (5, True, [], {}, "\0")
+NO_RANKS = (5, "x", {}, [-1], ["0"], [True], [[]])
+WRONG: dict[str, dict[str, dict[str, tuple[Any, tuple[Any, ...]]]]] = {
+    local.SUPERVISOR: {
+        "watch": {
+            "want": (True, (None, *NO_RANKS)),
+            "offsets": ({}, (7, None, [], *({"0/0.out": value} for value in (*NO_NUMBERS, 1 << 62)))),
+            "tail": (None, ("x", -1, True, [], 1 << 64)),
+            "events": (0, NO_NUMBERS),
+            "owner": (False, (0, None, "x")),
+        },
+        "taken": {"node": (0, (*NO_NUMBERS, 99)), "count": (0, NO_NUMBERS)},
+        "asked": {"number": (15, NO_SIGNALS)},
+        "pass": {"number": (10, NO_SIGNALS)},
+        "kill": {"by": ("", NO_TEXTS)},
+        "stdin": {"at": (0, NO_NUMBERS), "end": (False, (0, None, "x"))},
+        "stacks": {"ranks": (None, NO_RANKS)},
+    },
+    local.AGENT: {
+        "kill": {"by": ("", NO_TEXTS)},
+        "stacks": {"ranks": (None, NO_RANKS)},
+        "join": {"rank": (0, NO_NUMBERS), "launcher": ("x", (*NO_TEXTS, None)), "world_size": (1, ("x", -1, []))},
+        "reach": {
+            "host": ("x", (*NO_TEXTS, None)),
+            "words": ([], (None, 5, "x", [5], ["\0"], ["\ud800"])),
+            "env": ({}, (None, 5, [], {"A": 5}, {"": ""}, {"A=": ""}, {"A": "\0"})),
+        },
+        "began": {"pid": (2, (*NO_NUMBERS, 0, 1))},
+        "ended": {"code": (0, ("x", [])), "signal": (None, ("x", [])), "asked": (None, ("x", []))},
+    },
+}
+"""By who listens and kind: a right value of each field, and wrong ones."""
+
+
+def test_a_field_of_a_wrong_kind_ends_its_connection_and_no_run(ours: Any) -> None:
+    assert 0 == ours("run", "-d", "-g", "1", "--", "sleep", "60").returncode
+    run = ours.newest()
+    until(lambda: list(run.glob("attempt_0/*.out")), "it runs")
+    taken = []
+    for who, kinds in WRONG.items():
+        for kind, fields in kinds.items():
+            right = {name: value for name, (value, _) in fields.items()}
+            for name, wrong in ((name, value) for name, (_, values) in fields.items() for value in values):
+                link = until(lambda who=who: local.find(str(run), who), "somebody listens")  # type: ignore[misc]
+                with link:
+                    link.settimeout(20)
+                    link.sendall(pack(kind, **{**right, name: wrong}))
+                    try:
+                        said = link.recv(1 << 16)
+                    except ConnectionResetError:
+                        said = b""
+                if said:
+                    taken.append((who, kind, name, wrong))
+    assert [] == taken
+    assert ["running"] == [now["state"] for now in json.loads(ours("ps", "--json").stdout)]
+    assert '"broken"' not in (run / "events.jsonl").read_text()
+    assert "supervisor began again" not in (run / "events.jsonl").read_text()
+    assert 0 == ours("stacks", run.name).returncode
+    assert 0 == ours("kill", run.name).returncode
+
+
 def test_an_agent_that_fails_ends_its_ranks_and_the_truth_is_told(ours: Any, tmp_path: Path) -> None:
     """An error of its own: where the logs of the second attempt have to go, there is a file."""
     script = "until [ -e go ]; do sleep 0.02; done; exit 5"
@@ -248,7 +311,7 @@ for name in sys.argv[2:]:
     traps[-1].bind("\\0" + name)
     traps[-1].listen(0)
 full = []
-for name in sys.argv[2:] if sys.argv[1] == "full" else ():
+for name in sys.argv[2:] if sys.argv[1] != "empty" else ():
     while True:
         link = socket.socket(socket.AF_UNIX)
         link.setblocking(False)
@@ -257,21 +320,43 @@ for name in sys.argv[2:] if sys.argv[1] == "full" else ():
         except BlockingIOError:
             break
         full.append(link)
+forged = []
+if sys.argv[1] == "blank line":
+    forged = ["x\\n\\ny"]
+elif sys.argv[1] == "forged lines":
+    with open("/proc/net/unix") as file:
+        inodes = {line.split()[6] for line in list(file)[1:]}
+    forged = [f"\\n0 0 0 0 0 0 {inode} @{sys.argv[2]}" for inode in inodes]
+for name in forged:
+    traps.append(socket.socket(socket.AF_UNIX))
+    traps[-1].bind("\\0" + name)
 print("listens", flush=True)
 sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize("queue", ["empty", "full"])
+def untold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As before Linux 5.3, which does not tell whose a socket is."""
+    told = local._listening
+    monkeypatch.setattr(local, "_listening", lambda: (sock._replace(uid=None) for sock in told()))
+
+
+@pytest.mark.parametrize("queue", ["empty", "full", "blank line", "forged lines"])
 def test_a_name_that_another_user_has_is_passed_over_on_both_sides(queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "_PATIENCE", 0.2)
     sockets = local.Sockets("20261127-000000-abcdef", local.new_token())
     first, second = list(sockets.names(os.getuid(), local.AGENT))[:2]
+    bystander = sockets.listen(local.SUPERVISOR)  # ours, whose number she may forge
     other = other_user(LISTENS, queue, first[1:], second[1:])
     try:
         assert other.stdout is not None
         assert "listens\n" == other.stdout.readline()
         assert sockets.connect(local.AGENT, os.getuid()) is None
+        with monkeypatch.context() as patch:
+            untold(patch)
+            assert local.reach(first, os.getuid()) is None
+        bystander.close()
+        assert not clean.looked_after(sockets.run_id)
         with sockets.listen(local.AGENT) as ours:
             link = sockets.connect(local.AGENT, os.getuid())
             assert link is not None
@@ -281,6 +366,7 @@ def test_a_name_that_another_user_has_is_passed_over_on_both_sides(queue: str, m
         if theirs is not None:  # root's client of that user's run
             theirs.close()
     finally:
+        bystander.close()
         other.kill()
         other.communicate()
 
@@ -293,6 +379,9 @@ def test_one_of_ours_that_takes_no_connection_is_not_taken_for_none(monkeypatch:
         with pytest.raises(TimeoutError):
             while True:
                 links.append(sockets.connect(local.AGENT, os.getuid()))
+        untold(monkeypatch)
+        with pytest.raises(TimeoutError):
+            sockets.connect(local.AGENT, os.getuid())
         for link in links:
             assert link is not None
             link.close()

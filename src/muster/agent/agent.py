@@ -42,6 +42,22 @@ _NEWS = ("ready", "listening", "started", "joined", "ended", "launcher_ended", "
 _LISTENS = 0.2
 """How often it is looked whether a rank that has only begun has come to listen for a signal, in seconds."""
 
+_TEXT, _WHOLE = protocol.text, protocol.whole
+_NUMBER = protocol.optional(_WHOLE)
+_ASKS: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
+    "kill": {"by": protocol.optional(_TEXT)},
+    "stacks": {"ranks": protocol.optional(protocol.several(_WHOLE))},
+    "join": {"rank": _WHOLE, "launcher": _TEXT, "world_size": _NUMBER},
+    "reach": {"host": _TEXT, "words": protocol.several(_TEXT), "env": protocol.environment},
+    "began": {"pid": lambda value: _WHOLE(value) and value > 1},
+    "ended": {
+        "code": _NUMBER,
+        "signal": _NUMBER,
+        "asked": lambda value: value is None or (isinstance(value, (int, float)) and abs(value) < 1e18),
+    },
+}
+"""What other processes of this person may ask for: what each field has to be."""
+
 
 class Agent:
     """The loop of one node."""
@@ -556,9 +572,10 @@ class Agent:
     def visit(self, visitor: Peer, fields: Mapping[str, Any], payload: bytes) -> None:
         """Do what another process of this person asks for."""
         kind, guests = fields["kind"], self.members.guests
+        protocol.check(fields, _ASKS.get(kind, {}))
         answer: dict[str, Any] = {}
         if kind == "kill":
-            self.emit("asked", what="kill", by=fields.get("by", ""))
+            self.emit("asked", what="kill", by=fields.get("by") or "")
         elif kind == "end":
             self.lost("another terminal asked for the end")
         elif kind == "stacks":

@@ -54,8 +54,10 @@ class Reader:
         if self.tail is None:
             return 0
         begin = max(0, stream.size() - self.tail)
+        if not begin:
+            return 0
         cut = stream.at(begin, self.tail).find(b"\n") + 1
-        return begin + cut if begin and cut else begin
+        return begin + cut if cut else begin
 
 
 class Logs:

@@ -11,7 +11,9 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,6 +40,45 @@ def pack(kind: str, payload: bytes = b"", **fields: Any) -> bytes:
     fields["kind"] = kind
     text = json.dumps(fields, separators=(",", ":")).encode("ascii")
     return _LENGTHS.pack(len(text), len(payload)) + text + payload
+
+
+def whole(value: Any) -> bool:
+    """It is a number that fits into 31 bits; not a bool, which is an int to Python."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31
+
+
+def text(value: Any) -> bool:
+    """It is a string that a program can be given."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        return bool(os.fsencode(value)) or not value
+    except UnicodeEncodeError:
+        return False
+
+
+def environment(value: Any) -> bool:
+    """It is an object of strings, whose names can be those of variables."""
+    return isinstance(value, dict) and all(
+        name and "=" not in name and text(name) and text(item) for name, item in value.items()
+    )
+
+
+def several(right: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Whether a value is a list of such."""
+    return lambda value: isinstance(value, list) and all(map(right, value))
+
+
+def optional(right: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Whether a value is None, or left out, or such."""
+    return lambda value: value is None or right(value)
+
+
+def check(fields: Mapping[str, Any], rights: Mapping[str, Callable[[Any], bool]]) -> None:
+    """Look whether each of these fields is what it has to be. Raises `Refused`."""
+    for name, right in rights.items():
+        if not right(fields.get(name)):
+            raise Refused(f"`{name}` of `{fields['kind']}` is not understood")
 
 
 class Unpacker:

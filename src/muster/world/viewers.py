@@ -10,6 +10,7 @@ kill, stacks, state                     ──►
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from muster.agent.listener import FirstFew, LocalListener, Peer
 from muster.agent.protocol import pack
 from muster.model import Outcome, as_json
+from muster.stored import Check, Malformed, checked, flag, optional, several, table, text, whole
 
 if TYPE_CHECKING:
     from muster.world.serve import Served
@@ -28,6 +30,45 @@ _SILENCE = 3 * BEAT
 _STACKS_WITHIN = 4.0
 _FAREWELL = 10.0
 """Seconds that viewers have, at the end, to take the last words."""
+
+
+def _want(value: Any) -> bool | tuple[int, ...]:
+    """Output of all ranks, of none, or of these."""
+    found: bool | tuple[int, ...] = value if isinstance(value, bool) else several(whole)(value)
+    return found
+
+
+def _offsets(value: Any) -> dict[str, int]:
+    """How much has been seen of each log."""
+    found = {name: whole(offset) for name, offset in table(value).items()}
+    if any(offset >= 1 << 62 for offset in found.values()):
+        raise Malformed("no file is that long")
+    return found
+
+
+def _signal(value: Any) -> int:
+    """The number of a signal that this system has."""
+    if whole(value) not in signal.valid_signals():
+        raise Malformed(f"{value} is no signal")
+    return int(value)
+
+
+_KINDS: Mapping[str, tuple[Mapping[str, Check], tuple[str, ...]]] = {
+    "watch": (
+        {"want": _want, "offsets": _offsets, "tail": optional(whole), "events": whole, "owner": flag},
+        ("want", "offsets", "tail", "events", "owner"),
+    ),
+    "taken": ({"node": whole, "count": whole}, ("node", "count")),
+    "beat": ({}, ()),
+    "pause": ({}, ()),
+    "asked": ({"number": _signal}, ("number",)),
+    "pass": ({"number": _signal}, ("number",)),
+    "kill": ({"by": text}, ()),
+    "stdin": ({"at": whole, "end": flag}, ("at", "end")),
+    "state": ({}, ()),
+    "stacks": ({"ranks": optional(several(whole))}, ()),
+}
+"""The frames that viewers send: what each field has to be, and which must be there. Agents trust what is passed on."""
 
 
 class Viewer:
@@ -126,9 +167,9 @@ class Viewers:
 
     def _heard(self, viewer: Viewer, fields: dict[str, Any], payload: bytes) -> None:
         viewer.heard_at = self.world.now()
-        heard = getattr(self, "_on_" + fields.pop("kind"), None)
-        if heard is not None:
-            heard(viewer, payload, **fields)
+        kind = fields["kind"]
+        if kind in _KINDS:
+            getattr(self, f"_on_{kind}")(viewer, payload, **checked(fields, *_KINDS[kind]))
 
     def _left(self, viewer: Viewer) -> None:
         self.all.remove(viewer)
