@@ -20,7 +20,7 @@ from waiting import until
 
 import muster as muster_itself
 from muster import runs
-from muster.agent import temporary
+from muster.agent import meet, temporary
 from muster.agent.protocol import MAGIC, VERSION, pack
 from muster.errors import Impossible
 from muster.model import Host, Job, Plan, Program, as_json
@@ -384,3 +384,12 @@ def test_a_reason_forges_no_line(muster: Any) -> None:
     for command in ("show", "wait"):
         said = muster(command, path.name)
         assert "    muster: all is well\nhint: look\n" in said.stdout, said.stdout + said.stderr
+
+
+def test_a_host_keeps_no_run_where_others_could_replace_it(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    assert "" == meet.unwritable(str(home))
+    for place in (home, home / "runs"):
+        place.chmod(0o777)
+        assert f"others could change what runs in {place}: everybody" in meet.unwritable(str(home))
+        place.chmod(0o700)

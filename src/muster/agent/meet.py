@@ -44,6 +44,10 @@ def unwritable(home: str) -> str:
     folder = os.path.join(home, "runs")
     try:
         system.make_private(folder)
+        for place in (home, folder):
+            why = system.why_shared(place)
+            if why:
+                return f"others could change what runs in {place}: {why}"
         system.try_to_write(folder)
     except OSError as error:
         return f"cannot write in {folder}: {error.strerror}"

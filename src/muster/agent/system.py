@@ -158,7 +158,7 @@ def why_shared(folder: str) -> str:
         found = os.stat(folder)
     except OSError as error:
         return error.strerror or str(error)
-    if found.st_uid not in (0, os.geteuid()):
+    if found.st_uid not in (0, os.geteuid()) and not _unmapped(found.st_uid):
         return f"it belongs to user {found.st_uid}"
     if found.st_mode & stat.S_ISVTX:
         return ""
@@ -167,6 +167,15 @@ def why_shared(folder: str) -> str:
     if found.st_mode & stat.S_IWGRP and not _is_private_group(found.st_gid, found.st_uid):
         return f"group {found.st_gid} may write to it"
     return ""
+
+
+def _unmapped(uid: int) -> bool:
+    """It stands for all users that a container does not know: so root's /tmp looks in one without privileges."""
+    try:
+        with open("/proc/sys/kernel/overflowuid") as overflow, open("/proc/self/uid_map") as known:
+            return uid == int(overflow.read()) and known.read().split() != ["0", "0", "4294967295"]
+    except OSError:
+        return False
 
 
 def _is_private_group(gid: int, uid: int) -> bool:
