@@ -29,8 +29,8 @@ _ENDS = 60.0
 """Seconds that it has when all went well; Ray takes twenty."""
 _WAITS = 5.0
 """Seconds between two looks at whether a launcher says something while its ranks are awaited."""
-_LONG = 30.0
-"""Seconds after which anything that it says is told, and not only what looks like trouble: Ray takes half a minute."""
+_LONG = 120.0
+"""Seconds after which anything that it says is told, and not only what looks like trouble: Ray may take a minute."""
 _TROUBLE = re.compile(
     "error|fail|refused|denied|cannot|unable|unknown|not found|no such|invalid|timed out|abort|bad |traceback", re.I
 )
