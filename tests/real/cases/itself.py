@@ -33,8 +33,8 @@ print("customized", [name for name in ("sitecustomize", "usercustomize") if name
 print("hook", [path for path in (*sys.path, *sys.path_importer_cache) if os.path.basename(path) == "hook"])
 print("source", inspect.getsource(Thing))
 print("depth", Thing().show(), sys._getframe().f_back)
-with open("/proc/self/cmdline", "rb") as cmdline, open("/proc/self/comm") as comm:
-    print("process", cmdline.read(), comm.read())
+with open("/proc/self/cmdline", "rb") as cmdline:  # not comm: `ps` shows there which rank it is
+    print("process", cmdline.read())
 thread = threading.Thread(target=traceback.print_stack)
 thread.start()
 thread.join()
