@@ -176,7 +176,10 @@ def test_ctrl_c_ends_a_line_of_setup_that_hangs(muster: Any) -> None:
 
 
 def _is_sleep(pid: int) -> bool:
-    return Path(f"/proc/{pid}/comm").read_text() == "sleep\n"
+    try:
+        return Path(f"/proc/{pid}/comm").read_text() == "sleep\n"
+    except OSError:  # it has ended since it was seen
+        return False
 
 
 def test_under_nohup_a_run_survives_the_end_of_its_terminal(muster: Any, tmp_path: Path) -> None:
