@@ -9,6 +9,8 @@ from queued import queue
 from there import There, there
 from waiting import until
 
+from muster.lab.shape import SETTLING
+
 __all__ = ["there"]
 
 
@@ -18,4 +20,5 @@ def quiet(there: There) -> Iterator[None]:
     yield
     there.lab.clear()
     there.lab.run("head", ["scancel", "--user=root"])
-    until(lambda: not queue(there), "the queue is empty")
+    # slurmctld that was away asks again only now and then whether a job has ended on its nodes
+    until(lambda: not queue(there), "the queue is empty", SETTLING)
