@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+from functools import partial
 
 from muster.agent import local, relay, system, temporary
 from muster.agent.protocol import MAGIC
@@ -43,15 +44,7 @@ def looked_after(run: str) -> bool:
     mark = os.fsencode(f"@muster/{os.getuid()}/{run}/")
     with open("/proc/net/unix", "rb") as file:  # others may have forged its lines: each name is tried
         names = set(re.findall(re.escape(mark) + rb"[0-9a-f]{20}\n", file.read()))
-    for name in names:
-        try:
-            link = local.reach("\0" + os.fsdecode(name[1:-1]), os.getuid())
-        except TimeoutError:
-            return True
-        if link is not None:
-            link.close()
-            return True
-    return False
+    return any(local.listens(partial(local.reach, "\0" + os.fsdecode(name[1:-1]), os.getuid())) for name in names)
 
 
 def main(dry: bool) -> None:

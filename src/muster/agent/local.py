@@ -19,7 +19,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 TOKEN = "token"
@@ -129,6 +129,17 @@ def find(run_dir: str, who: str) -> socket.socket | None:
         if link is not None:
             return link
     return None
+
+
+def listens(connect: Callable[[], socket.socket | None]) -> bool:
+    """There is somebody whom this call of `find` or `reach` reaches, also one that takes no connection now."""
+    try:
+        link = connect()
+    except TimeoutError:
+        return True
+    if link is not None:
+        link.close()
+    return link is not None
 
 
 def new_token() -> str:

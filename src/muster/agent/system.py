@@ -165,7 +165,7 @@ def why_shared(folder: str) -> str:
         return ""
     if found.st_mode & stat.S_IWOTH:
         return "everybody may write to it"
-    if found.st_mode & stat.S_IWGRP and not _is_private_group(found.st_gid, found.st_uid):
+    if found.st_mode & stat.S_IWGRP and not is_private_group(found.st_gid, found.st_uid):
         return f"group {found.st_gid} may write to it"
     return ""
 
@@ -179,7 +179,8 @@ def _unmapped(uid: int) -> bool:
         return False
 
 
-def _is_private_group(gid: int, uid: int) -> bool:
+def is_private_group(gid: int, uid: int) -> bool:
+    """It is this user's own group, in which nobody else is: with such groups files are often group-writable."""
     import grp
     import pwd
 

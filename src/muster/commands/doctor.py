@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from muster import checkup
-from muster.agent import meet
+from muster.agent import meet, system
 from muster.checkup import Finding, Patient
 from muster.commands.common import machines, read
 from muster.errors import Impossible, Unreachable
@@ -145,7 +145,7 @@ def _look(job: Job, targets: Sequence[Host], env: Mapping[str, str], root: Path)
 def _flag(root: Path) -> str:
     """A folder by which other machines see whether they share this one; where none can be made, the checks say why."""
     try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        system.make_private(str(root))
         flag = tempfile.mkdtemp(dir=root, prefix="doctor-")
         meet.put_flag(flag)
     except OSError:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from muster.agent import system
+
 _PAUSE = 0.5
 """Seconds between two looks at whether nodes have become free."""
 _OLD = 30 * 86400.0
@@ -26,7 +28,7 @@ class Claims:
         self.descriptors: dict[str, int] = {}
         """Of the locks, by node."""
         with suppress(OSError):
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            system.make_private(str(self._folder))
             for path in self._folder.iterdir():
                 if time.time() - path.stat().st_mtime > _OLD:
                     path.unlink()

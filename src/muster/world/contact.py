@@ -12,10 +12,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
-from muster.agent import local
+from muster.agent import local, system
 from muster.agent.protocol import Refused, Unpacker, pack
 from muster.errors import Impossible, MusterError, RunFailed, Unreachable
 from muster.model import Host, Job, Outcome, Plan, Program, as_json
@@ -145,15 +146,8 @@ def state(run: Run, within: float = ANSWERS_WITHIN) -> str:
 
 def answers(run: Run) -> bool:
     """Its agent, or its supervisor, is here: whatever its files say, it runs."""
-    for who in (local.AGENT, local.SUPERVISOR):
-        try:
-            link = local.find(str(run.path), who)
-        except TimeoutError:
-            return True
-        if link is not None:
-            link.close()
-            return True
-    return False
+    path = str(run.path)
+    return any(local.listens(partial(local.find, path, who)) for who in (local.AGENT, local.SUPERVISOR))
 
 
 def is_anothers(run: Run) -> bool:
@@ -447,7 +441,7 @@ def introduce(root: Path, host: str, which: str) -> Run:
             run = Run(root / "runs" / record["id"])
             served = {"name": found.name, "user": found.user}
             if not os.path.lexists(run.path):
-                run.path.mkdir(mode=0o700, parents=True)
+                system.make_private(str(run.path))
                 remember_way(run, job)
                 run.write("plan.json", as_json(plan))
                 own = {"host": found.name, "served": served, "there": there, "shared": False}
@@ -518,7 +512,7 @@ def refresh(run: Run) -> bool:
             except Malformed:
                 continue  # of a newer muster, or of somebody who wants to write elsewhere
             path = run.path / name
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            system.make_private(str(path.parent))
             with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+b") as file:
                 if fields.get("whole") and offset == 0:
                     file.truncate()

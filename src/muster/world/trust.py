@@ -12,6 +12,8 @@ import stat
 import sys
 from collections.abc import Mapping
 
+from muster.agent import system
+
 ALLOW = "MUSTER_TRUST"
 """The variable that names directories, `:` between them, whose files are obeyed whoever owns them."""
 
@@ -61,7 +63,7 @@ def _fault(place: str, is_folder: bool, env: Mapping[str, str]) -> str:
         return ""
     if found.st_mode & stat.S_IWOTH:
         return f"everybody may write to {which}"
-    if found.st_mode & stat.S_IWGRP and not _private(found.st_gid, env):
+    if found.st_mode & stat.S_IWGRP and not any(system.is_private_group(found.st_gid, uid) for uid in owners(env)):
         return f"group {_group(found.st_gid)} may write to {which}"
     return ""
 
@@ -83,21 +85,6 @@ def tell_ignored(path: str, why: str, hint: str) -> None:
         return
     _TOLD.add(path)
     print(f"muster: {path} is ignored: {why}; {hint}", file=sys.stderr, flush=True)
-
-
-def _private(number: int, env: Mapping[str, str]) -> bool:
-    """It is this user's own group, in which nobody else is: with such groups files are often group-writable."""
-    import grp
-    import pwd
-
-    for owner in owners(env):
-        try:
-            user, group = pwd.getpwuid(owner), grp.getgrgid(number)
-        except KeyError:
-            continue
-        if user.pw_gid == number and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}:
-            return True
-    return False
 
 
 def _user(number: int) -> str:
