@@ -132,7 +132,7 @@ def find(run_dir: str, who: str) -> socket.socket | None:
 
 
 def listens(connect: Callable[[], socket.socket | None]) -> bool:
-    """There is somebody whom this call of `find` or `reach` reaches, also one that takes no connection now."""
+    """True if something listens where `connect` (a call of `find` or `reach`) connects, even if too busy to accept."""
     try:
         link = connect()
     except TimeoutError:
