@@ -22,6 +22,7 @@ from muster.agent import machine, meet, system
 from muster.agent.dial import Met
 from muster.agent.handshake import Terms, new_nonce
 from muster.agent.keep import ARCHIVE
+from muster.agent.links import make_link
 from muster.agent.listener import guarded
 from muster.agent.local import SUPERVISOR, Sockets, keep, new_token
 from muster.agent.step import RENDEZVOUS
@@ -233,10 +234,7 @@ class Inside:
                     values.update(N=node.host.name, n=node.number, u=getpass.getuser(), A=self.allocation.job)
                     name = Path(self.job.cwd, slurm.fill_pattern(pattern, values))
                     log.parent.mkdir(mode=0o700, exist_ok=True)
-                    name.parent.mkdir(parents=True, exist_ok=True)
-                    part = name.with_name(f"{name.name}.{os.getpid()}")
-                    part.symlink_to(log)
-                    part.replace(name)
+                    make_link(str(self.run.path), str(name), str(log))
 
     def serve(self) -> int:
         """Plan, and see the run to its end."""

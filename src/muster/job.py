@@ -32,9 +32,7 @@ _SILENT = {
     "monitor_interval": "ends are seen at once",
     "start_method": "see --launcher",
     "event_log_handler": "events are in events.jsonl of the run",
-    "role": "ROLE_NAME is `default`",
     "run_path": "Python itself runs the script",
-    "log_dir": "logs are kept in the run directory, see --run-dir",
     "redirects": "each rank's output is always kept in files of its own",
     "tee": "each rank's output is always both kept and shown",
     "duplicate_stdout_filters": "`muster logs` shows what is wanted",
@@ -46,7 +44,12 @@ _SILENT = {
 
 def notes(given: Mapping[str, Any]) -> list[str]:
     """One line for each option of torchrun that was given and changes nothing."""
-    return [f"--{key.replace('_', '-')} changes nothing: {_SILENT[key]}" for key in given if key in _SILENT]
+    used = {"rdzv_id"} if "log_dir" in given else set()
+    return [
+        f"--{key.replace('_', '-')} changes nothing: {_SILENT[key]}"
+        for key in given
+        if key in _SILENT and key not in used
+    ]
 
 
 def warnings(job: Job) -> list[str]:
@@ -304,6 +307,8 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
         max_restarts=given.get("max_restarts", 0),
         ssh=split_words(given.get("ssh", "ssh"), "--ssh"),
         passes=_passes(given),
+        role=given.get("role", Job._field_defaults["role"]),
+        log_dir=_log_dir(given, named),
         lease=given.get("lease", 30.0) if named or given.get("slurm") else 0.0,
     )
     return Asked(
@@ -314,6 +319,17 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
         setups={name: tuple(values) for name, values in setups.items()},
         threads_chosen="OMP_NUM_THREADS" in variables or "OMP_NUM_THREADS" in env,
     )
+
+
+def _log_dir(given: Mapping[str, Any], named: tuple[Wanted, ...]) -> str:
+    """How the names of `--log-dir` begin; raises `Impossible` where no such folder can be on this machine."""
+    if given.get("log_dir", os.devnull) == os.devnull:  # with it torchrun writes no file either
+        return ""
+    folder = here.absolute(given["log_dir"])
+    if not named and os.path.lexists(folder) and not os.path.isdir(folder):
+        raise Impossible(f"--log-dir {given['log_dir']}: it is not a folder", "name one, which is made if need be")
+    id_of_torchrun = str(given.get("rdzv_id", "")).replace("/", "-")
+    return os.path.join(folder, f"{id_of_torchrun}_" if id_of_torchrun else "")
 
 
 def _passes(given: Mapping[str, Any]) -> tuple[str, ...]:

@@ -86,6 +86,11 @@ class Job(NamedTuple):
     """The number of the Slurm job in which it runs."""
     passes: tuple[str, ...] = ("SIGUSR1", "SIGUSR2")
     """Signals that muster, when it is sent them, passes on to the ranks that catch them."""
+    role: str = "default"
+    """ROLE_NAME of the ranks."""
+    log_dir: str = ""
+    """How the directory of each node begins in which its logs have torchrun's names too, `/logs/` or `/logs/ID_`; or
+    empty."""
     lease: float = 0.0
     """Seconds for which a node keeps its ranks when the connection to it breaks."""
 

@@ -311,6 +311,7 @@ RUN: tuple[Option, ...] = (
         many=True,
         group=RANKS,
     ),
+    Option(("--role",), "ROLE_NAME of the ranks, `default` without it", "NAME", group=RANKS),
     Option(
         ("--gpus",),
         "the GPUs that the ranks may use, such as `2,3`; with `--slurm` how many in all",
@@ -361,6 +362,12 @@ RUN: tuple[Option, ...] = (
     Option(("--name",), "a name by which to find the run again", "NAME", _name_of_run, group=SHOWS),
     Option(("--run-dir",), "where runs are kept, $MUSTER_HOME or ~/.muster without it", "DIR", group=SHOWS),
     Option(
+        ("--log-dir",),
+        "links there to the logs, by torchrun's names: `RUN_NODE/attempt_0/LOCAL_RANK/stdout.log`",
+        "DIR",
+        group=SHOWS,
+    ),
+    Option(
         ("--ranks", "--local-ranks-filter"),
         "show only the lines of these ranks, `0,4-7`; all are kept",
         "RANKS",
@@ -390,9 +397,7 @@ RUN: tuple[Option, ...] = (
     Option(("--monitor-interval",), "", "X"),
     Option(("--start-method",), "", "X"),
     Option(("--event-log-handler",), "", "X"),
-    Option(("--role",), "", "X"),
     Option(("--run-path",), ""),
-    Option(("--log-dir",), "", "X"),
     Option(("-r", "--redirects"), "", "X"),
     Option(("-t", "--tee"), "", "X"),
     Option(("--duplicate-stdout-filters",), "", "X"),

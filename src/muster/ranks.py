@@ -54,14 +54,14 @@ def environment(rank: Rank) -> dict[str, str]:
     }
 
 
-def shared_environment(rank: Rank, run_id: str, max_restarts: int) -> dict[str, str]:
+def shared_environment(rank: Rank, run_id: str, max_restarts: int, role: str = "default") -> dict[str, str]:
     """The variables that are the same for all ranks of a node, under the names that torchrun gives them."""
     return {
         "WORLD_SIZE": str(rank.world_size),
         "LOCAL_WORLD_SIZE": str(rank.local_world_size),
         "GROUP_WORLD_SIZE": str(rank.nodes),
         "ROLE_WORLD_SIZE": str(rank.world_size),
-        "ROLE_NAME": "default",
+        "ROLE_NAME": role,
         "TORCHELASTIC_RUN_ID": run_id,
         "TORCHELASTIC_MAX_RESTARTS": str(max_restarts),
         "TORCHELASTIC_USE_AGENT_STORE": "True",

@@ -9,6 +9,7 @@ $MUSTER_HOME/runs/<id>/         mode 0700
     token                       names the local sockets (`agent/local.py`)
     attempt_0/rank_00003.out  .err  .stack  .error.json
     node_<host>/agent.log  times.jsonl  ended.json
+    links  node_<host>/links    names that files of the run have elsewhere (`agent/links.py`)
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import IO, Any, Callable, NamedTuple
 
 from muster.agent import system
 from muster.agent.follow import log_path
+from muster.agent.links import unlink_all
 from muster.errors import Impossible
 from muster.model import Outcome, Plan, as_json
 from muster.stored import (
@@ -407,5 +409,7 @@ def _some(runs: list[Run]) -> str:
 
 
 def remove(run: Run) -> None:
-    """Delete a run directory."""
+    """Delete a run directory, and the links that lead into it; nobody else's links."""
+    if run.uid == os.getuid():
+        unlink_all(str(run.path))
     _remove(run.path)

@@ -136,6 +136,9 @@ _JOB = {
     "max_restarts": whole,
     "ssh": texts,
     "allocation": text,
+    "passes": texts,
+    "role": text,
+    "log_dir": text,
     "lease": number,
 }
 

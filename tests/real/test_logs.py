@@ -135,6 +135,39 @@ def test_logs_shows_what_is_asked_for(muster: Any) -> None:
     assert (2, "") == tuple(getattr(muster("logs", "--rank", "3"), name) for name in ("returncode", "stdout"))
 
 
+def test_log_dir_has_torchruns_names_which_go_with_the_run(muster: Any, tmp_path: Path) -> None:
+    """A folder for each run, attempt and local rank; error.json where the script left word of an error."""
+    text = """echo out $RANK $ROLE_NAME; echo err >&2
+    [ $TORCHELASTIC_RESTART_COUNT = 1 ] && exit 0
+    echo {} > $TORCHELASTIC_ERROR_FILE; touch failed$RANK; until [ -e failed0 ] && [ -e failed1 ]; do sleep 0.02; done
+    exit 1"""
+    torchruns = ["--log-dir", "logs", "--rdzv-id", "job 7", "--role", "trainer", "--redirects", "3"]
+    done = muster("run", "-g", "2", "--max-restarts", "1", *torchruns, "--", "sh", "-c", text)
+    assert 0 == done.returncode, done.stderr
+    [folder] = (tmp_path / "logs").iterdir()
+    assert folder.name.startswith("job 7_") and "rdzv-id" not in done.stderr
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+    streams = {
+        f"attempt_{attempt}/{rank}/{name}.log" for attempt in (0, 1) for rank in (0, 1) for name in ("stdout", "stderr")
+    }
+    assert {*streams, "attempt_0/0/error.json", "attempt_0/1/error.json"} == found
+    for rank in (0, 1):
+        assert f"out {rank} trainer\n" == (folder / "attempt_1" / str(rank) / "stdout.log").read_text()
+    (folder / "attempt_0" / "0" / "mine").touch()
+    assert 0 == muster("rm", "last").returncode
+    assert [folder / "attempt_0" / "0" / "mine"] == [path for path in folder.rglob("*") if not path.is_dir()]
+
+
+def test_a_log_dir_that_cannot_be_written_harms_no_run(muster: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = muster("run", "--log-dir", "file", "--", "true")
+    assert (2, True) == (done.returncode, "--log-dir file: it is not a folder" in done.stderr)
+    done = muster("run", "--log-dir", "file/below", "--", "echo", "hello")
+    assert (0, "[0] hello\n") == (done.returncode, done.stdout)
+    assert 1 == done.stderr.count("--log-dir: cannot write ")
+    assert 0 == muster("run", "--log-dir", "/dev/null", "--", "true").returncode
+
+
 def test_a_restarted_run_has_logs_of_each_attempt(muster: Any) -> None:
     text = "echo attempt $TORCHELASTIC_RESTART_COUNT; exit $((1 - TORCHELASTIC_RESTART_COUNT))"
     done = muster("run", "--max-restarts", "1", "--", "sh", "-c", text)

@@ -357,13 +357,12 @@ def test_what_torchrun_takes_and_muster_does_not_need_is_a_note(
     place: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Not an error: the line runs, and one line says why nothing changes."""
-    line = "--standalone --nnodes 1 --rdzv-backend c10d --rdzv_endpoint localhost:0 --log-dir /x -r 3 -t 3"
+    line = "--standalone --nnodes 1 --rdzv-backend c10d --rdzv_endpoint localhost:0 -r 3 -t 3"
     given = parse([*line.split(), "train.py"], RUN).given
     assert [note.partition(" ")[0] for note in notes(given)] == [
         "--standalone",
         "--rdzv-backend",
         "--rdzv-endpoint",
-        "--log-dir",
         "--redirects",
         "--tee",
     ]

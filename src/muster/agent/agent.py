@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from muster.agent import local, meet, protocol, system
 from muster.agent.descriptors import open_standard_descriptors
+from muster.agent.links import RankLinks, put_files_there
 from muster.agent.listener import FirstFew, LocalListener, Peer
 from muster.agent.logs import Logs
 from muster.agent.members import Members
@@ -70,6 +71,7 @@ class Agent:
     """What this agent writes lies here; `on_prepare` sets these."""
     members: Members
     """There are none until `prepared`."""
+    links: RankLinks
 
     def __init__(self, hook: str) -> None:
         self.hook = hook
@@ -147,6 +149,7 @@ class Agent:
                 if self.forget:
                     import shutil
 
+                    put_files_there(self.run_dir)
                     shutil.rmtree(self.run_dir, ignore_errors=True)
                 return
 
@@ -322,13 +325,15 @@ class Agent:
         guests: dict[str, Any] | None = None,
         own_meeting: bool = False,
         stdin: int | None = None,
+        log_dir: str = "",
     ) -> None:
         """Get ready to start ranks: folders, the hook, the warm interpreter.
 
         `token` names the sockets of this run (`local.py`).
         `brings`: scripts by the word that stands for them on command lines. `own_run_dir`: that folder is this node's
         alone. `stdin`: a descriptor of this process, from which the rank `stdin_rank` reads. `path_first`: the folder
-        of this Python goes first on PATH, as if its environment had been activated.
+        of this Python goes first on PATH, as if its environment had been activated. `log_dir`: where the logs get the
+        names that torchrun gives them; empty for nowhere.
         """
         if self.door is not None and self.keeper is None:
             self.door.close()
@@ -343,6 +348,7 @@ class Agent:
         log = os.open(os.path.join(self.folder, "agent.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(log, 2)
         os.close(log)
+        self.links = RankLinks(log_dir, self.folder, lambda text: self.emit("note", text=text))
         self.run_id, self.sockets = run_id, local.Sockets(run_id, token)
         local.keep(run_dir, token)
         self.answer(needed=guests is not None)
@@ -375,6 +381,7 @@ class Agent:
         folder = os.path.join(self.run_dir, f"attempt_{attempt}")
         os.makedirs(folder, mode=0o700, exist_ok=True)
         self.logs.follow(attempt, folder, self.members.ranks)
+        self.links.begin(attempt, folder)
         self.members.start(attempt, folder, late)
 
     def on_signal(self, payload: bytes, number: int, ranks: Iterable[int], launchers: bool = False) -> None:

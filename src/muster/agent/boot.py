@@ -26,6 +26,7 @@ _MODULES = (
         "follow",
         "autopsy",
         "logs",
+        "links",
         "warm",
         "guests",
         "ahead",

@@ -228,6 +228,7 @@ class Guests:
         self.connections[visitor] = rank
         folder = self.members.folder
         self.agent.logs.follow_more(rank)
+        self.agent.links.add(rank, place["local_rank"] if me["local_rank"] is None else me["local_rank"])
         self.agent.emit("joined", attempt=self.members.attempt, rank=rank, **_of(me, "launcher", "world_size"))
         env = {**self._of_scheduler(rank), **self.conf["env"], **self.conf["scheduled"].get(str(rank), {})}
         env["TORCHELASTIC_ERROR_FILE"] = os.path.join(folder, f"rank_{rank:05d}.error.json")
@@ -254,6 +255,7 @@ class Guests:
             "err": log_path(folder, rank, "err"),
             "stdin": self.members.stdin is not None and rank == self.members.stdin_rank,
             "grace": self.conf["grace"],
+            "role": self.conf["role"],
         }
 
     def _of_scheduler(self, rank: int) -> dict[str, str]:

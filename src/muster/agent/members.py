@@ -349,6 +349,8 @@ class Members:
             return
         if self.listener and not self.store_waits:
             self.start_store(self.listener)
+        for rank, _ in self.each_rank():
+            self.agent.links.add(rank["rank"], rank["local_rank"])
         if self.guests is not None:
             self.guests.start(late)
         elif warm is not None:
@@ -460,6 +462,7 @@ class Members:
                 self.told_early = True
                 why = "ended before it imported torch, which is loaded already in a forked rank"
                 self.agent.emit("note", text=f"rank {rank} {why}; if that is the cause, use `--launcher exec`")
+        self.agent.links.ended(rank)
         self.ends[rank] = {"code": code, "signal": number}
         self.agent.emit("ended", attempt=self.attempt, **end)
 

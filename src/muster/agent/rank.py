@@ -35,6 +35,9 @@ _NOTED = 10.0
 _BUSY = 60.0
 """Seconds for which an agent is asked again that takes no connection: many ranks may come at once."""
 
+_ROLE = "default"
+"""What the workers of torchrun are where nobody says otherwise."""
+
 CANNOT = 125
 """The exit status where there is no agent, or it refuses."""
 
@@ -114,7 +117,7 @@ def _answer(agent: socket.socket) -> dict[str, Any]:
             return {}
 
 
-def names(me: Identity, order: Mapping[str, Any]) -> dict[str, str]:
+def names(me: Identity, order: Mapping[str, Any], role: str) -> dict[str, str]:
     """torchrun's variables for this rank; what the launcher does not say is what was planned."""
     plan: Mapping[str, int] = order["place"]
     local = me.local_rank if me.local_rank is not None else plan["local_rank"]
@@ -123,12 +126,15 @@ def names(me: Identity, order: Mapping[str, Any]) -> dict[str, str]:
     world = me.world_size if me.world_size is not None else plan["world_size"]
     found = {"RANK": me.rank, "LOCAL_RANK": local, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": size, "GROUP_RANK": node}
     found.update(GROUP_WORLD_SIZE=plan["nodes"], ROLE_RANK=me.rank, ROLE_WORLD_SIZE=world)
-    return {name: str(value) for name, value in found.items()} | {"ROLE_NAME": "default"}
+    return {name: str(value) for name, value in found.items()} | {"ROLE_NAME": role}
 
 
 def environment(order: Mapping[str, Any], me: Identity, env: Mapping[str, str]) -> dict[str, str]:
     """The variables of the rank: the launcher's, then torchrun's names, then those of the run."""
-    found = {**env, **names(me, order)}
+    role = order["role"]
+    if role == _ROLE and me.launcher == "torchrun":
+        role = env.get("ROLE_NAME", role)  # that of --launcher-args
+    found = {**env, **names(me, order, role)}
     # as on the whole node: some launchers give each rank GPUs of their own counting, or none
     found.pop("CUDA_VISIBLE_DEVICES", None)
     found.update(order["visible"])

@@ -82,7 +82,7 @@ def options_for(parsed: Parsed, env: Mapping[str, str]) -> dict[str, Any]:
     variables = from_environment(RUN, env)
     profile = parsed.given.get("profile", variables.get("profile"))
     files = _files(profile, env)
-    return _settled(parsed.given, dict(ChainMap(parsed.given, variables, *files)))
+    return _with_homes(_settled(parsed.given, dict(ChainMap(parsed.given, variables, *files))), env)
 
 
 def _settled(typed: Mapping[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def _from(path: Path, table: dict[str, Any], env: Mapping[str, str]) -> dict[str
     }
 
 
-_PATHS = ("hostfile", "cwd", "run_dir")
+_PATHS = ("hostfile", "cwd", "run_dir", "log_dir")
 
 
 def _with_homes(given: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, Any]:

@@ -111,7 +111,14 @@ def prepare_fields(
         places = {
             str(rank.rank): {**rank._asdict(), "cpus": list(rank.cpus)} for node in plan.nodes for rank in node.ranks
         }
-        own = {"run_id": run_id, "places": places, "cwd": job.cwd, "grace": job.grace, "shim": build_shim(token).hex()}
+        own = {
+            "run_id": run_id,
+            "places": places,
+            "cwd": job.cwd,
+            "grace": job.grace,
+            "role": job.role,
+            "shim": build_shim(token).hex(),
+        }
         own["scheduled"] = {str(rank): variables for rank, variables in scheduled.items()}
         own["tasks"] = job.place == "slurm" and LAUNCHERS[job.launcher].tasks
         own.update(token=token, base=base, short=job.launcher == "ray")
@@ -131,6 +138,7 @@ def prepare_fields(
         "preload": list(job.preload),
         "stdin_rank": job.stdin,
         "floor": TORCH_FLOOR,
+        "log_dir": f"{job.log_dir}{run_id}_{number}" if job.log_dir else "",
         "brings": {job.program.argv[0]: job.program.text} if job.program.text else {},
     }
 
