@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Callable, NamedTuple
 
 from muster.agent.machine import IDENTITY
+from muster.plurals import plural
 
 Facts = Mapping[str, Any]
 """What a machine told of itself; see `agent/probe.py`."""
@@ -231,7 +232,7 @@ def _gpus(patient: Patient) -> Iterator[Finding]:
             yield Finding(
                 "error",
                 host,
-                f"it has {counts[host]} GPUs, and others {most}",
+                f"it has {plural(counts[host], 'GPU')}, and others {most}",
                 "it gets fewer ranks, or ranks without a GPU",
                 "`nvidia-smi` there; a GPU that fell off the bus comes back by a restart",
             )
@@ -248,7 +249,7 @@ def _gpus(patient: Patient) -> Iterator[Finding]:
             yield Finding(
                 "error",
                 host,
-                f"torch sees {torch} of {counts[host]} GPUs",
+                f"torch sees {torch} of {plural(counts[host], 'GPU')}",
                 "ranks without a GPU compute on cores, or end",
                 "a torch without CUDA, a driver that is too old for it, or CUDA_VISIBLE_DEVICES",
             )
@@ -347,9 +348,17 @@ def _limits(patient: Patient) -> Iterator[Finding]:
     for host, facts in patient.facts.items():
         files, processes = facts["limits"]["open files"], facts["limits"]["processes"]
         if 0 <= files < 1024:
-            yield Finding("warning", host, f"{files} open files", "each peer and worker takes some", "ulimit -n 65536")
+            yield Finding(
+                "warning", host, plural(files, "open file"), "each peer and worker takes some", "ulimit -n 65536"
+            )
         if 0 <= processes < 4096:
-            yield Finding("warning", host, f"{processes} processes", "DataLoader workers count", "ulimit -u 65536")
+            yield Finding(
+                "warning",
+                host,
+                plural(processes, "process", "processes"),
+                "DataLoader workers count",
+                "ulimit -u 65536",
+            )
         locked = facts["limits"]["locked"]
         if facts.get("infiniband") and 0 <= locked < GIB:
             yield Finding(
@@ -481,7 +490,7 @@ def _cores(patient: Patient) -> Iterator[Finding]:
             )
         threads = facts["env"].get("OMP_NUM_THREADS", "")
         if threads and not (threads.isdigit() and 0 < int(threads) <= facts["cores"]):
-            few = f"and it has {facts['cores']} cores" if threads.isdigit() else "which is no number"
+            few = f"and it has {plural(facts['cores'], 'core')}" if threads.isdigit() else "which is no number"
             yield Finding(
                 "warning",
                 host,
@@ -506,7 +515,7 @@ def _slurm(patient: Patient) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 node,
-                f"Slurm has {count} GPUs for it, and {there} are there",
+                f"Slurm has {plural(count, 'GPU')} for it, and {there} are there",
                 "jobs get GPUs that are not there, or some are never used",
                 "gres.conf there, and `scontrol show node`",
             )

@@ -17,6 +17,7 @@ from muster.hosts import Wanted
 from muster.launchers import LAUNCHERS
 from muster.model import GRACE, Host, Job, Node, Program
 from muster.options import Parsed, near
+from muster.plurals import plural
 from muster.ranks import layout, started_by
 from muster.world import here
 
@@ -150,7 +151,10 @@ def wanted_hosts(given: Mapping[str, Any], cwd: str) -> tuple[Wanted, ...]:
         count = int(str(given["nnodes"]).partition(":")[0])
         if count > len(found):
             names = hosts.fold_hosts(host.name for host in found)
-            raise Impossible(f"--nnodes {count}: only {len(found)} hosts were named: {names}", "name more of them")
+            raise Impossible(
+                f"--nnodes {count}: only {plural(len(found), 'host was', 'hosts were')} named: {names}",
+                "name more of them",
+            )
         found = found[:count]
     each = given.get("nproc_per_node")
     number = int(each) if each is not None and each.isdigit() else None
@@ -174,7 +178,7 @@ def check_sizes(nodes: int, each: str | None, total: int | None, source: str) ->
         return
     if total > nodes * int(each):
         raise Impossible(
-            f"-n {total} with {source} and -g {each}: that is room for {nodes * int(each)} ranks",
+            f"-n {total} with {source} and -g {each}: that is room for {plural(nodes * int(each), 'rank')}",
             "leave one of them out",
         )
     needed = -(-total // int(each))

@@ -130,6 +130,13 @@ def _age(value: str) -> float:
     return _seconds(value)
 
 
+def _some_time(value: str) -> float:
+    seconds = _seconds(value)
+    if not seconds:
+        raise ValueError("a time above 0, such as `90`, `10m` or `1h30m`")
+    return seconds
+
+
 class Option(NamedTuple):
     """One option of one or more commands."""
 
@@ -189,7 +196,7 @@ RUN: tuple[Option, ...] = (
         ("--lease",),
         "for how long a host keeps its ranks when the connection to it breaks, 30 s without it",
         "TIME",
-        _seconds,
+        _some_time,
         30.0,
         group=WHERE,
     ),
@@ -353,7 +360,7 @@ RUN: tuple[Option, ...] = (
         also=("TORCHELASTIC_SIGNALS_TO_HANDLE",),
         group=ENDS,
     ),
-    Option(("--timeout",), "end the run after this time, with exit status 124", "TIME", _seconds, group=ENDS),
+    Option(("--timeout",), "end the run after this time, with exit status 124", "TIME", _some_time, group=ENDS),
     Option(
         ("-d", "--detach"),
         "start it and leave: it goes on without this terminal; see `muster attach`, `logs -f`, `wait`, `kill`",
@@ -530,7 +537,7 @@ OTHERS: Mapping[str, tuple[Option, ...]] = {
         Option(("--older-than",), "runs that began longer ago than this, such as `30d`", "AGE", _age, group=ENDS),
         Option(("--keep",), "keep the newest N runs, however old", "N", _whole, group=ENDS),
         Option(("-n", "--dry-run"), "only list what would go", group=SHOWS),
-        Option(("-y", "--yes"), "ask no question", group=SHOWS),
+        Option(("-y", "--yes"), "ask no question; without a terminal it is needed", group=SHOWS),
         _RUN_DIR,
         HELP,
     ),

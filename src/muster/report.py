@@ -10,6 +10,7 @@ from typing import Any
 from muster.advice import advice
 from muster.environ import HIDDEN, is_secret
 from muster.model import BROUGHT, Command, Outcome, Plan, RankEnd
+from muster.plurals import plural
 from muster.printable import line as safe
 from muster.ranks import LATE, environment, fold, named
 
@@ -49,11 +50,6 @@ def seconds(value: float) -> str:
             rest = whole % size // part
             return f"{whole // size} {unit}" + (f" {rest} {small}" if rest else "")
     return f"{whole} s"
-
-
-def plural(count: int, word: str) -> str:
-    """`1 rank`, `2 ranks`."""
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def begin_in_words(plan: Plan, run_id: str, facts: Mapping[str, Any]) -> str:
@@ -202,7 +198,8 @@ def unable_in_words(what: str, python: str, host: str, floor: str, several: bool
         )
         return f"{on}`import {name}` failed in {python}: {fields['text']}\nhint: {hint}"
     if what == "fork":
-        return f"{host} could fork {fields['number']} ranks and no more: {fields['text']}\nhint: ask for fewer ranks"
+        ranks = plural(fields["number"], "rank")
+        return f"{host} could fork {ranks} and no more: {fields['text']}\nhint: ask for fewer ranks"
     if what == "warm":
         how = (
             f"exit status {fields['code']}"

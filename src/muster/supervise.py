@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Union
 
 from muster.model import Failure, Outcome, RankEnd
+from muster.plurals import plural
 
 SIGINT, SIGQUIT, SIGKILL, SIGTERM, SIGHUP, SIGUSR1 = 2, 3, 9, 15, 1, 10
 
@@ -610,7 +611,7 @@ _STEPS = {SIGINT: "interrupting", SIGTERM: "asking", SIGKILL: "killing"}
 
 
 def _step(number: int, ranks: tuple[int, ...], wait: float, end: _End) -> str:
-    many = f"{len(ranks)} ranks" if len(ranks) > 1 else f"rank {ranks[0]}"
+    many = plural(len(ranks), "rank") if len(ranks) > 1 else f"rank {ranks[0]}"
     reason = end.reason.partition("\n")[0]  # its hint comes at the end
     if number == SIGKILL:
         return f"{reason}: killing {many} (SIGKILL)" if reason else f"killing {many} that did not end (SIGKILL)"

@@ -135,7 +135,7 @@ def test_ranks_on_a_single_core(tmp_path: Path) -> None:
     assert 1 == done.returncode, done.stderr
     name = f"ranks 0-1 of {os.uname().nodename} may run on core {core} alone"
     assert f"  WRONG  ranks do not share a single core: {name}\n         what to do: " in done.stdout
-    assert "1 do not hold" in done.stdout
+    assert "1 does not hold" in done.stdout
 
 
 def test_a_rank_that_dies_on_the_way(tmp_path: Path) -> None:

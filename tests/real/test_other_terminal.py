@@ -212,8 +212,9 @@ def test_homes_are_found_and_paths_are_absolute(muster: Any, tmp_path: Path) -> 
     env = {**muster.env, "MUSTER_HOME": "relative", "HOME": str(tmp_path)}
     done = muster("run", "--launcher", "exec", "script.py", env=env)
     assert (0, True) == (done.returncode, "ran" in done.stdout), done.stderr
-    detached = muster("run", "-d", "--name", "away", "script.py", env=env)
-    assert 0 == detached.returncode, detached.stderr
+    detached = muster("run", "-q", "-d", "--name", "away", "script.py", env=env)
+    assert (0, "") == (detached.returncode, detached.stderr)
+    assert re.fullmatch(RUN_ID + "\n", detached.stdout), "its id, for scripts"
     assert 0 == muster("wait", "away", env=env).returncode
     env["MUSTER_HOME"] = "~/relative"
     assert "away" in muster("ps", env=env).stdout
@@ -238,14 +239,21 @@ def test_rm_and_prune_delete_what_has_ended_and_refuse_what_runs(muster: Any, tm
             == refused.stderr
         )
         assert 2 == len(list((muster.home / "runs").iterdir()))
-        assert "deleted 0 runs\n" == muster("prune", "--older-than", "1h").stdout
+        assert "deleted 0 runs\n" == muster("prune", "--older-than", "1h").stdout  # nothing to ask about
         listed = muster("prune", "--older-than", "0", "--dry-run").stdout.splitlines()
         assert (["old", "would delete 1 run"], 2) == ([listed[0].split()[1], listed[1]], len(listed))
         assert "deleted 0 runs\n" == muster("prune", "--keep", "2").stdout
         unsaid = muster("prune", "--older-than", "30")
         assert (2, True) == (unsaid.returncode, "a time with its unit, such as `30d`" in unsaid.stderr)
         assert 2 == len(list((muster.home / "runs").iterdir()))
-        assert ["deleted 1 run"] == muster("prune", "--older-than", "0").stdout.splitlines()[1:]
+        unasked = muster("prune", "--older-than", "0")  # silence is no yes
+        assert (2, listed[:1]) == (unasked.returncode, unasked.stdout.splitlines())
+        assert (
+            "muster: to delete 1 run wants a yes, and there is no terminal to ask at\n"
+            "hint: say `--yes`; `--dry-run` only lists them\n"
+        ) == unasked.stderr
+        assert 2 == len(list((muster.home / "runs").iterdir()))
+        assert ["deleted 1 run"] == muster("prune", "--older-than", "0", "--yes").stdout.splitlines()[1:]
         assert [run.path] == list((muster.home / "runs").iterdir())
         (tmp_path / "go").touch()
         run.end()

@@ -1,6 +1,6 @@
 """The layers: left never imports right. Read from the source, so an import inside a function counts too.
 
-    model, errors, printable ← ranks, nearest ← hosts, environ ← schedulers ← launchers
+    model, errors, printable, plurals ← ranks, nearest ← hosts, environ ← schedulers ← launchers
     ← places, options, supervise, report, lab ← runs ← world ← job ← commands ← cli
 
 `agent` imports the standard library and itself.
@@ -16,7 +16,7 @@ from typing import NamedTuple
 SRC = Path(__file__).parents[2] / "src"
 
 LAYERS = (
-    ("model", "errors", "printable", "agent", "onranks"),
+    ("model", "errors", "printable", "plurals", "agent", "onranks"),
     ("stored",),
     ("ranks", "nearest"),
     ("hosts", "environ", "archive"),

@@ -82,6 +82,8 @@ OPTIONS = [
     Case("muster run -g"),
     Case("muster run --quiet=yes train.py"),
     Case("muster run --timeout abc train.py"),
+    Case("muster run --timeout 0 train.py"),
+    Case("muster run --lease 0s -H n1 train.py"),
     Case("muster run --timeout 5x train.py"),
     Case("muster run --max-restarts -1 train.py"),
     Case("muster run --launcher nope train.py"),

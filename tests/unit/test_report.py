@@ -8,6 +8,7 @@ import pytest
 
 from muster.launchers import LAUNCHERS
 from muster.model import Failure, Host, Job, Outcome, Plan, Program, RankEnd
+from muster.plurals import plural
 from muster.ranks import layout, unfold
 from muster.report import (
     SIGNALS,
@@ -16,7 +17,6 @@ from muster.report import (
     others_in_words,
     outcome_in_words,
     phases,
-    plural,
     seconds,
     show_in_words,
     signal_name,
@@ -275,6 +275,7 @@ def test_times_are_said_as_people_say_them(value: float, words: str) -> None:
 
 def test_one_is_no_plural() -> None:
     assert [plural(0, "rank"), plural(1, "rank"), plural(2, "rank")] == ["0 ranks", "1 rank", "2 ranks"]
+    assert ["1 host was", "2 hosts were"] == [plural(count, "host was", "hosts were") for count in (1, 2)]
 
 
 def test_a_table_has_columns_and_no_spaces_at_its_right() -> None:

@@ -15,6 +15,7 @@ from muster.environ import hidden_words
 from muster.errors import Impossible
 from muster.model import BROUGHT, Plan
 from muster.options import CHECK, OF_CHECK, help_text
+from muster.plurals import plural
 from muster.soundness.judge import SECTIONS, Verdict, judge
 from muster.soundness.page import page
 from muster.soundness.words import end_in_words, section_in_words
@@ -135,7 +136,8 @@ def _conclude(
         "statements": [verdict._asdict() for verdict in verdicts],
         "told": view.told,
     }
-    text = page(view.told, verdicts, f"muster check: {view.plan.world_size} ranks, {view.plan.job.launcher}", command)
+    title = f"muster check: {plural(view.plan.world_size, 'rank')}, {view.plan.job.launcher}"
+    text = page(view.told, verdicts, title, command)
     (folder / "check.json").write_text(json.dumps(result) + "\n")
     (folder / "check.html").write_text(text, encoding="utf-8")
     if own.get("json"):

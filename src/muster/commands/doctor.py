@@ -19,8 +19,8 @@ from muster.errors import Impossible, Unreachable
 from muster.hosts import Wanted, fold_hosts
 from muster.job import Asked, hosts_to_reach, per_host, split_words
 from muster.model import Host, Job, Program
+from muster.plurals import plural
 from muster.printable import line as safe
-from muster.report import plural
 from muster.schedulers import slurm
 from muster.world import here, queue
 from muster.world.gather import Gathering
@@ -188,7 +188,7 @@ def _in_words(results: Sequence[tuple[str, list[Finding]]], patient: Patient) ->
         for level in ("error", "warning")
     )
     count = f"{plural(errors, 'error')}, {plural(warnings, 'warning')}" if errors or warnings else "all is well"
-    return "\n".join([*lines, f"{len(results)} checks: {count}"])
+    return "\n".join([*lines, f"{plural(len(results), 'check')}: {count}"])
 
 
 def _machines(patient: Patient) -> str:
@@ -197,8 +197,9 @@ def _machines(patient: Patient) -> str:
     for host, facts in patient.facts.items():
         torch = facts["torch"]
         version = f"torch {torch['version']}, imported in {torch['again']:.1f} s" if "version" in torch else "no torch"
-        gpus = f"{len(facts['gpus'])} GPUs" if facts["gpus"] else "no GPU"
+        cores = plural(facts["cores"], "core")
+        gpus = plural(len(facts["gpus"]), "GPU") if facts["gpus"] else "no GPU"
         ways = ", ".join(f"{name} {address}" for name, address in facts["interfaces"][:1])
         ways += f" (gloo takes {checkup.gloo_interface(facts)}, NCCL {checkup.nccl_interface(facts)})"
-        rows[safe(f"{host}: {facts['cores']} cores, {gpus}, Python {facts['python']}, {version}; {ways}")] = [host]
+        rows[safe(f"{host}: {cores}, {gpus}, Python {facts['python']}, {version}; {ways}")] = [host]
     return "\n".join(rows) + "\n"

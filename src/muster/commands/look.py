@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from muster import runs
+from muster.commands.asking import agreed
 from muster.commands.common import named, one, read
 from muster.errors import Impossible
 from muster.model import as_json
-from muster.report import plural, seconds, show_in_words, table
-from muster.world import contact
-
-_LIVING = ("running", "pending", "unknown")
-"""States of runs whose files are still wanted."""
+from muster.plurals import plural
+from muster.report import seconds, show_in_words, table
+from muster.world import contact, pruning
 
 _WITHIN = 4.0
 """Seconds in which machines and Slurm have to answer `ps`."""
@@ -135,23 +134,11 @@ def rm(words: list[str], env: Mapping[str, str], began: float) -> int:
     if not rest:
         raise Impossible("`muster rm` wants a run", "`muster ps -a` lists them")
     chosen = [named(root, which) for which in rest]
+    pruning.refuse_living(chosen, contact.ANSWERS_WITHIN)
     for run in chosen:
-        _refuse_living(run)
-    for run in chosen:
-        contact.forget_way(run)
-        runs.remove(run)
+        pruning.delete(run)
         print(f"deleted {run.id}")
     return 0
-
-
-def _refuse_living(run: runs.Run) -> None:
-    try:
-        state = contact.state(run)
-    except runs.Unreadable:
-        state = "running" if contact.answers(run) else contact.UNREADABLE
-    contact.require_known(run, state)
-    if state in _LIVING:
-        raise Impossible(f"{run.id} is {state}; it is not deleted", f"end it by `muster kill {run.id}`")
 
 
 def prune(words: list[str], env: Mapping[str, str], began: float) -> int:
@@ -163,36 +150,32 @@ def prune(words: list[str], env: Mapping[str, str], began: float) -> int:
     if "older_than" not in given and "keep" not in given:
         hint = "for example `muster prune --older-than 30d`, or `--keep 20`"
         raise Impossible("`muster prune` wants `--older-than AGE` or `--keep N`", hint)
-    old = _prunable(root, given.get("older_than", 0.0), given.get("keep", 0))
+    old = pruning.ended(_old(root, given.get("older_than", 0.0), given.get("keep", 0)), _WITHIN)
     if old:
         print(table([(run.id, str(run.job.get("name", "")), str(run.job.get("started", "?"))) for run in old]))
     if given.get("dry_run"):
         print(f"would delete {plural(len(old), 'run')}")
         return 0
-    if old and not given.get("yes") and sys.stdin.isatty() and sys.stdout.isatty():
-        try:
-            answer = input(f"delete {plural(len(old), 'run')}? [y/N] ")
-        except EOFError:  # Ctrl-D
-            answer = ""
-            print()
-        if answer.strip().lower() not in ("y", "yes"):
+    if old and not given.get("yes"):
+        if not agreed(f"delete {plural(len(old), 'run')}", "say `--yes`; `--dry-run` only lists them"):
             print("deleted 0 runs")
             return 1
+        old = pruning.ended(old, _WITHIN)  # the question may have been open for long
     for run in old:
-        _refuse_living(run)  # a question may have been open for long
-        contact.forget_way(run)
-        runs.remove(run)
+        pruning.delete(run)
     print(f"deleted {plural(len(old), 'run')}")
     return 0
 
 
-def _prunable(root: Path, age: float, keep: int) -> list[runs.Run]:
-    """The runs that ended and are so old, but for the newest ones; what is unreadable is told and stays."""
+def _old(root: Path, age: float, keep: int) -> list[runs.Run]:
+    """The runs that are so old, but for the newest ones; what is unreadable is told and stays."""
     every, bound, found = runs.every(root), time.time() - age, []
     for run in every[: max(0, len(every) - keep)]:
         try:
-            if run.job.get("time", time.time()) < bound and contact.state(run) not in _LIVING:
-                found.append(run)
+            job, _ = run.job, run.outcome  # damage in either is told
         except runs.Unreadable as error:
             print(f"muster: kept: {error.sentence}", file=sys.stderr)
+            continue
+        if job.get("time", time.time()) < bound:
+            found.append(run)
     return found

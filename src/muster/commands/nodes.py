@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from muster.commands.common import read
 from muster.hosts import fold_hosts
+from muster.plurals import plural
 from muster.report import table
 from muster.schedulers import slurm
 from muster.world.queue import ask
@@ -30,7 +31,8 @@ def nodes(words: list[str], env: Mapping[str, str], began: float) -> int:
     me = env.get("USER") or getpass.getuser()
     mine = [job for job in queue if job.user == me]
     waiting = [job for job in queue if job.state == "PENDING" and job.user != me]
-    print(f"\n{len(queue)} jobs, {len(mine)} of them yours; {len(waiting)} of others wait")
+    others = plural(len(waiting), "of others waits", "of others wait")
+    print(f"\n{plural(len(queue), 'job')}, {len(mine)} of them yours; {others}")
     if mine:
         rows = [("JOB", "PARTITION", "STATE", "NODES", "GPUS", "USED", "LIMIT", "WHY")]
         for job in mine:

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -298,11 +298,17 @@ def start(
     from muster.world.attached import Attached
 
     for finding in at_no_cost({planned.hosts[0]: machine.at_no_cost(env)}, asked.job.env):
-        view.say(finding)
+        if not given.get("quiet"):
+            view.say(finding)
 
     outcome = Attached(planned, kept, agents, view, began).go()
     _honour_error_file(kept, outcome.attempt, outcome.first.rank if outcome.first else None, env)
     return outcome.code
+
+
+def progress(given: Mapping[str, Any]) -> Callable[[str], None]:
+    """What tells on stderr how far a start is; under `--quiet` it tells nothing."""
+    return lambda text: None if given.get("quiet") else print(f"muster: {text}", file=sys.stderr, flush=True)
 
 
 def _warn_of_namesakes(root: Path, name: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from muster import archive, runs
 from muster.agent import meet
 from muster.agent.keep import ARCHIVE
-from muster.commands.run import job_record, make_copy, make_view
+from muster.commands.run import job_record, make_copy, make_view, progress
 from muster.environ import is_secret, stands_open
 from muster.errors import Impossible, RunFailed
 from muster.hosts import fold_hosts, unfold_hosts
@@ -227,7 +227,7 @@ def submit(
         raise
     if allocation is not None and claims is not None:
         return _here(kept, asked, allocation, claims, given, env)
-    print(f"muster: {run_id} is submitted to Slurm as job {number}", file=sys.stderr)
+    progress(given)(f"{run_id} is submitted to Slurm as job {number}")
     if given.get("detach"):
         print(run_id)
         return 0
@@ -338,7 +338,7 @@ def _here(
         if given.get("detach"):
             leaves = True
             on = fold_hosts(allocation.hosts)
-            print(f"muster: {run.id} is started on {on}, and ends with job {allocation.job}", file=sys.stderr)
+            progress(given)(f"{run.id} is started on {on}, and ends with job {allocation.job}")
             print(run.id)
             return 0
         watch = Watch(
@@ -419,7 +419,7 @@ def _watch(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> W
                 words = f"job {number} is running on {fold_hosts(seen.hosts)}"
             if words != told:
                 told = words
-                print(f"muster: {words}", file=sys.stderr)
+                progress(given)(words)
         record = run.read(RECORD)
         if record is not None and record != watched and run.read("plan.json") is not None:
             watched = record

@@ -12,12 +12,13 @@ from muster.agent import meet
 from muster.agent.local import new_token
 from muster.checkup import at_no_cost
 from muster.commands.common import end_in_words, one, read
-from muster.commands.run import code_limit, job_record, make_copy, make_view
+from muster.commands.run import code_limit, job_record, make_copy, make_view, progress
 from muster.environ import hidden
 from muster.errors import Impossible
 from muster.job import Asked, hosts_to_reach, nodes_here, nodes_there
 from muster.launchers import make_plan
 from muster.model import Plan, as_json
+from muster.plurals import plural
 from muster.world import code, contact
 from muster.world.gather import Gathering
 from muster.world.loop import prepare_fields, temporary_base
@@ -39,7 +40,6 @@ def run_there(
 ) -> int:
     """Start a run whose supervisor is on node 0, and watch it unless it is detached."""
     import secrets
-    import sys
 
     detached = bool(given.get("detach"))
     if detached and asked.job.stdin is not None:
@@ -48,7 +48,8 @@ def run_there(
     meet.put_flag(str(kept.path))
     here = None if asked.hosts else nodes_here(asked, given, env)
     hosts = hosts_to_reach(asked) if here is None else [node.host for node in here]
-    gathering = Gathering(asked.job, hosts, env, lambda text: print(f"muster: {text}", file=sys.stderr))
+    say = progress(given)
+    gathering = Gathering(asked.job, hosts, env, say)
     try:
         make_copy(asked, given)
         facts = gathering.reach(str(kept.path))
@@ -122,7 +123,7 @@ def run_there(
     if detached:
         gathering.close()
         gathering.give_up()
-        print(f"muster: {_detached(plan)}; muster attach, logs -f, wait or kill {run_id}", file=sys.stderr)
+        say(f"{_detached(plan)}; muster attach, logs -f, wait or kill {run_id}")
         print(run_id)
         return 0
     watch = Watch(
@@ -140,9 +141,8 @@ def run_there(
 
 
 def _detached(plan: Plan) -> str:
-    ranks = "1 rank" if plan.world_size == 1 else f"{plan.world_size} ranks"
     # they start after this command has ended, and may still fail to
-    return f"starting {ranks}, supervised on {plan.nodes[0].host.name}"
+    return f"starting {plural(plan.world_size, 'rank')}, supervised on {plan.nodes[0].host.name}"
 
 
 def attach(words: list[str], env: Mapping[str, str], began: float) -> int:

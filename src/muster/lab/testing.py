@@ -13,6 +13,7 @@ import pytest
 
 from muster.errors import Impossible
 from muster.lab import Lab
+from muster.plurals import plural
 
 _SKIPPED = "no lab"
 
@@ -43,4 +44,4 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     skipped = [report for report in terminalreporter.stats.get("skipped", []) if _SKIPPED in str(report.longrepr)]
     if skipped:
         why = str(skipped[0].longrepr).partition(f"{_SKIPPED}: ")[2].strip("')\n")
-        terminalreporter.write_line(f"{len(skipped)} tests need a lab and were skipped: {why}")
+        terminalreporter.write_line(f"{plural(len(skipped), 'test needs', 'tests need')} a lab; skipped: {why}")

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from muster.plurals import plural
 from muster.ranks import fold
 
 Told = Mapping[str, Mapping[str, Any]]
@@ -83,7 +84,7 @@ def _gpus(ranks: Sequence[Mapping[str, Any]]) -> Verdict:
     shared = [f"ranks {fold(held)} are on one GPU of {host} ({name})" for (host, name), held in on.items() if held[1:]]
     shared += [f"ranks {fold(without)} have none, and others have"] if without else []
     do = "as many ranks as GPUs on each node; `torch.cuda.set_device(LOCAL_RANK)`; see CUDA_VISIBLE_DEVICES"
-    return Verdict("", "each rank has a GPU of its own", not shared, "; ".join(shared) or f"{len(on)} GPUs", do)
+    return Verdict("", "each rank has a GPU of its own", not shared, "; ".join(shared) or plural(len(on), "GPU"), do)
 
 
 def _cores(ranks: Sequence[Mapping[str, Any]]) -> Verdict:
@@ -96,7 +97,7 @@ def _cores(ranks: Sequence[Mapping[str, Any]]) -> Verdict:
         f"ranks {fold(held)} of {host} may run on core {core} alone" for (host, core), held in only.items() if held[1:]
     ]
     do = "what started them binds them: `--bind-to none` of mpirun, `--cpus-per-task` of Slurm, `taskset`"
-    found = "; ".join(crowded) or f"{min(len(rank['cpus']) for rank in ranks)} cores or more for each"
+    found = "; ".join(crowded) or f"{plural(min(len(rank['cpus']) for rank in ranks), 'core')} or more for each"
     return Verdict("", "ranks do not share a single core", not crowded, found, do)
 
 
@@ -106,7 +107,7 @@ def _cores(ranks: Sequence[Mapping[str, Any]]) -> Verdict:
 def _sums(told: Mapping[str, Any], asked: int) -> Iterator[Verdict]:
     for operation in told["operations"]:
         wrong = [f"rank {rank}: {words}" for rank, words in operation["wrong"].items()]
-        few = "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more ranks" if wrong[3:] else "")
+        few = "; ".join(wrong[:3]) + (f"; and {plural(len(wrong) - 3, 'more rank')}" if wrong[3:] else "")
         found = few or (f"not offered: {operation['without']}" if operation["without"] else "")
         do = "a network card, a driver or a library is at fault; `muster doctor` looks at versions and ways"
         yield Verdict("", operation["name"], not wrong, found, do)
@@ -124,9 +125,10 @@ def _data(told: Mapping[str, Any], asked: int) -> Iterator[Verdict]:
     wrong = "; ".join(
         f"epoch {number}: {words}" for number, seen in enumerate(epochs) if (words := _misses(seen, samples, padding))
     )
-    filled = f", and {padding} of them twice, so that all ranks have as many" if padding else ""
+    seen = plural(samples, "sample")
+    seen += f", and {padding} of them twice, so that all ranks have as many" if padding else ""
     do = "DistributedSampler on each rank with the same seed, `sampler.set_epoch(epoch)` before each epoch"
-    yield Verdict("", "each sample is seen once an epoch", not wrong, wrong or f"{samples} samples{filled}", do)
+    yield Verdict("", "each sample is seen once an epoch", not wrong, wrong or seen, do)
     yield Verdict("", "epochs are shuffled differently", epochs[0] != epochs[1], "", do)
     yield Verdict("", "the same seed gives the same shares", by_what["again"] == epochs[0], "", do)
     yield Verdict("", "another seed gives other ones", by_what["other seed"] != epochs[0], "", do)

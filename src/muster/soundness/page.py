@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from muster.plurals import plural
 from muster.soundness.judge import SECTIONS, Told, Verdict
 from muster.soundness.words import HEADS, SPEED_HEADS, end_in_words, rank_row, speed_row
 
@@ -134,7 +135,8 @@ def _grid(by_rank: Sequence[Sequence[int]], samples: int) -> str:
         f'<line x1="{left}" x2="{wide}" y1="{top + (row + 1) * high:.1f}" y2="{top + (row + 1) * high:.1f}"/>'
         for row in range(len(rows))
     ]
-    more = f"; {len(by_rank) - len(rows)} more ranks are left out" if by_rank[_MOST_RANKS:] else ""
+    hidden = len(by_rank) - len(rows)
+    more = f"; {plural(hidden, 'more rank is', 'more ranks are')} left out" if hidden else ""
     return (
         f'<svg viewBox="0 0 {wide} {top + high * len(rows) + 2:.0f}" role="img" class="grid">'
         f'<text x="{left}" y="12">sample 0</text><text x="{wide}" y="12" text-anchor="end">{samples - 1}{more}</text>'

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from muster.plurals import plural
 from muster.ranks import fold
 from muster.report import table
 from muster.soundness.judge import SECTIONS, Told, Verdict
@@ -30,7 +31,8 @@ def section_in_words(section: str, told: Told, verdicts: Sequence[Verdict]) -> s
 def end_in_words(verdicts: Sequence[Verdict]) -> str:
     """The last line."""
     wrong = sum(not verdict.holds for verdict in verdicts)
-    return f"{len(verdicts)} statements: " + (f"{wrong} do not hold" if wrong else "all hold")
+    verdict = plural(wrong, "does not hold", "do not hold") if wrong else "all hold"
+    return f"{plural(len(verdicts), 'statement')}: {verdict}"
 
 
 def _after(found: str) -> str:

@@ -14,7 +14,7 @@ from muster.agent.local import new_token
 from muster.agent.protocol import VERSION, pack
 from muster.model import Outcome, Plan, as_json
 from muster.runs import Run
-from muster.supervise import Asked, Unable
+from muster.supervise import Asked, Swept, Unable
 from muster.world.keyboard import Keyboard
 from muster.world.link import SIGNALS, Agents, ChildLink, Link, end_links
 from muster.world.loop import World, prepare_fields
@@ -34,6 +34,8 @@ class Attached(World):
         self.token = new_token()
         self.pen = Pen()
         view.put = self.pen.put
+        self.killed: set[int] = set()
+        """Nodes whose agent was killed before it had come to life, as the run was to end."""
         self.interrupts = 0
         """How often Ctrl-C was pressed."""
         self.events = open(run.path / "events.jsonl", "a")
@@ -116,6 +118,7 @@ class Attached(World):
         if link.preface is None or not link.open:
             return False
         link.kill()
+        self.killed.add(link.node)
         return True
 
     def _complained(self, link: ChildLink) -> None:
@@ -128,6 +131,10 @@ class Attached(World):
             self.hear(link, frames)
             return
         self.ignore(link.stdout.fileno(), link.stderr.fileno(), link.stdin.fileno())
+        if link.node in self.killed:  # it had started nothing
+            link.open = False
+            self.handle(Swept(self.now(), link.node))
+            return
         self.lost(link, link.why_lost(str(self.run.path), self.plan.job.python))
 
     def _on_hello(self, link: Link, t: float, payload: bytes, version: int, **facts: Any) -> None:

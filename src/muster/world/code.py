@@ -14,6 +14,7 @@ from muster.errors import Impossible, Unreachable
 from muster.hosts import fold_hosts
 from muster.model import Host, Job
 from muster.places.ssh import OPTIONS
+from muster.plurals import plural
 
 _NEVER = {".git", "__pycache__", ".venv", "venv", "node_modules", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
 _AT_ONCE = 16
@@ -52,7 +53,8 @@ def guard(root: str, names: Sequence[str], limit: int, option: str) -> int:
         largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
         told = ", ".join(f"{name} ({sizes[name] >> 20} MB)" for name in largest)
         raise Impossible(
-            f"{option}: {len(names)} files in {root} have {total >> 20} MB, and code has at most {limit >> 20} MB",
+            f"{option}: {plural(len(names), 'file')} in {root}, {total >> 20} MB, and code has at most "
+            f"{limit >> 20} MB",
             f"have git ignore what is no code; the largest are {told}; or --code-limit MB",
         )
     return total
@@ -97,7 +99,8 @@ def send(
         )
     root, names = tree(cwd)
     total = guard(root, names, limit, "--sync")
-    say(f"sending {len(names)} files ({max(1, total >> 10)} kB) of {root} to {fold_hosts(host.name for host in hosts)}")
+    files, where = plural(len(names), "file"), fold_hosts(host.name for host in hosts)
+    say(f"sending {files} ({max(1, total >> 10)} kB) of {root} to {where}")
     listed = b"\0".join(map(os.fsencode, names))
 
     def one(host: Host) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from muster.agent.machine import gpu_buses
 from muster.agent.machine import read as _read
 from muster.errors import Impossible, NowhereToBe
 from muster.nearest import nearest
+from muster.plurals import plural
 from muster.world import trust
 
 
@@ -190,12 +191,14 @@ def check_limits(ranks: int) -> None:
     for words, bound in bounds.items():
         if bound != resource.RLIM_INFINITY and ranks + 32 > bound:
             raise Impossible(
-                f"{ranks} ranks are more than this machine allows: {words} is {bound}", "ask for fewer ranks"
+                f"{plural(ranks, 'rank is', 'ranks are')} more than this machine allows: {words} is {bound}",
+                "ask for fewer ranks",
             )
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if ranks + 64 > files:
         raise Impossible(
-            f"{ranks} ranks need about {ranks + 64} open files each, one for every other rank; the limit is {files}",
+            f"{plural(ranks, 'rank needs', 'ranks need')} about {ranks + 64} open files each, one for every other rank"
+            f"; the limit is {files}",
             f"raise it with `ulimit -n {ranks + 1024}`, or ask for fewer ranks",
         )
 
@@ -274,7 +277,7 @@ def _complexes(cores_here: list[int]) -> list[list[int]]:
 def _share(groups: list[list[int]], index: int, count: int, node: int) -> list[int]:
     if count > len(groups):
         raise Impossible(
-            f"--numa-binding exclusive: NUMA node {node} has {len(groups)} cores for {count} ranks",
+            f"--numa-binding exclusive: NUMA node {node} has {plural(len(groups), 'core')} for {plural(count, 'rank')}",
             "use `--numa-binding node`, or fewer ranks",
         )
     each, more = divmod(len(groups), count)

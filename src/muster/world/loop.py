@@ -19,9 +19,10 @@ from muster.hosts import fold_hosts
 from muster.launchers import LAUNCHERS
 from muster.launchers.common import node_defaults
 from muster.model import Failure, Outcome, Plan, as_json
+from muster.plurals import plural
 from muster.printable import line as safe
 from muster.ranks import environment, late_environment, named
-from muster.report import plural, signal_name, unable_in_words
+from muster.report import signal_name, unable_in_words
 from muster.runs import Run
 from muster.schedulers import slurm
 from muster.stored import NOT_UNDERSTOOD
