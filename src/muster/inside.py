@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import selectors
@@ -22,7 +21,6 @@ from muster.agent import machine, meet, system
 from muster.agent.dial import Met
 from muster.agent.handshake import Terms, new_nonce
 from muster.agent.keep import ARCHIVE
-from muster.agent.links import make_link
 from muster.agent.listener import guarded
 from muster.agent.local import SUPERVISOR, Sockets, keep, new_token
 from muster.agent.step import RENDEZVOUS
@@ -42,6 +40,7 @@ from muster.world.batch import BatchJob
 from muster.world.callers import Callers
 from muster.world.link import FarLink
 from muster.world.loop import prepare_fields, temporary_base
+from muster.world.outputs import OutputFiles
 from muster.world.serve import RECORD, Served
 
 ASKED = "asked.json"
@@ -224,17 +223,18 @@ class Inside:
             raise Impossible(f"-n {self.np}: that leaves {idle} of job {self.allocation.job} without a rank", "use -N")
         return tuple(host._replace(slots=count) for host, count in zip(hosts, counts))
 
-    def _link_outputs(self, plan: Plan, attempt: int) -> None:
-        """Give the logs of this attempt the names that the person wants, as Slurm would."""
-        for stream, pattern in (("out", self.asked["output"]), ("err", self.asked["error"])):
-            for node in plan.nodes if pattern else ():
-                for rank in node.ranks:
-                    log = self.run.log(attempt, rank.rank, stream)
-                    values = {"x": os.environ.get("SLURM_JOB_NAME", ""), "j": self.allocation.job, "t": rank.rank}
-                    values.update(N=node.host.name, n=node.number, u=getpass.getuser(), A=self.allocation.job)
-                    name = Path(self.job.cwd, slurm.fill_pattern(pattern, values))
-                    log.parent.mkdir(mode=0o700, exist_ok=True)
-                    make_link(str(self.run.path), str(name), str(log))
+    def _outputs(self, plan: Plan, first: int) -> OutputFiles:
+        """The files that `--output` and `--error` name. Raises `Impossible`."""
+        output, error = self.asked["output"], self.asked["error"] or self.asked["output"]
+        job = slurm.names_of_job(os.environ)
+        targets = {}
+        for node in plan.nodes:
+            for rank in node.ranks:
+                values = slurm.names_of_task(job, rank, node.host.name, self.links[node.number].facts["step"])
+                for stream, pattern in (("out", output), ("err", error)):
+                    if pattern:
+                        targets[rank.rank, stream] = os.path.join(self.job.cwd, slurm.fill_pattern(pattern, values))
+        return OutputFiles(targets, first)
 
     def serve(self) -> int:
         """Plan, and see the run to its end."""
@@ -262,14 +262,14 @@ class Inside:
         }
         self.run.write("plan.json", hidden(as_json(plan)))
         self.run.write("environment.json", hidden({"env": dict(sorted(os.environ.items()))})["env"])
-        self._link_outputs(plan, record["first_attempt"])
+        outputs = self._outputs(plan, record["first_attempt"])
         self.run.write("job.json", {**self.run.job, "ranks": plan.world_size, "host": self.links[0].host})
         token = new_token()
         keep(str(self.run.path), token)
         viewers = Sockets(self.run.id, token).listen(SUPERVISOR)
         self.run.write(RECORD, record)  # from now on its supervisor is asked for its state
         self.selector.close()
-        world = Served(plan, self.run, record, self.secret, self.links, self.life)
+        world = Served(plan, self.run, record, self.secret, self.links, self.life, outputs)
         base = temporary_base(plan, facts)
         for link in self.links:
             cpus = self.cpus.get(link.host)

@@ -237,11 +237,13 @@ RUN: tuple[Option, ...] = (
     ),
     Option(
         ("--output",),
-        "of Slurm: a second name for each rank's output, by Slurm's patterns: `%x-%j.%t.out`",
+        "of Slurm: a file for the output of all ranks, or with `%t` of each, named by Slurm's patterns: `%x-%j.%t.out`",
         "PATTERN",
         group=WHERE,
     ),
-    Option(("--error",), "of Slurm: the same for what goes to stderr", "PATTERN", group=WHERE),
+    Option(
+        ("--error",), "of Slurm: the same for stderr alone, which else goes where --output says", "PATTERN", group=WHERE
+    ),
     Option(
         ("--slurm-opt",), "any other option of sbatch, `NAME=VALUE`; may be repeated", "OPT", many=True, group=WHERE
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -225,12 +226,53 @@ def test_a_total_of_ranks_lies_as_slurm_spreads_it(there: There) -> None:
 def test_a_total_of_gpus_lies_as_slurm_spreads_it(there: There) -> None:
     """Six of a cluster with four a node; each rank sees all that its node has, by the names that were asked for."""
     show = ["--", "sh", "-c", "echo $LOCAL_RANK $CUDA_VISIBLE_DEVICES"]
-    named = ["--output", "%x-%j.%2t.out", "--name", "six"]
+    named = ["--output", "%x-%j.%2t.out", "--error", "%x.err", "--name", "six"]
     done = there.muster("run", "--slurm", "--gpus", "6", "--prefix", "", *named, *show)
     assert 0 == done.returncode, done.stderr
     expected = ["0 0,1", "0 0,1,2,3", "1 0,1", "1 0,1,2,3", "2 0,1,2,3", "3 0,1,2,3"]
     assert expected == sorted(done.stdout.splitlines())
     assert expected == sorted(path.read_text().strip() for path in there.folder.glob("six-*.0[0-5].out"))
+    assert "" == (there.folder / "six.err").read_text()
+
+
+OUTPUTS = """
+import os, sys, time
+print("out of", os.environ["RANK"], flush=True)
+sys.stdout.write("half of a line"), sys.stdout.flush()
+print("err of", os.environ["RANK"], file=sys.stderr, flush=True)
+for number in range(3000):
+    print(f" and {os.environ['RANK']} {number} " * 4)
+sys.stdout.write("no end of the line")
+"""
+
+
+def test_output_files_are_as_slurm_writes_them(there: There) -> None:
+    """Both streams of all ranks in one file, whole lines; a file for each node; no links that `muster rm` leaves."""
+    outputs = there.folder / "outputs"
+    line = ["run", "--slurm", "-N", "2", "-g", "2", "-q", "--launcher", "exec", "--name", "job"]
+    done = there.muster(*line, "--output", "outputs/%x-%j.out", there.script(OUTPUTS))
+    assert 0 == done.returncode, done.stderr
+    (file,) = outputs.iterdir()
+    assert f"job-{json.loads((there.run / 'job.json').read_text())['slurm']}.out" == file.name
+    lines = file.read_bytes().replace(b"no end of the line", b"").decode().splitlines()
+    expected = [f"out of {rank}" for rank in range(4)] + [f"err of {rank}" for rank in range(4)]
+    for rank in range(4):
+        numbers = [f" and {rank} {number} " * 4 for number in range(3000)]
+        expected += [f"half of a line{numbers[0]}", *numbers[1:]]
+    assert sorted(expected) == sorted(lines)
+    file.unlink()
+
+    done = there.muster(*line, "--output", "outputs/%N-%a", "--error", "outputs/%3t", "--", "sh", "-c", "ls / /x; true")
+    assert 0 == done.returncode, done.stderr
+    assert 0 == there.muster("rm", "last").returncode
+    names = ["000", "001", "002", "003", "n1-4294967294", "n2-4294967294"]
+    assert names == sorted(path.name for path in outputs.iterdir())
+    assert 2 == (outputs / "n1-4294967294").read_text().splitlines().count("usr")
+    assert all("/x" in (outputs / name).read_text() for name in names[:4])
+
+    done = there.muster(*line, "--output", "/proc/none/%t", "--", "true")
+    assert 125 == done.returncode
+    assert "cannot write /proc/none/0: No such file or directory" in done.stderr
 
 
 def test_options_of_sbatch_in_muster_toml(there: There) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from muster.errors import Impossible
 from muster.hosts import unfold_hosts
-from muster.model import Host
+from muster.model import Host, Rank
 from muster.ranks import layout
 from muster.schedulers import slurm
 
@@ -275,10 +275,26 @@ def test_how_long_slurm_waits_before_it_kills() -> None:
 
 @pytest.mark.parametrize(
     ("pattern", "expected"),
-    [("%x-%j.%t.out", "train-12.3.out"), ("%4t", "0003"), ("%%t", "%t"), ("a%q", "a%q"), ("plain", "plain")],
+    [
+        ("%x_%j_%4j_%J_%4J_%N_%4N_%n_%3n_%s", "pat.sh_1_0001_1.0_0001.0_n2_n2_1_001_0"),
+        ("%t_%12t_%u_%A_%a_%h_%b_%q_%%t", "3_0000000003_root_1_4294967294_%h_%b_%q_%t"),
+        ("pp%%%j", "pp%1"),
+        ("trail%", "trail%"),
+        (r"esc\%t_%j", "esc%t_%j"),
+        (r"esc\\%t_%j", r"esc\%t_%j"),
+        ("plain", "plain"),
+    ],
 )
 def test_names_by_slurms_patterns(pattern: str, expected: str) -> None:
-    assert expected == slurm.fill_pattern(pattern, {"x": "train", "j": "12", "t": 3})
+    """As srun of 22.05 writes them in the third task of a job of two nodes with two tasks each."""
+    job = slurm.names_of_job({"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "pat.sh", "SLURM_JOB_USER": "root"})
+    assert expected == slurm.fill_pattern(pattern, slurm.names_of_task(job, Rank(3, 1, 1, 4, 2, 2), "n2.lan", "0"))
+
+
+def test_names_in_an_array() -> None:
+    """As sbatch wrote them for `--array=3-4`: the last task has the number of the array."""
+    env = {"SLURM_JOB_ID": "5", "SLURM_ARRAY_JOB_ID": "2", "SLURM_ARRAY_TASK_ID": "3"}
+    assert "ARR_2_3_0003_5" == slurm.fill_pattern("ARR_%A_%a_%4a_%j", slurm.names_of_job(env))
 
 
 def test_a_trial_goes_where_the_job_will() -> None:

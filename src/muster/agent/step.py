@@ -40,6 +40,7 @@ def step(words: list[str]) -> int:
     agent.introduction = {
         **meet.tell(where["cwd"], where["script"], run_dir),
         "name": os.environ["SLURMD_NODENAME"],
+        "step": os.environ.get("SLURM_STEP_ID", "0"),
         "ways": ways,
         "python": ".".join(map(str, sys.version_info[:3])),
         "executable": sys.executable,

@@ -44,6 +44,7 @@ from muster.world.batch import BatchJob
 from muster.world.callers import Callers
 from muster.world.link import FarLink, Link
 from muster.world.loop import World
+from muster.world.outputs import OutputFiles
 from muster.world.scribe import Scribe
 from muster.world.viewers import Viewer, Viewers
 
@@ -64,6 +65,8 @@ _MARGIN = 2.0
 """Seconds before a scheduler kills what is left of the job, in which this process still has to do something."""
 _KEEP = "keep"
 """The reader that keeps here what the ranks of other nodes write there."""
+_OUTPUTS = "outputs"
+"""The reader for files whose names the user has given (`outputs.py`)."""
 
 
 class Served(World):
@@ -77,8 +80,10 @@ class Served(World):
         secret: str,
         links: Sequence[FarLink] = (),
         life: str = "",
+        outputs: OutputFiles | None = None,
     ):
-        """`links` and `life` are those of agents that have called already."""
+        """`links` and `life` are those of agents that have called already. `outputs`: files to write beside the logs,
+        which lie where this process sees them all."""
         links = links or [
             FarLink(node.number, node.host.name, offset, facts)
             for node, offset, facts in zip(plan.nodes, record["offsets"], record["facts"])
@@ -91,6 +96,7 @@ class Served(World):
         self.records: list[str] = []
         """The lines of events.jsonl."""
         self.scribe = Scribe(run, lambda text: print(text, file=sys.stderr, flush=True))
+        self.outputs = outputs
         self.viewers = Viewers(self, bool(record["attached"]))
         self.hurry = False
         """Nobody wants to wait for the rest of the logs."""
@@ -115,6 +121,8 @@ class Served(World):
         for link in links:
             if not record["shared"][link.node]:
                 self.tell(link.node, "read", reader=_KEEP, want=True, offsets=self._kept(link), tail=None)
+            if self.outputs:
+                self.tell(link.node, "read", reader=_OUTPUTS, want=True, offsets={}, tail=None)
 
     # ---- beginning, and beginning again -----------------------------------------------------------------------------
 
@@ -301,6 +309,11 @@ class Served(World):
         if reader == _KEEP:
             self.scribe.put(f"attempt_{attempt}/{self.run.log(attempt, rank, stream).name}", offset, payload)
             self.tell(link.node, "taken", reader=_KEEP, count=len(payload))
+        elif reader == _OUTPUTS and self.outputs is not None:
+            write = self.outputs.take(attempt, rank, stream, offset, payload)
+            if write is not None:
+                self.scribe.do(write)
+            self.tell(link.node, "taken", reader=_OUTPUTS, count=len(payload))
         else:
             place = {"rank": rank, "stream": stream, "attempt": attempt, "offset": offset}
             self.viewers.output(reader, link.node, payload, place)
@@ -445,6 +458,8 @@ class Served(World):
             self.turn()
             if self.hurry:
                 break
+        if self.outputs is not None:
+            self.scribe.do(partial(self.outputs.finish, self.run))
         self.scribe.close()  # whoever hears that it is over may look at the files
         self.viewers.part(outcome)
 
