@@ -532,7 +532,12 @@ OTHERS: Mapping[str, tuple[Option, ...]] = {
         _RUN_DIR,
         HELP,
     ),
-    "kill": (_RUN_DIR, HELP),
+    "kill": (
+        Option(("--all",), "all your runs that are running or pending", group=ENDS),
+        Option(("-y", "--yes"), "with --all: ask no question; without a terminal it is needed", group=ENDS),
+        _RUN_DIR,
+        HELP,
+    ),
     "stacks": (_RANK, _RUN_DIR, HELP),
     "rm": (_RUN_DIR, HELP),
     "prune": (

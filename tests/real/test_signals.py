@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Callable
 
@@ -219,6 +220,52 @@ def test_kill_from_another_terminal_ends_a_run(muster: Any, env: dict[str, str])
         again = muster("kill", "last")
         assert (0, f"{run.id} is killed; nothing to end\n") == (again.returncode, again.stdout)
         no_one_left(everybody, run.id)
+
+
+ENDS_WITH_THE_OTHER = """
+trap 'touch asked-$0; until [ -e asked-$1 ] && [ -e go ]; do sleep 0.05; done; exit 0' TERM
+echo ready
+while :; do sleep 0.05; done
+"""
+"""A rank that was asked to end does so when another run was asked too: one after the other they end by SIGKILL."""
+
+
+def test_kill_ends_several_runs_at_once_and_all_of_them(muster: Any, tmp_path: Path) -> None:
+    waits = ("--", "sh", "-c", ENDS_WITH_THE_OTHER)
+    with ExitStack() as stack:
+        started = (("--name", "a", *waits, "a", "b"), (*waits, "b", "a"), ("--name", "c", *WAITS))
+        first, second, third = [stack.enter_context(Life(muster, "run", *words)) for words in started]
+        for run in (first, second, third):
+            run.wrote("ready")
+        assert 2 == muster("kill", "a", "nobody").returncode
+        assert 2 == muster("kill", "--all", "a").returncode
+        assert not list(tmp_path.glob("asked-*")), "nothing was ended for a name that is wrong"
+
+        killing = muster.start("kill", "a", second.id, "a")
+        said = {killing.stderr.readline() for _ in range(2)}  # it is not silent while they take their time
+        assert {f"{run.id}: asked 1 rank to end, waiting up to 30 s\n" for run in (first, second)} == said
+        (tmp_path / "go").touch()
+        told, rest = killing.communicate(timeout=60)
+        assert (0, "") == (killing.returncode, rest)
+        assert {f"{run.id}: ended" for run in (first, second)} == set(told.splitlines())
+        for run in (first, second):
+            assert 137 == run.end()[0]
+            assert [0] == [end["code"] for end in run.outcome()["ends"]]
+
+        listed = f"{third.id}  c  running  "
+        unasked = muster("kill", "--all")
+        assert (2, True) == (unasked.returncode, unasked.stdout.startswith(listed)), unasked
+        assert "to end 1 run wants a yes" in unasked.stderr
+        for answer, status in (("n", 1), ("y", 0)):
+            ours, theirs = os.openpty()
+            process = muster.start("kill", "--all", stdin=theirs, stdout=theirs)
+            os.close(theirs)
+            os.write(ours, answer.encode() + b"\n")
+            assert status == process.wait(timeout=60)
+            process.stderr.close()
+            os.close(ours)
+        assert 137 == third.end()[0]
+        assert (0, "no run to end\n") == ((done := muster("kill", "--all")).returncode, done.stdout)
 
 
 def test_kill_ends_the_ranks_of_a_muster_that_is_stopped(muster: Any) -> None:

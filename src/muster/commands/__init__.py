@@ -12,7 +12,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "logs": ("muster.commands.logs", "logs", "what the ranks of a run wrote"),
     "attach": ("muster.commands.there", "attach", "watch a run that goes on without a terminal"),
     "wait": ("muster.commands.reach", "wait", "wait for the end of a run, and give its exit status"),
-    "kill": ("muster.commands.reach", "kill", "end a run"),
+    "kill": ("muster.commands.reach", "kill", "end runs"),
     "clean": ("muster.commands.clean", "clean", "end what runs have left behind, here or on hosts"),
     "stacks": ("muster.commands.reach", "stacks", "where in the code each rank is now"),
     "rm": ("muster.commands.look", "rm", "delete a run that has ended"),

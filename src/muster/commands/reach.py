@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from muster import runs
+from muster.commands.asking import agreed
 from muster.commands.common import end_in_words, one, read
-from muster.errors import Impossible, RunFailed, Unreachable
+from muster.errors import Impossible, MusterError, RunFailed, Unreachable
 from muster.model import GRACE
+from muster.plurals import plural
+from muster.report import seconds, table
 from muster.world import contact
+
+_SILENT = 1.0
+"""Seconds for which `kill` waits without a word."""
+_CANCELLED_WITHIN = 60.0
+"""Seconds in which Slurm has to end a job."""
 
 
 def wait(words: list[str], env: Mapping[str, str], began: float) -> int:
@@ -40,14 +50,68 @@ def _told(run: runs.Run, state: str) -> str:
 
 
 def kill(words: list[str], env: Mapping[str, str], began: float) -> int:
-    """End a run, and see that it has ended."""
-    asked = read("kill", words, env, "end a run: SIGTERM, its --grace, SIGKILL; then see that nothing of it is left")
+    """End runs, and see that they have ended."""
+    says = "end runs: SIGTERM, their --grace, SIGKILL; then see that nothing of them is left"
+    asked = read("kill", words, env, says, "RUN…")
     if asked is None:
         return 0
-    _, rest, root = asked
+    given, rest, root = asked
+    by = f"{env.get('USER') or f'user {os.getuid()}'} (pid {os.getpid()})"
+    if given.get("all"):
+        if rest:
+            raise Impossible(f"--all together with {' '.join(rest)}", "name runs, or say `--all`")
+        return _kill_all(root, bool(given.get("yes")), by)
     if not rest:
-        raise Impossible("`muster kill` wants a run", "`muster ps` lists them; `last` is the newest")
-    run = one(root, rest, "kill")
+        raise Impossible("`muster kill` wants a run", "`muster ps` lists them; `last` is the newest; `--all` is all")
+    chosen = {run.id: run for run in (one(root, [word], "kill") for word in rest)}
+    return _end_all(list(chosen.values()), by)
+
+
+def _kill_all(root: Path, agreed_already: bool, by: str) -> int:
+    """End all runs of this user that live, if the person agrees; a host that does not answer is told."""
+    own = [run for run in runs.every(root) if not contact.is_anothers(run)]
+    states = dict(zip((run.id for run in own), contact.states(own, contact.ANSWERS_WITHIN)))
+    living = [run for run in own if states[run.id] in ("running", "pending")]
+    silent = [run for run in own if states[run.id] == "unknown"]
+    for run in silent:
+        print(f"{run.id}: it is unknown whether it still runs: {contact.why(run, 'unknown')}", file=sys.stderr)
+    if living and not agreed_already:
+        rows = [
+            (run.id, str(run.job.get("name", "")), states[run.id], str(run.job.get("started", ""))) for run in living
+        ]
+        print(table(rows))
+        if not agreed(f"end {plural(len(living), 'run')}", "say `--yes`, or name the runs"):
+            print("ended 0 runs")
+            return 1
+    if not living:
+        print("no run to end")
+    return max(_end_all(living, by), Unreachable.exit_code if silent else 0)
+
+
+def _end_all(chosen: Sequence[runs.Run], by: str) -> int:
+    """End these runs, all at the same time; the status is that of the worst."""
+    if len(chosen) == 1:
+        return _end(chosen[0], by)
+    statuses = dict.fromkeys((run.id for run in chosen), 1)
+
+    def end(run: runs.Run) -> None:
+        try:
+            statuses[run.id] = _end(run, by)
+        except MusterError as error:
+            print(f"muster: {error}", file=sys.stderr)
+            statuses[run.id] = error.exit_code
+
+    # no pool: after Ctrl-C nobody waits for these
+    ending = [threading.Thread(target=end, args=(run,), daemon=True) for run in chosen]
+    for thread in ending:
+        thread.start()
+    for thread in ending:
+        thread.join()
+    return max(statuses.values(), default=0)
+
+
+def _end(run: runs.Run, by: str) -> int:
+    """End one run, and print how that went; 1 when something of it still lives. `by` says who asks for it."""
     state = contact.state(run)
     in_slurm = bool(run.job.get("slurm")) and not run.job.get("allocated")
     if state == "pending":
@@ -56,7 +120,7 @@ def kill(words: list[str], env: Mapping[str, str], began: float) -> int:
         return 0
     if state == "running" and in_slurm and run.read("serve.json") is None:  # nobody there to ask yet
         contact.cancel(run)
-        state = contact.wait(run, 60)
+        state = _wait(run, f"asked Slurm to cancel job {run.job['slurm']}", _CANCELLED_WITHIN)
         contact.require_known(run, state)
         print(f"{run.id}: cancelled, {_told(run, state)}")
         return 0 if state != "running" else 1
@@ -65,17 +129,18 @@ def kill(words: list[str], env: Mapping[str, str], began: float) -> int:
         print(f"{run.id} is {_told(run, state)}; nothing to end")
         return 0
     grace = float(run.job.get("job", {}).get("grace", GRACE))
-    by = f"{env.get('USER') or f'user {os.getuid()}'} (pid {os.getpid()})"
     try:
         contact.ask(run, "kill", by=by)
-        state = contact.wait(run, grace + 5)
+        plan = run.plan
+        ranks = plural(plan.world_size, "rank") if plan is not None else "its ranks"
+        state = _wait(run, f"asked {ranks} to end", grace, beyond=5.0)
     except (RunFailed, Unreachable):
         if not in_slurm:
             raise
     if state == "running" and in_slurm:
         # its supervisor does not answer or does not end: Slurm can end both
         contact.cancel(run)
-        state = contact.wait(run, 60)
+        state = _wait(run, f"asked Slurm to cancel job {run.job['slurm']}", _CANCELLED_WITHIN)
     elif state == "running":
         # muster itself does not act on it: it is stopped (Ctrl-Z), or stuck
         contact.ask(run, "end")
@@ -88,6 +153,19 @@ def kill(words: list[str], env: Mapping[str, str], began: float) -> int:
     alive = [words for words in left if words.startswith(("still alive", "not seen to end"))]
     print(f"{run.id}: {'ended' if not alive else 'ended, but ' + '; '.join(alive)}")
     return 1 if alive else 0
+
+
+def _wait(run: runs.Run, done: str, most: float, beyond: float = 0.0) -> str:
+    """Wait for the end of a run; after a second say what was `done`, and for how many seconds the end may take.
+
+    So many seconds `beyond` that the end is awaited all the same: signals, and a look at what is left, take time.
+    """
+    state = contact.wait(run, _SILENT)
+    if not contact.goes_on(run, state):
+        return state
+    if most > _SILENT:
+        print(f"{run.id}: {done}, waiting up to {seconds(most)}", file=sys.stderr, flush=True)
+    return contact.wait(run, most + beyond)
 
 
 def stacks(words: list[str], env: Mapping[str, str], began: float) -> int:
