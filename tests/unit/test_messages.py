@@ -159,6 +159,7 @@ OTHER_RUNS = [
     Case("muster rm"),
     Case("muster rm 20261121-120000"),
     Case("muster prune"),
+    Case("muster kill --all last"),
     Case("muster ps last"),
     Case("muster show", {"MUSTER_HOME": "/nonexistent/muster"}),
 ]
