@@ -20,6 +20,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Callable, NamedTuple
 
@@ -410,6 +411,7 @@ def _some(runs: list[Run]) -> str:
 
 def remove(run: Run) -> None:
     """Delete a run directory, and the links that lead into it; nobody else's links."""
-    if run.uid == os.getuid():
-        unlink_all(str(run.path))
+    with suppress(OSError):  # somebody else deletes it at the same time
+        if run.uid == os.getuid():
+            unlink_all(str(run.path))
     _remove(run.path)

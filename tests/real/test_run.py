@@ -402,7 +402,9 @@ def test_a_line_of_torchrun_works(muster: Any, script: Script) -> None:
     assert (["--lr=1"], ["--lr=1"]) == (told(muster, 0)["argv"], told(muster, 1)["argv"])
     assert "2" == told(muster)["env"]["WORLD_SIZE"]
     assert "muster: --tee changes nothing: each rank's output is always both kept and shown" in done.stderr.splitlines()
-    assert sum("changes nothing" in line for line in done.stderr.splitlines()) == 6
+    assert sum("changes nothing" in line for line in done.stderr.splitlines()) == 5
+    quiet = muster("run", "-q", "--tee", "3", "--", "true")
+    assert (0, "", "") == (quiet.returncode, quiet.stdout, quiet.stderr)
 
 
 def test_the_variables_of_torchrun_count_below_what_is_typed(muster: Any, env: dict[str, str]) -> None:

@@ -25,6 +25,8 @@ from muster.agent.protocol import MAGIC, VERSION, pack
 from muster.errors import Impossible
 from muster.model import Host, Job, Plan, Program, as_json
 from muster.ranks import layout
+from muster.world.terminal import Terminal
+from muster.world.watch import show_rest
 
 NOBODY = 65534
 ID = "20261127-101112-0123456789abc-train"
@@ -318,6 +320,31 @@ def test_root_writes_nothing_and_ends_nothing_in_the_name_of_a_user(place: Path)
             done = root.muster(command, f"20261127-101112-{middle}", *more, *runs_of)
             assert "Traceback" not in done.stderr, (command, done.stderr)
     assert [] == list(victim.iterdir())
+
+
+def test_links_and_fifos_in_the_place_of_logs_are_not_followed(muster: Any, tmp_path: Path) -> None:
+    """Neither when what nobody has sent is shown, nor when the run is deleted: then links that are noted go only if they
+    lead into its directory."""
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    path = plant(muster.home, {"job.json": record()})
+    (path / "attempt_0").mkdir()
+    (path / "attempt_0" / "rank_00000.out").symlink_to(secret)
+    os.mkfifo(path / "attempt_0" / "rank_00000.err")
+    view = Terminal(Plan(Job(Program("command", ("x",)), "exec", "", "", "/"), layout([(Host("n1"), 1)]), ()), ID, {})
+    said: list[bytes] = []
+    view.put = lambda fd, data: said.append(data)
+    show_rest(runs.Run(path), view, {})
+    assert (b"secret" in b"".join(said), 2) == (False, sum(b"is not shown: " in piece for piece in said))
+
+    outside = tmp_path / "outside"
+    outside.symlink_to(secret)
+    inside = tmp_path / "inside"
+    inside.symlink_to(path / "job.json")
+    names = [str(secret), str(outside), str(inside), "relative", 7, "/nul\0", str(tmp_path)]
+    (path / "links").write_text("".join(json.dumps(name) + "\n" for name in names) + "{\n")
+    runs.remove(runs.Run(path))
+    assert (True, True, False) == (secret.exists(), outside.is_symlink(), inside.is_symlink())
 
 
 def test_a_file_that_is_damaged_in_any_way_is_no_traceback(muster: Any) -> None:

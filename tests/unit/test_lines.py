@@ -7,7 +7,9 @@ from random import Random
 import pytest
 
 from muster.errors import Impossible
-from muster.world.terminal import Lines, colourful, prefixes
+from muster.model import Host, Job, Outcome, Plan, Program
+from muster.ranks import layout
+from muster.world.terminal import Lines, Terminal, colourful, prefixes
 
 PREFIXES = {0: b"[0] ", 1: b"[1] "}
 AWAY = b"\r\x1b[K"
@@ -212,3 +214,35 @@ def test_colour_is_for_terminals_alone() -> None:
     finally:
         for fd in (ours, theirs, null):
             os.close(fd)
+
+
+# ---- the view of a person -------------------------------------------------------------------------------------------
+
+
+def shown(pieces: list[tuple[int, str, bytes]], stdin: int | None = None, words: str = "") -> dict[int, bytes]:
+    """What goes to which descriptor when two ranks write these pieces, muster says something, and the run ends."""
+    job = Job(Program("command", ("x",)), "exec", "python", "", "/", stdin=stdin)
+    view = Terminal(Plan(job, layout([(Host("h"), 2)]), ()), "id", {}, quiet=False)
+    found = {1: b"", 2: b""}
+
+    def put(fd: int, data: bytes) -> None:
+        found[fd] += data
+
+    view.put = put
+    for piece in pieces:
+        view.output(*piece)
+    if words:
+        view.say(words)
+    view.finish(Outcome("succeeded", 0, 1.0))
+    return found
+
+
+def test_what_no_newline_ended_stays_in_its_stream_and_glues_to_no_words() -> None:
+    """Whether it is shown at once, as of the rank that reads the terminal, or at the end."""
+    found = shown([(0, "out", b"last"), (1, "err", b"oops")])
+    assert b"[0] last\n" == found[1]
+    assert found[2].startswith(b"[1] oops\nmuster: ")
+    found = shown([(0, "out", b"a\n"), (0, "err", b"name? ")], stdin=0, words="hello")
+    assert (b"[0] a\n", True) == (found[1], found[2].startswith(b"[0] name? \nmuster: hello\nmuster: "))
+    found = shown([(0, "err", b"e\n"), (0, "out", b"> ")], stdin=0, words="hello")
+    assert (b"[0] > \n", True) == (found[1], found[2].startswith(b"[0] e\nmuster: hello\n"))

@@ -331,7 +331,7 @@ def make_view(plan: Plan, run_id: str, given: Mapping[str, Any], env: Mapping[st
     if given.get("json"):
         return JsonLines(run_id, given.get("ranks"), given.get("quiet", False))
     view = Terminal(plan, run_id, env, given.get("prefix"), given.get("ranks"), given.get("quiet", False))
-    for note in [*notes(given), *warnings(plan.job)]:
+    for note in [*(() if given.get("quiet") else notes(given)), *warnings(plan.job)]:
         view.say(note)
     return view
 

@@ -13,6 +13,9 @@ from muster.ranks import fill
 from muster.report import begin_in_words, outcome_in_words
 from muster.world.pen import write
 
+_FD = {"out": 1, "err": 2}
+"""Where the streams of ranks are shown."""
+
 _COLOURS = (36, 33, 35, 32, 34, 96, 93, 95, 92, 94)
 
 
@@ -55,10 +58,13 @@ class Lines:
         self._live = b""
         self._open = False
         """The eager rank is in the middle of a line."""
+        self.at = "out"
+        """The stream to which such a line, or a progress bar, was written last."""
 
     def feed(self, rank: int, stream: str, data: bytes) -> bytes:
         """What to write now for these bytes of a rank."""
         if rank == self.eager:
+            self.at = stream if data else self.at
             return self._at_once(rank, data)
         whole, newline, part = data.rpartition(b"\n")
         text = b""
@@ -69,7 +75,11 @@ class Lines:
         if text and self._open:
             text, self._open = b"\n" + text, False
         # beside a prompt nothing may be drawn in place
-        return self._in_place(rank, text, begun) if self.terminal and self.eager is None else text
+        if not self.terminal or self.eager is not None:
+            return text
+        text = self._in_place(rank, text, begun)
+        self.at = stream if text else self.at
+        return text
 
     @staticmethod
     def _keep(begun: bytearray, part: bytes) -> None:
@@ -101,13 +111,10 @@ class Lines:
             return b""
         return (b"\r\x1b[K" if live else b"") + text + self._live
 
-    def rest(self) -> bytes:
-        """The last lines, which no newline ended."""
-        text = b"".join(self._prefixed(rank, bytes(part) + b"\n") for (rank, _), part in sorted(self._parts.items()))
-        clear = (b"\r\x1b[K" if self._live else b"") + (b"\n" if self._open else b"")
-        self._parts.clear()
-        self._live, self._open = b"", False
-        return clear + text
+    def rest(self, streams: Sequence[str] = ("out", "err")) -> bytes:
+        """The last lines of these streams, which no newline ended."""
+        left = sorted(key for key in self._parts if key[1] in streams)
+        return self.clear() + b"".join(self._prefixed(key[0], bytes(self._parts.pop(key)) + b"\n") for key in left)
 
     def clear(self) -> bytes:
         """What makes room for other words: ends an open line, takes a progress bar away."""
@@ -156,20 +163,26 @@ class Terminal:
 
     def output(self, rank: int, stream: str, data: bytes) -> None:
         """Lines of a rank: stdout to stdout, stderr to stderr."""
-        self.put(2 if stream == "err" else 1, self.lines.feed(rank, stream, data))
+        self.put(_FD[stream], self.lines.feed(rank, stream, data))
 
     def say(self, text: str) -> None:
         """Words of muster's own, on stderr."""
-        self.put(1, self.lines.clear())
+        self._clear()
         mark = "\x1b[1mmuster:\x1b[0m " if self.colour else "muster: "
         self.put(2, (mark + lines(text) + "\n").encode())
+
+    def _clear(self) -> None:
+        """Make room for other words, where the last line is: stdout and stderr may lead to different places."""
+        self.put(_FD[self.lines.at], self.lines.clear())
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Events are for machines."""
 
     def finish(self, outcome: Outcome) -> None:
         """How it ended."""
-        self.put(1, self.lines.rest())
+        self._clear()
+        for stream, fd in _FD.items():
+            self.put(fd, self.lines.rest([stream]))
         if not (self.quiet and outcome.code == 0):
             self.say(outcome_in_words(outcome, self.run_id, self.plan.world_size, self.plan.hosts))
 

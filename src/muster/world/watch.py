@@ -336,9 +336,9 @@ def show_rest(run: Run, view: View, offsets: dict[str, int], tail: int | None = 
             if view.wants is not True and not (view.wants and rank in view.wants):
                 continue
             for stream in ("out", "err"):
-                path, name = run.log(attempt, rank, stream), f"{attempt}/{rank}.{stream}"
+                name = f"{attempt}/{rank}.{stream}"
                 try:
-                    with open(path, "rb") as file:
+                    with run.open_log(attempt, rank, stream) as file:
                         size = os.fstat(file.fileno()).st_size
                         begin = 0 if tail is None else max(0, size - tail)
                         file.seek(offsets.get(name, begin))
@@ -347,3 +347,6 @@ def show_rest(run: Run, view: View, offsets: dict[str, int], tail: int | None = 
                         offsets[name] = file.tell()
                 except FileNotFoundError:
                     pass
+                except (OSError, MusterError) as error:  # somebody has put something else there
+                    why = getattr(error, "strerror", None) or error
+                    view.say(f"{run.log(attempt, rank, stream)} is not shown: {why}")
