@@ -16,7 +16,7 @@ from muster.errors import Impossible
 from muster.hosts import Wanted
 from muster.launchers import LAUNCHERS
 from muster.model import GRACE, Host, Job, Node, Program
-from muster.options import Parsed, near
+from muster.options import OF_SLURM, Parsed, near
 from muster.plurals import plural
 from muster.ranks import layout, started_by
 from muster.world import here
@@ -82,7 +82,7 @@ def refuse_worlds(given: Mapping[str, Any], env: Mapping[str, str]) -> None:
     if few != "1" and not _elsewhere(given) and not given.get("slurm"):
         raise Impossible(
             f"--nnodes {nodes}: no machines were named",
-            f"name them: `--hosts n1,n2 --nnodes {few}`, or `--hostfile FILE`",
+            f"name them: `--hosts n1,n2 --nnodes {few}`, or `--hostfile FILE`; `--slurm` asks Slurm for them",
         )
     if str(given.get("node_rank", "0")) != "0":
         raise Impossible(
@@ -98,6 +98,17 @@ def refuse_worlds(given: Mapping[str, Any], env: Mapping[str, str]) -> None:
             f"muster was itself started {count} times by {launcher}: that would make {count} separate worlds",
             f"start muster once, without {launcher}",
         )
+
+
+def _refuse_options_of_slurm(parsed: Parsed, given: Mapping[str, Any]) -> None:
+    """Raise `Impossible` for options that were typed for Slurm where it is not asked for anything."""
+    typed = [key for key in parsed.given if key in OF_SLURM]
+    if typed and not given.get("slurm"):
+        names = ", ".join(f"--{key.replace('_', '-')}" for key in typed)
+        hint = "add `--slurm`"
+        if "time" in typed:
+            hint += "; `--timeout 1h` ends a run after that time without Slurm"
+        raise Impossible(f"{names}: that is for Slurm, and this is no run of Slurm", hint)
 
 
 def program(parsed: Parsed, given: Mapping[str, Any], verb: str) -> Program:
@@ -259,6 +270,7 @@ class Asked(NamedTuple):
 def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], verb: str) -> Asked:
     """The job that these options ask for; raises `Impossible`."""
     refuse_worlds(given, env)
+    _refuse_options_of_slurm(parsed, given)
     what = program(parsed, given, verb)
     cwd = here.absolute(given.get("cwd") or ".")
     if not os.path.isdir(cwd):

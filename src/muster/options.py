@@ -96,6 +96,13 @@ def _backend(value: str) -> str:
     return value
 
 
+def _streams(value: str) -> str:
+    """What torchrun's --redirects and --tee take."""
+    if not re.fullmatch(r"[0-3]|\d+:[0-3](,\d+:[0-3])*", value):
+        raise ValueError("0 to 3, or such a number for some ranks, `0:3,1:2`; -t is a time limit with `--slurm`")
+    return value
+
+
 def _variable(value: str) -> str:
     name, equals, _ = value.partition("=")
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*" + ("" if equals else r"\*?"), name):
@@ -407,8 +414,8 @@ RUN: tuple[Option, ...] = (
     Option(("--start-method",), "", "X"),
     Option(("--event-log-handler",), "", "X"),
     Option(("--run-path",), ""),
-    Option(("-r", "--redirects"), "", "X"),
-    Option(("-t", "--tee"), "", "X"),
+    Option(("-r", "--redirects"), "", "X", _streams),
+    Option(("-t", "--tee"), "", "X", _streams),
     Option(("--duplicate-stdout-filters",), "", "X"),
     Option(("--duplicate-stderr-filters",), "", "X"),
     Option(("--master-addr",), "", "X"),
@@ -418,6 +425,36 @@ RUN: tuple[Option, ...] = (
     Option(("--virtual-local-rank",), ""),
 )
 """The options of `muster run` and `muster plan`."""
+
+_OF_TORCHRUN = frozenset(
+    (
+        *("--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--rdzv-conf"),
+        *("--standalone", "--max-restarts", "--monitor-interval", "--start-method", "--event-log-handler"),
+        *(
+            "--role",
+            "--module",
+            "--no-python",
+            "--run-path",
+            "--log-dir",
+            "--redirects",
+            "--tee",
+            "--local-ranks-filter",
+        ),
+        *("--duplicate-stdout-filters", "--duplicate-stderr-filters", "--node-rank", "--master-addr", "--master-port"),
+        *("--local-addr", "--logs-specs", "--numa-binding", "--signals-to-handle", "--shutdown-timeout"),
+        *("--virtual-local-rank",),
+    )
+)
+"""The long options of torchrun, which its parser takes by any beginning that fits one of them alone."""
+
+OF_SLURM = frozenset(
+    (
+        *("partition", "account", "qos", "time", "mem", "nodelist", "constraint", "comment", "reservation"),
+        *("gpus_per_node", "gres", "gpus_per_task", "dependency", "mail_type", "mail_user", "cpus_per_task"),
+        *("exclusive", "signal_before", "requeue", "output", "error", "slurm_opt"),
+    )
+)
+"""Keys of options that say something to Slurm alone."""
 
 _SBATCH_NAMES: Mapping[str, tuple[str, ...]] = {
     "partition": ("-p",),
@@ -447,6 +484,16 @@ def with_sbatch_names(options: Sequence[Option]) -> tuple[Option, ...]:
         )
         for option in options
     )
+
+
+def sbatch_hint(name: str) -> str | None:
+    """The hint for an option that only sbatch has, where --slurm was not given; None for another one."""
+    for key, names in _SBATCH_NAMES.items():
+        if name in names:
+            own = next(option for option in RUN if option.key == key)
+            alike = next(long for long in own.names if long.startswith("--"))
+            return f"with `--slurm` that is {alike}"
+    return None
 
 
 UNLIKE_SBATCH: Mapping[str, str] = {
@@ -595,10 +642,17 @@ class Parsed(NamedTuple):
     """Those words came after `--`."""
 
 
-def parse(words: Sequence[str], options: Sequence[Option], interleaved: bool = False, command: str = "run") -> Parsed:
+def parse(
+    words: Sequence[str],
+    options: Sequence[Option],
+    interleaved: bool = False,
+    command: str = "run",
+    elsewhere: Callable[[str], str | None] = lambda name: None,
+) -> Parsed:
     """Read options up to the first word that is none (or, `interleaved`, all of them); raises `Impossible`.
 
-    `command` is what a hint names, whose `--help` lists the options.
+    `command` is what a hint names, whose `--help` lists the options. `elsewhere` has a hint for an option that is not
+    one of these.
     """
     by_name = {name: option for option in options for name in option.names}
     given: dict[str, Any] = {}
@@ -625,12 +679,13 @@ def parse(words: Sequence[str], options: Sequence[Option], interleaved: bool = F
                 queue.insert(0, "-" + word[2:])
                 equals = ""
             name = name[:2]
-        option = by_name.get(name)  # type: ignore[assignment]
-        if option is None:
+        known = by_name.get(name) or _abbreviated(name, by_name)
+        if known is None:
             raise Impossible(
                 f"there is no option `{word.partition('=')[0]}`",
-                near(name, by_name) or f"`muster {command} --help` lists them",
+                elsewhere(name) or near(name, by_name) or f"`muster {command} --help` lists them",
             )
+        option = known
         if not option.metavar:
             if equals:
                 raise Impossible(f"`{name}` takes no value, and was given `{value}`", f"write `{name}` alone")
@@ -642,6 +697,19 @@ def parse(words: Sequence[str], options: Sequence[Option], interleaved: bool = F
             value = queue.pop(0)
         _put(given, option, value, f"{name} {value}")
     return Parsed(given, rest, False)
+
+
+def _abbreviated(name: str, by_name: Mapping[str, Option]) -> Option | None:
+    """The option of torchrun of which this is the beginning, as torchrun's parser takes it: `--nproc`, `--max`.
+
+    None where it is the beginning of none; raises `Impossible` where it is that of several.
+    """
+    if len(name) < 3:
+        return None
+    begun = sorted(full for full in _OF_TORCHRUN if full.startswith(name) and full in by_name)
+    if len(begun) > 1:
+        raise Impossible(f"`{name}` is the beginning of {' and '.join(begun)}", "write the one that is meant")
+    return by_name[begun[0]] if begun else None
 
 
 def _put(given: dict[str, Any], option: Option, value: str, source: str) -> None:

@@ -323,8 +323,8 @@ def test_root_writes_nothing_and_ends_nothing_in_the_name_of_a_user(place: Path)
 
 
 def test_links_and_fifos_in_the_place_of_logs_are_not_followed(muster: Any, tmp_path: Path) -> None:
-    """Neither when what nobody has sent is shown, nor when the run is deleted: then links that are noted go only if they
-    lead into its directory."""
+    """Neither when what nobody has sent is shown, nor when the run is deleted: of links that are noted only those go
+    that lead into its directory."""
     secret = tmp_path / "secret"
     secret.write_text("secret")
     path = plant(muster.home, {"job.json": record()})

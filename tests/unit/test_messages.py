@@ -75,8 +75,8 @@ SIZES = [
 ]
 
 OPTIONS = [
-    Case("muster run --max-restart 3 train.py"),
-    Case("muster run --nproc_per_nod 3 train.py"),
+    Case("muster run --max-restrats 3 train.py"),
+    Case("muster run --nproc_per_noed 3 train.py"),
     Case("muster run --colour train.py"),
     Case("muster run -x train.py"),
     Case("muster run -g"),

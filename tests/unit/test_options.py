@@ -369,6 +369,24 @@ def test_what_torchrun_takes_and_muster_does_not_need_is_a_note(
     planned(line, place, capsys)
 
 
+@pytest.mark.parametrize(
+    ("line", "sentence", "hint"),
+    [
+        ("-p gpu", "there is no option `-p`", "with `--slurm` that is --partition"),
+        ("--ntasks 4", "there is no option `--ntasks`", "with `--slurm` that is --np"),
+        ("-t 4:00:00", "-t is a time limit with `--slurm`", None),
+        ("--partition gpu --mem 4G", "--partition, --mem: that is for Slurm", "add `--slurm`"),
+        ("--hosts n1 --time 10", "--time: that is for Slurm", "`--timeout 1h` ends a run after that time"),
+        ("-N 2", "--nnodes 2: no machines were named", "`--slurm` asks Slurm for them"),
+    ],
+)
+def test_options_of_slurm_hint_at_it(place: dict[str, str], line: str, sentence: str, hint: str | None) -> None:
+    with pytest.raises(Impossible) as caught:
+        call(["plan", *line.split(), "train.py"], place, 0.0)
+    assert sentence in caught.value.sentence
+    assert hint is None or hint in str(caught.value.hint)
+
+
 def test_every_silent_option_is_explained() -> None:
     """Each option without a heading of its own is refused, used, or has a note that says why it changes nothing."""
     silent = [option.key for option in RUN if not option.group]

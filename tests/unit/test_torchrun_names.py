@@ -65,6 +65,29 @@ def test_its_variable_is_read(option: Known) -> None:
     assert f"PET_{name}" in {variable for known in RUN for variable in known.variables}
 
 
+def test_a_beginning_is_read_as_torchruns_parser_reads_it() -> None:
+    """Where it fits one option of torchrun alone, whatever options muster has beside; else both are named."""
+    fulls = {max(option.names, key=len).replace("_", "-") for option in OPTIONS}
+    keys = {name: known.key for known in RUN for name in known.names}
+    values = {"--nproc-per-node": "2", "--nnodes": "1", "--redirects": "3", "--signals-to-handle": "SIGINT"}
+    for full in fulls:
+        for length in range(3, len(full)):
+            begin = full[:length]
+            fitting = [other for other in fulls if other.startswith(begin)]
+            words = [
+                begin,
+                *([] if next(o for o in OPTIONS if full in o.names).flag else [values.get(full, "1")]),
+                "x.py",
+            ]
+            if begin in keys or (full == "--numa-binding" and len(fitting) == 1):
+                continue
+            if len(fitting) == 1:
+                assert parse(words, RUN).given.keys() == {keys[full]}, begin
+            else:
+                with pytest.raises(Impossible, match=f"`{begin}` is the beginning of .*{fitting[0]}"):
+                    parse(words, RUN)
+
+
 def test_a_line_of_torchrun_is_read() -> None:
     """As it stands in many a script."""
     line = "--standalone --nnodes=1 --nproc_per_node=4 --rdzv_id=7 --rdzv_backend=c10d --max_restarts=3 --tee 3"

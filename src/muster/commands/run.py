@@ -26,6 +26,7 @@ from muster.options import (
     from_table,
     help_text,
     parse,
+    sbatch_hint,
     with_sbatch_names,
 )
 from muster.world import trust
@@ -54,9 +55,9 @@ def parse_run(
     except Impossible:
         if "--slurm" in words:
             raise
-        return parse(words, options, command=command)
+        return parse(words, options, command=command, elsewhere=sbatch_hint)
     if parsed.given.get("help") or not options_for(parsed, env).get("slurm"):
-        return parse(words, options, command=command)
+        return parse(words, options, command=command, elsewhere=sbatch_hint)
     _refuse_what_sbatch_reads_otherwise(words, parsed)
     return parsed
 
