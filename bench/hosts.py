@@ -22,6 +22,8 @@ from launch import BIN, SCRIPT, environment
 
 from muster.lab import Lab
 
+ROOT = Path(__file__).parents[1]
+
 PORT = 29511
 
 
@@ -81,7 +83,7 @@ def main() -> None:
     parser.add_argument("--fan-out", type=int, default=0)
     parser.add_argument("--repeat", type=int, default=3)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, Lab(nodes=args.fan_out or 3) as lab:
+    with tempfile.TemporaryDirectory() as folder, Lab(nodes=args.fan_out or 3, shared=[ROOT, folder]) as lab:
         env = {**lab.environment(), **environment(folder), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
         env["SLURM_CONF"] = lab.folder.slurm_conf
         if args.fan_out:

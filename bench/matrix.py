@@ -42,7 +42,7 @@ def main() -> int:
     """Print and keep the table; 1 if a cell failed."""
     names = sys.argv[1:] or list(LAUNCHERS)
     rows = {}
-    with Lab() as lab, tempfile.TemporaryDirectory() as home:
+    with tempfile.TemporaryDirectory() as home, Lab(shared=[ROOT, home]) as lab:
         for name in names:
             rows[name] = [cell(lab, name, place, home) for place in WHERE]
             print(f"{name:<12}" + "".join(f"{text:<14}" for text in rows[name]), flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -23,12 +24,15 @@ MOST_SKIPPED = 6
 @pytest.fixture
 def places(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Places]:
     """A fresh folder; the lab is brought up when the first command wants it."""
-    made = Places(tmp_path / "ann", lambda: request.getfixturevalue("lab"))
+    # as a home it does not lie in /tmp, of which each host of a lab has its own; who is not root has no lab
+    top = Path(tempfile.mkdtemp(prefix="muster-guide-", dir="/var/lib") if os.geteuid() == 0 else tmp_path)
+    top.chmod(0o755)  # munge wants its socket where all can reach it
+    made = Places(top / "ann", lambda: request.getfixturevalue("lab"))
     # `muster lab` of a page: not the one that somebody may use on this machine
-    made.env["MUSTER_LAB_DIR"] = tempfile.mkdtemp(prefix="muster-lab-of-a-guide-", dir="/var/tmp")
+    made.env["MUSTER_LAB_DIR"] = str(top / "lab")
     yield made
     made.clear()
-    shutil.rmtree(made.env["MUSTER_LAB_DIR"], ignore_errors=True)
+    shutil.rmtree(top, ignore_errors=True)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_this_machine_alone(there: There) -> None:
     done = there.muster("doctor")
     # this machine may have its own troubles, and then it says so
     assert (0 if re.search("all is well$|: 0 errors", done.stdout, re.MULTILINE) else 1) == done.returncode
-    assert "ok       torch can be imported" in done.stdout
+    assert re.search("^(ok|warning) +torch can be imported", done.stdout, re.MULTILINE)  # a busy machine imports slowly
 
 
 def test_a_run_that_meets_a_full_disk_says_so_with_host_and_advice(there: There) -> None:

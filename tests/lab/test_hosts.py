@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from stage import Stage
+from stage import SOURCES, Stage
 from waiting import until
 
 from muster.lab import Lab, kernel
@@ -64,7 +65,7 @@ def test_each_host_has_its_own_interfaces(lab: Lab) -> None:
         assert host == said(lab, host, "getent hosts $(hostname)").split()[1]
 
 
-@pytest.mark.parametrize("folder", ["/dev/shm", "/run", "/etc"])
+@pytest.mark.parametrize("folder", ["/dev/shm", "/run", "/etc", "/tmp", "/var/tmp"])
 def test_what_a_host_writes_there_is_its_own(lab: Lab, folder: str) -> None:
     said(lab, "n1", f"echo mine > {folder}/a-file-of-n1")
     try:
@@ -73,6 +74,49 @@ def test_what_a_host_writes_there_is_its_own(lab: Lab, folder: str) -> None:
         assert not os.path.exists(f"{folder}/a-file-of-n1")
     finally:
         said(lab, "n1", f"rm {folder}/a-file-of-n1")
+
+
+def test_a_tmux_server_serves_one_host(lab: Lab) -> None:
+    """Its socket lies in /tmp, under a name that follows from the user alone: sessions of one name do not collide."""
+    with tempfile.TemporaryDirectory() as on_the_machine:  # the same as without TMUX_TMPDIR, but nobody else's
+        machine = {**os.environ, "TMUX_TMPDIR": on_the_machine, "TERM": "xterm"}
+        new = ["tmux", "new-session", "-d", "-s", "train", "sleep", "4242"]
+        ls = ["tmux", "ls", "-F", "#{session_name} #{host}"]
+        subprocess.run(new, env=machine, check=True)
+        try:
+            for host in ("n1", "n2"):
+                assert 0 != lab.run(host, ls, cwd="/").returncode, "no server yet"
+                said(lab, host, *new)
+            for host in ("n1", "n2"):
+                assert f"train {host}" == said(lab, host, *ls)
+            said(lab, "n1", "tmux", "kill-server")
+            assert "train n2" == said(lab, "n2", *ls)
+            assert f"train {os.uname().nodename}\n" == subprocess.check_output(ls, env=machine, text=True)
+        finally:
+            for host in ("n1", "n2"):
+                lab.run(host, ["tmux", "kill-server"], cwd="/")
+            subprocess.run(["tmux", "kill-server"], env=machine, check=True)
+
+
+@pytest.mark.parametrize("user", ["root", "ada"])
+def test_pdsh_reaches_the_nodes_by_ssh(lab: Lab, user: str) -> None:
+    assert [f"{node}: {user}" for node in lab.nodes] == sorted(
+        said(lab, "head", "pdsh", "-a", "id", "-un", user=user).splitlines()
+    )
+    assert ["n1: n1", "n3: n3"] == sorted(said(lab, "head", "pdsh", "-w", "n[1,3]", "hostname", user=user).splitlines())
+
+
+def test_a_directory_that_is_not_on_a_host_is_told_with_a_hint(lab: Lab) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        done = lab.run("n1", ["pwd"], cwd=folder)
+        assert (2, "") == (done.returncode, done.stdout)
+        assert (
+            f"muster: n1 has no directory {folder} that this user may enter\nhint: each host of the lab has a /tmp "
+            in (done.stderr)
+        )
+        assert done.stderr.endswith(f"muster lab up --share {folder}\n")
+    done = lab.run("n1", ["pwd"], cwd="/no such")
+    assert "muster: n1 has no directory /no such that this user may enter\n" == done.stderr
 
 
 def test_a_file_of_the_machines_etc_changed_in_a_host_stays_as_it_was(lab: Lab) -> None:
@@ -476,14 +520,13 @@ def test_a_drained_node_is_somebodys_wish_and_no_fault(slurm: Lab) -> None:
 # ---- other labs ------------------------------------------------------------------------------------------------------
 
 
-def test_without_shared_home_each_node_has_its_own(own_lab: Callable[..., Lab], tmp_path: Path) -> None:
-    """An empty home and /tmp; Python and the lab's own files are there all the same."""
+def test_without_shared_home_each_node_has_its_own(own_lab: Callable[..., Lab]) -> None:
+    """An empty home; Python and the lab's own files are there all the same."""
     lab = own_lab(nodes=2, shared_home=False)
-    (tmp_path / "on the machine").touch()
     home = os.path.expanduser("~root")  # as sshd finds it, whatever HOME is here
-    assert "on the machine" == said(lab, "head", f"ls {tmp_path}")
-    assert 2 == lab.run("n1", ["ls", str(tmp_path)], cwd="/").returncode
-    for folder in (home, "/tmp", "/var/tmp", "/home", f"{lab.folder.homes}/ada"):
+    assert sorted(os.listdir(home)) == sorted(said(lab, "head", f"ls -A {home}").splitlines())
+    assert not set(os.listdir(home)) & set(said(lab, "n1", f"ls -A {home}").splitlines()) - of_python(home)
+    for folder in (home, "/home", f"{lab.folder.homes}/ada"):
         said(lab, "n1", f"echo mine > {folder}/a-file-of-n1")
         for host in ("head", "n2"):
             assert "" == said(lab, host, f"ls {folder} | grep a-file-of-n1 || true"), folder
@@ -493,8 +536,41 @@ def test_without_shared_home_each_node_has_its_own(own_lab: Callable[..., Lab], 
         assert "n2" == said(lab, "n1", "ssh -oBatchMode=yes n2 hostname", user=user)
         assert ["n1", "n2"] == sorted(said(lab, "head", "srun -N2 hostname", user=user).split())
     # the folder in which sbatch was called is not there, as on such clusters
-    said(lab, "head", "srun", "-N2", "--chdir=/tmp", "sh", "-c", "pwd > here")
+    said(lab, "head", "mkdir", "/tmp/on-the-head")
+    done = lab.run("head", ["srun", "-N2", "sh", "-c", "pwd > /tmp/here"], cwd="/tmp/on-the-head")
+    assert "couldn't chdir to `/tmp/on-the-head'" in done.stderr
     assert "/tmp" == said(lab, "n2", "cat /tmp/here")
+
+
+def of_python(home: str) -> set[str]:
+    """What stays visible in an empty home: where Python and the sources lie."""
+    places = (sys.prefix, sys.base_prefix, os.path.realpath(sys.prefix), os.path.realpath(sys.base_prefix), SOURCES)
+    return {os.path.relpath(place, home).split("/")[0] for place in places if place.startswith(home + "/")}
+
+
+def test_what_the_hosts_are_to_share_they_share(stage: Stage) -> None:
+    """Though it lies in /tmp, of which each has its own; with links on the way to it."""
+    for name in ("code", "data", "other"):
+        stage.path(f"/tmp/{name}").mkdir()
+    stage.path("/tmp/link").symlink_to("/tmp/data")
+    up = ("up", "--nodes", "1", "--share", "/tmp/code,/tmp/link")
+    assert 0 == stage.muster("lab", *up).returncode
+    assert 0 == stage.muster("lab", *up).returncode, "it is up already"
+    for host in ("head", "n1"):
+        script = f"echo {host} >> /tmp/code/all; echo {host} >> /tmp/data/all; echo {host} > /tmp/own; ls /tmp"
+        done = stage.muster("lab", "exec", host, "--", "sh", "-c", script)
+        assert (["code", "data", "own"], "") == (done.stdout.split(), done.stderr)
+    for name in ("code", "data"):
+        assert "head\nn1\n" == stage.path(f"/tmp/{name}/all").read_text()
+    assert not stage.path("/tmp/own").exists()
+    done = stage.muster("lab", "up", "--nodes", "1", "--share", "/tmp/other")
+    expected = "muster: a lab is up already, and its hosts do not share /tmp/other\nhint: `muster lab down` first\n"
+    assert (2, expected) == (done.returncode, done.stderr)
+    assert 0 == stage.muster("lab", "down").returncode
+    assert stage.path("/tmp/code/all").exists()
+    done = stage.muster("lab", "up", "--share", "/tmp/nowhere")
+    expected = "muster: there is no directory /tmp/nowhere that the hosts could share\nhint: make it first\n"
+    assert (2, expected) == (done.returncode, done.stderr)
 
 
 def test_two_labs_at_once_know_nothing_of_each_other(own_lab: Callable[..., Lab]) -> None:

@@ -73,9 +73,10 @@ def _up(asked: Asked) -> int:
     _none(asked, "up")
     given = asked.given
     wanted = {key: given[key] for key in ("nodes", "gpus", "cpus") if key in given}
-    made = Lab(folder=asked.folder, shared_home=not given.get("no_shared_home"), **wanted)
+    shared = [os.path.expanduser(path) for path in given.get("share", "").split(",") if path]
+    made = Lab(folder=asked.folder, shared_home=not given.get("no_shared_home"), shared=shared, **wanted)
     there = made.state() == "up" if os.geteuid() == 0 else False
-    if there and not given.keys() & {"nodes", "gpus", "cpus", "no_shared_home"}:
+    if there and not given.keys() & {"nodes", "gpus", "cpus", "no_shared_home", "share"}:
         made = Lab.found(asked.folder)  # whatever its shape
     else:
         there = not made.up()
@@ -153,12 +154,25 @@ def _shell(asked: Asked) -> int:
     _become(asked, asked.rest[0] if asked.rest else HEAD, [asked.env.get("SHELL", "/bin/bash")])
 
 
+_OF_A_SESSION = (
+    "TMUX",
+    "TMUX_PANE",
+    "TMUX_TMPDIR",
+    "STY",
+    "SSH_AUTH_SOCK",
+    "XDG_RUNTIME_DIR",
+    "DBUS_SESSION_BUS_ADDRESS",
+)
+"""Variables that name sockets of a session on this machine, in its /tmp or /run."""
+
+
 def _become(asked: Asked, host: str, argv: list[str]) -> NoReturn:
     """Become the command, with the environment that is here; for the second user with a fresh one."""
     made = Lab.found(asked.folder)
     user = asked.given.get("user")
     own = made.environment(user)
-    env = own if user == GUEST else {**asked.env, "SLURM_CONF": own["SLURM_CONF"]}
+    here = {name: value for name, value in asked.env.items() if name not in _OF_A_SESSION}
+    env = own if user == GUEST else {**here, "SLURM_CONF": own["SLURM_CONF"]}
     cwd = os.getcwd() if user != GUEST else own["HOME"]
     line = made.command(host, argv, cwd, user)
     sys.stdout.flush()

@@ -151,7 +151,7 @@ FAULTS: Mapping[str, Fault] = {
         lambda keeper, host: _loopback_name(keeper, host, False),
     ),
     "full-disk": Fault(
-        "no byte is free on the host's own file systems: scratch, and with --no-shared-home its home and /tmp",
+        "no byte is free on the host's own file systems: scratch, /tmp, /var/tmp; with --no-shared-home also its home",
         _fill,
         _empty,
     ),

@@ -127,15 +127,27 @@ def last_lines(path: str, count: int = 8) -> str:
     return "\n".join(f"    {line}" for line in lines or ["(empty)"])
 
 
+_IN_DIRECTORY = """cd "$0" 2>/dev/null && exec "$@"
+echo "muster: $(uname -n) has no directory $0 that this user may enter" >&2
+case $0 in /tmp/*|/var/tmp/*)
+  echo "hint: each host of the lab has a /tmp and a /var/tmp of its own, as real machines do; work in a directory" \\
+    "that they share, such as your home, or let them share this one: muster lab up --share $0" >&2
+esac
+exit 2
+"""
+"""A line of shell that runs its arguments in the directory `$0`."""
+
+
 def enter(pid: int, cwd: str, user: str | None, argv: list[str]) -> list[str]:
     """The command line that runs another one in the host whose first process is `pid`.
 
-    It dies with whoever called it: the parent of the command in there is nsenter, out here.
+    It dies with whoever called it: the parent of the command in there is nsenter, out here. Where that host has no
+    directory `cwd` it says so, and ends with status 2.
     """
     line = ["nsenter", "-t", str(pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--", "setpriv"]
     if user is not None:
         line += [f"--reuid={user}", f"--regid={user}", "--init-groups"]
-    return [*line, "--pdeathsig", "KILL", "--", "sh", "-c", 'cd "$0" && exec "$@"', cwd, *argv]
+    return [*line, "--pdeathsig", "KILL", "--", "sh", "-c", _IN_DIRECTORY, cwd, *argv]
 
 
 def in_host(folder: Folder, pid: int, argv: list[str]) -> subprocess.CompletedProcess[str]:

@@ -23,6 +23,9 @@ from muster.lab.shape import GUEST, HEAD, PREFIX, Folder, Shape, address
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+TEMPORARY = ("/tmp", "/var/tmp")
+"""Where each host keeps its temporary files, and programs their local sockets: tmux, ssh agents, Ray, MPI."""
+
 _ROOMY = "size=50%,mode="
 """How a file system of a host's own is mounted: its size is a limit, not a reservation."""
 
@@ -34,7 +37,7 @@ class Host(NamedTuple):
     shape: Shape
     folder: Folder
     kept: tuple[str, ...]
-    """Folders that stay visible where something is mounted over them: the lab's own, and Python."""
+    """Directories that stay visible where something is mounted over them: the lab's own, Python, what hosts share."""
     group: str
     """The folder of this host's group in the freezer hierarchy; empty when there is none."""
     passwd: str
@@ -129,10 +132,12 @@ class Life:
         os.mkdir("/run/sshd", 0o755)
         self._gpus()
         self._etc()
-        self._cover(self.host.folder.scratch, "1777", own=True)
+        for path in (self.host.folder.scratch, *TEMPORARY):
+            if path not in self.host.kept:
+                self._cover(path, "1777", own=True)
         if not self.host.shape.shared_home and self.host.name != HEAD:
             home = os.path.expanduser("~root")
-            for path, mode in ((home, "711"), ("/home", "755"), ("/tmp", "1777"), ("/var/tmp", "1777")):
+            for path, mode in ((home, "711"), ("/home", "755")):
                 if os.path.isdir(path):
                     self._cover(path, mode, own=True)
             self._cover(self.host.folder.homes, "755", own=True)
@@ -152,7 +157,7 @@ class Life:
 
     def _cover(self, path: str, mode: str, own: bool = False) -> None:
         """Mount an empty file system at `path`, and leave what must be kept visible."""
-        below = [kept for kept in self.host.kept if kept.startswith(path + "/")]
+        below = sorted(kept for kept in self.host.kept if kept.startswith(path + "/"))  # the outer ones first
         descriptors = [os.open(kept, os.O_PATH) for kept in below]
         kernel.mount("tmpfs", path, "tmpfs", 0, f"{_ROOMY}{mode}")
         for kept, descriptor in zip(below, descriptors):
@@ -186,8 +191,11 @@ class Life:
         self.do_write("/etc/group", texts.group(Path("/etc/group").read_text(), self.host.guest))
         self.do_write("/etc/passwd", self.host.passwd)
         self.do_write("/etc/shadow", texts.shadow(self.host.passwd), 0o600)
-        os.makedirs("/etc/ssh", exist_ok=True)
+        for path in ("/etc/ssh", "/etc/pdsh"):
+            os.makedirs(path, exist_ok=True)
         self.do_write("/etc/ssh/ssh_config", texts.ssh_config(folder, shape))
+        self.do_write("/etc/pdsh/rcmd_default", "ssh\n")  # Debian's default is rsh
+        self.do_write("/etc/genders", texts.genders(shape))
 
     # what the keeper may ask
 

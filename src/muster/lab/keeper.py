@@ -123,6 +123,8 @@ class Keeper:
             if group:
                 os.makedirs(group, exist_ok=True)
             kept = (self.folder.path, *self.record["kept"])
+            if name == HEAD or self.shape.shared_home:
+                kept += tuple(self.record["shared"])
             self._fork(Host(name, self.shape, self.folder, kept, group, users, guest))
         self.record["hosts"] = {name: [alive.pid, kernel.started(alive.pid)] for name, alive in self.hosts.items()}
         files.write_record(self.folder, self.record)

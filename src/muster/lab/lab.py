@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from glob import glob
 from pathlib import Path
@@ -38,7 +38,9 @@ class Lab:
     """A cluster of practice on this machine: a head, nodes n1, n2, …, sshd on each, Slurm, shared files.
 
     As a context manager it is up inside the block and gone after it, also when this process is killed.
-    `folder` is where its files lie (a fresh one without it), `slurm` are keys of slurm.conf to set otherwise.
+    `folder` is where its files lie (a fresh one without it), `slurm` are keys of slurm.conf to set otherwise, `shared`
+    are directories that all hosts see although they lie where each host has files of its own, such as in /tmp; without
+    a shared home it is the head alone that sees them.
     """
 
     def __init__(
@@ -49,9 +51,11 @@ class Lab:
         shared_home: bool = True,
         folder: str | None = None,
         slurm: Mapping[str, str] | None = None,
+        shared: Iterable[str | os.PathLike[str]] = (),
     ):
         self.shape = Shape(nodes, gpus, cpus, shared_home)
         self.slurm = dict(slurm or {})
+        self.shared = [os.path.realpath(path) for path in shared]
         self._given = folder
         self.folder = Folder(os.path.abspath(folder) if folder else "")
         self._owning: int | None = None
@@ -73,6 +77,9 @@ class Lab:
         """
         self.shape.check()
         needs.check()
+        for path in self.shared:
+            if not os.path.isdir(path):
+                raise Impossible(f"there is no directory {path} that the hosts could share", "make it first")
         if not self._given:
             _sweep()
             self.folder = Folder(tempfile.mkdtemp(prefix=_FRESH, dir=os.path.dirname(USUAL)))
@@ -82,7 +89,7 @@ class Lab:
                 with self._locked() as lock:
                     state = self.state()
                     if state == "up":
-                        self._refuse_other_shape()
+                        self._refuse_another()
                         return False
                     if state == "half-made":
                         self._clear()
@@ -99,13 +106,19 @@ class Lab:
                 os.rmdir(self.folder.path)  # one that is empty
             raise
 
-    def _refuse_other_shape(self) -> None:
+    def _refuse_another(self) -> None:
+        """Raise `Impossible` when the lab that is up is not what was asked for."""
         record = files.read_record(self.folder)
         there = Shape(**record["shape"]) if record else self.shape
         if there != self.shape:
             raise Impossible(
                 f"a lab is up already, of {in_words(there)}, and one of {in_words(self.shape)} was asked for",
                 "`muster lab down` first",
+            )
+        missing = [path for path in self.shared if record and path not in record["shared"]]
+        if missing:
+            raise Impossible(
+                f"a lab is up already, and its hosts do not share {', '.join(missing)}", "`muster lab down` first"
             )
 
     def _start(self, owned: bool, lock: int) -> None:
@@ -131,13 +144,13 @@ class Lab:
 
         It holds `lock` too, until the record says who it is: a `down` that comes before that would not find it.
         """
-        why = needs.why_no_share()
         record = {
             "shape": self.shape._asdict(),
             "slurm": self.slurm,
             "kept": _pythons(),
-            "share": not why,
-            "notes": [f"`fault stall` cannot be had: {why}"] if why else [],
+            "shared": self.shared,
+            "share": not needs.why_no_share(),
+            "notes": needs.notes(),
             "boot": _boot(),
             "hosts": {},
         }

@@ -14,6 +14,8 @@ from pathlib import Path
 from muster.errors import Impossible, RunFailed
 from muster.lab.host import PATH
 
+PDSH_PACKAGE = "pdsh"
+
 PROGRAMS: Mapping[str, str] = {
     "ip": "iproute2",
     "nsenter": "util-linux",
@@ -26,10 +28,14 @@ PROGRAMS: Mapping[str, str] = {
     "srun": "slurm-client",
     "mpirun.openmpi": "openmpi-bin",
     "mpiexec.hydra": "mpich",
+    "pdsh": PDSH_PACKAGE,
 }
 """program: its package in Debian and Ubuntu."""
 
 FUSE_LIBRARY, FUSE_PACKAGE = "libfuse3.so.3", "libfuse3-3"
+
+OPTIONAL = (FUSE_PACKAGE, PDSH_PACKAGE)
+"""Packages without which a lab comes up, and says in a note what it lacks."""
 
 POLICY = "/usr/sbin/policy-rc.d"
 """What Debian's packages ask whether they may start their services."""
@@ -59,9 +65,7 @@ def check() -> None:
             f"the lab is made of Linux namespaces, and this is {sys.platform}", "try it on a Linux machine"
         )
     check_root()
-    packages = missing()
-    if packages == [FUSE_PACKAGE]:
-        return
+    packages = [package for package in missing() if package not in OPTIONAL]
     if packages:
         raise Impossible(
             f"the lab needs {', '.join(packages)}, not installed here",
@@ -78,6 +82,15 @@ def why_no_share() -> str:
     if find_spec("mfusepy") is None:
         return f"the Python package mfusepy is not installed; `{sys.executable} -m pip install mfusepy` does it"
     return ""
+
+
+def notes() -> list[str]:
+    """What a lab on this machine lacks, in sentences."""
+    why = why_no_share()
+    found = [f"`fault stall` cannot be had: {why}"] if why else []
+    if PDSH_PACKAGE in missing():
+        found.append(f"no {PDSH_PACKAGE} on the hosts: it is not installed; `muster lab install` does it")
+    return found
 
 
 def _programs(packages: list[str]) -> str:

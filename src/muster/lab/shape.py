@@ -38,7 +38,7 @@ class Shape(NamedTuple):
     cpus: int = 8
     """Cores a node, as Slurm counts them; the machine's own cores are shared."""
     shared_home: bool = True
-    """False gives each node a home, a /home, a /tmp and a /var/tmp of its own, empty at first."""
+    """False gives each node a home and a /home of its own, empty at first. /tmp and /var/tmp always are."""
 
     def check(self) -> None:
         """Raise `Impossible` when there can be no such lab."""

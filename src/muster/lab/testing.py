@@ -1,7 +1,8 @@
 """A lab for tests. In a conftest.py: `pytest_plugins = ["muster.lab.testing"]`; then ask for the fixture `lab`.
 
-One lab serves all tests of a pytest process, and goes with it. Where none can be made (no root, no namespaces, a
-program is missing) the tests that ask for one are skipped, and the last lines say how many and why.
+One lab serves all tests of a pytest process, and goes with it. Its hosts share `tmp_path` and the directory of the
+tests (pytest's rootdir), wherever these lie; all else in /tmp is each host's own. Where none can be made (no root, no
+namespaces, a program is missing) the tests that ask for one are skipped, and the last lines say how many and why.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ _SKIPPED = "no lab"
 
 
 @pytest.fixture(scope="session")
-def the_lab() -> Iterator[Lab]:
+def the_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """The lab itself, with whatever faults a test left in it. Override it for another shape."""
-    made = Lab()
+    made = Lab(shared=[tmp_path_factory.getbasetemp(), request.config.rootpath])
     try:
         made.up(owned=True)
     except Impossible as error:

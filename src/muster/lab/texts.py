@@ -128,6 +128,11 @@ def known_hosts(shape: Shape, key: str) -> str:
     return "".join(f"{name} {' '.join(key.split()[:2])}\n" for name in names)
 
 
+def genders(shape: Shape) -> str:
+    """What `pdsh -a` and `pdsh -g compute` mean by their names: the nodes, not the head."""
+    return "".join(f"{node} compute\n" for node in shape.node_names)
+
+
 def hosts_file(shape: Shape, own: str, loopback: bool = False) -> str:
     """The /etc/hosts of a host. `loopback`: its own name means 127.0.1.1, as some installers write it."""
     lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
