@@ -307,6 +307,36 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+_SHORTEST = 12
+"""Characters to which the last column of a table is shortened before other columns are left out."""
+
+
+def fitted(rows: Sequence[Sequence[str]], width: int, spare: Sequence[str]) -> str:
+    """The same, no wider than a terminal as far as that can be: the last column is shortened, then those columns are
+    left out whose heads are in `spare`, in this order."""
+    rows = [[safe(cell) for cell in row] for row in rows]
+    for head in ("", *spare):
+        if head in rows[0]:
+            column = rows[0].index(head)
+            rows = [[*row[:column], *row[column + 1 :]] for row in rows]
+        widths = [max(len(row[column]) + 2 for row in rows) for column in range(len(rows[0]) - 1)]
+        room = width - sum(widths)
+        if room >= min(_SHORTEST, max(len(row[-1]) for row in rows)):
+            break
+    return table([[*row[:-1], shortened(row[-1], max(_SHORTEST, room))] for row in rows])
+
+
+def shortened(text: str, width: int) -> str:
+    """A text of at most so many characters, with an ellipsis for what is left out."""
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def program_in_words(kind: str, argv: Sequence[str]) -> str:
+    """What each rank runs, as it was typed."""
+    first = argv[0].removeprefix(BROUGHT)
+    return " ".join(["-m"] * (kind == "module") + [_word(word) for word in (first, *argv[1:])])
+
+
 def _is_time(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e18
 

@@ -110,8 +110,10 @@ def test_ps_show_and_wait_tell_of_a_run_while_it_runs_and_after(muster: Any, scr
         run.wrote("ready", range(2))
         (row,) = muster("ps").stdout.splitlines()[1:]
         assert [run.id, "mine", "2", "running"] == row.split()[:4]
+        assert row.endswith("  exec      sh -c 'echo ready; until [ -e go ]; do sleep 0.02; done; exit 5'")
         (record,) = json.loads(muster("ps", "--json").stdout)
         assert ("running", None, "mine") == (record["state"], record["code"], record["name"])
+        assert ("exec", ["sh", "-c"], str(tmp_path)) == (record["launcher"], record["program"][:2], record["cwd"])
         early = muster("wait", "mine", "--timeout", "0.1")
         assert (124, f"{run.id} is running\n") == (early.returncode, early.stderr)
         assert "state    running" in muster("show", "mine").stdout.splitlines()

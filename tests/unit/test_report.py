@@ -7,16 +7,18 @@ from typing import Any, Callable
 import pytest
 
 from muster.launchers import LAUNCHERS
-from muster.model import Failure, Host, Job, Outcome, Plan, Program, RankEnd
+from muster.model import BROUGHT, Failure, Host, Job, Outcome, Plan, Program, RankEnd
 from muster.plurals import plural
 from muster.ranks import layout, unfold
 from muster.report import (
     SIGNALS,
     begin_in_words,
     ended_in_words,
+    fitted,
     others_in_words,
     outcome_in_words,
     phases,
+    program_in_words,
     seconds,
     show_in_words,
     signal_name,
@@ -281,6 +283,28 @@ def test_one_is_no_plural() -> None:
 def test_a_table_has_columns_and_no_spaces_at_its_right() -> None:
     rows = [("RUN", "NAME", "EXIT"), ("x", "a long name", ""), ("longer", "", "7")]
     assert table(rows) == "RUN     NAME         EXIT\nx       a long name\nlonger               7"
+
+
+def test_a_table_fits_a_terminal() -> None:
+    rows = [("RUN", "AT", "COMMAND"), ("one", "12:30", "train.py --lr 0.1 --momentum 0.9"), ("two", "12:31", "true")]
+    whole = table(rows)
+    assert whole == fitted(rows, 100, ["AT"])
+    assert "RUN  AT     COMMAND\none  12:30  train.py --lr 0…\ntwo  12:31  true" == fitted(rows, 28, ["AT"])
+    assert "RUN  COMMAND\none  train.py --lr 0…\ntwo  true" == fitted(rows, 21, ["AT"])
+    assert "RUN  COMMAND\none  train.py --…\ntwo  true" == fitted(rows, 5, ["AT"])
+    assert "RUN  COMMAND\none  true" == fitted([rows[0], ("one", "12:30", "true")], 12, ["AT"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "argv", "words"),
+    [
+        ("script", ["a b.py", "--x"], "'a b.py' --x"),
+        ("module", ["pkg.train", "1"], "-m pkg.train 1"),
+        ("script", [f"{BROUGHT}check.py"], "check.py"),
+    ],
+)
+def test_a_program_is_told_as_it_was_typed(kind: str, argv: list[str], words: str) -> None:
+    assert words == program_in_words(kind, argv)
 
 
 @pytest.mark.parametrize("name", OUTCOMES)

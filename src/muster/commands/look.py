@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from muster.commands.common import named, one, read
 from muster.errors import Impossible
 from muster.model import as_json
 from muster.plurals import plural
-from muster.report import seconds, show_in_words, table
+from muster.report import fitted, program_in_words, seconds, show_in_words, table
 from muster.world import contact, pruning
 
 _WITHIN = 4.0
@@ -47,12 +48,15 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
     if not records:
         print(f"no runs in {root}")
         return 0
-    rows = [("RUN", "NAME", "RANKS", "STATE", "EXIT", "STARTED", "TOOK")]
+    rows = [("RUN", "NAME", "RANKS", "STATE", "EXIT", "STARTED", "TOOK", "LAUNCHER", "COMMAND")]
     for item in records:
         code = "" if item["code"] is None else str(item["code"])
         took = seconds(item["seconds"]) if item["seconds"] is not None else ""
-        rows.append((item["id"], item["name"], str(item["ranks"]), item["state"], code, item["started"], took))
-    print(table(rows))
+        how = (item["launcher"], item["command"])
+        rows.append((item["id"], item["name"], str(item["ranks"]), item["state"], code, item["started"], took, *how))
+    # an id begins with the time of the start
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print(table(rows) if width is None else fitted(rows, width, ("STARTED", "TOOK", "LAUNCHER", "EXIT", "RANKS")))
     for run, item in zip(shown, records):
         if item["state"] == "unknown":
             print(f"{run.id}: no answer: {item['why']}{_last_known(run)}")
@@ -89,11 +93,14 @@ def _record(run: runs.Run, state: str) -> dict[str, Any]:
         return _readable(run, state)
     except runs.Unreadable as error:
         unknown = {"name": "", "ranks": "?", "code": None, "started": "?", "seconds": None}
-        return {"id": run.id, "state": contact.UNREADABLE, "why": error.sentence, **unknown}
+        of_job = {"launcher": "", "command": "", "program": [], "argv": [], "cwd": "", "host": ""}
+        return {"id": run.id, "state": contact.UNREADABLE, "why": error.sentence, **unknown, **of_job}
 
 
 def _readable(run: runs.Run, state: str) -> dict[str, Any]:
     job, outcome = run.job, run.outcome
+    asked = job.get("job", {})
+    program = asked.get("program")
     took = outcome.duration if outcome else (time.time() - job["time"] if state == "running" else None)
     return {
         "id": run.id,
@@ -104,6 +111,12 @@ def _readable(run: runs.Run, state: str) -> dict[str, Any]:
         "code": outcome.code if outcome else None,
         "started": job.get("started", "?"),
         "seconds": took,
+        "launcher": asked.get("launcher", ""),
+        "command": program_in_words(program["kind"], program["argv"]) if program else "",
+        "program": program["argv"] if program else [],
+        "argv": job.get("argv", []),
+        "cwd": job.get("cwd", ""),
+        "host": job.get("host", ""),
     }
 
 
