@@ -33,6 +33,7 @@ fast: .venv/dev
 
 bench: .venv/dev
 	$(PY) bench/launch.py
+	$(PY) bench/supervisor.py
 
 docs: .venv/dev
 	$(PY) tools/reference.py

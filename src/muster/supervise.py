@@ -274,7 +274,12 @@ class Supervisor:
         self._ready: set[int] = set()
         self._swept: set[int] = set()
         self._port: int | None = None
+        self._node_of = dict(zip(settings.ranks, settings.node_of))
+        self._living: set[int] = set(settings.ranks)
+        """The ranks of this attempt that have not ended, on nodes that are not lost."""
         self._ends: dict[int, RankEnd] = {}
+        self._one_failed = False
+        """A rank of this attempt has failed by itself."""
         self._asked: dict[int, float] = {}
         """When each rank was first asked to end."""
         self._sent: dict[int, set[int]] = {}
@@ -309,8 +314,7 @@ class Supervisor:
         """The ranks of this attempt that have not ended."""
         if self.phase in ("preparing", "over"):
             return ()
-        pairs = zip(self.settings.ranks, self.settings.node_of)
-        return tuple(rank for rank, node in pairs if rank not in self._ends and node not in self._gone)
+        return tuple(rank for rank in self.settings.ranks if rank in self._living)
 
     @property
     def port(self) -> int | None:
@@ -357,6 +361,8 @@ class Supervisor:
             return  # told twice, by an agent that met a new supervisor
         end = self._judged(event)
         self._ends[event.rank] = end
+        self._living.discard(event.rank)
+        self._one_failed = self._one_failed or (not end.ok and _own(end))
         if self._coming and self.phase in ("running", "settling") and self._obeyed:
             self._wait_for_told(event.t, actions)
         elif self.phase == "running" and not end.ok:
@@ -370,8 +376,7 @@ class Supervisor:
 
     def _judged(self, event: Ended) -> RankEnd:
         """Tell an end that was asked for, by us or by a launcher, from one that was under way already."""
-        node = self.settings.node_of[self.settings.ranks.index(event.rank)]
-        end = RankEnd(event.rank, node, event.t, event.code, event.signal, failure=event.failure)
+        end = RankEnd(event.rank, self._node_of[event.rank], event.t, event.code, event.signal, failure=event.failure)
         ours, theirs = self._asked.get(event.rank), event.asked_by_launcher
         by_us = ours is not None and (theirs is None or ours - CLOCKS < theirs)
         asked = ours if by_us else theirs
@@ -396,14 +401,14 @@ class Supervisor:
         """Ranks that were told of the end leave one after another, and have all the time that was promised; once they
         have left, the others end."""
         self.phase, self._next = "running", None
-        if any(_own(end) and not end.ok for end in self._ends.values()):
+        if self._one_failed:
             self._fail(t, actions)
-        elif not self._told & set(self.alive()):
+        elif not self._told & self._living:
             state, code, reason = JOB_ENDS[self._coming]
             self._stop(t, _End(state, code, _coming(self._coming, reason), self._ask_then_kill()), actions)
 
     def _all_ended(self, t: float, actions: list[Action]) -> None:
-        if self.phase in ("preparing", "sweeping", "over") or self.alive():
+        if self.phase in ("preparing", "sweeping", "over") or self._living:
             return
         if self._end is None:
             failed = any(not end.ok for end in self._ends.values())
@@ -438,6 +443,7 @@ class Supervisor:
 
     def _on_lost(self, event: Lost, actions: list[Action]) -> None:
         self._gone[event.node] = event.why
+        self._living = {rank for rank in self._living if self._node_of[rank] != event.node}
         self._swept.add(event.node)
         self._broken(event.t, event.why, actions)
         self._all_ended(event.t, actions)
@@ -567,6 +573,7 @@ class Supervisor:
             actions.append(Say(f"{who}; starting all ranks again (restart {count})"))
             self._ends, self._asked, self._sent, self._end, self._left, self._port = {}, {}, {}, None, [], None
             self._obeyed = False
+            self._living, self._one_failed = set(self.settings.ranks), False
             self.phase = "preparing"
             actions.append(Listen(self.attempt))
             return
@@ -605,9 +612,6 @@ def first_cause(ends: Iterable[RankEnd]) -> RankEnd | None:
 
 def _when(end: RankEnd) -> float:
     return end.failure.when if end.failure is not None else end.when
-
-
-_STEPS = {SIGINT: "interrupting", SIGTERM: "asking", SIGKILL: "killing"}
 
 
 def _step(number: int, ranks: tuple[int, ...], wait: float, end: _End) -> str:

@@ -256,8 +256,9 @@ class World:
             launchers = action.number == SIGKILL or len(self.joined) < self.plan.world_size
             self.tell_all("signal", number=action.number, ranks=list(action.ranks), launchers=launchers)
         elif isinstance(action, Signal):
+            signalled = set(action.ranks)
             for node in self.plan.nodes:
-                here = [rank.rank for rank in node.ranks if rank.rank in action.ranks]
+                here = [rank.rank for rank in node.ranks if rank.rank in signalled]
                 self.tell(node.number, "signal", number=action.number, ranks=here)
         elif isinstance(action, Sweep):
             for link in self.links:
