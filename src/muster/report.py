@@ -99,10 +99,10 @@ _STATUSES: Mapping[int | None, str] = {
 """Statuses that have a meaning by custom."""
 
 
-def outcome_in_words(outcome: Outcome, run_id: str, world_size: int, hosts: Sequence[str] = ()) -> str:
+def outcome_in_words(outcome: Outcome, operand: str, world_size: int, hosts: Sequence[str] = ()) -> str:
     """How a run ended: one line when all is well, else who failed first, why, and what became of the others.
 
-    `hosts` are the names of its nodes.
+    `operand` names the run in commands; `hosts` are the names of its nodes.
     """
     lines: list[str] = []
     after = f"after {seconds(outcome.duration)}" if outcome.duration else "before it started"
@@ -130,7 +130,7 @@ def outcome_in_words(outcome: Outcome, run_id: str, world_size: int, hosts: Sequ
         lines.append(f"left behind by a rank, {what} by muster: {process}" if what == "ended" else words)
     if outcome.state != "succeeded" and outcome.ends:
         rank = f" --rank {outcome.first.rank}" if outcome.first is not None else ""
-        lines.append(f"its log: muster logs {run_id}{rank}" if rank else f"the logs: muster logs {run_id}")
+        lines.append(f"its log: muster logs {operand}{rank}" if rank else f"the logs: muster logs {operand}")
     return "\n".join(lines)
 
 
@@ -388,15 +388,16 @@ def show_in_words(
     outcome: Outcome | None,
     events: Sequence[Mapping[str, Any]],
     hosts: Sequence[str] = (),
+    operand: str = "",
 ) -> str:
-    """All that is known of a run; `hosts` are the names of its nodes."""
+    """All that is known of a run; `hosts` are the names of its nodes, `operand` names the run where its id does not."""
     lines = [f"run      {run_id}" + (f"  ({safe(job['name'])})" if job.get("name") else "")]
     lines.append(f"state    {safe(state)}")
     lines.append(f"command  {' '.join(map(_word, job.get('argv', [])))}")
     lines.append(f"folder   {safe(job.get('cwd', '?'))} on {safe(job.get('host', '?'))}")
     lines.append(f"{'submitted' if job.get('slurm') else 'started '} {safe(job.get('started', '?'))}")
     if outcome is not None:
-        lines += ["", outcome_in_words(outcome, run_id, len(outcome.ends), hosts)]
+        lines += ["", outcome_in_words(outcome, operand or run_id, len(outcome.ends), hosts)]
         if outcome.state == "succeeded" and outcome.attempt:
             lines.append(f"in attempt {outcome.attempt}")
     spans = phases(events)

@@ -18,12 +18,14 @@ import errno
 import json
 import os
 import re
+import shlex
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Callable, NamedTuple
 
+from muster import homes
 from muster.agent import system
 from muster.agent.follow import log_path
 from muster.agent.links import unlink_all
@@ -58,7 +60,7 @@ class Unreadable(Impossible):
 
     def __init__(self, run: Run, name: str, why: str):
         super().__init__(
-            f"{run.id}: {name} cannot be read: {why}", f"look at {run.path / name}, or `muster rm {run.id}`"
+            f"{run.id}: {name} cannot be read: {why}", f"look at {run.path / name}, or `muster rm {run.operand}`"
         )
 
 
@@ -105,9 +107,11 @@ JOB = {
 class Run:
     """One run directory."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, option: str = ""):
         self.path = path
         self.id = path.name
+        self.operand = self.id + option
+        """What to type after a command to name this run: its id, and `--run-dir` where that alone finds it."""
 
     def write(self, name: str, data: Mapping[str, Any]) -> None:
         """Write one of the JSON files, whole or not at all."""
@@ -226,53 +230,63 @@ class Run:
         return sorted(int(name[5:-4]) for name in names if re.fullmatch(r"rank_[0-9]{5,9}\.out", name))
 
 
-def home(env: Mapping[str, str]) -> Path:
-    """The folder in which muster keeps its runs, as an absolute path."""
-    return Path(expanded(env.get("MUSTER_HOME") or "~/.muster", env)).absolute()
-
-
-def user_home(env: Mapping[str, str]) -> str:
-    """This user's home; cron and `env -i` set no HOME, so it may be that of the password database."""
-    if env.get("HOME"):
-        return env["HOME"]
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_dir
-    except KeyError:
-        return "/"
-
-
-def expanded(path: str, env: Mapping[str, str]) -> str:
-    """A path with `~` as a shell reads it, where no shell has read it: in variables and in muster.toml."""
-    if path == "~" or path.startswith("~/"):
-        return os.path.join(user_home(env), path[2:])
-    return os.path.expanduser(path)
-
-
 def new_id(title: str, stamp: str, random: str) -> str:
     """Make a run's id from the time, something random and the name of the script: it sorts, and people know it."""
     short = re.sub(r"[^A-Za-z0-9_.]+", "-", title).strip("-.")[:24]
     return "-".join(filter(None, (stamp, random, short)))
 
 
-def free_id(root: Path, title: str, now: float, stamp: str) -> str:
+class Store(NamedTuple):
+    """Where a command keeps runs, and where it finds them."""
+
+    root: Path
+    """The run directories of new runs are made in `runs/` of this directory."""
+    homes: tuple[Path, ...] = ()
+    """The homes of muster (`homes.py`). Runs that are kept elsewhere are noted in the first one."""
+    alone: bool = False
+    """Only what is in `root` is found: it was named on the command line."""
+
+    @property
+    def places(self) -> list[Path]:
+        """All directories in which runs are looked for, beside those that are noted."""
+        return [self.root] if self.alone else list(dict.fromkeys((self.root, *self.homes)))
+
+    @property
+    def option(self) -> str:
+        """What a command needs to look where this one does; empty where it does anyway."""
+        return _option(self.root) if self.alone and self.root not in self.homes else ""
+
+    @property
+    def here(self) -> Store:
+        """The same, without the runs that are kept elsewhere."""
+        return self._replace(alone=True)
+
+    def path(self, run_id: str) -> Path:
+        """The run directory of a new run."""
+        return self.root / "runs" / run_id
+
+
+def _option(root: Path) -> str:
+    return f" --run-dir {shlex.quote(str(root))}"
+
+
+def free_id(store: Store, title: str, now: float, stamp: str) -> str:
     """An id that no run in this directory has. `now` is in seconds since 1970, `stamp` the same as text."""
     while True:
         # the fraction of the second first: of two runs that began in the same second, `last` is the later one
         found = new_id(title, stamp, f"{int(now % 1 * 4096):03x}{os.urandom(5).hex()}")
-        if not (root / "runs" / found).exists():
+        if not store.path(found).exists():
             return found
 
 
-def create(root: Path, run_id: str) -> Run:
+def create(store: Store, run_id: str) -> Run:
     """Make a run directory; raises `Impossible` with the reason when that cannot be."""
-    path = root / "runs" / run_id
+    root, path = store.root, store.path(run_id)
     made = False
     try:
         system.make_private(str(path.parent))
         for folder in (root, path.parent):
-            why = system.why_shared(str(folder))
+            why = homes.why_anothers(folder) or system.why_shared(str(folder))
             if why:
                 raise Impossible(
                     f"runs are not kept in {folder}, because others could change what runs there: {why}",
@@ -288,7 +302,13 @@ def create(root: Path, run_id: str) -> Run:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         hint = ("free some space there, or " if full else "") + "choose another place by `--run-dir` or MUSTER_HOME"
         raise Impossible(f"cannot write the run directory {path}: {reason}", hint) from None
-    return Run(path)
+    return note(store, path)
+
+
+def note(store: Store, path: Path) -> Run:
+    """The run of a new run directory, which is noted in the home if it is not kept there."""
+    found = store.root in store.homes or bool(store.homes and homes.note(store.homes[0], path))
+    return Run(path, "" if found else _option(store.root))
 
 
 def _remove(path: Path) -> None:
@@ -298,29 +318,48 @@ def _remove(path: Path) -> None:
 
 
 class Found(NamedTuple):
-    """What lies in a folder of runs."""
+    """The runs that a command finds."""
 
     runs: list[Run]
     """The oldest first."""
-    refused: dict[str, str]
-    """Directories that are not read, by name, and why not."""
+    refused: dict[Path, str]
+    """Run directories that are not read, and why not."""
+    unreadable: dict[Path, str]
+    """Directories in which there may be more runs, and why nobody knows."""
 
 
-def look(root: Path) -> Found:
-    """All run directories."""
-    found, refused = [], {}
-    try:
-        names = sorted(name for name in os.listdir(root / "runs") if ID.fullmatch(name))
-    except OSError:
-        names = []
-    for name in names:
-        run = Run(root / "runs" / name)
-        why = why_refused(run.path)
+def look(store: Store) -> Found:
+    """All runs that a command finds."""
+    noted = homes.noted(store.homes[0]) if store.homes else {}
+    paths, unreadable = {}, {}
+    for place in store.places:
+        names, why = _names_in(place / "runs")
+        paths.update({name: place / "runs" / name for name in names if name not in paths})
         if why:
-            refused[name] = why
-        elif os.path.lexists(run.path / "job.json"):
-            found.append(run)
-    return Found(found, refused)
+            unreadable[place / "runs"] = why
+    if not store.alone:
+        paths.update({name: path for name, path in noted.items() if ID.fullmatch(name) and name not in paths})
+    found, refused = [], {}
+    for name in sorted(paths):
+        path = paths[name]
+        why = why_refused(path)
+        if not why and noted.get(name) == path and path.lstat().st_uid != os.getuid():
+            why = f"it was this user's, and belongs to {_user(path.lstat().st_uid)} now"
+        if why:
+            refused[path] = why
+        elif os.path.lexists(path / "job.json"):
+            found.append(Run(path, "" if noted.get(name) == path else store.option))
+    return Found(found, refused, unreadable)
+
+
+def _names_in(folder: Path) -> tuple[list[str], str]:
+    """The ids of the runs in a directory, and why they cannot be known: empty where they are, or there is none."""
+    try:
+        return [name for name in os.listdir(folder) if ID.fullmatch(name)], ""
+    except FileNotFoundError:
+        return [], ""
+    except OSError as error:
+        return [], error.strerror or str(error)
 
 
 def why_refused(path: Path) -> str:
@@ -360,40 +399,55 @@ def _user(uid: int) -> str:
         return f"user {uid}"
 
 
-def every(root: Path) -> list[Run]:
+def every(store: Store) -> list[Run]:
     """All runs that may be read, the oldest first."""
-    return look(root).runs
+    return look(store).runs
 
 
-def find(root: Path, which: str, lives: Callable[[Run], bool] = lambda run: False) -> Run:
+def find(store: Store, which: str, lives: Callable[[Run], bool] = lambda run: False) -> Run:
     """The run with this id, name or unique beginning of an id; `last` is the newest.
 
     Of several with the same name it is the one that `lives`, or the newest.
     """
+    listed = f"`muster ps -a{store.option}` lists all"
     if not which:
-        raise Impossible("an empty name is the name of no run", "`muster ps -a` lists all; `last` is the newest")
-    runs, refused = look(root)
-    if which in refused:
-        raise Impossible(f"{root / 'runs' / which} is not read: {refused[which]}", "its owner can, or root")
-    if not runs:
-        raise Impossible(f"there is no run in {root}", "start one by `muster run`, or set MUSTER_HOME")
-    if which == "last":
-        return runs[-1]
+        raise Impossible("an empty name is the name of no run", f"{listed}; `last` is the newest")
+    runs, refused, unreadable = look(store)
+    for path, why in refused.items():
+        if path.name == which:
+            raise Impossible(f"{path} is not read: {why}", "its owner can, or root")
     exact = [run for run in runs if run.id == which]
     named = [run for run in runs if not exact and _name(run) == which]
     begun = [run for run in runs if run.id.startswith(which)]
     living = [run for run in named if lives(run)] if len(named) > 1 else []
     found = exact or living or named[-1:] or begun
+    if unreadable and not found:
+        raise unreadable_error(unreadable)
+    if not runs:
+        raise Impossible(f"there is no run in {store.root}", "start one by `muster run`, or set MUSTER_HOME")
+    if which == "last":
+        return runs[-1]
     if len(found) == 1:
         return found[0]
     if found:
-        raise Impossible(f"`{which}` fits {len(found)} runs: {_some(found)}", "give more of the id")
-    raise Impossible(f"there is no run `{which}`", f"the newest are {_some(runs[-3:][::-1])}; `muster ps -a` lists all")
+        raise Impossible(f"`{which}` fits {len(found)} runs: {some(run.id for run in found[::-1])}", MORE_OF_IT)
+    raise Impossible(
+        f"there is no run `{which}`", f"the newest are {some(run.id for run in runs[-3:][::-1])}; {listed}"
+    )
 
 
-def namesakes(root: Path, name: str) -> list[Run]:
+def unreadable_error(unreadable: Mapping[Path, str]) -> Impossible:
+    """The error for directories of runs that cannot be read, when it is not known what is in them."""
+    folder, why = next(iter(unreadable.items()))
+    return Impossible(
+        f"cannot read {folder}, where runs are kept: {why}",
+        f"look at its permissions (`ls -ld {folder}`), or name another place by `--run-dir` or MUSTER_HOME",
+    )
+
+
+def namesakes(store: Store, name: str) -> list[Run]:
     """The runs with this name, the oldest first."""
-    return [run for run in every(root) if _name(run) == name]
+    return [run for run in every(store) if _name(run) == name]
 
 
 def _name(run: Run) -> str:
@@ -404,9 +458,18 @@ def _name(run: Run) -> str:
         return ""
 
 
-def _some(runs: list[Run]) -> str:
-    names = [run.id for run in runs[:4]]
-    return ", ".join(names) + (", …" if len(runs) > 4 else "")
+MORE_OF_IT = "give more of the id"
+"""The hint for the beginning of an id that fits several."""
+
+
+def some(ids: Iterable[str]) -> str:
+    """The first of these ids, for a sentence."""
+    found = list(ids)
+    return ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
+
+
+_SHOWN = 8
+"""Ids that a sentence lists."""
 
 
 def remove(run: Run) -> None:

@@ -25,6 +25,7 @@ from muster.agent.protocol import MAGIC, VERSION, pack
 from muster.errors import Impossible
 from muster.model import Host, Job, Plan, Program, as_json
 from muster.ranks import layout
+from muster.runs import Store
 from muster.world.terminal import Terminal
 from muster.world.watch import show_rest
 
@@ -191,7 +192,7 @@ def test_root_sees_that_the_run_of_a_user_lives(place: Path) -> None:
     runs_of = ("--run-dir", str(user.home / ".muster"))
     with user.start("run", "--", "sleep", "600") as process:
         try:
-            until(lambda: runs.every(user.home / ".muster"), "there is a run")
+            until(lambda: runs.every(Store(user.home / ".muster")), "there is a run")
             until(lambda: "running" in root.muster("ps", *runs_of).stdout, "root sees that it runs")
             done = root.muster("rm", "last", *runs_of)
             assert (2, True) == (done.returncode, "is running; it is not deleted" in done.stderr), done.stderr
@@ -373,7 +374,7 @@ def test_all_levels_above_a_run_are_its_owners_alone(tmp_path: Path) -> None:
     """With umask 002 a group could otherwise rename `runs`, and put another hook into a run that lives."""
     before = os.umask(0o002)
     try:
-        run = runs.create(tmp_path / "a" / ".muster", ID)
+        run = runs.create(Store(tmp_path / "a" / ".muster"), ID)
     finally:
         os.umask(before)
     for folder in (run.path, run.path.parents[0], run.path.parents[1], run.path.parents[2]):
@@ -381,20 +382,20 @@ def test_all_levels_above_a_run_are_its_owners_alone(tmp_path: Path) -> None:
     for shared in (run.path.parents[1], run.path.parents[0]):
         shared.chmod(0o777)
         with pytest.raises(Impossible, match=f"runs are not kept in {shared}, .* everybody may write to it") as caught:
-            runs.create(tmp_path / "a" / ".muster", ID + "2")
+            runs.create(Store(tmp_path / "a" / ".muster"), ID + "2")
         assert f"chmod go-w {shared}" in str(caught.value.hint)
         shared.chmod(0o700)
     sticky = tmp_path / "like tmp"
     sticky.mkdir()
     sticky.chmod(0o1777)
-    assert runs.create(sticky, ID).path.exists()
+    assert runs.create(Store(sticky), ID).path.exists()
 
 
 @needs_root
 def test_no_run_is_kept_where_another_user_keeps_hers(tmp_path: Path) -> None:
     os.chown(tmp_path, NOBODY, NOBODY)
     with pytest.raises(Impossible, match=f"it belongs to user {NOBODY}"):
-        runs.create(tmp_path, ID)
+        runs.create(Store(tmp_path), ID)
     (tmp_path / "scratch").mkdir()
     (tmp_path / "scratch").chmod(0o777)
     assert str(tmp_path / "scratch") not in temporary.bases({"TMPDIR": str(tmp_path / "scratch")}), (

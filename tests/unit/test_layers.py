@@ -25,6 +25,7 @@ LAYERS = (
     ("advice",),
     ("places", "options", "supervise", "report", "checkup", "lab"),
     ("soundness",),
+    ("homes",),
     ("runs",),
     ("world",),
     ("job",),
@@ -65,7 +66,8 @@ TOUCHES = {
     "agent": WORLDLY,
     "commands": {"time", "os", "pathlib"},
     "cli": {"time", "os"},
-    # these two are about paths, and start no process and ask no clock
+    # these three are about paths, and start no process and ask no clock
+    "homes": {"os", "pathlib"},
     "runs": {"os", "pathlib"},
     "archive": {"pathlib"},
     "onranks": {"os", "socket", "time"},

@@ -16,7 +16,7 @@ from muster import runs
 from muster.errors import Impossible
 from muster.model import Failure, Host, Job, Outcome, Plan, Program, RankEnd, as_json
 from muster.ranks import layout
-from muster.runs import Run, Unreadable
+from muster.runs import Run, Store, Unreadable
 from muster.stored import Malformed, outcome_from_json, plan_from_json
 
 END = RankEnd(0, 0, 1.5, None, 9, failure=Failure("raised", 1.0, "ValueError: x", ("a", "b")))
@@ -62,7 +62,7 @@ def test_fields_of_a_newer_muster_are_left_out() -> None:
 
 
 def a_run(root: Path, name: str = "20261127-101112-0123456789abc-train") -> Run:
-    run = runs.create(root, name)
+    run = runs.create(Store(root), name)
     run.write("job.json", {"id": name, "name": "", "time": time.time(), "host": "elsewhere", "boot": "", "ranks": 2})
     return run
 
@@ -108,16 +108,16 @@ def test_a_run_directory_that_is_there_is_never_touched(tmp_path: Path) -> None:
     run = a_run(tmp_path)
     (run.path / "precious").write_text("x")
     with pytest.raises(Impossible, match="File exists"):
-        runs.create(tmp_path, run.id)
+        runs.create(Store(tmp_path), run.id)
     assert (run.path / "precious").exists()
 
 
 def test_ids_sort_by_time_and_cannot_be_foreseen(tmp_path: Path) -> None:
-    ids = [runs.free_id(tmp_path, "train", 1.0 + step / 100, "20261127-101112") for step in range(50)]
+    ids = [runs.free_id(Store(tmp_path), "train", 1.0 + step / 100, "20261127-101112") for step in range(50)]
     assert ids == sorted(ids)
     assert 50 == len(set(ids))
     assert all(runs.ID.fullmatch(found) for found in ids)
-    again = {runs.free_id(tmp_path, "a b/ü", 1.0, "20261127-101112") for _ in range(50)}
+    again = {runs.free_id(Store(tmp_path), "a b/ü", 1.0, "20261127-101112") for _ in range(50)}
     assert 50 == len(again), "of the same moment"
 
 
@@ -132,4 +132,4 @@ def test_no_file_of_a_rank_lies_elsewhere(tmp_path: Path, attempt: Any, rank: An
 def test_an_empty_name_is_the_name_of_no_run(tmp_path: Path) -> None:
     a_run(tmp_path)
     with pytest.raises(Impossible, match="an empty name"):
-        runs.find(tmp_path, "")
+        runs.find(Store(tmp_path), "")

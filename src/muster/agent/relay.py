@@ -70,20 +70,30 @@ def visit(run_dir: str) -> None:
         send("gone", there=os.path.exists(os.path.join(run_dir, "job.json")))
 
 
-def find_run(which: str) -> str:
-    """The folder of the run with this id or unique beginning of one, or of the `last`; empty if there is none."""
+def find_runs(which: str) -> dict[str, str]:
+    """The folders of the runs, by id, whose ids begin like this, or of the `last` one."""
     home = os.path.abspath(os.path.expanduser(os.environ.get("MUSTER_HOME") or "~/.muster"))
+    found = {name: os.path.join(home, "runs", name) for name in _names_in(os.path.join(home, "runs"))}
+    for name in _names_in(os.path.join(home, "elsewhere")):  # links to runs that are kept in other directories
+        target = os.path.realpath(os.path.join(home, "elsewhere", name))
+        if os.path.basename(target) == name and os.path.isdir(target):
+            found.setdefault(name, target)
+    names = sorted(found)
+    fit = names[-1:] if which == "last" else [name for name in names if name.startswith(which)]
+    return {name: found[name] for name in fit}
+
+
+def _names_in(folder: str) -> list[str]:
     try:
-        names = sorted(os.listdir(os.path.join(home, "runs")))
+        return os.listdir(folder)
     except OSError:
-        names = []
-    found = names[-1:] if which == "last" else [name for name in names if name.startswith(which)]
-    return os.path.join(home, "runs", found[0]) if len(found) == 1 else ""
+        return []
 
 
 def introduce(which: str) -> None:
     """Send what must be known of a run to speak to its supervisor: where it is, job.json, plan.json."""
-    run_dir = find_run(which)
+    found = find_runs(which)
+    run_dir = next(iter(found.values())) if len(found) == 1 else ""
     files = {}
     for name in ("job.json", "plan.json"):
         try:
@@ -91,7 +101,7 @@ def introduce(which: str) -> None:
                 files[name] = file.read()
         except OSError:
             pass
-    send("introduced", there=run_dir, files=files)
+    send("introduced", there=run_dir, files=files, fits=list(found)[::-1])
 
 
 def send_files(run_dir: str, have: Mapping[str, int], only: str) -> None:

@@ -27,6 +27,12 @@ CATCHABLE = frozenset(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def reason(error: BaseException) -> str:
+    """What an exception says, for the end of a sentence. Never empty: many are raised without a word."""
+    said = getattr(error, "strerror", None) or str(error)
+    return str(said) if str(said).strip() else type(error).__name__
+
+
 def ancestors() -> list[tuple[str, ...]]:
     """The command lines of the parent of this process, of its parent, and so on, as far as they can be seen."""
     found = []

@@ -88,6 +88,19 @@ def make(base: str, token: str, run_id: str) -> str:
     return path
 
 
+def own_folder(name: str, env: Mapping[str, str]) -> str:
+    """Where this user's private directory of that name is, or can be made, among temporary files; empty: nowhere.
+
+    The same one is found as long as TMPDIR is the same.
+    """
+    for base in candidates(env):
+        folder = _open_own(os.path.join(base, name))
+        if folder is not None:
+            os.close(folder)
+            return os.path.join(base, name)
+    return next((path for base in bases(env) if not os.path.lexists(path := os.path.join(base, name))), "")
+
+
 def put_shim(path: str, text: bytes, unique: str) -> int:
     """Write the shim into the directory of a run, unless another agent of the run has; gives a descriptor by which
     `left` sees that its run lives. Raises OSError."""

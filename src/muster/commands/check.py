@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from muster.commands.common import root_of
+from muster.commands.common import store_of
 from muster.commands.run import options_for, parse_run, start
 from muster.environ import hidden_words
 from muster.errors import Impossible
@@ -126,7 +126,7 @@ def _conclude(
     """Keep the result with the run, and say it."""
     verdicts = view.verdicts()
     command = shlex.join(["muster", "check", *hidden_words(list(words))])
-    folder = root_of(given, env) / "runs" / view.run_id
+    folder = store_of(given, env).path(view.run_id)
     result = {
         "run": view.run_id,
         "command": command,

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from muster import runs
+from muster import homes, runs
+from muster.commands import configuration
 from muster.errors import Impossible, NowhereToBe
 from muster.options import OTHERS, Option, from_environment, help_text, parse
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:  # `muster ps` needs none of it
 
 def read(
     name: str, words: list[str], env: Mapping[str, str], says: str, operand: str = "RUN"
-) -> tuple[dict[str, Any], list[str], Path] | None:
-    """(options, operands, folder of muster), or None when help was shown instead.
+) -> tuple[dict[str, Any], list[str], runs.Store] | None:
+    """(options, operands, where runs are kept), or None when help was shown instead.
 
     Raises `Impossible` for operands of a command that takes none, which has an empty `operand`.
     """
@@ -32,9 +33,16 @@ def read(
             f"`muster {name}` takes no operand; it was given {' '.join(parsed.rest)}",
             _INSTEAD.get(name) or _instead_of_hosts(options, parsed.rest) or "leave it out",
         )
+    given = {**placed(options, env), **parsed.given}
+    return given, parsed.rest, store_of(given, env, alone="run_dir" in parsed.given)
+
+
+def placed(options: Sequence[Option], env: Mapping[str, str]) -> dict[str, Any]:
+    """`run_dir` as the environment or muster.toml sets it, for a command with these options."""
     shared = [option for option in options if option.key == "run_dir"]
-    given = {**from_environment(shared, env), **parsed.given}
-    return given, parsed.rest, root_of(given, env)
+    found = from_environment(shared, env)
+    configured = configuration.run_dir(env) if shared and not found else None
+    return found if configured is None else {"run_dir": configured}
 
 
 _INSTEAD: Mapping[str, str] = {
@@ -50,14 +58,14 @@ def _instead_of_hosts(options: Sequence[Option], operands: Sequence[str]) -> str
     return f"hosts are named by `--hosts {','.join(operands)}`" if takes_hosts else None
 
 
-def root_of(given: Mapping[str, Any], env: Mapping[str, str]) -> Path:
-    """The folder of muster, in which runs are kept."""
+def store_of(given: Mapping[str, Any], env: Mapping[str, str], alone: bool = False) -> runs.Store:
+    """Where runs are kept, and found; `alone`: only in the directory that was named."""
     try:
-        if "run_dir" not in given:
-            return runs.home(env)
-        return Path(runs.expanded(given["run_dir"], env)).absolute()
+        found = homes.of_muster(env)
+        root = Path(homes.expanded(given["run_dir"], env)).absolute() if "run_dir" in given else found[0]
     except OSError as error:
         raise NowhereToBe(error.strerror) from None
+    return runs.Store(root, found, alone)
 
 
 def machines(given: Mapping[str, Any]) -> tuple[Wanted, ...]:
@@ -76,10 +84,10 @@ def end_in_words(run: runs.Run, outcome: Outcome) -> str:
     """How a run ended, for a person."""
     from muster.report import outcome_in_words
 
-    return outcome_in_words(outcome, run.id, len(outcome.ends), run.hosts)
+    return outcome_in_words(outcome, run.operand, len(outcome.ends), run.hosts)
 
 
-def one(root: Path, rest: list[str], name: str) -> runs.Run:
+def one(store: runs.Store, rest: list[str], name: str) -> runs.Run:
     """The one run that the operands name; the newest when there are none."""
     if len(rest) > 1:
         raise Impossible(f"`muster {name}` takes one run, and was given {len(rest)}: {' '.join(rest)}", "name one")
@@ -87,12 +95,29 @@ def one(root: Path, rest: list[str], name: str) -> runs.Run:
     if colon:
         from muster.world.contact import introduce
 
-        return introduce(root, host, which or "last")
-    return named(root, rest[0] if rest else "last")
+        return introduce(store, host, which or "last")
+    return named(store, rest[0] if rest else "last")
 
 
-def named(root: Path, which: str) -> runs.Run:
+def named(store: runs.Store, which: str) -> runs.Run:
     """The run that a word names; of several of one name the one that lives."""
     from muster.world import contact
 
-    return runs.find(root, which, contact.lives)
+    return runs.find(store, which, contact.lives)
+
+
+def living_in_words(store: runs.Store) -> str:
+    """The runs that live, for who named one that is over; empty when there are none."""
+    import time
+
+    from muster.plurals import plural
+    from muster.report import seconds
+    from muster.world import contact
+
+    lines = []
+    for run in runs.every(store):
+        if not contact.has_not_ended(run):
+            continue
+        name = f" ({run.job['name']})" if run.job.get("name") else ""
+        lines.append(f"    {run.id}{name}, started {seconds(time.time() - run.job['time'])} ago")
+    return "\n".join([f"{plural(len(lines), 'run')} not over:", *lines]) if lines else ""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from muster import runs
 from muster.commands import COMMANDS
+from muster.commands.common import placed, store_of
 from muster.errors import Impossible
 from muster.options import BINDINGS, LAB, OF_CHECK, OTHERS, RUN, Option, help_text, parse
 
@@ -168,6 +169,6 @@ def _operands(name: str, before: Sequence[str], env: Mapping[str, str]) -> Fits:
         return [("clear", "undo faults"), *((fault, row.says) for fault, row in FAULTS.items())]
     if name not in _OF_RUNS:
         return []
-    newest = runs.every(runs.home(env))[::-1][:_NEWEST]
+    newest = runs.every(store_of(placed(_OPTIONS[name], env), env))[::-1][:_NEWEST]
     names = dict.fromkeys(run.job.get("name", "") for run in newest)
     return [("last", "the newest"), *((word, "") for word in names if word), *((run.id, "") for run in newest)]

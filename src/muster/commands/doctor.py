@@ -40,7 +40,7 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
     asked = read("doctor", words, env, "look at all machines at once, before anything runs", "")
     if asked is None:
         return 0
-    given, _, root = asked
+    given, _, store = asked
     allocation = None if {"hosts", "hostfile"} & set(given) else slurm.allocation(env)
     if given.get("slurm") and allocation is None:
         return _in_slurm(given, words)
@@ -69,7 +69,7 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
         chosen = allocation.hosts[: given.get("nnodes")]
         targets = [Host(host, gpus=tuple(map(str, range(gpus[host] or 0)))) for host in chosen]
         env = slurm.clean(env)
-    patient, silent = _look(job, targets, env, root)
+    patient, silent = _look(job, targets, env, store.root)
     if allocation is not None:
         # the job sees only its share of a node's GPUs, which says nothing about how Slurm is configured
         patient = patient._replace(gres={})

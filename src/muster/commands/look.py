@@ -7,7 +7,6 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from muster import runs
@@ -28,8 +27,10 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
     asked = read("ps", words, env, "list runs, the newest first", "")
     if asked is None:
         return 0
-    given, _, root = asked
-    every, refused = runs.look(root)
+    given, _, store = asked
+    every, refused, unreadable = runs.look(store)
+    if unreadable and not every:
+        raise runs.unreadable_error(unreadable)
     found = every[::-1]
     if "name" in given:
         found = [run for run in found if _name(run) == given["name"]]
@@ -40,13 +41,13 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
         fits = [_fits(record, given) for record in records]
         shown = found = [run for run, fit in zip(shown, fits) if fit]
         records = [record for record, fit in zip(records, fits) if fit]
-    for name, why in refused.items():
-        print(f"muster: {root / 'runs' / name} is not read: {why}", file=sys.stderr)
+    for path, why in {**refused, **unreadable}.items():
+        print(f"muster: {path} is not read: {why}", file=sys.stderr)
     if given.get("json"):
         print(json.dumps(records, indent=1))
         return 0
     if not records:
-        print(f"no runs in {root}")
+        print(f"no runs in {store.root}")
         return 0
     rows = [("RUN", "NAME", "RANKS", "STATE", "EXIT", "STARTED", "TOOK", "LAUNCHER", "COMMAND")]
     for item in records:
@@ -63,7 +64,7 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
         if item["state"] == contact.UNREADABLE:
             print(f"muster: {item['why']}", file=sys.stderr)
     if len(found) > len(shown):
-        print(f"… and {len(found) - len(shown)} older; `muster ps -a` lists all")
+        print(f"… and {len(found) - len(shown)} older; `muster ps -a{store.option}` lists all")
     return 0
 
 
@@ -125,15 +126,19 @@ def show(words: list[str], env: Mapping[str, str], began: float) -> int:
     asked = read("show", words, env, "all that is known of a run")
     if asked is None:
         return 0
-    given, rest, root = asked
-    run = one(root, rest, "show")
+    given, rest, store = asked
+    run = one(store, rest, "show")
     state, outcome = contact.state(run), run.outcome
     if given.get("json"):
         record = {**_record(run, state), "job": run.job.get("job"), "events": run.events()}
         print(json.dumps({**record, "outcome": as_json(outcome) if outcome else None}, indent=1))
         return 0
     why = contact.why(run, state)
-    print(show_in_words(run.id, run.job, state + (f": {why}" if why else ""), outcome, run.events(), run.hosts))
+    print(
+        show_in_words(
+            run.id, run.job, state + (f": {why}" if why else ""), outcome, run.events(), run.hosts, run.operand
+        )
+    )
     print(f"files    {run.path}")
     return 0
 
@@ -143,10 +148,10 @@ def rm(words: list[str], env: Mapping[str, str], began: float) -> int:
     asked = read("rm", words, env, "delete runs that have ended", "RUN…")
     if asked is None:
         return 0
-    _, rest, root = asked
+    _, rest, store = asked
     if not rest:
         raise Impossible("`muster rm` wants a run", "`muster ps -a` lists them")
-    chosen = [named(root, which) for which in rest]
+    chosen = [named(store, which) for which in rest]
     pruning.refuse_living(chosen, contact.ANSWERS_WITHIN)
     for run in chosen:
         pruning.delete(run)
@@ -159,11 +164,11 @@ def prune(words: list[str], env: Mapping[str, str], began: float) -> int:
     asked = read("prune", words, env, "delete old runs that have ended", "")
     if asked is None:
         return 0
-    given, _, root = asked
+    given, _, store = asked
     if "older_than" not in given and "keep" not in given:
         hint = "for example `muster prune --older-than 30d`, or `--keep 20`"
         raise Impossible("`muster prune` wants `--older-than AGE` or `--keep N`", hint)
-    old = pruning.ended(_old(root, given.get("older_than", 0.0), given.get("keep", 0)), _WITHIN)
+    old = pruning.ended(_old(store.here, given.get("older_than", 0.0), given.get("keep", 0)), _WITHIN)
     if old:
         print(table([(run.id, str(run.job.get("name", "")), str(run.job.get("started", "?"))) for run in old]))
     if given.get("dry_run"):
@@ -180,9 +185,9 @@ def prune(words: list[str], env: Mapping[str, str], began: float) -> int:
     return 0
 
 
-def _old(root: Path, age: float, keep: int) -> list[runs.Run]:
+def _old(store: runs.Store, age: float, keep: int) -> list[runs.Run]:
     """The runs that are so old, but for the newest ones; what is unreadable is told and stays."""
-    every, bound, found = runs.every(root), time.time() - age, []
+    every, bound, found = runs.every(store), time.time() - age, []
     for run in every[: max(0, len(every) - keep)]:
         try:
             job, _ = run.job, run.outcome  # damage in either is told

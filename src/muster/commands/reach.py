@@ -6,12 +6,11 @@ import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from muster import runs
 from muster.commands.asking import agreed
-from muster.commands.common import end_in_words, one, read
+from muster.commands.common import end_in_words, living_in_words, one, read
 from muster.errors import Impossible, MusterError, RunFailed, Unreachable
 from muster.model import GRACE
 from muster.plurals import plural
@@ -29,8 +28,8 @@ def wait(words: list[str], env: Mapping[str, str], began: float) -> int:
     asked = read("wait", words, env, "wait for the end of a run, and give its exit status")
     if asked is None:
         return 0
-    given, rest, root = asked
-    run = one(root, rest, "wait")
+    given, rest, store = asked
+    run = one(store, rest, "wait")
     state = contact.wait(
         run, given.get("timeout"), lambda why: print(f"muster: {why}; asking again for a minute", file=sys.stderr)
     )
@@ -55,21 +54,25 @@ def kill(words: list[str], env: Mapping[str, str], began: float) -> int:
     asked = read("kill", words, env, says, "RUN…")
     if asked is None:
         return 0
-    given, rest, root = asked
+    given, rest, store = asked
     by = f"{env.get('USER') or f'user {os.getuid()}'} (pid {os.getpid()})"
     if given.get("all"):
         if rest:
             raise Impossible(f"--all together with {' '.join(rest)}", "name runs, or say `--all`")
-        return _kill_all(root, bool(given.get("yes")), by)
+        return _kill_all(store, bool(given.get("yes")), by)
     if not rest:
         raise Impossible("`muster kill` wants a run", "`muster ps` lists them; `last` is the newest; `--all` is all")
-    chosen = {run.id: run for run in (one(root, [word], "kill") for word in rest)}
-    return _end_all(list(chosen.values()), by)
+    chosen = {run.id: run for run in (one(store, [word], "kill") for word in rest)}
+    over = not any(map(contact.has_not_ended, chosen.values()))
+    status = _end_all(list(chosen.values()), by)
+    if over and (living := living_in_words(store)):
+        print(living)  # it may be another one that was meant
+    return status
 
 
-def _kill_all(root: Path, agreed_already: bool, by: str) -> int:
+def _kill_all(store: runs.Store, agreed_already: bool, by: str) -> int:
     """End all runs of this user that live, if the person agrees; a host that does not answer is told."""
-    own = [run for run in runs.every(root) if not contact.is_anothers(run)]
+    own = [run for run in runs.every(store) if not contact.is_anothers(run)]
     states = dict(zip((run.id for run in own), contact.states(own, contact.ANSWERS_WITHIN)))
     living = [run for run in own if states[run.id] in ("running", "pending")]
     silent = [run for run in own if states[run.id] == "unknown"]
@@ -173,8 +176,8 @@ def stacks(words: list[str], env: Mapping[str, str], began: float) -> int:
     asked = read("stacks", words, env, "where in the Python code each rank is now, without stopping it")
     if asked is None:
         return 0
-    given, rest, root = asked
-    run = one(root, rest, "stacks")
+    given, rest, store = asked
+    run = one(store, rest, "stacks")
     state = contact.state(run)
     contact.require_known(run, state)
     if state != "running":

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from muster import runs
-from muster.commands.common import root_of
+from muster import homes, runs
+from muster.commands import configuration
+from muster.commands.common import store_of
 from muster.environ import hidden, hidden_words, shown
 from muster.errors import Impossible
 from muster.job import Asked, make_job, nodes_here, nodes_there, notes, warnings
@@ -23,13 +24,11 @@ from muster.options import (
     Option,
     Parsed,
     from_environment,
-    from_table,
     help_text,
     parse,
     sbatch_hint,
     with_sbatch_names,
 )
-from muster.world import trust
 
 _USAGE = """{verb}
 
@@ -82,7 +81,7 @@ def options_for(parsed: Parsed, env: Mapping[str, str]) -> dict[str, Any]:
     """What follows from what was typed, the variables and muster.toml together."""
     variables = from_environment(RUN, env)
     profile = parsed.given.get("profile", variables.get("profile"))
-    files = _files(profile, env)
+    files = configuration.tables(profile, env)
     return _with_homes(_settled(parsed.given, dict(ChainMap(parsed.given, variables, *files))), env)
 
 
@@ -98,75 +97,6 @@ def _settled(typed: Mapping[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _files(profile: Any, env: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The options of muster.toml: of the profile and then of `[run]`, the project's before the person's."""
-    places = _configurations(env)
-    profiles, tables, known = [], [], []
-    for path in places:
-        data = _toml(path)
-        wrong = [name for name in data if name not in ("run", "profile", "slurm")]
-        if wrong:
-            known_tables = "options stand in `[run]` and `[profile.NAME]`, those of sbatch in `[slurm]`"
-            raise Impossible(f"{path}: there is no table [{wrong[0]}]", known_tables)
-        if "slurm" in data:
-            if not isinstance(data["slurm"], dict):
-                raise Impossible(f"{path} [slurm] is no table", "write `[slurm]`, and options of sbatch below it")
-            table = {name.replace("_", "-"): value for name, value in data["slurm"].items()}
-            tables.append({"slurm_table": table})
-        if "run" in data:
-            tables.append(_from(path, from_table(RUN, data["run"], f"{path} [run]"), env))
-        here = data.get("profile", {})
-        if not isinstance(here, dict):
-            raise Impossible(f"{path} [profile] is no table", "write `[profile.NAME]`, and options below it")
-        known += list(here)
-        if profile is not None and profile in here:
-            profiles.append(_from(path, from_table(RUN, here[profile], f"{path} [profile.{profile}]"), env))
-    if profile is not None and not profiles:
-        hint = f"there are {', '.join(known)}" if known else "write a muster.toml with a table `[profile.NAME]`"
-        raise Impossible(f"there is no profile `{profile}`", hint)
-    return profiles + tables
-
-
-def _configurations(env: Mapping[str, str]) -> list[Path]:
-    """The muster.toml files to obey: the nearest one from here up to the repository or the home, and the person's own.
-
-    One that another user could have written is passed over, and told: it may hold lines for a shell (`setup`).
-    """
-    home, found = Path(runs.user_home(env)), []
-    try:
-        folder = Path.cwd()  # the real path
-    except OSError:  # it has been deleted; a job that needs it is refused in words
-        folder = Path("/")
-    for parent in (folder, *folder.parents):
-        if os.path.isfile(parent / "muster.toml") and _obeyed(parent / "muster.toml", env):
-            found.append(parent / "muster.toml")
-            break
-        if parent == home.resolve() or os.path.exists(parent / ".git"):
-            break
-    mine = Path(env.get("XDG_CONFIG_HOME") or home / ".config") / "muster" / "muster.toml"
-    if os.path.isfile(mine) and mine not in found and _obeyed(mine, env):
-        found.append(mine)
-    return found
-
-
-def _obeyed(path: Path, env: Mapping[str, str]) -> bool:
-    why = trust.why_not(str(path), env)
-    if why:
-        hint = f"if you trust it: `chmod`, `chown`, or {trust.ALLOW}={path.parent}"
-        trust.tell_ignored(str(path), why, hint)
-    return not why
-
-
-def _from(path: Path, table: dict[str, Any], env: Mapping[str, str]) -> dict[str, Any]:
-    """Files and folders that a muster.toml names are seen from where it lies, wherever below it muster is started."""
-    return {
-        key: str(path.parent / runs.expanded(value, env)) if key in _PATHS else value for key, value in table.items()
-    }
-
-
-_PATHS = ("hostfile", "cwd", "run_dir", "log_dir")
-
-
 def _with_homes(given: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, Any]:
     """The same with `~` expanded in all that is a path: no shell has read variables and muster.toml."""
     found = dict(given)
@@ -175,33 +105,24 @@ def _with_homes(given: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, A
         if option.metavar not in ("DIR", "FILE", "PATH") or value is None:
             continue
         many = isinstance(value, (list, tuple))
-        found[option.key] = [runs.expanded(item, env) for item in value] if many else runs.expanded(value, env)
+        found[option.key] = [homes.expanded(item, env) for item in value] if many else homes.expanded(value, env)
     return found
 
 
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        import tomllib
-    except ImportError:  # before Python 3.11
-        import tomli as tomllib  # type: ignore[import-not-found,no-redef]
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError) as error:
-        raise Impossible(f"cannot read {path}: {error}", "see https://toml.io, or move the file away") from None
-
-
-def _asked(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], verb: str) -> tuple[Asked, str, Path]:
-    """What the options ask for, the id of the run, and where runs are kept."""
+def _asked(
+    parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], verb: str
+) -> tuple[Asked, str, runs.Store]:
+    """What the options ask for, the id of the run, and where it is kept."""
     asked = make_job(parsed, given, env, verb)
-    root = root_of(given, env)
+    store = store_of(given, env)
     now = time.time()
-    run_id = runs.free_id(root, asked.job.program.title, now, time.strftime("%Y%m%d-%H%M%S", time.localtime(now)))
+    run_id = runs.free_id(store, asked.job.program.title, now, time.strftime("%Y%m%d-%H%M%S", time.localtime(now)))
     if given.get("snapshot"):
         from muster.world import code
 
-        copy = root / "runs" / run_id / "code"
+        copy = store.path(run_id) / "code"
         asked = asked._replace(job=code.redirect(asked.job, str(copy)), copied=(asked.job.cwd, copy))
-    return asked, run_id, root
+    return asked, run_id, store
 
 
 def make_copy(asked: Asked, given: Mapping[str, Any]) -> None:
@@ -225,11 +146,11 @@ def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
 
     parsed = parse_run(words, env, command="plan")
     given = options_for(parsed, env)
-    asked, run_id, root = _asked(parsed, given, env, "plan")
+    asked, run_id, store = _asked(parsed, given, env, "plan")
     if given.get("slurm"):
         from muster.commands.submit import request, script_of
 
-        run_dir = root / "runs" / run_id
+        run_dir = store.path(run_id)
         print(script_of(request(asked, given, run_dir), asked, given, run_dir), end="")
         return 0
     nodes = nodes_there(asked, given, None) if asked.hosts else nodes_here(asked, given, env)
@@ -239,7 +160,7 @@ def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
 
         print(json.dumps({"run": run_id, **hidden(as_json(planned), shown)}, indent=1))
     else:
-        print(plan_in_words(planned, run_id, str(root / "runs"), given.get("show_env", False)))
+        print(plan_in_words(planned, run_id, str(store.root / "runs"), given.get("show_env", False)))
     return 0
 
 
@@ -265,16 +186,19 @@ def start(
     """
     from muster.world.link import start_agents
 
-    asked, run_id, root = _asked(parsed, given, env, verb)
-    _warn_of_namesakes(root, asked.job.name)
+    asked, run_id, store = _asked(parsed, given, env, verb)
+    temporary = homes.why_temporary(env)
+    if temporary:
+        progress(given)(temporary)
+    _warn_of_namesakes(store, asked.job.name)
     if given.get("slurm"):
         from muster.commands.submit import submit
 
-        return submit(words, asked, given, env, run_id, root, parsed.given)
+        return submit(words, asked, given, env, run_id, store, parsed.given)
     if asked.hosts or given.get("detach"):
         from muster.commands.there import run_there
 
-        return run_there(words, asked, given, env, began, run_id, root)
+        return run_there(words, asked, given, env, began, run_id, store)
     planned = make_plan(asked.job, nodes_here(asked, given, env), run_id)
     view = make_view(planned, run_id, given, env)
     if env.get("SLURM_JOB_ID"):
@@ -286,7 +210,8 @@ def start(
                 f"job {found.job} of Slurm has {len(found.hosts)} nodes, and these ranks run on this one: "
                 "`--slurm` runs them on all"
             )
-    kept = keep(planned, run_id, root, words)
+    kept = keep(planned, run_id, store, words)
+    view.operand = kept.operand
     try:
         make_copy(asked, given)
         agents = start_agents(asked.job, planned.nodes, env, planned.reader is not None)
@@ -312,19 +237,22 @@ def progress(given: Mapping[str, Any]) -> Callable[[str], None]:
     return lambda text: None if given.get("quiet") else print(f"muster: {text}", file=sys.stderr, flush=True)
 
 
-def _warn_of_namesakes(root: Path, name: str) -> None:
+def _warn_of_namesakes(store: runs.Store, name: str) -> None:
     """Say that a run of the same name lives: `muster kill NAME` would fit both."""
     if not name:
         return
     from muster.world import contact
 
-    for other in runs.namesakes(root, name):
+    for other in runs.namesakes(store, name):
         if contact.has_not_ended(other):
             print(f"muster: warning: {other.id} has the same name, {name}, and has not ended", file=sys.stderr)
 
 
-def make_view(plan: Plan, run_id: str, given: Mapping[str, Any], env: Mapping[str, str]) -> Any:
-    """What shows the run; raises `Impossible` for a `--prefix` that cannot be."""
+def make_view(plan: Plan, run_id: str, given: Mapping[str, Any], env: Mapping[str, str], operand: str = "") -> Any:
+    """What shows the run; raises `Impossible` for a `--prefix` that cannot be.
+
+    `operand` names the run in commands that are shown, where the id does not (`Run.operand`).
+    """
     from muster.world.terminal import JsonLines, Terminal
 
     if "view" in given:
@@ -332,14 +260,15 @@ def make_view(plan: Plan, run_id: str, given: Mapping[str, Any], env: Mapping[st
     if given.get("json"):
         return JsonLines(run_id, given.get("ranks"), given.get("quiet", False))
     view = Terminal(plan, run_id, env, given.get("prefix"), given.get("ranks"), given.get("quiet", False))
+    view.operand = operand or run_id
     for note in [*(() if given.get("quiet") else notes(given)), *warnings(plan.job)]:
         view.say(note)
     return view
 
 
-def keep(plan: Plan, run_id: str, root: Path, words: list[str], **more: Any) -> runs.Run:
+def keep(plan: Plan, run_id: str, store: runs.Store, words: list[str], **more: Any) -> runs.Run:
     """Make the run directory, with what was asked for and the plan in it."""
-    kept = runs.create(root, run_id)
+    kept = runs.create(store, run_id)
     kept.write("job.json", job_record(plan.job, plan.world_size, run_id, words, **more))
     kept.write("plan.json", hidden(as_json(plan)))
     return kept

@@ -153,7 +153,7 @@ def submit(
     given: Mapping[str, Any],
     env: Mapping[str, str],
     run_id: str,
-    root: Path,
+    store: runs.Store,
     typed: Mapping[str, Any],
 ) -> int:
     """Hand the run in, or start it on the nodes of the allocation that this is; watch it unless it is detached.
@@ -168,7 +168,7 @@ def submit(
             few = int(str(given["nnodes"]).partition(":")[0])
             check_sizes(few, asked.each, given.get("np"), f"-N {few}")
         _check_in_allocation(allocation, asked, given, typed)
-        claims = Claims(root, f"{env.get('SLURM_CLUSTER_NAME', '')}-{allocation.job}")
+        claims = Claims(store.root, f"{env.get('SLURM_CLUSTER_NAME', '')}-{allocation.job}")
         allocation = _choose_nodes(allocation, claims, given, typed)
     if allocation is None and asked.job.launcher == "srun" and "gpus" in given and str(given.get("nnodes")) != "1":
         raise Impossible(
@@ -182,7 +182,7 @@ def submit(
             "leave it out; or run inside `salloc`, where the terminal is there",
         )
     make_plan(asked.job, layout([(Host("node"), 1)]), run_id)  # what cannot be is told now, and not when the job starts
-    kept = runs.create(root, run_id)
+    kept = runs.create(store, run_id)
     try:
         meet.put_flag(str(kept.path))
         make_copy(asked, given)
@@ -212,7 +212,7 @@ def submit(
         kept.write(ASKED, ask)
         if allocation is None:
             wanted = request(asked, given, kept.path)
-            queue.try_folder(root, wanted, env)
+            queue.try_folder(store.root, wanted, env)
             script = kept.path / "batch.sh"
             with open(os.open(script, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
                 file.write(os.fsencode(script_of(wanted, asked, given, kept.path)))
@@ -343,8 +343,9 @@ def _here(
             return 0
         watch = Watch(
             allocation.hosts[0],
+            run.operand,
             lambda: contact.way_to(run),
-            lambda plan, run_id: make_view(plan, run_id, given, env),
+            lambda plan, run_id: make_view(plan, run_id, given, env, run.operand),
             owner=True,
             patience=asked.job.lease + 30,
             files=lambda: run,
@@ -356,7 +357,7 @@ def _here(
         if not leaves:
             step.wait()
     if outcome is None and run.outcome is not None and (plan := run.read("plan.json")) is not None:
-        outcome, view = run.outcome, make_view(plan_from_json(plan), run.id, given, env)
+        outcome, view = run.outcome, make_view(plan_from_json(plan), run.id, given, env, run.operand)
         show_rest(run, view, watch.offsets)
         view.finish(outcome)
     return 125 if outcome is None else outcome.code
@@ -380,7 +381,7 @@ def follow(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str], atta
     outcome, plan = run.outcome, run.read("plan.json")
     view = watch.view if watch is not None and watch.view is not None else None
     if plan is not None:
-        view = view or make_view(plan_from_json(plan), run.id, given, env)
+        view = view or make_view(plan_from_json(plan), run.id, given, env, run.operand)
         show_rest(run, view, watch.offsets if watch is not None else {}, watch.tail if watch is not None else None)
     if outcome is None or view is None:
         return _ended_unseen(run, str(run.job["slurm"]))
@@ -425,8 +426,9 @@ def _watch(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> W
             watched = record
             watch = Watch(
                 run.job["host"],
+                run.operand,
                 lambda: contact.way_to(run),
-                lambda plan, run_id: make_view(plan, run_id, given, env),
+                lambda plan, run_id: make_view(plan, run_id, given, env, run.operand),
                 owner=False,
                 patience=600.0,
                 files=lambda: run,
@@ -453,7 +455,9 @@ def _leave(run: runs.Run) -> int:
     """Ctrl-C: leave, and say how to kill it; a second one soon after cancels the job."""
     number = run.job["slurm"]
     say = f"muster: {run.id} goes on as job {number}; Ctrl-C again within {_AGAIN:g} s cancels it"
-    print(f"\n{say}\nmuster: later: muster attach {run.id}, muster kill {run.id}", file=sys.stderr, flush=True)
+    print(
+        f"\n{say}\nmuster: later: muster attach {run.operand}, muster kill {run.operand}", file=sys.stderr, flush=True
+    )
     try:
         time.sleep(_AGAIN)
     except KeyboardInterrupt:
@@ -466,7 +470,7 @@ def _leave(run: runs.Run) -> int:
 
 def _leave_it(run: runs.Run) -> int:
     """Ctrl-C in a terminal that watched a run of another one."""
-    say = f"{run.id} goes on as job {run.job['slurm']}; `muster attach {run.id}`, `muster kill {run.id}`"
+    say = f"{run.id} goes on as job {run.job['slurm']}; `muster attach {run.operand}`, `muster kill {run.operand}`"
     print(f"\nmuster: {say}", file=sys.stderr, flush=True)
     return 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from muster import archive, runs
@@ -36,7 +35,7 @@ def run_there(
     env: Mapping[str, str],
     began: float,
     run_id: str,
-    root: Path,
+    store: runs.Store,
 ) -> int:
     """Start a run whose supervisor is on node 0, and watch it unless it is detached."""
     import secrets
@@ -44,7 +43,7 @@ def run_there(
     detached = bool(given.get("detach"))
     if detached and asked.job.stdin is not None:
         raise Impossible("--stdin with --detach: there is no terminal to read from", "leave one of them out")
-    kept = runs.create(root, run_id)
+    kept = runs.create(store, run_id)
     meet.put_flag(str(kept.path))
     here = None if asked.hosts else nodes_here(asked, given, env)
     hosts = hosts_to_reach(asked) if here is None else [node.host for node in here]
@@ -64,7 +63,7 @@ def run_there(
             gathering.say(finding)
         nodes = here if here is not None else nodes_there(asked, given, facts)
         plan = make_plan(asked.job, nodes, run_id)
-        view = make_view(plan, run_id, given, env)
+        view = make_view(plan, run_id, given, env, kept.operand)
         meeting = gathering.meet()
         shares = gathering.share(str(kept.path), run_id)
         links = gathering.links
@@ -123,11 +122,12 @@ def run_there(
     if detached:
         gathering.close()
         gathering.give_up()
-        say(f"{_detached(plan)}; muster attach, logs -f, wait or kill {run_id}")
+        say(f"{_detached(plan)}; muster attach, logs -f, wait or kill {kept.operand}")
         print(run_id)
         return 0
     watch = Watch(
         first.host,
+        kept.operand,
         lambda: contact.way_to(kept),
         lambda made, name: view,
         owner=True,
@@ -166,8 +166,9 @@ def attach(words: list[str], env: Mapping[str, str], began: float) -> int:
         return follow(run, given, env, attached=True)
     watch = Watch(
         run.job["served"]["name"],
+        run.operand,
         lambda: contact.way_to(run),
-        lambda plan, run_id: make_view(plan, run_id, given, env),
+        lambda plan, run_id: make_view(plan, run_id, given, env, run.operand),
         owner=False,
         patience=600.0,
         tail=None if given.get("all") else _TAIL,
@@ -188,7 +189,8 @@ def _told(run: runs.Run, outcome: Any, watch: Watch) -> int:
     if outcome is not None:
         return int(outcome.code)
     if watch.left:
-        print(f"\nmuster: left {run.id} running; `muster attach {run.id}`, `muster kill {run.id}`", file=sys.stderr)
+        hint = f"`muster attach {run.operand}`, `muster kill {run.operand}`"
+        print(f"\nmuster: left {run.id} running; {hint}", file=sys.stderr)
         return 0
     contact.refresh(run)
     if run.outcome is not None:
@@ -200,5 +202,5 @@ def _told(run: runs.Run, outcome: Any, watch: Watch) -> int:
         return run.outcome.code
     state = contact.state(run)
     contact.require_known(run, state)
-    print(f"muster: {run.id} is {state}; `muster show {run.id}`", file=sys.stderr)
+    print(f"muster: {run.id} is {state}; `muster show {run.operand}`", file=sys.stderr)
     return 125

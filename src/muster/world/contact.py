@@ -20,7 +20,20 @@ from muster.agent import local, system
 from muster.agent.protocol import Refused, Unpacker, pack
 from muster.errors import Impossible, MusterError, RunFailed, Unreachable
 from muster.model import Host, Job, Outcome, Plan, Program, as_json
-from muster.runs import ID, JOB, Run, Unreadable, why_not_ours, why_refused
+from muster.printable import line as safe
+from muster.runs import (
+    ID,
+    JOB,
+    MORE_OF_IT,
+    Run,
+    Store,
+    Unreadable,
+    every,
+    note,
+    some,
+    why_not_ours,
+    why_refused,
+)
 from muster.stored import Malformed, checked, plan_from_json, table, text, texts, texts_by_name, whole
 from muster.world.here import identity
 
@@ -414,7 +427,7 @@ def frames_of(link: ChildLink, within: float, question: bytes = b"") -> Iterator
         end_links([link], 2.0)
 
 
-def introduce(root: Path, host: str, which: str) -> Run:
+def introduce(store: Store, host: str, which: str) -> Run:
     """Come to know a run that was started from another machine, by the host on which its supervisor is.
 
     Raises `Unreachable`, `Impossible`.
@@ -430,15 +443,19 @@ def introduce(root: Path, host: str, which: str) -> Run:
     for fields, _ in frames_of(link, 30.0):
         if fields["kind"] == "introduced":
             try:
-                told = _introduced(fields)
+                told, fits = _introduced(fields), texts(fields.get("fits", ()))
             except Malformed as error:
                 raise RunFailed(f"{host} tells of a run in a way that is not understood: {error}", None) from None
+            if told is None and len(fits) > 1:
+                shown = some(map(safe, fits))
+                raise Impossible(f"`{which}` fits {len(fits)} runs on {host}: {shown}", MORE_OF_IT)
             if told is None:
                 raise Impossible(
                     f"there is no run `{which}` on {host}", "look there: `muster ps`, or MUSTER_HOME there"
                 )
             record, plan, there = told
-            run = Run(root / "runs" / record["id"])
+            known = [run for run in every(store) if run.id == record["id"]]
+            run = known[0] if known else Run(store.path(record["id"]))
             served = {"name": found.name, "user": found.user}
             if not os.path.lexists(run.path):
                 system.make_private(str(run.path))
@@ -446,6 +463,7 @@ def introduce(root: Path, host: str, which: str) -> Run:
                 run.write("plan.json", as_json(plan))
                 own = {"host": found.name, "served": served, "there": there, "shared": False}
                 run.write("job.json", {**record, **own})
+                run = note(store, run.path)
             elif why_refused(run.path) or (run.job.get("served"), run.job.get("there")) != (served, there):
                 # whatever that host says, it is not to have another run ended
                 raise Impossible(f"{host} tells of {run.id}, which is another run here", f"`muster show {run.id}`")

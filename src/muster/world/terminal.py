@@ -147,6 +147,8 @@ class Terminal:
         self.put: Callable[[int, bytes], None] = write
         """Whoever runs the view may put a `Pen` in its place."""
         self.plan, self.run_id, self.quiet = plan, run_id, quiet
+        self.operand = run_id
+        """What names the run in a command that is shown."""
         self.wants: bool | Sequence[int] = False if quiet else (True if ranks is None else list(ranks))
         self.colour = colourful(2, env)
         colour = colourful(1, env)
@@ -184,7 +186,7 @@ class Terminal:
         for stream, fd in _FD.items():
             self.put(fd, self.lines.rest([stream]))
         if not (self.quiet and outcome.code == 0):
-            self.say(outcome_in_words(outcome, self.run_id, self.plan.world_size, self.plan.hosts))
+            self.say(outcome_in_words(outcome, self.operand, self.plan.world_size, self.plan.hosts))
 
 
 class JsonLines:

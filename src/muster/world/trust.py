@@ -8,9 +8,11 @@ long as the file in it is not another's: nobody else can replace it there.
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import sys
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from muster.agent import system
 
@@ -18,22 +20,31 @@ ALLOW = "MUSTER_TRUST"
 """The variable that names directories, `:` between them, whose files are obeyed whoever owns them."""
 
 
-def why_not(path: str, env: Mapping[str, str]) -> str:
-    """Why this file is not to be obeyed, as the end of a sentence: `it belongs to user ada`. Empty when it may be.
+class Fault(NamedTuple):
+    """Why a file is not obeyed."""
+
+    why: str
+    """As the end of a sentence: `it belongs to user ada`."""
+    remedy: str
+    """What makes it one to be obeyed: a command, or what such a command does."""
+
+
+def fault(path: str, env: Mapping[str, str]) -> Fault | None:
+    """Why this file is not to be obeyed; None when it may be.
 
     A link is looked at together with what it leads to. Raises nothing: what cannot be looked at is not obeyed.
     """
     real = os.path.realpath(path)
     if _allowed(real, env):
-        return ""
+        return None
     folders = dict.fromkeys((os.path.dirname(os.path.abspath(path)), os.path.dirname(real)))
     faults = [_fault(place, False, env) for place in dict.fromkeys((path, real))]
     faults += [_fault(folder, True, env) for folder in folders]
-    return next(filter(None, faults), "")
+    return next(filter(None, faults), None)
 
 
 def why_not_venv(folder: str, env: Mapping[str, str]) -> str:
-    """The same for the interpreter of a virtual environment.
+    """Why the interpreter of a virtual environment is not to be run; empty when it may be.
 
     What its links lead to is not looked at: whoever made it chose that, often a Python that an administrator owns.
     """
@@ -41,7 +52,7 @@ def why_not_venv(folder: str, env: Mapping[str, str]) -> str:
         return ""
     faults = [_fault(os.path.join(folder, name), False, env) for name in ("", "bin/python")]
     faults += [_fault(os.path.join(folder, name), True, env) for name in ("", "bin")]
-    return next(filter(None, faults), "")
+    return next((found.why for found in faults if found is not None), "")
 
 
 def _allowed(real: str, env: Mapping[str, str]) -> bool:
@@ -50,22 +61,27 @@ def _allowed(real: str, env: Mapping[str, str]) -> bool:
     return any(real == folder or real.startswith(folder.rstrip("/") + "/") for folder in allowed)
 
 
-def _fault(place: str, is_folder: bool, env: Mapping[str, str]) -> str:
-    """What is wrong with one file or link, or with one directory; empty when nothing is."""
+def _fault(place: str, is_folder: bool, env: Mapping[str, str]) -> Fault | None:
+    """What is wrong with one file or link, or with one directory; None when nothing is."""
     which = f"its directory {place}" if is_folder else "it"
+    shown = shlex.quote(place)
     try:
         found = os.stat(place) if is_folder else os.lstat(place.rstrip("/"))
     except OSError as error:
-        return f"{which} cannot be looked at: {error.strerror}"
+        return Fault(f"{which} cannot be looked at: {system.reason(error)}", f"see `ls -ld {shown}`")
     if found.st_uid not in owners(env):
-        return f"{which} belongs to {_user(found.st_uid)}"
+        option = "-h " if stat.S_ISLNK(found.st_mode) else ""
+        return Fault(
+            f"{which} belongs to {_user(found.st_uid)}, and you are {_user(os.geteuid())}",
+            f"have root make it yours (`chown {option}{os.geteuid()} {shown}`)",
+        )
     if stat.S_ISLNK(found.st_mode) or (stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX):
-        return ""
+        return None
     if found.st_mode & stat.S_IWOTH:
-        return f"everybody may write to {which}"
+        return Fault(f"everybody may write to {which}", f"`chmod go-w {shown}`")
     if found.st_mode & stat.S_IWGRP and not any(system.is_private_group(found.st_gid, uid) for uid in owners(env)):
-        return f"group {_group(found.st_gid)} may write to {which}"
-    return ""
+        return Fault(f"group {_group(found.st_gid)} may write to {which}", f"`chmod g-w {shown}`")
+    return None
 
 
 def owners(env: Mapping[str, str]) -> set[int]:

@@ -29,6 +29,7 @@ _PAUSE = 1.0
 class Watch:
     """One terminal, and a run elsewhere.
 
+    `operand` names the run in commands that are shown.
     `reach` makes a new connection to the supervisor. `show` makes a view once the plan is known. `owner`: the run is
     to end with this terminal, and Ctrl-C interrupts it; else Ctrl-C only leaves. `keep`: the run directory here, when
     it is not the one of the supervisor. `files` brings the run directory up to date once all is over, for what nobody
@@ -40,6 +41,7 @@ class Watch:
     def __init__(
         self,
         host: str,
+        operand: str,
         reach: Callable[[], ChildLink],
         show: Callable[[Plan, str], View],
         owner: bool,
@@ -52,7 +54,8 @@ class Watch:
         lives: Callable[[], bool] = lambda: True,
         after: Watch | None = None,
     ):
-        self.host, self.reach, self.show, self.owner, self.patience = host, reach, show, owner, patience
+        self.host, self.operand, self.reach, self.show = host, operand, reach, show
+        self.owner, self.patience = owner, patience
         self.keep, self.tail = keep, tail
         self.scribe = Scribe(keep, self._words) if keep is not None else None
         self.view, self.files = view, files
@@ -70,8 +73,6 @@ class Watch:
             self.offsets, self.events, self.view = after.offsets, after.events, after.view
             if self.view is not None:
                 self.view.put = self.pen.put
-        self.id = "last"
-        """The run's, once it is known."""
         self.outcome: Outcome | None = None
         self.incomplete = False
         """Output may be missing: a connection broke, or the agents had gone before this one was made."""
@@ -125,7 +126,8 @@ class Watch:
         if run is not None:
             show_rest(run, view, self.offsets, self.tail)
         else:
-            view.say(f"{self.host} is out of reach: output may be missing here; `muster logs {self.id}` has all of it")
+            command = f"muster logs {self.operand}"
+            view.say(f"{self.host} is out of reach: output may be missing here; `{command}` has all of it")
 
     def _turn(self) -> None:
         now = time.monotonic()
@@ -245,7 +247,7 @@ class Watch:
     # ---- what the supervisor says -----------------------------------------------------------------------------------
 
     def _on_run(self, payload: bytes, id: str, phase: str, plan: Mapping[str, Any]) -> None:
-        made, self.id = plan_from_json(plan), id
+        made = plan_from_json(plan)
         self.incomplete = self.incomplete or phase == "over"
         if self.view is None:
             self.view = self.show(made, id)
