@@ -127,7 +127,9 @@ def _warning(value: str) -> tuple[str, float]:
 
 def _name_of_run(value: str) -> str:
     if value in ("", "last") or value.startswith("-") or not {"/", ":"}.isdisjoint(value):
-        raise ValueError("a name of a run: not `last`, not empty, without a hyphen at its start, `/` and `:`")
+        raise ValueError(
+            "a name for a run (it is not empty and not `last`, begins with no hyphen, holds no `/` and `:`)"
+        )
     return value
 
 
@@ -505,6 +507,9 @@ UNLIKE_SBATCH: Mapping[str, str] = {
 """Short options that mean something else to sbatch even together with --slurm, and sbatch's long name."""
 
 _RUN_DIR = Option(("--run-dir",), "where runs are kept, $MUSTER_HOME or ~/.muster without it", "DIR", group=SHOWS)
+_FIND_IN = Option(
+    ("--run-dir",), "find runs in this directory only; without it all that you started are found", "DIR", group=SHOWS
+)
 _JSON = Option(("--json",), "as JSON", group=SHOWS)
 _RANK = Option(("--rank", "--ranks"), "only these ranks, `0,4-7`", "RANKS", _ranks, group=SHOWS)
 
@@ -515,10 +520,10 @@ OTHERS: Mapping[str, tuple[Option, ...]] = {
         Option(("--failed",), "only runs that ended with another status than 0", group=SHOWS),
         Option(("--name",), "only runs of this name", "NAME", group=SHOWS),
         _JSON,
-        _RUN_DIR,
+        _FIND_IN,
         HELP,
     ),
-    "show": (_JSON, _RUN_DIR, HELP),
+    "show": (_JSON, _FIND_IN, HELP),
     "logs": (
         Option(("-f", "--follow"), "go on as they grow, until the run ends", group=SHOWS),
         _RANK,
@@ -529,10 +534,10 @@ OTHERS: Mapping[str, tuple[Option, ...]] = {
         ),
         Option(("--attempt",), "of this attempt; without it the last", "N", _whole, group=SHOWS),
         Option(("--prefix",), "what stands before each line, such as `{rank}: `", "TEXT", group=SHOWS),
-        _RUN_DIR,
+        _FIND_IN,
         HELP,
     ),
-    "wait": (Option(("--timeout",), "wait no longer than this", "TIME", _seconds, group=ENDS), _RUN_DIR, HELP),
+    "wait": (Option(("--timeout",), "wait no longer than this", "TIME", _seconds, group=ENDS), _FIND_IN, HELP),
     "nodes": (_JSON, _RUN_DIR, HELP),
     "launchers": (_JSON, _RUN_DIR, HELP),
     "doctor": (
@@ -576,17 +581,17 @@ OTHERS: Mapping[str, tuple[Option, ...]] = {
         Option(("--all",), "from the first line on, not only the last few", group=SHOWS),
         Option(("--prefix",), "what stands before each line, such as `{rank}: `", "TEXT", group=SHOWS),
         Option(("--json",), "show events as JSON lines, for machines", group=SHOWS),
-        _RUN_DIR,
+        _FIND_IN,
         HELP,
     ),
     "kill": (
         Option(("--all",), "all your runs that are running or pending", group=ENDS),
         Option(("-y", "--yes"), "with --all: ask no question; without a terminal it is needed", group=ENDS),
-        _RUN_DIR,
+        _FIND_IN,
         HELP,
     ),
-    "stacks": (_RANK, _RUN_DIR, HELP),
-    "rm": (_RUN_DIR, HELP),
+    "stacks": (_RANK, _FIND_IN, HELP),
+    "rm": (_FIND_IN, HELP),
     "prune": (
         Option(("--older-than",), "runs that began longer ago than this, such as `30d`", "AGE", _age, group=ENDS),
         Option(("--keep",), "keep the newest N runs, however old", "N", _whole, group=ENDS),
@@ -630,6 +635,10 @@ LAB: Mapping[str, tuple[Option, ...]] = {
     "install": (HELP,),
 }
 """The options of `muster lab …`."""
+
+
+EMPTY = "''"
+"""How a value without a character is shown: as it is typed."""
 
 
 class Parsed(NamedTuple):
@@ -696,7 +705,7 @@ def parse(
             if not queue:
                 raise Impossible(f"`{name}` wants {option.metavar} after it", option.help or None)
             value = queue.pop(0)
-        _put(given, option, value, f"{name} {value}")
+        _put(given, option, value, f"{name} {value or EMPTY}")
     return Parsed(given, rest, False)
 
 
@@ -732,7 +741,7 @@ def from_environment(options: Sequence[Option], env: Mapping[str, str]) -> dict[
     for option in options:
         for name in option.variables:
             if name in env and option.key not in given:
-                _from_text(given, option, env[name], f"{name}={env[name]}")
+                _from_text(given, option, env[name], f"{name}={env[name] or EMPTY}")
     return given
 
 

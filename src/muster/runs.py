@@ -348,7 +348,8 @@ def look(store: Store) -> Found:
         if why:
             refused[path] = why
         elif os.path.lexists(path / "job.json"):
-            found.append(Run(path, "" if noted.get(name) == path else store.option))
+            known = noted.get(name) == path or path.parents[1] in store.homes
+            found.append(Run(path, "" if known else _option(path.parents[1])))
     return Found(found, refused, unreadable)
 
 

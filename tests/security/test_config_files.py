@@ -88,7 +88,12 @@ def test_one_that_another_could_have_written(muster: Any, project: Path, make: C
     assert 0 == done.returncode and "launcher  fork, 1 rank on 1 node" in done.stdout, done.stdout + done.stderr
     assert "touch" not in done.stdout
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"muster: {toml} is ignored: ") and f"MUSTER_TRUST={toml.parent}" in line
+    assert line.startswith(f"muster: {toml} is ignored: ") and f"or set MUSTER_TRUST={toml.parent}" in line
+    remedy = line.partition("if you trust it: `")[2].partition("`")[0]  # who can run it is root, as this test
+    assert ("belongs to user nobody" in line) == ("chown" in remedy)
+    subprocess.run(remedy.removeprefix("sudo "), shell=True, check=True)
+    cured = muster("plan", "s.py")
+    assert ("touch" in cured.stdout) == ("is ignored" not in cured.stderr), cured.stderr
     trusting = muster("plan", "s.py", env={**muster.env, "MUSTER_TRUST": f"/nowhere:{toml.parent}"})
     assert "touch" in trusting.stdout and "" == trusting.stderr
 

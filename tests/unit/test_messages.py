@@ -98,6 +98,8 @@ OPTIONS = [
     Case("muster run --wrap 'nsys \"' train.py"),
     Case("muster run --prefix '{nope}: ' train.py"),
     Case("muster run --virtual-local-rank train.py"),
+    Case("muster run --name '' train.py"),
+    Case("muster run --name last train.py"),
 ]
 
 COMMANDS = [

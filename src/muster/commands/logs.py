@@ -27,8 +27,8 @@ def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
     asked = read("logs", words, env, "what the ranks of a run wrote")
     if asked is None:
         return 0
-    given, rest, root = asked
-    run = one(root, rest, "logs")
+    given, rest, store = asked
+    run = one(store, rest, "logs")
     if not contact.refresh(run):
         print(f"{run.job['served']['name']} does not answer: this is what has come before", file=sys.stderr)
     following = given.get("follow", False)

@@ -150,8 +150,8 @@ def attach(words: list[str], env: Mapping[str, str], began: float) -> int:
     asked = read("attach", words, env, "watch a run that goes on without a terminal; Ctrl-C leaves it running")
     if asked is None:
         return 0
-    given, rest, root = asked
-    run = one(root, rest, "attach")
+    given, rest, store = asked
+    run = one(store, rest, "attach")
     if not run.job.get("served"):
         raise Impossible(
             f"{run.id} is supervised by the terminal that started it, and ends with it",

@@ -72,8 +72,8 @@ def _fault(place: str, is_folder: bool, env: Mapping[str, str]) -> Fault | None:
     if found.st_uid not in owners(env):
         option = "-h " if stat.S_ISLNK(found.st_mode) else ""
         return Fault(
-            f"{which} belongs to {_user(found.st_uid)}, and you are {_user(os.geteuid())}",
-            f"have root make it yours (`chown {option}{os.geteuid()} {shown}`)",
+            f"{which} belongs to {_user(found.st_uid)}",
+            f"`sudo chown {option}{os.geteuid()} {shown}`",
         )
     if stat.S_ISLNK(found.st_mode) or (stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX):
         return None

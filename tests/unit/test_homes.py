@@ -1,0 +1,87 @@
+"""Notes of runs that are kept elsewhere: only this user's own count, and they lead to run directories only."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from muster import homes, runs
+from muster.errors import Impossible
+from muster.runs import Store
+
+ID = "20261127-101112-0123456789abc-train"
+OTHER = "20261127-101112-0123456789abd-train"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Runs are kept in one place, and noted in another."""
+    return Store(tmp_path / "kept", (tmp_path / "home",))
+
+
+def made(store: Store, run_id: str) -> runs.Run:
+    run = runs.create(store, run_id)
+    run.write("job.json", {"id": run_id, "time": 1.0, "name": "mine"})
+    return run
+
+
+def found(store: Store) -> list[Path]:
+    return [run.path for run in runs.every(store)]
+
+
+def test_a_run_is_noted_where_it_is_not_kept_in_the_home(store: Store, tmp_path: Path) -> None:
+    run, at_home = made(store, ID), made(Store(tmp_path / "home", store.homes), OTHER)
+    from_elsewhere = Store(tmp_path / "third", store.homes)
+    assert [run.path, at_home.path] == found(from_elsewhere)
+    assert [run.path] == found(store.here)
+    assert run.path == runs.find(from_elsewhere, "20261127-101112-0123456789abc").path
+    assert [ID, ID, ID] == [run.operand, *(runs.find(place, ID).operand for place in (store.here, from_elsewhere))]
+    runs.remove(run)
+    assert [at_home.path] == found(from_elsewhere)
+    assert {} == homes.noted(tmp_path / "home")
+    assert [] == os.listdir(tmp_path / "home" / "elsewhere")
+
+
+def test_one_that_cannot_be_noted_is_named_with_its_place(tmp_path: Path) -> None:
+    store = Store(tmp_path / "a place", (Path("/proc/nothing"),))
+    run = made(store, ID)
+    assert f"{ID} --run-dir '{tmp_path}/a place'" == run.operand == runs.find(store.here, ID).operand
+    assert run.operand == runs.find(store, ID).operand
+
+
+def test_what_is_no_note_of_this_user_leads_nowhere(store: Store, tmp_path: Path) -> None:
+    run = made(store, ID)
+    notes = tmp_path / "home" / "elsewhere"
+    for name, target in (
+        (OTHER, run.path),  # to a run of another name
+        (OTHER[:-1] + "1", Path("runs") / (OTHER[:-1] + "1")),  # seen from wherever one stands
+        (OTHER[:-1] + "2", tmp_path / (OTHER[:-1] + "2")),  # to no directory of runs
+        ("..", None),
+    ):
+        if target is not None:
+            (notes / name).symlink_to(target)
+    (notes / (OTHER[:-1] + "3")).mkdir()
+    assert {ID: run.path} == homes.noted(tmp_path / "home")
+    notes.chmod(0o777)
+    assert {} == homes.noted(tmp_path / "home")
+    assert not homes.note(tmp_path / "home", tmp_path / "x" / "runs" / OTHER)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user, which root alone can")
+def test_notes_of_others_and_runs_that_became_anothers(store: Store, tmp_path: Path) -> None:
+    run = made(store, ID)
+    os.chown(run.path, 65534, 65534)
+    elsewhere = Store(tmp_path / "third", store.homes)
+    assert ({run.path: "it was this user's, and belongs to user nobody now"}, []) == (
+        runs.look(elsewhere).refused,
+        found(elsewhere),
+    )
+    os.chown(run.path, 0, 0)
+    os.lchown(tmp_path / "home" / "elsewhere" / ID, 65534, 65534)
+    assert [] == found(elsewhere)
+    (tmp_path / "third").symlink_to(tmp_path / "kept")
+    os.lchown(tmp_path / "third", 65534, 65534)
+    with pytest.raises(Impossible, match="it is a link of user 65534"):
+        runs.create(elsewhere, OTHER)
