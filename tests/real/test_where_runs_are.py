@@ -52,7 +52,7 @@ def test_runs_that_are_kept_elsewhere_are_found_from_everywhere(muster: Any, tmp
     hint = f"hint: the newest are {found[2]}; `muster ps -a --run-dir '{elsewhere}'` lists all"
     assert f"muster: there is no run `toml`\n{hint}\n" == muster("show", "toml", *given).stderr
     # only the runs of the place are pruned; what is deleted is gone from the list
-    assert "deleted 1 run\n" in muster("prune", "--keep", "0", cwd=project).stdout
+    assert "deleted 1 run\n" in muster("prune", "--keep", "0", "--yes", cwd=project).stdout
     assert f"deleted {found[2]}\n" == muster("rm", "given").stdout
     shutil.rmtree(tmp_path / "variable")
     assert [found[3]] == ids(muster("ps").stdout)

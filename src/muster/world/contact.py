@@ -466,7 +466,7 @@ def introduce(store: Store, host: str, which: str) -> Run:
                 run = note(store, run.path)
             elif why_refused(run.path) or (run.job.get("served"), run.job.get("there")) != (served, there):
                 # whatever that host says, it is not to have another run ended
-                raise Impossible(f"{host} tells of {run.id}, which is another run here", f"`muster show {run.id}`")
+                raise Impossible(f"{host} tells of {run.id}, which is another run here", f"`muster show {run.operand}`")
             return run
     raise Unreachable(f"{host} does not answer: {link.last_words() or 'it said nothing'}", f"try `ssh {host} true`")
 

@@ -29,7 +29,7 @@ def refuse_living(found: Sequence[Run], within: float) -> None:
             state = "running"
         contact.require_known(run, state)
         if state in _LIVING:
-            raise Impossible(f"{run.id} is {state}; it is not deleted", f"end it by `muster kill {run.id}`")
+            raise Impossible(f"{run.id} is {state}; it is not deleted", f"end it by `muster kill {run.operand}`")
 
 
 def delete(run: Run) -> None:
