@@ -128,7 +128,7 @@ def _warning(value: str) -> tuple[str, float]:
 def _name_of_run(value: str) -> str:
     if value in ("", "last") or value.startswith("-") or not {"/", ":"}.isdisjoint(value):
         raise ValueError(
-            "a name for a run (it is not empty and not `last`, begins with no hyphen, holds no `/` and `:`)"
+            "a name of a run, which is not empty and not `last`, begins with no hyphen, and holds no `/` and `:`"
         )
     return value
 
