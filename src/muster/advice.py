@@ -77,7 +77,8 @@ ADVICE = (
     ),
     Advice(
         r"EOFError: EOF when reading a line|bdb\.BdbQuit",
-        "several ranks, and those on other machines, find an empty stdin; `--stdin 0` has rank 0 read this terminal",
+        "of several ranks each finds an empty stdin, and so does one without a terminal (-d, a job in the queue); "
+        "`--stdin 0` has rank 0 read this terminal",
     ),
     Advice(
         r"ModuleNotFoundError: No module named",

@@ -273,7 +273,8 @@ class Inside:
         base = temporary_base(plan, facts)
         for link in self.links:
             cpus = self.cpus.get(link.host)
-            prepare = prepare_fields(plan, link.node, link.host, str(self.run.path), self.run.id, token, base, cpus)
+            where = (str(self.run.path), self.run.id, token, base, cpus)
+            prepare = prepare_fields(plan, link.node, link.host, *where, reads=self.asked["attached"])
             world.tell(link.node, "prepare", **prepare)
         world.tell(0, "listen", attempt=record["first_attempt"], host=met.address)
         for finding in at_no_cost({link.host: link.facts for link in self.links}, self.job.env):

@@ -15,7 +15,7 @@ from muster.agent import machine, system
 from muster.errors import Impossible
 from muster.hosts import Wanted
 from muster.launchers import LAUNCHERS
-from muster.model import GRACE, Host, Job, Node, Program
+from muster.model import BROUGHT, ENDING, GRACE, Host, Job, Node, Program
 from muster.options import OF_SLURM, Parsed, near
 from muster.plurals import plural
 from muster.ranks import layout, started_by
@@ -111,8 +111,8 @@ def _refuse_options_of_slurm(parsed: Parsed, given: Mapping[str, Any]) -> None:
         raise Impossible(f"{names}: that is for Slurm, and this is no run of Slurm", hint)
 
 
-def program(parsed: Parsed, given: Mapping[str, Any], verb: str) -> Program:
-    """What is to run."""
+def program(parsed: Parsed, given: Mapping[str, Any], verb: str, cwd: str) -> Program:
+    """What is to run. A script that can be read only once is read now, for all ranks."""
     words = tuple(parsed.rest)
     if not words:
         what = "a program after `--`" if parsed.dashes else "a script"
@@ -124,8 +124,10 @@ def program(parsed: Parsed, given: Mapping[str, Any], verb: str) -> Program:
         return Program("command", words)
     if given.get("module"):
         return Program("module", words)
-    if words[0] == "-":
-        raise Impossible("a script from standard input cannot be given to several ranks", "write it to a file")
+    if words[0] == "-" or here.is_stream(words[0], cwd):
+        return Program(
+            "script", (f"{BROUGHT}{here.name_of_stream(words[0])}", *words[1:]), here.read_stream(words[0], cwd)
+        )
     if given.get("launcher") == "spawn" and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", words[0]):
         return Program("function", words)
     return Program("script", words, given.get("brought", ""))
@@ -271,10 +273,10 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
     """The job that these options ask for; raises `Impossible`."""
     refuse_worlds(given, env)
     _refuse_options_of_slurm(parsed, given)
-    what = program(parsed, given, verb)
     cwd = here.absolute(given.get("cwd") or ".")
     if not os.path.isdir(cwd):
         raise Impossible(f"--cwd {given.get('cwd')}: there is no such folder", "make it first; ranks start there")
+    what = program(parsed, given, verb, cwd)
     if what.path:
         here.check_script(what.argv, cwd, env, verb)
     named = wanted_hosts(given, cwd)
@@ -323,6 +325,7 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
         max_restarts=given.get("max_restarts", 0),
         ssh=split_words(given.get("ssh", "ssh"), "--ssh"),
         passes=_passes(given),
+        signals_to_handle=",".join(given.get("signals_to_handle", ENDING)),
         role=given.get("role", Job._field_defaults["role"]),
         log_dir=_log_dir(given, named),
         lease=given.get("lease", 30.0) if named or given.get("slurm") else 0.0,
@@ -352,7 +355,7 @@ def _passes(given: Mapping[str, Any]) -> tuple[str, ...]:
     """The signals that are passed on: these two, and others that were named, unless they end the run."""
     named = (*Job._field_defaults["passes"], *given.get("signals_to_handle", ()))
     here.check_signals(named)
-    return tuple(name for name in dict.fromkeys(named) if name not in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"))
+    return tuple(name for name in dict.fromkeys(named) if name not in ENDING)
 
 
 def nodes_here(asked: Asked, given: Mapping[str, Any], env: Mapping[str, str]) -> tuple[Node, ...]:

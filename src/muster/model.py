@@ -20,6 +20,10 @@ GRACE = 30.0
 script that saves a checkpoint when it hears SIGTERM was tried with that."""
 
 
+ENDING = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
+"""The signals by which muster is asked to end a run, as torchrun has them."""
+
+
 class Program(NamedTuple):
     """What each rank runs."""
 
@@ -82,6 +86,8 @@ class Job(NamedTuple):
     """How many times all ranks are started again after a failure."""
     ssh: tuple[str, ...] = ("ssh",)
     """The words of the ssh that reaches hosts."""
+    signals_to_handle: str = ",".join(ENDING)
+    """TORCHELASTIC_SIGNALS_TO_HANDLE of the ranks."""
     allocation: str = ""
     """The number of the Slurm job in which it runs."""
     passes: tuple[str, ...] = ("SIGUSR1", "SIGUSR2")
@@ -190,7 +196,7 @@ class Plan(NamedTuple):
 
     @property
     def reader(self) -> int | None:
-        """The rank that has muster's own stdin, where both are on this machine: the one that was named, or the only."""
+        """The rank that has the stdin of muster, where a terminal watches: the one that was named, or the only."""
         return 0 if self.job.stdin is None and self.world_size == 1 else self.job.stdin
 
     @property

@@ -364,8 +364,8 @@ RUN: tuple[Option, ...] = (
     ),
     Option(
         ("--signals-to-handle",),
-        "signals, beside SIGUSR1 and SIGUSR2, that muster passes on to the ranks that catch them; SIGINT, SIGTERM, "
-        "SIGHUP and SIGQUIT end the run",
+        "signals, beside SIGUSR1 and SIGUSR2, that muster passes on to the ranks that catch them; SIGINT, SIGTERM and "
+        "SIGHUP end the run, and so does SIGQUIT, which kills muster itself where this is given without it",
         "NAMES",
         _signals,
         also=("TORCHELASTIC_SIGNALS_TO_HANDLE",),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from muster.agent.dialects import Identity, detect
 from muster.errors import Impossible
-from muster.model import Host, Node, Rank
+from muster.model import ENDING, Host, Node, Rank
 
 __all__ = ["Identity", "detect"]
 """For scripts: `muster.ranks.detect()` tells who a process is under any launcher, and imports no torch."""
@@ -54,7 +54,9 @@ def environment(rank: Rank) -> dict[str, str]:
     }
 
 
-def shared_environment(rank: Rank, run_id: str, max_restarts: int, role: str = "default") -> dict[str, str]:
+def shared_environment(
+    rank: Rank, run_id: str, max_restarts: int, role: str = "default", signals: str = ",".join(ENDING)
+) -> dict[str, str]:
     """The variables that are the same for all ranks of a node, under the names that torchrun gives them."""
     return {
         "WORLD_SIZE": str(rank.world_size),
@@ -65,7 +67,7 @@ def shared_environment(rank: Rank, run_id: str, max_restarts: int, role: str = "
         "TORCHELASTIC_RUN_ID": run_id,
         "TORCHELASTIC_MAX_RESTARTS": str(max_restarts),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT",
+        "TORCHELASTIC_SIGNALS_TO_HANDLE": signals,
     }
 
 

@@ -137,6 +137,7 @@ _JOB = {
     "ssh": texts,
     "allocation": text,
     "passes": texts,
+    "signals_to_handle": text,
     "role": text,
     "log_dir": text,
     "lease": number,

@@ -291,6 +291,23 @@ def test_several_ranks_that_ask_are_told_who_can_read(muster: Any, script: Scrip
     assert re.search("^hint: .*`--stdin 0`", done.stderr, re.M), done.stderr
 
 
+def test_a_script_that_can_be_read_only_once_is_read_for_all_ranks(muster: Any, script: Script) -> None:
+    """From stdin, and what a shell makes of `<(…)`; a terminal is no script."""
+    path = script('import os, sys; print(os.environ["RANK"], sys.argv[1:], repr(sys.stdin.read()))')
+    expected = {f"[{rank}] {rank} ['a'] ''" for rank in (0, 1)}
+    for first, launcher in (("-", "fork"), ("/dev/stdin", "exec")):
+        done = muster("run", "--launcher", launcher, "-g", "2", first, "a", stdin=None, input=path.read_text())
+        assert (0, expected) == (done.returncode, set(done.stdout.splitlines())), done.stderr
+    words = ["bash", "-c", '"$@" <(cat script.py) a', "bash", *muster.argv("run", "--launcher", "exec", "-g", "2")]
+    done = subprocess.run(words, env=muster.env, cwd=muster.cwd, capture_output=True, text=True)
+    assert (0, expected) == (done.returncode, set(done.stdout.splitlines())), done.stderr
+    ours, theirs = os.openpty()
+    done = muster("run", "-", stdin=theirs)
+    assert (2, True) == (done.returncode, "the script `-` is a terminal" in done.stderr)
+    os.close(ours)
+    os.close(theirs)
+
+
 def test_stdin_may_be_a_file(muster: Any, tmp_path: Path) -> None:
     (tmp_path / "in").write_text("text\n" * 50_000)
     with open(tmp_path / "in") as file:

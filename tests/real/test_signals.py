@@ -140,6 +140,19 @@ def test_other_signals_are_passed_on_to_the_ranks_that_catch_them(muster: Any, t
         assert 0 == run.end()[0]
 
 
+def test_a_sigquit_that_is_not_to_be_handled_kills_muster_and_the_ranks_end(muster: Any) -> None:
+    """As torchrun reads that list; ranks find it in their environment."""
+    plain = muster.argv
+    muster.argv = lambda *words: ["sh", "-c", 'ulimit -c 0; exec "$@"', "sh", *plain(*words)]
+    text = "echo $TORCHELASTIC_SIGNALS_TO_HANDLE; while :; do sleep 0.1; done"
+    with Life(muster, "run", "-g", "2", "--signals-to-handle", "SIGTERM,SIGINT", "--", "sh", "-c", text) as run:
+        run.wrote("SIGTERM,SIGINT", range(2))
+        everybody = run.everybody()
+        run.process.send_signal(signal.SIGQUIT)
+        assert -signal.SIGQUIT == run.end()[0]
+        until(lambda: not living(everybody), "the ranks end with it")
+
+
 def test_who_watches_a_detached_run_passes_signals_on_too(muster: Any, tmp_path: Path) -> None:
     assert 0 == muster("run", "-d", "-g", "2", "--", "sh", "-c", CATCHES).returncode
     watching = muster.start("attach", "last", "--all")

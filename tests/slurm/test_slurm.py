@@ -83,6 +83,20 @@ def test_inside_a_step_of_an_allocation(there: There) -> None:
     assert "broke" not in done.stderr
 
 
+def test_a_rank_that_is_alone_reads_stdin_where_a_terminal_watches(there: There) -> None:
+    """Inside an allocation, started by muster or by srun; one in a job of the queue finds it empty and goes on."""
+    ask = ["--prefix", "", "--", "sh", "-c", 'read answer; echo "got <$answer>"; cat']
+    for launcher in ("exec", "srun"):
+        line = there.argv("run", "--slurm", "-n", "1", "--launcher", launcher, *ask)
+        env = {**there.lab.environment(), **there.env}
+        done = there.lab.run(
+            "head", ["salloc", "-Q", "-N1", *line], env=env, cwd=str(there.folder), timeout=90, input="y\nmore\n"
+        )
+        assert (0, "got <y>\nmore\n") == (done.returncode, done.stdout), done.stderr
+    done = there.muster("run", "--slurm", "-n", "1", *ask, input="y\n")
+    assert (0, "got <>\n") == (done.returncode, done.stdout), done.stderr
+
+
 def test_several_small_runs_in_one_allocation(there: There) -> None:
     """Each on nodes of its own, waiting for a free one if need be; what would need another job is refused."""
     show = ["--launcher", "exec", "--prefix", "", there.script("import os, time\nprint(os.uname()[1])\ntime.sleep(2)")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import select
 import signal
 import time
 from pathlib import Path
@@ -212,4 +213,63 @@ def test_of_a_large_stdin_nothing_is_lost_though_the_terminal_is_cut_off(there: 
         assert 0 == run.wait(timeout=100), there.said()
     parts = (hashlib.md5(part).hexdigest() for part in (numbers[:12_000_000], numbers[12_000_000:]))
     assert [f"{part}  -" for part in parts] == there.log(1).splitlines()
+    there.nothing_left()
+
+
+TYPED = """
+set -m
+"$@" --host n1 -- sh -c 'read answer; echo "got <$answer>"; wc -c' < in
+echo "piped: $?"
+"$@" --host n1 -- sh -c 'read answer; printf "name? "; read answer; echo "hello $answer"; touch said
+until [ -e go ]; do sleep 0.1; done'
+echo "typed: $?"
+read -t 0 && echo "the shell reads what was typed"
+"$@" --host n1 -- sh -c 'until [ -e background ]; do sleep 0.1; done' &
+sleep 0.1
+fg_word=waits; echo "$fg_word"
+read line
+touch background
+wait $!
+echo "background: $?, $line"
+"""
+
+
+def test_a_rank_that_is_alone_reads_the_terminal_from_another_host(there: There) -> None:
+    """Without --stdin: a file, and what is typed, of which nothing falls to the shell; one in the background of its
+    terminal takes nothing from it and is not stopped."""
+    (there.folder / "in").write_text("y\n" * 100_000)
+    (there.folder / "typed.sh").write_text(TYPED)
+    ours, theirs = os.openpty()
+    command = ["setsid", "-c", "bash", "typed.sh", *there.argv("run", "--prefix", "")]
+    env = {**there.lab.environment(), **there.env}
+    with there.lab.start(
+        "head", command, env=env, cwd=str(there.folder), stdin=theirs, stdout=theirs, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        seen = ""
+
+        def until_shown(words: str) -> None:
+            nonlocal seen
+            while words not in seen:
+                assert select.select([ours], [], [], 60)[0], seen
+                seen += os.read(ours, 4096).decode()
+
+        try:
+            until_shown("piped: 0")
+            assert "got <y>" in seen and "199998" in seen, seen
+            os.write(ours, b"first\n")
+            until_shown("name? ")
+            os.write(ours, b"you\n")
+            until_shown("hello you")
+            until((there.folder / "said").exists, "the rank has read both lines")
+            os.write(ours, b"echo for the rank\n")
+            (there.folder / "go").touch()
+            until_shown("waits")
+            assert "typed: 0" in seen and "the shell reads" not in seen, seen
+            until(lambda: there.pids("n1", "sh -c until"), "the rank in the background runs")
+            os.write(ours, b"for the shell\n")
+            until_shown("background: 0, for the shell")
+        finally:
+            process.kill()
+            os.close(ours)
     there.nothing_left()

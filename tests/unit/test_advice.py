@@ -27,8 +27,8 @@ WORDS = {
     "RuntimeError: [/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:144] no error\nGloo connectFullMesh failed "
     "with connect: No route to host": "the hosts do not reach each other",
     "OSError: [Errno 98] Address already in use": "the script chose that port by itself",
-    "EOFError: EOF when reading a line": "several ranks, and those on other machines, find an empty stdin",
-    "bdb.BdbQuit": "several ranks, and those on other machines, find an empty stdin",
+    "EOFError: EOF when reading a line": "of several ranks each finds an empty stdin",
+    "bdb.BdbQuit": "of several ranks each finds an empty stdin",
     "ModuleNotFoundError: No module named 'wandb'": "install it for the Python of the ranks",
 }
 

@@ -37,7 +37,7 @@ SCRIPTS = [
     Case("muster run nosuch.py"),
     Case("muster run nowhere/train.py"),
     Case("muster run folder"),
-    Case("muster run -"),
+    Case("muster run /dev/null"),
     Case("muster run -- nosuchprogram"),
     Case("muster run -- ./nosuchprogram"),
     Case("muster run -- ./train.py"),

@@ -1,6 +1,6 @@
 """Names that files of a run have outside of its directory: links, which are noted there and removed with it.
 
-Slurm's users give such names by `--output`, torchrun's by `--log-dir`.
+`--log-dir` gives them such names.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ class Members:
             self.ranks, self.store_waits = [], False
         if stdin is not None:
             os.set_inheritable(stdin, False)  # for that rank alone
-        elif stdin_rank in self.ranks:
+        elif stdin_rank in self.ranks or (guests is not None and stdin_rank is not None):
             self.stdin, self.stdin_feed = os.pipe()
             os.set_blocking(self.stdin_feed, False)
 

@@ -94,7 +94,7 @@ def run_there(
         base = temporary_base(plan, [link.facts for link in links])
         prepares = [
             {
-                **prepare_fields(plan, link.node, link.host, run_dir, run_id, token, base),
+                **prepare_fields(plan, link.node, link.host, run_dir, run_id, token, base, reads=not detached),
                 "own_run_dir": not shared,
                 "path_first": asked.job.place != "local",
             }

@@ -43,6 +43,6 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
         return made
     # one process is started without a word of ranks
     rank = nodes[0].ranks[0]
-    names = {**environment(rank), **shared_environment(rank, run_id, job.max_restarts, job.role)}
+    names = {**environment(rank), **shared_environment(rank, run_id, job.max_restarts, job.role, job.signals_to_handle)}
     names.update(MASTER_ADDR=ADDRESS, MASTER_PORT=PORT, TORCHELASTIC_USE_AGENT_STORE="False")
     return made._replace(commands=tuple(command._replace(env={**command.env, **names}) for command in made.commands))

@@ -15,7 +15,7 @@ def python_argv(job: Job) -> tuple[str, ...]:
 
 def node_environment(job: Job, node: Node, run_id: str) -> dict[str, str]:
     """The variables that all ranks of a node share; what the person set comes last."""
-    env = shared_environment(node.ranks[0], run_id, job.max_restarts, job.role)
+    env = shared_environment(node.ranks[0], run_id, job.max_restarts, job.role, job.signals_to_handle)
     if node.host.gpus:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(node.host.gpus)
     env.update(job.env)

@@ -386,7 +386,9 @@ def tasks(job: str, nodes: int, count: int, command: Sequence[str]) -> list[str]
     """So many tasks on the nodes of a job, laid out by the file that SLURM_HOSTFILE names."""
     words = ["srun", f"--jobid={job}", f"--nodes={nodes}", f"--ntasks={count}", "--distribution=arbitrary", "--overlap"]
     words += ["--overcommit"]  # the job may have been made for fewer tasks than it now gets ranks
-    words += ["--mpi=none", "--export=ALL", "--cpu-bind=none", "--input=none", "--kill-on-bad-exit=1", "--unbuffered"]
+    words += ["--mpi=none", "--export=ALL", "--cpu-bind=none"]
+    words += [f"--input={'0' if count == 1 else 'none'}"]  # to several tasks srun would send a copy each
+    words += ["--kill-on-bad-exit=1", "--unbuffered"]
     return [*words, *command]
 
 

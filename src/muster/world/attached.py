@@ -146,7 +146,7 @@ class Attached(World):
             self.facts.update(facts)
         self.note("hello", {"t": t, "node": link.node, **facts})
         fields = prepare_fields(self.plan, link.node, link.host, str(self.run.path), self.run.id, self.token)
-        fields.update(stdin_rank=self.plan.reader, stdin=self.stdin)
+        fields.update(stdin=self.stdin)
         self.tell(link.node, "prepare", want=self.view.wants, **fields)
         if link.node == 0:
             self.tell(0, "listen", attempt=0, host=self.address)

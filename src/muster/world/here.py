@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -99,6 +100,46 @@ def read_text(path: str, option: str) -> str:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise Impossible(f"{option} {path}: {reason}", "give the path of a text file") from None
+    return text
+
+
+_LONGEST_SCRIPT = 4 << 20
+"""Bytes of a script that is read for all ranks."""
+
+
+def is_stream(path: str, cwd: str) -> bool:
+    """This path names what can be read only once, or by this process alone: /dev/stdin, a shell's `<(…)`."""
+    full = os.path.join(cwd, path)
+    if re.match(r"/dev/(stdin$|fd/)|/proc/(self|thread-self|\d+)/fd/", os.path.normpath(full)):
+        return True
+    try:
+        mode = os.stat(full).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+
+
+def name_of_stream(path: str) -> str:
+    """The name that a script which was read from there has on all machines."""
+    return re.sub(r"[^\w.-]", "-", "stdin" if path in ("-", "/dev/stdin") else f"script-{os.path.basename(path)}")
+
+
+def read_stream(path: str, cwd: str) -> str:
+    """The script that comes from there, `-` for stdin; raises `Impossible`."""
+    hint = "write it to a file, and name that"
+    try:
+        with open(0 if path == "-" else os.path.join(cwd, path), "rb", closefd=path != "-") as file:
+            if file.isatty():
+                raise Impossible(f"the script `{path}` is a terminal", hint)
+            data = file.read(_LONGEST_SCRIPT + 1)
+    except OSError as error:
+        raise Impossible(f"the script `{path}` cannot be read: {error.strerror}", hint) from None
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise Impossible(f"the script `{path}` is not UTF-8", hint) from None
+    if len(data) > _LONGEST_SCRIPT or not text.strip():
+        raise Impossible(f"the script `{path}` is {'empty' if len(data) <= _LONGEST_SCRIPT else 'too long'}", hint)
     return text
 
 

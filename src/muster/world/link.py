@@ -158,8 +158,10 @@ class Agents(NamedTuple):
     """A descriptor from which the numbers of the signals that muster gets are read."""
 
 
-def catch_signals(passes: Sequence[str] = ("SIGUSR1", "SIGUSR2")) -> int:
+def catch_signals(passes: Sequence[str] = ("SIGUSR1", "SIGUSR2"), quits: bool = True) -> int:
     """Have signals noted, those that are passed on too; gives the descriptor from which their numbers are read.
+
+    `quits`: SIGQUIT (Ctrl-\\) ends the run in order; else it kills muster, as it does torchrun where it is not handled.
 
     SIGINT and SIGTERM also where they are ignored, as in a background job of a script: torchrun handles them there, and
     ranks, which would inherit that, could not be interrupted.
@@ -168,6 +170,8 @@ def catch_signals(passes: Sequence[str] = ("SIGUSR1", "SIGUSR2")) -> int:
     os.set_blocking(told, False)
     os.set_blocking(tell, False)
     for number in (*SIGNALS, *(signal.Signals[name] for name in passes)):
+        if number == signal.SIGQUIT and not quits:
+            continue
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
             signal.signal(number, lambda *_: None)
     signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
@@ -178,7 +182,8 @@ def prepare_parent(job: Job) -> tuple[set[int], int]:
     """Make this process ready to have agents: (what it had started before, the descriptor of its signals)."""
     not_ours = set(system.descendants(os.getpid()))
     system.adopt_orphans()  # of an agent that is killed
-    return not_ours, catch_signals(job.passes)  # before there is anything that a Ctrl-C would leave behind
+    quits = "SIGQUIT" in job.signals_to_handle.split(",")
+    return not_ours, catch_signals(job.passes, quits)  # before there is anything that a Ctrl-C would leave behind
 
 
 def start_agent(

@@ -87,12 +87,20 @@ def temporary_base(plan: Plan, facts: Sequence[Mapping[str, Any]]) -> str:
 
 
 def prepare_fields(
-    plan: Plan, number: int, host: str, run_dir: str, run_id: str, token: str, base: str = "", cpus: int | None = None
+    plan: Plan,
+    number: int,
+    host: str,
+    run_dir: str,
+    run_id: str,
+    token: str,
+    base: str = "",
+    cpus: int | None = None,
+    reads: bool = True,
 ) -> dict[str, Any]:
     """What an agent must know before it can start the ranks of its node.
 
     `token` names the sockets of the run, `base` is where temporary files lie on all nodes; `cpus`: see
-    `slurm.environment_of`.
+    `slurm.environment_of`. `reads`: a terminal watches, from whose stdin a rank may read.
     """
     job = plan.job
     scheduled = {
@@ -137,7 +145,7 @@ def prepare_fields(
         "host": host,
         "commands": commands,
         "preload": list(job.preload),
-        "stdin_rank": job.stdin,
+        "stdin_rank": plan.reader if reads else None,
         "floor": TORCH_FLOOR,
         "log_dir": f"{job.log_dir}{run_id}_{number}" if job.log_dir else "",
         "brings": {job.program.argv[0]: job.program.text} if job.program.text else {},

@@ -22,7 +22,7 @@ class Stdin:
         self._kept = bytearray()
         self._begin = 0
         """Where in stdin the first byte of these is."""
-        self._ended = self._plain = False
+        self._ended = self._plain = self._resting = False
         self._read_on()
 
     def taken(self, upto: int) -> None:
@@ -41,7 +41,7 @@ class Stdin:
 
     def _read_on(self) -> None:
         """Read while there is room."""
-        room = len(self._kept) < _AHEAD and not self._ended
+        room = len(self._kept) < _AHEAD and not self._ended and not self._resting
         known = self.fd in self.selector.get_map()
         if known and not room:
             self.selector.unregister(self.fd)
@@ -53,9 +53,24 @@ class Stdin:
         while self._plain and not self._ended and len(self._kept) < _AHEAD:
             self._read()
 
+    def look(self) -> None:
+        """Go on where muster is in the foreground of its terminal again."""
+        if self._resting and self._foreground():
+            self._resting = False
+            self._read_on()
+
     def _readable(self) -> None:
-        self._read()
+        if self._foreground():
+            self._read()
+        else:  # what is typed is for somebody else, and the kernel would stop this process (SIGTTIN)
+            self._resting = True
         self._read_on()
+
+    def _foreground(self) -> bool:
+        try:
+            return not os.isatty(self.fd) or os.tcgetpgrp(self.fd) == os.getpgrp()
+        except OSError:  # it is not the terminal of this session: anybody may read it
+            return True
 
     def _read(self) -> None:
         try:

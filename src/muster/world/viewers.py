@@ -213,7 +213,7 @@ class Viewers:
         viewer.peer.send(pack("answer"))
 
     def _on_stdin(self, viewer: Viewer, payload: bytes, at: int, end: bool) -> None:
-        rank = self.world.plan.job.stdin
+        rank = self.world.plan.reader
         for node in self.world.plan.nodes:
             if any(other.rank == rank for other in node.ranks):
                 self.world.tell(node.number, "stdin", payload, at=at, end=end)

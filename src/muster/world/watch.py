@@ -15,6 +15,7 @@ from muster.errors import MusterError
 from muster.model import Outcome, Plan, as_json
 from muster.runs import Run
 from muster.stored import NOT_UNDERSTOOD, Malformed, outcome_from_json, plan_from_json, table, whole
+from muster.world.keyboard import Keyboard
 from muster.world.link import SIGNALS, ChildLink, catch_signals, end_links
 from muster.world.pen import Pen, write
 from muster.world.scribe import Scribe
@@ -83,6 +84,7 @@ class Watch:
         self.next_trial = self.next_beat = 0.0
         self.said = False
         self.stdin: Stdin | None = None
+        self.keyboard = Keyboard() if owner else None
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
@@ -101,6 +103,8 @@ class Watch:
                 self._disconnect()
             if self.scribe is not None:
                 self.scribe.close()
+            if self.keyboard is not None:
+                self.keyboard.leave()
             signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         if self.outcome is not None and self.view is not None:
             self._catch_up(self.view)
@@ -139,6 +143,8 @@ class Watch:
             self.next_beat = now + BEAT
             if self.link.preface is None:
                 self._tell("beat")
+        if self.stdin is not None:
+            self.stdin.look()
         wait = (self.next_trial if self.link is None else self.next_beat) - time.monotonic()
         for key, _ in self.selector.select(max(0.0, wait)):
             if key.fd in self.selector.get_map():
@@ -254,7 +260,7 @@ class Watch:
             self.view.put = self.pen.put
         if self.stdin is not None:
             self.stdin.again()
-        elif made.job.stdin is not None and self.owner:
+        elif made.reader is not None and self.owner:
             self.stdin = Stdin(self.selector, lambda data, at, end: self._tell("stdin", data, at=at, end=end))
 
     def _on_stdin_taken(self, payload: bytes, upto: int) -> None:
