@@ -55,8 +55,8 @@ def test_ranks_find_the_variables_of_a_task_of_srun(there: There) -> None:
     kept = "grep -E '^SLURMD?_' | grep -vE '_(TASK_PID|STEP_?ID|COMM_.*|LAUNCHER_PORT|IPADDR|UMASK|PRIO_PROCESS)='"
     show = f"env | {kept} | sort > {there.folder}/$WHO.$SLURM_PROCID"
     (there.folder / "show.sh").write_text(show)
-    lines = ["export WHO=srun SLURM_WAIT=7", "srun -N2 --ntasks-per-node=2 --mpi=none sh show.sh"]
-    for launcher in ("exec", "torchrun"):
+    lines = ["export WHO=plain SLURM_WAIT=7", "srun -N2 --ntasks-per-node=2 --mpi=none sh show.sh"]
+    for launcher in ("exec", "torchrun", "srun"):
         run = ["run", "--slurm", "-g", "2", "--launcher", launcher, "--env", f"WHO={launcher}", "--", "sh", "show.sh"]
         lines.append(shlex.join(there.argv(*run)))
     (there.folder / "all.sh").write_text("\n".join(lines))
@@ -65,10 +65,11 @@ def test_ranks_find_the_variables_of_a_task_of_srun(there: There) -> None:
     done = there.lab.run("head", made_for, env=env, cwd=str(there.folder), timeout=110)
     assert 0 == done.returncode, done.stderr
     for rank in range(4):
-        golden = (there.folder / f"srun.{rank}").read_text()
+        golden = (there.folder / f"plain.{rank}").read_text()
         assert "SLURM_GTIDS=" in golden and "SLURM_WAIT=7" in golden
         assert golden == (there.folder / f"exec.{rank}").read_text()
         assert golden == (there.folder / f"torchrun.{rank}").read_text()
+        assert golden == (there.folder / f"srun.{rank}").read_text()
 
 
 def test_inside_a_step_of_an_allocation(there: There) -> None:

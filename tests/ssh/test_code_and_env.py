@@ -56,8 +56,11 @@ def test_code_is_sent_and_logs_come_back(alone: There) -> None:
     (top / ".gitignore").write_text("*.big\n")
     (top / "data.big").write_bytes(b"x" * 1000)
     line = ["run", "--sync", "-H", "n[1-3]", "-g", "2", "main.py"]
-    done = alone.muster(*line, cwd=str(top))
+    done = alone.muster("run", "--log-dir", "/run/logs", *line[1:], cwd=str(top))
     assert 0 == done.returncode, done.stderr
+    # where no run directory stays to which a link could lead, the logs themselves have torchrun's names
+    show = "cat /run/logs/*_1/attempt_0/0/stdout.log /run/logs/*_1/attempt_0/1/stdout.log; find /run/logs -type l"
+    assert "rank 2 1\nrank 3 1\n" == alone.lab.run("n2", ["sh", "-c", show], cwd="/").stdout
     assert {f"[{rank}] rank {rank} 1" for rank in range(6)} == set(done.stdout.splitlines())
     assert [f"rank {rank} 1\n" for rank in range(6)] == [alone.log(rank) for rank in range(6)]
     assert "succeeded" == alone.outcome()["state"]

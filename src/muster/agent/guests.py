@@ -256,13 +256,16 @@ class Guests:
             "stdin": self.members.stdin is not None and rank == self.members.stdin_rank,
             "grace": self.conf["grace"],
             "role": self.conf["role"],
+            "step": self.conf["step"],
         }
 
     def _of_scheduler(self, rank: int) -> dict[str, str]:
         """What a scheduler tells of the job on this node, where the launcher may have dropped it."""
-        if str(rank) not in self.conf["scheduled"] or self.members.tasks:
+        if str(rank) not in self.conf["scheduled"]:
             return {}
-        return {name: value for name, value in os.environ.items() if name.startswith(("SLURM_", "SLURMD_"))}
+        found = {name: value for name, value in os.environ.items() if name.startswith(("SLURM_", "SLURMD_"))}
+        # a task is in a step of its own, and knows that itself
+        return {name: value for name, value in found.items() if not re.fullmatch(self.conf["step"] or "-", name)}
 
     def began(self, visitor: Peer, pid: int) -> None:
         """Its program runs."""

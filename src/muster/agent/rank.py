@@ -8,6 +8,7 @@ tells how it ended: a launcher may hide a status, this does not.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import stat
@@ -134,7 +135,7 @@ def environment(order: Mapping[str, Any], me: Identity, env: Mapping[str, str]) 
     role = order["role"]
     if role == _ROLE and me.launcher == "torchrun":
         role = env.get("ROLE_NAME", role)  # that of --launcher-args
-    found = {**env, **names(me, order, role)}
+    found = {**(_of_own_step(env, order["step"]) if order["step"] else env), **names(me, order, role)}
     # as on the whole node: some launchers give each rank GPUs of their own counting, or none
     found.pop("CUDA_VISIBLE_DEVICES", None)
     found.update(order["visible"])
@@ -144,6 +145,18 @@ def environment(order: Mapping[str, Any], me: Identity, env: Mapping[str, str]) 
     if order["hook"]:
         found = hooked(found, order["hook"], mode="rank", stack=order["stack"])
     return found
+
+
+def _of_own_step(env: Mapping[str, str], step: str) -> dict[str, str]:
+    """The environment of a task; of its scheduler only what is true of its step alone (`step` is a pattern).
+
+    How srun was to lay out tasks says nothing of the ranks.
+    """
+    return {
+        name: value
+        for name, value in env.items()
+        if not name.startswith(("SLURM_", "SLURMD_", "SRUN_")) or re.fullmatch(step, name)
+    }
 
 
 def inside(me: Identity, run: str) -> None:

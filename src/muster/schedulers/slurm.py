@@ -294,6 +294,10 @@ _OF_TASKS = (
 """Variables that tell tasks of Slurm apart or how they lie; ranks have their own, see `environment_of`."""
 
 
+OF_STEP = r"SLURM_(STEP_?ID|STEP_LAUNCHER_PORT|SRUN_COMM_\w+|TASK_PID|LAUNCH_NODE_IPADDR|PRIO_PROCESS|UMASK)"
+"""Variables of a task that are true of the step alone in which it runs."""
+
+
 def environment_of(rank: Rank, nodes: Sequence[Node], cpus: int | None = None) -> dict[str, str]:
     """What srun would tell a rank, had it started one task a rank: scripts that ask Slurm who they are find that.
 

@@ -130,6 +130,7 @@ def prepare_fields(
         }
         own["scheduled"] = {str(rank): variables for rank, variables in scheduled.items()}
         own["tasks"] = job.place == "slurm" and LAUNCHERS[job.launcher].tasks
+        own["step"] = slurm.OF_STEP if own["tasks"] else ""
         own.update(token=token, base=base, short=job.launcher == "ray")
         node = plan.nodes[number]
         guests = {**as_json(plan.guests), **own, "defaults": node_defaults(job, node)}
