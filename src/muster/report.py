@@ -9,6 +9,7 @@ from typing import Any
 
 from muster.advice import advice
 from muster.environ import HIDDEN, is_secret
+from muster.hosts import fold_hosts
 from muster.model import BROUGHT, Command, Outcome, Plan, RankEnd
 from muster.plurals import plural
 from muster.printable import line as safe
@@ -381,6 +382,39 @@ def phases(events: Iterable[Mapping[str, Any]]) -> list[tuple[str, float]]:
     return spans
 
 
+def facts_of(events: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What is known of the Python of the ranks, from the events: `executable`, `python`, `torch`, and whether they
+    `fork`."""
+    found: dict[str, Any] = {}
+    for event in events:
+        if event["event"] == "begin" and isinstance(event.get("facts"), dict):
+            found.update(event["facts"])
+        elif event["event"] in ("hello", "warm") and event.get("node") == 0:
+            found.update({name: value for name, value in event.items() if value is not None})
+    kinds: Mapping[str, type] = {"executable": str, "python": str, "torch": str, "fork": bool}
+    return {name: found[name] for name, kind in kinds.items() if isinstance(found.get(name), kind)}
+
+
+def _how_in_words(job: Mapping[str, Any], facts: Mapping[str, Any], hosts: Sequence[str]) -> list[str]:
+    """By which launcher and which Python a run goes, as far as that is known."""
+    asked = job.get("job", {})
+    launcher = str(asked.get("launcher", ""))
+    if launcher == "fork" and facts.get("fork") is False:
+        launcher = "exec"
+    lines = [f"launcher {launcher}, {plural(job['ranks'], 'rank')}" if job.get("ranks") else f"launcher {launcher}"]
+    if len(hosts) > 1:
+        lines[0] += f" on {fold_hosts(hosts)}"
+    if asked.get("program", {}).get("kind") != "command" and "executable" in facts:
+        torch = f", torch {facts['torch']}" if "torch" in facts else ""
+        lines.append(f"python   {facts['executable']} (Python {facts.get('python', '?')}{torch})")
+    return [safe(line) for line in lines] if launcher else []
+
+
+def memory(size: int) -> str:
+    """`412 MB`, `1.3 GB`, as of 1024 kB."""
+    return f"{size / (1 << 30):.1f} GB" if size >= 1 << 30 else f"{size >> 20} MB"
+
+
 def show_in_words(
     run_id: str,
     job: Mapping[str, Any],
@@ -389,13 +423,19 @@ def show_in_words(
     events: Sequence[Mapping[str, Any]],
     hosts: Sequence[str] = (),
     operand: str = "",
+    now: str = "",
 ) -> str:
-    """All that is known of a run; `hosts` are the names of its nodes, `operand` names the run where its id does not."""
+    """All that is known of a run; `hosts` are the names of its nodes, `operand` names the run where its id does not.
+
+    `now` is what its ranks use, in words.
+    """
     lines = [f"run      {run_id}" + (f"  ({safe(job['name'])})" if job.get("name") else "")]
     lines.append(f"state    {safe(state)}")
     lines.append(f"command  {' '.join(map(_word, job.get('argv', [])))}")
     lines.append(f"folder   {safe(job.get('cwd', '?'))} on {safe(job.get('host', '?'))}")
     lines.append(f"{'submitted' if job.get('slurm') else 'started '} {safe(job.get('started', '?'))}")
+    lines += _how_in_words(job, facts_of(events), hosts)
+    lines += ["", now] if now else []
     if outcome is not None:
         lines += ["", outcome_in_words(outcome, operand or run_id, len(outcome.ends), hosts)]
         if outcome.state == "succeeded" and outcome.attempt:

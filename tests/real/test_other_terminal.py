@@ -129,6 +129,34 @@ def test_ps_show_and_wait_tell_of_a_run_while_it_runs_and_after(muster: Any, scr
     assert ("failed", 5, 2) == (shown["state"], shown["code"], len(shown["outcome"]["ends"]))
 
 
+def test_show_tells_what_ranks_use(muster: Any, script: Script) -> None:
+    text = "import os, subprocess, torch\n"
+    text += "while os.environ['RANK'] == '0': pass\n"
+    text += "subprocess.run(['sleep', '1000'])"
+    with Life(muster, "run", "-g", "2", str(script(text))) as run:
+        pids = run.ranks()
+
+        def now() -> list[dict[str, Any]]:
+            found: list[dict[str, Any]] = json.loads(muster("show", "--json").stdout)["now"]["ranks"]
+            return found
+
+        busy, idle = until(lambda: (ranks := now())[0]["cpu"] > 10 and ranks[1]["children"] and ranks, "they are at it")
+        assert (pids[0], 0, pids[1], 1) == (busy["pid"], busy["children"], idle["pid"], idle["children"])
+        assert busy["cpu"] > idle["cpu"] and idle["memory"] > 20 << 20 > idle["children_memory"] > 0
+        lines = muster("show").stdout.splitlines()
+        assert "launcher fork, 2 ranks" in lines
+        assert any(re.fullmatch(r"python   /.*python\S* \(Python 3\.\d+\.\d+, torch 2\.\S+\)", line) for line in lines)
+        row = next(line for line in lines if line.startswith("1  "))
+        assert re.fullmatch(rf"1 +{os.uname().nodename} +{pids[1]} +[\d.]+ [MG]B +\d+ % +1, \d+ MB", row)
+        os.kill(run.agent(), signal.SIGSTOP)  # it does not answer, and is not waited for
+        stopped = muster("show")
+        os.kill(run.agent(), signal.SIGCONT)
+        assert (0, True) == (stopped.returncode, "\nunknown: the agent of " in stopped.stdout)
+        run.process.send_signal(signal.SIGTERM)
+        assert 143 == run.end()[0]
+    assert "RANK" not in muster("show").stdout
+
+
 def test_show_tells_the_start_by_phase(muster: Any, script: Script) -> None:
     muster("run", "-g", "2", "--cwd", "/", str(script("print('out')")), "--lr", "a b")
     lines = muster("show").stdout.splitlines()

@@ -183,6 +183,8 @@ def test_from_the_login_node(there: There) -> None:
     first = next(path for path in (there.home / "runs").iterdir() if '"first"' in (path / "job.json").read_text())
     until(lambda: list(first.glob("attempt_0/*.out")), "the first one runs")
     until(lambda: 3 == there.muster("stacks", "first").stdout.count("script.py"), "each rank says where it is")
+    now = json.loads(there.muster("show", "first", "--json").stdout)["now"]
+    assert [(0, 0), (1, 1), (2, 2)] == [(rank["rank"], rank["node"]) for rank in now["ranks"]], now
     process = there.start("attach", "first")
     until(lambda: "step" in there.said(), "it shows lines")
     there.kill("head", "muster attach first$", signal.SIGTERM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -23,7 +24,14 @@ def test_a_detached_run_goes_on_and_is_told_of(there: There, where: str) -> None
     assert there.run.name == done.stdout.strip(), "its id, for scripts"
     there.steps(2, 5)
     assert "running" in there.muster("ps").stdout
-    assert "running" in there.muster("show", "last").stdout
+    shown = json.loads(there.muster("show", "last", "--json").stdout)
+    assert ("running", [0, 1], []) == (
+        shown["state"],
+        [rank["rank"] for rank in shown["now"]["ranks"]],
+        shown["now"]["silent"],
+    )
+    assert all(rank["memory"] > 1 << 20 for rank in shown["now"]["ranks"])
+    assert {"executable", "python", "torch", "fork"} == set(shown["python"])
     stacks = there.muster("stacks", "last").stdout
     assert 2 == stacks.count("script.py"), stacks
     assert 124 == there.muster("wait", "last", "--timeout", "0.1").returncode

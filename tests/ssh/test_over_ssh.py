@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import select
 import signal
 import time
@@ -191,7 +192,11 @@ def test_a_frozen_node_ends_nothing(there: There) -> None:
     process = there.start("run", "-H", "n1,n2", "-g", "1", "--lease", "2s", there.script(TICK), "100", "0.05")
     there.steps(2, 3)
     there.lab.fault("freeze", "n2")
-    time.sleep(8)  # longer than the lease, and than the probes of the kernel
+    frozen = time.monotonic()
+    shown = there.muster("show", "last").stdout  # in seconds, whoever is silent
+    assert re.search(r"^0 +n1 +[0-9]+ +[0-9.]+ [MG]B +[0-9]+ %", shown, re.M) and "unknown: n2 does not answer" in shown
+    assert "n2 does not answer" in there.muster("stacks", "last").stderr
+    time.sleep(max(0.0, frozen + 8 - time.monotonic()))  # longer than the lease, and than the probes of the kernel
     there.lab.clear()
     assert 0 == process.wait(timeout=60), there.said()
     there.nothing_left()

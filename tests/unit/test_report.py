@@ -232,6 +232,16 @@ RECORD = {
 }
 
 
+HOW = {"launcher": "fork", "program": {"kind": "script", "argv": ["train.py"]}}
+FACTS = [
+    {"event": "hello", "node": 1, "python": "3.9.1"},
+    {"event": "hello", "node": 0, "executable": "/opt/python", "python": "3.11.7"},
+    {"event": "warm", "node": 0, "fork": False, "torch": "2.13.0"},
+    {"event": "begin", "facts": "damaged"},
+]
+USES = "RANK  HOST  PID  MEMORY  CPU   CHILDREN\n0     n1    71   1.3 GB  98 %"
+
+
 def shown() -> dict[str, str]:
     """What `muster show` says."""
     failed, again = OUTCOMES["failed: an exception"][0], OUTCOMES["succeeded"][0]._replace(attempt=1)
@@ -239,6 +249,9 @@ def shown() -> dict[str, str]:
         "all is known": show_in_words(RUN, RECORD, "failed", failed, EVENTS),
         "in a second attempt": show_in_words(RUN, RECORD, "succeeded", again, []),
         "it runs": show_in_words(RUN, {**RECORD, "name": ""}, "running", None, EVENTS[:2]),
+        "it runs, and tells": show_in_words(
+            RUN, {**RECORD, "ranks": 4, "job": HOW}, "running", None, [*EVENTS[:2], *FACTS], ("n1", "n2"), now=USES
+        ),
         "nothing is known": show_in_words(RUN, {}, "lost: muster and its agent were killed", None, []),
     }
 

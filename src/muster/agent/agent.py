@@ -499,6 +499,16 @@ class Agent:
         """Tell where the Python code of these ranks is now."""
         self.members.tell_stacks(ranks, lambda texts, mute: self.emit("stacks", number=number, texts=texts, mute=mute))
 
+    def on_usage(self, payload: bytes, number: int) -> None:
+        """Tell what the ranks use now."""
+        self.tell_usage(lambda ranks: self.emit("usage", number=number, ranks=ranks))
+
+    def tell_usage(self, tell: Callable[[dict[int, dict[str, Any]]], object]) -> None:
+        """Measure the ranks of this node for a moment, and tell what they use."""
+        from muster.agent.usage import watch
+
+        watch(self.members.pids if self.prepared else {}, self.after, tell)
+
     def lost(self, why: str) -> None:
         """Nobody is there to decide: end the ranks, and this agent."""
         if self.is_lost or self.leaving:
@@ -589,6 +599,9 @@ class Agent:
             self.members.tell_stacks(
                 fields.get("ranks"), lambda texts, mute: visitor.send(pack("answer", texts=texts, mute=mute))
             )
+            return
+        elif kind == "usage":
+            self.tell_usage(lambda ranks: visitor.send(pack("answer", ranks=ranks)))
             return
         elif guests is not None and kind == "join":
             answer = guests.join(visitor, fields)

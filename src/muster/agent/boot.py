@@ -34,7 +34,7 @@ _MODULES = (
         "meet",
         "agent",
     ),
-    *("listener", "handshake", "dial", "keep", "relay", "move", "clean", "probe"),
+    *("listener", "handshake", "dial", "keep", "relay", "move", "clean", "probe", "usage"),
 )
 """What an agent is made of. Each is compiled when it is imported first, for most runs need only some."""
 

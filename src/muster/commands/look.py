@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from muster import runs
@@ -15,8 +15,9 @@ from muster.commands.common import named, one, read
 from muster.errors import Impossible
 from muster.model import as_json
 from muster.plurals import plural
-from muster.report import fitted, program_in_words, seconds, show_in_words, table
-from muster.world import contact, pruning
+from muster.printable import line as safe
+from muster.report import facts_of, fitted, memory, program_in_words, seconds, show_in_words, table
+from muster.world import contact, pruning, usage
 
 _WITHIN = 4.0
 """Seconds in which machines and Slurm have to answer `ps`."""
@@ -128,19 +129,34 @@ def show(words: list[str], env: Mapping[str, str], began: float) -> int:
         return 0
     given, rest, store = asked
     run = one(store, rest, "show")
-    state, outcome = contact.state(run), run.outcome
+    state = contact.state(run)
+    now = usage.of(run) if state == "running" else None
+    outcome, events = run.outcome, run.events()
     if given.get("json"):
-        record = {**_record(run, state), "job": run.job.get("job"), "events": run.events()}
-        print(json.dumps({**record, "outcome": as_json(outcome) if outcome else None}, indent=1))
+        record = {**_record(run, state), "job": run.job.get("job"), "python": facts_of(events), "events": events}
+        record.update(now=as_json(now) if now else None, outcome=as_json(outcome) if outcome else None)
+        print(json.dumps(record, indent=1))
         return 0
     why = contact.why(run, state)
-    print(
-        show_in_words(
-            run.id, run.job, state + (f": {why}" if why else ""), outcome, run.events(), run.hosts, run.operand
-        )
-    )
+    told = state + (f": {why}" if why else "")
+    uses = _now_in_words(now, run.hosts) if now else ""
+    print(show_in_words(run.id, run.job, told, outcome, events, run.hosts, run.operand, uses))
     print(f"files    {run.path}")
     return 0
+
+
+def _now_in_words(now: usage.Now, hosts: Sequence[str]) -> str:
+    """What the ranks use, a row each, and who does not tell."""
+    rows: list[Sequence[str]] = [("RANK", "HOST", "PID", "MEMORY", "CPU", "CHILDREN")]
+    names = dict(enumerate(hosts))
+    for rank in now.ranks:
+        children = f"{rank.children}, {memory(rank.children_memory)}" if rank.children else ""
+        used = (memory(rank.memory), f"{rank.cpu:.0f} %", children)
+        rows.append((str(rank.rank), names.get(rank.node, f"node {rank.node}"), str(rank.pid), *used))
+    lines = [table(rows)] if now.ranks else []
+    lines += [f"unknown: {safe(host)} does not answer" for host in now.silent]
+    lines += [f"unknown: {safe(now.why)}"] if now.why else []
+    return "\n".join(lines) or "no rank lives at this moment"
 
 
 def rm(words: list[str], env: Mapping[str, str], began: float) -> int:

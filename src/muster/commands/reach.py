@@ -15,7 +15,7 @@ from muster.errors import Impossible, MusterError, RunFailed, Unreachable
 from muster.model import GRACE
 from muster.plurals import plural
 from muster.report import seconds, table
-from muster.world import contact
+from muster.world import contact, usage
 
 _SILENT = 1.0
 """Seconds for which `kill` waits without a word."""
@@ -183,6 +183,8 @@ def stacks(words: list[str], env: Mapping[str, str], began: float) -> int:
     if state != "running":
         raise Impossible(f"{run.id} is not running, so its ranks are nowhere", "`muster show` tells how it ended")
     answer = contact.ask(run, "stacks", ranks=given.get("rank"))
+    for host in usage.silent(run, answer):
+        print(f"{host} does not answer", file=sys.stderr)
     texts = {int(rank): text for rank, text in answer.get("texts", {}).items()}
     return _tell_stacks(texts, answer.get("mute", {}))
 

@@ -601,10 +601,13 @@ def _reach(run: Run) -> socket.socket | None:
     return link
 
 
-def ask(run: Run, kind: str, **fields: Any) -> dict[str, Any]:
-    """Ask who looks after a run for something, and give the answer. Raises `RunFailed`, `Unreachable` for none."""
+def ask(run: Run, kind: str, within: float = ANSWERS_WITHIN, **fields: Any) -> dict[str, Any]:
+    """Ask who looks after a run for something, and give the answer. Raises `RunFailed`, `Unreachable` for none.
+
+    `within` bounds the seconds for which another machine is waited for.
+    """
     if run.job.get("served"):
-        answer = ask_supervisor(run, kind, **fields)
+        answer = ask_supervisor(run, kind, within, **fields)
         if "silent" in answer:
             raise Unreachable(f"{run.id} does not answer: {answer['silent']}", "try again when that host answers")
         if answer.get("gone"):

@@ -345,7 +345,7 @@ class World:
 
     def _on_ready(self, link: Link, t: float, payload: bytes, fork: bool, why: str, **facts: Any) -> None:
         times = {name: self.when(link, when) for name, when in (facts.pop("times", None) or {}).items()}
-        self.note("warm", {"node": link.node, "t": t, "fork": fork, "times": times})
+        self.note("warm", {"node": link.node, "t": t, "fork": fork, "torch": facts.get("torch"), "times": times})
         self._versions[link.node] = (facts.get("torch"), facts.get("cuda"))
         if link.node == 0:
             self.facts.update({name: value for name, value in facts.items() if value}, fork=fork)

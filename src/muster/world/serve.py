@@ -324,7 +324,12 @@ class Served(World):
     def _on_stacks(
         self, link: Link, t: float, payload: bytes, number: int, texts: dict[str, str], mute: dict[str, int]
     ) -> None:
-        self.viewers.stacks(number, link.node, texts, mute)
+        self.viewers.answered(number, link.node, texts=texts, mute=mute)
+
+    def _on_usage(self, link: Link, t: float, payload: bytes, number: int, ranks: dict[str, dict[str, Any]]) -> None:
+        self.viewers.answered(
+            number, link.node, ranks={rank: {**use, "node": link.node} for rank, use in ranks.items()}
+        )
 
     # ---- a scheduler ------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ viewer                                        supervisor
 watch: what it wants, what it has seen  ──►
                                         ◄──   run, event (numbered), output, over
 taken, asked, stdin, beat, pause        ──►
-kill, stacks, state                     ──►
+kill, stacks, usage, state              ──►
                                         ◄──   answer
 """
 
@@ -27,7 +27,8 @@ BEAT = 5.0
 """Seconds between two signs of life of a viewer."""
 _SILENCE = 3 * BEAT
 """Seconds without one after which its connection is as good as broken."""
-_STACKS_WITHIN = 4.0
+_ANSWERS_WITHIN = 4.0
+"""Seconds in which agents have to answer what somebody asks through the supervisor."""
 _FAREWELL = 10.0
 """Seconds that viewers have, at the end, to take the last words."""
 
@@ -67,6 +68,7 @@ _KINDS: Mapping[str, tuple[Mapping[str, Check], tuple[str, ...]]] = {
     "stdin": ({"at": whole, "end": flag}, ("at", "end")),
     "state": ({}, ()),
     "stacks": ({"ranks": optional(several(whole))}, ()),
+    "usage": ({}, ()),
 }
 """The frames that viewers send: what each field has to be, and which must be there. Agents trust what is passed on."""
 
@@ -83,6 +85,16 @@ class Viewer:
         self.heard_at = now
 
 
+class _Question:
+    """What somebody has asked, and what came of it so far."""
+
+    def __init__(self, viewer: Viewer, missing: set[int], awaited: set[int]):
+        self.viewer, self.missing, self.awaited = viewer, missing, awaited
+        """`missing` and `awaited`: the nodes that have not answered, and of those the ones that still may."""
+        self.found: dict[str, Any] = {}
+        """Tables whose keys are ranks."""
+
+
 class Viewers:
     """All of them. `attached`: the run ends when its owner has been gone for as long as a lease."""
 
@@ -91,8 +103,8 @@ class Viewers:
         self.all: list[Viewer] = []
         self._count = 0
         self._forsaken_at: float | None = world.now() if attached else None
-        self._asked: dict[int, tuple[Viewer, set[int], dict[str, Any]]] = {}
-        """By number: who asked for stacks, the nodes that have still to answer, and what the others said."""
+        self._questions: dict[int, _Question] = {}
+        """What agents have been asked for, by number."""
 
     def listen(self, descriptor: int) -> None:
         """Let people come, at this socket."""
@@ -148,20 +160,22 @@ class Viewers:
             if viewer.owns:
                 viewer.peer.send(pack("stdin_taken", upto=upto))
 
-    def stacks(self, number: int, node: int, texts: Mapping[str, str], mute: Mapping[str, int]) -> None:
-        """The stacks of the ranks of a node have come."""
-        if number in self._asked:
-            _, missing, found = self._asked[number]
-            missing.discard(node)
-            found["texts"].update(texts)
-            found["mute"].update(mute)
-            if not missing:
-                self._answer_stacks(number)
+    def answered(self, number: int, node: int, **tables: Mapping[str, Any]) -> None:
+        """The agent of a node has answered a question: tables whose keys are ranks."""
+        question = self._questions.get(number)
+        if question is None:
+            return
+        question.missing.discard(node)
+        question.awaited.discard(node)
+        for name, part in tables.items():
+            question.found.setdefault(name, {}).update(part)
+        if not question.awaited:
+            self._answer(number)
 
-    def _answer_stacks(self, number: int) -> None:
-        asked = self._asked.pop(number, None)
-        if asked is not None and asked[0] in self.all:
-            asked[0].peer.send(pack("answer", **asked[2], missing=sorted(asked[1])))
+    def _answer(self, number: int) -> None:
+        question = self._questions.pop(number, None)
+        if question is not None and question.viewer in self.all:
+            question.viewer.peer.send(pack("answer", **question.found, missing=sorted(question.missing)))
 
     # ---- in ---------------------------------------------------------------------------------------------------------
 
@@ -224,12 +238,20 @@ class Viewers:
         viewer.peer.send(pack("answer", phase=now.phase, attempt=now.attempt, alive=now.alive(), parted=parted))
 
     def _on_stacks(self, viewer: Viewer, payload: bytes, ranks: Any = None) -> None:
+        self._ask(viewer, "stacks", ranks=ranks)
+
+    def _on_usage(self, viewer: Viewer, payload: bytes) -> None:
+        self._ask(viewer, "usage")
+
+    def _ask(self, viewer: Viewer, kind: str, **fields: Any) -> None:
+        """Ask all agents, and answer once all that are connected have; `missing` are the nodes that have not."""
         self._count += 1
         number = self._count
-        nodes = {link.node for link in self.world.links if link.open and link.wire.connected}
-        self._asked[number] = (viewer, nodes, {"texts": {}, "mute": {}})
-        self.world.tell_all("stacks", ranks=ranks, number=number)
-        self.world.after(_STACKS_WITHIN, lambda: self._answer_stacks(number))
+        missing = {link.node for link in self.world.links}
+        awaited = {link.node for link in self.world.links if link.open and link.wire.connected}
+        self._questions[number] = _Question(viewer, missing, awaited)
+        self.world.tell_all(kind, number=number, **fields)
+        self.world.after(_ANSWERS_WITHIN if awaited else 0.0, lambda: self._answer(number))
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 
