@@ -146,6 +146,15 @@ def _some_time(value: str) -> float:
     return seconds
 
 
+def _size(value: str) -> int:
+    """Bytes: `500M`, `1.5T`, with or without `B` or `iB`; of 1024."""
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([KMGT])(?:i?B)?", value, re.IGNORECASE)
+    size = int(float(found[1]) * (1 << 10 * ("KMGT".index(found[2].upper()) + 1))) if found else 0
+    if not size:
+        raise ValueError("a size with its unit, such as `500M` or `10G`")
+    return size
+
+
 class Option(NamedTuple):
     """One option of one or more commands."""
 
@@ -383,6 +392,21 @@ RUN: tuple[Option, ...] = (
         ("--log-dir",),
         "links there to the logs, by torchrun's names: `RUN_NODE/attempt_0/LOCAL_RANK/stdout.log`",
         "DIR",
+        group=SHOWS,
+    ),
+    Option(
+        ("--keep-runs",),
+        "at the start delete old runs that have ended, so that the newest N are left, this one among them; without it "
+        "all stay",
+        "N",
+        _positive,
+        group=SHOWS,
+    ),
+    Option(
+        ("--keep-size",),
+        "at the start delete the oldest runs that have ended, so that all have so much together, such as `10G`",
+        "SIZE",
+        _size,
         group=SHOWS,
     ),
     Option(

@@ -410,9 +410,11 @@ def _how_in_words(job: Mapping[str, Any], facts: Mapping[str, Any], hosts: Seque
     return [safe(line) for line in lines] if launcher else []
 
 
-def memory(size: int) -> str:
-    """`412 MB`, `1.3 GB`, as of 1024 kB."""
-    return f"{size / (1 << 30):.1f} GB" if size >= 1 << 30 else f"{size >> 20} MB"
+def size_in_words(size: int) -> str:
+    """`36 kB`, `412 MB`, `1.3 GB`, of 1024."""
+    if size >= 1 << 30:
+        return f"{size / (1 << 30):.1f} GB"
+    return f"{size >> 20} MB" if size >= 1 << 20 else f"{size >> 10} kB"
 
 
 def show_in_words(

@@ -258,6 +258,29 @@ def test_homes_are_found_and_paths_are_absolute(muster: Any, tmp_path: Path) -> 
     assert f"{pwd.getpwuid(os.getuid()).pw_dir}/.muster/runs" in planned.stdout
 
 
+def test_old_runs_are_deleted_at_the_start_of_a_new_one_where_that_is_wanted(muster: Any, tmp_path: Path) -> None:
+    runs = muster.home / "runs"
+
+    def names() -> list[str]:
+        return [json.loads((path / "job.json").read_text())["name"] for path in sorted(runs.iterdir())]
+
+    with Life(muster, "run", "--name", "live", *HOLD) as run:
+        run.wrote("ready")
+        for name in ("a", "b"):
+            muster("run", "--name", name, "--", "true")
+        first = sorted(runs.iterdir())[1].name
+        done = muster("run", "--name", "c", "--keep-runs", "2", "--", "true")
+        assert ["live", "b", "c"] == names(), "the oldest one lives"
+        assert re.search(rf"^muster: deleted 1 old run \(\d+ kB\), by .*: {first}$", done.stderr, re.M), done.stderr
+        lost = sorted(runs.iterdir())[1]
+        (lost / "outcome.json").unlink()  # as that of a run that another terminal is just starting
+        (tmp_path / "muster.toml").write_text('[run]\nkeep_size = "1K"\n')
+        done = muster("run", "-q", "--name", "d", "--", "true")
+        assert (["live", "b", "d"], "") == (names(), done.stderr)
+        (tmp_path / "go").touch()
+        run.end()
+
+
 def test_rm_and_prune_delete_what_has_ended_and_refuse_what_runs(muster: Any, tmp_path: Path) -> None:
     muster("run", "--name", "old", "--", "true")
     with Life(muster, "run", "--name", "live", *HOLD) as run:

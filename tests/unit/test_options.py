@@ -444,3 +444,13 @@ def test_an_age_has_a_unit(age: str) -> None:
     with pytest.raises(Impossible, match=f"a time with its unit, such as `{age}d`"):
         parse(["--older-than", age], OTHERS["prune"])
     assert {"older_than": 0.0} == parse(["--older-than", "0"], OTHERS["prune"]).given
+
+
+@pytest.mark.parametrize(
+    ("size", "is_bytes"), [("500M", 500 << 20), ("1.5k", 1536), ("10GiB", 10 << 30), ("2tb", 2 << 40)]
+)
+def test_a_size_has_a_unit(size: str, is_bytes: int) -> None:
+    assert {"keep_size": is_bytes} == parse(["--keep-size", size], RUN).given
+    for wrong in ("10", "0G", "-1G", "G", "1e3M", "10X"):
+        with pytest.raises(Impossible, match="a size with its unit"):
+            parse([f"--keep-size={wrong}"], RUN)

@@ -16,7 +16,7 @@ from muster.errors import Impossible
 from muster.model import as_json
 from muster.plurals import plural
 from muster.printable import line as safe
-from muster.report import facts_of, fitted, memory, program_in_words, seconds, show_in_words, table
+from muster.report import facts_of, fitted, program_in_words, seconds, show_in_words, size_in_words, table
 from muster.world import contact, pruning, usage
 
 _WITHIN = 4.0
@@ -150,8 +150,8 @@ def _now_in_words(now: usage.Now, hosts: Sequence[str]) -> str:
     rows: list[Sequence[str]] = [("RANK", "HOST", "PID", "MEMORY", "CPU", "CHILDREN")]
     names = dict(enumerate(hosts))
     for rank in now.ranks:
-        children = f"{rank.children}, {memory(rank.children_memory)}" if rank.children else ""
-        used = (memory(rank.memory), f"{rank.cpu:.0f} %", children)
+        children = f"{rank.children}, {size_in_words(rank.children_memory)}" if rank.children else ""
+        used = (size_in_words(rank.memory), f"{rank.cpu:.0f} %", children)
         rows.append((str(rank.rank), names.get(rank.node, f"node {rank.node}"), str(rank.pid), *used))
     lines = [table(rows)] if now.ranks else []
     lines += [f"unknown: {safe(host)} does not answer" for host in now.silent]

@@ -191,6 +191,12 @@ def start(
     if temporary:
         progress(given)(temporary)
     _warn_of_namesakes(store, asked.job.name)
+    if "keep_runs" in given or "keep_size" in given:
+        from muster.world.pruning import limit
+
+        deleted = limit(store, given.get("keep_runs"), given.get("keep_size"))
+        if deleted:
+            progress(given)(deleted)
     if given.get("slurm"):
         from muster.commands.submit import submit
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from muster import runs
 from muster.errors import Impossible
-from muster.runs import Run
+from muster.plurals import plural
+from muster.report import size_in_words
+from muster.runs import Run, Store
 from muster.world import contact
 
 _LIVING = ("running", "pending", "unknown")
 """States of runs whose files are still wanted."""
+_WITHIN = 4.0
+"""Seconds in which machines and Slurm have to answer while a run waits to be started."""
+_BEGINS = 600.0
+"""Seconds for which a run that nobody answers for may be one that is just being started."""
 
 
 def ended(found: Sequence[Run], within: float) -> list[Run]:
@@ -30,6 +39,49 @@ def refuse_living(found: Sequence[Run], within: float) -> None:
         contact.require_known(run, state)
         if state in _LIVING:
             raise Impossible(f"{run.id} is {state}; it is not deleted", f"end it by `muster kill {run.operand}`")
+
+
+def beyond(sizes: Sequence[int], keep_runs: int | None, keep_size: int | None) -> int:
+    """How many of the oldest runs are beyond the limits, where one more is about to be made.
+
+    `sizes` are the bytes of the runs, the oldest first.
+    """
+    kept = total = 0
+    for size in reversed(sizes):
+        total += size
+        if (keep_runs is not None and kept + 1 >= keep_runs) or (keep_size is not None and total > keep_size):
+            break
+        kept += 1
+    return len(sizes) - kept
+
+
+def limit(store: Store, keep_runs: int | None, keep_size: int | None) -> str:
+    """Delete this user's runs in the run directory that are beyond the limits and have ended; gives a line about it."""
+    own = [run for run in runs.every(store.here) if not contact.is_anothers(run)]
+    sizes = [_size(run) if keep_size is not None else 0 for run in own]
+    old = [run for run in ended(own[: beyond(sizes, keep_runs, keep_size)], _WITHIN) if not _may_begin(run)]
+    if not old:
+        return ""
+    freed = sum(map(_size, old))
+    for run in old:
+        delete(run)
+    which = old[0].id if len(old) == 1 else f"{old[0].id} to {old[-1].id}"
+    return f"deleted {plural(len(old), 'old run')} ({size_in_words(freed)}), by --keep-runs or --keep-size: {which}"
+
+
+def _may_begin(run: Run) -> bool:
+    """It has no outcome because it is just being started, perhaps: nobody answers for it yet."""
+    return run.outcome is None and time.time() - run.job.get("time", 0.0) < _BEGINS
+
+
+def _size(run: Run) -> int:
+    """The bytes that a run takes on disk."""
+    found = 0
+    for folder, _, files in os.walk(run.path):
+        for name in files:
+            with suppress(OSError):  # it lives, and so do its files
+                found += os.lstat(os.path.join(folder, name)).st_blocks * 512
+    return found
 
 
 def delete(run: Run) -> None:
