@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from muster.agent import machine, meet, system
+from muster.agent import machine, meet, system, tree
 from muster.agent.dial import Met
 from muster.agent.handshake import Terms, new_nonce
 from muster.agent.keep import ARCHIVE
@@ -35,9 +35,11 @@ from muster.printable import guard
 from muster.runs import Run
 from muster.schedulers import slurm
 from muster.stored import job_from_json
-from muster.world import meeting, queue
+from muster.world import code, meeting, queue
 from muster.world.batch import BatchJob
 from muster.world.callers import Callers
+from muster.world.code import Tree
+from muster.world.gather import refuse_other_code
 from muster.world.link import FarLink
 from muster.world.loop import prepare_fields, temporary_base
 from muster.world.outputs import OutputFiles
@@ -62,6 +64,8 @@ class Inside:
         self.job: Job = job._replace(allocation=allocation.job, env={**exported, **job.env})
         self.cpus = asked["cpus"] or slurm.cpus_by_host(os.environ, allocation.hosts)
         self.asked = asked
+        self.sync: Mapping[str, Any] | None = asked["sync"]
+        """Where the code is and its copy in the run directory (`--sync`)."""
         self.each, self.np, self.threads_chosen = asked["each"], asked["np"], asked["threads_chosen"]
         self.began = time.monotonic()
         self.signals = system.note_signals()
@@ -90,6 +94,8 @@ class Inside:
         self.steps: list[subprocess.Popen[bytes]] = []
         self.said_before = 0
         """Bytes of agents.log that are of an earlier attempt."""
+        self.code = Tree("", ())
+        """Files that have to be the same on all nodes."""
         self.timers: list[tuple[float, Callable[[], object]]] = []
 
     def start_agents(self, env: Mapping[str, str]) -> None:
@@ -104,6 +110,7 @@ class Inside:
             "lease": self.job.lease,
             "cwd": self.job.cwd,
             "script": self.job.program.path,
+            "code": self._list_code(),
         }
         with open(os.open(self.run.path / RENDEZVOUS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(where, file)
@@ -114,6 +121,53 @@ class Inside:
         together = [tuple(gpus)] if len(set(gpus.values())) == 1 else [(host,) for host in gpus]
         for hosts in together:
             self.steps.append(queue.start_step(self.allocation.job, hosts, command, log, env, gpus[hosts[0]]))
+
+    def _list_code(self) -> str:
+        """Have a list of the files that agents are to compare; gives the folder in which they are."""
+        if self.sync is not None:
+            names = [name for name, *_ in json.loads((self.run.path / tree.LIST).read_bytes())]
+            self.code = Tree(self.sync["root"], tuple(names))
+        elif len(self.allocation.hosts) > 1 and os.path.isdir(self.job.cwd):
+            found = code.sources(self.job, str(self.run.path.parent))
+            if found is not None:
+                self.code = found
+                (self.run.path / tree.LIST).write_bytes(tree.entries(found.root, found.names))
+        return self.code.root
+
+    def _differing(self, link: FarLink, root: str) -> list[str]:
+        """The files of the list that a node has otherwise than `root` here."""
+        found = []
+        for number, name in enumerate(self.code.names):
+            theirs, path = link.facts["digests"].get(str(number)), os.path.join(root, name)
+            # links of a copy lead elsewhere
+            if theirs is None or os.path.islink(path) or (not theirs and self.sync is None):
+                continue
+            if tree.digest(path) != theirs:
+                found.append(name)
+        return found
+
+    def take_code(self) -> None:
+        """Have the ranks run the copy of the code in the run directory, unless all nodes have the very same in place.
+
+        They start in their own folder if it is on all nodes the one where the run was submitted, else in the copy.
+        """
+        if self.sync is None:
+            return
+        root, copy = self.sync["root"], self.sync["copy"]
+        facts = [link.facts for link in self.links]
+        if self.sync["redirected"]:
+            in_place = all(told["cwd"] for told in facts)
+        else:
+            in_place = all(told["cwd"] and not self._differing(link, copy) for told, link in zip(facts, self.links))
+        if in_place:
+            return
+        cwd = self.job.cwd
+        if not self.sync["redirected"]:
+            self.job = code.redirect(self.job, root, copy, "--sync")
+        if not all(told["cwd"] and told["folder"] == self.sync["folder"] for told in facts):
+            self.job = self.job._replace(cwd=code.moved(cwd, root, copy))
+        for told in facts:
+            told.update(cwd=True, script=meet.digest(os.path.join(self.job.cwd, self.job.program.path)))
 
     def gather(self) -> None:
         """Wait until all agents have called and told what there is. Raises `Unreachable`."""
@@ -197,12 +251,21 @@ class Inside:
             )
         without = [link.host for link in self.links if not link.facts["cwd"]]
         if without:
-            raise Impossible(f"there is no folder {self.job.cwd} on {fold_hosts(without)}", "share it, or see --cwd")
+            raise Impossible(
+                f"there is no folder {self.job.cwd} on {fold_hosts(without)}",
+                "`--sync` brings it; or share it, or see --cwd",
+            )
         if path := self.job.program.path:
             own = meet.digest(os.path.join(self.job.cwd, path))
             other = [link.host for link in self.links if link.facts["script"] != own]
             if other:
-                raise Impossible(f"{path} on {fold_hosts(other)} is not the one here", None)
+                raise Impossible(
+                    f"{path} on {fold_hosts(other)} is not the one here", "`--sync` brings it; or share it"
+                )
+        if self.sync is None:
+            differing = {link.host: self._differing(link, self.code.root) for link in self.links}
+            differing = {host: names for host, names in differing.items() if names}
+            refuse_other_code(differing, f"on {self.links[0].host}", self.job.cwd)
 
     def _shares(self) -> tuple[Wanted, ...]:
         """The nodes with their numbers of ranks; None where that follows from the GPUs. Raises `Impossible`."""
@@ -338,6 +401,7 @@ def inside(words: list[str]) -> int:
     try:
         here.start_agents(os.environ)
         here.gather()
+        here.take_code()
         here.check()
         return here.serve()
     except MusterError as error:

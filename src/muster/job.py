@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from muster import environ, hosts
 from muster.agent import machine, system
@@ -20,6 +20,9 @@ from muster.options import OF_SLURM, Parsed, near
 from muster.plurals import plural
 from muster.ranks import layout, started_by
 from muster.world import here
+
+if TYPE_CHECKING:
+    from muster.world.code import Tree
 
 _SILENT = {
     "standalone": "there is one node, and its port is bound, not chosen",
@@ -265,8 +268,8 @@ class Asked(NamedTuple):
     """Lines of `--setup` for one host."""
     threads_chosen: bool
     """The person set OMP_NUM_THREADS."""
-    copied: tuple[str, Path] | None = None
-    """The folder whose code is to be copied, and to where."""
+    copied: tuple[Tree, Path] | None = None
+    """The code that is to be copied, and to where."""
 
 
 def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], verb: str) -> Asked:

@@ -267,7 +267,8 @@ RUN: tuple[Option, ...] = (
     ),
     Option(
         ("--sync",),
-        "send the code (what git tracks, or all of the folder) to hosts that do not share it, by rsync",
+        "bring the code (what git tracks, or all of the folder) to hosts that do not have it: by rsync, with --slurm "
+        "as a copy in the run directory",
         group=WHERE,
     ),
     Option(

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from there import EXAMPLE, TICK, There
@@ -91,11 +92,11 @@ def test_too_much_to_be_code(alone: There) -> None:
 
 def test_a_full_disk_on_one_host(alone: There) -> None:
     """Where its runs would be kept; told before anything has started."""
+    home = f"MUSTER_HOME={alone.lab.folder.scratch}"
+    line = f"sed -i '1i export {home}' ~/.bashrc || echo export {home} > ~/.bashrc"
+    assert 0 == alone.lab.run("n2", ["sh", "-c", line], cwd="/").returncode
     alone.lab.fault("full-disk", "n2")
     try:
-        home = f"MUSTER_HOME={alone.lab.folder.scratch}"
-        line = f"sed -i '1i export {home}' ~/.bashrc || echo export {home} > ~/.bashrc"
-        assert 0 == alone.lab.run("n2", ["sh", "-c", line], cwd="/").returncode
         top = repository(alone, main_py="print(1)")
         done = alone.muster("run", "--sync", "-H", "n[1-3]", "-g", "1", "main.py", cwd=str(top))
         assert 2 == done.returncode, done.stdout + done.stderr
@@ -116,6 +117,92 @@ def test_detached_on_hosts_that_share_nothing(alone: There) -> None:
     shown = alone.muster("logs", "last", "--rank", "2")
     assert 40 == shown.stdout.count("rank 2 step"), shown.stderr
     alone.nothing_left()
+
+
+MAIN = """
+import os, part, nested.inner, linked.deep
+try:
+    import gone
+except ImportError:
+    gone = None
+print("rank", os.environ["RANK"], part.WORD, nested.inner.WORD, linked.deep.WORD, gone and gone.WORD, os.getcwd())
+"""
+
+
+class Apart:
+    """A folder of code on head, in a place that each host has for itself, while the runs are shared."""
+
+    def __init__(self, there: There):
+        self.there, self.top = there, f"/var/tmp/code of {there.folder.name}"
+        lines = "mkdir -p nested real; git init -q .; git init -q nested; mkfifo fifo; ln -s real linked"
+        self.sh(
+            f"mkdir -p '{self.top}'; cd '{self.top}'; {lines}; echo WORD=2 >nested/inner.py; echo WORD=3 >real/deep.py"
+        )
+        self.write("main.py", MAIN)
+        self.write("part.py", "WORD = 1")
+        self.write("gone.py", "WORD = 4")
+
+    def sh(self, line: str, host: str = "head") -> str:
+        done = self.there.lab.run(host, ["sh", "-ec", line], cwd="/")
+        assert 0 == done.returncode, done.stderr
+        return str(done.stdout)
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file, always with the same time."""
+        (self.there.folder / "text").write_text(text)
+        path = f"'{self.top}/{name}'"
+        self.sh(f"cp '{self.there.folder}/text' {path}; touch -d 2020-01-01 {path}")
+
+    def run(self, *words: str) -> Any:
+        return self.there.muster(
+            "run", *words, "-g", "1", "--launcher", "exec", "--prefix", "", "main.py", cwd=self.top
+        )
+
+    def lines(self, done: Any) -> set[str]:
+        assert 0 == done.returncode, done.stderr
+        return set(done.stdout.splitlines())
+
+
+def test_hosts_that_share_the_runs_and_not_the_code(there: There) -> None:
+    """What is run is compared, and not the script alone; what cannot be sent is told."""
+    code, hosts = Apart(there), ("-H", "n1,n2")
+    done = code.run("--sync", *hosts)
+    assert {f"rank {rank} 1 2 3 4 {code.top}" for rank in range(2)} == code.lines(done)
+    assert "left out, for they are no files: fifo" in done.stderr
+    assert f"sending 6 files (1 kB) of {code.top} to n[1-2]" in done.stderr
+    # as long and as old as the other one
+    code.write("part.py", "WORD = 5")
+    code.sh(f"rm '{code.top}/gone.py'")
+    done = code.run(*hosts)
+    assert 2 == done.returncode
+    assert f"part.py in {code.top} on n[1-2] is not what is here" in done.stderr
+    done = code.run("--sync", *hosts)
+    assert {f"rank {rank} 5 2 3 None {code.top}" for rank in range(2)} == code.lines(done)
+    assert "sending 2 files" in done.stderr
+    assert "sending" not in code.run("--sync", *hosts).stderr
+
+
+def test_nodes_of_slurm_that_do_not_share_the_code(there: There) -> None:
+    code, nodes = Apart(there), ("--slurm", "-N", "2")
+    done = code.run(*nodes)
+    assert 125 == done.returncode
+    assert f"there is no folder {code.top} on n[1-2]" in done.stderr
+    assert "--sync" in done.stderr
+    done = code.run("--sync", *nodes)
+    assert {f"rank {rank} 1 2 3 4 {there.run}/code" for rank in range(2)} == code.lines(done)
+    # an old copy
+    tar = there.folder / "old.tar"
+    code.sh(f"cd '{code.top}'; tar -cf '{tar}' .")
+    for node in ("n1", "n2"):
+        code.sh(f"mkdir -p '{code.top}'; tar -xf '{tar}' -C '{code.top}'", node)
+    assert {f"rank {rank} 1 2 3 4 {code.top}" for rank in range(2)} == code.lines(code.run("--sync", *nodes))
+    code.write("part.py", "WORD = 5")
+    done = code.run("--sync", *nodes)
+    assert {f"rank {rank} 5 2 3 4 {there.run}/code" for rank in range(2)} == code.lines(done)
+    code.sh(f"echo WORD=6 >'{code.top}/part.py'", "n2")
+    done = code.run(*nodes)
+    assert 125 == done.returncode
+    assert f"part.py in {code.top} on n2 is not what is on n1" in done.stderr
 
 
 # ---- a copy ----------------------------------------------------------------------------------------------------------

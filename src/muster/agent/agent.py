@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from muster.agent import local, meet, protocol, system
+from muster.agent import local, meet, protocol, system, tree
 from muster.agent.descriptors import open_standard_descriptors
 from muster.agent.links import RankLinks, put_files_there
 from muster.agent.listener import FirstFew, LocalListener, Peer
@@ -282,6 +282,16 @@ class Agent:
     def on_shares(self, payload: bytes, run_dir: str) -> None:
         """Say whether node 0 has that folder too."""
         self.emit("shares", shares=meet.shares(run_dir))
+
+    def on_compare(self, payload: bytes, root: str, home: str = "") -> None:
+        """Say which files of a folder are not those of the other machine; and which are left of those sent once."""
+        stale = tree.stale(home, root, payload) if home else []
+        self.emit("compared", digests=tree.compare(root, payload), stale=stale)
+
+    def on_remember(self, payload: bytes, root: str, home: str) -> None:
+        """These files were sent to this folder."""
+        tree.remember(home, root, payload)
+        self.emit("remembered")
 
     def on_open(self, payload: bytes) -> None:
         """Open a port at which the other nodes try the way here."""

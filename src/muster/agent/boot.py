@@ -32,6 +32,7 @@ _MODULES = (
         "ahead",
         "members",
         "meet",
+        "tree",
         "agent",
     ),
     *("listener", "handshake", "dial", "keep", "relay", "move", "clean", "probe", "usage"),

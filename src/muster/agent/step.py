@@ -8,7 +8,7 @@ import re
 import sys
 import time
 
-from muster.agent import meet, system
+from muster.agent import meet, system, tree
 from muster.agent.agent import Agent
 from muster.agent.boot import text_of
 from muster.agent.dial import Dialer
@@ -40,6 +40,8 @@ def step(words: list[str]) -> int:
     agent.introduction = {
         **meet.tell(where["cwd"], where["script"], run_dir),
         "name": os.environ["SLURMD_NODENAME"],
+        "folder": (tree.identity(where["cwd"]) or [0])[0],
+        "digests": _compare(where["code"], os.path.join(run_dir, tree.LIST)),
         "step": os.environ.get("SLURM_STEP_ID", "0"),
         "ways": ways,
         "python": ".".join(map(str, sys.version_info[:3])),
@@ -55,3 +57,11 @@ def step(words: list[str]) -> int:
     except BaseException:
         agent.fail()
     return 0
+
+
+def _compare(root: str, listed: str) -> dict[str, str]:
+    """Digests of the files below `root` that are not those of the list, if there is something to compare."""
+    if not root:
+        return {}
+    with open(listed, "rb") as file:
+        return tree.compare(root, file.read())

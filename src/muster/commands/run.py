@@ -120,8 +120,10 @@ def _asked(
     if given.get("snapshot"):
         from muster.world import code
 
-        copy = store.path(run_id) / "code"
-        asked = asked._replace(job=code.redirect(asked.job, str(copy)), copied=(asked.job.cwd, copy))
+        copy, job = store.path(run_id) / "code", asked.job
+        found = code.tree(job.cwd, job.program.path, str(store.root / "runs"))
+        code.guard(found, code_limit(given), "--snapshot")
+        asked = asked._replace(job=code.redirect(job, found.root, str(copy)), copied=(found, copy))
     return asked, run_id, store
 
 
@@ -130,7 +132,10 @@ def make_copy(asked: Asked, given: Mapping[str, Any]) -> None:
     if asked.copied is not None:
         from muster.world import code
 
-        code.snapshot(*asked.copied, code_limit(given))
+        if not given.get("quiet"):
+            for note in asked.copied[0].notes:
+                print(f"muster: {note}", file=sys.stderr)
+        code.snapshot(*asked.copied)
 
 
 def code_limit(given: Mapping[str, Any]) -> int:

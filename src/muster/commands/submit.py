@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from muster import archive, runs
-from muster.agent import meet
+from muster.agent import meet, tree
 from muster.agent.keep import ARCHIVE
-from muster.commands.run import job_record, make_copy, make_view, progress
+from muster.commands.run import code_limit, job_record, make_copy, make_view, progress
 from muster.environ import is_secret, stands_open
 from muster.errors import Impossible, RunFailed
 from muster.hosts import fold_hosts, unfold_hosts
@@ -24,7 +24,7 @@ from muster.model import Host, as_json
 from muster.ranks import layout
 from muster.schedulers import slurm
 from muster.stored import plan_from_json
-from muster.world import contact, queue
+from muster.world import code, contact, queue
 from muster.world.claims import Claims
 from muster.world.serve import RECORD
 from muster.world.watch import Watch, show_rest
@@ -182,10 +182,15 @@ def submit(
             "leave it out; or run inside `salloc`, where the terminal is there",
         )
     make_plan(asked.job, layout([(Host("node"), 1)]), run_id)  # what cannot be is told now, and not when the job starts
+    if given.get("sync"):
+        asked = _with_copy(asked, given, store.path(run_id))
     kept = runs.create(store, run_id)
     try:
         meet.put_flag(str(kept.path))
         make_copy(asked, given)
+        if given.get("sync") and asked.copied is not None:
+            found = asked.copied[0]
+            (kept.path / tree.LIST).write_bytes(tree.entries(found.root, found.names))
         (kept.path / ARCHIVE).write_bytes(archive.build(compiled=True))
         # Slurm hands its own copy of the environment to the job, so no secret need lie in a file of the run
         secrets = {name: value for name, value in asked.job.env.items() if not stands_open(name, value)}
@@ -208,6 +213,7 @@ def submit(
             "attached": allocation is not None and not given.get("detach"),
             "exported": {name: value for name, value in slurm.exported(env).items() if not is_secret(name, value)},
             "cpus": cpus,
+            "sync": _sync(asked, given),
         }
         kept.write(ASKED, ask)
         if allocation is None:
@@ -232,6 +238,32 @@ def submit(
         print(run_id)
         return 0
     return follow(kept, given, env)
+
+
+def _with_copy(asked: Asked, given: Mapping[str, Any], run_dir: Path) -> Asked:
+    """The same with a copy of the code in the run directory, which all nodes share: ranks run that, unless all nodes
+    have the same in the folder where they start. Raises `Impossible`."""
+    job = code.real(asked.job)
+    if asked.copied is not None:  # there is one, by --snapshot
+        return asked._replace(job=job)
+    found = code.tree(job.cwd, job.program.path, str(run_dir.parent))
+    code.guard(found, code_limit(given), "--sync")
+    copy = run_dir / "code"
+    code.redirect(job, found.root, str(copy), "--sync")  # what cannot be is told now
+    return asked._replace(job=job, copied=(found, copy))
+
+
+def _sync(asked: Asked, given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What nodes must know to find the code (`inside.py`); None where they share it."""
+    if not given.get("sync") or asked.copied is None:
+        return None
+    found, copy = asked.copied
+    return {
+        "root": found.root,
+        "copy": str(copy),
+        "folder": tree.identity(asked.job.cwd)[0],
+        "redirected": bool(given.get("snapshot")),
+    }
 
 
 def _record(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from muster import archive, runs
@@ -18,6 +19,7 @@ from muster.job import Asked, hosts_to_reach, nodes_here, nodes_there
 from muster.launchers import make_plan
 from muster.model import Plan, as_json
 from muster.plurals import plural
+from muster.printable import line as safe
 from muster.world import code, contact
 from muster.world.gather import Gathering
 from muster.world.loop import prepare_fields, temporary_base
@@ -43,6 +45,8 @@ def run_there(
     detached = bool(given.get("detach"))
     if detached and asked.job.stdin is not None:
         raise Impossible("--stdin with --detach: there is no terminal to read from", "leave one of them out")
+    if given.get("sync"):
+        asked = asked._replace(job=code.real(asked.job))
     kept = runs.create(store, run_id)
     meet.put_flag(str(kept.path))
     here = None if asked.hosts else nodes_here(asked, given, env)
@@ -53,11 +57,10 @@ def run_there(
         make_copy(asked, given)
         facts = gathering.reach(str(kept.path))
         gathering.check_room()
-        strangers = [host for host, link in zip(hosts, gathering.links) if not link.facts["shared"]]
-        if given.get("sync") and strangers:
-            folder = str(asked.copied[1]) if asked.copied is not None else asked.job.cwd
-            code.send(asked.job, strangers, folder, code_limit(given), gathering.say, env)
-            gathering.look_again()
+        if here is None and given.get("sync"):
+            _send_code(gathering, asked, given, env, kept.path.parent)
+        elif here is None:
+            gathering.sources = code.sources(asked.job, str(kept.path.parent))
         gathering.check()
         for finding in at_no_cost({link.host: link.facts for link in gathering.links}, asked.job.env):
             gathering.say(finding)
@@ -138,6 +141,31 @@ def run_there(
         files=lambda: _up_to_date(kept),
     )
     return _told(kept, watch.go(gathering.hand_over()), watch)
+
+
+def _send_code(
+    gathering: Gathering, asked: Asked, given: Mapping[str, Any], env: Mapping[str, str], runs_dir: Path
+) -> None:
+    """Send the code to the hosts that have another one, or none. Raises `Impossible`, `Unreachable`."""
+    job = asked.job
+    if asked.copied is not None:
+        found = code.everything(str(asked.copied[1]))
+    else:
+        found = code.tree(job.cwd, job.program.path, str(runs_dir))
+    code.guard(found, code_limit(given), "--sync")
+    wanted = gathering.differing(found, sent=True)
+    if wanted:
+        for note in found.notes:
+            gathering.say(note)
+        code.send(job, found, wanted, gathering.say, env)
+        gathering.look_again()
+        other = gathering.differing(found, sent=True)
+        if other:
+            host, names = next(iter(other.items()))
+            raise Impossible(
+                f"{safe(names[0])} on {host.name} is not what was sent there", "was it edited meanwhile? start again"
+            )
+        gathering.remember(found, wanted)
 
 
 def _detached(plan: Plan) -> str:

@@ -9,20 +9,22 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from muster import stored
-from muster.agent import meet
+from muster.agent import meet, tree
 from muster.agent.boot import NO_PYTHON, SETUP_FAILED
 from muster.agent.protocol import VERSION, pack
 from muster.errors import Impossible, Interrupted, MusterError, RunFailed, Unreachable
 from muster.hosts import fold_hosts
 from muster.model import Host, Job
 from muster.places.ssh import refusal
+from muster.plurals import plural
 from muster.printable import line as safe
 from muster.stored import Check, Malformed, checked, flag, several, table, text, texts, texts_by_name, whole
 from muster.world import meeting
+from muster.world.code import Tree
 from muster.world.link import SIGNALS, ChildLink, end_links, prepare_parent, start_agent
 
 WINDOW = 64
@@ -58,6 +60,7 @@ _FRAMES: Mapping[str, Mapping[str, Check]] = {
         "env": texts_by_name,
     },
     "opened": {"port": whole},
+    "compared": {"digests": texts_by_name, "stale": texts},
     "knocked": {"ways": lambda ways: {text(name): texts_by_name(way) for name, way in table(ways).items()}},
     "clock": {"t": stored.number},
     "shares": {"shares": flag},
@@ -81,6 +84,8 @@ class Gathering:
         self.failed: dict[int, MusterError] = {}
         self.first = b""
         """What each agent is asked once it lives."""
+        self.sources: Tree | None = None
+        """Files besides the script that have to be the same everywhere."""
         self.strict = True
         """One host that fails ends it for all."""
         self.moved: set[int] = set()
@@ -242,6 +247,49 @@ class Gathering:
         for link, answer in zip(self.links, self._exchange(self.links, "told", self.first)):
             link.facts.update(answer)
 
+    def differing(self, code: Tree, sent: bool = False) -> dict[Host, list[str]]:
+        """The files that are not on a host what they are here; those of which all are, are left out.
+
+        `sent`: also those that are not there, or that muster sent there once and are here no more. What is not there
+        at all is no danger otherwise: it may be what an earlier run wrote here, and an import of it fails in words.
+        Raises `Impossible`.
+        """
+
+        def question(link: ChildLink) -> bytes:
+            return pack("compare", listed, root=code.root, home=link.facts["home"] if sent else "")
+
+        listed = tree.entries(code.root, code.names)
+        answers = self._exchange(self.links, "compared", question, _PROBE)
+        found, own = {}, {}
+        for link, answer in zip(self.links, answers):
+            names = []
+            for number, name in enumerate(code.names):
+                theirs = answer["digests"].get(str(number))
+                if theirs is None:
+                    continue
+                if name not in own:
+                    own[name] = tree.digest(os.path.join(code.root, name))
+                if theirs != own[name] and (theirs or sent):
+                    names.append(name)
+            # a host must not choose what it is sent: only what is not here
+            names += [name for name in answer["stale"] if _is_inside(name) and not _is_here(code.root, name)]
+            if names:
+                found[self.hosts[link.node]] = names
+        unreadable = [name for name, known in own.items() if not known and _is_here(code.root, name)]
+        if unreadable and sent:
+            path = os.path.join(code.root, unreadable[0])
+            raise Impossible(f"cannot read {path}", "`chmod` it, or have git ignore it")
+        return found
+
+    def remember(self, code: Tree, hosts: Collection[Host]) -> None:
+        """Have hosts write down what they were sent."""
+        listed = tree.entries(code.root, code.names)
+        self._exchange(
+            [link for link in self.links if self.hosts[link.node] in hosts],
+            "remembered",
+            lambda link: pack("remember", listed, root=code.root, home=link.facts["home"]),
+        )
+
     def check_room(self) -> None:
         """Raise `Impossible` where the files of a run cannot be kept."""
         full = {link.host: link.facts["unwritable"] for link in self.links if link.facts["unwritable"]}
@@ -275,6 +323,10 @@ class Gathering:
                     f"{path} on {fold_hosts(other)} is not the one that is here",
                     "`--sync` sends this one; or share its folder",
                 )
+        if self.sources is not None and self.sources.names:
+            refuse_other_code(
+                {host.name: names for host, names in self.differing(self.sources).items()}, "here", job.cwd
+            )
         versions: dict[str, list[str]] = {}
         for link in self.links:
             versions.setdefault(".".join(link.facts["python"].split(".")[:2]), []).append(link.host)
@@ -435,6 +487,26 @@ class Gathering:
             if link.preface is not None:
                 link.kill()  # still on its way
         end_links(self.links)
+
+
+def refuse_other_code(differing: Mapping[str, Sequence[str]], where: str, cwd: str) -> None:
+    """Raise `Impossible` where hosts have other Python files beside the script, which ranks may import."""
+    if not differing:
+        return
+    names = list(dict.fromkeys(name for found in differing.values() for name in found))
+    told = safe(names[0]) + (f" and {plural(len(names) - 1, 'other file')}" if len(names) > 1 else "")
+    raise Impossible(
+        f"{told} in {cwd} on {fold_hosts(differing)} {'is' if len(names) == 1 else 'are'} not what is {where}",
+        "`--sync` sends the code; what differs on purpose is not looked at if git ignores it",
+    )
+
+
+def _is_inside(name: str) -> bool:
+    return not os.path.isabs(name) and ".." not in name.split("/")
+
+
+def _is_here(root: str, name: str) -> bool:
+    return os.path.lexists(os.path.join(root, name))
 
 
 def _own(link: ChildLink, run_id: str) -> str:

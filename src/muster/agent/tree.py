@@ -1,0 +1,88 @@
+"""The code of a run as it lies on this machine, compared with that of the machine where the run was started."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import stat
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+
+from muster.agent import system
+
+LIST = "code.json"
+"""The file of a run directory with what `entries` gave, for agents that a scheduler starts."""
+
+_PIECE = 1 << 20
+
+
+def identity(path: str) -> list[int]:
+    """What tells a file from others without reading it; empty when it is not there.
+
+    Where two machines see the same, it is one file of a file system that they share (or an untouched copy of a disk).
+    """
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return []
+    return [found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def digest(path: str) -> str:
+    """What tells the content of a file, or where a link leads; empty when it cannot be read or is neither."""
+    try:
+        found = os.lstat(path)
+        if stat.S_ISLNK(found.st_mode):
+            return "-> " + hashlib.sha256(os.fsencode(os.readlink(path))).hexdigest()
+        if not stat.S_ISREG(found.st_mode):
+            return ""
+        total = hashlib.sha256()
+        with open(path, "rb") as file:
+            while data := file.read(_PIECE):
+                total.update(data)
+        return total.hexdigest()
+    except OSError:
+        return ""
+
+
+def entries(root: str, names: Iterable[str]) -> bytes:
+    """These files of a folder, for `compare` on another machine."""
+    return json.dumps([[name, *identity(os.path.join(root, name))] for name in names]).encode()
+
+
+def compare(root: str, there: bytes) -> dict[str, str]:
+    """Digests of the files that are not the same one on both machines, by their number in what `entries` gave."""
+    found = {}
+    for number, (name, *known) in enumerate(json.loads(there)):
+        path = os.path.join(root, name)
+        if identity(path) != known:
+            found[str(number)] = digest(path)
+    return found
+
+
+def _record(home: str, root: str) -> str:
+    # hosts may share the home and not the code
+    name = hashlib.sha256(f"{socket.gethostname()}\0{root}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    return os.path.join(home, "synced", f"{name}.json")
+
+
+def remember(home: str, root: str, there: bytes) -> None:
+    """Write down which files muster has sent to a folder, for `stale` at another time."""
+    path = _record(home, root)
+    with suppress(OSError):  # then files that are deleted later stay here
+        system.make_private(os.path.dirname(path))
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
+            json.dump([name for name, *_ in json.loads(there)], file)
+
+
+def stale(home: str, root: str, there: bytes) -> list[str]:
+    """Files that muster once sent to a folder, and that are no more among those of the other machine."""
+    try:
+        with open(_record(home, root)) as file:
+            sent: Sequence[str] = json.load(file)
+    except (OSError, ValueError):
+        return []
+    now = {name for name, *_ in json.loads(there)}
+    return [name for name in sent if name not in now and os.path.lexists(os.path.join(root, name))]

@@ -1,0 +1,177 @@
+"""Which files are a run's code, and a copy of them: with git and without, and with what is no file."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from muster.errors import Impossible
+from muster.world import code
+
+GIT = ["git", "-c", "protocol.file.allow=always", "-c", "user.name=a", "-c", "user.email=a@b"]
+
+
+def git(*words: str, cwd: Path) -> None:
+    subprocess.run([*GIT, *words], cwd=cwd, check=True, capture_output=True)
+
+
+@pytest.fixture
+def top(tmp_path: Path) -> Path:
+    """A repository with all that a working tree may hold."""
+    other, top = tmp_path / "other", tmp_path / "top"
+    for repository in (other, top, top / "nested"):
+        repository.mkdir(parents=True, exist_ok=True)
+        git("init", "-q", cwd=repository)
+    (other / "part.py").write_text("WORD = 1")
+    git("add", ".", cwd=other)
+    git("commit", "-qm", "x", cwd=other)
+    git("submodule", "add", str(other), "vendored", cwd=top)
+    (top / "nested" / "inner.py").write_text("")
+    (top / "nested" / ".gitignore").write_text("*.log\n")
+    (top / "nested" / "of.log").write_text("")
+    (top / ".gitignore").write_text("data/\n")
+    for name in ("data/big", "pkg/deep/a.py", "main.py", "-dash", "new\nline", os.fsdecode(b"caf\xe9")):
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).write_text(name.partition("/")[0] if name == "main.py" else "")
+    for name, target in (
+        ("linked", "pkg"),
+        ("pkg/up", "../nested"),
+        ("pkg/absolute", str(top / "main.py")),
+        ("ignored", "data"),
+        ("out", "/etc"),
+        ("dangling", "../nothing"),
+        ("loop", "loop"),
+    ):
+        (top / name).symlink_to(target)
+    os.mkfifo(top / "pkg" / "fifo")
+    with socket.socket(socket.AF_UNIX) as made:
+        here = os.getcwd()
+        os.chdir(top)  # its path must be short
+        made.bind("sock")
+        os.chdir(here)
+    return top
+
+
+CODE = {".gitignore", ".gitmodules", "-dash", "main.py", "new\nline", os.fsdecode(b"caf\xe9"), "pkg/deep/a.py"}
+CODE |= {"nested/.gitignore", "nested/inner.py", "vendored/part.py"}
+LINKS = {"linked", "pkg/up", "pkg/absolute", "ignored", "out", "dangling", "loop"}
+LEFT_OUT = "left out, for they are no files: pkg/fifo, sock"
+
+
+def test_what_git_lists_with_the_repositories_inside(top: Path) -> None:
+    found = code.tree(str(top / "pkg"))
+    assert (str(top), CODE | LINKS) == (found.root, set(found.names))
+    outward = f"links that lead out of {top} stay links: dangling -> ../nothing, out -> /etc, pkg/absolute -> {top}"
+    assert LEFT_OUT == found.notes[0]
+    assert found.notes[1].startswith(outward.rpartition(", ")[0])
+    # what is ignored is sent if it is the script
+    assert "data/big" in code.tree(str(top), "data/big").names
+    # a folder that git ignores is code without git
+    ignored = code.tree(str(top / "data"))
+    assert (str(top / "data"), ("big",)) == (ignored.root, ignored.names)
+
+
+def test_a_hook_of_another_repository(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_DIR", str(top.parent / "other" / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(top.parent / "other"))
+    assert str(top) == code.tree(str(top)).root
+
+
+def test_without_git(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    found = code.tree(str(top))
+    assert CODE | LINKS | {"data/big", "nested/of.log"} == set(found.names)
+    assert LEFT_OUT == found.notes[0]
+
+
+def test_a_working_tree_beside_and_a_repository_without_one(top: Path, tmp_path: Path) -> None:
+    git("add", "main.py", cwd=top)
+    git("commit", "-qm", "x", cwd=top)
+    git("worktree", "add", "-q", str(tmp_path / "beside"), cwd=top)
+    assert {"main.py", ".gitmodules"} >= set(code.tree(str(tmp_path / "beside")).names) >= {"main.py"}
+    git("clone", "-q", "--bare", str(top), str(tmp_path / "bare"), cwd=tmp_path)
+    assert "HEAD" in code.tree(str(tmp_path / "bare")).names
+
+
+def test_a_repository_of_another_user_is_told(top: Path) -> None:
+    os.chown(top, 12345, 12345)
+    os.chown(top / ".git", 12345, 12345)
+    found = code.tree(str(top))
+    assert "data/big" in found.names
+    assert found.notes[0].startswith(f"git does not list the files of {top}, so all are taken: detected dubious owner")
+
+
+def test_runs_are_no_code(top: Path) -> None:
+    (top / "kept" / "runs" / "one").mkdir(parents=True)
+    (top / "kept" / "runs" / "one" / "x.py").write_text("")
+    assert CODE | LINKS == set(code.tree(str(top), runs=str(top / "kept" / "runs")).names)
+
+
+def test_links_of_a_copy(top: Path, tmp_path: Path) -> None:
+    """They lead to what was copied too, and else to where they led."""
+    copy = tmp_path / "copy"
+    code.snapshot(code.tree(str(top)), copy)
+    assert "main.py" == (copy / "pkg" / "absolute").read_text()
+    assert copy / "main.py" == (copy / "pkg" / "absolute").resolve()
+    assert copy / "pkg" == (copy / "linked").resolve()
+    assert copy / "nested" == (copy / "pkg" / "up").resolve()
+    assert top / "data" == (copy / "ignored").resolve()
+    assert str(tmp_path / "nothing") == os.readlink(copy / "dangling")
+    assert ("loop", "/etc") == (os.readlink(copy / "loop"), os.readlink(copy / "out"))
+    assert set(code.everything(str(copy)).names) == CODE | LINKS
+
+
+def test_files_that_go_or_cannot_be_read(top: Path, tmp_path: Path) -> None:
+    found = code.tree(str(top))
+    (top / "main.py").unlink()
+    code.snapshot(found, tmp_path / "copy")
+    assert not (tmp_path / "copy" / "main.py").exists()
+    (top / "pkg" / "deep" / "a.py").unlink()
+    (top / "pkg" / "deep" / "a.py").mkdir()
+    with pytest.raises(Impossible, match=r"cannot copy .*a\.py"):
+        code.snapshot(found, tmp_path / "again")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
+@pytest.mark.parametrize("with_git", [True, False])
+def test_what_cannot_be_read(with_git: bool) -> None:
+    """As another user than root, for whom nothing is unreadable."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        top = Path(folder, "top")
+        for name in ("shut/a.py", "b.py"):
+            (top / name).parent.mkdir(parents=True, exist_ok=True)
+            (top / name).write_text("")
+        if with_git:
+            git("init", "-q", cwd=top)
+        for path in (Path(folder), top, *top.rglob("*")):
+            os.chown(path, 12345, 12345)
+        (top / "shut").chmod(0)
+        (top / "b.py").chmod(0)
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            said: object = None
+            try:
+                os.setgid(12345)
+                os.setuid(12345)
+                found = code.tree(str(top))
+                said = found.notes
+                code.snapshot(found, Path(folder, "copy"))
+            except BaseException as error:
+                said = f"{said} {type(error).__name__} {error}"
+            os.write(write, str(said).encode())
+            os._exit(0)
+        os.close(write)
+        with open(read) as pipe:
+            told = pipe.read()
+        os.waitpid(child, 0)
+    if with_git:
+        assert "git: warning: could not open directory 'shut/': Permission denied" in told
+        assert f"Impossible cannot copy {top}/b.py" in told
+    else:
+        assert f"None Impossible cannot read {top}/shut: Permission denied" in told
