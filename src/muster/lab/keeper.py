@@ -181,10 +181,9 @@ class Keeper:
 
     def kill_service(self, host: str, service: str, program: str) -> None:
         """Kill all processes of a service on a host, and wait until the service has ended."""
-        for pid in kernel.inhabitants(self.hosts[host].pid):
-            with suppress(OSError):
-                if os.path.basename(os.readlink(f"/proc/{pid}/exe")).startswith(program):
-                    os.kill(pid, signal.SIGKILL)
+        for pid in kernel.running(self.hosts[host].pid, program):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         alive, end = self.hosts[host], time.monotonic() + 5
         while not [line for line in alive.lines if line["ended"] == service] and time.monotonic() < end:
             self._read(0.1)
@@ -216,11 +215,27 @@ class Keeper:
                 self._until(lambda seen=seen: os.path.exists(seen), name, "share", end - time.monotonic())
 
     def _slurm_is_ready(self) -> bool:
-        done = files.in_host(self.folder, self.hosts[HEAD].pid, ["sinfo", "-h", "-N", "-p", "main", "-o", "%t"])
-        states = done.stdout.split()
+        return self._lost_nodes() == []
+
+    def _lost_nodes(self) -> list[str] | None:
+        """The nodes that slurmctld considers down; None when it does not tell of all nodes."""
+        done = files.in_host(self.folder, self.hosts[HEAD].pid, ["sinfo", "-h", "-N", "-p", "main", "-o", "%N %t"])
+        states = dict(line.split() for line in done.stdout.splitlines())
+        if len(states) != self.shape.nodes:
+            return None
         # `*` is a node that does not answer; drained ones are somebody's wish
-        lost = [state for state in states if state.endswith("*") or state.startswith(("down", "unk"))]
-        return len(states) == self.shape.nodes and not lost
+        return [node for node, state in states.items() if state.endswith("*") or state.startswith(("down", "unk"))]
+
+    def _register_lost_nodes(self, end: float) -> None:
+        """Have the slurmd of each node that slurmctld considers down tell it otherwise, as SIGHUP does.
+
+        slurmctld itself looks at such nodes only now and then: 55 s were measured after a partition.
+        """
+        self._until(lambda: self._lost_nodes() is not None, HEAD, "slurmctld", end - time.monotonic())
+        for node in self._lost_nodes() or []:
+            for pid in kernel.running(self.hosts[node].pid, "slurmd"):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGHUP)
 
     # talking with hosts
 
@@ -343,7 +358,9 @@ class Keeper:
             FAULTS[key[0]].undo(self, key[1])
             self.faults.pop(key, None)
         if chosen and settle and not self.faults:
-            self._wait_until_up(time.monotonic() + SETTLING)
+            end = time.monotonic() + SETTLING
+            self._register_lost_nodes(end)
+            self._wait_until_up(end)
         return chosen
 
     def end(self) -> None:

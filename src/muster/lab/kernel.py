@@ -122,3 +122,15 @@ def inhabitants(pid: int) -> list[int]:
             except OSError:  # ended meanwhile
                 continue
     return found
+
+
+def running(pid: int, program: str) -> list[int]:
+    """Those of them that run a program whose file's name begins so: Debian's slurmd is a link to `slurmd-wlm`."""
+    found = []
+    for one in inhabitants(pid):
+        try:
+            if os.path.basename(os.readlink(f"/proc/{one}/exe")).startswith(program):
+                found.append(one)
+        except OSError:  # ended meanwhile
+            continue
+    return found
