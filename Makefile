@@ -9,6 +9,8 @@
 
 PYTHON ?= python3
 PY := .venv/bin/python
+# twice the two cores of the machine that this is tuned for: half of the time of the tests of ssh and Slurm is waiting
+WORKERS ?= 4
 
 .PHONY: demo test lab-test check fast bench docs matrix clean
 
@@ -16,10 +18,10 @@ demo: .venv/demo
 	.venv/bin/muster run -g 4 examples/distributed_sum.py
 
 test: check
-	$(PY) -m pytest -q -n 2 --dist worksteal --durations=25 -m "not lab" tests
+	$(PY) -m pytest -q -n $(WORKERS) --dist loadgroup --durations=25 -m "not lab" tests
 
 lab-test: .venv/dev
-	$(PY) -m pytest -q -n 2 --dist worksteal -m lab tests
+	$(PY) -m pytest -q -n $(WORKERS) --dist loadgroup -m lab tests
 
 check: .venv/dev
 	.venv/bin/ruff check .

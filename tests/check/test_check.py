@@ -236,6 +236,7 @@ def page_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "check.html"
 
 
+@pytest.mark.xdist_group("page")
 @pytest.mark.parametrize("width", [1000, 400])
 def test_the_page_in_a_browser(page_of_two: Path, tmp_path: Path, width: int) -> None:
     shutil.copy(page_of_two, tmp_path)

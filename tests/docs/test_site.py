@@ -18,6 +18,8 @@ from browser import look
 
 ROOT = Path(__file__).parents[2]
 
+pytestmark = pytest.mark.xdist_group("site")  # it is built once
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:

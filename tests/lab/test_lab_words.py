@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from stage import SOURCES, Stage, difference
@@ -26,38 +25,43 @@ def words(stage: Stage, *asked: str, under: tuple[str, ...] = ()) -> tuple[int, 
 
 NONE_UP = "muster: no lab is up\nhint: `muster lab up` makes one\n"
 
-
-@pytest.mark.parametrize(
-    ("asked", "says"),
-    [
-        ("sideways", "there is no `muster lab sideways`"),
-        ("upp", "there is no `muster lab upp`"),
-        ("up there", "`muster lab up` takes no operand; it was given there"),
-        ("down n1", "`muster lab down` takes no operand; it was given n1"),
-        ("up --nodes 0", "`--nodes 0`: that is not a whole number from 1"),
-        ("up --nodes 999", "a lab has 1 to 250 nodes, and 999 were asked for"),
-        ("up --nodes many", "many"),
-        ("up --gpus 17", "a node of a lab has 0 to 16 GPUs, and 17 were asked for"),
-        ("up --cpus 2000", "a node of a lab has 1 to 1024 cores, and 2000 were asked for"),
-        ("exec", "`muster lab exec` wants a host and a command"),
-        ("exec n1", "`muster lab exec n1` wants a command"),
-        ("exec n1 --", "`muster lab exec n1` wants a command"),
-        ("shell n1 n2", "`muster lab shell` takes one host, and was given n1 n2"),
-    ],
-)
-def test_what_cannot_be_asked_is_told_and_nothing_comes_up(stage: Stage, asked: str, says: str) -> None:
-    status, said = words(stage, *asked.split())
-    assert 2 == status
-    first, *rest = said.splitlines()
-    assert first.startswith("muster: ")
-    assert says in first
-    assert 1 == len(rest)
-    assert rest[0].startswith("hint: ")
+CANNOT_BE_ASKED = {
+    "sideways": "there is no `muster lab sideways`",
+    "upp": "there is no `muster lab upp`",
+    "up there": "`muster lab up` takes no operand; it was given there",
+    "down n1": "`muster lab down` takes no operand; it was given n1",
+    "up --nodes 0": "`--nodes 0`: that is not a whole number from 1",
+    "up --nodes 999": "a lab has 1 to 250 nodes, and 999 were asked for",
+    "up --nodes many": "many",
+    "up --gpus 17": "a node of a lab has 0 to 16 GPUs, and 17 were asked for",
+    "up --cpus 2000": "a node of a lab has 1 to 1024 cores, and 2000 were asked for",
+    "up --share /no/such": "there is no directory /no/such that the hosts could share",
+    "exec": "`muster lab exec` wants a host and a command",
+    "exec n1": "`muster lab exec n1` wants a command",
+    "exec n1 --": "`muster lab exec n1` wants a command",
+    "shell n1 n2": "`muster lab shell` takes one host, and was given n1 n2",
+}
 
 
-@pytest.mark.parametrize("asked", ["exec n1 -- true", "fault freeze n1", "fault clear", "shell", "ssh-config"])
-def test_what_needs_a_lab_says_that_none_is_up(stage: Stage, asked: str) -> None:
-    assert (2, NONE_UP) == words(stage, *asked.split())
+def test_what_cannot_be_asked_is_told_and_nothing_comes_up(stage: Stage) -> None:
+    before = stage.look()
+    for asked, says in CANNOT_BE_ASKED.items():
+        done = stage.muster("lab", *asked.split())
+        assert (2, "") == (done.returncode, done.stdout), asked
+        first, *rest = done.stderr.splitlines()
+        assert first.startswith("muster: "), done.stderr
+        assert says in first
+        assert 1 == len(rest), done.stderr
+        assert rest[0].startswith("hint: ")
+    assert {} == difference(before, stage.look())
+
+
+def test_what_needs_a_lab_says_that_none_is_up(stage: Stage) -> None:
+    before = stage.look()
+    for asked in ("exec n1 -- true", "fault freeze n1", "fault clear", "shell", "ssh-config"):
+        done = stage.muster("lab", *asked.split())
+        assert (2, "", NONE_UP) == (done.returncode, done.stdout, done.stderr), asked
+    assert {} == difference(before, stage.look())
 
 
 def test_down_and_status_without_a_lab_are_answers(stage: Stage) -> None:
@@ -106,17 +110,16 @@ def test_root_without_its_powers_is_told_what_grants_them(stage: Stage, lost: st
     assert hint.startswith("hint: in a container: start it with `--privileged`")
 
 
-@pytest.mark.parametrize("asked", ["up", "down", "status", "exec n1 -- true", "fault freeze n1", "install"])
-def test_who_is_not_root_is_told(stage: Stage, tmp_path: Path, asked: str) -> None:
+def test_who_is_not_root_is_told(stage: Stage) -> None:
     """The sources are copied to where anybody may read."""
-    place = f"/tmp/{tmp_path.name}-sources"
-    assert 0 == stage.run("cp", "-r", SOURCES, place).returncode
+    assert 0 == stage.run("cp", "-r", SOURCES, "/tmp/sources").returncode
     under = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"]
-    env = {**stage.env, "PYTHONPATH": place, "PYTHONDONTWRITEBYTECODE": "1"}
-    done = stage.run(*under, "/usr/bin/python3", "-m", "muster", "lab", *asked.split(), env=env)
-    assert (2, "") == (done.returncode, done.stdout)
-    assert done.stderr.startswith("muster: the lab makes network namespaces and mounts, which only root may do")
-    assert "\nhint: " in done.stderr
+    env = {**stage.env, "PYTHONPATH": "/tmp/sources", "PYTHONDONTWRITEBYTECODE": "1"}
+    for asked in ("up", "down", "status", "exec n1 -- true", "fault freeze n1", "install"):
+        done = stage.run(*under, "/usr/bin/python3", "-m", "muster", "lab", *asked.split(), env=env)
+        assert (2, "") == (done.returncode, done.stdout), asked
+        assert done.stderr.startswith("muster: the lab makes network namespaces and mounts, which only root may do")
+        assert "\nhint: " in done.stderr
 
 
 @pytest.mark.parametrize("programs", [["slurmctld"], ["sshd", "mpiexec.hydra"]])

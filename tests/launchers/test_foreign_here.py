@@ -24,6 +24,11 @@ PROGRAMS = [name for name in HERE if name not in ("spawn", "ray")]
 """Ray takes half a minute for each; spawn calls Python only, and importing torch takes its time."""
 
 
+def some(names: list[str], *now: str) -> list[Any]:
+    """All of them, but for `make test` only those that are named here; the others are for `make lab-test`."""
+    return [pytest.param(name, marks=[] if name in now else [pytest.mark.lab]) for name in names]
+
+
 @pytest.fixture(autouse=True)
 def own_tmp(muster: Any, tmp_path: Path) -> Path:
     """Temporary files of this test's own."""
@@ -64,7 +69,8 @@ def test_what_a_launcher_says_while_its_ranks_are_awaited_is_shown(muster: Any, 
     assert 130 == process.returncode
 
 
-@pytest.mark.parametrize("launcher", HERE)
+# Ray for real is in the guide from-ray
+@pytest.mark.parametrize("launcher", some(HERE, *(name for name in HERE if name != "ray")))
 def test_the_same_script_under_each(muster: Any, own_tmp: Path, launcher: str) -> None:
     # deepspeed's own log files, and its options as tutorials write them behind the script
     config = str(EXAMPLE.with_name("ds_config.json"))
@@ -84,7 +90,7 @@ def test_the_same_script_under_each(muster: Any, own_tmp: Path, launcher: str) -
     assert [] == list(own_tmp.glob("muster-*"))
 
 
-@pytest.mark.parametrize("launcher", ["fork", "torchrun", "deepspeed"])
+@pytest.mark.parametrize("launcher", some(["fork", "torchrun", "deepspeed"], "fork", "torchrun"))
 def test_a_training_under_each(muster: Any, launcher: str) -> None:
     done = muster("run", "--launcher", launcher, "-g", "2", str(TRAINING), "--epochs", "1", timeout=120)
     assert (0, True) == (done.returncode, "[0] epoch 0: loss 0.5500 on 2 ranks" in done.stdout), done.stderr
@@ -108,6 +114,8 @@ def test_an_agent_that_is_killed_leaves_what_clean_finds(muster: Any, own_tmp: P
     assert not shim.parent.exists()
 
 
+@pytest.mark.slow
+@pytest.mark.lab
 def test_ray_tells_a_status_too(muster: Any, script: Any) -> None:
     text = "import os, sys, time\nrank = int(os.environ['RANK'])\ntime.sleep(60 * (1 - rank))\nsys.exit(7)"
     done = muster("run", "--launcher", "ray", "-g", "2", str(script(text)), timeout=240)
@@ -159,15 +167,18 @@ def test_a_script_that_spawns_by_itself_is_started_once(muster: Any, script: Any
 
 
 @pytest.mark.parametrize("launcher", PROGRAMS)
-@pytest.mark.parametrize(
-    ("ends", "status", "says"),
-    [
-        # words that may as well tell of a peer's end: muster waits for a better cause, and launchers do not
-        ("{ echo 'no data: Connection refused' >&2; exit 7; }", 7, "exit status 7"),
-        ("kill -SEGV $$", 139, "SIGSEGV"),
-    ],
-)
-def test_who_failed_first_and_how(muster: Any, launcher: str, ends: str, status: int, says: str) -> None:
+def test_who_failed_first_and_how(muster: Any, launcher: str) -> None:
+    # words that may as well tell of a peer's end: muster waits for a better cause, and launchers do not
+    who_failed(muster, launcher, "{ echo 'no data: Connection refused' >&2; exit 7; }", 7, "exit status 7")
+
+
+@pytest.mark.parametrize("launcher", some(PROGRAMS, "torchrun", "mpirun"))
+def test_which_signal_ended_a_rank(muster: Any, launcher: str) -> None:
+    who_failed(muster, launcher, "kill -SEGV $$", 139, "SIGSEGV")
+
+
+def who_failed(muster: Any, launcher: str, ends: str, status: int, says: str) -> None:
+    """Rank 1 of two ends so, and muster says it."""
     line = ["--", "sh", "-c", f"[ $RANK = 1 ] && {ends}; sleep 60"]
     done = muster("run", "--launcher", launcher, "-g", "2", *line, timeout=120)
     assert status == done.returncode, done.stderr
@@ -177,7 +188,7 @@ def test_who_failed_first_and_how(muster: Any, launcher: str, ends: str, status:
     until(lambda: not others(muster), "nothing is left", 10)
 
 
-@pytest.mark.parametrize("launcher", PROGRAMS)
+@pytest.mark.parametrize("launcher", some(PROGRAMS, "torchrun", "mpirun"))
 def test_kill(muster: Any, launcher: str) -> None:
     process = muster.start("run", "--launcher", launcher, "-g", "2", "--", "sh", "-c", "echo $RANK; sleep 600")
     until(lambda: muster.home.exists() and all(wrote(muster, rank) for rank in range(2)), "both run")

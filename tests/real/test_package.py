@@ -17,6 +17,8 @@ from muster import __version__
 
 ROOT = Path(__file__).parents[2]
 
+pytestmark = pytest.mark.xdist_group("package")  # it is built once
+
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:

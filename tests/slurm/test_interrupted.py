@@ -51,6 +51,7 @@ if rank == 0:
 """
 
 
+@pytest.mark.slow
 def test_a_training_that_is_preempted_twice_ends_like_one_that_is_not(there: There) -> None:
     script = there.script(TRAINING, "train.py")
     elsewhere = {"MUSTER_HOME": str(there.folder / "elsewhere")}
@@ -96,6 +97,7 @@ time.sleep(600)
 """FILE GO: rank 0 saves when it hears SIGUSR1, once there is GO; the others do not. What finds a saved file is done."""
 
 
+@pytest.mark.slow
 def test_before_its_time_is_over_a_rank_that_listens_can_save(there: There) -> None:
     """A job of one minute hears it soon: Slurm looks at its clock every half a minute.
 
@@ -116,6 +118,7 @@ def test_before_its_time_is_over_a_rank_that_listens_can_save(there: There) -> N
     assert not [line for line in ends if '"rank": 1' in line and '"signal": 10' in line]
 
 
+@pytest.mark.slow
 def test_preempted_with_time_to_save(there: There) -> None:
     """In a partition with a grace time only the steps are told at first, and not the batch script."""
     line = ["--partition", "spare", "--requeue", "1", "-N", "2", "-g", "1"]
@@ -145,6 +148,7 @@ def test_what_is_put_back_by_hand_comes_again(there: There) -> None:
     there.nothing_left()
 
 
+@pytest.mark.slow
 def test_a_node_that_crashes_is_left_out_of_the_next_attempt(there: There) -> None:
     process = there.start("run", "--slurm", "--requeue", "3", "-N", "2", "-g", "1", there.script(TICK), "60", "0.1")
     there.steps(2, 3)
@@ -207,6 +211,7 @@ def test_what_slurm_sends_goes_to_the_ranks_that_catch_it_and_ends_nothing(there
     assert "broke" not in there.said()
 
 
+@pytest.mark.slow
 def test_ranks_have_all_the_time_of_the_job(there: There) -> None:
     """Of a job of one minute nobody is told to save at once; who does not listen is left alone until Slurm ends it."""
     line = ["--time", "1", "-N", "2", "-g", "1", "--launcher", "exec"]

@@ -16,7 +16,7 @@ from waiting import until
 from muster.lab import Lab, kernel
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A lab whose hosts share nothing but the interpreter; the files of the tests are the head's."""
     with Lab(nodes=3, shared_home=False, shared=[tmp_path_factory.getbasetemp()]) as lab:

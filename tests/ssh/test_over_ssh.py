@@ -149,6 +149,7 @@ def test_a_killed_warm_interpreter_ends_nothing(there: There) -> None:
 # ---- the network -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_partition_of_ten_seconds_is_survived(there: There) -> None:
     process = there.start("run", "-H", "n1,n2,n3", "-g", "1", there.script(TICK), "400", "0.1")
     there.steps(3, 3)
@@ -159,6 +160,7 @@ def test_a_partition_of_ten_seconds_is_survived(there: There) -> None:
     there.nothing_left()
 
 
+@pytest.mark.slow
 def test_a_long_partition_ends_the_run_on_both_sides(there: There) -> None:
     process = there.start(
         "run", "-H", "n1,n2,n3", "-g", "1", "--lease", "5s", "--grace", "1", there.script(TICK), "10000", "0.1"
@@ -172,6 +174,7 @@ def test_a_long_partition_ends_the_run_on_both_sides(there: There) -> None:
     there.nothing_left()
 
 
+@pytest.mark.slow
 def test_a_stalled_file_system_ends_nothing(there: There) -> None:
     """The one with the run directory, on the node of the supervisor and on another, for longer than the lease."""
     there.home = Path(there.lab.folder.shared, there.folder.name)  # as it is to be seen from outside
