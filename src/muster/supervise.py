@@ -220,7 +220,10 @@ class Start:
 
 @dataclass(frozen=True)
 class Signal:
-    """Send a signal to these ranks."""
+    """Send a signal to these ranks; SIGQUIT to those that catch it, and SIGTERM to the others.
+
+    torchrun passes SIGQUIT on to all, of which a rank without a handler dies with a core file.
+    """
 
     number: int
     ranks: tuple[int, ...]
@@ -472,7 +475,7 @@ class Supervisor:
         elif event.signal == SIGHUP:
             end = _End("interrupted", 129, event.by or "the terminal was closed (SIGHUP)", self._ask_then_kill())
         elif event.signal == SIGQUIT:
-            end = _End("interrupted", 131, "muster was sent SIGQUIT", self._ask_then_kill())
+            end = _End("interrupted", 131, "muster was sent SIGQUIT", [(SIGQUIT, grace), *hard])
         elif event.signal == SIGTERM:
             end = _End("interrupted", 143, "muster was sent SIGTERM", self._ask_then_kill())
         else:
@@ -525,7 +528,7 @@ class Supervisor:
         number, wait = self._end.ladder.pop(0)
         for rank in ranks:
             self._asked.setdefault(rank, t)
-            self._sent.setdefault(rank, set()).add(number)
+            self._sent.setdefault(rank, set()).update((number, SIGTERM) if number == SIGQUIT else (number,))
         if self._end.state != "failed" or number == SIGKILL:
             actions.append(Say(_step(number, ranks, wait, self._end)))
         actions.append(Signal(number, ranks))
@@ -619,6 +622,8 @@ def _step(number: int, ranks: tuple[int, ...], wait: float, end: _End) -> str:
     reason = end.reason.partition("\n")[0]  # its hint comes at the end
     if number == SIGKILL:
         return f"{reason}: killing {many} (SIGKILL)" if reason else f"killing {many} that did not end (SIGKILL)"
+    if number == SIGQUIT:
+        many += ", or SIGQUIT where it is caught"
     name = "SIGINT" if number == SIGINT else "SIGTERM"
     hint = "; Ctrl-C again to kill them at once" if number == SIGINT else ""
     return f"{reason}: {name} to {many}, {wait:g} s to end{hint}"

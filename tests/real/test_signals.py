@@ -140,6 +140,17 @@ def test_other_signals_are_passed_on_to_the_ranks_that_catch_them(muster: Any, t
         assert 0 == run.end()[0]
 
 
+def test_a_rank_that_catches_sigquit_gets_it_and_the_other_sigterm(muster: Any) -> None:
+    text = '[ $RANK = 0 ] && trap "echo heard QUIT; exit 4" QUIT; trap "echo heard TERM; exit 5" TERM; echo ready; '
+    with Life(muster, "run", "-g", "2", "--", "sh", "-c", text + "while :; do sleep 0.1; done") as run:
+        run.wrote("ready", range(2))
+        run.process.send_signal(signal.SIGQUIT)
+        status, _, err = run.end()
+        assert (131, True) == (status, "SIGTERM to 2 ranks, or SIGQUIT where it is caught, 30 s to end" in err), err
+        assert ["ready\nheard QUIT\n", "ready\nheard TERM\n"] == [run.log(0), run.log(1)]
+        assert "failed first" not in err
+
+
 def test_a_sigquit_that_is_not_to_be_handled_kills_muster_and_the_ranks_end(muster: Any) -> None:
     """As torchrun reads that list; ranks find it in their environment."""
     plain = muster.argv

@@ -484,12 +484,16 @@ class Members:
         return sorted(self.pids)
 
     def signal(self, number: int, ranks: Iterable[int]) -> None:
-        """Send a signal to these ranks: to the process, or to its group where a shell or profiler stands before it."""
+        """Send a signal to these ranks: to the process, or to its group where a shell or profiler stands before it.
+
+        SIGTERM in place of a SIGQUIT that a rank does not catch: it would leave a core file, and save nothing.
+        """
         groups = {rank["rank"]: command["group"] for rank, command in self.each_rank()}
         for rank in ranks:
             if rank in self.pids:
                 group = groups[rank] if self.guests is None else self.guests.conf["group"]
-                system.send(self.pids[rank], number, group)
+                caught = number != signal.SIGQUIT or system.catches(self.pids[rank], number)
+                system.send(self.pids[rank], number if caught else signal.SIGTERM, group)
 
     def warn(self, number: int, again: bool = False) -> list[int]:
         """Send a signal to the ranks that have a handler for it, and tell which; others it would end.
