@@ -41,7 +41,7 @@ from muster.world.callers import Callers
 from muster.world.code import Tree
 from muster.world.gather import refuse_other_code
 from muster.world.link import FarLink
-from muster.world.loop import prepare_fields, temporary_base
+from muster.world.loop import clock_of, prepare_fields, temporary_base
 from muster.world.outputs import OutputFiles
 from muster.world.serve import RECORD, Served
 
@@ -319,6 +319,7 @@ class Inside:
             "offsets": [link.offset for link in self.links],
             "facts": [{name: told[name] for name in ("executable", "python")} for told in facts],
             "shared": [True for _ in facts],
+            "clock": clock_of(0.0),
             "attached": self.asked["attached"],
             "first_attempt": max(self.run.attempts(), default=-1) + 1 if self.allocation.restarts else 0,
             "again": bool(self.allocation.restarts),
@@ -337,7 +338,8 @@ class Inside:
         for link in self.links:
             cpus = self.cpus.get(link.host)
             where = (str(self.run.path), self.run.id, token, base, cpus)
-            prepare = prepare_fields(plan, link.node, link.host, *where, reads=self.asked["attached"])
+            how = {"reads": self.asked["attached"], "clock": clock_of(link.offset)}
+            prepare = prepare_fields(plan, link.node, link.host, *where, **how)
             world.tell(link.node, "prepare", **prepare)
         world.tell(0, "listen", attempt=record["first_attempt"], host=met.address)
         for finding in at_no_cost({link.host: link.facts for link in self.links}, self.job.env):

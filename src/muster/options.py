@@ -419,7 +419,8 @@ RUN: tuple[Option, ...] = (
     ),
     Option(
         ("--prefix",),
-        "what stands before each line: `{rank} {local_rank} {host} {node}` are filled in",
+        "what stands before each line: `{rank} {local_rank} {host} {node} {time}` are filled in; `{time:%H:%M}` is a "
+        "time in another form",
         "TEXT",
         group=SHOWS,
     ),
@@ -557,8 +558,15 @@ OTHERS: Mapping[str, tuple[Option, ...]] = {
         Option(
             ("--since",), "only what was written in the last so much time, such as `10m`", "TIME", _seconds, group=SHOWS
         ),
+        Option(("--tail",), "only the last N lines of what is asked for, over all its ranks", "N", _whole, group=SHOWS),
+        Option(("--timestamps",), "when each line was written, before it", group=SHOWS),
         Option(("--attempt",), "of this attempt; without it the last", "N", _whole, group=SHOWS),
-        Option(("--prefix",), "what stands before each line, such as `{rank}: `", "TEXT", group=SHOWS),
+        Option(
+            ("--prefix",),
+            "what stands before each line, such as `{time} {rank}: `; as with `muster run`",
+            "TEXT",
+            group=SHOWS,
+        ),
         _FIND_IN,
         HELP,
     ),

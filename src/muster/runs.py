@@ -8,7 +8,7 @@ $MUSTER_HOME/runs/<id>/         mode 0700
     job.json  plan.json  events.jsonl  outcome.json
     token                       names the local sockets (`agent/local.py`)
     attempt_0/rank_00003.out  .err  .stack  .error.json
-    node_<host>/agent.log  times.jsonl  ended.json
+    node_<host>/agent.log  times.log  ended.json
     links  node_<host>/links    names that files of the run have elsewhere (`agent/links.py`)
 """
 
@@ -217,11 +217,14 @@ class Run:
 
     def open_log(self, attempt: int, rank: int, stream: str) -> IO[bytes]:
         """That file, to be read. Raises OSError, and `Unreadable` for a FIFO: the directory may be another user's."""
-        path = self.log(attempt, rank, stream)
-        file = open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+        return self.open_file(str(self.log(attempt, rank, stream).relative_to(self.path)))
+
+    def open_file(self, name: str) -> IO[bytes]:
+        """A file of the run, to be read, in the same way."""
+        file = open(os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             file.close()
-            raise Unreadable(self, str(path.relative_to(self.path)), "it is not a regular file")
+            raise Unreadable(self, name, "it is not a regular file")
         return file
 
     def ranks(self, attempt: int) -> list[int]:

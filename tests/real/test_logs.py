@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Callable
 
+import pytest
 from life import Life, children, living, log, newest, process
 from waiting import until
 
@@ -205,18 +207,89 @@ exit 1
             assert [*numbers, f"early {rank}", *numbers, "last"] == mine
 
 
+IN_TURN = """
+import os, sys, time
+rank = int(os.environ["RANK"])
+for number in range(150):
+    while not os.path.exists(f"turn{number // 50 * 2 + rank}"):
+        time.sleep(0.01)
+    print("out", number)
+    print("err", number, file=sys.stderr)
+    if number % 50 == 49:
+        open(f"turn{number // 50 * 2 + rank + 1}", "w").close()
+"""
+
+
+@pytest.mark.parametrize("launcher", ["fork", "exec", "torchrun"])
+def test_logs_are_in_the_order_in_which_ranks_wrote(muster: Any, script: Script, tmp_path: Path, launcher: str) -> None:
+    """Over ranks, and over stdout and stderr of each, in the terminal and afterwards; each line has its time."""
+    (tmp_path / "turn0").touch()
+    began = time.time()
+    path = str(script(IN_TURN))
+    done = muster(
+        "run",
+        "--launcher",
+        launcher,
+        "-g",
+        "2",
+        path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        capture_output=False,
+    )
+    assert 0 == done.returncode, done.stdout
+    expected = [
+        f"[{turn % 2}] {stream} {turn // 2 * 50 + number}"
+        for turn in range(6)
+        for number in range(50)
+        for stream in ("out", "err")
+    ]
+    assert expected == [line for line in done.stdout.splitlines() if line.startswith("[")]
+    assert expected == muster("logs").stdout.splitlines()
+    assert expected[-30:] == muster("logs", "--tail", "30").stdout.splitlines()
+    own = [line for line in expected if line.startswith("[1]")]
+    assert own[-7:] == muster("logs", "--tail", "7", "--rank", "1").stdout.splitlines()
+    assert own[1::2][-3:] == muster("logs", "--tail=3", "--rank=1", "--stderr").stdout.splitlines()
+    stamped = muster("logs", "--timestamps").stdout.splitlines()
+    assert expected == [line.partition(" ")[2] for line in stamped]
+    times = [datetime.fromisoformat(line.partition(" ")[0]).timestamp() for line in stamped]
+    assert times == sorted(times) and began < times[0] < times[-1] < time.time()
+
+
+def test_without_the_times_of_an_agent_logs_are_in_the_order_of_ranks(muster: Any, tmp_path: Path) -> None:
+    """Of an older run, say; who asks for times is told that there are none."""
+    text = "echo out $RANK; echo err $RANK >&2"
+    muster("run", "-g", "2", "--", "sh", "-c", text)
+    (times,) = newest(muster).glob("node_*/times.log")
+    times.unlink()
+    expected = ["[0] out 0", "[0] err 0", "[1] out 1", "[1] err 1"]
+    done = muster("logs")
+    assert (expected, "") == (done.stdout.splitlines(), done.stderr)
+    assert expected[1:] == muster("logs", "--tail", "3").stdout.splitlines()
+    done = muster("logs", "--timestamps")
+    assert [f"- {line}" for line in expected] == done.stdout.splitlines()
+    assert "it is not known when ranks 0-1 wrote this" in done.stderr
+
+
+def test_logs_that_cannot_be_written_fail(muster: Any) -> None:
+    muster("run", "--", "echo", "hello")
+    with open("/dev/full", "w") as full:
+        done = muster("logs", stdout=full, stderr=subprocess.PIPE, capture_output=False)
+    assert (1, "muster: cannot write to standard output: No space left on device\n") == (done.returncode, done.stderr)
+
+
 def test_since_leaves_out_what_is_older(muster: Any, tmp_path: Path) -> None:
     text = "echo old; until [ -e go ]; do sleep 0.02; done; echo new"
     with Life(muster, "run", "--", "sh", "-c", text) as run:
         run.wrote("old")
-        (marks,) = until(lambda: list(run.path.glob("node_*/times.jsonl")), "the length of the log is marked")
-        until(marks.read_text, "the mark is written")
+        (times,) = until(lambda: list(run.path.glob("node_*/times.log")), "the time is kept")
+        until(lambda: b"0o4" in times.read_bytes(), "the time is written")
         (tmp_path / "go").touch()
         assert 0 == run.end()[0]
     # as if the first line had been written two hours ago
-    first, *rest = map(json.loads, marks.read_text().splitlines())
-    first["time"] -= 7200
-    marks.write_text("".join(json.dumps(mark) + "\n" for mark in (first, *rest)))
+    clock, first, *_ = times.read_bytes().splitlines()
+    at = float(clock.split()[1])
+    times.write_bytes(b"@ %.3f 0\n%s\n%d 0o4\n" % (at - 7200, first, 7200_000))
     assert "[0] new\n" == muster("logs", "--since", "1h").stdout
     assert "[0] old\n[0] new\n" == muster("logs", "--since", "3h").stdout
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from muster.agent.follow import Follower, Stream, log_path, tail
+from muster.agent.follow import Follower, Piece, Stream, log_path, tail
 
 PLAIN_LOG = b"warning: slow disk\n" * 10
 
@@ -26,11 +26,16 @@ def append(stream: Stream, data: bytes) -> None:
         file.write(data)
 
 
+def streams(pieces: list[Piece]) -> list[Stream]:
+    """The streams of these, in their order."""
+    return [piece.stream for piece in pieces]
+
+
 def everything(follower: Follower) -> dict[str, bytes]:
     """All that can be noticed and read now."""
     found: dict[str, bytes] = {}
     while grown := follower.notice():
-        for stream in grown:
+        for stream in streams(grown):
             name = os.path.basename(stream.path)
             while data := stream.at(len(found.get(name, b"")), 1000):
                 found[name] = found.get(name, b"") + data
@@ -47,14 +52,14 @@ def test_growth_is_noticed_by_rank_and_stream(follower: Follower) -> None:
     assert (out.kind, err.kind) == ("out", "err")
     append(out, b"hello\n")
     append(Stream(7, "out", str(Path(out.path).parent / "rank_00007.out")), b"not ours\n")
-    assert list(follower.notice()) == [out]
+    assert streams(follower.notice()) == [out]
     assert (out.at(0, 100), out.at(6, 100), err.at(0, 100)) == (b"hello\n", b"", b"")
 
 
 def test_a_file_that_does_not_grow_costs_nothing(follower: Follower) -> None:
     """`notice` does not wait, and a file that was only opened has not grown."""
     Path(follower.of(0)[0].path).touch()
-    assert follower.notice() == {}
+    assert follower.notice() == []
 
 
 def test_a_file_is_read_in_pieces_no_larger_than_asked_for(follower: Follower) -> None:
@@ -146,9 +151,9 @@ def test_where_the_kernel_tells_of_no_growth_sizes_do(follower: Follower) -> Non
     out, err = follower.of(0)
     append(out, b"one")
     append(err, b"two")
-    assert [set(follower.notice()), set(follower.notice())] == [{out, err}, set()]
+    assert [streams(follower.notice()), follower.notice()] == [[out, err], []]
     append(out, b"more")
-    assert list(follower.notice()) == [out]
+    assert streams(follower.notice()) == [out]
 
 
 def test_the_tail_of_a_file(tmp_path: Path) -> None:
@@ -165,5 +170,45 @@ def test_files_are_noticed_in_the_order_in_which_they_grew(tmp_path: Path) -> No
     for stream in (*order, order[0]):
         with open(stream.path, "ab") as file:
             file.write(b"x")
-    assert list(follower.notice()) == order
+    assert streams(follower.notice()) == order
     follower.close()
+
+
+def test_lines_that_went_to_stdout_and_stderr_in_turn_are_in_order(follower: Follower) -> None:
+    """The kernel tells whose turn it was: blocks of several lines too are told apart, where all have as many."""
+    out, err = follower.of(0)
+    for number in range(100):
+        append(out, b"out %d\n" % number)
+        append(err, b"err %d\n" % number)
+    assert follower.notice() == [
+        Piece(stream, 6 * turn if turn <= 10 else 60 + 7 * (turn - 10))
+        for turn in range(1, 101)
+        for stream in (out, err)
+    ]
+    for _ in range(2):
+        append(out, b"a\n")
+        append(out, b"b\nc\n")
+        append(err, b"Traceback\n")
+        append(err, b"Error\n")
+    begin = 690
+    assert follower.notice() == [
+        *(Piece(out, begin + 6), Piece(err, begin + 16)),
+        *(Piece(out, begin + 12), Piece(err, begin + 32)),
+    ]
+
+
+def test_a_chatty_rank_costs_no_more_than_a_look_at_its_sizes(follower: Follower) -> None:
+    """Thousands of turns in one look are not told apart, and nothing is lost."""
+    out, err = follower.of(0)
+    with open(out.path, "ab", buffering=0) as one, open(err.path, "ab", buffering=0) as other:
+        for _ in range(4000):
+            one.write(b"1\n")
+            other.write(b"2\n")
+    assert follower.notice() == [Piece(out, 8000), Piece(err, 8000)]
+
+
+def test_what_was_written_before_a_rank_was_known_is_noticed(follower: Follower) -> None:
+    append(Stream(2, "err", log_path(os.path.dirname(follower.of(0)[0].path), 2, "err")), b"early\n")
+    assert follower.notice() == []
+    _, err = follower.add(2)
+    assert follower.notice() == [Piece(err, 6)]

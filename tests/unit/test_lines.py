@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from random import Random
 
 import pytest
@@ -9,9 +10,9 @@ import pytest
 from muster.errors import Impossible
 from muster.model import Host, Job, Outcome, Plan, Program
 from muster.ranks import layout
-from muster.world.terminal import Lines, Terminal, colourful, prefixes
+from muster.world.terminal import TIMESTAMP, Lines, Prefix, Terminal, colourful, prefixes
 
-PREFIXES = {0: b"[0] ", 1: b"[1] "}
+PREFIXES: dict[int, Prefix] = {0: b"[0] ", 1: b"[1] "}
 AWAY = b"\r\x1b[K"
 """What takes a progress bar off the last line of a terminal."""
 
@@ -195,10 +196,27 @@ def test_a_prefix_can_be_chosen() -> None:
         prefixes(WHERE, "{nope}", colour=False)
 
 
+def test_a_prefix_may_hold_the_time_of_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the moment in which the line ended; in a form that may be chosen; `-` where it is not known."""
+    monkeypatch.setenv("TZ", "UTC-1")
+    time.tzset()
+    try:
+        stands = prefixes({0: ("a", 0, 0)}, "{time} {time:%M:%S} {time:iso}> ", colour=False)
+        lines = Lines(stands, terminal=False)
+        assert lines.feed(0, "out", b"be", 1000.0) == b""
+        at = b"01:16:41.500 16:41 1970-01-01T01:16:41.500+01:00> "
+        assert lines.feed(0, "out", b"gun\nb\n", 1001.5) == at + b"begun\n" + at + b"b\n"
+        assert lines.feed(0, "out", b"c\n") == b"- - -> c\n"
+        assert prefixes({0: ("a", 0, 0)}, None, False, TIMESTAMP)[0](None) == b"- [0] "  # type: ignore[operator]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 def test_each_rank_has_a_colour_and_the_next_rank_another() -> None:
     found = prefixes(WHERE, None, colour=True)
     assert found[0] == b"\x1b[36m[ 0] \x1b[0m"
-    assert found[0][:5] != found[1][:5]
+    assert str(found[0])[:9] != str(found[1])[:9]
 
 
 def test_colour_is_for_terminals_alone() -> None:

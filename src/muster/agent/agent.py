@@ -336,6 +336,7 @@ class Agent:
         own_meeting: bool = False,
         stdin: int | None = None,
         log_dir: str = "",
+        clock: float | None = None,
     ) -> None:
         """Get ready to start ranks: folders, the hook, the warm interpreter.
 
@@ -343,11 +344,14 @@ class Agent:
         `brings`: scripts by the word that stands for them on command lines. `own_run_dir`: that folder is this node's
         alone. `stdin`: a descriptor of this process, from which the rank `stdin_rank` reads. `path_first`: the folder
         of this Python goes first on PATH, as if its environment had been activated. `log_dir`: where the logs get the
-        names that torchrun gives them; empty for nowhere.
+        names that torchrun gives them; empty for nowhere. `clock`: what is added to the monotonic clock of this machine
+        for the time of day; None where it has that by itself.
         """
         if self.door is not None and self.keeper is None:
             self.door.close()
         self.run_dir, self.node, self.own_run_dir = run_dir, node, own_run_dir
+        if clock is not None:
+            self.logs.clock = lambda: time.monotonic() + clock
         if want:
             self.logs.read("", want, {}, None)
         if path_first:

@@ -24,6 +24,7 @@ _MODULES = (
         "wire",
         "machine",
         "follow",
+        "timeline",
         "autopsy",
         "logs",
         "links",

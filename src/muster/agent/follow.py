@@ -10,11 +10,23 @@ import ctypes
 import os
 import struct
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 _IN_MODIFY = 0x2
 _IN_Q_OVERFLOW = 0x4000
 _EVENT = struct.Struct("iIII")
+_OVERFLOWN = struct.pack("iI", -1, _IN_Q_OVERFLOW)
+_AT_ONCE = 1 << 20
+"""Bytes of events that are read at a time; the kernel's queue has half of that."""
+_LOOKS = 4
+"""How often it is looked again for what was written while sizes were looked at."""
+_IN_ORDER = 1 << 16
+"""Bytes that a stream may have grown by for their lines to be put in order with those of other streams."""
+_CHANGES, _CHANGES_A_SECOND = 4096, 1000
+"""So many changes from one stream to another are told of at once, and in a second. Where there are more, ranks are
+chatty, and it is only told what grew."""
 _TRACEBACK = (
     b"Traceback (most recent call last)",
     b"Fatal Python error",
@@ -38,6 +50,8 @@ class Stream:
 
     def __init__(self, rank: int, kind: str, path: str, attempt: int = 0) -> None:
         self.rank, self.kind, self.path, self.attempt = rank, kind, path, attempt
+        self.noticed = 0
+        """How far it has been told of as grown."""
         self.scanned = 0
         """How far `scan` has come."""
         self.traceback_at: float | None = None
@@ -67,6 +81,20 @@ class Stream:
         finally:
             os.close(fd)
 
+    def cut(self, turns: int, size: int) -> list[int]:
+        """Where at most so many turns of writing may have ended, of which the last ended at `size`: each at the end of
+        a line, all with as many lines. Of very many bytes it is not known."""
+        new = size - self.noticed
+        ends = []
+        if 1 < turns <= new <= _IN_ORDER:
+            data = self.at(self.noticed, new)
+            ends = [self.noticed + at + 1 for at, byte in enumerate(data) if byte == 10]
+        each = len(ends) // turns
+        if each:
+            return [*(ends[each * turn - 1] for turn in range(1, turns)), size]
+        # some turns have left a line unfinished
+        return [*ends, size] if size not in ends else ends
+
     def size(self) -> int:
         """The present length of the file."""
         try:
@@ -75,11 +103,20 @@ class Stream:
             return 0
 
 
+class Piece(NamedTuple):
+    """A stream has grown up to there."""
+
+    stream: Stream
+    upto: int
+
+
 class Follower:
     """The files of all ranks of one attempt in one folder."""
 
     def __init__(self, folder: str, ranks: Iterable[int], attempt: int = 0) -> None:
         self.streams: dict[str, Stream] = {}
+        self._added: list[Stream] = []
+        """Streams that may have grown before the kernel was asked, or this name known."""
         self._folder, self._attempt = folder, attempt
         for rank in ranks:
             self.add(rank)
@@ -87,36 +124,78 @@ class Follower:
         """Readable when a file has grown; -1 where the kernel gives no more of these, then `notice` must be called."""
         if self.fd >= 0 and _libc.inotify_add_watch(self.fd, os.fsencode(folder), _IN_MODIFY) < 0:
             self.close()
-        self._sizes: dict[Stream, int] = {}
+        self._changes, self._changes_at = float(_CHANGES), time.monotonic()
+        """How many changes from stream to stream may be told of, and since when that is so."""
 
     def add(self, rank: int) -> list[Stream]:
         """Follow one rank more; gives its files."""
         found = [Stream(rank, kind, log_path(self._folder, rank, kind), self._attempt) for kind in ("out", "err")]
         self.streams.update({os.path.basename(stream.path): stream for stream in found})
+        self._added += found
         return found
 
-    def notice(self) -> dict[Stream, None]:
-        """The files that have grown since the last time, in the order in which they did first. Does not wait."""
-        if self.fd < 0:
-            sizes = {stream: stream.size() for stream in self.streams.values()}
-            grown = {stream: None for stream, size in sizes.items() if size != self._sizes.get(stream, 0)}
-            self._sizes = sizes
-            return grown
-        try:
-            data = os.read(self.fd, 65536)
-        except BlockingIOError:
-            return {}
-        found: dict[Stream, None] = {}
+    def notice(self) -> list[Piece]:
+        """What was written since the last time, as far as can be known in the order in which it was. Does not wait.
+
+        The kernel tells in which order files have grown, though not by how much: of a file that others have come
+        between, the new lines are shared out evenly. So what one rank prints to stdout and stderr in turn, a line each
+        time, is in order.
+        """
+        now = time.monotonic()
+        self._changes = min(_CHANGES, self._changes + (now - self._changes_at) * _CHANGES_A_SECOND)
+        self._changes_at = now
+        more = [*self.streams.values()] if self.fd < 0 else self._events()
+        more += [stream for stream in self._added if stream not in more]
+        order, self._added = more, []
+        sizes: dict[Stream, int] = {}
+        for look in range(_LOOKS):
+            sizes.update({stream: stream.size() for stream in dict.fromkeys(more)})
+            more = self._events() if self.fd >= 0 and look < _LOOKS - 1 and not self._chatty else []
+            order = order + more
+            if not more:
+                break  # so these sizes are what all events have led to
+        return list(self._pieces(order, sizes))
+
+    @property
+    def _chatty(self) -> bool:
+        return self._changes < _CHANGES_A_SECOND / 4
+
+    def _events(self) -> list[Stream]:
+        """The files that have grown, as the kernel tells: one comes again when another has grown in between."""
+        data = b""
+        while len(data) < _AT_ONCE:
+            try:
+                data += os.read(self.fd, 65536)
+            except BlockingIOError:
+                break
+            if self._chatty:
+                break  # what the kernel's queue does not hold costs the ranks nothing
+        if _OVERFLOWN in data:
+            return list(self.streams.values())
+        if self._chatty or len(data) > self._changes * 2 * _EVENT.size:
+            self._changes = max(0.0, self._changes - len(data) / (2 * _EVENT.size))
+            return [stream for name, stream in self.streams.items() if os.fsencode(name) in data]
+        found: list[Stream] = []
         at = 0
         while at < len(data):
-            _, mask, _, length = _EVENT.unpack_from(data, at)
+            *_, length = _EVENT.unpack_from(data, at)
             name = os.fsdecode(data[at + _EVENT.size : at + _EVENT.size + length].rstrip(b"\0"))
             at += _EVENT.size + length
-            if mask & _IN_Q_OVERFLOW:
-                return dict.fromkeys(self.streams.values())
             if name in self.streams:
-                found[self.streams[name]] = None
+                found.append(self.streams[name])
+        self._changes -= len(found)
         return found
+
+    @staticmethod
+    def _pieces(order: list[Stream], sizes: dict[Stream, int]) -> Iterator[Piece]:
+        """Cut the growth of each stream into as many pieces as it has turns in this order."""
+        turns = Counter(order)
+        ends = {stream: iter(stream.cut(turns[stream], size)) for stream, size in sizes.items()}
+        for stream in order:
+            upto = next(ends[stream], 0)
+            if upto > stream.noticed:
+                stream.noticed = upto
+                yield Piece(stream, upto)
 
     def of(self, rank: int) -> list[Stream]:
         """The streams of one rank."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from muster.agent.autopsy import explain
-from muster.agent.follow import Follower, Stream, log_path, tail
+from muster.agent.follow import Follower, Piece, Stream, log_path, tail
+from muster.agent.timeline import NAME, Appender, Timeline
 
 if TYPE_CHECKING:
     from muster.agent.agent import Agent
@@ -21,8 +22,8 @@ _BREATH = 0.01
 """Seconds between two looks at growing logs: many small lines are taken together."""
 _LOOK = 0.25
 """The same, where the kernel does not tell of growth."""
-_TICK = 1.0
-"""Seconds between two marks of how long the logs are."""
+_PIECES = 1024
+"""Pieces that wait to be sent to a reader, beyond which it is only kept which streams have more."""
 
 
 class Reader:
@@ -34,13 +35,18 @@ class Reader:
         self.untaken = 0
         """Bytes that were sent and that nobody has taken yet."""
         self.places: dict[Stream, int] = {}
-        self.unsent: dict[Stream, None] = {}
-        """Streams that hold bytes not yet sent, of earlier attempts too."""
+        self.unsent: deque[Piece] = deque()
+        """What was written and not yet sent, in the order in which it was, of earlier attempts too."""
 
-    def grown(self, stream: Stream) -> None:
+    def grown(self, piece: Piece) -> None:
         """There may be more in this stream."""
-        if self.want is True or (self.want and stream.rank in self.want):
-            self.unsent[stream] = None
+        if not (self.want is True or (self.want and piece.stream.rank in self.want)):
+            return
+        if self.unsent and self.unsent[-1].stream is piece.stream:
+            self.unsent.pop()
+        self.unsent.append(piece)
+        if len(self.unsent) > _PIECES:
+            self.unsent = deque(Piece(*item) for item in dict(self.unsent).items())
 
     def place(self, stream: Stream) -> int:
         """How far it was read, or from where."""
@@ -71,14 +77,15 @@ class Logs:
         self._streams: list[Stream] = []
         """Of all attempts."""
         self._shown: set[int] = set()
-        self._touched: dict[Stream, None] = {}
-        self._times: TextIO | None = None
+        self._timeline: Timeline | None = None
+        self.clock = time.time
+        """The time, by the clock that all nodes of the run go by."""
 
     def read(self, name: str, want: bool | list[int], offsets: Mapping[str, int], tail: int | None) -> None:
         """Have a reader, or have one begin again from other places."""
         self.readers[name] = reader = Reader(want, offsets, tail)
         for stream in self._streams:
-            reader.grown(stream)
+            reader.grown(Piece(stream, stream.size()))
             reader.place(stream)
 
     def taken(self, name: str, count: int) -> None:
@@ -104,8 +111,6 @@ class Logs:
         assert self._follower is not None
         for stream in self._follower.add(rank):
             self._streams.append(stream)
-            for reader in self.readers.values():
-                reader.grown(stream)
         self.agent.after(_BREATH, self.notice)
 
     def _watch(self, follower: Follower) -> None:
@@ -129,28 +134,32 @@ class Logs:
 
     def notice(self) -> None:
         """Take note of what has grown."""
-        for stream in self._follower.notice() if self._follower is not None else ():
+        pieces = self._follower.notice() if self._follower is not None else []
+        for stream in dict.fromkeys(piece.stream for piece in pieces):
             if stream.rank not in self._shown:
                 self._shown.add(stream.rank)
                 self.agent.emit("output_began", rank=stream.rank, attempt=self._attempt)
-            if not self._touched:
-                self.agent.after(_TICK, self._mark)
-            self._touched[stream] = None
             if stream.kind == "err":
                 stream.scan()
+        for piece in pieces:
             for reader in self.readers.values():
-                reader.grown(stream)
+                reader.grown(piece)
+        if pieces:
+            if self._timeline is None:
+                write = Appender(os.path.join(self.agent.folder, NAME))
+                self._timeline = Timeline(write, self.agent.after, self.clock)
+            self._timeline.grown(self._attempt, ((stream.rank, stream.kind, upto) for stream, upto in pieces))
 
     def send(self) -> None:
         """Send what is wanted, as far as it is taken."""
         for name, reader in self.readers.items():
             while reader.unsent and reader.untaken < _ENOUGH:
-                stream = next(iter(reader.unsent))
-                del reader.unsent[stream]
+                stream, upto = piece = reader.unsent.popleft()
                 offset = reader.place(stream)
-                data = stream.at(offset, _PIECE)
+                data = stream.at(offset, min(_PIECE, upto - offset)) if upto > offset else b""
                 if len(data) == _PIECE:
-                    reader.unsent[stream] = None  # behind the others
+                    # what is more than a reader takes at once goes behind the others
+                    (reader.unsent.append if upto - offset > _ENOUGH else reader.unsent.appendleft)(piece)
                 if data:
                     reader.places[stream] += len(data)
                     reader.untaken += len(data)
@@ -160,6 +169,8 @@ class Logs:
     def finish(self, drain: bool) -> None:
         """No more will be written; unless `drain`, what is not yet sent never will be."""
         self.notice()
+        if self._timeline is not None:
+            self._timeline.flush()
         if not drain:
             self.readers.clear()
 
@@ -167,19 +178,6 @@ class Logs:
     def sent(self) -> bool:
         """All that is wanted has been sent."""
         return not any(reader.unsent for reader in self.readers.values())
-
-    def _mark(self) -> None:
-        """Write down how long the growing logs are now, so that `--since` finds its place."""
-        marks = {f"{stream.rank}.{stream.kind}": stream.size() for stream in self._touched}
-        self._touched = {}
-        text = json.dumps({"time": round(time.time(), 3), "attempt": self._attempt, "at": marks})
-        try:
-            if self._times is None:
-                self._times = open(os.path.join(self.agent.folder, "times.jsonl"), "a")
-            self._times.write(text + "\n")
-            self._times.flush()
-        except OSError:
-            pass  # a full disk; the ranks' own words say so
 
     def why(self, rank: int, signalled: bool) -> dict[str, Any]:
         """The last words of a rank that failed, and when they began."""

@@ -1,30 +1,58 @@
-"""`muster logs`: what the ranks of a run wrote, from their files."""
+"""`muster logs`: what the ranks of a run wrote, from their files, in the order in which they wrote it."""
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping
-from typing import Any
 
 from muster import runs
 from muster.commands.common import one, read
 from muster.errors import Impossible
-from muster.ranks import fold
-from muster.stored import Malformed, checked, number, table, whole
+from muster.ranks import fold, named
 from muster.world import contact
-from muster.world.pen import forsaken, write
-from muster.world.terminal import Lines, colourful, prefixes
-
-Key = tuple[int, str]
+from muster.world.order import Ordered
+from muster.world.pen import forsaken, write_all
+from muster.world.terminal import TIMESTAMP, Lines, Where, colourful, prefixes
 
 _REFRESH = 2.0
 """Seconds between two looks at a run whose files are on another machine."""
+_FULL = 1 << 15
+"""Bytes of lines that are written together."""
+
+
+class _Page:
+    """Where the lines go: all, or, until `turn`, only the last so many of them."""
+
+    def __init__(self, tail: int | None) -> None:
+        self._last: deque[bytes] | None = None if tail is None else deque(maxlen=tail)
+        self._lines = bytearray()
+
+    def put(self, lines: bytes) -> None:
+        """Add whole lines."""
+        if self._last is not None:
+            self._last.extend(line + b"\n" for line in lines.split(b"\n")[:-1])
+            return
+        if len(self._lines) + len(lines) < _FULL:
+            self._lines += lines
+            return
+        self.turn()
+        write_all(1, lines)
+
+    def turn(self) -> None:
+        """Write what is there. Raises OSError."""
+        if self._last is not None:
+            self._lines += b"".join(self._last)
+            self._last = None
+        write_all(1, self._lines)
+        self._lines = bytearray()
 
 
 def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Print the logs; with `-f` go on until the run ends."""
-    asked = read("logs", words, env, "what the ranks of a run wrote")
+    asked = read("logs", words, env, "what the ranks of a run wrote, in the order in which they wrote it")
     if asked is None:
         return 0
     given, rest, store = asked
@@ -44,29 +72,46 @@ def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
     wrong = [rank for rank in chosen if rank not in every]
     if wrong:
         raise Impossible(f"{run.id} has no rank {wrong[0]}", f"its ranks are {fold(every)}")
-    at = _offsets(run, attempt, time.time() - given["since"]) if "since" in given else {}
-    places = {(rank, stream): at.get((rank, stream), 0) for rank in chosen for stream in streams}
-    host = str(run.job.get("host", ""))
-    lines = Lines(prefixes({rank: (host, rank, 0) for rank in every}, given.get("prefix"), colourful(1, env)), False)
+    keys = [(rank, stream) for rank in chosen for stream in streams]
+    before = TIMESTAMP if given.get("timestamps") else ""
+    stands = prefixes(_where(run, every), given.get("prefix"), colourful(1, env), before)
+    lines, page = Lines(stands, False), _Page(given.get("tail"))
+    ordered = Ordered(run, attempt, keys)
+    if "since" in given:
+        ordered.begin_since(time.time() - given["since"])
+    if "tail" in given:
+        ordered.begin_before_last(given["tail"])
     looked = time.monotonic()
-    while not forsaken(1):
-        if following and time.monotonic() - looked > _REFRESH:
-            contact.refresh(run)
-            looked = time.monotonic()
-        # both before the files are read: what is written after that is not missed
-        last = not following or not contact.goes_on(run, contact.state(run))
-        newer = [number for number in run.attempts() if number > attempt] if "attempt" not in given else []
-        grown = [_print(run, attempt, key, places, lines) for key in places]
-        if any(grown):
-            continue
-        if newer:
-            write(1, lines.rest())
-            attempt, places = newer[0], dict.fromkeys(places, 0)
-        elif last:
-            break
-        else:
-            time.sleep(0.1)
-    write(1, lines.rest())
+    try:
+        while not forsaken(1):
+            if following and time.monotonic() - looked > _REFRESH:
+                contact.refresh(run)
+                looked = time.monotonic()
+            # both before the files are read: what is written after that is not missed
+            last = not following or not contact.goes_on(run, contact.state(run))
+            newer = [number for number in run.attempts() if number > attempt] if "attempt" not in given else []
+            for written in ordered.read(bool(last or newer)):
+                page.put(lines.feed(*written))
+                if forsaken(1):
+                    break
+            if last or newer:
+                page.put(lines.rest())
+            page.turn()
+            if newer:
+                ordered.close()
+                attempt = newer[0]
+                ordered = Ordered(run, attempt, keys)
+            elif last:
+                break
+            else:
+                time.sleep(0.1)
+    except OSError as error:
+        if error.errno != errno.EIO:  # the terminal has gone
+            print(f"muster: cannot write to standard output: {error.strerror}", file=sys.stderr)
+        return 1
+    if ordered.untimed and before:
+        told = "no times were kept with the run, or they are lost"
+        print(f"it is not known when {named(ordered.untimed)} wrote this: {told}", file=sys.stderr)
     if not run.attempts():
         starts = contact.goes_on(run, contact.state(run))
         why = "its ranks are about to start; `-f` waits for them" if starts else "its ranks were never started"
@@ -74,53 +119,16 @@ def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
     return 0
 
 
+def _where(run: runs.Run, ranks: range) -> dict[int, Where]:
+    """Host, local rank and node of each rank, as planned; a run without a plan has no host yet."""
+    plan = run.plan
+    found = {rank: (str(run.job.get("host", "")), rank, 0) for rank in ranks}
+    for node in plan.nodes if plan is not None else ():
+        found.update({rank.rank: (node.host.name, rank.local_rank, node.number) for rank in node.ranks})
+    return found
+
+
 def _await_start(run: runs.Run) -> None:
     """Until the job of a run has started nobody knows how many ranks there are."""
     while contact.state(run) == "pending" or (not run.job.get("ranks") and contact.state(run) == "running"):
         time.sleep(0.2)
-
-
-def _print(run: runs.Run, attempt: int, key: Key, places: dict[Key, int], lines: Lines) -> bool:
-    """Print what is new in one file; True if there was something."""
-    rank, stream = key
-    found = False
-    try:
-        with run.open_log(attempt, rank, stream) as file:
-            file.seek(places[key])
-            while True:
-                data = file.read(1 << 16)
-                if not data:
-                    return found
-                found = True
-                places[key] += len(data)
-                write(1, lines.feed(rank, stream, data))
-    except FileNotFoundError:
-        return found
-
-
-def _offsets(run: runs.Run, attempt: int, since: float) -> dict[Key, int]:
-    """Where each file ended at a time: the last mark before it. Marks are a second apart."""
-    found: dict[Key, int] = {}
-    for path in run.path.glob("node_*/times.jsonl"):
-        for line in run.lines_of(str(path.relative_to(run.path))):
-            try:
-                mark = checked(line, _MARK, tuple(_MARK))
-            except Malformed:
-                continue
-            if mark["attempt"] == attempt and mark["time"] <= since:
-                found.update(mark["at"])
-    return found
-
-
-def _sizes(value: Any) -> dict[Key, int]:
-    """`{"3.out": 1024}`: how long each file was."""
-    found = {}
-    for name, size in table(value).items():
-        rank, _, stream = name.partition(".")
-        if rank.isascii() and rank.isdigit():
-            found[int(rank), stream] = whole(size)
-    return found
-
-
-_MARK = {"attempt": whole, "time": number, "at": _sizes}
-"""A line of times.jsonl."""

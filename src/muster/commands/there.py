@@ -22,7 +22,7 @@ from muster.plurals import plural
 from muster.printable import line as safe
 from muster.world import code, contact
 from muster.world.gather import Gathering
-from muster.world.loop import prepare_fields, temporary_base
+from muster.world.loop import clock_of, prepare_fields, temporary_base
 from muster.world.serve import RECORD
 from muster.world.watch import Watch, show_rest
 
@@ -91,13 +91,24 @@ def run_there(
             "offsets": [link.offset - first.offset for link in links],
             "facts": [{"executable": link.facts["executable"], "python": link.facts["python"]} for link in links],
             "shared": [shared for _, shared in shares],
+            "clock": clock_of(first.offset),
             "attached": not detached,
         }
         token = new_token()
         base = temporary_base(plan, [link.facts for link in links])
         prepares = [
             {
-                **prepare_fields(plan, link.node, link.host, run_dir, run_id, token, base, reads=not detached),
+                **prepare_fields(
+                    plan,
+                    link.node,
+                    link.host,
+                    run_dir,
+                    run_id,
+                    token,
+                    base,
+                    reads=not detached,
+                    clock=clock_of(link.offset),
+                ),
                 "own_run_dir": not shared,
                 "path_first": asked.job.place != "local",
             }

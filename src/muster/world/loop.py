@@ -96,11 +96,12 @@ def prepare_fields(
     base: str = "",
     cpus: int | None = None,
     reads: bool = True,
+    clock: float | None = None,
 ) -> dict[str, Any]:
     """What an agent must know before it can start the ranks of its node.
 
     `token` names the sockets of the run, `base` is where temporary files lie on all nodes; `cpus`: see
-    `slurm.environment_of`. `reads`: a terminal watches, from whose stdin a rank may read.
+    `slurm.environment_of`. `reads`: a terminal watches, from whose stdin a rank may read. `clock`: see `clock_of`.
     """
     job = plan.job
     scheduled = {
@@ -150,7 +151,14 @@ def prepare_fields(
         "floor": TORCH_FLOOR,
         "log_dir": f"{job.log_dir}{run_id}_{number}" if job.log_dir else "",
         "brings": {job.program.argv[0]: job.program.text} if job.program.text else {},
+        "clock": clock,
     }
+
+
+def clock_of(offset: float) -> float:
+    """What makes the time of day, as this machine has it, of the monotonic clock of a node that is `offset` seconds
+    ahead of the one here: logs of all nodes go by one clock."""
+    return time.time() - time.monotonic() - offset
 
 
 _AT_ONCE = 0.3

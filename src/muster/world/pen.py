@@ -20,8 +20,8 @@ def forsaken(fd: int) -> bool:
     return fd in _FORSAKEN or any(event & select.POLLERR for _, event in look.poll(0))
 
 
-def write(fd: int, data: bytes) -> None:
-    """Write all of it; whoever reads may have gone (`| head`), which ends nothing."""
+def write_all(fd: int, data: bytes | bytearray) -> None:
+    """Write all of it; whoever reads may have gone (`| head`), which ends nothing. Raises OSError (a full disk)."""
     left = memoryview(data)  # of a long line a pipe takes a thousandth at a time
     try:
         while left:
@@ -31,9 +31,16 @@ def write(fd: int, data: bytes) -> None:
         _FORSAKEN.add(fd)
     except BlockingIOError:
         os.set_blocking(fd, True)
-        write(fd, bytes(left))
+        write_all(fd, bytes(left))
+
+
+def write(fd: int, data: bytes) -> None:
+    """The same, where the logs are kept elsewhere: a terminal that was closed, or a full disk behind `> file`, takes
+    nothing away."""
+    try:
+        write_all(fd, data)
     except OSError:
-        pass  # a terminal that was closed, a full disk behind `> file`: the logs are kept elsewhere
+        pass
 
 
 class Pen:

@@ -27,7 +27,9 @@ class Scribe:
         """Add text to a file."""
 
         def do() -> None:
-            with open(self.run.path / name, "a") as file:
+            path = self.run.path / name
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            with open(path, "a") as file:
                 file.write(text)
 
         self._queue.put(do)

@@ -14,6 +14,7 @@ import selectors
 import signal
 import socket
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -25,6 +26,7 @@ from muster.agent.dial import Met
 from muster.agent.handshake import Terms, new_nonce
 from muster.agent.listener import guarded
 from muster.agent.protocol import Unpacker
+from muster.agent.timeline import NAME, Timeline
 from muster.model import Outcome, Plan, as_json
 from muster.runs import Run
 from muster.stored import outcome_from_json, plan_from_json
@@ -95,6 +97,9 @@ class Served(World):
         self.facts.update(record["facts"][0])
         self.records: list[str] = []
         """The lines of events.jsonl."""
+        self._clock: float = record["clock"]
+        self._timelines: dict[int, Timeline] = {}
+        """When ranks of nodes with run directories of their own wrote what, as it comes."""
         self.scribe = Scribe(run, lambda text: print(text, file=sys.stderr, flush=True))
         self.outputs = outputs
         self.viewers = Viewers(self, bool(record["attached"]))
@@ -308,6 +313,7 @@ class Served(World):
     ) -> None:
         if reader == _KEEP:
             self.scribe.put(f"attempt_{attempt}/{self.run.log(attempt, rank, stream).name}", offset, payload)
+            self._timeline(link).grown(attempt, [(rank, stream, offset + len(payload))])
             self.tell(link.node, "taken", reader=_KEEP, count=len(payload))
         elif reader == _OUTPUTS and self.outputs is not None:
             write = self.outputs.take(attempt, rank, stream, offset, payload)
@@ -317,6 +323,17 @@ class Served(World):
         else:
             place = {"rank": rank, "stream": stream, "attempt": attempt, "offset": offset}
             self.viewers.output(reader, link.node, payload, place)
+
+    def _timeline(self, link: Link) -> Timeline:
+        if link.node not in self._timelines:
+            name = f"node_{link.host}/{NAME}"
+
+            def write(data: bytes) -> bool:
+                self.scribe.append(name, data.decode())
+                return True
+
+            self._timelines[link.node] = Timeline(write, self.after, lambda: time.monotonic() + self._clock)
+        return self._timelines[link.node]
 
     def _on_stdin_taken(self, link: Link, t: float, payload: bytes, upto: int) -> None:
         self.viewers.stdin_taken(upto)
@@ -465,6 +482,8 @@ class Served(World):
                 break
         if self.outputs is not None:
             self.scribe.do(partial(self.outputs.finish, self.run))
+        for timeline in self._timelines.values():
+            timeline.flush()
         self.scribe.close()  # whoever hears that it is over may look at the files
         self.viewers.part(outcome)
 

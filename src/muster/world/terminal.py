@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from datetime import datetime
+from string import Formatter
+from typing import Any, Optional, Union
 
 from muster.model import Outcome, Plan, as_json
 from muster.printable import lines
@@ -28,19 +31,47 @@ Where = tuple[str, int, int]
 """(host, local rank, node) of a rank."""
 
 
-def prefixes(where: Mapping[int, Where], template: str | None, colour: bool) -> dict[int, bytes]:
-    """What stands before the lines of each rank."""
+Prefix = Union[bytes, Callable[[Optional[float]], bytes]]
+"""What stands before a line: always the same, or by the time of the line, which may be unknown."""
+
+TIMESTAMP = "{time:iso} "
+"""What `--timestamps` puts before each line."""
+
+
+class Moment:
+    """A time for a person, in the local zone: `21:04:05.123`, as `{time:%H:%M}` says, or with the date, `{time:iso}`.
+
+    One that is unknown is `-`.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
+
+    def __format__(self, form: str) -> str:
+        if self.seconds is None:
+            return "-"
+        at = datetime.fromtimestamp(self.seconds).astimezone()
+        if form == "iso":
+            return at.isoformat(timespec="milliseconds")
+        return at.strftime(form) if form else at.time().isoformat("milliseconds")
+
+
+def prefixes(where: Mapping[int, Where], template: str | None, colour: bool, before: str = "") -> dict[int, Prefix]:
+    """What stands before the lines of each rank; `before` is a template that comes before that."""
     width = len(str(max(where, default=0)))
-    found: dict[int, bytes] = {}
-    for rank, (host, local, node) in where.items():
-        if template is None:
-            text = f"[{rank:>{width}}] "
-        else:
-            text = fill(template, {"rank": rank, "host": host, "local_rank": local, "node": node}, "--prefix")
-        if colour and text:
-            text = f"\x1b[{_COLOURS[rank % len(_COLOURS)]}m{text}\x1b[0m"
-        found[rank] = text.encode("utf-8", "surrogateescape")
-    return found
+
+    def stands(rank: int) -> Prefix:
+        host, local, node = where[rank]
+        form = before + (f"[{rank:>{width}}] " if template is None else template)
+        if colour and form:
+            form = f"\x1b[{_COLOURS[rank % len(_COLOURS)]}m{form}\x1b[0m"
+        values = {"rank": rank, "host": host, "local_rank": local, "node": node, "time": Moment(None)}
+        text = fill(form, values, "--prefix")  # raises for what cannot be filled in
+        if not any(name == "time" for _, name, _, _ in Formatter().parse(form)):
+            return text.encode("utf-8", "surrogateescape")
+        return lambda seconds: form.format(**{**values, "time": Moment(seconds)}).encode("utf-8", "surrogateescape")
+
+    return {rank: stands(rank) for rank in where}
 
 
 class Lines:
@@ -51,8 +82,10 @@ class Lines:
     of a line: it may be a prompt. The log files keep every byte.
     """
 
-    def __init__(self, prefixes: dict[int, bytes], terminal: bool, eager: int | None = None):
+    def __init__(self, prefixes: Mapping[int, Prefix], terminal: bool, eager: int | None = None):
         self.prefixes, self.terminal, self.eager = prefixes, terminal, eager
+        self._moment: float | None = None
+        """When what is fed was written, in seconds since 1970."""
         self._parts: dict[tuple[int, str], bytearray] = {}
         """The beginnings of lines. Each is only ever added to: a line may have 50 MB, and come in small pieces."""
         self._live = b""
@@ -61,8 +94,9 @@ class Lines:
         self.at = "out"
         """The stream to which such a line, or a progress bar, was written last."""
 
-    def feed(self, rank: int, stream: str, data: bytes) -> bytes:
-        """What to write now for these bytes of a rank."""
+    def feed(self, rank: int, stream: str, data: bytes, moment: float | None = None) -> bytes:
+        """What to write now for these bytes of a rank, which were written at that time."""
+        self._moment = moment
         if rank == self.eager:
             self.at = stream if data else self.at
             return self._at_once(rank, data)
@@ -94,17 +128,18 @@ class Lines:
     def _at_once(self, rank: int, data: bytes) -> bytes:
         if not data:
             return b""
-        begin = b"" if self._open else self.prefixes[rank]
+        prefix = self._prefix(rank)
+        begin = b"" if self._open else prefix
         self._open = not data.endswith(b"\n")
         body, end = (data, b"") if self._open else (data[:-1], b"\n")
-        return begin + body.replace(b"\n", b"\n" + self.prefixes[rank]) + end
+        return begin + body.replace(b"\n", b"\n" + prefix) + end
 
     def _in_place(self, rank: int, text: bytes, begun: bytearray) -> bytes:
         """Keep the latest form of a progress bar below all lines."""
         live = self._live
         form = bytes(begun[:201]).strip(b"\r")[:200]
         if form and (begun.startswith(b"\r") or begun.endswith(b"\r")):
-            self._live = self.prefixes[rank] + form
+            self._live = self._prefix(rank) + form
         elif text:
             self._live = b""
         if not text and self._live == live:
@@ -122,11 +157,15 @@ class Lines:
         self._live, self._open = b"", False
         return text
 
+    def _prefix(self, rank: int) -> bytes:
+        prefix = self.prefixes[rank]
+        return prefix if isinstance(prefix, bytes) else prefix(self._moment)
+
     def _prefixed(self, rank: int, text: bytes) -> bytes:
         if b"\r" in text:
             lines = [line.rstrip(b"\r").rpartition(b"\r")[2] for line in text.split(b"\n")]
             text = b"\n".join(lines)
-        prefix = self.prefixes[rank]
+        prefix = self._prefix(rank)
         if not prefix:
             return text
         return prefix + text[:-1].replace(b"\n", b"\n" + prefix) + b"\n"
@@ -165,7 +204,7 @@ class Terminal:
 
     def output(self, rank: int, stream: str, data: bytes) -> None:
         """Lines of a rank: stdout to stdout, stderr to stderr."""
-        self.put(_FD[stream], self.lines.feed(rank, stream, data))
+        self.put(_FD[stream], self.lines.feed(rank, stream, data, time.time()))
 
     def say(self, text: str) -> None:
         """Words of muster's own, on stderr."""
