@@ -36,6 +36,15 @@ dist.destroy_process_group()
 """STEPS SECONDS: so many sums, with a pause after each."""
 
 
+def in_step(there: There, late: int = 1) -> None:
+    """The logs of the newest run, one of TICK, are in the order of the steps, at most so many `late`; each line has its
+    time."""
+    lines = [line.split() for line in there.muster("logs", "last", "--timestamps", "--stdout").stdout.splitlines()]
+    times, steps = [line[0] for line in lines], [int(line[5]) for line in lines]
+    assert times == sorted(times) and "-" not in times
+    assert all(step >= max(steps[:at], default=0) - late for at, step in enumerate(steps)), steps
+
+
 class There:
     """muster in a lab: each test has a folder and a MUSTER_HOME of its own, which all hosts share."""
 

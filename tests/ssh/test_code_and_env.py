@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from there import EXAMPLE, TICK, There
+from there import EXAMPLE, TICK, There, in_step
 from waiting import until
 
 from muster.lab import Lab, kernel
@@ -116,6 +116,7 @@ def test_detached_on_hosts_that_share_nothing(alone: There) -> None:
     assert 0 == waited.returncode, waited.stderr
     shown = alone.muster("logs", "last", "--rank", "2")
     assert 40 == shown.stdout.count("rank 2 step"), shown.stderr
+    in_step(alone, late=5)
     alone.nothing_left()
 
 

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable
 
 import pytest
-from there import TICK, There
+from there import TICK, There, in_step
 from waiting import until
 
 ON = {"here": ("-g", "2"), "hosts": ("-H", "n1,n2", "-g", "1")}
@@ -38,6 +38,7 @@ def test_a_detached_run_goes_on_and_is_told_of(there: There, where: str) -> None
     followed = there.muster("logs", "-f", "last")
     for rank in range(2):
         assert 300 == followed.stdout.count(f"rank {rank} step"), followed.stdout
+    in_step(there)
     assert 0 == there.muster("wait", "last").returncode
     assert "succeeded" in there.muster("ps").stdout
     there.nothing_left()
