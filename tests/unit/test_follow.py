@@ -212,3 +212,34 @@ def test_what_was_written_before_a_rank_was_known_is_noticed(follower: Follower)
     assert follower.notice() == []
     _, err = follower.add(2)
     assert follower.notice() == [Piece(err, 6)]
+
+
+def test_a_line_whose_write_the_kernel_has_not_told_of_yet_is_waited_for(tmp_path: Path) -> None:
+    """Its size shows a moment before. Two lines in one turn look the same, and are told of after some moments."""
+    follower = Follower(str(tmp_path), [0])
+    out, err = follower.of(0)
+    append(out, b"a\n")
+    append(err, b"b\n")
+    events = follower._events()
+    append(out, b"c\n")
+    late = follower._events()
+    told = iter([events, [], late, []])
+    follower._events = lambda: next(told)  # type: ignore[method-assign]
+    assert (follower.notice(), follower.undecided) == ([], True)
+    assert follower.notice() == [Piece(out, 2), Piece(err, 2), Piece(out, 4)]
+    assert not follower.undecided
+    follower.close()
+
+    follower = Follower(str(tmp_path / "other"), [0]) if (tmp_path / "other").mkdir() is None else follower
+    out, err = follower.of(0)
+    append(out, b"a\nb\n")
+    append(err, b"c\n")
+    looks = 0
+    while not (found := follower.notice()):
+        looks += 1
+        assert follower.undecided and looks < 10
+    assert found == [Piece(out, 4), Piece(err, 2)]
+    append(out, b"a\nb\n")
+    append(err, b"c\n")
+    assert follower.notice(decide=True) == [Piece(out, 8), Piece(err, 4)]
+    follower.close()

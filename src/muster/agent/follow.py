@@ -22,6 +22,8 @@ _AT_ONCE = 1 << 20
 """Bytes of events that are read at a time; the kernel's queue has half of that."""
 _LOOKS = 4
 """How often it is looked again for what was written while sizes were looked at."""
+_PATIENCE = 3
+"""How often it is put off to tell what has grown, where that helps to know the order."""
 _IN_ORDER = 1 << 16
 """Bytes that a stream may have grown by for their lines to be put in order with those of other streams."""
 _CHANGES, _CHANGES_A_SECOND = 4096, 1000
@@ -43,6 +45,15 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def log_path(folder: str, rank: int, stream: str) -> str:
     """The file of a rank in the folder of an attempt; `stream` is `out`, `err` or `stack`."""
     return os.path.join(folder, f"rank_{rank:05d}.{stream}")
+
+
+class Cut(NamedTuple):
+    """Where turns of writing into a file may have ended."""
+
+    ends: tuple[int, ...]
+    doubtful: bool
+    """There is a line more than these turns account for. A write shows in the size of a file a moment before the kernel
+    tells of it, and another process may run in between."""
 
 
 class Stream:
@@ -81,19 +92,20 @@ class Stream:
         finally:
             os.close(fd)
 
-    def cut(self, turns: int, size: int) -> list[int]:
-        """Where at most so many turns of writing may have ended, of which the last ended at `size`: each at the end of
-        a line, all with as many lines. Of very many bytes it is not known."""
+    def cut(self, turns: int, size: int) -> Cut:
+        """Where so many turns of writing may have ended, of which the last ended at `size`: each at the end of a line,
+        all with as many lines. Of very many bytes it is not known."""
         new = size - self.noticed
-        ends = []
-        if 1 < turns <= new <= _IN_ORDER:
+        lines: list[int] = []
+        if turns <= new <= _IN_ORDER:
             data = self.at(self.noticed, new)
-            ends = [self.noticed + at + 1 for at, byte in enumerate(data) if byte == 10]
-        each = len(ends) // turns
+            lines = [self.noticed + at + 1 for at, byte in enumerate(data) if byte == 10]
+        each = len(lines) // turns
         if each:
-            return [*(ends[each * turn - 1] for turn in range(1, turns)), size]
+            ends = (*(lines[each * turn - 1] for turn in range(1, turns)), size)
+            return Cut(ends, len(lines) > turns and (len(lines) - 1) % turns == 0)
         # some turns have left a line unfinished
-        return [*ends, size] if size not in ends else ends
+        return Cut((*lines, size) if size not in lines else tuple(lines), False)
 
     def size(self) -> int:
         """The present length of the file."""
@@ -124,6 +136,9 @@ class Follower:
         """Readable when a file has grown; -1 where the kernel gives no more of these, then `notice` must be called."""
         if self.fd >= 0 and _libc.inotify_add_watch(self.fd, os.fsencode(folder), _IN_MODIFY) < 0:
             self.close()
+        self._undecided: list[Stream] = []
+        self._postponed = 0
+        """How often in a row it was put off to tell what has grown."""
         self._changes, self._changes_at = float(_CHANGES), time.monotonic()
         """How many changes from stream to stream may be told of, and since when that is so."""
 
@@ -134,27 +149,46 @@ class Follower:
         self._added += found
         return found
 
-    def notice(self) -> list[Piece]:
+    def notice(self, decide: bool = False) -> list[Piece]:
         """What was written since the last time, as far as can be known in the order in which it was. Does not wait.
 
         The kernel tells in which order files have grown, though not by how much: of a file that others have come
         between, the new lines are shared out evenly. So what one rank prints to stdout and stderr in turn, a line each
-        time, is in order.
+        time, is in order. Where a moment later more may be known of the order, nothing is told yet, unless it is to
+        `decide`.
         """
         now = time.monotonic()
         self._changes = min(_CHANGES, self._changes + (now - self._changes_at) * _CHANGES_A_SECOND)
         self._changes_at = now
         more = [*self.streams.values()] if self.fd < 0 else self._events()
         more += [stream for stream in self._added if stream not in more]
-        order, self._added = more, []
+        order, self._added, self._undecided = self._undecided + more, [], []
         sizes: dict[Stream, int] = {}
-        for look in range(_LOOKS):
-            sizes.update({stream: stream.size() for stream in dict.fromkeys(more)})
-            more = self._events() if self.fd >= 0 and look < _LOOKS - 1 and not self._chatty else []
-            order = order + more
-            if not more:
+        grown = order
+        for _ in range(_LOOKS):
+            sizes.update({stream: stream.size() for stream in dict.fromkeys(grown)})
+            grown = self._events() if self.fd >= 0 and not self._chatty else []
+            if not grown:
                 break  # so these sizes are what all events have led to
-        return list(self._pieces(order, sizes))
+            order = order + grown
+        sizes.update({stream: stream.size() for stream in dict.fromkeys(grown)})
+        if len(sizes) < 2:
+            cuts = {stream: Cut((size,), False) for stream, size in sizes.items()}
+        else:
+            turns = Counter(order)
+            cuts = {stream: stream.cut(turns[stream], size) for stream, size in sizes.items()}
+        doubtful = bool(grown) or any(cut.doubtful and order[-1] is not stream for stream, cut in cuts.items())
+        if doubtful and not decide and not self._chatty and self._postponed < _PATIENCE:
+            self._undecided = order
+            self._postponed += 1
+            return []
+        self._postponed = 0
+        return list(self._pieces(order, {stream: iter(cut.ends) for stream, cut in cuts.items()}))
+
+    @property
+    def undecided(self) -> bool:
+        """Something has grown of which the order may be known in a moment: `notice` is to be called once more."""
+        return bool(self._undecided)
 
     @property
     def _chatty(self) -> bool:
@@ -187,10 +221,8 @@ class Follower:
         return found
 
     @staticmethod
-    def _pieces(order: list[Stream], sizes: dict[Stream, int]) -> Iterator[Piece]:
-        """Cut the growth of each stream into as many pieces as it has turns in this order."""
-        turns = Counter(order)
-        ends = {stream: iter(stream.cut(turns[stream], size)) for stream, size in sizes.items()}
+    def _pieces(order: list[Stream], ends: dict[Stream, Iterator[int]]) -> Iterator[Piece]:
+        """The pieces that each stream has grown by, one for each of its turns in this order."""
         for stream in order:
             upto = next(ends[stream], 0)
             if upto > stream.noticed:

@@ -123,7 +123,7 @@ class Logs:
         """Some log has grown. Look no more for a breath: a chatty rank would keep this process busy."""
         if follower is not self._follower:
             return
-        self.notice()
+        self.notice(decide=False)
         self.agent.unwatch(follower.fd)
 
         def again() -> None:
@@ -132,9 +132,11 @@ class Logs:
 
         self.agent.after(_BREATH, again)
 
-    def notice(self) -> None:
-        """Take note of what has grown."""
-        pieces = self._follower.notice() if self._follower is not None else []
+    def notice(self, decide: bool = True) -> None:
+        """Take note of what has grown. Unless it is to `decide`, what is in doubt of the order may wait a moment."""
+        pieces = self._follower.notice(decide) if self._follower is not None else []
+        if self._follower is not None and self._follower.undecided:
+            self.agent.after(_BREATH, lambda: self.notice(decide=False))
         for stream in dict.fromkeys(piece.stream for piece in pieces):
             if stream.rank not in self._shown:
                 self._shown.add(stream.rank)
