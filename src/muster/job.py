@@ -444,4 +444,4 @@ def split_words(text: str, option: str) -> tuple[str, ...]:
     try:
         return tuple(shlex.split(text))
     except ValueError as error:
-        raise Impossible(f"cannot read `{option} {text}`: {error}", "quote it as in a shell") from None
+        raise Impossible(f"cannot read `{option} {text}`: {system.reason(error)}", "quote it as in a shell") from None

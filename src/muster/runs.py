@@ -152,7 +152,7 @@ class Run:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise Unreadable(self, name, error.strerror or str(error)) from None
+            raise Unreadable(self, name, system.reason(error)) from None
 
     @property
     def job(self) -> dict[str, Any]:
@@ -301,7 +301,7 @@ def create(store: Store, run_id: str) -> Run:
     except OSError as error:
         if made:  # one that was there before is another run's
             _remove(path)
-        reason = error.strerror or str(error)
+        reason = system.reason(error)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         hint = ("free some space there, or " if full else "") + "choose another place by `--run-dir` or MUSTER_HOME"
         raise Impossible(f"cannot write the run directory {path}: {reason}", hint) from None
@@ -363,7 +363,7 @@ def _names_in(folder: Path) -> tuple[list[str], str]:
     except FileNotFoundError:
         return [], ""
     except OSError as error:
-        return [], error.strerror or str(error)
+        return [], system.reason(error)
 
 
 def why_refused(path: Path) -> str:
@@ -371,7 +371,7 @@ def why_refused(path: Path) -> str:
     try:
         found = os.lstat(path)
     except OSError as error:
-        return error.strerror or str(error)
+        return system.reason(error)
     if not stat.S_ISDIR(found.st_mode):
         return "it is not a directory"
     if found.st_uid != os.getuid() and os.getuid() != 0:
@@ -386,7 +386,7 @@ def why_not_ours(path: Path) -> str:
     try:
         found = os.lstat(path)
     except OSError as error:
-        return error.strerror or str(error)
+        return system.reason(error)
     if not stat.S_ISREG(found.st_mode):
         return "it is not a regular file"
     if found.st_uid != os.getuid():

@@ -6,6 +6,7 @@ All of it stands in tests/golden/bad_input.txt, as a person would meet it.
 from __future__ import annotations
 
 import json
+import re
 import resource
 import shlex
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,8 @@ from typing import Any, Callable, NamedTuple
 
 import pytest
 
+import muster
+from muster.agent import system
 from muster.cli import call
 from muster.errors import Impossible
 
@@ -257,3 +260,25 @@ def test_an_error_on_the_command_line_is_two_lines() -> None:
     """The sentence, and the hint where there is one."""
     assert str(Impossible("no such thing", "do this")) == "no such thing\nhint: do this"
     assert str(Impossible("no such thing")) == "no such thing"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(2, "No such file or directory", "/x"), "No such file or directory: /x"),
+        (OSError("timed out"), "timed out"),
+        (OSError(9, "Bad file descriptor", 3), "Bad file descriptor"),
+        (TimeoutError(), "TimeoutError"),
+        (ValueError(" "), "ValueError"),
+    ],
+    ids=repr,
+)
+def test_an_exception_without_words_is_told_by_its_name(error: Exception, words: str) -> None:
+    assert words == system.reason_at(error)
+
+
+def test_no_message_ends_in_none() -> None:
+    """`strerror` is None for many an OSError, so `system.reason` alone looks at it."""
+    sources = Path(muster.__file__).parent.rglob("*.py")
+    found = [str(path) for path in sources if re.search(r"(?<!os)\.strerror|\"strerror\"", path.read_text())]
+    assert ["descriptors.py", "system.py"] == sorted(Path(path).name for path in found)

@@ -572,7 +572,7 @@ class Agent:
             with open(os.path.join(self.folder, "ended.json"), "w") as file:
                 file.write(text + "\n")
         except OSError as error:
-            print(f"muster agent: {error}", file=sys.stderr, flush=True)
+            print(f"muster agent: {system.reason_at(error)}", file=sys.stderr, flush=True)
 
     # ---- people on this machine -------------------------------------------------------------------------------------
 
@@ -584,9 +584,7 @@ class Agent:
         except OSError as error:
             if needed:
                 raise
-            self.emit(
-                "note", text=f"no other terminal can reach this run (kill, stacks): {error.strerror}: {error.filename}"
-            )
+            self.emit("note", text=f"no other terminal can reach this run (kill, stacks): {system.reason_at(error)}")
             return
         note = FirstFew(self.complain)
         LocalListener(self, visitors, lambda sock: Peer(self, sock, self.visit, self.left, note), note)

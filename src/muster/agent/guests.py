@@ -130,7 +130,7 @@ class Guests:
                 stdin = self.members.null if self.members.stdin is None else self.members.stdin
                 pid = system.launch(argv, env, command["cwd"], stdin, log, log)
             except OSError as error:
-                text = f"{error.strerror}: {error.filename}"
+                text = system.reason_at(error)
                 self.agent.emit("unable", what="launcher", name=command["launcher"], text=text)
                 return
             finally:

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 
+from muster.agent import system
 from muster.agent.follow import log_path
 
 RECORD = "links"
@@ -123,5 +124,5 @@ class RankLinks:
         try:
             make_link(self._folder, path, log_path(self._logs, rank, stream))
         except OSError as error:
-            self._complain(f"--log-dir: cannot write {path}: {error.strerror}; the logs are in {self._logs}")
+            self._complain(f"--log-dir: cannot write {path}: {system.reason(error)}; the logs are in {self._logs}")
             self._log_dir = ""

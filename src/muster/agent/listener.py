@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from muster.agent import local
+from muster.agent import local, system
 from muster.agent.protocol import Unpacker
 
 _REST = 0.2
@@ -98,7 +98,7 @@ class Listener:
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return  # it has gone already
         except OSError as error:
-            self._rest(f"no connection can be accepted: {error.strerror}")
+            self._rest(f"no connection can be accepted: {system.reason(error)}")
             return
         if sock.fileno() >= self.last:
             sock.close()

@@ -50,7 +50,7 @@ def unwritable(home: str) -> str:
                 return f"others could change what runs in {place}: {why}"
         system.try_to_write(folder)
     except OSError as error:
-        return f"cannot write in {folder}: {error.strerror}"
+        return f"cannot write in {folder}: {system.reason(error)}"
     return ""
 
 

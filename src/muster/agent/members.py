@@ -324,7 +324,7 @@ class Members:
                 self.store = system.launch(argv, env, "/", *files, keep=(fd,))
             self.names[self.store] = "store"
         except OSError as error:
-            self.agent.emit("note", text=f"the store could not be started: {error}")
+            self.agent.emit("note", text=f"the store could not be started: {system.reason_at(error)}")
 
     def end_store(self) -> None:
         """End the keeper of the store and close its port."""
@@ -402,7 +402,7 @@ class Members:
                     "unable",
                     what="start",
                     rank=number,
-                    text=f"{error.strerror}: {error.filename}",
+                    text=system.reason_at(error),
                     argv=command["argv"][:1],
                 )
                 return

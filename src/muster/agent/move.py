@@ -55,10 +55,7 @@ def move(agent: Agent) -> Agent:
         moved.begin()
         _settle(moved, payload, **where)
     except BaseException as error:
-        if isinstance(error, OSError):
-            text = f"{error.strerror}: {error.filename}" if error.filename else f"{error.strerror}"
-        else:
-            text = traceback.format_exc(limit=-1)
+        text = system.reason_at(error) if isinstance(error, OSError) else traceback.format_exc(limit=-1)
         os.write(tell, text.encode())
         os._exit(1)
     os.close(tell)

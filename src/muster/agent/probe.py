@@ -69,7 +69,7 @@ def _at_once(jobs: dict[str, Callable[[], Any]], within: float) -> dict[str, Any
         except subprocess.TimeoutExpired as error:
             found[name] = {"hangs": error.timeout}
         except Exception as error:
-            found[name] = {"error": str(error)}
+            found[name] = {"error": system.reason_at(error)}
 
     threads = {name: threading.Thread(target=do, args=(name, job), daemon=True) for name, job in jobs.items()}
     for thread in threads.values():
@@ -93,7 +93,7 @@ def _look_up(name: str) -> dict[str, Any]:
     try:
         addresses = sorted({str(item[4][0]) for item in socket.getaddrinfo(name, None, socket.AF_INET)})
     except OSError as error:
-        return {"error": str(error), "seconds": time.monotonic() - began}
+        return {"error": system.reason(error), "seconds": time.monotonic() - began}
     forward = time.monotonic() - began
     back = ""
     try:
@@ -121,7 +121,7 @@ def _folder(path: str) -> dict[str, Any]:
     try:
         system.try_to_write(there)
     except OSError as error:
-        found["writes"], found["why"] = False, error.strerror
+        found["writes"], found["why"] = False, system.reason(error)
     found["seconds"] = time.monotonic() - began
     return found
 

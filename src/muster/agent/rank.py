@@ -254,7 +254,8 @@ def _complain(order: Mapping[str, Any], error: OSError) -> None:
     """Leave word in the rank's log, if it can be written."""
     try:
         with open(order["err"], "a") as file:
-            file.write(f"muster: cannot start {error.filename}: {error.strerror}\n")
+            what = error.filename or order["argv"][0]
+            file.write(f"muster: cannot start {what}: {system.reason(error)}\n")
     except OSError:
         print(f"muster: {error}", file=sys.stderr, flush=True)
 

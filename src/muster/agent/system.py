@@ -33,6 +33,12 @@ def reason(error: BaseException) -> str:
     return str(said) if str(said).strip() else type(error).__name__
 
 
+def reason_at(error: BaseException) -> str:
+    """The same, and of which file, where the exception is about one."""
+    path = getattr(error, "filename", None)
+    return f"{reason(error)}: {os.fsdecode(path)}" if path and not isinstance(path, int) else reason(error)
+
+
 def ancestors() -> list[tuple[str, ...]]:
     """The command lines of the parent of this process, of its parent, and so on, as far as they can be seen."""
     found = []
@@ -164,7 +170,7 @@ def why_shared(folder: str) -> str:
     try:
         found = os.stat(folder)
     except OSError as error:
-        return error.strerror or str(error)
+        return reason(error)
     if found.st_uid not in (0, os.geteuid()) and not _unmapped(found.st_uid):
         return f"it belongs to user {found.st_uid}"
     if found.st_mode & stat.S_ISVTX:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from muster.agent import system
 from muster.commands.common import store_of
 from muster.commands.run import options_for, parse_run, start
 from muster.environ import hidden_words
@@ -152,5 +153,5 @@ def _conclude(
         try:
             Path(own["html"]).write_text(text, encoding="utf-8")
         except OSError as error:
-            print(f"muster: --html {own['html']}: {error.strerror}; it is {folder}/check.html", file=sys.stderr)
+            print(f"muster: --html {own['html']}: {system.reason(error)}; it is {folder}/check.html", file=sys.stderr)
     return status or (0 if result["sound"] else 1)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muster import homes, runs
+from muster.agent import system
 from muster.commands import configuration
 from muster.errors import Impossible, NowhereToBe
 from muster.options import OTHERS, Option, from_environment, help_text, parse
@@ -64,7 +65,7 @@ def store_of(given: Mapping[str, Any], env: Mapping[str, str], alone: bool = Fal
         found = homes.of_muster(env)
         root = Path(homes.expanded(given["run_dir"], env)).absolute() if "run_dir" in given else found[0]
     except OSError as error:
-        raise NowhereToBe(error.strerror) from None
+        raise NowhereToBe(system.reason(error)) from None
     return runs.Store(root, found, alone)
 
 

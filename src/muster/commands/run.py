@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from muster import homes, runs
+from muster.agent import system
 from muster.commands import configuration
 from muster.commands.common import store_of
 from muster.environ import hidden, hidden_words, shown
@@ -328,7 +329,7 @@ def _honour_error_file(kept: runs.Run, attempt: int, rank: Any, env: Mapping[str
         os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
         Path(target).write_text(text)
     except OSError as error:
-        print(f"muster: cannot write TORCHELASTIC_ERROR_FILE {target}: {error.strerror}", file=sys.stderr)
+        print(f"muster: cannot write TORCHELASTIC_ERROR_FILE {target}: {system.reason(error)}", file=sys.stderr)
 
 
 def _help(words: list[str], name: str, verb: str) -> bool:

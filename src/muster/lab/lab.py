@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from muster.agent import system
 from muster.errors import Impossible, RunFailed
 from muster.lab import files, kernel, needs, texts
 from muster.lab.faults import FAULTS
@@ -412,7 +413,9 @@ class Lab:
                 connection.sendall(json.dumps({"ask": what, **more}).encode() + b"\n")
                 line = connection.makefile().readline()
             except OSError as error:
-                raise RunFailed(f"the lab does not answer: {error}", "`muster lab down` clears it away") from None
+                raise RunFailed(
+                    f"the lab does not answer: {system.reason(error)}", "`muster lab down` clears it away"
+                ) from None
         if not line:
             raise RunFailed("the lab's keeper ended", f"see {self.folder.keeper_log}; `muster lab down` clears it away")
         answer = json.loads(line)

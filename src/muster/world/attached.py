@@ -76,7 +76,7 @@ class Attached(World):
         except OSError as error:
             if not self.events_broken:
                 self.events_broken = True
-                self.say(f"cannot write {self.run.path}/events.jsonl any more: {error.strerror}; the run goes on")
+                self.say(f"cannot write {self.run.path}/events.jsonl any more: {system.reason(error)}; the run goes on")
 
     def say(self, text: str) -> None:
         """Words for the person."""
@@ -90,7 +90,7 @@ class Attached(World):
         try:
             self.run.write(name, data)
         except OSError as error:
-            self.say(f"cannot write {self.run.path}/{name}: {error.strerror}")
+            self.say(f"cannot write {self.run.path}/{name}: {system.reason(error)}")
 
     def _signalled(self) -> None:
         for number in os.read(self.signals, 64):

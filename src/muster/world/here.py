@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from muster.agent import system
 from muster.agent.machine import gpu_buses
 from muster.agent.machine import read as _read
 from muster.errors import Impossible, NowhereToBe
@@ -23,7 +24,7 @@ def current_folder() -> str:
     try:
         return os.getcwd()
     except OSError as error:
-        raise NowhereToBe(error.strerror) from None
+        raise NowhereToBe(system.reason(error)) from None
 
 
 def absolute(path: str) -> str:
@@ -98,7 +99,7 @@ def read_text(path: str, option: str) -> str:
         if "\0" in text:
             raise ValueError("NUL")
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
+        reason = system.reason(error) if isinstance(error, OSError) else "it is no text"
         raise Impossible(f"{option} {path}: {reason}", "give the path of a text file") from None
     return text
 
@@ -181,7 +182,7 @@ def _near(full: str) -> str | None:
     try:
         names = [name for name in os.listdir(folder) if name.endswith(".py")]
     except OSError as error:
-        return f"{folder} cannot be read: {error.strerror}"
+        return f"{folder} cannot be read: {system.reason(error)}"
     near = nearest(os.path.basename(full), names)
     return f"did you mean `{near}`?" if near else f"see what there is: `ls {folder}`"
 

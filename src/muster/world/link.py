@@ -52,9 +52,11 @@ class ChildLink(Link):
             )
         except OSError as error:
             if error.filename == cwd and cwd != argv[0]:
-                raise Impossible(f"{cwd} cannot be entered: {error.strerror}", "choose another by --cwd") from None
+                raise Impossible(
+                    f"{cwd} cannot be entered: {system.reason(error)}", "choose another by --cwd"
+                ) from None
             hint = "is it a program for this machine?"
-            raise Impossible(f"{argv[0]} could not be started: {error.strerror}", hint) from None
+            raise Impossible(f"{argv[0]} could not be started: {system.reason(error)}", hint) from None
         assert self.process.stdin and self.process.stdout and self.process.stderr
         self.stdin, self.stdout, self.stderr = self.process.stdin, self.process.stdout, self.process.stderr
         for file in (self.stdin, self.stdout, self.stderr):

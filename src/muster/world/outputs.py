@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 
+from muster.agent import system
 from muster.errors import Impossible
 from muster.runs import Run
 
@@ -41,7 +42,7 @@ class OutputFiles:
                     pass
             except OSError as error:
                 hint = "`--output` and `--error` name it; a relative path begins in the directory where the ranks start"
-                raise Impossible(f"cannot write {path}: {error.strerror}", hint) from None
+                raise Impossible(f"cannot write {path}: {system.reason(error)}", hint) from None
 
     def __bool__(self) -> bool:
         return bool(self.targets)
@@ -79,4 +80,7 @@ class OutputFiles:
                 file.write(data)
         except OSError as error:
             self._broken.add(path)
-            print(f"muster: cannot write {path} any more: {error.strerror}; the logs have all of it", file=sys.stderr)
+            print(
+                f"muster: cannot write {path} any more: {system.reason(error)}; the logs have all of it",
+                file=sys.stderr,
+            )

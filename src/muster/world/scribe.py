@@ -7,6 +7,7 @@ import queue
 import threading
 from collections.abc import Callable
 
+from muster.agent import system
 from muster.runs import Run
 
 
@@ -67,4 +68,4 @@ class Scribe:
             except OSError as error:
                 if not self._broken:
                     self._broken = True
-                    self.complain(f"cannot write in {self.run.path} any more: {error.strerror}; the run goes on")
+                    self.complain(f"cannot write in {self.run.path} any more: {system.reason(error)}; the run goes on")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from muster.agent import system
 from muster.agent.protocol import pack
 from muster.errors import MusterError
 from muster.model import Outcome, Plan, as_json
@@ -356,5 +357,5 @@ def show_rest(run: Run, view: View, offsets: dict[str, int], tail: int | None = 
                 except FileNotFoundError:
                     pass
                 except (OSError, MusterError) as error:  # somebody has put something else there
-                    why = getattr(error, "strerror", None) or error
+                    why = system.reason(error)
                     view.say(f"{run.log(attempt, rank, stream)} is not shown: {why}")
