@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -468,3 +469,24 @@ def test_sbatch_short_options_and_options_that_its_help_does_not_list(there: The
     for told in ("JobName=short names", "TimeLimit=00:07:00", "Partition=main", "NumNodes=2", "TresPerNode=gres:gpu:2"):
         assert told in done.stdout, done.stdout
     assert "CPUs/Task=2" in done.stdout
+
+
+def test_variables_of_a_job_that_is_over_are_told_as_such(there: There) -> None:
+    """A shell, or a container, may outlive its job; of one that lives nothing is said."""
+    (there.folder / "all.sh").write_text("env | grep ^SLURM_ > left\n" + shlex.join(there.argv("doctor", "--json")))
+    env = {**there.lab.environment(), **there.env}
+    first = there.lab.run("head", ["salloc", "-Q", "-N2", "sh", "all.sh"], env=env, cwd=str(there.folder), timeout=110)
+    assert "left over" not in first.stderr and first.stdout.startswith("{"), first.stderr
+    left = dict(line.split("=", 1) for line in (there.folder / "left").read_text().splitlines() if "=" in line)
+    for job in (left["SLURM_JOB_ID"], "99999"):
+        stale = {**left, "SLURM_JOB_ID": job}
+        why = "Slurm knows no such job of yours" if job == "99999" else r"that job is over \([A-Z]+\)"
+        said = rf"muster: SLURM_JOB_ID={job} in the environment is left over: {why}\n"
+        for words in (["run", "--slurm"], ["run", "--slurm", "-d"], ["doctor"]):
+            done = there.muster(*words, *(["--", "true"] if words[0] == "run" else []), env=stale)
+            assert 2 == done.returncode, done.stderr
+            assert re.fullmatch(
+                said + "hint: `unset SLURM_JOB_ID`; then --slurm submits a job of its own\n", done.stderr
+            )
+    here = there.muster("run", "--", "true", env=stale)
+    assert (0, True) == (here.returncode, re.search(said, here.stderr) is not None), here.stderr

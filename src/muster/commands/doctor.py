@@ -41,7 +41,7 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
     if asked is None:
         return 0
     given, _, store = asked
-    allocation = None if {"hosts", "hostfile"} & set(given) else slurm.allocation(env)
+    allocation = None if {"hosts", "hostfile"} & set(given) else queue.allocation(env, store.root)
     if given.get("slurm") and allocation is None:
         return _in_slurm(given, words)
     wanted = _first(machines(given), given)

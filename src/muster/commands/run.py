@@ -8,7 +8,7 @@ import time
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from muster import homes, runs
 from muster.agent import system
@@ -30,6 +30,9 @@ from muster.options import (
     sbatch_hint,
     with_sbatch_names,
 )
+
+if TYPE_CHECKING:
+    from muster.world.view import View
 
 _USAGE = """{verb}
 
@@ -214,14 +217,7 @@ def start(
     planned = make_plan(asked.job, nodes_here(asked, given, env), run_id)
     view = make_view(planned, run_id, given, env)
     if env.get("SLURM_JOB_ID"):
-        from muster.schedulers.slurm import allocation
-
-        found = allocation(env)
-        if found is not None and len(found.hosts) > 1:
-            view.say(
-                f"job {found.job} of Slurm has {len(found.hosts)} nodes, and these ranks run on this one: "
-                "`--slurm` runs them on all"
-            )
+        _tell_of_more_nodes(view, env, store)
     kept = keep(planned, run_id, store, words)
     view.operand = kept.operand
     try:
@@ -242,6 +238,29 @@ def start(
     outcome = Attached(planned, kept, agents, view, began).go()
     _honour_error_file(kept, outcome.attempt, outcome.first.rank if outcome.first else None, env)
     return outcome.code
+
+
+def _tell_of_more_nodes(view: View, env: Mapping[str, str], store: runs.Store) -> None:
+    """Say that the ranks run on one of the nodes that Slurm has given, if it still has."""
+    from muster.schedulers import slurm
+    from muster.world import queue
+
+    found = slurm.allocation(env)
+    if found is None or len(found.hosts) < 2:
+        return
+    try:
+        queue.allocation(env, store.root, _SLURM_SAYS)
+    except Impossible as error:
+        view.say(error.sentence)
+    else:
+        view.say(
+            f"job {found.job} of Slurm has {len(found.hosts)} nodes, and these ranks run on this one: "
+            "`--slurm` runs them on all"
+        )
+
+
+_SLURM_SAYS = 2.0
+"""Seconds in which Slurm has to answer before ranks start that do not need it."""
 
 
 def progress(given: Mapping[str, Any]) -> Callable[[str], None]:

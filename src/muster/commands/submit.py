@@ -160,7 +160,7 @@ def submit(
 
     `typed` are the options of the command line. Raises `Impossible`.
     """
-    allocation = slurm.allocation(env)
+    allocation = queue.allocation(env, store.root)
     claims, cpus = None, {}
     if allocation is not None:
         cpus = slurm.cpus_by_host(env, allocation.hosts)

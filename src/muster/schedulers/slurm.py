@@ -542,9 +542,10 @@ class Seen(NamedTuple):
     name: str
 
 
-def queue() -> tuple[str, ...]:
-    """Ask for the states of one's jobs, those that ended lately too; `queued` reads the answer."""
-    return ("squeue", "--noheader", "--me", "--states=all", "--format=" + _SEPARATOR.join(_FIELDS))
+def queue(job: str = "") -> tuple[str, ...]:
+    """Ask for the states of one's jobs, or of that job, those that ended lately too; `queued` reads the answer."""
+    which = f"--jobs={job}" if job else "--me"
+    return ("squeue", "--noheader", which, "--states=all", "--format=" + _SEPARATOR.join(_FIELDS))
 
 
 def queued(out: str) -> dict[str, Seen]:

@@ -61,6 +61,33 @@ def look(root: Path, since: float = 0.0, within: float = _WITHIN) -> dict[str, s
     return slurm.queued(done.stdout)
 
 
+def allocation(env: Mapping[str, str], root: Path, within: float = _WITHIN) -> slurm.Allocation | None:
+    """The allocation in which this process runs; None outside.
+
+    Raises `Impossible` where only the environment says so: a shell, a tmux or a container may outlive the job whose
+    environment variables it has.
+    """
+    found = slurm.allocation(env)
+    if found is None:
+        return None
+    jobs = look(root, within=within)
+    if jobs is not None and found.job not in jobs:  # it may have been made since that answer
+        jobs = look(root, time.time(), within)
+    if jobs is None:
+        return found  # no answer means nothing
+    seen = jobs.get(found.job)
+    if seen is None and os.getuid() == 0:  # root may use the jobs of all
+        with suppress(OSError, subprocess.TimeoutExpired):
+            seen = slurm.queued(_ask(slurm.queue(found.job), within).stdout).get(found.job)
+    if seen is None or seen.state not in slurm.LIVING:
+        why = "Slurm knows no such job of yours" if seen is None else f"that job is over ({seen.state})"
+        raise Impossible(
+            f"SLURM_JOB_ID={found.job} in the environment is left over: {why}",
+            "`unset SLURM_JOB_ID`; then --slurm submits a job of its own",
+        )
+    return found
+
+
 def _ask(command: Sequence[str], within: float = _WITHIN) -> subprocess.CompletedProcess[str]:
     """Ask Slurm, without the person's variables that would make another question of it."""
     return subprocess.run(
