@@ -134,7 +134,7 @@ def read_stream(path: str, cwd: str) -> str:
                 raise Impossible(f"the script `{path}` is a terminal", hint)
             data = file.read(_LONGEST_SCRIPT + 1)
     except OSError as error:
-        raise Impossible(f"the script `{path}` cannot be read: {error.strerror}", hint) from None
+        raise Impossible(f"the script `{path}` cannot be read: {system.reason(error)}", hint) from None
     try:
         text = data.decode()
     except UnicodeDecodeError:
