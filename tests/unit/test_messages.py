@@ -16,7 +16,6 @@ from typing import Any, Callable, NamedTuple
 
 import pytest
 
-import muster
 from muster.agent import system
 from muster.cli import call
 from muster.errors import Impossible
@@ -275,10 +274,3 @@ def test_an_error_on_the_command_line_is_two_lines() -> None:
 )
 def test_an_exception_without_words_is_told_by_its_name(error: Exception, words: str) -> None:
     assert words == system.reason_at(error)
-
-
-def test_no_message_ends_in_none() -> None:
-    """`strerror` is None for many an OSError, so `system.reason` alone looks at it."""
-    sources = Path(muster.__file__).parent.rglob("*.py")
-    found = [str(path) for path in sources if re.search(r"(?<!os)\.strerror|\"strerror\"", path.read_text())]
-    assert ["descriptors.py", "system.py"] == sorted(Path(path).name for path in found)

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from muster.agent import system
 from muster.errors import Impossible, Unreachable
 from muster.hosts import fold_hosts
 from muster.model import Host, Job
@@ -156,7 +157,9 @@ def _walk(top: str, brief: bool = False) -> list[str]:
 
     def refuse(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):
-            raise Impossible(f"cannot read {error.filename}: {error.strerror}", "`chmod` it, or have git ignore it")
+            raise Impossible(
+                f"cannot read {error.filename}: {system.reason(error)}", "`chmod` it, or have git ignore it"
+            )
 
     found: list[str] = []
     for folder, folders, names in os.walk(top, onerror=refuse):
@@ -201,7 +204,7 @@ def _carried(root: str, names: Iterable[str], runs: str, notes: list[str]) -> Tr
             continue  # it was deleted, and git still tracks it; or just now
         except OSError as error:
             path = os.path.join(root, name)
-            raise Impossible(f"cannot read {path}: {error.strerror}", "have git ignore it") from None
+            raise Impossible(f"cannot read {path}: {system.reason(error)}", "have git ignore it") from None
         if outside and name.startswith(outside):
             continue
         if stat.S_ISLNK(mode):
