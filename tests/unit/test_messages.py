@@ -6,7 +6,6 @@ All of it stands in tests/golden/bad_input.txt, as a person would meet it.
 from __future__ import annotations
 
 import json
-import re
 import resource
 import shlex
 from collections.abc import Iterator, Mapping

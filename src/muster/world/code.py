@@ -293,7 +293,7 @@ def snapshot(code: Tree, target: Path) -> None:
         except OSError as error:
             full = "No space" in (error.strerror or "")
             hint = "free some space there" if full else "`chmod` it, or have git ignore it"
-            raise Impossible(f"cannot copy {source} to {path}: {error.strerror or error}", hint) from None
+            raise Impossible(f"cannot copy {source} to {path}: {system.reason(error)}", hint) from None
 
 
 def _link_in_copy(code: Tree, name: str) -> str:
