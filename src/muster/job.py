@@ -15,11 +15,12 @@ from muster.agent import machine, system
 from muster.errors import Impossible
 from muster.hosts import Wanted
 from muster.launchers import LAUNCHERS
-from muster.model import BROUGHT, ENDING, GRACE, Host, Job, Node, Program
+from muster.model import BROUGHT, ENDING, GRACE, Host, Job, Node, Program, TerminalSize
 from muster.options import OF_SLURM, Parsed, near
 from muster.plurals import plural
 from muster.ranks import layout, started_by
 from muster.world import here
+from muster.world.terminal import size_here
 
 if TYPE_CHECKING:
     from muster.world.code import Tree
@@ -331,6 +332,7 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
         signals_to_handle=",".join(given.get("signals_to_handle", ENDING)),
         role=given.get("role", Job._field_defaults["role"]),
         log_dir=_log_dir(given, named),
+        terminal=_terminal(given, env),
         lease=given.get("lease", 30.0) if named or given.get("slurm") else 0.0,
     )
     return Asked(
@@ -341,6 +343,21 @@ def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], v
         setups={name: tuple(values) for name, values in setups.items()},
         threads_chosen="OMP_NUM_THREADS" in variables or "OMP_NUM_THREADS" in env,
     )
+
+
+def _terminal(given: Mapping[str, Any], env: Mapping[str, str]) -> TerminalSize | None:
+    """The pseudo-terminal that `--tty` gives to each rank; raises `Impossible` together with `--no-tty`."""
+    if given.get("tty") and given.get("no_tty"):
+        raise Impossible("--tty and --no-tty contradict each other", "leave one of them out")
+    return size_here(env) if given.get("tty") else None
+
+
+def on_a_terminal(job: Job, ranks: int, given: Mapping[str, Any], env: Mapping[str, str]) -> Job:
+    """The job of an attached run here: a rank that is alone, and shown on a terminal, has one itself."""
+    shown = not any(given.get(key) for key in ("no_tty", "json", "quiet", "view"))
+    if job.terminal is None and ranks == 1 and shown and os.isatty(1) and os.isatty(2):
+        return job._replace(terminal=size_here(env))
+    return job
 
 
 def _log_dir(given: Mapping[str, Any], named: tuple[Wanted, ...]) -> str:

@@ -46,6 +46,15 @@ class Program(NamedTuple):
         return last[:-3] if last.endswith(".py") else last
 
 
+class TerminalSize(NamedTuple):
+    """The pseudo-terminal that each rank gets."""
+
+    rows: int
+    columns: int
+    term: str = ""
+    """TERM, the kind of terminal on which ranks are shown."""
+
+
 class Job(NamedTuple):
     """What the person asked for, with every default filled in."""
 
@@ -97,6 +106,8 @@ class Job(NamedTuple):
     log_dir: str = ""
     """How the directory of each node begins in which its logs have torchrun's names too, `/logs/` or `/logs/ID_`; or
     empty."""
+    terminal: TerminalSize | None = None
+    """What ranks have as stdout and stderr, where these are terminals."""
     lease: float = 0.0
     """Seconds for which a node keeps its ranks when the connection to it breaks."""
 

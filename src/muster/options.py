@@ -424,6 +424,13 @@ RUN: tuple[Option, ...] = (
         "TEXT",
         group=SHOWS,
     ),
+    Option(
+        ("--tty",),
+        "ranks have a pseudo-terminal as stdout and stderr, as wide as this one; the default for a rank that is alone, "
+        "here, on a terminal",
+        group=SHOWS,
+    ),
+    Option(("--no-tty",), "no such terminal: ranks write into their logs", group=SHOWS),
     Option(("-q", "--quiet"), "show no lines of ranks, and words only when it fails", group=SHOWS),
     Option(("--json",), "show events as JSON lines, for machines", group=SHOWS),
     Option(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from muster.model import Command, Failure, Guests, Host, Job, Node, Outcome, Plan, Program, Rank, RankEnd
+from muster.model import Command, Failure, Guests, Host, Job, Node, Outcome, Plan, Program, Rank, RankEnd, TerminalSize
 
 Check = Callable[[Any], Any]
 
@@ -113,7 +113,16 @@ def _any_whole(value: Any) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and -(1 << 31) <= value < 0 else whole(value)
 
 
+def cells(value: Any) -> int:
+    """So many rows or columns as the kernel knows."""
+    if whole(value) >= 1 << 16:
+        raise Malformed(f"{value} is no size of a terminal")
+    return int(value)
+
+
 _PROGRAM = {"kind": text, "argv": texts, "text": text}
+
+_TERMINAL = {"rows": cells, "columns": cells, "term": text}
 
 _JOB = {
     "program": lambda data: _record(Program, _PROGRAM, data, ("kind", "argv")),
@@ -139,6 +148,7 @@ _JOB = {
     "passes": texts,
     "signals_to_handle": text,
     "role": text,
+    "terminal": optional(lambda data: _record(TerminalSize, _TERMINAL, data, ("rows", "columns"))),
     "log_dir": text,
     "lease": number,
 }

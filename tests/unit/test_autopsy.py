@@ -411,3 +411,16 @@ def test_of_many_causes_the_nearest_and_the_first_are_shown() -> None:
     assert ["caused by KeyError: 6", "caused by KeyError: 1", "caused by KeyError: 0"] == [
         line for line in frames if line.startswith("caused by")
     ]
+
+
+def test_colours_hide_no_exception() -> None:
+    """Python writes tracebacks in colour on a terminal since 3.13."""
+    lines = [
+        b"Traceback (most recent call last):",
+        b'  File \x1b[35m"a.py"\x1b[0m, line \x1b[35m1\x1b[0m, in \x1b[35m<module>\x1b[0m',
+        b"    \x1b[31m1\x1b[1;31m/\x1b[0m0",
+        b"\x1b[1;35mZeroDivisionError\x1b[0m: \x1b[35mdivision by zero\x1b[0m",
+    ]
+    told = explain(b"\n".join(lines) + b"\n")
+    assert ("raised", "ZeroDivisionError: division by zero") == (told["kind"], told["summary"])
+    assert '  File "a.py", line 1, in <module>' in told["frames"]

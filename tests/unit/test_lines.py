@@ -10,7 +10,7 @@ import pytest
 from muster.errors import Impossible
 from muster.model import Host, Job, Outcome, Plan, Program
 from muster.ranks import layout
-from muster.world.terminal import TIMESTAMP, Lines, Prefix, Terminal, colourful, prefixes
+from muster.world.terminal import TIMESTAMP, Lines, Prefix, Raw, Terminal, colourful, prefixes
 
 PREFIXES: dict[int, Prefix] = {0: b"[0] ", 1: b"[1] "}
 AWAY = b"\r\x1b[K"
@@ -156,6 +156,40 @@ def test_at_the_end_a_bar_is_taken_away_and_its_last_form_stays_as_a_line() -> N
     lines = terminal()
     lines.feed(0, "err", b"\r 10%")
     assert lines.rest() == AWAY + b"[0]  10%\n"
+
+
+def test_a_line_that_has_begun_is_shown_in_place_after_a_while() -> None:
+    """Dots of one rank, which make room for lines of others, and never mix with them."""
+    lines = terminal()
+    assert lines.feed(0, "out", b"one\ndots") == b"[0] one\n"
+    assert (lines.quiet(), lines.quiet()) == (b"[0] dots", b"")
+    assert lines.feed(1, "out", b"two\nth") == AWAY + b"[1] two\n"
+    assert lines.quiet() == b"[1] th"
+    assert lines.feed(1, "out", b"ree\n") == AWAY + b"[1] three\n"
+    assert (lines.feed(0, "out", b".."), lines.quiet()) == (b"", b"[0] dots..")
+    assert lines.feed(0, "out", b"\n") == AWAY + b"[0] dots..\n"
+    assert lines.quiet() == b""
+    assert (pipe().feed(0, "out", b"dots"), pipe().quiet()) == (b"", b"")
+
+
+def test_what_a_rank_with_a_terminal_writes_is_shown_as_it_is() -> None:
+    raw = Raw()
+    data = b"\x1b[?25l\x1b[1mlive\x1b[2A\r50%"
+    assert raw.feed(0, "out", data) == data
+    assert (raw.clear(), raw.clear()) == (b"\n", b""), "an open line is ended before other words"
+    raw.feed(0, "out", b"whole\n\x1b[0m")
+    assert raw.clear() == b"", "what moves nothing begins no line"
+
+
+def test_a_terminal_is_set_right_after_a_rank_that_was_killed() -> None:
+    """Whatever it had switched, in whatever pieces; what it switched back itself needs nothing."""
+    raw = Raw()
+    for piece in (b"\x1b[?1049h\x1b[?2", b"5l\x1b[?2004h\x1b[?1000;1006h\x1b[31mred", b"\x1b[?2004l"):
+        raw.feed(0, "out", piece)
+    assert raw.rest() == b"\x1b[?1049l\x1b[?25h\x1b[?1000l\x1b[?1006l\x1b[0m"
+    assert raw.rest() == b""
+    raw.feed(0, "out", b"\x1b[32mgreen\x1b[0m\x1b[?25l\x1b[?25h")
+    assert raw.rest() == b""
 
 
 # ---- the rank that reads the terminal -------------------------------------------------------------------------------

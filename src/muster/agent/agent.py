@@ -103,6 +103,8 @@ class Agent:
         """What a supervisor is told that this agent looked for by itself; see `step.py`."""
         self.scheduled = False
         """A scheduler started this agent, and ends it."""
+        self.term: dict[str, str] = {}
+        """What ranks must know of the terminal that they are given."""
         self.known = False
         """Some supervisor has been spoken to since this agent moved."""
 
@@ -337,6 +339,7 @@ class Agent:
         stdin: int | None = None,
         log_dir: str = "",
         clock: float | None = None,
+        terminal: Mapping[str, Any] | None = None,
     ) -> None:
         """Get ready to start ranks: folders, the hook, the warm interpreter.
 
@@ -345,11 +348,15 @@ class Agent:
         alone. `stdin`: a descriptor of this process, from which the rank `stdin_rank` reads. `path_first`: the folder
         of this Python goes first on PATH, as if its environment had been activated. `log_dir`: where the logs get the
         names that torchrun gives them; empty for nowhere. `clock`: what is added to the monotonic clock of this machine
-        for the time of day; None where it has that by itself.
+        for the time of day; None where it has that by itself. `terminal`: rows, columns and TERM of the pseudo-terminal
+        that each rank gets; None for none.
         """
         if self.door is not None and self.keeper is None:
             self.door.close()
         self.run_dir, self.node, self.own_run_dir = run_dir, node, own_run_dir
+        if terminal is not None:
+            self.logs.terminal = {"rows": terminal["rows"], "columns": terminal["columns"]}
+            self.term = {"TERM": terminal["term"]} if terminal["term"] else {}
         if clock is not None:
             self.logs.clock = lambda: time.monotonic() + clock
         if want:
@@ -414,6 +421,13 @@ class Agent:
         """What a launcher here started on another node has ended."""
         if self.prepared and self.members.guests is not None:
             self.members.guests.reached(number, code)
+
+    def on_resize(self, payload: bytes, rows: int, columns: int) -> None:
+        """The terminal on which ranks are shown has another size now."""
+        self.logs.resize(rows, columns)
+        if self.prepared:
+            for pid in self.members.pids.values():
+                system.send(pid, signal.SIGWINCH)  # which ends nobody that has no handler for it
 
     def on_pass(self, payload: bytes, number: int) -> None:
         """Pass a signal on, now, to the ranks that have a handler for it, and tell which these are."""

@@ -14,6 +14,7 @@ _LINK = {
 _FATAL = ("Fatal Python error", "terminate called")
 _IGNORED = "Exception ignored in"  # and what follows is no reason to fail
 _RANK = re.compile(r"^\[rank\d+\]:\s?")  # torch.distributed puts this before each line of a traceback
+_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # colours and cursor movements: Python itself writes such since 3.13
 _NOISE = re.compile(r"^\[(rank\d+\]:)?\[?[WIE]\d{3,}|^\[W\d|^Exception ignored in")
 
 LOST_PEER = re.compile(
@@ -40,7 +41,8 @@ def explain(stderr: bytes, signalled: bool = False) -> dict[str, Any]:
     `kind` is `raised` for a Python exception of its own, `lost peer` for one that tells of another rank's end, and
     `ended` when there is no traceback; then the last lines stand for themselves.
     """
-    lines = [line.rstrip("\r") for line in stderr.decode("utf-8", "replace").split("\n")]
+    plain = _SEQUENCE.sub("", stderr.decode("utf-8", "replace"))
+    lines = [line.rstrip("\r") for line in plain.split("\n")]
     # of a line that was drawn over and over (a progress bar), what stood there last
     lines = [_RANK.sub("", line.rpartition("\r")[2].rstrip()) for line in lines]
     found = _traceback(lines) or _syntax_error(lines)

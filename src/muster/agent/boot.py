@@ -25,6 +25,7 @@ _MODULES = (
         "machine",
         "follow",
         "timeline",
+        "screen",
         "autopsy",
         "logs",
         "links",

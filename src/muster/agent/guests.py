@@ -253,6 +253,7 @@ class Guests:
             "stack": stack_file(folder, rank),
             "out": log_path(folder, rank, "out"),
             "err": log_path(folder, rank, "err"),
+            "screen": self.agent.logs.screen(rank),
             "stdin": self.members.stdin is not None and rank == self.members.stdin_rank,
             "grace": self.conf["grace"],
             "role": self.conf["role"],

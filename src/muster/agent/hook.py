@@ -693,8 +693,10 @@ class _Warm:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != agent:
             os._exit(1)
-        for target, path in ((1, child["out"]), (2, child["err"])):
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        append, screen = os.O_WRONLY | os.O_CREAT | os.O_APPEND, child.get("screen")
+        for target, path in ((1, screen or child["out"]), (2, screen or child["err"])):
+            # whose terminal is its controlling one gets the signals of its keys
+            fd = os.open(path, (os.O_RDWR | os.O_NOCTTY if screen else append) | os.O_CLOEXEC, 0o600)
             os.dup2(fd, target)
             os.close(fd)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from muster.agent.autopsy import explain
 from muster.agent.follow import Follower, Piece, Stream, log_path, tail
+from muster.agent.screen import Screen
 from muster.agent.timeline import NAME, Appender, Timeline
 
 if TYPE_CHECKING:
@@ -78,6 +79,9 @@ class Logs:
         """Of all attempts."""
         self._shown: set[int] = set()
         self._timeline: Timeline | None = None
+        self.terminal: dict[str, int] | None = None
+        """`rows` and `columns` of the pseudo-terminal that each rank has; None for none."""
+        self._screens: dict[int, Screen] = {}
         self.clock = time.time
         """The time, by the clock that all nodes of the run go by."""
 
@@ -96,6 +100,7 @@ class Logs:
     def follow(self, attempt: int, folder: str, ranks: Iterable[int]) -> None:
         """Follow the files of a new attempt."""
         self.notice()
+        self._close_screens()
         if self._follower is not None:
             self.agent.unwatch(self._follower.fd)
             self._follower.close()
@@ -112,6 +117,37 @@ class Logs:
         for stream in self._follower.add(rank):
             self._streams.append(stream)
         self.agent.after(_BREATH, self.notice)
+
+    def screen(self, rank: int) -> str:
+        """What this rank opens as its stdout and stderr: a pseudo-terminal; empty where it writes its logs itself."""
+        if self.terminal is None:
+            return ""
+        if rank not in self._screens:
+            try:
+                screen = Screen(log_path(self._folder, rank, "out"), **self.terminal)
+                Appender(log_path(self._folder, rank, "err"))(b"")  # each rank has both files
+            except OSError as error:
+                self.agent.emit("note", text=f"rank {rank} has no pseudo-terminal: {error.strerror}")
+                self.terminal = None
+                return ""
+            self._screens[rank] = screen
+            self.agent.watch(screen.master, screen.take)
+        return self._screens[rank].path
+
+    def resize(self, rows: int, columns: int) -> None:
+        """The terminal on which ranks are shown has another size now."""
+        if self.terminal is not None:
+            self.terminal.update(rows=rows, columns=columns)
+        for screen in self._screens.values():
+            screen.resize(rows, columns)
+
+    def _close_screens(self) -> None:
+        """Nobody writes there any more."""
+        for screen in self._screens.values():
+            screen.drain()
+            self.agent.unwatch(screen.master)
+            screen.close()
+        self._screens = {}
 
     def _watch(self, follower: Follower) -> None:
         if follower.fd >= 0:
@@ -141,7 +177,7 @@ class Logs:
             if stream.rank not in self._shown:
                 self._shown.add(stream.rank)
                 self.agent.emit("output_began", rank=stream.rank, attempt=self._attempt)
-            if stream.kind == "err":
+            if stream.kind == self._says_why(stream.rank):
                 stream.scan()
         for piece in pieces:
             for reader in self.readers.values():
@@ -170,6 +206,7 @@ class Logs:
 
     def finish(self, drain: bool) -> None:
         """No more will be written; unless `drain`, what is not yet sent never will be."""
+        self._close_screens()
         self.notice()
         if self._timeline is not None:
             self._timeline.flush()
@@ -181,10 +218,19 @@ class Logs:
         """All that is wanted has been sent."""
         return not any(reader.unsent for reader in self.readers.values())
 
+    def _says_why(self, rank: int) -> str:
+        """The stream that holds what a rank wrote on stderr."""
+        return "out" if rank in self._screens else "err"
+
+    def rank_ended(self, rank: int) -> None:
+        """All that this rank wrote is to be in its log."""
+        if rank in self._screens:
+            self._screens[rank].drain()
+
     def why(self, rank: int, signalled: bool) -> dict[str, Any]:
         """The last words of a rank that failed, and when they began."""
         self.notice()
-        words = explain(tail(log_path(self._folder, rank, "err")), signalled)
+        words = explain(tail(log_path(self._folder, rank, self._says_why(rank))), signalled)
         streams = self._follower.of(rank) if self._follower is not None else []
         words["t"] = next((stream.traceback_at for stream in streams if stream.traceback_at), None)
         if words["kind"] == "ended" or words["t"] is None:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
+_TERMINAL = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
+
 _STACKS_WITHIN = 2.0
 """Seconds in which a rank must have written its stacks."""
 
@@ -127,6 +129,7 @@ class Members:
         for name, value in command["defaults"].items():
             env.setdefault(name, value)
         env.update(command["env"])
+        env.update(self.agent.term)
         return env
 
     def argv(self, command: Mapping[str, Any]) -> list[str]:
@@ -361,6 +364,7 @@ class Members:
                     "cpus": rank["cpus"],
                     "out": log_path(folder, rank["rank"], "out"),
                     "err": log_path(folder, rank["rank"], "err"),
+                    "screen": self.agent.logs.screen(rank["rank"]),
                     "stdin": rank["rank"] == self.stdin_rank,
                     "stack": stack_file(folder, rank["rank"]),
                     "index": self.ranks.index(rank["rank"]),
@@ -393,7 +397,11 @@ class Members:
             if command["python_at"] is not None and not self.deaf:
                 env = hooked(env, self.hook_folder, mode="rank", stack=stack_file(self.folder, number))
             stdin = self.null if self.stdin is None or number != self.stdin_rank else self.stdin
-            out, err = (os.open(log_path(self.folder, number, stream), _APPEND, 0o600) for stream in ("out", "err"))
+            screen = self.agent.logs.screen(number)
+            if screen:
+                out, err = (os.open(screen, _TERMINAL) for _ in range(2))
+            else:
+                out, err = (os.open(log_path(self.folder, number, stream), _APPEND, 0o600) for stream in ("out", "err"))
             try:
                 pid = system.launch(self.argv(command), env, command["cwd"], stdin, out, err, cpus=rank["cpus"])
                 self.began(number, pid)
@@ -453,6 +461,7 @@ class Members:
     def rank_ended(self, rank: int, code: int | None, number: int | None, asked: float | None = None) -> None:
         """A rank has ended; `asked` is when a launcher asked it to."""
         self.pids.pop(rank, None)
+        self.agent.logs.rank_ended(rank)
         end: dict[str, Any] = {"rank": rank, "code": code, "signal": number}
         if asked is not None:
             end["asked"] = asked

@@ -262,9 +262,12 @@ def _complain(order: Mapping[str, Any], error: OSError) -> None:
 
 def _files(order: Mapping[str, Any]) -> tuple[int, int, int]:
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    out, err, flags = order["out"], order["err"], append
+    if order["screen"]:
+        out, err, flags = order["screen"], order["screen"], os.O_RDWR | os.O_NOCTTY
     # a launcher passes its own stdin on to the only rank that it starts, or to the first
     stdin = 0 if order["stdin"] else os.open(os.devnull, os.O_RDWR)
-    return stdin, os.open(order["out"], append, 0o600), os.open(order["err"], append, 0o600)
+    return stdin, os.open(out, flags, 0o600), os.open(err, flags, 0o600)
 
 
 def _start(order: Mapping[str, Any], me: Identity, given: list[str]) -> int:

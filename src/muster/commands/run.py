@@ -16,7 +16,7 @@ from muster.commands import configuration
 from muster.commands.common import store_of
 from muster.environ import hidden, hidden_words, shown
 from muster.errors import Impossible
-from muster.job import Asked, make_job, nodes_here, nodes_there, notes, warnings
+from muster.job import Asked, make_job, nodes_here, nodes_there, notes, on_a_terminal, warnings
 from muster.launchers import make_plan
 from muster.model import Job, Plan, as_json
 from muster.options import (
@@ -92,8 +92,8 @@ def options_for(parsed: Parsed, env: Mapping[str, str]) -> dict[str, Any]:
 def _settled(typed: Mapping[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Leave out what was configured and contradicts what was typed: `--slurm` where muster.toml names hosts, `-n 2`
     where it says `nproc_per_node = 4`. Of two that were typed neither is left out; that is an error."""
-    hosts, slurm = {"hosts", "hostfile"}, {"slurm"}
-    for wins, loses in ((slurm, hosts), (hosts, slurm)):
+    hosts, slurm, tty, no_tty = {"hosts", "hostfile"}, {"slurm"}, {"tty"}, {"no_tty"}
+    for wins, loses in ((slurm, hosts), (hosts, slurm), (tty, no_tty), (no_tty, tty)):
         if wins & typed.keys() and not loses & typed.keys():
             given = {key: value for key, value in given.items() if key not in loses}
     if "np" in typed and "nproc_per_node" not in typed and not (hosts | slurm) & given.keys():
@@ -214,7 +214,9 @@ def start(
         from muster.commands.there import run_there
 
         return run_there(words, asked, given, env, began, run_id, store)
-    planned = make_plan(asked.job, nodes_here(asked, given, env), run_id)
+    nodes = nodes_here(asked, given, env)
+    job = on_a_terminal(asked.job, sum(len(node.ranks) for node in nodes), given, env)
+    planned = make_plan(job, nodes, run_id)
     view = make_view(planned, run_id, given, env)
     if env.get("SLURM_JOB_ID"):
         _tell_of_more_nodes(view, env, store)

@@ -17,8 +17,9 @@ from muster.runs import Run
 from muster.supervise import Asked, Swept, Unable
 from muster.world.keyboard import Keyboard
 from muster.world.link import SIGNALS, Agents, ChildLink, Link, end_links
-from muster.world.loop import World, prepare_fields
+from muster.world.loop import World, prepare_fields, terminal_fields
 from muster.world.pen import Pen
+from muster.world.terminal import QUIET, size_here
 from muster.world.view import View
 
 
@@ -36,6 +37,10 @@ class Attached(World):
         view.put = self.pen.put
         self.killed: set[int] = set()
         """Nodes whose agent was killed before it had come to life, as the run was to end."""
+        self._wrote_at: float | None = None
+        """When a rank wrote last, unless it was long ago."""
+        if plan.job.terminal is not None:
+            signal.signal(signal.SIGWINCH, lambda *_: None)  # it is noted like the others
         self.interrupts = 0
         """How often Ctrl-C was pressed."""
         self.events = open(run.path / "events.jsonl", "a")
@@ -95,7 +100,11 @@ class Attached(World):
     def _signalled(self) -> None:
         for number in os.read(self.signals, 64):
             self.interrupts += number == signal.SIGINT
-            if number in SIGNALS:
+            if number == signal.SIGWINCH:
+                size = terminal_fields(self.plan, size_here({}))
+                assert size is not None
+                self.tell_all("resize", rows=size["rows"], columns=size["columns"])
+            elif number in SIGNALS:
                 self.handle(Asked(self.now(), number))
             else:
                 self.pass_on(number)
@@ -153,7 +162,20 @@ class Attached(World):
 
     def _on_output(self, link: Link, t: float, payload: bytes, rank: int, stream: str, **place: Any) -> None:
         self.view.output(rank, stream, payload)
+        if self._wrote_at is None:
+            self.after(QUIET, self._quiet)
+        self._wrote_at = self.now()
         self.pen.mark((link, len(payload)))
+
+    def _quiet(self) -> None:
+        """Tell the view when nothing has come for a moment."""
+        assert self._wrote_at is not None
+        left = self._wrote_at + QUIET - self.now()
+        if left > 0:
+            self.after(left, self._quiet)
+        else:
+            self._wrote_at = None
+            self.view.pause()
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 

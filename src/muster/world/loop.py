@@ -18,7 +18,7 @@ from muster.archive import build_shim
 from muster.hosts import fold_hosts
 from muster.launchers import LAUNCHERS
 from muster.launchers.common import node_defaults
-from muster.model import Failure, Outcome, Plan, as_json
+from muster.model import Failure, Outcome, Plan, TerminalSize, as_json
 from muster.plurals import plural
 from muster.printable import line as safe
 from muster.ranks import environment, late_environment, named
@@ -152,7 +152,16 @@ def prepare_fields(
         "log_dir": f"{job.log_dir}{run_id}_{number}" if job.log_dir else "",
         "brings": {job.program.argv[0]: job.program.text} if job.program.text else {},
         "clock": clock,
+        "terminal": terminal_fields(plan, job.terminal),
     }
+
+
+def terminal_fields(plan: Plan, size: TerminalSize | None) -> dict[str, Any] | None:
+    """The pseudo-terminal of each rank, where lines of several have their prefixes beside them."""
+    if size is None:
+        return None
+    beside = len(f"[{plan.world_size - 1}] ") if plan.world_size > 1 else 0
+    return size._replace(columns=max(size.columns - beside, 1))._asdict()
 
 
 def clock_of(offset: float) -> float:

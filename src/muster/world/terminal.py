@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from string import Formatter
 from typing import Any, Optional, Union
 
-from muster.model import Outcome, Plan, as_json
+from muster.model import Outcome, Plan, TerminalSize, as_json
 from muster.printable import lines
 from muster.ranks import fill
 from muster.report import begin_in_words, outcome_in_words
@@ -26,6 +27,9 @@ def colourful(fd: int, env: Mapping[str, str]) -> bool:
     """Colour is for terminals, and for who has not said NO_COLOR."""
     return os.isatty(fd) and not env.get("NO_COLOR") and env.get("TERM") != "dumb"
 
+
+QUIET = 0.3
+"""Seconds without output after which a line that has begun is shown."""
 
 Where = tuple[str, int, int]
 """(host, local rank, node) of a rank."""
@@ -74,6 +78,66 @@ def prefixes(where: Mapping[int, Where], template: str | None, colour: bool, bef
     return {rank: stands(rank) for rank in where}
 
 
+def size_here(env: Mapping[str, str], default: bool = True) -> TerminalSize | None:
+    """The terminal on which ranks are shown; where there is none, one of the usual size by `default`."""
+    try:
+        found = os.get_terminal_size(1)
+    except OSError:
+        return TerminalSize(24, 80, env.get("TERM", "")) if default else None
+    # a terminal that does not know its size says 0
+    return TerminalSize(found.lines or 24, found.columns or 80, env.get("TERM", ""))
+
+
+_MODES = re.compile(rb"\x1b\[\?([0-9;]+)([hl])")
+_SEQUENCES_AT_END = re.compile(rb"(?:\x1b\[[0-?]*[ -/]*[@-~])+$")
+_USUAL_MODES = (b"7", b"25")
+"""What a terminal does unless it is told otherwise: wrap lines, show the cursor."""
+_COLOUR = re.compile(rb"\x1b\[([0-9;:]*)m")
+
+
+class Raw:
+    """What the only rank writes on a terminal of its own, shown as it comes: cursor movements and colours too."""
+
+    def __init__(self) -> None:
+        self.at = "out"
+        self._open = False
+        self._modes: dict[bytes, bytes] = {}
+        """What was switched on (`h`) or off (`l`) last."""
+        self._coloured = False
+        self._end = b""
+
+    def feed(self, rank: int, stream: str, data: bytes, moment: float | None = None) -> bytes:
+        """What to write now for these bytes of a rank."""
+        seen = self._end + data
+        if b"\x1b[?" in seen:
+            for numbers, how in _MODES.findall(seen):
+                self._modes.update(dict.fromkeys(numbers.split(b";"), how))
+        for colour in _COLOUR.findall(seen) if b"\x1b[" in seen else ():
+            self._coloured = colour not in (b"", b"0")
+        self._end = seen[-16:]
+        last = _SEQUENCES_AT_END.sub(b"", self._end)[-1:]
+        self._open = last not in (b"\n", b"\r") if last else self._open
+        return data
+
+    def quiet(self) -> bytes:
+        """What to show of a line that has not ended: all has been shown."""
+        return b""
+
+    def clear(self) -> bytes:
+        """What makes room for other words: the end of an open line."""
+        was, self._open = self._open, False
+        return b"\n" if was else b""
+
+    def rest(self, streams: Sequence[str] = ("out", "err")) -> bytes:
+        """What sets a terminal right whose rank was killed: the cursor is shown, the colour is the usual one."""
+        strange = [mode for mode, how in self._modes.items() if how != (b"h" if mode in _USUAL_MODES else b"l")]
+        usual = b"".join(b"\x1b[?%b%b" % (mode, b"h" if mode in _USUAL_MODES else b"l") for mode in strange)
+        usual += b"\x1b[0m" if self._coloured else b""
+        self._modes.clear()
+        self._coloured = False
+        return usual
+
+
 class Lines:
     """Cut what ranks write into lines, and put the prefix of its rank before each.
 
@@ -87,7 +151,8 @@ class Lines:
         self._moment: float | None = None
         """When what is fed was written, in seconds since 1970."""
         self._parts: dict[tuple[int, str], bytearray] = {}
-        """The beginnings of lines. Each is only ever added to: a line may have 50 MB, and come in small pieces."""
+        """The beginnings of lines; where something was added last stands last. Each is only ever added to: a line may
+        have 50 MB, and come in small pieces."""
         self._live = b""
         self._open = False
         """The eager rank is in the middle of a line."""
@@ -104,7 +169,9 @@ class Lines:
         text = b""
         if newline:
             text = self._prefixed(rank, bytes(self._parts.pop((rank, stream), b"")) + whole + newline)
-        begun = self._parts.setdefault((rank, stream), bytearray()) if part else bytearray()
+        begun = bytearray()
+        if part:
+            begun = self._parts[rank, stream] = self._parts.pop((rank, stream), begun)
         self._keep(begun, part)
         if text and self._open:
             text, self._open = b"\n" + text, False
@@ -134,10 +201,23 @@ class Lines:
         body, end = (data, b"") if self._open else (data[:-1], b"\n")
         return begin + body.replace(b"\n", b"\n" + prefix) + end
 
+    def quiet(self) -> bytes:
+        """What to write when nothing has come for a while: on a terminal, the line that was begun last (dots, a prompt)
+        in place, as a progress bar is."""
+        if not self.terminal or self.eager is not None or not self._parts:
+            return b""
+        (rank, self.at), begun = next(reversed(self._parts.items()))
+        was, self._live = self._live, self._prefix(rank) + self._form(begun)
+        return b"" if was == self._live else (b"\r\x1b[K" if was else b"") + self._live
+
+    @staticmethod
+    def _form(begun: bytearray) -> bytes:
+        return bytes(begun[:201]).strip(b"\r")[:200]
+
     def _in_place(self, rank: int, text: bytes, begun: bytearray) -> bytes:
         """Keep the latest form of a progress bar below all lines."""
         live = self._live
-        form = bytes(begun[:201]).strip(b"\r")[:200]
+        form = self._form(begun)
         if form and (begun.startswith(b"\r") or begun.endswith(b"\r")):
             self._live = self._prefix(rank) + form
         elif text:
@@ -193,9 +273,9 @@ class Terminal:
         colour = colourful(1, env)
         nodes = plan.nodes
         where = {rank.rank: (node.host.name, rank.local_rank, node.number) for node in nodes for rank in node.ranks}
-        self.lines = Lines(
-            prefixes(where, prefix, colour), colour, plan.reader if plan.job.stdin is not None or os.isatty(0) else None
-        )
+        eager = plan.reader if plan.job.stdin is not None or os.isatty(0) else None
+        raw = plan.job.terminal is not None and plan.world_size == 1 and not prefix
+        self.lines: Lines | Raw = Raw() if raw else Lines(prefixes(where, prefix, colour), colour, eager)
 
     def begin(self, facts: Mapping[str, Any]) -> None:
         """The first line."""
@@ -205,6 +285,11 @@ class Terminal:
     def output(self, rank: int, stream: str, data: bytes) -> None:
         """Lines of a rank: stdout to stdout, stderr to stderr."""
         self.put(_FD[stream], self.lines.feed(rank, stream, data, time.time()))
+
+    def pause(self) -> None:
+        """Nothing has come for a while: show a line that has begun."""
+        text = self.lines.quiet()
+        self.put(_FD[self.lines.at], text)
 
     def say(self, text: str) -> None:
         """Words of muster's own, on stderr."""
@@ -235,6 +320,9 @@ class JsonLines:
         self.put: Callable[[int, bytes], None] = write
         self.run_id = run_id
         self.wants: bool | Sequence[int] = False if quiet else (True if ranks is None else list(ranks))
+
+    def pause(self) -> None:
+        """There is nothing to tell."""
 
     def _line(self, record: Mapping[str, Any]) -> None:
         self.put(1, (json.dumps(record) + "\n").encode())

@@ -22,6 +22,9 @@ class View(Protocol):
     def output(self, rank: int, stream: str, data: bytes) -> None:
         """A rank wrote these bytes."""
 
+    def pause(self) -> None:
+        """No rank has written for a moment."""
+
     def say(self, text: str) -> None:
         """Words for the person."""
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from muster.agent.listener import FirstFew, LocalListener, Peer
 from muster.agent.protocol import pack
 from muster.model import Outcome, as_json
-from muster.stored import Check, Malformed, checked, flag, optional, several, table, text, whole
+from muster.stored import Check, Malformed, cells, checked, flag, optional, several, table, text, whole
 
 if TYPE_CHECKING:
     from muster.world.serve import Served
@@ -65,6 +65,7 @@ _KINDS: Mapping[str, tuple[Mapping[str, Check], tuple[str, ...]]] = {
     "asked": ({"number": _signal}, ("number",)),
     "pass": ({"number": _signal}, ("number",)),
     "kill": ({"by": text}, ()),
+    "resize": ({"rows": cells, "columns": cells}, ("rows", "columns")),
     "stdin": ({"at": whole, "end": flag}, ("at", "end")),
     "state": ({}, ()),
     "stacks": ({"ranks": optional(several(whole))}, ()),
@@ -221,6 +222,10 @@ class Viewers:
 
     def _on_pass(self, viewer: Viewer, payload: bytes, number: int) -> None:
         self.world.pass_on(number)
+
+    def _on_resize(self, viewer: Viewer, payload: bytes, rows: int, columns: int) -> None:
+        if viewer.owns:
+            self.world.tell_all("resize", rows=rows, columns=columns)
 
     def _on_kill(self, viewer: Viewer, payload: bytes, by: str = "") -> None:
         self.world.asked(viewer, 0, by)

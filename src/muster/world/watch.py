@@ -18,9 +18,11 @@ from muster.runs import Run
 from muster.stored import NOT_UNDERSTOOD, Malformed, outcome_from_json, plan_from_json, table, whole
 from muster.world.keyboard import Keyboard
 from muster.world.link import SIGNALS, ChildLink, catch_signals, end_links
+from muster.world.loop import terminal_fields
 from muster.world.pen import Pen, write
 from muster.world.scribe import Scribe
 from muster.world.stdin import Stdin
+from muster.world.terminal import QUIET, size_here
 from muster.world.view import View
 from muster.world.viewers import BEAT
 
@@ -75,12 +77,15 @@ class Watch:
             self.offsets, self.events, self.view = after.offsets, after.events, after.view
             if self.view is not None:
                 self.view.put = self.pen.put
+        self.plan: Plan | None = None
         self.outcome: Outcome | None = None
         self.incomplete = False
         """Output may be missing: a connection broke, or the agents had gone before this one was made."""
         self.left = self.gone = False
         """`left`: the person does not want to watch any more. `gone`: there is no supervisor, and no word of an end."""
         self.interrupts = 0
+        self.quiet_at: float | None = None
+        """When no rank has written for a moment, if none does until then."""
         self.cut_off: float | None = None
         self.next_trial = self.next_beat = 0.0
         self.said = False
@@ -147,9 +152,14 @@ class Watch:
         if self.stdin is not None:
             self.stdin.look()
         wait = (self.next_trial if self.link is None else self.next_beat) - time.monotonic()
+        if self.quiet_at is not None:
+            wait = min(wait, self.quiet_at - time.monotonic())
         for key, _ in self.selector.select(max(0.0, wait)):
             if key.fd in self.selector.get_map():
                 key.data()
+        if self.quiet_at is not None and time.monotonic() >= self.quiet_at and self.view is not None:
+            self.quiet_at = None
+            self.view.pause()
         if self.cut_off is not None and not self.gone and not self.lives():
             self.gone = True
         elif self.cut_off is not None and time.monotonic() - self.cut_off > self.patience:
@@ -255,6 +265,10 @@ class Watch:
 
     def _on_run(self, payload: bytes, id: str, phase: str, plan: Mapping[str, Any]) -> None:
         made = plan_from_json(plan)
+        if made.job.terminal is not None and self.owner:
+            signal.signal(signal.SIGWINCH, lambda *_: None)  # it is noted like the others
+            self.plan = made
+            self._resized()
         self.incomplete = self.incomplete or phase == "over"
         if self.view is None:
             self.view = self.show(made, id)
@@ -290,6 +304,7 @@ class Watch:
             self.scribe.put(f"attempt_{attempt}/{self.keep.log(attempt, rank, stream).name}", offset, payload)
         if self.view.wants is True or (self.view.wants and rank in self.view.wants):
             self.view.output(rank, stream, payload)
+            self.quiet_at = time.monotonic() + QUIET
         self.pen.mark((node, len(payload)))
 
     def _on_over(self, payload: bytes, outcome: Mapping[str, Any]) -> None:
@@ -313,6 +328,8 @@ class Watch:
         for number in os.read(self.signals, 64):
             if number == signal.SIGTSTP:
                 self._pause()
+            elif number == signal.SIGWINCH:
+                self._resized()
             elif number in SIGNALS:
                 self.interrupts += 1
                 if not self.owner:
@@ -324,6 +341,12 @@ class Watch:
                     self._tell("asked", number=number)
             else:
                 self._tell("pass", number=number)
+
+    def _resized(self) -> None:
+        """Ranks that have a pseudo-terminal get it in the size of this one."""
+        size = terminal_fields(self.plan, size_here({}, default=False)) if self.plan is not None else None
+        if size is not None and self.owner:
+            self._tell("resize", rows=size["rows"], columns=size["columns"])
 
     def _pause(self) -> None:
         """Ctrl-Z: nobody is to think that this terminal has gone."""
