@@ -40,6 +40,17 @@ def test_hosts_of_a_file_with_numbers_of_their_own(there: There) -> None:
     assert ["0 0 1 0", "1 0 2 1", "2 1 2 1"] == sorted(line.strip() for line in done.stdout.splitlines())
 
 
+def test_ranks_on_hosts_have_terminals_where_they_are_wanted(there: There) -> None:
+    """Of the usual size, where muster itself has none; and their output is in their logs."""
+    line = "test -t 1 && test -t 2 && stty size <&1 && echo $TERM"
+    done = there.muster("run", "--tty", "-H", "n1,n2", "-g", "1", "--", "sh", "-c", line, env={"TERM": "xterm"})
+    assert 0 == done.returncode, done.stdout + done.stderr
+    shown = {f"[{rank}] {word}" for rank in range(2) for word in ("24 76", "xterm")}
+    assert shown == set(done.stdout.splitlines())
+    assert "24 76\nxterm\n" == there.log(1)
+    there.nothing_left()
+
+
 def test_what_fails_first_is_told_with_its_host(there: There) -> None:
     text = TICK + "\nif dist.is_initialized() or True:\n    pass\n"
     text = text.replace("time.sleep", "1 / (dist.get_rank() != 4 or step < 3); time.sleep")
