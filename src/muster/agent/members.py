@@ -128,8 +128,8 @@ class Members:
         env = dict(os.environ)
         for name, value in command["defaults"].items():
             env.setdefault(name, value)
-        env.update(command["env"])
         env.update(self.agent.term)
+        env.update(command["env"])
         return env
 
     def argv(self, command: Mapping[str, Any]) -> list[str]:
