@@ -166,6 +166,7 @@ class Inside:
             self.job = code.redirect(self.job, root, copy, "--sync")
         if not all(told["cwd"] and told["folder"] == self.sync["folder"] for told in facts):
             self.job = self.job._replace(cwd=code.moved(cwd, root, copy))
+            os.makedirs(self.job.cwd, exist_ok=True)  # git lists no empty directory
         for told in facts:
             told.update(cwd=True, script=meet.digest(os.path.join(self.job.cwd, self.job.program.path)))
 

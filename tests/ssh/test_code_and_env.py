@@ -181,6 +181,17 @@ def test_hosts_that_share_the_runs_and_not_the_code(there: There) -> None:
     assert {f"rank {rank} 5 2 3 None {code.top}" for rank in range(2)} == code.lines(done)
     assert "sending 2 files" in done.stderr
     assert "sending" not in code.run("--sync", *hosts).stderr
+    # an empty folder, from which a copy is run, and what is not sent
+    code.sh(f"mkdir '{code.top}/empty'; cp '{code.top}/main.py' /var/tmp/elsewhere.py")
+    show = ("--launcher", "exec", "--sync", "-H", "n1", "-g", "1", "--prefix", "")
+    done = there.muster("run", *show, "../main.py", cwd=f"{code.top}/empty")
+    assert {f"rank 0 5 2 3 None {code.top}/empty"} == code.lines(done)
+    done = there.muster("run", *show, "/var/tmp/elsewhere.py", cwd=code.top)
+    assert 2 == done.returncode
+    assert f"there is no /var/tmp/elsewhere.py on n1, and --sync sends {code.top}" in done.stderr
+    code.sh(f"mkdir '{code.top}/new'")
+    done = there.muster("run", "--snapshot", *show, "../main.py", cwd=f"{code.top}/new")
+    assert {f"rank 0 5 2 3 None {there.run}/code/new"} == code.lines(done)
 
 
 def test_nodes_of_slurm_that_do_not_share_the_code(there: There) -> None:

@@ -427,10 +427,15 @@ def test_slurm_of_a_variable_or_a_file_counts_for_short_options(
 
 
 def test_short_options_that_mean_something_else_to_sbatch_are_told_apart(tmp_path: Path) -> None:
-    for typed, hint in (("-d afterok:12", "--dependency=afterok:12"), ("-q high", "--qos=high")):
+    for typed, hint in (
+        ("-m block:cyclic", "--distribution=block:cyclic"),
+        ("-d afterok:12", "--dependency=afterok:12"),
+        ("-q high", "--qos=high"),
+    ):
         with pytest.raises(Impossible) as caught:
             parse_run(["--slurm", *typed.split(), "train.py"], {"HOME": str(tmp_path)})
         assert hint in (caught.value.hint or "")
+    assert ["pkg.train"] == parse_run(["--slurm", "-m", "pkg.train"], {"HOME": str(tmp_path)}).rest
 
 
 @pytest.mark.parametrize("name", ["", "last", "-x", "a/b", "../x", "n1:x"])

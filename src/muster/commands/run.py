@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections import ChainMap
@@ -69,6 +70,8 @@ def _refuse_what_sbatch_reads_otherwise(words: Sequence[str], parsed: Parsed) ->
     """`-d afterok:12 train.py`: sbatch's -d takes a value, muster's does not, so that value looks like a script."""
     before = words[len(words) - len(parsed.rest) - 1] if len(words) > len(parsed.rest) > 0 else ""
     long = UNLIKE_SBATCH.get(before)
+    if before == "-m" and not re.match(r"(block|cyclic|fcyclic|arbitrary|plane|\*)([:=,]|$)", parsed.rest[0]):
+        long = None  # a module, and not how tasks are distributed
     if long is not None and not parsed.dashes and not os.path.exists(parsed.rest[0]):
         own = next(name for option in RUN if before in option.names for name in option.names if name.startswith("--"))
         raise Impossible(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from muster.commands.common import end_in_words, one, read
 from muster.commands.run import code_limit, job_record, make_copy, make_view, progress
 from muster.environ import hidden
 from muster.errors import Impossible
+from muster.hosts import fold_hosts
 from muster.job import Asked, hosts_to_reach, nodes_here, nodes_there
 from muster.launchers import make_plan
-from muster.model import Plan, as_json
+from muster.model import Job, Plan, as_json
 from muster.plurals import plural
 from muster.printable import line as safe
 from muster.world import code, contact
@@ -58,7 +60,7 @@ def run_there(
         facts = gathering.reach(str(kept.path))
         gathering.check_room()
         if here is None and given.get("sync"):
-            _send_code(gathering, asked, given, env, kept.path.parent)
+            asked = asked._replace(job=_send_code(gathering, asked, given, env, kept.path.parent))
         elif here is None:
             gathering.sources = code.sources(asked.job, str(kept.path.parent))
         gathering.check()
@@ -156,20 +158,29 @@ def run_there(
 
 def _send_code(
     gathering: Gathering, asked: Asked, given: Mapping[str, Any], env: Mapping[str, str], runs_dir: Path
-) -> None:
-    """Send the code to the hosts that have another one, or none. Raises `Impossible`, `Unreachable`."""
+) -> Job:
+    """Send the code to the hosts that have another one, or none; gives the job that runs it there.
+
+    Raises `Impossible`, `Unreachable`.
+    """
     job = asked.job
     if asked.copied is not None:
-        found = code.everything(str(asked.copied[1]))
+        original, copy = asked.copied
+        found = code.everything(str(copy))
+        if not all(link.facts["cwd"] for link in gathering.links):
+            job = job._replace(cwd=code.moved(job.cwd, original.root, str(copy)))
+            os.makedirs(job.cwd, exist_ok=True)
     else:
         found = code.tree(job.cwd, job.program.path, str(runs_dir))
     code.guard(found, code_limit(given), "--sync")
     wanted = gathering.differing(found, sent=True)
+    for link in gathering.links:
+        if not link.facts["cwd"]:
+            wanted.setdefault(gathering.hosts[link.node], [])
     if wanted:
         for note in found.notes:
             gathering.say(note)
         code.send(job, found, wanted, gathering.say, env)
-        gathering.look_again()
         other = gathering.differing(found, sent=True)
         if other:
             host, names = next(iter(other.items()))
@@ -177,6 +188,14 @@ def _send_code(
                 f"{safe(names[0])} on {host.name} is not what was sent there", "was it edited meanwhile? start again"
             )
         gathering.remember(found, wanted)
+    gathering.look_again(job)
+    absent = [link.host for link in gathering.links if job.program.path and not link.facts["script"]]
+    if absent:  # nothing of what was sent is absent
+        raise Impossible(
+            f"there is no {job.program.path} on {fold_hosts(absent)}, and --sync sends {found.root}",
+            "start it from its own directory",
+        )
+    return job
 
 
 def _detached(plan: Plan) -> str:

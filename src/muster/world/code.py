@@ -326,10 +326,12 @@ def send(
             "--sync needs rsync, and there is none here", "install it here and on the hosts: `apt install rsync`"
         )
     root, names = code.root, set().union(*wanted.values())
+    start = {_below(root, os.path.join(job.cwd, "."))} - {"", "."}  # git lists no empty directory
     total = guard(code._replace(names=tuple(names)), 1 << 62, "--sync")
     size = f"{total >> 20} MB" if total >> 20 >= 10 else f"{max(1, total >> 10)} kB"
     hosts = fold_hosts(host.name for host in wanted)
-    say(f"sending {plural(len(names), 'file')} ({size}) of {root} to {hosts}")
+    if names:
+        say(f"sending {plural(len(names), 'file')} ({size}) of {root} to {hosts}")
 
     def one(host: Host) -> tuple[str, str]:
         shell = shlex.join([*job.ssh, *(word for option in OPTIONS for word in ("-o", option))])
@@ -344,7 +346,7 @@ def send(
                 *("--rsync-path", f"mkdir -p {shlex.quote(root)} && rsync", "-e", shell),
                 *(f"{root}/", f"{user}{name}:{root}/"),
             ],
-            input=b"\0".join(map(os.fsencode, sorted(wanted[host]))),
+            input=b"\0".join(map(os.fsencode, sorted({*wanted[host], *start}))),
             capture_output=True,
             env=dict(env),
         )

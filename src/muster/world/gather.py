@@ -82,6 +82,7 @@ class Gathering:
         self.answers: dict[int, dict[str, Any]] = {}
         """By node: the frame that was waited for, with `heard`, when it came."""
         self.failed: dict[int, MusterError] = {}
+        self.run_dir = ""
         self.first = b""
         """What each agent is asked once it lives."""
         self.sources: Tree | None = None
@@ -100,7 +101,8 @@ class Gathering:
         """
         self.strict = strict
         patience = PATIENCE if strict else _BRIEF
-        self.first = pack("tell", cwd=self.job.cwd, script=self.job.program.path, run_dir=run_dir)
+        self.run_dir = run_dir
+        self._ask_for(self.job)
         waiting = list(enumerate(self.hosts))
         deadline, restless = time.monotonic() + patience, time.monotonic() + RESTLESS
         while len(self.answers.keys() | self.failed.keys()) < len(self.hosts):
@@ -242,8 +244,13 @@ class Gathering:
 
     # ---- checks -----------------------------------------------------------------------------------------------------
 
-    def look_again(self) -> None:
-        """Ask once more what there is, after the code was sent."""
+    def _ask_for(self, job: Job) -> None:
+        self.first = pack("tell", cwd=job.cwd, script=job.program.path, run_dir=self.run_dir)
+
+    def look_again(self, job: Job) -> None:
+        """Ask once more what there is for this job, after its code was sent."""
+        self.job = job
+        self._ask_for(job)
         for link, answer in zip(self.links, self._exchange(self.links, "told", self.first)):
             link.facts.update(answer)
 
