@@ -288,6 +288,14 @@ def test_output_files_are_as_slurm_writes_them(there: There) -> None:
     assert 2 == (outputs / "n1-4294967294").read_text().splitlines().count("usr")
     assert all("/x" in (outputs / name).read_text() for name in names[:4])
 
+    own = shlex.join(there.argv(*line[:3], "1", *line[4:], "--output", f"{outputs}/%A_%a_%2t", "--", "true"))
+    made_for = ["sbatch", "-W", "--array=7", "-N1", "-n1", "-o", f"{there.folder}/array.log", f"--wrap={own}"]
+    env = {**there.lab.environment(), **there.env}
+    done = there.lab.run("head", made_for, env=env, cwd=str(there.folder), timeout=90)
+    assert 0 == done.returncode, (there.folder / "array.log").read_text()
+    number = done.stdout.split()[-1]
+    assert {f"{number}_7_00", f"{number}_7_01"} <= {path.name for path in outputs.iterdir()}
+
     done = there.muster(*line, "--output", "/proc/none/%t", "--", "true")
     assert 125 == done.returncode
     assert "cannot write /proc/none/0: No such file or directory" in done.stderr

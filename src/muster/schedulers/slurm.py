@@ -525,7 +525,8 @@ def why_ended(said: str, found: Record | None) -> str:
 
 # ---- looking --------------------------------------------------------------------------------------------------------
 
-_FIELDS = ("%i", "%T", "%r", "%N", "%S", "%L", "%j")
+_FIELDS = ("%A", "%T", "%r", "%N", "%S", "%L", "%j")
+"""`%A` and not `%i`: a task of an array has a number of its own in SLURM_JOB_ID, which `%i` writes as `12_3`."""
 _SEPARATOR = "|"
 
 
