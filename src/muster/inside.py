@@ -9,7 +9,6 @@ import json
 import os
 import selectors
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -88,9 +87,7 @@ class Inside:
         self.secret, self.life = new_nonce(), new_nonce()
         self.selector = selectors.DefaultSelector()
         self.links = [FarLink(number, host, 0.0, {}) for number, host in enumerate(allocation.hosts)]
-        self.listener = socket.socket()
-        self.listener.bind(("", 0))
-        self.listener.listen(4096)
+        self.listener = machine.listen()
         self.steps: list[subprocess.Popen[bytes]] = []
         self.said_before = 0
         """Bytes of agents.log that are of an earlier attempt."""

@@ -363,7 +363,7 @@ class Agent:
             self.logs.read("", want, {}, None)
         if path_first:
             os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", os.defpath)
-        self.folder = os.path.join(run_dir, f"node_{host}")
+        self.folder = system.node_folder(run_dir, host)
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
         system.try_to_write(self.folder)
         log = os.open(os.path.join(self.folder, "agent.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

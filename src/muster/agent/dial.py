@@ -12,6 +12,7 @@ import selectors
 import socket
 from typing import TYPE_CHECKING, NamedTuple
 
+from muster.agent import machine
 from muster.agent.handshake import Caller, Seal, Terms
 from muster.agent.protocol import LARGEST, Refused, Unpacker
 
@@ -64,7 +65,7 @@ class Dialer:
         """Try to connect; `agent.connected` is called when that has come to an end that is good."""
         self._trial += 1
         trial = self._trial
-        self._sock = sock = socket.socket()
+        self._sock = sock = machine.tcp_socket(self.where[0])
         sock.setblocking(False)
         result = sock.connect_ex(self.where)
         if result not in (0, errno.EINPROGRESS):

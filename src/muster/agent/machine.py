@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import socket
 
 IDENTITY = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK")
 """Variables by which a rank knows who it is; left over, they make a world of a script that was started alone."""
@@ -112,23 +115,66 @@ def gpu_buses() -> list[str]:
 
 
 def interfaces() -> list[tuple[str, str]]:
-    """(name, IPv4 address) of each interface that is up and is not the loopback."""
+    """(name, address) of each interface that is up and is not the loopback: IPv4, and IPv6 where there is no IPv4."""
     import fcntl
     import socket
     import struct
 
     found = []
+    later = _ipv6_addresses()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         for _, name in socket.if_nameindex():
             asked = struct.pack("256s", name[:15].encode())
             try:
                 flags = struct.unpack("16xH", fcntl.ioctl(any_socket.fileno(), 0x8913, asked)[:18])[0]  # SIOCGIFFLAGS
-                address = fcntl.ioctl(any_socket.fileno(), 0x8915, asked)[20:24]  # SIOCGIFADDR
-            except OSError:  # no address, or gone
+            except OSError:  # gone
                 continue
-            if flags & 1 and not flags & 8:  # IFF_UP, IFF_LOOPBACK
+            if not flags & 1 or flags & 8:  # IFF_UP, IFF_LOOPBACK
+                continue
+            try:
+                address = fcntl.ioctl(any_socket.fileno(), 0x8915, asked)[20:24]  # SIOCGIFADDR
                 found.append((name, socket.inet_ntoa(address)))
+            except OSError:  # no IPv4 address
+                found += [(name, address) for address in later.get(name, [])]
     return found
+
+
+def _ipv6_addresses() -> dict[str, list[str]]:
+    """The IPv6 addresses of each interface at which other machines reach it without naming an interface of theirs."""
+    import socket
+
+    found: dict[str, list[str]] = {}
+    for line in read("/proc/net/if_inet6").splitlines():
+        digits, _, _, scope, flags, name = line.split()
+        # no link-local one, and none that is not yet, or not at all, this machine's own (IFA_F_TENTATIVE, _DADFAILED)
+        if int(scope, 16) == 0 and not int(flags, 16) & 0x48:
+            found.setdefault(name, []).append(socket.inet_ntop(socket.AF_INET6, bytes.fromhex(digits)))
+    return found
+
+
+def tcp_socket(address: str) -> socket.socket:
+    """A socket that can connect to, or be bound to, this address, which is IPv4 or IPv6."""
+    import socket
+
+    return socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+
+
+def listen(address: str = "") -> socket.socket:
+    """A socket that listens at a free port of this address; without one, at all of this machine, IPv6 and IPv4.
+
+    Raises OSError.
+    """
+    import socket
+
+    if not address and socket.has_ipv6:
+        try:
+            return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096)
+        except OSError:
+            pass  # a kernel without IPv6
+    listener = tcp_socket(address)
+    listener.bind((address, 0))
+    listener.listen(4096)
+    return listener
 
 
 def read(path: str) -> str:

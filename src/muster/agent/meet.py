@@ -79,10 +79,7 @@ def shares(run_dir: str) -> bool:
 
 def open_door() -> socket.socket:
     """A port at which the other nodes try the way; nobody has to accept for a connection to be made."""
-    door = socket.socket()
-    door.bind(("", 0))
-    door.listen(4096)
-    return door
+    return machine.listen()
 
 
 def knock(addresses: Iterable[str], port: int, patience: float) -> dict[str, dict[str, str]]:
@@ -90,7 +87,11 @@ def knock(addresses: Iterable[str], port: int, patience: float) -> dict[str, dic
     found: dict[str, dict[str, str]] = {}
     waiting: dict[socket.socket, str] = {}
     for address in addresses:
-        trial = socket.socket()
+        try:
+            trial = machine.tcp_socket(address)
+        except OSError as error:  # no IPv6 here
+            found[address] = {"error": error.strerror or str(error)}
+            continue
         trial.setblocking(False)
         result = trial.connect_ex((address, port))
         if result in (0, errno.EINPROGRESS):
@@ -107,7 +108,10 @@ def knock(addresses: Iterable[str], port: int, patience: float) -> dict[str, dic
                 found[address] = {"error": os.strerror(failed)}
             else:
                 own = trial.getsockname()[0]
-                found[address] = {"from": own, "interface": names.get(own, "lo" if own.startswith("127.") else "")}
+                found[address] = {
+                    "from": own,
+                    "interface": names.get(own, "lo" if own.startswith(("127.", "::1")) else ""),
+                }
             trial.close()
     for trial, address in waiting.items():
         found[address] = {"error": f"no answer within {patience:g} s"}

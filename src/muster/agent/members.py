@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from muster.agent import system
+from muster.agent import machine, system
 from muster.agent.follow import log_path
 from muster.agent.guests import Guests, free_port
 from muster.agent.machine import physical_cores
@@ -295,9 +295,7 @@ class Members:
         self.host = host
         if self.own_meeting:
             return free_port(f"{self.agent.run_id} {self.attempt}")
-        self.listener = listener = socket.socket()
-        listener.bind((host, 0))
-        listener.listen(4096)
+        self.listener = listener = machine.listen(host)
         if self.store_waits:
             # Who knows whether this program ever asks for the store; importing torch for nothing costs a second.
             self.agent.watch(listener.fileno(), lambda: self.store_wanted(listener))

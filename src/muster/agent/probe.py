@@ -91,7 +91,7 @@ def _look_up(name: str) -> dict[str, Any]:
     """Forward, and back from the first address."""
     began = time.monotonic()
     try:
-        addresses = sorted({str(item[4][0]) for item in socket.getaddrinfo(name, None, socket.AF_INET)})
+        addresses = _addresses(name)
     except OSError as error:
         return {"error": system.reason(error), "seconds": time.monotonic() - began}
     forward = time.monotonic() - began
@@ -102,6 +102,14 @@ def _look_up(name: str) -> dict[str, Any]:
         pass
     took = time.monotonic() - began
     return {"addresses": addresses, "back": back, "seconds": took, "forward": forward}
+
+
+def _addresses(name: str) -> list[str]:
+    """The addresses of a name: IPv4, and IPv6 where it has no other."""
+    found = socket.getaddrinfo(name, None)
+    return sorted(
+        {str(item[4][0]) for item in found if item[0] == socket.AF_INET} or {str(item[4][0]) for item in found}
+    )
 
 
 def _mtu(interface: str) -> int:

@@ -383,3 +383,8 @@ def end_family(root: int, spare: Collection[int] = (), within: float = 5.0) -> t
                 killed[pid] = in_words(pid, name)
             send(pid, signal.SIGKILL)
         time.sleep(0.002)
+
+
+def node_folder(run_dir: str, host: str) -> str:
+    """The folder of a host's agent in a run directory. PYTHONPATH is split at colons, so IPv6 addresses have none."""
+    return os.path.join(run_dir, "node_" + host.replace(":", "."))

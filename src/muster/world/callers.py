@@ -141,7 +141,8 @@ class Callers:
         """End this connection, and note `why` unless that is nothing unusual."""
         if why:
             with suppress(OSError, IndexError):
-                self.listener.note(f"a connection from {stranger.sock.getpeername()[0]} was refused: {why}")
+                address = str(stranger.sock.getpeername()[0]).removeprefix("::ffff:")  # IPv4, at a socket for both
+                self.listener.note(f"a connection from {address} was refused: {why}")
         self._forget(stranger)
         stranger.sock.close()
 

@@ -129,7 +129,8 @@ class ChildLink(Link):
         if self.wire.refused:
             return f"the agent on {self.host} was not understood: {safe(self.wire.refused)}"
         if self.broken:
-            return f"the agent on {self.host} failed: {safe(self.broken)}; see {run_path}/node_{self.host}/agent.log"
+            folder = system.node_folder(str(run_path), self.host)
+            return f"the agent on {self.host} failed: {safe(self.broken)}; see {folder}/agent.log"
         return f"the agent on {self.host} ended ({how}), and its ranks with it"
 
 

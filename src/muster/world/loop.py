@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from signal import Signals
 from typing import Any
 
-from muster.agent import temporary
+from muster.agent import system, temporary
 from muster.agent.protocol import pack
 from muster.archive import build_shim
 from muster.hosts import fold_hosts
@@ -530,7 +530,8 @@ class World:
 
     def _on_store_ended(self, link: Link, t: float, payload: bytes, code: int | None, signal: int | None) -> None:
         how = f"exit status {code}" if signal is None else f"killed by signal {signal}"
-        self.handle(StoreEnded(t, f"{how}; see {self.run.path}/node_{link.host}/store.log"))
+        folder = system.node_folder(str(self.run.path), link.host)
+        self.handle(StoreEnded(t, f"{how}; see {folder}/store.log"))
 
     def _on_unable(self, link: Link, t: float, payload: bytes, what: str, **fields: Any) -> None:
         python = link.facts.get("executable") or self.plan.job.python
