@@ -259,6 +259,19 @@ class RankEnd(NamedTuple):
         return 128 + self.signal if self.signal is not None else int(self.code or 0)
 
 
+class Unlogged(NamedTuple):
+    """What the log of a rank lacks, because it could not be written."""
+
+    attempt: int
+    rank: int
+    stream: str
+    """`out` or `err`."""
+    missing: int
+    """Bytes."""
+    why: str
+    """The error, in words."""
+
+
 class Outcome(NamedTuple):
     """How a run ended. The file `outcome.json` of the run directory is this."""
 
@@ -278,6 +291,8 @@ class Outcome(NamedTuple):
     """How each rank of the last attempt ended, by rank."""
     left: tuple[str, ...] = ()
     """Processes that ranks had left behind and that were ended, or that still live, in words."""
+    unlogged: tuple[Unlogged, ...] = ()
+    """Output that is not in the logs, of all attempts."""
 
 
 def as_json(value: Any) -> Any:

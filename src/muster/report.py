@@ -10,7 +10,7 @@ from typing import Any
 from muster.advice import advice
 from muster.environ import HIDDEN, is_secret
 from muster.hosts import fold_hosts
-from muster.model import BROUGHT, Command, Outcome, Plan, RankEnd
+from muster.model import BROUGHT, Command, Outcome, Plan, RankEnd, Unlogged
 from muster.plurals import plural
 from muster.printable import line as safe
 from muster.ranks import LATE, environment, fold, named
@@ -129,10 +129,35 @@ def outcome_in_words(outcome: Outcome, operand: str, world_size: int, hosts: Seq
     for words in map(safe, outcome.left):
         what, _, process = words.partition(": ")
         lines.append(f"left behind by a rank, {what} by muster: {process}" if what == "ended" else words)
+    lines += unlogged_in_words(outcome.unlogged)
     if outcome.state != "succeeded" and outcome.ends:
         rank = f" --rank {outcome.first.rank}" if outcome.first is not None else ""
         lines.append(f"its log: muster logs {operand}{rank}" if rank else f"the logs: muster logs {operand}")
     return "\n".join(lines)
+
+
+def unlogged_in_words(unlogged: Iterable[Unlogged]) -> list[str]:
+    """What is not in the logs of which ranks: a line for each cause."""
+    causes: dict[str, list[Unlogged]] = {}
+    for lacks in unlogged:
+        causes.setdefault(lacks.why, []).append(lacks)
+    lines = []
+    for why, logs in causes.items():
+        count, ranks = size(sum(lacks.missing for lacks in logs)), sorted({lacks.rank for lacks in logs})
+        whose = "its log" if len(ranks) == 1 else "their logs"
+        lines.append(f"{named(ranks)}: {count} of output are not in {whose}: {safe(why)}")
+    return lines
+
+
+def size(count: int) -> str:
+    """`1 byte`, `980 bytes`, `1.5 MB`."""
+    if count < 10_000:
+        return plural(count, "byte")
+    value, unit = count / 1000, "kB"
+    for larger in ("MB", "GB", "TB"):
+        if value >= 999.5:
+            value, unit = value / 1000, larger
+    return f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
 
 
 def _one_sentence(reason: str) -> str:

@@ -6,6 +6,7 @@ others can write, is not read at all. Only root reads those of all users.
 
 $MUSTER_HOME/runs/<id>/         mode 0700
     job.json  plan.json  events.jsonl  outcome.json
+    reserve                     room for outcome.json, until the run ends
     token                       names the local sockets (`agent/local.py`)
     attempt_0/rank_00003.out  .err  .stack  .error.json
     node_<host>/agent.log  times.log  ended.json
@@ -14,7 +15,6 @@ $MUSTER_HOME/runs/<id>/         mode 0700
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -29,6 +29,7 @@ from muster import homes
 from muster.agent import system
 from muster.agent.follow import log_path
 from muster.agent.links import unlink_all
+from muster.agent.overflow import NO_ROOM
 from muster.errors import Impossible
 from muster.model import Outcome, Plan, as_json
 from muster.stored import (
@@ -50,6 +51,12 @@ ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4,16}(-[A-Za-z0-9_.-]{1,24})?")
 
 _LARGEST = 64 << 20
 """Bytes of a JSON file of a run; the plan of some thousand ranks has a few MB."""
+
+_RESERVE = "reserve"
+"""A file of the run directory whose room is for outcome.json, should the disk be full at the end."""
+
+_RESERVED, _RESERVED_A_RANK = 1 << 16, 1 << 10
+"""Its bytes: so many, and as many more for each rank."""
 
 STREAMS = ("out", "err", "stack", "error.json")
 """What there is of each rank."""
@@ -114,12 +121,53 @@ class Run:
         """What to type after a command to name this run: its id, and `--run-dir` where that alone finds it."""
 
     def write(self, name: str, data: Mapping[str, Any]) -> None:
-        """Write one of the JSON files, whole or not at all."""
+        """Write one of the JSON files, whole or not at all. Raises OSError."""
         text = json.dumps(data, indent=1)
         part = self.path / (name + ".part")
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
-            file.write(text + "\n")
+        try:
+            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
+                file.write(text + "\n")
+        except OSError:
+            with suppress(OSError):
+                part.unlink()  # half of it would be of no use, and takes room
+            raise
         part.replace(self.path / name)
+
+    def reserve(self, ranks: int) -> None:
+        """Take the room that the outcome of so many ranks needs. Where that cannot be, the run does without."""
+        with suppress(OSError):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+            with open(os.open(self.path / _RESERVE, flags, 0o600), "wb") as file:
+                file.write(os.urandom(_RESERVED + _RESERVED_A_RANK * ranks))  # which no file system makes smaller
+
+    def write_outcome(self, data: Mapping[str, Any]) -> None:
+        """Write outcome.json, where the disk is full into the room that `reserve` took; gives back the rest of it.
+
+        Raises OSError.
+        """
+        try:
+            self.write("outcome.json", data)
+        except OSError as error:
+            if error.errno not in NO_ROOM or not self._write_reserved("outcome.json", json.dumps(data).encode()):
+                raise
+        else:
+            with suppress(OSError):
+                (self.path / _RESERVE).unlink(missing_ok=True)
+
+    def _write_reserved(self, name: str, data: bytes) -> bool:
+        """Write over what is reserved, which needs no block that is not there, and give it this name."""
+        try:
+            fd = os.open(self.path / _RESERVE, os.O_WRONLY | os.O_NOFOLLOW)
+            try:
+                if os.fstat(fd).st_size < len(data) or os.pwrite(fd, data, 0) < len(data):
+                    return False
+                os.ftruncate(fd, len(data))
+            finally:
+                os.close(fd)
+            (self.path / _RESERVE).replace(self.path / name)
+        except OSError:
+            return False
+        return True
 
     @property
     def uid(self) -> int:
@@ -302,7 +350,7 @@ def create(store: Store, run_id: str) -> Run:
         if made:  # one that was there before is another run's
             _remove(path)
         reason = system.reason(error)
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = error.errno in NO_ROOM
         hint = ("free some space there, or " if full else "") + "choose another place by `--run-dir` or MUSTER_HOME"
         raise Impossible(f"cannot write the run directory {path}: {reason}", hint) from None
     return note(store, path)

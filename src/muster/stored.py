@@ -9,7 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from muster.model import Command, Failure, Guests, Host, Job, Node, Outcome, Plan, Program, Rank, RankEnd, TerminalSize
+from muster.model import (
+    Command,
+    Failure,
+    Guests,
+    Host,
+    Job,
+    Node,
+    Outcome,
+    Plan,
+    Program,
+    Rank,
+    RankEnd,
+    TerminalSize,
+    Unlogged,
+)
 
 Check = Callable[[Any], Any]
 
@@ -220,6 +234,8 @@ _END = {
     "failure": optional(lambda data: _record(Failure, _FAILURE, data, ("kind", "when"))),
 }
 
+_UNLOGGED = {"attempt": whole, "rank": whole, "stream": text, "missing": whole, "why": text}
+
 _OUTCOME = {
     "state": text,
     "code": _any_whole,
@@ -229,6 +245,7 @@ _OUTCOME = {
     "first": optional(lambda data: _record(RankEnd, _END, data, ("rank", "node", "when"))),
     "ends": several(lambda data: _record(RankEnd, _END, data, ("rank", "node", "when"))),
     "left": texts,
+    "unlogged": several(lambda data: _record(Unlogged, _UNLOGGED, data, tuple(_UNLOGGED))),
 }
 
 

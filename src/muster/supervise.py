@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Union
 
-from muster.model import Failure, Outcome, RankEnd
+from muster.model import Failure, Outcome, RankEnd, Unlogged
 from muster.plurals import plural
 
 SIGINT, SIGQUIT, SIGKILL, SIGTERM, SIGHUP, SIGUSR1 = 2, 3, 9, 15, 1, 10
@@ -136,6 +136,19 @@ class Swept:
 
 
 @dataclass(frozen=True)
+class Lacks:
+    """The log of a rank lacks so many bytes by now, because it could not be written."""
+
+    t: float
+    node: int
+    attempt: int
+    rank: int
+    stream: str
+    missing: int
+    why: str
+
+
+@dataclass(frozen=True)
 class Asked:
     """A person, or whoever started muster, wants the end: a signal to muster, or `muster kill` (signal 0)."""
 
@@ -178,12 +191,12 @@ JOB_ENDS: Mapping[str, tuple[str, int, str]] = {
 }
 """Why a scheduler ends a job: the state of the run, its exit status, and the reason in words."""
 
-Event = Union[Ready, Listening, Started, Ended, StoreEnded, Unable, Lost, Swept, Asked, Warned, JobEnds, Tick]
+Event = Union[Ready, Listening, Started, Ended, StoreEnded, Unable, Lost, Swept, Lacks, Asked, Warned, JobEnds, Tick]
 
 
 EVENTS: Mapping[str, type[Any]] = {
     kind.__name__.lower(): kind
-    for kind in (Ready, Listening, Started, Ended, StoreEnded, Unable, Lost, Swept, Asked, Warned, JobEnds, Tick)
+    for kind in (Ready, Listening, Started, Ended, StoreEnded, Unable, Lost, Swept, Lacks, Asked, Warned, JobEnds, Tick)
 }
 """By the name under which they stand in events.jsonl."""
 
@@ -290,6 +303,7 @@ class Supervisor:
         self._gone: dict[int, str] = {}
         self._end: _End | None = None
         self._left: list[str] = []
+        self._unlogged: dict[tuple[int, int, str], Unlogged] = {}
         self._next: float | None = None
         self._asked_to_end = False
         """A person, or whoever started muster, has asked for the end."""
@@ -562,6 +576,10 @@ class Supervisor:
         self._left += [f"still alive: {words}" for words in event.left]
         self._all_swept(event.t, actions)
 
+    def _on_lacks(self, event: Lacks, actions: list[Action]) -> None:
+        lacks = Unlogged(event.attempt, event.rank, event.stream, event.missing, event.why)
+        self._unlogged[lacks[:3]] = lacks
+
     def _all_swept(self, t: float, actions: list[Action]) -> None:
         if self.phase != "sweeping" or len(self._swept) < self.settings.nodes:
             return
@@ -592,7 +610,8 @@ class Supervisor:
             first = None  # what happened to it on the way out is not why it was on the way
         code = first.status if end.state == "failed" and not end.reason and first is not None else end.code
         left = [*self._left, *(f"not seen to end: {why}" for why in self._gone.values() if why != end.reason)]
-        return Outcome(end.state, code, t, self.attempt, end.reason, first, ends, tuple(left))
+        unlogged = tuple(self._unlogged[key] for key in sorted(self._unlogged))
+        return Outcome(end.state, code, t, self.attempt, end.reason, first, ends, tuple(left), unlogged)
 
 
 def _coming(cause: str, reason: str) -> str:

@@ -9,13 +9,12 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
+from disks import fill, small_disk
 from life import Life, living, newest, no_one_left
-from waiting import until
 
 Script = Callable[..., Path]
 
@@ -198,34 +197,6 @@ def test_a_program_that_the_kernel_refuses_is_told(muster: Any, script: Script, 
 # ---- disks ----------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def small_disk(path: Path, size: str) -> Iterator[Path]:
-    """A disk of this size; needs root."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small disk to fill it")
-    path.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", path], capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"cannot mount here: {mounted.stderr.strip()}")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "--lazy", path], check=True)
-
-
-def fill(path: Path) -> None:
-    """Leave no byte free."""
-    with open(path / "filler", "wb", buffering=0) as file:
-        for size in (4096, 1):
-            try:
-                while True:
-                    file.write(b"x" * size)
-            except OSError:
-                pass
-
-
 def test_a_full_disk_under_the_run_directory_is_refused_before_anything_starts(muster: Any, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "1m") as disk:
         fill(disk)
@@ -233,61 +204,6 @@ def test_a_full_disk_under_the_run_directory_is_refused_before_anything_starts(m
         refused(done, 2, f"cannot write the run directory {disk}/runs/", "free some space there")
         assert "No space left on device" in done.stderr
         assert [] == list(disk.glob("runs/*"))
-
-
-def test_a_disk_that_fills_during_the_run_is_told_and_the_status_is_the_ranks_own(muster: Any, tmp_path: Path) -> None:
-    text = "echo ready; until [ -e go ]; do sleep 0.02; done; echo more || true; exit 4"
-    with (
-        small_disk(tmp_path / "disk", "1m") as disk,
-        Life(_at(muster, disk), "run", "--run-dir", str(disk), "-g", "2", "--", "sh", "-c", text) as run,
-    ):
-        run.wrote("ready", range(2))
-        everybody = run.everybody()
-        fill(disk)
-        (tmp_path / "go").touch()
-        status, _, err = run.end()
-        assert 4 == status, err
-        assert "Traceback" not in err
-        assert "failed first" in err
-        assert f"cannot write {run.path}/outcome.json: No space left on device" in err
-        assert [] == living(everybody)
-        (disk / "filler").unlink()
-        assert "running" not in muster("ps", "--run-dir", str(disk)).stdout
-
-
-def test_a_disk_that_the_ranks_fill_ends_neither_muster_nor_what_it_knows(muster: Any, tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "2m") as disk:
-        done = muster(
-            "run", "--run-dir", str(disk), "-g", "2", "--", "sh", "-c", "yes | head -c 3000000 && exit 0; exit 4"
-        )
-        assert 4 == done.returncode, done.stderr[-2000:]
-        assert "No space left on device" in done.stderr
-        assert "Traceback" not in done.stderr
-
-
-def _at(muster: Any, disk: Path) -> Any:
-    class At:
-        home, start = disk, staticmethod(muster.start)
-
-    return At
-
-
-def test_a_disk_that_fills_while_an_interpreter_is_warmed_does_not_hang(
-    muster: Any, script: Script, tmp_path: Path
-) -> None:
-    with (
-        small_disk(tmp_path / "disk", "1m") as disk,
-        Life(_at(muster, disk), "run", "--run-dir", str(disk), "-g", "2", str(script(OK))) as run,
-    ):
-        until(lambda: run.events("hello"), "the agent begins")
-        until(lambda: list(run.path.glob("node_*/warm.log")), "an interpreter is warmed")
-        fill(disk)
-        status, out, err = run.end()
-        # a rank cannot print, which ends it as it would end any Python
-        assert (True, "") == (status in (1, 120), out), err
-        assert "Traceback" not in err
-        assert f"cannot write {run.path}/outcome.json: No space left on device" in err
-        no_one_left([], run.id)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

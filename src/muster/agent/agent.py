@@ -400,7 +400,10 @@ class Agent:
         for name in [name for name in self.news if name != "ready" and name != "listening"]:
             del self.news[name]
         folder = os.path.join(self.run_dir, f"attempt_{attempt}")
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        try:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+        except OSError as error:
+            self.complain(f"{folder}: {error.strerror}")  # ranks do without it; see `overflow.py`
         self.logs.follow(attempt, folder, self.members.ranks)
         self.links.begin(attempt, folder)
         self.members.start(attempt, folder, late)
@@ -472,6 +475,7 @@ class Agent:
         self.sweep_until = None
         _, alive = system.end_family(os.getpid(), self.members.spared())
         self.children_ended_now()
+        self.logs.settle()
         self.emit("swept", ended=[], left=alive)
 
     def sweep(self, pause: float) -> None:
@@ -485,6 +489,7 @@ class Agent:
         self.sweep_until = None
         killed, alive = system.end_family(os.getpid(), self.members.spared())
         self.children_ended_now()
+        self.logs.settle()
         self.emit("swept", ended=killed, left=alive)
 
     def children_ended_now(self) -> None:

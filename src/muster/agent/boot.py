@@ -26,6 +26,7 @@ _MODULES = (
         "follow",
         "timeline",
         "screen",
+        "overflow",
         "autopsy",
         "logs",
         "links",

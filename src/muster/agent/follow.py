@@ -76,10 +76,14 @@ class Stream:
             if not data:
                 return
             self.scanned += len(data)
-            old, seen = len(self._tail), self._tail + data
-            if any(seen.rfind(head) + len(head) > old for head in _TRACEBACK if head in seen):
-                self.traceback_at = time.monotonic()
-            self._tail = seen[-_LONGEST + 1 :]
+            self.look_through(data)
+
+    def look_through(self, data: bytes) -> None:
+        """Look through these bytes, which follow those before, for the head of a traceback."""
+        old, seen = len(self._tail), self._tail + data
+        if any(seen.rfind(head) + len(head) > old for head in _TRACEBACK if head in seen):
+            self.traceback_at = time.monotonic()
+        self._tail = seen[-_LONGEST + 1 :]
 
     def at(self, offset: int, limit: int) -> bytes:
         """The bytes of the file from `offset`, at most `limit`; empty at its present end."""

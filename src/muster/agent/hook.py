@@ -21,7 +21,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
 
@@ -104,8 +104,78 @@ def _prove(conf: Mapping[str, Any]) -> None:
 # ---- a rank ---------------------------------------------------------------------------------------------------------
 
 
-def _become_rank(stack: Mapping[str, Any] | None) -> None:
-    """What every Python rank has: a name of its own in `ps`, whole lines in its log at once, its stacks on a signal."""
+_NO_ROOM = (28, 122, 27)
+"""ENOSPC, EDQUOT and EFBIG: the log can grow no more. (To import errno here would show.)"""
+
+
+def _outlast_full_disk(pipes: Sequence[str] | None) -> None:
+    """Have Python's stdout and stderr go on when the log that they are cannot be written any more.
+
+    The first write that fails for want of room changes descriptor 1, or 2, over to the pipe that leads to the agent:
+    for this process and for all that it starts from then on. Without a pipe what is written is lost. Only the log
+    itself is meant: where the script has put another file in its place, errors are the script's.
+    """
+    import io
+    from io import FileIO
+
+    # the script may put something else in their place
+    open_, dup2, close, set_blocking, fstat = os.open, os.dup2, os.close, os.set_blocking, os.fstat
+    flags, no_room = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC, _NO_ROOM
+
+    class Lasting(FileIO):
+        log = (0, 0)
+        pipe: str | None = None
+
+        def write(self, data: Any) -> int:
+            try:
+                return FileIO.write(self, data)
+            except OSError as error:
+                if error.errno not in no_room or _identity(fstat(self.fileno())) != self.log:
+                    raise
+            if self.pipe is not None:
+                try:
+                    pipe = open_(self.pipe, flags)
+                    set_blocking(pipe, True)
+                    dup2(pipe, self.fileno())
+                    close(pipe)
+                    return FileIO.write(self, data)
+                except OSError:
+                    pass
+            return memoryview(data).nbytes
+
+    def _identity(found: os.stat_result) -> tuple[int, int]:
+        return found.st_dev, found.st_ino
+
+    Lasting.__name__ = Lasting.__qualname__ = "FileIO"
+    Lasting.__module__ = FileIO.__module__
+    for fd, name in ((1, "stdout"), (2, "stderr")):
+        old: Any = getattr(sys, name)
+        if type(old) is not io.TextIOWrapper or old.fileno() != fd:
+            continue
+        raw: Any = getattr(old.buffer, "raw", old.buffer)
+        if type(raw) is FileIO:
+            old.flush()
+            unbuffered = raw is old.buffer
+            raw = Lasting(fd, "wb", closefd=False)
+            raw.name = old.name
+            new: Any = io.TextIOWrapper(
+                raw if unbuffered else io.BufferedWriter(raw, raw._blksize),
+                encoding=old.encoding,
+                errors=old.errors,
+                newline="\n",
+                line_buffering=old.line_buffering,
+                write_through=old.write_through,
+            )
+            new.mode = old.mode
+            setattr(sys, name, new)
+            setattr(sys, f"__{name}__", new)
+        if hasattr(raw, "pipe"):  # the warm interpreter has done this already for a rank that it forks
+            raw.log, raw.pipe = _identity(fstat(fd)), pipes[fd - 1] if pipes else None
+
+
+def _become_rank(stack: Mapping[str, Any] | None, pipes: Sequence[str] | None) -> None:
+    """What every Python rank has: a name of its own in `ps`, whole lines in its log at once, its stacks on a signal,
+    and a way out when its logs cannot be written."""
     rank = os.environ.get("RANK")
     if rank is not None:
         try:
@@ -118,10 +188,14 @@ def _become_rank(stack: Mapping[str, Any] | None) -> None:
 
     if not loaded:
         del sys.modules["faulthandler"]
+    _outlast_full_disk(pipes)
     stdout: Any = sys.stdout
     stdout.reconfigure(line_buffering=True)
     if stack:
-        fd = os.open(stack["path"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            fd = os.open(stack["path"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError:  # no room for another file: its stacks cannot be told
+            return
         try:
             # out of the way of the numbers that the script will see
             high = os.dup2(fd, 200, inheritable=False)
@@ -129,6 +203,18 @@ def _become_rank(stack: Mapping[str, Any] | None) -> None:
         except OSError:  # fewer are allowed
             high = fd
         faulthandler.register(stack["signal"], file=high, all_threads=True)
+
+
+def _open_first(paths: Sequence[str]) -> int:
+    """Open the first of these that can be opened, to append, as `system.open_first` does."""
+    error: OSError | None = None
+    for path in paths:
+        try:
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as failed:
+            error = failed
+    assert error is not None
+    raise error
 
 
 def _read_anew() -> None:
@@ -399,6 +485,7 @@ class _Warm:
         import time
 
         self.conf, self.clock = conf, time.monotonic
+        _outlast_full_disk(None)  # before any import holds on to stderr, as handlers of logging do
         self.fd: int = conf["fd"]
         self.times = {"python": self.clock()}
         self.theirs = False
@@ -693,10 +780,10 @@ class _Warm:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != agent:
             os._exit(1)
-        append, screen = os.O_WRONLY | os.O_CREAT | os.O_APPEND, child.get("screen")
-        for target, path in ((1, screen or child["out"]), (2, screen or child["err"])):
+        screen = child.get("screen")
+        for target, paths in ((1, child["out"]), (2, child["err"])):
             # whose terminal is its controlling one gets the signals of its keys
-            fd = os.open(path, (os.O_RDWR | os.O_NOCTTY if screen else append) | os.O_CLOEXEC, 0o600)
+            fd = os.open(screen, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC) if screen else _open_first(paths)
             os.dup2(fd, target)
             os.close(fd)
 
@@ -744,7 +831,7 @@ class _Warm:
         if tracker:
             # One of the parent's would be shared by all ranks, and free nothing until the last of them ends.
             tracker._resource_tracker._fd = tracker._resource_tracker._pid = None
-        _become_rank(child["stack"])
+        _become_rank(child["stack"], child["pipes"])
 
     def leak(self) -> None:
         """At a rank's exit: leave the imported modules alone. Tearing them down dirties every page they share.
@@ -783,7 +870,7 @@ def _main() -> bool:
     elif conf["mode"] == "store":
         _keep_store(conf["fd"], *conf["store"])
     elif conf["mode"] == "rank":
-        _become_rank(conf["stack"])
+        _become_rank(conf["stack"], conf["pipes"])
         sys.modules.pop("__future__", None)
     return _theirs()
 

@@ -6,10 +6,11 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from muster.agent.autopsy import explain
 from muster.agent.follow import Follower, Piece, Stream, log_path, tail
+from muster.agent.overflow import Overflow, may_fill_up
 from muster.agent.screen import Screen
 from muster.agent.timeline import NAME, Appender, Timeline
 
@@ -21,6 +22,8 @@ _ENOUGH = 1 << 20
 _PIECE = 1 << 16
 _BREATH = 0.01
 """Seconds between two looks at growing logs: many small lines are taken together."""
+_MUCH = 1 << 14
+"""Bytes that come through a pipe at once where it is not worth while to wait for more: whoever writes waits then."""
 _LOOK = 0.25
 """The same, where the kernel does not tell of growth."""
 _PIECES = 1024
@@ -39,9 +42,13 @@ class Reader:
         self.unsent: deque[Piece] = deque()
         """What was written and not yet sent, in the order in which it was, of earlier attempts too."""
 
+    def wants(self, rank: int) -> bool:
+        """What this rank writes is wanted."""
+        return self.want is True or bool(self.want and rank in self.want)
+
     def grown(self, piece: Piece) -> None:
         """There may be more in this stream."""
-        if not (self.want is True or (self.want and piece.stream.rank in self.want)):
+        if not self.wants(piece.stream.rank):
             return
         if self.unsent and self.unsent[-1].stream is piece.stream:
             self.unsent.pop()
@@ -67,6 +74,16 @@ class Reader:
         return begin + cut if cut else begin
 
 
+class Outlets(NamedTuple):
+    """Where a rank writes."""
+
+    out: tuple[str, ...]
+    """Its stdout is the first of these that can be opened: the log, or the pipe that leads there."""
+    err: tuple[str, ...]
+    pipes: tuple[str, str] | None
+    """What it may change over to when it cannot write its stdout, and its stderr, any more."""
+
+
 class Logs:
     """What the ranks write. `agent` sends frames and keeps time."""
 
@@ -84,6 +101,10 @@ class Logs:
         self._screens: dict[int, Screen] = {}
         self.clock = time.time
         """The time, by the clock that all nodes of the run go by."""
+        self._overflows: dict[tuple[int, str], Overflow] = {}
+        """The pipe of each log, by rank and kind."""
+        self._risky = False
+        """The disk may be full before this attempt ends: ranks write into pipes from the start."""
 
     def read(self, name: str, want: bool | list[int], offsets: Mapping[str, int], tail: int | None) -> None:
         """Have a reader, or have one begin again from other places."""
@@ -104,7 +125,11 @@ class Logs:
         if self._follower is not None:
             self.agent.unwatch(self._follower.fd)
             self._follower.close()
+        self.settle()
+        for (rank, kind), overflow in self._overflows.items():
+            overflow.lead_to(log_path(folder, rank, kind))
         self._attempt, self._folder, self._shown = attempt, folder, set()
+        self._risky = may_fill_up(folder)
         self._follower = Follower(folder, ranks, attempt)
         self._streams += self._follower.streams.values()
         for reader in self.readers.values():
@@ -148,6 +173,84 @@ class Logs:
             self.agent.unwatch(screen.master)
             screen.close()
         self._screens = {}
+
+    def outlets(self, rank: int) -> Outlets:
+        """Where this rank is to write in this attempt. Without a pipe it can only write its files."""
+        logs = [log_path(self._folder, rank, kind) for kind in ("out", "err")]
+        try:
+            overflows = [self._overflow(rank, kind) for kind in ("out", "err")]
+        except OSError as error:  # there is no descriptor left, or no /proc
+            self.agent.complain(f"there is no pipe for the logs of rank {rank}: {error}")
+            return Outlets((logs[0],), (logs[1],), None)
+        out, err = (overflow.pipe for overflow in overflows)
+        if self._risky:
+            for overflow in overflows:
+                overflow.begin()
+            return Outlets((out, logs[0]), (err, logs[1]), None)
+        return Outlets((logs[0], out), (logs[1], err), (out, err))
+
+    def _overflow(self, rank: int, kind: str) -> Overflow:
+        """The pipe of a log; it serves all attempts, for a disk that is full later takes no new ones."""
+        if (rank, kind) not in self._overflows:
+            overflow = Overflow(f"rank {rank}'s {'stdout' if kind == 'out' else 'stderr'}")
+            overflow.lead_to(log_path(self._folder, rank, kind))
+            self._overflows[rank, kind] = overflow
+            self.agent.watch(overflow.fd, lambda: self._flowed(rank, kind))
+        return self._overflows[rank, kind]
+
+    def _flowed(self, rank: int, kind: str) -> None:
+        """Something has come through a pipe. Look no more for a breath, unless much has come."""
+        overflow = self._overflows[rank, kind]
+        if self._drain(rank, kind) >= _MUCH:
+            return
+        self.agent.unwatch(overflow.fd)
+        self.agent.after(_BREATH, lambda: self.agent.watch(overflow.fd, lambda: self._flowed(rank, kind)))
+
+    def _drain(self, rank: int, kind: str) -> int:
+        """Take what is in a pipe, or a good part of what keeps coming; gives how many bytes that were."""
+        overflow, taken = self._overflows[rank, kind], 0
+        while taken < _ENOUGH:
+            moved = overflow.take()
+            if moved is None:
+                break
+            taken += moved.size
+            if moved.lost:
+                self._lose(rank, kind, moved.lost)
+        if overflow.loss.going_on != overflow.told.going_on:
+            self._tell_loss(rank, kind)
+        return taken
+
+    def _lose(self, rank: int, kind: str, data: bytes) -> None:
+        """These bytes are in no file: look through them all the same, and show them to who has seen all before them."""
+        assert self._follower is not None
+        stream = next(stream for stream in self._follower.of(rank) if stream.kind == kind)
+        if kind == "err":
+            stream.scan()
+            stream.look_through(data)
+        reader = self.readers.get("")
+        if reader is None or not reader.wants(rank):
+            return
+        self.notice()
+        self.send()
+        if reader.untaken < _ENOUGH and not any(piece.stream is stream for piece in reader.unsent):
+            reader.untaken += len(data)
+            place = {"rank": rank, "stream": kind, "attempt": self._attempt, "offset": reader.place(stream)}
+            self.agent.emit("output", data, reader="", **place)
+
+    def _tell_loss(self, rank: int, kind: str) -> None:
+        """Tell the supervisor what a log lacks."""
+        overflow = self._overflows[rank, kind]
+        overflow.told = overflow.loss
+        self.agent.emit("unlogged", attempt=self._attempt, rank=rank, stream=kind, **overflow.loss._asdict())
+
+    def settle(self, rank: int | None = None) -> None:
+        """This rank, or whoever else wrote, has ended: take the rest, and tell what was lost in all."""
+        for (number, kind), overflow in self._overflows.items():
+            if rank is None or number == rank:
+                self._drain(number, kind)
+                overflow.settle()
+                if overflow.loss != overflow.told:
+                    self._tell_loss(number, kind)
 
     def _watch(self, follower: Follower) -> None:
         if follower.fd >= 0:
@@ -226,11 +329,15 @@ class Logs:
         """All that this rank wrote is to be in its log."""
         if rank in self._screens:
             self._screens[rank].drain()
+        self.settle(rank)
 
     def why(self, rank: int, signalled: bool) -> dict[str, Any]:
         """The last words of a rank that failed, and when they began."""
         self.notice()
-        words = explain(tail(log_path(self._folder, rank, self._says_why(rank))), signalled)
+        kind = self._says_why(rank)
+        overflow = self._overflows.get((rank, kind))
+        said = tail(log_path(self._folder, rank, kind)) + (overflow.recent if overflow is not None else b"")
+        words = explain(said, signalled)
         streams = self._follower.of(rank) if self._follower is not None else []
         words["t"] = next((stream.traceback_at for stream in streams if stream.traceback_at), None)
         if words["kind"] == "ended" or words["t"] is None:

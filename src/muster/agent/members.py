@@ -312,7 +312,7 @@ class Members:
         port = listener.getsockname()[1]
         if self.forks and self.warm is not None:
             log = os.path.join(self.agent.folder, "store.log")
-            child = {"store": [self.host, port], "out": log, "err": log}
+            child = {"store": [self.host, port], "out": [log], "err": [log]}
             self.ordered.add(self.warm.order({"store": child}, [listener.fileno()]))
             return
         fd = listener.fileno()
@@ -360,8 +360,7 @@ class Members:
                 children[f"rank:{rank['rank']}"] = {
                     "env": self.own_env(rank, self.env(command), late),
                     "cpus": rank["cpus"],
-                    "out": log_path(folder, rank["rank"], "out"),
-                    "err": log_path(folder, rank["rank"], "err"),
+                    **self.agent.logs.outlets(rank["rank"])._asdict(),
                     "screen": self.agent.logs.screen(rank["rank"]),
                     "stdin": rank["rank"] == self.stdin_rank,
                     "stack": stack_file(folder, rank["rank"]),
@@ -390,16 +389,18 @@ class Members:
         """Start one process a rank."""
         for rank, command in self.each_rank():
             number = rank["rank"]
+            outlets = self.agent.logs.outlets(number)
             env = self.env(command)
             env = dict(env, **self.own_env(rank, env, late))
             if command["python_at"] is not None and not self.deaf:
-                env = hooked(env, self.hook_folder, mode="rank", stack=stack_file(self.folder, number))
+                stack, pipes = stack_file(self.folder, number), outlets.pipes
+                env = hooked(env, self.hook_folder, mode="rank", stack=stack, pipes=pipes)
             stdin = self.null if self.stdin is None or number != self.stdin_rank else self.stdin
             screen = self.agent.logs.screen(number)
             if screen:
                 out, err = (os.open(screen, _TERMINAL) for _ in range(2))
             else:
-                out, err = (os.open(log_path(self.folder, number, stream), _APPEND, 0o600) for stream in ("out", "err"))
+                out, err = system.open_first(outlets.out), system.open_first(outlets.err)
             try:
                 pid = system.launch(self.argv(command), env, command["cwd"], stdin, out, err, cpus=rank["cpus"])
                 self.began(number, pid)

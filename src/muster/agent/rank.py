@@ -143,7 +143,7 @@ def environment(order: Mapping[str, Any], me: Identity, env: Mapping[str, str]) 
         found.setdefault(name, value)
     found.update(order["env"])
     if order["hook"]:
-        found = hooked(found, order["hook"], mode="rank", stack=order["stack"])
+        found = hooked(found, order["hook"], mode="rank", stack=order["stack"], pipes=order["pipes"])
     return found
 
 
@@ -218,14 +218,14 @@ def _fill_redirected(order: Mapping[str, Any]) -> None:
 
     deepspeed's --enable_each_rank_log and torchrun's --redirects make such files the stdout and stderr of the shim.
     """
-    for fd, name in ((1, "out"), (2, "err")):
+    for fd, path in zip((1, 2), order["logs"]):
         try:
             ours = os.fstat(fd)
             # a launcher that redirects nothing hands on its own file, which is the agent's
             of_launcher = os.stat(f"/proc/{os.getppid()}/fd/{fd}")
             if not stat.S_ISREG(ours.st_mode) or os.path.samestat(ours, of_launcher):
                 continue
-            with open(order[name], "rb") as log:
+            with open(path, "rb") as log:
                 while data := log.read(1 << 20):
                     os.write(fd, data)
         except OSError:
@@ -253,7 +253,7 @@ def _tell(agent: socket.socket, kind: str, **fields: Any) -> None:
 def _complain(order: Mapping[str, Any], error: OSError) -> None:
     """Leave word in the rank's log, if it can be written."""
     try:
-        with open(order["err"], "a") as file:
+        with open(system.open_first(order["err"]), "w") as file:
             what = error.filename or order["argv"][0]
             file.write(f"muster: cannot start {what}: {system.reason(error)}\n")
     except OSError:
@@ -261,13 +261,12 @@ def _complain(order: Mapping[str, Any], error: OSError) -> None:
 
 
 def _files(order: Mapping[str, Any]) -> tuple[int, int, int]:
-    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    out, err, flags = order["out"], order["err"], append
-    if order["screen"]:
-        out, err, flags = order["screen"], order["screen"], os.O_RDWR | os.O_NOCTTY
     # a launcher passes its own stdin on to the only rank that it starts, or to the first
     stdin = 0 if order["stdin"] else os.open(os.devnull, os.O_RDWR)
-    return stdin, os.open(out, flags, 0o600), os.open(err, flags, 0o600)
+    if order["screen"]:
+        terminal = os.O_RDWR | os.O_NOCTTY
+        return stdin, os.open(order["screen"], terminal), os.open(order["screen"], terminal)
+    return stdin, system.open_first(order["out"]), system.open_first(order["err"])
 
 
 def _start(order: Mapping[str, Any], me: Identity, given: list[str]) -> int:

@@ -8,8 +8,9 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -147,6 +148,17 @@ def launch(
         os.write(tell, b"%d %s" % (error.errno or 0, os.fsencode(what)))
     finally:
         os._exit(127)
+
+
+def open_first(paths: Sequence[str]) -> int:
+    """Open the first of these that can be opened, to append; a file is made where there is none. Raises the OSError of
+    the last."""
+    for path in paths[:-1]:
+        try:
+            return os.open(path, _APPEND, 0o600)
+        except OSError:
+            continue
+    return os.open(paths[-1], _APPEND, 0o600)
 
 
 def make_private(folder: str) -> None:

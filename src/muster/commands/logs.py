@@ -6,12 +6,13 @@ import errno
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from muster import runs
 from muster.commands.common import one, read
 from muster.errors import Impossible
 from muster.ranks import fold, named
+from muster.report import unlogged_in_words
 from muster.world import contact
 from muster.world.order import Ordered
 from muster.world.pen import forsaken, write_all
@@ -112,6 +113,7 @@ def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
     if ordered.untimed and before:
         told = "no times were kept with the run, or they are lost"
         print(f"it is not known when {named(ordered.untimed)} wrote this: {told}", file=sys.stderr)
+    _tell_missing(run, attempt, keys)
     if not run.attempts():
         starts = contact.goes_on(run, contact.state(run))
         why = "its ranks are about to start; `-f` waits for them" if starts else "its ranks were never started"
@@ -126,6 +128,17 @@ def _where(run: runs.Run, ranks: range) -> dict[int, Where]:
     for node in plan.nodes if plan is not None else ():
         found.update({rank.rank: (node.host.name, rank.local_rank, node.number) for rank in node.ranks})
     return found
+
+
+def _tell_missing(run: runs.Run, attempt: int, logs: Collection[tuple[int, str]]) -> None:
+    """Say what these logs lack because they could not be written."""
+    outcome = run.outcome
+    for line in unlogged_in_words(
+        lacks
+        for lacks in (outcome.unlogged if outcome is not None else ())
+        if lacks.attempt == attempt and (lacks.rank, lacks.stream) in logs
+    ):
+        print(line, file=sys.stderr)
 
 
 def _await_start(run: runs.Run) -> None:

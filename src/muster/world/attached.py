@@ -13,8 +13,10 @@ from muster.agent import system
 from muster.agent.local import new_token
 from muster.agent.protocol import VERSION, pack
 from muster.model import Outcome, Plan, as_json
+from muster.plurals import plural
 from muster.runs import Run
 from muster.supervise import Asked, Swept, Unable
+from muster.world.journal import Journal
 from muster.world.keyboard import Keyboard
 from muster.world.link import SIGNALS, Agents, ChildLink, Link, end_links
 from muster.world.loop import World, prepare_fields, terminal_fields
@@ -43,8 +45,9 @@ class Attached(World):
             signal.signal(signal.SIGWINCH, lambda *_: None)  # it is noted like the others
         self.interrupts = 0
         """How often Ctrl-C was pressed."""
-        self.events = open(run.path / "events.jsonl", "a")
+        self.events = Journal(run.path / "events.jsonl")
         self.events_broken = False
+        run.reserve(plan.world_size)
 
     def go(self) -> Outcome:
         """Run to the end."""
@@ -57,7 +60,7 @@ class Attached(World):
         try:
             while self.outcome is None:
                 self.turn()
-            self._write("outcome.json", as_json(self.outcome))
+            self._write_outcome(self.outcome)
             self._part()
         finally:
             self._leave()
@@ -76,12 +79,11 @@ class Attached(World):
         record = {"event": kind, **fields}
         self.view.event(record)
         try:
-            self.events.write(json.dumps(record) + "\n")
-            self.events.flush()
+            self.events.append(json.dumps(record) + "\n")
         except OSError as error:
             if not self.events_broken:
                 self.events_broken = True
-                self.say(f"cannot write {self.run.path}/events.jsonl any more: {system.reason(error)}; the run goes on")
+                self.say(f"cannot write {self.run.path}/events.jsonl: {system.reason(error)}; the run goes on")
 
     def say(self, text: str) -> None:
         """Words for the person."""
@@ -91,11 +93,11 @@ class Attached(World):
         """The ranks are about to start."""
         self.view.begin(self.facts)
 
-    def _write(self, name: str, data: Mapping[str, Any]) -> None:
+    def _write_outcome(self, outcome: Outcome) -> None:
         try:
-            self.run.write(name, data)
+            self.run.write_outcome(as_json(outcome))
         except OSError as error:
-            self.say(f"cannot write {self.run.path}/{name}: {system.reason(error)}")
+            self.say(f"cannot write {self.run.path}/outcome.json: {system.reason(error)}")
 
     def _signalled(self) -> None:
         for number in os.read(self.signals, 64):
@@ -206,5 +208,7 @@ class Attached(World):
         """Leave no process."""
         end_links(self.children)
         self._end_orphans()
-        self.events.close()
+        lost = self.events.close()
+        if lost:
+            self.say(f"{plural(lost, 'event')} of the run could not be written into {self.run.path}/events.jsonl")
         signal.set_wakeup_fd(-1)

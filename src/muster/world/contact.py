@@ -277,7 +277,7 @@ def _in_queue(run: Run, within: float) -> str:
         elif state == "CANCELLED" and (who := queue.cancelled_by(run)):
             how = f"it was cancelled by {who} ({state})"
         outcome = Outcome(kind, code, took, max(run.attempts(), default=0), how)
-        run.write("outcome.json", as_json(outcome))
+        run.write_outcome(as_json(outcome))
     return "lost" if outcome is None else outcome.state
 
 

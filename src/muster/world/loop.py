@@ -34,6 +34,7 @@ from muster.supervise import (
     Ended,
     Event,
     Finish,
+    Lacks,
     Listen,
     Listening,
     Lost,
@@ -214,6 +215,8 @@ class World:
         self._versions: dict[int, tuple[Any, Any]] = {}
         """(torch, CUDA) of each node."""
         self._unable: dict[int, str] = {}
+        self._full: set[tuple[int, int, str]] = set()
+        """Logs that cannot be written for the time being: the node, the rank, the stream."""
 
     # ---- for subclasses ---------------------------------------------------------------------------------------------
 
@@ -499,6 +502,28 @@ class World:
 
     def _on_output_began(self, link: Link, t: float, payload: bytes, rank: int, attempt: int) -> None:
         self.note("output began", {"t": t, "rank": rank, "attempt": attempt})
+
+    def _on_unlogged(
+        self,
+        link: Link,
+        t: float,
+        payload: bytes,
+        attempt: int,
+        rank: int,
+        stream: str,
+        missing: int,
+        why: str,
+        going_on: bool,
+    ) -> None:
+        """The log of a rank cannot be written, or can again: of several on one node that is told once."""
+        self.handle(Lacks(t, link.node, attempt, rank, stream, missing, why))
+        before = any(node == link.node for node, *_ in self._full)
+        (self._full.add if going_on else self._full.discard)((link.node, rank, stream))
+        where = f" on {link.host}" if self.links[1:] else ""
+        if going_on and not before:
+            self.say(f"cannot write logs{where}: {safe(why)}; the ranks go on, and not all that they print is kept")
+        elif before and not any(node == link.node for node, *_ in self._full):
+            self.say(f"logs can be written again{where}")
 
     def _on_lingering(self, link: Link, t: float, payload: bytes, words: list[str]) -> None:
         grace = self.plan.job.grace

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from muster.agent import system
 from muster.runs import Run
+from muster.world.journal import Journal
 
 
 class Scribe:
@@ -21,17 +22,19 @@ class Scribe:
         self.run, self.complain = run, complain
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._broken = False
+        self._journals: dict[str, Journal] = {}
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
     def append(self, name: str, text: str) -> None:
-        """Add text to a file."""
+        """Add text to a file; what there is no room for now is added later."""
 
         def do() -> None:
             path = self.run.path / name
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            with open(path, "a") as file:
-                file.write(text)
+            if name not in self._journals:
+                self._journals[name] = Journal(path)
+            self._journals[name].append(text)
 
         self._queue.put(do)
 
@@ -62,10 +65,12 @@ class Scribe:
         while True:
             what = self._queue.get()
             if what is None:
+                for journal in self._journals.values():
+                    journal.close()
                 return
             try:
                 what()
             except OSError as error:
                 if not self._broken:
                     self._broken = True
-                    self.complain(f"cannot write in {self.run.path} any more: {system.reason(error)}; the run goes on")
+                    self.complain(f"cannot write in {self.run.path}: {system.reason(error)}; the run goes on")

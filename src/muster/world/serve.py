@@ -101,6 +101,7 @@ class Served(World):
         self._timelines: dict[int, Timeline] = {}
         """When ranks of nodes with run directories of their own wrote what, as it comes."""
         self.scribe = Scribe(run, lambda text: print(text, file=sys.stderr, flush=True))
+        self.scribe.do(lambda: run.reserve(plan.world_size))
         self.outputs = outputs
         self.viewers = Viewers(self, bool(record["attached"]))
         self.hurry = False
@@ -470,7 +471,7 @@ class Served(World):
 
     def _end(self, outcome: Outcome) -> None:
         """Let the agents send what is left of the logs, see them go, and tell everybody."""
-        self.scribe.do(lambda: self.run.write("outcome.json", as_json(outcome)))
+        self.scribe.do(lambda: self.run.write_outcome(as_json(outcome)))
         self.parting = True
         for link in self.far:
             if not link.wire.connected:
