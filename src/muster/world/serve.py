@@ -327,7 +327,7 @@ class Served(World):
 
     def _timeline(self, link: Link) -> Timeline:
         if link.node not in self._timelines:
-            name = f"node_{link.host}/{NAME}"
+            name = f"{system.node_folder('', link.host)}/{NAME}"
 
             def write(data: bytes) -> bool:
                 self.scribe.append(name, data.decode())
