@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from muster.advice import advice
+from muster.agent.system import hint_for
 from muster.environ import HIDDEN, is_secret
 from muster.hosts import fold_hosts
 from muster.model import BROUGHT, Command, Outcome, Plan, RankEnd, Unlogged
@@ -225,7 +226,8 @@ def unable_in_words(what: str, python: str, host: str, floor: str, several: bool
         return f"{on}`import {name}` failed in {python}: {fields['text']}\nhint: {hint}"
     if what == "fork":
         ranks = plural(fields["number"], "rank")
-        return f"{host} could fork {ranks} and no more: {fields['text']}\nhint: ask for fewer ranks"
+        hint = hint_for(fields["text"], "ask for fewer ranks")
+        return f"{host} could fork {ranks} and no more: {fields['text']}\nhint: {hint}"
     if what == "warm":
         how = (
             f"exit status {fields['code']}"
@@ -235,8 +237,9 @@ def unable_in_words(what: str, python: str, host: str, floor: str, several: bool
         hint = "see warm.log in the run directory, or use --launcher exec"
         return f"{on}the warm interpreter ended while it imported torch ({how})\nhint: {hint}"
     if what == "launcher":
-        return f"{on}{fields['name']} could not be started: {fields['text']}"
-    hint = "try it by hand, on that machine and in that folder"
+        hint = hint_for(fields["text"], "see launcher.log in the run directory")
+        return f"{on}{fields['name']} could not be started: {fields['text']}\nhint: {hint}"
+    hint = hint_for(fields["text"], "try it by hand, on that machine and in that folder")
     return f"{on}rank {fields['rank']} could not be started: {fields['text']}\nhint: {hint}"
 
 

@@ -456,6 +456,14 @@ def every(store: Store) -> list[Run]:
     return look(store).runs
 
 
+def all_of(store: Store) -> list[Run]:
+    """The same, where one that is overlooked would be a mistake; raises `Impossible` when some cannot be known."""
+    found = look(store)
+    if found.unreadable:
+        raise unreadable_error(found.unreadable)
+    return found.runs
+
+
 def find(store: Store, which: str, lives: Callable[[Run], bool] = lambda run: False) -> Run:
     """The run with this id, name or unique beginning of an id; `last` is the newest.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import tempfile
@@ -202,6 +203,114 @@ def test_root_sees_that_the_run_of_a_user_lives(place: Path) -> None:
             with suppress(ProcessLookupError):
                 process.kill()
     assert "running" not in root.muster("ps", *runs_of).stdout
+
+
+@needs_root
+def test_without_a_home_runs_are_kept_among_temporary_files(place: Path) -> None:
+    """As in a container with a user that nobody has heard of. Other commands find them there; -q says nothing."""
+    user = User(54399, place)
+    (place / "tmp").mkdir()
+    (place / "tmp").chmod(0o1777)
+    user.env["TMPDIR"] = str(place / "tmp")
+    own = place / "tmp" / "muster-54399"
+    for home, option in (("/", ""), (None, ""), ("/root", "-q"), ("/nonexistent", "-d")):
+        user.env.pop("HOME", None)
+        if home is not None:
+            user.env["HOME"] = home
+        done = user.muster("run", *filter(None, [option]), "--", "echo", f"in {home}")
+        assert 0 == done.returncode, done.stderr
+        usual = f"{home or ''}/.muster".replace("//", "/")
+        told = f"muster: {usual} cannot be written to, so runs are kept in {own}; choose another place by MUSTER_HOME\n"
+        assert (option != "-q") == (told in done.stderr)
+        assert 0 == user.muster("wait", "last").returncode
+        assert f"[0] in {home}\n" == user.muster("logs").stdout
+    assert (5, 0o40700) == (len(user.muster("ps").stdout.splitlines()), own.stat().st_mode)
+    # where another user has put one of that name, or others may enter it, it is not taken
+    name = "muster-54322"
+    other = place / "tmp" / name
+    other.mkdir(mode=0o700)
+    assert str(other) == temporary.own_folder(name, user.env)
+    os.chown(other, NOBODY, NOBODY)
+    assert f"/tmp/{name}" == temporary.own_folder(name, user.env)
+    os.chown(other, 0, 0)
+    other.chmod(0o750)
+    assert f"/tmp/{name}" == temporary.own_folder(name, user.env)
+
+
+@needs_root
+def test_runs_that_cannot_be_read_are_not_no_runs(place: Path) -> None:
+    user = User(NOBODY, place)
+    home = user.home / "kept"
+    user.env["MUSTER_HOME"] = str(home)
+    assert 0 == user.muster("run", "--name", "mine", "--", "true").returncode
+    for hidden, mode in ((home, 0), (home / "runs", 0), (home / "runs", 0o300)):
+        before = hidden.stat().st_mode
+        hidden.chmod(mode)
+        for words in (
+            "ps",
+            "show",
+            "show mine",
+            "logs",
+            "wait",
+            "kill last",
+            "kill --all --yes",
+            "rm mine",
+            "prune --keep 0 -y",
+        ):
+            done = user.muster(*words.split())
+            said = f"muster: cannot read {home}/runs, where runs are kept: Permission denied\nhint: look at its perm"
+            assert (2, "", True) == (done.returncode, done.stdout, done.stderr.startswith(said)), (words, done)
+        hidden.chmod(before)
+    assert "mine" in user.muster("ps").stdout
+
+
+@needs_root
+@pytest.mark.parametrize("option", ["", "-d"])
+def test_a_limit_of_processes_is_told_and_nothing_stays(place: Path, option: str) -> None:
+    """Whichever process is the first that the kernel does not start: one error, a hint, and an end."""
+    (place / "s.py").write_text("print('ran')")
+    limit, room = 60, range(1, 9)
+    users = {free: User(54330 + free, place) for free in room}
+    others, started = [], {}
+    try:
+        for free, user in users.items():
+            own = {"user": user.uid, "group": user.uid, "extra_groups": []}
+            others += [subprocess.Popen(["sleep", "600"], **own) for _ in range(limit - free)]
+        for free, user in users.items():
+            words = ["run", *filter(None, [option]), "-g", "2", "--launcher", "exec", str(place / "s.py")]
+            limited = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_NPROC, (limit, limit))}
+            started[free] = user.start(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **limited)
+        ends = {}
+        for free, process in started.items():
+            _, err = process.communicate(timeout=60)
+            status = process.returncode
+            if status == 0 and option:
+                waited = users[free].muster("wait", "last")
+                status, err = waited.returncode, err + waited.stderr + waited.stdout
+            ends[free] = (status, err)
+        for free, (status, err) in ends.items():
+            assert "Traceback" not in err, (free, err)
+            assert 0 == status or ("ulimit -u" in err and "hint: end other programs of yours" in err), (
+                free,
+                status,
+                err,
+            )
+        assert 0 != ends[1][0] and 0 == ends[8][0], ends
+        until(lambda: not [user for user in users.values() if busy(user.uid)], "nothing is left")
+    finally:
+        for process in others:
+            process.kill()
+            process.wait()
+
+
+def busy(uid: int) -> list[str]:
+    """The processes of this user that live; a zombie does not."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if path.stat().st_uid == uid and (path / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
+                found.append(path.name)
+    return [pid for pid in found if Path(f"/proc/{pid}/cmdline").read_bytes() != b"sleep\x00600\x00"]
 
 
 # ---- a hostile host -----------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 ARCHIVE = "muster.pyz"
 """The program of the supervisor, in the run directory."""
 
+_LOG = "supervisor.log"
 _PAUSE = 0.1
 _TOO_OFTEN, _WITHIN = 5, 60.0
 """So many deaths in so many seconds, and it is not started again."""
@@ -42,7 +43,7 @@ class Keeper:
         told, tell = os.pipe()
         os.write(tell, self.secret.encode())
         os.close(tell)
-        log = os.open(os.path.join(run_dir, "supervisor.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        log = os.open(os.path.join(run_dir, _LOG), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         doors = [theirs.fileno(), self.viewers.fileno(), *([self.door] if self.door >= 0 else [])]
         argv = [sys.executable, "-I", "-S", os.path.join(run_dir, ARCHIVE), "serve", run_dir, *map(str, doors)]
         try:
@@ -59,6 +60,16 @@ class Keeper:
         now = time.monotonic()
         self.deaths = [when for when in self.deaths if now - when < _WITHIN] + [now]
         if len(self.deaths) >= _TOO_OFTEN:
-            self.agent.lost(f"the supervisor died {_TOO_OFTEN} times; see supervisor.log")
+            said = self._last_words()
+            self.agent.lost(f"the supervisor died {_TOO_OFTEN} times{f' ({said})' if said else ''}; see supervisor.log")
         else:
             self.agent.after(_PAUSE, self.start)
+
+    def _last_words(self) -> str:
+        """The last line that the supervisor wrote; empty where that is not known."""
+        try:
+            with open(os.path.join(self.agent.run_dir, _LOG), "rb") as file:
+                lines = file.read()[-4096:].decode("utf-8", "replace").split("\n")
+        except OSError:
+            return ""
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -29,7 +29,7 @@ def move(agent: Agent) -> Agent:
     assert agent.move is not None
     where, payload = agent.move
     told, tell = os.pipe()
-    if os.fork():
+    if system.fork():
         os.close(tell)
         with open(told, "rb") as pipe:
             failed = pipe.read().decode("utf-8", "replace")
@@ -46,7 +46,7 @@ def move(agent: Agent) -> Agent:
         null = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
-        pid = os.fork()
+        pid = system.fork()
         if pid:
             _guard(pid, os.path.join(where["prepare"]["run_dir"], ARCHIVE))
         os.setsid()

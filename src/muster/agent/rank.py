@@ -285,7 +285,7 @@ def _fork(order: Mapping[str, Any], me: Identity) -> int:
     import traceback
 
     parent, env = os.getpid(), environment({**order, "hook": ""}, me, os.environ)
-    pid = os.fork()
+    pid = system.fork()
     if pid:
         return pid
     code: Any = 1

@@ -7,8 +7,10 @@ import errno
 import os
 import signal
 import stat
+import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Callable
 
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 _PR_SET_PDEATHSIG = 1
@@ -38,6 +40,45 @@ def reason_at(error: BaseException) -> str:
     """The same, and of which file, where the exception is about one."""
     path = getattr(error, "filename", None)
     return f"{reason(error)}: {os.fsdecode(path)}" if path and not isinstance(path, int) else reason(error)
+
+
+NO_MORE = "no more processes and threads can be started"
+
+
+def no_more_processes() -> OSError:
+    """The error of a process or thread that the kernel does not start for this user, with the limit that it met."""
+    import resource
+
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    words = f"this user may have {allowed}" if allowed != resource.RLIM_INFINITY else "there is no limit for this user"
+    return BlockingIOError(errno.EAGAIN, f"{NO_MORE} ({words}; see `ulimit -u`)")
+
+
+FEWER_PROCESSES = "end other programs of yours, raise the limit by `ulimit -u`, or ask for fewer ranks"
+"""The hint for that."""
+
+
+def hint_for(text: str, otherwise: str) -> str:
+    """The hint for what was said of a failure: the one above if that limit was met, or another one."""
+    return FEWER_PROCESSES if NO_MORE in text or os.strerror(errno.EAGAIN) in text else otherwise
+
+
+def fork() -> int:
+    """As `os.fork`; the error says which limit was met."""
+    try:
+        return os.fork()
+    except OSError as error:
+        raise no_more_processes() if error.errno == errno.EAGAIN else error from None
+
+
+def start_thread(work: Callable[[], object]) -> threading.Thread:
+    """A thread that does this and keeps nobody from ending. Raises OSError where there can be no more."""
+    thread = threading.Thread(target=work, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # its only word for it
+        raise no_more_processes() from None
+    return thread
 
 
 def ancestors() -> list[tuple[str, ...]]:
@@ -113,7 +154,12 @@ def launch(
     """
     parent = os.getpid()
     told, tell = os.pipe()
-    pid = os.fork()
+    try:
+        pid = fork()
+    except OSError:
+        os.close(told)
+        os.close(tell)
+        raise
     if pid:
         os.close(tell)
         with open(told, "rb") as pipe:

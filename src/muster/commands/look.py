@@ -203,7 +203,7 @@ def prune(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 def _old(store: runs.Store, age: float, keep: int) -> list[runs.Run]:
     """The runs that are so old, but for the newest ones; what is unreadable is told and stays."""
-    every, bound, found = runs.every(store), time.time() - age, []
+    every, bound, found = runs.all_of(store), time.time() - age, []
     for run in every[: max(0, len(every) - keep)]:
         try:
             job, _ = run.job, run.outcome  # damage in either is told

@@ -72,7 +72,7 @@ def kill(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 def _kill_all(store: runs.Store, agreed_already: bool, by: str) -> int:
     """End all runs of this user that live, if the person agrees; a host that does not answer is told."""
-    own = [run for run in runs.every(store) if not contact.is_anothers(run)]
+    own = [run for run in runs.all_of(store) if not contact.is_anothers(run)]
     states = dict(zip((run.id for run in own), contact.states(own, contact.ANSWERS_WITHIN)))
     living = [run for run in own if states[run.id] in ("running", "pending")]
     silent = [run for run in own if states[run.id] == "unknown"]

@@ -196,7 +196,7 @@ def start(
 
     `given` may hold, beside options, `brought`, the text of the script, and `view`: (plan, run id, env) to a `View`.
     """
-    from muster.world.link import start_agents
+    from muster.world.link import end_links, start_agents
 
     asked, run_id, store = _asked(parsed, given, env, verb)
     temporary = homes.why_temporary(env)
@@ -240,7 +240,14 @@ def start(
         if not given.get("quiet"):
             view.say(finding)
 
-    outcome = Attached(planned, kept, agents, view, began).go()
+    try:
+        attached = Attached(planned, kept, agents, view, began)
+    except OSError as error:
+        end_links(agents.links, _TO_LEAVE)
+        runs.remove(kept)
+        hint = system.hint_for(system.reason(error), f"look at {kept.path}")
+        raise Impossible(f"the run could not be started: {system.reason(error)}", hint) from None
+    outcome = attached.go()
     _honour_error_file(kept, outcome.attempt, outcome.first.rank if outcome.first else None, env)
     return outcome.code
 
@@ -266,6 +273,8 @@ def _tell_of_more_nodes(view: View, env: Mapping[str, str], store: runs.Store) -
 
 _SLURM_SAYS = 2.0
 """Seconds in which Slurm has to answer before ranks start that do not need it."""
+_TO_LEAVE = 0.5
+"""Seconds in which an agent has to end that was not told anything yet."""
 
 
 def progress(given: Mapping[str, Any]) -> Callable[[str], None]:

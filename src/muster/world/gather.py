@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from muster import stored
-from muster.agent import meet, tree
+from muster.agent import meet, system, tree
 from muster.agent.boot import NO_PYTHON, SETUP_FAILED
 from muster.agent.protocol import VERSION, pack
 from muster.errors import Impossible, Interrupted, MusterError, RunFailed, Unreachable
@@ -212,7 +212,10 @@ class Gathering:
         link.listen()
         said = link.complaint.decode("utf-8", "replace")
         if link.preface is None:
-            return Unreachable(f"{link.host}: the connection broke ({safe(link.broken) or link.last_words(1) or how})")
+            words = safe(link.broken) or link.last_words(1) or how
+            return Unreachable(
+                f"{link.host}: the connection broke ({words})", system.hint_for(words, "see agent.log there")
+            )
         if code == SETUP_FAILED:
             return Impossible(f"{link.host}: {link.last_words()}", "try that line there by hand")
         if code == NO_PYTHON or code == 126 or code == 127:
@@ -371,8 +374,11 @@ class Gathering:
                 fields = {**where, **own, "prepare": dict(prepares[link.node])}
                 self._send(link, pack("move", archive if link is first else b"", **fields))
             for link, answer in zip(links, self._exchange(links, "moved", b"")):
-                if answer["failed"]:
-                    self._fail(link, RunFailed(f"{link.host}: {answer['failed']}", "see agent.log there"))
+                failed = str(answer["failed"])
+                if failed:
+                    self._fail(
+                        link, RunFailed(f"{link.host}: {failed}", system.hint_for(failed, "see agent.log there"))
+                    )
             self._raise_failed()
         end_links(others)
 

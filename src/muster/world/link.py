@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -56,6 +57,8 @@ class ChildLink(Link):
                     f"{cwd} cannot be entered: {system.reason(error)}", "choose another by --cwd"
                 ) from None
             hint = "is it a program for this machine?"
+            if error.errno == errno.EAGAIN:
+                error, hint = system.no_more_processes(), system.FEWER_PROCESSES
             raise Impossible(f"{argv[0]} could not be started: {system.reason(error)}", hint) from None
         assert self.process.stdin and self.process.stdout and self.process.stderr
         self.stdin, self.stdout, self.stderr = self.process.stdin, self.process.stdout, self.process.stderr

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import queue
 import select
-import threading
 from typing import Any
 
+from muster.agent import system
 from muster.agent.descriptors import lead_nowhere
 
 _FORSAKEN: set[int] = set()
@@ -53,8 +53,7 @@ class Pen:
         os.set_blocking(self.told, False)
         self._reached: list[Any] = []
         self._dropping = False
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
+        self._thread = system.start_thread(self._work)
 
     def put(self, fd: int, data: bytes) -> None:
         """Have these bytes written."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import queue
-import threading
 from collections.abc import Callable
 
 from muster.agent import system
@@ -23,8 +22,7 @@ class Scribe:
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._broken = False
         self._journals: dict[str, Journal] = {}
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
+        self._thread = system.start_thread(self._work)
 
     def append(self, name: str, text: str) -> None:
         """Add text to a file; what there is no room for now is added later."""
