@@ -237,7 +237,7 @@ def test_a_line_whose_write_the_kernel_has_not_told_of_yet_is_waited_for(tmp_pat
     looks = 0
     while not (found := follower.notice()):
         looks += 1
-        assert follower.undecided and looks < 10
+        assert follower.undecided and looks < 20
     assert found == [Piece(out, 4), Piece(err, 2)]
     append(out, b"a\nb\n")
     append(err, b"c\n")

@@ -22,7 +22,7 @@ _AT_ONCE = 1 << 20
 """Bytes of events that are read at a time; the kernel's queue has half of that."""
 _LOOKS = 4
 """How often it is looked again for what was written while sizes were looked at."""
-_PATIENCE = 3
+_PATIENCE = 10
 """How often it is put off to tell what has grown, where that helps to know the order."""
 _IN_ORDER = 1 << 16
 """Bytes that a stream may have grown by for their lines to be put in order with those of other streams."""
