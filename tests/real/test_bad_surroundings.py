@@ -379,7 +379,14 @@ def closed(line: list[str], descriptors: str, **more: Any) -> subprocess.Complet
 @pytest.mark.parametrize("launcher", ["fork", "exec"])
 def test_closed_descriptors_change_no_status(muster: Any, script: Script, launcher: str) -> None:
     """As under cron, or after `>&-`; attached and detached, and for those who ask afterwards."""
-    path = script("import os, sys; print('\\x0f', flush=True); sys.exit(7 if os.environ['RANK'] == '1' else 0)")
+    path = script(
+        "import os, pathlib, sys, time\n"
+        "print('\\x0f', flush=True)\n"
+        "written = pathlib.Path('written-' + os.environ['TORCHELASTIC_RUN_ID'])\n"
+        "if os.environ['RANK'] == '0': written.touch()\n"
+        "while not written.exists(): time.sleep(0.01)  # or rank 0 may be ended before it has written\n"
+        "sys.exit(7 if os.environ['RANK'] == '1' else 0)\n"
+    )
     more = {"env": muster.env, "cwd": muster.cwd, "timeout": 100}
     run = muster.argv("run", "--launcher", launcher, "-g", "2", str(path))
     for descriptors in ("012", "1") if launcher == "fork" else ("012",):
