@@ -52,14 +52,17 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     several = len(nodes) > 1
     openmpi = f"-np {ranks} --host {places} --map-by slot --bind-to none --allow-run-as-root --mca plm rsh"
     # the ranks meet by torch, and load none of MPI's own ways
-    daemons = f"--mca plm_rsh_agent {SCRATCH}/reach --mca plm_rsh_no_tree_spawn 1 --mca orte_keep_fqdn_hostnames 1"
+    # a daemon looks for the first word of that agent on its own host too, and dies silently without it: the file is on
+    # the host of mpirun alone, and all have a shell
+    reach = f"'/bin/sh {SCRATCH}/reach'"
+    daemons = f"--mca plm_rsh_agent {reach} --mca plm_rsh_no_tree_spawn 1 --mca orte_keep_fqdn_hostnames 1"
     openmpi += f" {daemons}" if several else ""
     mpich = f"-n {ranks} -hosts {places}" + (f" -launcher rsh -launcher-exec {SCRATCH}/reach" if several else "")
     script = _SCRIPT.format(program=program, openmpi=openmpi, mpich=mpich)
     other = {name: given for name, given in names.items() if several and given != name}
     back = [f'[ "$1" = {given} ] && shift && set -- {name} "$@"\n' for name, given in other.items()]
-    reach = _REACH.format(python=PYTHON, shim=SHIM, run=run_id, names="".join(back))
     # Open MPI takes a space in that name, as there may be one in the folder of muster, for the end of it
-    files = {"start": script, f"{SCRATCH}/reach": reach}
+    text = _REACH.format(python=PYTHON, shim=SHIM, run=run_id, names="".join(back))
+    files = {"start": script, f"{SCRATCH}/reach": text}
     words = (f"{FOLDER}/start", *args, PYTHON, *shim(run_id))
     return at_head(job, nodes, run_id, words, files, unset="SLURM_.*|PMI_.*|PMIX_.*|OMPI_.*|PRTE_.*|MPI_LOCAL.*")
