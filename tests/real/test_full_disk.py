@@ -116,11 +116,14 @@ def test_ranks_outlive_a_full_disk_and_what_they_print_later_is_logged(
         no_one_left([], run.id)
 
 
-def test_a_disk_that_a_rank_fills_itself_and_a_failure_that_cannot_be_logged(muster: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("terminal", ["--no-tty", "--tty"])
+def test_a_disk_that_a_rank_fills_itself_and_a_failure_that_cannot_be_logged(
+    muster: Any, tmp_path: Path, terminal: str
+) -> None:
     """However fast it prints: a program of any language, here `yes`. What it says at last is known all the same."""
     text = "yes | head -c 30000000 || exit 9; echo why >&2; exit 4"
     with small_disk(tmp_path / "disk", "2m") as disk:
-        done = muster("run", "--run-dir", str(disk), "-q", "--", "sh", "-c", text)
+        done = muster("run", "--run-dir", str(disk), "-q", terminal, "--", "sh", "-c", text)
         assert 4 == done.returncode, done.stderr[-2000:]
         assert re.search(r"failed first, .*: exit status 4", done.stderr)
         assert re.search(r"rank 0: (28|29) MB of output are not in its log: No space left on device", done.stderr)

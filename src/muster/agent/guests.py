@@ -253,7 +253,6 @@ class Guests:
             "stack": stack_file(folder, rank),
             **self.agent.logs.outlets(rank)._asdict(),
             "logs": [log_path(folder, rank, kind) for kind in ("out", "err")],
-            "screen": self.agent.logs.screen(rank),
             "stdin": self.members.stdin is not None and rank == self.members.stdin_rank,
             "grace": self.conf["grace"],
             "role": self.conf["role"],

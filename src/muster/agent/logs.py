@@ -82,6 +82,8 @@ class Outlets(NamedTuple):
     err: tuple[str, ...]
     pipes: tuple[str, str] | None
     """What it may change over to when it cannot write its stdout, and its stderr, any more."""
+    screen: str
+    """What it opens as both of them in their place: a pseudo-terminal; empty for none."""
 
 
 class Logs:
@@ -99,6 +101,7 @@ class Logs:
         self.terminal: dict[str, int] | None = None
         """`rows` and `columns` of the pseudo-terminal that each rank has; None for none."""
         self._screens: dict[int, Screen] = {}
+        """Of all attempts, as the pipes are."""
         self.clock = time.time
         """The time, by the clock that all nodes of the run go by."""
         self._overflows: dict[tuple[int, str], Overflow] = {}
@@ -121,7 +124,6 @@ class Logs:
     def follow(self, attempt: int, folder: str, ranks: Iterable[int]) -> None:
         """Follow the files of a new attempt."""
         self.notice()
-        self._close_screens()
         if self._follower is not None:
             self.agent.unwatch(self._follower.fd)
             self._follower.close()
@@ -143,22 +145,6 @@ class Logs:
             self._streams.append(stream)
         self.agent.after(_BREATH, self.notice)
 
-    def screen(self, rank: int) -> str:
-        """What this rank opens as its stdout and stderr: a pseudo-terminal; empty where it writes its logs itself."""
-        if self.terminal is None:
-            return ""
-        if rank not in self._screens:
-            try:
-                screen = Screen(log_path(self._folder, rank, "out"), **self.terminal)
-                Appender(log_path(self._folder, rank, "err"))(b"")  # each rank has both files
-            except OSError as error:
-                self.agent.emit("note", text=f"rank {rank} has no pseudo-terminal: {error.strerror}")
-                self.terminal = None
-                return ""
-            self._screens[rank] = screen
-            self.agent.watch(screen.master, screen.take)
-        return self._screens[rank].path
-
     def resize(self, rows: int, columns: int) -> None:
         """The terminal on which ranks are shown has another size now."""
         if self.terminal is not None:
@@ -166,33 +152,41 @@ class Logs:
         for screen in self._screens.values():
             screen.resize(rows, columns)
 
-    def _close_screens(self) -> None:
-        """Nobody writes there any more."""
-        for screen in self._screens.values():
-            screen.drain()
-            self.agent.unwatch(screen.master)
-            screen.close()
-        self._screens = {}
-
     def outlets(self, rank: int) -> Outlets:
         """Where this rank is to write in this attempt. Without a pipe it can only write its files."""
         logs = [log_path(self._folder, rank, kind) for kind in ("out", "err")]
+        screen = self._screen(rank)
         try:
             overflows = [self._overflow(rank, kind) for kind in ("out", "err")]
         except OSError as error:  # there is no descriptor left, or no /proc
             self.agent.complain(f"there is no pipe for the logs of rank {rank}: {error}")
-            return Outlets((logs[0],), (logs[1],), None)
+            return Outlets((logs[0],), (logs[1],), None, screen)
         out, err = (overflow.pipe for overflow in overflows)
-        if self._risky:
+        if self._risky or screen:
             for overflow in overflows:
                 overflow.begin()
-            return Outlets((out, logs[0]), (err, logs[1]), None)
-        return Outlets((logs[0], out), (logs[1], err), (out, err))
+        if self._risky:
+            return Outlets((out, logs[0]), (err, logs[1]), None, screen)
+        return Outlets((logs[0], out), (logs[1], err), (out, err), screen)
 
-    def _overflow(self, rank: int, kind: str) -> Overflow:
-        """The pipe of a log; it serves all attempts, for a disk that is full later takes no new ones."""
+    def _screen(self, rank: int) -> str:
+        """The pseudo-terminal of this rank; empty where it has none."""
+        if self.terminal is None:
+            return ""
+        if rank not in self._screens:
+            try:
+                self._screens[rank] = Screen(**self.terminal)
+            except OSError as error:
+                self.agent.emit("note", text=f"rank {rank} has no pseudo-terminal: {error.strerror}")
+                self.terminal = None
+                return ""
+            self._overflow(rank, "out", self._screens[rank].master)
+        return self._screens[rank].path
+
+    def _overflow(self, rank: int, kind: str, source: int | None = None) -> Overflow:
+        """The pipe of a log; it serves all attempts, for later there may be no descriptor for one. Raises OSError."""
         if (rank, kind) not in self._overflows:
-            overflow = Overflow(f"rank {rank}'s {'stdout' if kind == 'out' else 'stderr'}")
+            overflow = Overflow(f"rank {rank}'s {'stdout' if kind == 'out' else 'stderr'}", source=source)
             overflow.lead_to(log_path(self._folder, rank, kind))
             self._overflows[rank, kind] = overflow
             self.agent.watch(overflow.fd, lambda: self._flowed(rank, kind))
@@ -224,7 +218,7 @@ class Logs:
         """These bytes are in no file: look through them all the same, and show them to who has seen all before them."""
         assert self._follower is not None
         stream = next(stream for stream in self._follower.of(rank) if stream.kind == kind)
-        if kind == "err":
+        if kind == self._says_why(rank):
             stream.scan()
             stream.look_through(data)
         reader = self.readers.get("")
@@ -309,7 +303,7 @@ class Logs:
 
     def finish(self, drain: bool) -> None:
         """No more will be written; unless `drain`, what is not yet sent never will be."""
-        self._close_screens()
+        self.settle()
         self.notice()
         if self._timeline is not None:
             self._timeline.flush()
@@ -327,8 +321,6 @@ class Logs:
 
     def rank_ended(self, rank: int) -> None:
         """All that this rank wrote is to be in its log."""
-        if rank in self._screens:
-            self._screens[rank].drain()
         self.settle(rank)
 
     def why(self, rank: int, signalled: bool) -> dict[str, Any]:

@@ -361,7 +361,6 @@ class Members:
                     "env": self.own_env(rank, self.env(command), late),
                     "cpus": rank["cpus"],
                     **self.agent.logs.outlets(rank["rank"])._asdict(),
-                    "screen": self.agent.logs.screen(rank["rank"]),
                     "stdin": rank["rank"] == self.stdin_rank,
                     "stack": stack_file(folder, rank["rank"]),
                     "index": self.ranks.index(rank["rank"]),
@@ -396,9 +395,8 @@ class Members:
                 stack, pipes = stack_file(self.folder, number), outlets.pipes
                 env = hooked(env, self.hook_folder, mode="rank", stack=stack, pipes=pipes)
             stdin = self.null if self.stdin is None or number != self.stdin_rank else self.stdin
-            screen = self.agent.logs.screen(number)
-            if screen:
-                out, err = (os.open(screen, _TERMINAL) for _ in range(2))
+            if outlets.screen:
+                out, err = (os.open(outlets.screen, _TERMINAL) for _ in range(2))
             else:
                 out, err = system.open_first(outlets.out), system.open_first(outlets.err)
             try:

@@ -2,9 +2,10 @@
 
 As a rule descriptors 1 and 2 of a rank are its log files, and nothing goes through this process. There is a pipe for
 each log all the same, which this process reads. A Python rank changes over to it when a write fails (`hook.py`); where
-the disk has little room from the start, all ranks write into pipes, whatever language they are written in. What comes
-is written into the log as far as the disk takes it. What it does not take is counted and lost: a rank never sees that
-the disk is full, and never waits for room on it.
+the disk has little room from the start, all ranks write into pipes, whatever language they are written in; and a rank
+may have a pseudo-terminal (`screen.py`), which is read as the pipe of its stdout is. What comes is written into the log
+as far as the disk takes it. What it does not take is counted and lost: a rank never sees that the disk is full, and
+never waits for room on it.
 """
 
 from __future__ import annotations
@@ -64,19 +65,25 @@ class Moved(NamedTuple):
     """The end of it, which could not be written."""
 
 
+def _pipe() -> int:
+    """The end of a new pipe from which one reads. Raises OSError."""
+    ends = os.pipe()
+    try:
+        # open for writing too: there is no end of file between two writers
+        return os.open(f"/proc/self/fd/{ends[0]}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    finally:
+        for fd in ends:
+            os.close(fd)
+
+
 class Overflow:
     """The pipe of one log, and the log into which it leads."""
 
-    def __init__(self, what: str, clock: Callable[[], float] = time.monotonic) -> None:
-        """Make the pipe; `what` names what comes through it, for people. Raises OSError."""
+    def __init__(self, what: str, clock: Callable[[], float] = time.monotonic, source: int | None = None) -> None:
+        """`what` names what comes through the pipe, for people. `source` is what is read in its place, without
+        waiting: a pseudo-terminal. Raises OSError."""
         self.what, self._clock = what, clock
-        ends = os.pipe()
-        try:
-            # open for writing too: there is no end of file between two writers
-            self.fd = os.open(f"/proc/self/fd/{ends[0]}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        finally:
-            for fd in ends:
-                os.close(fd)
+        self.fd = _pipe() if source is None else source
         self.pipe = f"/proc/{os.getpid()}/fd/{self.fd}"
         """Who opens this path writes into the pipe. It needs no room on any disk, as a FIFO would."""
         self.log = ""
