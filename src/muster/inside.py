@@ -161,7 +161,7 @@ class Inside:
         cwd = self.job.cwd
         if not self.sync["redirected"]:
             self.job = code.redirect(self.job, root, copy, "--sync")
-        if not all(told["cwd"] and told["folder"] == self.sync["folder"] for told in facts):
+        if not all(told["cwd"] and tree.same_place(told["folder"], self.sync["folder"]) for told in facts):
             self.job = self.job._replace(cwd=code.moved(cwd, root, copy))
             os.makedirs(self.job.cwd, exist_ok=True)  # git lists no empty directory
         for told in facts:

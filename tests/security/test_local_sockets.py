@@ -33,7 +33,7 @@ class Squatters:
     """Her processes, and what they have written down."""
 
     def __init__(self) -> None:
-        # not in pytest's folder, which each new pytest closes to other users, nor in /tmp, of which each host has its own
+        # not in pytest's folder, which each new pytest closes to other users, nor in /tmp: each host has its own
         self.folder, self.started = Path(tempfile.mkdtemp(prefix="squat-", dir="/var/lib")), list[Any]()
         self.folder.chmod(0o777)
         self.victim = self.folder / "victim"

@@ -40,7 +40,7 @@ def step(words: list[str]) -> int:
     agent.introduction = {
         **meet.tell(where["cwd"], where["script"], run_dir),
         "name": os.environ["SLURMD_NODENAME"],
-        "folder": (tree.identity(where["cwd"]) or [0])[0],
+        "folder": tree.place(where["cwd"]),
         "digests": _compare(where["code"], os.path.join(run_dir, tree.LIST)),
         "step": os.environ.get("SLURM_STEP_ID", "0"),
         "ways": ways,

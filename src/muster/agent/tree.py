@@ -9,6 +9,7 @@ import socket
 import stat
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from muster.agent import system
 
@@ -16,6 +17,8 @@ LIST = "code.json"
 """The file of a run directory with what `entries` gave, for agents that a scheduler starts."""
 
 _PIECE = 1 << 20
+_OF_ONE_MACHINE = frozenset(("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "tmpfs", "ramfs", "overlay"))
+"""File systems that other machines do not see, unless this one serves them by another."""
 
 
 def identity(path: str) -> list[int]:
@@ -28,6 +31,34 @@ def identity(path: str) -> list[int]:
     except OSError:
         return []
     return [found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def place(folder: str) -> list[Any]:
+    """What tells a folder from others, for `same_place` on another machine: its inode, and, where only this machine has
+    the file system, which one that is. None of it changes while files come and go there. Empty when it is not there."""
+    try:
+        found = os.stat(folder)
+    except OSError:
+        return []
+    device = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
+    with suppress(OSError), open("/proc/self/mountinfo") as mounts:
+        for line in mounts:
+            before, _, after = line.partition(" - ")
+            if before.split()[2] == device and after.split()[0] in _OF_ONE_MACHINE:
+                return [found.st_ino, f"{_boot()} {device}"]
+    return [found.st_ino, ""]
+
+
+def same_place(one: list[Any], other: list[Any]) -> bool:
+    """Both are the same folder. Machines that were set up alike have the same inodes, so these alone say nothing where
+    each has a file system of its own."""
+    return bool(one and other) and one[0] == other[0] and (one[1] == other[1] or "" in (one[1], other[1]))
+
+
+def _boot() -> str:
+    with suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
+    return socket.gethostname()
 
 
 def digest(path: str) -> str:

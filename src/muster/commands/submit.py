@@ -261,7 +261,7 @@ def _sync(asked: Asked, given: Mapping[str, Any]) -> dict[str, Any] | None:
     return {
         "root": found.root,
         "copy": str(copy),
-        "folder": tree.identity(asked.job.cwd)[0],
+        "folder": tree.place(asked.job.cwd),
         "redirected": bool(given.get("snapshot")),
     }
 

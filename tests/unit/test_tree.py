@@ -1,0 +1,35 @@
+"""Whether two machines see the same folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from muster.agent import tree
+
+SERVED, MINE, YOURS = "", "boot-1 0:42", "boot-2 0:42"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ([7, SERVED], [7, SERVED], True),
+        ([7, SERVED], [8, SERVED], False),
+        ([7, MINE], [7, MINE], True),
+        ([7, MINE], [7, YOURS], False),  # two new disks
+        ([7, MINE], [7, SERVED], True),  # one machine serves it to the other
+        ([7, SERVED], [], False),
+        ([], [], False),
+    ],
+)
+def test_same_place(one: list[object], other: list[object], same: bool) -> None:
+    assert same == tree.same_place(one, other) == tree.same_place(other, one)
+
+
+def test_a_place_stays_the_same_while_files_come_and_go(tmp_path: Path) -> None:
+    before = tree.place(str(tmp_path))
+    (tmp_path / "new").mkdir()
+    assert before == tree.place(str(tmp_path))
+    assert not tree.same_place(before, tree.place(str(tmp_path / "new")))
+    assert [] == tree.place(str(tmp_path / "absent"))
