@@ -375,7 +375,9 @@ class Inside:
             if done.returncode == 0:
                 break
             if not slurm.is_away(done.stderr):
-                return  # the job is ending already, and Slurm knows whether it comes again
+                # as a rule the job is ending already, and Slurm knows whether it comes again
+                _complain(f"the job was not put back into the queue: {done.stderr.strip()}")
+                return
             time.sleep(1.0)
         while not over and time.monotonic() < deadline:  # Slurm ends this process; if it ended, the job would be over
             time.sleep(1.0)

@@ -6,6 +6,7 @@ Or it is plain Python, and muster says why.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -157,9 +158,10 @@ print(os.path.basename(sys.executable), [getattr(finder, "__name__", "") for fin
 def test_what_is_withheld_comes_back_in_any_python(
     version: str, muster: Any, script: Script, small_torch: Path
 ) -> None:
-    of_pyenv = [str(path) for path in Path.home().glob(f".pyenv/versions/{version}.*/bin/python")]
-    python = next(iter(of_pyenv), shutil.which(f"python{version}"))
-    if python is None:
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    found = [str(path) for path in pyenv.glob(f"versions/{version}.*/bin/python")] + [f"python{version}"]
+    python = next(filter(None, map(shutil.which, found)), None)
+    if python is None or subprocess.run([python, "--version"], capture_output=True).returncode:  # a shim without one
         pytest.skip(f"there is no Python {version}")
     muster.env["OMP_NUM_THREADS"] = "2"
     path = script(SMALL_PROBE)

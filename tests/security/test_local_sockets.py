@@ -269,12 +269,12 @@ def test_an_agent_that_fails_ends_its_ranks_and_the_truth_is_told(ours: Any, tmp
         (run / "attempt_1").touch()
     (tmp_path / "go").touch()
     _, said = attached.communicate(timeout=60)
-    assert (125, True) == (attached.returncode, "FileExistsError" in said), said
+    assert (125, True) == (attached.returncode, "NotADirectoryError" in said), said
     for run in runs:
         waited = ours("wait", run.name)
         assert 125 == waited.returncode, waited.stdout + waited.stderr
         shown = ours("show", run.name).stdout
-        assert "FileExistsError" in shown and "agent" in shown, shown
+        assert "NotADirectoryError" in shown and "agent" in shown, shown
         assert not [line for line in shown.splitlines() if line.startswith("state") and "lost" in line]
 
 

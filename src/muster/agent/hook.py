@@ -125,13 +125,18 @@ def _outlast_full_disk(pipes: Sequence[str] | None) -> None:
     class Lasting(FileIO):
         log = (0, 0)
         pipe: str | None = None
+        buffered = False
 
         def write(self, data: Any) -> int:
             try:
                 return FileIO.write(self, data)
             except OSError as error:
                 if error.errno not in no_room or _identity(fstat(self.fileno())) != self.log:
-                    raise
+                    if not self.buffered:
+                        raise
+                    # The buffer tries again at once, by FileIO's own method: no line of the traceback is of this one.
+                    del type(self).write
+                    return 0
             if self.pipe is not None:
                 try:
                     pipe = open_(self.pipe, flags)
@@ -146,8 +151,6 @@ def _outlast_full_disk(pipes: Sequence[str] | None) -> None:
     def _identity(found: os.stat_result) -> tuple[int, int]:
         return found.st_dev, found.st_ino
 
-    Lasting.__name__ = Lasting.__qualname__ = "FileIO"
-    Lasting.__module__ = FileIO.__module__
     for fd, name in ((1, "stdout"), (2, "stderr")):
         old: Any = getattr(sys, name)
         if type(old) is not io.TextIOWrapper or old.fileno() != fd:
@@ -156,7 +159,9 @@ def _outlast_full_disk(pipes: Sequence[str] | None) -> None:
         if type(raw) is FileIO:
             old.flush()
             unbuffered = raw is old.buffer
-            raw = Lasting(fd, "wb", closefd=False)
+            # a class for each, for it may lose its method
+            names = {**vars(Lasting), "__module__": FileIO.__module__, "buffered": not unbuffered}
+            raw = type("FileIO", (FileIO,), names)(fd, "wb", closefd=False)
             raw.name = old.name
             new: Any = io.TextIOWrapper(
                 raw if unbuffered else io.BufferedWriter(raw, raw._blksize),
