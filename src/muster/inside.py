@@ -374,11 +374,12 @@ class Inside:
             done = subprocess.run(command, capture_output=True, text=True, env=slurm.clean(os.environ))
             if done.returncode == 0:
                 break
-            if not slurm.is_away(done.stderr):
-                # as a rule the job is ending already, and Slurm knows whether it comes again
-                _complain(f"the job was not put back into the queue: {done.stderr.strip()}")
-                return
+            if slurm.refuses_requeue(done.stderr):
+                return  # as a rule the job is ending already, and Slurm knows whether it comes again
             time.sleep(1.0)
+        else:
+            _complain(f"the job was not put back into the queue: {done.stderr.strip()}")
+            return
         while not over and time.monotonic() < deadline:  # Slurm ends this process; if it ended, the job would be over
             time.sleep(1.0)
             queue.start_now(self.allocation.job)

@@ -637,9 +637,19 @@ def requeue(job: str, ending: bool = False) -> tuple[str, ...]:
     return ("scontrol", "requeue", *(() if ending else ("incomplete",)), job)
 
 
-def is_away(err: str) -> bool:
-    """The controller did not answer, and may later."""
-    return any(words in err for words in ("Unable to contact slurm controller", "Connection refused", "timed out"))
+_NO_REQUEUE = (
+    "already completing or completed",
+    "is pending execution",
+    "Invalid job id",
+    "Only batch jobs",
+    "presently disabled",
+    "Access/permission denied",
+)
+
+
+def refuses_requeue(err: str) -> bool:
+    """It will not put the job back, however often it is asked. All else may pass: no answer, a job in transition."""
+    return any(words in err for words in _NO_REQUEUE)
 
 
 def start_now(job: str) -> tuple[str, ...]:
