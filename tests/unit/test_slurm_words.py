@@ -316,6 +316,19 @@ def test_an_option_that_sbatch_does_not_know() -> None:
     assert "" == slurm.unknown_option("sbatch: error: Batch job submission failed: Invalid qos specification\n")
 
 
+@pytest.mark.parametrize(
+    ("err", "refuses"),
+    [
+        ("slurm_requeue error: Job/step already completing or completed", True),
+        ("slurm_requeue error: Requested operation is presently disabled", True),
+        ("slurm_requeue error: Job can not be altered now, try again later", False),
+        ("slurm_requeue error: Unable to contact slurm controller (connect failure)", False),
+    ],
+)
+def test_whether_asking_again_may_requeue_it(err: str, refuses: bool) -> None:
+    assert refuses == slurm.refuses_requeue(err)
+
+
 def test_how_often_a_job_was_requeued() -> None:
     assert 2 == slurm.restarts("JobId=7 JobName=x\n   Requeue=1 Restarts=2 BatchFlag=1 Reboot=0 ExitCode=0:0\n")
     assert 0 == slurm.restarts("slurm_load_jobs error: Invalid job id specified\n")
