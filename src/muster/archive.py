@@ -51,6 +51,9 @@ def build(compiled: bool = False) -> bytes:
     return data.getvalue()
 
 
+_OF_SHIM = ("descriptors", "dialects", "local", "paths", "procfs", "protocol", "rank", "system", "warm")
+"""The modules of `agent` that it needs."""
+
 _SHIM = """import sys
 from muster.agent.rank import main
 sys.exit(main(sys.argv[1:]))
@@ -68,6 +71,6 @@ def build_shim(token: str) -> bytes:
         archive.writestr("__main__.py", _SHIM)
         archive.writestr("muster/__init__.py", "")
         archive.writestr(TOKEN, token)
-        for name in ("__init__", "descriptors", "dialects", "local", "protocol", "rank", "system", "warm"):
+        for name in ("__init__", *_OF_SHIM):
             archive.writestr(f"muster/agent/{name}.py", text_of(name))
     return data.getvalue()

@@ -14,29 +14,10 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from muster.agent import system, temporary
+from muster.agent import paths, system, temporary
 
 _ELSEWHERE = "elsewhere"
 """The directory of links to runs that are not kept in this home; each has the id of its run as name."""
-
-
-def user_home(env: Mapping[str, str]) -> str:
-    """This user's home; cron and `env -i` set no HOME, so it may be that of the password database."""
-    if env.get("HOME"):
-        return env["HOME"]
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_dir
-    except KeyError:
-        return "/"
-
-
-def expanded(path: str, env: Mapping[str, str]) -> str:
-    """A path with `~` as a shell reads it, where no shell has read it: in variables and in muster.toml."""
-    if path == "~" or path.startswith("~/"):
-        return os.path.join(user_home(env), path[2:])
-    return os.path.expanduser(path)
 
 
 def of_muster(env: Mapping[str, str]) -> tuple[Path, ...]:
@@ -44,10 +25,8 @@ def of_muster(env: Mapping[str, str]) -> tuple[Path, ...]:
 
     Raises OSError for a relative one where the current directory is gone.
     """
-    if env.get("MUSTER_HOME"):
-        return (Path(expanded(env["MUSTER_HOME"], env)).absolute(),)
-    usual = Path(user_home(env), ".muster").absolute()
-    if _can_be_written(usual):
+    usual = Path(paths.muster_home(env))
+    if env.get("MUSTER_HOME") or _can_be_written(usual):
         return (usual,)
     own = temporary.own_folder(f"muster-{os.geteuid()}", env)
     if not own:
@@ -57,7 +36,7 @@ def of_muster(env: Mapping[str, str]) -> tuple[Path, ...]:
 
 def why_temporary(env: Mapping[str, str]) -> str:
     """What to tell of a home among temporary files; empty for any other."""
-    home, usual = of_muster(env)[0], Path(user_home(env), ".muster").absolute()
+    home, usual = of_muster(env)[0], Path(paths.muster_home(env))
     if env.get("MUSTER_HOME") or home == usual:
         return ""
     return f"{usual} cannot be written to, so runs are kept in {home}; choose another place by MUSTER_HOME"

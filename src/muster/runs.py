@@ -27,9 +27,9 @@ from typing import IO, Any, Callable, NamedTuple
 
 from muster import homes
 from muster.agent import system
-from muster.agent.follow import log_path
 from muster.agent.links import unlink_all
 from muster.agent.overflow import NO_ROOM
+from muster.agent.paths import rank_file
 from muster.errors import Impossible
 from muster.model import Outcome, Plan, as_json
 from muster.stored import (
@@ -261,7 +261,7 @@ class Run:
         if stream not in STREAMS:
             raise Malformed(f"{stream!r} is no stream of a rank")
         attempt, rank = whole(attempt), whole(rank)
-        return Path(log_path(str(self.path / f"attempt_{attempt}"), rank, stream))
+        return Path(rank_file(str(self.path / f"attempt_{attempt}"), rank, stream))
 
     def open_log(self, attempt: int, rank: int, stream: str) -> IO[bytes]:
         """That file, to be read. Raises OSError, and `Unreadable` for a FIFO: the directory may be another user's."""

@@ -22,6 +22,7 @@ import pytest
 from stage import SOURCES, Stage
 from waiting import until
 
+from muster.agent import procfs
 from muster.lab import Lab, kernel
 
 pytestmark = pytest.mark.lab
@@ -55,7 +56,7 @@ def test_each_host_has_its_own_processes(lab: Lab) -> None:
     finally:
         marker.kill()
         marker.wait()
-    until(lambda: not kernel.started(pid), "the command dies with who called it")
+    until(lambda: not procfs.lives(pid), "the command dies with who called it")
 
 
 def test_each_host_has_its_own_interfaces(lab: Lab) -> None:
@@ -506,7 +507,7 @@ def test_orphans_are_reaped(lab: Lab) -> None:
     """The first process of a host does what init does."""
     said(lab, "n1", "for i in $(seq 20); do (sh -c 'exit 3' &) ; done; (sleep 0 & exec true) &")
     first = lab.status()["hosts"]["n1"]
-    until(lambda: not [pid for pid in kernel.inhabitants(first) if kernel.is_zombie(pid)], "no zombie is left")
+    until(lambda: all(map(procfs.lives, kernel.inhabitants(first))), "no zombie is left")
 
 
 def test_a_drained_node_is_somebodys_wish_and_no_fault(slurm: Lab) -> None:

@@ -15,6 +15,7 @@ import pytest
 from stage import Stage, difference, look, skip_without_root
 from waiting import until
 
+from muster.agent import procfs
 from muster.lab import Lab, kernel
 
 pytestmark = pytest.mark.lab
@@ -557,12 +558,12 @@ def test_on_the_machine_itself_nothing_of_a_lab_is_left() -> None:
         of_lab = {os.readlink(f"/proc/{pid}/ns/net") for pid in lab.status()["hosts"].values()}
         inhabitants = [pid for first in lab.status()["hosts"].values() for pid in kernel.inhabitants(first)]
         keeper = json.loads(Path(lab.folder.record).read_text())["keeper"][0]
-        processes = {pid: kernel.started(pid) for pid in [keeper, *inhabitants]}
+        processes = {pid: procfs.started(pid) for pid in [keeper, *inhabitants]}
         groups = [line for line in meanwhile["control groups"] if folder.replace("/", "-") in line]
         assert len(processes) > 8
         assert len(groups) >= 4
     after = look()
-    assert {} == {pid: started for pid, started in processes.items() if kernel.started(pid) == started}
+    assert {} == {pid: started for pid, started in processes.items() if procfs.started(pid) == started}
     assert set() == of_lab & set(after["namespaces"])
     assert [] == [line for line in after["control groups"] if f"+ {line}" in groups]
     assert [] == [line for lines in after.values() for line in lines if folder in line]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from muster.agent.follow import Follower, Piece, Stream, log_path, tail
+from muster.agent.follow import Follower, Piece, Stream, tail
+from muster.agent.paths import rank_file
 
 PLAIN_LOG = b"warning: slow disk\n" * 10
 
@@ -43,7 +44,7 @@ def everything(follower: Follower) -> dict[str, bytes]:
 
 
 def test_the_files_of_a_rank_have_their_place() -> None:
-    assert log_path("/runs/x/attempt_0", 3, "out") == "/runs/x/attempt_0/rank_00003.out"
+    assert rank_file("/runs/x/attempt_0", 3, "out") == "/runs/x/attempt_0/rank_00003.out"
 
 
 def test_growth_is_noticed_by_rank_and_stream(follower: Follower) -> None:
@@ -208,7 +209,7 @@ def test_a_chatty_rank_costs_no_more_than_a_look_at_its_sizes(follower: Follower
 
 
 def test_what_was_written_before_a_rank_was_known_is_noticed(follower: Follower) -> None:
-    append(Stream(2, "err", log_path(os.path.dirname(follower.of(0)[0].path), 2, "err")), b"early\n")
+    append(Stream(2, "err", rank_file(os.path.dirname(follower.of(0)[0].path), 2, "err")), b"early\n")
     assert follower.notice() == []
     _, err = follower.add(2)
     assert follower.notice() == [Piece(err, 6)]

@@ -18,6 +18,8 @@ _MODULES = (
     *(
         "protocol",
         "descriptors",
+        "procfs",
+        "paths",
         "local",
         "system",
         "temporary",

@@ -8,7 +8,7 @@ import signal
 import time
 from functools import partial
 
-from muster.agent import local, relay, system, temporary
+from muster.agent import local, procfs, relay, system, temporary
 from muster.agent.protocol import MAGIC
 
 _MARK = re.compile(rb"TORCHELASTIC_RUN_ID=(\d{8}-\d{6}-[0-9a-f]{4,16}(?:-[\w.-]+)?)\Z")
@@ -58,20 +58,12 @@ def main(dry: bool) -> None:
             for pid in pids:
                 system.send(pid, number)
             deadline = time.monotonic() + patience
-            while any(_lives(pid) for pid in pids) and time.monotonic() < deadline:
+            while any(procfs.lives(pid) for pid in pids) and time.monotonic() < deadline:
                 time.sleep(0.02)
-    left = [system.in_words(pid, "?") for pid in pids if _lives(pid)] if not dry else []
+    left = [system.in_words(pid, "?") for pid in pids if procfs.lives(pid)] if not dry else []
     told = {run: [words[pid] for pid in numbers] for run, numbers in runs.items()}
     for run, path in temporary.left(os.environ):
         told.setdefault(run, []).append(path)
         if not dry:
             temporary.remove(path)
     relay.send("cleaned", runs=told, left=left)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    except OSError:
-        return False

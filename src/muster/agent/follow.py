@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from muster.agent.paths import rank_file
+
 _IN_MODIFY = 0x2
 _IN_Q_OVERFLOW = 0x4000
 _EVENT = struct.Struct("iIII")
@@ -40,11 +42,6 @@ _TRACEBACK = (
 _LONGEST = max(map(len, _TRACEBACK))
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-def log_path(folder: str, rank: int, stream: str) -> str:
-    """The file of a rank in the folder of an attempt; `stream` is `out`, `err` or `stack`."""
-    return os.path.join(folder, f"rank_{rank:05d}.{stream}")
 
 
 class Cut(NamedTuple):
@@ -148,7 +145,7 @@ class Follower:
 
     def add(self, rank: int) -> list[Stream]:
         """Follow one rank more; gives its files."""
-        found = [Stream(rank, kind, log_path(self._folder, rank, kind), self._attempt) for kind in ("out", "err")]
+        found = [Stream(rank, kind, rank_file(self._folder, rank, kind), self._attempt) for kind in ("out", "err")]
         self.streams.update({os.path.basename(stream.path): stream for stream in found})
         self._added += found
         return found

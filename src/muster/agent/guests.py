@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable
 
 from muster.agent import system, temporary
-from muster.agent.follow import log_path, tail
+from muster.agent.follow import tail
+from muster.agent.paths import rank_file
 from muster.agent.protocol import pack
 from muster.agent.warm import stack_file
 
@@ -231,7 +232,7 @@ class Guests:
         self.agent.links.add(rank, place["local_rank"] if me["local_rank"] is None else me["local_rank"])
         self.agent.emit("joined", attempt=self.members.attempt, rank=rank, **_of(me, "launcher", "world_size"))
         env = {**self._of_scheduler(rank), **self.conf["env"], **self.conf["scheduled"].get(str(rank), {})}
-        env["TORCHELASTIC_ERROR_FILE"] = os.path.join(folder, f"rank_{rank:05d}.error.json")
+        env["TORCHELASTIC_ERROR_FILE"] = rank_file(folder, rank, "error.json")
         if self.members.own_meeting:
             env["TORCHELASTIC_RESTART_COUNT"] = self.late["TORCHELASTIC_RESTART_COUNT"]
         else:
@@ -252,7 +253,7 @@ class Guests:
             "hook": self.members.hook_folder if python is not None else "",
             "stack": stack_file(folder, rank),
             **self.agent.logs.outlets(rank)._asdict(),
-            "logs": [log_path(folder, rank, kind) for kind in ("out", "err")],
+            "logs": [rank_file(folder, rank, kind) for kind in ("out", "err")],
             "stdin": self.members.stdin is not None and rank == self.members.stdin_rank,
             "grace": self.conf["grace"],
             "role": self.conf["role"],

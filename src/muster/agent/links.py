@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator
 
 from muster.agent import system
-from muster.agent.follow import log_path
+from muster.agent.paths import rank_file
 
 RECORD = "links"
 """The file, in the run directory or in the folder of a node, that holds the path of each link as a line of JSON."""
@@ -114,7 +114,7 @@ class RankLinks:
 
     def ended(self, rank: int) -> None:
         """This rank has ended; torch's `@record` may have left word of why."""
-        if rank in self._local and os.path.exists(log_path(self._logs, rank, "error.json")):
+        if rank in self._local and os.path.exists(rank_file(self._logs, rank, "error.json")):
             self._link(rank, "error.json", "error.json")
 
     def _link(self, rank: int, stream: str, name: str) -> None:
@@ -122,7 +122,7 @@ class RankLinks:
             return
         path = os.path.join(self._log_dir, f"attempt_{self._attempt}", str(self._local[rank]), name)
         try:
-            make_link(self._folder, path, log_path(self._logs, rank, stream))
+            make_link(self._folder, path, rank_file(self._logs, rank, stream))
         except OSError as error:
             self._complain(f"--log-dir: cannot write {path}: {system.reason(error)}; the logs are in {self._logs}")
             self._log_dir = ""

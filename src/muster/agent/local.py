@@ -22,6 +22,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from muster.agent import procfs
+
 TOKEN = "token"
 """The file in the run directory, and in the archive that foreign launchers start."""
 
@@ -44,7 +46,7 @@ class Sockets(NamedTuple):
         """Where this one listens on this machine: at the first name that was free."""
         for number in range(_NAMES):
             # by machine, for nobody on another one knows which node this is
-            text = f"{who} {_machine()} {number}".encode()
+            text = f"{who} {procfs.boot_id()} {number}".encode()
             secret = hmac.new(self.token.encode(), text, hashlib.sha256).hexdigest()
             yield f"\0muster/{uid}/{self.run_id}/{secret[:20]}"  # the run is told too, for `muster clean`
 
@@ -153,14 +155,6 @@ def keep(run_dir: str, token: str) -> None:
     with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
         file.write(token)
     os.replace(part, os.path.join(run_dir, TOKEN))  # whole or not at all; nodes that share the directory write the same
-
-
-def _machine() -> str:
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
 
 
 def _holds(name: str, uid: int) -> bool:

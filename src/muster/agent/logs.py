@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from muster.agent.autopsy import explain
-from muster.agent.follow import Follower, Piece, Stream, log_path, tail
+from muster.agent.follow import Follower, Piece, Stream, tail
 from muster.agent.overflow import Overflow, may_fill_up
+from muster.agent.paths import rank_file
 from muster.agent.screen import Screen
 from muster.agent.timeline import NAME, Appender, Timeline
 
@@ -129,7 +130,7 @@ class Logs:
             self._follower.close()
         self.settle()
         for (rank, kind), overflow in self._overflows.items():
-            overflow.lead_to(log_path(folder, rank, kind))
+            overflow.lead_to(rank_file(folder, rank, kind))
         self._attempt, self._folder, self._shown = attempt, folder, set()
         self._risky = may_fill_up(folder)
         self._follower = Follower(folder, ranks, attempt)
@@ -154,7 +155,7 @@ class Logs:
 
     def outlets(self, rank: int) -> Outlets:
         """Where this rank is to write in this attempt. Without a pipe it can only write its files."""
-        logs = [log_path(self._folder, rank, kind) for kind in ("out", "err")]
+        logs = [rank_file(self._folder, rank, kind) for kind in ("out", "err")]
         screen = self._screen(rank)
         try:
             overflows = [self._overflow(rank, kind) for kind in ("out", "err")]
@@ -187,7 +188,7 @@ class Logs:
         """The pipe of a log; it serves all attempts, for later there may be no descriptor for one. Raises OSError."""
         if (rank, kind) not in self._overflows:
             overflow = Overflow(f"rank {rank}'s {'stdout' if kind == 'out' else 'stderr'}", source=source)
-            overflow.lead_to(log_path(self._folder, rank, kind))
+            overflow.lead_to(rank_file(self._folder, rank, kind))
             self._overflows[rank, kind] = overflow
             self.agent.watch(overflow.fd, lambda: self._flowed(rank, kind))
         return self._overflows[rank, kind]
@@ -328,7 +329,7 @@ class Logs:
         self.notice()
         kind = self._says_why(rank)
         overflow = self._overflows.get((rank, kind))
-        said = tail(log_path(self._folder, rank, kind)) + (overflow.recent if overflow is not None else b"")
+        said = tail(rank_file(self._folder, rank, kind)) + (overflow.recent if overflow is not None else b"")
         words = explain(said, signalled)
         streams = self._follower.of(rank) if self._follower is not None else []
         words["t"] = next((stream.traceback_at for stream in streams if stream.traceback_at), None)

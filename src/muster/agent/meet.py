@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from muster.agent import machine, system, temporary
+from muster.agent import machine, paths, procfs, system, temporary
 
 _FLAG = "here"
 
@@ -23,10 +23,10 @@ def tell(cwd: str, script: str, run_dir: str) -> dict[str, Any]:
     `shared` tells whether that is the same folder here.
     """
     shared = shares(run_dir)
-    home = os.path.abspath(os.path.expanduser(os.environ.get("MUSTER_HOME") or "~/.muster"))
+    home = paths.muster_home(os.environ)
     return {
         "host": socket.gethostname(),
-        "boot": machine.read("/proc/sys/kernel/random/boot_id").strip(),
+        "boot": procfs.boot_id(),
         **machine.at_no_cost(os.environ),
         "gpus": machine.gpus(os.environ),
         "reached_at": os.environ.get("SSH_CONNECTION", "   ").split(" ")[2],

@@ -14,9 +14,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from muster.agent import machine, system
-from muster.agent.follow import log_path
 from muster.agent.guests import Guests, free_port
 from muster.agent.machine import physical_cores
+from muster.agent.paths import rank_file
 from muster.agent.warm import (
     CAUGHT_UP,
     READ_AT_LOAD,
@@ -380,7 +380,7 @@ class Members:
         self, rank: Mapping[str, Any], command_env: Mapping[str, str], late: Mapping[str, str]
     ) -> dict[str, str]:
         """The variables that are this rank's alone, or this attempt's."""
-        path = os.path.join(self.folder, f"rank_{rank['rank']:05d}.error.json")
+        path = rank_file(self.folder, rank["rank"], "error.json")
         unset = {name: value for name, value in self.defaults.items() if name not in command_env}
         return dict(unset, **rank["env"], TORCHELASTIC_ERROR_FILE=path, **late)
 
@@ -523,7 +523,7 @@ class Members:
         for rank, pid in sorted(self.pids.items()):
             if ranks is not None and rank not in ranks:
                 continue
-            path = log_path(self.folder, rank, "stack")
+            path = rank_file(self.folder, rank, "stack")
             try:
                 size = os.stat(path).st_size if system.catches(pid, system.STACKS_SIGNAL) else None
             except OSError:  # somebody has deleted it

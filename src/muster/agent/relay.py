@@ -14,7 +14,7 @@ import struct
 import sys
 from collections.abc import Mapping
 
-from muster.agent import local
+from muster.agent import local, paths
 
 
 def survive() -> None:
@@ -72,7 +72,7 @@ def visit(run_dir: str) -> None:
 
 def find_runs(which: str) -> dict[str, str]:
     """The folders of the runs, by id, whose ids begin like this, or of the `last` one."""
-    home = os.path.abspath(os.path.expanduser(os.environ.get("MUSTER_HOME") or "~/.muster"))
+    home = paths.muster_home(os.environ)
     found = {name: os.path.join(home, "runs", name) for name in _names_in(os.path.join(home, "runs"))}
     for name in _names_in(os.path.join(home, "elsewhere")):  # links to runs that are kept in other directories
         target = os.path.realpath(os.path.join(home, "elsewhere", name))

@@ -12,6 +12,8 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Callable
 
+from muster.agent import procfs
+
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -91,8 +93,8 @@ def ancestors() -> list[tuple[str, ...]]:
                 found.append(tuple(os.fsdecode(word) for word in file.read().rstrip(b"\0").split(b"\0")))
         except OSError:
             break
-        seen = _stat(pid)
-        pid = seen[2] if seen else 0
+        seen = procfs.stat(pid)
+        pid = seen.parent if seen else 0
     return found
 
 
@@ -279,32 +281,20 @@ def try_to_write(folder: str) -> None:
             pass
 
 
-def _stat(pid: int) -> tuple[str, str, int] | None:
-    """(name, state, parent) of a process, or None when it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read()
-    except OSError:
-        return None
-    # the name stands in brackets and may hold anything, brackets too
-    name, rest = text[text.index(b"(") + 1 : text.rindex(b")")], text[text.rindex(b")") + 2 :].split()
-    return name.decode("utf-8", "replace"), rest[0].decode(), int(rest[1])
-
-
 def descendants(root: int) -> dict[int, tuple[str, int]]:
     """All living processes that descend from `root`: {pid: (name, parent)}. Zombies are not alive."""
     alive = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
-            found = _stat(int(entry))
+            found = procfs.stat(int(entry))
             if found:
                 alive[int(entry)] = found
     family, grown = {root}, True
     while grown:
-        more = {pid for pid, (_, _, parent) in alive.items() if parent in family and pid not in family}
+        more = {pid for pid, found in alive.items() if found.parent in family and pid not in family}
         grown = bool(more)
         family |= more
-    return {pid: (alive[pid][0], alive[pid][2]) for pid in family - {root} if alive[pid][1] not in "ZX"}
+    return {pid: (alive[pid].name, alive[pid].parent) for pid in family - {root} if alive[pid].lives}
 
 
 def words_of(pid: int) -> list[bytes]:
@@ -381,8 +371,8 @@ def send(pid: int, number: int, group: bool = False) -> bool:
 
 def in_words(pid: int, name: str) -> str:
     """`python (pid 17, waits for a disk)`, for a person."""
-    found = _stat(pid)
-    state = {"D": ", waits in the kernel, cannot be ended", "T": ", stopped"}.get(found[1], "") if found else ""
+    found = procfs.stat(pid)
+    state = {"D": ", waits in the kernel, cannot be ended", "T": ", stopped"}.get(found.state, "") if found else ""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             words = file.read().rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from muster.agent import procfs
+
 WINDOW = 0.5
 """Seconds over which CPU time is measured."""
 
@@ -76,16 +78,7 @@ def _processes() -> dict[int, _Process]:
     tick, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
     found = {}
     for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
-        try:
-            with open(f"/proc/{entry}/stat", "rb") as file:
-                text = file.read()
-        except OSError:
-            continue
-        # from the third field on: the name in brackets before it may hold anything
-        fields = text[text.rindex(b")") + 2 :].split()
-        if fields[0] not in b"ZX":
-            cpu = (int(fields[11]) + int(fields[12])) / tick
-            found[int(entry)] = _Process(int(fields[1]), cpu, int(fields[21]) * page)
+        seen = procfs.stat(int(entry)) if entry.isdigit() else None
+        if seen is not None and seen.lives:
+            found[int(entry)] = _Process(seen.parent, seen.cpu / tick, seen.memory * page)
     return found

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from muster.agent.paths import rank_file
 from muster.agent.system import STACKS_SIGNAL, launch
 
 READ_AT_LOAD = frozenset(
@@ -48,7 +49,7 @@ def hooked(env: Mapping[str, str], folder: str, **conf: Any) -> dict[str, str]:
 
 def stack_file(folder: str, rank: int) -> dict[str, Any]:
     """What the hook must know so that a rank writes its stacks when asked."""
-    return {"path": os.path.join(folder, f"rank_{rank:05d}.stack"), "signal": int(STACKS_SIGNAL)}
+    return {"path": rank_file(folder, rank, "stack"), "signal": int(STACKS_SIGNAL)}
 
 
 def write_hook(folder: str, source: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muster import homes, runs
-from muster.agent import system
+from muster.agent import paths, system
 from muster.commands import configuration
 from muster.errors import Impossible, NowhereToBe
 from muster.options import OTHERS, Option, from_environment, help_text, parse
@@ -63,7 +63,7 @@ def store_of(given: Mapping[str, Any], env: Mapping[str, str], alone: bool = Fal
     """Where runs are kept, and found; `alone`: only in the directory that was named."""
     try:
         found = homes.of_muster(env)
-        root = Path(homes.expanded(given["run_dir"], env)).absolute() if "run_dir" in given else found[0]
+        root = Path(paths.expanded(given["run_dir"], env)).absolute() if "run_dir" in given else found[0]
     except OSError as error:
         raise NowhereToBe(system.reason(error)) from None
     return runs.Store(root, found, alone)

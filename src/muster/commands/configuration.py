@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from muster import homes
+from muster.agent import paths
 from muster.errors import Impossible
 from muster.options import RUN, from_table
 from muster.world import trust
@@ -66,7 +66,7 @@ def _configurations(env: Mapping[str, str]) -> list[Path]:
 
     One that another user could have written is passed over, and told: it may hold lines for a shell (`setup`).
     """
-    home, found = Path(homes.user_home(env)), []
+    home, found = Path(paths.user_home(env)), []
     try:
         folder = Path.cwd()  # the real path
     except OSError:  # it has been deleted; a job that needs it is refused in words
@@ -94,7 +94,7 @@ def _obeyed(path: Path, env: Mapping[str, str]) -> bool:
 def _from(path: Path, table: dict[str, Any], env: Mapping[str, str]) -> dict[str, Any]:
     """Files and folders that a muster.toml names are seen from where it lies, wherever below it muster is started."""
     return {
-        key: str(path.parent / homes.expanded(value, env)) if key in _PATHS else value for key, value in table.items()
+        key: str(path.parent / paths.expanded(value, env)) if key in _PATHS else value for key, value in table.items()
     }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muster import homes, runs
-from muster.agent import system
+from muster.agent import paths, procfs, system
 from muster.commands import configuration
 from muster.commands.common import store_of
 from muster.environ import hidden, hidden_words, shown
@@ -112,7 +112,7 @@ def _with_homes(given: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, A
         if option.metavar not in ("DIR", "FILE", "PATH") or value is None:
             continue
         many = isinstance(value, (list, tuple))
-        found[option.key] = [homes.expanded(item, env) for item in value] if many else homes.expanded(value, env)
+        found[option.key] = [paths.expanded(item, env) for item in value] if many else paths.expanded(value, env)
     return found
 
 
@@ -321,7 +321,6 @@ def keep(plan: Plan, run_id: str, store: runs.Store, words: list[str], **more: A
 
 def job_record(job: Job, ranks: int, run_id: str, words: list[str], **more: Any) -> dict[str, Any]:
     """What job.json says of a run; `more` takes the place of what holds for one that this process looks after."""
-    from muster.world.contact import process_started
     from muster.world.here import identity
 
     return {
@@ -333,7 +332,7 @@ def job_record(job: Job, ranks: int, run_id: str, words: list[str], **more: Any)
         "time": time.time(),
         "ranks": ranks,
         "pid": os.getpid(),
-        "pid_started": process_started(os.getpid()),
+        "pid_started": procfs.started(os.getpid()),
         **identity(),
         "job": hidden(as_json(job)),
         **more,
@@ -347,7 +346,7 @@ def _honour_error_file(kept: runs.Run, attempt: int, rank: Any, env: Mapping[str
         return
     import json
 
-    source = kept.path / f"attempt_{attempt}" / f"rank_{rank:05d}.error.json"
+    source = kept.log(attempt, rank, "error.json")
     outcome = kept.outcome
     try:
         if source.exists():  # the script has torch's @record

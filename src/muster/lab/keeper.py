@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from muster.agent import procfs
 from muster.errors import Impossible, MusterError, RunFailed
 from muster.lab import files, kernel, texts
 from muster.lab.faults import FAULTS
@@ -62,7 +63,7 @@ class Keeper:
         """A pipe whose end means that the lab's owner has died."""
         record = json.loads(Path(folder.record).read_text())
         self.shape = Shape(**record["shape"])
-        record["keeper"] = [os.getpid(), kernel.started(os.getpid())]
+        record["keeper"] = [os.getpid(), procfs.started(os.getpid())]
         files.write_record(folder, record)
         self.record: dict[str, Any] = record
         self.hosts: dict[str, Alive] = {}
@@ -126,7 +127,7 @@ class Keeper:
             if name == HEAD or self.shape.shared_home:
                 kept += tuple(self.record["shared"])
             self._fork(Host(name, self.shape, self.folder, kept, group, users, guest))
-        self.record["hosts"] = {name: [alive.pid, kernel.started(alive.pid)] for name, alive in self.hosts.items()}
+        self.record["hosts"] = {name: [alive.pid, procfs.started(alive.pid)] for name, alive in self.hosts.items()}
         files.write_record(self.folder, self.record)
         for name in names:
             self._answer(name)

@@ -8,6 +8,8 @@ import signal
 from glob import glob
 from pathlib import Path
 
+from muster.agent import procfs
+
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 # sched.h
@@ -19,7 +21,7 @@ NEW_PIDS = 0x20000000
 NEW_NET = 0x40000000
 
 # sys/mount.h
-NOSUID, NODEV, REMOUNT, BIND, MOVE, RECURSIVE, PRIVATE = 2, 4, 32, 4096, 8192, 16384, 1 << 18
+REMOUNT, BIND, RECURSIVE, PRIVATE = 32, 4096, 16384, 1 << 18
 DETACH = 2
 
 _PR_SET_PDEATHSIG = 1
@@ -62,22 +64,6 @@ def name_host(name: str) -> None:
     _checked(_LIBC.sethostname(name.encode(), len(name)), "sethostname")
 
 
-def started(pid: int) -> str:
-    """When a process started, in ticks since boot: with its pid it names it for ever. Empty when there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
-
-
-def is_zombie(pid: int) -> bool:
-    """It has ended, and its parent has not asked for its status."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return False
-
-
 def wake_entrances(pid: int) -> None:
     """Have each `nsenter` into the host whose first process this is go on.
 
@@ -100,10 +86,10 @@ def waits_in(pid: int) -> str:
     places = []
     for task in glob(f"/proc/{pid}/task/*"):
         try:
-            state = Path(task, "stat").read_text().rpartition(")")[2].split()[0]
-            places.append(f"{state} {Path(task, 'wchan').read_text()}")
+            seen, where = procfs.stat(pid, int(os.path.basename(task))), Path(task, "wchan").read_text()
         except OSError:  # gone meanwhile
             continue
+        places += [f"{seen.state} {where}"] if seen is not None else []
     return ", ".join(places) or "gone now"
 
 

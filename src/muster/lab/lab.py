@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from muster.agent import system
+from muster.agent import procfs, system
 from muster.errors import Impossible, RunFailed
 from muster.lab import files, kernel, needs, texts
 from muster.lab.faults import FAULTS
@@ -152,7 +152,7 @@ class Lab:
             "shared": self.shared,
             "share": not needs.why_no_share(),
             "notes": needs.notes(),
-            "boot": _boot(),
+            "boot": procfs.boot_id(),
             "hosts": {},
         }
         files.write_record(self.folder, record)
@@ -198,7 +198,7 @@ class Lab:
         record = files.read_record(self.folder) or {}
         processes = [record["keeper"]] if "keeper" in record else []
         processes += list(record.get("hosts", {}).values())
-        if record.get("boot") == _boot():
+        if record.get("boot") == procfs.boot_id():
             for number in (signal.SIGTERM, signal.SIGKILL):
                 for pid, started in processes[:1]:
                     _send(pid, started, number)
@@ -210,7 +210,11 @@ class Lab:
             else:
                 raise RunFailed(
                     "the lab did not end: "
-                    + ", ".join(f"process {pid} ({kernel.waits_in(pid)})" for pid, at in processes if _lives(pid, at)),
+                    + ", ".join(
+                        f"process {pid} ({kernel.waits_in(pid)})"
+                        for pid, at in processes
+                        if procfs.still_lives(pid, at)
+                    ),
                     "these were killed and still live; they wait in the kernel",
                 )
         files.clear_away(self.folder)
@@ -272,7 +276,7 @@ class Lab:
         record = files.read_record(self.folder)
         if record is None:
             return "none"
-        if "keeper" not in record or not _lives(*record["keeper"]) or record["boot"] != _boot():
+        if "keeper" not in record or not procfs.still_lives(*record["keeper"]) or record["boot"] != procfs.boot_id():
             return "half-made"
         return "up" if os.path.exists(self.folder.control) else "half-made"
 
@@ -442,21 +446,13 @@ def _sweep() -> None:
                     dead._clear()
 
 
-def _boot() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
 def _pythons() -> list[str]:
     """Where Python lies: it must be there on hosts whose home is empty."""
     return sorted({os.path.realpath(sys.prefix), os.path.realpath(sys.base_prefix), str(Path(__file__).parents[2])})
 
 
-def _lives(pid: int, started: str) -> bool:
-    return bool(started) and kernel.started(pid) == started and not kernel.is_zombie(pid)
-
-
 def _send(pid: int, started: str, number: int) -> None:
-    if _lives(pid, started):
+    if procfs.still_lives(pid, started):
         with suppress(ProcessLookupError):
             os.kill(pid, number)
 
@@ -464,7 +460,7 @@ def _send(pid: int, started: str, number: int) -> None:
 def _gone(processes: Sequence[Sequence[Any]], within: float) -> bool:
     """Wait until none of these live."""
     end = time.monotonic() + within
-    while any(_lives(pid, started) for pid, started in processes):
+    while any(procfs.still_lives(pid, started) for pid, started in processes):
         if time.monotonic() > end:
             return False
         time.sleep(0.01)

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
-from muster.agent import local, system
+from muster.agent import local, procfs, system
 from muster.agent.protocol import Refused, Unpacker, pack
 from muster.errors import Impossible, MusterError, RunFailed, Unreachable
 from muster.model import Host, Job, Outcome, Plan, Program, as_json
@@ -150,7 +150,9 @@ def state(run: Run, within: float = ANSWERS_WITHIN) -> str:
     if link is not None:
         link.close()
         return "running"
-    if process_lives(job.get("pid", 0), job.get("pid_started", "")) and not _stopped_after_its_ranks(run, job["pid"]):
+    if procfs.still_lives(job.get("pid", 0), job.get("pid_started", "")) and not _stopped_after_its_ranks(
+        run, job["pid"]
+    ):
         return "running"
     # it may have ended since we looked
     outcome = run.outcome
@@ -181,7 +183,7 @@ def _state_of_anothers(run: Run) -> str:
         return outcome.state
     if job.get("slurm") or job.get("host") != here["host"]:
         return "unknown"
-    if job.get("boot") == here["boot"] and process_lives(job.get("pid", 0), job.get("pid_started", "")):
+    if job.get("boot") == here["boot"] and procfs.still_lives(job.get("pid", 0), job.get("pid_started", "")):
         return "running"
     return "lost" if outcome is None else outcome.state
 
@@ -545,12 +547,8 @@ def refresh(run: Run) -> bool:
 
 def _stopped_after_its_ranks(run: Run, pid: int) -> bool:
     """The agent has ended the ranks, and muster is stopped (Ctrl-Z), so it does not take note of that."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            state = file.read().rpartition(b")")[2].split()[0]
-    except OSError:
-        return False
-    return state in (b"T", b"t") and any(run.path.glob("node_*/ended.json"))
+    found = procfs.stat(pid)
+    return found is not None and found.state in ("T", "t") and any(run.path.glob("node_*/ended.json"))
 
 
 def why(run: Run, state: str) -> str:
@@ -576,21 +574,6 @@ def why(run: Run, state: str) -> str:
         if isinstance(ended.get("why"), str):
             return f"{ended['why']}, and its agent ended the ranks"
     return "muster and its agent were killed, or the disk was full"
-
-
-def process_lives(pid: int, started: str) -> bool:
-    """The process of this number is still the one that started at this time (field 22 of its stat)."""
-    return bool(started) and process_started(pid) == started
-
-
-def process_started(pid: int) -> str:
-    """When a process started, in the kernel's ticks since boot; empty when it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] in b"ZX" else fields[19].decode()
 
 
 def _reach(run: Run) -> socket.socket | None:

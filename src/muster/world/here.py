@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from muster.agent import system
+from muster.agent import procfs, system
 from muster.agent.machine import gpu_buses
 from muster.agent.machine import read as _read
 from muster.errors import Impossible, NowhereToBe
@@ -329,7 +329,7 @@ def _share(groups: list[list[int]], index: int, count: int, node: int) -> list[i
 
 def identity() -> dict[str, str]:
     """What tells this machine, and this start of it, from others."""
-    return {"host": os.uname().nodename, "boot": _read("/proc/sys/kernel/random/boot_id").strip()}
+    return {"host": os.uname().nodename, "boot": procfs.boot_id()}
 
 
 def installed(package: str) -> str:

@@ -1,0 +1,40 @@
+"""Where files of muster are, the same on every machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+
+def user_home(env: Mapping[str, str]) -> str:
+    """This user's home; cron and `env -i` set no HOME, so it may be that of the password database."""
+    if env.get("HOME"):
+        return env["HOME"]
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return "/"
+
+
+def expanded(path: str, env: Mapping[str, str]) -> str:
+    """A path with `~` as a shell reads it, where no shell has read it: in variables and in muster.toml."""
+    if path == "~" or path.startswith("~/"):
+        return os.path.join(user_home(env), path[2:])
+    return os.path.expanduser(path)
+
+
+def muster_home(env: Mapping[str, str]) -> str:
+    """The directory of muster: MUSTER_HOME, or `.muster` in the user's home; absolute.
+
+    Raises OSError for a relative one where the current directory is gone.
+    """
+    named = env.get("MUSTER_HOME")
+    path = expanded(named, env) if named else os.path.join(user_home(env), ".muster")
+    return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
+
+
+def rank_file(folder: str, rank: int, kind: str) -> str:
+    """A file of a rank in the directory of an attempt; `kind` is `out`, `err`, `stack` or `error.json`."""
+    return os.path.join(folder, f"rank_{rank:05d}.{kind}")
