@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Callable, NamedTuple
 
 from muster.agent.machine import IDENTITY
+from muster.fold import by_value
 from muster.plurals import plural
 
 Facts = Mapping[str, Any]
@@ -159,10 +160,9 @@ def _ways(patient: Patient) -> Iterator[Finding]:
 
 
 def _mtu(patient: Patient) -> Iterator[Finding]:
-    sizes: dict[int, list[str]] = {}
-    for host, facts in patient.facts.items():
-        for name, _ in facts["interfaces"][:1]:
-            sizes.setdefault(facts["mtus"][name], []).append(host)
+    sizes = by_value(
+        (host, facts["mtus"][name]) for host, facts in patient.facts.items() for name, _ in facts["interfaces"][:1]
+    )
     for host in _odd(sizes):
         why = "large messages may be lost without a word"
         yield Finding("warning", host, f"MTU differs: {_differ(sizes)}", why, "one MTU for all")
@@ -171,10 +171,7 @@ def _mtu(patient: Patient) -> Iterator[Finding]:
 def _versions(patient: Patient) -> Iterator[Finding]:
     with_torch = {host: facts for host, facts in patient.facts.items() if "version" in facts["torch"]}
     for what, read in _VERSIONS.items():
-        found: dict[str, list[str]] = {}
-        for host, facts in with_torch.items():
-            if (value := read(facts)) != "":
-                found.setdefault(str(value), []).append(host)
+        found = by_value((host, str(value)) for host, facts in with_torch.items() if (value := read(facts)) != "")
         for host in _odd(found):
             why = "ranks hang or disagree"
             yield Finding("error", host, f"{what}: {_differ(found)}", why, "the same environment on all")

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from muster.errors import Impossible
+from muster.fold import by_value
 from muster.ranks import fold
 
 
@@ -234,6 +235,16 @@ def fold_hosts(names: Iterable[str]) -> str:
         text = "".join(piece.zfill(width) if piece.isdigit() else piece for piece in digits)
         found.append(before + (f"[{text}]" if len(set(numbers)) > 1 else text) + after)
     return ",".join(found)
+
+
+def fold_reasons(pairs: Iterable[tuple[str, str]]) -> str:
+    """`n[1-2]: no answer; n3: refused`, of (host, reason)."""
+    return "; ".join(f"{fold_hosts(names)}: {reason}" for reason, names in by_value(pairs).items())
+
+
+def fold_values(pairs: Iterable[tuple[str, str]]) -> str:
+    """`n[1-2] 3.11, n3 3.12`, of (host, value)."""
+    return ", ".join(f"{fold_hosts(names)} {value}" for value, names in by_value(pairs).items())
 
 
 def _once(found: Sequence[Wanted], source: str) -> tuple[Wanted, ...]:

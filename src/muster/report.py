@@ -10,6 +10,7 @@ from typing import Any
 from muster.advice import advice
 from muster.agent.system import hint_for
 from muster.environ import HIDDEN, is_secret
+from muster.fold import by_value
 from muster.hosts import fold_hosts
 from muster.model import BROUGHT, Command, Outcome, Plan, RankEnd, Unlogged
 from muster.plurals import plural
@@ -139,11 +140,8 @@ def outcome_in_words(outcome: Outcome, operand: str, world_size: int, hosts: Seq
 
 def unlogged_in_words(unlogged: Iterable[Unlogged]) -> list[str]:
     """What is not in the logs of which ranks: a line for each cause."""
-    causes: dict[str, list[Unlogged]] = {}
-    for lacks in unlogged:
-        causes.setdefault(lacks.why, []).append(lacks)
     lines = []
-    for why, logs in causes.items():
+    for why, logs in by_value((lacks, lacks.why) for lacks in unlogged).items():
         count, ranks = size(sum(lacks.missing for lacks in logs)), sorted({lacks.rank for lacks in logs})
         whose = "its log" if len(ranks) == 1 else "their logs"
         lines.append(f"{named(ranks)}: {count} of output are not in {whose}: {safe(why)}")
@@ -183,11 +181,8 @@ def _last_words(end: RankEnd) -> list[str]:
 
 def others_in_words(outcome: Outcome) -> list[str]:
     """What became of the ranks that did not fail first, a line for each kind of end."""
-    groups: dict[str, list[int]] = {}
-    for end in outcome.ends:
-        if outcome.first is not None and end.rank == outcome.first.rank:
-            continue
-        groups.setdefault(_kind(end), []).append(end.rank)
+    others = [end for end in outcome.ends if outcome.first is None or end.rank != outcome.first.rank]
+    groups = by_value((end.rank, _kind(end)) for end in others)
     return [f"{named(ranks)}: {kind}" for kind, ranks in sorted(groups.items(), key=lambda item: item[1])]
 
 
@@ -263,17 +258,17 @@ def plan_in_words(plan: Plan, run_id: str, run_dir: str, show_env: bool = False)
     rows.append(("ends", f"grace {job.grace:g} s, timeout {timeout}, at most {plural(job.max_restarts, 'restart')}"))
     rows.append(("files", f"{run_dir}/{run_id}/attempt_0/rank_00000.out, .err, and so on"))
     lines = [f"{name:<9} {text}" for name, text in rows]
-    groups: dict[tuple[object, ...], list[Command]] = {}
-    for command in plan.commands:
-        key = (command.node, command.argv, *map(tuple, (command.env.items(), command.defaults.items())))
-        groups.setdefault(key, []).append(command)
-    for commands in groups.values():
+    for commands in by_value((command, _apart_from_ranks(command)) for command in plan.commands).values():
         lines += ["", *_commands_in_words(plan, commands, show_env)]
     lines += _guests_in_words(plan) if plan.guests is not None else []
     late = ", ".join(LATE[:2] if plan.own_meeting else LATE)
     port = "node 0 looks for a free port" if plan.own_meeting else "node 0 binds a free port and keeps it"
     lines += ["", f"known when an attempt starts: {late} ({port})"]
     return "\n".join(lines)
+
+
+def _apart_from_ranks(command: Command) -> tuple[object, ...]:
+    return (command.node, command.argv, *map(tuple, (command.env.items(), command.defaults.items())))
 
 
 def _commands_in_words(plan: Plan, commands: Sequence[Command], show_env: bool) -> list[str]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 SRC = Path(__file__).parents[2] / "src"
 
 LAYERS = (
-    ("model", "errors", "printable", "plurals", "agent", "onranks"),
+    ("model", "errors", "printable", "plurals", "fold", "agent", "onranks"),
     ("stored",),
     ("ranks", "nearest"),
     ("hosts", "environ", "archive"),

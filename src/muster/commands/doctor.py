@@ -16,6 +16,7 @@ from muster.agent import meet, system
 from muster.checkup import Finding, Patient
 from muster.commands.common import machines, read
 from muster.errors import Impossible, Unreachable
+from muster.fold import by_value
 from muster.hosts import Wanted, fold_hosts
 from muster.job import Asked, hosts_to_reach, per_host, split_words
 from muster.model import Host, Job, Program
@@ -175,11 +176,8 @@ def _in_words(results: Sequence[tuple[str, list[Finding]]], patient: Patient) ->
     for name, findings in results:
         level = "error" if any(finding.level == "error" for finding in findings) else "warning"
         lines.append(f"{level if findings else 'ok':<8} {name}")
-        by_words: dict[tuple[str, str, str], list[str]] = {}
-        for finding in findings:
-            words = (safe(finding.found), safe(finding.why), safe(finding.do))
-            by_words.setdefault(words, []).append(finding.host)
-        for (found, why, do), names in by_words.items():
+        told = [(one.host, (safe(one.found), safe(one.why), safe(one.do))) for one in findings]
+        for (found, why, do), names in by_value(told).items():
             lines += [f"         {fold_hosts(dict.fromkeys(names))}: {found}", f"           why it matters: {why}"]
             lines += [f"           what to do: {do}"] if do else []
     # a finding that many hosts share is one

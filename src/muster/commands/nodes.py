@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from muster.commands.common import read
+from muster.fold import by_value
 from muster.hosts import fold_hosts
 from muster.plurals import plural
 from muster.report import table
@@ -45,7 +46,7 @@ def nodes(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 def _machines(found: Sequence[slurm.NodeSeen], used: Mapping[str, Mapping[str, int]]) -> list[Sequence[str]]:
     """Nodes in rows; those that differ by nothing but their names share one."""
-    rows: dict[tuple[str, ...], list[str]] = {}
+    rows: list[tuple[str, tuple[str, ...]]] = []
     for node in found:
         free = {kind: count - used.get(node.name, {}).get(kind, 0) for kind, count in node.gpus.items()}
         gpus = ", ".join(
@@ -54,6 +55,6 @@ def _machines(found: Sequence[slurm.NodeSeen], used: Mapping[str, Mapping[str, i
         )
         cores = f"{node.free_cores if node.takes_jobs else 0} of {node.cores}"
         row = (",".join(node.partitions), node.state, gpus, cores, f"{node.memory // 1000} GB", node.reason)
-        rows.setdefault(row, []).append(node.name)
+        rows.append((node.name, row))
     head: list[Sequence[str]] = [("NODES", "PARTITIONS", "STATE", "FREE GPUS", "FREE CORES", "MEMORY", "WHY")]
-    return head + [(fold_hosts(names), *row) for row, names in rows.items()]
+    return head + [(fold_hosts(names), *row) for row, names in by_value(rows).items()]

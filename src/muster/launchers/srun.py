@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from muster.errors import Impossible
+from muster.fold import by_value
 from muster.hosts import fold_hosts
 from muster.launchers.foreign import FOLDER, PYTHON, at_head, shim
 from muster.model import Job, Node, Plan
@@ -11,9 +12,7 @@ from muster.schedulers import slurm
 
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     """One command, on node 0. A file says which rank goes to which node."""
-    by_count: dict[int, list[str]] = {}
-    for node in nodes:
-        by_count.setdefault(len(node.host.gpus), []).append(node.host.name)
+    by_count = by_value((node.host.name, len(node.host.gpus)) for node in nodes)
     if len(by_count) > 1:
         # Slurm 22.05: one step over such nodes is refused, `Insufficient GRES available in allocation`
         told = ", ".join(f"{count} on {fold_hosts(names)}" for count, names in sorted(by_count.items(), reverse=True))

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from muster.fold import by_value
 from muster.plurals import plural
 from muster.ranks import fold
 
@@ -64,9 +65,7 @@ def _who(told: Mapping[str, Any], asked: int) -> Iterator[Verdict]:
         yield Verdict("", "torch sees the GPUs", False, f"there are GPUs where ranks {blind} are, and it sees none", do)
     yield _cores(ranks)
     for what in ("python", "torch", "cuda", "nccl"):
-        seen: dict[Any, list[int]] = {}
-        for rank in ranks:
-            seen.setdefault(rank[what], []).append(rank["rank"])
+        seen: dict[Any, list[int]] = by_value((rank["rank"], rank[what]) for rank in ranks)
         if len(seen) > 1:
             words = "; ".join(f"{value} on ranks {fold(numbers)}" for value, numbers in seen.items())
             yield Verdict("", f"one version of {what}", False, words, "the same environment on all machines")
@@ -75,24 +74,25 @@ def _who(told: Mapping[str, Any], asked: int) -> Iterator[Verdict]:
 
 def _gpus(ranks: Sequence[Mapping[str, Any]]) -> Verdict:
     """Each rank has one of its own, wherever it counts from."""
-    on: dict[tuple[str, str], list[int]] = {}
     without = [rank["rank"] for rank in ranks if not rank["gpu"]]
-    for rank in ranks:
-        if rank["gpu"]:
-            name = rank["gpu"]["uuid"] or rank["gpu"]["bus"] or f"number {rank['gpu']['index']}"
-            on.setdefault((rank["host"], name), []).append(rank["rank"])
+    on = by_value((rank["rank"], (rank["host"], _named(rank["gpu"]))) for rank in ranks if rank["gpu"])
     shared = [f"ranks {fold(held)} are on one GPU of {host} ({name})" for (host, name), held in on.items() if held[1:]]
     shared += [f"ranks {fold(without)} have none, and others have"] if without else []
     do = "as many ranks as GPUs on each node; `torch.cuda.set_device(LOCAL_RANK)`; see CUDA_VISIBLE_DEVICES"
     return Verdict("", "each rank has a GPU of its own", not shared, "; ".join(shared) or plural(len(on), "GPU"), do)
 
 
+def _named(gpu: Mapping[str, Any]) -> str:
+    return str(gpu["uuid"] or gpu["bus"] or f"number {gpu['index']}")
+
+
 def _cores(ranks: Sequence[Mapping[str, Any]]) -> Verdict:
     """No core carries several ranks that may run nowhere else."""
-    only: dict[tuple[str, int], list[int]] = {}
-    for rank in ranks:
-        if len(rank["cpus"]) == 1 and rank["all_cpus"] > 1:
-            only.setdefault((rank["host"], rank["cpus"][0]), []).append(rank["rank"])
+    only = by_value(
+        (rank["rank"], (rank["host"], rank["cpus"][0]))
+        for rank in ranks
+        if len(rank["cpus"]) == 1 and rank["all_cpus"] > 1
+    )
     crowded = [
         f"ranks {fold(held)} of {host} may run on core {core} alone" for (host, core), held in only.items() if held[1:]
     ]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from muster.agent import system
 from muster.errors import Impossible, Unreachable
-from muster.hosts import fold_hosts
+from muster.hosts import fold_reasons
 from muster.model import Host, Job
 from muster.places.ssh import OPTIONS
 from muster.plurals import plural
@@ -357,9 +357,7 @@ def send(
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         failed = [(name, why) for name, why in pool.map(one, wanted) if why]
     if failed:
-        reasons: dict[str, list[str]] = {}
-        for name, why in failed:
-            reasons.setdefault(why, []).append(name)
-        told = "; ".join(f"{fold_hosts(who)}: {why}" for why, who in reasons.items())
-        missing = any("rsync: command not found" in why or "rsync: not found" in why for why in reasons)
-        raise Unreachable(f"--sync could not send the code: {told}", "install rsync there" if missing else None)
+        missing = any("rsync: command not found" in why or "rsync: not found" in why for _, why in failed)
+        raise Unreachable(
+            f"--sync could not send the code: {fold_reasons(failed)}", "install rsync there" if missing else None
+        )

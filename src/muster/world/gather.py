@@ -17,7 +17,8 @@ from muster.agent import meet, system, tree
 from muster.agent.boot import NO_PYTHON, SETUP_FAILED
 from muster.agent.protocol import VERSION, pack
 from muster.errors import Impossible, Interrupted, MusterError, RunFailed, Unreachable
-from muster.hosts import fold_hosts
+from muster.fold import by_value
+from muster.hosts import fold_hosts, fold_values
 from muster.model import Host, Job
 from muster.places.ssh import refusal
 from muster.plurals import plural
@@ -337,12 +338,11 @@ class Gathering:
             refuse_other_code(
                 {host.name: names for host, names in self.differing(self.sources).items()}, "here", job.cwd
             )
-        versions: dict[str, list[str]] = {}
-        for link in self.links:
-            versions.setdefault(".".join(link.facts["python"].split(".")[:2]), []).append(link.host)
-        if len(versions) > 1:
-            told = ", ".join(f"{fold_hosts(names)} {version}" for version, names in versions.items())
-            raise Impossible(f"Python differs between hosts: {told}", "name one that all have: `--python PATH`")
+        versions = [(link.host, ".".join(link.facts["python"].split(".")[:2])) for link in self.links]
+        if len(by_value(versions)) > 1:
+            raise Impossible(
+                f"Python differs between hosts: {fold_values(versions)}", "name one that all have: `--python PATH`"
+            )
 
     # ---- moving -----------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,8 @@ from typing import Any
 from muster.agent import system, temporary
 from muster.agent.protocol import pack
 from muster.archive import build_shim
-from muster.hosts import fold_hosts
+from muster.fold import by_value
+from muster.hosts import fold_hosts, fold_values
 from muster.launchers import LAUNCHERS
 from muster.launchers.common import node_defaults
 from muster.model import Failure, Outcome, Plan, TerminalSize, as_json
@@ -381,13 +382,13 @@ class World:
     def _differ(self) -> str:
         """What differs between the nodes and must not, in words; empty when all agree."""
         for name, index in (("torch", 0), ("CUDA", 1)):
-            hosts: dict[str, list[str]] = {}
-            for link in self.links:
-                if self._versions[link.node][0]:  # one that nobody asked for it says nothing
-                    hosts.setdefault(str(self._versions[link.node][index] or "none"), []).append(link.host)
-            if len(hosts) > 1:
-                told = ", ".join(f"{fold_hosts(names)} {safe(version)}" for version, names in hosts.items())
-                return f"{name} differs between the hosts: {told}"
+            told = [
+                (link.host, safe(self._versions[link.node][index] or "none"))
+                for link in self.links
+                if self._versions[link.node][0]  # one that nobody asked for it says nothing
+            ]
+            if len(by_value(told)) > 1:
+                return f"{name} differs between the hosts: {fold_values(told)}"
         return ""
 
     def _on_listening(self, link: Link, t: float, payload: bytes, attempt: int, port: int) -> None:

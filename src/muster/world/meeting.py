@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from muster.errors import Unreachable
-from muster.hosts import fold_hosts
+from muster.hosts import fold_reasons
 
 Facts = Mapping[str, Any]
 """What a host told of itself."""
@@ -57,11 +57,7 @@ def choose(
             names = [own[address], *(way[address]["interface"] for way in ways)]
             return Meeting(address, port, tuple(_variables(told, name) for told, name in zip(facts, names)))
     best = max(addresses, key=lambda address: sum("error" not in way[address] for way in ways))
-    reasons: dict[str, list[str]] = {}
-    for host, way in zip(hosts[1:], ways):
-        if "error" in way[best]:
-            reasons.setdefault(way[best]["error"], []).append(host)
-    told = "; ".join(f"{fold_hosts(names)}: {reason}" for reason, names in reasons.items())
+    told = fold_reasons((host, way[best]["error"]) for host, way in zip(hosts[1:], ways) if "error" in way[best])
     tried = ", ".join(f"{address} ({own[address]})" for address in addresses)
     raise Unreachable(
         f"the nodes cannot reach {hosts[0]}, where they must meet, at {best} port {port} ({own[best]}): {told}",
