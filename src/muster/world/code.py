@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from muster.agent import system
 from muster.errors import Impossible, Unreachable
-from muster.hosts import fold_reasons
+from muster.hosts import fold_hosts, fold_reasons
 from muster.model import Host, Job
 from muster.places.ssh import OPTIONS
 from muster.plurals import plural
