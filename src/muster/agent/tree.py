@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from muster.agent import system
+from muster.agent import procfs, system
 
 LIST = "code.json"
 """The file of a run directory with what `entries` gave, for agents that a scheduler starts."""
@@ -45,7 +45,7 @@ def place(folder: str) -> list[Any]:
         for line in mounts:
             before, _, after = line.partition(" - ")
             if before.split()[2] == device and after.split()[0] in _OF_ONE_MACHINE:
-                return [found.st_ino, f"{_boot()} {device}"]
+                return [found.st_ino, f"{procfs.boot_id() or socket.gethostname()} {device}"]
     return [found.st_ino, ""]
 
 
@@ -53,12 +53,6 @@ def same_place(one: list[Any], other: list[Any]) -> bool:
     """Both are the same folder. Machines that were set up alike have the same inodes, so these alone say nothing where
     each has a file system of its own."""
     return bool(one and other) and one[0] == other[0] and (one[1] == other[1] or "" in (one[1], other[1]))
-
-
-def _boot() -> str:
-    with suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
-        return file.read().strip()
-    return socket.gethostname()
 
 
 def digest(path: str) -> str:
