@@ -62,7 +62,7 @@ def commands() -> str:
 
 def options() -> str:
     """The options of `muster run`, with their keys and variables."""
-    from muster.job import _SILENT
+    from muster.job import SILENT
     from muster.options import RUN
 
     lines = [
@@ -83,13 +83,13 @@ def options() -> str:
             if option.group == group:
                 names = listed(option.names) + (f" {option.metavar}" if option.metavar else "")
                 key = "" if option.key == "help" else code(option.key)
-                rows.append((names, key, listed(option.variables), cell(option.help)))
+                rows.append((names, key, listed(option.variables), cell(option.says)))
         lines += ["", f"## {group[0].upper()}{group[1:]}", "", table(*rows)]
     rows = [("option", "what comes of it")]
     for option in RUN:
         if not option.group:
             names = listed(option.names)
-            rows.append((names, _SILENT.get(option.key, "refused, where it asks for what muster does not do")))
+            rows.append((names, SILENT.get(option, "refused, where it asks for what muster does not do")))
     lines += [
         "",
         "## Options of torchrun",

@@ -301,7 +301,7 @@ class Inside:
         """Plan, and see the run to its end."""
         wanted = self._shares()
         asked = Asked(self.job, wanted, self.each, {}, {}, self.threads_chosen)
-        nodes = nodes_there(asked, {}, {link.host: link.facts for link in self.links})
+        nodes = nodes_there(asked, {link.host: link.facts for link in self.links})
         plan = make_plan(self.job, nodes, self.run.id)
         facts = [link.facts for link in self.links]
         met = meeting.ALONE

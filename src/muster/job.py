@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,46 +15,46 @@ from muster.agent import machine, system
 from muster.errors import Impossible
 from muster.hosts import Wanted
 from muster.launchers import LAUNCHERS
-from muster.model import BROUGHT, ENDING, GRACE, Host, Job, Node, Program, TerminalSize
-from muster.options import OF_SLURM, Parsed, near
+from muster.model import BROUGHT, ENDING, Host, Job, Node, Program, TerminalSize
+from muster.nearest import did_you_mean
+from muster.options import RunOptions
+from muster.parsing import Parsed
 from muster.plurals import plural
 from muster.ranks import layout, started_by
+from muster.record import Option, Options
 from muster.world import here
 from muster.world.terminal import size_here
 
 if TYPE_CHECKING:
     from muster.world.code import Tree
 
-_SILENT = {
-    "standalone": "there is one node, and its port is bound, not chosen",
-    "rdzv_backend": "muster brings the ranks together by itself",
-    "rdzv_endpoint": "muster brings the ranks together by itself",
-    "rdzv_id": "the id of the run is chosen by muster",
-    "rdzv_conf": "muster brings the ranks together by itself",
-    "master_addr": "all ranks are on this machine",
-    "master_port": "a free port is bound when the ranks start",
-    "local_addr": "all ranks are on this machine",
-    "monitor_interval": "ends are seen at once",
-    "start_method": "see --launcher",
-    "event_log_handler": "events are in events.jsonl of the run",
-    "run_path": "Python itself runs the script",
-    "redirects": "each rank's output is always kept in files of its own",
-    "tee": "each rank's output is always both kept and shown",
-    "duplicate_stdout_filters": "`muster logs` shows what is wanted",
-    "duplicate_stderr_filters": "`muster logs` shows what is wanted",
-    "logs_specs": "each rank's output is always kept in files of its own",
+SILENT: Mapping[Option[object], str] = {
+    RunOptions.standalone: "there is one node, and its port is bound, not chosen",
+    RunOptions.rdzv_backend: "muster brings the ranks together by itself",
+    RunOptions.rdzv_endpoint: "muster brings the ranks together by itself",
+    RunOptions.rdzv_id: "the id of the run is chosen by muster",
+    RunOptions.rdzv_conf: "muster brings the ranks together by itself",
+    RunOptions.master_addr: "all ranks are on this machine",
+    RunOptions.master_port: "a free port is bound when the ranks start",
+    RunOptions.local_addr: "all ranks are on this machine",
+    RunOptions.monitor_interval: "ends are seen at once",
+    RunOptions.start_method: "see --launcher",
+    RunOptions.event_log_handler: "events are in events.jsonl of the run",
+    RunOptions.run_path: "Python itself runs the script",
+    RunOptions.redirects: "each rank's output is always kept in files of its own",
+    RunOptions.tee: "each rank's output is always both kept and shown",
+    RunOptions.duplicate_stdout_filters: "`muster logs` shows what is wanted",
+    RunOptions.duplicate_stderr_filters: "`muster logs` shows what is wanted",
+    RunOptions.logs_specs: "each rank's output is always kept in files of its own",
 }
 """Options of torchrun that need no doing here, and why."""
 
 
-def notes(given: Mapping[str, Any]) -> list[str]:
+def notes(options: Options) -> list[str]:
     """One line for each option of torchrun that was given and changes nothing."""
-    used = {"rdzv_id"} if "log_dir" in given else set()
-    return [
-        f"--{key.replace('_', '-')} changes nothing: {_SILENT[key]}"
-        for key in given
-        if key in _SILENT and key not in used
-    ]
+    used = RunOptions.rdzv_id if options.given(RunOptions.log_dir) else None
+    silent = [option for option in options.all_given() if option in SILENT and option is not used]
+    return [f"{option.long} changes nothing: {SILENT[option]}" for option in silent]
 
 
 def warnings(job: Job) -> list[str]:
@@ -75,25 +75,25 @@ def warnings(job: Job) -> list[str]:
 _CALLS_SPAWN = re.compile(r"\b(?:mp|multiprocessing)\.(?:spawn|start_processes)\(")
 
 
-def refuse_worlds(given: Mapping[str, Any], env: Mapping[str, str]) -> None:
+def refuse_worlds(options: RunOptions, env: Mapping[str, str]) -> None:
     """Raise `Impossible` where this muster would be one of several that know nothing of each other."""
-    nodes = str(given.get("nnodes", "1"))
+    nodes = options.nnodes or "1"
     few, _, many = nodes.partition(":")
     if few != (many or few):
         raise Impossible(
             f"--nnodes {nodes}: muster does not change the number of nodes while it runs", f"use `--nnodes {many}`"
         )
-    if few != "1" and not _elsewhere(given) and not given.get("slurm"):
+    if few != "1" and not options.elsewhere and not options.slurm:
         raise Impossible(
             f"--nnodes {nodes}: no machines were named",
             f"name them: `--hosts n1,n2 --nnodes {few}`, or `--hostfile FILE`; `--slurm` asks Slurm for them",
         )
-    if str(given.get("node_rank", "0")) != "0":
+    if options.node_rank not in (None, "0"):
         raise Impossible(
-            f"--node-rank {given['node_rank']}: muster is started once, not once a node",
+            f"--node-rank {options.node_rank}: muster is started once, not once a node",
             "start it on one machine, without --node-rank",
         )
-    if given.get("virtual_local_rank"):
+    if options.virtual_local_rank:
         raise Impossible("--virtual-local-rank is not supported", "let the script use LOCAL_RANK")
     outer = started_by(env, system.ancestors())
     if outer is not None:
@@ -104,68 +104,63 @@ def refuse_worlds(given: Mapping[str, Any], env: Mapping[str, str]) -> None:
         )
 
 
-def _refuse_options_of_slurm(parsed: Parsed, given: Mapping[str, Any]) -> None:
+def _refuse_options_of_slurm(options: RunOptions) -> None:
     """Raise `Impossible` for options that were typed for Slurm where it is not asked for anything."""
-    typed = [key for key in parsed.given if key in OF_SLURM]
-    if typed and not given.get("slurm"):
-        names = ", ".join(f"--{key.replace('_', '-')}" for key in typed)
+    typed = [option for option in options.all_given("argv") if option.slurm]
+    if typed and not options.slurm:
+        names = ", ".join(option.long for option in typed)
         hint = "add `--slurm`"
-        if "time" in typed:
+        if RunOptions.time in typed:
             hint += "; `--timeout 1h` ends a run after that time without Slurm"
         raise Impossible(f"{names}: that is for Slurm, and this is no run of Slurm", hint)
 
 
-def program(parsed: Parsed, given: Mapping[str, Any], verb: str, cwd: str) -> Program:
-    """What is to run. A script that can be read only once is read now, for all ranks."""
+def program(parsed: Parsed, options: RunOptions, verb: str, cwd: str, brought: str = "") -> Program:
+    """What is to run. A script that can be read only once is read now, for all ranks; `brought` is its text already."""
     words = tuple(parsed.rest)
     if not words:
         what = "a program after `--`" if parsed.dashes else "a script"
         raise Impossible(f"`muster {verb}` wants {what}", f"for example `muster {verb} -g 4 train.py --lr 0.1`")
-    if parsed.dashes or given.get("no_python"):
-        if given.get("module"):
+    if parsed.dashes or options.no_python:
+        if options.module:
             other = "after `--` stands" if parsed.dashes else "with `--no-python` comes"
             raise Impossible(f"`-m` is for a Python module, and {other} a program", "leave out one of them")
         return Program("command", words)
-    if given.get("module"):
+    if options.module:
         return Program("module", words)
     if words[0] == "-" or here.is_stream(words[0], cwd):
         return Program(
             "script", (f"{BROUGHT}{here.name_of_stream(words[0])}", *words[1:]), here.read_stream(words[0], cwd)
         )
-    if given.get("launcher") == "spawn" and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", words[0]):
+    if options.launcher == "spawn" and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", words[0]):
         return Program("function", words)
-    return Program("script", words, given.get("brought", ""))
+    return Program("script", words, brought)
 
 
 _SPAWNS = re.compile(_CALLS_SPAWN.pattern + r"|\bspawn\(|\bnotebook_launcher\(")
 """What is in a script that starts its ranks by itself."""
 
 
-def _elsewhere(given: Mapping[str, Any]) -> bool:
-    """The ranks run on hosts that were named."""
-    return "hosts" in given or "hostfile" in given
-
-
-def wanted_hosts(given: Mapping[str, Any], cwd: str) -> tuple[Wanted, ...]:
+def wanted_hosts(options: RunOptions, cwd: str) -> tuple[Wanted, ...]:
     """The hosts that were named, those that get a rank; empty for this machine alone. Raises `Impossible`."""
-    if _elsewhere(given) and given.get("slurm"):
+    if options.elsewhere and options.slurm:
         raise Impossible("--slurm with hosts: Slurm chooses the nodes", "leave one out; --nodelist asks for nodes")
-    if not _elsewhere(given):
-        for option in ("include", "exclude"):
-            if option in given:
-                raise Impossible(f"--{option}: there are no hosts to choose from", "name them by --hosts or --hostfile")
+    if not options.elsewhere:
+        for option in (RunOptions.include, RunOptions.exclude):
+            if options.given(option):
+                hint = "name them by --hosts or --hostfile"
+                raise Impossible(f"{option.long}: there are no hosts to choose from", hint)
         return ()
-    if "hosts" in given and "hostfile" in given:
+    if options.hosts is not None and options.hostfile is not None:
         raise Impossible("--hosts and --hostfile were both given", "one of them names the hosts")
-    if "hosts" in given:
-        found = hosts.parse_hosts(given["hosts"])
+    if options.hostfile is not None:
+        text = here.read_text(os.path.join(cwd, options.hostfile), "--hostfile")
+        found = hosts.parse_hostfile(text, options.hostfile)
     else:
-        found = hosts.parse_hostfile(
-            here.read_text(os.path.join(cwd, given["hostfile"]), "--hostfile"), given["hostfile"]
-        )
-    found = hosts.choose(found, given.get("include"), given.get("exclude"))
-    if "nnodes" in given:
-        count = int(str(given["nnodes"]).partition(":")[0])
+        found = hosts.parse_hosts(options.hosts or "")
+    found = hosts.choose(found, options.include, options.exclude)
+    count = options.nodes
+    if count is not None:
         if count > len(found):
             names = hosts.fold_hosts(host.name for host in found)
             raise Impossible(
@@ -173,13 +168,13 @@ def wanted_hosts(given: Mapping[str, Any], cwd: str) -> tuple[Wanted, ...]:
                 "name more of them",
             )
         found = found[:count]
-    each = given.get("nproc_per_node")
+    each = options.nproc_per_node
     number = int(each) if each is not None and each.isdigit() else None
-    counts = hosts.shares(found, number, given.get("np"))
+    counts = hosts.shares(found, number, options.np)
     idle = [host.name for host, count in zip(found, counts) if count == 0]
-    if idle and "nnodes" in given:
+    if idle and options.nnodes is not None:
         raise Impossible(
-            f"--nnodes {given['nnodes']} with -n {given['np']}: that leaves {hosts.fold_hosts(idle)} without a rank",
+            f"--nnodes {options.nnodes} with -n {options.np}: that leaves {hosts.fold_hosts(idle)} without a rank",
             f"use `--nnodes {len(found) - len(idle)}`, or leave it out",
         )
     return tuple(host._replace(slots=count, gpus=host.gpus[:count]) for host, count in zip(found, counts) if count != 0)
@@ -235,13 +230,15 @@ def per_host(items: Any, names: tuple[str, ...], option: str) -> tuple[list[str]
     return every, single
 
 
-def ranks_wanted(given: Mapping[str, Any], env: Mapping[str, str]) -> int:
+def _gpus(options: RunOptions) -> tuple[str, ...]:
+    """The GPUs that `--gpus` names."""
+    return tuple(piece.strip() for piece in (options.gpus or "").split(",") if piece.strip())
+
+
+def ranks_wanted(options: RunOptions, env: Mapping[str, str]) -> int:
     """How many ranks `-g` asks for on this machine."""
-    wanted = given.get("nproc_per_node")
-    if "gpus" in given:
-        visible = [piece.strip() for piece in given["gpus"].split(",") if piece.strip()]
-    else:
-        visible = machine.gpus(env)
+    wanted = options.nproc_per_node
+    visible = _gpus(options) if options.gpus is not None else machine.gpus(env)
     if wanted is None:
         return max(1, len(visible))
     if wanted == "gpu":
@@ -273,124 +270,124 @@ class Asked(NamedTuple):
     """The code that is to be copied, and to where."""
 
 
-def make_job(parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], verb: str) -> Asked:
-    """The job that these options ask for; raises `Impossible`."""
-    refuse_worlds(given, env)
-    _refuse_options_of_slurm(parsed, given)
-    cwd = here.absolute(given.get("cwd") or ".")
+def make_job(parsed: Parsed, options: RunOptions, env: Mapping[str, str], verb: str, brought: str = "") -> Asked:
+    """The job that these options ask for; `brought` is the text of a script of muster's own. Raises `Impossible`."""
+    refuse_worlds(options, env)
+    _refuse_options_of_slurm(options)
+    cwd = here.absolute(options.cwd or ".")
     if not os.path.isdir(cwd):
-        raise Impossible(f"--cwd {given.get('cwd')}: there is no such folder", "make it first; ranks start there")
-    what = program(parsed, given, verb, cwd)
+        raise Impossible(f"--cwd {options.cwd}: there is no such folder", "make it first; ranks start there")
+    what = program(parsed, options, verb, cwd, brought)
     if what.path:
         here.check_script(what.argv, cwd, env, verb)
-    named = wanted_hosts(given, cwd)
+    named = wanted_hosts(options, cwd)
     names = tuple(host.name for host in named)
-    if what.kind == "command" and "setup" not in given and not named:
+    if what.kind == "command" and not options.setup and not named:
         here.check_command(what.argv[0], cwd, env)
-    launcher = given.get("launcher")
-    wrap = split_words(given.get("wrap", ""), "--wrap")
+    launcher = options.launcher
+    wrap = split_words(options.wrap or "", "--wrap")
     if launcher is None:
         launcher = "exec" if what.kind == "command" or wrap else "fork"
     if launcher not in LAUNCHERS:
         raise Impossible(
-            f"there is no launcher `{launcher}`", near(launcher, LAUNCHERS) or f"known: {', '.join(LAUNCHERS)}"
+            f"there is no launcher `{launcher}`", did_you_mean(launcher, LAUNCHERS) or f"known: {', '.join(LAUNCHERS)}"
         )
     package = LAUNCHERS[launcher].package
-    if package and not named and not given.get("slurm") and "python" not in given and "setup" not in given:
+    if package and not named and not options.slurm and not options.python and not options.setup:
         here.check_package(package, launcher)
-    if named and "gpus" in given:
+    if named and options.gpus is not None:
         raise Impossible("--gpus is for this machine", "with hosts write `--hosts n1:0,1`: GPUs 0 and 1 of n1")
-    if named and "numa_binding" in given:
+    if named and options.numa_binding is not None:
         raise Impossible("--numa-binding is for this machine", "leave it out where the ranks run on other hosts")
-    general, pythons = per_host(given.get("python", ()), names, "--python")
-    setup, setups = per_host(given.get("setup", ()), names, "--setup")
+    general, pythons = per_host(options.python, names, "--python")
+    setup, setups = per_host(options.setup, names, "--setup")
     python, why = here.choose_python(
         general[-1] if general else None, what.argv[0], cwd, env, sys.executable, not named
     )
-    variables = environ.chosen(given.get("env", ()), env)
+    variables = environ.chosen(options.env, env)
     job = Job(
         program=what,
         launcher=launcher,
         python=python,
         python_why=why,
         cwd=cwd,
-        place="ssh" if named else "slurm" if given.get("slurm") else "local",
-        name=given.get("name", ""),
+        place="ssh" if named else "slurm" if options.slurm else "local",
+        name=options.name or "",
         env={**environ.forwarded(env), **variables} if named else variables,
         setup=tuple(setup),
-        preload=_preload(parsed, given, launcher),
+        preload=_preload(options, launcher),
         wrap=wrap,
-        binding=given.get("numa_binding", ""),
-        stdin=given.get("stdin"),
-        grace=given.get("grace", GRACE),
-        timeout=given.get("timeout"),
+        binding=options.numa_binding or "",
+        stdin=options.stdin,
+        grace=options.grace,
+        timeout=options.timeout,
         spawns=launcher == "spawn" and bool(what.path) and _spawns(os.path.join(cwd, what.path)),
-        launcher_args=split_words(given.get("launcher_args", ""), "--launcher-args"),
-        max_restarts=given.get("max_restarts", 0),
-        ssh=split_words(given.get("ssh", "ssh"), "--ssh"),
-        passes=_passes(given),
-        signals_to_handle=",".join(given.get("signals_to_handle", ENDING)),
-        role=given.get("role", Job._field_defaults["role"]),
-        log_dir=_log_dir(given, named),
-        terminal=_terminal(given, env),
-        lease=given.get("lease", 30.0) if named or given.get("slurm") else 0.0,
+        launcher_args=split_words(options.launcher_args or "", "--launcher-args"),
+        max_restarts=options.max_restarts,
+        ssh=split_words(options.ssh, "--ssh"),
+        passes=_passes(options),
+        signals_to_handle=",".join(options.signals_to_handle),
+        role=options.role,
+        log_dir=_log_dir(options, named),
+        terminal=_terminal(options, env),
+        lease=options.lease if named or options.slurm else 0.0,
     )
     return Asked(
         job=job,
         hosts=named,
-        each=given.get("nproc_per_node"),
+        each=options.nproc_per_node,
         pythons={name: values[-1] for name, values in pythons.items()},
         setups={name: tuple(values) for name, values in setups.items()},
         threads_chosen="OMP_NUM_THREADS" in variables or "OMP_NUM_THREADS" in env,
     )
 
 
-def _terminal(given: Mapping[str, Any], env: Mapping[str, str]) -> TerminalSize | None:
+def _terminal(options: RunOptions, env: Mapping[str, str]) -> TerminalSize | None:
     """The pseudo-terminal that `--tty` gives to each rank; raises `Impossible` together with `--no-tty`."""
-    if given.get("tty") and given.get("no_tty"):
+    if options.tty and options.no_tty:
         raise Impossible("--tty and --no-tty contradict each other", "leave one of them out")
-    return size_here(env) if given.get("tty") else None
+    return size_here(env) if options.tty else None
 
 
-def on_a_terminal(job: Job, ranks: int, given: Mapping[str, Any], env: Mapping[str, str]) -> Job:
+def job_on_a_terminal(job: Job, ranks: int, options: RunOptions, env: Mapping[str, str]) -> Job:
     """The job of an attached run here: a rank that is alone, and shown on a terminal, has one itself."""
-    shown = not any(given.get(key) for key in ("no_tty", "json", "quiet", "view"))
+    shown = not (options.no_tty or options.json or options.quiet)
     if job.terminal is None and ranks == 1 and shown and os.isatty(1) and os.isatty(2):
         return job._replace(terminal=size_here(env))
     return job
 
 
-def _log_dir(given: Mapping[str, Any], named: tuple[Wanted, ...]) -> str:
+def _log_dir(options: RunOptions, named: tuple[Wanted, ...]) -> str:
     """How the names of `--log-dir` begin; raises `Impossible` where no such folder can be on this machine."""
-    if given.get("log_dir", os.devnull) == os.devnull:  # with it torchrun writes no file either
+    if options.log_dir is None or options.log_dir == os.devnull:  # with it torchrun writes no file either
         return ""
-    folder = here.absolute(given["log_dir"])
+    folder = here.absolute(options.log_dir)
     if not named and os.path.lexists(folder) and not os.path.isdir(folder):
-        raise Impossible(f"--log-dir {given['log_dir']}: it is not a folder", "name one, which is made if need be")
-    id_of_torchrun = str(given.get("rdzv_id", "")).replace("/", "-")
+        raise Impossible(f"--log-dir {options.log_dir}: it is not a folder", "name one, which is made if need be")
+    id_of_torchrun = (options.rdzv_id or "").replace("/", "-")
     return os.path.join(folder, f"{id_of_torchrun}_" if id_of_torchrun else "")
 
 
-def _passes(given: Mapping[str, Any]) -> tuple[str, ...]:
+def _passes(options: RunOptions) -> tuple[str, ...]:
     """The signals that are passed on: these two, and others that were named, unless they end the run."""
-    named = (*Job._field_defaults["passes"], *given.get("signals_to_handle", ()))
+    named = (*Job._field_defaults["passes"], *options.signals_to_handle)
     here.check_signals(named)
     return tuple(name for name in dict.fromkeys(named) if name not in ENDING)
 
 
-def nodes_here(asked: Asked, given: Mapping[str, Any], env: Mapping[str, str]) -> tuple[Node, ...]:
+def nodes_here(asked: Asked, options: RunOptions, env: Mapping[str, str]) -> tuple[Node, ...]:
     """The one node that this machine is; raises `Impossible`."""
-    count = int(given["np"]) if "np" in given else ranks_wanted(given, env)
-    if "np" in given and asked.each is not None and ranks_wanted(given, env) != count:
+    count = options.np if options.np is not None else ranks_wanted(options, env)
+    if options.np is not None and asked.each is not None and ranks_wanted(options, env) != count:
         raise Impossible(
             f"-n {count} with -g {asked.each}: on one machine both are the number of ranks, and they differ",
             "leave one of them out",
         )
     here.check_limits(count)
-    _check_ranks(count, asked.job, given)
+    _check_ranks(count, asked.job, options.ranks or ())
     host = Host(
         here.identity()["host"],
-        gpus=tuple(piece.strip() for piece in given.get("gpus", "").split(",") if piece.strip()),
+        gpus=_gpus(options),
         threads=0 if asked.threads_chosen else max(1, machine.cores() // count),
         cpus=here.bindings(asked.job.binding, count) if asked.job.binding else (),
     )
@@ -412,11 +409,11 @@ def hosts_to_reach(asked: Asked) -> tuple[Host, ...]:
 
 
 def nodes_there(
-    asked: Asked, given: Mapping[str, Any], facts: Mapping[str, Mapping[str, Any]] | None
+    asked: Asked, facts: Mapping[str, Mapping[str, Any]] | None, shown: Sequence[int] = ()
 ) -> tuple[Node, ...]:
     """The nodes that the hosts are; `facts` are what each host told of itself, None when nobody was asked.
 
-    Raises `Impossible`.
+    Raises `Impossible`, also for one of the ranks that are to be `shown` that there is not.
     """
     found = []
     for host, wanted in zip(hosts_to_reach(asked), asked.hosts):
@@ -433,12 +430,12 @@ def nodes_there(
             host = host._replace(threads=max(1, told["cores"] // count))
         found.append((host, count))
     nodes = layout(found)
-    _check_ranks(sum(len(node.ranks) for node in nodes), asked.job, given)
+    _check_ranks(sum(len(node.ranks) for node in nodes), asked.job, shown)
     return nodes
 
 
-def _check_ranks(count: int, job: Job, given: Mapping[str, Any]) -> None:
-    for option, ranks in (("--stdin", () if job.stdin is None else (job.stdin,)), ("--ranks", given.get("ranks", ()))):
+def _check_ranks(count: int, job: Job, shown: Sequence[int]) -> None:
+    for option, ranks in (("--stdin", () if job.stdin is None else (job.stdin,)), ("--ranks", shown)):
         wrong = [rank for rank in ranks if rank >= count]
         if wrong:
             raise Impossible(f"{option} {wrong[0]}: there is no such rank", f"the ranks are 0 to {count - 1}")
@@ -449,11 +446,11 @@ def _spawns(path: str) -> bool:
         return _SPAWNS.search(file.read()) is not None
 
 
-def _preload(parsed: Parsed, given: Mapping[str, Any], launcher: str) -> tuple[str, ...]:
+def _preload(options: RunOptions, launcher: str) -> tuple[str, ...]:
     """What the warm interpreter imports; what a file asks for is no reason to refuse another launcher."""
-    if launcher not in ("fork", "exec") and "preload" not in parsed.given:
+    if launcher not in ("fork", "exec") and not options.typed(RunOptions.preload):
         return ()
-    return tuple(name for names in given.get("preload", ()) for name in names.split(",") if name)
+    return tuple(name for names in options.preload for name in names.split(",") if name)
 
 
 def split_words(text: str, option: str) -> tuple[str, ...]:

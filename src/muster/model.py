@@ -24,6 +24,10 @@ ENDING = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
 """The signals by which muster is asked to end a run, as torchrun has them."""
 
 
+ROLE = "default"
+"""ROLE_NAME of ranks where nobody says otherwise, as torchrun has it."""
+
+
 class Program(NamedTuple):
     """What each rank runs."""
 
@@ -101,7 +105,7 @@ class Job(NamedTuple):
     """The number of the Slurm job in which it runs."""
     passes: tuple[str, ...] = ("SIGUSR1", "SIGUSR2")
     """Signals that muster, when it is sent them, passes on to the ranks that catch them."""
-    role: str = "default"
+    role: str = ROLE
     """ROLE_NAME of the ranks."""
     log_dir: str = ""
     """How the directory of each node begins in which its logs have torchrun's names too, `/logs/` or `/logs/ID_`; or

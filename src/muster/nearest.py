@@ -22,6 +22,12 @@ def nearest(word: str, names: Iterable[str]) -> str | None:
     return begun[0] if len(begun) == 1 else None
 
 
+def did_you_mean(name: str, names: Iterable[str]) -> str | None:
+    """The hint that suggests the nearest name; None where none is near enough."""
+    found = nearest(name, names)
+    return f"did you mean `{found}`?" if found else None
+
+
 def _edits(one: str, other: str) -> int:
     """How many letters to insert, delete, replace or swap with their neighbour make one word of the other."""
     before: list[int] = []

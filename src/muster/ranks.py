@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from muster.agent.dialects import Identity, detect
 from muster.errors import Impossible
-from muster.model import ENDING, Host, Node, Rank
+from muster.model import ENDING, ROLE, Host, Node, Rank
 
 __all__ = ["Identity", "detect"]
 """For scripts: `muster.ranks.detect()` tells who a process is under any launcher, and imports no torch."""
@@ -55,7 +55,7 @@ def environment(rank: Rank) -> dict[str, str]:
 
 
 def shared_environment(
-    rank: Rank, run_id: str, max_restarts: int, role: str = "default", signals: str = ",".join(ENDING)
+    rank: Rank, run_id: str, max_restarts: int, role: str = ROLE, signals: str = ",".join(ENDING)
 ) -> dict[str, str]:
     """The variables that are the same for all ranks of a node, under the names that torchrun gives them."""
     return {

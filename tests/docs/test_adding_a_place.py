@@ -33,7 +33,9 @@ def test_the_page_is_right(tmp_path: Path, env: dict[str, str]) -> None:
     replaced(copy / "places" / "__init__.py", r"import local, slurm", "import local, private, slurm")
     replaced(copy / "places" / "__init__.py", r'    "ssh": ', f'    {row}    "ssh": ')
     replaced(
-        copy / "options.py", r'    Option\(\("--partition",\)', f'    {option.strip()},\n    Option(("--partition",)'
+        copy / "options.py",
+        r'^    partition = optional\(\("--partition",\), "of Slurm',
+        f'    {option}    partition = optional(("--partition",), "of Slurm',
     )
     replaced(
         copy / "job.py", r"^    return Asked\(\n        job=job", indent(place, "    ") + "    return Asked(job=job"

@@ -1,7 +1,7 @@
 """The layers: left never imports right. Read from the source, so an import inside a function counts too.
 
-    model, errors, printable, plurals ← ranks, nearest ← hosts, environ ← schedulers ← launchers
-    ← places, options, supervise, report, lab ← runs ← world ← job ← commands ← cli
+    model, errors, printable, plurals ← ranks, nearest ← hosts, environ, values, record ← schedulers ← launchers
+    ← places, options, supervise, report, lab ← parsing ← runs ← world ← job ← commands ← cli
 
 `agent` imports the standard library and itself.
 """
@@ -19,12 +19,12 @@ LAYERS = (
     ("model", "errors", "printable", "plurals", "fold", "agent", "onranks"),
     ("stored",),
     ("ranks", "nearest"),
-    ("hosts", "environ", "archive"),
+    ("hosts", "environ", "archive", "values", "record"),
     ("schedulers",),
     ("launchers",),
     ("advice",),
     ("places", "options", "supervise", "report", "checkup", "lab"),
-    ("soundness",),
+    ("soundness", "parsing"),
     ("homes",),
     ("runs",),
     ("world",),
@@ -50,7 +50,10 @@ CORE = (
     "supervise",
     "advice",
     "report",
+    "values",
+    "record",
     "options",
+    "parsing",
     "checkup",
     "soundness",
 )

@@ -14,7 +14,9 @@ import pytest
 
 from muster.cli import call, show_any_text
 from muster.errors import Impossible, MusterError
-from muster.options import CHECK, LAB, OTHERS, RUN, SHOWS, Option, from_table, parse
+from muster.options import CHECK, COMMANDS, LAB, RUN, SHOWS
+from muster.parsing import from_table, parse
+from muster.record import Option
 
 NASTY = (
     "",
@@ -70,11 +72,10 @@ PLANNED = (
 NASTY_IN_FILES = ("a\0b", "\0")
 """No command line can hold these; a muster.toml can."""
 
-LISTS: Mapping[str, tuple[Option, ...]] = {
-    "run": RUN,
+LISTS: Mapping[str, tuple[Option[object], ...]] = {
+    **{name: record.table for name, record in COMMANDS.items() if name != "plan"},
+    **{f"lab {action}": record.table for action, record in LAB.items()},
     "check": CHECK,
-    **OTHERS,
-    **{f"lab {action}": options for action, options in LAB.items()},
 }
 
 

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from muster.cli import COMMANDS, call
-from muster.commands.run import parse_run
+from muster.commands.run import read_line
 from muster.errors import Impossible
 from muster.job import notes
 from muster.model import Outcome, as_json
-from muster.options import OTHERS, RUN, Parsed, from_environment, from_table, help_text, parse
+from muster.options import COMMANDS as OPTIONS
+from muster.options import LAB, RUN, LogsOptions, PruneOptions, RunOptions
+from muster.parsing import Parsed, from_environment, from_table, help_text, parse
 
 TYPED: list[tuple[str, dict[str, Any]]] = [
     ("--max-restarts 3", {"max_restarts": 3}),
@@ -53,6 +55,9 @@ TYPED: list[tuple[str, dict[str, Any]]] = [
     ("--quiet --grace 1 --grace 2", {"quiet": True, "grace": 2.0}),
 ]
 
+TABLES = [record.table for record in (*OPTIONS.values(), *LAB.values())]
+"""The options of each command."""
+
 SPLIT: list[tuple[str, Parsed]] = [
     ("train.py --lr 0.1 -g 4", Parsed({}, ["train.py", "--lr", "0.1", "-g", "4"], False)),
     ("-g 4 train.py -- -x", Parsed({"nproc_per_node": "4"}, ["train.py", "--", "-x"], False)),
@@ -88,7 +93,7 @@ def test_torchruns_own_variable_for_the_grace_counts_last(env: dict[str, str], g
 
 
 def test_other_commands_take_options_after_the_run_too() -> None:
-    parsed = parse(["last", "-f", "--rank", "0-1", "--stderr"], OTHERS["logs"], interleaved=True)
+    parsed = parse(["last", "-f", "--rank", "0-1", "--stderr"], LogsOptions.table, interleaved=True)
     assert parsed == Parsed({"follow": True, "rank": (0, 1), "stderr": True}, ["last"], False)
 
 
@@ -153,7 +158,7 @@ def test_a_table_of_muster_toml_sets_options() -> None:
 
 def test_each_option_is_written_once() -> None:
     """No name and no key twice in one command, so that nothing can contradict it."""
-    for options in (RUN, *OTHERS.values()):
+    for options in TABLES:
         names = [name for option in options for name in option.names]
         keys = [option.key for option in options]
         assert (len(names), len(keys)) == (len(set(names)), len(set(keys)))
@@ -161,7 +166,7 @@ def test_each_option_is_written_once() -> None:
 
 def test_help_names_every_option_but_those_that_say_nothing_here() -> None:
     """Within 100 columns."""
-    for options in (RUN, *OTHERS.values()):
+    for options in TABLES:
         text = help_text(options)
         shown = [name for option in options for name in option.names if option.group]
         assert [name for name in shown if name not in text] == []
@@ -358,8 +363,8 @@ def test_what_torchrun_takes_and_muster_does_not_need_is_a_note(
 ) -> None:
     """Not an error: the line runs, and one line says why nothing changes."""
     line = "--standalone --nnodes 1 --rdzv-backend c10d --rdzv_endpoint localhost:0 -r 3 -t 3"
-    given = parse([*line.split(), "train.py"], RUN).given
-    assert [note.partition(" ")[0] for note in notes(given)] == [
+    options = RunOptions(("argv", parse([*line.split(), "train.py"], RUN).given))
+    assert [note.partition(" ")[0] for note in notes(options)] == [
         "--standalone",
         "--rdzv-backend",
         "--rdzv-endpoint",
@@ -391,8 +396,13 @@ def test_every_silent_option_is_explained() -> None:
     """Each option without a heading of its own is refused, used, or has a note that says why it changes nothing."""
     silent = [option.key for option in RUN if not option.group]
     used = {"nnodes", "node_rank", "virtual_local_rank"}
-    explained = {note.partition(" ")[0] for note in notes(dict.fromkeys(silent, "x"))}
+    explained = {note.partition(" ")[0] for note in notes(RunOptions(("argv", dict.fromkeys(silent, "x"))))}
     assert {"--" + key.replace("_", "-") for key in silent if key not in used} == explained
+
+
+def typed(words: list[str], env: dict[str, str]) -> Parsed:
+    """What a command line of `muster run` says."""
+    return read_line(words, env, RunOptions, "run")[0]
 
 
 @pytest.mark.parametrize(
@@ -411,7 +421,7 @@ def test_with_slurm_short_options_are_those_of_sbatch(
     monkeypatch.chdir(tmp_path)
     everything = {"time": "4:00:00", "partition": "gpu", "account": "lab", "name": "big", "cpus_per_task": 4}
     everything.update(nodelist="n[1-2]", output="%x.out")
-    found = parse_run([*line.split(), "train.py", "-p", "1"], {"HOME": str(tmp_path)})
+    found = typed([*line.split(), "train.py", "-p", "1"], {"HOME": str(tmp_path)})
     assert ["train.py", "-p", "1"] == found.rest
     assert (given or everything) == {name: value for name, value in found.given.items() if name != "slurm"}
 
@@ -421,21 +431,21 @@ def test_slurm_of_a_variable_or_a_file_counts_for_short_options(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     env = {"HOME": str(tmp_path), "MUSTER_SLURM": "1"}
-    assert {"time": "10"} == parse_run(["-t", "10", "train.py"], env).given
+    assert {"time": "10"} == typed(["-t", "10", "train.py"], env).given
     (tmp_path / "muster.toml").write_text("[run]\nslurm = true\n")
-    assert {"time": "10"} == parse_run(["-t", "10", "train.py"], {"HOME": str(tmp_path)}).given
+    assert {"time": "10"} == typed(["-t", "10", "train.py"], {"HOME": str(tmp_path)}).given
 
 
 def test_short_options_that_mean_something_else_to_sbatch_are_told_apart(tmp_path: Path) -> None:
-    for typed, hint in (
+    for line, hint in (
         ("-m block:cyclic", "--distribution=block:cyclic"),
         ("-d afterok:12", "--dependency=afterok:12"),
         ("-q high", "--qos=high"),
     ):
         with pytest.raises(Impossible) as caught:
-            parse_run(["--slurm", *typed.split(), "train.py"], {"HOME": str(tmp_path)})
+            typed(["--slurm", *line.split(), "train.py"], {"HOME": str(tmp_path)})
         assert hint in (caught.value.hint or "")
-    assert ["pkg.train"] == parse_run(["--slurm", "-m", "pkg.train"], {"HOME": str(tmp_path)}).rest
+    assert ["pkg.train"] == typed(["--slurm", "-m", "pkg.train"], {"HOME": str(tmp_path)}).rest
 
 
 @pytest.mark.parametrize("name", ["", "last", "-x", "a/b", "../x", "n1:x"])
@@ -447,8 +457,8 @@ def test_names_of_runs_that_commands_would_read_otherwise_are_refused(name: str)
 @pytest.mark.parametrize("age", ["30", "1.5"])
 def test_an_age_has_a_unit(age: str) -> None:
     with pytest.raises(Impossible, match=f"a time with its unit, such as `{age}d`"):
-        parse(["--older-than", age], OTHERS["prune"])
-    assert {"older_than": 0.0} == parse(["--older-than", "0"], OTHERS["prune"]).given
+        parse(["--older-than", age], PruneOptions.table)
+    assert {"older_than": 0.0} == parse(["--older-than", "0"], PruneOptions.table).given
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import pytest
 
 from muster.errors import Impossible
-from muster.options import RUN, parse
+from muster.options import RUN
+from muster.parsing import parse
 
 
 class Known(NamedTuple):

@@ -11,12 +11,14 @@ from typing import Any
 
 from muster.agent import system
 from muster.commands.common import store_of
-from muster.commands.run import options_for, parse_run, start
+from muster.commands.run import read_line, start
 from muster.environ import hidden_words
 from muster.errors import Impossible
 from muster.model import BROUGHT, Plan
-from muster.options import CHECK, OF_CHECK, help_text
+from muster.options import CHECK, CheckOptions, RunOptions
+from muster.parsing import help_text
 from muster.plurals import plural
+from muster.record import Option
 from muster.soundness.judge import SECTIONS, Verdict, judge
 from muster.soundness.page import page
 from muster.soundness.words import end_in_words, section_in_words
@@ -31,22 +33,22 @@ _USAGE = """prove that distributed training is right here: who is where, sums, s
 
 Where and how are said as for `muster run` (`muster run --help` lists these options). Beside them there are:"""
 
-_OWN = {option.key for option in CHECK} - {"help"}
-_REFUSED = {
-    "detach": "the result comes at the end",
-    "module": "it brings its own script",
-    "no_python": "it brings its own script",
-    "stdin": "its script reads nothing",
-    "sync": "it brings its own script",
-    "snapshot": "it brings its own script",
-    "max_restarts": "a rank that fails is what it looks for",
+_REFUSED: Mapping[Option[object], str] = {
+    RunOptions.detach: "the result comes at the end",
+    RunOptions.module: "it brings its own script",
+    RunOptions.no_python: "it brings its own script",
+    RunOptions.stdin: "its script reads nothing",
+    RunOptions.sync: "it brings its own script",
+    RunOptions.snapshot: "it brings its own script",
+    RunOptions.max_restarts: "a rank that fails is what it looks for",
 }
+"""Options of a run that say nothing here, and why."""
 
 
 def check(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Run the check, and say what holds: 0 when all does, 1 when something does not, else the status of the run."""
-    parsed = parse_run(words, env, OF_CHECK, command="check")
-    if parsed.given.get("help"):
+    parsed, options = read_line(words, env, CheckOptions, "check")
+    if options.help:
         print(_USAGE)
         print(help_text(CHECK))
         return 0
@@ -54,25 +56,26 @@ def check(words: list[str], env: Mapping[str, str], began: float) -> int:
         raise Impossible(
             f"`muster check` brings its own script, and was given `{parsed.rest[0]}`", "`muster run` runs one"
         )
-    for key, why in _REFUSED.items():
-        if key in parsed.given:
-            raise Impossible(f"--{key.replace('_', '-')} has no meaning for `muster check`: {why}", "leave it out")
-    here.check_target(parsed.given.get("html"), "--html")
-    own = {key: parsed.given.pop(key) for key in _OWN & set(parsed.given)}
-    given = {name: value for name, value in options_for(parsed, env).items() if name not in _REFUSED}
-    arguments = [f"--backend={own['backend']}"] if "backend" in own else []
+    for option, why in _REFUSED.items():
+        if options.typed(option):
+            raise Impossible(f"{option.long} has no meaning for `muster check`: {why}", "leave it out")
+    here.check_target(options.html, "--html")
+    options = options.without(*_REFUSED)
+    if not options.typed(CheckOptions.json):  # that of a run, which is about its events
+        options = options.without(CheckOptions.json)
+    arguments = [f"--backend={options.backend}"] if options.backend is not None else []
     parsed = parsed._replace(rest=[f"{BROUGHT}check.py", *arguments])
     views: list[CheckView] = []
 
-    def view(plan: Plan, run_id: str, env: Mapping[str, str]) -> CheckView:
-        views.append(CheckView(plan, run_id, env, bool(own.get("json"))))
+    def viewer(plan: Plan, run_id: str, operand: str) -> CheckView:
+        views.append(CheckView(plan, run_id, env, options.json))
         return views[-1]
 
-    given = {"timeout": 600.0, **given, "view": view, "brought": here.script_of_ours("check.py")}
-    status = start(["check", *words], parsed, given, env, began, "check")
+    script = here.script_of_ours("check.py")
+    status = start(["check", *words], parsed, options, env, began, "check", viewer, script)
     if not views:
         return status
-    return _conclude(views[-1], own, status, words, env, given)
+    return _conclude(views[-1], options, status, words, env)
 
 
 class CheckView(Terminal):
@@ -118,16 +121,15 @@ def _section(line: bytes) -> dict[str, Any] | None:
 
 def _conclude(
     view: CheckView,
-    own: Mapping[str, Any],
+    options: CheckOptions,
     status: int,
     words: Sequence[str],
     env: Mapping[str, str],
-    given: Mapping[str, Any],
 ) -> int:
     """Keep the result with the run, and say it."""
     verdicts = view.verdicts()
     command = shlex.join(["muster", "check", *hidden_words(list(words))])
-    folder = store_of(given, env).path(view.run_id)
+    folder = store_of(options, env).path(view.run_id)
     result = {
         "run": view.run_id,
         "command": command,
@@ -141,17 +143,17 @@ def _conclude(
     text = page(view.told, verdicts, title, command)
     (folder / "check.json").write_text(json.dumps(result) + "\n")
     (folder / "check.html").write_text(text, encoding="utf-8")
-    if own.get("json"):
+    if options.json:
         print(json.dumps(result, indent=1))
     else:
         for section in SECTIONS:
             if section not in view.told:
                 print(section_in_words(section, view.told, verdicts))
         print(end_in_words(verdicts))
-        print(f"the page: {own.get('html', folder / 'check.html')}", file=sys.stderr)
-    if "html" in own:
+        print(f"the page: {options.html if options.html is not None else folder / 'check.html'}", file=sys.stderr)
+    if options.html is not None:
         try:
-            Path(own["html"]).write_text(text, encoding="utf-8")
+            Path(options.html).write_text(text, encoding="utf-8")
         except OSError as error:
-            print(f"muster: --html {own['html']}: {system.reason(error)}; it is {folder}/check.html", file=sys.stderr)
+            print(f"muster: --html {options.html}: {system.reason(error)}; it is {folder}/check.html", file=sys.stderr)
     return status or (0 if result["sound"] else 1)

@@ -10,6 +10,7 @@ from muster.agent.boot import agent_source
 from muster.commands.common import machines, read
 from muster.job import split_words
 from muster.model import Host, Job, Program
+from muster.options import CleanOptions
 from muster.printable import line as safe
 from muster.world.contact import frames_of
 from muster.world.link import ChildLink, start_relay
@@ -19,21 +20,23 @@ _WITHIN = 60.0
 
 def clean(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Find processes of your own runs that nobody looks after any more, and end them; 1 when some still live."""
-    asked = read("clean", words, env, "end what your runs have left behind: by their mark, never by name", "")
+    asked = read(
+        CleanOptions, "clean", words, env, "end what your runs have left behind: by their mark, never by name", ""
+    )
     if asked is None:
         return 0
-    given, _, _ = asked
-    found = machines(given)
+    options, _, _ = asked
+    found = machines(options)
     job = Job(
         program=Program("command", ("true",)),
         launcher="exec",
-        python=given.get("python", "python3" if found else sys.executable),
+        python=options.python or ("python3" if found else sys.executable),
         python_why="--python",
         cwd="/",
         place="ssh" if found else "local",
-        ssh=split_words(given.get("ssh", "ssh"), "--ssh"),
+        ssh=split_words(options.ssh, "--ssh"),
     )
-    dry = bool(given.get("dry_run"))
+    dry = options.dry_run
     source = agent_source(f"from muster.agent.clean import main\nmain({dry})")
     targets = [Host(host.name, user=host.user) for host in found] or [Host(os.uname().nodename)]
     links = [start_relay(job, host, env, source) for host in targets]

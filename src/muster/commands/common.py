@@ -4,46 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from muster import homes, runs
 from muster.agent import paths, system
 from muster.commands import configuration
 from muster.errors import Impossible, NowhereToBe
-from muster.options import OTHERS, Option, from_environment, help_text, parse
+from muster.options import RunDirOptions
+from muster.parsing import from_environment, help_text, parse
+from muster.record import Options
 
 if TYPE_CHECKING:  # `muster ps` needs none of it
     from muster.hosts import Wanted
     from muster.model import Outcome
+    from muster.options import CleanOptions, DoctorOptions
+
+
+Record = TypeVar("Record", bound=RunDirOptions)
 
 
 def read(
-    name: str, words: list[str], env: Mapping[str, str], says: str, operand: str = "RUN"
-) -> tuple[dict[str, Any], list[str], runs.Store] | None:
+    record: type[Record], name: str, words: list[str], env: Mapping[str, str], says: str, operand: str = "RUN"
+) -> tuple[Record, list[str], runs.Store] | None:
     """(options, operands, where runs are kept), or None when help was shown instead.
 
     Raises `Impossible` for operands of a command that takes none, which has an empty `operand`.
     """
-    options = OTHERS[name]
-    parsed = parse(words, options, interleaved=True, command=name)
+    parsed = parse(words, record.table, interleaved=True, command=name)
     if parsed.given.get("help"):
-        print(f"{says}\n\n    muster {name} [OPTIONS]{' ' + operand if operand else ''}\n{help_text(options)}")
+        print(f"{says}\n\n    muster {name} [OPTIONS]{' ' + operand if operand else ''}\n{help_text(record.table)}")
         return None
     if parsed.rest and not operand:
         raise Impossible(
             f"`muster {name}` takes no operand; it was given {' '.join(parsed.rest)}",
-            _INSTEAD.get(name) or _instead_of_hosts(options, parsed.rest) or "leave it out",
+            _INSTEAD.get(name) or _instead_of_hosts(record, parsed.rest) or "leave it out",
         )
-    given = {**placed(options, env), **parsed.given}
-    return given, parsed.rest, store_of(given, env, alone="run_dir" in parsed.given)
+    options = located(record, parsed.given, env)
+    return options, parsed.rest, store_of(options, env, alone=options.typed(RunDirOptions.run_dir))
 
 
-def placed(options: Sequence[Option], env: Mapping[str, str]) -> dict[str, Any]:
-    """`run_dir` as the environment or muster.toml sets it, for a command with these options."""
-    shared = [option for option in options if option.key == "run_dir"]
-    found = from_environment(shared, env)
-    configured = configuration.run_dir(env) if shared and not found else None
-    return found if configured is None else {"run_dir": configured}
+def located(record: type[Record], typed: Mapping[str, Any], env: Mapping[str, str]) -> Record:
+    """The options of a command that takes nothing but `run_dir` from the environment and muster.toml."""
+    variables = from_environment([record.run_dir], env)
+    configured = configuration.run_dir(env) if "run_dir" not in {**typed, **variables} else None
+    files = {} if configured is None else {"run_dir": configured}
+    return record(("argv", typed), ("environment", variables), ("muster.toml", files))
 
 
 _INSTEAD: Mapping[str, str] = {
@@ -53,31 +58,32 @@ _INSTEAD: Mapping[str, str] = {
 """What does for one run what these commands do for many."""
 
 
-def _instead_of_hosts(options: Sequence[Option], operands: Sequence[str]) -> str | None:
+def _instead_of_hosts(record: type[Options], operands: Sequence[str]) -> str | None:
     """The hint for a command that takes hosts, but as an option."""
-    takes_hosts = any(option.key == "hosts" for option in options)
+    takes_hosts = any(option.key == "hosts" for option in record.table)
     return f"hosts are named by `--hosts {','.join(operands)}`" if takes_hosts else None
 
 
-def store_of(given: Mapping[str, Any], env: Mapping[str, str], alone: bool = False) -> runs.Store:
+def store_of(options: RunDirOptions, env: Mapping[str, str], alone: bool = False) -> runs.Store:
     """Where runs are kept, and found; `alone`: only in the directory that was named."""
     try:
         found = homes.of_muster(env)
-        root = Path(paths.expanded(given["run_dir"], env)).absolute() if "run_dir" in given else found[0]
+        named = options.run_dir
+        root = Path(paths.expanded(named, env)).absolute() if named is not None else found[0]
     except OSError as error:
         raise NowhereToBe(system.reason(error)) from None
     return runs.Store(root, found, alone)
 
 
-def machines(given: Mapping[str, Any]) -> tuple[Wanted, ...]:
+def machines(options: DoctorOptions | CleanOptions) -> tuple[Wanted, ...]:
     """What `--hosts` or `--hostfile` name; none without them. Raises `Impossible`."""
     from muster.hosts import parse_hostfile, parse_hosts
     from muster.world.here import read_text
 
-    if "hosts" in given:
-        return parse_hosts(given["hosts"])
-    if "hostfile" in given:
-        return parse_hostfile(read_text(given["hostfile"], "--hostfile"), given["hostfile"])
+    if options.hosts is not None:
+        return parse_hosts(options.hosts)
+    if options.hostfile is not None:
+        return parse_hostfile(read_text(options.hostfile, "--hostfile"), options.hostfile)
     return ()
 
 

@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 
 from muster import runs
 from muster.commands import COMMANDS
-from muster.commands.common import placed, store_of
+from muster.commands.common import located, store_of
 from muster.errors import Impossible
-from muster.options import BINDINGS, LAB, OF_CHECK, OTHERS, RUN, Option, help_text, parse
+from muster.options import COMMANDS as OPTIONS
+from muster.options import LAB, CompletionOptions, FindOptions, RunOptions
+from muster.parsing import help_text, names_of, parse
+from muster.record import Option
 
 FILES = ":files"
 """Stands for names of files, which the shell itself knows best."""
@@ -19,11 +22,6 @@ _NEWEST = 50
 
 _OF_RUNS = ("show", "logs", "attach", "wait", "kill", "stacks", "rm")
 """Commands whose operand is a run."""
-
-_OF_FILES = ("hostfile", "python", "cwd", "run_dir", "lab_dir")
-"""Options whose value is a path."""
-
-_OPTIONS: Mapping[str, Sequence[Option]] = {**OTHERS, "run": RUN, "plan": RUN, "check": OF_CHECK}
 
 Fits = list[tuple[str, str]]
 """Words that may stand there, each with what it means."""
@@ -86,10 +84,10 @@ def completion(words: list[str], env: Mapping[str, str], began: float) -> int:
         for word, says in fitting(words[2:], env):
             print(f"{word}\t{says}" if says else word)
         return 0
-    parsed = parse(words, OTHERS["completion"], interleaved=True, command="completion")
+    parsed = parse(words, CompletionOptions.table, interleaved=True, command="completion")
     if parsed.given.get("help"):
         print("completions for a shell: `muster completion bash` says in its first line where it goes")
-        print(f"\n    muster completion {'|'.join(SHELLS)}\n{help_text(OTHERS['completion'])}")
+        print(f"\n    muster completion {'|'.join(SHELLS)}\n{help_text(CompletionOptions.table)}")
         return 0
     if len(parsed.rest) != 1 or parsed.rest[0] not in SHELLS:
         raise Impossible(
@@ -123,9 +121,10 @@ def _there(before: list[str], current: str, env: Mapping[str, str]) -> Fits:
         from muster.commands.lab import ACTIONS
 
         return [(word, action.says) for word, action in ACTIONS.items()]
-    options = LAB.get(typed.pop(0), ()) if name == "lab" else _OPTIONS.get(name, ())
-    by_name = {word: option for option in options for word in option.names}
-    wants: Option | None = None
+    record = LAB.get(typed.pop(0)) if name == "lab" else OPTIONS.get(name)
+    options = record.table if record is not None else ()
+    by_name = names_of(options)
+    wants: Option[object] | None = None
     for word in typed:
         if wants is not None:
             wants = None
@@ -142,19 +141,15 @@ def _there(before: list[str], current: str, env: Mapping[str, str]) -> Fits:
     return _operands(name, before, env)
 
 
-def _values(option: Option) -> Fits:
+def _values(option: Option[object]) -> Fits:
     """What an option may be given, as far as that is known."""
-    if option.key == "launcher":
+    if option is RunOptions.launcher:
         from muster.launchers import LAUNCHERS
 
         return [(name, launcher.says) for name, launcher in LAUNCHERS.items()]
-    if option.key == "nproc_per_node":
-        return [("gpu", "one a GPU"), ("cpu", "one a core"), ("auto", "GPUs if there are any, else cores")]
-    if option.key == "backend":
-        return [("gloo", "for CPUs"), ("nccl", "for GPUs")]
-    if option.key == "numa_binding":
-        return [(mode, "") for mode in BINDINGS]
-    return [(FILES, "")] if option.key in _OF_FILES else []
+    if option.is_path:
+        return [(FILES, "")]
+    return list(option.choices.items())
 
 
 def _operands(name: str, before: Sequence[str], env: Mapping[str, str]) -> Fits:
@@ -169,6 +164,6 @@ def _operands(name: str, before: Sequence[str], env: Mapping[str, str]) -> Fits:
         return [("clear", "undo faults"), *((fault, row.says) for fault, row in FAULTS.items())]
     if name not in _OF_RUNS:
         return []
-    newest = runs.every(store_of(placed(_OPTIONS[name], env), env))[::-1][:_NEWEST]
+    newest = runs.every(store_of(located(FindOptions, {}, env), env))[::-1][:_NEWEST]
     names = dict.fromkeys(run.job.get("name", "") for run in newest)
     return [("last", "the newest"), *((word, "") for word in names if word), *((run.id, "") for run in newest)]

@@ -10,7 +10,8 @@ from typing import Any
 
 from muster.agent import paths
 from muster.errors import Impossible
-from muster.options import RUN, from_table
+from muster.options import RUN, SBATCH_TABLE, RunOptions
+from muster.parsing import from_table
 from muster.world import trust
 
 
@@ -28,7 +29,7 @@ def tables(profile: Any, env: Mapping[str, str]) -> list[dict[str, Any]]:
             if not isinstance(data["slurm"], dict):
                 raise Impossible(f"{path} [slurm] is no table", "write `[slurm]`, and options of sbatch below it")
             table = {name.replace("_", "-"): value for name, value in data["slurm"].items()}
-            general.append({"slurm_table": table})
+            general.append({SBATCH_TABLE: table})
         if "run" in data:
             general.append(_from(path, from_table(RUN, data["run"], f"{path} [run]"), env))
         here = data.get("profile", {})
@@ -98,7 +99,7 @@ def _from(path: Path, table: dict[str, Any], env: Mapping[str, str]) -> dict[str
     }
 
 
-_PATHS = ("hostfile", "cwd", "run_dir", "log_dir")
+_PATHS = {option.key for option in (RunOptions.hostfile, RunOptions.cwd, RunOptions.run_dir, RunOptions.log_dir)}
 
 
 def _toml(path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from muster.fold import by_value
 from muster.hosts import Wanted, fold_hosts
 from muster.job import Asked, hosts_to_reach, per_host, split_words
 from muster.model import Host, Job, Program
+from muster.options import DoctorOptions
 from muster.plurals import plural
 from muster.printable import line as safe
 from muster.schedulers import slurm
@@ -38,28 +39,30 @@ _MINUTES = 10
 
 def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Print what was found, why it matters and what to do; 1 when training would fail."""
-    asked = read("doctor", words, env, "look at all machines at once, before anything runs", "")
+    asked = read(DoctorOptions, "doctor", words, env, "look at all machines at once, before anything runs", "")
     if asked is None:
         return 0
-    given, _, store = asked
-    allocation = None if {"hosts", "hostfile"} & set(given) else queue.allocation(env, store.root)
-    if given.get("slurm") and allocation is None:
-        return _in_slurm(given, words)
-    wanted = _first(machines(given), given)
-    for option in ("pass_file", "fail_file"):
-        here.check_target(given.get(option), f"--{option.replace('_', '-')}")
+    options, _, store = asked
+    allocation = (
+        None if options.given(DoctorOptions.hosts, DoctorOptions.hostfile) else queue.allocation(env, store.root)
+    )
+    if options.slurm and allocation is None:
+        return _in_slurm(options, words)
+    wanted = _first(machines(options), options)
+    here.check_target(options.pass_file, "--pass-file")
+    here.check_target(options.fail_file, "--fail-file")
     names = tuple(host.name for host in wanted)
-    pythons, python_of = per_host(given.get("python", ()), names, "--python")
-    setup, setup_of = per_host(given.get("setup", ()), names, "--setup")
+    pythons, python_of = per_host(options.python, names, "--python")
+    setup, setup_of = per_host(options.setup, names, "--setup")
     job = Job(
         program=Program("command", ("true",)),
         launcher="exec",
         python=pythons[-1] if pythons else sys.executable,
         python_why="--python",
-        cwd=here.absolute(given.get("cwd") or "."),
+        cwd=here.absolute(options.cwd or "."),
         place="ssh" if wanted else "slurm" if allocation is not None else "local",
         setup=tuple(setup),
-        ssh=split_words(given.get("ssh", "ssh"), "--ssh"),
+        ssh=split_words(options.ssh, "--ssh"),
         allocation=allocation.job if allocation is not None else "",
     )
     latest = {host: values[-1] for host, values in python_of.items()}
@@ -67,7 +70,7 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
     targets: Sequence[Host] = hosts_to_reach(asked_for) or [Host(here.identity()["host"])]
     if allocation is not None:
         gpus = queue.gpus_by_host(allocation)
-        chosen = allocation.hosts[: given.get("nnodes")]
+        chosen = allocation.hosts[: options.nnodes]
         targets = [Host(host, gpus=tuple(map(str, range(gpus[host] or 0)))) for host in chosen]
         env = slurm.clean(env)
     patient, silent = _look(job, targets, env, store.root)
@@ -76,9 +79,9 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
         patient = patient._replace(gres={})
     results = [("hosts answer", silent), *checkup.examine(patient)]
     bad = {finding.host for _, findings in results for finding in findings if finding.level == "error"}
-    _write(given.get("pass_file"), [host.name for host in targets if host.name not in bad])
-    _write(given.get("fail_file"), [host.name for host in targets if host.name in bad])
-    if given.get("json"):
+    _write(options.pass_file, [host.name for host in targets if host.name not in bad])
+    _write(options.fail_file, [host.name for host in targets if host.name in bad])
+    if options.json:
         told = [{"check": name, "findings": [finding._asdict() for finding in found]} for name, found in results]
         print(json.dumps({"hosts": [host.name for host in targets], "checks": told}, indent=1))
     else:
@@ -86,14 +89,14 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
     return 0 if checkup.sound(results) else 1
 
 
-def _first(found: tuple[Wanted, ...], given: Mapping[str, Any]) -> tuple[Wanted, ...]:
+def _first(found: tuple[Wanted, ...], options: DoctorOptions) -> tuple[Wanted, ...]:
     """The hosts that are meant. Raises `Impossible` for options that say something about other places."""
-    of_slurm = [key for key in ("partition", "gpus_per_node", "slurm_opt") if key in given]
-    if of_slurm and not given.get("slurm"):
-        raise Impossible(f"--{of_slurm[0].replace('_', '-')} is for nodes of Slurm", "add --slurm, or leave it out")
-    if given.get("slurm"):
+    of_slurm = [option for option in options.all_given() if option.slurm]
+    if of_slurm and not options.slurm:
+        raise Impossible(f"{of_slurm[0].long} is for nodes of Slurm", "add --slurm, or leave it out")
+    if options.slurm:
         return found
-    count = given.get("nnodes", len(found))
+    count = len(found) if options.nnodes is None else options.nnodes
     if count > len(found):
         raise Impossible(
             f"--nnodes {count}: {plural(len(found), 'host')} named", "name them by --hosts, or add --slurm"
@@ -101,15 +104,16 @@ def _first(found: tuple[Wanted, ...], given: Mapping[str, Any]) -> tuple[Wanted,
     return found[:count]
 
 
-def _in_slurm(given: Mapping[str, Any], words: Sequence[str]) -> int:
+def _in_slurm(options: DoctorOptions, words: Sequence[str]) -> int:
     """Have nodes for as long as this takes, and look at them."""
-    if "hosts" in given or "hostfile" in given:
+    if options.given(DoctorOptions.hosts, DoctorOptions.hostfile):
         raise Impossible("--slurm with --hosts: Slurm chooses the nodes", "leave one out; --slurm-opt nodelist=n[1-3]")
-    options = [f"partition={given['partition']}"] if "partition" in given else []
-    options += [f"gpus-per-node={given['gpus_per_node']}"] if "gpus_per_node" in given else []
-    options += given.get("slurm_opt", [])
-    options += [] if any(option.startswith("time=") for option in options) else [f"time={_MINUTES}"]
-    command = slurm.for_a_while(given.get("nnodes", 1), options, (sys.executable, "-m", "muster", "doctor", *words))
+    wanted = [f"partition={options.partition}"] if options.partition is not None else []
+    wanted += [f"gpus-per-node={options.gpus_per_node}"] if options.gpus_per_node is not None else []
+    wanted += options.slurm_opt
+    wanted += [] if any(option.startswith("time=") for option in wanted) else [f"time={_MINUTES}"]
+    nodes = 1 if options.nnodes is None else options.nnodes
+    command = slurm.for_a_while(nodes, wanted, (sys.executable, "-m", "muster", "doctor", *words))
     return queue.replace_with(command)
 
 

@@ -6,21 +6,24 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any, Callable, NamedTuple, NoReturn
+from typing import Callable, NamedTuple, NoReturn
 
 from muster.errors import Impossible
 from muster.lab import needs
 from muster.lab.faults import FAULTS
-from muster.lab.lab import USUAL, Lab, in_words
+from muster.lab.lab import Lab, in_words
 from muster.lab.shape import GUEST, HEAD, address
-from muster.options import LAB, from_environment, help_text, near, parse
+from muster.nearest import did_you_mean
+from muster.options import LAB, LabOptions, LabStatusOptions, LabUpOptions, LabUserOptions
+from muster.parsing import from_environment, help_text, parse
+from muster.record import Options
 from muster.report import seconds, table
 
 
 class Asked(NamedTuple):
     """What the words after `muster lab ACTION` say."""
 
-    given: dict[str, Any]
+    options: Options
     rest: list[str]
     folder: str
     env: Mapping[str, str]
@@ -42,15 +45,16 @@ def lab(words: list[str], env: Mapping[str, str], began: float) -> int:
         return 0
     name, action = words[0], ACTIONS.get(words[0])
     if action is None:
-        raise Impossible(f"there is no `muster lab {name}`", near(name, ACTIONS) or "`muster lab` lists what there is")
-    options = LAB[name]
-    parsed = parse(words[1:], options, interleaved=name not in ("exec", "shell"), command=f"lab {name}")
+        raise Impossible(
+            f"there is no `muster lab {name}`", did_you_mean(name, ACTIONS) or "`muster lab` lists what there is"
+        )
+    record = LAB[name]
+    parsed = parse(words[1:], record.table, interleaved=name not in ("exec", "shell"), command=f"lab {name}")
     if parsed.given.get("help"):
-        print(f"{action.says}\n\n    muster lab {name} [OPTIONS] {action.operands}\n{help_text(options)}")
+        print(f"{action.says}\n\n    muster lab {name} [OPTIONS] {action.operands}\n{help_text(record.table)}")
         return 0
-    shared = [option for option in options if option.key == "lab_dir"]
-    given = {**from_environment(shared, env), **parsed.given}
-    return action.do(Asked(given, parsed.rest, given.get("lab_dir", USUAL), env, began))
+    options = record(("argv", parsed.given), ("environment", from_environment([LabOptions.lab_dir], env)))
+    return action.do(Asked(options, parsed.rest, options.value(LabOptions.lab_dir), env, began))
 
 
 def _usage() -> str:
@@ -71,12 +75,18 @@ def _up(asked: Asked) -> int:
     import time
 
     _none(asked, "up")
-    given = asked.given
-    wanted = {key: given[key] for key in ("nodes", "gpus", "cpus") if key in given}
-    shared = [os.path.expanduser(path) for path in given.get("share", "").split(",") if path]
-    made = Lab(folder=asked.folder, shared_home=not given.get("no_shared_home"), shared=shared, **wanted)
+    options = asked.options
+    assert isinstance(options, LabUpOptions)
+    made = Lab(
+        nodes=options.nodes,
+        gpus=options.gpus,
+        cpus=options.cpus,
+        shared_home=not options.no_shared_home,
+        folder=asked.folder,
+        shared=[os.path.expanduser(path) for path in (options.share or "").split(",") if path],
+    )
     there = made.state() == "up" if os.geteuid() == 0 else False
-    if there and not given.keys() & {"nodes", "gpus", "cpus", "no_shared_home", "share"}:
+    if there and all(option is LabOptions.lab_dir for option in options.all_given()):
         made = Lab.found(asked.folder)  # whatever its shape
     else:
         there = not made.up()
@@ -84,7 +94,7 @@ def _up(asked: Asked) -> int:
     print(f"the lab is up{took}: {HEAD} and {in_words(made.shape)}" if not there else _already(made))
     for note in made.notes:
         print(f"note: {note}")
-    where = "" if asked.folder == USUAL else f" --lab-dir {asked.folder}"
+    where = "" if asked.folder == LabOptions.lab_dir.default else f" --lab-dir {asked.folder}"
     last = made.nodes[-1]
     tries = [
         (f"muster lab shell{where}", f"a shell on {HEAD}; ssh, srun, sbatch and mpirun work there as on a cluster"),
@@ -117,7 +127,8 @@ def _status(asked: Asked) -> int:
         made = Lab.found(asked.folder)
     now = made.status() if state == "up" else {"hosts": {}, "faults": []}
     faults = {host: [name for name, where in now["faults"] if where == host] for host in ("", *made.hosts)}
-    if asked.given.get("json"):
+    assert isinstance(asked.options, LabStatusOptions)
+    if asked.options.json:
         hosts = {
             host: {"address": address(host), "pid": now["hosts"].get(host), "faults": faults[host]}
             for host in made.hosts
@@ -169,7 +180,8 @@ _OF_A_SESSION = (
 def _become(asked: Asked, host: str, argv: list[str]) -> NoReturn:
     """Become the command, with the environment that is here; for the second user with a fresh one."""
     made = Lab.found(asked.folder)
-    user = asked.given.get("user")
+    assert isinstance(asked.options, LabUserOptions)
+    user = asked.options.user
     own = made.environment(user)
     here = {name: value for name, value in asked.env.items() if name not in _OF_A_SESSION}
     env = own if user == GUEST else {**here, "SLURM_CONF": own["SLURM_CONF"]}
@@ -211,7 +223,7 @@ def _clear(made: Lab, words: list[str]) -> None:
             host = word
         else:
             raise Impossible(
-                f"`{word}` is neither a fault nor a host of the lab", near(word, [*FAULTS, *made.hosts]) or None
+                f"`{word}` is neither a fault nor a host of the lab", did_you_mean(word, [*FAULTS, *made.hosts]) or None
             )
     done = made.clear(name, host)
     print("\n".join(f"undone: {name}{' ' + host if host else ''}" for name, host in done) or "there was no such fault")

@@ -8,18 +8,26 @@ from collections.abc import Mapping
 
 from muster.commands.common import read
 from muster.launchers import LAUNCHERS, Launcher
+from muster.options import LaunchersOptions
 from muster.report import table
 from muster.world.here import installed
 
 
 def launchers(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Print a table of launchers."""
-    asked = read("launchers", words, env, "the ways to start the ranks of a run: `muster run --launcher NAME`", "")
+    asked = read(
+        LaunchersOptions,
+        "launchers",
+        words,
+        env,
+        "the ways to start the ranks of a run: `muster run --launcher NAME`",
+        "",
+    )
     if asked is None:
         return 0
-    given, _, _ = asked
+    options, _, _ = asked
     found = {name: _there(launcher, env) for name, launcher in LAUNCHERS.items()}
-    if given.get("json"):
+    if options.json:
         records = [
             {**row._asdict(), "name": name, "plan": None, "installed": found[name]} for name, row in LAUNCHERS.items()
         ]

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from muster import runs
 from muster.commands.common import one, read
 from muster.errors import Impossible
+from muster.options import LogsOptions
 from muster.ranks import fold, named
 from muster.report import unlogged_in_words
 from muster.world import contact
@@ -53,35 +54,35 @@ class _Page:
 
 def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Print the logs; with `-f` go on until the run ends."""
-    asked = read("logs", words, env, "what the ranks of a run wrote, in the order in which they wrote it")
+    asked = read(LogsOptions, "logs", words, env, "what the ranks of a run wrote, in the order in which they wrote it")
     if asked is None:
         return 0
-    given, rest, store = asked
+    options, rest, store = asked
     run = one(store, rest, "logs")
     if not contact.refresh(run):
         print(f"{run.job['served']['name']} does not answer: this is what has come before", file=sys.stderr)
-    following = given.get("follow", False)
+    following = options.follow
     attempts = run.attempts()
-    attempt = given.get("attempt", attempts[-1] if attempts else 0)
+    attempt = options.attempt if options.attempt is not None else attempts[-1] if attempts else 0
     if attempts and attempt not in attempts:
         raise Impossible(f"{run.id} has no attempt {attempt}", f"it has {fold(attempts)}")
-    streams = [name for name, option in (("out", "stdout"), ("err", "stderr")) if given.get(option)] or ["out", "err"]
+    streams = [name for name, only in (("out", options.stdout), ("err", options.stderr)) if only] or ["out", "err"]
     if following:
         _await_start(run)
     every = range(int(run.job.get("ranks") or 1))
-    chosen = given.get("rank") or tuple(every)
+    chosen = options.rank or tuple(every)
     wrong = [rank for rank in chosen if rank not in every]
     if wrong:
         raise Impossible(f"{run.id} has no rank {wrong[0]}", f"its ranks are {fold(every)}")
     keys = [(rank, stream) for rank in chosen for stream in streams]
-    before = TIMESTAMP if given.get("timestamps") else ""
-    stands = prefixes(_where(run, every), given.get("prefix"), colourful(1, env), before)
-    lines, page = Lines(stands, False), _Page(given.get("tail"))
+    before = TIMESTAMP if options.timestamps else ""
+    stands = prefixes(_where(run, every), options.prefix, colourful(1, env), before)
+    lines, page = Lines(stands, False), _Page(options.tail)
     ordered = Ordered(run, attempt, keys)
-    if "since" in given:
-        ordered.begin_since(time.time() - given["since"])
-    if "tail" in given:
-        ordered.begin_before_last(given["tail"])
+    if options.since is not None:
+        ordered.begin_since(time.time() - options.since)
+    if options.tail is not None:
+        ordered.begin_before_last(options.tail)
     looked = time.monotonic()
     try:
         while not forsaken(1):
@@ -90,7 +91,7 @@ def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
                 looked = time.monotonic()
             # both before the files are read: what is written after that is not missed
             last = not following or not contact.goes_on(run, contact.state(run))
-            newer = [number for number in run.attempts() if number > attempt] if "attempt" not in given else []
+            newer = [number for number in run.attempts() if number > attempt] if options.attempt is None else []
             for written in ordered.read(bool(last or newer)):
                 page.put(lines.feed(*written))
                 if forsaken(1):

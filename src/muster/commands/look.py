@@ -14,6 +14,7 @@ from muster.commands.asking import agreed
 from muster.commands.common import named, one, read
 from muster.errors import Impossible
 from muster.model import as_json
+from muster.options import FindOptions, PruneOptions, PsOptions, ShowOptions
 from muster.plurals import plural
 from muster.printable import line as safe
 from muster.report import facts_of, fitted, program_in_words, seconds, show_in_words, size_in_words, table
@@ -25,26 +26,26 @@ _WITHIN = 4.0
 
 def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
     """List runs, the newest first."""
-    asked = read("ps", words, env, "list runs, the newest first", "")
+    asked = read(PsOptions, "ps", words, env, "list runs, the newest first", "")
     if asked is None:
         return 0
-    given, _, store = asked
+    options, _, store = asked
     every, refused, unreadable = runs.look(store)
     if unreadable and not every:
         raise runs.unreadable_error(unreadable)
     found = every[::-1]
-    if "name" in given:
-        found = [run for run in found if _name(run) == given["name"]]
-    filtered = given.keys() & {"running", "failed"}
-    shown = found if given.get("all") or filtered else found[:20]
+    if options.name is not None:
+        found = [run for run in found if _name(run) == options.name]
+    filtered = options.running or options.failed
+    shown = found if options.all or filtered else found[:20]
     records = [_record(run, state) for run, state in zip(shown, contact.states(shown, _WITHIN))]
     if filtered:
-        fits = [_fits(record, given) for record in records]
+        fits = [_fits(record, options) for record in records]
         shown = found = [run for run, fit in zip(shown, fits) if fit]
         records = [record for record, fit in zip(records, fits) if fit]
     for path, why in {**refused, **unreadable}.items():
         print(f"muster: {path} is not read: {why}", file=sys.stderr)
-    if given.get("json"):
+    if options.json:
         print(json.dumps(records, indent=1))
         return 0
     if not records:
@@ -77,10 +78,10 @@ def _name(run: runs.Run) -> str:
         return ""
 
 
-def _fits(record: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+def _fits(record: Mapping[str, Any], options: PsOptions) -> bool:
     """A run is one of those that `--running` and `--failed` ask for."""
     lives, failed = record["state"] in ("running", "pending"), record["code"] not in (None, 0)
-    return bool((given.get("running") and lives) or (given.get("failed") and failed and not lives))
+    return bool((options.running and lives) or (options.failed and failed and not lives))
 
 
 def _last_known(run: runs.Run) -> str:
@@ -124,15 +125,15 @@ def _readable(run: runs.Run, state: str) -> dict[str, Any]:
 
 def show(words: list[str], env: Mapping[str, str], began: float) -> int:
     """All that is known of a run."""
-    asked = read("show", words, env, "all that is known of a run")
+    asked = read(ShowOptions, "show", words, env, "all that is known of a run")
     if asked is None:
         return 0
-    given, rest, store = asked
+    options, rest, store = asked
     run = one(store, rest, "show")
     state = contact.state(run)
     now = usage.of(run) if state == "running" else None
     outcome, events = run.outcome, run.events()
-    if given.get("json"):
+    if options.json:
         record = {**_record(run, state), "job": run.job.get("job"), "python": facts_of(events), "events": events}
         record.update(now=as_json(now) if now else None, outcome=as_json(outcome) if outcome else None)
         print(json.dumps(record, indent=1))
@@ -161,7 +162,7 @@ def _now_in_words(now: usage.Now, hosts: Sequence[str]) -> str:
 
 def rm(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Delete runs that have ended."""
-    asked = read("rm", words, env, "delete runs that have ended", "RUN…")
+    asked = read(FindOptions, "rm", words, env, "delete runs that have ended", "RUN…")
     if asked is None:
         return 0
     _, rest, store = asked
@@ -177,20 +178,20 @@ def rm(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 def prune(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Delete old runs that have ended."""
-    asked = read("prune", words, env, "delete old runs that have ended", "")
+    asked = read(PruneOptions, "prune", words, env, "delete old runs that have ended", "")
     if asked is None:
         return 0
-    given, _, store = asked
-    if "older_than" not in given and "keep" not in given:
+    options, _, store = asked
+    if not options.given(PruneOptions.older_than, PruneOptions.keep):
         hint = "for example `muster prune --older-than 30d`, or `--keep 20`"
         raise Impossible("`muster prune` wants `--older-than AGE` or `--keep N`", hint)
-    old = pruning.ended(_old(store.here, given.get("older_than", 0.0), given.get("keep", 0)), _WITHIN)
+    old = pruning.ended(_old(store.here, options.older_than or 0.0, options.keep), _WITHIN)
     if old:
         print(table([(run.id, str(run.job.get("name", "")), str(run.job.get("started", "?"))) for run in old]))
-    if given.get("dry_run"):
+    if options.dry_run:
         print(f"would delete {plural(len(old), 'run')}")
         return 0
-    if old and not given.get("yes"):
+    if old and not options.yes:
         if not agreed(f"delete {plural(len(old), 'run')}", "say `--yes`; `--dry-run` only lists them"):
             print("deleted 0 runs")
             return 1

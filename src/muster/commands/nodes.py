@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from muster.commands.common import read
 from muster.fold import by_value
 from muster.hosts import fold_hosts
+from muster.options import NodesOptions
 from muster.plurals import plural
 from muster.report import table
 from muster.schedulers import slurm
@@ -17,14 +18,16 @@ from muster.world.queue import ask
 
 def nodes(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Print one table of nodes, equal ones folded, and one of the queue."""
-    asked = read("nodes", words, env, "the machines of a Slurm cluster, what is free on them, and who waits", "")
+    asked = read(
+        NodesOptions, "nodes", words, env, "the machines of a Slurm cluster, what is free on them, and who waits", ""
+    )
     if asked is None:
         return 0
-    given, _, _ = asked
+    options, _, _ = asked
     found = slurm.nodes(ask(slurm.machines()))
     used = slurm.used_gpus(ask(slurm.in_use()))
     queue = slurm.jobs(ask(slurm.everybody()))
-    if given.get("json"):
+    if options.json:
         records = [{**node._asdict(), "gpus_in_use": used.get(node.name, {})} for node in found]
         print(json.dumps({"nodes": records, "jobs": [job._asdict() for job in queue]}, indent=1))
         return 0

@@ -12,7 +12,7 @@ from muster import runs
 from muster.commands.asking import agreed
 from muster.commands.common import end_in_words, living_in_words, one, read
 from muster.errors import Impossible, MusterError, RunFailed, Unreachable
-from muster.model import GRACE
+from muster.options import KillOptions, RunOptions, StacksOptions, WaitOptions
 from muster.plurals import plural
 from muster.report import seconds, table
 from muster.world import contact, usage
@@ -25,19 +25,19 @@ _CANCELLED_WITHIN = 60.0
 
 def wait(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Wait for the end of a run; its exit status is ours, 124 when `--timeout` is over first, 125 if none is known."""
-    asked = read("wait", words, env, "wait for the end of a run, and give its exit status")
+    asked = read(WaitOptions, "wait", words, env, "wait for the end of a run, and give its exit status")
     if asked is None:
         return 0
-    given, rest, store = asked
+    options, rest, store = asked
     run = one(store, rest, "wait")
     state = contact.wait(
-        run, given.get("timeout"), lambda why: print(f"muster: {why}; asking again for a minute", file=sys.stderr)
+        run, options.timeout, lambda why: print(f"muster: {why}; asking again for a minute", file=sys.stderr)
     )
     outcome = run.outcome
     if outcome is not None:
         print(f"{run.id}: {end_in_words(run, outcome)}")
         return outcome.code
-    if state == "unknown" and (given.get("timeout") is None or not contact.goes_on(run, state)):
+    if state == "unknown" and (options.timeout is None or not contact.goes_on(run, state)):
         contact.require_known(run, state)
     print(f"{run.id} is {_told(run, state)}", file=sys.stderr)
     return 124 if contact.goes_on(run, state) else 125
@@ -51,15 +51,15 @@ def _told(run: runs.Run, state: str) -> str:
 def kill(words: list[str], env: Mapping[str, str], began: float) -> int:
     """End runs, and see that they have ended."""
     says = "end runs: SIGTERM, their --grace, SIGKILL; then see that nothing of them is left"
-    asked = read("kill", words, env, says, "RUN…")
+    asked = read(KillOptions, "kill", words, env, says, "RUN…")
     if asked is None:
         return 0
-    given, rest, store = asked
+    options, rest, store = asked
     by = f"{env.get('USER') or f'user {os.getuid()}'} (pid {os.getpid()})"
-    if given.get("all"):
+    if options.all:
         if rest:
             raise Impossible(f"--all together with {' '.join(rest)}", "name runs, or say `--all`")
-        return _kill_all(store, bool(given.get("yes")), by)
+        return _kill_all(store, options.yes, by)
     if not rest:
         raise Impossible("`muster kill` wants a run", "`muster ps` lists them; `last` is the newest; `--all` is all")
     chosen = {run.id: run for run in (one(store, [word], "kill") for word in rest)}
@@ -131,7 +131,7 @@ def _end(run: runs.Run, by: str) -> int:
     if state != "running":
         print(f"{run.id} is {_told(run, state)}; nothing to end")
         return 0
-    grace = float(run.job.get("job", {}).get("grace", GRACE))
+    grace = float(run.job.get("job", {}).get("grace", RunOptions.grace.default))
     try:
         contact.ask(run, "kill", by=by)
         plan = run.plan
@@ -173,16 +173,16 @@ def _wait(run: runs.Run, done: str, most: float, beyond: float = 0.0) -> str:
 
 def stacks(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Print where in the Python code each rank is now. The ranks go on."""
-    asked = read("stacks", words, env, "where in the Python code each rank is now, without stopping it")
+    asked = read(StacksOptions, "stacks", words, env, "where in the Python code each rank is now, without stopping it")
     if asked is None:
         return 0
-    given, rest, store = asked
+    options, rest, store = asked
     run = one(store, rest, "stacks")
     state = contact.state(run)
     contact.require_known(run, state)
     if state != "running":
         raise Impossible(f"{run.id} is not running, so its ranks are nowhere", "`muster show` tells how it ended")
-    answer = contact.ask(run, "stacks", ranks=given.get("rank"))
+    answer = contact.ask(run, "stacks", ranks=options.rank)
     for host in usage.silent(run, answer):
         print(f"{host} does not answer", file=sys.stderr)
     texts = {int(rank): text for rank, text in answer.get("texts", {}).items()}

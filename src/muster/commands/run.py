@@ -6,31 +6,23 @@ import os
 import re
 import sys
 import time
-from collections import ChainMap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from muster import homes, runs
-from muster.agent import paths, procfs, system
+from muster.agent import paths, system
 from muster.commands import configuration
 from muster.commands.common import store_of
-from muster.environ import hidden, hidden_words, shown
+from muster.commands.context import RunContext, Viewer, job_record, viewer_of
+from muster.environ import hidden, shown
 from muster.errors import Impossible
-from muster.job import Asked, make_job, nodes_here, nodes_there, notes, on_a_terminal, warnings
+from muster.job import job_on_a_terminal, make_job, nodes_here, nodes_there
 from muster.launchers import make_plan
-from muster.model import Job, Plan, as_json
-from muster.options import (
-    RUN,
-    UNLIKE_SBATCH,
-    Option,
-    Parsed,
-    from_environment,
-    help_text,
-    parse,
-    sbatch_hint,
-    with_sbatch_names,
-)
+from muster.model import Plan, as_json
+from muster.options import RUN, UNLIKE_SBATCH, RunOptions, sbatch_hint
+from muster.parsing import Parsed, cut, from_environment, help_text, names_of, sbatch_names_of
+from muster.record import Source
 
 if TYPE_CHECKING:
     from muster.world.view import View
@@ -46,62 +38,87 @@ Each option is also a key of `[run]` in muster.toml, and a variable: --max-resta
 MUSTER_MAX_RESTARTS."""
 
 
-def parse_run(
-    words: Sequence[str], env: Mapping[str, str], options: Sequence[Option] = RUN, command: str = "run"
-) -> Parsed:
-    """Read the command line of `run`, `plan` or `check`, which `command` says; raises `Impossible`.
+Record = TypeVar("Record", bound=RunOptions)
+
+
+def read_line(
+    words: Sequence[str], env: Mapping[str, str], record: type[Record], command: str
+) -> tuple[Parsed, Record]:
+    """Read the command line of `run`, `plan` or `check`, which `command` says, the environment and muster.toml.
 
     Together with --slurm (typed, or from a variable or muster.toml) sbatch's short options hold: -t is --time, not
-    torchrun's --tee.
+    torchrun's --tee. For `--help` nothing but the command line is read. Raises `Impossible`.
     """
+    usual, of_sbatch = names_of(record.table), sbatch_names_of(record.table)
+    line = cut(words, of_sbatch)
     try:
-        parsed = parse(words, with_sbatch_names(options), command=command)
+        parsed = line.read(of_sbatch, command)
     except Impossible:
         if "--slurm" in words:
             raise
-        return parse(words, options, command=command, elsewhere=sbatch_hint)
-    if parsed.given.get("help") or not options_for(parsed, env).get("slurm"):
-        return parse(words, options, command=command, elsewhere=sbatch_hint)
-    _refuse_what_sbatch_reads_otherwise(words, parsed)
-    return parsed
+        parsed = line.read(usual, command, sbatch_hint)
+        of_sbatch = usual
+    if parsed.given.get("help"):
+        return parsed, record(("argv", parsed.given))
+    configured = _configured(parsed.given, env)
+    options = _options(record, parsed.given, configured, env)
+    if of_sbatch is usual:
+        return parsed, options
+    if options.slurm:
+        _refuse_what_sbatch_reads_otherwise(words, parsed, options)
+        return parsed, options
+    parsed = line.read(usual, command, sbatch_hint)
+    return parsed, _options(record, parsed.given, configured, env)
 
 
-def _refuse_what_sbatch_reads_otherwise(words: Sequence[str], parsed: Parsed) -> None:
+def _configured(typed: Mapping[str, Any], env: Mapping[str, str]) -> list[tuple[Source, dict[str, Any]]]:
+    """What variables and then muster.toml say, of the profile that is typed or a variable's."""
+    variables = from_environment(RUN, env)
+    files = configuration.tables(typed.get("profile", variables.get("profile")), env)
+    return [("environment", variables), *(("muster.toml", table) for table in files)]
+
+
+def _options(
+    record: type[Record],
+    typed: Mapping[str, Any],
+    configured: Sequence[tuple[Source, Mapping[str, Any]]],
+    env: Mapping[str, str],
+) -> Record:
+    """What follows from all sources together."""
+    layers: list[tuple[Source, Mapping[str, Any]]] = [("argv", typed), *configured]
+    return _settled(record(*((source, _with_homes(values, env)) for source, values in layers)))
+
+
+def _refuse_what_sbatch_reads_otherwise(words: Sequence[str], parsed: Parsed, options: RunOptions) -> None:
     """`-d afterok:12 train.py`: sbatch's -d takes a value, muster's does not, so that value looks like a script."""
     before = words[len(words) - len(parsed.rest) - 1] if len(words) > len(parsed.rest) > 0 else ""
     long = UNLIKE_SBATCH.get(before)
     if before == "-m" and not re.match(r"(block|cyclic|fcyclic|arbitrary|plane|\*)([:=,]|$)", parsed.rest[0]):
         long = None  # a module, and not how tasks are distributed
     if long is not None and not parsed.dashes and not os.path.exists(parsed.rest[0]):
-        own = next(name for option in RUN if before in option.names for name in option.names if name.startswith("--"))
+        own = names_of(RUN)[before].long
         raise Impossible(
             f"script not found: {parsed.rest[0]} (after {before}, which is muster's {own})",
             f"for sbatch's {before} write `{long}={parsed.rest[0]}`",
         )
-    if parsed.given.get("time", "").isdigit() and "-t" in words:
-        minutes = parsed.given["time"]
+    minutes = options.time
+    if minutes is not None and minutes.isdigit() and options.typed(RunOptions.time) and "-t" in words:
         note = f"-t {minutes} is a time limit of {minutes} min with --slurm; torchrun's -t is --tee"
         print(f"muster: {note}", file=sys.stderr)
 
 
-def options_for(parsed: Parsed, env: Mapping[str, str]) -> dict[str, Any]:
-    """What follows from what was typed, the variables and muster.toml together."""
-    variables = from_environment(RUN, env)
-    profile = parsed.given.get("profile", variables.get("profile"))
-    files = configuration.tables(profile, env)
-    return _with_homes(_settled(parsed.given, dict(ChainMap(parsed.given, variables, *files))), env)
-
-
-def _settled(typed: Mapping[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def _settled(options: Record) -> Record:
     """Leave out what was configured and contradicts what was typed: `--slurm` where muster.toml names hosts, `-n 2`
     where it says `nproc_per_node = 4`. Of two that were typed neither is left out; that is an error."""
-    hosts, slurm, tty, no_tty = {"hosts", "hostfile"}, {"slurm"}, {"tty"}, {"no_tty"}
+    hosts, slurm = (RunOptions.hosts, RunOptions.hostfile), (RunOptions.slurm,)
+    tty, no_tty = (RunOptions.tty,), (RunOptions.no_tty,)
     for wins, loses in ((slurm, hosts), (hosts, slurm), (tty, no_tty), (no_tty, tty)):
-        if wins & typed.keys() and not loses & typed.keys():
-            given = {key: value for key, value in given.items() if key not in loses}
-    if "np" in typed and "nproc_per_node" not in typed and not (hosts | slurm) & given.keys():
-        given.pop("nproc_per_node", None)
-    return given
+        if options.typed(*wins) and not options.typed(*loses):
+            options = options.without(*loses)
+    total, each = RunOptions.np, RunOptions.nproc_per_node
+    if options.typed(total) and not options.typed(each) and not options.given(*hosts, *slurm):
+        options = options.without(each)
+    return options
 
 
 def _with_homes(given: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, Any]:
@@ -109,124 +126,132 @@ def _with_homes(given: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, A
     found = dict(given)
     for option in RUN:
         value = found.get(option.key)
-        if option.metavar not in ("DIR", "FILE", "PATH") or value is None:
-            continue
-        many = isinstance(value, (list, tuple))
-        found[option.key] = [paths.expanded(item, env) for item in value] if many else paths.expanded(value, env)
+        if option.is_path and value is not None:
+            items = [paths.expanded(item, env) for item in (value if option.many else [value])]
+            found[option.key] = items if option.many else items[0]
     return found
 
 
-def _asked(
-    parsed: Parsed, given: Mapping[str, Any], env: Mapping[str, str], verb: str
-) -> tuple[Asked, str, runs.Store]:
+def _context(
+    argv: list[str],
+    parsed: Parsed,
+    options: RunOptions,
+    env: Mapping[str, str],
+    began: float,
+    verb: str,
+    viewer: Viewer | None = None,
+    brought: str = "",
+) -> RunContext:
     """What the options ask for, the id of the run, and where it is kept."""
-    asked = make_job(parsed, given, env, verb)
-    store = store_of(given, env)
+    asked = make_job(parsed, options, env, verb, brought)
+    store = store_of(options, env)
     now = time.time()
     run_id = runs.free_id(store, asked.job.program.title, now, time.strftime("%Y%m%d-%H%M%S", time.localtime(now)))
-    if given.get("snapshot"):
+    context = RunContext(argv, options, asked, env, began, run_id, store, viewer or viewer_of(options, env))
+    if options.snapshot:
         from muster.world import code
 
         copy, job = store.path(run_id) / "code", asked.job
         found = code.tree(job.cwd, job.program.path, str(store.root / "runs"))
-        code.guard(found, code_limit(given), "--snapshot")
+        code.guard(found, context.code_limit, "--snapshot")
         asked = asked._replace(job=code.redirect(job, found.root, str(copy)), copied=(found, copy))
-    return asked, run_id, store
-
-
-def make_copy(asked: Asked, given: Mapping[str, Any]) -> None:
-    """Copy the code into the run directory, if that was asked for."""
-    if asked.copied is not None:
-        from muster.world import code
-
-        if not given.get("quiet"):
-            for note in asked.copied[0].notes:
-                print(f"muster: {note}", file=sys.stderr)
-        code.snapshot(*asked.copied)
-
-
-def code_limit(given: Mapping[str, Any]) -> int:
-    """The bytes that code may have."""
-    return int(given.get("code_limit", 256)) << 20
+    return context._replace(asked=asked)
 
 
 def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Show what `run` would start. Starts nothing, writes nothing, asks nobody."""
-    if _help(words, "plan", "show what `muster run` would start, and start nothing"):
-        return 0
     from muster.report import plan_in_words
 
-    parsed = parse_run(words, env, command="plan")
-    given = options_for(parsed, env)
-    asked, run_id, store = _asked(parsed, given, env, "plan")
-    if given.get("slurm"):
+    parsed, options = read_line(words, env, RunOptions, "plan")
+    if options.help:
+        return _help("plan", "show what `muster run` would start, and start nothing")
+    context = _context(["plan", *words], parsed, options, env, began, "plan")
+    asked, run_id, store = context.asked, context.run_id, context.store
+    if options.slurm:
         from muster.commands.submit import request, script_of
 
         run_dir = store.path(run_id)
-        print(script_of(request(asked, given, run_dir), asked, given, run_dir), end="")
+        print(script_of(request(asked, options, run_dir), asked, options, run_dir), end="")
         return 0
-    nodes = nodes_there(asked, given, None) if asked.hosts else nodes_here(asked, given, env)
+    nodes = nodes_there(asked, None, options.ranks or ()) if asked.hosts else nodes_here(asked, options, env)
     planned = make_plan(asked.job, nodes, run_id)
-    if given.get("json"):
+    if options.json:
         import json
 
         print(json.dumps({"run": run_id, **hidden(as_json(planned), shown)}, indent=1))
     else:
-        print(plan_in_words(planned, run_id, str(store.root / "runs"), given.get("show_env", False)))
+        print(plan_in_words(planned, run_id, str(store.root / "runs"), options.show_env))
     return 0
 
 
 def run(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Start the ranks, show what happens, and give the exit status of the run."""
-    if _help(words, "run", "start the ranks of a script, here or on other machines, and see them to their end"):
-        return 0
-    parsed = parse_run(words, env)
-    return start(["run", *words], parsed, options_for(parsed, env), env, began)
+    parsed, options = read_line(words, env, RunOptions, "run")
+    if options.help:
+        return _help("run", "start the ranks of a script, here or on other machines, and see them to their end")
+    return start(["run", *words], parsed, options, env, began)
+
+
+def _help(name: str, verb: str) -> int:
+    print(_USAGE.format(verb=verb, name=name))
+    print(help_text(RUN))
+    return 0
 
 
 def start(
-    words: list[str],
+    argv: list[str],
     parsed: Parsed,
-    given: Mapping[str, Any],
+    options: RunOptions,
     env: Mapping[str, str],
     began: float,
     verb: str = "run",
+    viewer: Viewer | None = None,
+    brought: str = "",
 ) -> int:
     """Start what these options ask for, and see it to its end; gives the exit status of the run.
 
-    `given` may hold, beside options, `brought`, the text of the script, and `view`: (plan, run id, env) to a `View`.
+    `viewer` makes what shows it, where that is not what the options say; `brought` is the text of a script of ours.
     """
-    from muster.world.link import end_links, start_agents
-
-    asked, run_id, store = _asked(parsed, given, env, verb)
+    context = _context(argv, parsed, options, env, began, verb, viewer, brought)
+    asked, store = context.asked, context.store
     temporary = homes.why_temporary(env)
     if temporary:
-        progress(given)(temporary)
+        context.progress(temporary)
     _warn_of_namesakes(store, asked.job.name)
-    if "keep_runs" in given or "keep_size" in given:
+    if options.given(RunOptions.keep_runs, RunOptions.keep_size):
         from muster.world.pruning import limit
 
-        deleted = limit(store, given.get("keep_runs"), given.get("keep_size"))
+        deleted = limit(store, options.keep_runs, options.keep_size)
         if deleted:
-            progress(given)(deleted)
-    if given.get("slurm"):
+            context.progress(deleted)
+    if options.slurm:
         from muster.commands.submit import submit
 
-        return submit(words, asked, given, env, run_id, store, parsed.given)
-    if asked.hosts or given.get("detach"):
+        return submit(context)
+    if asked.hosts or options.detach:
         from muster.commands.there import run_there
 
-        return run_there(words, asked, given, env, began, run_id, store)
-    nodes = nodes_here(asked, given, env)
-    job = on_a_terminal(asked.job, sum(len(node.ranks) for node in nodes), given, env)
+        return run_there(context)
+    return _run_here(context, on_a_terminal=viewer is None)
+
+
+def _run_here(context: RunContext, on_a_terminal: bool) -> int:
+    """Start a run of which this process is the supervisor."""
+    from muster.world.link import end_links, start_agents
+
+    options, asked, env, run_id = context.options, context.asked, context.env, context.run_id
+    nodes = nodes_here(asked, options, env)
+    job = asked.job
+    if on_a_terminal:
+        job = job_on_a_terminal(job, sum(len(node.ranks) for node in nodes), options, env)
     planned = make_plan(job, nodes, run_id)
-    view = make_view(planned, run_id, given, env)
+    view = context.viewer(planned, run_id, run_id)
     if env.get("SLURM_JOB_ID"):
-        _tell_of_more_nodes(view, env, store)
-    kept = keep(planned, run_id, store, words)
+        _tell_of_more_nodes(view, env, context.store)
+    kept = keep(planned, run_id, context.store, context.argv)
     view.operand = kept.operand
     try:
-        make_copy(asked, given)
+        context.make_copy()
         agents = start_agents(asked.job, planned.nodes, env, planned.reader is not None)
     except Impossible:
         runs.remove(kept)
@@ -237,11 +262,11 @@ def start(
     from muster.world.attached import Attached
 
     for finding in at_no_cost({planned.hosts[0]: machine.at_no_cost(env)}, asked.job.env):
-        if not given.get("quiet"):
+        if not options.quiet:
             view.say(finding)
 
     try:
-        attached = Attached(planned, kept, agents, view, began)
+        attached = Attached(planned, kept, agents, view, context.began)
     except OSError as error:
         end_links(agents.links, _TO_LEAVE)
         runs.remove(kept)
@@ -277,11 +302,6 @@ _TO_LEAVE = 0.5
 """Seconds in which an agent has to end that was not told anything yet."""
 
 
-def progress(given: Mapping[str, Any]) -> Callable[[str], None]:
-    """What tells on stderr how far a start is; under `--quiet` it tells nothing."""
-    return lambda text: None if given.get("quiet") else print(f"muster: {text}", file=sys.stderr, flush=True)
-
-
 def _warn_of_namesakes(store: runs.Store, name: str) -> None:
     """Say that a run of the same name lives: `muster kill NAME` would fit both."""
     if not name:
@@ -293,50 +313,12 @@ def _warn_of_namesakes(store: runs.Store, name: str) -> None:
             print(f"muster: warning: {other.id} has the same name, {name}, and has not ended", file=sys.stderr)
 
 
-def make_view(plan: Plan, run_id: str, given: Mapping[str, Any], env: Mapping[str, str], operand: str = "") -> Any:
-    """What shows the run; raises `Impossible` for a `--prefix` that cannot be.
-
-    `operand` names the run in commands that are shown, where the id does not (`Run.operand`).
-    """
-    from muster.world.terminal import JsonLines, Terminal
-
-    if "view" in given:
-        return given["view"](plan, run_id, env)
-    if given.get("json"):
-        return JsonLines(run_id, given.get("ranks"), given.get("quiet", False))
-    view = Terminal(plan, run_id, env, given.get("prefix"), given.get("ranks"), given.get("quiet", False))
-    view.operand = operand or run_id
-    for note in [*(() if given.get("quiet") else notes(given)), *warnings(plan.job)]:
-        view.say(note)
-    return view
-
-
 def keep(plan: Plan, run_id: str, store: runs.Store, words: list[str], **more: Any) -> runs.Run:
     """Make the run directory, with what was asked for and the plan in it."""
     kept = runs.create(store, run_id)
     kept.write("job.json", job_record(plan.job, plan.world_size, run_id, words, **more))
     kept.write("plan.json", hidden(as_json(plan)))
     return kept
-
-
-def job_record(job: Job, ranks: int, run_id: str, words: list[str], **more: Any) -> dict[str, Any]:
-    """What job.json says of a run; `more` takes the place of what holds for one that this process looks after."""
-    from muster.world.here import identity
-
-    return {
-        "id": run_id,
-        "name": job.name,
-        "argv": ["muster", *hidden_words(words)],
-        "cwd": job.cwd,
-        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "time": time.time(),
-        "ranks": ranks,
-        "pid": os.getpid(),
-        "pid_started": procfs.started(os.getpid()),
-        **identity(),
-        "job": hidden(as_json(job)),
-        **more,
-    }
 
 
 def _honour_error_file(kept: runs.Run, attempt: int, rank: Any, env: Mapping[str, str]) -> None:
@@ -362,15 +344,3 @@ def _honour_error_file(kept: runs.Run, attempt: int, rank: Any, env: Mapping[str
         Path(target).write_text(text)
     except OSError as error:
         print(f"muster: cannot write TORCHELASTIC_ERROR_FILE {target}: {system.reason(error)}", file=sys.stderr)
-
-
-def _help(words: list[str], name: str, verb: str) -> bool:
-    """Show the help if it is asked for before the script."""
-    try:
-        wanted = parse(words, with_sbatch_names(RUN) if "--slurm" in words else RUN).given.get("help")
-    except Impossible:
-        return False
-    if wanted:
-        print(_USAGE.format(verb=verb, name=name))
-        print(help_text(RUN))
-    return bool(wanted)

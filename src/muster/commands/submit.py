@@ -6,14 +6,13 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from muster import archive, runs
 from muster.agent import meet, tree
 from muster.agent.keep import ARCHIVE
-from muster.commands.run import code_limit, job_record, make_copy, make_view, progress
+from muster.commands.context import RunContext, Viewer, job_record, tell_progress
 from muster.environ import is_secret, stands_open
 from muster.errors import Impossible, RunFailed
 from muster.hosts import fold_hosts, unfold_hosts
@@ -21,16 +20,21 @@ from muster.inside import ASKED
 from muster.job import Asked, check_sizes
 from muster.launchers import make_plan
 from muster.model import Host, as_json
+from muster.options import RunOptions
 from muster.ranks import layout
 from muster.schedulers import slurm
 from muster.stored import plan_from_json
+from muster.values import Warn
 from muster.world import code, contact, queue
 from muster.world.claims import Claims
 from muster.world.serve import RECORD
 from muster.world.watch import Watch, show_rest
 
-_OWN = ("partition", "account", "qos", "time", "mem", "nodelist", "constraint", "comment")
-_MORE = ("gpus_per_node", "gres", "cpus_per_task", "reservation", "dependency", "mail_type", "mail_user")
+_PASSED = (
+    *(RunOptions.partition, RunOptions.account, RunOptions.qos, RunOptions.time, RunOptions.mem, RunOptions.nodelist),
+    *(RunOptions.constraint, RunOptions.comment, RunOptions.gpus_per_node, RunOptions.gres, RunOptions.cpus_per_task),
+    *(RunOptions.reservation, RunOptions.dependency, RunOptions.mail_type, RunOptions.mail_user),
+)
 """Options that are sbatch's, by its own names."""
 
 _LOOK = 2.0
@@ -41,65 +45,67 @@ _AGAIN = 3.0
 """Seconds in which a second Ctrl-C cancels the job."""
 
 
-def request(asked: Asked, given: Mapping[str, Any], run_dir: Path) -> slurm.Request:
+def request(asked: Asked, options: RunOptions, run_dir: Path) -> slurm.Request:
     """What is asked of Slurm; raises `Impossible`."""
-    options = {name: _word(value, f"[slurm] {name}") for name, value in given.get("slurm_table", {}).items()}
-    for name in (*_OWN, *_MORE):
-        if name in given:
-            options[name.replace("_", "-")] = str(given[name])
-    if given.get("exclusive"):
-        options["exclusive"] = ""
-    if "gpus" in given:
-        options["gpus"] = str(given["gpus"])
-    options.update(_gpus_of_ranks(asked, given))
-    for item in given.get("slurm_opt", ()):
+    wanted = {name: _word(value, f"[slurm] {name}") for name, value in options.sbatch_table.items()}
+    for option in _PASSED:
+        if options.given(option):
+            wanted[option.key.replace("_", "-")] = str(options.value(option))
+    if options.exclusive:
+        wanted["exclusive"] = ""
+    if options.gpus is not None:
+        wanted["gpus"] = options.gpus
+    wanted.update(_gpus_of_ranks(asked, options))
+    for item in options.slurm_opt:
         name, _, value = item.partition("=")
-        options[name.lstrip("-").replace("_", "-")] = value
-    for name in options:
+        wanted[name.lstrip("-").replace("_", "-")] = value
+    for name in wanted:
         if name in slurm.OURS:
             own = slurm.OURS[name]
             hint = f"use muster's own `{own}`" if own else "a run is one job, and muster needs that for itself"
             raise Impossible(f"--slurm-opt {name}: muster writes that option of sbatch itself", hint)
-    options = {name: value for name, value in options.items() if value is not None}
-    _check_warning(given, options.get("time", ""))
-    nodes, tasks = _size(asked, given, options.get("nodelist", ""))
-    unsaid = tasks is None and not options.keys() & {"cpus-per-task", "exclusive", "cpus-per-gpu"}
+    said = {name: value for name, value in wanted.items() if value is not None}
+    _check_warning(options, said.get("time", ""))
+    nodes, tasks = _size(asked, options, said.get("nodelist", ""))
+    unsaid = tasks is None and not said.keys() & {"cpus-per-task", "exclusive", "cpus-per-gpu"}
     if unsaid and asked.each is not None and asked.each.isdigit():
-        options["cpus-per-task"] = asked.each  # a core for each rank, where nobody says more
+        said["cpus-per-task"] = asked.each  # a core for each rank, where nobody says more
     return slurm.Request(
         name=asked.job.name or asked.job.program.title,
         nodes=nodes,
-        options=tuple(options.items()),
+        options=tuple(said.items()),
         output=slurm.output_in(str(run_dir)),
-        before=math.ceil(_warning(given)[1]),
-        requeue=bool(given.get("requeue", 0)),
+        before=math.ceil(_warning(options).seconds),
+        requeue=bool(options.requeue),
         tasks=tasks,
     )
 
 
-def _warning(given: Mapping[str, Any]) -> tuple[str, float]:
-    """The signal for ranks that listen, and how many seconds before the end they get it. Raises `Impossible`."""
-    found: tuple[str, float] = given.get("signal_before", ("USR1", 120.0))
-    if found[1] > slurm.LONGEST_WARNING:
+def _warning(options: RunOptions) -> Warn:
+    """What ranks are told before the time limit. Raises `Impossible`."""
+    found = options.signal_before
+    most = slurm.LONGEST_WARNING
+    if found.seconds > most:
         raise Impossible(
-            f"--signal-before {found[1]:g}s: Slurm sends it at most {slurm.LONGEST_WARNING} s before the time limit",
-            f"use `--signal-before {slurm.LONGEST_WARNING}s` or less",
+            f"--signal-before {found.seconds:g}s: Slurm sends it at most {most} s before the time limit",
+            f"use `--signal-before {most}s` or less",
         )
     return found
 
 
-def _check_warning(given: Mapping[str, Any], limit: str) -> None:
+def _check_warning(options: RunOptions, limit: str) -> None:
     """Raise `Impossible` where ranks would be told to save as soon as they have begun."""
     whole = slurm.seconds_of(limit)
-    if "signal_before" in given and whole is not None and _warning(given)[1] >= whole:
+    before = _warning(options).seconds
+    if options.given(RunOptions.signal_before) and whole is not None and before >= whole:
         raise Impossible(
-            f"--signal-before {_warning(given)[1]:g}s with a time limit of {whole:g} s: the ranks would be told to "
+            f"--signal-before {before:g}s with a time limit of {whole:g} s: the ranks would be told to "
             "save as soon as the job starts",
             f"use less than {whole:g} s, or a longer --time",
         )
 
 
-def _word(value: Any, what: str) -> Any:
+def _word(value: object, what: str) -> str | None:
     """A value of muster.toml as sbatch wants it: empty for an option without one, None for one that is left out."""
     if isinstance(value, bool):
         return "" if value else None
@@ -108,69 +114,62 @@ def _word(value: Any, what: str) -> Any:
     return str(value)
 
 
-def _gpus_of_ranks(asked: Asked, given: Mapping[str, Any]) -> dict[str, str]:
+def _gpus_of_ranks(asked: Asked, options: RunOptions) -> dict[str, str]:
     """sbatch's options for `--gpus-per-task 1`: to sbatch one task is a node's agent, to the user it is a rank."""
-    if "gpus_per_task" not in given:
+    if options.gpus_per_task is None:
         return {}
-    if given["gpus_per_task"] != 1:
+    if options.gpus_per_task != 1:
         raise Impossible(
-            f"--gpus-per-task {given['gpus_per_task']}: each rank has one GPU",
+            f"--gpus-per-task {options.gpus_per_task}: each rank has one GPU",
             "write `-g RANKS --gpus-per-node GPUS`: every rank sees all GPUs of its node",
         )
     if asked.each is not None and asked.each.isdigit():
         return {"gpus-per-node": asked.each}
-    if "np" in given:
-        return {"gpus": str(given["np"])}
+    if options.np is not None:
+        return {"gpus": str(options.np)}
     raise Impossible("--gpus-per-task 1: the number of ranks is missing", "add `-g RANKS_PER_NODE` or `-n RANKS`")
 
 
-def _size(asked: Asked, given: Mapping[str, Any], nodelist: str) -> tuple[int | None, int | None]:
+def _size(asked: Asked, options: RunOptions, nodelist: str) -> tuple[int | None, int | None]:
     """(nodes, tasks) to ask for; None for what Slurm is to choose."""
-    nodes = int(str(given["nnodes"]).partition(":")[0]) if "nnodes" in given else None
+    nodes = options.nodes
     if nodes is None and nodelist and "/" not in nodelist:  # sbatch takes a path for a file with names
         nodes = len(unfold_hosts(nodelist))
-    ranks, each = given.get("np"), asked.each
+    ranks, each = options.np, asked.each
     if nodes is not None:
-        check_sizes(nodes, each, ranks, f"-N {nodes}" if "nnodes" in given else f"--nodelist {nodelist}")
+        check_sizes(nodes, each, ranks, f"-N {nodes}" if options.nodes is not None else f"--nodelist {nodelist}")
     if nodes is None and ranks is not None and each is not None and each.isdigit():
         return -(-ranks // int(each)), None
     if ranks is not None and each is None:
         return nodes, ranks
-    if nodes is None and "gpus" in given:
+    if nodes is None and options.gpus is not None:
         return None, None
     return nodes or 1, None
 
 
-def script_of(wanted: slurm.Request, asked: Asked, given: Mapping[str, Any], run_dir: Path) -> str:
+def script_of(wanted: slurm.Request, asked: Asked, options: RunOptions, run_dir: Path) -> str:
     """The batch script."""
     command = (asked.job.python, "-I", "-S", str(run_dir / ARCHIVE), "inside", str(run_dir))
-    return slurm.batch_script(wanted, asked.job.setup, command, bool(given.get("python")))
+    return slurm.batch_script(wanted, asked.job.setup, command, bool(options.python))
 
 
-def submit(
-    words: list[str],
-    asked: Asked,
-    given: Mapping[str, Any],
-    env: Mapping[str, str],
-    run_id: str,
-    store: runs.Store,
-    typed: Mapping[str, Any],
-) -> int:
+def submit(context: RunContext) -> int:
     """Hand the run in, or start it on the nodes of the allocation that this is; watch it unless it is detached.
 
-    `typed` are the options of the command line. Raises `Impossible`.
+    Raises `Impossible`.
     """
+    options, env, run_id, store = context.options, context.env, context.run_id, context.store
+    asked = context.asked
     allocation = queue.allocation(env, store.root)
     claims, cpus = None, {}
     if allocation is not None:
         cpus = slurm.cpus_by_host(env, allocation.hosts)
-        if "nnodes" in given:
-            few = int(str(given["nnodes"]).partition(":")[0])
-            check_sizes(few, asked.each, given.get("np"), f"-N {few}")
-        _check_in_allocation(allocation, asked, given, typed)
+        if options.nodes is not None:
+            check_sizes(options.nodes, asked.each, options.np, f"-N {options.nodes}")
+        _check_in_allocation(allocation, asked, options)
         claims = Claims(store.root, f"{env.get('SLURM_CLUSTER_NAME', '')}-{allocation.job}")
-        allocation = _choose_nodes(allocation, claims, given, typed)
-    if allocation is None and asked.job.launcher == "srun" and "gpus" in given and str(given.get("nnodes")) != "1":
+        allocation = _choose_nodes(allocation, claims, options)
+    if allocation is None and asked.job.launcher == "srun" and options.gpus is not None and options.nnodes != "1":
         raise Impossible(
             "--launcher srun with --gpus: Slurm may give the nodes different numbers of GPUs, and srun cannot start "
             "one job step on such nodes",
@@ -182,13 +181,14 @@ def submit(
             "leave it out; or run inside `salloc`, where the terminal is there",
         )
     make_plan(asked.job, layout([(Host("node"), 1)]), run_id)  # what cannot be is told now, and not when the job starts
-    if given.get("sync"):
-        asked = _with_copy(asked, given, store.path(run_id))
+    if options.sync:
+        asked = _with_copy(context, store.path(run_id))
+    context = context._replace(asked=asked)
     kept = runs.create(store, run_id)
     try:
         meet.put_flag(str(kept.path))
-        make_copy(asked, given)
-        if given.get("sync") and asked.copied is not None:
+        context.make_copy()
+        if options.sync and asked.copied is not None:
             found = asked.copied[0]
             (kept.path / tree.LIST).write_bytes(tree.entries(found.root, found.names))
         (kept.path / ARCHIVE).write_bytes(archive.build(compiled=True))
@@ -197,72 +197,73 @@ def submit(
         plain = {name: value for name, value in asked.job.env.items() if name not in secrets}
         ask = {
             "job": as_json(asked.job._replace(env=plain)),
-            "nodes": int(str(given["nnodes"]).partition(":")[0]) if "nnodes" in given else None,
+            "nodes": options.nodes,
             "hosts": list(allocation.hosts) if allocation is not None else None,
             "tasks": list(allocation.tasks) if allocation is not None else None,
-            "output": given.get("output", ""),
-            "error": given.get("error", ""),
+            "output": options.output or "",
+            "error": options.error or "",
             "each": asked.each,
-            "np": given.get("np"),
+            "np": options.np,
             "threads_chosen": asked.threads_chosen,
-            "before": _warning(given)[1],
-            "before_chosen": "signal_before" in given,
-            "signal": _warning(given)[0],
-            "requeue": given.get("requeue", 0),
+            "before": _warning(options).seconds,
+            "before_chosen": options.given(RunOptions.signal_before),
+            "signal": _warning(options).signal,
+            "requeue": options.requeue,
             "allocated": allocation is not None,
-            "attached": allocation is not None and not given.get("detach"),
+            "attached": allocation is not None and not options.detach,
             "exported": {name: value for name, value in slurm.exported(env).items() if not is_secret(name, value)},
             "cpus": cpus,
-            "sync": _sync(asked, given),
+            "sync": _sync(asked, options),
         }
         kept.write(ASKED, ask)
         if allocation is None:
-            wanted = request(asked, given, kept.path)
+            wanted = request(asked, options, kept.path)
             queue.try_folder(store.root, wanted, env)
             script = kept.path / "batch.sh"
             with open(os.open(script, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.write(os.fsencode(script_of(wanted, asked, given, kept.path)))
+                file.write(os.fsencode(script_of(wanted, asked, options, kept.path)))
             number = queue.hand_in(wanted, script, {**env, **secrets})
         else:
             number = allocation.job
         contact.remember_way(kept, asked.job)
-        kept.write("job.json", _record(kept, asked, words, number, allocation is not None, ask["requeue"]))
+        kept.write("job.json", _record(kept, asked, context.argv, number, allocation is not None, ask["requeue"]))
     except BaseException:
         contact.forget_way(kept)
         runs.remove(kept)
         raise
     if allocation is not None and claims is not None:
-        return _here(kept, asked, allocation, claims, given, env)
-    progress(given)(f"{run_id} is submitted to Slurm as job {number}")
-    if given.get("detach"):
+        return _here(kept, context, allocation, claims)
+    context.progress(f"{run_id} is submitted to Slurm as job {number}")
+    if options.detach:
         print(run_id)
         return 0
-    return follow(kept, given, env)
+    return follow(kept, context.viewer, options.quiet)
 
 
-def _with_copy(asked: Asked, given: Mapping[str, Any], run_dir: Path) -> Asked:
+def _with_copy(context: RunContext, run_dir: Path) -> Asked:
     """The same with a copy of the code in the run directory, which all nodes share: ranks run that, unless all nodes
     have the same in the folder where they start. Raises `Impossible`."""
+    asked = context.asked
     job = code.real(asked.job)
     if asked.copied is not None:  # there is one, by --snapshot
         return asked._replace(job=job)
     found = code.tree(job.cwd, job.program.path, str(run_dir.parent))
-    code.guard(found, code_limit(given), "--sync")
+    code.guard(found, context.code_limit, "--sync")
     copy = run_dir / "code"
     code.redirect(job, found.root, str(copy), "--sync")  # what cannot be is told now
     return asked._replace(job=job, copied=(found, copy))
 
 
-def _sync(asked: Asked, given: Mapping[str, Any]) -> dict[str, Any] | None:
+def _sync(asked: Asked, options: RunOptions) -> dict[str, Any] | None:
     """What nodes must know to find the code (`inside.py`); None where they share it."""
-    if not given.get("sync") or asked.copied is None:
+    if not options.sync or asked.copied is None:
         return None
     found, copy = asked.copied
     return {
         "root": found.root,
         "copy": str(copy),
         "folder": tree.place(asked.job.cwd),
-        "redirected": bool(given.get("snapshot")),
+        "redirected": options.snapshot,
     }
 
 
@@ -289,48 +290,44 @@ def _record(
     )
 
 
-_MADE = (*_OWN, *_MORE, "gpus", "exclusive", "slurm_opt")
+_MADE = (*_PASSED, RunOptions.gpus, RunOptions.exclusive, RunOptions.slurm_opt)
 """Options that ask Slurm for nodes, which an allocation has."""
 
 
-def _check_in_allocation(
-    allocation: slurm.Allocation, asked: Asked, given: Mapping[str, Any], typed: Mapping[str, Any]
-) -> None:
+def _check_in_allocation(allocation: slurm.Allocation, asked: Asked, options: RunOptions) -> None:
     """Raise `Impossible` for options that say how a job is to be, inside of one that is there already."""
-    made = [name for name in _MADE if name in typed and name != "nodelist"]
+    made = [option for option in _MADE if options.typed(option) and option is not RunOptions.nodelist]
     if made:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in made)
+        names = ", ".join(option.long for option in made)
         hint = "leave them out" if len(made) > 1 else "leave it out"
-        if "time" in made:
+        if RunOptions.time in made:
             hint += "; `--timeout 1h` ends the run after that time"
         raise Impossible(f"{names}: job {allocation.job}, inside of which this is, has its nodes already", hint)
-    if "requeue" in typed:
+    if options.typed(RunOptions.requeue):
         raise Impossible(
             f"--requeue: job {allocation.job}, inside of which this is, is not muster's to put back into the queue",
             "submit the run from outside of a job, or use `#SBATCH --requeue`",
         )
-    if given.get("detach") and asked.job.stdin is not None:
+    if options.detach and asked.job.stdin is not None:
         raise Impossible("--stdin with --detach: there is no terminal to read from", "leave one of them out")
 
 
-def _choose_nodes(
-    allocation: slurm.Allocation, claims: Claims, given: Mapping[str, Any], typed: Mapping[str, Any]
-) -> slurm.Allocation:
+def _choose_nodes(allocation: slurm.Allocation, claims: Claims, options: RunOptions) -> slurm.Allocation:
     """The nodes of an allocation that this run gets: those that were named, as many as were asked for, or all.
 
     Fewer than all are for this run alone: it waits until other runs leave it as many. Raises `Impossible`.
     """
     tasks, hosts = dict(zip(allocation.hosts, allocation.tasks)), allocation.hosts
-    if "nodelist" in typed:
-        hosts = tuple(dict.fromkeys(unfold_hosts(typed["nodelist"])))
+    if options.nodelist is not None and options.typed(RunOptions.nodelist):
+        hosts = tuple(dict.fromkeys(unfold_hosts(options.nodelist)))
         others = [host for host in hosts if host not in allocation.hosts]
         if others:
             raise Impossible(
-                f"--nodelist {typed['nodelist']}: {fold_hosts(others)} is not of job {allocation.job}, "
+                f"--nodelist {options.nodelist}: {fold_hosts(others)} is not of job {allocation.job}, "
                 "inside of which this is",
                 f"it has {fold_hosts(allocation.hosts)}",
             )
-    count = int(str(given["nnodes"]).partition(":")[0]) if "nnodes" in given else None
+    count = options.nodes
     if count is not None and count > len(hosts):
         raise Impossible(
             f"--nnodes {count}: job {allocation.job}, in which this is, has {len(hosts)}"
@@ -346,18 +343,12 @@ def _choose_nodes(
     return allocation._replace(hosts=chosen, tasks=tuple(tasks[host] for host in chosen if host in tasks))
 
 
-def _here(
-    run: runs.Run,
-    asked: Asked,
-    allocation: slurm.Allocation,
-    claims: Claims,
-    given: Mapping[str, Any],
-    env: Mapping[str, str],
-) -> int:
+def _here(run: runs.Run, context: RunContext, allocation: slurm.Allocation, claims: Claims) -> int:
     """Start the supervisor as a step on the first node of this allocation, and watch it: it ends with this terminal,
     unless it is detached."""
-    command = (asked.job.python, "-I", "-S", str(run.path / ARCHIVE), "inside", str(run.path))
-    chosen = {**env, **{name: value for name, value in asked.job.env.items() if not stands_open(name, value)}}
+    job = context.asked.job
+    command = (job.python, "-I", "-S", str(run.path / ARCHIVE), "inside", str(run.path))
+    chosen = {**context.env, **{name: value for name, value in job.env.items() if not stands_open(name, value)}}
     log, locks = run.path / "supervisor.log", list(claims.descriptors.values())
     step = queue.start_step(allocation.job, allocation.hosts[:1], command, log, chosen, keep=locks)
     leaves = False
@@ -367,19 +358,19 @@ def _here(
         if run.read(RECORD) is None:
             said = (run.path / "supervisor.log").read_text(errors="replace").strip()
             raise RunFailed(f"the run did not start: {said.removeprefix('muster: ') or 'srun said nothing'}", None)
-        if given.get("detach"):
+        if context.options.detach:
             leaves = True
             on = fold_hosts(allocation.hosts)
-            progress(given)(f"{run.id} is started on {on}, and ends with job {allocation.job}")
+            context.progress(f"{run.id} is started on {on}, and ends with job {allocation.job}")
             print(run.id)
             return 0
         watch = Watch(
             allocation.hosts[0],
             run.operand,
             lambda: contact.way_to(run),
-            lambda plan, run_id: make_view(plan, run_id, given, env, run.operand),
+            lambda plan, run_id: context.viewer(plan, run_id, run.operand),
             owner=True,
-            patience=asked.job.lease + 30,
+            patience=job.lease + 30,
             files=lambda: run,
         )
         outcome = watch.go()
@@ -389,20 +380,20 @@ def _here(
         if not leaves:
             step.wait()
     if outcome is None and run.outcome is not None and (plan := run.read("plan.json")) is not None:
-        outcome, view = run.outcome, make_view(plan_from_json(plan), run.id, given, env, run.operand)
+        outcome, view = run.outcome, context.viewer(plan_from_json(plan), run.id, run.operand)
         show_rest(run, view, watch.offsets)
         view.finish(outcome)
     return 125 if outcome is None else outcome.code
 
 
-def follow(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str], attached: bool = False) -> int:
+def follow(run: runs.Run, viewer: Viewer, quiet: bool = False, attached: bool = False) -> int:
     """Say why it waits, then show it, until it ends. The run is Slurm's: the first Ctrl-C only leaves.
 
     `attached`: this terminal is not the one that started it, and no Ctrl-C ends the job.
     """
     leave = _leave_it if attached else _leave
     try:
-        watch = _watch(run, given, env)
+        watch = _watch(run, viewer, quiet)
     except KeyboardInterrupt:
         return leave(run)
     if watch is not None and watch.left:
@@ -413,7 +404,7 @@ def follow(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str], atta
     outcome, plan = run.outcome, run.read("plan.json")
     view = watch.view if watch is not None and watch.view is not None else None
     if plan is not None:
-        view = view or make_view(plan_from_json(plan), run.id, given, env, run.operand)
+        view = view or viewer(plan_from_json(plan), run.id, run.operand)
         show_rest(run, view, watch.offsets if watch is not None else {}, watch.tail if watch is not None else None)
     if outcome is None or view is None:
         return _ended_unseen(run, str(run.job["slurm"]))
@@ -421,7 +412,7 @@ def follow(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str], atta
     return outcome.code
 
 
-def _watch(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> Watch | None:
+def _watch(run: runs.Run, viewer: Viewer, quiet: bool) -> Watch | None:
     """Watch it through all its attempts; gives the last watch, None when there was nothing to watch."""
     number, root, since = str(run.job["slurm"]), run.path.parents[1], float(run.job["time"])
     requeues = int((run.read(ASKED) or {}).get("requeue", 0))
@@ -452,7 +443,7 @@ def _watch(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> W
                 words = f"job {number} is running on {fold_hosts(seen.hosts)}"
             if words != told:
                 told = words
-                progress(given)(words)
+                tell_progress(words, quiet)
         record = run.read(RECORD)
         if record is not None and record != watched and run.read("plan.json") is not None:
             watched = record
@@ -460,7 +451,7 @@ def _watch(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> W
                 run.job["host"],
                 run.operand,
                 lambda: contact.way_to(run),
-                lambda plan, run_id: make_view(plan, run_id, given, env, run.operand),
+                lambda plan, run_id: viewer(plan, run_id, run.operand),
                 owner=False,
                 patience=600.0,
                 files=lambda: run,

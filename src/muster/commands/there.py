@@ -13,13 +13,14 @@ from muster.agent import meet
 from muster.agent.local import new_token
 from muster.checkup import at_no_cost
 from muster.commands.common import end_in_words, one, read
-from muster.commands.run import code_limit, job_record, make_copy, make_view, progress
+from muster.commands.context import RunContext, job_record, viewer_of
 from muster.environ import hidden
 from muster.errors import Impossible
 from muster.hosts import fold_hosts
-from muster.job import Asked, hosts_to_reach, nodes_here, nodes_there
+from muster.job import hosts_to_reach, nodes_here, nodes_there
 from muster.launchers import make_plan
 from muster.model import Job, Plan, as_json
+from muster.options import AttachOptions
 from muster.plurals import plural
 from muster.printable import line as safe
 from muster.world import code, contact
@@ -32,43 +33,35 @@ _TAIL = 4096
 """Bytes of each log that `attach` begins with."""
 
 
-def run_there(
-    words: list[str],
-    asked: Asked,
-    given: Mapping[str, Any],
-    env: Mapping[str, str],
-    began: float,
-    run_id: str,
-    store: runs.Store,
-) -> int:
+def run_there(context: RunContext) -> int:
     """Start a run whose supervisor is on node 0, and watch it unless it is detached."""
     import secrets
 
-    detached = bool(given.get("detach"))
+    options, asked, env, run_id = context.options, context.asked, context.env, context.run_id
+    detached = options.detach
     if detached and asked.job.stdin is not None:
         raise Impossible("--stdin with --detach: there is no terminal to read from", "leave one of them out")
-    if given.get("sync"):
+    if options.sync:
         asked = asked._replace(job=code.real(asked.job))
-    kept = runs.create(store, run_id)
+    kept = runs.create(context.store, run_id)
     meet.put_flag(str(kept.path))
-    here = None if asked.hosts else nodes_here(asked, given, env)
+    here = None if asked.hosts else nodes_here(asked, options, env)
     hosts = hosts_to_reach(asked) if here is None else [node.host for node in here]
-    say = progress(given)
-    gathering = Gathering(asked.job, hosts, env, say)
+    gathering = Gathering(asked.job, hosts, env, context.progress)
     try:
-        make_copy(asked, given)
+        context.make_copy()
         facts = gathering.reach(str(kept.path))
         gathering.check_room()
-        if here is None and given.get("sync"):
-            asked = asked._replace(job=_send_code(gathering, asked, given, env, kept.path.parent))
+        if here is None and options.sync:
+            asked = asked._replace(job=_send_code(gathering, context._replace(asked=asked), kept.path.parent))
         elif here is None:
             gathering.sources = code.sources(asked.job, str(kept.path.parent))
         gathering.check()
         for finding in at_no_cost({link.host: link.facts for link in gathering.links}, asked.job.env):
             gathering.say(finding)
-        nodes = here if here is not None else nodes_there(asked, given, facts)
+        nodes = here if here is not None else nodes_there(asked, facts, options.ranks or ())
         plan = make_plan(asked.job, nodes, run_id)
-        view = make_view(plan, run_id, given, env, kept.operand)
+        view = context.viewer(plan, run_id, kept.operand)
         meeting = gathering.meet()
         shares = gathering.share(str(kept.path), run_id)
         links = gathering.links
@@ -77,7 +70,7 @@ def run_there(
             plan.job,
             plan.world_size,
             run_id,
-            words,
+            context.argv,
             host=first.facts["host"],
             boot=first.facts["boot"],
             pid=0,
@@ -87,7 +80,7 @@ def run_there(
             shared=first.facts["shared"],
         )
         serve = {
-            "began": began + first.offset,
+            "began": context.began + first.offset,
             "address": meeting.address,
             "meets": meeting.meets,
             "offsets": [link.offset - first.offset for link in links],
@@ -138,7 +131,7 @@ def run_there(
     if detached:
         gathering.close()
         gathering.give_up()
-        say(f"{_detached(plan)}; muster attach, logs -f, wait or kill {kept.operand}")
+        context.progress(f"{_detached(plan)}; muster attach, logs -f, wait or kill {kept.operand}")
         print(run_id)
         return 0
     watch = Watch(
@@ -156,23 +149,21 @@ def run_there(
     return _told(kept, watch.go(gathering.hand_over()), watch)
 
 
-def _send_code(
-    gathering: Gathering, asked: Asked, given: Mapping[str, Any], env: Mapping[str, str], runs_dir: Path
-) -> Job:
+def _send_code(gathering: Gathering, context: RunContext, runs_dir: Path) -> Job:
     """Send the code to the hosts that have another one, or none; gives the job that runs it there.
 
     Raises `Impossible`, `Unreachable`.
     """
-    job = asked.job
-    if asked.copied is not None:
-        original, copy = asked.copied
+    job = context.asked.job
+    if context.asked.copied is not None:
+        original, copy = context.asked.copied
         found = code.everything(str(copy))
         if not all(link.facts["cwd"] for link in gathering.links):
             job = job._replace(cwd=code.moved(job.cwd, original.root, str(copy)))
             os.makedirs(job.cwd, exist_ok=True)
     else:
         found = code.tree(job.cwd, job.program.path, str(runs_dir))
-    code.guard(found, code_limit(given), "--sync")
+    code.guard(found, context.code_limit, "--sync")
     wanted = gathering.differing(found, sent=True)
     for link in gathering.links:
         if not link.facts["cwd"]:
@@ -180,7 +171,7 @@ def _send_code(
     if wanted:
         for note in found.notes:
             gathering.say(note)
-        code.send(job, found, wanted, gathering.say, env)
+        code.send(job, found, wanted, gathering.say, context.env)
         other = gathering.differing(found, sent=True)
         if other:
             host, names = next(iter(other.items()))
@@ -205,11 +196,14 @@ def _detached(plan: Plan) -> str:
 
 def attach(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Watch a run that goes on without a terminal; several may do so at once."""
-    asked = read("attach", words, env, "watch a run that goes on without a terminal; Ctrl-C leaves it running")
+    asked = read(
+        AttachOptions, "attach", words, env, "watch a run that goes on without a terminal; Ctrl-C leaves it running"
+    )
     if asked is None:
         return 0
-    given, rest, store = asked
+    options, rest, store = asked
     run = one(store, rest, "attach")
+    viewer = viewer_of(options, env)
     if not run.job.get("served"):
         raise Impossible(
             f"{run.id} is supervised by the terminal that started it, and ends with it",
@@ -221,15 +215,15 @@ def attach(words: list[str], env: Mapping[str, str], began: float) -> int:
     if run.job.get("slurm") and not run.job.get("allocated"):
         from muster.commands.submit import follow
 
-        return follow(run, given, env, attached=True)
+        return follow(run, viewer, attached=True)
     watch = Watch(
         run.job["served"]["name"],
         run.operand,
         lambda: contact.way_to(run),
-        lambda plan, run_id: make_view(plan, run_id, given, env, run.operand),
+        lambda plan, run_id: viewer(plan, run_id, run.operand),
         owner=False,
         patience=600.0,
-        tail=None if given.get("all") else _TAIL,
+        tail=None if options.all else _TAIL,
         files=lambda: _up_to_date(run),
     )
     return _told(run, watch.go(), watch)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from muster.errors import Impossible, Unreachable
-from muster.options import near
+from muster.nearest import did_you_mean
 from muster.runs import Run
 from muster.schedulers import slurm
 
@@ -130,7 +130,7 @@ def _refuse_option(name: str) -> NoReturn:
     known: set[str] = set()
     with suppress(OSError, subprocess.TimeoutExpired):
         known = slurm.options_of_sbatch(_ask(slurm.help_of_sbatch()).stdout)
-    raise Impossible(f"sbatch has no option `--{name}`", near(name, known) or "`man sbatch` lists them")
+    raise Impossible(f"sbatch has no option `--{name}`", did_you_mean(name, known) or "`man sbatch` lists them")
 
 
 def try_folder(root: Path, request: slurm.Request, env: Mapping[str, str]) -> None:

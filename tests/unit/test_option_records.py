@@ -1,0 +1,120 @@
+"""The record of the options of a command: defaults, sources, and that one table says all of it."""
+
+from __future__ import annotations
+
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from muster.commands import run as command
+from muster.errors import Impossible
+from muster.lab.lab import USUAL, Lab
+from muster.model import Job
+from muster.options import COMMANDS, LAB, CheckOptions, LabOptions, LabUpOptions, RunOptions
+from muster.parsing import help_text, parse
+from muster.record import Option, Options
+
+RECORDS: dict[str, type[Options]] = {**COMMANDS, **{f"lab {action}": record for action, record in LAB.items()}}
+
+
+@pytest.mark.parametrize("record", RECORDS.values(), ids=RECORDS)
+def test_each_option_is_an_attribute_by_its_key(record: type[Options]) -> None:
+    """So that mypy knows it, and a message, muster.toml and a variable call it the same."""
+    assert [option for option in record.table if getattr(record, option.key) is not option] == []
+    named = {name for parent in record.__mro__ for name, value in vars(parent).items() if isinstance(value, Option)}
+    assert named == {option.key for option in record.table}
+
+
+@pytest.mark.parametrize("record", RECORDS.values(), ids=RECORDS)
+def test_help_shows_the_default_that_holds(record: type[Options]) -> None:
+    """What stands after `default:` is read to the value of a record in which nothing is given."""
+    nothing = record()
+    for option in record.table:
+        value = nothing.value(option)
+        assert value == option.default == getattr(nothing, option.key)
+        if value not in (None, False, ()):
+            assert option.read(option.otherwise.split(", ")[0]) == value
+        if option.group and option.otherwise:
+            shown = " ".join(help_text([option]).split())
+            assert f"(default: {option.otherwise})" in shown
+
+
+def test_defaults_are_those_of_the_nouns() -> None:
+    """A job or a lab that is made without options is the same."""
+    nothing, job, lab = RunOptions(), Job._field_defaults, signature(Lab).parameters
+    for name in ("grace", "timeout", "stdin", "max_restarts", "role"):
+        assert getattr(nothing, name) == job[name]
+    assert (nothing.ssh,) == job["ssh"]
+    assert ",".join(nothing.signals_to_handle) == job["signals_to_handle"]
+    up = LabUpOptions()
+    assert (up.nodes, up.gpus, up.cpus) == tuple(lab[name].default for name in ("nodes", "gpus", "cpus"))
+    assert LabOptions().lab_dir == USUAL
+    assert (RunOptions().timeout, CheckOptions().timeout) == (None, 600.0)
+
+
+def test_a_value_knows_where_it_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line, before variables, before muster.toml, before the defaults."""
+    (tmp_path / "muster.toml").write_text('[run]\ngrace = 5\nlease = "1m"\nrole = "file"\npreload = ["json"]\n')
+    monkeypatch.chdir(tmp_path)
+    env = {"HOME": str(tmp_path), "MUSTER_GRACE": "6", "MUSTER_LEASE": "2m"}
+    _, options = command.read_line(["--grace", "7", "train.py"], env, RunOptions, "run")
+    assert (options.grace, options.lease, options.role, options.requeue) == (7.0, 120.0, "file", 0)
+    rows = (RunOptions.grace, RunOptions.lease, RunOptions.role, RunOptions.requeue)
+    assert [options.source(row) for row in rows] == ["argv", "environment", "muster.toml", "default"]
+    assert options.preload == ("json",)
+    assert options.all_given("argv") == (RunOptions.grace,)
+    assert set(options.all_given()) == {RunOptions.grace, RunOptions.lease, RunOptions.role, RunOptions.preload}
+    less = options.without(RunOptions.grace, RunOptions.role)
+    assert (less.grace, less.source(RunOptions.grace), less.role, less.lease) == (30.0, "default", "default", 120.0)
+    assert options.grace == 7.0
+
+
+def test_a_record_does_not_change() -> None:
+    options: Any = RunOptions()
+    for name in ("grace", "nosuch"):
+        with pytest.raises(AttributeError):
+            setattr(options, name, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "toml"),
+    [
+        (["--help"], ""),
+        (["-t", "3", "train.py"], ""),
+        (["--slurm", "-t", "3", "train.py"], ""),
+        (["-t", "3", "train.py"], "slurm = true"),
+    ],
+)
+def test_a_command_line_is_cut_once(
+    words: list[str], toml: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it asks for help, and whether sbatch's names hold, is found out on the way."""
+    (tmp_path / "muster.toml").write_text(f"[run]\n{toml}\n")
+    monkeypatch.chdir(tmp_path)
+    cut, calls = command.cut, []
+
+    def counted(*args: Any) -> Any:
+        calls.append(args)
+        return cut(*args)
+
+    monkeypatch.setattr(command, "cut", counted)
+    _, options = command.read_line(words, {"HOME": str(tmp_path)}, RunOptions, "run")
+    assert len(calls) == 1
+    assert (options.time, options.tee) == (("3", None) if options.slurm else (None, "3" if "3" in words else None))
+
+
+def test_the_first_mistake_of_a_line_is_told() -> None:
+    """Whatever kind of mistake comes behind it."""
+    for line, told in (
+        ("-g x --nosuch", "`-g x`"),
+        ("--nosuch -g x", "no option `--nosuch`"),
+        ("-g x --grace", "`-g x`"),
+        ("--grace 1s --max-restarts", "`--max-restarts` wants N"),
+        ("-g x --quiet=1", "`-g x`"),
+        ("-g x --master 1", "`-g x`"),
+        ("--master 1 -g x", "`--master` is the beginning of"),
+    ):
+        with pytest.raises(Impossible, match=told):
+            parse(line.split(), RunOptions.table)
