@@ -54,7 +54,7 @@ def notes(options: Options) -> list[str]:
     """One line for each option of torchrun that was given and changes nothing."""
     used = RunOptions.rdzv_id if options.given(RunOptions.log_dir) else None
     silent = [option for option in options.all_given() if option in SILENT and option is not used]
-    return [f"{option.long} changes nothing: {SILENT[option]}" for option in silent]
+    return [f"{option.long_name} changes nothing: {SILENT[option]}" for option in silent]
 
 
 def warnings(job: Job) -> list[str]:
@@ -108,7 +108,7 @@ def _refuse_options_of_slurm(options: RunOptions) -> None:
     """Raise `Impossible` for options that were typed for Slurm where it is not asked for anything."""
     typed = [option for option in options.all_given("argv") if option.slurm]
     if typed and not options.slurm:
-        names = ", ".join(option.long for option in typed)
+        names = ", ".join(option.long_name for option in typed)
         hint = "add `--slurm`"
         if RunOptions.time in typed:
             hint += "; `--timeout 1h` ends a run after that time without Slurm"
@@ -149,7 +149,7 @@ def wanted_hosts(options: RunOptions, cwd: str) -> tuple[Wanted, ...]:
         for option in (RunOptions.include, RunOptions.exclude):
             if options.given(option):
                 hint = "name them by --hosts or --hostfile"
-                raise Impossible(f"{option.long}: there are no hosts to choose from", hint)
+                raise Impossible(f"{option.long_name}: there are no hosts to choose from", hint)
         return ()
     if options.hosts is not None and options.hostfile is not None:
         raise Impossible("--hosts and --hostfile were both given", "one of them names the hosts")

@@ -447,7 +447,7 @@ SBATCH_NAMES: Mapping[Option[object], tuple[str, ...]] = {
 
 def sbatch_hint(name: str) -> str | None:
     """The hint for an option that only sbatch has, where --slurm was not given; None for another one."""
-    own = next((option.long for option, names in SBATCH_NAMES.items() if name in names), None)
+    own = next((option.long_name for option, names in SBATCH_NAMES.items() if name in names), None)
     return own and f"with `--slurm` that is {own}"
 
 

@@ -60,10 +60,10 @@ class Option(Generic[Value]):
     @property
     def key(self) -> str:
         """Its key in muster.toml, the name of the attribute, and, in capitals after MUSTER_, its variable."""
-        return self.long.lstrip("-").replace("-", "_")
+        return self.long_name.lstrip("-").replace("-", "_")
 
     @property
-    def long(self) -> str:
+    def long_name(self) -> str:
         """The name by which messages call it."""
         return next((name for name in self.names if name.startswith("--")), self.names[0])
 

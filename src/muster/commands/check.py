@@ -58,7 +58,7 @@ def check(words: list[str], env: Mapping[str, str], began: float) -> int:
         )
     for option, why in _REFUSED.items():
         if options.typed(option):
-            raise Impossible(f"{option.long} has no meaning for `muster check`: {why}", "leave it out")
+            raise Impossible(f"{option.long_name} has no meaning for `muster check`: {why}", "leave it out")
     here.check_target(options.html, "--html")
     options = options.without(*_REFUSED)
     if not options.typed(CheckOptions.json):  # that of a run, which is about its events

@@ -93,7 +93,7 @@ def _first(found: tuple[Wanted, ...], options: DoctorOptions) -> tuple[Wanted, .
     """The hosts that are meant. Raises `Impossible` for options that say something about other places."""
     of_slurm = [option for option in options.all_given() if option.slurm]
     if of_slurm and not options.slurm:
-        raise Impossible(f"{of_slurm[0].long} is for nodes of Slurm", "add --slurm, or leave it out")
+        raise Impossible(f"{of_slurm[0].long_name} is for nodes of Slurm", "add --slurm, or leave it out")
     if options.slurm:
         return found
     count = len(found) if options.nnodes is None else options.nnodes

@@ -96,7 +96,7 @@ def _refuse_what_sbatch_reads_otherwise(words: Sequence[str], parsed: Parsed, op
     if before == "-m" and not re.match(r"(block|cyclic|fcyclic|arbitrary|plane|\*)([:=,]|$)", parsed.rest[0]):
         long = None  # a module, and not how tasks are distributed
     if long is not None and not parsed.dashes and not os.path.exists(parsed.rest[0]):
-        own = names_of(RUN)[before].long
+        own = names_of(RUN)[before].long_name
         raise Impossible(
             f"script not found: {parsed.rest[0]} (after {before}, which is muster's {own})",
             f"for sbatch's {before} write `{long}={parsed.rest[0]}`",

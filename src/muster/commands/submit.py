@@ -298,7 +298,7 @@ def _check_in_allocation(allocation: slurm.Allocation, asked: Asked, options: Ru
     """Raise `Impossible` for options that say how a job is to be, inside of one that is there already."""
     made = [option for option in _MADE if options.typed(option) and option is not RunOptions.nodelist]
     if made:
-        names = ", ".join(option.long for option in made)
+        names = ", ".join(option.long_name for option in made)
         hint = "leave them out" if len(made) > 1 else "leave it out"
         if RunOptions.time in made:
             hint += "; `--timeout 1h` ends the run after that time"
