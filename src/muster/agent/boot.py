@@ -44,6 +44,9 @@ _MODULES = (
 )
 """What an agent is made of. Each is compiled when it is imported first, for most runs need only some."""
 
+_OF_RELAY = ("procfs", "paths", "local", "relay")
+"""What `relay.py` is made of."""
+
 _UNPACK = """
 import sys
 from _frozen_importlib import ModuleSpec
@@ -117,7 +120,7 @@ def text_of(name: str) -> str:
 
 def relay_source(call: str) -> bytes:
     """The text of a program, with its length, that does one thing which `relay.py` can do, such as `visit(…)`."""
-    return _source(("local", "relay"), f"from muster.agent.relay import *\nsurvive()\nwrite_all(1, {MAGIC!r})\n{call}")
+    return _source(_OF_RELAY, f"from muster.agent.relay import *\nsurvive()\nwrite_all(1, {MAGIC!r})\n{call}")
 
 
 def agent_source(call: str = "from muster.agent.agent import main\nmain(HOOK)") -> bytes:
