@@ -6,7 +6,7 @@ from typing import Any, Callable
 
 import pytest
 
-from muster.launchers import LAUNCHERS
+from muster.launchers import make_plan
 from muster.model import BROUGHT, Failure, Host, Job, Outcome, Plan, Program, RankEnd
 from muster.plurals import plural
 from muster.ranks import layout, unfold
@@ -58,7 +58,7 @@ FACTS = {"executable": "/venv/bin/python", "python": "3.11.7", "torch": "2.13.0+
 
 
 def plan(job: Job, ranks: int = 4, threads: int = 1) -> Plan:
-    return LAUNCHERS[job.launcher].plan(job, layout([(Host("a", threads=threads), ranks)]), RUN)
+    return make_plan(job, layout([(Host("a", threads=threads), ranks)]), RUN)
 
 
 BEGINS: dict[str, tuple[Plan, dict[str, Any]]] = {

@@ -28,10 +28,9 @@ def launchers(words: list[str], env: Mapping[str, str], began: float) -> int:
     options, _, _ = asked
     found = {name: _there(launcher, env) for name, launcher in LAUNCHERS.items()}
     if options.json:
-        records = [
-            {**row._asdict(), "name": name, "plan": None, "installed": found[name]} for name, row in LAUNCHERS.items()
-        ]
-        print(json.dumps(records, indent=1))
+        records = [{**row._asdict(), "name": name, "installed": found[name]} for name, row in LAUNCHERS.items()]
+        shown = [{key: value for key, value in record.items() if key != "module"} for record in records]
+        print(json.dumps(shown, indent=1))
         return 0
     rows = [("LAUNCHER", "HERE", "PLACES", "WHAT IT DOES")]
     for name, launcher in LAUNCHERS.items():

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Callable, NamedTuple
+from importlib import import_module
+from typing import NamedTuple
 
 from muster.errors import Impossible
-from muster.launchers import accelerate, deepspeed, exec, fork, launch, mpirun, ray, spawn, srun, submitit, torchrun
 from muster.model import Job, Node, Plan
 
 
 class Launcher(NamedTuple):
     """A row of the table."""
 
-    plan: Callable[[Job, tuple[Node, ...], str], Plan]
-    """`plan(job, nodes, run_id)`; raises `Impossible`."""
+    module: str
+    """The file of this folder that has `plan(job, nodes, run_id)`; it is imported when a plan is made."""
     says: str
     """What starts the ranks, for people."""
     foreign: bool = True
@@ -38,25 +38,26 @@ def make_plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
         raise Impossible(f"--launcher {job.launcher} does not work here: it {launcher.says}", hint)
     if job.launcher_args and not launcher.foreign:
         raise Impossible(f"--launcher-args: {job.launcher} is muster's own, and takes none", "leave them out")
-    return launcher.plan(job, nodes, run_id)
+    plan: Plan = import_module(f"muster.launchers.{launcher.module}").plan(job, nodes, run_id)
+    return plan
 
 
 LAUNCHERS: dict[str, Launcher] = {
-    "fork": Launcher(fork.plan, "forks ranks from one warmed interpreter a node", foreign=False),
-    "exec": Launcher(exec.plan, "starts one plain process a rank", foreign=False),
-    "torchrun": Launcher(torchrun.plan, "starts one torchrun a node"),
-    "launch": Launcher(launch.plan, "starts one `python -m torch.distributed.launch` a node"),
-    "spawn": Launcher(spawn.plan, "spawns the ranks of a node by torch.multiprocessing"),
-    "srun": Launcher(srun.plan, "starts one task of Slurm a rank", program="srun", places=("slurm",), tasks=True),
-    "mpirun": Launcher(mpirun.plan, "starts the ranks by Open MPI's or MPICH's mpirun", program="mpirun"),
-    "accelerate": Launcher(accelerate.plan, "starts one `accelerate launch` a node", package="accelerate==1.15.0"),
-    "deepspeed": Launcher(deepspeed.plan, "starts one `deepspeed` a node", package="deepspeed==0.19.8"),
+    "fork": Launcher("fork", "forks ranks from one warmed interpreter a node", foreign=False),
+    "exec": Launcher("exec", "starts one plain process a rank", foreign=False),
+    "torchrun": Launcher("torchrun", "starts one torchrun a node"),
+    "launch": Launcher("launch", "starts one `python -m torch.distributed.launch` a node"),
+    "spawn": Launcher("spawn", "spawns the ranks of a node by torch.multiprocessing"),
+    "srun": Launcher("srun", "starts one task of Slurm a rank", program="srun", places=("slurm",), tasks=True),
+    "mpirun": Launcher("mpirun", "starts the ranks by Open MPI's or MPICH's mpirun", program="mpirun"),
+    "accelerate": Launcher("accelerate", "starts one `accelerate launch` a node", package="accelerate==1.15.0"),
+    "deepspeed": Launcher("deepspeed", "starts one `deepspeed` a node", package="deepspeed==0.19.8"),
     "submitit": Launcher(
-        submitit.plan,
+        "submitit",
         "submits the ranks by an executor of submitit, the local one or that of Slurm",
         package="submitit==1.5.4",
         places=("local", "slurm"),
         tasks=True,
     ),
-    "ray": Launcher(ray.plan, "starts a cluster of Ray, and a TorchTrainer on it", package="ray[train]==2.60.0"),
+    "ray": Launcher("ray", "starts a cluster of Ray, and a TorchTrainer on it", package="ray[train]==2.60.0"),
 }
