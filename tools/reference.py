@@ -109,6 +109,7 @@ _MEANINGS = {
     "GROUP_WORLD_SIZE": "how many nodes there are",
     "ROLE_WORLD_SIZE": "the same as WORLD_SIZE",
     "ROLE_NAME": "`default`",
+    "TORCHELASTIC_ERROR_FILE": "the file in which torch's `@record` leaves the rank's exception",
     "TORCHELASTIC_RUN_ID": "the id of the run",
     "TORCHELASTIC_MAX_RESTARTS": "`--max-restarts`",
     "TORCHELASTIC_USE_AGENT_STORE": "`True` where the ranks meet at muster's store; `False` where the launcher has one",
@@ -138,13 +139,15 @@ def variables() -> str:
     """The variables that a rank finds."""
     from muster.agent.dialects import _DIALECTS
     from muster.environ import NAMES, PREFIXES, STAY
-    from muster.model import Host
-    from muster.ranks import LATE, environment, layout, shared_environment
-    from muster.schedulers.slurm import environment_of
+    from muster.model import Host, Job, Late, Program
+    from muster.rank_env import of_ranks
+    from muster.ranks import layout
+    from muster.schedulers.slurm import environment_of_node, environment_of_rank
 
-    nodes = layout([(Host("n1"), 1)])
-    rank = nodes[0].ranks[0]
-    ours = [*environment(rank), *shared_environment(rank, "", 0), *LATE]
+    nodes = layout([(Host("n1", cpus_of_tasks=1), 1)])
+    (found,) = of_ranks(Job(Program("script", ("train.py",)), "fork", "python", "", "/"), nodes, "")
+    ours = [*found.ranks[0], *found.env]
+    of_slurm = [*environment_of_rank(nodes[0].ranks[0]), *environment_of_node(nodes[0], nodes, "1")]
     dialects = [("whoever started it", "rank", "number of ranks", "local rank", "ranks of the node", "node")]
     for row in _DIALECTS:
         several = (row.local_rank, row.local_size, row.node_rank)
@@ -157,13 +160,20 @@ Under each launcher, by the names that torchrun gives them.
 
 {table(("variable", "what it is"), *((code(name), _MEANINGS[name]) for name in ours))}
 
+`muster plan --json` has all that is set for each rank: `env`; `defaults`, for what it does not inherit; `unset` and
+`restored`, patterns of inherited variables that are removed, and of those that it gets as its node has them.
+`inherited` is what a rank on this machine inherits. Values that are known only later are objects, such as
+`{{"late": "MASTER_PORT"}}`:
+
+{table(("value", "what it is"), *((code(late.key), late.says) for late in Late))}
+
 Where the person set none: `OMP_NUM_THREADS` (the cores of the node over its ranks),
 `TORCH_NCCL_ASYNC_ERROR_HANDLING=1`, and `GLOO_SOCKET_IFNAME` (`lo` on one machine; on several the interface that leads
 to the others).
 
 With `--slurm`, what `srun` would tell them, had it started one task a rank, whatever the launcher:
 
-{table(("variable", "the same as"), *((code(name), _MEANINGS[name]) for name in environment_of(rank, nodes, 1)))}
+{table(("variable", "the same as"), *((code(name), _MEANINGS[name]) for name in of_slurm))}
 
 ## What goes along to other machines
 

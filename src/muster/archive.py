@@ -51,7 +51,7 @@ def build(compiled: bool = False) -> bytes:
     return data.getvalue()
 
 
-_OF_SHIM = ("descriptors", "dialects", "local", "paths", "procfs", "protocol", "rank", "system", "warm")
+_OF_SHIM = ("descriptors", "dialects", "environment", "local", "paths", "procfs", "protocol", "rank", "system", "warm")
 """The modules of `agent` that it needs."""
 
 _SHIM = """import sys

@@ -136,7 +136,9 @@ def hidden(value: Any, replace: Callable[[str, str], str] = stored) -> Any:
         return value
     found = {key: hidden(item, replace) for key, item in value.items()}
     if isinstance(value.get("env"), dict):
-        found["env"] = {name: replace(name, text) for name, text in value["env"].items()}
+        found["env"] = {
+            name: replace(name, text) if isinstance(text, str) else text for name, text in value["env"].items()
+        }
     for name in ("argv", "wrap", "launcher_args"):
         if isinstance(value.get(name), list):
             found[name] = hidden_words(value[name])
@@ -156,11 +158,16 @@ def hidden_line(line: str) -> str:
     return _ASSIGNED.sub(lambda found: f"{found['name']}={stored(found['name'], found['value'])}", line)
 
 
-def hidden_words(words: Iterable[str]) -> list[str]:
-    """A command line without the values of `--env`, unless they are known settings, and of options named password."""
-    found: list[str] = []
+def hidden_words(words: Iterable[Any]) -> list[Any]:
+    """A command line, or the JSON of one, without the values of `--env`, unless they are known settings, and of options
+    named password."""
+    found: list[Any] = []
     before = ""
     for word in words:
+        if not isinstance(word, str):  # a value that comes later is none of the user's
+            found.append(word)
+            before = ""
+            continue
         option, equals, value = word.partition("=")
         if before == "--env" or (option == "--env" and equals):
             name, given, text = (value if option == "--env" else word).partition("=")

@@ -301,7 +301,10 @@ class Inside:
         """Plan, and see the run to its end."""
         wanted = self._shares()
         asked = Asked(self.job, wanted, self.each, {}, {}, self.threads_chosen)
-        nodes = nodes_there(asked, {link.host: link.facts for link in self.links})
+        nodes = tuple(
+            node._replace(host=node.host._replace(cpus_of_tasks=self.cpus.get(node.host.name)))
+            for node in nodes_there(asked, {link.host: link.facts for link in self.links})
+        )
         plan = make_plan(self.job, nodes, self.run.id)
         facts = [link.facts for link in self.links]
         met = meeting.ALONE
@@ -334,8 +337,7 @@ class Inside:
         world = Served(plan, self.run, record, self.secret, self.links, self.life, outputs)
         base = temporary_base(plan, facts)
         for link in self.links:
-            cpus = self.cpus.get(link.host)
-            where = (str(self.run.path), self.run.id, token, base, cpus)
+            where = (str(self.run.path), self.run.id, token, base)
             how = {"reads": self.asked["attached"], "clock": clock_of(link.offset)}
             prepare = prepare_fields(plan, link.node, link.host, *where, **how)
             world.tell(link.node, "prepare", **prepare)

@@ -426,8 +426,8 @@ def nodes_there(
                     "say it for a plan: `-g 8`, or `--hosts n1:8,n2:8`",
                 )
             count = ranks_there(asked.each, told["cores"], len(told["gpus"]), host.name)
-        if told is not None and not asked.threads_chosen:
-            host = host._replace(threads=max(1, told["cores"] // count))
+        if not asked.threads_chosen:
+            host = host._replace(threads=None if told is None else max(1, told["cores"] // count))
         found.append((host, count))
     nodes = layout(found)
     _check_ranks(sum(len(node.ranks) for node in nodes), asked.job, shown)

@@ -6,10 +6,92 @@ They are named tuples and not dataclasses: importing those takes longer than all
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import Enum
+from string import Formatter
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Union
 
 Environment = Mapping[str, str]
+
+
+class Late(Enum):
+    """A value that a plan needs and that is known only later: when nodes have met, or when an attempt starts.
+
+    `"--master-port=" + Late.MASTER_PORT` makes a `Template`. In JSON it is `{"late": "MASTER_PORT"}`; the agent of a
+    node has the values by these names.
+    """
+
+    MASTER_ADDR = ("MASTER_ADDR", "the address of node 0 at which the ranks meet")
+    MASTER_PORT = ("MASTER_PORT", "the port there")
+    RESTART_COUNT = ("RESTART_COUNT", "the number of the attempt, from 0")
+    INTERFACE = ("INTERFACE", "the network interface on which the node reaches the others; none where it has no name")
+    NCCL_INTERFACE = ("NCCL_INTERFACE", "the same, where the node has more than one; else none")
+    ERROR_FILE = ("ERROR_FILE", "the file for the error of that rank, in the directory of the attempt")
+    THREADS = ("THREADS", "the cores of the node over its ranks")
+    PATH = ("PATH", "PATH of the node, with the directory of its Python first")
+    PYTHON = ("MUSTER_PYTHON", "the interpreter on the node")
+    SHIM = ("MUSTER_RANK", "what an external launcher starts in place of the script: it asks the agent what to run")
+    FOLDER = ("MUSTER_FOLDER", "the directory of a launcher's own files")
+    SCRATCH = ("MUSTER_SCRATCH", "a directory with a short name, on each machine, that is deleted with the run")
+    SLURM_JOB_ID = ("SLURM_JOB_ID", "the id of the Slurm job")
+    SLURM_STEP_NODELIST = ("SLURM_STEP_NODELIST", "the nodes that Slurm has given, in its own notation")
+    SLURM_CPUS_PER_TASK = (
+        "SLURM_CPUS_PER_TASK",
+        "the cores of the node over its ranks; none unless they were asked for",
+    )
+
+    def __init__(self, key: str, says: str):
+        self.key, self.says = key, says
+
+    def __add__(self, after: Text) -> Template:
+        return Template(self, after)
+
+    def __radd__(self, before: str) -> Template:
+        return Template(before, self)
+
+    def __format__(self, spec: str) -> str:
+        raise TypeError(f"{self.name} is not known yet: add it to a text, or use Template.of")
+
+
+class Template:
+    """A text with values in it that are known only later."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, *parts: Text):
+        self.parts: tuple[str | Late, ...] = ()
+        for part in parts:
+            self.parts += part.parts if isinstance(part, Template) else (part,) if part != "" else ()
+
+    @classmethod
+    def of(cls, text: str, **values: Text) -> Template:
+        """`text` with each `{name}` filled in."""
+        parts: list[Text] = []
+        for literal, name, _, _ in Formatter().parse(text):
+            parts += [literal] if name is None else [literal, values[name]]
+        return cls(*parts)
+
+    def __add__(self, after: Text) -> Template:
+        return Template(self, after)
+
+    def __radd__(self, before: str) -> Template:
+        return Template(before, self)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Template) and self.parts == other.parts
+
+    def __hash__(self) -> int:
+        return hash(self.parts)
+
+    def __repr__(self) -> str:
+        return f"Template{self.parts!r}"
+
+
+Text = Union[str, Late, Template]
+"""A text, all of which or parts of which may be known only later."""
+
+Variables = Mapping[str, Text]
+"""Environment variables."""
 
 BROUGHT = "$MUSTER_BROUGHT/"
 """The folder of a script that muster brings: agents write it down, each in its own folder, and put that name there."""
@@ -128,10 +210,12 @@ class Host(NamedTuple):
     """Shell lines for this host, after those of the job."""
     gpus: tuple[str, ...] = ()
     """The GPUs that its ranks may see; empty for all."""
-    threads: int = 0
-    """OpenMP threads of each of its ranks, or 0 to leave the number alone."""
+    threads: int | None = 0
+    """OpenMP threads of each of its ranks; 0 to leave the number alone, None until the host has told its cores."""
     cpus: tuple[tuple[int, ...], ...] = ()
     """For each local rank, the cores that it may use; empty when ranks are not bound."""
+    cpus_of_tasks: int | None = None
+    """How many cores a scheduler's job has there, where it was asked for by cores of a task."""
 
 
 class Rank(NamedTuple):
@@ -155,16 +239,23 @@ class Node(NamedTuple):
     ranks: tuple[Rank, ...]
 
 
+class TextFile(NamedTuple):
+    """A file that is written before a launcher is started."""
+
+    path: Text
+    text: Text
+
+
 class Command(NamedTuple):
-    """One thing for an agent to start. It carries one rank, or, when `forks`, all that are named."""
+    """One thing for an agent to start. It carries one rank, or, when `forks`, all that are named.
+
+    The environment of these ranks is in `Plan.environments`. `env`, `defaults` and `unset` are those of an external
+    launcher, which carries none.
+    """
 
     node: int
-    argv: tuple[str, ...]
+    argv: tuple[Text, ...]
     ranks: tuple[Rank, ...]
-    env: Environment
-    """Common to all ranks it carries; each rank's own names come from `ranks.environment`."""
-    defaults: Environment
-    """Common to all ranks it carries, unless the node's own environment says otherwise."""
     cwd: str
     forks: bool = False
     """Start it once as a warm interpreter and fork the ranks from it."""
@@ -173,24 +264,48 @@ class Command(NamedTuple):
     group: bool = False
     """Signals go to its whole process group, as a terminal would send them, not to the one process."""
     launcher: str = ""
-    """It is a foreign launcher of this name: it starts the ranks, which tell of themselves."""
-    files: Mapping[str, str] = MappingProxyType({})
-    """Texts that it wants to find in $MUSTER_FOLDER, by name; or elsewhere, by a name in $MUSTER_SCRATCH."""
+    """It is an external launcher of this name: it starts the ranks, which tell of themselves."""
+    files: tuple[TextFile, ...] = ()
+    """What it wants to find when it is started."""
+    env: Variables = MappingProxyType({})
+    """Set for it."""
+    defaults: Variables = MappingProxyType({})
+    """Set for it, unless the node's own environment says otherwise."""
     unset: str = ""
-    """A pattern of variables that would mislead it."""
+    """A pattern of variables of the node that would mislead it."""
+
+
+class NodeEnvironment(NamedTuple):
+    """The environment of the ranks of one node.
+
+    A rank inherits what the node has, or what an external launcher passes on. Of that `unset` is removed; `restored` is
+    set again to what the node has; then follow `defaults`, `env`, and the rank's own.
+    """
+
+    env: Variables
+    """Set for all ranks of the node."""
+    defaults: Variables
+    """Set for all of them, unless the rank inherits a variable of that name."""
+    ranks: tuple[Variables, ...]
+    """Set for each rank alone, in the order of the node's ranks."""
+    unset: str = ""
+    """A pattern of inherited variables."""
+    restored: str = ""
+    """A pattern of variables of the node, whatever a launcher has made of them."""
 
 
 class Guests(NamedTuple):
-    """What a rank runs, once a foreign launcher has started it and it has told who it is."""
+    """What a rank runs, once an external launcher has started it and it has told who it is."""
 
     argv: tuple[str, ...]
     python_at: int | None
     """Where in `argv` the interpreter stands."""
     args_at: int | None
     """Where in `argv` go arguments that the launcher gives each rank, such as `--local-rank=3`; None to drop them."""
-    env: Environment
     group: bool = False
     """Signals go to the whole process group of the rank."""
+    tasks: bool = False
+    """Each rank is a task of the scheduler, which signals it without muster."""
 
 
 class Plan(NamedTuple):
@@ -199,8 +314,10 @@ class Plan(NamedTuple):
     job: Job
     nodes: tuple[Node, ...]
     commands: tuple[Command, ...]
+    environments: tuple[NodeEnvironment, ...] = ()
+    """Of the ranks of each node, by number."""
     guests: Guests | None = None
-    """What ranks run that a foreign launcher starts."""
+    """What ranks run that an external launcher starts."""
     own_meeting: bool = False
     """The ranks are brought together without muster's store, and want a port for that."""
 
@@ -301,6 +418,10 @@ class Outcome(NamedTuple):
 
 def as_json(value: Any) -> Any:
     """Turn one of the values above into what `json` can write: named tuples become objects."""
+    if isinstance(value, Late):
+        return {"late": value.key}
+    if isinstance(value, Template):
+        return [as_json(part) for part in value.parts]
     if isinstance(value, tuple):
         fields = getattr(value, "_fields", None)
         if fields is None:

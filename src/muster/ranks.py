@@ -1,4 +1,4 @@
-"""Ranks and their names: which variables tell a rank who it is, and sets of ranks as people write them."""
+"""Ranks on their nodes, and sets of ranks as people write them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from typing import NamedTuple
 
 from muster.agent.dialects import Identity, detect
 from muster.errors import Impossible
-from muster.model import ENDING, ROLE, Host, Node, Rank
+from muster.model import Host, Node, Rank
 
 __all__ = ["Identity", "detect"]
 """For scripts: `muster.ranks.detect()` tells who a process is under any launcher, and imports no torch."""
-
-LATE = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")
-"""Variables whose values are known only when an attempt starts: the agent of node 0 binds the port."""
 
 
 def layout(hosts: Iterable[tuple[Host, int]]) -> tuple[Node, ...]:
@@ -42,38 +39,6 @@ def layout(hosts: Iterable[tuple[Host, int]]) -> tuple[Node, ...]:
         nodes.append(Node(index, host, ranks))
         first += count
     return tuple(nodes)
-
-
-def environment(rank: Rank) -> dict[str, str]:
-    """The variables that differ by rank, under the names that torchrun gives them."""
-    return {
-        "RANK": str(rank.rank),
-        "LOCAL_RANK": str(rank.local_rank),
-        "GROUP_RANK": str(rank.node),
-        "ROLE_RANK": str(rank.rank),
-    }
-
-
-def shared_environment(
-    rank: Rank, run_id: str, max_restarts: int, role: str = ROLE, signals: str = ",".join(ENDING)
-) -> dict[str, str]:
-    """The variables that are the same for all ranks of a node, under the names that torchrun gives them."""
-    return {
-        "WORLD_SIZE": str(rank.world_size),
-        "LOCAL_WORLD_SIZE": str(rank.local_world_size),
-        "GROUP_WORLD_SIZE": str(rank.nodes),
-        "ROLE_WORLD_SIZE": str(rank.world_size),
-        "ROLE_NAME": role,
-        "TORCHELASTIC_RUN_ID": run_id,
-        "TORCHELASTIC_MAX_RESTARTS": str(max_restarts),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "TORCHELASTIC_SIGNALS_TO_HANDLE": signals,
-    }
-
-
-def late_environment(address: str, port: int, attempt: int) -> dict[str, str]:
-    """The values of `LATE` for one attempt."""
-    return dict(zip(LATE, (address, str(port), str(attempt))))
 
 
 _MOST = 1_000_000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,10 +11,10 @@ from muster.agent.system import hint_for
 from muster.environ import HIDDEN, is_secret
 from muster.fold import by_value
 from muster.hosts import fold_hosts
-from muster.model import BROUGHT, Command, Outcome, Plan, RankEnd, Unlogged
+from muster.model import BROUGHT, Command, Late, Outcome, Plan, Rank, RankEnd, Template, Text, Unlogged, Variables
 from muster.plurals import plural
 from muster.printable import line as safe
-from muster.ranks import LATE, environment, fold, named
+from muster.ranks import fold, named
 
 SIGNALS: Mapping[int, tuple[str, str]] = {
     1: ("SIGHUP", "its terminal was closed"),
@@ -69,8 +68,9 @@ def begin_in_words(plan: Plan, run_id: str, facts: Mapping[str, Any]) -> str:
     return f"{words}, {threads}, {python} ({', '.join(versions)}; {job.python_why})"
 
 
-def _threads(counts: set[int]) -> str:
+def _threads(found: Iterable[int | None]) -> str:
     """OpenMP threads of each rank, which may differ from host to host."""
+    counts = {count or 0 for count in found}
     if counts == {0}:
         return "OMP_NUM_THREADS as you set it"
     few, many = min(counts), max(counts)
@@ -258,17 +258,27 @@ def plan_in_words(plan: Plan, run_id: str, run_dir: str, show_env: bool = False)
     rows.append(("ends", f"grace {job.grace:g} s, timeout {timeout}, at most {plural(job.max_restarts, 'restart')}"))
     rows.append(("files", f"{run_dir}/{run_id}/attempt_0/rank_00000.out, .err, and so on"))
     lines = [f"{name:<9} {text}" for name, text in rows]
-    for commands in by_value((command, _apart_from_ranks(command)) for command in plan.commands).values():
+    for commands in by_value((command, (command.node, command.argv)) for command in plan.commands).values():
         lines += ["", *_commands_in_words(plan, commands, show_env)]
-    lines += _guests_in_words(plan) if plan.guests is not None else []
-    late = ", ".join(LATE[:2] if plan.own_meeting else LATE)
+    lines += _guests_in_words(plan, show_env) if plan.guests is not None else []
+    return "\n".join([*lines, "", *_late_in_words(plan)])
+
+
+_OF_AN_ATTEMPT = {Late.MASTER_ADDR, Late.MASTER_PORT, Late.RESTART_COUNT, Late.ERROR_FILE}
+
+
+def _late_in_words(plan: Plan) -> list[str]:
+    """The variables of ranks whose values come later."""
+    # where to meet is among them, though it may be the launcher that tells the ranks
+    of_attempt = dict.fromkeys(("MASTER_ADDR", "MASTER_PORT"))
+    of_node: dict[str, None] = {}
+    for of in plan.environments:
+        for name, value in ((name, value) for part in (of.env, *of.ranks, of.defaults) for name, value in part.items()):
+            if not isinstance(value, str):
+                (of_attempt if value in _OF_AN_ATTEMPT else of_node)[name] = None
     port = "node 0 looks for a free port" if plan.own_meeting else "node 0 binds a free port and keeps it"
-    lines += ["", f"known when an attempt starts: {late} ({port})"]
-    return "\n".join(lines)
-
-
-def _apart_from_ranks(command: Command) -> tuple[object, ...]:
-    return (command.node, command.argv, *map(tuple, (command.env.items(), command.defaults.items())))
+    lines = [f"known when an attempt starts: {', '.join(of_attempt)} ({port})"]
+    return [*lines, f"known when the nodes have been reached: {', '.join(of_node)}"] if of_node else lines
 
 
 def _commands_in_words(plan: Plan, commands: Sequence[Command], show_env: bool) -> list[str]:
@@ -276,48 +286,82 @@ def _commands_in_words(plan: Plan, commands: Sequence[Command], show_env: bool) 
     first = commands[0]
     host = plan.nodes[first.node].host.name
     ranks = [rank for command in commands for rank in command.ranks]
-    lines = [f"on {host}: {' '.join(map(_argument, first.argv) if first.launcher else map(_word, first.argv))}"]
+    lines = [f"on {host}: {' '.join(map(_word, first.argv))}"]
     if first.launcher:
         lines.append("  started once, with")
+        lines += _set(plan, first.env, first.defaults, show_env)
     else:
         how = "started once, and forks" if first.forks else "started once for" + (" each of" if len(ranks) > 1 else "")
+        of = plan.environments[first.node]
         lines.append(f"  {how} {named(rank.rank for rank in ranks)}, with")
-    theirs = sorted(plan.job.env) if not show_env else []
-    lines += [f"    {name}={_value(name, value)}" for name, value in sorted(first.env.items()) if name not in theirs]
-    lines += [f"    and {', '.join(theirs)}   (their values: --show-env)"] if theirs else []
-    lines += [f"    {name}={_value(name, value)}   (unless set)" for name, value in sorted(first.defaults.items())]
-    for rank in ranks:
-        own = " ".join(f"{name}={value}" for name, value in environment(rank).items())
-        cpus = f"  cores {fold(rank.cpus)}" if rank.cpus else ""
-        lines.append(f"    rank {rank.rank}: {own}{cpus}")
-    for name, text in first.files.items():
-        path = name if name.startswith("$") else f"$MUSTER_FOLDER/{name}"
-        lines += [f"  {path}:", *(f"    | {line}" for line in text.splitlines())]
+        lines += [*_set(plan, of.env, of.defaults, show_env), *_ranks_in_words(plan, first.node, ranks)]
+    for file in first.files:
+        lines += [f"  {_plain(file.path)}:", *(f"    | {line}" for line in _plain(file.text).splitlines())]
     return lines
 
 
-def _guests_in_words(plan: Plan) -> list[str]:
-    """What ranks run that a foreign launcher starts, and where they are expected."""
+def _guests_in_words(plan: Plan, show_env: bool) -> list[str]:
+    """What ranks run that an external launcher starts, where they are expected, and with which environment."""
     assert plan.guests is not None
     lines = ["", f"each rank, once $MUSTER_RANK has asked the agent: {' '.join(map(_word, plan.guests.argv))}"]
-    for node in plan.nodes:
-        lines += [f"    {named(rank.rank for rank in node.ranks)} expected on {node.host.name}"]
+    env = _shared([of.env for of in plan.environments])
+    defaults = _shared([of.defaults for of in plan.environments])
+    lines += ["  with", *_set(plan, env, defaults, show_env)]
+    for node, of in zip(plan.nodes, plan.environments):
+        lines.append(f"  {named(rank.rank for rank in node.ranks)} expected on {node.host.name}, with")
+        lines += _set(plan, _without(of.env, env), _without(of.defaults, defaults), show_env)
+        lines += _ranks_in_words(plan, node.number, node.ranks)
     return lines
 
 
-def _argument(word: str) -> str:
-    """As a shell reads it, but for what is filled in."""
-    return word if re.fullmatch(r"[\w@%+=:,./$-]+", word) else _word(word)
+def _shared(each: Sequence[Variables]) -> Variables:
+    """What all of them have alike."""
+    return {name: value for name, value in each[0].items() if all(other.get(name) == value for other in each)}
 
 
-def _word(word: str) -> str:
-    """As a shell reads it, on one line."""
-    return shlex.quote(word) if word.isprintable() else "$" + repr(word)
+def _without(variables: Variables, others: Variables) -> Variables:
+    return {name: value for name, value in variables.items() if name not in others}
 
 
-def _value(name: str, value: str) -> str:
+def _ranks_in_words(plan: Plan, node: int, ranks: Iterable[Rank]) -> list[str]:
+    """A line for each of these ranks of a node: what is set for it alone, but for values that come later."""
+    lines = []
+    for rank in ranks:
+        own = plan.environments[node].ranks[rank.local_rank]
+        names = " ".join(f"{name}={value}" for name, value in own.items() if isinstance(value, str))
+        cpus = f"  cores {fold(rank.cpus)}" if rank.cpus else ""
+        lines.append(f"    rank {rank.rank}: {names}{cpus}")
+    return lines
+
+
+def _set(plan: Plan, env: Variables, defaults: Variables, show_env: bool) -> list[str]:
+    """A line for each variable whose value is known, or names a file; the user's own are named in one line."""
+    theirs = sorted(name for name in plan.job.env if name in env) if not show_env else []
+    shown = [(name, value) for name, value in sorted(env.items()) if not isinstance(value, Late) and name not in theirs]
+    lines = [f"    {name}={_value(name, value)}" for name, value in shown]
+    lines += [f"    and {', '.join(theirs)}   (their values: --show-env)"] if theirs else []
+    known = [(name, value) for name, value in sorted(defaults.items()) if isinstance(value, str)]
+    return [*lines, *(f"    {name}={_value(name, value)}   (unless set)" for name, value in known)]
+
+
+def _word(text: Text) -> str:
+    """As a shell reads it, on one line; what comes later stands there as a variable: `--port=$MASTER_PORT`."""
+    if isinstance(text, Template):
+        return "".join(map(_word, text.parts))
+    if isinstance(text, Late):
+        return f"${text.key}"
+    return shlex.quote(text) if text.isprintable() else "$" + repr(text)
+
+
+def _plain(text: Text) -> str:
+    """The same without quotes: the text of a file, or its path."""
+    parts = text.parts if isinstance(text, Template) else (text,)
+    return "".join(f"${part.key}" if isinstance(part, Late) else part for part in parts)
+
+
+def _value(name: str, value: Text) -> str:
     """The value of a variable, unless its name says that it is a secret."""
-    return HIDDEN if is_secret(name, value) else _word(value)
+    return HIDDEN if isinstance(value, str) and is_secret(name, value) else _word(value)
 
 
 # ---- runs -----------------------------------------------------------------------------------------------------------

@@ -15,13 +15,18 @@ from muster.model import (
     Guests,
     Host,
     Job,
+    Late,
     Node,
+    NodeEnvironment,
     Outcome,
     Plan,
     Program,
     Rank,
     RankEnd,
+    Template,
     TerminalSize,
+    Text,
+    TextFile,
     Unlogged,
 )
 
@@ -96,6 +101,39 @@ def table(value: Any) -> dict[str, Any]:
 def texts_by_name(value: Any) -> dict[str, str]:
     """A JSON object whose values are strings."""
     return {text(name): text(item) for name, item in table(value).items()}
+
+
+_LATE = {late.key: late for late in Late}
+
+
+def late_text(value: Any) -> Text:
+    """A text, all of which or parts of which are known only later: as `as_json` writes it."""
+    return Template(*map(_part, value)) if isinstance(value, list) else _part(value)
+
+
+def _part(value: Any) -> str | Late:
+    if isinstance(value, dict):
+        key = text(value.get("late"))
+        if key not in _LATE:
+            raise Malformed(f"{_short(value)} is not a value that comes later")
+        return _LATE[key]
+    return text(value)
+
+
+def variables(value: Any) -> dict[str, Text]:
+    """A JSON object whose values are such texts."""
+    return {text(name): late_text(item) for name, item in table(value).items()}
+
+
+def _files(value: Any) -> tuple[TextFile, ...]:
+    """The files of a command; versions before this one have written an object: {name: text}."""
+    if isinstance(value, dict):
+        return tuple(TextFile(name, item) for name, item in texts_by_name(value).items())
+    files: tuple[TextFile, ...] = several(lambda item: _record(TextFile, _FILE, item, TextFile._fields))(value)
+    return files
+
+
+_FILE = {"path": late_text, "text": late_text}
 
 
 def checked(value: Any, checks: Mapping[str, Check], required: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -173,8 +211,9 @@ _HOST = {
     "python": text,
     "setup": texts,
     "gpus": texts,
-    "threads": whole,
+    "threads": optional(whole),
     "cpus": several(several(whole)),
+    "cpus_of_tasks": optional(whole),
 }
 
 _RANK = {
@@ -191,16 +230,16 @@ _NODE = {
 
 _COMMAND = {
     "node": whole,
-    "argv": texts,
+    "argv": several(late_text),
     "ranks": several(lambda data: _record(Rank, _RANK, data, _NAMES_OF_RANK)),
-    "env": texts_by_name,
-    "defaults": texts_by_name,
+    "env": variables,
+    "defaults": variables,
     "cwd": text,
     "forks": flag,
     "python_at": optional(whole),
     "group": flag,
     "launcher": text,
-    "files": texts_by_name,
+    "files": _files,
     "unset": text,
 }
 
@@ -208,17 +247,24 @@ _GUESTS = {
     "argv": texts,
     "python_at": optional(whole),
     "args_at": optional(whole),
-    "env": texts_by_name,
     "group": flag,
+    "tasks": flag,
+}
+
+_ENVIRONMENT = {
+    "env": variables,
+    "defaults": variables,
+    "ranks": several(variables),
+    "unset": text,
+    "restored": text,
 }
 
 _PLAN = {
     "job": lambda data: job_from_json(data),
     "nodes": several(lambda data: _record(Node, _NODE, data, Node._fields)),
-    "commands": several(
-        lambda data: _record(Command, _COMMAND, data, ("node", "argv", "ranks", "env", "defaults", "cwd"))
-    ),
-    "guests": optional(lambda data: _record(Guests, _GUESTS, data, ("argv", "python_at", "args_at", "env"))),
+    "commands": several(lambda data: _record(Command, _COMMAND, data, ("node", "argv", "ranks", "cwd"))),
+    "environments": several(lambda data: _record(NodeEnvironment, _ENVIRONMENT, data, ("env", "defaults", "ranks"))),
+    "guests": optional(lambda data: _record(Guests, _GUESTS, data, ("argv", "python_at", "args_at"))),
     "own_meeting": flag,
 }
 

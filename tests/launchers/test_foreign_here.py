@@ -215,8 +215,8 @@ def test_what_the_plan_shows_is_what_ran(muster: Any, own_tmp: Path) -> None:
     python, unbuffered, shim, name = done.stdout.splitlines()[:4]
     assert (sys.executable, "-u", run.name) == (python, unbuffered, name)
     assert Path(shim).name == "rank.pyz" and Path(shim).parents[1] == own_tmp
-    assert planned[:3] == ["$MUSTER_PYTHON", "-m", "torch.distributed.run"]
-    assert planned[-2] == "$MUSTER_RANK"
+    assert planned[:3] == [{"late": "MUSTER_PYTHON"}, "-m", "torch.distributed.run"]
+    assert planned[-2] == {"late": "MUSTER_RANK"}
 
 
 def test_fewer_ranks_than_were_asked_for_are_a_failure(muster: Any) -> None:

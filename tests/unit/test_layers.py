@@ -1,7 +1,7 @@
 """The layers: left never imports right. Read from the source, so an import inside a function counts too.
 
-    model, errors, printable, plurals ← ranks, nearest ← hosts, environ, values, record ← schedulers ← launchers
-    ← places, options, supervise, report, lab ← parsing ← runs ← world ← job ← commands ← cli
+    model, errors, printable, plurals ← ranks, nearest ← hosts, environ, values, record ← schedulers ← rank_env
+    ← launchers ← places, options, supervise, report, lab ← parsing ← runs ← world ← job ← commands ← cli
 
 `agent` imports the standard library and itself.
 """
@@ -21,6 +21,7 @@ LAYERS = (
     ("ranks", "nearest"),
     ("hosts", "environ", "archive", "values", "record"),
     ("schedulers",),
+    ("rank_env",),
     ("launchers",),
     ("advice",),
     ("places", "options", "supervise", "report", "checkup", "lab"),
@@ -44,6 +45,7 @@ CORE = (
     "nearest",
     "hosts",
     "environ",
+    "rank_env",
     "launchers",
     "schedulers",
     "places",

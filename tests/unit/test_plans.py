@@ -10,7 +10,7 @@ import pytest
 
 from muster.errors import Impossible
 from muster.launchers import LAUNCHERS, make_plan
-from muster.model import Failure, Host, Job, Node, Outcome, Plan, Program, RankEnd, as_json
+from muster.model import Failure, Host, Job, Late, Node, Outcome, Plan, Program, RankEnd, as_json
 from muster.ranks import layout
 from muster.report import plan_in_words
 from muster.stored import outcome_from_json, plan_from_json
@@ -86,7 +86,7 @@ def test_mpi_gets_names_that_it_takes() -> None:
     """Open MPI hangs after an error about `gpu_1`; the names come back where its daemons are started."""
     nodes = layout([(Host("gpu_1"), 1), (Host("n2"), 1)])
     (command,) = make_plan(JOB._replace(launcher="mpirun", place="ssh"), nodes, RUN_ID).commands
-    start, reach = command.files.values()
+    start, reach = (repr(file.text) for file in command.files)
     assert "--host muster-node-0:1,n2:1 " in start and "gpu_1" not in start
     assert '[ "$1" = muster-node-0 ] && shift && set -- gpu_1 "$@"' in reach
 
@@ -114,7 +114,7 @@ def test_a_foreign_launcher_is_given_the_shim_and_nothing_of_the_person(name: st
     assert made.guests.argv[: made.guests.args_at] == ("/venv/bin/python", "train.py")
     for command in made.commands:
         assert "train.py" not in command.argv
-        assert ("$MUSTER_RANK", RUN_ID) in zip(command.argv, command.argv[1:])
+        assert (Late.SHIM, RUN_ID) in zip(command.argv, command.argv[1:])
     assert plan_from_json(json.loads(json.dumps(as_json(made)))) == made
 
 
@@ -192,17 +192,17 @@ def test_wrap_is_filled_in_for_each_rank() -> None:
 def test_what_the_person_sets_comes_last() -> None:
     """Over what muster sets for the ranks of a node."""
     job = FULL._replace(env={"CUDA_VISIBLE_DEVICES": "7", "WORLD_SIZE": "1"})
-    env = make(job, "2-gpus").commands[0].env
+    env = make(job, "2-gpus").environments[0].env
     assert (env["CUDA_VISIBLE_DEVICES"], env["WORLD_SIZE"]) == ("7", "1")
-    assert make(FULL, "2-gpus").commands[0].env["CUDA_VISIBLE_DEVICES"] == "2,3"
+    assert make(FULL, "2-gpus").environments[0].env["CUDA_VISIBLE_DEVICES"] == "2,3"
 
 
 def test_threads_are_left_alone_where_the_person_chose_them() -> None:
     """And gloo is told to use `lo` only where all ranks are on one machine."""
-    assert make(JOB, "4-ranks").commands[0].defaults["OMP_NUM_THREADS"] == "2"
-    assert "OMP_NUM_THREADS" not in make(FULL, "2-gpus").commands[0].defaults
-    one, two = (make(JOB, shape).commands[0].defaults for shape in ("4-ranks", "2-and-3-ranks"))
-    assert (one["GLOO_SOCKET_IFNAME"], "GLOO_SOCKET_IFNAME" in two) == ("lo", False)
+    assert make(JOB, "4-ranks").environments[0].defaults["OMP_NUM_THREADS"] == "2"
+    assert "OMP_NUM_THREADS" not in make(FULL, "2-gpus").environments[0].defaults
+    one, two = (make(JOB, shape).environments[0].defaults for shape in ("4-ranks", "2-and-3-ranks"))
+    assert (one["GLOO_SOCKET_IFNAME"], two["GLOO_SOCKET_IFNAME"]) == ("lo", Late.INTERFACE)
 
 
 @pytest.mark.parametrize(
@@ -256,6 +256,7 @@ def test_a_plan_can_be_written_down(name: str) -> None:
     data = json.loads(json.dumps(as_json(plan)))
     assert tuple(data) == Plan._fields
     assert [item["argv"] for item in data["commands"]] == [list(command.argv) for command in plan.commands]
+    assert plan_from_json(data) == plan
     assert data["job"]["env"] == dict(plan.job.env)
 
 

@@ -7,19 +7,8 @@ from random import Random
 import pytest
 
 from muster.errors import Impossible
-from muster.model import Host, Node, Rank
-from muster.ranks import (
-    LATE,
-    environment,
-    fill,
-    fold,
-    late_environment,
-    layout,
-    named,
-    shared_environment,
-    started_by,
-    unfold,
-)
+from muster.model import Host, Node
+from muster.ranks import fill, fold, layout, named, started_by, unfold
 
 TWO_NODES = layout([(Host("a"), 2), (Host("b", cpus=((0, 1), (2, 3), (4, 5))), 3)])
 
@@ -99,28 +88,6 @@ def test_each_local_rank_has_the_cores_of_its_host() -> None:
 def test_no_hosts_no_nodes() -> None:
     nothing: tuple[Node, ...] = ()
     assert layout([]) == nothing
-
-
-def test_a_rank_finds_what_torchrun_would_have_set() -> None:
-    """The names of its own, those of its node, and those of the attempt are disjoint, and all are torchrun's."""
-    rank = Rank(rank=3, local_rank=1, node=1, world_size=5, local_world_size=3, nodes=2)
-    own, shared = environment(rank), shared_environment(rank, "20261121-1200", 2)
-    late = late_environment("10.0.0.1", 29500, 1)
-    assert own == {"RANK": "3", "LOCAL_RANK": "1", "GROUP_RANK": "1", "ROLE_RANK": "3"}
-    assert shared == {
-        "WORLD_SIZE": "5",
-        "LOCAL_WORLD_SIZE": "3",
-        "GROUP_WORLD_SIZE": "2",
-        "ROLE_WORLD_SIZE": "5",
-        "ROLE_NAME": "default",
-        "TORCHELASTIC_RUN_ID": "20261121-1200",
-        "TORCHELASTIC_MAX_RESTARTS": "2",
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT",
-    }
-    assert late == {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "TORCHELASTIC_RESTART_COUNT": "1"}
-    assert tuple(late) == LATE
-    assert len({**own, **shared, **late}) == len(own) + len(shared) + len(late)
 
 
 @pytest.mark.parametrize(("numbers", "text"), FOLDED)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
 from muster.errors import Impossible
 from muster.hosts import unfold_hosts
-from muster.model import Host, Rank
+from muster.model import Host, Late, Rank
 from muster.ranks import layout
 from muster.schedulers import slurm
 
@@ -134,13 +132,11 @@ def test_what_would_mislead_a_step_is_left_out() -> None:
     asked = {"SLURM_GPUS_PER_TASK", "SLURM_LABELIO", "SLURM_NEW_IN_SOME_VERSION"}
     assert asked <= set(slurm.exported(env)), "ranks may have an srun of their own"
     assert not {"SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_ID", "SLURM_NTASKS_PER_NODE"} & set(slurm.exported(env))
-    assert re.fullmatch(slurm.NOT_FOR_LAUNCHERS, "SLURM_LABELIO")
-    assert not re.fullmatch(slurm.NOT_FOR_LAUNCHERS, "SLURM_HOSTFILE")
 
 
 def test_ranks_are_told_what_srun_would_tell_them() -> None:
-    nodes = layout([(Host("n1"), 2), (Host("n2"), 2), (Host("n3"), 1)])
-    found = slurm.environment_of(nodes[1].ranks[1], nodes, 8)
+    nodes = layout([(Host("n1"), 2), (Host("n2", cpus_of_tasks=8), 2), (Host("n3"), 1)])
+    found = {**slurm.environment_of_node(nodes[1], nodes, "7"), **slurm.environment_of_rank(nodes[1].ranks[1])}
     assert "2(x2),1" == found["SLURM_TASKS_PER_NODE"] == found["SLURM_STEP_TASKS_PER_NODE"]
     assert "2,3" == found["SLURM_GTIDS"]
     assert "n[1-3]" == found["SLURM_STEP_NODELIST"]
@@ -149,11 +145,15 @@ def test_ranks_are_told_what_srun_would_tell_them() -> None:
     )
     assert "SLURM_NTASKS_PER_NODE" not in found, "they are not equally many"
     nodes = layout([(Host("n1"), 4)])
-    found = slurm.environment_of(nodes[0].ranks[3], nodes)
+    found = slurm.environment_of_node(nodes[0], nodes, "7")
     assert ("4", "4", "0,1,2,3") == tuple(
         found[f"SLURM_{name}"] for name in ("NTASKS_PER_NODE", "TASKS_PER_NODE", "GTIDS")
     )
     assert "SLURM_CPUS_PER_TASK" not in found
+    assert "n1" == found["SLURM_STEP_NODELIST"]
+    before = slurm.environment_of_node(nodes[0], nodes, "")
+    unknown = {name for name, value in before.items() if isinstance(value, Late)}
+    assert {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_CPUS_PER_TASK"} == unknown, "before there is a job"
 
 
 def test_the_cpus_of_each_node() -> None:

@@ -14,7 +14,8 @@ from changing import set_to
 
 from muster import runs
 from muster.errors import Impossible
-from muster.model import Failure, Host, Job, Outcome, Plan, Program, RankEnd, as_json
+from muster.launchers import make_plan
+from muster.model import Failure, Host, Job, Outcome, Program, RankEnd, as_json
 from muster.ranks import layout
 from muster.runs import Run, Store, Unreadable
 from muster.stored import Malformed, outcome_from_json, plan_from_json
@@ -22,7 +23,8 @@ from muster.stored import Malformed, outcome_from_json, plan_from_json
 END = RankEnd(0, 0, 1.5, None, 9, failure=Failure("raised", 1.0, "ValueError: x", ("a", "b")))
 OUTCOME = Outcome("failed", 1, 2.5, 1, "", END, (END, END._replace(rank=1, code=0, signal=None, failure=None)), ("x",))
 JOB = Job(Program("script", ("train.py", "1")), "exec", "/bin/python", "why", "/", env={"A": "b"}, ssh=("ssh", "-v"))
-PLAN = Plan(JOB, layout([(Host("n1", gpus=("0", "1"), cpus=((0, 1), (2,))), 2)]), ())
+NODES = layout([(Host("n1", gpus=("0", "1"), cpus=((0, 1), (2,))), 1), (Host("n2", threads=None), 1)])
+PLAN = make_plan(JOB._replace(launcher="mpirun", place="ssh"), NODES, "20261121-120000-ab12-train")
 
 NASTY: tuple[Any, ...] = (None, True, -1, 1.5, 10**30, "x", "", "a\0b", [], [[]], {}, {"a": 1}, float("nan"), [None])
 """In the place of any field."""
@@ -54,6 +56,18 @@ def test_any_value_in_any_place_gives_a_record_or_malformed(record: Any, read: A
     for value in NASTY:
         with pytest.raises(Malformed):
             read(value)
+
+
+@pytest.mark.parametrize("launcher", ["fork", "torchrun", "mpirun"])
+def test_a_plan_of_an_older_version_is_read(launcher: str) -> None:
+    """Of version 0.1, when commands of ranks had the environment, and values that come later were words with a `$`."""
+    data = json.loads((Path(__file__).parent / "older" / "plans.json").read_text())[launcher]
+    plan = plan_from_json(data)
+    assert (("n01", "n02"), 2, launcher) == (plan.hosts, plan.world_size, plan.job.launcher)
+    assert [item["argv"] for item in data["commands"]] == [list(command.argv) for command in plan.commands]
+    assert [len(item["files"]) for item in data["commands"]] == [len(command.files) for command in plan.commands]
+    assert (launcher == "fork") == (plan.guests is None)
+    assert plan == plan_from_json(json.loads(json.dumps(as_json(plan))))
 
 
 def test_fields_of_a_newer_muster_are_left_out() -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from muster.agent import local, meet, protocol, system, tree
 from muster.agent.descriptors import open_standard_descriptors
+from muster.agent.environment import Late
 from muster.agent.links import RankLinks, put_files_there
 from muster.agent.listener import FirstFew, LocalListener, Peer
 from muster.agent.logs import Logs
@@ -103,8 +104,6 @@ class Agent:
         """What a supervisor is told that this agent looked for by itself; see `step.py`."""
         self.scheduled = False
         """A scheduler started this agent, and ends it."""
-        self.term: dict[str, str] = {}
-        """What ranks must know of the terminal that they are given."""
         self.known = False
         """Some supervisor has been spoken to since this agent moved."""
 
@@ -327,6 +326,7 @@ class Agent:
         node: int,
         host: str,
         commands: list[dict[str, Any]],
+        environment: Mapping[str, Any],
         preload: Iterable[str],
         stdin_rank: int | None,
         floor: str,
@@ -343,12 +343,13 @@ class Agent:
     ) -> None:
         """Get ready to start ranks: folders, the hook, the warm interpreter.
 
+        `environment`: what the plan says of the variables of ranks; its `ranks` are those of each alone.
         `token` names the sockets of this run (`local.py`).
         `brings`: scripts by the word that stands for them on command lines. `own_run_dir`: that folder is this node's
         alone. `stdin`: a descriptor of this process, from which the rank `stdin_rank` reads. `path_first`: the folder
         of this Python goes first on PATH, as if its environment had been activated. `log_dir`: where the logs get the
         names that torchrun gives them; empty for nowhere. `clock`: what is added to the monotonic clock of this machine
-        for the time of day; None where it has that by itself. `terminal`: rows, columns and TERM of the pseudo-terminal
+        for the time of day; None where it has that by itself. `terminal`: rows and columns of the pseudo-terminal
         that each rank gets; None for none.
         """
         if self.door is not None and self.keeper is None:
@@ -356,7 +357,6 @@ class Agent:
         self.run_dir, self.node, self.own_run_dir = run_dir, node, own_run_dir
         if terminal is not None:
             self.logs.terminal = {"rows": terminal["rows"], "columns": terminal["columns"]}
-            self.term = {"TERM": terminal["term"]} if terminal["term"] else {}
         if clock is not None:
             self.logs.clock = lambda: time.monotonic() + clock
         if want:
@@ -375,8 +375,10 @@ class Agent:
         self.answer(needed=guests is not None)
         places = {word: self.bring(os.path.basename(word), text) for word, text in brings.items()}
         for command in (*commands, *([guests] if guests is not None else [])):
-            command["argv"] = [places.get(word, word) for word in command["argv"]]
-        self.members = Members(self, commands, preload, stdin_rank, self.hook, floor, guests, own_meeting, stdin)
+            command["argv"] = [places.get(word, word) if isinstance(word, str) else word for word in command["argv"]]
+        self.members = Members(
+            self, commands, environment, preload, stdin_rank, self.hook, floor, guests, own_meeting, stdin
+        )
         self.prepared = True
         self.members.prepare()
 
@@ -394,9 +396,8 @@ class Agent:
         self.listened = attempt
         self.emit("listening", attempt=attempt, port=port)
 
-    def on_start(self, payload: bytes, attempt: int, late: Mapping[str, str], meets: Mapping[str, str]) -> None:
-        """Start all ranks of this node. `meets` names the interface on which it meets the others, unless set."""
-        self.members.defaults = dict(meets)
+    def on_start(self, payload: bytes, attempt: int, late: Late) -> None:
+        """Start all ranks of this node. `late`: values that the plan could not know, by name."""
         for name in [name for name in self.news if name != "ready" and name != "listening"]:
             del self.news[name]
         folder = os.path.join(self.run_dir, f"attempt_{attempt}")

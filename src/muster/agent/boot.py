@@ -32,6 +32,7 @@ _MODULES = (
         "autopsy",
         "logs",
         "links",
+        "environment",
         "warm",
         "guests",
         "ahead",

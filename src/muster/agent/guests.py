@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable
 
 from muster.agent import system, temporary
+from muster.agent.environment import Late, environment, settings, word
 from muster.agent.follow import tail
 from muster.agent.paths import rank_file
 from muster.agent.protocol import pack
@@ -39,6 +40,18 @@ _CHATTER = re.compile(r"\b(?:DEBUG|INFO|WARNING)\b")
 """In lines of a logger that are about nothing worse."""
 _WORDS = 2048
 """Bytes of its last words that are told."""
+
+
+_NAMES = {
+    "RANK": ("rank", "rank"),
+    "ROLE_RANK": ("rank", "rank"),
+    "LOCAL_RANK": ("local_rank", "local_rank"),
+    "GROUP_RANK": ("node_rank", "node"),
+    "WORLD_SIZE": ("world_size", "world_size"),
+    "ROLE_WORLD_SIZE": ("world_size", "world_size"),
+    "LOCAL_WORLD_SIZE": ("local_world_size", "local_world_size"),
+}
+"""Variables that a launcher decides: what it tells is called so, and what was planned."""
 
 
 def free_port(seed: str) -> int:
@@ -70,7 +83,7 @@ class Guests:
         self.members, self.agent, self.conf = members, members.agent, conf
         self.launchers: dict[int, str] = {}
         self.connections: dict[Peer, int] = {}
-        self.late: Mapping[str, str] = {}
+        self.late: Late = {}
         self.until = 0.0
         """When launchers that have still not ended are ended."""
         self.reaching: list[Peer] = []
@@ -109,23 +122,20 @@ class Guests:
 
     # ---- launchers --------------------------------------------------------------------------------------------------
 
-    def start(self, late: Mapping[str, str]) -> None:
+    def start(self, late: Late) -> None:
         """Start the launchers of this node."""
         self.late, self.ended_here, self.waited = late, set(), 0.0
         self.connections.clear()
         for number, command in enumerate(self.members.commands):
             folder = os.path.join(self.agent.folder, f"launcher_{number}")
             os.makedirs(folder, mode=0o700, exist_ok=True)
-            words = {**late, "MUSTER_RANK": self.shim, "MUSTER_PYTHON": sys.executable}
-            words.update(MUSTER_FOLDER=folder, MUSTER_SCRATCH=self.scratch)
-            for name, text in command["files"].items():
-                path = os.path.join(folder, _filled(name, words))
+            known = {**late, "MUSTER_RANK": self.shim, "MUSTER_FOLDER": folder, "MUSTER_SCRATCH": self.scratch}
+            for item in command["files"]:
+                path = word(item["path"], known)
                 with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o700), "w") as file:
-                    file.write(_filled(text, words))
-            argv = [_filled(word, words) for word in command["argv"]]
-            env = self.members.env(command)
-            env = {name: value for name, value in env.items() if not re.fullmatch(command["unset"] or "-", name)}
-            env = {name: _filled(value, words) for name, value in env.items()}
+                    file.write(word(item["text"], known))
+            argv = [word(item, known) for item in command["argv"]]
+            env = environment(os.environ, command, known)
             log = os.open(self._log(), _APPEND, 0o600)
             try:
                 stdin = self.members.null if self.members.stdin is None else self.members.stdin
@@ -231,12 +241,6 @@ class Guests:
         self.agent.logs.follow_more(rank)
         self.agent.links.add(rank, place["local_rank"] if me["local_rank"] is None else me["local_rank"])
         self.agent.emit("joined", attempt=self.members.attempt, rank=rank, **_of(me, "launcher", "world_size"))
-        env = {**self._of_scheduler(rank), **self.conf["env"], **self.conf["scheduled"].get(str(rank), {})}
-        env["TORCHELASTIC_ERROR_FILE"] = rank_file(folder, rank, "error.json")
-        if self.members.own_meeting:
-            env["TORCHELASTIC_RESTART_COUNT"] = self.late["TORCHELASTIC_RESTART_COUNT"]
-        else:
-            env.update(self.late, TORCHELASTIC_USE_AGENT_STORE="True")
         argv = list(self.conf["argv"])
         python = self.conf["python_at"]
         if python is not None:
@@ -245,10 +249,7 @@ class Guests:
             "argv": argv,
             "args_at": self.conf["args_at"],
             "cwd": self.conf["cwd"],
-            "env": env,
-            "defaults": {**self.conf["defaults"], **self.members.defaults},
-            "visible": {name: value for name, value in os.environ.items() if name == "CUDA_VISIBLE_DEVICES"},
-            "place": place,
+            "environment": self._environment(rank, me, place),
             "cpus": place["cpus"],
             "hook": self.members.hook_folder if python is not None else "",
             "stack": stack_file(folder, rank),
@@ -256,17 +257,25 @@ class Guests:
             "logs": [rank_file(folder, rank, kind) for kind in ("out", "err")],
             "stdin": self.members.stdin is not None and rank == self.members.stdin_rank,
             "grace": self.conf["grace"],
-            "role": self.conf["role"],
-            "step": self.conf["step"],
         }
 
-    def _of_scheduler(self, rank: int) -> dict[str, str]:
-        """What a scheduler tells of the job on this node, where the launcher may have dropped it."""
-        if str(rank) not in self.conf["scheduled"]:
-            return {}
-        found = {name: value for name, value in os.environ.items() if name.startswith(("SLURM_", "SLURMD_"))}
-        # a task is in a step of its own, and knows that itself
-        return {name: value for name, value in found.items() if not re.fullmatch(self.conf["step"] or "-", name)}
+    def _environment(self, rank: int, me: Mapping[str, Any], place: Mapping[str, int]) -> dict[str, Any]:
+        """The environment of a rank, for `environment.environment`: nothing of it is late any more.
+
+        Where the launcher has another world than was planned, what it tells the rank is true.
+        """
+        plan = self.members.environment
+        late = {**self.late, "ERROR_FILE": rank_file(self.members.folder, rank, "error.json")}
+        env = settings({**plan["env"], **plan["ranks"][str(rank)]}, late)
+        for name, (told, planned) in _NAMES.items():
+            if me[told] is not None and env.get(name) == str(place[planned]):
+                env[name] = str(me[told])
+        restored = {name: value for name, value in os.environ.items() if re.fullmatch(plan["restored"], name)}
+        return {
+            "unset": plan["unset"],
+            "defaults": settings(plan["defaults"], late),
+            "env": {**{name: value for name, value in restored.items() if name not in env}, **env},
+        }
 
     def began(self, visitor: Peer, pid: int) -> None:
         """Its program runs."""
@@ -287,11 +296,6 @@ class Guests:
         """The connection to a rank has ended: if it has told no end, it was killed together with the shim."""
         if visitor in self.connections:
             self.ended(visitor, None, int(signal.SIGKILL), time.monotonic())
-
-
-def _filled(text: str, words: Mapping[str, str]) -> str:
-    """`$MASTER_PORT` and the like are known when an attempt starts."""
-    return re.sub(r"\$(\w+)", lambda found: words.get(found[1], found[0]), text)
 
 
 def _of(values: Mapping[str, Any], *names: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from muster.agent import machine, system
+from muster.agent.environment import Late, environment
 from muster.agent.guests import Guests, free_port
 from muster.agent.machine import physical_cores
 from muster.agent.paths import rank_file
@@ -49,6 +50,7 @@ class Members:
         self,
         agent: Agent,
         commands: list[dict[str, Any]],
+        environment: Mapping[str, Any],
         preload: Iterable[str],
         stdin_rank: int | None,
         hook: str,
@@ -60,13 +62,13 @@ class Members:
         self.own_meeting = own_meeting
         """The ranks bring themselves together; they only want a port that nobody has."""
         self.agent, self.commands, self.hook, self.floor = agent, commands, hook, floor
+        self.environment = environment
+        """Of the ranks of this node, as the plan says; `ranks` has what each has alone."""
         self.preload = ["torch", "torch.distributed", *preload]
         self.ranks: list[int] = [rank["rank"] for command in commands for rank in command["ranks"]]
         self.forks = any(command["forks"] for command in commands)
         self.store_waits = all(command["python_at"] is None for command in commands)
         """The store is started when the first rank asks for it."""
-        self.defaults: dict[str, str] = {}
-        """Variables known since the attempt began, for ranks that have none of that name."""
         self.deaf = False
         """This Python does not reach the hook."""
         self.told_early = False
@@ -91,7 +93,7 @@ class Members:
         self.attempt, self.folder = 0, ""
         self.ordered: set[int] = set()
         """Orders that the warm interpreter has not answered yet."""
-        self.waiting: tuple[int, str, Mapping[str, str]] | None = None
+        self.waiting: tuple[int, str, Late] | None = None
         self.guests: Guests | None = None
         """The ranks, where a foreign launcher starts them."""
         self.tasks = guests is not None and guests["tasks"]
@@ -123,14 +125,16 @@ class Members:
         else:
             self.agent.emit("ready", fork=False, why="")
 
-    def env(self, command: Mapping[str, Any]) -> dict[str, str]:
-        """The environment of a command on this node."""
-        env = dict(os.environ)
-        for name, value in command["defaults"].items():
-            env.setdefault(name, value)
-        env.update(self.agent.term)
-        env.update(command["env"])
-        return env
+    def env(self) -> dict[str, str]:
+        """The environment of what is started before an attempt: of ranks, as far as all have the same; or of the
+        launcher that starts them."""
+        plan = self.environment if self.guests is None else self.commands[0]
+        return environment(os.environ, plan, self.node_values, early=True)
+
+    @property
+    def node_values(self) -> dict[str, str]:
+        """What the plan could not know of this node."""
+        return {"PATH": os.environ.get("PATH", os.defpath), "MUSTER_PYTHON": sys.executable}
 
     def argv(self, command: Mapping[str, Any]) -> list[str]:
         """Its words, with this agent's own interpreter where one stands."""
@@ -146,7 +150,7 @@ class Members:
         proof = Hooked()
         seen: list[dict[str, Any]] = []
         with self.files("proof") as files:
-            proof.start(argv, self.env(command), command["cwd"], files, self.hook_folder, mode="prove")
+            proof.start(argv, self.env(), command["cwd"], files, self.hook_folder, mode="prove")
         self.names[proof.pid] = "proof"
 
         def heard() -> None:
@@ -179,7 +183,7 @@ class Members:
         from muster.agent import ahead  # only now: the other process is on its way, and this takes some milliseconds
 
         command = self.forking()
-        env = self.rank_env(command)
+        env = self.rank_env()
         self.ahead = ahead.read(self.argv(command), command["cwd"], list(path), env)
         self.need_plain(ahead.why_plain(self.ahead, (), env, physical_cores()))
 
@@ -187,9 +191,10 @@ class Members:
         """The command whose ranks are forked."""
         return next(command for command in self.commands if command["forks"])
 
-    def rank_env(self, command: Mapping[str, Any]) -> dict[str, str]:
-        """The environment with which a rank of this command starts, as far as it is known before an attempt."""
-        return {**self.env(command), **command["ranks"][0]["env"]}
+    def rank_env(self) -> dict[str, str]:
+        """The environment with which a rank starts, as far as it is known before an attempt."""
+        own = self.environment["ranks"][str(self.ranks[0])]
+        return environment(os.environ, self.environment, self.node_values, own, early=True)
 
     def need_plain(self, why: str) -> None:
         """If there is a reason, end the warm interpreter and start plain ones."""
@@ -211,7 +216,7 @@ class Members:
         with self.files("warm") as files:
             warm.start(
                 self.argv(command),
-                self.env(command),
+                self.env(),
                 command["cwd"],
                 files,
                 self.hook_folder,
@@ -266,7 +271,7 @@ class Members:
             return ""
         from muster.agent.ahead import why_plain
 
-        return why_plain(self.ahead, message["reads"], self.rank_env(self.forking()), physical_cores())
+        return why_plain(self.ahead, message["reads"], self.rank_env(), physical_cores())
 
     def plain(self, why: str) -> None:
         """Start plain interpreters instead of forking."""
@@ -317,7 +322,7 @@ class Members:
             return
         fd = listener.fileno()
         conf = {"mode": "store", "fd": fd, "store": [self.host, port]}
-        env = hooked(self.env(self.commands[0]), self.hook_folder, **conf)
+        env = hooked(self.env(), self.hook_folder, **conf)
         try:
             # as a script: this Python may read neither PYTHONPATH nor sitecustomize
             argv = [sys.executable, os.path.join(self.hook_folder, "sitecustomize.py")]
@@ -338,7 +343,7 @@ class Members:
 
     # ---- ranks ------------------------------------------------------------------------------------------------------
 
-    def start(self, attempt: int, folder: str, late: Mapping[str, str]) -> None:
+    def start(self, attempt: int, folder: str, late: Late) -> None:
         """Start all ranks of this node."""
         self.attempt, self.folder, self.ends = attempt, folder, {}
         self.waiting = None
@@ -353,12 +358,14 @@ class Members:
         for rank, _ in self.each_rank():
             self.agent.links.add(rank["rank"], rank["local_rank"])
         if self.guests is not None:
-            self.guests.start(late)
+            self.guests.start({**late, **self.node_values})
         elif warm is not None:
-            children = {}
-            for rank, command in self.each_rank():
+            children, shared = {}, self.env()
+            for rank, _ in self.each_rank():
+                own = self.environment["ranks"][str(rank["rank"])]
+                env = self.env_of(rank["rank"], late)
                 children[f"rank:{rank['rank']}"] = {
-                    "env": self.own_env(rank, self.env(command), late),
+                    "env": {name: env[name] for name in env if name in own or shared.get(name) != env[name]},
                     "cpus": rank["cpus"],
                     **self.agent.logs.outlets(rank["rank"])._asdict(),
                     "stdin": rank["rank"] == self.stdin_rank,
@@ -376,21 +383,17 @@ class Members:
         """(rank, its command) of this node."""
         return [(rank, command) for command in self.commands for rank in command["ranks"]]
 
-    def own_env(
-        self, rank: Mapping[str, Any], command_env: Mapping[str, str], late: Mapping[str, str]
-    ) -> dict[str, str]:
-        """The variables that are this rank's alone, or this attempt's."""
-        path = rank_file(self.folder, rank["rank"], "error.json")
-        unset = {name: value for name, value in self.defaults.items() if name not in command_env}
-        return dict(unset, **rank["env"], TORCHELASTIC_ERROR_FILE=path, **late)
+    def env_of(self, rank: int, late: Late) -> dict[str, str]:
+        """The whole environment of a rank that is started here, in this attempt."""
+        known = {**late, **self.node_values, "ERROR_FILE": rank_file(self.folder, rank, "error.json")}
+        return environment(os.environ, self.environment, known, self.environment["ranks"][str(rank)])
 
-    def start_plain(self, late: Mapping[str, str]) -> None:
+    def start_plain(self, late: Late) -> None:
         """Start one process a rank."""
         for rank, command in self.each_rank():
             number = rank["rank"]
             outlets = self.agent.logs.outlets(number)
-            env = self.env(command)
-            env = dict(env, **self.own_env(rank, env, late))
+            env = self.env_of(number, late)
             if command["python_at"] is not None and not self.deaf:
                 stack, pipes = stack_file(self.folder, number), outlets.pipes
                 env = hooked(env, self.hook_folder, mode="rank", stack=stack, pipes=pipes)

@@ -8,7 +8,6 @@ tells how it ended: a launcher may hide a status, this does not.
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import stat
@@ -21,6 +20,7 @@ from typing import Any, Callable
 from muster.agent import system
 from muster.agent.descriptors import open_standard_descriptors
 from muster.agent.dialects import Identity, detect
+from muster.agent.environment import environment
 from muster.agent.local import AGENT, TOKEN, Sockets
 from muster.agent.protocol import Unpacker, pack
 from muster.agent.warm import hooked
@@ -35,9 +35,6 @@ _NOTED = 10.0
 
 _BUSY = 60.0
 """Seconds for which an agent is asked again that takes no connection: many ranks may come at once."""
-
-_ROLE = "default"
-"""What the workers of torchrun are where nobody says otherwise."""
 
 CANNOT = 125
 """The exit status where there is no agent, or it refuses."""
@@ -61,7 +58,7 @@ def main(words: list[str]) -> int:
     order = _join(agent, me)
     if "refused" in order:
         return _refuse(order["refused"])
-    return _see_through(agent, order, lambda: _start(order, me, given))
+    return _see_through(agent, order, lambda: _start(order, given))
 
 
 def reach(run: str, words: list[str], env: Mapping[str, str] | None = None) -> int:
@@ -118,45 +115,12 @@ def _answer(agent: socket.socket) -> dict[str, Any]:
             return {}
 
 
-def names(me: Identity, order: Mapping[str, Any], role: str) -> dict[str, str]:
-    """torchrun's variables for this rank; what the launcher does not say is what was planned."""
-    plan: Mapping[str, int] = order["place"]
-    local = me.local_rank if me.local_rank is not None else plan["local_rank"]
-    size = me.local_world_size if me.local_world_size is not None else plan["local_world_size"]
-    node = me.node_rank if me.node_rank is not None else plan["node"]
-    world = me.world_size if me.world_size is not None else plan["world_size"]
-    found = {"RANK": me.rank, "LOCAL_RANK": local, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": size, "GROUP_RANK": node}
-    found.update(GROUP_WORLD_SIZE=plan["nodes"], ROLE_RANK=me.rank, ROLE_WORLD_SIZE=world)
-    return {name: str(value) for name, value in found.items()} | {"ROLE_NAME": role}
-
-
-def environment(order: Mapping[str, Any], me: Identity, env: Mapping[str, str]) -> dict[str, str]:
-    """The variables of the rank: the launcher's, then torchrun's names, then those of the run."""
-    role = order["role"]
-    if role == _ROLE and me.launcher == "torchrun":
-        role = env.get("ROLE_NAME", role)  # that of --launcher-args
-    found = {**(_of_own_step(env, order["step"]) if order["step"] else env), **names(me, order, role)}
-    # as on the whole node: some launchers give each rank GPUs of their own counting, or none
-    found.pop("CUDA_VISIBLE_DEVICES", None)
-    found.update(order["visible"])
-    for name, value in order["defaults"].items():
-        found.setdefault(name, value)
-    found.update(order["env"])
+def environment_of(order: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, str]:
+    """The variables of the rank, over what the launcher passes on."""
+    found = environment(env, order["environment"], {})
     if order["hook"]:
         found = hooked(found, order["hook"], mode="rank", stack=order["stack"], pipes=order["pipes"])
     return found
-
-
-def _of_own_step(env: Mapping[str, str], step: str) -> dict[str, str]:
-    """The environment of a task; of its scheduler only what is true of its step alone (`step` is a pattern).
-
-    How srun was to lay out tasks says nothing of the ranks.
-    """
-    return {
-        name: value
-        for name, value in env.items()
-        if not name.startswith(("SLURM_", "SLURMD_", "SRUN_")) or re.fullmatch(step, name)
-    }
 
 
 def inside(me: Identity, run: str) -> None:
@@ -269,12 +233,12 @@ def _files(order: Mapping[str, Any]) -> tuple[int, int, int]:
     return stdin, system.open_first(order["out"]), system.open_first(order["err"])
 
 
-def _start(order: Mapping[str, Any], me: Identity, given: list[str]) -> int:
+def _start(order: Mapping[str, Any], given: list[str]) -> int:
     """Start the program of the rank; gives its pid."""
     argv = list(order["argv"])
     if order["args_at"] is not None:
         argv[order["args_at"] : order["args_at"]] = given
-    env = environment(order, me, os.environ)
+    env = environment_of(order, os.environ)
     return system.launch(argv, env, order["cwd"], *_files(order), cpus=order["cpus"])
 
 
@@ -284,7 +248,7 @@ def _fork(order: Mapping[str, Any], me: Identity) -> int:
     import runpy
     import traceback
 
-    parent, env = os.getpid(), environment({**order, "hook": ""}, me, os.environ)
+    parent, env = os.getpid(), environment_of({**order, "hook": ""}, os.environ)
     pid = system.fork()
     if pid:
         return pid

@@ -22,6 +22,7 @@ from muster.launchers import make_plan
 from muster.model import Plan, as_json
 from muster.options import RUN, UNLIKE_SBATCH, RunOptions, sbatch_hint
 from muster.parsing import Parsed, cut, from_environment, help_text, names_of, sbatch_names_of
+from muster.rank_env import of_each_rank
 from muster.record import Source
 
 if TYPE_CHECKING:
@@ -167,18 +168,29 @@ def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
         return _help("plan", "show what `muster run` would start, and start nothing")
     context = _context(["plan", *words], parsed, options, env, began, "plan")
     asked, run_id, store = context.asked, context.run_id, context.store
-    if options.slurm:
+    if options.slurm and not options.json:
         from muster.commands.submit import request, script_of
 
         run_dir = store.path(run_id)
         print(script_of(request(asked, options, run_dir), asked, options, run_dir), end="")
         return 0
-    nodes = nodes_there(asked, None, options.ranks or ()) if asked.hosts else nodes_here(asked, options, env)
+    if options.slurm:
+        from muster.commands.submit import nodes_to_come
+
+        nodes = nodes_to_come(asked, options, store.path(run_id))
+    elif asked.hosts:
+        nodes = nodes_there(asked, None, options.ranks or ())
+    else:
+        nodes = nodes_here(asked, options, env)
     planned = make_plan(asked.job, nodes, run_id)
     if options.json:
         import json
 
-        print(json.dumps({"run": run_id, **hidden(as_json(planned), shown)}, indent=1))
+        # ranks have what their node has; on this machine that is known
+        inherited = {"env": dict(sorted(env.items()))} if asked.job.place == "local" and not asked.job.setup else None
+        whole = {**planned._asdict(), "ranks": of_each_rank(planned), "inherited": inherited}
+        del whole["environments"]
+        print(json.dumps({"run": run_id, **hidden(as_json(whole), shown)}, indent=1))
     else:
         print(plan_in_words(planned, run_id, str(store.root / "runs"), options.show_env))
     return 0

@@ -15,11 +15,11 @@ from muster.agent.keep import ARCHIVE
 from muster.commands.context import RunContext, Viewer, job_record, tell_progress
 from muster.environ import is_secret, stands_open
 from muster.errors import Impossible, RunFailed
-from muster.hosts import fold_hosts, unfold_hosts
+from muster.hosts import Wanted, fold_hosts, shares, unfold_hosts
 from muster.inside import ASKED
 from muster.job import Asked, check_sizes
 from muster.launchers import make_plan
-from muster.model import Host, as_json
+from muster.model import Host, Node, as_json
 from muster.options import RunOptions
 from muster.ranks import layout
 from muster.schedulers import slurm
@@ -145,6 +145,30 @@ def _size(asked: Asked, options: RunOptions, nodelist: str) -> tuple[int | None,
     if nodes is None and options.gpus is not None:
         return None, None
     return nodes or 1, None
+
+
+def nodes_to_come(asked: Asked, options: RunOptions, run_dir: Path) -> tuple[Node, ...]:
+    """The nodes and ranks of a job that is not submitted yet, as far as the options tell; raises `Impossible`.
+
+    Nodes that `--nodelist` does not name have their number for a name.
+    """
+    wanted, each = request(asked, options, run_dir), asked.each
+    number = int(each) if each is not None and each.isdigit() else None
+    ranks = options.np
+    if number is None and wanted.nodes == 1:
+        number = ranks
+    if number is None or wanted.nodes is None:
+        raise Impossible(
+            "how many ranks each node gets is known when Slurm has given the nodes",
+            "say it for a plan: `-N 2 -g 8`",
+        )
+    nodelist = options.nodelist or ""
+    names = unfold_hosts(nodelist) if nodelist and "/" not in nodelist else []
+    if len(names) != wanted.nodes:
+        names = [f"node-{index}" for index in range(wanted.nodes)]
+    counts = shares([Wanted(name) for name in names], number, ranks)
+    threads = 0 if asked.threads_chosen else None
+    return layout((Host(name, threads=threads), count or 0) for name, count in zip(names, counts))
 
 
 def script_of(wanted: slurm.Request, asked: Asked, options: RunOptions, run_dir: Path) -> str:

@@ -105,7 +105,6 @@ def run_there(context: RunContext) -> int:
                     clock=clock_of(link.offset),
                 ),
                 "own_run_dir": not shared,
-                "path_first": asked.job.place != "local",
             }
             for link, (run_dir, shared) in zip(links, shares)
         ]

@@ -24,8 +24,6 @@ class Launcher(NamedTuple):
     """A program that has to be there."""
     places: tuple[str, ...] = ("local", "ssh", "slurm")
     """The places at which it works."""
-    tasks: bool = False
-    """On Slurm each rank is a task of Slurm, which signals it without muster."""
 
 
 def make_plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
@@ -48,7 +46,7 @@ LAUNCHERS: dict[str, Launcher] = {
     "torchrun": Launcher("torchrun", "starts one torchrun a node"),
     "launch": Launcher("launch", "starts one `python -m torch.distributed.launch` a node"),
     "spawn": Launcher("spawn", "spawns the ranks of a node by torch.multiprocessing"),
-    "srun": Launcher("srun", "starts one task of Slurm a rank", program="srun", places=("slurm",), tasks=True),
+    "srun": Launcher("srun", "starts one task of Slurm a rank", program="srun", places=("slurm",)),
     "mpirun": Launcher("mpirun", "starts the ranks by Open MPI's or MPICH's mpirun", program="mpirun"),
     "accelerate": Launcher("accelerate", "starts one `accelerate launch` a node", package="accelerate==1.15.0"),
     "deepspeed": Launcher("deepspeed", "starts one `deepspeed` a node", package="deepspeed==0.19.8"),
@@ -57,7 +55,6 @@ LAUNCHERS: dict[str, Launcher] = {
         "submits the ranks by an executor of submitit, the local one or that of Slurm",
         package="submitit==1.5.4",
         places=("local", "slurm"),
-        tasks=True,
     ),
     "ray": Launcher("ray", "starts a cluster of Ray, and a TorchTrainer on it", package="ray[train]==2.60.0"),
 }

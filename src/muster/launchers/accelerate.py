@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from muster.launchers.foreign import ADDRESS, FOLDER, PORT, PYTHON, each_node, equal_shares, shim
-from muster.model import Job, Node, Plan
-from muster.ranks import environment, shared_environment
+from muster.launchers.foreign import each_node, equal_shares, own_file, shim
+from muster.model import Job, Late, Node, Plan, Text
+from muster.rank_env import of_launcher_of_one_rank
 
 # MULTI_GPU goes through torchrun's code, which starts all ranks with or without GPUs; with MULTI_CPU or `--cpu`
 # accelerate 1.15 starts one, and ends with status 0
@@ -28,21 +28,17 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     several = processes > 1
     kind = "MULTI_GPU" if several else "NO"
     text = _CONFIGURATION.format(kind=kind, machines=len(nodes), processes=processes)
-    words = {
+    configuration = own_file("accelerate.yaml", text)
+    configured: Text = "--config_file=" + configuration.path
+    words: dict[int, tuple[Text, ...]] = {
         node.number: (
-            *(PYTHON, "-m", "accelerate.commands.launch", f"--config_file={FOLDER}/accelerate.yaml"),
+            *(Late.PYTHON, "-m", "accelerate.commands.launch", configured),
             *(["--multi_gpu"] if several else []),
             *(f"--num_machines={len(nodes)}", f"--num_processes={processes}", f"--machine_rank={node.number}"),
-            *(f"--main_process_ip={ADDRESS}", f"--main_process_port={PORT}", *job.launcher_args),
-            *shim(run_id),
+            *("--main_process_ip=" + Late.MASTER_ADDR, "--main_process_port=" + Late.MASTER_PORT),
+            *(*job.launcher_args, *shim(run_id)),
         )
         for node in nodes
     }
-    made = each_node(job, nodes, run_id, words, {"accelerate.yaml": text})
-    if several:
-        return made
-    # one process is started without a word of ranks
-    rank = nodes[0].ranks[0]
-    names = {**environment(rank), **shared_environment(rank, run_id, job.max_restarts, job.role, job.signals_to_handle)}
-    names.update(MASTER_ADDR=ADDRESS, MASTER_PORT=PORT, TORCHELASTIC_USE_AGENT_STORE="False")
-    return made._replace(commands=tuple(command._replace(env={**command.env, **names}) for command in made.commands))
+    env = {} if several else of_launcher_of_one_rank(job, nodes[0].ranks[0], run_id)
+    return each_node(job, nodes, run_id, words, [configuration], env=env)

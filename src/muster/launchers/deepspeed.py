@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from muster.launchers.foreign import ADDRESS, FOLDER, PORT, PYTHON, each_node, shim
-from muster.model import Job, Node, Plan
+from muster.launchers.foreign import each_node, own_file, shim
+from muster.model import Job, Late, Node, Plan
 
 
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     """One command a node. Nodes may have different numbers of ranks."""
-    hosts = "".join(f"{node.host.name} slots={len(node.ranks)}\n" for node in nodes)
+    text = "".join(f"{node.host.name} slots={len(node.ranks)}\n" for node in nodes)
+    hosts = own_file("hostfile", text)
     words = {
         node.number: (
-            *(PYTHON, "-m", "deepspeed.launcher.runner", f"--hostfile={FOLDER}/hostfile", "--force_multi"),
-            *("--no_ssh", f"--node_rank={node.number}", f"--master_addr={ADDRESS}", f"--master_port={PORT}"),
+            *(Late.PYTHON, "-m", "deepspeed.launcher.runner", "--hostfile=" + hosts.path, "--force_multi"),
+            *("--no_ssh", f"--node_rank={node.number}"),
+            *("--master_addr=" + Late.MASTER_ADDR, "--master_port=" + Late.MASTER_PORT),
             *(*job.launcher_args, *shim(run_id)),
         )
         for node in nodes
     }
-    return each_node(job, nodes, run_id, words, {"hostfile": hosts})
+    return each_node(job, nodes, run_id, words, [hosts])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from muster.launchers.common import node_defaults, node_environment, python_argv
+from muster.launchers.common import python_argv
 from muster.model import Command, Job, Node, Plan, Rank
+from muster.rank_env import of_ranks
 from muster.ranks import fill
 
 
@@ -16,8 +17,6 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
             node=node.number,
             argv=tuple(_filled(word, rank, run_id) for word in job.wrap) + argv,
             ranks=(rank,),
-            env=node_environment(job, node, run_id),
-            defaults=node_defaults(job, node),
             cwd=job.cwd,
             python_at=len(job.wrap) if python else None,
             # a shell or a profiler passes no signal on to what it started, so all of them get it
@@ -26,7 +25,7 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
         for node in nodes
         for rank in node.ranks
     )
-    return Plan(job, nodes, commands)
+    return Plan(job, nodes, commands, of_ranks(job, nodes, run_id))
 
 
 def _filled(word: str, rank: Rank, run_id: str) -> str:

@@ -1,30 +1,29 @@
-"""What foreign launchers share: they start a shim for each rank, and it asks the agent of its machine what to run."""
+"""What external launchers share: they start a shim for each rank, and it asks the agent of its machine what to run."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from muster.errors import Impossible
 from muster.launchers.common import python_argv
-from muster.model import Command, Guests, Job, Node, Plan
+from muster.model import Command, Guests, Job, Late, Node, Plan, Text, TextFile, Variables
+from muster.rank_env import defaults_of_launcher, of_external_ranks, of_launcher
 
-PYTHON = "$MUSTER_PYTHON"
-"""Stands for the interpreter on the node. Such words are filled in when an attempt starts."""
-SHIM = "$MUSTER_RANK"
-FOLDER = "$MUSTER_FOLDER"
-"""Where the files of a command lie."""
-SCRATCH = "$MUSTER_SCRATCH"
-"""A folder with a short name, on each machine, that goes with the run."""
-ADDRESS, PORT = "$MASTER_ADDR", "$MASTER_PORT"
+_NOTHING: Variables = MappingProxyType({})
 
 
-def shim(run_id: str) -> tuple[str, ...]:
+def shim(run_id: str) -> tuple[Text, ...]:
     """What a launcher is given in place of the script and its arguments."""
-    return (SHIM, run_id)
+    return (Late.SHIM, run_id)
 
 
-def guests(job: Job, run_id: str) -> Guests:
+def own_file(name: str, text: Text) -> TextFile:
+    """A file in the launcher's own directory."""
+    return TextFile(Late.FOLDER + f"/{name}", text)
+
+
+def guests(job: Job, tasks: bool = False) -> Guests:
     """What each rank runs in the end; raises `Impossible` for options that need ranks of muster's own."""
     for option, value in (("--wrap", job.wrap), ("--preload", job.preload), ("--stdin", job.stdin is not None)):
         if value:
@@ -36,68 +35,63 @@ def guests(job: Job, run_id: str) -> Guests:
     argv = python_argv(job) if python else job.program.argv
     # a program that is no Python knows nothing of `--local-rank`
     args_at = len(argv) - len(job.program.argv) + 1 if python else None
-    return Guests(
-        argv=argv,
-        python_at=0 if python else None,
-        args_at=args_at,
-        env={"TORCHELASTIC_RUN_ID": run_id, "TORCHELASTIC_MAX_RESTARTS": str(job.max_restarts), **job.env},
-        group=not python,
-    )
+    return Guests(argv=argv, python_at=0 if python else None, args_at=args_at, group=not python, tasks=tasks)
 
 
 def each_node(
     job: Job,
     nodes: tuple[Node, ...],
     run_id: str,
-    words: Mapping[int, Sequence[str]],
-    files: Mapping[str, str] | None = None,
+    words: Mapping[int, Sequence[Text]],
+    files: Sequence[TextFile] = (),
     own_meeting: bool = True,
+    env: Variables = _NOTHING,
 ) -> Plan:
-    """A plan of one launcher on each node; `words` are its command line there."""
-    # what is built on torchrun kills the other ranks after a time of its own
-    grace = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(job.grace))}
-    commands = tuple(_command(job, node.number, node, run_id, words[node.number], files or {}) for node in nodes)
-    commands = tuple(command._replace(env={**grace, **command.env}) for command in commands)
-    return Plan(job, nodes, commands, guests(job, run_id), own_meeting)
+    """A plan of one launcher on each node; `words` are its command line there, `env` is what it needs beside."""
+    commands = tuple(
+        _command(job, node, words[node.number], files, of_launcher(job, node, run_id, env, elastic=True))
+        for node in nodes
+    )
+    return Plan(job, nodes, commands, of_external_ranks(job, nodes, run_id, own_meeting), guests(job), own_meeting)
 
 
 def at_head(
     job: Job,
     nodes: tuple[Node, ...],
     run_id: str,
-    words: Sequence[str],
-    files: Mapping[str, str] | None = None,
+    words: Sequence[Text],
+    files: Sequence[TextFile] = (),
     unset: str = "",
-    env: Mapping[str, str] | None = None,
+    env: Variables = _NOTHING,
     own_meeting: bool = False,
+    tasks: bool = False,
 ) -> Plan:
-    """A plan of one launcher, on node 0, which starts the ranks of all nodes."""
+    """A plan of one launcher, on node 0, which starts the ranks of all nodes; on Slurm as its `tasks`."""
     other = [node.host for node in nodes if node.host.python not in ("", job.python)]
     if other:
         raise Impossible(
             f"--python {other[0].name}:{other[0].python}: {job.launcher} starts the same Python on all hosts",
             "use `--launcher torchrun`, or one path for all",
         )
-    command = _command(job, 0, nodes[0], run_id, words, files or {})
-    command = command._replace(unset=unset, env={**command.env, **(env or {})})
-    return Plan(job, nodes, (command,), guests(job, run_id), own_meeting)
+    command = _command(job, nodes[0], words, files, of_launcher(job, nodes[0], run_id, env, unset), unset)
+    environments = of_external_ranks(job, nodes, run_id, own_meeting, tasks)
+    return Plan(job, nodes, (command,), environments, guests(job, tasks), own_meeting)
 
 
-def _command(job: Job, number: int, node: Node, run_id: str, words: Sequence[str], files: Mapping[str, str]) -> Command:
-    env = {"TORCHELASTIC_RUN_ID": run_id}
-    if node.host.gpus:
-        env["CUDA_VISIBLE_DEVICES"] = ",".join(node.host.gpus)
+def _command(
+    job: Job, node: Node, words: Sequence[Text], files: Sequence[TextFile], env: Variables, unset: str = ""
+) -> Command:
     return Command(
-        node=number,
+        node=node.number,
         argv=tuple(words),
         ranks=(),
-        env={**env, **job.env},
-        # else torchrun and others choose one thread and say so
-        defaults={"OMP_NUM_THREADS": str(node.host.threads)} if node.host.threads else {},
         cwd=job.cwd,
         python_at=None,
         launcher=job.launcher,
-        files=files,
+        files=tuple(files),
+        env=env,
+        defaults=defaults_of_launcher(node),
+        unset=unset,
     )
 
 

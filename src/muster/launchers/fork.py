@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from muster.errors import Impossible
-from muster.launchers.common import node_defaults, node_environment, python_argv
+from muster.launchers.common import python_argv
 from muster.model import Command, Job, Node, Plan
+from muster.rank_env import of_ranks
 
 
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
@@ -24,11 +25,9 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
             node=node.number,
             argv=python_argv(job),
             ranks=node.ranks,
-            env=node_environment(job, node, run_id),
-            defaults=node_defaults(job, node),
             cwd=job.cwd,
             forks=True,
         )
         for node in nodes
     )
-    return Plan(job, nodes, commands)
+    return Plan(job, nodes, commands, of_ranks(job, nodes, run_id))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from muster.launchers.foreign import ADDRESS, PORT, PYTHON, each_node, equal_shares, shim
-from muster.model import Job, Node, Plan
+from muster.launchers.foreign import each_node, equal_shares, shim
+from muster.model import Job, Late, Node, Plan
 
 
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
@@ -11,9 +11,10 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     each = equal_shares(job, nodes)
     words = {
         node.number: (
-            *(PYTHON, "-W", "ignore::FutureWarning", "-m", "torch.distributed.launch"),
+            *(Late.PYTHON, "-W", "ignore::FutureWarning", "-m", "torch.distributed.launch"),
             *(f"--nnodes={len(nodes)}", f"--node-rank={node.number}", f"--nproc-per-node={each}"),
-            *(f"--master-addr={ADDRESS}", f"--master-port={PORT}", *job.launcher_args, *shim(run_id)),
+            *("--master-addr=" + Late.MASTER_ADDR, "--master-port=" + Late.MASTER_PORT),
+            *(*job.launcher_args, *shim(run_id)),
         )
         for node in nodes
     }

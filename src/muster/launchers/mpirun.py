@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-from muster.launchers.foreign import FOLDER, PYTHON, SCRATCH, SHIM, at_head, shim
-from muster.model import Job, Node, Plan
+from muster.launchers.foreign import at_head, own_file, shim
+from muster.model import Job, Late, Node, Plan, Template, Text, TextFile
 
 _SCRIPT = """#!/bin/sh
 # {program} tells by itself which MPI it is of
@@ -50,19 +50,22 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     names = _names(nodes)
     places = ",".join(f"{names[node.host.name]}:{len(node.ranks)}" for node in nodes)
     several = len(nodes) > 1
-    openmpi = f"-np {ranks} --host {places} --map-by slot --bind-to none --allow-run-as-root --mca plm rsh"
+    openmpi: Text = f"-np {ranks} --host {places} --map-by slot --bind-to none --allow-run-as-root --mca plm rsh"
     # the ranks meet by torch, and load none of MPI's own ways
     # a daemon looks for the first word of that agent on its own host too, and dies silently without it: the file is on
     # the host of mpirun alone, and all have a shell
-    reach = f"'/bin/sh {SCRATCH}/reach'"
-    daemons = f"--mca plm_rsh_agent {reach} --mca plm_rsh_no_tree_spawn 1 --mca orte_keep_fqdn_hostnames 1"
-    openmpi += f" {daemons}" if several else ""
-    mpich = f"-n {ranks} -hosts {places}" + (f" -launcher rsh -launcher-exec {SCRATCH}/reach" if several else "")
-    script = _SCRIPT.format(program=program, openmpi=openmpi, mpich=mpich)
+    agent = Late.SCRATCH + "/reach"
+    mpich: Text = f"-n {ranks} -hosts {places}"
+    if several:
+        openmpi += " --mca plm_rsh_agent '/bin/sh " + agent + "'"
+        openmpi += " --mca plm_rsh_no_tree_spawn 1 --mca orte_keep_fqdn_hostnames 1"
+        mpich += " -launcher rsh -launcher-exec " + agent
+    start = own_file("start", Template.of(_SCRIPT, program=program, openmpi=openmpi, mpich=mpich))
     other = {name: given for name, given in names.items() if several and given != name}
     back = [f'[ "$1" = {given} ] && shift && set -- {name} "$@"\n' for name, given in other.items()]
     # Open MPI takes a space in that name, as there may be one in the folder of muster, for the end of it
-    text = _REACH.format(python=PYTHON, shim=SHIM, run=run_id, names="".join(back))
-    files = {"start": script, f"{SCRATCH}/reach": text}
-    words = (f"{FOLDER}/start", *args, PYTHON, *shim(run_id))
-    return at_head(job, nodes, run_id, words, files, unset="SLURM_.*|PMI_.*|PMIX_.*|OMPI_.*|PRTE_.*|MPI_LOCAL.*")
+    reach = TextFile(agent, Template.of(_REACH, python=Late.PYTHON, shim=Late.SHIM, run=run_id, names="".join(back)))
+    words = (start.path, *args, Late.PYTHON, *shim(run_id))
+    return at_head(
+        job, nodes, run_id, words, [start, reach], unset="SLURM_.*|PMI_.*|PMIX_.*|OMPI_.*|PRTE_.*|MPI_LOCAL.*"
+    )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from muster.launchers.foreign import ADDRESS, FOLDER, PYTHON, SCRATCH, at_head, shim
-from muster.model import Job, Node, Plan
+from muster.launchers.foreign import at_head, own_file, shim
+from muster.model import Job, Late, Node, Plan
 
 _DRIVER = """import os
 import random
@@ -95,6 +95,8 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     """One command, on node 0. Each node of Ray has as many cores as ranks, so that they lie as planned."""
     shares = [f"{node.host.name}:{len(node.ranks)}" for node in nodes]
     ranks = sum(len(node.ranks) for node in nodes)
-    words = (PYTHON, f"{FOLDER}/train.py", ADDRESS, "0", str(ranks), SCRATCH, *shares, "--", PYTHON)
+    driver = own_file("train.py", _DRIVER)
+    numbers = (Late.MASTER_ADDR, "0", str(ranks), Late.SCRATCH)
+    words = (Late.PYTHON, driver.path, *numbers, *shares, "--", Late.PYTHON, *shim(run_id))
     # Ray Train lets its workers meet too, at a port of its own: what they start meets at muster's store
-    return at_head(job, nodes, run_id, (*words, *shim(run_id)), {"train.py": _DRIVER})
+    return at_head(job, nodes, run_id, words, [driver])

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from muster.errors import Impossible
 from muster.launchers.common import python_argv
-from muster.launchers.foreign import FOLDER, PYTHON, each_node, guests, shim
-from muster.model import Command, Job, Node, Plan
+from muster.launchers.foreign import each_node, guests, own_file, shim
+from muster.model import Command, Job, Late, Node, Plan
+from muster.rank_env import of_parents
 from muster.ranks import layout
 
 _DRIVER = """import sys
@@ -39,39 +40,29 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
         )
     if job.spawns:
         return _parents(job, nodes, run_id)
+    driver = own_file("spawn.py", _DRIVER)
     words = {
         node.number: (
-            *(PYTHON, f"{FOLDER}/spawn.py", *shim(run_id), str(node.ranks[0].rank)),
+            *(Late.PYTHON, driver.path, *shim(run_id), str(node.ranks[0].rank)),
             *(str(node.ranks[0].world_size), str(len(node.ranks)), str(node.number)),
         )
         for node in nodes
     }
-    return each_node(job, nodes, run_id, words, {"spawn.py": _DRIVER}, own_meeting=False)
+    return each_node(job, nodes, run_id, words, [driver], own_meeting=False)
 
 
 def _parents(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
-    guests(job, run_id)  # refuses what needs ranks of muster's own
-    world, count = sum(len(node.ranks) for node in nodes), len(nodes)
+    guests(job)  # refuses what needs ranks of muster's own
     parents = layout((node.host, 1) for node in nodes)
     commands = tuple(
         Command(
             node=node.number,
             argv=python_argv(job),
             ranks=parents[node.number].ranks,
-            env={
-                "NODE_RANK": str(node.number),
-                "NNODES": str(count),
-                "NPROC_PER_NODE": str(len(node.ranks)),
-                "LOCAL_WORLD_SIZE": str(len(node.ranks)),
-                "WORLD_SIZE": str(world),
-                "TORCHELASTIC_RUN_ID": run_id,
-                **({"CUDA_VISIBLE_DEVICES": ",".join(node.host.gpus)} if node.host.gpus else {}),
-                **job.env,
-            },
-            defaults={"OMP_NUM_THREADS": str(node.host.threads)} if node.host.threads else {},
             cwd=job.cwd,
             group=True,
         )
         for node in nodes
     )
-    return Plan(job, parents, commands, own_meeting=True)
+    environments = of_parents(job, nodes, parents, run_id)
+    return Plan(job, parents, commands, environments, own_meeting=True)

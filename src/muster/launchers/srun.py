@@ -5,8 +5,8 @@ from __future__ import annotations
 from muster.errors import Impossible
 from muster.fold import by_value
 from muster.hosts import fold_hosts
-from muster.launchers.foreign import FOLDER, PYTHON, at_head, shim
-from muster.model import Job, Node, Plan
+from muster.launchers.foreign import at_head, own_file, shim
+from muster.model import Job, Late, Node, Plan
 from muster.schedulers import slurm
 
 
@@ -23,6 +23,7 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
         )
     layout = "".join(f"{node.host.name}\n" for node in nodes for _ in node.ranks)
     ranks = sum(len(node.ranks) for node in nodes)
-    words = slurm.tasks(job.allocation, len(nodes), ranks, (*job.launcher_args, PYTHON, *shim(run_id)))
-    env = {"SLURM_HOSTFILE": f"{FOLDER}/hosts"}
-    return at_head(job, nodes, run_id, words, {"hosts": layout}, slurm.NOT_FOR_LAUNCHERS, env)
+    options = slurm.tasks(job.allocation or Late.SLURM_JOB_ID, len(nodes), ranks, job.launcher_args)
+    hosts = own_file("hosts", layout)
+    words = (*options, Late.PYTHON, *shim(run_id))
+    return at_head(job, nodes, run_id, words, [hosts], slurm.NOT_FOR_SLURM, {"SLURM_HOSTFILE": hosts.path}, tasks=True)

@@ -5,8 +5,8 @@ submitit's own batch script runs where it would: as a shell inside the job that 
 
 from __future__ import annotations
 
-from muster.launchers.foreign import FOLDER, PYTHON, at_head, shim
-from muster.model import Job, Node, Plan
+from muster.launchers.foreign import at_head, own_file, shim
+from muster.model import Job, Late, Node, Plan, Text
 from muster.schedulers import slurm
 
 _DRIVER = """import os
@@ -63,7 +63,7 @@ def tasks(job):
     return [job.task(number) for number in range(job.num_tasks)] if job.num_tasks > 1 else [job]
 
 
-SRUN = WORDS_OF_SRUN
+SRUN = [f"--jobid={inside}", *WORDS_OF_SRUN]
 sys.exit(main())
 """
 
@@ -71,10 +71,12 @@ sys.exit(main())
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     """One command, on node 0."""
     ranks = sum(len(node.ranks) for node in nodes)
-    options = slurm.tasks(job.allocation, len(nodes), ranks, ())[1:] if job.place == "slurm" else []
+    options = slurm.tasks("", len(nodes), ranks, ())[2:] if job.place == "slurm" else []
     driver = _DRIVER.replace("WORDS_OF_SRUN", repr(options))
-    layout = "".join(f"{node.host.name}\n" for node in nodes for _ in node.ranks)
-    words = (PYTHON, f"{FOLDER}/submit.py", f"{FOLDER}/submitit", PYTHON, str(ranks), str(len(nodes)))
-    env = {"SLURM_HOSTFILE": f"{FOLDER}/hosts"} if job.place == "slurm" else {}
-    files = {"submit.py": driver, "hosts": layout}
-    return at_head(job, nodes, run_id, (*words, PYTHON, *shim(run_id)), files, slurm.NOT_FOR_LAUNCHERS, env)
+    hosts = own_file("hosts", "".join(f"{node.host.name}\n" for node in nodes for _ in node.ranks))
+    submit = own_file("submit.py", driver)
+    words = (Late.PYTHON, submit.path, Late.FOLDER + "/submitit", Late.PYTHON, str(ranks), str(len(nodes)))
+    on_slurm = job.place == "slurm"
+    env: dict[str, Text] = {"SLURM_HOSTFILE": hosts.path} if on_slurm else {}
+    line = (*words, Late.PYTHON, *shim(run_id))
+    return at_head(job, nodes, run_id, line, [submit, hosts], slurm.NOT_FOR_SLURM, env, tasks=on_slurm)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from muster.launchers.foreign import ADDRESS, PORT, PYTHON, each_node, equal_shares, shim
-from muster.model import Job, Node, Plan
+from muster.launchers.foreign import each_node, equal_shares, shim
+from muster.model import Job, Late, Node, Plan, Text
 
 
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     """One command a node; the ranks of a node are torchrun's children there."""
     each = equal_shares(job, nodes)
     elastic = any(word.startswith(("--rdzv-backend", "--rdzv_backend")) for word in job.launcher_args)
-    meeting = (
-        [f"--rdzv-endpoint={ADDRESS}:{PORT}"] if elastic else [f"--master-addr={ADDRESS}", f"--master-port={PORT}"]
-    )
+    meeting: list[Text] = ["--master-addr=" + Late.MASTER_ADDR, "--master-port=" + Late.MASTER_PORT]
+    if elastic:
+        meeting = ["--rdzv-endpoint=" + Late.MASTER_ADDR + ":" + Late.MASTER_PORT]
     words = {
         node.number: (
-            *(PYTHON, "-m", "torch.distributed.run"),
+            *(Late.PYTHON, "-m", "torch.distributed.run"),
             *(f"--nnodes={len(nodes)}", f"--node-rank={node.number}", f"--nproc-per-node={each}"),
             *(f"--rdzv-id={run_id}", *meeting, "--max-restarts=0", *_host(elastic, node), *job.launcher_args),
             *shim(run_id),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from muster.agent.dialects import counts
 from muster.errors import Impossible
 from muster.hosts import fold_hosts, unfold_hosts
-from muster.model import Node, Rank
+from muster.model import Late, Node, Rank, Text
 
 # ---- asking for nodes -----------------------------------------------------------------------------------------------
 
@@ -278,8 +278,6 @@ _KEPT = (
 _OF_SLURM = r"(?:SLURM|SRUN|SBATCH|SALLOC|SQUEUE|SCANCEL|SINFO|SACCT|SCONTROL|PMI|PMI2|PMIX)_\w+"
 NOT_FOR_SLURM = rf"(?!(?:{_KEPT})$){_OF_SLURM}"
 """A pattern of variables from which Slurm's programs take options: of an outer step, or meant for other programs."""
-NOT_FOR_LAUNCHERS = rf"(?!SLURM_HOSTFILE$){NOT_FOR_SLURM}"
-"""The same for an srun that starts ranks: where they go stands in a file."""
 
 _FOR_SBATCH = (
     r"SBATCH_(ACCOUNT|PARTITION|QOS|RESERVATION|CONSTRAINT|TIMELIMIT|WCKEY|EXCLUSIVE|GRES|GPUS_PER_NODE"
@@ -291,39 +289,55 @@ _OF_TASKS = (
     r"SLURM_(NTASKS|NPROCS|N?TASKS_PER_NODE|STEP\w*|PROCID|LOCALID|NODEID|GTIDS|TASK_PID|DISTRIBUTION|CPUS_PER_TASK"
     r"|CPU_BIND\w*|MEM_BIND\w*|LAUNCH_\w+|SRUN_COMM_\w+|PRIO_PROCESS|UMASK|OPEN_MODE)|SRUN_DEBUG|PMI\w*"
 )
-"""Variables that tell tasks of Slurm apart or how they lie; ranks have their own, see `environment_of`."""
+"""Variables that tell tasks of Slurm apart or how they lie; ranks have their own, see `environment_of_node`."""
 
 
-OF_STEP = r"SLURM_(STEP_?ID|STEP_LAUNCHER_PORT|SRUN_COMM_\w+|TASK_PID|LAUNCH_NODE_IPADDR|PRIO_PROCESS|UMASK)"
+_OF_STEP = r"SLURM_(?:STEP_?ID|STEP_LAUNCHER_PORT|SRUN_COMM_\w+|TASK_PID|LAUNCH_NODE_IPADDR|PRIO_PROCESS|UMASK)"
 """Variables of a task that are true of the step alone in which it runs."""
 
+LAYOUT_OF_TASKS = rf"(?!(?:{_OF_STEP})$)(?:SLURMD?|SRUN)_.*"
+"""A pattern of variables of a task that tell how srun was to lay out tasks: that says nothing of the ranks."""
 
-def environment_of(rank: Rank, nodes: Sequence[Node], cpus: int | None = None) -> dict[str, str]:
-    """What srun would tell a rank, had it started one task a rank: scripts that ask Slurm who they are find that.
 
-    `cpus` are those of its node, where the job was asked for by CPUs of a task.
+def of_the_job(tasks: bool) -> str:
+    """A pattern of what Slurm tells of the job on a node, which launchers may drop.
+
+    Ranks that are `tasks` are in a step of their own, and know that themselves.
     """
-    each = [len(node.ranks) for node in nodes]
+    return rf"(?!(?:{_OF_STEP})$)SLURMD?_.*" if tasks else r"SLURMD?_.*"
+
+
+def environment_of_rank(rank: Rank) -> dict[str, Text]:
+    """What srun would tell this rank alone, had it started one task a rank."""
+    return {"SLURM_PROCID": str(rank.rank), "SLURM_LOCALID": str(rank.local_rank)}
+
+
+def environment_of_node(node: Node, nodes: Sequence[Node], job: str) -> dict[str, Text]:
+    """What srun would tell all ranks of a node: scripts that ask Slurm who they are find that.
+
+    `job` is the id of the job; while it is empty, what the allocation decides is not known yet.
+    """
+    each = [len(other.ranks) for other in nodes]
     lie = ",".join(f"{count}(x{times})" if times > 1 else str(count) for count, times in _repeated(each))
-    found = {
-        "SLURM_PROCID": str(rank.rank),
-        "SLURM_LOCALID": str(rank.local_rank),
-        "SLURM_NODEID": str(rank.node),
-        "SLURM_GTIDS": ",".join(str(other.rank) for other in nodes[rank.node].ranks),
-        "SLURM_NTASKS": str(rank.world_size),
-        "SLURM_NPROCS": str(rank.world_size),
-        "SLURM_NNODES": str(rank.nodes),
+    found: dict[str, Text] = {
+        "SLURM_NODEID": str(node.number),
+        "SLURM_GTIDS": ",".join(str(rank.rank) for rank in node.ranks),
+        "SLURM_NTASKS": str(sum(each)),
+        "SLURM_NPROCS": str(sum(each)),
+        "SLURM_NNODES": str(len(nodes)),
         "SLURM_TASKS_PER_NODE": lie,
-        "SLURM_STEP_NUM_TASKS": str(rank.world_size),
-        "SLURM_STEP_NUM_NODES": str(rank.nodes),
+        "SLURM_STEP_NUM_TASKS": str(sum(each)),
+        "SLURM_STEP_NUM_NODES": str(len(nodes)),
         "SLURM_STEP_TASKS_PER_NODE": lie,
-        "SLURM_STEP_NODELIST": fold_hosts(node.host.name for node in nodes),
+        "SLURM_STEP_NODELIST": fold_hosts(other.host.name for other in nodes) if job else Late.SLURM_STEP_NODELIST,
         "SLURM_DISTRIBUTION": "block",
     }
     if len(set(each)) == 1:
         found["SLURM_NTASKS_PER_NODE"] = str(each[0])
-    if cpus is not None:
-        found["SLURM_CPUS_PER_TASK"] = str(max(1, cpus // rank.local_world_size))
+    if not job:
+        found.update(SLURM_JOB_ID=Late.SLURM_JOB_ID, SLURM_CPUS_PER_TASK=Late.SLURM_CPUS_PER_TASK)
+    elif node.host.cpus_of_tasks is not None:
+        found["SLURM_CPUS_PER_TASK"] = str(max(1, node.host.cpus_of_tasks // len(node.ranks)))
     return found
 
 
@@ -386,9 +400,10 @@ def ended_tasks(said: str) -> dict[str, str]:
     return found
 
 
-def tasks(job: str, nodes: int, count: int, command: Sequence[str]) -> list[str]:
+def tasks(job: Text, nodes: int, count: int, command: Sequence[str]) -> list[Text]:
     """So many tasks on the nodes of a job, laid out by the file that SLURM_HOSTFILE names."""
-    words = ["srun", f"--jobid={job}", f"--nodes={nodes}", f"--ntasks={count}", "--distribution=arbitrary", "--overlap"]
+    words: list[Text] = ["srun", "--jobid=" + job, f"--nodes={nodes}", f"--ntasks={count}"]
+    words += ["--distribution=arbitrary", "--overlap"]
     words += ["--overcommit"]  # the job may have been made for fewer tasks than it now gets ranks
     words += ["--mpi=none", "--export=ALL", "--cpu-bind=none"]
     words += [f"--input={'0' if count == 1 else 'none'}"]  # to several tasks srun would send a copy each

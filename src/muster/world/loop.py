@@ -18,14 +18,13 @@ from muster.archive import build_shim
 from muster.fold import by_value
 from muster.hosts import fold_hosts, fold_values
 from muster.launchers import LAUNCHERS
-from muster.launchers.common import node_defaults
 from muster.model import Failure, Outcome, Plan, TerminalSize, as_json
 from muster.plurals import plural
 from muster.printable import line as safe
-from muster.ranks import environment, late_environment, named
+from muster.rank_env import first_on_path, late_values
+from muster.ranks import named
 from muster.report import signal_name, unable_in_words
 from muster.runs import Run
-from muster.schedulers import slurm
 from muster.stored import NOT_UNDERSTOOD
 from muster.supervise import (
     SIGKILL,
@@ -96,49 +95,35 @@ def prepare_fields(
     run_id: str,
     token: str,
     base: str = "",
-    cpus: int | None = None,
     reads: bool = True,
     clock: float | None = None,
 ) -> dict[str, Any]:
     """What an agent must know before it can start the ranks of its node.
 
-    `token` names the sockets of the run, `base` is where temporary files lie on all nodes; `cpus`: see
-    `slurm.environment_of`. `reads`: a terminal watches, from whose stdin a rank may read. `clock`: see `clock_of`.
+    `token` names the sockets of the run, `base` is where temporary files lie on all nodes. `reads`: a terminal watches,
+    from whose stdin a rank may read. `clock`: see `clock_of`.
     """
     job = plan.job
-    scheduled = {
-        rank.rank: slurm.environment_of(rank, plan.nodes, cpus)
-        for rank in plan.nodes[number].ranks
-        if job.place == "slurm"
+    # an external launcher may start any rank on any node
+    nodes = plan.nodes if plan.guests is not None else plan.nodes[number : number + 1]
+    own = {
+        str(rank.rank): variables
+        for node in nodes
+        for rank, variables in zip(node.ranks, plan.environments[node.number].ranks)
     }
-    commands = []
-    for command in plan.commands:
-        if command.node == number:
-            item = as_json(command)
-            for rank, entry in zip(command.ranks, item["ranks"]):
-                entry["env"] = {**environment(rank), **scheduled.get(rank.rank, {})}
-            commands.append(item)
     guests = None
     if plan.guests is not None:
-        places = {
-            str(rank.rank): {**rank._asdict(), "cpus": list(rank.cpus)} for node in plan.nodes for rank in node.ranks
-        }
-        own = {
+        guests = {
+            **as_json(plan.guests),
             "run_id": run_id,
-            "places": places,
+            "places": {str(rank.rank): as_json(rank) for node in nodes for rank in node.ranks},
             "cwd": job.cwd,
             "grace": job.grace,
-            "role": job.role,
             "shim": build_shim(token).hex(),
+            "token": token,
+            "base": base,
+            "short": job.launcher == "ray",
         }
-        own["scheduled"] = {str(rank): variables for rank, variables in scheduled.items()}
-        own["tasks"] = job.place == "slurm" and LAUNCHERS[job.launcher].tasks
-        own["step"] = slurm.OF_STEP if own["tasks"] else ""
-        own.update(token=token, base=base, short=job.launcher == "ray")
-        node = plan.nodes[number]
-        guests = {**as_json(plan.guests), **own, "defaults": node_defaults(job, node)}
-        if node.host.gpus:
-            guests["env"] = {"CUDA_VISIBLE_DEVICES": ",".join(node.host.gpus), **guests["env"]}
     return {
         "guests": guests,
         "own_meeting": plan.own_meeting,
@@ -147,13 +132,15 @@ def prepare_fields(
         "token": token,
         "node": number,
         "host": host,
-        "commands": commands,
+        "commands": [as_json(command) for command in plan.commands if command.node == number],
+        "environment": as_json({**plan.environments[number]._asdict(), "ranks": own}),
         "preload": list(job.preload),
         "stdin_rank": plan.reader if reads else None,
         "floor": TORCH_FLOOR,
         "log_dir": f"{job.log_dir}{run_id}_{number}" if job.log_dir else "",
         "brings": {job.program.argv[0]: job.program.text} if job.program.text else {},
         "clock": clock,
+        "path_first": first_on_path(job),
         "terminal": terminal_fields(plan, job.terminal),
     }
 
@@ -189,7 +176,7 @@ class World:
         links: Sequence[Link],
         began: float,
         address: str = "127.0.0.1",
-        meets: Sequence[Mapping[str, str]] = (),
+        meets: Sequence[Mapping[str, str | None]] = (),
         first_attempt: int = 0,
     ):
         self.plan, self.run, self.links = plan, run, list(links)
@@ -197,7 +184,8 @@ class World:
         """When muster was started, on this machine's monotonic clock; every `t` counts from here."""
         self.address = address
         """The address of node 0 at which all ranks meet."""
-        self.meets = [dict(variables) for variables in meets] or [{} for _ in self.links]
+        self.meets = [dict(values) for values in meets] or [{} for _ in self.links]
+        """For each node, what was not known of it before the nodes met."""
         self.supervisor = Supervisor(settings_of(plan, first_attempt))
         self.selector = selectors.DefaultSelector()
         self.timers: list[tuple[float, Callable[[], object]]] = []
@@ -301,8 +289,8 @@ class World:
 
     def start(self, link: Link, action: Start) -> None:
         """Have a node start its ranks."""
-        late = late_environment(self.address, action.port, action.attempt)
-        self.tell(link.node, "start", attempt=action.attempt, late=late, meets=self.meets[link.node])
+        late = late_values(self.address, action.port, action.attempt)
+        self.tell(link.node, "start", attempt=action.attempt, late={**self.meets[link.node], **late})
 
     def tell(self, node: int, kind: str, payload: bytes = b"", /, **fields: Any) -> None:
         """Send a frame to a node."""

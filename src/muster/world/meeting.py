@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from muster.errors import Unreachable
 from muster.hosts import fold_reasons
+from muster.rank_env import interface_values
 
 Facts = Mapping[str, Any]
 """What a host told of itself."""
@@ -19,11 +20,11 @@ class Meeting(NamedTuple):
     """Of node 0."""
     port: int
     """Where its agent or supervisor is called there; 0 where there is no other node."""
-    meets: tuple[Mapping[str, str], ...]
-    """For each node, the variables that name the interface on which it meets the others."""
+    meets: tuple[Mapping[str, str | None], ...]
+    """For each node, the late values that name the interface on which it meets the others."""
 
 
-ALONE = Meeting("127.0.0.1", 0, ({"GLOO_SOCKET_IFNAME": "lo"},))
+ALONE = Meeting("127.0.0.1", 0, ({},))
 """There is one node."""
 
 
@@ -55,7 +56,7 @@ def choose(
     for address in addresses:
         if all("error" not in way[address] for way in ways):
             names = [own[address], *(way[address]["interface"] for way in ways)]
-            return Meeting(address, port, tuple(_variables(told, name) for told, name in zip(facts, names)))
+            return Meeting(address, port, tuple(map(_values, facts, names)))
     best = max(addresses, key=lambda address: sum("error" not in way[address] for way in ways))
     told = fold_reasons((host, way[best]["error"]) for host, way in zip(hosts[1:], ways) if "error" in way[best])
     tried = ", ".join(f"{address} ({own[address]})" for address in addresses)
@@ -66,11 +67,5 @@ def choose(
     )
 
 
-def _variables(facts: Facts, name: str) -> dict[str, str]:
-    """The variables that tell gloo, and NCCL where there is a choice, which interface to take."""
-    if not name:
-        return {}
-    found = {"GLOO_SOCKET_IFNAME": name, "TP_SOCKET_IFNAME": name}
-    if len({known for known, _ in facts["interfaces"]}) > 1:
-        found["NCCL_SOCKET_IFNAME"] = name
-    return found
+def _values(facts: Facts, name: str) -> dict[str, str | None]:
+    return interface_values(name, several=len({known for known, _ in facts["interfaces"]}) > 1)

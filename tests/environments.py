@@ -1,0 +1,136 @@
+"""What ranks and launchers have as their environment, beside what `muster plan --json` says of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+SCRIPT = """
+import json, os, sys
+
+def above():
+    pid = os.getppid()
+    while pid > 1:
+        try:
+            words, env = (open(f"/proc/{pid}/{name}").read().split("\\0")[:-1] for name in ("cmdline", "environ"))
+            stat = open(f"/proc/{pid}/stat").read()
+        except OSError:
+            return
+        yield {"argv": words, "env": dict(item.split("=", 1) for item in env if "=" in item)}
+        pid = int(stat.rpartition(")")[2].split()[1])
+
+told = {"env": dict(os.environ), "above": list(above())}
+with open(os.path.join(sys.argv[-1], os.environ["RANK"] + ".json"), "w") as file:
+    json.dump(told, file)
+"""
+"""`… FOLDER`: leave there what this rank has, and what the processes above it were started with."""
+
+AGENT = re.compile(r" -I -S (-c f=open\(0|.+/muster\.pyz step )")
+
+OF_AGENT = r"SLURM_(NTASKS_PER_NODE|CPU_BIND\w*|MEM_BIND\w*|CPUS_PER_TASK|OVERCOMMIT)|SRUN_\w+"
+"""How srun was to start an agent, which the agent removes; see docs/design.md."""
+
+LATE = {
+    "MASTER_ADDR": r"[\d.]+",
+    "MASTER_PORT": r"\d+",
+    "RESTART_COUNT": "0",
+    "INTERFACE": r"\w+",
+    "NCCL_INTERFACE": r"\w+",
+    "THREADS": r"\d+",
+    "ERROR_FILE": r".*/attempt_0/rank_\d{5}\.error\.json",
+    "PATH": r"\S*/bin:.+",
+    "MUSTER_PYTHON": r".*/python[\d.]*",
+    "MUSTER_RANK": r".*/rank\.pyz",
+    "MUSTER_FOLDER": r".*/launcher_0",
+    "MUSTER_SCRATCH": r".*/muster-[^/]+",
+    "SLURM_JOB_ID": r"\d+",
+    "SLURM_STEP_NODELIST": r".+",
+    "SLURM_CPUS_PER_TASK": r"\d+",
+}
+"""The values that are known only later, and how they look."""
+
+MAY_BE_ABSENT = ("INTERFACE", "NCCL_INTERFACE", "SLURM_CPUS_PER_TASK")
+
+_ELASTIC = {
+    "MASTER_(ADDR|PORT)": "where its rendezvous is",
+    "TORCHELASTIC_(USE_AGENT_STORE|SIGNALS_TO_HANDLE)": "as torchrun's agent sets them for its workers",
+    "ROLE_NAME": "its own --role",
+}
+_SHELL = {"PWD|OLDPWD|SHLVL|_": "a shell on the way"}
+
+ADDS: dict[str, dict[str, str]] = {
+    "fork": {},
+    "exec": {},
+    "torchrun": _ELASTIC,
+    "launch": _ELASTIC,
+    "accelerate": {**_ELASTIC, r"ACCELERATE_\w+": "its configuration"},
+    "deepspeed": {
+        "MASTER_(ADDR|PORT)": "where its ranks meet",
+        "CROSS_(RANK|SIZE)|LOCAL_SIZE": "nodes and ranks, by names of its own",
+    },
+    "spawn": {},
+    "mpirun": {
+        r"(OMPI|PMIX)_\w+|(IPATH|HFI)_NO_BACKTRACE": "of MPI itself",
+        **_SHELL,
+    },
+    "submitit": {r"SUBMITIT_\w+": "of submitit itself"},
+    "ray": {r"RAY_\w+": "of Ray itself"},
+    "srun": {},
+}
+"""What launchers add of their own to the environment of ranks, by name or pattern, and why."""
+
+
+def fits(value: str | None, text: Any) -> bool:
+    """A real value is what the plan says; `text` is a string, a late value, or a list of both."""
+    if isinstance(text, str):
+        return value == text
+    parts = [text] if isinstance(text, dict) else text
+    if value is None:
+        return any(isinstance(part, dict) and part["late"] in MAY_BE_ABSENT for part in parts)
+    pattern = "".join(re.escape(part) if isinstance(part, str) else LATE[part["late"]] for part in parts)
+    return re.fullmatch(pattern, value) is not None
+
+
+def planned(inherited: Mapping[str, Any], of: Mapping[str, Any], node: Mapping[str, str]) -> dict[str, Any]:
+    """The environment that the plan says a process has; `node` is what its node has."""
+    found = {name: value for name, value in inherited.items() if not (of["unset"] and re.fullmatch(of["unset"], name))}
+    restored = of.get("restored") or "-"
+    found.update({name: value for name, value in node.items() if re.fullmatch(restored, name)})
+    return {**of["defaults"], **found, **of["env"]}
+
+
+def differences(found: Mapping[str, str], expected: Mapping[str, Any], allowed: Mapping[str, str]) -> list[str]:
+    """Variables that are otherwise than the plan says, and that nobody is known to set."""
+    wrong = []
+    for name in sorted({*found, *expected}):
+        if name in expected and fits(found.get(name), expected[name]):
+            continue
+        if not any(re.fullmatch(pattern, name) for pattern in allowed):
+            wrong.append(f"{name}: {found.get(name)!r}, and the plan says {expected.get(name)!r}")
+    return wrong
+
+
+def check(plan: Mapping[str, Any], folder: Path, place: Mapping[str, str] | None = None) -> None:
+    """All ranks, and all launchers, have what the plan says. `place`: what is added where they run, and why."""
+    launcher, place = plan["job"]["launcher"], place or {}
+    for rank in plan["ranks"]:
+        told = json.loads((folder / f"{rank['rank']}.json").read_text())
+        above = [" ".join(["", *process["argv"], ""]) for process in told["above"]]
+        number = next(number for number, line in enumerate(above) if AGENT.search(line))
+        node = {name: value for name, value in told["above"][number]["env"].items() if not re.fullmatch(OF_AGENT, name)}
+        if plan["job"]["place"] == "ssh":
+            node["PATH"] = {"late": "PATH"}  # which the agent has set since
+        if plan["inherited"] is not None:
+            assert plan["inherited"]["env"] == node
+        inherited: Mapping[str, Any] = node
+        command = next((item for item in plan["commands"] if item["node"] == rank["node"] and item["launcher"]), None)
+        if command is not None and number:
+            inherited = planned(node, command, node)
+            started = told["above"][number - 1]["env"]
+            wrong = differences(started, inherited, {**_SHELL, **place})
+            assert not wrong, "\n".join([f"{launcher} itself:", *wrong])
+        wrong = differences(told["env"], planned(inherited, rank, node), {**ADDS[launcher], **place})
+        assert not wrong, "\n".join([f"rank {rank['rank']} of {launcher}:", *wrong])

@@ -1,0 +1,26 @@
+"""Ranks have the environment that `muster plan` says, under each launcher that is here."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import environments
+import pytest
+
+from muster.launchers import LAUNCHERS
+
+
+@pytest.mark.parametrize("launcher", [name for name, row in LAUNCHERS.items() if "local" in row.places])
+def test_ranks_have_what_the_plan_says(muster: Any, script: Any, launcher: str) -> None:
+    """And so has the launcher; beside it they have what that launcher is known to add."""
+    (told,) = [row for row in json.loads(muster("launchers", "--json").stdout) if row["name"] == launcher]
+    if not told["installed"]:
+        pytest.skip(f"there is no {launcher} here")
+    muster.env.update(ROLE_NAME="of the person", CUDA_VISIBLE_DEVICES="7", A_TEXT="$MASTER_PORT and\n$HOME")
+    line = ["--launcher", launcher, "-g", "2", "--env", "CHOSEN=$MASTER_ADDR", str(script(environments.SCRIPT)), "."]
+    plan = json.loads(muster("plan", "--json", *line).stdout)
+    done = muster("run", *line, timeout=240)
+    assert 0 == done.returncode, done.stderr
+    plan = json.loads(json.dumps(plan).replace(plan["run"], muster.newest().name))
+    environments.check(plan, muster.cwd)

@@ -1,0 +1,20 @@
+"""Ranks on hosts have the environment that `muster plan` says."""
+
+from __future__ import annotations
+
+import json
+
+import environments
+import pytest
+from there import There
+
+
+@pytest.mark.parametrize("launcher", ["fork", "exec", "torchrun", "mpirun"])
+def test_ranks_on_hosts_have_what_the_plan_says(there: There, launcher: str) -> None:
+    line = ["--launcher", launcher, "--hosts", "n1,n2", "-g", "2", "--env", "CHOSEN=$MASTER_ADDR"]
+    line += [there.script(environments.SCRIPT), str(there.folder)]
+    plan = json.loads(there.muster("plan", "--json", *line).stdout)
+    done = there.muster("run", *line)
+    assert 0 == done.returncode, done.stderr
+    plan = json.loads(json.dumps(plan).replace(plan["run"], there.run.name))
+    environments.check(plan, there.folder, {"LC_CTYPE": "Python itself, where a host has no locale (PEP 538)"})
