@@ -46,6 +46,6 @@ def test_no_file_and_no_command_line_holds_a_secret(muster: Any, script: Callabl
     told = json.loads(muster("show", "last", "--json").stdout)
     assert "geheim" not in json.dumps(told)
     plan = json.loads((muster.newest() / "plan.json").read_text())
-    env = plan["commands"][0]["env"]
+    env = plan["environments"][0]["env"]
     assert ("1", True) == (env["OMP_NUM_THREADS"], env["ODD"].startswith("(hidden")), env
     assert 0o600 == (muster.newest() / "plan.json").stat().st_mode & 0o777
