@@ -70,6 +70,7 @@ ADDS: dict[str, dict[str, str]] = {
     "deepspeed": {
         "MASTER_(ADDR|PORT)": "where its ranks meet",
         "CROSS_(RANK|SIZE)|LOCAL_SIZE": "nodes and ranks, by names of its own",
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "it looks for GPUs without keeping one open",
     },
     "spawn": {},
     "mpirun": {
@@ -130,7 +131,9 @@ def check(plan: Mapping[str, Any], folder: Path, place: Mapping[str, str] | None
         if command is not None and number:
             inherited = planned(node, command, node)
             started = told["above"][number - 1]["env"]
-            wrong = differences(started, inherited, {**_SHELL, **place})
+            # ranks of Ray descend from its daemons, which know more already
+            more = ADDS["ray"] if launcher == "ray" else {}
+            wrong = differences(started, inherited, {**_SHELL, **more, **place})
             assert not wrong, "\n".join([f"{launcher} itself:", *wrong])
         wrong = differences(told["env"], planned(inherited, rank, node), {**ADDS[launcher], **place})
         assert not wrong, "\n".join([f"rank {rank['rank']} of {launcher}:", *wrong])
