@@ -42,6 +42,17 @@ class RunContext(NamedTuple):
         """The bytes that code may have."""
         return self.options.code_limit << 20
 
+    def new_directory(self) -> runs.Run:
+        """Make the run directory, in the place of old ones by --keep-runs and --keep-size; raises `Impossible`."""
+        options, kept = self.options, runs.create(self.store, self.run_id)
+        if options.given(RunOptions.keep_runs, RunOptions.keep_size):
+            from muster.world.pruning import limit
+
+            deleted = limit(self.store, options.keep_runs, options.keep_size)
+            if deleted:
+                self.progress(deleted)
+        return kept
+
     def make_copy(self) -> None:
         """Copy the code into the run directory, if that was asked for."""
         if self.asked.copied is None:

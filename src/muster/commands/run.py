@@ -227,15 +227,9 @@ def start(
     context = _context(argv, parsed, options, env, began, verb, viewer, brought)
     asked, store = context.asked, context.store
     temporary = homes.why_temporary(env)
-    if temporary:
+    if temporary and store.root == store.homes[0]:
         context.progress(temporary)
     _warn_of_namesakes(store, asked.job.name)
-    if options.given(RunOptions.keep_runs, RunOptions.keep_size):
-        from muster.world.pruning import limit
-
-        deleted = limit(store, options.keep_runs, options.keep_size)
-        if deleted:
-            context.progress(deleted)
     if options.slurm:
         from muster.commands.submit import submit
 
@@ -260,13 +254,13 @@ def _run_here(context: RunContext, on_a_terminal: bool) -> int:
     view = context.viewer(planned, run_id, run_id)
     if env.get("SLURM_JOB_ID"):
         _tell_of_more_nodes(view, env, context.store)
-    kept = keep(planned, run_id, context.store, context.argv)
+    kept = keep(context, planned, run_id)
     view.operand = kept.operand
     try:
         context.make_copy()
         agents = start_agents(asked.job, planned.nodes, env, planned.reader is not None)
     except Impossible:
-        runs.remove(kept)
+        runs.remove(context.store, kept)
         raise
     # meanwhile the agents come to life
     from muster.agent import machine
@@ -281,7 +275,7 @@ def _run_here(context: RunContext, on_a_terminal: bool) -> int:
         attached = Attached(planned, kept, agents, view, context.began)
     except OSError as error:
         end_links(agents.links, _TO_LEAVE)
-        runs.remove(kept)
+        runs.remove(context.store, kept)
         hint = system.hint_for(system.reason(error), f"look at {kept.path}")
         raise Impossible(f"the run could not be started: {system.reason(error)}", hint) from None
     outcome = attached.go()
@@ -325,10 +319,10 @@ def _warn_of_namesakes(store: runs.Store, name: str) -> None:
             print(f"muster: warning: {other.id} has the same name, {name}, and has not ended", file=sys.stderr)
 
 
-def keep(plan: Plan, run_id: str, store: runs.Store, words: list[str], **more: Any) -> runs.Run:
+def keep(context: RunContext, plan: Plan, run_id: str, **more: Any) -> runs.Run:
     """Make the run directory, with what was asked for and the plan in it."""
-    kept = runs.create(store, run_id)
-    kept.write("job.json", job_record(plan.job, plan.world_size, run_id, words, **more))
+    kept = context.new_directory()
+    kept.write("job.json", job_record(plan.job, plan.world_size, run_id, context.argv, **more))
     kept.write("plan.json", hidden(as_json(plan)))
     return kept
 

@@ -208,7 +208,7 @@ def submit(context: RunContext) -> int:
     if options.sync:
         asked = _with_copy(context, store.path(run_id))
     context = context._replace(asked=asked)
-    kept = runs.create(store, run_id)
+    kept = context.new_directory()
     try:
         meet.put_flag(str(kept.path))
         context.make_copy()
@@ -253,7 +253,7 @@ def submit(context: RunContext) -> int:
         kept.write("job.json", _record(kept, asked, context.argv, number, allocation is not None, ask["requeue"]))
     except BaseException:
         contact.forget_way(kept)
-        runs.remove(kept)
+        runs.remove(store, kept)
         raise
     if allocation is not None and claims is not None:
         return _here(kept, context, allocation, claims)
@@ -457,7 +457,9 @@ def _watch(run: runs.Run, viewer: Viewer, quiet: bool) -> Watch | None:
             elif seen is None or seen.state not in slurm.PENDING | slurm.LIVING:
                 if waits:
                     how = "Slurm knows it no more" if seen is None else f"{seen.state}, {seen.reason}"
-                    progress(given)(f"job {number} was requeued, and ended before its ranks were started again: {how}")
+                    tell_progress(
+                        f"job {number} was requeued, and ended before its ranks were started again: {how}", quiet
+                    )
                 return watch
             elif seen.state in slurm.PENDING:
                 waits = watched is not None

@@ -43,7 +43,7 @@ def run_there(context: RunContext) -> int:
         raise Impossible("--stdin with --detach: there is no terminal to read from", "leave one of them out")
     if options.sync:
         asked = asked._replace(job=code.real(asked.job))
-    kept = runs.create(context.store, run_id)
+    kept = context.new_directory()
     meet.put_flag(str(kept.path))
     here = None if asked.hosts else nodes_here(asked, options, env)
     hosts = hosts_to_reach(asked) if here is None else [node.host for node in here]
@@ -125,7 +125,7 @@ def run_there(context: RunContext) -> int:
     except BaseException:
         gathering.give_up()
         contact.forget_way(kept)
-        runs.remove(kept)
+        runs.remove(context.store, kept)
         raise
     if detached:
         gathering.close()
