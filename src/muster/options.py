@@ -169,6 +169,12 @@ class RunOptions(RunDirOptions):
         "with --slurm as a copy in the run directory",
         group=WHERE,
     )
+    no_code_check = flag(
+        ("--no-code-check",),
+        "start although Python files differ between hosts: in what git tracks around the script, or, without git, in "
+        "the script's folder and the packages there that it imports; the script itself is always compared",
+        group=WHERE,
+    )
     snapshot = flag(
         ("--snapshot",),
         "run a copy of the code, kept with the run: edits do not reach a run that waits or starts again",

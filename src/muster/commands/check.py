@@ -39,6 +39,7 @@ _REFUSED: Mapping[Option[object], str] = {
     RunOptions.no_python: "it brings its own script",
     RunOptions.stdin: "its script reads nothing",
     RunOptions.sync: "it brings its own script",
+    RunOptions.no_code_check: "it brings its own script",
     RunOptions.snapshot: "it brings its own script",
     RunOptions.max_restarts: "a rank that fails is what it looks for",
 }

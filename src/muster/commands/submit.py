@@ -238,6 +238,7 @@ def submit(context: RunContext) -> int:
             "exported": {name: value for name, value in slurm.exported(env).items() if not is_secret(name, value)},
             "cpus": cpus,
             "sync": _sync(asked, options),
+            "check_code": not options.no_code_check,
         }
         kept.write(ASKED, ask)
         if allocation is None:

@@ -54,7 +54,7 @@ def run_there(context: RunContext) -> int:
         gathering.check_room()
         if here is None and options.sync:
             asked = asked._replace(job=_send_code(gathering, context._replace(asked=asked), kept.path.parent))
-        elif here is None:
+        elif here is None and not options.no_code_check:
             gathering.sources = code.sources(asked.job, str(kept.path.parent))
         gathering.check()
         for finding in at_no_cost({link.host: link.facts for link in gathering.links}, asked.job.env):
