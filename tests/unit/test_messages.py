@@ -70,6 +70,7 @@ SIZES = [
     Case("muster plan --slurm -N 3 -n 4 -g 2 train.py"),
     Case("muster plan --slurm -N 2 -n 5 -g 2 train.py"),
     Case("muster plan --slurm --nodelist n1,n2,n3 -n 4 -g 2 train.py"),
+    Case("muster plan --slurm --json -N 2 train.py"),
     Case("muster doctor -N 2"),
     Case("muster doctor --hosts n1 -N 2"),
     Case("muster doctor --partition gpu"),
