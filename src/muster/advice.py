@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from muster.model import RankEnd
+from muster.results import FailureKind, RankEnd
 
 _BUS_ERROR = 7
 
@@ -92,7 +92,7 @@ def advice(end: RankEnd, host: str = "", several: bool = False) -> str:
     """What the doctor has to say of the rank that failed first; empty when that is nothing."""
     if end.signal == _BUS_ERROR:
         words = "unable to open shared memory"
-    elif end.failure is not None and end.failure.kind != "never joined":
+    elif end.failure is not None and end.failure.kind is not FailureKind.NEVER_REGISTERED:
         words = "\n".join((end.failure.summary, *end.failure.frames[-4:]))
     else:
         return ""

@@ -7,39 +7,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from muster.advice import advice
-from muster.agent.system import hint_for
 from muster.environ import HIDDEN, is_secret
 from muster.fold import by_value
 from muster.hosts import fold_hosts
-from muster.model import BROUGHT, Command, Late, Outcome, Plan, Rank, RankEnd, Template, Text, Unlogged, Variables
+from muster.model import BROUGHT, Command, Late, Plan, Rank, Template, Text, Variables, as_json
 from muster.plurals import plural
 from muster.printable import line as safe
 from muster.ranks import fold, named
-
-SIGNALS: Mapping[int, tuple[str, str]] = {
-    1: ("SIGHUP", "its terminal was closed"),
-    2: ("SIGINT", "interrupted"),
-    3: ("SIGQUIT", "quit"),
-    4: ("SIGILL", "an instruction that this processor does not know"),
-    6: ("SIGABRT", "it aborted itself, often from C++"),
-    7: ("SIGBUS", "a bad memory access, often a full /dev/shm"),
-    8: ("SIGFPE", "an arithmetic fault in native code"),
-    9: ("SIGKILL", "if nobody did it, the kernel did, for want of memory: see `dmesg`"),
-    10: ("SIGUSR1", "a signal that it did not handle"),
-    11: ("SIGSEGV", "a bad memory access in native code"),
-    12: ("SIGUSR2", "a signal that it did not handle"),
-    13: ("SIGPIPE", "it wrote to somebody who had gone"),
-    14: ("SIGALRM", "its alarm clock"),
-    15: ("SIGTERM", "it was asked to end"),
-    24: ("SIGXCPU", "its CPU time limit"),
-    25: ("SIGXFSZ", "its file size limit"),
-}
-"""Signals by number: the name, and what most often stands behind it."""
-
-
-def signal_name(number: int) -> str:
-    """`SIGKILL` for 9."""
-    return SIGNALS.get(number, (f"signal {number}", ""))[0]
+from muster.results import FailureKind, Outcome, RankEnd, RunState, Unlogged
+from muster.sentences import (
+    SIGNALS,
+    hint_of,
+    leftover_in_words,
+    lost_in_words,
+    reason_in_words,
+    reason_with_hint,
+    signal_name,
+)
 
 
 def seconds(value: float) -> str:
@@ -85,9 +69,9 @@ def ended_in_words(end: RankEnd) -> str:
     if end.signal is not None:
         name, why = SIGNALS.get(end.signal, (f"signal {end.signal}", ""))
         return f"killed by {name}" + (f" ({why})" if why else "")
-    if end.failure is not None and end.failure.kind == "never joined":
+    if end.failure is not None and end.failure.kind is FailureKind.NEVER_REGISTERED:
         return safe(end.failure.summary)
-    if end.failure is not None and end.failure.kind != "ended":
+    if end.failure is not None and end.failure.kind is not FailureKind.EXIT:
         name = end.failure.summary.partition(":")[0]
         # a lost peer may be told without an exception
         return f"{name}, exit status {end.code}" if name.replace(".", "").isidentifier() else f"exit status {end.code}"
@@ -109,9 +93,9 @@ def outcome_in_words(outcome: Outcome, operand: str, world_size: int, hosts: Seq
     """
     lines: list[str] = []
     after = f"after {seconds(outcome.duration)}" if outcome.duration else "before it started"
-    if outcome.state == "succeeded":
+    if outcome.state is RunState.SUCCEEDED:
         lines.append(f"{_all(world_size)} ended well {after}")
-    elif outcome.state == "failed" and outcome.first is not None and not outcome.reason:
+    elif outcome.state is RunState.FAILED and outcome.first is not None and outcome.stopped is None:
         first = outcome.first
         attempt = f" after restart {outcome.attempt}" if outcome.attempt else ""
         host = safe(hosts[first.node]) if first.node < len(hosts) else ""
@@ -121,21 +105,27 @@ def outcome_in_words(outcome: Outcome, operand: str, world_size: int, hosts: Seq
         hint = advice(first, host, len(hosts) > 1)
         lines += [f"hint: {safe(hint)}"] if hint else []
     else:
-        # what muster could not do is a sentence already, with its hint
-        reason = _one_sentence(outcome.reason)
-        lines.append(reason if outcome.state == "broken" else f"ended {after}: {reason}")
+        reason = _indented(reason_in_words(outcome.stopped))
+        lines.append(reason if outcome.state is RunState.BROKEN else f"ended {after}: {reason}")
+        hint = hint_of(outcome.stopped)
+        lines += [f"hint: {_indented(hint)}"] if hint else []
         if outcome.first is not None:
             lines.append(f"rank {outcome.first.rank} had failed: {ended_in_words(outcome.first)}")
-    if outcome.state != "succeeded":
+    if outcome.state is not RunState.SUCCEEDED:
         lines += others_in_words(outcome)
-    for words in map(safe, outcome.left):
-        what, _, process = words.partition(": ")
-        lines.append(f"left behind by a rank, {what} by muster: {process}" if what == "ended" else words)
+    lines += map(leftover_in_words, outcome.left)
+    lines += map(lost_in_words, outcome.lost)
     lines += unlogged_in_words(outcome.unlogged)
-    if outcome.state != "succeeded" and outcome.ends:
+    if outcome.state is not RunState.SUCCEEDED and outcome.ends:
         rank = f" --rank {outcome.first.rank}" if outcome.first is not None else ""
         lines.append(f"its log: muster logs {operand}{rank}" if rank else f"the logs: muster logs {operand}")
     return "\n".join(lines)
+
+
+def outcome_as_json(outcome: Outcome) -> dict[str, Any]:
+    """What is written and sent of an outcome: its fields, and why the run was ended, in words (`reason`)."""
+    found: dict[str, Any] = as_json(outcome)
+    return {**found, "reason": reason_with_hint(outcome.stopped)}
 
 
 def unlogged_in_words(unlogged: Iterable[Unlogged]) -> list[str]:
@@ -159,10 +149,9 @@ def size(count: int) -> str:
     return f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
 
 
-def _one_sentence(reason: str) -> str:
-    """A reason whose further lines, but for a hint, cannot be taken for lines of muster: it may come from a host."""
-    first, *others = reason.split("\n")
-    return "\n".join([first, *(line if line.startswith("hint: ") else f"    {line}" for line in others)])
+def _indented(text: str) -> str:
+    """A text whose further lines cannot be taken for lines of muster: it may come from a host."""
+    return text.replace("\n", "\n    ")
 
 
 def _all(count: int) -> str:
@@ -195,47 +184,9 @@ def _kind(end: RankEnd) -> str:
     if end.by_launcher:
         how = signal_name(end.signal) if end.signal is not None else f"exit status {end.code}"
         return f"ended by the launcher ({how})"
-    if end.failure is not None and end.failure.kind == "lost peer":
+    if end.failure is not None and end.failure.kind is FailureKind.PEER_LOST:
         return "then failed for want of the others (lost peer)"
     return ended_in_words(end)
-
-
-# ---- what an agent could not do -------------------------------------------------------------------------------------
-
-
-def unable_in_words(what: str, python: str, host: str, floor: str, several: bool = False, **fields: Any) -> str:
-    """Why an agent could not start the ranks: a sentence, which names the host where there are `several`, and a hint
-    on a line of its own."""
-    fields = {name: safe(value) if isinstance(value, str) else value for name, value in fields.items()}
-    on = f"{host}: " if several else ""
-    install = f"hint: install it there: {python} -m pip install torch; or choose another Python by --python"
-    if what == "no torch" or (what == "import" and fields["missing"] and fields["module"] == "torch"):
-        return f"{on}there is no torch in {python} (Python {fields.get('version', '?')})\n{install}"
-    if what == "old torch":
-        return f"{on}{python} has torch {fields['torch']}, and muster needs {floor} or newer\n{install}"
-    if what == "import":
-        name = fields["module"]
-        hint = (
-            "look at --preload" if not name.startswith("torch") else "run it by hand: " + python + " -c 'import torch'"
-        )
-        return f"{on}`import {name}` failed in {python}: {fields['text']}\nhint: {hint}"
-    if what == "fork":
-        ranks = plural(fields["number"], "rank")
-        hint = hint_for(fields["text"], "ask for fewer ranks")
-        return f"{host} could fork {ranks} and no more: {fields['text']}\nhint: {hint}"
-    if what == "warm":
-        how = (
-            f"exit status {fields['code']}"
-            if fields["signal"] is None
-            else f"killed by {signal_name(fields['signal'])}"
-        )
-        hint = "see warm.log in the run directory, or use --launcher exec"
-        return f"{on}the warm interpreter ended while it imported torch ({how})\nhint: {hint}"
-    if what == "launcher":
-        hint = hint_for(fields["text"], "see launcher.log in the run directory")
-        return f"{on}{fields['name']} could not be started: {fields['text']}\nhint: {hint}"
-    hint = hint_for(fields["text"], "try it by hand, on that machine and in that folder")
-    return f"{on}rank {fields['rank']} could not be started: {fields['text']}\nhint: {hint}"
 
 
 # ---- plans ----------------------------------------------------------------------------------------------------------
@@ -507,7 +458,7 @@ def show_in_words(
     lines += ["", now] if now else []
     if outcome is not None:
         lines += ["", outcome_in_words(outcome, operand or run_id, len(outcome.ends), hosts)]
-        if outcome.state == "succeeded" and outcome.attempt:
+        if outcome.state is RunState.SUCCEEDED and outcome.attempt:
             lines.append(f"in attempt {outcome.attempt}")
     spans = phases(events)
     if spans:

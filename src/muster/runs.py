@@ -31,7 +31,8 @@ from muster.agent.links import unlink_all
 from muster.agent.overflow import NO_ROOM
 from muster.agent.paths import rank_file
 from muster.errors import Impossible
-from muster.model import Outcome, Plan, as_json
+from muster.model import Plan, as_json
+from muster.results import Outcome
 from muster.stored import (
     Malformed,
     checked,

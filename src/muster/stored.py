@@ -7,30 +7,43 @@ of unknown type, returns it with a known one, and raises `Malformed` otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from enum import Enum
+from typing import Any, TypeVar
 
 from muster.model import (
     Command,
-    Failure,
     Guests,
     Host,
     Job,
     Late,
     Node,
     NodeEnvironment,
-    Outcome,
     Plan,
     Program,
     Rank,
-    RankEnd,
     Template,
     TerminalSize,
     Text,
     TextFile,
+)
+from muster.results import (
+    Failure,
+    FailureKind,
+    Leftover,
+    LostNode,
+    Outcome,
+    Problem,
+    ProblemKind,
+    RankEnd,
+    RunState,
+    StopKind,
+    StopReason,
     Unlogged,
 )
 
 Check = Callable[[Any], Any]
+
+Kind = TypeVar("Kind", bound=Enum)
 
 
 class Malformed(ValueError):
@@ -268,7 +281,47 @@ _PLAN = {
     "own_meeting": flag,
 }
 
-_FAILURE = {"kind": text, "when": number, "summary": text, "frames": texts}
+
+def one_of(kind: type[Kind]) -> Callable[[Any], Kind]:
+    """The value of one of these members."""
+
+    def checked(value: Any) -> Kind:
+        try:
+            return kind(text(value))
+        except ValueError:
+            raise Malformed(f"{_short(value)} is none of {', '.join(map(str, kind))}") from None
+
+    return checked
+
+
+_FAILURE = {"kind": one_of(FailureKind), "when": number, "summary": text, "frames": texts}
+
+_LEFTOVER = {"process": text, "pid": whole, "state": text, "gpu": flag, "killed": flag}
+
+_LOST = {"node": whole, "why": text}
+
+_PROBLEM = {
+    "kind": one_of(ProblemKind),
+    "hosts": texts,
+    **dict.fromkeys(("python", "version", "needed", "torch", "module", "name", "text"), text),
+    **dict.fromkeys(("rank", "number"), whole),
+    **dict.fromkeys(("among_others", "missing", "limit"), flag),
+    "code": optional(_any_whole),
+    "signal": optional(whole),
+    "values": several(lambda pair: _pair(pair)),
+}
+
+_STOP = {
+    "kind": one_of(StopKind),
+    "signal": optional(whole),
+    "again": flag,
+    "seconds": number,
+    "code": optional(_any_whole),
+    "problems": several(lambda data: problem_from_json(data)),
+    "node": optional(whole),
+    "early": flag,
+    **dict.fromkeys(("by", "log", "cause", "message", "hint"), text),
+}
 
 _END = {
     "rank": whole,
@@ -276,21 +329,23 @@ _END = {
     "when": number,
     "code": optional(_any_whole),
     "signal": optional(whole),
-    "by_us": flag,
-    "failure": optional(lambda data: _record(Failure, _FAILURE, data, ("kind", "when"))),
+    **dict.fromkeys(("by_us", "by_launcher", "late"), flag),
+    "failure": optional(lambda data: failure_from_json(data)),
 }
 
 _UNLOGGED = {"attempt": whole, "rank": whole, "stream": text, "missing": whole, "why": text}
 
 _OUTCOME = {
-    "state": text,
+    "state": lambda value: _ended(one_of(RunState)(value)),
     "code": _any_whole,
     "duration": number,
     "attempt": whole,
     "reason": text,
+    "stopped": optional(lambda data: _record(StopReason, _STOP, data, ("kind",))),
     "first": optional(lambda data: _record(RankEnd, _END, data, ("rank", "node", "when"))),
     "ends": several(lambda data: _record(RankEnd, _END, data, ("rank", "node", "when"))),
-    "left": texts,
+    "left": several(lambda data: _leftover_or_words(data)),
+    "lost": several(lambda data: _record(LostNode, _LOST, data, ("node", "why"))),
     "unlogged": several(lambda data: _record(Unlogged, _UNLOGGED, data, tuple(_UNLOGGED))),
 }
 
@@ -312,9 +367,69 @@ def plan_from_json(data: Any) -> Plan:
 
 
 def outcome_from_json(data: Any) -> Outcome:
-    """Read back what `as_json(outcome)` wrote; keys that a newer muster added are left out. Raises `Malformed`."""
-    outcome: Outcome = _record(Outcome, _OUTCOME, data, ("state", "code", "duration"))
-    return outcome
+    """Read back what `outcome_as_json` wrote; keys that a newer muster added are left out. Raises `Malformed`.
+
+    Older versions wrote why a run was ended, and what was left of it, in words alone.
+    """
+    fields = checked(data, _OUTCOME, ("state", "code", "duration"))
+    words = fields.pop("reason", "")
+    if words and fields.get("stopped") is None:
+        message, _, hint = words.partition("\nhint: ")
+        fields["stopped"] = StopReason(StopKind.OTHER, message=message, hint=hint)
+    left = fields.get("left", ())
+    unseen = tuple(LostNode(0, words[len(_UNSEEN) :]) for words in left if str(words).startswith(_UNSEEN))
+    fields["left"] = tuple(found for found in left if isinstance(found, Leftover))
+    fields["lost"] = fields.get("lost", ()) + unseen
+    return Outcome(**fields)
+
+
+_UNSEEN = "not seen to end: "
+"""So older versions began to tell of a node that was lost."""
+
+
+def _leftover_or_words(value: Any) -> Leftover | str:
+    """A process that was left behind; an older version told in words of one, or of a node that was lost."""
+    if not isinstance(value, str):
+        return leftover_from_json(value)
+    words = text(value)
+    how, _, process = words.partition(": ")
+    return words if words.startswith(_UNSEEN) else Leftover(process, killed=how == "ended")
+
+
+def _ended(state: RunState) -> RunState:
+    if not state.ended:
+        raise Malformed(f"{state} is no end of a run")
+    return state
+
+
+def failure_from_json(data: Any) -> Failure:
+    """Read back why a rank failed. Raises `Malformed`."""
+    failure: Failure = _record(Failure, _FAILURE, data, ("kind", "when"))
+    return failure
+
+
+def leftover_from_json(data: Any) -> Leftover:
+    """Read back, or take from an agent, what a process is that a rank left behind. Raises `Malformed`.
+
+    An older version wrote it in words.
+    """
+    if isinstance(data, str):
+        return Leftover(text(data))
+    found: Leftover = _record(Leftover, _LEFTOVER, data, ("process",))
+    return found
+
+
+def problem_from_json(data: Any) -> Problem:
+    """Read back why agents could not start their ranks. Raises `Malformed`."""
+    problem: Problem = _record(Problem, _PROBLEM, data, ("kind", "hosts"))
+    return problem
+
+
+def _pair(value: Any) -> tuple[str, str]:
+    found = texts(value)
+    if len(found) != 2:
+        raise Malformed(f"{_short(value)} is no pair")
+    return found[0], found[1]
 
 
 def _record(kind: Any, checks: Mapping[str, Check], data: Any, required: tuple[str, ...]) -> Any:

@@ -18,10 +18,26 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Union
 
-from muster.model import Failure, Outcome, RankEnd, Unlogged
-from muster.plurals import plural
-
-SIGINT, SIGQUIT, SIGKILL, SIGTERM, SIGHUP = 2, 3, 9, 15, 1
+from muster.results import (
+    SIGHUP,
+    SIGINT,
+    SIGKILL,
+    SIGQUIT,
+    SIGTERM,
+    Failure,
+    FailureKind,
+    Leftover,
+    LostNode,
+    Outcome,
+    Problem,
+    ProblemKind,
+    RankEnd,
+    RunState,
+    StopKind,
+    StopReason,
+    Unlogged,
+)
+from muster.stored import failure_from_json, leftover_from_json, problem_from_json
 
 SETTLE = 1.0
 """Seconds to wait for a better cause after a rank fell because it lost a peer."""
@@ -104,16 +120,18 @@ class StoreEnded:
     """The keeper of the store has ended although it should not."""
 
     t: float
-    how: str
+    code: int | None = None
+    signal: int | None = None
+    log: str = ""
 
 
 @dataclass(frozen=True)
 class Unable:
-    """An agent cannot do what it was asked; `why` says it in words."""
+    """Agents cannot start their ranks, the one of this node among them."""
 
     t: float
     node: int
-    why: str
+    problems: tuple[Problem, ...]
 
 
 @dataclass(frozen=True)
@@ -127,12 +145,12 @@ class Lost:
 
 @dataclass(frozen=True)
 class Swept:
-    """Nothing of the attempt is left on a node, but for what `left` says in words."""
+    """Nothing of the attempt is left on a node, but for what `left` says. `ended`: what the agent had to end."""
 
     t: float
     node: int
-    ended: tuple[str, ...] = ()
-    left: tuple[str, ...] = ()
+    ended: tuple[Leftover, ...] = ()
+    left: tuple[Leftover, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -155,6 +173,8 @@ class Asked:
     t: float
     signal: int
     by: str = ""
+    gone_for: float | None = None
+    """Seconds for which nothing was heard of the terminal that is to be there; then nobody has said anything."""
 
 
 @dataclass(frozen=True)
@@ -182,14 +202,14 @@ class Tick:
     t: float
 
 
-JOB_ENDS: Mapping[str, tuple[str, int, str]] = {
-    "time limit": ("timed out", 124, "the time limit of the job was reached"),
-    "cancelled": ("killed", 137, "the job was cancelled (scancel)"),
-    "preempted": ("killed", 137, "the job was preempted"),
-    "requeued": ("killed", 137, "the job was requeued"),
-    "node failure": ("broken", 125, "a node of the job failed"),
+JOB_ENDS: Mapping[str, tuple[RunState, int]] = {
+    "time limit": (RunState.TIMED_OUT, 124),
+    "cancelled": (RunState.KILLED, 137),
+    "preempted": (RunState.KILLED, 137),
+    "requeued": (RunState.KILLED, 137),
+    "node failure": (RunState.BROKEN, 125),
 }
-"""Why a scheduler ends a job: the state of the run, its exit status, and the reason in words."""
+"""Why a scheduler ends a job: the state of the run, and its exit status."""
 
 Event = Union[Ready, Listening, Started, Ended, StoreEnded, Unable, Lost, Swept, Lacks, Asked, Warned, JobEnds, Tick]
 
@@ -202,14 +222,21 @@ EVENTS: Mapping[str, type[Any]] = {
 
 
 def event_from_json(data: Mapping[str, Any]) -> Event:
-    """Read back an event that was written down."""
+    """Read back an event that was written down, perhaps by an older version. Raises `Malformed`, TypeError."""
     fields = {name: value for name, value in data.items() if name != "event"}
     if fields.get("failure") is not None:
-        fields["failure"] = Failure(**dict(fields["failure"], frames=tuple(fields["failure"]["frames"])))
-    for name in ("ended", "left", "ranks"):
+        fields["failure"] = failure_from_json(fields["failure"])
+    for name, read in (("ended", leftover_from_json), ("left", leftover_from_json), ("problems", problem_from_json)):
         if name in fields:
-            fields[name] = tuple(fields[name])
-    event: Event = EVENTS[data["event"]](**fields)
+            fields[name] = tuple(map(read, fields[name]))
+    if "ranks" in fields:
+        fields["ranks"] = tuple(fields["ranks"])
+    kind = EVENTS[data["event"]]
+    if kind is Unable and "why" in fields:
+        fields["problems"] = (Problem(ProblemKind.OTHER, (), text=fields.pop("why").partition("\n")[0]),)
+    elif kind is StoreEnded:
+        fields.pop("how", None)
+    event: Event = kind(**fields)
     return event
 
 
@@ -250,10 +277,31 @@ class Sweep:
 
 
 @dataclass(frozen=True)
-class Say:
-    """Tell the person, in words."""
+class Escalating:
+    """Tell the person that ranks are asked to end, or are killed, because of this; what follows after `wait` seconds is
+    harder."""
 
-    text: str
+    number: int
+    ranks: tuple[int, ...]
+    wait: float
+    reason: StopReason | None
+
+
+@dataclass(frozen=True)
+class Restarting:
+    """Tell the person that all ranks are started again, for this cause."""
+
+    rank: int | None
+    """The rank that failed first."""
+    reason: StopReason | None
+    restart: int
+    restarts: int
+    """How many there may be."""
+
+
+@dataclass(frozen=True)
+class Hurrying:
+    """Tell the person that what ranks left behind is not waited for any more."""
 
 
 @dataclass(frozen=True)
@@ -263,16 +311,21 @@ class Finish:
     outcome: Outcome
 
 
-Action = Union[Listen, Start, Signal, Sweep, Say, Finish]
+Notice = Union[Escalating, Restarting, Hurrying]
+"""What the person is told; `sentences.notice_in_words` says it."""
+
+NOTICES = (Escalating, Restarting, Hurrying)
+
+Action = Union[Listen, Start, Signal, Sweep, Finish, Notice]
 
 
 @dataclass
 class _End:
     """Why the run, or the attempt, is being ended, and how far that has got."""
 
-    state: str
+    state: RunState
     code: int
-    reason: str
+    reason: StopReason | None = None
     ladder: list[tuple[int, float]] = field(default_factory=list)
     """Signals still to be sent, and the seconds to wait after each."""
     patience: float = 0.0
@@ -301,8 +354,9 @@ class Supervisor:
         self._sent: dict[int, set[int]] = {}
         """The signals that it was sent for that."""
         self._gone: dict[int, str] = {}
+        """The nodes whose agent is lost, and why."""
         self._end: _End | None = None
-        self._left: list[str] = []
+        self._left: list[Leftover] = []
         self._unlogged: dict[tuple[int, int, str], Unlogged] = {}
         self._next: float | None = None
         self._asked_to_end = False
@@ -348,7 +402,7 @@ class Supervisor:
     @property
     def ends_well(self) -> bool:
         """No rank has failed, and nobody has asked for the end."""
-        return self._end is not None and self._end.state == "succeeded"
+        return self._end is not None and self._end.state is RunState.SUCCEEDED
 
     def waits_for(self, node: int) -> bool:
         """This node has still to tell that nothing is left on it."""
@@ -400,15 +454,17 @@ class Supervisor:
         by_us = ours is not None and (theirs is None or ours - CLOCKS < theirs)
         asked = ours if by_us else theirs
         if not end.ok and self._told and asked is None:
-            kind = event.failure.kind if event.failure is not None else ""
-            if event.rank in self._told and event.code is not None and kind not in ("raised", "lost peer"):
+            kind = event.failure.kind if event.failure is not None else None
+            of_its_own = kind not in (FailureKind.EXCEPTION, FailureKind.PEER_LOST)
+            if event.rank in self._told and event.code is not None and of_its_own:
                 self._obeyed = True
                 return end._replace(by_us=True)
             # its peers saved and left, and it misses them
-            return end._replace(by_us=True) if self._obeyed and kind == "lost peer" else end
+            return end._replace(by_us=True) if self._obeyed and kind is FailureKind.PEER_LOST else end
         if end.ok or asked is None or event.t < asked - CLOCKS:
             return end
-        if event.failure is not None and event.failure.kind == "raised" and event.failure.when < asked:
+        raised = event.failure is not None and event.failure.kind is FailureKind.EXCEPTION
+        if event.failure is not None and raised and event.failure.when < asked:
             # it had raised and was on its way out; the signal only cut its exit short
             return end if event.signal is None else end._replace(code=1, signal=None)
         explained = self._sent.get(event.rank, set()) | (_ASKS if self.settings.foreign else set())
@@ -423,17 +479,17 @@ class Supervisor:
         if self._one_failed:
             self._fail(t, actions)
         elif not self._told & self._living:
-            state, code, reason = JOB_ENDS[self._coming]
-            self._stop(t, _End(state, code, _coming(self._coming, reason), self._ask_then_kill()), actions)
+            state, code = JOB_ENDS[self._coming]
+            reason = StopReason(StopKind.SCHEDULER, cause=self._coming, early=True)
+            self._stop(t, _End(state, code, reason, self._ask_then_kill()), actions)
 
     def _all_ended(self, t: float, actions: list[Action]) -> None:
         if self.phase in ("preparing", "sweeping", "over") or self._living:
             return
         if self._end is None:
             failed = any(not end.ok for end in self._ends.values())
-            self._end = _End(
-                "failed" if failed else "succeeded", 0, "", patience=0.0 if failed else self.settings.grace
-            )
+            state = RunState.FAILED if failed else RunState.SUCCEEDED
+            self._end = _End(state, 0, patience=0.0 if failed else self.settings.grace)
         self._sweep(t, actions)
 
     def _sweep(self, t: float, actions: list[Action]) -> None:
@@ -446,15 +502,15 @@ class Supervisor:
         self._all_swept(t, actions)
 
     def _fail(self, t: float, actions: list[Action]) -> None:
-        self._stop(t, _End("failed", 0, "", self._ask_then_kill()), actions)
+        self._stop(t, _End(RunState.FAILED, 0, None, self._ask_then_kill()), actions)
 
     def _on_storeended(self, event: StoreEnded, actions: list[Action]) -> None:
         if self.phase in ("running", "settling"):
-            reason = f"the store through which the ranks meet ended: {event.how}"
-            self._stop(event.t, _End("failed", 125, reason, self._ask_then_kill()), actions)
+            reason = StopReason(StopKind.STORE, code=event.code, signal=event.signal, log=event.log)
+            self._stop(event.t, _End(RunState.FAILED, 125, reason, self._ask_then_kill()), actions)
 
     def _on_unable(self, event: Unable, actions: list[Action]) -> None:
-        self._broken(event.t, event.why, actions)
+        self._broken(event.t, StopReason(StopKind.PROBLEM, problems=event.problems), actions)
         if self.phase == "stopping" and self._end is not None:
             # a rank that was never started never ends: the agent looks itself who is there
             self._end.patience = self.settings.grace
@@ -464,39 +520,42 @@ class Supervisor:
         self._gone[event.node] = event.why
         self._living = {rank for rank in self._living if self._node_of[rank] != event.node}
         self._swept.add(event.node)
-        self._broken(event.t, event.why, actions)
+        self._broken(event.t, StopReason(StopKind.NODE_LOST, node=event.node, message=event.why), actions)
         self._all_ended(event.t, actions)
         self._all_swept(event.t, actions)
 
-    def _broken(self, t: float, why: str, actions: list[Action]) -> None:
-        if self._end is None or self._end.state in ("failed", "succeeded"):
-            self._stop(t, _End("broken", 125, why, self._ask_then_kill()), actions)
+    def _broken(self, t: float, reason: StopReason, actions: list[Action]) -> None:
+        if self._end is None or self._end.state in (RunState.FAILED, RunState.SUCCEEDED):
+            self._stop(t, _End(RunState.BROKEN, 125, reason, self._ask_then_kill()), actions)
 
     # ---- stopping ---------------------------------------------------------------------------------------------------
 
     def _on_asked(self, event: Asked, actions: list[Action]) -> None:
-        if self._end is not None and self._end.state == "succeeded":
-            actions += [Say("not waiting for what the ranks left behind"), Sweep(0.0)]
+        if self.ends_well:
+            actions += [Hurrying(), Sweep(0.0)]
             return
         grace = self.settings.grace
         hard = [(SIGTERM, min(grace, INSIST)), (SIGKILL, 0.0)]
         asked_before, self._asked_to_end = self._asked_to_end, True
         if asked_before and event.signal != SIGINT:
             return  # it is being done
+        reason = StopReason(StopKind.SIGNAL, signal=event.signal)
         if asked_before:
-            reason = f"{self._end.reason}, then Ctrl-C" if self._end is not None else "Ctrl-C"
-            end = _End("interrupted", 130, reason, [(SIGKILL, 0.0)])
+            before = self._end.reason if self._end is not None else None
+            reason = before._replace(again=True) if before is not None else reason
+            end = _End(RunState.INTERRUPTED, 130, reason, [(SIGKILL, 0.0)])
         elif event.signal == SIGINT:
-            end = _End("interrupted", 130, "interrupted (Ctrl-C)", [(SIGINT, grace), *hard])
+            end = _End(RunState.INTERRUPTED, 130, reason, [(SIGINT, grace), *hard])
         elif event.signal == SIGHUP:
-            end = _End("interrupted", 129, event.by or "the terminal was closed (SIGHUP)", self._ask_then_kill())
+            if event.gone_for is not None:
+                reason = StopReason(StopKind.OWNER_GONE, seconds=event.gone_for)
+            end = _End(RunState.INTERRUPTED, 129, reason, self._ask_then_kill())
         elif event.signal == SIGQUIT:
-            end = _End("interrupted", 131, "muster was sent SIGQUIT", [(SIGQUIT, grace), *hard])
+            end = _End(RunState.INTERRUPTED, 131, reason, [(SIGQUIT, grace), *hard])
         elif event.signal == SIGTERM:
-            end = _End("interrupted", 143, "muster was sent SIGTERM", self._ask_then_kill())
+            end = _End(RunState.INTERRUPTED, 143, reason, self._ask_then_kill())
         else:
-            by = f" by {event.by}" if event.by else ""
-            end = _End("killed", 137, f"`muster kill`{by}", self._ask_then_kill())
+            end = _End(RunState.KILLED, 137, StopReason(StopKind.KILL, by=event.by), self._ask_then_kill())
         self._stop(event.t, end, actions)
 
     def _on_warned(self, event: Warned, actions: list[Action]) -> None:
@@ -504,7 +563,7 @@ class Supervisor:
         self._told |= set(event.ranks)
 
     def _on_jobends(self, event: JobEnds, actions: list[Action]) -> None:
-        if self._end is not None and self._end.state == "succeeded":
+        if self.ends_well:
             actions.append(Sweep(0.0))
             return
         self._asked_to_end = True
@@ -513,7 +572,8 @@ class Supervisor:
             self._end.ladder = [(SIGKILL, 0.0)] if self._end.ladder else []
             self._next = min(self._next or event.t, event.t + event.within)
             return
-        state, code, reason = JOB_ENDS[event.cause]
+        state, code = JOB_ENDS[event.cause]
+        reason = StopReason(StopKind.SCHEDULER, cause=event.cause)
         ladder = [(SIGTERM, min(self.settings.grace, event.within)), (SIGKILL, 0.0)]
         self._stop(event.t, _End(state, code, reason, ladder), actions)
 
@@ -545,8 +605,8 @@ class Supervisor:
         for rank in ranks:
             self._asked.setdefault(rank, t)
             self._sent.setdefault(rank, set()).update((number, SIGTERM) if number == SIGQUIT else (number,))
-        if self._end.state != "failed" or number == SIGKILL:
-            actions.append(Say(_step(number, ranks, wait, self._end)))
+        if self._end.state is not RunState.FAILED or number == SIGKILL:
+            actions.append(Escalating(number, ranks, wait, self._end.reason))
         actions.append(Signal(number, ranks))
         self._next = t + (wait if self._end.ladder else WEDGED)
 
@@ -560,8 +620,8 @@ class Supervisor:
     def _pass_time(self, t: float, actions: list[Action]) -> None:
         timeout = self._timeout()
         if timeout is not None and t >= timeout:
-            reason = f"--timeout of {timeout:g} s is over"
-            self._stop(t, _End("timed out", 124, reason, self._ask_then_kill()), actions)
+            reason = StopReason(StopKind.TIMEOUT, seconds=timeout)
+            self._stop(t, _End(RunState.TIMED_OUT, 124, reason, self._ask_then_kill()), actions)
         elif self._next is not None and t >= self._next:
             if self.phase == "settling":
                 self._fail(t, actions)
@@ -574,8 +634,8 @@ class Supervisor:
 
     def _on_swept(self, event: Swept, actions: list[Action]) -> None:
         self._swept.add(event.node)
-        self._left += [f"ended: {words}" for words in event.ended if self._end and self._end.state == "succeeded"]
-        self._left += [f"still alive: {words}" for words in event.left]
+        self._left += [found._replace(killed=True) for found in event.ended if self.ends_well]
+        self._left += event.left
         self._all_swept(event.t, actions)
 
     def _on_lacks(self, event: Lacks, actions: list[Action]) -> None:
@@ -586,14 +646,14 @@ class Supervisor:
         if self.phase != "sweeping" or len(self._swept) < self.settings.nodes:
             return
         assert self._end is not None
-        wedged = any(words.startswith("still alive") for words in self._left)
-        again = self._end.state == "failed" and self.attempt < self.settings.first_attempt + self.settings.max_restarts
+        wedged = any(not found.killed for found in self._left)
+        restarts = self.attempt - self.settings.first_attempt
+        again = self._end.state is RunState.FAILED and restarts < self.settings.max_restarts
         if again and not self._gone and not wedged:
             first = first_cause(self._ends.values())
-            who = f"rank {first.rank} failed" if first else self._end.reason or "a rank failed"
             self.attempt += 1
-            count = f"{self.attempt - self.settings.first_attempt} of {self.settings.max_restarts}"
-            actions.append(Say(f"{who}; starting all ranks again (restart {count})"))
+            rank = first.rank if first is not None else None
+            actions.append(Restarting(rank, self._end.reason, restarts + 1, self.settings.max_restarts))
             self._ends, self._asked, self._sent, self._end, self._left, self._port = {}, {}, {}, None, [], None
             self._obeyed = False
             self._living, self._one_failed = set(self.settings.ranks), False
@@ -608,11 +668,14 @@ class Supervisor:
         end = self._end
         ends = tuple(self._ends[rank] for rank in sorted(self._ends))
         first = first_cause(ends)
-        if first is not None and first.late and end.state != "failed":
+        if first is not None and first.late and end.state is not RunState.FAILED:
             first = None  # what happened to it on the way out is not why it was on the way
-        code = first.status if end.state == "failed" and not end.reason and first is not None else end.code
-        left = [*self._left, *(f"not seen to end: {why}" for why in self._gone.values() if why != end.reason)]
-        return Outcome(end.state, code, t, self.attempt, end.reason, first, ends, tuple(left), self.unlogged)
+        by_a_rank = end.state is RunState.FAILED and end.reason is None
+        code = first.status if by_a_rank and first is not None else end.code
+        known = end.reason.node if end.reason is not None else None
+        lost = tuple(LostNode(node, why) for node, why in self._gone.items() if node != known)
+        left = tuple(self._left)
+        return Outcome(end.state, code, t, self.attempt, end.reason, first, ends, left, lost, self.unlogged)
 
     @property
     def unlogged(self) -> tuple[Unlogged, ...]:
@@ -620,14 +683,9 @@ class Supervisor:
         return tuple(self._unlogged[key] for key in sorted(self._unlogged))
 
 
-def _coming(cause: str, reason: str) -> str:
-    """The reason of an end for which nobody waited: all ranks that were told of it have left."""
-    return "the ranks ended before the time limit of the job, as told" if cause == "time limit" else reason
-
-
 def _own(end: RankEnd) -> bool:
     """It failed by itself: not because it lost a peer, and not because it was asked to end."""
-    lost = end.failure is not None and end.failure.kind == "lost peer" and end.signal is None
+    lost = end.failure is not None and end.failure.kind is FailureKind.PEER_LOST and end.signal is None
     return not (lost or end.by_us or end.by_launcher or end.late)
 
 
@@ -640,15 +698,3 @@ def first_cause(ends: Iterable[RankEnd]) -> RankEnd | None:
 
 def _when(end: RankEnd) -> float:
     return end.failure.when if end.failure is not None else end.when
-
-
-def _step(number: int, ranks: tuple[int, ...], wait: float, end: _End) -> str:
-    many = plural(len(ranks), "rank") if len(ranks) > 1 else f"rank {ranks[0]}"
-    reason = end.reason.partition("\n")[0]  # its hint comes at the end
-    if number == SIGKILL:
-        return f"{reason}: killing {many} (SIGKILL)" if reason else f"killing {many} that did not end (SIGKILL)"
-    if number == SIGQUIT:
-        many += ", or SIGQUIT where it is caught"
-    name = "SIGINT" if number == SIGINT else "SIGTERM"
-    hint = "; Ctrl-C again to kill them at once" if number == SIGINT else ""
-    return f"{reason}: {name} to {many}, {wait:g} s to end{hint}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from muster.advice import ADVICE, advice
-from muster.model import Failure, RankEnd
+from muster.results import Failure, FailureKind, RankEnd
 
 WORDS = {
     "requests.exceptions.ConnectTimeout: HTTPSConnectionPool(host='example.org', port=443): Max retries exceeded "
@@ -35,7 +35,9 @@ WORDS = {
 
 def end(words: str, **more: object) -> RankEnd:
     first, *rest = words.split("\n")
-    return RankEnd(3, 1, 1.0, code=1, failure=Failure("raised", 1.0, first, (first, *rest)))._replace(**more)
+    return RankEnd(3, 1, 1.0, code=1, failure=Failure(FailureKind.EXCEPTION, 1.0, first, (first, *rest)))._replace(
+        **more
+    )
 
 
 @pytest.mark.parametrize("words", WORDS)
@@ -46,7 +48,7 @@ def test_words_that_the_doctor_knows(words: str) -> None:
 def test_the_rest_is_left_to_the_person() -> None:
     assert "" == advice(end("ValueError: bad batch 17"), "n2", several=True)
     assert "" == advice(RankEnd(3, 1, 1.0, code=3))
-    never = Failure("never joined", 1.0, "mpirun: No space left on device")
+    never = Failure(FailureKind.NEVER_REGISTERED, 1.0, "mpirun: No space left on device")
     assert "" == advice(RankEnd(3, 1, 1.0, code=1, failure=never)), "that sentence is complete"
 
 

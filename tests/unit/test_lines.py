@@ -8,8 +8,9 @@ from random import Random
 import pytest
 
 from muster.errors import Impossible
-from muster.model import Host, Job, Outcome, Plan, Program
+from muster.model import Host, Job, Plan, Program
 from muster.ranks import layout
+from muster.results import Outcome, RunState
 from muster.world.terminal import TIMESTAMP, Lines, Moment, Prefix, Raw, Terminal, colourful, prefixes
 
 PREFIXES: dict[int, Prefix] = {0: b"[0] ", 1: b"[1] "}
@@ -292,7 +293,7 @@ def shown(pieces: list[tuple[int, str, bytes]], stdin: int | None = None, words:
         view.output(*piece)
     if words:
         view.say(words)
-    view.finish(Outcome("succeeded", 0, 1.0))
+    view.finish(Outcome(RunState.SUCCEEDED, 0, 1.0))
     return found
 
 

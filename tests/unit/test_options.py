@@ -14,10 +14,11 @@ from muster.cli import COMMANDS, call
 from muster.commands.run import read_line
 from muster.errors import Impossible
 from muster.job import notes
-from muster.model import Outcome, as_json
+from muster.model import as_json
 from muster.options import COMMANDS as OPTIONS
 from muster.options import LAB, RUN, LogsOptions, PruneOptions, RunOptions
 from muster.parsing import Parsed, from_environment, from_table, help_text, parse
+from muster.results import Outcome, RunState
 
 TYPED: list[tuple[str, dict[str, Any]]] = [
     ("--max-restarts 3", {"max_restarts": 3}),
@@ -205,7 +206,7 @@ def test_ps_may_be_asked_for_some_runs_only(env: dict[str, str], capsys: pytest.
         folder = Path(env["MUSTER_HOME"]) / "runs" / f"20261121-120000-aaa{run_id}-train"
         folder.mkdir(parents=True)
         (folder / "job.json").write_text(json.dumps({"id": folder.name, "name": name, "ranks": 1, "time": 0.0}))
-        outcome = Outcome("failed" if code else "succeeded", code, 1.0, 0, "")
+        outcome = Outcome(RunState.FAILED if code else RunState.SUCCEEDED, code, 1.0)
         (folder / "outcome.json").write_text(json.dumps(as_json(outcome)))
     expected = {"": "cba", "--failed": "cb", "--running": "", "--name one": "ca", "--failed --name one": "c"}
     for line, ids in expected.items():

@@ -10,9 +10,10 @@ import pytest
 
 from muster.errors import Impossible
 from muster.launchers import LAUNCHERS, make_plan
-from muster.model import Failure, Host, Job, Late, Node, Outcome, Plan, Program, RankEnd, as_json
+from muster.model import Host, Job, Late, Node, Plan, Program, as_json
 from muster.ranks import layout
 from muster.report import plan_in_words
+from muster.results import Failure, FailureKind, Leftover, Outcome, RankEnd, RunState, StopKind, StopReason
 from muster.stored import outcome_from_json, plan_from_json
 
 RUN_ID = "20261121-120000-ab12-train"
@@ -218,19 +219,21 @@ def test_fork_refuses_what_it_cannot_fork(job: Job) -> None:
 
 # ---- as JSON --------------------------------------------------------------------------------------------------------
 
-FIRST = RankEnd(1, 0, 2.5, 1, failure=Failure("raised", 2.25, "ValueError: x", ("Traceback", "ValueError: x")))
+FIRST = RankEnd(
+    1, 0, 2.5, 1, failure=Failure(FailureKind.EXCEPTION, 2.25, "ValueError: x", ("Traceback", "ValueError: x"))
+)
 
 OUTCOMES = [
-    Outcome("succeeded", 0, 1.5),
+    Outcome(RunState.SUCCEEDED, 0, 1.5),
     Outcome(
-        "failed",
+        RunState.FAILED,
         1,
         3.25,
         attempt=2,
-        reason="because",
+        stopped=StopReason(StopKind.OTHER, message="because"),
         first=FIRST,
         ends=(RankEnd(0, 0, 3.0, signal=15, by_us=True), FIRST),
-        left=("still alive: sleep (pid 7)",),
+        left=(Leftover("sleep", 7),),
     ),
 ]
 
@@ -246,7 +249,7 @@ def test_an_outcome_of_another_version_can_be_read() -> None:
     data = as_json(OUTCOMES[1])
     data["colour"] = data["first"]["colour"] = data["first"]["failure"]["colour"] = "red"
     assert outcome_from_json(data) == OUTCOMES[1]
-    assert outcome_from_json({"state": "failed", "code": 1, "duration": 2.0}) == Outcome("failed", 1, 2.0)
+    assert outcome_from_json({"state": "failed", "code": 1, "duration": 2.0}) == Outcome(RunState.FAILED, 1, 2.0)
 
 
 @pytest.mark.parametrize("name", PLANS)

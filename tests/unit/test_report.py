@@ -7,11 +7,10 @@ from typing import Any, Callable
 import pytest
 
 from muster.launchers import make_plan
-from muster.model import BROUGHT, Failure, Host, Job, Outcome, Plan, Program, RankEnd
+from muster.model import BROUGHT, Host, Job, Plan, Program
 from muster.plurals import plural
 from muster.ranks import layout, unfold
 from muster.report import (
-    SIGNALS,
     begin_in_words,
     ended_in_words,
     fitted,
@@ -21,10 +20,21 @@ from muster.report import (
     program_in_words,
     seconds,
     show_in_words,
-    signal_name,
     table,
-    unable_in_words,
 )
+from muster.results import (
+    Failure,
+    FailureKind,
+    Leftover,
+    Outcome,
+    Problem,
+    ProblemKind,
+    RankEnd,
+    RunState,
+    StopKind,
+    StopReason,
+)
+from muster.sentences import SIGNALS, reason_in_words, reason_with_hint, signal_name
 
 RUN = "20261121-120000-ab12-train"
 
@@ -78,21 +88,23 @@ RAISED = RankEnd(
     41.5,
     1,
     failure=Failure(
-        "raised",
+        FailureKind.EXCEPTION,
         41.2,
         "ValueError: bad batch",
         ("Traceback (most recent call last):", '  File "train.py", line 9, in <module>', "ValueError: bad batch"),
     ),
 )
-LOST = RankEnd(1, 0, 41.9, 1, failure=Failure("lost peer", 41.8, "RuntimeError: Connection closed by peer"))
-ENDED = RankEnd(0, 0, 5.0, 7, failure=Failure("ended", 5.0, "no data in /data", ("no data in /data",)))
+LOST = RankEnd(1, 0, 41.9, 1, failure=Failure(FailureKind.PEER_LOST, 41.8, "RuntimeError: Connection closed by peer"))
+ENDED = RankEnd(0, 0, 5.0, 7, failure=Failure(FailureKind.EXIT, 5.0, "no data in /data", ("no data in /data",)))
 
 RANK_ENDS: dict[str, RankEnd] = {
     "an exit status": RankEnd(0, 0, 5.0, 7),
     "an exit status, after words": ENDED,
     "an exception": RAISED,
     "an exception for want of a peer": LOST,
-    "an exception without words of its own": RAISED._replace(failure=Failure("raised", 1.0, "KeyboardInterrupt")),
+    "an exception without words of its own": RAISED._replace(
+        failure=Failure(FailureKind.EXCEPTION, 1.0, "KeyboardInterrupt")
+    ),
     **{signal_name(number): RankEnd(0, 0, 5.0, signal=number) for number in SIGNALS},
     "a signal without a name": RankEnd(0, 0, 5.0, signal=40),
 }
@@ -106,28 +118,40 @@ def ended_well(rank: int) -> RankEnd:
     return RankEnd(rank, 0, 42.0, 0)
 
 
+CTRL_C = StopReason(StopKind.SIGNAL, signal=2)
+
+
+def lost(words: str) -> StopReason:
+    """The agent of node 0 is gone."""
+    return StopReason(StopKind.NODE_LOST, node=0, message=words)
+
+
 OUTCOMES: dict[str, tuple[Outcome, int]] = {
-    "succeeded": (Outcome("succeeded", 0, 75.0, ends=tuple(map(ended_well, range(4)))), 4),
-    "succeeded, one rank": (Outcome("succeeded", 0, 1.5, ends=(ended_well(0),)), 1),
+    "succeeded": (Outcome(RunState.SUCCEEDED, 0, 75.0, ends=tuple(map(ended_well, range(4)))), 4),
+    "succeeded, one rank": (Outcome(RunState.SUCCEEDED, 0, 1.5, ends=(ended_well(0),)), 1),
     "succeeded, and left something behind": (
-        Outcome("succeeded", 0, 11.5, ends=(ended_well(0),), left=("ended: sleep 99 (pid 71)",)),
+        Outcome(RunState.SUCCEEDED, 0, 11.5, ends=(ended_well(0),), left=(Leftover("sleep 99", 71, killed=True),)),
         1,
     ),
     "failed: an exception": (
-        Outcome("failed", 1, 42.0, first=RAISED, ends=(ended_well(0), LOST, ended_by_us(2), RAISED, ended_by_us(4))),
+        Outcome(
+            RunState.FAILED, 1, 42.0, first=RAISED, ends=(ended_well(0), LOST, ended_by_us(2), RAISED, ended_by_us(4))
+        ),
         5,
     ),
     "failed: a signal, in the third attempt": (
-        Outcome("failed", 139, 42.0, attempt=2, first=RankEnd(0, 0, 0.3, signal=11), ends=(ended_by_us(1),)),
+        Outcome(RunState.FAILED, 139, 42.0, attempt=2, first=RankEnd(0, 0, 0.3, signal=11), ends=(ended_by_us(1),)),
         2,
     ),
     "failed: words on stderr, and something still lives": (
-        Outcome("failed", 7, 42.0, first=ENDED, ends=(ENDED,), left=("still alive: dd (pid 72, waits in the kernel)",)),
+        Outcome(
+            RunState.FAILED, 7, 42.0, first=ENDED, ends=(ENDED,), left=(Leftover("dd (pid 72, waits in the kernel)"),)
+        ),
         1,
     ),
     "failed: every rank in its own way": (
         Outcome(
-            "failed",
+            RunState.FAILED,
             7,
             42.0,
             first=ENDED,
@@ -148,62 +172,91 @@ OUTCOMES: dict[str, tuple[Outcome, int]] = {
     ),
     "failed: the store": (
         Outcome(
-            "failed",
+            RunState.FAILED,
             125,
             42.0,
-            reason="the store through which the ranks meet ended: killed by signal 9; see /runs/x/node_a/store.log",
+            stopped=StopReason(StopKind.STORE, signal=9, log="/runs/x/node_a/store.log"),
             first=LOST,
             ends=(ended_by_us(0), LOST),
         ),
         2,
     ),
     "interrupted": (
-        Outcome("interrupted", 130, 42.0, reason="interrupted (Ctrl-C)", ends=(ended_by_us(0), ended_well(1))),
+        Outcome(RunState.INTERRUPTED, 130, 42.0, stopped=CTRL_C, ends=(ended_by_us(0), ended_well(1))),
         2,
     ),
     "interrupted after a rank had failed": (
-        Outcome("interrupted", 130, 42.0, reason="interrupted (Ctrl-C)", first=ENDED, ends=(ENDED, ended_by_us(1))),
+        Outcome(RunState.INTERRUPTED, 130, 42.0, stopped=CTRL_C, first=ENDED, ends=(ENDED, ended_by_us(1))),
         2,
     ),
-    "interrupted before anything was started": (Outcome("interrupted", 130, 0.3, reason="interrupted (Ctrl-C)"), 2),
+    "interrupted before anything was started": (Outcome(RunState.INTERRUPTED, 130, 0.3, stopped=CTRL_C), 2),
     "killed": (
-        Outcome("killed", 137, 42.0, reason="`muster kill` by ann (pid 12)", ends=tuple(map(ended_by_us, range(2)))),
+        Outcome(
+            RunState.KILLED,
+            137,
+            42.0,
+            stopped=StopReason(StopKind.KILL, by="ann (pid 12)"),
+            ends=tuple(map(ended_by_us, range(2))),
+        ),
         2,
     ),
     "timed out": (
-        Outcome("timed out", 124, 70.2, reason="--timeout of 60 s is over", ends=tuple(map(ended_by_us, range(2)))),
+        Outcome(
+            RunState.TIMED_OUT,
+            124,
+            70.2,
+            stopped=StopReason(StopKind.TIMEOUT, seconds=60.0),
+            ends=tuple(map(ended_by_us, range(2))),
+        ),
         2,
     ),
     "broken: it could not begin": (
-        Outcome("broken", 125, 0.8, reason="there is no torch in python\nhint: install it there"),
+        Outcome(
+            RunState.BROKEN,
+            125,
+            0.8,
+            stopped=StopReason(StopKind.OTHER, message="there is no torch in python", hint="install it there"),
+        ),
         2,
     ),
     "broken: the agent was killed": (
-        Outcome("broken", 125, 42.0, reason="the agent on a ended (killed by signal 9), and its ranks with it"),
+        Outcome(
+            RunState.BROKEN, 125, 42.0, stopped=lost("the agent on a ended (killed by signal 9), and its ranks with it")
+        ),
         2,
     ),
     "broken after a rank had failed": (
-        Outcome("broken", 125, 42.0, reason="the agent on a ended (killed by signal 9)", first=ENDED, ends=(ENDED,)),
+        Outcome(
+            RunState.BROKEN,
+            125,
+            42.0,
+            stopped=lost("the agent on a ended (killed by signal 9)"),
+            first=ENDED,
+            ends=(ENDED,),
+        ),
         1,
     ),
 }
 
-UNABLE: dict[str, tuple[str, dict[str, Any]]] = {
-    "no torch": ("no torch", {"version": "3.9.2"}),
-    "torch is too old": ("old torch", {"torch": "1.13.1", "version": "3.9.2"}),
-    "torch went missing": ("import", {"module": "torch", "missing": True, "text": "no module named torch"}),
+UNABLE: dict[str, tuple[ProblemKind, dict[str, Any]]] = {
+    "no torch": (ProblemKind.NO_TORCH, {"version": "3.9.2"}),
+    "torch is too old": (ProblemKind.OLD_TORCH, {"torch": "1.13.1", "version": "3.9.2"}),
+    "torch went missing": (ProblemKind.IMPORT, {"module": "torch", "missing": True, "text": "no module named torch"}),
     "torch is broken": (
-        "import",
+        ProblemKind.IMPORT,
         {"module": "torch", "missing": False, "text": "ImportError: libcudart.so.12: cannot open shared object file"},
     ),
     "what --preload names is missing": (
-        "import",
+        ProblemKind.IMPORT,
         {"module": "transformers", "missing": True, "text": "ModuleNotFoundError: No module named 'transformers'"},
     ),
-    "it cannot fork as often": ("fork", {"number": 17, "text": "[Errno 11] Resource temporarily unavailable"}),
-    "the warm interpreter was killed": ("warm", {"code": None, "signal": 9}),
-    "the warm interpreter ended": ("warm", {"code": 3, "signal": None}),
-    "a program cannot be started": ("start", {"rank": 3, "text": "[Errno 8] Exec format error: './train'"}),
+    "it cannot fork as often": (
+        ProblemKind.FORK,
+        {"number": 17, "text": "[Errno 11] Resource temporarily unavailable", "limit": True},
+    ),
+    "the warm interpreter was killed": (ProblemKind.FORK_SERVER, {"code": None, "signal": 9}),
+    "the warm interpreter ended": (ProblemKind.FORK_SERVER, {"code": 3, "signal": None}),
+    "a program cannot be started": (ProblemKind.RANK, {"rank": 3, "text": "[Errno 8] Exec format error: './train'"}),
 }
 
 EVENTS: list[dict[str, Any]] = [
@@ -277,9 +330,10 @@ def test_every_message(golden: Callable[..., None]) -> None:
 
 def test_what_an_agent_could_not_do(golden: Callable[..., None]) -> None:
     """In words, from the fields of the frame that the agent sends (`members.py`)."""
-    texts = {
-        name: unable_in_words(what, "/venv/bin/python", "a", "2.3", **fields) for name, (what, fields) in UNABLE.items()
-    }
+    texts = {}
+    for name, (kind, fields) in UNABLE.items():
+        problem = Problem(kind, ("a",), python="/venv/bin/python", needed="2.3", **fields)
+        texts[name] = reason_with_hint(StopReason(StopKind.PROBLEM, problems=(problem,)))
     golden("messages-unable.txt", section("what an agent could not do", texts))
 
 
@@ -325,13 +379,15 @@ def test_what_began_the_end_is_always_told(name: str) -> None:
     """The reason where there is one; else the rank that failed, if one did."""
     outcome, size = OUTCOMES[name]
     text = outcome_in_words(outcome, RUN, size)
-    assert outcome.reason in text
+    assert reason_in_words(outcome.stopped) in text
     if outcome.first is not None:
         assert f"rank {outcome.first.rank}" in text
         assert f"muster logs {RUN} --rank {outcome.first.rank}" in text
 
 
-@pytest.mark.parametrize("name", [name for name, (outcome, _) in OUTCOMES.items() if outcome.state != "succeeded"])
+@pytest.mark.parametrize(
+    "name", [name for name, (outcome, _) in OUTCOMES.items() if outcome.state is not RunState.SUCCEEDED]
+)
 def test_every_rank_is_told_of_once(name: str) -> None:
     """In a run that did not end well: the first one, and the others folded into a line for each kind of end."""
     outcome = OUTCOMES[name][0]

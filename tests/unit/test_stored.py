@@ -15,13 +15,40 @@ from changing import set_to
 from muster import runs
 from muster.errors import Impossible
 from muster.launchers import make_plan
-from muster.model import Failure, Host, Job, Outcome, Program, RankEnd, as_json
+from muster.model import Host, Job, Program, as_json
 from muster.ranks import layout
+from muster.report import outcome_as_json, outcome_in_words
+from muster.results import (
+    Failure,
+    FailureKind,
+    Leftover,
+    LostNode,
+    Outcome,
+    Problem,
+    ProblemKind,
+    RankEnd,
+    RunState,
+    StopKind,
+    StopReason,
+    Unlogged,
+)
 from muster.runs import Run, Store, Unreadable
+from muster.sentences import problem_in_words
 from muster.stored import Malformed, outcome_from_json, plan_from_json
+from muster.supervise import Asked, Ended, StoreEnded, Swept, Unable, event_from_json
+from muster.world.loop import fields_of
 
-END = RankEnd(0, 0, 1.5, None, 9, failure=Failure("raised", 1.0, "ValueError: x", ("a", "b")))
-OUTCOME = Outcome("failed", 1, 2.5, 1, "", END, (END, END._replace(rank=1, code=0, signal=None, failure=None)), ("x",))
+END = RankEnd(0, 0, 1.5, None, 9, failure=Failure(FailureKind.EXCEPTION, 1.0, "ValueError: x", ("a", "b")))
+ENDS = (END, END._replace(rank=1, code=0, signal=None, failure=None, by_launcher=True, late=True))
+STOPPED = StopReason(
+    StopKind.PROBLEM, signal=9, problems=(Problem(ProblemKind.VERSIONS, ("n1", "n2"), values=(("n1", "2.3"),)),)
+)
+OUTCOME = Outcome(
+    *(RunState.FAILED, 1, 2.5, 1, STOPPED, END, ENDS),
+    left=(Leftover("sleep 99", 71, "S", killed=True),),
+    lost=(LostNode(1, "it is gone"),),
+    unlogged=(Unlogged(0, 1, "out", 7, "disk full"),),
+)
 JOB = Job(Program("script", ("train.py", "1")), "exec", "/bin/python", "why", "/", env={"A": "b"}, ssh=("ssh", "-v"))
 NODES = layout([(Host("n1", gpus=("0", "1"), cpus=((0, 1), (2,))), 1), (Host("n2", threads=None), 1)])
 PLAN = make_plan(JOB._replace(launcher="mpirun", place="ssh"), NODES, "20261121-120000-ab12-train")
@@ -41,7 +68,7 @@ def paths(data: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize(("record", "read"), [(OUTCOME, outcome_from_json), (PLAN, plan_from_json)])
 def test_any_value_in_any_place_gives_a_record_or_malformed(record: Any, read: Any) -> None:
-    data = json.loads(json.dumps(as_json(record)))
+    data = json.loads(json.dumps(outcome_as_json(record) if record is OUTCOME else as_json(record)))
     assert record == read(data)
     for way in paths(data):
         for value in NASTY:
@@ -73,6 +100,44 @@ def test_a_plan_of_an_older_version_is_read(launcher: str) -> None:
 def test_fields_of_a_newer_muster_are_left_out() -> None:
     data = {**as_json(OUTCOME), "weather": "fine"}
     assert OUTCOME == outcome_from_json(json.loads(json.dumps(data)))
+
+
+def test_what_an_older_muster_told_in_words_is_still_read() -> None:
+    """Why a run was ended, what was left of it, and events: none of them was a record once."""
+    left = ["ended: sleep 99 (pid 71)", "still alive: dd (pid 8)", "not seen to end: n2 is gone"]
+    reason = "there is no torch in python\nhint: install it there"
+    old = {"state": "broken", "code": 125, "duration": 1.0, "reason": reason, "left": left}
+    outcome = outcome_from_json(old)
+    assert outcome.left == (Leftover("sleep 99 (pid 71)", killed=True), Leftover("dd (pid 8)"))
+    assert outcome.lost == (LostNode(0, "n2 is gone"),)
+    assert reason == outcome_as_json(outcome)["reason"]
+    words = [
+        "there is no torch in python",
+        "hint: install it there",
+        "left behind by a rank, ended by muster: sleep 99 (pid 71)",
+        "still alive: dd (pid 8)",
+        "not seen to end: n2 is gone",
+    ]
+    assert words == outcome_in_words(outcome, "x", 1).splitlines()
+    event = {"event": "swept", "t": 1.0, "node": 0, "ended": [], "left": ["dd (pid 8)"]}
+    assert Swept(1.0, 0, (), (Leftover("dd (pid 8)"),)) == event_from_json(event)
+    assert StoreEnded(1.0) == event_from_json({"event": "storeended", "t": 1.0, "how": "exit status 1"})
+    unable = event_from_json({"event": "unable", "t": 1.0, "node": 0, "why": reason})
+    assert "there is no torch in python" == problem_in_words(unable.problems[0])
+
+
+def test_events_are_read_back_as_they_were_written() -> None:
+    """A supervisor that begins again goes by them."""
+    failure = Failure(FailureKind.PEER_LOST, 1.0, "x", ("a",))
+    for event in (
+        Unable(1.0, 0, STOPPED.problems),
+        Swept(1.0, 0, OUTCOME.left, (Leftover("dd", 8, "D", gpu=True),)),
+        StoreEnded(1.0, None, 9, "/x/store.log"),
+        Ended(1.0, 3, 0, 1, None, failure),
+        Asked(1.0, 1, gone_for=30.0),
+    ):
+        written = json.dumps({"event": type(event).__name__.lower(), **fields_of(event)})
+        assert event == event_from_json(json.loads(written))
 
 
 def a_run(root: Path, name: str = "20261127-101112-0123456789abc-train") -> Run:

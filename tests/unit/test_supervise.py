@@ -6,12 +6,14 @@ import functools
 import heapq
 from collections.abc import Sequence
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Union
 
 import pytest
 
-from muster.model import Failure, RankEnd
+from muster.results import Failure, FailureKind, Leftover, Problem, ProblemKind, RankEnd
+from muster.sentences import notice_in_words, reason_in_words
 from muster.supervise import (
+    NOTICES,
     SETTLE,
     SIGHUP,
     SIGINT,
@@ -27,7 +29,6 @@ from muster.supervise import (
     Listening,
     Lost,
     Ready,
-    Say,
     Settings,
     Signal,
     Start,
@@ -41,8 +42,33 @@ from muster.supervise import (
     Warned,
 )
 
-Step = tuple[Event, Sequence[Action]]
+
+class Say(NamedTuple):
+    """The person is told this: a notice of the supervisor, in words."""
+
+    text: str
+
+
+Step = tuple[Event, Sequence[Union[Action, Say]]]
 """An event, and all that the supervisor wants done about it, but for `Finish`: its outcome stands beside the table."""
+
+
+def in_words(action: Action) -> Action | Say:
+    """What is told, in words; all else as it is."""
+    return Say(notice_in_words(action)) if isinstance(action, NOTICES) else action
+
+
+def dd(pid: int) -> Leftover:
+    """A process that waits for a disk."""
+    return Leftover("dd", pid, "D")
+
+
+def sleep(pid: int) -> Leftover:
+    return Leftover("sleep 99", pid, "S")
+
+
+def no_torch(python: str) -> tuple[Problem, ...]:
+    return (Problem(ProblemKind.NO_TORCH, ("a",), python=python),)
 
 
 class History(NamedTuple):
@@ -66,12 +92,12 @@ def two_nodes(**more: Any) -> Settings:
 
 def raised(when: float) -> Failure:
     """A Python exception of the script's own, whose first word was seen at this time."""
-    return Failure("raised", when, "ValueError: bad batch")
+    return Failure(FailureKind.EXCEPTION, when, "ValueError: bad batch")
 
 
 def lost_peer(when: float) -> Failure:
     """An exception for want of another rank."""
-    return Failure("lost peer", when, "RuntimeError: Connection closed by peer")
+    return Failure(FailureKind.PEER_LOST, when, "RuntimeError: Connection closed by peer")
 
 
 BEGUN: list[Step] = [
@@ -117,14 +143,14 @@ ENDS = [
     History(
         "After success, what ranks left behind has the grace to end by itself, and what had to be ended is told.",
         ranks(1),
-        [*BEGUN, (Ended(3.0, 0, 0, 0), [Sweep(10.0)]), (Swept(13.1, 0, ("sleep 99 (pid 7)",)), [])],
-        {"state": "succeeded", "code": 0, "duration": 13.1, "left": ("ended: sleep 99 (pid 7)",)},
+        [*BEGUN, (Ended(3.0, 0, 0, 0), [Sweep(10.0)]), (Swept(13.1, 0, (sleep(7),)), [])],
+        {"state": "succeeded", "code": 0, "duration": 13.1, "left": (sleep(7)._replace(killed=True),)},
     ),
     History(
         "What outlives even the sweep is told, after a failure too; what the sweep ended then is not.",
         ranks(1),
-        [*BEGUN, (Ended(3.0, 0, 0, 2), [Sweep(0.0)]), (Swept(8.0, 0, ("sleep 99 (pid 7)",), ("dd (pid 8)",)), [])],
-        {"state": "failed", "code": 2, "left": ("still alive: dd (pid 8)",)},
+        [*BEGUN, (Ended(3.0, 0, 0, 2), [Sweep(0.0)]), (Swept(8.0, 0, (sleep(7),), (dd(8),)), [])],
+        {"state": "failed", "code": 2, "left": (dd(8),)},
     ),
     History(
         "A rank exits with 7: the others are asked to end at once, and killed after the grace. 7 is the exit status.",
@@ -546,8 +572,8 @@ BROKEN = [
     History(
         "An agent that cannot get ready ends the run with 125 and its words.",
         ranks(2),
-        [(Unable(0.7, 0, "there is no torch in /usr/bin/python3"), [Sweep(0.0)]), (Swept(0.8, 0), [])],
-        {"state": "broken", "code": 125, "reason": "there is no torch in /usr/bin/python3", "ends": ()},
+        [(Unable(0.7, 0, no_torch("/usr/bin/python3")), [Sweep(0.0)]), (Swept(0.8, 0), [])],
+        {"state": "broken", "code": 125, "reason": "there is no torch in /usr/bin/python3 (Python ?)", "ends": ()},
     ),
     History(
         "An agent that is lost takes its ranks with it: 125, and nothing is asked of ranks that nobody can reach.",
@@ -566,7 +592,7 @@ BROKEN = [
         ranks(2),
         [
             *BEGUN,
-            (StoreEnded(5.0, "killed by signal 9"), [Signal(SIGTERM, (0, 1))]),
+            (StoreEnded(5.0, signal=9), [Signal(SIGTERM, (0, 1))]),
             (Ended(5.1, 0, 0, 1, failure=lost_peer(5.05)), []),
             (Ended(5.2, 1, 0, signal=15), [Sweep(0.0)]),
             (Swept(5.3, 0), []),
@@ -579,7 +605,7 @@ BROKEN = [
         [
             *BEGUN,
             (Ended(4.9, 0, 0, 1, failure=lost_peer(4.9)), []),
-            (StoreEnded(5.0, "killed by signal 9"), [Signal(SIGTERM, (1,))]),
+            (StoreEnded(5.0, signal=9), [Signal(SIGTERM, (1,))]),
             (Ended(5.1, 1, 0, signal=15), [Sweep(0.0)]),
             (Swept(5.2, 0), []),
         ],
@@ -591,9 +617,9 @@ BROKEN = [
         [
             *BEGUN,
             (Ended(5.0, 0, 0, 7), [Signal(SIGTERM, (1,))]),
-            (StoreEnded(5.05, "killed by signal 9"), []),
+            (StoreEnded(5.05, signal=9), []),
             (Ended(5.1, 1, 0, signal=15), [Sweep(0.0)]),
-            (StoreEnded(5.15, "killed by signal 9"), []),
+            (StoreEnded(5.15, signal=9), []),
             (Swept(5.2, 0), []),
         ],
         {"state": "failed", "code": 7, "reason": ""},
@@ -695,7 +721,7 @@ RESTARTS = [
         ranks(1, max_restarts=1),
         [
             *BEGUN,
-            (StoreEnded(5.0, "killed by signal 9"), [Signal(SIGTERM, (0,))]),
+            (StoreEnded(5.0, signal=9), [Signal(SIGTERM, (0,))]),
             (Ended(5.1, 0, 0, signal=15), [Sweep(0.0)]),
             (
                 Swept(5.2, 0),
@@ -716,8 +742,8 @@ RESTARTS = [
     History(
         "While something of an attempt still lives, there is no next one: it may hold a GPU.",
         ranks(1, max_restarts=3),
-        [*BEGUN, (Ended(2.0, 0, 0, 7), [Sweep(0.0)]), (Swept(8.0, 0, (), ("dd (pid 8)",)), [])],
-        {"state": "failed", "code": 7, "attempt": 0, "left": ("still alive: dd (pid 8)",)},
+        [*BEGUN, (Ended(2.0, 0, 0, 7), [Sweep(0.0)]), (Swept(8.0, 0, (), (dd(8),)), [])],
+        {"state": "failed", "code": 7, "attempt": 0, "left": (dd(8),)},
     ),
     History(
         "Without its agent an attempt cannot be repeated.",
@@ -777,12 +803,12 @@ NODES = [
         "The second node to fail for the same reason changes nothing.",
         two_nodes(),
         [
-            (Unable(0.7, 0, "there is no torch in python"), [Sweep(0.0)]),
-            (Unable(0.8, 1, "there is no torch in python3"), []),
+            (Unable(0.7, 0, no_torch("python")), [Sweep(0.0)]),
+            (Unable(0.8, 1, no_torch("python3")), []),
             (Swept(0.9, 0), []),
             (Swept(1.0, 1), []),
         ],
-        {"state": "broken", "code": 125, "reason": "there is no torch in python"},
+        {"state": "broken", "code": 125, "reason": "there is no torch in python (Python ?)"},
     ),
 ]
 
@@ -898,7 +924,7 @@ LATE: list[Event] = [
     Listening(99, 0, 1),
     Ended(99, 0, 0, 1),
     Asked(99, SIGINT),
-    Unable(99, 0, ""),
+    Unable(99, 0, ()),
     Lost(99, 0, ""),
     Tick(999),
 ]
@@ -913,9 +939,10 @@ def test_history(history: History) -> None:
         assert finished == [], f"it was over before {event}"
         actions = supervisor.handle(event)
         finished = [action for action in actions if isinstance(action, Finish)]
-        assert list(expected) == [action for action in actions if action not in finished], f"after {event}"
+        assert list(expected) == [in_words(action) for action in actions if action not in finished], f"after {event}"
     assert len(finished) == 1
-    told = finished[0].outcome._asdict()
+    outcome = finished[0].outcome
+    told = {**outcome._asdict(), "reason": reason_in_words(outcome.stopped)}
     assert history.outcome == {name: told[name] for name in history.outcome}
     assert [action for event in LATE for action in supervisor.handle(event)] == []
     assert supervisor.alive() == ()
@@ -941,26 +968,25 @@ def answered(settings: Settings, events: Sequence[Event], swept: Swept) -> list[
 def test_a_rank_that_could_not_be_started_keeps_nobody_waiting() -> None:
     """It will never end. The others are asked to, and what there is is swept away."""
     began = [event for event, _ in BEGUN[:2]]
-    unable = Unable(1.0, 0, "rank 1 could not be started: no memory")
+    unable = Unable(1.0, 0, (Problem(ProblemKind.RANK, ("a",), rank=1, text="no memory"),))
     actions = answered(ranks(2), [*began, unable, Ended(1.1, 0, 0, signal=15)], Swept(60.0, 0))
     last = actions[-1]
     assert Signal(SIGTERM, (0, 1)) in actions
     assert isinstance(last, Finish), f"it waits for ever after {actions}"
     assert (last.outcome.state, last.outcome.code) == ("broken", 125)
-    assert last.outcome.reason == "rank 1 could not be started: no memory"
+    assert reason_in_words(last.outcome.stopped) == "rank 1 could not be started: no memory"
     assert last.outcome.ends == (RankEnd(0, 0, 1.1, signal=15, by_us=True),)
 
 
 def test_a_rank_that_not_even_sigkill_ends_keeps_nobody_waiting() -> None:
     """It waits in the kernel, for a disk perhaps: it is told of, and muster ends."""
     began = [event for event, _ in BEGUN]
-    words = "python (pid 9, waits in the kernel, cannot be ended)"
-    actions = answered(ranks(2), [*began, Ended(5.0, 0, 0, 7)], Swept(60.0, 0, (), (words,)))
+    actions = answered(ranks(2), [*began, Ended(5.0, 0, 0, 7)], Swept(60.0, 0, (), (dd(9),)))
     last = actions[-1]
     assert Signal(SIGKILL, (1,)) in actions
     assert isinstance(last, Finish), f"it waits for ever after {actions}"
     assert (last.outcome.state, last.outcome.code) == ("failed", 7)
-    assert last.outcome.left == (f"still alive: {words}",)
+    assert last.outcome.left == (dd(9),)
 
 
 # ---- random histories -----------------------------------------------------------------------------------------------
@@ -1117,7 +1143,7 @@ def test_every_history_ends_in_exactly_one_finish() -> None:
         outcome = finishes[0].outcome
         assert history[-1][0].t == outcome.duration, words
         assert (outcome.state == "succeeded") == (outcome.code == 0), words
-        if outcome.state == "failed" and not outcome.reason:
+        if outcome.state == "failed" and outcome.stopped is None:
             assert outcome.first is not None, words
             assert outcome.first.status == outcome.code, words
 

@@ -487,7 +487,7 @@ class Agent:
         left = self.members.left()
         if left and self.sweep_until is not None and time.monotonic() < self.sweep_until:
             if pause < _LINGER <= pause * 1.5:
-                self.emit("lingering", words=[system.in_words(pid, name) for pid, name in left.items()])
+                self.emit("lingering", left=[system.describe(pid, name) for pid, name in left.items()])
             self.after(pause, lambda: self.sweep(min(_LINGER, pause * 1.5)))
             return
         self.sweep_until = None
@@ -590,7 +590,7 @@ class Agent:
             self.record_end(f"the agent failed ({text.strip().splitlines()[-1]})", left)
         os._exit(1)
 
-    def record_end(self, why: str, left: list[str]) -> None:
+    def record_end(self, why: str, left: list[dict[str, Any]]) -> None:
         """Leave word in the run directory of an end that no supervisor saw."""
         import json
 

@@ -52,7 +52,7 @@ def main(dry: bool) -> None:
     relay.write_all(1, MAGIC)
     runs = found()
     pids = [pid for run in runs.values() for pid in run]
-    words = {pid: system.in_words(pid, "?") for pid in pids}
+    processes = {pid: system.describe(pid, "?") for pid in pids}
     if not dry:
         for number, patience in ((signal.SIGTERM, _PATIENCE), (signal.SIGKILL, _PATIENCE)):
             for pid in pids:
@@ -60,10 +60,11 @@ def main(dry: bool) -> None:
             deadline = time.monotonic() + patience
             while any(procfs.lives(pid) for pid in pids) and time.monotonic() < deadline:
                 time.sleep(0.02)
-    left = [system.in_words(pid, "?") for pid in pids if procfs.lives(pid)] if not dry else []
-    told = {run: [words[pid] for pid in numbers] for run, numbers in runs.items()}
+    left = [system.describe(pid, "?") for pid in pids if procfs.lives(pid)] if not dry else []
+    told = {run: [processes[pid] for pid in numbers] for run, numbers in runs.items()}
+    folders: dict[str, list[str]] = {}
     for run, path in temporary.left(os.environ):
-        told.setdefault(run, []).append(path)
+        folders.setdefault(run, []).append(path)
         if not dry:
             temporary.remove(path)
-    relay.send("cleaned", runs=told, left=left)
+    relay.send("cleaned", runs=told, folders=folders, left=left)

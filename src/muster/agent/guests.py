@@ -142,7 +142,8 @@ class Guests:
                 pid = system.launch(argv, env, command["cwd"], stdin, log, log)
             except OSError as error:
                 text = system.reason_at(error)
-                self.agent.emit("unable", what="launcher", name=command["launcher"], text=text)
+                limit = system.met_limit(error)
+                self.agent.emit("unable", what="launcher", name=command["launcher"], text=text, limit=limit)
                 return
             finally:
                 os.close(log)

@@ -732,7 +732,7 @@ class _Warm:
             _, status = os.waitpid(middle, 0)
             if status:
                 text = f"a helper process ended (wait status {status})"
-                _tell(self.fd, op="unforked", order=order["order"], pids={}, text=text)
+                _tell(self.fd, op="unforked", order=order["order"], pids={}, text=text, limit=False)
             return False
         try:
             middle, pids = os.getpid(), {}
@@ -747,7 +747,8 @@ class _Warm:
                     return True
                 pids[name] = pid
         except OSError as error:
-            _tell(self.fd, op="unforked", order=order["order"], pids=pids, text=str(error))
+            limit = isinstance(error, BlockingIOError)  # EAGAIN
+            _tell(self.fd, op="unforked", order=order["order"], pids=pids, text=str(error), limit=limit)
         else:
             _tell(self.fd, op="forked", order=order["order"], pids=pids)
         finally:

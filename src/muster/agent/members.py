@@ -411,7 +411,7 @@ class Members:
                     what="start",
                     rank=number,
                     text=system.reason_at(error),
-                    argv=command["argv"][:1],
+                    limit=system.met_limit(error),
                 )
                 return
             finally:
@@ -436,7 +436,8 @@ class Members:
             else:
                 self.began(int(name.partition(":")[2]), pid)
         if message["op"] == "unforked":
-            self.agent.emit("unable", what="fork", text=message["text"], number=len(message["pids"]))
+            told = {name: message[name] for name in ("text", "limit")}
+            self.agent.emit("unable", what="fork", number=len(message["pids"]), **told)
         elif "store" not in message["pids"]:
             self.agent.emit("started", attempt=self.attempt, pids=self.pids)
 

@@ -10,7 +10,7 @@ import stat
 import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Callable
+from typing import Any, Callable
 
 from muster.agent import procfs
 
@@ -58,6 +58,11 @@ def no_more_processes() -> OSError:
 
 FEWER_PROCESSES = "end other programs of yours, raise the limit by `ulimit -u`, or ask for fewer ranks"
 """The hint for that."""
+
+
+def met_limit(error: BaseException) -> bool:
+    """This user may have no more processes."""
+    return isinstance(error, OSError) and error.errno == errno.EAGAIN
 
 
 def hint_for(text: str, otherwise: str) -> str:
@@ -381,16 +386,16 @@ def send(pid: int, number: int, group: bool = False) -> bool:
     return True
 
 
-def in_words(pid: int, name: str) -> str:
-    """`python (pid 17, waits for a disk)`, for a person."""
+def describe(pid: int, name: str) -> dict[str, Any]:
+    """What is to be told of a process that ranks left behind: the fields of `results.Leftover`."""
     found = procfs.stat(pid)
-    state = {"D": ", waits in the kernel, cannot be ended", "T": ", stopped"}.get(found.state, "") if found else ""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             words = file.read().rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")
     except OSError:
         words = ""
-    return f"{words[:80] or name} (pid {pid}{state}{', holds a GPU' if _holds_gpu(pid) else ''})"
+    state = found.state if found is not None else ""
+    return {"process": words[:80] or name, "pid": pid, "state": state, "gpu": _holds_gpu(pid)}
 
 
 def _holds_gpu(pid: int) -> bool:
@@ -427,20 +432,23 @@ def outsiders(root: int, spare: Iterable[int]) -> dict[int, str]:
     return {pid: name for pid, (name, _) in family.items() if pid not in spared and not is_cleaner(pid)}
 
 
-def end_family(root: int, spare: Collection[int] = (), within: float = 5.0) -> tuple[list[str], list[str]]:
+def end_family(
+    root: int, spare: Collection[int] = (), within: float = 5.0
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Kill all descendants of `root` but those in `spare` (with what they started), and see that they are gone.
 
-    Gives (those it killed, those that still live), each in words. A resource tracker is left to end by itself.
+    Gives (those it killed, those that still live), as `describe` tells of them. A resource tracker is left to end by
+    itself.
     """
-    killed: dict[int, str] = {}
+    killed: dict[int, dict[str, Any]] = {}
     deadline = time.monotonic() + within
     while True:
         left = outsiders(root, spare)
         if not left or time.monotonic() > deadline:
-            return list(killed.values()), [in_words(pid, name) for pid, name in left.items()]
+            return list(killed.values()), [describe(pid, name) for pid, name in left.items()]
         for pid, name in left.items():
             if pid not in killed:
-                killed[pid] = in_words(pid, name)
+                killed[pid] = describe(pid, name)
             send(pid, signal.SIGKILL)
         time.sleep(0.002)
 

@@ -12,6 +12,8 @@ from muster.job import split_words
 from muster.model import Host, Job, Program
 from muster.options import CleanOptions
 from muster.printable import line as safe
+from muster.sentences import leftover_in_words, process_in_words
+from muster.stored import leftover_from_json
 from muster.world.contact import frames_of
 from muster.world.link import ChildLink, start_relay
 
@@ -51,11 +53,14 @@ def _tell(link: ChildLink, dry: bool) -> int:
     for fields, _ in frames_of(link, _WITHIN):
         if fields["kind"] != "cleaned":
             continue
-        for run, words in fields["runs"].items():
-            print(f"{link.host}: {safe(run)}: {'there is' if dry else 'ended'} {'; '.join(map(safe, words))}")
-        for words in fields["left"]:
-            print(f"{link.host}: still alive: {safe(words)}", file=sys.stderr)
-        if not fields["runs"]:
+        folders = fields["folders"]
+        for run in {**fields["runs"], **folders}:
+            processes = map(leftover_from_json, fields["runs"].get(run, ()))
+            words = [*map(process_in_words, processes), *map(safe, folders.get(run, ()))]
+            print(f"{link.host}: {safe(run)}: {'there is' if dry else 'ended'} {'; '.join(words)}")
+        for found in map(leftover_from_json, fields["left"]):
+            print(f"{link.host}: {leftover_in_words(found)}", file=sys.stderr)
+        if not fields["runs"] and not folders:
             print(f"{link.host}: nothing")
         return 1 if fields["left"] else 0
     print(f"{link.host}: no answer: {link.last_words() or 'it said nothing'}", file=sys.stderr)

@@ -16,8 +16,8 @@ from muster.record import Options
 
 if TYPE_CHECKING:  # `muster ps` needs none of it
     from muster.hosts import Wanted
-    from muster.model import Outcome
     from muster.options import CleanOptions, DoctorOptions
+    from muster.results import Outcome
 
 
 Record = TypeVar("Record", bound=RunDirOptions)

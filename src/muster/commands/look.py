@@ -17,7 +17,16 @@ from muster.model import as_json
 from muster.options import FindOptions, PruneOptions, PsOptions, ShowOptions
 from muster.plurals import plural
 from muster.printable import line as safe
-from muster.report import facts_of, fitted, program_in_words, seconds, show_in_words, size_in_words, table
+from muster.report import (
+    facts_of,
+    fitted,
+    outcome_as_json,
+    program_in_words,
+    seconds,
+    show_in_words,
+    size_in_words,
+    table,
+)
 from muster.world import contact, pruning, usage
 
 _WITHIN = 4.0
@@ -136,7 +145,7 @@ def show(words: list[str], env: Mapping[str, str], began: float) -> int:
     outcome, events = run.outcome, run.events()
     if options.json:
         record = {**_record(run, state), "job": run.job.get("job"), "python": facts_of(events), "events": events}
-        record.update(now=as_json(now) if now else None, outcome=as_json(outcome) if outcome else None)
+        record.update(now=as_json(now) if now else None, outcome=outcome_as_json(outcome) if outcome else None)
         print(json.dumps(record, indent=1))
         return 0
     why = contact.why(run, state)

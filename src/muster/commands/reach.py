@@ -15,6 +15,7 @@ from muster.errors import Impossible, MusterError, RunFailed, Unreachable
 from muster.options import KillOptions, RunOptions, StacksOptions, WaitOptions
 from muster.plurals import plural
 from muster.report import seconds, table
+from muster.sentences import leftover_in_words, lost_in_words
 from muster.world import contact, usage
 
 _SILENT = 1.0
@@ -152,8 +153,11 @@ def _end(run: runs.Run, by: str) -> int:
     if state == "running":
         print(f"{run.id} still runs; see {run.path}/node_*/agent.log", file=sys.stderr)
         return 1
-    left = run.outcome.left if run.outcome is not None else ()
-    alive = [words for words in left if words.startswith(("still alive", "not seen to end"))]
+    outcome = run.outcome
+    alive: list[str] = []
+    if outcome is not None:
+        alive += [leftover_in_words(found) for found in outcome.left if not found.killed]
+        alive += map(lost_in_words, outcome.lost)
     print(f"{run.id}: {'ended' if not alive else 'ended, but ' + '; '.join(alive)}")
     return 1 if alive else 0
 

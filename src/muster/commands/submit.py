@@ -23,6 +23,7 @@ from muster.model import Host, Node, as_json
 from muster.options import RunOptions
 from muster.ranks import layout
 from muster.schedulers import slurm
+from muster.sentences import reason_in_words
 from muster.stored import plan_from_json
 from muster.values import Warn
 from muster.world import code, contact, queue
@@ -533,7 +534,7 @@ def _ended_unseen(run: runs.Run, number: str) -> int:
     """Slurm says that the job is over, and no supervisor wrote how."""
     contact.state(run)
     outcome = run.outcome
-    how = outcome.reason if outcome is not None else "Slurm knows it no more"
+    how = reason_in_words(outcome.stopped) if outcome is not None else "Slurm knows it no more"
     print(f"muster: job {number} is over: {how}", file=sys.stderr)
     for path in sorted(run.path.glob("slurm*.out")):
         for line in path.read_text(errors="replace").splitlines()[-6:]:

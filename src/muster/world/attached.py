@@ -12,8 +12,10 @@ from typing import Any
 from muster.agent import system
 from muster.agent.local import new_token
 from muster.agent.protocol import VERSION, pack
-from muster.model import Outcome, Plan, as_json
+from muster.model import Plan
 from muster.plurals import plural
+from muster.report import outcome_as_json
+from muster.results import Outcome, Problem, ProblemKind
 from muster.runs import Run
 from muster.supervise import Asked, Swept, Unable
 from muster.world.journal import Journal
@@ -95,7 +97,7 @@ class Attached(World):
 
     def _write_outcome(self, outcome: Outcome) -> None:
         try:
-            self.run.write_outcome(as_json(outcome))
+            self.run.write_outcome(outcome_as_json(outcome))
         except OSError as error:
             self.say(f"cannot write {self.run.path}/outcome.json: {system.reason(error)}")
 
@@ -150,7 +152,8 @@ class Attached(World):
 
     def _on_hello(self, link: Link, t: float, payload: bytes, version: int, **facts: Any) -> None:
         if version != VERSION:
-            self.handle(Unable(t, link.node, f"the agent on {link.host} speaks version {version}, muster {VERSION}"))
+            wrong = Problem(ProblemKind.PROTOCOL, (link.host,), version=str(version), needed=str(VERSION))
+            self.handle(Unable(t, link.node, (wrong,)))
             return
         link.facts.update(facts)
         if link.node == 0:

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 from muster.agent import local, procfs, system
 from muster.agent.protocol import Refused, Unpacker, pack
 from muster.errors import Impossible, MusterError, RunFailed, Unreachable
-from muster.model import Host, Job, Outcome, Plan, Program, as_json
+from muster.model import Host, Job, Plan, Program, as_json
 from muster.printable import line as safe
+from muster.report import outcome_as_json
+from muster.results import Outcome, RunState, StopKind, StopReason
 from muster.runs import (
     ID,
     JOB,
@@ -278,21 +280,21 @@ def _in_queue(run: Run, within: float) -> str:
             how = f"the controller of the run on {run.job['host']} was killed ({state})"
         elif state == "CANCELLED" and (who := queue.cancelled_by(run)):
             how = f"it was cancelled by {who} ({state})"
-        outcome = Outcome(kind, code, took, max(run.attempts(), default=0), how)
-        run.write_outcome(as_json(outcome))
+        outcome = Outcome(kind, code, took, max(run.attempts(), default=0), StopReason(StopKind.OTHER, message=how))
+        run.write_outcome(outcome_as_json(outcome))
     return "lost" if outcome is None else outcome.state
 
 
 _ENDS = {
-    "CANCELLED": ("killed", 137),
-    "TIMEOUT": ("timed out", 124),
-    "PREEMPTED": ("killed", 137),
-    "NODE_FAIL": ("broken", 125),
-    "OUT_OF_MEMORY": ("broken", 125),
-    "BOOT_FAIL": ("broken", 125),
-    "DEADLINE": ("timed out", 124),
-    "FAILED": ("broken", 125),
-    "COMPLETED": ("broken", 125),
+    "CANCELLED": (RunState.KILLED, 137),
+    "TIMEOUT": (RunState.TIMED_OUT, 124),
+    "PREEMPTED": (RunState.KILLED, 137),
+    "NODE_FAIL": (RunState.BROKEN, 125),
+    "OUT_OF_MEMORY": (RunState.BROKEN, 125),
+    "BOOT_FAIL": (RunState.BROKEN, 125),
+    "DEADLINE": (RunState.TIMED_OUT, 124),
+    "FAILED": (RunState.BROKEN, 125),
+    "COMPLETED": (RunState.BROKEN, 125),
 }
 """Ends that Slurm alone saw, as states and exit statuses of ours. A supervisor would have written its own."""
 

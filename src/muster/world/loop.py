@@ -16,19 +16,18 @@ from muster.agent import system, temporary
 from muster.agent.protocol import pack
 from muster.archive import build_shim
 from muster.fold import by_value
-from muster.hosts import fold_hosts, fold_values
 from muster.launchers import LAUNCHERS
-from muster.model import Failure, Outcome, Plan, TerminalSize, as_json
+from muster.model import Plan, TerminalSize, as_json
 from muster.plurals import plural
 from muster.printable import line as safe
 from muster.rank_env import first_on_path, late_values
 from muster.ranks import named
-from muster.report import signal_name, unable_in_words
+from muster.results import SIGKILL, SIGTERM, Failure, FailureKind, Outcome, Problem, ProblemKind
 from muster.runs import Run
-from muster.stored import NOT_UNDERSTOOD
+from muster.sentences import folded, notice_in_words, processes_in_words, signal_name
+from muster.stored import NOT_UNDERSTOOD, leftover_from_json, problem_from_json
 from muster.supervise import (
-    SIGKILL,
-    SIGTERM,
+    NOTICES,
     Action,
     Asked,
     Ended,
@@ -39,7 +38,6 @@ from muster.supervise import (
     Listening,
     Lost,
     Ready,
-    Say,
     Settings,
     Signal,
     Start,
@@ -203,7 +201,8 @@ class World:
         """Of these, what was sent to muster, and not by a scheduler to the agents."""
         self._versions: dict[int, tuple[Any, Any]] = {}
         """(torch, CUDA) of each node."""
-        self._unable: dict[int, str] = {}
+        self._unable: dict[int, Problem] = {}
+        """Why nodes cannot start their ranks, until that is told."""
         self._full: set[tuple[int, int, str]] = set()
         """Logs that cannot be written for the time being: the node, the rank, the stream."""
 
@@ -282,8 +281,8 @@ class World:
             for link in self.links:
                 if not self.swept(link):
                     self.tell(link.node, "sweep", patience=action.patience, well=self.supervisor.ends_well)
-        elif isinstance(action, Say):
-            self.say(action.text)
+        elif isinstance(action, NOTICES):
+            self.say(notice_in_words(action))
         else:
             self.outcome = action.outcome
 
@@ -360,24 +359,24 @@ class World:
             self.facts.update({name: value for name, value in facts.items() if value}, fork=fork)
         if why:
             self.say(f"not forking on {link.host}, starting plain interpreters instead: {safe(why)}")
-        differ = self._differ() if len(self._versions) == len(self.links) else ""
-        if differ:
-            self.handle(Unable(t, link.node, differ))
+        differ = self._differ() if len(self._versions) == len(self.links) else None
+        if differ is not None:
+            self.handle(Unable(t, link.node, (differ,)))
         else:
             self.handle(Ready(t, link.node))
         self._tell_unable()
 
-    def _differ(self) -> str:
-        """What differs between the nodes and must not, in words; empty when all agree."""
+    def _differ(self) -> Problem | None:
+        """What differs between the nodes and must not; None when all agree."""
         for name, index in (("torch", 0), ("CUDA", 1)):
-            told = [
-                (link.host, safe(self._versions[link.node][index] or "none"))
+            told = tuple(
+                (link.host, str(self._versions[link.node][index] or "none"))
                 for link in self.links
                 if self._versions[link.node][0]  # one that nobody asked for it says nothing
-            ]
+            )
             if len(by_value(told)) > 1:
-                return f"{name} differs between the hosts: {fold_values(told)}"
-        return ""
+                return Problem(ProblemKind.VERSIONS, tuple(host for host, _ in told), name=name, values=told)
+        return None
 
     def _on_listening(self, link: Link, t: float, payload: bytes, attempt: int, port: int) -> None:
         self.handle(Listening(t, attempt, port))
@@ -449,7 +448,7 @@ class World:
             words = [*words, f"hint: {self.plan.job.python} -m pip install '{package}', on each node"]
         for rank in missing:
             text = f"it never joined, as {len(self.joined)} of {plural(self.plan.world_size, 'rank')} did: {why}"
-            failure = Failure("never joined", self.now(), text, tuple(words)) if first else None
+            failure = Failure(FailureKind.NEVER_REGISTERED, self.now(), text, tuple(words)) if first else None
             code, number = (125, None) if first else (None, SIGTERM)  # else something else went wrong before
             self.handle(Ended(self.now(), rank, self.supervisor.attempt, code, number, failure))
 
@@ -514,10 +513,10 @@ class World:
         elif before and not any(node == link.node for node, *_ in self._full):
             self.say(f"logs can be written again{where}")
 
-    def _on_lingering(self, link: Link, t: float, payload: bytes, words: list[str]) -> None:
+    def _on_lingering(self, link: Link, t: float, payload: bytes, left: list[dict[str, Any]]) -> None:
         grace = self.plan.job.grace
         self.say(
-            f"the ranks have ended and left behind: {'; '.join(map(safe, words))}\n"
+            f"the ranks have ended and left behind: {processes_in_words(map(leftover_from_json, left))}\n"
             f"waiting up to {grace:g} s for that to end; Ctrl-C to end it now"
         )
 
@@ -538,19 +537,19 @@ class World:
     ) -> None:
         failure = None
         if why is not None:
-            failure = Failure(why["kind"], self.when(link, why["t"]), why["summary"], tuple(why["frames"]))
+            failure = Failure(FailureKind(why["kind"]), self.when(link, why["t"]), why["summary"], tuple(why["frames"]))
         by_launcher = None if asked is None else self.when(link, asked)
         self.handle(Ended(t, rank, attempt, code, signal, failure, by_launcher))
 
     def _on_store_ended(self, link: Link, t: float, payload: bytes, code: int | None, signal: int | None) -> None:
-        how = f"exit status {code}" if signal is None else f"killed by signal {signal}"
         folder = system.node_folder(str(self.run.path), link.host)
-        self.handle(StoreEnded(t, f"{how}; see {folder}/store.log"))
+        self.handle(StoreEnded(t, code, signal, f"{folder}/store.log"))
 
     def _on_unable(self, link: Link, t: float, payload: bytes, what: str, **fields: Any) -> None:
         python = link.facts.get("executable") or self.plan.job.python
         several = len(self.links) > 1
-        self._unable[link.node] = unable_in_words(what, python, "{host}", TORCH_FLOOR, several, **fields)
+        told = {**fields, "kind": what, "hosts": [link.host], "python": python, "among_others": several}
+        self._unable[link.node] = problem_from_json(told)._replace(needed=TORCH_FLOOR)
         if len(self._unable) == 1 and self.supervisor.phase == "preparing":
             self.after(TOGETHER, lambda: self._tell_unable(True))
         self._tell_unable(self.supervisor.phase != "preparing")
@@ -559,16 +558,15 @@ class World:
         """Once all nodes have answered, or `now`: tell which of them are unable."""
         if not self._unable or not (now or set(self._versions) | set(self._unable) >= set(range(len(self.links)))):
             return
-        hosts: dict[str, list[str]] = {}
-        for node, words in self._unable.items():
-            hosts.setdefault(words, []).append(self.links[node].host)
-        told = "; ".join(words.replace("{host}", fold_hosts(names)) for words, names in hosts.items())
-        node = min(self._unable)
+        node, problems = min(self._unable), folded(self._unable.values())
         self._unable = {}
-        self.handle(Unable(self.now(), node, told))
+        self.handle(Unable(self.now(), node, problems))
 
-    def _on_swept(self, link: Link, t: float, payload: bytes, ended: list[str], left: list[str]) -> None:
-        self.handle(Swept(t, link.node, tuple(ended), tuple(left)))
+    def _on_swept(
+        self, link: Link, t: float, payload: bytes, ended: list[dict[str, Any]], left: list[dict[str, Any]]
+    ) -> None:
+        killed, alive = (tuple(map(leftover_from_json, several)) for several in (ended, left))
+        self.handle(Swept(t, link.node, killed, alive))
 
     def _on_asked(self, link: Link, t: float, payload: bytes, what: str, by: str) -> None:
         self.handle(Asked(t, 0, by))

@@ -28,14 +28,14 @@ from muster.agent.listener import guarded
 from muster.agent.logs import KEEP as _KEEP
 from muster.agent.protocol import Unpacker
 from muster.agent.timeline import NAME, Timeline
-from muster.model import Outcome, Plan, as_json
+from muster.model import Plan
+from muster.report import outcome_as_json
+from muster.results import SIGHUP, SIGTERM, Outcome
 from muster.runs import Run
+from muster.sentences import JOB_ENDS
 from muster.stored import outcome_from_json, plan_from_json
 from muster.supervise import (
     EVENTS,
-    JOB_ENDS,
-    SIGHUP,
-    SIGTERM,
     Asked,
     JobEnds,
     Lacks,
@@ -458,7 +458,7 @@ class Served(World):
         patience = self._killed_at - self.now() - _MARGIN
         own = min(self.plan.job.grace, self.batch.kill_wait / 2) - _MARGIN
         if saves and patience > own:
-            self.warn(self.cause, f"Slurm ends this job: {JOB_ENDS[self.cause][2]}")
+            self.warn(self.cause, f"Slurm ends this job: {JOB_ENDS[self.cause]}")
         if saves and self.warned:
             self.after(max(0.0, patience - own), self._end_ranks)
         else:
@@ -492,14 +492,13 @@ class Served(World):
 
     def forsaken(self) -> None:
         """Nobody watches a run that was to end with its terminal."""
-        words = f"the terminal that started it was gone for {self.lease:g} s (--lease)"
-        self.handle(Asked(self.now(), SIGHUP, words))
+        self.handle(Asked(self.now(), SIGHUP, gone_for=self.lease))
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 
     def _end(self, outcome: Outcome) -> None:
         """Let the agents send what is left of the logs, see them go, and tell everybody."""
-        self.scribe.do(lambda: self.run.write_outcome(as_json(outcome)))
+        self.scribe.do(lambda: self.run.write_outcome(outcome_as_json(outcome)))
         self.parting = True
         for link in self.far:
             if not link.wire.connected:

@@ -11,10 +11,11 @@ from datetime import datetime
 from string import Formatter
 from typing import Any, Optional, Union
 
-from muster.model import Outcome, Plan, TerminalSize, as_json
+from muster.model import Plan, TerminalSize
 from muster.printable import lines
 from muster.ranks import fill
-from muster.report import begin_in_words, outcome_in_words
+from muster.report import begin_in_words, outcome_as_json, outcome_in_words
+from muster.results import Outcome
 from muster.world.pen import write
 
 _FD = {"out": 1, "err": 2}
@@ -353,4 +354,4 @@ class JsonLines:
 
     def finish(self, outcome: Outcome) -> None:
         """The outcome."""
-        self._line({"event": "outcome", **as_json(outcome)})
+        self._line({"event": "outcome", **outcome_as_json(outcome)})

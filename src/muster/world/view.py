@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from muster.model import Outcome
+from muster.results import Outcome
 
 
 class View(Protocol):

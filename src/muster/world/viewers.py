@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from muster.agent.listener import FirstFew, LocalListener, Peer
 from muster.agent.protocol import pack
-from muster.model import Outcome, as_json
+from muster.model import as_json
+from muster.report import outcome_as_json
+from muster.results import Outcome
 from muster.stored import Check, Malformed, cells, checked, flag, optional, several, table, text, whole
 
 if TYPE_CHECKING:
@@ -264,7 +266,7 @@ class Viewers:
         """Tell all how it ended, and see them go."""
         for viewer in list(self.all):
             if viewer.watches:
-                viewer.peer.send(pack("over", outcome=as_json(outcome)))
+                viewer.peer.send(pack("over", outcome=outcome_as_json(outcome)))
         deadline = self.world.now() + _FAREWELL
         while self.all and self.world.now() < deadline:
             for viewer in list(self.all):

@@ -13,7 +13,9 @@ from typing import Any
 from muster.agent import system
 from muster.agent.protocol import pack
 from muster.errors import MusterError
-from muster.model import Outcome, Plan, as_json
+from muster.model import Plan
+from muster.report import outcome_as_json
+from muster.results import Outcome
 from muster.runs import Run
 from muster.stored import NOT_UNDERSTOOD, Malformed, outcome_from_json, plan_from_json, table, whole
 from muster.world.keyboard import Keyboard
@@ -310,7 +312,7 @@ class Watch:
     def _on_over(self, payload: bytes, outcome: Mapping[str, Any]) -> None:
         self.outcome = outcome_from_json(outcome)
         if self.scribe is not None and self.keep is not None:
-            keep, data = self.keep, as_json(self.outcome)
+            keep, data = self.keep, outcome_as_json(self.outcome)
             self.scribe.do(lambda: keep.write("outcome.json", data))
 
     def _on_gone(self, payload: bytes, there: bool) -> None:
