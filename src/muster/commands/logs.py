@@ -14,6 +14,7 @@ from muster.errors import Impossible
 from muster.options import LogsOptions
 from muster.ranks import fold, named
 from muster.report import unlogged_in_words
+from muster.results import RunState
 from muster.world import contact
 from muster.world.order import Ordered
 from muster.world.pen import forsaken, write_all
@@ -90,7 +91,7 @@ def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
                 contact.refresh(run)
                 looked = time.monotonic()
             # both before the files are read: what is written after that is not missed
-            last = not following or not contact.goes_on(run, contact.state(run))
+            last = not following or not contact.goes_on(run, contact.reconcile(run).state)
             newer = [number for number in run.attempts() if number > attempt] if options.attempt is None else []
             for written in ordered.read(bool(last or newer)):
                 page.put(lines.feed(*written))
@@ -116,7 +117,7 @@ def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
         print(f"it is not known when {named(ordered.untimed)} wrote this: {told}", file=sys.stderr)
     _tell_missing(run, attempt, keys)
     if not run.attempts():
-        starts = contact.goes_on(run, contact.state(run))
+        starts = contact.goes_on(run, contact.reconcile(run).state)
         why = "its ranks are about to start; `-f` waits for them" if starts else "its ranks were never started"
         print(f"{run.id} has no logs: {why}", file=sys.stderr)
     return 0
@@ -144,5 +145,8 @@ def _tell_missing(run: runs.Run, attempt: int, logs: Collection[tuple[int, str]]
 
 def _await_start(run: runs.Run) -> None:
     """Until the job of a run has started nobody knows how many ranks there are."""
-    while contact.state(run) == "pending" or (not run.job.get("ranks") and contact.state(run) == "running"):
+    while True:
+        state = contact.reconcile(run).state
+        if not (state is RunState.PENDING or (state is RunState.RUNNING and not run.job.get("ranks"))):
+            return
         time.sleep(0.2)

@@ -27,7 +27,9 @@ from muster.report import (
     size_in_words,
     table,
 )
+from muster.results import RunState
 from muster.world import contact, pruning, usage
+from muster.world.status import RunStatus
 
 _WITHIN = 4.0
 """Seconds in which machines and Slurm have to answer `ps`."""
@@ -48,7 +50,7 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
         found = [run for run in found if _name(run) == options.name]
     filtered = options.running or options.failed
     shown = found if options.all or filtered else found[:20]
-    records = [_record(run, state) for run, state in zip(shown, contact.states(shown, _WITHIN))]
+    records = [_record(run, found) for run, found in zip(shown, contact.statuses(shown, _WITHIN))]
     if filtered:
         fits = [_fits(record, options) for record in records]
         shown = found = [run for run, fit in zip(shown, fits) if fit]
@@ -71,9 +73,9 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     print(table(rows) if width is None else fitted(rows, width, ("STARTED", "TOOK", "LAUNCHER", "EXIT", "RANKS")))
     for run, item in zip(shown, records):
-        if item["state"] == "unknown":
+        if item["state"] is RunState.UNKNOWN:
             print(f"{run.id}: no answer: {item['why']}{_last_known(run)}")
-        if item["state"] == contact.UNREADABLE:
+        if item["state"] is RunState.UNREADABLE:
             print(f"muster: {item['why']}", file=sys.stderr)
     if len(found) > len(shown):
         print(f"… and {len(found) - len(shown)} older; `muster ps -a{store.option}` lists all")
@@ -90,7 +92,7 @@ def _name(run: runs.Run) -> str:
 
 def _fits(record: Mapping[str, Any], options: PsOptions) -> bool:
     """A run is one of those that `--running` and `--failed` ask for."""
-    lives, failed = record["state"] in ("running", "pending"), record["code"] not in (None, 0)
+    lives, failed = record["state"].lives, record["code"] not in (None, 0)
     return bool((options.running and lives) or (options.failed and failed and not lives))
 
 
@@ -100,27 +102,27 @@ def _last_known(run: runs.Run) -> str:
     return "" if age is None else f"; it ran {seconds(age)} ago"
 
 
-def _record(run: runs.Run, state: str) -> dict[str, Any]:
+def _record(run: runs.Run, status: RunStatus) -> dict[str, Any]:
     """What the listing says of a run. One whose files are damaged says so, and the others are listed all the same."""
     try:
-        return _readable(run, state)
+        return _readable(run, status)
     except runs.Unreadable as error:
         unknown = {"name": "", "ranks": "?", "code": None, "started": "?", "seconds": None}
         of_job = {"launcher": "", "command": "", "program": [], "argv": [], "cwd": "", "host": ""}
-        return {"id": run.id, "state": contact.UNREADABLE, "why": error.sentence, **unknown, **of_job}
+        return {"id": run.id, "state": RunState.UNREADABLE, "why": error.sentence, **unknown, **of_job}
 
 
-def _readable(run: runs.Run, state: str) -> dict[str, Any]:
+def _readable(run: runs.Run, status: RunStatus) -> dict[str, Any]:
     job, outcome = run.job, run.outcome
     asked = job.get("job", {})
     program = asked.get("program")
-    took = outcome.duration if outcome else (time.time() - job["time"] if state == "running" else None)
+    took = outcome.duration if outcome else (time.time() - job["time"] if status.state is RunState.RUNNING else None)
     return {
         "id": run.id,
         "name": job.get("name", ""),
         "ranks": job.get("ranks", "?"),
-        "state": state,
-        "why": contact.why(run, state),
+        "state": status.state,
+        "why": status.why,
         "code": outcome.code if outcome else None,
         "started": job.get("started", "?"),
         "seconds": took,
@@ -140,16 +142,15 @@ def show(words: list[str], env: Mapping[str, str], began: float) -> int:
         return 0
     options, rest, store = asked
     run = one(store, rest, "show")
-    state = contact.state(run)
-    now = usage.of(run) if state == "running" else None
+    status = contact.reconcile(run)
+    now = usage.of(run) if status.state is RunState.RUNNING else None
     outcome, events = run.outcome, run.events()
     if options.json:
-        record = {**_record(run, state), "job": run.job.get("job"), "python": facts_of(events), "events": events}
+        record = {**_record(run, status), "job": run.job.get("job"), "python": facts_of(events), "events": events}
         record.update(now=as_json(now) if now else None, outcome=outcome_as_json(outcome) if outcome else None)
         print(json.dumps(record, indent=1))
         return 0
-    why = contact.why(run, state)
-    told = state + (f": {why}" if why else "")
+    told = f"{status.state}: {status.why}" if status.why else str(status.state)
     uses = _now_in_words(now, run.hosts) if now else ""
     print(show_in_words(run.id, run.job, told, outcome, events, run.hosts, run.operand, uses))
     print(f"files    {run.path}")

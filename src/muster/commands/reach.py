@@ -15,8 +15,10 @@ from muster.errors import Impossible, MusterError, RunFailed, Unreachable
 from muster.options import KillOptions, RunOptions, StacksOptions, WaitOptions
 from muster.plurals import plural
 from muster.report import seconds, table
+from muster.results import RunState
 from muster.sentences import leftover_in_words, lost_in_words
 from muster.world import contact, usage
+from muster.world.status import RunStatus
 
 _SILENT = 1.0
 """Seconds for which `kill` waits without a word."""
@@ -31,22 +33,21 @@ def wait(words: list[str], env: Mapping[str, str], began: float) -> int:
         return 0
     options, rest, store = asked
     run = one(store, rest, "wait")
-    state = contact.wait(
+    waited = contact.wait(
         run, options.timeout, lambda why: print(f"muster: {why}; asking again for a minute", file=sys.stderr)
     )
-    outcome = run.outcome
-    if outcome is not None:
-        print(f"{run.id}: {end_in_words(run, outcome)}")
-        return outcome.code
-    if state == "unknown" and (options.timeout is None or not contact.goes_on(run, state)):
-        contact.require_known(run, state)
-    print(f"{run.id} is {_told(run, state)}", file=sys.stderr)
-    return 124 if contact.goes_on(run, state) else 125
+    found = waited.status
+    if found.outcome is not None:
+        print(f"{run.id}: {end_in_words(run, found.outcome)}")
+        return found.outcome.code
+    if waited.in_time:
+        contact.require_known(run, found)
+    print(f"{run.id} is {_told(found)}", file=sys.stderr)
+    return 125 if waited.in_time else 124
 
 
-def _told(run: runs.Run, state: str) -> str:
-    why = contact.why(run, state)
-    return state + (f": {why}" if why else "")
+def _told(found: RunStatus) -> str:
+    return f"{found.state}: {found.why}" if found.why else str(found.state)
 
 
 def kill(words: list[str], env: Mapping[str, str], began: float) -> int:
@@ -74,14 +75,15 @@ def kill(words: list[str], env: Mapping[str, str], began: float) -> int:
 def _kill_all(store: runs.Store, agreed_already: bool, by: str) -> int:
     """End all runs of this user that live, if the person agrees; a host that does not answer is told."""
     own = [run for run in runs.all_of(store) if not contact.is_anothers(run)]
-    states = dict(zip((run.id for run in own), contact.states(own, contact.ANSWERS_WITHIN)))
-    living = [run for run in own if states[run.id] in ("running", "pending")]
-    silent = [run for run in own if states[run.id] == "unknown"]
+    found = dict(zip((run.id for run in own), contact.statuses(own, contact.ANSWERS_WITHIN)))
+    living = [run for run in own if found[run.id].state.lives]
+    silent = [run for run in own if found[run.id].state is RunState.UNKNOWN]
     for run in silent:
-        print(f"{run.id}: it is unknown whether it still runs: {contact.why(run, 'unknown')}", file=sys.stderr)
+        print(f"{run.id}: it is unknown whether it still runs: {found[run.id].why}", file=sys.stderr)
     if living and not agreed_already:
         rows = [
-            (run.id, str(run.job.get("name", "")), states[run.id], str(run.job.get("started", ""))) for run in living
+            (run.id, str(run.job.get("name", "")), str(found[run.id].state), str(run.job.get("started", "")))
+            for run in living
         ]
         print(table(rows))
         if not agreed(f"end {plural(len(living), 'run')}", "say `--yes`, or name the runs"):
@@ -116,41 +118,41 @@ def _end_all(chosen: Sequence[runs.Run], by: str) -> int:
 
 def _end(run: runs.Run, by: str) -> int:
     """End one run, and print how that went; 1 when something of it still lives. `by` says who asks for it."""
-    state = contact.state(run)
+    found = contact.reconcile(run)
     in_slurm = bool(run.job.get("slurm")) and not run.job.get("allocated")
-    if state == "pending":
+    if found.state is RunState.PENDING:
         contact.cancel(run)
         print(f"{run.id}: taken out of the queue")
         return 0
-    if state == "running" and in_slurm and run.read("serve.json") is None:  # nobody there to ask yet
+    if found.state is RunState.RUNNING and in_slurm and run.read("serve.json") is None:  # nobody there to ask yet
         contact.cancel(run)
-        state = _wait(run, f"asked Slurm to cancel job {run.job['slurm']}", _CANCELLED_WITHIN)
-        contact.require_known(run, state)
-        print(f"{run.id}: cancelled, {_told(run, state)}")
-        return 0 if state != "running" else 1
-    contact.require_known(run, state)
-    if state != "running":
-        print(f"{run.id} is {_told(run, state)}; nothing to end")
+        found = _wait(run, f"asked Slurm to cancel job {run.job['slurm']}", _CANCELLED_WITHIN)
+        contact.require_known(run, found)
+        print(f"{run.id}: cancelled, {_told(found)}")
+        return 0 if found.state is not RunState.RUNNING else 1
+    contact.require_known(run, found)
+    if found.state is not RunState.RUNNING:
+        print(f"{run.id} is {_told(found)}; nothing to end")
         return 0
     grace = float(run.job.get("job", {}).get("grace", RunOptions.grace.default))
     try:
         contact.ask(run, "kill", by=by)
         plan = run.plan
         ranks = plural(plan.world_size, "rank") if plan is not None else "its ranks"
-        state = _wait(run, f"asked {ranks} to end", grace, beyond=5.0)
+        found = _wait(run, f"asked {ranks} to end", grace, beyond=5.0)
     except (RunFailed, Unreachable):
         if not in_slurm:
             raise
-    if state == "running" and in_slurm:
+    if found.state is RunState.RUNNING and in_slurm:
         # its supervisor does not answer or does not end: Slurm can end both
         contact.cancel(run)
-        state = _wait(run, f"asked Slurm to cancel job {run.job['slurm']}", _CANCELLED_WITHIN)
-    elif state == "running":
+        found = _wait(run, f"asked Slurm to cancel job {run.job['slurm']}", _CANCELLED_WITHIN)
+    elif found.state is RunState.RUNNING:
         # muster itself does not act on it: it is stopped (Ctrl-Z), or stuck
         contact.ask(run, "end")
-        state = contact.wait(run, 10)
-    contact.require_known(run, state)
-    if state == "running":
+        found = contact.wait(run, 10).status
+    contact.require_known(run, found)
+    if found.state is RunState.RUNNING:
         print(f"{run.id} still runs; see {run.path}/node_*/agent.log", file=sys.stderr)
         return 1
     outcome = run.outcome
@@ -162,17 +164,17 @@ def _end(run: runs.Run, by: str) -> int:
     return 1 if alive else 0
 
 
-def _wait(run: runs.Run, done: str, most: float, beyond: float = 0.0) -> str:
+def _wait(run: runs.Run, done: str, most: float, beyond: float = 0.0) -> RunStatus:
     """Wait for the end of a run; after a second say what was `done`, and for how many seconds the end may take.
 
     So many seconds `beyond` that the end is awaited all the same: signals, and a look at what is left, take time.
     """
-    state = contact.wait(run, _SILENT)
-    if not contact.goes_on(run, state):
-        return state
+    waited = contact.wait(run, _SILENT)
+    if waited.in_time or not contact.goes_on(run, waited.status.state):
+        return waited.status
     if most > _SILENT:
         print(f"{run.id}: {done}, waiting up to {seconds(most)}", file=sys.stderr, flush=True)
-    return contact.wait(run, most + beyond)
+    return contact.wait(run, most + beyond).status
 
 
 def stacks(words: list[str], env: Mapping[str, str], began: float) -> int:
@@ -182,9 +184,9 @@ def stacks(words: list[str], env: Mapping[str, str], began: float) -> int:
         return 0
     options, rest, store = asked
     run = one(store, rest, "stacks")
-    state = contact.state(run)
-    contact.require_known(run, state)
-    if state != "running":
+    found = contact.reconcile(run)
+    contact.require_known(run, found)
+    if found.state is not RunState.RUNNING:
         raise Impossible(f"{run.id} is not running, so its ranks are nowhere", "`muster show` tells how it ended")
     answer = contact.ask(run, "stacks", ranks=options.rank)
     for host in usage.silent(run, answer):

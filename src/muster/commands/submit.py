@@ -517,8 +517,8 @@ def _leave(run: runs.Run) -> int:
         time.sleep(_AGAIN)
     except KeyboardInterrupt:
         contact.cancel(run)
-        state = contact.wait(run, 60)
-        print(f"muster: job {number} is cancelled: {state}", file=sys.stderr)
+        found = contact.wait(run, 60).status
+        print(f"muster: job {number} is cancelled: {found.state}", file=sys.stderr)
         return 130
     return 0
 
@@ -532,8 +532,7 @@ def _leave_it(run: runs.Run) -> int:
 
 def _ended_unseen(run: runs.Run, number: str) -> int:
     """Slurm says that the job is over, and no supervisor wrote how."""
-    contact.state(run)
-    outcome = run.outcome
+    outcome = contact.reconcile(run).outcome
     how = reason_in_words(outcome.stopped) if outcome is not None else "Slurm knows it no more"
     print(f"muster: job {number} is over: {how}", file=sys.stderr)
     for path in sorted(run.path.glob("slurm*.out")):

@@ -209,9 +209,9 @@ def attach(words: list[str], env: Mapping[str, str], began: float) -> int:
             f"{run.id} is supervised by the terminal that started it, and ends with it",
             "`muster logs -f` follows its output; `muster run -d` starts one that can be attached to",
         )
-    if run.outcome is not None and contact.state(run) == run.outcome.state:
-        print(f"{run.id}: {end_in_words(run, run.outcome)}")
-        return run.outcome.code
+    if run.outcome is not None and (ended := contact.reconcile(run).outcome) is not None:
+        print(f"{run.id}: {end_in_words(run, ended)}")
+        return ended.code
     if run.job.get("slurm") and not run.job.get("allocated"):
         from muster.commands.submit import follow
 
@@ -252,7 +252,7 @@ def _told(run: runs.Run, outcome: Any, watch: Watch) -> int:
             return run.outcome.code
         print(f"muster: {end_in_words(run, run.outcome)}", file=sys.stderr)
         return run.outcome.code
-    state = contact.state(run)
-    contact.require_known(run, state)
-    print(f"muster: {run.id} is {state}; `muster show {run.operand}`", file=sys.stderr)
+    found = contact.reconcile(run)
+    contact.require_known(run, found)
+    print(f"muster: {run.id} is {found.state}; `muster show {run.operand}`", file=sys.stderr)
     return 125

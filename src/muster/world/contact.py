@@ -22,7 +22,7 @@ from muster.errors import Impossible, MusterError, RunFailed, Unreachable
 from muster.model import Host, Job, Plan, Program, as_json
 from muster.printable import line as safe
 from muster.report import outcome_as_json
-from muster.results import Outcome, RunState, StopKind, StopReason
+from muster.results import RunState
 from muster.runs import (
     ID,
     JOB,
@@ -38,6 +38,7 @@ from muster.runs import (
 )
 from muster.stored import Malformed, checked, plan_from_json, table, text, texts, texts_by_name, whole
 from muster.world.here import identity
+from muster.world.status import Controller, RunStatus, status
 
 if TYPE_CHECKING:
     from muster.world.link import ChildLink
@@ -48,9 +49,6 @@ PATIENCE = 5.0
 _COMES_BACK = 60.0
 """Seconds for which a host that does not answer is asked again by who waits for the end of a run there."""
 
-_SILENCES: dict[str, str] = {}
-"""What was heard, by run, where its supervisor did not answer: the words of ssh."""
-
 _TRIALS, _PAUSE = 5, 0.3
 """How often a supervisor that hung up without an answer is asked again, and the seconds before that."""
 
@@ -58,25 +56,22 @@ _TRIALS, _PAUSE = 5, 0.3
 ANSWERS_WITHIN = 15.0
 """Seconds in which a supervisor elsewhere, or Slurm, has to answer."""
 
-UNREADABLE = "unreadable"
-"""In the place of a state, where files of a run are damaged."""
-
 _TO_GIVE_UP = 1.0
 """Seconds for ending an ssh that got nowhere."""
 
 
-def states(runs: Sequence[Run], within: float) -> list[str]:
-    """The state of each run. All are asked at the same time; what has not answered in `within` seconds is `unknown`."""
-    found: dict[str, str] = {}
+def statuses(runs: Sequence[Run], within: float) -> list[RunStatus]:
+    """What became of each run. All are asked at the same time; what has not answered in `within` seconds is unknown."""
+    found: dict[str, RunStatus] = {}
 
     def look(several: Sequence[Run]) -> None:
         for run in several:
             try:
-                found[run.id] = state(run, within)
-            except Unreadable:
-                found[run.id] = UNREADABLE
-            except MusterError:
-                found[run.id] = "unknown"
+                found[run.id] = reconcile(run, within)
+            except Unreadable as error:
+                found[run.id] = RunStatus(RunState.UNREADABLE, error.sentence)
+            except MusterError as error:
+                found[run.id] = RunStatus(RunState.UNKNOWN, error.sentence)
 
     here, in_slurm, far = _by_place(runs)
     # one thread for all of Slurm's, since it is asked once and its answer kept. No pool: its threads would be waited
@@ -89,7 +84,8 @@ def states(runs: Sequence[Run], within: float) -> list[str]:
     look(here)
     for thread in asking:
         thread.join(max(0.0, deadline - time.monotonic()))
-    return [found.get(run.id, "unknown") for run in runs]
+    late = RunStatus(RunState.UNKNOWN, f"nothing was heard within {within:g} s")
+    return [found.get(run.id, late) for run in runs]
 
 
 def _by_place(runs: Sequence[Run]) -> tuple[list[Run], list[Run], list[Run]]:
@@ -109,56 +105,86 @@ def _by_place(runs: Sequence[Run]) -> tuple[list[Run], list[Run], list[Run]]:
     return here, in_slurm, far
 
 
-def require_known(run: Run, state: str) -> None:
+def require_known(run: Run, found: RunStatus) -> None:
     """Raise `Unreachable` for a run of which nobody knows whether it still runs: no answer is never an end."""
-    if state == "unknown":
-        raise Unreachable(
-            f"{run.id}: it is unknown whether it still runs: {why(run, state)}", "try again when that answers"
-        )
+    if found.state is RunState.UNKNOWN:
+        raise Unreachable(f"{run.id}: it is unknown whether it still runs: {found.why}", "try again when that answers")
 
 
-def state(run: Run, within: float = ANSWERS_WITHIN) -> str:
-    """`running`, how it ended, `lost` (it ended and nobody wrote how), or `unknown`. No answer is never `running`.
+class _Sight:
+    """What is asked about a run from this machine: see `status.Sight`. Each answer is kept."""
 
-    `within` bounds the seconds for which another machine, or Slurm, is waited for.
+    def __init__(self, run: Run, within: float):
+        self.run, self.within = run, within
+        self.anothers = is_anothers(run)
+        self.machine = identity()
+        self._controller: Controller | None = None
+
+    def now(self) -> float:
+        """Seconds since 1970."""
+        return time.time()
+
+    def queued(self) -> str | None:
+        """The state of its job, as Slurm has it."""
+        from muster.world import queue
+
+        return queue.state(self.run, self.within)
+
+    def past(self) -> str:
+        """The state with which its job ended, as accounting has it."""
+        from muster.world import queue
+
+        return queue.past(self.run)
+
+    def cancelled_by(self) -> str:
+        """Who cancelled its job, as accounting has it."""
+        from muster.world import queue
+
+        return queue.cancelled_by(self.run)
+
+    def controller(self) -> Controller:
+        """What its controller answers."""
+        if self._controller is None:
+            answer = ask_supervisor(self.run, "state", self.within)
+            self._controller = Controller(not answer.get("gone"), str(answer.get("silent", "")))
+        return self._controller
+
+    def listens(self) -> bool:
+        """Its agent is here, even if it takes no connection; of another user's run, or its controller."""
+        if self.anothers:
+            return answers(self.run)
+        try:
+            link = _reach(self.run)
+        except TimeoutError:
+            return True
+        if link is not None:
+            link.close()
+        return link is not None
+
+    def starter_lives(self) -> bool:
+        """The process that job.json names lives, and is not stopped (Ctrl-Z) while its agent has ended the ranks."""
+        job = self.run.job
+        lives = procfs.still_lives(job.get("pid", 0), job.get("pid_started", ""))
+        return lives and (self.anothers or not _stopped_after_its_ranks(self.run, job["pid"]))
+
+
+def reconcile(run: Run, within: float = ANSWERS_WITHIN) -> RunStatus:
+    """What became of a run; the run directory here is brought up to date with it.
+
+    `within` bounds the seconds for which another machine, or Slurm, is waited for. Raises `Unreadable`.
     """
-    if is_anothers(run):
-        return _state_of_anothers(run)
-    outcome = run.outcome
-    if outcome is not None and not _comes_again(run, outcome, within):
-        return outcome.state
-    job, here = run.job, identity()
-    if job.get("slurm") and (not job.get("allocated") or run.read("serve.json") is None):
-        return _in_queue(run, within)  # asked once for all runs, and no step of its own is needed
-    if job.get("served"):
-        answer = ask_supervisor(run, "state", within)
-        if "silent" in answer:
-            _SILENCES[run.id] = answer["silent"]
-            return "unknown"
-        if not answer.get("gone"):
-            _note_answer(run)
-            return "running"
+    sight = _Sight(run, within)
+    found = status(run, sight)
+    if found.elsewhere and found.outcome is None:
         refresh(run)
-        outcome = run.outcome
-        return "lost" if outcome is None else outcome.state
-    if job.get("host") != here["host"]:
-        return "unknown"
-    if job.get("boot") != here["boot"]:
-        return "lost"
-    try:
-        link = _reach(run)
-    except TimeoutError:
-        return "running"
-    if link is not None:
-        link.close()
-        return "running"
-    if procfs.still_lives(job.get("pid", 0), job.get("pid_started", "")) and not _stopped_after_its_ranks(
-        run, job["pid"]
-    ):
-        return "running"
-    # it may have ended since we looked
-    outcome = run.outcome
-    return "lost" if outcome is None else outcome.state
+        found = status(run, sight)
+    if sight.anothers:
+        return found
+    if found.heard:
+        _note_answer(run)
+    if found.outcome is not None and run.outcome is None:
+        run.write_outcome(outcome_as_json(found.outcome))
+    return found
 
 
 def answers(run: Run) -> bool:
@@ -176,24 +202,10 @@ def is_anothers(run: Run) -> bool:
     return run.uid != os.getuid()
 
 
-def _state_of_anothers(run: Run) -> str:
-    """The state of another user's run, as far as this machine knows it by itself."""
-    if answers(run):
-        return "running"
-    job, here, outcome = run.job, identity(), run.outcome
-    if outcome is not None and not job.get("requeue"):
-        return outcome.state
-    if job.get("slurm") or job.get("host") != here["host"]:
-        return "unknown"
-    if job.get("boot") == here["boot"] and procfs.still_lives(job.get("pid", 0), job.get("pid_started", "")):
-        return "running"
-    return "lost" if outcome is None else outcome.state
-
-
 def lives(run: Run) -> bool:
     """It runs, or waits to; one whose files are damaged or whose host does not answer is not known to."""
     try:
-        return state(run) in ("running", "pending")
+        return reconcile(run).state.lives
     except Unreadable:
         return False
 
@@ -208,9 +220,9 @@ def has_not_ended(run: Run) -> bool:
         return False
 
 
-def goes_on(run: Run, state: str) -> bool:
+def goes_on(run: Run, state: RunState) -> bool:
     """Who waits for the end has to wait longer; Slurm that does not answer says nothing about the job."""
-    return state in ("running", "pending") or (state == "unknown" and bool(run.job.get("slurm")))
+    return state.lives or (state is RunState.UNKNOWN and bool(run.job.get("slurm")))
 
 
 def cancel(run: Run) -> None:
@@ -243,60 +255,6 @@ def last_answer(run: Run) -> float | None:
         return max(0.0, time.time() - (run.path / _ANSWERED).stat().st_mtime)
     except OSError:
         return None
-
-
-def _comes_again(run: Run, outcome: Outcome, within: float) -> bool:
-    """This was the end of an attempt only: Slurm has the job in its queue again, or will in a moment."""
-    if not run.job.get("requeue") or outcome.code == 0:
-        return False
-    from muster.schedulers import slurm
-    from muster.world import queue
-
-    state = queue.state(run, within)
-    return state is None or state in slurm.PENDING | slurm.LIVING
-
-
-def _in_queue(run: Run, within: float) -> str:
-    """The state of a run of which only Slurm knows something; what it says of an end is written down."""
-    from muster.schedulers import slurm
-    from muster.world import queue
-
-    state = queue.state(run, within)
-    if state is None:
-        return "unknown"
-    if state in slurm.PENDING:
-        return "pending"
-    if state in slurm.LIVING:
-        _note_answer(run)
-        return "running"
-    os.listdir(run.path)  # over NFS this brings what was written on a node meanwhile
-    outcome = run.outcome
-    state = state or ("" if outcome is not None else queue.past(run))
-    if outcome is None and state in _ENDS:
-        kind, code = _ENDS[state]
-        took = max(0.0, time.time() - float(run.job["time"])) if run.attempts() else 0.0  # it may never have started
-        how = slurm.how_ended(state)
-        if state == "FAILED" and run.read("serve.json") is not None:
-            how = f"the controller of the run on {run.job['host']} was killed ({state})"
-        elif state == "CANCELLED" and (who := queue.cancelled_by(run)):
-            how = f"it was cancelled by {who} ({state})"
-        outcome = Outcome(kind, code, took, max(run.attempts(), default=0), StopReason(StopKind.OTHER, message=how))
-        run.write_outcome(outcome_as_json(outcome))
-    return "lost" if outcome is None else outcome.state
-
-
-_ENDS = {
-    "CANCELLED": (RunState.KILLED, 137),
-    "TIMEOUT": (RunState.TIMED_OUT, 124),
-    "PREEMPTED": (RunState.KILLED, 137),
-    "NODE_FAIL": (RunState.BROKEN, 125),
-    "OUT_OF_MEMORY": (RunState.BROKEN, 125),
-    "BOOT_FAIL": (RunState.BROKEN, 125),
-    "DEADLINE": (RunState.TIMED_OUT, 124),
-    "FAILED": (RunState.BROKEN, 125),
-    "COMPLETED": (RunState.BROKEN, 125),
-}
-"""Ends that Slurm alone saw, as states and exit statuses of ours. A supervisor would have written its own."""
 
 
 # ---- a supervisor elsewhere -----------------------------------------------------------------------------------------
@@ -553,31 +511,6 @@ def _stopped_after_its_ranks(run: Run, pid: int) -> bool:
     return found is not None and found.state in ("T", "t") and any(run.path.glob("node_*/ended.json"))
 
 
-def why(run: Run, state: str) -> str:
-    """What is behind `lost` and `unknown`."""
-    if state == "unknown" and is_anothers(run):
-        return "it is another user's, and this machine does not know; ask as that user"
-    if run.job.get("slurm") and state in ("unknown", "lost"):
-        return "Slurm does not answer" if state == "unknown" else f"Slurm knows its job {run.job['slurm']} no more"
-    if state == "unknown" and run.job.get("served"):
-        words = f"{run.job['served']['name']}, where its supervisor is, does not answer"
-        return f"{words}: {_SILENCES[run.id]}" if run.id in _SILENCES else words
-    if state == "unknown":
-        return f"it was started on {run.job.get('host')}; ask there"
-    if state != "lost":
-        return ""
-    if not run.job.get("served") and run.job.get("boot") != identity()["boot"]:
-        return "the machine was restarted while it ran"
-    for path in run.path.glob("node_*/ended.json"):
-        try:
-            ended = run.read(str(path.relative_to(run.path))) or {}
-        except Unreadable:  # the agent may have been killed while it wrote
-            continue
-        if isinstance(ended.get("why"), str):
-            return f"{ended['why']}, and its agent ended the ranks"
-    return "muster and its agent were killed, or the disk was full"
-
-
 def _reach(run: Run) -> socket.socket | None:
     """A connection to the agent of a run here; raises TimeoutError when there is one that takes none."""
     link = local.find(str(run.path), local.AGENT)
@@ -624,8 +557,16 @@ def ask(run: Run, kind: str, within: float = ANSWERS_WITHIN, **fields: Any) -> d
                 return answer
 
 
-def wait(run: Run, timeout: float | None = None, lost_sight: Callable[[str], object] = lambda why: None) -> str:
-    """Wait until a run has ended, for at most `timeout` seconds; gives its state then.
+class Waited(NamedTuple):
+    """What came of waiting for the end of a run."""
+
+    status: RunStatus
+    in_time: bool
+    """False where the time was over before anything was known of an end."""
+
+
+def wait(run: Run, timeout: float | None = None, lost_sight: Callable[[str], object] = lambda why: None) -> Waited:
+    """Wait until a run has ended, for at most `timeout` seconds.
 
     A host that does not answer may come back, or the way to it: `lost_sight` is told why, once each time, and the
     host is asked again for a minute before the state is `unknown`.
@@ -634,15 +575,16 @@ def wait(run: Run, timeout: float | None = None, lost_sight: Callable[[str], obj
     since: float | None = None
     pause = 0.01
     while True:
-        now = state(run)
-        silent = now == "unknown" and bool(run.job.get("served"))
+        now = reconcile(run)
+        silent = now.state is RunState.UNKNOWN and bool(run.job.get("served"))
         if silent and since is None:
             since = time.monotonic()
-            lost_sight(why(run, now))
+            lost_sight(now.why)
         since = since if silent else None
         comes_back = since is not None and time.monotonic() - since < _COMES_BACK
-        over = timeout is not None and time.monotonic() - began >= timeout
-        if over or not (comes_back or goes_on(run, now)):
-            return now
+        if not (comes_back or goes_on(run, now.state)):
+            return Waited(now, True)
+        if timeout is not None and time.monotonic() - began >= timeout:
+            return Waited(now, False)
         time.sleep(pause)
         pause = min(1.0 if silent else 0.25, pause * 1.5)

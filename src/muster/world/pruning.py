@@ -11,10 +11,11 @@ from muster import runs
 from muster.errors import Impossible
 from muster.plurals import plural
 from muster.report import size_in_words
+from muster.results import RunState
 from muster.runs import Run, Store
 from muster.world import contact
 
-_LIVING = ("running", "pending", "unknown")
+_LIVING = (RunState.RUNNING, RunState.PENDING, RunState.UNKNOWN)
 """States of runs whose files are still wanted."""
 _WITHIN = 4.0
 """Seconds in which machines and Slurm have to answer while a run waits to be started."""
@@ -24,8 +25,8 @@ _BEGINS = 600.0
 
 def ended(found: Sequence[Run], within: float) -> list[Run]:
     """Those of these runs that have ended. All are asked at the same time, for `within` seconds."""
-    states = zip(found, contact.states(found, within))
-    return [run for run, state in states if state not in (*_LIVING, contact.UNREADABLE)]
+    seen = zip(found, contact.statuses(found, within))
+    return [run for run, status in seen if status.state not in (*_LIVING, RunState.UNREADABLE)]
 
 
 def refuse_living(found: Sequence[Run], within: float) -> None:
@@ -33,10 +34,11 @@ def refuse_living(found: Sequence[Run], within: float) -> None:
 
     A damaged one has ended when nobody answers for it on this machine.
     """
-    for run, state in zip(found, contact.states(found, within)):
-        if state == contact.UNREADABLE and contact.answers(run):
-            state = "running"
-        contact.require_known(run, state)
+    for run, status in zip(found, contact.statuses(found, within)):
+        contact.require_known(run, status)
+        state = status.state
+        if state is RunState.UNREADABLE and contact.answers(run):
+            state = RunState.RUNNING
         if state in _LIVING:
             raise Impossible(f"{run.id} is {state}; it is not deleted", f"end it by `muster kill {run.operand}`")
 

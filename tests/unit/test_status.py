@@ -1,0 +1,213 @@
+"""What became of a run: by what this machine, another one, or a scheduler tells; and looking at it writes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from muster.report import outcome_as_json
+from muster.results import Outcome, RunState, StopKind, StopReason
+from muster.runs import Run, Unreadable
+from muster.sentences import reason_in_words
+from muster.world import contact
+from muster.world.status import Controller, RunStatus, status
+
+ID = "20261127-101112-0123456789abc-train"
+HERE = {"host": "n0", "boot": "b1"}
+FAILED = Outcome(RunState.FAILED, 3, 2.0)
+SERVED = {"served": {"name": "n2", "user": ""}, "host": "n2", "there": "/there"}
+SLURM = {"slurm": "17", "host": "n1", "there": "/there", "served": {"name": "", "user": ""}}
+GONE = Controller(False)
+
+
+@dataclass
+class Told:
+    """What is told of a run, to whoever asks."""
+
+    anothers: bool = False
+    machine: dict[str, str] = field(default_factory=lambda: dict(HERE))
+    queue: str | None = ""
+    accounting: str = ""
+    who: str = ""
+    controls: Controller = GONE
+    agent: bool = False
+    starter: bool = False
+
+    def now(self) -> float:
+        return 1010.0
+
+    def queued(self) -> str | None:
+        return self.queue
+
+    def past(self) -> str:
+        return self.accounting
+
+    def cancelled_by(self) -> str:
+        return self.who
+
+    def controller(self) -> Controller:
+        return self.controls
+
+    def listens(self) -> bool:
+        return self.agent
+
+    def starter_lives(self) -> bool:
+        return self.starter
+
+
+def made(root: Path, outcome: Outcome | None = None, files: dict[str, Any] | None = None, **job: Any) -> Run:
+    """A run directory with this in its job.json."""
+    path = root / "runs" / ID
+    path.mkdir(mode=0o700, parents=True)
+    record = {"id": ID, "name": "", "time": 1000.0, **HERE, "ranks": 2, **job}
+    texts = {"job.json": record, **(files or {})}
+    if outcome is not None:
+        texts["outcome.json"] = outcome_as_json(outcome)
+    for name, data in texts.items():
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).write_text(json.dumps(data))
+    return Run(path)
+
+
+def seen(root: Path) -> dict[str, Any]:
+    """All that lies there, and when it was written."""
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in root.rglob("*")}
+
+
+KILLED = {"node_n0/ended.json": {"why": "muster was killed"}}
+CASES: dict[str, tuple[dict[str, Any], Told, RunStatus]] = {
+    "it has ended": ({"outcome": FAILED}, Told(agent=True), RunStatus(RunState.FAILED, outcome=FAILED)),
+    "its agent is here": ({}, Told(agent=True), RunStatus(RunState.RUNNING)),
+    "the command that started it is here": ({}, Told(starter=True), RunStatus(RunState.RUNNING)),
+    "all are gone": (
+        {},
+        Told(),
+        RunStatus(RunState.LOST, "muster and its agent were killed, or the disk was full"),
+    ),
+    "its agent has left word": (
+        {"files": KILLED},
+        Told(),
+        RunStatus(RunState.LOST, "muster was killed, and its agent ended the ranks"),
+    ),
+    "the machine was restarted": (
+        {"boot": "b0"},
+        Told(starter=True),
+        RunStatus(RunState.LOST, "the machine was restarted while it ran"),
+    ),
+    "it is of another machine": (
+        {"host": "n9"},
+        Told(starter=True),
+        RunStatus(RunState.UNKNOWN, "it was started on n9; ask there"),
+    ),
+    "its controller answers": (SERVED, Told(controls=Controller(True)), RunStatus(RunState.RUNNING, heard=True)),
+    "its controller is silent": (
+        SERVED,
+        Told(controls=Controller(True, "ssh: timed out")),
+        RunStatus(RunState.UNKNOWN, "n2, where its supervisor is, does not answer: ssh: timed out"),
+    ),
+    "its controller is gone": (
+        SERVED,
+        Told(),
+        RunStatus(RunState.LOST, "muster and its agent were killed, or the disk was full", elsewhere=True),
+    ),
+    "Slurm has it in its queue": (SLURM, Told(queue="PENDING"), RunStatus(RunState.PENDING)),
+    "Slurm runs it": (SLURM, Told(queue="RUNNING"), RunStatus(RunState.RUNNING, heard=True)),
+    "Slurm is silent": (SLURM, Told(queue=None), RunStatus(RunState.UNKNOWN, "Slurm does not answer")),
+    "Slurm has forgotten it": (SLURM, Told(), RunStatus(RunState.LOST, "Slurm knows its job 17 no more")),
+    "in an allocation its controller is asked": (
+        {**SLURM, "allocated": True, "files": {"serve.json": {}}},
+        Told(queue=None, controls=Controller(True)),
+        RunStatus(RunState.RUNNING, heard=True),
+    ),
+    "an attempt has ended, and there will be another": (
+        {**SLURM, "requeue": 1, "outcome": FAILED},
+        Told(queue="PENDING"),
+        RunStatus(RunState.PENDING),
+    ),
+    "the last attempt has ended": (
+        {**SLURM, "requeue": 1, "outcome": FAILED},
+        Told(queue=""),
+        RunStatus(RunState.FAILED, outcome=FAILED),
+    ),
+    "root, and its user's agent is here": (SERVED, Told(anothers=True, agent=True), RunStatus(RunState.RUNNING)),
+    "root asks no host": (
+        SERVED,
+        Told(anothers=True, controls=Controller(True)),
+        RunStatus(RunState.UNKNOWN, "it is another user's, and this machine does not know; ask as that user"),
+    ),
+    "root, and the user's command is here": ({}, Told(anothers=True, starter=True), RunStatus(RunState.RUNNING)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_became_of_a_run(case: str, tmp_path: Path) -> None:
+    job, told, expected = CASES[case]
+    run = made(tmp_path, **job)
+    before = seen(tmp_path)
+    assert expected == status(run, told)
+    assert before == seen(tmp_path), "it is only looked at"
+
+
+ENDS = {
+    "CANCELLED": (RunState.KILLED, 137),
+    "TIMEOUT": (RunState.TIMED_OUT, 124),
+    "NODE_FAIL": (RunState.BROKEN, 125),
+    "FAILED": (RunState.BROKEN, 125),
+}
+
+
+@pytest.mark.parametrize("state", ENDS)
+@pytest.mark.parametrize("by", ["queue", "accounting"])
+def test_an_end_that_slurm_alone_saw(state: str, by: str, tmp_path: Path) -> None:
+    run = made(tmp_path, files={"attempt_0/rank_00000.out": ""}, **SLURM)
+    before = seen(tmp_path)
+    found = status(run, Told(**{by: state}, who="ann"))
+    outcome = found.outcome
+    assert outcome is not None and (found.state, outcome.code, outcome.duration) == (*ENDS[state], 10.0)
+    assert state in reason_in_words(outcome.stopped) and ("ann" in reason_in_words(outcome.stopped)) == (
+        state == "CANCELLED"
+    )
+    assert before == seen(tmp_path)
+
+
+def test_what_is_damaged_is_told(tmp_path: Path) -> None:
+    run = made(tmp_path)
+    (run.path / "job.json").write_text("{")
+    with pytest.raises(Unreadable):
+        status(run, Told())
+    assert [RunState.UNREADABLE] == [found.state for found in contact.statuses([run], 1.0)]
+
+
+def test_the_run_directory_is_brought_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is only known elsewhere is written here, once; and not by root into a directory of another user."""
+    ended = Outcome(RunState.KILLED, 137, 1.0, stopped=StopReason(StopKind.OTHER, message="cancelled"))
+    run = made(tmp_path)
+    for found, anothers, written in (
+        (RunStatus(RunState.RUNNING, heard=True), True, set()),
+        (RunStatus(RunState.RUNNING), False, set()),
+        (RunStatus(RunState.RUNNING, heard=True), False, {"answered"}),
+        (RunStatus(ended.state, outcome=ended), False, {"answered", "outcome.json"}),
+    ):
+        monkeypatch.setattr(contact, "status", lambda run, sight, found=found: found)
+        monkeypatch.setattr(contact, "is_anothers", lambda run, anothers=anothers: anothers)
+        assert found == contact.reconcile(run)
+        assert {"job.json", *written} == set(os.listdir(run.path))
+    assert ended == run.outcome
+
+
+def test_waiting_ends_with_the_run_or_with_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what was still open when the time was over is not in time, whatever its state is."""
+    run = made(tmp_path, **SLURM)
+    states = iter((RunState.RUNNING, RunState.PENDING, RunState.UNKNOWN, RunState.LOST))
+    monkeypatch.setattr(contact, "reconcile", lambda run: RunStatus(next(states)))
+    assert contact.Waited(RunStatus(RunState.LOST), True) == contact.wait(run)
+    for state in (RunState.RUNNING, RunState.PENDING, RunState.UNKNOWN):
+        monkeypatch.setattr(contact, "reconcile", lambda run, state=state: RunStatus(state))
+        assert contact.Waited(RunStatus(state), False) == contact.wait(run, 0.0)
+    monkeypatch.setattr(contact, "reconcile", lambda run: RunStatus(RunState.FAILED))
+    assert contact.wait(run, 0.0).in_time
