@@ -276,10 +276,10 @@ def _room(patient: Patient) -> Iterator[Finding]:
             elif "error" in told:
                 yield Finding("error", host, f"{path}: {told['error']}", "ranks read and write there", "mount it")
             elif not told["writes"]:
-                why = told.get("why", "")
-                do = "free some space there" if "space" in why else "choose another folder: --run-dir, --cwd"
+                why, full = told.get("why", ""), told.get("full", False)
+                do = "free some space there" if full else "choose another folder: --run-dir, --cwd"
                 # code may lie where nobody writes; runs may not
-                level = "warning" if path == patient.folder and "space" not in why else "error"
+                level = "warning" if path == patient.folder and not full else "error"
                 yield Finding(level, host, f"cannot write in {path}: {why}", "ranks read and write there", do)
             elif told["free"] < GIB:
                 yield Finding(

@@ -18,10 +18,17 @@ class MusterError(Exception):
 
     exit_code = 125
 
-    def __init__(self, sentence: str, hint: str | None = None):
-        super().__init__(sentence)
-        self.sentence = sentence
+    def __init__(self, message: str, hint: str | None = None, host: str = ""):
+        super().__init__(message)
+        self.message = message
         self.hint = hint
+        self.host = host
+        """The host of which it is true, where it is of one."""
+
+    @property
+    def sentence(self) -> str:
+        """What happened, and on which host."""
+        return f"{self.host}: {self.message}" if self.host else self.message
 
     def __str__(self) -> str:
         return self.sentence if self.hint is None else f"{self.sentence}\nhint: {self.hint}"

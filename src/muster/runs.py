@@ -28,8 +28,8 @@ from typing import IO, Any, Callable, NamedTuple
 from muster import homes
 from muster.agent import system
 from muster.agent.links import unlink_all
-from muster.agent.overflow import NO_ROOM
 from muster.agent.paths import rank_file
+from muster.agent.system import NO_ROOM
 from muster.errors import Impossible
 from muster.model import Plan, as_json
 from muster.results import Outcome

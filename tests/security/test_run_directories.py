@@ -378,7 +378,16 @@ def test_a_hostile_host_writes_no_file_and_runs_nothing_here(there: There, says:
 
 def test_a_host_that_says_anything_at_all_is_refused_in_words(there: There, says: Any) -> None:
     hello = {"version": VERSION, "pid": 1, "python": "3.11.2", "executable": "/x", "host": "n1"}
-    told = {"host": "n1", "boot": "x", "reached_at": "", "script": "", "home": "/x", "unwritable": "", "cores": 1}
+    told = {
+        "host": "n1",
+        "boot": "x",
+        "reached_at": "",
+        "script": "",
+        "home": "/x",
+        "unwritable": "",
+        "full": False,
+        "cores": 1,
+    }
     for frames in (
         [pack("hello", **{**hello, "python": 3})],
         [pack("hello")],
@@ -525,8 +534,8 @@ def test_a_reason_forges_no_line(muster: Any) -> None:
 
 def test_a_host_keeps_no_run_where_others_could_replace_it(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    assert "" == meet.unwritable(str(home))
+    assert {"unwritable": "", "full": False} == meet.unwritable(str(home))
     for place in (home, home / "runs"):
         place.chmod(0o777)
-        assert f"others could change what runs in {place}: everybody" in meet.unwritable(str(home))
+        assert f"others could change what runs in {place}: everybody" in meet.unwritable(str(home))["unwritable"]
         place.chmod(0o700)

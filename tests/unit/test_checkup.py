@@ -134,7 +134,7 @@ def test_one_machine_that_is_not_as_it_should_be(change: Change, check: str, lev
 
 def test_a_disk_that_is_full() -> None:
     known = copy.deepcopy(patient())
-    known.facts["n2"]["folders"]["/runs"].update(writes=False, why="No space left on device")
+    known.facts["n2"]["folders"]["/runs"].update(writes=False, why="No space left on device", full=True)
     ((_, finding),) = findings(known)
     assert ("error", "n2", "free some space there") == (finding.level, finding.host, finding.do)
 

@@ -579,8 +579,9 @@ class Agent:
         """
         traceback.print_exc()
         sys.stderr.flush()
-        text = traceback.format_exc(limit=-1)
-        self.wire.put(pack("broken", text=text, t=time.monotonic()))
+        text, error = traceback.format_exc(limit=-1), sys.exc_info()[1]
+        limit = error is not None and system.met_limit(error)
+        self.wire.put(pack("broken", text=text, limit=limit, t=time.monotonic()))
         if self.wire.connected:
             os.set_blocking(self.wire.writing, True)
             self.wire.flush()

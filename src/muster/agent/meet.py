@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from muster.agent import machine, paths, procfs, system, temporary
+from muster.agent.system import NO_ROOM
 
 _FLAG = "here"
 
@@ -34,24 +35,26 @@ def tell(cwd: str, script: str, run_dir: str) -> dict[str, Any]:
         "script": digest(os.path.join(cwd, script)) if script else "",
         "shared": shared,
         "home": home,
-        "unwritable": unwritable(home) if not shared else "",
+        **(unwritable(home) if not shared else {"unwritable": "", "full": False}),
         "temporary": temporary.bases(os.environ),
     }
 
 
-def unwritable(home: str) -> str:
-    """Why the runs of this node cannot be kept in this folder; empty when they can."""
-    folder = os.path.join(home, "runs")
+def unwritable(home: str) -> dict[str, Any]:
+    """`unwritable`: why the runs of this node cannot be kept in this folder, empty when they can; `full`: for want of
+    room."""
+    folder, full, why = os.path.join(home, "runs"), False, ""
     try:
         system.make_private(folder)
         for place in (home, folder):
-            why = system.why_shared(place)
-            if why:
-                return f"others could change what runs in {place}: {why}"
-        system.try_to_write(folder)
+            shared = system.why_shared(place)
+            if shared:
+                why = why or f"others could change what runs in {place}: {shared}"
+        if not why:
+            system.try_to_write(folder)
     except OSError as error:
-        return f"cannot write in {folder}: {system.reason(error)}"
-    return ""
+        why, full = f"cannot write in {folder}: {system.reason(error)}", error.errno in NO_ROOM
+    return {"unwritable": why, "full": full}
 
 
 def digest(path: str) -> str:

@@ -7,6 +7,7 @@ whatever comes between its stdin and stdout and the supervisor.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -32,9 +33,10 @@ def move(agent: Agent) -> Agent:
     if system.fork():
         os.close(tell)
         with open(told, "rb") as pipe:
-            failed = pipe.read().decode("utf-8", "replace")
+            failed = pipe.read()
+        text, limit = json.loads(failed) if failed else ("", False)
         os.set_blocking(1, True)
-        relay.write_all(1, pack("moved", failed=failed))
+        relay.write_all(1, pack("moved", failed=text, limit=limit))
         if where["stays"] and not failed:
             link = _sockets(where["prepare"]).connect(SUPERVISOR, os.getuid())
             if link is not None:
@@ -56,7 +58,7 @@ def move(agent: Agent) -> Agent:
         _settle(moved, payload, **where)
     except BaseException as error:
         text = system.reason_at(error) if isinstance(error, OSError) else traceback.format_exc(limit=-1)
-        os.write(tell, text.encode())
+        os.write(tell, json.dumps([text, system.met_limit(error)]).encode())
         os._exit(1)
     os.close(tell)
     return moved

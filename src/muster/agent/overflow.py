@@ -10,7 +10,6 @@ never waits for room on it.
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 import time
@@ -18,9 +17,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from muster.agent import system
-
-NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
-"""The errors of a disk that is full, a quota that is used up, and a file that may not grow."""
 
 ROOM = 1 << 30
 """Free bytes below which a file system may be full before its run ends."""

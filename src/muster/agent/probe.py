@@ -129,7 +129,7 @@ def _folder(path: str) -> dict[str, Any]:
     try:
         system.try_to_write(there)
     except OSError as error:
-        found["writes"], found["why"] = False, system.reason(error)
+        found.update(writes=False, why=system.reason(error), full=error.errno in system.NO_ROOM)
     found["seconds"] = time.monotonic() - began
     return found
 

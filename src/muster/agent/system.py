@@ -44,6 +44,9 @@ def reason_at(error: BaseException) -> str:
     return f"{reason(error)}: {os.fsdecode(path)}" if path and not isinstance(path, int) else reason(error)
 
 
+NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+"""The errors of a disk that is full, a quota that is used up, and a file that may not grow."""
+
 NO_MORE = "no more processes and threads can be started"
 
 
@@ -63,11 +66,6 @@ FEWER_PROCESSES = "end other programs of yours, raise the limit by `ulimit -u`, 
 def met_limit(error: BaseException) -> bool:
     """This user may have no more processes."""
     return isinstance(error, OSError) and error.errno == errno.EAGAIN
-
-
-def hint_for(text: str, otherwise: str) -> str:
-    """The hint for what was said of a failure: the one above if that limit was met, or another one."""
-    return FEWER_PROCESSES if NO_MORE in text or os.strerror(errno.EAGAIN) in text else otherwise
 
 
 def fork() -> int:

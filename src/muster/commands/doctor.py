@@ -130,7 +130,7 @@ def _look(job: Job, targets: Sequence[Host], env: Mapping[str, str], root: Path)
             Finding(
                 "error",
                 targets[node].name,
-                error.sentence.partition(": ")[2],
+                error.message,
                 "nothing can run there",
                 error.hint or "",
             )

@@ -276,7 +276,7 @@ def _run_here(context: RunContext, on_a_terminal: bool) -> int:
     except OSError as error:
         end_links(agents.links, _TO_LEAVE)
         runs.remove(context.store, kept)
-        hint = system.hint_for(system.reason(error), f"look at {kept.path}")
+        hint = system.FEWER_PROCESSES if system.met_limit(error) else f"look at {kept.path}"
         raise Impossible(f"the run could not be started: {system.reason(error)}", hint) from None
     outcome = attached.go()
     _honour_error_file(kept, outcome.attempt, outcome.first.rank if outcome.first else None, env)

@@ -336,8 +336,7 @@ def snapshot(code: Tree, target: Path) -> None:
         except FileNotFoundError:
             continue  # an editor's file that has gone meanwhile
         except OSError as error:
-            full = "No space" in (error.strerror or "")
-            hint = "free some space there" if full else "`chmod` it, or have git ignore it"
+            hint = "free some space there" if error.errno in system.NO_ROOM else "`chmod` it, or have git ignore it"
             raise Impossible(f"cannot copy {source} to {path}: {system.reason(error)}", hint) from None
 
 

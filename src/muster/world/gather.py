@@ -18,7 +18,7 @@ from muster.agent.boot import NO_PYTHON, SETUP_FAILED
 from muster.agent.protocol import VERSION, pack
 from muster.errors import Impossible, Interrupted, MusterError, RunFailed, Unreachable
 from muster.fold import by_value
-from muster.hosts import fold_hosts, fold_values
+from muster.hosts import fold_hosts, fold_reasons, fold_values
 from muster.model import Host, Job
 from muster.places.ssh import refusal
 from muster.plurals import plural
@@ -55,7 +55,7 @@ _FRAMES: Mapping[str, Mapping[str, Check]] = {
         **dict.fromkeys(("host", "boot", "reached_at", "script", "home", "unwritable"), text),
         **dict.fromkeys(("cores", "all_cores"), whole),
         **dict.fromkeys(("interface_names", "gpus", "temporary"), texts),
-        **dict.fromkeys(("cwd", "shared"), flag),
+        **dict.fromkeys(("cwd", "shared", "full"), flag),
         **dict.fromkeys(("limits", "shm"), table),
         "interfaces": several(texts),
         "env": texts_by_name,
@@ -65,8 +65,8 @@ _FRAMES: Mapping[str, Mapping[str, Check]] = {
     "knocked": {"ways": lambda ways: {text(name): texts_by_name(way) for name, way in table(ways).items()}},
     "clock": {"t": stored.number},
     "shares": {"shares": flag},
-    "moved": {"failed": text},
-    "broken": {"text": text},
+    "moved": {"failed": text, "limit": flag},
+    "broken": {"text": text, "limit": flag},
 }
 """The fields of what an agent says before there is a plan, and what they have to be: a host may say anything."""
 
@@ -147,7 +147,7 @@ class Gathering:
     def _fail_silent(self, links: Sequence[ChildLink], how: str) -> None:
         for link in links:
             hint = f"is it up, and do its file systems answer? `muster doctor --hosts {link.host}` looks"
-            self._fail(link, Unreachable(f"{link.host}: {how}", hint))
+            self._fail(link, Unreachable(how, hint, link.host))
 
     def _send(self, link: ChildLink, data: bytes) -> None:
         link.wire.put(data)
@@ -187,14 +187,14 @@ class Gathering:
             try:
                 checked(fields, needed, tuple(needed))
             except Malformed as error:
-                said = f"{link.host}: its agent sent `{fields['kind']}` in a way that is not understood: {error}"
-                self._fail(link, RunFailed(said))
+                said = f"its agent sent `{fields['kind']}` in a way that is not understood: {error}"
+                self._fail(link, RunFailed(said, host=link.host))
                 continue
             if fields["kind"] == "hello":
                 link.facts.update(fields)
                 if fields["version"] != VERSION:
-                    words = f"{link.host}: its agent speaks version {fields['version']}, muster {VERSION}"
-                    self._fail(link, Impossible(words))
+                    words = f"its agent speaks version {fields['version']}, muster {VERSION}"
+                    self._fail(link, Impossible(words, host=link.host))
                 else:
                     self._send(link, self.first)  # not before: what follows the agent's own text is lost until it runs
             elif fields["kind"] == kind:
@@ -202,7 +202,7 @@ class Gathering:
                     self.moved.add(link.node)
                 self.answers[link.node] = {**fields, "heard": time.monotonic()}
             elif fields["kind"] == "broken":
-                link.broken = fields["text"].strip().splitlines()[-1]
+                link.broken, link.met_limit = fields["text"].strip().splitlines()[-1], fields["limit"]
 
     def _fail(self, link: ChildLink, error: MusterError) -> None:
         self.failed.setdefault(link.node, error)
@@ -214,36 +214,28 @@ class Gathering:
         said = link.complaint.decode("utf-8", "replace")
         if link.preface is None:
             words = safe(link.broken) or link.last_words(1) or how
-            return Unreachable(
-                f"{link.host}: the connection broke ({words})", system.hint_for(words, "see agent.log there")
-            )
+            hint = system.FEWER_PROCESSES if link.met_limit else "see agent.log there"
+            return Unreachable(f"the connection broke ({words})", hint, link.host)
         if code == SETUP_FAILED:
-            return Impossible(f"{link.host}: {link.last_words()}", "try that line there by hand")
+            return Impossible(link.last_words(), "try that line there by hand", link.host)
         if code == NO_PYTHON or code == 126 or code == 127:
-            words = link.last_words(1)
-            return Impossible(
-                f"{link.host}: {words}", "name the one to use there: `--python PATH`, `--python HOST:PATH`"
-            )
+            hint = "name the one to use there: `--python PATH`, `--python HOST:PATH`"
+            return Impossible(link.last_words(1), hint, link.host)
         known = refusal(said) if code == 255 else None
         if known is not None:
-            return Unreachable(f"{link.host}: {known.says}", known.hint.replace("HOST", link.host))
-        return Unreachable(f"{link.host}: {link.last_words() or how}", f"try it by hand: `ssh {link.host} true`")
+            return Unreachable(known.says, known.hint.replace("HOST", link.host), link.host)
+        return Unreachable(link.last_words() or how, f"try it by hand: `ssh {link.host} true`", link.host)
 
     def _raise_failed(self) -> None:
         """Tell all that failed in one error, equal reasons folded over hosts."""
         if not self.failed:
             return
-        by_reason: dict[str, list[str]] = {}
-        hints: list[str] = []
-        for error in (self.failed[number] for number in sorted(self.failed)):
-            host, _, reason = error.sentence.partition(": ")
-            by_reason.setdefault(reason, []).append(host)
-            if error.hint and error.hint not in hints:
-                hints.append(error.hint)
-        reasons = "; ".join(f"{fold_hosts(names)}: {reason}" for reason, names in by_reason.items())
+        errors = [self.failed[number] for number in sorted(self.failed)]
+        hints = list(dict.fromkeys(error.hint for error in errors if error.hint))
+        reasons = fold_reasons((error.host, error.message) for error in errors)
         answered = [link.host for link in self.links if link.node in self.answers]
         more = f" ({fold_hosts(answered)} answered)" if answered else ""
-        kind = Impossible if all(isinstance(error, Impossible) for error in self.failed.values()) else Unreachable
+        kind = Impossible if all(isinstance(error, Impossible) for error in errors) else Unreachable
         raise kind(f"not all hosts can be used: {reasons}{more}", "; ".join(hints[:3]) or None)
 
     # ---- checks -----------------------------------------------------------------------------------------------------
@@ -304,14 +296,11 @@ class Gathering:
 
     def check_room(self) -> None:
         """Raise `Impossible` where the files of a run cannot be kept."""
-        full = {link.host: link.facts["unwritable"] for link in self.links if link.facts["unwritable"]}
-        if full:
-            told = "; ".join(f"{host} {why}" for host, why in full.items())
-            raise Impossible(
-                f"not all hosts can keep the run: {told}",
-                ("free some space there, or " if any("space" in why for why in full.values()) else "")
-                + "set MUSTER_HOME there",
-            )
+        found = [link for link in self.links if link.facts["unwritable"]]
+        if found:
+            told = "; ".join(f"{link.host} {link.facts['unwritable']}" for link in found)
+            space = "free some space there, or " if any(link.facts["full"] for link in found) else ""
+            raise Impossible(f"not all hosts can keep the run: {told}", f"{space}set MUSTER_HOME there")
 
     def check(self) -> None:
         """What would fail later, and less clearly."""
@@ -375,11 +364,9 @@ class Gathering:
                 fields = {**where, **own, "prepare": dict(prepares[link.node])}
                 self._send(link, pack("move", archive if link is first else b"", **fields))
             for link, answer in zip(links, self._exchange(links, "moved", b"")):
-                failed = str(answer["failed"])
-                if failed:
-                    self._fail(
-                        link, RunFailed(f"{link.host}: {failed}", system.hint_for(failed, "see agent.log there"))
-                    )
+                if answer["failed"]:
+                    hint = system.FEWER_PROCESSES if answer["limit"] else "see agent.log there"
+                    self._fail(link, RunFailed(answer["failed"], hint, link.host))
             self._raise_failed()
         end_links(others)
 

@@ -31,6 +31,9 @@ class Link:
         """What it told of itself."""
         self.open = True
         self.broken = ""
+        """The last line of what an agent that failed has said."""
+        self.met_limit = False
+        """It failed because its user may have no more processes."""
 
 
 class ChildLink(Link):

@@ -571,7 +571,7 @@ class World:
     def _on_asked(self, link: Link, t: float, payload: bytes, what: str, by: str) -> None:
         self.handle(Asked(t, 0, by))
 
-    def _on_broken(self, link: Link, t: float, payload: bytes, text: str) -> None:
+    def _on_broken(self, link: Link, t: float, payload: bytes, text: str, limit: bool) -> None:
         link.broken = text.strip().splitlines()[-1]
 
 

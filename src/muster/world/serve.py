@@ -524,7 +524,7 @@ class Served(World):
         for name in self._gaps:
             self._tell_gap(name)
         self.outcome = outcome = outcome._replace(unlogged=self.supervisor.unlogged)
-        self.scribe.do(lambda: self.run.write_outcome(as_json(outcome)))
+        self.scribe.do(lambda: self.run.write_outcome(outcome_as_json(outcome)))
         return outcome
 
 
