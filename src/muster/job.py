@@ -310,6 +310,7 @@ def make_job(parsed: Parsed, options: RunOptions, env: Mapping[str, str], verb: 
         launcher=launcher,
         python=python,
         python_why=why,
+        python_named=bool(general),
         cwd=cwd,
         place="ssh" if named else "slurm" if options.slurm else "local",
         name=options.name or "",

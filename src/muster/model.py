@@ -109,6 +109,9 @@ ENDING = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
 ROLE = "default"
 """ROLE_NAME of ranks where nobody says otherwise, as torchrun has it."""
 
+PASSES = ("SIGUSR1", "SIGUSR2")
+"""The signals that muster passes on to ranks that catch them, unless others are named."""
+
 
 class Program(NamedTuple):
     """What each rank runs."""
@@ -185,7 +188,7 @@ class Job(NamedTuple):
     """TORCHELASTIC_SIGNALS_TO_HANDLE of the ranks."""
     allocation: str = ""
     """The number of the Slurm job in which it runs."""
-    passes: tuple[str, ...] = ("SIGUSR1", "SIGUSR2")
+    passes: tuple[str, ...] = PASSES
     """Signals that muster, when it is sent them, passes on to the ranks that catch them."""
     role: str = ROLE
     """ROLE_NAME of the ranks."""
@@ -196,6 +199,13 @@ class Job(NamedTuple):
     """What ranks have as stdout and stderr, where these are terminals."""
     lease: float = 0.0
     """Seconds for which a node keeps its ranks when the connection to it breaks."""
+    python_named: bool = False
+    """`python` was chosen by name, and is not replaced by one that `setup` finds first."""
+
+    @property
+    def quits(self) -> bool:
+        """SIGQUIT (Ctrl-\\) ends the run in order; else it kills muster, as it does torchrun."""
+        return "SIGQUIT" in self.signals_to_handle.split(",")
 
 
 class Host(NamedTuple):

@@ -216,6 +216,7 @@ _JOB = {
     "terminal": optional(lambda data: _record(TerminalSize, _TERMINAL, data, ("rows", "columns"))),
     "log_dir": text,
     "lease": number,
+    "python_named": flag,
 }
 
 _HOST = {

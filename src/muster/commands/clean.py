@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from muster.agent.boot import agent_source
 from muster.commands.common import machines, read
 from muster.job import split_words
-from muster.model import Host, Job, Program
 from muster.options import CleanOptions
+from muster.places.target import Target
 from muster.printable import line as safe
 from muster.sentences import leftover_in_words, process_in_words
 from muster.stored import leftover_from_json
@@ -29,19 +29,12 @@ def clean(words: list[str], env: Mapping[str, str], began: float) -> int:
         return 0
     options, _, _ = asked
     found = machines(options)
-    job = Job(
-        program=Program("command", ("true",)),
-        launcher="exec",
-        python=options.python or ("python3" if found else sys.executable),
-        python_why="--python",
-        cwd="/",
-        place="ssh" if found else "local",
-        ssh=split_words(options.ssh, "--ssh"),
-    )
+    here = Target("local", os.uname().nodename, python=options.python or sys.executable)
+    ssh, python = split_words(options.ssh, "--ssh"), options.python or "python3"
     dry = options.dry_run
     source = agent_source(f"from muster.agent.clean import main\nmain({dry})")
-    targets = [Host(host.name, user=host.user) for host in found] or [Host(os.uname().nodename)]
-    links = [start_relay(job, host, env, source) for host in targets]
+    targets = [Target("ssh", host.name, host.user, python, ssh=ssh) for host in found] or [here]
+    links = [start_relay(target, env, source) for target in targets]
     status = 0
     for link in links:
         status = max(status, _tell(link, dry))

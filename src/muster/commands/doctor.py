@@ -18,14 +18,14 @@ from muster.commands.common import machines, read
 from muster.errors import Impossible, Unreachable
 from muster.fold import by_value
 from muster.hosts import Wanted, fold_hosts
-from muster.job import Asked, hosts_to_reach, per_host, split_words
-from muster.model import Host, Job, Program
+from muster.job import per_host, split_words
 from muster.options import DoctorOptions
+from muster.places.target import Target
 from muster.plurals import plural
 from muster.printable import line as safe
 from muster.schedulers import slurm
 from muster.world import here, queue
-from muster.world.gather import Gathering
+from muster.world.gather import Gathering, Need
 
 _PAIRS = 16
 """Up to so many machines each is tried from each; of more, each from three others."""
@@ -54,36 +54,40 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
     names = tuple(host.name for host in wanted)
     pythons, python_of = per_host(options.python, names, "--python")
     setup, setup_of = per_host(options.setup, names, "--setup")
-    job = Job(
-        program=Program("command", ("true",)),
-        launcher="exec",
-        python=pythons[-1] if pythons else sys.executable,
-        python_why="--python",
-        cwd=here.absolute(options.cwd or "."),
+    common = Target(
         place="ssh" if wanted else "slurm" if allocation is not None else "local",
+        host=here.identity()["host"],
+        python=pythons[-1] if pythons else sys.executable,
         setup=tuple(setup),
         ssh=split_words(options.ssh, "--ssh"),
         allocation=allocation.job if allocation is not None else "",
+        cwd=here.absolute(options.cwd or "."),
     )
-    latest = {host: values[-1] for host, values in python_of.items()}
-    asked_for = Asked(job, wanted, None, latest, {host: tuple(lines) for host, lines in setup_of.items()}, True)
-    targets: Sequence[Host] = hosts_to_reach(asked_for) or [Host(here.identity()["host"])]
+    targets = [
+        common._replace(
+            host=host.name,
+            user=host.user,
+            python=python_of.get(host.name, [common.python])[-1],
+            setup=(*setup, *setup_of.get(host.name, ())),
+        )
+        for host in wanted
+    ] or [common]
     if allocation is not None:
         gpus = queue.gpus_by_host(allocation)
         chosen = allocation.hosts[: options.nnodes]
-        targets = [Host(host, gpus=tuple(map(str, range(gpus[host] or 0)))) for host in chosen]
+        targets = [common._replace(host=host, gpus=gpus[host] or 0) for host in chosen]
         env = slurm.clean(env)
-    patient, silent = _look(job, targets, env, store.root)
+    patient, silent = _look(targets, env, store.root)
     if allocation is not None:
         # the job sees only its share of a node's GPUs, which says nothing about how Slurm is configured
         patient = patient._replace(gres={})
     results = [("hosts answer", silent), *checkup.examine(patient)]
     bad = {finding.host for _, findings in results for finding in findings if finding.level == "error"}
-    _write(options.pass_file, [host.name for host in targets if host.name not in bad])
-    _write(options.fail_file, [host.name for host in targets if host.name in bad])
+    _write(options.pass_file, [target.host for target in targets if target.host not in bad])
+    _write(options.fail_file, [target.host for target in targets if target.host in bad])
     if options.json:
         told = [{"check": name, "findings": [finding._asdict() for finding in found]} for name, found in results]
-        print(json.dumps({"hosts": [host.name for host in targets], "checks": told}, indent=1))
+        print(json.dumps({"hosts": [target.host for target in targets], "checks": told}, indent=1))
     else:
         print(_in_words(results, patient))
     return 0 if checkup.sound(results) else 1
@@ -117,19 +121,20 @@ def _in_slurm(options: DoctorOptions, words: Sequence[str]) -> int:
     return queue.replace_with(command)
 
 
-def _look(job: Job, targets: Sequence[Host], env: Mapping[str, str], root: Path) -> tuple[Patient, list[Finding]]:
+def _look(targets: Sequence[Target], env: Mapping[str, str], root: Path) -> tuple[Patient, list[Finding]]:
     """Ask all machines; gives what they told, and those that told nothing."""
-    gathering = Gathering(job, targets, env, lambda text: print(f"muster: {text}", file=sys.stderr))
+    cwd = targets[0].cwd
+    gathering = Gathering(Need(cwd), targets, env, lambda text: print(f"muster: {text}", file=sys.stderr))
     flag = _flag(root)
     try:
         gathering.reach(flag, strict=False)
-        facts = gathering.probe([host.name for host in targets[:_NAMES]], job.cwd, str(root))
+        facts = gathering.probe([target.host for target in targets[:_NAMES]], cwd, str(root))
         ways = gathering.ways(_PAIRS)
         clocks = gathering.clocks_ahead(time.time(), time.monotonic())
         silent = [
             Finding(
                 "error",
-                targets[node].name,
+                targets[node].host,
                 error.message,
                 "nothing can run there",
                 error.hint or "",
@@ -141,10 +146,10 @@ def _look(job: Job, targets: Sequence[Host], env: Mapping[str, str], root: Path)
         shutil.rmtree(flag, ignore_errors=True)
     if len(targets) == 1:
         facts = {host: {**told, "names": {}} for host, told in facts.items()}  # nobody looks for the others
-    nodes, why = _nodes_of_slurm([host.name for host in targets])
+    nodes, why = _nodes_of_slurm([target.host for target in targets])
     states = {node.name: (node.state, node.reason) for node in nodes}
     gres = {node.name: sum(node.gpus.values()) for node in nodes}
-    return Patient(facts, ways, clocks, job.cwd, states, gres, why), silent
+    return Patient(facts, ways, clocks, cwd, states, gres, why), silent
 
 
 def _flag(root: Path) -> str:

@@ -251,7 +251,7 @@ def submit(context: RunContext) -> int:
             number = queue.hand_in(wanted, script, {**env, **secrets})
         else:
             number = allocation.job
-        contact.remember_way(kept, asked.job)
+        contact.remember_way(kept, contact.way_of(asked.job))
         kept.write("job.json", _record(kept, asked, context.argv, number, allocation is not None, ask["requeue"]))
     except BaseException:
         contact.forget_way(kept)

@@ -21,10 +21,11 @@ from muster.job import hosts_to_reach, nodes_here, nodes_there
 from muster.launchers import make_plan
 from muster.model import Job, Plan, as_json
 from muster.options import AttachOptions
+from muster.places.target import target_of
 from muster.plurals import plural
 from muster.printable import line as safe
 from muster.world import code, contact
-from muster.world.gather import Gathering
+from muster.world.gather import Gathering, need_of
 from muster.world.loop import clock_of, prepare_fields, temporary_base
 from muster.world.serve import RECORD
 from muster.world.watch import Watch, show_rest
@@ -47,7 +48,9 @@ def run_there(context: RunContext) -> int:
     meet.put_flag(str(kept.path))
     here = None if asked.hosts else nodes_here(asked, options, env)
     hosts = hosts_to_reach(asked) if here is None else [node.host for node in here]
-    gathering = Gathering(asked.job, hosts, env, context.progress)
+    job = asked.job
+    targets = [target_of(job, host) for host in hosts]
+    gathering = Gathering(need_of(job), targets, env, context.progress, job.passes, job.quits)
     try:
         context.make_copy()
         facts = gathering.reach(str(kept.path))
@@ -110,7 +113,7 @@ def run_there(context: RunContext) -> int:
             for link, (run_dir, shared) in zip(links, shares)
         ]
         texts = {"job.json": record, "plan.json": hidden(as_json(plan)), RECORD: serve}
-        contact.remember_way(kept, asked.job)
+        contact.remember_way(kept, contact.way_of(asked.job))
         kept.write("job.json", record)
         kept.write("plan.json", texts["plan.json"])
         gathering.move(
@@ -167,19 +170,19 @@ def _send_code(gathering: Gathering, context: RunContext, runs_dir: Path) -> Job
     wanted = gathering.differing(found, sent=True)
     for link in gathering.links:
         if not link.facts["cwd"]:
-            wanted.setdefault(gathering.hosts[link.node], [])
+            wanted.setdefault(gathering.targets[link.node], [])
     if wanted:
         for note in found.notes:
             gathering.say(note)
-        code.send(job, found, wanted, gathering.say, context.env)
+        code.send(job.cwd, found, wanted, gathering.say, context.env)
         other = gathering.differing(found, sent=True)
         if other:
-            host, names = next(iter(other.items()))
+            target, names = next(iter(other.items()))
             raise Impossible(
-                f"{safe(names[0])} on {host.name} is not what was sent there", "was it edited meanwhile? start again"
+                f"{safe(names[0])} on {target.host} is not what was sent there", "was it edited meanwhile? start again"
             )
         gathering.remember(found, wanted)
-    gathering.look_again(job)
+    gathering.look_again(need_of(job))
     absent = [link.host for link in gathering.links if job.program.path and not link.facts["script"]]
     if absent:  # nothing of what was sent is absent
         raise Impossible(

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Callable, NamedTuple
 
-from muster.model import Host, Job
 from muster.places import local, slurm, ssh
+from muster.places.target import Target
 
 
 class Place(NamedTuple):
     """A row of the table."""
 
-    start: Callable[[Job, Host], tuple[str, ...]]
-    """`start(job, host)`: the argv, here, whose stdin and stdout are the connection to a new agent there."""
-    text: Callable[[Job, Host], bytes]
-    """`text(job, host)`: what that command reads before the text of the agent."""
+    start: Callable[[Target], tuple[str, ...]]
+    """The argv, here, whose stdin and stdout are the connection to a new agent there."""
+    text: Callable[[Target], bytes]
+    """What that command reads before the text of the agent."""
 
 
 PLACES: dict[str, Place] = {

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from muster.agent.boot import agent_argv, agent_script
-from muster.model import Host, Job
+from muster.places.target import Target
 
 
-def start(job: Job, host: Host) -> tuple[str, ...]:
+def start(target: Target) -> tuple[str, ...]:
     """The agent, by the Python of the ranks, after the person's shell lines."""
-    return agent_argv(job.python, text(job, host))
+    return agent_argv(target.python, text(target))
 
 
-def text(job: Job, host: Host) -> bytes:
+def text(target: Target) -> bytes:
     """The person's shell lines, where there are any: no command line holds them."""
-    return agent_script(job.python, job.setup, job.python_why == "--python") if job.setup else b""
+    return agent_script(target.python, target.setup, target.keep_python) if target.setup else b""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from muster.agent.boot import agent_argv, agent_script
-from muster.model import Host, Job
+from muster.places.target import Target
 from muster.schedulers import slurm
 
 
-def start(job: Job, host: Host) -> tuple[str, ...]:
+def start(target: Target) -> tuple[str, ...]:
     """A step of one task on that node, beside the ones that run, with the GPUs of that host; its stdin is ours."""
-    argv = agent_argv(job.python, text(job, host))
-    return tuple(slurm.step((host.name,), argv, job.allocation, len(host.gpus), stdin=True))
+    argv = agent_argv(target.python, text(target))
+    return tuple(slurm.step((target.host,), argv, target.allocation, target.gpus, stdin=True))
 
 
-def text(job: Job, host: Host) -> bytes:
+def text(target: Target) -> bytes:
     """The person's shell lines, where there are any: no command line holds them."""
-    return agent_script(job.python, job.setup, keep_python=True) if job.setup else b""
+    return agent_script(target.python, target.setup, target.keep_python) if target.setup else b""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from muster.agent.boot import agent_script, read_script
-from muster.model import Host, Job
+from muster.places.target import Target
 
 OPTIONS = (
     # a question that nobody answers hangs for ever; keys and agents need none
@@ -16,24 +16,23 @@ OPTIONS = (
 """Said before the person's configuration is read: ssh keeps the first value that it meets (ssh_config(5))."""
 
 
-def reach(job: Job, host: Host, command: str) -> tuple[str, ...]:
+def reach(target: Target, command: str) -> tuple[str, ...]:
     """The argv that runs `command` on a host."""
     options = [word for option in OPTIONS for word in ("-o", option)]
-    user = ("-l", host.user) if host.user else ()
-    return (*job.ssh, *options, *user, "--", host.name, command)
+    user = ("-l", target.user) if target.user else ()
+    return (*target.ssh, *options, *user, "--", target.host, command)
 
 
-def start(job: Job, host: Host) -> tuple[str, ...]:
+def start(target: Target) -> tuple[str, ...]:
     """ssh, and a shell there that reads the rest."""
     # --setup often needs what only a login shell defines, such as `module`
-    shell = "bash -l" if job.setup or host.setup else "sh"
-    return reach(job, host, read_script(shell, text(job, host)))
+    shell = "bash -l" if target.setup else "sh"
+    return reach(target, read_script(shell, text(target)))
 
 
-def text(job: Job, host: Host) -> bytes:
+def text(target: Target) -> bytes:
     """What that shell reads: the person's lines, and the Python that becomes the agent."""
-    keep = job.python_why == "--python" or bool(host.python)
-    return agent_script(host.python or job.python, (*job.setup, *host.setup), keep)
+    return agent_script(target.python, target.setup, target.keep_python)
 
 
 class Refusal(NamedTuple):

@@ -17,8 +17,9 @@ from typing import NamedTuple
 from muster.agent import system
 from muster.errors import Impossible, Unreachable
 from muster.hosts import fold_hosts, fold_reasons
-from muster.model import Host, Job
+from muster.model import Job
 from muster.places.ssh import OPTIONS
+from muster.places.target import Target
 from muster.plurals import plural
 from muster.printable import line as safe
 
@@ -354,14 +355,14 @@ def _link_in_copy(code: Tree, name: str) -> str:
 
 
 def send(
-    job: Job,
+    cwd: str,
     code: Tree,
-    wanted: Mapping[Host, Collection[str]],
+    wanted: Mapping[Target, Collection[str]],
     say: Callable[[str], None],
     env: Mapping[str, str],
 ) -> None:
     """Bring files to the same path on hosts, to several at a time: what each of them wants. Of these names those that
-    are not here are deleted there.
+    are not here are deleted there. `cwd`: where ranks start.
 
     Raises `Impossible`, `Unreachable`.
     """
@@ -370,17 +371,17 @@ def send(
             "--sync needs rsync, and there is none here", "install it here and on the hosts: `apt install rsync`"
         )
     root, names = code.root, set().union(*wanted.values())
-    start = {_below(root, os.path.join(job.cwd, "."))} - {"", "."}  # git lists no empty directory
+    start = {_below(root, os.path.join(cwd, "."))} - {"", "."}  # git lists no empty directory
     total = guard(code._replace(names=tuple(names)), 1 << 62, "--sync")
     size = f"{total >> 20} MB" if total >> 20 >= 10 else f"{max(1, total >> 10)} kB"
-    hosts = fold_hosts(host.name for host in wanted)
+    hosts = fold_hosts(target.host for target in wanted)
     if names:
         say(f"sending {plural(len(names), 'file')} ({size}) of {root} to {hosts}")
 
-    def one(host: Host) -> tuple[str, str]:
-        shell = shlex.join([*job.ssh, *(word for option in OPTIONS for word in ("-o", option))])
-        user = f"{host.user}@" if host.user else ""
-        name = f"[{host.name}]" if ":" in host.name else host.name
+    def one(target: Target) -> tuple[str, str]:
+        shell = shlex.join([*target.ssh, *(word for option in OPTIONS for word in ("-o", option))])
+        user = f"{target.user}@" if target.user else ""
+        name = f"[{target.host}]" if ":" in target.host else target.host
         done = subprocess.run(
             [
                 # they are known to differ, whatever their times say; with a new time no .pyc there is taken for theirs;
@@ -390,13 +391,13 @@ def send(
                 *("--rsync-path", f"mkdir -p {shlex.quote(root)} && rsync", "-e", shell),
                 *(f"{root}/", f"{user}{name}:{root}/"),
             ],
-            input=b"\0".join(map(os.fsencode, sorted({*wanted[host], *start}))),
+            input=b"\0".join(map(os.fsencode, sorted({*wanted[target], *start}))),
             capture_output=True,
             env=dict(env),
         )
         last = done.stderr.decode("utf-8", "replace").strip().splitlines()
         lines = [line for line in last if not line.startswith("rsync error")]
-        return host.name, "" if done.returncode == 0 else (lines or last or [f"status {done.returncode}"])[-1]
+        return target.host, "" if done.returncode == 0 else (lines or last or [f"status {done.returncode}"])[-1]
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         failed = [(name, why) for name, why in pool.map(one, wanted) if why]

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 from muster.agent import local, procfs, system
 from muster.agent.protocol import Refused, Unpacker, pack
 from muster.errors import Impossible, MusterError, RunFailed, Unreachable
-from muster.model import Host, Job, Plan, Program, as_json
+from muster.model import Job, Plan, as_json
+from muster.places.target import Target
 from muster.printable import line as safe
 from muster.report import outcome_as_json
 from muster.results import RunState
@@ -276,12 +277,17 @@ def _way_file(run: Run) -> Path:
     return run.path.parents[1] / "ways" / f"{run.id}.json"
 
 
-def remember_way(run: Run, job: Job) -> None:
+def way_of(job: Job) -> Way:
+    """How the hosts of a job are reached."""
+    return Way(job.place, job.ssh, job.python)
+
+
+def remember_way(run: Run, way: Way) -> None:
     """Keep how the hosts of a run are reached that is started now."""
     path = _way_file(run)
     path.parent.mkdir(mode=0o700, exist_ok=True)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
-        json.dump(as_json(Way(job.place, job.ssh, job.python)), file)
+        json.dump(as_json(way), file)
 
 
 def forget_way(run: Run) -> None:
@@ -317,21 +323,19 @@ def way_to(run: Run, call: str = "") -> ChildLink:
         way = Way("ssh")  # it runs on the machine where it was started, and that is another
     if way.place != "local" and is_anothers(run):
         raise Impossible(f"{run.id} is another user's, and runs on {job.get('host')}", "ask there, or as that user")
-    host = Host(identity()["host"])
+    target = Target(way.place, identity()["host"], python=way.python, ssh=way.ssh, allocation=job.get("slurm", ""))
     if way.place != "local":
         # Slurm alone knows the nodes of its jobs
         served = job["served"] if job["served"]["name"] else {"name": job["host"], "user": ""}
         found = parse_host(f"{served['user']}@{served['name']}" if served["user"] else served["name"])
-        host = Host(found.name, user=found.user)
+        target = target._replace(host=found.name, user=found.user)
     source = relay_source(call or f"visit({job['there']!r})")
     env: Mapping[str, str] = os.environ
     if way.place == "slurm":
         from muster.schedulers.slurm import clean
 
         env = clean(env)
-    reached = Job(Program("command", ("true",)), "exec", way.python, "--python", "/", place=way.place, ssh=way.ssh)
-    reached = reached._replace(allocation=job.get("slurm", ""))
-    return start_relay(reached, host, dict(env), source)
+    return start_relay(target, dict(env), source)
 
 
 def ask_supervisor(run: Run, kind: str, within: float = ANSWERS_WITHIN, **fields: Any) -> dict[str, Any]:
@@ -399,9 +403,8 @@ def introduce(store: Store, host: str, which: str) -> Run:
     from muster.world.link import start_relay
 
     found = parse_host(host)
-    job = Job(Program("command", ("true",)), "exec", "python3", "--python", "/", place="ssh")
-    target = Host(found.name, user=found.user)
-    link = start_relay(job, target, dict(os.environ), relay_source(f"introduce({which!r})"))
+    target = Target("ssh", found.name, found.user)
+    link = start_relay(target, dict(os.environ), relay_source(f"introduce({which!r})"))
     for fields, _ in frames_of(link, 30.0):
         if fields["kind"] == "introduced":
             try:
@@ -421,7 +424,7 @@ def introduce(store: Store, host: str, which: str) -> Run:
             served = {"name": found.name, "user": found.user}
             if not os.path.lexists(run.path):
                 system.make_private(str(run.path))
-                remember_way(run, job)
+                remember_way(run, Way(target.place, target.ssh, target.python))
                 run.write("plan.json", as_json(plan))
                 own = {"host": found.name, "served": served, "there": there, "shared": False}
                 run.write("job.json", {**record, **own})

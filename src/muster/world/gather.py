@@ -10,7 +10,8 @@ import selectors
 import signal
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from muster import stored
 from muster.agent import meet, system, tree
@@ -19,8 +20,9 @@ from muster.agent.protocol import VERSION, pack
 from muster.errors import Impossible, Interrupted, MusterError, RunFailed, Unreachable
 from muster.fold import by_value
 from muster.hosts import fold_hosts, fold_reasons, fold_values
-from muster.model import Host, Job
+from muster.model import PASSES, Job
 from muster.places.ssh import refusal
+from muster.places.target import Target
 from muster.plurals import plural
 from muster.printable import line as safe
 from muster.stored import Check, Malformed, checked, flag, several, table, text, texts, texts_by_name, whole
@@ -71,12 +73,37 @@ _FRAMES: Mapping[str, Mapping[str, Check]] = {
 """The fields of what an agent says before there is a plan, and what they have to be: a host may say anything."""
 
 
+class Need(NamedTuple):
+    """What hosts must have, before there is a plan."""
+
+    cwd: str
+    """Where ranks start."""
+    script: str = ""
+    """The file that each of them runs, from there."""
+    env: Mapping[str, str] = MappingProxyType({})
+    """Variables that ranks get."""
+
+
+def need_of(job: Job) -> Need:
+    """What a job needs."""
+    return Need(job.cwd, job.program.path, job.env)
+
+
 class Gathering:
     """The agents of a run on hosts, until they can be given a plan."""
 
-    def __init__(self, job: Job, hosts: Sequence[Host], env: Mapping[str, str], say: Callable[[str], None]):
-        self.job, self.hosts, self.env, self.say = job, hosts, env, say
-        _, self.signals = prepare_parent(job)
+    def __init__(
+        self,
+        need: Need,
+        targets: Sequence[Target],
+        env: Mapping[str, str],
+        say: Callable[[str], None],
+        passes: Sequence[str] = PASSES,
+        quits: bool = True,
+    ):
+        """`passes` and `quits`: see `link.catch_signals`."""
+        self.need, self.targets, self.env, self.say = need, targets, env, say
+        _, self.signals = prepare_parent(passes, quits)
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.signals, selectors.EVENT_READ)
         self.links: list[ChildLink] = []
@@ -103,13 +130,13 @@ class Gathering:
         self.strict = strict
         patience = PATIENCE if strict else _BRIEF
         self.run_dir = run_dir
-        self._ask_for(self.job)
-        waiting = list(enumerate(self.hosts))
+        self._ask()
+        waiting = list(enumerate(self.targets))
         deadline, restless = time.monotonic() + patience, time.monotonic() + RESTLESS
-        while len(self.answers.keys() | self.failed.keys()) < len(self.hosts):
+        while len(self.answers.keys() | self.failed.keys()) < len(self.targets):
             while waiting and len(self._missing(self.links)) < WINDOW:
-                number, host = waiting.pop(0)
-                link = start_agent(self.job, number, host, self.env)
+                number, target = waiting.pop(0)
+                link = start_agent(target, number, self.env)
                 self.links.append(link)
                 for file in (link.stdout, link.stderr):
                     self.selector.register(file, selectors.EVENT_READ, link)
@@ -240,17 +267,17 @@ class Gathering:
 
     # ---- checks -----------------------------------------------------------------------------------------------------
 
-    def _ask_for(self, job: Job) -> None:
-        self.first = pack("tell", cwd=job.cwd, script=job.program.path, run_dir=self.run_dir)
+    def _ask(self) -> None:
+        self.first = pack("tell", cwd=self.need.cwd, script=self.need.script, run_dir=self.run_dir)
 
-    def look_again(self, job: Job) -> None:
-        """Ask once more what there is for this job, after its code was sent."""
-        self.job = job
-        self._ask_for(job)
+    def look_again(self, need: Need) -> None:
+        """Ask once more what there is, after the code was sent."""
+        self.need = need
+        self._ask()
         for link, answer in zip(self.links, self._exchange(self.links, "told", self.first)):
             link.facts.update(answer)
 
-    def differing(self, code: Tree, sent: bool = False) -> dict[Host, list[str]]:
+    def differing(self, code: Tree, sent: bool = False) -> dict[Target, list[str]]:
         """The files that are not on a host what they are here; those of which all are, are left out.
 
         `sent`: also those that are not there, or that muster sent there once and are here no more. What is not there
@@ -278,18 +305,18 @@ class Gathering:
             # a host must not choose what it is sent: only what is not here
             names += [name for name in answer["stale"] if _is_inside(name) and not _is_here(code.root, name)]
             if names:
-                found[self.hosts[link.node]] = names
+                found[self.targets[link.node]] = names
         unreadable = [name for name, known in own.items() if not known and _is_here(code.root, name)]
         if unreadable and sent:
             path = os.path.join(code.root, unreadable[0])
             raise Impossible(f"cannot read {path}", "`chmod` it, or have git ignore it")
         return found
 
-    def remember(self, code: Tree, hosts: Collection[Host]) -> None:
+    def remember(self, code: Tree, targets: Collection[Target]) -> None:
         """Have hosts write down what they were sent."""
         listed = tree.entries(code.root, code.names)
         self._exchange(
-            [link for link in self.links if self.hosts[link.node] in hosts],
+            [link for link in self.links if self.targets[link.node] in targets],
             "remembered",
             lambda link: pack("remember", listed, root=code.root, home=link.facts["home"]),
         )
@@ -304,15 +331,15 @@ class Gathering:
 
     def check(self) -> None:
         """What would fail later, and less clearly."""
-        job = self.job
+        need = self.need
         without = [link.host for link in self.links if not link.facts["cwd"]]
         if without:
             raise Impossible(
-                f"there is no folder {job.cwd} on {fold_hosts(without)}",
+                f"there is no folder {need.cwd} on {fold_hosts(without)}",
                 "the ranks start there: `--sync` sends it, or share it, or name another by --cwd",
             )
-        if path := job.program.path:
-            own = meet.digest(os.path.join(job.cwd, path))
+        if path := need.script:
+            own = meet.digest(os.path.join(need.cwd, path))
             absent = [link.host for link in self.links if not link.facts["script"]]
             other = [link.host for link in self.links if link.facts["script"] not in ("", own)]
             if absent:
@@ -325,9 +352,9 @@ class Gathering:
                     "`--sync` sends this one; or share its folder",
                 )
         if self.sources is not None and self.sources.names:
-            differing = {host.name: names for host, names in self.differing(self.sources).items()}
+            differing = {target.host: names for target, names in self.differing(self.sources).items()}
             if differing:
-                refuse_other_code(differing, "here", self.sources, f"`--sync` sends {sync_sends(job.cwd)}")
+                refuse_other_code(differing, "here", self.sources, f"`--sync` sends {sync_sends(need.cwd)}")
         versions = [(link.host, ".".join(link.facts["python"].split(".")[:2])) for link in self.links]
         if len(by_value(versions)) > 1:
             raise Impossible(
@@ -383,7 +410,7 @@ class Gathering:
         if len(self.links) == 1:
             return meeting.ALONE
         first, others = self.links[0], self.links[1:]
-        addresses = meeting.usable(first.host, first.facts, self.job.env)
+        addresses = meeting.usable(first.host, first.facts, self.need.env)
         port = self._exchange([first], "opened", pack("open"))[0]["port"]
         answers = self._exchange(others, "knocked", pack("knock", addresses=addresses, port=port, patience=WAY))
         facts = [link.facts for link in self.links]
@@ -392,7 +419,7 @@ class Gathering:
 
     def _clocks(self) -> None:
         """Measure by how much the clock of each host differs: half of the shortest way there and back is the error."""
-        best = dict.fromkeys(range(len(self.hosts)), float("inf"))
+        best = dict.fromkeys(range(len(self.targets)), float("inf"))
         for _ in range(3):
             sent = time.monotonic()
             for link, answer in zip(self.living, self._exchange(self.living, "clock", pack("clock"))):

@@ -15,8 +15,9 @@ from muster.agent.boot import SETUP_FAILED, agent_source
 from muster.agent.protocol import MAGIC
 from muster.agent.wire import Wire
 from muster.errors import Impossible
-from muster.model import Host, Job, Node
+from muster.model import PASSES, Job, Node
 from muster.places import PLACES
+from muster.places.target import Target, target_of
 from muster.printable import line as safe
 
 
@@ -167,7 +168,7 @@ class Agents(NamedTuple):
     """A descriptor from which the numbers of the signals that muster gets are read."""
 
 
-def catch_signals(passes: Sequence[str] = ("SIGUSR1", "SIGUSR2"), quits: bool = True) -> int:
+def catch_signals(passes: Sequence[str] = PASSES, quits: bool = True) -> int:
     """Have signals noted, those that are passed on too; gives the descriptor from which their numbers are read.
 
     `quits`: SIGQUIT (Ctrl-\\) ends the run in order; else it kills muster, as it does torchrun where it is not handled.
@@ -187,28 +188,27 @@ def catch_signals(passes: Sequence[str] = ("SIGUSR1", "SIGUSR2"), quits: bool = 
     return told
 
 
-def prepare_parent(job: Job) -> tuple[set[int], int]:
+def prepare_parent(passes: Sequence[str], quits: bool) -> tuple[set[int], int]:
     """Make this process ready to have agents: (what it had started before, the descriptor of its signals)."""
     not_ours = set(system.descendants(os.getpid()))
     system.adopt_orphans()  # of an agent that is killed
-    quits = "SIGQUIT" in job.signals_to_handle.split(",")
-    return not_ours, catch_signals(job.passes, quits)  # before there is anything that a Ctrl-C would leave behind
+    return not_ours, catch_signals(passes, quits)  # before there is anything that a Ctrl-C would leave behind
 
 
 def start_agent(
-    job: Job, number: int, host: Host, env: Mapping[str, str], source: bytes = b"", keep: Sequence[int] = ()
+    target: Target, number: int, env: Mapping[str, str], source: bytes = b"", keep: Sequence[int] = ()
 ) -> ChildLink:
     """Start the agent of one node and send it its text, or that of another program; it inherits `keep`."""
-    place = PLACES[job.place]
-    link = ChildLink(number, host.name, place.start(job, host), env, job.cwd, keep)
-    link.wire.put(place.text(job, host) + (source or agent_source()))
+    place = PLACES[target.place]
+    link = ChildLink(number, target.host, place.start(target), env, target.cwd, keep)
+    link.wire.put(place.text(target) + (source or agent_source()))
     link.wire.flush()
     return link
 
 
-def start_relay(job: Job, host: Host, env: Mapping[str, str], source: bytes) -> ChildLink:
+def start_relay(target: Target, env: Mapping[str, str], source: bytes) -> ChildLink:
     """Reach a host where a run is, and send it the text of a program in place of an agent."""
-    return start_agent(job._replace(setup=(), cwd="/"), 0, host._replace(setup=()), env, source)
+    return start_agent(target, 0, env, source)
 
 
 def start_agents(job: Job, nodes: Sequence[Node], env: Mapping[str, str], reads: bool = False) -> Agents:
@@ -216,10 +216,10 @@ def start_agents(job: Job, nodes: Sequence[Node], env: Mapping[str, str], reads:
 
     `reads`: a rank reads the stdin of this process, as if it had been started from where muster was.
     """
-    not_ours, signals = prepare_parent(job)
+    not_ours, signals = prepare_parent(job.passes, job.quits)
     stdin = os.dup(0) if reads else None
     keep = [] if stdin is None else [stdin]
-    links = [start_agent(job, node.number, node.host, env, keep=keep) for node in nodes]
+    links = [start_agent(target_of(job, node.host), node.number, env, keep=keep) for node in nodes]
     for descriptor in keep:
         os.close(descriptor)
     return Agents(links, not_ours, stdin, signals)
