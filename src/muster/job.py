@@ -141,6 +141,17 @@ _SPAWNS = re.compile(_CALLS_SPAWN.pattern + r"|\bspawn\(|\bnotebook_launcher\(")
 """What is in a script that starts its ranks by itself."""
 
 
+def named_hosts(named: str | None, hostfile: str | None, cwd: str = "") -> tuple[Wanted, ...]:
+    """What `--hosts` or `--hostfile` name; none without them. Raises `Impossible`."""
+    if named is not None and hostfile is not None:
+        raise Impossible("--hosts and --hostfile were both given", "one of them names the hosts")
+    if named is not None:
+        return hosts.parse_hosts(named)
+    if hostfile is not None:
+        return hosts.parse_hostfile(here.read_text(os.path.join(cwd, hostfile), "--hostfile"), hostfile)
+    return ()
+
+
 def wanted_hosts(options: RunOptions, cwd: str) -> tuple[Wanted, ...]:
     """The hosts that were named, those that get a rank; empty for this machine alone. Raises `Impossible`."""
     if options.elsewhere and options.slurm:
@@ -151,13 +162,7 @@ def wanted_hosts(options: RunOptions, cwd: str) -> tuple[Wanted, ...]:
                 hint = "name them by --hosts or --hostfile"
                 raise Impossible(f"{option.long_name}: there are no hosts to choose from", hint)
         return ()
-    if options.hosts is not None and options.hostfile is not None:
-        raise Impossible("--hosts and --hostfile were both given", "one of them names the hosts")
-    if options.hostfile is not None:
-        text = here.read_text(os.path.join(cwd, options.hostfile), "--hostfile")
-        found = hosts.parse_hostfile(text, options.hostfile)
-    else:
-        found = hosts.parse_hosts(options.hosts or "")
+    found = named_hosts(options.hosts, options.hostfile, cwd)
     found = hosts.choose(found, options.include, options.exclude)
     count = options.nodes
     if count is not None:

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Mapping
 
 from muster.agent.boot import agent_source
-from muster.commands.common import machines, read
-from muster.job import split_words
+from muster.commands.common import read
+from muster.job import named_hosts, split_words
 from muster.options import CleanOptions
 from muster.places.target import Target
 from muster.printable import line as safe
@@ -28,7 +28,7 @@ def clean(words: list[str], env: Mapping[str, str], began: float) -> int:
     if asked is None:
         return 0
     options, _, _ = asked
-    found = machines(options)
+    found = named_hosts(options.hosts, options.hostfile)
     here = Target("local", os.uname().nodename, python=options.python or sys.executable)
     ssh, python = split_words(options.ssh, "--ssh"), options.python or "python3"
     dry = options.dry_run

@@ -14,9 +14,7 @@ from muster.options import RunDirOptions
 from muster.parsing import from_environment, help_text, parse
 from muster.record import Options
 
-if TYPE_CHECKING:  # `muster ps` needs none of it
-    from muster.hosts import Wanted
-    from muster.options import CleanOptions, DoctorOptions
+if TYPE_CHECKING:
     from muster.results import Outcome
 
 
@@ -73,18 +71,6 @@ def store_of(options: RunDirOptions, env: Mapping[str, str], alone: bool = False
     except OSError as error:
         raise NowhereToBe(system.reason(error)) from None
     return runs.Store(root, found, alone)
-
-
-def machines(options: DoctorOptions | CleanOptions) -> tuple[Wanted, ...]:
-    """What `--hosts` or `--hostfile` name; none without them. Raises `Impossible`."""
-    from muster.hosts import parse_hostfile, parse_hosts
-    from muster.world.here import read_text
-
-    if options.hosts is not None:
-        return parse_hosts(options.hosts)
-    if options.hostfile is not None:
-        return parse_hostfile(read_text(options.hostfile, "--hostfile"), options.hostfile)
-    return ()
 
 
 def end_in_words(run: runs.Run, outcome: Outcome) -> str:

@@ -14,11 +14,11 @@ from typing import Any
 from muster import checkup
 from muster.agent import meet, system
 from muster.checkup import Finding, Patient
-from muster.commands.common import machines, read
+from muster.commands.common import read
 from muster.errors import Impossible, Unreachable
 from muster.fold import by_value
 from muster.hosts import Wanted, fold_hosts
-from muster.job import per_host, split_words
+from muster.job import named_hosts, per_host, split_words
 from muster.options import DoctorOptions
 from muster.places.target import Target
 from muster.plurals import plural
@@ -48,7 +48,7 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
     )
     if options.slurm and allocation is None:
         return _in_slurm(options, words)
-    wanted = _first(machines(options), options)
+    wanted = _first(named_hosts(options.hosts, options.hostfile), options)
     here.check_target(options.pass_file, "--pass-file")
     here.check_target(options.fail_file, "--fail-file")
     names = tuple(host.name for host in wanted)
