@@ -45,6 +45,17 @@ class Host(NamedTuple):
     """The number of the second user."""
 
 
+class NoNetwork(OSError):
+    """An interface could not be made, or set."""
+
+
+def _failed(error: BaseException) -> dict[str, Any]:
+    """What the keeper is told of a failure."""
+    network = isinstance(error, NoNetwork)
+    name = "OSError" if network else type(error).__name__
+    return {"error": f"{name}: {error}", "network": network}
+
+
 def live(host: Host, channel: socket.socket, keeper: int) -> NoReturn:
     """Be the first process of a new host, until killed. `keeper` is a pipe that ends with the keeper."""
     status = 1
@@ -55,7 +66,7 @@ def live(host: Host, channel: socket.socket, keeper: int) -> NoReturn:
             status = 0
     except BaseException as error:
         with suppress(OSError):
-            channel.sendall(_line({"error": f"{type(error).__name__}: {error}"}))
+            channel.sendall(_line(_failed(error)))
     finally:
         os._exit(status)
 
@@ -109,7 +120,7 @@ class Life:
             answer = getattr(self, "do_" + message.pop("do"))(**message)
             self.channel.sendall(_line({"ok": answer}))
         except Exception as error:
-            self.channel.sendall(_line({"error": f"{type(error).__name__}: {error}"}))
+            self.channel.sendall(_line(_failed(error)))
 
     def _reap(self) -> None:
         with suppress(ChildProcessError):
@@ -279,4 +290,4 @@ def ip(lines: str) -> None:
         ["ip", "-batch", "-"], input=lines, text=True, capture_output=True, env={"PATH": PATH, "LANG": "C"}
     )
     if done.returncode != 0:
-        raise OSError(f"ip: {done.stderr.strip().splitlines()[0] if done.stderr.strip() else done.returncode}")
+        raise NoNetwork(f"ip: {done.stderr.strip().splitlines()[0] if done.stderr.strip() else done.returncode}")

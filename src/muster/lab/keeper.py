@@ -261,7 +261,7 @@ class Keeper:
             elif "error" in message:
                 raise (
                     no_network(OSError(message["error"]))
-                    if "ip:" in message["error"]
+                    if message["network"]
                     else RunFailed(f"host {host} of the lab: {message['error']}", f"see {self.folder.keeper_log}")
                 )
             else:
