@@ -225,11 +225,57 @@ are looked at before each run, too, and what would end it is told.
 {table(*rows)}"""
 
 
+def protocol() -> str:
+    """The messages between the processes of a run."""
+    from muster.agent.messages import LEGS, MESSAGES
+    from muster.agent.protocol import OLDEST, VERSION
+
+    pieces = [
+        f"""# Protocol
+
+What the processes of a run say to each other, version {VERSION}. A message is one frame: the length of a JSON object
+and that of the bytes beside it (4 bytes each, big-endian), the object, the bytes. The object has a `kind` and the
+fields below. The same kind may mean something else between other processes.
+
+- A message of an unknown kind is skipped, and noted once: by an agent in agent.log, by a controller in events.jsonl.
+- A message whose fields are not those below closes its connection; fields beside them are ignored.
+- A command first learns which version the controller of a run speaks, since that runs from the files of the run
+  and stays what it was when muster is upgraded. Commands speak to versions {OLDEST} to {VERSION}; where a controller
+  lacks what they need, they say so.
+
+`MUSTER_TRACE=1` prints the conversation, a line for each message: to stderr if that is a terminal, otherwise to
+`trace.log` in the run directory (the agent of a node: in the directory of the node). Set it where the run is started; a
+command such as `muster attach` that has it prints its own part. Secrets, arguments and the values of environment
+variables are not printed: `{{2}}` stands for an object of two entries, `[2]` for a list, `…` for what may be secret.
+
+```text
+07:31:02.123 controller > agent n1: start attempt=0 late={{3}}
+07:31:02.127 agent n1 > controller: started attempt=0 pids={{2}}
+```"""
+    ]
+    for leg, says in LEGS.items():
+        pieces.append(f"## {leg[0].upper()}{leg[1:]}\n\n{says}")
+        for ends in dict.fromkeys((item.sender, item.receiver) for item in MESSAGES if item.leg == leg):
+            rows = [("kind", "fields", "what it is for")]
+            for message in MESSAGES:
+                if (message.leg, message.sender, message.receiver) == (leg, *ends):
+                    fields = [
+                        f"{code(name)}{'' if type_.required else '?'}: {type_.name}"
+                        for name, type_ in message.fields.items()
+                    ]
+                    fields += [f"bytes: {message.payload}"] if message.payload else []
+                    since = f" Since version {message.since}." if message.since > OLDEST else ""
+                    rows.append((code(message.kind), "<br>".join(fields), message.says + since))
+            pieces.append(f"### From {ends[0]} to {ends[1]}\n\n{table(*rows)}")
+    return "\n\n".join([*pieces, "A field with `?` may be left out."])
+
+
 def pages() -> dict[str, str]:
     """All pages, by the names of their files."""
     found = {"commands": commands(), "options": options(), "variables": variables(), "launchers": launchers()}
     if find_spec("muster.checkup"):
         found["checks"] = checks()
+    found["protocol"] = protocol()
     titles = {name: re.match("# (.*)", text) for name, text in found.items()}
     links = [f"- [{title[1]}]({name}.md)" for name, title in titles.items() if title]
     more = ["- [Exit statuses](../exit-status.md)", "- [The last matrix](../matrix.md)"]

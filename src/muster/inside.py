@@ -16,12 +16,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from muster.agent import machine, meet, system, tree
+from muster.agent import machine, meet, system, trace, tree
 from muster.agent.dial import Met
 from muster.agent.handshake import Terms, new_nonce
 from muster.agent.keep import ARCHIVE
 from muster.agent.listener import guarded
 from muster.agent.local import SUPERVISOR, Sockets, keep, new_token
+from muster.agent.messages import TO_CONTROLLER
+from muster.agent.protocol import Dispatcher, handlers
 from muster.agent.step import RENDEZVOUS
 from muster.checkup import at_no_cost
 from muster.environ import hidden
@@ -87,6 +89,13 @@ class Inside:
         self.secret, self.life = new_nonce(), new_nonce()
         self.selector = selectors.DefaultSelector()
         self.links = [FarLink(number, host, 0.0, {}) for number, host in enumerate(allocation.hosts)]
+        for link in self.links:
+            link.wire.tracer = trace.tracer(str(run.path), "controller", "agent", link.host)
+        self._dispatch = Dispatcher(
+            handlers(self, "_on_"),
+            lambda kind, fields: TO_CONTROLLER[kind].fitting(fields),
+            lambda text, link: _complain(f"{link.host}: {text}"),
+        )
         self.listener = machine.listen()
         self.steps: list[subprocess.Popen[bytes]] = []
         self.said_before = 0
@@ -228,13 +237,18 @@ class Inside:
             self._parted(link)
             return
         with guarded(_complain, lambda: self._parted(link)):
-            for fields, _ in frames:
-                if fields["kind"] == "told":
-                    # both clocks are read within the time of one way: good to a few milliseconds
-                    link.offset = fields["t"] - time.monotonic()
-                    link.host = fields["name"]
-                    link.facts.update(fields)
+            for fields, payload in frames:
+                self._dispatch(fields, payload, link)
             link.wire.flush()
+
+    def _on_told(self, link: FarLink, payload: bytes, t: float, name: str = "", **facts: Any) -> None:
+        # both clocks are read within the time of one way: good to a few milliseconds
+        link.offset = t - time.monotonic()
+        link.host = name or link.host
+        link.facts.update(facts, name=name)
+
+    def _on_warned(self, link: FarLink, payload: bytes, **more: Any) -> None:
+        """Slurm sends SIGTERM to this process too."""
 
     def _parted(self, link: FarLink) -> None:
         self.selector.unregister(link.wire.reading)
@@ -344,7 +358,7 @@ class Inside:
             where = (str(self.run.path), self.run.id, token, base)
             how = {"reads": self.asked["attached"], "clock": clock_of(link.offset)}
             prepare = prepare_fields(plan, link.node, link.host, *where, **how)
-            world.tell(link.node, "prepare", **prepare)
+            world.tell(link.node, "prepare", trace=trace.wanted(), **prepare)
         world.tell(0, "listen", attempt=record["first_attempt"], host=met.address)
         for finding in at_no_cost({link.host: link.facts for link in self.links}, self.job.env):
             world.say(finding)

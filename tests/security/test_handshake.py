@@ -61,7 +61,9 @@ def test_what_an_agent_says_is_no_welcome_for_it() -> None:
     with pytest.raises(Refused):  # nor a second proof for her, of a nonce of the agent's own
         agent.answer({"kind": "challenge", "version": protocol.VERSION, "nonce": hello["nonce"]})
     # a second connection of the same agent gives her nothing for the first
-    other = fields(Caller(TERMS, 1, "", 0).answer({"kind": "challenge", "version": 3, "nonce": hello["nonce"]}))
+    other = fields(
+        Caller(TERMS, 1, "", 0).answer({"kind": "challenge", "version": protocol.VERSION, "nonce": hello["nonce"]})
+    )
     with pytest.raises(Refused):
         agent.hear({**hello, "kind": "welcome", "mac": other["mac"]})
 

@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -21,7 +22,8 @@ from waiting import until
 
 from muster.agent import clean, local
 from muster.agent.listener import LocalListener, Peer
-from muster.agent.protocol import pack
+from muster.agent.messages import FROM_CLIENT, ON_MACHINE
+from muster.agent.protocol import VERSION, pack
 from muster.lab.shape import GUEST
 
 NOBODY = 65534
@@ -150,6 +152,12 @@ def test_who_watches_all_names_stops_no_run_and_is_never_taken_for_a_lost_one(ou
     here.in_vain()
 
 
+def _wrong(kind: str) -> dict[str, Any]:
+    """The fields of a message, with what none of them can be."""
+    fields = {**FROM_CLIENT, **ON_MACHINE}[kind].fields
+    return {name: [{"": [None]}] for name in fields} or {"nonsense": 1}
+
+
 GARBAGE = {
     "bytes": b"not a frame at all",
     "no UTF-8": b"\0\0\0\x04\0\0\0\0\xff\xfe\xfd\xfc",
@@ -159,6 +167,8 @@ GARBAGE = {
     "no such kind": pack("nonsense"),
     "fields of no kind": pack("watch", nonsense=1) + pack("stacks", ranks=5) + pack("began") + pack("join"),
     "no number": pack("taken", node="x", count=[]) + pack("asked", number="x"),
+    **{f"random bytes {seed}": Random(seed).randbytes(1000) for seed in range(5)},
+    **{f"no {kind}": pack(kind, b"x" * 100, **_wrong(kind)) for kind in {*FROM_CLIENT, *ON_MACHINE} - {"end"}},
 }
 
 
@@ -217,7 +227,12 @@ WRONG: dict[str, dict[str, dict[str, tuple[Any, tuple[Any, ...]]]]] = {
     local.AGENT: {
         "kill": {"by": ("", NO_TEXTS)},
         "stacks": {"ranks": (None, NO_RANKS)},
-        "join": {"rank": (0, NO_NUMBERS), "launcher": ("x", (*NO_TEXTS, None)), "world_size": (1, ("x", -1, []))},
+        "join": {
+            "version": (VERSION, (*NO_NUMBERS,)),
+            "rank": (0, NO_NUMBERS),
+            "launcher": ("x", (*NO_TEXTS, None)),
+            **dict.fromkeys(("world_size", "local_rank", "local_world_size", "node_rank"), (1, ("x", -1, []))),
+        },
         "reach": {
             "host": ("x", (*NO_TEXTS, None)),
             "words": ([], (None, 5, "x", [5], ["\0"], ["\ud800"])),

@@ -377,8 +377,9 @@ def test_a_hostile_host_writes_no_file_and_runs_nothing_here(there: There, says:
 
 
 def test_a_host_that_says_anything_at_all_is_refused_in_words(there: There, says: Any) -> None:
-    hello = {"version": VERSION, "pid": 1, "python": "3.11.2", "executable": "/x", "host": "n1"}
+    hello = {"version": VERSION, "pid": 1, "python": "3.11.2", "executable": "/x", "host": "n1", "t": 1.0}
     told = {
+        "t": 1.0,
         "host": "n1",
         "boot": "x",
         "reached_at": "",

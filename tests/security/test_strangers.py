@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -55,6 +56,9 @@ class Loop:
 
     def until(self, condition: Callable[[], Any], what: str) -> Any:
         return until(lambda: (self.turn(), condition())[1], what)
+
+    def complain(self, text: str) -> None:
+        """What an agent would write into its log."""
 
     def connected(self, met: Met, same: bool) -> None:
         self.met.append(met)
@@ -124,7 +128,10 @@ class Impostor:
         """What she can make of it: another order, the same proof, its nonce as one of her own."""
         mac, number = said.get("mac", said.get("proof")), self.trials % 4
         if number == 0:
-            return [pack("nonce", nonce=said["nonce"]), pack("challenge", version=3, nonce=said["nonce"])]
+            return [
+                pack("nonce", nonce=said["nonce"]),
+                pack("challenge", version=protocol.VERSION, nonce=said["nonce"]),
+            ]
         if number == 1:
             return [pack("welcome", mac=mac, proof=mac, life="", heard=0)]
         if number == 2:
@@ -161,6 +168,7 @@ HOSTILE = {
     "another kind": pack("welcome"),
     "early": _hello() + pack("told"),
     "drop by drop": struct.pack("!II", 100, 0),
+    **{f"random bytes {seed}": Random(seed).randbytes(100) for seed in range(5)},
 }
 
 

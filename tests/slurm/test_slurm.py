@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conversation import kinds, traced, unknown
 from queued import queue
 from there import EXAMPLE, TICK, There
 from waiting import until
@@ -21,6 +22,7 @@ import muster
 
 
 def test_a_run_is_handed_in_shown_and_its_status_given(there: There) -> None:
+    there.env["MUSTER_TRACE"] = "1"
     done = there.muster("run", "--slurm", "-N", "3", "-g", "2", "--gpus-per-node", "2", "--time", "5", str(EXAMPLE))
     assert 0 == done.returncode, done.stderr
     assert "[0] the sum of 0 to 5 is 15, as it should be" in done.stdout
@@ -28,6 +30,11 @@ def test_a_run_is_handed_in_shown_and_its_status_given(there: There) -> None:
         assert f"rank {rank} of 6 on n{rank // 2 + 1}, local rank {rank % 2}" in done.stdout
     assert "is submitted to Slurm as job " in done.stderr
     assert "all 6 ranks ended well" in done.stderr
+    said = traced(there.run)
+    assert [] == unknown(said)
+    assert {("agent > controller", "told"), ("agent > controller", "ended"), ("client > controller", "watch")} <= kinds(
+        said
+    )
     there.nothing_left()
 
 

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 
 import pytest
+from conversation import kinds, traced, unknown
 from there import TICK, There, in_step
 from waiting import until
 
@@ -19,6 +20,7 @@ SUPERVISOR = {"here": "head", "hosts": "n1"}
 
 @pytest.mark.parametrize("where", ON)
 def test_a_detached_run_goes_on_and_is_told_of(there: There, where: str) -> None:
+    there.env["MUSTER_TRACE"] = "1"
     done = there.muster("run", "-d", *ON[where], there.script(TICK), "300", "0.05")
     assert 0 == done.returncode, done.stderr
     assert there.run.name == done.stdout.strip(), "its id, for scripts"
@@ -41,6 +43,13 @@ def test_a_detached_run_goes_on_and_is_told_of(there: There, where: str) -> None
     in_step(there)
     assert 0 == there.muster("wait", "last").returncode
     assert "succeeded" in there.muster("ps").stdout
+    said = traced(there.run)
+    assert [] == unknown(said)
+    assert {
+        ("client > controller", "stacks"),
+        ("controller > agent", "usage"),
+        ("agent > controller", "usage"),
+    } <= kinds(said)
     there.nothing_left()
 
 

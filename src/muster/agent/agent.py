@@ -16,18 +16,19 @@ import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from muster.agent import local, meet, protocol, system, tree
+from muster.agent import local, protocol, system
 from muster.agent.descriptors import open_standard_descriptors
 from muster.agent.environment import Late
 from muster.agent.links import RankLinks, put_files_there
 from muster.agent.listener import FirstFew, LocalListener, Peer
 from muster.agent.logs import Logs
 from muster.agent.members import Members
-from muster.agent.protocol import MAGIC, pack
+from muster.agent.protocol import MAGIC, VERSION, Dispatcher, Refused, pack
 from muster.agent.wire import Wire
 
 if TYPE_CHECKING:
     from muster.agent.dial import Dialer, Met
+    from muster.agent.guests import Guests
     from muster.agent.keep import Keeper
 
 _LINGER = 0.2
@@ -43,22 +44,6 @@ _NEWS = ("ready", "listening", "started", "joined", "ended", "launcher_ended", "
 
 _LISTENS = 0.2
 """How often it is looked whether a rank that has only begun has come to listen for a signal, in seconds."""
-
-_TEXT, _WHOLE = protocol.text, protocol.whole
-_NUMBER = protocol.optional(_WHOLE)
-_ASKS: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
-    "kill": {"by": protocol.optional(_TEXT)},
-    "stacks": {"ranks": protocol.optional(protocol.several(_WHOLE))},
-    "join": {"rank": _WHOLE, "launcher": _TEXT, "world_size": _NUMBER},
-    "reach": {"host": _TEXT, "words": protocol.several(_TEXT), "env": protocol.environment},
-    "began": {"pid": lambda value: _WHOLE(value) and value > 1},
-    "ended": {
-        "code": _NUMBER,
-        "signal": _NUMBER,
-        "asked": lambda value: value is None or (isinstance(value, (int, float)) and abs(value) < 1e18),
-    },
-}
-"""What other processes of this person may ask for: what each field has to be."""
 
 
 class Agent:
@@ -108,6 +93,13 @@ class Agent:
         """A scheduler started this agent, and ends it."""
         self.known = False
         """Some supervisor has been spoken to since this agent moved."""
+        own, others = protocol.handlers(self, "on_"), protocol.handlers(self, "visit_")
+        self.dispatch = Dispatcher(own, protocol.named(own), self.complain)
+        """What the supervisor says."""
+        self.dispatch_visit = Dispatcher(others, _fitting, lambda text, _: self.complain(text))
+        """What other processes of this person say on this machine."""
+        self.trace = False
+        """The conversation is printed (`trace.py`)."""
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
@@ -126,7 +118,7 @@ class Agent:
         self.wire.out += MAGIC
         self.emit(
             "hello",
-            version=protocol.VERSION,
+            version=VERSION,
             pid=os.getpid(),
             python=".".join(map(str, sys.version_info[:3])),
             executable=sys.executable,
@@ -195,7 +187,10 @@ class Agent:
     def obey(self, frames: Iterable[tuple[dict[str, Any], bytes]]) -> None:
         """Do what these frames say."""
         for fields, payload in frames:
-            getattr(self, "on_" + fields.pop("kind"))(payload=payload, **fields)
+            try:
+                self.dispatch(fields, payload)
+            except Refused as error:
+                self.complain(f"a message of the supervisor was skipped: {error}")
         self.flush()
 
     # ---- the supervisor, when it is elsewhere -----------------------------------------------------------------------
@@ -274,36 +269,52 @@ class Agent:
 
     # ---- what the supervisor asks for -------------------------------------------------------------------------------
 
-    def on_tell(self, payload: bytes, **what: str) -> None:
+    # what only some runs ask for is compiled only there
+
+    def on_tell(self, payload: bytes, cwd: str, script: str, run_dir: str) -> None:
         """Tell what planning must know of this machine."""
-        self.emit("told", **meet.tell(**what))
+        from muster.agent import meet
+
+        self.emit("told", **meet.tell(cwd, script, run_dir))
 
     def on_flag(self, payload: bytes, run_dir: str) -> None:
         """Have a run directory here, which other nodes may share."""
+        from muster.agent import meet
+
         meet.put_flag(run_dir)
         self.emit("flagged")
 
     def on_shares(self, payload: bytes, run_dir: str) -> None:
         """Say whether node 0 has that folder too."""
+        from muster.agent import meet
+
         self.emit("shares", shares=meet.shares(run_dir))
 
     def on_compare(self, payload: bytes, root: str, home: str = "", place: list[Any] | None = None) -> None:
         """Say which files of a folder are not those of the other machine; and which are left of those sent once."""
+        from muster.agent import tree
+
         stale = tree.stale(home, root, payload) if home else []
         self.emit("compared", digests=tree.compare(root, payload, place), stale=stale)
 
     def on_remember(self, payload: bytes, root: str, home: str) -> None:
         """These files were sent to this folder."""
+        from muster.agent import tree
+
         tree.remember(home, root, payload)
         self.emit("remembered")
 
     def on_open(self, payload: bytes) -> None:
         """Open a port at which the other nodes try the way here."""
+        from muster.agent import meet
+
         self.door = meet.open_door()
         self.emit("opened", port=self.door.getsockname()[1])
 
     def on_knock(self, payload: bytes, addresses: list[str], port: int, patience: float) -> None:
         """Try the way to node 0."""
+        from muster.agent import meet
+
         self.emit("knocked", ways=meet.knock(addresses, port, patience))
 
     def on_probe(self, payload: bytes, names: list[str], folders: list[str]) -> None:
@@ -343,6 +354,7 @@ class Agent:
         log_dir: str = "",
         clock: float | None = None,
         terminal: Mapping[str, Any] | None = None,
+        trace: bool = False,
     ) -> None:
         """Get ready to start ranks: folders, the hook, the warm interpreter.
 
@@ -353,8 +365,9 @@ class Agent:
         of this Python goes first on PATH, as if its environment had been activated. `log_dir`: where the logs get the
         names that torchrun gives them; empty for nowhere. `clock`: what is added to the monotonic clock of this machine
         for the time of day; None where it has that by itself. `terminal`: rows and columns of the pseudo-terminal
-        that each rank gets; None for none.
+        that each rank gets; None for none. `trace`: print what is said here (`trace.py`).
         """
+        self.trace = trace
         if self.door is not None and self.keeper is None:
             self.door.close()
         self.run_dir, self.node, self.own_run_dir = run_dir, node, own_run_dir
@@ -628,33 +641,77 @@ class Agent:
 
     def visit(self, visitor: Peer, fields: Mapping[str, Any], payload: bytes) -> None:
         """Do what another process of this person asks for."""
-        kind, guests = fields["kind"], self.members.guests
-        protocol.check(fields, _ASKS.get(kind, {}))
-        answer: dict[str, Any] = {}
-        if kind == "kill":
-            self.emit("asked", what="kill", by=fields.get("by") or "")
-        elif kind == "end":
-            self.lost("another terminal asked for the end")
-        elif kind == "stacks":
-            self.members.tell_stacks(
-                fields.get("ranks"), lambda texts, mute: visitor.send(pack("answer", texts=texts, mute=mute))
-            )
+        if self.trace:
+            self.print_visit(visitor, fields, payload)
+        if not self.dispatch_visit(fields, payload, visitor):
+            visitor.send(pack("unknown", what=fields["kind"], version=VERSION))
+
+    def print_visit(self, visitor: Peer, fields: Mapping[str, Any], payload: bytes) -> None:
+        """Print what came, and from now on what goes there."""
+        from muster.agent.trace import Tracer
+
+        if visitor.tracer is None:
+            there = "shim" if fields["kind"] in ("join", "reach") else "client"
+            visitor.tracer = Tracer(self.folder, "agent", there)
+        visitor.tracer.heard(fields, payload)
+
+    def visit_state(self, visitor: Peer, payload: bytes, version: int = 0) -> None:
+        """A newer client asks which version is spoken here."""
+        visitor.send(pack("answer", version=VERSION))
+
+    def visit_kill(self, visitor: Peer, payload: bytes, by: str | None = None) -> None:
+        """Somebody wants the end of the run, which the supervisor decides about."""
+        self.emit("asked", what="kill", by=by or "")
+        visitor.send(pack("answer", version=VERSION))
+
+    def visit_end(self, visitor: Peer, payload: bytes) -> None:
+        """The supervisor did not act on it."""
+        self.lost("another terminal asked for the end")
+        visitor.send(pack("answer", version=VERSION))
+
+    def visit_stacks(self, visitor: Peer, payload: bytes, ranks: list[int] | None = None) -> None:
+        """Tell where the Python code of these ranks is now."""
+        self.members.tell_stacks(
+            ranks, lambda texts, mute: visitor.send(pack("answer", texts=texts, mute=mute, version=VERSION))
+        )
+
+    def visit_usage(self, visitor: Peer, payload: bytes) -> None:
+        """Tell what the ranks use now."""
+        self.tell_usage(lambda ranks: visitor.send(pack("answer", ranks=ranks, version=VERSION)))
+
+    def external(self) -> Guests:
+        """The ranks that a foreign launcher starts. Raises `Refused` where none does."""
+        if self.members.guests is None:
+            raise Refused("no launcher was started here")
+        return self.members.guests
+
+    def visit_join(self, visitor: Peer, payload: bytes, version: int, rank: int, launcher: str, **more: Any) -> None:
+        """A rank that a launcher has started tells of itself."""
+        if version != VERSION:
+            visitor.send(pack("answer", refused=f"it speaks version {version}, the agent {VERSION}"))
             return
-        elif kind == "usage":
-            self.tell_usage(lambda ranks: visitor.send(pack("answer", ranks=ranks)))
-            return
-        elif guests is not None and kind == "join":
-            answer = guests.join(visitor, fields)
-        elif guests is not None and kind == "reach":
-            guests.reach(visitor, fields["host"], fields["words"], fields["env"])
-            return
-        elif guests is not None and kind == "began":
-            guests.began(visitor, fields["pid"])
-            return
-        elif guests is not None and kind == "ended":
-            guests.ended(visitor, fields["code"], fields["signal"], fields.get("asked"))
-            return
-        visitor.send(pack("answer", **answer))
+        visitor.send(pack("answer", **self.external().join(visitor, {"rank": rank, "launcher": launcher, **more})))
+
+    def visit_reach(self, visitor: Peer, payload: bytes, host: str, words: list[str], env: Mapping[str, str]) -> None:
+        """A launcher wants something started on another node."""
+        self.external().reach(visitor, host, words, env)
+
+    def visit_began(self, visitor: Peer, payload: bytes, pid: int) -> None:
+        """The program of a rank runs."""
+        self.external().began(visitor, pid)
+
+    def visit_ended(
+        self, visitor: Peer, payload: bytes, code: int | None, signal: int | None, asked: float | None = None
+    ) -> None:
+        """It has ended."""
+        self.external().ended(visitor, code, signal, asked)
+
+
+def _fitting(kind: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    # only now: most agents are asked nothing, and it takes some milliseconds
+    from muster.agent.messages import ON_MACHINE
+
+    return ON_MACHINE[kind].fitting(fields)
 
 
 def main(hook: str) -> None:

@@ -37,11 +37,23 @@ _MODULES = (
         "guests",
         "ahead",
         "members",
-        "meet",
-        "tree",
         "agent",
     ),
-    *("listener", "handshake", "dial", "keep", "relay", "move", "clean", "probe", "usage"),
+    *(
+        "listener",
+        "meet",
+        "tree",
+        "handshake",
+        "dial",
+        "keep",
+        "relay",
+        "move",
+        "clean",
+        "probe",
+        "usage",
+        "messages",
+        "trace",
+    ),
 )
 """What an agent is made of. Each is compiled when it is imported first, for most runs need only some."""
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from muster.agent import machine
 from muster.agent.handshake import Caller, Seal, Terms
+from muster.agent.listener import FirstFew
 from muster.agent.protocol import LARGEST, Refused, Unpacker
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Dialer:
         """Which supervisor was spoken to last."""
         self._sock: socket.socket | None = None
         self._trial = 0
+        self._note = FirstFew(agent.complain)
 
     def dial(self) -> None:
         """Try to connect; `agent.connected` is called when that has come to an end that is good."""
@@ -110,7 +112,11 @@ class Dialer:
             welcome, seals = caller.hear(fields)
         except BlockingIOError:
             return
-        except (OSError, Refused):
+        except Refused as error:
+            self._note(f"who answers at {self.where[0]} is not the supervisor: {error}")
+            self._again()
+            return
+        except OSError:
             self._again()
             return
         self.agent.selector.unregister(sock)

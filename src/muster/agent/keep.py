@@ -47,7 +47,8 @@ class Keeper:
         doors = [theirs.fileno(), self.viewers.fileno(), *([self.door] if self.door >= 0 else [])]
         argv = [sys.executable, "-I", "-S", os.path.join(run_dir, ARCHIVE), "serve", run_dir, *map(str, doors)]
         try:
-            pid = system.launch(argv, os.environ, "/", told, log, log, keep=doors, tied=False)
+            env = {**os.environ, "MUSTER_TRACE": "1"} if self.agent.trace else os.environ
+            pid = system.launch(argv, env, "/", told, log, log, keep=doors, tied=False)
         finally:
             for fd in (told, log):
                 os.close(fd)

@@ -8,10 +8,13 @@ import selectors
 import socket
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from muster.agent import local, system
 from muster.agent.protocol import Unpacker
+
+if TYPE_CHECKING:
+    from muster.agent.trace import Tracer
 
 _REST = 0.2
 """Seconds without accepting, after the kernel had no descriptor or no memory for one connection more."""
@@ -137,6 +140,8 @@ class Peer:
     ) -> None:
         self._loop, self._sock, self._heard, self._gone, self._note = loop, sock, heard, gone, note
         self._frames = Unpacker()
+        self.tracer: Tracer | None = None
+        """Prints what is sent, where that is wanted."""
         self.out = bytearray()
         """What the connection is still to take."""
         self.open = True
@@ -145,6 +150,8 @@ class Peer:
     def send(self, frame: bytes) -> None:
         """Send a frame, now or when the connection takes it."""
         if self.open:
+            if self.tracer is not None:
+                self.tracer.sent(frame)
             self.out += frame
             self._flush()
 

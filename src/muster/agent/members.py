@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from muster.agent import machine, system
@@ -18,6 +18,7 @@ from muster.agent.environment import Late, environment
 from muster.agent.guests import Guests, free_port
 from muster.agent.machine import physical_cores
 from muster.agent.paths import rank_file
+from muster.agent.protocol import Dispatcher, Refused, handlers, named
 from muster.agent.warm import (
     CAUGHT_UP,
     READ_AT_LOAD,
@@ -81,6 +82,9 @@ class Members:
         self.warned: set[tuple[int, int]] = set()
         """(process, signal): what was passed on to ranks that catch it."""
         self.ends: dict[int, dict[str, int | None]] = {}
+        known = handlers(self, "forker_")
+        self.dispatch = Dispatcher(known, named(known), agent.complain)
+        """What the warm interpreter says."""
         self.warm: Hooked | None = None
         self.warm_times: dict[str, float] = {}
         self.ahead: Ahead | None = None
@@ -212,6 +216,10 @@ class Members:
         command = self.forking()
         asked = self.asked = _shared_bytes(len(self.ranks)) if self.asked is None else self.asked
         warm, began = Hooked(), time.monotonic()
+        if self.agent.trace:
+            from muster.agent.trace import Tracer
+
+            warm.tracer = Tracer(self.agent.folder, "agent", "fork server")
         self.warm = warm
         with self.files("warm") as files:
             warm.start(
@@ -246,32 +254,46 @@ class Members:
                 self.agent.emit("unable", what="fork", text="the warm interpreter ended", number=len(self.pids))
             return
         for message in said:
-            if message["op"] == "failed":
-                self.agent.emit("unable", what="import", **{key: message[key] for key in ("module", "missing", "text")})
-            elif message["op"] == "ready":
-                self.warm_times.update(message["times"])
-                why = message["unfit"] or self.differs(message)
-                if why:
-                    self.need_plain(why)
-                elif self.waiting:
-                    self.start(*self.waiting)
-                else:
-                    self.agent.emit(
-                        "ready", fork=True, why="", torch=message["torch"], cuda=message["cuda"], times=self.warm_times
-                    )
-            elif message["op"] in ("forked", "unforked"):
-                self.forked(message)
+            try:
+                self.dispatch(message, b"")
+            except Refused as error:
+                self.agent.complain(f"a message of the warm interpreter was skipped: {error}")
 
-    def differs(self, message: Mapping[str, Any]) -> str:
+    def forker_failed(self, payload: bytes, module: str, missing: bool, text: str, trace: str) -> None:
+        """The warm interpreter could not import a module."""
+        self.agent.emit("unable", what="import", module=module, missing=missing, text=text)
+
+    def forker_ready(
+        self,
+        payload: bytes,
+        unfit: str | None,
+        namesakes: list[str],
+        reads: list[str],
+        times: Mapping[str, float],
+        torch: str | None,
+        cuda: str | None,
+        python: str,
+    ) -> None:
+        """It has imported everything."""
+        self.warm_times.update(times)
+        why = unfit or self.differs(namesakes, reads)
+        if why:
+            self.need_plain(why)
+        elif self.waiting:
+            self.start(*self.waiting)
+        else:
+            self.agent.emit("ready", fork=True, why="", torch=torch, cuda=cuda, times=self.warm_times)
+
+    def differs(self, namesakes: Sequence[str], reads: Collection[str]) -> str:
         """Why a rank that is forked now would not be what plain Python is, in words; or empty."""
-        if message["namesakes"]:
+        if namesakes:
             what = "bears the name of a module that torch, or --preload, imports"
-            return f"{message['namesakes'][0]} beside the script {what}"
+            return f"{namesakes[0]} beside the script {what}"
         if self.ahead is None:
             return ""
         from muster.agent.ahead import why_plain
 
-        return why_plain(self.ahead, message["reads"], self.rank_env(), physical_cores())
+        return why_plain(self.ahead, reads, self.rank_env(), physical_cores())
 
     def plain(self, why: str) -> None:
         """Start plain interpreters instead of forking."""
@@ -425,21 +447,27 @@ class Members:
         if pid in self.unclaimed:
             self.ended(pid, *self.unclaimed.pop(pid))
 
-    def forked(self, message: Mapping[str, Any]) -> None:
-        """The warm interpreter has forked."""
-        self.ordered.discard(message["order"])
-        for name, pid in message["pids"].items():
+    def forker_forked(self, payload: bytes, order: int, pids: Mapping[str, int]) -> None:
+        """The warm interpreter has forked all."""
+        self.forked(order, pids)
+        if "store" not in pids:
+            self.agent.emit("started", attempt=self.attempt, pids=self.pids)
+
+    def forker_unforked(self, payload: bytes, order: int, pids: Mapping[str, int], text: str, limit: bool) -> None:
+        """It has forked some of them."""
+        self.forked(order, pids)
+        self.agent.emit("unable", what="fork", text=text, limit=limit, number=len(pids))
+
+    def forked(self, order: int, pids: Mapping[str, int]) -> None:
+        """Know the children of this order."""
+        self.ordered.discard(order)
+        for name, pid in pids.items():
             if name == "store":
                 self.store, self.names[pid] = pid, "store"
                 if pid in self.unclaimed:
                     self.ended(pid, *self.unclaimed.pop(pid))
             else:
                 self.began(int(name.partition(":")[2]), pid)
-        if message["op"] == "unforked":
-            told = {name: message[name] for name in ("text", "limit")}
-            self.agent.emit("unable", what="fork", number=len(message["pids"]), **told)
-        elif "store" not in message["pids"]:
-            self.agent.emit("started", attempt=self.attempt, pids=self.pids)
 
     def ended(self, pid: int, code: int | None, number: int | None) -> None:
         """A child of the agent has ended."""

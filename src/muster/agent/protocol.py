@@ -19,7 +19,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from muster.agent.handshake import Seal
 
-VERSION = 3
+VERSION = 4
+"""What this muster speaks. An agent is of the very version of its controller."""
+OLDEST = 3
+"""The earliest version of a controller that a client speaks to."""
 MAGIC = b"\0muster agent %d\n" % VERSION
 
 TAG = 16
@@ -74,11 +77,78 @@ def optional(right: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: value is None or right(value)
 
 
-def check(fields: Mapping[str, Any], rights: Mapping[str, Callable[[Any], bool]]) -> None:
-    """Look whether each of these fields is what it has to be. Raises `Refused`."""
-    for name, right in rights.items():
-        if not right(fields.get(name)):
-            raise Refused(f"`{name}` of `{fields['kind']}` is not understood")
+def handlers(owner: object, prefix: str) -> dict[str, Callable[..., Any]]:
+    """The methods that handle messages, by kind: with the prefix `on_`, `on_start` is that of `start`."""
+    names = [name for name in dir(type(owner)) if name.startswith(prefix)]
+    return {name[len(prefix) :]: getattr(owner, name) for name in names}
+
+
+_TAKES_MORE = 0x08
+"""CO_VARKEYWORDS of `inspect`, whose import takes longer than all of an agent."""
+
+_KINDS_NOTED = 10
+"""How many unknown kinds are noted for each receiver: whoever sends them may make up any number."""
+
+
+class Unknown:
+    """Notes kinds of messages that are not known here, each once; they are skipped."""
+
+    def __init__(self, note: Callable[..., object]) -> None:
+        self._note = note
+        self._noted: set[str] = set()
+
+    def __call__(self, kind: str, *more: Any) -> None:
+        """This kind has come; `note` gets `more` after its words."""
+        if kind not in self._noted and len(self._noted) < _KINDS_NOTED:
+            self._noted.add(kind)
+            self._note(f"a message of an unknown kind was skipped: {kind[:40]!a}", *more)
+
+
+class Dispatcher:
+    """Calls the handler of each message, by its kind. A kind that has none is noted, once, and skipped.
+
+    `fitting` gives the fields with which a handler is called, and raises `Refused` where they are not those of the
+    kind; what then comes of the connection is for who called. `note` is told in words what is skipped.
+    """
+
+    def __init__(
+        self,
+        known: Mapping[str, Callable[..., Any]],
+        fitting: Callable[[str, Mapping[str, Any]], Mapping[str, Any]],
+        note: Callable[..., object],
+    ) -> None:
+        self.known, self._fitting, self._unknown = known, fitting, Unknown(note)
+
+    def __call__(self, fields: Mapping[str, Any], payload: bytes, *before: Any) -> bool:
+        """Call the handler with `before`, the payload and the fields; False where there is none.
+
+        `note` gets `before` after its words.
+        """
+        kind = fields["kind"]
+        handler = self.known.get(kind)
+        if handler is None:
+            self._unknown(kind, *before)
+            return False
+        handler(*before, payload, **self._fitting(kind, fields))
+        return True
+
+
+def named(known: Mapping[str, Callable[..., Any]]) -> Callable[[str, Mapping[str, Any]], Mapping[str, Any]]:
+    """For a `Dispatcher`: fields have to be the parameters of the handler, by name. Their types are believed: what is
+    heard is of a controller of the same version, which has proved itself."""
+
+    def fitting(kind: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        method: Any = known[kind]
+        code, defaults = method.__func__.__code__, method.__defaults__ or ()
+        names = code.co_varnames[2 : code.co_argcount]  # after self and the payload
+        wrong = [name for name in names[: len(names) - len(defaults)] if name not in fields]
+        if not code.co_flags & _TAKES_MORE:
+            wrong += [name for name in fields if name not in names and name != "kind"]
+        if wrong:
+            raise Refused(f"`{kind}` is not understood: {wrong[0][:40]!a}")
+        return {name: value for name, value in fields.items() if name != "kind"}
+
+    return fitting
 
 
 class Unpacker:

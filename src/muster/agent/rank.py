@@ -22,7 +22,7 @@ from muster.agent.descriptors import open_standard_descriptors
 from muster.agent.dialects import Identity, detect
 from muster.agent.environment import environment
 from muster.agent.local import AGENT, TOKEN, Sockets
-from muster.agent.protocol import Unpacker, pack
+from muster.agent.protocol import VERSION, Refused, Unpacker, pack
 from muster.agent.warm import hooked
 
 _PASSED_ON = system.CATCHABLE - {signal.SIGCHLD}
@@ -72,8 +72,7 @@ def reach(run: str, words: list[str], env: Mapping[str, str] | None = None) -> i
     if agent is None:
         return _refuse(f"no agent of {run} answers on {socket.gethostname()}")
     agent.sendall(pack("reach", host=words[0], words=words[1:], env=dict(env or {})))
-    answer = _answer(agent)
-    return int(answer.get("code", 255))
+    return int(_answer(agent, "reached").get("code", 255))
 
 
 def _refuse(why: str) -> int:
@@ -100,17 +99,18 @@ def _reach(run: str) -> socket.socket | None:
 
 
 def _join(agent: socket.socket, me: Identity) -> dict[str, Any]:
-    agent.sendall(pack("join", **me._asdict()))
-    return _answer(agent) or {"refused": "the agent of this machine has ended"}
+    agent.sendall(pack("join", version=VERSION, **me._asdict()))
+    return _answer(agent, "answer") or {"refused": "the agent of this machine has ended"}
 
 
-def _answer(agent: socket.socket) -> dict[str, Any]:
-    """The next frame; empty when none comes."""
+def _answer(agent: socket.socket, kind: str) -> dict[str, Any]:
+    """The next message of this kind; others are skipped. Empty when none comes."""
     frames = Unpacker()
     while True:
         data = agent.recv(1 << 16)
         for fields, _ in frames.feed(data):
-            return fields
+            if fields["kind"] == kind:
+                return fields
         if not data:
             return {}
 
@@ -147,7 +147,7 @@ def _see_through(agent: socket.socket, order: Mapping[str, Any], start: Callable
     except OSError as error:
         _complain(order, error)
         _tell(agent, "ended", code=CANNOT, signal=None)
-        agent.recv(1)
+        _answer(agent, "noted")
         return CANNOT
     asked: list[float] = []
     """When the launcher asked the rank to end."""
@@ -199,8 +199,8 @@ def _fill_redirected(order: Mapping[str, Any]) -> None:
 def _watch(agent: socket.socket, pid: int, noted: threading.Event) -> None:
     """Without its agent a rank must not live: no launcher sees to that."""
     try:
-        gone = not agent.recv(1)
-    except OSError:
+        gone = not _answer(agent, "noted")
+    except (OSError, Refused):
         gone = True
     if gone:
         system.send(pid, signal.SIGKILL)

@@ -10,10 +10,13 @@ import marshal
 import os
 import socket
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from muster.agent.paths import rank_file
 from muster.agent.system import STACKS_SIGNAL, launch
+
+if TYPE_CHECKING:
+    from muster.agent.trace import Tracer
 
 READ_AT_LOAD = frozenset(
     (
@@ -68,6 +71,8 @@ class Hooked:
 
     def __init__(self) -> None:
         self.connected = False
+        self.tracer: Tracer | None = None
+        """Prints what is said, where that is wanted."""
         self._data = b""
         self._orders = 0
 
@@ -93,14 +98,20 @@ class Hooked:
     def order(self, children: Mapping[str, Any], fds: Iterable[int] = ()) -> int:
         """Ask for children {name: what the hook needs to know}; gives the number of the order."""
         self._orders += 1
-        data = json.dumps({"order": self._orders, "children": children}).encode()
+        order = {"order": self._orders, "children": children}
+        if self.tracer is not None:
+            self.tracer.says({"kind": "order", **order})
+        data = json.dumps(order).encode()
         data = len(data).to_bytes(4, "big") + data
         sent = socket.send_fds(self.sock, [data], list(fds)) if fds else 0
         self.sock.sendall(data[sent:])
         return self._orders
 
     def messages(self) -> list[dict[str, Any]] | None:
-        """What it has said since; None once it has closed its side. Blocks when it has said nothing."""
+        """What it has said since, each with its `kind`; None once it has closed its side, or says what is no message.
+
+        Blocks when it has said nothing.
+        """
         try:
             more = self.sock.recv(1 << 16)
         except ConnectionResetError:
@@ -113,7 +124,14 @@ class Hooked:
             end = 4 + int.from_bytes(self._data[:4], "big")
             if len(self._data) < end:
                 break
-            found.append(json.loads(self._data[4:end]))
+            try:
+                message = json.loads(self._data[4:end])
+                message["kind"] = message.pop("op")
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                return None
+            if self.tracer is not None:
+                self.tracer.heard(message)
+            found.append(message)
             self._data = self._data[end:]
         return found
 

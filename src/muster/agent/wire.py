@@ -18,6 +18,7 @@ from muster.agent.protocol import Refused, Unpacker, pack
 
 if TYPE_CHECKING:
     from muster.agent.handshake import Seal
+    from muster.agent.trace import Tracer
 
 _PIECE = 1 << 18
 
@@ -36,6 +37,8 @@ class Wire:
         """The last connection broke because nothing was heard of the other machine any more."""
         self.refused = ""
         """Why what came over the last connection was no frame of the other end; empty if it was."""
+        self.tracer: Tracer | None = None
+        """Prints what is said, where that is wanted."""
         self._sent = 0
         self._kept: deque[bytes] = deque()
         self._frames = Unpacker()
@@ -53,6 +56,8 @@ class Wire:
 
     def put(self, frame: bytes) -> None:
         """Have a frame sent."""
+        if self.tracer is not None:
+            self.tracer.sent(frame)
         if self.keeps:
             self._sent += 1
             self._kept.append(frame)
@@ -116,6 +121,8 @@ class Wire:
             if fields["kind"] == "have":
                 self._forget(fields.get("heard"))
             else:
+                if self.tracer is not None:
+                    self.tracer.heard(fields, payload)
                 found.append((fields, payload))
         if self.keeps and found:
             self.heard += len(found)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from muster import archive, runs
-from muster.agent import meet
+from muster.agent import meet, trace
 from muster.agent.local import new_token
 from muster.checkup import at_no_cost
 from muster.commands.common import end_in_words, one, read
@@ -109,6 +109,7 @@ def run_there(context: RunContext) -> int:
                     clock=clock_of(link.offset),
                 ),
                 "own_run_dir": not shared,
+                "trace": trace.wanted(),
             }
             for link, (run_dir, shared) in zip(links, shares)
         ]

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Mapping
 from typing import Any
 
-from muster.agent import system
+from muster.agent import system, trace
 from muster.agent.local import new_token
 from muster.agent.protocol import VERSION, pack
 from muster.model import Plan
@@ -49,6 +49,8 @@ class Attached(World):
         """How often Ctrl-C was pressed."""
         self.events = Journal(run.path / "events.jsonl")
         self.events_broken = False
+        for link in self.children:
+            link.wire.tracer = trace.tracer(str(run.path), "controller", "agent", link.host)
         run.reserve(plan.world_size)
 
     def go(self) -> Outcome:
@@ -160,12 +162,12 @@ class Attached(World):
             self.facts.update(facts)
         self.note("hello", {"t": t, "node": link.node, **facts})
         fields = prepare_fields(self.plan, link.node, link.host, str(self.run.path), self.run.id, self.token)
-        fields.update(stdin=self.stdin)
+        fields.update(stdin=self.stdin, trace=trace.wanted())
         self.tell(link.node, "prepare", want=self.view.wants, **fields)
         if link.node == 0:
             self.tell(0, "listen", attempt=0, host=self.address)
 
-    def _on_output(self, link: Link, t: float, payload: bytes, rank: int, stream: str, **place: Any) -> None:
+    def _on_output(self, link: Link, t: float, payload: bytes, rank: int, stream: str, **more: Any) -> None:
         self.view.output(rank, stream, payload)
         if self._wrote_at is None:
             self.after(QUIET, self._quiet)

@@ -16,8 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
-from muster.agent import local, procfs, system
-from muster.agent.protocol import Refused, Unpacker, pack
+from muster.agent import local, procfs, system, trace
+from muster.agent.messages import AGENT, CLIENT, FROM_CLIENT, PROXY, TO_CLIENT, Message, between
+from muster.agent.protocol import VERSION, Refused, Unknown, Unpacker, pack
 from muster.errors import Impossible, MusterError, RunFailed, Unreachable
 from muster.model import Job, Plan, as_json
 from muster.places.target import Target
@@ -38,6 +39,7 @@ from muster.runs import (
     why_refused,
 )
 from muster.stored import Malformed, checked, plan_from_json, table, text, texts, texts_by_name, whole
+from muster.world.compat import HINT, UNTOLD, lacks
 from muster.world.here import identity
 from muster.world.status import Controller, RunStatus, status
 
@@ -335,13 +337,17 @@ def way_to(run: Run, call: str = "") -> ChildLink:
         from muster.schedulers.slurm import clean
 
         env = clean(env)
-    return start_relay(target, dict(env), source)
+    link = start_relay(target, dict(env), source)
+    # another user's directory is not written to
+    link.wire.tracer = trace.tracer("" if is_anothers(run) else str(run.path), "client", "controller", target.host)
+    return link
 
 
 def ask_supervisor(run: Run, kind: str, within: float = ANSWERS_WITHIN, **fields: Any) -> dict[str, Any]:
     """Ask the supervisor of a run; `gone` is true in the answer where there is none.
 
-    Where it cannot be reached the answer has only `silent`: why, in words.
+    Where it cannot be reached the answer has only `silent`: why, in words. Where it does not understand the question
+    the answer has only `refused`.
     """
     deadline = time.monotonic() + within
     for _ in range(_TRIALS):
@@ -351,11 +357,19 @@ def ask_supervisor(run: Run, kind: str, within: float = ANSWERS_WITHIN, **fields
             raise
         except Impossible as error:
             return {"silent": error.sentence}
-        for frame, _ in frames_of(link, deadline - time.monotonic(), pack(kind, **fields)):
+        greeted = kind == "state"  # which tells the version, and is known to all
+        for frame, _ in frames_of(link, deadline - time.monotonic(), pack("state", version=VERSION)):
             if frame["kind"] == "gone":
                 return {"gone": True, "there": bool(frame.get("there"))}
-            if frame["kind"] == "answer":
+            if frame["kind"] == "unknown":
+                return {"refused": f"it knows no `{kind}`"}
+            if frame["kind"] == "answer" and greeted:
                 return frame
+            if frame["kind"] == "answer":
+                if why := _lacks(frame, FROM_CLIENT[kind]):
+                    return {"refused": why}
+                greeted = True
+                link.wire.put(pack(kind, **fields))
         if link.preface is not None:
             return {"silent": link.last_words() or f"nothing was heard within {within:g} s"}
         # it was reached, and was just about to end, or to begin again
@@ -363,11 +377,22 @@ def ask_supervisor(run: Run, kind: str, within: float = ANSWERS_WITHIN, **fields
     return {"silent": f"the host was reached, but nobody there answered ({_TRIALS} times)"}
 
 
+def _lacks(answer: Mapping[str, Any], message: Message) -> str:
+    """Why who gave this answer to `state` is not to be sent that message; empty when it may be."""
+    version = answer.get("version", UNTOLD)
+    return lacks(version if type(version) is int else 0, message)
+
+
+_HEARD = {**TO_CLIENT, **between(PROXY, CLIENT)}
+"""What a command may hear from a host."""
+
+
 def frames_of(link: ChildLink, within: float, question: bytes = b"") -> Iterator[tuple[dict[str, Any], bytes]]:
     """The frames that come over a connection, which ends with this, after a question."""
     from muster.world.link import end_links
 
     deadline = time.monotonic() + within
+    unknown = Unknown(lambda text: print(f"muster: {link.host}: {text}", file=sys.stderr))
     selector = selectors.DefaultSelector()
     for file in (link.stdout, link.stderr):
         selector.register(file, selectors.EVENT_READ)
@@ -386,7 +411,11 @@ def frames_of(link: ChildLink, within: float, question: bytes = b"") -> Iterator
                 if link.preface is None and question:
                     link.wire.put(question)  # not before: what follows the text of the program is lost until it runs
                     question = b""
-                yield from frames
+                for fields, payload in frames:
+                    if fields["kind"] in _HEARD:
+                        yield fields, payload
+                    else:
+                        unknown(fields["kind"])
     finally:
         selector.close()
         link.process.terminate()
@@ -533,6 +562,8 @@ def ask(run: Run, kind: str, within: float = ANSWERS_WITHIN, **fields: Any) -> d
             raise Unreachable(f"{run.id} does not answer: {answer['silent']}", "try again when that host answers")
         if answer.get("gone"):
             raise RunFailed(f"{run.id} does not answer: it has ended", "`muster ps` tells")
+        if "refused" in answer:
+            raise RunFailed(f"the controller of {run.id} cannot be asked: {answer['refused']}", HINT)
         return answer
     try:
         link = _reach(run)
@@ -543,21 +574,32 @@ def ask(run: Run, kind: str, within: float = ANSWERS_WITHIN, **fields: Any) -> d
     if link is None:
         raise RunFailed(f"{run.id} does not answer: it is not running here", "`muster ps` tells")
     with link:
-        link.sendall(pack(kind, **fields))
-        frames = Unpacker()
-        while True:
-            try:
-                data = link.recv(1 << 16)
-            except OSError:
-                raise RunFailed(f"the agent of {run.id} does not answer", "look at agent.log in its folder") from None
-            if not data:
-                return {}
-            try:
-                answers = frames.feed(data)
-            except Refused as error:
-                raise RunFailed(f"the agent of {run.id} was not understood: {error}", None) from None
-            for answer, _ in answers:
-                return answer
+        greeting = _ask_agent(run, link, "state", version=VERSION)
+        if why := _lacks(greeting, between(CLIENT, AGENT)[kind]):
+            raise RunFailed(f"the agent of {run.id} cannot be asked: {why}", HINT)
+        answer = _ask_agent(run, link, kind, **fields) if greeting else {}
+        if answer.get("kind") == "unknown":
+            raise RunFailed(f"the agent of {run.id} cannot be asked: it knows no `{kind}`", HINT)
+        return answer
+
+
+def _ask_agent(run: Run, link: socket.socket, kind: str, **fields: Any) -> dict[str, Any]:
+    """Ask the agent of a run; empty when it hangs up. Raises `RunFailed`."""
+    link.sendall(pack(kind, **fields))
+    frames = Unpacker()
+    while True:
+        try:
+            data = link.recv(1 << 16)
+        except OSError:
+            raise RunFailed(f"the agent of {run.id} does not answer", "look at agent.log in its folder") from None
+        if not data:
+            return {}
+        try:
+            answers = frames.feed(data)
+        except Refused as error:
+            raise RunFailed(f"the agent of {run.id} was not understood: {error}", None) from None
+        for answer, _ in answers:
+            return answer
 
 
 class Waited(NamedTuple):

@@ -10,13 +10,14 @@ import selectors
 import signal
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from muster import stored
-from muster.agent import meet, system, tree
+from muster.agent import meet, system, trace, tree
 from muster.agent.boot import NO_PYTHON, SETUP_FAILED
-from muster.agent.protocol import VERSION, pack
+from muster.agent.messages import TO_CONTROLLER
+from muster.agent.protocol import VERSION, Dispatcher, Refused, handlers, pack
 from muster.errors import Impossible, Interrupted, MusterError, RunFailed, Unreachable
 from muster.fold import by_value
 from muster.hosts import fold_hosts, fold_reasons, fold_values
@@ -25,7 +26,6 @@ from muster.places.ssh import refusal
 from muster.places.target import Target
 from muster.plurals import plural
 from muster.printable import line as safe
-from muster.stored import Check, Malformed, checked, flag, several, table, text, texts, texts_by_name, whole
 from muster.world import meeting
 from muster.world.code import Tree, sync_sends
 from muster.world.link import SIGNALS, ChildLink, end_links, prepare_parent, start_agent
@@ -51,26 +51,10 @@ _PROBE = 300.0
 WAY = 5.0
 """Seconds in which a connection between two nodes must be made."""
 
-_FRAMES: Mapping[str, Mapping[str, Check]] = {
-    "hello": {"version": whole, "pid": whole, "python": text, "executable": text, "host": text},
-    "told": {
-        **dict.fromkeys(("host", "boot", "reached_at", "script", "home", "unwritable"), text),
-        **dict.fromkeys(("cores", "all_cores"), whole),
-        **dict.fromkeys(("interface_names", "gpus", "temporary"), texts),
-        **dict.fromkeys(("cwd", "shared", "full"), flag),
-        **dict.fromkeys(("limits", "shm"), table),
-        "interfaces": several(texts),
-        "env": texts_by_name,
-    },
-    "opened": {"port": whole},
-    "compared": {"digests": texts_by_name, "stale": texts},
-    "knocked": {"ways": lambda ways: {text(name): texts_by_name(way) for name, way in table(ways).items()}},
-    "clock": {"t": stored.number},
-    "shares": {"shares": flag},
-    "moved": {"failed": text, "limit": flag},
-    "broken": {"text": text, "limit": flag},
+ANSWERS = {
+    *("told", "flagged", "shares", "compared", "remembered", "opened", "knocked", "probed", "clock", "moved"),
 }
-"""The fields of what an agent says before there is a plan, and what they have to be: a host may say anything."""
+"""What agents say when they were asked something before there is a plan."""
 
 
 class Need(NamedTuple):
@@ -117,6 +101,11 @@ class Gathering:
         """Files besides the script that have to be the same everywhere."""
         self.strict = True
         """One host that fails ends it for all."""
+        self._dispatch = Dispatcher(
+            {**{kind: partial(self._answered, kind) for kind in ANSWERS}, **handlers(self, "_on_")},
+            lambda kind, fields: TO_CONTROLLER[kind].fitting(fields),
+            lambda text, link, _: self.say(f"{link.host}: {text}"),
+        )
         self.moved: set[int] = set()
         """Nodes whose agent has left its connection, so that this may end."""
 
@@ -137,6 +126,7 @@ class Gathering:
             while waiting and len(self._missing(self.links)) < WINDOW:
                 number, target = waiting.pop(0)
                 link = start_agent(target, number, self.env)
+                link.wire.tracer = trace.tracer(run_dir, "controller", "agent", link.host)
                 self.links.append(link)
                 for file in (link.stdout, link.stderr):
                     self.selector.register(file, selectors.EVENT_READ, link)
@@ -209,27 +199,32 @@ class Gathering:
             if link.node not in self.moved:
                 self._fail(link, self._why(link))
             return
-        for fields, _ in frames:
-            needed = _FRAMES.get(fields["kind"], {})
+        for fields, payload in frames:
             try:
-                checked(fields, needed, tuple(needed))
-            except Malformed as error:
+                self._dispatch(fields, payload, link, kind)
+            except Refused as error:
                 said = f"its agent sent `{fields['kind']}` in a way that is not understood: {error}"
                 self._fail(link, RunFailed(said, host=link.host))
-                continue
-            if fields["kind"] == "hello":
-                link.facts.update(fields)
-                if fields["version"] != VERSION:
-                    words = f"its agent speaks version {fields['version']}, muster {VERSION}"
-                    self._fail(link, Impossible(words, host=link.host))
-                else:
-                    self._send(link, self.first)  # not before: what follows the agent's own text is lost until it runs
-            elif fields["kind"] == kind:
-                if kind == "moved":
-                    self.moved.add(link.node)
-                self.answers[link.node] = {**fields, "heard": time.monotonic()}
-            elif fields["kind"] == "broken":
-                link.broken, link.met_limit = fields["text"].strip().splitlines()[-1], fields["limit"]
+
+    def _on_hello(self, link: ChildLink, awaited: str, payload: bytes, **facts: Any) -> None:
+        link.facts.update(facts)
+        if facts["version"] != VERSION:
+            words = f"its agent speaks version {facts['version']}, muster {VERSION}"
+            self._fail(link, Impossible(words, host=link.host))
+        else:
+            self._send(link, self.first)  # not before: what follows the agent's own text is lost until it runs
+
+    def _on_broken(self, link: ChildLink, awaited: str, payload: bytes, text: str, limit: bool, **more: Any) -> None:
+        link.broken, link.met_limit = (text.strip().splitlines() or ["?"])[-1], limit
+
+    def _on_note(self, link: ChildLink, awaited: str, payload: bytes, text: str, **more: Any) -> None:
+        """What it has to say can wait until there is a run."""
+
+    def _answered(self, kind: str, link: ChildLink, awaited: str, payload: bytes, **fields: Any) -> None:
+        if kind == awaited:
+            if kind == "moved":
+                self.moved.add(link.node)
+            self.answers[link.node] = {**fields, "heard": time.monotonic()}
 
     def _fail(self, link: ChildLink, error: MusterError) -> None:
         self.failed.setdefault(link.node, error)

@@ -13,7 +13,8 @@ from signal import Signals
 from typing import Any
 
 from muster.agent import system, temporary
-from muster.agent.protocol import pack
+from muster.agent.messages import TO_CONTROLLER
+from muster.agent.protocol import Dispatcher, handlers, pack
 from muster.archive import build_shim
 from muster.fold import by_value
 from muster.launchers import LAUNCHERS
@@ -203,6 +204,7 @@ class World:
         """(torch, CUDA) of each node."""
         self._unable: dict[int, Problem] = {}
         """Why nodes cannot start their ranks, until that is told."""
+        self._dispatch = Dispatcher(handlers(self, "_on_"), _fitting, self._skipped)
         self._full: set[tuple[int, int, str]] = set()
         """Logs that cannot be written for the time being: the node, the rank, the stream."""
 
@@ -326,11 +328,9 @@ class World:
     def hear(self, link: Link, frames: Sequence[tuple[dict[str, Any], bytes]]) -> None:
         """Deal with frames of an agent."""
         for fields, payload in frames:
-            kind = fields.pop("kind")
+            kind = fields["kind"]
             try:
-                heard: Callable[..., None] = getattr(self, f"_on_{kind}")
-                t = self.when(link, fields.pop("t", None))
-                heard(link, t, payload, **fields)
+                self._dispatch(fields, payload, link, self.when(link, fields.get("t")))
             except NOT_UNDERSTOOD as error:
                 if link.open:
                     self.note(
@@ -341,6 +341,9 @@ class World:
                     )
                 return
         self.flush(link)
+
+    def _skipped(self, text: str, link: Link, t: float) -> None:
+        self.note("skipped", {"t": t, "node": link.node, "text": text})
 
     def when(self, link: Link, t: float | None) -> float:
         """The time of an agent's clock, in seconds since muster was started."""
@@ -573,6 +576,13 @@ class World:
 
     def _on_broken(self, link: Link, t: float, payload: bytes, text: str, limit: bool) -> None:
         link.broken = text.strip().splitlines()[-1]
+
+
+def _fitting(kind: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields of what an agent says, without the time, which is for all kinds alike."""
+    given = TO_CONTROLLER[kind].fitting(fields)
+    given.pop("t", None)
+    return given
 
 
 def fields_of(record: Any) -> dict[str, Any]:

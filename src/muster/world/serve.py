@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from muster.agent import system
+from muster.agent import system, trace
 from muster.agent.dial import Met
 from muster.agent.handshake import Terms, new_nonce
 from muster.agent.listener import guarded
@@ -93,6 +93,8 @@ class Served(World):
         super().__init__(plan, run, links, record["began"], record["address"], record["meets"], first)
         self.far, self.secret, self.life = list(links), secret, life or new_nonce()
         self.lease: float = plan.job.lease
+        for link in links:
+            link.wire.tracer = link.wire.tracer or trace.tracer(str(run.path), "controller", "agent", link.host)
         self.facts.update(record["facts"][0])
         self.records: list[str] = []
         """The lines of events.jsonl."""

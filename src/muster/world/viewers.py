@@ -1,26 +1,21 @@
 """The people who watch a run on node 0: each over a connection of its own to the supervisor's local socket.
 
-viewer                                        supervisor
-watch: what it wants, what it has seen  ──►
-                                        ◄──   run, event (numbered), output, over
-taken, asked, stdin, beat, pause        ──►
-kill, stacks, usage, state              ──►
-                                        ◄──   answer
+What is said is in `agent/messages.py`.
 """
 
 from __future__ import annotations
 
-import signal
 import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from muster.agent import trace
 from muster.agent.listener import FirstFew, LocalListener, Peer
-from muster.agent.protocol import pack
+from muster.agent.messages import FROM_CLIENT
+from muster.agent.protocol import OLDEST, VERSION, Dispatcher, handlers, pack
 from muster.model import as_json
 from muster.report import outcome_as_json
 from muster.results import Outcome
-from muster.stored import Check, Malformed, cells, checked, flag, optional, several, table, text, whole
 
 if TYPE_CHECKING:
     from muster.world.serve import Served
@@ -33,47 +28,6 @@ _ANSWERS_WITHIN = 4.0
 """Seconds in which agents have to answer what somebody asks through the supervisor."""
 _FAREWELL = 10.0
 """Seconds that viewers have, at the end, to take the last words."""
-
-
-def _want(value: Any) -> bool | tuple[int, ...]:
-    """Output of all ranks, of none, or of these."""
-    found: bool | tuple[int, ...] = value if isinstance(value, bool) else several(whole)(value)
-    return found
-
-
-def _offsets(value: Any) -> dict[str, int]:
-    """How much has been seen of each log."""
-    found = {name: whole(offset) for name, offset in table(value).items()}
-    if any(offset >= 1 << 62 for offset in found.values()):
-        raise Malformed("no file is that long")
-    return found
-
-
-def _signal(value: Any) -> int:
-    """The number of a signal that this system has."""
-    if whole(value) not in signal.valid_signals():
-        raise Malformed(f"{value} is no signal")
-    return int(value)
-
-
-_KINDS: Mapping[str, tuple[Mapping[str, Check], tuple[str, ...]]] = {
-    "watch": (
-        {"want": _want, "offsets": _offsets, "tail": optional(whole), "events": whole, "owner": flag},
-        ("want", "offsets", "tail", "events", "owner"),
-    ),
-    "taken": ({"node": whole, "count": whole}, ("node", "count")),
-    "beat": ({}, ()),
-    "pause": ({}, ()),
-    "asked": ({"number": _signal}, ("number",)),
-    "pass": ({"number": _signal}, ("number",)),
-    "kill": ({"by": text}, ()),
-    "resize": ({"rows": cells, "columns": cells}, ("rows", "columns")),
-    "stdin": ({"at": whole, "end": flag}, ("at", "end")),
-    "state": ({}, ()),
-    "stacks": ({"ranks": optional(several(whole))}, ()),
-    "usage": ({}, ()),
-}
-"""The frames that viewers send: what each field has to be, and which must be there. Agents trust what is passed on."""
 
 
 class Viewer:
@@ -106,6 +60,11 @@ class Viewers:
         self.all: list[Viewer] = []
         self._count = 0
         self._forsaken_at: float | None = world.now() if attached else None
+        self._dispatch = Dispatcher(
+            handlers(self, "_on_"),
+            lambda kind, fields: FROM_CLIENT[kind].fitting(fields),  # agents trust what is passed on
+            lambda text, viewer: world.refused(text),
+        )
         self._questions: dict[int, _Question] = {}
         """What agents have been asked for, by number."""
 
@@ -125,6 +84,7 @@ class Viewers:
             lambda _: self._left(viewer),
             self._note,
         )
+        viewer.peer.tracer = trace.tracer(str(self.world.run.path), "controller", "client")
         self.all.append(viewer)
 
     def _look_around(self) -> None:
@@ -178,15 +138,18 @@ class Viewers:
     def _answer(self, number: int) -> None:
         question = self._questions.pop(number, None)
         if question is not None and question.viewer in self.all:
-            question.viewer.peer.send(pack("answer", **question.found, missing=sorted(question.missing)))
+            question.viewer.peer.send(
+                pack("answer", **question.found, missing=sorted(question.missing), version=VERSION)
+            )
 
     # ---- in ---------------------------------------------------------------------------------------------------------
 
     def _heard(self, viewer: Viewer, fields: dict[str, Any], payload: bytes) -> None:
         viewer.heard_at = self.world.now()
-        kind = fields["kind"]
-        if kind in _KINDS:
-            getattr(self, f"_on_{kind}")(viewer, payload, **checked(fields, *_KINDS[kind]))
+        if viewer.peer.tracer is not None:
+            viewer.peer.tracer.heard(fields, payload)
+        if not self._dispatch(fields, payload, viewer):
+            viewer.peer.send(pack("unknown", what=fields["kind"], version=VERSION))
 
     def _left(self, viewer: Viewer) -> None:
         self.all.remove(viewer)
@@ -201,10 +164,12 @@ class Viewers:
         tail: int | None,
         events: int,
         owner: bool,
+        version: int = OLDEST,
     ) -> None:
         world = self.world
         viewer.watches, viewer.owns = True, owner
-        viewer.peer.send(pack("run", id=world.run.id, phase=world.supervisor.phase, plan=as_json(world.plan)))
+        phase, plan = world.supervisor.phase, as_json(world.plan)
+        viewer.peer.send(pack("run", id=world.run.id, phase=phase, plan=plan, version=VERSION))
         for number, line in enumerate(world.records[events:], events + 1):
             viewer.peer.send(pack("event", line.encode(), number=number))
         for link in world.links:
@@ -231,7 +196,7 @@ class Viewers:
 
     def _on_kill(self, viewer: Viewer, payload: bytes, by: str = "") -> None:
         self.world.asked(viewer, 0, by)
-        viewer.peer.send(pack("answer"))
+        viewer.peer.send(pack("answer", version=VERSION))
 
     def _on_stdin(self, viewer: Viewer, payload: bytes, at: int, end: bool) -> None:
         rank = self.world.plan.reader
@@ -239,10 +204,11 @@ class Viewers:
             if any(other.rank == rank for other in node.ranks):
                 self.world.tell(node.number, "stdin", payload, at=at, end=end)
 
-    def _on_state(self, viewer: Viewer, payload: bytes) -> None:
+    def _on_state(self, viewer: Viewer, payload: bytes, version: int = OLDEST) -> None:
         now = self.world.supervisor
         parted = [link.host for link in self.world.far if link.parted_at is not None]
-        viewer.peer.send(pack("answer", phase=now.phase, attempt=now.attempt, alive=now.alive(), parted=parted))
+        how: dict[str, Any] = {"phase": now.phase, "attempt": now.attempt, "alive": now.alive(), "parted": parted}
+        viewer.peer.send(pack("answer", version=VERSION, **how))
 
     def _on_stacks(self, viewer: Viewer, payload: bytes, ranks: Any = None) -> None:
         self._ask(viewer, "stacks", ranks=ranks)

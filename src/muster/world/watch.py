@@ -11,13 +11,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from muster.agent import system
-from muster.agent.protocol import pack
+from muster.agent.messages import CLIENT, PROXY, TO_CLIENT, between
+from muster.agent.protocol import VERSION, Dispatcher, handlers, pack
 from muster.errors import MusterError
 from muster.model import Plan
 from muster.report import outcome_as_json
 from muster.results import Outcome
 from muster.runs import Run
 from muster.stored import NOT_UNDERSTOOD, Malformed, outcome_from_json, plan_from_json, table, whole
+from muster.world.compat import HINT, UNTOLD, lacks
 from muster.world.keyboard import Keyboard
 from muster.world.link import SIGNALS, ChildLink, catch_signals, end_links
 from muster.world.loop import terminal_fields
@@ -71,6 +73,14 @@ class Watch:
         self.selector = selectors.DefaultSelector()
         self.signals = signals if signals >= 0 else catch_signals()
         self.link: ChildLink | None = None
+        self.version = VERSION
+        """What the supervisor speaks."""
+        known = {**TO_CLIENT, **between(PROXY, CLIENT)}
+        self._dispatch = Dispatcher(
+            handlers(self, "_on_"),
+            lambda kind, fields: known[kind].fitting(fields),
+            lambda text: self._words(f"{host}: {text}"),
+        )
         self.offsets: dict[str, int] = {}
         self.events = 0
         """How many events have been seen."""
@@ -189,7 +199,8 @@ class Watch:
     def _begin(self) -> None:
         """Say what is wanted; so far as this has been seen, it is not sent again."""
         want: Any = True if self.keep is not None or self.view is None else self.view.wants
-        self._tell("watch", want=want, offsets=self.offsets, tail=self.tail, events=self.events, owner=self.owner)
+        seen: dict[str, Any] = {"offsets": self.offsets, "tail": self.tail, "events": self.events}
+        self._tell("watch", want=want, owner=self.owner, version=VERSION, **seen)
         if self.cut_off is not None and self.said:
             self._words(f"back after {time.monotonic() - self.cut_off:.0f} s")
         self.cut_off, self.said = None, False
@@ -227,27 +238,18 @@ class Watch:
         if arrived and self.link.preface is None:
             self._begin()
         for fields, payload in frames:
-            kind = fields.pop("kind")
             try:
-                self._frame(kind, payload, fields)
+                self._dispatch(fields, payload)
             except NOT_UNDERSTOOD as error:
                 # a hostile host, or another version of muster: nothing of it is written or shown
-                self._words(f"{self.host} sent `{kind}` in a way that is not understood: {error!r}")
+                said = f"{self.host} sent `{fields['kind']}` in a way that is not understood: {error!r}"
+                version = fields.get("version", self.version)
+                if version != VERSION:
+                    said += f"; it speaks version {version} of the protocol, this muster {VERSION}\nhint: {HINT}"
+                self._words(said)
                 self.gone = True
+            if self.gone:
                 return
-
-    def _frame(self, kind: str, payload: bytes, fields: dict[str, Any]) -> None:
-        """Deal with one frame; what a newer muster may say beside these is passed over."""
-        frames: dict[str, Callable[..., None]] = {
-            "run": self._on_run,
-            "event": self._on_event,
-            "output": self._on_output,
-            "over": self._on_over,
-            "stdin_taken": self._on_stdin_taken,
-            "gone": self._on_gone,
-        }
-        if kind in frames:
-            frames[kind](payload, **fields)
 
     def _lost(self) -> None:
         """The connection has ended; make another."""
@@ -265,7 +267,12 @@ class Watch:
 
     # ---- what the supervisor says -----------------------------------------------------------------------------------
 
-    def _on_run(self, payload: bytes, id: str, phase: str, plan: Mapping[str, Any]) -> None:
+    def _on_run(self, payload: bytes, id: str, phase: str, plan: Mapping[str, Any], version: int = UNTOLD) -> None:
+        self.version = version
+        if why := lacks(version):
+            self._words(f"the controller on {self.host} cannot be watched: {why}\nhint: {HINT}")
+            self.gone = True
+            return
         made = plan_from_json(plan)
         if made.job.terminal is not None and self.owner:
             signal.signal(signal.SIGWINCH, lambda *_: None)  # it is noted like the others
@@ -315,7 +322,10 @@ class Watch:
             keep, data = self.keep, outcome_as_json(self.outcome)
             self.scribe.do(lambda: keep.write("outcome.json", data))
 
-    def _on_gone(self, payload: bytes, there: bool) -> None:
+    def _on_unknown(self, payload: bytes, what: str, version: int) -> None:
+        """It is of another version, and has skipped something; the run goes on, and so does what is shown."""
+
+    def _on_gone(self, payload: bytes, there: bool = False) -> None:
         """Nobody supervises it any more."""
         self.gone = True
 

@@ -1,0 +1,24 @@
+"""Reading the conversation of a run, as `MUSTER_TRACE=1` has printed it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+
+def traced(run: Path) -> str:
+    """What was printed of a run, by its controller, by commands and by agents."""
+    return "".join(path.read_text() for path in (run / "trace.log", *run.glob("node_*/trace.log")))
+
+
+def kinds(text: str) -> set[tuple[str, str]]:
+    """(from where to where, kind) of each line."""
+    end = "(controller|agent|client|proxy|shim|fork server)(?: [a-z0-9]+)?"
+    found = re.findall(rf"^\d\d:\d\d:\d\d\.\d{{3}} {end} > {end}: (\S+)", text, re.MULTILINE)
+    assert len(found) == len(text.splitlines()), text
+    return {(f"{sender} > {receiver}", kind) for sender, receiver, kind in found}
+
+
+def unknown(text: str) -> list[str]:
+    """Lines with what is not in the catalogue, or of another type."""
+    return [line for line in text.splitlines() if re.search(r" \?\w|=\?", line)]

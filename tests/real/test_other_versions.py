@@ -1,0 +1,146 @@
+"""Commands meet controllers of other versions: a run keeps its own muster.pyz, whatever is upgraded meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from muster.agent.local import SUPERVISOR, Sockets, keep, new_token
+from muster.agent.protocol import VERSION, Unpacker, pack
+from muster.model import Host, Job, Outcome, Plan, Program, as_json
+from muster.ranks import layout
+from muster.world.contact import Way
+
+HERE = os.uname().nodename
+
+
+class Controller:
+    """One that speaks another version, on the socket on which that of a real run listens. `answers` says what."""
+
+    def __init__(self, home: Path, run_id: str, answers: Callable[[dict[str, Any]], list[bytes]]):
+        self.run, self.answers, self.heard = home / "runs" / run_id, answers, list[dict[str, Any]]()
+        self.run.mkdir(parents=True, mode=0o700)
+        job = Job(Program("script", ("train.py",)), "exec", "python3", "", "/", place="local")
+        self.plan = as_json(Plan(job, layout([(Host(HERE), 1)]), ()))
+        record = {"id": run_id, "name": "", "argv": ["muster", "run"], "cwd": "/", "started": "2026-11-27 10:11:12"}
+        record.update(time=time.time(), ranks=1, pid=0, pid_started="", host=HERE, boot="x", there=str(self.run))
+        self.write("job.json", {**record, "served": {"name": HERE, "user": ""}, "shared": True})
+        self.write("plan.json", self.plan)
+        ways = home / "ways"
+        ways.mkdir(mode=0o700, exist_ok=True)
+        (ways / f"{run_id}.json").write_text(json.dumps(as_json(Way("local"))))
+        token = new_token()
+        keep(str(self.run), token)
+        self.listener = Sockets(run_id, token).listen(SUPERVISOR)
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def write(self, name: str, data: Any) -> None:
+        (self.run / name).write_text(json.dumps(data))
+
+    def serve(self) -> None:
+        with suppress(OSError):  # it was closed
+            while True:
+                link, _ = self.listener.accept()
+                threading.Thread(target=self.talk, args=(link,), daemon=True).start()
+
+    def talk(self, link: socket.socket) -> None:
+        frames = Unpacker()
+        with link, suppress(OSError):
+            while data := link.recv(1 << 16):
+                for fields, _ in frames.feed(data):
+                    self.heard.append(fields)
+                    for frame in self.answers(fields):
+                        link.sendall(frame)
+
+    def end(self) -> dict[str, Any]:
+        """The run is over; gives its outcome."""
+        outcome: dict[str, Any] = as_json(Outcome("killed", 137, 1.5, 0, "it was ended by ada"))
+        self.write("outcome.json", outcome)
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        return outcome
+
+
+@pytest.fixture
+def speaks(muster: Any) -> Iterator[Callable[..., Controller]]:
+    made: list[Controller] = []
+
+    def make(answers: Callable[[dict[str, Any]], list[bytes]]) -> Controller:
+        made.append(Controller(muster.home, f"20261127-10111{len(made)}-0123456789abc-old", answers))
+        return made[-1]
+
+    yield make
+    for controller in made:
+        with suppress(OSError):
+            controller.end()
+
+
+def test_an_earlier_controller_is_spoken_to_as_it_was_then(muster: Any, speaks: Any) -> None:
+    """Version 3: it tells no version, knows none, and says nothing to what it does not know."""
+
+    def answers(said: dict[str, Any]) -> list[bytes]:
+        kind, old = said["kind"], controllers[-1]
+        if kind == "state":
+            return [pack("answer", phase="running", attempt=0, alive=[0], parted=[])]
+        if kind == "stacks":
+            return [pack("answer", texts={"0": "File train.py, line 3"}, mute={}, missing=[])]
+        if kind == "usage":
+            use = {"node": 0, "pid": 7, "memory": 1 << 20, "cpu": 1.0, "children": 0, "children_memory": 0}
+            return [pack("answer", ranks={"0": use}, missing=[])]
+        if kind == "watch":
+            written = pack("output", b"hello\n", node=0, rank=0, stream="out", attempt=0, offset=0)
+            run = pack("run", id=old.run.name, phase="running", plan=old.plan)
+            return [run, written, pack("over", outcome=old.end())]
+        if kind == "kill":
+            old.end()
+            return [pack("answer")]
+        return []
+
+    controllers = [speaks(answers)]
+    assert ["running"] == [run["state"] for run in json.loads(muster("ps", "--json").stdout)]
+    stacks = muster("stacks", "last")
+    assert (0, True) == (stacks.returncode, "File train.py, line 3" in stacks.stdout), stacks.stderr
+    attached = muster("attach", "last")
+    assert (137, "[0] hello\n") == (attached.returncode, attached.stdout), attached.stderr
+    heard = controllers[0].heard
+    assert {"state", "stacks", "watch"} <= {said["kind"] for said in heard}
+    assert all(said["version"] == VERSION for said in heard if said["kind"] in ("state", "watch"))
+    controllers.append(speaks(answers))
+    killed = muster("kill", "last")
+    assert (0, True) == (killed.returncode, "ended" in killed.stdout), killed.stderr
+
+
+@pytest.mark.parametrize("version", [2, VERSION + 5])
+def test_what_cannot_be_is_said_in_one_sentence_with_a_hint(muster: Any, speaks: Any, version: int) -> None:
+    """It is too old; or it is newer, and no longer knows what is asked for."""
+
+    def answers(said: dict[str, Any]) -> list[bytes]:
+        if said["kind"] == "state":
+            return [pack("answer", version=version)]
+        if said["kind"] == "watch" and version > VERSION:
+            return [pack("run", id=controller.run.name, phase="running", plan=["in another form"], version=version)]
+        if said["kind"] == "watch":
+            return [pack("run", id=controller.run.name, phase="running", plan=controller.plan, version=version)]
+        return [pack("unknown", what=said["kind"], version=version)]
+
+    controller = speaks(answers)
+    speaking = f"speaks version {version} of the protocol"
+    says = "it knows no `stacks`" if version > VERSION else speaking
+    for words in (("stacks", "last"), ("kill", "last")):
+        done = muster(*words)
+        assert (125, says.replace("stacks", words[0]) in done.stderr) == (done.returncode, True), done.stderr
+        assert "hint: use the version of muster that started the run" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert ["running"] == [run["state"] for run in json.loads(muster("ps", "--json").stdout)]
+    attached = muster("attach", "last")
+    assert (125, speaking in attached.stderr) == (attached.returncode, True), attached.stderr
+    assert "Traceback" not in attached.stderr

@@ -1,0 +1,307 @@
+"""The catalogue of messages (`agent/messages.py`) is complete: the source sends and handles what stands in it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from muster.agent import handshake, messages, rank
+from muster.agent.agent import Agent
+from muster.agent.members import Members
+from muster.agent.messages import AGENT, CLIENT, CONTROLLER, FORK_SERVER, MESSAGES, PROXY, SHIM, Message
+from muster.agent.protocol import Dispatcher, Refused, named
+from muster.inside import Inside
+from muster.world import contact
+from muster.world.attached import Attached
+from muster.world.gather import ANSWERS, Gathering
+from muster.world.serve import Served
+from muster.world.viewers import Viewers
+from muster.world.watch import Watch
+
+SRC = Path(__file__).parents[2] / "src" / "muster"
+
+Ends = tuple[str, str]
+
+
+class Place(NamedTuple):
+    """Where messages are sent by a function of a module."""
+
+    module: str
+    """A prefix of its name."""
+    function: str
+    at: int
+    """Which argument is the kind."""
+    ends: tuple[Ends, ...]
+    """From where to where."""
+
+
+VISITORS = ((AGENT, CLIENT), (AGENT, SHIM))
+PLACES = (
+    Place("agent.", "emit", 0, ((AGENT, CONTROLLER),)),
+    Place("agent.agent", "pack", 0, ((AGENT, CONTROLLER), *VISITORS)),
+    Place("agent.guests", "pack", 0, ((AGENT, SHIM),)),
+    Place("agent.move", "pack", 0, ((AGENT, CONTROLLER),)),
+    Place("agent.wire", "pack", 0, ((AGENT, CONTROLLER), (CONTROLLER, AGENT))),
+    Place("agent.handshake", "pack", 0, ((AGENT, CONTROLLER), (CONTROLLER, AGENT))),
+    Place("agent.rank", "pack", 0, ((SHIM, AGENT),)),
+    Place("agent.rank", "_tell", 1, ((SHIM, AGENT),)),
+    Place("agent.relay", "send", 0, ((PROXY, CLIENT),)),
+    Place("agent.clean", "send", 0, ((PROXY, CLIENT),)),
+    Place("inside", "tell", 1, ((CONTROLLER, AGENT),)),
+    Place("world.", "tell", 1, ((CONTROLLER, AGENT),)),
+    Place("world.", "tell_all", 0, ((CONTROLLER, AGENT),)),
+    Place("world.gather", "pack", 0, ((CONTROLLER, AGENT),)),
+    Place("world.attached", "pack", 0, ((CONTROLLER, AGENT),)),
+    Place("world.viewers", "pack", 0, ((CONTROLLER, CLIENT),)),
+    Place("world.viewers", "_ask", 1, ((CONTROLLER, AGENT),)),
+    Place("world.watch", "_tell", 0, ((CLIENT, CONTROLLER),)),
+    Place("world.contact", "pack", 0, ((CLIENT, CONTROLLER),)),
+    Place("world.contact", "_ask_agent", 2, ((CLIENT, AGENT),)),
+    Place("world.contact", "ask_supervisor", 1, ((CLIENT, CONTROLLER),)),
+    Place("", "ask", 1, ((CLIENT, CONTROLLER), (CLIENT, AGENT))),
+)
+
+STAMPED = {"emit": ("t",), "_ask": ("number",)}
+"""Fields that such a function adds itself."""
+
+PASS_ON = {"emit", "tell", "tell_all", "_tell", "send", "ask", "ask_supervisor", "_ask_agent", "_ask"}
+"""Functions that are given a kind, and send it."""
+
+
+class Sent(NamedTuple):
+    """One call that sends a message."""
+
+    where: str
+    ends: tuple[Ends, ...]
+    kind: str
+    fields: frozenset[str]
+    more: bool
+    """There are fields whose names do not stand there (`**fields`)."""
+
+
+def calls(tree: ast.AST, function: str = "") -> Iterator[tuple[str, ast.Call]]:
+    """The calls of a tree, each with the function in which it stands."""
+    for node in ast.iter_child_nodes(tree):
+        inner = node.name if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) else function
+        if isinstance(node, ast.Call):
+            yield function, node
+        yield from calls(node, inner)
+
+
+def sent() -> list[Sent]:
+    """All calls that send. Fails where a kind is sent from a place that the table does not have."""
+    found = []
+    for path in sorted(SRC.rglob("*.py")):
+        module = ".".join(path.relative_to(SRC).with_suffix("").parts)
+        if module.startswith("lab") or module == "agent.protocol":
+            continue
+        for inside, call in calls(ast.parse(path.read_text())):
+            name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+            places = [place for place in PLACES if module.startswith(place.module) and place.function == name]
+            if not places:
+                of_struct = isinstance(call.func, ast.Attribute) and name == "pack"
+                assert name != "pack" or of_struct or inside in PASS_ON, (
+                    f"{module}:{call.lineno} sends, and is not in the table"
+                )
+                continue
+            (place,) = places
+            kind = call.args[place.at] if len(call.args) > place.at else None
+            if isinstance(kind, ast.Constant) and isinstance(kind.value, str):
+                fields = frozenset(keyword.arg for keyword in call.keywords if keyword.arg)
+                more = any(keyword.arg is None for keyword in call.keywords)
+                stamped = frozenset(STAMPED.get(name, ()))
+                found.append(Sent(f"{module}:{call.lineno}", place.ends, kind.value, fields | stamped, more))
+            elif name == "pack" and not isinstance(call.func, ast.Attribute):
+                assert inside in PASS_ON | {"ask_supervisor"}, f"{module}:{call.lineno} sends nobody knows what"
+    return found
+
+
+SENT = sent()
+
+
+def known(ends: Ends, kind: str) -> list[Message]:
+    return [message for message in MESSAGES if (message.sender, message.receiver, message.kind) == (*ends, kind)]
+
+
+def test_a_kind_is_one_message_between_two_ends() -> None:
+    """On each leg and way; between other ends the same name may be something else."""
+    keys = [(message.leg, message.sender, message.kind) for message in MESSAGES]
+    assert len(set(keys)) == len(keys)
+    assert {message.leg for message in MESSAGES} == set(messages.LEGS)
+    assert all(message.says[-1] == "." and message.says.count(". ") == 0 for message in MESSAGES), "one sentence each"
+
+
+def test_what_is_sent_stands_in_the_catalogue() -> None:
+    unknown = [call for call in SENT if not any(known(ends, call.kind) for ends in call.ends)]
+    assert not unknown
+    assert len(SENT) > 100
+
+
+def test_what_stands_in_the_catalogue_is_sent() -> None:
+    """From there to there; the hook has a way of its own."""
+    hook = ast.parse((SRC / "agent" / "hook.py").read_text())
+    ops = {
+        keyword.value.value
+        for _, call in calls(hook)
+        for keyword in call.keywords
+        if keyword.arg == "op" and isinstance(keyword.value, ast.Constant)
+    }
+    assert ops == {message.kind for message in MESSAGES if message.sender == FORK_SERVER}
+    there = {(ends, call.kind) for call in SENT for ends in call.ends}
+    missing = [
+        message
+        for message in MESSAGES
+        if FORK_SERVER not in (message.sender, message.receiver)
+        and ((message.sender, message.receiver), message.kind) not in there
+    ]
+    assert not missing
+
+
+def test_fields_that_are_packed_are_those_of_the_catalogue() -> None:
+    """All that have to be there, and no others."""
+    wrong = []
+    for call in SENT:
+        candidates = [message for ends in call.ends for message in known(ends, call.kind)]
+        if not any(_fits(call, message) for message in candidates):
+            wrong.append((call.where, call.kind, sorted(call.fields)))
+    assert not wrong
+
+
+def _fits(call: Sent, message: Message) -> bool:
+    needed = {name for name, type_ in message.fields.items() if type_.required}
+    return call.fields <= set(message.fields) and (call.more or needed <= call.fields)
+
+
+RECEIVERS: tuple[tuple[type, str, tuple[Ends, ...], tuple[str, ...]], ...] = (
+    (Agent, "on_", ((CONTROLLER, AGENT),), ("payload",)),
+    (Agent, "visit_", ((CLIENT, AGENT), (SHIM, AGENT)), ("visitor", "payload")),
+    (Members, "forker_", ((FORK_SERVER, AGENT),), ("payload",)),
+    (Attached, "_on_", ((AGENT, CONTROLLER),), ("link", "t", "payload")),
+    (Served, "_on_", ((AGENT, CONTROLLER),), ("link", "t", "payload")),
+    (Gathering, "_on_", ((AGENT, CONTROLLER),), ("link", "awaited", "payload")),
+    (Inside, "_on_", ((AGENT, CONTROLLER),), ("link", "payload")),
+    (Viewers, "_on_", ((CLIENT, CONTROLLER),), ("viewer", "payload")),
+    (Watch, "_on_", ((CONTROLLER, CLIENT), (PROXY, CLIENT)), ("payload",)),
+)
+"""Who hears what by which methods, and what those are given before the fields."""
+
+
+def handled(owner: type, prefix: str) -> dict[str, Any]:
+    return {name[len(prefix) :]: getattr(owner, name) for name in dir(owner) if name.startswith(prefix)}
+
+
+@pytest.mark.parametrize("owner, prefix, ends, before", RECEIVERS, ids=lambda value: getattr(value, "__name__", None))
+def test_handlers_take_the_fields_of_the_catalogue(
+    owner: type, prefix: str, ends: tuple[Ends, ...], before: tuple[str, ...]
+) -> None:
+    """By name, and what may be left out has a default."""
+    for kind, method in handled(owner, prefix).items():
+        (message,) = [message for one in ends for message in known(one, kind) if message.leg != messages.HANDSHAKE_LEG]
+        parameters = list(inspect.signature(method).parameters.values())[1:]
+        assert tuple(item.name for item in parameters[: len(before)]) == before, kind
+        given = parameters[len(before) :]
+        more = any(item.kind == item.VAR_KEYWORD for item in given)
+        names = {item.name: item.default is item.empty for item in given if item.kind != item.VAR_KEYWORD}
+        fields = {name: type_.required for name, type_ in message.fields.items() if name not in before}
+        assert names.keys() <= fields.keys(), (owner, kind)
+        assert more or names.keys() == fields.keys(), (owner, kind)
+        assert not [name for name, required in names.items() if required and not fields[name]], (owner, kind)
+
+
+def awaited(module: Any) -> set[str]:
+    """The kinds that stand in comparisons of a module, or that its `_answer` waits for."""
+    tree = ast.parse(Path(inspect.getsourcefile(module) or "").read_text())
+    found = {
+        node.comparators[0].value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Compare)
+        and ("['kind']" in ast.unparse(node.left) or "get('kind')" in ast.unparse(node.left))
+        and isinstance(node.comparators[0], ast.Constant)
+    }
+    found |= {
+        call.args[1].value
+        for _, call in calls(tree)
+        if getattr(call.func, "id", "") in ("_answer", "_expect") and isinstance(call.args[1], ast.Constant)
+    }
+    return found
+
+
+def test_what_stands_in_the_catalogue_is_handled() -> None:
+    """By a method of one of the receivers, or where an answer is waited for."""
+    there = {
+        (ends, kind) for owner, prefix, several, _ in RECEIVERS for kind in handled(owner, prefix) for ends in several
+    }
+    there |= {((AGENT, CONTROLLER), kind) for kind in ANSWERS}
+    there |= {((AGENT, SHIM), kind) for kind in awaited(rank)}
+    from muster.agent import members, wire
+    from muster.commands import clean
+
+    asked = awaited(contact) | awaited(clean)
+    there |= {((sender, CLIENT), kind) for sender in (CONTROLLER, AGENT, PROXY) for kind in asked | {"answer"}}
+    both = ((AGENT, CONTROLLER), (CONTROLLER, AGENT))
+    there |= {(ends, kind) for ends in both for kind in awaited(handshake) | awaited(wire)}
+    assert "proof" in inspect.getsource(members.Members.proven)
+    there.add(((FORK_SERVER, AGENT), "proven"))
+    there.add(((AGENT, FORK_SERVER), "order"))  # of which there is one kind only
+    missing = [message for message in MESSAGES if ((message.sender, message.receiver), message.kind) not in there]
+    assert not missing
+
+
+# ---- what is done with the others -----------------------------------------------------------------------------------
+
+
+class Listener:
+    """Hears `start`, which has a field that may be left out."""
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+        self.notes: list[str] = []
+        known = {"start": self.on_start}
+        self.dispatch = Dispatcher(known, named(known), self.notes.append)
+
+    def on_start(self, payload: bytes, attempt: int, late: int = 0) -> None:
+        self.heard.append((payload, attempt, late))
+
+
+def test_an_unknown_kind_is_noted_once_and_skipped() -> None:
+    there = Listener()
+    for kind in ("nonsense", "start", "nonsense", "__init__", "\ud800" * 100):
+        there.dispatch({"kind": kind, "attempt": 1} if kind == "start" else {"kind": kind}, b"x")
+    assert [(b"x", 1, 0)] == there.heard
+    assert 3 == len(there.notes) and "'nonsense'" in there.notes[0]
+    for number in range(100):
+        there.dispatch({"kind": f"kind {number}"}, b"")
+    assert 10 == len(there.notes), "whoever sends them may make up any number"
+
+
+@pytest.mark.parametrize("fields", [{}, {"attempt": 1, "more": 2}, {"late": 1}, {"attempt": 1, "payload": 2}])
+def test_a_message_whose_fields_do_not_fit_is_refused_before_anything_is_done(fields: dict[str, Any]) -> None:
+    there = Listener()
+    with pytest.raises(Refused, match="`start` is not understood"):
+        there.dispatch({"kind": "start", **fields}, b"")
+    assert not there.heard
+
+
+def test_each_type_refuses_what_it_is_not() -> None:
+    """Every field of every message: nothing of another type is taken, and nothing raises but `Refused`."""
+    values: list[Any] = [None, True, -5, 1 << 70, 1.5, float("nan"), "x", "\0", "\ud800"]
+    values += [[], [[]], ["x"], {}, {"": {}}, {"a": 1}]
+    for message in MESSAGES:
+        for name, type_ in message.fields.items():
+            taken = [value for value in values if type_.right(value)]
+            assert len(taken) < len(values) - 4, (message.kind, name)
+            assert all(isinstance(type_.shown(value), str) for value in taken)
+
+
+def test_fields_of_a_newer_muster_are_left_out() -> None:
+    kill = messages.FROM_CLIENT["kill"]
+    assert {"by": "ada"} == kill.fitting({"kind": "kill", "by": "ada", "why": "she wants to"})
+    with pytest.raises(Refused, match="`by` of `kill`"):
+        kill.fitting({"by": 5})
+    with pytest.raises(Refused, match="`resize` is without `columns`"):
+        messages.FROM_CLIENT["resize"].fitting({"rows": 5})
