@@ -7,23 +7,24 @@ from __future__ import annotations
 
 import json
 import os
-import selectors
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from muster.agent import machine, meet, system, trace, tree
 from muster.agent.dial import Met
+from muster.agent.eventloop import EventLoop
 from muster.agent.handshake import Terms, new_nonce
 from muster.agent.keep import ARCHIVE
 from muster.agent.listener import guarded
 from muster.agent.local import SUPERVISOR, Sockets, keep, new_token
 from muster.agent.messages import TO_CONTROLLER
 from muster.agent.protocol import Dispatcher, handlers
+from muster.agent.signals import CapturedSignals, not_ignored
 from muster.agent.step import RENDEZVOUS
 from muster.checkup import at_no_cost
 from muster.environ import hidden
@@ -51,6 +52,8 @@ ASKED = "asked.json"
 
 _END = 120.0
 _STEPS_END = 3.0
+_LOOK = 0.2
+"""Seconds between two looks at srun and what it says."""
 _PATIENCE = 120.0
 """Seconds in which all agents must have called."""
 
@@ -58,8 +61,15 @@ _PATIENCE = 120.0
 class Inside:
     """The agents of an allocation, until there is a plan."""
 
-    def __init__(self, run: Run, asked: Mapping[str, Any], allocation: slurm.Allocation):
-        self.run, self.allocation = run, allocation
+    def __init__(
+        self,
+        loop: EventLoop,
+        signals: CapturedSignals,
+        run: Run,
+        asked: Mapping[str, Any],
+        allocation: slurm.Allocation,
+    ):
+        self.loop, self.signals, self.run, self.allocation = loop, signals, run, allocation
         job = job_from_json(asked["job"])
         exported = {**asked["exported"], **({} if asked["allocated"] else slurm.exported(os.environ))}
         self.job: Job = job._replace(allocation=allocation.job, env={**exported, **job.env})
@@ -69,11 +79,6 @@ class Inside:
         """Where the code is and its copy in the run directory (`--sync`)."""
         self.each, self.np, self.threads_chosen = asked["each"], asked["np"], asked["threads_chosen"]
         self.began = time.monotonic()
-        self.signals = system.note_signals()
-        self.ended_early = False
-        """Slurm ends the job before there is a run."""
-        signal.signal(signal.SIGTERM, self._terminated)
-        system.hear_signals()
         self.batch = BatchJob(
             allocation.job,
             asked["signal"],
@@ -87,7 +92,6 @@ class Inside:
             ],
         )
         self.secret, self.life = new_nonce(), new_nonce()
-        self.selector = selectors.DefaultSelector()
         self.links = [FarLink(number, host, 0.0, {}) for number, host in enumerate(allocation.hosts)]
         for link in self.links:
             link.wire.tracer = trace.tracer(str(run.path), "controller", "agent", link.host)
@@ -102,7 +106,6 @@ class Inside:
         """Bytes of agents.log that are of an earlier attempt."""
         self.code = Tree("", ())
         """Files that have to be the same on all nodes."""
-        self.timers: list[tuple[float, Callable[[], object]]] = []
 
     def start_agents(self, env: Mapping[str, str]) -> None:
         """One task a node, by a single srun; by one for each node where they have not equally many GPUs."""
@@ -182,11 +185,11 @@ class Inside:
     def gather(self) -> None:
         """Wait until all agents have called and told what there is. Raises `Unreachable`."""
         terms = Terms(self.secret, self.run.id)
-        callers = Callers(self, self.listener, terms, self.life, self._knows, self._came, _complain)
+        callers = Callers(self.loop, self.listener, terms, self.life, self._knows, self._came, _complain)
         deadline = time.monotonic() + _PATIENCE
         while missing := [link.host for link in self.links if not link.facts]:
-            self._turn()
-            if self.ended_early:
+            self.loop.run_once(_LOOK)
+            if signal.SIGTERM in self.signals.pending:
                 raise Unreachable(f"Slurm ended job {self.allocation.job} before the ranks were started", None)
             ended = next((code for code in (step.poll() for step in self.steps) if code is not None), None)
             said = self._said()
@@ -206,18 +209,6 @@ class Inside:
             file.seek(self.said_before)
             return file.read(1 << 16).decode("utf-8", "replace")
 
-    def _turn(self) -> None:
-        for key, _ in self.selector.select(0.2):
-            if key.fd in self.selector.get_map():
-                key.data()
-        for timer in [timer for timer in self.timers if timer[0] <= time.monotonic()]:
-            self.timers.remove(timer)
-            timer[1]()
-
-    def after(self, seconds: float, do: Callable[[], object]) -> None:
-        """Call `do` once, in so many seconds."""
-        self.timers.append((time.monotonic() + seconds, do))
-
     def _knows(self, node: int) -> int | None:
         if not 0 <= node < len(self.links):
             return None
@@ -229,7 +220,7 @@ class Inside:
         link = self.links[node]
         os.set_blocking(met.fd, False)
         link.wire.connect(met.fd, os.dup(met.fd), met.frames, met.heard, met.seal)
-        self.selector.register(met.fd, selectors.EVENT_READ, lambda: self._heard(link))
+        self.loop.add_reader(met.fd, lambda: self._heard(link))
 
     def _heard(self, link: FarLink) -> None:
         frames = link.wire.read()
@@ -251,7 +242,7 @@ class Inside:
         """Slurm sends SIGTERM to this process too."""
 
     def _parted(self, link: FarLink) -> None:
-        self.selector.unregister(link.wire.reading)
+        self.loop.remove_reader(link.wire.reading)
         os.close(link.wire.reading)
         os.close(link.wire.writing)
         link.wire.disconnect()
@@ -351,8 +342,7 @@ class Inside:
         keep(str(self.run.path), token)
         viewers = Sockets(self.run.id, token).listen(SUPERVISOR)
         self.run.write(RECORD, record)  # from now on its supervisor is asked for its state
-        self.selector.close()
-        world = Served(plan, self.run, record, self.secret, self.links, self.life, outputs)
+        world = Served(self.loop, plan, self.run, record, self.secret, self.links, self.life, outputs)
         base = temporary_base(plan, facts)
         for link in self.links:
             where = (str(self.run.path), self.run.id, token, base)
@@ -379,9 +369,6 @@ class Inside:
             except subprocess.TimeoutExpired:
                 step.kill()
                 step.wait()
-
-    def _terminated(self, *_: object) -> None:
-        self.ended_early = True
 
     def _requeue(self, over: bool) -> None:
         """Come again, unless Slurm has put the job back already to make room, or somebody has cancelled it.
@@ -420,7 +407,11 @@ def inside(words: list[str]) -> int:
         for name in ("outcome.json", RECORD):  # of an attempt that Slurm ended
             (run.path / name).unlink(missing_ok=True)
     allocation = allocation._replace(hosts=tuple(asked["hosts"] or allocation.hosts[: asked["nodes"]]))
-    here = Inside(run, asked, allocation)
+    loop = EventLoop()
+    signals = CapturedSignals(loop, not_ignored())
+    signals.start()  # and never stop: Slurm may send SIGTERM up to the end, and the exit status is to tell of the run
+    system.hear_signals()
+    here = Inside(loop, signals, run, asked, allocation)
     try:
         here.start_agents(os.environ)
         here.gather()

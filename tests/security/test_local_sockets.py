@@ -413,12 +413,12 @@ def test_no_name_tells_another_one() -> None:
 def test_an_agent_hears_its_user_and_no_other_one() -> None:
     from test_strangers import Loop
 
-    loop, notes, heard = Loop(), list[str](), list[Any]()
+    loop, notes, heard, gone = Loop(), list[str](), list[Any](), list[Peer]()
     sockets = local.Sockets("20261127-000000-abcdef", local.new_token())
     with sockets.listen(local.AGENT) as ours:
 
         def came(sock: socket.socket) -> None:
-            Peer(loop, sock, lambda peer, fields, payload: heard.append(fields), lambda peer: None, notes.append)
+            Peer(loop, sock, lambda peer, fields, payload: heard.append(fields), gone.append, notes.append)
 
         LocalListener(loop, ours, came, notes.append)
         name = ours.getsockname()[1:]
@@ -441,6 +441,5 @@ def test_an_agent_hears_its_user_and_no_other_one() -> None:
         with link:
             link.sendall(pack("kill"))
             loop.until(lambda: heard, "our own is heard")
-        loop.until(lambda: len(loop.selector.get_map()) == 1, "and has gone")
-        loop.selector.unregister(ours)
+        loop.until(lambda: gone, "and has gone")
     loop.close()

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import resource
-import selectors
 import signal
 import socket
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -23,39 +21,24 @@ from waiting import until
 
 from muster.agent import protocol
 from muster.agent.dial import Dialer, Met
+from muster.agent.eventloop import EventLoop
 from muster.agent.handshake import Terms
 from muster.agent.protocol import Unpacker, pack
-from muster.agent.wire import Wire
 from muster.lab.shape import GUEST
 from muster.world.callers import Callers
 
 TERMS = Terms("5ec2e7" * 8, "20261127-000000-abcdef-train")
 
 
-class Loop:
-    """What waits for descriptors and times, as agents and controllers do; it stands for an agent to its dialer."""
+class Loop(EventLoop):
+    """That of an agent and of a controller; it also keeps the connections whose other end was believed."""
 
     def __init__(self) -> None:
-        self.selector = selectors.DefaultSelector()
-        self.timers: list[tuple[float, Callable[[], object]]] = []
-        self.wire = Wire(keeps=True)
+        super().__init__()
         self.met: list[Met] = []
-        """Connections whose other end was believed."""
 
-    def after(self, seconds: float, do: Callable[[], object]) -> None:
-        self.timers.append((time.monotonic() + seconds, do))
-
-    def turn(self, wait: float = 0.02) -> None:
-        wait = max(0.0, min([wait, *(when - time.monotonic() for when, _ in self.timers)]))
-        for key, _ in self.selector.select(wait):
-            if key.fd in self.selector.get_map():
-                key.data()
-        for timer in [timer for timer in self.timers if timer[0] <= time.monotonic()]:
-            self.timers.remove(timer)
-            timer[1]()
-
-    def until(self, condition: Callable[[], Any], what: str) -> Any:
-        return until(lambda: (self.turn(), condition())[1], what)
+    def until(self, condition: Callable[[], Any], what: str, within: float = 30) -> Any:
+        return until(lambda: (self.run_once(0.02), condition())[1], what, within)
 
     def complain(self, text: str) -> None:
         """What an agent would write into its log."""
@@ -64,10 +47,7 @@ class Loop:
         self.met.append(met)
 
     def close(self) -> None:
-        for key in list(self.selector.get_map().values()):
-            if isinstance(key.fileobj, socket.socket):
-                key.fileobj.close()
-        self.selector.close()
+        super().close()
         for met in self.met:
             os.close(met.fd)
 
@@ -85,8 +65,8 @@ def port() -> Iterator[socket.socket]:
         yield made
 
 
-def dialer(loop: Any, port: socket.socket, terms: Terms = TERMS) -> Dialer:
-    made = Dialer(loop, *port.getsockname(), terms, 1)
+def dialer(loop: Loop, port: socket.socket, terms: Terms = TERMS) -> Dialer:
+    made = Dialer(loop, *port.getsockname(), terms, 1, lambda: 0, loop.connected, loop.complain)
     made.dial()
     return made
 
@@ -98,7 +78,7 @@ class Impostor:
         self.loop, self.port, self.trials = loop, port, 0
         self.hellos: list[dict[str, Any]] = []
         port.setblocking(False)
-        loop.selector.register(port, selectors.EVENT_READ, self.called)
+        loop.add_reader(port, self.called)
 
     def called(self) -> None:
         sock, _ = self.port.accept()
@@ -119,10 +99,10 @@ class Impostor:
                     except OSError:
                         break
             if not data:
-                self.loop.selector.unregister(sock)
+                self.loop.remove_reader(sock)
                 sock.close()
 
-        self.loop.selector.register(sock, selectors.EVENT_READ, heard)
+        self.loop.add_reader(sock, heard)
 
     def answers(self, said: dict[str, Any]) -> list[bytes]:
         """What she can make of it: another order, the same proof, its nonce as one of her own."""
@@ -146,7 +126,7 @@ def test_an_agent_believes_no_impostor_and_then_finds_its_controller(loop: Loop,
     loop.until(lambda: impostor.trials >= 5, "the agent has tried five times")
     assert not loop.met
     assert len(impostor.hellos) <= impostor.trials, "one proof a connection"
-    loop.selector.unregister(port)
+    loop.remove_reader(port)
     Callers(loop, port, TERMS, "life", lambda node: 0, lambda node, met: loop.met.append(met), print)
     loop.until(lambda: len(loop.met) == 2, "both have met")
 
@@ -198,7 +178,7 @@ def test_what_a_stranger_sends_ends_her_connection_and_nothing_else(loop: Loop, 
 
 
 FEW = """
-import resource, selectors, socket, sys, time
+import resource, socket, sys, time
 sys.path[:0] = sys.argv[2:]
 from test_strangers import TERMS, Loop
 from muster.world.callers import Callers
@@ -211,7 +191,7 @@ port = socket.socket(fileno=int(sys.argv[1]))
 Callers(loop, port, TERMS, "life", lambda node: 0, came, lambda text: print("note", text, flush=True))
 while True:
     with open("/dev/null"):
-        loop.turn(1.0)
+        loop.run_once(1.0)
     turns += 1
 """
 
@@ -233,7 +213,7 @@ def test_who_opens_more_connections_than_there_are_descriptors_neither_stops_nor
             idle[-1].connect_ex(port.getsockname())
         dialer(loop, port)
         # the kernel's queue holds all of them, and those in front of the agent go one after the other
-        until(lambda: (loop.turn(), loop.met)[1], "the agent is let in", 120)
+        loop.until(lambda: loop.met, "the agent is let in", 120)
         while not (line := controller.stdout.readline()).startswith("came"):
             assert line.startswith("note"), line
         _, node, turns, busy = line.split()

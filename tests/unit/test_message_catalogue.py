@@ -183,7 +183,7 @@ RECEIVERS: tuple[tuple[type, str, tuple[Ends, ...], tuple[str, ...]], ...] = (
     (Members, "forker_", ((FORK_SERVER, AGENT),), ("payload",)),
     (Attached, "_on_", ((AGENT, CONTROLLER),), ("link", "t", "payload")),
     (Served, "_on_", ((AGENT, CONTROLLER),), ("link", "t", "payload")),
-    (Gathering, "_on_", ((AGENT, CONTROLLER),), ("link", "awaited", "payload")),
+    (Gathering, "_on_", ((AGENT, CONTROLLER),), ("link", "payload")),
     (Inside, "_on_", ((AGENT, CONTROLLER),), ("link", "payload")),
     (Viewers, "_on_", ((CLIENT, CONTROLLER),), ("viewer", "payload")),
     (Watch, "_on_", ((CONTROLLER, CLIENT), (PROXY, CLIENT)), ("payload",)),

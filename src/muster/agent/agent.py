@@ -7,28 +7,30 @@ alone: when that end is gone and no lease is left, its ranks end.
 from __future__ import annotations
 
 import os
-import selectors
 import signal
 import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from muster.agent import local, protocol, system
-from muster.agent.descriptors import open_standard_descriptors
 from muster.agent.environment import Late
+from muster.agent.eventloop import EventLoop
 from muster.agent.links import RankLinks, put_files_there
 from muster.agent.listener import FirstFew, LocalListener, Peer
 from muster.agent.logs import Logs
 from muster.agent.members import Members
+from muster.agent.node import NodeRun
 from muster.agent.protocol import MAGIC, VERSION, Dispatcher, Refused, pack
+from muster.agent.signals import CapturedSignals, not_ignored
 from muster.agent.wire import Wire
 
 if TYPE_CHECKING:
     from muster.agent.dial import Dialer, Met
     from muster.agent.guests import Guests
+    from muster.agent.handshake import Terms
     from muster.agent.keep import Keeper
 
 _LINGER = 0.2
@@ -47,7 +49,7 @@ _LISTENS = 0.2
 
 
 class Agent:
-    """The loop of one node."""
+    """Does on one node what the supervisor asks for."""
 
     run_dir: str
     run_id: str
@@ -59,13 +61,11 @@ class Agent:
     """There are none until `prepared`."""
     links: RankLinks
 
-    def __init__(self, hook: str) -> None:
-        self.hook = hook
-        self.selector = selectors.DefaultSelector()
-        self.timers: list[tuple[float, Callable[[], object]]] = []
+    def __init__(self, loop: EventLoop, hook: str) -> None:
+        self.loop, self.hook = loop, hook
         self.wire = Wire()
         self.prepared = False
-        self.logs = Logs(self)
+        self.logs = Logs(loop, self.emit, self.complain)
         self.leaving = self.forget = False
         self.sweep_until: float | None = None
         self.door: socket.socket | None = None
@@ -106,15 +106,16 @@ class Agent:
     def begin(self) -> None:
         """Make this process ready to have children."""
         system.adopt_orphans()
-        told = system.note_signals()
-        self.watch(told, lambda: self.signalled(system.noted(told)))
+        signals = CapturedSignals(self.loop, not_ignored())
+        signals.start()  # and never stop
+        signals.handle(self.signalled)
 
     def greet(self) -> None:
         """Speak to who started this agent, over stdin and stdout."""
         os.set_blocking(0, False)
         os.set_blocking(1, False)
         self.wire.connect(0, 1)
-        self.watch(0, self.heard)
+        self.loop.add_reader(0, self.heard)
         self.wire.out += MAGIC
         self.emit(
             "hello",
@@ -125,18 +126,10 @@ class Agent:
             host=socket.gethostname(),
         )
 
-    def loop(self) -> None:
+    def run(self) -> None:
         """Serve until told to leave or to move, or until the connection is lost and the ranks are ended."""
         while True:
-            # the kernel takes no wait of more than 24 days
-            until = min([time.monotonic() + 86400.0, *(when for when, _ in self.timers)])
-            for key, _events in self.selector.select(max(0.0, until - time.monotonic())):
-                if key.fd in self.selector.get_map():
-                    key.data()
-            due = [timer for timer in self.timers if timer[0] <= time.monotonic()]
-            for timer in due:
-                self.timers.remove(timer)
-                timer[1]()
+            self.loop.run_once()
             self.logs.send()
             if self.move is not None and not self.wire.out:
                 return
@@ -148,19 +141,6 @@ class Agent:
                     shutil.rmtree(self.run_dir, ignore_errors=True)
                 return
 
-    def after(self, seconds: float, do: Callable[[], object]) -> None:
-        """Call `do` once, in so many seconds."""
-        self.timers.append((time.monotonic() + seconds, do))
-
-    def watch(self, fd: int, do: Callable[[], object]) -> None:
-        """Call `do` whenever there is something to read."""
-        self.selector.register(fd, selectors.EVENT_READ, do)
-
-    def unwatch(self, fd: int) -> None:
-        """Do so no more; it may be watched or not, or be -1 for none."""
-        if fd >= 0 and fd in self.selector.get_map():
-            self.selector.unregister(fd)
-
     def emit(self, kind: str, payload: bytes = b"", **fields: Any) -> None:
         """Send a frame to the supervisor, stamped with this machine's clock."""
         frame = pack(kind, payload, t=time.monotonic(), **fields)
@@ -171,7 +151,7 @@ class Agent:
 
     def flush(self) -> None:
         """Write what the connection takes now."""
-        self.wire.pump(self.selector, self.flush)
+        self.wire.pump(self.loop, self.flush)
 
     def heard(self) -> None:
         """Take what the supervisor sent."""
@@ -195,6 +175,16 @@ class Agent:
 
     # ---- the supervisor, when it is elsewhere -----------------------------------------------------------------------
 
+    def dial(self, address: str, port: int, terms: Terms, node: int) -> None:
+        """Find the supervisor on another node, now and whenever its connection breaks."""
+        from muster.agent.dial import Dialer
+
+        self.dialer = Dialer(
+            self.loop, address, port, terms, node, lambda: self.wire.heard, self.connected, self.complain
+        )
+        self.dialer.dial()
+        self.wait_alone(time.monotonic())
+
     def connected(self, met: Met, same: bool) -> None:
         """Go on over a new connection: to the `same` supervisor, or to a new one."""
         if not same:
@@ -203,7 +193,7 @@ class Agent:
         os.set_blocking(met.fd, False)
         self.wire.connect(met.fd, os.dup(met.fd), met.frames, met.heard if same else 0, met.seal)
         self.alone, self.known = 0.0, True
-        self.watch(met.fd, self.heard)
+        self.loop.add_reader(met.fd, self.heard)
         if not same:
             if self.prepared:
                 self.emit("state", started=self.members.attempt if self.members.folder else -1, listened=self.listened)
@@ -213,11 +203,15 @@ class Agent:
                 self.wire.put(frame)
         self.take(self.wire.feed(b""))  # what came together with the end of the handshake
 
+    def supervisor_started(self, pid: int) -> None:
+        """The supervisor runs on this node."""
+        self.members.names[pid] = "supervisor"
+
     def parted(self) -> None:
         """The connection has ended."""
         if self.wire.refused:
             self.complain(f"the connection was closed: {self.wire.refused}")
-        self.unwatch(self.wire.reading)
+        self.loop.remove_reader(self.wire.reading)
         if self.leaving:
             self.forget = self.forget and self.logs.sent and self.logs.kept
             self.logs.finish(drain=False)
@@ -226,7 +220,7 @@ class Agent:
             self.wire.out.clear()
             self.lost("the connection to muster was lost")
             return
-        self.unwatch(self.wire.writing)
+        self.loop.remove_writer(self.wire.writing)
         os.close(self.wire.reading)
         os.close(self.wire.writing)
         self.wire.disconnect()
@@ -248,7 +242,7 @@ class Agent:
         if self.alone >= lease:
             self.lost(f"there was no way to the supervisor for {lease:g} s")
         else:
-            self.after(1.0, lambda: self.wait_alone(now))
+            self.loop.call_later(1.0, lambda: self.wait_alone(now))
 
     def terminated(self) -> None:
         """SIGTERM has come: from a scheduler it says that the end is near, and its supervisor decides."""
@@ -257,7 +251,7 @@ class Agent:
         else:
             self.lost("the agent was sent SIGTERM")
 
-    def signalled(self, numbers: bytes) -> None:
+    def signalled(self, numbers: Sequence[int]) -> None:
         """Signals have come: collect the dead, and pass on what a scheduler sends to the ranks through this process."""
         if signal.SIGTERM in numbers:
             self.terminated()
@@ -379,7 +373,7 @@ class Agent:
             self.logs.read("", want, {}, None)
         if path_first:
             os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", os.defpath)
-        self.folder = system.node_folder(run_dir, host)
+        self.folder = self.logs.node_folder = system.node_folder(run_dir, host)
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
         system.try_to_write(self.folder)
         log = os.open(os.path.join(self.folder, "agent.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -392,8 +386,9 @@ class Agent:
         places = {word: self.bring(os.path.basename(word), text) for word, text in brings.items()}
         for command in (*commands, *([guests] if guests is not None else [])):
             command["argv"] = [places.get(word, word) if isinstance(word, str) else word for word in command["argv"]]
+        run = NodeRun(self.loop, self.emit, self.complain, trace, run_id, node, self.folder, self.logs, self.links)
         self.members = Members(
-            self, commands, environment, preload, stdin_rank, self.hook, floor, guests, own_meeting, stdin
+            run, commands, environment, preload, stdin_rank, self.hook, floor, guests, own_meeting, stdin
         )
         self.prepared = True
         self.members.prepare()
@@ -466,7 +461,7 @@ class Agent:
         listening = set(self.members.warn(number)) if self.prepared else set()
         if before is None or listening - before:
             self.emit("heard", ranks=sorted(listening))
-        self.after(_LISTENS, lambda: self._warn(number, listening | (before or set())))
+        self.loop.call_later(_LISTENS, lambda: self._warn(number, listening | (before or set())))
 
     def on_sweep(self, payload: bytes, patience: float, well: bool = True) -> None:
         """End whatever is left of the attempt; what ranks left behind has `patience` seconds to end by itself.
@@ -501,7 +496,7 @@ class Agent:
         if left and self.sweep_until is not None and time.monotonic() < self.sweep_until:
             if pause < _LINGER <= pause * 1.5:
                 self.emit("lingering", left=[system.describe(pid, name) for pid, name in left.items()])
-            self.after(pause, lambda: self.sweep(min(_LINGER, pause * 1.5)))
+            self.loop.call_later(pause, lambda: self.sweep(min(_LINGER, pause * 1.5)))
             return
         self.sweep_until = None
         killed, alive = system.end_family(os.getpid(), self.members.spared())
@@ -561,7 +556,7 @@ class Agent:
         """Measure the ranks of this node for a moment, and tell what they use."""
         from muster.agent.usage import watch
 
-        watch(self.members.pids if self.prepared else {}, self.after, tell)
+        watch(self.members.pids if self.prepared else {}, self.loop.call_later, tell)
 
     def lost(self, why: str) -> None:
         """Nobody is there to decide: end the ranks, and this agent."""
@@ -577,7 +572,7 @@ class Agent:
     def until_gone(self, why: str, deadline: float) -> None:
         """Wait a little for ranks that were asked to end; then end everything."""
         if self.members.alive() and time.monotonic() < deadline:
-            self.after(0.02, lambda: self.until_gone(why, deadline))
+            self.loop.call_later(0.02, lambda: self.until_gone(why, deadline))
             return
         self.members.close()
         _, left = system.end_family(os.getpid(), self.members.spared() if self.keeper is not None else ())
@@ -628,7 +623,7 @@ class Agent:
             self.emit("note", text=f"no other terminal can reach this run (kill, stacks): {system.reason_at(error)}")
             return
         note = FirstFew(self.complain)
-        LocalListener(self, visitors, lambda sock: Peer(self, sock, self.visit, self.left, note), note)
+        LocalListener(self.loop, visitors, lambda sock: Peer(self.loop, sock, self.visit, self.left, note), note)
 
     def complain(self, text: str) -> None:
         """Write something into agent.log."""
@@ -712,21 +707,3 @@ def _fitting(kind: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
     from muster.agent.messages import ON_MACHINE
 
     return ON_MACHINE[kind].fitting(fields)
-
-
-def main(hook: str) -> None:
-    """Run the agent of this node; `hook` is the source of the hook."""
-    open_standard_descriptors()
-    from muster.agent.move import move
-
-    agent = Agent(hook)
-    try:
-        agent.begin()
-        agent.greet()
-        agent.loop()
-        if agent.move is not None:
-            agent = move(agent)
-            agent.loop()
-    except BaseException:
-        agent.fail()
-    os._exit(0)

@@ -23,6 +23,8 @@ _MODULES = (
         "local",
         "system",
         "temporary",
+        "eventloop",
+        "signals",
         "wire",
         "machine",
         "follow",
@@ -33,11 +35,13 @@ _MODULES = (
         "logs",
         "links",
         "environment",
+        "node",
         "warm",
         "guests",
         "ahead",
         "members",
         "agent",
+        "main",
     ),
     *(
         "listener",
@@ -136,7 +140,7 @@ def relay_source(call: str) -> bytes:
     return _source(_OF_RELAY, f"from muster.agent.relay import *\nsurvive()\nwrite_all(1, {MAGIC!r})\n{call}")
 
 
-def agent_source(call: str = "from muster.agent.agent import main\nmain(HOOK)") -> bytes:
+def agent_source(call: str = "from muster.agent.main import main\nmain(HOOK)") -> bytes:
     """The text that an agent is sent first, with its length; `call` is for something else that its modules can do."""
     return _source(_MODULES, f"HOOK={text_of('hook')!r}\n{call}")
 

@@ -6,19 +6,16 @@ probes: a process that waits for a disk is not lost.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import selectors
 import socket
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from muster.agent import machine
+from muster.agent.eventloop import EventLoop, Timer
 from muster.agent.handshake import Caller, Seal, Terms
 from muster.agent.listener import FirstFew
 from muster.agent.protocol import LARGEST, Refused, Unpacker
-
-if TYPE_CHECKING:
-    from muster.agent.agent import Agent
 
 _GONE_AFTER = 10
 """Seconds without a sign of the other kernel after which a connection is broken."""
@@ -53,37 +50,55 @@ def watch_over(sock: socket.socket) -> None:
 
 
 class Dialer:
-    """An agent's way to its supervisor, tried again until it is found."""
+    """An agent's way to its supervisor, tried again until it is found.
 
-    def __init__(self, agent: Agent, address: str, port: int, terms: Terms, node: int):
-        self.agent, self.where, self.terms, self.node = agent, (address, port), terms, node
+    `heard` gives how many frames of the supervisor's have come; `connected` is given a connection that came to an end
+    that is good, and whether it is the same supervisor as the last one; `complain` why others were not spoken to.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        address: str,
+        port: int,
+        terms: Terms,
+        node: int,
+        heard: Callable[[], int],
+        connected: Callable[[Met, bool], object],
+        complain: Callable[[str], object],
+    ) -> None:
+        self.loop, self.where, self.terms, self.node = loop, (address, port), terms, node
+        self._frames_heard, self._connected = heard, connected
         self.life = ""
         """Which supervisor was spoken to last."""
         self._sock: socket.socket | None = None
-        self._trial = 0
-        self._note = FirstFew(agent.complain)
+        self._patience: Timer | None = None
+        self._note = FirstFew(complain)
 
     def dial(self) -> None:
-        """Try to connect; `agent.connected` is called when that has come to an end that is good."""
-        self._trial += 1
-        trial = self._trial
+        """Try to connect, until it succeeds."""
         self._sock = sock = machine.tcp_socket(self.where[0])
         sock.setblocking(False)
         result = sock.connect_ex(self.where)
         if result not in (0, errno.EINPROGRESS):
             self._again()
             return
-        self.agent.selector.register(sock, selectors.EVENT_WRITE, self._reached)
-        self.agent.after(_PATIENCE, lambda: self._again() if trial == self._trial and self._sock is sock else None)
+        self.loop.add_writer(sock, self._reached)
+        self._patience = self.loop.call_later(_PATIENCE, self._again)
+
+    def _part(self) -> socket.socket:
+        """This trial is over: leave its socket alone."""
+        sock, self._sock = self._sock, None
+        assert sock is not None
+        self.loop.remove(sock)
+        if self._patience is not None:
+            self._patience.cancel()
+        return sock
 
     def _again(self) -> None:
         """This trial has failed; make another in a moment."""
-        sock, self._sock = self._sock, None
-        if sock is not None:
-            with contextlib.suppress(KeyError):
-                self.agent.selector.unregister(sock)
-            sock.close()
-        self.agent.after(_PAUSE, self.dial)
+        self._part().close()
+        self.loop.call_later(_PAUSE, self.dial)
 
     def _reached(self) -> None:
         sock = self._sock
@@ -93,8 +108,9 @@ class Dialer:
             return
         watch_over(sock)
         frames = Unpacker(HANDSHAKE)
-        caller = Caller(self.terms, self.node, self.life, self.agent.wire.heard)
-        self.agent.selector.modify(sock, selectors.EVENT_READ, lambda: self._heard(sock, frames, caller))
+        caller = Caller(self.terms, self.node, self.life, self._frames_heard())
+        self.loop.remove_writer(sock)
+        self.loop.add_reader(sock, lambda: self._heard(sock, frames, caller))
 
     def _heard(self, sock: socket.socket, frames: Unpacker, caller: Caller) -> None:
         """Go on with the handshake. Whoever answers in another way than the supervisor is not spoken to any more."""
@@ -119,8 +135,7 @@ class Dialer:
         except OSError:
             self._again()
             return
-        self.agent.selector.unregister(sock)
-        self._sock = None
+        self._part()
         frames.largest, frames.seal = LARGEST, seals.into
         same, self.life = welcome.life == self.life, welcome.life
-        self.agent.connected(Met(sock.detach(), frames, welcome.heard, seals.out), same)
+        self._connected(Met(sock.detach(), frames, welcome.heard, seals.out), same)

@@ -10,18 +10,18 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from muster.agent import system, temporary
 from muster.agent.environment import Late, environment, settings, word
 from muster.agent.follow import tail
+from muster.agent.node import NodeRun
 from muster.agent.paths import rank_file
 from muster.agent.protocol import pack
 from muster.agent.warm import stack_file
 
 if TYPE_CHECKING:
     from muster.agent.listener import Peer
-    from muster.agent.members import Members
 
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
@@ -76,11 +76,31 @@ def free_port(seed: str) -> int:
     raise OSError("no free port from 10000 on")
 
 
+class Processes(Protocol):
+    """The processes of a node (`members.py`), as far as guests have to do with them."""
+
+    commands: list[dict[str, Any]]
+    hook_folder: str
+    environment: Mapping[str, Any]
+    attempt: int
+    folder: str
+    pids: dict[int, int]
+    null: int
+    stdin: int | None
+    stdin_rank: int | None
+
+    def name(self, pid: int, name: str) -> None:
+        """Know a child; it may have been collected before it was known."""
+
+    def rank_ended(self, rank: int, code: int | None, number: int | None, asked: float | None = None) -> None:
+        """A rank has ended; `asked` is when a launcher asked it to."""
+
+
 class Guests:
     """The launchers of one node, and the ranks that have told of themselves here. `members` knows their pids."""
 
-    def __init__(self, members: Members, conf: Mapping[str, Any]) -> None:
-        self.members, self.agent, self.conf = members, members.agent, conf
+    def __init__(self, run: NodeRun, members: Processes, conf: Mapping[str, Any]) -> None:
+        self.run, self.emit, self.members, self.conf = run, run.emit, members, conf
         self.launchers: dict[int, str] = {}
         self.connections: dict[Peer, int] = {}
         self.late: Late = {}
@@ -102,13 +122,13 @@ class Guests:
         conf, text = self.conf, bytes.fromhex(self.conf["shim"])
         # several machines have agreed on one; alone any will do, in the worst case the run's own folder
         found = [base for base in temporary.bases(os.environ) if temporary.fits(base, conf["short"])]
-        there = [conf["base"]] if conf["base"] else [*found, self.agent.folder]
+        there = [conf["base"]] if conf["base"] else [*found, self.run.folder]
         error: OSError | None = None
         for base in there:
             path = ""
             try:
                 path = temporary.make(base, conf["token"], conf["run_id"])
-                return path, temporary.put_shim(path, text, f"{os.getpid()}.{self.agent.node}")
+                return path, temporary.put_shim(path, text, f"{os.getpid()}.{self.run.node}")
             except OSError as failed:
                 error = failed
                 temporary.remove(path) if path else None
@@ -127,7 +147,7 @@ class Guests:
         self.late, self.ended_here, self.waited = late, set(), 0.0
         self.connections.clear()
         for number, command in enumerate(self.members.commands):
-            folder = os.path.join(self.agent.folder, f"launcher_{number}")
+            folder = os.path.join(self.run.folder, f"launcher_{number}")
             os.makedirs(folder, mode=0o700, exist_ok=True)
             known = {**late, "MUSTER_RANK": self.shim, "MUSTER_FOLDER": folder, "MUSTER_SCRATCH": self.scratch}
             for item in command["files"]:
@@ -143,13 +163,13 @@ class Guests:
             except OSError as error:
                 text = system.reason_at(error)
                 limit = system.met_limit(error)
-                self.agent.emit("unable", what="launcher", name=command["launcher"], text=text, limit=limit)
+                self.emit("unable", what="launcher", name=command["launcher"], text=text, limit=limit)
                 return
             finally:
                 os.close(log)
             self.launchers[pid] = command["launcher"]
             self.members.name(pid, "launcher")
-        self.agent.emit("started", attempt=self.members.attempt, pids={})
+        self.emit("started", attempt=self.members.attempt, pids={})
         self._listen_while_awaited(self.members.attempt, b"")
 
     def _listen_while_awaited(self, attempt: int, told: bytes) -> None:
@@ -162,20 +182,20 @@ class Guests:
         trouble = any(_TROUBLE.search(line) and not _CHATTER.search(line) for line in lines)
         if said != told and self.waited >= (_WAITS if trouble else _LONG):
             name = next(iter(self.launchers.values()))
-            self.agent.emit("note", text=f"{name}, whose ranks have not come yet, says: {' '.join(lines)}")
+            self.emit("note", text=f"{name}, whose ranks have not come yet, says: {' '.join(lines)}")
             told = said
         self.waited += _WAITS
-        self.agent.after(_WAITS, lambda: self._listen_while_awaited(attempt, told))
+        self.run.loop.call_later(_WAITS, lambda: self._listen_while_awaited(attempt, told))
 
     def _log(self) -> str:
-        return os.path.join(self.agent.folder, "launcher.log")
+        return os.path.join(self.run.folder, "launcher.log")
 
     def launcher_ended(self, pid: int, code: int | None, number: int | None) -> None:
         """A launcher has ended."""
         name = self.launchers.pop(pid, "")
         words = tail(self._log())[-_WORDS:].decode("utf-8", "replace").strip().splitlines()
         attempt = self.members.attempt
-        self.agent.emit("launcher_ended", attempt=attempt, code=code, signal=number, name=name, words=words[-8:])
+        self.emit("launcher_ended", attempt=attempt, code=code, signal=number, name=name, words=words[-8:])
 
     def signal_launchers(self, number: int) -> None:
         """Send a signal to the launchers."""
@@ -195,14 +215,14 @@ class Guests:
 
     def _await_end(self, then: Callable[[], object]) -> None:
         if self.launchers and time.monotonic() < self.until:
-            self.agent.after(0.02, lambda: self._await_end(then))
+            self.run.loop.call_later(0.02, lambda: self._await_end(then))
         else:
             then()
 
     def reach(self, visitor: Peer, host: str, words: list[str], env: Mapping[str, str]) -> None:
         """A launcher here wants something started on another machine: the agent there does it."""
         self.reaching.append(visitor)
-        self.agent.emit("reach", number=len(self.reaching) - 1, host=host, words=words, env=env)
+        self.emit("reach", number=len(self.reaching) - 1, host=host, words=words, env=env)
 
     def reached(self, number: int, code: int) -> None:
         """That has ended."""
@@ -215,7 +235,7 @@ class Guests:
         try:
             pid = system.launch(shell, {**os.environ, **env}, "/", self.members.null, log, log)
         except OSError:
-            self.agent.emit("obeyed", number=number, code=255, by=by)
+            self.emit("obeyed", number=number, code=255, by=by)
             return
         finally:
             os.close(log)
@@ -225,7 +245,7 @@ class Guests:
     def obeyed(self, pid: int, code: int | None) -> None:
         """That has ended."""
         number, by = self.obeying.pop(pid)
-        self.agent.emit("obeyed", number=number, code=255 if code is None else code, by=by)
+        self.emit("obeyed", number=number, code=255 if code is None else code, by=by)
 
     # ---- ranks ------------------------------------------------------------------------------------------------------
 
@@ -235,13 +255,13 @@ class Guests:
         place = self.conf["places"].get(str(rank))
         if not self.members.folder or place is None or rank in self.members.pids or rank in self.ended_here:
             known = f"there are {len(self.conf['places'])}" if place is None else "it is there already"
-            self.agent.emit("note", text=f"{me['launcher']} started rank {rank}, and {known}")
+            self.emit("note", text=f"{me['launcher']} started rank {rank}, and {known}")
             return {"refused": f"there is no room for rank {rank}: {known}"}
         self.connections[visitor] = rank
         folder = self.members.folder
-        self.agent.logs.follow_more(rank)
-        self.agent.links.add(rank, place["local_rank"] if me["local_rank"] is None else me["local_rank"])
-        self.agent.emit("joined", attempt=self.members.attempt, rank=rank, **_of(me, "launcher", "world_size"))
+        self.run.logs.follow_more(rank)
+        self.run.links.add(rank, place["local_rank"] if me["local_rank"] is None else me["local_rank"])
+        self.emit("joined", attempt=self.members.attempt, rank=rank, **_of(me, "launcher", "world_size"))
         argv = list(self.conf["argv"])
         python = self.conf["python_at"]
         if python is not None:
@@ -254,7 +274,7 @@ class Guests:
             "cpus": place["cpus"],
             "hook": self.members.hook_folder if python is not None else "",
             "stack": stack_file(folder, rank),
-            **self.agent.logs.outlets(rank)._asdict(),
+            **self.run.logs.outlets(rank)._asdict(),
             "logs": [rank_file(folder, rank, kind) for kind in ("out", "err")],
             "stdin": self.members.stdin is not None and rank == self.members.stdin_rank,
             "grace": self.conf["grace"],
@@ -283,7 +303,7 @@ class Guests:
         rank = self.connections.get(visitor)
         if rank is not None:
             self.members.pids[rank] = pid
-            self.agent.emit("pids", attempt=self.members.attempt, pids={rank: pid})
+            self.emit("pids", attempt=self.members.attempt, pids={rank: pid})
 
     def ended(self, visitor: Peer, code: int | None, number: int | None, asked: float | None = None) -> None:
         """Its program has ended; `asked` is when the launcher asked it to."""

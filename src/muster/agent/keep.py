@@ -9,15 +9,13 @@ import os
 import socket
 import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from muster.agent import system
 from muster.agent.dial import Met
+from muster.agent.eventloop import EventLoop
 from muster.agent.local import SUPERVISOR, Sockets
 from muster.agent.protocol import Unpacker
-
-if TYPE_CHECKING:
-    from muster.agent.agent import Agent
 
 ARCHIVE = "muster.pyz"
 """The program of the supervisor, in the run directory."""
@@ -29,16 +27,32 @@ _TOO_OFTEN, _WITHIN = 5, 60.0
 
 
 class Keeper:
-    """The supervisor's parent. `door` is the port at which the agents of other nodes call; -1 for none."""
+    """The supervisor's parent. `door` is the port at which the agents of other nodes call; -1 for none.
 
-    def __init__(self, agent: Agent, sockets: Sockets, door: int, secret: str):
-        self.agent, self.door, self.secret = agent, door, secret
+    `started` is given its pid, and `connected` the connection to it, each time; `lost` why it is not started any more.
+    `trace`: it prints what is said (`trace.py`).
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        run_dir: str,
+        sockets: Sockets,
+        door: int,
+        secret: str,
+        started: Callable[[int], object],
+        connected: Callable[[Met, bool], object],
+        lost: Callable[[str], object],
+        trace: bool,
+    ) -> None:
+        self.loop, self.run_dir, self.door, self.secret, self.trace = loop, run_dir, door, secret, trace
+        self._started, self._connected, self._lost = started, connected, lost
         self.viewers = sockets.listen(SUPERVISOR)
         self.deaths: list[float] = []
 
     def start(self) -> None:
         """Start the supervisor, and speak to it."""
-        run_dir = self.agent.run_dir
+        run_dir = self.run_dir
         ours, theirs = socket.socketpair()
         told, tell = os.pipe()
         os.write(tell, self.secret.encode())
@@ -47,14 +61,14 @@ class Keeper:
         doors = [theirs.fileno(), self.viewers.fileno(), *([self.door] if self.door >= 0 else [])]
         argv = [sys.executable, "-I", "-S", os.path.join(run_dir, ARCHIVE), "serve", run_dir, *map(str, doors)]
         try:
-            env = {**os.environ, "MUSTER_TRACE": "1"} if self.agent.trace else os.environ
+            env = {**os.environ, "MUSTER_TRACE": "1"} if self.trace else os.environ
             pid = system.launch(argv, env, "/", told, log, log, keep=doors, tied=False)
         finally:
             for fd in (told, log):
                 os.close(fd)
             theirs.close()
-        self.agent.members.names[pid] = "supervisor"
-        self.agent.connected(Met(ours.detach(), Unpacker(), 0, None), False)
+        self._started(pid)
+        self._connected(Met(ours.detach(), Unpacker(), 0, None), False)
 
     def again(self) -> None:
         """It has died."""
@@ -62,14 +76,14 @@ class Keeper:
         self.deaths = [when for when in self.deaths if now - when < _WITHIN] + [now]
         if len(self.deaths) >= _TOO_OFTEN:
             said = self._last_words()
-            self.agent.lost(f"the supervisor died {_TOO_OFTEN} times{f' ({said})' if said else ''}; see supervisor.log")
+            self._lost(f"the supervisor died {_TOO_OFTEN} times{f' ({said})' if said else ''}; see supervisor.log")
         else:
-            self.agent.after(_PAUSE, self.start)
+            self.loop.call_later(_PAUSE, self.start)
 
     def _last_words(self) -> str:
         """The last line that the supervisor wrote; empty where that is not known."""
         try:
-            with open(os.path.join(self.agent.run_dir, _LOG), "rb") as file:
+            with open(os.path.join(self.run_dir, _LOG), "rb") as file:
                 lines = file.read()[-4096:].decode("utf-8", "replace").split("\n")
         except OSError:
             return ""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import selectors
 import socket
 import traceback
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from muster.agent import local, system
+from muster.agent.eventloop import EventLoop
 from muster.agent.protocol import Unpacker
 
 if TYPE_CHECKING:
@@ -21,17 +21,6 @@ _REST = 0.2
 _PIECE = 1 << 16
 _TOLD = 10
 """How many refusals are told of, of each kind of listener."""
-
-
-class Loop(Protocol):
-    """What waits for descriptors and times: an agent, or a controller."""
-
-    @property
-    def selector(self) -> selectors.BaseSelector:
-        """Its registered data are called when there is something to do."""
-
-    def after(self, seconds: float, do: Callable[[], object], /) -> None:
-        """Call `do` once, in so many seconds."""
 
 
 class FirstFew:
@@ -56,7 +45,7 @@ class Listener:
 
     def __init__(
         self,
-        loop: Loop,
+        loop: EventLoop,
         sock: socket.socket,
         came: Callable[[socket.socket], object],
         note: Callable[[str], object],
@@ -84,12 +73,11 @@ class Listener:
         self._watch()
 
     def _watch(self) -> None:
-        if not self._closed and not self._paused and self.sock.fileno() not in self._loop.selector.get_map():
-            self._loop.selector.register(self.sock, selectors.EVENT_READ, self._ready)
+        if not self._closed and not self._paused:
+            self._loop.add_reader(self.sock, self._ready)
 
     def _unwatch(self) -> None:
-        if self.sock.fileno() in self._loop.selector.get_map():
-            self._loop.selector.unregister(self.sock)
+        self._loop.remove_reader(self.sock)
 
     def _ready(self) -> None:
         try:
@@ -110,7 +98,7 @@ class Listener:
     def _rest(self, why: str) -> None:
         self.note(why)
         self._unwatch()
-        self._loop.after(_REST, self._watch)
+        self._loop.call_later(_REST, self._watch)
 
 
 @contextlib.contextmanager
@@ -132,7 +120,7 @@ class Peer:
 
     def __init__(
         self,
-        loop: Loop,
+        loop: EventLoop,
         sock: socket.socket,
         heard: Callable[[Peer, dict[str, Any], bytes], object],
         gone: Callable[[Peer], object],
@@ -145,7 +133,7 @@ class Peer:
         self.out = bytearray()
         """What the connection is still to take."""
         self.open = True
-        loop.selector.register(sock, selectors.EVENT_READ, self._ready)
+        loop.add_reader(sock, self._ready)
 
     def send(self, frame: bytes) -> None:
         """Send a frame, now or when the connection takes it."""
@@ -159,7 +147,7 @@ class Peer:
         """End the connection."""
         if self.open:
             self.open = False
-            self._loop.selector.unregister(self._sock)
+            self._loop.remove(self._sock)
             self._sock.close()
             self._gone(self)
 
@@ -171,13 +159,13 @@ class Peer:
             pass
         except OSError:
             self.out.clear()  # it has gone, which is seen where it is read
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self.out else 0)
-        self._loop.selector.modify(self._sock, events, self._ready)
+        if self.out:
+            self._loop.add_writer(self._sock, self._flush)
+        else:
+            self._loop.remove_writer(self._sock)
 
     def _ready(self) -> None:
         with guarded(self._note, self.close):
-            if self.out:
-                self._flush()
             try:
                 data = self._sock.recv(_PIECE)
             except BlockingIOError:
@@ -196,7 +184,7 @@ class LocalListener(Listener):
 
     def __init__(
         self,
-        loop: Loop,
+        loop: EventLoop,
         sock: socket.socket,
         came: Callable[[socket.socket], object],
         note: Callable[[str], object],

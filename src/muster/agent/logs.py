@@ -6,19 +6,18 @@ import errno
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from muster.agent import system
 from muster.agent.autopsy import explain
+from muster.agent.eventloop import EventLoop
 from muster.agent.follow import Follower, Piece, Stream, tail
 from muster.agent.overflow import Overflow, may_fill_up
 from muster.agent.paths import rank_file
 from muster.agent.screen import Screen
 from muster.agent.timeline import NAME, Appender, Timeline
-
-if TYPE_CHECKING:
-    from muster.agent.agent import Agent
+from muster.agent.wire import Emit
 
 KEEP = "keep"
 """The reader that keeps on node 0 what the ranks of this node write here alone."""
@@ -92,10 +91,13 @@ class Outlets(NamedTuple):
 
 
 class Logs:
-    """What the ranks write. `agent` sends frames and keeps time."""
+    """What the ranks write. `complain` writes something into agent.log."""
 
-    def __init__(self, agent: Agent) -> None:
-        self.agent = agent
+    node_folder = ""
+    """Where the times at which ranks wrote are kept; there is one once something is followed."""
+
+    def __init__(self, loop: EventLoop, emit: Emit, complain: Callable[[str], object]) -> None:
+        self.loop, self.emit, self.complain = loop, emit, complain
         self.readers: dict[str, Reader] = {}
         self._follower: Follower | None = None
         self._attempt, self._folder = 0, ""
@@ -130,7 +132,7 @@ class Logs:
         """Follow the files of a new attempt."""
         self.notice()
         if self._follower is not None:
-            self.agent.unwatch(self._follower.fd)
+            self.loop.remove_reader(self._follower.fd)
             self._follower.close()
         self.settle()
         for (rank, kind), overflow in self._overflows.items():
@@ -148,7 +150,7 @@ class Logs:
         assert self._follower is not None
         for stream in self._follower.add(rank):
             self._streams.append(stream)
-        self.agent.after(_BREATH, self.notice)
+        self.loop.call_later(_BREATH, self.notice)
 
     def resize(self, rows: int, columns: int) -> None:
         """The terminal on which ranks are shown has another size now."""
@@ -164,7 +166,7 @@ class Logs:
         try:
             overflows = [self._overflow(rank, kind) for kind in ("out", "err")]
         except OSError as error:  # there is no descriptor left, or no /proc
-            self.agent.complain(f"there is no pipe for the logs of rank {rank}: {system.reason(error)}")
+            self.complain(f"there is no pipe for the logs of rank {rank}: {system.reason(error)}")
             return Outlets((logs[0],), (logs[1],), None, screen)
         out, err = (overflow.pipe for overflow in overflows)
         if self._risky or screen:
@@ -182,7 +184,7 @@ class Logs:
             try:
                 self._screens[rank] = Screen(**self.terminal)
             except OSError as error:
-                self.agent.emit("note", text=f"rank {rank} has no pseudo-terminal: {error.strerror}")
+                self.emit("note", text=f"rank {rank} has no pseudo-terminal: {error.strerror}")
                 self.terminal = None
                 return ""
             self._overflow(rank, "out", self._screens[rank].master)
@@ -197,16 +199,19 @@ class Logs:
                 raise OSError(errno.EMFILE, "too few descriptors are left (`ulimit -n`)")
             overflow.lead_to(rank_file(self._folder, rank, kind))
             self._overflows[rank, kind] = overflow
-            self.agent.watch(overflow.fd, lambda: self._flowed(rank, kind))
+            self._look_at(rank, kind)
         return self._overflows[rank, kind]
+
+    def _look_at(self, rank: int, kind: str) -> None:
+        self.loop.add_reader(self._overflows[rank, kind].fd, lambda: self._flowed(rank, kind))
 
     def _flowed(self, rank: int, kind: str) -> None:
         """Something has come through a pipe. Look no more for a breath, unless much has come."""
         overflow = self._overflows[rank, kind]
         if self._drain(rank, kind) >= _MUCH:
             return
-        self.agent.unwatch(overflow.fd)
-        self.agent.after(_BREATH, lambda: self.agent.watch(overflow.fd, lambda: self._flowed(rank, kind)))
+        self.loop.remove_reader(overflow.fd)
+        self.loop.call_later(_BREATH, lambda: self._look_at(rank, kind))
 
     def _drain(self, rank: int, kind: str) -> int:
         """Take what is in a pipe, or a good part of what keeps coming; gives how many bytes that were."""
@@ -237,13 +242,13 @@ class Logs:
         if reader.untaken < _ENOUGH and not any(piece.stream is stream for piece in reader.unsent):
             reader.untaken += len(data)
             place = {"rank": rank, "stream": kind, "attempt": self._attempt, "offset": reader.place(stream)}
-            self.agent.emit("output", data, reader="", **place)
+            self.emit("output", data, reader="", **place)
 
     def _tell_loss(self, rank: int, kind: str) -> None:
         """Tell the supervisor what a log lacks."""
         overflow = self._overflows[rank, kind]
         overflow.told = overflow.loss
-        self.agent.emit("unlogged", attempt=self._attempt, rank=rank, stream=kind, **overflow.loss._asdict())
+        self.emit("unlogged", attempt=self._attempt, rank=rank, stream=kind, **overflow.loss._asdict())
 
     def settle(self, rank: int | None = None) -> None:
         """This rank, or whoever else wrote, has ended: take the rest, and tell what was lost in all."""
@@ -256,41 +261,41 @@ class Logs:
 
     def _watch(self, follower: Follower) -> None:
         if follower.fd >= 0:
-            self.agent.watch(follower.fd, lambda: self._noticed(follower))
+            self.loop.add_reader(follower.fd, lambda: self._noticed(follower))
         else:
-            self.agent.after(_LOOK, lambda: self._noticed(follower))
+            self.loop.call_later(_LOOK, lambda: self._noticed(follower))
 
     def _noticed(self, follower: Follower) -> None:
         """Some log has grown. Look no more for a breath: a chatty rank would keep this process busy."""
         if follower is not self._follower:
             return
         self.notice(decide=False)
-        self.agent.unwatch(follower.fd)
+        self.loop.remove_reader(follower.fd)
 
         def again() -> None:
             if follower is self._follower:
                 self._watch(follower)
 
-        self.agent.after(_BREATH, again)
+        self.loop.call_later(_BREATH, again)
 
     def notice(self, decide: bool = True) -> None:
         """Take note of what has grown. Unless it is to `decide`, what is in doubt of the order may wait a moment."""
         pieces = self._follower.notice(decide) if self._follower is not None else []
         if self._follower is not None and self._follower.undecided:
             self._look_for_tracebacks(self._follower.in_doubt)
-            self.agent.after(_BREATH, lambda: self.notice(decide=False))
+            self.loop.call_later(_BREATH, lambda: self.notice(decide=False))
         self._look_for_tracebacks(piece.stream for piece in pieces)
         for stream in dict.fromkeys(piece.stream for piece in pieces):
             if stream.rank not in self._shown:
                 self._shown.add(stream.rank)
-                self.agent.emit("output_began", rank=stream.rank, attempt=self._attempt)
+                self.emit("output_began", rank=stream.rank, attempt=self._attempt)
         for piece in pieces:
             for reader in self.readers.values():
                 reader.grown(piece)
         if pieces:
             if self._timeline is None:
-                write = Appender(os.path.join(self.agent.folder, NAME))
-                self._timeline = Timeline(write, self.agent.after, self.clock)
+                write = Appender(os.path.join(self.node_folder, NAME))
+                self._timeline = Timeline(write, self.loop.call_later, self.clock)
             self._timeline.grown(self._attempt, ((stream.rank, stream.kind, upto) for stream, upto in pieces))
 
     def _look_for_tracebacks(self, grown: Iterable[Stream]) -> None:
@@ -314,7 +319,7 @@ class Logs:
                     reader.places[stream] += len(data)
                     reader.untaken += len(data)
                     place = {"rank": stream.rank, "stream": stream.kind, "attempt": stream.attempt, "offset": offset}
-                    self.agent.emit("output", data, reader=name, **place)
+                    self.emit("output", data, reader=name, **place)
 
     def finish(self, drain: bool) -> None:
         """No more will be written; unless `drain`, what is not yet sent never will be."""

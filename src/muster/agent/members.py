@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import selectors
 import signal
 import socket
 import sys
@@ -17,6 +16,7 @@ from muster.agent import machine, system
 from muster.agent.environment import Late, environment
 from muster.agent.guests import Guests, free_port
 from muster.agent.machine import physical_cores
+from muster.agent.node import NodeRun
 from muster.agent.paths import rank_file
 from muster.agent.protocol import Dispatcher, Refused, handlers, named
 from muster.agent.warm import (
@@ -30,7 +30,6 @@ from muster.agent.warm import (
 )
 
 if TYPE_CHECKING:
-    from muster.agent.agent import Agent
     from muster.agent.ahead import Ahead
 
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
@@ -42,14 +41,14 @@ _STACKS_WITHIN = 2.0
 
 
 class Members:
-    """What an agent has started and what became of it. `agent` is told by its `emit`."""
+    """What an agent has started and what became of it."""
 
     host: str
     """Where the store of this attempt listens."""
 
     def __init__(
         self,
-        agent: Agent,
+        run: NodeRun,
         commands: list[dict[str, Any]],
         environment: Mapping[str, Any],
         preload: Iterable[str],
@@ -62,7 +61,8 @@ class Members:
     ) -> None:
         self.own_meeting = own_meeting
         """The ranks bring themselves together; they only want a port that nobody has."""
-        self.agent, self.commands, self.hook, self.floor = agent, commands, hook, floor
+        self.run, self.loop, self.emit, self.logs = run, run.loop, run.emit, run.logs
+        self.commands, self.hook, self.floor = commands, hook, floor
         self.environment = environment
         """Of the ranks of this node, as the plan says; `ranks` has what each has alone."""
         self.preload = ["torch", "torch.distributed", *preload]
@@ -75,7 +75,7 @@ class Members:
         self.told_early = False
         """It was told in this attempt that a rank ended before it imported torch."""
         self.stdin_rank = stdin_rank
-        self.hook_folder = os.path.join(agent.folder, "hook")
+        self.hook_folder = os.path.join(run.folder, "hook")
         self.pids: dict[int, int] = {}
         self.names: dict[int, str] = {}
         self.unclaimed: dict[int, tuple[int | None, int | None]] = {}
@@ -83,7 +83,7 @@ class Members:
         """(process, signal): what was passed on to ranks that catch it."""
         self.ends: dict[int, dict[str, int | None]] = {}
         known = handlers(self, "forker_")
-        self.dispatch = Dispatcher(known, named(known), agent.complain)
+        self.dispatch = Dispatcher(known, named(known), run.complain)
         """What the warm interpreter says."""
         self.warm: Hooked | None = None
         self.warm_times: dict[str, float] = {}
@@ -111,7 +111,7 @@ class Members:
         self.stdin_heard = 0
         """How many bytes for it have come."""
         if guests is not None:
-            self.guests = Guests(self, guests)
+            self.guests = Guests(run, self, guests)
             self.ranks, self.store_waits = [], False
         if stdin is not None:
             os.set_inheritable(stdin, False)  # for that rank alone
@@ -127,7 +127,7 @@ class Members:
         if self.forks:
             self.prove()
         else:
-            self.agent.emit("ready", fork=False, why="")
+            self.emit("ready", fork=False, why="")
 
     def env(self) -> dict[str, str]:
         """The environment of what is started before an attempt: of ranks, as far as all have the same; or of the
@@ -161,11 +161,11 @@ class Members:
             said = proof.messages()
             seen.extend(said or ())
             if said is None:
-                self.agent.unwatch(proof.sock.fileno())
+                self.loop.remove_reader(proof.sock.fileno())
                 proof.close()
                 self.proven(seen[0] if seen else None)
 
-        self.agent.watch(proof.sock.fileno(), heard)
+        self.loop.add_reader(proof.sock.fileno(), heard)
 
     def proven(self, proof: Mapping[str, Any] | None) -> None:
         """Go on from what the proof said; `proof` is None when the hook was not reached."""
@@ -175,9 +175,9 @@ class Members:
             return
         self.versions = {"torch": proof["torch"], "cuda": proof["cuda"]}
         if not proof["has_torch"]:
-            self.agent.emit("unable", what="no torch", version=proof["python"])
+            self.emit("unable", what="no torch", version=proof["python"])
         elif proof["torch"] and _numbers(proof["torch"]) < _numbers(self.floor):
-            self.agent.emit("unable", what="old torch", version=proof["python"], torch=proof["torch"])
+            self.emit("unable", what="old torch", version=proof["python"], torch=proof["torch"])
         else:
             self.start_warm()
             self.read_ahead(proof["path"])
@@ -203,7 +203,7 @@ class Members:
     def need_plain(self, why: str) -> None:
         """If there is a reason, end the warm interpreter and start plain ones."""
         if why and self.warm is not None:
-            self.agent.unwatch(self.warm.sock.fileno())
+            self.loop.remove_reader(self.warm.sock.fileno())
             self.warm.close()
             system.send(
                 self.warm.pid, signal.SIGKILL
@@ -216,10 +216,10 @@ class Members:
         command = self.forking()
         asked = self.asked = _shared_bytes(len(self.ranks)) if self.asked is None else self.asked
         warm, began = Hooked(), time.monotonic()
-        if self.agent.trace:
+        if self.run.trace:
             from muster.agent.trace import Tracer
 
-            warm.tracer = Tracer(self.agent.folder, "agent", "fork server")
+            warm.tracer = Tracer(self.run.folder, "agent", "fork server")
         self.warm = warm
         with self.files("warm") as files:
             warm.start(
@@ -242,26 +242,26 @@ class Members:
             )
         self.warm_times = {"begun": began}
         self.names[warm.pid] = "warm"
-        self.agent.watch(warm.sock.fileno(), lambda: self.warm_says(warm))
+        self.loop.add_reader(warm.sock.fileno(), lambda: self.warm_says(warm))
 
     def warm_says(self, warm: Hooked) -> None:
         """Take what the warm interpreter says."""
         said = warm.messages()
         if said is None:
-            self.agent.unwatch(warm.sock.fileno())
+            self.loop.remove_reader(warm.sock.fileno())
             warm.close()
             if self.ordered:
-                self.agent.emit("unable", what="fork", text="the warm interpreter ended", number=len(self.pids))
+                self.emit("unable", what="fork", text="the warm interpreter ended", number=len(self.pids))
             return
         for message in said:
             try:
                 self.dispatch(message, b"")
             except Refused as error:
-                self.agent.complain(f"a message of the warm interpreter was skipped: {error}")
+                self.run.complain(f"a message of the warm interpreter was skipped: {error}")
 
     def forker_failed(self, payload: bytes, module: str, missing: bool, text: str, trace: str) -> None:
         """The warm interpreter could not import a module."""
-        self.agent.emit("unable", what="import", module=module, missing=missing, text=text)
+        self.emit("unable", what="import", module=module, missing=missing, text=text)
 
     def forker_ready(
         self,
@@ -282,7 +282,7 @@ class Members:
         elif self.waiting:
             self.start(*self.waiting)
         else:
-            self.agent.emit("ready", fork=True, why="", torch=torch, cuda=cuda, times=self.warm_times)
+            self.emit("ready", fork=True, why="", torch=torch, cuda=cuda, times=self.warm_times)
 
     def differs(self, namesakes: Sequence[str], reads: Collection[str]) -> str:
         """Why a rank that is forked now would not be what plain Python is, in words; or empty."""
@@ -299,16 +299,16 @@ class Members:
         """Start plain interpreters instead of forking."""
         self.forks = False
         if self.waiting:
-            self.agent.emit("note", text=why)
+            self.emit("note", text=why)
             self.start(*self.waiting)
         else:
-            self.agent.emit("ready", fork=False, why=why, **self.versions)
+            self.emit("ready", fork=False, why=why, **self.versions)
 
     @contextlib.contextmanager
     def files(self, name: str) -> Iterator[tuple[int, int, int]]:
         """stdin, stdout, stderr of a member that is no rank. The standard output of a warm one must be a file, as the
         ranks' is: Python buffers by what it finds at its start."""
-        fd = os.open(os.path.join(self.agent.folder, name + ".log"), _APPEND, 0o600)
+        fd = os.open(os.path.join(self.run.folder, name + ".log"), _APPEND, 0o600)
         try:
             yield self.null, fd, fd
         finally:
@@ -321,24 +321,24 @@ class Members:
         self.end_store()
         self.host = host
         if self.own_meeting:
-            return free_port(f"{self.agent.run_id} {self.attempt}")
+            return free_port(f"{self.run.run_id} {self.attempt}")
         self.listener = listener = machine.listen(host)
         if self.store_waits:
             # Who knows whether this program ever asks for the store; importing torch for nothing costs a second.
-            self.agent.watch(listener.fileno(), lambda: self.store_wanted(listener))
+            self.loop.add_reader(listener.fileno(), lambda: self.store_wanted(listener))
         port: int = listener.getsockname()[1]
         return port
 
     def store_wanted(self, listener: socket.socket) -> None:
         """The first rank knocks: now a store is needed."""
-        self.agent.unwatch(listener.fileno())
+        self.loop.remove_reader(listener.fileno())
         self.start_store(listener)
 
     def start_store(self, listener: socket.socket) -> None:
         """Start the keeper of the store, on the socket that listens already."""
         port = listener.getsockname()[1]
         if self.forks and self.warm is not None:
-            log = os.path.join(self.agent.folder, "store.log")
+            log = os.path.join(self.run.folder, "store.log")
             child = {"store": [self.host, port], "out": [log], "err": [log]}
             self.ordered.add(self.warm.order({"store": child}, [listener.fileno()]))
             return
@@ -352,14 +352,14 @@ class Members:
                 self.store = system.launch(argv, env, "/", *files, keep=(fd,))
             self.names[self.store] = "store"
         except OSError as error:
-            self.agent.emit("note", text=f"the store could not be started: {system.reason_at(error)}")
+            self.emit("note", text=f"the store could not be started: {system.reason_at(error)}")
 
     def end_store(self) -> None:
         """End the keeper of the store and close its port."""
         if self.store is not None:
             system.send(self.store, signal.SIGKILL)
         if self.listener is not None:
-            self.agent.unwatch(self.listener.fileno())
+            self.loop.remove_reader(self.listener.fileno())
             self.listener.close()
         self.listener, self.store = None, None
 
@@ -378,7 +378,7 @@ class Members:
         if self.listener and not self.store_waits:
             self.start_store(self.listener)
         for rank, _ in self.each_rank():
-            self.agent.links.add(rank["rank"], rank["local_rank"])
+            self.run.links.add(rank["rank"], rank["local_rank"])
         if self.guests is not None:
             self.guests.start({**late, **self.node_values})
         elif warm is not None:
@@ -389,7 +389,7 @@ class Members:
                 children[f"rank:{rank['rank']}"] = {
                     "env": {name: env[name] for name in env if name in own or shared.get(name) != env[name]},
                     "cpus": rank["cpus"],
-                    **self.agent.logs.outlets(rank["rank"])._asdict(),
+                    **self.logs.outlets(rank["rank"])._asdict(),
                     "stdin": rank["rank"] == self.stdin_rank,
                     "stack": stack_file(folder, rank["rank"]),
                     "index": self.ranks.index(rank["rank"]),
@@ -414,7 +414,7 @@ class Members:
         """Start one process a rank."""
         for rank, command in self.each_rank():
             number = rank["rank"]
-            outlets = self.agent.logs.outlets(number)
+            outlets = self.logs.outlets(number)
             env = self.env_of(number, late)
             if command["python_at"] is not None and not self.deaf:
                 stack, pipes = stack_file(self.folder, number), outlets.pipes
@@ -428,7 +428,7 @@ class Members:
                 pid = system.launch(self.argv(command), env, command["cwd"], stdin, out, err, cpus=rank["cpus"])
                 self.began(number, pid)
             except OSError as error:
-                self.agent.emit(
+                self.emit(
                     "unable",
                     what="start",
                     rank=number,
@@ -439,7 +439,7 @@ class Members:
             finally:
                 os.close(out)
                 os.close(err)
-        self.agent.emit("started", attempt=self.attempt, pids=self.pids)
+        self.emit("started", attempt=self.attempt, pids=self.pids)
 
     def began(self, rank: int, pid: int) -> None:
         """A rank lives; or lived so shortly that it was collected before it was known."""
@@ -451,12 +451,12 @@ class Members:
         """The warm interpreter has forked all."""
         self.forked(order, pids)
         if "store" not in pids:
-            self.agent.emit("started", attempt=self.attempt, pids=self.pids)
+            self.emit("started", attempt=self.attempt, pids=self.pids)
 
     def forker_unforked(self, payload: bytes, order: int, pids: Mapping[str, int], text: str, limit: bool) -> None:
         """It has forked some of them."""
         self.forked(order, pids)
-        self.agent.emit("unable", what="fork", text=text, limit=limit, number=len(pids))
+        self.emit("unable", what="fork", text=text, limit=limit, number=len(pids))
 
     def forked(self, order: int, pids: Mapping[str, int]) -> None:
         """Know the children of this order."""
@@ -483,26 +483,26 @@ class Members:
         elif name == "store" and pid == self.store:
             self.store = None
             if code != 3:  # 3: there is no torch, so nobody will ask for a store
-                self.agent.emit("store_ended", code=code, signal=number)
+                self.emit("store_ended", code=code, signal=number)
         elif name == "warm" and self.warm and pid == self.warm.pid and not self.warm_times.get("imported"):
-            self.agent.emit("unable", what="warm", code=code, signal=number)
+            self.emit("unable", what="warm", code=code, signal=number)
 
     def rank_ended(self, rank: int, code: int | None, number: int | None, asked: float | None = None) -> None:
         """A rank has ended; `asked` is when a launcher asked it to."""
         self.pids.pop(rank, None)
-        self.agent.logs.rank_ended(rank)
+        self.logs.rank_ended(rank)
         end: dict[str, Any] = {"rank": rank, "code": code, "signal": number}
         if asked is not None:
             end["asked"] = asked
         if code != 0:
-            end["why"] = self.agent.logs.why(rank, number is not None)
+            end["why"] = self.logs.why(rank, number is not None)
             if self.forks and not self.told_early and self.ended_early(rank, number, end["why"]):
                 self.told_early = True
                 why = "ended before it imported torch, which is loaded already in a forked rank"
-                self.agent.emit("note", text=f"rank {rank} {why}; if that is the cause, use `--launcher exec`")
-        self.agent.links.ended(rank)
+                self.emit("note", text=f"rank {rank} {why}; if that is the cause, use `--launcher exec`")
+        self.run.links.ended(rank)
         self.ends[rank] = {"code": code, "signal": number}
-        self.agent.emit("ended", attempt=self.attempt, **end)
+        self.emit("ended", attempt=self.attempt, **end)
 
     def ended_early(self, rank: int, number: int | None, why: Mapping[str, Any]) -> bool:
         """A forked rank ended as if a library did not bear that torch was loaded before it."""
@@ -582,7 +582,7 @@ class Members:
                 return
             before.clear()
             before.update(texts)
-            self.agent.after(0.05, look)
+            self.loop.call_later(0.05, look)
 
         look()
 
@@ -603,7 +603,7 @@ class Members:
     def feed_on(self) -> None:
         """Write what the rank takes now, and the rest when it takes more; tell how much it has taken."""
         if self.stdin_feed is not None:
-            feed, selector = self.stdin_feed, self.agent.selector
+            feed, loop = self.stdin_feed, self.loop
             try:
                 while self.stdin_data:
                     del self.stdin_data[: os.write(feed, self.stdin_data[:4096])]
@@ -611,17 +611,16 @@ class Members:
                 pass
             except OSError:  # it has ended, or closed its stdin
                 self.stdin_data.clear()
-            known = feed in selector.get_map()
-            if self.stdin_data and not known:
-                selector.register(feed, selectors.EVENT_WRITE, self.feed_on)
-            elif known and not self.stdin_data:
-                selector.unregister(feed)
+            if self.stdin_data:
+                loop.add_writer(feed, self.feed_on)
+            else:
+                loop.remove_writer(feed)
             if self.stdin_ended and not self.stdin_data:
                 os.close(feed)
                 self.stdin_feed = None
         else:
             self.stdin_data.clear()
-        self.agent.emit("stdin_taken", upto=self.stdin_heard - len(self.stdin_data))
+        self.emit("stdin_taken", upto=self.stdin_heard - len(self.stdin_data))
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 
@@ -639,7 +638,7 @@ class Members:
         if self.guests is not None:
             self.guests.close()
         if self.warm is not None and self.warm.connected:
-            self.agent.unwatch(self.warm.sock.fileno())
+            self.loop.remove_reader(self.warm.sock.fileno())
             self.warm.close()
 
 

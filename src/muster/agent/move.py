@@ -10,14 +10,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 import traceback
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from muster.agent import relay, system
 from muster.agent.agent import Agent
-from muster.agent.dial import Dialer
+from muster.agent.eventloop import EventLoop
 from muster.agent.handshake import Terms
 from muster.agent.keep import ARCHIVE, Keeper
 from muster.agent.local import SUPERVISOR, Sockets
@@ -52,7 +51,7 @@ def move(agent: Agent) -> Agent:
         if pid:
             _guard(pid, os.path.join(where["prepare"]["run_dir"], ARCHIVE))
         os.setsid()
-        moved = Agent(agent.hook)
+        moved = Agent(EventLoop(), agent.hook)
         moved.door, moved.wire = agent.door, Wire(keeps=True)
         moved.begin()
         _settle(moved, payload, **where)
@@ -110,12 +109,20 @@ def _settle(
             with open(os.path.join(run_dir, name), "wb") as file:
                 file.write(data)
     if port:
-        agent.dialer = Dialer(agent, address, port, Terms(secret, prepare["run_id"]), prepare["node"])
         agent.on_prepare(b"", **prepare)
-        agent.dialer.dial()
-        agent.wait_alone(time.monotonic())
+        agent.dial(address, port, Terms(secret, prepare["run_id"]), prepare["node"])
     else:
         door = agent.door.fileno() if agent.door is not None else -1
-        agent.keeper = Keeper(agent, _sockets(prepare), door, secret)
+        agent.keeper = keeper = Keeper(
+            agent.loop,
+            run_dir,
+            _sockets(prepare),
+            door,
+            secret,
+            agent.supervisor_started,
+            agent.connected,
+            agent.lost,
+            bool(prepare.get("trace")),
+        )
         agent.on_prepare(b"", **prepare)
-        agent.keeper.start()
+        keeper.start()

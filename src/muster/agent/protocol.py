@@ -14,10 +14,7 @@ import json
 import os
 import struct
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from muster.agent.handshake import Seal
+from typing import Any, Protocol
 
 VERSION = 4
 """What this muster speaks. An agent is of the very version of its controller."""
@@ -151,13 +148,20 @@ def named(known: Mapping[str, Callable[..., Any]]) -> Callable[[str, Mapping[str
     return fitting
 
 
+class ChecksFrames(Protocol):
+    """What knows the MACs of frames (`handshake.Seal`)."""
+
+    def check(self, frame: bytes | memoryview, tag: bytes) -> None:
+        """Raise `Refused` unless this is the MAC of the next frame."""
+
+
 class Unpacker:
     """Cut a stream of bytes into frames.
 
     `largest`: the most bytes that text and payload of a frame may have. `seal` checks the MAC of each frame.
     """
 
-    def __init__(self, largest: int = LARGEST, seal: Seal | None = None) -> None:
+    def __init__(self, largest: int = LARGEST, seal: ChecksFrames | None = None) -> None:
         self.largest, self.seal = largest, seal
         self._buffer = bytearray()
 

@@ -6,13 +6,12 @@ import json
 import os
 import re
 import sys
-import time
 from typing import Any
 
 from muster.agent import meet, system, tree
 from muster.agent.agent import Agent
 from muster.agent.boot import text_of
-from muster.agent.dial import Dialer
+from muster.agent.eventloop import EventLoop
 from muster.agent.handshake import Terms
 from muster.agent.wire import Wire
 
@@ -32,7 +31,7 @@ def step(words: list[str]) -> int:
         where = json.load(file)
     for name in [name for name in os.environ if re.fullmatch(_OF_THIS_STEP, name)]:
         del os.environ[name]
-    agent = Agent(text_of("hook"))
+    agent = Agent(EventLoop(), text_of("hook"))
     agent.wire, agent.lease, agent.scheduled = Wire(keeps=True), where["lease"], True
     agent.begin()
     system.hear_signals()
@@ -50,11 +49,9 @@ def step(words: list[str]) -> int:
     }
     node = where["hosts"].index(agent.introduction["name"])
     terms = Terms(where["secret"], where["run"])
-    agent.dialer = Dialer(agent, (good or where["addresses"])[0], where["port"], terms, node)
     try:
-        agent.dialer.dial()
-        agent.wait_alone(time.monotonic())
-        agent.loop()
+        agent.dial((good or where["addresses"])[0], where["port"], terms, node)
+        agent.run()
     except BaseException:
         agent.fail()
     return 0

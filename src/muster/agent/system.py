@@ -101,33 +101,9 @@ def ancestors() -> list[tuple[str, ...]]:
     return found
 
 
-def note_signals() -> int:
-    """Survive all signals but those that are ignored already (nohup): gives the descriptor from which the number of
-    each one that comes can be read, a byte each.
-
-    A handler, and not SIG_IGN, which programs that are started later would inherit.
-    """
-    told, tell = os.pipe()
-    os.set_blocking(told, False)
-    os.set_blocking(tell, False)
-    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
-    for number in CATCHABLE:
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, lambda *_: None)
-    return told
-
-
 def hear_signals() -> None:
     """Let the signals come that waited since this program began; see `archive.py`."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
-
-
-def noted(told: int) -> bytes:
-    """The numbers of the signals that came since the last look."""
-    try:
-        return os.read(told, 4096)
-    except BlockingIOError:
-        return b""
 
 
 def adopt_orphans() -> None:

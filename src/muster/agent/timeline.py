@@ -65,7 +65,7 @@ class Timeline:
     def __init__(
         self,
         write: Callable[[bytes], bool],
-        after: Callable[[float, Callable[[], None]], None],
+        after: Callable[[float, Callable[[], None]], object],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._write, self._after, self._clock = write, after, clock

@@ -9,18 +9,25 @@ from __future__ import annotations
 
 import errno
 import os
-import selectors
 from collections import deque
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from muster.agent.protocol import Refused, Unpacker, pack
 
 if TYPE_CHECKING:
+    from muster.agent.eventloop import EventLoop
     from muster.agent.handshake import Seal
     from muster.agent.trace import Tracer
 
 _PIECE = 1 << 18
+
+
+class Emit(Protocol):
+    """Sends a frame to the supervisor."""
+
+    def __call__(self, kind: str, payload: bytes = b"", **fields: Any) -> None:
+        """Of this kind, with these fields."""
 
 
 class Wire:
@@ -81,19 +88,18 @@ class Wire:
             return False
         return True
 
-    def pump(self, selector: selectors.BaseSelector, again: object) -> None:
-        """Write what the connection takes now; while there is more, `again` stands in the selector for it.
+    def pump(self, loop: EventLoop, again: Callable[[], object]) -> None:
+        """Write what the connection takes now; while there is more, the loop calls `again` when it takes more.
 
         If it is broken, that is seen where it is read.
         """
         if not self.connected:
             return
         self.flush()
-        known = self.writing in selector.get_map()
-        if self.out and not known:
-            selector.register(self.writing, selectors.EVENT_WRITE, again)
-        elif known and not self.out:
-            selector.unregister(self.writing)
+        if self.out:
+            loop.add_writer(self.writing, again)
+        else:
+            loop.remove_writer(self.writing)
 
     def read(self) -> list[tuple[dict[str, Any], bytes]] | None:
         """The frames that have come; None at the end of the connection, and where something else than frames came."""

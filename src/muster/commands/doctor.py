@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import sys
@@ -13,6 +14,8 @@ from typing import Any
 
 from muster import checkup
 from muster.agent import meet, system
+from muster.agent.eventloop import EventLoop
+from muster.agent.signals import CapturedSignals
 from muster.checkup import Finding, Patient
 from muster.commands.common import read
 from muster.errors import Impossible, Unreachable
@@ -26,6 +29,7 @@ from muster.printable import line as safe
 from muster.schedulers import slurm
 from muster.world import here, queue
 from muster.world.gather import Gathering, Need
+from muster.world.link import captured_signals
 
 _PAIRS = 16
 """Up to so many machines each is tried from each; of more, each from three others."""
@@ -123,8 +127,16 @@ def _in_slurm(options: DoctorOptions, words: Sequence[str]) -> int:
 
 def _look(targets: Sequence[Target], env: Mapping[str, str], root: Path) -> tuple[Patient, list[Finding]]:
     """Ask all machines; gives what they told, and those that told nothing."""
+    with EventLoop() as loop, captured_signals(loop) as signals:
+        return _look_with(loop, signals, targets, env, root)
+
+
+def _look_with(
+    loop: EventLoop, signals: CapturedSignals, targets: Sequence[Target], env: Mapping[str, str], root: Path
+) -> tuple[Patient, list[Finding]]:
     cwd = targets[0].cwd
-    gathering = Gathering(Need(cwd), targets, env, lambda text: print(f"muster: {text}", file=sys.stderr))
+    say = functools.partial(print, "muster:", file=sys.stderr)
+    gathering = Gathering(loop, signals, Need(cwd), targets, env, say)
     flag = _flag(root)
     try:
         gathering.reach(flag, strict=False)

@@ -24,6 +24,7 @@ from muster.options import RUN, UNLIKE_SBATCH, RunOptions, sbatch_hint
 from muster.parsing import Parsed, cut, from_environment, help_text, names_of, sbatch_names_of
 from muster.rank_env import of_each_rank
 from muster.record import Source
+from muster.results import Outcome
 
 if TYPE_CHECKING:
     from muster.world.view import View
@@ -243,8 +244,6 @@ def start(
 
 def _run_here(context: RunContext, on_a_terminal: bool) -> int:
     """Start a run of which this process is the supervisor."""
-    from muster.world.link import end_links, start_agents
-
     options, asked, env, run_id = context.options, context.asked, context.env, context.run_id
     nodes = nodes_here(asked, options, env)
     job = asked.job
@@ -258,29 +257,39 @@ def _run_here(context: RunContext, on_a_terminal: bool) -> int:
     view.operand = kept.operand
     try:
         context.make_copy()
-        agents = start_agents(asked.job, planned.nodes, env, planned.reader is not None)
+        outcome = _attached(context, planned, kept, view)
     except Impossible:
         runs.remove(context.store, kept)
         raise
-    # meanwhile the agents come to life
-    from muster.agent import machine
-    from muster.checkup import at_no_cost
-    from muster.world.attached import Attached
-
-    for finding in at_no_cost({planned.hosts[0]: machine.at_no_cost(env)}, asked.job.env):
-        if not options.quiet:
-            view.say(finding)
-
-    try:
-        attached = Attached(planned, kept, agents, view, context.began)
-    except OSError as error:
-        end_links(agents.links, _TO_LEAVE)
-        runs.remove(context.store, kept)
-        hint = system.FEWER_PROCESSES if system.met_limit(error) else f"look at {kept.path}"
-        raise Impossible(f"the run could not be started: {system.reason(error)}", hint) from None
-    outcome = attached.go()
     _honour_error_file(kept, outcome.attempt, outcome.first.rank if outcome.first else None, env)
     return outcome.code
+
+
+def _attached(context: RunContext, planned: Plan, kept: runs.Run, view: View) -> Outcome:
+    """See a run on this machine to its end. Raises `Impossible` where it does not begin."""
+    from muster.agent.eventloop import EventLoop
+    from muster.world.link import end_links, signals_of, start_agents
+
+    asked, env = context.asked, context.env
+    with EventLoop() as loop, signals_of(loop, asked.job) as signals:
+        agents = start_agents(asked.job, planned.nodes, env, planned.reader is not None)
+        # meanwhile the agents come to life
+        from muster.agent import machine
+        from muster.checkup import at_no_cost
+        from muster.world.attached import Attached
+
+        for finding in at_no_cost({planned.hosts[0]: machine.at_no_cost(env)}, asked.job.env):
+            if not context.options.quiet:
+                view.say(finding)
+
+        try:
+            attached = Attached(loop, signals, planned, kept, agents, view, context.began)
+            attached.start_writing()
+        except OSError as error:
+            end_links(agents.links, _TO_LEAVE)
+            hint = system.FEWER_PROCESSES if system.met_limit(error) else f"look at {kept.path}"
+            raise Impossible(f"the run could not be started: {system.reason(error)}", hint) from None
+        return attached.go()
 
 
 def _tell_of_more_nodes(view: View, env: Mapping[str, str], store: runs.Store) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from muster import archive, runs
 from muster.agent import meet, tree
+from muster.agent.eventloop import EventLoop
 from muster.agent.keep import ARCHIVE
 from muster.commands.context import RunContext, Viewer, job_record, tell_progress
 from muster.environ import is_secret, stands_open
@@ -28,6 +29,7 @@ from muster.stored import plan_from_json
 from muster.values import Warn
 from muster.world import code, contact, queue
 from muster.world.claims import Claims
+from muster.world.link import captured_signals
 from muster.world.serve import RECORD
 from muster.world.watch import Watch, show_rest
 
@@ -390,16 +392,19 @@ def _here(run: runs.Run, context: RunContext, allocation: slurm.Allocation, clai
             context.progress(f"{run.id} is started on {on}, and ends with job {allocation.job}")
             print(run.id)
             return 0
-        watch = Watch(
-            allocation.hosts[0],
-            run.operand,
-            lambda: contact.way_to(run),
-            lambda plan, run_id: context.viewer(plan, run_id, run.operand),
-            owner=True,
-            patience=job.lease + 30,
-            files=lambda: run,
-        )
-        outcome = watch.go()
+        with EventLoop() as loop, captured_signals(loop) as signals:
+            watch = Watch(
+                loop,
+                signals,
+                allocation.hosts[0],
+                run.operand,
+                lambda: contact.way_to(run),
+                lambda plan, run_id: context.viewer(plan, run_id, run.operand),
+                owner=True,
+                patience=job.lease + 30,
+                files=lambda: run,
+            )
+            outcome = watch.go()
     finally:
         if not leaves and step.poll() is None and run.outcome is None:
             step.terminate()
@@ -479,18 +484,21 @@ def _watch(run: runs.Run, viewer: Viewer, quiet: bool) -> Watch | None:
         record = run.read(RECORD)
         if record is not None and record != watched and run.read("plan.json") is not None:
             watched, waits = record, False
-            watch = Watch(
-                run.job["host"],
-                run.operand,
-                lambda: contact.way_to(run),
-                lambda plan, run_id: viewer(plan, run_id, run.operand),
-                owner=False,
-                patience=600.0,
-                files=lambda: run,
-                lives=lambda: _lives(run, number, requeues),
-                after=watch,
-            )
-            watch.go()
+            with EventLoop() as loop, captured_signals(loop) as signals:
+                watch = Watch(
+                    loop,
+                    signals,
+                    run.job["host"],
+                    run.operand,
+                    lambda: contact.way_to(run),
+                    lambda plan, run_id: viewer(plan, run_id, run.operand),
+                    owner=False,
+                    patience=600.0,
+                    files=lambda: run,
+                    lives=lambda: _lives(run, number, requeues),
+                    after=watch,
+                )
+                watch.go()
             if watch.left or (watch.outcome is not None and (not requeues or watch.outcome.code == 0)):
                 return watch
             next_look = 0.0

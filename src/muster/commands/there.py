@@ -10,6 +10,7 @@ from typing import Any
 
 from muster import archive, runs
 from muster.agent import meet, trace
+from muster.agent.eventloop import EventLoop
 from muster.agent.local import new_token
 from muster.checkup import at_no_cost
 from muster.commands.common import end_in_words, one, read
@@ -26,6 +27,7 @@ from muster.plurals import plural
 from muster.printable import line as safe
 from muster.world import code, contact
 from muster.world.gather import Gathering, need_of
+from muster.world.link import captured_signals, signals_of
 from muster.world.loop import clock_of, prepare_fields, temporary_base
 from muster.world.serve import RECORD
 from muster.world.watch import Watch, show_rest
@@ -48,109 +50,110 @@ def run_there(context: RunContext) -> int:
     meet.put_flag(str(kept.path))
     here = None if asked.hosts else nodes_here(asked, options, env)
     hosts = hosts_to_reach(asked) if here is None else [node.host for node in here]
-    job = asked.job
-    targets = [target_of(job, host) for host in hosts]
-    gathering = Gathering(need_of(job), targets, env, context.progress, job.passes, job.quits)
-    try:
-        context.make_copy()
-        facts = gathering.reach(str(kept.path))
-        gathering.check_room()
-        if here is None and options.sync:
-            asked = asked._replace(job=_send_code(gathering, context._replace(asked=asked), kept.path.parent))
-        elif here is None and not options.no_code_check:
-            gathering.sources = code.sources(asked.job, str(kept.path.parent))
-        gathering.check()
-        for finding in at_no_cost({link.host: link.facts for link in gathering.links}, asked.job.env):
-            gathering.say(finding)
-        nodes = here if here is not None else nodes_there(asked, facts, options.ranks or ())
-        plan = make_plan(asked.job, nodes, run_id)
-        view = context.viewer(plan, run_id, kept.operand)
-        meeting = gathering.meet()
-        shares = gathering.share(str(kept.path), run_id)
-        links = gathering.links
-        first = links[0]
-        record = job_record(
-            plan.job,
-            plan.world_size,
-            run_id,
-            context.argv,
-            host=first.facts["host"],
-            boot=first.facts["boot"],
-            pid=0,
-            pid_started="",
-            served=as_json(nodes[0].host),
-            there=shares[0][0],
-            shared=first.facts["shared"],
-        )
-        serve = {
-            "began": context.began + first.offset,
-            "address": meeting.address,
-            "meets": meeting.meets,
-            "offsets": [link.offset - first.offset for link in links],
-            "facts": [{"executable": link.facts["executable"], "python": link.facts["python"]} for link in links],
-            "shared": [shared for _, shared in shares],
-            "run_dirs": [run_dir for run_dir, _ in shares],
-            "clock": clock_of(first.offset),
-            "attached": not detached,
-        }
-        token = new_token()
-        base = temporary_base(plan, [link.facts for link in links])
-        prepares = [
-            {
-                **prepare_fields(
-                    plan,
-                    link.node,
-                    link.host,
-                    run_dir,
-                    run_id,
-                    token,
-                    base,
-                    reads=not detached,
-                    clock=clock_of(link.offset),
-                ),
-                "own_run_dir": not shared,
-                "trace": trace.wanted(),
+    targets = [target_of(asked.job, host) for host in hosts]
+    with EventLoop() as loop, signals_of(loop, asked.job) as signals:
+        gathering = Gathering(loop, signals, need_of(asked.job), targets, env, context.progress)
+        try:
+            context.make_copy()
+            facts = gathering.reach(str(kept.path))
+            gathering.check_room()
+            if here is None and options.sync:
+                asked = asked._replace(job=_send_code(gathering, context._replace(asked=asked), kept.path.parent))
+            elif here is None and not options.no_code_check:
+                gathering.sources = code.sources(asked.job, str(kept.path.parent))
+            gathering.check()
+            for finding in at_no_cost({link.host: link.facts for link in gathering.links}, asked.job.env):
+                gathering.say(finding)
+            nodes = here if here is not None else nodes_there(asked, facts, options.ranks or ())
+            plan = make_plan(asked.job, nodes, run_id)
+            view = context.viewer(plan, run_id, kept.operand)
+            meeting = gathering.meet()
+            shares = gathering.share(str(kept.path), run_id)
+            links = gathering.links
+            first = links[0]
+            record = job_record(
+                plan.job,
+                plan.world_size,
+                run_id,
+                context.argv,
+                host=first.facts["host"],
+                boot=first.facts["boot"],
+                pid=0,
+                pid_started="",
+                served=as_json(nodes[0].host),
+                there=shares[0][0],
+                shared=first.facts["shared"],
+            )
+            serve = {
+                "began": context.began + first.offset,
+                "address": meeting.address,
+                "meets": meeting.meets,
+                "offsets": [link.offset - first.offset for link in links],
+                "facts": [{"executable": link.facts["executable"], "python": link.facts["python"]} for link in links],
+                "shared": [shared for _, shared in shares],
+                "run_dirs": [run_dir for run_dir, _ in shares],
+                "clock": clock_of(first.offset),
+                "attached": not detached,
             }
-            for link, (run_dir, shared) in zip(links, shares)
-        ]
-        texts = {"job.json": record, "plan.json": hidden(as_json(plan)), RECORD: serve}
-        contact.remember_way(kept, contact.way_of(asked.job))
-        kept.write("job.json", record)
-        kept.write("plan.json", texts["plan.json"])
-        gathering.move(
-            prepares,
-            archive.build(),
-            {name: json.dumps(data, indent=1) + "\n" for name, data in texts.items()},
-            secret=secrets.token_hex(32),
-            lease=asked.job.lease,
-            address=meeting.address,
-            port=meeting.port,
-            stays=not detached,
+            token = new_token()
+            base = temporary_base(plan, [link.facts for link in links])
+            prepares = [
+                {
+                    **prepare_fields(
+                        plan,
+                        link.node,
+                        link.host,
+                        run_dir,
+                        run_id,
+                        token,
+                        base,
+                        reads=not detached,
+                        clock=clock_of(link.offset),
+                    ),
+                    "own_run_dir": not shared,
+                    "trace": trace.wanted(),
+                }
+                for link, (run_dir, shared) in zip(links, shares)
+            ]
+            texts = {"job.json": record, "plan.json": hidden(as_json(plan)), RECORD: serve}
+            contact.remember_way(kept, contact.way_of(asked.job))
+            kept.write("job.json", record)
+            kept.write("plan.json", texts["plan.json"])
+            gathering.move(
+                prepares,
+                archive.build(),
+                {name: json.dumps(data, indent=1) + "\n" for name, data in texts.items()},
+                secret=secrets.token_hex(32),
+                lease=asked.job.lease,
+                address=meeting.address,
+                port=meeting.port,
+                stays=not detached,
+            )
+        except BaseException:
+            gathering.give_up()
+            contact.forget_way(kept)
+            runs.remove(context.store, kept)
+            raise
+        if detached:
+            gathering.give_up()
+            context.progress(f"{_detached(plan)}; muster attach, logs -f, wait or kill {kept.operand}")
+            print(run_id)
+            return 0
+        watch = Watch(
+            loop,
+            signals,
+            first.host,
+            kept.operand,
+            lambda: contact.way_to(kept),
+            lambda made, name: view,
+            owner=True,
+            patience=asked.job.lease + 30,
+            keep=None if first.facts["shared"] else kept,
+            view=view,
+            files=lambda: _up_to_date(kept),
         )
-    except BaseException:
-        gathering.give_up()
-        contact.forget_way(kept)
-        runs.remove(context.store, kept)
-        raise
-    if detached:
-        gathering.close()
-        gathering.give_up()
-        context.progress(f"{_detached(plan)}; muster attach, logs -f, wait or kill {kept.operand}")
-        print(run_id)
-        return 0
-    watch = Watch(
-        first.host,
-        kept.operand,
-        lambda: contact.way_to(kept),
-        lambda made, name: view,
-        owner=True,
-        patience=asked.job.lease + 30,
-        keep=None if first.facts["shared"] else kept,
-        signals=gathering.signals,
-        view=view,
-        files=lambda: _up_to_date(kept),
-    )
-    return _told(kept, watch.go(gathering.hand_over()), watch)
+        outcome = watch.go(gathering.hand_over())
+    return _told(kept, outcome, watch)
 
 
 def _send_code(gathering: Gathering, context: RunContext, runs_dir: Path) -> Job:
@@ -220,17 +223,21 @@ def attach(words: list[str], env: Mapping[str, str], began: float) -> int:
         from muster.commands.submit import follow
 
         return follow(run, viewer, attached=True)
-    watch = Watch(
-        run.job["served"]["name"],
-        run.operand,
-        lambda: contact.way_to(run),
-        lambda plan, run_id: viewer(plan, run_id, run.operand),
-        owner=False,
-        patience=600.0,
-        tail=None if options.all else _TAIL,
-        files=lambda: _up_to_date(run),
-    )
-    return _told(run, watch.go(), watch)
+    with EventLoop() as loop, captured_signals(loop) as signals:
+        watch = Watch(
+            loop,
+            signals,
+            run.job["served"]["name"],
+            run.operand,
+            lambda: contact.way_to(run),
+            lambda plan, run_id: viewer(plan, run_id, run.operand),
+            owner=False,
+            patience=600.0,
+            tail=None if options.all else _TAIL,
+            files=lambda: _up_to_date(run),
+        )
+        outcome = watch.go()
+    return _told(run, outcome, watch)
 
 
 def _up_to_date(run: runs.Run) -> runs.Run | None:

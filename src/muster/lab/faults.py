@@ -7,15 +7,51 @@ import os
 import signal
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Protocol
 
 from muster.errors import Impossible
 from muster.lab import files, kernel, texts
 from muster.lab.host import ip
-from muster.lab.shape import HEAD
+from muster.lab.shape import HEAD, Folder, Shape
 
-if TYPE_CHECKING:
-    from muster.lab.keeper import Keeper
+
+class Alive(Protocol):
+    """A host that lives."""
+
+    @property
+    def pid(self) -> int:
+        """Its first process."""
+
+
+class Keeper(Protocol):
+    """Who keeps the hosts of a lab (`keeper.py`), as far as faults need it."""
+
+    shape: Shape
+    folder: Folder
+    record: dict[str, Any]
+    faults: dict[tuple[str, str], None]
+    """The faults that hold now: (fault, host)."""
+    gates: dict[str, int]
+    """By host: the descriptor that holds up its file system."""
+
+    @property
+    def hosts(self) -> Mapping[str, Alive]:
+        """Those that live."""
+
+    def ask(self, host: str, do: str, **more: Any) -> Any:
+        """Have a host do something, and wait for its answer."""
+
+    def boot(self, names: tuple[str, ...]) -> None:
+        """Bring hosts to life, as far as their network."""
+
+    def start_services(self, names: tuple[str, ...]) -> None:
+        """Start what each host is there for."""
+
+    def kill_service(self, host: str, service: str, program: str) -> None:
+        """Kill all processes of a service on a host, and wait until the service has ended."""
+
+    def bury(self, name: str) -> None:
+        """Forget a host that has ended."""
 
 
 class Fault(NamedTuple):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from muster.lab import kernel, texts
-from muster.lab.shape import GUEST, HEAD, PREFIX, Folder, Shape, address
+from muster.lab.shape import FUSE_LIBRARY, GUEST, HEAD, PREFIX, Folder, Shape, address
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -239,8 +239,6 @@ class Life:
         pid = os.fork()
         if pid == 0:
             try:
-                from muster.lab.needs import FUSE_LIBRARY
-
                 # else mfusepy looks for other ones first, by gcc, whose files stay in /tmp when it is killed
                 os.environ.setdefault("FUSE_LIBRARY_PATH", FUSE_LIBRARY)
                 from muster.lab.stall import serve

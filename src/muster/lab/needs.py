@@ -13,6 +13,7 @@ from pathlib import Path
 
 from muster.errors import Impossible, RunFailed
 from muster.lab.host import PATH
+from muster.lab.shape import FUSE_LIBRARY
 
 PDSH_PACKAGE = "pdsh"
 
@@ -32,7 +33,7 @@ PROGRAMS: Mapping[str, str] = {
 }
 """program: its package in Debian and Ubuntu."""
 
-FUSE_LIBRARY, FUSE_PACKAGE = "libfuse3.so.3", "libfuse3-3"
+FUSE_PACKAGE = "libfuse3-3"
 
 OPTIONAL = (FUSE_PACKAGE, PDSH_PACKAGE)
 """Packages without which a lab comes up, and says in a note what it lacks."""

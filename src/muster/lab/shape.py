@@ -22,6 +22,9 @@ MOST = 250
 SWITCH_ADDRESS = "10.77.255.254"
 """The switch itself. It also is the name server that never answers (fault slow-dns)."""
 
+FUSE_LIBRARY = "libfuse3.so.3"
+"""What makes file systems that stall."""
+
 PREFIX = 16
 """Bits of the network in an address."""
 

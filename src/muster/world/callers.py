@@ -6,15 +6,14 @@ so many are heard at a time; the others wait in the kernel's queue.
 
 from __future__ import annotations
 
-import selectors
 import socket
-import time
 from collections.abc import Callable
 from contextlib import suppress
 
 from muster.agent.dial import HANDSHAKE, Met, watch_over
+from muster.agent.eventloop import EventLoop
 from muster.agent.handshake import Controller, Terms
-from muster.agent.listener import FirstFew, Listener, Loop, guarded
+from muster.agent.listener import FirstFew, Listener, guarded
 from muster.agent.protocol import LARGEST, Refused, Unpacker
 
 _PATIENCE = 5.0
@@ -30,8 +29,8 @@ _LOOK = 0.5
 class _Stranger:
     """A connection whose other end has proved nothing yet."""
 
-    def __init__(self, sock: socket.socket, terms: Terms) -> None:
-        self.sock, self.since = sock, time.monotonic()
+    def __init__(self, sock: socket.socket, terms: Terms, since: float) -> None:
+        self.sock, self.since = sock, since
         self.frames, self.hands = Unpacker(HANDSHAKE), Controller(terms)
         self.came = 0
         """Bytes that it has sent."""
@@ -46,7 +45,7 @@ class Callers:
 
     def __init__(
         self,
-        loop: Loop,
+        loop: EventLoop,
         listener: socket.socket,
         terms: Terms,
         life: str,
@@ -70,34 +69,34 @@ class Callers:
 
     def _called(self, sock: socket.socket) -> None:
         watch_over(sock)
-        stranger = _Stranger(sock, self.terms)
+        stranger = _Stranger(sock, self.terms, self.loop.time())
         sock.send(stranger.hands.challenge())
-        self.loop.selector.register(sock, selectors.EVENT_READ, lambda: self._heard(stranger))
+        self.loop.add_reader(sock, lambda: self._heard(stranger))
         if not self.strangers:
-            self.loop.after(_LOOK, self._look)
+            self.loop.call_later(_LOOK, self._look)
         self.strangers[sock] = stranger
         if len(self.strangers) >= self.most:
             self.listener.pause()
             if not self._crowded:
                 self._crowded = True
-                self.loop.after(_BRIEF, self._make_room)
+                self.loop.call_later(_BRIEF, self._make_room)
 
     def _look(self) -> None:
         """Every now and then, while there are strangers."""
         self._refuse_after(_PATIENCE)
         if self.strangers:
-            self.loop.after(_LOOK, self._look)
+            self.loop.call_later(_LOOK, self._look)
 
     def _make_room(self) -> None:
         """Others wait, so who has done nothing yet has to go."""
         self._crowded = len(self.strangers) >= self.most
         if self._crowded:
             self._refuse_after(_BRIEF)
-            self.loop.after(_BRIEF / 4, self._make_room)
+            self.loop.call_later(_BRIEF / 4, self._make_room)
 
     def _refuse_after(self, allowed: float) -> None:
         for stranger in list(self.strangers.values()):
-            if time.monotonic() - stranger.since < allowed:
+            if self.loop.time() - stranger.since < allowed:
                 break
             self._refuse(stranger, f"no handshake within {allowed:g} s")
 
@@ -150,5 +149,5 @@ class Callers:
         """It is a stranger no more, or is gone."""
         if self.strangers.pop(stranger.sock, None) is None:
             return
-        self.loop.selector.unregister(stranger.sock)
+        self.loop.remove_reader(stranger.sock)
         self.listener.resume()

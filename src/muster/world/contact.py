@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import selectors
 import socket
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from muster.agent import local, procfs, system, trace
+from muster.agent.eventloop import EventLoop
 from muster.agent.messages import AGENT, CLIENT, FROM_CLIENT, PROXY, TO_CLIENT, Message, between
 from muster.agent.protocol import VERSION, Refused, Unknown, Unpacker, pack
 from muster.errors import Impossible, MusterError, RunFailed, Unreachable
@@ -393,31 +394,38 @@ def frames_of(link: ChildLink, within: float, question: bytes = b"") -> Iterator
 
     deadline = time.monotonic() + within
     unknown = Unknown(lambda text: print(f"muster: {link.host}: {text}", file=sys.stderr))
-    selector = selectors.DefaultSelector()
-    for file in (link.stdout, link.stderr):
-        selector.register(file, selectors.EVENT_READ)
+    loop, came, ended = EventLoop(), deque[tuple[dict[str, Any], bytes]](), False
+
+    def flush() -> None:
+        link.wire.pump(loop, flush)
+
+    def complained() -> None:
+        if not link.listen():
+            loop.remove_reader(link.stderr)
+
+    def heard() -> None:
+        nonlocal question, ended
+        frames = link.read()
+        ended = frames is None
+        came.extend(frames or ())
+        if link.preface is None and question:
+            link.wire.put(question)  # not before: what follows the text of the program is lost until it runs
+            question = b""
+
+    loop.add_reader(link.stdout, heard)
+    loop.add_reader(link.stderr, complained)
     try:
-        while time.monotonic() < deadline:
-            if link.wire.out:
-                link.wire.flush()
-            for key, _ in selector.select(0.05 if link.wire.out else max(0.0, deadline - time.monotonic())):
-                if key.fileobj is link.stderr:
-                    if not link.listen():
-                        selector.unregister(link.stderr)
-                    continue
-                frames = link.read()
-                if frames is None:
-                    return
-                if link.preface is None and question:
-                    link.wire.put(question)  # not before: what follows the text of the program is lost until it runs
-                    question = b""
-                for fields, payload in frames:
-                    if fields["kind"] in _HEARD:
-                        yield fields, payload
-                    else:
-                        unknown(fields["kind"])
+        while not ended and time.monotonic() < deadline:
+            flush()  # whoever takes these frames may have asked something more
+            loop.run_once(deadline - time.monotonic())
+            while came:
+                fields, payload = came.popleft()
+                if fields["kind"] in _HEARD:
+                    yield fields, payload
+                else:
+                    unknown(fields["kind"])
     finally:
-        selector.close()
+        loop.close()
         link.process.terminate()
         end_links([link], 2.0)
 

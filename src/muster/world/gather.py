@@ -6,7 +6,6 @@ Nothing of the job is started here. Whatever fails ends with one sentence that n
 from __future__ import annotations
 
 import os
-import selectors
 import signal
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,12 +15,14 @@ from typing import Any, NamedTuple
 
 from muster.agent import meet, system, trace, tree
 from muster.agent.boot import NO_PYTHON, SETUP_FAILED
+from muster.agent.eventloop import EventLoop
 from muster.agent.messages import TO_CONTROLLER
 from muster.agent.protocol import VERSION, Dispatcher, Refused, handlers, pack
+from muster.agent.signals import CapturedSignals
 from muster.errors import Impossible, Interrupted, MusterError, RunFailed, Unreachable
 from muster.fold import by_value
 from muster.hosts import fold_hosts, fold_reasons, fold_values
-from muster.model import PASSES, Job
+from muster.model import Job
 from muster.places.ssh import refusal
 from muster.places.target import Target
 from muster.plurals import plural
@@ -78,21 +79,21 @@ class Gathering:
 
     def __init__(
         self,
+        loop: EventLoop,
+        signals: CapturedSignals,
         need: Need,
         targets: Sequence[Target],
         env: Mapping[str, str],
         say: Callable[[str], None],
-        passes: Sequence[str] = PASSES,
-        quits: bool = True,
     ):
-        """`passes` and `quits`: see `link.catch_signals`."""
-        self.need, self.targets, self.env, self.say = need, targets, env, say
-        _, self.signals = prepare_parent(passes, quits)
-        self.selector = selectors.DefaultSelector()
-        self.selector.register(self.signals, selectors.EVENT_READ)
+        self.loop, self.need, self.targets, self.env, self.say = loop, need, targets, env, say
+        prepare_parent()
+        signals.handle(self._signalled)
         self.links: list[ChildLink] = []
         self.answers: dict[int, dict[str, Any]] = {}
         """By node: the frame that was waited for, with `heard`, when it came."""
+        self._awaited = ""
+        """The kind of that frame."""
         self.failed: dict[int, MusterError] = {}
         self.run_dir = ""
         self.first = b""
@@ -104,7 +105,7 @@ class Gathering:
         self._dispatch = Dispatcher(
             {**{kind: partial(self._answered, kind) for kind in ANSWERS}, **handlers(self, "_on_")},
             lambda kind, fields: TO_CONTROLLER[kind].fitting(fields),
-            lambda text, link, _: self.say(f"{link.host}: {text}"),
+            lambda text, link: self.say(f"{link.host}: {text}"),
         )
         self.moved: set[int] = set()
         """Nodes whose agent has left its connection, so that this may end."""
@@ -128,9 +129,9 @@ class Gathering:
                 link = start_agent(target, number, self.env)
                 link.wire.tracer = trace.tracer(run_dir, "controller", "agent", link.host)
                 self.links.append(link)
-                for file in (link.stdout, link.stderr):
-                    self.selector.register(file, selectors.EVENT_READ, link)
-                link.wire.pump(self.selector, link)
+                self.loop.add_reader(link.stdout, partial(self._heard, link))
+                self.loop.add_reader(link.stderr, partial(self._complained, link))
+                self._flush(link)
                 deadline = time.monotonic() + patience
             self._turn("told", min(deadline, restless) - time.monotonic())
             now = time.monotonic()
@@ -168,45 +169,43 @@ class Gathering:
 
     def _send(self, link: ChildLink, data: bytes) -> None:
         link.wire.put(data)
-        link.wire.pump(self.selector, link)
+        self._flush(link)
+
+    def _flush(self, link: ChildLink) -> None:
+        link.wire.pump(self.loop, partial(self._flush, link))
 
     def _turn(self, kind: str, wait: float) -> None:
         """Wait for something, and take frames of this kind as answers."""
-        for key, _ in self.selector.select(max(0.0, wait)):
-            link = key.data
-            if link is None:
-                self._signalled()
-            elif key.fd == link.wire.writing:
-                link.wire.pump(self.selector, link)
-            elif key.fileobj is link.stderr:
-                if not link.listen():
-                    self.selector.unregister(link.stderr)
-            else:
-                self._heard(link, kind)
+        self._awaited = kind
+        self.loop.run_once(wait)
 
-    def _signalled(self) -> None:
-        for number in os.read(self.signals, 64):
+    def _signalled(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
             if number in SIGNALS:
                 how = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
                 error = Interrupted(f"{how} before anything was started")
                 error.exit_code = 128 + number
                 raise error
 
-    def _heard(self, link: ChildLink, kind: str) -> None:
+    def _complained(self, link: ChildLink) -> None:
+        if not link.listen():
+            self.loop.remove_reader(link.stderr)
+
+    def _heard(self, link: ChildLink) -> None:
         frames = link.read()
         if frames is None:
-            self.selector.unregister(link.stdout)
+            self.loop.remove_reader(link.stdout)
             if link.node not in self.moved:
                 self._fail(link, self._why(link))
             return
         for fields, payload in frames:
             try:
-                self._dispatch(fields, payload, link, kind)
+                self._dispatch(fields, payload, link)
             except Refused as error:
                 said = f"its agent sent `{fields['kind']}` in a way that is not understood: {error}"
                 self._fail(link, RunFailed(said, host=link.host))
 
-    def _on_hello(self, link: ChildLink, awaited: str, payload: bytes, **facts: Any) -> None:
+    def _on_hello(self, link: ChildLink, payload: bytes, **facts: Any) -> None:
         link.facts.update(facts)
         if facts["version"] != VERSION:
             words = f"its agent speaks version {facts['version']}, muster {VERSION}"
@@ -214,14 +213,14 @@ class Gathering:
         else:
             self._send(link, self.first)  # not before: what follows the agent's own text is lost until it runs
 
-    def _on_broken(self, link: ChildLink, awaited: str, payload: bytes, text: str, limit: bool, **more: Any) -> None:
+    def _on_broken(self, link: ChildLink, payload: bytes, text: str, limit: bool, **more: Any) -> None:
         link.broken, link.met_limit = (text.strip().splitlines() or ["?"])[-1], limit
 
-    def _on_note(self, link: ChildLink, awaited: str, payload: bytes, text: str, **more: Any) -> None:
+    def _on_note(self, link: ChildLink, payload: bytes, text: str, **more: Any) -> None:
         """What it has to say can wait until there is a run."""
 
-    def _answered(self, kind: str, link: ChildLink, awaited: str, payload: bytes, **fields: Any) -> None:
-        if kind == awaited:
+    def _answered(self, kind: str, link: ChildLink, payload: bytes, **fields: Any) -> None:
+        if kind == self._awaited:
             if kind == "moved":
                 self.moved.add(link.node)
             self.answers[link.node] = {**fields, "heard": time.monotonic()}
@@ -390,11 +389,10 @@ class Gathering:
                     hint = system.FEWER_PROCESSES if answer["limit"] else "see agent.log there"
                     self._fail(link, RunFailed(answer["failed"], hint, link.host))
             self._raise_failed()
-        end_links(others)
+        self._end(others)
 
     def hand_over(self) -> ChildLink:
         """The connection to node 0, which now is one to the supervisor."""
-        self.close()
         return self.links[0]
 
     # ---- where they meet --------------------------------------------------------------------------------------------
@@ -500,16 +498,18 @@ class Gathering:
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """Watch no more."""
-        self.selector.close()
-
     def give_up(self) -> None:
         """End all agents; they have started nothing."""
         for link in self.links:
             if link.preface is not None:
                 link.kill()  # still on its way
-        end_links(self.links)
+        self._end(self.links)
+
+    def _end(self, links: Sequence[ChildLink]) -> None:
+        for link in links:
+            if not link.stdout.closed:
+                self.loop.remove(link.stdin, link.stdout, link.stderr)
+        end_links(links)
 
 
 def refuse_other_code(differing: Mapping[str, Sequence[str]], where: str, code: Tree, hint: str) -> None:

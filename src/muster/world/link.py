@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 from muster.agent import system
 from muster.agent.boot import SETUP_FAILED, agent_source
+from muster.agent.eventloop import EventLoop
 from muster.agent.protocol import MAGIC
+from muster.agent.signals import CapturedSignals, not_ignored
 from muster.agent.wire import Wire
 from muster.errors import Impossible
 from muster.model import PASSES, Job, Node
@@ -164,35 +166,32 @@ class Agents(NamedTuple):
     """What this process had started before it became muster (`sh -c 'other & exec muster …'`)."""
     stdin: int | None
     """The number under which the agents have the stdin of this process, where a rank reads it."""
-    signals: int
-    """A descriptor from which the numbers of the signals that muster gets are read."""
 
 
-def catch_signals(passes: Sequence[str] = PASSES, quits: bool = True) -> int:
-    """Have signals noted, those that are passed on too; gives the descriptor from which their numbers are read.
+def captured_signals(loop: EventLoop, passes: Sequence[str] = PASSES, quits: bool = True) -> CapturedSignals:
+    """A context in which a run is told of the signals that muster gets, those that are passed on too.
 
     `quits`: SIGQUIT (Ctrl-\\) ends the run in order; else it kills muster, as it does torchrun where it is not handled.
 
     SIGINT and SIGTERM also where they are ignored, as in a background job of a script: torchrun handles them there, and
     ranks, which would inherit that, could not be interrupted.
     """
-    told, tell = os.pipe()
-    os.set_blocking(told, False)
-    os.set_blocking(tell, False)
-    for number in (*SIGNALS, *(signal.Signals[name] for name in passes)):
-        if number == signal.SIGQUIT and not quits:
-            continue
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
-            signal.signal(number, lambda *_: None)
-    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
-    return told
+    numbers = {*SIGNALS, *(signal.Signals[name] for name in passes)}
+    if not quits:
+        numbers.discard(signal.SIGQUIT)
+    return CapturedSignals(loop, numbers - {signal.SIGHUP} | set(not_ignored(numbers & {signal.SIGHUP})))
 
 
-def prepare_parent(passes: Sequence[str], quits: bool) -> tuple[set[int], int]:
-    """Make this process ready to have agents: (what it had started before, the descriptor of its signals)."""
+def signals_of(loop: EventLoop, job: Job) -> CapturedSignals:
+    """The same, as a job wants it. It begins before there is anything that a Ctrl-C would leave behind."""
+    return captured_signals(loop, job.passes, job.quits)
+
+
+def prepare_parent() -> set[int]:
+    """Make this process ready to have agents; gives what it had started before."""
     not_ours = set(system.descendants(os.getpid()))
     system.adopt_orphans()  # of an agent that is killed
-    return not_ours, catch_signals(passes, quits)  # before there is anything that a Ctrl-C would leave behind
+    return not_ours
 
 
 def start_agent(
@@ -216,13 +215,13 @@ def start_agents(job: Job, nodes: Sequence[Node], env: Mapping[str, str], reads:
 
     `reads`: a rank reads the stdin of this process, as if it had been started from where muster was.
     """
-    not_ours, signals = prepare_parent(job.passes, job.quits)
+    not_ours = prepare_parent()
     stdin = os.dup(0) if reads else None
     keep = [] if stdin is None else [stdin]
     links = [start_agent(target_of(job, node.host), node.number, env, keep=keep) for node in nodes]
     for descriptor in keep:
         os.close(descriptor)
-    return Agents(links, not_ours, stdin, signals)
+    return Agents(links, not_ours, stdin)
 
 
 def end_links(links: Sequence[ChildLink], patience: float = 5.0) -> None:

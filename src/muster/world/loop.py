@@ -5,14 +5,14 @@ What is common to both ways of it: in the terminal that started the run (`attach
 
 from __future__ import annotations
 
-import selectors
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from signal import Signals
 from typing import Any
 
 from muster.agent import system, temporary
+from muster.agent.eventloop import EventLoop
 from muster.agent.messages import TO_CONTROLLER
 from muster.agent.protocol import Dispatcher, handlers, pack
 from muster.archive import build_shim
@@ -54,9 +54,6 @@ from muster.world.link import Link
 
 TORCH_FLOOR = "2.3"
 """The oldest torch whose store takes a socket that listens already (`master_listen_fd`)."""
-
-_LONGEST_WAIT = 86400.0
-"""Seconds; the kernel takes no wait of more than 24 days."""
 
 TOGETHER = 3.0
 """Seconds to wait, after one node is unable, for others that are too, so that all are told in one sentence."""
@@ -170,6 +167,7 @@ class World:
 
     def __init__(
         self,
+        loop: EventLoop,
         plan: Plan,
         run: Run,
         links: Sequence[Link],
@@ -178,7 +176,7 @@ class World:
         meets: Sequence[Mapping[str, str | None]] = (),
         first_attempt: int = 0,
     ):
-        self.plan, self.run, self.links = plan, run, list(links)
+        self.loop, self.plan, self.run, self.links = loop, plan, run, list(links)
         self.began = began
         """When muster was started, on this machine's monotonic clock; every `t` counts from here."""
         self.address = address
@@ -186,8 +184,6 @@ class World:
         self.meets = [dict(values) for values in meets] or [{} for _ in self.links]
         """For each node, what was not known of it before the nodes met."""
         self.supervisor = Supervisor(settings_of(plan, first_attempt))
-        self.selector = selectors.DefaultSelector()
-        self.timers: list[tuple[float, Callable[[], object]]] = []
         self.outcome: Outcome | None = None
         self.facts: dict[str, Any] = {}
         self.sessions: set[int] = set()
@@ -230,22 +226,10 @@ class World:
 
     def turn(self) -> None:
         """Wait until something happens, and deal with it."""
-        times = [when for when, _ in self.timers]
-        if self.supervisor.deadline is not None:
-            times.append(self.supervisor.deadline)
-        times.append(self.now() + _LONGEST_WAIT)
-        for key, _ in self.selector.select(max(0.0, min(times) - self.now())):
-            if key.fd in self.selector.get_map():
-                key.data()
-        for timer in [timer for timer in self.timers if timer[0] <= self.now()]:
-            self.timers.remove(timer)
-            timer[1]()
+        deadline = self.supervisor.deadline
+        self.loop.run_once(None if deadline is None else deadline - self.now())
         if self.supervisor.deadline is not None and self.now() >= self.supervisor.deadline:
             self.handle(Tick(self.now()))
-
-    def after(self, seconds: float, do: Callable[[], object]) -> None:
-        """Call `do` once, in so many seconds."""
-        self.timers.append((self.now() + seconds, do))
 
     def now(self) -> float:
         """Seconds since muster was started."""
@@ -310,13 +294,7 @@ class World:
 
     def flush(self, link: Link) -> None:
         """Write what the connection takes now, and the rest when it takes more."""
-        link.wire.pump(self.selector, lambda: self.flush(link))
-
-    def ignore(self, *descriptors: int) -> None:
-        """Watch these no more."""
-        for descriptor in descriptors:
-            if descriptor in self.selector.get_map():
-                self.selector.unregister(descriptor)
+        link.wire.pump(self.loop, lambda: self.flush(link))
 
     def pass_on(self, number: int) -> None:
         """Pass a signal that was sent to muster on to the ranks that have a handler for it."""
@@ -424,9 +402,9 @@ class World:
         self.launchers_ended[link.node] = (f"{name} on {link.host} ended with {how}", words)
         if len(self.launchers_ended) == len({command.node for command in self.plan.commands}):
             # what ranks told on other nodes may still be under way
-            self.after(_UNDER_WAY, lambda: self._count_joined(attempt))
+            self.loop.call_later(_UNDER_WAY, lambda: self._count_joined(attempt))
         elif code != 0:
-            self.after(_UNDER_WAY, lambda: self._count_joined(attempt, link.node))
+            self.loop.call_later(_UNDER_WAY, lambda: self._count_joined(attempt, link.node))
 
     def _count_joined(self, attempt: int, node: int | None = None) -> None:
         """Fewer ranks than were asked for are a failure, whatever the launcher says.
@@ -477,7 +455,7 @@ class World:
         """A signal was passed on to ranks; it comes to all nodes, and is told once."""
         if number not in self._passed:
             self._passed[number] = []
-            self.after(_AT_ONCE, lambda: self._tell_passed(number))
+            self.loop.call_later(_AT_ONCE, lambda: self._tell_passed(number))
         self._passed[number] += ranks
 
     def _tell_passed(self, number: int) -> None:
@@ -554,12 +532,14 @@ class World:
         told = {**fields, "kind": what, "hosts": [link.host], "python": python, "among_others": several}
         self._unable[link.node] = problem_from_json(told)._replace(needed=TORCH_FLOOR)
         if len(self._unable) == 1 and self.supervisor.phase == "preparing":
-            self.after(TOGETHER, lambda: self._tell_unable(True))
+            self.loop.call_later(TOGETHER, lambda: self._tell_unable(True))
         self._tell_unable(self.supervisor.phase != "preparing")
 
     def _tell_unable(self, now: bool = False) -> None:
         """Once all nodes have answered, or `now`: tell which of them are unable."""
-        if not self._unable or not (now or set(self._versions) | set(self._unable) >= set(range(len(self.links)))):
+        if self.outcome is not None or not self._unable:
+            return
+        if not (now or set(self._versions) | set(self._unable) >= set(range(len(self.links)))):
             return
         node, problems = min(self._unable), folded(self._unable.values())
         self._unable = {}

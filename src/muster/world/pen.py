@@ -1,16 +1,18 @@
-"""Write what a person sees, in a thread of its own: a terminal that takes nothing for a while holds up no decision."""
+"""Write what a person sees, in a thread of its own."""
 
 from __future__ import annotations
 
 import os
-import queue
 import select
-from typing import Any
+from collections.abc import Callable
 
-from muster.agent import system
 from muster.agent.descriptors import lead_nowhere
+from muster.world.writer import Writer
 
 _FORSAKEN: set[int] = set()
+
+_A_MOMENT = 0.2
+"""Seconds in which a line that is being written may come to its end, once no more is wanted."""
 
 
 def forsaken(fd: int) -> bool:
@@ -44,50 +46,19 @@ def write(fd: int, data: bytes) -> None:
 
 
 class Pen:
-    """A queue of things to write, and the thread that writes them in order."""
+    """Writes what a person sees."""
 
-    def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[tuple[int, bytes] | Any] = queue.SimpleQueue()
-        self.told, self._tell = os.pipe()
-        """`told` is readable when `reached` has something to give."""
-        os.set_blocking(self.told, False)
-        self._reached: list[Any] = []
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
         self._dropping = False
-        self._thread = system.start_thread(self._work)
 
     def put(self, fd: int, data: bytes) -> None:
         """Have these bytes written."""
         if data:
-            self._queue.put((fd, data))
+            self.writer.do(lambda: None if self._dropping else write(fd, data))
 
-    def mark(self, what: Any) -> None:
-        """Have `reached` give `what` once everything before it has been written."""
-        self._queue.put([what])
-
-    def reached(self) -> list[Any]:
-        """The marks that have been reached since the last time."""
-        try:
-            os.read(self.told, 4096)
-        except BlockingIOError:
-            pass
-        found = []
-        while self._reached:
-            found.append(self._reached.pop(0))
-        return found
-
-    def close(self, drop: bool = False) -> None:
-        """Wait until everything is written; with `drop`, for a moment only."""
-        self._dropping = drop
-        self._queue.put(None)
-        self._thread.join(0.2 if drop else None)
-
-    def _work(self) -> None:
-        while True:
-            item = self._queue.get()
-            if item is None:
-                return
-            if isinstance(item, list):
-                self._reached += item
-                os.write(self._tell, b"x")
-            elif not self._dropping:
-                write(*item)
+    def close(self, enough: Callable[[], bool]) -> None:
+        """Run the loop until everything is written, or the person has seen `enough`."""
+        self.writer.drain(enough)
+        self._dropping = enough()
+        self.writer.close(_A_MOMENT if self._dropping else None)

@@ -1,16 +1,16 @@
-"""Write files in a thread of its own: a disk that stalls holds up no decision."""
+"""Write the files of a run, in a thread of its own."""
 
 from __future__ import annotations
 
 import os
-import queue
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from muster.agent import system
 from muster.runs import Run
 from muster.world.journal import Journal
+from muster.world.writer import Writer
 
 
 class Gap(NamedTuple):
@@ -23,24 +23,17 @@ class Gap(NamedTuple):
 
 
 class Scribe:
-    """A queue of things to write into a run directory, and the thread that writes them in order.
+    """Writes into a run directory what it is asked to, in order.
 
-    `complain` is called, in that thread, with words for the person the first time that something cannot be written.
+    `complain` is called with words for the person the first time that something cannot be written.
     """
 
-    def __init__(self, run: Run, complain: Callable[[str], None]):
-        self.run, self.complain = run, complain
-        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+    def __init__(self, writer: Writer, run: Run, complain: Callable[[str], object]):
+        self.writer, self.run, self._complain = writer, run, complain
         self._broken = False
         self._journals: dict[str, Journal] = {}
         self.gaps: dict[str, Gap] = {}
         """By name: files of `put` that are not whole."""
-        self.told, self._tell = os.pipe()
-        """`told` is readable when `reached` has something to give."""
-        os.set_blocking(self.told, False)
-        os.set_blocking(self._tell, False)
-        self._reached: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._thread = system.start_thread(self._work)
 
     def append(self, name: str, text: str) -> None:
         """Add text to a file; what there is no room for now is added later."""
@@ -52,14 +45,14 @@ class Scribe:
                 self._journals[name] = Journal(path)
             self._journals[name].append(text)
 
-        self._queue.put(do)
+        self.do(do)
 
     def behind(self, name: str) -> bool:
         """What was appended to this file waits for room on the disk."""
         return name in self._journals and self._journals[name].waits
 
-    def put(self, name: str, offset: int, data: bytes, mark: Any = None) -> None:
-        """Put bytes at their place in a file; then `reached` gives `mark`, whether or not they could be written.
+    def put(self, name: str, offset: int, data: bytes, then: Callable[[], object] | None = None) -> None:
+        """Put bytes at their place in a file; `then` is called in the loop, whether or not they could be written.
 
         Nothing is written behind a gap: the file is always the beginning of what it copies, and `gaps` says how much
         it lacks.
@@ -71,25 +64,10 @@ class Scribe:
             except OSError as error:
                 self._note_gap(name, offset + len(data), system.reason(error))
                 raise
-            finally:
-                if mark is not None:
-                    self._reached.put(mark)
-                    self._wake()
 
-        self._queue.put(do)
-
-    def reached(self) -> list[Any]:
-        """The marks that have been reached since the last time."""
-        with suppress(BlockingIOError):
-            os.read(self.told, 4096)
-        found = []
-        while not self._reached.empty():
-            found.append(self._reached.get())
-        return found
-
-    def _wake(self) -> None:
-        with suppress(BlockingIOError):  # a full pipe is readable already
-            os.write(self._tell, b"x")
+        self.do(do)
+        if then is not None:
+            self.writer.then(then)
 
     def _lay(self, name: str, offset: int, data: bytes) -> None:
         path = self.run.path / name
@@ -114,26 +92,19 @@ class Scribe:
             size = 0
         self.gaps[name] = Gap(max(0, upto - size), why)
 
-    def do(self, what: Callable[[], None]) -> None:
+    def do(self, what: Callable[[], object]) -> None:
         """Do something else, after what was asked before."""
-        self._queue.put(what)
+        self.writer.do(what, self._failed)
 
-    def close(self, within: float | None = None) -> None:
-        """Wait until everything is written, at most so many seconds."""
-        self._queue.put(None)
-        self._thread.join(within)
+    def close(self) -> int:
+        """Wait until everything is written; gives how many lines could not be added to their files."""
+        lost: list[int] = []
+        self.writer.do(lambda: lost.extend(journal.close() for journal in self._journals.values()))
+        self.writer.close()
+        return sum(lost)
 
-    def _work(self) -> None:
-        while True:
-            what = self._queue.get()
-            if what is None:
-                for journal in self._journals.values():
-                    journal.close()
-                return
-            try:
-                what()
-            except OSError as error:
-                if not self._broken:
-                    self._broken = True
-                    with suppress(OSError):  # stderr may be a file on the same full disk
-                        self.complain(f"cannot write in {self.run.path}: {system.reason(error)}; the run goes on")
+    def _failed(self, error: OSError) -> None:
+        if not self._broken:
+            self._broken = True
+            with suppress(OSError):  # stderr may be a file on the same full disk
+                self._complain(f"cannot write in {self.run.path}: {system.reason(error)}; the run goes on")

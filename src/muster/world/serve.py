@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import selectors
 import signal
 import socket
 import sys
@@ -23,10 +22,12 @@ from typing import Any
 
 from muster.agent import system, trace
 from muster.agent.dial import Met
+from muster.agent.eventloop import EventLoop
 from muster.agent.handshake import Terms, new_nonce
 from muster.agent.listener import guarded
 from muster.agent.logs import KEEP as _KEEP
 from muster.agent.protocol import Unpacker
+from muster.agent.signals import CapturedSignals
 from muster.agent.timeline import NAME, Timeline
 from muster.model import Plan
 from muster.report import outcome_as_json
@@ -50,6 +51,7 @@ from muster.world.loop import World
 from muster.world.outputs import OutputFiles
 from muster.world.scribe import Scribe
 from muster.world.viewers import Viewer, Viewers
+from muster.world.writer import Writer
 
 RECORD = "serve.json"
 """What the supervisor must know beside the plan."""
@@ -75,6 +77,7 @@ class Served(World):
 
     def __init__(
         self,
+        loop: EventLoop,
         plan: Plan,
         run: Run,
         record: Mapping[str, Any],
@@ -90,7 +93,7 @@ class Served(World):
             for node, offset, facts in zip(plan.nodes, record["offsets"], record["facts"])
         ]
         first = record.get("first_attempt", 0)
-        super().__init__(plan, run, links, record["began"], record["address"], record["meets"], first)
+        super().__init__(loop, plan, run, links, record["began"], record["address"], record["meets"], first)
         self.far, self.secret, self.life = list(links), secret, life or new_nonce()
         self.lease: float = plan.job.lease
         for link in links:
@@ -101,9 +104,8 @@ class Served(World):
         self._clock: float = record["clock"]
         self._timelines: dict[int, Timeline] = {}
         """When ranks of nodes with run directories of their own wrote what, as it comes."""
-        self.scribe = Scribe(run, lambda text: print(text, file=sys.stderr, flush=True))
+        self.scribe = Scribe(Writer(loop), run, lambda text: print(text, file=sys.stderr, flush=True))
         self.scribe.do(lambda: run.reserve(plan.world_size))
-        self.selector.register(self.scribe.told, selectors.EVENT_READ, self._kept_more)
         self._run_dirs: list[str] = record.get("run_dirs") or [str(run.path)] * len(plan.nodes)
         self._gaps: dict[str, tuple[FarLink, int, int, str]] = {}
         """Copies of logs that are not whole: whose they are (node, attempt, rank, stream)."""
@@ -179,17 +181,19 @@ class Served(World):
 
     def go(self, own: int, visitors: int, door: int) -> Outcome:
         """Run to the end. Descriptors: to the agent here, or -1; where people call; where agents call, or -1."""
+        self.scribe.writer.start()
         for link in self.far:
             if link.wire.connected:
                 self._hear_of(link)
             elif own < 0 or link.node:
-                self.after(self._calls_within, partial(self._never_called, link))
+                self.loop.call_later(self._calls_within, partial(self._never_called, link))
         if own >= 0:
             self._connect(self.far[0], Met(own, Unpacker(), 0, None))
         self.viewers.listen(visitors)
         if door >= 0:
             listener = socket.socket(fileno=door)
-            Callers(self, listener, Terms(self.secret, self.run.id), self.life, self._knows, self._came, self.refused)
+            terms = Terms(self.secret, self.run.id)
+            Callers(self.loop, listener, terms, self.life, self._knows, self._came, self.refused)
         while self.outcome is None:
             self.turn()
         self._end(self.outcome)
@@ -242,11 +246,11 @@ class Served(World):
         self._hear_of(link)
 
     def _hear_of(self, link: FarLink) -> None:
-        self.selector.register(link.wire.reading, selectors.EVENT_READ, lambda: self._heard(link))
+        self.loop.add_reader(link.wire.reading, lambda: self._heard(link))
         self.flush(link)
 
     def _disconnect(self, link: FarLink) -> None:
-        self.ignore(link.wire.reading, link.wire.writing)
+        self.loop.remove(link.wire.reading, link.wire.writing)
         os.close(link.wire.reading)
         os.close(link.wire.writing)
         link.wire.disconnect()
@@ -277,7 +281,8 @@ class Served(World):
             link.parted_at = now = self.now()
             if silent:
                 self.say(f"{link.host} does not answer; waiting up to {self.lease:g} s for it to come back (--lease)")
-            self.after(self.lease + _LATE if silent else _COMES_BACK, lambda: self._gave_up(link, now, silent))
+            patience = self.lease + _LATE if silent else _COMES_BACK
+            self.loop.call_later(patience, lambda: self._gave_up(link, now, silent))
 
     def lost(self, link: Link, why: str) -> None:
         """An agent is gone for good."""
@@ -319,8 +324,8 @@ class Served(World):
     ) -> None:
         if reader == _KEEP:
             name = f"attempt_{attempt}/{self.run.log(attempt, rank, stream).name}"
-            mark = (name, (self.far[link.node], attempt, rank, stream), len(payload))
-            self.scribe.put(name, offset, payload, mark)
+            of = (self.far[link.node], attempt, rank, stream)
+            self.scribe.put(name, offset, payload, partial(self._kept_more, name, of, len(payload)))
             self._timeline(link).grown(attempt, [(rank, stream, offset + len(payload))])
         elif reader == _OUTPUTS and self.outputs is not None:
             write = self.outputs.take(attempt, rank, stream, offset, payload)
@@ -331,12 +336,11 @@ class Served(World):
             place = {"rank": rank, "stream": stream, "attempt": attempt, "offset": offset}
             self.viewers.output(reader, link.node, payload, place)
 
-    def _kept_more(self) -> None:
-        """Bytes of other nodes have been written here, or could not be: then the node is to keep its own copy."""
-        for name, of, count in self.scribe.reached():
-            if name in self.scribe.gaps and name not in self._gaps:
-                self._cannot_keep(name, of)
-            self.tell(of[0].node, "taken", reader=_KEEP, count=count)
+    def _kept_more(self, name: str, of: tuple[FarLink, int, int, str], count: int) -> None:
+        """Bytes of another node have been written here, or could not be: then the node is to keep its own copy."""
+        if name in self.scribe.gaps and name not in self._gaps:
+            self._cannot_keep(name, of)
+        self.tell(of[0].node, "taken", reader=_KEEP, count=count)
 
     def _cannot_keep(self, name: str, of: tuple[FarLink, int, int, str]) -> None:
         link = of[0]
@@ -363,7 +367,7 @@ class Served(World):
                 self.scribe.append(name, "" if behind else data.decode())
                 return not behind
 
-            self._timelines[link.node] = Timeline(write, self.after, lambda: time.monotonic() + self._clock)
+            self._timelines[link.node] = Timeline(write, self.loop.call_later, lambda: time.monotonic() + self._clock)
         return self._timelines[link.node]
 
     def _on_stdin_taken(self, link: Link, t: float, payload: bytes, upto: int) -> None:
@@ -381,12 +385,12 @@ class Served(World):
 
     # ---- a scheduler ------------------------------------------------------------------------------------------------
 
-    def watch_job(self, batch: BatchJob, signals: int) -> None:
-        """Hear what a scheduler sends to this process, by the descriptor `signals`, and see the end of the job come."""
+    def watch_job(self, batch: BatchJob, signals: CapturedSignals) -> None:
+        """Hear what a scheduler sends to this process, and see the end of the job come."""
         self.batch = batch
 
-        def signalled() -> None:
-            numbers = set(system.noted(signals)) - {signal.SIGCHLD}
+        def signalled(came: list[int]) -> None:
+            numbers = set(came) - {signal.SIGCHLD}
             if SIGTERM in numbers:
                 self._job_ends()
             if signal.SIGURG in numbers and batch.signalled:
@@ -395,7 +399,7 @@ class Served(World):
             for number in sorted(numbers - {SIGTERM}):
                 self.tell_all("pass", number=number)
 
-        self.selector.register(signals, selectors.EVENT_READ, signalled)
+        signals.handle(signalled)
         if batch.before and (batch.chosen or batch.signalled):
             self._near_the_end()
 
@@ -406,13 +410,13 @@ class Served(World):
         if not asked:
             self.batch.ask()
         if not self.batch.answered:
-            self.after(_LOOK, lambda: self._near_the_end(asked=True))
+            self.loop.call_later(_LOOK, lambda: self._near_the_end(asked=True))
             return
         left, before = self.batch.time_left(), self.batch.warn_before()
         if left is None:
             return  # Slurm's own signal comes yet, where there is one
         if left > before + _LOOK:
-            self.after(left - before, self._near_the_end)
+            self.loop.call_later(left - before, self._near_the_end)
             return
         self.warn("time limit", f"{max(0.0, left):.0f} s are left of the job's time")
 
@@ -422,7 +426,7 @@ class Served(World):
         if not asked:
             self.batch.ask()
         if not self.batch.answered:
-            self.after(_LOOK, lambda: self._slurm_warns(asked=True))
+            self.loop.call_later(_LOOK, lambda: self._slurm_warns(asked=True))
         elif self.batch.time_left() is not None:
             self._near_the_end(asked=True)
         else:
@@ -448,7 +452,7 @@ class Served(World):
         assert self.batch is not None
         cause = self.batch.why()
         if not cause and self.now() < until:
-            self.after(_LOOK, lambda: self._why(until))
+            self.loop.call_later(_LOOK, lambda: self._why(until))
             return
         grace = self.batch.grace_left()
         if cause == "preempted" and grace is not None:
@@ -462,7 +466,7 @@ class Served(World):
         if saves and patience > own:
             self.warn(self.cause, f"Slurm ends this job: {JOB_ENDS[self.cause]}")
         if saves and self.warned:
-            self.after(max(0.0, patience - own), self._end_ranks)
+            self.loop.call_later(max(0.0, patience - own), self._end_ranks)
         else:
             self._end_ranks()
 
@@ -520,7 +524,7 @@ class Served(World):
 
     def _with_gaps(self, outcome: Outcome) -> Outcome:
         """The outcome, with what copies of logs lack now that all was sent."""
-        self._kept_more()
+        self.scribe.writer.drain(lambda: self.hurry)
         if not self._gaps:
             return outcome
         for name in self._gaps:
@@ -540,6 +544,6 @@ def serve(words: list[str]) -> int:
     plan_data, record = run.read("plan.json"), run.read(RECORD)
     assert plan_data is not None and record is not None
     own, visitors, door = (int(word) for word in [*words[1:], "-1"][:3])
-    world = Served(plan_from_json(plan_data), run, record, secret)
+    world = Served(EventLoop(), plan_from_json(plan_data), run, record, secret)
     world.go(own, visitors, door)
     return 0

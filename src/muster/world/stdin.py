@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import selectors
 from collections.abc import Callable
+
+from muster.agent.eventloop import EventLoop
 
 _PIECE = 1 << 16
 _AHEAD = 1 << 20
@@ -17,8 +18,8 @@ class Stdin:
     What is not known to have been taken is kept: its connection may break.
     """
 
-    def __init__(self, selector: selectors.BaseSelector, tell: Callable[[bytes, int, bool], object], fd: int = 0):
-        self.selector, self.tell, self.fd = selector, tell, fd
+    def __init__(self, loop: EventLoop, tell: Callable[[bytes, int, bool], object], fd: int = 0):
+        self.loop, self.tell, self.fd = loop, tell, fd
         self._kept = bytearray()
         self._begin = 0
         """Where in stdin the first byte of these is."""
@@ -42,12 +43,11 @@ class Stdin:
     def _read_on(self) -> None:
         """Read while there is room."""
         room = len(self._kept) < _AHEAD and not self._ended and not self._resting
-        known = self.fd in self.selector.get_map()
-        if known and not room:
-            self.selector.unregister(self.fd)
-        elif room and not known and not self._plain:
+        if not room:
+            self.loop.remove_reader(self.fd)
+        elif not self._plain:
             try:
-                self.selector.register(self.fd, selectors.EVENT_READ, self._readable)
+                self.loop.add_reader(self.fd, self._readable)
             except PermissionError:  # a plain file cannot be waited for: it is all there
                 self._plain = True
         while self._plain and not self._ended and len(self._kept) < _AHEAD:

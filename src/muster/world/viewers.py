@@ -6,19 +6,20 @@ What is said is in `agent/messages.py`.
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from muster.agent import trace
+from muster.agent.eventloop import EventLoop
 from muster.agent.listener import FirstFew, LocalListener, Peer
 from muster.agent.messages import FROM_CLIENT
 from muster.agent.protocol import OLDEST, VERSION, Dispatcher, handlers, pack
-from muster.model import as_json
+from muster.model import Plan, as_json
 from muster.report import outcome_as_json
 from muster.results import Outcome
-
-if TYPE_CHECKING:
-    from muster.world.serve import Served
+from muster.runs import Run
+from muster.supervise import Supervisor
+from muster.world.link import FarLink
 
 BEAT = 5.0
 """Seconds between two signs of life of a viewer."""
@@ -28,6 +29,48 @@ _ANSWERS_WITHIN = 4.0
 """Seconds in which agents have to answer what somebody asks through the supervisor."""
 _FAREWELL = 10.0
 """Seconds that viewers have, at the end, to take the last words."""
+
+
+class Controller(Protocol):
+    """Who supervises the run, as far as those who watch it have to do with that (`serve.py`)."""
+
+    loop: EventLoop
+    plan: Plan
+    run: Run
+    supervisor: Supervisor
+    records: list[str]
+    """The lines of events.jsonl."""
+    parting: bool
+    """The run is over, and everybody is to go."""
+    lease: float
+
+    @property
+    def far(self) -> Sequence[FarLink]:
+        """The connections to all agents."""
+
+    def now(self) -> float:
+        """Seconds since muster was started."""
+
+    def turn(self) -> None:
+        """Wait until something happens, and deal with it."""
+
+    def tell(self, node: int, kind: str, payload: bytes = b"", /, **fields: Any) -> None:
+        """Send a frame to a node."""
+
+    def tell_all(self, kind: str, **fields: Any) -> None:
+        """Send a frame to all nodes."""
+
+    def asked(self, viewer: Viewer, number: int, by: str = "") -> None:
+        """A person wants the end."""
+
+    def pass_on(self, number: int) -> None:
+        """Pass a signal on to the ranks."""
+
+    def forsaken(self) -> None:
+        """Nobody watches a run that was to end with its terminal."""
+
+    def refused(self, text: str) -> None:
+        """A connection was refused, or closed for what came over it."""
 
 
 class Viewer:
@@ -55,7 +98,10 @@ class _Question:
 class Viewers:
     """All of them. `attached`: the run ends when its owner has been gone for as long as a lease."""
 
-    def __init__(self, world: Served, attached: bool):
+    listener: LocalListener
+    """Where they come, once `listen` was called."""
+
+    def __init__(self, world: Controller, attached: bool):
         self.world, self.attached = world, attached
         self.all: list[Viewer] = []
         self._count = 0
@@ -71,14 +117,14 @@ class Viewers:
     def listen(self, descriptor: int) -> None:
         """Let people come, at this socket."""
         self._note = FirstFew(self.world.refused)
-        LocalListener(self.world, socket.socket(fileno=descriptor), self._called, self._note)
+        self.listener = LocalListener(self.world.loop, socket.socket(fileno=descriptor), self._called, self._note)
         self._look_around()
 
     def _called(self, sock: socket.socket) -> None:
         self._count += 1
         viewer = Viewer(f"viewer {self._count}", self.world.now())
         viewer.peer = Peer(
-            self.world,
+            self.world.loop,
             sock,
             lambda _, fields, payload: self._heard(viewer, fields, payload),
             lambda _: self._left(viewer),
@@ -101,7 +147,7 @@ class Viewers:
         elif now - self._forsaken_at >= self.world.lease:
             self.attached = False  # it is said once
             self.world.forsaken()
-        self.world.after(1.0, self._look_around)
+        self.world.loop.call_later(1.0, self._look_around)
 
     # ---- out --------------------------------------------------------------------------------------------------------
 
@@ -172,7 +218,7 @@ class Viewers:
         viewer.peer.send(pack("run", id=world.run.id, phase=phase, plan=plan, version=VERSION))
         for number, line in enumerate(world.records[events:], events + 1):
             viewer.peer.send(pack("event", line.encode(), number=number))
-        for link in world.links:
+        for link in world.far:
             world.tell(link.node, "read", reader=viewer.name, want=want, offsets=offsets, tail=tail)
 
     def _on_taken(self, viewer: Viewer, payload: bytes, node: int, count: int) -> None:
@@ -220,11 +266,11 @@ class Viewers:
         """Ask all agents, and answer once all that are connected have; `missing` are the nodes that have not."""
         self._count += 1
         number = self._count
-        missing = {link.node for link in self.world.links}
-        awaited = {link.node for link in self.world.links if link.open and link.wire.connected}
+        missing = {link.node for link in self.world.far}
+        awaited = {link.node for link in self.world.far if link.open and link.wire.connected}
         self._questions[number] = _Question(viewer, missing, awaited)
         self.world.tell_all(kind, number=number, **fields)
-        self.world.after(_ANSWERS_WITHIN if awaited else 0.0, lambda: self._answer(number))
+        self.world.loop.call_later(_ANSWERS_WITHIN if awaited else 0.0, lambda: self._answer(number))
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 

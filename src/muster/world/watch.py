@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import selectors
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from muster.agent import system
+from muster.agent.eventloop import EventLoop
 from muster.agent.messages import CLIENT, PROXY, TO_CLIENT, between
 from muster.agent.protocol import VERSION, Dispatcher, handlers, pack
+from muster.agent.signals import CapturedSignals
 from muster.errors import MusterError
 from muster.model import Plan
 from muster.report import outcome_as_json
@@ -21,7 +23,7 @@ from muster.runs import Run
 from muster.stored import NOT_UNDERSTOOD, Malformed, outcome_from_json, plan_from_json, table, whole
 from muster.world.compat import HINT, UNTOLD, lacks
 from muster.world.keyboard import Keyboard
-from muster.world.link import SIGNALS, ChildLink, catch_signals, end_links
+from muster.world.link import SIGNALS, ChildLink, end_links
 from muster.world.loop import terminal_fields
 from muster.world.pen import Pen, write
 from muster.world.scribe import Scribe
@@ -29,6 +31,7 @@ from muster.world.stdin import Stdin
 from muster.world.terminal import QUIET, size_here
 from muster.world.view import View
 from muster.world.viewers import BEAT
+from muster.world.writer import Writer
 
 _PAUSE = 1.0
 """Seconds between two trials to come back."""
@@ -48,6 +51,8 @@ class Watch:
 
     def __init__(
         self,
+        loop: EventLoop,
+        signals: CapturedSignals,
         host: str,
         operand: str,
         reach: Callable[[], ChildLink],
@@ -56,22 +61,20 @@ class Watch:
         patience: float,
         keep: Run | None = None,
         tail: int | None = None,
-        signals: int = -1,
         view: View | None = None,
         files: Callable[[], Run | None] = lambda: None,
         lives: Callable[[], bool] = lambda: True,
         after: Watch | None = None,
     ):
+        self.loop, self.signals = loop, signals
         self.host, self.operand, self.reach, self.show = host, operand, reach, show
         self.owner, self.patience = owner, patience
         self.keep, self.tail = keep, tail
-        self.scribe = Scribe(keep, self._words) if keep is not None else None
+        self.scribe = Scribe(Writer(loop), keep, self._words) if keep is not None else None
         self.view, self.files = view, files
-        self.pen = Pen()
+        self.pen = Pen(Writer(loop))
         if view is not None:
             view.put = self.pen.put
-        self.selector = selectors.DefaultSelector()
-        self.signals = signals if signals >= 0 else catch_signals()
         self.link: ChildLink | None = None
         self.version = VERSION
         """What the supervisor speaks."""
@@ -96,6 +99,8 @@ class Watch:
         self.left = self.gone = False
         """`left`: the person does not want to watch any more. `gone`: there is no supervisor, and no word of an end."""
         self.interrupts = 0
+        self.enough = False
+        """Ctrl-C was pressed after all was over: no more is to be shown."""
         self.quiet_at: float | None = None
         """When no rank has written for a moment, if none does until then."""
         self.cut_off: float | None = None
@@ -107,14 +112,19 @@ class Watch:
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
     def go(self, link: ChildLink | None = None) -> Outcome | None:
-        """Watch to the end; None when the person left, or when it came to no end that is known."""
-        self.selector.register(self.signals, selectors.EVENT_READ, self._signalled)
-        self.selector.register(self.pen.told, selectors.EVENT_READ, self._shown)
+        """Watch to the end; None when the person left, or when it came to no end that is known.
+
+        Raises OSError where there can be no more threads.
+        """
+        self.pen.writer.start()
+        if self.scribe is not None:
+            self.scribe.writer.start()
+        self.signals.handle(self._signalled)
         if signal.getsignal(signal.SIGTSTP) == signal.SIG_DFL:
-            signal.signal(signal.SIGTSTP, lambda *_: None)
+            self.signals.capture(signal.SIGTSTP)
         try:
             self._connect(link or self.reach())
-            while self.outcome is None and not self.left and not self.gone:
+            while not self.over:
                 self._turn()
         finally:
             if self.link is not None:
@@ -123,19 +133,19 @@ class Watch:
                 self.scribe.close()
             if self.keyboard is not None:
                 self.keyboard.leave()
-            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+            self.signals.release(signal.SIGTSTP)
         if self.outcome is not None and self.view is not None:
             self._catch_up(self.view)
             self.view.finish(self.outcome)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        try:
-            self.pen.close(drop=self.interrupts > 1 or self.left)
-        except KeyboardInterrupt:
-            pass  # enough shown
+        self.pen.close(lambda: self.enough or self.interrupts > 1 or self.left)
         if self.view is not None:
             self.view.put = write  # whoever has more to show has no pen
-        signal.set_wakeup_fd(-1)
         return self.outcome
+
+    @property
+    def over(self) -> bool:
+        """There is nothing to watch any more."""
+        return self.outcome is not None or self.left or self.gone
 
     def _catch_up(self, view: View) -> None:
         """Show what was written and nobody has sent, or say that there may be such."""
@@ -166,9 +176,7 @@ class Watch:
         wait = (self.next_trial if self.link is None else self.next_beat) - time.monotonic()
         if self.quiet_at is not None:
             wait = min(wait, self.quiet_at - time.monotonic())
-        for key, _ in self.selector.select(max(0.0, wait)):
-            if key.fd in self.selector.get_map():
-                key.data()
+        self.loop.run_once(wait)
         if self.quiet_at is not None and time.monotonic() >= self.quiet_at and self.view is not None:
             self.quiet_at = None
             self.view.pause()
@@ -190,8 +198,8 @@ class Watch:
 
     def _connect(self, link: ChildLink) -> None:
         self.link = link
-        self.selector.register(link.stdout, selectors.EVENT_READ, self._heard)
-        self.selector.register(link.stderr, selectors.EVENT_READ, lambda: self._complained(link))
+        self.loop.add_reader(link.stdout, self._heard)
+        self.loop.add_reader(link.stderr, lambda: self._complained(link))
         self._flush()
         if link.preface is None:
             self._begin()
@@ -207,14 +215,12 @@ class Watch:
 
     def _complained(self, link: ChildLink) -> None:
         if not link.listen():
-            self.selector.unregister(link.stderr)
+            self.loop.remove_reader(link.stderr)
 
     def _disconnect(self) -> None:
         link, self.link = self.link, None
         assert link is not None
-        for file in (link.stdout, link.stderr, link.stdin):
-            if file.fileno() in self.selector.get_map():
-                self.selector.unregister(file)
+        self.loop.remove(link.stdout, link.stderr, link.stdin)
         if link.preface is not None or self.outcome is None:
             link.process.terminate()
         end_links([link], 2.0)
@@ -226,7 +232,7 @@ class Watch:
 
     def _flush(self) -> None:
         assert self.link is not None
-        self.link.wire.pump(self.selector, self._flush)
+        self.link.wire.pump(self.loop, self._flush)
 
     def _heard(self) -> None:
         assert self.link is not None
@@ -275,7 +281,7 @@ class Watch:
             return
         made = plan_from_json(plan)
         if made.job.terminal is not None and self.owner:
-            signal.signal(signal.SIGWINCH, lambda *_: None)  # it is noted like the others
+            self.signals.capture(signal.SIGWINCH)
             self.plan = made
             self._resized()
         self.incomplete = self.incomplete or phase == "over"
@@ -285,7 +291,7 @@ class Watch:
         if self.stdin is not None:
             self.stdin.again()
         elif made.reader is not None and self.owner:
-            self.stdin = Stdin(self.selector, lambda data, at, end: self._tell("stdin", data, at=at, end=end))
+            self.stdin = Stdin(self.loop, lambda data, at, end: self._tell("stdin", data, at=at, end=end))
 
     def _on_stdin_taken(self, payload: bytes, upto: int) -> None:
         if self.stdin is not None:
@@ -314,7 +320,8 @@ class Watch:
         if self.view.wants is True or (self.view.wants and rank in self.view.wants):
             self.view.output(rank, stream, payload)
             self.quiet_at = time.monotonic() + QUIET
-        self.pen.mark((node, len(payload)))
+        # what was shown makes room for more
+        self.pen.writer.then(partial(self._tell, "taken", node=node, count=len(payload)))
 
     def _on_over(self, payload: bytes, outcome: Mapping[str, Any]) -> None:
         self.outcome = outcome_from_json(outcome)
@@ -331,17 +338,14 @@ class Watch:
 
     # ---- the person -------------------------------------------------------------------------------------------------
 
-    def _shown(self) -> None:
-        """What was shown makes room for more."""
-        for node, count in self.pen.reached():
-            self._tell("taken", node=node, count=count)
-
-    def _signalled(self) -> None:
-        for number in os.read(self.signals, 64):
+    def _signalled(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
             if number == signal.SIGTSTP:
                 self._pause()
             elif number == signal.SIGWINCH:
                 self._resized()
+            elif number in SIGNALS and self.over:
+                self.enough = self.enough or number == signal.SIGINT
             elif number in SIGNALS:
                 self.interrupts += 1
                 if not self.owner:

@@ -1,0 +1,62 @@
+"""A thread for what may take long: a disk that stalls, or a terminal that was stopped, holds up no decision."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from muster.agent import system
+from muster.agent.eventloop import EventLoop
+
+
+class Writer:
+    """Does things in order, in a thread of its own, once it was started; tells in the loop what has become of them.
+
+    What is shown and what is kept have one each: a terminal that takes nothing must not keep events from the disk.
+    """
+
+    def __init__(self, loop: EventLoop) -> None:
+        self._loop = loop
+        self._queue: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin. Raises OSError where there can be no more threads."""
+        self._thread = system.start_thread(self._work)
+
+    def do(self, what: Callable[[], object], failed: Callable[[OSError], object] | None = None) -> None:
+        """Do this after all that was asked for before; `failed` is called in the loop when it raises OSError."""
+        self._queue.put(partial(self._try, what, failed) if failed is not None else what)
+
+    def then(self, callback: Callable[[], object]) -> None:
+        """Call this in the loop once all that was asked for before is done."""
+        self._queue.put(partial(self._loop.call_soon_threadsafe, callback))
+
+    def drain(self, enough: Callable[[], bool]) -> None:
+        """Run the loop until all that was asked for is done, or it is `enough`."""
+        done: list[bool] = []
+        self.then(lambda: done.append(True))
+        while not done and not enough():
+            self._loop.run_once()
+
+    def close(self, within: float | None = None) -> None:
+        """Wait until all is done, at most so many seconds, and have the loop hear of it."""
+        self._queue.put(None)
+        if self._thread is not None:
+            self._thread.join(within)
+        self._loop.run_soon()
+
+    def _try(self, what: Callable[[], object], failed: Callable[[OSError], object]) -> None:
+        try:
+            what()
+        except OSError as error:
+            self._loop.call_soon_threadsafe(partial(failed, error))
+
+    def _work(self) -> None:
+        while True:
+            what = self._queue.get()
+            if what is None:
+                return
+            what()

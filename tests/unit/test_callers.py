@@ -1,0 +1,171 @@
+"""Who is let in by the port of a run: agents that know its secret, and nobody else. Over TCP, in one process."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from manual import ManualLoop
+
+from muster.agent.dial import Dialer, Met
+from muster.agent.handshake import Caller, Terms
+from muster.agent.protocol import Unpacker, pack
+from muster.world.callers import Callers
+
+TERMS = Terms("5ec2e7" * 8, "20261127-000000-abcdef-train")
+
+
+class Port:
+    """A port where agents call, and what has come of it."""
+
+    def __init__(self) -> None:
+        self.loop = ManualLoop()
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self.came: list[tuple[int, Met]] = []
+        self.notes: list[str] = []
+        self.callers = Callers(
+            self.loop,
+            self.listener,
+            TERMS,
+            "life",
+            lambda node: 3 if node == 1 else None,
+            lambda node, met: self.came.append((node, met)),
+            self.notes.append,
+        )
+        self.sockets: list[socket.socket] = []
+
+    def call(self) -> socket.socket:
+        """A connection, over which the challenge has come."""
+        sock = socket.create_connection(self.listener.getsockname())
+        self.sockets.append(sock)
+        count = len(self.callers.strangers)
+        self.loop.until(lambda: len(self.callers.strangers) > count, "she is heard")
+        return sock
+
+    def hello(self, sock: socket.socket, terms: Terms = TERMS, node: int = 1) -> bytes:
+        """What somebody answers to the challenge on this connection, who knows that secret."""
+        (fields, _), *_ = Unpacker().feed(sock.recv(4096))
+        return Caller(terms, node, "", 0).answer(fields)
+
+    def closed(self, sock: socket.socket) -> None:
+        """It is closed from the other end."""
+        sock.setblocking(False)
+
+        def gone() -> bool:
+            try:
+                return sock.recv(4096) == b""
+            except ConnectionResetError:
+                return True
+            except BlockingIOError:
+                return False
+
+        self.loop.until(gone, "she is sent away")
+
+    def dial(self, terms: Terms) -> list[Met]:
+        """An agent that dials; gives the connections that it takes for the controller's."""
+        met: list[Met] = []
+
+        def connected(new: Met, same: bool) -> None:
+            met.append(new)
+
+        Dialer(self.loop, *self.listener.getsockname(), terms, 1, lambda: 7, connected, self.notes.append).dial()
+        return met
+
+    def close(self) -> None:
+        self.callers.close()
+        for sock in (self.listener, *self.sockets):
+            sock.close()
+        for _, met in self.came:
+            os.close(met.fd)
+        self.loop.close()
+
+
+@pytest.fixture
+def port() -> Iterator[Port]:
+    made = Port()
+    yield made
+    made.close()
+
+
+def test_who_knows_the_secret_is_let_in(port: Port) -> None:
+    """And both ends learn how much the other one has heard, if they have spoken before."""
+    met = port.dial(TERMS)
+    port.loop.until(lambda: met and port.came, "both have met")
+    assert [(1, 0)] == [(node, there.heard) for node, there in port.came], "another life of the controller"
+    assert (3, [], {}) == (met[0].heard, port.notes, port.callers.strangers)
+    os.close(met[0].fd)
+
+
+@pytest.mark.parametrize(
+    ("terms", "node", "why"),
+    [
+        pytest.param(TERMS._replace(secret="0" * 48), 1, "does not know the secret", id="another secret"),
+        pytest.param(TERMS._replace(run_id="20261127-000000-abcdef"), 1, "does not know the secret", id="another run"),
+        pytest.param(TERMS, 2, "nobody waits for node 2", id="a node of no run"),
+    ],
+)
+def test_who_does_not_is_sent_away(port: Port, terms: Terms, node: int, why: str) -> None:
+    sock = port.call()
+    sock.sendall(port.hello(sock, terms, node))
+    port.closed(sock)
+    assert (1, []) == (len(port.notes), port.came)
+    assert port.notes[0].startswith("a connection from 127.0.0.1 was refused: ") and why in port.notes[0]
+
+
+def test_what_was_heard_of_an_agent_is_worth_nothing_on_another_connection(port: Port) -> None:
+    first = port.call()
+    hello = port.hello(first)
+    second = port.call()
+    second.sendall(hello)
+    port.closed(second)
+    assert "does not know the secret" in port.notes[0]
+    first.sendall(hello)
+    port.loop.until(lambda: port.came, "on its own it counts")
+
+
+def test_random_bytes_end_their_connection_and_nothing_else(port: Port) -> None:
+    chance = random.Random(5)
+    good = pack("hello", node=1, nonce="ab" * 32, life="", heard=0, mac="cd" * 32)
+    for number in range(60):
+        sock = port.call()
+        data = bytearray(chance.randbytes(chance.randrange(1, 300)) if number % 2 else good)
+        for _ in range(number % 7):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        sock.sendall(data)
+        sock.shutdown(socket.SHUT_WR)
+        port.closed(sock)
+    assert ([], {}) == (port.came, port.callers.strangers)
+    assert 10 == len(port.notes), "and of so many only the first ones are told"
+
+
+def test_who_stalls_is_sent_away_in_time(port: Port) -> None:
+    """One that says nothing, and one that sends a byte now and then."""
+    silent, drips = port.call(), port.call()
+    for byte in b"\0\0\0\x40":
+        drips.sendall(bytes([byte]))
+        port.loop.advance(1.1)
+    assert 2 == len(port.callers.strangers)
+    port.loop.advance(1.2)
+    assert {} == port.callers.strangers
+    assert ["a connection from 127.0.0.1 was refused: no handshake within 5 s"] * 2 == port.notes
+    port.closed(silent)
+
+
+def test_a_crowd_that_stalls_keeps_no_agent_out(port: Port) -> None:
+    """As many as are heard at a time, and more who wait; those who do nothing make room for the next ones."""
+    for _ in range(port.callers.most):
+        port.call()
+    waiting: list[Any] = [socket.create_connection(port.listener.getsockname()) for _ in range(20)]
+    port.sockets += waiting
+    met = port.dial(TERMS)
+    for _ in range(200):
+        port.loop.advance(0.1, 0.05)
+        if met:
+            break
+    assert met, "the agent is let in"
+    assert len(port.callers.strangers) <= port.callers.most
+    os.close(met[0].fd)

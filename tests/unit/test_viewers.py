@@ -1,0 +1,302 @@
+"""Sessions of those who watch a run: the owner, its lease, suspension, questions. Its clock is moved by hand."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from manual import ManualLoop
+
+from muster.agent.local import SUPERVISOR, Sockets, new_token
+from muster.agent.protocol import Unpacker, pack
+from muster.agent.wire import Wire
+from muster.launchers import make_plan
+from muster.model import Host, Job, Program
+from muster.ranks import layout
+from muster.results import Outcome, RunState
+from muster.runs import Run
+from muster.supervise import Supervisor
+from muster.world.link import FarLink
+from muster.world.loop import settings_of
+from muster.world.viewers import Viewer, Viewers
+
+LEASE = 30.0
+
+
+class Controller:
+    """Notes what viewers have it do; its agents are two, of which the second one has no connection."""
+
+    def __init__(self, folder: Path, attached: bool) -> None:
+        self.loop, self.lease, self.parting = ManualLoop(), LEASE, False
+        job = Job(Program("command", ("true",)), "exec", "python3", "--python", "/")
+        self.plan = make_plan(job, layout([(Host("n1"), 1), (Host("n2"), 1)]), "20261127-000000-abcdef")
+        self.run = Run(folder)
+        self.supervisor = Supervisor(settings_of(self.plan))
+        self.records = ['{"event": "one"}', '{"event": "two"}']
+        self.far = [FarLink(number, f"n{number + 1}", 0.0, {}) for number in range(2)]
+        self.far[0].wire = Wire(reading=0, writing=1)
+        self.done: list[tuple[Any, ...]] = []
+        self.sockets = Sockets("20261127-000000-abcdef", new_token())
+        self.viewers = Viewers(self, attached)
+        self.viewers.listen(self.sockets.listen(SUPERVISOR).detach())
+        self.clients: list[Client] = []
+
+    def now(self) -> float:
+        return self.loop.time()
+
+    def turn(self) -> None:
+        for client in self.clients:
+            client.hear()
+        self.loop.advance(0.1)
+
+    def tell(self, node: int, kind: str, payload: bytes = b"", /, **fields: Any) -> None:
+        self.done.append((kind, node, fields))
+
+    def tell_all(self, kind: str, **fields: Any) -> None:
+        self.done.append((kind, fields))
+
+    def asked(self, viewer: Viewer, number: int, by: str = "") -> None:
+        self.done.append(("asked", number, by))
+
+    def pass_on(self, number: int) -> None:
+        self.done.append(("pass", number))
+
+    def forsaken(self) -> None:
+        self.done.append(("forsaken",))
+
+    def refused(self, text: str) -> None:
+        self.done.append(("refused", text))
+
+    def client(self, **watches: Any) -> Client:
+        """Somebody who connects, and who watches if he says what."""
+        count = len(self.viewers.all)
+        made = Client(self)
+        self.loop.until(lambda: len(self.viewers.all) > count, "she is let in")
+        self.clients.append(made)
+        if watches:
+            made.say("watch", **{"want": False, "offsets": {}, "tail": None, "events": 0, "owner": False, **watches})
+        return made
+
+    def heard(self, *done: Any) -> None:
+        """This comes of what a client said."""
+        self.loop.until(lambda: done in self.done, str(done))
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.sock.close()
+        for viewer in list(self.viewers.all):
+            viewer.peer.close()
+        self.viewers.listener.sock.close()
+        self.loop.close()
+
+
+class Client:
+    """The other end of a session."""
+
+    def __init__(self, controller: Controller) -> None:
+        self.controller = controller
+        found = controller.sockets.connect(SUPERVISOR, os.getuid())
+        assert found is not None
+        self.sock, self._frames = found, Unpacker()
+        self.sock.setblocking(False)
+        self.frames: list[tuple[dict[str, Any], bytes]] = []
+        self.closed = False
+
+    def say(self, kind: str, payload: bytes = b"", **fields: Any) -> None:
+        self.sock.sendall(pack(kind, payload, **fields))
+
+    def hear(self) -> bool:
+        """Take what has come; True once the connection has ended."""
+        while not self.closed:
+            try:
+                data = self.sock.recv(1 << 16)
+            except BlockingIOError:
+                break
+            except OSError:
+                data = b""
+            self.closed = not data
+            self.frames += self._frames.feed(data)
+        return self.closed
+
+    def next(self, kind: str) -> dict[str, Any]:
+        """The next frame of this kind; those before it are passed over."""
+
+        def come() -> bool:
+            self.hear()
+            while self.frames and self.frames[0][0]["kind"] != kind:
+                self.frames.pop(0)
+            return bool(self.frames)
+
+        self.controller.loop.until(come, f"`{kind}` comes")
+        return self.frames.pop(0)[0]
+
+
+@pytest.fixture
+def attached(tmp_path: Path) -> Iterator[Controller]:
+    made = Controller(tmp_path, attached=True)
+    yield made
+    made.close()
+
+
+def beat(controller: Controller, seconds: float, *clients: Client) -> None:
+    """Time passes, in which these clients give signs of life."""
+    for _ in range(round(seconds / 5)):
+        for client in clients:
+            client.say("beat")
+        controller.loop.advance(5.0)
+
+
+def test_who_watches_is_told_what_has_not_been_seen_and_asks_the_agents_for_output(attached: Controller) -> None:
+    client = attached.client(want=[1], offsets={"0/1.out": 17}, events=1)
+    assert "preparing" == client.next("run")["phase"]
+    assert 2 == client.next("event")["number"]
+    asked = {"reader": "viewer 1", "want": [1], "offsets": {"0/1.out": 17}, "tail": None}
+    assert [("read", node, asked) for node in range(2)] == attached.done
+    attached.viewers.tell(3, '{"event": "three"}')
+    assert 3 == client.next("event")["number"]
+    attached.viewers.output("viewer 1", 1, b"bytes", {"rank": 1})
+    attached.viewers.output("viewer 2", 1, b"others", {"rank": 1})
+    assert (1, 1) == _of(client.next("output"), "node", "rank")
+    client.say("taken", node=1, count=5)
+    attached.heard("taken", 1, {"reader": "viewer 1", "count": 5})
+    client.sock.close()
+    attached.heard("unread", {"reader": "viewer 1"})
+
+
+def _of(fields: dict[str, Any], *names: str) -> tuple[Any, ...]:
+    return tuple(fields[name] for name in names)
+
+
+def test_a_run_ends_when_its_owner_is_gone_for_the_lease(attached: Controller) -> None:
+    """Not before, not while another connection of the owner is there, and it is said once."""
+    owner = attached.client(owner=True)
+    owner.next("event")
+    beat(attached, 2 * LEASE, owner)
+    other = attached.client(want=False)
+    other.next("event")
+    owner.sock.close()
+    beat(attached, LEASE - 5, other)
+    assert ("forsaken",) not in attached.done
+    back = attached.client(owner=True)
+    back.next("event")
+    beat(attached, 2 * LEASE, back, other)
+    back.sock.close()
+    beat(attached, LEASE + 5, other)
+    beat(attached, 2 * LEASE, other)
+    assert 1 == attached.done.count(("forsaken",))
+
+
+def test_a_run_whose_owner_never_comes_ends_after_the_lease(attached: Controller) -> None:
+    attached.loop.advance(LEASE - 2)
+    assert [] == attached.done
+    attached.loop.advance(4)
+    assert [("forsaken",)] == attached.done
+
+
+def test_a_detached_run_needs_no_owner(tmp_path: Path) -> None:
+    controller = Controller(tmp_path, attached=False)
+    controller.loop.advance(10 * LEASE, 1.0)
+    assert [] == controller.done
+    controller.close()
+
+
+def test_one_that_falls_silent_is_gone_and_one_that_was_stopped_is_not(attached: Controller) -> None:
+    """Ctrl-Z stops a terminal without a sign of life, which it gives again when it goes on."""
+    owner, silent = attached.client(owner=True), attached.client(want=False)
+    owner.next("event")
+    silent.next("event")
+    owner.say("pause")
+    attached.loop.advance(20.0)
+    attached.loop.until(silent.hear, "its connection is closed")
+    attached.loop.advance(20 * LEASE, 1.0)
+    assert not owner.hear() and ("forsaken",) not in attached.done
+    owner.say("beat")
+    attached.loop.advance(20.0)
+    attached.loop.until(owner.hear, "it is awake, and silent")
+    attached.loop.advance(LEASE + 2)
+    assert ("forsaken",) in attached.done
+
+
+def test_who_asks_for_the_end_is_answered(attached: Controller) -> None:
+    client = attached.client()
+    client.say("kill", by="somebody")
+    assert "answer" == client.next("answer")["kind"]
+    client.say("asked", number=2)
+    client.say("pass", number=10)
+    attached.heard("pass", 10)
+    assert [("asked", 0, "somebody"), ("asked", 2, ""), ("pass", 10)] == attached.done
+
+
+def test_only_the_owner_sizes_the_terminals_of_ranks(attached: Controller) -> None:
+    owner, other = attached.client(owner=True), attached.client(want=False)
+    for client, rows in ((other, 10), (owner, 20)):
+        client.next("event")
+        client.say("resize", rows=rows, columns=80)
+        client.say("state")
+        client.next("answer")
+    assert [{"rows": 20, "columns": 80}] == [done[-1] for done in attached.done if done[0] == "resize"]
+
+
+def test_a_question_is_answered_once_all_that_can_have(attached: Controller) -> None:
+    """The agent without a connection is named as missing; one that is there and says nothing is waited for in vain."""
+    client = attached.client()
+    client.say("stacks", ranks=[0])
+    attached.loop.until(lambda: attached.done, "it is asked")
+    number = attached.done[0][1]["number"]
+    attached.viewers.answered(number, 0, texts={"0": "frame"}, mute={})
+    assert ({"0": "frame"}, [1]) == _of(client.next("answer"), "texts", "missing")
+    client.say("usage")
+    attached.loop.until(lambda: len(attached.done) == 2, "it is asked")
+    attached.loop.advance(5.0)
+    assert [0, 1] == client.next("answer")["missing"]
+    attached.viewers.answered(attached.done[1][1]["number"], 0, ranks={})
+    client.say("state")
+    assert "preparing" == client.next("answer")["phase"], "what comes too late is no answer"
+
+
+def test_at_the_end_all_are_told_and_waited_for(attached: Controller) -> None:
+    """But for one that takes nothing: it has ten seconds."""
+    client, stalled = attached.client(want=False), attached.client(want=False)
+    client.next("event")
+    stalled.next("event")
+    attached.clients.remove(stalled)
+    client.say("beat")
+    began, hear = attached.now(), client.hear
+
+    def leave() -> bool:
+        if hear() or any(fields["kind"] == "over" for fields, _ in client.frames):
+            client.sock.close()
+            client.closed = True
+        return client.closed
+
+    client.hear = leave  # type: ignore[method-assign]
+    attached.parting = True
+    attached.viewers.part(Outcome(RunState.SUCCEEDED, 0, 1.0))
+    assert any(fields["kind"] == "over" for fields, _ in client.frames)
+    assert 1 == len(attached.viewers.all) and 9 < attached.now() - began < 12
+    stalled.sock.close()
+
+
+def test_random_frames_end_their_connection_and_nothing_else(attached: Controller) -> None:
+    chance = random.Random(7)
+    values = [None, -1, 1 << 70, "text", [1], {"0/0.out": -3}, {}, True, 1.5]
+    kinds = ["watch", "taken", "asked", "pass", "resize", "stdin", "stacks", "kill", "nonsense", "state"]
+    names = ["want", "offsets", "tail", "events", "owner", "node", "count", "number", "rows", "columns", "at", "ranks"]
+    for number in range(60):
+        client = attached.client()
+        if number % 3:
+            fields = {name: chance.choice(values) for name in chance.sample(names, 5)}
+            client.say(chance.choice(kinds), chance.randbytes(9), **fields)
+        else:
+            client.sock.sendall(chance.randbytes(chance.randrange(1, 200)))
+        client.sock.shutdown(socket.SHUT_WR)
+        attached.loop.until(client.hear, "it is closed")
+        client.sock.close()
+    assert [] == attached.viewers.all
+    owner = attached.client(owner=True)
+    owner.next("event")

@@ -1,0 +1,141 @@
+"""What is written in a thread of its own: in order, and without holding up the loop."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from muster.agent.eventloop import EventLoop
+from muster.agent.signals import CapturedSignals
+from muster.launchers import make_plan
+from muster.model import Host, Job, Program
+from muster.ranks import layout
+from muster.runs import Run
+from muster.world.attached import Attached
+from muster.world.link import Agents
+from muster.world.pen import Pen
+from muster.world.scribe import Scribe
+from muster.world.writer import Writer
+
+
+@pytest.fixture
+def loop() -> Iterator[EventLoop]:
+    with EventLoop() as made:
+        yield made
+
+
+def test_things_are_done_in_order_in_a_thread_and_told_in_the_loop(loop: EventLoop) -> None:
+    writer, seen = Writer(loop), list[tuple[str, bool]]()
+
+    def see(what: str) -> None:
+        seen.append((what, threading.current_thread() is threading.main_thread()))
+
+    def fails() -> None:
+        see("failing")
+        raise OSError("full")
+
+    writer.do(lambda: see("one"))
+    writer.do(fails, lambda error: see(f"failed: {error}"))
+    writer.then(lambda: see("so far"))
+    writer.do(lambda: see("two"))
+    loop.run_once(0)
+    assert [] == seen, "it was not started yet"
+    writer.start()
+    writer.drain(lambda: False)
+    here = [what for what, in_loop in seen if in_loop]
+    assert (["one", "failing", "two"], ["failed: full", "so far"]) == ([what for what, it in seen if not it], here)
+    writer.do(fails, lambda error: see("failed again"))
+    writer.close()
+    assert ("failed again", True) == seen[-1], "what failed last is told too"
+
+
+def test_one_that_hangs_holds_up_neither_the_loop_nor_the_end(loop: EventLoop) -> None:
+    writer, gate, called = Writer(loop), threading.Event(), list[str]()
+    writer.start()
+    writer.do(gate.wait)
+    writer.then(lambda: called.append("done"))
+    loop.call_later(0, lambda: called.append("timer"))
+    writer.drain(lambda: "timer" in called)
+    writer.close(0.01)
+    assert ["timer"] == called
+    gate.set()
+    writer.close()
+    assert ["timer", "done"] == called
+
+
+def test_a_terminal_that_takes_nothing_gets_no_more_once_it_is_enough(loop: EventLoop) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with pytest.raises(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 4096)
+    os.set_blocking(writing, True)
+    pen, called = Pen(Writer(loop)), list[str]()
+    pen.writer.start()
+    pen.put(writing, b"under way")
+    pen.put(writing, b"never")
+    loop.call_later(0, lambda: called.append("Ctrl-C"))
+    pen.close(lambda: bool(called))
+    assert 4096 < len(os.read(reading, 1 << 20)), "now the thread goes on"
+    pen.writer.close()
+    os.close(writing)
+    assert os.read(reading, 100) in (b"", b"under way")
+    os.close(reading)
+
+
+def test_lines_that_a_file_does_not_take_are_counted_and_told_of_once(loop: EventLoop, tmp_path: Path) -> None:
+    said: list[str] = []
+    scribe = Scribe(Writer(loop), Run(tmp_path), said.append)
+    scribe.writer.start()
+    (tmp_path / "events.jsonl").mkdir()
+    scribe.append("events.jsonl", "one\n")
+    scribe.append("events.jsonl", "two\n")
+    scribe.append("node/times.log", "three\n")
+    scribe.put("attempt_0/rank", 2, b"cd")
+    scribe.put("attempt_0/rank", 0, b"ab")
+    assert 2 == scribe.close()
+    assert [f"cannot write in {tmp_path}: Is a directory; the run goes on"] == said
+    assert ("three\n", b"abcd") == (
+        (tmp_path / "node/times.log").read_text(),
+        (tmp_path / "attempt_0/rank").read_bytes(),
+    )
+
+
+class NoView:
+    """Of nobody who watches."""
+
+    wants = False
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
+def test_a_stalled_disk_holds_up_no_event_of_a_run_in_the_foreground(loop: EventLoop, tmp_path: Path) -> None:
+    """Its events.jsonl is a pipe that nobody reads yet, so that opening it hangs."""
+    path = tmp_path / "events.jsonl"
+    os.mkfifo(path)
+    job = Job(Program("command", ("true",)), "exec", "python3", "--python", "/")
+    plan = make_plan(job, layout([(Host("here"), 1)]), "20261127-000000-abcdef")
+    signals, reads = CapturedSignals(loop, []), threading.Event()
+    attached = Attached(loop, signals, plan, Run(tmp_path), Agents([], set(), None), NoView(), 0.0)
+    attached.start_writing()
+    lines: list[str] = []
+    late = threading.Timer(20, reads.set)  # of one that hangs
+    reader = threading.Thread(target=lambda: (reads.wait(), lines.extend(path.read_text().splitlines())))
+    late.start()
+    reader.start()
+    attached.note("hello", {"node": 0})
+    attached.note("bye", {})
+    assert not reads.is_set(), "the loop waited for the disk"
+    reads.set()
+    assert 0 == attached.scribe.close()
+    reader.join()
+    late.cancel()
+    attached.pen.writer.close()
+    assert [{"event": "hello", "node": 0}, {"event": "bye"}] == [json.loads(line) for line in lines]
