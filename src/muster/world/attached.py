@@ -63,7 +63,7 @@ class Attached(World):
             link.wire.tracer = trace.tracer(str(run.path), "controller", "agent", link.host)
         self.enough = False
         """It was pressed after the run was over: no more is to be shown."""
-        self.scribe = Scribe(Writer(loop), run, self.say)
+        self.scribe = Scribe(Writer(loop), run, self.say, "events.jsonl")
         self.scribe.do(lambda: run.reserve(plan.world_size))
 
     def start_writing(self) -> None:
@@ -81,7 +81,8 @@ class Attached(World):
         try:
             while self.outcome is None:
                 self.turn()
-            self.scribe.do(partial(self.run.write_outcome, outcome_as_json(self.outcome)))
+            write = partial(self.run.write_outcome, outcome_as_json(self.outcome))
+            self.scribe.writer.do(write, self._cannot_write_outcome)
             self._part()
         finally:
             self._leave()
@@ -105,6 +106,9 @@ class Attached(World):
     def begin(self) -> None:
         """The ranks are about to start."""
         self.view.begin(self.facts)
+
+    def _cannot_write_outcome(self, error: OSError) -> None:
+        self.say(f"cannot write {self.run.path}/outcome.json: {system.reason(error)}")
 
     def _signalled(self, numbers: Sequence[int]) -> None:
         for number in numbers:

@@ -25,11 +25,13 @@ class Gap(NamedTuple):
 class Scribe:
     """Writes into a run directory what it is asked to, in order.
 
-    `complain` is called with words for the person the first time that something cannot be written.
+    `complain` is called with words for the person the first time that something cannot be written; they name the file
+    `only`, if it is the only one.
     """
 
-    def __init__(self, writer: Writer, run: Run, complain: Callable[[str], object]):
+    def __init__(self, writer: Writer, run: Run, complain: Callable[[str], object], only: str = ""):
         self.writer, self.run, self._complain = writer, run, complain
+        self._where = str(run.path / only) if only else f"in {run.path}"
         self._broken = False
         self._journals: dict[str, Journal] = {}
         self.gaps: dict[str, Gap] = {}
@@ -107,4 +109,4 @@ class Scribe:
         if not self._broken:
             self._broken = True
             with suppress(OSError):  # stderr may be a file on the same full disk
-                self._complain(f"cannot write in {self.run.path}: {system.reason(error)}; the run goes on")
+                self._complain(f"cannot write {self._where}: {system.reason(error)}; the run goes on")
