@@ -7,7 +7,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from muster.agent import system
@@ -321,7 +320,7 @@ class Watch:
             self.view.output(rank, stream, payload)
             self.quiet_at = time.monotonic() + QUIET
         # what was shown makes room for more
-        self.pen.writer.then(partial(self._tell, "taken", node=node, count=len(payload)))
+        self.pen.writer.then(lambda: self._tell("taken", node=node, count=len(payload)))
 
     def _on_over(self, payload: bytes, outcome: Mapping[str, Any]) -> None:
         self.outcome = outcome_from_json(outcome)
