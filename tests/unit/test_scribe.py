@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from muster.agent.eventloop import EventLoop
 from muster.runs import Run
 from muster.world.scribe import Gap, Scribe
+from muster.world.writer import Writer
 
 NAME = "attempt_0/rank_00001.out"
+
+
+@pytest.fixture
+def writer() -> Iterator[Writer]:
+    with EventLoop() as loop:
+        made = Writer(loop)
+        made.start()
+        yield made
+        made.close()
 
 
 class Disk:
@@ -28,7 +41,9 @@ class Disk:
         return written
 
 
-def test_a_copy_has_no_hole_and_what_it_lacks_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_has_no_hole_and_what_it_lacks_is_counted(
+    writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     disk, said = Disk(10), list[str]()
 
     def complain(text: str) -> None:
@@ -36,16 +51,12 @@ def test_a_copy_has_no_hole_and_what_it_lacks_is_counted(tmp_path: Path, monkeyp
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # a log on the same disk
 
     monkeypatch.setattr(os, "pwrite", disk)
-    scribe = Scribe(Run(tmp_path), complain)
+    scribe = Scribe(writer, Run(tmp_path), complain)
     seen = list[object]()
 
     def put(offset: int, data: bytes) -> None:
-        scribe.put(NAME, offset, data, (offset, len(data)))
-        done: list[str] = []
-        scribe.do(lambda: done.append(""))
-        while not done:
-            pass
-        seen.extend(scribe.reached())
+        scribe.put(NAME, offset, data, lambda: seen.append((offset, len(data))))
+        writer.drain(lambda: False)
 
     put(0, b"one two ")
     assert ((tmp_path / NAME).read_bytes(), scribe.gaps) == (b"one two ", {})
@@ -62,22 +73,19 @@ def test_a_copy_has_no_hole_and_what_it_lacks_is_counted(tmp_path: Path, monkeyp
     assert said == [f"cannot write in {tmp_path}: {full}; the run goes on"]
 
 
-def test_it_is_known_that_lines_wait_for_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_known_that_lines_wait_for_room(writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that whoever has many of them leaves them out meanwhile."""
-    scribe = Scribe(Run(tmp_path), lambda _: None)
+    scribe = Scribe(writer, Run(tmp_path), lambda _: None)
     write, full = os.write, [True]
 
     def limited(fd: int, data: bytes) -> int:
-        if full[0]:
+        if full[0] and stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(fd, data)
 
     monkeypatch.setattr(os, "write", limited)
     scribe.append("times.log", "line\n")
-    done: list[str] = []
-    scribe.do(lambda: done.append(""))
-    while not done:
-        pass
+    writer.drain(lambda: False)
     assert scribe.behind("times.log")
     full[0] = False
     scribe.append("times.log", "")
