@@ -61,10 +61,17 @@ def test_words_of_ssh(muster: Any, host: Callable[..., str]) -> None:
 
 
 def test_frames_of_a_host(muster: Any, host: Callable[..., str]) -> None:
-    told = pack("cleaned", runs={f"run{EVIL}{FORGED}": [f"pid 1{EVIL}{FORGED}"]}, left=[f"pid 2{EVIL}{FORGED}"])
-    done = muster("clean", "-H", "n1", "--ssh", host(stdout=MAGIC + told, code=0))
-    assert 1 == done.returncode and "still alive: pid 2\\x1b[2J" in done.stderr, done.stderr
-    assert is_safe(done.stdout + done.stderr), done.stdout + done.stderr
+    found = {"process": f"sleep{EVIL}{FORGED}", "pid": 17, "state": "S", "gpu": False}
+    evil = f"run{EVIL}{FORGED}"
+    told = {"runs": {evil: [found]}, "folders": {evil: [f"/tmp/{EVIL}{FORGED}"]}, "left": [found]}
+    done = muster("clean", "-H", "n1", "--ssh", host(stdout=MAGIC + pack("cleaned", **told), code=0))
+    assert 1 == done.returncode and "still alive: sleep\\x1b[2J" in done.stderr, done.stderr
+    assert "; /tmp/\\x1b[2J" in done.stdout and is_safe(done.stdout + done.stderr), done.stdout + done.stderr
+    del told["folders"]
+    for wrong in (told, {**told, "folders": {evil: [17]}}, {**told, "folders": {}, "left": [EVIL]}):
+        done = muster("clean", "-H", "n1", "--ssh", host(stdout=MAGIC + pack("cleaned", **wrong), code=0))
+        assert (3, True) == (done.returncode, "n1: no answer that is understood: " in done.stderr), done.stderr
+        assert is_safe(done.stdout + done.stderr), done.stdout + done.stderr
 
 
 def test_a_rank_that_fails(muster: Any, script: Callable[..., Path]) -> None:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping
 
 from muster.agent.boot import agent_source
+from muster.agent.messages import CLIENT, PROXY, between
+from muster.agent.protocol import Refused
 from muster.commands.common import read
 from muster.job import named_hosts, split_words
 from muster.options import CleanOptions
@@ -18,6 +20,8 @@ from muster.world.contact import frames_of
 from muster.world.link import ChildLink, start_relay
 
 _WITHIN = 60.0
+_NO_ANSWER = 3
+"""The exit status where a host does not answer."""
 
 
 def clean(words: list[str], env: Mapping[str, str], began: float) -> int:
@@ -46,15 +50,20 @@ def _tell(link: ChildLink, dry: bool) -> int:
     for fields, _ in frames_of(link, _WITHIN):
         if fields["kind"] != "cleaned":
             continue
-        folders = fields["folders"]
-        for run in {**fields["runs"], **folders}:
-            processes = map(leftover_from_json, fields["runs"].get(run, ()))
+        try:
+            told = between(PROXY, CLIENT)["cleaned"].fitting(fields)
+        except Refused as error:
+            print(f"{link.host}: no answer that is understood: {error}", file=sys.stderr)
+            return _NO_ANSWER
+        runs, folders = told["runs"], told["folders"]
+        for run in {**runs, **folders}:
+            processes = map(leftover_from_json, runs.get(run, ()))
             words = [*map(process_in_words, processes), *map(safe, folders.get(run, ()))]
             print(f"{link.host}: {safe(run)}: {'there is' if dry else 'ended'} {'; '.join(words)}")
-        for found in map(leftover_from_json, fields["left"]):
+        for found in map(leftover_from_json, told["left"]):
             print(f"{link.host}: {leftover_in_words(found)}", file=sys.stderr)
-        if not fields["runs"] and not folders:
+        if not runs and not folders:
             print(f"{link.host}: nothing")
-        return 1 if fields["left"] else 0
+        return 1 if told["left"] else 0
     print(f"{link.host}: no answer: {link.last_words() or 'it said nothing'}", file=sys.stderr)
-    return 3
+    return _NO_ANSWER
