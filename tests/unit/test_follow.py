@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from manual import ManualLoop
 
 from muster.agent.follow import Follower, Piece, Stream, tail
 from muster.agent.logs import Logs
@@ -267,11 +268,8 @@ def test_two_lines_in_one_turn_wait_only_where_more_can_be_told(tmp_path: Path) 
 
 
 def test_a_traceback_has_its_moment_while_the_order_is_in_doubt(tmp_path: Path) -> None:
-    class Agent:
-        def after(self, *_: object) -> None: ...
-        def emit(self, *_: object, **__: object) -> None: ...
-
-    logs = Logs(Agent())  # type: ignore[arg-type]
+    loop = ManualLoop()
+    logs = Logs(loop, lambda *_, **__: None, print)
     logs._follower = follower = Follower(str(tmp_path), [0])
     out, err = follower.of(0)
     append(err, b"Traceback (most recent call last):\nError\n")
@@ -280,3 +278,4 @@ def test_a_traceback_has_its_moment_while_the_order_is_in_doubt(tmp_path: Path) 
     logs.notice(decide=False)
     assert follower.undecided and err.traceback_at is not None
     follower.close()
+    loop.close()
