@@ -21,7 +21,7 @@ from typing import Any, Union
 from muster.model import Failure, Outcome, RankEnd, Unlogged
 from muster.plurals import plural
 
-SIGINT, SIGQUIT, SIGKILL, SIGTERM, SIGHUP, SIGUSR1 = 2, 3, 9, 15, 1, 10
+SIGINT, SIGQUIT, SIGKILL, SIGTERM, SIGHUP = 2, 3, 9, 15, 1
 
 SETTLE = 1.0
 """Seconds to wait for a better cause after a rank fell because it lost a peer."""

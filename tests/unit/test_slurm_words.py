@@ -37,7 +37,7 @@ def test_the_batch_script() -> None:
 #SBATCH --comment='it'"'"'s'
 #SBATCH --output=/runs/x/slurm-%j.out
 #SBATCH --open-mode=append
-#SBATCH --signal=B:USR1@120
+#SBATCH --signal=B:URG@120
 #SBATCH --requeue
 
 exec /venv/bin/python -I '/runs/x y/muster.pyz'

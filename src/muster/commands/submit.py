@@ -427,7 +427,7 @@ def _watch(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> W
     requeues = int((run.read(ASKED) or {}).get("requeue", 0))
     watch: Watch | None = None
     watched: Any = None
-    told, next_look = "", 0.0
+    told, next_look, waits = "", 0.0, False
     while True:
         ended = run.outcome
         if ended is not None and (not requeues or ended.code == 0):
@@ -440,8 +440,12 @@ def _watch(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> W
             if found is None:
                 words = "Slurm does not answer; waiting"
             elif seen is None or seen.state not in slurm.PENDING | slurm.LIVING:
+                if waits:
+                    how = "Slurm knows it no more" if seen is None else f"{seen.state}, {seen.reason}"
+                    progress(given)(f"job {number} was requeued, and ended before its ranks were started again: {how}")
                 return watch
             elif seen.state in slurm.PENDING:
+                waits = watched is not None
                 if seen.reason == "BeginTime" and requeues and run.attempts():
                     queue.start_now(number)
                 again = f" again (requeued, attempt {queue.restarts(number) + 1} of {requeues + 1})" if watched else ""
@@ -455,7 +459,7 @@ def _watch(run: runs.Run, given: Mapping[str, Any], env: Mapping[str, str]) -> W
                 progress(given)(words)
         record = run.read(RECORD)
         if record is not None and record != watched and run.read("plan.json") is not None:
-            watched = record
+            watched, waits = record, False
             watch = Watch(
                 run.job["host"],
                 run.operand,

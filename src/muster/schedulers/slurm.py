@@ -29,7 +29,7 @@ class Request(NamedTuple):
     output: str = ""
     """Where what the batch script itself says is written; `%j` is the number of the job."""
     before: int = 120
-    """Seconds before the end at which the batch script gets SIGUSR1; 0 for never."""
+    """Seconds before the end at which the batch script gets `WARNING`; 0 for never."""
     requeue: bool = False
     tasks: int | None = None
     """How many ranks in all, where Slurm is to choose how many go to which node."""
@@ -95,6 +95,11 @@ def trial(request: Request, command: Sequence[str]) -> list[str]:
     ]
 
 
+WARNING = "URG"
+"""The signal by which Slurm says that the end of the time is near. In a short job it may come before the batch script
+has done anything, and SIGUSR1 would end it; nobody who does not handle SIGURG ends of that."""
+
+
 def options(request: Request) -> list[str]:
     """All options of sbatch, as they stand in the script and on the command line."""
     words = [f"--job-name={request.name}"]
@@ -108,7 +113,7 @@ def options(request: Request) -> list[str]:
     words += [f"--{name}={value}" if value else f"--{name}" for name, value in request.options]
     words += [f"--output={request.output}", "--open-mode=append"]
     if request.before:
-        words.append(f"--signal=B:USR1@{request.before}")
+        words.append(f"--signal=B:{WARNING}@{request.before}")
     return [*words, "--requeue" if request.requeue else "--no-requeue"]
 
 

@@ -16,7 +16,7 @@ class BatchJob:
     """One job of Slurm, asked with care: an answer that does not come holds nothing up for long.
 
     `signal`: what ranks that listen get `before` seconds before the end of its time, and when it has to make room;
-    0 for never. `chosen`: somebody chose that number. `signalled`: Slurm sends this process SIGUSR1 when it is time.
+    0 for never. `chosen`: somebody chose that number. `signalled`: Slurm sends this process SIGURG when it is time.
     `logs`: where slurmstepd and srun write; what they hold already is of earlier attempts.
     """
 

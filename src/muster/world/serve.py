@@ -35,7 +35,6 @@ from muster.supervise import (
     JOB_ENDS,
     SIGHUP,
     SIGTERM,
-    SIGUSR1,
     Asked,
     JobEnds,
     Start,
@@ -359,8 +358,8 @@ class Served(World):
             numbers = set(system.noted(signals)) - {signal.SIGCHLD}
             if SIGTERM in numbers:
                 self._job_ends()
-            if SIGUSR1 in numbers and batch.signalled:
-                numbers.discard(SIGUSR1)
+            if signal.SIGURG in numbers and batch.signalled:
+                numbers.discard(signal.SIGURG)
                 self._slurm_warns()
             for number in sorted(numbers - {SIGTERM}):
                 self.tell_all("pass", number=number)
@@ -387,7 +386,7 @@ class Served(World):
         self.warn("time limit", f"{max(0.0, left):.0f} s are left of the job's time")
 
     def _slurm_warns(self, asked: bool = False) -> None:
-        """SIGUSR1 has come: the limit may have been changed since it was looked at."""
+        """Slurm says so: the limit may have been changed since it was looked at."""
         assert self.batch is not None
         if not asked:
             self.batch.ask()
