@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from muster.agent import system, temporary
@@ -93,7 +94,10 @@ def note(home: Path, run: Path) -> bool:
 
 
 def noted(home: Path) -> dict[str, Path]:
-    """The run directories that are noted there, by the id of the run; a note of one that is gone is removed."""
+    """The run directories that are noted there, by the id of the run.
+
+    One that is not there may be on a disk of another machine, or not mounted just now: its note stays.
+    """
     folder = home / _ELSEWHERE
     try:
         names = [] if system.why_shared(str(folder)) else os.listdir(folder)
@@ -102,17 +106,17 @@ def noted(home: Path) -> dict[str, Path]:
     found = {}
     for name in names:
         path = _target(folder / name)
-        if path is None:
-            continue
-        try:
-            os.lstat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            _forget(folder / name)
-        except OSError:
-            pass  # out of reach for now
-        else:
+        if path is not None and os.path.lexists(path):
             found[name] = path
     return found
+
+
+def forget(home: Path, run: Path) -> None:
+    """Remove the note of a run, which is about to be deleted."""
+    link = home / _ELSEWHERE / run.name
+    if _target(link) == run:
+        with suppress(OSError):
+            os.unlink(link)
 
 
 def _target(link: Path) -> Path | None:
@@ -123,10 +127,3 @@ def _target(link: Path) -> Path | None:
     except OSError:
         return None
     return path if own and path.is_absolute() and path.parts[-2:] == ("runs", link.name) else None
-
-
-def _forget(link: Path) -> None:
-    try:
-        os.unlink(link)
-    except OSError:
-        pass

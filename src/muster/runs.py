@@ -303,6 +303,11 @@ class Store(NamedTuple):
         return [self.root] if self.alone else list(dict.fromkeys((self.root, *self.homes)))
 
     @property
+    def required(self) -> set[Path]:
+        """Those of them that nobody may overlook: new runs are kept or noted there."""
+        return {self.root, *([] if self.alone else self.homes[:1])}
+
+    @property
     def option(self) -> str:
         """What a command needs to look where this one does; empty where it does anyway."""
         return _option(self.root) if self.alone and self.root not in self.homes else ""
@@ -378,6 +383,10 @@ class Found(NamedTuple):
     unreadable: dict[Path, str]
     """Directories in which there may be more runs, and why nobody knows."""
 
+    def unknown(self, store: Store) -> dict[Path, str]:
+        """Those of them that matter: not the usual home where another one is kept because of that."""
+        return {folder: why for folder, why in self.unreadable.items() if folder.parent in store.required}
+
 
 def look(store: Store) -> Found:
     """All runs that a command finds."""
@@ -393,9 +402,7 @@ def look(store: Store) -> Found:
     found, refused = [], {}
     for name in sorted(paths):
         path = paths[name]
-        why = why_refused(path)
-        if not why and noted.get(name) == path and path.lstat().st_uid != os.getuid():
-            why = f"it was this user's, and belongs to {_user(path.lstat().st_uid)} now"
+        why = why_refused(path, own=noted.get(name) == path)
         if why:
             refused[path] = why
         elif os.path.lexists(path / "job.json"):
@@ -414,8 +421,11 @@ def _names_in(folder: Path) -> tuple[list[str], str]:
         return [], system.reason(error)
 
 
-def why_refused(path: Path) -> str:
-    """Why a run directory is not read: others could have written what stands in it. Empty when it is."""
+def why_refused(path: Path, own: bool = False) -> str:
+    """Why a run directory is not read: others could have written what stands in it. Empty when it is.
+
+    `own`: this user has kept it there, and root is that user, too.
+    """
     try:
         found = os.lstat(path)
     except OSError as error:
@@ -424,6 +434,8 @@ def why_refused(path: Path) -> str:
         return "it is not a directory"
     if found.st_uid != os.getuid() and os.getuid() != 0:
         return f"it belongs to {_user(found.st_uid)}"
+    if own and found.st_uid != os.getuid():
+        return f"it was this user's, and belongs to {_user(found.st_uid)} now"
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return "others can write in it"
     return ""
@@ -459,8 +471,9 @@ def every(store: Store) -> list[Run]:
 def all_of(store: Store) -> list[Run]:
     """The same, where one that is overlooked would be a mistake; raises `Impossible` when some cannot be known."""
     found = look(store)
-    if found.unreadable:
-        raise unreadable_error(found.unreadable)
+    unknown = found.unknown(store)
+    if unknown:
+        raise unreadable_error(unknown)
     return found.runs
 
 
@@ -472,7 +485,8 @@ def find(store: Store, which: str, lives: Callable[[Run], bool] = lambda run: Fa
     listed = f"`muster ps -a{store.option}` lists all"
     if not which:
         raise Impossible("an empty name is the name of no run", f"{listed}; `last` is the newest")
-    runs, refused, unreadable = look(store)
+    looked = look(store)
+    runs, refused, unknown = looked.runs, looked.refused, looked.unknown(store)
     for path, why in refused.items():
         if path.name == which:
             raise Impossible(f"{path} is not read: {why}", "its owner can, or root")
@@ -481,8 +495,8 @@ def find(store: Store, which: str, lives: Callable[[Run], bool] = lambda run: Fa
     begun = [run for run in runs if run.id.startswith(which)]
     living = [run for run in named if lives(run)] if len(named) > 1 else []
     found = exact or living or named[-1:] or begun
-    if unreadable and not found:
-        raise unreadable_error(unreadable)
+    if unknown and not found:
+        raise unreadable_error(unknown)
     if not runs:
         raise Impossible(f"there is no run in {store.root}", "start one by `muster run`, or set MUSTER_HOME")
     if which == "last":
@@ -532,8 +546,10 @@ _SHOWN = 8
 """Ids that a sentence lists."""
 
 
-def remove(run: Run) -> None:
-    """Delete a run directory, and the links that lead into it; nobody else's links."""
+def remove(store: Store, run: Run) -> None:
+    """Delete a run directory, the links that lead into it, and the note of where it is; nobody else's links."""
+    for home in store.homes[:1]:
+        homes.forget(home, run.path)
     with suppress(OSError):  # somebody else deletes it at the same time
         if run.uid == os.getuid():
             unlink_all(str(run.path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -398,6 +399,17 @@ def test_closed_descriptors_change_no_status(muster: Any, script: Script, launch
         assert 0 == done.returncode, done.stderr
         done = closed(muster.argv("wait", "last"), "1", **more)
         assert 7 == done.returncode, done.stderr
+
+
+def test_many_ranks_with_few_descriptors(muster: Any) -> None:
+    """What muster can do without takes none of the last ones."""
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+
+    done = muster("run", "-g", "60", "--", "sh", "-c", "echo $RANK", preexec_fn=limited)
+    assert 0 == done.returncode, done.stderr
+    assert 60 == len(done.stdout.splitlines())
 
 
 @pytest.mark.parametrize("command", ["wait", "show", "ps", "--help"])

@@ -424,3 +424,10 @@ def test_colours_hide_no_exception() -> None:
     told = explain(b"\n".join(lines) + b"\n")
     assert ("raised", "ZeroDivisionError: division by zero") == (told["kind"], told["summary"])
     assert '  File "a.py", line 1, in <module>' in told["frames"]
+
+
+def test_what_was_written_on_stdout_is_no_cause() -> None:
+    """On a terminal of its own both streams of a rank are one."""
+    assert ("ended", "", []) == tuple(explain(b"epoch 1\nsaved the checkpoint\n", mixed=True).values())
+    failed = b"epoch 1\n" + b'Traceback (most recent call last):\n  File "a.py", line 1, in <module>\nKeyError: 3\n'
+    assert "KeyError: 3" == explain(failed, mixed=True)["summary"]

@@ -38,7 +38,7 @@ def test_a_run_is_noted_where_it_is_not_kept_in_the_home(store: Store, tmp_path:
     assert [run.path] == found(store.here)
     assert run.path == runs.find(from_elsewhere, "20261127-101112-0123456789abc").path
     assert [ID, ID, ID] == [run.operand, *(runs.find(place, ID).operand for place in (store.here, from_elsewhere))]
-    runs.remove(run)
+    runs.remove(from_elsewhere, run)
     assert [at_home.path] == found(from_elsewhere)
     assert {} == homes.noted(tmp_path / "home")
     assert [] == os.listdir(tmp_path / "home" / "elsewhere")
@@ -85,3 +85,15 @@ def test_notes_of_others_and_runs_that_became_anothers(store: Store, tmp_path: P
     os.lchown(tmp_path / "third", 65534, 65534)
     with pytest.raises(Impossible, match="it is a link of user 65534"):
         runs.create(elsewhere, OTHER)
+
+
+def test_the_usual_home_may_be_unreadable_where_another_one_is_kept_because_of_that(tmp_path: Path) -> None:
+    usual = tmp_path / "usual"
+    usual.mkdir()
+    (usual / "runs").write_text("this is how a directory that cannot be read looks to root")
+    temporary = Store(tmp_path / "temporary", (tmp_path / "temporary", usual))
+    run = made(temporary, ID)
+    assert run.path == runs.find(temporary, "last").path
+    assert [run.path] == [found.path for found in runs.all_of(temporary)]
+    with pytest.raises(Impossible, match="cannot read"):
+        runs.find(Store(usual, (usual,)), "last")

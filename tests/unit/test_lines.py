@@ -10,7 +10,7 @@ import pytest
 from muster.errors import Impossible
 from muster.model import Host, Job, Outcome, Plan, Program
 from muster.ranks import layout
-from muster.world.terminal import TIMESTAMP, Lines, Prefix, Raw, Terminal, colourful, prefixes
+from muster.world.terminal import TIMESTAMP, Lines, Moment, Prefix, Raw, Terminal, colourful, prefixes
 
 PREFIXES: dict[int, Prefix] = {0: b"[0] ", 1: b"[1] "}
 AWAY = b"\r\x1b[K"
@@ -228,6 +228,9 @@ def test_a_prefix_can_be_chosen() -> None:
     assert prefixes(WHERE, "", colour=True)[3] == b""
     with pytest.raises(Impossible, match="--prefix"):
         prefixes(WHERE, "{nope}", colour=False)
+    for form in ("{time:%H\udcff}", "{time:9999}", "{time.year}"):
+        with pytest.raises(Impossible):
+            prefixes(WHERE, form, colour=False)
 
 
 def test_a_prefix_may_hold_the_time_of_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,6 +238,10 @@ def test_a_prefix_may_hold_the_time_of_its_line(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("TZ", "UTC-1")
     time.tzset()
     try:
+        assert "-" == f"{Moment(1e18):%H}", "no clock goes so far"
+        for conversion in ("!s", "!r"):
+            (stands,) = prefixes({0: ("a", 0, 0)}, "{time" + conversion + "}", colour=False).values()
+            assert b"01:00:05.500" == stands(5.5)  # type: ignore[operator]
         stands = prefixes({0: ("a", 0, 0)}, "{time} {time:%M:%S} {time:iso}> ", colour=False)
         lines = Lines(stands, terminal=False)
         assert lines.feed(0, "out", b"be", 1000.0) == b""

@@ -97,5 +97,9 @@ def test_it_stays_small_beside_the_logs() -> None:
 
 def test_what_is_no_line_of_it_is_passed_over() -> None:
     """A host may send anything."""
-    text = b"12 0o5\n\xff\xfe\n@ x 0\n@ 5.000 0\n500 0o5\n-1 0o5\n1 0x5\n1 0o-5\n1 0o" + b"9" * 30 + b"\n500 0o6\n"
+    text = (
+        b"@ 999999999999.000 0\n12 0o5\n\xff\xfe\n@ x 0\n@ 5.000 0\n500 0o5\n-1 0o5\n1 0x5\n1 0o-5\n1 0o"
+        + b"9" * 30
+        + b"\n500 0o6\n"
+    )
     assert Reading().feed(text) == [Grown(5.5, 0, 0, "out", 5), Grown(6.0, 0, 0, "out", 11)]

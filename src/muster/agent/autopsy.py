@@ -35,11 +35,12 @@ _FEW_LINES = 5
 """Lines of a text without a traceback; more where the paragraph in which they stand begins earlier."""
 
 
-def explain(stderr: bytes, signalled: bool = False) -> dict[str, Any]:
+def explain(stderr: bytes, signalled: bool = False, mixed: bool = False) -> dict[str, Any]:
     """{kind, summary, frames} of the bytes at the end of a rank's stderr; `signalled` when a signal ended it.
 
     `kind` is `raised` for a Python exception of its own, `lost peer` for one that tells of another rank's end, and
-    `ended` when there is no traceback; then the last lines stand for themselves.
+    `ended` when there is no traceback; then the last lines stand for themselves. Not where they are `mixed` with those
+    of stdout: these say nothing of why it ended.
     """
     plain = _SEQUENCE.sub("", stderr.decode("utf-8", "replace"))
     lines = [line.rstrip("\r") for line in plain.split("\n")]
@@ -66,7 +67,7 @@ def explain(stderr: bytes, signalled: bool = False) -> dict[str, Any]:
             told = words[1] if len(words) > 1 and "what():" in words[1] else line
             frames = lines[index : index + _MOST_LINES] if line.startswith("Fatal") else words
             return {"kind": "ended", "summary": told.strip()[:500], "frames": _trimmed(frames)}
-    words = _last_words(lines)
+    words = [] if mixed else _last_words(lines)
     kind = "lost peer" if any(LOST_PEER.search(line) for line in words) else "ended"
     return {"kind": kind, "summary": words[-1][:500] if words else "", "frames": words}
 

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from muster.agent import system
 from muster.agent.follow import log_path
@@ -53,7 +54,8 @@ def put_files_there(run_dir: str) -> None:
 def _into(run_dir: str) -> Iterator[str]:
     """The links that are noted, and that do lead into the run directory."""
     folders = [run_dir]
-    folders += [entry.path for entry in os.scandir(run_dir) if entry.name.startswith("node_")]
+    with suppress(OSError):  # somebody has deleted it already
+        folders += [entry.path for entry in os.scandir(run_dir) if entry.name.startswith("node_")]
     for folder in folders:
         for name in _noted(os.path.join(folder, RECORD)):
             try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import selectors
 import socket
 import traceback
@@ -16,8 +15,6 @@ from muster.agent.protocol import Unpacker
 
 _REST = 0.2
 """Seconds without accepting, after the kernel had no descriptor or no memory for one connection more."""
-_RESERVE = 64
-"""Descriptors that connections never take: for logs, events and children. At most a quarter of all."""
 _PIECE = 1 << 16
 _TOLD = 10
 """How many refusals are told of, of each kind of listener."""
@@ -64,8 +61,7 @@ class Listener:
         sock.setblocking(False)
         self.sock, self._loop, self._came, self.note = sock, loop, came, note
         self._closed = self._paused = False
-        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.last = 1 << 30 if most < 0 else most - min(_RESERVE, most // 4)
+        self.last = system.first_reserved()
         """A connection whose descriptor has this number or a higher one is refused: the kernel gives the lowest."""
         self._watch()
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from muster.agent import system
 from muster.agent.autopsy import explain
 from muster.agent.follow import Follower, Piece, Stream, log_path, tail
 from muster.agent.overflow import Overflow, may_fill_up
@@ -159,7 +161,7 @@ class Logs:
         try:
             overflows = [self._overflow(rank, kind) for kind in ("out", "err")]
         except OSError as error:  # there is no descriptor left, or no /proc
-            self.agent.complain(f"there is no pipe for the logs of rank {rank}: {error}")
+            self.agent.complain(f"there is no pipe for the logs of rank {rank}: {system.reason(error)}")
             return Outlets((logs[0],), (logs[1],), None, screen)
         out, err = (overflow.pipe for overflow in overflows)
         if self._risky or screen:
@@ -187,6 +189,9 @@ class Logs:
         """The pipe of a log; it serves all attempts, for later there may be no descriptor for one. Raises OSError."""
         if (rank, kind) not in self._overflows:
             overflow = Overflow(f"rank {rank}'s {'stdout' if kind == 'out' else 'stderr'}", source=source)
+            if source is None and overflow.fd >= system.first_reserved():
+                overflow.close()
+                raise OSError(errno.EMFILE, "too few descriptors are left (`ulimit -n`)")
             overflow.lead_to(log_path(self._folder, rank, kind))
             self._overflows[rank, kind] = overflow
             self.agent.watch(overflow.fd, lambda: self._flowed(rank, kind))
@@ -329,7 +334,7 @@ class Logs:
         kind = self._says_why(rank)
         overflow = self._overflows.get((rank, kind))
         said = tail(log_path(self._folder, rank, kind)) + (overflow.recent if overflow is not None else b"")
-        words = explain(said, signalled)
+        words = explain(said, signalled, mixed=kind == "out")
         streams = self._follower.of(rank) if self._follower is not None else []
         words["t"] = next((stream.traceback_at for stream in streams if stream.traceback_at), None)
         if words["kind"] == "ended" or words["t"] is None:

@@ -166,11 +166,11 @@ def listen(address: str = "") -> socket.socket:
     """
     import socket
 
-    if not address and socket.has_ipv6:
+    if not address and socket.has_dualstack_ipv6():  # `has_ipv6` tells of Python, and not of this kernel
         try:
             return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096)
         except OSError:
-            pass  # a kernel without IPv6
+            pass  # it has no IPv6 address
     listener = tcp_socket(address)
     listener.bind((address, 0))
     listener.listen(4096)

@@ -196,6 +196,18 @@ def launch(
         os._exit(127)
 
 
+_RESERVE = 64
+"""Descriptors for files and children that are needed for a moment. At most a quarter of all."""
+
+
+def first_reserved() -> int:
+    """What stays open and can be done without has descriptors below this one: the kernel gives the lowest."""
+    import resource
+
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 30 if most < 0 else most - min(_RESERVE, most // 4)
+
+
 def open_first(paths: Sequence[str]) -> int:
     """Open the first of these that can be opened, to append; a file is made where there is none. Raises the OSError of
     the last."""

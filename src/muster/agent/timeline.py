@@ -25,7 +25,7 @@ _SLOWLY = 1.0
 _MOST = 64
 """Pieces that wait to be written, beyond which only the last of each log is kept."""
 
-_CLOCK = re.compile(rb"@ ([0-9]{1,12}\.[0-9]{3}) ([0-9]{1,9})((?: [0-9]{1,9}[oe][0-9]{1,18})*)")
+_CLOCK = re.compile(rb"@ ([0-9]{1,11}\.[0-9]{3}) ([0-9]{1,9})((?: [0-9]{1,9}[oe][0-9]{1,18})*)")
 _GROWN = re.compile(rb"([0-9]{1,12})((?: [0-9]{1,9}[oe][0-9]{1,18})+)")
 _PIECE = re.compile(rb" ([0-9]+)([oe])([0-9]+)")
 _STREAMS = {b"o": "out", b"e": "err"}

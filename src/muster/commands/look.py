@@ -29,10 +29,11 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
     if asked is None:
         return 0
     given, _, store = asked
-    every, refused, unreadable = runs.look(store)
-    if unreadable and not every:
-        raise runs.unreadable_error(unreadable)
-    found = every[::-1]
+    looked = runs.look(store)
+    unknown = looked.unknown(store)
+    if unknown and not looked.runs:
+        raise runs.unreadable_error(unknown)
+    found = looked.runs[::-1]
     if "name" in given:
         found = [run for run in found if _name(run) == given["name"]]
     filtered = given.keys() & {"running", "failed"}
@@ -42,7 +43,7 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
         fits = [_fits(record, given) for record in records]
         shown = found = [run for run, fit in zip(shown, fits) if fit]
         records = [record for record, fit in zip(records, fits) if fit]
-    for path, why in {**refused, **unreadable}.items():
+    for path, why in {**looked.refused, **looked.unreadable}.items():
         print(f"muster: {path} is not read: {why}", file=sys.stderr)
     if given.get("json"):
         print(json.dumps(records, indent=1))
@@ -170,7 +171,7 @@ def rm(words: list[str], env: Mapping[str, str], began: float) -> int:
     chosen = [named(store, which) for which in rest]
     pruning.refuse_living(chosen, contact.ANSWERS_WITHIN)
     for run in chosen:
-        pruning.delete(run)
+        pruning.delete(store, run)
         print(f"deleted {run.id}")
     return 0
 
@@ -196,7 +197,7 @@ def prune(words: list[str], env: Mapping[str, str], began: float) -> int:
             return 1
         old = pruning.ended(old, _WITHIN)  # the question may have been open for long
     for run in old:
-        pruning.delete(run)
+        pruning.delete(store, run)
     print(f"deleted {plural(len(old), 'run')}")
     return 0
 

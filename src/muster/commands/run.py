@@ -200,15 +200,9 @@ def start(
 
     asked, run_id, store = _asked(parsed, given, env, verb)
     temporary = homes.why_temporary(env)
-    if temporary:
+    if temporary and store.root == store.homes[0]:
         progress(given)(temporary)
     _warn_of_namesakes(store, asked.job.name)
-    if "keep_runs" in given or "keep_size" in given:
-        from muster.world.pruning import limit
-
-        deleted = limit(store, given.get("keep_runs"), given.get("keep_size"))
-        if deleted:
-            progress(given)(deleted)
     if given.get("slurm"):
         from muster.commands.submit import submit
 
@@ -223,13 +217,13 @@ def start(
     view = make_view(planned, run_id, given, env)
     if env.get("SLURM_JOB_ID"):
         _tell_of_more_nodes(view, env, store)
-    kept = keep(planned, run_id, store, words)
+    kept = keep(planned, run_id, store, given, words)
     view.operand = kept.operand
     try:
         make_copy(asked, given)
         agents = start_agents(asked.job, planned.nodes, env, planned.reader is not None)
     except Impossible:
-        runs.remove(kept)
+        runs.remove(store, kept)
         raise
     # meanwhile the agents come to life
     from muster.agent import machine
@@ -244,7 +238,7 @@ def start(
         attached = Attached(planned, kept, agents, view, began)
     except OSError as error:
         end_links(agents.links, _TO_LEAVE)
-        runs.remove(kept)
+        runs.remove(store, kept)
         hint = system.hint_for(system.reason(error), f"look at {kept.path}")
         raise Impossible(f"the run could not be started: {system.reason(error)}", hint) from None
     outcome = attached.go()
@@ -311,9 +305,23 @@ def make_view(plan: Plan, run_id: str, given: Mapping[str, Any], env: Mapping[st
     return view
 
 
-def keep(plan: Plan, run_id: str, store: runs.Store, words: list[str], **more: Any) -> runs.Run:
-    """Make the run directory, with what was asked for and the plan in it."""
+def new_directory(store: runs.Store, run_id: str, given: Mapping[str, Any]) -> runs.Run:
+    """Make the run directory, in the place of old ones by --keep-runs and --keep-size; raises `Impossible`."""
     kept = runs.create(store, run_id)
+    if "keep_runs" in given or "keep_size" in given:
+        from muster.world.pruning import limit
+
+        deleted = limit(store, given.get("keep_runs"), given.get("keep_size"))
+        if deleted:
+            progress(given)(deleted)
+    return kept
+
+
+def keep(
+    plan: Plan, run_id: str, store: runs.Store, given: Mapping[str, Any], words: list[str], **more: Any
+) -> runs.Run:
+    """Make the run directory, with what was asked for and the plan in it."""
+    kept = new_directory(store, run_id, given)
     kept.write("job.json", job_record(plan.job, plan.world_size, run_id, words, **more))
     kept.write("plan.json", hidden(as_json(plan)))
     return kept

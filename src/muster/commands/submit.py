@@ -13,7 +13,7 @@ from typing import Any
 from muster import archive, runs
 from muster.agent import meet, tree
 from muster.agent.keep import ARCHIVE
-from muster.commands.run import code_limit, job_record, make_copy, make_view, progress
+from muster.commands.run import code_limit, job_record, make_copy, make_view, new_directory, progress
 from muster.environ import is_secret, stands_open
 from muster.errors import Impossible, RunFailed
 from muster.hosts import fold_hosts, unfold_hosts
@@ -184,7 +184,7 @@ def submit(
     make_plan(asked.job, layout([(Host("node"), 1)]), run_id)  # what cannot be is told now, and not when the job starts
     if given.get("sync"):
         asked = _with_copy(asked, given, store.path(run_id))
-    kept = runs.create(store, run_id)
+    kept = new_directory(store, run_id, given)
     try:
         meet.put_flag(str(kept.path))
         make_copy(asked, given)
@@ -229,7 +229,7 @@ def submit(
         kept.write("job.json", _record(kept, asked, words, number, allocation is not None, ask["requeue"]))
     except BaseException:
         contact.forget_way(kept)
-        runs.remove(kept)
+        runs.remove(store, kept)
         raise
     if allocation is not None and claims is not None:
         return _here(kept, asked, allocation, claims, given, env)

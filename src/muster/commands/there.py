@@ -13,7 +13,7 @@ from muster.agent import meet
 from muster.agent.local import new_token
 from muster.checkup import at_no_cost
 from muster.commands.common import end_in_words, one, read
-from muster.commands.run import code_limit, job_record, make_copy, make_view, progress
+from muster.commands.run import code_limit, job_record, make_copy, make_view, new_directory, progress
 from muster.environ import hidden
 from muster.errors import Impossible
 from muster.hosts import fold_hosts
@@ -49,7 +49,7 @@ def run_there(
         raise Impossible("--stdin with --detach: there is no terminal to read from", "leave one of them out")
     if given.get("sync"):
         asked = asked._replace(job=code.real(asked.job))
-    kept = runs.create(store, run_id)
+    kept = new_directory(store, run_id, given)
     meet.put_flag(str(kept.path))
     here = None if asked.hosts else nodes_here(asked, given, env)
     hosts = hosts_to_reach(asked) if here is None else [node.host for node in here]
@@ -133,7 +133,7 @@ def run_there(
     except BaseException:
         gathering.give_up()
         contact.forget_way(kept)
-        runs.remove(kept)
+        runs.remove(store, kept)
         raise
     if detached:
         gathering.close()

@@ -64,7 +64,7 @@ def limit(store: Store, keep_runs: int | None, keep_size: int | None) -> str:
         return ""
     freed = sum(map(_size, old))
     for run in old:
-        delete(run)
+        delete(store, run)
     which = old[0].id if len(old) == 1 else f"{old[0].id} to {old[-1].id}"
     return f"deleted {plural(len(old), 'old run')} ({size_in_words(freed)}), by --keep-runs or --keep-size: {which}"
 
@@ -84,7 +84,7 @@ def _size(run: Run) -> int:
     return found
 
 
-def delete(run: Run) -> None:
+def delete(store: Store, run: Run) -> None:
     """Delete a run, with what is remembered of it."""
     contact.forget_way(run)
-    runs.remove(run)
+    runs.remove(store, run)

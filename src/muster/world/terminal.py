@@ -51,10 +51,18 @@ class Moment:
     def __init__(self, seconds: float | None) -> None:
         self.seconds = seconds
 
+    def __str__(self) -> str:
+        return format(self)
+
+    __repr__ = __str__
+
     def __format__(self, form: str) -> str:
         if self.seconds is None:
             return "-"
-        at = datetime.fromtimestamp(self.seconds).astimezone()
+        try:
+            at = datetime.fromtimestamp(self.seconds).astimezone()
+        except (ValueError, OverflowError, OSError):  # a host may tell any number
+            return "-"
         if form == "iso":
             return at.isoformat(timespec="milliseconds")
         return at.strftime(form) if form else at.time().isoformat("milliseconds")
@@ -69,8 +77,8 @@ def prefixes(where: Mapping[int, Where], template: str | None, colour: bool, bef
         form = before + (f"[{rank:>{width}}] " if template is None else template)
         if colour and form:
             form = f"\x1b[{_COLOURS[rank % len(_COLOURS)]}m{form}\x1b[0m"
-        values = {"rank": rank, "host": host, "local_rank": local, "node": node, "time": Moment(None)}
-        text = fill(form, values, "--prefix")  # raises for what cannot be filled in
+        values = {"rank": rank, "host": host, "local_rank": local, "node": node, "time": Moment(0.0)}
+        text = fill(form, values, "--prefix")  # raises for what cannot be filled in, by the time too
         if not any(name == "time" for _, name, _, _ in Formatter().parse(form)):
             return text.encode("utf-8", "surrogateescape")
         return lambda seconds: form.format(**{**values, "time": Moment(seconds)}).encode("utf-8", "surrogateescape")
