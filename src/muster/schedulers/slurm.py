@@ -444,7 +444,7 @@ KILL_WAIT = 30.0
 
 
 def configuration() -> tuple[str, ...]:
-    """Ask how Slurm is configured; `kill_wait` reads the answer."""
+    """Ask how Slurm is configured; `kill_wait` and `name_of_cluster` read the answer."""
     return ("scontrol", "show", "config")
 
 
@@ -452,6 +452,12 @@ def kill_wait(out: str) -> float:
     """`KillWait = 30 sec`."""
     found = re.search(r"^KillWait\s*=\s*(\d+)", out, re.MULTILINE)
     return float(found[1]) if found else KILL_WAIT
+
+
+def name_of_cluster(out: str) -> str:
+    """`ClusterName = far`, of the same answer; empty where it is not said."""
+    found = re.search(r"^ClusterName\s*=\s*(\S+)", out, re.MULTILINE)
+    return found[1] if found else ""
 
 
 # ---- the end of a job -----------------------------------------------------------------------------------------------
@@ -548,10 +554,20 @@ class Seen(NamedTuple):
     name: str
 
 
-def queue(job: str = "") -> tuple[str, ...]:
-    """Ask for the states of one's jobs, or of that job, those that ended lately too; `queued` reads the answer."""
-    which = f"--jobs={job}" if job else "--me"
-    return ("squeue", "--noheader", which, "--states=all", "--format=" + _SEPARATOR.join(_FIELDS))
+def queue(job: str = "", cluster: str = "", everybody: bool = False) -> tuple[str, ...]:
+    """Ask for the states of one's jobs, or of one job, those that ended lately too; `queued` reads the answer.
+
+    `cluster` is another one than the default. `everybody`: a job of another user is good too, as it is for root.
+    """
+    which = [f"--jobs={job}"] if job else []
+    which += [f"--clusters={cluster}"] if cluster else []
+    which += [] if everybody else ["--me"]
+    return ("squeue", "--noheader", *which, "--states=all", "--format=" + _SEPARATOR.join(_FIELDS))
+
+
+def no_such_job(err: str) -> bool:
+    """Whether squeue failed because no job has that number, which it does once the job is older than MinJobAge."""
+    return "Invalid job id specified" in err
 
 
 def queued(out: str) -> dict[str, Seen]:
@@ -630,6 +646,10 @@ _ENDS = {
     "FAILED": "its batch script failed (FAILED)",
     "COMPLETED": "its batch script ended well (COMPLETED)",
 }
+
+
+ENDED = frozenset(_ENDS)
+"""States from which a job does not come back. REVOKED is none: in a federation the job then runs on another cluster."""
 
 
 def how_ended(state: str) -> str:

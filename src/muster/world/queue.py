@@ -71,21 +71,34 @@ def allocation(env: Mapping[str, str], root: Path, within: float = _WITHIN) -> s
     if found is None:
         return None
     jobs = look(root, within=within)
-    if jobs is not None and found.job not in jobs:  # it may have been made since that answer
-        jobs = look(root, time.time(), within)
-    if jobs is None:
+    if jobs is None or (found.job in jobs and jobs[found.job].state in slurm.LIVING):
         return found  # no answer means nothing
-    seen = jobs.get(found.job)
-    if seen is None and os.getuid() == 0:  # root may use the jobs of all
-        with suppress(OSError, subprocess.TimeoutExpired):
-            seen = slurm.queued(_ask(slurm.queue(found.job), within).stdout).get(found.job)
-    if seen is None or seen.state not in slurm.LIVING:
-        why = "Slurm knows no such job of yours" if seen is None else f"that job is over ({seen.state})"
-        raise Impossible(
-            f"SLURM_JOB_ID={found.job} in the environment is left over: {why}",
-            "`unset SLURM_JOB_ID`; then --slurm submits a job of its own",
-        )
-    return found
+    # that answer may be as old as the job is, or come from another cluster
+    state = _state_now(found.job, env.get("SLURM_CLUSTER_NAME", ""), within)
+    if state is None or (state and state not in slurm.ENDED):
+        return found
+    why = f"that job is over ({state})" if state else "Slurm knows no such job of yours"
+    raise Impossible(
+        f"SLURM_JOB_ID={found.job} in the environment is left over: {why}",
+        "`unset SLURM_JOB_ID`; then --slurm submits a job of its own",
+    )
+
+
+def _state_now(job: str, cluster: str, within: float) -> str | None:
+    """The state of one job of the named cluster; empty when Slurm knows no such job, None when it does not answer."""
+    try:
+        own = slurm.name_of_cluster(_ask(slurm.configuration(), within).stdout) if cluster else ""
+        if cluster and not own:
+            return None  # nobody knows which cluster squeue would ask
+        # `--clusters` needs accounting, so it is left out for the default cluster
+        question = slurm.queue(job, "" if cluster == own else cluster, everybody=os.getuid() == 0)
+        done = _ask(question, within)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    seen = slurm.queued(done.stdout).get(job)
+    if seen is not None:
+        return seen.state
+    return "" if done.returncode == 0 or slurm.no_such_job(done.stderr) else None
 
 
 def _ask(command: Sequence[str], within: float = _WITHIN) -> subprocess.CompletedProcess[str]:

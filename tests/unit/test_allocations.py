@@ -1,0 +1,104 @@
+"""Whether the job in SLURM_JOB_ID is still there: squeue of its own cluster decides, asked now."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from muster.errors import Impossible
+from muster.schedulers import slurm
+from muster.world import queue
+
+ENV = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_TASKS_PER_NODE": "1(x2)"}
+FOUND = slurm.Allocation("7", ("n1", "n2"), 0, (1, 1))
+ABSENT = "Slurm knows no such job of yours"
+
+SQUEUE = """#!/bin/sh
+case "$*" in
+    *--jobs=7*--clusters=far*) answer=far ;;
+    *--clusters=*) answer=nowhere ;;
+    *--jobs=7*) answer=job ;;
+    *) answer=all ;;
+esac
+cat "$0.$answer" && exit
+echo "slurm_load_jobs error: ${error:-Invalid job id specified}" >&2
+exit 1
+"""
+
+
+def line(state: str, job: str = "7") -> str:
+    return f"{job}|{state}|None|n[1-2]|N/A|5:00|a name\n"
+
+
+@pytest.fixture
+def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Have a squeue that knows these answers, and an scontrol of the cluster `home`."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, text in (("squeue", SQUEUE), ("scontrol", "#!/bin/sh\necho 'ClusterName             = home'\n")):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    monkeypatch.setattr(queue, "_silent_since", -1e9)
+
+    def answers(**texts: str) -> None:
+        for name, text in texts.items():
+            (programs / f"squeue.{name}").write_text(text)
+
+    return answers
+
+
+def refused(root: Path, env: dict[str, str] = ENV) -> str:
+    """Why the allocation is refused; empty where it is not."""
+    try:
+        assert queue.allocation(env, root) == FOUND
+    except Impossible as error:
+        return error.sentence.partition("left over: ")[2]
+    return ""
+
+
+@pytest.mark.parametrize("state", sorted(slurm.PENDING | slurm.LIVING | {"REVOKED", "NEW_IN_SOME_SLURM"}))
+def test_a_job_that_may_still_run_is_used(squeue: Callable[..., None], tmp_path: Path, state: str) -> None:
+    """Nodes that boot, or a prolog, leave it CONFIGURING, and srun waits for that."""
+    squeue(all=line(state), job=line(state))
+    assert "" == refused(tmp_path)
+
+
+@pytest.mark.parametrize("state", sorted(slurm.ENDED))
+def test_a_job_that_is_over_is_not(squeue: Callable[..., None], tmp_path: Path, state: str) -> None:
+    squeue(all=line(state), job=line(state))
+    assert f"that job is over ({state})" == refused(tmp_path)
+
+
+@pytest.mark.parametrize("known", ["", line("PENDING"), line("COMPLETED"), line("RUNNING", "8")])
+def test_an_answer_that_was_kept_refuses_nothing(squeue: Callable[..., None], tmp_path: Path, known: str) -> None:
+    kept = tmp_path / f"slurm-queue-{socket.gethostname()}.json"
+    kept.write_text(json.dumps({"time": time.time(), "said": known}))
+    squeue(all=line("RUNNING"), job=line("RUNNING"))
+    assert "" == refused(tmp_path)
+
+
+def test_a_job_of_another_cluster(squeue: Callable[..., None], tmp_path: Path) -> None:
+    """As `salloc -M far` leaves it; the default cluster may have had a job of that number too."""
+    far = {**ENV, "SLURM_CLUSTER_NAME": "far"}
+    squeue(all=line("FAILED"), job=line("FAILED"), far=line("RUNNING"))
+    assert "" == refused(tmp_path, far)
+    assert "that job is over (FAILED)" == refused(tmp_path, {**ENV, "SLURM_CLUSTER_NAME": "home"})
+    squeue(far=line("TIMEOUT"))
+    assert "that job is over (TIMEOUT)" == refused(tmp_path, far)
+
+
+def test_a_job_that_is_absent_and_an_answer_that_does_not_come(
+    squeue: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    squeue(all="")
+    assert ABSENT == refused(tmp_path)
+    monkeypatch.setenv("error", "Unable to contact slurm controller (connect failure)")
+    assert "" == refused(tmp_path)
+    squeue(job="")
+    assert ABSENT == refused(tmp_path)
