@@ -98,6 +98,7 @@ class Inside:
     def start_agents(self, env: Mapping[str, str]) -> None:
         """One task a node, by a single srun; by one for each node where they have not equally many GPUs."""
         own = [address for _, address in machine.interfaces()] or ["127.0.0.1"]
+        root = self._list_code()
         where = {
             "addresses": own,
             "port": self.listener.getsockname()[1],
@@ -107,7 +108,9 @@ class Inside:
             "lease": self.job.lease,
             "cwd": self.job.cwd,
             "script": self.job.program.path,
-            "code": self._list_code(),
+            "code": root,
+            # what is to be sent is compared file by file
+            "code_place": tree.place(root) if root and self.sync is None else [],
         }
         with open(os.open(self.run.path / RENDEZVOUS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(where, file)
@@ -124,7 +127,7 @@ class Inside:
         if self.sync is not None:
             names = [name for name, *_ in json.loads((self.run.path / tree.LIST).read_bytes())]
             self.code = Tree(self.sync["root"], tuple(names))
-        elif len(self.allocation.hosts) > 1 and os.path.isdir(self.job.cwd):
+        elif self.asked["check_code"] and len(self.allocation.hosts) > 1 and os.path.isdir(self.job.cwd):
             found = code.sources(self.job, str(self.run.path.parent))
             if found is not None:
                 self.code = found
@@ -263,7 +266,8 @@ class Inside:
         if self.sync is None:
             differing = {link.host: self._differing(link, self.code.root) for link in self.links}
             differing = {host: names for host, names in differing.items() if names}
-            refuse_other_code(differing, f"on {self.links[0].host}", self.job.cwd)
+            hint = "`--sync` has all nodes run one copy of the code"
+            refuse_other_code(differing, f"on {self.links[0].host}", self.code, hint)
 
     def _shares(self) -> tuple[Wanted, ...]:
         """The nodes with their numbers of ranks; None where that follows from the GPUs. Raises `Impossible`."""

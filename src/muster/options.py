@@ -272,6 +272,12 @@ RUN: tuple[Option, ...] = (
         group=WHERE,
     ),
     Option(
+        ("--no-code-check",),
+        "start although Python files differ between hosts: in what git tracks around the script, or, without git, in "
+        "the script's folder and the packages there that it imports; the script itself is always compared",
+        group=WHERE,
+    ),
+    Option(
         ("--snapshot",),
         "run a copy of the code, kept with the run: edits do not reach a run that waits or starts again",
         group=HOW,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from muster.errors import Impossible
+from muster.model import Job, Program
 from muster.world import code
 
 GIT = ["git", "-c", "protocol.file.allow=always", "-c", "user.name=a", "-c", "user.email=a@b"]
@@ -175,3 +176,48 @@ def test_what_cannot_be_read(with_git: bool) -> None:
         assert f"Impossible cannot copy {top}/b.py" in told
     else:
         assert f"None Impossible cannot read {top}/shut: Permission denied" in told
+
+
+# ---- what hosts compare ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A folder without git in which more lies than the code of one script."""
+    home = tmp_path / "home"
+    names = ("train.py", "beside.py", "notes.txt", "mine/__init__.py", "mine/deep/a.py", "own/b.py", "own/c.txt")
+    for name in (*names, "projA/deep/x.py", "notebooks/y.py"):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text("")
+    (home / "train.py").write_text(
+        "import os, mine.deep.a\ndef f():\n    from own import b\n    from . import notebooks\n"
+    )
+    return home
+
+
+def sources(cwd: Path, *argv: str, kind: str = "script") -> tuple[bool, set[str]]:
+    found = code.sources(Job(Program(kind, argv), "exec", "python3", "", str(cwd)), "")
+    assert found is not None
+    return found.git, set(found.names)
+
+
+OF_TRAIN = {"train.py", "beside.py", "mine/__init__.py", "mine/deep/a.py", "own/b.py"}
+
+
+def test_the_code_of_a_script_without_git(home: Path) -> None:
+    """Its folder, and what it imports from there; in somebody's home all their projects lie below that."""
+    assert (False, OF_TRAIN) == sources(home, "train.py")
+    assert (False, OF_TRAIN) == sources(home.parent, "home/train.py")
+    assert (False, {"train.py", "beside.py", "notebooks/y.py"}) == sources(home, "notebooks.y", kind="module")
+    (home / "train.py").write_text("no python")
+    assert (False, {"train.py", "beside.py"}) == sources(home, "train.py")
+
+
+def test_a_package_that_is_too_large_is_left_out(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code, "_FEW", 1)
+    assert (False, {"train.py", "beside.py"}) == sources(home, "train.py")
+
+
+def test_the_code_of_a_script_with_git(top: Path) -> None:
+    assert (True, {name for name in CODE if name.endswith(".py")}) == sources(top, "main.py")
+    assert f"what git tracks or would track in {top}" == code.sync_sends(str(top / "pkg"))

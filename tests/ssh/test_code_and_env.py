@@ -177,6 +177,9 @@ def test_hosts_that_share_the_runs_and_not_the_code(there: There) -> None:
     done = code.run(*hosts)
     assert 2 == done.returncode
     assert f"part.py in {code.top} on n[1-2] is not what is here" in done.stderr
+    assert f"`--sync` sends what git tracks or would track in {code.top}; `--no-code-check` starts" in done.stderr
+    done = code.run("--no-code-check", *hosts)
+    assert {f"rank {rank} 1 2 3 4 {code.top}" for rank in range(2)} == code.lines(done)
     done = code.run("--sync", *hosts)
     assert {f"rank {rank} 5 2 3 None {code.top}" for rank in range(2)} == code.lines(done)
     assert "sending 2 files" in done.stderr
@@ -192,6 +195,24 @@ def test_hosts_that_share_the_runs_and_not_the_code(there: There) -> None:
     code.sh(f"mkdir '{code.top}/new'")
     done = there.muster("run", "--snapshot", *show, "../main.py", cwd=f"{code.top}/new")
     assert {f"rank 0 5 2 3 None {there.run}/code/new"} == code.lines(done)
+
+
+def test_homes_without_git(alone: There) -> None:
+    """What lies elsewhere below the folder of a script is none of its code, and --sync would overwrite it."""
+    home = f"/var/tmp/home of {alone.folder.name}"
+    lines = f"mkdir -p '{home}/projA/deep' '{home}/mine'; cd '{home}'; echo 'import mine, beside' >train.py; "
+    for host in ("head", "n1", "n2"):
+        own = f"echo '# {host}' >projA/deep/x.py; touch mine/__init__.py beside.py"
+        assert 0 == alone.lab.run(host, ["sh", "-ec", lines + own], cwd="/").returncode
+    run = ("run", "-H", "n[1-2]", "-g", "1", "--launcher", "exec", "train.py")
+    done = alone.muster(*run, cwd=home)
+    assert 0 == done.returncode, done.stderr
+    assert 0 == alone.lab.run("n2", ["sh", "-c", f"echo X=1 >'{home}/mine/__init__.py'"], cwd="/").returncode
+    done = alone.muster(*run, cwd=home)
+    assert 2 == done.returncode
+    assert f"mine/__init__.py in {home} on n2 is not what is here" in done.stderr
+    assert f"`--sync` sends all that is in {home}, over what is there; `--no-code-check` starts" in done.stderr
+    assert 0 == alone.muster(*run[:1], "--no-code-check", *run[1:], cwd=home).returncode
 
 
 def test_nodes_of_slurm_that_do_not_share_the_code(there: There) -> None:
@@ -215,6 +236,8 @@ def test_nodes_of_slurm_that_do_not_share_the_code(there: There) -> None:
     done = code.run(*nodes)
     assert 125 == done.returncode
     assert f"part.py in {code.top} on n2 is not what is on n1" in done.stderr
+    done = code.run("--no-code-check", *nodes)
+    assert {f"rank 0 1 2 3 4 {code.top}", f"rank 1 6 2 3 4 {code.top}"} == code.lines(done)
 
 
 # ---- a copy ----------------------------------------------------------------------------------------------------------

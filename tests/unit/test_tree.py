@@ -33,3 +33,13 @@ def test_a_place_stays_the_same_while_files_come_and_go(tmp_path: Path) -> None:
     assert before == tree.place(str(tmp_path))
     assert not tree.same_place(before, tree.place(str(tmp_path / "new")))
     assert [] == tree.place(str(tmp_path / "absent"))
+
+
+def test_no_file_of_the_same_folder_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.py").write_text("one")
+    top, place = str(tmp_path), tree.place(str(tmp_path))
+    there = tree.entries(top, ["a.py"])
+    (tmp_path / "a.py").write_text("other")
+    assert ["0"] == list(tree.compare(top, there)) == list(tree.compare(top, there, [place[0] + 1, place[1]]))
+    monkeypatch.setattr(tree, "identity", lambda path: pytest.fail("lstat"))
+    assert {} == tree.compare(top, there, place)

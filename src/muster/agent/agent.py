@@ -285,10 +285,10 @@ class Agent:
         """Say whether node 0 has that folder too."""
         self.emit("shares", shares=meet.shares(run_dir))
 
-    def on_compare(self, payload: bytes, root: str, home: str = "") -> None:
+    def on_compare(self, payload: bytes, root: str, home: str = "", place: list[Any] | None = None) -> None:
         """Say which files of a folder are not those of the other machine; and which are left of those sent once."""
         stale = tree.stale(home, root, payload) if home else []
-        self.emit("compared", digests=tree.compare(root, payload), stale=stale)
+        self.emit("compared", digests=tree.compare(root, payload, place), stale=stale)
 
     def on_remember(self, payload: bytes, root: str, home: str) -> None:
         """These files were sent to this folder."""

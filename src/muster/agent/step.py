@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import time
+from typing import Any
 
 from muster.agent import meet, system, tree
 from muster.agent.agent import Agent
@@ -41,7 +42,7 @@ def step(words: list[str]) -> int:
         **meet.tell(where["cwd"], where["script"], run_dir),
         "name": os.environ["SLURMD_NODENAME"],
         "folder": tree.place(where["cwd"]),
-        "digests": _compare(where["code"], os.path.join(run_dir, tree.LIST)),
+        "digests": _compare(where["code"], os.path.join(run_dir, tree.LIST), where["code_place"]),
         "step": os.environ.get("SLURM_STEP_ID", "0"),
         "ways": ways,
         "python": ".".join(map(str, sys.version_info[:3])),
@@ -59,9 +60,9 @@ def step(words: list[str]) -> int:
     return 0
 
 
-def _compare(root: str, listed: str) -> dict[str, str]:
+def _compare(root: str, listed: str, place: list[Any]) -> dict[str, str]:
     """Digests of the files below `root` that are not those of the list, if there is something to compare."""
     if not root:
         return {}
     with open(listed, "rb") as file:
-        return tree.compare(root, file.read())
+        return tree.compare(root, file.read(), place)

@@ -83,9 +83,15 @@ def entries(root: str, names: Iterable[str]) -> bytes:
     return json.dumps([[name, *identity(os.path.join(root, name))] for name in names]).encode()
 
 
-def compare(root: str, there: bytes) -> dict[str, str]:
-    """Digests of the files that are not the same one on both machines, by their number in what `entries` gave."""
-    found = {}
+def compare(root: str, there: bytes, known_place: list[Any] | None = None) -> dict[str, str]:
+    """Digests of the files that are not the same one on both machines, by their number in what `entries` gave.
+
+    `known_place`: `place` of that folder on the other machine. Where it is the same one, no file is looked at: many
+    hosts would ask a file server for many files at once.
+    """
+    found: dict[str, str] = {}
+    if same_place(known_place or [], place(root)):
+        return found
     for number, (name, *known) in enumerate(json.loads(there)):
         path = os.path.join(root, name)
         if identity(path) != known:

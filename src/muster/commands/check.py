@@ -38,6 +38,7 @@ _REFUSED = {
     "no_python": "it brings its own script",
     "stdin": "its script reads nothing",
     "sync": "it brings its own script",
+    "no_code_check": "it brings its own script",
     "snapshot": "it brings its own script",
     "max_restarts": "a rank that fails is what it looks for",
 }

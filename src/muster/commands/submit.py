@@ -214,6 +214,7 @@ def submit(
             "exported": {name: value for name, value in slurm.exported(env).items() if not is_secret(name, value)},
             "cpus": cpus,
             "sync": _sync(asked, given),
+            "check_code": not given.get("no_code_check"),
         }
         kept.write(ASKED, ask)
         if allocation is None:

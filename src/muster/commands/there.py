@@ -61,7 +61,7 @@ def run_there(
         gathering.check_room()
         if here is None and given.get("sync"):
             asked = asked._replace(job=_send_code(gathering, asked, given, env, kept.path.parent))
-        elif here is None:
+        elif here is None and not given.get("no_code_check"):
             gathering.sources = code.sources(asked.job, str(kept.path.parent))
         gathering.check()
         for finding in at_no_cost({link.host: link.facts for link in gathering.links}, asked.job.env):

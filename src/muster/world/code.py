@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shlex
 import shutil
@@ -41,6 +42,8 @@ class Tree(NamedTuple):
     """Files and links, below `root`."""
     notes: tuple[str, ...] = ()
     """What a person should know of them: what is left out, and why."""
+    git: bool = False
+    """git has listed them."""
 
 
 # ---- which files -----------------------------------------------------------------------------------------------------
@@ -73,23 +76,65 @@ def everything(folder: str) -> Tree:
 
 
 def sources(job: Job, runs: str) -> Tree | None:
-    """The Python files that ranks may import from beside their script, or from where they start; None where there is
-    nothing to compare, or so much that it would take long."""
+    """The Python files that have to be the same on all hosts; None where there is nothing to compare.
+
+    With git, those that it tracks or would track in the repository around the script. Without, those in the folder of
+    the script, and in the packages there that the script imports: deeper may lie anything, in somebody's home all that
+    is theirs. Of a module, the folder in which ranks start counts.
+    """
     if job.program.kind == "command" or job.program.text:
         return None
-    folder = os.path.dirname(os.path.join(job.cwd, job.program.path)) if job.program.path else job.cwd
+    script = os.path.join(job.cwd, job.program.path) if job.program.path else ""
+    folder = os.path.realpath(os.path.dirname(script) or job.cwd)
     notes: list[str] = []
-    folder = os.path.realpath(folder)
     try:
         root = _root(folder, notes)
-        names = _listed(root, notes, brief=True) if root else _walk(folder, brief=True)
+        names = _listed(root, notes, brief=True) if root else _near(folder, job)
         found = _carried(root or folder, names, runs, notes)
-    except (Impossible, subprocess.TimeoutExpired):  # all of somebody's home, perhaps
+    except (Impossible, OSError, subprocess.TimeoutExpired):  # too much, perhaps
         try:
-            found = Tree(folder, tuple(sorted(os.listdir(folder))))
-        except OSError:
+            root, found = "", _carried(folder, _beside(folder), runs, notes)
+        except (Impossible, OSError):
             return None
-    return found._replace(names=tuple(name for name in found.names if name.endswith(".py")))
+    return found._replace(names=tuple(name for name in found.names if name.endswith(".py")), git=bool(root))
+
+
+def sync_sends(cwd: str) -> str:
+    """What `--sync` sends from here, in words."""
+    root = _root(os.path.realpath(cwd), [])
+    return f"what git tracks or would track in {root}" if root else f"all that is in {cwd}, over what is there"
+
+
+def _near(folder: str, job: Job) -> list[str]:
+    """The Python files in a folder, and in the packages there that the script imports."""
+    script = job.program.path
+    imported = _imported(os.path.join(job.cwd, script)) if script else {job.program.argv[0].partition(":")[0]}
+    found = _beside(folder)
+    for name in sorted({name.partition(".")[0] for name in imported}):
+        package = os.path.join(folder, name)
+        if os.path.isdir(package):
+            found += [os.path.join(name, inner) for inner in _walk(package, brief=True)]
+    return found
+
+
+def _beside(folder: str) -> list[str]:
+    return [name for name in os.listdir(folder) if name.endswith(".py")]
+
+
+def _imported(script: str) -> set[str]:
+    """The modules that a script imports by its own words; what these import is not looked at."""
+    try:
+        with open(script, "rb") as file:
+            parsed = ast.parse(file.read())
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return set()  # the ranks will tell
+    found: set[str] = set()
+    for node in ast.walk(parsed):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+    return found
 
 
 def _git(folder: str, *words: str, within: float | None = None) -> subprocess.CompletedProcess[bytes] | None:

@@ -24,7 +24,7 @@ from muster.plurals import plural
 from muster.printable import line as safe
 from muster.stored import Check, Malformed, checked, flag, several, table, text, texts, texts_by_name, whole
 from muster.world import meeting
-from muster.world.code import Tree
+from muster.world.code import Tree, sync_sends
 from muster.world.link import SIGNALS, ChildLink, end_links, prepare_parent, start_agent
 
 WINDOW = 64
@@ -266,9 +266,10 @@ class Gathering:
         """
 
         def question(link: ChildLink) -> bytes:
-            return pack("compare", listed, root=code.root, home=link.facts["home"] if sent else "")
+            home = link.facts["home"] if sent else ""
+            return pack("compare", listed, root=code.root, home=home, place=[] if sent else place)
 
-        listed = tree.entries(code.root, code.names)
+        listed, place = tree.entries(code.root, code.names), tree.place(code.root)
         answers = self._exchange(self.links, "compared", question, _PROBE)
         found, own = {}, {}
         for link, answer in zip(self.links, answers):
@@ -334,9 +335,9 @@ class Gathering:
                     "`--sync` sends this one; or share its folder",
                 )
         if self.sources is not None and self.sources.names:
-            refuse_other_code(
-                {host.name: names for host, names in self.differing(self.sources).items()}, "here", job.cwd
-            )
+            differing = {host.name: names for host, names in self.differing(self.sources).items()}
+            if differing:
+                refuse_other_code(differing, "here", self.sources, f"`--sync` sends {sync_sends(job.cwd)}")
         versions: dict[str, list[str]] = {}
         for link in self.links:
             versions.setdefault(".".join(link.facts["python"].split(".")[:2]), []).append(link.host)
@@ -502,15 +503,15 @@ class Gathering:
         end_links(self.links)
 
 
-def refuse_other_code(differing: Mapping[str, Sequence[str]], where: str, cwd: str) -> None:
-    """Raise `Impossible` where hosts have other Python files beside the script, which ranks may import."""
+def refuse_other_code(differing: Mapping[str, Sequence[str]], where: str, code: Tree, hint: str) -> None:
+    """Raise `Impossible` where hosts have other Python files that ranks may import. `hint` says what --sync does."""
     if not differing:
         return
     names = list(dict.fromkeys(name for found in differing.values() for name in found))
     told = safe(names[0]) + (f" and {plural(len(names) - 1, 'other file')}" if len(names) > 1 else "")
     raise Impossible(
-        f"{told} in {cwd} on {fold_hosts(differing)} {'is' if len(names) == 1 else 'are'} not what is {where}",
-        "`--sync` sends the code; what differs on purpose is not looked at if git ignores it",
+        f"{told} in {code.root} on {fold_hosts(differing)} {'is' if len(names) == 1 else 'are'} not what is {where}",
+        f"{hint}; `--no-code-check` starts the run anyway" + ("; what git ignores is not compared" if code.git else ""),
     )
 
 
