@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from muster.agent.follow import Follower, Piece, Stream, log_path, tail
+from muster.agent.logs import Logs
 
 PLAIN_LOG = b"warning: slow disk\n" * 10
 
@@ -242,4 +243,39 @@ def test_a_line_whose_write_the_kernel_has_not_told_of_yet_is_waited_for(tmp_pat
     append(out, b"a\nb\n")
     append(err, b"c\n")
     assert follower.notice(decide=True) == [Piece(out, 8), Piece(err, 4)]
+    follower.close()
+
+
+def test_two_lines_in_one_turn_wait_only_where_more_can_be_told(tmp_path: Path) -> None:
+    """A rank that has written elsewhere since has no write of which the kernel is yet to tell."""
+    follower = Follower(str(tmp_path), [0])
+    out, err = follower.of(0)
+    append(out, b"a\nb\n")
+    append(err, b"c\n")
+    os.utime(err.path, ns=(0, os.stat(out.path).st_mtime_ns + 1))
+    assert follower.notice() == [Piece(out, 4), Piece(err, 2)]
+    append(out, b"a\nb\n")
+    append(err, b"c\n")
+    os.utime(out.path, ns=(0, os.stat(err.path).st_mtime_ns))  # the clock of a file system is coarse
+    looks = 0
+    while not (found := follower.notice()):
+        looks += 1
+        assert follower.in_doubt == (out, err)
+    assert (found, looks) == ([Piece(out, 8), Piece(err, 4)], 2)
+    follower.close()
+
+
+def test_a_traceback_has_its_moment_while_the_order_is_in_doubt(tmp_path: Path) -> None:
+    class Agent:
+        def after(self, *_: object) -> None: ...
+        def emit(self, *_: object, **__: object) -> None: ...
+
+    logs = Logs(Agent())  # type: ignore[arg-type]
+    logs._follower = follower = Follower(str(tmp_path), [0])
+    out, err = follower.of(0)
+    append(err, b"Traceback (most recent call last):\nError\n")
+    append(out, b"c\n")
+    os.utime(out.path, ns=(0, os.stat(err.path).st_mtime_ns))
+    logs.notice(decide=False)
+    assert follower.undecided and err.traceback_at is not None
     follower.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import struct
 import time
 from collections import Counter
@@ -24,6 +25,8 @@ _LOOKS = 4
 """How often it is looked again for what was written while sizes were looked at."""
 _PATIENCE = 10
 """How often it is put off to tell what has grown, where that helps to know the order."""
+_ONE_TURN = 2
+"""The same where the only doubt is whether one turn wrote several lines, as most prints of several lines do."""
 _IN_ORDER = 1 << 16
 """Bytes that a stream may have grown by for their lines to be put in order with those of other streams."""
 _CHANGES, _CHANGES_A_SECOND = 4096, 1000
@@ -63,6 +66,8 @@ class Stream:
         self.rank, self.kind, self.path, self.attempt = rank, kind, path, attempt
         self.noticed = 0
         """How far it has been told of as grown."""
+        self.written_at = 0
+        """When it was last written to, as `size` last saw it (nanoseconds, by the coarse clock of its file system)."""
         self.scanned = 0
         """How far `scan` has come."""
         self.traceback_at: float | None = None
@@ -103,7 +108,7 @@ class Stream:
         lines: list[int] = []
         if turns <= new <= _IN_ORDER:
             data = self.at(self.noticed, new)
-            lines = [self.noticed + at + 1 for at, byte in enumerate(data) if byte == 10]
+            lines = [self.noticed + found.end() for found in re.finditer(rb"\n", data)]
         each = len(lines) // turns
         if each:
             ends = (*(lines[each * turn - 1] for turn in range(1, turns)), size)
@@ -114,9 +119,11 @@ class Stream:
     def size(self) -> int:
         """The present length of the file."""
         try:
-            return os.stat(self.path).st_size
+            found = os.stat(self.path)
         except FileNotFoundError:
             return 0
+        self.written_at = found.st_mtime_ns
+        return found.st_size
 
 
 class Piece(NamedTuple):
@@ -181,18 +188,34 @@ class Follower:
         else:
             turns = Counter(order)
             cuts = {stream: stream.cut(turns[stream], size) for stream, size in sizes.items()}
-        doubtful = bool(grown) or any(cut.doubtful and order[-1] is not stream for stream, cut in cuts.items())
-        if doubtful and not decide and not self._chatty and self._postponed < _PATIENCE:
+        patience = _PATIENCE if grown else self._worth_waiting(order, cuts)
+        if self._postponed < patience and not decide and not self._chatty:
             self._undecided = order
             self._postponed += 1
             return []
         self._postponed = 0
         return list(self._pieces(order, {stream: iter(cut.ends) for stream, cut in cuts.items()}))
 
+    @staticmethod
+    def _worth_waiting(order: list[Stream], cuts: dict[Stream, Cut]) -> int:
+        """How many looks may pass until the kernel tells of a write that shows in a size already; 0 where none can."""
+        turns, looks = Counter(order), 0
+        for stream in (stream for stream, cut in cuts.items() if cut.doubtful and stream is not order[-1]):
+            others = [other for other in cuts if other.rank == stream.rank and other is not stream] or [order[-1]]
+            # a rank that has written elsewhere since has returned from that write, and the kernel has told of it
+            if stream.written_at >= max(other.written_at for other in others):
+                looks = max(looks, _ONE_TURN if turns[stream] == 1 else _PATIENCE)
+        return looks
+
     @property
     def undecided(self) -> bool:
         """Something has grown of which the order may be known in a moment: `notice` is to be called once more."""
         return bool(self._undecided)
+
+    @property
+    def in_doubt(self) -> tuple[Stream, ...]:
+        """The streams that have grown so."""
+        return tuple(dict.fromkeys(self._undecided))
 
     @property
     def _chatty(self) -> bool:

@@ -274,13 +274,13 @@ class Logs:
         """Take note of what has grown. Unless it is to `decide`, what is in doubt of the order may wait a moment."""
         pieces = self._follower.notice(decide) if self._follower is not None else []
         if self._follower is not None and self._follower.undecided:
+            self._look_for_tracebacks(self._follower.in_doubt)
             self.agent.after(_BREATH, lambda: self.notice(decide=False))
+        self._look_for_tracebacks(piece.stream for piece in pieces)
         for stream in dict.fromkeys(piece.stream for piece in pieces):
             if stream.rank not in self._shown:
                 self._shown.add(stream.rank)
                 self.agent.emit("output_began", rank=stream.rank, attempt=self._attempt)
-            if stream.kind == self._says_why(stream.rank):
-                stream.scan()
         for piece in pieces:
             for reader in self.readers.values():
                 reader.grown(piece)
@@ -289,6 +289,13 @@ class Logs:
                 write = Appender(os.path.join(self.agent.folder, NAME))
                 self._timeline = Timeline(write, self.agent.after, self.clock)
             self._timeline.grown(self._attempt, ((stream.rank, stream.kind, upto) for stream, upto in pieces))
+
+    def _look_for_tracebacks(self, grown: Iterable[Stream]) -> None:
+        """Look at once, even where the order is in doubt: the time of a traceback tells which rank of all nodes failed
+        first."""
+        for stream in dict.fromkeys(grown):
+            if stream.kind == self._says_why(stream.rank):
+                stream.scan()
 
     def send(self) -> None:
         """Send what is wanted, as far as it is taken."""
