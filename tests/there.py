@@ -67,10 +67,9 @@ class There:
     def start(self, *words: str, host: str = "head", **more: Any) -> subprocess.Popen[str]:
         """`muster` on a host, and go on; what it says is a file of the folder, `said` reads it."""
         env = {**self.lab.environment(), **self.env}
+        more.setdefault("cwd", str(self.folder))
         with open(self.folder / f"said {len(self.started)}", "w") as file:
-            process = self.lab.start(
-                host, self.argv(*words), env=env, cwd=str(self.folder), stdout=file, stderr=file, **more
-            )
+            process = self.lab.start(host, self.argv(*words), env=env, stdout=file, stderr=file, **more)
         self.started.append(process)
         return process
 

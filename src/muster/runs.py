@@ -155,16 +155,21 @@ class Run:
                 (self.path / _RESERVE).unlink(missing_ok=True)
 
     def _write_reserved(self, name: str, data: bytes) -> bool:
-        """Write over what is reserved, which needs no block that is not there, and give it this name."""
+        """Write over what is reserved, which needs no block that is not there, and give it this name.
+
+        Behind the data are blanks, which JSON allows: there is room to write more over it later.
+        """
+        used = not (self.path / _RESERVE).exists()
         try:
-            fd = os.open(self.path / _RESERVE, os.O_WRONLY | os.O_NOFOLLOW)
+            fd = os.open(self.path / (name if used else _RESERVE), os.O_WRONLY | os.O_NOFOLLOW)
             try:
-                if os.fstat(fd).st_size < len(data) or os.pwrite(fd, data, 0) < len(data):
+                size = os.fstat(fd).st_size
+                if size < len(data) or os.pwrite(fd, data.ljust(size), 0) < size:
                     return False
-                os.ftruncate(fd, len(data))
             finally:
                 os.close(fd)
-            (self.path / _RESERVE).replace(self.path / name)
+            if not used:
+                (self.path / _RESERVE).replace(self.path / name)
         except OSError:
             return False
         return True

@@ -317,6 +317,8 @@ class Supervisor:
     def handle(self, event: Event) -> list[Action]:
         """Take one event; give what is to be done about it, in order."""
         if self.phase == "over":
+            if isinstance(event, Lacks):  # the rest of the logs comes after the end
+                self._on_lacks(event, [])
             return []
         actions: list[Action] = []
         handler = getattr(self, "_on_" + type(event).__name__.lower())
@@ -610,8 +612,12 @@ class Supervisor:
             first = None  # what happened to it on the way out is not why it was on the way
         code = first.status if end.state == "failed" and not end.reason and first is not None else end.code
         left = [*self._left, *(f"not seen to end: {why}" for why in self._gone.values() if why != end.reason)]
-        unlogged = tuple(self._unlogged[key] for key in sorted(self._unlogged))
-        return Outcome(end.state, code, t, self.attempt, end.reason, first, ends, tuple(left), unlogged)
+        return Outcome(end.state, code, t, self.attempt, end.reason, first, ends, tuple(left), self.unlogged)
+
+    @property
+    def unlogged(self) -> tuple[Unlogged, ...]:
+        """What logs lack, as far as it is known."""
+        return tuple(self._unlogged[key] for key in sorted(self._unlogged))
 
 
 def _coming(cause: str, reason: str) -> str:

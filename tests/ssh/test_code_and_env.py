@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -105,6 +106,48 @@ def test_a_full_disk_on_one_host(alone: There) -> None:
     finally:
         alone.lab.run("n2", ["sh", "-c", "rm ~/.bashrc"], cwd="/")
         alone.lab.clear()
+
+
+CHATTY = """
+import os, sys, time
+rank = os.environ["RANK"]
+print("begin", rank, flush=True)
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.05)
+for number in range(3000):
+    print("line", number, "." * 50)
+"""
+
+
+def test_a_disk_that_fills_up_where_copies_of_logs_are_kept(alone: There) -> None:
+    """What the copy on the first host lacks is told, and the host that wrote it does not delete the only whole log."""
+    home, go = f"{alone.lab.folder.scratch}/home", "/run/go"
+    top = repository(alone, main_py=CHATTY)
+    line = f"sed -i '1i export MUSTER_HOME={home}' ~/.bashrc 2>/dev/null || echo export MUSTER_HOME={home} > ~/.bashrc"
+    for host in ("n1", "n2"):
+        assert 0 == alone.lab.run(host, ["sh", "-c", line], cwd="/").returncode
+    try:
+        alone.start("run", "--sync", "-H", "n[1-2]", "-g", "1", "main.py", go, cwd=str(top))
+        until(lambda: "begin 0" in alone.said() and "begin 1" in alone.said(), "both ranks print", 60)
+        alone.lab.fault("full-disk", "n1")
+        for host in ("n1", "n2"):
+            assert 0 == alone.lab.run(host, ["touch", go], cwd="/").returncode
+        until(lambda: alone.started[-1].poll() is not None, "the run has ended", 40)
+        assert 0 == alone.started[-1].returncode, alone.said()
+        assert re.search(r"cannot keep logs of n2 on n1: No space left on device; they stay on n2 in \S", alone.said())
+        told = (
+            r"rank 1: 1\d\d kB of output are not in its log: No space left on device on n1; n2 has all of it, in (\S+)"
+        )
+        found = re.search(told, alone.said())
+        assert found, alone.said()
+        whole = alone.lab.run("n2", ["cat", f"{found[1]}/attempt_0/rank_00001.out"], cwd="/").stdout
+        assert 3001 == whole.count("\n")
+        assert re.search(told, alone.muster("show", "last").stdout)
+        alone.nothing_left()
+    finally:
+        alone.lab.clear()
+        for host in ("n1", "n2"):
+            alone.lab.run(host, ["sh", "-c", f"rm -rf ~/.bashrc {home} {go}"], cwd="/")
 
 
 def test_detached_on_hosts_that_share_nothing(alone: There) -> None:

@@ -106,8 +106,11 @@ def test_the_outcome_has_room_on_a_full_disk(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(run, "write", full)
     run.write_outcome(as_json(Outcome("succeeded", 0, 2.0)))
     assert (run.outcome, os.listdir(tmp_path)) == (Outcome("succeeded", 0, 2.0), ["outcome.json"])
+    later = Outcome("succeeded", 0, 2.0, unlogged=(Unlogged(0, 1, "out", 7, "No space left on device"),))
+    run.write_outcome(as_json(later))
+    assert run.outcome == later
     with pytest.raises(OSError, match="No space left"):
-        run.write_outcome({})
+        run.write_outcome({"reason": "x" * (1 << 20)})
 
 
 def test_events_wait_for_room_and_none_is_torn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

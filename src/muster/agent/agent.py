@@ -85,6 +85,8 @@ class Agent:
         self.door: socket.socket | None = None
         self.own_run_dir = False
         """The run directory is this node's alone; it goes once the supervisor has everything."""
+        self.stays = False
+        """It does not, for what it holds could not be kept elsewhere."""
         self.is_lost = False
         self.move: tuple[dict[str, Any], bytes] | None = None
         """Where the supervisor will be, once this agent was told; see `move.py`."""
@@ -147,7 +149,7 @@ class Agent:
             self.logs.send()
             if self.move is not None and not self.wire.out:
                 return
-            if self.leaving and self.wire.idle and self.logs.sent:
+            if self.leaving and self.wire.idle and self.logs.sent and self.logs.kept:
                 if self.forget:
                     import shutil
 
@@ -223,6 +225,7 @@ class Agent:
             self.complain(f"the connection was closed: {self.wire.refused}")
         self.unwatch(self.wire.reading)
         if self.leaving:
+            self.forget = self.forget and self.logs.sent and self.logs.kept
             self.logs.finish(drain=False)
             self.wire.begin_anew()
         if self.dialer is None and self.keeper is None:
@@ -507,7 +510,11 @@ class Agent:
             self.members.close()
         self.logs.finish(drain)
         self.leaving = True
-        self.forget = self.own_run_dir and drain
+        self.forget = self.own_run_dir and drain and not self.stays
+
+    def on_stay(self, payload: bytes) -> None:
+        """Something could not be kept where the copies are: the run directory of this node stays."""
+        self.stays, self.forget = True, False
 
     def on_read(
         self,

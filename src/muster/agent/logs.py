@@ -19,6 +19,8 @@ from muster.agent.timeline import NAME, Appender, Timeline
 if TYPE_CHECKING:
     from muster.agent.agent import Agent
 
+KEEP = "keep"
+"""The reader that keeps on node 0 what the ranks of this node write here alone."""
 _ENOUGH = 1 << 20
 """Bytes sent to a reader and not yet taken beyond which no more is read for it; the files keep it."""
 _PIECE = 1 << 16
@@ -326,6 +328,11 @@ class Logs:
     def sent(self) -> bool:
         """All that is wanted has been sent."""
         return not any(reader.unsent for reader in self.readers.values())
+
+    @property
+    def kept(self) -> bool:
+        """Who keeps a copy elsewhere has done with all that was sent."""
+        return KEEP not in self.readers or self.readers[KEEP].untaken <= 0
 
     def _says_why(self, rank: int) -> str:
         """The stream that holds what a rank wrote on stderr."""

@@ -93,6 +93,7 @@ def run_there(
             "offsets": [link.offset - first.offset for link in links],
             "facts": [{"executable": link.facts["executable"], "python": link.facts["python"]} for link in links],
             "shared": [shared for _, shared in shares],
+            "run_dirs": [run_dir for run_dir, _ in shares],
             "clock": clock_of(first.offset),
             "attached": not detached,
         }

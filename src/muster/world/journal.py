@@ -15,6 +15,11 @@ class Journal:
         self._fd = -1
         self._waiting = b""
 
+    @property
+    def waits(self) -> bool:
+        """There is text that could not be written yet."""
+        return bool(self._waiting)
+
     def append(self, text: str) -> None:
         """Append text. Raises OSError; then the text waits."""
         self._waiting += text.encode()

@@ -25,6 +25,7 @@ from muster.agent import system
 from muster.agent.dial import Met
 from muster.agent.handshake import Terms, new_nonce
 from muster.agent.listener import guarded
+from muster.agent.logs import KEEP as _KEEP
 from muster.agent.protocol import Unpacker
 from muster.agent.timeline import NAME, Timeline
 from muster.model import Outcome, Plan, as_json
@@ -37,6 +38,7 @@ from muster.supervise import (
     SIGTERM,
     Asked,
     JobEnds,
+    Lacks,
     Start,
     Warned,
     event_from_json,
@@ -64,8 +66,6 @@ _WHY_WITHIN = 2.0
 """Seconds in which that must be known; then the job counts as cancelled."""
 _MARGIN = 2.0
 """Seconds before a scheduler kills what is left of the job, in which this process still has to do something."""
-_KEEP = "keep"
-"""The reader that keeps here what the ranks of other nodes write there."""
 _OUTPUTS = "outputs"
 """The reader for files whose names the user has given (`outputs.py`)."""
 
@@ -101,6 +101,10 @@ class Served(World):
         """When ranks of nodes with run directories of their own wrote what, as it comes."""
         self.scribe = Scribe(run, lambda text: print(text, file=sys.stderr, flush=True))
         self.scribe.do(lambda: run.reserve(plan.world_size))
+        self.selector.register(self.scribe.told, selectors.EVENT_READ, self._kept_more)
+        self._run_dirs: list[str] = record.get("run_dirs") or [str(run.path)] * len(plan.nodes)
+        self._gaps: dict[str, tuple[FarLink, int, int, str]] = {}
+        """Copies of logs that are not whole: whose they are (node, attempt, rank, stream)."""
         self.outputs = outputs
         self.viewers = Viewers(self, bool(record["attached"]))
         self.hurry = False
@@ -312,9 +316,10 @@ class Served(World):
         offset: int,
     ) -> None:
         if reader == _KEEP:
-            self.scribe.put(f"attempt_{attempt}/{self.run.log(attempt, rank, stream).name}", offset, payload)
+            name = f"attempt_{attempt}/{self.run.log(attempt, rank, stream).name}"
+            mark = (name, (self.far[link.node], attempt, rank, stream), len(payload))
+            self.scribe.put(name, offset, payload, mark)
             self._timeline(link).grown(attempt, [(rank, stream, offset + len(payload))])
-            self.tell(link.node, "taken", reader=_KEEP, count=len(payload))
         elif reader == _OUTPUTS and self.outputs is not None:
             write = self.outputs.take(attempt, rank, stream, offset, payload)
             if write is not None:
@@ -324,13 +329,37 @@ class Served(World):
             place = {"rank": rank, "stream": stream, "attempt": attempt, "offset": offset}
             self.viewers.output(reader, link.node, payload, place)
 
+    def _kept_more(self) -> None:
+        """Bytes of other nodes have been written here, or could not be: then the node is to keep its own copy."""
+        for name, of, count in self.scribe.reached():
+            if name in self.scribe.gaps and name not in self._gaps:
+                self._cannot_keep(name, of)
+            self.tell(of[0].node, "taken", reader=_KEEP, count=count)
+
+    def _cannot_keep(self, name: str, of: tuple[FarLink, int, int, str]) -> None:
+        link = of[0]
+        if link not in [other for other, *_ in self._gaps.values()]:
+            self.tell(link.node, "stay")
+            where = f"they stay on {link.host} in {self._run_dirs[link.node]}"
+            self.say(f"cannot keep logs of {link.host} on {self.far[0].host}: {self.scribe.gaps[name].why}; {where}")
+        self._gaps[name] = of
+        self._tell_gap(name)
+
+    def _tell_gap(self, name: str) -> None:
+        """Count what a copy lacks by now, as what other logs lack is counted."""
+        (link, attempt, rank, stream), gap = self._gaps[name], self.scribe.gaps.get(name)
+        if gap is not None:
+            why = f"{gap.why} on {self.far[0].host}; {link.host} has all of it, in {self._run_dirs[link.node]}"
+            self.handle(Lacks(self.now(), link.node, attempt, rank, stream, gap.missing, why))
+
     def _timeline(self, link: Link) -> Timeline:
         if link.node not in self._timelines:
             name = f"{system.node_folder('', link.host)}/{NAME}"
 
             def write(data: bytes) -> bool:
-                self.scribe.append(name, data.decode())
-                return True
+                behind = self.scribe.behind(name)  # the line is left out: what waits would grow without bound
+                self.scribe.append(name, "" if behind else data.decode())
+                return not behind
 
             self._timelines[link.node] = Timeline(write, self.after, lambda: time.monotonic() + self._clock)
         return self._timelines[link.node]
@@ -484,8 +513,20 @@ class Served(World):
             self.scribe.do(partial(self.outputs.finish, self.run))
         for timeline in self._timelines.values():
             timeline.flush()
+        outcome = self._with_gaps(outcome)
         self.scribe.close()  # whoever hears that it is over may look at the files
         self.viewers.part(outcome)
+
+    def _with_gaps(self, outcome: Outcome) -> Outcome:
+        """The outcome, with what copies of logs lack now that all was sent."""
+        self._kept_more()
+        if not self._gaps:
+            return outcome
+        for name in self._gaps:
+            self._tell_gap(name)
+        self.outcome = outcome = outcome._replace(unlogged=self.supervisor.unlogged)
+        self.scribe.do(lambda: self.run.write_outcome(as_json(outcome)))
+        return outcome
 
 
 def serve(words: list[str]) -> int:
