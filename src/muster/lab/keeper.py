@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from muster.agent.system import catches
 from muster.errors import Impossible, MusterError, RunFailed
 from muster.lab import files, kernel, texts
 from muster.lab.faults import FAULTS
@@ -234,8 +235,10 @@ class Keeper:
         self._until(lambda: self._lost_nodes() is not None, HEAD, "slurmctld", end - time.monotonic())
         for node in self._lost_nodes() or []:
             for pid in kernel.running(self.hosts[node].pid, "slurmd"):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGHUP)
+                # one that has just been started would end of it, and registers by itself
+                if catches(pid, signal.SIGHUP):
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGHUP)
 
     # talking with hosts
 
