@@ -164,8 +164,9 @@ def test_without_leave_to_come_again_a_crash_is_the_end(there: There) -> None:
     there.lab.fault("crash", "n2")
     assert 125 == process.wait(timeout=60), there.said()
     assert "the agent on n2" in there.said()
-    # its nodes are not kept until Slurm takes note of the crash, for which this lab takes 15 s
-    until(lambda: "RUNNING" not in queue(there), "the job is over", timeout=10)
+    until(lambda: "RUNNING" not in queue(there), "the job is over")
+    # muster has ended it, and its nodes were not kept until Slurm took note of the crash
+    assert "JobState=NODE_FAIL" not in there.lab.run("head", ["scontrol", "show", "job"]).stdout
 
 
 def test_an_agent_that_is_killed_before_it_has_called_is_told_at_once(there: There) -> None:
