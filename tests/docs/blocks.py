@@ -118,11 +118,13 @@ def wrong(commands: tuple[Typed, ...], output: str) -> str:
     return ""
 
 
+_TIME = r"(?:\d+ (?:h|min) )*\d+(?:\.\d+)? (?:s|min|h)"
+"""`34 s`, `1 min 52 s`."""
 _VARIES = (
     (r"\b\d{8}-\d{6}-[0-9a-f]{5,16}\b", "RUN"),
     (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "DATE"),
-    (r"\d+(\.\d+)? s(?= after)|(?<=after )\d+(\.\d+)? s\b|\d+(\.\d+)? s$", "SECONDS"),
-    (r"(?<=DATE  )\d+(\.\d+)? s +", "SECONDS  "),  # in a table, whose column is as wide as the longest
+    (rf"{_TIME}(?= after)|(?<=after ){_TIME}\b|{_TIME}$", "SECONDS"),
+    (rf"(?<=DATE  ){_TIME} +", "SECONDS  "),  # in a table, whose column is as wide as the longest
     (r"\bTOOK +", "TOOK  "),
     (r"\b\d+ threads? each", "THREADS"),
     (r"Python 3\.\d+\.\d+, torch [^;)\s]+", "VERSIONS"),
