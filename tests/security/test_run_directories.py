@@ -453,7 +453,7 @@ def test_links_and_fifos_in_the_place_of_logs_are_not_followed(muster: Any, tmp_
     inside.symlink_to(path / "job.json")
     names = [str(secret), str(outside), str(inside), "relative", 7, "/nul\0", str(tmp_path)]
     (path / "links").write_text("".join(json.dumps(name) + "\n" for name in names) + "{\n")
-    runs.remove(runs.Run(path))
+    runs.remove(runs.Store(muster.home), runs.Run(path))
     assert (True, True, False) == (secret.exists(), outside.is_symlink(), inside.is_symlink())
 
 
