@@ -145,7 +145,8 @@ def fits(expected: tuple[str, ...], said: str) -> bool:
             pattern += r"(?:[^\n]*\n)*?"
         else:
             pattern += "[^\n]*?".join(re.escape(piece) for piece in line.split("...")) + r"\n"
-    lines = [_varied(line) for line in said.splitlines()]
+    # a launcher that takes long, on a busy machine, is quoted
+    lines = [_varied(line) for line in said.splitlines() if ", whose ranks have not come yet, says: " not in line]
     return re.fullmatch(pattern, "".join(f"{line}\n" for line in _in_order(lines))) is not None
 
 

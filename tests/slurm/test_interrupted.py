@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 
 import pytest
@@ -74,7 +73,9 @@ def test_a_training_that_is_preempted_twice_ends_like_one_that_is_not(there: The
 
 
 def has_begun(there: There, attempt: int) -> bool:
-    return there.home.exists() and os.path.exists(there.run / f"attempt_{attempt}" / "rank_00000.out")
+    return (
+        any((there.home / "runs").glob("*/job.json")) and (there.run / f"attempt_{attempt}" / "rank_00000.out").exists()
+    )
 
 
 SAVES = """
