@@ -79,6 +79,11 @@ def here(squatters: Squatters) -> Squatters:
     return squatters
 
 
+def a_run_id() -> str:
+    """Of no other test: those run at the same time, as the same user, and all see each other's sockets."""
+    return f"20261127-000000-{os.urandom(6).hex()}"
+
+
 def names(run_id: str) -> list[str]:
     """The names that the run itself has bound."""
     with open("/proc/net/unix") as file:
@@ -344,7 +349,7 @@ def untold(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("queue", ["empty", "full", "blank line", "forged lines"])
 def test_a_name_that_another_user_has_is_passed_over_on_both_sides(queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "_PATIENCE", 0.2)
-    sockets = local.Sockets("20261127-000000-abcdef", local.new_token())
+    sockets = local.Sockets(a_run_id(), local.new_token())
     first, second = list(sockets.names(os.getuid(), local.AGENT))[:2]
     bystander = sockets.listen(local.SUPERVISOR)  # ours, whose number she may forge
     other = other_user(LISTENS, queue, first[1:], second[1:])
@@ -373,7 +378,7 @@ def test_a_name_that_another_user_has_is_passed_over_on_both_sides(queue: str, m
 
 def test_one_of_ours_that_takes_no_connection_is_not_taken_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "_PATIENCE", 0.1)
-    sockets = local.Sockets("20261127-000000-abcdef", local.new_token())
+    sockets = local.Sockets(a_run_id(), local.new_token())
     with sockets.listen(local.AGENT, queue=0):
         links = [sockets.connect(local.AGENT, os.getuid())]
         with pytest.raises(TimeoutError):
@@ -388,7 +393,7 @@ def test_one_of_ours_that_takes_no_connection_is_not_taken_for_none(monkeypatch:
 
 
 def test_no_name_tells_another_one() -> None:
-    sockets = local.Sockets("20261127-000000-abcdef-" + "x" * 24, local.new_token())
+    sockets = local.Sockets(a_run_id() + "-" + "x" * 24, local.new_token())
     every = [*sockets.names(4294967294, local.AGENT), *sockets.names(4294967294, local.SUPERVISOR)]
     every += sockets._replace(token=local.new_token()).names(4294967294, local.AGENT)
     assert len(every) == len({name.rpartition("/")[2] for name in every})
@@ -399,7 +404,7 @@ def test_an_agent_hears_its_user_and_no_other_one() -> None:
     from test_strangers import Loop
 
     loop, notes, heard = Loop(), list[str](), list[Any]()
-    sockets = local.Sockets("20261127-000000-abcdef", local.new_token())
+    sockets = local.Sockets(a_run_id(), local.new_token())
     with sockets.listen(local.AGENT) as ours:
 
         def came(sock: socket.socket) -> None:

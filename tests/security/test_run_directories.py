@@ -21,12 +21,13 @@ from waiting import until
 
 import muster as muster_itself
 from muster import runs
-from muster.agent import meet, temporary
+from muster.agent import meet, system, temporary
 from muster.agent.protocol import MAGIC, VERSION, pack
 from muster.errors import Impossible
 from muster.model import Host, Job, Plan, Program, as_json
 from muster.ranks import layout
 from muster.runs import Store
+from muster.world.here import identity
 from muster.world.terminal import Terminal
 from muster.world.watch import show_rest
 
@@ -530,3 +531,14 @@ def test_a_host_keeps_no_run_where_others_could_replace_it(tmp_path: Path) -> No
         place.chmod(0o777)
         assert f"others could change what runs in {place}: everybody" in meet.unwritable(str(home))
         place.chmod(0o700)
+
+
+def test_what_to_do_about_a_limit_is_told_after_the_end_too(muster: Any) -> None:
+    """The agent of a lost run has left what it met; so it is with `-d`, which nobody watches."""
+    own = {name: value for name, value in record(host=os.uname().nodename).items() if name not in ("served", "there")}
+    run = plant(muster.home, {"job.json": {**own, "boot": identity()["boot"]}, "plan.json": plan()})
+    (run / "node_0").mkdir()
+    (run / "node_0" / "ended.json").write_text(json.dumps({"why": str(system.no_more_processes())}))
+    waited = muster("wait", run.name)
+    assert (125, True) == (waited.returncode, "see `ulimit -u`" in waited.stderr), waited
+    assert "\nhint: end other programs of yours" in waited.stderr, waited.stderr

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from muster import runs
+from muster.agent.system import hint_for
 from muster.commands.asking import agreed
 from muster.commands.common import end_in_words, living_in_words, one, read
 from muster.errors import Impossible, MusterError, RunFailed, Unreachable
@@ -39,7 +40,10 @@ def wait(words: list[str], env: Mapping[str, str], began: float) -> int:
         return outcome.code
     if state == "unknown" and (given.get("timeout") is None or not contact.goes_on(run, state)):
         contact.require_known(run, state)
-    print(f"{run.id} is {_told(run, state)}", file=sys.stderr)
+    told = _told(run, state)
+    print(f"{run.id} is {told}", file=sys.stderr)
+    if hint := hint_for(told, ""):
+        print(f"hint: {hint}", file=sys.stderr)
     return 124 if contact.goes_on(run, state) else 125
 
 
