@@ -548,7 +548,7 @@ def test_what_to_do_about_a_limit_is_told_after_the_end_too(muster: Any) -> None
     own = {name: value for name, value in record(host=os.uname().nodename).items() if name not in ("served", "there")}
     run = plant(muster.home, {"job.json": {**own, "boot": identity()["boot"]}, "plan.json": plan()})
     (run / "node_0").mkdir()
-    (run / "node_0" / "ended.json").write_text(json.dumps({"why": str(system.no_more_processes())}))
+    (run / "node_0" / "ended.json").write_text(json.dumps({"why": str(system.no_more_processes()), "limit": True}))
     waited = muster("wait", run.name)
     assert (125, True) == (waited.returncode, "see `ulimit -u`" in waited.stderr), waited
     assert "\nhint: end other programs of yours" in waited.stderr, waited.stderr

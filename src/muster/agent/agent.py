@@ -603,7 +603,9 @@ class Agent:
         """Leave word in the run directory of an end that no supervisor saw."""
         import json
 
-        text = json.dumps({"time": time.time(), "why": why, "left": left, "ranks": self.members.ends})
+        limit = system.NO_MORE in why  # of a supervisor that died of it nothing but its last line is left
+        ended = {"time": time.time(), "why": why, "limit": limit, "left": left, "ranks": self.members.ends}
+        text = json.dumps(ended)
         try:
             with open(os.path.join(self.folder, "ended.json"), "w") as file:
                 file.write(text + "\n")

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from muster import runs
-from muster.agent.system import hint_for
+from muster.agent.system import FEWER_PROCESSES
 from muster.commands.asking import agreed
 from muster.commands.common import end_in_words, living_in_words, one, read
 from muster.errors import Impossible, MusterError, RunFailed, Unreachable
@@ -43,10 +43,9 @@ def wait(words: list[str], env: Mapping[str, str], began: float) -> int:
         return found.outcome.code
     if waited.in_time:
         contact.require_known(run, found)
-    told = _told(found)
-    print(f"{run.id} is {told}", file=sys.stderr)
-    if hint := hint_for(told, ""):
-        print(f"hint: {hint}", file=sys.stderr)
+    print(f"{run.id} is {_told(found)}", file=sys.stderr)
+    if found.met_limit:
+        print(f"hint: {FEWER_PROCESSES}", file=sys.stderr)
     return 125 if waited.in_time else 124
 
 

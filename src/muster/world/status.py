@@ -20,6 +20,8 @@ class RunStatus(NamedTuple):
     """How it ended, where it has; that of an attempt that is made again is none."""
     heard: bool = False
     """Another machine, or a scheduler, has told just now that it runs."""
+    met_limit: bool = False
+    """It was lost where this user could have no more processes."""
     elsewhere: bool = False
     """It has ended on another machine, whose files may say how."""
 
@@ -172,15 +174,16 @@ def _served(run: Run, sight: Sight) -> RunStatus:
 
 def _ended(run: Run) -> RunStatus:
     outcome = run.outcome
-    return RunStatus(RunState.LOST, _why_lost(run)) if outcome is None else RunStatus(outcome.state, outcome=outcome)
+    return _lost(run) if outcome is None else RunStatus(outcome.state, outcome=outcome)
 
 
-def _why_lost(run: Run) -> str:
+def _lost(run: Run) -> RunStatus:
     for path in run.path.glob("node_*/ended.json"):
         try:
             ended = run.read(str(path.relative_to(run.path))) or {}
         except Unreadable:  # the agent may have been killed while it wrote
             continue
         if isinstance(ended.get("why"), str):
-            return f"{ended['why']}, and its agent ended the ranks"
-    return "muster and its agent were killed, or the disk was full"
+            why = f"{ended['why']}, and its agent ended the ranks"
+            return RunStatus(RunState.LOST, why, met_limit=ended.get("limit") is True)
+    return RunStatus(RunState.LOST, "muster and its agent were killed, or the disk was full")
