@@ -78,7 +78,13 @@ ADDS: dict[str, dict[str, str]] = {
         **_SHELL,
     },
     "submitit": {r"SUBMITIT_\w+": "of submitit itself"},
-    "ray": {r"RAY_\w+": "of Ray itself"},
+    "ray": {
+        r"RAY_\w+": "of Ray itself",
+        "NODE_RANK|ACCELERATE_TORCH_DEVICE": "Ray Train tells each worker",
+        "PYTHONBREAKPOINT": "its debugger",
+        "SPT_NOENV": "it names its processes, and leaves the environment where it is",
+        **_SHELL,
+    },
     "srun": {},
 }
 """What launchers add of their own to the environment of ranks, by name or pattern, and why."""
@@ -132,7 +138,7 @@ def check(plan: Mapping[str, Any], folder: Path, place: Mapping[str, str] | None
             inherited = planned(node, command, node)
             started = told["above"][number - 1]["env"]
             # ranks of Ray descend from its daemons, which know more already
-            more = ADDS["ray"] if launcher == "ray" else {}
+            more = {**ADDS["ray"], "LD_PRELOAD": "its allocator, for its daemons alone"} if launcher == "ray" else {}
             wrong = differences(started, inherited, {**_SHELL, **more, **place})
             assert not wrong, "\n".join([f"{launcher} itself:", *wrong])
         wrong = differences(told["env"], planned(inherited, rank, node), {**ADDS[launcher], **place})
