@@ -27,6 +27,7 @@ from muster.agent.protocol import Dispatcher, handlers
 from muster.agent.signals import CapturedSignals, not_ignored
 from muster.agent.step import RENDEZVOUS
 from muster.checkup import at_no_cost
+from muster.core.controller_config import RECORD, ControllerConfig, NodeRecord, config_as_json
 from muster.environ import hidden
 from muster.errors import Impossible, MusterError, Unreachable
 from muster.hosts import Wanted, fold_hosts, shares
@@ -45,7 +46,7 @@ from muster.world.gather import refuse_other_code
 from muster.world.link import FarLink
 from muster.world.loop import clock_of, prepare_fields, temporary_base
 from muster.world.outputs import OutputFiles
-from muster.world.serve import RECORD, Served
+from muster.world.serve import Served
 
 ASKED = "asked.json"
 """What was asked for, before the nodes are known."""
@@ -322,34 +323,34 @@ class Inside:
             port = self.listener.getsockname()[1]
             ways = [told["ways"] for told in facts[1:]]
             met = meeting.choose([link.host for link in self.links], facts, addresses, port, ways)
-        record = {
-            "began": self.began,
-            "address": met.address,
-            "meets": met.meets,
-            "offsets": [link.offset for link in self.links],
-            "facts": [{name: told[name] for name in ("executable", "python")} for told in facts],
-            "shared": [True for _ in facts],
-            "clock": clock_of(0.0),
-            "attached": self.asked["attached"],
-            "first_attempt": max(self.run.attempts(), default=-1) + 1 if self.allocation.restarts else 0,
-            "again": bool(self.allocation.restarts),
-        }
+        config = ControllerConfig(
+            began=self.began,
+            address=met.address,
+            clock=clock_of(0.0),
+            nodes=tuple(
+                NodeRecord(str(self.run.path), True, link.offset, told["executable"], told["python"], late)
+                for link, told, late in zip(self.links, facts, met.meets)
+            ),
+            owned=self.asked["attached"],
+            first_attempt=max(self.run.attempts(), default=-1) + 1 if self.allocation.restarts else 0,
+            again=bool(self.allocation.restarts),
+        )
         self.run.write("plan.json", hidden(as_json(plan)))
         self.run.write("environment.json", hidden({"env": dict(sorted(os.environ.items()))})["env"])
-        outputs = self._outputs(plan, record["first_attempt"])
+        outputs = self._outputs(plan, config.first_attempt)
         self.run.write("job.json", {**self.run.job, "ranks": plan.world_size, "host": self.links[0].host})
         token = new_token()
         keep(str(self.run.path), token)
         viewers = Sockets(self.run.id, token).listen(SUPERVISOR)
-        self.run.write(RECORD, record)  # from now on its supervisor is asked for its state
-        world = Served(self.loop, plan, self.run, record, self.secret, self.links, self.life, outputs)
+        self.run.write(RECORD, config_as_json(config))  # from now on its supervisor is asked for its state
+        world = Served(self.loop, plan, self.run, config, self.secret, self.links, self.life, outputs)
         base = temporary_base(plan, facts)
         for link in self.links:
             where = (str(self.run.path), self.run.id, token, base)
             how = {"reads": self.asked["attached"], "clock": clock_of(link.offset)}
             prepare = prepare_fields(plan, link.node, link.host, *where, **how)
             world.tell(link.node, "prepare", trace=trace.wanted(), **prepare)
-        world.tell(0, "listen", attempt=record["first_attempt"], host=met.address)
+        world.tell(0, "listen", attempt=config.first_attempt, host=met.address)
         for finding in at_no_cost({link.host: link.facts for link in self.links}, self.job.env):
             world.say(finding)
         world.watch_job(self.batch, self.signals)

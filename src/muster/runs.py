@@ -30,6 +30,7 @@ from muster.agent import system
 from muster.agent.links import unlink_all
 from muster.agent.paths import rank_file
 from muster.agent.system import NO_ROOM
+from muster.core.controller_config import RECORD, ControllerConfig, config_from_json
 from muster.errors import Impossible
 from muster.model import Plan, as_json
 from muster.results import Outcome
@@ -227,6 +228,15 @@ class Run:
             return None if data is None else plan_from_json(data)
         except Malformed as error:
             raise Unreadable(self, "plan.json", str(error)) from None
+
+    @property
+    def controller_config(self) -> ControllerConfig | None:
+        """What a controller elsewhere was told beside the plan; None where there is none yet. Raises `Unreadable`."""
+        data = self.read(RECORD)
+        try:
+            return None if data is None else config_from_json(data, str(self.path))
+        except Malformed as error:
+            raise Unreadable(self, RECORD, str(error)) from None
 
     @property
     def hosts(self) -> tuple[str, ...]:

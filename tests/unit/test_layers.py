@@ -16,6 +16,7 @@ SRC = Path(__file__).parents[2] / "src"
 LAYERS = (
     ("model", "results", "errors", "printable", "plurals", "fold", "agent", "onranks"),
     ("stored",),
+    ("core",),
     ("ranks", "nearest"),
     ("hosts", "environ", "archive", "values", "record"),
     ("schedulers",),
@@ -37,6 +38,7 @@ LAYERS = (
 """Each imports only what stands above it, and its own package."""
 
 CORE = (
+    "core",
     "model",
     "results",
     "fold",

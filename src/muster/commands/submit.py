@@ -14,6 +14,7 @@ from muster.agent import meet, tree
 from muster.agent.eventloop import EventLoop
 from muster.agent.keep import ARCHIVE
 from muster.commands.context import RunContext, Viewer, job_record, tell_progress
+from muster.core.controller_config import RECORD
 from muster.environ import is_secret, stands_open
 from muster.errors import Impossible, RunFailed
 from muster.hosts import Wanted, fold_hosts, shares, unfold_hosts
@@ -30,7 +31,6 @@ from muster.values import Warn
 from muster.world import code, contact, queue
 from muster.world.claims import Claims
 from muster.world.link import captured_signals
-from muster.world.serve import RECORD
 from muster.world.watch import Watch, show_rest
 
 _PASSED = (

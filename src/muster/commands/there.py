@@ -15,6 +15,7 @@ from muster.agent.local import new_token
 from muster.checkup import at_no_cost
 from muster.commands.common import end_in_words, one, read
 from muster.commands.context import RunContext, job_record, viewer_of
+from muster.core.controller_config import RECORD, ControllerConfig, NodeRecord, config_as_json
 from muster.environ import hidden
 from muster.errors import Impossible
 from muster.hosts import fold_hosts
@@ -29,7 +30,6 @@ from muster.world import code, contact
 from muster.world.gather import Gathering, need_of
 from muster.world.link import captured_signals, signals_of
 from muster.world.loop import clock_of, prepare_fields, temporary_base
-from muster.world.serve import RECORD
 from muster.world.watch import Watch, show_rest
 
 _TAIL = 4096
@@ -84,17 +84,16 @@ def run_there(context: RunContext) -> int:
                 there=shares[0][0],
                 shared=first.facts["shared"],
             )
-            serve = {
-                "began": context.began + first.offset,
-                "address": meeting.address,
-                "meets": meeting.meets,
-                "offsets": [link.offset - first.offset for link in links],
-                "facts": [{"executable": link.facts["executable"], "python": link.facts["python"]} for link in links],
-                "shared": [shared for _, shared in shares],
-                "run_dirs": [run_dir for run_dir, _ in shares],
-                "clock": clock_of(first.offset),
-                "attached": not detached,
-            }
+            config = ControllerConfig(
+                began=context.began + first.offset,
+                address=meeting.address,
+                clock=clock_of(first.offset),
+                nodes=tuple(
+                    NodeRecord(*where, link.offset - first.offset, link.facts["executable"], link.facts["python"], late)
+                    for link, where, late in zip(links, shares, meeting.meets)
+                ),
+                owned=not detached,
+            )
             token = new_token()
             base = temporary_base(plan, [link.facts for link in links])
             prepares = [
@@ -115,7 +114,7 @@ def run_there(context: RunContext) -> int:
                 }
                 for link, (run_dir, shared) in zip(links, shares)
             ]
-            texts = {"job.json": record, "plan.json": hidden(as_json(plan)), RECORD: serve}
+            texts = {"job.json": record, "plan.json": hidden(as_json(plan)), RECORD: config_as_json(config)}
             contact.remember_way(kept, contact.way_of(asked.job))
             kept.write("job.json", record)
             kept.write("plan.json", texts["plan.json"])

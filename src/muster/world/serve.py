@@ -29,12 +29,13 @@ from muster.agent.logs import KEEP as _KEEP
 from muster.agent.protocol import Unpacker
 from muster.agent.signals import CapturedSignals
 from muster.agent.timeline import NAME, Timeline
+from muster.core.controller_config import ControllerConfig
 from muster.model import Plan
 from muster.report import outcome_as_json
 from muster.results import SIGHUP, SIGTERM, Outcome
 from muster.runs import Run
 from muster.sentences import JOB_ENDS
-from muster.stored import outcome_from_json, plan_from_json
+from muster.stored import outcome_from_json
 from muster.supervise import (
     EVENTS,
     Asked,
@@ -52,9 +53,6 @@ from muster.world.outputs import OutputFiles
 from muster.world.scribe import Scribe
 from muster.world.viewers import Viewer, Viewers
 from muster.world.writer import Writer
-
-RECORD = "serve.json"
-"""What the supervisor must know beside the plan."""
 
 _COMES_BACK = 3.0
 """Seconds in which a living agent calls again after a connection that ended, rather than fell silent."""
@@ -80,7 +78,7 @@ class Served(World):
         loop: EventLoop,
         plan: Plan,
         run: Run,
-        record: Mapping[str, Any],
+        config: ControllerConfig,
         secret: str,
         links: Sequence[FarLink] = (),
         life: str = "",
@@ -89,28 +87,28 @@ class Served(World):
         """`links` and `life` are those of agents that have called already. `outputs`: files to write beside the logs,
         which lie where this process sees them all."""
         links = links or [
-            FarLink(node.number, node.host.name, offset, facts)
-            for node, offset, facts in zip(plan.nodes, record["offsets"], record["facts"])
+            FarLink(node.number, node.host.name, known.clock_offset, known.facts)
+            for node, known in zip(plan.nodes, config.nodes)
         ]
-        first = record.get("first_attempt", 0)
-        super().__init__(loop, plan, run, links, record["began"], record["address"], record["meets"], first)
+        late = [node.late for node in config.nodes]
+        super().__init__(loop, plan, run, links, config.began, config.address, late, config.first_attempt)
         self.far, self.secret, self.life = list(links), secret, life or new_nonce()
         self.lease: float = plan.job.lease
         for link in links:
             link.wire.tracer = link.wire.tracer or trace.tracer(str(run.path), "controller", "agent", link.host)
-        self.facts.update(record["facts"][0])
+        self.facts.update(config.nodes[0].facts)
         self.records: list[str] = []
         """The lines of events.jsonl."""
-        self._clock: float = record["clock"]
+        self._clock = config.clock
         self._timelines: dict[int, Timeline] = {}
         """When ranks of nodes with run directories of their own wrote what, as it comes."""
         self.scribe = Scribe(Writer(loop), run, lambda text: print(text, file=sys.stderr, flush=True))
         self.scribe.do(lambda: run.reserve(plan.world_size))
-        self._run_dirs: list[str] = record.get("run_dirs") or [str(run.path)] * len(plan.nodes)
+        self._run_dirs = [node.run_dir for node in config.nodes]
         self._gaps: dict[str, tuple[FarLink, int, int, str]] = {}
         """Copies of logs that are not whole: whose they are (node, attempt, rank, stream)."""
         self.outputs = outputs
-        self.viewers = Viewers(self, bool(record["attached"]))
+        self.viewers = Viewers(self, config.owned)
         self.hurry = False
         """Nobody wants to wait for the rest of the logs."""
         self.parting = False
@@ -125,14 +123,14 @@ class Served(World):
         self._deaf: set[int] = set()
         """Nodes on which no rank listens for the warning."""
         self.nodes_lost = False
-        if record.get("again"):
+        if config.again:
             self._go_on()
         else:
             self._rebuild()
         self._calls_within = self.lease + _LATE if self.records else _FIRST
         """Seconds in which agents call a supervisor that begins: those of an earlier one have their lease."""
         for link in links:
-            if not record["shared"][link.node]:
+            if not config.nodes[link.node].shared:
                 self.tell(link.node, "read", reader=_KEEP, want=True, offsets=self._kept(link), tail=None)
             if self.outputs:
                 self.tell(link.node, "read", reader=_OUTPUTS, want=True, offsets={}, tail=None)
@@ -541,9 +539,9 @@ def serve(words: list[str]) -> int:
     with suppress(OSError, ValueError):  # two for each node; nothing is started here that would inherit it
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     run = Run(Path(words[0]))
-    plan_data, record = run.read("plan.json"), run.read(RECORD)
-    assert plan_data is not None and record is not None
+    plan, config = run.plan, run.controller_config
+    assert plan is not None and config is not None
     own, visitors, door = (int(word) for word in [*words[1:], "-1"][:3])
-    world = Served(EventLoop(), plan_from_json(plan_data), run, record, secret)
+    world = Served(EventLoop(), plan, run, config, secret)
     world.go(own, visitors, door)
     return 0
