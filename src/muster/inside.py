@@ -38,6 +38,7 @@ from muster.printable import guard
 from muster.runs import Run
 from muster.schedulers import slurm
 from muster.stored import job_from_json
+from muster.supervise import Configured
 from muster.world import code, meeting, queue
 from muster.world.batch import BatchJob
 from muster.world.callers import Callers
@@ -350,7 +351,7 @@ class Inside:
             how = {"reads": self.asked["attached"], "clock": clock_of(link.offset)}
             prepare = prepare_fields(plan, link.node, link.host, *where, **how)
             world.tell(link.node, "prepare", trace=trace.wanted(), **prepare)
-        world.tell(0, "listen", attempt=config.first_attempt, host=met.address)
+        world.handle(Configured(world.now()))
         for finding in at_no_cost({link.host: link.facts for link in self.links}, self.job.env):
             world.say(finding)
         world.watch_job(self.batch, self.signals)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any, Union, get_args
 
 from muster.results import (
     SIGHUP,
@@ -73,6 +73,13 @@ class Settings:
 
 
 # ---- events: what happened; `t` is in seconds since the run began ---------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Configured:
+    """The agent of node 0 has its part of the plan, and so can open the port of the first attempt's store."""
+
+    t: float
 
 
 @dataclass(frozen=True)
@@ -211,13 +218,24 @@ JOB_ENDS: Mapping[str, tuple[RunState, int]] = {
 }
 """Why a scheduler ends a job: the state of the run, and its exit status."""
 
-Event = Union[Ready, Listening, Started, Ended, StoreEnded, Unable, Lost, Swept, Lacks, Asked, Warned, JobEnds, Tick]
+Event = Union[
+    Configured,
+    Ready,
+    Listening,
+    Started,
+    Ended,
+    StoreEnded,
+    Unable,
+    Lost,
+    Swept,
+    Lacks,
+    Asked,
+    Warned,
+    JobEnds,
+    Tick,
+]
 
-
-EVENTS: Mapping[str, type[Any]] = {
-    kind.__name__.lower(): kind
-    for kind in (Ready, Listening, Started, Ended, StoreEnded, Unable, Lost, Swept, Lacks, Asked, Warned, JobEnds, Tick)
-}
+EVENTS: Mapping[str, type[Any]] = {kind.__name__.lower(): kind for kind in get_args(Event)}
 """By the name under which they stand in events.jsonl."""
 
 
@@ -340,6 +358,8 @@ class Supervisor:
         self.attempt = settings.first_attempt
         self.deadline: float | None = settings.timeout
         """The time at which a `Tick` is wanted."""
+        self.configured = False
+        """The first attempt's port was asked for."""
         self._ready: set[int] = set()
         self._swept: set[int] = set()
         self._port: int | None = None
@@ -410,11 +430,17 @@ class Supervisor:
 
     # ---- starting ---------------------------------------------------------------------------------------------------
 
+    def _on_configured(self, event: Configured, actions: list[Action]) -> None:
+        if self.phase == "preparing" and not self.configured:
+            self.configured = True
+            actions.append(Listen(self.attempt))
+
     def _on_ready(self, event: Ready, actions: list[Action]) -> None:
         self._ready.add(event.node)
         self._start(actions)
 
     def _on_listening(self, event: Listening, actions: list[Action]) -> None:
+        self.configured = True  # an earlier version wrote no event of that
         if event.attempt == self.attempt:
             self._port = event.port
             self._start(actions)

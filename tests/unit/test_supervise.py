@@ -21,6 +21,7 @@ from muster.supervise import (
     SIGTERM,
     Action,
     Asked,
+    Configured,
     Ended,
     Event,
     Finish,
@@ -101,6 +102,7 @@ def lost_peer(when: float) -> Failure:
 
 
 BEGUN: list[Step] = [
+    (Configured(0.1), [Listen(0)]),
     (Ready(0.8, 0), []),
     (Listening(0.9, 0, 29500), [Start(0, 29500)]),
     (Started(1.0, 0, 0), []),
@@ -108,6 +110,7 @@ BEGUN: list[Step] = [
 """One node gets ready and starts its ranks."""
 
 BEGUN_ON_TWO: list[Step] = [
+    (Configured(0.1), [Listen(0)]),
     (Ready(0.8, 0), []),
     (Listening(0.9, 0, 29500), []),
     (Ready(1.2, 1), [Start(0, 29500)]),
@@ -920,6 +923,7 @@ HISTORIES = [*ENDS, *CAUSES, *ASKED, *TIMEOUTS, *BROKEN, *RESTARTS, *NODES, *SCH
 
 
 LATE: list[Event] = [
+    Configured(99),
     Ready(99, 0),
     Listening(99, 0, 1),
     Ended(99, 0, 0, 1),
@@ -967,7 +971,7 @@ def answered(settings: Settings, events: Sequence[Event], swept: Swept) -> list[
 
 def test_a_rank_that_could_not_be_started_keeps_nobody_waiting() -> None:
     """It will never end. The others are asked to, and what there is is swept away."""
-    began = [event for event, _ in BEGUN[:2]]
+    began = [event for event, _ in BEGUN[:3]]
     unable = Unable(1.0, 0, (Problem(ProblemKind.RANK, ("a",), rank=1, text="no memory"),))
     actions = answered(ranks(2), [*began, unable, Ended(1.1, 0, 0, signal=15)], Swept(60.0, 0))
     last = actions[-1]
@@ -1016,7 +1020,7 @@ class World:
         self.history: list[tuple[Event, list[Action]]] = []
         for node in range(nodes):
             self.later(0, 1.0, Ready, node)
-        self.later(0, 1.0, Listening, 0, 29500)
+        self.later(0, 1.0, Configured)
         for _ in range(random.choice((0, 0, 1, 2, 4))):
             self.accident()
 
@@ -1075,7 +1079,7 @@ class World:
 
     def happens(self, event: Event) -> bool:
         """This can happen now: the agent that would tell of it is there, and nobody dies twice."""
-        node = getattr(event, "node", 0 if isinstance(event, (Listening, StoreEnded)) else None)
+        node = getattr(event, "node", 0 if isinstance(event, (Configured, Listening, StoreEnded)) else None)
         if isinstance(event, Ended):
             if event.attempt != self.attempt or event.rank not in self.living:
                 return False

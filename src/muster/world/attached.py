@@ -19,7 +19,7 @@ from muster.plurals import plural
 from muster.report import outcome_as_json
 from muster.results import Outcome, Problem, ProblemKind
 from muster.runs import Run
-from muster.supervise import Asked, Swept, Unable
+from muster.supervise import Asked, Configured, Swept, Unable
 from muster.world.keyboard import Keyboard
 from muster.world.link import SIGNALS, Agents, ChildLink, Link, end_links
 from muster.world.loop import World, prepare_fields, terminal_fields
@@ -169,7 +169,7 @@ class Attached(World):
         fields.update(stdin=self.stdin, trace=trace.wanted())
         self.tell(link.node, "prepare", want=self.view.wants, **fields)
         if link.node == 0:
-            self.tell(0, "listen", attempt=0, host=self.address)
+            self.handle(Configured(self.now()))
 
     def _on_output(self, link: Link, t: float, payload: bytes, rank: int, stream: str, **more: Any) -> None:
         self.view.output(rank, stream, payload)

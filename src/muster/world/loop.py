@@ -247,7 +247,7 @@ class World:
         """Do what the supervisor decided."""
         self.note("do " + type(action).__name__.lower(), {} if isinstance(action, Finish) else fields_of(action))
         if isinstance(action, Listen):
-            self.tell(0, "listen", attempt=action.attempt, host=self.address)
+            self.listen(action)
         elif isinstance(action, Start):
             self.joined, self.launchers_ended = {}, {}
             if action.attempt == self.supervisor.settings.first_attempt:
@@ -271,6 +271,10 @@ class World:
             self.say(notice_in_words(action))
         else:
             self.outcome = action.outcome
+
+    def listen(self, action: Listen) -> None:
+        """Have node 0 open the port of an attempt's store."""
+        self.tell(0, "listen", attempt=action.attempt, host=self.address)
 
     def start(self, link: Link, action: Start) -> None:
         """Have a node start its ranks."""

@@ -39,8 +39,10 @@ from muster.stored import outcome_from_json
 from muster.supervise import (
     EVENTS,
     Asked,
+    Configured,
     JobEnds,
     Lacks,
+    Listen,
     Start,
     Warned,
     event_from_json,
@@ -303,7 +305,10 @@ class Served(World):
         now = self.supervisor
         self.note("state", {"t": t, "node": link.node, "started": started, "listened": listened})
         if link.node == 0 and now.phase == "preparing" and listened < now.attempt:
-            self.tell(0, "listen", attempt=now.attempt, host=self.address)
+            if now.configured:
+                self.listen(Listen(now.attempt))
+            else:
+                self.handle(Configured(t))
         if now.phase in ("running", "settling", "stopping") and started < now.attempt and now.port is not None:
             self.start(link, Start(now.attempt, now.port))
         if now.waits_for(link.node):
