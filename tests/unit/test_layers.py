@@ -204,9 +204,9 @@ def test_the_agent_stands_alone() -> None:
 
 def test_the_agent_is_sent_whole() -> None:
     """Each of its modules imports only those that are sent too."""
-    from muster.agent.boot import _MODULES, _OF_RELAY
+    from muster.agent.boot import _MODULES, _OF_CALLS
 
-    for modules in (_MODULES, _OF_RELAY):
+    for modules in (_MODULES, _OF_CALLS):
         sent = {f"agent.{name}" for name in modules}
         mine = [item for item in IMPORTS if item.module in sent and not item.for_types]
         assert set() == {item.ours for item in mine if "." in item.ours} - sent

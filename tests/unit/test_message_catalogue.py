@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from muster.agent import handshake, messages, rank
+from muster.agent import handshake, messages, protocol, rank
 from muster.agent.agent import Agent
 from muster.agent.members import Members
 from muster.agent.messages import AGENT, CLIENT, CONTROLLER, FORK_SERVER, MESSAGES, PROXY, SHIM, Message
@@ -52,6 +52,7 @@ PLACES = (
     Place("agent.rank", "_tell", 1, ((SHIM, AGENT),)),
     Place("agent.relay", "send", 0, ((PROXY, CLIENT),)),
     Place("agent.clean", "send", 0, ((PROXY, CLIENT),)),
+    Place("world.link", "pack", 0, ((CONTROLLER, AGENT), (CLIENT, PROXY))),
     Place("inside", "tell", 1, ((CONTROLLER, AGENT),)),
     Place("world.", "tell", 1, ((CONTROLLER, AGENT),)),
     Place("world.", "tell_all", 0, ((CONTROLLER, AGENT),)),
@@ -238,6 +239,7 @@ def test_what_stands_in_the_catalogue_is_handled() -> None:
     }
     there |= {((AGENT, CONTROLLER), kind) for kind in ANSWERS}
     there |= {((AGENT, SHIM), kind) for kind in awaited(rank)}
+    there |= {(ends, kind) for kind in awaited(protocol) for ends in ((CONTROLLER, AGENT), (CLIENT, PROXY))}
     from muster.agent import members, wire
     from muster.commands import clean
 

@@ -1,7 +1,8 @@
 """How an agent comes to life: the command that starts one, and the text that it is sent.
 
 The command reads a length and then that many bytes of Python from its stdin, and runs them. So nothing needs to be
-installed on a node, and nothing but a short constant stands on a command line.
+installed on a node, and nothing but a short constant stands on a command line. The text is a constant, too: what it is
+to do comes after it as data, in the message `call`.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from shlex import quote
-
-from muster.agent.protocol import MAGIC
 
 _READ_AND_RUN = 'f=open(0,"rb",closefd=False);exec(f.read(int(f.readline())))'
 
@@ -52,7 +51,6 @@ _MODULES = (
         "keep",
         "relay",
         "move",
-        "clean",
         "probe",
         "usage",
         "messages",
@@ -61,8 +59,8 @@ _MODULES = (
 )
 """What an agent is made of. Each is compiled when it is imported first, for most runs need only some."""
 
-_OF_RELAY = ("procfs", "paths", "local", "relay")
-"""What `relay.py` is made of."""
+_OF_CALLS = ("protocol", "procfs", "paths", "local", "relay", "system", "temporary", "clean", "calls")
+"""What `calls.py` is made of, the program that does one thing on a host."""
 
 _UNPACK = """
 import sys
@@ -135,19 +133,20 @@ def text_of(name: str) -> str:
     return data.decode()
 
 
-def relay_source(call: str) -> bytes:
-    """The text of a program, with its length, that does one thing which `relay.py` can do, such as `visit(…)`."""
-    return _source(_OF_RELAY, f"from muster.agent.relay import *\nsurvive()\nwrite_all(1, {MAGIC!r})\n{call}")
+def agent_source() -> bytes:
+    """The text of an agent, with its length."""
+    return _source(_MODULES, f"HOOK={text_of('hook')!r}\nfrom muster.agent.main import main\nmain(f, HOOK)")
 
 
-def agent_source(call: str = "from muster.agent.main import main\nmain(HOOK)") -> bytes:
-    """The text that an agent is sent first, with its length; `call` is for something else that its modules can do."""
-    return _source(_MODULES, f"HOOK={text_of('hook')!r}\n{call}")
+def calls_source() -> bytes:
+    """The text of the program that does one thing on a host, with its length; see `calls.py`."""
+    return _source(_OF_CALLS, "from muster.agent.calls import main\nmain(f)")
 
 
-def _source(modules: Sequence[str], call: str) -> bytes:
-    """The text, with its length, of a program that has these modules and does that."""
+def _source(modules: Sequence[str], entry: str) -> bytes:
+    """The text, with its length, of a program that has these modules and begins with these lines. `f` is the file from
+    which it was read: what follows it may be in the buffer of that."""
     sources = {"muster": "", "muster.agent": ""}
     sources.update({f"muster.agent.{name}": text_of(name) for name in modules})
-    text = f"SOURCES={sources!r}\n{_UNPACK}\n{call}\n".encode()
+    text = f"SOURCES={sources!r}\n{_UNPACK}\n{entry}\n".encode()
     return b"%d\n" % len(text) + text

@@ -9,7 +9,6 @@ import time
 from functools import partial
 
 from muster.agent import local, procfs, relay, system, temporary
-from muster.agent.protocol import MAGIC
 
 _MARK = re.compile(rb"TORCHELASTIC_RUN_ID=(\d{8}-\d{6}-[0-9a-f]{4,16}(?:-[\w.-]+)?)\Z")
 """The id of a run of muster; torchrun's own ids look otherwise."""
@@ -47,9 +46,8 @@ def looked_after(run: str) -> bool:
     return any(local.listens(partial(local.reach, "\0" + os.fsdecode(name[1:-1]), os.getuid())) for name in names)
 
 
-def main(dry: bool) -> None:
+def clean(dry: bool) -> None:
     """Tell what there is, end it unless `dry`, and tell what still lives."""
-    relay.write_all(1, MAGIC)
     runs = found()
     pids = [pid for run in runs.values() for pid in run]
     processes = {pid: system.describe(pid, "?") for pid in pids}

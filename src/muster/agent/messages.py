@@ -178,6 +178,7 @@ def maybe(type_: Type) -> Type:
 CONTROLLER, AGENT, CLIENT, SHIM = "controller", "agent", "client", "shim"
 PROXY, FORK_SERVER = "proxy", "fork server"
 
+START_LEG = "a program that is sent to a host, before it begins"
 HANDSHAKE_LEG = "controller and agent, before they know each other"
 AGENT_LEG = "controller and agent"
 CLIENT_LEG = "client and controller"
@@ -187,6 +188,8 @@ PROXY_LEG = "proxy and client"
 FORK_LEG = "agent and fork server"
 
 LEGS: Mapping[str, str] = {
+    START_LEG: "Agents and proxies are sent as text to the stdin of a Python (`agent/boot.py`). After it comes this "
+    "message in place of arguments: nothing that a user has typed becomes a part of a program.",
     HANDSHAKE_LEG: "An agent on another node connects to its controller by TCP. Both prove that they know the secret "
     "of the run (`agent/handshake.py`); frames after that end with a MAC. An agent that is a child process needs no "
     "proof: it says `hello` over its stdout.",
@@ -237,6 +240,10 @@ def _leg(
 
 
 MESSAGES: tuple[Message, ...] = (
+    *(
+        Message(START_LEG, sender, receiver, "call", "What the program is to do.", {"name": WORD, "args": HIDDEN})
+        for sender, receiver in ((CONTROLLER, AGENT), (CLIENT, PROXY))
+    ),
     *_leg(
         HANDSHAKE_LEG,
         CONTROLLER,
@@ -766,7 +773,7 @@ def between(sender: str, receiver: str) -> dict[str, Message]:
     return {
         message.kind: message
         for message in MESSAGES
-        if (message.sender, message.receiver) == (sender, receiver) and message.leg != HANDSHAKE_LEG
+        if (message.sender, message.receiver) == (sender, receiver) and message.leg not in (START_LEG, HANDSHAKE_LEG)
     }
 
 

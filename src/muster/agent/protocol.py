@@ -14,7 +14,7 @@ import json
 import os
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 VERSION = 4
 """What this muster speaks. An agent is of the very version of its controller."""
@@ -210,6 +210,15 @@ class Unpacker:
             with memoryview(self._buffer) as view:
                 self.seal.check(view[start:end], bytes(view[end:tagged]))
         return tagged, _fields(self._buffer[start + _LENGTHS.size : middle]), bytes(self._buffer[middle:end])
+
+
+def read_call(file: BinaryIO) -> tuple[str, dict[str, Any]]:
+    """The name and the arguments of the message `call`, of which this takes no byte more. Raises `Refused`."""
+    text, _ = _LENGTHS.unpack(file.read(_LENGTHS.size).ljust(_LENGTHS.size, b"\0"))
+    fields = _fields(file.read(text))
+    if fields["kind"] == "call":
+        return fields["name"], fields["args"]
+    raise Refused("this is no call")
 
 
 def _fields(text: bytes | bytearray) -> dict[str, Any]:

@@ -1,20 +1,19 @@
 """Carry bytes between stdin and stdout and a local socket, both ways, until one side has ended.
 
-Also the whole of a program that is sent to a host: it reaches the supervisor of a run there, or what the run has left.
+Also what a program that is sent to a host does there (`calls.py`): it reaches the supervisor of a run, or its files.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
 import socket
-import struct
 import sys
 from collections.abc import Mapping
 
 from muster.agent import local, paths
+from muster.agent.protocol import pack
 
 
 def survive() -> None:
@@ -49,9 +48,8 @@ def carry(link: socket.socket) -> None:
 
 
 def send(kind: str, payload: bytes = b"", **fields: object) -> None:
-    """Send one frame to stdout, as `protocol.pack` makes it."""
-    text = json.dumps({"kind": kind, **fields}).encode("ascii")
-    write_all(1, struct.pack("!II", len(text), len(payload)) + text + payload)
+    """Send one frame to stdout."""
+    write_all(1, pack(kind, payload, **fields))
 
 
 def visit(run_dir: str) -> None:
@@ -104,13 +102,13 @@ def introduce(which: str) -> None:
     send("introduced", there=run_dir, files=files, fits=list(found)[::-1])
 
 
-def send_files(run_dir: str, have: Mapping[str, int], only: str) -> None:
+def send_files(run_dir: str, have: Mapping[str, int]) -> None:
     """Send what the files of a run have more than so many bytes, those that are written anew whole, and `done`."""
     for folder, _, names in os.walk(run_dir):
         for file in sorted(names):
             path = os.path.join(folder, file)
             name = os.path.relpath(path, run_dir)
-            if file.endswith((".pyz", ".part", local.TOKEN)) or os.sep + "hook" in folder or not name.startswith(only):
+            if file.endswith((".pyz", ".part", local.TOKEN)) or os.sep + "hook" in folder:
                 continue
             grows = not file.endswith(".json")
             begin = have.get(name, 0) if grows else 0

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Mapping
 
-from muster.agent.boot import agent_source
 from muster.agent.messages import CLIENT, PROXY, between
 from muster.agent.protocol import Refused
 from muster.commands.common import read
@@ -17,7 +16,7 @@ from muster.printable import line as safe
 from muster.sentences import leftover_in_words, process_in_words
 from muster.stored import leftover_from_json
 from muster.world.contact import frames_of
-from muster.world.link import ChildLink, start_relay
+from muster.world.link import ChildLink, start_call
 
 _WITHIN = 60.0
 _NO_ANSWER = 3
@@ -36,9 +35,8 @@ def clean(words: list[str], env: Mapping[str, str], began: float) -> int:
     here = Target("local", os.uname().nodename, python=options.python or sys.executable)
     ssh, python = split_words(options.ssh, "--ssh"), options.python or "python3"
     dry = options.dry_run
-    source = agent_source(f"from muster.agent.clean import main\nmain({dry})")
     targets = [Target("ssh", host.name, host.user, python, ssh=ssh) for host in found] or [here]
-    links = [start_relay(target, env, source) for target in targets]
+    links = [start_call(target, env, "clean", dry=dry) for target in targets]
     status = 0
     for link in links:
         status = max(status, _tell(link, dry))

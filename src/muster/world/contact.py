@@ -311,14 +311,15 @@ def _way(run: Run, job: Mapping[str, Any]) -> Way:
     return Way("slurm") if job.get("slurm") else Way("ssh")
 
 
-def way_to(run: Run, call: str = "") -> ChildLink:
-    """A connection to where the supervisor of a run is, here or on its node 0; `call` is for something else there.
+def way_to(run: Run, name: str = "visit", **args: Any) -> ChildLink:
+    """A connection to where the supervisor of a run is, here or on its node 0.
+
+    `name` and `args` call for something else there, with the run directory (`agent/calls.py`).
 
     Raises `Impossible` for a host that has no name of a host.
     """
-    from muster.agent.boot import relay_source
     from muster.hosts import parse_host
-    from muster.world.link import start_relay  # imported late: `muster ps` of local runs needs none of it
+    from muster.world.link import start_call  # imported late: `muster ps` of local runs needs none of it
 
     job = run.job
     way = _way(run, job)
@@ -332,13 +333,12 @@ def way_to(run: Run, call: str = "") -> ChildLink:
         served = job["served"] if job["served"]["name"] else {"name": job["host"], "user": ""}
         found = parse_host(f"{served['user']}@{served['name']}" if served["user"] else served["name"])
         target = target._replace(host=found.name, user=found.user)
-    source = relay_source(call or f"visit({job['there']!r})")
     env: Mapping[str, str] = os.environ
     if way.place == "slurm":
         from muster.schedulers.slurm import clean
 
         env = clean(env)
-    link = start_relay(target, dict(env), source)
+    link = start_call(target, dict(env), name, run_dir=job["there"], **args)
     # another user's directory is not written to
     link.wire.tracer = trace.tracer("" if is_anothers(run) else str(run.path), "client", "controller", target.host)
     return link
@@ -435,13 +435,12 @@ def introduce(store: Store, host: str, which: str) -> Run:
 
     Raises `Unreachable`, `Impossible`.
     """
-    from muster.agent.boot import relay_source
     from muster.hosts import parse_host
-    from muster.world.link import start_relay
+    from muster.world.link import start_call
 
     found = parse_host(host)
     target = Target("ssh", found.name, found.user)
-    link = start_relay(target, dict(os.environ), relay_source(f"introduce({which!r})"))
+    link = start_call(target, dict(os.environ), "introduce", which=which)
     for fields, _ in frames_of(link, 30.0):
         if fields["kind"] == "introduced":
             try:
@@ -522,7 +521,7 @@ def refresh(run: Run) -> bool:
     if not job.get("served") or job.get("shared") or is_anothers(run):
         return True
     have = {str(path.relative_to(run.path)): path.stat().st_size for path in run.path.rglob("*") if path.is_file()}
-    link = way_to(run, f"send_files({job['there']!r}, json.loads({json.dumps(have)!r}), '')")
+    link = way_to(run, "send_files", have=have)
     for fields, payload in frames_of(link, 60.0):
         if fields["kind"] == "done":
             return True

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from muster.agent import system
-from muster.agent.boot import SETUP_FAILED, agent_source
+from muster.agent.boot import SETUP_FAILED, agent_source, calls_source
 from muster.agent.eventloop import EventLoop
-from muster.agent.protocol import MAGIC
+from muster.agent.protocol import MAGIC, pack
 from muster.agent.signals import CapturedSignals, not_ignored
 from muster.agent.wire import Wire
 from muster.errors import Impossible
@@ -194,20 +194,31 @@ def prepare_parent() -> set[int]:
     return not_ours
 
 
-def start_agent(
-    target: Target, number: int, env: Mapping[str, str], source: bytes = b"", keep: Sequence[int] = ()
+def start_agent(target: Target, number: int, env: Mapping[str, str], keep: Sequence[int] = ()) -> ChildLink:
+    """Start the agent of one node, and send it its text; it inherits `keep`."""
+    return _start(target, number, env, agent_source(), keep, "agent", {})
+
+
+def start_call(target: Target, env: Mapping[str, str], name: str, **args: Any) -> ChildLink:
+    """Have one thing done on a host, of those in `agent/calls.py`."""
+    return _start(target, 0, env, calls_source(), (), name, args)
+
+
+def _start(
+    target: Target,
+    number: int,
+    env: Mapping[str, str],
+    source: bytes,
+    keep: Sequence[int],
+    name: str,
+    args: Mapping[str, Any],
 ) -> ChildLink:
-    """Start the agent of one node and send it its text, or that of another program; it inherits `keep`."""
     place = PLACES[target.place]
     link = ChildLink(number, target.host, place.start(target), env, target.cwd, keep)
-    link.wire.put(place.text(target) + (source or agent_source()))
+    link.wire.put(place.text(target) + source)
+    link.wire.put(pack("call", name=name, args=args))
     link.wire.flush()
     return link
-
-
-def start_relay(target: Target, env: Mapping[str, str], source: bytes) -> ChildLink:
-    """Reach a host where a run is, and send it the text of a program in place of an agent."""
-    return start_agent(target, 0, env, source)
 
 
 def start_agents(job: Job, nodes: Sequence[Node], env: Mapping[str, str], reads: bool = False) -> Agents:

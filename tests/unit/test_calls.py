@@ -1,0 +1,71 @@
+"""Programs that are sent to a host: their text is a constant, and what they are to do comes after it as data."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from muster.agent.boot import agent_argv, calls_source
+from muster.agent.protocol import MAGIC, Refused, Unpacker, pack, read_call
+
+NASTY = ["", "x'); open('made', 'w')#", 'x"\n', "'''\n\\", "{0!r}%s", "\udc80", "$(touch made)", "-c", "x\0"]
+
+
+def call(folder: Path, sent: bytes, home: Path) -> list[tuple[dict[str, Any], bytes]]:
+    """What a new Python answers that is sent this program and this message."""
+    done = subprocess.run(
+        agent_argv(sys.executable),
+        input=calls_source() + sent,
+        capture_output=True,
+        cwd=folder,
+        env={"MUSTER_HOME": str(home)},
+        timeout=60,
+    )
+    assert (b"", MAGIC) == (done.stderr, done.stdout[: len(MAGIC)])
+    return Unpacker().feed(done.stdout[len(MAGIC) :])
+
+
+def test_arguments_are_data(tmp_path: Path) -> None:
+    """Whatever stands in them, they are looked for, and nothing of them is run."""
+    (tmp_path / "runs" / "20261127-000000-abcdef").mkdir(parents=True)
+    for which in NASTY[1:5]:
+        ((fields, _),) = call(tmp_path, pack("call", name="introduce", args={"which": which}), tmp_path)
+        assert {"kind": "introduced", "there": "", "files": {}, "fits": []} == fields
+    ((fields, _),) = call(tmp_path, pack("call", name="visit", args={"run_dir": f"{tmp_path}/{NASTY[1]}"}), tmp_path)
+    assert {"kind": "gone", "there": False} == fields
+    assert ["runs"] == [path.name for path in tmp_path.iterdir()]
+
+
+def test_what_is_asked_for_is_done(tmp_path: Path) -> None:
+    """Only what the sender lacks of a file comes."""
+    run = tmp_path / "runs" / "20261127-000000-abcdef"
+    run.mkdir(parents=True)
+    (run / "events.jsonl").write_text("one\ntwo\n")
+    (run / "job.json").write_text(json.dumps({"id": run.name}))
+    sent = call(tmp_path, pack("call", name="introduce", args={"which": "2026"}), tmp_path)
+    assert (str(run), [run.name]) == (sent[0][0]["there"], sent[0][0]["fits"])
+    sent = call(tmp_path, pack("call", name="send_files", args={"run_dir": str(run), "have": {"events.jsonl": 4}}), run)
+    files = {fields["name"]: (fields["offset"], data) for fields, data in sent if fields["kind"] == "file"}
+    assert (4, b"two\n") == files["events.jsonl"] and 0 == files["job.json"][0]
+    assert "done" == sent[-1][0]["kind"]
+
+
+def test_a_call_takes_no_byte_more_than_it_has() -> None:
+    """What a client sends after it is for whom the program carries bytes to."""
+    for which in NASTY:
+        file = io.BytesIO(pack("call", name="introduce", args={"which": which}) + b"\0more")
+        assert ("introduce", {"which": which}) == read_call(file)
+        assert b"\0more" == file.read()
+
+
+@pytest.mark.parametrize("data", [b"", b"\0\0", pack("call", name="x", args={})[:-3], pack("state"), b"\0" * 8])
+def test_what_is_no_call_is_refused(data: bytes) -> None:
+    """Such as the end of a client that was killed."""
+    with pytest.raises(Refused):
+        read_call(io.BytesIO(data))
