@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from muster.agent.boot import shell_script
 from muster.errors import Impossible
 from muster.hosts import unfold_hosts
 from muster.model import Host, Late, Rank
@@ -45,10 +46,8 @@ exec /venv/bin/python -I '/runs/x y/muster.pyz'
     assert "--comment=it's" in line, "SBATCH_COMMENT must not come before it"
     text = slurm.batch_script(asked, ("module load cuda",), command)
     assert text.startswith("#!/bin/bash -l\n")
-    assert (
-        "module load cuda\n} || { echo 'muster: this line of --setup failed: module load cuda' >&2; exit 97; }" in text
-    )
-    assert text.endswith("""&& python=$after\n\nexec "$python" -I '/runs/x y/muster.pyz'\n""")
+    assert text.endswith(shell_script(command, ("module load cuda",), False, "muster: "))
+    assert "python=$after" in text
     assert "python=$after" not in slurm.batch_script(asked, ("module load cuda",), command, keep_python=True)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from shlex import quote
 
 _READ_AND_RUN = 'f=open(0,"rb",closefd=False);exec(f.read(int(f.readline())))'
+_AGENT = ("-I", "-S", "-c", _READ_AND_RUN)
 
 _MODULES = (
     *(
@@ -84,16 +85,30 @@ sys.meta_path.insert(0, Sent)
 SETUP_FAILED, NO_PYTHON = 97, 96
 """Exit statuses of what starts an agent."""
 
-_SCRIPT = """
-python={python}; keep={keep}; before=$(command -v python3)
-{setup}
-after=$(command -v python3)
-[ "$keep" = no ] && [ "$after" != "$before" ] && [ -n "$after" ] && python=$after
-command -v "$python" >/dev/null || {{ echo "there is no $python here" >&2; exit 96; }}
-exec "$python" -I -S -c {code}
+_LINE = "{{ eval {line}; }} </dev/null >&2 || {{ echo {failed} >&2; exit 97; }}"
+_BEFORE = "before=$(command -v python3)"
+_AFTER = 'after=$(command -v python3); [ "$after" = "$before" ] || [ -z "$after" ] || python=$after'
+_START = """command -v "$python" >/dev/null || {{ echo {label}"there is no $python here" >&2; exit 96; }}
+exec "$python" {args}
 """
 
-_LINE = "{{ eval {line}; }} </dev/null >&2 || {{ echo {failed} >&2; exit 97; }}"
+
+def shell_script(argv: Sequence[str], setup: Sequence[str], keep_python: bool, label: str = "") -> str:
+    """Text for a shell: the lines of `setup` (`--setup`), and then the program `argv`, the first word of which is a
+    Python.
+
+    When these lines put another `python3` first on PATH (`conda activate`), that one is taken instead, unless
+    `keep_python`. `label` stands before what is said of a line that fails.
+    """
+    python, *args = argv
+    # by eval, so that one that is no shell fails alone, and defines aliases for the next
+    lines = [
+        _LINE.format(line=quote(line), failed=quote(f"{label}this line of --setup failed: {line}")) for line in setup
+    ]
+    if setup and not keep_python:
+        lines = [_BEFORE, *lines, _AFTER]
+    start = _START.format(label=quote(label) if label else "", args=" ".join(map(quote, args)))
+    return "\n".join([f"python={quote(python)}", *lines, start])
 
 
 def agent_argv(python: str, script: bytes = b"") -> tuple[str, ...]:
@@ -102,19 +117,12 @@ def agent_argv(python: str, script: bytes = b"") -> tuple[str, ...]:
     A script is read from stdin, before the agent's own text: other users see command lines, and lines of --setup may
     hold secrets (`export TOKEN=…`).
     """
-    return ("bash", "-c", _obey(script)) if script else (python, "-I", "-S", "-c", _READ_AND_RUN)
+    return ("bash", "-c", _obey(script)) if script else (python, *_AGENT)
 
 
 def agent_script(python: str, setup: Sequence[str], keep_python: bool) -> bytes:
-    """Text for a shell that reads it from its stdin: the lines of `setup`, and then the agent.
-
-    When the lines of `setup` put another `python3` first on PATH (`conda activate`), that one is taken instead,
-    unless `keep_python`.
-    """
-    lines = [_LINE.format(line=quote(line), failed=quote(f"this line of --setup failed: {line}")) for line in setup]
-    keep = "yes" if keep_python or not setup else "no"
-    text = _SCRIPT.format(python=quote(python), keep=keep, setup="\n".join(lines), code=quote(_READ_AND_RUN))
-    return text.encode()
+    """Text for a shell that reads it from its stdin: the lines of `setup`, and then the agent; see `shell_script`."""
+    return shell_script((python, *_AGENT), setup, keep_python).encode()
 
 
 def read_script(shell: str, script: bytes) -> str:

@@ -9,6 +9,7 @@ from itertools import groupby
 from shlex import quote
 from typing import NamedTuple
 
+from muster.agent.boot import shell_script
 from muster.agent.dialects import counts
 from muster.errors import Impossible
 from muster.hosts import fold_hosts, unfold_hosts
@@ -117,34 +118,19 @@ def options(request: Request) -> list[str]:
     return [*words, "--requeue" if request.requeue else "--no-requeue"]
 
 
-_SETUP = """python={python}; before=$(command -v python3)
-{lines}
-after=$(command -v python3)
-{switch}"""
-_LINE = "{{ {line}\n}} || {{ echo {failed} >&2; exit 97; }}"
-_SWITCH = '[ "$after" != "$before" ] && [ -n "$after" ] && python=$after\n'
-
-
 def batch_script(request: Request, setup: Sequence[str], command: Sequence[str], keep_python: bool = False) -> str:
     """The script for sbatch: what it asks for, the person's shell lines, and muster.
 
-    The first word of `command` is a Python; when the lines of `setup` put another one first on PATH, that is taken
-    instead, unless `keep_python`.
+    The first word of `command` is a Python; see `shell_script` for `keep_python`.
     """
     lines = ["#!/bin/bash -l" if setup else "#!/bin/bash"]
     for word in options(request):
         name, equals, value = word.partition("=")
         lines.append(f"#SBATCH {name}{equals}{quote(value) if equals else ''}")
     lines.append("")
-    words = " ".join(map(quote, command))
     if setup:
-        tried = [
-            _LINE.format(line=line, failed=quote(f"muster: this line of --setup failed: {line}")) for line in setup
-        ]
-        switch = "" if keep_python else _SWITCH
-        lines.append(_SETUP.format(python=quote(command[0]), lines="\n".join(tried), switch=switch))
-        words = " ".join(['"$python"', *map(quote, command[1:])])
-    return "\n".join([*lines, f"exec {words}", ""])
+        return "\n".join([*lines, shell_script(command, setup, keep_python, "muster: ")])
+    return "\n".join([*lines, f"exec {' '.join(map(quote, command))}", ""])
 
 
 def submit(request: Request, script: str) -> tuple[str, ...]:
