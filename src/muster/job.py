@@ -421,22 +421,35 @@ def nodes_there(
 
     Raises `Impossible`, also for one of the ranks that are to be `shown` that there is not.
     """
+    counts = [wanted.slots for wanted in asked.hosts]
+    return nodes_of(asked.job, hosts_to_reach(asked), counts, asked.each, facts, asked.threads_chosen, shown)
+
+
+def nodes_of(
+    job: Job,
+    hosts: Sequence[Host],
+    counts: Sequence[int | None],
+    each: str | None,
+    facts: Mapping[str, Mapping[str, Any]] | None,
+    threads_chosen: bool,
+    shown: Sequence[int] = (),
+) -> tuple[Node, ...]:
+    """The same for any hosts, with so many ranks on each; None where `each` says that, `-g`, by what the host has."""
     found = []
-    for host, wanted in zip(hosts_to_reach(asked), asked.hosts):
+    for host, count in zip(hosts, counts):
         told = facts[host.name] if facts is not None else None
-        count = wanted.slots
         if count is None:
             if told is None:
                 raise Impossible(
                     f"how many ranks {host.name} gets is known when it is asked how many GPUs it has",
                     "say it for a plan: `-g 8`, or `--hosts n1:8,n2:8`",
                 )
-            count = ranks_there(asked.each, told["cores"], len(told["gpus"]), host.name)
-        if not asked.threads_chosen:
+            count = ranks_there(each, told["cores"], len(told["gpus"]), host.name)
+        if not threads_chosen:
             host = host._replace(threads=None if told is None else max(1, told["cores"] // count))
         found.append((host, count))
     nodes = layout(found)
-    _check_ranks(sum(len(node.ranks) for node in nodes), asked.job, shown)
+    _check_ranks(sum(len(node.ranks) for node in nodes), job, shown)
     return nodes
 
 

@@ -15,10 +15,10 @@ from muster.agent.agent import Agent
 from muster.agent.members import Members
 from muster.agent.messages import AGENT, CLIENT, CONTROLLER, FORK_SERVER, MESSAGES, PROXY, SHIM, Message
 from muster.agent.protocol import Dispatcher, Refused, named
-from muster.inside import Inside
 from muster.world import contact
 from muster.world.attached import Attached
 from muster.world.gather import ANSWERS, Gathering
+from muster.world.joining import JoiningAgents
 from muster.world.serve import Served
 from muster.world.viewers import Viewers
 from muster.world.watch import Watch
@@ -185,7 +185,7 @@ RECEIVERS: tuple[tuple[type, str, tuple[Ends, ...], tuple[str, ...]], ...] = (
     (Attached, "_on_", ((AGENT, CONTROLLER),), ("link", "t", "payload")),
     (Served, "_on_", ((AGENT, CONTROLLER),), ("link", "t", "payload")),
     (Gathering, "_on_", ((AGENT, CONTROLLER),), ("link", "payload")),
-    (Inside, "_on_", ((AGENT, CONTROLLER),), ("link", "payload")),
+    (JoiningAgents, "_on_", ((AGENT, CONTROLLER),), ("link", "payload")),
     (Viewers, "_on_", ((CLIENT, CONTROLLER),), ("viewer", "payload")),
     (Watch, "_on_", ((CONTROLLER, CLIENT), (PROXY, CLIENT)), ("payload",)),
 )

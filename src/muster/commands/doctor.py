@@ -28,7 +28,8 @@ from muster.plurals import plural
 from muster.printable import line as safe
 from muster.schedulers import slurm
 from muster.world import here, queue
-from muster.world.gather import Gathering, Need
+from muster.world.bootstrap import Need
+from muster.world.gather import Gathering
 from muster.world.link import captured_signals
 
 _PAIRS = 16

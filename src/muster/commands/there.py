@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from muster import archive, runs
-from muster.agent import meet, trace
+from muster.agent import meet
 from muster.agent.eventloop import EventLoop
 from muster.agent.local import new_token
-from muster.checkup import at_no_cost
 from muster.commands.common import end_in_words, one, read
 from muster.commands.context import RunContext, job_record, viewer_of
-from muster.core.controller_config import RECORD, ControllerConfig, NodeRecord, config_as_json
+from muster.core.controller_config import RECORD, config_as_json
 from muster.environ import hidden
 from muster.errors import Impossible
 from muster.hosts import fold_hosts
@@ -27,9 +26,9 @@ from muster.places.target import target_of
 from muster.plurals import plural
 from muster.printable import line as safe
 from muster.world import code, contact
-from muster.world.gather import Gathering, need_of
+from muster.world.bootstrap import Bootstrap, RunPlace, need_of
+from muster.world.gather import Gathering
 from muster.world.link import captured_signals, signals_of
-from muster.world.loop import clock_of, prepare_fields, temporary_base
 from muster.world.watch import Watch, show_rest
 
 _TAIL = 4096
@@ -53,24 +52,27 @@ def run_there(context: RunContext) -> int:
     targets = [target_of(asked.job, host) for host in hosts]
     with EventLoop() as loop, signals_of(loop, asked.job) as signals:
         gathering = Gathering(loop, signals, need_of(asked.job), targets, env, context.progress)
+        bootstrap = Bootstrap(gathering, need_of(asked.job))
         try:
             context.make_copy()
-            facts = gathering.reach(str(kept.path))
-            gathering.check_room()
+            facts = bootstrap.facts(str(kept.path))
+            bootstrap.check_storage(str(kept.path))
             if here is None and options.sync:
                 asked = asked._replace(job=_send_code(gathering, context._replace(asked=asked), kept.path.parent))
+                bootstrap.need = need_of(asked.job)
             elif here is None and not options.no_code_check:
-                gathering.sources = code.sources(asked.job, str(kept.path.parent))
-            gathering.check()
-            for finding in at_no_cost({link.host: link.facts for link in gathering.links}, asked.job.env):
+                gathering.code = code.sources(asked.job, str(kept.path.parent))
+            bootstrap.check()
+            for finding in bootstrap.findings():
                 gathering.say(finding)
             nodes = here if here is not None else nodes_there(asked, facts, options.ranks or ())
             plan = make_plan(asked.job, nodes, run_id)
             view = context.viewer(plan, run_id, kept.operand)
-            meeting = gathering.meet()
-            shares = gathering.share(str(kept.path), run_id)
-            links = gathering.links
-            first = links[0]
+            meeting = bootstrap.rendezvous()
+            where = RunPlace(run_id, str(kept.path), new_token())
+            attached = not detached
+            config, parts = bootstrap.configure(plan, where, meeting, context.began, owned=attached, reads=attached)
+            first = gathering.links[0]
             record = job_record(
                 plan.job,
                 plan.world_size,
@@ -81,45 +83,15 @@ def run_there(context: RunContext) -> int:
                 pid=0,
                 pid_started="",
                 served=as_json(nodes[0].host),
-                there=shares[0][0],
+                there=config.nodes[0].run_dir,
                 shared=first.facts["shared"],
             )
-            config = ControllerConfig(
-                began=context.began + first.offset,
-                address=meeting.address,
-                clock=clock_of(first.offset),
-                nodes=tuple(
-                    NodeRecord(*where, link.offset - first.offset, link.facts["executable"], link.facts["python"], late)
-                    for link, where, late in zip(links, shares, meeting.meets)
-                ),
-                owned=not detached,
-            )
-            token = new_token()
-            base = temporary_base(plan, [link.facts for link in links])
-            prepares = [
-                {
-                    **prepare_fields(
-                        plan,
-                        link.node,
-                        link.host,
-                        run_dir,
-                        run_id,
-                        token,
-                        base,
-                        reads=not detached,
-                        clock=clock_of(link.offset),
-                    ),
-                    "own_run_dir": not shared,
-                    "trace": trace.wanted(),
-                }
-                for link, (run_dir, shared) in zip(links, shares)
-            ]
             texts = {"job.json": record, "plan.json": hidden(as_json(plan)), RECORD: config_as_json(config)}
             contact.remember_way(kept, contact.way_of(asked.job))
             kept.write("job.json", record)
             kept.write("plan.json", texts["plan.json"])
             gathering.move(
-                prepares,
+                parts,
                 archive.build(),
                 {name: json.dumps(data, indent=1) + "\n" for name, data in texts.items()},
                 secret=secrets.token_hex(32),
@@ -170,7 +142,7 @@ def _send_code(gathering: Gathering, context: RunContext, runs_dir: Path) -> Job
     else:
         found = code.tree(job.cwd, job.program.path, str(runs_dir))
     code.guard(found, context.code_limit, "--sync")
-    wanted = gathering.differing(found, sent=True)
+    wanted = gathering.compare(found, sent=True)
     for link in gathering.links:
         if not link.facts["cwd"]:
             wanted.setdefault(gathering.targets[link.node], [])
@@ -178,7 +150,7 @@ def _send_code(gathering: Gathering, context: RunContext, runs_dir: Path) -> Job
         for note in found.notes:
             gathering.say(note)
         code.send(job.cwd, found, wanted, gathering.say, context.env)
-        other = gathering.differing(found, sent=True)
+        other = gathering.compare(found, sent=True)
         if other:
             target, names = next(iter(other.items()))
             raise Impossible(

@@ -20,9 +20,11 @@ from muster.report import outcome_as_json
 from muster.results import Outcome, Problem, ProblemKind
 from muster.runs import Run
 from muster.supervise import Asked, Configured, Swept, Unable
+from muster.world import meeting
+from muster.world.bootstrap import Bootstrap, OwnMachine, RunPlace, need_of
 from muster.world.keyboard import Keyboard
 from muster.world.link import SIGNALS, Agents, ChildLink, Link, end_links
-from muster.world.loop import World, prepare_fields, terminal_fields
+from muster.world.loop import World, terminal_fields
 from muster.world.pen import Pen
 from muster.world.scribe import Scribe
 from muster.world.terminal import QUIET, size_here
@@ -43,12 +45,14 @@ class Attached(World):
         view: View,
         began: float,
     ):
-        super().__init__(loop, plan, run, agents.links, began)
+        bootstrap = Bootstrap(OwnMachine(agents.links), need_of(plan.job))
+        where = RunPlace(run.id, str(run.path), new_token())
+        config, self.parts = bootstrap.configure(plan, where, meeting.ALONE, began, owned=True, reads=True)
+        super().__init__(loop, plan, run, agents.links, config)
         self.children: list[ChildLink] = agents.links
         self.not_ours, self.signals, self.view = agents.not_ours, signals, view
         self.stdin = agents.stdin
         self.keyboard = Keyboard()
-        self.token = new_token()
         self.pen = Pen(Writer(loop))
         view.put = self.pen.put
         self.killed: set[int] = set()
@@ -165,9 +169,7 @@ class Attached(World):
         if link.node == 0:
             self.facts.update(facts)
         self.note("hello", {"t": t, "node": link.node, **facts})
-        fields = prepare_fields(self.plan, link.node, link.host, str(self.run.path), self.run.id, self.token)
-        fields.update(stdin=self.stdin, trace=trace.wanted())
-        self.tell(link.node, "prepare", want=self.view.wants, **fields)
+        self.tell(link.node, "prepare", want=self.view.wants, stdin=self.stdin, **self.parts[link.node])
         if link.node == 0:
             self.handle(Configured(self.now()))
 

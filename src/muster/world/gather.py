@@ -1,6 +1,6 @@
-"""Reach hosts: bring an agent to life on each, ask what there is, and find where they can all meet.
+"""Agents on hosts that a transport reaches: each is started as a child process here, and asked what there is.
 
-Nothing of the job is started here. Whatever fails ends with one sentence that names the hosts, and with no agent left.
+Whatever fails ends with one sentence that names the hosts, and with no agent left.
 """
 
 from __future__ import annotations
@@ -10,24 +10,20 @@ import signal
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
-from muster.agent import meet, system, trace, tree
+from muster.agent import system, trace, tree
 from muster.agent.boot import NO_PYTHON, SETUP_FAILED
 from muster.agent.eventloop import EventLoop
 from muster.agent.messages import TO_CONTROLLER
 from muster.agent.protocol import VERSION, Dispatcher, Refused, handlers, pack
 from muster.agent.signals import CapturedSignals
 from muster.errors import Impossible, Interrupted, MusterError, RunFailed, Unreachable
-from muster.fold import by_value
-from muster.hosts import fold_hosts, fold_reasons, fold_values
-from muster.model import Job
+from muster.hosts import fold_hosts, fold_reasons
 from muster.places.ssh import refusal
 from muster.places.target import Target
-from muster.plurals import plural
 from muster.printable import line as safe
-from muster.world import meeting
+from muster.world.bootstrap import Need, Remedies, Routes
 from muster.world.code import Tree, sync_sends
 from muster.world.link import SIGNALS, ChildLink, end_links, prepare_parent, start_agent
 
@@ -58,24 +54,16 @@ ANSWERS = {
 """What agents say when they were asked something before there is a plan."""
 
 
-class Need(NamedTuple):
-    """What hosts must have, before there is a plan."""
-
-    cwd: str
-    """Where ranks start."""
-    script: str = ""
-    """The file that each of them runs, from there."""
-    env: Mapping[str, str] = MappingProxyType({})
-    """Variables that ranks get."""
-
-
-def need_of(job: Job) -> Need:
-    """What a job needs."""
-    return Need(job.cwd, job.program.path, job.env)
-
-
 class Gathering:
-    """The agents of a run on hosts, until they can be given a plan."""
+    """The agents of a run on hosts, until they can be given a plan; an `AgentSource`."""
+
+    remedies = Remedies(
+        directory="the ranks start there: `--sync` sends it, or share it, or name another by --cwd",
+        script="`--sync` sends it; or share its folder",
+        other_script="`--sync` sends this one; or share its folder",
+        other_code="",
+    )
+    reference, one_run_dir, own_clock = "here", False, False
 
     def __init__(
         self,
@@ -87,6 +75,7 @@ class Gathering:
         say: Callable[[str], None],
     ):
         self.loop, self.need, self.targets, self.env, self.say = loop, need, targets, env, say
+        self.remedies = self.remedies._replace(other_code=f"`--sync` sends {sync_sends(need.cwd)}")
         prepare_parent()
         signals.handle(self._signalled)
         self.links: list[ChildLink] = []
@@ -98,7 +87,7 @@ class Gathering:
         self.run_dir = ""
         self.first = b""
         """What each agent is asked once it lives."""
-        self.sources: Tree | None = None
+        self.code: Tree | None = None
         """Files besides the script that have to be the same everywhere."""
         self.strict = True
         """One host that fails ends it for all."""
@@ -111,6 +100,16 @@ class Gathering:
         """Nodes whose agent has left its connection, so that this may end."""
 
     # ---- reaching ---------------------------------------------------------------------------------------------------
+
+    def come(self, need: Need, run_dir: str) -> None:
+        """Start all agents, and hear what each host tells of itself."""
+        self.need = need
+        self.reach(run_dir)
+
+    @property
+    def controller_offset(self) -> float:
+        """The controller will be on node 0."""
+        return self.links[0].offset
 
     def reach(self, run_dir: str, strict: bool = True) -> dict[str, dict[str, Any]]:
         """Start all agents; gives what each host tells of itself. Raises `Unreachable`, `Impossible`, `Interrupted`.
@@ -259,7 +258,7 @@ class Gathering:
         kind = Impossible if all(isinstance(error, Impossible) for error in errors) else Unreachable
         raise kind(f"not all hosts can be used: {reasons}{more}", "; ".join(hints[:3]) or None)
 
-    # ---- checks -----------------------------------------------------------------------------------------------------
+    # ---- questions --------------------------------------------------------------------------------------------------
 
     def _ask(self) -> None:
         self.first = pack("tell", cwd=self.need.cwd, script=self.need.script, run_dir=self.run_dir)
@@ -271,7 +270,11 @@ class Gathering:
         for link, answer in zip(self.links, self._exchange(self.links, "told", self.first)):
             link.facts.update(answer)
 
-    def differing(self, code: Tree, sent: bool = False) -> dict[Target, list[str]]:
+    def differing(self, code: Tree) -> dict[str, list[str]]:
+        """By host: the files that are not what they are here."""
+        return {target.host: names for target, names in self.compare(code).items()}
+
+    def compare(self, code: Tree, sent: bool = False) -> dict[Target, list[str]]:
         """The files that are not on a host what they are here; those of which all are, are left out.
 
         `sent`: also those that are not there, or that muster sent there once and are here no more. What is not there
@@ -315,49 +318,9 @@ class Gathering:
             lambda link: pack("remember", listed, root=code.root, home=link.facts["home"]),
         )
 
-    def check_room(self) -> None:
-        """Raise `Impossible` where the files of a run cannot be kept."""
-        found = [link for link in self.links if link.facts["unwritable"]]
-        if found:
-            told = "; ".join(f"{link.host} {link.facts['unwritable']}" for link in found)
-            space = "free some space there, or " if any(link.facts["full"] for link in found) else ""
-            raise Impossible(f"not all hosts can keep the run: {told}", f"{space}set MUSTER_HOME there")
-
-    def check(self) -> None:
-        """What would fail later, and less clearly."""
-        need = self.need
-        without = [link.host for link in self.links if not link.facts["cwd"]]
-        if without:
-            raise Impossible(
-                f"there is no folder {need.cwd} on {fold_hosts(without)}",
-                "the ranks start there: `--sync` sends it, or share it, or name another by --cwd",
-            )
-        if path := need.script:
-            own = meet.digest(os.path.join(need.cwd, path))
-            absent = [link.host for link in self.links if not link.facts["script"]]
-            other = [link.host for link in self.links if link.facts["script"] not in ("", own)]
-            if absent:
-                raise Impossible(
-                    f"there is no {path} on {fold_hosts(absent)}", "`--sync` sends it; or share its folder"
-                )
-            if other:
-                raise Impossible(
-                    f"{path} on {fold_hosts(other)} is not the one that is here",
-                    "`--sync` sends this one; or share its folder",
-                )
-        if self.sources is not None and self.sources.names:
-            differing = {target.host: names for target, names in self.differing(self.sources).items()}
-            if differing:
-                refuse_other_code(differing, "here", self.sources, f"`--sync` sends {sync_sends(need.cwd)}")
-        versions = [(link.host, ".".join(link.facts["python"].split(".")[:2])) for link in self.links]
-        if len(by_value(versions)) > 1:
-            raise Impossible(
-                f"Python differs between hosts: {fold_values(versions)}", "name one that all have: `--python PATH`"
-            )
-
     # ---- moving -----------------------------------------------------------------------------------------------------
 
-    def share(self, run_dir: str, run_id: str) -> list[tuple[str, bool]]:
+    def run_dirs(self, run_dir: str, run_id: str) -> list[tuple[str, bool]]:
         """For each node: the run directory there, and whether it is the same folder as that of node 0."""
         first, others = self.links[0], self.links[1:]
         if first.facts["shared"]:
@@ -397,20 +360,14 @@ class Gathering:
 
     # ---- where they meet --------------------------------------------------------------------------------------------
 
-    def meet(self) -> meeting.Meeting:
-        """Find the address of node 0 that all others reach, and how the clocks differ. Raises `Unreachable`."""
-        self._clocks()
-        if len(self.links) == 1:
-            return meeting.ALONE
+    def routes(self, addresses: Sequence[str]) -> Routes:
+        """Have the other nodes try to connect to node 0. Raises `Unreachable`."""
         first, others = self.links[0], self.links[1:]
-        addresses = meeting.usable(first.host, first.facts, self.need.env)
         port = self._exchange([first], "opened", pack("open"))[0]["port"]
         answers = self._exchange(others, "knocked", pack("knock", addresses=addresses, port=port, patience=WAY))
-        facts = [link.facts for link in self.links]
-        ways = [answer["ways"] for answer in answers]
-        return meeting.choose([link.host for link in self.links], facts, addresses, port, ways)
+        return Routes(port, [answer["ways"] for answer in answers])
 
-    def _clocks(self) -> None:
+    def measure_clocks(self) -> None:
         """Measure by how much the clock of each host differs: half of the shortest way there and back is the error."""
         best = dict.fromkeys(range(len(self.targets)), float("inf"))
         for _ in range(3):
@@ -488,7 +445,7 @@ class Gathering:
 
     def clocks_ahead(self, wall: float, at: float) -> dict[str, float]:
         """By how many seconds the wall clock of each machine is ahead of ours, which was `wall` at our `at`."""
-        self._clocks()
+        self.measure_clocks()
         found = {}
         for link in self.living:
             told = self.probed.get(link.host)
@@ -510,18 +467,6 @@ class Gathering:
             if not link.stdout.closed:
                 self.loop.remove(link.stdin, link.stdout, link.stderr)
         end_links(links)
-
-
-def refuse_other_code(differing: Mapping[str, Sequence[str]], where: str, code: Tree, hint: str) -> None:
-    """Raise `Impossible` where hosts have other Python files that ranks may import. `hint` says what --sync does."""
-    if not differing:
-        return
-    names = list(dict.fromkeys(name for found in differing.values() for name in found))
-    told = safe(names[0]) + (f" and {plural(len(names) - 1, 'other file')}" if len(names) > 1 else "")
-    raise Impossible(
-        f"{told} in {code.root} on {fold_hosts(differing)} {'is' if len(names) == 1 else 'are'} not what is {where}",
-        f"{hint}; `--no-code-check` starts the run anyway" + ("; what git ignores is not compared" if code.git else ""),
-    )
 
 
 def _is_inside(name: str) -> bool:

@@ -11,17 +11,17 @@ from collections.abc import Mapping, Sequence
 from signal import Signals
 from typing import Any
 
-from muster.agent import system, temporary
+from muster.agent import system
 from muster.agent.eventloop import EventLoop
 from muster.agent.messages import TO_CONTROLLER
 from muster.agent.protocol import Dispatcher, handlers, pack
-from muster.archive import build_shim
+from muster.core.controller_config import ControllerConfig
 from muster.fold import by_value
 from muster.launchers import LAUNCHERS
 from muster.model import Plan, TerminalSize, as_json
 from muster.plurals import plural
 from muster.printable import line as safe
-from muster.rank_env import first_on_path, late_values
+from muster.rank_env import late_values
 from muster.ranks import named
 from muster.results import SIGKILL, SIGTERM, Failure, FailureKind, Outcome, Problem, ProblemKind
 from muster.runs import Run
@@ -75,84 +75,12 @@ def settings_of(plan: Plan, first_attempt: int = 0) -> Settings:
     )
 
 
-def temporary_base(plan: Plan, facts: Sequence[Mapping[str, Any]]) -> str:
-    """Where temporary files lie on all nodes; empty where a node may choose. `facts` are what nodes told."""
-    if plan.guests is None or len(facts) < 2:
-        return ""
-    told = [list(fact["temporary"]) for fact in facts]
-    return temporary.agree(told, plan.job.launcher == "ray") or temporary.USUAL[0]
-
-
-def prepare_fields(
-    plan: Plan,
-    number: int,
-    host: str,
-    run_dir: str,
-    run_id: str,
-    token: str,
-    base: str = "",
-    reads: bool = True,
-    clock: float | None = None,
-) -> dict[str, Any]:
-    """What an agent must know before it can start the ranks of its node.
-
-    `token` names the sockets of the run, `base` is where temporary files lie on all nodes. `reads`: a terminal watches,
-    from whose stdin a rank may read. `clock`: see `clock_of`.
-    """
-    job = plan.job
-    # an external launcher may start any rank on any node
-    nodes = plan.nodes if plan.guests is not None else plan.nodes[number : number + 1]
-    own = {
-        str(rank.rank): variables
-        for node in nodes
-        for rank, variables in zip(node.ranks, plan.environments[node.number].ranks)
-    }
-    guests = None
-    if plan.guests is not None:
-        guests = {
-            **as_json(plan.guests),
-            "run_id": run_id,
-            "places": {str(rank.rank): as_json(rank) for node in nodes for rank in node.ranks},
-            "cwd": job.cwd,
-            "grace": job.grace,
-            "shim": build_shim(token).hex(),
-            "token": token,
-            "base": base,
-            "short": job.launcher == "ray",
-        }
-    return {
-        "guests": guests,
-        "own_meeting": plan.own_meeting,
-        "run_dir": run_dir,
-        "run_id": run_id,
-        "token": token,
-        "node": number,
-        "host": host,
-        "commands": [as_json(command) for command in plan.commands if command.node == number],
-        "environment": as_json({**plan.environments[number]._asdict(), "ranks": own}),
-        "preload": list(job.preload),
-        "stdin_rank": plan.reader if reads else None,
-        "floor": TORCH_FLOOR,
-        "log_dir": f"{job.log_dir}{run_id}_{number}" if job.log_dir else "",
-        "brings": {job.program.argv[0]: job.program.text} if job.program.text else {},
-        "clock": clock,
-        "path_first": first_on_path(job),
-        "terminal": terminal_fields(plan, job.terminal),
-    }
-
-
 def terminal_fields(plan: Plan, size: TerminalSize | None) -> dict[str, Any] | None:
     """The pseudo-terminal of each rank, where lines of several have their prefixes beside them."""
     if size is None:
         return None
     beside = len(f"[{plan.world_size - 1}] ") if plan.world_size > 1 else 0
     return size._replace(columns=max(size.columns - beside, 1))._asdict()
-
-
-def clock_of(offset: float) -> float:
-    """What makes the time of day, as this machine has it, of the monotonic clock of a node that is `offset` seconds
-    ahead of the one here: logs of all nodes go by one clock."""
-    return time.time() - time.monotonic() - offset
 
 
 _AT_ONCE = 0.3
@@ -171,19 +99,12 @@ class World:
         plan: Plan,
         run: Run,
         links: Sequence[Link],
-        began: float,
-        address: str = "127.0.0.1",
-        meets: Sequence[Mapping[str, str | None]] = (),
-        first_attempt: int = 0,
+        config: ControllerConfig,
     ):
-        self.loop, self.plan, self.run, self.links = loop, plan, run, list(links)
-        self.began = began
+        self.loop, self.plan, self.run, self.links, self.config = loop, plan, run, list(links), config
+        self.began = config.began
         """When muster was started, on this machine's monotonic clock; every `t` counts from here."""
-        self.address = address
-        """The address of node 0 at which all ranks meet."""
-        self.meets = [dict(values) for values in meets] or [{} for _ in self.links]
-        """For each node, what was not known of it before the nodes met."""
-        self.supervisor = Supervisor(settings_of(plan, first_attempt))
+        self.supervisor = Supervisor(settings_of(plan, config.first_attempt))
         self.outcome: Outcome | None = None
         self.facts: dict[str, Any] = {}
         self.sessions: set[int] = set()
@@ -274,12 +195,12 @@ class World:
 
     def listen(self, action: Listen) -> None:
         """Have node 0 open the port of an attempt's store."""
-        self.tell(0, "listen", attempt=action.attempt, host=self.address)
+        self.tell(0, "listen", attempt=action.attempt, host=self.config.address)
 
     def start(self, link: Link, action: Start) -> None:
         """Have a node start its ranks."""
-        late = late_values(self.address, action.port, action.attempt)
-        self.tell(link.node, "start", attempt=action.attempt, late={**self.meets[link.node], **late})
+        late = late_values(self.config.address, action.port, action.attempt)
+        self.tell(link.node, "start", attempt=action.attempt, late={**self.config.nodes[link.node].late, **late})
 
     def tell(self, node: int, kind: str, payload: bytes = b"", /, **fields: Any) -> None:
         """Send a frame to a node."""

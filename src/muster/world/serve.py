@@ -92,8 +92,7 @@ class Served(World):
             FarLink(node.number, node.host.name, known.clock_offset, known.facts)
             for node, known in zip(plan.nodes, config.nodes)
         ]
-        late = [node.late for node in config.nodes]
-        super().__init__(loop, plan, run, links, config.began, config.address, late, config.first_attempt)
+        super().__init__(loop, plan, run, links, config)
         self.far, self.secret, self.life = list(links), secret, life or new_nonce()
         self.lease: float = plan.job.lease
         for link in links:

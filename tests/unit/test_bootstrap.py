@@ -1,0 +1,363 @@
+"""From hosts to agents that know their part: what is checked on the way, where nodes meet, and what each is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from muster.agent import meet
+from muster.agent.dial import Dialer, Met
+from muster.agent.eventloop import EventLoop
+from muster.agent.handshake import Terms
+from muster.agent.messages import TO_AGENT
+from muster.agent.protocol import pack
+from muster.agent.step import RENDEZVOUS
+from muster.agent.wire import Wire
+from muster.core.controller_config import NodeRecord
+from muster.errors import Impossible, Unreachable
+from muster.launchers import make_plan
+from muster.model import Host, Job, Plan, Program
+from muster.ranks import layout
+from muster.runs import Run
+from muster.world import meeting
+from muster.world.bootstrap import (
+    Bootstrap,
+    Need,
+    OwnMachine,
+    Remedies,
+    RunPlace,
+    check_directory,
+    check_script,
+    check_storage,
+    check_versions,
+    refuse_other_code,
+)
+from muster.world.code import Tree
+from muster.world.joining import JoiningAgents
+from muster.world.link import FarLink
+
+RUN_ID = "20261127-000000-abcdef"
+REMEDIES = Remedies("share it", "send it", "send this one", "send the code")
+WELL: Mapping[str, Any] = {
+    "cwd": True,
+    "script": "d1",
+    "shared": True,
+    "unwritable": "",
+    "full": False,
+    "python": "3.11.2",
+    "interfaces": [["eth0", "10.0.0.1"]],
+    "reached_at": "",
+    "temporary": ["/tmp"],
+    "executable": "/bin/python",
+}
+
+
+def hosts(**more: Mapping[str, Any]) -> dict[str, Any]:
+    """Two hosts that are well, and what is otherwise on some."""
+    return {name: {**WELL, **more.get(name, {})} for name in ("n1", "n2")}
+
+
+# ---- check ----------------------------------------------------------------------------------------------------------
+
+CHECKS: list[tuple[Callable[[Any], None], Any, str, str | None]] = [
+    (
+        lambda told: check_storage(told, "/runs/a"),
+        hosts(n2={"shared": False}),
+        "n2 cannot see /runs/a, where the run is kept",
+        "choose a folder that all nodes share: --run-dir, or MUSTER_HOME",
+    ),
+    (
+        lambda told: check_storage(told, ""),
+        hosts(n2={"shared": False, "unwritable": "cannot write in /h: No space left on device", "full": True}),
+        "not all hosts can keep the run: n2 cannot write in /h: No space left on device",
+        "free some space there, or set MUSTER_HOME there",
+    ),
+    (
+        lambda told: check_directory(told, "/work", REMEDIES),
+        hosts(n1={"cwd": False}, n2={"cwd": False}),
+        "there is no folder /work on n[1-2]",
+        "share it",
+    ),
+    (
+        lambda told: check_script(told, "train.py", "d1", REMEDIES),
+        hosts(n1={"script": "d2"}, n2={"script": ""}),
+        "there is no train.py on n2",
+        "send it",
+    ),
+    (
+        lambda told: check_script(told, "train.py", "d1", REMEDIES),
+        hosts(n2={"script": "d2"}),
+        "train.py on n2 is not the one that is here",
+        "send this one",
+    ),
+    (
+        check_versions,
+        hosts(n2={"python": "3.9.18"}),
+        "Python differs between hosts: n1 3.11, n2 3.9",
+        "name one that all have: `--python PATH`",
+    ),
+    (
+        lambda told: refuse_other_code({"n2": ["a.py", "b.py"]}, "here", Tree("/work", ("a.py", "b.py")), "send it"),
+        hosts(),
+        "a.py and 1 other file in /work on n2 are not what is here",
+        "send it; `--no-code-check` starts the run anyway",
+    ),
+]
+
+
+@pytest.mark.parametrize("check, told, sentence, hint", CHECKS, ids=[sentence for _, _, sentence, _ in CHECKS])
+def test_what_would_fail_later_is_told_with_the_hosts(
+    check: Callable[[Any], None], told: Any, sentence: str, hint: str | None
+) -> None:
+    with pytest.raises(Impossible) as caught:
+        check(told)
+    assert (sentence, hint) == (caught.value.sentence, caught.value.hint)
+
+
+def test_hosts_that_are_well_pass() -> None:
+    """A newer patch of the same Python, and a run directory of one's own, are no reason to refuse."""
+    told = hosts(n2={"python": "3.11.9"})
+    check_storage(told, "/runs/a")
+    check_storage(hosts(n2={"shared": False}), "")
+    check_directory(told, "/work", REMEDIES)
+    check_script(told, "train.py", "d1", REMEDIES)
+    check_versions(told)
+    refuse_other_code({}, "here", Tree("/work", ("a.py",)), "")
+
+
+# ---- rendezvous -----------------------------------------------------------------------------------------------------
+
+FIRST = {"interfaces": [["eth0", "10.0.0.1"], ["ib0", "10.1.0.1"]], "reached_at": "10.1.0.1"}
+OTHER = {"interfaces": [["eth0", "10.0.0.2"]]}
+
+
+def test_the_address_that_ssh_has_reached_is_tried_first() -> None:
+    assert ["10.1.0.1", "10.0.0.1"] == meeting.usable("n1", FIRST, {})
+    assert ["10.0.0.1"] == meeting.usable("n1", FIRST, {"GLOO_SOCKET_IFNAME": "eth0,eth1"})
+    with pytest.raises(Unreachable, match="n1 has no interface named ib7"):
+        meeting.usable("n1", FIRST, {"GLOO_SOCKET_IFNAME": "ib7"})
+    with pytest.raises(Unreachable, match="n1 has no interface but the loopback"):
+        meeting.usable("n1", {"interfaces": [], "reached_at": ""}, {})
+
+
+def choose(*ways: Mapping[str, Any]) -> meeting.Meeting:
+    names, facts = ["n1", "n2", "n3"], [FIRST, OTHER, {"interfaces": [["eno1", "10.0.0.3"], ["lo2", "10.9.0.3"]]}]
+    return meeting.choose(names[: len(ways) + 1], facts[: len(ways) + 1], ["10.1.0.1", "10.0.0.1"], 4711, ways)
+
+
+def test_nodes_meet_at_the_first_address_that_all_reach() -> None:
+    """And each is told the interface of its own end; which one NCCL takes only where it has several."""
+    refused = {"error": "Connection refused"}
+    met = choose(
+        {"10.1.0.1": {"interface": "ib0"}, "10.0.0.1": {"interface": "eth0"}},
+        {"10.1.0.1": refused, "10.0.0.1": {"interface": "eno1"}},
+    )
+    assert ("10.0.0.1", 4711) == met[:2]
+    gloo, nccl = meeting.choose(["n1"], [FIRST], ["10.0.0.1"], 1, []).meets[0].keys()
+    assert ["eth0", "eth0", "eno1"] == [late[gloo] for late in met.meets]
+    assert ["eth0", None, "eno1"] == [late[nccl] for late in met.meets]
+
+
+def test_nodes_that_cannot_meet_are_told_with_the_address_that_most_reach() -> None:
+    refused, silent = {"error": "Connection refused"}, {"error": "no answer within 5 s"}
+    with pytest.raises(Unreachable) as caught:
+        choose(
+            {"10.1.0.1": silent, "10.0.0.1": {"interface": "eth0"}},
+            {"10.1.0.1": silent, "10.0.0.1": refused},
+        )
+    assert caught.value.sentence == (
+        "the nodes cannot reach n1, where they must meet, at 10.0.0.1 port 4711 (eth0): n3: Connection refused"
+    )
+    assert "tried were 10.1.0.1 (ib0), 10.0.0.1 (eth0)" in (caught.value.hint or "")
+
+
+# ---- configure ------------------------------------------------------------------------------------------------------
+
+
+def plan_of(*names: str, launcher: str = "exec", **more: Any) -> Plan:
+    job = Job(Program("command", ("true",)), launcher, "python3", "--python", "/", lease=30.0, **more)
+    return make_plan(job, layout([(Host(name), 1) for name in names]), RUN_ID)
+
+
+class Hosts(OwnMachine):
+    """Two hosts whose clocks are 100 and 250 s ahead of ours, of which the second shares no run directory."""
+
+    own_clock = False
+
+    def __init__(self) -> None:
+        super().__init__([FarLink(number, f"n{number + 1}", 0.0, WELL) for number in range(2)])
+        self.links[0].offset, self.links[1].offset = 100.0, 250.0
+
+    @property
+    def controller_offset(self) -> float:  # type: ignore[override]
+        return self.links[0].offset
+
+    def run_dirs(self, run_dir: str, run_id: str) -> Sequence[tuple[str, bool]]:
+        return [(run_dir, True), (f"/other/{run_id}", False)]
+
+
+def test_the_controller_is_told_by_its_own_clock() -> None:
+    """Of which node 0 is the one, over ssh; and each agent how its clock becomes the time of day here."""
+    late = ({"a": "eth0"}, {"a": None})
+    config, parts = Bootstrap(Hosts(), Need("/")).configure(
+        plan_of("n1", "n2"), RunPlace(RUN_ID, "/runs/a", "t"), meeting.Meeting("10.0.0.1", 1, late), 7.0, True, True
+    )
+    assert (107.0, "10.0.0.1", True, 0, False) == (
+        *(config.began, config.address, config.owned),
+        *(config.first_attempt, config.again),
+    )
+    assert config.nodes == (
+        NodeRecord("/runs/a", True, 0.0, "/bin/python", "3.11.2", late[0]),
+        NodeRecord(f"/other/{RUN_ID}", False, 150.0, "/bin/python", "3.11.2", late[1]),
+    )
+    here = time.time() - time.monotonic()
+    assert [-100.0, -250.0, -100.0] == [
+        round(clock - here, 2) for clock in (parts[0]["clock"], parts[1]["clock"], config.clock)
+    ]
+    assert [("/runs/a", False, "n1"), (f"/other/{RUN_ID}", True, "n2")] == [
+        (part["run_dir"], part["own_run_dir"], part["host"]) for part in parts
+    ]
+
+
+@pytest.mark.parametrize("launcher", ["exec", "mpirun"])
+def test_a_part_is_the_message_of_the_catalogue(launcher: str) -> None:
+    """All its fields but what a terminal here adds. Ranks that an external launcher starts may be on any node."""
+    plan = plan_of("n1", "n2", launcher=launcher, place="ssh")
+    where = RunPlace(RUN_ID, "/runs/a", "t")
+    _, parts = Bootstrap(Hosts(), Need("/")).configure(
+        plan, where, meeting.Meeting("10.0.0.1", 1, ({}, {})), 7.0, True, True
+    )
+    for number, part in enumerate(parts):
+        assert part == TO_AGENT["prepare"].fitting(json.loads(json.dumps(part)))
+        assert {"want", "stdin"} == TO_AGENT["prepare"].fields.keys() - part.keys()
+        assert number == part["node"]
+        own = [str(number)] if launcher == "exec" else ["0", "1"]
+        assert own == list(part["environment"]["ranks"])
+        assert (launcher == "mpirun") == (part["guests"] is not None)
+    if launcher == "mpirun":
+        assert [["0", "1"]] * 2 == [list(part["guests"]["places"]) for part in parts]
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_run_here_needs_no_rendezvous(reads: bool) -> None:
+    """Its agent has this machine's clock, and has told nothing yet."""
+    bootstrap = Bootstrap(OwnMachine([FarLink(0, "n1", 0.0, {})]), Need("/"))
+    bootstrap.facts("/runs/a")
+    met = bootstrap.rendezvous()
+    config, (part,) = bootstrap.configure(plan_of("n1"), RunPlace(RUN_ID, "/runs/a", "t"), met, 7.0, True, reads)
+    assert (7.0, "127.0.0.1", (NodeRecord("/runs/a"),)) == (config.began, config.address, config.nodes)
+    assert (None, 0 if reads else None) == (part["clock"], part["stdin_rank"])
+
+
+# ---- agents that join -----------------------------------------------------------------------------------------------
+
+
+class Joiner:
+    """What stands for the steps of a scheduler: its agents are in this process, and dial as agents do."""
+
+    def __init__(self, loop: EventLoop, run: Run) -> None:
+        self.loop, self.run = loop, run
+        self.given: Mapping[str, Mapping[str, Any]] = {}
+        self.secret = ""
+        self.looks_left = 1000
+        """Then it knows that there will be no agents."""
+        self.notes: list[str] = []
+        self.wires: list[Wire] = []
+        self.dialers: list[Dialer] = []
+
+    def start(self) -> None:
+        where = json.loads((self.run.path / RENDEZVOUS).read_text())
+        assert 0o600 == (self.run.path / RENDEZVOUS).stat().st_mode & 0o777
+        terms = Terms(self.secret or where["secret"], where["run"])
+        told = meet.tell(where["cwd"], where["script"], str(self.run.path))
+        for node, host in enumerate(where["hosts"]):
+            own = {"name": f"{host}.cluster", "folder": [], "digests": {}, "step": "0"}
+            ways = {"10.0.0.1": {"interface": f"eth{node}"}}
+            extra = {"python": "3.11.2", "executable": "/bin/python", "ways": ways}
+            found = {**told, **own, **extra, "interfaces": [["eth0", "10.0.0.1"]], **self.given.get(host, {})}
+
+            def joined(met: Met, same: bool, found: Mapping[str, Any] = found) -> None:
+                wire = Wire(keeps=True)
+                wire.connect(met.fd, met.fd, met.frames, 0, met.seal)
+                wire.put(pack("told", t=time.monotonic() + 5.0, **found))
+                wire.flush()
+                self.wires.append(wire)
+
+            dialer = Dialer(self.loop, "127.0.0.1", where["port"], terms, node, lambda: 0, joined, self.notes.append)
+            dialer.dial()
+            self.dialers.append(dialer)
+
+    def close(self) -> None:
+        for wire in self.wires:
+            os.close(wire.reading)
+        for dialer in self.dialers:
+            if dialer._sock is not None:
+                dialer._sock.close()
+
+    def check(self, missing: Sequence[str], late: bool) -> None:
+        self.looks_left -= 1
+        if not self.looks_left:
+            raise Unreachable(f"no agent on {missing[0]}", None)
+
+
+class Joining:
+    """A bootstrap of two such agents, which tell `facts` beside what is so here."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        (tmp_path / "train.py").write_text("print(1)\n")
+        meet.put_flag(str(tmp_path))
+        self.run, self.loop = Run(tmp_path), EventLoop()
+        self.joiner = Joiner(self.loop, self.run)
+        self.agents = JoiningAgents(self.loop, self.run, ("n1", "n2"), 30.0, self.joiner, self.joiner.notes.append)
+        self.bootstrap = Bootstrap(self.agents, Need(str(tmp_path), "train.py"))
+
+    def facts(self, secret: str = "", **facts: Mapping[str, Any]) -> dict[str, Any]:
+        self.joiner.given, self.joiner.secret = facts, secret
+        return dict(self.bootstrap.facts(str(self.run.path)))
+
+
+@pytest.fixture
+def joining(tmp_path: Path) -> Iterator[Joining]:
+    made = Joining(tmp_path)
+    yield made
+    made.agents.close()
+    made.joiner.close()
+    made.loop.close()
+
+
+def test_agents_that_join_are_checked_and_meet(joining: Joining) -> None:
+    told = joining.facts()
+    assert ["n1.cluster", "n2.cluster"] == list(told), "by the names that they have of themselves"
+    assert all(4.0 < link.offset <= 5.0 for link in joining.agents.links)
+    joining.bootstrap.check_storage(str(joining.run.path))
+    joining.bootstrap.check()
+    met = joining.bootstrap.rendezvous()
+    assert ("10.0.0.1", joining.agents.listener.getsockname()[1]) == met[:2]
+    assert ["eth0", "eth1"] == [next(iter(late.values())) for late in met.meets]
+    assert [] == joining.joiner.notes
+
+
+def test_an_agent_that_joins_with_another_script_ends_it(joining: Joining) -> None:
+    joining.facts(n2={"script": "0" * 64})
+    with pytest.raises(Impossible, match=r"train\.py on n2\.cluster is not the one that is here"):
+        joining.bootstrap.check()
+
+
+def test_an_agent_that_has_not_tried_an_address_has_not_reached_it(joining: Joining) -> None:
+    joining.facts(n1={"interfaces": [["ib0", "10.1.0.1"]]})
+    with pytest.raises(Unreachable, match="it was not tried"):
+        joining.bootstrap.rendezvous()
+
+
+def test_who_has_not_the_secret_never_joins(joining: Joining) -> None:
+    """Who starts the agents says when there is nothing to wait for any more."""
+    joining.joiner.looks_left = 6
+    with pytest.raises(Unreachable, match="no agent on n1"):
+        joining.facts(secret="f" * 64)
+    assert not any(link.facts or link.wire.connected for link in joining.agents.links)
