@@ -314,9 +314,8 @@ def test_options_of_sbatch_in_muster_toml(there: There) -> None:
     assert 2 == done.returncode  # there is no such script
     done = there.muster("plan", "--slurm", "--time", "9", "--setup", "module load x", "--", "true")
     lines = done.stdout.splitlines()
-    assert {"#SBATCH --comment='from the file'", "#SBATCH --exclusive", "#SBATCH --time=9", "{ module load x"} <= {
-        *lines
-    }
+    assert {"#SBATCH --comment='from the file'", "#SBATCH --exclusive", "#SBATCH --time=9"} <= {*lines}
+    assert "{ eval 'module load x'; }" in done.stdout
 
 
 def test_what_is_typed_comes_before_variables_of_slurm(there: There) -> None:
