@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +48,37 @@ def test_things_are_done_in_order_in_a_thread_and_told_in_the_loop(loop: EventLo
     loop.run_once(0)
     assert [] == seen, "it was not started yet"
     writer.start()
-    writer.drain(lambda: False)
+    writer.drain()
     here = [what for what, in_loop in seen if in_loop]
     assert (["one", "failing", "two"], ["failed: full", "so far"]) == ([what for what, it in seen if not it], here)
     writer.do(fails, lambda error: see("failed again"))
     writer.close()
     assert ("failed again", True) == seen[-1], "what failed last is told too"
+
+
+def test_an_error_of_any_kind_is_raised_in_the_loop_and_the_thread_goes_on(loop: EventLoop) -> None:
+    """As if the loop had done it itself; of what the disk says, only where nobody has asked to be told."""
+    writer, done = Writer(loop), list[str]()
+
+    def fails(error: Exception) -> None:
+        raise error
+
+    for wrong, failed in (
+        (ValueError("one of ours"), lambda error: done.append("told as one of the disk")),
+        (ZeroDivisionError(), None),
+        (OSError("full"), None),
+    ):
+        writer.do(partial(fails, wrong), failed)
+        writer.do(lambda: done.append("the next"))
+    writer.start()
+    for kind in (ValueError, ZeroDivisionError, OSError):
+        with pytest.raises(kind):
+            writer.drain()
+    writer.drain()
+    assert ["the next"] * 3 == done
+    writer.do(partial(fails, ValueError()))
+    with pytest.raises(ValueError):
+        writer.close()
 
 
 def test_one_that_hangs_holds_up_neither_the_loop_nor_the_end(loop: EventLoop) -> None:

@@ -101,7 +101,7 @@ class Scribe:
     def close(self) -> int:
         """Wait until everything is written; gives how many lines could not be added to their files."""
         lost: list[int] = []
-        self.writer.do(lambda: lost.extend(journal.close() for journal in self._journals.values()))
+        self.do(lambda: lost.extend(journal.close() for journal in self._journals.values()))
         self.writer.close()
         return sum(lost)
 

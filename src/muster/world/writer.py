@@ -27,14 +27,18 @@ class Writer:
         self._thread = system.start_thread(self._work)
 
     def do(self, what: Callable[[], object], failed: Callable[[OSError], object] | None = None) -> None:
-        """Do this after all that was asked for before; `failed` is called in the loop when it raises OSError."""
-        self._queue.put(partial(self._try, what, failed) if failed is not None else what)
+        """Do this after all that was asked for before.
+
+        `failed` is called in the loop when it raises OSError. Any other exception leaves the loop, as it would if the
+        loop had done it; the thread goes on with what was asked for next.
+        """
+        self._queue.put(partial(self._try, what, failed))
 
     def then(self, callback: Callable[[], object]) -> None:
         """Call this in the loop once all that was asked for before is done."""
         self._queue.put(partial(self._loop.call_soon_threadsafe, callback))
 
-    def drain(self, enough: Callable[[], bool]) -> None:
+    def drain(self, enough: Callable[[], bool] = lambda: False) -> None:
         """Run the loop until all that was asked for is done, or it is `enough`."""
         done: list[bool] = []
         self.then(lambda: done.append(True))
@@ -48,11 +52,13 @@ class Writer:
             self._thread.join(within)
         self._loop.run_soon()
 
-    def _try(self, what: Callable[[], object], failed: Callable[[OSError], object]) -> None:
+    def _try(self, what: Callable[[], object], failed: Callable[[OSError], object] | None) -> None:
         try:
             what()
         except OSError as error:
-            self._loop.call_soon_threadsafe(partial(failed, error))
+            self._loop.call_soon_threadsafe(partial(failed or _raise, error))
+        except Exception as error:
+            self._loop.call_soon_threadsafe(partial(_raise, error))
 
     def _work(self) -> None:
         while True:
@@ -60,3 +66,7 @@ class Writer:
             if what is None:
                 return
             what()
+
+
+def _raise(error: Exception) -> None:
+    raise error
