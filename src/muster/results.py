@@ -9,14 +9,14 @@ SIGHUP, SIGINT, SIGQUIT, SIGKILL, SIGUSR1, SIGTERM = 1, 2, 3, 9, 10, 15
 """Signals by number, for those who touch no process."""
 
 
-class _Text(str, Enum):
+class TextEnum(str, Enum):
     """An enumeration whose members are texts: they are written, compared and formatted as their values."""
 
     def __str__(self) -> str:
         return str(self.value)
 
 
-class RunState(_Text):
+class RunState(TextEnum):
     """What became of a run, or what it does now."""
 
     SUCCEEDED = "succeeded"
@@ -55,7 +55,7 @@ _ENDED = frozenset(
 )
 
 
-class FailureKind(_Text):
+class FailureKind(TextEnum):
     """Why a rank failed, as far as its own words tell."""
 
     EXCEPTION = "raised"
@@ -145,7 +145,7 @@ class LostNode(NamedTuple):
     why: str
 
 
-class ProblemKind(_Text):
+class ProblemKind(TextEnum):
     """What keeps agents from starting their ranks."""
 
     NO_TORCH = "no torch"
@@ -198,7 +198,7 @@ class Problem(NamedTuple):
     """(host, version) where these differ."""
 
 
-class StopKind(_Text):
+class StopKind(TextEnum):
     """What ends a run other than the end of its ranks."""
 
     SIGNAL = "signal"

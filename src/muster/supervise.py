@@ -1,15 +1,7 @@
 """Decide; never do. Events in, actions out; time is a field of an event, not a clock.
 
-A run goes through these phases:
-
-    preparing   agents start, interpreters warm up, the store's port opens
-    running     all ranks were started
-    settling    a rank failed, perhaps for want of another one: wait a moment for the one that failed first
-    stopping    the ranks were asked to end, and are asked harder as time passes
-    sweeping    all ranks have ended; what they left behind ends
-    over        there is an outcome
-
-and from sweeping back to running when a failure may be retried.
+A run goes through the phases of `Phase` in their order, and from sweeping back to preparing when a failure may be
+retried.
 """
 
 from __future__ import annotations
@@ -35,6 +27,7 @@ from muster.results import (
     RunState,
     StopKind,
     StopReason,
+    TextEnum,
     Unlogged,
 )
 from muster.stored import failure_from_json, leftover_from_json, problem_from_json
@@ -53,6 +46,23 @@ _ASKS = frozenset((SIGHUP, SIGINT, SIGTERM, SIGKILL))
 
 INSIST = 5.0
 """The most seconds between SIGTERM and SIGKILL when SIGINT was tried before."""
+
+
+class Phase(TextEnum):
+    """How far a run has got."""
+
+    PREPARING = "preparing"
+    """Agents start, interpreters warm up, the store's port opens."""
+    RUNNING = "running"
+    """All ranks were started."""
+    SETTLING = "settling"
+    """A rank failed, perhaps for want of another one: wait a moment for the one that failed first."""
+    STOPPING = "stopping"
+    """The ranks were asked to end, and are asked harder as time passes."""
+    SWEEPING = "sweeping"
+    """All ranks have ended; what they left behind ends."""
+    OVER = "over"
+    """There is an outcome."""
 
 
 @dataclass(frozen=True)
@@ -354,7 +364,7 @@ class Supervisor:
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self.phase = "preparing"
+        self.phase = Phase.PREPARING
         self.attempt = settings.first_attempt
         self.deadline: float | None = settings.timeout
         """The time at which a `Tick` is wanted."""
@@ -390,14 +400,14 @@ class Supervisor:
 
     def handle(self, event: Event) -> list[Action]:
         """Take one event; give what is to be done about it, in order."""
-        if self.phase == "over":
+        if self.over:
             if isinstance(event, Lacks):  # the rest of the logs comes after the end
                 self._on_lacks(event, [])
             return []
         actions: list[Action] = []
         handler = getattr(self, "_on_" + type(event).__name__.lower())
         handler(event, actions)
-        if self.phase != "over":
+        if not self.over:
             self._pass_time(event.t, actions)
             times = [when for when in (self._next, self._timeout()) if when is not None]
             self.deadline = min(times) if times else None
@@ -405,9 +415,14 @@ class Supervisor:
 
     def alive(self) -> tuple[int, ...]:
         """The ranks of this attempt that have not ended."""
-        if self.phase in ("preparing", "over"):
+        if self.phase in (Phase.PREPARING, Phase.OVER):
             return ()
         return tuple(rank for rank in self.settings.ranks if rank in self._living)
+
+    @property
+    def over(self) -> bool:
+        """There is an outcome."""
+        return self.phase is Phase.OVER
 
     @property
     def port(self) -> int | None:
@@ -426,7 +441,7 @@ class Supervisor:
 
     def waits_for(self, node: int) -> bool:
         """This node has still to tell that nothing is left on it."""
-        return self.phase == "sweeping" and node not in self._swept
+        return self.phase is Phase.SWEEPING and node not in self._swept
 
     # ---- starting ---------------------------------------------------------------------------------------------------
 
@@ -446,8 +461,8 @@ class Supervisor:
             self._start(actions)
 
     def _start(self, actions: list[Action]) -> None:
-        if self.phase == "preparing" and self._port is not None and len(self._ready) == self.settings.nodes:
-            self.phase = "running"
+        if self.phase is Phase.PREPARING and self._port is not None and len(self._ready) == self.settings.nodes:
+            self.phase = Phase.RUNNING
             actions.append(Start(self.attempt, self._port))
 
     def _on_started(self, event: Started, actions: list[Action]) -> None:
@@ -462,14 +477,14 @@ class Supervisor:
         self._ends[event.rank] = end
         self._living.discard(event.rank)
         self._one_failed = self._one_failed or (not end.ok and _own(end))
-        if self._coming and self.phase in ("running", "settling") and self._obeyed:
+        if self._coming and self.phase in (Phase.RUNNING, Phase.SETTLING) and self._obeyed:
             self._wait_for_told(event.t, actions)
-        elif self.phase == "running" and not end.ok:
+        elif self.phase is Phase.RUNNING and not end.ok:
             if _own(end):
                 self._fail(event.t, actions)
             else:
-                self.phase, self._next = "settling", event.t + SETTLE
-        elif self.phase == "settling" and not end.ok and _own(end):
+                self.phase, self._next = Phase.SETTLING, event.t + SETTLE
+        elif self.phase is Phase.SETTLING and not end.ok and _own(end):
             self._fail(event.t, actions)
         self._all_ended(event.t, actions)
 
@@ -501,7 +516,7 @@ class Supervisor:
     def _wait_for_told(self, t: float, actions: list[Action]) -> None:
         """Ranks that were told of the end leave one after another, and have all the time that was promised; once they
         have left, the others end."""
-        self.phase, self._next = "running", None
+        self.phase, self._next = Phase.RUNNING, None
         if self._one_failed:
             self._fail(t, actions)
         elif not self._told & self._living:
@@ -510,7 +525,7 @@ class Supervisor:
             self._stop(t, _End(state, code, reason, self._ask_then_kill()), actions)
 
     def _all_ended(self, t: float, actions: list[Action]) -> None:
-        if self.phase in ("preparing", "sweeping", "over") or self._living:
+        if self.phase in (Phase.PREPARING, Phase.SWEEPING, Phase.OVER) or self._living:
             return
         if self._end is None:
             failed = any(not end.ok for end in self._ends.values())
@@ -522,7 +537,7 @@ class Supervisor:
         assert self._end is not None
         for rank in self.alive():
             self._sent.setdefault(rank, set()).add(SIGKILL)
-        self.phase, self._next = "sweeping", None
+        self.phase, self._next = Phase.SWEEPING, None
         self._swept = set(self._gone)
         actions.append(Sweep(self._end.patience))
         self._all_swept(t, actions)
@@ -531,13 +546,13 @@ class Supervisor:
         self._stop(t, _End(RunState.FAILED, 0, None, self._ask_then_kill()), actions)
 
     def _on_storeended(self, event: StoreEnded, actions: list[Action]) -> None:
-        if self.phase in ("running", "settling"):
+        if self.phase in (Phase.RUNNING, Phase.SETTLING):
             reason = StopReason(StopKind.STORE, code=event.code, signal=event.signal, log=event.log)
             self._stop(event.t, _End(RunState.FAILED, 125, reason, self._ask_then_kill()), actions)
 
     def _on_unable(self, event: Unable, actions: list[Action]) -> None:
         self._broken(event.t, StopReason(StopKind.PROBLEM, problems=event.problems), actions)
-        if self.phase == "stopping" and self._end is not None:
+        if self.phase is Phase.STOPPING and self._end is not None:
             # a rank that was never started never ends: the agent looks itself who is there
             self._end.patience = self.settings.grace
             self._sweep(event.t, actions)
@@ -593,7 +608,7 @@ class Supervisor:
             actions.append(Sweep(0.0))
             return
         self._asked_to_end = True
-        if self._end is not None and self.phase == "stopping":
+        if self._end is not None and self.phase is Phase.STOPPING:
             # the ranks were asked already, for another reason, and now have less time
             self._end.ladder = [(SIGKILL, 0.0)] if self._end.ladder else []
             self._next = min(self._next or event.t, event.t + event.within)
@@ -608,14 +623,14 @@ class Supervisor:
 
     def _stop(self, t: float, end: _End, actions: list[Action]) -> None:
         self._end = end
-        if self.phase == "sweeping":
+        if self.phase is Phase.SWEEPING:
             end.ladder.clear()
             actions.append(Sweep(0.0))
             return
-        if self.phase == "preparing":
+        if self.phase is Phase.PREPARING:
             self._sweep(t, actions)
             return
-        self.phase = "stopping"
+        self.phase = Phase.STOPPING
         self._next = None
         self._climb(t, actions)
         self._all_ended(t, actions)
@@ -640,7 +655,7 @@ class Supervisor:
         """Time passes for every event; see `_pass_time`."""
 
     def _timeout(self) -> float | None:
-        ending = self._end is not None or self.phase in ("stopping", "sweeping")
+        ending = self._end is not None or self.phase in (Phase.STOPPING, Phase.SWEEPING)
         return None if ending else self.settings.timeout
 
     def _pass_time(self, t: float, actions: list[Action]) -> None:
@@ -649,11 +664,11 @@ class Supervisor:
             reason = StopReason(StopKind.TIMEOUT, seconds=timeout)
             self._stop(t, _End(RunState.TIMED_OUT, 124, reason, self._ask_then_kill()), actions)
         elif self._next is not None and t >= self._next:
-            if self.phase == "settling":
+            if self.phase is Phase.SETTLING:
                 self._fail(t, actions)
-            elif self.phase == "stopping" and self._end is not None and self._end.ladder:
+            elif self.phase is Phase.STOPPING and self._end is not None and self._end.ladder:
                 self._climb(t, actions)
-            elif self.phase == "stopping":
+            elif self.phase is Phase.STOPPING:
                 self._sweep(t, actions)
 
     # ---- the end ----------------------------------------------------------------------------------------------------
@@ -669,7 +684,7 @@ class Supervisor:
         self._unlogged[lacks[:3]] = lacks
 
     def _all_swept(self, t: float, actions: list[Action]) -> None:
-        if self.phase != "sweeping" or len(self._swept) < self.settings.nodes:
+        if self.phase is not Phase.SWEEPING or len(self._swept) < self.settings.nodes:
             return
         assert self._end is not None
         wedged = any(not found.killed for found in self._left)
@@ -683,10 +698,10 @@ class Supervisor:
             self._ends, self._asked, self._sent, self._end, self._left, self._port = {}, {}, {}, None, [], None
             self._obeyed = False
             self._living, self._one_failed = set(self.settings.ranks), False
-            self.phase = "preparing"
+            self.phase = Phase.PREPARING
             actions.append(Listen(self.attempt))
             return
-        self.phase = "over"
+        self.phase = Phase.OVER
         actions.append(Finish(self._outcome(t)))
 
     def _outcome(self, t: float) -> Outcome:

@@ -38,6 +38,7 @@ from muster.supervise import (
     Listen,
     Listening,
     Lost,
+    Phase,
     Ready,
     Settings,
     Signal,
@@ -154,7 +155,7 @@ class World:
 
     def now(self) -> float:
         """Seconds since muster was started."""
-        return time.monotonic() - self.began
+        return self.loop.time() - self.began
 
     def handle(self, event: Event) -> None:
         """Give an event to the supervisor, and do what it says."""
@@ -250,7 +251,7 @@ class World:
 
     def when(self, link: Link, t: float | None) -> float:
         """The time of an agent's clock, in seconds since muster was started."""
-        return (time.monotonic() if t is None else t - link.offset) - self.began
+        return self.now() if t is None else t - link.offset - self.began
 
     def lost(self, link: Link, why: str) -> None:
         """An agent is gone for good."""
@@ -336,7 +337,7 @@ class World:
 
         `node`: only its launcher has ended yet, and the ranks of that node are counted.
         """
-        if attempt != self.supervisor.attempt or self.supervisor.phase in ("sweeping", "over"):
+        if attempt != self.supervisor.attempt or self.supervisor.phase in (Phase.SWEEPING, Phase.OVER):
             return
         if node is not None:
             here = sum(where == node for where in self.joined.values())
@@ -348,7 +349,7 @@ class World:
     def _never_joined(self, why: str, words: Sequence[str]) -> None:
         """Count the ranks that are missing as failed."""
         missing = [rank for rank in self.supervisor.alive() if rank not in self.joined]
-        first = self.supervisor.phase == "running"
+        first = self.supervisor.phase is Phase.RUNNING
         package = LAUNCHERS[self.plan.job.launcher].package
         if package and any("No module named" in line for line in words):
             words = [*words, f"hint: {self.plan.job.python} -m pip install '{package}', on each node"]
@@ -456,9 +457,9 @@ class World:
         several = len(self.links) > 1
         told = {**fields, "kind": what, "hosts": [link.host], "python": python, "among_others": several}
         self._unable[link.node] = problem_from_json(told)._replace(needed=TORCH_FLOOR)
-        if len(self._unable) == 1 and self.supervisor.phase == "preparing":
+        if len(self._unable) == 1 and self.supervisor.phase is Phase.PREPARING:
             self.loop.call_later(TOGETHER, lambda: self._tell_unable(True))
-        self._tell_unable(self.supervisor.phase != "preparing")
+        self._tell_unable(self.supervisor.phase is not Phase.PREPARING)
 
     def _tell_unable(self, now: bool = False) -> None:
         """Once all nodes have answered, or `now`: tell which of them are unable."""
@@ -480,7 +481,7 @@ class World:
         self.handle(Asked(t, 0, by))
 
     def _on_broken(self, link: Link, t: float, payload: bytes, text: str, limit: bool) -> None:
-        link.broken = text.strip().splitlines()[-1]
+        link.broken = next(reversed(text.strip().splitlines()), "it does not say why")
 
 
 def _fitting(kind: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -13,7 +13,6 @@ import resource
 import signal
 import socket
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -43,6 +42,7 @@ from muster.supervise import (
     JobEnds,
     Lacks,
     Listen,
+    Phase,
     Start,
     Warned,
     event_from_json,
@@ -303,12 +303,13 @@ class Served(World):
         """An agent meets this supervisor for the first time: what was it told before, and what not?"""
         now = self.supervisor
         self.note("state", {"t": t, "node": link.node, "started": started, "listened": listened})
-        if link.node == 0 and now.phase == "preparing" and listened < now.attempt:
+        if link.node == 0 and now.phase is Phase.PREPARING and listened < now.attempt:
             if now.configured:
                 self.listen(Listen(now.attempt))
             else:
                 self.handle(Configured(t))
-        if now.phase in ("running", "settling", "stopping") and started < now.attempt and now.port is not None:
+        under_way = now.phase in (Phase.RUNNING, Phase.SETTLING, Phase.STOPPING)
+        if under_way and started < now.attempt and now.port is not None:
             self.start(link, Start(now.attempt, now.port))
         if now.waits_for(link.node):
             self.tell(link.node, "sweep", patience=now.patience, well=now.ends_well)
@@ -369,7 +370,7 @@ class Served(World):
                 self.scribe.append(name, "" if behind else data.decode())
                 return not behind
 
-            self._timelines[link.node] = Timeline(write, self.loop.call_later, lambda: time.monotonic() + self._clock)
+            self._timelines[link.node] = Timeline(write, self.loop.call_later, lambda: self.loop.time() + self._clock)
         return self._timelines[link.node]
 
     def _on_stdin_taken(self, link: Link, t: float, payload: bytes, upto: int) -> None:
@@ -525,8 +526,12 @@ class Served(World):
         self.viewers.part(outcome)
 
     def _with_gaps(self, outcome: Outcome) -> Outcome:
-        """The outcome, with what copies of logs lack now that all was sent."""
-        self.scribe.writer.drain(lambda: self.hurry)
+        """The outcome, with what copies of logs lack now that all was sent.
+
+        What has come is written, and what lacks is counted, for whoever hurries too: she waits for no agent, but what
+        the outcome says has to be true.
+        """
+        self.scribe.writer.drain()
         if not self._gaps:
             return outcome
         for name in self._gaps:

@@ -1,0 +1,273 @@
+"""The controller of a run on node 0: agents that part, come again or never come, and its own second life.
+
+All in one process, over socket pairs, by a clock that the test moves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from manual import ManualLoop
+
+from muster.agent.dial import Met
+from muster.agent.logs import KEEP
+from muster.agent.protocol import Unpacker, pack
+from muster.agent.wire import Wire
+from muster.launchers import make_plan
+from muster.model import Host, Job, Program
+from muster.ranks import layout
+from muster.results import Outcome, RunState
+from muster.runs import Run
+from muster.supervise import Phase
+from muster.world.serve import Served
+
+LEASE = 30.0
+LATE = 15.0
+"""By so many seconds an agent may begin its lease later."""
+
+
+class Agent:
+    """The other end of the connection to one agent."""
+
+    def __init__(self) -> None:
+        self.wire = Wire(keeps=True)
+        self.said: list[tuple[str, dict[str, Any]]] = []
+        """What the controller has said: kinds and fields."""
+
+    def say(self, kind: str, payload: bytes = b"", **fields: Any) -> None:
+        self.wire.put(pack(kind, payload, t=1000.0, **fields))
+        self.wire.flush()
+
+    def hear(self) -> None:
+        for fields, _ in (self.wire.read() if self.wire.connected else None) or []:
+            self.said.append((fields.pop("kind"), fields))
+
+    def part(self) -> None:
+        """Close the connection."""
+        if self.wire.connected:
+            os.close(self.wire.reading)
+            os.close(self.wire.writing)
+            self.wire.disconnect()
+
+
+class Controller:
+    """A controller of two nodes with a rank each, and their agents; `shared`: which of them see its run directory."""
+
+    def __init__(self, folder: Path, shared: tuple[bool, bool] = (True, True)) -> None:
+        self.loop, self.run = ManualLoop(), Run(folder)
+        job = Job(Program("command", ("true",)), "exec", "python3", "--python", "/", lease=LEASE)
+        plan = make_plan(job, layout([(Host("n1"), 1), (Host("n2"), 1)]), "20261127-000000-abcdef")
+        record = {
+            "offsets": [0.0, 0.0],
+            "facts": [{}, {}],
+            "began": 1000.0,
+            "clock": 0.0,
+            "address": "10.0.0.1",
+            "meets": [{}, {}],
+            "shared": shared,
+            "attached": False,
+        }
+        self.served = Served(self.loop, plan, self.run, record, "secret")
+        self.served.scribe.writer.start()
+        self.agents = [Agent(), Agent()]
+
+    def connect(self, node: int, silent: bool = False) -> Agent:
+        """The agent of that node has dialled."""
+        agent = self.agents[node]
+        heard, (one, other) = self.served._knows(node), socket.socketpair()
+        assert heard is not None
+        for sock in (one, other):
+            sock.setblocking(False)
+        agent.wire.connect(one.fileno(), os.dup(one.detach()), heard=heard)
+        self.served._came(node, Met(other.detach(), Unpacker(), agent.wire.heard, None))
+        return agent
+
+    def hears(self, *said: Any) -> None:
+        """This comes to the agents, and the fields that are given are so: (node, kind, fields)."""
+
+        def come() -> bool:
+            for agent in self.agents:
+                agent.hear()
+            return all(
+                any(kind == one and fields.items() <= more.items() for one, more in self.agents[node].said)
+                for node, kind, fields in said
+            )
+
+        self.loop.until(come, f"{said} comes")
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """What was written down of this kind."""
+        return [event for event in map(json.loads, self.served.records) if event["event"] == kind]
+
+    def says(self, text: str) -> None:
+        """The person is told so."""
+        self.loop.until(lambda: any(text in event["text"] for event in self.events("say")), text)
+
+    def running(self) -> None:
+        """Both agents are there, and the ranks run."""
+        for node in range(2):
+            self.connect(node).say("ready", fork=False, why="")
+        self.agents[0].say("listening", attempt=0, port=29500)
+        self.hears((0, "start", {"attempt": 0}), (1, "start", {"attempt": 0}))
+        assert self.served.supervisor.phase is Phase.RUNNING
+
+    def outcome(self) -> dict[str, Any]:
+        """What was written of the end."""
+        found: dict[str, Any] = json.loads((self.run.path / "outcome.json").read_text())
+        return found
+
+    def close(self) -> None:
+        self.served.parting = True
+        for agent in self.agents:
+            agent.part()
+        for link in self.served.far:
+            if link.wire.connected:
+                self.served._disconnect(link)
+        self.served.scribe.close()
+        self.loop.close()
+
+
+@pytest.fixture
+def controller(tmp_path: Path) -> Iterator[Controller]:
+    made = Controller(tmp_path)
+    yield made
+    made.close()
+
+
+def lost(controller: Controller) -> list[tuple[int, str]]:
+    """The nodes that are given up, and why."""
+    return [(event["node"], event["why"]) for event in controller.events("lost")]
+
+
+def test_an_agent_that_comes_again_has_missed_nothing(controller: Controller) -> None:
+    controller.running()
+    controller.agents[1].part()
+    controller.loop.until(lambda: controller.served.far[1].parted_at is not None, "that is seen")
+    controller.served.tell(1, "pass", number=10)
+    controller.loop.advance(2.0)
+    controller.connect(1)
+    controller.says("n2 is back after 2 s")
+    controller.hears((1, "pass", {"number": 10}))
+    controller.loop.advance(2 * LEASE, 1.0)
+    assert [] == lost(controller)
+
+
+def test_an_agent_that_closes_its_connection_comes_again_at_once_or_has_ended(controller: Controller) -> None:
+    controller.running()
+    controller.agents[1].part()
+    controller.loop.until(lambda: controller.served.far[1].parted_at is not None, "that is seen")
+    controller.loop.advance(2.5)
+    assert [] == lost(controller)
+    controller.loop.advance(1.0)
+    assert [(1, "the agent on n2 ended, and its ranks with it")] == lost(controller)
+    assert controller.served._knows(1) is None, "its ranks count as ended, so it is let in no more"
+
+
+def test_a_machine_that_falls_silent_has_the_lease_and_what_it_may_be_late(controller: Controller) -> None:
+    """The kernel says ETIMEDOUT then; here its place is taken."""
+    controller.running()
+    link = controller.served.far[1]
+    link.wire.silent = True
+    controller.served._parted(link)
+    controller.says("n2 does not answer; waiting up to 30 s for it to come back (--lease)")
+    controller.loop.advance(LEASE + LATE - 1, 1.0)
+    assert [] == lost(controller)
+    controller.loop.advance(2.0)
+    assert [(1, "the agent on n2 could not be reached for 45 s")] == lost(controller)
+
+
+def test_the_agent_here_never_comes_again(controller: Controller) -> None:
+    controller.running()
+    controller.agents[0].part()
+    controller.loop.until(lambda: lost(controller), "it is lost")
+    assert [(0, "the agent on n1 ended, and its ranks with it")] == lost(controller)
+
+
+@pytest.mark.parametrize("text, why", [("Traceback …\nOSError: full\n", "OSError: full"), ("", "it does not say why")])
+def test_an_agent_that_fails_is_lost_with_its_last_words_if_there_are_any(
+    controller: Controller, text: str, why: str
+) -> None:
+    controller.running()
+    controller.agents[1].say("broken", text=text, limit=False)
+    controller.agents[1].part()
+    controller.loop.until(lambda: lost(controller), "it is lost")
+    assert [(1, f"the agent on n2 failed: {why}; see agent.log there")] == lost(controller)
+
+
+def test_an_agent_that_never_calls_is_lost(tmp_path: Path) -> None:
+    controller = Controller(tmp_path)
+    for link in controller.served.far:
+        controller.loop.call_later(20.0, lambda link=link: controller.served._never_called(link))  # type: ignore[misc]
+    controller.connect(0)
+    controller.loop.advance(21.0, 1.0)
+    assert [(1, "the agent on n2 has not called within 20 s")] == lost(controller)
+    controller.close()
+
+
+def test_a_frame_that_is_none_of_an_agent_ends_the_connection_and_the_run_waits_for_it(controller: Controller) -> None:
+    controller.running()
+    os.write(controller.agents[1].wire.writing, b"\xff" * 8)
+    controller.loop.until(lambda: controller.events("refused"), "it is refused")
+    assert "the connection to n2 was closed: " in controller.events("refused")[0]["text"]
+    controller.agents[1].part()
+    controller.connect(1)
+    controller.says("n2 is back after 0 s")
+    assert [] == lost(controller)
+
+
+def state(controller: Controller, node: int, started: int, listened: int) -> None:
+    """An agent tells a controller that is new to it what it was told before."""
+    controller.connect(node).say("state", started=started, listened=listened)
+
+
+def test_a_controller_that_begins_again_tells_each_agent_what_it_has_not_heard(tmp_path: Path) -> None:
+    """The first one was killed after it had decided the start, which went to no agent."""
+    before = Controller(tmp_path)
+    before.running()
+    before.close()
+    controller = Controller(tmp_path)
+    assert controller.served.supervisor.phase is Phase.RUNNING
+    assert 1 == len(controller.events("supervisor began again"))
+    state(controller, 0, started=-1, listened=0)
+    state(controller, 1, started=0, listened=-1)
+    controller.hears((0, "start", {"attempt": 0}))
+    assert 29500 == int(controller.agents[0].said[0][1]["late"]["MASTER_PORT"]), "where the store listens already"
+    controller.loop.until(lambda: 2 == len(controller.events("state")), "both are heard")
+    controller.hears()
+    assert [["start"], []] == [[kind for kind, _ in agent.said] for agent in controller.agents]
+    controller.close()
+
+
+def test_a_controller_that_begins_again_before_the_start_has_node_0_listen(tmp_path: Path) -> None:
+    before = Controller(tmp_path)
+    before.connect(1).say("ready", fork=False, why="")
+    before.loop.until(lambda: before.events("ready"), "one is ready")
+    before.close()
+    controller = Controller(tmp_path)
+    assert controller.served.supervisor.phase is Phase.PREPARING
+    state(controller, 1, started=-1, listened=-1)
+    state(controller, 0, started=-1, listened=-1)
+    controller.hears((0, "listen", {"attempt": 0, "host": "10.0.0.1"}))
+    assert [] == controller.agents[1].said
+    controller.close()
+
+
+def test_what_copies_of_logs_lack_is_in_the_outcome_for_whoever_hurries_too(tmp_path: Path) -> None:
+    """Nobody waits for the agents then; what has come from them is still written, or counted."""
+    (tmp_path / "attempt_0").write_text("this is no folder")
+    controller = Controller(tmp_path, shared=(True, False))
+    link = controller.served.far[1]
+    place = {"rank": 1, "stream": "out", "attempt": 0, "offset": 0}
+    controller.served._on_output(link, 0.0, b"lines\n", reader=KEEP, **place)
+    controller.served.hurry = True
+    controller.served._end(Outcome(RunState.SUCCEEDED, 0, 1.0))
+    (lacks,) = controller.outcome()["unlogged"]
+    assert (1, "out", 6) == (lacks["rank"], lacks["stream"], lacks["missing"])
+    assert " on n1; n2 has all of it" in lacks["why"]
+    controller.close()
