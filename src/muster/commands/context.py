@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from muster import runs
 from muster.agent import procfs
@@ -15,8 +15,11 @@ from muster.job import Asked, notes, warnings
 from muster.model import Job, Plan
 from muster.options import AttachOptions, RunOptions
 
-Viewer = Callable[[Plan, str, str], Any]
-"""Makes the `View` of a plan, for the id of its run and what names that run in commands that are shown."""
+if TYPE_CHECKING:
+    from muster.world.view import View
+
+Viewer = Callable[[Plan, str, str], "View"]
+"""Makes the view of a plan, for the id of its run and what names that run in commands that are shown."""
 
 
 class RunContext(NamedTuple):
@@ -78,7 +81,7 @@ def viewer_of(options: RunOptions | AttachOptions, env: Mapping[str, str]) -> Vi
     """What shows a run as these options say; what it makes raises `Impossible` for a `--prefix` that cannot be."""
     quiet = isinstance(options, RunOptions) and options.quiet
 
-    def view(plan: Plan, run_id: str, operand: str) -> Any:
+    def view(plan: Plan, run_id: str, operand: str) -> View:
         from muster.world.terminal import JsonLines, Terminal
 
         if options.json:

@@ -327,7 +327,7 @@ class JsonLines:
 
     def __init__(self, run_id: str, ranks: Sequence[int] | None = None, quiet: bool = False):
         self.put: Callable[[int, bytes], None] = write
-        self.run_id = run_id
+        self.run_id = self.operand = run_id
         self.wants: bool | Sequence[int] = False if quiet else (True if ranks is None else list(ranks))
 
     def pause(self) -> None:

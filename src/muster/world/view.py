@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from muster.results import Outcome
@@ -11,8 +11,10 @@ from muster.results import Outcome
 class View(Protocol):
     """Whoever watches a run: the terminal, JSON lines, or nobody."""
 
-    wants: Any
+    wants: bool | Sequence[int]
     """Which ranks' output is wanted: True for all, False for none, or a list."""
+    operand: str
+    """What names the run in commands that are shown."""
     put: Callable[[int, bytes], None]
     """Writes bytes to a descriptor."""
 

@@ -205,7 +205,7 @@ class Watch:
 
     def _begin(self) -> None:
         """Say what is wanted; so far as this has been seen, it is not sent again."""
-        want: Any = True if self.keep is not None or self.view is None else self.view.wants
+        want = True if self.keep is not None or self.view is None else self.view.wants
         seen: dict[str, Any] = {"offsets": self.offsets, "tail": self.tail, "events": self.events}
         self._tell("watch", want=want, owner=self.owner, version=VERSION, **seen)
         if self.cut_off is not None and self.said:
