@@ -132,21 +132,10 @@ def unlogged_in_words(unlogged: Iterable[Unlogged]) -> list[str]:
     """What is not in the logs of which ranks: a line for each cause."""
     lines = []
     for why, logs in by_value((lacks, lacks.why) for lacks in unlogged).items():
-        count, ranks = size(sum(lacks.missing for lacks in logs)), sorted({lacks.rank for lacks in logs})
+        count, ranks = sum(lacks.missing for lacks in logs), sorted({lacks.rank for lacks in logs})
         whose = "its log" if len(ranks) == 1 else "their logs"
-        lines.append(f"{named(ranks)}: {count} of output are not in {whose}: {safe(why)}")
+        lines.append(f"{named(ranks)}: {size_in_words(count)} of output are not in {whose}: {safe(why)}")
     return lines
-
-
-def size(count: int) -> str:
-    """`1 byte`, `980 bytes`, `1.5 MB`."""
-    if count < 10_000:
-        return plural(count, "byte")
-    value, unit = count / 1000, "kB"
-    for larger in ("MB", "GB", "TB"):
-        if value >= 999.5:
-            value, unit = value / 1000, larger
-    return f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
 
 
 def _indented(text: str) -> str:
@@ -428,11 +417,15 @@ def _how_in_words(job: Mapping[str, Any], facts: Mapping[str, Any], hosts: Seque
     return [safe(line) for line in lines] if launcher else []
 
 
-def size_in_words(size: int) -> str:
-    """`36 kB`, `412 MB`, `1.3 GB`, of 1024."""
-    if size >= 1 << 30:
-        return f"{size / (1 << 30):.1f} GB"
-    return f"{size >> 20} MB" if size >= 1 << 20 else f"{size >> 10} kB"
+def size_in_words(count: int) -> str:
+    """`1 byte`, `980 bytes`, `9.8 KiB`, `412 MiB`, `1.3 GiB`: of 1024, as options take sizes."""
+    if count < 10_000:
+        return plural(count, "byte")
+    value, unit = count / 1024, "KiB"
+    for larger in ("MiB", "GiB", "TiB"):
+        if value >= 999.5:
+            value, unit = value / 1024, larger
+    return f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
 
 
 def show_in_words(

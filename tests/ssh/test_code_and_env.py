@@ -86,8 +86,8 @@ def test_too_much_to_be_code(alone: There) -> None:
     (top / "weights.bin").write_bytes(b"\0" * (3 << 20))
     done = alone.muster("run", "--sync", "--code-limit", "2", "-H", "n1", "-g", "1", "main.py", cwd=str(top))
     assert 2 == done.returncode
-    assert "have 3 MB, and code has at most 2 MB" in done.stderr
-    assert "weights.bin (3 MB)" in done.stderr
+    assert "have 3.0 MiB, and code has at most 2.0 MiB" in done.stderr
+    assert "weights.bin (3.0 MiB)" in done.stderr
     alone.nothing_left()
 
 
@@ -213,7 +213,9 @@ def test_hosts_that_share_the_runs_and_not_the_code(there: There) -> None:
     done = code.run("--sync", *hosts)
     assert {f"rank {rank} 1 2 3 4 {code.top}" for rank in range(2)} == code.lines(done)
     assert "left out, for they are no files: fifo" in done.stderr
-    assert f"sending 6 files (1 kB) of {code.top} to n[1-2]" in done.stderr
+    assert re.search(rf"sending 6 files \(\d+ bytes\) of {re.escape(str(code.top))} to n\[1-2\]", done.stderr), (
+        done.stderr
+    )
     # as long and as old as the other one
     code.write("part.py", "WORD = 5")
     code.sh(f"rm '{code.top}/gone.py'")

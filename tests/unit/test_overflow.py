@@ -92,7 +92,7 @@ def test_the_outcome_says_what_is_missing(tmp_path: Path) -> None:
     assert lacks == (Unlogged(0, 0, "err", 7, lacks[0].why), Unlogged(0, 1, "out", 20_000, lacks[0].why))
     outcome = Outcome(RunState.SUCCEEDED, 0, 2.0, unlogged=lacks)
     assert outcome_from_json(json.loads(json.dumps(as_json(outcome)))) == outcome
-    told = "ranks 0-1: 20 kB of output are not in their logs: No space left on device"
+    told = "ranks 0-1: 20 KiB of output are not in their logs: No space left on device"
     assert outcome_in_words(outcome, "RUN", 2).splitlines()[1:] == [told]
     assert unlogged_in_words(lacks[:1]) == ["rank 0: 7 bytes of output are not in its log: No space left on device"]
 

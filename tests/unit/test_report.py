@@ -20,6 +20,7 @@ from muster.report import (
     program_in_words,
     seconds,
     show_in_words,
+    size_in_words,
     table,
 )
 from muster.results import (
@@ -292,7 +293,7 @@ FACTS = [
     {"event": "warm", "node": 0, "fork": False, "torch": "2.13.0"},
     {"event": "begin", "facts": "damaged"},
 ]
-USES = "RANK  HOST  PID  MEMORY  CPU   CHILDREN\n0     n1    71   1.3 GB  98 %"
+USES = "RANK  HOST  PID  MEMORY   CPU   CHILDREN\n0     n1    71   1.3 GiB  98 %"
 
 
 def shown() -> dict[str, str]:
@@ -395,6 +396,24 @@ def test_every_rank_is_told_of_once(name: str) -> None:
     found = sorted(rank for text in told for rank in unfold(text))
     first = set() if outcome.first is None else {outcome.first.rank}
     assert found == sorted({end.rank for end in outcome.ends} - first)
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (9_999, "9999 bytes"),
+        (10_000, "9.8 KiB"),
+        (1 << 20, "1.0 MiB"),
+        (999 << 20, "999 MiB"),
+        (1 << 30, "1.0 GiB"),
+        (80 << 30, "80 GiB"),
+        (3 << 50, "3072 TiB"),
+    ],
+)
+def test_sizes_in_words(count: int, expected: str) -> None:
+    assert expected == size_in_words(count)
 
 
 def test_the_phases_of_a_start_follow_one_another() -> None:

@@ -22,6 +22,7 @@ from muster.places.ssh import OPTIONS
 from muster.places.target import Target
 from muster.plurals import plural
 from muster.printable import line as safe
+from muster.report import size_in_words
 
 _NEVER = {".git", "__pycache__", ".venv", "venv", "node_modules", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
 _AT_ONCE = 16
@@ -284,9 +285,10 @@ def guard(code: Tree, limit: int, option: str) -> int:
     total = sum(sizes.values())
     if total > limit:
         largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
-        told = ", ".join(f"{safe(name)} ({sizes[name] >> 20} MB)" for name in largest)
+        told = ", ".join(f"{safe(name)} ({size_in_words(sizes[name])})" for name in largest)
         raise Impossible(
-            f"{option}: {len(sizes)} files in {code.root} have {total >> 20} MB, and code has at most {limit >> 20} MB",
+            f"{option}: {len(sizes)} files in {code.root} have {size_in_words(total)}, "
+            f"and code has at most {size_in_words(limit)}",
             f"have git ignore what is no code; the largest are {told}; or --code-limit MB",
         )
     return total
@@ -373,10 +375,9 @@ def send(
     root, names = code.root, set().union(*wanted.values())
     start = {_below(root, os.path.join(cwd, "."))} - {"", "."}  # git lists no empty directory
     total = guard(code._replace(names=tuple(names)), 1 << 62, "--sync")
-    size = f"{total >> 20} MB" if total >> 20 >= 10 else f"{max(1, total >> 10)} kB"
     hosts = fold_hosts(target.host for target in wanted)
     if names:
-        say(f"sending {plural(len(names), 'file')} ({size}) of {root} to {hosts}")
+        say(f"sending {plural(len(names), 'file')} ({size_in_words(total)}) of {root} to {hosts}")
 
     def one(target: Target) -> tuple[str, str]:
         shell = shlex.join([*target.ssh, *(word for option in OPTIONS for word in ("-o", option))])
