@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
-
-from waiting import until
 
 from muster.agent.eventloop import EventLoop
 
@@ -29,4 +28,8 @@ class ManualLoop(EventLoop):
 
     def until(self, condition: Callable[[], Any], what: str) -> Any:
         """Run until this is so, without any time that passes for timers."""
-        return until(lambda: (self.run_once(0), condition())[1], what, 30)
+        deadline = time.monotonic() + 30
+        while not (found := condition()):
+            assert time.monotonic() < deadline, f"not within 30 s: {what}"
+            self.run_once(0.01)
+        return found
