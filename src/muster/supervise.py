@@ -374,6 +374,10 @@ class Supervisor:
         self._swept: set[int] = set()
         self._port: int | None = None
         self._node_of = dict(zip(settings.ranks, settings.node_of))
+        self._ranks_of: dict[int, set[int]] = {}
+        """The ranks of each node."""
+        for rank, node in self._node_of.items():
+            self._ranks_of.setdefault(node, set()).add(rank)
         self._living: set[int] = set(settings.ranks)
         """The ranks of this attempt that have not ended, on nodes that are not lost."""
         self._ends: dict[int, RankEnd] = {}
@@ -395,6 +399,8 @@ class Supervisor:
         """Why a scheduler is about to end the job, once ranks were told so."""
         self._told: set[int] = set()
         """The ranks that were told."""
+        self._told_living: set[int] = set()
+        """Of these, the ones that have not ended."""
         self._obeyed = False
         """One of them has ended because of that: it saved and left."""
 
@@ -418,6 +424,10 @@ class Supervisor:
         if self.phase in (Phase.PREPARING, Phase.OVER):
             return ()
         return tuple(rank for rank in self.settings.ranks if rank in self._living)
+
+    def lives(self, rank: int) -> bool:
+        """This rank is one of those."""
+        return rank in self._living and self.phase not in (Phase.PREPARING, Phase.OVER)
 
     @property
     def over(self) -> bool:
@@ -475,7 +485,7 @@ class Supervisor:
             return  # told twice, by an agent that met a new supervisor
         end = self._judged(event)
         self._ends[event.rank] = end
-        self._living.discard(event.rank)
+        self._depart({event.rank})
         self._one_failed = self._one_failed or (not end.ok and _own(end))
         if self._coming and self.phase in (Phase.RUNNING, Phase.SETTLING) and self._obeyed:
             self._wait_for_told(event.t, actions)
@@ -487,6 +497,11 @@ class Supervisor:
         elif self.phase is Phase.SETTLING and not end.ok and _own(end):
             self._fail(event.t, actions)
         self._all_ended(event.t, actions)
+
+    def _depart(self, ranks: set[int]) -> None:
+        """These have ended, or their node is lost."""
+        self._living -= ranks
+        self._told_living -= ranks
 
     def _judged(self, event: Ended) -> RankEnd:
         """Tell an end that was asked for, by us or by a launcher, from one that was under way already."""
@@ -519,7 +534,7 @@ class Supervisor:
         self.phase, self._next = Phase.RUNNING, None
         if self._one_failed:
             self._fail(t, actions)
-        elif not self._told & self._living:
+        elif not self._told_living:
             state, code = JOB_ENDS[self._coming]
             reason = StopReason(StopKind.SCHEDULER, cause=self._coming, early=True)
             self._stop(t, _End(state, code, reason, self._ask_then_kill()), actions)
@@ -559,7 +574,7 @@ class Supervisor:
 
     def _on_lost(self, event: Lost, actions: list[Action]) -> None:
         self._gone[event.node] = event.why
-        self._living = {rank for rank in self._living if self._node_of[rank] != event.node}
+        self._depart(self._ranks_of.get(event.node, set()))
         self._swept.add(event.node)
         self._broken(event.t, StopReason(StopKind.NODE_LOST, node=event.node, message=event.why), actions)
         self._all_ended(event.t, actions)
@@ -602,6 +617,7 @@ class Supervisor:
     def _on_warned(self, event: Warned, actions: list[Action]) -> None:
         self._coming = event.cause
         self._told |= set(event.ranks)
+        self._told_living |= self._living & set(event.ranks)
 
     def _on_jobends(self, event: JobEnds, actions: list[Action]) -> None:
         if self.ends_well:
@@ -697,7 +713,8 @@ class Supervisor:
             actions.append(Restarting(rank, self._end.reason, restarts + 1, self.settings.max_restarts))
             self._ends, self._asked, self._sent, self._end, self._left, self._port = {}, {}, {}, None, [], None
             self._obeyed = False
-            self._living, self._one_failed = set(self.settings.ranks), False
+            self._living, self._told_living = set(self.settings.ranks), set(self._told)
+            self._one_failed = False
             self.phase = Phase.PREPARING
             actions.append(Listen(self.attempt))
             return

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from signal import Signals
 from typing import Any
@@ -110,8 +111,15 @@ class World:
         self.facts: dict[str, Any] = {}
         self.sessions: set[int] = set()
         """The sessions of all ranks that were started."""
-        self.joined: dict[int, int] = {}
-        """The ranks of this attempt that a foreign launcher has started, and the node of each."""
+        self.world_size = plan.world_size
+        self.joined: set[int] = set()
+        """The ranks of this attempt that a foreign launcher has started."""
+        self._joined_on: Counter[int] = Counter()
+        """How many of them on each node."""
+        self._awaited = set(self.supervisor.settings.ranks)
+        """The ranks that have not joined, unless they were given up."""
+        self._launchers = len({command.node for command in plan.commands})
+        """How many foreign launchers there are."""
         self.launchers_ended: dict[int, tuple[str, list[str]]] = {}
         """The nodes whose foreign launcher has ended: how, and its last words."""
         self._passed: dict[int, list[int]] = {}
@@ -123,8 +131,8 @@ class World:
         self._unable: dict[int, Problem] = {}
         """Why nodes cannot start their ranks, until that is told."""
         self._dispatch = Dispatcher(handlers(self, "_on_"), _fitting, self._skipped)
-        self._full: set[tuple[int, int, str]] = set()
-        """Logs that cannot be written for the time being: the node, the rank, the stream."""
+        self._full: dict[int, set[tuple[int, str]]] = {}
+        """By node: logs that cannot be written for the time being, by rank and stream."""
 
     # ---- for subclasses ---------------------------------------------------------------------------------------------
 
@@ -171,14 +179,15 @@ class World:
         if isinstance(action, Listen):
             self.listen(action)
         elif isinstance(action, Start):
-            self.joined, self.launchers_ended = {}, {}
+            self.joined, self._joined_on, self.launchers_ended = set(), Counter(), {}
+            self._awaited = set(self.supervisor.settings.ranks)
             if action.attempt == self.supervisor.settings.first_attempt:
                 self.begin()
             for link in self.links:
                 self.start(link, action)
         elif isinstance(action, Signal) and self.plan.guests is not None:
             # nobody knows beforehand where the launcher puts which rank; one that still starts ranks is asked too
-            launchers = action.number == SIGKILL or len(self.joined) < self.plan.world_size
+            launchers = action.number == SIGKILL or len(self.joined) < self.world_size
             self.tell_all("signal", number=action.number, ranks=list(action.ranks), launchers=launchers)
         elif isinstance(action, Signal):
             signalled = set(action.ranks)
@@ -209,8 +218,9 @@ class World:
 
     def tell_all(self, kind: str, **fields: Any) -> None:
         """Send a frame to all nodes."""
+        frame = pack(kind, **fields)
         for link in self.links:
-            self.send(link, pack(kind, **fields))
+            self.send(link, frame)
 
     def send(self, link: Link, data: bytes) -> None:
         """Send bytes that are whole frames."""
@@ -300,9 +310,12 @@ class World:
         if attempt != self.supervisor.attempt:
             return
         self.note("joined", {"t": t, "node": link.node, "rank": rank, "attempt": attempt, "says": launcher})
-        self.joined[rank] = link.node
-        if world_size is not None and world_size != self.plan.world_size:
-            asked = plural(self.plan.world_size, "rank")
+        if rank not in self.joined:
+            self.joined.add(rank)
+            self._joined_on[link.node] += 1
+            self._awaited.discard(rank)
+        if world_size is not None and world_size != self.world_size:
+            asked = plural(self.world_size, "rank")
             self._never_joined(f"{self.plan.job.launcher} made a world of {world_size}, and {asked} were asked for", [])
 
     def _on_pids(self, link: Link, t: float, payload: bytes, attempt: int, pids: Mapping[str, int]) -> None:
@@ -326,7 +339,7 @@ class World:
         how = f"exit status {code}" if signal is None else f"killed by {signal_name(signal)}"
         self.note("launcher ended", {"t": t, "node": link.node, "name": name, "how": how, "words": words})
         self.launchers_ended[link.node] = (f"{name} on {link.host} ended with {how}", words)
-        if len(self.launchers_ended) == len({command.node for command in self.plan.commands}):
+        if len(self.launchers_ended) == self._launchers:
             # what ranks told on other nodes may still be under way
             self.loop.call_later(_UNDER_WAY, lambda: self._count_joined(attempt))
         elif code != 0:
@@ -337,24 +350,24 @@ class World:
 
         `node`: only its launcher has ended yet, and the ranks of that node are counted.
         """
-        if attempt != self.supervisor.attempt or self.supervisor.phase in (Phase.SWEEPING, Phase.OVER):
+        over = self.supervisor.phase in (Phase.SWEEPING, Phase.OVER)
+        if attempt != self.supervisor.attempt or over or not self._awaited:
             return
-        if node is not None:
-            here = sum(where == node for where in self.joined.values())
-            if here >= len(self.plan.nodes[node].ranks):
-                return
+        if node is not None and self._joined_on[node] >= len(self.plan.nodes[node].ranks):
+            return
         told = dict.fromkeys(how for how, _ in self.launchers_ended.values())
         self._never_joined("; ".join(told), next(words for _, words in self.launchers_ended.values()))
 
     def _never_joined(self, why: str, words: Sequence[str]) -> None:
         """Count the ranks that are missing as failed."""
-        missing = [rank for rank in self.supervisor.alive() if rank not in self.joined]
+        missing = [rank for rank in sorted(self._awaited) if self.supervisor.lives(rank)]
+        self._awaited.clear()
         first = self.supervisor.phase is Phase.RUNNING
         package = LAUNCHERS[self.plan.job.launcher].package
         if package and any("No module named" in line for line in words):
             words = [*words, f"hint: {self.plan.job.python} -m pip install '{package}', on each node"]
+        text = f"it never joined, as {len(self.joined)} of {plural(self.world_size, 'rank')} did: {why}"
         for rank in missing:
-            text = f"it never joined, as {len(self.joined)} of {plural(self.plan.world_size, 'rank')} did: {why}"
             failure = Failure(FailureKind.NEVER_REGISTERED, self.now(), text, tuple(words)) if first else None
             code, number = (125, None) if first else (None, SIGTERM)  # else something else went wrong before
             self.handle(Ended(self.now(), rank, self.supervisor.attempt, code, number, failure))
@@ -412,12 +425,13 @@ class World:
     ) -> None:
         """The log of a rank cannot be written, or can again: of several on one node that is told once."""
         self.handle(Lacks(t, link.node, attempt, rank, stream, missing, why))
-        before = any(node == link.node for node, *_ in self._full)
-        (self._full.add if going_on else self._full.discard)((link.node, rank, stream))
+        full = self._full.setdefault(link.node, set())
+        before = bool(full)
+        (full.add if going_on else full.discard)((rank, stream))
         where = f" on {link.host}" if self.links[1:] else ""
         if going_on and not before:
             self.say(f"cannot write logs{where}: {safe(why)}; the ranks go on, and not all that they print is kept")
-        elif before and not any(node == link.node for node, *_ in self._full):
+        elif before and not full:
             self.say(f"logs can be written again{where}")
 
     def _on_lingering(self, link: Link, t: float, payload: bytes, left: list[dict[str, Any]]) -> None:

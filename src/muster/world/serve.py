@@ -108,6 +108,8 @@ class Served(World):
         self._run_dirs = [node.run_dir for node in config.nodes]
         self._gaps: dict[str, tuple[FarLink, int, int, str]] = {}
         """Copies of logs that are not whole: whose they are (node, attempt, rank, stream)."""
+        self._told_to_stay: set[int] = set()
+        """The nodes of these."""
         self.outputs = outputs
         self.viewers = Viewers(self, config.owned)
         self.hurry = False
@@ -347,7 +349,8 @@ class Served(World):
 
     def _cannot_keep(self, name: str, of: tuple[FarLink, int, int, str]) -> None:
         link = of[0]
-        if link not in [other for other, *_ in self._gaps.values()]:
+        if link.node not in self._told_to_stay:
+            self._told_to_stay.add(link.node)
             self.tell(link.node, "stay")
             where = f"they stay on {link.host} in {self._run_dirs[link.node]}"
             self.say(f"cannot keep logs of {link.host} on {self.far[0].host}: {self.scribe.gaps[name].why}; {where}")
