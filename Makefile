@@ -27,6 +27,7 @@ check: .venv/dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/mypy --config-file tests/mypy.ini tests bench
 	.venv/bin/vermin --quiet --no-tips --target=3.9- --violations --exclude tomllib src/muster
 	$(PY) -m pytest -q tests/unit/test_layers.py tests/docs/test_reference.py
 

@@ -141,7 +141,7 @@ def started_by_torchrun(world: Controller, count: int) -> None:
             joined = {"attempt": 0, "rank": rank, "launcher": "torchrun", "world_size": count}
             world.frame(world.node_of(rank), "joined", **joined)
     for link in world.links:
-        ended = {"attempt": 0, "code": 1, "signal": None, "name": "torchrun", "words": []}
+        ended: dict[str, Any] = {"attempt": 0, "code": 1, "signal": None, "name": "torchrun", "words": []}
         world.frame(link.node, "launcher_ended", **ended)
         world._count_joined(0, link.node)
     for rank in range(count):

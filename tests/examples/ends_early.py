@@ -72,11 +72,11 @@ if moment != "-":
         elif where == "after-replace":
             os.replace = counted(os.replace, after=now)
         elif where == "backward":
-            torch.Tensor.backward = counted(torch.Tensor.backward, before=lambda *_: now())
+            torch.Tensor.backward = counted(torch.Tensor.backward, before=lambda *_: now())  # type: ignore[method-assign]
         elif where == "step":
-            torch.optim.AdamW.step = counted(torch.optim.AdamW.step, before=lambda *_: now())
+            torch.optim.AdamW.step = counted(torch.optim.AdamW.step, before=lambda *_: now())  # type: ignore[method-assign]
         elif where == "preempted":
-            torch.optim.AdamW.step = counted(torch.optim.AdamW.step, before=lambda *_: now(signal.SIGUSR1))
+            torch.optim.AdamW.step = counted(torch.optim.AdamW.step, before=lambda *_: now(signal.SIGUSR1))  # type: ignore[method-assign]
 
 if RANK == 0:
     print(f"begins: {kept(name)}")

@@ -214,7 +214,7 @@ def test_what_python_runs_at_its_start_may_look_at_the_rank(
         (small_torch / "sitecustomize.py").write_text(chooses)
         python = sys.executable
     else:
-        venv = [sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"]
+        venv = [sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")]
         subprocess.run(venv, check=True)
         (packages,) = (tmp_path / "venv").glob("lib/python*/site-packages")
         (packages / "ours.pth").write_text("import chooses\n")
@@ -275,7 +275,7 @@ def test_every_module_of_python_may_be_hidden_by_one_beside_the_script(muster: A
             asked=None,
             counting={**counting, "names": sorted(READ_AT_LOAD)},
         )
-    said = []
+    said: list[dict[str, Any]] = []
     while not said:
         said = warm.messages() or [{}]
     warm.close()

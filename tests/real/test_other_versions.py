@@ -31,7 +31,13 @@ class Controller:
         self.run.mkdir(parents=True, mode=0o700)
         job = Job(Program("script", ("train.py",)), "exec", "python3", "", "/", place="local")
         self.plan = as_json(Plan(job, layout([(Host(HERE), 1)]), ()))
-        record = {"id": run_id, "name": "", "argv": ["muster", "run"], "cwd": "/", "started": "2026-11-27 10:11:12"}
+        record: dict[str, Any] = {
+            "id": run_id,
+            "name": "",
+            "argv": ["muster", "run"],
+            "cwd": "/",
+            "started": "2026-11-27 10:11:12",
+        }
         record.update(time=time.time(), ranks=1, pid=0, pid_started="", host=HERE, boot="x", there=str(self.run))
         self.write("job.json", {**record, "served": {"name": HERE, "user": ""}, "shared": True})
         self.write("plan.json", self.plan)

@@ -90,7 +90,7 @@ class Both:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content)
 
-    def plain(self, *words: str, cwd: Path | None = None, **env: str) -> Ended:
+    def plain(self, *words: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Ended:
         """How `python WORDS` ends."""
         out, err = self.folder / "plain.out", self.folder / "plain.err"
         (self.folder / "typed").write_text("typed\n")
@@ -103,7 +103,7 @@ class Both:
         ):  # as a rank does
             ended = subprocess.run(
                 [sys.executable, *words],
-                env={**self.env, **env},
+                env={**self.env, **(env or {})},
                 cwd=cwd or self.work,
                 stdin=typed,
                 stdout=stdout,
@@ -162,7 +162,7 @@ def both(env: dict[str, str], muster: Any) -> Iterator[Both]:
 def compare(both: Both, case: Case, *options: str) -> None:
     """See that both ways end the same, and as the case expects; options of `muster run` ask for plain ranks."""
     both.write(case)
-    plain = both.plain(*case.words, **case.env)
+    plain = both.plain(*case.words, env=case.env)
     assert case.status == plain.status, f"plain Python does not do what the case is for:\n{plain}"
     assert case.shows in str(plain), f"plain Python does not do what the case is for:\n{plain}"
     rank = both.rank(*case.words, options=options, **case.env)
@@ -511,7 +511,7 @@ def test_the_environment_is_the_persons_own(launcher: str, pythonpath: str | Non
     """A rank and its children find what Python alone finds and the names of a rank: no trace of how it was started."""
     both.write(Case("surroundings.py", files={"lib/aside.py": "", "also lib/other.py": ""}))
     env = {} if pythonpath is None else {"PYTHONPATH": pythonpath}
-    expected = json.loads(both.plain("script.py", **env).out)
+    expected = json.loads(both.plain("script.py", env=env).out)
     assert expected["script"]["env"].get("PYTHONPATH") == pythonpath
     assert (expected["aside"] is not None) == bool(pythonpath)
     found = json.loads(both.rank("script.py", options=("--launcher", launcher), **env).out)

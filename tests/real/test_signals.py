@@ -216,7 +216,7 @@ def test_under_nohup_a_run_survives_the_end_of_its_terminal(muster: Any, tmp_pat
         @staticmethod
         def start(*words: str, **more: Any) -> subprocess.Popen[str]:
             argv = ["nohup", *muster.argv(*words)]
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+            pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
             return subprocess.Popen(argv, env=muster.env, cwd=tmp_path, text=True, start_new_session=True, **pipes)
 
     text = "echo ready; until [ -e go ]; do sleep 0.05; done; echo went on"

@@ -209,10 +209,10 @@ def test_what_is_no_frame_ends_its_connection_and_no_run(ours: Any, tmp_path: Pa
     assert not any("supervisor began again" in path.read_text() for path in events)
 
 
-NO_NUMBERS = ("x", -1, 1.5, True, None, [], {}, 1 << 64)
-NO_SIGNALS = (*NO_NUMBERS, 0, 4000)
-NO_TEXTS = (5, True, [], {}, "\0")
-NO_RANKS = (5, "x", {}, [-1], ["0"], [True], [[]])
+NO_NUMBERS: tuple[Any, ...] = ("x", -1, 1.5, True, None, [], {}, 1 << 64)
+NO_SIGNALS: tuple[Any, ...] = (*NO_NUMBERS, 0, 4000)
+NO_TEXTS: tuple[Any, ...] = (5, True, [], {}, "\0")
+NO_RANKS: tuple[Any, ...] = (5, "x", {}, [-1], ["0"], [True], [[]])
 WRONG: dict[str, dict[str, dict[str, tuple[Any, tuple[Any, ...]]]]] = {
     local.SUPERVISOR: {
         "watch": {

@@ -49,7 +49,13 @@ def plan(**job: Any) -> dict[str, Any]:
 def record(run_id: str = ID, **more: Any) -> dict[str, Any]:
     """A job.json, of a detached run on the host n1."""
     served = {"name": "n1", "user": ""}
-    own = {"id": run_id, "name": "", "argv": ["muster", "run"], "cwd": "/", "started": "2026-11-27 10:11:12"}
+    own: dict[str, Any] = {
+        "id": run_id,
+        "name": "",
+        "argv": ["muster", "run"],
+        "cwd": "/",
+        "started": "2026-11-27 10:11:12",
+    }
     own.update(time=time.time(), ranks=1, pid=0, pid_started="", host="n1", boot="x", served=served, there="/runs/x")
     return {**own, "shared": False, **more}
 
@@ -150,7 +156,7 @@ class User:
 
     def start(self, *words: str, **more: Any) -> subprocess.Popen[str]:
         """`muster`, by this user."""
-        own = {"user": self.uid, "group": self.uid, "extra_groups": []} if self.uid else {}
+        own: Any = {"user": self.uid, "group": self.uid, "extra_groups": []} if self.uid else {}
         argv = ["/usr/bin/python3", "-m", "muster", *words]
         return subprocess.Popen(argv, env=self.env, cwd=self.home, text=True, **own, **more)
 
@@ -276,7 +282,7 @@ def test_a_limit_of_processes_is_told_and_nothing_stays(place: Path, option: str
     others, started = [], {}
     try:
         for free, user in users.items():
-            own = {"user": user.uid, "group": user.uid, "extra_groups": []}
+            own: Any = {"user": user.uid, "group": user.uid, "extra_groups": []}
             others += [subprocess.Popen(["sleep", "600"], **own) for _ in range(limit - free)]
         for free, user in users.items():
             words = ["run", *filter(None, [option]), "-g", "2", "--launcher", "exec", str(place / "s.py")]
@@ -343,7 +349,7 @@ def test_a_hostile_host_writes_no_file_and_runs_nothing_here(there: There, says:
     trap.chmod(0o755)
     outside = there.folder / "outside"
 
-    def introduced(job: Mapping[str, Any], made: Mapping[str, Any]) -> bytes:
+    def introduced(job: Any, made: Any) -> bytes:
         files = {"job.json": json.dumps(job), "plan.json": json.dumps(made)}
         return pack("introduced", there="/runs/x", files=files)
 

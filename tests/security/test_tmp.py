@@ -116,7 +116,7 @@ def test_a_name_that_is_taken(shared: Path, tmp_path: Path, plant: str) -> None:
         "link": lambda: path.symlink_to(tmp_path),
         "fifo": lambda: os.mkfifo(path),
         "dangling link": lambda: path.symlink_to(tmp_path / "new"),
-        "open folder": lambda: (path.mkdir(), path.chmod(0o777)),
+        "open folder": lambda: [path.mkdir(), path.chmod(0o777)],  # type: ignore[func-returns-value]
     }
     make[plant]()
     if plant != "open folder":

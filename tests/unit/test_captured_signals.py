@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ def send(number: int) -> None:
 def test_they_are_events_of_the_loop_until_the_context_is_left(loop: EventLoop) -> None:
     """Then all is as before, descriptors too: handlers of this process, defaults, what is ignored, another context."""
     own: list[int] = []
-    before = {signal.SIGUSR1: lambda number, _: own.append(number), signal.SIGUSR2: signal.SIG_IGN}
+    before: dict[int, Any] = {signal.SIGUSR1: lambda number, _: own.append(number), signal.SIGUSR2: signal.SIG_IGN}
     saved = {number: signal.signal(number, handler) for number, handler in before.items()}
     descriptors, heard = os.listdir("/proc/self/fd"), list[int]()
     try:

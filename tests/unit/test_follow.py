@@ -233,7 +233,8 @@ def test_a_line_whose_write_the_kernel_has_not_told_of_yet_is_waited_for(tmp_pat
     assert not follower.undecided
     follower.close()
 
-    follower = Follower(str(tmp_path / "other"), [0]) if (tmp_path / "other").mkdir() is None else follower
+    (tmp_path / "other").mkdir()
+    follower = Follower(str(tmp_path / "other"), [0])
     out, err = follower.of(0)
     append(out, b"a\nb\n")
     append(err, b"c\n")

@@ -218,14 +218,14 @@ def awaited(module: Any) -> set[str]:
     """The kinds that stand in comparisons of a module, or that its `_answer` waits for."""
     tree = ast.parse(Path(inspect.getsourcefile(module) or "").read_text())
     found = {
-        node.comparators[0].value
+        str(node.comparators[0].value)
         for node in ast.walk(tree)
         if isinstance(node, ast.Compare)
         and ("['kind']" in ast.unparse(node.left) or "get('kind')" in ast.unparse(node.left))
         and isinstance(node.comparators[0], ast.Constant)
     }
     found |= {
-        call.args[1].value
+        str(call.args[1].value)
         for _, call in calls(tree)
         if getattr(call.func, "id", "") in ("_answer", "_expect") and isinstance(call.args[1], ast.Constant)
     }

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import select
 from random import Random
+from typing import Any
 
 import pytest
 
 from muster.agent.protocol import MAGIC, Unpacker, pack
 from muster.world.link import ChildLink
 
-FRAMES = [
+FRAMES: list[tuple[dict[str, Any], bytes]] = [
     ({"kind": "hello", "version": 1, "host": "a"}, b""),
     ({"kind": "output", "rank": 3, "stream": "out"}, b"\x00\xff\n" * 1000),
     ({"kind": "note", "text": "größer, \u2028 and \U0001f600"}, b""),

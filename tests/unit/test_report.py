@@ -286,8 +286,8 @@ RECORD = {
 }
 
 
-HOW = {"launcher": "fork", "program": {"kind": "script", "argv": ["train.py"]}}
-FACTS = [
+HOW: dict[str, Any] = {"launcher": "fork", "program": {"kind": "script", "argv": ["train.py"]}}
+TOLD: list[dict[str, Any]] = [
     {"event": "hello", "node": 1, "python": "3.9.1"},
     {"event": "hello", "node": 0, "executable": "/opt/python", "python": "3.11.7"},
     {"event": "warm", "node": 0, "fork": False, "torch": "2.13.0"},
@@ -304,7 +304,7 @@ def shown() -> dict[str, str]:
         "in a second attempt": show_in_words(RUN, RECORD, "succeeded", again, []),
         "it runs": show_in_words(RUN, {**RECORD, "name": ""}, "running", None, EVENTS[:2]),
         "it runs, and tells": show_in_words(
-            RUN, {**RECORD, "ranks": 4, "job": HOW}, "running", None, [*EVENTS[:2], *FACTS], ("n1", "n2"), now=USES
+            RUN, {**RECORD, "ranks": 4, "job": HOW}, "running", None, [*EVENTS[:2], *TOLD], ("n1", "n2"), now=USES
         ),
         "nothing is known": show_in_words(RUN, {}, "lost: muster and its agent were killed", None, []),
     }

@@ -20,8 +20,8 @@ from muster.world.status import Controller, RunStatus, status
 ID = "20261127-101112-0123456789abc-train"
 HERE = {"host": "n0", "boot": "b1"}
 FAILED = Outcome(RunState.FAILED, 3, 2.0)
-SERVED = {"served": {"name": "n2", "user": ""}, "host": "n2", "there": "/there"}
-SLURM = {"slurm": "17", "host": "n1", "there": "/there", "served": {"name": "", "user": ""}}
+SERVED: dict[str, Any] = {"served": {"name": "n2", "user": ""}, "host": "n2", "there": "/there"}
+SLURM: dict[str, Any] = {"slurm": "17", "host": "n1", "there": "/there", "served": {"name": "", "user": ""}}
 GONE = Controller(False)
 
 
@@ -166,7 +166,7 @@ ENDS = {
 def test_an_end_that_slurm_alone_saw(state: str, by: str, tmp_path: Path) -> None:
     run = made(tmp_path, files={"attempt_0/rank_00000.out": ""}, **SLURM)
     before = seen(tmp_path)
-    found = status(run, Told(**{by: state}, who="ann"))
+    found = status(run, Told(queue=state, who="ann") if by == "queue" else Told(accounting=state, who="ann"))
     outcome = found.outcome
     assert outcome is not None and (found.state, outcome.code, outcome.duration) == (*ENDS[state], 10.0)
     assert state in reason_in_words(outcome.stopped) and ("ann" in reason_in_words(outcome.stopped)) == (

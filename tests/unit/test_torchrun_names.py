@@ -31,10 +31,10 @@ def torchruns() -> list[Known]:
     found = []
     for call in ast.walk(ast.parse(source)):
         if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "add_argument":
-            names = [word.value for word in call.args if isinstance(word, ast.Constant)]
+            names = [str(word.value) for word in call.args if isinstance(word, ast.Constant)]
             actions = [ast.unparse(word.value) for word in call.keywords if word.arg == "action"]
             if names[0].startswith("-"):
-                found.append(Known(tuple(map(str, names)), actions in (["check_env"], ["'store_true'"])))
+                found.append(Known(tuple(names), actions in (["check_env"], ["'store_true'"])))
     return found
 
 

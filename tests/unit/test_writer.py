@@ -153,7 +153,12 @@ def test_a_stalled_disk_holds_up_no_event_of_a_run_in_the_foreground(loop: Event
     attached.start_writing()
     lines: list[str] = []
     late = threading.Timer(20, reads.set)  # of one that hangs
-    reader = threading.Thread(target=lambda: (reads.wait(), lines.extend(path.read_text().splitlines())))
+
+    def read() -> None:
+        reads.wait()
+        lines.extend(path.read_text().splitlines())
+
+    reader = threading.Thread(target=read)
     late.start()
     reader.start()
     attached.note("hello", {"node": 0})
