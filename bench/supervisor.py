@@ -19,6 +19,7 @@ from typing import Any
 
 from muster.agent.eventloop import EventLoop
 from muster.agent.wire import Wire
+from muster.core.controller_config import ControllerConfig, NodeRecord
 from muster.launchers import make_plan
 from muster.model import Host, Job, Plan, Program
 from muster.ranks import layout
@@ -40,7 +41,9 @@ class Controller(World):
 
     def __init__(self, loop: EventLoop, plan: Plan) -> None:
         links = [Link(node.number, node.host.name, Wire()) for node in plan.nodes]
-        super().__init__(loop, plan, Run(Path("/nowhere")), links, loop.time())
+        nodes = tuple(NodeRecord("/nowhere") for _ in plan.nodes)
+        config = ControllerConfig(loop.time(), "127.0.0.1", 0.0, nodes)
+        super().__init__(loop, plan, Run(Path("/nowhere")), links, config)
         self.records: list[str] = []
 
     def note(self, kind: str, fields: Mapping[str, Any]) -> None:

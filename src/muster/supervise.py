@@ -456,7 +456,7 @@ class Supervisor:
     # ---- starting ---------------------------------------------------------------------------------------------------
 
     def _on_configured(self, event: Configured, actions: list[Action]) -> None:
-        if self.phase == "preparing" and not self.configured:
+        if self.phase is Phase.PREPARING and not self.configured:
             self.configured = True
             actions.append(Listen(self.attempt))
 

@@ -19,6 +19,7 @@ from muster.agent.dial import Met
 from muster.agent.logs import KEEP
 from muster.agent.protocol import Unpacker, pack
 from muster.agent.wire import Wire
+from muster.core.controller_config import ControllerConfig, NodeRecord
 from muster.launchers import make_plan
 from muster.model import Host, Job, Program
 from muster.ranks import layout
@@ -63,17 +64,9 @@ class Controller:
         self.loop, self.run = ManualLoop(), Run(folder)
         job = Job(Program("command", ("true",)), "exec", "python3", "--python", "/", lease=LEASE)
         plan = make_plan(job, layout([(Host("n1"), 1), (Host("n2"), 1)]), "20261127-000000-abcdef")
-        record = {
-            "offsets": [0.0, 0.0],
-            "facts": [{}, {}],
-            "began": 1000.0,
-            "clock": 0.0,
-            "address": "10.0.0.1",
-            "meets": [{}, {}],
-            "shared": shared,
-            "attached": False,
-        }
-        self.served = Served(self.loop, plan, self.run, record, "secret")
+        nodes = tuple(NodeRecord(str(folder), shared=one) for one in shared)
+        config = ControllerConfig(began=1000.0, address="10.0.0.1", clock=0.0, nodes=nodes)
+        self.served = Served(self.loop, plan, self.run, config, "secret")
         self.served.scribe.writer.start()
         self.agents = [Agent(), Agent()]
 

@@ -5,7 +5,6 @@ What is common to both ways of it: in the terminal that started the run (`attach
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
