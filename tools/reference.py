@@ -190,15 +190,16 @@ about this machine. Others by `--env`; see [several machines](../hosts.md).
 def launchers() -> str:
     """Launchers, and the places at which they work, with the times of the last matrix."""
     from muster.launchers import LAUNCHERS
-    from muster.places import PLACES
+    from muster.places import TRANSPORTS
+    from muster.schedulers import SCHEDULERS
 
     matrix = {}
     for line in (ROOT / "docs" / "matrix.md").read_text().splitlines():
         if line.startswith("| `"):
             name, *times = (piece.strip() for piece in line.strip("|").split("|"))
             matrix[name.strip("`")] = times
-    rows = [("launcher", "what it does", "wants", *(f"at `{place}`" for place in ("local", "ssh", "slurm")))]
-    assert set(PLACES) == {"local", "ssh", "slurm"}, "a new place wants a column of the matrix"
+    rows = [("launcher", "what it does", "wants", *(f"at `{place}`" for place in ("local", "ssh", *SCHEDULERS)))]
+    assert set(TRANSPORTS) == {"local", "ssh", "step"}, "a new transport wants a column of the matrix"
     for name, launcher in LAUNCHERS.items():
         wants = launcher.package or launcher.program
         rows.append((code(name), launcher.says, code(wants), *matrix.get(name, ("?", "?", "?"))))

@@ -14,7 +14,7 @@ from muster.agent.local import TOKEN
 
 _MAIN = """import signal, sys
 if sys.argv[1] != "serve":
-    # what Slurm sends to a process that is only beginning waits until that listens
+    # what a scheduler sends to a process that is only beginning waits until that listens
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 from muster.agent.descriptors import open_standard_descriptors
 open_standard_descriptors()

@@ -9,6 +9,7 @@ from typing import Any, Callable, NamedTuple
 from muster.agent.machine import IDENTITY
 from muster.fold import by_value
 from muster.plurals import plural
+from muster.schedulers import SCHEDULERS, get_scheduler, title
 
 Facts = Mapping[str, Any]
 """What a machine told of itself; see `agent/probe.py`."""
@@ -26,11 +27,13 @@ class Patient(NamedTuple):
     folder: str
     """Where the ranks start."""
     nodes: Mapping[str, tuple[str, str]]
-    """Of Slurm, by node: the state and the reason; empty without Slurm."""
+    """Of the scheduler, by node: the state and the reason; empty without one."""
     gres: Mapping[str, int]
-    """The GPUs that Slurm has for each node."""
-    slurm_silent: str = ""
-    """Why Slurm, which is here, does not answer."""
+    """The GPUs that the scheduler has for each node."""
+    scheduler: str = ""
+    """The key of the scheduler that is here; empty without one."""
+    scheduler_silent: str = ""
+    """Why it does not answer."""
 
 
 class Finding(NamedTuple):
@@ -497,14 +500,18 @@ def _cores(patient: Patient) -> Iterator[Finding]:
             )
 
 
-def _slurm(patient: Patient) -> Iterator[Finding]:
-    if patient.slurm_silent:
+def _scheduler(patient: Patient) -> Iterator[Finding]:
+    machines = get_scheduler(patient.scheduler).machines if patient.scheduler else None
+    if machines is None:
+        return
+    name, remedies = title(patient.scheduler), machines.remedies
+    if patient.scheduler_silent:
         yield Finding(
             "warning",
-            next(iter(patient.facts), "Slurm"),
-            f"Slurm does not answer: {patient.slurm_silent}",
+            next(iter(patient.facts), name),
+            f"{name} does not answer: {patient.scheduler_silent}",
             "nothing can be handed in, and states of jobs are unknown",
-            "`scontrol ping`; slurmctld may be down",
+            remedies.silent,
         )
     for node, count in patient.gres.items():
         there = len(patient.facts[node]["gpus"]) if node in patient.facts else 0
@@ -512,9 +519,9 @@ def _slurm(patient: Patient) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 node,
-                f"Slurm has {plural(count, 'GPU')} for it, and {there} are there",
+                f"{name} has {plural(count, 'GPU')} for it, and {there} are there",
                 "jobs get GPUs that are not there, or some are never used",
-                "gres.conf there, and `scontrol show node`",
+                remedies.gpus,
             )
     for node, (state, reason) in patient.nodes.items():
         bad = ("down", "drain", "fail", "unk")
@@ -522,9 +529,9 @@ def _slurm(patient: Patient) -> Iterator[Finding]:
             yield Finding(
                 "error",
                 node,
-                f"Slurm holds it for {state}" + (f": {reason}" if reason else ""),
+                f"{name} holds it for {state}" + (f": {reason}" if reason else ""),
                 "no job starts there",
-                f"`scontrol show node {node}`",
+                remedies.node.format(node=node),
             )
 
 
@@ -547,7 +554,7 @@ CHECKS = (
     Check("limits", _limits, free=True),
     Check("clocks agree", _clocks),
     Check("variables that hurt", _variables, free=True),
-    Check("Slurm's own view", _slurm),
+    Check(f"{' and '.join(row.title for row in SCHEDULERS.values())}'s own view", _scheduler),
 )
 
 

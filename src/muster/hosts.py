@@ -188,12 +188,11 @@ def _length(item: str) -> int:
     return max(1, int(last) - int(first) + 1) if first.isdigit() and last.isdigit() else 1
 
 
-def unfold_hosts(text: str) -> list[str]:
-    """The hosts of a list as Slurm writes it, `n[1-3,07],gpu5`, in order; nothing has to be installed for it.
+def unfold_hosts(text: str, source: str = "the list of nodes") -> list[str]:
+    """The hosts of a list as schedulers write it, `n[1-3,07],gpu5`, in order; nothing has to be installed for it.
 
-    Raises `Impossible`.
+    `source` is what an error calls the list. Raises `Impossible`.
     """
-    source = "Slurm's list of nodes"
     _refuse_too_many(text, source)
     found: list[str] = []
     for piece in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", text):

@@ -1,6 +1,6 @@
-"""The supervisor of a run inside an allocation of Slurm: what the batch script becomes.
+"""The supervisor of a run inside a job of a scheduler: what the batch script becomes.
 
-`python muster.pyz inside RUN_DIR`: it starts one agent a node by a single srun, plans with what they tell, and serves.
+`python muster.pyz inside RUN_DIR`: it starts one agent a node by a single step, plans with what they tell, and serves.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ from muster.launchers import make_plan
 from muster.model import Host, Job, Plan, as_json
 from muster.printable import guard
 from muster.runs import Run
-from muster.schedulers import slurm
+from muster.schedulers.scheduler import Allocation, JobTerms
 from muster.stored import job_from_json
 from muster.supervise import Configured
-from muster.world import code, queue
+from muster.world import code
 from muster.world.batch import BatchJob
 from muster.world.bootstrap import Bootstrap, RunPlace, need_of
 from muster.world.code import Tree
 from muster.world.joining import PATIENCE, JoiningAgents
 from muster.world.outputs import OutputFiles
+from muster.world.queue import SchedulerClient, client
 from muster.world.serve import Served
 
 ASKED = "asked.json"
@@ -50,38 +51,48 @@ _STEPS_END = 3.0
 class Steps:
     """The steps of a job that start its agents; a `Starter`."""
 
-    def __init__(self, signals: CapturedSignals, run: Run, allocation: slurm.Allocation, env: Mapping[str, str]):
-        self.signals, self.run, self.allocation, self.env = signals, run, allocation, env
+    def __init__(
+        self,
+        signals: CapturedSignals,
+        run: Run,
+        client: SchedulerClient,
+        allocation: Allocation,
+        env: Mapping[str, str],
+    ):
+        self.signals, self.run, self.client, self.allocation, self.env = signals, run, client, allocation, env
         self.steps: list[subprocess.Popen[bytes]] = []
         self.log = run.path / "agents.log"
         self.said_before = self.log.stat().st_size if self.log.exists() else 0
         """Bytes of the log that are of an earlier attempt."""
 
     def start(self) -> None:
-        """One task a node, by a single srun; by one for each node where they have not equally many GPUs."""
+        """One task a node, by a single step; by one for each node where they have not equally many GPUs."""
         command = [sys.executable, "-I", "-S", str(self.run.path / ARCHIVE), "step", str(self.run.path)]
-        gpus = queue.gpus_by_host(self.allocation)
+        gpus = self.client.gpus_by_host(self.allocation)
         together = [tuple(gpus)] if len(set(gpus.values())) == 1 else [(host,) for host in gpus]
         for hosts in together:
             job, each = self.allocation.job, gpus[hosts[0]]
-            self.steps.append(queue.start_step(job, hosts, command, self.log, self.env, each))
+            self.steps.append(self.client.start_step(job, hosts, command, self.log, self.env, each))
 
     def check(self, missing: Sequence[str], late: bool) -> None:
         """Raise `Unreachable` when the job, or a step, has ended before the agents have come."""
         if signal.SIGTERM in self.signals.pending:
-            raise Unreachable(f"Slurm ended job {self.allocation.job} before the ranks were started", None)
+            what = f"{self.client.title} ended job {self.allocation.job}"
+            raise Unreachable(f"{what} before the ranks were started", None)
         ended = next((code for code in (step.poll() for step in self.steps) if code is not None), None)
         said = self._said()
-        failed = {host: how for host, how in slurm.ended_tasks(said).items() if host in missing}
+        scheduler = self.client.scheduler
+        failed = {host: how for host, how in scheduler.failed_steps(said).items() if host in missing}
         if failed or ended is not None or late:
-            how = f"none within {PATIENCE:g} s" if ended is None else f"srun ended with status {ended}"
-            if failed:  # the others still run, so srun does too
+            how = f"{scheduler.task.program} ended with status {ended}"
+            how = f"none within {PATIENCE:g} s" if ended is None else how
+            if failed:  # the others still run, so the step does too
                 missing, how = list(failed), "; ".join(dict.fromkeys(failed.values()))
             words = said.strip().splitlines()[-3:]
             raise Unreachable(f"no agent on {fold_hosts(missing)}: {how}", "; ".join(words) or None)
 
     def _said(self) -> str:
-        """What srun and the agents of this attempt have said."""
+        """What the steps and the agents of this attempt have said."""
         with open(self.log, "rb") as file:
             file.seek(self.said_before)
             return file.read(1 << 16).decode("utf-8", "replace")
@@ -93,8 +104,8 @@ class Steps:
             step.wait()
 
     def see_end(self, within: float | None) -> None:
-        """See them end. An srun waits for a node that has crashed until Slurm takes note of that, which can be minutes,
-        and the job would keep its nodes."""
+        """See them end. A step may wait for a node that has crashed until the scheduler takes note of it, which can be
+        minutes, and the job would keep its nodes."""
         for step in self.steps:
             try:
                 step.wait(within)
@@ -112,32 +123,33 @@ class Inside:
         signals: CapturedSignals,
         run: Run,
         asked: Mapping[str, Any],
-        allocation: slurm.Allocation,
+        allocation: Allocation,
         steps: Steps,
     ):
         self.loop, self.signals, self.run, self.allocation = loop, signals, run, allocation
         job = job_from_json(asked["job"])
-        exported = {**asked["exported"], **({} if asked["allocated"] else slurm.exported(os.environ))}
+        self.client, self.scheduler = steps.client, steps.client.scheduler
+        exported = {**asked["exported"], **({} if asked["allocated"] else self.scheduler.exported(os.environ))}
         self.job: Job = job._replace(allocation=allocation.job, env={**exported, **job.env})
-        self.cpus = asked["cpus"] or slurm.cpus_by_host(os.environ, allocation.hosts)
+        self.cpus = asked["cpus"] or self.scheduler.cpus(os.environ, allocation.hosts)
         self.asked, self.steps = asked, steps
         self.sync: Mapping[str, Any] | None = asked["sync"]
         """Where the code is and its copy in the run directory (`--sync`)."""
         self.each, self.np, self.threads_chosen = asked["each"], asked["np"], asked["threads_chosen"]
         self.began = time.monotonic()
+        self.terms = JobTerms(**asked["terms"])
         self.batch = BatchJob(
+            self.client,
             allocation.job,
-            asked["signal"],
-            asked["before"],
-            chosen=asked["before_chosen"],
+            self.terms,
             signalled=not asked["allocated"],
-            kill_wait=queue.kill_wait(),
             logs=[
                 run.path / name.replace("%j", allocation.job)
-                for name in ("agents.log", "supervisor.log", *slurm.OUTPUTS)
+                for name in ("agents.log", "supervisor.log", *self.scheduler.outputs)
             ],
         )
-        self.agents = JoiningAgents(loop, run, allocation.hosts, self.job.lease, steps, _complain)
+        task = self.scheduler.task._asdict()
+        self.agents = JoiningAgents(loop, run, allocation.hosts, self.job.lease, task, steps, _complain)
         self.bootstrap = Bootstrap(self.agents, need_of(self.job))
 
     def bring_agents(self) -> None:
@@ -213,15 +225,18 @@ class Inside:
 
     def _outputs(self, plan: Plan, first: int) -> OutputFiles:
         """The files that `--output` and `--error` name. Raises `Impossible`."""
-        output, error = self.asked["output"], self.asked["error"] or self.asked["output"]
-        job = slurm.names_of_job(os.environ)
-        targets = {}
+        output, error = self.terms.output, self.terms.error or self.terms.output
+        names = self.scheduler.file_names
+        targets: dict[tuple[int, str], str] = {}
+        if names is None:
+            return OutputFiles(targets, first)
+        job = names.of_job(os.environ)
         for node in plan.nodes:
             for rank in node.ranks:
-                values = slurm.names_of_task(job, rank, node.host.name, self.agents.links[node.number].facts["step"])
+                values = names.of_rank(job, rank, node.host.name, self.agents.links[node.number].facts["step"])
                 for stream, pattern in (("out", output), ("err", error)):
                     if pattern:
-                        targets[rank.rank, stream] = os.path.join(self.job.cwd, slurm.fill_pattern(pattern, values))
+                        targets[rank.rank, stream] = os.path.join(self.job.cwd, names.fill(pattern, values))
         return OutputFiles(targets, first)
 
     def serve(self) -> int:
@@ -252,32 +267,32 @@ class Inside:
             world.say(finding)
         world.watch_job(self.batch, self.signals)
         outcome = world.go(-1, viewers.detach(), agents.listener.detach())
-        ended_by_slurm = (world.warned or world.ending or world.nodes_lost) and world.cause != "cancelled"
-        if ended_by_slurm and outcome.code != 0 and self.allocation.restarts < self.asked["requeue"]:
+        interrupted = (world.warned or world.ending or world.nodes_lost) and world.cause != "cancelled"
+        if interrupted and outcome.code != 0 and self.allocation.restarts < self.terms.requeue:
             self._requeue(over=world.ending and world.cause == "time limit")
         self.steps.see_end(_STEPS_END if world.nodes_lost else None)
         return outcome.code
 
     def _requeue(self, over: bool) -> None:
-        """Come again, unless Slurm has put the job back already to make room, or somebody has cancelled it.
+        """Come again, unless the scheduler has put the job back already to make room, or somebody has cancelled it.
 
-        `over`: its time is over, so Slurm ends it already, and puts it back then.
+        `over`: its time is over, so the scheduler ends it already, and puts it back then.
         """
         deadline = time.monotonic() + _END
         while time.monotonic() < deadline:
-            command = slurm.requeue(self.allocation.job, ending=over)
-            done = subprocess.run(command, capture_output=True, text=True, env=slurm.clean(os.environ))
-            if done.returncode == 0:
+            done = self.client.requeue(self.allocation.job, ending=over)
+            if done.code == 0:
                 break
-            if slurm.refuses_requeue(done.stderr):
-                return  # as a rule the job is ending already, and Slurm knows whether it comes again
+            if self.scheduler.refuses_requeue(done.err):
+                return  # as a rule the job is ending already, and the scheduler knows whether it comes again
             time.sleep(1.0)
         else:
-            _complain(f"the job was not put back into the queue: {done.stderr.strip()}")
+            _complain(f"the job was not put back into the queue: {done.err.strip()}")
             return
-        while not over and time.monotonic() < deadline:  # Slurm ends this process; if it ended, the job would be over
+        # the scheduler ends this process; if it ended by itself, the job would be over
+        while not over and time.monotonic() < deadline:
             time.sleep(1.0)
-            queue.start_now(self.allocation.job)
+            self.client.start_now(self.allocation.job)
 
 
 def _complain(text: str) -> None:
@@ -289,17 +304,19 @@ def inside(words: list[str]) -> int:
     guard()
     run = Run(Path(words[0]))
     asked = run.read(ASKED)
-    allocation = slurm.allocation(os.environ)
-    assert asked is not None and allocation is not None
+    assert asked is not None
+    asks = client(asked["job"]["scheduler"])
+    allocation = asks.scheduler.allocation(os.environ)
+    assert allocation is not None
     if allocation.restarts:
-        for name in ("outcome.json", RECORD):  # of an attempt that Slurm ended
+        for name in ("outcome.json", RECORD):  # of an attempt that the scheduler ended
             (run.path / name).unlink(missing_ok=True)
     allocation = allocation._replace(hosts=tuple(asked["hosts"] or allocation.hosts[: asked["nodes"]]))
     loop = EventLoop()
     signals = CapturedSignals(loop, not_ignored())
-    signals.start()  # and never stop: Slurm may send SIGTERM up to the end, and the exit status is to tell of the run
+    signals.start()  # and never stop: SIGTERM may come up to the end, and the exit status is to tell of the run
     system.hear_signals()
-    steps = Steps(signals, run, allocation, os.environ)
+    steps = Steps(signals, run, asks, allocation, os.environ)
     here = Inside(loop, signals, run, asked, allocation, steps)
     try:
         here.bring_agents()

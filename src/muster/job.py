@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from muster import environ, hosts
+from muster import environ, hosts, runtimes
 from muster.agent import machine, system
 from muster.errors import Impossible
 from muster.hosts import Wanted
@@ -22,6 +22,7 @@ from muster.parsing import Parsed
 from muster.plurals import plural
 from muster.ranks import layout, started_by
 from muster.record import Option, Options
+from muster.schedulers import SCHEDULERS, choosing, get_scheduler, of_scheduler, title, typed
 from muster.world import here
 from muster.world.terminal import size_here
 
@@ -83,10 +84,11 @@ def refuse_worlds(options: RunOptions, env: Mapping[str, str]) -> None:
         raise Impossible(
             f"--nnodes {nodes}: muster does not change the number of nodes while it runs", f"use `--nnodes {many}`"
         )
-    if few != "1" and not options.elsewhere and not options.slurm:
+    if few != "1" and not options.elsewhere and not options.scheduled:
         raise Impossible(
             f"--nnodes {nodes}: no machines were named",
-            f"name them: `--hosts n1,n2 --nnodes {few}`, or `--hostfile FILE`; `--slurm` asks Slurm for them",
+            f"name them: `--hosts n1,n2 --nnodes {few}`, or `--hostfile FILE`"
+            + "".join(f"; `{typed(name)}` asks {row.title} for them" for name, row in SCHEDULERS.items()),
         )
     if options.node_rank not in (None, "0"):
         raise Impossible(
@@ -104,15 +106,23 @@ def refuse_worlds(options: RunOptions, env: Mapping[str, str]) -> None:
         )
 
 
-def _refuse_options_of_slurm(options: RunOptions) -> None:
-    """Raise `Impossible` for options that were typed for Slurm where it is not asked for anything."""
-    typed = [option for option in options.all_given("argv") if option.slurm]
-    if typed and not options.slurm:
-        names = ", ".join(option.long_name for option in typed)
-        hint = "add `--slurm`"
-        if RunOptions.time in typed:
-            hint += "; `--timeout 1h` ends a run after that time without Slurm"
-        raise Impossible(f"{names}: that is for Slurm, and this is no run of Slurm", hint)
+def _check_scheduler(options: RunOptions) -> None:
+    """Raise `Impossible` for a scheduler that is not known, and for options that were typed for another one."""
+    name = options.scheduler or ""
+    if name and name not in SCHEDULERS:
+        hint = did_you_mean(name, SCHEDULERS) or f"known: {', '.join(SCHEDULERS)}"
+        raise Impossible(f"there is no scheduler `{name}`", hint)
+    others = [option for option in choosing(options) if option.key not in ("scheduler", name) and options.value(option)]
+    if name and others:
+        raise Impossible(f"{others[0].long_name} and --scheduler {name} contradict each other", "leave one of them out")
+    for other in SCHEDULERS:
+        given = [option for option in options.all_given("argv") if of_scheduler(option) == other]
+        if given and options.scheduled != other:
+            names, what = ", ".join(option.long_name for option in given), title(other)
+            hint = f"add `{typed(other)}`"
+            if any(option.key == "time" for option in given):
+                hint += f"; `--timeout 1h` ends a run after that time without {what}"
+            raise Impossible(f"{names}: that is for {what}, and this is no run of {what}", hint)
 
 
 def program(parsed: Parsed, options: RunOptions, verb: str, cwd: str, brought: str = "") -> Program:
@@ -154,8 +164,12 @@ def named_hosts(named: str | None, hostfile: str | None, cwd: str = "") -> tuple
 
 def wanted_hosts(options: RunOptions, cwd: str) -> tuple[Wanted, ...]:
     """The hosts that were named, those that get a rank; empty for this machine alone. Raises `Impossible`."""
-    if options.elsewhere and options.slurm:
-        raise Impossible("--slurm with hosts: Slurm chooses the nodes", "leave one out; --nodelist asks for nodes")
+    if options.elsewhere and options.scheduled:
+        naming = options.option(get_scheduler(options.scheduled).nodelist)
+        raise Impossible(
+            f"{typed(options.scheduled)} with hosts: {title(options.scheduled)} chooses the nodes",
+            "leave one out" + (f"; {naming.long_name} asks for nodes" if naming is not None else ""),
+        )
     if not options.elsewhere:
         for option in (RunOptions.include, RunOptions.exclude):
             if options.given(option):
@@ -183,27 +197,6 @@ def wanted_hosts(options: RunOptions, cwd: str) -> tuple[Wanted, ...]:
             f"use `--nnodes {len(found) - len(idle)}`, or leave it out",
         )
     return tuple(host._replace(slots=count, gpus=host.gpus[:count]) for host, count in zip(found, counts) if count != 0)
-
-
-def check_sizes(nodes: int, each: str | None, total: int | None, source: str) -> None:
-    """Raise `Impossible` where `-n` ranks cannot be on so many nodes with `-g` ranks each; `source` says who counts."""
-    if total is None:
-        return
-    if total < nodes:
-        raise Impossible(f"-n {total} with {source}: {nodes} nodes need {nodes} ranks at least", f"use `-N {total}`")
-    if each is None or not each.isdigit():
-        return
-    if total > nodes * int(each):
-        raise Impossible(
-            f"-n {total} with {source} and -g {each}: that is room for {plural(nodes * int(each), 'rank')}",
-            "leave one of them out",
-        )
-    needed = -(-total // int(each))
-    if needed < nodes:
-        raise Impossible(
-            f"-n {total} with {source} and -g {each}: that leaves {nodes - needed} of the nodes without a rank",
-            f"use `-N {needed}`, or leave one of them out",
-        )
 
 
 def ranks_there(each: str | None, cores: int, gpus: int, host: str) -> int:
@@ -278,7 +271,7 @@ class Asked(NamedTuple):
 def make_job(parsed: Parsed, options: RunOptions, env: Mapping[str, str], verb: str, brought: str = "") -> Asked:
     """The job that these options ask for; `brought` is the text of a script of muster's own. Raises `Impossible`."""
     refuse_worlds(options, env)
-    _refuse_options_of_slurm(options)
+    _check_scheduler(options)
     cwd = here.absolute(options.cwd or ".")
     if not os.path.isdir(cwd):
         raise Impossible(f"--cwd {options.cwd}: there is no such folder", "make it first; ranks start there")
@@ -298,7 +291,7 @@ def make_job(parsed: Parsed, options: RunOptions, env: Mapping[str, str], verb: 
             f"there is no launcher `{launcher}`", did_you_mean(launcher, LAUNCHERS) or f"known: {', '.join(LAUNCHERS)}"
         )
     package = LAUNCHERS[launcher].package
-    if package and not named and not options.slurm and not options.python and not options.setup:
+    if package and not named and not options.scheduled and not options.python and not options.setup:
         here.check_package(package, launcher)
     if named and options.gpus is not None:
         raise Impossible("--gpus is for this machine", "with hosts write `--hosts n1:0,1`: GPUs 0 and 1 of n1")
@@ -310,6 +303,7 @@ def make_job(parsed: Parsed, options: RunOptions, env: Mapping[str, str], verb: 
         general[-1] if general else None, what.argv[0], cwd, env, sys.executable, not named
     )
     variables = environ.chosen(options.env, env)
+    in_what, value = runtimes.chosen(options)
     job = Job(
         program=what,
         launcher=launcher,
@@ -317,7 +311,10 @@ def make_job(parsed: Parsed, options: RunOptions, env: Mapping[str, str], verb: 
         python_why=why,
         python_named=bool(general),
         cwd=cwd,
-        place="ssh" if named else "slurm" if options.slurm else "local",
+        place="ssh" if named else "step" if options.scheduled else "local",
+        scheduler=options.scheduled,
+        runtime=in_what,
+        runtime_value=value,
         name=options.name or "",
         env={**environ.forwarded(env), **variables} if named else variables,
         setup=tuple(setup),
@@ -336,7 +333,7 @@ def make_job(parsed: Parsed, options: RunOptions, env: Mapping[str, str], verb: 
         role=options.role,
         log_dir=_log_dir(options, named),
         terminal=_terminal(options, env),
-        lease=options.lease if named or options.slurm else 0.0,
+        lease=options.lease if named or options.scheduled else 0.0,
     )
     return Asked(
         job=job,

@@ -33,12 +33,9 @@ class Late(Enum):
     SHIM = ("MUSTER_RANK", "what an external launcher starts in place of the script: it asks the agent what to run")
     FOLDER = ("MUSTER_FOLDER", "the directory of a launcher's own files")
     SCRATCH = ("MUSTER_SCRATCH", "a directory with a short name, on each machine, that is deleted with the run")
-    SLURM_JOB_ID = ("SLURM_JOB_ID", "the id of the Slurm job")
-    SLURM_STEP_NODELIST = ("SLURM_STEP_NODELIST", "the nodes that Slurm has given, in its own notation")
-    SLURM_CPUS_PER_TASK = (
-        "SLURM_CPUS_PER_TASK",
-        "the cores of the node over its ranks; none unless they were asked for",
-    )
+    JOB_ID = ("JOB_ID", "the number of the scheduler's job")
+    JOB_NODES = ("JOB_NODES", "the nodes that the scheduler has given, in its own notation")
+    CPUS_PER_RANK = ("CPUS_PER_RANK", "the cores of the node over its ranks; none unless they were asked for")
 
     def __init__(self, key: str, says: str):
         self.key, self.says = key, says
@@ -157,7 +154,7 @@ class Job(NamedTuple):
     cwd: str
     """Absolute path in which the ranks start."""
     place: str = "local"
-    """A key of `PLACES`: where the ranks run."""
+    """A key of `TRANSPORTS`: how its nodes are reached."""
     name: str = ""
     """A name by which the person finds the run again."""
     env: Environment = MappingProxyType({})
@@ -187,7 +184,7 @@ class Job(NamedTuple):
     signals_to_handle: str = ",".join(ENDING)
     """TORCHELASTIC_SIGNALS_TO_HANDLE of the ranks."""
     allocation: str = ""
-    """The number of the Slurm job in which it runs."""
+    """The number of the scheduler's job in which it runs."""
     passes: tuple[str, ...] = PASSES
     """Signals that muster, when it is sent them, passes on to the ranks that catch them."""
     role: str = ROLE
@@ -201,6 +198,12 @@ class Job(NamedTuple):
     """Seconds for which a node keeps its ranks when the connection to it breaks."""
     python_named: bool = False
     """`python` was chosen by name, and is not replaced by one that `setup` finds first."""
+    scheduler: str = ""
+    """A key of `SCHEDULERS`: who gives its nodes; empty for nobody."""
+    runtime: str = "bare"
+    """A key of `RUNTIMES`: in what its ranks run."""
+    runtime_value: str = ""
+    """The value of the option that chose it, such as the name of an image."""
 
     @property
     def quits(self) -> bool:

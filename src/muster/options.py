@@ -7,10 +7,11 @@ from collections.abc import Mapping
 
 from muster import values
 from muster.model import ENDING, GRACE, ROLE
-from muster.record import Option, Options, defaulted, flag, optional, repeated
+from muster.record import HOW, WHERE, Included, Options, defaulted, flag, optional, repeated
+from muster.runtimes import RUNTIMES, runtime
+from muster.schedulers import SCHEDULERS, chosen, options_of
 
-WHERE = "where the ranks run, this machine without these"
-HOW, RANKS, ENDS, SHOWS = "what starts the ranks", "the ranks", "how it ends", "what is shown and kept"
+RANKS, ENDS, SHOWS = "the ranks", "how it ends", "what is shown and kept"
 
 HELP = flag(("-h", "--help"), "show this and leave", group=SHOWS)
 _AS_JSON = flag(("--json",), "as JSON", group=SHOWS)
@@ -71,98 +72,15 @@ class RunOptions(RunDirOptions):
         default="30s",
         group=WHERE,
     )
-    slurm = flag(("--slurm",), "as a job of Slurm on `--nnodes` nodes; inside an allocation, on its nodes", group=WHERE)
-    partition = optional(("--partition",), "of Slurm: the partition", "NAME", values.text, slurm=True, group=WHERE)
-    account = optional(("--account",), "of Slurm: the account", "NAME", values.text, slurm=True, group=WHERE)
-    qos = optional(("--qos",), "of Slurm: the quality of service", "NAME", values.text, slurm=True, group=WHERE)
-    time = optional(("--time",), "of Slurm: the time limit, `4:00:00`", "LIMIT", values.text, slurm=True, group=WHERE)
-    mem = optional(("--mem",), "of Slurm: memory of each node, `64G`", "SIZE", values.text, slurm=True, group=WHERE)
-    nodelist = optional(("--nodelist",), "of Slurm: these nodes", "NODES", values.text, slurm=True, group=WHERE)
-    constraint = optional(
-        ("--constraint",), "of Slurm: features of the nodes", "LIST", values.text, slurm=True, group=WHERE
-    )
-    comment = optional(("--comment",), "of Slurm: a comment", "TEXT", values.text, slurm=True, group=WHERE)
-    reservation = optional(("--reservation",), "of Slurm: a reservation", "NAME", values.text, slurm=True, group=WHERE)
-    gpus_per_node = optional(
-        ("--gpus-per-node",), "of Slurm: GPUs of each node, `8` or `a100:8`", "N", values.text, slurm=True, group=WHERE
-    )
-    gres = optional(("--gres",), "of Slurm: the same as `gpu:8`", "LIST", values.text, slurm=True, group=WHERE)
-    gpus_per_task = optional(
-        ("--gpus-per-task",), "of Slurm: GPUs of each rank, only 1", "N", values.positive, slurm=True, group=WHERE
-    )
-    dependency = optional(
-        ("--dependency",),
-        "of Slurm: start after other jobs, `afterok:1234`",
-        "LIST",
+    scheduler = optional(
+        ("--scheduler",),
+        "as a job of this scheduler, on `--nnodes` nodes; inside an allocation, on its nodes",
+        "NAME",
         values.text,
-        slurm=True,
+        choices={name: row.title for name, row in SCHEDULERS.items()},
         group=WHERE,
     )
-    mail_type = optional(
-        ("--mail-type",),
-        "of Slurm: events to send mail about, `END,FAIL`",
-        "LIST",
-        values.text,
-        slurm=True,
-        group=WHERE,
-    )
-    mail_user = optional(
-        ("--mail-user",), "of Slurm: where to send it", "ADDRESS", values.text, slurm=True, group=WHERE
-    )
-    cpus_per_task = optional(
-        ("--cpus-per-task",),
-        "of Slurm: cores of each node",
-        "N",
-        values.positive,
-        "one a rank",
-        slurm=True,
-        group=WHERE,
-    )
-    exclusive = flag(("--exclusive",), "of Slurm: whole nodes", slurm=True, group=WHERE)
-    signal_before = defaulted(
-        ("--signal-before",),
-        "of Slurm: so long before the time limit ranks that catch SIGUSR1 get it; 0 for never; another "
-        "signal: `USR2@60`",
-        "[SIG@]TIME",
-        values.warning,
-        default="120s",
-        otherwise="120s, or a quarter of a limit below 8 minutes",
-        slurm=True,
-        group=WHERE,
-    )
-    requeue = defaulted(
-        ("--requeue",),
-        "of Slurm: when the time is over or the job had to make room, go on as the next attempt, at most so many times",
-        "N",
-        values.whole,
-        default="0",
-        slurm=True,
-        group=WHERE,
-    )
-    output = optional(
-        ("--output",),
-        "of Slurm: a file for the output of all ranks, or with `%t` of each, named by Slurm's patterns: `%x-%j.%t.out`",
-        "PATTERN",
-        values.text,
-        slurm=True,
-        group=WHERE,
-    )
-    error = optional(
-        ("--error",),
-        "of Slurm: the same for stderr alone, which else goes where --output says",
-        "PATTERN",
-        values.text,
-        slurm=True,
-        group=WHERE,
-    )
-    slurm_opt = repeated(
-        ("--slurm-opt",),
-        "any other option of sbatch, `NAME=VALUE`; may be repeated",
-        "OPT",
-        values.text,
-        slurm=True,
-        group=WHERE,
-    )
+    of_schedulers = Included(*(options_of(name).run for name in SCHEDULERS))
     sync = flag(
         ("--sync",),
         "bring the code (what git tracks, or all of the folder) to hosts that do not have it: by rsync, "
@@ -238,6 +156,7 @@ class RunOptions(RunDirOptions):
         values.text,
         group=HOW,
     )
+    of_runtimes = Included(*(runtime(name).options for name in RUNTIMES))
     wrap = optional(
         ("--wrap",),
         "words before each rank's command, such as `nsys profile -o {rank}` (launcher exec)",
@@ -390,24 +309,20 @@ class RunOptions(RunDirOptions):
     virtual_local_rank = flag(("--virtual-local-rank",), "")
 
     @property
-    def sbatch_table(self) -> Mapping[str, object]:
-        """The options of sbatch in `[slurm]` of muster.toml."""
-        found: Mapping[str, object] = self._given.get(SBATCH_TABLE, ("default", {}))[1]
-        return found
-
-    @property
     def nodes(self) -> int | None:
         """How many nodes `--nnodes` asks for, at least."""
         return int(self.nnodes.partition(":")[0]) if self.nnodes is not None else None
+
+    @property
+    def scheduled(self) -> str:
+        """The scheduler by which the run is started; empty for none."""
+        return chosen(self)
 
     @property
     def elsewhere(self) -> bool:
         """Whether the ranks run on hosts that were named."""
         return self.hosts is not None or self.hostfile is not None
 
-
-SBATCH_TABLE = "[slurm]"
-"""The key of what `RunOptions.sbatch_table` gives, which no option has."""
 
 RUN = RunOptions.table
 """The options of `muster run` and `muster plan`."""
@@ -432,38 +347,6 @@ OF_TORCHRUN = frozenset(
     )
 )
 """The long options of torchrun, which its parser takes by any beginning that fits one of them alone."""
-
-SBATCH_NAMES: Mapping[Option[object], tuple[str, ...]] = {
-    RunOptions.partition: ("-p",),
-    RunOptions.account: ("-A",),
-    RunOptions.time: ("-t",),
-    RunOptions.nodelist: ("-w",),
-    RunOptions.constraint: ("-C",),
-    RunOptions.cpus_per_task: ("-c",),
-    RunOptions.gpus: ("-G",),
-    RunOptions.output: ("-o",),
-    RunOptions.error: ("-e",),
-    RunOptions.name: ("-J", "--job-name"),
-    RunOptions.nnodes: ("--nodes",),
-    RunOptions.np: ("--ntasks",),
-    RunOptions.nproc_per_node: ("--ntasks-per-node",),
-}
-"""More names of some options that hold together with --slurm; -N and -n mean the same to sbatch anyway."""
-
-
-def sbatch_hint(name: str) -> str | None:
-    """The hint for an option that only sbatch has, where --slurm was not given; None for another one."""
-    own = next((option.long_name for option, names in SBATCH_NAMES.items() if name in names), None)
-    return own and f"with `--slurm` that is {own}"
-
-
-UNLIKE_SBATCH: Mapping[str, str] = {
-    "-d": "--dependency",
-    "-q": "--qos",
-    "-m": "--distribution",
-    "-H": "--hold",
-}
-"""Short options that mean something else to sbatch even together with --slurm, and sbatch's long name."""
 
 
 class PsOptions(FindOptions):
@@ -534,18 +417,16 @@ class DoctorOptions(RunDirOptions):
     hosts = optional(("-H", "--hosts"), "machines to look at", "HOSTS", values.text, _THIS_ONE, group=WHERE)
     hostfile = optional(("--hostfile",), "the same from a file", "FILE", values.text, group=WHERE)
     ssh = defaulted(("--ssh",), "the words of ssh", "WORDS", values.text, default="ssh", group=WHERE)
-    slurm = flag(("--slurm",), "nodes of Slurm; inside an allocation its nodes, without being asked", group=WHERE)
-    nnodes = optional(("-N", "--nnodes"), "so many of them", "N", values.positive, group=WHERE)
-    partition = optional(("-p", "--partition"), "of this partition", "NAME", values.text, slurm=True, group=WHERE)
-    slurm_opt = repeated(
-        ("--slurm-opt",),
-        "any other option of salloc, `NAME=VALUE`; may be repeated",
-        "OPT",
+    scheduler = optional(
+        ("--scheduler",),
+        "nodes of this scheduler; inside an allocation its nodes, without being asked",
+        "NAME",
         values.text,
-        slurm=True,
+        choices={name: row.title for name, row in SCHEDULERS.items()},
         group=WHERE,
     )
-    gpus_per_node = optional(("--gpus-per-node",), "and with so many GPUs", "N", values.text, slurm=True, group=WHERE)
+    of_schedulers = Included(*(options_of(name).doctor for name in SCHEDULERS))
+    nnodes = optional(("-N", "--nnodes"), "so many of them", "N", values.positive, group=WHERE)
     python = repeated(
         ("--python",), "the Python of the ranks; `HOSTS:PATH` for some hosts", "PATH", values.text, group=HOW
     )
@@ -562,6 +443,11 @@ class DoctorOptions(RunDirOptions):
     )
     fail_file = optional(("--fail-file",), "and the others there", "FILE", values.text, group=SHOWS)
     json = _AS_JSON
+
+    @property
+    def scheduled(self) -> str:
+        """The scheduler whose nodes are looked at; empty for none."""
+        return chosen(self)
 
 
 class CompletionOptions(Options):

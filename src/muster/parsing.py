@@ -7,8 +7,9 @@ from typing import Any, Callable, NamedTuple
 
 from muster.errors import Impossible
 from muster.nearest import did_you_mean
-from muster.options import OF_TORCHRUN, SBATCH_NAMES
+from muster.options import OF_TORCHRUN
 from muster.record import Option
+from muster.schedulers import SCHEDULERS, options_of, typed
 
 EMPTY = "''"
 """How a value without a character is shown: as it is typed."""
@@ -78,9 +79,19 @@ def names_of(options: Table) -> Names:
     return {name: option for option in options for name in option.names}
 
 
-def sbatch_names_of(options: Table) -> Names:
-    """The same, where sbatch's short options mean what they mean to sbatch (`-t` is `--time`)."""
-    return {**names_of(options), **{name: own for own, names in SBATCH_NAMES.items() for name in names}}
+def names_in(scheduler: str, options: Table) -> Names:
+    """The same, where the names of that scheduler's own program hold (`-t` is `--time` to sbatch)."""
+    by_key = {option.key: option for option in options}
+    own = options_of(scheduler).names
+    return {**names_of(options), **{name: by_key[key] for key, names in own.items() for name in names}}
+
+
+def hint_of_scheduler(name: str, options: Table) -> str | None:
+    """The hint for an option that only a scheduler's own program has, where no scheduler was chosen; or None."""
+    for scheduler in SCHEDULERS:
+        if name in names_in(scheduler, options).keys() - names_of(options).keys():
+            return f"with `{typed(scheduler)}` that is {names_in(scheduler, options)[name].long_name}"
+    return None
 
 
 def cut(words: Sequence[str], names: Names, interleaved: bool = False) -> Line:

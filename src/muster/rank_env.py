@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from muster.model import ROLE, Job, Late, Node, NodeEnvironment, Plan, Rank, Text, Variables
-from muster.schedulers import slurm
+from muster.schedulers import get_scheduler
+from muster.schedulers.scheduler import TaskVariables
 
 _GPUS = "CUDA_VISIBLE_DEVICES"
 
@@ -50,7 +51,7 @@ def of_external_ranks(
 
     `own_meeting`: it tells them itself where they meet. `tasks`: each is a task of the scheduler.
     """
-    scheduled = job.place == "slurm"
+    of_tasks = _of_tasks(job)
     role = {"ROLE_NAME": job.role}
     # a launcher of torchrun's kind may have been given a role of its own by --launcher-args
     of_launcher = own_meeting and job.role == ROLE
@@ -69,8 +70,8 @@ def of_external_ranks(
             defaults={**_defaults(node), **(role if of_launcher else {})},
             ranks=_each(job, node.ranks),
             # some launchers give each rank GPUs of their own counting, or none; all ranks of a node see all of its GPUs
-            unset=_any(_GPUS, slurm.LAYOUT_OF_TASKS if tasks else ""),
-            restored=_any(_GPUS, slurm.of_the_job(tasks) if scheduled else ""),
+            unset=_any(_GPUS, of_tasks.layout if of_tasks and tasks else ""),
+            restored=_any(_GPUS, of_tasks.of_job(tasks) if of_tasks else ""),
         )
         for node in nodes
     )
@@ -107,12 +108,12 @@ def of_parents(job: Job, nodes: Sequence[Node], parents: Sequence[Node], run_id:
 
 def _each(job: Job, ranks: Iterable[Rank]) -> tuple[Variables, ...]:
     """What tells the ranks of a node apart."""
-    scheduled = job.place == "slurm"
+    of_tasks = _of_tasks(job)
     return tuple(
         {
             **_names(rank),
             "TORCHELASTIC_ERROR_FILE": Late.ERROR_FILE,
-            **(slurm.environment_of_rank(rank) if scheduled else {}),
+            **(of_tasks.of_rank(rank) if of_tasks else {}),
         }
         for rank in ranks
     )
@@ -172,7 +173,13 @@ def _path(job: Job) -> dict[str, Text]:
 
 
 def _scheduled(job: Job, node: Node, nodes: Sequence[Node]) -> dict[str, Text]:
-    return slurm.environment_of_node(node, nodes, job.allocation) if job.place == "slurm" else {}
+    of_tasks = _of_tasks(job)
+    return of_tasks.of_node(node, nodes, job.allocation) if of_tasks else {}
+
+
+def _of_tasks(job: Job) -> TaskVariables | None:
+    """What the job's scheduler would tell its own tasks."""
+    return get_scheduler(job.scheduler).variables if job.scheduler else None
 
 
 def _defaults(node: Node) -> dict[str, Text]:

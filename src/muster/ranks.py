@@ -10,6 +10,7 @@ from typing import NamedTuple
 from muster.agent.dialects import Identity, detect
 from muster.errors import Impossible
 from muster.model import Host, Node, Rank
+from muster.plurals import plural
 
 __all__ = ["Identity", "detect"]
 """For scripts: `muster.ranks.detect()` tells who a process is under any launcher, and imports no torch."""
@@ -147,3 +148,24 @@ def started_by(env: Mapping[str, str], ancestors: Sequence[Sequence[str]]) -> tu
         if at_a_prompt or (_PYTHON.match(words[0]) and not _RUNNER.search(line)):
             return None
     return None
+
+
+def check_sizes(nodes: int, each: str | None, total: int | None, source: str) -> None:
+    """Raise `Impossible` where `-n` ranks cannot be on so many nodes with `-g` ranks each; `source` says who counts."""
+    if total is None:
+        return
+    if total < nodes:
+        raise Impossible(f"-n {total} with {source}: {nodes} nodes need {nodes} ranks at least", f"use `-N {total}`")
+    if each is None or not each.isdigit():
+        return
+    if total > nodes * int(each):
+        raise Impossible(
+            f"-n {total} with {source} and -g {each}: that is room for {plural(nodes * int(each), 'rank')}",
+            "leave one of them out",
+        )
+    needed = -(-total // int(each))
+    if needed < nodes:
+        raise Impossible(
+            f"-n {total} with {source} and -g {each}: that leaves {nodes - needed} of the nodes without a rank",
+            f"use `-N {needed}`, or leave one of them out",
+        )

@@ -9,6 +9,9 @@ from typing import Any, Callable, ClassVar, Generic, Literal, NoReturn, TypeVar,
 Source = Literal["argv", "environment", "muster.toml", "default"]
 """Where the value of an option comes from."""
 
+WHERE, HOW = "where the ranks run, this machine without these", "what starts the ranks"
+"""Headings in `--help` of options that are declared in several files."""
+
 T = TypeVar("T")
 Value = TypeVar("Value", covariant=True)
 Some = TypeVar("Some", bound="Options")
@@ -33,7 +36,6 @@ class Option(Generic[Value]):
         choices: Mapping[str, str] = MappingProxyType({}),
         also: tuple[str, ...] = (),
         group: str = "",
-        slurm: bool = False,
     ):
         self.names = names
         """As typed; the first long one gives the key. Hyphens may be underscores."""
@@ -54,8 +56,6 @@ class Option(Generic[Value]):
         """Variables of other programs that set it where none of ours does."""
         self.group = group
         """The heading under which `--help` shows it; empty for an option of torchrun that says nothing here."""
-        self.slurm = slurm
-        """It says something to Slurm alone."""
 
     @property
     def key(self) -> str:
@@ -93,9 +93,9 @@ class Option(Generic[Value]):
         return self if record is None else record.value(self)
 
 
-def flag(names: tuple[str, ...], help: str, *, group: str = "", slurm: bool = False) -> Option[bool]:
+def flag(names: tuple[str, ...], help: str, *, group: str = "") -> Option[bool]:
     """An option without a value."""
-    return Option(names, help, "", bool, False, group=group, slurm=slurm)
+    return Option(names, help, "", bool, False, group=group)
 
 
 def optional(
@@ -107,10 +107,9 @@ def optional(
     *,
     choices: Mapping[str, str] = MappingProxyType({}),
     group: str = "",
-    slurm: bool = False,
 ) -> Option[T | None]:
     """An option with a value, or none; `otherwise` says in words what holds then."""
-    return Option(names, help, metavar, read, None, otherwise, choices=choices, group=group, slurm=slurm)
+    return Option(names, help, metavar, read, None, otherwise, choices=choices, group=group)
 
 
 def defaulted(
@@ -123,10 +122,9 @@ def defaulted(
     *,
     also: tuple[str, ...] = (),
     group: str = "",
-    slurm: bool = False,
 ) -> Option[T]:
     """An option with a value of its own, written as it would be typed; `otherwise` says more about it."""
-    return Option(names, help, metavar, read, read(default), otherwise or default, also=also, group=group, slurm=slurm)
+    return Option(names, help, metavar, read, read(default), otherwise or default, also=also, group=group)
 
 
 def repeated(
@@ -136,10 +134,16 @@ def repeated(
     read: Callable[[str], T],
     *,
     group: str = "",
-    slurm: bool = False,
 ) -> Option[tuple[T, ...]]:
     """An option that may be given several times."""
-    return Option(names, help, metavar, read, (), many=True, group=group, slurm=slurm)
+    return Option(names, help, metavar, read, (), many=True, group=group)
+
+
+class Included:
+    """An attribute of a class of `Options` that stands for all options of some others."""
+
+    def __init__(self, *classes: type[Options]):
+        self.classes = classes
 
 
 class Options:
@@ -154,7 +158,14 @@ class Options:
     """Source and value of what was given, by key."""
 
     def __init_subclass__(cls) -> None:
-        own = {option.key: option for option in vars(cls).values() if isinstance(option, Option)}
+        own: dict[str, Option[Any]] = {}
+        for value in list(vars(cls).values()):
+            if isinstance(value, Option):
+                own[value.key] = value
+            elif isinstance(value, Included):
+                for option in (option for other in value.classes for option in other.table):
+                    own[option.key] = option
+                    setattr(cls, option.key, option)
         cls.table = (*own.values(), *(option for option in cls.table if option.key not in own))
 
     def __init__(self, *layers: tuple[Source, Mapping[str, Any]]):
@@ -173,6 +184,10 @@ class Options:
         found: T = self._given[option.key][1] if option.key in self._given else option.default
         return found
 
+    def option(self, key: str) -> Option[Any] | None:
+        """The option with this key; None where there is none."""
+        return next((option for option in self.table if option.key == key), None)
+
     def source(self, option: Option[Any]) -> Source:
         """Where its value comes from."""
         return self._given[option.key][0] if option.key in self._given else "default"
@@ -184,6 +199,11 @@ class Options:
     def typed(self, *options: Option[Any]) -> bool:
         """Whether one of them was typed."""
         return any(self.source(option) == "argv" for option in options)
+
+    def table_of(self, name: str) -> Mapping[str, object]:
+        """The table `[name]` of muster.toml, where that has no options of ours; empty where there is none."""
+        found: Mapping[str, object] = self._given.get(f"[{name}]", ("default", {}))[1]
+        return found
 
     def all_given(self, *sources: Source) -> tuple[Option[Any], ...]:
         """The options that were typed or are configured; only those from certain sources, where some are named."""

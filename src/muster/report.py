@@ -446,7 +446,7 @@ def show_in_words(
     lines.append(f"state    {safe(state)}")
     lines.append(f"command  {' '.join(map(_word, job.get('argv', [])))}")
     lines.append(f"folder   {safe(job.get('cwd', '?'))} on {safe(job.get('host', '?'))}")
-    lines.append(f"{'submitted' if job.get('slurm') else 'started '} {safe(job.get('started', '?'))}")
+    lines.append(f"{'submitted' if job.get('scheduler') else 'started '} {safe(job.get('started', '?'))}")
     lines += _how_in_words(job, facts_of(events), hosts)
     lines += ["", now] if now else []
     if outcome is not None:

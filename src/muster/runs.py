@@ -34,12 +34,14 @@ from muster.core.controller_config import RECORD, ControllerConfig, config_from_
 from muster.errors import Impossible
 from muster.model import Plan, as_json
 from muster.results import Outcome
+from muster.schedulers import SCHEDULERS
 from muster.stored import (
     Malformed,
     checked,
     flag,
     job_from_json,
     number,
+    optional,
     outcome_from_json,
     plan_from_json,
     table,
@@ -73,11 +75,49 @@ class Unreadable(Impossible):
         )
 
 
+class Scheduled(NamedTuple):
+    """The job of a scheduler in which a run is."""
+
+    name: str
+    """A key of `SCHEDULERS`."""
+    job: str
+    """Its number."""
+    job_name: str | None = None
+    """The name that it was given; None where nobody has noted it."""
+    allocated: bool = False
+    """It was there before the run, and does not end with it."""
+    requeue: int = 0
+    """How often it goes on as the next attempt when the scheduler has ended it."""
+
+
+def _scheduler(value: Any) -> str:
+    if text(value) not in SCHEDULERS:
+        raise Malformed(f"{value!r} is no scheduler that this muster knows")
+    return str(value)
+
+
 def _number_of_job(value: Any) -> str:
-    """A job of Slurm: it stands on the command line of scancel."""
-    if not re.fullmatch("[0-9]{1,18}", text(value)):
+    """It stands on the command line of what cancels it."""
+    if not re.fullmatch(r"[0-9A-Za-z][\w.@:\[\]-]{0,63}", text(value)):
         raise Malformed(f"{value!r} is no number of a job")
     return str(value)
+
+
+_SCHEDULED = {
+    "name": _scheduler,
+    "job": _number_of_job,
+    "job_name": optional(text),
+    "allocated": flag,
+    "requeue": whole,
+}
+
+
+def _with_scheduler(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields of job.json as they are written now; the version before this one knew no scheduler but Slurm."""
+    if "slurm" not in data or "scheduler" in data:
+        return data
+    old = {"job": "slurm", "job_name": "slurm_name", "allocated": "allocated", "requeue": "requeue"}
+    return {**data, "scheduler": {"name": "slurm", **{new: data[key] for new, key in old.items() if key in data}}}
 
 
 def _number_of_ranks(value: Any) -> int:
@@ -105,10 +145,7 @@ JOB = {
     "served": lambda value: checked(value, _SERVED, ("name", "user")),
     "there": text,
     "shared": flag,
-    "slurm": _number_of_job,
-    "slurm_name": text,
-    "requeue": whole,
-    "allocated": flag,
+    "scheduler": lambda value: checked(value, _SCHEDULED, ("name", "job")),
 }
 """The fields of job.json."""
 
@@ -216,9 +253,16 @@ class Run:
         try:
             if data is None:
                 return {}
-            return checked(data, JOB, ("time", *(("there", "host") if "served" in data else ())))
+            required = ("time", *(("there", "host") if "served" in data else ()))
+            return checked(_with_scheduler(data), JOB, required)
         except Malformed as error:
             raise Unreadable(self, "job.json", str(error)) from None
+
+    @property
+    def scheduled(self) -> Scheduled | None:
+        """The job of a scheduler in which it is; None where it is in none. Raises `Unreadable`."""
+        found = self.job.get("scheduler")
+        return None if found is None else Scheduled(**found)
 
     @property
     def plan(self) -> Plan | None:

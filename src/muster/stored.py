@@ -217,6 +217,7 @@ _JOB = {
     "log_dir": text,
     "lease": number,
     "python_named": flag,
+    **dict.fromkeys(("scheduler", "runtime", "runtime_value"), text),
 }
 
 _HOST = {
@@ -351,12 +352,18 @@ _OUTCOME = {
 }
 
 
+TRANSPORTS_OF_JOBS = ("local", "ssh", "step")
+
+
 def job_from_json(data: Any) -> Job:
-    """Read back what `as_json(job)` wrote; keys that a newer muster added are left out. Raises `Malformed`."""
+    """Read back what `as_json(job)` wrote; keys that a newer muster added are left out. Raises `Malformed`.
+
+    Versions before this one have written the scheduler as the place.
+    """
     job: Job = _record(Job, _JOB, data, ("program", "launcher", "python", "python_why", "cwd"))
     if not job.program.argv:
         raise Malformed("`program`: `argv` is empty")
-    return job
+    return job if job.place in TRANSPORTS_OF_JOBS else job._replace(place="step", scheduler=job.place)
 
 
 def plan_from_json(data: Any) -> Plan:

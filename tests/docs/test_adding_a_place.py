@@ -26,21 +26,17 @@ def test_the_page_is_right(tmp_path: Path, env: dict[str, str]) -> None:
     if os.geteuid() != 0:
         pytest.skip("mounting wants root")
     page = (ROOT / "docs" / "guides" / "adding-a-place.md").read_text()
-    text, row, option, place, places = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    text, row, option, place, transports = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     copy = tmp_path / "src" / "muster"
     shutil.copytree(ROOT / "src" / "muster", copy, ignore=shutil.ignore_patterns("__pycache__"))
     (copy / "places" / "private.py").write_text(text)
-    replaced(copy / "places" / "__init__.py", r"import local, slurm", "import local, private, slurm")
+    replaced(copy / "places" / "__init__.py", r"import local, ssh", "import local, private, ssh")
     replaced(copy / "places" / "__init__.py", r'    "ssh": ', f'    {row}    "ssh": ')
-    replaced(
-        copy / "options.py",
-        r'^    partition = optional\(\("--partition",\), "of Slurm',
-        f'    {option}    partition = optional(("--partition",), "of Slurm',
-    )
+    replaced(copy / "options.py", r"^    sync = flag\(\n", f"    {option}    sync = flag(\n")
     replaced(
         copy / "job.py", r"^    return Asked\(\n        job=job", indent(place, "    ") + "    return Asked(job=job"
     )
-    replaced(copy / "launchers" / "__init__.py", r"    places: tuple.*\n", f"    {places}")
+    replaced(copy / "launchers" / "__init__.py", r"    transports: tuple.*\n", f"    {transports}")
     env["PYTHONPATH"] = str(copy.parent)
     program = "df --output=size /dev/shm | tail -n 1; [ $RANK = 0 ] || exit 7"
     line = [sys.executable, "-m", "muster", "run", "-g", "2"]

@@ -82,6 +82,7 @@ def test_no_word_of_a_run_directory_is_run(muster: Any, tmp_path: Path) -> None:
         "ccccc": record(served={"name": "n1", "user": f"-oProxyCommand={trap}"}),
         "ddddd": record(host=here, served={"name": "", "user": ""}),
         "eeeee": record(slurm=f"--help;{trap}", allocated=False),
+        "ggggg": record(scheduler={"name": "slurm", "job": f"--help;{trap}"}),
         "fffff": record(host=here, there=f"');import os;os.system('{trap}')#"),
     }
     for middle, job in records.items():

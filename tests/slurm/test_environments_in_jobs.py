@@ -14,7 +14,7 @@ def test_ranks_of_a_job_have_what_the_plan_says(there: There, launcher: str) -> 
     line = ["--slurm", "--launcher", launcher, "-N", "2", "-g", "2", "--env", "CHOSEN=$MASTER_ADDR"]
     line += [there.script(environments.SCRIPT), str(there.folder)]
     plan = json.loads(there.muster("plan", "--json", *line).stdout)
-    assert {"late": "SLURM_STEP_NODELIST"} == plan["ranks"][3]["env"]["SLURM_STEP_NODELIST"]
+    assert {"late": "JOB_NODES"} == plan["ranks"][3]["env"]["SLURM_STEP_NODELIST"]
     done = there.muster("run", *line)
     assert 0 == done.returncode, done.stderr
     environments.check(json.loads(json.dumps(plan).replace(plan["run"], there.run.name)), there.folder)

@@ -278,7 +278,7 @@ def test_output_files_are_as_slurm_writes_them(there: There) -> None:
     done = there.muster(*line, "--output", "outputs/%x-%j.out", there.script(OUTPUTS))
     assert 0 == done.returncode, done.stderr
     (file,) = outputs.iterdir()
-    assert f"job-{json.loads((there.run / 'job.json').read_text())['slurm']}.out" == file.name
+    assert f"job-{json.loads((there.run / 'job.json').read_text())['scheduler']['job']}.out" == file.name
     lines = file.read_bytes().replace(b"no end of the line", b"").decode().splitlines()
     expected = [f"out of {rank}" for rank in range(4)] + [f"err of {rank}" for rank in range(4)]
     for rank in range(4):

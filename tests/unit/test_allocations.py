@@ -12,10 +12,11 @@ import pytest
 
 from muster.errors import Impossible
 from muster.schedulers import slurm
+from muster.schedulers.scheduler import Allocation
 from muster.world import queue
 
 ENV = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_TASKS_PER_NODE": "1(x2)"}
-FOUND = slurm.Allocation("7", ("n1", "n2"), 0, (1, 1))
+FOUND = Allocation("7", ("n1", "n2"), 0, (1, 1))
 ABSENT = "Slurm knows no such job of yours"
 
 SQUEUE = """#!/bin/sh
@@ -44,7 +45,7 @@ def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Non
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
-    monkeypatch.setattr(queue, "_silent_since", -1e9)
+    queue.client.cache_clear()
 
     def answers(**texts: str) -> None:
         for name, text in texts.items():
@@ -56,20 +57,20 @@ def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Non
 def refused(root: Path, env: dict[str, str] = ENV) -> str:
     """Why the allocation is refused; empty where it is not."""
     try:
-        assert queue.allocation(env, root) == FOUND
+        assert queue.client("slurm").allocation(env, root) == FOUND
     except Impossible as error:
         return error.sentence.partition("left over: ")[2]
     return ""
 
 
-@pytest.mark.parametrize("state", sorted(slurm.PENDING | slurm.LIVING | {"REVOKED", "NEW_IN_SOME_SLURM"}))
+@pytest.mark.parametrize("state", sorted({*slurm.STATES, "REVOKED", "NEW_IN_SOME_SLURM"}))
 def test_a_job_that_may_still_run_is_used(squeue: Callable[..., None], tmp_path: Path, state: str) -> None:
     """Nodes that boot, or a prolog, leave it CONFIGURING, and srun waits for that."""
     squeue(all=line(state), job=line(state))
     assert "" == refused(tmp_path)
 
 
-@pytest.mark.parametrize("state", sorted(slurm.ENDED))
+@pytest.mark.parametrize("state", sorted(slurm.ENDS))
 def test_a_job_that_is_over_is_not(squeue: Callable[..., None], tmp_path: Path, state: str) -> None:
     squeue(all=line(state), job=line(state))
     assert f"that job is over ({state})" == refused(tmp_path)

@@ -314,7 +314,9 @@ class Joining:
         meet.put_flag(str(tmp_path))
         self.run, self.loop = Run(tmp_path), EventLoop()
         self.joiner = Joiner(self.loop, self.run)
-        self.agents = JoiningAgents(self.loop, self.run, ("n1", "n2"), 30.0, self.joiner, self.joiner.notes.append)
+        self.agents = JoiningAgents(
+            self.loop, self.run, ("n1", "n2"), 30.0, {"host": "NODE"}, self.joiner, self.joiner.notes.append
+        )
         self.bootstrap = Bootstrap(self.agents, Need(str(tmp_path), "train.py"))
 
     def facts(self, secret: str = "", **facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -145,10 +145,10 @@ def test_a_disk_that_is_full() -> None:
         ({"ways": {("n1", "n2"): "no answer within 5 s", ("n2", "n1"): ""}}, "cannot connect to n2: no answer"),
         ({"clocks": {"n1": 5.0, "n2": 12.5, "n3": 5.0}}, "its clock is 7.5 s ahead"),
         ({"clocks": {"n1": 0.0, "n2": -3.0, "n3": 0.0}}, "its clock is 3.0 s behind"),
-        ({"gres": {"n2": 9}}, "Slurm has 9 GPUs for it, and 8 are there"),
-        ({"nodes": {"n2": ("drained", "bad GPU")}}, "Slurm holds it for drained: bad GPU"),
-        ({"nodes": {"n2": ("idle*", "")}}, "Slurm holds it for idle*"),
-        ({"slurm_silent": "sinfo failed"}, "Slurm does not answer: sinfo failed"),
+        ({"scheduler": "slurm", "gres": {"n2": 9}}, "Slurm has 9 GPUs for it, and 8 are there"),
+        ({"scheduler": "slurm", "nodes": {"n2": ("drained", "bad GPU")}}, "Slurm holds it for drained: bad GPU"),
+        ({"scheduler": "slurm", "nodes": {"n2": ("idle*", "")}}, "Slurm holds it for idle*"),
+        ({"scheduler": "slurm", "scheduler_silent": "sinfo failed"}, "Slurm does not answer: sinfo failed"),
     ],
 )
 def test_what_is_between_the_machines(more: dict[str, Any], says: str) -> None:

@@ -70,7 +70,10 @@ PLANS: dict[str, tuple[Job, str]] = {
     "exec-command": (JOB._replace(launcher="exec", program=Program("command", ("./train", "--steps", "9"))), "4-ranks"),
 }
 FOREIGN = {
-    f"{name}-2-and-2-ranks": (JOB._replace(launcher=name, place="slurm", allocation="12"), "2-and-2-ranks")
+    f"{name}-2-and-2-ranks": (
+        JOB._replace(launcher=name, place="step", scheduler="slurm", allocation="12"),
+        "2-and-2-ranks",
+    )
     for name, launcher in LAUNCHERS.items()
     if launcher.foreign
 }
@@ -128,7 +131,7 @@ def test_who_knows_no_uneven_nodes_says_so(launcher: str) -> None:
 def test_srun_says_that_nodes_with_unlike_numbers_of_gpus_share_no_job_step() -> None:
     nodes = layout([(Host("n1", gpus=("0", "1", "2", "3")), 4), (Host("n2", gpus=("0",)), 1)])
     with pytest.raises(Impossible, match=re.escape("different numbers of GPUs (4 on n1, 1 on n2)")):
-        make_plan(JOB._replace(launcher="srun", place="slurm"), nodes, RUN_ID)
+        make_plan(JOB._replace(launcher="srun", place="step", scheduler="slurm"), nodes, RUN_ID)
 
 
 @pytest.mark.parametrize(

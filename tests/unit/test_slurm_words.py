@@ -10,6 +10,7 @@ from muster.hosts import unfold_hosts
 from muster.model import Host, Late, Rank
 from muster.ranks import layout
 from muster.schedulers import slurm
+from muster.schedulers.scheduler import Allocation, Request
 
 
 def test_the_batch_script() -> None:
@@ -20,7 +21,7 @@ def test_the_batch_script() -> None:
         ("exclusive", ""),
         ("comment", "it's"),
     )
-    asked = slurm.Request("train it", 3, options, "/runs/x/slurm-%j.out", 120, True)
+    asked = Request("train it", 3, options, "/runs/x/slurm-%j.out", 120, True)
     command = ("/venv/bin/python", "-I", "/runs/x y/muster.pyz")
     text = slurm.batch_script(asked, (), command)
     assert (
@@ -89,14 +90,14 @@ def test_what_squeue_says() -> None:
         found["4"]
     )
     assert "Slurm lets some time pass before it starts again (BeginTime)" == slurm.why_pending(found["5"])
-    assert "it was cancelled (CANCELLED)" == slurm.how_ended(found["6"].state)
+    assert "it was cancelled" == slurm.ENDS[found["6"].state].words
     assert {} == slurm.queued("")
 
 
 def test_an_allocation() -> None:
     env = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-3]"}
-    assert slurm.Allocation("7", ("n1", "n2", "n3"), 0) == slurm.allocation(env)
-    assert slurm.Allocation("7", ("n1", "n2", "n3"), 2) == slurm.allocation({**env, "SLURM_RESTART_COUNT": "2"})
+    assert Allocation("7", ("n1", "n2", "n3"), 0) == slurm.allocation(env)
+    assert Allocation("7", ("n1", "n2", "n3"), 2) == slurm.allocation({**env, "SLURM_RESTART_COUNT": "2"})
     assert slurm.allocation({}) is None
     with pytest.raises(Impossible, match="heterogeneous"):
         slurm.allocation({**env, "SLURM_HET_SIZE": "2"})
@@ -297,7 +298,7 @@ def test_names_in_an_array() -> None:
 
 
 def test_a_trial_goes_where_the_job_will() -> None:
-    asked = slurm.Request("x", 3, (("partition", "gpu"), ("nodelist", "n1,n2,n3"), ("time", "9")))
+    asked = Request("x", 3, (("partition", "gpu"), ("nodelist", "n1,n2,n3"), ("time", "9")))
     line = slurm.trial(asked, ("true",))
     assert {"--partition=gpu", "--nodes=1", "--time=1"} <= set(line)
     assert not [word for word in line if "nodelist" in word]

@@ -12,7 +12,7 @@ import pytest
 
 from muster.report import outcome_as_json
 from muster.results import Outcome, RunState, StopKind, StopReason
-from muster.runs import Run, Unreadable
+from muster.runs import Run, Scheduled, Unreadable
 from muster.sentences import reason_in_words
 from muster.world import contact
 from muster.world.status import Controller, RunStatus, status
@@ -21,7 +21,15 @@ ID = "20261127-101112-0123456789abc-train"
 HERE = {"host": "n0", "boot": "b1"}
 FAILED = Outcome(RunState.FAILED, 3, 2.0)
 SERVED: dict[str, Any] = {"served": {"name": "n2", "user": ""}, "host": "n2", "there": "/there"}
-SLURM: dict[str, Any] = {"slurm": "17", "host": "n1", "there": "/there", "served": {"name": "", "user": ""}}
+QUEUED: dict[str, Any] = {"host": "n1", "there": "/there", "served": {"name": "", "user": ""}}
+
+
+def in_job(**more: Any) -> dict[str, Any]:
+    """What job.json has of a job of Slurm."""
+    return {**QUEUED, "scheduler": {"name": "slurm", "job": "17", **more}}
+
+
+SLURM = in_job()
 GONE = Controller(False)
 
 
@@ -120,17 +128,17 @@ CASES: dict[str, tuple[dict[str, Any], Told, RunStatus]] = {
     "Slurm is silent": (SLURM, Told(queue=None), RunStatus(RunState.UNKNOWN, "Slurm does not answer")),
     "Slurm has forgotten it": (SLURM, Told(), RunStatus(RunState.LOST, "Slurm knows its job 17 no more")),
     "in an allocation its controller is asked": (
-        {**SLURM, "allocated": True, "files": {"serve.json": {}}},
+        {**in_job(allocated=True), "files": {"serve.json": {}}},
         Told(queue=None, controls=Controller(True)),
         RunStatus(RunState.RUNNING, heard=True),
     ),
     "an attempt has ended, and there will be another": (
-        {**SLURM, "requeue": 1, "outcome": FAILED},
+        {**in_job(requeue=1), "outcome": FAILED},
         Told(queue="PENDING"),
         RunStatus(RunState.PENDING),
     ),
     "the last attempt has ended": (
-        {**SLURM, "requeue": 1, "outcome": FAILED},
+        {**in_job(requeue=1), "outcome": FAILED},
         Told(queue=""),
         RunStatus(RunState.FAILED, outcome=FAILED),
     ),
@@ -173,6 +181,30 @@ def test_an_end_that_slurm_alone_saw(state: str, by: str, tmp_path: Path) -> Non
         state == "CANCELLED"
     )
     assert before == seen(tmp_path)
+
+
+def test_a_run_of_the_version_before(tmp_path: Path) -> None:
+    """Its job.json knows no scheduler but Slurm, and its plan calls that a place."""
+    program = {"kind": "script", "argv": ["train.py"]}
+    job = {"program": program, "launcher": "fork", "python": "python3", "python_why": "", "cwd": "/", "place": "slurm"}
+    old: dict[str, Any] = {"slurm": "17", "slurm_name": "train", "requeue": 2, "allocated": True, "job": job}
+    run = made(tmp_path, **QUEUED, **old)
+    assert Scheduled("slurm", "17", "train", allocated=True, requeue=2) == run.scheduled
+    assert RunStatus(RunState.PENDING) == status(run, Told(queue="PENDING"))
+    assert ("step", "slurm") == (run.job["job"]["place"], run.job["job"]["scheduler"])
+
+
+@pytest.mark.parametrize(
+    ("job", "says"),
+    [
+        ({"slurm": "--help;x"}, "is no number of a job"),
+        ({"scheduler": {"name": "slurm", "job": "--help;x"}}, "is no number of a job"),
+        ({"scheduler": {"name": "nosuch", "job": "1"}}, "is no scheduler that this muster knows"),
+    ],
+)
+def test_what_would_stand_on_a_command_line_is_checked(job: dict[str, Any], says: str, tmp_path: Path) -> None:
+    with pytest.raises(Unreadable, match=says):
+        status(made(tmp_path, **QUEUED, **job), Told())
 
 
 def test_what_is_damaged_is_told(tmp_path: Path) -> None:

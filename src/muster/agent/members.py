@@ -150,7 +150,7 @@ class Members:
     def prove(self) -> None:
         """See that Python reaches the hook, and which torch there is: else the warm one would run the script itself."""
         command = self.commands[0]
-        argv = [*self.argv(command)[:1], "-c", "pass"]
+        argv = [*self.argv(command)[: command["python_at"] + 1], "-c", "pass"]
         proof = Hooked()
         seen: list[dict[str, Any]] = []
         with self.files("proof") as files:
@@ -188,7 +188,8 @@ class Members:
 
         command = self.forking()
         env = self.rank_env()
-        self.ahead = ahead.read(self.argv(command), command["cwd"], list(path), env)
+        argv = self.argv(command)[command["python_at"] :]
+        self.ahead = ahead.read(argv, command["cwd"], list(path), env)
         self.need_plain(ahead.why_plain(self.ahead, (), env, physical_cores()))
 
     def forking(self) -> dict[str, Any]:

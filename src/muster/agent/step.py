@@ -18,8 +18,6 @@ from muster.agent.wire import Wire
 RENDEZVOUS = "rendezvous.json"
 """Where the supervisor is and the secret of this attempt; only the person may read it."""
 
-_OF_THIS_STEP = r"SLURM_(NTASKS_PER_NODE|CPU_BIND\w*|MEM_BIND\w*|CPUS_PER_TASK|OVERCOMMIT)|SRUN_\w+"
-"""How one agent a node was asked for, which says nothing of the ranks."""
 _WAY = 10.0
 """Seconds in which a connection to node 0 must be made."""
 
@@ -29,7 +27,8 @@ def step(words: list[str]) -> int:
     (run_dir,) = words
     with open(os.path.join(run_dir, RENDEZVOUS)) as file:
         where = json.load(file)
-    for name in [name for name in os.environ if re.fullmatch(_OF_THIS_STEP, name)]:
+    task = where["task"]
+    for name in [name for name in os.environ if re.fullmatch(task["unset"], name)]:
         del os.environ[name]
     agent = Agent(EventLoop(), text_of("hook"))
     agent.wire, agent.lease, agent.scheduled = Wire(keeps=True), where["lease"], True
@@ -39,10 +38,10 @@ def step(words: list[str]) -> int:
     good = [address for address in where["addresses"] if "error" not in ways[address]]
     agent.introduction = {
         **meet.tell(where["cwd"], where["script"], run_dir),
-        "name": os.environ["SLURMD_NODENAME"],
+        "name": os.environ[task["host"]],
         "folder": tree.place(where["cwd"]),
         "digests": _compare(where["code"], os.path.join(run_dir, tree.LIST), where["code_place"]),
-        "step": os.environ.get("SLURM_STEP_ID", "0"),
+        "step": os.environ.get(task["step"], "0"),
         "ways": ways,
         "python": ".".join(map(str, sys.version_info[:3])),
         "executable": sys.executable,

@@ -10,8 +10,9 @@ from typing import Any
 
 from muster.agent import paths
 from muster.errors import Impossible
-from muster.options import RUN, SBATCH_TABLE, RunOptions
+from muster.options import RUN, RunOptions
 from muster.parsing import from_table
+from muster.schedulers import SCHEDULERS, options_of
 from muster.world import trust
 
 
@@ -21,15 +22,13 @@ def tables(profile: Any, env: Mapping[str, str]) -> list[dict[str, Any]]:
     profiles, general, known = [], [], []
     for path in places:
         data = _toml(path)
-        wrong = [name for name in data if name not in ("run", "profile", "slurm")]
+        wrong = [name for name in data if name not in ("run", "profile", *SCHEDULERS)]
         if wrong:
-            known_tables = "options stand in `[run]` and `[profile.NAME]`, those of sbatch in `[slurm]`"
-            raise Impossible(f"{path}: there is no table [{wrong[0]}]", known_tables)
-        if "slurm" in data:
-            if not isinstance(data["slurm"], dict):
-                raise Impossible(f"{path} [slurm] is no table", "write `[slurm]`, and options of sbatch below it")
-            table = {name.replace("_", "-"): value for name, value in data["slurm"].items()}
-            general.append({SBATCH_TABLE: table})
+            own = "".join(f", those of {options_of(name).program} in `[{name}]`" for name in SCHEDULERS)
+            raise Impossible(
+                f"{path}: there is no table [{wrong[0]}]", f"options stand in `[run]` and `[profile.NAME]`{own}"
+            )
+        general += [{f"[{name}]": _of_scheduler(name, data[name], path)} for name in SCHEDULERS if name in data]
         if "run" in data:
             general.append(_from(path, from_table(RUN, data["run"], f"{path} [run]"), env))
         here = data.get("profile", {})
@@ -42,6 +41,14 @@ def tables(profile: Any, env: Mapping[str, str]) -> list[dict[str, Any]]:
         hint = f"there are {', '.join(known)}" if known else "write a muster.toml with a table `[profile.NAME]`"
         raise Impossible(f"there is no profile `{profile}`", hint)
     return profiles + general
+
+
+def _of_scheduler(name: str, data: Any, path: Path) -> dict[str, Any]:
+    """The options of a scheduler's own program in the table of its name."""
+    if not isinstance(data, dict):
+        program = options_of(name).program
+        raise Impossible(f"{path} [{name}] is no table", f"write `[{name}]`, and options of {program} below it")
+    return {key.replace("_", "-"): value for key, value in data.items()}
 
 
 def run_dir(env: Mapping[str, str]) -> str | None:

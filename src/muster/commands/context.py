@@ -1,4 +1,4 @@
-"""What the ways to start a run share: on this machine, on hosts, by Slurm."""
+"""What the ways to start a run share: on this machine, on hosts, by a scheduler."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from muster import checkup
 from muster.agent import meet, system
@@ -26,7 +26,8 @@ from muster.options import DoctorOptions
 from muster.places.target import Target
 from muster.plurals import plural
 from muster.printable import line as safe
-from muster.schedulers import slurm
+from muster.schedulers import SCHEDULERS, get_scheduler, of_scheduler, title, typed
+from muster.schedulers.scheduler import NodeSeen
 from muster.world import here, queue
 from muster.world.bootstrap import Need
 from muster.world.gather import Gathering
@@ -38,9 +39,6 @@ _PAIRS = 16
 _NAMES = 64
 """So many names are looked up by each machine; a thousand machines would ask their servers a million times."""
 
-_MINUTES = 10
-"""For which nodes are asked of Slurm."""
-
 
 def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Print what was found, why it matters and what to do; 1 when training would fail."""
@@ -48,11 +46,10 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
     if asked is None:
         return 0
     options, _, store = asked
-    allocation = (
-        None if options.given(DoctorOptions.hosts, DoctorOptions.hostfile) else queue.allocation(env, store.root)
-    )
-    if options.slurm and allocation is None:
-        return _in_slurm(options, words)
+    named = options.given(DoctorOptions.hosts, DoctorOptions.hostfile)
+    around = None if named else queue.around(env, store.root)
+    if options.scheduled and around is None:
+        return _in_a_job(options, words)
     wanted = _first(named_hosts(options.hosts, options.hostfile), options)
     here.check_target(options.pass_file, "--pass-file")
     here.check_target(options.fail_file, "--fail-file")
@@ -60,12 +57,11 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
     pythons, python_of = per_host(options.python, names, "--python")
     setup, setup_of = per_host(options.setup, names, "--setup")
     common = Target(
-        place="ssh" if wanted else "slurm" if allocation is not None else "local",
+        place="ssh" if wanted else "step" if around is not None else "local",
         host=here.identity()["host"],
         python=pythons[-1] if pythons else sys.executable,
         setup=tuple(setup),
         ssh=split_words(options.ssh, "--ssh"),
-        allocation=allocation.job if allocation is not None else "",
         cwd=here.absolute(options.cwd or "."),
     )
     targets = [
@@ -77,14 +73,16 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
         )
         for host in wanted
     ] or [common]
-    if allocation is not None:
-        gpus = queue.gpus_by_host(allocation)
+    if around is not None:
+        name, allocation = around
+        gpus = queue.client(name).gpus_by_host(allocation)
+        common = common._replace(scheduler=name, allocation=allocation.job)
         chosen = allocation.hosts[: options.nnodes]
         targets = [common._replace(host=host, gpus=gpus[host] or 0) for host in chosen]
-        env = slurm.clean(env)
+        env = get_scheduler(name).clean(env)
     patient, silent = _look(targets, env, store.root)
-    if allocation is not None:
-        # the job sees only its share of a node's GPUs, which says nothing about how Slurm is configured
+    if around is not None:
+        # the job sees only its share of a node's GPUs, which says nothing about how the scheduler is configured
         patient = patient._replace(gres={})
     results = [("hosts answer", silent), *checkup.examine(patient)]
     bad = {finding.host for _, findings in results for finding in findings if finding.level == "error"}
@@ -100,30 +98,36 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 def _first(found: tuple[Wanted, ...], options: DoctorOptions) -> tuple[Wanted, ...]:
     """The hosts that are meant. Raises `Impossible` for options that say something about other places."""
-    of_slurm = [option for option in options.all_given() if option.slurm]
-    if of_slurm and not options.slurm:
-        raise Impossible(f"{of_slurm[0].long_name} is for nodes of Slurm", "add --slurm, or leave it out")
-    if options.slurm:
+    for option in options.all_given():
+        if (name := of_scheduler(option)) and name != options.scheduled:
+            what = f"{option.long_name} is for nodes of {title(name)}"
+            raise Impossible(what, f"add {typed(name)}, or leave it out")
+    if options.scheduled:
         return found
     count = len(found) if options.nnodes is None else options.nnodes
     if count > len(found):
-        raise Impossible(
-            f"--nnodes {count}: {plural(len(found), 'host')} named", "name them by --hosts, or add --slurm"
-        )
+        others = "".join(f", or add {typed(name)}" for name in SCHEDULERS)
+        raise Impossible(f"--nnodes {count}: {plural(len(found), 'host')} named", f"name them by --hosts{others}")
     return found[:count]
 
 
-def _in_slurm(options: DoctorOptions, words: Sequence[str]) -> int:
+def _in_a_job(options: DoctorOptions, words: Sequence[str]) -> int:
     """Have nodes for as long as this takes, and look at them."""
+    name = options.scheduled
+    if name not in SCHEDULERS:
+        raise Impossible(f"there is no scheduler `{name}`", f"known: {', '.join(SCHEDULERS)}")
+    asks = queue.client(name)
     if options.given(DoctorOptions.hosts, DoctorOptions.hostfile):
-        raise Impossible("--slurm with --hosts: Slurm chooses the nodes", "leave one out; --slurm-opt nodelist=n[1-3]")
-    wanted = [f"partition={options.partition}"] if options.partition is not None else []
-    wanted += [f"gpus-per-node={options.gpus_per_node}"] if options.gpus_per_node is not None else []
-    wanted += options.slurm_opt
-    wanted += [] if any(option.startswith("time=") for option in wanted) else [f"time={_MINUTES}"]
+        raise Impossible(
+            f"{typed(name)} with --hosts: {asks.title} chooses the nodes", f"leave one out{asks.scheduler.naming_nodes}"
+        )
+    if asks.scheduler.hold is None:
+        raise Impossible(
+            f"{typed(name)}: muster cannot have nodes of {asks.title} for a while", "start it inside a job"
+        )
     nodes = 1 if options.nnodes is None else options.nnodes
-    command = slurm.for_a_while(nodes, wanted, (sys.executable, "-m", "muster", "doctor", *words))
-    return queue.replace_with(command)
+    doctor = (sys.executable, "-m", "muster", "doctor", *words)
+    return asks.replace_with(asks.scheduler.hold(nodes, options, doctor))
 
 
 def _look(targets: Sequence[Target], env: Mapping[str, str], root: Path) -> tuple[Patient, list[Finding]]:
@@ -159,10 +163,10 @@ def _look_with(
         shutil.rmtree(flag, ignore_errors=True)
     if len(targets) == 1:
         facts = {host: {**told, "names": {}} for host, told in facts.items()}  # nobody looks for the others
-    nodes, why = _nodes_of_slurm([target.host for target in targets])
-    states = {node.name: (node.state, node.reason) for node in nodes}
-    gres = {node.name: sum(node.gpus.values()) for node in nodes}
-    return Patient(facts, ways, clocks, cwd, states, gres, why), silent
+    view = _scheduler_view([target.host for target in targets])
+    states = {node.name: (node.state, node.reason) for node in view.nodes}
+    gres = {node.name: sum(node.gpus.values()) for node in view.nodes}
+    return Patient(facts, ways, clocks, cwd, states, gres, view.scheduler, view.silent), silent
 
 
 def _flag(root: Path) -> str:
@@ -176,15 +180,31 @@ def _flag(root: Path) -> str:
     return flag
 
 
-def _nodes_of_slurm(names: Sequence[str]) -> tuple[list[slurm.NodeSeen], str]:
-    """What Slurm says of these machines, where there is Slurm; and why it says nothing."""
-    try:
-        found = slurm.nodes(queue.ask(slurm.machines()))
-    except Impossible:
-        return [], ""  # there is none
-    except Unreachable as error:
-        return [], error.sentence
-    return [node for node in found if node.name in names], ""
+class _View(NamedTuple):
+    """What a scheduler says of machines."""
+
+    nodes: Sequence[NodeSeen] = ()
+    silent: str = ""
+    """Why it says nothing, where it is there."""
+    scheduler: str = ""
+    """Its key; empty where there is none."""
+
+
+def _scheduler_view(names: Sequence[str]) -> _View:
+    """What the scheduler says of these machines, where there is one."""
+    for name in SCHEDULERS:
+        asks = queue.client(name)
+        machines = asks.scheduler.machines
+        if machines is None:
+            continue
+        try:
+            found = asks.ask(machines.nodes)
+        except Impossible:
+            continue  # it is not here
+        except Unreachable as error:
+            return _View((), error.sentence, name)
+        return _View([node for node in found if node.name in names], "", name)
+    return _View()
 
 
 def _write(path: Any, names: Sequence[str]) -> None:

@@ -28,8 +28,12 @@ def launchers(words: list[str], env: Mapping[str, str], began: float) -> int:
     options, _, _ = asked
     found = {name: _there(launcher, env) for name, launcher in LAUNCHERS.items()}
     if options.json:
-        records = [{**row._asdict(), "name": name, "installed": found[name]} for name, row in LAUNCHERS.items()]
-        shown = [{key: value for key, value in record.items() if key != "module"} for record in records]
+        records = [
+            {**row._asdict(), "places": row.places, "name": name, "installed": found[name]}
+            for name, row in LAUNCHERS.items()
+        ]
+        inner = ("module", "transports", "schedulers")
+        shown = [{key: value for key, value in record.items() if key not in inner} for record in records]
         print(json.dumps(shown, indent=1))
         return 0
     rows = [("LAUNCHER", "HERE", "PLACES", "WHAT IT DOES")]

@@ -32,7 +32,7 @@ from muster.world import contact, pruning, usage
 from muster.world.status import RunStatus
 
 _WITHIN = 4.0
-"""Seconds in which machines and Slurm have to answer `ps`."""
+"""Seconds in which machines and schedulers have to answer `ps`."""
 
 
 def ps(words: list[str], env: Mapping[str, str], began: float) -> int:

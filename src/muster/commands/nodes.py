@@ -1,9 +1,10 @@
-"""`muster nodes`: the machines of a Slurm cluster, what is free on them, and who waits."""
+"""`muster nodes`: the machines of a scheduler's cluster, what is free on them, and who waits."""
 
 from __future__ import annotations
 
 import getpass
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 
 from muster.commands.common import read
@@ -12,21 +13,23 @@ from muster.hosts import fold_hosts
 from muster.options import NodesOptions
 from muster.plurals import plural
 from muster.report import table
-from muster.schedulers import slurm
-from muster.world.queue import ask
+from muster.schedulers import SCHEDULERS, get_scheduler
+from muster.schedulers.scheduler import NodeSeen, Phase
+from muster.world.queue import SchedulerClient, client
+
+_OF_CLUSTER = f"the machines of a {' or '.join(row.title for row in SCHEDULERS.values())} cluster"
 
 
 def nodes(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Print one table of nodes, equal ones folded, and one of the queue."""
-    asked = read(
-        NodesOptions, "nodes", words, env, "the machines of a Slurm cluster, what is free on them, and who waits", ""
-    )
+    asked = read(NodesOptions, "nodes", words, env, f"{_OF_CLUSTER}, what is free on them, and who waits", "")
     if asked is None:
         return 0
     options, _, _ = asked
-    found = slurm.nodes(ask(slurm.machines()))
-    used = slurm.used_gpus(ask(slurm.in_use()))
-    queue = slurm.jobs(ask(slurm.everybody()))
+    here = _client(env)
+    machines = here.scheduler.machines
+    assert machines is not None
+    found, used, queue = here.ask(machines.nodes), here.ask(machines.gpus_in_use), here.ask(machines.queue)
     if options.json:
         records = [{**node._asdict(), "gpus_in_use": used.get(node.name, {})} for node in found]
         print(json.dumps({"nodes": records, "jobs": [job._asdict() for job in queue]}, indent=1))
@@ -34,20 +37,28 @@ def nodes(words: list[str], env: Mapping[str, str], began: float) -> int:
     print(table(_machines(found, used)))
     me = env.get("USER") or getpass.getuser()
     mine = [job for job in queue if job.user == me]
-    waiting = [job for job in queue if job.state == "PENDING" and job.user != me]
+    pending = {job.job for job in queue if here.scheduler.phase(job.state) is Phase.PENDING}
+    waiting = [job for job in queue if job.job in pending and job.user != me]
     others = plural(len(waiting), "of others waits", "of others wait")
     print(f"\n{plural(len(queue), 'job')}, {len(mine)} of them yours; {others}")
     if mine:
         rows = [("JOB", "PARTITION", "STATE", "NODES", "GPUS", "USED", "LIMIT", "WHY")]
         for job in mine:
-            why = job.reason if job.state == "PENDING" else ""
+            why = job.reason if job.job in pending else ""
             gpus = job.gpus.replace("gres:", "").replace("gpu:", "") if job.gpus != "N/A" else ""
             rows.append((job.job, job.partition, job.state, str(job.nodes), gpus, job.used, job.limit, why))
         print(table(rows))
     return 0
 
 
-def _machines(found: Sequence[slurm.NodeSeen], used: Mapping[str, Mapping[str, int]]) -> list[Sequence[str]]:
+def _client(env: Mapping[str, str]) -> SchedulerClient:
+    """Who asks the scheduler whose programs are here; the first of the table where none are."""
+    known = {name: machines for name in SCHEDULERS if (machines := get_scheduler(name).machines) is not None}
+    here = [name for name, machines in known.items() if shutil.which(machines.nodes.argv[0], path=env.get("PATH"))]
+    return client((here or list(known))[0])
+
+
+def _machines(found: Sequence[NodeSeen], used: Mapping[str, Mapping[str, int]]) -> list[Sequence[str]]:
     """Nodes in rows; those that differ by nothing but their names share one."""
     rows: list[tuple[str, tuple[str, ...]]] = []
     for node in found:

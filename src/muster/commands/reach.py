@@ -17,6 +17,7 @@ from muster.options import KillOptions, RunOptions, StacksOptions, WaitOptions
 from muster.plurals import plural
 from muster.report import seconds, table
 from muster.results import RunState
+from muster.schedulers import title
 from muster.sentences import leftover_in_words, lost_in_words
 from muster.world import contact, usage
 from muster.world.status import RunStatus
@@ -24,7 +25,7 @@ from muster.world.status import RunStatus
 _SILENT = 1.0
 """Seconds for which `kill` waits without a word."""
 _CANCELLED_WITHIN = 60.0
-"""Seconds in which Slurm has to end a job."""
+"""Seconds in which a scheduler has to end a job."""
 
 
 def wait(words: list[str], env: Mapping[str, str], began: float) -> int:
@@ -122,14 +123,13 @@ def _end_all(chosen: Sequence[runs.Run], by: str) -> int:
 def _end(run: runs.Run, by: str) -> int:
     """End one run, and print how that went; 1 when something of it still lives. `by` says who asks for it."""
     found = contact.reconcile(run)
-    in_slurm = bool(run.job.get("slurm")) and not run.job.get("allocated")
+    scheduled = run.scheduled if run.scheduled is not None and not run.scheduled.allocated else None
     if found.state is RunState.PENDING:
         contact.cancel(run)
         print(f"{run.id}: taken out of the queue")
         return 0
-    if found.state is RunState.RUNNING and in_slurm and run.read("serve.json") is None:  # nobody there to ask yet
-        contact.cancel(run)
-        found = _wait(run, f"asked Slurm to cancel job {run.job['slurm']}", _CANCELLED_WITHIN)
+    if found.state is RunState.RUNNING and scheduled and run.read("serve.json") is None:  # nobody there to ask yet
+        found = _cancel(run, scheduled)
         contact.require_known(run, found)
         print(f"{run.id}: cancelled, {_told(found)}")
         return 0 if found.state is not RunState.RUNNING else 1
@@ -144,12 +144,11 @@ def _end(run: runs.Run, by: str) -> int:
         ranks = plural(plan.world_size, "rank") if plan is not None else "its ranks"
         found = _wait(run, f"asked {ranks} to end", grace, beyond=5.0)
     except (RunFailed, Unreachable):
-        if not in_slurm:
+        if not scheduled:
             raise
-    if found.state is RunState.RUNNING and in_slurm:
-        # its supervisor does not answer or does not end: Slurm can end both
-        contact.cancel(run)
-        found = _wait(run, f"asked Slurm to cancel job {run.job['slurm']}", _CANCELLED_WITHIN)
+    if found.state is RunState.RUNNING and scheduled:
+        # its supervisor does not answer or does not end: its scheduler can end both
+        found = _cancel(run, scheduled)
     elif found.state is RunState.RUNNING:
         # muster itself does not act on it: it is stopped (Ctrl-Z), or stuck
         contact.ask(run, "end")
@@ -165,6 +164,12 @@ def _end(run: runs.Run, by: str) -> int:
         alive += map(lost_in_words, outcome.lost)
     print(f"{run.id}: {'ended' if not alive else 'ended, but ' + '; '.join(alive)}")
     return 1 if alive else 0
+
+
+def _cancel(run: runs.Run, scheduled: runs.Scheduled) -> RunStatus:
+    """Have its scheduler end the job of a run, and wait until it has."""
+    contact.cancel(run)
+    return _wait(run, f"asked {title(scheduled.name)} to cancel job {scheduled.job}", _CANCELLED_WITHIN)
 
 
 def _wait(run: runs.Run, done: str, most: float, beyond: float = 0.0) -> RunStatus:

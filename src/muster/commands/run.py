@@ -20,11 +20,12 @@ from muster.errors import Impossible
 from muster.job import job_on_a_terminal, make_job, nodes_here, nodes_there
 from muster.launchers import make_plan
 from muster.model import Plan, as_json
-from muster.options import RUN, UNLIKE_SBATCH, RunOptions, sbatch_hint
-from muster.parsing import Parsed, cut, from_environment, help_text, names_of, sbatch_names_of
+from muster.options import RUN, RunOptions
+from muster.parsing import Parsed, cut, from_environment, help_text, hint_of_scheduler, names_in, names_of
 from muster.rank_env import of_each_rank
 from muster.record import Source
 from muster.results import Outcome
+from muster.schedulers import SCHEDULERS, choosing, get_scheduler, options_of, title, typed, within_jobs
 
 if TYPE_CHECKING:
     from muster.world.view import View
@@ -48,28 +49,33 @@ def read_line(
 ) -> tuple[Parsed, Record]:
     """Read the command line of `run`, `plan` or `check`, which `command` says, the environment and muster.toml.
 
-    Together with --slurm (typed, or from a variable or muster.toml) sbatch's short options hold: -t is --time, not
-    torchrun's --tee. For `--help` nothing but the command line is read. Raises `Impossible`.
+    Together with a scheduler (typed, or from a variable or muster.toml) the short options of its own program hold: with
+    --slurm -t is --time, not torchrun's --tee. For `--help` nothing but the command line is read. Raises `Impossible`.
     """
-    usual, of_sbatch = names_of(record.table), sbatch_names_of(record.table)
-    line = cut(words, of_sbatch)
-    try:
-        parsed = line.read(of_sbatch, command)
-    except Impossible:
-        if "--slurm" in words:
-            raise
-        parsed = line.read(usual, command, sbatch_hint)
-        of_sbatch = usual
+    usual, configured = names_of(record.table), None
+    for name in SCHEDULERS:
+        own = names_in(name, record.table)
+        line = cut(words, own)
+        try:
+            parsed = line.read(own, command)
+        except Impossible:
+            if f" {typed(name)} " in f" {' '.join(words)} ":
+                raise
+            continue
+        if parsed.given.get("help"):
+            return parsed, record(("argv", parsed.given))
+        if configured is None:
+            configured = _configured(parsed.given, env)
+        options = _options(record, parsed.given, configured, env)
+        if options.scheduled == name:
+            _refuse_what_its_program_reads_otherwise(words, parsed, options)
+            return parsed, options
+    # all cut options from the rest at the same word, unless a name is that of one of them alone
+    parsed = line.read(usual, command, lambda name: hint_of_scheduler(name, record.table))
     if parsed.given.get("help"):
         return parsed, record(("argv", parsed.given))
-    configured = _configured(parsed.given, env)
-    options = _options(record, parsed.given, configured, env)
-    if of_sbatch is usual:
-        return parsed, options
-    if options.slurm:
-        _refuse_what_sbatch_reads_otherwise(words, parsed, options)
-        return parsed, options
-    parsed = line.read(usual, command, sbatch_hint)
+    if configured is None:
+        configured = _configured(parsed.given, env)
     return parsed, _options(record, parsed.given, configured, env)
 
 
@@ -91,34 +97,35 @@ def _options(
     return _settled(record(*((source, _with_homes(values, env)) for source, values in layers)))
 
 
-def _refuse_what_sbatch_reads_otherwise(words: Sequence[str], parsed: Parsed, options: RunOptions) -> None:
+def _refuse_what_its_program_reads_otherwise(words: Sequence[str], parsed: Parsed, options: RunOptions) -> None:
     """`-d afterok:12 train.py`: sbatch's -d takes a value, muster's does not, so that value looks like a script."""
+    of = options_of(options.scheduled)
     before = words[len(words) - len(parsed.rest) - 1] if len(words) > len(parsed.rest) > 0 else ""
-    long = UNLIKE_SBATCH.get(before)
-    if before == "-m" and not re.match(r"(block|cyclic|fcyclic|arbitrary|plane|\*)([:=,]|$)", parsed.rest[0]):
-        long = None  # a module, and not how tasks are distributed
-    if long is not None and not parsed.dashes and not os.path.exists(parsed.rest[0]):
+    other = of.unlike.get(before)
+    meant = other is not None and re.match(other.values, parsed.rest[0]) and not parsed.dashes
+    if other is not None and meant and not os.path.exists(parsed.rest[0]):
         own = names_of(RUN)[before].long_name
         raise Impossible(
             f"script not found: {parsed.rest[0]} (after {before}, which is muster's {own})",
-            f"for sbatch's {before} write `{long}={parsed.rest[0]}`",
+            f"for {of.program}'s {before} write `{other.name}={parsed.rest[0]}`",
         )
-    minutes = options.time
-    if minutes is not None and minutes.isdigit() and options.typed(RunOptions.time) and "-t" in words:
-        note = f"-t {minutes} is a time limit of {minutes} min with --slurm; torchrun's -t is --tee"
+    note = of.note(words, options)
+    if note:
         print(f"muster: {note}", file=sys.stderr)
 
 
 def _settled(options: Record) -> Record:
-    """Leave out what was configured and contradicts what was typed: `--slurm` where muster.toml names hosts, `-n 2`
+    """Leave out what was configured and contradicts what was typed: a scheduler where muster.toml names hosts, `-n 2`
     where it says `nproc_per_node = 4`. Of two that were typed neither is left out; that is an error."""
-    hosts, slurm = (RunOptions.hosts, RunOptions.hostfile), (RunOptions.slurm,)
+    hosts, scheduled = (RunOptions.hosts, RunOptions.hostfile), choosing(options)
     tty, no_tty = (RunOptions.tty,), (RunOptions.no_tty,)
-    for wins, loses in ((slurm, hosts), (hosts, slurm), (tty, no_tty), (no_tty, tty)):
+    for wins, loses in ((scheduled, hosts), (hosts, scheduled), (tty, no_tty), (no_tty, tty)):
         if options.typed(*wins) and not options.typed(*loses):
             options = options.without(*loses)
+    if options.typed(*scheduled):
+        options = options.without(*(option for option in scheduled if not options.typed(option)))
     total, each = RunOptions.np, RunOptions.nproc_per_node
-    if options.typed(total) and not options.typed(each) and not options.given(*hosts, *slurm):
+    if options.typed(total) and not options.typed(each) and not options.given(*hosts, *scheduled):
         options = options.without(each)
     return options
 
@@ -169,13 +176,13 @@ def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
         return _help("plan", "show what `muster run` would start, and start nothing")
     context = _context(["plan", *words], parsed, options, env, began, "plan")
     asked, run_id, store = context.asked, context.run_id, context.store
-    if options.slurm and not options.json:
+    if options.scheduled and not options.json:
         from muster.commands.submit import request, script_of
 
         run_dir = store.path(run_id)
         print(script_of(request(asked, options, run_dir), asked, options, run_dir), end="")
         return 0
-    if options.slurm:
+    if options.scheduled:
         from muster.commands.submit import nodes_to_come
 
         nodes = nodes_to_come(asked, options, store.path(run_id))
@@ -231,7 +238,7 @@ def start(
     if temporary and store.root == store.homes[0]:
         context.progress(temporary)
     _warn_of_namesakes(store, asked.job.name)
-    if options.slurm:
+    if options.scheduled:
         from muster.commands.submit import submit
 
         return submit(context)
@@ -251,8 +258,7 @@ def _run_here(context: RunContext, on_a_terminal: bool) -> int:
         job = job_on_a_terminal(job, sum(len(node.ranks) for node in nodes), options, env)
     planned = make_plan(job, nodes, run_id)
     view = context.viewer(planned, run_id, run_id)
-    if env.get("SLURM_JOB_ID"):
-        _tell_of_more_nodes(view, env, context.store)
+    _tell_of_more_nodes(view, env, context.store)
     kept = keep(context, planned, run_id)
     view.operand = kept.operand
     try:
@@ -293,26 +299,26 @@ def _attached(context: RunContext, planned: Plan, kept: runs.Run, view: View) ->
 
 
 def _tell_of_more_nodes(view: View, env: Mapping[str, str], store: runs.Store) -> None:
-    """Say that the ranks run on one of the nodes that Slurm has given, if it still has."""
-    from muster.schedulers import slurm
-    from muster.world import queue
+    """Say that the ranks run on one of the nodes that a scheduler has given, if it still has."""
+    for name in within_jobs(env):
+        found = get_scheduler(name).allocation(env)
+        if found is None or len(found.hosts) < 2:
+            continue
+        from muster.world.queue import client
 
-    found = slurm.allocation(env)
-    if found is None or len(found.hosts) < 2:
-        return
-    try:
-        queue.allocation(env, store.root, _SLURM_SAYS)
-    except Impossible as error:
-        view.say(error.sentence)
-    else:
-        view.say(
-            f"job {found.job} of Slurm has {len(found.hosts)} nodes, and these ranks run on this one: "
-            "`--slurm` runs them on all"
-        )
+        try:
+            client(name).allocation(env, store.root, _SAYS_WITHIN)
+        except Impossible as error:
+            view.say(error.sentence)
+        else:
+            view.say(
+                f"job {found.job} of {title(name)} has {len(found.hosts)} nodes, and these ranks run on this one: "
+                f"`{typed(name)}` runs them on all"
+            )
 
 
-_SLURM_SAYS = 2.0
-"""Seconds in which Slurm has to answer before ranks start that do not need it."""
+_SAYS_WITHIN = 2.0
+"""Seconds in which a scheduler has to answer before ranks start that do not need it."""
 _TO_LEAVE = 0.5
 """Seconds in which an agent has to end that was not told anything yet."""
 

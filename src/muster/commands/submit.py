@@ -1,8 +1,7 @@
-"""`muster run --slurm`: write the batch script, hand it in, and watch what becomes of it."""
+"""A run by a scheduler: write the script of its job, hand it in, and watch what becomes of it."""
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import time
@@ -19,26 +18,21 @@ from muster.environ import is_secret, stands_open
 from muster.errors import Impossible, RunFailed
 from muster.hosts import Wanted, fold_hosts, shares, unfold_hosts
 from muster.inside import ASKED
-from muster.job import Asked, check_sizes
+from muster.job import Asked
 from muster.launchers import make_plan
 from muster.model import Host, Node, as_json
 from muster.options import RunOptions
-from muster.ranks import layout
-from muster.schedulers import slurm
+from muster.ranks import check_sizes, layout
+from muster.runs import Scheduled
+from muster.schedulers import get_scheduler, title, typed
+from muster.schedulers.scheduler import Allocation, Phase, Request, Wish
 from muster.sentences import reason_in_words
 from muster.stored import plan_from_json
-from muster.values import Warn
-from muster.world import code, contact, queue
+from muster.world import code, contact
 from muster.world.claims import Claims
 from muster.world.link import captured_signals
+from muster.world.queue import client
 from muster.world.watch import Watch, show_rest
-
-_PASSED = (
-    *(RunOptions.partition, RunOptions.account, RunOptions.qos, RunOptions.time, RunOptions.mem, RunOptions.nodelist),
-    *(RunOptions.constraint, RunOptions.comment, RunOptions.gpus_per_node, RunOptions.gres, RunOptions.cpus_per_task),
-    *(RunOptions.reservation, RunOptions.dependency, RunOptions.mail_type, RunOptions.mail_user),
-)
-"""Options that are sbatch's, by its own names."""
 
 _LOOK = 2.0
 """Seconds between two looks at the queue."""
@@ -48,106 +42,17 @@ _AGAIN = 3.0
 """Seconds in which a second Ctrl-C cancels the job."""
 
 
-def request(asked: Asked, options: RunOptions, run_dir: Path) -> slurm.Request:
-    """What is asked of Slurm; raises `Impossible`."""
-    wanted = {name: _word(value, f"[slurm] {name}") for name, value in options.sbatch_table.items()}
-    for option in _PASSED:
-        if options.given(option):
-            wanted[option.key.replace("_", "-")] = str(options.value(option))
-    if options.exclusive:
-        wanted["exclusive"] = ""
-    if options.gpus is not None:
-        wanted["gpus"] = options.gpus
-    wanted.update(_gpus_of_ranks(asked, options))
-    for item in options.slurm_opt:
-        name, _, value = item.partition("=")
-        wanted[name.lstrip("-").replace("_", "-")] = value
-    for name in wanted:
-        if name in slurm.OURS:
-            own = slurm.OURS[name]
-            hint = f"use muster's own `{own}`" if own else "a run is one job, and muster needs that for itself"
-            raise Impossible(f"--slurm-opt {name}: muster writes that option of sbatch itself", hint)
-    said = {name: value for name, value in wanted.items() if value is not None}
-    _check_warning(options, said.get("time", ""))
-    nodes, tasks = _size(asked, options, said.get("nodelist", ""))
-    unsaid = tasks is None and not said.keys() & {"cpus-per-task", "exclusive", "cpus-per-gpu"}
-    if unsaid and asked.each is not None and asked.each.isdigit():
-        said["cpus-per-task"] = asked.each  # a core for each rank, where nobody says more
-    return slurm.Request(
+def request(asked: Asked, options: RunOptions, run_dir: Path) -> Request:
+    """What is asked of the scheduler; raises `Impossible`."""
+    wish = Wish(
         name=asked.job.name or asked.job.program.title,
-        nodes=nodes,
-        options=tuple(said.items()),
-        output=slurm.output_in(str(run_dir)),
-        before=math.ceil(_warning(options).seconds),
-        requeue=bool(options.requeue),
-        tasks=tasks,
+        nodes=options.nodes,
+        each=asked.each,
+        ranks=options.np,
+        gpus=options.gpus,
+        run_dir=str(run_dir),
     )
-
-
-def _warning(options: RunOptions) -> Warn:
-    """What ranks are told before the time limit. Raises `Impossible`."""
-    found = options.signal_before
-    most = slurm.LONGEST_WARNING
-    if found.seconds > most:
-        raise Impossible(
-            f"--signal-before {found.seconds:g}s: Slurm sends it at most {most} s before the time limit",
-            f"use `--signal-before {most}s` or less",
-        )
-    return found
-
-
-def _check_warning(options: RunOptions, limit: str) -> None:
-    """Raise `Impossible` where ranks would be told to save as soon as they have begun."""
-    whole = slurm.seconds_of(limit)
-    before = _warning(options).seconds
-    if options.given(RunOptions.signal_before) and whole is not None and before >= whole:
-        raise Impossible(
-            f"--signal-before {before:g}s with a time limit of {whole:g} s: the ranks would be told to "
-            "save as soon as the job starts",
-            f"use less than {whole:g} s, or a longer --time",
-        )
-
-
-def _word(value: object, what: str) -> str | None:
-    """A value of muster.toml as sbatch wants it: empty for an option without one, None for one that is left out."""
-    if isinstance(value, bool):
-        return "" if value else None
-    if isinstance(value, (dict, list)):
-        raise Impossible(f"{what}: that is not one value", "write it as a text, as after the option of sbatch")
-    return str(value)
-
-
-def _gpus_of_ranks(asked: Asked, options: RunOptions) -> dict[str, str]:
-    """sbatch's options for `--gpus-per-task 1`: to sbatch one task is a node's agent, to the user it is a rank."""
-    if options.gpus_per_task is None:
-        return {}
-    if options.gpus_per_task != 1:
-        raise Impossible(
-            f"--gpus-per-task {options.gpus_per_task}: each rank has one GPU",
-            "write `-g RANKS --gpus-per-node GPUS`: every rank sees all GPUs of its node",
-        )
-    if asked.each is not None and asked.each.isdigit():
-        return {"gpus-per-node": asked.each}
-    if options.np is not None:
-        return {"gpus": str(options.np)}
-    raise Impossible("--gpus-per-task 1: the number of ranks is missing", "add `-g RANKS_PER_NODE` or `-n RANKS`")
-
-
-def _size(asked: Asked, options: RunOptions, nodelist: str) -> tuple[int | None, int | None]:
-    """(nodes, tasks) to ask for; None for what Slurm is to choose."""
-    nodes = options.nodes
-    if nodes is None and nodelist and "/" not in nodelist:  # sbatch takes a path for a file with names
-        nodes = len(unfold_hosts(nodelist))
-    ranks, each = options.np, asked.each
-    if nodes is not None:
-        check_sizes(nodes, each, ranks, f"-N {nodes}" if options.nodes is not None else f"--nodelist {nodelist}")
-    if nodes is None and ranks is not None and each is not None and each.isdigit():
-        return -(-ranks // int(each)), None
-    if ranks is not None and each is None:
-        return nodes, ranks
-    if nodes is None and options.gpus is not None:
-        return None, None
-    return nodes or 1, None
+    return get_scheduler(asked.job.scheduler).request(wish, options)
 
 
 def nodes_to_come(asked: Asked, options: RunOptions, run_dir: Path) -> tuple[Node, ...]:
@@ -162,11 +67,10 @@ def nodes_to_come(asked: Asked, options: RunOptions, run_dir: Path) -> tuple[Nod
         number = ranks
     if number is None or wanted.nodes is None:
         raise Impossible(
-            "how many ranks each node gets is known when Slurm has given the nodes",
+            f"how many ranks each node gets is known when {title(asked.job.scheduler)} has given the nodes",
             "say it for a plan: `-N 2 -g 8`",
         )
-    nodelist = options.nodelist or ""
-    names = unfold_hosts(nodelist) if nodelist and "/" not in nodelist else []
+    names = list(wanted.nodelist)
     if len(names) != wanted.nodes:
         names = [f"node-{index}" for index in range(wanted.nodes)]
     counts = shares([Wanted(name) for name in names], number, ranks)
@@ -174,10 +78,10 @@ def nodes_to_come(asked: Asked, options: RunOptions, run_dir: Path) -> tuple[Nod
     return layout((Host(name, threads=threads), count or 0) for name, count in zip(names, counts))
 
 
-def script_of(wanted: slurm.Request, asked: Asked, options: RunOptions, run_dir: Path) -> str:
+def script_of(wanted: Request, asked: Asked, options: RunOptions, run_dir: Path) -> str:
     """The batch script."""
     command = (asked.job.python, "-I", "-S", str(run_dir / ARCHIVE), "inside", str(run_dir))
-    return slurm.batch_script(wanted, asked.job.setup, command, bool(options.python))
+    return get_scheduler(asked.job.scheduler).script(wanted, asked.job.setup, command, bool(options.python))
 
 
 def submit(context: RunContext) -> int:
@@ -187,25 +91,29 @@ def submit(context: RunContext) -> int:
     """
     options, env, run_id, store = context.options, context.env, context.run_id, context.store
     asked = context.asked
-    allocation = queue.allocation(env, store.root)
+    found = client(asked.job.scheduler)
+    of, flag, inner = found.scheduler, typed(found.name), found.scheduler.interactive
+    allocation = found.allocation(env, store.root)
     claims, cpus = None, {}
     if allocation is not None:
-        cpus = slurm.cpus_by_host(env, allocation.hosts)
+        cpus = of.cpus(env, allocation.hosts)
         if options.nodes is not None:
             check_sizes(options.nodes, asked.each, options.np, f"-N {options.nodes}")
-        _check_in_allocation(allocation, asked, options)
-        claims = Claims(store.root, f"{env.get('SLURM_CLUSTER_NAME', '')}-{allocation.job}")
+        of.check_inside(allocation, options)
+        if options.detach and asked.job.stdin is not None:
+            raise Impossible("--stdin with --detach: there is no terminal to read from", "leave one of them out")
+        claims = Claims(store.root, found.name, f"{of.cluster(env)}-{allocation.job}")
         allocation = _choose_nodes(allocation, claims, options)
     if allocation is None and asked.job.launcher == "srun" and options.gpus is not None and options.nnodes != "1":
         raise Impossible(
-            "--launcher srun with --gpus: Slurm may give the nodes different numbers of GPUs, and srun cannot start "
-            "one job step on such nodes",
+            f"--launcher srun with --gpus: {found.title} may give the nodes different numbers of GPUs, and srun cannot "
+            "start one job step on such nodes",
             "ask for --gpus-per-node, or for one node (-N 1)",
         )
     if allocation is None and asked.job.stdin is not None:
         raise Impossible(
-            "--stdin with --slurm: a job in the queue has no terminal to read from",
-            "leave it out; or run inside `salloc`, where the terminal is there",
+            f"--stdin with {flag}: a job in the queue has no terminal to read from",
+            "leave it out" + (f"; or run inside `{inner}`, where the terminal is there" if inner else ""),
         )
     make_plan(asked.job, layout([(Host("node"), 1)]), run_id)  # what cannot be is told now, and not when the job starts
     if options.sync:
@@ -216,29 +124,25 @@ def submit(context: RunContext) -> int:
         meet.put_flag(str(kept.path))
         context.make_copy()
         if options.sync and asked.copied is not None:
-            found = asked.copied[0]
-            (kept.path / tree.LIST).write_bytes(tree.entries(found.root, found.names))
+            copied = asked.copied[0]
+            (kept.path / tree.LIST).write_bytes(tree.entries(copied.root, copied.names))
         (kept.path / ARCHIVE).write_bytes(archive.build(compiled=True))
-        # Slurm hands its own copy of the environment to the job, so no secret need lie in a file of the run
+        # the scheduler hands its own copy of the environment to the job, so no secret need lie in a file of the run
         secrets = {name: value for name, value in asked.job.env.items() if not stands_open(name, value)}
         plain = {name: value for name, value in asked.job.env.items() if name not in secrets}
+        terms = of.terms(options)
         ask = {
             "job": as_json(asked.job._replace(env=plain)),
             "nodes": options.nodes,
             "hosts": list(allocation.hosts) if allocation is not None else None,
             "tasks": list(allocation.tasks) if allocation is not None else None,
-            "output": options.output or "",
-            "error": options.error or "",
             "each": asked.each,
             "np": options.np,
             "threads_chosen": asked.threads_chosen,
-            "before": _warning(options).seconds,
-            "before_chosen": options.given(RunOptions.signal_before),
-            "signal": _warning(options).signal,
-            "requeue": options.requeue,
+            "terms": terms._asdict(),
             "allocated": allocation is not None,
             "attached": allocation is not None and not options.detach,
-            "exported": {name: value for name, value in slurm.exported(env).items() if not is_secret(name, value)},
+            "exported": {name: value for name, value in of.exported(env).items() if not is_secret(name, value)},
             "cpus": cpus,
             "sync": _sync(asked, options),
             "check_code": not options.no_code_check,
@@ -246,22 +150,22 @@ def submit(context: RunContext) -> int:
         kept.write(ASKED, ask)
         if allocation is None:
             wanted = request(asked, options, kept.path)
-            queue.try_folder(store.root, wanted, env)
+            found.try_folder(store.root, wanted, env)
             script = kept.path / "batch.sh"
             with open(os.open(script, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
                 file.write(os.fsencode(script_of(wanted, asked, options, kept.path)))
-            number = queue.hand_in(wanted, script, {**env, **secrets})
+            number = found.submit(wanted, script, {**env, **secrets})
         else:
             number = allocation.job
         contact.remember_way(kept, contact.way_of(asked.job))
-        kept.write("job.json", _record(kept, asked, context.argv, number, allocation is not None, ask["requeue"]))
+        kept.write("job.json", _record(kept, asked, context.argv, number, allocation is not None, terms.requeue))
     except BaseException:
         contact.forget_way(kept)
         runs.remove(store, kept)
         raise
     if allocation is not None and claims is not None:
         return _here(kept, context, allocation, claims)
-    context.progress(f"{run_id} is submitted to Slurm as job {number}")
+    context.progress(f"{run_id} is submitted to {found.title} as job {number}")
     if options.detach:
         print(run_id)
         return 0
@@ -311,48 +215,27 @@ def _record(
         served={"name": "", "user": ""},
         there=str(kept.path),
         shared=True,
-        slurm=number,
-        slurm_name=asked.job.name or asked.job.program.title,
-        requeue=requeue,
-        allocated=allocated,
+        scheduler=Scheduled(
+            asked.job.scheduler, number, asked.job.name or asked.job.program.title, allocated, requeue
+        )._asdict(),
     )
 
 
-_MADE = (*_PASSED, RunOptions.gpus, RunOptions.exclusive, RunOptions.slurm_opt)
-"""Options that ask Slurm for nodes, which an allocation has."""
-
-
-def _check_in_allocation(allocation: slurm.Allocation, asked: Asked, options: RunOptions) -> None:
-    """Raise `Impossible` for options that say how a job is to be, inside of one that is there already."""
-    made = [option for option in _MADE if options.typed(option) and option is not RunOptions.nodelist]
-    if made:
-        names = ", ".join(option.long_name for option in made)
-        hint = "leave them out" if len(made) > 1 else "leave it out"
-        if RunOptions.time in made:
-            hint += "; `--timeout 1h` ends the run after that time"
-        raise Impossible(f"{names}: job {allocation.job}, inside of which this is, has its nodes already", hint)
-    if options.typed(RunOptions.requeue):
-        raise Impossible(
-            f"--requeue: job {allocation.job}, inside of which this is, is not muster's to put back into the queue",
-            "submit the run from outside of a job, or use `#SBATCH --requeue`",
-        )
-    if options.detach and asked.job.stdin is not None:
-        raise Impossible("--stdin with --detach: there is no terminal to read from", "leave one of them out")
-
-
-def _choose_nodes(allocation: slurm.Allocation, claims: Claims, options: RunOptions) -> slurm.Allocation:
+def _choose_nodes(allocation: Allocation, claims: Claims, options: RunOptions) -> Allocation:
     """The nodes of an allocation that this run gets: those that were named, as many as were asked for, or all.
 
     Fewer than all are for this run alone: it waits until other runs leave it as many. Raises `Impossible`.
     """
     tasks, hosts = dict(zip(allocation.hosts, allocation.tasks)), allocation.hosts
-    if options.nodelist is not None and options.typed(RunOptions.nodelist):
-        hosts = tuple(dict.fromkeys(unfold_hosts(options.nodelist)))
+    of = get_scheduler(options.scheduled)
+    naming, inner = options.option(of.nodelist), of.interactive
+    if naming is not None and options.typed(naming) and (named := options.value(naming)) is not None:
+        what = f"{naming.long_name} {named}"
+        hosts = tuple(dict.fromkeys(unfold_hosts(named, what)))
         others = [host for host in hosts if host not in allocation.hosts]
         if others:
             raise Impossible(
-                f"--nodelist {options.nodelist}: {fold_hosts(others)} is not of job {allocation.job}, "
-                "inside of which this is",
+                f"{what}: {fold_hosts(others)} is not of job {allocation.job}, inside of which this is",
                 f"it has {fold_hosts(allocation.hosts)}",
             )
     count = options.nodes
@@ -360,8 +243,8 @@ def _choose_nodes(allocation: slurm.Allocation, claims: Claims, options: RunOpti
         raise Impossible(
             f"--nnodes {count}: job {allocation.job}, in which this is, has {len(hosts)}"
             if hosts == allocation.hosts
-            else f"--nnodes {count}: --nodelist names {len(hosts)}",
-            "ask salloc for more" if hosts == allocation.hosts else "name more of them",
+            else f"--nnodes {count}: {naming.long_name if naming else 'the list'} names {len(hosts)}",
+            f"ask {inner or 'the scheduler'} for more" if hosts == allocation.hosts else "name more of them",
         )
     if count == len(allocation.hosts):
         count = None
@@ -371,21 +254,22 @@ def _choose_nodes(allocation: slurm.Allocation, claims: Claims, options: RunOpti
     return allocation._replace(hosts=chosen, tasks=tuple(tasks[host] for host in chosen if host in tasks))
 
 
-def _here(run: runs.Run, context: RunContext, allocation: slurm.Allocation, claims: Claims) -> int:
+def _here(run: runs.Run, context: RunContext, allocation: Allocation, claims: Claims) -> int:
     """Start the supervisor as a step on the first node of this allocation, and watch it: it ends with this terminal,
     unless it is detached."""
     job = context.asked.job
     command = (job.python, "-I", "-S", str(run.path / ARCHIVE), "inside", str(run.path))
     chosen = {**context.env, **{name: value for name, value in job.env.items() if not stands_open(name, value)}}
     log, locks = run.path / "supervisor.log", list(claims.descriptors.values())
-    step = queue.start_step(allocation.job, allocation.hosts[:1], command, log, chosen, keep=locks)
+    step = client(job.scheduler).start_step(allocation.job, allocation.hosts[:1], command, log, chosen, keep=locks)
     leaves = False
     try:
         while run.read(RECORD) is None and step.poll() is None:
             time.sleep(0.05)
         if run.read(RECORD) is None:
             said = (run.path / "supervisor.log").read_text(errors="replace").strip()
-            raise RunFailed(f"the run did not start: {said.removeprefix('muster: ') or 'srun said nothing'}", None)
+            why = said.removeprefix("muster: ") or f"{get_scheduler(job.scheduler).task.program} said nothing"
+            raise RunFailed(f"the run did not start: {why}", None)
         if context.options.detach:
             leaves = True
             on = fold_hosts(allocation.hosts)
@@ -418,7 +302,7 @@ def _here(run: runs.Run, context: RunContext, allocation: slurm.Allocation, clai
 
 
 def follow(run: runs.Run, viewer: Viewer, quiet: bool = False, attached: bool = False) -> int:
-    """Say why it waits, then show it, until it ends. The run is Slurm's: the first Ctrl-C only leaves.
+    """Say why it waits, then show it, until it ends. The run is the scheduler's: the first Ctrl-C only leaves.
 
     `attached`: this terminal is not the one that started it, and no Ctrl-C ends the job.
     """
@@ -438,15 +322,16 @@ def follow(run: runs.Run, viewer: Viewer, quiet: bool = False, attached: bool = 
         view = view or viewer(plan_from_json(plan), run.id, run.operand)
         show_rest(run, view, watch.offsets if watch is not None else {}, watch.tail if watch is not None else None)
     if outcome is None or view is None:
-        return _ended_unseen(run, str(run.job["slurm"]))
+        return _ended_unseen(run)
     view.finish(outcome)
     return outcome.code
 
 
 def _watch(run: runs.Run, viewer: Viewer, quiet: bool) -> Watch | None:
     """Watch it through all its attempts; gives the last watch, None when there was nothing to watch."""
-    number, root, since = str(run.job["slurm"]), run.path.parents[1], float(run.job["time"])
-    requeues = int((run.read(ASKED) or {}).get("requeue", 0))
+    scheduled = _job_of(run)
+    asks, number, requeues = client(scheduled.name), scheduled.job, scheduled.requeue
+    root, since = run.path.parents[1], float(run.job["time"])
     watch: Watch | None = None
     watched: Any = None
     told, next_look, waits = "", 0.0, False
@@ -457,24 +342,25 @@ def _watch(run: runs.Run, viewer: Viewer, quiet: bool) -> Watch | None:
         if time.monotonic() >= next_look:
             next_look = time.monotonic() + _LOOK
             os.listdir(run.path)  # over NFS this shows what nodes have written meanwhile
-            found = queue.look(root, since)
+            found = asks.jobs(root, since)
             seen = None if found is None else found.get(number)
+            phase = Phase.UNKNOWN if seen is None else asks.phase(seen)
             if found is None:
-                words = "Slurm does not answer; waiting"
-            elif seen is None or seen.state not in slurm.PENDING | slurm.LIVING:
+                words = f"{asks.title} does not answer; waiting"
+            elif seen is None or not (phase is Phase.PENDING or phase.lives):
                 if waits:
-                    how = "Slurm knows it no more" if seen is None else f"{seen.state}, {seen.reason}"
+                    how = f"{asks.title} knows it no more" if seen is None else f"{seen.state}, {seen.reason}"
                     tell_progress(
                         f"job {number} was requeued, and ended before its ranks were started again: {how}", quiet
                     )
                 return watch
-            elif seen.state in slurm.PENDING:
+            elif phase is Phase.PENDING:
                 waits = watched is not None
-                if seen.reason == "BeginTime" and requeues and run.attempts():
-                    queue.start_now(number)
-                again = f" again (requeued, attempt {queue.restarts(number) + 1} of {requeues + 1})" if watched else ""
-                words = f"job {number} is pending{again}: {slurm.why_pending(seen)}"
-            elif seen.state == "COMPLETING":
+                if seen.delayed and requeues and run.attempts():
+                    asks.start_now(number)
+                again = f" again (requeued, attempt {asks.restarts(number) + 1} of {requeues + 1})" if watched else ""
+                words = f"job {number} is pending{again}" + (f": {seen.why}" if seen.why else "")
+            elif phase is Phase.COMPLETING:
                 words = f"job {number} is completing on {fold_hosts(seen.hosts)}"
             else:
                 words = f"job {number} is running on {fold_hosts(seen.hosts)}"
@@ -495,7 +381,7 @@ def _watch(run: runs.Run, viewer: Viewer, quiet: bool) -> Watch | None:
                     owner=False,
                     patience=600.0,
                     files=lambda: run,
-                    lives=lambda: _lives(run, number, requeues),
+                    lives=lambda: _lives(run),
                     after=watch,
                 )
                 watch.go()
@@ -505,18 +391,26 @@ def _watch(run: runs.Run, viewer: Viewer, quiet: bool) -> Watch | None:
         time.sleep(_TICK)
 
 
-def _lives(run: runs.Run, number: str, requeues: int) -> bool:
+def _job_of(run: runs.Run) -> Scheduled:
+    """The job of a run that is a scheduler's."""
+    found = run.scheduled
+    assert found is not None
+    return found
+
+
+def _lives(run: runs.Run) -> bool:
     """The job runs, as far as anybody knows, and its supervisor has not written how it ended."""
-    outcome = run.outcome
-    if outcome is not None and (not requeues or outcome.code == 0):
+    outcome, scheduled = run.outcome, _job_of(run)
+    if outcome is not None and (not scheduled.requeue or outcome.code == 0):
         return False
-    found = queue.look(run.path.parents[1])
-    return found is None or (number in found and found[number].state in slurm.LIVING)
+    asks = client(scheduled.name)
+    found = asks.jobs(run.path.parents[1])
+    return found is None or (scheduled.job in found and asks.phase(found[scheduled.job]).lives)
 
 
 def _leave(run: runs.Run) -> int:
     """Ctrl-C: leave, and say how to kill it; a second one soon after cancels the job."""
-    number = run.job["slurm"]
+    number = _job_of(run).job
     say = f"muster: {run.id} goes on as job {number}; Ctrl-C again within {_AGAIN:g} s cancels it"
     print(
         f"\n{say}\nmuster: later: muster attach {run.operand}, muster kill {run.operand}", file=sys.stderr, flush=True
@@ -533,17 +427,20 @@ def _leave(run: runs.Run) -> int:
 
 def _leave_it(run: runs.Run) -> int:
     """Ctrl-C in a terminal that watched a run of another one."""
-    say = f"{run.id} goes on as job {run.job['slurm']}; `muster attach {run.operand}`, `muster kill {run.operand}`"
+    say = f"{run.id} goes on as job {_job_of(run).job}; `muster attach {run.operand}`, `muster kill {run.operand}`"
     print(f"\nmuster: {say}", file=sys.stderr, flush=True)
     return 0
 
 
-def _ended_unseen(run: runs.Run, number: str) -> int:
-    """Slurm says that the job is over, and no supervisor wrote how."""
-    outcome = contact.reconcile(run).outcome
-    how = reason_in_words(outcome.stopped) if outcome is not None else "Slurm knows it no more"
-    print(f"muster: job {number} is over: {how}", file=sys.stderr)
-    for path in sorted(run.path.glob("slurm*.out")):
+def _ended_unseen(run: runs.Run) -> int:
+    """The scheduler says that the job is over, and no supervisor wrote how."""
+    scheduled, outcome = _job_of(run), contact.reconcile(run).outcome
+    how = reason_in_words(outcome.stopped) if outcome is not None else f"{title(scheduled.name)} knows it no more"
+    print(f"muster: job {scheduled.job} is over: {how}", file=sys.stderr)
+    names = get_scheduler(scheduled.name).outputs
+    for path in (run.path / name.replace("%j", scheduled.job) for name in names):
+        if not path.exists():
+            continue
         for line in path.read_text(errors="replace").splitlines()[-6:]:
             print(f"    {line}", file=sys.stderr)
     return 125 if outcome is None else outcome.code

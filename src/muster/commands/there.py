@@ -190,7 +190,7 @@ def attach(words: list[str], env: Mapping[str, str], began: float) -> int:
     if run.outcome is not None and (ended := contact.reconcile(run).outcome) is not None:
         print(f"{run.id}: {end_in_words(run, ended)}")
         return ended.code
-    if run.job.get("slurm") and not run.job.get("allocated"):
+    if (scheduled := run.scheduled) is not None and not scheduled.allocated:
         from muster.commands.submit import follow
 
         return follow(run, viewer, attached=True)

@@ -6,7 +6,9 @@ from importlib import import_module
 from typing import NamedTuple
 
 from muster.errors import Impossible
-from muster.model import Job, Node, Plan
+from muster.model import Command, Job, Node, Plan
+from muster.runtimes import runtime
+from muster.schedulers import SCHEDULERS, typed
 
 
 class Launcher(NamedTuple):
@@ -22,22 +24,56 @@ class Launcher(NamedTuple):
     """What has to be installed beside torch, as pip knows it, with the version that was tried."""
     program: str = ""
     """A program that has to be there."""
-    places: tuple[str, ...] = ("local", "ssh", "slurm")
-    """The places at which it works."""
+    transports: tuple[str, ...] = ("local", "ssh")
+    """How it may reach nodes that no scheduler has given."""
+    schedulers: tuple[str, ...] | None = None
+    """The schedulers in whose jobs it works; None for all."""
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where it works, for people."""
+        return (*self.transports, *(SCHEDULERS if self.schedulers is None else self.schedulers))
+
+    def works(self, job: Job) -> bool:
+        """It can start the ranks of such a job."""
+        return job.place in self.transports if not job.scheduler else job.scheduler in self.places
 
 
 def make_plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     """The plan of the job's launcher; raises `Impossible`."""
     launcher = LAUNCHERS[job.launcher]
-    if job.place not in launcher.places:
-        hint = (
-            "add `--slurm`, or use `--launcher torchrun`" if "slurm" in launcher.places else "use `--launcher torchrun`"
-        )
+    if not launcher.works(job):
+        needs = f"add `{typed(launcher.schedulers[0])}`, or " if launcher.schedulers and not job.scheduler else ""
+        hint = f"{needs}use `--launcher torchrun`"
         raise Impossible(f"--launcher {job.launcher} does not work here: it {launcher.says}", hint)
     if job.launcher_args and not launcher.foreign:
         raise Impossible(f"--launcher-args: {job.launcher} is muster's own, and takes none", "leave them out")
     plan: Plan = import_module(f"muster.launchers.{launcher.module}").plan(job, nodes, run_id)
-    return plan
+    return _in_runtime(plan)
+
+
+def _in_runtime(plan: Plan) -> Plan:
+    """The same with the command of each rank in the job's runtime; external launchers themselves are not in it."""
+    job = plan.job
+    words = runtime(job.runtime).prefix(job.runtime_value)
+    if not words:
+        return plan
+
+    def after(place: int | None) -> int | None:
+        return None if place is None else len(words) + place
+
+    def wrapped(command: Command) -> Command:
+        if command.launcher:
+            return command
+        # what stands around a rank may not hand signals on; forked ranks are signalled one by one
+        group = command.group or not command.forks
+        return command._replace(argv=words + command.argv, python_at=after(command.python_at), group=group)
+
+    guests = plan.guests
+    if guests is not None:
+        python_at, args_at = after(guests.python_at), after(guests.args_at)
+        guests = guests._replace(argv=words + guests.argv, python_at=python_at, args_at=args_at, group=True)
+    return plan._replace(commands=tuple(map(wrapped, plan.commands)), guests=guests)
 
 
 LAUNCHERS: dict[str, Launcher] = {
@@ -46,7 +82,7 @@ LAUNCHERS: dict[str, Launcher] = {
     "torchrun": Launcher("torchrun", "starts one torchrun a node"),
     "launch": Launcher("launch", "starts one `python -m torch.distributed.launch` a node"),
     "spawn": Launcher("spawn", "spawns the ranks of a node by torch.multiprocessing"),
-    "srun": Launcher("srun", "starts one task of Slurm a rank", program="srun", places=("slurm",)),
+    "srun": Launcher("srun", "starts one task of Slurm a rank", program="srun", transports=(), schedulers=("slurm",)),
     "mpirun": Launcher("mpirun", "starts the ranks by Open MPI's or MPICH's mpirun", program="mpirun"),
     "accelerate": Launcher("accelerate", "starts one `accelerate launch` a node", package="accelerate==1.15.0"),
     "deepspeed": Launcher("deepspeed", "starts one `deepspeed` a node", package="deepspeed==0.19.8"),
@@ -54,7 +90,8 @@ LAUNCHERS: dict[str, Launcher] = {
         "submitit",
         "submits the ranks by an executor of submitit, the local one or that of Slurm",
         package="submitit==1.5.4",
-        places=("local", "slurm"),
+        transports=("local",),
+        schedulers=("slurm",),
     ),
     "ray": Launcher("ray", "starts a cluster of Ray, and a TorchTrainer on it", package="ray[train]==2.60.0"),
 }

@@ -66,7 +66,7 @@ def at_head(
     own_meeting: bool = False,
     tasks: bool = False,
 ) -> Plan:
-    """A plan of one launcher, on node 0, which starts the ranks of all nodes; on Slurm as its `tasks`."""
+    """A plan of one launcher, on node 0, which starts the ranks of all nodes; by a scheduler as its `tasks`."""
     other = [node.host for node in nodes if node.host.python not in ("", job.python)]
     if other:
         raise Impossible(

@@ -23,7 +23,7 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
         )
     layout = "".join(f"{node.host.name}\n" for node in nodes for _ in node.ranks)
     ranks = sum(len(node.ranks) for node in nodes)
-    options = slurm.tasks(job.allocation or Late.SLURM_JOB_ID, len(nodes), ranks, job.launcher_args)
+    options = slurm.tasks(job.allocation or Late.JOB_ID, len(nodes), ranks, job.launcher_args)
     hosts = own_file("hosts", layout)
     words = (*options, Late.PYTHON, *shim(run_id))
     return at_head(job, nodes, run_id, words, [hosts], slurm.NOT_FOR_SLURM, {"SLURM_HOSTFILE": hosts.path}, tasks=True)

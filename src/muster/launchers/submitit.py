@@ -71,12 +71,12 @@ sys.exit(main())
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     """One command, on node 0."""
     ranks = sum(len(node.ranks) for node in nodes)
-    options = slurm.tasks("", len(nodes), ranks, ())[2:] if job.place == "slurm" else []
+    options = slurm.tasks("", len(nodes), ranks, ())[2:] if job.scheduler == "slurm" else []
     driver = _DRIVER.replace("WORDS_OF_SRUN", repr(options))
     hosts = own_file("hosts", "".join(f"{node.host.name}\n" for node in nodes for _ in node.ranks))
     submit = own_file("submit.py", driver)
     words = (Late.PYTHON, submit.path, Late.FOLDER + "/submitit", Late.PYTHON, str(ranks), str(len(nodes)))
-    on_slurm = job.place == "slurm"
+    on_slurm = job.scheduler == "slurm"
     env: dict[str, Text] = {"SLURM_HOSTFILE": hosts.path} if on_slurm else {}
     line = (*words, Late.PYTHON, *shim(run_id))
     return at_head(job, nodes, run_id, line, [submit, hosts], slurm.NOT_FOR_SLURM, env, tasks=on_slurm)

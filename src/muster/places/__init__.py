@@ -1,24 +1,27 @@
-"""Where the ranks run: how an agent gets onto a node. One file, one row each."""
+"""How a command gets onto a machine: an agent, or a program in place of one. One file, one row each."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Callable, NamedTuple
 
-from muster.places import local, slurm, ssh
-from muster.places.target import Target
+from muster.places import local, ssh, step
+from muster.places.target import Explained, Target
 
 
-class Place(NamedTuple):
+class Transport(NamedTuple):
     """A row of the table."""
 
-    start: Callable[[Target], tuple[str, ...]]
-    """The argv, here, whose stdin and stdout are the connection to a new agent there."""
-    text: Callable[[Target], bytes]
+    argv: Callable[[Target], tuple[str, ...]]
+    """The command, here, whose stdin and stdout are the connection to a new agent there."""
+    stdin: Callable[[Target], bytes]
     """What that command reads before the text of the agent."""
+    explain: Callable[[int | None, str], Explained | None] = lambda code, said: None
+    """What is behind its exit status and what it said, where that is known."""
 
 
-PLACES: dict[str, Place] = {
-    "local": Place(local.start, local.text),
-    "ssh": Place(ssh.start, ssh.text),
-    "slurm": Place(slurm.start, slurm.text),
+TRANSPORTS: Mapping[str, Transport] = {
+    "local": Transport(local.start, local.text),
+    "ssh": Transport(ssh.start, ssh.text, ssh.explain),
+    "step": Transport(step.start, step.text),
 }

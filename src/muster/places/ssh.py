@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from muster.agent.boot import agent_script, read_script
-from muster.places.target import Target
+from muster.places.target import Explained, Target
 
 OPTIONS = (
     # a question that nobody answers hangs for ever; keys and agents need none
@@ -77,6 +77,7 @@ REFUSALS = (
 """The first that fits is told."""
 
 
-def refusal(said: str) -> Refusal | None:
-    """What stands behind the words of an ssh that failed."""
-    return next((known for known in REFUSALS if known.words in said), None)
+def explain(code: int | None, said: str) -> Explained | None:
+    """What stands behind the words of an ssh that failed; with another status than 255 it was the command there."""
+    known = (row for row in REFUSALS if row.words in said) if code == 255 else ()
+    return next((Explained(row.says, row.hint) for row in known), None)

@@ -7,11 +7,18 @@ from typing import NamedTuple
 from muster.model import Host, Job
 
 
+class Explained(NamedTuple):
+    """Why a machine was not reached."""
+
+    says: str
+    hint: str
+
+
 class Target(NamedTuple):
     """One machine, and how it is reached."""
 
     place: str
-    """A key of `PLACES`."""
+    """A key of `TRANSPORTS`."""
     host: str
     user: str = ""
     """Login user; empty for what ssh is configured to."""
@@ -23,8 +30,10 @@ class Target(NamedTuple):
     """Shell lines that are run there before it."""
     ssh: tuple[str, ...] = ("ssh",)
     """The command that reaches hosts, and its options."""
+    scheduler: str = ""
+    """A key of `SCHEDULERS`, where it is a node of a job."""
     allocation: str = ""
-    """The number of the Slurm job whose node it is."""
+    """The number of that job."""
     gpus: int = 0
     """GPUs that a step on that node gets."""
     cwd: str = "/"
@@ -41,6 +50,7 @@ def target_of(job: Job, host: Host) -> Target:
         keep_python=job.python_named or bool(host.python),
         setup=(*job.setup, *host.setup),
         ssh=job.ssh,
+        scheduler=job.scheduler,
         allocation=job.allocation,
         gpus=len(host.gpus),
         cwd=job.cwd,

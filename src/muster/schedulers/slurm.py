@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from itertools import groupby
 from shlex import quote
 from typing import NamedTuple
@@ -14,26 +15,10 @@ from muster.agent.dialects import counts
 from muster.errors import Impossible
 from muster.hosts import fold_hosts, unfold_hosts
 from muster.model import Late, Node, Rank, Text
+from muster.results import RunState
+from muster.schedulers.scheduler import Allocation, JobEnd, JobRecord, JobSeen, NodeSeen, Phase, Request
 
 # ---- asking for nodes -----------------------------------------------------------------------------------------------
-
-
-class Request(NamedTuple):
-    """What is asked of Slurm."""
-
-    name: str
-    """The name of the job."""
-    nodes: int | None
-    """None where Slurm is to choose how many."""
-    options: tuple[tuple[str, str], ...] = ()
-    """Options of sbatch by their own names, in order; one without a value has an empty one."""
-    output: str = ""
-    """Where what the batch script itself says is written; `%j` is the number of the job."""
-    before: int = 120
-    """Seconds before the end at which the batch script gets `WARNING`; 0 for never."""
-    requeue: bool = False
-    tasks: int | None = None
-    """How many ranks in all, where Slurm is to choose how many go to which node."""
 
 
 OURS: Mapping[str, str] = {
@@ -177,17 +162,6 @@ def refused(err: str) -> tuple[str, str | None]:
 # ---- inside a job ---------------------------------------------------------------------------------------------------
 
 
-class Allocation(NamedTuple):
-    """The job in which this process runs."""
-
-    job: str
-    hosts: tuple[str, ...]
-    restarts: int
-    """How often the job was started again."""
-    tasks: tuple[int, ...] = ()
-    """How many tasks the job has on each node, as it was made."""
-
-
 def allocation(env: Mapping[str, str]) -> Allocation | None:
     """The allocation of salloc, of a batch script or of a step; None outside. Raises `Impossible`."""
     job = env.get("SLURM_JOB_ID")
@@ -198,8 +172,13 @@ def allocation(env: Mapping[str, str]) -> Allocation | None:
         )
     if not job or not env.get("SLURM_JOB_NODELIST"):
         return None
-    hosts = tuple(unfold_hosts(env["SLURM_JOB_NODELIST"]))
+    hosts = tuple(unfold_nodes(env["SLURM_JOB_NODELIST"]))
     return Allocation(job, hosts, _number(env.get("SLURM_RESTART_COUNT", "")), tasks_per_node(env))
+
+
+def unfold_nodes(text: str) -> list[str]:
+    """The nodes of a list as Slurm writes it. Raises `Impossible`."""
+    return unfold_hosts(text, "Slurm's list of nodes")
 
 
 def tasks_per_node(env: Mapping[str, str]) -> tuple[int, ...]:
@@ -282,6 +261,8 @@ _OF_TASKS = (
 )
 """Variables that tell tasks of Slurm apart or how they lie; ranks have their own, see `environment_of_node`."""
 
+OF_AGENTS = r"SLURM_(NTASKS_PER_NODE|CPU_BIND\w*|MEM_BIND\w*|CPUS_PER_TASK|OVERCOMMIT)|SRUN_\w+"
+"""A pattern of variables that tell how one agent a node was asked for, which says nothing of the ranks."""
 
 _OF_STEP = r"SLURM_(?:STEP_?ID|STEP_LAUNCHER_PORT|SRUN_COMM_\w+|TASK_PID|LAUNCH_NODE_IPADDR|PRIO_PROCESS|UMASK)"
 """Variables of a task that are true of the step alone in which it runs."""
@@ -320,13 +301,13 @@ def environment_of_node(node: Node, nodes: Sequence[Node], job: str) -> dict[str
         "SLURM_STEP_NUM_TASKS": str(sum(each)),
         "SLURM_STEP_NUM_NODES": str(len(nodes)),
         "SLURM_STEP_TASKS_PER_NODE": lie,
-        "SLURM_STEP_NODELIST": fold_hosts(other.host.name for other in nodes) if job else Late.SLURM_STEP_NODELIST,
+        "SLURM_STEP_NODELIST": fold_hosts(other.host.name for other in nodes) if job else Late.JOB_NODES,
         "SLURM_DISTRIBUTION": "block",
     }
     if len(set(each)) == 1:
         found["SLURM_NTASKS_PER_NODE"] = str(each[0])
     if not job:
-        found.update(SLURM_JOB_ID=Late.SLURM_JOB_ID, SLURM_CPUS_PER_TASK=Late.SLURM_CPUS_PER_TASK)
+        found.update(SLURM_JOB_ID=Late.JOB_ID, SLURM_CPUS_PER_TASK=Late.CPUS_PER_RANK)
     elif node.host.cpus_of_tasks is not None:
         found["SLURM_CPUS_PER_TASK"] = str(max(1, node.host.cpus_of_tasks // len(node.ranks)))
     return found
@@ -387,7 +368,7 @@ def ended_tasks(said: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for hosts, how in re.findall(r"^srun: error: (\S+): tasks? [\d,-]+: (.+)$", said, re.M):
         with contextlib.suppress(Impossible):
-            found.update(dict.fromkeys(unfold_hosts(hosts), how.strip()))
+            found.update(dict.fromkeys(unfold_nodes(hosts), how.strip()))
     return found
 
 
@@ -415,7 +396,7 @@ def gpus_there(out: str, tasks: Mapping[str, int] | None = None) -> dict[str, in
     """
     found = {}
     for nodes, gres in re.findall(r"\bNodes=(\S+) CPU_IDs=\S* Mem=\S* GRES=(\S*)", out):
-        for host in unfold_hosts(nodes):
+        for host in unfold_nodes(nodes):
             found[host] = sum(gpus_of(gres).values())
     each, of_task, whole = (_gpus_asked(out, of) for of in ("Node", "Task", "Job"))
     for host, count in found.items():
@@ -485,24 +466,21 @@ def record(job: str) -> tuple[str, ...]:
     return ("scontrol", "show", "job", job)
 
 
-class Record(NamedTuple):
-    """What slurmctld knows of a job; times are as it writes them, local and without a zone."""
-
-    state: str
-    reason: str
-    start: str
-    end: str
-    preempted: bool
-    """It has to make room, and perhaps still has its GraceTime."""
-
-
-def record_of(out: str) -> Record:
+def record_of(out: str) -> JobRecord:
     """`JobState=RUNNING Reason=None …`; empty where a field is missing."""
     found = dict(re.findall(r"\b(JobState|Reason|StartTime|EndTime|PreemptTime)=(\S+)", out))
     state, reason, start, end = (found.get(name, "") for name in ("JobState", "Reason", "StartTime", "EndTime"))
     at = found.get("PreemptTime", "")
     # it may have had to make room before it was started again
-    return Record(state, reason, start, end, preempted=at[:1].isdigit() and at >= start)
+    return JobRecord(state, reason, _when(start), _when(end), preempted=at[:1].isdigit() and at >= start)
+
+
+def _when(text: str) -> float | None:
+    """`2026-11-27T00:05:09`, local and without a zone, in seconds since 1970; None for `Unknown` and the like."""
+    try:
+        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S").timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 _DUE = {
@@ -514,7 +492,7 @@ _DUE = {
 _CANCELLED = re.compile(r"\*\*\* (JOB|STEP) \S+ ON \S+ CANCELLED AT \S+?(?: DUE TO ([A-Za-z ]+))?(?:,[^*]*)? \*\*\*")
 
 
-def why_ended(said: str, found: Record | None) -> str:
+def why_ended(said: str, found: JobRecord | None) -> str:
     """Why a job is being ended, one of `supervise.JOB_ENDS`; empty where that cannot be told yet.
 
     `said` is what slurmstepd wrote about the job and its steps: `*** JOB 7 ON n1 CANCELLED AT … DUE TO TIME LIMIT ***`.
@@ -578,15 +556,22 @@ def queued(out: str) -> dict[str, Seen]:
         cells = line.strip().split(_SEPARATOR, len(_FIELDS) - 1)
         if len(cells) == len(_FIELDS):
             try:
-                hosts = tuple(unfold_hosts(cells[3])) if cells[3] and not cells[3].startswith("(") else ()  # `(null)`
+                hosts = tuple(unfold_nodes(cells[3])) if cells[3] and not cells[3].startswith("(") else ()  # `(null)`
             except Impossible:  # not as Slurm writes it today; one job must not hide all others
                 hosts = (cells[3],)
             found[cells[0]] = Seen(cells[0], cells[1], cells[2], hosts, cells[4], cells[5], cells[6])
     return found
 
 
-PENDING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
-LIVING = {"RUNNING", "COMPLETING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "STOPPED", "RESIZING"}
+STATES: Mapping[str, Phase] = {
+    **dict.fromkeys(
+        ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"),
+        Phase.PENDING,
+    ),
+    **dict.fromkeys(("RUNNING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "STOPPED", "RESIZING"), Phase.RUNNING),
+    "COMPLETING": Phase.COMPLETING,
+}
+"""What a job does that has not ended."""
 
 _REASONS = {
     "None": "not yet considered by the scheduler",
@@ -636,26 +621,18 @@ def cancelled_by(out: str) -> str:
     return found[1] if found else ""
 
 
-_ENDS = {
-    "TIMEOUT": "its time was over (TIMEOUT)",
-    "CANCELLED": "it was cancelled (CANCELLED)",
-    "NODE_FAIL": "a node failed (NODE_FAIL)",
-    "OUT_OF_MEMORY": "it needed more memory than it had asked for (OUT_OF_MEMORY)",
-    "PREEMPTED": "it had to make room for another job (PREEMPTED)",
-    "BOOT_FAIL": "a node did not start (BOOT_FAIL)",
-    "DEADLINE": "its deadline was over (DEADLINE)",
-    "FAILED": "its batch script failed (FAILED)",
-    "COMPLETED": "its batch script ended well (COMPLETED)",
+ENDS: Mapping[str, JobEnd] = {
+    "TIMEOUT": JobEnd(RunState.TIMED_OUT, 124, "its time was over"),
+    "CANCELLED": JobEnd(RunState.KILLED, 137, "it was cancelled", cancelled=True),
+    "NODE_FAIL": JobEnd(RunState.BROKEN, 125, "a node failed"),
+    "OUT_OF_MEMORY": JobEnd(RunState.BROKEN, 125, "it needed more memory than it had asked for"),
+    "PREEMPTED": JobEnd(RunState.KILLED, 137, "it had to make room for another job"),
+    "BOOT_FAIL": JobEnd(RunState.BROKEN, 125, "a node did not start"),
+    "DEADLINE": JobEnd(RunState.TIMED_OUT, 124, "its deadline was over"),
+    "FAILED": JobEnd(RunState.BROKEN, 125, "its batch script failed", failed=True),
+    "COMPLETED": JobEnd(RunState.BROKEN, 125, "its batch script ended well"),
 }
-
-
-ENDED = frozenset(_ENDS)
 """States from which a job does not come back. REVOKED is none: in a federation the job then runs on another cluster."""
-
-
-def how_ended(state: str) -> str:
-    """What Slurm says of a job that is over."""
-    return _ENDS.get(state, state)
 
 
 def requeue(job: str, ending: bool = False) -> tuple[str, ...]:
@@ -700,27 +677,9 @@ def _number(text: str) -> int:
 _NODE_FIELDS = ("%N", "%P", "%T", "%c", "%m", "%G", "%C", "%E")
 
 
-class NodeSeen(NamedTuple):
-    """A node, as sinfo shows it."""
-
-    name: str
-    partitions: tuple[str, ...]
-    state: str
-    cores: int
-    free_cores: int
-    memory: int
-    """In MB."""
-    gpus: Mapping[str, int]
-    """How many of each type; the type is empty where the cluster names none."""
-    reason: str
-    """Why it is down or drained."""
-
-    @property
-    def takes_jobs(self) -> bool:
-        """Slurm starts jobs there; `*` after a state says that the node does not respond."""
-        return not self.state.endswith("*") and not re.match(
-            r"down|drain|fail|unk|maint|power|future|reboot", self.state
-        )
+def _takes_jobs(state: str) -> bool:
+    """Slurm starts jobs there; `*` after a state says that the node does not respond."""
+    return not state.endswith("*") and not re.match(r"down|drain|fail|unk|maint|power|future|reboot", state)
 
 
 def machines() -> tuple[str, ...]:
@@ -748,6 +707,7 @@ def nodes(out: str) -> list[NodeSeen]:
             _number(memory),
             gpus_of(gres),
             "" if reason == "none" else reason,
+            _takes_jobs(state),
         )
     return list(found.values())
 
@@ -781,21 +741,6 @@ def used_gpus(out: str) -> dict[str, dict[str, int]]:
 
 
 _JOB_FIELDS = ("%i", "%u", "%P", "%T", "%D", "%b", "%M", "%l", "%r")
-
-
-class JobSeen(NamedTuple):
-    """A job of the queue."""
-
-    job: str
-    user: str
-    partition: str
-    state: str
-    nodes: int
-    gpus: str
-    """As it was asked for, `gres:gpu:2`; N/A for none."""
-    used: str
-    limit: str
-    reason: str
 
 
 def everybody() -> tuple[str, ...]:

@@ -8,29 +8,35 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from muster.schedulers import slurm
-from muster.world import queue
+from muster.schedulers.scheduler import JobRecord, JobTerms, Phase
+from muster.world.queue import SchedulerClient
 
 
 class BatchJob:
-    """One job of Slurm, asked with care: an answer that does not come holds nothing up for long.
+    """One job, asked about with care: an answer that does not come holds nothing up for long.
 
-    `signal`: what ranks that listen get `before` seconds before the end of its time, and when it has to make room;
-    0 for never. `chosen`: somebody chose that number. `signalled`: Slurm sends this process SIGURG when it is time.
-    `logs`: where slurmstepd and srun write; what they hold already is of earlier attempts.
+    `signalled`: the scheduler's warning, where it has one, is sent to this process. `logs`: where its steps and its
+    script write; what they hold already is of earlier attempts.
     """
 
-    def __init__(
-        self, job: str, signal: str, before: float, chosen: bool, signalled: bool, kill_wait: float, logs: list[Path]
-    ):
-        self.job, self.signal, self.before = job, signal, before
-        self.chosen, self.signalled, self.kill_wait = chosen, signalled, kill_wait
+    def __init__(self, client: SchedulerClient, job: str, terms: JobTerms, signalled: bool, logs: list[Path]):
+        self.client, self.job = client, job
+        self.signal, self.before, self.chosen = terms.signal, terms.before, terms.chosen
+        rules = client.scheduler.signals
+        self.warning = rules.warning if signalled else ""
+        """The signal by which the scheduler says that the end of the time is near; empty where none comes."""
+        self.kill_wait = client.kill_wait()
         self._logs = {path: _size(path) for path in logs}
         self._asking: threading.Thread | None = None
-        self._record: slurm.Record | None = None
+        self._record: JobRecord | None = None
+
+    @property
+    def title(self) -> str:
+        """What people call its scheduler."""
+        return self.client.title
 
     def ask(self) -> None:
-        """Begin to ask slurmctld about the job; that may take a while, and meanwhile nothing is known of it."""
+        """Begin to ask about the job; that may take a while, and meanwhile nothing is known of it."""
         self._record = None
         self._asking = threading.Thread(target=self._look, daemon=True)
         self._asking.start()
@@ -42,28 +48,30 @@ class BatchJob:
 
     def time_left(self) -> float | None:
         """Seconds until the time limit, None where nobody says."""
-        end = _seconds(self._record.end) if self._record is not None else None
+        end = self._record.end if self._record is not None else None
         return None if end is None else end - time.time()
 
     def warn_before(self) -> float:
         """Seconds before the end of its time at which ranks are warned: of a short job at most a quarter, unless
         somebody chose a number."""
-        start, end = (
-            (_seconds(text) for text in (self._record.start, self._record.end)) if self._record else (None, None)
-        )
-        if self.chosen or start is None or end is None:
+        found = self._record
+        if self.chosen or found is None or found.start is None or found.end is None:
             return self.before
-        return min(self.before, (end - start) / 4)
+        return min(self.before, (found.end - found.start) / 4)
 
     def grace_left(self) -> float | None:
         """Seconds that a preempted job that still runs has; None for one that is being ended."""
         found = self._record
-        end = _seconds(found.end) if found is not None and found.preempted and found.state == "RUNNING" else None
-        return None if end is None else max(0.0, end - time.time())
+        if found is None or found.end is None or not found.preempted:
+            return None
+        return max(0.0, found.end - time.time()) if self._phase(found) is Phase.RUNNING else None
+
+    def _phase(self, found: JobRecord) -> Phase:
+        return self.client.scheduler.phase(found.state)
 
     def why(self) -> str:
-        """Why the job is being ended, as far as that is known by now; see `slurm.why_ended`."""
-        return slurm.why_ended(self._said(), self._record)
+        """Why the job is being ended, as far as that is known by now; see `SignalRules.stopped_by`."""
+        return self.client.scheduler.signals.stopped_by(self._said(), self._record)
 
     def _said(self) -> str:
         said = ""
@@ -74,7 +82,7 @@ class BatchJob:
         return said
 
     def _look(self) -> None:
-        found = queue.record(self.job)
+        found = self.client.record(self.job)
         if found is not None:
             self._record = found
 
@@ -84,11 +92,3 @@ def _size(path: Path) -> int:
         return os.stat(path).st_size
     except OSError:
         return 0
-
-
-def _seconds(text: str) -> float | None:
-    """`2026-11-27T00:05:09`, as Slurm writes a time, in seconds since 1970; None for `Unknown` and the like."""
-    try:
-        return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
-    except (ValueError, OverflowError):
-        return None

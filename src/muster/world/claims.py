@@ -1,6 +1,6 @@
-"""Which nodes of an allocation a run has for itself: several small runs side by side in one job of Slurm.
+"""Which nodes of an allocation a run has for itself: several small runs side by side in one job.
 
-A claim is a lock on a file, which the srun of the run's supervisor inherits: whatever ends that ends the claim.
+A claim is a lock on a file, which the step of the run's supervisor inherits: whatever ends that ends the claim.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _OLD = 30 * 86400.0
 class Claims:
     """The nodes of one job, and those of them that this process has."""
 
-    def __init__(self, root: Path, job: str):
-        self._folder, self._job = root / "slurm-nodes", job
+    def __init__(self, root: Path, scheduler: str, job: str):
+        self._folder, self._job = root / f"{scheduler}-nodes", job
         self.descriptors: dict[str, int] = {}
         """Of the locks, by node."""
         with suppress(OSError):

@@ -22,6 +22,7 @@ from muster.agent.messages import AGENT, CLIENT, FROM_CLIENT, PROXY, TO_CLIENT, 
 from muster.agent.protocol import VERSION, Refused, Unknown, Unpacker, pack
 from muster.errors import Impossible, MusterError, RunFailed, Unreachable
 from muster.model import Job, Plan, as_json
+from muster.places import TRANSPORTS
 from muster.places.target import Target
 from muster.printable import line as safe
 from muster.report import outcome_as_json
@@ -39,6 +40,8 @@ from muster.runs import (
     why_not_ours,
     why_refused,
 )
+from muster.schedulers import get_scheduler
+from muster.schedulers.scheduler import Final
 from muster.stored import Malformed, checked, plan_from_json, table, text, texts, texts_by_name, whole
 from muster.world.compat import HINT, UNTOLD, lacks
 from muster.world.here import identity
@@ -46,6 +49,7 @@ from muster.world.status import Controller, RunStatus, status
 
 if TYPE_CHECKING:
     from muster.world.link import ChildLink
+    from muster.world.queue import SchedulerClient
 
 PATIENCE = 5.0
 """Seconds in which an agent must answer."""
@@ -58,7 +62,7 @@ _TRIALS, _PAUSE = 5, 0.3
 
 
 ANSWERS_WITHIN = 15.0
-"""Seconds in which a supervisor elsewhere, or Slurm, has to answer."""
+"""Seconds in which a supervisor elsewhere, or a scheduler, has to answer."""
 
 _TO_GIVE_UP = 1.0
 """Seconds for ending an ssh that got nowhere."""
@@ -77,10 +81,10 @@ def statuses(runs: Sequence[Run], within: float) -> list[RunStatus]:
             except MusterError as error:
                 found[run.id] = RunStatus(RunState.UNKNOWN, error.sentence)
 
-    here, in_slurm, far = _by_place(runs)
-    # one thread for all of Slurm's, since it is asked once and its answer kept. No pool: its threads would be waited
-    # for when this program ends
-    asked = [in_slurm, *([run] for run in far)]
+    here, queued, far = _by_place(runs)
+    # one thread for all that are in queues, since each is asked once and its answer kept. No pool: its threads would be
+    # waited for when this program ends
+    asked = [queued, *([run] for run in far)]
     asking = [threading.Thread(target=look, args=(several,), daemon=True) for several in asked]
     deadline = time.monotonic() + within + _TO_GIVE_UP
     for thread in asking:
@@ -93,9 +97,9 @@ def statuses(runs: Sequence[Run], within: float) -> list[RunStatus]:
 
 
 def _by_place(runs: Sequence[Run]) -> tuple[list[Run], list[Run], list[Run]]:
-    """Those of which this machine knows all; those of which Slurm is asked; those of which another machine is."""
+    """Those of which this machine knows all; those of which a scheduler is asked; those of which another machine is."""
     here: list[Run] = []
-    in_slurm: list[Run] = []
+    queued: list[Run] = []
     far: list[Run] = []
     for run in runs:
         try:
@@ -105,8 +109,8 @@ def _by_place(runs: Sequence[Run]) -> tuple[list[Run], list[Run], list[Run]]:
         if is_anothers(run):
             here.append(run)
         else:
-            (in_slurm if job.get("slurm") else far if job.get("served") and not over else here).append(run)
-    return here, in_slurm, far
+            (queued if job.get("scheduler") else far if job.get("served") and not over else here).append(run)
+    return here, queued, far
 
 
 def require_known(run: Run, found: RunStatus) -> None:
@@ -129,22 +133,25 @@ class _Sight:
         return time.time()
 
     def queued(self) -> str | None:
-        """The state of its job, as Slurm has it."""
-        from muster.world import queue
-
-        return queue.state(self.run, self.within)
+        """The state of its job, as its scheduler has it."""
+        found = _client_of(self.run)
+        return None if found is None else found.state(self.run, self.within)
 
     def past(self) -> str:
         """The state with which its job ended, as accounting has it."""
-        from muster.world import queue
-
-        return queue.past(self.run)
+        return self._final().state
 
     def cancelled_by(self) -> str:
         """Who cancelled its job, as accounting has it."""
-        from muster.world import queue
+        import pwd
 
-        return queue.cancelled_by(self.run)
+        with suppress(KeyError, ValueError):
+            return pwd.getpwuid(int(self._final().cancelled_by)).pw_name
+        return ""
+
+    def _final(self) -> Final:
+        scheduled, found = self.run.scheduled, _client_of(self.run)
+        return Final() if scheduled is None or found is None else found.final(scheduled.job)
 
     def controller(self) -> Controller:
         """What its controller answers."""
@@ -175,7 +182,7 @@ class _Sight:
 def reconcile(run: Run, within: float = ANSWERS_WITHIN) -> RunStatus:
     """What became of a run; the run directory here is brought up to date with it.
 
-    `within` bounds the seconds for which another machine, or Slurm, is waited for. Raises `Unreadable`.
+    `within` bounds the seconds for which another machine, or a scheduler, is waited for. Raises `Unreadable`.
     """
     sight = _Sight(run, within)
     found = status(run, sight)
@@ -201,7 +208,7 @@ def is_anothers(run: Run) -> bool:
     """The run is another user's, and this is root.
 
     That user can write anything into the directory at any moment, links too. So root reads it field by field,
-    writes nothing there, asks no host and no Slurm in that user's name, and believes no socket but one of that user.
+    writes nothing there, asks no host and no scheduler in that user's name, and believes no socket but that user's.
     """
     return run.uid != os.getuid()
 
@@ -217,28 +224,37 @@ def lives(run: Run) -> bool:
 def has_not_ended(run: Run) -> bool:
     """It lives as far as is known here, without a question to another machine that takes time."""
     try:
-        if run.outcome is not None and not run.job.get("requeue"):
+        scheduled = run.scheduled
+        if run.outcome is not None and (scheduled is None or not scheduled.requeue):
             return False
-        return lives(run) if not run.job.get("served") or run.job.get("slurm") else True
+        return lives(run) if not run.job.get("served") or scheduled is not None else True
     except Unreadable:
         return False
 
 
 def goes_on(run: Run, state: RunState) -> bool:
-    """Who waits for the end has to wait longer; Slurm that does not answer says nothing about the job."""
-    return state.lives or (state is RunState.UNKNOWN and bool(run.job.get("slurm")))
+    """Who waits for the end has to wait longer; a scheduler that does not answer says nothing about the job."""
+    return state.lives or (state is RunState.UNKNOWN and run.scheduled is not None)
 
 
 def cancel(run: Run) -> None:
-    """Have Slurm end the job of a run. Raises `Impossible`, `Unreachable`."""
-    from muster.schedulers import slurm
-    from muster.world import queue
-
+    """Have its scheduler end the job of a run. Raises `Impossible`, `Unreachable`."""
+    scheduled, found = run.scheduled, _client_of(run)
+    assert scheduled is not None and found is not None
     if is_anothers(run):
         raise Impossible(
-            f"{run.id} is another user's, and says to be job {run.job['slurm']}", "see `squeue`, `scancel`"
+            f"{run.id} is another user's, and says to be job {scheduled.job}",
+            f"see `{found.scheduler.jobs().argv[0]}`, `{found.scheduler.cancel(scheduled.job)[0]}`",
         )
-    queue.ask(slurm.cancel(str(run.job["slurm"])))
+    found.cancel(scheduled.job)
+
+
+def _client_of(run: Run) -> SchedulerClient | None:
+    """Who asks the scheduler of a run; None where there is none."""
+    from muster.world.queue import client  # most runs need none of it
+
+    scheduled = run.scheduled
+    return None if scheduled is None else client(scheduled.name)
 
 
 _ANSWERED, _ANSWERED_EVERY = "answered", 30.0
@@ -303,12 +319,16 @@ def _way(run: Run, job: Mapping[str, Any]) -> Way:
     path = _way_file(run)
     if run.uid == os.getuid() and not why_not_ours(path):
         try:
-            return Way(**checked(json.loads(path.read_text()), _WAY, ("place",)))
+            found = Way(**checked(json.loads(path.read_text()), _WAY, ("place",)))
+            # versions before this one have written the scheduler as the place
+            place = found.place if found.place in TRANSPORTS else "step"
+            if place != "step" or job.get("scheduler"):
+                return found._replace(place=place)
         except (OSError, ValueError):
             pass
     if is_anothers(run) and job.get("host") == identity()["host"] and job["there"] == str(run.path.resolve()):
         return Way("local", python=sys.executable)
-    return Way("slurm") if job.get("slurm") else Way("ssh")
+    return Way("step") if job.get("scheduler") else Way("ssh")
 
 
 def way_to(run: Run, name: str = "visit", **args: Any) -> ChildLink:
@@ -327,17 +347,17 @@ def way_to(run: Run, name: str = "visit", **args: Any) -> ChildLink:
         way = Way("ssh")  # it runs on the machine where it was started, and that is another
     if way.place != "local" and is_anothers(run):
         raise Impossible(f"{run.id} is another user's, and runs on {job.get('host')}", "ask there, or as that user")
-    target = Target(way.place, identity()["host"], python=way.python, ssh=way.ssh, allocation=job.get("slurm", ""))
+    target = Target(way.place, identity()["host"], python=way.python, ssh=way.ssh)
+    if scheduled := run.scheduled:
+        target = target._replace(scheduler=scheduled.name, allocation=scheduled.job)
     if way.place != "local":
-        # Slurm alone knows the nodes of its jobs
+        # a scheduler alone knows the nodes of its jobs
         served = job["served"] if job["served"]["name"] else {"name": job["host"], "user": ""}
         found = parse_host(f"{served['user']}@{served['name']}" if served["user"] else served["name"])
         target = target._replace(host=found.name, user=found.user)
     env: Mapping[str, str] = os.environ
-    if way.place == "slurm":
-        from muster.schedulers.slurm import clean
-
-        env = clean(env)
+    if way.place == "step":
+        env = get_scheduler(target.scheduler).clean(env)
     link = start_call(target, dict(env), name, run_dir=job["there"], **args)
     # another user's directory is not written to
     link.wire.tracer = trace.tracer("" if is_anothers(run) else str(run.path), "client", "controller", target.host)

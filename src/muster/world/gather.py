@@ -20,7 +20,7 @@ from muster.agent.protocol import VERSION, Dispatcher, Refused, handlers, pack
 from muster.agent.signals import CapturedSignals
 from muster.errors import Impossible, Interrupted, MusterError, RunFailed, Unreachable
 from muster.hosts import fold_hosts, fold_reasons
-from muster.places.ssh import refusal
+from muster.places import TRANSPORTS
 from muster.places.target import Target
 from muster.printable import line as safe
 from muster.world.bootstrap import Need, Remedies, Routes
@@ -241,7 +241,7 @@ class Gathering:
         if code == NO_PYTHON or code == 126 or code == 127:
             hint = "name the one to use there: `--python PATH`, `--python HOST:PATH`"
             return Impossible(link.last_words(1), hint, link.host)
-        known = refusal(said) if code == 255 else None
+        known = TRANSPORTS[self.targets[link.node].place].explain(code, said)
         if known is not None:
             return Unreachable(known.says, known.hint.replace("HOST", link.host), link.host)
         return Unreachable(link.last_words() or how, f"try it by hand: `ssh {link.host} true`", link.host)

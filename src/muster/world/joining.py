@@ -57,10 +57,13 @@ class JoiningAgents:
         run: Run,
         hosts: Sequence[str],
         lease: float,
+        task: Mapping[str, str],
         starter: Starter,
         note: Callable[[str], object],
     ):
+        """`task`: how an agent knows on which host it is; see `schedulers.scheduler.Task`."""
         self.loop, self.run, self.lease, self.starter, self.note = loop, run, lease, starter, note
+        self._task = task
         self.links = [FarLink(number, host, 0.0, {}) for number, host in enumerate(hosts)]
         for link in self.links:
             link.wire.tracer = trace.tracer(str(run.path), "controller", "agent", link.host)
@@ -104,6 +107,7 @@ class JoiningAgents:
             "run": self.run.id,
             "hosts": [link.host for link in self.links],
             "lease": self.lease,
+            "task": dict(self._task),
             "cwd": need.cwd,
             "script": need.script,
             "code": root,

@@ -18,7 +18,7 @@ from muster.agent.signals import CapturedSignals, not_ignored
 from muster.agent.wire import Wire
 from muster.errors import Impossible
 from muster.model import PASSES, Job, Node
-from muster.places import PLACES
+from muster.places import TRANSPORTS
 from muster.places.target import Target, target_of
 from muster.printable import line as safe
 
@@ -213,9 +213,9 @@ def _start(
     name: str,
     args: Mapping[str, Any],
 ) -> ChildLink:
-    place = PLACES[target.place]
-    link = ChildLink(number, target.host, place.start(target), env, target.cwd, keep)
-    link.wire.put(place.text(target) + source)
+    transport = TRANSPORTS[target.place]
+    link = ChildLink(number, target.host, transport.argv(target), env, target.cwd, keep)
+    link.wire.put(transport.stdin(target) + source)
     link.wire.put(pack("call", name=name, args=args))
     link.wire.flush()
     return link

@@ -25,6 +25,8 @@ from muster.rank_env import late_values
 from muster.ranks import named
 from muster.results import SIGKILL, SIGTERM, Failure, FailureKind, Outcome, Problem, ProblemKind
 from muster.runs import Run
+from muster.schedulers import get_scheduler, title
+from muster.schedulers.scheduler import SignalRules
 from muster.sentences import folded, notice_in_words, processes_in_words, signal_name
 from muster.stored import NOT_UNDERSTOOD, leftover_from_json, problem_from_json
 from muster.supervise import (
@@ -398,13 +400,14 @@ class World:
 
     def _tell_passed(self, number: int) -> None:
         ranks = self._passed.pop(number)
-        sent = "muster was sent" if number in self._sent_here else "Slurm sent"
+        job = self.plan.job
+        sent = "muster was sent" if number in self._sent_here or not job.scheduler else f"{title(job.scheduler)} sent"
         self._sent_here.discard(number)
         names = {int(known): known.name for known in Signals}
         name = names.get(number, f"signal {number}")
         if ranks:
             self.say(f"{sent} {name}, which is passed on to {named(ranks)}")
-        elif number != Signals.SIGCONT:  # it comes with each SIGTERM of Slurm
+        elif name[3:] not in (get_scheduler(job.scheduler).signals if job.scheduler else SignalRules()).beside:
             self.say(f"{sent} {name}, and no rank catches it")
 
     def _on_output_began(self, link: Link, t: float, payload: bytes, rank: int, attempt: int) -> None:

@@ -18,7 +18,7 @@ from muster.world import contact
 _LIVING = (RunState.RUNNING, RunState.PENDING, RunState.UNKNOWN)
 """States of runs whose files are still wanted."""
 _WITHIN = 4.0
-"""Seconds in which machines and Slurm have to answer while a run waits to be started."""
+"""Seconds in which machines and schedulers have to answer while a run waits to be started."""
 _BEGINS = 600.0
 """Seconds for which a run that nobody answers for may be one that is just being started."""
 

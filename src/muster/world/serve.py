@@ -399,19 +399,19 @@ class Served(World):
             numbers = set(came) - {signal.SIGCHLD}
             if SIGTERM in numbers:
                 self._job_ends()
-            if signal.SIGURG in numbers and batch.signalled:
-                numbers.discard(signal.SIGURG)
-                self._slurm_warns()
+            if batch.warning and (warning := signal.Signals[f"SIG{batch.warning}"]) in numbers:
+                numbers.discard(warning)
+                self._scheduler_warns()
             for number in sorted(numbers - {SIGTERM}):
                 self.tell_all("pass", number=number)
 
         signals.handle(signalled)
-        if batch.before and (batch.chosen or batch.signalled):
+        if batch.before and (batch.chosen or batch.warning):
             self._near_the_end()
 
     def _near_the_end(self, asked: bool = False) -> None:
-        """Warn the ranks when it is time. Slurm looks at its clock every half a minute: its own signal comes early for
-        a long job, late for a short one."""
+        """Warn the ranks when it is time. A scheduler looks at its clock now and then, some every half a minute: its
+        own signal comes early for a long job, late for a short one."""
         assert self.batch is not None
         if not asked:
             self.batch.ask()
@@ -420,19 +420,19 @@ class Served(World):
             return
         left, before = self.batch.time_left(), self.batch.warn_before()
         if left is None:
-            return  # Slurm's own signal comes yet, where there is one
+            return  # the scheduler's own signal comes yet, where there is one
         if left > before + _LOOK:
             self.loop.call_later(left - before, self._near_the_end)
             return
         self.warn("time limit", f"{max(0.0, left):.0f} s are left of the job's time")
 
-    def _slurm_warns(self, asked: bool = False) -> None:
-        """Slurm says so: the limit may have been changed since it was looked at."""
+    def _scheduler_warns(self, asked: bool = False) -> None:
+        """The scheduler says so: the limit may have been changed since it was looked at."""
         assert self.batch is not None
         if not asked:
             self.batch.ask()
         if not self.batch.answered:
-            self.loop.call_later(_LOOK, lambda: self._slurm_warns(asked=True))
+            self.loop.call_later(_LOOK, lambda: self._scheduler_warns(asked=True))
         elif self.batch.time_left() is not None:
             self._near_the_end(asked=True)
         else:
@@ -463,14 +463,14 @@ class Served(World):
         grace = self.batch.grace_left()
         if cause == "preempted" and grace is not None:
             self.ending = False  # only the steps were told; when that time is over there is another SIGTERM
-            self.warn(cause, f"Slurm makes room for another job, {grace:.0f} s are left")
+            self.warn(cause, f"{self.batch.title} makes room for another job, {grace:.0f} s are left")
             return
         saves = cause in ("preempted", "requeued", "node failure") and not self.warned
         self.cause = cause or "cancelled"
         patience = self._killed_at - self.now() - _MARGIN
         own = min(self.plan.job.grace, self.batch.kill_wait / 2) - _MARGIN
         if saves and patience > own:
-            self.warn(self.cause, f"Slurm ends this job: {JOB_ENDS[self.cause]}")
+            self.warn(self.cause, f"{self.batch.title} ends this job: {JOB_ENDS[self.cause]}")
         if saves and self.warned:
             self.loop.call_later(max(0.0, patience - own), self._end_ranks)
         else:

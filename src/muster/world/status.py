@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from muster.results import Outcome, RunState, StopKind, StopReason
-from muster.runs import Run, Unreadable
+from muster.runs import Run, Scheduled, Unreadable
+from muster.schedulers import get_scheduler
+from muster.schedulers.scheduler import JobEnd, Phase
 
 
 class RunStatus(NamedTuple):
@@ -74,8 +76,9 @@ def status(run: Run, sight: Sight) -> RunStatus:
     job, outcome = run.job, run.outcome
     if outcome is not None and not _comes_again(run, outcome, sight):
         return RunStatus(outcome.state, outcome=outcome)
-    if job.get("slurm") and (not job.get("allocated") or run.read("serve.json") is None):
-        return _in_queue(run, sight)  # asked once for all runs, and no step of its own is needed
+    scheduled = run.scheduled
+    if scheduled is not None and (not scheduled.allocated or run.read("serve.json") is None):
+        return _in_queue(run, scheduled, sight)  # asked once for all runs, and no step of its own is needed
     if job.get("served"):
         return _served(run, sight)
     if job.get("host") != sight.machine["host"]:
@@ -88,13 +91,16 @@ def status(run: Run, sight: Sight) -> RunStatus:
 
 
 def _comes_again(run: Run, outcome: Outcome, sight: Sight) -> bool:
-    """This was the end of an attempt only: Slurm has the job in its queue again, or will in a moment."""
-    if not run.job.get("requeue") or outcome.code == 0:
+    """This was the end of an attempt only: the job is in the queue again, or will be in a moment."""
+    scheduled = run.scheduled
+    if scheduled is None or not scheduled.requeue or outcome.code == 0:
         return False
-    from muster.schedulers import slurm  # most runs need none of it
-
     state = sight.queued()
-    return state is None or state in slurm.PENDING | slurm.LIVING
+    return state is None or _goes_on(get_scheduler(scheduled.name).phase(state))
+
+
+def _goes_on(phase: Phase) -> bool:
+    return phase is Phase.PENDING or phase.lives
 
 
 def _of_another_user(run: Run, sight: Sight) -> RunStatus:
@@ -102,63 +108,47 @@ def _of_another_user(run: Run, sight: Sight) -> RunStatus:
     if sight.listens():
         return RunStatus(RunState.RUNNING)
     job, outcome, machine = run.job, run.outcome, sight.machine
-    if outcome is not None and not job.get("requeue"):
+    scheduled = run.scheduled
+    if outcome is not None and (scheduled is None or not scheduled.requeue):
         return RunStatus(outcome.state, outcome=outcome)
-    if job.get("slurm") or job.get("host") != machine["host"]:
+    if scheduled is not None or job.get("host") != machine["host"]:
         return RunStatus(RunState.UNKNOWN, "it is another user's, and this machine does not know; ask as that user")
     if job.get("boot") == machine["boot"] and sight.starter_lives():
         return RunStatus(RunState.RUNNING)
     return _ended(run)
 
 
-def _in_queue(run: Run, sight: Sight) -> RunStatus:
-    """Of which only Slurm knows something."""
-    from muster.schedulers import slurm
-
-    state = sight.queued()
+def _in_queue(run: Run, scheduled: Scheduled, sight: Sight) -> RunStatus:
+    """Of which only its scheduler knows something."""
+    of, state = get_scheduler(scheduled.name), sight.queued()
     if state is None:
-        return RunStatus(RunState.UNKNOWN, "Slurm does not answer")
-    if state in slurm.PENDING:
+        return RunStatus(RunState.UNKNOWN, f"{of.title} does not answer")
+    phase = of.phase(state)
+    if phase is Phase.PENDING:
         return RunStatus(RunState.PENDING)
-    if state in slurm.LIVING:
+    if phase.lives:
         return RunStatus(RunState.RUNNING, heard=True)
     os.listdir(run.path)  # over NFS this brings what was written on a node meanwhile
     outcome = run.outcome
     state = state or ("" if outcome is not None else sight.past())
-    if outcome is None and state in _ENDS:
-        outcome = _end_in_slurm(run, sight, state)
+    if outcome is None and state in of.ends:
+        outcome = _end_in_queue(run, of.ends[state], state, sight)
     if outcome is None:
-        return RunStatus(RunState.LOST, f"Slurm knows its job {run.job['slurm']} no more")
+        return RunStatus(RunState.LOST, f"{of.title} knows its job {scheduled.job} no more")
     return RunStatus(outcome.state, outcome=outcome)
 
 
-def _end_in_slurm(run: Run, sight: Sight, state: str) -> Outcome:
-    """An end that Slurm alone saw."""
-    from muster.schedulers import slurm
-
-    kind, code = _ENDS[state]
+def _end_in_queue(run: Run, end: JobEnd, state: str, sight: Sight) -> Outcome:
+    """An end that the scheduler alone saw, whose word for it is `state`."""
     attempts = run.attempts()
     took = max(0.0, sight.now() - float(run.job["time"])) if attempts else 0.0  # it may never have started
-    how = slurm.how_ended(state)
-    if state == "FAILED" and run.read("serve.json") is not None:
-        how = f"the controller of the run on {run.job['host']} was killed ({state})"
-    elif state == "CANCELLED" and (who := sight.cancelled_by()):
-        how = f"it was cancelled by {who} ({state})"
-    return Outcome(kind, code, took, max(attempts, default=0), StopReason(StopKind.OTHER, message=how))
-
-
-_ENDS = {
-    "CANCELLED": (RunState.KILLED, 137),
-    "TIMEOUT": (RunState.TIMED_OUT, 124),
-    "PREEMPTED": (RunState.KILLED, 137),
-    "NODE_FAIL": (RunState.BROKEN, 125),
-    "OUT_OF_MEMORY": (RunState.BROKEN, 125),
-    "BOOT_FAIL": (RunState.BROKEN, 125),
-    "DEADLINE": (RunState.TIMED_OUT, 124),
-    "FAILED": (RunState.BROKEN, 125),
-    "COMPLETED": (RunState.BROKEN, 125),
-}
-"""Ends that Slurm alone saw, as states and exit statuses of ours. A supervisor would have written its own."""
+    how = end.words
+    if end.failed and run.read("serve.json") is not None:
+        how = f"the controller of the run on {run.job['host']} was killed"
+    elif end.cancelled and (who := sight.cancelled_by()):
+        how = f"it was cancelled by {who}"
+    reason = StopReason(StopKind.OTHER, message=f"{how} ({state})")
+    return Outcome(end.state, end.code, took, max(attempts, default=0), reason)
 
 
 def _served(run: Run, sight: Sight) -> RunStatus:

@@ -1,16 +1,16 @@
-"""In an allocation of Slurm, by srun: how a job that runs is reached from outside it, and how a doctor comes in."""
+"""In a job of a scheduler, by a step: how a job that runs is reached from outside it, and how a doctor comes in."""
 
 from __future__ import annotations
 
 from muster.agent.boot import agent_argv, agent_script
 from muster.places.target import Target
-from muster.schedulers import slurm
+from muster.schedulers import get_scheduler
 
 
 def start(target: Target) -> tuple[str, ...]:
     """A step of one task on that node, beside the ones that run, with the GPUs of that host; its stdin is ours."""
     argv = agent_argv(target.python, text(target))
-    return tuple(slurm.step((target.host,), argv, target.allocation, target.gpus, stdin=True))
+    return tuple(get_scheduler(target.scheduler).step((target.host,), argv, target.allocation, target.gpus, True))
 
 
 def text(target: Target) -> bytes:

@@ -1,0 +1,7 @@
+"""Nothing around them: ranks are processes of their machine."""
+
+from __future__ import annotations
+
+from muster.runtimes import Runtime
+
+RUNTIME = Runtime("processes of their machine", lambda value: ())

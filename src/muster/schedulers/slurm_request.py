@@ -1,0 +1,166 @@
+"""From the options of a run to what is asked of sbatch, and what of them holds inside a job."""
+
+from __future__ import annotations
+
+import math
+
+from muster.errors import Impossible
+from muster.ranks import check_sizes
+from muster.record import Option, Options
+from muster.schedulers import slurm
+from muster.schedulers.scheduler import Allocation, JobTerms, Request, Wish
+from muster.schedulers.slurm_options import RUN
+from muster.values import Warn
+
+_PASSED = (
+    *(RUN.partition, RUN.account, RUN.qos, RUN.time, RUN.mem, RUN.nodelist, RUN.constraint, RUN.comment),
+    *(RUN.gpus_per_node, RUN.gres, RUN.cpus_per_task, RUN.reservation, RUN.dependency, RUN.mail_type, RUN.mail_user),
+)
+"""Options that are sbatch's, by its own names."""
+
+_TABLE = "slurm"
+"""The table of muster.toml with options by sbatch's own names."""
+
+
+def request(wish: Wish, options: Options) -> Request:
+    """What is asked of sbatch; raises `Impossible`."""
+    wanted = {name: _word(value, f"[{_TABLE}] {name}") for name, value in options.table_of(_TABLE).items()}
+    for option in _PASSED:
+        if options.given(option):
+            wanted[option.key.replace("_", "-")] = str(options.value(option))
+    if options.value(RUN.exclusive):
+        wanted["exclusive"] = ""
+    if wish.gpus is not None:
+        wanted["gpus"] = wish.gpus
+    wanted.update(_gpus_of_ranks(wish, options))
+    for item in options.value(RUN.slurm_opt):
+        name, _, value = item.partition("=")
+        wanted[name.lstrip("-").replace("_", "-")] = value
+    for name in wanted:
+        if name in slurm.OURS:
+            own = slurm.OURS[name]
+            hint = f"use muster's own `{own}`" if own else "a run is one job, and muster needs that for itself"
+            raise Impossible(f"--slurm-opt {name}: muster writes that option of sbatch itself", hint)
+    said = {name: value for name, value in wanted.items() if value is not None}
+    _check_warning(options, said.get("time", ""))
+    nodelist = said.get("nodelist", "")
+    nodes, tasks = _size(wish, nodelist)
+    unsaid = tasks is None and not said.keys() & {"cpus-per-task", "exclusive", "cpus-per-gpu"}
+    if unsaid and wish.each is not None and wish.each.isdigit():
+        said["cpus-per-task"] = wish.each  # a core for each rank, where nobody says more
+    return Request(
+        name=wish.name,
+        nodes=nodes,
+        options=tuple(said.items()),
+        output=slurm.output_in(wish.run_dir),
+        before=math.ceil(_warning(options).seconds),
+        requeue=bool(options.value(RUN.requeue)),
+        tasks=tasks,
+        nodelist=_named(options.value(RUN.nodelist) or ""),
+    )
+
+
+def _named(nodelist: str) -> tuple[str, ...]:
+    """The nodes of a list; sbatch takes a path for a file with names, which nobody has read yet."""
+    return () if "/" in nodelist else tuple(slurm.unfold_nodes(nodelist))
+
+
+def _warning(options: Options) -> Warn:
+    """What ranks are told before the time limit. Raises `Impossible`."""
+    found = options.value(RUN.signal_before)
+    most = slurm.LONGEST_WARNING
+    if found.seconds > most:
+        raise Impossible(
+            f"--signal-before {found.seconds:g}s: Slurm sends it at most {most} s before the time limit",
+            f"use `--signal-before {most}s` or less",
+        )
+    return found
+
+
+def _check_warning(options: Options, limit: str) -> None:
+    """Raise `Impossible` where ranks would be told to save as soon as they have begun."""
+    whole = slurm.seconds_of(limit)
+    before = _warning(options).seconds
+    if options.given(RUN.signal_before) and whole is not None and before >= whole:
+        raise Impossible(
+            f"--signal-before {before:g}s with a time limit of {whole:g} s: the ranks would be told to "
+            "save as soon as the job starts",
+            f"use less than {whole:g} s, or a longer --time",
+        )
+
+
+def _word(value: object, what: str) -> str | None:
+    """A value of muster.toml as sbatch wants it: empty for an option without one, None for one that is left out."""
+    if isinstance(value, bool):
+        return "" if value else None
+    if isinstance(value, (dict, list)):
+        raise Impossible(f"{what}: that is not one value", "write it as a text, as after the option of sbatch")
+    return str(value)
+
+
+def _gpus_of_ranks(wish: Wish, options: Options) -> dict[str, str]:
+    """sbatch's options for `--gpus-per-task 1`: to sbatch one task is a node's agent, to the user it is a rank."""
+    each = options.value(RUN.gpus_per_task)
+    if each is None:
+        return {}
+    if each != 1:
+        raise Impossible(
+            f"--gpus-per-task {each}: each rank has one GPU",
+            "write `-g RANKS --gpus-per-node GPUS`: every rank sees all GPUs of its node",
+        )
+    if wish.each is not None and wish.each.isdigit():
+        return {"gpus-per-node": wish.each}
+    if wish.ranks is not None:
+        return {"gpus": str(wish.ranks)}
+    raise Impossible("--gpus-per-task 1: the number of ranks is missing", "add `-g RANKS_PER_NODE` or `-n RANKS`")
+
+
+def _size(wish: Wish, nodelist: str) -> tuple[int | None, int | None]:
+    """(nodes, tasks) to ask for; None for what Slurm is to choose."""
+    nodes = wish.nodes
+    if nodes is None and nodelist:
+        nodes = len(_named(nodelist)) or None
+    ranks, each = wish.ranks, wish.each
+    if nodes is not None:
+        check_sizes(nodes, each, ranks, f"-N {nodes}" if wish.nodes is not None else f"--nodelist {nodelist}")
+    if nodes is None and ranks is not None and each is not None and each.isdigit():
+        return -(-ranks // int(each)), None
+    if ranks is not None and each is None:
+        return nodes, ranks
+    if nodes is None and wish.gpus is not None:
+        return None, None
+    return nodes or 1, None
+
+
+def terms(options: Options) -> JobTerms:
+    """What holds inside a job, whoever has asked for it. Raises `Impossible`."""
+    warning = _warning(options)
+    return JobTerms(
+        signal=warning.signal,
+        before=warning.seconds,
+        chosen=options.given(RUN.signal_before),
+        requeue=options.value(RUN.requeue),
+        output=options.value(RUN.output) or "",
+        error=options.value(RUN.error) or "",
+    )
+
+
+_HOLD_INSIDE = (RUN.slurm, RUN.nodelist, RUN.signal_before, RUN.requeue, RUN.output, RUN.error)
+
+
+def check_inside(allocation: Allocation, options: Options) -> None:
+    """Raise `Impossible` for options that ask for nodes, which an allocation has."""
+    asking: list[Option[object]] = [option for option in RUN.table if option not in _HOLD_INSIDE]
+    asking += [option for option in options.table if option.key == "gpus"]
+    made = [option for option in asking if options.typed(option)]
+    if made:
+        names = ", ".join(option.long_name for option in made)
+        hint = "leave them out" if len(made) > 1 else "leave it out"
+        if RUN.time in made:
+            hint += "; `--timeout 1h` ends the run after that time"
+        raise Impossible(f"{names}: job {allocation.job}, inside of which this is, has its nodes already", hint)
+    if options.typed(RUN.requeue):
+        raise Impossible(
+            f"--requeue: job {allocation.job}, inside of which this is, is not muster's to put back into the queue",
+            "submit the run from outside of a job, or use `#SBATCH --requeue`",
+        )
