@@ -45,6 +45,20 @@ def in_step(there: There, late: int = 1) -> None:
     assert all(step >= max(steps[:at], default=0) - late for at, step in enumerate(steps)), steps
 
 
+class Logins:
+    """Counts how often this ssh, which is given by --ssh, reaches a host."""
+
+    def __init__(self, folder: Path):
+        self._notes, path = folder / "logins", folder / "counting-ssh"
+        path.write_text(f'#!/bin/sh\necho "$*" >>{self._notes}\nexec ssh "$@"\n')
+        path.chmod(0o755)
+        self.ssh = str(path)
+
+    def count(self) -> int:
+        """How often it has been started."""
+        return self._notes.read_text().count("\n") if self._notes.exists() else 0
+
+
 class There:
     """muster in a lab: each test has a folder and a MUSTER_HOME of its own, which all hosts share."""
 

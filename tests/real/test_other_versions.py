@@ -16,9 +16,9 @@ import pytest
 
 from muster.agent.local import SUPERVISOR, Sockets, keep, new_token
 from muster.agent.protocol import VERSION, Unpacker, pack
+from muster.client.remote import Way
 from muster.model import Host, Job, Plan, Program, as_json
 from muster.ranks import layout
-from muster.world.contact import Way
 
 HERE = os.uname().nodename
 

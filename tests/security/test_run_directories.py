@@ -23,13 +23,13 @@ import muster as muster_itself
 from muster import runs
 from muster.agent import meet, system, temporary
 from muster.agent.protocol import MAGIC, VERSION, pack
+from muster.client.attach import show_rest
 from muster.errors import Impossible
 from muster.model import Host, Job, Plan, Program, as_json
 from muster.ranks import layout
 from muster.runs import Store
 from muster.world.here import identity
 from muster.world.terminal import Terminal
-from muster.world.watch import show_rest
 
 NOBODY = 65534
 ID = "20261127-101112-0123456789abc-train"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from there import EXAMPLE, TICK, There, in_step
+from there import EXAMPLE, TICK, Logins, There, in_step
 from waiting import until
 
 from muster.lab import Lab, kernel
@@ -153,10 +153,20 @@ def test_a_disk_that_fills_up_where_copies_of_logs_are_kept(alone: There) -> Non
 def test_detached_on_hosts_that_share_nothing(alone: There) -> None:
     """Its files come here when they are asked for."""
     top = repository(alone, main_py=TICK)
-    done = alone.muster("run", "-d", "--sync", "-H", "n[1-3]", "-g", "1", "main.py", "40", "0.05", cwd=str(top))
+    logins = Logins(alone.folder)
+    ssh = ("--ssh", logins.ssh)
+    done = alone.muster("run", "-d", "--sync", *ssh, "-H", "n[1-3]", "-g", "1", "main.py", "40", "0.05", cwd=str(top))
     assert 0 == done.returncode, done.stderr
+    before = logins.count()
+    followed = [alone.start("logs", "-f", "last", *more) for more in ((), ("--rank", "1", "--timestamps"))]
     waited = alone.muster("wait", "last")
     assert 0 == waited.returncode, waited.stderr
+    assert [0, 0] == [process.wait(timeout=60) for process in followed], alone.said(0)
+    assert 3 == logins.count() - before
+    for rank in range(3):
+        lines = [line for line in alone.said(0).splitlines() if line.startswith(f"[{rank}] ")]
+        assert lines == [f"[{rank}] rank {rank} step {step} sum 3" for step in range(40)]
+    assert re.fullmatch(r"([\d:T.+-]+ \[1\] rank 1 step \d+ sum 3\n){40}", alone.said(1))
     shown = alone.muster("logs", "last", "--rank", "2")
     assert 40 == shown.stdout.count("rank 2 step"), shown.stderr
     in_step(alone, late=5)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 from conversation import kinds, traced, unknown
-from there import TICK, There, in_step
+from there import TICK, Logins, There, in_step
 from waiting import until
 
 ON = {"here": ("-g", "2"), "hosts": ("-H", "n1,n2", "-g", "1")}
@@ -162,6 +162,30 @@ def test_who_waits_for_a_run_asks_a_silent_host_again(there: There) -> None:
     there.lab.clear()
     assert 0 == there.muster("kill", "last").returncode
     assert 137 == waits.wait(timeout=60), there.said()
+    there.nothing_left()
+
+
+def test_who_follows_a_run_logs_in_once_and_again_when_the_connection_broke(there: There) -> None:
+    """A controller that is killed ends all connections to it; another one begins."""
+    logins = Logins(there.folder)
+    ssh = ("--ssh", logins.ssh)
+    assert 0 == there.muster("run", "-d", "-H", "n1,n2", "-g", "1", *ssh, there.script(TICK), "150", "0.05").returncode
+    there.steps(2, 3)
+    for words in (["stacks", "last"], ["show", "last"], ["wait", "last", "--timeout", "0.1"], ["ps"]):
+        before = logins.count()
+        there.muster(*words)
+        assert 1 == logins.count() - before, words
+    before = logins.count()
+    logs, waits = there.start("logs", "-f", "last"), there.start("wait", "last")
+    until(lambda: "rank 1 step 40 " in there.said(0), "it shows lines as they come")
+    assert 2 == logins.count() - before
+    there.kill("n1", "muster.pyz serve")
+    assert [0, 0] == [process.wait(timeout=60) for process in (logs, waits)], there.said(0)
+    assert 4 <= logins.count() - before < 12
+    for rank in range(2):
+        lines = [line for line in there.said(0).splitlines() if line.startswith(f"[{rank}] ")]
+        assert lines == [f"[{rank}] rank {rank} step {step} sum 2" for step in range(150)]
+    assert "ended well" in there.said(1)
     there.nothing_left()
 
 

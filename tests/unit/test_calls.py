@@ -17,18 +17,23 @@ from muster.agent.protocol import MAGIC, Refused, Unpacker, pack, read_call
 NASTY = ["", "x'); open('made', 'w')#", 'x"\n', "'''\n\\", "{0!r}%s", "\udc80", "$(touch made)", "-c", "x\0"]
 
 
-def call(folder: Path, sent: bytes, home: Path) -> list[tuple[dict[str, Any], bytes]]:
-    """What a new Python answers that is sent this program and this message."""
-    done = subprocess.run(
+def call(folder: Path, sent: bytes, home: Path, then: bytes = b"") -> list[tuple[dict[str, Any], bytes]]:
+    """What a new Python answers that is sent this program and this message, and others once it runs."""
+    process = subprocess.Popen(
         agent_argv(sys.executable),
-        input=calls_source() + sent,
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         cwd=folder,
         env={"MUSTER_HOME": str(home)},
-        timeout=60,
     )
-    assert (b"", MAGIC) == (done.stderr, done.stdout[: len(MAGIC)])
-    return Unpacker().feed(done.stdout[len(MAGIC) :])
+    assert process.stdin and process.stdout
+    process.stdin.write(calls_source() + sent)
+    process.stdin.flush()
+    assert MAGIC == process.stdout.read(len(MAGIC))
+    out, err = process.communicate(then, timeout=60)
+    assert b"" == err
+    return Unpacker().feed(out)
 
 
 def test_arguments_are_data(tmp_path: Path) -> None:
@@ -50,7 +55,9 @@ def test_what_is_asked_for_is_done(tmp_path: Path) -> None:
     (run / "job.json").write_text(json.dumps({"id": run.name}))
     sent = call(tmp_path, pack("call", name="introduce", args={"which": "2026"}), tmp_path)
     assert (str(run), [run.name]) == (sent[0][0]["there"], sent[0][0]["fits"])
-    sent = call(tmp_path, pack("call", name="send_files", args={"run_dir": str(run), "have": {"events.jsonl": 4}}), run)
+    visit = pack("call", name="visit", args={"run_dir": str(run)})
+    sent = call(tmp_path, visit, run, pack("files", have={"events.jsonl": 4}, last=False) + pack("beat"))
+    assert {"kind": "gone", "there": True} == sent[0][0]
     files = {fields["name"]: (fields["offset"], data) for fields, data in sent if fields["kind"] == "file"}
     assert (4, b"two\n") == files["events.jsonl"] and 0 == files["job.json"][0]
     assert "done" == sent[-1][0]["kind"]

@@ -29,6 +29,7 @@ LAYERS = (
     ("homes",),
     ("runs",),
     ("world",),
+    ("client",),
     ("job",),
     ("inside",),
     ("commands",),
@@ -71,6 +72,7 @@ WORLDLY = {"subprocess", "selectors", "signal", "socket", "time", "os", "pathlib
 
 TOUCHES = {
     "world": WORLDLY,
+    "client": WORLDLY,
     "inside": WORLDLY,
     "lab": WORLDLY,
     "agent": WORLDLY,

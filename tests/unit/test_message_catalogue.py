@@ -15,13 +15,13 @@ from muster.agent.agent import Agent
 from muster.agent.members import Members
 from muster.agent.messages import AGENT, CLIENT, CONTROLLER, FORK_SERVER, MESSAGES, PROXY, SHIM, Message
 from muster.agent.protocol import Dispatcher, Refused, named
-from muster.world import contact
+from muster.client import client, remote
+from muster.client.attach import AttachedClient
 from muster.world.attached import Attached
 from muster.world.gather import ANSWERS, Gathering
 from muster.world.joining import JoiningAgents
 from muster.world.serve import Served
 from muster.world.viewers import Viewers
-from muster.world.watch import Watch
 
 SRC = Path(__file__).parents[2] / "src" / "muster"
 
@@ -60,17 +60,17 @@ PLACES = (
     Place("world.attached", "pack", 0, ((CONTROLLER, AGENT),)),
     Place("world.viewers", "pack", 0, ((CONTROLLER, CLIENT),)),
     Place("world.viewers", "_ask", 1, ((CONTROLLER, AGENT),)),
-    Place("world.watch", "_tell", 0, ((CLIENT, CONTROLLER),)),
-    Place("world.contact", "pack", 0, ((CLIENT, CONTROLLER),)),
-    Place("world.contact", "_ask_agent", 2, ((CLIENT, AGENT),)),
-    Place("world.contact", "ask_supervisor", 1, ((CLIENT, CONTROLLER),)),
+    Place("client.", "_tell", 0, ((CLIENT, CONTROLLER), (CLIENT, PROXY))),
+    Place("client.", "_exchange", 0, ((CLIENT, CONTROLLER),)),
+    Place("client.connection", "tell", 0, ((CLIENT, CONTROLLER),)),
+    Place("client.client", "_ask_agent", 2, ((CLIENT, AGENT),)),
     Place("", "ask", 1, ((CLIENT, CONTROLLER), (CLIENT, AGENT))),
 )
 
 STAMPED = {"emit": ("t",), "_ask": ("number",)}
 """Fields that such a function adds itself."""
 
-PASS_ON = {"emit", "tell", "tell_all", "_tell", "send", "ask", "ask_supervisor", "_ask_agent", "_ask"}
+PASS_ON = {"emit", "tell", "tell_all", "_tell", "send", "ask", "_exchange", "_ask_agent", "_ask", "visit"}
 """Functions that are given a kind, and send it."""
 
 
@@ -118,7 +118,7 @@ def sent() -> list[Sent]:
                 stamped = frozenset(STAMPED.get(name, ()))
                 found.append(Sent(f"{module}:{call.lineno}", place.ends, kind.value, fields | stamped, more))
             elif name == "pack" and not isinstance(call.func, ast.Attribute):
-                assert inside in PASS_ON | {"ask_supervisor"}, f"{module}:{call.lineno} sends nobody knows what"
+                assert inside in PASS_ON, f"{module}:{call.lineno} sends nobody knows what"
     return found
 
 
@@ -187,7 +187,7 @@ RECEIVERS: tuple[tuple[type, str, tuple[Ends, ...], tuple[str, ...]], ...] = (
     (Gathering, "_on_", ((AGENT, CONTROLLER),), ("link", "payload")),
     (JoiningAgents, "_on_", ((AGENT, CONTROLLER),), ("link", "payload")),
     (Viewers, "_on_", ((CLIENT, CONTROLLER),), ("viewer", "payload")),
-    (Watch, "_on_", ((CONTROLLER, CLIENT), (PROXY, CLIENT)), ("payload",)),
+    (AttachedClient, "_on_", ((CONTROLLER, CLIENT), (PROXY, CLIENT)), ("payload",)),
 )
 """Who hears what by which methods, and what those are given before the fields."""
 
@@ -240,11 +240,12 @@ def test_what_stands_in_the_catalogue_is_handled() -> None:
     there |= {((AGENT, CONTROLLER), kind) for kind in ANSWERS}
     there |= {((AGENT, SHIM), kind) for kind in awaited(rank)}
     there |= {(ends, kind) for kind in awaited(protocol) for ends in ((CONTROLLER, AGENT), (CLIENT, PROXY))}
-    from muster.agent import members, wire
+    from muster.agent import members, relay, wire
     from muster.commands import clean
 
-    asked = awaited(contact) | awaited(clean)
+    asked = awaited(client) | awaited(remote) | awaited(clean)
     there |= {((sender, CLIENT), kind) for sender in (CONTROLLER, AGENT, PROXY) for kind in asked | {"answer"}}
+    there |= {((CLIENT, PROXY), kind) for kind in awaited(relay)}
     both = ((AGENT, CONTROLLER), (CONTROLLER, AGENT))
     there |= {(ends, kind) for ends in both for kind in awaited(handshake) | awaited(wire)}
     assert "proof" in inspect.getsource(members.Members.proven)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from muster.world.pruning import beyond
+from muster.client.pruning import beyond
 
 
 @pytest.mark.parametrize(

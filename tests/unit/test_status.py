@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from muster.client import follow, reconcile
+from muster.client.client import Client
+from muster.client.follow import Follower, Waited, wait
+from muster.client.status import Controller, RunStatus, status
 from muster.report import outcome_as_json
 from muster.results import Outcome, RunState, StopKind, StopReason
 from muster.runs import Run, Scheduled, Unreadable
 from muster.sentences import reason_in_words
-from muster.world import contact
-from muster.world.status import Controller, RunStatus, status
 
 ID = "20261127-101112-0123456789abc-train"
 HERE = {"host": "n0", "boot": "b1"}
@@ -212,7 +215,7 @@ def test_what_is_damaged_is_told(tmp_path: Path) -> None:
     (run.path / "job.json").write_text("{")
     with pytest.raises(Unreadable):
         status(run, Told())
-    assert [RunState.UNREADABLE] == [found.state for found in contact.statuses([run], 1.0)]
+    assert [RunState.UNREADABLE] == [found.state for found in reconcile.statuses([run], 1.0)]
 
 
 def test_the_run_directory_is_brought_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,9 +228,9 @@ def test_the_run_directory_is_brought_up_to_date(tmp_path: Path, monkeypatch: py
         (RunStatus(RunState.RUNNING, heard=True), False, {"answered"}),
         (RunStatus(ended.state, outcome=ended), False, {"answered", "outcome.json"}),
     ):
-        monkeypatch.setattr(contact, "status", lambda run, sight, found=found: found)
-        monkeypatch.setattr(contact, "is_anothers", lambda run, anothers=anothers: anothers)
-        assert found == contact.reconcile(run)
+        monkeypatch.setattr(reconcile, "status", lambda run, sight, found=found: found)
+        monkeypatch.setattr(reconcile, "is_anothers", lambda run, anothers=anothers: anothers)
+        assert found == reconcile.reconcile(run)
         assert {"job.json", *written} == set(os.listdir(run.path))
     assert ended == run.outcome
 
@@ -236,10 +239,14 @@ def test_waiting_ends_with_the_run_or_with_the_time(tmp_path: Path, monkeypatch:
     """Only what was still open when the time was over is not in time, whatever its state is."""
     run = made(tmp_path, **SLURM)
     states = iter((RunState.RUNNING, RunState.PENDING, RunState.UNKNOWN, RunState.LOST))
-    monkeypatch.setattr(contact, "reconcile", lambda run: RunStatus(next(states)))
-    assert contact.Waited(RunStatus(RunState.LOST), True) == contact.wait(run)
+    monkeypatch.setattr(Follower, "_subscribe", lambda self, left: None)
+    monkeypatch.setattr(follow, "_PAUSE", 0.0)
+
+    def waited(state: Callable[[], RunState], timeout: float | None) -> Waited:
+        monkeypatch.setattr(follow, "reconcile", lambda run, client: RunStatus(state()))
+        return wait(Follower(run, Client(run)), timeout)
+
+    assert Waited(RunStatus(RunState.LOST), True) == waited(lambda: next(states), None)
     for state in (RunState.RUNNING, RunState.PENDING, RunState.UNKNOWN):
-        monkeypatch.setattr(contact, "reconcile", lambda run, state=state: RunStatus(state))
-        assert contact.Waited(RunStatus(state), False) == contact.wait(run, 0.0)
-    monkeypatch.setattr(contact, "reconcile", lambda run: RunStatus(RunState.FAILED))
-    assert contact.wait(run, 0.0).in_time
+        assert Waited(RunStatus(state), False) == waited(lambda state=state: state, 0.0)  # type: ignore[misc]
+    assert waited(lambda: RunState.FAILED, 0.0).in_time

@@ -18,7 +18,6 @@ def _clean(dry: bool) -> None:
 CALLS: Mapping[str, Callable[..., None]] = {
     "visit": relay.visit,
     "introduce": relay.introduce,
-    "send_files": relay.send_files,
     "clean": _clean,
 }
 

@@ -175,6 +175,9 @@ def maybe(type_: Type) -> Type:
 
 # ---- the messages ---------------------------------------------------------------------------------------------------
 
+BEAT = 5.0
+"""Seconds between two signs of life of a client that watches."""
+
 CONTROLLER, AGENT, CLIENT, SHIM = "controller", "agent", "client", "shim"
 PROXY, FORK_SERVER = "proxy", "fork server"
 
@@ -718,6 +721,17 @@ MESSAGES: tuple[Message, ...] = (
             "cleaned": (
                 "What `muster clean` has found of each run, and the processes that it could not end.",
                 {"runs": PROCESSES_BY_RUN, "folders": TEXTS_BY_RUN, "left": PROCESSES},
+            ),
+        },
+    ),
+    *_leg(
+        PROXY_LEG,
+        CLIENT,
+        PROXY,
+        {
+            "files": (
+                "Asks for what the files of the run have more than so many bytes; `last`: for nothing after that.",
+                {"have": OFFSETS, "last": FLAG},
             ),
         },
     ),

@@ -42,6 +42,17 @@ def pack(kind: str, payload: bytes = b"", **fields: Any) -> bytes:
     return _LENGTHS.pack(len(text), len(payload)) + text + payload
 
 
+def whole_frames(data: bytes | bytearray) -> int:
+    """How many of these bytes are whole frames, for who passes them on and need not know what they say."""
+    end = following = 0
+    while following <= len(data):
+        end = following
+        if len(data) - end < _LENGTHS.size:
+            break
+        following = end + _LENGTHS.size + sum(_LENGTHS.unpack_from(data, end))
+    return end
+
+
 def whole(value: Any) -> bool:
     """It is a number that fits into 31 bits; not a bool, which is an int to Python."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 
 from muster.agent import local, paths
-from muster.agent.protocol import pack
+from muster.agent.protocol import Refused, Unpacker, pack, whole_frames
 
 
 def survive() -> None:
@@ -22,7 +22,7 @@ def survive() -> None:
         signal.signal(number, signal.SIG_IGN)  # the kernel ends it all the same for a fault of its own
 
 
-def write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes | bytearray) -> None:
     """Write all of it."""
     while data:
         data = data[os.write(fd, data) :]
@@ -53,19 +53,45 @@ def send(kind: str, payload: bytes = b"", **fields: object) -> None:
 
 
 def visit(run_dir: str) -> None:
-    """Be the way to the supervisor of the run in this directory.
+    """Be the way to the controller of the run in this directory, and to its files, until the client goes.
 
-    When there is none, say so: whether the run's files are there at all.
+    Where there is no controller that is said, and whether the run's files are there at all. It ends with the
+    connection to the controller: the client asks for files before, or makes another connection.
     """
     try:
         link = local.find(run_dir, local.SUPERVISOR)
     except TimeoutError:
         print("its supervisor takes no connection", file=sys.stderr)
         return
-    if link is not None:
-        carry(link)
-    else:
+    if link is None:
         send("gone", there=os.path.exists(os.path.join(run_dir, "job.json")))
+    os.set_blocking(0, True)
+    asked, told = Unpacker(), bytearray()
+    try:
+        while True:
+            readable, _, _ = select.select([0] if link is None else [0, link.fileno()], [], [])
+            if 0 in readable:
+                data = os.read(0, 1 << 16)
+                for fields, payload in asked.feed(data):
+                    if fields["kind"] == "files":
+                        if fields["last"] and link is not None:
+                            link.close()  # the controller waits for its clients before it ends
+                            link = None
+                        send_files(run_dir, fields["have"])
+                    elif link is not None:
+                        link.sendall(pack(payload=payload, **fields))
+                if not data:
+                    return
+            if link is not None and link.fileno() in readable:
+                data = link.recv(1 << 16)
+                if not data:
+                    return
+                told += data
+                end = whole_frames(told)  # files may come between two of them, and nowhere else
+                write_all(1, told[:end])
+                del told[:end]
+    except (OSError, Refused):
+        return  # one side has gone
 
 
 def find_runs(which: str) -> dict[str, str]:

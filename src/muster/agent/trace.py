@@ -39,8 +39,9 @@ class Tracer:
 
         self._here, self._there, self._name = here, there, f" {name}" if name else ""
         self._sent, self._heard = between(here, there), between(there, here)
-        if here == CLIENT:
-            self._heard.update(between(PROXY, CLIENT))  # which stands between it and a controller
+        if here == CLIENT:  # between it and a controller stands the proxy
+            self._heard.update(between(PROXY, CLIENT))
+            self._sent.update(between(CLIENT, PROXY))
         self._fd = _STDERR
         if folder and not os.isatty(_STDERR):
             path = os.path.join(folder, FILE)
@@ -60,7 +61,9 @@ class Tracer:
 
     def says(self, fields: Mapping[str, Any], payload: bytes = b"") -> None:
         """Print a message that goes out."""
-        self._print(f"{self._here} > {self._there}{self._name}", self._sent, fields, len(payload))
+        message = self._sent.get(str(fields["kind"]))
+        receiver = self._there if message is None else message.receiver
+        self._print(f"{self._here} > {receiver}{self._name}", self._sent, fields, len(payload))
 
     def heard(self, fields: Mapping[str, Any], payload: bytes = b"") -> None:
         """Print a message that has come."""

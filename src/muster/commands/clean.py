@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from muster.agent.messages import CLIENT, PROXY, between
 from muster.agent.protocol import Refused
+from muster.client.connection import frames
 from muster.commands.common import read
 from muster.job import named_hosts, split_words
 from muster.options import CleanOptions
@@ -15,7 +16,6 @@ from muster.places.target import Target
 from muster.printable import line as safe
 from muster.sentences import leftover_in_words, process_in_words
 from muster.stored import leftover_from_json
-from muster.world.contact import frames_of
 from muster.world.link import ChildLink, start_call
 
 _WITHIN = 60.0
@@ -45,7 +45,7 @@ def clean(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 def _tell(link: ChildLink, dry: bool) -> int:
     """Print what one host had, and give the status of that."""
-    for fields, _ in frames_of(link, _WITHIN):
+    for fields, _ in frames(link, _WITHIN):
         if fields["kind"] != "cleaned":
             continue
         try:

@@ -86,30 +86,30 @@ def one(store: runs.Store, rest: list[str], name: str) -> runs.Run:
         raise Impossible(f"`muster {name}` takes one run, and was given {len(rest)}: {' '.join(rest)}", "name one")
     host, colon, which = (rest[0] if rest else "").rpartition(":")
     if colon:
-        from muster.world.contact import introduce
+        from muster.client.remote import import_run
 
-        return introduce(store, host, which or "last")
+        return import_run(store, host, which or "last")
     return named(store, rest[0] if rest else "last")
 
 
 def named(store: runs.Store, which: str) -> runs.Run:
     """The run that a word names; of several of one name the one that lives."""
-    from muster.world import contact
+    from muster.client.reconcile import lives
 
-    return runs.find(store, which, contact.lives)
+    return runs.find(store, which, lives)
 
 
 def living_in_words(store: runs.Store) -> str:
     """The runs that live, for who named one that is over; empty when there are none."""
     import time
 
+    from muster.client.reconcile import has_not_ended
     from muster.plurals import plural
     from muster.report import seconds
-    from muster.world import contact
 
     lines = []
     for run in runs.every(store):
-        if not contact.has_not_ended(run):
+        if not has_not_ended(run):
             continue
         name = f" ({run.job['name']})" if run.job.get("name") else ""
         lines.append(f"    {run.id}{name}, started {seconds(time.time() - run.job['time'])} ago")

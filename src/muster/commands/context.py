@@ -49,7 +49,7 @@ class RunContext(NamedTuple):
         """Make the run directory, in the place of old ones by --keep-runs and --keep-size; raises `Impossible`."""
         options, kept = self.options, runs.create(self.store, self.run_id)
         if options.given(RunOptions.keep_runs, RunOptions.keep_size):
-            from muster.world.pruning import limit
+            from muster.client.pruning import limit
 
             deleted = limit(self.store, options.keep_runs, options.keep_size)
             if deleted:

@@ -9,19 +9,21 @@ from collections import deque
 from collections.abc import Collection, Mapping
 
 from muster import runs
+from muster.client.client import Client
+from muster.client.follow import Follower, Mirror, tell_silence
+from muster.client.reconcile import may_still_run, reconcile, require_known
 from muster.commands.common import one, read
 from muster.errors import Impossible
 from muster.options import LogsOptions
 from muster.ranks import fold, named
 from muster.report import unlogged_in_words
 from muster.results import RunState
-from muster.world import contact
 from muster.world.order import Ordered
 from muster.world.pen import forsaken, write_all
 from muster.world.terminal import TIMESTAMP, Lines, Where, colourful, prefixes
 
-_REFRESH = 2.0
-"""Seconds between two looks at a run whose files are on another machine."""
+_LOOK = 0.1
+"""Seconds between two looks at the logs of a run that goes on."""
 _FULL = 1 << 15
 """Bytes of lines that are written together."""
 
@@ -60,16 +62,21 @@ def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
         return 0
     options, rest, store = asked
     run = one(store, rest, "logs")
-    if not contact.refresh(run):
+    with Client(run) as client:
+        return _print(run, client, options, env)
+
+
+def _print(run: runs.Run, client: Client, options: LogsOptions, env: Mapping[str, str]) -> int:
+    """Print the logs of a run, which is followed over this connection."""
+    if not client.sync_files():
         print(f"{run.job['served']['name']} does not answer: this is what has come before", file=sys.stderr)
-    following = options.follow
     attempts = run.attempts()
     attempt = options.attempt if options.attempt is not None else attempts[-1] if attempts else 0
     if attempts and attempt not in attempts:
         raise Impossible(f"{run.id} has no attempt {attempt}", f"it has {fold(attempts)}")
     streams = [name for name, only in (("out", options.stdout), ("err", options.stderr)) if only] or ["out", "err"]
-    if following:
-        _await_start(run)
+    if options.follow:
+        _await_start(run, client)
     every = range(int(run.job.get("ranks") or 1))
     chosen = options.rank or tuple(every)
     wrong = [rank for rank in chosen if rank not in every]
@@ -78,46 +85,54 @@ def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
     keys = [(rank, stream) for rank in chosen for stream in streams]
     before = TIMESTAMP if options.timestamps else ""
     stands = prefixes(_where(run, every), options.prefix, colourful(1, env), before)
-    lines, page = Lines(stands, False), _Page(options.tail)
-    ordered = Ordered(run, attempt, keys)
+    lines, page, mirror = Lines(stands, False), _Page(options.tail), Mirror(run, chosen)
+    follower = Follower(run, client, tell_silence, mirror) if options.follow else None
+    shown = [Ordered(run, attempt, keys, mirror.take)]
     if options.since is not None:
-        ordered.begin_since(time.time() - options.since)
+        shown[-1].begin_since(time.time() - options.since)
     if options.tail is not None:
-        ordered.begin_before_last(options.tail)
-    looked = time.monotonic()
+        shown[-1].begin_before_last(options.tail)
+
+    def show(ordered: Ordered, all_of_it: bool) -> None:
+        for written in ordered.read(all_of_it):
+            page.put(lines.feed(*written))
+            if forsaken(1):
+                break
+        if all_of_it:
+            page.put(lines.rest())
+        page.turn()
+
+    found = None
     try:
         while not forsaken(1):
-            if following and time.monotonic() - looked > _REFRESH:
-                contact.refresh(run)
-                looked = time.monotonic()
             # both before the files are read: what is written after that is not missed
-            last = not following or not contact.goes_on(run, contact.reconcile(run).state)
+            found = follower.look() if follower is not None else None
+            last = follower is None or found is None or not follower.goes_on(found)
             newer = [number for number in run.attempts() if number > attempt] if options.attempt is None else []
-            for written in ordered.read(bool(last or newer)):
-                page.put(lines.feed(*written))
-                if forsaken(1):
-                    break
-            if last or newer:
-                page.put(lines.rest())
-            page.turn()
+            show(shown[-1], bool(last or newer))
             if newer:
-                ordered.close()
+                shown[-1].close()
                 attempt = newer[0]
-                ordered = Ordered(run, attempt, keys)
-            elif last:
+                shown.append(Ordered(run, attempt, keys, mirror.take))
+            elif last or follower is None:
                 break
             else:
-                time.sleep(0.1)
+                follower.pause(_LOOK)
+        if client.keeps_files:
+            for earlier in shown[:-1]:
+                show(earlier, True)  # one node may send the end of an attempt when another is at the next one
     except OSError as error:
         if error.errno != errno.EIO:  # the terminal has gone
             print(f"muster: cannot write to standard output: {error.strerror}", file=sys.stderr)
         return 1
-    if ordered.untimed and before:
+    if shown[-1].untimed and before:
         told = "no times were kept with the run, or they are lost"
-        print(f"it is not known when {named(ordered.untimed)} wrote this: {told}", file=sys.stderr)
+        print(f"it is not known when {named(shown[-1].untimed)} wrote this: {told}", file=sys.stderr)
     _tell_missing(run, attempt, keys)
+    if follower is not None and found is not None and follower.silent:
+        require_known(run, found)
     if not run.attempts():
-        starts = contact.goes_on(run, contact.reconcile(run).state)
+        starts = may_still_run(run, reconcile(run, client=client).state)
         why = "its ranks are about to start; `-f` waits for them" if starts else "its ranks were never started"
         print(f"{run.id} has no logs: {why}", file=sys.stderr)
     return 0
@@ -143,10 +158,10 @@ def _tell_missing(run: runs.Run, attempt: int, logs: Collection[tuple[int, str]]
         print(line, file=sys.stderr)
 
 
-def _await_start(run: runs.Run) -> None:
+def _await_start(run: runs.Run, client: Client) -> None:
     """Until the job of a run has started nobody knows how many ranks there are."""
     while True:
-        state = contact.reconcile(run).state
+        state = reconcile(run, client=client).state
         if not (state is RunState.PENDING or (state is RunState.RUNNING and not run.job.get("ranks"))):
             return
         time.sleep(0.2)

@@ -10,6 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from muster import runs
+from muster.client import pruning, usage
+from muster.client.client import ANSWERS_WITHIN, Client
+from muster.client.reconcile import last_answer, reconcile, statuses
+from muster.client.status import RunStatus
 from muster.commands.asking import agreed
 from muster.commands.common import named, one, read
 from muster.errors import Impossible
@@ -28,8 +32,6 @@ from muster.report import (
     table,
 )
 from muster.results import RunState
-from muster.world import contact, pruning, usage
-from muster.world.status import RunStatus
 
 _WITHIN = 4.0
 """Seconds in which machines and schedulers have to answer `ps`."""
@@ -50,7 +52,7 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
         found = [run for run in found if _name(run) == options.name]
     filtered = options.running or options.failed
     shown = found if options.all or filtered else found[:20]
-    records = [_record(run, found) for run, found in zip(shown, contact.statuses(shown, _WITHIN))]
+    records = [_record(run, found) for run, found in zip(shown, statuses(shown, _WITHIN))]
     if filtered:
         fits = [_fits(record, options) for record in records]
         shown = found = [run for run, fit in zip(shown, fits) if fit]
@@ -98,7 +100,7 @@ def _fits(record: Mapping[str, Any], options: PsOptions) -> bool:
 
 def _last_known(run: runs.Run) -> str:
     """How old the last thing is that is known of a run that does not answer."""
-    age = contact.last_answer(run)
+    age = last_answer(run)
     return "" if age is None else f"; it ran {seconds(age)} ago"
 
 
@@ -142,8 +144,9 @@ def show(words: list[str], env: Mapping[str, str], began: float) -> int:
         return 0
     options, rest, store = asked
     run = one(store, rest, "show")
-    status = contact.reconcile(run)
-    now = usage.of(run) if status.state is RunState.RUNNING else None
+    with Client(run) as client:
+        status = reconcile(run, client=client)
+        now = usage.of(run, client) if status.state is RunState.RUNNING else None
     outcome, events = run.outcome, run.events()
     if options.json:
         record = {**_record(run, status), "job": run.job.get("job"), "python": facts_of(events), "events": events}
@@ -180,7 +183,7 @@ def rm(words: list[str], env: Mapping[str, str], began: float) -> int:
     if not rest:
         raise Impossible("`muster rm` wants a run", "`muster ps -a` lists them")
     chosen = [named(store, which) for which in rest]
-    pruning.refuse_living(chosen, contact.ANSWERS_WITHIN)
+    pruning.refuse_living(chosen, ANSWERS_WITHIN)
     for run in chosen:
         pruning.delete(store, run)
         print(f"deleted {run.id}")

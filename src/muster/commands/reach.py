@@ -10,6 +10,13 @@ from typing import Any
 
 from muster import runs
 from muster.agent.system import FEWER_PROCESSES
+from muster.client import usage
+from muster.client.client import ANSWERS_WITHIN, Client, ask
+from muster.client.follow import Follower, tell_silence
+from muster.client.follow import wait as wait_for
+from muster.client.local import is_anothers
+from muster.client.reconcile import cancel, has_not_ended, may_still_run, reconcile, require_known, statuses
+from muster.client.status import RunStatus
 from muster.commands.asking import agreed
 from muster.commands.common import end_in_words, living_in_words, one, read
 from muster.errors import Impossible, MusterError, RunFailed, Unreachable
@@ -19,8 +26,6 @@ from muster.report import seconds, table
 from muster.results import RunState
 from muster.schedulers import title
 from muster.sentences import leftover_in_words, lost_in_words
-from muster.world import contact, usage
-from muster.world.status import RunStatus
 
 _SILENT = 1.0
 """Seconds for which `kill` waits without a word."""
@@ -35,15 +40,14 @@ def wait(words: list[str], env: Mapping[str, str], began: float) -> int:
         return 0
     options, rest, store = asked
     run = one(store, rest, "wait")
-    waited = contact.wait(
-        run, options.timeout, lambda why: print(f"muster: {why}; asking again for a minute", file=sys.stderr)
-    )
+    with Client(run) as client:
+        waited = wait_for(Follower(run, client, tell_silence), options.timeout)
     found = waited.status
     if found.outcome is not None:
         print(f"{run.id}: {end_in_words(run, found.outcome)}")
         return found.outcome.code
     if waited.in_time:
-        contact.require_known(run, found)
+        require_known(run, found)
     print(f"{run.id} is {_told(found)}", file=sys.stderr)
     if found.met_limit:
         print(f"hint: {FEWER_PROCESSES}", file=sys.stderr)
@@ -69,7 +73,7 @@ def kill(words: list[str], env: Mapping[str, str], began: float) -> int:
     if not rest:
         raise Impossible("`muster kill` wants a run", "`muster ps` lists them; `last` is the newest; `--all` is all")
     chosen = {run.id: run for run in (one(store, [word], "kill") for word in rest)}
-    over = not any(map(contact.has_not_ended, chosen.values()))
+    over = not any(map(has_not_ended, chosen.values()))
     status = _end_all(list(chosen.values()), by)
     if over and (living := living_in_words(store)):
         print(living)  # it may be another one that was meant
@@ -78,8 +82,8 @@ def kill(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 def _kill_all(store: runs.Store, agreed_already: bool, by: str) -> int:
     """End all runs of this user that live, if the person agrees; a host that does not answer is told."""
-    own = [run for run in runs.all_of(store) if not contact.is_anothers(run)]
-    found = dict(zip((run.id for run in own), contact.statuses(own, contact.ANSWERS_WITHIN)))
+    own = [run for run in runs.all_of(store) if not is_anothers(run)]
+    found = dict(zip((run.id for run in own), statuses(own, ANSWERS_WITHIN)))
     living = [run for run in own if found[run.id].state.lives]
     silent = [run for run in own if found[run.id].state is RunState.UNKNOWN]
     for run in silent:
@@ -122,38 +126,45 @@ def _end_all(chosen: Sequence[runs.Run], by: str) -> int:
 
 def _end(run: runs.Run, by: str) -> int:
     """End one run, and print how that went; 1 when something of it still lives. `by` says who asks for it."""
-    found = contact.reconcile(run)
+    with Client(run) as client:
+        return _end_over(run, client, by)
+
+
+def _end_over(run: runs.Run, client: Client, by: str) -> int:
+    """The same, over this connection."""
+    found = reconcile(run, client=client)
+    follower = Follower(run, client)
     scheduled = run.scheduled if run.scheduled is not None and not run.scheduled.allocated else None
     if found.state is RunState.PENDING:
-        contact.cancel(run)
+        cancel(run)
         print(f"{run.id}: taken out of the queue")
         return 0
     if found.state is RunState.RUNNING and scheduled and run.read("serve.json") is None:  # nobody there to ask yet
-        found = _cancel(run, scheduled)
-        contact.require_known(run, found)
+        found = _cancel(follower, scheduled)
+        require_known(run, found)
         print(f"{run.id}: cancelled, {_told(found)}")
         return 0 if found.state is not RunState.RUNNING else 1
-    contact.require_known(run, found)
+    require_known(run, found)
     if found.state is not RunState.RUNNING:
         print(f"{run.id} is {_told(found)}; nothing to end")
         return 0
     grace = float(run.job.get("job", {}).get("grace", RunOptions.grace.default))
     try:
-        contact.ask(run, "kill", by=by)
+        ask(run, "kill", client, by=by)
         plan = run.plan
         ranks = plural(plan.world_size, "rank") if plan is not None else "its ranks"
-        found = _wait(run, f"asked {ranks} to end", grace, beyond=5.0)
+        found = _wait(follower, f"asked {ranks} to end", grace, beyond=5.0)
     except (RunFailed, Unreachable):
         if not scheduled:
             raise
     if found.state is RunState.RUNNING and scheduled:
         # its supervisor does not answer or does not end: its scheduler can end both
-        found = _cancel(run, scheduled)
-    elif found.state is RunState.RUNNING:
+        found = _cancel(follower, scheduled)
+    elif found.state is RunState.RUNNING and not run.job.get("served"):
         # muster itself does not act on it: it is stopped (Ctrl-Z), or stuck
-        contact.ask(run, "end")
-        found = contact.wait(run, 10).status
-    contact.require_known(run, found)
+        ask(run, "end")
+        found = wait_for(follower, 10).status
+    require_known(run, found)
     if found.state is RunState.RUNNING:
         print(f"{run.id} still runs; see {run.path}/node_*/agent.log", file=sys.stderr)
         return 1
@@ -166,23 +177,23 @@ def _end(run: runs.Run, by: str) -> int:
     return 1 if alive else 0
 
 
-def _cancel(run: runs.Run, scheduled: runs.Scheduled) -> RunStatus:
+def _cancel(follower: Follower, scheduled: runs.Scheduled) -> RunStatus:
     """Have its scheduler end the job of a run, and wait until it has."""
-    contact.cancel(run)
-    return _wait(run, f"asked {title(scheduled.name)} to cancel job {scheduled.job}", _CANCELLED_WITHIN)
+    cancel(follower.run)
+    return _wait(follower, f"asked {title(scheduled.name)} to cancel job {scheduled.job}", _CANCELLED_WITHIN)
 
 
-def _wait(run: runs.Run, done: str, most: float, beyond: float = 0.0) -> RunStatus:
+def _wait(follower: Follower, done: str, most: float, beyond: float = 0.0) -> RunStatus:
     """Wait for the end of a run; after a second say what was `done`, and for how many seconds the end may take.
 
     So many seconds `beyond` that the end is awaited all the same: signals, and a look at what is left, take time.
     """
-    waited = contact.wait(run, _SILENT)
-    if waited.in_time or not contact.goes_on(run, waited.status.state):
+    waited = wait_for(follower, _SILENT)
+    if waited.in_time or not may_still_run(follower.run, waited.status.state):
         return waited.status
     if most > _SILENT:
-        print(f"{run.id}: {done}, waiting up to {seconds(most)}", file=sys.stderr, flush=True)
-    return contact.wait(run, most + beyond).status
+        print(f"{follower.run.id}: {done}, waiting up to {seconds(most)}", file=sys.stderr, flush=True)
+    return wait_for(follower, most + beyond).status
 
 
 def stacks(words: list[str], env: Mapping[str, str], began: float) -> int:
@@ -192,11 +203,12 @@ def stacks(words: list[str], env: Mapping[str, str], began: float) -> int:
         return 0
     options, rest, store = asked
     run = one(store, rest, "stacks")
-    found = contact.reconcile(run)
-    contact.require_known(run, found)
-    if found.state is not RunState.RUNNING:
-        raise Impossible(f"{run.id} is not running, so its ranks are nowhere", "`muster show` tells how it ended")
-    answer = contact.ask(run, "stacks", ranks=options.rank)
+    with Client(run) as client:
+        found = reconcile(run, client=client)
+        require_known(run, found)
+        if found.state is not RunState.RUNNING:
+            raise Impossible(f"{run.id} is not running, so its ranks are nowhere", "`muster show` tells how it ended")
+        answer = ask(run, "stacks", client, ranks=options.rank)
     for host in usage.silent(run, answer):
         print(f"{host} does not answer", file=sys.stderr)
     texts = {int(rank): text for rank, text in answer.get("texts", {}).items()}

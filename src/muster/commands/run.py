@@ -327,10 +327,10 @@ def _warn_of_namesakes(store: runs.Store, name: str) -> None:
     """Say that a run of the same name lives: `muster kill NAME` would fit both."""
     if not name:
         return
-    from muster.world import contact
+    from muster.client.reconcile import has_not_ended
 
     for other in runs.namesakes(store, name):
-        if contact.has_not_ended(other):
+        if has_not_ended(other):
             print(f"muster: warning: {other.id} has the same name, {name}, and has not ended", file=sys.stderr)
 
 

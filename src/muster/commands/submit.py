@@ -12,6 +12,11 @@ from muster import archive, runs
 from muster.agent import meet, tree
 from muster.agent.eventloop import EventLoop
 from muster.agent.keep import ARCHIVE
+from muster.client import remote
+from muster.client.attach import AttachedClient, show_rest
+from muster.client.client import Client
+from muster.client.follow import Follower, wait
+from muster.client.reconcile import cancel, reconcile
 from muster.commands.context import RunContext, Viewer, job_record, tell_progress
 from muster.core.controller_config import RECORD
 from muster.environ import is_secret, stands_open
@@ -28,11 +33,10 @@ from muster.schedulers import get_scheduler, title, typed
 from muster.schedulers.scheduler import Allocation, Phase, Request, Wish
 from muster.sentences import reason_in_words
 from muster.stored import plan_from_json
-from muster.world import code, contact
+from muster.world import code
 from muster.world.claims import Claims
 from muster.world.link import captured_signals
 from muster.world.queue import client
-from muster.world.watch import Watch, show_rest
 
 _LOOK = 2.0
 """Seconds between two looks at the queue."""
@@ -157,10 +161,10 @@ def submit(context: RunContext) -> int:
             number = found.submit(wanted, script, {**env, **secrets})
         else:
             number = allocation.job
-        contact.remember_way(kept, contact.way_of(asked.job))
+        remote.remember_way(kept, remote.way_of(asked.job))
         kept.write("job.json", _record(kept, asked, context.argv, number, allocation is not None, terms.requeue))
     except BaseException:
-        contact.forget_way(kept)
+        remote.forget_way(kept)
         runs.remove(store, kept)
         raise
     if allocation is not None and claims is not None:
@@ -277,12 +281,12 @@ def _here(run: runs.Run, context: RunContext, allocation: Allocation, claims: Cl
             print(run.id)
             return 0
         with EventLoop() as loop, captured_signals(loop) as signals:
-            watch = Watch(
+            watch = AttachedClient(
                 loop,
                 signals,
                 allocation.hosts[0],
                 run.operand,
-                lambda: contact.way_to(run),
+                lambda: remote.connect(run),
                 lambda plan, run_id: context.viewer(plan, run_id, run.operand),
                 owner=True,
                 patience=job.lease + 30,
@@ -327,12 +331,12 @@ def follow(run: runs.Run, viewer: Viewer, quiet: bool = False, attached: bool = 
     return outcome.code
 
 
-def _watch(run: runs.Run, viewer: Viewer, quiet: bool) -> Watch | None:
+def _watch(run: runs.Run, viewer: Viewer, quiet: bool) -> AttachedClient | None:
     """Watch it through all its attempts; gives the last watch, None when there was nothing to watch."""
     scheduled = _job_of(run)
     asks, number, requeues = client(scheduled.name), scheduled.job, scheduled.requeue
     root, since = run.path.parents[1], float(run.job["time"])
-    watch: Watch | None = None
+    watch: AttachedClient | None = None
     watched: Any = None
     told, next_look, waits = "", 0.0, False
     while True:
@@ -371,12 +375,12 @@ def _watch(run: runs.Run, viewer: Viewer, quiet: bool) -> Watch | None:
         if record is not None and record != watched and run.read("plan.json") is not None:
             watched, waits = record, False
             with EventLoop() as loop, captured_signals(loop) as signals:
-                watch = Watch(
+                watch = AttachedClient(
                     loop,
                     signals,
                     run.job["host"],
                     run.operand,
-                    lambda: contact.way_to(run),
+                    lambda: remote.connect(run),
                     lambda plan, run_id: viewer(plan, run_id, run.operand),
                     owner=False,
                     patience=600.0,
@@ -418,8 +422,9 @@ def _leave(run: runs.Run) -> int:
     try:
         time.sleep(_AGAIN)
     except KeyboardInterrupt:
-        contact.cancel(run)
-        found = contact.wait(run, 60).status
+        cancel(run)
+        with Client(run) as client:
+            found = wait(Follower(run, client), 60).status
         print(f"muster: job {number} is cancelled: {found.state}", file=sys.stderr)
         return 130
     return 0
@@ -434,7 +439,7 @@ def _leave_it(run: runs.Run) -> int:
 
 def _ended_unseen(run: runs.Run) -> int:
     """The scheduler says that the job is over, and no supervisor wrote how."""
-    scheduled, outcome = _job_of(run), contact.reconcile(run).outcome
+    scheduled, outcome = _job_of(run), reconcile(run).outcome
     how = reason_in_words(outcome.stopped) if outcome is not None else f"{title(scheduled.name)} knows it no more"
     print(f"muster: job {scheduled.job} is over: {how}", file=sys.stderr)
     names = get_scheduler(scheduled.name).outputs

@@ -12,6 +12,10 @@ from muster import archive, runs
 from muster.agent import meet
 from muster.agent.eventloop import EventLoop
 from muster.agent.local import new_token
+from muster.client import remote
+from muster.client.attach import AttachedClient, show_rest
+from muster.client.client import sync_files
+from muster.client.reconcile import reconcile, require_known
 from muster.commands.common import end_in_words, one, read
 from muster.commands.context import RunContext, job_record, viewer_of
 from muster.core.controller_config import RECORD, config_as_json
@@ -25,11 +29,10 @@ from muster.options import AttachOptions
 from muster.places.target import target_of
 from muster.plurals import plural
 from muster.printable import line as safe
-from muster.world import code, contact
+from muster.world import code
 from muster.world.bootstrap import Bootstrap, RunPlace, need_of
 from muster.world.gather import Gathering
 from muster.world.link import captured_signals, signals_of
-from muster.world.watch import Watch, show_rest
 
 _TAIL = 4096
 """Bytes of each log that `attach` begins with."""
@@ -87,7 +90,7 @@ def run_there(context: RunContext) -> int:
                 shared=first.facts["shared"],
             )
             texts = {"job.json": record, "plan.json": hidden(as_json(plan)), RECORD: config_as_json(config)}
-            contact.remember_way(kept, contact.way_of(asked.job))
+            remote.remember_way(kept, remote.way_of(asked.job))
             kept.write("job.json", record)
             kept.write("plan.json", texts["plan.json"])
             gathering.move(
@@ -102,7 +105,7 @@ def run_there(context: RunContext) -> int:
             )
         except BaseException:
             gathering.give_up()
-            contact.forget_way(kept)
+            remote.forget_way(kept)
             runs.remove(context.store, kept)
             raise
         if detached:
@@ -110,12 +113,12 @@ def run_there(context: RunContext) -> int:
             context.progress(f"{_detached(plan)}; muster attach, logs -f, wait or kill {kept.operand}")
             print(run_id)
             return 0
-        watch = Watch(
+        watch = AttachedClient(
             loop,
             signals,
             first.host,
             kept.operand,
-            lambda: contact.way_to(kept),
+            lambda: remote.connect(kept),
             lambda made, name: view,
             owner=True,
             patience=asked.job.lease + 30,
@@ -173,7 +176,7 @@ def _detached(plan: Plan) -> str:
 
 
 def attach(words: list[str], env: Mapping[str, str], began: float) -> int:
-    """Watch a run that goes on without a terminal; several may do so at once."""
+    """AttachedClient a run that goes on without a terminal; several may do so at once."""
     asked = read(
         AttachOptions, "attach", words, env, "watch a run that goes on without a terminal; Ctrl-C leaves it running"
     )
@@ -187,7 +190,7 @@ def attach(words: list[str], env: Mapping[str, str], began: float) -> int:
             f"{run.id} is supervised by the terminal that started it, and ends with it",
             "`muster logs -f` follows its output; `muster run -d` starts one that can be attached to",
         )
-    if run.outcome is not None and (ended := contact.reconcile(run).outcome) is not None:
+    if run.outcome is not None and (ended := reconcile(run).outcome) is not None:
         print(f"{run.id}: {end_in_words(run, ended)}")
         return ended.code
     if (scheduled := run.scheduled) is not None and not scheduled.allocated:
@@ -195,12 +198,12 @@ def attach(words: list[str], env: Mapping[str, str], began: float) -> int:
 
         return follow(run, viewer, attached=True)
     with EventLoop() as loop, captured_signals(loop) as signals:
-        watch = Watch(
+        watch = AttachedClient(
             loop,
             signals,
             run.job["served"]["name"],
             run.operand,
-            lambda: contact.way_to(run),
+            lambda: remote.connect(run),
             lambda plan, run_id: viewer(plan, run_id, run.operand),
             owner=False,
             patience=600.0,
@@ -213,10 +216,10 @@ def attach(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 def _up_to_date(run: runs.Run) -> runs.Run | None:
     """The run with all its files here; None where they are out of reach."""
-    return run if contact.refresh(run) else None
+    return run if sync_files(run) else None
 
 
-def _told(run: runs.Run, outcome: Any, watch: Watch) -> int:
+def _told(run: runs.Run, outcome: Any, watch: AttachedClient) -> int:
     """The exit status, and a word where the outcome is not known here."""
     import sys
 
@@ -226,7 +229,7 @@ def _told(run: runs.Run, outcome: Any, watch: Watch) -> int:
         hint = f"`muster attach {run.operand}`, `muster kill {run.operand}`"
         print(f"\nmuster: left {run.id} running; {hint}", file=sys.stderr)
         return 0
-    contact.refresh(run)
+    sync_files(run)
     if run.outcome is not None:
         if watch.view is not None:
             show_rest(run, watch.view, watch.offsets, watch.tail)
@@ -234,7 +237,7 @@ def _told(run: runs.Run, outcome: Any, watch: Watch) -> int:
             return run.outcome.code
         print(f"muster: {end_in_words(run, run.outcome)}", file=sys.stderr)
         return run.outcome.code
-    found = contact.reconcile(run)
-    contact.require_known(run, found)
+    found = reconcile(run)
+    require_known(run, found)
     print(f"muster: {run.id} is {found.state}; `muster show {run.operand}`", file=sys.stderr)
     return 125

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import os
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import IO, NamedTuple
 
@@ -64,8 +64,11 @@ class _Times:
 class Ordered:
     """The logs of some ranks of an attempt: each `read` gives what has come since the last, in order."""
 
-    def __init__(self, run: Run, attempt: int, keys: Sequence[Key]) -> None:
-        self.run, self.attempt = run, attempt
+    def __init__(
+        self, run: Run, attempt: int, keys: Sequence[Key], more: Callable[[int], Sequence[Grown]] = lambda attempt: ()
+    ) -> None:
+        """`more` gives what is known by other ways of how the logs of an attempt have grown since it was asked last."""
+        self.run, self.attempt, self._more = run, attempt, more
         self.places: dict[Key, int] = dict.fromkeys(keys, 0)
         """How far each was read."""
         self.untimed: set[int] = set()
@@ -109,7 +112,10 @@ class Ordered:
             name = str(path.relative_to(self.run.path))
             if name not in times:
                 times[name] = _Times(self.run, name)
-        for grown in heapq.merge(*(one.more() for one in times.values()), key=attrgetter("time")):
+        told = [one.more() for one in times.values()]
+        if times is self._times:
+            told.append(iter(self._more(self.attempt)))
+        for grown in heapq.merge(*told, key=attrgetter("time")):
             key = grown.rank, grown.stream
             if grown.attempt == self.attempt and key in places:
                 self._timed.add(key)

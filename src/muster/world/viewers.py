@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from muster.agent import trace
 from muster.agent.eventloop import EventLoop
 from muster.agent.listener import FirstFew, LocalListener, Peer
-from muster.agent.messages import FROM_CLIENT
+from muster.agent.messages import BEAT, FROM_CLIENT
 from muster.agent.protocol import OLDEST, VERSION, Dispatcher, handlers, pack
 from muster.model import Plan, as_json
 from muster.report import outcome_as_json
@@ -21,8 +21,6 @@ from muster.runs import Run
 from muster.supervise import Supervisor
 from muster.world.link import FarLink
 
-BEAT = 5.0
-"""Seconds between two signs of life of a viewer."""
 _SILENCE = 3 * BEAT
 """Seconds without one after which its connection is as good as broken."""
 _ANSWERS_WITHIN = 4.0

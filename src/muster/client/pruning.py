@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from muster import runs
+from muster.client.local import answers, is_anothers
+from muster.client.reconcile import require_known, statuses
+from muster.client.remote import forget_way
 from muster.errors import Impossible
 from muster.plurals import plural
 from muster.report import size_in_words
 from muster.results import RunState
 from muster.runs import Run, Store
-from muster.world import contact
 
 _LIVING = (RunState.RUNNING, RunState.PENDING, RunState.UNKNOWN)
 """States of runs whose files are still wanted."""
@@ -25,7 +27,7 @@ _BEGINS = 600.0
 
 def ended(found: Sequence[Run], within: float) -> list[Run]:
     """Those of these runs that have ended. All are asked at the same time, for `within` seconds."""
-    seen = zip(found, contact.statuses(found, within))
+    seen = zip(found, statuses(found, within))
     return [run for run, status in seen if status.state not in (*_LIVING, RunState.UNREADABLE)]
 
 
@@ -34,10 +36,10 @@ def refuse_living(found: Sequence[Run], within: float) -> None:
 
     A damaged one has ended when nobody answers for it on this machine.
     """
-    for run, status in zip(found, contact.statuses(found, within)):
-        contact.require_known(run, status)
+    for run, status in zip(found, statuses(found, within)):
+        require_known(run, status)
         state = status.state
-        if state is RunState.UNREADABLE and contact.answers(run):
+        if state is RunState.UNREADABLE and answers(run):
             state = RunState.RUNNING
         if state in _LIVING:
             raise Impossible(f"{run.id} is {state}; it is not deleted", f"end it by `muster kill {run.operand}`")
@@ -59,7 +61,7 @@ def beyond(sizes: Sequence[int], keep_runs: int | None, keep_size: int | None) -
 
 def limit(store: Store, keep_runs: int | None, keep_size: int | None) -> str:
     """Delete this user's runs in the run directory that are beyond the limits and have ended; gives a line about it."""
-    own = [run for run in runs.every(store.here) if not contact.is_anothers(run)]
+    own = [run for run in runs.every(store.here) if not is_anothers(run)]
     sizes = [_size(run) if keep_size is not None else 0 for run in own]
     old = [run for run in ended(own[: beyond(sizes, keep_runs, keep_size)], _WITHIN) if not _may_begin(run)]
     if not old:
@@ -88,5 +90,5 @@ def _size(run: Run) -> int:
 
 def delete(store: Store, run: Run) -> None:
     """Delete a run, with what is remembered of it."""
-    contact.forget_way(run)
+    forget_way(run)
     runs.remove(store, run)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from muster.client.client import Client, ask
 from muster.errors import MusterError
 from muster.runs import Run
 from muster.stored import Malformed, checked, number, several, table, whole
-from muster.world import contact
 
 _WITHIN = 8.0
 """Seconds in which all have to answer: an agent measures for half a second, a supervisor waits for its agents for 4."""
@@ -42,10 +42,10 @@ class Now(NamedTuple):
 _USE = {"node": whole, "pid": whole, "memory": whole, "cpu": number, "children": whole, "children_memory": whole}
 
 
-def of(run: Run) -> Now:
+def of(run: Run, client: Client) -> Now:
     """What the ranks of this run use; it takes half a second, and at most some seconds where hosts are silent."""
     try:
-        answer = contact.ask(run, "usage", _WITHIN)
+        answer = ask(run, "usage", client, _WITHIN)
         return Now(_ranks(answer), silent(run, answer))
     except Malformed as error:
         return Now((), why=f"what was answered is not understood: {error}")

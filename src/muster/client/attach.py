@@ -11,9 +11,9 @@ from typing import Any
 
 from muster.agent import system
 from muster.agent.eventloop import EventLoop
-from muster.agent.messages import CLIENT, PROXY, TO_CLIENT, between
-from muster.agent.protocol import VERSION, Dispatcher, handlers, pack
+from muster.agent.protocol import VERSION, Dispatcher, handlers
 from muster.agent.signals import CapturedSignals
+from muster.client.connection import HEARD, Connection
 from muster.errors import MusterError
 from muster.model import Plan
 from muster.report import outcome_as_json
@@ -22,21 +22,22 @@ from muster.runs import Run
 from muster.stored import NOT_UNDERSTOOD, Malformed, outcome_from_json, plan_from_json, table, whole
 from muster.world.compat import HINT, UNTOLD, lacks
 from muster.world.keyboard import Keyboard
-from muster.world.link import SIGNALS, ChildLink, end_links
+from muster.world.link import SIGNALS, ChildLink
 from muster.world.loop import terminal_fields
 from muster.world.pen import Pen, write
 from muster.world.scribe import Scribe
 from muster.world.stdin import Stdin
 from muster.world.terminal import QUIET, size_here
 from muster.world.view import View
-from muster.world.viewers import BEAT
 from muster.world.writer import Writer
 
 _PAUSE = 1.0
 """Seconds between two trials to come back."""
+_LOOK = 5.0
+"""Seconds between two looks at whether muster is in the foreground of its terminal again."""
 
 
-class Watch:
+class AttachedClient:
     """One terminal, and a run elsewhere.
 
     `operand` names the run in commands that are shown.
@@ -63,7 +64,7 @@ class Watch:
         view: View | None = None,
         files: Callable[[], Run | None] = lambda: None,
         lives: Callable[[], bool] = lambda: True,
-        after: Watch | None = None,
+        after: AttachedClient | None = None,
     ):
         self.loop, self.signals = loop, signals
         self.host, self.operand, self.reach, self.show = host, operand, reach, show
@@ -74,13 +75,12 @@ class Watch:
         self.pen = Pen(Writer(loop))
         if view is not None:
             view.put = self.pen.put
-        self.link: ChildLink | None = None
+        self.connection: Connection | None = None
         self.version = VERSION
         """What the supervisor speaks."""
-        known = {**TO_CLIENT, **between(PROXY, CLIENT)}
         self._dispatch = Dispatcher(
             handlers(self, "_on_"),
-            lambda kind, fields: known[kind].fitting(fields),
+            lambda kind, fields: HEARD[kind].fitting(fields),
             lambda text: self._words(f"{host}: {text}"),
         )
         self.offsets: dict[str, int] = {}
@@ -103,7 +103,7 @@ class Watch:
         self.quiet_at: float | None = None
         """When no rank has written for a moment, if none does until then."""
         self.cut_off: float | None = None
-        self.next_trial = self.next_beat = 0.0
+        self.next_trial = 0.0
         self.said = False
         self.stdin: Stdin | None = None
         self.keyboard = Keyboard() if owner else None
@@ -126,8 +126,7 @@ class Watch:
             while not self.over:
                 self._turn()
         finally:
-            if self.link is not None:
-                self._disconnect()
+            self._disconnect()
             if self.scribe is not None:
                 self.scribe.close()
             if self.keyboard is not None:
@@ -162,17 +161,12 @@ class Watch:
 
     def _turn(self) -> None:
         now = time.monotonic()
-        if self.link is None:
-            if now >= self.next_trial:
-                self.next_trial = now + _PAUSE
-                self._connect(self.reach())
-        elif now >= self.next_beat:
-            self.next_beat = now + BEAT
-            if self.link.preface is None:
-                self._tell("beat")
+        if self.connection is None and now >= self.next_trial:
+            self.next_trial = now + _PAUSE
+            self._connect(self.reach())
         if self.stdin is not None:
             self.stdin.look()
-        wait = (self.next_trial if self.link is None else self.next_beat) - time.monotonic()
+        wait = _LOOK if self.connection is not None else self.next_trial - time.monotonic()
         if self.quiet_at is not None:
             wait = min(wait, self.quiet_at - time.monotonic())
         self.loop.run_once(wait)
@@ -196,69 +190,46 @@ class Watch:
     # ---- the connection ---------------------------------------------------------------------------------------------
 
     def _connect(self, link: ChildLink) -> None:
-        self.link = link
-        self.loop.add_reader(link.stdout, self._heard)
-        self.loop.add_reader(link.stderr, lambda: self._complained(link))
-        self._flush()
-        if link.preface is None:
-            self._begin()
+        self.connection = Connection(self.loop, link, self._heard, self._lost, self._begin)
+        self.connection.start()
 
     def _begin(self) -> None:
         """Say what is wanted; so far as this has been seen, it is not sent again."""
         want = True if self.keep is not None or self.view is None else self.view.wants
         seen: dict[str, Any] = {"offsets": self.offsets, "tail": self.tail, "events": self.events}
+        assert self.connection is not None
         self._tell("watch", want=want, owner=self.owner, version=VERSION, **seen)
+        self.connection.keep_alive()
         if self.cut_off is not None and self.said:
             self._words(f"back after {time.monotonic() - self.cut_off:.0f} s")
         self.cut_off, self.said = None, False
 
-    def _complained(self, link: ChildLink) -> None:
-        if not link.listen():
-            self.loop.remove_reader(link.stderr)
-
     def _disconnect(self) -> None:
-        link, self.link = self.link, None
-        assert link is not None
-        self.loop.remove(link.stdout, link.stderr, link.stdin)
-        if link.preface is not None or self.outcome is None:
-            link.process.terminate()
-        end_links([link], 2.0)
+        if self.connection is not None:
+            self.connection.close(at_once=self.outcome is None)
+            self.connection = None
 
     def _tell(self, kind: str, payload: bytes = b"", **fields: Any) -> None:
-        if self.link is not None:
-            self.link.wire.put(pack(kind, payload, **fields))
-            self._flush()
+        if self.connection is not None:
+            self.connection.tell(kind, payload, **fields)
 
-    def _flush(self) -> None:
-        assert self.link is not None
-        self.link.wire.pump(self.loop, self._flush)
-
-    def _heard(self) -> None:
-        assert self.link is not None
-        arrived = self.link.preface is not None
-        frames = self.link.read()
-        if frames is None:
-            self._lost()
+    def _heard(self, fields: dict[str, Any], payload: bytes) -> None:
+        if self.gone:
             return
-        if arrived and self.link.preface is None:
-            self._begin()
-        for fields, payload in frames:
-            try:
-                self._dispatch(fields, payload)
-            except NOT_UNDERSTOOD as error:
-                # a hostile host, or another version of muster: nothing of it is written or shown
-                said = f"{self.host} sent `{fields['kind']}` in a way that is not understood: {error!r}"
-                version = fields.get("version", self.version)
-                if version != VERSION:
-                    said += f"; it speaks version {version} of the protocol, this muster {VERSION}\nhint: {HINT}"
-                self._words(said)
-                self.gone = True
-            if self.gone:
-                return
+        try:
+            self._dispatch(fields, payload)
+        except NOT_UNDERSTOOD as error:
+            # a hostile host, or another version of muster: nothing of it is written or shown
+            said = f"{self.host} sent `{fields['kind']}` in a way that is not understood: {error!r}"
+            version = fields.get("version", self.version)
+            if version != VERSION:
+                said += f"; it speaks version {version} of the protocol, this muster {VERSION}\nhint: {HINT}"
+            self._words(said)
+            self.gone = True
 
     def _lost(self) -> None:
         """The connection has ended; make another."""
-        self._disconnect()
+        self.connection = None
         self.incomplete = True
         now = time.monotonic()
         if not self.lives():
@@ -299,10 +270,10 @@ class Watch:
     def _on_event(self, payload: bytes, number: int) -> None:
         if number <= self.events or self.view is None:
             return
+        record = table(json.loads(payload))
         self.events = number
         if self.scribe is not None:
             self.scribe.append("events.jsonl", payload.decode() + "\n")
-        record = table(json.loads(payload))
         self.view.event(record)
         if record["event"] == "say":
             self.view.say(record["text"])
@@ -349,7 +320,7 @@ class Watch:
                 self.interrupts += 1
                 if not self.owner:
                     self.left = True
-                elif self.link is None and self.interrupts > 1:
+                elif self.connection is None and self.interrupts > 1:
                     self._words(f"{self.host} is out of reach; it ends the run when nobody has come back (--lease)")
                     self.gone = True
                 else:
@@ -367,10 +338,11 @@ class Watch:
         """Ctrl-Z: nobody is to think that this terminal has gone."""
         self._tell("pause")
         deadline = time.monotonic() + 1.0
-        while self.link is not None and self.link.wire.out and time.monotonic() < deadline:
-            self._flush()
+        while self.connection is not None and not self.connection.idle and time.monotonic() < deadline:
+            self.connection.flush()
         os.kill(os.getpid(), signal.SIGSTOP)
-        self.next_beat = 0.0  # goes on here
+        if self.connection is not None:  # it goes on here
+            self.connection.keep_alive()
 
 
 def show_rest(run: Run, view: View, offsets: dict[str, int], tail: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What became of a run, or what it does now: decided from what is told, and nothing is written. See `contact.py`."""
+"""What became of a run, or what it does now: decided from what is told, and nothing is written. See `reconcile.py`."""
 
 from __future__ import annotations
 

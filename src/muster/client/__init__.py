@@ -1,0 +1,1 @@
+"""A run seen from another terminal: what became of it, what to ask of it, and how it is watched."""

@@ -1,0 +1,340 @@
+"""What commands have to do with who looks after a run: questions, files, and news of its end, over one connection."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from muster.agent.eventloop import EventLoop
+from muster.agent.messages import AGENT, CLIENT, FROM_CLIENT, between
+from muster.agent.protocol import VERSION, Refused, Unknown, Unpacker, pack
+from muster.client.local import agent_of, is_anothers
+from muster.client.remote import connect, keep_piece, sizes_of
+from muster.errors import Impossible, RunFailed, Unreachable
+from muster.results import Outcome
+from muster.runs import Run, Unreadable
+from muster.stored import NOT_UNDERSTOOD, outcome_from_json
+from muster.world.compat import HINT, UNTOLD, lacks
+
+if TYPE_CHECKING:
+    from muster.client.connection import Connection
+
+_TRIALS, _PAUSE = 5, 0.3
+"""How often a controller that hung up without an answer is asked again, and the seconds before that."""
+ANSWERS_WITHIN = 15.0
+"""Seconds in which a controller elsewhere, or a scheduler, has to answer."""
+_FILES_WITHIN = 60.0
+"""Seconds in which the files of a run have to come."""
+_ALL_SEEN = 1 << 40
+"""A number of events that no run has: none of them is sent."""
+
+Output = Callable[[int, str, int, int, bytes], object]
+"""Takes what a rank has written: rank, stream, attempt, offset, bytes."""
+
+
+class Client:
+    """A command's connection to the controller of one run that is elsewhere, or detached.
+
+    It is made when it is needed first, and again when it is needed after it has broken. Who has subscribed is told of
+    the end of the run, and of output, while the loop runs (`pause`).
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.outcome: Outcome | None = None
+        """How the run, or an attempt that may come again, has ended, once the controller has said so."""
+        self._subscribed = False
+        self._loop: EventLoop | None = None
+        self._connection: Connection | None = None
+        self._version: int | None = None
+        """What the controller at the other end speaks; None until it has said so."""
+        self._gone: dict[str, Any] | None = None
+        """There is no controller at the other end, only the files of the run: how that was said."""
+        self._gone_told = False
+        """Who asked has been told so; who asks again wants to know whether there is one by now."""
+        self._answers: deque[dict[str, Any]] = deque()
+        self._output: Output | None = None
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection."""
+        self._disconnect()
+        if self._loop is not None:
+            self._loop.close()
+            self._loop = None
+
+    @property
+    def connected(self) -> bool:
+        """There is a connection to the controller."""
+        return self._open and self._gone is None
+
+    @property
+    def _open(self) -> bool:
+        """There is a connection to the machine of the run."""
+        return self._connection is not None and self._connection.open
+
+    @property
+    def subscribed(self) -> bool:
+        """The controller tells when the run ends."""
+        return self._subscribed and self.connected
+
+    # ---- the connection ---------------------------------------------------------------------------------------------
+
+    def _connect(self) -> Connection:
+        """The connection; raises `Impossible` for a host that has no name of a host."""
+        from muster.client.connection import Connection  # imported late: `muster ps` of local runs needs none of it
+
+        if self._connection is None or not self._connection.open:
+            self._forget()
+            self._loop = self._loop or EventLoop()
+            self._connection = Connection(self._loop, connect(self.run), self._heard)
+            self._unknown = Unknown(self._note)
+            self._connection.start()
+        return self._connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._connection, self._version, self._subscribed = None, None, False
+        self._gone, self._gone_told = None, False
+        self._answers.clear()
+
+    def _note(self, text: str) -> None:
+        import sys
+
+        name = self._connection.link.host if self._connection is not None else self.run.id
+        print(f"muster: {name}: {text}", file=sys.stderr)
+
+    def _until(self, condition: Callable[[], object], deadline: float) -> bool:
+        """Run the loop until this is so; False when the connection ends or the time is over before."""
+        while not condition():
+            left = deadline - time.monotonic()
+            if self._loop is None or not self._open or left <= 0:
+                return False
+            self._loop.run_once(left)
+        return True
+
+    def pause(self, seconds: float) -> None:
+        """Let time pass; less of it when the end of the run is told, or the connection ends that would tell it."""
+        if not self.connected or self._loop is None:
+            time.sleep(seconds)
+            return
+        before = self.outcome
+        self._until(lambda: self.outcome is not before, time.monotonic() + seconds)
+
+    def _heard(self, fields: dict[str, Any], payload: bytes) -> None:
+        from muster.client.connection import HEARD
+
+        message = HEARD.get(fields["kind"])
+        if message is None:
+            self._unknown(fields["kind"])
+            return
+        if fields["kind"] == "gone":
+            self._gone = {"gone": True, "there": bool(fields.get("there"))}
+            return
+        if fields["kind"] in ("answer", "unknown", "done"):
+            self._answers.append(fields)
+            return
+        try:
+            told = message.fitting(fields)
+            if fields["kind"] == "over":
+                self.outcome = outcome_from_json(told["outcome"])
+            elif fields["kind"] == "file":
+                keep_piece(self.run, told["name"], told["offset"], payload, told["whole"])
+            elif fields["kind"] == "output" and self._output is not None:
+                self._output(told["rank"], told["stream"], told["attempt"], told["offset"], payload)
+                self._tell("taken", node=told["node"], count=len(payload))
+        except NOT_UNDERSTOOD:
+            # a hostile host, or another version of muster: the files of the run tell of its end
+            self._disconnect()
+
+    def _tell(self, kind: str, **fields: Any) -> None:
+        if self._connection is not None and self._connection.open:
+            self._connection.tell(kind, **fields)
+
+    # ---- questions --------------------------------------------------------------------------------------------------
+
+    def ask(self, kind: str, within: float = ANSWERS_WITHIN, **fields: Any) -> dict[str, Any]:
+        """Ask the controller of the run; `gone` is true in the answer where there is none.
+
+        Where it cannot be reached the answer has only `silent`: why, in words. Where it does not understand the
+        question the answer has only `refused`.
+        """
+        deadline = time.monotonic() + within
+        for _ in range(_TRIALS):
+            if self._gone_told:
+                self._disconnect()
+            try:
+                connection = self._connect()
+            except Unreadable:
+                raise
+            except Impossible as error:
+                return {"silent": error.sentence}
+            answer = self._answer(connection, kind, fields, deadline)
+            if answer is not None:
+                return answer
+            self._disconnect()  # a late answer would be taken for that to another question
+            if not connection.arrived or time.monotonic() >= deadline:
+                return {"silent": connection.link.last_words() or f"nothing was heard within {within:g} s"}
+            # it was reached, and was just about to end, or to begin again
+            time.sleep(_PAUSE)
+        return {"silent": f"the host was reached, but nobody there answered ({_TRIALS} times)"}
+
+    def _answer(
+        self, connection: Connection, kind: str, fields: Mapping[str, Any], deadline: float
+    ) -> dict[str, Any] | None:
+        """What the controller answers; None where it does not."""
+        if not self._until(lambda: connection.arrived, deadline):
+            return None
+        if self._version is None or kind == "state":
+            greeting = self._exchange("state", {"version": VERSION}, deadline)  # which is known to all
+            if greeting is None or kind == "state" or self._version is None:
+                return greeting
+        if why := lacks(self._version, FROM_CLIENT[kind]):
+            return {"refused": why}
+        return self._exchange(kind, fields, deadline)
+
+    def _exchange(self, kind: str, fields: Mapping[str, Any], deadline: float) -> dict[str, Any] | None:
+        self._answers.clear()
+        self._tell(kind, **fields)
+        if not self._until(lambda: self._answers or self._gone, deadline):
+            return None
+        if self._gone is not None:
+            self._gone_told = True
+            return self._gone
+        answer = self._answers.popleft()
+        if answer["kind"] == "unknown":
+            return {"refused": f"it knows no `{kind}`"}
+        self._version = _version(answer)
+        return answer
+
+    # ---- news -------------------------------------------------------------------------------------------------------
+
+    def subscribe(
+        self, want: Sequence[int] = (), offsets: Mapping[str, int] | None = None, output: Output | None = None
+    ) -> bool:
+        """Be told of the end by a controller that has answered; and of what ranks write, from these offsets on.
+
+        False where that controller cannot be watched.
+        """
+        if not self.connected or self._version is None or lacks(self._version, FROM_CLIENT["watch"]):
+            return False
+        self._output = output
+        seen: dict[str, Any] = {"offsets": dict(offsets or {}), "tail": None, "events": _ALL_SEEN}
+        self._tell("watch", want=list(want), owner=False, version=VERSION, **seen)
+        assert self._connection is not None
+        self._connection.keep_alive()
+        self._subscribed = True
+        return self.connected
+
+    # ---- files ------------------------------------------------------------------------------------------------------
+
+    @property
+    def keeps_files(self) -> bool:
+        """The run directory here is a copy of one that is elsewhere."""
+        job = self.run.job
+        return bool(job.get("served")) and not job.get("shared") and not is_anothers(self.run)
+
+    def sync_files(self, last: bool = False) -> bool:
+        """Bring the files of the run here whose run directory is elsewhere; False when that cannot be reached.
+
+        `last`: the controller has said its last word, and waits for its clients to go.
+        """
+        if not self.keeps_files:
+            return True
+        connection, deadline = self._connect(), time.monotonic() + _FILES_WITHIN
+        if not self._until(lambda: connection.arrived, deadline):
+            self._disconnect()
+            return False
+        self._answers.clear()
+        self._tell("files", have=sizes_of(self.run), last=last)
+        done = self._until(lambda: any(answer["kind"] == "done" for answer in self._answers), deadline)
+        if last:
+            self._gone, self._gone_told = {"gone": True, "there": True}, True
+        if not done:
+            self._disconnect()
+        return done
+
+
+def sync_files(run: Run) -> bool:
+    """Bring the files of a run here, over a connection of its own; see `Client.sync_files`."""
+    with Client(run) as client:
+        return client.sync_files()
+
+
+def ask(
+    run: Run, kind: str, client: Client | None = None, within: float = ANSWERS_WITHIN, **fields: Any
+) -> dict[str, Any]:
+    """Ask who looks after a run for something, and give the answer. Raises `RunFailed`, `Unreachable` for none.
+
+    `within` bounds the seconds for which another machine is waited for. `client`: the connection to use.
+    """
+    if not run.job.get("served"):
+        return _ask_here(run, kind, fields)
+    if client is None:
+        with Client(run) as own:
+            return ask(run, kind, own, within, **fields)
+    answer = client.ask(kind, within, **fields)
+    if "silent" in answer:
+        raise Unreachable(f"{run.id} does not answer: {answer['silent']}", "try again when that host answers")
+    if answer.get("gone"):
+        raise RunFailed(f"{run.id} does not answer: it has ended", "`muster ps` tells")
+    if "refused" in answer:
+        raise RunFailed(f"the controller of {run.id} cannot be asked: {answer['refused']}", HINT)
+    return answer
+
+
+def _ask_here(run: Run, kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Ask the agent of a run that a terminal of this machine looks after. Raises `RunFailed`."""
+    try:
+        link = agent_of(run)
+    except TimeoutError:
+        raise RunFailed(
+            f"the agent of {run.id} takes no connection", "is it stopped? see agent.log in its folder"
+        ) from None
+    if link is None:
+        raise RunFailed(f"{run.id} does not answer: it is not running here", "`muster ps` tells")
+    with link:
+        greeting = _ask_agent(run, link, "state", version=VERSION)
+        if why := lacks(_version(greeting), between(CLIENT, AGENT)[kind]):
+            raise RunFailed(f"the agent of {run.id} cannot be asked: {why}", HINT)
+        answer = _ask_agent(run, link, kind, **fields) if greeting else {}
+        if answer.get("kind") == "unknown":
+            raise RunFailed(f"the agent of {run.id} cannot be asked: it knows no `{kind}`", HINT)
+        return answer
+
+
+def _version(answer: Mapping[str, Any]) -> int:
+    """The version of the protocol that who gave this answer to `state` speaks; 0 for what is none."""
+    version = answer.get("version", UNTOLD)
+    return version if type(version) is int else 0
+
+
+def _ask_agent(run: Run, link: socket.socket, kind: str, **fields: Any) -> dict[str, Any]:
+    """Ask the agent of a run; empty when it hangs up. Raises `RunFailed`."""
+    link.sendall(pack(kind, **fields))
+    frames = Unpacker()
+    while True:
+        try:
+            data = link.recv(1 << 16)
+        except OSError:
+            raise RunFailed(f"the agent of {run.id} does not answer", "look at agent.log in its folder") from None
+        if not data:
+            return {}
+        try:
+            answers = frames.feed(data)
+        except Refused as error:
+            raise RunFailed(f"the agent of {run.id} was not understood: {error}", None) from None
+        for answer, _ in answers:
+            return answer

@@ -1,0 +1,132 @@
+"""One connection to a program that was sent to the machine of a run: frames both ways, and signs of life."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from muster.agent.eventloop import EventLoop, Timer
+from muster.agent.messages import BEAT, CLIENT, PROXY, TO_CLIENT, Message, between
+from muster.agent.protocol import Unknown, pack
+from muster.world.link import ChildLink, end_links
+
+HEARD: dict[str, Message] = {**TO_CLIENT, **between(PROXY, CLIENT)}
+"""What a command may hear from the machine of a run, by kind."""
+
+_CLOSES_WITHIN = 2.0
+"""Seconds in which the child process behind a connection has to end."""
+
+
+def _nothing() -> None:
+    """For who need not know."""
+
+
+class Connection:
+    """A connection in an event loop, from its start to its end. It is not made again: whoever has it makes another.
+
+    `heard` is given each message, `arrived` is called once the program there runs, and `ended` when the connection has
+    ended, unless that is by `close`.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        link: ChildLink,
+        heard: Callable[[dict[str, Any], bytes], object],
+        ended: Callable[[], object] = _nothing,
+        arrived: Callable[[], object] = _nothing,
+    ) -> None:
+        self._loop, self.link = loop, link
+        self._heard, self._ended, self._arrived = heard, ended, arrived
+        self.open = True
+        self._beat: Timer | None = None
+
+    @property
+    def arrived(self) -> bool:
+        """The program there runs. What was sent before is lost."""
+        return self.link.preface is None
+
+    @property
+    def idle(self) -> bool:
+        """All that was sent has been taken."""
+        return not self.link.wire.out
+
+    def start(self) -> None:
+        """Read from now on; one that was made elsewhere may have arrived already."""
+        self._loop.add_reader(self.link.stdout, self._readable)
+        self._loop.add_reader(self.link.stderr, self._complained)
+        self.flush()
+        if self.arrived:
+            self._arrived()
+
+    def tell(self, kind: str, payload: bytes = b"", **fields: Any) -> None:
+        """Send a message."""
+        self.link.wire.put(pack(kind, payload, **fields))
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what waits, as far as it is taken now."""
+        self.link.wire.pump(self._loop, self.flush)
+
+    def keep_alive(self) -> None:
+        """Give signs of life, now and from now on."""
+        if self.open:
+            if self._beat is not None:
+                self._beat.cancel()
+            self._beat = self._loop.call_later(BEAT, self.keep_alive)
+            self.tell("beat")
+
+    def close(self, at_once: bool = True) -> None:
+        """End it, and the child process behind it; unless `at_once`, that may end by itself first."""
+        if not self.open:
+            return
+        self.open = False
+        if self._beat is not None:
+            self._beat.cancel()
+        self.link.listen()  # for its last words
+        self._loop.remove(self.link.stdout, self.link.stderr, self.link.stdin)
+        if at_once or not self.arrived:
+            self.link.process.terminate()
+        end_links([self.link], _CLOSES_WITHIN)
+
+    def _complained(self) -> None:
+        if not self.link.listen():
+            self._loop.remove_reader(self.link.stderr)
+
+    def _readable(self) -> None:
+        before = self.arrived
+        frames = self.link.read()
+        if frames is None:
+            self.close()
+            self._ended()
+            return
+        if self.arrived and not before:
+            self._arrived()
+        for fields, payload in frames:
+            if self.open:
+                self._heard(fields, payload)
+
+
+def frames(link: ChildLink, within: float) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """The messages that come over a connection, which ends with this."""
+    deadline = time.monotonic() + within
+    unknown = Unknown(lambda text: print(f"muster: {link.host}: {text}", file=sys.stderr))
+    came: deque[tuple[dict[str, Any], bytes]] = deque()
+    with EventLoop() as loop:
+        connection = Connection(loop, link, lambda fields, payload: came.append((fields, payload)))
+        connection.start()
+        try:
+            while (connection.open or came) and time.monotonic() < deadline:
+                if not came:
+                    loop.run_once(deadline - time.monotonic())
+                while came:
+                    fields, payload = came.popleft()
+                    if fields["kind"] in HEARD:
+                        yield fields, payload
+                    else:
+                        unknown(fields["kind"])
+        finally:
+            connection.close()

@@ -1,0 +1,73 @@
+"""Commands that follow a run: how many processes they start for that, and that they show all of it once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from waiting import until
+
+COUNTED = """
+"$@"
+status=$?
+read last </proc/sys/kernel/ns_last_pid
+echo $((last - 2)) >"$COUNT"
+exit $status
+"""
+"""Runs a command as process 2 of its namespace, where the kernel gives a number to each process and each thread."""
+
+TALKS = "number=0; until [ -e go ]; do number=$((number + 1)); echo line $number; sleep 0.1; done; exit 5"
+
+
+class Counted:
+    """A command of muster, which tells how many processes and threads it has started in its life."""
+
+    def __init__(self, muster: Any, *words: str) -> None:
+        self._count, self._out = (muster.cwd / f"{name} of {words[0]}" for name in ("count", "out"))
+        apart = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", COUNTED, "sh"]
+        with open(self._out, "wb") as out:
+            self.process = subprocess.Popen(
+                [*apart, *muster.argv(*words)],
+                env={**muster.env, "COUNT": str(self._count)},
+                cwd=muster.cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+            )
+
+    @property
+    def said(self) -> str:
+        return self._out.read_text()
+
+    def started(self, status: int) -> int:
+        """How many it had started when it ended with this status."""
+        assert status == self.process.wait(timeout=60), self.said
+        return int(self._count.read_text())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a namespace of processes needs root")
+def test_who_follows_a_detached_run_starts_one_process(muster: Any, tmp_path: Path) -> None:
+    """`logs -f`, `wait` and `attach`, however long it takes; and questions."""
+    assert 0 == muster("run", "-d", "-g", "2", "--", "sh", "-c", TALKS).returncode
+    began = time.monotonic()
+    follows = [Counted(muster, *words, "last") for words in (["logs", "-f"], ["wait"])]
+    watches = Counted(muster, "attach", "last", "--all")
+    assert 1 == Counted(muster, "stacks", "last").started(0)
+    assert 1 == Counted(muster, "show", "last").started(0)
+    logs, waits = follows
+
+    def lines(rank: int) -> list[str]:
+        return [line.partition(" ")[2] for line in logs.said.splitlines() if line.startswith(f"[{rank}] ")]
+
+    until(lambda: min(len(lines(0)), len(lines(1))) > 30, "it has shown what was written in three seconds")
+    assert time.monotonic() - began > 3.0
+    (tmp_path / "go").touch()
+    assert [0, 0] == [logs.started(0) - 1, waits.started(5) - 1]
+    assert watches.started(5) <= 3, "and the threads of what it shows and keeps"
+    assert "failed first" in waits.said
+    for rank in range(2):
+        assert muster.log(rank).decode().splitlines() == lines(rank)

@@ -1,0 +1,137 @@
+"""The other end of a command's connection, in the hands of a test: no process, no proxy."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from typing import Any
+
+from waiting import until
+
+from muster.agent.protocol import MAGIC, Unpacker, pack
+from muster.agent.wire import Wire
+from muster.world.link import ChildLink, Link
+
+
+class Gone:
+    """The process behind a connection, of which there is none."""
+
+    def terminate(self) -> None:
+        pass
+
+    def wait(self, timeout: float = 0.0) -> int:
+        return 0
+
+
+class SocketLink(ChildLink):
+    """A connection whose other end is `there`."""
+
+    def __init__(self, arrived: bool = True) -> None:
+        near, self.there = socket.socketpair()
+        near.setblocking(False)
+        self.there.settimeout(20)
+        self.stdout, self.stdin = near.makefile("rb", buffering=0), near.makefile("wb", buffering=0)
+        near.close()
+        reading, self._complains = os.pipe()
+        os.set_blocking(reading, False)
+        self.stderr = open(reading, "rb", buffering=0)
+        Link.__init__(self, 0, "n1", Wire(self.stdout.fileno(), self.stdin.fileno()))
+        self.process = Gone()  # type: ignore[assignment]
+        self.preface, self.complaint = bytearray(), bytearray()
+        self._frames = Unpacker()
+        self._heard: list[tuple[dict[str, Any], bytes]] = []
+        if arrived:
+            self.say_raw(MAGIC)
+
+    def say_raw(self, data: bytes) -> None:
+        """Send these bytes to the command."""
+        self.there.sendall(data)
+
+    def say(self, kind: str, payload: bytes = b"", **fields: Any) -> None:
+        """Send it a message."""
+        self.say_raw(pack(kind, payload, **fields))
+
+    def complain(self, text: str) -> None:
+        """Write on the stderr of what reaches the host."""
+        os.write(self._complains, text.encode())
+
+    def hang_up(self) -> None:
+        """End the connection."""
+        self.there.close()
+
+    def heard(self) -> list[dict[str, Any]]:
+        """What the command has said since the last time, but for signs of life."""
+        self.there.setblocking(False)
+        try:
+            while data := self.there.recv(1 << 16):
+                self._heard += self._frames.feed(data)
+        except (BlockingIOError, ConnectionResetError):
+            pass
+        self.there.settimeout(20)
+        found, self._heard = self._heard, []
+        return [fields for fields, _ in found if fields["kind"] != "beat"]
+
+
+class Host:
+    """The machine of a run: each connection to it is answered by the next of these scripts, in a thread.
+
+    A script is a list: kinds of messages that are awaited, and functions that do something with the connection.
+    """
+
+    def __init__(self) -> None:
+        self.links: list[SocketLink] = []
+        self.heard: list[dict[str, Any]] = []
+        self.scripts: list[list[Any]] = []
+        self._threads: list[threading.Thread] = []
+
+    def connect(self, *_: object) -> SocketLink:
+        """Make a connection."""
+        link = SocketLink(arrived=False)
+        self.links.append(link)
+        thread = threading.Thread(target=self.obey, args=(link, self.scripts.pop(0) if self.scripts else []))
+        self._threads.append(thread)
+        thread.start()
+        return link
+
+    def obey(self, link: SocketLink, script: list[Any]) -> None:
+        """Do what a script says."""
+        pending: list[dict[str, Any]] = []
+
+        def come(kind: str) -> list[int]:
+            pending.extend(link.heard())
+            return [at for at, fields in enumerate(pending, 1) if fields["kind"] == kind]
+
+        try:
+            for step in script:
+                if isinstance(step, str):
+                    upto = until(lambda step=step: come(step), f"`{step}` comes", 20)[0]
+                    self.heard += pending[:upto]
+                    del pending[:upto]
+                else:
+                    step(link)
+            self.heard += pending
+        finally:
+            if not script or script[-1] is not stays:
+                link.hang_up()
+
+    def end(self) -> None:
+        """Wait until all scripts are at their end."""
+        for thread in self._threads:
+            thread.join(30)
+        for link in self.links:
+            link.hang_up()
+
+
+def stays(link: SocketLink) -> None:
+    """The last step of a script whose connection is not ended."""
+
+
+def arrives(link: SocketLink) -> None:
+    """The program that is sent to the host runs."""
+    link.say_raw(MAGIC)
+
+
+def says(kind: str, payload: bytes = b"", **fields: Any) -> Any:
+    """A step that sends this."""
+    return lambda link: link.say(kind, payload, **fields)

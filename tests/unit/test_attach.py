@@ -1,0 +1,186 @@
+"""A terminal that watches a run elsewhere: what it shows, and what it says to the controller."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sockets import Host, arrives, says, stays
+
+from muster.agent.eventloop import EventLoop
+from muster.agent.protocol import VERSION
+from muster.agent.signals import CapturedSignals
+from muster.client import attach
+from muster.client.attach import AttachedClient
+from muster.launchers import make_plan
+from muster.model import Host as Machine
+from muster.model import Job, Plan, Program, as_json
+from muster.ranks import layout
+from muster.report import outcome_as_json
+from muster.results import Outcome, RunState
+from muster.runs import Run
+
+ID = "20261127-101112-0123456789abc-train"
+ENDED = Outcome(RunState.FAILED, 3, 2.0)
+JOB = Job(Program("command", ("true",)), "exec", "python3", "--python", "/")
+PLAN = make_plan(JOB, layout([(Machine("n1"), 2)]), ID)
+RUN = says("run", id=ID, phase="running", plan=as_json(PLAN), version=VERSION)
+OVER = says("over", outcome=outcome_as_json(ENDED))
+
+
+class Screen:
+    """A view that notes what it is to show."""
+
+    def __init__(self) -> None:
+        self.wants: Any = True
+        self.put: Callable[[int, bytes], None] = lambda fd, data: None
+        self.shown: list[tuple[int, str, bytes]] = []
+        self.said: list[str] = []
+        self.began: list[Any] = []
+        self.finished: list[Outcome] = []
+
+    def begin(self, facts: Mapping[str, Any]) -> None:
+        self.began.append(facts)
+
+    def output(self, rank: int, stream: str, data: bytes) -> None:
+        self.shown.append((rank, stream, data))
+
+    def pause(self) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        pass
+
+    def finish(self, outcome: Outcome) -> None:
+        self.finished.append(outcome)
+
+
+class Terminal:
+    """Attaches to a host, with a view and signals of its own."""
+
+    def __init__(self, host: Host) -> None:
+        self.host, self.screen = host, Screen()
+        self.client: AttachedClient
+
+    def attach(self, *scripts: list[Any], owner: bool = False, keep: Run | None = None) -> Outcome | None:
+        """Watch a host that does this, to the end."""
+        self.host.scripts = list(scripts)
+        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
+        with EventLoop() as loop, CapturedSignals(loop, numbers) as signals:
+            self.client = AttachedClient(
+                loop, signals, "n1", ID, self.host.connect, self._show, owner, patience=20.0, keep=keep
+            )
+            return self.client.go()
+
+    def _show(self, plan: Plan, run_id: str) -> Screen:
+        assert (PLAN, ID) == (plan, run_id)
+        return self.screen
+
+    def heard(self, kind: str) -> list[dict[str, Any]]:
+        """The messages of this kind that the host has heard."""
+        return [fields for fields in self.host.heard if fields["kind"] == kind]
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
+    monkeypatch.setattr(attach, "_PAUSE", 0.0)
+    host = Host()
+    yield Terminal(host)
+    host.end()
+
+
+def event(number: int, **fields: Any) -> Any:
+    return says("event", json.dumps(fields).encode(), number=number)
+
+
+def piece(rank: int, data: bytes, offset: int, node: int = 0) -> Any:
+    return says("output", data, node=node, rank=rank, stream="out", attempt=0, offset=offset)
+
+
+def test_what_was_seen_is_not_sent_again_after_a_connection_broke(terminal: Terminal, tmp_path: Path) -> None:
+    """The run directory here gets the same, once."""
+    (path := tmp_path / ID).mkdir()
+    begin, words = event(1, event="begin", facts={"python": "3"}), event(2, event="say", text="n2 is back")
+    ended = terminal.attach(
+        [arrives, "watch", RUN, begin, piece(0, b"one\n", 0), piece(1, b"uno\n", 0), "taken"],
+        [lambda link: link.complain("ssh: timed out\n")],
+        [arrives, "watch", RUN, begin, words, piece(0, b"two\n", 4), OVER, stays],
+        keep=Run(path),
+    )
+    screen = terminal.screen
+    assert (ENDED, [ENDED]) == (ended, screen.finished)
+    assert [(0, "out", b"one\n"), (1, "out", b"uno\n"), (0, "out", b"two\n")] == screen.shown
+    assert [{"python": "3"}] == screen.began
+    assert ["the connection to n1 broke; trying for 20 s to come back", "back after 0 s", "n2 is back"] == [
+        text for text in screen.said if "out of reach" not in text
+    ]
+    first, second = terminal.heard("watch")
+    assert ({}, 0, False) == (first["offsets"], first["events"], first["owner"])
+    assert ({"0/0.out": 4, "0/1.out": 4}, 1) == (second["offsets"], second["events"])
+    assert b"one\ntwo\n" == (path / "attempt_0" / "rank_00000.out").read_bytes()
+    assert 2 == (path / "events.jsonl").read_text().count("\n")
+    assert ENDED == Run(path).outcome
+
+
+def test_output_may_be_missing_where_the_connection_broke(terminal: Terminal) -> None:
+    terminal.attach([arrives, "watch", RUN], [arrives, "watch", RUN, OVER, stays])
+    assert [f"n1 is out of reach: output may be missing here; `muster logs {ID}` has all of it"] == terminal.screen.said
+
+
+def test_what_was_shown_makes_room_for_more(terminal: Terminal) -> None:
+    terminal.attach([arrives, "watch", RUN, piece(0, b"12345", 0, node=1), "taken", OVER, stays])
+    assert [(1, 5)] == [(taken["node"], taken["count"]) for taken in terminal.heard("taken")]
+
+
+def test_where_nobody_supervises_it_any_more_there_is_nothing_to_watch(terminal: Terminal) -> None:
+    assert terminal.attach([arrives, says("gone", there=True), stays]) is None
+    assert terminal.client.gone and not terminal.client.left
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        says("run", id=ID, phase="running", plan=["in another form"], version=VERSION),
+        says("over", outcome={"state": "nonsense"}),
+        says("event", b"nonsense", number=1),
+        says("output", b"x", node=0, rank=0, stream="stack", attempt=0, offset=0),
+        says("output", b"x", node=0, rank=-1, stream="out", attempt=0, offset=0),
+    ],
+)
+def test_what_is_not_understood_is_neither_shown_nor_kept(terminal: Terminal, tmp_path: Path, wrong: Any) -> None:
+    (path := tmp_path / ID).mkdir()
+    nothing_shown = terminal.attach([arrives, "watch", RUN, wrong, piece(0, b"later", 0), stays], keep=Run(path))
+    assert nothing_shown is None and terminal.client.gone
+    assert ["n1 sent"] == [text[:7] for text in terminal.screen.said]
+    assert [] == terminal.screen.shown
+    assert [] == os.listdir(path)
+
+
+def test_of_a_newer_controller_what_is_not_known_is_skipped(terminal: Terminal) -> None:
+    assert ENDED == terminal.attach([arrives, "watch", RUN, says("weather", rain=True), OVER, stays])
+    assert ["n1: a message of an unknown kind was skipped: 'weather'"] == terminal.screen.said
+
+
+def interrupt(number: int) -> Any:
+    return lambda link: os.kill(os.getpid(), number)
+
+
+def test_who_only_watches_leaves_by_ctrl_c(terminal: Terminal) -> None:
+    assert terminal.attach([arrives, "watch", RUN, interrupt(signal.SIGINT), stays]) is None
+    assert terminal.client.left and not terminal.heard("asked")
+
+
+def test_ctrl_c_of_the_owner_and_other_signals_reach_the_run(terminal: Terminal) -> None:
+    steps = [interrupt(signal.SIGUSR1), "pass", interrupt(signal.SIGINT), "asked", OVER, stays]
+    assert ENDED == terminal.attach([arrives, "watch", RUN, *steps], owner=True)
+    assert [signal.SIGINT] == [asked["number"] for asked in terminal.heard("asked")]
+    assert [signal.SIGUSR1] == [passed["number"] for passed in terminal.heard("pass")]
+    assert terminal.heard("watch")[0]["owner"]

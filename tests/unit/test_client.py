@@ -1,0 +1,185 @@
+"""A command's connection to a controller: questions, news of the end, files; it breaks and is made again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sockets import Host, arrives, says, stays
+
+from muster.agent.protocol import VERSION
+from muster.client import client as module
+from muster.client import follow
+from muster.client.client import Client
+from muster.client.follow import Follower, Mirror, wait
+from muster.client.status import RunStatus
+from muster.report import outcome_as_json
+from muster.results import Outcome, RunState
+from muster.runs import Run
+
+ID = "20261127-101112-0123456789abc-train"
+ENDED = Outcome(RunState.FAILED, 3, 2.0)
+
+
+ANSWERS = [arrives, "state", says("answer", version=VERSION, phase="running")]
+OVER = says("over", outcome=outcome_as_json(ENDED))
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    made = Host()
+    monkeypatch.setattr(module, "connect", made.connect)
+    monkeypatch.setattr(module, "_PAUSE", 0.0)
+    monkeypatch.setattr(follow, "_PAUSE", 0.0)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """One whose run directory is elsewhere."""
+    path = tmp_path / "runs" / ID
+    path.mkdir(parents=True, mode=0o700)
+    record = {"id": ID, "name": "", "time": 1000.0, "ranks": 2, "host": "n1", "boot": "b", "there": "/there"}
+    record.update(served={"name": "n1", "user": ""}, shared=False)
+    (path / "job.json").write_text(json.dumps(record))
+    return Run(path)
+
+
+def log(run: Run, rank: int, attempt: int = 0) -> bytes:
+    return run.log(attempt, rank, "out").read_bytes()
+
+
+def test_all_questions_go_over_one_connection(host: Host, run: Run) -> None:
+    host.scripts = [[*ANSWERS, "kill", says("answer"), "usage", says("unknown", what="usage", version=9), stays]]
+    with Client(run) as client:
+        assert "running" == client.ask("state")["phase"]
+        assert "answer" == client.ask("kill", by="ada")["kind"]
+        assert {"refused": "it knows no `usage`"} == client.ask("usage")
+    assert 1 == len(host.links)
+    assert ["state", "kill", "usage"] == [fields["kind"] for fields in host.heard]
+    assert "ada" == host.heard[1]["by"]
+
+
+def test_who_asks_is_told_why_nobody_answers(host: Host, run: Run) -> None:
+    gone = [arrives, "state", says("gone", there=True), stays]
+    refused = [lambda link: link.complain("ssh: connect to host n1 port 22: Connection refused\n")]
+    old = [arrives, "state", says("answer", version=2), stays]
+    host.scripts = [gone, refused, old, *[[arrives, "state"]] * 5, [arrives, stays]]
+    with Client(run) as client:
+        assert {"gone": True, "there": True} == client.ask("state")
+        assert {"silent": "ssh: connect to host n1 port 22: Connection refused"} == client.ask("state")
+        assert "it speaks version 2 of the protocol" in client.ask("kill")["refused"]
+        client.close()
+        assert "nobody there answered (5 times)" in client.ask("state")["silent"]
+        assert {"silent": "nothing was heard within 0.1 s"} == client.ask("state", 0.1)
+        assert not client.connected, "what is answered later would be taken for the answer to another question"
+
+
+def test_a_controller_that_has_just_begun_again_is_asked_again(host: Host, run: Run) -> None:
+    host.scripts = [[arrives, "state"], [*ANSWERS, stays]]
+    with Client(run) as client:
+        assert "running" == client.ask("state")["phase"]
+    assert 2 == len(host.links)
+
+
+def test_the_end_is_told_and_the_files_come_over_the_same_connection(host: Host, run: Run) -> None:
+    """No question is asked while the controller tells by itself."""
+    outcome = json.dumps(outcome_as_json(ENDED)).encode()
+    host.scripts = [
+        [
+            *ANSWERS,
+            "watch",
+            says("run", id=ID, phase="running", plan={}, version=VERSION),
+            OVER,
+            "files",
+            says("file", b"0123", name="attempt_0/rank_00000.out", offset=0, whole=False),
+            says("file", b"x", name="../../elsewhere", offset=0, whole=False),
+            says("file", outcome, name="outcome.json", offset=0, whole=True),
+            says("done"),
+            stays,
+        ]
+    ]
+    with Client(run) as client:
+        follower = Follower(run, client)
+        waited = wait(follower)
+        assert (True, RunStatus(RunState.FAILED, outcome=ENDED)) == (waited.in_time, waited.status)
+        assert waited.status == follower.look()
+    assert ["state", "watch", "files"] == [fields["kind"] for fields in host.heard]
+    watch, files = host.heard[1:]
+    assert ([], False) == (watch["want"], watch["owner"])
+    assert files["last"] is True and "job.json" in files["have"]
+    assert (b"0123", ENDED) == (log(run, 0), run.outcome)
+    assert ["runs"] == os.listdir(run.path.parents[1])
+
+
+def test_an_end_whose_files_do_not_come_is_known_all_the_same(host: Host, run: Run) -> None:
+    host.scripts = [[*ANSWERS, "watch", OVER, "files"]]
+    with Client(run) as client:
+        assert ENDED == wait(Follower(run, client)).status.outcome
+    assert ENDED == run.outcome
+
+
+def piece(rank: int, data: bytes, offset: int, attempt: int = 0) -> Any:
+    return says("output", data, node=0, rank=rank, stream="out", attempt=attempt, offset=offset)
+
+
+def test_a_connection_that_breaks_is_made_again_and_nothing_comes_twice(host: Host, run: Run) -> None:
+    """It is said once what is missing here, by the length of each log."""
+    said: list[str] = []
+    host.scripts = [
+        [*ANSWERS, "watch", piece(0, b"one\n", 0), piece(1, b"two\n", 0), "taken"],
+        [lambda link: link.complain("ssh: timed out\n")],
+        [*ANSWERS, "watch", piece(0, b"three\n", 4), piece(1, b"again\n", 0, 1), "taken", OVER, "files", says("done")],
+    ]
+    with Client(run) as client:
+        mirror = Mirror(run, [0, 1])
+        follower = Follower(run, client, said.append, mirror)
+        assert ENDED == wait(follower).status.outcome
+        assert [(0, 4), (1, 4), (0, 10)] == [(grown.rank, grown.upto) for grown in mirror.take(0)]
+        assert [(1, 6)] == [(grown.rank, grown.upto) for grown in mirror.take(1)]
+    assert (b"one\nthree\n", b"two\n", b"again\n") == (log(run, 0), log(run, 1), log(run, 1, 1))
+    first, second = [fields for fields in host.heard if fields["kind"] == "watch"]
+    assert ({}, [0, 1]) == (first["offsets"], first["want"])
+    assert {"0/0.out": 4, "0/1.out": 4} == second["offsets"]
+    assert ["n1, where its supervisor is, does not answer: ssh: timed out"] == said
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        says("over", outcome={"state": "nonsense"}),
+        says("over"),
+        says("output", b"x", node=0, rank=0, stream="stack", attempt=0, offset=0),
+        says("output", b"x", node=0, rank=-1, stream="out", attempt=0, offset=0),
+        says("file", b"x", name=7, offset=0, whole=True),
+        lambda link: link.say_raw(b"GET / HTTP/1.0\r\n\r\n"),
+    ],
+)
+def test_what_is_not_understood_ends_the_connection_and_nothing_else(host: Host, run: Run, wrong: Any) -> None:
+    host.scripts = [[*ANSWERS, "watch", wrong, stays], [arrives, "state", says("gone"), "files", says("done"), stays]]
+    with Client(run) as client:
+        found = wait(Follower(run, client, mirror=Mirror(run, [0]))).status
+    assert RunState.LOST is found.state
+    assert ["job.json", "answered"] == sorted(os.listdir(run.path), reverse=True)
+
+
+def test_a_controller_that_cannot_be_watched_is_asked_over_one_connection(host: Host, run: Run) -> None:
+    """It is too old; the questions that all know tell whether it is there."""
+    states = ["state", says("answer", version=2)]
+    host.scripts = [[arrives, *states * 4], [arrives, "state", says("gone"), "files", says("done"), stays]]
+    with Client(run) as client:
+        assert RunState.LOST is wait(Follower(run, client)).status.state
+    assert 2 == len(host.links)
+    assert "watch" not in [fields["kind"] for fields in host.heard]
+
+
+def test_waiting_ends_when_its_time_is_over(host: Host, run: Run) -> None:
+    host.scripts = [[*ANSWERS, "watch", stays]]
+    with Client(run) as client:
+        waited = wait(Follower(run, client), 0.05)
+    assert (False, RunState.RUNNING) == (waited.in_time, waited.status.state)
