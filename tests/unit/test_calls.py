@@ -26,10 +26,10 @@ def call(folder: Path, sent: bytes, home: Path, then: bytes = b"") -> list[tuple
         stderr=subprocess.PIPE,
         cwd=folder,
         env={"MUSTER_HOME": str(home)},
+        bufsize=0,
     )
     assert process.stdin and process.stdout
-    process.stdin.write(calls_source() + sent)
-    process.stdin.flush()
+    assert process.stdin.write(text := calls_source() + sent) == len(text)
     assert MAGIC == process.stdout.read(len(MAGIC))
     out, err = process.communicate(then, timeout=60)
     assert b"" == err
