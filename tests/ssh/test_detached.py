@@ -174,10 +174,10 @@ def test_who_follows_a_run_logs_in_once_and_again_when_the_connection_broke(ther
     words = ("run", "-d", "-H", "n1,n2", "-g", "1", "--ssh", logins.ssh, "--", "sh", "-c", TALKS)
     assert 0 == there.muster(*words).returncode
     there.steps(2, 3)
-    for words in (("stacks", "last"), ("show", "last"), ("wait", "last", "--timeout", "0.1"), ("ps",)):
+    for line in ("stacks last", "show last", "wait last --timeout 0.1", "ps"):
         before = logins.count()
-        there.muster(*words)
-        assert 1 == logins.count() - before, words
+        there.muster(*line.split())
+        assert 1 == logins.count() - before, line
     before = logins.count()
     logs, waits = there.start("logs", "-f", "last"), there.start("wait", "last")
     lines = there.log(1).count("\n")
