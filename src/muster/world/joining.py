@@ -122,21 +122,20 @@ class JoiningAgents:
         if not 0 <= node < len(self.links):
             return None
         if self.links[node].wire.connected:
-            self._parted(self.links[node])
+            self.links[node].disconnect(self.loop)
         return self.links[node].wire.heard
 
     def _came(self, node: int, met: Met) -> None:
         link = self.links[node]
-        os.set_blocking(met.fd, False)
-        link.wire.connect(met.fd, os.dup(met.fd), met.frames, met.heard, met.seal)
+        link.connect(met)
         self.loop.add_reader(met.fd, lambda: self._heard(link))
 
     def _heard(self, link: FarLink) -> None:
         frames = link.wire.read()
         if frames is None:
-            self._parted(link)
+            link.disconnect(self.loop)
             return
-        with guarded(self.note, lambda: self._parted(link)):
+        with guarded(self.note, lambda: link.disconnect(self.loop)):
             for fields, payload in frames:
                 self._dispatch(fields, payload, link)
             link.wire.flush()
@@ -150,17 +149,11 @@ class JoiningAgents:
     def _on_warned(self, link: FarLink, payload: bytes, **more: Any) -> None:
         """A scheduler sends SIGTERM to this process too."""
 
-    def _parted(self, link: FarLink) -> None:
-        self.loop.remove_reader(link.wire.reading)
-        os.close(link.wire.reading)
-        os.close(link.wire.writing)
-        link.wire.disconnect()
-
     def close(self) -> None:
         """Let nobody join any more, and part from those that have."""
         for link in self.links:
             if link.wire.connected:
-                self._parted(link)
+                link.disconnect(self.loop)
         self.listener.close()
 
     # ---- what they have told ----------------------------------------------------------------------------------------

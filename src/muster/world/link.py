@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from muster.agent import system
 from muster.agent.boot import SETUP_FAILED, agent_source, calls_source
@@ -21,6 +21,9 @@ from muster.model import PASSES, Job, Node
 from muster.places import TRANSPORTS
 from muster.places.target import Target, target_of
 from muster.printable import line as safe
+
+if TYPE_CHECKING:
+    from muster.agent.dial import Met
 
 
 class Link:
@@ -152,6 +155,18 @@ class FarLink(Link):
         self.facts.update(facts)
         self.parted_at: float | None = None
         """When it broke, in seconds since muster was started; None while it holds."""
+
+    def connect(self, met: Met) -> None:
+        """Go on over a new connection."""
+        os.set_blocking(met.fd, False)
+        self.wire.connect(met.fd, os.dup(met.fd), met.frames, met.heard, met.seal)
+
+    def disconnect(self, loop: EventLoop) -> None:
+        """Close the connection, which this loop has watched."""
+        loop.remove(self.wire.reading, self.wire.writing)
+        os.close(self.wire.reading)
+        os.close(self.wire.writing)
+        self.wire.disconnect()
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)

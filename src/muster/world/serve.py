@@ -226,7 +226,7 @@ class Served(World):
         if not 0 <= node < len(self.far) or not self.far[node].open:
             return None
         if self.far[node].wire.connected:
-            self._disconnect(self.far[node])
+            self.far[node].disconnect(self.loop)
         return self.far[node].wire.heard
 
     def refused(self, text: str) -> None:
@@ -242,19 +242,12 @@ class Served(World):
         self._connect(link, met)
 
     def _connect(self, link: FarLink, met: Met) -> None:
-        os.set_blocking(met.fd, False)
-        link.wire.connect(met.fd, os.dup(met.fd), met.frames, met.heard, met.seal)
+        link.connect(met)
         self._hear_of(link)
 
     def _hear_of(self, link: FarLink) -> None:
         self.loop.add_reader(link.wire.reading, lambda: self._heard(link))
         self.flush(link)
-
-    def _disconnect(self, link: FarLink) -> None:
-        self.loop.remove(link.wire.reading, link.wire.writing)
-        os.close(link.wire.reading)
-        os.close(link.wire.writing)
-        link.wire.disconnect()
 
     def _heard(self, link: FarLink) -> None:
         frames = link.wire.read()
@@ -271,7 +264,7 @@ class Served(World):
         if not link.wire.connected:
             return
         silent = link.wire.silent
-        self._disconnect(link)
+        link.disconnect(self.loop)
         if self.parting:
             link.open = False
         elif link.broken:
