@@ -43,7 +43,7 @@ from muster.world.joining import JoiningAgents
 from muster.world.link import FarLink
 
 RUN_ID = "20261127-000000-abcdef"
-REMEDIES = Remedies("share it", "send it", "send this one", "send the code")
+REMEDIES = Remedies("share it", "send it", "send this one")
 WELL: Mapping[str, Any] = {
     "cwd": True,
     "script": "d1",
@@ -128,7 +128,6 @@ def test_hosts_that_are_well_pass() -> None:
     check_directory(told, "/work", REMEDIES)
     check_script(told, "train.py", "d1", REMEDIES)
     check_versions(told)
-    refuse_other_code({}, "here", Tree("/work", ("a.py",)), "")
 
 
 # ---- rendezvous -----------------------------------------------------------------------------------------------------

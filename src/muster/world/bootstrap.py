@@ -61,7 +61,6 @@ class Remedies(NamedTuple):
     directory: str
     script: str
     other_script: str
-    other_code: str
 
 
 class Routes(NamedTuple):
@@ -116,6 +115,9 @@ class AgentSource(Protocol):
     def differing(self, code: Tree) -> Mapping[str, Sequence[str]]:
         """By host: the files of the code that are not what they are at the `reference`."""
 
+    def code_remedy(self) -> str:
+        """What a user can do about such files."""
+
     def run_dirs(self, run_dir: str, run_id: str) -> Sequence[tuple[str, bool]]:
         """For each node: the run directory there, and whether it is the same folder as that of node 0."""
 
@@ -162,8 +164,8 @@ class Bootstrap:
         if self.need.script:
             own = meet.digest(os.path.join(self.need.cwd, self.need.script))
             check_script(self.told, self.need.script, own, remedies)
-        if code is not None and code.names:
-            refuse_other_code(self.agents.differing(code), self.agents.reference, code, remedies.other_code)
+        if code is not None and code.names and (differing := self.agents.differing(code)):
+            refuse_other_code(differing, self.agents.reference, code, self.agents.code_remedy())
         check_versions(self.told)
 
     # ---- rendezvous -------------------------------------------------------------------------------------------------
@@ -299,7 +301,7 @@ def _temporary_base(plan: Plan, facts: Sequence[Facts]) -> str:
 class OwnMachine:
     """The agent of a run on this machine: it has nobody to meet, and what it would tell is known here."""
 
-    remedies, reference = Remedies("", "", "", ""), "here"
+    remedies, reference = Remedies("", "", ""), "here"
     code: Tree | None = None
     one_run_dir, controller_offset, own_clock = True, 0.0, True
 
@@ -319,6 +321,10 @@ class OwnMachine:
     def differing(self, code: Tree) -> Mapping[str, Sequence[str]]:
         """It is the very code."""
         return {}
+
+    def code_remedy(self) -> str:
+        """There is nothing to do about it."""
+        return ""
 
     def run_dirs(self, run_dir: str, run_id: str) -> Sequence[tuple[str, bool]]:
         """That of this process."""
@@ -371,9 +377,7 @@ def check_versions(told: Mapping[str, Facts]) -> None:
 
 
 def refuse_other_code(differing: Mapping[str, Sequence[str]], where: str, code: Tree, hint: str) -> None:
-    """Raise `Impossible` where hosts have other Python files that ranks may import. `hint` says what --sync does."""
-    if not differing:
-        return
+    """Raise `Impossible`: hosts have other Python files that ranks may import. `hint` says what --sync does."""
     names = list(dict.fromkeys(name for found in differing.values() for name in found))
     told = safe(names[0]) + (f" and {plural(len(names) - 1, 'other file')}" if len(names) > 1 else "")
     raise Impossible(

@@ -61,7 +61,6 @@ class Gathering:
         directory="the ranks start there: `--sync` sends it, or share it, or name another by --cwd",
         script="`--sync` sends it; or share its folder",
         other_script="`--sync` sends this one; or share its folder",
-        other_code="",
     )
     reference, one_run_dir, own_clock = "here", False, False
 
@@ -75,7 +74,6 @@ class Gathering:
         say: Callable[[str], None],
     ):
         self.loop, self.need, self.targets, self.env, self.say = loop, need, targets, env, say
-        self.remedies = self.remedies._replace(other_code=f"`--sync` sends {sync_sends(need.cwd)}")
         prepare_parent()
         signals.handle(self._signalled)
         self.links: list[ChildLink] = []
@@ -273,6 +271,10 @@ class Gathering:
     def differing(self, code: Tree) -> dict[str, list[str]]:
         """By host: the files that are not what they are here."""
         return {target.host: names for target, names in self.compare(code).items()}
+
+    def code_remedy(self) -> str:
+        """What --sync would send."""
+        return f"`--sync` sends {sync_sends(self.need.cwd)}"
 
     def compare(self, code: Tree, sent: bool = False) -> dict[Target, list[str]]:
         """The files that are not on a host what they are here; those of which all are, are left out.

@@ -47,7 +47,6 @@ class JoiningAgents:
         directory="`--sync` brings it; or share it, or see --cwd",
         script="`--sync` brings it; or share it",
         other_script="`--sync` brings it; or share it",
-        other_code="`--sync` has all nodes run one copy of the code",
     )
     one_run_dir, own_clock, controller_offset = True, False, 0.0
 
@@ -175,6 +174,10 @@ class JoiningAgents:
         """By host: the files that are not what they are here."""
         found = {link.host: self.other_files(link, code.root) for link in self.links}
         return {host: names for host, names in found.items() if names}
+
+    def code_remedy(self) -> str:
+        """What --sync would do."""
+        return "`--sync` has all nodes run one copy of the code"
 
     def other_files(self, link: FarLink, root: str) -> list[str]:
         """The files of the code that a node has otherwise than they are below `root` here."""
