@@ -130,52 +130,6 @@ def test_hosts_that_are_well_pass() -> None:
     check_versions(told)
 
 
-# ---- rendezvous -----------------------------------------------------------------------------------------------------
-
-FIRST = {"interfaces": [["eth0", "10.0.0.1"], ["ib0", "10.1.0.1"]], "reached_at": "10.1.0.1"}
-OTHER = {"interfaces": [["eth0", "10.0.0.2"]]}
-
-
-def test_the_address_that_ssh_has_reached_is_tried_first() -> None:
-    assert ["10.1.0.1", "10.0.0.1"] == meeting.usable("n1", FIRST, {})
-    assert ["10.0.0.1"] == meeting.usable("n1", FIRST, {"GLOO_SOCKET_IFNAME": "eth0,eth1"})
-    with pytest.raises(Unreachable, match="n1 has no interface named ib7"):
-        meeting.usable("n1", FIRST, {"GLOO_SOCKET_IFNAME": "ib7"})
-    with pytest.raises(Unreachable, match="n1 has no interface but the loopback"):
-        meeting.usable("n1", {"interfaces": [], "reached_at": ""}, {})
-
-
-def choose(*ways: Mapping[str, Any]) -> meeting.Meeting:
-    names, facts = ["n1", "n2", "n3"], [FIRST, OTHER, {"interfaces": [["eno1", "10.0.0.3"], ["lo2", "10.9.0.3"]]}]
-    return meeting.choose(names[: len(ways) + 1], facts[: len(ways) + 1], ["10.1.0.1", "10.0.0.1"], 4711, ways)
-
-
-def test_nodes_meet_at_the_first_address_that_all_reach() -> None:
-    """And each is told the interface of its own end; which one NCCL takes only where it has several."""
-    refused = {"error": "Connection refused"}
-    met = choose(
-        {"10.1.0.1": {"interface": "ib0"}, "10.0.0.1": {"interface": "eth0"}},
-        {"10.1.0.1": refused, "10.0.0.1": {"interface": "eno1"}},
-    )
-    assert ("10.0.0.1", 4711) == met[:2]
-    gloo, nccl = meeting.choose(["n1"], [FIRST], ["10.0.0.1"], 1, []).meets[0].keys()
-    assert ["eth0", "eth0", "eno1"] == [late[gloo] for late in met.meets]
-    assert ["eth0", None, "eno1"] == [late[nccl] for late in met.meets]
-
-
-def test_nodes_that_cannot_meet_are_told_with_the_address_that_most_reach() -> None:
-    refused, silent = {"error": "Connection refused"}, {"error": "no answer within 5 s"}
-    with pytest.raises(Unreachable) as caught:
-        choose(
-            {"10.1.0.1": silent, "10.0.0.1": {"interface": "eth0"}},
-            {"10.1.0.1": silent, "10.0.0.1": refused},
-        )
-    assert caught.value.sentence == (
-        "the nodes cannot reach n1, where they must meet, at 10.0.0.1 port 4711 (eth0): n3: Connection refused"
-    )
-    assert "tried were 10.1.0.1 (ib0), 10.0.0.1 (eth0)" in (caught.value.hint or "")
-
-
 # ---- configure ------------------------------------------------------------------------------------------------------
 
 

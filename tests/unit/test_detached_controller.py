@@ -121,7 +121,7 @@ class Controller:
             agent.part()
         for link in self.served.far:
             if link.wire.connected:
-                self.served._disconnect(link)
+                link.disconnect(self.served.loop)
         self.served.scribe.close()
         self.loop.close()
 
