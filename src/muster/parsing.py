@@ -137,7 +137,7 @@ def cut(words: Sequence[str], names: Names, interleaved: bool = False) -> Line:
         if not equals:
             if not queue:
                 option = names[full]
-                fault = Impossible(f"`{name}` wants {option.metavar} after it", option.says or None)
+                fault = Impossible(f"`{name}` wants {option.metavar} after it", option.hint)
                 return Line(typed, rest, False, fault)
             value = queue.pop(0)
         typed.append(Typed(name, value, full))
@@ -169,7 +169,7 @@ def _put(given: dict[str, Any], option: Option[Any], value: str, source: str) ->
     try:
         read = option.read(value)
     except ValueError as error:
-        raise Impossible(f"`{source}`: that is not {error}", option.says or None) from None
+        raise Impossible(f"`{source}`: that is not {error}", option.hint) from None
     if option.many:
         given.setdefault(option.key, []).append(read)
     else:
@@ -211,7 +211,7 @@ def _from_text(given: dict[str, Any], option: Option[Any], text: str, source: st
     elif text.lower() in ("1", "true", "yes", "on"):
         given[option.key] = True
     elif text.lower() not in ("", "0", "false", "no", "off"):
-        raise Impossible(f"`{source}`: that is not `true` or `false`", option.says or None)
+        raise Impossible(f"`{source}`: that is not `true` or `false`", option.hint)
 
 
 def help_text(options: Table, width: int = 100) -> str:

@@ -78,6 +78,11 @@ class Option(Generic[Value]):
         return f"{self.help} (default: {self.otherwise})" if self.otherwise else self.help
 
     @property
+    def hint(self) -> str | None:
+        """The same with the name before it, for who gave a wrong value; None where there is nothing to say."""
+        return f"`{self.long_name} {self.metavar}`".replace(" `", "`") + f": {self.says}" if self.says else None
+
+    @property
     def variables(self) -> tuple[str, ...]:
         """The variables that set it. PET_… is what torchrun reads."""
         if self.key == "help":

@@ -16,7 +16,7 @@ from muster.printable import line as safe
 from muster.ranks import fold, named
 from muster.results import FailureKind, Outcome, RankEnd, RunState, Unlogged
 from muster.sentences import (
-    SIGNALS,
+    ended_in_words,
     hint_of,
     leftover_in_words,
     lost_in_words,
@@ -62,28 +62,6 @@ def _threads(found: Iterable[int | None]) -> str:
 
 
 # ---- outcomes -------------------------------------------------------------------------------------------------------
-
-
-def ended_in_words(end: RankEnd) -> str:
-    """How one rank ended, as the end of a sentence."""
-    if end.signal is not None:
-        name, why = SIGNALS.get(end.signal, (f"signal {end.signal}", ""))
-        return f"killed by {name}" + (f" ({why})" if why else "")
-    if end.failure is not None and end.failure.kind is FailureKind.NEVER_REGISTERED:
-        return safe(end.failure.summary)
-    if end.failure is not None and end.failure.kind is not FailureKind.EXIT:
-        name = end.failure.summary.partition(":")[0]
-        # a lost peer may be told without an exception
-        return f"{name}, exit status {end.code}" if name.replace(".", "").isidentifier() else f"exit status {end.code}"
-    return f"exit status {end.code}" + (f" ({_STATUSES[end.code]})" if end.code in _STATUSES else "")
-
-
-_STATUSES: Mapping[int | None, str] = {
-    75: "EX_TEMPFAIL: it is not done, and wants to be started again",
-    126: "the shell found a program that it may not run",
-    127: "the shell found no such program",
-}
-"""Statuses that have a meaning by custom."""
 
 
 def outcome_in_words(outcome: Outcome, operand: str, world_size: int, hosts: Sequence[str] = ()) -> str:

@@ -387,7 +387,10 @@ def _option(root: Path) -> str:
 
 
 def free_id(store: Store, title: str, now: float, stamp: str) -> str:
-    """An id that no run in this directory has. `now` is in seconds since 1970, `stamp` the same as text."""
+    """An id that no run in this directory has. `now` is in seconds since 1970, `stamp` the same as text, in UTC:
+
+    ids sort by time, so that the last one is the newest, whatever zone each terminal is in.
+    """
     while True:
         # the fraction of the second first: of two runs that began in the same second, `last` is the later one
         found = new_id(title, stamp, f"{int(now % 1 * 4096):03x}{os.urandom(5).hex()}")

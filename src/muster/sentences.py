@@ -15,10 +15,12 @@ from muster.results import (
     SIGINT,
     SIGKILL,
     SIGQUIT,
+    FailureKind,
     Leftover,
     LostNode,
     Problem,
     ProblemKind,
+    RankEnd,
     StopKind,
     StopReason,
 )
@@ -114,6 +116,28 @@ def reason_with_hint(reason: StopReason | None) -> str:
 # ---- what the person is told meanwhile ------------------------------------------------------------------------------
 
 
+def ended_in_words(end: RankEnd) -> str:
+    """How one rank ended, as the end of a sentence."""
+    if end.signal is not None:
+        name, why = SIGNALS.get(end.signal, (f"signal {end.signal}", ""))
+        return f"killed by {name}" + (f" ({why})" if why else "")
+    if end.failure is not None and end.failure.kind is FailureKind.NEVER_REGISTERED:
+        return safe(end.failure.summary)
+    if end.failure is not None and end.failure.kind is not FailureKind.EXIT:
+        name = end.failure.summary.partition(":")[0]
+        # a lost peer may be told without an exception
+        return f"{name}, exit status {end.code}" if name.replace(".", "").isidentifier() else f"exit status {end.code}"
+    return f"exit status {end.code}" + (f" ({_STATUSES[end.code]})" if end.code in _STATUSES else "")
+
+
+_STATUSES: Mapping[int | None, str] = {
+    75: "EX_TEMPFAIL: it is not done, and wants to be started again",
+    126: "the shell found a program that it may not run",
+    127: "the shell found no such program",
+}
+"""Statuses that have a meaning by custom."""
+
+
 def notice_in_words(notice: Notice) -> str:
     """What the supervisor wants the person to know."""
     from muster.supervise import Escalating, Restarting
@@ -121,7 +145,9 @@ def notice_in_words(notice: Notice) -> str:
     if isinstance(notice, Escalating):
         return _escalation(notice)
     if isinstance(notice, Restarting):
-        who = f"rank {notice.rank} failed" if notice.rank is not None else reason_in_words(notice.reason)
+        first = notice.first
+        failed = f"rank {first.rank} failed ({ended_in_words(first)})" if first is not None else ""
+        who = failed or reason_in_words(notice.reason)
         count = f"{notice.restart} of {notice.restarts}"
         return f"{who or 'a rank failed'}; starting all ranks again (restart {count})"
     return "not waiting for what the ranks left behind"

@@ -319,8 +319,8 @@ class Escalating:
 class Restarting:
     """Tell the person that all ranks are started again, for this cause."""
 
-    rank: int | None
-    """The rank that failed first."""
+    first: RankEnd | None
+    """The end of the rank that failed first."""
     reason: StopReason | None
     restart: int
     restarts: int
@@ -709,8 +709,7 @@ class Supervisor:
         if again and not self._gone and not wedged:
             first = first_cause(self._ends.values())
             self.attempt += 1
-            rank = first.rank if first is not None else None
-            actions.append(Restarting(rank, self._end.reason, restarts + 1, self.settings.max_restarts))
+            actions.append(Restarting(first, self._end.reason, restarts + 1, self.settings.max_restarts))
             self._ends, self._asked, self._sent, self._end, self._left, self._port = {}, {}, {}, None, [], None
             self._obeyed = False
             self._living, self._told_living = set(self.settings.ranks), set(self._told)

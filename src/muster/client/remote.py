@@ -167,7 +167,7 @@ def _introduced(frame: Mapping[str, Any]) -> tuple[dict[str, Any], Plan, str] | 
     job = {name: value for name, value in checked(job, JOB, ("id", "time")).items() if name in _INTRODUCED}
     if not ID.fullmatch(job["id"]):
         raise Malformed(f"{job['id']!r} is no id of a run")
-    if job["id"][:8] > time.strftime("%Y%m%d", time.localtime(time.time() + 2 * 86400)):
+    if job["id"][:15] > time.strftime("%Y%m%d-%H%M%S", time.gmtime(time.time() + 2 * 86400)):
         raise Malformed(f"{job['id']!r} is of a day to come")  # it would be the `last` run until then
     return job, plan_from_json(plan), text(frame.get("there"))
 

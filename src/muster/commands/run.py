@@ -155,7 +155,7 @@ def _context(
     asked = make_job(parsed, options, env, verb, brought)
     store = store_of(options, env)
     now = time.time()
-    run_id = runs.free_id(store, asked.job.program.title, now, time.strftime("%Y%m%d-%H%M%S", time.localtime(now)))
+    run_id = runs.free_id(store, asked.job.program.title, now, time.strftime("%Y%m%d-%H%M%S", time.gmtime(now)))
     context = RunContext(argv, options, asked, env, began, run_id, store, viewer or viewer_of(options, env))
     if options.snapshot:
         from muster.world import code

@@ -154,6 +154,9 @@ def check_script(words: Sequence[str], cwd: str, env: Mapping[str, str], verb: s
         raise Impossible(f"`{path}` is a folder, not a script", "name the script in it")
     if not os.path.exists(full):
         where = "" if cwd == _here() else f" in {cwd}"
+        hidden = _closed_folder(full)
+        if hidden:
+            raise Impossible(f"the script `{path}`{where} cannot be reached: {hidden}", "look at it: `ls -ld`")
         raise Impossible(f"there is no script `{path}`{where}", _program_hint(words, env, verb) or _near(full))
     if not os.access(full, os.R_OK):
         raise Impossible(f"the script `{path}` cannot be read", "look at its permissions: `ls -l`")
@@ -173,6 +176,20 @@ def _program_hint(words: Sequence[str], env: Mapping[str, str], verb: str) -> st
     if "/" not in words[0] and _which(words[0], env) is not None:
         return f"a program stands after `--`: `muster {verb} -- {shlex.join(words)}`"
     return None
+
+
+def _closed_folder(full: str) -> str:
+    """Why this user cannot even see whether there is such a file; empty where she can."""
+    try:
+        os.stat(full)
+    except PermissionError:
+        folder = os.path.dirname(full)
+        while not os.access(os.path.dirname(folder), os.X_OK):
+            folder = os.path.dirname(folder)
+        return f"this user may not enter the folder {folder}"
+    except OSError:
+        pass
+    return ""
 
 
 def _near(full: str) -> str | None:
