@@ -146,11 +146,14 @@ def notice_in_words(notice: Notice) -> str:
         return _escalation(notice)
     if isinstance(notice, Restarting):
         first = notice.first
-        failed = f"rank {first.rank} failed ({ended_in_words(first)})" if first is not None else ""
-        who = failed or reason_in_words(notice.reason)
+        who = f"rank {first.rank} failed: {_end_in_brief(first)}" if first else reason_in_words(notice.reason)
         count = f"{notice.restart} of {notice.restarts}"
         return f"{who or 'a rank failed'}; starting all ranks again (restart {count})"
     return "not waiting for what the ranks left behind"
+
+
+def _end_in_brief(end: RankEnd) -> str:
+    return ended_in_words(end) if end.signal is None else f"killed by {signal_name(end.signal)}"
 
 
 def _escalation(notice: Escalating) -> str:

@@ -120,7 +120,7 @@ FAILED_ONCE: list[Step] = [
     *BEGUN,
     (Ended(2.0, 1, 0, signal=9), [Signal(SIGTERM, (0,))]),
     (Ended(2.1, 0, 0, signal=15), [Sweep(0.0)]),
-    (Swept(2.2, 0), [Say("rank 1 failed; starting all ranks again (restart 1 of 1)"), Listen(1)]),
+    (Swept(2.2, 0), [Say("rank 1 failed: killed by SIGKILL; starting all ranks again (restart 1 of 1)"), Listen(1)]),
 ]
 """Of two ranks, with one restart: up to where node 0 is asked for a new port."""
 
