@@ -163,3 +163,15 @@ def test_a_limit_of_file_sizes_ends_no_rank(muster: Any, script: Script) -> None
     assert re.search("ranks 0-1: .* kB of output are not in their logs: File too large", done.stderr), done.stderr
     assert "succeeded" in muster("ps", "-a").stdout
     assert newest(muster).name
+
+
+def test_a_full_disk_behind_standard_output_is_told_once(muster: Any) -> None:
+    """The run goes on, and its logs are whole; JSON too is not cut off without a word."""
+    for options in ((), ("--json",)):
+        with open("/dev/full", "w") as full:
+            process = muster.start("run", *options, "-g", "1", "--", "seq", "20000", stdout=full)
+            _, said = process.communicate(timeout=60)
+        assert 0 == process.returncode
+        assert 1 == said.count("muster: cannot write to standard output: No space left on device; the run goes on\n")
+        assert "hint: all that the ranks write is kept: see `muster logs`" in said
+        assert 20000 == len(muster.log(0).splitlines())

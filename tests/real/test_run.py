@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Callable
 
@@ -429,3 +430,18 @@ def test_the_variables_of_torchrun_count_below_what_is_typed(muster: Any, env: d
     done = muster("run", "--", "sh", "-c", "echo $WORLD_SIZE $TORCHELASTIC_MAX_RESTARTS")
     assert {"[0] 2 1", "[1] 2 1"} == set(done.stdout.splitlines())
     assert "[0] 1 1\n" == muster("run", "-g1", "--", "sh", "-c", "echo $WORLD_SIZE $TORCHELASTIC_MAX_RESTARTS").stdout
+
+
+def test_the_zone_of_a_terminal_changes_neither_the_order_of_runs_nor_their_times(muster: Any) -> None:
+    for zone in ("Asia/Tokyo", "America/New_York", "UTC"):
+        muster.env["TZ"] = zone
+        assert 0 == muster("run", "--name", zone.replace("/", "-"), "--", "true").returncode
+    assert ["UTC", "America-New_York", "Asia-Tokyo"] == [
+        run["name"] for run in json.loads(muster("ps", "--json").stdout)
+    ]
+    assert "UTC" in muster("show", "last").stdout
+    muster.env["TZ"] = "America/New_York"
+    (newest, *_) = json.loads(muster("ps", "--json").stdout)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d-0[45]:00", newest["started"])
+    assert newest["time"] == datetime.fromisoformat(newest["started"]).timestamp() + newest["time"] % 1
+    assert newest["started"][:19].replace("T", " ") in muster("ps").stdout

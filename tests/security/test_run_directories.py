@@ -273,6 +273,16 @@ def test_runs_that_cannot_be_read_are_not_no_runs(place: Path) -> None:
 
 
 @needs_root
+def test_a_script_in_a_folder_that_may_not_be_entered_is_not_said_to_be_missing(place: Path) -> None:
+    (place / "closed" / "deeper").mkdir(parents=True)
+    (place / "closed" / "deeper" / "s.py").touch()
+    (place / "closed").chmod(0o700)
+    done = User(NOBODY, place).muster("run", str(place / "closed" / "deeper" / "s.py"))
+    said = f"cannot be reached: this user may not enter the folder {place}/closed\nhint: look at it: `ls -ld`\n"
+    assert (2, True) == (done.returncode, done.stderr.endswith(said)), done.stderr
+
+
+@needs_root
 @pytest.mark.parametrize("option", ["", "-d"])
 def test_a_limit_of_processes_is_told_and_nothing_stays(place: Path, option: str) -> None:
     """Whichever process is the first that the kernel does not start: one error, a hint, and an end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -97,6 +98,24 @@ def named(store: runs.Store, which: str) -> runs.Run:
     from muster.client.reconcile import lives
 
     return runs.find(store, which, lives)
+
+
+def started_in_words(job: Mapping[str, Any]) -> str:
+    """When a run was started, `2026-11-27 11:32:45` in the zone of this terminal, or `?`."""
+    return _time_in("%Y-%m-%d %H:%M:%S", job)
+
+
+def started_for_programs(job: Mapping[str, Any]) -> str:
+    """The same, as ISO 8601 with the offset of this zone from UTC."""
+    text = _time_in("%Y-%m-%dT%H:%M:%S%z", job)
+    return text[:-2] + ":" + text[-2:] if text != "?" else text
+
+
+def _time_in(form: str, job: Mapping[str, Any]) -> str:
+    try:
+        return time.strftime(form, time.localtime(job["time"]))
+    except (KeyError, ValueError, OverflowError, OSError):  # an older run, or a damaged file
+        return "?"
 
 
 def living_in_words(store: runs.Store) -> str:

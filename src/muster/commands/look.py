@@ -15,7 +15,7 @@ from muster.client.client import ANSWERS_WITHIN, Client
 from muster.client.reconcile import last_answer, reconcile, statuses
 from muster.client.status import RunStatus
 from muster.commands.asking import agreed
-from muster.commands.common import named, one, read
+from muster.commands.common import named, one, read, started_for_programs, started_in_words
 from muster.errors import Impossible
 from muster.model import as_json
 from muster.options import FindOptions, PruneOptions, PsOptions, ShowOptions
@@ -70,8 +70,9 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
         code = "" if item["code"] is None else str(item["code"])
         took = seconds(item["seconds"]) if item["seconds"] is not None else ""
         how = (item["launcher"], item["command"])
-        rows.append((item["id"], item["name"], str(item["ranks"]), item["state"], code, item["started"], took, *how))
-    # an id begins with the time of the start
+        when = started_in_words({"time": item["time"]} if item["time"] is not None else {})
+        rows.append((item["id"], item["name"], str(item["ranks"]), item["state"], code, when, took, *how))
+    # an id begins with the time of the start, in UTC
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     print(table(rows) if width is None else fitted(rows, width, ("STARTED", "TOOK", "LAUNCHER", "EXIT", "RANKS")))
     for run, item in zip(shown, records):
@@ -109,7 +110,7 @@ def _record(run: runs.Run, status: RunStatus) -> dict[str, Any]:
     try:
         return _readable(run, status)
     except runs.Unreadable as error:
-        unknown = {"name": "", "ranks": "?", "code": None, "started": "?", "seconds": None}
+        unknown = {"name": "", "ranks": "?", "code": None, "started": "?", "time": None, "seconds": None}
         of_job = {"launcher": "", "command": "", "program": [], "argv": [], "cwd": "", "host": ""}
         return {"id": run.id, "state": RunState.UNREADABLE, "why": error.sentence, **unknown, **of_job}
 
@@ -126,7 +127,8 @@ def _readable(run: runs.Run, status: RunStatus) -> dict[str, Any]:
         "state": status.state,
         "why": status.why,
         "code": outcome.code if outcome else None,
-        "started": job.get("started", "?"),
+        "started": started_for_programs(job),
+        "time": job.get("time"),
         "seconds": took,
         "launcher": asked.get("launcher", ""),
         "command": program_in_words(program["kind"], program["argv"]) if program else "",
@@ -155,7 +157,8 @@ def show(words: list[str], env: Mapping[str, str], began: float) -> int:
         return 0
     told = f"{status.state}: {status.why}" if status.why else str(status.state)
     uses = _now_in_words(now, run.hosts) if now else ""
-    print(show_in_words(run.id, run.job, told, outcome, events, run.hosts, run.operand, uses))
+    job = {**run.job, "started": started_in_words(run.job)}
+    print(show_in_words(run.id, job, told, outcome, events, run.hosts, run.operand, uses))
     print(f"files    {run.path}")
     return 0
 
@@ -201,7 +204,7 @@ def prune(words: list[str], env: Mapping[str, str], began: float) -> int:
         raise Impossible("`muster prune` wants `--older-than AGE` or `--keep N`", hint)
     old = pruning.ended(_old(store.here, options.older_than or 0.0, options.keep), _WITHIN)
     if old:
-        print(table([(run.id, str(run.job.get("name", "")), str(run.job.get("started", "?"))) for run in old]))
+        print(table([(run.id, str(run.job.get("name", "")), started_in_words(run.job)) for run in old]))
     if options.dry_run:
         print(f"would delete {plural(len(old), 'run')}")
         return 0

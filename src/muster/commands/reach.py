@@ -18,7 +18,7 @@ from muster.client.local import is_anothers
 from muster.client.reconcile import cancel, has_not_ended, may_still_run, reconcile, require_known, statuses
 from muster.client.status import RunStatus
 from muster.commands.asking import agreed
-from muster.commands.common import end_in_words, living_in_words, one, read
+from muster.commands.common import end_in_words, living_in_words, one, read, started_in_words
 from muster.errors import Impossible, MusterError, RunFailed, Unreachable
 from muster.options import KillOptions, RunOptions, StacksOptions, WaitOptions
 from muster.plurals import plural
@@ -90,7 +90,7 @@ def _kill_all(store: runs.Store, agreed_already: bool, by: str) -> int:
         print(f"{run.id}: it is unknown whether it still runs: {found[run.id].why}", file=sys.stderr)
     if living and not agreed_already:
         rows = [
-            (run.id, str(run.job.get("name", "")), str(found[run.id].state), str(run.job.get("started", "")))
+            (run.id, str(run.job.get("name", "")), str(found[run.id].state), started_in_words(run.job))
             for run in living
         ]
         print(table(rows))

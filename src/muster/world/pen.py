@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 from collections.abc import Callable
 
+from muster.agent import system
 from muster.agent.descriptors import lead_nowhere
 from muster.world.writer import Writer
 
 _FORSAKEN: set[int] = set()
+
+_LOST = """muster: cannot write to standard output: {reason}; the run goes on
+hint: all that the ranks write is kept: see `muster logs`
+"""
 
 _A_MOMENT = 0.2
 """Seconds in which a line that is being written may come to its end, once no more is wanted."""
@@ -51,11 +57,22 @@ class Pen:
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
         self._dropping = False
+        self._told = False
+        """It was said that standard output takes no more."""
 
     def put(self, fd: int, data: bytes) -> None:
         """Have these bytes written."""
         if data:
-            self.writer.do(lambda: None if self._dropping else write(fd, data))
+            self.writer.do(lambda: None if self._dropping else self._write(fd, data))
+
+    def _write(self, fd: int, data: bytes) -> None:
+        """Write, and say once that a disk behind `> file` is full; a terminal that was closed is no news."""
+        try:
+            write_all(fd, data)
+        except OSError as error:
+            if fd == 1 and error.errno != errno.EIO and not self._told:
+                self._told = True
+                write(2, _LOST.format(reason=system.reason(error)).encode())
 
     def close(self, enough: Callable[[], bool]) -> None:
         """Run the loop until everything is written, or the person has seen `enough`."""
