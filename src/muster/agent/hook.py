@@ -248,7 +248,7 @@ def _keep_store(fd: int, host: str, port: int) -> None:
         os._exit(3)
     if not distributed.is_available():  # a torch can be built without it
         os._exit(3)
-    # Slurm without control groups signals all that came of a task; the store lives as long as its agent wants it
+    # a scheduler without control groups signals all that came of a task; the store lives as long as its agent wants it
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, signal.SIG_IGN)  # a fault of its own ends it all the same

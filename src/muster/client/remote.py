@@ -175,8 +175,8 @@ def _introduced(frame: Mapping[str, Any]) -> tuple[dict[str, Any], Plan, str] | 
 _INTRODUCED = ("id", "argv", "cwd", "started", "time", "ranks")
 """What is believed of a run that a host introduces.
 
-Not its name, which may be that of another run here; nor a host, a process or a job of Slurm, which would be looked for,
-or ended, here.
+Not its name, which may be that of another run here; nor a host, a process or a job of a scheduler, which would be
+looked for, or ended, here.
 """
 
 

@@ -49,8 +49,8 @@ def read_line(
 ) -> tuple[Parsed, Record]:
     """Read the command line of `run`, `plan` or `check`, which `command` says, the environment and muster.toml.
 
-    Together with a scheduler (typed, or from a variable or muster.toml) the short options of its own program hold: with
-    --slurm -t is --time, not torchrun's --tee. For `--help` nothing but the command line is read. Raises `Impossible`.
+    Together with a scheduler (typed, or from a variable or muster.toml) the short options of its own program hold: -t
+    may be --time, and not torchrun's --tee. For `--help` nothing but the command line is read. Raises `Impossible`.
     """
     usual, configured = names_of(record.table), None
     for name in SCHEDULERS:

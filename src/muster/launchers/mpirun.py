@@ -1,7 +1,7 @@
 """mpirun or mpiexec, of Open MPI or of MPICH: node 0 asks the program which of them it is.
 
-It reaches other nodes through the agents that are there already, so no node needs to get into another one by ssh, and a
-Slurm step inside a step, on which Open MPI waits for ever, is not needed.
+It reaches other nodes through the agents that are there already, so no node needs to get into another one by ssh, and
+no step inside a step is needed, for which Open MPI would wait for ever with some schedulers.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 
 from muster.launchers.foreign import at_head, own_file, shim
 from muster.model import Job, Late, Node, Plan, Template, Text, TextFile
+from muster.schedulers import SCHEDULERS
 
 _SCRIPT = """#!/bin/sh
 # {program} tells by itself which MPI it is of
@@ -28,6 +29,9 @@ _REACH = """#!/bin/sh
 {names}exec {python} {shim} reach {run} "$@"
 """
 
+
+_OF_MPI = ("PMI_.*", "PMIX_.*", "OMPI_.*", "PRTE_.*", "MPI_LOCAL.*")
+"""Variables of an mpirun around this one."""
 
 _NAME = re.compile(r"[A-Za-z0-9.-]+")
 """A name that every MPI takes; Open MPI waits for ever after an error about another one, such as `gpu_1`."""
@@ -66,6 +70,6 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     # Open MPI takes a space in that name, as there may be one in the folder of muster, for the end of it
     reach = TextFile(agent, Template.of(_REACH, python=Late.PYTHON, shim=Late.SHIM, run=run_id, names="".join(back)))
     words = (start.path, *args, Late.PYTHON, *shim(run_id))
-    return at_head(
-        job, nodes, run_id, words, [start, reach], unset="SLURM_.*|PMI_.*|PMIX_.*|OMPI_.*|PRTE_.*|MPI_LOCAL.*"
-    )
+    # it would look for nodes and for ways to them in these
+    misleading = (*(row.variables for row in SCHEDULERS.values()), *_OF_MPI)
+    return at_head(job, nodes, run_id, words, [start, reach], unset="|".join(misleading))

@@ -23,12 +23,14 @@ class Row(NamedTuple):
     """The file of this folder that has `SCHEDULER`."""
     job: str
     """The variable that each process of a job has, with its number."""
+    variables: str
+    """A pattern of all variables of its jobs."""
     options: str = ""
     """The file of this folder that has `OPTIONS`; empty where no option says something to it alone."""
 
 
 SCHEDULERS: Mapping[str, Row] = {
-    "slurm": Row("Slurm", "slurm_record", "SLURM_JOB_ID", "slurm_options"),
+    "slurm": Row("Slurm", "slurm_record", "SLURM_JOB_ID", "SLURM_.*", "slurm_options"),
 }
 
 

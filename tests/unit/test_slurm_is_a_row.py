@@ -1,0 +1,60 @@
+"""Slurm is named in its own files, in its row and in its options, and hardly anywhere else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from muster.schedulers import SCHEDULERS, get_scheduler, options_of
+
+SRC = Path(__file__).parents[2] / "src" / "muster"
+
+ITS_OWN = ("schedulers/slurm*.py", "launchers/srun.py", "launchers/submitit.py")
+"""What Slurm is, and the launchers that are programs of Slurm or made for it."""
+
+THE_LAB = ("lab/*.py", "commands/lab.py")
+"""The practice cluster sets up and starts the real one."""
+
+ELSEWHERE = {
+    "schedulers/__init__.py": (2, "its row, and an example of an option that is short for another"),
+    "launchers/__init__.py": (3, "the rows of srun and submitit, which work in its jobs alone"),
+    "options.py": (4, "help of options that mean something else with --slurm, or describe the lab's"),
+    "values.py": (1, "the hint for `-t 4:00:00`, which sbatch would take"),
+    "commands/__init__.py": (2, "help of `muster nodes` and `muster lab`"),
+    "commands/check.py": (1, "an example in the help of `muster check`"),
+    "ranks.py": (1, "the row of srun among the programs that start muster several times"),
+    "agent/dialects.py": (10, "the row of srun among the launchers that tell a rank who it is"),
+    "agent/hook.py": (1, "the variables by which srun tells ranks apart"),
+    "environ.py": (1, "a row among prefixes of variables that hold no secret"),
+    "runs.py": (4, "the keys of job.json of the version before this one"),
+    "checkup.py": (1, "advice: slurmd may have limits of its own"),
+    "soundness/judge.py": (1, "advice: an option of Slurm that binds ranks"),
+}
+"""How many lines of a file may name it, and why."""
+
+
+def lines_that_name_it(path: Path) -> list[str]:
+    return [line.strip() for line in path.read_text().splitlines() if re.search("slurm", line, re.IGNORECASE)]
+
+
+def test_slurm_is_named_where_it_has_to_be() -> None:
+    own = {path for pattern in (*ITS_OWN, *THE_LAB) for path in SRC.glob(pattern)}
+    found = {
+        str(path.relative_to(SRC)): lines_that_name_it(path) for path in sorted(SRC.rglob("*.py")) if path not in own
+    }
+    found = {name: lines for name, lines in found.items() if lines}
+    too_many = {name: lines for name, lines in found.items() if len(lines) > ELSEWHERE.get(name, (0, ""))[0]}
+    assert not too_many, "name the scheduler by its record: `get_scheduler(job.scheduler)`"
+    assert {name: len(lines) for name, lines in found.items()} == {name: most for name, (most, _) in ELSEWHERE.items()}
+
+
+def test_schedulers_are_whole() -> None:
+    """Each has its record and its options, whose keys are those of no other one."""
+    keys = [option.key for name in SCHEDULERS for option in options_of(name).run.table]
+    assert len(keys) == len(set(keys))
+    for name, row in SCHEDULERS.items():
+        record = get_scheduler(name)
+        assert row.title == record.title
+        assert not record.states.keys() & record.ends.keys()
+        assert {end.state.ended for end in record.ends.values()} == {True}
+        assert re.fullmatch(row.variables, row.job)
