@@ -46,13 +46,13 @@ LATE = {
     "MUSTER_RANK": r".*/rank\.pyz",
     "MUSTER_FOLDER": r".*/launcher_0",
     "MUSTER_SCRATCH": r".*/muster-[^/]+",
-    "SLURM_JOB_ID": r"\d+",
-    "SLURM_STEP_NODELIST": r".+",
-    "SLURM_CPUS_PER_TASK": r"\d+",
+    "JOB_ID": r"\d+",
+    "JOB_NODES": r".+",
+    "CPUS_PER_RANK": r"\d+",
 }
 """The values that are known only later, and how they look."""
 
-MAY_BE_ABSENT = ("INTERFACE", "NCCL_INTERFACE", "SLURM_CPUS_PER_TASK")
+MAY_BE_ABSENT = ("INTERFACE", "NCCL_INTERFACE", "CPUS_PER_RANK")
 
 _ELASTIC = {
     "MASTER_(ADDR|PORT)": "where its rendezvous is",
