@@ -117,6 +117,13 @@ def test_the_page_is_right(toy: Toy) -> None:
         until(lambda run=run: toy.state(run) == "running" and "rank 0" in toy.muster("logs", run).stdout, "it runs", 30)
         kill(run, job)
         assert (137, "killed") == (toy.muster("wait", run).returncode, toy.state(run))
+    # inside a job it runs on the nodes of that
+    (toy.root / "own.sh").write_text(
+        f"exec {sys.executable} -m muster run --scheduler toy -g 1 -- sh -c 'echo in $TOYQ_JOB'"
+    )
+    subprocess.run(["toyq", "submit", "own.sh"], env=toy.env, cwd=toy.root, check=True, stdout=subprocess.DEVNULL)
+    until(lambda: toy.queue()["6"][0] == "DONE", "the job in which muster was started is over", 60)
+    assert "in 6\n" in (toy.root / "toyq" / "6.out").read_text()
     # what is known of it is written down by the scheduler's name
     job = json.loads(next(toy.root.glob(f"**/runs/{third}/job.json")).read_text())
     assert {"name": "toy", "job": "3", "job_name": "sh", "allocated": False, "requeue": 0} == job["scheduler"]

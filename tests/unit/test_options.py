@@ -299,8 +299,9 @@ def test_what_is_typed_sets_aside_what_is_configured_against_it(
     assert call(["plan", "--json", "-n", "2", "train.py"], place, 0.0) == 0
     assert [2] == [len(node["ranks"]) for node in json.loads(capsys.readouterr().out)["nodes"]]
     (tmp_path / "project" / "muster.toml").write_text('[run]\nhosts = "n1"\n')
-    assert call(["plan", "--slurm", "train.py"], place, 0.0) == 0
-    assert "#SBATCH" in capsys.readouterr().out
+    for line in (["--slurm"], ["--scheduler", "slurm", "-p", "gpu"]):
+        assert call(["plan", *line, "train.py"], place, 0.0) == 0
+        assert "#SBATCH" in capsys.readouterr().out
     (tmp_path / "project" / "muster.toml").write_text("[run]\nslurm = true\n")
     assert ["n1"] == [node["host"]["name"] for node in planned("--hosts n1", place, capsys, whole=True)["nodes"]]
 
@@ -384,6 +385,7 @@ def test_what_torchrun_takes_and_muster_does_not_need_is_a_note(
         ("--partition gpu --mem 4G", "--partition, --mem: that is for Slurm", "add `--slurm`"),
         ("--hosts n1 --time 10", "--time: that is for Slurm", "`--timeout 1h` ends a run after that time"),
         ("-N 2", "--nnodes 2: no machines were named", "`--slurm` asks Slurm for them"),
+        ("--scheduler slrum", "there is no scheduler `slrum`", "did you mean `slurm`"),
     ],
 )
 def test_options_of_slurm_hint_at_it(place: dict[str, str], line: str, sentence: str, hint: str | None) -> None:

@@ -27,7 +27,7 @@ from muster.places.target import Target
 from muster.plurals import plural
 from muster.printable import line as safe
 from muster.schedulers import SCHEDULERS, get_scheduler, of_scheduler, title, typed
-from muster.schedulers.scheduler import NodeSeen
+from muster.schedulers.scheduler import NodeStatus
 from muster.world import here, queue
 from muster.world.bootstrap import Need
 from muster.world.gather import Gathering
@@ -183,7 +183,7 @@ def _flag(root: Path) -> str:
 class _View(NamedTuple):
     """What a scheduler says of machines."""
 
-    nodes: Sequence[NodeSeen] = ()
+    nodes: Sequence[NodeStatus] = ()
     silent: str = ""
     """Why it says nothing, where it is there."""
     scheduler: str = ""

@@ -14,7 +14,7 @@ from muster.options import NodesOptions
 from muster.plurals import plural
 from muster.report import table
 from muster.schedulers import SCHEDULERS, get_scheduler
-from muster.schedulers.scheduler import NodeSeen, Phase
+from muster.schedulers.scheduler import NodeStatus, Phase
 from muster.world.queue import SchedulerClient, client
 
 _OF_CLUSTER = f"the machines of a {' or '.join(row.title for row in SCHEDULERS.values())} cluster"
@@ -58,7 +58,7 @@ def _client(env: Mapping[str, str]) -> SchedulerClient:
     return client((here or list(known))[0])
 
 
-def _machines(found: Sequence[NodeSeen], used: Mapping[str, Mapping[str, int]]) -> list[Sequence[str]]:
+def _machines(found: Sequence[NodeStatus], used: Mapping[str, Mapping[str, int]]) -> list[Sequence[str]]:
     """Nodes in rows; those that differ by nothing but their names share one."""
     rows: list[tuple[str, tuple[str, ...]]] = []
     for node in found:

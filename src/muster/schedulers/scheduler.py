@@ -236,7 +236,7 @@ class FileNames(NamedTuple):
 # ---- the machines ---------------------------------------------------------------------------------------------------
 
 
-class NodeSeen(NamedTuple):
+class NodeStatus(NamedTuple):
     """A node, as the scheduler shows it."""
 
     name: str
@@ -253,7 +253,7 @@ class NodeSeen(NamedTuple):
     takes_jobs: bool = True
 
 
-class JobSeen(NamedTuple):
+class QueueEntry(NamedTuple):
     """A job of the queue."""
 
     job: str
@@ -282,10 +282,10 @@ class Remedies(NamedTuple):
 class Machines(NamedTuple):
     """What `muster nodes` and `muster doctor` show."""
 
-    nodes: Ask[list[NodeSeen]]
+    nodes: Ask[list[NodeStatus]]
     gpus_in_use: Ask[dict[str, dict[str, int]]]
     """By node and type."""
-    queue: Ask[list[JobSeen]]
+    queue: Ask[list[QueueEntry]]
     """Everybody's jobs."""
     remedies: Remedies = Remedies()
 

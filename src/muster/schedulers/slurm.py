@@ -16,7 +16,7 @@ from muster.errors import Impossible
 from muster.hosts import fold_hosts, unfold_hosts
 from muster.model import Late, Node, Rank, Text
 from muster.results import RunState
-from muster.schedulers.scheduler import Allocation, JobEnd, JobRecord, JobSeen, NodeSeen, Phase, Request
+from muster.schedulers.scheduler import Allocation, JobEnd, JobRecord, NodeStatus, Phase, QueueEntry, Request
 
 # ---- asking for nodes -----------------------------------------------------------------------------------------------
 
@@ -687,9 +687,9 @@ def machines() -> tuple[str, ...]:
     return ("sinfo", "--noheader", "--Node", "--format=" + _SEPARATOR.join(_NODE_FIELDS))
 
 
-def nodes(out: str) -> list[NodeSeen]:
+def nodes(out: str) -> list[NodeStatus]:
     """What sinfo said, a node once whatever the number of its partitions."""
-    found: dict[str, NodeSeen] = {}
+    found: dict[str, NodeStatus] = {}
     for line in out.splitlines():
         cells = line.strip().split(_SEPARATOR)
         if len(cells) < len(_NODE_FIELDS):
@@ -698,7 +698,7 @@ def nodes(out: str) -> list[NodeSeen]:
         before = found.get(name)
         partitions = (*(before.partitions if before else ()), partition.rstrip("*"))
         free = use.split("/")[1] if use.count("/") == 3 else "0"
-        found[name] = NodeSeen(
+        found[name] = NodeStatus(
             name,
             partitions,
             state,
@@ -748,12 +748,12 @@ def everybody() -> tuple[str, ...]:
     return ("squeue", "--noheader", "--format=" + _SEPARATOR.join(_JOB_FIELDS))
 
 
-def jobs(out: str) -> list[JobSeen]:
+def jobs(out: str) -> list[QueueEntry]:
     """What squeue said of everybody's jobs."""
     found = []
     for line in out.splitlines():
         cells = line.strip().split(_SEPARATOR)
         if len(cells) >= len(_JOB_FIELDS):
             job, user, partition, state, count, gpus, used, limit, reason = cells[: len(_JOB_FIELDS)]
-            found.append(JobSeen(job, user, partition, state, _number(count), gpus, used, limit, reason))
+            found.append(QueueEntry(job, user, partition, state, _number(count), gpus, used, limit, reason))
     return found
