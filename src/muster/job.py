@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -268,8 +268,18 @@ class Asked(NamedTuple):
     """The code that is to be copied, and to where."""
 
 
-def make_job(parsed: Parsed, options: RunOptions, env: Mapping[str, str], verb: str, brought: str = "") -> Asked:
-    """The job that these options ask for; `brought` is the text of a script of muster's own. Raises `Impossible`."""
+def make_job(
+    parsed: Parsed,
+    options: RunOptions,
+    env: Mapping[str, str],
+    verb: str,
+    brought: str,
+    warn: Callable[[str], object],
+) -> Asked:
+    """The job that these options ask for; `brought` is the text of a script of muster's own. Raises `Impossible`.
+
+    `warn` is told what a person should know of how they were understood.
+    """
     refuse_worlds(options, env)
     _check_scheduler(options)
     cwd = here.absolute(options.cwd or ".")
@@ -300,7 +310,7 @@ def make_job(parsed: Parsed, options: RunOptions, env: Mapping[str, str], verb: 
     general, pythons = per_host(options.python, names, "--python")
     setup, setups = per_host(options.setup, names, "--setup")
     python, why = here.choose_python(
-        general[-1] if general else None, what.argv[0], cwd, env, sys.executable, not named
+        general[-1] if general else None, what.argv[0], cwd, env, sys.executable, not named, warn
     )
     variables = environ.chosen(options.env, env)
     in_what, value = runtimes.chosen(options)

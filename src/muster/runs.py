@@ -28,10 +28,10 @@ from typing import IO, Any, Callable, NamedTuple
 from muster import homes
 from muster.agent import system
 from muster.agent.links import unlink_all
-from muster.agent.paths import rank_file
+from muster.agent.paths import expanded, rank_file
 from muster.agent.system import NO_ROOM
 from muster.core.controller_config import RECORD, ControllerConfig, config_from_json
-from muster.errors import Impossible
+from muster.errors import Impossible, NowhereToBe
 from muster.model import Plan, as_json
 from muster.results import Outcome
 from muster.schedulers import SCHEDULERS
@@ -380,6 +380,19 @@ class Store(NamedTuple):
     def path(self, run_id: str) -> Path:
         """The run directory of a new run."""
         return self.root / "runs" / run_id
+
+
+def store_at(named: str | None, env: Mapping[str, str], alone: bool = False) -> Store:
+    """Where runs are kept, and found: in the directory that is named, or else in the home of muster.
+
+    `alone`: only in the directory that is named. Raises `NowhereToBe`.
+    """
+    try:
+        found = homes.of_muster(env)
+        root = Path(expanded(named, env)).absolute() if named is not None else found[0]
+    except OSError as error:
+        raise NowhereToBe(system.reason(error)) from None
+    return Store(root, found, alone)
 
 
 def _option(root: Path) -> str:

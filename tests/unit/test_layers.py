@@ -32,6 +32,8 @@ LAYERS = (
     ("client",),
     ("job",),
     ("inside",),
+    ("runner",),
+    ("api",),
     ("commands",),
     ("cli",),
     ("__main__",),
@@ -76,6 +78,8 @@ TOUCHES = {
     "inside": WORLDLY,
     "lab": WORLDLY,
     "agent": WORLDLY,
+    "runner": {"os", "pathlib", "time"},
+    "api": {"os", "time"},
     "commands": {"time", "os", "pathlib"},
     "cli": {"time", "os"},
     # these three are about paths, and start no process and ask no clock

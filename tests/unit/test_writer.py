@@ -149,7 +149,7 @@ def test_a_stalled_disk_holds_up_no_event_of_a_run_in_the_foreground(loop: Event
     job = Job(Program("command", ("true",)), "exec", "python3", "--python", "/")
     plan = make_plan(job, layout([(Host("here"), 1)]), "20261127-000000-abcdef")
     signals, reads = CapturedSignals(loop, []), threading.Event()
-    attached = Attached(loop, signals, plan, Run(tmp_path), Agents([], set(), None), NoView(), 0.0)
+    attached = Attached(loop, signals, plan, Run(tmp_path), Agents([], None), NoView(), 0.0)
     attached.start_writing()
     lines: list[str] = []
     late = threading.Timer(20, reads.set)  # of one that hangs

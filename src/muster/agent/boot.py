@@ -52,6 +52,7 @@ _MODULES = (
         "keep",
         "relay",
         "move",
+        "guard",
         "probe",
         "usage",
         "messages",

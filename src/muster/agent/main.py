@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import BinaryIO
 
+from muster.agent import system
 from muster.agent.agent import Agent
 from muster.agent.descriptors import open_standard_descriptors
 from muster.agent.eventloop import EventLoop
@@ -14,7 +16,14 @@ from muster.agent.protocol import read_call
 def main(stdin: BinaryIO, hook: str) -> None:
     """Run the agent of this node, with what the message `call` says; `hook` is the source of the hook."""
     open_standard_descriptors()
-    read_call(stdin)
+    # the program that started this may do without the ends of its children, or block signals in its threads
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    system.hear_signals()
+    _, args = read_call(stdin)
+    if args.get("guarded"):
+        from muster.agent.guard import guard_from_here
+
+        guard_from_here()
     agent = Agent(EventLoop(), hook)
     try:
         agent.begin()

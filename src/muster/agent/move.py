@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import traceback
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from muster.agent import relay, system
 from muster.agent.agent import Agent
 from muster.agent.eventloop import EventLoop
+from muster.agent.guard import guard
 from muster.agent.handshake import Terms
 from muster.agent.keep import ARCHIVE, Keeper
 from muster.agent.local import SUPERVISOR, Sockets
@@ -49,7 +49,8 @@ def move(agent: Agent) -> Agent:
             os.dup2(null, fd)
         pid = system.fork()
         if pid:
-            _guard(pid, os.path.join(where["prepare"]["run_dir"], ARCHIVE))
+            # the supervisor, which runs from the archive, lives on: it tells how the run ended
+            guard(pid, os.path.join(where["prepare"]["run_dir"], ARCHIVE), after_success=False)
         os.setsid()
         moved = Agent(EventLoop(), agent.hook)
         moved.door, moved.wire = agent.door, Wire(keeps=True)
@@ -65,27 +66,6 @@ def move(agent: Agent) -> Agent:
 
 def _sockets(prepare: Mapping[str, Any]) -> Sockets:
     return Sockets(prepare["run_id"], prepare["token"])
-
-
-def _guard(agent: int, archive: str) -> NoReturn:
-    """Be the parent of the agent, to which falls what it leaves when it is killed; end that, and end.
-
-    What ranks have started outlives them, and perhaps nothing but this descent tells whose it is. The supervisor, which
-    runs from `archive`, lives on: it tells how the run ended.
-    """
-    os.closerange(3, 1 << 16)  # the connections are the agent's
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
-    system.adopt_orphans()
-    while True:
-        pid, status = os.waitpid(-1, 0)
-        if pid == agent:
-            break
-    if status:
-        family = system.descendants(os.getpid())
-        system.end_family(os.getpid(), [pid for pid in family if os.fsencode(archive) in system.words_of(pid)])
-    os._exit(0)
 
 
 def _settle(

@@ -23,7 +23,8 @@ class CapturedSignals:
     What comes while nobody handles signals waits for who does. They have a handler of this process, and not SIG_IGN,
     which programs that are started in the context would inherit.
 
-    Python takes signals in its main thread alone: in another one nothing is captured.
+    Python takes signals in its main thread alone: in another one nothing is captured. Nor is it without `numbers`: the
+    signals are somebody else's then.
     """
 
     def __init__(self, loop: EventLoop, numbers: Iterable[int]) -> None:
@@ -48,7 +49,7 @@ class CapturedSignals:
 
     def start(self) -> None:
         """Begin; a program that wants them to its end leaves out `stop`."""
-        if threading.current_thread() is threading.main_thread():
+        if self._numbers and threading.current_thread() is threading.main_thread():
             self._reading, self._writing = os.pipe()
             os.set_blocking(self._reading, False)
             os.set_blocking(self._writing, False)

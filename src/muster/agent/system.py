@@ -102,7 +102,7 @@ def ancestors() -> list[tuple[str, ...]]:
 
 
 def hear_signals() -> None:
-    """Let the signals come that waited since this program began; see `archive.py`."""
+    """Let the signals come that waited since this program began (see `archive.py`), or that its parent blocked."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
 
 
@@ -302,23 +302,6 @@ def is_cleaner(pid: int) -> bool:
     words = words_of(pid)
     tracker = any(b"multiprocessing.resource_tracker" in word for word in words)
     return tracker or (bool(words) and words[0].endswith(b"torch_shm_manager"))
-
-
-def carries(pid: int, marker: bytes) -> bool:
-    """This process was started with `marker` (bytes, `NAME=value`) in its environment."""
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return marker in file.read().split(b"\0")
-    except OSError:
-        return False
-
-
-def session(pid: int) -> int | None:
-    """The session of a process, or None when it is gone."""
-    try:
-        return os.getsid(pid)
-    except ProcessLookupError:
-        return None
 
 
 def catches(pid: int, number: int) -> bool:

@@ -46,7 +46,7 @@ class AttachedClient:
     it is not the one of the supervisor. `files` brings the run directory up to date once all is over, for what nobody
     has sent, and gives it; None where it is out of reach. `lives` is asked, when a connection has broken, whether
     there is still something to come back to. `after`: go on where that one stopped. `patience`: seconds to try to
-    come back.
+    come back. `stdin`: what the rank gets that reads the stdin of the owner.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class AttachedClient:
         files: Callable[[], Run | None] = lambda: None,
         lives: Callable[[], bool] = lambda: True,
         after: AttachedClient | None = None,
+        stdin: int | None = None,
     ):
         self.loop, self.signals = loop, signals
         self.host, self.operand, self.reach, self.show = host, operand, reach, show
@@ -106,7 +107,8 @@ class AttachedClient:
         self.next_trial = 0.0
         self.said = False
         self.stdin: Stdin | None = None
-        self.keyboard = Keyboard() if owner else None
+        self._stdin_fd = stdin
+        self.keyboard = Keyboard(stdin) if stdin is not None else None
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
@@ -260,8 +262,10 @@ class AttachedClient:
             self.view.put = self.pen.put
         if self.stdin is not None:
             self.stdin.again()
-        elif made.reader is not None and self.owner:
-            self.stdin = Stdin(self.loop, lambda data, at, end: self._tell("stdin", data, at=at, end=end))
+        elif made.reader is not None and self._stdin_fd is not None:
+            self.stdin = Stdin(
+                self.loop, lambda data, at, end: self._tell("stdin", data, at=at, end=end), self._stdin_fd
+            )
 
     def _on_stdin_taken(self, payload: bytes, upto: int) -> None:
         if self.stdin is not None:
@@ -307,6 +311,10 @@ class AttachedClient:
         self.gone = True
 
     # ---- the person -------------------------------------------------------------------------------------------------
+
+    def stop(self, number: int) -> None:
+        """End the run as this signal to its owner would; any thread may ask for it."""
+        self.loop.call_soon_threadsafe(lambda: self._signalled([number]))
 
     def _signalled(self, numbers: Sequence[int]) -> None:
         for number in numbers:

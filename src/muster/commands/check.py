@@ -11,7 +11,7 @@ from typing import Any
 
 from muster.agent import system
 from muster.commands.common import store_of
-from muster.commands.run import read_line, start
+from muster.commands.run import context_of, read_line, start
 from muster.environ import hidden_words
 from muster.errors import Impossible
 from muster.model import BROUGHT, Plan
@@ -73,7 +73,7 @@ def check(words: list[str], env: Mapping[str, str], began: float) -> int:
         return views[-1]
 
     script = here.script_of_ours("check.py")
-    status = start(["check", *words], parsed, options, env, began, "check", viewer, script)
+    status = start(context_of(["check", *words], parsed, options, env, began, "check", viewer, script))
     if not views:
         return status
     return _conclude(views[-1], options, status, words, env)

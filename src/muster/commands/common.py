@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from muster import homes, runs
-from muster.agent import paths, system
+from muster import runs
 from muster.commands import configuration
-from muster.errors import Impossible, NowhereToBe
+from muster.errors import Impossible
 from muster.options import RunDirOptions
 from muster.parsing import from_environment, help_text, parse
 from muster.record import Options
@@ -65,13 +63,7 @@ def _instead_of_hosts(record: type[Options], operands: Sequence[str]) -> str | N
 
 def store_of(options: RunDirOptions, env: Mapping[str, str], alone: bool = False) -> runs.Store:
     """Where runs are kept, and found; `alone`: only in the directory that was named."""
-    try:
-        found = homes.of_muster(env)
-        named = options.run_dir
-        root = Path(paths.expanded(named, env)).absolute() if named is not None else found[0]
-    except OSError as error:
-        raise NowhereToBe(system.reason(error)) from None
-    return runs.Store(root, found, alone)
+    return runs.store_at(options.run_dir, env, alone)
 
 
 def end_in_words(run: runs.Run, outcome: Outcome) -> str:

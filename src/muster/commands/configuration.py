@@ -95,7 +95,7 @@ def _obeyed(path: Path, env: Mapping[str, str]) -> bool:
     fault = trust.fault(str(path), env)
     if fault is not None:
         hint = f"if you trust it: {fault.remedy}, or set {trust.ALLOW}={path.parent}"
-        trust.tell_ignored(str(path), fault.why, hint)
+        print(f"muster: {path} is ignored: {fault.why}; {hint}", file=sys.stderr, flush=True)
     return fault is None
 
 

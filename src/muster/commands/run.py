@@ -10,25 +10,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from muster import homes, runs
+from muster import api, runs
 from muster.agent import paths, system
 from muster.commands import configuration
 from muster.commands.common import store_of
-from muster.commands.context import RunContext, Viewer, job_record, viewer_of
+from muster.commands.context import tell_progress, viewer_of
 from muster.environ import hidden, shown
 from muster.errors import Impossible
-from muster.job import job_on_a_terminal, make_job, nodes_here, nodes_there
+from muster.job import nodes_here, nodes_there
 from muster.launchers import make_plan
-from muster.model import Plan, as_json
+from muster.model import as_json
 from muster.options import RUN, RunOptions
 from muster.parsing import Parsed, cut, from_environment, help_text, hint_of_scheduler, names_in, names_of
 from muster.rank_env import of_each_rank
 from muster.record import Source
 from muster.results import Outcome
-from muster.schedulers import SCHEDULERS, choosing, get_scheduler, options_of, title, typed, within_jobs
+from muster.runner.context import ALL, RunContext, Viewer, resolve
+from muster.schedulers import SCHEDULERS, choosing, options_of
 
 if TYPE_CHECKING:
-    from muster.world.view import View
+    from muster.runner.handle import RunHandle
 
 _USAGE = """{verb}
 
@@ -141,7 +142,7 @@ def _with_homes(given: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, A
     return found
 
 
-def _context(
+def context_of(
     argv: list[str],
     parsed: Parsed,
     options: RunOptions,
@@ -151,20 +152,17 @@ def _context(
     viewer: Viewer | None = None,
     brought: str = "",
 ) -> RunContext:
-    """What the options ask for, the id of the run, and where it is kept."""
-    asked = make_job(parsed, options, env, verb, brought)
-    store = store_of(options, env)
-    now = time.time()
-    run_id = runs.free_id(store, asked.job.program.title, now, time.strftime("%Y%m%d-%H%M%S", time.gmtime(now)))
-    context = RunContext(argv, options, asked, env, began, run_id, store, viewer or viewer_of(options, env))
-    if options.snapshot:
-        from muster.world import code
+    """What a command line asks for, to be shown on this terminal. Raises `Impossible`.
 
-        copy, job = store.path(run_id) / "code", asked.job
-        found = code.tree(job.cwd, job.program.path, str(store.root / "runs"))
-        code.guard(found, context.code_limit, "--snapshot")
-        asked = asked._replace(job=code.redirect(job, found.root, str(copy)), copied=(found, copy))
-    return context._replace(asked=asked)
+    `viewer` makes what shows it, where that is not what the options say; `brought` is the text of a script of ours.
+    """
+    store = store_of(options, env)
+    shown, foreground = viewer or viewer_of(options, env), ALL._replace(terminal=viewer is None)
+
+    def progress(text: str) -> None:
+        tell_progress(text, options.quiet)
+
+    return resolve(argv, parsed, options, env, began, store, shown, progress, tell_progress, foreground, verb, brought)
 
 
 def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
@@ -174,7 +172,7 @@ def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
     parsed, options = read_line(words, env, RunOptions, "plan")
     if options.help:
         return _help("plan", "show what `muster run` would start, and start nothing")
-    context = _context(["plan", *words], parsed, options, env, began, "plan")
+    context = context_of(["plan", *words], parsed, options, env, began, "plan")
     asked, run_id, store = context.asked, context.run_id, context.store
     if options.scheduled and not options.json:
         from muster.commands.submit import request, script_of
@@ -209,7 +207,7 @@ def run(words: list[str], env: Mapping[str, str], began: float) -> int:
     parsed, options = read_line(words, env, RunOptions, "run")
     if options.help:
         return _help("run", "start the ranks of a script, here or on other machines, and see them to their end")
-    return start(["run", *words], parsed, options, env, began)
+    return start(context_of(["run", *words], parsed, options, env, began, "run"))
 
 
 def _help(name: str, verb: str) -> int:
@@ -218,144 +216,44 @@ def _help(name: str, verb: str) -> int:
     return 0
 
 
-def start(
-    argv: list[str],
-    parsed: Parsed,
-    options: RunOptions,
-    env: Mapping[str, str],
-    began: float,
-    verb: str = "run",
-    viewer: Viewer | None = None,
-    brought: str = "",
-) -> int:
-    """Start what these options ask for, and see it to its end; gives the exit status of the run.
-
-    `viewer` makes what shows it, where that is not what the options say; `brought` is the text of a script of ours.
-    """
-    context = _context(argv, parsed, options, env, began, verb, viewer, brought)
-    asked, store = context.asked, context.store
-    temporary = homes.why_temporary(env)
-    if temporary and store.root == store.homes[0]:
-        context.progress(temporary)
-    _warn_of_namesakes(store, asked.job.name)
-    if options.scheduled:
+def start(context: RunContext) -> int:
+    """Start a run and show it to its end, unless it is to go on by itself; gives its exit status."""
+    if context.options.scheduled:
         from muster.commands.submit import submit
 
+        api.tell_of_others(context)
         return submit(context)
-    if asked.hosts or options.detach:
-        from muster.commands.there import run_there
-
-        return run_there(context)
-    return _run_here(context, on_a_terminal=viewer is None)
-
-
-def _run_here(context: RunContext, on_a_terminal: bool) -> int:
-    """Start a run of which this process is the supervisor."""
-    options, asked, env, run_id = context.options, context.asked, context.env, context.run_id
-    nodes = nodes_here(asked, options, env)
-    job = asked.job
-    if on_a_terminal:
-        job = job_on_a_terminal(job, sum(len(node.ranks) for node in nodes), options, env)
-    planned = make_plan(job, nodes, run_id)
-    view = context.viewer(planned, run_id, run_id)
-    _tell_of_more_nodes(view, env, context.store)
-    kept = keep(context, planned, run_id)
-    view.operand = kept.operand
-    try:
-        context.make_copy()
-        outcome = _attached(context, planned, kept, view)
-    except Impossible:
-        runs.remove(context.store, kept)
-        raise
-    _honour_error_file(kept, outcome.attempt, outcome.first.rank if outcome.first else None, env)
+    handle = api.begin(context)
+    if context.options.detach:
+        print(handle.id)
+        return 0
+    outcome = handle.drive()
+    if outcome is None:
+        return _unknown(handle)
+    if not context.asked.hosts:
+        _write_elastic_error_file(handle.run, outcome, context.env)
     return outcome.code
 
 
-def _attached(context: RunContext, planned: Plan, kept: runs.Run, view: View) -> Outcome:
-    """See a run on this machine to its end. Raises `Impossible` where it does not begin."""
-    from muster.agent.eventloop import EventLoop
-    from muster.world.link import end_links, signals_of, start_agents
+def _unknown(handle: RunHandle) -> int:
+    """The connection to the supervisor is lost, or was left."""
+    from muster.commands.there import told
 
-    asked, env = context.asked, context.env
-    with EventLoop() as loop, signals_of(loop, asked.job) as signals:
-        agents = start_agents(asked.job, planned.nodes, env, planned.reader is not None)
-        # meanwhile the agents come to life
-        from muster.agent import machine
-        from muster.checkup import at_no_cost
-        from muster.world.attached import Attached
-
-        for finding in at_no_cost({planned.hosts[0]: machine.at_no_cost(env)}, asked.job.env):
-            if not context.options.quiet:
-                view.say(finding)
-
-        try:
-            attached = Attached(loop, signals, planned, kept, agents, view, context.began)
-            attached.start_writing()
-        except OSError as error:
-            end_links(agents.links, _TO_LEAVE)
-            hint = system.FEWER_PROCESSES if system.met_limit(error) else f"look at {kept.path}"
-            raise Impossible(f"the run could not be started: {system.reason(error)}", hint) from None
-        return attached.go()
+    return 125 if handle.client is None else told(handle.run, None, handle.client)
 
 
-def _tell_of_more_nodes(view: View, env: Mapping[str, str], store: runs.Store) -> None:
-    """Say that the ranks run on one of the nodes that a scheduler has given, if it still has."""
-    for name in within_jobs(env):
-        found = get_scheduler(name).allocation(env)
-        if found is None or len(found.hosts) < 2:
-            continue
-        from muster.world.queue import client
-
-        try:
-            client(name).allocation(env, store.root, _SAYS_WITHIN)
-        except Impossible as error:
-            view.say(error.sentence)
-        else:
-            view.say(
-                f"job {found.job} of {title(name)} has {len(found.hosts)} nodes, and these ranks run on this one: "
-                f"`{typed(name)}` runs them on all"
-            )
-
-
-_SAYS_WITHIN = 2.0
-"""Seconds in which a scheduler has to answer before ranks start that do not need it."""
-_TO_LEAVE = 0.5
-"""Seconds in which an agent has to end that was not told anything yet."""
-
-
-def _warn_of_namesakes(store: runs.Store, name: str) -> None:
-    """Say that a run of the same name lives: `muster kill NAME` would fit both."""
-    if not name:
-        return
-    from muster.client.reconcile import has_not_ended
-
-    for other in runs.namesakes(store, name):
-        if has_not_ended(other):
-            print(f"muster: warning: {other.id} has the same name, {name}, and has not ended", file=sys.stderr)
-
-
-def keep(context: RunContext, plan: Plan, run_id: str, **more: Any) -> runs.Run:
-    """Make the run directory, with what was asked for and the plan in it."""
-    kept = context.new_directory()
-    kept.write("job.json", job_record(plan.job, plan.world_size, run_id, context.argv, **more))
-    kept.write("plan.json", hidden(as_json(plan)))
-    return kept
-
-
-def _honour_error_file(kept: runs.Run, attempt: int, rank: Any, env: Mapping[str, str]) -> None:
+def _write_elastic_error_file(run: runs.Run, outcome: Outcome, env: Mapping[str, str]) -> None:
     """Where TORCHELASTIC_ERROR_FILE is set, leave there what torchrun would: the error of the first failing rank."""
     target = env.get("TORCHELASTIC_ERROR_FILE")
-    if not target or rank is None:
+    if not target or outcome.first is None:
         return
     import json
 
-    source = kept.log(attempt, rank, "error.json")
-    outcome = kept.outcome
+    source = run.log(outcome.attempt, outcome.first.rank, "error.json")
     try:
         if source.exists():  # the script has torch's @record
             text = source.read_text()
         else:
-            assert outcome is not None and outcome.first is not None
             failure = outcome.first.failure
             words = failure.summary if failure else f"exit status {outcome.code}"
             stack = "\n".join(failure.frames) if failure else ""

@@ -17,7 +17,7 @@ from muster.client.attach import AttachedClient, show_rest
 from muster.client.client import Client
 from muster.client.follow import Follower, wait
 from muster.client.reconcile import cancel, reconcile
-from muster.commands.context import RunContext, Viewer, job_record, tell_progress
+from muster.commands.context import tell_progress
 from muster.core.controller_config import RECORD
 from muster.environ import is_secret, stands_open
 from muster.errors import Impossible, RunFailed
@@ -28,6 +28,7 @@ from muster.launchers import make_plan
 from muster.model import Host, Node, as_json
 from muster.options import RunOptions
 from muster.ranks import check_sizes, layout
+from muster.runner.context import RunContext, Viewer, job_record
 from muster.runs import Scheduled
 from muster.schedulers import get_scheduler, title, typed
 from muster.schedulers.scheduler import Allocation, Phase, Request, Wish
@@ -291,6 +292,7 @@ def _here(run: runs.Run, context: RunContext, allocation: Allocation, claims: Cl
                 owner=True,
                 patience=job.lease + 30,
                 files=lambda: run,
+                stdin=context.foreground.stdin,
             )
             outcome = watch.go()
     finally:

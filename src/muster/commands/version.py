@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 
 from muster import __version__
+from muster.commands.context import tell_progress
 from muster.world.here import choose_python, current_folder
 from muster.world.versions import versions
 
@@ -13,7 +14,7 @@ from muster.world.versions import versions
 def version(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Two lines: who this is, and with which Python and torch a run in this folder would start its ranks."""
     print(f"muster {__version__} (Python {sys.version.split()[0]})")
-    python, why = choose_python(None, "", current_folder(), env, sys.executable)
+    python, why = choose_python(None, "", current_folder(), env, sys.executable, warn=tell_progress)
     found = versions(python)
     if found is None:
         print(f"ranks: {python} does not start ({why})")

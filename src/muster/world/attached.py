@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -44,15 +43,16 @@ class Attached(World):
         agents: Agents,
         view: View,
         began: float,
+        keyboard: Keyboard | None = None,
     ):
         bootstrap = Bootstrap(OwnMachine(agents.links), need_of(plan.job))
         where = RunPlace(run.id, str(run.path), new_token())
-        config, self.parts = bootstrap.configure(plan, where, meeting.ALONE, began, owned=True, reads=True)
+        reads = agents.stdin is not None
+        config, self.parts = bootstrap.configure(plan, where, meeting.ALONE, began, owned=True, reads=reads)
         super().__init__(loop, plan, run, agents.links, config)
         self.children: list[ChildLink] = agents.links
-        self.not_ours, self.signals, self.view = agents.not_ours, signals, view
+        self.signals, self.view, self.keyboard = signals, view, keyboard
         self.stdin = agents.stdin
-        self.keyboard = Keyboard()
         self.pen = Pen(Writer(loop))
         view.put = self.pen.put
         self.killed: set[int] = set()
@@ -90,7 +90,8 @@ class Attached(World):
             self._part()
         finally:
             self._leave()
-            self.keyboard.leave()
+            if self.keyboard is not None:
+                self.keyboard.leave()
         self.view.finish(self.outcome)
         self.pen.close(lambda: self.hurry)
         return self.outcome
@@ -113,6 +114,10 @@ class Attached(World):
 
     def _cannot_write_outcome(self, error: OSError) -> None:
         self.say(f"cannot write {self.run.path}/outcome.json: {system.reason(error)}")
+
+    def stop(self, number: int) -> None:
+        """End the run as this signal would; any thread may ask for it."""
+        self.loop.call_soon_threadsafe(lambda: self._signalled([number]))
 
     def _signalled(self, numbers: Sequence[int]) -> None:
         for number in numbers:
@@ -199,24 +204,12 @@ class Attached(World):
         while any(link.open for link in self.links) and not self.enough:
             self.loop.run_once()
 
-    def _end_orphans(self) -> None:
-        """End what an agent that was killed has left; it was handed to us when the agent died."""
-        marker = f"TORCHELASTIC_RUN_ID={self.run.id}".encode()
-        family = system.outsiders(os.getpid(), self.not_ours)
-        ours = set(family)
-        if self.not_ours:
-            # what those leave behind falls to us too, so look twice
-            ours = {pid for pid in family if system.carries(pid, marker) or system.session(pid) in self.sessions}
-        if ours:
-            system.end_family(os.getpid(), self.not_ours | (set(family) - ours))
-
     def _leave(self) -> None:
         """Leave no process."""
         for link in self.children:
             self.loop.remove(link.stdin, link.stdout, link.stderr)
             link.open = False
         end_links(self.children)
-        self._end_orphans()
         lost = self.scribe.close()
         if lost:
             self.say(f"{plural(lost, 'event')} of the run could not be written into {self.run.path}/events.jsonl")

@@ -360,7 +360,7 @@ def send(
     cwd: str,
     code: Tree,
     wanted: Mapping[Target, Collection[str]],
-    say: Callable[[str], None],
+    say: Callable[[str], object],
     env: Mapping[str, str],
 ) -> None:
     """Bring files to the same path on hosts, to several at a time: what each of them wants. Of these names those that

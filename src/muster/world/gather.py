@@ -25,7 +25,7 @@ from muster.places.target import Target
 from muster.printable import line as safe
 from muster.world.bootstrap import Need, Remedies, Routes
 from muster.world.code import Tree, sync_sends
-from muster.world.link import SIGNALS, ChildLink, end_links, prepare_parent, start_agent
+from muster.world.link import SIGNALS, ChildLink, end_links, start_agent
 
 WINDOW = 64
 """Hosts that are reached at the same time."""
@@ -71,10 +71,9 @@ class Gathering:
         need: Need,
         targets: Sequence[Target],
         env: Mapping[str, str],
-        say: Callable[[str], None],
+        say: Callable[[str], object],
     ):
         self.loop, self.need, self.targets, self.env, self.say = loop, need, targets, env, say
-        prepare_parent()
         signals.handle(self._signalled)
         self.links: list[ChildLink] = []
         self.answers: dict[int, dict[str, Any]] = {}

@@ -7,7 +7,7 @@ import re
 import shlex
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from muster.agent import procfs, system
@@ -33,13 +33,19 @@ def absolute(path: str) -> str:
 
 
 def choose_python(
-    given: str | None, program: str, cwd: str, env: Mapping[str, str], own: str, local: bool = True
+    given: str | None,
+    program: str,
+    cwd: str,
+    env: Mapping[str, str],
+    own: str,
+    local: bool = True,
+    warn: Callable[[str], object] = lambda text: None,
 ) -> tuple[str, str]:
     """(path, why) of the interpreter for the ranks.
 
     What was given; else the active virtual or conda environment; else `.venv` beside the script, if there is one, or in
     the current folder, but for one of another user; else the one that muster runs in. One given for
-    other hosts (not `local`) need not exist here.
+    other hosts (not `local`) need not exist here. `warn` is told of what is not trusted.
     """
     if given is not None and not local:
         return os.path.join(cwd, given) if "/" in given else given, "--python"
@@ -66,7 +72,7 @@ def choose_python(
             why = trust.why_not_venv(venv, env)
             if not why:
                 return path, words
-            trust.tell_ignored(venv, why, f"if you trust it: `--python {path}`")
+            warn(f"{venv} is ignored: {why}; if you trust it: `--python {path}`")
     return own, "the one muster runs in"
 
 

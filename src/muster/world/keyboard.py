@@ -12,25 +12,25 @@ from typing import Any
 
 
 class Keyboard:
-    """The terminal on stdin, if there is one and muster is in its foreground."""
+    """The terminal on stdin, or another descriptor, if there is one and muster is in its foreground."""
 
-    def __init__(self) -> None:
+    def __init__(self, fd: int = 0) -> None:
+        self._fd = fd
         self._settings: list[Any] | None = None
         if self._ours():
-            self._settings = termios.tcgetattr(0)
+            self._settings = termios.tcgetattr(fd)
 
     def leave(self) -> None:
         """Set it as it was, which a rank that was killed at a prompt could not, and forget what was typed for the run:
         the shell would take it for a command."""
         if self._settings is not None and self._ours():
             try:
-                termios.tcsetattr(0, termios.TCSAFLUSH, self._settings)
+                termios.tcsetattr(self._fd, termios.TCSAFLUSH, self._settings)
             except (OSError, termios.error):
                 pass  # it has been closed
 
-    @staticmethod
-    def _ours() -> bool:
+    def _ours(self) -> bool:
         try:
-            return os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp()
+            return os.isatty(self._fd) and os.tcgetpgrp(self._fd) == os.getpgrp()
         except OSError:
             return False

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from muster.agent import system
+from muster.agent import procfs, system
 from muster.agent.boot import SETUP_FAILED, agent_source, calls_source
 from muster.agent.eventloop import EventLoop
 from muster.agent.protocol import MAGIC, pack
@@ -78,6 +78,8 @@ class ChildLink(Link):
         """What came before the first frame; None once it has come."""
         self.complaint = bytearray()
         """What the agent's way there said on stderr."""
+        self.guarded = False
+        """The child process is the parent of the agent (`agent/guard.py`), not the agent itself."""
 
     def read(self) -> list[Any] | None:
         """The frames that have come; None at the end of the connection."""
@@ -96,12 +98,26 @@ class ChildLink(Link):
         data, self.preface = bytes(self.preface[at + len(MAGIC) :]), None
         return self.wire.feed(data)
 
+    def ends_within(self, seconds: float) -> bool:
+        """The child process has ended, in so many seconds."""
+        try:
+            self.process.wait(timeout=max(0.1, seconds))
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
     def kill(self) -> None:
         """End the child process, and what it started to get there (a ProxyCommand outlives its ssh)."""
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
+
+    def kill_guarded(self) -> bool:
+        """End the agent alone, so that its parent ends what it leaves; False where there is no such agent."""
+        pid: int = self.facts.get("pid", 0)
+        found = procfs.stat(pid) if self.guarded else None
+        return found is not None and found.parent == self.process.pid and system.send(pid, signal.SIGKILL)
 
     def listen(self) -> bool:
         """Take all that has come on stderr; False at its end."""
@@ -169,6 +185,9 @@ class FarLink(Link):
         self.wire.disconnect()
 
 
+_GUARD = 7.0
+"""Seconds that the parent of an agent needs to end what that has left; see `system.end_family`."""
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """What a person, or whoever started muster, sends it to end a run."""
 
@@ -177,41 +196,36 @@ class Agents(NamedTuple):
     """The agents of a run, on their way."""
 
     links: list[ChildLink]
-    not_ours: set[int]
-    """What this process had started before it became muster (`sh -c 'other & exec muster …'`)."""
     stdin: int | None
-    """The number under which the agents have the stdin of this process, where a rank reads it."""
+    """The number under which the agents have the stdin that a rank reads; None where none does."""
 
 
-def captured_signals(loop: EventLoop, passes: Sequence[str] = PASSES, quits: bool = True) -> CapturedSignals:
-    """A context in which a run is told of the signals that muster gets, those that are passed on too.
+def captured_signals(
+    loop: EventLoop, passes: Sequence[str] = PASSES, quits: bool = True, ours: bool = True
+) -> CapturedSignals:
+    """A context in which a run is told of the signals that muster gets, those that are passed on too; of none where
+    they are not `ours`, but those of the program that has started the run.
 
     `quits`: SIGQUIT (Ctrl-\\) ends the run in order; else it kills muster, as it does torchrun where it is not handled.
 
     SIGINT and SIGTERM also where they are ignored, as in a background job of a script: torchrun handles them there, and
     ranks, which would inherit that, could not be interrupted.
     """
+    if not ours:
+        return CapturedSignals(loop, ())
     numbers = {*SIGNALS, *(signal.Signals[name] for name in passes)}
     if not quits:
         numbers.discard(signal.SIGQUIT)
     return CapturedSignals(loop, numbers - {signal.SIGHUP} | set(not_ignored(numbers & {signal.SIGHUP})))
 
 
-def signals_of(loop: EventLoop, job: Job) -> CapturedSignals:
-    """The same, as a job wants it. It begins before there is anything that a Ctrl-C would leave behind."""
-    return captured_signals(loop, job.passes, job.quits)
-
-
-def prepare_parent() -> set[int]:
-    """Make this process ready to have agents; gives what it had started before."""
-    not_ours = set(system.descendants(os.getpid()))
-    system.adopt_orphans()  # of an agent that is killed
-    return not_ours
-
-
-def start_agent(target: Target, number: int, env: Mapping[str, str], keep: Sequence[int] = ()) -> ChildLink:
-    """Start the agent of one node, and send it its text; it inherits `keep`."""
-    return _start(target, number, env, agent_source(), keep, "agent", {})
+def start_agent(
+    target: Target, number: int, env: Mapping[str, str], keep: Sequence[int] = (), guarded: bool = False
+) -> ChildLink:
+    """Start the agent of one node, and send it its text; it inherits `keep`. `guarded`: see `agent/guard.py`."""
+    link = _start(target, number, env, agent_source(), keep, "agent", {"guarded": guarded})
+    link.guarded = guarded
+    return link
 
 
 def start_call(target: Target, env: Mapping[str, str], name: str, **args: Any) -> ChildLink:
@@ -236,18 +250,19 @@ def _start(
     return link
 
 
-def start_agents(job: Job, nodes: Sequence[Node], env: Mapping[str, str], reads: bool = False) -> Agents:
+def start_agents(job: Job, nodes: Sequence[Node], env: Mapping[str, str], stdin: int | None = None) -> Agents:
     """Start the agents of all nodes here; they come to life while muster makes itself ready.
 
-    `reads`: a rank reads the stdin of this process, as if it had been started from where muster was.
+    `stdin` is a descriptor that a rank reads, as if it had been started from where that leads.
     """
-    not_ours = prepare_parent()
-    stdin = os.dup(0) if reads else None
-    keep = [] if stdin is None else [stdin]
-    links = [start_agent(target_of(job, node.host), node.number, env, keep=keep) for node in nodes]
-    for descriptor in keep:
-        os.close(descriptor)
-    return Agents(links, not_ours, stdin)
+    given = os.dup(stdin) if stdin is not None else None
+    keep = [] if given is None else [given]
+    try:
+        links = [start_agent(target_of(job, node.host), node.number, env, keep, guarded=True) for node in nodes]
+    finally:
+        for descriptor in keep:
+            os.close(descriptor)
+    return Agents(links, given)
 
 
 def end_links(links: Sequence[ChildLink], patience: float = 5.0) -> None:
@@ -256,9 +271,7 @@ def end_links(links: Sequence[ChildLink], patience: float = 5.0) -> None:
         link.stdin.close()
     deadline = time.monotonic() + patience
     for link in links:
-        try:
-            link.process.wait(timeout=max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
+        if not link.ends_within(deadline - time.monotonic()) and not (link.kill_guarded() and link.ends_within(_GUARD)):
             link.kill()
             link.process.wait()
         link.stdout.close()

@@ -110,8 +110,6 @@ class World:
         self.supervisor = Supervisor(settings_of(plan, config.first_attempt))
         self.outcome: Outcome | None = None
         self.facts: dict[str, Any] = {}
-        self.sessions: set[int] = set()
-        """The sessions of all ranks that were started."""
         self.world_size = plan.world_size
         self.joined: set[int] = set()
         """The ranks of this attempt that a foreign launcher has started."""
@@ -300,7 +298,6 @@ class World:
         self.handle(Listening(t, attempt, port))
 
     def _on_started(self, link: Link, t: float, payload: bytes, attempt: int, pids: Mapping[str, int]) -> None:
-        self.sessions.update(pids.values())
         self.note("pids", {"t": t, "node": link.node, "attempt": attempt, "pids": pids})
         self.handle(Started(t, link.node, attempt))
 
@@ -320,7 +317,6 @@ class World:
             self._never_joined(f"{self.plan.job.launcher} made a world of {world_size}, and {asked} were asked for", [])
 
     def _on_pids(self, link: Link, t: float, payload: bytes, attempt: int, pids: Mapping[str, int]) -> None:
-        self.sessions.update(pids.values())
         self.note("pids", {"t": t, "node": link.node, "attempt": attempt, "pids": pids})
 
     def _on_launcher_ended(

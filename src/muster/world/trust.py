@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shlex
 import stat
-import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -90,17 +89,6 @@ def owners(env: Mapping[str, str]) -> set[int]:
     if os.geteuid() == 0 and env.get("SUDO_UID", "").isdigit():
         found.add(int(env["SUDO_UID"]))
     return found
-
-
-_TOLD: set[str] = set()
-
-
-def tell_ignored(path: str, why: str, hint: str) -> None:
-    """Say in one line, and once, that a file is not obeyed."""
-    if path in _TOLD:
-        return
-    _TOLD.add(path)
-    print(f"muster: {path} is ignored: {why}; {hint}", file=sys.stderr, flush=True)
 
 
 def _user(number: int) -> str:
