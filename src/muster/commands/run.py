@@ -26,7 +26,7 @@ from muster.rank_env import of_each_rank
 from muster.record import Source
 from muster.results import Outcome
 from muster.runner.context import ALL, RunContext, Viewer, resolve
-from muster.schedulers import SCHEDULERS, choosing, options_of
+from muster.schedulers import SCHEDULERS, choosing, options_of, typed
 
 if TYPE_CHECKING:
     from muster.runner.handle import RunHandle
