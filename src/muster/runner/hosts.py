@@ -41,7 +41,9 @@ _PATIENCE = 30.0
 class HostsRun(RunHandle):
     """A run on hosts that this process owns: it ends when this process does."""
 
-    def __init__(self, run: runs.Run, views: Views, gathering: Gathering, client: AttachedClient, resources: ExitStack[None]):
+    def __init__(
+        self, run: runs.Run, views: Views, gathering: Gathering, client: AttachedClient, resources: ExitStack[None]
+    ):
         super().__init__(run, views)
         self._gathering, self._resources = gathering, resources
         self.client: AttachedClient = client
