@@ -111,6 +111,8 @@ class Host:
                 else:
                     step(link)
             self.heard += pending
+        except ConnectionError:
+            pass  # the command has hung up before it was told all
         finally:
             if not script or script[-1] is not stays:
                 link.hang_up()
