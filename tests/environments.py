@@ -8,6 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from muster.launchers import LAUNCHERS
+
 SCRIPT = """
 import json, os, sys
 
@@ -88,6 +92,15 @@ ADDS: dict[str, dict[str, str]] = {
     "srun": {},
 }
 """What launchers add of their own to the environment of ranks, by name or pattern, and why."""
+
+
+def launchers(place: str, *lab: str) -> list[Any]:
+    """All launchers that work at this place, as parameters of a test; those in `lab` take long: `make lab-test`."""
+    return [
+        pytest.param(name, marks=[pytest.mark.lab] if name in lab else [])
+        for name, row in LAUNCHERS.items()
+        if place in row.places
+    ]
 
 
 def fits(value: str | None, text: Any) -> bool:

@@ -8,10 +8,8 @@ from typing import Any
 import environments
 import pytest
 
-from muster.launchers import LAUNCHERS
 
-
-@pytest.mark.parametrize("launcher", [name for name, row in LAUNCHERS.items() if "local" in row.places])
+@pytest.mark.parametrize("launcher", environments.launchers("local"))
 def test_ranks_have_what_the_plan_says(muster: Any, script: Any, launcher: str) -> None:
     """And so has the launcher; beside it they have what that launcher is known to add."""
     (told,) = [row for row in json.loads(muster("launchers", "--json").stdout) if row["name"] == launcher]

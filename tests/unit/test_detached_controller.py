@@ -60,9 +60,9 @@ class Agent:
 class Controller:
     """A controller of two nodes with a rank each, and their agents; `shared`: which of them see its run directory."""
 
-    def __init__(self, folder: Path, shared: tuple[bool, bool] = (True, True)) -> None:
+    def __init__(self, folder: Path, shared: tuple[bool, bool] = (True, True), launcher: str = "exec") -> None:
         self.loop, self.run = ManualLoop(), Run(folder)
-        job = Job(Program("command", ("true",)), "exec", "python3", "--python", "/", lease=LEASE)
+        job = Job(Program("command", ("true",)), launcher, "python3", "--python", "/", lease=LEASE)
         plan = make_plan(job, layout([(Host("n1"), 1), (Host("n2"), 1)]), "20261127-000000-abcdef")
         nodes = tuple(NodeRecord(str(folder), shared=one) for one in shared)
         config = ControllerConfig(began=1000.0, address="10.0.0.1", clock=0.0, nodes=nodes)
@@ -248,6 +248,21 @@ def test_a_controller_that_begins_again_before_the_start_has_node_0_listen(tmp_p
     state(controller, 0, started=-1, listened=-1)
     controller.hears((0, "listen", {"attempt": 0, "host": "10.0.0.1"}))
     assert [] == controller.agents[1].said
+    controller.close()
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_world_of_another_size_is_told_whichever_rank_registers_first(tmp_path: Path, rank: int) -> None:
+    """One that the plan does not have is refused by its agent, and may have been the only one that came so far."""
+    controller = Controller(tmp_path, launcher="torchrun")
+    controller.running()
+    controller.agents[0].say("joined", attempt=0, rank=rank, launcher="torchrun", world_size=3)
+    text = "torchrun made a world of 3, and 2 ranks were asked for"
+    controller.loop.until(lambda: controller.events("ended"), "those that have not are given up")
+    count, given_up = (1, [1]) if rank == 0 else (0, [0, 1])
+    assert given_up == [event["rank"] for event in controller.events("ended")]
+    for event in controller.events("ended"):
+        assert f"it never joined, as {count} of 2 ranks did: {text}" == event["failure"]["summary"]
     controller.close()
 
 

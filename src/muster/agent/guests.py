@@ -256,12 +256,14 @@ class Guests:
         if not self.members.folder or place is None or rank in self.members.pids or rank in self.ended_here:
             known = f"there are {len(self.conf['places'])}" if place is None else "it is there already"
             self.emit("note", text=f"{me['launcher']} started rank {rank}, and {known}")
+            if place is None:  # which world its launcher has made is to be known, even if no other rank says it
+                self._joined(rank, me)
             return {"refused": f"there is no room for rank {rank}: {known}"}
         self.connections[visitor] = rank
         folder = self.members.folder
         self.run.logs.follow_more(rank)
         self.run.links.add(rank, place["local_rank"] if me["local_rank"] is None else me["local_rank"])
-        self.emit("joined", attempt=self.members.attempt, rank=rank, **_of(me, "launcher", "world_size"))
+        self._joined(rank, me)
         argv = list(self.conf["argv"])
         python = self.conf["python_at"]
         if python is not None:
@@ -279,6 +281,9 @@ class Guests:
             "stdin": self.members.stdin is not None and rank == self.members.stdin_rank,
             "grace": self.conf["grace"],
         }
+
+    def _joined(self, rank: int, me: Mapping[str, Any]) -> None:
+        self.emit("joined", attempt=self.members.attempt, rank=rank, **_of(me, "launcher", "world_size"))
 
     def _environment(self, rank: int, me: Mapping[str, Any], place: Mapping[str, int]) -> dict[str, Any]:
         """The environment of a rank, for `environment.environment`: nothing of it is late any more.

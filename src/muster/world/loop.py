@@ -308,10 +308,10 @@ class World:
         if attempt != self.supervisor.attempt:
             return
         self.note("joined", {"t": t, "node": link.node, "rank": rank, "attempt": attempt, "says": launcher})
-        if rank not in self.joined:
+        if rank in self._awaited:  # its agent refuses one that the plan does not have
+            self._awaited.remove(rank)
             self.joined.add(rank)
             self._joined_on[link.node] += 1
-            self._awaited.discard(rank)
         if world_size is not None and world_size != self.world_size:
             asked = plural(self.world_size, "rank")
             self._never_joined(f"{self.plan.job.launcher} made a world of {world_size}, and {asked} were asked for", [])
