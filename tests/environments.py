@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +94,12 @@ ADDS: dict[str, dict[str, str]] = {
 """What launchers add of their own to the environment of ranks, by name or pattern, and why."""
 
 
-def launchers(place: str, *lab: str) -> list[Any]:
-    """All launchers that work at this place, as parameters of a test; those in `lab` take long: `make lab-test`."""
+def launchers(place: str, *lab: str, but: Sequence[str] = ()) -> list[Any]:
+    """The launchers that work at this place, as parameters of a test; those in `lab` take long: `make lab-test`."""
     return [
         pytest.param(name, marks=[pytest.mark.lab] if name in lab else [])
         for name, row in LAUNCHERS.items()
-        if place in row.places
+        if place in row.places and name not in but
     ]
 
 

@@ -102,19 +102,18 @@ class Viewers:
     def __init__(self, world: Controller, attached: bool):
         self.world, self.attached = world, attached
         self.all: list[Viewer] = []
-        self._count = 0
+        self._count, self._note = 0, FirstFew(world.refused)
         self._forsaken_at: float | None = world.now() if attached else None
         self._dispatch = Dispatcher(
             handlers(self, "_on_"),
             lambda kind, fields: FROM_CLIENT[kind].fitting(fields),  # agents trust what is passed on
-            lambda text, viewer: world.refused(text),
+            lambda text, viewer: self._note(text),
         )
         self._questions: dict[int, _Question] = {}
         """What agents have been asked for, by number."""
 
     def listen(self, descriptor: int) -> None:
         """Let people come, at this socket."""
-        self._note = FirstFew(self.world.refused)
         self.listener = LocalListener(self.world.loop, socket.socket(fileno=descriptor), self._called, self._note)
         self._look_around()
 
