@@ -209,6 +209,82 @@ def test_what_is_no_frame_ends_its_connection_and_no_run(ours: Any, tmp_path: Pa
     assert not any("supervisor began again" in path.read_text() for path in events)
 
 
+STEPS_UNTIL_GO = """
+import os, sys, time
+import torch
+import torch.distributed as dist
+dist.init_process_group("gloo")
+while True:
+    go = torch.tensor(float(os.path.exists("go")))
+    dist.all_reduce(go)
+    print("step", flush=True)
+    if go.item():
+        break
+    time.sleep(0.05)
+dist.destroy_process_group()
+"""
+
+SENDS = """
+import socket, sys
+where, *texts = sys.argv[1:]
+address = "\\0" + where if "/" in where else (where.split()[0], int(where.split()[1]))
+for data in map(bytes.fromhex, texts):
+    with socket.socket(socket.AF_UNIX if "/" in where else socket.AF_INET) as link:
+        link.settimeout(20)
+        link.connect(address)
+        try:
+            link.sendall(data)
+            link.shutdown(socket.SHUT_WR)
+            while link.recv(1 << 16):
+                pass
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+print("sent")
+"""
+"""WHERE HEX…: send each over a connection of its own, and wait until it is closed."""
+
+
+def test_random_bytes_on_every_socket_of_a_run_on_hosts_end_their_connection_and_no_run(there: There) -> None:
+    """Agents' and controller's, which other processes of a host can reach, and the two ports that other hosts can:
+    where agents call, and where the ranks meet."""
+    words = ("-H", "n1,n2", "-g", "1", there.script(STEPS_UNTIL_GO))
+    assert 0 == there.muster("run", "-d", *words).returncode
+    there.steps(2, 3)
+    run = there.run.name
+    (started,) = [event for event in events(there) if event["event"] == "listening"]
+
+    def told(host: str, text: str, *more: str) -> str:
+        done = there.lab.run(host, ["/usr/bin/python3", "-c", text, *more], cwd="/", timeout=100)
+        assert 0 == done.returncode, done.stderr
+        return str(done.stdout)
+
+    names = 'import re; print(*re.findall(r"(?m)@(muster/0/%s/[0-9a-f]{20})$", open("/proc/net/unix").read()))'
+    sockets = [(host, name) for host in ("n1", "n2") for name in told(host, names % run).split()]
+    assert 3 == len(sockets), "two agents, and a controller"
+    find = "ss -Hltnp | grep \"pid=$(pgrep -f '[m]uster.pyz serve'),\" | grep -o '[0-9.]*:[0-9]* ' | head -1"
+    door = there.lab.run("n1", ["sh", "-c", find], cwd="/", check=True).stdout.strip()
+    address = there.lab.run("n1", ["hostname", "-i"], cwd="/", check=True).stdout.split()[0]
+    sockets += [("n2", f"{address} {port}") for port in (door.rpartition(":")[2], started["port"])]
+    texts = [data.hex() for data in GARBAGE.values()]
+    for host, where in sockets:
+        # an argument has 128 KiB at most
+        assert "sent\n" == told(host, SENDS, where, *(text for text in texts if len(text) < 1 << 17)), where
+        made = len(there.log(0).splitlines())
+        until(lambda made=made: len(there.log(0).splitlines()) > made + 2, f"the run goes on after {where}")  # type: ignore[misc]
+    assert ["running"] == [now["state"] for now in json.loads(there.muster("ps", "--json").stdout)]
+    (there.folder / "go").touch()
+    assert 0 == there.muster("wait", "last").returncode
+    kinds = [event["event"] for event in events(there)]
+    assert 10 < kinds.count("refused") <= 20, "ten each, by the controller's socket and its port"
+    assert not {"supervisor began again", "lost", "storeended", "unable"} & set(kinds)
+    there.nothing_left()
+
+
+def events(there: There) -> list[dict[str, Any]]:
+    """What was written down of the newest run."""
+    return [json.loads(line) for line in (there.run / "events.jsonl").read_text().splitlines()]
+
+
 NO_NUMBERS: tuple[Any, ...] = ("x", -1, 1.5, True, None, [], {}, 1 << 64)
 NO_SIGNALS: tuple[Any, ...] = (*NO_NUMBERS, 0, 4000)
 NO_TEXTS: tuple[Any, ...] = (5, True, [], {}, "\0")
