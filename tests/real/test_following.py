@@ -71,3 +71,19 @@ def test_who_follows_a_detached_run_starts_one_process(muster: Any, tmp_path: Pa
     assert "failed first" in waits.said
     for rank in range(2):
         assert muster.log(rank).decode().splitlines() == lines(rank)
+
+
+def test_a_follower_that_nobody_reads_misses_nothing(muster: Any, tmp_path: Path) -> None:
+    """As in a terminal that was stopped: it goes on when it is read, and holds up nobody."""
+    text = "seq 200000; until [ -e go ]; do sleep 0.02; done; echo last"
+    assert 0 == muster("run", "-d", "--", "sh", "-c", text).returncode
+    until(lambda: list(muster.newest().glob("attempt_0/rank_00000.out")), "the rank has begun")
+    follower = muster.start("logs", "-f", "last")
+    whole = "".join(f"{number}\n" for number in range(1, 200_001))
+    until(lambda: len(muster.log(0)) == len(whole), "the rank has written more than a pipe holds")
+    (tmp_path / "go").touch()
+    until(lambda: muster.log(0).endswith(b"last\n"), "it has gone on")
+    out, err = follower.communicate(timeout=60)
+    assert (0, "") == (follower.returncode, err)
+    assert (out == "".join(f"[0] {line}\n" for line in [*whole.splitlines(), "last"])) is True
+    assert 0 == muster("wait", "last").returncode

@@ -178,6 +178,54 @@ def test_a_controller_that_cannot_be_watched_is_asked_over_one_connection(host: 
     assert "watch" not in [fields["kind"] for fields in host.heard]
 
 
+def test_each_controller_of_a_job_that_is_requeued_is_found_by_what_it_leaves(
+    host: Host, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of an attempt is none of the run; only its scheduler tells whether another one comes, and it is asked
+    only where no controller is."""
+    job = json.loads((run.path / "job.json").read_text())
+    job.update(shared=True, scheduler={"name": "slurm", "job": "17", "requeue": 1})
+    (run.path / "job.json").write_text(json.dumps(job))
+    asked: list[RunState] = []
+
+    def told(run: Run, client: Client) -> RunStatus:
+        """First there is no controller yet, then one of the first attempt; it ends, waits, and there is the next."""
+        asked.append(RunState.PENDING if len(asked) in (0, 3) else RunState.RUNNING)
+        if len(asked) in (3, 6):
+            (run.path / "serve.json").write_text(json.dumps({"began": len(asked)}))
+        return RunStatus(asked[-1])
+
+    monkeypatch.setattr(follow, "reconcile", told)
+    done = says("over", outcome=outcome_as_json(Outcome(RunState.SUCCEEDED, 0, 2.0)))
+    host.scripts = [[*ANSWERS, "watch", OVER], [*ANSWERS, "watch", done]]
+    with Client(run) as client:
+        assert RunState.SUCCEEDED is wait(Follower(run, client)).status.state
+    assert 2 == len(host.links), "the controller that has told of its end is not asked again"
+    assert 6 == len(asked)
+
+
+def test_a_controller_in_a_job_that_cannot_be_reached_is_not_tried_all_the_time(
+    host: Host, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its scheduler is asked meanwhile."""
+    job = json.loads((run.path / "job.json").read_text())
+    (run.path / "job.json").write_text(json.dumps({**job, "shared": True, "scheduler": {"name": "slurm", "job": "17"}}))
+    (run.path / "serve.json").write_text("{}")
+    asked: list[int] = []
+
+    def told(run: Run, client: Client) -> RunStatus:
+        asked.append(len(host.links))
+        return RunStatus(RunState.RUNNING) if len(asked) < 20 else RunStatus(RunState.FAILED, outcome=ENDED)
+
+    monkeypatch.setattr(follow, "reconcile", told)
+    host.scripts = [[lambda link: link.complain("srun: error: Job 17 is completing\n")]]
+    with Client(run) as client:
+        follower = Follower(run, client)
+        while follower.goes_on(follower.look()):
+            pass
+    assert [0, *[1] * 19] == asked
+
+
 def test_waiting_ends_when_its_time_is_over(host: Host, run: Run) -> None:
     host.scripts = [[*ANSWERS, "watch", stays]]
     with Client(run) as client:

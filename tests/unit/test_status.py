@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -216,6 +217,27 @@ def test_what_is_damaged_is_told(tmp_path: Path) -> None:
     with pytest.raises(Unreadable):
         status(run, Told())
     assert [RunState.UNREADABLE] == [found.state for found in reconcile.statuses([run], 1.0)]
+
+
+def test_controllers_are_asked_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each answers only once all have been asked; those of a queue are asked in one thread, which keeps the answer."""
+    far = [made(tmp_path / str(number), **SERVED) for number in range(3)]
+    queued = [made(tmp_path / "a", **SLURM), made(tmp_path / "b", **SLURM)]
+    for number, run in enumerate((*far, *queued)):
+        run.id = str(number)
+    together = threading.Barrier(3)
+    threads: dict[str, int] = {}
+
+    def found(run: Run, within: float) -> RunStatus:
+        threads[run.id] = threading.get_ident()
+        if run in far:
+            together.wait(20)
+        return RunStatus(RunState.RUNNING)
+
+    monkeypatch.setattr(reconcile, "reconcile", found)
+    states = [status.state for status in reconcile.statuses([*far, *queued], 60.0)]
+    assert [RunState.RUNNING] * 5 == states
+    assert threads["3"] == threads["4"]
 
 
 def test_the_run_directory_is_brought_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,6 +92,8 @@ class Follower:
         self._final: RunStatus | None = None
         self._past: bytes | None = None
         """What the controller of an attempt has left that is over, while a scheduler may start another one."""
+        self._tried: bytes | None = None
+        """What the controller has left that was tried to reach last."""
         self._next_trial, self._trial_pause = 0.0, _LOOK
 
     def look(self, left: float = _LONG) -> RunStatus:
@@ -144,8 +146,11 @@ class Follower:
             return
         if not self.client.connected:  # its scheduler has told that it runs
             record = self.run.bytes_of("serve.json")
-            if record in (None, self._past) or left < _ARRIVES_WITHIN or time.monotonic() < self._next_trial:
+            if record in (None, self._past) or left < _ARRIVES_WITHIN:
                 return
+            if record == self._tried and time.monotonic() < self._next_trial:
+                return
+            self._tried = record
             answer = self.client.ask("state", _ARRIVES_WITHIN)
             if answer.get("gone"):
                 self._past = record
