@@ -12,6 +12,9 @@ from conversation import kinds, traced, unknown
 from there import TICK, Logins, There, in_step
 from waiting import until
 
+TALKS = "number=0; until [ -e go ]; do number=$((number + 1)); echo line $number; sleep 0.05; done"
+"""Numbered lines, until there is a file `go`."""
+
 ON = {"here": ("-g", "2"), "hosts": ("-H", "n1,n2", "-g", "1")}
 """Two ranks: on the head itself, or on two hosts."""
 
@@ -55,23 +58,24 @@ def test_a_detached_run_goes_on_and_is_told_of(there: There, where: str) -> None
 
 @pytest.mark.parametrize("where", ON)
 def test_several_attach_and_leave_and_no_line_is_lost_or_doubled(there: There, where: str) -> None:
-    assert 0 == there.muster("run", "-d", *ON[where], there.script(TICK), "100", "0.05").returncode
+    assert 0 == there.muster("run", "-d", *ON[where], "--", "sh", "-c", TALKS).returncode
     there.steps(2, 5)
     one = there.start("attach", "last", "--all")
     leaver = there.start("attach", "last")
-    until(lambda: "step" in there.said(1), "it shows lines")
+    # from another machine too, where only the run directory is known
+    other = there.start("attach", "last", "--all", host="n3")
+    until(lambda: all("] line" in there.said(which) for which in range(3)), "they show lines")
     for pid in there.pids("head", "muster attach last$"):
         os.kill(pid, signal.SIGTERM)
     assert 0 == leaver.wait(timeout=20), there.said(1)
     assert "left" in there.said(1)
     assert "muster kill" in there.said(1)
-    # from another machine too, where only the run directory is known
-    other = there.muster("attach", "last", "--all", host="n3")
-    assert 0 == one.wait(timeout=60)
-    for text in (there.said(0), other.stdout):
+    (there.folder / "go").touch()
+    assert [0, 0] == [process.wait(timeout=60) for process in (one, other)]
+    for which in (0, 2):
         for rank in range(2):
-            lines = [line for line in text.splitlines() if line.startswith(f"[{rank}] rank")]
-            assert lines == [f"[{rank}] rank {rank} step {step} sum 2" for step in range(100)]
+            lines = [line for line in there.said(which).splitlines() if line.startswith(f"[{rank}] ")]
+            assert lines == [f"[{rank}] {line}" for line in there.log(rank).splitlines()]
     there.nothing_left()
 
 
@@ -163,9 +167,6 @@ def test_who_waits_for_a_run_asks_a_silent_host_again(there: There) -> None:
     assert 0 == there.muster("kill", "last").returncode
     assert 137 == waits.wait(timeout=60), there.said()
     there.nothing_left()
-
-
-TALKS = "number=0; until [ -e go ]; do number=$((number + 1)); echo line $number; sleep 0.05; done"
 
 
 def test_who_follows_a_run_logs_in_once_and_again_when_the_connection_broke(there: There) -> None:
