@@ -8,7 +8,7 @@ from pathlib import Path
 
 def traced(run: Path) -> str:
     """What was printed of a run, by its controller, by commands and by agents."""
-    return "".join(path.read_text() for path in (run / "trace.log", *run.glob("node_*/trace.log")))
+    return "".join(path.read_text() for path in (*run.glob("trace.log"), *run.glob("node_*/trace.log")))
 
 
 def kinds(text: str) -> set[tuple[str, str]]:
