@@ -184,6 +184,8 @@ def test_from_the_login_node(there: There) -> None:
     states = until(lambda: {line.split()[1]: line for line in there.muster("ps").stdout.splitlines()[1:]}, "two runs")
     assert "pending" in states["second"]
     assert "submitted 20" in there.muster("show", "second").stdout
+    lines = [("logs", "-f", "first", "--rank", "0"), ("wait", "first"), ("logs", "-f", "second")]
+    follows = [there.start(*line) for line in lines]
     assert 124 == there.muster("wait", "second", "--timeout", "1s").returncode
     assert 0 == there.muster("kill", "second").returncode
     assert 137 == there.muster("wait", "second").returncode
@@ -202,6 +204,10 @@ def test_from_the_login_node(there: There) -> None:
     assert "(hidden)" in (first / "environment.json").read_text()
     done = there.muster("kill", "first")
     assert (0, True) == (done.returncode, "ended" in done.stdout), done.stderr
+    assert [0, 137, 0] == [process.wait(timeout=60) for process in follows], there.said(1)
+    shown = [line for line in there.said(0).splitlines() if line.startswith("[")]
+    assert [f"[0] {line}" for line in (first / "attempt_0" / "rank_00000.out").read_text().splitlines()] == shown
+    assert "its ranks were never started" in there.said(2)
     there.nothing_left()
 
 
