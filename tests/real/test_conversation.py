@@ -41,7 +41,8 @@ def test_a_run_and_who_asks_it(muster: Any, script: Any) -> None:
         ("controller > client", "answer"),
         ("controller > agent", "stacks"),
         ("client > controller", "kill"),
-        ("proxy > client", "gone"),
+        ("client > controller", "watch"),
+        ("controller > client", "over"),
     } <= kinds(text)
     assert [] == unknown(text)
     token = (run / "token").read_text()
