@@ -73,8 +73,12 @@ def begin(context: RunContext) -> RunHandle:
     Raises `MusterError`; then nothing is left of it. Unless you have a thread to spare for the run, take `start`.
     """
     asked, options = context.asked, context.options
-    tell_of_others(context)
+    _tell_of_others(context)
     # imported late: a run on this machine starts sooner without the modules of the others
+    if options.scheduled:
+        from muster.runner import scheduled
+
+        return scheduled.start(context)
     if asked.hosts or options.detach:
         from muster.runner import hosts
 
@@ -137,7 +141,7 @@ def _lives(run: runs.Run) -> bool:
     return lives(run)
 
 
-def tell_of_others(context: RunContext) -> None:
+def _tell_of_others(context: RunContext) -> None:
     """Say that runs are not kept where they should be, or that a run of the same name lives: `muster kill NAME` would
     fit both."""
     store = context.store

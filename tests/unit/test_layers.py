@@ -78,7 +78,7 @@ TOUCHES = {
     "inside": WORLDLY,
     "lab": WORLDLY,
     "agent": WORLDLY,
-    "runner": {"os", "pathlib", "time"},
+    "runner": {"os", "pathlib", "subprocess", "time"},
     "api": {"os", "time"},
     "commands": {"time", "os", "pathlib"},
     "cli": {"time", "os"},

@@ -175,13 +175,13 @@ def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
     context = context_of(["plan", *words], parsed, options, env, began, "plan")
     asked, run_id, store = context.asked, context.run_id, context.store
     if options.scheduled and not options.json:
-        from muster.commands.submit import request, script_of
+        from muster.runner.scheduled import request, script_of
 
         run_dir = store.path(run_id)
         print(script_of(request(asked, options, run_dir), asked, options, run_dir), end="")
         return 0
     if options.scheduled:
-        from muster.commands.submit import nodes_to_come
+        from muster.runner.scheduled import nodes_to_come
 
         nodes = nodes_to_come(asked, options, store.path(run_id))
     elif asked.hosts:
@@ -218,19 +218,18 @@ def _help(name: str, verb: str) -> int:
 
 def start(context: RunContext) -> int:
     """Start a run and show it to its end, unless it is to go on by itself; gives its exit status."""
-    if context.options.scheduled:
-        from muster.commands.submit import submit
-
-        api.tell_of_others(context)
-        return submit(context)
     handle = api.begin(context)
     if context.options.detach:
         print(handle.id)
         return 0
+    if handle.detached:  # it waits in the queue of a scheduler
+        from muster.commands.submit import follow
+
+        return follow(handle.run, context.viewer, context.options.quiet)
     outcome = handle.drive()
     if outcome is None:
         return _unknown(handle)
-    if not context.asked.hosts:
+    if not context.asked.hosts and not context.options.scheduled:
         _write_elastic_error_file(handle.run, outcome, context.env)
     return outcome.code
 

@@ -1,0 +1,325 @@
+"""A run by a scheduler: write the script of its job and hand it in; or start it in an allocation that is there."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from subprocess import Popen
+from typing import Any
+
+from muster import archive, runs
+from muster.agent import meet, tree
+from muster.agent.eventloop import EventLoop
+from muster.agent.keep import ARCHIVE
+from muster.client import remote
+from muster.client.attach import AttachedClient, show_rest
+from muster.core.controller_config import RECORD
+from muster.environ import is_secret, stands_open
+from muster.errors import Impossible, RunFailed
+from muster.hosts import Wanted, fold_hosts, shares, unfold_hosts
+from muster.inside import ASKED
+from muster.job import Asked
+from muster.launchers import make_plan
+from muster.model import Host, Node, as_json
+from muster.options import RunOptions
+from muster.ranks import check_sizes, layout
+from muster.results import SIGTERM, Outcome
+from muster.runner.context import RunContext, Say, job_record, refuse_stdin
+from muster.runner.detached import DetachedRun
+from muster.runner.handle import RunHandle, Views
+from muster.runs import Scheduled
+from muster.schedulers import get_scheduler, title, typed
+from muster.schedulers.scheduler import Allocation, Request, Wish
+from muster.world import code
+from muster.world.claims import Claims
+from muster.world.link import captured_signals
+from muster.world.queue import client
+
+_TICK = 0.05
+"""Seconds between two looks at whether the supervisor is there, which is a file."""
+
+
+class StepRun(RunHandle):
+    """A run within an allocation that is there already; its supervisor is a step on the first node, and ends with this
+    process."""
+
+    def __init__(
+        self, run: runs.Run, views: Views, connection: AttachedClient, step: Popen[bytes], resources: ExitStack[None]
+    ):
+        super().__init__(run, views)
+        self._views, self._connection, self._step, self._resources = views, connection, step, resources
+
+    def _drive(self) -> Outcome | None:
+        try:
+            with self._resources:
+                outcome = self._connection.go()
+        finally:
+            _end(self._step, self.run)
+        if outcome is None and (outcome := self.run.outcome) is not None:
+            show_rest(self.run, self._views, self._connection.offsets)
+            self._views.finish(outcome)
+        return outcome
+
+    def stop(self, number: int = SIGTERM) -> None:
+        """End the run in order."""
+        self._connection.stop(number)
+
+
+def request(asked: Asked, options: RunOptions, run_dir: Path) -> Request:
+    """What is asked of the scheduler; raises `Impossible`."""
+    wish = Wish(
+        name=asked.job.name or asked.job.program.title,
+        nodes=options.nodes,
+        each=asked.each,
+        ranks=options.np,
+        gpus=options.gpus,
+        run_dir=str(run_dir),
+    )
+    return get_scheduler(asked.job.scheduler).request(wish, options)
+
+
+def nodes_to_come(asked: Asked, options: RunOptions, run_dir: Path) -> tuple[Node, ...]:
+    """The nodes and ranks of a job that is not submitted yet, as far as the options tell; raises `Impossible`.
+
+    Nodes that `--nodelist` does not name have their number for a name.
+    """
+    wanted, each = request(asked, options, run_dir), asked.each
+    number = int(each) if each is not None and each.isdigit() else None
+    ranks = options.np
+    if number is None and wanted.nodes == 1:
+        number = ranks
+    if number is None or wanted.nodes is None:
+        raise Impossible(
+            f"how many ranks each node gets is known when {title(asked.job.scheduler)} has given the nodes",
+            "say it for a plan: `-N 2 -g 8`",
+        )
+    names = list(wanted.nodelist)
+    if len(names) != wanted.nodes:
+        names = [f"node-{index}" for index in range(wanted.nodes)]
+    counts = shares([Wanted(name) for name in names], number, ranks)
+    threads = 0 if asked.threads_chosen else None
+    return layout((Host(name, threads=threads), count or 0) for name, count in zip(names, counts))
+
+
+def script_of(wanted: Request, asked: Asked, options: RunOptions, run_dir: Path) -> str:
+    """The batch script."""
+    command = (asked.job.python, "-I", "-S", str(run_dir / ARCHIVE), "inside", str(run_dir))
+    return get_scheduler(asked.job.scheduler).script(wanted, asked.job.setup, command, bool(options.python))
+
+
+def start(context: RunContext) -> StepRun | DetachedRun:
+    """Hand the run in, or start it on the nodes of the allocation that this is. Raises `MusterError`; then nothing is
+    left of it."""
+    refuse_stdin(context)
+    options, env, run_id, store = context.options, context.env, context.run_id, context.store
+    asked = context.asked
+    found = client(asked.job.scheduler)
+    of, flag, inner = found.scheduler, typed(found.name), found.scheduler.interactive
+    allocation = found.allocation(env, store.root)
+    claims, cpus = None, {}
+    if allocation is not None:
+        cpus = of.cpus(env, allocation.hosts)
+        if options.nodes is not None:
+            check_sizes(options.nodes, asked.each, options.np, f"-N {options.nodes}")
+        of.check_inside(allocation, options)
+        if options.detach and asked.job.stdin is not None:
+            raise Impossible("--stdin with --detach: there is no terminal to read from", "leave one of them out")
+        claims = Claims(store.root, found.name, f"{of.cluster(env)}-{allocation.job}")
+        allocation = _choose_nodes(allocation, claims, options, context.warn)
+    if allocation is None and asked.job.launcher == "srun" and options.gpus is not None and options.nnodes != "1":
+        raise Impossible(
+            f"--launcher srun with --gpus: {found.title} may give the nodes different numbers of GPUs, and srun cannot "
+            "start one job step on such nodes",
+            "ask for --gpus-per-node, or for one node (-N 1)",
+        )
+    if allocation is None and asked.job.stdin is not None:
+        raise Impossible(
+            f"--stdin with {flag}: a job in the queue has no terminal to read from",
+            "leave it out" + (f"; or run inside `{inner}`, where the terminal is there" if inner else ""),
+        )
+    make_plan(asked.job, layout([(Host("node"), 1)]), run_id)  # what cannot be is told now, and not when the job starts
+    if options.sync:
+        asked = _with_copy(context, store.path(run_id))
+    context = context._replace(asked=asked)
+    kept = context.new_directory()
+    try:
+        meet.put_flag(str(kept.path))
+        context.make_copy()
+        if options.sync and asked.copied is not None:
+            copied = asked.copied[0]
+            (kept.path / tree.LIST).write_bytes(tree.entries(copied.root, copied.names))
+        (kept.path / ARCHIVE).write_bytes(archive.build(compiled=True))
+        # the scheduler hands its own copy of the environment to the job, so no secret need lie in a file of the run
+        secrets = {name: value for name, value in asked.job.env.items() if not stands_open(name, value)}
+        plain = {name: value for name, value in asked.job.env.items() if name not in secrets}
+        terms = of.terms(options)
+        ask = {
+            "job": as_json(asked.job._replace(env=plain)),
+            "nodes": options.nodes,
+            "hosts": list(allocation.hosts) if allocation is not None else None,
+            "tasks": list(allocation.tasks) if allocation is not None else None,
+            "each": asked.each,
+            "np": options.np,
+            "threads_chosen": asked.threads_chosen,
+            "terms": terms._asdict(),
+            "allocated": allocation is not None,
+            "attached": allocation is not None and not options.detach,
+            "exported": {name: value for name, value in of.exported(env).items() if not is_secret(name, value)},
+            "cpus": cpus,
+            "sync": _sync(asked, options),
+            "check_code": not options.no_code_check,
+        }
+        kept.write(ASKED, ask)
+        if allocation is None:
+            wanted = request(asked, options, kept.path)
+            found.try_folder(store.root, wanted, env)
+            script = kept.path / "batch.sh"
+            with open(os.open(script, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(os.fsencode(script_of(wanted, asked, options, kept.path)))
+            number = found.submit(wanted, script, {**env, **secrets})
+        else:
+            number = allocation.job
+        remote.remember_way(kept, remote.way_of(asked.job))
+        kept.write("job.json", _record(kept, asked, context.argv, number, allocation is not None, terms.requeue))
+    except BaseException:
+        remote.forget_way(kept)
+        runs.remove(store, kept)
+        raise
+    if allocation is not None and claims is not None:
+        return _start_step(kept, context, allocation, claims)
+    context.progress(f"{run_id} is submitted to {found.title} as job {number}")
+    return DetachedRun(kept)
+
+
+def _with_copy(context: RunContext, run_dir: Path) -> Asked:
+    """The same with a copy of the code in the run directory, which all nodes share: ranks run that, unless all nodes
+    have the same in the folder where they start. Raises `Impossible`."""
+    asked = context.asked
+    job = code.real(asked.job)
+    if asked.copied is not None:  # there is one, by --snapshot
+        return asked._replace(job=job)
+    found = code.tree(job.cwd, job.program.path, str(run_dir.parent))
+    code.guard(found, context.code_limit, "--sync")
+    copy = run_dir / "code"
+    code.redirect(job, found.root, str(copy), "--sync")  # what cannot be is told now
+    return asked._replace(job=job, copied=(found, copy))
+
+
+def _sync(asked: Asked, options: RunOptions) -> dict[str, Any] | None:
+    """What nodes must know to find the code (`inside.py`); None where they share it."""
+    if not options.sync or asked.copied is None:
+        return None
+    found, copy = asked.copied
+    return {
+        "root": found.root,
+        "copy": str(copy),
+        "folder": tree.place(asked.job.cwd),
+        "redirected": options.snapshot,
+    }
+
+
+def _record(
+    kept: runs.Run, asked: Asked, words: list[str], number: str, allocated: bool, requeue: int
+) -> dict[str, Any]:
+    """What job.json says of a run whose nodes are not known yet."""
+    return job_record(
+        asked.job,
+        0,
+        kept.id,
+        words,
+        host="",
+        boot="",
+        pid=0,
+        pid_started="",
+        served={"name": "", "user": ""},
+        there=str(kept.path),
+        shared=True,
+        scheduler=Scheduled(
+            asked.job.scheduler, number, asked.job.name or asked.job.program.title, allocated, requeue
+        )._asdict(),
+    )
+
+
+def _choose_nodes(allocation: Allocation, claims: Claims, options: RunOptions, tell: Say) -> Allocation:
+    """The nodes of an allocation that this run gets: those that were named, as many as were asked for, or all.
+
+    Fewer than all are for this run alone: it waits until other runs leave it as many. Raises `Impossible`.
+    """
+    tasks, hosts = dict(zip(allocation.hosts, allocation.tasks)), allocation.hosts
+    of = get_scheduler(options.scheduled)
+    naming, inner = options.option(of.nodelist), of.interactive
+    if naming is not None and options.typed(naming) and (named := options.value(naming)) is not None:
+        what = f"{naming.long_name} {named}"
+        hosts = tuple(dict.fromkeys(unfold_hosts(named, what)))
+        others = [host for host in hosts if host not in allocation.hosts]
+        if others:
+            raise Impossible(
+                f"{what}: {fold_hosts(others)} is not of job {allocation.job}, inside of which this is",
+                f"it has {fold_hosts(allocation.hosts)}",
+            )
+    count = options.nodes
+    if count is not None and count > len(hosts):
+        raise Impossible(
+            f"--nnodes {count}: job {allocation.job}, in which this is, has {len(hosts)}"
+            if hosts == allocation.hosts
+            else f"--nnodes {count}: {naming.long_name if naming else 'the list'} names {len(hosts)}",
+            f"ask {inner or 'the scheduler'} for more" if hosts == allocation.hosts else "name more of them",
+        )
+    if count == len(allocation.hosts):
+        count = None
+    words = f"waiting for {'a free node' if count == 1 else f'{count} free nodes'} of job {allocation.job}"
+    chosen = claims.take(hosts, count, lambda: tell(f"{words}: other runs have the rest of {fold_hosts(hosts)}"))
+    return allocation._replace(hosts=chosen, tasks=tuple(tasks[host] for host in chosen if host in tasks))
+
+
+def _start_step(run: runs.Run, context: RunContext, allocation: Allocation, claims: Claims) -> StepRun | DetachedRun:
+    """Start the supervisor as a step on the first node of this allocation."""
+    job = context.asked.job
+    command = (job.python, "-I", "-S", str(run.path / ARCHIVE), "inside", str(run.path))
+    chosen = {**context.env, **{name: value for name, value in job.env.items() if not stands_open(name, value)}}
+    log, locks = run.path / "supervisor.log", list(claims.descriptors.values())
+    step = client(job.scheduler).start_step(allocation.job, allocation.hosts[:1], command, log, chosen, keep=locks)
+    claims.hand_over()
+    resources: ExitStack[None] = ExitStack()
+    try:
+        while (run.read(RECORD) is None or run.plan is None) and step.poll() is None:
+            time.sleep(_TICK)
+        plan = run.plan
+        if run.read(RECORD) is None or plan is None:
+            said = log.read_text(errors="replace").strip()
+            why = said.removeprefix("muster: ") or f"{get_scheduler(job.scheduler).task.program} said nothing"
+            raise RunFailed(f"the run did not start: {why}", None)
+        if context.options.detach:
+            on = fold_hosts(allocation.hosts)
+            context.progress(f"{run.id} is started on {on}, and ends with job {allocation.job}")
+            return DetachedRun(run)
+        views = Views(context.viewer(plan, run.id, run.operand), context.warn)
+        loop = resources.enter_context(EventLoop())
+        signals = resources.enter_context(captured_signals(loop, ours=context.foreground.signals))
+        connection = AttachedClient(
+            loop,
+            signals,
+            allocation.hosts[0],
+            run.operand,
+            lambda: remote.connect(run),
+            lambda made, name: views,
+            owner=True,
+            patience=job.lease + 30,
+            view=views,
+            files=lambda: run,
+            stdin=context.foreground.stdin,
+        )
+        return StepRun(run, views, connection, step, resources)
+    except BaseException:
+        resources.close()
+        _end(step, run)
+        raise
+
+
+def _end(step: Popen[bytes], run: runs.Run) -> None:
+    """See the step of the supervisor end; end it where the run has not come to an end."""
+    if step.poll() is None and run.outcome is None:
+        step.terminate()
+    step.wait()
