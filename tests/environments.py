@@ -15,22 +15,35 @@ from muster.launchers import LAUNCHERS
 SCRIPT = """
 import json, os, sys
 
+def process(pid):
+    words, env = (open(f"/proc/{pid}/{name}").read().split("\\0")[:-1] for name in ("cmdline", "environ"))
+    return {"argv": words, "env": dict(item.split("=", 1) for item in env if "=" in item)}
+
 def above():
     pid = os.getppid()
     while pid > 1:
         try:
-            words, env = (open(f"/proc/{pid}/{name}").read().split("\\0")[:-1] for name in ("cmdline", "environ"))
-            stat = open(f"/proc/{pid}/stat").read()
+            yield process(pid)
+            pid = int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])
         except OSError:
             return
-        yield {"argv": words, "env": dict(item.split("=", 1) for item in env if "=" in item)}
-        pid = int(stat.rpartition(")")[2].split()[1])
 
-told = {"env": dict(os.environ), "above": list(above())}
+def in_job():
+    job = os.environ.get("SLURM_JOB_ID")
+    for pid in os.listdir("/proc") if job else ():
+        try:
+            found = process(int(pid))
+        except (OSError, ValueError):
+            continue
+        if found["env"].get("SLURM_JOB_ID") == job:
+            yield found
+
+told = {"env": dict(os.environ), "above": list(above()), "in_job": list(in_job())}
 with open(os.path.join(sys.argv[-1], os.environ["RANK"] + ".json"), "w") as file:
     json.dump(told, file)
 """
-"""`… FOLDER`: leave there what this rank has, and what the processes above it were started with."""
+"""`… FOLDER`: leave there what this rank has, and what the processes above it, and those of its job here, were started
+with."""
 
 AGENT = re.compile(r" -I -S (-c f=open\(0|.+/muster\.pyz step )")
 
@@ -63,6 +76,11 @@ _ELASTIC = {
     "TORCHELASTIC_(USE_AGENT_STORE|SIGNALS_TO_HANDLE)": "as torchrun's agent sets them for its workers",
     "ROLE_NAME": "its own --role",
 }
+_STEP = {
+    "SLURM_(STEP_?ID|STEP_LAUNCHER_PORT|SRUN_COMM_\\w+|TASK_PID|LAUNCH_NODE_IPADDR|PRIO_PROCESS|UMASK)": (
+        "which step of Slurm the rank is in, which is true"
+    )
+}
 _SHELL = {"PWD|OLDPWD|SHLVL|_": "a shell on the way"}
 
 ADDS: dict[str, dict[str, str]] = {
@@ -81,7 +99,8 @@ ADDS: dict[str, dict[str, str]] = {
         r"(OMPI|PMIX)_\w+|(IPATH|HFI)_NO_BACKTRACE": "of MPI itself",
         **_SHELL,
     },
-    "submitit": {r"SUBMITIT_\w+": "of submitit itself"},
+    # in a job of Slurm it goes by a batch script and srun
+    "submitit": {r"SUBMITIT_\w+": "of submitit itself", **_STEP, **_SHELL},
     "ray": {
         r"RAY_\w+": "of Ray itself",
         "NODE_RANK|ACCELERATE_TORCH_DEVICE": "Ray Train tells each worker",
@@ -89,7 +108,7 @@ ADDS: dict[str, dict[str, str]] = {
         "SPT_NOENV": "it names its processes, and leaves the environment where it is",
         **_SHELL,
     },
-    "srun": {},
+    "srun": _STEP,
 }
 """What launchers add of their own to the environment of ranks, by name or pattern, and why."""
 
@@ -133,19 +152,55 @@ def differences(found: Mapping[str, str], expected: Mapping[str, Any], allowed: 
     return wrong
 
 
+def _told(folder: Path, rank: int) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / f"{rank}.json").read_text())
+    return found
+
+
+def _of_step(plan: Mapping[str, Any], folder: Path, rank: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the node of a rank has, and what the launcher hands on to it, where ranks are tasks of a step that srun has
+    made: they descend from Slurm's own daemon, and not from an agent."""
+
+    def node_of(told: Mapping[str, Any]) -> dict[str, Any]:
+        # srun, which has started it, has its words too
+        agents = (item for item in told["in_job"] if item["argv"][1:3] == ["-I", "-S"])
+        agent = next(item for item in agents if AGENT.search(" ".join(["", *item["argv"], ""])))
+        return {name: value for name, value in agent["env"].items() if not re.fullmatch(OF_AGENT, name)}
+
+    (command,) = (item for item in plan["commands"] if item["launcher"])
+    at_launcher = _told(folder, next(item["rank"] for item in plan["ranks"] if item["node"] == command["node"]))
+    head = node_of(at_launcher)
+    inherited = planned(head, command, head)
+    started = [
+        item
+        for item in at_launcher["in_job"]
+        if len(item["argv"]) == len(command["argv"]) and all(map(fits, item["argv"], command["argv"]))
+    ]
+    assert started, f"{command['argv']} is not among {[item['argv'] for item in at_launcher['in_job']]}"
+    for item in started:
+        wrong = differences(item["env"], inherited, _SHELL)
+        assert not wrong, "\n".join([f"{command['launcher']} itself:", *wrong])
+    return node_of(_told(folder, rank["rank"])), inherited
+
+
 def check(plan: Mapping[str, Any], folder: Path, place: Mapping[str, str] | None = None) -> None:
     """All ranks, and all launchers, have what the plan says. `place`: what is added where they run, and why."""
     launcher, place = plan["job"]["launcher"], place or {}
     for rank in plan["ranks"]:
-        told = json.loads((folder / f"{rank['rank']}.json").read_text())
+        told = _told(folder, rank["rank"])
         above = [" ".join(["", *process["argv"], ""]) for process in told["above"]]
-        number = next(number for number, line in enumerate(above) if AGENT.search(line))
+        number = next((number for number, line in enumerate(above) if AGENT.search(line)), None)
+        if number is None:
+            node, inherited = _of_step(plan, folder, rank)
+            wrong = differences(told["env"], planned(inherited, rank, node), {**ADDS[launcher], **place})
+            assert not wrong, "\n".join([f"rank {rank['rank']} of {launcher}:", *wrong])
+            continue
         node = {name: value for name, value in told["above"][number]["env"].items() if not re.fullmatch(OF_AGENT, name)}
         if plan["job"]["place"] == "ssh":
             node["PATH"] = {"late": "PATH"}  # which the agent has set since
         if plan["inherited"] is not None:
             assert plan["inherited"]["env"] == node
-        inherited: Mapping[str, Any] = node
+        inherited = dict(node)
         command = next((item for item in plan["commands"] if item["node"] == rank["node"] and item["launcher"]), None)
         if command is not None and number:
             inherited = planned(node, command, node)

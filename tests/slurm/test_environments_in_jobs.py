@@ -8,14 +8,11 @@ import environments
 import pytest
 from there import There
 
-TASKS = ("srun", "submitit")
-"""Their ranks are tasks of Slurm's own daemon, which no agent is above."""
-
 LONG = ("launch", "spawn", "accelerate", "deepspeed")
 """They import torch, or more, and are checked on this machine by `make test`."""
 
 
-@pytest.mark.parametrize("launcher", environments.launchers("slurm", *LONG, but=["ray", *TASKS]))
+@pytest.mark.parametrize("launcher", environments.launchers("slurm", *LONG, but=["ray"]))
 def test_ranks_of_a_job_have_what_the_plan_says(there: There, launcher: str) -> None:
     line = ["--slurm", "--launcher", launcher, "-N", "2", "-g", "2", "--env", "CHOSEN=$MASTER_ADDR"]
     line += [there.script(environments.SCRIPT), str(there.folder)]
