@@ -104,7 +104,7 @@ def test_ranks_outlive_a_full_disk_and_what_they_print_later_is_logged(
         assert 0 == status, said.read_text()
         assert [] == living(everybody)
         assert "Traceback" not in said.read_text()
-        told = r"ranks 0-1: \S+ (bytes|kB|MB) of output are not in their logs: No space left on device"
+        told = r"ranks 0-1: \S+ (bytes|KiB|MiB) of output are not in their logs: No space left on device"
         assert re.search(r"all 2 ranks ended well after .*\n" + told, said.read_text()), said.read_text()
         # the outcome was written although the disk is full
         shown = muster("show", "last", "--run-dir", str(disk))
@@ -112,7 +112,8 @@ def test_ranks_outlive_a_full_disk_and_what_they_print_later_is_logged(
         assert "state    succeeded" in shown.stdout
         logs = muster("logs", "last", "--run-dir", str(disk), "--rank", "1")
         assert ("line 1 " in logs.stdout, 0) == (True, logs.returncode)
-        assert re.search(r"rank 1: \S+ (bytes|kB|MB) of output are not in its log: No space", logs.stderr), logs.stderr
+        told = r"rank 1: \S+ (bytes|KiB|MiB) of output are not in its log: No space"
+        assert re.search(told, logs.stderr), logs.stderr
         no_one_left([], run.id)
 
 
@@ -160,7 +161,7 @@ def test_a_limit_of_file_sizes_ends_no_rank(muster: Any, script: Script) -> None
     assert 0 == done.returncode, done.stderr
     assert [4000, 4000] == [len(re.findall(rf"^\[{rank}\] line", done.stdout, re.M)) for rank in range(2)]
     assert 200_000 == len(muster.log(1))
-    assert re.search("ranks 0-1: .* kB of output are not in their logs: File too large", done.stderr), done.stderr
+    assert re.search("ranks 0-1: .* KiB of output are not in their logs: File too large", done.stderr), done.stderr
     assert "succeeded" in muster("ps", "-a").stdout
     assert newest(muster).name
 

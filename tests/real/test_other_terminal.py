@@ -147,7 +147,7 @@ def test_show_tells_what_ranks_use(muster: Any, script: Script) -> None:
         assert "launcher fork, 2 ranks" in lines
         assert any(re.fullmatch(r"python   /.*python\S* \(Python 3\.\d+\.\d+, torch 2\.\S+\)", line) for line in lines)
         row = next(line for line in lines if line.startswith("1  "))
-        assert re.fullmatch(rf"1 +{os.uname().nodename} +{pids[1]} +[\d.]+ [MG]B +\d+ % +1, \d+ MB", row)
+        assert re.fullmatch(rf"1 +{os.uname().nodename} +{pids[1]} +[\d.]+ [MG]iB +\d+ % +1, [\d.]+ MiB", row)
         os.kill(run.agent(), signal.SIGSTOP)  # it does not answer, and is not waited for
         stopped = muster("show")
         os.kill(run.agent(), signal.SIGCONT)
@@ -271,7 +271,7 @@ def test_old_runs_are_deleted_at_the_start_of_a_new_one_where_that_is_wanted(mus
         first = sorted(runs.iterdir())[1].name
         done = muster("run", "--name", "c", "--keep-runs", "2", "--", "true")
         assert ["live", "b", "c"] == names(), "the oldest one lives"
-        assert re.search(rf"^muster: deleted 1 old run \(\d+ kB\), by .*: {first}$", done.stderr, re.M), done.stderr
+        assert re.search(rf"^muster: deleted 1 old run \(\d+ KiB\), by .*: {first}$", done.stderr, re.M), done.stderr
         lost = sorted(runs.iterdir())[1]
         (lost / "outcome.json").unlink()  # as that of a run that another terminal is just starting
         (tmp_path / "muster.toml").write_text('[run]\nkeep_size = "1K"\n')

@@ -136,7 +136,7 @@ def test_a_disk_that_fills_up_where_copies_of_logs_are_kept(alone: There) -> Non
         assert 0 == alone.started[-1].returncode, alone.said()
         assert re.search(r"cannot keep logs of n2 on n1: No space left on device; they stay on n2 in \S", alone.said())
         told = (
-            r"rank 1: 1\d\d kB of output are not in its log: No space left on device on n1; n2 has all of it, in (\S+)"
+            r"rank 1: 1\d\d KiB of output are not in its log: No space left on device on n1; n2 has all of it, in (\S+)"
         )
         found = re.search(told, alone.said())
         assert found, alone.said()

@@ -208,7 +208,8 @@ def test_a_frozen_node_ends_nothing(there: There) -> None:
     there.lab.fault("freeze", "n2")
     frozen = time.monotonic()
     shown = there.muster("show", "last").stdout  # in seconds, whoever is silent
-    assert re.search(r"^0 +n1 +[0-9]+ +[0-9.]+ [MG]B +[0-9]+ %", shown, re.M) and "unknown: n2 does not answer" in shown
+    assert re.search(r"^0 +n1 +[0-9]+ +[0-9.]+ [MG]iB +[0-9]+ %", shown, re.M), shown
+    assert "unknown: n2 does not answer" in shown
     assert "n2 does not answer" in there.muster("stacks", "last").stderr
     time.sleep(max(0.0, frozen + 8 - time.monotonic()))  # longer than the lease, and than the probes of the kernel
     there.lab.clear()
