@@ -387,6 +387,19 @@ def test_ctrl_c_leaves_and_a_second_one_cancels(there: There) -> None:
     there.nothing_left()
 
 
+def test_a_job_that_never_starts_has_a_hint_and_who_waits_for_it_says_that_it_stays(there: There) -> None:
+    process = there.start("run", "--slurm", "-N", "9", "-g", "1", there.script(TICK), "1", "0.05")
+    until(lambda: "never starts" in there.said(), "it is pending")
+    run = there.run.name
+    until(lambda: f"hint: `muster kill {run}` takes it out of the queue; `muster nodes`" in there.said(), "has a hint")
+    there.kill("head", "muster run --slurm", signal.SIGTERM)
+    assert 143 == process.wait(timeout=20), there.said()
+    assert f"muster: {run} goes on as job" in there.said() and f"`muster kill {run}`" in there.said()
+    assert ["PENDING"] == queue(there)
+    assert 0 == there.muster("kill", run).returncode
+    assert [] == queue(there)
+
+
 def test_a_controller_that_is_killed_is_told_with_what_the_ranks_wrote(there: There) -> None:
     process = there.start("run", "--slurm", "-N", "2", "-g", "1", there.script(TICK), "10000", "0.05")
     there.steps(2, 3)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from muster import runs
@@ -41,9 +44,13 @@ def follow(run: runs.Run, viewer: Viewer, quiet: bool = False, attached: bool = 
     """
     leave = _leave_it if attached else _leave
     try:
-        watch = _watch(run, viewer, quiet)
+        with _raised(signal.SIGTERM, signal.SIGHUP):
+            watch = _watch(run, viewer, quiet)
     except KeyboardInterrupt:
         return leave(run)
+    except _Signalled as signalled:  # `timeout`, or a terminal that was closed: nobody is there for a second one
+        _leave_it(run)
+        return 128 + signalled.number
     if watch is not None and watch.left:
         return leave(run)
     if watch is not None and watch.outcome is not None:
@@ -58,6 +65,29 @@ def follow(run: runs.Run, viewer: Viewer, quiet: bool = False, attached: bool = 
         return _ended_unseen(run)
     view.finish(outcome)
     return outcome.code
+
+
+class _Signalled(BaseException):
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+@contextmanager
+def _raised(*numbers: int) -> Iterator[None]:
+    """Raise `_Signalled` for these signals, as Python does KeyboardInterrupt; one that is ignored stays so (nohup)."""
+
+    def handle(number: int, frame: object) -> None:
+        raise _Signalled(number)
+
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        if before[number] != signal.SIG_IGN:
+            signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, before[number])
 
 
 def _watch(run: runs.Run, viewer: Viewer, quiet: bool) -> AttachedClient | None:
@@ -100,6 +130,9 @@ def _watch(run: runs.Run, viewer: Viewer, quiet: bool) -> AttachedClient | None:
             if words != told:
                 told = words
                 tell_progress(words, quiet)
+                if phase is Phase.PENDING and seen is not None and seen.hopeless:
+                    hint = f"`muster kill {run.operand}` takes it out of the queue; `muster nodes` shows what there is"
+                    print(f"hint: {hint}", file=sys.stderr, flush=True)
         record = run.read(RECORD)
         if record is not None and record != watched and run.read("plan.json") is not None:
             watched, waits = record, False
@@ -160,7 +193,7 @@ def _leave(run: runs.Run) -> int:
 
 
 def _leave_it(run: runs.Run) -> int:
-    """Ctrl-C in a terminal that watched a run of another one."""
+    """Nobody watches any more; the job is not touched."""
     say = f"{run.id} goes on as job {_job_of(run).job}; `muster attach {run.operand}`, `muster kill {run.operand}`"
     print(f"\nmuster: {say}", file=sys.stderr, flush=True)
     return 0

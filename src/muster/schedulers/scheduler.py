@@ -160,6 +160,8 @@ class JobStatus(NamedTuple):
     """Why it has not started yet, for a person."""
     delayed: bool = False
     """It was put back into the queue, and the scheduler lets some time pass before it starts again."""
+    hopeless: bool = False
+    """It waits for what never comes, unless somebody changes the job or the cluster."""
 
 
 class Final(NamedTuple):

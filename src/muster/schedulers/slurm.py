@@ -594,6 +594,10 @@ _REASONS = {
 }
 
 
+NEVER = frozenset({"DependencyNeverSatisfied", "PartitionNodeLimit", "PartitionTimeLimit", "PartitionConfig"})
+"""The reasons for which a job waits for ever."""
+
+
 def why_pending(seen: Seen) -> str:
     """Why a job has not started, in words, with what Slurm expects."""
     reason = seen.reason.strip("()")

@@ -47,6 +47,7 @@ def _status(seen: slurm.Seen) -> JobStatus:
         seen.reason,
         slurm.why_pending(seen),
         delayed=seen.reason == "BeginTime",
+        hopeless=seen.reason.strip("()").partition(",")[0] in slurm.NEVER,
     )
 
 
