@@ -608,7 +608,7 @@ def _name(run: Run) -> str:
         return ""
 
 
-MORE_OF_IT = "give more of the id"
+MORE_OF_IT = "give the id of one of them"
 """The hint for the beginning of an id that fits several."""
 
 

@@ -197,7 +197,7 @@ def test_a_run_is_found_by_id_name_beginning_and_last(muster: Any) -> None:
     both = muster("show", common)
     assert 2 == both.returncode
     assert re.fullmatch(
-        rf"muster: `{common}` fits 2 runs: {RUN_ID}, {RUN_ID}\nhint: give more of the id\n", both.stderr
+        rf"muster: `{common}` fits 2 runs: {RUN_ID}, {RUN_ID}\nhint: give the id of one of them\n", both.stderr
     )
     none = muster("logs", "nothing")
     assert 2 == none.returncode

@@ -113,5 +113,5 @@ def test_a_prefix_that_fits_several(muster: Any) -> None:
     prefix = both[0][:3]
     for command in ("logs", "show", "wait", "kill", "attach", "stacks", "rm"):
         done = muster(command, prefix)
-        assert (2, "hint: give more of the id") == (done.returncode, done.stderr.splitlines()[-1])
+        assert (2, "hint: give the id of one of them") == (done.returncode, done.stderr.splitlines()[-1])
         assert both == re.findall(r"\d{8}-\S*true", done.stderr.partition("fits 2 runs")[2])

@@ -143,6 +143,7 @@ SETTINGS = [
     Case("muster run train.py", toml="[run]\nquiet = 3\n"),
     Case("muster run train.py", toml="run = 3\n"),
     Case("muster run train.py", toml="profile = 3\n"),
+    Case("muster run train.py", toml="np = 2\n"),
     Case("muster run --profile big train.py"),
     Case("muster run --profile big train.py", toml="[profile.small]\ngrace = 1\n[profile.tiny]\n"),
     Case("muster run --profile big train.py", toml="profile.big = 3\n"),

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from muster.agent import paths
+from muster.agent import paths, system
 from muster.errors import Impossible
 from muster.options import RUN, RunOptions
 from muster.parsing import from_table
@@ -23,6 +23,8 @@ def tables(profile: Any, env: Mapping[str, str]) -> list[dict[str, Any]]:
     for path in places:
         data = _toml(path)
         wrong = [name for name in data if name not in ("run", "profile", *SCHEDULERS)]
+        if wrong and not isinstance(data[wrong[0]], dict):
+            raise Impossible(f"{path}: the key {wrong[0]} stands in no table", "options stand below a line `[run]`")
         if wrong:
             own = "".join(f", those of {options_of(name).program} in `[{name}]`" for name in SCHEDULERS)
             raise Impossible(
@@ -116,5 +118,7 @@ def _toml(path: Path) -> dict[str, Any]:
         import tomli as tomllib  # type: ignore[import-not-found,no-redef]
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise Impossible(f"cannot read {path}: {system.reason(error)}", f"look at it: `ls -l {path}`") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Impossible(f"cannot read {path}: {error}", "see https://toml.io, or move the file away") from None
