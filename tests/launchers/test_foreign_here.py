@@ -52,6 +52,13 @@ def others(muster: Any) -> list[str]:
     return found
 
 
+def agent_of(muster: Any) -> int:
+    """The number of the agent; its parent, the guard, is called the same."""
+    both = {int(line.split()[0]) for line in others(muster) if "exec(f.read" in line and "setup" not in line}
+    (agent,) = [pid for pid in both if int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) in both]
+    return agent
+
+
 def test_what_a_launcher_says_while_its_ranks_are_awaited_is_shown(muster: Any, tmp_path: Path) -> None:
     """Open MPI, for one, waits for ever after some of its errors."""
     program = tmp_path / "waits"
@@ -100,12 +107,7 @@ def test_an_agent_that_is_killed_leaves_what_clean_finds(muster: Any, own_tmp: P
     process = muster.start("run", "--launcher", "torchrun", "-g", "2", "--", "sh", "-c", "echo $RANK; sleep 600")
     until(lambda: muster.home.exists() and all(wrote(muster, rank) for rank in range(2)), "both run")
     (shim,) = own_tmp.glob("muster-*/rank.pyz")
-    (agent,) = [
-        int(line.split()[0])
-        for line in others(muster)
-        if "-I" in line and "exec(f.read" in line and "setup" not in line
-    ]
-    os.kill(agent, signal.SIGKILL)
+    os.kill(agent_of(muster), signal.SIGKILL)
     assert 125 == process.wait(timeout=30)
     process.communicate()
     until(lambda: not others(muster), "nothing is left", 15)
@@ -258,7 +260,7 @@ def test_ranks_do_not_outlive_their_agent(muster: Any) -> None:
     assert 0 == muster("run", "-d", *line, timeout=60).returncode
     until(lambda: all(wrote(muster, rank) for rank in range(2)), "both run")
     # its parent is one more process of that name, which has to end what an agent leaves
-    agent = max(int(line.split()[0]) for line in others(muster) if "exec(f.read" in line)
+    agent = agent_of(muster)
     os.kill(agent, signal.SIGKILL)
     until(lambda: not [line for line in others(muster) if "sleep" in line], "the ranks have ended", 15)
     until(lambda: not others(muster), "nothing is left", 15)
