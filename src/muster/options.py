@@ -399,6 +399,13 @@ class WaitOptions(FindOptions):
     timeout = optional(("--timeout",), "wait no longer than this", "TIME", values.seconds, group=ENDS)
 
 
+_LOOKED_AT = (
+    optional(("-H", "--hosts"), "machines to look at", "HOSTS", values.text, _THIS_ONE, group=WHERE),
+    optional(("--hostfile",), "the same from a file", "FILE", values.text, group=WHERE),
+    defaulted(("--ssh",), "the words of ssh", "WORDS", values.text, default="ssh", group=WHERE),
+)
+
+
 class NodesOptions(RunDirOptions):
     """`muster nodes`."""
 
@@ -414,9 +421,7 @@ class LaunchersOptions(RunDirOptions):
 class DoctorOptions(RunDirOptions):
     """`muster doctor`."""
 
-    hosts = optional(("-H", "--hosts"), "machines to look at", "HOSTS", values.text, _THIS_ONE, group=WHERE)
-    hostfile = optional(("--hostfile",), "the same from a file", "FILE", values.text, group=WHERE)
-    ssh = defaulted(("--ssh",), "the words of ssh", "WORDS", values.text, default="ssh", group=WHERE)
+    hosts, hostfile, ssh = _LOOKED_AT
     scheduler = optional(
         ("--scheduler",),
         "nodes of this scheduler; inside an allocation its nodes, without being asked",
@@ -459,9 +464,7 @@ class CompletionOptions(Options):
 class CleanOptions(RunDirOptions):
     """`muster clean`."""
 
-    hosts = optional(("-H", "--hosts"), "machines to look at", "HOSTS", values.text, _THIS_ONE, group=WHERE)
-    hostfile = optional(("--hostfile",), "the same from a file", "FILE", values.text, group=WHERE)
-    ssh = defaulted(("--ssh",), "the words of ssh", "WORDS", values.text, default="ssh", group=WHERE)
+    hosts, hostfile, ssh = _LOOKED_AT
     python = optional(("--python",), "the Python there", "PATH", values.text, "`python3`", group=HOW)
     dry_run = flag(("-n", "--dry-run"), "only list what there is", group=SHOWS)
 

@@ -80,7 +80,8 @@ class Option(Generic[Value]):
     @property
     def hint(self) -> str | None:
         """The same with the name before it, for who gave a wrong value; None where there is nothing to say."""
-        return f"`{self.long_name} {self.metavar}`".replace(" `", "`") + f": {self.says}" if self.says else None
+        form = " ".join(filter(None, (self.long_name, self.metavar)))
+        return f"`{form}`: {self.says}" if self.says else None
 
     @property
     def variables(self) -> tuple[str, ...]:

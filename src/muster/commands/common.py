@@ -104,9 +104,10 @@ def started_for_programs(job: Mapping[str, Any]) -> str:
 
 
 def _time_in(form: str, job: Mapping[str, Any]) -> str:
+    began = job.get("time")  # none in a damaged file
     try:
-        return time.strftime(form, time.localtime(job["time"]))
-    except (KeyError, ValueError, OverflowError, OSError):  # an older run, or a damaged file
+        return time.strftime(form, time.localtime(began)) if began is not None else "?"
+    except (ValueError, OverflowError, OSError):
         return "?"
 
 

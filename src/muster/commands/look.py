@@ -70,7 +70,7 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
         code = "" if item["code"] is None else str(item["code"])
         took = seconds(item["seconds"]) if item["seconds"] is not None else ""
         how = (item["launcher"], item["command"])
-        when = started_in_words({"time": item["time"]} if item["time"] is not None else {})
+        when = started_in_words(item)
         rows.append((item["id"], item["name"], str(item["ranks"]), item["state"], code, when, took, *how))
     # an id begins with the time of the start, in UTC
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from muster import runs
 from muster.agent.eventloop import EventLoop
+from muster.agent.signals import CapturedSignals, not_ignored
 from muster.client import remote
 from muster.client.attach import AttachedClient, show_rest
 from muster.client.client import Client
@@ -20,6 +18,7 @@ from muster.client.reconcile import cancel, reconcile
 from muster.commands.context import tell_progress
 from muster.core.controller_config import RECORD
 from muster.hosts import fold_hosts
+from muster.results import SIGHUP, SIGTERM
 from muster.runner.context import Viewer
 from muster.runs import Scheduled
 from muster.schedulers import get_scheduler, title
@@ -43,14 +42,14 @@ def follow(run: runs.Run, viewer: Viewer, quiet: bool = False, attached: bool = 
     `attached`: this terminal is not the one that started it, and no Ctrl-C ends the job.
     """
     leave = _leave_it if attached else _leave
-    try:
-        with _raised(signal.SIGTERM, signal.SIGHUP):
-            watch = _watch(run, viewer, quiet)
-    except KeyboardInterrupt:
-        return leave(run)
-    except _Signalled as signalled:  # `timeout`, or a terminal that was closed: nobody is there for a second one
+    with EventLoop() as loop, CapturedSignals(loop, not_ignored((SIGTERM, SIGHUP))) as signals:
+        try:
+            watch = _watch(run, viewer, quiet, loop, signals)
+        except KeyboardInterrupt:
+            return leave(run)
+    if signals.pending:  # `timeout`, or a terminal that was closed: nobody is there for a second one
         _leave_it(run)
-        return 128 + signalled.number
+        return 128 + signals.pending[0]
     if watch is not None and watch.left:
         return leave(run)
     if watch is not None and watch.outcome is not None:
@@ -67,38 +66,20 @@ def follow(run: runs.Run, viewer: Viewer, quiet: bool = False, attached: bool = 
     return outcome.code
 
 
-class _Signalled(BaseException):
-    def __init__(self, number: int) -> None:
-        self.number = number
+def _watch(
+    run: runs.Run, viewer: Viewer, quiet: bool, loop: EventLoop, signals: CapturedSignals
+) -> AttachedClient | None:
+    """Watch it through all its attempts, or until a signal is pending.
 
-
-@contextmanager
-def _raised(*numbers: int) -> Iterator[None]:
-    """Raise `_Signalled` for these signals, as Python does KeyboardInterrupt; one that is ignored stays so (nohup)."""
-
-    def handle(number: int, frame: object) -> None:
-        raise _Signalled(number)
-
-    before = {number: signal.getsignal(number) for number in numbers}
-    for number in numbers:
-        if before[number] != signal.SIG_IGN:
-            signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            signal.signal(number, before[number])
-
-
-def _watch(run: runs.Run, viewer: Viewer, quiet: bool) -> AttachedClient | None:
-    """Watch it through all its attempts; gives the last watch, None when there was nothing to watch."""
+    Gives the last watch, None when there was nothing to watch.
+    """
     scheduled = _job_of(run)
     asks, number, requeues = client(scheduled.name), scheduled.job, scheduled.requeue
     root, since = run.path.parents[1], float(run.job["time"])
     watch: AttachedClient | None = None
     watched: Any = None
     told, next_look, waits = "", 0.0, False
-    while True:
+    while not signals.pending:
         ended = run.outcome
         if ended is not None and (not requeues or ended.code == 0):
             return watch
@@ -136,10 +117,10 @@ def _watch(run: runs.Run, viewer: Viewer, quiet: bool) -> AttachedClient | None:
         record = run.read(RECORD)
         if record is not None and record != watched and run.read("plan.json") is not None:
             watched, waits = record, False
-            with EventLoop() as loop, captured_signals(loop) as signals:
+            with EventLoop() as watching, captured_signals(watching) as captured:
                 watch = AttachedClient(
-                    loop,
-                    signals,
+                    watching,
+                    captured,
                     run.job["host"],
                     run.operand,
                     lambda: remote.connect(run),
@@ -154,7 +135,8 @@ def _watch(run: runs.Run, viewer: Viewer, quiet: bool) -> AttachedClient | None:
             if watch.left or (watch.outcome is not None and (not requeues or watch.outcome.code == 0)):
                 return watch
             next_look = 0.0
-        time.sleep(_TICK)
+        loop.run_once(_TICK)
+    return watch
 
 
 def _job_of(run: runs.Run) -> Scheduled:
