@@ -14,6 +14,7 @@ from muster.client.local import is_anothers
 from muster.client.reconcile import may_still_run, note_answer, reconcile
 from muster.client.remote import keep_piece
 from muster.client.status import RunStatus
+from muster.core.controller_config import RECORD
 from muster.report import outcome_as_json
 from muster.results import Outcome, RunState
 from muster.runs import Run
@@ -102,7 +103,7 @@ class Follower:
             return self._final
         outcome = self.client.outcome
         if outcome is not None and outcome.code and (scheduled := self.run.scheduled) and scheduled.requeue:
-            self._past = self.run.bytes_of("serve.json")
+            self._past = self.run.bytes_of(RECORD)
             self.client.outcome = None
             self.client.close()
         elif outcome is not None:
@@ -145,7 +146,7 @@ class Follower:
         if not job.get("served") or is_anothers(self.run):
             return
         if not self.client.connected:  # its scheduler has told that it runs
-            record = self.run.bytes_of("serve.json")
+            record = self.run.bytes_of(RECORD)
             if record in (None, self._past) or left < _ARRIVES_WITHIN:
                 return
             if record == self._tried and time.monotonic() < self._next_trial:

@@ -24,8 +24,12 @@ def is_anothers(run: Run) -> bool:
 
 def answers(run: Run) -> bool:
     """Its agent, or its supervisor, is here: whatever its files say, it runs."""
-    path = str(run.path)
-    return any(local.listens(partial(local.find, path, who)) for who in (local.AGENT, local.SUPERVISOR))
+    return agent_listens(run) or local.listens(partial(local.find, str(run.path), local.SUPERVISOR))
+
+
+def agent_listens(run: Run) -> bool:
+    """Its agent is here, even if it takes no connection."""
+    return local.listens(partial(local.find, str(run.path), local.AGENT))
 
 
 def starter_lives(run: Run) -> bool:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from muster.client.client import ANSWERS_WITHIN, Client
-from muster.client.local import agent_of, answers, is_anothers, starter_lives
+from muster.client.local import agent_listens, answers, is_anothers, starter_lives
 from muster.client.status import Controller, RunStatus, status
 from muster.errors import Impossible, MusterError, Unreachable
 from muster.report import outcome_as_json
@@ -119,15 +119,7 @@ class _Sight:
 
     def listens(self) -> bool:
         """Its agent is here, even if it takes no connection; of another user's run, or its controller."""
-        if self.anothers:
-            return answers(self.run)
-        try:
-            link = agent_of(self.run)
-        except TimeoutError:
-            return True
-        if link is not None:
-            link.close()
-        return link is not None
+        return answers(self.run) if self.anothers else agent_listens(self.run)
 
     def starter_lives(self) -> bool:
         """The process that job.json names lives, and is not stopped (Ctrl-Z) while its agent has ended the ranks."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
+from muster.core.controller_config import RECORD
 from muster.results import Outcome, RunState, StopKind, StopReason
 from muster.runs import Run, Scheduled, Unreadable
 from muster.schedulers import get_scheduler
@@ -77,7 +78,7 @@ def status(run: Run, sight: Sight) -> RunStatus:
     if outcome is not None and not _comes_again(run, outcome, sight):
         return RunStatus(outcome.state, outcome=outcome)
     scheduled = run.scheduled
-    if scheduled is not None and (not scheduled.allocated or run.read("serve.json") is None):
+    if scheduled is not None and (not scheduled.allocated or run.read(RECORD) is None):
         return _in_queue(run, scheduled, sight)  # asked once for all runs, and no step of its own is needed
     if job.get("served"):
         return _served(run, sight)
@@ -143,7 +144,7 @@ def _end_in_queue(run: Run, end: JobEnd, state: str, sight: Sight) -> Outcome:
     attempts = run.attempts()
     took = max(0.0, sight.now() - float(run.job["time"])) if attempts else 0.0  # it may never have started
     how = end.words
-    if end.failed and run.read("serve.json") is not None:
+    if end.failed and run.read(RECORD) is not None:
         how = f"the controller of the run on {run.job['host']} was killed"
     elif end.cancelled and (who := sight.cancelled_by()):
         how = f"it was cancelled by {who}"

@@ -19,6 +19,7 @@ from muster.client.reconcile import cancel, has_not_ended, may_still_run, reconc
 from muster.client.status import RunStatus
 from muster.commands.asking import agreed
 from muster.commands.common import end_in_words, living_in_words, one, read, started_in_words
+from muster.core.controller_config import RECORD
 from muster.errors import Impossible, MusterError, RunFailed, Unreachable
 from muster.options import KillOptions, RunOptions, StacksOptions, WaitOptions
 from muster.plurals import plural
@@ -139,7 +140,7 @@ def _end_over(run: runs.Run, client: Client, by: str) -> int:
         cancel(run)
         print(f"{run.id}: taken out of the queue")
         return 0
-    if found.state is RunState.RUNNING and scheduled and run.read("serve.json") is None:  # nobody there to ask yet
+    if found.state is RunState.RUNNING and scheduled and run.read(RECORD) is None:  # nobody there to ask yet
         found = _cancel(follower, scheduled)
         require_known(run, found)
         print(f"{run.id}: cancelled, {_told(found)}")
