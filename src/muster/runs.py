@@ -53,7 +53,7 @@ from muster.stored import (
 ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4,16}(-[A-Za-z0-9_.-]{1,24})?")
 """The time, something random, and the name of the script."""
 
-_LARGEST = 64 << 20
+LARGEST = 64 << 20
 """Bytes of a JSON file of a run; the plan of some thousand ranks has a few MB."""
 
 _RESERVE = "reserve"
@@ -161,11 +161,14 @@ class Run:
 
     def write(self, name: str, data: Mapping[str, Any]) -> None:
         """Write one of the JSON files, whole or not at all. Raises OSError."""
-        text = json.dumps(data, indent=1)
-        part = self.path / (name + ".part")
+        self.replace(name, (json.dumps(data, indent=1) + "\n").encode())
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write a file, whole or not at all: several commands may do that at once. Raises OSError."""
+        part = self.path / f"{name}.{os.urandom(8).hex()}.part"
         try:
-            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
-                file.write(text + "\n")
+            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
+                file.write(data)
         except OSError:
             with suppress(OSError):
                 part.unlink()  # half of it would be of no use, and takes room
@@ -238,7 +241,7 @@ class Run:
                 found = os.fstat(file.fileno())
                 if not stat.S_ISREG(found.st_mode):
                     raise Unreadable(self, name, "it is not a regular file")
-                if found.st_size > _LARGEST:
+                if found.st_size > LARGEST:
                     raise Unreadable(self, name, f"it has {found.st_size >> 20} MB")
                 return file.read()
         except FileNotFoundError:

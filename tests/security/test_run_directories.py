@@ -210,7 +210,7 @@ def test_root_sees_that_the_run_of_a_user_lives(place: Path) -> None:
         finally:
             with suppress(ProcessLookupError):
                 process.kill()
-    assert "running" not in root.muster("ps", *runs_of).stdout
+    until(lambda: "running" not in root.muster("ps", *runs_of).stdout, "root sees that it has ended")
 
 
 @needs_root

@@ -117,6 +117,25 @@ def test_the_end_is_told_and_the_files_come_over_the_same_connection(host: Host,
     assert ["runs"] == os.listdir(run.path.parents[1])
 
 
+def test_a_file_that_is_written_anew_is_never_half_there(host: Host, run: Run) -> None:
+    """Each of several commands brings the files of a run here, and all of them read outcome.json meanwhile."""
+    outcome = json.dumps(outcome_as_json(ENDED)).encode()
+    half = says("file", outcome[:10], name="outcome.json", offset=0, whole=True)
+    rest = says("file", outcome[10:], name="outcome.json", offset=10, whole=True)
+    other = says("file", b"{}", name="attempt_0/rank_00000.error.json", offset=0, whole=True)
+    host.scripts = [
+        [arrives, "files", half],
+        [arrives, "files", half, rest, other, says("done"), stays],
+        [arrives, "files", half],
+    ]
+    for brought, found in ((False, None), (True, ENDED), (False, ENDED)):
+        with Client(run) as client:
+            assert brought is client.sync_files()
+        assert found == run.outcome
+    assert b"{}" == run.log(0, 0, "error.json").read_bytes()
+    assert ["attempt_0", "job.json", "outcome.json"] == sorted(os.listdir(run.path))
+
+
 def test_an_end_whose_files_do_not_come_is_known_all_the_same(host: Host, run: Run) -> None:
     host.scripts = [[*ANSWERS, "watch", OVER, "files"]]
     with Client(run) as client:

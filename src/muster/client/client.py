@@ -12,7 +12,7 @@ from muster.agent.eventloop import EventLoop
 from muster.agent.messages import AGENT, CLIENT, FROM_CLIENT, between
 from muster.agent.protocol import VERSION, Refused, Unknown, Unpacker, pack
 from muster.client.local import agent_of, is_anothers
-from muster.client.remote import connect, keep_piece, sizes_of
+from muster.client.remote import Replacement, connect, keep_piece, sizes_of
 from muster.errors import Impossible, RunFailed, Unreachable
 from muster.results import Outcome
 from muster.runs import Run, Unreadable
@@ -57,6 +57,8 @@ class Client:
         """Who asked has been told so; who asks again wants to know whether there is one by now."""
         self._answers: deque[dict[str, Any]] = deque()
         self._output: Output | None = None
+        self._replacement: Replacement | None = None
+        """The file that comes in pieces just now."""
 
     def __enter__(self) -> Client:
         return self
@@ -108,6 +110,7 @@ class Client:
     def _forget(self) -> None:
         self._connection, self._version, self._subscribed = None, None, False
         self._gone, self._gone_told = None, False
+        self._replacement = None  # a part of it
         self._answers.clear()
 
     def _note(self, text: str) -> None:
@@ -143,7 +146,7 @@ class Client:
         if fields["kind"] == "gone":
             self._gone = {"gone": True, "there": bool(fields.get("there"))}
             return
-        if fields["kind"] in ("answer", "unknown", "done"):
+        if fields["kind"] in ("answer", "unknown"):
             self._answers.append(fields)
             return
         try:
@@ -151,13 +154,33 @@ class Client:
             if fields["kind"] == "over":
                 self.outcome = outcome_from_json(told["outcome"])
             elif fields["kind"] == "file":
-                keep_piece(self.run, told["name"], told["offset"], payload, told["whole"])
+                self._keep(payload, **told)
+            elif fields["kind"] == "done":
+                self._keep_replacement()
+                self._answers.append(fields)
             elif fields["kind"] == "output" and self._output is not None:
                 self._output(told["rank"], told["stream"], told["attempt"], told["offset"], payload)
                 self._tell("taken", node=told["node"], count=len(payload))
         except NOT_UNDERSTOOD:
             # a hostile host, or another version of muster: the files of the run tell of its end
             self._disconnect()
+
+    def _keep(self, data: bytes, name: str, offset: int, whole: bool) -> None:
+        """A piece of a file has come; one that is `whole` is written anew."""
+        if self._replacement is not None and (not whole or self._replacement.name != name):
+            self._keep_replacement()
+        if not whole:
+            keep_piece(self.run, name, offset, data)
+            return
+        if self._replacement is None:
+            self._replacement = Replacement(name)
+        self._replacement.add(offset, data)
+
+    def _keep_replacement(self) -> None:
+        """The file of which pieces have come is whole: files come one after another."""
+        if self._replacement is not None:
+            replacement, self._replacement = self._replacement, None
+            replacement.keep(self.run)
 
     def _tell(self, kind: str, **fields: Any) -> None:
         if self._connection is not None and self._connection.open:

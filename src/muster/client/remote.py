@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +20,7 @@ from muster.model import Job, Plan, as_json
 from muster.places import TRANSPORTS
 from muster.places.target import Target
 from muster.printable import line as safe
-from muster.runs import ID, JOB, MORE_OF_IT, Run, Store, every, note, some, why_not_ours, why_refused
+from muster.runs import ID, JOB, LARGEST, MORE_OF_IT, Run, Store, every, note, some, why_not_ours, why_refused
 from muster.schedulers import get_scheduler
 from muster.stored import Malformed, checked, plan_from_json, table, text, texts, texts_by_name
 from muster.world.here import identity
@@ -190,11 +192,16 @@ _SENT = re.compile(
 
 def sizes_of(run: Run) -> dict[str, int]:
     """How much there is here of each file of a run, by its name."""
-    return {str(path.relative_to(run.path)): path.stat().st_size for path in run.path.rglob("*") if path.is_file()}
+    found = {}
+    for path in run.path.rglob("*"):
+        with suppress(FileNotFoundError):  # another command may be replacing it
+            if stat.S_ISREG((status := path.stat()).st_mode):
+                found[str(path.relative_to(run.path))] = status.st_size
+    return found
 
 
-def keep_piece(run: Run, name: str, offset: int, data: bytes, whole: bool = False) -> None:
-    """Put a piece of a file that its host has sent at its place here. `whole`: it is written anew. Raises OSError.
+def keep_piece(run: Run, name: str, offset: int, data: bytes) -> None:
+    """Put a piece of a file that its host has sent at its place here. Raises OSError.
 
     What is no file of a run is of a newer muster, or of somebody who wants to write elsewhere, and is left out.
     """
@@ -203,8 +210,28 @@ def keep_piece(run: Run, name: str, offset: int, data: bytes, whole: bool = Fals
     path = run.path / name
     system.make_private(str(path.parent))
     with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+b") as file:
-        if whole and offset == 0:
-            file.truncate()
         if offset <= os.fstat(file.fileno()).st_size:  # else a piece is missing, and it would leave a hole
             file.seek(offset)
             file.write(data)
+
+
+class Replacement:
+    """A file that its host sends anew, in pieces. It takes the place of the one here when it is whole: other commands
+    read that one meanwhile."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self._data = bytearray()
+
+    def add(self, offset: int, data: bytes) -> None:
+        """Add the next piece. Raises `Malformed` for one that is not the next, or for too large a file."""
+        if offset != len(self._data) or offset + len(data) > LARGEST:
+            raise Malformed(f"a piece of {self.name} at {offset}, after {len(self._data)} bytes")
+        self._data += data
+
+    def keep(self, run: Run) -> None:
+        """It is whole: put it in its place. Raises OSError."""
+        if not _SENT.fullmatch(self.name):
+            return
+        system.make_private(str((run.path / self.name).parent))
+        run.replace(self.name, bytes(self._data))
