@@ -17,18 +17,28 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from muster.agent.eventloop import EventLoop
-from muster.agent.wire import Wire
+from muster.controller.connections import AgentConnection
+from muster.controller.controller import Controller, settings_of
 from muster.core.controller_config import ControllerConfig, NodeRecord
+from muster.core.layout import layout
+from muster.core.model import Host, Job, Plan, Program
+from muster.core.results import SIGINT, SIGTERM
+from muster.core.supervisor import (
+    AgentReady,
+    CleanedUp,
+    JobEnding,
+    PreemptionWarned,
+    RankExited,
+    StopRequested,
+    StoreOpened,
+    Supervisor,
+    Tick,
+)
 from muster.launchers import make_plan
-from muster.model import Host, Job, Plan, Program
-from muster.ranks import layout
-from muster.report import outcome_as_json, outcome_in_words
-from muster.results import SIGINT, SIGTERM
-from muster.runs import Run
-from muster.supervise import Asked, Ended, JobEnds, Listening, Ready, Supervisor, Swept, Tick, Warned
-from muster.world.link import Link
-from muster.world.loop import World, settings_of
+from muster.linux.eventloop import EventLoop
+from muster.protocol.channel import Channel
+from muster.rundir import Run
+from muster.ui.text import outcome_as_json, outcome_in_words
 
 RANKS_A_NODE = 8
 SIZES = (1024, 2048, 4096, 8192)
@@ -36,11 +46,11 @@ MOST = 8.0
 """4,096 ranks may cost so many times what 1,024 do."""
 
 
-class Controller(World):
+class BenchController(Controller):
     """One whose agents are this benchmark; what is written down is kept."""
 
     def __init__(self, loop: EventLoop, plan: Plan) -> None:
-        links = [Link(node.number, node.host.name, Wire()) for node in plan.nodes]
+        links = [AgentConnection(node.number, node.host.name, Channel()) for node in plan.nodes]
         nodes = tuple(NodeRecord("/nowhere") for _ in plan.nodes)
         config = ControllerConfig(loop.time(), "127.0.0.1", 0.0, nodes)
         super().__init__(loop, plan, Run(Path("/nowhere")), links, config)
@@ -60,7 +70,7 @@ class Controller(World):
 
     def frame(self, node: int, kind: str, **fields: Any) -> None:
         """An agent says this."""
-        self.hear(self.links[node], [({"kind": kind, "t": self.began + 1.0, **fields}, b"")])
+        self.receive(self.links[node], [({"kind": kind, "t": self.began + 1.0, **fields}, b"")])
 
     def node_of(self, rank: int) -> int:
         """Where a rank is."""
@@ -77,14 +87,14 @@ class Controller(World):
             self.frame(link.node, "swept", ended=[], left=[])
 
 
-def end_well(world: Controller, count: int) -> None:
+def end_well(world: BenchController, count: int) -> None:
     """With exit status 0."""
     for rank in range(count):
         world.end(rank, code=0)
     world.sweep()
 
 
-def one_fails(world: Controller, count: int) -> None:
+def one_fails(world: BenchController, count: int) -> None:
     """And the others end when they are asked to."""
     world.end(0, code=1)
     for rank in range(1, count):
@@ -92,16 +102,16 @@ def one_fails(world: Controller, count: int) -> None:
     world.sweep()
 
 
-def all_fail(world: Controller, count: int) -> None:
+def all_fail(world: BenchController, count: int) -> None:
     """Each in another way."""
     for rank in range(count):
         world.end(rank, code=1 + rank % 200)
     world.sweep()
 
 
-def interrupted(world: Controller, count: int) -> None:
+def interrupted(world: BenchController, count: int) -> None:
     """By Ctrl-C, which half of the ranks do not obey."""
-    world.handle(Asked(2.0, SIGINT))
+    world.handle(StopRequested(2.0, SIGINT))
     for rank in range(0, count, 2):
         world.end(rank, signal=SIGINT)
     world.handle(Tick(40.0))
@@ -110,24 +120,24 @@ def interrupted(world: Controller, count: int) -> None:
     world.sweep()
 
 
-def leave_as_told(world: Controller, count: int) -> None:
+def leave_as_told(world: BenchController, count: int) -> None:
     """One after another, before the time limit of the job."""
     for link in world.links:
         ranks = tuple(rank.rank for rank in world.plan.nodes[link.node].ranks)
-        world.handle(Warned(2.0, "time limit", ranks))
+        world.handle(PreemptionWarned(2.0, "time limit", ranks))
     for rank in range(count):
         world.end(rank, code=1)
-    world.handle(JobEnds(3.0, "time limit", 30.0))
+    world.handle(JobEnding(3.0, "time limit", 30.0))
     world.sweep()
 
 
-def all_hosts_lost(world: Controller, count: int) -> None:
+def all_hosts_lost(world: BenchController, count: int) -> None:
     """One after another."""
     for link in world.links:
         world.lost(link, f"the agent on {link.host} could not be reached for 45 s")
 
 
-def full_disks(world: Controller, count: int) -> None:
+def full_disks(world: BenchController, count: int) -> None:
     """On all hosts: no log can be written, and then again."""
     for going_on in (True, False):
         for rank in range(count):
@@ -137,7 +147,7 @@ def full_disks(world: Controller, count: int) -> None:
     end_well(world, count)
 
 
-def started_by_torchrun(world: Controller, count: int) -> None:
+def started_by_torchrun(world: BenchController, count: int) -> None:
     """Ranks of an external launcher register, all but the last of each node, and the launchers fail."""
     for rank in range(count):
         if rank % RANKS_A_NODE < RANKS_A_NODE - 1:
@@ -153,7 +163,7 @@ def started_by_torchrun(world: Controller, count: int) -> None:
     world.sweep()
 
 
-WAYS: Mapping[str, Callable[[Controller, int], None]] = {
+WAYS: Mapping[str, Callable[[BenchController, int], None]] = {
     "all end well": end_well,
     "one fails": one_fails,
     "all fail": all_fail,
@@ -177,21 +187,21 @@ def alone(plan: Plan, count: int) -> float:
     """CPU seconds of the supervisor for ranks that end well."""
     supervisor = Supervisor(settings_of(plan))
     for node in plan.nodes:
-        supervisor.handle(Ready(0.0, node.number))
-    supervisor.handle(Listening(0.0, 0, 29500))
+        supervisor.handle(AgentReady(0.0, node.number))
+    supervisor.handle(StoreOpened(0.0, 0, 29500))
     began = time.process_time()
     for rank in range(count):
-        supervisor.handle(Ended(1.0, rank, 0, 0))
+        supervisor.handle(RankExited(1.0, rank, 0, 0))
     for node in plan.nodes:
-        supervisor.handle(Swept(2.0, node.number))
+        supervisor.handle(CleanedUp(2.0, node.number))
     assert supervisor.over
     return time.process_time() - began
 
 
-def whole(way: Callable[[Controller, int], None], plan: Plan, count: int) -> float:
+def whole(way: Callable[[BenchController, int], None], plan: Plan, count: int) -> float:
     """CPU seconds of a controller from the first end of a rank to the report."""
     with EventLoop() as loop:
-        world = Controller(loop, plan)
+        world = BenchController(loop, plan)
         for node in plan.nodes:
             world.frame(node.number, "ready", fork=False, why="")
         world.frame(0, "listening", attempt=0, port=29500)

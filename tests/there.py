@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from waiting import until
 
-from muster.lab import Lab, kernel
+from muster.lab import Lab, namespaces
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "distributed_sum.py"
 
@@ -36,7 +36,7 @@ dist.destroy_process_group()
 """STEPS SECONDS: so many sums, with a pause after each."""
 
 
-def in_step(there: There, late: int = 1) -> None:
+def in_step(there: LabCluster, late: int = 1) -> None:
     """The logs of the newest run, one of TICK, are in the order of the steps, at most so many `late`; each line has its
     time."""
     lines = [line.split() for line in there.muster("logs", "last", "--timestamps", "--stdout").stdout.splitlines()]
@@ -59,7 +59,7 @@ class Logins:
         return self._notes.read_text().count("\n") if self._notes.exists() else 0
 
 
-class There:
+class LabCluster:
     """muster in a lab: each test has a folder and a MUSTER_HOME of its own, which all hosts share."""
 
     def __init__(self, lab: Lab, folder: Path):
@@ -128,7 +128,7 @@ class There:
         for host in hosts or self.lab.hosts:
             if host not in living:
                 continue
-            for pid in kernel.inhabitants(living[host]):
+            for pid in namespaces.inhabitants(living[host]):
                 with suppress(OSError):
                     words = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
                     environ = Path(f"/proc/{pid}/environ").read_bytes()
@@ -174,9 +174,9 @@ class There:
 
 
 @pytest.fixture
-def there(lab: Lab, tmp_path: Path) -> Iterator[There]:
+def there(lab: Lab, tmp_path: Path) -> Iterator[LabCluster]:
     """muster in the lab of this test process."""
-    made = There(lab, tmp_path)
+    made = LabCluster(lab, tmp_path)
     yield made
     lab.clear()
     for process in made.started:

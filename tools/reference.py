@@ -48,8 +48,8 @@ def listed(names: Iterable[str]) -> str:
 
 def commands() -> str:
     """The help of each command."""
-    from muster.commands import COMMANDS
-    from muster.options import LAB
+    from muster.cli.commands import COMMANDS
+    from muster.config.options import LAB
 
     pieces = ["# Command line", "", "```text", said("--help"), "```"]
     for name in COMMANDS:
@@ -62,8 +62,8 @@ def commands() -> str:
 
 def options() -> str:
     """The options of `muster run`, with their keys and variables."""
-    from muster.job import SILENT
-    from muster.options import RUN
+    from muster.config.options import RUN
+    from muster.config.resolve import IGNORED_TORCHRUN_OPTIONS
 
     lines = [
         "# Options of `muster run` and `muster plan`",
@@ -89,7 +89,9 @@ def options() -> str:
     for option in RUN:
         if not option.group:
             names = listed(option.names)
-            rows.append((names, SILENT.get(option, "refused, where it asks for what muster does not do")))
+            rows.append(
+                (names, IGNORED_TORCHRUN_OPTIONS.get(option, "refused, where it asks for what muster does not do"))
+            )
     lines += [
         "",
         "## Options of torchrun",
@@ -137,11 +139,11 @@ _MEANINGS = {
 
 def variables() -> str:
     """The variables that a rank finds."""
-    from muster.agent.dialects import _DIALECTS
-    from muster.environ import NAMES, PREFIXES, STAY
-    from muster.model import Host, Job, Late, Program
-    from muster.rank_env import of_ranks
-    from muster.ranks import layout
+    from muster.agent.rank_info import _DIALECTS
+    from muster.core.env_forwarding import LOCAL_ONLY, NAMES, PREFIXES
+    from muster.core.layout import layout
+    from muster.core.model import Host, Job, Late, Program
+    from muster.core.rank_env import of_ranks
     from muster.schedulers.slurm import environment_of_node, environment_of_rank
 
     nodes = layout([(Host("n1", cpus_of_tasks=1), 1)])
@@ -177,12 +179,12 @@ With `--slurm`, what `srun` would tell them, had it started one task a rank, wha
 
 ## What goes along to other machines
 
-{listed([f"{prefix}…" for prefix in PREFIXES])}; and {listed(NAMES)}. Not {listed(STAY)}, which are
+{listed([f"{prefix}…" for prefix in PREFIXES])}; and {listed(NAMES)}. Not {listed(LOCAL_ONLY)}, which are
 about this machine. Others by `--env`; see [several machines](../hosts.md).
 
 ## Who am I, under anything
 
-`muster.ranks.detect()` reads these, the first row that fits. It imports no torch.
+`muster.detect_rank()` reads these, the first row that fits. It imports no torch.
 
 {table(*dialects)}"""
 
@@ -190,8 +192,8 @@ about this machine. Others by `--env`; see [several machines](../hosts.md).
 def launchers() -> str:
     """Launchers, and the places at which they work, with the times of the last matrix."""
     from muster.launchers import LAUNCHERS
-    from muster.places import TRANSPORTS
     from muster.schedulers import SCHEDULERS
+    from muster.transports import TRANSPORTS
 
     matrix = {}
     for line in (ROOT / "docs" / "matrix.md").read_text().splitlines():
@@ -215,9 +217,9 @@ its end.
 
 def checks() -> str:
     """What the doctor looks at."""
-    found = import_module("muster.checkup").CHECKS
+    found = import_module("muster.diagnostics.checks").CHECKS
     rows = [("check", "before each run too")]
-    rows += [(check.name, "yes" if check.free else "") for check in found]
+    rows += [(check.name, "yes" if check.cheap else "") for check in found]
     return f"""# Checks of the doctor
 
 `muster doctor` looks at these on all machines; [the doctor](../doctor.md) says what is tried. Those that cost nothing
@@ -228,8 +230,8 @@ are looked at before each run, too, and what would end it is told.
 
 def protocol() -> str:
     """The messages between the processes of a run."""
-    from muster.agent.messages import LEGS, MESSAGES
-    from muster.agent.protocol import OLDEST, VERSION
+    from muster.protocol.frames import OLDEST, VERSION
+    from muster.protocol.messages import LEGS, MESSAGES
 
     pieces = [
         f"""# Protocol
@@ -274,7 +276,7 @@ variables are not printed: `{{2}}` stands for an object of two entries, `[2]` fo
 def pages() -> dict[str, str]:
     """All pages, by the names of their files."""
     found = {"commands": commands(), "options": options(), "variables": variables(), "launchers": launchers()}
-    if find_spec("muster.checkup"):
+    if find_spec("muster.diagnostics.checks"):
         found["checks"] = checks()
     found["protocol"] = protocol()
     titles = {name: re.match("# (.*)", text) for name, text in found.items()}

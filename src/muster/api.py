@@ -22,13 +22,14 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Event
 
-from muster import homes, runs
-from muster.agent import system
-from muster.options import RUN, RunOptions
-from muster.parsing import Parsed, from_table
+from muster import rundir
+from muster.config.options import RUN, RunOptions
+from muster.config.parse import ParsedArgs, from_table
+from muster.linux import processes
+from muster.rundir import homes
 from muster.runner.context import NOTHING, Foreground, RunContext, Say, resolve
 from muster.runner.handle import RunHandle
-from muster.world.view import Silent, View
+from muster.ui.view import Silent, View
 
 __all__ = ["Foreground", "RunContext", "RunHandle", "Silent", "View", "begin", "find", "prepare", "start"]
 
@@ -54,15 +55,15 @@ def prepare(
     `progress` and `warn` are called with words for a person, while the run is prepared and started.
     `foreground`: what of this process belongs to the run; nothing without it.
 
-    Raises `muster.errors.Impossible` for what cannot be started as asked.
+    Raises `muster.errors.InvalidRequest` for what cannot be started as asked.
     """
     began = time.monotonic()
     env = dict(os.environ if env is None else env)
     given = {key: value for key, value in options.items() if value is not None}
     record = RunOptions(("argv", from_table(RUN, given, "options of the run")))
-    parsed = Parsed({}, list(command), False)
+    parsed = ParsedArgs({}, list(command), False)
     wants = (True if record.ranks is None else list(record.ranks)) if output else False
-    store = runs.store_at(record.run_dir, env)
+    store = rundir.store_at(record.run_dir, env)
     argv = ["run", *command]
     return resolve(argv, parsed, record, env, began, store, lambda *_: Silent(wants), progress, warn, foreground)
 
@@ -112,7 +113,7 @@ def start(context: RunContext, *views: View) -> RunHandle:
         with suppress(BaseException):  # `wait` raises it
             handle.drive()
 
-    system.start_thread(work)
+    processes.start_thread(work)
     try:
         found = begun.get()
     except KeyboardInterrupt:  # in this thread, so nobody gets the handle
@@ -128,14 +129,14 @@ def start(context: RunContext, *views: View) -> RunHandle:
 
 def find(which: str, env: Mapping[str, str] | None = None, run_dir: str | None = None) -> RunHandle:
     """The handle of a run that is there already, by its id, its name, the beginning of its id, or `last`, whoever has
-    started it. Raises `Impossible` where there is none."""
+    started it. Raises `InvalidRequest` where there is none."""
     from muster.runner.detached import DetachedRun
 
-    store = runs.store_at(run_dir, dict(os.environ if env is None else env))
-    return DetachedRun(runs.find(store, which, _lives))
+    store = rundir.store_at(run_dir, dict(os.environ if env is None else env))
+    return DetachedRun(rundir.find_run(store, which, _lives))
 
 
-def _lives(run: runs.Run) -> bool:
+def _lives(run: rundir.Run) -> bool:
     from muster.client.reconcile import lives
 
     return lives(run)
@@ -153,6 +154,6 @@ def _tell_of_others(context: RunContext) -> None:
         return
     from muster.client.reconcile import has_not_ended  # late: most runs have no name
 
-    for other in runs.namesakes(context.store, name):
+    for other in rundir.namesakes(context.store, name):
         if has_not_ended(other):
             context.warn(f"warning: {other.id} has the same name, {name}, and has not ended")

@@ -1,12 +1,12 @@
 """What can go wrong, as four classes under one root.
 
     MusterError
-    ├── Impossible    cannot be planned or asked for; nothing was started      exit 2
-    ├── Unreachable   a machine or a service did not answer                    exit 3
-    ├── RunFailed     muster itself could not bring the run to its end         exit 125
-    └── Interrupted   the person stopped it before anything was started        exit 130
+    ├── InvalidRequest   cannot be planned or asked for; nothing was started   exit 2
+    ├── Unreachable      a machine or a service did not answer                 exit 3
+    ├── ControlError     muster itself could not bring the run to its end      exit 125
+    └── Interrupted      the person stopped it before anything was started     exit 130
 
-A job that ran and failed is no exception: it is an `Outcome`, and its exit status is the first failing rank's.
+A job that ran and failed is no exception: it is a `RunResult`, and its exit status is the first failing rank's.
 Mistakes of a developer stay `TypeError` and `ValueError`.
 """
 
@@ -34,13 +34,13 @@ class MusterError(Exception):
         return self.sentence if self.hint is None else f"{self.sentence}\nhint: {self.hint}"
 
 
-class Impossible(MusterError):
+class InvalidRequest(MusterError):
     """It cannot be done as asked, and nothing was started."""
 
     exit_code = 2
 
 
-class NowhereToBe(Impossible):
+class NoWorkingDirectory(InvalidRequest):
     """The folder in which muster was started is not there any more, or is out of reach."""
 
     def __init__(self, reason: str | None):
@@ -56,7 +56,7 @@ class Unreachable(MusterError):
     exit_code = 3
 
 
-class RunFailed(MusterError):
+class ControlError(MusterError):
     """muster itself failed, not the program that it was given."""
 
     exit_code = 125

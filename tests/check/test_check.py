@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from browser import look
-from there import There
+from there import LabCluster
 
 SOUND = 19
 """Statements that hold on several ranks without GPUs."""
@@ -184,7 +184,7 @@ def test_help_says_what_it_takes(tmp_path: Path) -> None:
     ],
     ids=["ssh", "slurm", "ssh-mpirun", "ssh-torchrun", "slurm-srun"],
 )
-def test_by_the_places_and_launchers_of_run(there: There, where: list[str]) -> None:
+def test_by_the_places_and_launchers_of_run(there: LabCluster, where: list[str]) -> None:
     done = there.muster("check", "--json", *where)
     assert 0 == done.returncode, done.stdout + done.stderr
     found = json.loads(done.stdout)
@@ -194,7 +194,7 @@ def test_by_the_places_and_launchers_of_run(there: There, where: list[str]) -> N
     there.nothing_left()
 
 
-def test_ranks_find_their_script_where_no_folder_is_shared(there: There) -> None:
+def test_ranks_find_their_script_where_no_folder_is_shared(there: LabCluster) -> None:
     """n1 and n2 have homes of their own, and neither has seen anything of muster."""
     own = "export MUSTER_HOME=/scratch/home-$HOSTNAME"
     done = there.muster("check", "-H", "n1,n2", "-g", "1", "--json", "--setup", own, "--cwd", "/")

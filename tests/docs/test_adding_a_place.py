@@ -29,12 +29,14 @@ def test_the_page_is_right(tmp_path: Path, env: dict[str, str]) -> None:
     text, row, option, place, transports = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     copy = tmp_path / "src" / "muster"
     shutil.copytree(ROOT / "src" / "muster", copy, ignore=shutil.ignore_patterns("__pycache__"))
-    (copy / "places" / "private.py").write_text(text)
-    replaced(copy / "places" / "__init__.py", r"import local, ssh", "import local, private, ssh")
-    replaced(copy / "places" / "__init__.py", r'    "ssh": ', f'    {row}    "ssh": ')
-    replaced(copy / "options.py", r"^    sync = flag\(\n", f"    {option}    sync = flag(\n")
+    (copy / "transports" / "private.py").write_text(text)
+    replaced(copy / "transports" / "__init__.py", r"import local, ssh", "import local, private, ssh")
+    replaced(copy / "transports" / "__init__.py", r'    "ssh": ', f'    {row}    "ssh": ')
+    replaced(copy / "config" / "options.py", r"^    sync = flag\(\n", f"    {option}    sync = flag(\n")
     replaced(
-        copy / "job.py", r"^    return Asked\(\n        job=job", indent(place, "    ") + "    return Asked(job=job"
+        copy / "config" / "resolve.py",
+        r"^    return JobRequest\(\n        job=job",
+        indent(place, "    ") + "    return JobRequest(job=job",
     )
     replaced(copy / "launchers" / "__init__.py", r"    transports: tuple.*\n", f"    {transports}")
     env["PYTHONPATH"] = str(copy.parent)

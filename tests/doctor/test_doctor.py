@@ -6,13 +6,13 @@ import json
 import re
 
 import pytest
-from there import There
+from there import LabCluster
 
 _PLAIN = "/usr/bin/python3"
 """Debian's, without torch, whose two imports take most of a doctor's time here."""
 
 
-def test_a_sound_lab_passes_without_a_warning(there: There) -> None:
+def test_a_sound_lab_passes_without_a_warning(there: LabCluster) -> None:
     passed, failed = there.folder / "passed", there.folder / "failed"
     done = there.muster("doctor", "-H", "n1,n2,n3", "--pass-file", str(passed), "--fail-file", str(failed))
     assert 0 == done.returncode, done.stdout + done.stderr
@@ -36,7 +36,9 @@ def test_a_sound_lab_passes_without_a_warning(there: There) -> None:
         ("stall", "room, and writes that work", "error", "hangs"),
     ],
 )
-def test_a_fault_is_named_with_its_host_and_advice(there: There, fault: str, check: str, level: str, says: str) -> None:
+def test_a_fault_is_named_with_its_host_and_advice(
+    there: LabCluster, fault: str, check: str, level: str, says: str
+) -> None:
     there.lab.fault(fault, "n2")
     folder = {"full-disk": there.lab.folder.scratch, "stall": f"{there.lab.folder.path}/share"}.get(fault)
     where = ["--python", _PLAIN, *(["--cwd", folder] if folder else [])]
@@ -54,13 +56,13 @@ def test_a_fault_is_named_with_its_host_and_advice(there: There, fault: str, che
     assert not [item for name, items in found.items() for item in items if item["host"] == "n1"], found
 
 
-def test_a_slurm_that_does_not_answer(there: There) -> None:
+def test_a_slurm_that_does_not_answer(there: LabCluster) -> None:
     there.lab.fault("slurmctld-down")
     done = there.muster("doctor", "-H", "n1", "--python", _PLAIN)
     assert "Slurm does not answer" in done.stdout, done.stdout + done.stderr
 
 
-def test_variables_and_packages_of_one_host(there: There) -> None:
+def test_variables_and_packages_of_one_host(there: LabCluster) -> None:
     done = there.muster(
         "doctor", "-H", "n1", "--python", _PLAIN, "--setup", "export MASTER_ADDR=old NCCL_SOCKET_IFNAME=ib0"
     )
@@ -70,14 +72,14 @@ def test_variables_and_packages_of_one_host(there: There) -> None:
     assert "`import torch` fails: ModuleNotFoundError: No module named 'torch'" in done.stdout
 
 
-def test_this_machine_alone(there: There) -> None:
+def test_this_machine_alone(there: LabCluster) -> None:
     done = there.muster("doctor")
     # this machine may have its own troubles, and then it says so
     assert (0 if re.search("all is well$|: 0 errors", done.stdout, re.MULTILINE) else 1) == done.returncode
     assert re.search("^(ok|warning) +torch can be imported", done.stdout, re.MULTILINE)  # a busy machine imports slowly
 
 
-def test_a_run_that_meets_a_full_disk_says_so_with_host_and_advice(there: There) -> None:
+def test_a_run_that_meets_a_full_disk_says_so_with_host_and_advice(there: LabCluster) -> None:
     """What the doctor would have said stands in the report, now and later."""
     there.lab.fault("full-disk", "n2")
     text = f"open('{there.lab.folder.scratch}/state', 'w').write('x' * 100000)"
@@ -91,7 +93,7 @@ def test_a_run_that_meets_a_full_disk_says_so_with_host_and_advice(there: There)
     there.nothing_left()
 
 
-def test_a_run_looks_at_what_costs_nothing(there: There) -> None:
+def test_a_run_looks_at_what_costs_nothing(there: LabCluster) -> None:
     """A variable that a machine sets for everybody: told before it fails, with the name of the machine."""
     line = ["--setup", "n2:export NCCL_SOCKET_IFNAME=ib0", there.script("print('well')")]
     done = there.muster("run", "-H", "n1,n2", "-g", "1", *line)
@@ -104,7 +106,7 @@ def test_a_run_looks_at_what_costs_nothing(there: There) -> None:
     there.nothing_left()
 
 
-def test_nodes_of_slurm(there: There) -> None:
+def test_nodes_of_slurm(there: LabCluster) -> None:
     """As many as are asked for, for as long as it takes; inside an allocation its own."""
     done = there.muster("doctor", "--slurm", "-N", "2", "--json", "--python", _PLAIN)
     assert 1 == done.returncode, "there is no torch"

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from stage import Stage, skip_without_root
+from stage import LabProcess, skip_without_root
 
 from muster.lab import Lab
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
+def stage(tmp_path: Path) -> Iterator[LabProcess]:
     """A machine of this test's own, on which nothing else happens."""
     skip_without_root()
-    with Stage(tmp_path / "muster home") as made:
+    with LabProcess(tmp_path / "muster home") as made:
         yield made
 
 

@@ -35,23 +35,23 @@ def skip_without_root() -> None:
     """Skip a test where no lab can be made, with the words of the fixture `lab`."""
     import pytest
 
-    from muster.errors import Impossible
-    from muster.lab import needs, testing
+    from muster.errors import InvalidRequest
+    from muster.lab import requirements, testing
 
     try:
-        needs.check()
-    except Impossible as error:
+        requirements.check()
+    except InvalidRequest as error:
         pytest.skip(f"{testing._SKIPPED}: {error.sentence}")
 
 
-class Stage:
+class LabProcess:
     """A machine of a test's own, inside `with`."""
 
     def __init__(self, home: Path):
         self.env = {name: os.environ[name] for name in ("PATH", "HOME", "TERM") if name in os.environ}
         self.env.update(LANG="C.UTF-8", PYTHONPATH=SOURCES, MUSTER_HOME=str(home))
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> LabProcess:
         words = [sys.executable, __file__, "hold"]
         self.holder = subprocess.Popen(words, env=self.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.holder.stdout is not None
@@ -116,7 +116,7 @@ class Stage:
     def keeper(self) -> int:
         """The number, out here, of the keeper of the stage's lab; 0 when there is none."""
         # hosts are forked from it into process tables of their own
-        return next((pid for pid, words in self.inhabitants().items() if "-m muster.lab.keeper" in words), 0)
+        return next((pid for pid, words in self.inhabitants().items() if "-m muster.lab.daemon" in words), 0)
 
     def muster_pid(self) -> int:
         """The number, out here, of a running `muster`."""
@@ -202,18 +202,18 @@ def hold() -> int:
     sys.path[:0] = [SOURCES, str(Path(__file__).parents[1])]
     from waiting import until
 
-    from muster.lab import kernel
+    from muster.lab import namespaces
 
     at = tempfile.mkdtemp(prefix="stage-")
-    kernel.unshare(kernel.NEW_MOUNTS)
-    kernel.mount("none", "/", "", kernel.RECURSIVE | kernel.PRIVATE)
+    namespaces.unshare(namespaces.NEW_MOUNTS)
+    namespaces.mount("none", "/", "", namespaces.RECURSIVE | namespaces.PRIVATE)
     group = ""
     with suppress(OSError):  # a machine without freezer: its labs have no control groups
-        kernel.mount("cgroup", at, "cgroup", 0, "freezer")
+        namespaces.mount("cgroup", at, "cgroup", 0, "freezer")
         group = f"{at}/{os.path.basename(at)}"
         os.mkdir(group)
     reading, writing = os.pipe()
-    kernel.unshare(kernel.NEW_PIDS)
+    namespaces.unshare(namespaces.NEW_PIDS)
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -232,7 +232,7 @@ def hold() -> int:
     if group:
         for path, _, _ in os.walk(group, topdown=False):
             until(lambda path=path: _removed(path), f"{path} can be removed", 10)
-        kernel.unmount(at)
+        namespaces.unmount(at)
     os.rmdir(at)
     return 0 if ready else 1
 
@@ -245,22 +245,24 @@ def _removed(path: str) -> bool:
 
 def _be(group: str, ready: int) -> None:
     """The first process of the machine. It reaps, and waits to be killed."""
-    from muster.lab import kernel
+    from muster.lab import namespaces
 
-    kernel.die_with_parent(signal.SIGKILL)
+    namespaces.die_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
     if group:
         Path(group, "cgroup.procs").write_text("0")
-    kernel.unshare(kernel.NEW_NET | kernel.NEW_UTS | kernel.NEW_IPC | kernel.NEW_MOUNTS | kernel.NEW_CGROUPS)
-    kernel.name_host("stage")
-    kernel.mount("proc", "/proc", "proc")
+    namespaces.unshare(
+        namespaces.NEW_NET | namespaces.NEW_UTS | namespaces.NEW_IPC | namespaces.NEW_MOUNTS | namespaces.NEW_CGROUPS
+    )
+    namespaces.name_host("stage")
+    namespaces.mount("proc", "/proc", "proc")
     for path in OWN:
-        kernel.mount("tmpfs", path, "tmpfs", 0, "mode=1777")
+        namespaces.mount("tmpfs", path, "tmpfs", 0, "mode=1777")
     with suppress(OSError):
-        kernel.unmount("/sys/fs/cgroup/freezer")  # the same file system is refused over itself
-        kernel.mount("cgroup", "/sys/fs/cgroup/freezer", "cgroup", 0, "freezer")
+        namespaces.unmount("/sys/fs/cgroup/freezer")  # the same file system is refused over itself
+        namespaces.mount("cgroup", "/sys/fs/cgroup/freezer", "cgroup", 0, "freezer")
     # MS_SHARED, as systemd has the mounts of a real machine: what is mounted in a lab must not come through
-    kernel.mount("none", "/", "", kernel.RECURSIVE | 1 << 20)
+    namespaces.mount("none", "/", "", namespaces.RECURSIVE | 1 << 20)
     subprocess.Popen(["ip", "link", "set", "lo", "up"]).wait()
     os.write(ready, b".")
     os.close(ready)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from waiting import until
 
-from muster.errors import Impossible
+from muster.errors import InvalidRequest
 from muster.lab import Lab
 from muster.lab.faults import FAULTS
-from muster.lab.shape import SWITCH_ADDRESS
+from muster.lab.spec import SWITCH_ADDRESS
 
 pytestmark = pytest.mark.lab
 
@@ -136,9 +136,9 @@ def test_a_crashed_host_is_down_with_all_in_it_and_comes_again(lab: Lab) -> None
     lab.fault("crash", "n2")
     assert 0 != process.wait(timeout=20)
     assert "n2" not in lab.status()["hosts"] and [["crash", "n2"]] == lab.status()["faults"]
-    with pytest.raises(Impossible, match="n2 is down"):
+    with pytest.raises(InvalidRequest, match="n2 is down"):
         lab.run("n2", ["true"])
-    with pytest.raises(Impossible, match="n2 is down"):
+    with pytest.raises(InvalidRequest, match="n2 is down"):
         lab.fault("partition", "n2")
     assert not greets(lab, "n1", "n2")
     lab.clear()
@@ -195,7 +195,7 @@ def test_faults_hold_together_and_are_undone_one_by_one(lab: Lab) -> None:
     ],
 )
 def test_a_fault_that_cannot_be_is_refused(lab: Lab, words: tuple[str, ...], says: str) -> None:
-    with pytest.raises(Impossible, match=says):
+    with pytest.raises(InvalidRequest, match=says):
         lab.fault(*words)
     assert [] == lab.status()["faults"]
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from stage import SOURCES, Stage
+from stage import SOURCES, LabProcess
 from waiting import until
 
-from muster.agent import procfs
-from muster.lab import Lab, kernel
+from muster.lab import Lab, namespaces
+from muster.linux import procfs
 
 pytestmark = pytest.mark.lab
 
@@ -257,7 +257,7 @@ def test_what_exec_runs_ends_with_it(line: Any, lab: Lab, muster: Any) -> None:
     first = lab.status()["hosts"]["n1"]
 
     def sleeping() -> bool:
-        return any(cmdline(pid) == b"sleep\x004343\x00" for pid in kernel.inhabitants(first))
+        return any(cmdline(pid) == b"sleep\x004343\x00" for pid in namespaces.inhabitants(first))
 
     until(sleeping, "it runs")
     running.kill()
@@ -494,7 +494,7 @@ def test_nothing_of_a_cancelled_job_lives(slurm: Lab, tmp_path: Path) -> None:
     first = slurm.status()["hosts"]["n2"]
 
     def left() -> list[int]:
-        return [pid for pid in kernel.inhabitants(first) if str(up).encode() in cmdline(pid)]
+        return [pid for pid in namespaces.inhabitants(first) if str(up).encode() in cmdline(pid)]
 
     assert 2 == len(left())
     said(slurm, "head", "scancel $(squeue -h -o %i)")
@@ -507,7 +507,7 @@ def test_orphans_are_reaped(lab: Lab) -> None:
     """The first process of a host does what init does."""
     said(lab, "n1", "for i in $(seq 20); do (sh -c 'exit 3' &) ; done; (sleep 0 & exec true) &")
     first = lab.status()["hosts"]["n1"]
-    until(lambda: all(map(procfs.lives, kernel.inhabitants(first))), "no zombie is left")
+    until(lambda: all(map(procfs.lives, namespaces.inhabitants(first))), "no zombie is left")
 
 
 def test_a_drained_node_is_somebodys_wish_and_no_fault(slurm: Lab) -> None:
@@ -549,7 +549,7 @@ def of_python(home: str) -> set[str]:
     return {os.path.relpath(place, home).split("/")[0] for place in places if place.startswith(home + "/")}
 
 
-def test_what_the_hosts_are_to_share_they_share(stage: Stage) -> None:
+def test_what_the_hosts_are_to_share_they_share(stage: LabProcess) -> None:
     """Though it lies in /tmp, of which each has its own; with links on the way to it."""
     for name in ("code", "data", "other"):
         stage.path(f"/tmp/{name}").mkdir()
@@ -601,7 +601,7 @@ def test_a_lab_of_one_node_without_gpus(own_lab: Callable[..., Lab]) -> None:
     assert "gpu" not in said(lab, "n1", "ls /run/gpu")
 
 
-def test_ports_and_subnet_that_are_in_use_are_no_obstacle(stage: Stage) -> None:
+def test_ports_and_subnet_that_are_in_use_are_no_obstacle(stage: LabProcess) -> None:
     """Somebody on the machine listens where sshd and Slurm do, on the same addresses; the lab has a network apart."""
     addresses = "".join(f"address add 10.77.{last}/16 dev br0\n" for last in ("0.1", "1.1", "255.254"))
     links = f"link add br0 type bridge\n{addresses}link set br0 up\nlink add lab0 type bridge\n"
@@ -629,7 +629,7 @@ def test_ports_and_subnet_that_are_in_use_are_no_obstacle(stage: Stage) -> None:
     assert "lab0" in stage.run("ip", "-o", "link").stdout
 
 
-def test_up_with_a_strict_umask_is_a_lab_for_both_users(stage: Stage) -> None:
+def test_up_with_a_strict_umask_is_a_lab_for_both_users(stage: LabProcess) -> None:
     muster = f"{sys.executable} -m muster lab"
     done = stage.run("sh", "-c", f"umask 077; {muster} up --nodes 1 && {muster} exec --user ada head -- srun id -un")
     assert (0, "ada") == (done.returncode, done.stdout.splitlines()[-1]), done.stderr

@@ -6,14 +6,14 @@ import subprocess
 import sys
 
 import pytest
-from stage import SOURCES, Stage, difference
+from stage import SOURCES, LabProcess, difference
 
-from muster.lab.needs import PROGRAMS
+from muster.lab.requirements import PROGRAMS
 
 HERE = "/var/lib/muster-lab"
 
 
-def words(stage: Stage, *asked: str, under: tuple[str, ...] = ()) -> tuple[int, str]:
+def words(stage: LabProcess, *asked: str, under: tuple[str, ...] = ()) -> tuple[int, str]:
     """The status and stderr of `muster lab …`, which must leave nothing; `under` is what runs it."""
     before = stage.look()
     done = stage.run(*under, sys.executable, "-m", "muster", "lab", *asked)
@@ -43,7 +43,7 @@ CANNOT_BE_ASKED = {
 }
 
 
-def test_what_cannot_be_asked_is_told_and_nothing_comes_up(stage: Stage) -> None:
+def test_what_cannot_be_asked_is_told_and_nothing_comes_up(stage: LabProcess) -> None:
     before = stage.look()
     for asked, says in CANNOT_BE_ASKED.items():
         done = stage.muster("lab", *asked.split())
@@ -56,7 +56,7 @@ def test_what_cannot_be_asked_is_told_and_nothing_comes_up(stage: Stage) -> None
     assert {} == difference(before, stage.look())
 
 
-def test_what_needs_a_lab_says_that_none_is_up(stage: Stage) -> None:
+def test_what_needs_a_lab_says_that_none_is_up(stage: LabProcess) -> None:
     before = stage.look()
     for asked in ("exec n1 -- true", "fault freeze n1", "fault clear", "shell", "ssh-config"):
         done = stage.muster("lab", *asked.split())
@@ -64,7 +64,7 @@ def test_what_needs_a_lab_says_that_none_is_up(stage: Stage) -> None:
     assert {} == difference(before, stage.look())
 
 
-def test_down_and_status_without_a_lab_are_answers(stage: Stage) -> None:
+def test_down_and_status_without_a_lab_are_answers(stage: LabProcess) -> None:
     assert (0, "no lab is up\n", "") == answer(stage.muster("lab", "down"))
     assert (1, "no lab is up\n", "") == answer(stage.muster("lab", "status"))
 
@@ -73,7 +73,7 @@ def answer(done: subprocess.CompletedProcess[str]) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def test_what_a_lab_does_not_have_is_told(stage: Stage) -> None:
+def test_what_a_lab_does_not_have_is_told(stage: LabProcess) -> None:
     assert 0 == stage.muster("lab", "up", "--nodes", "2").returncode
     for asked, says in {
         "exec n3 -- true": "muster: the lab has no host n3\nhint: it has head, n1, n2\n",
@@ -91,7 +91,7 @@ def test_what_a_lab_does_not_have_is_told(stage: Stage) -> None:
     assert 0 == stage.muster("lab", "down").returncode
 
 
-def test_the_status_of_exec_is_that_of_the_command(stage: Stage) -> None:
+def test_the_status_of_exec_is_that_of_the_command(stage: LabProcess) -> None:
     assert 0 == stage.muster("lab", "up", "--nodes", "1").returncode
     assert 7 == stage.muster("lab", "exec", "n1", "--", "sh", "-c", "exit 7").returncode
     assert 143 == stage.muster("lab", "exec", "n1", "--", "sh", "-c", "sh -c 'kill $$'").returncode
@@ -102,7 +102,7 @@ def test_the_status_of_exec_is_that_of_the_command(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("lost", ["net_admin", "sys_admin"])
-def test_root_without_its_powers_is_told_what_grants_them(stage: Stage, lost: str) -> None:
+def test_root_without_its_powers_is_told_what_grants_them(stage: LabProcess, lost: str) -> None:
     status, said = words(stage, "up", under=("setpriv", f"--bounding-set=-{lost}", f"--inh-caps=-{lost}"))
     assert 2 == status
     sentence, hint = said.splitlines()
@@ -110,7 +110,7 @@ def test_root_without_its_powers_is_told_what_grants_them(stage: Stage, lost: st
     assert hint.startswith("hint: in a container: start it with `--privileged`")
 
 
-def test_who_is_not_root_is_told(stage: Stage) -> None:
+def test_who_is_not_root_is_told(stage: LabProcess) -> None:
     """The sources are copied to where anybody may read."""
     assert 0 == stage.run("cp", "-r", SOURCES, "/tmp/sources").returncode
     under = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"]
@@ -123,7 +123,7 @@ def test_who_is_not_root_is_told(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("programs", [["slurmctld"], ["sshd", "mpiexec.hydra"]])
-def test_missing_packages_are_named_with_the_line_that_installs_them(stage: Stage, programs: list[str]) -> None:
+def test_missing_packages_are_named_with_the_line_that_installs_them(stage: LabProcess, programs: list[str]) -> None:
     hiding = "".join(f"mount -n --bind /dev/null $(command -v {program}); " for program in programs)
     under = ("unshare", "-m", "sh", "-c", f'{hiding}exec "$@"', "sh")
     packages = ", ".join(PROGRAMS[program] for program in programs)
@@ -131,11 +131,11 @@ def test_missing_packages_are_named_with_the_line_that_installs_them(stage: Stag
     assert (2, expected) == words(stage, "up", under=under)
 
 
-def test_install_has_nothing_to_do_where_all_is_there(stage: Stage) -> None:
+def test_install_has_nothing_to_do_where_all_is_there(stage: LabProcess) -> None:
     assert (0, "all that the lab needs is installed\n", "") == answer(stage.muster("lab", "install"))
 
 
-def test_a_folder_that_holds_something_else_is_left_alone(stage: Stage) -> None:
+def test_a_folder_that_holds_something_else_is_left_alone(stage: LabProcess) -> None:
     stage.path(HERE).mkdir()
     stage.path(f"{HERE}/thesis.txt").write_text("years of work")
     expected = f"muster: {HERE} is not empty, and is no lab's\nhint: name another folder, or empty that one\n"
@@ -144,7 +144,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(stage: Stage) -> None:
     assert "years of work" == stage.path(f"{HERE}/thesis.txt").read_text()
 
 
-def test_a_slurm_that_does_not_come_up_is_told_with_its_last_words(stage: Stage) -> None:
+def test_a_slurm_that_does_not_come_up_is_told_with_its_last_words(stage: LabProcess) -> None:
     text = "from muster.lab import Lab\nLab(nodes=1, slurm={'SelectType': 'select/nonsense'}).up(owned=True)"
     before = stage.look()
     done = stage.python(text)
@@ -155,7 +155,7 @@ def test_a_slurm_that_does_not_come_up_is_told_with_its_last_words(stage: Stage)
     assert {} == difference(before, stage.look())
 
 
-def test_the_help_names_every_action_and_fault(stage: Stage) -> None:
+def test_the_help_names_every_action_and_fault(stage: LabProcess) -> None:
     usage = stage.muster("lab").stdout
     for name in ("up", "down", "status", "exec", "shell", "fault", "ssh-config", "install"):
         assert f"muster lab {name}" in usage
@@ -163,7 +163,7 @@ def test_the_help_names_every_action_and_fault(stage: Stage) -> None:
     assert "freeze HOST" in stage.muster("lab", "fault").stdout
 
 
-def test_up_and_down_leave_nothing(stage: Stage) -> None:
+def test_up_and_down_leave_nothing(stage: LabProcess) -> None:
     """The one test of the lab itself that `make test` runs; its others are those of `make lab-test`."""
     before = stage.look()
     assert 0 == stage.muster("lab", "up").returncode

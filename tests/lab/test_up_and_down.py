@@ -12,11 +12,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from stage import Stage, difference, look, skip_without_root
+from stage import LabProcess, difference, look, skip_without_root
 from waiting import until
 
-from muster.agent import procfs
-from muster.lab import Lab, kernel
+from muster.lab import Lab, namespaces
+from muster.linux import procfs
 
 pytestmark = pytest.mark.lab
 
@@ -42,31 +42,31 @@ FILES = (
 
 
 @pytest.fixture
-def nothing_left(stage: Stage) -> Iterator[None]:
+def nothing_left(stage: LabProcess) -> Iterator[None]:
     """At its end the test's machine is as it was."""
     before = stage.look()
     yield
     assert {} == difference(before, stage.look())
 
 
-def up(stage: Stage, *words: str) -> str:
+def up(stage: LabProcess, *words: str) -> str:
     """`muster lab up`, which must do; gives what it said."""
     done = stage.muster("lab", "up", *words)
     assert (0, "") == (done.returncode, done.stderr)
     return done.stdout
 
 
-def down(stage: Stage, says: str = "the lab is gone\n") -> None:
+def down(stage: LabProcess, says: str = "the lab is gone\n") -> None:
     done = stage.muster("lab", "down")
     assert (0, says, "") == (done.returncode, done.stdout, done.stderr)
 
 
-def works(stage: Stage, nodes: int = 3) -> None:
+def works(stage: LabProcess, nodes: int = 3) -> None:
     done = stage.muster("lab", "exec", "head", "--", "srun", f"-N{nodes}", "hostname")
     assert (0, [f"n{number + 1}" for number in range(nodes)]) == (done.returncode, sorted(done.stdout.split()))
 
 
-def state(stage: Stage) -> str:
+def state(stage: LabProcess) -> str:
     found: str = json.loads(stage.muster("lab", "status", "--json").stdout)["state"]
     return found
 
@@ -83,7 +83,7 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_a_lab_without_shared_home_leaves_nothing(stage: Stage) -> None:
+def test_a_lab_without_shared_home_leaves_nothing(stage: LabProcess) -> None:
     up(stage, "--nodes", "2", "--no-shared-home", "--gpus", "0")
     wrote = "echo x > /tmp/x; echo x > ~/x; echo x > /etc/x; echo x > /var/tmp/x"
     assert 0 == stage.muster("lab", "exec", "n1", "--", "sh", "-c", wrote).returncode
@@ -110,7 +110,7 @@ BUSY: dict[str, tuple[str, ...]] = {
 
 
 @contextmanager
-def a_busy_lab(stage: Stage) -> Iterator[None]:
+def a_busy_lab(stage: LabProcess) -> Iterator[None]:
     """A lab in which all sorts of things go on; what was started from outside it ends with it."""
 
     def lab(*words: str) -> subprocess.CompletedProcess[str]:
@@ -133,25 +133,25 @@ def a_busy_lab(stage: Stage) -> Iterator[None]:
         process.communicate(timeout=30)
 
 
-def everywhere(stage: Stage) -> list[str]:
+def everywhere(stage: LabProcess) -> list[str]:
     """The command lines of all processes of the stage, those in hosts too."""
     words = [line.split(" ", 2)[2] for line in stage.look()["processes"]]
     return [word.strip("'\"").replace("\\x00", " ") for word in words]
 
 
-def sleeping(stage: Stage) -> int:
+def sleeping(stage: LabProcess) -> int:
     """How many `sleep 4242` there are."""
     return sum(words.rstrip().removeprefix("/usr/bin/") == "sleep 4242" for words in everywhere(stage))
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_down_ends_whatever_runs(stage: Stage) -> None:
+def test_down_ends_whatever_runs(stage: LabProcess) -> None:
     with a_busy_lab(stage):
         down(stage)
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_a_killed_keeper_takes_all_with_it_and_down_takes_its_files(stage: Stage) -> None:
+def test_a_killed_keeper_takes_all_with_it_and_down_takes_its_files(stage: LabProcess) -> None:
     with a_busy_lab(stage):
         keeper = stage.keeper()
         kill(keeper)
@@ -161,7 +161,7 @@ def test_a_killed_keeper_takes_all_with_it_and_down_takes_its_files(stage: Stage
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_a_killed_keeper_is_no_obstacle_to_the_next_up(stage: Stage) -> None:
+def test_a_killed_keeper_is_no_obstacle_to_the_next_up(stage: LabProcess) -> None:
     with a_busy_lab(stage):
         kill(stage.keeper())
     up(stage)
@@ -170,14 +170,14 @@ def test_a_killed_keeper_is_no_obstacle_to_the_next_up(stage: Stage) -> None:
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_a_stopped_keeper_can_be_taken_down(stage: Stage) -> None:
+def test_a_stopped_keeper_can_be_taken_down(stage: LabProcess) -> None:
     up(stage, "--nodes", "1")
     kill(stage.keeper(), signal.SIGSTOP)
     down(stage)
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_a_frozen_host_can_be_taken_down_with_commands_in_it(stage: Stage) -> None:
+def test_a_frozen_host_can_be_taken_down_with_commands_in_it(stage: LabProcess) -> None:
     up(stage)
     process = stage.start_muster("lab", "exec", "n1", "--", "sh", "-c", "while :; do sleep 0.01; done")
     until(lambda: any(words.startswith("sleep 0.01") for words in everywhere(stage)), "it runs")
@@ -188,7 +188,7 @@ def test_a_frozen_host_can_be_taken_down_with_commands_in_it(stage: Stage) -> No
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_a_job_in_a_frozen_control_group_can_be_taken_down(stage: Stage) -> None:
+def test_a_job_in_a_frozen_control_group_can_be_taken_down(stage: LabProcess) -> None:
     """What is frozen takes no signal, not even SIGKILL."""
     up(stage, "--nodes", "1")
     job = stage.start_muster("lab", "exec", "head", "--", "srun", "sleep", "4242")
@@ -203,7 +203,7 @@ def test_a_job_in_a_frozen_control_group_can_be_taken_down(stage: Stage) -> None
 # ---- dying on the way up ---------------------------------------------------------------------------------------------
 
 
-def at(stage: Stage, moment: int | str) -> None:
+def at(stage: LabProcess, moment: int | str) -> None:
     """Wait for a moment of `up`."""
     if isinstance(moment, str):
         path = stage.path(f"{HERE}/{moment}")
@@ -220,7 +220,7 @@ MOMENTS = (*MILLISECONDS, *FILES)
 
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.usefixtures("nothing_left")
-def test_a_keeper_killed_on_the_way_leaves_nothing(stage: Stage, moment: int | str) -> None:
+def test_a_keeper_killed_on_the_way_leaves_nothing(stage: LabProcess, moment: int | str) -> None:
     """`up` itself says so and clears away."""
     starting = stage.start_muster("lab", "up")
     at(stage, moment)
@@ -237,7 +237,7 @@ def test_a_keeper_killed_on_the_way_leaves_nothing(stage: Stage, moment: int | s
 
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.usefixtures("nothing_left")
-def test_up_killed_on_the_way_is_cleared_by_down_or_up(stage: Stage, moment: int | str) -> None:
+def test_up_killed_on_the_way_is_cleared_by_down_or_up(stage: LabProcess, moment: int | str) -> None:
     starting = stage.start_muster("lab", "up")
     at(stage, moment)
     kill(stage.muster_pid())
@@ -252,7 +252,7 @@ def test_up_killed_on_the_way_is_cleared_by_down_or_up(stage: Stage, moment: int
 
 @pytest.mark.parametrize("moment", MOMENTS[::3])
 @pytest.mark.usefixtures("nothing_left")
-def test_ctrl_c_on_the_way_leaves_nothing(stage: Stage, moment: int | str) -> None:
+def test_ctrl_c_on_the_way_leaves_nothing(stage: LabProcess, moment: int | str) -> None:
     """Nobody has to say `down`: a first Ctrl-C ends `up` with 130, and all that it made has gone by then."""
     starting = stage.start_muster("lab", "up")
     at(stage, moment)
@@ -267,7 +267,7 @@ def test_ctrl_c_on_the_way_leaves_nothing(stage: Stage, moment: int | str) -> No
 
 @pytest.mark.parametrize("moment", MOMENTS[1::3])
 @pytest.mark.usefixtures("nothing_left")
-def test_sigterm_on_the_way_leaves_nothing_that_down_does_not_take(stage: Stage, moment: int | str) -> None:
+def test_sigterm_on_the_way_leaves_nothing_that_down_does_not_take(stage: LabProcess, moment: int | str) -> None:
     starting = stage.start_muster("lab", "up")
     at(stage, moment)
     kill(stage.muster_pid(), signal.SIGTERM)
@@ -276,7 +276,7 @@ def test_sigterm_on_the_way_leaves_nothing_that_down_does_not_take(stage: Stage,
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_down_at_once_after_up_was_killed_is_the_last_word(stage: Stage) -> None:
+def test_down_at_once_after_up_was_killed_is_the_last_word(stage: LabProcess) -> None:
     """The keeper has not yet said who it is, then; nothing comes up later."""
     for _ in range(8):
         starting = stage.start_muster("lab", "up")
@@ -302,14 +302,14 @@ with Lab(nodes=1) as lab:
 
 @pytest.mark.parametrize("ends", ["pass", "raise KeyError(42)", "sys.exit(3)", "lab.down()", "lab.down(); lab.down()"])
 @pytest.mark.usefixtures("nothing_left")
-def test_the_block_leaves_nothing(stage: Stage, ends: str) -> None:
+def test_the_block_leaves_nothing(stage: LabProcess, ends: str) -> None:
     done = stage.python(IN_PYTHON, ends)
     assert {"raise KeyError(42)": 1, "sys.exit(3)": 3}.get(ends, 0) == done.returncode
     assert ("KeyError: 42" in done.stderr) == ("KeyError" in ends), done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_lab_goes_with_a_program_that_is_killed(stage: Stage, number: int) -> None:
+def test_a_lab_goes_with_a_program_that_is_killed(stage: LabProcess, number: int) -> None:
     """Nobody says `down`."""
     before = stage.look()
     program = stage.start(sys.executable, "-c", IN_PYTHON, "time.sleep(4242)")
@@ -322,7 +322,7 @@ def test_a_lab_goes_with_a_program_that_is_killed(stage: Stage, number: int) -> 
 
 
 @pytest.mark.parametrize("moment", MILLISECONDS[::2])
-def test_a_lab_goes_with_a_program_that_is_killed_on_its_way(stage: Stage, moment: int) -> None:
+def test_a_lab_goes_with_a_program_that_is_killed_on_its_way(stage: LabProcess, moment: int) -> None:
     before = stage.look()
     program = stage.start(sys.executable, "-c", IN_PYTHON, "time.sleep(4242)")
     at(stage, moment)
@@ -333,14 +333,14 @@ def test_a_lab_goes_with_a_program_that_is_killed_on_its_way(stage: Stage, momen
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_the_block_ends_well_when_the_keeper_was_killed(stage: Stage) -> None:
+def test_the_block_ends_well_when_the_keeper_was_killed(stage: LabProcess) -> None:
     killing = """import os, json, signal; os.kill(json.load(open(lab.folder.record))["keeper"][0], signal.SIGKILL)"""
     done = stage.python(IN_PYTHON, killing)
     assert (0, "") == (done.returncode, done.stderr)
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_what_nobody_could_clear_away_is_cleared_by_its_name(stage: Stage) -> None:
+def test_what_nobody_could_clear_away_is_cleared_by_its_name(stage: LabProcess) -> None:
     """The program and the keeper were killed at once: files and control groups are left, and `down` takes them."""
     program = stage.start(sys.executable, "-c", IN_PYTHON, "time.sleep(4242)")
     assert program.stdout is not None
@@ -355,7 +355,7 @@ def test_what_nobody_could_clear_away_is_cleared_by_its_name(stage: Stage) -> No
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_the_next_program_clears_what_a_killed_one_left_and_no_more(stage: Stage) -> None:
+def test_the_next_program_clears_what_a_killed_one_left_and_no_more(stage: LabProcess) -> None:
     living = stage.start(sys.executable, "-c", IN_PYTHON, "sys.stdin.read()", stdin=subprocess.PIPE)
     assert living.stdout is not None
     of_living = living.stdout.readline().strip()
@@ -378,7 +378,7 @@ def test_the_next_program_clears_what_a_killed_one_left_and_no_more(stage: Stage
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_up_and_down_twice_are_no_errors(stage: Stage) -> None:
+def test_up_and_down_twice_are_no_errors(stage: LabProcess) -> None:
     assert "the lab is up after " in up(stage, "--nodes", "2")
     # whatever its shape, and when the same one is asked for
     for words in [(), ("--nodes", "2"), ("--nodes", "2", "--cpus", "8", "--gpus", "4")]:
@@ -390,7 +390,7 @@ def test_up_and_down_twice_are_no_errors(stage: Stage) -> None:
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_another_shape_is_refused(stage: Stage) -> None:
+def test_another_shape_is_refused(stage: LabProcess) -> None:
     up(stage, "--nodes", "1", "--gpus", "0")
     for words, asked in (
         (("--nodes", "2"), "2 nodes, each with 8 cores and 4 GPUs"),
@@ -408,7 +408,7 @@ def test_another_shape_is_refused(stage: Stage) -> None:
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_of_several_ups_at_the_same_moment_one_makes_the_lab(stage: Stage) -> None:
+def test_of_several_ups_at_the_same_moment_one_makes_the_lab(stage: LabProcess) -> None:
     starting = [stage.start_muster("lab", "up", "--nodes", "2") for _ in range(4)]
     said = [process.communicate(timeout=60)[0].partition("\n")[0] for process in starting]
     assert [0] * 4 == [process.returncode for process in starting], said
@@ -419,7 +419,7 @@ def test_of_several_ups_at_the_same_moment_one_makes_the_lab(stage: Stage) -> No
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_of_several_ups_on_a_half_made_lab_one_makes_it_anew(stage: Stage) -> None:
+def test_of_several_ups_on_a_half_made_lab_one_makes_it_anew(stage: LabProcess) -> None:
     up(stage, "--nodes", "1")
     kill(stage.keeper())
     starting = [stage.start_muster("lab", "up", "--nodes", "2") for _ in range(4)]
@@ -431,7 +431,7 @@ def test_of_several_ups_on_a_half_made_lab_one_makes_it_anew(stage: Stage) -> No
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_of_several_downs_at_the_same_moment_one_takes_the_lab(stage: Stage) -> None:
+def test_of_several_downs_at_the_same_moment_one_takes_the_lab(stage: LabProcess) -> None:
     up(stage, "--nodes", "1")
     ending = [stage.start_muster("lab", "down") for _ in range(4)]
     said = sorted(process.communicate(timeout=60)[0] for process in ending)
@@ -439,7 +439,7 @@ def test_of_several_downs_at_the_same_moment_one_takes_the_lab(stage: Stage) -> 
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_up_and_down_at_the_same_moment_come_one_after_the_other(stage: Stage) -> None:
+def test_up_and_down_at_the_same_moment_come_one_after_the_other(stage: LabProcess) -> None:
     for _ in range(4):
         both = [stage.start_muster("lab", word, *words) for word, *words in (("up", "--nodes", "1"), ("down",))]
         said = [process.communicate(timeout=60)[0] for process in both]
@@ -449,7 +449,7 @@ def test_up_and_down_at_the_same_moment_come_one_after_the_other(stage: Stage) -
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_up_that_waits_is_interrupted_like_any_other(stage: Stage) -> None:
+def test_up_that_waits_is_interrupted_like_any_other(stage: LabProcess) -> None:
     up(stage, "--nodes", "1")
     kill(stage.keeper(), signal.SIGSTOP)
     asking = stage.start_muster("lab", "up")
@@ -463,14 +463,14 @@ def test_up_that_waits_is_interrupted_like_any_other(stage: Stage) -> None:
 # ---- what is found from before ---------------------------------------------------------------------------------------
 
 
-def written(stage: Stage, **more: object) -> None:
+def written(stage: LabProcess, **more: object) -> None:
     """Change what lab.json says."""
     path = stage.path(f"{HERE}/lab.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), **more}))
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_a_lab_from_before_a_reboot_is_cleared_by_up(stage: Stage) -> None:
+def test_a_lab_from_before_a_reboot_is_cleared_by_up(stage: LabProcess) -> None:
     up(stage, "--nodes", "1")
     kill(stage.keeper())
     until(lambda: not stage.inhabitants(), "all have ended")
@@ -488,7 +488,7 @@ def test_a_lab_from_before_a_reboot_is_cleared_by_up(stage: Stage) -> None:
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_a_process_that_has_the_keepers_number_now_is_left_alone(stage: Stage) -> None:
+def test_a_process_that_has_the_keepers_number_now_is_left_alone(stage: LabProcess) -> None:
     up(stage, "--nodes", "1")
     kill(stage.keeper())
     until(lambda: not stage.inhabitants(), "all have ended")
@@ -501,7 +501,7 @@ def test_a_process_that_has_the_keepers_number_now_is_left_alone(stage: Stage) -
     innocent_end(stage, innocent)
 
 
-def inner(stage: Stage, command: str) -> int:
+def inner(stage: LabProcess, command: str) -> int:
     """The number of a process, on the stage; 0 when there is none."""
     for pid, words in stage.inhabitants().items():
         if words.strip() == command:
@@ -510,7 +510,7 @@ def inner(stage: Stage, command: str) -> int:
     return 0
 
 
-def innocent_end(stage: Stage, process: subprocess.Popen[str]) -> None:
+def innocent_end(stage: LabProcess, process: subprocess.Popen[str]) -> None:
     for pid in stage.inhabitants():
         kill(pid)
     process.communicate(timeout=30)
@@ -518,7 +518,7 @@ def innocent_end(stage: Stage, process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"mark": "muster lab"}', '{"mark": "muster lab", "boot": 3}'])
 @pytest.mark.usefixtures("nothing_left")
-def test_a_damaged_record_is_no_traceback(stage: Stage, text: str) -> None:
+def test_a_damaged_record_is_no_traceback(stage: LabProcess, text: str) -> None:
     """What is marked as a lab's is cleared; what is not is left to whom it belongs."""
     stage.path(HERE).mkdir()
     stage.path(f"{HERE}/lab.json").write_text(text)
@@ -535,7 +535,7 @@ def test_a_damaged_record_is_no_traceback(stage: Stage, text: str) -> None:
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_an_empty_folder_may_become_a_lab(stage: Stage) -> None:
+def test_an_empty_folder_may_become_a_lab(stage: LabProcess) -> None:
     stage.path("/run/place").mkdir()
     assert 0 == stage.muster("lab", "up", "--nodes", "1", "--lab-dir", "/run/place").returncode
     assert 0 == stage.muster("lab", "down", "--lab-dir", "/run/place").returncode
@@ -556,7 +556,7 @@ def test_on_the_machine_itself_nothing_of_a_lab_is_left() -> None:
             assert [] == [line for line in meanwhile.get(kind, []) if "lab" in line or "77" in line], kind
         assert f"+ {folder}/control" in meanwhile["unix sockets"]
         of_lab = {os.readlink(f"/proc/{pid}/ns/net") for pid in lab.status()["hosts"].values()}
-        inhabitants = [pid for first in lab.status()["hosts"].values() for pid in kernel.inhabitants(first)]
+        inhabitants = [pid for first in lab.status()["hosts"].values() for pid in namespaces.inhabitants(first)]
         keeper = json.loads(Path(lab.folder.record).read_text())["keeper"][0]
         processes = {pid: procfs.started(pid) for pid in [keeper, *inhabitants]}
         groups = [line for line in meanwhile["control groups"] if folder.replace("/", "-") in line]

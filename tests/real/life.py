@@ -120,7 +120,7 @@ def shared(pids: Iterable[int]) -> list[str]:
 # ---- runs -----------------------------------------------------------------------------------------------------------
 
 
-class Life:
+class RunProcesses:
     """A run while it runs: what `muster.start` began, its folder, and its processes. `with` ends it in any case."""
 
     def __init__(self, muster: Any, *words: str, **more: Any):
@@ -131,7 +131,7 @@ class Life:
         self.path: Path = until(lambda: next(iter(self._folders() - before), None), "the run has a job.json")
         self.id = self.path.name
 
-    def __enter__(self) -> Life:
+    def __enter__(self) -> RunProcesses:
         return self
 
     def __exit__(self, *_: object) -> None:

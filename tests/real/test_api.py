@@ -142,11 +142,11 @@ in_thread(detached)
 def refused():
     try:
         api.prepare(["missing.py"], env=HOME)
-    except errors.Impossible as error:
+    except errors.InvalidRequest as error:
         told["refused"] = error.sentence
     try:
         api.start(prepare("true", run_dir="/proc/none"))  # found out in the thread of the run
-    except errors.Impossible as error:
+    except errors.InvalidRequest as error:
         told["refused_late"] = error.sentence
 
 in_thread(refused)

@@ -15,7 +15,7 @@ from typing import Any, Callable
 
 import pytest
 from disks import fill, small_disk
-from life import Life, living, newest, no_one_left
+from life import RunProcesses, living, newest, no_one_left
 
 Script = Callable[..., Path]
 
@@ -258,7 +258,7 @@ def lacking(muster: Any) -> Iterator[Callable[..., Any]]:
 
 
 def test_without_inotify_and_epoll_output_is_shown_while_it_is_written(lacking: Any, tmp_path: Path) -> None:
-    with Life(lacking, "run", "-g", "2", *SAYS_TWICE) as run:
+    with RunProcesses(lacking, "run", "-g", "2", *SAYS_TWICE) as run:
         for _ in range(2):
             line = run.process.stdout.readline()
             (tmp_path / f"go{line.split()[-1]}").touch()
@@ -325,7 +325,7 @@ def test_a_folder_that_ranks_cannot_enter_is_told(muster: Any, tmp_path: Path) -
 
 def test_a_run_directory_deleted_during_the_run_ends_nothing_before_its_time(muster: Any, tmp_path: Path) -> None:
     text = "echo ready; until [ -e go ]; do sleep 0.02; done; exit 4"
-    with Life(muster, "run", "-g", "2", "--", "sh", "-c", text) as run:
+    with RunProcesses(muster, "run", "-g", "2", "--", "sh", "-c", text) as run:
         run.wrote("ready", range(2))
         everybody = run.everybody()
         subprocess.run(["rm", "-r", run.path], check=True)

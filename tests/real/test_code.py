@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from muster.errors import Impossible
-from muster.model import Job, Program
-from muster.world import code
+from muster import code_sync
+from muster.core.model import Job, Program
+from muster.errors import InvalidRequest
 
 GIT = ["git", "-c", "protocol.file.allow=always", "-c", "user.name=a", "-c", "user.email=a@b"]
 
@@ -65,27 +65,27 @@ LEFT_OUT = "left out, for they are no files: pkg/fifo, sock"
 
 
 def test_what_git_lists_with_the_repositories_inside(top: Path) -> None:
-    found = code.tree(str(top / "pkg"))
+    found = code_sync.tree(str(top / "pkg"))
     assert (str(top), CODE | LINKS) == (found.root, set(found.names))
     outward = f"links that lead out of {top} stay links: dangling -> ../nothing, out -> /etc, pkg/absolute -> {top}"
     assert LEFT_OUT == found.notes[0]
     assert found.notes[1].startswith(outward.rpartition(", ")[0])
     # what is ignored is sent if it is the script
-    assert "data/big" in code.tree(str(top), "data/big").names
+    assert "data/big" in code_sync.tree(str(top), "data/big").names
     # a folder that git ignores is code without git
-    ignored = code.tree(str(top / "data"))
+    ignored = code_sync.tree(str(top / "data"))
     assert (str(top / "data"), ("big",)) == (ignored.root, ignored.names)
 
 
 def test_a_hook_of_another_repository(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_DIR", str(top.parent / "other" / ".git"))
     monkeypatch.setenv("GIT_WORK_TREE", str(top.parent / "other"))
-    assert str(top) == code.tree(str(top)).root
+    assert str(top) == code_sync.tree(str(top)).root
 
 
 def test_without_git(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    found = code.tree(str(top))
+    found = code_sync.tree(str(top))
     assert CODE | LINKS | {"data/big", "nested/of.log"} == set(found.names)
     assert LEFT_OUT == found.notes[0]
 
@@ -94,15 +94,15 @@ def test_a_working_tree_beside_and_a_repository_without_one(top: Path, tmp_path:
     git("add", "main.py", cwd=top)
     git("commit", "-qm", "x", cwd=top)
     git("worktree", "add", "-q", str(tmp_path / "beside"), cwd=top)
-    assert {"main.py", ".gitmodules"} >= set(code.tree(str(tmp_path / "beside")).names) >= {"main.py"}
+    assert {"main.py", ".gitmodules"} >= set(code_sync.tree(str(tmp_path / "beside")).names) >= {"main.py"}
     git("clone", "-q", "--bare", str(top), str(tmp_path / "bare"), cwd=tmp_path)
-    assert "HEAD" in code.tree(str(tmp_path / "bare")).names
+    assert "HEAD" in code_sync.tree(str(tmp_path / "bare")).names
 
 
 def test_a_repository_of_another_user_is_told(top: Path) -> None:
     os.chown(top, 12345, 12345)
     os.chown(top / ".git", 12345, 12345)
-    found = code.tree(str(top))
+    found = code_sync.tree(str(top))
     assert "data/big" in found.names
     assert found.notes[0].startswith(f"git does not list the files of {top}, so all are taken: detected dubious owner")
 
@@ -110,13 +110,13 @@ def test_a_repository_of_another_user_is_told(top: Path) -> None:
 def test_runs_are_no_code(top: Path) -> None:
     (top / "kept" / "runs" / "one").mkdir(parents=True)
     (top / "kept" / "runs" / "one" / "x.py").write_text("")
-    assert CODE | LINKS == set(code.tree(str(top), runs=str(top / "kept" / "runs")).names)
+    assert CODE | LINKS == set(code_sync.tree(str(top), runs=str(top / "kept" / "runs")).names)
 
 
 def test_links_of_a_copy(top: Path, tmp_path: Path) -> None:
     """They lead to what was copied too, and else to where they led."""
     copy = tmp_path / "copy"
-    code.snapshot(code.tree(str(top)), copy)
+    code_sync.snapshot(code_sync.tree(str(top)), copy)
     assert "main.py" == (copy / "pkg" / "absolute").read_text()
     assert copy / "main.py" == (copy / "pkg" / "absolute").resolve()
     assert copy / "pkg" == (copy / "linked").resolve()
@@ -124,18 +124,18 @@ def test_links_of_a_copy(top: Path, tmp_path: Path) -> None:
     assert top / "data" == (copy / "ignored").resolve()
     assert str(tmp_path / "nothing") == os.readlink(copy / "dangling")
     assert ("loop", "/etc") == (os.readlink(copy / "loop"), os.readlink(copy / "out"))
-    assert set(code.everything(str(copy)).names) == CODE | LINKS
+    assert set(code_sync.everything(str(copy)).names) == CODE | LINKS
 
 
 def test_files_that_go_or_cannot_be_read(top: Path, tmp_path: Path) -> None:
-    found = code.tree(str(top))
+    found = code_sync.tree(str(top))
     (top / "main.py").unlink()
-    code.snapshot(found, tmp_path / "copy")
+    code_sync.snapshot(found, tmp_path / "copy")
     assert not (tmp_path / "copy" / "main.py").exists()
     (top / "pkg" / "deep" / "a.py").unlink()
     (top / "pkg" / "deep" / "a.py").mkdir()
-    with pytest.raises(Impossible, match=r"cannot copy .*a\.py"):
-        code.snapshot(found, tmp_path / "again")
+    with pytest.raises(InvalidRequest, match=r"cannot copy .*a\.py"):
+        code_sync.snapshot(found, tmp_path / "again")
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
@@ -160,9 +160,9 @@ def test_what_cannot_be_read(with_git: bool) -> None:
             try:
                 os.setgid(12345)
                 os.setuid(12345)
-                found = code.tree(str(top))
+                found = code_sync.tree(str(top))
                 said = found.notes
-                code.snapshot(found, Path(folder, "copy"))
+                code_sync.snapshot(found, Path(folder, "copy"))
             except BaseException as error:
                 said = f"{said} {type(error).__name__} {error}"
             os.write(write, str(said).encode())
@@ -173,9 +173,9 @@ def test_what_cannot_be_read(with_git: bool) -> None:
         os.waitpid(child, 0)
     if with_git:
         assert "git: warning: could not open directory 'shut/': Permission denied" in told
-        assert f"Impossible cannot copy {top}/b.py" in told
+        assert f"InvalidRequest cannot copy {top}/b.py" in told
     else:
-        assert f"None Impossible cannot read {top}/shut: Permission denied" in told
+        assert f"None InvalidRequest cannot read {top}/shut: Permission denied" in told
 
 
 # ---- what hosts compare ----------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def sources(cwd: Path, *argv: str, kind: str = "script") -> tuple[bool, set[str]]:
-    found = code.sources(Job(Program(kind, argv), "exec", "python3", "", str(cwd)), "")
+    found = code_sync.sources(Job(Program(kind, argv), "exec", "python3", "", str(cwd)), "")
     assert found is not None
     return found.git, set(found.names)
 
@@ -214,10 +214,10 @@ def test_the_code_of_a_script_without_git(home: Path) -> None:
 
 
 def test_a_package_that_is_too_large_is_left_out(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(code, "_FEW", 1)
+    monkeypatch.setattr(code_sync, "_FEW", 1)
     assert (False, {"train.py", "beside.py"}) == sources(home, "train.py")
 
 
 def test_the_code_of_a_script_with_git(top: Path) -> None:
     assert (True, {name for name in CODE if name.endswith(".py")}) == sources(top, "main.py")
-    assert f"what git tracks or would track in {top}" == code.sync_sends(str(top / "pkg"))
+    assert f"what git tracks or would track in {top}" == code_sync.sync_sends(str(top / "pkg"))

@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 import pytest
 from disks import fill, free, small_disk
-from life import Life, living, newest, no_one_left
+from life import RunProcesses, living, newest, no_one_left
 from waiting import until
 
 Script = Callable[..., Path]
@@ -70,7 +70,7 @@ def test_ranks_outlive_a_full_disk_and_what_they_print_later_is_logged(
     with (
         small_disk(tmp_path / "disk", size, kind) as disk,
         said.open("w") as err,
-        Life(
+        RunProcesses(
             at(muster, disk),
             *("run", "--run-dir", str(disk), "--launcher", launcher, "-g", "2", "--ranks", "1", str(script(CHATTY))),
             stderr=err,
@@ -138,7 +138,9 @@ def test_a_disk_that_fills_while_an_interpreter_is_warmed(muster: Any, script: S
     )
     with (
         small_disk(tmp_path / "disk", "1m") as disk,
-        Life(at(muster, disk), "run", "--run-dir", str(disk), "-g", "2", "--max-restarts", "1", str(source)) as run,
+        RunProcesses(
+            at(muster, disk), "run", "--run-dir", str(disk), "-g", "2", "--max-restarts", "1", str(source)
+        ) as run,
     ):
         until(lambda: run.events("hello"), "the agent begins")
         until(lambda: list(run.path.glob("node_*/warm.log")), "an interpreter is warmed")

@@ -9,17 +9,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from life import (
-    Life,
-    carriers,
-    children,
-    command,
-    family,
-    living,
-    no_one_left,
-    process,
-    shared,
-)
+from life import RunProcesses, carriers, children, command, family, living, no_one_left, process, shared
 from waiting import until
 
 Script = Callable[..., Path]
@@ -55,7 +45,7 @@ if __name__ == "__main__":
 no Python of it minds SIGTERM."""
 
 
-def everyone(run: Life) -> set[Any]:
+def everyone(run: RunProcesses) -> set[Any]:
     """All processes of a busy run of two ranks, and that these are all that were meant to be."""
     found = run.everybody()
     words = [command(one.pid) for one in found]
@@ -68,7 +58,7 @@ def everyone(run: Life) -> set[Any]:
 
 
 def test_killing_muster_ends_everything_and_the_run_is_told_as_lost(muster: Any, script: Script) -> None:
-    with Life(muster, "run", "-g", "2", "--name", "mine", str(script(BUSY, "busy.py"))) as run:
+    with RunProcesses(muster, "run", "-g", "2", "--name", "mine", str(script(BUSY, "busy.py"))) as run:
         run.wrote("ready", range(2))
         found = everyone(run)
         run.process.kill()
@@ -86,7 +76,7 @@ def test_killing_muster_ends_everything_and_the_run_is_told_as_lost(muster: Any,
 
 
 def test_killing_the_agent_ends_everything_with_status_125(muster: Any, script: Script) -> None:
-    with Life(muster, "run", "-g", "2", str(script(BUSY, "busy.py"))) as run:
+    with RunProcesses(muster, "run", "-g", "2", str(script(BUSY, "busy.py"))) as run:
         run.wrote("ready", range(2))
         found = everyone(run)
         os.kill(run.agent(), signal.SIGKILL)
@@ -98,7 +88,7 @@ def test_killing_the_agent_ends_everything_with_status_125(muster: Any, script: 
 
 
 def test_killing_muster_and_its_agent_at_once_ends_the_ranks(muster: Any, script: Script) -> None:
-    with Life(muster, "run", "-g", "2", "--launcher", "fork", str(script(TIDY, "tidy.py"))) as run:
+    with RunProcesses(muster, "run", "-g", "2", "--launcher", "fork", str(script(TIDY, "tidy.py"))) as run:
         run.wrote("ready", range(2))
         found, agent = run.everybody(), run.agent()
         run.process.kill()
@@ -129,7 +119,7 @@ sys.exit(3 if attempt == "0" else 0)
 def test_killing_the_warm_interpreter_does_nothing_to_the_ranks_nor_to_a_restart(
     muster: Any, script: Script, tmp_path: Path
 ) -> None:
-    with Life(muster, "run", "-g", "2", "--max-restarts", "1", str(script(TIDY, "tidy.py"))) as run:
+    with RunProcesses(muster, "run", "-g", "2", "--max-restarts", "1", str(script(TIDY, "tidy.py"))) as run:
         run.wrote("ready", range(2))
         first, warm = {process(pid) for pid in run.ranks().values()}, run.warm()
         os.kill(warm, signal.SIGKILL)
@@ -147,7 +137,7 @@ def test_killing_the_warm_interpreter_does_nothing_to_the_ranks_nor_to_a_restart
 
 
 def test_killing_the_store_ends_everything_and_is_told(muster: Any, script: Script) -> None:
-    with Life(muster, "run", "-g", "2", "--grace", "1", str(script(BUSY, "busy.py"))) as run:
+    with RunProcesses(muster, "run", "-g", "2", "--grace", "1", str(script(BUSY, "busy.py"))) as run:
         run.wrote("ready", range(2))
         found = everyone(run)
         os.kill(run.store(), signal.SIGKILL)
@@ -230,7 +220,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("strategy", ["file_descriptor", "file_system"])
 @pytest.mark.parametrize("ending", ["end", "killed"])
 def test_no_shared_memory_of_torch_outlives_a_run(muster: Any, script: Script, strategy: str, ending: str) -> None:
-    with Life(muster, "run", "-g", "2", str(script(SHARED)), strategy, ending) as run:
+    with RunProcesses(muster, "run", "-g", "2", str(script(SHARED)), strategy, ending) as run:
         blocks = []
         pids: set[int] = set()
         for rank in range(2):
@@ -261,7 +251,7 @@ print(sorted(os.listdir("/proc/self/fd"), key=int)[:3])
 
 def test_nothing_of_the_terminal_is_held_open_by_ranks(muster: Any) -> None:
     """A rank that goes on must not keep a pipe of muster's own open: whoever reads it would wait for ever."""
-    with Life(muster, "run", "-g", "2", "--", "sh", "-c", "echo ready; sleep 1000") as run:
+    with RunProcesses(muster, "run", "-g", "2", "--", "sh", "-c", "echo ready; sleep 1000") as run:
         run.wrote("ready", range(2))
         mine = {os.readlink(f"/proc/{run.process.pid}/fd/{fd}") for fd in (1, 2)}
         for pid in (*run.ranks().values(), run.agent()):

@@ -17,7 +17,7 @@ from typing import Any, Callable
 
 import pytest
 
-from muster.agent.ahead import counts
+from muster.agent.script_preamble import counts
 
 Script = Callable[..., Path]
 
@@ -249,8 +249,8 @@ print(json.dumps(sorted({*sys.stdlib_module_names} & {*sys.modules} - before - f
 
 def test_every_module_of_python_may_be_hidden_by_one_beside_the_script(muster: Any, tmp_path: Path) -> None:
     """A file of each name: those count that plain Python would take instead of what torch has loaded already."""
-    from muster.agent.boot import text_of
-    from muster.agent.warm import CAUGHT_UP, READ_AT_LOAD, READ_AT_LOAD_PREFIXES, Hooked, write_hook
+    from muster.agent.bootstrap import text_of
+    from muster.agent.forkserver import CAUGHT_UP, READ_AT_LOAD, READ_AT_LOAD_PREFIXES, HookedPython, write_hook
 
     taken = json.loads(subprocess.check_output([sys.executable, "-c", LOOK], env=muster.env, text=True))
     assert {"types", "enum", "json", "contextlib", "tokenize", "traceback"} <= set(taken)
@@ -259,8 +259,8 @@ def test_every_module_of_python_may_be_hidden_by_one_beside_the_script(muster: A
     for name in sys.stdlib_module_names:
         (folder / f"{name}.py").write_text("")
     (folder / "train.py").write_text("")
-    write_hook(str(tmp_path / "hook"), text_of("hook"))
-    warm = Hooked()
+    write_hook(str(tmp_path / "hook"), text_of("muster.agent.sitecustomize"))
+    warm = HookedPython()
     counting = {"names": READ_AT_LOAD, "prefixes": READ_AT_LOAD_PREFIXES, "caught_up": CAUGHT_UP, "threads": 1}
     with open("/dev/null", "r+") as null:
         warm.start(

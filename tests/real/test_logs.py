@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from life import Life, children, living, log, newest, process
+from life import RunProcesses, children, living, log, newest, process
 from waiting import until
 
 Script = Callable[..., Path]
@@ -88,7 +88,7 @@ def test_a_terminal_that_is_cut_off_while_the_run_ends_shows_all_of_it(muster: A
 
 def test_a_slow_reader_does_not_slow_the_ranks_and_loses_nothing(muster: Any, script: Script, tmp_path: Path) -> None:
     path, count = str(script(FLOOD)), 100_000
-    with Life(muster, "run", "-g", "1", "--", sys.executable, path, str(count), text=False) as run:
+    with RunProcesses(muster, "run", "-g", "1", "--", sys.executable, path, str(count), text=False) as run:
         until((tmp_path / "done0").exists, "the rank has written 10 MB while nobody reads")
         assert len(expected(0, count)) == (run.path / "attempt_0" / "rank_00000.out").stat().st_size
         assert run.process.poll() is None
@@ -192,7 +192,7 @@ touch said$RANK
 until [ -e said0 -a -e said1 ]; do sleep 0.02; done
 exit 1
 """
-    with Life(muster, "run", "-g", "2", "--max-restarts", "1", "--quiet", "--", "sh", "-c", text) as run:
+    with RunProcesses(muster, "run", "-g", "2", "--max-restarts", "1", "--quiet", "--", "sh", "-c", text) as run:
         run.wrote("early", range(2))
         follower = muster.start("logs", "-f", run.id)
         early = [follower.stdout.readline() for _ in range(2)]
@@ -280,7 +280,7 @@ def test_logs_that_cannot_be_written_fail(muster: Any) -> None:
 
 def test_since_leaves_out_what_is_older(muster: Any, tmp_path: Path) -> None:
     text = "echo old; until [ -e go ]; do sleep 0.02; done; echo new"
-    with Life(muster, "run", "--", "sh", "-c", text) as run:
+    with RunProcesses(muster, "run", "--", "sh", "-c", text) as run:
         run.wrote("old")
         (times,) = until(lambda: list(run.path.glob("node_*/times.log")), "the time is kept")
         until(lambda: b"0o4" in times.read_bytes(), "the time is written")
@@ -302,7 +302,7 @@ def test_a_killed_ranks_last_line_is_in_its_log(muster: Any, script: Script) -> 
 
 def test_the_end_waits_for_output_that_the_terminal_has_not_taken(muster: Any) -> None:
     """Of a rank that fails, all it wrote is shown before the report."""
-    with Life(muster, "run", "--", "sh", "-c", "seq 200000 >&2; exit 3", stderr=subprocess.STDOUT) as run:
+    with RunProcesses(muster, "run", "--", "sh", "-c", "seq 200000 >&2; exit 3", stderr=subprocess.STDOUT) as run:
         whole = len("".join(f"{number}\n" for number in range(1, 200_001)))
         until(lambda: len(run.log(0, "err")) == whole, "the rank has written all while nobody reads")
         lines = run.end()[1].splitlines()
@@ -318,7 +318,7 @@ exec sleep 1000
 
 
 def test_a_failure_ends_the_run_although_nobody_reads_what_is_shown(muster: Any, tmp_path: Path) -> None:
-    with Life(muster, "run", "-g", "2", "--", "sh", "-c", FULL) as run:
+    with RunProcesses(muster, "run", "-g", "2", "--", "sh", "-c", FULL) as run:
         until(lambda: len(run.log(0)) == 2_000_000, "rank 0 has written more than the pipe holds")
         first = process(run.ranks()[0])
         (tmp_path / "go").touch()
@@ -327,7 +327,7 @@ def test_a_failure_ends_the_run_although_nobody_reads_what_is_shown(muster: Any,
 
 
 def test_ctrl_c_ends_the_run_although_nobody_reads_what_is_shown(muster: Any) -> None:
-    with Life(muster, "run", "-g", "2", "--", "sh", "-c", FULL) as run:
+    with RunProcesses(muster, "run", "-g", "2", "--", "sh", "-c", FULL) as run:
         until(lambda: len(run.log(0)) == 2_000_000, "rank 0 has written more than the pipe holds")
         ranks = [process(pid) for pid in run.ranks().values()]
         run.process.send_signal(signal.SIGINT)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from life import RUN_ID, Life, newest
+from life import RUN_ID, RunProcesses, newest
 from waiting import until
 
 Script = Callable[..., Path]
@@ -51,7 +51,7 @@ print("went on")
 def test_stacks_tells_the_function_of_each_rank_and_the_ranks_go_on(
     muster: Any, script: Script, tmp_path: Path
 ) -> None:
-    with Life(muster, "run", "-g", "3", str(script(DEEP, "deep.py"))) as run:
+    with RunProcesses(muster, "run", "-g", "3", str(script(DEEP, "deep.py"))) as run:
         run.wrote("ready", range(3))
         until((tmp_path / "locked").exists, "rank 2 waits")
         until(lambda: "blocked_in_a_collective" in _stacks(muster)[0], "rank 0 is in the barrier", 20)
@@ -80,7 +80,7 @@ def _stacks(muster: Any, *words: str) -> dict[int, str]:
 
 
 def test_stacks_tells_of_ranks_that_cannot_answer(muster: Any, tmp_path: Path) -> None:
-    with Life(muster, "run", "-g", "2", *HOLD) as run:
+    with RunProcesses(muster, "run", "-g", "2", *HOLD) as run:
         run.wrote("ready", range(2))
         done = muster("stacks")
         assert 0 == done.returncode
@@ -92,7 +92,7 @@ def test_stacks_tells_of_ranks_that_cannot_answer(muster: Any, tmp_path: Path) -
 
 def test_stacks_tells_of_a_stopped_rank_that_it_does_not_answer(muster: Any, script: Script) -> None:
     path = str(script("import time; print('ready', flush=True); time.sleep(1000)"))
-    with Life(muster, "run", "-g", "2", "--launcher", "exec", path) as run:
+    with RunProcesses(muster, "run", "-g", "2", "--launcher", "exec", path) as run:
         run.wrote("ready", range(2))
         stopped = run.ranks()[1]
         os.kill(stopped, signal.SIGSTOP)
@@ -106,7 +106,7 @@ def test_stacks_tells_of_a_stopped_rank_that_it_does_not_answer(muster: Any, scr
 
 def test_ps_show_and_wait_tell_of_a_run_while_it_runs_and_after(muster: Any, script: Script, tmp_path: Path) -> None:
     assert f"no runs in {muster.home}\n" == muster("ps").stdout
-    with Life(muster, "run", "-g", "2", "--name", "mine", *HOLD) as run:
+    with RunProcesses(muster, "run", "-g", "2", "--name", "mine", *HOLD) as run:
         run.wrote("ready", range(2))
         (row,) = muster("ps").stdout.splitlines()[1:]
         assert [run.id, "mine", "2", "running"] == row.split()[:4]
@@ -133,7 +133,7 @@ def test_show_tells_what_ranks_use(muster: Any, script: Script) -> None:
     text = "import os, subprocess, torch\n"
     text += "while os.environ['RANK'] == '0': pass\n"
     text += "subprocess.run(['sleep', '1000'])"
-    with Life(muster, "run", "-g", "2", str(script(text))) as run:
+    with RunProcesses(muster, "run", "-g", "2", str(script(text))) as run:
         pids = run.ranks()
 
         def now() -> list[dict[str, Any]]:
@@ -212,7 +212,7 @@ def _job(path: Path) -> dict[str, Any]:
 
 
 def test_of_several_runs_of_a_name_the_living_one_is_meant(muster: Any, tmp_path: Path) -> None:
-    with Life(muster, "run", "--name", "twin", *HOLD) as run:
+    with RunProcesses(muster, "run", "--name", "twin", *HOLD) as run:
         run.wrote("ready")
         again = muster("run", "--name", "twin", "--", "true")
         assert (0, True) == (again.returncode, f"{run.id} has the same name, twin, and has not ended" in again.stderr)
@@ -264,7 +264,7 @@ def test_old_runs_are_deleted_at_the_start_of_a_new_one_where_that_is_wanted(mus
     def names() -> list[str]:
         return [json.loads((path / "job.json").read_text())["name"] for path in sorted(runs.iterdir())]
 
-    with Life(muster, "run", "--name", "live", *HOLD) as run:
+    with RunProcesses(muster, "run", "--name", "live", *HOLD) as run:
         run.wrote("ready")
         for name in ("a", "b"):
             muster("run", "--name", name, "--", "true")
@@ -283,7 +283,7 @@ def test_old_runs_are_deleted_at_the_start_of_a_new_one_where_that_is_wanted(mus
 
 def test_rm_and_prune_delete_what_has_ended_and_refuse_what_runs(muster: Any, tmp_path: Path) -> None:
     muster("run", "--name", "old", "--", "true")
-    with Life(muster, "run", "--name", "live", *HOLD) as run:
+    with RunProcesses(muster, "run", "--name", "live", *HOLD) as run:
         run.wrote("ready")
         refused = muster("rm", "old", "live")
         assert 2 == refused.returncode

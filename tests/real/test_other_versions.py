@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from muster.agent.local import SUPERVISOR, Sockets, keep, new_token
-from muster.agent.protocol import VERSION, Unpacker, pack
 from muster.client.remote import Way
-from muster.model import Host, Job, Plan, Program, as_json
-from muster.ranks import layout
+from muster.core.layout import layout
+from muster.core.model import Host, Job, Plan, Program, as_json
+from muster.protocol.frames import VERSION, FrameDecoder, encode_frame
+from muster.protocol.local_sockets import SUPERVISOR, Sockets, keep, new_token
 
 HERE = os.uname().nodename
 
@@ -59,7 +59,7 @@ class Controller:
                 threading.Thread(target=self.talk, args=(link,), daemon=True).start()
 
     def talk(self, link: socket.socket) -> None:
-        frames = Unpacker()
+        frames = FrameDecoder()
         with link, suppress(OSError):
             while data := link.recv(1 << 16):
                 for fields, _ in frames.feed(data):
@@ -97,19 +97,19 @@ def test_an_earlier_controller_is_spoken_to_as_it_was_then(muster: Any, speaks: 
     def answers(said: dict[str, Any]) -> list[bytes]:
         kind, old = said["kind"], controllers[-1]
         if kind == "state":
-            return [pack("answer", phase="running", attempt=0, alive=[0], parted=[])]
+            return [encode_frame("answer", phase="running", attempt=0, alive=[0], parted=[])]
         if kind == "stacks":
-            return [pack("answer", texts={"0": "File train.py, line 3"}, mute={}, missing=[])]
+            return [encode_frame("answer", texts={"0": "File train.py, line 3"}, mute={}, missing=[])]
         if kind == "usage":
             use = {"node": 0, "pid": 7, "memory": 1 << 20, "cpu": 1.0, "children": 0, "children_memory": 0}
-            return [pack("answer", ranks={"0": use}, missing=[])]
+            return [encode_frame("answer", ranks={"0": use}, missing=[])]
         if kind == "watch":
-            written = pack("output", b"hello\n", node=0, rank=0, stream="out", attempt=0, offset=0)
-            run = pack("run", id=old.run.name, phase="running", plan=old.plan)
-            return [run, written, pack("over", outcome=old.end())]
+            written = encode_frame("output", b"hello\n", node=0, rank=0, stream="out", attempt=0, offset=0)
+            run = encode_frame("run", id=old.run.name, phase="running", plan=old.plan)
+            return [run, written, encode_frame("over", outcome=old.end())]
         if kind == "kill":
             old.end()
-            return [pack("answer")]
+            return [encode_frame("answer")]
         return []
 
     controllers = [speaks(answers)]
@@ -132,12 +132,14 @@ def test_what_cannot_be_is_said_in_one_sentence_with_a_hint(muster: Any, speaks:
 
     def answers(said: dict[str, Any]) -> list[bytes]:
         if said["kind"] == "state":
-            return [pack("answer", version=version)]
+            return [encode_frame("answer", version=version)]
         if said["kind"] == "watch" and version > VERSION:
-            return [pack("run", id=controller.run.name, phase="running", plan=["in another form"], version=version)]
+            return [
+                encode_frame("run", id=controller.run.name, phase="running", plan=["in another form"], version=version)
+            ]
         if said["kind"] == "watch":
-            return [pack("run", id=controller.run.name, phase="running", plan=controller.plan, version=version)]
-        return [pack("unknown", what=said["kind"], version=version)]
+            return [encode_frame("run", id=controller.run.name, phase="running", plan=controller.plan, version=version)]
+        return [encode_frame("unknown", what=said["kind"], version=version)]
 
     controller = speaks(answers)
     speaking = f"speaks version {version} of the protocol"

@@ -51,7 +51,14 @@ def test_the_source_archive_has_what_is_needed_and_no_more(built: Path):
     (path,) = built.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"pyproject.toml", "README.md", "LICENSE", "src/muster/cli.py", "docs/design.md", "tests/there.py"} <= names
+    assert {
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "src/muster/cli/__init__.py",
+        "docs/design.md",
+        "tests/there.py",
+    } <= names
     assert not {name for name in names if re.search(r"(^|/)(\.venv|build|__pycache__|\.git)(/|$)", name)}
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from life import EXAMPLE, Life, log, newest, outcome
+from life import EXAMPLE, RunProcesses, log, newest, outcome
 
 Script = Callable[..., Path]
 
@@ -401,7 +401,7 @@ def test_after_the_last_restart_the_status_is_that_of_the_last_attempt(muster: A
 
 
 def test_an_interrupted_run_is_not_started_again(muster: Any) -> None:
-    with Life(muster, "run", "--max-restarts", "3", "--", "sh", "-c", "echo ready; exec sleep 1000") as run:
+    with RunProcesses(muster, "run", "--max-restarts", "3", "--", "sh", "-c", "echo ready; exec sleep 1000") as run:
         run.wrote("ready")
         run.process.send_signal(2)
         assert 130 == run.end()[0]

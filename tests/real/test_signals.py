@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from life import Life, living, no_one_left
+from life import RunProcesses, living, no_one_left
 from waiting import until
 
 Script = Callable[..., Path]
@@ -34,7 +34,7 @@ except KeyboardInterrupt:
 """
 
 
-def shown(run: Life, words: str) -> None:
+def shown(run: RunProcesses, words: str) -> None:
     """Read the words of muster until these come."""
     line = ""
     while words not in line:
@@ -43,7 +43,7 @@ def shown(run: Life, words: str) -> None:
 
 
 def test_ctrl_c_interrupts_the_ranks_and_gives_130(muster: Any, script: Script) -> None:
-    with Life(muster, "run", "-g", "2", str(script(PYTHON))) as run:
+    with RunProcesses(muster, "run", "-g", "2", str(script(PYTHON))) as run:
         run.wrote("ready", range(2))
         everybody = run.everybody()
         run.process.send_signal(signal.SIGINT)
@@ -58,7 +58,7 @@ def test_ctrl_c_interrupts_the_ranks_and_gives_130(muster: Any, script: Script) 
 
 def test_ranks_that_ignore_sigint_get_sigterm_and_then_sigkill(muster: Any) -> None:
     text = 'trap "" INT; [ $RANK = 1 ] && trap "" TERM; echo ready; while :; do sleep 0.1; done'
-    with Life(muster, "run", "-g", "2", "--grace", "1", "--", "sh", "-c", text) as run:
+    with RunProcesses(muster, "run", "-g", "2", "--grace", "1", "--", "sh", "-c", text) as run:
         run.wrote("ready", range(2))
         everybody = run.everybody()
         run.process.send_signal(signal.SIGINT)
@@ -74,7 +74,7 @@ def test_ranks_that_ignore_sigint_get_sigterm_and_then_sigkill(muster: Any) -> N
 def test_a_sigint_that_was_ignored_where_muster_was_started_interrupts_all_the_same(muster: Any) -> None:
     plain = muster.argv
     muster.argv = lambda *words: ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *plain(*words)]
-    with Life(
+    with RunProcesses(
         muster, "run", "-g", "2", "--", "sh", "-c", 'trap "exit 3" INT; echo ready; while :; do sleep 0.1; done'
     ) as run:
         run.wrote("ready", range(2))
@@ -87,7 +87,7 @@ def test_a_sigint_that_was_ignored_where_muster_was_started_interrupts_all_the_s
 
 def test_ctrl_c_twice_kills_at_once(muster: Any) -> None:
     text = 'trap "" INT TERM; echo ready; while :; do sleep 0.1; done'
-    with Life(muster, "run", "-g", "2", "--grace", "1h", "--", "sh", "-c", text) as run:
+    with RunProcesses(muster, "run", "-g", "2", "--grace", "1h", "--", "sh", "-c", text) as run:
         run.wrote("ready", range(2))
         everybody = run.everybody()
         run.process.send_signal(signal.SIGINT)
@@ -109,7 +109,7 @@ def test_ctrl_c_twice_kills_at_once(muster: Any) -> None:
     ],
 )
 def test_sigterm_and_sighup_are_told_apart(muster: Any, number: int, status: int, words: str) -> None:
-    with Life(muster, "run", "-g", "2", *WAITS) as run:
+    with RunProcesses(muster, "run", "-g", "2", *WAITS) as run:
         run.wrote("ready", range(2))
         everybody = run.everybody()
         run.process.send_signal(number)
@@ -129,7 +129,7 @@ until [ -e go ]; do sleep 0.05; done
 
 def test_other_signals_are_passed_on_to_the_ranks_that_catch_them(muster: Any, tmp_path: Path) -> None:
     named = ["--signals-to-handle", "SIGTERM,SIGURG"]
-    with Life(muster, "run", "-g", "2", *named, "--", "sh", "-c", CATCHES) as run:
+    with RunProcesses(muster, "run", "-g", "2", *named, "--", "sh", "-c", CATCHES) as run:
         run.wrote("ready", range(2))
         for number in (signal.SIGUSR1, signal.SIGURG, signal.SIGUSR2):
             run.process.send_signal(number)
@@ -142,7 +142,7 @@ def test_other_signals_are_passed_on_to_the_ranks_that_catch_them(muster: Any, t
 
 def test_a_rank_that_catches_sigquit_gets_it_and_the_other_sigterm(muster: Any) -> None:
     text = '[ $RANK = 0 ] && trap "echo heard QUIT; exit 4" QUIT; trap "echo heard TERM; exit 5" TERM; echo ready; '
-    with Life(muster, "run", "-g", "2", "--", "sh", "-c", text + "while :; do sleep 0.1; done") as run:
+    with RunProcesses(muster, "run", "-g", "2", "--", "sh", "-c", text + "while :; do sleep 0.1; done") as run:
         run.wrote("ready", range(2))
         run.process.send_signal(signal.SIGQUIT)
         status, _, err = run.end()
@@ -156,7 +156,7 @@ def test_a_sigquit_that_is_not_to_be_handled_kills_muster_and_the_ranks_end(must
     plain = muster.argv
     muster.argv = lambda *words: ["sh", "-c", 'ulimit -c 0; exec "$@"', "sh", *plain(*words)]
     text = "echo $TORCHELASTIC_SIGNALS_TO_HANDLE; while :; do sleep 0.1; done"
-    with Life(muster, "run", "-g", "2", "--signals-to-handle", "SIGTERM,SIGINT", "--", "sh", "-c", text) as run:
+    with RunProcesses(muster, "run", "-g", "2", "--signals-to-handle", "SIGTERM,SIGINT", "--", "sh", "-c", text) as run:
         run.wrote("SIGTERM,SIGINT", range(2))
         everybody = run.everybody()
         run.process.send_signal(signal.SIGQUIT)
@@ -181,7 +181,7 @@ def test_who_watches_a_detached_run_passes_signals_on_too(muster: Any, tmp_path:
 
 
 def test_a_signal_during_the_start_ends_it(muster: Any, script: Script) -> None:
-    with Life(muster, "run", "-g", "2", str(script("print('ran')"))) as run:
+    with RunProcesses(muster, "run", "-g", "2", str(script("print('ran')"))) as run:
         run.agent()
         everybody = until(lambda: run.everybody(), "the agent starts")
         run.process.send_signal(signal.SIGINT)
@@ -193,7 +193,7 @@ def test_a_signal_during_the_start_ends_it(muster: Any, script: Script) -> None:
 
 
 def test_ctrl_c_ends_a_line_of_setup_that_hangs(muster: Any) -> None:
-    with Life(muster, "run", "--setup", "sleep 1000", "--", "true") as run:
+    with RunProcesses(muster, "run", "--setup", "sleep 1000", "--", "true") as run:
         hanging = until(lambda: [one for one in run.everybody() if _is_sleep(one.pid)], "the line runs")
         run.process.send_signal(signal.SIGINT)
         status, _, err = run.end()
@@ -220,7 +220,7 @@ def test_under_nohup_a_run_survives_the_end_of_its_terminal(muster: Any, tmp_pat
             return subprocess.Popen(argv, env=muster.env, cwd=tmp_path, text=True, start_new_session=True, **pipes)
 
     text = "echo ready; until [ -e go ]; do sleep 0.05; done; echo went on"
-    with Life(Nohup, "run", "-g", "2", "--", "sh", "-c", text) as run:
+    with RunProcesses(Nohup, "run", "-g", "2", "--", "sh", "-c", text) as run:
         run.wrote("ready", range(2))
         os.killpg(run.process.pid, signal.SIGHUP)
         assert "running" in muster("ps").stdout
@@ -232,7 +232,7 @@ def test_under_nohup_a_run_survives_the_end_of_its_terminal(muster: Any, tmp_pat
 
 def test_kill_from_another_terminal_ends_a_run(muster: Any, env: dict[str, str]) -> None:
     env["USER"] = "somebody"
-    with Life(muster, "run", "-g", "2", *WAITS) as run:
+    with RunProcesses(muster, "run", "-g", "2", *WAITS) as run:
         run.wrote("ready", range(2))
         everybody = run.everybody()
         done = muster("kill", "last")
@@ -258,7 +258,7 @@ def test_kill_ends_several_runs_at_once_and_all_of_them(muster: Any, tmp_path: P
     waits = ("--", "sh", "-c", ENDS_WITH_THE_OTHER)
     with ExitStack() as stack:
         started = (("--name", "a", *waits, "a", "b"), (*waits, "b", "a"), ("--name", "c", *WAITS))
-        first, second, third = [stack.enter_context(Life(muster, "run", *words)) for words in started]
+        first, second, third = [stack.enter_context(RunProcesses(muster, "run", *words)) for words in started]
         for run in (first, second, third):
             run.wrote("ready")
         assert 2 == muster("kill", "a", "nobody").returncode
@@ -293,7 +293,7 @@ def test_kill_ends_several_runs_at_once_and_all_of_them(muster: Any, tmp_path: P
 
 
 def test_kill_ends_the_ranks_of_a_muster_that_is_stopped(muster: Any) -> None:
-    with Life(muster, "run", "-g", "2", "--grace", "1", *WAITS) as run:
+    with RunProcesses(muster, "run", "-g", "2", "--grace", "1", *WAITS) as run:
         run.wrote("ready", range(2))
         ranks = run.everybody()
         run.process.send_signal(signal.SIGSTOP)

@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from life import Life
+from life import RunProcesses
 
 HOLD = ("--", "sh", "-c", "echo ready; until [ -e go ]; do sleep 0.02; done; exit 5")
 
@@ -70,7 +70,7 @@ def test_a_living_run_elsewhere_is_reached(muster: Any, tmp_path: Path) -> None:
     (tmp_path / "muster.toml").write_text("[run\n")  # a run can be reached with one that is not right
     there = copy.copy(muster)
     there.home = project / "kept"
-    with Life(there, "run", "--name", "long", *HOLD, cwd=project) as run:
+    with RunProcesses(there, "run", "--name", "long", *HOLD, cwd=project) as run:
         run.wrote("ready")
         over = muster("run", "--name", "short", "--", "true", cwd="/").returncode
         last = ids(muster("ps", cwd="/").stdout)[0]

@@ -9,8 +9,8 @@ from typing import Any, Callable
 
 import pytest
 
-from muster import printable
-from muster.agent.protocol import MAGIC, pack
+from muster.core import printable
+from muster.protocol.frames import MAGIC, encode_frame
 
 EVIL = "\x1b[2Jx\x9b31m\u202egpj.\u2066\x07\x7f\r"
 FORGED = "\nmuster: all 4 ranks ended well"
@@ -64,12 +64,12 @@ def test_frames_of_a_host(muster: Any, host: Callable[..., str]) -> None:
     found = {"process": f"sleep{EVIL}{FORGED}", "pid": 17, "state": "S", "gpu": False}
     evil = f"run{EVIL}{FORGED}"
     told = {"runs": {evil: [found]}, "folders": {evil: [f"/tmp/{EVIL}{FORGED}"]}, "left": [found]}
-    done = muster("clean", "-H", "n1", "--ssh", host(stdout=MAGIC + pack("cleaned", **told), code=0))
+    done = muster("clean", "-H", "n1", "--ssh", host(stdout=MAGIC + encode_frame("cleaned", **told), code=0))
     assert 1 == done.returncode and "still alive: sleep\\x1b[2J" in done.stderr, done.stderr
     assert "; /tmp/\\x1b[2J" in done.stdout and is_safe(done.stdout + done.stderr), done.stdout + done.stderr
     del told["folders"]
     for wrong in (told, {**told, "folders": {evil: [17]}}, {**told, "folders": {}, "left": [EVIL]}):
-        done = muster("clean", "-H", "n1", "--ssh", host(stdout=MAGIC + pack("cleaned", **wrong), code=0))
+        done = muster("clean", "-H", "n1", "--ssh", host(stdout=MAGIC + encode_frame("cleaned", **wrong), code=0))
         assert (3, True) == (done.returncode, "n1: no answer that is understood: " in done.stderr), done.stderr
         assert is_safe(done.stdout + done.stderr), done.stdout + done.stderr
 

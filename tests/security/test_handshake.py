@@ -7,22 +7,22 @@ from typing import Any
 
 import pytest
 
-from muster.agent import protocol
-from muster.agent.handshake import Caller, Controller, Seals, Terms, Welcome
-from muster.agent.protocol import Refused, Unpacker, pack
-from muster.agent.wire import Wire
+from muster.protocol import frames
+from muster.protocol.channel import Channel
+from muster.protocol.frames import FrameDecoder, Refused, encode_frame
+from muster.protocol.handshake import AgentSide, ControllerSide, Seals, Terms, Welcome
 
 TERMS = Terms("5ec2e7" * 8, "20261127-000000-abcdef-train")
 
 
 def fields(frame: bytes) -> dict[str, Any]:
-    ((found, _),) = Unpacker().feed(frame)
+    ((found, _),) = FrameDecoder().feed(frame)
     return found
 
 
 def agree(agent: Terms = TERMS, controller: Terms = TERMS) -> tuple[Seals, Seals, Welcome]:
     """A whole handshake: (the agent's seals, the controller's, what the agent was told)."""
-    one, other = Caller(agent, 3, "life before", 17), Controller(controller)
+    one, other = AgentSide(agent, 3, "life before", 17), ControllerSide(controller)
     hello = other.hear(fields(one.answer(fields(other.challenge()))))
     assert (3, "life before", 17) == (hello.node, hello.life, hello.heard)
     frame, theirs = other.welcome("this life", 5)
@@ -46,31 +46,31 @@ def test_another_secret_or_another_run_is_refused(controller: Terms) -> None:
 
 
 def test_another_version_is_refused() -> None:
-    challenge = fields(Controller(TERMS).challenge())
+    challenge = fields(ControllerSide(TERMS).challenge())
     with pytest.raises(Refused):
-        Caller(TERMS, 0, "", 0).answer({**challenge, "version": protocol.VERSION - 1})
+        AgentSide(TERMS, 0, "", 0).answer({**challenge, "version": frames.VERSION - 1})
 
 
 def test_what_an_agent_says_is_no_welcome_for_it() -> None:
     """Reflection: a stranger who knows no secret lets the agent prove things, and sends them back."""
-    agent = Caller(TERMS, 1, "", 0)
-    hello = fields(agent.answer({"kind": "challenge", "version": protocol.VERSION, "nonce": "ab" * 32}))
+    agent = AgentSide(TERMS, 1, "", 0)
+    hello = fields(agent.answer({"kind": "challenge", "version": frames.VERSION, "nonce": "ab" * 32}))
     for sent in (hello, {**hello, "kind": "welcome"}):
         with pytest.raises(Refused):
             agent.hear(sent)
     with pytest.raises(Refused):  # nor a second proof for her, of a nonce of the agent's own
-        agent.answer({"kind": "challenge", "version": protocol.VERSION, "nonce": hello["nonce"]})
+        agent.answer({"kind": "challenge", "version": frames.VERSION, "nonce": hello["nonce"]})
     # a second connection of the same agent gives her nothing for the first
     other = fields(
-        Caller(TERMS, 1, "", 0).answer({"kind": "challenge", "version": protocol.VERSION, "nonce": hello["nonce"]})
+        AgentSide(TERMS, 1, "", 0).answer({"kind": "challenge", "version": frames.VERSION, "nonce": hello["nonce"]})
     )
     with pytest.raises(Refused):
         agent.hear({**hello, "kind": "welcome", "mac": other["mac"]})
 
 
 def test_nothing_that_was_said_on_one_connection_is_good_on_another() -> None:
-    first, second = Controller(TERMS), Controller(TERMS)
-    agent = Caller(TERMS, 1, "", 0)
+    first, second = ControllerSide(TERMS), ControllerSide(TERMS)
+    agent = AgentSide(TERMS, 1, "", 0)
     hello = fields(agent.answer(fields(first.challenge())))
     second.challenge()
     with pytest.raises(Refused):
@@ -79,12 +79,12 @@ def test_nothing_that_was_said_on_one_connection_is_good_on_another() -> None:
     with pytest.raises(Refused):
         first.hear(hello)
     welcome = fields(first.welcome("life", 0)[0])
-    later = Caller(TERMS, 1, "", 0)
+    later = AgentSide(TERMS, 1, "", 0)
     later.answer(fields(second.challenge()))
     with pytest.raises(Refused):
         later.hear(welcome)
     with pytest.raises(Refused):
-        Caller(TERMS, 1, "", 0).hear(welcome)  # before there was a challenge
+        AgentSide(TERMS, 1, "", 0).hear(welcome)  # before there was a challenge
 
 
 CHANGES = [
@@ -115,8 +115,8 @@ CHANGES = [
 
 @pytest.mark.parametrize("name, value", CHANGES, ids=[f"{name}={str(value)[:6]!a}" for name, value in CHANGES])
 def test_a_changed_field_is_refused_and_nothing_worse(name: str, value: Any) -> None:
-    controller = Controller(TERMS)
-    hello = fields(Caller(TERMS, 3, "life", 17).answer(fields(controller.challenge())))
+    controller = ControllerSide(TERMS)
+    hello = fields(AgentSide(TERMS, 3, "life", 17).answer(fields(controller.challenge())))
     with pytest.raises(Refused):
         controller.hear({**hello, name: value})
     without = {key: kept for key, kept in hello.items() if key != name or key == "kind"}
@@ -131,15 +131,15 @@ class Ends:
 
     def __init__(self) -> None:
         ours, theirs, _ = agree()
-        self.one, self.other = Wire(keeps=True), Wire(keeps=True)
+        self.one, self.other = Channel(keeps=True), Channel(keeps=True)
         # no descriptor is used: what is to go out is taken from the wire
         self.one.connect(0, 0, seal=ours.out)
-        self.other.connect(0, 0, Unpacker(seal=theirs.into), seal=theirs.out)
+        self.other.connect(0, 0, FrameDecoder(seal=theirs.into), seal=theirs.out)
 
     def sent(self, *frames: bytes) -> bytes:
         """What goes over the network for these frames."""
         for frame in frames:
-            self.one.put(frame)
+            self.one.send(frame)
         data = bytes(self.one.out)
         self.one.out.clear()
         return data
@@ -148,13 +148,13 @@ class Ends:
         return self.other.feed(data)
 
 
-FRAMES = [pack("say", b"x" * size, number=number) for number, size in enumerate((0, 10, 70000))]
+FRAMES = [encode_frame("say", b"x" * size, number=number) for number, size in enumerate((0, 10, 70000))]
 
 
 def test_sealed_frames_come_as_they_were_sent_however_they_are_cut() -> None:
     ends = Ends()
     data = ends.sent(*FRAMES)
-    assert len(data) == sum(map(len, FRAMES)) + len(FRAMES) * protocol.TAG
+    assert len(data) == sum(map(len, FRAMES)) + len(FRAMES) * frames.TAG
     found = []
     for at in range(0, len(data), 4999):
         found += ends.hear(data[at : at + 4999])
@@ -172,7 +172,7 @@ def test_a_bit_that_flips_anywhere_ends_the_connection() -> None:
         found = ends.hear(bytes(data))
         # a length that was made longer is awaited, and is refused as soon as there are that many bytes
         if found is not None:
-            found = ends.hear(b"\0" * 70000 if at in (2, 3, 6, 7) else b"\0" * protocol.LARGEST)
+            found = ends.hear(b"\0" * 70000 if at in (2, 3, 6, 7) else b"\0" * frames.LARGEST)
         assert found is None, at
         assert ends.other.refused, at
 
@@ -191,10 +191,10 @@ def test_a_frame_of_one_direction_or_of_another_connection_is_none_of_the_other(
     ends, others = Ends(), Ends()
     assert ends.hear(others.sent(FRAMES[0])) is None
     ends = Ends()
-    ends.other.put(FRAMES[0])
+    ends.other.send(FRAMES[0])
     assert ends.hear(bytes(ends.other.out)) is None
     ends = Ends()
-    assert ends.hear(FRAMES[0] + b"\0" * protocol.TAG) is None
+    assert ends.hear(FRAMES[0] + b"\0" * frames.TAG) is None
 
 
 def test_half_a_frame_is_not_given() -> None:
@@ -213,15 +213,15 @@ NO_FRAMES = {
     "no kind": b"\0\0\0\x02\0\0\0\0{}",
     "kind of no word": b'\0\0\0\x0a\0\0\0\0{"kind":1}',
     "deep": b"\0\1\x86\xa0\0\0\0\0" + b"[" * 100000,
-    "have what was never said": pack("have", heard=1 << 40),
-    "have no number": pack("have", heard="x"),
+    "have what was never said": encode_frame("have", heard=1 << 40),
+    "have no number": encode_frame("have", heard="x"),
 }
 
 
 @pytest.mark.parametrize("data", NO_FRAMES.values(), ids=NO_FRAMES.keys())
 def test_what_is_no_frame_ends_the_connection_and_nothing_else(data: bytes) -> None:
     """As on the socket of another terminal, where nothing is sealed."""
-    wire = Wire(keeps=True)
+    wire = Channel(keeps=True)
     assert wire.feed(data) is None
     assert wire.refused
 
@@ -232,7 +232,7 @@ def test_after_a_new_handshake_what_was_lost_is_sent_again_with_the_new_key() ->
     lost = bytes(ends.one.out)
     ours, theirs, _ = agree()
     ends.one.connect(0, 0, seal=ours.out)
-    ends.other.connect(0, 0, Unpacker(seal=theirs.into))
+    ends.other.connect(0, 0, FrameDecoder(seal=theirs.into))
     assert ends.one.out != lost
     ((said, _),) = ends.hear(bytes(ends.one.out)) or []
     assert 0 == said["number"]

@@ -17,14 +17,15 @@ from random import Random
 from typing import Any
 
 import pytest
-from there import There
+from there import LabCluster
 from waiting import until
 
-from muster.agent import clean, local
-from muster.agent.listener import LocalListener, Peer
-from muster.agent.messages import FROM_CLIENT, ON_MACHINE
-from muster.agent.protocol import VERSION, pack
-from muster.lab.shape import GUEST
+from muster.agent import orphans
+from muster.lab.spec import SECOND_USER
+from muster.protocol import local_sockets
+from muster.protocol.frames import VERSION, encode_frame
+from muster.protocol.listener import LocalListener, Peer
+from muster.protocol.messages import FROM_CLIENT, ON_MACHINE
 
 NOBODY = 65534
 
@@ -169,11 +170,14 @@ GARBAGE = {
     "deep": b"\0\1\x86\xa0\0\0\0\0" + b"[" * 100000,
     "no object": b"\0\0\0\x02\0\0\0\0[]",
     "no kind": b"\0\0\0\x02\0\0\0\0{}",
-    "no such kind": pack("nonsense"),
-    "fields of no kind": pack("watch", nonsense=1) + pack("stacks", ranks=5) + pack("began") + pack("join"),
-    "no number": pack("taken", node="x", count=[]) + pack("asked", number="x"),
+    "no such kind": encode_frame("nonsense"),
+    "fields of no kind": encode_frame("watch", nonsense=1)
+    + encode_frame("stacks", ranks=5)
+    + encode_frame("began")
+    + encode_frame("join"),
+    "no number": encode_frame("taken", node="x", count=[]) + encode_frame("asked", number="x"),
     **{f"random bytes {seed}": Random(seed).randbytes(1000) for seed in range(5)},
-    **{f"no {kind}": pack(kind, b"x" * 100, **_wrong(kind)) for kind in {*FROM_CLIENT, *ON_MACHINE} - {"end"}},
+    **{f"no {kind}": encode_frame(kind, b"x" * 100, **_wrong(kind)) for kind in {*FROM_CLIENT, *ON_MACHINE} - {"end"}},
 }
 
 
@@ -244,7 +248,7 @@ print("sent")
 """WHERE HEX…: send each over a connection of its own, and wait until it is closed."""
 
 
-def test_random_bytes_on_every_socket_of_a_run_on_hosts_end_their_connection_and_no_run(there: There) -> None:
+def test_random_bytes_on_every_socket_of_a_run_on_hosts_end_their_connection_and_no_run(there: LabCluster) -> None:
     """Agents' and controller's, which other processes of a host can reach, and the two ports that other hosts can:
     where agents call, and where the ranks meet."""
     words = ("-H", "n1,n2", "-g", "1", there.script(STEPS_UNTIL_GO))
@@ -280,7 +284,7 @@ def test_random_bytes_on_every_socket_of_a_run_on_hosts_end_their_connection_and
     there.nothing_left()
 
 
-def events(there: There) -> list[dict[str, Any]]:
+def events(there: LabCluster) -> list[dict[str, Any]]:
     """What was written down of the newest run."""
     return [json.loads(line) for line in (there.run / "events.jsonl").read_text().splitlines()]
 
@@ -290,7 +294,7 @@ NO_SIGNALS: tuple[Any, ...] = (*NO_NUMBERS, 0, 4000)
 NO_TEXTS: tuple[Any, ...] = (5, True, [], {}, "\0")
 NO_RANKS: tuple[Any, ...] = (5, "x", {}, [-1], ["0"], [True], [[]])
 WRONG: dict[str, dict[str, dict[str, tuple[Any, tuple[Any, ...]]]]] = {
-    local.SUPERVISOR: {
+    local_sockets.SUPERVISOR: {
         "watch": {
             "want": (True, (None, *NO_RANKS)),
             "offsets": ({}, (7, None, [], *({"0/0.out": value} for value in (*NO_NUMBERS, 1 << 62)))),
@@ -305,7 +309,7 @@ WRONG: dict[str, dict[str, dict[str, tuple[Any, tuple[Any, ...]]]]] = {
         "stdin": {"at": (0, NO_NUMBERS), "end": (False, (0, None, "x"))},
         "stacks": {"ranks": (None, NO_RANKS)},
     },
-    local.AGENT: {
+    local_sockets.AGENT: {
         "kill": {"by": ("", NO_TEXTS)},
         "stacks": {"ranks": (None, NO_RANKS)},
         "join": {
@@ -335,10 +339,10 @@ def test_a_field_of_a_wrong_kind_ends_its_connection_and_no_run(ours: Any) -> No
         for kind, fields in kinds.items():
             right = {name: value for name, (value, _) in fields.items()}
             for name, wrong in ((name, value) for name, (_, values) in fields.items() for value in values):
-                link = until(lambda who=who: local.find(str(run), who), "somebody listens")  # type: ignore[misc]
+                link = until(lambda who=who: local_sockets.find(str(run), who), "somebody listens")  # type: ignore[misc]
                 with link:
                     link.settimeout(20)
-                    link.sendall(pack(kind, **{**right, name: wrong}))
+                    link.sendall(encode_frame(kind, **{**right, name: wrong}))
                     try:
                         said = link.recv(1 << 16)
                     except ConnectionResetError:
@@ -375,11 +379,11 @@ def test_an_agent_that_fails_ends_its_ranks_and_the_truth_is_told(ours: Any, tmp
 
 
 def test_a_launcher_on_two_nodes_starts_what_was_asked_for_and_speaks_to_nobody_else(
-    there: There, squatters: Squatters
+    there: LabCluster, squatters: Squatters
 ) -> None:
     """mpirun, which reaches the other node by `reach`, and starts a shim for each rank there."""
     for host in ("n1", "n2"):
-        squatters.started.append(there.lab.start(host, squatters.argv, user=GUEST, cwd="/"))
+        squatters.started.append(there.lab.start(host, squatters.argv, user=SECOND_USER, cwd="/"))
     squatters.ready(2)
     words = ("--launcher", "mpirun", "--launcher-args", "mpirun.openmpi", "--", "sh", "-c", "echo rank $RANK")
     done = there.muster("run", "-H", "n1,n2", "-g", "1", *words)
@@ -433,32 +437,32 @@ sys.stdin.read()
 
 def untold(monkeypatch: pytest.MonkeyPatch) -> None:
     """As before Linux 5.3, which does not tell whose a socket is."""
-    told = local._listening
-    monkeypatch.setattr(local, "_listening", lambda: (sock._replace(uid=None) for sock in told()))
+    told = local_sockets._listening
+    monkeypatch.setattr(local_sockets, "_listening", lambda: (sock._replace(uid=None) for sock in told()))
 
 
 @pytest.mark.parametrize("queue", ["empty", "full", "blank line", "forged lines"])
 def test_a_name_that_another_user_has_is_passed_over_on_both_sides(queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_PATIENCE", 0.2)
-    sockets = local.Sockets(a_run_id(), local.new_token())
-    first, second = list(sockets.names(os.getuid(), local.AGENT))[:2]
-    bystander = sockets.listen(local.SUPERVISOR)  # ours, whose number she may forge
+    monkeypatch.setattr(local_sockets, "_PATIENCE", 0.2)
+    sockets = local_sockets.Sockets(a_run_id(), local_sockets.new_token())
+    first, second = list(sockets.names(os.getuid(), local_sockets.AGENT))[:2]
+    bystander = sockets.listen(local_sockets.SUPERVISOR)  # ours, whose number she may forge
     other = other_user(LISTENS, queue, first[1:], second[1:])
     try:
         assert other.stdout is not None
         assert "listens\n" == other.stdout.readline()
-        assert sockets.connect(local.AGENT, os.getuid()) is None
+        assert sockets.connect(local_sockets.AGENT, os.getuid()) is None
         with monkeypatch.context() as patch:
             untold(patch)
-            assert local.reach(first, os.getuid()) is None
+            assert local_sockets.connect(first, os.getuid()) is None
         bystander.close()
-        assert not clean.looked_after(sockets.run_id)
-        with sockets.listen(local.AGENT) as ours:
-            link = sockets.connect(local.AGENT, os.getuid())
+        assert not orphans.looked_after(sockets.run_id)
+        with sockets.listen(local_sockets.AGENT) as ours:
+            link = sockets.connect(local_sockets.AGENT, os.getuid())
             assert link is not None
             with link:
                 assert ours.getsockname() == link.getpeername() != first
-        theirs = local.reach(first, NOBODY) if queue == "empty" else None
+        theirs = local_sockets.connect(first, NOBODY) if queue == "empty" else None
         if theirs is not None:  # root's client of that user's run
             theirs.close()
     finally:
@@ -468,25 +472,25 @@ def test_a_name_that_another_user_has_is_passed_over_on_both_sides(queue: str, m
 
 
 def test_one_of_ours_that_takes_no_connection_is_not_taken_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_PATIENCE", 0.1)
-    sockets = local.Sockets(a_run_id(), local.new_token())
-    with sockets.listen(local.AGENT, queue=0):
-        links = [sockets.connect(local.AGENT, os.getuid())]
+    monkeypatch.setattr(local_sockets, "_PATIENCE", 0.1)
+    sockets = local_sockets.Sockets(a_run_id(), local_sockets.new_token())
+    with sockets.listen(local_sockets.AGENT, queue=0):
+        links = [sockets.connect(local_sockets.AGENT, os.getuid())]
         with pytest.raises(TimeoutError):
             while True:
-                links.append(sockets.connect(local.AGENT, os.getuid()))
+                links.append(sockets.connect(local_sockets.AGENT, os.getuid()))
         untold(monkeypatch)
         with pytest.raises(TimeoutError):
-            sockets.connect(local.AGENT, os.getuid())
+            sockets.connect(local_sockets.AGENT, os.getuid())
         for link in links:
             assert link is not None
             link.close()
 
 
 def test_no_name_tells_another_one() -> None:
-    sockets = local.Sockets(a_run_id() + "-" + "x" * 24, local.new_token())
-    every = [*sockets.names(4294967294, local.AGENT), *sockets.names(4294967294, local.SUPERVISOR)]
-    every += sockets._replace(token=local.new_token()).names(4294967294, local.AGENT)
+    sockets = local_sockets.Sockets(a_run_id() + "-" + "x" * 24, local_sockets.new_token())
+    every = [*sockets.names(4294967294, local_sockets.AGENT), *sockets.names(4294967294, local_sockets.SUPERVISOR)]
+    every += sockets._replace(token=local_sockets.new_token()).names(4294967294, local_sockets.AGENT)
     assert len(every) == len({name.rpartition("/")[2] for name in every})
     assert all(len(os.fsencode(name)) < 107 for name in every)
 
@@ -495,8 +499,8 @@ def test_an_agent_hears_its_user_and_no_other_one() -> None:
     from test_strangers import Loop
 
     loop, notes, heard, gone = Loop(), list[str](), list[Any](), list[Peer]()
-    sockets = local.Sockets(a_run_id(), local.new_token())
-    with sockets.listen(local.AGENT) as ours:
+    sockets = local_sockets.Sockets(a_run_id(), local_sockets.new_token())
+    with sockets.listen(local_sockets.AGENT) as ours:
 
         def came(sock: socket.socket) -> None:
             Peer(loop, sock, lambda peer, fields, payload: heard.append(fields), gone.append, notes.append)
@@ -509,7 +513,7 @@ def test_an_agent_hears_its_user_and_no_other_one() -> None:
             link = socket.socket(socket.AF_UNIX)
             link.connect("\\0" + sys.argv[1])
             try:
-                link.send({pack("kill")!r})
+                link.send({encode_frame("kill")!r})
                 print(link.recv(1) == b"", flush=True)
             except OSError:
                 print(True, flush=True)"""
@@ -517,10 +521,10 @@ def test_an_agent_hears_its_user_and_no_other_one() -> None:
         loop.until(lambda: other.poll() is not None, "the other user has gone")
         said, _ = other.communicate()
         assert ("True\n", [f"a connection of user {NOBODY} was refused"], []) == (said, notes, heard)
-        link = sockets.connect(local.AGENT, os.getuid())
+        link = sockets.connect(local_sockets.AGENT, os.getuid())
         assert link is not None
         with link:
-            link.sendall(pack("kill"))
+            link.sendall(encode_frame("kill"))
             loop.until(lambda: heard, "our own is heard")
         loop.until(lambda: gone, "and has gone")
     loop.close()

@@ -16,20 +16,21 @@ from typing import Any
 
 import ClusterShell
 import pytest
-from there import There
+from there import LabCluster
 from waiting import until
 
 import muster as muster_itself
-from muster import runs
-from muster.agent import meet, system, temporary
-from muster.agent.protocol import MAGIC, VERSION, pack
+from muster import rundir
+from muster.agent import facts
 from muster.client.attach import show_rest
-from muster.errors import Impossible
-from muster.model import Host, Job, Plan, Program, as_json
-from muster.ranks import layout
-from muster.runs import Store
-from muster.world.here import identity
-from muster.world.terminal import Terminal
+from muster.config.this_machine import identity
+from muster.core.layout import layout
+from muster.core.model import Host, Job, Plan, Program, as_json
+from muster.errors import InvalidRequest
+from muster.linux import private_tmp, processes
+from muster.protocol.frames import MAGIC, VERSION, encode_frame
+from muster.rundir import Store
+from muster.ui.terminal import TerminalView
 
 NOBODY = 65534
 ID = "20261127-101112-0123456789abc-train"
@@ -201,7 +202,7 @@ def test_root_sees_that_the_run_of_a_user_lives(place: Path) -> None:
     runs_of = ("--run-dir", str(user.home / ".muster"))
     with user.start("run", "--", "sleep", "600") as process:
         try:
-            until(lambda: runs.every(Store(user.home / ".muster")), "there is a run")
+            until(lambda: rundir.list_runs(Store(user.home / ".muster")), "there is a run")
             until(lambda: "running" in root.muster("ps", *runs_of).stdout, "root sees that it runs")
             done = root.muster("rm", "last", *runs_of)
             assert (2, True) == (done.returncode, "is running; it is not deleted" in done.stderr), done.stderr
@@ -237,12 +238,12 @@ def test_without_a_home_runs_are_kept_among_temporary_files(place: Path) -> None
     name = "muster-54322"
     other = place / "tmp" / name
     other.mkdir(mode=0o700)
-    assert str(other) == temporary.own_folder(name, user.env)
+    assert str(other) == private_tmp.own_folder(name, user.env)
     os.chown(other, NOBODY, NOBODY)
-    assert f"/tmp/{name}" == temporary.own_folder(name, user.env)
+    assert f"/tmp/{name}" == private_tmp.own_folder(name, user.env)
     os.chown(other, 0, 0)
     other.chmod(0o750)
-    assert f"/tmp/{name}" == temporary.own_folder(name, user.env)
+    assert f"/tmp/{name}" == private_tmp.own_folder(name, user.env)
 
 
 @needs_root
@@ -336,7 +337,7 @@ def busy(uid: int) -> list[str]:
 
 
 @pytest.fixture
-def says(there: There) -> Iterator[Any]:
+def says(there: LabCluster) -> Iterator[Any]:
     """Have n1 say these frames to whoever comes by ssh to ask about a run."""
     frames = Path(there.folder / "frames")
     head = there.folder / "head"
@@ -354,7 +355,7 @@ def says(there: There) -> Iterator[Any]:
     there.lab.run("n1", ["umount", where], cwd="/")
 
 
-def test_a_hostile_host_writes_no_file_and_runs_nothing_here(there: There, says: Any) -> None:
+def test_a_hostile_host_writes_no_file_and_runs_nothing_here(there: LabCluster, says: Any) -> None:
     trap = there.folder / "trap"
     trap.write_text(f"#!/bin/sh\ntouch {there.folder}/sprung\n")
     trap.chmod(0o755)
@@ -362,7 +363,7 @@ def test_a_hostile_host_writes_no_file_and_runs_nothing_here(there: There, says:
 
     def introduced(job: Any, made: Any) -> bytes:
         files = {"job.json": json.dumps(job), "plan.json": json.dumps(made)}
-        return pack("introduced", there="/runs/x", files=files)
+        return encode_frame("introduced", there="/runs/x", files=files)
 
     for run_id in ("../../../outside", "../outside", str(outside), "..", "", "20261127-101112-aaaaa/../../x"):
         says(introduced(record(run_id), plan()))
@@ -376,10 +377,10 @@ def test_a_hostile_host_writes_no_file_and_runs_nothing_here(there: There, says:
 
     evil = plan(ssh=(str(trap),), python=str(trap), setup=(str(trap),))
     names = ("../../../outside", str(outside), "..", "job.json", "plan.json", "token", "attempt_0/../../../outside")
-    files = [pack("file", b"x", name=name, offset=0, whole=True) for name in names]
-    files.append(pack("file", b"hello\n", name="attempt_0/rank_00000.out", offset=0, whole=False))
-    files.append(pack("file", b"x", name="attempt_0/rank_00001.out", offset=1 << 40, whole=False))
-    says(introduced(record(), evil), pack("gone", there=True), *files, pack("done"))
+    files = [encode_frame("file", b"x", name=name, offset=0, whole=True) for name in names]
+    files.append(encode_frame("file", b"hello\n", name="attempt_0/rank_00000.out", offset=0, whole=False))
+    files.append(encode_frame("file", b"x", name="attempt_0/rank_00001.out", offset=1 << 40, whole=False))
+    says(introduced(record(), evil), encode_frame("gone", there=True), *files, encode_frame("done"))
     done = there.muster("logs", "n1:last", env={"PATH": f"{there.folder}:{os.environ['PATH']}"})
     assert "Traceback" not in done.stderr
     assert "hello" in done.stdout, done.stderr
@@ -395,7 +396,7 @@ def test_a_hostile_host_writes_no_file_and_runs_nothing_here(there: There, says:
     assert "n2" == json.loads((other / "job.json").read_text())["served"]["name"]
 
 
-def test_a_host_that_says_anything_at_all_is_refused_in_words(there: There, says: Any) -> None:
+def test_a_host_that_says_anything_at_all_is_refused_in_words(there: LabCluster, says: Any) -> None:
     hello = {"version": VERSION, "pid": 1, "python": "3.11.2", "executable": "/x", "host": "n1", "t": 1.0}
     told = {
         "t": 1.0,
@@ -409,10 +410,10 @@ def test_a_host_that_says_anything_at_all_is_refused_in_words(there: There, says
         "cores": 1,
     }
     for frames in (
-        [pack("hello", **{**hello, "python": 3})],
-        [pack("hello")],
-        [pack("hello", **hello), pack("told")],
-        [pack("hello", **hello), pack("told", **{**told, "cores": "many"})],
+        [encode_frame("hello", **{**hello, "python": 3})],
+        [encode_frame("hello")],
+        [encode_frame("hello", **hello), encode_frame("told")],
+        [encode_frame("hello", **hello), encode_frame("told", **{**told, "cores": "many"})],
         [b"\xff" * 64],
     ):
         says(*frames)
@@ -470,10 +471,12 @@ def test_links_and_fifos_in_the_place_of_logs_are_not_followed(muster: Any, tmp_
     (path / "attempt_0").mkdir()
     (path / "attempt_0" / "rank_00000.out").symlink_to(secret)
     os.mkfifo(path / "attempt_0" / "rank_00000.err")
-    view = Terminal(Plan(Job(Program("command", ("x",)), "exec", "", "", "/"), layout([(Host("n1"), 1)]), ()), ID, {})
+    view = TerminalView(
+        Plan(Job(Program("command", ("x",)), "exec", "", "", "/"), layout([(Host("n1"), 1)]), ()), ID, {}
+    )
     said: list[bytes] = []
     view.put = lambda fd, data: said.append(data)
-    show_rest(runs.Run(path), view, {})
+    show_rest(rundir.Run(path), view, {})
     assert (b"secret" in b"".join(said), 2) == (False, sum(b"is not shown: " in piece for piece in said))
 
     outside = tmp_path / "outside"
@@ -482,7 +485,7 @@ def test_links_and_fifos_in_the_place_of_logs_are_not_followed(muster: Any, tmp_
     inside.symlink_to(path / "job.json")
     names = [str(secret), str(outside), str(inside), "relative", 7, "/nul\0", str(tmp_path)]
     (path / "links").write_text("".join(json.dumps(name) + "\n" for name in names) + "{\n")
-    runs.remove(runs.Store(muster.home), runs.Run(path))
+    rundir.remove(rundir.Store(muster.home), rundir.Run(path))
     assert (True, True, False) == (secret.exists(), outside.is_symlink(), inside.is_symlink())
 
 
@@ -512,35 +515,37 @@ def test_all_levels_above_a_run_are_its_owners_alone(tmp_path: Path) -> None:
     """With umask 002 a group could otherwise rename `runs`, and put another hook into a run that lives."""
     before = os.umask(0o002)
     try:
-        run = runs.create(Store(tmp_path / "a" / ".muster"), ID)
+        run = rundir.create(Store(tmp_path / "a" / ".muster"), ID)
     finally:
         os.umask(before)
     for folder in (run.path, run.path.parents[0], run.path.parents[1], run.path.parents[2]):
         assert 0o700 == folder.stat().st_mode & 0o777, folder
     for shared in (run.path.parents[1], run.path.parents[0]):
         shared.chmod(0o777)
-        with pytest.raises(Impossible, match=f"runs are not kept in {shared}, .* everybody may write to it") as caught:
-            runs.create(Store(tmp_path / "a" / ".muster"), ID + "2")
+        with pytest.raises(
+            InvalidRequest, match=f"runs are not kept in {shared}, .* everybody may write to it"
+        ) as caught:
+            rundir.create(Store(tmp_path / "a" / ".muster"), ID + "2")
         assert f"chmod go-w {shared}" in str(caught.value.hint)
         shared.chmod(0o700)
     sticky = tmp_path / "like tmp"
     sticky.mkdir()
     sticky.chmod(0o1777)
-    assert runs.create(Store(sticky), ID).path.exists()
+    assert rundir.create(Store(sticky), ID).path.exists()
 
 
 @needs_root
 def test_no_run_is_kept_where_another_user_keeps_hers(tmp_path: Path) -> None:
     os.chown(tmp_path, NOBODY, NOBODY)
-    with pytest.raises(Impossible, match=f"it belongs to user {NOBODY}"):
-        runs.create(Store(tmp_path), ID)
+    with pytest.raises(InvalidRequest, match=f"it belongs to user {NOBODY}"):
+        rundir.create(Store(tmp_path), ID)
     (tmp_path / "scratch").mkdir()
     (tmp_path / "scratch").chmod(0o777)
-    assert str(tmp_path / "scratch") not in temporary.bases({"TMPDIR": str(tmp_path / "scratch")}), (
+    assert str(tmp_path / "scratch") not in private_tmp.bases({"TMPDIR": str(tmp_path / "scratch")}), (
         "no base for the shim"
     )
     (tmp_path / "scratch").chmod(0o1777)
-    assert str(tmp_path / "scratch") in temporary.bases({"TMPDIR": str(tmp_path / "scratch")})
+    assert str(tmp_path / "scratch") in private_tmp.bases({"TMPDIR": str(tmp_path / "scratch")})
 
 
 def test_a_reason_forges_no_line(muster: Any) -> None:
@@ -554,10 +559,10 @@ def test_a_reason_forges_no_line(muster: Any) -> None:
 
 def test_a_host_keeps_no_run_where_others_could_replace_it(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    assert {"unwritable": "", "full": False} == meet.unwritable(str(home))
+    assert {"unwritable": "", "full": False} == facts.storage_error(str(home))
     for place in (home, home / "runs"):
         place.chmod(0o777)
-        assert f"others could change what runs in {place}: everybody" in meet.unwritable(str(home))["unwritable"]
+        assert f"others could change what runs in {place}: everybody" in facts.storage_error(str(home))["unwritable"]
         place.chmod(0o700)
 
 
@@ -566,7 +571,7 @@ def test_what_to_do_about_a_limit_is_told_after_the_end_too(muster: Any) -> None
     own = {name: value for name, value in record(host=os.uname().nodename).items() if name not in ("served", "there")}
     run = plant(muster.home, {"job.json": {**own, "boot": identity()["boot"]}, "plan.json": plan()})
     (run / "node_0").mkdir()
-    (run / "node_0" / "ended.json").write_text(json.dumps({"why": str(system.no_more_processes()), "limit": True}))
+    (run / "node_0" / "ended.json").write_text(json.dumps({"why": str(processes.no_more_processes()), "limit": True}))
     waited = muster("wait", run.name)
     assert (125, True) == (waited.returncode, "see `ulimit -u`" in waited.stderr), waited
     assert "\nhint: end other programs of yours" in waited.stderr, waited.stderr

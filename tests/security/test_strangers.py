@@ -16,16 +16,16 @@ from random import Random
 from typing import Any
 
 import pytest
-from there import TICK, There
+from there import TICK, LabCluster
 from waiting import until
 
-from muster.agent import protocol
-from muster.agent.dial import Dialer, Met
-from muster.agent.eventloop import EventLoop
-from muster.agent.handshake import Terms
-from muster.agent.protocol import Unpacker, pack
-from muster.lab.shape import GUEST
-from muster.world.callers import Callers
+from muster.agent.dialer import ControllerDialer, Met
+from muster.controller.agent_listener import AgentListener
+from muster.lab.spec import SECOND_USER
+from muster.linux.eventloop import EventLoop
+from muster.protocol import frames
+from muster.protocol.frames import FrameDecoder, encode_frame
+from muster.protocol.handshake import Terms
 
 TERMS = Terms("5ec2e7" * 8, "20261127-000000-abcdef-train")
 
@@ -65,8 +65,8 @@ def port() -> Iterator[socket.socket]:
         yield made
 
 
-def dialer(loop: Loop, port: socket.socket, terms: Terms = TERMS) -> Dialer:
-    made = Dialer(loop, *port.getsockname(), terms, 1, lambda: 0, loop.connected, loop.complain)
+def dialer(loop: Loop, port: socket.socket, terms: Terms = TERMS) -> ControllerDialer:
+    made = ControllerDialer(loop, *port.getsockname(), terms, 1, lambda: 0, loop.connected, loop.complain)
     made.dial()
     return made
 
@@ -83,15 +83,15 @@ class Impostor:
     def called(self) -> None:
         sock, _ = self.port.accept()
         sock.setblocking(False)
-        frames, self.trials = Unpacker(), self.trials + 1
+        decoder, self.trials = FrameDecoder(), self.trials + 1
         # the nonce of an earlier connection, so that its proof could be shown again
         nonce = self.hellos[-1]["nonce"] if self.hellos and self.trials % 2 else "ab" * 32
-        sock.send(pack("challenge", version=protocol.VERSION, nonce=nonce))
-        sock.send(pack("nonce", nonce=nonce))  # as it was in earlier versions
+        sock.send(encode_frame("challenge", version=frames.VERSION, nonce=nonce))
+        sock.send(encode_frame("nonce", nonce=nonce))  # as it was in earlier versions
 
         def heard() -> None:
             data = sock.recv(4096)
-            for said, _ in frames.feed(data):
+            for said, _ in decoder.feed(data):
                 self.hellos.append(said)
                 for frame in self.answers(said):
                     try:
@@ -109,14 +109,14 @@ class Impostor:
         mac, number = said.get("mac", said.get("proof")), self.trials % 4
         if number == 0:
             return [
-                pack("nonce", nonce=said["nonce"]),
-                pack("challenge", version=protocol.VERSION, nonce=said["nonce"]),
+                encode_frame("nonce", nonce=said["nonce"]),
+                encode_frame("challenge", version=frames.VERSION, nonce=said["nonce"]),
             ]
         if number == 1:
-            return [pack("welcome", mac=mac, proof=mac, life="", heard=0)]
+            return [encode_frame("welcome", mac=mac, proof=mac, life="", heard=0)]
         if number == 2:
-            return [pack("welcome", mac="ü" * 64, proof="ü" * 64, life="x", heard=0)]
-        return [pack(**said), b"\xff" * 64]
+            return [encode_frame("welcome", mac="ü" * 64, proof="ü" * 64, life="x", heard=0)]
+        return [encode_frame(**said), b"\xff" * 64]
 
 
 def test_an_agent_believes_no_impostor_and_then_finds_its_controller(loop: Loop, port: socket.socket) -> None:
@@ -127,26 +127,26 @@ def test_an_agent_believes_no_impostor_and_then_finds_its_controller(loop: Loop,
     assert not loop.met
     assert len(impostor.hellos) <= impostor.trials, "one proof a connection"
     loop.remove_reader(port)
-    Callers(loop, port, TERMS, "life", lambda node: 0, lambda node, met: loop.met.append(met), print)
+    AgentListener(loop, port, TERMS, "life", lambda node: 0, lambda node, met: loop.met.append(met), print)
     loop.until(lambda: len(loop.met) == 2, "both have met")
 
 
 def _hello(**fields: Any) -> bytes:
-    return pack("hello", **{"node": 1, "nonce": "ab" * 32, "life": "", "heard": 0, "mac": "cd" * 32, **fields})
+    return encode_frame("hello", **{"node": 1, "nonce": "ab" * 32, "life": "", "heard": 0, "mac": "cd" * 32, **fields})
 
 
 HOSTILE = {
     "a proof that is no ASCII": _hello(mac="ü" * 32, proof="ü" * 64),
     "a proof of no type": _hello(mac=None, proof={}),
     "a node of no number": _hello(node="x"),
-    "no fields": pack("hello"),
+    "no fields": encode_frame("hello"),
     "no UTF-8": b"\0\0\0\x04\0\0\0\0\xff\xfe\xfd\xfc",
     "deep": b"\0\0\x0f\xa0\0\0\0\0" + b"[" * 4000,
     "huge": b"\xff" * 8,
     "large": b"\0\0\x10\0\0\0\0\0" + b"x" * 4096,
     "a browser": b"GET / HTTP/1.1\r\nHost: n1\r\n\r\n",
-    "another kind": pack("welcome"),
-    "early": _hello() + pack("told"),
+    "another kind": encode_frame("welcome"),
+    "early": _hello() + encode_frame("told"),
     "drop by drop": struct.pack("!II", 100, 0),
     **{f"random bytes {seed}": Random(seed).randbytes(100) for seed in range(5)},
 }
@@ -154,7 +154,7 @@ HOSTILE = {
 
 def test_what_a_stranger_sends_ends_her_connection_and_nothing_else(loop: Loop, port: socket.socket) -> None:
     notes: list[str] = []
-    Callers(loop, port, TERMS, "life", lambda node: 0, lambda node, met: loop.met.append(met), notes.append)
+    AgentListener(loop, port, TERMS, "life", lambda node: 0, lambda node, met: loop.met.append(met), notes.append)
     for name, data in HOSTILE.items():
         with socket.create_connection(port.getsockname()) as stranger:
             stranger.sendall(data)
@@ -181,14 +181,14 @@ FEW = """
 import resource, socket, sys, time
 sys.path[:0] = sys.argv[2:]
 from test_strangers import TERMS, Loop
-from muster.world.callers import Callers
+from muster.controller.agent_listener import AgentListener
 resource.setrlimit(resource.RLIMIT_NOFILE, (512, 512))
 loop, notes, turns = Loop(), [], 0
 def came(node, met):
     with open("/dev/null"):  # the run's own work
         print("came", node, turns, time.process_time(), flush=True)
 port = socket.socket(fileno=int(sys.argv[1]))
-Callers(loop, port, TERMS, "life", lambda node: 0, came, lambda text: print("note", text, flush=True))
+AgentListener(loop, port, TERMS, "life", lambda node: 0, came, lambda text: print("note", text, flush=True))
 while True:
     with open("/dev/null"):
         loop.run_once(1.0)
@@ -256,7 +256,7 @@ while True:
 
 
 def test_another_user_of_the_network_neither_ends_a_run_nor_keeps_its_agents_from_a_new_supervisor(
-    there: There,
+    there: LabCluster,
 ) -> None:
     words = ("-H", "n1,n2", "-g", "1", "--lease", "60s")
     assert 0 == there.muster("run", "-d", *words, there.script(TICK), "300", "0.05").returncode
@@ -264,7 +264,7 @@ def test_another_user_of_the_network_neither_ends_a_run_nor_keeps_its_agents_fro
     find = "ss -Hltnp | grep \"pid=$(pgrep -f '[m]uster.pyz serve'),\" | grep -o ':[0-9]* '"
     port = there.lab.run("n1", ["sh", "-c", find], cwd="/", check=True).stdout.strip(": \n")
     argv = ["/usr/bin/python3", "-c", FLOOD, port, *(data.hex() for data in HOSTILE.values())]
-    ada = there.lab.start("head", argv, user=GUEST, cwd="/", stdout=subprocess.PIPE)
+    ada = there.lab.start("head", argv, user=SECOND_USER, cwd="/", stdout=subprocess.PIPE)
     try:
         assert ada.stdout is not None
         assert [ada.stdout.readline() for _ in range(3)] == ["flooded\n"] * 3

@@ -10,7 +10,7 @@ from typing import Any, Callable
 
 import pytest
 
-from muster.agent import temporary
+from muster.linux import private_tmp
 
 STRANGER = 65534
 
@@ -94,8 +94,8 @@ def test_clean_leaves_what_is_planted(muster: Any, shared: Path, tmp_path: Path)
 
 
 def test_clean_takes_what_an_agent_left(muster: Any, shared: Path) -> None:
-    path = temporary.make(str(shared), "a token", "20260101-000000-abcde-mine")
-    kept = temporary.put_shim(path, b"text", "1")
+    path = private_tmp.make(str(shared), "a token", "20260101-000000-abcde-mine")
+    kept = private_tmp.put_shim(path, b"text", "1")
     os.mkfifo(f"{path}/fifo")
     (Path(path) / "rank.pyz.2").symlink_to("/dev/zero")
     assert 0o700 == os.stat(path).st_mode & 0o777
@@ -108,8 +108,8 @@ def test_clean_takes_what_an_agent_left(muster: Any, shared: Path) -> None:
 @pytest.mark.parametrize("plant", ["folder", "file", "link", "fifo", "dangling link", "open folder"])
 def test_a_name_that_is_taken(shared: Path, tmp_path: Path, plant: str) -> None:
     """She cannot know the name; and were she to, nothing of ours gets into hers."""
-    path = Path(temporary.make(str(shared), "a token", "run"))
-    temporary.remove(str(path))
+    path = Path(private_tmp.make(str(shared), "a token", "run"))
+    private_tmp.remove(str(path))
     make: dict[str, Callable[[], Any]] = {
         "folder": path.mkdir,
         "file": path.touch,
@@ -122,14 +122,14 @@ def test_a_name_that_is_taken(shared: Path, tmp_path: Path, plant: str) -> None:
     if plant != "open folder":
         given_away(path)
     with pytest.raises(OSError, match="somebody else"):
-        temporary.make(str(shared), "a token", "run")
+        private_tmp.make(str(shared), "a token", "run")
     assert not (tmp_path / "run").exists() and not (tmp_path / "new").exists()
 
 
 def test_agents_of_one_run_share_it(shared: Path) -> None:
-    path = temporary.make(str(shared), "a token", "run")
-    kept = [temporary.put_shim(path, b"text", str(number)) for number in range(2)]
-    assert path == temporary.make(str(shared), "a token", "run") != temporary.make(str(shared), "other", "run")
+    path = private_tmp.make(str(shared), "a token", "run")
+    kept = [private_tmp.put_shim(path, b"text", str(number)) for number in range(2)]
+    assert path == private_tmp.make(str(shared), "a token", "run") != private_tmp.make(str(shared), "other", "run")
     assert {"run", "rank.pyz"} == set(os.listdir(path))
     os.close(kept[0])
     with pytest.raises(BlockingIOError), open(f"{path}/rank.pyz") as file:
@@ -138,10 +138,10 @@ def test_agents_of_one_run_share_it(shared: Path) -> None:
 
 
 def test_which_is_chosen() -> None:
-    assert "/var/tmp" == temporary.agree([["/tmp", "/var/tmp"], ["/var/tmp", "/dev/shm"]], short=False)
-    assert "" == temporary.agree([["/tmp"], ["/var/tmp"]], short=False)
+    assert "/var/tmp" == private_tmp.agree([["/tmp", "/var/tmp"], ["/var/tmp", "/dev/shm"]], short=False)
+    assert "" == private_tmp.agree([["/tmp"], ["/var/tmp"]], short=False)
     long = "/scratch/of/a/job/with/a/long/name"
-    assert (long, "/tmp") == tuple(temporary.agree([[long, "/tmp"]], short) for short in (False, True))
+    assert (long, "/tmp") == tuple(private_tmp.agree([[long, "/tmp"]], short) for short in (False, True))
 
 
 MOUNTED = """

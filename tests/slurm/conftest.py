@@ -6,16 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 from queued import queue
-from there import There, there
+from there import LabCluster, there
 from waiting import until
 
-from muster.lab.shape import SETTLING
+from muster.lab.spec import SETTLING
 
 __all__ = ["there"]
 
 
 @pytest.fixture(autouse=True)
-def quiet(there: There) -> Iterator[None]:
+def quiet(there: LabCluster) -> Iterator[None]:
     """No job of this test is left in the queue."""
     yield
     there.lab.clear()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from there import There
+from there import LabCluster
 
 
-def queue(there: There) -> list[str]:
+def queue(there: LabCluster) -> list[str]:
     """The states of the jobs."""
     states: list[str] = there.lab.run("head", ["squeue", "--noheader", "--format=%T"]).stdout.split()
     return states

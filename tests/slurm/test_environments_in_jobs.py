@@ -6,14 +6,14 @@ import json
 
 import environments
 import pytest
-from there import There
+from there import LabCluster
 
 LONG = ("launch", "spawn", "accelerate", "deepspeed")
 """They import torch, or more, and are checked on this machine by `make test`."""
 
 
 @pytest.mark.parametrize("launcher", environments.launchers("slurm", *LONG, but=["ray"]))
-def test_ranks_of_a_job_have_what_the_plan_says(there: There, launcher: str) -> None:
+def test_ranks_of_a_job_have_what_the_plan_says(there: LabCluster, launcher: str) -> None:
     line = ["--slurm", "--launcher", launcher, "-N", "2", "-g", "2", "--env", "CHOSEN=$MASTER_ADDR"]
     line += [there.script(environments.SCRIPT), str(there.folder)]
     plan = json.loads(there.muster("plan", "--json", *line).stdout)

@@ -7,7 +7,7 @@ import re
 
 import pytest
 from queued import queue
-from there import TICK, There
+from there import TICK, LabCluster
 from waiting import until
 
 TRAINING = """
@@ -51,7 +51,7 @@ if rank == 0:
 
 
 @pytest.mark.slow
-def test_a_training_that_is_preempted_twice_ends_like_one_that_is_not(there: There) -> None:
+def test_a_training_that_is_preempted_twice_ends_like_one_that_is_not(there: LabCluster) -> None:
     script = there.script(TRAINING, "train.py")
     elsewhere = {"MUSTER_HOME": str(there.folder / "elsewhere")}
     plain = there.muster("run", "-g", "2", "--prefix", "", script, str(there.folder / "plain"), env=elsewhere)
@@ -72,7 +72,7 @@ def test_a_training_that_is_preempted_twice_ends_like_one_that_is_not(there: The
     there.nothing_left()
 
 
-def has_begun(there: There, attempt: int) -> bool:
+def has_begun(there: LabCluster, attempt: int) -> bool:
     return (
         any((there.home / "runs").glob("*/job.json")) and (there.run / f"attempt_{attempt}" / "rank_00000.out").exists()
     )
@@ -99,7 +99,7 @@ time.sleep(600)
 
 
 @pytest.mark.slow
-def test_before_its_time_is_over_a_rank_that_listens_can_save(there: There) -> None:
+def test_before_its_time_is_over_a_rank_that_listens_can_save(there: LabCluster) -> None:
     """A job of one minute hears it soon: Slurm looks at its clock every half a minute.
 
     A rank that does not listen yet, as one that still imports, hears it as soon as it does.
@@ -120,7 +120,7 @@ def test_before_its_time_is_over_a_rank_that_listens_can_save(there: There) -> N
 
 
 @pytest.mark.slow
-def test_preempted_with_time_to_save(there: There) -> None:
+def test_preempted_with_time_to_save(there: LabCluster) -> None:
     """In a partition with a grace time only the steps are told at first, and not the batch script."""
     line = ["--partition", "spare", "--requeue", "1", "-N", "2", "-g", "1"]
     process = there.start("run", "--slurm", *line, there.script(SAVES), str(there.folder / "state"), "/")
@@ -133,7 +133,7 @@ def test_preempted_with_time_to_save(there: There) -> None:
     there.nothing_left()
 
 
-def test_what_is_put_back_by_hand_comes_again(there: There) -> None:
+def test_what_is_put_back_by_hand_comes_again(there: LabCluster) -> None:
     process = there.start("run", "--slurm", "--requeue", "3", "-N", "2", "-g", "1", there.script(TICK), "40", "0.1")
     there.steps(2, 3)
     number = there.lab.run("head", ["squeue", "--noheader", "--format=%i"]).stdout.strip()
@@ -150,7 +150,7 @@ def test_what_is_put_back_by_hand_comes_again(there: There) -> None:
 
 
 @pytest.mark.slow
-def test_a_node_that_crashes_is_left_out_of_the_next_attempt(there: There) -> None:
+def test_a_node_that_crashes_is_left_out_of_the_next_attempt(there: LabCluster) -> None:
     process = there.start("run", "--slurm", "--requeue", "3", "-N", "2", "-g", "1", there.script(TICK), "60", "0.1")
     there.steps(2, 3)
     there.lab.fault("crash", "n2")
@@ -159,7 +159,7 @@ def test_a_node_that_crashes_is_left_out_of_the_next_attempt(there: There) -> No
     assert "step 59" in there.log(0, attempt=there.last_attempt)
 
 
-def test_without_leave_to_come_again_a_crash_is_the_end(there: There) -> None:
+def test_without_leave_to_come_again_a_crash_is_the_end(there: LabCluster) -> None:
     process = there.start("run", "--slurm", "-N", "2", "-g", "1", there.script(TICK), "10000", "0.05")
     there.steps(2, 3)
     there.lab.fault("crash", "n2")
@@ -170,7 +170,7 @@ def test_without_leave_to_come_again_a_crash_is_the_end(there: There) -> None:
     assert "JobState=NODE_FAIL" not in there.lab.run("head", ["scontrol", "show", "job"]).stdout
 
 
-def test_an_agent_that_is_killed_before_it_has_called_is_told_at_once(there: There) -> None:
+def test_an_agent_that_is_killed_before_it_has_called_is_told_at_once(there: LabCluster) -> None:
     """srun goes on for the others, and would be waited for."""
     process = there.start("run", "--slurm", "-N", "2", "-g", "1", there.script(TICK), "1000", "0.05")
     there.kill("n2", r"muster\.pyz step")
@@ -195,7 +195,7 @@ while not os.path.exists(sys.argv[1]):
 
 
 @pytest.mark.parametrize("launcher", ["fork", "srun"])
-def test_what_slurm_sends_goes_to_the_ranks_that_catch_it_and_ends_nothing(there: There, launcher: str) -> None:
+def test_what_slurm_sends_goes_to_the_ranks_that_catch_it_and_ends_nothing(there: LabCluster, launcher: str) -> None:
     """`#SBATCH --signal=USR1@30`, without B:, and scancel go to all tasks: to muster's agents."""
     go = there.folder / "go"
     caught = ["SIGUSR1", "SIGHUP", "SIGRTMIN"]
@@ -214,7 +214,7 @@ def test_what_slurm_sends_goes_to_the_ranks_that_catch_it_and_ends_nothing(there
 
 
 @pytest.mark.slow
-def test_ranks_have_all_the_time_of_the_job(there: There) -> None:
+def test_ranks_have_all_the_time_of_the_job(there: LabCluster) -> None:
     """Of a job of one minute nobody is told to save at once; who does not listen is left alone until Slurm ends it."""
     line = ["--time", "1", "-N", "2", "-g", "1", "--launcher", "exec"]
     text = LISTENS.replace("sys.argv[2:]", '["SIGUSR1"] if os.environ["RANK"] == "0" else []')

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from conversation import kinds, traced, unknown
 from queued import queue
-from there import EXAMPLE, TICK, There
+from there import EXAMPLE, TICK, LabCluster
 from waiting import until
 
 import muster
 
 
-def test_a_run_is_handed_in_shown_and_its_status_given(there: There) -> None:
+def test_a_run_is_handed_in_shown_and_its_status_given(there: LabCluster) -> None:
     there.env["MUSTER_TRACE"] = "1"
     done = there.muster("run", "--slurm", "-N", "3", "-g", "2", "--gpus-per-node", "2", "--time", "5", str(EXAMPLE))
     assert 0 == done.returncode, done.stderr
@@ -38,14 +38,14 @@ def test_a_run_is_handed_in_shown_and_its_status_given(there: There) -> None:
     there.nothing_left()
 
 
-def test_the_status_of_the_first_failing_rank_is_ours(there: There) -> None:
+def test_the_status_of_the_first_failing_rank_is_ours(there: LabCluster) -> None:
     text = "import os, sys, time\ntime.sleep(int(os.environ['RANK']))\nsys.exit(7 if os.environ['RANK'] == '1' else 0)"
     done = there.muster("run", "--slurm", "-N", "2", "-g", "1", "--launcher", "exec", there.script(text))
     assert 7 == done.returncode, done.stderr
     assert "rank 1 on n2 failed first" in done.stderr
 
 
-def test_inside_an_allocation_that_was_made_for_something_else(there: There) -> None:
+def test_inside_an_allocation_that_was_made_for_something_else(there: LabCluster) -> None:
     """`--ntasks-per-node=2 --gpus-per-task=1` makes of a plain srun two tasks a node that see one GPU each."""
     env = {**there.lab.environment(), **there.env}
     made_for = ["salloc", "-Q", "-N3", "--ntasks-per-node=2", "--gpus-per-task=1"]
@@ -58,7 +58,7 @@ def test_inside_an_allocation_that_was_made_for_something_else(there: There) -> 
     there.nothing_left()
 
 
-def test_ranks_find_the_variables_of_a_task_of_srun(there: There) -> None:
+def test_ranks_find_the_variables_of_a_task_of_srun(there: LabCluster) -> None:
     """Whatever the launcher: the same as tasks of a plain srun in the same job, but for what is about its step."""
     kept = "grep -E '^SLURMD?_' | grep -vE '_(TASK_PID|STEP_?ID|COMM_.*|LAUNCHER_PORT|IPADDR|UMASK|PRIO_PROCESS)='"
     show = f"env | {kept} | sort > {there.folder}/$WHO.$SLURM_PROCID"
@@ -80,7 +80,7 @@ def test_ranks_find_the_variables_of_a_task_of_srun(there: There) -> None:
         assert golden == (there.folder / f"srun.{rank}").read_text()
 
 
-def test_inside_a_step_of_an_allocation(there: There) -> None:
+def test_inside_a_step_of_an_allocation(there: LabCluster) -> None:
     """As where salloc gives a shell on the first node. What that step was told is not for those that muster starts."""
     env = {**there.lab.environment(), **there.env}
     made_for = ["salloc", "-Q", "-N2", "--gpus-per-node=1", "srun", "-N1", "-n1", "--overlap"]
@@ -92,7 +92,7 @@ def test_inside_a_step_of_an_allocation(there: There) -> None:
     assert "broke" not in done.stderr
 
 
-def test_a_rank_that_is_alone_reads_stdin_where_a_terminal_watches(there: There) -> None:
+def test_a_rank_that_is_alone_reads_stdin_where_a_terminal_watches(there: LabCluster) -> None:
     """Inside an allocation, started by muster or by srun; one in a job of the queue finds it empty and goes on."""
     ask = ["--prefix", "", "--", "sh", "-c", 'read answer; echo "got <$answer>"; cat']
     for launcher in ("exec", "srun"):
@@ -106,7 +106,7 @@ def test_a_rank_that_is_alone_reads_stdin_where_a_terminal_watches(there: There)
     assert (0, "got <>\n") == (done.returncode, done.stdout), done.stderr
 
 
-def test_several_small_runs_in_one_allocation(there: There) -> None:
+def test_several_small_runs_in_one_allocation(there: LabCluster) -> None:
     """Each on nodes of its own, waiting for a free one if need be; what would need another job is refused."""
     show = ["--launcher", "exec", "--prefix", "", there.script("import os, time\nprint(os.uname()[1])\ntime.sleep(2)")]
     small = shlex.join(there.argv("run", "--slurm", "-N", "1", "-g", "1", *show))
@@ -136,7 +136,7 @@ def test_several_small_runs_in_one_allocation(there: There) -> None:
     assert 4 == words.count("inside of which this is"), words
 
 
-def test_ranks_follow_the_gpus_that_were_asked_for(there: There) -> None:
+def test_ranks_follow_the_gpus_that_were_asked_for(there: LabCluster) -> None:
     """A whole node has four."""
     show = ["--prefix", "", "--", "sh", "-c", "echo $RANK $CUDA_VISIBLE_DEVICES"]
     done = there.muster("run", "--slurm", "-N", "2", "--exclusive", "--gpus-per-node", "2", *show)
@@ -144,7 +144,7 @@ def test_ranks_follow_the_gpus_that_were_asked_for(there: There) -> None:
     assert [f"{rank} 0,1" for rank in range(4)] == sorted(done.stdout.splitlines())
 
 
-def test_inside_a_batch_script_of_the_person(there: There) -> None:
+def test_inside_a_batch_script_of_the_person(there: LabCluster) -> None:
     words = " ".join(there.argv("run", "--slurm", "-g", "1", str(EXAMPLE)))
     text = f"#!/bin/bash\n#SBATCH -N2 -n4 -o {there.folder}/out\nexport MUSTER_HOME='{there.home}'\n{words}\n"
     script = there.folder / "job.sh"
@@ -167,7 +167,7 @@ def test_inside_a_batch_script_of_the_person(there: There) -> None:
         (("--slurm-opt", "ntasks=4"), "muster writes that option of sbatch itself"),
     ],
 )
-def test_what_slurm_refuses_is_told_in_its_words(there: There, option: tuple[str, ...], says: str) -> None:
+def test_what_slurm_refuses_is_told_in_its_words(there: LabCluster, option: tuple[str, ...], says: str) -> None:
     done = there.muster("run", "--slurm", "-g", "1", *option, str(EXAMPLE))
     assert 2 == done.returncode
     assert says in done.stderr
@@ -175,7 +175,7 @@ def test_what_slurm_refuses_is_told_in_its_words(there: There, option: tuple[str
     assert [] == list((there.home / "runs").iterdir())
 
 
-def test_from_the_login_node(there: There) -> None:
+def test_from_the_login_node(there: LabCluster) -> None:
     """Detached; seen, asked, attached to, ended, while it waits and while it runs."""
     whole = ["--exclusive", "-N", "3", "-g", "1", there.script(TICK), "10000", "0.05"]
     secret = ["--env", "API_KEY=nobody reads this"]
@@ -211,7 +211,7 @@ def test_from_the_login_node(there: There) -> None:
     there.nothing_left()
 
 
-def test_scancel_from_outside_ends_a_waiting_caller(there: There) -> None:
+def test_scancel_from_outside_ends_a_waiting_caller(there: LabCluster) -> None:
     """Ranks that would save at a warning, and ask to be started again, have no part in that."""
     text = "import signal, sys\nsignal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))\n" + TICK
     process = there.start("run", "--slurm", "-N", "2", "-g", "1", there.script(text), "10000", "0.05")
@@ -224,7 +224,7 @@ def test_scancel_from_outside_ends_a_waiting_caller(there: There) -> None:
     there.nothing_left()
 
 
-def test_scancel_of_a_run_that_may_come_again_is_the_end_too(there: There) -> None:
+def test_scancel_of_a_run_that_may_come_again_is_the_end_too(there: LabCluster) -> None:
     process = there.start("run", "--slurm", "--requeue", "5", "-g", "1", there.script(TICK), "10000", "0.05")
     there.steps(1, 3)
     there.lab.run("head", ["scancel", "--user=root"])
@@ -233,7 +233,7 @@ def test_scancel_of_a_run_that_may_come_again_is_the_end_too(there: There) -> No
     assert 1 == len(list(there.run.glob("attempt_*")))
 
 
-def test_slurmctld_may_be_away_for_a_while(there: There) -> None:
+def test_slurmctld_may_be_away_for_a_while(there: LabCluster) -> None:
     process = there.start("run", "--slurm", "-N", "2", "-g", "1", there.script(TICK), "150", "0.1")
     there.steps(2, 3)
     # one that is killed forgets what it has not written down yet, and ends the job when it comes back
@@ -245,7 +245,7 @@ def test_slurmctld_may_be_away_for_a_while(there: There) -> None:
     assert 0 == process.wait(timeout=60), there.said()
 
 
-def test_a_total_of_ranks_lies_as_slurm_spreads_it(there: There) -> None:
+def test_a_total_of_ranks_lies_as_slurm_spreads_it(there: LabCluster) -> None:
     """More than a node has cores: Slurm puts eight there and the rest on the next one."""
     show = ["--", "sh", "-c", "echo $RANK of $WORLD_SIZE on $(hostname), Slurm: $SLURM_PROCID of $SLURM_NTASKS"]
     done = there.muster("run", "--slurm", "-n", "10", "--prefix", "", *show)
@@ -254,7 +254,7 @@ def test_a_total_of_ranks_lies_as_slurm_spreads_it(there: There) -> None:
     assert [f"{rank} of 10 on {'n1' if rank < 8 else 'n2'}, Slurm: {rank} of 10" for rank in range(10)] == places
 
 
-def test_a_total_of_gpus_lies_as_slurm_spreads_it(there: There) -> None:
+def test_a_total_of_gpus_lies_as_slurm_spreads_it(there: LabCluster) -> None:
     """Six of a cluster with four a node; each rank sees all that its node has, by the names that were asked for."""
     show = ["--", "sh", "-c", "echo $LOCAL_RANK $CUDA_VISIBLE_DEVICES"]
     named = ["--output", "%x-%j.%2t.out", "--error", "%x.err", "--name", "six"]
@@ -277,7 +277,7 @@ sys.stdout.write("no end of the line")
 """
 
 
-def test_output_files_are_as_slurm_writes_them(there: There) -> None:
+def test_output_files_are_as_slurm_writes_them(there: LabCluster) -> None:
     """Both streams of all ranks in one file, whole lines; a file for each node; no links that `muster rm` leaves."""
     outputs = there.folder / "outputs"
     line = ["run", "--slurm", "-N", "2", "-g", "2", "-q", "--launcher", "exec", "--name", "job"]
@@ -314,7 +314,7 @@ def test_output_files_are_as_slurm_writes_them(there: There) -> None:
     assert "cannot write /proc/none/0: No such file or directory" in done.stderr
 
 
-def test_options_of_sbatch_in_muster_toml(there: There) -> None:
+def test_options_of_sbatch_in_muster_toml(there: LabCluster) -> None:
     (there.folder / "muster.toml").write_text('[slurm]\ncomment = "from the file"\nexclusive = true\ntime = "7"\n')
     done = there.muster("plan", "--slurm", "--time", "9", "--setup", "module load x", "train.py", cwd=str(there.folder))
     assert 2 == done.returncode  # there is no such script
@@ -324,14 +324,14 @@ def test_options_of_sbatch_in_muster_toml(there: There) -> None:
     assert "{ eval 'module load x'; }" in done.stdout
 
 
-def test_what_is_typed_comes_before_variables_of_slurm(there: There) -> None:
+def test_what_is_typed_comes_before_variables_of_slurm(there: LabCluster) -> None:
     env = {"SBATCH_PARTITION": "nosuch", "SBATCH_EXPORT": "NONE", "SQUEUE_PARTITION": "nosuch", "SBATCH_WAIT": "1"}
     show = ["--", "sh", "-c", "echo $SLURM_JOB_PARTITION $MINE"]
     done = there.muster("run", "--slurm", "--partition", "spare", "--env", "MINE=here", *show, env=env)
     assert (0, "[0] spare here\n") == (done.returncode, done.stdout), done.stderr
 
 
-def test_lines_of_setup_choose_the_python_and_must_not_fail(there: There) -> None:
+def test_lines_of_setup_choose_the_python_and_must_not_fail(there: LabCluster) -> None:
     other = there.folder / "other"
     other.mkdir()
     (other / "python3").symlink_to(sys.executable)
@@ -345,7 +345,7 @@ def test_lines_of_setup_choose_the_python_and_must_not_fail(there: There) -> Non
     assert "this line of --setup failed: module-that-is-not-there" in done.stderr
 
 
-def test_a_folder_that_nodes_do_not_see_is_told_before_anything_waits(there: There) -> None:
+def test_a_folder_that_nodes_do_not_see_is_told_before_anything_waits(there: LabCluster) -> None:
     scratch = there.lab.folder.scratch
     done = there.muster("run", "--slurm", "-g", "1", str(EXAMPLE), env={"MUSTER_HOME": f"{scratch}/runs"})
     assert 2 == done.returncode, done.stderr
@@ -353,7 +353,7 @@ def test_a_folder_that_nodes_do_not_see_is_told_before_anything_waits(there: The
     assert [] == queue(there)
 
 
-def test_a_full_disk_is_told_before_anything_waits(there: There) -> None:
+def test_a_full_disk_is_told_before_anything_waits(there: LabCluster) -> None:
     there.lab.fault("full-disk", "head")
     scratch = there.lab.folder.scratch
     done = there.muster("run", "--slurm", "-g", "1", str(EXAMPLE), env={"MUSTER_HOME": f"{scratch}/runs"})
@@ -361,7 +361,7 @@ def test_a_full_disk_is_told_before_anything_waits(there: There) -> None:
     assert [] == queue(there)
 
 
-def test_ctrl_c_leaves_and_a_second_one_cancels(there: There) -> None:
+def test_ctrl_c_leaves_and_a_second_one_cancels(there: LabCluster) -> None:
     line = ["run", "--slurm", "-N", "2", "-g", "1", there.script(TICK), "10000", "0.05"]
     first = there.start(*line)
     there.steps(2, 3)
@@ -387,7 +387,7 @@ def test_ctrl_c_leaves_and_a_second_one_cancels(there: There) -> None:
     there.nothing_left()
 
 
-def test_a_job_that_never_starts_has_a_hint_and_who_waits_for_it_says_that_it_stays(there: There) -> None:
+def test_a_job_that_never_starts_has_a_hint_and_who_waits_for_it_says_that_it_stays(there: LabCluster) -> None:
     process = there.start("run", "--slurm", "-N", "9", "-g", "1", there.script(TICK), "1", "0.05")
     until(lambda: "never starts" in there.said(), "it is pending")
     run = there.run.name
@@ -400,7 +400,7 @@ def test_a_job_that_never_starts_has_a_hint_and_who_waits_for_it_says_that_it_st
     assert [] == queue(there)
 
 
-def test_a_controller_that_is_killed_is_told_with_what_the_ranks_wrote(there: There) -> None:
+def test_a_controller_that_is_killed_is_told_with_what_the_ranks_wrote(there: LabCluster) -> None:
     process = there.start("run", "--slurm", "-N", "2", "-g", "1", there.script(TICK), "10000", "0.05")
     there.steps(2, 3)
     there.kill("n1", r"muster\.pyz inside", signal.SIGKILL)
@@ -410,7 +410,7 @@ def test_a_controller_that_is_killed_is_told_with_what_the_ranks_wrote(there: Th
     there.nothing_left()
 
 
-def test_several_jobs_on_the_same_nodes_at_once(there: There) -> None:
+def test_several_jobs_on_the_same_nodes_at_once(there: LabCluster) -> None:
     line = ["run", "--slurm", "-N", "2", "-g", "1", str(EXAMPLE)]
     started = [there.start(*line) for _ in range(4)]
     for number, process in enumerate(started):
@@ -419,7 +419,7 @@ def test_several_jobs_on_the_same_nodes_at_once(there: There) -> None:
 
 
 @pytest.mark.parametrize("name", ["50%j of it's", "back\\slash %j"])
-def test_a_run_directory_with_characters_that_slurm_reads(there: There, name: str) -> None:
+def test_a_run_directory_with_characters_that_slurm_reads(there: LabCluster, name: str) -> None:
     folder = there.folder / name
     done = there.muster(
         "run", "--slurm", "--run-dir", str(folder), "--setup", "echo set up", "--", "sh", "-c", "exit 3"
@@ -429,12 +429,12 @@ def test_a_run_directory_with_characters_that_slurm_reads(there: There, name: st
     assert "set up" in output.read_text()
 
 
-def test_a_job_that_is_over_at_once(there: There) -> None:
+def test_a_job_that_is_over_at_once(there: LabCluster) -> None:
     done = there.muster("run", "--slurm", "--", "sh", "-c", "echo here; exit 3")
     assert (3, "[0] here\n") == (done.returncode, done.stdout), done.stderr
 
 
-def test_another_user_than_root(there: There) -> None:
+def test_another_user_than_root(there: LabCluster) -> None:
     """Who may perhaps not read where these tests lie, so the program is copied to a place for all."""
     home, python = Path(there.lab.folder.homes, "ada"), shutil.which("python3", path="/usr/bin:/usr/local/bin")
     assert python is not None
@@ -446,7 +446,7 @@ def test_another_user_than_root(there: There) -> None:
     assert {os.stat(home).st_uid} == {path.stat().st_uid for path in (home / ".muster").rglob("*")}
 
 
-def test_a_job_of_two_kinds_of_nodes_is_refused(there: There) -> None:
+def test_a_job_of_two_kinds_of_nodes_is_refused(there: LabCluster) -> None:
     env = {**there.lab.environment(), **there.env}
     made = ["salloc", "-Q", "-N1", ":", "-N1"]
     done = there.lab.run("head", [*made, *there.argv("run", "--slurm", "--", "true")], env=env, cwd=str(there.folder))
@@ -457,7 +457,7 @@ def test_a_job_of_two_kinds_of_nodes_is_refused(there: There) -> None:
 # ---- one task of Slurm a rank ---------------------------------------------------------------------------------------
 
 
-def test_srun_starts_the_ranks(there: There) -> None:
+def test_srun_starts_the_ranks(there: LabCluster) -> None:
     """In a job that was made for other tasks: they lie as muster planned, and see all GPUs of their node."""
     line = ["run", "--slurm", "-g", "2", "--launcher", "srun"]
     env = {**there.lab.environment(), **there.env}
@@ -475,7 +475,7 @@ def test_srun_starts_the_ranks(there: There) -> None:
 
 
 @pytest.mark.parametrize(("ends", "status"), [("exit 7", 7), ("kill -SEGV $$", 139)])
-def test_srun_tells_who_failed_first(there: There, ends: str, status: int) -> None:
+def test_srun_tells_who_failed_first(there: LabCluster, ends: str, status: int) -> None:
     line = ["-N", "2", "-g", "2", "--launcher", "srun", "--", "sh", "-c", f"[ $RANK = 3 ] && {ends}; sleep 60"]
     done = there.muster("run", "--slurm", *line)
     assert status == done.returncode, done.stderr
@@ -483,7 +483,7 @@ def test_srun_tells_who_failed_first(there: There, ends: str, status: int) -> No
     there.nothing_left()
 
 
-def test_what_srun_started_can_be_killed(there: There) -> None:
+def test_what_srun_started_can_be_killed(there: LabCluster) -> None:
     line = ["-N", "2", "-g", "2", "--launcher", "srun", there.script(TICK), "10000", "0.05"]
     process = there.start("run", "--slurm", *line)
     there.steps(4, 2)
@@ -492,7 +492,7 @@ def test_what_srun_started_can_be_killed(there: There) -> None:
     there.nothing_left()
 
 
-def test_sbatch_short_options_and_options_that_its_help_does_not_list(there: There) -> None:
+def test_sbatch_short_options_and_options_that_its_help_does_not_list(there: LabCluster) -> None:
     """`-t` is the time limit, two named nodes are two nodes, and sbatch itself decides what it knows."""
     short = ["-p", "main", "-J", "short names", "-t", "7", "-c", "2", "-w", "n[1-2]", "-A", "root"]
     more = ["--gpus-per-task", "1", "--mail-type", "NONE", "--slurm-opt", "hint=nomultithread"]
@@ -504,7 +504,7 @@ def test_sbatch_short_options_and_options_that_its_help_does_not_list(there: The
     assert "CPUs/Task=2" in done.stdout
 
 
-def test_variables_of_a_job_that_is_over_are_told_as_such(there: There) -> None:
+def test_variables_of_a_job_that_is_over_are_told_as_such(there: LabCluster) -> None:
     """A shell, or a container, may outlive its job; of one that lives nothing is said."""
     (there.folder / "all.sh").write_text("env | grep ^SLURM_ > left\n" + shlex.join(there.argv("doctor", "--json")))
     env = {**there.lab.environment(), **there.env}

@@ -6,13 +6,13 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
-from there import There, there
+from there import LabCluster, there
 
 __all__ = ["there"]
 
 
 @pytest.fixture
-def login(there: There) -> Iterator[Callable[..., None]]:
+def login(there: LabCluster) -> Iterator[Callable[..., None]]:
     """Give root on a node another login: a .bashrc, a shell; undone at the end."""
     done: list[tuple[str, str]] = []
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from there import EXAMPLE, TICK, Logins, There, in_step
+from there import EXAMPLE, TICK, LabCluster, Logins, in_step
 from waiting import until
 
-from muster.lab import Lab, kernel
+from muster.lab import Lab, namespaces
 
 
 @pytest.fixture(scope="session")
@@ -25,11 +25,11 @@ def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 @pytest.fixture
-def alone(apart: Lab, tmp_path: Path) -> There:
-    return There(apart, tmp_path)
+def alone(apart: Lab, tmp_path: Path) -> LabCluster:
+    return LabCluster(apart, tmp_path)
 
 
-def repository(there: There, **files: str) -> Path:
+def repository(there: LabCluster, **files: str) -> Path:
     """A working tree of git in the folder of the test."""
     top = there.folder / "tree"
     for name, text in files.items():
@@ -43,7 +43,7 @@ def repository(there: There, **files: str) -> Path:
 # ---- hosts that share nothing ----------------------------------------------------------------------------------------
 
 
-def test_a_script_that_is_not_there(alone: There) -> None:
+def test_a_script_that_is_not_there(alone: LabCluster) -> None:
     done = alone.muster("run", "-H", "n1,n2", "-g", "1", alone.script("print()"))
     assert 2 == done.returncode
     assert "on n[1-2]" in done.stderr
@@ -51,7 +51,7 @@ def test_a_script_that_is_not_there(alone: There) -> None:
     alone.nothing_left()
 
 
-def test_code_is_sent_and_logs_come_back(alone: There) -> None:
+def test_code_is_sent_and_logs_come_back(alone: LabCluster) -> None:
     top = repository(
         alone, main_py="import part\nimport os\nprint('rank', os.environ['RANK'], part.WORD)", part_py="WORD = 1"
     )
@@ -81,7 +81,7 @@ def test_code_is_sent_and_logs_come_back(alone: There) -> None:
     assert "" == left, "nodes keep nothing of a run whose logs have come back"
 
 
-def test_too_much_to_be_code(alone: There) -> None:
+def test_too_much_to_be_code(alone: LabCluster) -> None:
     top = repository(alone, main_py="print(1)")
     (top / "weights.bin").write_bytes(b"\0" * (3 << 20))
     done = alone.muster("run", "--sync", "--code-limit", "2", "-H", "n1", "-g", "1", "main.py", cwd=str(top))
@@ -91,7 +91,7 @@ def test_too_much_to_be_code(alone: There) -> None:
     alone.nothing_left()
 
 
-def test_a_full_disk_on_one_host(alone: There) -> None:
+def test_a_full_disk_on_one_host(alone: LabCluster) -> None:
     """Where its runs would be kept; told before anything has started."""
     home = f"MUSTER_HOME={alone.lab.folder.scratch}"
     line = f"sed -i '1i export {home}' ~/.bashrc || echo export {home} > ~/.bashrc"
@@ -119,7 +119,7 @@ for number in range(3000):
 """
 
 
-def test_a_disk_that_fills_up_where_copies_of_logs_are_kept(alone: There) -> None:
+def test_a_disk_that_fills_up_where_copies_of_logs_are_kept(alone: LabCluster) -> None:
     """What the copy on the first host lacks is told, and the host that wrote it does not delete the only whole log."""
     home, go = f"{alone.lab.folder.scratch}/home", "/run/go"
     top = repository(alone, main_py=CHATTY)
@@ -150,7 +150,7 @@ def test_a_disk_that_fills_up_where_copies_of_logs_are_kept(alone: There) -> Non
             alone.lab.run(host, ["sh", "-c", f"rm -rf ~/.bashrc {home} {go}"], cwd="/")
 
 
-def test_detached_on_hosts_that_share_nothing(alone: There) -> None:
+def test_detached_on_hosts_that_share_nothing(alone: LabCluster) -> None:
     """Its files come here when they are asked for."""
     top = repository(alone, main_py=TICK)
     logins = Logins(alone.folder)
@@ -186,7 +186,7 @@ print("rank", os.environ["RANK"], part.WORD, nested.inner.WORD, linked.deep.WORD
 class Apart:
     """A folder of code on head, in a place that each host has for itself, while the runs are shared."""
 
-    def __init__(self, there: There):
+    def __init__(self, there: LabCluster):
         self.there, self.top = there, f"/var/tmp/code of {there.folder.name}"
         lines = "mkdir -p nested real; git init -q .; git init -q nested; mkfifo fifo; ln -s real linked"
         self.sh(
@@ -217,7 +217,7 @@ class Apart:
         return set(done.stdout.splitlines())
 
 
-def test_hosts_that_share_the_runs_and_not_the_code(there: There) -> None:
+def test_hosts_that_share_the_runs_and_not_the_code(there: LabCluster) -> None:
     """What is run is compared, and not the script alone; what cannot be sent is told."""
     code, hosts = Apart(there), ("-H", "n1,n2")
     done = code.run("--sync", *hosts)
@@ -252,7 +252,7 @@ def test_hosts_that_share_the_runs_and_not_the_code(there: There) -> None:
     assert {f"rank 0 5 2 3 None {there.run}/code/new"} == code.lines(done)
 
 
-def test_homes_without_git(alone: There) -> None:
+def test_homes_without_git(alone: LabCluster) -> None:
     """What lies elsewhere below the folder of a script is none of its code, and --sync would overwrite it."""
     home = f"/var/tmp/home of {alone.folder.name}"
     lines = f"mkdir -p '{home}/projA/deep' '{home}/mine'; cd '{home}'; echo 'import mine, beside' >train.py; "
@@ -270,7 +270,7 @@ def test_homes_without_git(alone: There) -> None:
     assert 0 == alone.muster(*run[:1], "--no-code-check", *run[1:], cwd=home).returncode
 
 
-def test_nodes_of_slurm_that_do_not_share_the_code(there: There) -> None:
+def test_nodes_of_slurm_that_do_not_share_the_code(there: LabCluster) -> None:
     code, nodes = Apart(there), ("--slurm", "-N", "2")
     done = code.run(*nodes)
     assert 125 == done.returncode
@@ -298,7 +298,7 @@ def test_nodes_of_slurm_that_do_not_share_the_code(there: There) -> None:
 # ---- a copy ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_edit_does_not_reach_a_copy(there: There) -> None:
+def test_an_edit_does_not_reach_a_copy(there: LabCluster) -> None:
     top = repository(
         there,
         main_py="import part, os, sys\nprint(part.WORD, os.getcwd())\nsys.exit(os.environ[COUNT] == '0')".replace(
@@ -324,7 +324,7 @@ print("PATH", os.environ["PATH"].split(":")[0])
 """
 
 
-def test_what_is_about_training_goes_along_and_the_rest_by_name(there: There) -> None:
+def test_what_is_about_training_goes_along_and_the_rest_by_name(there: LabCluster) -> None:
     here = {"NCCL_DEBUG": "WARN", "HF_TOKEN": "hf_geheim", "MINE_TOO": "x", "OTHER": "y", "CUDA_VISIBLE_DEVICES": "7"}
     line = ["--env", "MINE=1", "--env", "MINE_*", "--env", "WANDB_MODE=offline"]
     done = there.muster("run", "-H", "n1", "-g", "1", *line, there.script(SHOW), env=here)
@@ -335,13 +335,13 @@ def test_what_is_about_training_goes_along_and_the_rest_by_name(there: There) ->
     assert os.path.dirname(os.path.abspath(there.argv()[0])) == found["PATH"]
 
 
-def test_no_value_stands_on_a_command_line_or_in_a_file_for_others(there: There) -> None:
+def test_no_value_stands_on_a_command_line_or_in_a_file_for_others(there: LabCluster) -> None:
     secret = "hf_nobody_may_see_this"
     there.env["HF_TOKEN"] = secret
     process = there.start("run", "-H", "n1,n2", "-g", "1", there.script(TICK), "10000", "0.05")
     there.steps(2, 1)
     for host, first in there.lab.status()["hosts"].items():
-        for pid in kernel.inhabitants(first):
+        for pid in namespaces.inhabitants(first):
             assert secret not in Path(f"/proc/{pid}/cmdline").read_text(errors="replace"), host
     open_to_others = subprocess.run(
         ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", "grep", "-rlF", secret, str(there.home)],
@@ -354,7 +354,7 @@ def test_no_value_stands_on_a_command_line_or_in_a_file_for_others(there: There)
     there.muster("kill", "last")
 
 
-def test_the_plan_names_variables_and_hides_secrets(there: There) -> None:
+def test_the_plan_names_variables_and_hides_secrets(there: LabCluster) -> None:
     here = {"HF_TOKEN": "hf_geheim", "NCCL_DEBUG": "WARN"}
     line = ["-H", "n1,n2", "-g", "2", there.script("")]
     shown = there.muster("plan", *line, env=here).stdout
@@ -369,7 +369,7 @@ def test_the_plan_names_variables_and_hides_secrets(there: There) -> None:
 # ---- interfaces ------------------------------------------------------------------------------------------------------
 
 
-def test_the_trap_of_127_0_1_1(there: There) -> None:
+def test_the_trap_of_127_0_1_1(there: LabCluster) -> None:
     for host in there.lab.nodes:
         there.lab.fault("loopback-name", host)
     done = there.muster("run", "-H", "n[1-3]", "-g", "1", str(EXAMPLE))
@@ -377,7 +377,7 @@ def test_the_trap_of_127_0_1_1(there: There) -> None:
 
 
 @pytest.fixture
-def second_card(there: There) -> Iterator[Callable[..., None]]:
+def second_card(there: LabCluster) -> Iterator[Callable[..., None]]:
     """Give hosts a second interface that leads nowhere, and is listed first."""
     made: list[str] = []
 
@@ -394,7 +394,7 @@ def second_card(there: There) -> Iterator[Callable[..., None]]:
 
 
 def test_hosts_with_several_interfaces_meet_on_the_one_that_leads_somewhere(
-    there: There, second_card: Callable[..., None]
+    there: LabCluster, second_card: Callable[..., None]
 ) -> None:
     second_card("n1", "n2", "n3")
     text = (
@@ -405,7 +405,7 @@ def test_hosts_with_several_interfaces_meet_on_the_one_that_leads_somewhere(
     assert 3 == done.stdout.count("eth0 eth0")
 
 
-def test_a_firewall_between_the_nodes_is_told_with_both_ends(there: There) -> None:
+def test_a_firewall_between_the_nodes_is_told_with_both_ends(there: LabCluster) -> None:
     block = "iptables -A INPUT -p tcp -s 10.77.1.2 -j REJECT"
     if 0 != there.lab.run("n1", ["sh", "-c", block], cwd="/").returncode:
         pytest.skip("no iptables here")
@@ -428,7 +428,7 @@ time.sleep(1000)
 """
 
 
-def test_clean_ends_leftovers_by_their_mark_only(there: There) -> None:
+def test_clean_ends_leftovers_by_their_mark_only(there: LabCluster) -> None:
     innocent = there.lab.start("n1", ["sleep", "4343"], cwd="/")
     process = there.start("run", "-H", "n1", "-g", "1", there.script(LEAVES))
     until(

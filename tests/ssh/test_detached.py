@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 from conversation import kinds, traced, unknown
-from there import TICK, Logins, There, in_step
+from there import TICK, LabCluster, Logins, in_step
 from waiting import until
 
 TALKS = "number=0; until [ -e go ]; do number=$((number + 1)); echo line $number; sleep 0.05; done"
@@ -22,7 +22,7 @@ SUPERVISOR = {"here": "head", "hosts": "n1"}
 
 
 @pytest.mark.parametrize("where", ON)
-def test_a_detached_run_goes_on_and_is_told_of(there: There, where: str) -> None:
+def test_a_detached_run_goes_on_and_is_told_of(there: LabCluster, where: str) -> None:
     there.env["MUSTER_TRACE"] = "1"
     done = there.muster("run", "-d", *ON[where], there.script(TICK), "300", "0.05")
     assert 0 == done.returncode, done.stderr
@@ -57,7 +57,7 @@ def test_a_detached_run_goes_on_and_is_told_of(there: There, where: str) -> None
 
 
 @pytest.mark.parametrize("where", ON)
-def test_several_attach_and_leave_and_no_line_is_lost_or_doubled(there: There, where: str) -> None:
+def test_several_attach_and_leave_and_no_line_is_lost_or_doubled(there: LabCluster, where: str) -> None:
     assert 0 == there.muster("run", "-d", *ON[where], "--", "sh", "-c", TALKS).returncode
     there.steps(2, 5)
     one = there.start("attach", "last", "--all")
@@ -80,7 +80,7 @@ def test_several_attach_and_leave_and_no_line_is_lost_or_doubled(there: There, w
 
 
 @pytest.mark.parametrize("where", ON)
-def test_the_death_of_who_looks_after_it_is_no_end(there: There, where: str) -> None:
+def test_the_death_of_who_looks_after_it_is_no_end(there: LabCluster, where: str) -> None:
     assert 0 == there.muster("run", "-d", *ON[where], there.script(TICK), "120", "0.05").returncode
     there.steps(2, 5)
     for _ in range(2):
@@ -93,7 +93,7 @@ def test_the_death_of_who_looks_after_it_is_no_end(there: There, where: str) -> 
 
 
 @pytest.mark.parametrize("where", ON)
-def test_kill_sees_that_all_have_ended(there: There, where: str) -> None:
+def test_kill_sees_that_all_have_ended(there: LabCluster, where: str) -> None:
     assert 0 == there.muster("run", "-d", *ON[where], there.script(TICK), "10000", "0.05").returncode
     there.steps(2, 5)
     done = there.muster("kill", "last")
@@ -105,7 +105,7 @@ def test_kill_sees_that_all_have_ended(there: There, where: str) -> None:
 
 
 def test_a_machine_that_knows_nothing_of_it_attaches_by_the_host(
-    there: There, bashrc: Callable[[str, str], None]
+    there: LabCluster, bashrc: Callable[[str, str], None]
 ) -> None:
     """It sees no run directory; its own one then knows the run. n1 finds the run where its own login says."""
     assert 0 == there.muster("run", "-d", "-H", "n1,n2", "-g", "1", there.script(TICK), "100", "0.05").returncode
@@ -126,7 +126,7 @@ def test_a_machine_that_knows_nothing_of_it_attaches_by_the_host(
     there.nothing_left()
 
 
-def test_the_head_may_go(there: There) -> None:
+def test_the_head_may_go(there: LabCluster) -> None:
     """It crashes; the ranks go on, and whoever comes back finds all."""
     assert 0 == there.muster("run", "-d", "-H", "n1,n2", "-g", "1", there.script(TICK), "150", "0.1").returncode
     there.steps(2, 3)
@@ -139,7 +139,7 @@ def test_the_head_may_go(there: There) -> None:
     there.nothing_left()
 
 
-def test_a_run_on_a_host_that_does_not_answer_is_unknown(there: There) -> None:
+def test_a_run_on_a_host_that_does_not_answer_is_unknown(there: LabCluster) -> None:
     assert 0 == there.muster("run", "-d", "-H", "n1", "-g", "1", there.script(TICK), "10000", "0.05").returncode
     there.steps(1, 3)
     there.lab.fault("partition", "n1")
@@ -157,7 +157,7 @@ def test_a_run_on_a_host_that_does_not_answer_is_unknown(there: There) -> None:
     there.nothing_left()
 
 
-def test_who_waits_for_a_run_asks_a_silent_host_again(there: There) -> None:
+def test_who_waits_for_a_run_asks_a_silent_host_again(there: LabCluster) -> None:
     assert 0 == there.muster("run", "-d", "-H", "n1", "-g", "1", there.script(TICK), "10000", "0.05").returncode
     there.steps(1, 3)
     there.lab.fault("drop-ssh", "n1")
@@ -169,7 +169,7 @@ def test_who_waits_for_a_run_asks_a_silent_host_again(there: There) -> None:
     there.nothing_left()
 
 
-def test_who_follows_a_run_logs_in_once_and_again_when_the_connection_broke(there: There) -> None:
+def test_who_follows_a_run_logs_in_once_and_again_when_the_connection_broke(there: LabCluster) -> None:
     """A controller that is killed ends all connections to it; another one begins."""
     logins = Logins(there.folder)
     words = ("run", "-d", "-H", "n1,n2", "-g", "1", "--ssh", logins.ssh, "--", "sh", "-c", TALKS)
@@ -202,7 +202,7 @@ def test_who_follows_a_run_logs_in_once_and_again_when_the_connection_broke(ther
     there.nothing_left()
 
 
-def test_a_detached_run_restarts_by_itself(there: There) -> None:
+def test_a_detached_run_restarts_by_itself(there: LabCluster) -> None:
     count = "os.environ['TORCHELASTIC_RESTART_COUNT']"
     text = f"import os, time\nprint({count})\ntime.sleep(0.3)\nassert {count} == '2'"
     assert (
@@ -213,7 +213,7 @@ def test_a_detached_run_restarts_by_itself(there: There) -> None:
     there.nothing_left()
 
 
-def test_an_agent_that_has_died_together_with_the_supervisor_is_missed_by_the_next_one(there: There) -> None:
+def test_an_agent_that_has_died_together_with_the_supervisor_is_missed_by_the_next_one(there: LabCluster) -> None:
     done = there.muster("run", "-d", "-H", "n1,n2", "-g", "1", "--lease", "5s", there.script(TICK), "10000", "0.05")
     assert 0 == done.returncode, done.stderr
     there.steps(2, 3)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from there import EXAMPLE, There
+from there import EXAMPLE, LabCluster
 
 from muster.lab import Lab
 
@@ -39,8 +39,8 @@ def six(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 @pytest.fixture
-def far(six: Lab, tmp_path: Path) -> Iterator[There]:
-    made = There(six, tmp_path)
+def far(six: Lab, tmp_path: Path) -> Iterator[LabCluster]:
+    made = LabCluster(six, tmp_path)
     yield made
     made.nothing_left()
 
@@ -53,7 +53,7 @@ def far(six: Lab, tmp_path: Path) -> Iterator[There]:
         ("torchrun", ["-H", "n1,n2", "-g", "1"]),
     ],
 )
-def test_hosts_that_have_ipv6_alone_meet(far: There, launcher: str, hosts: list[str]) -> None:
+def test_hosts_that_have_ipv6_alone_meet(far: LabCluster, launcher: str, hosts: list[str]) -> None:
     """By name, and by addresses with numbers of ranks; connections of agents, the store and gloo all go that way."""
     far.script("[fd77::1]:2\nfd77::2 slots=1\n", "hosts")
     script = far.script(
@@ -69,7 +69,7 @@ def test_hosts_that_have_ipv6_alone_meet(far: There, launcher: str, hosts: list[
 
 
 @pytest.mark.xdist_group("ipv6")
-def test_a_detached_run_is_reached_by_an_ipv6_address(far: There) -> None:
+def test_a_detached_run_is_reached_by_an_ipv6_address(far: LabCluster) -> None:
     done = far.muster("run", "-d", "-H", "fd77::1,[fd77::2]", "-g", "1", "--name", "six", str(EXAMPLE))
     assert 0 == done.returncode, done.stderr
     assert 0 == far.muster("wait", "six").returncode
@@ -78,7 +78,7 @@ def test_a_detached_run_is_reached_by_an_ipv6_address(far: There) -> None:
 
 
 @pytest.mark.xdist_group("ipv6")
-def test_the_doctor_finds_no_fault_in_ipv6(far: There) -> None:
+def test_the_doctor_finds_no_fault_in_ipv6(far: LabCluster) -> None:
     said = far.muster("doctor", "--hosts", "n1,n2").stdout
     assert "n1: " in said and "; eth0 fd77::1 (gloo takes eth0, NCCL eth0)" in said
     for check in ("names mean the same everywhere", "own name is no loopback", "nodes reach each other"):

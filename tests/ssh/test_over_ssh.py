@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from there import EXAMPLE, TICK, There
+from there import EXAMPLE, TICK, LabCluster
 from waiting import until
 
 
 @pytest.mark.parametrize("each", [2, 8])
-def test_three_hosts(there: There, each: int) -> None:
+def test_three_hosts(there: LabCluster, each: int) -> None:
     done = there.muster("run", "--hosts", "n[1-3]", "-g", str(each), str(EXAMPLE))
     assert 0 == done.returncode, done.stderr
     total = sum(range(3 * each))
@@ -29,7 +29,7 @@ def test_three_hosts(there: There, each: int) -> None:
     there.nothing_left()
 
 
-def test_hosts_of_a_file_with_numbers_of_their_own(there: There) -> None:
+def test_hosts_of_a_file_with_numbers_of_their_own(there: LabCluster) -> None:
     (there.folder / "hosts").write_text("# ours\nn1 slots=1\nn2 slots=3\nn3:0,2\n")
     show = ["--", "sh", "-c", "echo $RANK $LOCAL_RANK $LOCAL_WORLD_SIZE $GROUP_RANK $CUDA_VISIBLE_DEVICES"]
     done = there.muster("run", "--hostfile", "hosts", "--prefix", "", *show)
@@ -40,7 +40,7 @@ def test_hosts_of_a_file_with_numbers_of_their_own(there: There) -> None:
     assert ["0 0 1 0", "1 0 2 1", "2 1 2 1"] == sorted(line.strip() for line in done.stdout.splitlines())
 
 
-def test_ranks_on_hosts_have_terminals_where_they_are_wanted(there: There) -> None:
+def test_ranks_on_hosts_have_terminals_where_they_are_wanted(there: LabCluster) -> None:
     """Of the usual size, where muster itself has none; and their output is in their logs."""
     line = "test -t 1 && test -t 2 && stty size <&1 && echo $TERM"
     done = there.muster("run", "--tty", "-H", "n1,n2", "-g", "1", "--", "sh", "-c", line, env={"TERM": "xterm"})
@@ -51,7 +51,7 @@ def test_ranks_on_hosts_have_terminals_where_they_are_wanted(there: There) -> No
     there.nothing_left()
 
 
-def test_what_fails_first_is_told_with_its_host(there: There) -> None:
+def test_what_fails_first_is_told_with_its_host(there: LabCluster) -> None:
     text = TICK + "\nif dist.is_initialized() or True:\n    pass\n"
     text = text.replace("time.sleep", "1 / (dist.get_rank() != 4 or step < 3); time.sleep")
     done = there.muster("run", "-H", "n1,n2,n3", "-g", "2", there.script(text), "100", "0.05")
@@ -62,7 +62,7 @@ def test_what_fails_first_is_told_with_its_host(there: There) -> None:
     there.nothing_left()
 
 
-def test_a_restart_over_hosts(there: There) -> None:
+def test_a_restart_over_hosts(there: LabCluster) -> None:
     text = TICK.replace(
         "time.sleep",
         "import os; dist.barrier(); step == 2 and dist.get_rank() == 3 and "
@@ -76,7 +76,7 @@ def test_a_restart_over_hosts(there: There) -> None:
     there.nothing_left()
 
 
-def test_ctrl_c_ends_all_hosts(there: There) -> None:
+def test_ctrl_c_ends_all_hosts(there: LabCluster) -> None:
     process = there.start("run", "-H", "n1,n2,n3", "-g", "1", there.script(TICK), "10000", "0.05")
     there.steps(3, 3)
     there.kill("head", "-m muster run", signal.SIGINT)
@@ -86,7 +86,7 @@ def test_ctrl_c_ends_all_hosts(there: There) -> None:
     there.nothing_left()
 
 
-def test_the_end_of_the_terminal_is_the_end_of_the_ranks_after_the_lease(there: There) -> None:
+def test_the_end_of_the_terminal_is_the_end_of_the_ranks_after_the_lease(there: LabCluster) -> None:
     process = there.start("run", "-H", "n1,n2", "--lease", "3s", "-g", "1", there.script(TICK), "10000", "0.05")
     there.steps(2, 3)
     there.kill("head", "-m muster run")
@@ -99,7 +99,7 @@ def test_the_end_of_the_terminal_is_the_end_of_the_ranks_after_the_lease(there: 
     there.nothing_left()
 
 
-def test_a_broken_connection_of_the_terminal_is_made_again(there: There) -> None:
+def test_a_broken_connection_of_the_terminal_is_made_again(there: LabCluster) -> None:
     process = there.start("run", "-H", "n1,n2", "-g", "1", there.script(TICK), "200", "0.05")
     there.steps(2, 20)
     there.kill("head", r"\bssh\b.* n1 ")
@@ -110,7 +110,7 @@ def test_a_broken_connection_of_the_terminal_is_made_again(there: There) -> None
     there.nothing_left()
 
 
-def test_a_stopped_terminal_ends_nothing(there: There) -> None:
+def test_a_stopped_terminal_ends_nothing(there: LabCluster) -> None:
     """Ctrl-Z for longer than the lease."""
     process = there.start("run", "-H", "n1,n2", "--lease", "1s", "-g", "1", there.script(TICK), "400", "0.05")
     there.steps(2, 3)
@@ -127,7 +127,7 @@ def test_a_stopped_terminal_ends_nothing(there: There) -> None:
 # ---- deaths ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_supervisor_comes_back_and_nobody_notices(there: There) -> None:
+def test_a_killed_supervisor_comes_back_and_nobody_notices(there: LabCluster) -> None:
     process = there.start("run", "-H", "n1,n2", "-g", "1", there.script(TICK), "200", "0.05")
     there.steps(2, 10)
     there.kill("n1", "muster.pyz serve")
@@ -140,7 +140,7 @@ def test_a_killed_supervisor_comes_back_and_nobody_notices(there: There) -> None
 
 
 @pytest.mark.parametrize("host", ["n1", "n2"])
-def test_a_killed_agent_ends_the_run_on_all_hosts(there: There, host: str) -> None:
+def test_a_killed_agent_ends_the_run_on_all_hosts(there: LabCluster, host: str) -> None:
     process = there.start("run", "-H", "n1,n2,n3", "-g", "1", "--grace", "2", there.script(TICK), "10000", "0.05")
     there.steps(3, 3)
     os.kill(there.agent(host), signal.SIGKILL)
@@ -149,7 +149,7 @@ def test_a_killed_agent_ends_the_run_on_all_hosts(there: There, host: str) -> No
     there.nothing_left()
 
 
-def test_a_killed_warm_interpreter_ends_nothing(there: There) -> None:
+def test_a_killed_warm_interpreter_ends_nothing(there: LabCluster) -> None:
     process = there.start("run", "-H", "n1,n2", "-g", "1", there.script(TICK), "100", "0.05")
     there.steps(2, 3)
     there.kill("n2", r"script\.py")  # the first of them is the one from which the rank was forked
@@ -161,7 +161,7 @@ def test_a_killed_warm_interpreter_ends_nothing(there: There) -> None:
 
 
 @pytest.mark.slow
-def test_a_partition_of_ten_seconds_is_survived(there: There) -> None:
+def test_a_partition_of_ten_seconds_is_survived(there: LabCluster) -> None:
     process = there.start("run", "-H", "n1,n2,n3", "-g", "1", there.script(TICK), "400", "0.1")
     there.steps(3, 3)
     there.lab.fault("partition", "n3")
@@ -172,7 +172,7 @@ def test_a_partition_of_ten_seconds_is_survived(there: There) -> None:
 
 
 @pytest.mark.slow
-def test_a_long_partition_ends_the_run_on_both_sides(there: There) -> None:
+def test_a_long_partition_ends_the_run_on_both_sides(there: LabCluster) -> None:
     process = there.start(
         "run", "-H", "n1,n2,n3", "-g", "1", "--lease", "5s", "--grace", "1", there.script(TICK), "10000", "0.1"
     )
@@ -186,7 +186,7 @@ def test_a_long_partition_ends_the_run_on_both_sides(there: There) -> None:
 
 
 @pytest.mark.slow
-def test_a_stalled_file_system_ends_nothing(there: There) -> None:
+def test_a_stalled_file_system_ends_nothing(there: LabCluster) -> None:
     """The one with the run directory, on the node of the supervisor and on another, for longer than the lease."""
     there.home = Path(there.lab.folder.shared, there.folder.name)  # as it is to be seen from outside
     there.env["MUSTER_HOME"] = f"{there.lab.folder.share}/{there.folder.name}"
@@ -202,7 +202,7 @@ def test_a_stalled_file_system_ends_nothing(there: There) -> None:
     there.nothing_left()
 
 
-def test_a_frozen_node_ends_nothing(there: There) -> None:
+def test_a_frozen_node_ends_nothing(there: LabCluster) -> None:
     process = there.start("run", "-H", "n1,n2", "-g", "1", "--lease", "2s", there.script(TICK), "100", "0.05")
     there.steps(2, 3)
     there.lab.fault("freeze", "n2")
@@ -217,7 +217,7 @@ def test_a_frozen_node_ends_nothing(there: There) -> None:
     there.nothing_left()
 
 
-def test_of_a_large_stdin_nothing_is_lost_though_the_terminal_is_cut_off(there: There) -> None:
+def test_of_a_large_stdin_nothing_is_lost_though_the_terminal_is_cut_off(there: LabCluster) -> None:
     """A plain file of more than the largest frame; the connection to the supervisor is cut in the middle of it."""
     numbers = b"".join(b"%011d\n" % number for number in range(6_000_000))  # 72 MB
     (there.folder / "in").write_bytes(numbers)
@@ -254,7 +254,7 @@ echo "background: $?, $line"
 """
 
 
-def test_a_rank_that_is_alone_reads_the_terminal_from_another_host(there: There) -> None:
+def test_a_rank_that_is_alone_reads_the_terminal_from_another_host(there: LabCluster) -> None:
     """Without --stdin: a file, and what is typed, of which nothing falls to the shell; one in the background of its
     terminal takes nothing from it and is not stopped."""
     (there.folder / "in").write_text("y\n" * 100_000)

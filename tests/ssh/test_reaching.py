@@ -10,11 +10,11 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from there import EXAMPLE, There
+from there import EXAMPLE, LabCluster
 from waiting import until
 
 
-def refused(there: There, *words: str, status: int = 3, timeout: float = 60) -> str:
+def refused(there: LabCluster, *words: str, status: int = 3, timeout: float = 60) -> str:
     """What muster says of a run that cannot be; nothing may be left of it."""
     done = there.muster("run", *words, str(EXAMPLE), timeout=timeout)
     assert status == done.returncode, done.stdout + done.stderr
@@ -25,24 +25,24 @@ def refused(there: There, *words: str, status: int = 3, timeout: float = 60) -> 
     return str(done.stderr)
 
 
-def test_an_unknown_host(there: There) -> None:
+def test_an_unknown_host(there: LabCluster) -> None:
     said = refused(there, "-H", "n1,nowhere")
     assert "not all hosts can be used: nowhere: its name is not known here (n1 answered)" in said
 
 
-def test_a_name_that_ssh_would_take_for_an_option(there: There) -> None:
+def test_a_name_that_ssh_would_take_for_an_option(there: LabCluster) -> None:
     said = refused(there, "-H", "n1,-oProxyCommand=reboot", status=2)
     assert "`-oProxyCommand=reboot` is no name of a host" in said
 
 
-def test_one_of_three_is_down(there: There) -> None:
+def test_one_of_three_is_down(there: LabCluster) -> None:
     there.lab.fault("crash", "n3")
     said = refused(there, "-H", "n[1-3]", "--ssh", "ssh -o ConnectTimeout=3")
     assert "n3: " in said
     assert "(n[1-2] answered)" in said
 
 
-def test_sshd_that_does_not_listen(there: There) -> None:
+def test_sshd_that_does_not_listen(there: LabCluster) -> None:
     there.lab.fault("drop-ssh", "n2")
     said = refused(there, "-H", "n[1-3]", "--ssh", "ssh -o ConnectTimeout=3")
     assert "n2: " in said
@@ -50,7 +50,7 @@ def test_sshd_that_does_not_listen(there: There) -> None:
 
 
 @pytest.fixture
-def ssh_config(there: There) -> Callable[[str], list[str]]:
+def ssh_config(there: LabCluster) -> Callable[[str], list[str]]:
     """Make an ssh configuration of a test's own; gives the words that have it used."""
 
     def make(text: str) -> list[str]:
@@ -61,7 +61,7 @@ def ssh_config(there: There) -> Callable[[str], list[str]]:
     return make
 
 
-def test_a_key_that_is_refused(there: There, ssh_config: Callable[[str], list[str]]) -> None:
+def test_a_key_that_is_refused(there: LabCluster, ssh_config: Callable[[str], list[str]]) -> None:
     subprocess.run(["ssh-keygen", "-q", "-N", "", "-f", str(there.folder / "other")], check=True)
     known = f"{there.lab.folder.ssh}/known_hosts"
     own = f"IdentityFile {there.folder}/other\nIdentitiesOnly yes\nUserKnownHostsFile {known}\n"
@@ -70,13 +70,13 @@ def test_a_key_that_is_refused(there: There, ssh_config: Callable[[str], list[st
     assert "no password can be typed here" in said
 
 
-def test_a_host_key_that_is_not_known(there: There, ssh_config: Callable[[str], list[str]]) -> None:
+def test_a_host_key_that_is_not_known(there: LabCluster, ssh_config: Callable[[str], list[str]]) -> None:
     said = refused(there, "-H", "n1", *ssh_config("UserKnownHostsFile /dev/null\nGlobalKnownHostsFile /dev/null\n"))
     assert "n1: its host key is not known here yet" in said
     assert "`ssh n1` once" in said
 
 
-def test_a_host_key_that_changed(there: There, ssh_config: Callable[[str], list[str]]) -> None:
+def test_a_host_key_that_changed(there: LabCluster, ssh_config: Callable[[str], list[str]]) -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(there.folder / "other")], check=True)
     key = (there.folder / "other.pub").read_text()
     (there.folder / "known").write_text(f"n1 {key}")
@@ -85,7 +85,7 @@ def test_a_host_key_that_changed(there: There, ssh_config: Callable[[str], list[
     assert "ssh-keygen -R n1" in said
 
 
-def test_a_host_that_answers_after_twenty_seconds(there: There, ssh_config: Callable[[str], list[str]]) -> None:
+def test_a_host_that_answers_after_twenty_seconds(there: LabCluster, ssh_config: Callable[[str], list[str]]) -> None:
     # by way of the head, which sleeps first
     slow = "Include /etc/ssh/ssh_config\nHost n2\n ProxyCommand sh -c 'sleep 20; exec ssh -W %h:%p head'\n"
     done = there.muster("run", "-H", "n1,n2", "-g", "1", *ssh_config(slow), str(EXAMPLE), timeout=120)
@@ -93,14 +93,14 @@ def test_a_host_that_answers_after_twenty_seconds(there: There, ssh_config: Call
     assert "waiting for n2 to answer" in done.stderr
 
 
-def test_by_way_of_a_jump_host(there: There, ssh_config: Callable[[str], list[str]]) -> None:
+def test_by_way_of_a_jump_host(there: LabCluster, ssh_config: Callable[[str], list[str]]) -> None:
     jump = "Include /etc/ssh/ssh_config\nHost n3\n ProxyJump n2\n"
     done = there.muster("run", "-H", "n1,n3", "-g", "1", *ssh_config(jump), str(EXAMPLE))
     assert 0 == done.returncode, done.stderr
     assert "rank 1 of 2 on n3" in done.stdout
 
 
-def test_with_a_connection_that_is_shared(there: There, ssh_config: Callable[[str], list[str]]) -> None:
+def test_with_a_connection_that_is_shared(there: LabCluster, ssh_config: Callable[[str], list[str]]) -> None:
     path = f"{there.lab.folder.path}/c-%h"
     shared = f"Include /etc/ssh/ssh_config\nHost *\n ControlMaster auto\n ControlPath {path}\n ControlPersist 20\n"
     words = ssh_config(shared)
@@ -115,7 +115,7 @@ def test_with_a_connection_that_is_shared(there: There, ssh_config: Callable[[st
 
 
 @pytest.mark.parametrize("shell", ["/bin/dash", "/bin/tcsh", "/usr/bin/fish"])
-def test_a_login_shell_that_is_not_bash(there: There, login: Callable[..., None], shell: str) -> None:
+def test_a_login_shell_that_is_not_bash(there: LabCluster, login: Callable[..., None], shell: str) -> None:
     if not os.path.exists(shell):
         pytest.skip(f"{shell} is not installed")
     login(
@@ -127,7 +127,7 @@ def test_a_login_shell_that_is_not_bash(there: There, login: Callable[..., None]
     assert 0 == done.returncode, done.stderr
 
 
-def test_a_bashrc_that_prints(there: There, bashrc: Callable[[str, str], None]) -> None:
+def test_a_bashrc_that_prints(there: LabCluster, bashrc: Callable[[str, str], None]) -> None:
     bashrc("n1", "echo welcome; echo welcome >&2; printf no-newline")
     done = there.muster("run", "-H", "n1,n2", "-g", "1", str(EXAMPLE))
     assert 0 == done.returncode, done.stderr
@@ -137,18 +137,18 @@ def test_a_bashrc_that_prints(there: There, bashrc: Callable[[str, str], None]) 
 # ---- what is missing there -------------------------------------------------------------------------------------------
 
 
-def test_a_python_that_is_not_there(there: There) -> None:
+def test_a_python_that_is_not_there(there: LabCluster) -> None:
     said = refused(there, "-H", "n[1-3]", "-g", "1", "--python", "n[2-3]:/no/such/python", status=2)
     assert "n[2-3]: there is no /no/such/python here (n1 answered)" in said
 
 
-def test_a_setup_that_fails_on_one_host(there: There) -> None:
+def test_a_setup_that_fails_on_one_host(there: LabCluster) -> None:
     said = refused(there, "-H", "n1,n2", "-g", "1", "--setup", "n2:module load cuda", status=2)
     assert "n2: " in said
     assert "this line of --setup failed: module load cuda" in said
 
 
-def test_a_setup_that_holds_for_the_ranks(there: There) -> None:
+def test_a_setup_that_holds_for_the_ranks(there: LabCluster) -> None:
     show = ["--", "sh", "-c", "echo $RANK $SET_BY"]
     done = there.muster(
         "run", "-H", "n1,n2", "-g", "1", "--setup", "export SET_BY=all", "--setup", "n2:SET_BY=n2", *show
@@ -157,7 +157,7 @@ def test_a_setup_that_holds_for_the_ranks(there: There) -> None:
     assert ["[0] 0 all", "[1] 1 n2"] == sorted(done.stdout.splitlines())
 
 
-def test_torch_is_missing_on_some(there: There) -> None:
+def test_torch_is_missing_on_some(there: LabCluster) -> None:
     done = there.muster("run", "-H", "n[1-3]", "-g", "1", "--python", "n[2-3]:/usr/bin/python3", str(EXAMPLE))
     assert 125 == done.returncode, done.stderr
     assert "n[2-3]" in done.stderr
@@ -165,7 +165,7 @@ def test_torch_is_missing_on_some(there: There) -> None:
     there.nothing_left()
 
 
-def test_another_torch_on_one_host(there: There) -> None:
+def test_another_torch_on_one_host(there: LabCluster) -> None:
     """What differs is told of all hosts, folded; a package that says so stands for another torch."""
     other = there.folder / "other"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(other)], check=True)
@@ -180,7 +180,7 @@ def test_another_torch_on_one_host(there: There) -> None:
     there.nothing_left()
 
 
-def test_ctrl_c_while_a_host_is_waited_for(there: There, ssh_config: Callable[[str], list[str]]) -> None:
+def test_ctrl_c_while_a_host_is_waited_for(there: LabCluster, ssh_config: Callable[[str], list[str]]) -> None:
     slow = "Include /etc/ssh/ssh_config\nHost n2\n ProxyCommand sleep 1000\n"
     process = there.start("run", "-H", "n1,n2", "-g", "1", *ssh_config(slow), str(EXAMPLE))
     until(lambda: there.pids("n1", "-I -S -c f=open"), "the agent of n1 lives")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from muster.agent.eventloop import EventLoop
+from muster.linux.eventloop import EventLoop
 
 
 class ManualLoop(EventLoop):

@@ -9,9 +9,9 @@ from typing import Any
 
 from waiting import until
 
-from muster.agent.protocol import MAGIC, Unpacker, pack
-from muster.agent.wire import Wire
-from muster.world.link import ChildLink, Link
+from muster.controller.connections import AgentConnection, ProcessConnection
+from muster.protocol.channel import Channel
+from muster.protocol.frames import MAGIC, FrameDecoder, encode_frame
 
 
 class Gone:
@@ -24,7 +24,7 @@ class Gone:
         return 0
 
 
-class SocketLink(ChildLink):
+class SocketLink(ProcessConnection):
     """A connection whose other end is `there`."""
 
     def __init__(self, arrived: bool = True) -> None:
@@ -36,10 +36,10 @@ class SocketLink(ChildLink):
         reading, self._complains = os.pipe()
         os.set_blocking(reading, False)
         self.stderr = open(reading, "rb", buffering=0)
-        Link.__init__(self, 0, "n1", Wire(self.stdout.fileno(), self.stdin.fileno()))
+        AgentConnection.__init__(self, 0, "n1", Channel(self.stdout.fileno(), self.stdin.fileno()))
         self.process = Gone()  # type: ignore[assignment]
-        self.preface, self.complaint = bytearray(), bytearray()
-        self._frames = Unpacker()
+        self.banner, self.stderr_tail = bytearray(), bytearray()
+        self._frames = FrameDecoder()
         self._heard: list[tuple[dict[str, Any], bytes]] = []
         if arrived:
             self.say_raw(MAGIC)
@@ -50,7 +50,7 @@ class SocketLink(ChildLink):
 
     def say(self, kind: str, payload: bytes = b"", **fields: Any) -> None:
         """Send it a message."""
-        self.say_raw(pack(kind, payload, **fields))
+        self.say_raw(encode_frame(kind, payload, **fields))
 
     def complain(self, text: str) -> None:
         """Write on the stderr of what reaches the host."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from muster.advice import ADVICE, advice
-from muster.results import Failure, FailureKind, RankEnd
+from muster.core.results import Failure, FailureKind, RankExit
+from muster.diagnostics.hints import FAILURE_HINTS, hint_for
 
 WORDS = {
     "requests.exceptions.ConnectTimeout: HTTPSConnectionPool(host='example.org', port=443): Max retries exceeded "
@@ -33,36 +33,36 @@ WORDS = {
 }
 
 
-def end(words: str, **more: object) -> RankEnd:
+def end(words: str, **more: object) -> RankExit:
     first, *rest = words.split("\n")
-    return RankEnd(3, 1, 1.0, code=1, failure=Failure(FailureKind.EXCEPTION, 1.0, first, (first, *rest)))._replace(
+    return RankExit(3, 1, 1.0, code=1, failure=Failure(FailureKind.EXCEPTION, 1.0, first, (first, *rest)))._replace(
         **more
     )
 
 
 @pytest.mark.parametrize("words", WORDS)
 def test_words_that_the_doctor_knows(words: str) -> None:
-    assert advice(end(words), "n2", several=True).startswith(WORDS[words])
+    assert hint_for(end(words), "n2", several=True).startswith(WORDS[words])
 
 
 def test_the_rest_is_left_to_the_person() -> None:
-    assert "" == advice(end("ValueError: bad batch 17"), "n2", several=True)
-    assert "" == advice(RankEnd(3, 1, 1.0, code=3))
+    assert "" == hint_for(end("ValueError: bad batch 17"), "n2", several=True)
+    assert "" == hint_for(RankExit(3, 1, 1.0, code=3))
     never = Failure(FailureKind.NEVER_REGISTERED, 1.0, "mpirun: No space left on device")
-    assert "" == advice(RankEnd(3, 1, 1.0, code=1, failure=never)), "that sentence is complete"
+    assert "" == hint_for(RankExit(3, 1, 1.0, code=1, failure=never)), "that sentence is complete"
 
 
 def test_a_bus_error_leaves_no_words() -> None:
-    assert advice(RankEnd(3, 1, 1.0, signal=7)).startswith("/dev/shm of this machine is too small")
+    assert hint_for(RankExit(3, 1, 1.0, signal=7)).startswith("/dev/shm of this machine is too small")
 
 
 def test_where_to_ask_the_doctor() -> None:
     full = end("OSError: [Errno 28] No space left on device")
-    assert "`muster doctor` looks" in advice(full)
-    assert "`muster doctor` with the same --hosts looks" in advice(full, "n2", several=True)
+    assert "`muster doctor` looks" in hint_for(full)
+    assert "`muster doctor` with the same --hosts looks" in hint_for(full, "n2", several=True)
 
 
 def test_each_row_has_its_words() -> None:
-    told = {advice(end(words), "n2", several=True) for words in WORDS}
-    named = {row.words for row in ADVICE}
+    told = {hint_for(end(words), "n2", several=True) for words in WORDS}
+    named = {row.pattern for row in FAILURE_HINTS}
     assert len(told) == len(named) - 1, "NCCL's own words could not be had without a GPU"

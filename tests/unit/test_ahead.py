@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from muster.agent.ahead import Ahead, Change, counts, read, why_plain
+from muster.agent.script_preamble import Change, Preamble, counts, read, why_plain
 
 ENV = {"HOME": "/home/ann", "OMP_NUM_THREADS": "1", "PYTORCH_JIT": "1", "TMP": "/tmp"}
 
@@ -120,7 +120,7 @@ CASES = {
 }
 
 
-def look(folder: Path, script: str, files: Mapping[str, str], *argv: str) -> Ahead:
+def look(folder: Path, script: str, files: Mapping[str, str], *argv: str) -> Preamble:
     for name, text in {**files, "train.py": script}.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,12 +149,12 @@ def test_every_way_to_name_a_program(argv: tuple[str, ...], tmp_path: Path) -> N
 def test_a_large_project_is_not_read_for_long(tmp_path: Path) -> None:
     """Modules without end: what is not read is noticed in the rank."""
     files = {f"m{number}.py": f"import m{number + 1}\n" + "x = [1, 2, 3]\n" * 2000 for number in range(400)}
-    assert look(tmp_path, "import m0", files) == Ahead()
+    assert look(tmp_path, "import m0", files) == Preamble()
 
 
 def test_a_script_that_is_a_pipe_is_left_to_python(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "script")
-    assert read(["python", "script"], str(tmp_path), [], ENV) == Ahead()
+    assert read(["python", "script"], str(tmp_path), [], ENV) == Preamble()
 
 
 WHY = [
@@ -175,13 +175,13 @@ WHY = [
 
 @pytest.mark.parametrize(("change", "reads", "why"), [row[1:] for row in WHY], ids=[row[0] for row in WHY])
 def test_what_needs_a_plain_interpreter(change: Change, reads: list[str], why: str) -> None:
-    found = why_plain(Ahead((change,)), reads, ENV, 4)
+    found = why_plain(Preamble((change,)), reads, ENV, 4)
     assert found.startswith(why) if why else found == ""
 
 
 def test_mkl_has_a_say_in_threads() -> None:
     change = Change("OMP_NUM_THREADS", "a.py", "2")
-    assert why_plain(Ahead((change,)), (), {**ENV, "MKL_NUM_THREADS": "2"}, 4)
+    assert why_plain(Preamble((change,)), (), {**ENV, "MKL_NUM_THREADS": "2"}, 4)
 
 
 def test_variables_that_are_read_when_they_are_used_do_not_count() -> None:

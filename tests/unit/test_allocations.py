@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from muster.errors import Impossible
-from muster.schedulers import slurm
+from muster.errors import InvalidRequest
+from muster.schedulers import client, slurm
 from muster.schedulers.scheduler import Allocation
-from muster.world import queue
 
 ENV = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_TASKS_PER_NODE": "1(x2)"}
 FOUND = Allocation("7", ("n1", "n2"), 0, (1, 1))
@@ -45,7 +44,7 @@ def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Non
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
-    queue.client.cache_clear()
+    client.client.cache_clear()
 
     def answers(**texts: str) -> None:
         for name, text in texts.items():
@@ -57,8 +56,8 @@ def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Non
 def refused(root: Path, env: dict[str, str] = ENV) -> str:
     """Why the allocation is refused; empty where it is not."""
     try:
-        assert queue.client("slurm").allocation(env, root) == FOUND
-    except Impossible as error:
+        assert client.client("slurm").allocation(env, root) == FOUND
+    except InvalidRequest as error:
         return error.sentence.partition("left over: ")[2]
     return ""
 

@@ -12,21 +12,21 @@ from typing import Any
 import pytest
 from sockets import Host, arrives, says, stays
 
-from muster.agent.eventloop import EventLoop
-from muster.agent.protocol import VERSION
-from muster.agent.signals import CapturedSignals
 from muster.client import attach
 from muster.client.attach import AttachedClient
+from muster.core.layout import layout
+from muster.core.model import Host as Machine
+from muster.core.model import Job, Plan, Program, as_json
+from muster.core.results import RunResult, RunState
 from muster.launchers import make_plan
-from muster.model import Host as Machine
-from muster.model import Job, Plan, Program, as_json
-from muster.ranks import layout
-from muster.report import outcome_as_json
-from muster.results import Outcome, RunState
-from muster.runs import Run
+from muster.linux.eventloop import EventLoop
+from muster.linux.signals import CapturedSignals
+from muster.protocol.frames import VERSION
+from muster.rundir import Run
+from muster.ui.text import outcome_as_json
 
 ID = "20261127-101112-0123456789abc-train"
-ENDED = Outcome(RunState.FAILED, 3, 2.0)
+ENDED = RunResult(RunState.FAILED, 3, 2.0)
 JOB = Job(Program("command", ("true",)), "exec", "python3", "--python", "/")
 PLAN = make_plan(JOB, layout([(Machine("n1"), 2)]), ID)
 RUN = says("run", id=ID, phase="running", plan=as_json(PLAN), version=VERSION)
@@ -42,7 +42,7 @@ class Screen:
         self.shown: list[tuple[int, str, bytes]] = []
         self.said: list[str] = []
         self.began: list[Any] = []
-        self.finished: list[Outcome] = []
+        self.finished: list[RunResult] = []
 
     def begin(self, facts: Mapping[str, Any]) -> None:
         self.began.append(facts)
@@ -59,7 +59,7 @@ class Screen:
     def event(self, event: Mapping[str, Any]) -> None:
         pass
 
-    def finish(self, outcome: Outcome) -> None:
+    def finish(self, outcome: RunResult) -> None:
         self.finished.append(outcome)
 
 
@@ -70,7 +70,7 @@ class Terminal:
         self.host, self.screen = host, Screen()
         self.client: AttachedClient
 
-    def attach(self, *scripts: list[Any], owner: bool = False, keep: Run | None = None) -> Outcome | None:
+    def attach(self, *scripts: list[Any], owner: bool = False, keep: Run | None = None) -> RunResult | None:
         """Watch a host that does this, to the end."""
         self.host.scripts = list(scripts)
         numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]

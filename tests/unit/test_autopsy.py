@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from muster.agent.autopsy import explain
+from muster.agent.failure import explain
 
 
 class Case(NamedTuple):

@@ -11,22 +11,11 @@ from typing import Any
 
 import pytest
 
-from muster.agent import meet
-from muster.agent.dial import Dialer, Met
-from muster.agent.eventloop import EventLoop
-from muster.agent.handshake import Terms
-from muster.agent.messages import TO_AGENT
-from muster.agent.protocol import pack
-from muster.agent.step import RENDEZVOUS
-from muster.agent.wire import Wire
-from muster.core.controller_config import NodeRecord
-from muster.errors import Impossible, Unreachable
-from muster.launchers import make_plan
-from muster.model import Host, Job, Plan, Program
-from muster.ranks import layout
-from muster.runs import Run
-from muster.world import meeting
-from muster.world.bootstrap import (
+from muster.agent import facts
+from muster.agent.dialer import ControllerDialer, Met
+from muster.agent.join import RENDEZVOUS
+from muster.code_sync import Tree
+from muster.controller.bootstrap import (
     Bootstrap,
     Need,
     OwnMachine,
@@ -38,9 +27,20 @@ from muster.world.bootstrap import (
     check_versions,
     refuse_other_code,
 )
-from muster.world.code import Tree
-from muster.world.joining import JoiningAgents
-from muster.world.link import FarLink
+from muster.controller.connections import TcpConnection
+from muster.controller.joining_agents import JoiningAgents
+from muster.core import rendezvous
+from muster.core.controller_config import NodeRecord
+from muster.core.layout import layout
+from muster.core.model import Host, Job, Plan, Program
+from muster.errors import InvalidRequest, Unreachable
+from muster.launchers import make_plan
+from muster.linux.eventloop import EventLoop
+from muster.protocol.channel import Channel
+from muster.protocol.frames import encode_frame
+from muster.protocol.handshake import Terms
+from muster.protocol.messages import TO_AGENT
+from muster.rundir import Run
 
 RUN_ID = "20261127-000000-abcdef"
 REMEDIES = Remedies("share it", "send it", "send this one")
@@ -115,7 +115,7 @@ CHECKS: list[tuple[Callable[[Any], None], Any, str, str | None]] = [
 def test_what_would_fail_later_is_told_with_the_hosts(
     check: Callable[[Any], None], told: Any, sentence: str, hint: str | None
 ) -> None:
-    with pytest.raises(Impossible) as caught:
+    with pytest.raises(InvalidRequest) as caught:
         check(told)
     assert (sentence, hint) == (caught.value.sentence, caught.value.hint)
 
@@ -144,7 +144,7 @@ class Hosts(OwnMachine):
     own_clock = False
 
     def __init__(self) -> None:
-        super().__init__([FarLink(number, f"n{number + 1}", 0.0, WELL) for number in range(2)])
+        super().__init__([TcpConnection(number, f"n{number + 1}", 0.0, WELL) for number in range(2)])
         self.links[0].offset, self.links[1].offset = 100.0, 250.0
 
     @property
@@ -159,7 +159,12 @@ def test_the_controller_is_told_by_its_own_clock() -> None:
     """Of which node 0 is the one, over ssh; and each agent how its clock becomes the time of day here."""
     late = ({"a": "eth0"}, {"a": None})
     config, parts = Bootstrap(Hosts(), Need("/")).configure(
-        plan_of("n1", "n2"), RunPlace(RUN_ID, "/runs/a", "t"), meeting.Meeting("10.0.0.1", 1, late), 7.0, True, True
+        plan_of("n1", "n2"),
+        RunPlace(RUN_ID, "/runs/a", "t"),
+        rendezvous.Rendezvous("10.0.0.1", 1, late),
+        7.0,
+        True,
+        True,
     )
     assert (107.0, "10.0.0.1", True, 0, False) == (
         *(config.began, config.address, config.owned),
@@ -184,7 +189,7 @@ def test_a_part_is_the_message_of_the_catalogue(launcher: str) -> None:
     plan = plan_of("n1", "n2", launcher=launcher, place="ssh")
     where = RunPlace(RUN_ID, "/runs/a", "t")
     _, parts = Bootstrap(Hosts(), Need("/")).configure(
-        plan, where, meeting.Meeting("10.0.0.1", 1, ({}, {})), 7.0, True, True
+        plan, where, rendezvous.Rendezvous("10.0.0.1", 1, ({}, {})), 7.0, True, True
     )
     for number, part in enumerate(parts):
         assert part == TO_AGENT["prepare"].fitting(json.loads(json.dumps(part)))
@@ -200,9 +205,9 @@ def test_a_part_is_the_message_of_the_catalogue(launcher: str) -> None:
 @pytest.mark.parametrize("reads", [True, False])
 def test_a_run_here_needs_no_rendezvous(reads: bool) -> None:
     """Its agent has this machine's clock, and has told nothing yet."""
-    bootstrap = Bootstrap(OwnMachine([FarLink(0, "n1", 0.0, {})]), Need("/"))
+    bootstrap = Bootstrap(OwnMachine([TcpConnection(0, "n1", 0.0, {})]), Need("/"))
     bootstrap.facts("/runs/a")
-    met = bootstrap.rendezvous()
+    met = bootstrap.find_rendezvous()
     config, (part,) = bootstrap.configure(plan_of("n1"), RunPlace(RUN_ID, "/runs/a", "t"), met, 7.0, True, reads)
     assert (7.0, "127.0.0.1", (NodeRecord("/runs/a"),)) == (config.began, config.address, config.nodes)
     assert (None, 0 if reads else None) == (part["clock"], part["stdin_rank"])
@@ -221,14 +226,14 @@ class Joiner:
         self.looks_left = 1000
         """Then it knows that there will be no agents."""
         self.notes: list[str] = []
-        self.wires: list[Wire] = []
-        self.dialers: list[Dialer] = []
+        self.wires: list[Channel] = []
+        self.dialers: list[ControllerDialer] = []
 
     def start(self) -> None:
         where = json.loads((self.run.path / RENDEZVOUS).read_text())
         assert 0o600 == (self.run.path / RENDEZVOUS).stat().st_mode & 0o777
         terms = Terms(self.secret or where["secret"], where["run"])
-        told = meet.tell(where["cwd"], where["script"], str(self.run.path))
+        told = facts.collect_facts(where["cwd"], where["script"], str(self.run.path))
         for node, host in enumerate(where["hosts"]):
             own = {"name": f"{host}.cluster", "folder": [], "digests": {}, "step": "0"}
             ways = {"10.0.0.1": {"interface": f"eth{node}"}}
@@ -236,13 +241,15 @@ class Joiner:
             found = {**told, **own, **extra, "interfaces": [["eth0", "10.0.0.1"]], **self.given.get(host, {})}
 
             def joined(met: Met, same: bool, found: Mapping[str, Any] = found) -> None:
-                wire = Wire(keeps=True)
+                wire = Channel(keeps=True)
                 wire.connect(met.fd, met.fd, met.frames, 0, met.seal)
-                wire.put(pack("told", t=time.monotonic() + 5.0, **found))
+                wire.send(encode_frame("told", t=time.monotonic() + 5.0, **found))
                 wire.flush()
                 self.wires.append(wire)
 
-            dialer = Dialer(self.loop, "127.0.0.1", where["port"], terms, node, lambda: 0, joined, self.notes.append)
+            dialer = ControllerDialer(
+                self.loop, "127.0.0.1", where["port"], terms, node, lambda: 0, joined, self.notes.append
+            )
             dialer.dial()
             self.dialers.append(dialer)
 
@@ -264,7 +271,7 @@ class Joining:
 
     def __init__(self, tmp_path: Path) -> None:
         (tmp_path / "train.py").write_text("print(1)\n")
-        meet.put_flag(str(tmp_path))
+        facts.write_marker(str(tmp_path))
         self.run, self.loop = Run(tmp_path), EventLoop()
         self.joiner = Joiner(self.loop, self.run)
         self.agents = JoiningAgents(
@@ -292,22 +299,22 @@ def test_agents_that_join_are_checked_and_meet(joining: Joining) -> None:
     assert all(4.0 < link.offset <= 5.0 for link in joining.agents.links)
     joining.bootstrap.check_storage(str(joining.run.path))
     joining.bootstrap.check()
-    met = joining.bootstrap.rendezvous()
+    met = joining.bootstrap.find_rendezvous()
     assert ("10.0.0.1", joining.agents.listener.getsockname()[1]) == met[:2]
-    assert ["eth0", "eth1"] == [next(iter(late.values())) for late in met.meets]
+    assert ["eth0", "eth1"] == [next(iter(late.values())) for late in met.interface_env]
     assert [] == joining.joiner.notes
 
 
 def test_an_agent_that_joins_with_another_script_ends_it(joining: Joining) -> None:
     joining.facts(n2={"script": "0" * 64})
-    with pytest.raises(Impossible, match=r"train\.py on n2\.cluster is not the one that is here"):
+    with pytest.raises(InvalidRequest, match=r"train\.py on n2\.cluster is not the one that is here"):
         joining.bootstrap.check()
 
 
 def test_an_agent_that_has_not_tried_an_address_has_not_reached_it(joining: Joining) -> None:
     joining.facts(n1={"interfaces": [["ib0", "10.1.0.1"]]})
     with pytest.raises(Unreachable, match="it was not tried"):
-        joining.bootstrap.rendezvous()
+        joining.bootstrap.find_rendezvous()
 
 
 def test_who_has_not_the_secret_never_joins(joining: Joining) -> None:
@@ -315,4 +322,4 @@ def test_who_has_not_the_secret_never_joins(joining: Joining) -> None:
     joining.joiner.looks_left = 6
     with pytest.raises(Unreachable, match="no agent on n1"):
         joining.facts(secret="f" * 64)
-    assert not any(link.facts or link.wire.connected for link in joining.agents.links)
+    assert not any(link.facts or link.channel.connected for link in joining.agents.links)

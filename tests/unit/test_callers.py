@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from manual import ManualLoop
 
-from muster.agent.dial import Dialer, Met
-from muster.agent.handshake import Caller, Terms
-from muster.agent.protocol import Unpacker, pack
-from muster.world.callers import Callers
+from muster.agent.dialer import ControllerDialer, Met
+from muster.controller.agent_listener import AgentListener
+from muster.protocol.frames import FrameDecoder, encode_frame
+from muster.protocol.handshake import AgentSide, Terms
 
 TERMS = Terms("5ec2e7" * 8, "20261127-000000-abcdef-train")
 
@@ -27,7 +27,7 @@ class Port:
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.came: list[tuple[int, Met]] = []
         self.notes: list[str] = []
-        self.callers = Callers(
+        self.callers = AgentListener(
             self.loop,
             self.listener,
             TERMS,
@@ -48,8 +48,8 @@ class Port:
 
     def hello(self, sock: socket.socket, terms: Terms = TERMS, node: int = 1) -> bytes:
         """What somebody answers to the challenge on this connection, who knows that secret."""
-        (fields, _), *_ = Unpacker().feed(sock.recv(4096))
-        return Caller(terms, node, "", 0).answer(fields)
+        (fields, _), *_ = FrameDecoder().feed(sock.recv(4096))
+        return AgentSide(terms, node, "", 0).answer(fields)
 
     def closed(self, sock: socket.socket) -> None:
         """It is closed from the other end."""
@@ -72,7 +72,9 @@ class Port:
         def connected(new: Met, same: bool) -> None:
             met.append(new)
 
-        Dialer(self.loop, *self.listener.getsockname(), terms, 1, lambda: 7, connected, self.notes.append).dial()
+        ControllerDialer(
+            self.loop, *self.listener.getsockname(), terms, 1, lambda: 7, connected, self.notes.append
+        ).dial()
         return met
 
     def close(self) -> None:
@@ -129,7 +131,7 @@ def test_what_was_heard_of_an_agent_is_worth_nothing_on_another_connection(port:
 
 def test_random_bytes_end_their_connection_and_nothing_else(port: Port) -> None:
     chance = random.Random(5)
-    good = pack("hello", node=1, nonce="ab" * 32, life="", heard=0, mac="cd" * 32)
+    good = encode_frame("hello", node=1, nonce="ab" * 32, life="", heard=0, mac="cd" * 32)
     for number in range(60):
         sock = port.call()
         data = bytearray(chance.randbytes(chance.randrange(1, 300)) if number % 2 else good)

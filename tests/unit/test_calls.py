@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from muster.agent.boot import agent_argv, calls_source
-from muster.agent.protocol import MAGIC, Refused, Unpacker, pack, read_call
+from muster.agent.bootstrap import agent_argv, calls_source
+from muster.protocol.frames import MAGIC, FrameDecoder, Refused, encode_frame, read_call
 
 NASTY = ["", "x'); open('made', 'w')#", 'x"\n', "'''\n\\", "{0!r}%s", "\udc80", "$(touch made)", "-c", "x\0"]
 
@@ -33,16 +33,18 @@ def call(folder: Path, sent: bytes, home: Path, then: bytes = b"") -> list[tuple
     assert MAGIC == process.stdout.read(len(MAGIC))
     out, err = process.communicate(then, timeout=60)
     assert b"" == err
-    return Unpacker().feed(out)
+    return FrameDecoder().feed(out)
 
 
 def test_arguments_are_data(tmp_path: Path) -> None:
     """Whatever stands in them, they are looked for, and nothing of them is run."""
     (tmp_path / "runs" / "20261127-000000-abcdef").mkdir(parents=True)
     for which in NASTY[1:5]:
-        ((fields, _),) = call(tmp_path, pack("call", name="introduce", args={"which": which}), tmp_path)
+        ((fields, _),) = call(tmp_path, encode_frame("call", name="introduce", args={"which": which}), tmp_path)
         assert {"kind": "introduced", "there": "", "files": {}, "fits": []} == fields
-    ((fields, _),) = call(tmp_path, pack("call", name="visit", args={"run_dir": f"{tmp_path}/{NASTY[1]}"}), tmp_path)
+    ((fields, _),) = call(
+        tmp_path, encode_frame("call", name="visit", args={"run_dir": f"{tmp_path}/{NASTY[1]}"}), tmp_path
+    )
     assert {"kind": "gone", "there": False} == fields
     assert ["runs"] == [path.name for path in tmp_path.iterdir()]
 
@@ -53,10 +55,12 @@ def test_what_is_asked_for_is_done(tmp_path: Path) -> None:
     run.mkdir(parents=True)
     (run / "events.jsonl").write_text("one\ntwo\n")
     (run / "job.json").write_text(json.dumps({"id": run.name}))
-    sent = call(tmp_path, pack("call", name="introduce", args={"which": "2026"}), tmp_path)
+    sent = call(tmp_path, encode_frame("call", name="introduce", args={"which": "2026"}), tmp_path)
     assert (str(run), [run.name]) == (sent[0][0]["there"], sent[0][0]["fits"])
-    visit = pack("call", name="visit", args={"run_dir": str(run)})
-    sent = call(tmp_path, visit, run, pack("files", have={"events.jsonl": 4}, last=False) + pack("beat"))
+    visit = encode_frame("call", name="visit", args={"run_dir": str(run)})
+    sent = call(
+        tmp_path, visit, run, encode_frame("files", have={"events.jsonl": 4}, last=False) + encode_frame("beat")
+    )
     assert {"kind": "gone", "there": True} == sent[0][0]
     files = {fields["name"]: (fields["offset"], data) for fields, data in sent if fields["kind"] == "file"}
     assert (4, b"two\n") == files["events.jsonl"] and 0 == files["job.json"][0]
@@ -66,12 +70,14 @@ def test_what_is_asked_for_is_done(tmp_path: Path) -> None:
 def test_a_call_takes_no_byte_more_than_it_has() -> None:
     """What a client sends after it is for whom the program carries bytes to."""
     for which in NASTY:
-        file = io.BytesIO(pack("call", name="introduce", args={"which": which}) + b"\0more")
+        file = io.BytesIO(encode_frame("call", name="introduce", args={"which": which}) + b"\0more")
         assert ("introduce", {"which": which}) == read_call(file)
         assert b"\0more" == file.read()
 
 
-@pytest.mark.parametrize("data", [b"", b"\0\0", pack("call", name="x", args={})[:-3], pack("state"), b"\0" * 8])
+@pytest.mark.parametrize(
+    "data", [b"", b"\0\0", encode_frame("call", name="x", args={})[:-3], encode_frame("state"), b"\0" * 8]
+)
 def test_what_is_no_call_is_refused(data: bytes) -> None:
     """Such as the end of a client that was killed."""
     with pytest.raises(Refused):

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from muster.agent.eventloop import EventLoop
-from muster.agent.signals import CapturedSignals, not_ignored
+from muster.linux.eventloop import EventLoop
+from muster.linux.signals import CapturedSignals, not_ignored
 
 NUMBERS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 

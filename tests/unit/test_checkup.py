@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from changing import Change, set_to
 
-from muster.checkup import CHECKS, Finding, Patient, at_no_cost, examine, sound
+from muster.diagnostics.checks import CHECKS, ClusterFacts, Finding, passed, preflight, run_checks
 
 
 def machine(number: int) -> dict[str, Any]:
@@ -50,10 +50,10 @@ def machine(number: int) -> dict[str, Any]:
     }
 
 
-def patient(**more: Any) -> Patient:
+def patient(**more: Any) -> ClusterFacts:
     hosts = {f"n{number}": machine(number) for number in (1, 2, 3)}
     ways = {(a, b): "" for a in hosts for b in hosts if a != b}
-    known = Patient(
+    known = ClusterFacts(
         hosts,
         ways,
         dict.fromkeys(hosts, 0.0),
@@ -64,14 +64,14 @@ def patient(**more: Any) -> Patient:
     return known._replace(**more)
 
 
-def findings(known: Patient) -> list[tuple[str, Finding]]:
-    return [(name, finding) for name, found in examine(known) for finding in found]
+def findings(known: ClusterFacts) -> list[tuple[str, Finding]]:
+    return [(name, finding) for name, found in run_checks(known) for finding in found]
 
 
 def test_a_sound_cluster_has_no_findings() -> None:
     assert [] == findings(patient())
-    assert sound(examine(patient()))
-    assert len(CHECKS) == len(examine(patient()))
+    assert passed(run_checks(patient()))
+    assert len(CHECKS) == len(run_checks(patient()))
 
 
 @pytest.mark.parametrize(
@@ -126,17 +126,17 @@ def test_one_machine_that_is_not_as_it_should_be(change: Change, check: str, lev
     name, finding = found[0]
     assert name.startswith(check)
     assert level == finding.level
-    assert says in finding.found
-    assert finding.why and finding.do
+    assert says in finding.summary
+    assert finding.impact and finding.remedy
     assert "n2" == finding.host
-    assert sound(examine(known)) == (level == "warning")
+    assert passed(run_checks(known)) == (level == "warning")
 
 
 def test_a_disk_that_is_full() -> None:
     known = copy.deepcopy(patient())
     known.facts["n2"]["folders"]["/runs"].update(writes=False, why="No space left on device", full=True)
     ((_, finding),) = findings(known)
-    assert ("error", "n2", "free some space there") == (finding.level, finding.host, finding.do)
+    assert ("error", "n2", "free some space there") == (finding.level, finding.host, finding.remedy)
 
 
 @pytest.mark.parametrize(
@@ -153,8 +153,8 @@ def test_a_disk_that_is_full() -> None:
 )
 def test_what_is_between_the_machines(more: dict[str, Any], says: str) -> None:
     ((_, finding),) = findings(patient(**more))
-    assert says in finding.found
-    assert finding.why and finding.do
+    assert says in finding.summary
+    assert finding.impact and finding.remedy
 
 
 def test_interfaces_that_are_excluded_need_not_be_there() -> None:
@@ -187,7 +187,7 @@ def test_who_is_to_blame_for_broken_ways() -> None:
     ways = {pair: "no answer within 5 s" if pair[1] == "n2" else "" for pair in patient().ways}
     found = [finding for _, finding in findings(patient(ways=ways))]
     assert ["n2", "n2"] == [finding.host for finding in found]
-    assert found[0].found == "n1 cannot connect to it: no answer within 5 s"
+    assert found[0].summary == "n1 cannot connect to it: no answer within 5 s"
 
 
 def test_all_that_differ_from_most_are_named() -> None:
@@ -197,7 +197,7 @@ def test_all_that_differ_from_most_are_named() -> None:
         facts[host]["torch"]["version"] = "2.12.0"
     ways = dict.fromkeys(((a, b) for a in facts for b in facts if a != b), "")
     found = [finding for _, finding in findings(known._replace(facts=facts, ways=ways, clocks={}, nodes={}))]
-    assert ["n5", "n7"] == [finding.host for finding in found if "torch differs" in finding.found]
+    assert ["n5", "n7"] == [finding.host for finding in found if "torch differs" in finding.summary]
 
 
 def test_code_may_lie_where_nobody_writes() -> None:
@@ -212,9 +212,9 @@ def test_libraries_that_would_take_an_interface_that_no_other_host_has() -> None
     known.facts["n2"].update(interfaces=[("eth0", "10.0.0.2"), ("ib0", "172.17.0.1")], mtus={"eth0": 1500, "ib0": 1500})
     ((name, finding),) = findings(known)
     assert ("gloo and NCCL take the right interface", "n2") == (name, finding.host)
-    assert "NCCL takes ib0 (172.17.0.1) by itself" in finding.found
+    assert "NCCL takes ib0 (172.17.0.1) by itself" in finding.summary
     known.facts["n2"]["own"]["addresses"] = ["172.17.0.1"]
-    assert ["gloo takes ib0", "NCCL takes ib0"] == [finding.found[:14] for _, finding in findings(known)]
+    assert ["gloo takes ib0", "NCCL takes ib0"] == [finding.summary[:14] for _, finding in findings(known)]
 
 
 def test_memory_that_infiniband_cannot_lock() -> None:
@@ -223,17 +223,17 @@ def test_memory_that_infiniband_cannot_lock() -> None:
     assert [] == findings(known)
     known.facts["n2"]["limits"]["locked"] = 64 << 10
     ((_, finding),) = findings(known)
-    assert ("error", "64 KiB of memory may be locked") == (finding.level, finding.found[:30])
+    assert ("error", "64 KiB of memory may be locked") == (finding.level, finding.summary[:30])
 
 
 def test_what_a_run_looks_at_by_itself() -> None:
     """Only what costs nothing, and only what would end it."""
     facts = {host: copy.deepcopy(told) for host, told in patient().facts.items()}
-    assert [] == at_no_cost(facts, {})
+    assert [] == preflight(facts, {})
     facts["n2"]["shm"]["total"] = 64 << 20
     facts["n3"]["env"] = {"NCCL_SOCKET_IFNAME": "ib0", "MASTER_ADDR": "old"}
-    found = at_no_cost(facts, {})
+    found = preflight(facts, {})
     assert 2 == len(found)
     assert found[0].startswith("n2: /dev/shm has 64 MiB: ")
     assert found[1].startswith("n3: NCCL_SOCKET_IFNAME=ib0, and there is no such interface (there are eth0, lo): ")
-    assert 4 == len(at_no_cost(facts, {"GLOO_SOCKET_IFNAME": "ib0", "NCCL_SOCKET_IFNAME": "eth0"}))
+    assert 4 == len(preflight(facts, {"GLOO_SOCKET_IFNAME": "ib0", "NCCL_SOCKET_IFNAME": "eth0"}))

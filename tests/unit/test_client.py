@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 from sockets import Host, arrives, says, stays
 
-from muster.agent.protocol import VERSION
 from muster.client import client as module
 from muster.client import follow
 from muster.client.client import Client
 from muster.client.follow import Follower, Mirror, wait
 from muster.client.status import RunStatus
-from muster.report import outcome_as_json
-from muster.results import Outcome, RunState
-from muster.runs import Run
+from muster.core.results import RunResult, RunState
+from muster.protocol.frames import VERSION
+from muster.rundir import Run
+from muster.ui.text import outcome_as_json
 
 ID = "20261127-101112-0123456789abc-train"
-ENDED = Outcome(RunState.FAILED, 3, 2.0)
+ENDED = RunResult(RunState.FAILED, 3, 2.0)
 
 
 ANSWERS = [arrives, "state", says("answer", version=VERSION, phase="running")]
@@ -215,7 +215,7 @@ def test_each_controller_of_a_job_that_is_requeued_is_found_by_what_it_leaves(
         return RunStatus(asked[-1])
 
     monkeypatch.setattr(follow, "reconcile", told)
-    done = says("over", outcome=outcome_as_json(Outcome(RunState.SUCCEEDED, 0, 2.0)))
+    done = says("over", outcome=outcome_as_json(RunResult(RunState.SUCCEEDED, 0, 2.0)))
     host.scripts = [[*ANSWERS, "watch", OVER], [*ANSWERS, "watch", done]]
     with Client(run) as client:
         assert RunState.SUCCEEDED is wait(Follower(run, client)).status.state

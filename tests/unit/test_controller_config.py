@@ -18,8 +18,8 @@ from muster.core.controller_config import (
     config_as_json,
     config_from_json,
 )
-from muster.runs import Run, Unreadable
-from muster.stored import Malformed
+from muster.core.json_records import Malformed
+from muster.rundir import Run, Unreadable
 
 NODES = (
     NodeRecord("/runs/a", True, 0.0, "/usr/bin/python3", "3.11.2", {"own interface": "eth0"}),

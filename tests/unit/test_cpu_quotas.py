@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from muster.agent.machine import cores, cpu_quotas
+from muster.linux.hardware import cores, cpu_quotas
 
 
 def put(path: Path, text: str) -> None:

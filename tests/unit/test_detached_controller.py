@@ -15,18 +15,18 @@ from typing import Any
 import pytest
 from manual import ManualLoop
 
-from muster.agent.dial import Met
-from muster.agent.logs import KEEP
-from muster.agent.protocol import Unpacker, pack
-from muster.agent.wire import Wire
+from muster.agent.dialer import Met
+from muster.agent.log_streaming import KEEP
+from muster.controller.detached import DetachedController
 from muster.core.controller_config import ControllerConfig, NodeRecord
+from muster.core.layout import layout
+from muster.core.model import Host, Job, Program
+from muster.core.results import RunResult, RunState
+from muster.core.supervisor import Phase
 from muster.launchers import make_plan
-from muster.model import Host, Job, Program
-from muster.ranks import layout
-from muster.results import Outcome, RunState
-from muster.runs import Run
-from muster.supervise import Phase
-from muster.world.serve import Served
+from muster.protocol.channel import Channel
+from muster.protocol.frames import FrameDecoder, encode_frame
+from muster.rundir import Run
 
 LEASE = 30.0
 LATE = 15.0
@@ -37,12 +37,12 @@ class Agent:
     """The other end of the connection to one agent."""
 
     def __init__(self) -> None:
-        self.wire = Wire(keeps=True)
+        self.wire = Channel(keeps=True)
         self.said: list[tuple[str, dict[str, Any]]] = []
         """What the controller has said: kinds and fields."""
 
     def say(self, kind: str, payload: bytes = b"", **fields: Any) -> None:
-        self.wire.put(pack(kind, payload, t=1000.0, **fields))
+        self.wire.send(encode_frame(kind, payload, t=1000.0, **fields))
         self.wire.flush()
 
     def hear(self) -> None:
@@ -66,19 +66,19 @@ class Controller:
         plan = make_plan(job, layout([(Host("n1"), 1), (Host("n2"), 1)]), "20261127-000000-abcdef")
         nodes = tuple(NodeRecord(str(folder), shared=one) for one in shared)
         config = ControllerConfig(began=1000.0, address="10.0.0.1", clock=0.0, nodes=nodes)
-        self.served = Served(self.loop, plan, self.run, config, "secret")
+        self.served = DetachedController(self.loop, plan, self.run, config, "secret")
         self.served.scribe.writer.start()
         self.agents = [Agent(), Agent()]
 
     def connect(self, node: int, silent: bool = False) -> Agent:
         """The agent of that node has dialled."""
         agent = self.agents[node]
-        heard, (one, other) = self.served._knows(node), socket.socketpair()
+        heard, (one, other) = self.served._expect(node), socket.socketpair()
         assert heard is not None
         for sock in (one, other):
             sock.setblocking(False)
         agent.wire.connect(one.fileno(), os.dup(one.detach()), heard=heard)
-        self.served._came(node, Met(other.detach(), Unpacker(), agent.wire.heard, None))
+        self.served._agent_connected(node, Met(other.detach(), FrameDecoder(), agent.wire.received, None))
         return agent
 
     def hears(self, *said: Any) -> None:
@@ -116,11 +116,11 @@ class Controller:
         return found
 
     def close(self) -> None:
-        self.served.parting = True
+        self.served.draining = True
         for agent in self.agents:
             agent.part()
         for link in self.served.far:
-            if link.wire.connected:
+            if link.channel.connected:
                 link.disconnect(self.served.loop)
         self.served.scribe.close()
         self.loop.close()
@@ -141,8 +141,8 @@ def lost(controller: Controller) -> list[tuple[int, str]]:
 def test_an_agent_that_comes_again_has_missed_nothing(controller: Controller) -> None:
     controller.running()
     controller.agents[1].part()
-    controller.loop.until(lambda: controller.served.far[1].parted_at is not None, "that is seen")
-    controller.served.tell(1, "pass", number=10)
+    controller.loop.until(lambda: controller.served.far[1].disconnected_at is not None, "that is seen")
+    controller.served.send_message(1, "pass", number=10)
     controller.loop.advance(2.0)
     controller.connect(1)
     controller.says("n2 is back after 2 s")
@@ -154,19 +154,19 @@ def test_an_agent_that_comes_again_has_missed_nothing(controller: Controller) ->
 def test_an_agent_that_closes_its_connection_comes_again_at_once_or_has_ended(controller: Controller) -> None:
     controller.running()
     controller.agents[1].part()
-    controller.loop.until(lambda: controller.served.far[1].parted_at is not None, "that is seen")
+    controller.loop.until(lambda: controller.served.far[1].disconnected_at is not None, "that is seen")
     controller.loop.advance(2.5)
     assert [] == lost(controller)
     controller.loop.advance(1.0)
     assert [(1, "the agent on n2 ended, and its ranks with it")] == lost(controller)
-    assert controller.served._knows(1) is None, "its ranks count as ended, so it is let in no more"
+    assert controller.served._expect(1) is None, "its ranks count as ended, so it is let in no more"
 
 
 def test_a_machine_that_falls_silent_has_the_lease_and_what_it_may_be_late(controller: Controller) -> None:
     """The kernel says ETIMEDOUT then; here its place is taken."""
     controller.running()
     link = controller.served.far[1]
-    link.wire.silent = True
+    link.channel.timed_out = True
     controller.served._parted(link)
     controller.says("n2 does not answer; waiting up to 30 s for it to come back (--lease)")
     controller.loop.advance(LEASE + LATE - 1, 1.0)
@@ -274,7 +274,7 @@ def test_what_copies_of_logs_lack_is_in_the_outcome_for_whoever_hurries_too(tmp_
     place = {"rank": 1, "stream": "out", "attempt": 0, "offset": 0}
     controller.served._on_output(link, 0.0, b"lines\n", reader=KEEP, **place)
     controller.served.hurry = True
-    controller.served._end(Outcome(RunState.SUCCEEDED, 0, 1.0))
+    controller.served._end(RunResult(RunState.SUCCEEDED, 0, 1.0))
     (lacks,) = controller.outcome()["unlogged"]
     assert (1, "out", 6) == (lacks["rank"], lacks["stream"], lacks["missing"])
     assert " on n1; n2 has all of it" in lacks["why"]

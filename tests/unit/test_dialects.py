@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from muster.agent.dialects import counts
-from muster.ranks import Identity, detect
+from muster.agent.rank_info import Identity, counts, detect
 
 RECORDED = Path(__file__).parent / "environments"
 
@@ -99,7 +98,7 @@ def test_tasks_of_nodes(text: str, expected: list[int]) -> None:
 
 
 def test_it_imports_no_torch() -> None:
-    line = "import sys, muster.ranks; print(muster.ranks.detect().rank, 'torch' in sys.modules)"
+    line = "import sys, muster; print(muster.detect_rank().rank, 'torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", line], env={**os.environ, **recorded("torchrun")}, capture_output=True, text=True
     )

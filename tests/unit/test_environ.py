@@ -6,8 +6,17 @@ import re
 
 import pytest
 
-from muster.environ import chosen, forwarded, goes, hidden, hidden_words, is_secret, shown, stored
-from muster.errors import Impossible
+from muster.core.env_forwarding import (
+    forwarded,
+    is_forwarded,
+    is_secret,
+    redact,
+    redact_argv,
+    select,
+    shown,
+    stored,
+)
+from muster.errors import InvalidRequest
 
 GO = """TORCH_LOGS PYTORCH_CUDA_ALLOC_CONF NCCL_DEBUG GLOO_SOCKET_IFNAME UCX_TLS FI_PROVIDER RCCL_X HIP_X HSA_X
 OMP_NUM_THREADS MKL_NUM_THREADS KMP_AFFINITY TRITON_CACHE_DIR HF_HOME TRANSFORMERS_OFFLINE WANDB_MODE
@@ -21,13 +30,13 @@ PYTHONDONTWRITEBYTECODE"""
 
 @pytest.mark.parametrize("name", GO.split())
 def test_what_is_about_training_goes(name: str) -> None:
-    assert goes(name)
+    assert is_forwarded(name)
     assert {name: "x"} == forwarded({name: "x", "PATH": "/bin"})
 
 
 @pytest.mark.parametrize("name", STAY.split())
 def test_what_is_about_this_machine_stays(name: str) -> None:
-    assert not goes(name)
+    assert not is_forwarded(name)
 
 
 SECRETS = """HF_TOKEN WANDB_API_KEY AWS_SECRET_ACCESS_KEY DB_PASSWORD my_passwd PGPASSWORD MYSQL_PASS SSH_PASSPHRASE
@@ -57,8 +66,8 @@ def test_files_hold_values_of_known_settings_alone() -> None:
     assert {
         "commands": [{"env": {"MY_LICENCE": first, "RANK": "0"}}],
         "job": {"env": {"A_PASS": "(hidden)"}},
-    } == hidden(plan)
-    assert {"MY_LICENCE": "abc", "A_PASS": "(hidden)"} == hidden({"env": {"MY_LICENCE": "abc", "A_PASS": "x"}}, shown)[
+    } == redact(plan)
+    assert {"MY_LICENCE": "abc", "A_PASS": "(hidden)"} == redact({"env": {"MY_LICENCE": "abc", "A_PASS": "x"}}, shown)[
         "env"
     ]
 
@@ -79,7 +88,7 @@ def test_files_hold_values_of_known_settings_alone() -> None:
     ],
 )
 def test_words_of_a_command_line(typed: str, kept: str) -> None:
-    assert kept.split() == " ".join(hidden_words(typed.split())).split()
+    assert kept.split() == " ".join(redact_argv(typed.split())).split()
 
 
 ENV = {"MY_A": "1", "MY_B": "2", "OTHER": "3", "EMPTY": ""}
@@ -97,12 +106,12 @@ ENV = {"MY_A": "1", "MY_B": "2", "OTHER": "3", "EMPTY": ""}
     ],
 )
 def test_what_is_named(items: list[str], expected: dict[str, str]) -> None:
-    assert expected == chosen(items, ENV)
+    assert expected == select(items, ENV)
 
 
 def test_a_name_that_is_not_there() -> None:
-    with pytest.raises(Impossible, match="--env ABSENT: there is no such variable here"):
-        chosen(["ABSENT"], ENV)
+    with pytest.raises(InvalidRequest, match="--env ABSENT: there is no such variable here"):
+        select(["ABSENT"], ENV)
 
 
 @pytest.mark.parametrize(
@@ -116,15 +125,15 @@ def test_a_name_that_is_not_there() -> None:
 )
 def test_a_line_of_setup_is_written_down_without_its_secrets(line: str, gone: str) -> None:
     for words in (["--setup", line], [f"--setup={line}"]):
-        assert gone not in " ".join(hidden_words(words))
-        assert "(hidden" in " ".join(hidden_words(words))
-    found = hidden({"job": {"setup": [line], "program": {"argv": ["x.py", "--token", "geheim1"]}}})
+        assert gone not in " ".join(redact_argv(words))
+        assert "(hidden" in " ".join(redact_argv(words))
+    found = redact({"job": {"setup": [line], "program": {"argv": ["x.py", "--token", "geheim1"]}}})
     assert "geheim" not in str(found)
 
 
 def test_what_is_no_secret_in_a_line_of_setup_stays() -> None:
     line = "module load cuda/12 && export OMP_NUM_THREADS=2 PATH=/x:$PATH && ulimit -n 4096"
-    assert ["--setup", line] == hidden_words(["--setup", line])
+    assert ["--setup", line] == redact_argv(["--setup", line])
 
 
 def test_settings_that_hold_other_variables_are_not_open() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from muster.agent.eventloop import EventLoop
+from muster.linux.eventloop import EventLoop
 
 
 @pytest.fixture

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from muster.agent.eventloop import EventLoop
-from muster.agent.protocol import Unpacker
+from muster.controller.detached import DetachedController
 from muster.core.controller_config import ControllerConfig, NodeRecord
+from muster.core.layout import layout
+from muster.core.model import Host, Job, Program
 from muster.launchers import make_plan
-from muster.model import Host, Job, Program
-from muster.ranks import layout
-from muster.runs import Run
-from muster.world.serve import Served
+from muster.linux.eventloop import EventLoop
+from muster.protocol.frames import FrameDecoder
+from muster.rundir import Run
 
 RUN_ID = "20261127-000000-abcdef"
 PLAN = make_plan(
@@ -71,10 +71,10 @@ def test_the_port_of_an_attempt_is_asked_for_once(
     plan = PLAN._replace(job=PLAN.job._replace(max_restarts=1))
     (tmp_path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     config = ControllerConfig(time.monotonic(), "10.0.0.1", 0.0, (NodeRecord(str(tmp_path)),), first_attempt=first)
-    served = Served(loop, plan, Run(tmp_path), config, "secret")
+    served = DetachedController(loop, plan, Run(tmp_path), config, "secret")
     node = served.far[0]
-    served.hear(node, [({"kind": "state", "started": -1, "listened": listened, "t": time.monotonic()}, b"")])
-    sent = [fields for frame in node.wire._kept for fields, _ in Unpacker().feed(frame)]
+    served.receive(node, [({"kind": "state", "started": -1, "listened": listened, "t": time.monotonic()}, b"")])
+    sent = [fields for frame in node.channel._unacked for fields, _ in FrameDecoder().feed(frame)]
     listens = [fields for fields in sent if fields["kind"] == "listen"]
     assert [{"kind": "listen", "attempt": attempt, "host": "10.0.0.1"} for attempt in asked_for] == listens
     noted = [json.loads(line)["event"] for line in served.records[len(events) :]]

@@ -10,31 +10,31 @@ from pathlib import Path
 import pytest
 from manual import ManualLoop
 
-from muster.agent.follow import Follower, Piece, Stream, tail
-from muster.agent.logs import Logs
-from muster.agent.paths import rank_file
+from muster.agent.log_streaming import LogStreamer
+from muster.agent.logfiles import LogFile, LogWatcher, Piece, tail
+from muster.protocol.paths import rank_file
 
 PLAIN_LOG = b"warning: slow disk\n" * 10
 
 
 @pytest.fixture
-def follower(tmp_path: Path) -> Iterator[Follower]:
-    found = Follower(str(tmp_path), [0, 1])
+def follower(tmp_path: Path) -> Iterator[LogWatcher]:
+    found = LogWatcher(str(tmp_path), [0, 1])
     yield found
     found.close()
 
 
-def append(stream: Stream, data: bytes) -> None:
+def append(stream: LogFile, data: bytes) -> None:
     with open(stream.path, "ab") as file:
         file.write(data)
 
 
-def streams(pieces: list[Piece]) -> list[Stream]:
+def streams(pieces: list[Piece]) -> list[LogFile]:
     """The streams of these, in their order."""
     return [piece.stream for piece in pieces]
 
 
-def everything(follower: Follower) -> dict[str, bytes]:
+def everything(follower: LogWatcher) -> dict[str, bytes]:
     """All that can be noticed and read now."""
     found: dict[str, bytes] = {}
     while grown := follower.notice():
@@ -49,23 +49,23 @@ def test_the_files_of_a_rank_have_their_place() -> None:
     assert rank_file("/runs/x/attempt_0", 3, "out") == "/runs/x/attempt_0/rank_00003.out"
 
 
-def test_growth_is_noticed_by_rank_and_stream(follower: Follower) -> None:
+def test_growth_is_noticed_by_rank_and_stream(follower: LogWatcher) -> None:
     """Only the files that grew, and only those of our ranks."""
     out, err = follower.of(1)
     assert (out.kind, err.kind) == ("out", "err")
     append(out, b"hello\n")
-    append(Stream(7, "out", str(Path(out.path).parent / "rank_00007.out")), b"not ours\n")
+    append(LogFile(7, "out", str(Path(out.path).parent / "rank_00007.out")), b"not ours\n")
     assert streams(follower.notice()) == [out]
     assert (out.at(0, 100), out.at(6, 100), err.at(0, 100)) == (b"hello\n", b"", b"")
 
 
-def test_a_file_that_does_not_grow_costs_nothing(follower: Follower) -> None:
+def test_a_file_that_does_not_grow_costs_nothing(follower: LogWatcher) -> None:
     """`notice` does not wait, and a file that was only opened has not grown."""
     Path(follower.of(0)[0].path).touch()
     assert follower.notice() == []
 
 
-def test_a_file_is_read_in_pieces_no_larger_than_asked_for(follower: Follower) -> None:
+def test_a_file_is_read_in_pieces_no_larger_than_asked_for(follower: LogWatcher) -> None:
     out = follower.of(0)[0]
     append(out, b"abcdef")
     assert [out.at(0, 4), out.at(4, 4), out.size()] == [b"abcd", b"ef", 6]
@@ -73,12 +73,12 @@ def test_a_file_is_read_in_pieces_no_larger_than_asked_for(follower: Follower) -
     assert out.at(6, 4) == b"g"
 
 
-def test_a_file_that_is_not_there_yet_is_empty(follower: Follower) -> None:
+def test_a_file_that_is_not_there_yet_is_empty(follower: LogWatcher) -> None:
     out = follower.of(0)[0]
     assert (out.at(0, 10), out.size()) == (b"", 0)
 
 
-def test_nothing_is_lost_in_a_flood(follower: Follower) -> None:
+def test_nothing_is_lost_in_a_flood(follower: LogWatcher) -> None:
     """More changes than the kernel keeps in its queue: then all files are looked at again."""
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     if limit > 50_000:
@@ -97,7 +97,7 @@ def test_nothing_is_lost_in_a_flood(follower: Follower) -> None:
     assert {name: data for name, data in found.items() if data} == expected
 
 
-def test_the_moment_of_a_traceback_is_kept(follower: Follower) -> None:
+def test_the_moment_of_a_traceback_is_kept(follower: LogWatcher) -> None:
     """When its head was seen in stderr, even if the head came in two pieces; other words set no time."""
     err = follower.of(0)[1]
     append(err, PLAIN_LOG)
@@ -113,7 +113,7 @@ def test_the_moment_of_a_traceback_is_kept(follower: Follower) -> None:
     assert before <= err.traceback_at <= time.monotonic()
 
 
-def test_the_latest_traceback_counts(follower: Follower) -> None:
+def test_the_latest_traceback_counts(follower: LogWatcher) -> None:
     """One that was handled long ago does not say when the rank failed; nor do the words that follow one."""
     err = follower.of(0)[1]
     append(err, b"Traceback (most recent call last):\nKeyError: 1\n")
@@ -129,7 +129,7 @@ def test_the_latest_traceback_counts(follower: Follower) -> None:
     assert err.traceback_at > first
 
 
-def test_the_words_after_a_fatal_error_do_not_move_its_moment(follower: Follower) -> None:
+def test_the_words_after_a_fatal_error_do_not_move_its_moment(follower: LogWatcher) -> None:
     """faulthandler writes its first line in several pieces."""
     err = follower.of(0)[1]
     append(err, b"Fatal Python error: ")
@@ -141,14 +141,14 @@ def test_the_words_after_a_fatal_error_do_not_move_its_moment(follower: Follower
     assert err.traceback_at == first
 
 
-def test_looking_for_tracebacks_takes_nothing_from_who_reads(follower: Follower) -> None:
+def test_looking_for_tracebacks_takes_nothing_from_who_reads(follower: LogWatcher) -> None:
     err = follower.of(0)[1]
     append(err, PLAIN_LOG)
     err.scan()
     assert err.at(0, 1000) == PLAIN_LOG
 
 
-def test_where_the_kernel_tells_of_no_growth_sizes_do(follower: Follower) -> None:
+def test_where_the_kernel_tells_of_no_growth_sizes_do(follower: LogWatcher) -> None:
     """A machine may have no inotify left; then each look finds what has grown since the last."""
     follower.close()
     out, err = follower.of(0)
@@ -168,7 +168,7 @@ def test_the_tail_of_a_file(tmp_path: Path) -> None:
 
 def test_files_are_noticed_in_the_order_in_which_they_grew(tmp_path: Path) -> None:
     """So stderr that a rank wrote before stdout is shown before it."""
-    follower = Follower(str(tmp_path), range(4))
+    follower = LogWatcher(str(tmp_path), range(4))
     order = [follower.of(rank)[kind] for rank, kind in ((2, 1), (0, 0), (3, 1), (1, 0), (2, 0))]
     for stream in (*order, order[0]):
         with open(stream.path, "ab") as file:
@@ -177,7 +177,7 @@ def test_files_are_noticed_in_the_order_in_which_they_grew(tmp_path: Path) -> No
     follower.close()
 
 
-def test_lines_that_went_to_stdout_and_stderr_in_turn_are_in_order(follower: Follower) -> None:
+def test_lines_that_went_to_stdout_and_stderr_in_turn_are_in_order(follower: LogWatcher) -> None:
     """The kernel tells whose turn it was: blocks of several lines too are told apart, where all have as many."""
     out, err = follower.of(0)
     for number in range(100):
@@ -200,7 +200,7 @@ def test_lines_that_went_to_stdout_and_stderr_in_turn_are_in_order(follower: Fol
     ]
 
 
-def test_a_chatty_rank_costs_no_more_than_a_look_at_its_sizes(follower: Follower) -> None:
+def test_a_chatty_rank_costs_no_more_than_a_look_at_its_sizes(follower: LogWatcher) -> None:
     """Thousands of turns in one look are not told apart, and nothing is lost."""
     out, err = follower.of(0)
     with open(out.path, "ab", buffering=0) as one, open(err.path, "ab", buffering=0) as other:
@@ -210,8 +210,8 @@ def test_a_chatty_rank_costs_no_more_than_a_look_at_its_sizes(follower: Follower
     assert follower.notice() == [Piece(out, 8000), Piece(err, 8000)]
 
 
-def test_what_was_written_before_a_rank_was_known_is_noticed(follower: Follower) -> None:
-    append(Stream(2, "err", rank_file(os.path.dirname(follower.of(0)[0].path), 2, "err")), b"early\n")
+def test_what_was_written_before_a_rank_was_known_is_noticed(follower: LogWatcher) -> None:
+    append(LogFile(2, "err", rank_file(os.path.dirname(follower.of(0)[0].path), 2, "err")), b"early\n")
     assert follower.notice() == []
     _, err = follower.add(2)
     assert follower.notice() == [Piece(err, 6)]
@@ -219,7 +219,7 @@ def test_what_was_written_before_a_rank_was_known_is_noticed(follower: Follower)
 
 def test_a_line_whose_write_the_kernel_has_not_told_of_yet_is_waited_for(tmp_path: Path) -> None:
     """Its size shows a moment before. Two lines in one turn look the same, and are told of after some moments."""
-    follower = Follower(str(tmp_path), [0])
+    follower = LogWatcher(str(tmp_path), [0])
     out, err = follower.of(0)
     append(out, b"a\n")
     append(err, b"b\n")
@@ -234,7 +234,7 @@ def test_a_line_whose_write_the_kernel_has_not_told_of_yet_is_waited_for(tmp_pat
     follower.close()
 
     (tmp_path / "other").mkdir()
-    follower = Follower(str(tmp_path / "other"), [0])
+    follower = LogWatcher(str(tmp_path / "other"), [0])
     out, err = follower.of(0)
     append(out, b"a\nb\n")
     append(err, b"c\n")
@@ -251,7 +251,7 @@ def test_a_line_whose_write_the_kernel_has_not_told_of_yet_is_waited_for(tmp_pat
 
 def test_two_lines_in_one_turn_wait_only_where_more_can_be_told(tmp_path: Path) -> None:
     """A rank that has written elsewhere since has no write of which the kernel is yet to tell."""
-    follower = Follower(str(tmp_path), [0])
+    follower = LogWatcher(str(tmp_path), [0])
     out, err = follower.of(0)
     append(out, b"a\nb\n")
     append(err, b"c\n")
@@ -270,8 +270,8 @@ def test_two_lines_in_one_turn_wait_only_where_more_can_be_told(tmp_path: Path) 
 
 def test_a_traceback_has_its_moment_while_the_order_is_in_doubt(tmp_path: Path) -> None:
     loop = ManualLoop()
-    logs = Logs(loop, lambda *_, **__: None, print)
-    logs._follower = follower = Follower(str(tmp_path), [0])
+    logs = LogStreamer(loop, lambda *_, **__: None, print)
+    logs._follower = follower = LogWatcher(str(tmp_path), [0])
     out, err = follower.of(0)
     append(err, b"Traceback (most recent call last):\nError\n")
     append(out, b"c\n")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from muster import homes, runs
-from muster.errors import Impossible
-from muster.runs import Store
+from muster import rundir
+from muster.errors import InvalidRequest
+from muster.rundir import Store, homes
 
 ID = "20261127-101112-0123456789abc-train"
 OTHER = "20261127-101112-0123456789abd-train"
@@ -21,14 +21,14 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "kept", (tmp_path / "home",))
 
 
-def made(store: Store, run_id: str) -> runs.Run:
-    run = runs.create(store, run_id)
+def made(store: Store, run_id: str) -> rundir.Run:
+    run = rundir.create(store, run_id)
     run.write("job.json", {"id": run_id, "time": 1.0, "name": "mine"})
     return run
 
 
 def found(store: Store) -> list[Path]:
-    return [run.path for run in runs.every(store)]
+    return [run.path for run in rundir.list_runs(store)]
 
 
 def test_a_run_is_noted_where_it_is_not_kept_in_the_home(store: Store, tmp_path: Path) -> None:
@@ -36,9 +36,12 @@ def test_a_run_is_noted_where_it_is_not_kept_in_the_home(store: Store, tmp_path:
     from_elsewhere = Store(tmp_path / "third", store.homes)
     assert [run.path, at_home.path] == found(from_elsewhere)
     assert [run.path] == found(store.here)
-    assert run.path == runs.find(from_elsewhere, "20261127-101112-0123456789abc").path
-    assert [ID, ID, ID] == [run.operand, *(runs.find(place, ID).operand for place in (store.here, from_elsewhere))]
-    runs.remove(from_elsewhere, run)
+    assert run.path == rundir.find_run(from_elsewhere, "20261127-101112-0123456789abc").path
+    assert [ID, ID, ID] == [
+        run.operand,
+        *(rundir.find_run(place, ID).operand for place in (store.here, from_elsewhere)),
+    ]
+    rundir.remove(from_elsewhere, run)
     assert [at_home.path] == found(from_elsewhere)
     assert {} == homes.noted(tmp_path / "home")
     assert [] == os.listdir(tmp_path / "home" / "elsewhere")
@@ -47,8 +50,8 @@ def test_a_run_is_noted_where_it_is_not_kept_in_the_home(store: Store, tmp_path:
 def test_one_that_cannot_be_noted_is_named_with_its_place(tmp_path: Path) -> None:
     store = Store(tmp_path / "a place", (Path("/proc/nothing"),))
     run = made(store, ID)
-    assert f"{ID} --run-dir '{tmp_path}/a place'" == run.operand == runs.find(store.here, ID).operand
-    assert run.operand == runs.find(store, ID).operand
+    assert f"{ID} --run-dir '{tmp_path}/a place'" == run.operand == rundir.find_run(store.here, ID).operand
+    assert run.operand == rundir.find_run(store, ID).operand
 
 
 def test_what_is_no_note_of_this_user_leads_nowhere(store: Store, tmp_path: Path) -> None:
@@ -75,7 +78,7 @@ def test_notes_of_others_and_runs_that_became_anothers(store: Store, tmp_path: P
     os.chown(run.path, 65534, 65534)
     elsewhere = Store(tmp_path / "third", store.homes)
     assert ({run.path: "it was this user's, and belongs to user nobody now"}, []) == (
-        runs.look(elsewhere).refused,
+        rundir.look(elsewhere).refused,
         found(elsewhere),
     )
     os.chown(run.path, 0, 0)
@@ -83,8 +86,8 @@ def test_notes_of_others_and_runs_that_became_anothers(store: Store, tmp_path: P
     assert [] == found(elsewhere)
     (tmp_path / "third").symlink_to(tmp_path / "kept")
     os.lchown(tmp_path / "third", 65534, 65534)
-    with pytest.raises(Impossible, match="it is a link of user 65534"):
-        runs.create(elsewhere, OTHER)
+    with pytest.raises(InvalidRequest, match="it is a link of user 65534"):
+        rundir.create(elsewhere, OTHER)
 
 
 def test_the_usual_home_may_be_unreadable_where_another_one_is_kept_because_of_that(tmp_path: Path) -> None:
@@ -93,7 +96,7 @@ def test_the_usual_home_may_be_unreadable_where_another_one_is_kept_because_of_t
     (usual / "runs").write_text("this is how a directory that cannot be read looks to root")
     temporary = Store(tmp_path / "temporary", (tmp_path / "temporary", usual))
     run = made(temporary, ID)
-    assert run.path == runs.find(temporary, "last").path
-    assert [run.path] == [found.path for found in runs.all_of(temporary)]
-    with pytest.raises(Impossible, match="cannot read"):
-        runs.find(Store(usual, (usual,)), "last")
+    assert run.path == rundir.find_run(temporary, "last").path
+    assert [run.path] == [found.path for found in rundir.all_of(temporary)]
+    with pytest.raises(InvalidRequest, match="cannot read"):
+        rundir.find_run(Store(usual, (usual,)), "last")

@@ -6,21 +6,21 @@ from typing import Any
 
 import pytest
 
-from muster.errors import Impossible
-from muster.hosts import (
-    Wanted,
-    choose,
-    expand,
-    fold_hosts,
+from muster.core.hostlist import (
+    HostSpec,
+    assign_slots,
+    expand_hostset,
+    filter_hosts,
+    fold_hostlist,
     parse_host,
     parse_hostfile,
     parse_hosts,
-    shares,
-    unfold_hosts,
+    parse_nodelist,
 )
+from muster.errors import InvalidRequest
 
 
-def short(hosts: tuple[Wanted, ...]) -> list[str]:
+def short(hosts: tuple[HostSpec, ...]) -> list[str]:
     """`user@name:slots/gpus`, with what is not said left out."""
     found = []
     for host in hosts:
@@ -90,7 +90,7 @@ def test_hosts(text: str, expected: list[str]) -> None:
     ],
 )
 def test_what_is_no_host(text: str, says: str) -> None:
-    with pytest.raises(Impossible, match=says) as caught:
+    with pytest.raises(InvalidRequest, match=says) as caught:
         parse_hosts(text)
     assert caught.value.hint
 
@@ -131,7 +131,7 @@ def test_host_files(name: str) -> None:
     ],
 )
 def test_what_is_no_host_file(text: str, says: str) -> None:
-    with pytest.raises(Impossible, match=says):
+    with pytest.raises(InvalidRequest, match=says):
         parse_hostfile(text, "hosts")
 
 
@@ -150,7 +150,7 @@ HOSTS = parse_hosts("n1:4,n2:4,n3:2")
     ],
 )
 def test_deepspeeds_include_and_exclude(include: str | None, exclude: str | None, expected: list[str]) -> None:
-    assert expected == short(choose(HOSTS, include, exclude))
+    assert expected == short(filter_hosts(HOSTS, include, exclude))
 
 
 @pytest.mark.parametrize(
@@ -166,8 +166,8 @@ def test_deepspeeds_include_and_exclude(include: str | None, exclude: str | None
     ],
 )
 def test_choices_that_cannot_be(include: str | None, exclude: str | None, says: str) -> None:
-    with pytest.raises(Impossible, match=says):
-        choose(HOSTS, include, exclude)
+    with pytest.raises(InvalidRequest, match=says):
+        filter_hosts(HOSTS, include, exclude)
 
 
 @pytest.mark.parametrize(
@@ -183,13 +183,13 @@ def test_choices_that_cannot_be(include: str | None, exclude: str | None, says: 
     ],
 )
 def test_how_many_each_gets(hosts: str, each: int | None, total: int | None, expected: list[int | None]) -> None:
-    assert expected == shares(parse_hosts(hosts), each, total)
+    assert expected == assign_slots(parse_hosts(hosts), each, total)
 
 
 @pytest.mark.parametrize(("each", "total", "says"), [(None, 3, "is not said"), (2, 9, "more than the 4 slots")])
 def test_more_than_there_is(each: int | None, total: int, says: str) -> None:
-    with pytest.raises(Impossible, match=says):
-        shares(parse_hosts("n1,n2"), each, total)
+    with pytest.raises(InvalidRequest, match=says):
+        assign_slots(parse_hosts("n1,n2"), each, total)
 
 
 @pytest.mark.parametrize(
@@ -208,28 +208,28 @@ def test_more_than_there_is(each: int | None, total: int, says: str) -> None:
     ],
 )
 def test_folding(names: list[str], expected: str) -> None:
-    assert expected == fold_hosts(names)
+    assert expected == fold_hostlist(names)
     if names:
         assert sorted(set(names)) == sorted(name for piece in parse_hosts(expected) for name in [piece.name])
 
 
 def test_slots_bound_what_is_asked_for() -> None:
-    with pytest.raises(Impossible, match="-g 8 is more than the 4 slots of n2"):
-        shares(parse_hosts("n1:8,n2:4"), 8, None)
+    with pytest.raises(InvalidRequest, match="-g 8 is more than the 4 slots of n2"):
+        assign_slots(parse_hosts("n1:8,n2:4"), 8, None)
 
 
 @pytest.mark.parametrize("text", ["n1;x", "n[1-2],-oProxyCommand=x", "n[1-x]", "n[1-99999999]", "$(id)[1-2]"])
 def test_a_list_of_slurm_is_checked(text: str) -> None:
-    with pytest.raises(Impossible):
-        unfold_hosts(text)
+    with pytest.raises(InvalidRequest):
+        parse_nodelist(text)
 
 
 def test_one_host_of_a_run_elsewhere() -> None:
-    assert (Wanted("n1", "ann"), Wanted("::1")) == (parse_host("ann@n1"), parse_host("[::1]"))
+    assert (HostSpec("n1", "ann"), HostSpec("::1")) == (parse_host("ann@n1"), parse_host("[::1]"))
     for text in ("n[1-2]", "n1:4", "n1,n2", "", "@x';touch p;'", "-oProxyCommand=x@n1"):
-        with pytest.raises(Impossible):
+        with pytest.raises(InvalidRequest):
             parse_host(text)
 
 
 def test_a_set_is_expanded_in_order() -> None:
-    assert ["n1", "n2", "n10"] == expand("n[1-2,10]", "here")
+    assert ["n1", "n2", "n10"] == expand_hostset("n[1-2,10]", "here")

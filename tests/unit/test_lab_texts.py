@@ -6,9 +6,9 @@ from typing import Callable
 
 import pytest
 
-from muster.errors import Impossible
-from muster.lab import texts
-from muster.lab.shape import Folder, Shape, address, card
+from muster.errors import InvalidRequest
+from muster.lab import config_files
+from muster.lab.spec import Folder, Shape, address, card
 
 FOLDER = Folder("/var/lib/muster-lab")
 SHAPES = {"usual": Shape(), "no-gpu": Shape(nodes=1, gpus=0, cpus=2)}
@@ -20,20 +20,20 @@ GROUP = "root:x:0:\n"
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_texts_of_a_lab(golden: Callable[..., None], name: str) -> None:
     shape = SHAPES[name]
-    users, number = texts.passwd(PASSWD, FOLDER)
+    users, number = config_files.passwd(PASSWD, FOLDER)
     found = {
-        "slurm.conf": texts.slurm_conf(shape, FOLDER, "proctrack/cgroup", {"KillWait": "9"}),
-        "ssh_config": texts.ssh_config(FOLDER, shape),
-        "ssh_config outside": texts.ssh_config_outside(FOLDER, shape, "connect"),
-        "known_hosts": texts.known_hosts(shape, "ssh-ed25519 AAAA comment"),
-        "hosts of n1": texts.hosts_file(shape, "n1"),
-        "hosts of n1, loopback-name": texts.hosts_file(shape, "n1", loopback=True),
-        "nsswitch.conf": texts.nsswitch(),
-        "nsswitch.conf, slow-dns": texts.nsswitch(slow=True),
-        "resolv.conf, slow-dns": texts.resolv_conf(slow=True),
+        "slurm.conf": config_files.slurm_conf(shape, FOLDER, "proctrack/cgroup", {"KillWait": "9"}),
+        "ssh_config": config_files.ssh_config(FOLDER, shape),
+        "ssh_config outside": config_files.ssh_config_outside(FOLDER, shape, "connect"),
+        "known_hosts": config_files.known_hosts(shape, "ssh-ed25519 AAAA comment"),
+        "hosts of n1": config_files.hosts_file(shape, "n1"),
+        "hosts of n1, loopback-name": config_files.hosts_file(shape, "n1", loopback=True),
+        "nsswitch.conf": config_files.nsswitch(),
+        "nsswitch.conf, slow-dns": config_files.nsswitch(slow=True),
+        "resolv.conf, slow-dns": config_files.resolv_conf(slow=True),
         "passwd": users,
-        "group": texts.group(GROUP, number),
-        "shadow": texts.shadow(users),
+        "group": config_files.group(GROUP, number),
+        "shadow": config_files.shadow(users),
     }
     golden(f"lab/{name}.txt", "\n".join(f"---- {title}\n{text}" for title, text in found.items()))
 
@@ -46,5 +46,5 @@ def test_addresses_are_different_and_stay() -> None:
 
 @pytest.mark.parametrize("shape", [Shape(0), Shape(251), Shape(1, -1), Shape(1, 17), Shape(1, 1, 0), Shape(1, 1, 2000)])
 def test_impossible_shapes(shape: Shape) -> None:
-    with pytest.raises(Impossible):
+    with pytest.raises(InvalidRequest):
         shape.check()

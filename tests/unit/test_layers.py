@@ -1,7 +1,6 @@
 """The layers: left never imports right. Read from the source, so an import inside a function counts too.
 
-`LAYERS` is the table of them, from which `docs/design.md` has its line. `agent` imports the standard library and
-itself.
+`LAYERS` of `tools/layers.py` is the table of them, from which `docs/design.md` has its map.
 """
 
 from __future__ import annotations
@@ -11,85 +10,15 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-SRC = Path(__file__).parents[2] / "src"
+ROOT = Path(__file__).parents[2]
+SRC = ROOT / "src"
+sys.path.insert(0, str(ROOT / "tools"))
 
-LAYERS = (
-    ("model", "results", "errors", "printable", "plurals", "fold", "agent", "onranks"),
-    ("stored",),
-    ("core",),
-    ("ranks", "nearest"),
-    ("hosts", "environ", "archive", "values", "record"),
-    ("schedulers", "runtimes"),
-    ("rank_env",),
-    ("launchers",),
-    ("advice", "supervise"),
-    ("sentences",),
-    ("places", "options", "report", "checkup", "lab"),
-    ("soundness", "parsing"),
-    ("homes",),
-    ("runs",),
-    ("world",),
-    ("client",),
-    ("job",),
-    ("inside",),
-    ("runner",),
-    ("api",),
-    ("commands",),
-    ("cli",),
-    ("__main__",),
-)
-"""Each imports only what stands above it, and its own package."""
+import layers  # noqa: E402
+from layers import LEVELS, PARTS, SENT, WORLDLY, part_of  # noqa: E402
 
-CORE = (
-    "core",
-    "model",
-    "results",
-    "fold",
-    "stored",
-    "errors",
-    "ranks",
-    "nearest",
-    "hosts",
-    "environ",
-    "rank_env",
-    "launchers",
-    "schedulers",
-    "runtimes",
-    "places",
-    "supervise",
-    "sentences",
-    "advice",
-    "report",
-    "values",
-    "record",
-    "options",
-    "parsing",
-    "checkup",
-    "soundness",
-)
+PURE = {name for name, part in PARTS.items() if not part.touches}
 """They decide, and touch nothing."""
-
-WORLDLY = {"subprocess", "selectors", "signal", "socket", "time", "os", "pathlib"}
-"""What touches processes, files and clocks."""
-
-TOUCHES = {
-    "world": WORLDLY,
-    "client": WORLDLY,
-    "inside": WORLDLY,
-    "lab": WORLDLY,
-    "agent": WORLDLY,
-    "runner": {"os", "pathlib", "subprocess", "time"},
-    "api": {"os", "time"},
-    "commands": {"time", "os", "pathlib"},
-    "cli": {"time", "os"},
-    # these three are about paths, and start no process and ask no clock
-    "homes": {"os", "pathlib"},
-    "runs": {"os", "pathlib"},
-    "archive": {"pathlib"},
-    "onranks": {"os", "socket", "time"},
-    "job": {"os", "pathlib"},
-}
-"""Who may import which of them."""
 
 
 class Import(NamedTuple):
@@ -113,14 +42,12 @@ class Import(NamedTuple):
         return self.what[7:] if self.what.startswith("muster.") else ""
 
 
-def layer(module: str) -> str:
+def top(module: str) -> str:
     return module.partition(".")[0]
 
 
-def read(path: Path) -> list[Import]:
+def read(module: str, path: Path) -> list[Import]:
     """The imports of one file; `from package import module` names the module."""
-    module = ".".join(path.relative_to(SRC / "muster").with_suffix("").parts)
-    module = module.removesuffix(".__init__")
     found, tree = [], ast.parse(path.read_text(), str(path))
     unseen = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     for_types = {inner for node in unseen for inner in ast.walk(node)}
@@ -137,7 +64,7 @@ def read(path: Path) -> list[Import]:
     return found
 
 
-IMPORTS = [item for path in sorted((SRC / "muster").rglob("*.py")) for item in read(path)]
+IMPORTS = [item for module, path in layers.modules().items() for item in read(module, path)]
 
 
 def wrong(broken: list[Import]) -> str:
@@ -146,98 +73,104 @@ def wrong(broken: list[Import]) -> str:
 
 def test_every_module_has_its_layer() -> None:
     """A new one must be given a place in the table."""
-    known = {name for names in LAYERS for name in names}
-    assert {layer(item.module) for item in IMPORTS} - {"__init__"} <= known
+    assert [] == [name for name in layers.modules() if not part_of(name)]
     assert len(IMPORTS) > 100
 
 
 def test_left_never_imports_right() -> None:
-    """Only what stands above; nobody imports `cli` but `__main__`, nobody `commands` but `cli`."""
-    level = {name: number for number, names in enumerate(LAYERS) for name in names}
+    """Only what stands above; nobody imports `cli` but `__main__`."""
     broken = [
         item
         for item in IMPORTS
-        if item.ours and layer(item.ours) != layer(item.module) and level[layer(item.ours)] >= level[layer(item.module)]
+        if item.ours
+        and part_of(item.ours) != part_of(item.module)
+        and LEVELS[part_of(item.ours)] >= LEVELS[part_of(item.module)]
     ]
     assert not broken, wrong(broken)
 
 
-def test_the_docs_name_these_layers() -> None:
-    """The line in docs/design.md is this table; put there what this test expects."""
-    line = " ← ".join(", ".join(names) for names in LAYERS if names != ("__main__",))
-    text = (SRC.parent / "docs" / "design.md").read_text()
-    told = " ".join(text.partition("## The layers")[2].partition("`. Left")[0].split()).lstrip("`")
-    assert line == told
+def test_the_docs_have_this_map() -> None:
+    """docs/design.md has its map from the table and from what each module says of itself; `make docs` writes it."""
+    text = layers.PAGE.read_text(encoding="utf-8")
+    assert layers.written(text) == text, "make docs, and commit docs/design.md"
 
 
-def test_the_nouns_and_the_errors_know_nothing() -> None:
-    """Nothing of ours."""
-    broken = [item for item in IMPORTS if layer(item.module) in ("model", "results", "errors") and item.ours]
+def test_the_errors_know_nothing() -> None:
+    """Nothing of ours, and the nouns of `core.model` and `core.results` neither."""
+    broken = [item for item in IMPORTS if item.module in ("core.model", "core.results", "errors") and item.ours]
     assert not broken, wrong(broken)
 
 
-def test_the_core_touches_nothing() -> None:
-    """No process, socket, signal, file or clock."""
-    broken = [item for item in IMPORTS if layer(item.module) in CORE and layer(item.what) in WORLDLY]
-    assert not broken, wrong(broken)
-
-
-def test_only_the_edge_touches_the_world() -> None:
-    """Each module only what the table allows it."""
+def test_the_pure_parts_touch_nothing() -> None:
+    """No process, socket, signal, file or clock; who touches the world, only what the table allows it."""
+    assert len(PURE) > 5
     broken = [
         item
         for item in IMPORTS
-        if layer(item.what) in WORLDLY and layer(item.what) not in TOUCHES.get(layer(item.module), ())
+        if top(item.what) in WORLDLY and top(item.what) not in PARTS[part_of(item.module)].touches
     ]
     assert not broken, wrong(broken)
 
 
-def test_the_agent_stands_alone() -> None:
-    """The standard library and itself: its source is sent to nodes where nothing is installed.
+def test_what_is_sent_stands_alone() -> None:
+    """The standard library and itself: the source of an agent is sent to nodes where nothing is installed.
 
-    `hook` may look for torch, in a process of the ranks.
+    `sitecustomize` may look for torch, in a process of the ranks.
     """
     allowed = set(sys.stdlib_module_names)
     broken = [
         item
         for item in IMPORTS
-        if layer(item.module) == "agent"
-        and layer(item.ours) != "agent"
-        and layer(item.what) not in allowed
-        and not (item.module == "agent.hook" and layer(item.what) == "torch")
+        if top(item.module) in SENT
+        and top(item.ours) not in SENT
+        and top(item.what) not in allowed
+        and not (item.module == "agent.sitecustomize" and top(item.what) == "torch")
+    ]
+    assert not broken, wrong(broken)
+
+
+def test_the_lab_stands_beside_muster() -> None:
+    """It can be used without it, and tests nothing by its own means."""
+    broken = [
+        item
+        for item in IMPORTS
+        if top(item.module) == "lab" and item.ours and top(item.ours) not in ("lab", "errors", "core", "linux")
     ]
     assert not broken, wrong(broken)
 
 
 def test_the_agent_is_sent_whole() -> None:
-    """Each of its modules imports only those that are sent too."""
-    from muster.agent.boot import _MODULES, _OF_CALLS
+    """All that its program imports, and what is imported by that; nothing that only a type checker sees."""
+    from muster.agent.bootstrap import sources
 
-    for modules in (_MODULES, _OF_CALLS):
-        sent = {f"agent.{name}" for name in modules}
-        mine = [item for item in IMPORTS if item.module in sent and not item.for_types]
-        assert set() == {item.ours for item in mine if "." in item.ours} - sent
+    for program in ("from muster.agent.main import main", "from muster.agent.calls import main"):
+        sent = sources(program)
+        assert all(name in sent for name in ("muster", "muster.agent", "muster.protocol.paths"))
+        mine = [item for item in IMPORTS if f"muster.{item.module}" in sent and not item.for_types]
+        assert set() == {item.what for item in mine if item.ours} - set(sent)
+        assert {top(name[7:]) for name in sent if "." in name} <= set(SENT)
+    assert "muster.controller" not in sources("from muster.agent.join import join")
 
 
 def test_launchers_do_not_know_each_other() -> None:
-    """Only what they share, `common` and `foreign`; the table in `launchers/__init__.py` names them all."""
+    """Only what they share, `_python` and `_external`; the table in `launchers/__init__.py` names them all."""
     broken = [
         item
         for item in IMPORTS
         if item.module.startswith("launchers.")
         and item.ours.startswith("launchers")
-        and item.ours not in ("launchers.common", "launchers.foreign")
+        and item.ours not in ("launchers._python", "launchers._external")
     ]
     assert not broken, wrong(broken)
 
 
-def test_torch_is_imported_by_the_hook_alone() -> None:
-    """muster itself never imports it; what stands in `onranks` is text to it."""
+def test_torch_is_imported_by_the_site_hook_alone() -> None:
+    """muster itself never imports it; what stands in `payloads` is text to it."""
     heavy = {"torch", "numpy", "transformers", "ray"}
     broken = [
         item
         for item in IMPORTS
-        if layer(item.what) in heavy and item.module != "agent.hook" and layer(item.module) != "onranks"
+        if top(item.what) in heavy and item.module != "agent.sitecustomize" and top(item.module) != "payloads"
     ]
     assert not broken, wrong(broken)
 

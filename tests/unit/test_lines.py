@@ -7,23 +7,23 @@ from random import Random
 
 import pytest
 
-from muster.errors import Impossible
-from muster.model import Host, Job, Plan, Program
-from muster.ranks import layout
-from muster.results import Outcome, RunState
-from muster.world.terminal import TIMESTAMP, Lines, Moment, Prefix, Raw, Terminal, colourful, prefixes
+from muster.core.layout import layout
+from muster.core.model import Host, Job, Plan, Program
+from muster.core.results import RunResult, RunState
+from muster.errors import InvalidRequest
+from muster.ui.terminal import TIMESTAMP, LinePrefixer, Moment, Prefix, Raw, TerminalView, prefixes, use_color
 
 PREFIXES: dict[int, Prefix] = {0: b"[0] ", 1: b"[1] "}
 AWAY = b"\r\x1b[K"
 """What takes a progress bar off the last line of a terminal."""
 
 
-def pipe() -> Lines:
-    return Lines(PREFIXES, terminal=False)
+def pipe() -> LinePrefixer:
+    return LinePrefixer(PREFIXES, terminal=False)
 
 
-def terminal() -> Lines:
-    return Lines(PREFIXES, terminal=True)
+def terminal() -> LinePrefixer:
+    return LinePrefixer(PREFIXES, terminal=True)
 
 
 # ---- anywhere but on a terminal -------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ def test_output_is_bytes() -> None:
 
 
 def test_without_a_prefix_lines_stay_as_they_are() -> None:
-    lines = Lines({0: b""}, terminal=False)
+    lines = LinePrefixer({0: b""}, terminal=False)
     assert lines.feed(0, "out", b"a\n\nb\nc") + lines.rest() == b"a\n\nb\nc\n"
 
 
@@ -79,7 +79,7 @@ def test_of_a_progress_bar_only_its_last_form_is_shown() -> None:
 
 
 @pytest.mark.parametrize("lines", [pipe(), terminal()], ids=["pipe", "terminal"])
-def test_a_progress_bar_of_a_day_takes_no_more_room_than_one_of_a_second(lines: Lines) -> None:
+def test_a_progress_bar_of_a_day_takes_no_more_room_than_one_of_a_second(lines: LinePrefixer) -> None:
     """What was drawn over is not kept."""
     for number in range(2000):
         lines.feed(0, "err", b"\r%5d/100000 [00:12<00:34]" % number)
@@ -199,7 +199,7 @@ def test_a_terminal_is_set_right_after_a_rank_that_was_killed() -> None:
 @pytest.mark.parametrize("at", [False, True], ids=["pipe", "terminal"])
 def test_a_prompt_is_shown_at_once(at: bool) -> None:
     """The rank that reads the terminal is not kept waiting for the end of a line; others begin a line of their own."""
-    lines = Lines(PREFIXES, terminal=at, eager=0)
+    lines = LinePrefixer(PREFIXES, terminal=at, eager=0)
     assert lines.feed(0, "out", b"name? ") == b"[0] name? "
     assert lines.feed(1, "out", b"still here\n") == b"\n[1] still here\n"
     assert lines.feed(0, "out", b"hello\nmore\nand") == b"[0] hello\n[0] more\n[0] and"
@@ -208,7 +208,7 @@ def test_a_prompt_is_shown_at_once(at: bool) -> None:
 
 
 def test_muster_ends_the_line_of_a_prompt_before_it_speaks() -> None:
-    lines = Lines(PREFIXES, terminal=True, eager=0)
+    lines = LinePrefixer(PREFIXES, terminal=True, eager=0)
     lines.feed(0, "out", b"name? ")
     assert (lines.clear(), lines.feed(0, "out", b"x\n"), lines.rest()) == (b"\n", b"[0] x\n", b"")
 
@@ -227,10 +227,10 @@ def test_a_prefix_can_be_chosen() -> None:
     """`{host}`, `{rank}`, `{local_rank}` and `{node}` are filled in; an empty one is none."""
     assert prefixes({5: ("b", 1, 2)}, "{host}/{node} {local_rank} of {rank}: ", colour=False) == {5: b"b/2 1 of 5: "}
     assert prefixes(WHERE, "", colour=True)[3] == b""
-    with pytest.raises(Impossible, match="--prefix"):
+    with pytest.raises(InvalidRequest, match="--prefix"):
         prefixes(WHERE, "{nope}", colour=False)
     for form in ("{time:%H\udcff}", "{time:9999}", "{time.year}"):
-        with pytest.raises(Impossible):
+        with pytest.raises(InvalidRequest):
             prefixes(WHERE, form, colour=False)
 
 
@@ -244,7 +244,7 @@ def test_a_prefix_may_hold_the_time_of_its_line(monkeypatch: pytest.MonkeyPatch)
             (stands,) = prefixes({0: ("a", 0, 0)}, "{time" + conversion + "}", colour=False).values()
             assert b"01:00:05.500" == stands(5.5)  # type: ignore[operator]
         stands = prefixes({0: ("a", 0, 0)}, "{time} {time:%M:%S} {time:iso}> ", colour=False)
-        lines = Lines(stands, terminal=False)
+        lines = LinePrefixer(stands, terminal=False)
         assert lines.feed(0, "out", b"be", 1000.0) == b""
         at = b"01:16:41.500 16:41 1970-01-01T01:16:41.500+01:00> "
         assert lines.feed(0, "out", b"gun\nb\n", 1001.5) == at + b"begun\n" + at + b"b\n"
@@ -269,8 +269,8 @@ def test_colour_is_for_terminals_alone() -> None:
     ours, theirs = pty.openpty()
     null = os.open(os.devnull, os.O_WRONLY)
     try:
-        found = [colourful(theirs, env) for env in ({}, {"NO_COLOR": "1"}, {"TERM": "dumb"}, {"NO_COLOR": ""})]
-        assert (found, colourful(null, {})) == ([True, False, False, True], False)
+        found = [use_color(theirs, env) for env in ({}, {"NO_COLOR": "1"}, {"TERM": "dumb"}, {"NO_COLOR": ""})]
+        assert (found, use_color(null, {})) == ([True, False, False, True], False)
     finally:
         for fd in (ours, theirs, null):
             os.close(fd)
@@ -282,7 +282,7 @@ def test_colour_is_for_terminals_alone() -> None:
 def shown(pieces: list[tuple[int, str, bytes]], stdin: int | None = None, words: str = "") -> dict[int, bytes]:
     """What goes to which descriptor when two ranks write these pieces, muster says something, and the run ends."""
     job = Job(Program("command", ("x",)), "exec", "python", "", "/", stdin=stdin)
-    view = Terminal(Plan(job, layout([(Host("h"), 2)]), ()), "id", {}, quiet=False)
+    view = TerminalView(Plan(job, layout([(Host("h"), 2)]), ()), "id", {}, quiet=False)
     found = {1: b"", 2: b""}
 
     def put(fd: int, data: bytes) -> None:
@@ -293,7 +293,7 @@ def shown(pieces: list[tuple[int, str, bytes]], stdin: int | None = None, words:
         view.output(*piece)
     if words:
         view.say(words)
-    view.finish(Outcome(RunState.SUCCEEDED, 0, 1.0))
+    view.finish(RunResult(RunState.SUCCEEDED, 0, 1.0))
     return found
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from manual import ManualLoop
 
-from muster.agent.listener import FirstFew, Listener, Peer
-from muster.agent.protocol import Unpacker, pack
+from muster.protocol.frames import FrameDecoder, encode_frame
+from muster.protocol.listener import FirstFew, Listener, Peer
 
 
 class Door:
@@ -55,7 +55,7 @@ class Door:
 
     def says(self, sock: socket.socket, number: int) -> None:
         """What she says is heard."""
-        sock.sendall(pack("say", number=number))
+        sock.sendall(encode_frame("say", number=number))
         self.loop.until(lambda: {"kind": "say", "number": number} in self.heard, "she is heard")
 
     def close(self) -> None:
@@ -111,7 +111,7 @@ def test_the_last_descriptors_are_for_the_run(door: Door) -> None:
 
 def test_an_error_in_one_connection_ends_it_and_no_other(door: Door) -> None:
     good, bad = door.let_in(), door.let_in()
-    bad.sendall(pack("say", number=1) + pack("wrong") + pack("say", number=2))
+    bad.sendall(encode_frame("say", number=1) + encode_frame("wrong") + encode_frame("say", number=2))
     door.loop.until(lambda: door.gone, "she is sent away")
     assert b"" == bad.recv(1)
     assert [{"kind": "say", "number": 1}] == door.heard, "and nothing of what came after it is heard"
@@ -138,7 +138,7 @@ def test_random_bytes_end_their_connection_and_nothing_else(door: Door) -> None:
     good, chance = door.let_in(), random.Random(3)
     for number in range(50):
         bad = door.let_in()
-        frame = bytearray(pack("say", chance.randbytes(20), number=number))
+        frame = bytearray(encode_frame("say", chance.randbytes(20), number=number))
         for _ in range(3):
             frame[chance.randrange(8 if number % 2 else len(frame))] = chance.randrange(256)
         bad.sendall(frame if number % 3 else chance.randbytes(100))
@@ -150,7 +150,7 @@ def test_random_bytes_end_their_connection_and_nothing_else(door: Door) -> None:
 
 def test_who_stalls_in_the_middle_of_a_frame_holds_up_nobody(door: Door) -> None:
     stalls, good = door.let_in(), door.let_in()
-    frame = pack("say", b"x" * 5000, number=1)
+    frame = encode_frame("say", b"x" * 5000, number=1)
     stalls.sendall(frame[:4000])
     door.says(good, 2)
     stalls.sendall(frame[4000:])
@@ -162,10 +162,10 @@ def test_who_takes_nothing_holds_up_nobody_and_gets_all_of_it_later(door: Door) 
     stalls, good = door.let_in(), door.let_in()
     slow, quick = door.peers
     for number in range(100):
-        slow.send(pack("event", b"x" * 50_000, number=number))
-        quick.send(pack("event", number=number))
+        slow.send(encode_frame("event", b"x" * 50_000, number=number))
+        quick.send(encode_frame("event", number=number))
     assert len(slow.out) > 1_000_000 and not quick.out
-    frames = Unpacker()
+    frames = FrameDecoder()
     assert list(range(100)) == [fields["number"] for fields, _ in frames.feed(good.recv(1 << 20))]
     stalls.setblocking(False)
     found: list[int] = []
@@ -184,12 +184,12 @@ def test_who_takes_nothing_holds_up_nobody_and_gets_all_of_it_later(door: Door) 
 def test_who_has_gone_is_told_of_once(door: Door) -> None:
     sock = door.let_in()
     (peer,) = door.peers
-    peer.send(pack("event"))
+    peer.send(encode_frame("event"))
     sock.close()
     for _ in range(3):
-        peer.send(pack("event", b"x" * 1_000_000))
+        peer.send(encode_frame("event", b"x" * 1_000_000))
     door.loop.until(lambda: not peer.open, "that is seen")
-    peer.send(pack("event"))
+    peer.send(encode_frame("event"))
     peer.close()
     assert [peer] == door.gone
 

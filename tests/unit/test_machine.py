@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from muster.agent import machine
+from muster.linux import hardware
 
 
 def test_it_listens_on_a_kernel_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,5 +21,5 @@ def test_it_listens_on_a_kernel_without_ipv6(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(socket, "socket", Socket)
     assert not socket.has_dualstack_ipv6()
-    with machine.listen() as listener:
+    with hardware.listen() as listener:
         assert socket.AF_INET == listener.family

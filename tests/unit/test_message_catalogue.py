@@ -1,4 +1,4 @@
-"""The catalogue of messages (`agent/messages.py`) is complete: the source sends and handles what stands in it."""
+"""The catalogue of messages (`protocol/messages.py`) is complete: the source sends and handles what stands in it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from muster.agent import handshake, messages, protocol, rank
+from muster.agent import rank_shim
 from muster.agent.agent import Agent
-from muster.agent.members import Members
-from muster.agent.messages import AGENT, CLIENT, CONTROLLER, FORK_SERVER, MESSAGES, PROXY, SHIM, Message
-from muster.agent.protocol import Dispatcher, Refused, named
+from muster.agent.ranks import RankProcesses
 from muster.client import client, remote
 from muster.client.attach import AttachedClient
-from muster.world.attached import Attached
-from muster.world.gather import ANSWERS, Gathering
-from muster.world.joining import JoiningAgents
-from muster.world.serve import Served
-from muster.world.viewers import Viewers
+from muster.controller.detached import DetachedController
+from muster.controller.foreground import ForegroundController
+from muster.controller.joining_agents import JoiningAgents
+from muster.controller.sessions import Sessions
+from muster.controller.started_agents import ANSWERS, StartedAgents
+from muster.protocol import frames, handshake, messages
+from muster.protocol.frames import Dispatcher, Refused, named
+from muster.protocol.messages import AGENT, CLIENT, CONTROLLER, FORK_SERVER, MESSAGES, PROXY, SHIM, Message
 
 SRC = Path(__file__).parents[2] / "src" / "muster"
 
@@ -43,23 +44,22 @@ class Place(NamedTuple):
 VISITORS = ((AGENT, CLIENT), (AGENT, SHIM))
 PLACES = (
     Place("agent.", "emit", 0, ((AGENT, CONTROLLER),)),
-    Place("agent.agent", "pack", 0, ((AGENT, CONTROLLER), *VISITORS)),
-    Place("agent.guests", "pack", 0, ((AGENT, SHIM),)),
-    Place("agent.move", "pack", 0, ((AGENT, CONTROLLER),)),
-    Place("agent.wire", "pack", 0, ((AGENT, CONTROLLER), (CONTROLLER, AGENT))),
-    Place("agent.handshake", "pack", 0, ((AGENT, CONTROLLER), (CONTROLLER, AGENT))),
-    Place("agent.rank", "pack", 0, ((SHIM, AGENT),)),
-    Place("agent.rank", "_tell", 1, ((SHIM, AGENT),)),
-    Place("agent.relay", "send", 0, ((PROXY, CLIENT),)),
-    Place("agent.clean", "send", 0, ((PROXY, CLIENT),)),
-    Place("world.link", "pack", 0, ((CONTROLLER, AGENT), (CLIENT, PROXY))),
-    Place("inside", "tell", 1, ((CONTROLLER, AGENT),)),
-    Place("world.", "tell", 1, ((CONTROLLER, AGENT),)),
-    Place("world.", "tell_all", 0, ((CONTROLLER, AGENT),)),
-    Place("world.gather", "pack", 0, ((CONTROLLER, AGENT),)),
-    Place("world.attached", "pack", 0, ((CONTROLLER, AGENT),)),
-    Place("world.viewers", "pack", 0, ((CONTROLLER, CLIENT),)),
-    Place("world.viewers", "_ask", 1, ((CONTROLLER, AGENT),)),
+    Place("agent.agent", "encode_frame", 0, ((AGENT, CONTROLLER), *VISITORS)),
+    Place("agent.external", "encode_frame", 0, ((AGENT, SHIM),)),
+    Place("agent.detach", "encode_frame", 0, ((AGENT, CONTROLLER),)),
+    Place("protocol.channel", "encode_frame", 0, ((AGENT, CONTROLLER), (CONTROLLER, AGENT))),
+    Place("protocol.handshake", "encode_frame", 0, ((AGENT, CONTROLLER), (CONTROLLER, AGENT))),
+    Place("agent.rank_shim", "encode_frame", 0, ((SHIM, AGENT),)),
+    Place("agent.rank_shim", "_tell", 1, ((SHIM, AGENT),)),
+    Place("agent.proxy", "send", 0, ((PROXY, CLIENT),)),
+    Place("agent.orphans", "send", 0, ((PROXY, CLIENT),)),
+    Place("controller.connections", "encode_frame", 0, ((CONTROLLER, AGENT), (CLIENT, PROXY))),
+    Place("controller.", "send_message", 1, ((CONTROLLER, AGENT),)),
+    Place("controller.", "broadcast", 0, ((CONTROLLER, AGENT),)),
+    Place("controller.started_agents", "encode_frame", 0, ((CONTROLLER, AGENT),)),
+    Place("controller.foreground", "encode_frame", 0, ((CONTROLLER, AGENT),)),
+    Place("controller.sessions", "encode_frame", 0, ((CONTROLLER, CLIENT),)),
+    Place("controller.sessions", "_ask", 1, ((CONTROLLER, AGENT),)),
     Place("client.", "_tell", 0, ((CLIENT, CONTROLLER), (CLIENT, PROXY))),
     Place("client.", "_exchange", 0, ((CLIENT, CONTROLLER),)),
     Place("client.connection", "tell", 0, ((CLIENT, CONTROLLER),)),
@@ -70,7 +70,20 @@ PLACES = (
 STAMPED = {"emit": ("t",), "_ask": ("number",)}
 """Fields that such a function adds itself."""
 
-PASS_ON = {"emit", "tell", "tell_all", "_tell", "send", "ask", "_exchange", "_ask_agent", "_ask", "visit"}
+PASS_ON = {
+    "emit",
+    "send_message",
+    "broadcast",
+    "tell",
+    "tell_all",
+    "_tell",
+    "send",
+    "ask",
+    "_exchange",
+    "_ask_agent",
+    "_ask",
+    "visit",
+}
 """Functions that are given a kind, and send it."""
 
 
@@ -99,14 +112,14 @@ def sent() -> list[Sent]:
     found = []
     for path in sorted(SRC.rglob("*.py")):
         module = ".".join(path.relative_to(SRC).with_suffix("").parts)
-        if module.startswith("lab") or module == "agent.protocol":
+        if module.startswith("lab") or module == "protocol.frames":
             continue
         for inside, call in calls(ast.parse(path.read_text())):
             name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
             places = [place for place in PLACES if module.startswith(place.module) and place.function == name]
             if not places:
-                of_struct = isinstance(call.func, ast.Attribute) and name == "pack"
-                assert name != "pack" or of_struct or inside in PASS_ON, (
+                of_struct = isinstance(call.func, ast.Attribute) and name == "encode_frame"
+                assert name != "encode_frame" or of_struct or inside in PASS_ON, (
                     f"{module}:{call.lineno} sends, and is not in the table"
                 )
                 continue
@@ -117,7 +130,7 @@ def sent() -> list[Sent]:
                 more = any(keyword.arg is None for keyword in call.keywords)
                 stamped = frozenset(STAMPED.get(name, ()))
                 found.append(Sent(f"{module}:{call.lineno}", place.ends, kind.value, fields | stamped, more))
-            elif name == "pack" and not isinstance(call.func, ast.Attribute):
+            elif name == "encode_frame" and not isinstance(call.func, ast.Attribute):
                 assert inside in PASS_ON, f"{module}:{call.lineno} sends nobody knows what"
     return found
 
@@ -145,7 +158,7 @@ def test_what_is_sent_stands_in_the_catalogue() -> None:
 
 def test_what_stands_in_the_catalogue_is_sent() -> None:
     """From there to there; the hook has a way of its own."""
-    hook = ast.parse((SRC / "agent" / "hook.py").read_text())
+    hook = ast.parse((SRC / "agent" / "sitecustomize.py").read_text())
     ops = {
         keyword.value.value
         for _, call in calls(hook)
@@ -181,12 +194,12 @@ def _fits(call: Sent, message: Message) -> bool:
 RECEIVERS: tuple[tuple[type, str, tuple[Ends, ...], tuple[str, ...]], ...] = (
     (Agent, "on_", ((CONTROLLER, AGENT),), ("payload",)),
     (Agent, "visit_", ((CLIENT, AGENT), (SHIM, AGENT)), ("visitor", "payload")),
-    (Members, "forker_", ((FORK_SERVER, AGENT),), ("payload",)),
-    (Attached, "_on_", ((AGENT, CONTROLLER),), ("link", "t", "payload")),
-    (Served, "_on_", ((AGENT, CONTROLLER),), ("link", "t", "payload")),
-    (Gathering, "_on_", ((AGENT, CONTROLLER),), ("link", "payload")),
+    (RankProcesses, "forker_", ((FORK_SERVER, AGENT),), ("payload",)),
+    (ForegroundController, "_on_", ((AGENT, CONTROLLER),), ("link", "t", "payload")),
+    (DetachedController, "_on_", ((AGENT, CONTROLLER),), ("link", "t", "payload")),
+    (StartedAgents, "_on_", ((AGENT, CONTROLLER),), ("link", "payload")),
     (JoiningAgents, "_on_", ((AGENT, CONTROLLER),), ("link", "payload")),
-    (Viewers, "_on_", ((CLIENT, CONTROLLER),), ("viewer", "payload")),
+    (Sessions, "_on_", ((CLIENT, CONTROLLER),), ("viewer", "payload")),
     (AttachedClient, "_on_", ((CONTROLLER, CLIENT), (PROXY, CLIENT)), ("payload",)),
 )
 """Who hears what by which methods, and what those are given before the fields."""
@@ -238,17 +251,18 @@ def test_what_stands_in_the_catalogue_is_handled() -> None:
         (ends, kind) for owner, prefix, several, _ in RECEIVERS for kind in handled(owner, prefix) for ends in several
     }
     there |= {((AGENT, CONTROLLER), kind) for kind in ANSWERS}
-    there |= {((AGENT, SHIM), kind) for kind in awaited(rank)}
-    there |= {(ends, kind) for kind in awaited(protocol) for ends in ((CONTROLLER, AGENT), (CLIENT, PROXY))}
-    from muster.agent import members, relay, wire
-    from muster.commands import clean
+    there |= {((AGENT, SHIM), kind) for kind in awaited(rank_shim)}
+    there |= {(ends, kind) for kind in awaited(frames) for ends in ((CONTROLLER, AGENT), (CLIENT, PROXY))}
+    from muster.agent import proxy, ranks
+    from muster.cli import clean
+    from muster.protocol import channel
 
     asked = awaited(client) | awaited(remote) | awaited(clean)
     there |= {((sender, CLIENT), kind) for sender in (CONTROLLER, AGENT, PROXY) for kind in asked | {"answer"}}
-    there |= {((CLIENT, PROXY), kind) for kind in awaited(relay)}
+    there |= {((CLIENT, PROXY), kind) for kind in awaited(proxy)}
     both = ((AGENT, CONTROLLER), (CONTROLLER, AGENT))
-    there |= {(ends, kind) for ends in both for kind in awaited(handshake) | awaited(wire)}
-    assert "proof" in inspect.getsource(members.Members.proven)
+    there |= {(ends, kind) for ends in both for kind in awaited(handshake) | awaited(channel)}
+    assert "proof" in inspect.getsource(ranks.RankProcesses.on_python_probed)
     there.add(((FORK_SERVER, AGENT), "proven"))
     there.add(((AGENT, FORK_SERVER), "order"))  # of which there is one kind only
     missing = [message for message in MESSAGES if ((message.sender, message.receiver), message.kind) not in there]

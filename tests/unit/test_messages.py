@@ -15,9 +15,9 @@ from typing import Any, Callable, NamedTuple
 
 import pytest
 
-from muster.agent import system
 from muster.cli import call
-from muster.errors import Impossible
+from muster.errors import InvalidRequest
+from muster.linux import processes
 
 RUNS = ("20261121-120000-aaaa-train", "20261121-120000-aaab-train", "20261121-130000-bbbb-eval")
 
@@ -200,13 +200,13 @@ def place(tmp_path: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch) 
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-def told(case: Case, place: dict[str, str]) -> Impossible:
+def told(case: Case, place: dict[str, str]) -> InvalidRequest:
     """The error that a person meets."""
     toml = Path("muster.toml")
     toml.unlink(missing_ok=True)
     if case.toml:
         toml.write_text(case.toml)
-    with pytest.raises(Impossible) as caught:
+    with pytest.raises(InvalidRequest) as caught:
         call(shlex.split(case.line)[1:], {**place, **case.env}, 0.0)
     return caught.value
 
@@ -244,22 +244,22 @@ def test_every_message(place: dict[str, str], tmp_path: Path, golden: Callable[.
 
 def test_more_ranks_than_a_machine_can_have_are_refused(place: dict[str, Any]) -> None:
     """Whichever of its limits comes first."""
-    with pytest.raises(Impossible) as caught:
+    with pytest.raises(InvalidRequest) as caught:
         call(["plan", "-g", "1000000", "train.py"], place, 0.0)
     assert caught.value.sentence.startswith("1000000 ranks ")
     assert "fewer ranks" in (caught.value.hint or "")
 
 
 def test_space_is_not_what_a_read_only_run_directory_lacks(place: dict[str, Any]) -> None:
-    with pytest.raises(Impossible, match="cannot write the run directory /proc/nowhere/runs") as caught:
+    with pytest.raises(InvalidRequest, match="cannot write the run directory /proc/nowhere/runs") as caught:
         call(["run", "--run-dir", "/proc/nowhere", "-g", "1", "train.py"], place, 0.0)
     assert "choose another place by `--run-dir` or MUSTER_HOME" == caught.value.hint
 
 
 def test_an_error_on_the_command_line_is_two_lines() -> None:
     """The sentence, and the hint where there is one."""
-    assert str(Impossible("no such thing", "do this")) == "no such thing\nhint: do this"
-    assert str(Impossible("no such thing")) == "no such thing"
+    assert str(InvalidRequest("no such thing", "do this")) == "no such thing\nhint: do this"
+    assert str(InvalidRequest("no such thing")) == "no such thing"
 
 
 @pytest.mark.parametrize(
@@ -274,4 +274,4 @@ def test_an_error_on_the_command_line_is_two_lines() -> None:
     ids=repr,
 )
 def test_an_exception_without_words_is_told_by_its_name(error: Exception, words: str) -> None:
-    assert words == system.reason_at(error)
+    assert words == processes.reason_at(error)

@@ -13,10 +13,10 @@ from types import FrameType
 import pytest
 
 from muster.cli import call, show_any_text
-from muster.errors import Impossible, MusterError
-from muster.options import CHECK, COMMANDS, LAB, RUN, SHOWS
-from muster.parsing import from_table, parse
-from muster.record import Option
+from muster.config.options import CHECK, COMMANDS, LAB, RUN, SHOWS
+from muster.config.parse import from_table, parse
+from muster.config.record import Option
+from muster.errors import InvalidRequest, MusterError
 
 NASTY = (
     "",
@@ -106,7 +106,7 @@ def test_each_value_is_read_or_refused(command: str) -> None:
         for value in NASTY:
             try:
                 parse([f"{option.names[-1]}={value}"], LISTS[command], command=command)
-            except Impossible as error:
+            except InvalidRequest as error:
                 assert explained(error), (option.key, value)
 
 
@@ -115,7 +115,7 @@ def test_each_value_of_a_file_is_read_or_refused() -> None:
         for value in (*NASTY, *NASTY_IN_FILES):
             try:
                 from_table(RUN, {option.key: value}, "muster.toml [run]")
-            except Impossible as error:
+            except InvalidRequest as error:
                 assert explained(error) and "\0" not in error.sentence, (option.key, value)
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from muster.commands import run as command
-from muster.errors import Impossible
+from muster.cli import run as command
+from muster.config.options import COMMANDS, LAB, CheckOptions, LabOptions, LabUpOptions, RunOptions
+from muster.config.parse import help_text, parse
+from muster.config.record import Option, Options
+from muster.core.model import Job
+from muster.errors import InvalidRequest
 from muster.lab.lab import USUAL, Lab
-from muster.model import Job
-from muster.options import COMMANDS, LAB, CheckOptions, LabOptions, LabUpOptions, RunOptions
-from muster.parsing import help_text, parse
-from muster.record import Option, Options
 
 RECORDS: dict[str, type[Options]] = {**COMMANDS, **{f"lab {action}": record for action, record in LAB.items()}}
 
@@ -116,5 +116,5 @@ def test_the_first_mistake_of_a_line_is_told() -> None:
         ("-g x --master 1", "`-g x`"),
         ("--master 1 -g x", "`--master` is the beginning of"),
     ):
-        with pytest.raises(Impossible, match=told):
+        with pytest.raises(InvalidRequest, match=told):
             parse(line.split(), RunOptions.table)

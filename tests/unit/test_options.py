@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from muster.cli import COMMANDS, call
-from muster.commands.run import read_line
-from muster.errors import Impossible
-from muster.job import notes
-from muster.model import as_json
-from muster.options import COMMANDS as OPTIONS
-from muster.options import LAB, RUN, LogsOptions, PruneOptions, RunOptions
-from muster.parsing import Parsed, from_environment, from_table, help_text, parse
-from muster.results import Outcome, RunState
+from muster.cli.run import read_line
+from muster.config.options import COMMANDS as OPTIONS
+from muster.config.options import LAB, RUN, LogsOptions, PruneOptions, RunOptions
+from muster.config.parse import ParsedArgs, from_environment, from_table, help_text, parse
+from muster.config.resolve import ignored_notes
+from muster.core.model import as_json
+from muster.core.results import RunResult, RunState
+from muster.errors import InvalidRequest
 
 TYPED: list[tuple[str, dict[str, Any]]] = [
     ("--max-restarts 3", {"max_restarts": 3}),
@@ -59,25 +59,25 @@ TYPED: list[tuple[str, dict[str, Any]]] = [
 TABLES = [record.table for record in (*OPTIONS.values(), *LAB.values())]
 """The options of each command."""
 
-SPLIT: list[tuple[str, Parsed]] = [
-    ("train.py --lr 0.1 -g 4", Parsed({}, ["train.py", "--lr", "0.1", "-g", "4"], False)),
-    ("-g 4 train.py -- -x", Parsed({"nproc_per_node": "4"}, ["train.py", "--", "-x"], False)),
-    ("-q -- ./train -q", Parsed({"quiet": True}, ["./train", "-q"], True)),
-    ("-- -odd-name", Parsed({}, ["-odd-name"], True)),
-    ("-m pkg.train --help", Parsed({"module": True}, ["pkg.train", "--help"], False)),
-    ("- -q", Parsed({}, ["-", "-q"], False)),
-    ("-q", Parsed({"quiet": True}, [], False)),
-    ("", Parsed({}, [], False)),
+SPLIT: list[tuple[str, ParsedArgs]] = [
+    ("train.py --lr 0.1 -g 4", ParsedArgs({}, ["train.py", "--lr", "0.1", "-g", "4"], False)),
+    ("-g 4 train.py -- -x", ParsedArgs({"nproc_per_node": "4"}, ["train.py", "--", "-x"], False)),
+    ("-q -- ./train -q", ParsedArgs({"quiet": True}, ["./train", "-q"], True)),
+    ("-- -odd-name", ParsedArgs({}, ["-odd-name"], True)),
+    ("-m pkg.train --help", ParsedArgs({"module": True}, ["pkg.train", "--help"], False)),
+    ("- -q", ParsedArgs({}, ["-", "-q"], False)),
+    ("-q", ParsedArgs({"quiet": True}, [], False)),
+    ("", ParsedArgs({}, [], False)),
 ]
 
 
 @pytest.mark.parametrize(("line", "given"), TYPED)
 def test_an_option_may_be_typed_in_several_ways(line: str, given: dict[str, Any]) -> None:
-    assert parse([*line.split(), "train.py"], RUN) == Parsed(given, ["train.py"], False)
+    assert parse([*line.split(), "train.py"], RUN) == ParsedArgs(given, ["train.py"], False)
 
 
 @pytest.mark.parametrize(("line", "parsed"), SPLIT)
-def test_what_stands_after_the_script_belongs_to_it(line: str, parsed: Parsed) -> None:
+def test_what_stands_after_the_script_belongs_to_it(line: str, parsed: ParsedArgs) -> None:
     """All words from the first that is no option, and all after `--`."""
     assert parse(line.split(), RUN) == parsed
 
@@ -95,7 +95,7 @@ def test_torchruns_own_variable_for_the_grace_counts_last(env: dict[str, str], g
 
 def test_other_commands_take_options_after_the_run_too() -> None:
     parsed = parse(["last", "-f", "--rank", "0-1", "--stderr"], LogsOptions.table, interleaved=True)
-    assert parsed == Parsed({"follow": True, "rank": (0, 1), "stderr": True}, ["last"], False)
+    assert parsed == ParsedArgs({"follow": True, "rank": (0, 1), "stderr": True}, ["last"], False)
 
 
 def test_variables_set_options() -> None:
@@ -196,7 +196,7 @@ def test_help_may_come_before_the_command(env: dict[str, str], capsys: pytest.Ca
 
 def test_help_of_the_script_is_the_scripts(env: dict[str, str]) -> None:
     """`--help` after the script is not for muster, which then finds that the script is not there."""
-    with pytest.raises(Impossible, match="there is no script"):
+    with pytest.raises(InvalidRequest, match="there is no script"):
         call(["plan", "nosuch.py", "--help"], env, 0.0)
 
 
@@ -206,7 +206,7 @@ def test_ps_may_be_asked_for_some_runs_only(env: dict[str, str], capsys: pytest.
         folder = Path(env["MUSTER_HOME"]) / "runs" / f"20261121-120000-aaa{run_id}-train"
         folder.mkdir(parents=True)
         (folder / "job.json").write_text(json.dumps({"id": folder.name, "name": name, "ranks": 1, "time": 0.0}))
-        outcome = Outcome(RunState.FAILED if code else RunState.SUCCEEDED, code, 1.0)
+        outcome = RunResult(RunState.FAILED if code else RunState.SUCCEEDED, code, 1.0)
         (folder / "outcome.json").write_text(json.dumps(as_json(outcome)))
     expected = {"": "cba", "--failed": "cb", "--running": "", "--name one": "ca", "--failed --name one": "c"}
     for line, ids in expected.items():
@@ -323,7 +323,7 @@ def test_what_a_file_preloads_is_no_reason_to_refuse_a_launcher(
     env = {**place, "XDG_CONFIG_HOME": "/nowhere"}
     assert ["json"] == planned("", env, capsys)["preload"]
     assert [] == planned("--launcher torchrun", env, capsys)["preload"]
-    with pytest.raises(Impossible, match="--preload needs ranks that muster starts itself"):
+    with pytest.raises(InvalidRequest, match="--preload needs ranks that muster starts itself"):
         planned("--launcher torchrun --preload json", env, capsys)
 
 
@@ -365,8 +365,8 @@ def test_what_torchrun_takes_and_muster_does_not_need_is_a_note(
 ) -> None:
     """Not an error: the line runs, and one line says why nothing changes."""
     line = "--standalone --nnodes 1 --rdzv-backend c10d --rdzv_endpoint localhost:0 -r 3 -t 3"
-    options = RunOptions(("argv", parse([*line.split(), "train.py"], RUN).given))
-    assert [note.partition(" ")[0] for note in notes(options)] == [
+    options = RunOptions(("argv", parse([*line.split(), "train.py"], RUN).options))
+    assert [note.partition(" ")[0] for note in ignored_notes(options)] == [
         "--standalone",
         "--rdzv-backend",
         "--rdzv-endpoint",
@@ -389,7 +389,7 @@ def test_what_torchrun_takes_and_muster_does_not_need_is_a_note(
     ],
 )
 def test_options_of_slurm_hint_at_it(place: dict[str, str], line: str, sentence: str, hint: str | None) -> None:
-    with pytest.raises(Impossible) as caught:
+    with pytest.raises(InvalidRequest) as caught:
         call(["plan", *line.split(), "train.py"], place, 0.0)
     assert sentence in caught.value.sentence
     assert hint is None or hint in str(caught.value.hint)
@@ -399,11 +399,11 @@ def test_every_silent_option_is_explained() -> None:
     """Each option without a heading of its own is refused, used, or has a note that says why it changes nothing."""
     silent = [option.key for option in RUN if not option.group]
     used = {"nnodes", "node_rank", "virtual_local_rank"}
-    explained = {note.partition(" ")[0] for note in notes(RunOptions(("argv", dict.fromkeys(silent, "x"))))}
+    explained = {note.partition(" ")[0] for note in ignored_notes(RunOptions(("argv", dict.fromkeys(silent, "x"))))}
     assert {"--" + key.replace("_", "-") for key in silent if key not in used} == explained
 
 
-def typed(words: list[str], env: dict[str, str]) -> Parsed:
+def typed(words: list[str], env: dict[str, str]) -> ParsedArgs:
     """What a command line of `muster run` says."""
     return read_line(words, env, RunOptions, "run")[0]
 
@@ -425,8 +425,8 @@ def test_with_slurm_short_options_are_those_of_sbatch(
     everything = {"time": "4:00:00", "partition": "gpu", "account": "lab", "name": "big", "cpus_per_task": 4}
     everything.update(nodelist="n[1-2]", output="%x.out")
     found = typed([*line.split(), "train.py", "-p", "1"], {"HOME": str(tmp_path)})
-    assert ["train.py", "-p", "1"] == found.rest
-    assert (given or everything) == {name: value for name, value in found.given.items() if name != "slurm"}
+    assert ["train.py", "-p", "1"] == found.operands
+    assert (given or everything) == {name: value for name, value in found.options.items() if name != "slurm"}
 
 
 def test_slurm_of_a_variable_or_a_file_counts_for_short_options(
@@ -434,9 +434,9 @@ def test_slurm_of_a_variable_or_a_file_counts_for_short_options(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     env = {"HOME": str(tmp_path), "MUSTER_SLURM": "1"}
-    assert {"time": "10"} == typed(["-t", "10", "train.py"], env).given
+    assert {"time": "10"} == typed(["-t", "10", "train.py"], env).options
     (tmp_path / "muster.toml").write_text("[run]\nslurm = true\n")
-    assert {"time": "10"} == typed(["-t", "10", "train.py"], {"HOME": str(tmp_path)}).given
+    assert {"time": "10"} == typed(["-t", "10", "train.py"], {"HOME": str(tmp_path)}).options
 
 
 def test_short_options_that_mean_something_else_to_sbatch_are_told_apart(tmp_path: Path) -> None:
@@ -445,30 +445,30 @@ def test_short_options_that_mean_something_else_to_sbatch_are_told_apart(tmp_pat
         ("-d afterok:12", "--dependency=afterok:12"),
         ("-q high", "--qos=high"),
     ):
-        with pytest.raises(Impossible) as caught:
+        with pytest.raises(InvalidRequest) as caught:
             typed(["--slurm", *line.split(), "train.py"], {"HOME": str(tmp_path)})
         assert hint in (caught.value.hint or "")
-    assert ["pkg.train"] == typed(["--slurm", "-m", "pkg.train"], {"HOME": str(tmp_path)}).rest
+    assert ["pkg.train"] == typed(["--slurm", "-m", "pkg.train"], {"HOME": str(tmp_path)}).operands
 
 
 @pytest.mark.parametrize("name", ["", "last", "-x", "a/b", "../x", "n1:x"])
 def test_names_of_runs_that_commands_would_read_otherwise_are_refused(name: str) -> None:
-    with pytest.raises(Impossible, match="that is not a name of a run"):
+    with pytest.raises(InvalidRequest, match="that is not a name of a run"):
         parse(["--name", name, "x.py"], RUN)
 
 
 @pytest.mark.parametrize("age", ["30", "1.5"])
 def test_an_age_has_a_unit(age: str) -> None:
-    with pytest.raises(Impossible, match=f"a time with its unit, such as `{age}d`"):
+    with pytest.raises(InvalidRequest, match=f"a time with its unit, such as `{age}d`"):
         parse(["--older-than", age], PruneOptions.table)
-    assert {"older_than": 0.0} == parse(["--older-than", "0"], PruneOptions.table).given
+    assert {"older_than": 0.0} == parse(["--older-than", "0"], PruneOptions.table).options
 
 
 @pytest.mark.parametrize(
     ("size", "is_bytes"), [("500M", 500 << 20), ("1.5k", 1536), ("10GiB", 10 << 30), ("2tb", 2 << 40)]
 )
 def test_a_size_has_a_unit(size: str, is_bytes: int) -> None:
-    assert {"keep_size": is_bytes} == parse(["--keep-size", size], RUN).given
+    assert {"keep_size": is_bytes} == parse(["--keep-size", size], RUN).options
     for wrong in ("10", "0G", "-1G", "G", "1e3M", "10X"):
-        with pytest.raises(Impossible, match="a size with its unit"):
+        with pytest.raises(InvalidRequest, match="a size with its unit"):
             parse([f"--keep-size={wrong}"], RUN)

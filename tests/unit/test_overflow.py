@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from muster.agent import overflow as module
-from muster.agent.overflow import Loss, Overflow, may_fill_up
-from muster.model import as_json
-from muster.report import outcome_in_words, unlogged_in_words
-from muster.results import Outcome, RunState, Unlogged
-from muster.runs import Run
-from muster.stored import outcome_from_json
-from muster.supervise import Lacks, Settings, Supervisor
-from muster.world.journal import Journal
+from muster.agent import log_overflow as module
+from muster.agent.log_overflow import Loss, Overflow, may_fill_up
+from muster.core.json_records import outcome_from_json
+from muster.core.model import as_json
+from muster.core.results import RunResult, RunState, Unlogged
+from muster.core.supervisor import LogIncomplete, Supervisor, SupervisorConfig
+from muster.rundir import Run
+from muster.rundir.journal import Journal
+from muster.ui.text import outcome_in_words, unlogged_in_words
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -85,12 +85,12 @@ def test_a_disk_with_little_room_may_fill_up(tmp_path: Path, monkeypatch: pytest
 
 
 def test_the_outcome_says_what_is_missing(tmp_path: Path) -> None:
-    supervisor = Supervisor(Settings(ranks=(0, 1), nodes=1, node_of=(0, 0), grace=1.0))
+    supervisor = Supervisor(SupervisorConfig(ranks=(0, 1), nodes=1, node_of=(0, 0), grace=1.0))
     for rank, stream, missing in ((1, "out", 100), (0, "err", 7), (1, "out", 20_000)):
-        assert supervisor.handle(Lacks(1.0, 0, 0, rank, stream, missing, "No space left on device")) == []
+        assert supervisor.handle(LogIncomplete(1.0, 0, 0, rank, stream, missing, "No space left on device")) == []
     lacks = tuple(supervisor._unlogged[key] for key in sorted(supervisor._unlogged))
     assert lacks == (Unlogged(0, 0, "err", 7, lacks[0].why), Unlogged(0, 1, "out", 20_000, lacks[0].why))
-    outcome = Outcome(RunState.SUCCEEDED, 0, 2.0, unlogged=lacks)
+    outcome = RunResult(RunState.SUCCEEDED, 0, 2.0, unlogged=lacks)
     assert outcome_from_json(json.loads(json.dumps(as_json(outcome)))) == outcome
     told = "ranks 0-1: 20 KiB of output are not in their logs: No space left on device"
     assert outcome_in_words(outcome, "RUN", 2).splitlines()[1:] == [told]
@@ -105,9 +105,9 @@ def test_the_outcome_has_room_on_a_full_disk(tmp_path: Path, monkeypatch: pytest
         raise FULL
 
     monkeypatch.setattr(run, "write", full)
-    run.write_outcome(as_json(Outcome(RunState.SUCCEEDED, 0, 2.0)))
-    assert (run.outcome, os.listdir(tmp_path)) == (Outcome(RunState.SUCCEEDED, 0, 2.0), ["outcome.json"])
-    later = Outcome(RunState.SUCCEEDED, 0, 2.0, unlogged=(Unlogged(0, 1, "out", 7, "No space left on device"),))
+    run.write_outcome(as_json(RunResult(RunState.SUCCEEDED, 0, 2.0)))
+    assert (run.outcome, os.listdir(tmp_path)) == (RunResult(RunState.SUCCEEDED, 0, 2.0), ["outcome.json"])
+    later = RunResult(RunState.SUCCEEDED, 0, 2.0, unlogged=(Unlogged(0, 1, "out", 7, "No space left on device"),))
     run.write_outcome(as_json(later))
     assert run.outcome == later
     with pytest.raises(OSError, match="No space left"):

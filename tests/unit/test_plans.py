@@ -8,13 +8,22 @@ from typing import Callable
 
 import pytest
 
-from muster.errors import Impossible
+from muster.core.json_records import outcome_from_json, plan_from_json
+from muster.core.layout import layout
+from muster.core.model import Host, Job, Late, Node, Plan, Program, as_json
+from muster.core.results import (
+    Failure,
+    FailureKind,
+    Leftover,
+    RankExit,
+    RunResult,
+    RunState,
+    StopKind,
+    StopReason,
+)
+from muster.errors import InvalidRequest
 from muster.launchers import LAUNCHERS, make_plan
-from muster.model import Host, Job, Late, Node, Plan, Program, as_json
-from muster.ranks import layout
-from muster.report import plan_in_words
-from muster.results import Failure, FailureKind, Leftover, Outcome, RankEnd, RunState, StopKind, StopReason
-from muster.stored import outcome_from_json, plan_from_json
+from muster.ui.text import plan_in_words
 
 RUN_ID = "20261121-120000-ab12-train"
 
@@ -124,13 +133,13 @@ def test_a_foreign_launcher_is_given_the_shim_and_nothing_of_the_person(name: st
 
 @pytest.mark.parametrize("launcher", ["torchrun", "launch", "accelerate"])
 def test_who_knows_no_uneven_nodes_says_so(launcher: str) -> None:
-    with pytest.raises(Impossible, match=f"{launcher} starts equally many ranks on each node, and here are 2 to 3"):
+    with pytest.raises(InvalidRequest, match=f"{launcher} starts equally many ranks on each node, and here are 2 to 3"):
         make(JOB._replace(launcher=launcher), "2-and-3-ranks")
 
 
 def test_srun_says_that_nodes_with_unlike_numbers_of_gpus_share_no_job_step() -> None:
     nodes = layout([(Host("n1", gpus=("0", "1", "2", "3")), 4), (Host("n2", gpus=("0",)), 1)])
-    with pytest.raises(Impossible, match=re.escape("different numbers of GPUs (4 on n1, 1 on n2)")):
+    with pytest.raises(InvalidRequest, match=re.escape("different numbers of GPUs (4 on n1, 1 on n2)")):
         make_plan(JOB._replace(launcher="srun", place="step", scheduler="slurm"), nodes, RUN_ID)
 
 
@@ -146,7 +155,7 @@ def test_srun_says_that_nodes_with_unlike_numbers_of_gpus_share_no_job_step() ->
     ],
 )
 def test_pairs_that_cannot_be_are_refused(job: Job, says: str) -> None:
-    with pytest.raises(Impossible, match=re.escape(says)) as caught:
+    with pytest.raises(InvalidRequest, match=re.escape(says)) as caught:
         make(job, "2-and-2-ranks")
     assert caught.value.hint
 
@@ -215,34 +224,34 @@ def test_threads_are_left_alone_where_the_person_chose_them() -> None:
     ids=["a program", "a wrapper"],
 )
 def test_fork_refuses_what_it_cannot_fork(job: Job) -> None:
-    with pytest.raises(Impossible) as caught:
+    with pytest.raises(InvalidRequest) as caught:
         make(job, "1-rank")
     assert caught.value.hint == "use `--launcher exec`, or leave `--launcher` out"
 
 
 # ---- as JSON --------------------------------------------------------------------------------------------------------
 
-FIRST = RankEnd(
+FIRST = RankExit(
     1, 0, 2.5, 1, failure=Failure(FailureKind.EXCEPTION, 2.25, "ValueError: x", ("Traceback", "ValueError: x"))
 )
 
 OUTCOMES = [
-    Outcome(RunState.SUCCEEDED, 0, 1.5),
-    Outcome(
+    RunResult(RunState.SUCCEEDED, 0, 1.5),
+    RunResult(
         RunState.FAILED,
         1,
         3.25,
         attempt=2,
         stopped=StopReason(StopKind.OTHER, message="because"),
         first=FIRST,
-        ends=(RankEnd(0, 0, 3.0, signal=15, by_us=True), FIRST),
+        ends=(RankExit(0, 0, 3.0, signal=15, by_us=True), FIRST),
         left=(Leftover("sleep", 7),),
     ),
 ]
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda outcome: outcome.state)
-def test_an_outcome_survives_its_file(outcome: Outcome) -> None:
+def test_an_outcome_survives_its_file(outcome: RunResult) -> None:
     """Written as JSON and read back it is the same value."""
     assert outcome_from_json(json.loads(json.dumps(as_json(outcome)))) == outcome
 
@@ -252,7 +261,7 @@ def test_an_outcome_of_another_version_can_be_read() -> None:
     data = as_json(OUTCOMES[1])
     data["colour"] = data["first"]["colour"] = data["first"]["failure"]["colour"] = "red"
     assert outcome_from_json(data) == OUTCOMES[1]
-    assert outcome_from_json({"state": "failed", "code": 1, "duration": 2.0}) == Outcome(RunState.FAILED, 1, 2.0)
+    assert outcome_from_json({"state": "failed", "code": 1, "duration": 2.0}) == RunResult(RunState.FAILED, 1, 2.0)
 
 
 @pytest.mark.parametrize("name", PLANS)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from waiting import until
 
-from muster.agent import procfs
+from muster.linux import procfs
 
 NAMED = "open('/proc/self/comm', 'w').write('a) Z (b'); print(flush=True); input()"
 
@@ -43,6 +43,6 @@ def test_there_is_one_reader_of_it() -> None:
     def readers(pattern: str) -> list[str]:
         return sorted(name for name, code in text.items() if re.search(pattern, code))
 
-    assert readers(r'/stat"') == readers('boot_id"') == ["agent/procfs.py"]
-    assert readers(r"rank_\{") == ["agent/paths.py"]
-    assert readers(r'get\("MUSTER_HOME"\)') == ["agent/paths.py", "homes.py"]
+    assert readers(r'/stat"') == readers('boot_id"') == ["linux/procfs.py"]
+    assert readers(r"rank_\{") == ["protocol/paths.py"]
+    assert readers(r'get\("MUSTER_HOME"\)') == ["protocol/paths.py", "rundir/homes.py"]

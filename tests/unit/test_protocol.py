@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from muster.agent.protocol import MAGIC, Unpacker, pack
-from muster.world.link import ChildLink
+from muster.controller.connections import ProcessConnection
+from muster.protocol.frames import MAGIC, FrameDecoder, encode_frame
 
 FRAMES: list[tuple[dict[str, Any], bytes]] = [
     ({"kind": "hello", "version": 1, "host": "a"}, b""),
@@ -20,45 +20,45 @@ FRAMES: list[tuple[dict[str, Any], bytes]] = [
 
 
 def packed() -> bytes:
-    return b"".join(pack(payload=payload, **fields) for fields, payload in FRAMES)
+    return b"".join(encode_frame(payload=payload, **fields) for fields, payload in FRAMES)
 
 
 def test_a_frame_comes_out_as_it_went_in() -> None:
     """Fields and bytes."""
-    assert Unpacker().feed(packed()) == FRAMES
+    assert FrameDecoder().feed(packed()) == FRAMES
 
 
 def test_frames_may_come_in_any_pieces() -> None:
     """One byte at a time, or cut anywhere: each comes once, as soon as it is whole."""
     data = packed()
-    unpacker, found = Unpacker(), []
+    unpacker, found = FrameDecoder(), []
     for at in range(len(data)):
         found += unpacker.feed(data[at : at + 1])
     assert found == FRAMES
     for seed in range(50):
         cuts = sorted(Random(seed).randrange(len(data)) for _ in range(6))
-        unpacker, found = Unpacker(), []
+        unpacker, found = FrameDecoder(), []
         for begin, end in zip([0, *cuts], [*cuts, len(data)]):
             found += unpacker.feed(data[begin:end])
         assert found == FRAMES, seed
 
 
 def test_nothing_is_given_before_a_frame_is_whole() -> None:
-    data = pack("hello", b"bytes")
-    unpacker = Unpacker()
+    data = encode_frame("hello", b"bytes")
+    unpacker = FrameDecoder()
     assert (unpacker.feed(data[:-1]), unpacker.feed(data[-1:])) == ([], [({"kind": "hello"}, b"bytes")])
 
 
 def test_a_frame_is_lengths_and_ascii() -> None:
     """So any version can read where the next one begins, whatever the locale of a node."""
-    assert pack("a", b"bc") == b"\0\0\0\x0c\0\0\0\x02" + b'{"kind":"a"}' + b"bc"
-    assert pack("a", text="ö").isascii()
+    assert encode_frame("a", b"bc") == b"\0\0\0\x0c\0\0\0\x02" + b'{"kind":"a"}' + b"bc"
+    assert encode_frame("a", text="ö").isascii()
 
 
 def test_other_bytes_are_no_frames() -> None:
     """A length that cannot be is an error at once, not a wait for gigabytes."""
     with pytest.raises(ValueError, match="this is not a frame"):
-        Unpacker().feed(b"Last login: Mon Nov 21 09:00:00 on pts/0\n")
+        FrameDecoder().feed(b"Last login: Mon Nov 21 09:00:00 on pts/0\n")
 
 
 @pytest.mark.parametrize("pieces", [1, 7])
@@ -69,7 +69,7 @@ def test_what_a_login_shell_prints_first_is_skipped(pieces: int) -> None:
     step = -(-len(octal) // 4 // pieces) * 4
     printed = "; ".join(f"printf '{octal[at : at + step]}'" for at in range(0, len(octal), step))
     argv = ["/bin/sh", "-c", f"echo 'welcome to node 7'; echo muster agent; {printed}"]
-    link = ChildLink(0, "a", argv, {}, "/")
+    link = ProcessConnection(0, "a", argv, {}, "/")
     found = []
     while True:
         assert select.select([link.stdout], [], [], 30)[0], "nothing more came"

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from muster.agent.environment import environment, filled
+from muster.agent.rank_environment import environment, filled
+from muster.core.layout import layout
+from muster.core.model import Host, Job, Late, Plan, Program, Template, as_json
+from muster.core.rank_env import interface_values, late_values, of_each_rank
 from muster.launchers import LAUNCHERS, make_plan
-from muster.model import Host, Job, Late, Plan, Program, Template, as_json
-from muster.rank_env import interface_values, late_values, of_each_rank
-from muster.ranks import layout
 
 RUN = "20261121-120000-ab12-train"
 JOB = Job(Program("script", ("train.py",)), "fork", "/venv/bin/python", "", "/home/ann", env={"HF_HOME": "/data/hf"})

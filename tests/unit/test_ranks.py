@@ -6,9 +6,9 @@ from random import Random
 
 import pytest
 
-from muster.errors import Impossible
-from muster.model import Host, Node
-from muster.ranks import fill, fold, layout, named, started_by, unfold
+from muster.core.layout import fill, fold, layout, named, started_by, unfold
+from muster.core.model import Host, Node
+from muster.errors import InvalidRequest
 
 TWO_NODES = layout([(Host("a"), 2), (Host("b", cpus=((0, 1), (2, 3), (4, 5))), 3)])
 
@@ -110,7 +110,7 @@ def test_what_is_folded_unfolds_to_the_same() -> None:
 
 @pytest.mark.parametrize("text", UNREADABLE)
 def test_other_words_are_no_ranks(text: str) -> None:
-    with pytest.raises(Impossible) as caught:
+    with pytest.raises(InvalidRequest) as caught:
         unfold(text, "cores")
     assert str(caught.value) == f"cannot read cores `{text}`\nhint: write them as `0,4-7`"
 
@@ -125,7 +125,7 @@ def test_a_template_is_filled_in() -> None:
 
 @pytest.mark.parametrize("template", ["{nope}", "{", "{0}", "{}", "{rank.x}", "{rank:zz}", "{rank[0]}"])
 def test_a_template_that_cannot_be_filled_in_is_an_error_in_words(template: str) -> None:
-    with pytest.raises(Impossible) as caught:
+    with pytest.raises(InvalidRequest) as caught:
         fill(template, {"rank": 3}, "--wrap")
     assert caught.value.sentence == f"cannot fill in `--wrap {template}`"
     assert caught.value.hint == "known are {rank}; a brace itself is written `{{`"

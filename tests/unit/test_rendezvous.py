@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from muster.core.rendezvous import Rendezvous, candidate_addresses, choose_rendezvous
 from muster.errors import Unreachable
-from muster.world.meeting import Meeting, choose, usable
 
 ETH, IB, DOCKER, SIX = "10.0.0.1", "10.1.0.1", "172.17.0.1", "fd00::1"
 FIRST: dict[str, Any] = {
@@ -30,7 +30,7 @@ FIRST: dict[str, Any] = {
 )
 def test_addresses_that_are_tried(wanted: str | None, reached_at: str, expected: list[str]) -> None:
     env = {} if wanted is None else {"GLOO_SOCKET_IFNAME": wanted}
-    assert expected == usable("n1", {**FIRST, "reached_at": reached_at}, env)
+    assert expected == candidate_addresses("n1", {**FIRST, "reached_at": reached_at}, env)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_addresses_that_are_tried(wanted: str | None, reached_at: str, expected:
 )
 def test_no_address_to_try(interfaces: Any, env: dict[str, str], said: str) -> None:
     with pytest.raises(Unreachable, match=said) as raised:
-        usable("n1", {**FIRST, "interfaces": interfaces}, env)
+        candidate_addresses("n1", {**FIRST, "interfaces": interfaces}, env)
     assert "`ip address` there shows what it has" == raised.value.hint
 
 
@@ -60,10 +60,10 @@ OTHER: dict[str, Any] = {"interfaces": [("eth0", "10.0.0.2")], "reached_at": "10
 """A node with one interface."""
 
 
-def met(*found: dict[str, Any], addresses: tuple[str, ...] = (ETH, IB, DOCKER)) -> Meeting:
+def met(*found: dict[str, Any], addresses: tuple[str, ...] = (ETH, IB, DOCKER)) -> Rendezvous:
     """Where they meet, whose ways these are; all but node 0 have one interface."""
     hosts = [f"n{number + 1}" for number in range(len(found) + 1)]
-    return choose(hosts, [FIRST, *[OTHER] * len(found)], addresses, 4711, found)
+    return choose_rendezvous(hosts, [FIRST, *[OTHER] * len(found)], addresses, 4711, found)
 
 
 def test_the_first_address_that_all_reach_is_taken() -> None:
@@ -75,14 +75,14 @@ def test_the_first_address_that_all_reach_is_taken() -> None:
 
 
 def test_each_node_is_told_its_interface_and_nccl_only_where_there_is_a_choice() -> None:
-    one, other = met(ways("eth0", ETH)).meets
+    one, other = met(ways("eth0", ETH)).interface_env
     assert ["ib0", "ib0"] == list(one.values()), "that of the address that was chosen"
     assert ["eth0", None] == list(other.values())
 
 
 def test_an_interface_that_nobody_knows_is_not_named() -> None:
     """The kernel did not tell by which it went."""
-    assert [None, None] == list(met(ways("")).meets[1].values())
+    assert [None, None] == list(met(ways("")).interface_env[1].values())
 
 
 def test_nodes_that_cannot_meet_are_told_with_the_best_address_and_why() -> None:

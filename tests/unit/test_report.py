@@ -6,11 +6,24 @@ from typing import Any, Callable
 
 import pytest
 
+from muster.core.layout import layout, unfold
+from muster.core.model import BUNDLED, Host, Job, Plan, Program
+from muster.core.plurals import plural
+from muster.core.results import (
+    Failure,
+    FailureKind,
+    Leftover,
+    Problem,
+    ProblemKind,
+    RankExit,
+    RunResult,
+    RunState,
+    StopKind,
+    StopReason,
+)
 from muster.launchers import make_plan
-from muster.model import BROUGHT, Host, Job, Plan, Program
-from muster.plurals import plural
-from muster.ranks import layout, unfold
-from muster.report import (
+from muster.ui.sentences import SIGNALS, reason_in_words, reason_with_hint, signal_name
+from muster.ui.text import (
     begin_in_words,
     ended_in_words,
     fitted,
@@ -23,19 +36,6 @@ from muster.report import (
     size_in_words,
     table,
 )
-from muster.results import (
-    Failure,
-    FailureKind,
-    Leftover,
-    Outcome,
-    Problem,
-    ProblemKind,
-    RankEnd,
-    RunState,
-    StopKind,
-    StopReason,
-)
-from muster.sentences import SIGNALS, reason_in_words, reason_with_hint, signal_name
 
 RUN = "20261121-120000-ab12-train"
 
@@ -83,7 +83,7 @@ BEGINS: dict[str, tuple[Plan, dict[str, Any]]] = {
     "a program": (plan(JOB._replace(launcher="exec", program=Program("command", ("./train",)))), {"fork": False}),
 }
 
-RAISED = RankEnd(
+RAISED = RankExit(
     3,
     0,
     41.5,
@@ -95,28 +95,28 @@ RAISED = RankEnd(
         ("Traceback (most recent call last):", '  File "train.py", line 9, in <module>', "ValueError: bad batch"),
     ),
 )
-LOST = RankEnd(1, 0, 41.9, 1, failure=Failure(FailureKind.PEER_LOST, 41.8, "RuntimeError: Connection closed by peer"))
-ENDED = RankEnd(0, 0, 5.0, 7, failure=Failure(FailureKind.EXIT, 5.0, "no data in /data", ("no data in /data",)))
+LOST = RankExit(1, 0, 41.9, 1, failure=Failure(FailureKind.PEER_LOST, 41.8, "RuntimeError: Connection closed by peer"))
+ENDED = RankExit(0, 0, 5.0, 7, failure=Failure(FailureKind.EXIT, 5.0, "no data in /data", ("no data in /data",)))
 
-RANK_ENDS: dict[str, RankEnd] = {
-    "an exit status": RankEnd(0, 0, 5.0, 7),
+RANK_ENDS: dict[str, RankExit] = {
+    "an exit status": RankExit(0, 0, 5.0, 7),
     "an exit status, after words": ENDED,
     "an exception": RAISED,
     "an exception for want of a peer": LOST,
     "an exception without words of its own": RAISED._replace(
         failure=Failure(FailureKind.EXCEPTION, 1.0, "KeyboardInterrupt")
     ),
-    **{signal_name(number): RankEnd(0, 0, 5.0, signal=number) for number in SIGNALS},
-    "a signal without a name": RankEnd(0, 0, 5.0, signal=40),
+    **{signal_name(number): RankExit(0, 0, 5.0, signal=number) for number in SIGNALS},
+    "a signal without a name": RankExit(0, 0, 5.0, signal=40),
 }
 
 
-def ended_by_us(rank: int) -> RankEnd:
-    return RankEnd(rank, 0, 42.0, signal=15, by_us=True)
+def ended_by_us(rank: int) -> RankExit:
+    return RankExit(rank, 0, 42.0, signal=15, by_us=True)
 
 
-def ended_well(rank: int) -> RankEnd:
-    return RankEnd(rank, 0, 42.0, 0)
+def ended_well(rank: int) -> RankExit:
+    return RankExit(rank, 0, 42.0, 0)
 
 
 CTRL_C = StopReason(StopKind.SIGNAL, signal=2)
@@ -127,31 +127,31 @@ def lost(words: str) -> StopReason:
     return StopReason(StopKind.NODE_LOST, node=0, message=words)
 
 
-OUTCOMES: dict[str, tuple[Outcome, int]] = {
-    "succeeded": (Outcome(RunState.SUCCEEDED, 0, 75.0, ends=tuple(map(ended_well, range(4)))), 4),
-    "succeeded, one rank": (Outcome(RunState.SUCCEEDED, 0, 1.5, ends=(ended_well(0),)), 1),
+OUTCOMES: dict[str, tuple[RunResult, int]] = {
+    "succeeded": (RunResult(RunState.SUCCEEDED, 0, 75.0, ends=tuple(map(ended_well, range(4)))), 4),
+    "succeeded, one rank": (RunResult(RunState.SUCCEEDED, 0, 1.5, ends=(ended_well(0),)), 1),
     "succeeded, and left something behind": (
-        Outcome(RunState.SUCCEEDED, 0, 11.5, ends=(ended_well(0),), left=(Leftover("sleep 99", 71, killed=True),)),
+        RunResult(RunState.SUCCEEDED, 0, 11.5, ends=(ended_well(0),), left=(Leftover("sleep 99", 71, killed=True),)),
         1,
     ),
     "failed: an exception": (
-        Outcome(
+        RunResult(
             RunState.FAILED, 1, 42.0, first=RAISED, ends=(ended_well(0), LOST, ended_by_us(2), RAISED, ended_by_us(4))
         ),
         5,
     ),
     "failed: a signal, in the third attempt": (
-        Outcome(RunState.FAILED, 139, 42.0, attempt=2, first=RankEnd(0, 0, 0.3, signal=11), ends=(ended_by_us(1),)),
+        RunResult(RunState.FAILED, 139, 42.0, attempt=2, first=RankExit(0, 0, 0.3, signal=11), ends=(ended_by_us(1),)),
         2,
     ),
     "failed: words on stderr, and something still lives": (
-        Outcome(
+        RunResult(
             RunState.FAILED, 7, 42.0, first=ENDED, ends=(ENDED,), left=(Leftover("dd (pid 72, waits in the kernel)"),)
         ),
         1,
     ),
     "failed: every rank in its own way": (
-        Outcome(
+        RunResult(
             RunState.FAILED,
             7,
             42.0,
@@ -161,18 +161,18 @@ OUTCOMES: dict[str, tuple[Outcome, int]] = {
                 LOST,
                 LOST._replace(rank=2),
                 RAISED,
-                RankEnd(4, 0, 42.0, signal=9),
-                RankEnd(5, 0, 42.0, 143, by_us=True),
+                RankExit(4, 0, 42.0, signal=9),
+                RankExit(5, 0, 42.0, 143, by_us=True),
                 ended_well(6),
-                RankEnd(7, 0, 42.0, signal=15, by_launcher=True),
-                RankEnd(8, 0, 42.0, 3, by_launcher=True),
-                RankEnd(9, 0, 42.0, signal=6, late=True),
+                RankExit(7, 0, 42.0, signal=15, by_launcher=True),
+                RankExit(8, 0, 42.0, 3, by_launcher=True),
+                RankExit(9, 0, 42.0, signal=6, late=True),
             ),
         ),
         10,
     ),
     "failed: the store": (
-        Outcome(
+        RunResult(
             RunState.FAILED,
             125,
             42.0,
@@ -183,16 +183,16 @@ OUTCOMES: dict[str, tuple[Outcome, int]] = {
         2,
     ),
     "interrupted": (
-        Outcome(RunState.INTERRUPTED, 130, 42.0, stopped=CTRL_C, ends=(ended_by_us(0), ended_well(1))),
+        RunResult(RunState.INTERRUPTED, 130, 42.0, stopped=CTRL_C, ends=(ended_by_us(0), ended_well(1))),
         2,
     ),
     "interrupted after a rank had failed": (
-        Outcome(RunState.INTERRUPTED, 130, 42.0, stopped=CTRL_C, first=ENDED, ends=(ENDED, ended_by_us(1))),
+        RunResult(RunState.INTERRUPTED, 130, 42.0, stopped=CTRL_C, first=ENDED, ends=(ENDED, ended_by_us(1))),
         2,
     ),
-    "interrupted before anything was started": (Outcome(RunState.INTERRUPTED, 130, 0.3, stopped=CTRL_C), 2),
+    "interrupted before anything was started": (RunResult(RunState.INTERRUPTED, 130, 0.3, stopped=CTRL_C), 2),
     "killed": (
-        Outcome(
+        RunResult(
             RunState.KILLED,
             137,
             42.0,
@@ -202,7 +202,7 @@ OUTCOMES: dict[str, tuple[Outcome, int]] = {
         2,
     ),
     "timed out": (
-        Outcome(
+        RunResult(
             RunState.TIMED_OUT,
             124,
             70.2,
@@ -212,7 +212,7 @@ OUTCOMES: dict[str, tuple[Outcome, int]] = {
         2,
     ),
     "broken: it could not begin": (
-        Outcome(
+        RunResult(
             RunState.BROKEN,
             125,
             0.8,
@@ -221,13 +221,13 @@ OUTCOMES: dict[str, tuple[Outcome, int]] = {
         2,
     ),
     "broken: the agent was killed": (
-        Outcome(
+        RunResult(
             RunState.BROKEN, 125, 42.0, stopped=lost("the agent on a ended (killed by signal 9), and its ranks with it")
         ),
         2,
     ),
     "broken after a rank had failed": (
-        Outcome(
+        RunResult(
             RunState.BROKEN,
             125,
             42.0,
@@ -330,7 +330,7 @@ def test_every_message(golden: Callable[..., None]) -> None:
 
 
 def test_what_an_agent_could_not_do(golden: Callable[..., None]) -> None:
-    """In words, from the fields of the frame that the agent sends (`members.py`)."""
+    """In words, from the fields of the frame that the agent sends (`agent/ranks.py`)."""
     texts = {}
     for name, (kind, fields) in UNABLE.items():
         problem = Problem(kind, ("a",), python="/venv/bin/python", needed="2.3", **fields)
@@ -368,7 +368,7 @@ def test_a_table_fits_a_terminal() -> None:
     [
         ("script", ["a b.py", "--x"], "'a b.py' --x"),
         ("module", ["pkg.train", "1"], "-m pkg.train 1"),
-        ("script", [f"{BROUGHT}check.py"], "check.py"),
+        ("script", [f"{BUNDLED}check.py"], "check.py"),
     ],
 )
 def test_a_program_is_told_as_it_was_typed(kind: str, argv: list[str], words: str) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from muster.agent.eventloop import EventLoop
-from muster.runs import Run
-from muster.world.scribe import Gap, Scribe
-from muster.world.writer import Writer
+from muster.linux.eventloop import EventLoop
+from muster.linux.writer import Writer
+from muster.rundir import Run
+from muster.rundir.writer import Gap, RunWriter
 
 NAME = "attempt_0/rank_00001.out"
 
@@ -51,7 +51,7 @@ def test_a_copy_has_no_hole_and_what_it_lacks_is_counted(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # a log on the same disk
 
     monkeypatch.setattr(os, "pwrite", disk)
-    scribe = Scribe(writer, Run(tmp_path), complain)
+    scribe = RunWriter(writer, Run(tmp_path), complain)
     seen = list[object]()
 
     def put(offset: int, data: bytes) -> None:
@@ -75,7 +75,7 @@ def test_a_copy_has_no_hole_and_what_it_lacks_is_counted(
 
 def test_it_is_known_that_lines_wait_for_room(writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that whoever has many of them leaves them out meanwhile."""
-    scribe = Scribe(writer, Run(tmp_path), lambda _: None)
+    scribe = RunWriter(writer, Run(tmp_path), lambda _: None)
     write, full = os.write, [True]
 
     def limited(fd: int, data: bytes) -> int:

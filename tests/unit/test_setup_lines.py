@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from muster.agent.boot import agent_argv, read_script, shell_script
+from muster.agent.bootstrap import agent_argv, shell_script, ssh_command_for
 
 ARGS = ("-I", "a b", "it's", "$HOME")
 
@@ -17,7 +17,7 @@ Carrier = Callable[[str, Path], "subprocess.CompletedProcess[str]"]
 
 def over_ssh(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """A login shell is given a command that reads the text from stdin."""
-    command = ["sh", "-c", read_script("bash", text.encode())]
+    command = ["sh", "-c", ssh_command_for("bash", text.encode())]
     return subprocess.run(command, input=text, capture_output=True, text=True, cwd=folder)
 
 

@@ -12,23 +12,23 @@ SRC = Path(__file__).parents[2] / "src" / "muster"
 ITS_OWN = ("schedulers/slurm*.py", "launchers/srun.py", "launchers/submitit.py")
 """What Slurm is, and the launchers that are programs of Slurm or made for it."""
 
-THE_LAB = ("lab/*.py", "commands/lab.py")
+THE_LAB = ("lab/*.py", "cli/lab.py")
 """The practice cluster sets up and starts the real one."""
 
 ELSEWHERE = {
     "schedulers/__init__.py": (2, "its row, and an example of an option that is short for another"),
     "launchers/__init__.py": (3, "the rows of srun and submitit, which work in its jobs alone"),
-    "options.py": (4, "help of options that mean something else with --slurm, or describe the lab's"),
-    "values.py": (1, "the hint for `-t 4:00:00`, which sbatch would take"),
-    "commands/__init__.py": (2, "help of `muster nodes` and `muster lab`"),
-    "commands/check.py": (1, "an example in the help of `muster check`"),
-    "ranks.py": (1, "the row of srun among the programs that start muster several times"),
-    "agent/dialects.py": (10, "the row of srun among the launchers that tell a rank who it is"),
-    "agent/hook.py": (1, "the variables by which srun tells ranks apart"),
-    "environ.py": (1, "a row among prefixes of variables that hold no secret"),
-    "runs.py": (4, "the keys of job.json of the version before this one"),
-    "checkup.py": (1, "advice: slurmd may have limits of its own"),
-    "soundness/judge.py": (1, "advice: an option of Slurm that binds ranks"),
+    "config/options.py": (4, "help of options that mean something else with --slurm, or describe the lab's"),
+    "config/values.py": (1, "the hint for `-t 4:00:00`, which sbatch would take"),
+    "cli/commands.py": (2, "help of `muster nodes` and `muster lab`"),
+    "cli/check.py": (1, "an example in the help of `muster check`"),
+    "core/layout.py": (1, "the row of srun among the programs that start muster several times"),
+    "agent/rank_info.py": (10, "the row of srun among the launchers that tell a rank who it is"),
+    "agent/sitecustomize.py": (1, "the variables by which srun tells ranks apart"),
+    "core/env_forwarding.py": (1, "a row among prefixes of variables that hold no secret"),
+    "rundir/__init__.py": (4, "the keys of job.json of the version before this one"),
+    "diagnostics/checks.py": (1, "advice: slurmd may have limits of its own"),
+    "diagnostics/selftest/verdicts.py": (1, "advice: an option of Slurm that binds ranks"),
 }
 """How many lines of a file may name it, and why."""
 

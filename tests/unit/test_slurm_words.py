@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from muster.agent.boot import shell_script
-from muster.errors import Impossible
-from muster.hosts import unfold_hosts
-from muster.model import Host, Late, Rank
-from muster.ranks import layout
+from muster.agent.bootstrap import shell_script
+from muster.core.hostlist import parse_nodelist
+from muster.core.layout import layout
+from muster.core.model import Host, Late, Rank
+from muster.errors import InvalidRequest
 from muster.schedulers import slurm
 from muster.schedulers.scheduler import Allocation, Request
 
@@ -99,7 +99,7 @@ def test_an_allocation() -> None:
     assert Allocation("7", ("n1", "n2", "n3"), 0) == slurm.allocation(env)
     assert Allocation("7", ("n1", "n2", "n3"), 2) == slurm.allocation({**env, "SLURM_RESTART_COUNT": "2"})
     assert slurm.allocation({}) is None
-    with pytest.raises(Impossible, match="heterogeneous"):
+    with pytest.raises(InvalidRequest, match="heterogeneous"):
         slurm.allocation({**env, "SLURM_HET_SIZE": "2"})
 
 
@@ -127,7 +127,7 @@ def test_what_would_mislead_a_step_is_left_out() -> None:
         "SCANCEL_STATE": "PENDING",
     }
     kept = {"SLURM_JOB_ID", "SLURM_CONF", "PATH", "SLURM_JOB_NODELIST", "SLURM_GPUS_ON_NODE"}
-    assert kept == set(slurm.clean(env))
+    assert kept == set(slurm.clean_env(env))
     assert kept | {"SBATCH_ACCOUNT"} == set(slurm.for_sbatch(env))
     asked = {"SLURM_GPUS_PER_TASK", "SLURM_LABELIO", "SLURM_NEW_IN_SOME_VERSION"}
     assert asked <= set(slurm.exported(env)), "ranks may have an srun of their own"
@@ -180,12 +180,12 @@ def test_a_step_says_everything() -> None:
     ],
 )
 def test_host_lists_of_slurm(text: str, expected: list[str]) -> None:
-    assert expected == unfold_hosts(text)
+    assert expected == parse_nodelist(text)
 
 
 def test_a_host_list_that_is_none() -> None:
-    with pytest.raises(Impossible, match="cannot read the host list"):
-        unfold_hosts("n[a-b]")
+    with pytest.raises(InvalidRequest, match="cannot read the host list"):
+        parse_nodelist("n[a-b]")
 
 
 SINFO = """n1|spare|idle|8|16000|gpu:toy:4|0/8/0/8|none
@@ -299,7 +299,7 @@ def test_names_in_an_array() -> None:
 
 def test_a_trial_goes_where_the_job_will() -> None:
     asked = Request("x", 3, (("partition", "gpu"), ("nodelist", "n1,n2,n3"), ("time", "9")))
-    line = slurm.trial(asked, ("true",))
+    line = slurm.probe_argv(asked, ("true",))
     assert {"--partition=gpu", "--nodes=1", "--time=1"} <= set(line)
     assert not [word for word in line if "nodelist" in word]
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from changing import Change, set_to
 
-from muster.soundness.judge import SECTIONS, Verdict, judge
-from muster.soundness.page import page
-from muster.soundness.words import end_in_words, section_in_words
+from muster.diagnostics.selftest.html import page
+from muster.diagnostics.selftest.text import end_in_words, section_in_words
+from muster.diagnostics.selftest.verdicts import SECTIONS, Verdict, evaluate
 
 
 def rank(number: int) -> dict[str, Any]:
@@ -53,12 +53,12 @@ TOLD: dict[str, dict[str, Any]] = {
 
 
 def wrong(told: dict[str, Any], asked: int = 4) -> list[Verdict]:
-    return [verdict for verdict in judge(told, asked) if not verdict.holds]
+    return [verdict for verdict in evaluate(told, asked) if not verdict.passed]
 
 
 def test_all_holds_on_a_sound_cluster() -> None:
     assert [] == wrong(TOLD)
-    assert set(SECTIONS) == {verdict.section for verdict in judge(TOLD, 4)}
+    assert set(SECTIONS) == {verdict.section for verdict in evaluate(TOLD, 4)}
 
 
 def all_on(key: str, value: Any) -> Change:
@@ -121,17 +121,17 @@ def test_one_thing_that_is_wrong(change: Change, section: str, name: str, says: 
     found = [verdict for verdict in wrong(told) if verdict.name == name]
     assert [section] == [verdict.section for verdict in found], wrong(told)
     assert says in found[0].found
-    text = section_in_words(section, told, judge(told, 4))
+    text = section_in_words(section, told, evaluate(told, 4))
     assert f"WRONG  {name}" in text
-    assert ("what to do: " in text) == bool(found[0].do)
-    assert re.search("1 does not hold|[0-9]+ do not hold", end_in_words(judge(told, 4)))
+    assert ("what to do: " in text) == bool(found[0].remedy)
+    assert re.search("1 does not hold|[0-9]+ do not hold", end_in_words(evaluate(told, 4)))
 
 
 def test_an_operation_that_a_backend_does_not_have_is_no_error() -> None:
     told = copy.deepcopy(TOLD)
     told["sum"]["operations"][1]["without"] = "gloo does not support it"
     assert [] == wrong(told)
-    assert "ok     broadcast: not offered: gloo does not support it" in section_in_words("sum", told, judge(told, 4))
+    assert "ok     broadcast: not offered: gloo does not support it" in section_in_words("sum", told, evaluate(told, 4))
 
 
 def test_one_core_is_no_wonder_where_there_is_one() -> None:
@@ -156,7 +156,7 @@ def test_the_page_is_whole_whatever_was_told() -> None:
     """Well-formed, every picture there, and nothing from elsewhere; names of hosts are no HTML."""
     told = copy.deepcopy(TOLD)
     told["who"]["ranks"][0]["host"] = "<script>alert(1)</script>"
-    text = page(told, judge(told, 4), "check & all", "muster check -H 'n[1-2]'")
+    text = page(told, evaluate(told, 4), "check & all", "muster check -H 'n[1-2]'")
     body = ElementTree.fromstring(text[text.index("<body>") : text.index("</html>")])
     assert 4 == len(body.findall("section"))
     assert 3 == sum(svg.get("class") == "grid" for svg in body.iter("svg"))
@@ -166,7 +166,7 @@ def test_the_page_is_whole_whatever_was_told() -> None:
     assert 12 == len(list(grid.iter("rect")))
     assert "src=" not in text and "http" not in text and "<script" not in text
     half = {name: told[name] for name in ("who", "sum")}
-    assert "the ranks ended before that" in page(half, judge(half, 4), "half", "")
+    assert "the ranks ended before that" in page(half, evaluate(half, 4), "half", "")
 
 
 def test_many_ranks_fit_on_the_page() -> None:
@@ -177,7 +177,7 @@ def test_many_ranks_fit_on_the_page() -> None:
     looks = [{**look, "by_rank": shares} for look in told["data"]["epochs"]]
     looks[-1]["by_rank"] = [list(range(2 * count))] * 4  # as the ranks tell it
     told["data"] = {"samples": 2 * count, "epochs": looks}
-    text = page(told, judge(told, count), "many", "")
+    text = page(told, evaluate(told, count), "many", "")
     assert "436 more ranks are left out" in text
     assert len(text) < 1 << 20
-    assert "… and 436 more, in the page" in section_in_words("who", told, judge(told, count))
+    assert "… and 436 more, in the page" in section_in_words("who", told, evaluate(told, count))

@@ -16,14 +16,14 @@ from muster.client import follow, reconcile
 from muster.client.client import Client
 from muster.client.follow import Follower, Waited, wait
 from muster.client.status import Controller, RunStatus, status
-from muster.report import outcome_as_json
-from muster.results import Outcome, RunState, StopKind, StopReason
-from muster.runs import Run, Scheduled, Unreadable
-from muster.sentences import reason_in_words
+from muster.core.results import RunResult, RunState, StopKind, StopReason
+from muster.rundir import Run, Scheduled, Unreadable
+from muster.ui.sentences import reason_in_words
+from muster.ui.text import outcome_as_json
 
 ID = "20261127-101112-0123456789abc-train"
 HERE = {"host": "n0", "boot": "b1"}
-FAILED = Outcome(RunState.FAILED, 3, 2.0)
+FAILED = RunResult(RunState.FAILED, 3, 2.0)
 SERVED: dict[str, Any] = {"served": {"name": "n2", "user": ""}, "host": "n2", "there": "/there"}
 QUEUED: dict[str, Any] = {"host": "n1", "there": "/there", "served": {"name": "", "user": ""}}
 
@@ -72,7 +72,7 @@ class Told:
         return self.starter
 
 
-def made(root: Path, outcome: Outcome | None = None, files: dict[str, Any] | None = None, **job: Any) -> Run:
+def made(root: Path, outcome: RunResult | None = None, files: dict[str, Any] | None = None, **job: Any) -> Run:
     """A run directory with this in its job.json."""
     path = root / "runs" / ID
     path.mkdir(mode=0o700, parents=True)
@@ -242,7 +242,7 @@ def test_controllers_are_asked_at_the_same_time(tmp_path: Path, monkeypatch: pyt
 
 def test_the_run_directory_is_brought_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is only known elsewhere is written here, once; and not by root into a directory of another user."""
-    ended = Outcome(RunState.KILLED, 137, 1.0, stopped=StopReason(StopKind.OTHER, message="cancelled"))
+    ended = RunResult(RunState.KILLED, 137, 1.0, stopped=StopReason(StopKind.OTHER, message="cancelled"))
     run = made(tmp_path)
     for found, anothers, written in (
         (RunStatus(RunState.RUNNING, heard=True), True, set()),

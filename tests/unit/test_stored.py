@@ -13,38 +13,46 @@ from typing import Any
 import pytest
 from changing import set_to
 
-from muster import runs
-from muster.errors import Impossible
-from muster.launchers import make_plan
-from muster.model import Host, Job, Program, as_json
-from muster.ranks import layout
-from muster.report import outcome_as_json, outcome_in_words
-from muster.results import (
+from muster import rundir
+from muster.controller.controller import fields_of
+from muster.core.json_records import Malformed, outcome_from_json, plan_from_json
+from muster.core.layout import layout
+from muster.core.model import Host, Job, Program, as_json
+from muster.core.results import (
     Failure,
     FailureKind,
     Leftover,
     LostNode,
-    Outcome,
     Problem,
     ProblemKind,
-    RankEnd,
+    RankExit,
+    RunResult,
     RunState,
     StopKind,
     StopReason,
     Unlogged,
 )
-from muster.runs import Run, Store, Unreadable
-from muster.sentences import problem_in_words
-from muster.stored import Malformed, outcome_from_json, plan_from_json
-from muster.supervise import Asked, Ended, StoreEnded, Swept, Unable, event_from_json
-from muster.world.loop import fields_of
+from muster.core.supervisor import (
+    NAMES,
+    CleanedUp,
+    RankExited,
+    StartFailed,
+    StopRequested,
+    StoreDied,
+    event_from_json,
+)
+from muster.errors import InvalidRequest
+from muster.launchers import make_plan
+from muster.rundir import Run, Store, Unreadable
+from muster.ui.sentences import problem_in_words
+from muster.ui.text import outcome_as_json, outcome_in_words
 
-END = RankEnd(0, 0, 1.5, None, 9, failure=Failure(FailureKind.EXCEPTION, 1.0, "ValueError: x", ("a", "b")))
+END = RankExit(0, 0, 1.5, None, 9, failure=Failure(FailureKind.EXCEPTION, 1.0, "ValueError: x", ("a", "b")))
 ENDS = (END, END._replace(rank=1, code=0, signal=None, failure=None, by_launcher=True, late=True))
 STOPPED = StopReason(
     StopKind.PROBLEM, signal=9, problems=(Problem(ProblemKind.VERSIONS, ("n1", "n2"), values=(("n1", "2.3"),)),)
 )
-OUTCOME = Outcome(
+OUTCOME = RunResult(
     *(RunState.FAILED, 1, 2.5, 1, STOPPED, END, ENDS),
     left=(Leftover("sleep 99", 71, "S", killed=True),),
     lost=(LostNode(1, "it is gone"),),
@@ -121,8 +129,8 @@ def test_what_an_older_muster_told_in_words_is_still_read() -> None:
     ]
     assert words == outcome_in_words(outcome, "x", 1).splitlines()
     event = {"event": "swept", "t": 1.0, "node": 0, "ended": [], "left": ["dd (pid 8)"]}
-    assert Swept(1.0, 0, (), (Leftover("dd (pid 8)"),)) == event_from_json(event)
-    assert StoreEnded(1.0) == event_from_json({"event": "storeended", "t": 1.0, "how": "exit status 1"})
+    assert CleanedUp(1.0, 0, (), (Leftover("dd (pid 8)"),)) == event_from_json(event)
+    assert StoreDied(1.0) == event_from_json({"event": "storeended", "t": 1.0, "how": "exit status 1"})
     unable = event_from_json({"event": "unable", "t": 1.0, "node": 0, "why": reason})
     assert "there is no torch in python" == problem_in_words(unable.problems[0])
 
@@ -131,18 +139,18 @@ def test_events_are_read_back_as_they_were_written() -> None:
     """A supervisor that begins again goes by them."""
     failure = Failure(FailureKind.PEER_LOST, 1.0, "x", ("a",))
     for event in (
-        Unable(1.0, 0, STOPPED.problems),
-        Swept(1.0, 0, OUTCOME.left, (Leftover("dd", 8, "D", gpu=True),)),
-        StoreEnded(1.0, None, 9, "/x/store.log"),
-        Ended(1.0, 3, 0, 1, None, failure),
-        Asked(1.0, 1, gone_for=30.0),
+        StartFailed(1.0, 0, STOPPED.problems),
+        CleanedUp(1.0, 0, OUTCOME.left, (Leftover("dd", 8, "D", gpu=True),)),
+        StoreDied(1.0, None, 9, "/x/store.log"),
+        RankExited(1.0, 3, 0, 1, None, failure),
+        StopRequested(1.0, 1, gone_for=30.0),
     ):
-        written = json.dumps({"event": type(event).__name__.lower(), **fields_of(event)})
+        written = json.dumps({"event": NAMES[type(event)], **fields_of(event)})
         assert event == event_from_json(json.loads(written))
 
 
 def a_run(root: Path, name: str = "20261127-101112-0123456789abc-train") -> Run:
-    run = runs.create(Store(root), name)
+    run = rundir.create(Store(root), name)
     run.write("job.json", {"id": name, "name": "", "time": time.time(), "host": "elsewhere", "boot": "", "ranks": 2})
     return run
 
@@ -187,17 +195,17 @@ def test_of_events_only_whole_ones_count(tmp_path: Path) -> None:
 def test_a_run_directory_that_is_there_is_never_touched(tmp_path: Path) -> None:
     run = a_run(tmp_path)
     (run.path / "precious").write_text("x")
-    with pytest.raises(Impossible, match="File exists"):
-        runs.create(Store(tmp_path), run.id)
+    with pytest.raises(InvalidRequest, match="File exists"):
+        rundir.create(Store(tmp_path), run.id)
     assert (run.path / "precious").exists()
 
 
 def test_ids_sort_by_time_and_cannot_be_foreseen(tmp_path: Path) -> None:
-    ids = [runs.free_id(Store(tmp_path), "train", 1.0 + step / 100, "20261127-101112") for step in range(50)]
+    ids = [rundir.free_id(Store(tmp_path), "train", 1.0 + step / 100, "20261127-101112") for step in range(50)]
     assert ids == sorted(ids)
     assert 50 == len(set(ids))
-    assert all(runs.ID.fullmatch(found) for found in ids)
-    again = {runs.free_id(Store(tmp_path), "a b/ü", 1.0, "20261127-101112") for _ in range(50)}
+    assert all(rundir.ID.fullmatch(found) for found in ids)
+    again = {rundir.free_id(Store(tmp_path), "a b/ü", 1.0, "20261127-101112") for _ in range(50)}
     assert 50 == len(again), "of the same moment"
 
 
@@ -211,5 +219,5 @@ def test_no_file_of_a_rank_lies_elsewhere(tmp_path: Path, attempt: Any, rank: An
 
 def test_an_empty_name_is_the_name_of_no_run(tmp_path: Path) -> None:
     a_run(tmp_path)
-    with pytest.raises(Impossible, match="an empty name"):
-        runs.find(Store(tmp_path), "")
+    with pytest.raises(InvalidRequest, match="an empty name"):
+        rundir.find_run(Store(tmp_path), "")

@@ -10,38 +10,38 @@ from typing import Any, NamedTuple, Union
 
 import pytest
 
-from muster.results import Failure, FailureKind, Leftover, Problem, ProblemKind, RankEnd
-from muster.sentences import notice_in_words, reason_in_words
-from muster.supervise import (
+from muster.core.results import Failure, FailureKind, Leftover, Problem, ProblemKind, RankExit
+from muster.core.supervisor import (
     NOTICES,
-    SETTLE,
+    ROOT_CAUSE_WAIT,
     SIGHUP,
     SIGINT,
     SIGKILL,
     SIGTERM,
     Action,
-    Asked,
+    AgentReady,
+    CleanedUp,
+    CleanUp,
     Configured,
-    Ended,
     Event,
     Finish,
-    JobEnds,
-    Listen,
-    Listening,
-    Lost,
-    Ready,
-    Settings,
-    Signal,
-    Start,
-    Started,
-    StoreEnded,
+    JobEnding,
+    NodeLost,
+    OpenStore,
+    PreemptionWarned,
+    RankExited,
+    RanksStarted,
+    SignalRanks,
+    StartFailed,
+    StartRanks,
+    StopRequested,
+    StoreDied,
+    StoreOpened,
     Supervisor,
-    Sweep,
-    Swept,
+    SupervisorConfig,
     Tick,
-    Unable,
-    Warned,
 )
+from muster.ui.sentences import notice_in_words, reason_in_words
 
 
 class Say(NamedTuple):
@@ -76,19 +76,19 @@ class History(NamedTuple):
     """One run, told from its first event to its last."""
 
     truth: str
-    settings: Settings
+    settings: SupervisorConfig
     steps: Sequence[Step]
     outcome: dict[str, Any]
 
 
-def ranks(count: int, **more: Any) -> Settings:
+def ranks(count: int, **more: Any) -> SupervisorConfig:
     """So many ranks on one node."""
-    return Settings(ranks=tuple(range(count)), nodes=1, node_of=(0,) * count, grace=10.0, **more)
+    return SupervisorConfig(ranks=tuple(range(count)), nodes=1, node_of=(0,) * count, grace=10.0, **more)
 
 
-def two_nodes(**more: Any) -> Settings:
+def two_nodes(**more: Any) -> SupervisorConfig:
     """Ranks 0 and 1 on node 0, rank 2 on node 1."""
-    return Settings(ranks=(0, 1, 2), nodes=2, node_of=(0, 0, 1), grace=10.0, **more)
+    return SupervisorConfig(ranks=(0, 1, 2), nodes=2, node_of=(0, 0, 1), grace=10.0, **more)
 
 
 def raised(when: float) -> Failure:
@@ -102,25 +102,28 @@ def lost_peer(when: float) -> Failure:
 
 
 BEGUN: list[Step] = [
-    (Configured(0.1), [Listen(0)]),
-    (Ready(0.8, 0), []),
-    (Listening(0.9, 0, 29500), [Start(0, 29500)]),
-    (Started(1.0, 0, 0), []),
+    (Configured(0.1), [OpenStore(0)]),
+    (AgentReady(0.8, 0), []),
+    (StoreOpened(0.9, 0, 29500), [StartRanks(0, 29500)]),
+    (RanksStarted(1.0, 0, 0), []),
 ]
 """One node gets ready and starts its ranks."""
 
 BEGUN_ON_TWO: list[Step] = [
-    (Configured(0.1), [Listen(0)]),
-    (Ready(0.8, 0), []),
-    (Listening(0.9, 0, 29500), []),
-    (Ready(1.2, 1), [Start(0, 29500)]),
+    (Configured(0.1), [OpenStore(0)]),
+    (AgentReady(0.8, 0), []),
+    (StoreOpened(0.9, 0, 29500), []),
+    (AgentReady(1.2, 1), [StartRanks(0, 29500)]),
 ]
 
 FAILED_ONCE: list[Step] = [
     *BEGUN,
-    (Ended(2.0, 1, 0, signal=9), [Signal(SIGTERM, (0,))]),
-    (Ended(2.1, 0, 0, signal=15), [Sweep(0.0)]),
-    (Swept(2.2, 0), [Say("rank 1 failed: killed by SIGKILL; starting all ranks again (restart 1 of 1)"), Listen(1)]),
+    (RankExited(2.0, 1, 0, signal=9), [SignalRanks(SIGTERM, (0,))]),
+    (RankExited(2.1, 0, 0, signal=15), [CleanUp(0.0)]),
+    (
+        CleanedUp(2.2, 0),
+        [Say("rank 1 failed: killed by SIGKILL; starting all ranks again (restart 1 of 1)"), OpenStore(1)],
+    ),
 ]
 """Of two ranks, with one restart: up to where node 0 is asked for a new port."""
 
@@ -131,7 +134,7 @@ ENDS = [
     History(
         "When all ranks end well, the run has succeeded.",
         ranks(2),
-        [*BEGUN, (Ended(3.0, 0, 0, 0), []), (Ended(3.5, 1, 0, 0), [Sweep(10.0)]), (Swept(3.6, 0), [])],
+        [*BEGUN, (RankExited(3.0, 0, 0, 0), []), (RankExited(3.5, 1, 0, 0), [CleanUp(10.0)]), (CleanedUp(3.6, 0), [])],
         {
             "state": "succeeded",
             "code": 0,
@@ -139,20 +142,20 @@ ENDS = [
             "attempt": 0,
             "reason": "",
             "first": None,
-            "ends": (RankEnd(0, 0, 3.0, 0), RankEnd(1, 0, 3.5, 0)),
+            "ends": (RankExit(0, 0, 3.0, 0), RankExit(1, 0, 3.5, 0)),
             "left": (),
         },
     ),
     History(
         "After success, what ranks left behind has the grace to end by itself, and what had to be ended is told.",
         ranks(1),
-        [*BEGUN, (Ended(3.0, 0, 0, 0), [Sweep(10.0)]), (Swept(13.1, 0, (sleep(7),)), [])],
+        [*BEGUN, (RankExited(3.0, 0, 0, 0), [CleanUp(10.0)]), (CleanedUp(13.1, 0, (sleep(7),)), [])],
         {"state": "succeeded", "code": 0, "duration": 13.1, "left": (sleep(7)._replace(killed=True),)},
     ),
     History(
         "What outlives even the sweep is told, after a failure too; what the sweep ended then is not.",
         ranks(1),
-        [*BEGUN, (Ended(3.0, 0, 0, 2), [Sweep(0.0)]), (Swept(8.0, 0, (sleep(7),), (dd(8),)), [])],
+        [*BEGUN, (RankExited(3.0, 0, 0, 2), [CleanUp(0.0)]), (CleanedUp(8.0, 0, (sleep(7),), (dd(8),)), [])],
         {"state": "failed", "code": 2, "left": (dd(8),)},
     ),
     History(
@@ -160,23 +163,23 @@ ENDS = [
         ranks(4),
         [
             *BEGUN,
-            (Ended(5.0, 2, 0, 7), [Signal(SIGTERM, (0, 1, 3))]),
-            (Ended(5.1, 0, 0, signal=15), []),
+            (RankExited(5.0, 2, 0, 7), [SignalRanks(SIGTERM, (0, 1, 3))]),
+            (RankExited(5.1, 0, 0, signal=15), []),
             (Tick(14.9), []),
-            (Tick(15.0), [Say("killing 2 ranks that did not end (SIGKILL)"), Signal(SIGKILL, (1, 3))]),
-            (Ended(15.1, 1, 0, signal=9), []),
-            (Ended(15.2, 3, 0, signal=9), [Sweep(0.0)]),
-            (Swept(15.3, 0), []),
+            (Tick(15.0), [Say("killing 2 ranks that did not end (SIGKILL)"), SignalRanks(SIGKILL, (1, 3))]),
+            (RankExited(15.1, 1, 0, signal=9), []),
+            (RankExited(15.2, 3, 0, signal=9), [CleanUp(0.0)]),
+            (CleanedUp(15.3, 0), []),
         ],
         {
             "state": "failed",
             "code": 7,
-            "first": RankEnd(2, 0, 5.0, 7),
+            "first": RankExit(2, 0, 5.0, 7),
             "ends": (
-                RankEnd(0, 0, 5.1, signal=15, by_us=True),
-                RankEnd(1, 0, 15.1, signal=9, by_us=True),
-                RankEnd(2, 0, 5.0, 7),
-                RankEnd(3, 0, 15.2, signal=9, by_us=True),
+                RankExit(0, 0, 5.1, signal=15, by_us=True),
+                RankExit(1, 0, 15.1, signal=9, by_us=True),
+                RankExit(2, 0, 5.0, 7),
+                RankExit(3, 0, 15.2, signal=9, by_us=True),
             ),
         },
     ),
@@ -185,21 +188,21 @@ ENDS = [
         ranks(4),
         [
             *BEGUN,
-            (Ended(5.0, 2, 0, signal=11), [Signal(SIGTERM, (0, 1, 3))]),
-            (Ended(5.1, 0, 0, signal=6), []),
-            (Ended(5.2, 1, 0, signal=9), []),
-            (Ended(5.3, 3, 0, 143), [Sweep(0.0)]),
-            (Swept(5.4, 0), []),
+            (RankExited(5.0, 2, 0, signal=11), [SignalRanks(SIGTERM, (0, 1, 3))]),
+            (RankExited(5.1, 0, 0, signal=6), []),
+            (RankExited(5.2, 1, 0, signal=9), []),
+            (RankExited(5.3, 3, 0, 143), [CleanUp(0.0)]),
+            (CleanedUp(5.4, 0), []),
         ],
         {
             "state": "failed",
             "code": 139,
-            "first": RankEnd(2, 0, 5.0, signal=11),
+            "first": RankExit(2, 0, 5.0, signal=11),
             "ends": (
-                RankEnd(0, 0, 5.1, signal=6, late=True),
-                RankEnd(1, 0, 5.2, signal=9, late=True),
-                RankEnd(2, 0, 5.0, signal=11),
-                RankEnd(3, 0, 5.3, 143, by_us=True),
+                RankExit(0, 0, 5.1, signal=6, late=True),
+                RankExit(1, 0, 5.2, signal=9, late=True),
+                RankExit(2, 0, 5.0, signal=11),
+                RankExit(3, 0, 5.3, 143, by_us=True),
             ),
         },
     ),
@@ -209,12 +212,12 @@ ENDS = [
         [
             *BEGUN,
             (
-                Asked(4.0, SIGTERM),
-                [Say("muster was sent SIGTERM: SIGTERM to 2 ranks, 10 s to end"), Signal(15, (0, 1))],
+                StopRequested(4.0, SIGTERM),
+                [Say("muster was sent SIGTERM: SIGTERM to 2 ranks, 10 s to end"), SignalRanks(15, (0, 1))],
             ),
-            (Ended(4.1, 0, 0, signal=6), []),
-            (Ended(4.2, 1, 0, signal=15), [Sweep(0.0)]),
-            (Swept(4.3, 0), []),
+            (RankExited(4.1, 0, 0, signal=6), []),
+            (RankExited(4.2, 1, 0, signal=15), [CleanUp(0.0)]),
+            (CleanedUp(4.3, 0), []),
         ],
         {"state": "interrupted", "code": 143, "first": None},
     ),
@@ -223,19 +226,19 @@ ENDS = [
         ranks(3, foreign=True),
         [
             *BEGUN,
-            (Ended(5.0, 1, 0, 1, failure=lost_peer(4.9)), []),
-            (Ended(5.1, 0, 0, signal=15, asked_by_launcher=5.05), []),
-            (Ended(5.2, 2, 0, 5, asked_by_launcher=5.05), [Sweep(0.0)]),
-            (Swept(5.3, 0), []),
+            (RankExited(5.0, 1, 0, 1, failure=lost_peer(4.9)), []),
+            (RankExited(5.1, 0, 0, signal=15, asked_by_launcher=5.05), []),
+            (RankExited(5.2, 2, 0, 5, asked_by_launcher=5.05), [CleanUp(0.0)]),
+            (CleanedUp(5.3, 0), []),
         ],
         {
             "state": "failed",
             "code": 1,
-            "first": RankEnd(1, 0, 5.0, 1, failure=lost_peer(4.9)),
+            "first": RankExit(1, 0, 5.0, 1, failure=lost_peer(4.9)),
             "ends": (
-                RankEnd(0, 0, 5.1, signal=15, by_launcher=True),
-                RankEnd(1, 0, 5.0, 1, failure=lost_peer(4.9)),
-                RankEnd(2, 0, 5.2, 5, by_launcher=True),
+                RankExit(0, 0, 5.1, signal=15, by_launcher=True),
+                RankExit(1, 0, 5.0, 1, failure=lost_peer(4.9)),
+                RankExit(2, 0, 5.2, 5, by_launcher=True),
             ),
         },
     ),
@@ -244,47 +247,47 @@ ENDS = [
         ranks(2, foreign=True),
         [
             *BEGUN,
-            (Ended(5.1, 0, 0, signal=9, asked_by_launcher=5.1), []),
-            (Tick(6.1), [Signal(SIGTERM, (1,))]),
-            (Ended(6.2, 1, 0, signal=15), [Sweep(0.0)]),
-            (Swept(6.3, 0), []),
+            (RankExited(5.1, 0, 0, signal=9, asked_by_launcher=5.1), []),
+            (Tick(6.1), [SignalRanks(SIGTERM, (1,))]),
+            (RankExited(6.2, 1, 0, signal=15), [CleanUp(0.0)]),
+            (CleanedUp(6.3, 0), []),
         ],
-        {"state": "failed", "code": 137, "first": RankEnd(0, 0, 5.1, signal=9, by_launcher=True)},
+        {"state": "failed", "code": 137, "first": RankExit(0, 0, 5.1, signal=9, by_launcher=True)},
     ),
     History(
         "A signal becomes 128 + n.",
         ranks(1),
-        [*BEGUN, (Ended(5.0, 0, 0, signal=11), [Sweep(0.0)]), (Swept(5.1, 0), [])],
-        {"state": "failed", "code": 139, "first": RankEnd(0, 0, 5.0, signal=11)},
+        [*BEGUN, (RankExited(5.0, 0, 0, signal=11), [CleanUp(0.0)]), (CleanedUp(5.1, 0), [])],
+        {"state": "failed", "code": 139, "first": RankExit(0, 0, 5.0, signal=11)},
     ),
     History(
         "A rank that ends well although it was asked to end has ended well.",
         ranks(2),
         [
             *BEGUN,
-            (Ended(5.0, 0, 0, 3), [Signal(SIGTERM, (1,))]),
-            (Ended(5.2, 1, 0, 0), [Sweep(0.0)]),
-            (Swept(5.3, 0), []),
+            (RankExited(5.0, 0, 0, 3), [SignalRanks(SIGTERM, (1,))]),
+            (RankExited(5.2, 1, 0, 0), [CleanUp(0.0)]),
+            (CleanedUp(5.3, 0), []),
         ],
-        {"state": "failed", "code": 3, "ends": (RankEnd(0, 0, 5.0, 3), RankEnd(1, 0, 5.2, 0))},
+        {"state": "failed", "code": 3, "ends": (RankExit(0, 0, 5.0, 3), RankExit(1, 0, 5.2, 0))},
     ),
     History(
         "Ranks that end because they were asked are no first cause, whatever their status.",
         ranks(3),
         [
             *BEGUN,
-            (Ended(5.0, 2, 0, 3), [Signal(SIGTERM, (0, 1))]),
-            (Ended(5.1, 0, 0, 1, failure=raised(5.05)), []),
-            (Ended(5.2, 1, 0, 143), [Sweep(0.0)]),
-            (Swept(5.3, 0), []),
+            (RankExited(5.0, 2, 0, 3), [SignalRanks(SIGTERM, (0, 1))]),
+            (RankExited(5.1, 0, 0, 1, failure=raised(5.05)), []),
+            (RankExited(5.2, 1, 0, 143), [CleanUp(0.0)]),
+            (CleanedUp(5.3, 0), []),
         ],
         {
             "code": 3,
-            "first": RankEnd(2, 0, 5.0, 3),
+            "first": RankExit(2, 0, 5.0, 3),
             "ends": (
-                RankEnd(0, 0, 5.1, 1, by_us=True, failure=raised(5.05)),
-                RankEnd(1, 0, 5.2, 143, by_us=True),
-                RankEnd(2, 0, 5.0, 3),
+                RankExit(0, 0, 5.1, 1, by_us=True, failure=raised(5.05)),
+                RankExit(1, 0, 5.2, 143, by_us=True),
+                RankExit(2, 0, 5.0, 3),
             ),
         },
     ),
@@ -296,81 +299,81 @@ CAUSES = [
         ranks(3),
         [
             *BEGUN,
-            (Ended(5.0, 0, 0, 1, failure=lost_peer(5.0)), []),
-            (Ended(5.0 + SETTLE - 0.1, 2, 0, 9), [Signal(SIGTERM, (1,))]),
-            (Ended(6.0, 1, 0, signal=15), [Sweep(0.0)]),
-            (Swept(6.1, 0), []),
+            (RankExited(5.0, 0, 0, 1, failure=lost_peer(5.0)), []),
+            (RankExited(5.0 + ROOT_CAUSE_WAIT - 0.1, 2, 0, 9), [SignalRanks(SIGTERM, (1,))]),
+            (RankExited(6.0, 1, 0, signal=15), [CleanUp(0.0)]),
+            (CleanedUp(6.1, 0), []),
         ],
-        {"state": "failed", "code": 9, "first": RankEnd(2, 0, 5.0 + SETTLE - 0.1, 9)},
+        {"state": "failed", "code": 9, "first": RankExit(2, 0, 5.0 + ROOT_CAUSE_WAIT - 0.1, 9)},
     ),
     History(
         "A lost peer alone ends the run after SETTLE seconds, and its exit status is the run's.",
         ranks(2),
         [
             *BEGUN,
-            (Ended(5.0, 0, 0, 4, failure=lost_peer(4.9)), []),
-            (Tick(5.0 + SETTLE - 0.1), []),
-            (Tick(5.0 + SETTLE), [Signal(SIGTERM, (1,))]),
-            (Ended(6.5, 1, 0, signal=15), [Sweep(0.0)]),
-            (Swept(6.6, 0), []),
+            (RankExited(5.0, 0, 0, 4, failure=lost_peer(4.9)), []),
+            (Tick(5.0 + ROOT_CAUSE_WAIT - 0.1), []),
+            (Tick(5.0 + ROOT_CAUSE_WAIT), [SignalRanks(SIGTERM, (1,))]),
+            (RankExited(6.5, 1, 0, signal=15), [CleanUp(0.0)]),
+            (CleanedUp(6.6, 0), []),
         ],
-        {"state": "failed", "code": 4, "first": RankEnd(0, 0, 5.0, 4, failure=lost_peer(4.9))},
+        {"state": "failed", "code": 4, "first": RankExit(0, 0, 5.0, 4, failure=lost_peer(4.9))},
     ),
     History(
         "When all ranks have fallen, there is nobody left to wait for.",
         ranks(2),
         [
             *BEGUN,
-            (Ended(5.0, 0, 0, 1, failure=lost_peer(4.9)), []),
-            (Ended(5.1, 1, 0, 5, failure=lost_peer(4.8)), [Sweep(0.0)]),
-            (Swept(5.2, 0), []),
+            (RankExited(5.0, 0, 0, 1, failure=lost_peer(4.9)), []),
+            (RankExited(5.1, 1, 0, 5, failure=lost_peer(4.8)), [CleanUp(0.0)]),
+            (CleanedUp(5.2, 0), []),
         ],
-        {"state": "failed", "code": 5, "first": RankEnd(1, 0, 5.1, 5, failure=lost_peer(4.8))},
+        {"state": "failed", "code": 5, "first": RankExit(1, 0, 5.1, 5, failure=lost_peer(4.8))},
     ),
     History(
         "An exception of the script outranks ranks that fell for want of it before it was seen; its status counts.",
         ranks(3),
         [
             *BEGUN,
-            (Ended(5.0, 0, 0, 6, failure=lost_peer(4.0)), []),
-            (Ended(5.1, 1, 0, 6, failure=lost_peer(4.1)), []),
-            (Ended(5.5, 2, 0, 1, failure=raised(5.4)), [Sweep(0.0)]),
-            (Swept(5.6, 0), []),
+            (RankExited(5.0, 0, 0, 6, failure=lost_peer(4.0)), []),
+            (RankExited(5.1, 1, 0, 6, failure=lost_peer(4.1)), []),
+            (RankExited(5.5, 2, 0, 1, failure=raised(5.4)), [CleanUp(0.0)]),
+            (CleanedUp(5.6, 0), []),
         ],
-        {"code": 1, "first": RankEnd(2, 0, 5.5, 1, failure=raised(5.4))},
+        {"code": 1, "first": RankExit(2, 0, 5.5, 1, failure=raised(5.4))},
     ),
     History(
         "Of two exceptions the first to be seen counts, not the first rank to be gone.",
         ranks(2),
         [
             *BEGUN,
-            (Ended(5.0, 0, 0, 1, failure=raised(4.9)), [Signal(SIGTERM, (1,))]),
-            (Ended(5.1, 1, 0, 5, failure=raised(4.7)), [Sweep(0.0)]),
-            (Swept(5.2, 0), []),
+            (RankExited(5.0, 0, 0, 1, failure=raised(4.9)), [SignalRanks(SIGTERM, (1,))]),
+            (RankExited(5.1, 1, 0, 5, failure=raised(4.7)), [CleanUp(0.0)]),
+            (CleanedUp(5.2, 0), []),
         ],
-        {"code": 5, "first": RankEnd(1, 0, 5.1, 5, failure=raised(4.7))},
+        {"code": 5, "first": RankExit(1, 0, 5.1, 5, failure=raised(4.7))},
     ),
     History(
         "A rank that had raised before it was asked, and whose exit our SIGTERM cut short, failed by itself with 1.",
         ranks(2),
         [
             *BEGUN,
-            (Ended(5.0, 0, 0, 3), [Signal(SIGTERM, (1,))]),
-            (Ended(5.1, 1, 0, signal=15, failure=raised(4.9)), [Sweep(0.0)]),
-            (Swept(5.2, 0), []),
+            (RankExited(5.0, 0, 0, 3), [SignalRanks(SIGTERM, (1,))]),
+            (RankExited(5.1, 1, 0, signal=15, failure=raised(4.9)), [CleanUp(0.0)]),
+            (CleanedUp(5.2, 0), []),
         ],
-        {"code": 1, "first": RankEnd(1, 0, 5.1, 1, failure=raised(4.9))},
+        {"code": 1, "first": RankExit(1, 0, 5.1, 1, failure=raised(4.9))},
     ),
     History(
         "A signal from outside is a cause of its own, whatever words about peers stand in the log.",
         ranks(2),
         [
             *BEGUN,
-            (Ended(5.0, 0, 0, signal=6, failure=lost_peer(4.9)), [Signal(SIGTERM, (1,))]),
-            (Ended(5.1, 1, 0, signal=15), [Sweep(0.0)]),
-            (Swept(5.2, 0), []),
+            (RankExited(5.0, 0, 0, signal=6, failure=lost_peer(4.9)), [SignalRanks(SIGTERM, (1,))]),
+            (RankExited(5.1, 1, 0, signal=15), [CleanUp(0.0)]),
+            (CleanedUp(5.2, 0), []),
         ],
-        {"code": 134, "first": RankEnd(0, 0, 5.0, signal=6, failure=lost_peer(4.9))},
+        {"code": 134, "first": RankExit(0, 0, 5.0, signal=6, failure=lost_peer(4.9))},
     ),
 ]
 
@@ -380,16 +383,16 @@ ASKED = [
         ranks(2),
         [
             *BEGUN,
-            (Asked(5.0, SIGINT), [Say(INTERRUPT), Signal(SIGINT, (0, 1))]),
+            (StopRequested(5.0, SIGINT), [Say(INTERRUPT), SignalRanks(SIGINT, (0, 1))]),
             (Tick(14.9), []),
             (
                 Tick(15.0),
-                [Say("interrupted (Ctrl-C): SIGTERM to 2 ranks, 5 s to end"), Signal(SIGTERM, (0, 1))],
+                [Say("interrupted (Ctrl-C): SIGTERM to 2 ranks, 5 s to end"), SignalRanks(SIGTERM, (0, 1))],
             ),
-            (Ended(16.0, 1, 0, signal=15), []),
-            (Tick(20.0), [Say("interrupted (Ctrl-C): killing rank 0 (SIGKILL)"), Signal(SIGKILL, (0,))]),
-            (Ended(20.1, 0, 0, signal=9), [Sweep(0.0)]),
-            (Swept(20.2, 0), []),
+            (RankExited(16.0, 1, 0, signal=15), []),
+            (Tick(20.0), [Say("interrupted (Ctrl-C): killing rank 0 (SIGKILL)"), SignalRanks(SIGKILL, (0,))]),
+            (RankExited(20.1, 0, 0, signal=9), [CleanUp(0.0)]),
+            (CleanedUp(20.2, 0), []),
         ],
         {"state": "interrupted", "code": 130, "reason": "interrupted (Ctrl-C)", "first": None},
     ),
@@ -398,15 +401,15 @@ ASKED = [
         ranks(2),
         [
             *BEGUN,
-            (Asked(5.0, SIGINT), [Say(INTERRUPT), Signal(SIGINT, (0, 1))]),
-            (Ended(5.1, 0, 0, signal=2), []),
-            (Ended(5.2, 1, 0, 0), [Sweep(0.0)]),
-            (Swept(5.3, 0), []),
+            (StopRequested(5.0, SIGINT), [Say(INTERRUPT), SignalRanks(SIGINT, (0, 1))]),
+            (RankExited(5.1, 0, 0, signal=2), []),
+            (RankExited(5.2, 1, 0, 0), [CleanUp(0.0)]),
+            (CleanedUp(5.3, 0), []),
         ],
         {
             "state": "interrupted",
             "code": 130,
-            "ends": (RankEnd(0, 0, 5.1, signal=2, by_us=True), RankEnd(1, 0, 5.2, 0)),
+            "ends": (RankExit(0, 0, 5.1, signal=2, by_us=True), RankExit(1, 0, 5.2, 0)),
         },
     ),
     History(
@@ -414,17 +417,17 @@ ASKED = [
         ranks(2),
         [
             *BEGUN,
-            (Asked(5.0, SIGINT), [Say(INTERRUPT), Signal(SIGINT, (0, 1))]),
+            (StopRequested(5.0, SIGINT), [Say(INTERRUPT), SignalRanks(SIGINT, (0, 1))]),
             (
-                Asked(5.5, SIGINT),
+                StopRequested(5.5, SIGINT),
                 [
                     Say("interrupted (Ctrl-C), then Ctrl-C: killing 2 ranks (SIGKILL)"),
-                    Signal(SIGKILL, (0, 1)),
+                    SignalRanks(SIGKILL, (0, 1)),
                 ],
             ),
-            (Ended(5.6, 0, 0, signal=9), []),
-            (Ended(5.7, 1, 0, signal=9), [Sweep(0.0)]),
-            (Swept(5.8, 0), []),
+            (RankExited(5.6, 0, 0, signal=9), []),
+            (RankExited(5.7, 1, 0, signal=9), [CleanUp(0.0)]),
+            (CleanedUp(5.8, 0), []),
         ],
         {"state": "interrupted", "code": 130, "reason": "interrupted (Ctrl-C), then Ctrl-C"},
     ),
@@ -434,17 +437,17 @@ ASKED = [
         [
             *BEGUN,
             (
-                Asked(5.0, SIGTERM),
-                [Say("muster was sent SIGTERM: SIGTERM to rank 0, 10 s to end"), Signal(SIGTERM, (0,))],
+                StopRequested(5.0, SIGTERM),
+                [Say("muster was sent SIGTERM: SIGTERM to rank 0, 10 s to end"), SignalRanks(SIGTERM, (0,))],
             ),
-            (Asked(6.0, SIGTERM), []),
-            (Asked(7.0, 0, "ann"), []),
+            (StopRequested(6.0, SIGTERM), []),
+            (StopRequested(7.0, 0, "ann"), []),
             (
-                Asked(8.0, SIGINT),
-                [Say("muster was sent SIGTERM, then Ctrl-C: killing rank 0 (SIGKILL)"), Signal(SIGKILL, (0,))],
+                StopRequested(8.0, SIGINT),
+                [Say("muster was sent SIGTERM, then Ctrl-C: killing rank 0 (SIGKILL)"), SignalRanks(SIGKILL, (0,))],
             ),
-            (Ended(8.1, 0, 0, signal=9), [Sweep(0.0)]),
-            (Swept(8.2, 0), []),
+            (RankExited(8.1, 0, 0, signal=9), [CleanUp(0.0)]),
+            (CleanedUp(8.2, 0), []),
         ],
         {"state": "interrupted", "code": 130, "reason": "muster was sent SIGTERM, then Ctrl-C"},
     ),
@@ -454,12 +457,12 @@ ASKED = [
         [
             *BEGUN,
             (
-                Asked(5.0, SIGTERM),
-                [Say("muster was sent SIGTERM: SIGTERM to rank 0, 10 s to end"), Signal(SIGTERM, (0,))],
+                StopRequested(5.0, SIGTERM),
+                [Say("muster was sent SIGTERM: SIGTERM to rank 0, 10 s to end"), SignalRanks(SIGTERM, (0,))],
             ),
-            (Tick(15.0), [Say("muster was sent SIGTERM: killing rank 0 (SIGKILL)"), Signal(SIGKILL, (0,))]),
-            (Ended(15.1, 0, 0, signal=9), [Sweep(0.0)]),
-            (Swept(15.2, 0), []),
+            (Tick(15.0), [Say("muster was sent SIGTERM: killing rank 0 (SIGKILL)"), SignalRanks(SIGKILL, (0,))]),
+            (RankExited(15.1, 0, 0, signal=9), [CleanUp(0.0)]),
+            (CleanedUp(15.2, 0), []),
         ],
         {"state": "interrupted", "code": 143, "reason": "muster was sent SIGTERM", "first": None},
     ),
@@ -469,11 +472,11 @@ ASKED = [
         [
             *BEGUN,
             (
-                Asked(5.0, SIGHUP),
-                [Say("the terminal was closed (SIGHUP): SIGTERM to rank 0, 10 s to end"), Signal(SIGTERM, (0,))],
+                StopRequested(5.0, SIGHUP),
+                [Say("the terminal was closed (SIGHUP): SIGTERM to rank 0, 10 s to end"), SignalRanks(SIGTERM, (0,))],
             ),
-            (Ended(5.1, 0, 0, signal=15), [Sweep(0.0)]),
-            (Swept(5.2, 0), []),
+            (RankExited(5.1, 0, 0, signal=15), [CleanUp(0.0)]),
+            (CleanedUp(5.2, 0), []),
         ],
         {"state": "interrupted", "code": 129, "reason": "the terminal was closed (SIGHUP)"},
     ),
@@ -483,11 +486,11 @@ ASKED = [
         [
             *BEGUN,
             (
-                Asked(5.0, 0, by="ann (pid 12)"),
-                [Say("`muster kill` by ann (pid 12): SIGTERM to rank 0, 10 s to end"), Signal(SIGTERM, (0,))],
+                StopRequested(5.0, 0, by="ann (pid 12)"),
+                [Say("`muster kill` by ann (pid 12): SIGTERM to rank 0, 10 s to end"), SignalRanks(SIGTERM, (0,))],
             ),
-            (Ended(5.1, 0, 0, signal=15), [Sweep(0.0)]),
-            (Swept(5.2, 0), []),
+            (RankExited(5.1, 0, 0, signal=15), [CleanUp(0.0)]),
+            (CleanedUp(5.2, 0), []),
         ],
         {"state": "killed", "code": 137, "reason": "`muster kill` by ann (pid 12)"},
     ),
@@ -496,27 +499,27 @@ ASKED = [
         ranks(2),
         [
             *BEGUN,
-            (Ended(5.0, 0, 0, 7), [Signal(SIGTERM, (1,))]),
+            (RankExited(5.0, 0, 0, 7), [SignalRanks(SIGTERM, (1,))]),
             (
-                Asked(5.5, SIGINT),
+                StopRequested(5.5, SIGINT),
                 [
                     Say("interrupted (Ctrl-C): SIGINT to rank 1, 10 s to end; Ctrl-C again to kill them at once"),
-                    Signal(SIGINT, (1,)),
+                    SignalRanks(SIGINT, (1,)),
                 ],
             ),
-            (Ended(5.6, 1, 0, signal=15), [Sweep(0.0)]),
-            (Swept(5.7, 0), []),
+            (RankExited(5.6, 1, 0, signal=15), [CleanUp(0.0)]),
+            (CleanedUp(5.7, 0), []),
         ],
-        {"state": "interrupted", "code": 130, "first": RankEnd(0, 0, 5.0, 7)},
+        {"state": "interrupted", "code": 130, "first": RankExit(0, 0, 5.0, 7)},
     ),
     History(
         "Ctrl-C before any rank was started ends the agents at once; ranks that could start now do not.",
         ranks(2),
         [
-            (Asked(0.5, SIGINT), [Sweep(0.0)]),
-            (Ready(0.8, 0), []),
-            (Listening(0.9, 0, 29500), []),
-            (Swept(1.0, 0), []),
+            (StopRequested(0.5, SIGINT), [CleanUp(0.0)]),
+            (AgentReady(0.8, 0), []),
+            (StoreOpened(0.9, 0, 29500), []),
+            (CleanedUp(1.0, 0), []),
         ],
         {"state": "interrupted", "code": 130, "ends": ()},
     ),
@@ -525,9 +528,9 @@ ASKED = [
         ranks(1),
         [
             *BEGUN,
-            (Ended(3.0, 0, 0, 0), [Sweep(10.0)]),
-            (Asked(4.0, SIGINT), [Say("not waiting for what the ranks left behind"), Sweep(0.0)]),
-            (Swept(4.1, 0), []),
+            (RankExited(3.0, 0, 0, 0), [CleanUp(10.0)]),
+            (StopRequested(4.0, SIGINT), [Say("not waiting for what the ranks left behind"), CleanUp(0.0)]),
+            (CleanedUp(4.1, 0), []),
         ],
         {"state": "succeeded", "code": 0, "duration": 4.1},
     ),
@@ -542,19 +545,24 @@ TIMEOUTS = [
             (Tick(59.9), []),
             (
                 Tick(60.0),
-                [Say("--timeout of 60 s is over: SIGTERM to 2 ranks, 10 s to end"), Signal(SIGTERM, (0, 1))],
+                [Say("--timeout of 60 s is over: SIGTERM to 2 ranks, 10 s to end"), SignalRanks(SIGTERM, (0, 1))],
             ),
-            (Ended(60.5, 0, 0, 0), []),
-            (Tick(70.0), [Say("--timeout of 60 s is over: killing rank 1 (SIGKILL)"), Signal(SIGKILL, (1,))]),
-            (Ended(70.1, 1, 0, signal=9), [Sweep(0.0)]),
-            (Swept(70.2, 0), []),
+            (RankExited(60.5, 0, 0, 0), []),
+            (Tick(70.0), [Say("--timeout of 60 s is over: killing rank 1 (SIGKILL)"), SignalRanks(SIGKILL, (1,))]),
+            (RankExited(70.1, 1, 0, signal=9), [CleanUp(0.0)]),
+            (CleanedUp(70.2, 0), []),
         ],
         {"state": "timed out", "code": 124, "reason": "--timeout of 60 s is over", "first": None},
     ),
     History(
         "--timeout holds while the interpreter warms up, too.",
         ranks(2, timeout=2.0),
-        [(Ready(1.0, 0), []), (Tick(2.0), [Sweep(0.0)]), (Listening(2.1, 0, 29500), []), (Swept(2.2, 0), [])],
+        [
+            (AgentReady(1.0, 0), []),
+            (Tick(2.0), [CleanUp(0.0)]),
+            (StoreOpened(2.1, 0, 29500), []),
+            (CleanedUp(2.2, 0), []),
+        ],
         {"state": "timed out", "code": 124, "ends": ()},
     ),
     History(
@@ -562,10 +570,10 @@ TIMEOUTS = [
         ranks(2, timeout=8.0),
         [
             *BEGUN,
-            (Ended(5.0, 0, 0, 7), [Signal(SIGTERM, (1,))]),
+            (RankExited(5.0, 0, 0, 7), [SignalRanks(SIGTERM, (1,))]),
             (Tick(9.0), []),
-            (Ended(9.5, 1, 0, signal=15), [Sweep(0.0)]),
-            (Swept(9.6, 0), []),
+            (RankExited(9.5, 1, 0, signal=15), [CleanUp(0.0)]),
+            (CleanedUp(9.6, 0), []),
         ],
         {"state": "failed", "code": 7},
     ),
@@ -575,19 +583,19 @@ BROKEN = [
     History(
         "An agent that cannot get ready ends the run with 125 and its words.",
         ranks(2),
-        [(Unable(0.7, 0, no_torch("/usr/bin/python3")), [Sweep(0.0)]), (Swept(0.8, 0), [])],
+        [(StartFailed(0.7, 0, no_torch("/usr/bin/python3")), [CleanUp(0.0)]), (CleanedUp(0.8, 0), [])],
         {"state": "broken", "code": 125, "reason": "there is no torch in /usr/bin/python3 (Python ?)", "ends": ()},
     ),
     History(
         "An agent that is lost takes its ranks with it: 125, and nothing is asked of ranks that nobody can reach.",
         ranks(2),
-        [*BEGUN, (Lost(5.0, 0, "the agent on a ended"), [Sweep(0.0)])],
+        [*BEGUN, (NodeLost(5.0, 0, "the agent on a ended"), [CleanUp(0.0)])],
         {"state": "broken", "code": 125, "reason": "the agent on a ended", "duration": 5.0, "ends": ()},
     ),
     History(
         "An agent that is lost while it gets ready ends the run.",
         ranks(2),
-        [(Lost(0.5, 0, "the agent on a could not be started"), [Sweep(0.0)])],
+        [(NodeLost(0.5, 0, "the agent on a could not be started"), [CleanUp(0.0)])],
         {"state": "broken", "code": 125, "reason": "the agent on a could not be started"},
     ),
     History(
@@ -595,10 +603,10 @@ BROKEN = [
         ranks(2),
         [
             *BEGUN,
-            (StoreEnded(5.0, signal=9), [Signal(SIGTERM, (0, 1))]),
-            (Ended(5.1, 0, 0, 1, failure=lost_peer(5.05)), []),
-            (Ended(5.2, 1, 0, signal=15), [Sweep(0.0)]),
-            (Swept(5.3, 0), []),
+            (StoreDied(5.0, signal=9), [SignalRanks(SIGTERM, (0, 1))]),
+            (RankExited(5.1, 0, 0, 1, failure=lost_peer(5.05)), []),
+            (RankExited(5.2, 1, 0, signal=15), [CleanUp(0.0)]),
+            (CleanedUp(5.3, 0), []),
         ],
         {"state": "failed", "code": 125, "reason": STORE, "first": None},
     ),
@@ -607,10 +615,10 @@ BROKEN = [
         ranks(2),
         [
             *BEGUN,
-            (Ended(4.9, 0, 0, 1, failure=lost_peer(4.9)), []),
-            (StoreEnded(5.0, signal=9), [Signal(SIGTERM, (1,))]),
-            (Ended(5.1, 1, 0, signal=15), [Sweep(0.0)]),
-            (Swept(5.2, 0), []),
+            (RankExited(4.9, 0, 0, 1, failure=lost_peer(4.9)), []),
+            (StoreDied(5.0, signal=9), [SignalRanks(SIGTERM, (1,))]),
+            (RankExited(5.1, 1, 0, signal=15), [CleanUp(0.0)]),
+            (CleanedUp(5.2, 0), []),
         ],
         {"state": "failed", "code": 125, "reason": STORE},
     ),
@@ -619,11 +627,11 @@ BROKEN = [
         ranks(2),
         [
             *BEGUN,
-            (Ended(5.0, 0, 0, 7), [Signal(SIGTERM, (1,))]),
-            (StoreEnded(5.05, signal=9), []),
-            (Ended(5.1, 1, 0, signal=15), [Sweep(0.0)]),
-            (StoreEnded(5.15, signal=9), []),
-            (Swept(5.2, 0), []),
+            (RankExited(5.0, 0, 0, 7), [SignalRanks(SIGTERM, (1,))]),
+            (StoreDied(5.05, signal=9), []),
+            (RankExited(5.1, 1, 0, signal=15), [CleanUp(0.0)]),
+            (StoreDied(5.15, signal=9), []),
+            (CleanedUp(5.2, 0), []),
         ],
         {"state": "failed", "code": 7, "reason": ""},
     ),
@@ -635,17 +643,17 @@ RESTARTS = [
         ranks(2, max_restarts=1),
         [
             *FAILED_ONCE,
-            (Listening(2.3, 1, 29501), [Start(1, 29501)]),
-            (Ended(4.0, 0, 1, 0), []),
-            (Ended(4.1, 1, 1, 0), [Sweep(10.0)]),
-            (Swept(4.2, 0), []),
+            (StoreOpened(2.3, 1, 29501), [StartRanks(1, 29501)]),
+            (RankExited(4.0, 0, 1, 0), []),
+            (RankExited(4.1, 1, 1, 0), [CleanUp(10.0)]),
+            (CleanedUp(4.2, 0), []),
         ],
         {
             "state": "succeeded",
             "code": 0,
             "attempt": 1,
             "first": None,
-            "ends": (RankEnd(0, 0, 4.0, 0), RankEnd(1, 0, 4.1, 0)),
+            "ends": (RankExit(0, 0, 4.0, 0), RankExit(1, 0, 4.1, 0)),
         },
     ),
     History(
@@ -653,13 +661,13 @@ RESTARTS = [
         ranks(2, max_restarts=1),
         [
             *FAILED_ONCE,
-            (Listening(2.25, 0, 29499), []),
-            (Ended(2.28, 0, 0, 77), []),
-            (Listening(2.3, 1, 29501), [Start(1, 29501)]),
-            (Ended(2.4, 0, 0, 77), []),
-            (Ended(4.0, 0, 1, 0), []),
-            (Ended(4.1, 1, 1, 0), [Sweep(10.0)]),
-            (Swept(4.2, 0), []),
+            (StoreOpened(2.25, 0, 29499), []),
+            (RankExited(2.28, 0, 0, 77), []),
+            (StoreOpened(2.3, 1, 29501), [StartRanks(1, 29501)]),
+            (RankExited(2.4, 0, 0, 77), []),
+            (RankExited(4.0, 0, 1, 0), []),
+            (RankExited(4.1, 1, 1, 0), [CleanUp(10.0)]),
+            (CleanedUp(4.2, 0), []),
         ],
         {"state": "succeeded", "code": 0},
     ),
@@ -668,21 +676,21 @@ RESTARTS = [
         ranks(2, max_restarts=1),
         [
             *FAILED_ONCE,
-            (Listening(2.3, 1, 29501), [Start(1, 29501)]),
-            (Ended(4.0, 0, 1, 5), [Signal(SIGTERM, (1,))]),
-            (Ended(4.1, 1, 1, signal=15), [Sweep(0.0)]),
-            (Swept(4.2, 0), []),
+            (StoreOpened(2.3, 1, 29501), [StartRanks(1, 29501)]),
+            (RankExited(4.0, 0, 1, 5), [SignalRanks(SIGTERM, (1,))]),
+            (RankExited(4.1, 1, 1, signal=15), [CleanUp(0.0)]),
+            (CleanedUp(4.2, 0), []),
         ],
-        {"state": "failed", "code": 5, "attempt": 1, "first": RankEnd(0, 0, 4.0, 5)},
+        {"state": "failed", "code": 5, "attempt": 1, "first": RankExit(0, 0, 4.0, 5)},
     ),
     History(
         "Ctrl-C between two attempts: there is no second one.",
         ranks(2, max_restarts=1),
         [
             *FAILED_ONCE,
-            (Asked(2.25, SIGINT), [Sweep(0.0)]),
-            (Listening(2.3, 1, 29501), []),
-            (Swept(2.4, 0), []),
+            (StopRequested(2.25, SIGINT), [CleanUp(0.0)]),
+            (StoreOpened(2.3, 1, 29501), []),
+            (CleanedUp(2.4, 0), []),
         ],
         {"state": "interrupted", "code": 130},
     ),
@@ -691,9 +699,9 @@ RESTARTS = [
         ranks(1, max_restarts=3),
         [
             *BEGUN,
-            (Ended(2.0, 0, 0, 1, failure=lost_peer(2.0)), [Sweep(0.0)]),
-            (Asked(2.1, SIGINT), [Sweep(0.0)]),
-            (Swept(2.2, 0), []),
+            (RankExited(2.0, 0, 0, 1, failure=lost_peer(2.0)), [CleanUp(0.0)]),
+            (StopRequested(2.1, SIGINT), [CleanUp(0.0)]),
+            (CleanedUp(2.2, 0), []),
         ],
         {"state": "interrupted", "code": 130},
     ),
@@ -702,21 +710,21 @@ RESTARTS = [
         ranks(2, max_restarts=3),
         [
             *BEGUN,
-            (Ended(2.0, 0, 0, 7), [Signal(SIGTERM, (1,))]),
-            (Tick(12.0), [Say("killing rank 1 that did not end (SIGKILL)"), Signal(SIGKILL, (1,))]),
+            (RankExited(2.0, 0, 0, 7), [SignalRanks(SIGTERM, (1,))]),
+            (Tick(12.0), [Say("killing rank 1 that did not end (SIGKILL)"), SignalRanks(SIGKILL, (1,))]),
             (
-                Asked(12.1, SIGTERM),
-                [Say("muster was sent SIGTERM: SIGTERM to rank 1, 10 s to end"), Signal(SIGTERM, (1,))],
+                StopRequested(12.1, SIGTERM),
+                [Say("muster was sent SIGTERM: SIGTERM to rank 1, 10 s to end"), SignalRanks(SIGTERM, (1,))],
             ),
-            (Ended(12.2, 1, 0, signal=9), [Sweep(0.0)]),
-            (Swept(12.3, 0), []),
+            (RankExited(12.2, 1, 0, signal=9), [CleanUp(0.0)]),
+            (CleanedUp(12.3, 0), []),
         ],
         {"state": "interrupted", "code": 143},
     ),
     History(
         "A time that runs out between two attempts ends the run.",
         ranks(2, max_restarts=1, timeout=2.25),
-        [*FAILED_ONCE, (Tick(2.25), [Sweep(0.0)]), (Listening(2.3, 1, 29501), []), (Swept(2.4, 0), [])],
+        [*FAILED_ONCE, (Tick(2.25), [CleanUp(0.0)]), (StoreOpened(2.3, 1, 29501), []), (CleanedUp(2.4, 0), [])],
         {"state": "timed out", "code": 124},
     ),
     History(
@@ -724,35 +732,39 @@ RESTARTS = [
         ranks(1, max_restarts=1),
         [
             *BEGUN,
-            (StoreEnded(5.0, signal=9), [Signal(SIGTERM, (0,))]),
-            (Ended(5.1, 0, 0, signal=15), [Sweep(0.0)]),
+            (StoreDied(5.0, signal=9), [SignalRanks(SIGTERM, (0,))]),
+            (RankExited(5.1, 0, 0, signal=15), [CleanUp(0.0)]),
             (
-                Swept(5.2, 0),
+                CleanedUp(5.2, 0),
                 [
                     Say(
                         "the store through which the ranks meet ended: killed by signal 9; "
                         "starting all ranks again (restart 1 of 1)"
                     ),
-                    Listen(1),
+                    OpenStore(1),
                 ],
             ),
-            (Listening(5.3, 1, 29501), [Start(1, 29501)]),
-            (Ended(6.0, 0, 1, 0), [Sweep(10.0)]),
-            (Swept(6.1, 0), []),
+            (StoreOpened(5.3, 1, 29501), [StartRanks(1, 29501)]),
+            (RankExited(6.0, 0, 1, 0), [CleanUp(10.0)]),
+            (CleanedUp(6.1, 0), []),
         ],
         {"state": "succeeded", "code": 0, "attempt": 1, "reason": ""},
     ),
     History(
         "While something of an attempt still lives, there is no next one: it may hold a GPU.",
         ranks(1, max_restarts=3),
-        [*BEGUN, (Ended(2.0, 0, 0, 7), [Sweep(0.0)]), (Swept(8.0, 0, (), (dd(8),)), [])],
+        [*BEGUN, (RankExited(2.0, 0, 0, 7), [CleanUp(0.0)]), (CleanedUp(8.0, 0, (), (dd(8),)), [])],
         {"state": "failed", "code": 7, "attempt": 0, "left": (dd(8),)},
     ),
     History(
         "Without its agent an attempt cannot be repeated.",
         ranks(1, max_restarts=3),
-        [*BEGUN, (Ended(2.0, 0, 0, 7), [Sweep(0.0)]), (Lost(2.1, 0, "the agent on a ended"), [Sweep(0.0)])],
-        {"state": "broken", "code": 125, "attempt": 0, "first": RankEnd(0, 0, 2.0, 7)},
+        [
+            *BEGUN,
+            (RankExited(2.0, 0, 0, 7), [CleanUp(0.0)]),
+            (NodeLost(2.1, 0, "the agent on a ended"), [CleanUp(0.0)]),
+        ],
+        {"state": "broken", "code": 125, "attempt": 0, "first": RankExit(0, 0, 2.0, 7)},
     ),
 ]
 
@@ -762,16 +774,16 @@ NODES = [
         two_nodes(),
         [
             *BEGUN_ON_TWO,
-            (Ended(3.0, 2, 0, 0), []),
-            (Ended(3.1, 0, 0, 0), []),
-            (Ended(3.2, 1, 0, 0), [Sweep(10.0)]),
-            (Swept(3.3, 1), []),
-            (Swept(3.4, 0), []),
+            (RankExited(3.0, 2, 0, 0), []),
+            (RankExited(3.1, 0, 0, 0), []),
+            (RankExited(3.2, 1, 0, 0), [CleanUp(10.0)]),
+            (CleanedUp(3.3, 1), []),
+            (CleanedUp(3.4, 0), []),
         ],
         {
             "state": "succeeded",
             "code": 0,
-            "ends": (RankEnd(0, 0, 3.0 + 0.1, 0), RankEnd(1, 0, 3.2, 0), RankEnd(2, 1, 3.0, 0)),
+            "ends": (RankExit(0, 0, 3.0 + 0.1, 0), RankExit(1, 0, 3.2, 0), RankExit(2, 1, 3.0, 0)),
         },
     ),
     History(
@@ -779,13 +791,13 @@ NODES = [
         two_nodes(),
         [
             *BEGUN_ON_TWO,
-            (Ended(3.0, 2, 0, 7), [Signal(SIGTERM, (0, 1))]),
-            (Ended(3.1, 0, 0, signal=15), []),
-            (Ended(3.2, 1, 0, signal=15), [Sweep(0.0)]),
-            (Swept(3.3, 0), []),
-            (Swept(3.4, 1), []),
+            (RankExited(3.0, 2, 0, 7), [SignalRanks(SIGTERM, (0, 1))]),
+            (RankExited(3.1, 0, 0, signal=15), []),
+            (RankExited(3.2, 1, 0, signal=15), [CleanUp(0.0)]),
+            (CleanedUp(3.3, 0), []),
+            (CleanedUp(3.4, 1), []),
         ],
-        {"state": "failed", "code": 7, "first": RankEnd(2, 1, 3.0, 7)},
+        {"state": "failed", "code": 7, "first": RankExit(2, 1, 3.0, 7)},
     ),
     History(
         "When one node is lost, the ranks of the others are ended, and nobody waits for the lost one.",
@@ -793,12 +805,12 @@ NODES = [
         [
             *BEGUN_ON_TWO,
             (
-                Lost(3.0, 1, "the agent on b ended"),
-                [Say("the agent on b ended: SIGTERM to 2 ranks, 10 s to end"), Signal(SIGTERM, (0, 1))],
+                NodeLost(3.0, 1, "the agent on b ended"),
+                [Say("the agent on b ended: SIGTERM to 2 ranks, 10 s to end"), SignalRanks(SIGTERM, (0, 1))],
             ),
-            (Ended(3.1, 0, 0, signal=15), []),
-            (Ended(3.2, 1, 0, signal=15), [Sweep(0.0)]),
-            (Swept(3.3, 0), []),
+            (RankExited(3.1, 0, 0, signal=15), []),
+            (RankExited(3.2, 1, 0, signal=15), [CleanUp(0.0)]),
+            (CleanedUp(3.3, 0), []),
         ],
         {"state": "broken", "code": 125, "reason": "the agent on b ended"},
     ),
@@ -806,10 +818,10 @@ NODES = [
         "The second node to fail for the same reason changes nothing.",
         two_nodes(),
         [
-            (Unable(0.7, 0, no_torch("python")), [Sweep(0.0)]),
-            (Unable(0.8, 1, no_torch("python3")), []),
-            (Swept(0.9, 0), []),
-            (Swept(1.0, 1), []),
+            (StartFailed(0.7, 0, no_torch("python")), [CleanUp(0.0)]),
+            (StartFailed(0.8, 1, no_torch("python3")), []),
+            (CleanedUp(0.9, 0), []),
+            (CleanedUp(1.0, 1), []),
         ],
         {"state": "broken", "code": 125, "reason": "there is no torch in python (Python ?)"},
     ),
@@ -822,19 +834,19 @@ SCHEDULED = [
         [
             *BEGUN,
             (
-                JobEnds(9.0, "time limit", 3.0),
+                JobEnding(9.0, "time limit", 3.0),
                 [
                     Say("the time limit of the job was reached: SIGTERM to 2 ranks, 3 s to end"),
-                    Signal(SIGTERM, (0, 1)),
+                    SignalRanks(SIGTERM, (0, 1)),
                 ],
             ),
-            (Ended(9.1, 0, 0, 75), []),
+            (RankExited(9.1, 0, 0, 75), []),
             (
                 Tick(12.0),
-                [Say("the time limit of the job was reached: killing rank 1 (SIGKILL)"), Signal(SIGKILL, (1,))],
+                [Say("the time limit of the job was reached: killing rank 1 (SIGKILL)"), SignalRanks(SIGKILL, (1,))],
             ),
-            (Ended(12.1, 1, 0, signal=9), [Sweep(0.0)]),
-            (Swept(12.2, 0), []),
+            (RankExited(12.1, 1, 0, signal=9), [CleanUp(0.0)]),
+            (CleanedUp(12.2, 0), []),
         ],
         {"state": "timed out", "code": 124, "first": None},
     ),
@@ -844,11 +856,11 @@ SCHEDULED = [
         [
             *BEGUN,
             (
-                JobEnds(9.0, "cancelled", 27.0),
-                [Say("the job was cancelled (scancel): SIGTERM to rank 0, 10 s to end"), Signal(SIGTERM, (0,))],
+                JobEnding(9.0, "cancelled", 27.0),
+                [Say("the job was cancelled (scancel): SIGTERM to rank 0, 10 s to end"), SignalRanks(SIGTERM, (0,))],
             ),
-            (Ended(9.1, 0, 0, 75), [Sweep(0.0)]),
-            (Swept(9.2, 0), []),
+            (RankExited(9.1, 0, 0, 75), [CleanUp(0.0)]),
+            (CleanedUp(9.2, 0), []),
         ],
         {"state": "killed", "code": 137, "first": None},
     ),
@@ -857,12 +869,12 @@ SCHEDULED = [
         ranks(3),
         [
             *BEGUN,
-            (Warned(5.0, "time limit", (0, 1)), []),
-            (Ended(6.0, 0, 0, 75), []),
-            (Ended(6.1, 2, 0, 1, failure=lost_peer(6.0)), []),
+            (PreemptionWarned(5.0, "time limit", (0, 1)), []),
+            (RankExited(6.0, 0, 0, 75), []),
+            (RankExited(6.1, 2, 0, 1, failure=lost_peer(6.0)), []),
             (Tick(20.0), []),
-            (Ended(40.0, 1, 0, 0), [Sweep(0.0)]),
-            (Swept(40.1, 0), []),
+            (RankExited(40.0, 1, 0, 0), [CleanUp(0.0)]),
+            (CleanedUp(40.1, 0), []),
         ],
         {"state": "timed out", "code": 124, "first": None},
     ),
@@ -871,13 +883,13 @@ SCHEDULED = [
         ranks(2),
         [
             *BEGUN,
-            (Warned(5.0, "preempted", (0,)), []),
+            (PreemptionWarned(5.0, "preempted", (0,)), []),
             (
-                Ended(6.0, 0, 0, 9),
-                [Say("the job was preempted: SIGTERM to rank 1, 10 s to end"), Signal(SIGTERM, (1,))],
+                RankExited(6.0, 0, 0, 9),
+                [Say("the job was preempted: SIGTERM to rank 1, 10 s to end"), SignalRanks(SIGTERM, (1,))],
             ),
-            (Ended(6.1, 1, 0, signal=15), [Sweep(0.0)]),
-            (Swept(6.2, 0), []),
+            (RankExited(6.1, 1, 0, signal=15), [CleanUp(0.0)]),
+            (CleanedUp(6.2, 0), []),
         ],
         {"state": "killed", "code": 137, "first": None},
     ),
@@ -886,21 +898,21 @@ SCHEDULED = [
         ranks(2),
         [
             *BEGUN,
-            (Warned(5.0, "time limit", (0, 1)), []),
-            (Ended(6.0, 0, 0, 1, failure=raised(5.9)), [Signal(SIGTERM, (1,))]),
-            (Ended(6.1, 1, 0, signal=15), [Sweep(0.0)]),
-            (Swept(6.2, 0), []),
+            (PreemptionWarned(5.0, "time limit", (0, 1)), []),
+            (RankExited(6.0, 0, 0, 1, failure=raised(5.9)), [SignalRanks(SIGTERM, (1,))]),
+            (RankExited(6.1, 1, 0, signal=15), [CleanUp(0.0)]),
+            (CleanedUp(6.2, 0), []),
         ],
-        {"state": "failed", "code": 1, "first": RankEnd(0, 0, 6.0, 1, failure=raised(5.9))},
+        {"state": "failed", "code": 1, "first": RankExit(0, 0, 6.0, 1, failure=raised(5.9))},
     ),
     History(
         "Ranks that are warned and end well have succeeded.",
         ranks(1),
         [
             *BEGUN,
-            (Warned(5.0, "time limit", (0,)), []),
-            (Ended(6.0, 0, 0, 0), [Sweep(10.0)]),
-            (Swept(6.2, 0), []),
+            (PreemptionWarned(5.0, "time limit", (0,)), []),
+            (RankExited(6.0, 0, 0, 0), [CleanUp(10.0)]),
+            (CleanedUp(6.2, 0), []),
         ],
         {"state": "succeeded", "code": 0},
     ),
@@ -909,13 +921,13 @@ SCHEDULED = [
         ranks(2),
         [
             *BEGUN,
-            (Ended(5.0, 0, 0, 3), [Signal(SIGTERM, (1,))]),
-            (JobEnds(6.0, "cancelled", 2.0), []),
-            (Tick(8.0), [Say("killing rank 1 that did not end (SIGKILL)"), Signal(SIGKILL, (1,))]),
-            (Ended(8.1, 1, 0, signal=9), [Sweep(0.0)]),
-            (Swept(8.2, 0), []),
+            (RankExited(5.0, 0, 0, 3), [SignalRanks(SIGTERM, (1,))]),
+            (JobEnding(6.0, "cancelled", 2.0), []),
+            (Tick(8.0), [Say("killing rank 1 that did not end (SIGKILL)"), SignalRanks(SIGKILL, (1,))]),
+            (RankExited(8.1, 1, 0, signal=9), [CleanUp(0.0)]),
+            (CleanedUp(8.2, 0), []),
         ],
-        {"state": "failed", "code": 3, "first": RankEnd(0, 0, 5.0, 3)},
+        {"state": "failed", "code": 3, "first": RankExit(0, 0, 5.0, 3)},
     ),
 ]
 
@@ -924,12 +936,12 @@ HISTORIES = [*ENDS, *CAUSES, *ASKED, *TIMEOUTS, *BROKEN, *RESTARTS, *NODES, *SCH
 
 LATE: list[Event] = [
     Configured(99),
-    Ready(99, 0),
-    Listening(99, 0, 1),
-    Ended(99, 0, 0, 1),
-    Asked(99, SIGINT),
-    Unable(99, 0, ()),
-    Lost(99, 0, ""),
+    AgentReady(99, 0),
+    StoreOpened(99, 0, 1),
+    RankExited(99, 0, 0, 1),
+    StopRequested(99, SIGINT),
+    StartFailed(99, 0, ()),
+    NodeLost(99, 0, ""),
     Tick(999),
 ]
 
@@ -955,13 +967,13 @@ def test_history(history: History) -> None:
 # ---- ranks that never end -------------------------------------------------------------------------------------------
 
 
-def answered(settings: Settings, events: Sequence[Event], swept: Swept) -> list[Action]:
+def answered(settings: SupervisorConfig, events: Sequence[Event], swept: CleanedUp) -> list[Action]:
     """Tell these events, then let time pass, and have every `Sweep` answered once; gives all actions."""
     supervisor, actions = Supervisor(settings), []
     for event in events:
         actions += supervisor.handle(event)
     for _ in range(10):
-        if any(isinstance(action, Sweep) for action in actions):
+        if any(isinstance(action, CleanUp) for action in actions):
             break
         if supervisor.deadline is None:
             return actions  # nobody will ever wake it again
@@ -972,22 +984,22 @@ def answered(settings: Settings, events: Sequence[Event], swept: Swept) -> list[
 def test_a_rank_that_could_not_be_started_keeps_nobody_waiting() -> None:
     """It will never end. The others are asked to, and what there is is swept away."""
     began = [event for event, _ in BEGUN[:3]]
-    unable = Unable(1.0, 0, (Problem(ProblemKind.RANK, ("a",), rank=1, text="no memory"),))
-    actions = answered(ranks(2), [*began, unable, Ended(1.1, 0, 0, signal=15)], Swept(60.0, 0))
+    unable = StartFailed(1.0, 0, (Problem(ProblemKind.RANK, ("a",), rank=1, text="no memory"),))
+    actions = answered(ranks(2), [*began, unable, RankExited(1.1, 0, 0, signal=15)], CleanedUp(60.0, 0))
     last = actions[-1]
-    assert Signal(SIGTERM, (0, 1)) in actions
+    assert SignalRanks(SIGTERM, (0, 1)) in actions
     assert isinstance(last, Finish), f"it waits for ever after {actions}"
     assert (last.outcome.state, last.outcome.code) == ("broken", 125)
     assert reason_in_words(last.outcome.stopped) == "rank 1 could not be started: no memory"
-    assert last.outcome.ends == (RankEnd(0, 0, 1.1, signal=15, by_us=True),)
+    assert last.outcome.ends == (RankExit(0, 0, 1.1, signal=15, by_us=True),)
 
 
 def test_a_rank_that_not_even_sigkill_ends_keeps_nobody_waiting() -> None:
     """It waits in the kernel, for a disk perhaps: it is told of, and muster ends."""
     began = [event for event, _ in BEGUN]
-    actions = answered(ranks(2), [*began, Ended(5.0, 0, 0, 7)], Swept(60.0, 0, (), (dd(9),)))
+    actions = answered(ranks(2), [*began, RankExited(5.0, 0, 0, 7)], CleanedUp(60.0, 0, (), (dd(9),)))
     last = actions[-1]
-    assert Signal(SIGKILL, (1,)) in actions
+    assert SignalRanks(SIGKILL, (1,)) in actions
     assert isinstance(last, Finish), f"it waits for ever after {actions}"
     assert (last.outcome.state, last.outcome.code) == ("failed", 7)
     assert last.outcome.left == (dd(9),)
@@ -1005,7 +1017,7 @@ class World:
         """Some rank is never started, or does not even end by SIGKILL."""
         nodes = random.choice((1, 1, 2, 3))
         node_of = tuple(sorted(random.randrange(nodes) for _ in range(random.randint(1, 4))))
-        self.settings = Settings(
+        self.settings = SupervisorConfig(
             ranks=tuple(range(len(node_of))),
             nodes=nodes,
             node_of=node_of,
@@ -1019,7 +1031,7 @@ class World:
         self.lost: set[int] = set()
         self.history: list[tuple[Event, list[Action]]] = []
         for node in range(nodes):
-            self.later(0, 1.0, Ready, node)
+            self.later(0, 1.0, AgentReady, node)
         self.later(0, 1.0, Configured)
         for _ in range(random.choice((0, 0, 1, 2, 4))):
             self.accident()
@@ -1036,20 +1048,20 @@ class World:
         random = self.random
         kind, *fields = random.choice(
             [
-                (Asked, SIGINT),
-                (Asked, SIGINT),
-                (Asked, SIGTERM),
-                (Asked, SIGHUP),
-                (Asked, 0, "ann"),
-                (Lost, random.randrange(self.settings.nodes), "it is gone"),
-                (Unable, random.randrange(self.settings.nodes), "it cannot"),
-                (StoreEnded, "exit status 1"),
+                (StopRequested, SIGINT),
+                (StopRequested, SIGINT),
+                (StopRequested, SIGTERM),
+                (StopRequested, SIGHUP),
+                (StopRequested, 0, "ann"),
+                (NodeLost, random.randrange(self.settings.nodes), "it is gone"),
+                (StartFailed, random.randrange(self.settings.nodes), "it cannot"),
+                (StoreDied, "exit status 1"),
             ]
         )
         self.later(0, 20.0, kind, *fields)
 
     def ends(self, t: float, within: float, rank: int, **how: Any) -> None:
-        self.later(t, within, Ended, rank, self.attempt, **how)
+        self.later(t, within, RankExited, rank, self.attempt, **how)
 
     def fate(self, t: float, rank: int) -> None:
         """How a rank ends if nobody asks it to."""
@@ -1059,36 +1071,36 @@ class World:
 
     def do(self, t: float, action: Action) -> None:
         """Do what the supervisor wants."""
-        if isinstance(action, Listen):
-            self.later(t, 1.0, Listening, action.attempt, 29500 + action.attempt)
-        elif isinstance(action, Start):
+        if isinstance(action, OpenStore):
+            self.later(t, 1.0, StoreOpened, action.attempt, 29500 + action.attempt)
+        elif isinstance(action, StartRanks):
             self.attempt = action.attempt
             self.living = {r for r, node in zip(self.settings.ranks, self.settings.node_of) if node not in self.lost}
             for rank in self.living:
                 if not (self.deaf and rank == 0):
                     self.fate(t, rank)
-        elif isinstance(action, Signal):
+        elif isinstance(action, SignalRanks):
             for rank in action.ranks:
                 obeys = action.number == SIGKILL or self.random.random() < 0.5
                 if obeys and not (self.deaf and rank == 0):
                     how = self.random.choice(({"signal": action.number}, {"code": 0}, {"code": 1}))
                     self.ends(t, 0.5, rank, **({"signal": SIGKILL} if action.number == SIGKILL else how))
-        elif isinstance(action, Sweep):
+        elif isinstance(action, CleanUp):
             for node in set(range(self.settings.nodes)) - self.lost:
-                self.later(t, 0.1 + action.patience, Swept, node)
+                self.later(t, 0.1 + action.patience, CleanedUp, node)
 
     def happens(self, event: Event) -> bool:
         """This can happen now: the agent that would tell of it is there, and nobody dies twice."""
-        node = getattr(event, "node", 0 if isinstance(event, (Configured, Listening, StoreEnded)) else None)
-        if isinstance(event, Ended):
+        node = getattr(event, "node", 0 if isinstance(event, (Configured, StoreOpened, StoreDied)) else None)
+        if isinstance(event, RankExited):
             if event.attempt != self.attempt or event.rank not in self.living:
                 return False
             node = self.settings.node_of[event.rank]
         if node in self.lost:
             return False
-        if isinstance(event, Ended):
+        if isinstance(event, RankExited):
             self.living.discard(event.rank)
-        if isinstance(event, Lost):
+        if isinstance(event, NodeLost):
             self.lost.add(event.node)
         return True
 
@@ -1143,7 +1155,7 @@ def test_every_history_ends_in_exactly_one_finish() -> None:
         finishes = [action for action in actions if isinstance(action, Finish)]
         assert len(finishes) == 1, words
         assert finishes[0] is actions[-1], words
-        assert any(isinstance(action, Sweep) for action in actions), words
+        assert any(isinstance(action, CleanUp) for action in actions), words
         outcome = finishes[0].outcome
         assert history[-1][0].t == outcome.duration, words
         assert (outcome.state == "succeeded") == (outcome.code == 0), words
@@ -1159,8 +1171,8 @@ def test_a_rank_that_never_ends_keeps_nobody_for_ever() -> None:
         world.play()
         history = world.history
         actions = every_action(history)
-        starts = [at for at, action in enumerate(actions) if isinstance(action, Start)]
-        if not any(isinstance(action, Signal) for action in actions[starts[-1] if starts else 0 :]):
+        starts = [at for at, action in enumerate(actions) if isinstance(action, StartRanks)]
+        if not any(isinstance(action, SignalRanks) for action in actions[starts[-1] if starts else 0 :]):
             continue  # nobody wants the end: the rank may run on
         assert isinstance(actions[-1], Finish), told(seed, history)
 
@@ -1171,8 +1183,10 @@ def test_nothing_starts_after_a_person_asked_for_the_end() -> None:
         history = played(seed).history
         asked = False
         for event, actions in history:
-            asked = asked or isinstance(event, Asked)
-            assert not (asked and any(isinstance(action, (Start, Listen)) for action in actions)), told(seed, history)
+            asked = asked or isinstance(event, StopRequested)
+            assert not (asked and any(isinstance(action, (StartRanks, OpenStore)) for action in actions)), told(
+                seed, history
+            )
 
 
 def test_attempts_are_counted() -> None:
@@ -1180,7 +1194,7 @@ def test_attempts_are_counted() -> None:
     for seed in SEEDS:
         world = played(seed)
         history = world.history
-        starts = [action.attempt for action in every_action(history) if isinstance(action, Start)]
+        starts = [action.attempt for action in every_action(history) if isinstance(action, StartRanks)]
         assert list(range(len(starts))) == starts, told(seed, history)
         assert len(starts) <= world.settings.max_restarts + 1, told(seed, history)
 
@@ -1193,14 +1207,14 @@ def test_signals_go_to_the_living() -> None:
         where = dict(zip(world.settings.ranks, world.settings.node_of))
         gone: set[int] = set()
         for event, actions in history:
-            if isinstance(event, Ended):
+            if isinstance(event, RankExited):
                 gone.add(event.rank)
-            elif isinstance(event, Lost):
+            elif isinstance(event, NodeLost):
                 gone |= {rank for rank, node in where.items() if node == event.node}
             for action in actions:
-                if isinstance(action, Start):
+                if isinstance(action, StartRanks):
                     gone = set()
-                if isinstance(action, Signal):
+                if isinstance(action, SignalRanks):
                     assert action.ranks and not gone & set(action.ranks), told(seed, history)
 
 
@@ -1212,7 +1226,7 @@ def test_when_all_agents_are_lost_it_is_over() -> None:
         history = world.history
         if len(world.lost) == world.settings.nodes:
             seen += 1
-            assert isinstance(history[-1][0], Lost), told(seed, history)
+            assert isinstance(history[-1][0], NodeLost), told(seed, history)
             assert isinstance(every_action(history)[-1], Finish), told(seed, history)
     assert seen > 10
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Callable
 
-from muster.agent.timeline import Grown, Reading, Timeline
+from muster.agent.log_timeline import Grown, Reading, Timeline
 
 
 class File:

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import pytest
 
-from muster.errors import Impossible
-from muster.options import RUN
-from muster.parsing import parse
+from muster.config.options import RUN
+from muster.config.parse import parse
+from muster.errors import InvalidRequest
 
 
 class Known(NamedTuple):
@@ -83,9 +83,9 @@ def test_a_beginning_is_read_as_torchruns_parser_reads_it() -> None:
             if begin in keys or (full == "--numa-binding" and len(fitting) == 1):
                 continue
             if len(fitting) == 1:
-                assert parse(words, RUN).given.keys() == {keys[full]}, begin
+                assert parse(words, RUN).options.keys() == {keys[full]}, begin
             else:
-                with pytest.raises(Impossible, match=f"`{begin}` is the beginning of .*{fitting[0]}"):
+                with pytest.raises(InvalidRequest, match=f"`{begin}` is the beginning of .*{fitting[0]}"):
                     parse(words, RUN)
 
 
@@ -93,10 +93,14 @@ def test_a_line_of_torchrun_is_read() -> None:
     """As it stands in many a script."""
     line = "--standalone --nnodes=1 --nproc_per_node=4 --rdzv_id=7 --rdzv_backend=c10d --max_restarts=3 --tee 3"
     parsed = parse([*line.split(), "-m", "pkg.train", "--tee", "x"], RUN)
-    assert parsed.rest == ["pkg.train", "--tee", "x"]
-    assert (parsed.given["nproc_per_node"], parsed.given["max_restarts"], parsed.given["module"]) == ("4", 3, True)
+    assert parsed.operands == ["pkg.train", "--tee", "x"]
+    assert (parsed.options["nproc_per_node"], parsed.options["max_restarts"], parsed.options["module"]) == (
+        "4",
+        3,
+        True,
+    )
 
 
 def test_an_option_of_nobody_is_refused() -> None:
-    with pytest.raises(Impossible, match="there is no option `--frobnicate`"):
+    with pytest.raises(InvalidRequest, match="there is no option `--frobnicate`"):
         parse(["--frobnicate", "train.py"], RUN)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from muster.agent import trace
-from muster.agent.messages import MESSAGES, TO_AGENT, TO_CONTROLLER
-from muster.agent.protocol import pack
-from muster.agent.trace import Tracer, in_words
+from muster.protocol import trace
+from muster.protocol.frames import encode_frame
+from muster.protocol.messages import MESSAGES, TO_AGENT, TO_CONTROLLER
+from muster.protocol.trace import Tracer, in_words
 
 
 def test_what_may_be_secret_is_never_shown() -> None:
@@ -42,7 +42,7 @@ def test_what_is_not_in_the_catalogue_is_marked_and_not_shown() -> None:
 def test_lines_go_into_the_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.isatty", lambda fd: False)
     tracer = Tracer(str(tmp_path), "controller", "agent", "n1")
-    tracer.sent(pack("stdin", b"hunter2", at=5, end=False) + pack("bye", drain=True))
+    tracer.sent(encode_frame("stdin", b"hunter2", at=5, end=False) + encode_frame("bye", drain=True))
     tracer.heard({"kind": "warned", "t": 1.0})
     lines = (tmp_path / trace.FILE).read_text().splitlines()
     assert 0o600 == (tmp_path / trace.FILE).stat().st_mode & 0o777

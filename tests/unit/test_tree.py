@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from muster.agent import tree
+from muster.agent import code_tree
 
 SERVED, MINE, YOURS = "", "boot-1 0:42", "boot-2 0:42"
 
@@ -24,22 +24,22 @@ SERVED, MINE, YOURS = "", "boot-1 0:42", "boot-2 0:42"
     ],
 )
 def test_same_place(one: list[object], other: list[object], same: bool) -> None:
-    assert same == tree.same_place(one, other) == tree.same_place(other, one)
+    assert same == code_tree.same_place(one, other) == code_tree.same_place(other, one)
 
 
 def test_a_place_stays_the_same_while_files_come_and_go(tmp_path: Path) -> None:
-    before = tree.place(str(tmp_path))
+    before = code_tree.place(str(tmp_path))
     (tmp_path / "new").mkdir()
-    assert before == tree.place(str(tmp_path))
-    assert not tree.same_place(before, tree.place(str(tmp_path / "new")))
-    assert [] == tree.place(str(tmp_path / "absent"))
+    assert before == code_tree.place(str(tmp_path))
+    assert not code_tree.same_place(before, code_tree.place(str(tmp_path / "new")))
+    assert [] == code_tree.place(str(tmp_path / "absent"))
 
 
 def test_no_file_of_the_same_folder_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.py").write_text("one")
-    top, place = str(tmp_path), tree.place(str(tmp_path))
-    there = tree.entries(top, ["a.py"])
+    top, place = str(tmp_path), code_tree.place(str(tmp_path))
+    there = code_tree.entries(top, ["a.py"])
     (tmp_path / "a.py").write_text("other")
-    assert ["0"] == list(tree.compare(top, there)) == list(tree.compare(top, there, [place[0] + 1, place[1]]))
-    monkeypatch.setattr(tree, "identity", lambda path: pytest.fail("lstat"))
-    assert {} == tree.compare(top, there, place)
+    assert ["0"] == list(code_tree.compare(top, there)) == list(code_tree.compare(top, there, [place[0] + 1, place[1]]))
+    monkeypatch.setattr(code_tree, "identity", lambda path: pytest.fail("lstat"))
+    assert {} == code_tree.compare(top, there, place)

@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 from manual import ManualLoop
 
-from muster.agent.local import SUPERVISOR, Sockets, new_token
-from muster.agent.protocol import Unpacker, pack
-from muster.agent.wire import Wire
+from muster.controller.connections import TcpConnection
+from muster.controller.controller import settings_of
+from muster.controller.sessions import Session, Sessions
+from muster.core.layout import layout
+from muster.core.model import Host, Job, Program
+from muster.core.results import RunResult, RunState
+from muster.core.supervisor import Supervisor
 from muster.launchers import make_plan
-from muster.model import Host, Job, Program
-from muster.ranks import layout
-from muster.results import Outcome, RunState
-from muster.runs import Run
-from muster.supervise import Supervisor
-from muster.world.link import FarLink
-from muster.world.loop import settings_of
-from muster.world.viewers import Viewer, Viewers
+from muster.protocol.channel import Channel
+from muster.protocol.frames import FrameDecoder, encode_frame
+from muster.protocol.local_sockets import SUPERVISOR, Sockets, new_token
+from muster.rundir import Run
 
 LEASE = 30.0
 
@@ -32,41 +32,41 @@ class Controller:
     """Notes what viewers have it do; its agents are two, of which the second one has no connection."""
 
     def __init__(self, folder: Path, attached: bool) -> None:
-        self.loop, self.lease, self.parting = ManualLoop(), LEASE, False
+        self.loop, self.lease, self.draining = ManualLoop(), LEASE, False
         job = Job(Program("command", ("true",)), "exec", "python3", "--python", "/")
         self.plan = make_plan(job, layout([(Host("n1"), 1), (Host("n2"), 1)]), "20261127-000000-abcdef")
         self.run = Run(folder)
         self.supervisor = Supervisor(settings_of(self.plan))
         self.records = ['{"event": "one"}', '{"event": "two"}']
-        self.far = [FarLink(number, f"n{number + 1}", 0.0, {}) for number in range(2)]
-        self.far[0].wire = Wire(reading=0, writing=1)
+        self.far = [TcpConnection(number, f"n{number + 1}", 0.0, {}) for number in range(2)]
+        self.far[0].channel = Channel(reading=0, writing=1)
         self.done: list[tuple[Any, ...]] = []
         self.sockets = Sockets("20261127-000000-abcdef", new_token())
-        self.viewers = Viewers(self, attached)
+        self.viewers = Sessions(self, attached)
         self.viewers.listen(self.sockets.listen(SUPERVISOR).detach())
         self.clients: list[Client] = []
 
     def now(self) -> float:
         return self.loop.time()
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         for client in self.clients:
             client.hear()
         self.loop.advance(0.1)
 
-    def tell(self, node: int, kind: str, payload: bytes = b"", /, **fields: Any) -> None:
+    def send_message(self, node: int, kind: str, payload: bytes = b"", /, **fields: Any) -> None:
         self.done.append((kind, node, fields))
 
-    def tell_all(self, kind: str, **fields: Any) -> None:
+    def broadcast(self, kind: str, **fields: Any) -> None:
         self.done.append((kind, fields))
 
-    def asked(self, viewer: Viewer, number: int, by: str = "") -> None:
+    def asked(self, viewer: Session, number: int, by: str = "") -> None:
         self.done.append(("asked", number, by))
 
     def pass_on(self, number: int) -> None:
         self.done.append(("pass", number))
 
-    def forsaken(self) -> None:
+    def on_owner_lost(self) -> None:
         self.done.append(("forsaken",))
 
     def refused(self, text: str) -> None:
@@ -74,9 +74,9 @@ class Controller:
 
     def client(self, **watches: Any) -> Client:
         """Somebody who connects, and who watches if he says what."""
-        count = len(self.viewers.all)
+        count = len(self.viewers.sessions)
         made = Client(self)
-        self.loop.until(lambda: len(self.viewers.all) > count, "she is let in")
+        self.loop.until(lambda: len(self.viewers.sessions) > count, "she is let in")
         self.clients.append(made)
         if watches:
             made.say("watch", **{"want": False, "offsets": {}, "tail": None, "events": 0, "owner": False, **watches})
@@ -89,7 +89,7 @@ class Controller:
     def close(self) -> None:
         for client in self.clients:
             client.sock.close()
-        for viewer in list(self.viewers.all):
+        for viewer in list(self.viewers.sessions):
             viewer.peer.close()
         self.viewers.listener.sock.close()
         self.loop.close()
@@ -102,13 +102,13 @@ class Client:
         self.controller = controller
         found = controller.sockets.connect(SUPERVISOR, os.getuid())
         assert found is not None
-        self.sock, self._frames = found, Unpacker()
+        self.sock, self._frames = found, FrameDecoder()
         self.sock.setblocking(False)
         self.frames: list[tuple[dict[str, Any], bytes]] = []
         self.closed = False
 
     def say(self, kind: str, payload: bytes = b"", **fields: Any) -> None:
-        self.sock.sendall(pack(kind, payload, **fields))
+        self.sock.sendall(encode_frame(kind, payload, **fields))
 
     def hear(self) -> bool:
         """Take what has come; True once the connection has ended."""
@@ -275,10 +275,10 @@ def test_at_the_end_all_are_told_and_waited_for(attached: Controller) -> None:
         return client.closed
 
     client.hear = leave  # type: ignore[method-assign]
-    attached.parting = True
-    attached.viewers.part(Outcome(RunState.SUCCEEDED, 0, 1.0))
+    attached.draining = True
+    attached.viewers.close_all(RunResult(RunState.SUCCEEDED, 0, 1.0))
     assert any(fields["kind"] == "over" for fields, _ in client.frames)
-    assert 1 == len(attached.viewers.all) and 9 < attached.now() - began < 12
+    assert 1 == len(attached.viewers.sessions) and 9 < attached.now() - began < 12
     stalled.sock.close()
 
 
@@ -297,6 +297,6 @@ def test_random_frames_end_their_connection_and_nothing_else(attached: Controlle
         client.sock.shutdown(socket.SHUT_WR)
         attached.loop.until(client.hear, "it is closed")
         client.sock.close()
-    assert [] == attached.viewers.all
+    assert [] == attached.viewers.sessions
     owner = attached.client(owner=True)
     owner.next("event")

@@ -8,22 +8,22 @@ import socket
 
 import pytest
 
-from muster.agent.protocol import pack
-from muster.agent.wire import Wire
+from muster.protocol.channel import Channel
+from muster.protocol.frames import encode_frame
 
 
 class Ends:
     """Two wires and the connection between them, which can be broken with bytes still in it."""
 
     def __init__(self) -> None:
-        self.a, self.b = Wire(keeps=True), Wire(keeps=True)
-        self.heard: dict[Wire, list[int]] = {self.a: [], self.b: []}
+        self.a, self.b = Channel(keeps=True), Channel(keeps=True)
+        self.heard: dict[Channel, list[int]] = {self.a: [], self.b: []}
         self.join()
 
     def join(self) -> None:
         """Make a new connection."""
         one, other = socket.socketpair()
-        for wire, sock, heard in ((self.a, one, self.b.heard), (self.b, other, self.a.heard)):
+        for wire, sock, heard in ((self.a, one, self.b.received), (self.b, other, self.a.received)):
             sock.setblocking(False)
             wire.connect(sock.fileno(), os.dup(sock.detach()), heard=heard)
 
@@ -34,10 +34,10 @@ class Ends:
             os.close(wire.writing)
             wire.disconnect()
 
-    def say(self, wire: Wire, number: int) -> None:
-        wire.put(pack("say", b"x" * (number % 3000), number=number))
+    def say(self, wire: Channel, number: int) -> None:
+        wire.send(encode_frame("say", b"x" * (number % 3000), number=number))
 
-    def turn(self, wire: Wire) -> None:
+    def turn(self, wire: Channel) -> None:
         """Let one end write and read what it can."""
         wire.flush()
         for fields, payload in wire.read() or []:
@@ -79,7 +79,7 @@ def test_what_is_said_without_a_connection_is_heard_over_the_next() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_connections_that_break_at_any_moment(seed: int) -> None:
     chance, ends = random.Random(seed), Ends()
-    said: dict[Wire, int] = {ends.a: 0, ends.b: 0}
+    said: dict[Channel, int] = {ends.a: 0, ends.b: 0}
     for _ in range(400):
         wire = chance.choice((ends.a, ends.b))
         what = chance.random()
@@ -101,8 +101,8 @@ def test_a_new_other_end_begins_at_the_beginning() -> None:
     ends = Ends()
     ends.say(ends.a, 7)
     ends.cut()
-    ends.a.begin_anew()
-    ends.b = Wire(keeps=True)
+    ends.a.reset()
+    ends.b = Channel(keeps=True)
     ends.heard[ends.b] = []
     ends.join()
     ends.say(ends.a, 8)
@@ -113,8 +113,8 @@ def test_a_new_other_end_begins_at_the_beginning() -> None:
 
 def test_what_is_not_kept_costs_nothing() -> None:
     """The wire of a run in the terminal: its end is the end."""
-    wire = Wire()
-    wire.put(pack("say"))
+    wire = Channel()
+    wire.send(encode_frame("say"))
     assert wire.idle, "no connection, nobody to tell"
 
 
@@ -126,6 +126,6 @@ def test_a_broken_connection_is_seen_where_it_is_read() -> None:
     ends.say(ends.a, 1)
     assert not ends.a.flush()
     assert ends.a.read() is None
-    assert not ends.a.silent
+    assert not ends.a.timed_out
     os.close(ends.a.reading)
     os.close(ends.a.writing)

@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 
-from muster.agent.eventloop import EventLoop
-from muster.agent.signals import CapturedSignals
+from muster.controller.connections import Agents
+from muster.controller.foreground import ForegroundController
+from muster.core.layout import layout
+from muster.core.model import Host, Job, Program
 from muster.launchers import make_plan
-from muster.model import Host, Job, Program
-from muster.ranks import layout
-from muster.runs import Run
-from muster.world.attached import Attached
-from muster.world.link import Agents
-from muster.world.pen import Pen
-from muster.world.scribe import Scribe
-from muster.world.writer import Writer
+from muster.linux.eventloop import EventLoop
+from muster.linux.signals import CapturedSignals
+from muster.linux.writer import Writer
+from muster.rundir import Run
+from muster.rundir.writer import RunWriter
+from muster.ui.output_writer import OutputWriter
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_terminal_that_takes_nothing_gets_no_more_once_it_is_enough(loop: Even
         while True:
             os.write(writing, b"x" * 4096)
     os.set_blocking(writing, True)
-    pen, called = Pen(Writer(loop)), list[str]()
+    pen, called = OutputWriter(Writer(loop)), list[str]()
     pen.writer.start()
     pen.put(writing, b"under way")
     pen.put(writing, b"never")
@@ -117,7 +117,7 @@ def test_a_terminal_that_takes_nothing_gets_no_more_once_it_is_enough(loop: Even
 
 def test_lines_that_a_file_does_not_take_are_counted_and_told_of_once(loop: EventLoop, tmp_path: Path) -> None:
     said: list[str] = []
-    scribe = Scribe(Writer(loop), Run(tmp_path), said.append)
+    scribe = RunWriter(Writer(loop), Run(tmp_path), said.append)
     scribe.writer.start()
     (tmp_path / "events.jsonl").mkdir()
     scribe.append("events.jsonl", "one\n")
@@ -149,7 +149,7 @@ def test_a_stalled_disk_holds_up_no_event_of_a_run_in_the_foreground(loop: Event
     job = Job(Program("command", ("true",)), "exec", "python3", "--python", "/")
     plan = make_plan(job, layout([(Host("here"), 1)]), "20261127-000000-abcdef")
     signals, reads = CapturedSignals(loop, []), threading.Event()
-    attached = Attached(loop, signals, plan, Run(tmp_path), Agents([], None), NoView(), 0.0)
+    attached = ForegroundController(loop, signals, plan, Run(tmp_path), Agents([], None), NoView(), 0.0)
     attached.start_writing()
     lines: list[str] = []
     late = threading.Timer(20, reads.set)  # of one that hangs
@@ -161,8 +161,8 @@ def test_a_stalled_disk_holds_up_no_event_of_a_run_in_the_foreground(loop: Event
     reader = threading.Thread(target=read)
     late.start()
     reader.start()
-    attached.note("hello", {"node": 0})
-    attached.note("bye", {})
+    attached.record("hello", {"node": 0})
+    attached.record("bye", {})
     assert not reads.is_set(), "the loop waited for the disk"
     reads.set()
     assert 0 == attached.scribe.close()

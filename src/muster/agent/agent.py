@@ -15,23 +15,24 @@ import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from muster.agent import local, protocol, system
-from muster.agent.environment import Late
-from muster.agent.eventloop import EventLoop
+from muster.agent.context import NodeRun
 from muster.agent.links import RankLinks, put_files_there
-from muster.agent.listener import FirstFew, LocalListener, Peer
-from muster.agent.logs import Logs
-from muster.agent.members import Members
-from muster.agent.node import NodeRun
-from muster.agent.protocol import MAGIC, VERSION, Dispatcher, Refused, pack
-from muster.agent.signals import CapturedSignals, not_ignored
-from muster.agent.wire import Wire
+from muster.agent.log_streaming import LogStreamer
+from muster.agent.rank_environment import Late
+from muster.agent.ranks import RankProcesses
+from muster.linux import processes
+from muster.linux.eventloop import EventLoop
+from muster.linux.signals import CapturedSignals, not_ignored
+from muster.protocol import frames, local_sockets
+from muster.protocol.channel import Channel
+from muster.protocol.frames import MAGIC, VERSION, Dispatcher, Refused, encode_frame
+from muster.protocol.listener import FirstFew, LocalListener, Peer
 
 if TYPE_CHECKING:
-    from muster.agent.dial import Dialer, Met
-    from muster.agent.guests import Guests
-    from muster.agent.handshake import Terms
-    from muster.agent.keep import Keeper
+    from muster.agent.controller_process import ControllerProcess
+    from muster.agent.dialer import ControllerDialer, Met
+    from muster.agent.external import ExternalRanks
+    from muster.protocol.handshake import Terms
 
 _LINGER = 0.2
 """Seconds between two looks at processes that ranks left behind, once they have been there for a while."""
@@ -53,69 +54,69 @@ class Agent:
 
     run_dir: str
     run_id: str
-    sockets: local.Sockets
+    sockets: local_sockets.Sockets
     node: int
     folder: str
     """What this agent writes lies here; `on_prepare` sets these."""
-    members: Members
+    ranks: RankProcesses
     """There are none until `prepared`."""
     links: RankLinks
 
     def __init__(self, loop: EventLoop, hook: str) -> None:
         self.loop, self.hook = loop, hook
-        self.wire = Wire()
+        self.wire = Channel()
         self.prepared = False
-        self.logs = Logs(loop, self.emit, self.complain)
+        self.logs = LogStreamer(loop, self.emit, self.complain)
         self.leaving = self.forget = False
         self.sweep_until: float | None = None
-        self.door: socket.socket | None = None
+        self.probe_port: socket.socket | None = None
         self.own_run_dir = False
         """The run directory is this node's alone; it goes once the supervisor has everything."""
         self.stays = False
         """It does not, for what it holds could not be kept elsewhere."""
         self.is_lost = False
         self.move: tuple[dict[str, Any], bytes] | None = None
-        """Where the supervisor will be, once this agent was told; see `move.py`."""
-        self.dialer: Dialer | None = None
+        """Where the supervisor will be, once this agent was told; see `detach.py`."""
+        self.dialer: ControllerDialer | None = None
         """The way to a supervisor on another node."""
-        self.keeper: Keeper | None = None
+        self.controller: ControllerProcess | None = None
         """What keeps the supervisor on this node alive."""
         self.lease = 0.0
-        self.alone = 0.0
+        self.disconnected_for = 0.0
         """Seconds for which the ranks may go on without a supervisor, and have."""
-        self.news: dict[str, bytes] = {}
+        self.replay: dict[str, bytes] = {}
         """The last frame of each kind that a new supervisor has to be sent."""
         self.listened = -1
         """The last attempt for which a port was opened."""
         self.introduction: dict[str, Any] = {}
-        """What a supervisor is told that this agent looked for by itself; see `step.py`."""
+        """What a supervisor is told that this agent looked for by itself; see `join.py`."""
         self.scheduled = False
         """A scheduler started this agent, and ends it."""
-        self.known = False
+        self.met_controller = False
         """Some supervisor has been spoken to since this agent moved."""
-        own, others = protocol.handlers(self, "on_"), protocol.handlers(self, "visit_")
-        self.dispatch = Dispatcher(own, protocol.named(own), self.complain)
+        own, others = frames.handlers(self, "on_"), frames.handlers(self, "visit_")
+        self.dispatch = Dispatcher(own, frames.named(own), self.complain)
         """What the supervisor says."""
         self.dispatch_visit = Dispatcher(others, _fitting, lambda text, _: self.complain(text))
         """What other processes of this person say on this machine."""
         self.trace = False
-        """The conversation is printed (`trace.py`)."""
+        """The conversation is printed (`protocol/trace.py`)."""
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Make this process ready to have children."""
-        system.adopt_orphans()
+        processes.become_subreaper()
         signals = CapturedSignals(self.loop, not_ignored())
         signals.start()  # and never stop
         signals.handle(self.signalled)
 
-    def greet(self) -> None:
+    def hello(self) -> None:
         """Speak to who started this agent, over stdin and stdout."""
         os.set_blocking(0, False)
         os.set_blocking(1, False)
         self.wire.connect(0, 1)
-        self.loop.add_reader(0, self.heard)
+        self.loop.add_reader(0, self.readable)
         self.wire.out += MAGIC
         self.emit(
             "hello",
@@ -143,28 +144,28 @@ class Agent:
 
     def emit(self, kind: str, payload: bytes = b"", **fields: Any) -> None:
         """Send a frame to the supervisor, stamped with this machine's clock."""
-        frame = pack(kind, payload, t=time.monotonic(), **fields)
+        frame = encode_frame(kind, payload, t=time.monotonic(), **fields)
         if kind in _NEWS:
-            self.news[f"{kind} {fields['rank']}" if kind in ("joined", "ended") else kind] = frame
-        self.wire.put(frame)
+            self.replay[f"{kind} {fields['rank']}" if kind in ("joined", "ended") else kind] = frame
+        self.wire.send(frame)
         self.flush()
 
     def flush(self) -> None:
         """Write what the connection takes now."""
         self.wire.pump(self.loop, self.flush)
 
-    def heard(self) -> None:
+    def readable(self) -> None:
         """Take what the supervisor sent."""
         self.take(self.wire.read())
 
     def take(self, frames: Iterable[tuple[dict[str, Any], bytes]] | None) -> None:
         """Do what these frames say; None: the connection has ended, or is to end."""
         if frames is None:
-            self.parted()
+            self.disconnected()
         else:
-            self.obey(frames)
+            self.handle(frames)
 
-    def obey(self, frames: Iterable[tuple[dict[str, Any], bytes]]) -> None:
+    def handle(self, frames: Iterable[tuple[dict[str, Any], bytes]]) -> None:
         """Do what these frames say."""
         for fields, payload in frames:
             try:
@@ -177,10 +178,10 @@ class Agent:
 
     def dial(self, address: str, port: int, terms: Terms, node: int) -> None:
         """Find the supervisor on another node, now and whenever its connection breaks."""
-        from muster.agent.dial import Dialer
+        from muster.agent.dialer import ControllerDialer
 
-        self.dialer = Dialer(
-            self.loop, address, port, terms, node, lambda: self.wire.heard, self.connected, self.complain
+        self.dialer = ControllerDialer(
+            self.loop, address, port, terms, node, lambda: self.wire.received, self.connected, self.complain
         )
         self.dialer.dial()
         self.wait_alone(time.monotonic())
@@ -188,26 +189,26 @@ class Agent:
     def connected(self, met: Met, same: bool) -> None:
         """Go on over a new connection: to the `same` supervisor, or to a new one."""
         if not same:
-            self.wire.begin_anew()
+            self.wire.reset()
             self.logs.readers.clear()
         os.set_blocking(met.fd, False)
         self.wire.connect(met.fd, os.dup(met.fd), met.frames, met.heard if same else 0, met.seal)
-        self.alone, self.known = 0.0, True
-        self.loop.add_reader(met.fd, self.heard)
+        self.disconnected_for, self.met_controller = 0.0, True
+        self.loop.add_reader(met.fd, self.readable)
         if not same:
             if self.prepared:
-                self.emit("state", started=self.members.attempt if self.members.folder else -1, listened=self.listened)
+                self.emit("state", started=self.ranks.attempt if self.ranks.folder else -1, listened=self.listened)
             else:
                 self.emit("told", **self.introduction)
-            for frame in self.news.values():
-                self.wire.put(frame)
+            for frame in self.replay.values():
+                self.wire.send(frame)
         self.take(self.wire.feed(b""))  # what came together with the end of the handshake
 
     def supervisor_started(self, pid: int) -> None:
         """The supervisor runs on this node."""
-        self.members.names[pid] = "supervisor"
+        self.ranks.names[pid] = "supervisor"
 
-    def parted(self) -> None:
+    def disconnected(self) -> None:
         """The connection has ended."""
         if self.wire.refused:
             self.complain(f"the connection was closed: {self.wire.refused}")
@@ -215,8 +216,8 @@ class Agent:
         if self.leaving:
             self.forget = self.forget and self.logs.sent and self.logs.kept
             self.logs.finish(drain=False)
-            self.wire.begin_anew()
-        if self.dialer is None and self.keeper is None:
+            self.wire.reset()
+        if self.dialer is None and self.controller is None:
             self.wire.out.clear()
             self.lost("the connection to muster was lost")
             return
@@ -229,17 +230,19 @@ class Agent:
         if self.dialer is not None:
             self.dialer.dial()
             self.wait_alone(time.monotonic())
-        elif self.keeper is not None:
-            self.keeper.again()
+        elif self.controller is not None:
+            self.controller.again()
 
     def wait_alone(self, since: float) -> None:
         """Count the time without a supervisor, as far as this process ran in it; the ranks end when it is too long."""
         if self.wire.connected or self.leaving:
             return
         now = time.monotonic()
-        self.alone += min(now - since, 2.0)
-        lease = self.lease if self.known else _STRANGER  # a short lease is no measure of how long a start takes
-        if self.alone >= lease:
+        self.disconnected_for += min(now - since, 2.0)
+        lease = (
+            self.lease if self.met_controller else _STRANGER
+        )  # a short lease is no measure of how long a start takes
+        if self.disconnected_for >= lease:
             self.lost(f"there was no way to the supervisor for {lease:g} s")
         else:
             self.loop.call_later(1.0, lambda: self.wait_alone(now))
@@ -258,7 +261,7 @@ class Agent:
         if self.prepared:
             self.children_ended_now()
         for number in sorted(set(numbers) - {signal.SIGTERM, signal.SIGCHLD}):
-            if self.scheduled and self.prepared and not self.members.tasks:
+            if self.scheduled and self.prepared and not self.ranks.tasks:
                 self.on_pass(b"", number)
 
     # ---- what the supervisor asks for -------------------------------------------------------------------------------
@@ -267,49 +270,49 @@ class Agent:
 
     def on_tell(self, payload: bytes, cwd: str, script: str, run_dir: str) -> None:
         """Tell what planning must know of this machine."""
-        from muster.agent import meet
+        from muster.agent import facts
 
-        self.emit("told", **meet.tell(cwd, script, run_dir))
+        self.emit("told", **facts.collect_facts(cwd, script, run_dir))
 
     def on_flag(self, payload: bytes, run_dir: str) -> None:
         """Have a run directory here, which other nodes may share."""
-        from muster.agent import meet
+        from muster.agent import facts
 
-        meet.put_flag(run_dir)
+        facts.write_marker(run_dir)
         self.emit("flagged")
 
     def on_shares(self, payload: bytes, run_dir: str) -> None:
         """Say whether node 0 has that folder too."""
-        from muster.agent import meet
+        from muster.agent import facts
 
-        self.emit("shares", shares=meet.shares(run_dir))
+        self.emit("shares", shares=facts.sees_marker(run_dir))
 
     def on_compare(self, payload: bytes, root: str, home: str = "", place: list[Any] | None = None) -> None:
         """Say which files of a folder are not those of the other machine; and which are left of those sent once."""
-        from muster.agent import tree
+        from muster.agent import code_tree
 
-        stale = tree.stale(home, root, payload) if home else []
-        self.emit("compared", digests=tree.compare(root, payload, place), stale=stale)
+        stale = code_tree.stale(home, root, payload) if home else []
+        self.emit("compared", digests=code_tree.compare(root, payload, place), stale=stale)
 
     def on_remember(self, payload: bytes, root: str, home: str) -> None:
         """These files were sent to this folder."""
-        from muster.agent import tree
+        from muster.agent import code_tree
 
-        tree.remember(home, root, payload)
+        code_tree.remember(home, root, payload)
         self.emit("remembered")
 
     def on_open(self, payload: bytes) -> None:
         """Open a port at which the other nodes try the way here."""
-        from muster.agent import meet
+        from muster.agent import facts
 
-        self.door = meet.open_door()
-        self.emit("opened", port=self.door.getsockname()[1])
+        self.probe_port = facts.open_probe_port()
+        self.emit("opened", port=self.probe_port.getsockname()[1])
 
     def on_knock(self, payload: bytes, addresses: list[str], port: int, patience: float) -> None:
         """Try the way to node 0."""
-        from muster.agent import meet
+        from muster.agent import facts
 
-        self.emit("knocked", ways=meet.knock(addresses, port, patience))
+        self.emit("knocked", ways=facts.probe_addresses(addresses, port, patience))
 
     def on_probe(self, payload: bytes, names: list[str], folders: list[str]) -> None:
         """Look at this machine as a doctor would."""
@@ -353,17 +356,17 @@ class Agent:
         """Get ready to start ranks: folders, the hook, the warm interpreter.
 
         `environment`: what the plan says of the variables of ranks; its `ranks` are those of each alone.
-        `token` names the sockets of this run (`local.py`).
+        `token` names the sockets of this run (`protocol/local_sockets.py`).
         `brings`: scripts by the word that stands for them on command lines. `own_run_dir`: that folder is this node's
         alone. `stdin`: a descriptor of this process, from which the rank `stdin_rank` reads. `path_first`: the folder
         of this Python goes first on PATH, as if its environment had been activated. `log_dir`: where the logs get the
         names that torchrun gives them; empty for nowhere. `clock`: what is added to the monotonic clock of this machine
         for the time of day; None where it has that by itself. `terminal`: rows and columns of the pseudo-terminal
-        that each rank gets; None for none. `trace`: print what is said here (`trace.py`).
+        that each rank gets; None for none. `trace`: print what is said here (`protocol/trace.py`).
         """
         self.trace = trace
-        if self.door is not None and self.keeper is None:
-            self.door.close()
+        if self.probe_port is not None and self.controller is None:
+            self.probe_port.close()
         self.run_dir, self.node, self.own_run_dir = run_dir, node, own_run_dir
         if terminal is not None:
             self.logs.terminal = {"rows": terminal["rows"], "columns": terminal["columns"]}
@@ -373,27 +376,27 @@ class Agent:
             self.logs.read("", want, {}, None)
         if path_first:
             os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", os.defpath)
-        self.folder = self.logs.node_folder = system.node_folder(run_dir, host)
+        self.folder = self.logs.node_folder = processes.node_folder(run_dir, host)
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
-        system.try_to_write(self.folder)
+        processes.try_to_write(self.folder)
         log = os.open(os.path.join(self.folder, "agent.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(log, 2)
         os.close(log)
         self.links = RankLinks(log_dir, self.folder, lambda text: self.emit("note", text=text))
-        self.run_id, self.sockets = run_id, local.Sockets(run_id, token)
-        local.keep(run_dir, token)
-        self.answer(needed=guests is not None)
-        places = {word: self.bring(os.path.basename(word), text) for word, text in brings.items()}
+        self.run_id, self.sockets = run_id, local_sockets.Sockets(run_id, token)
+        local_sockets.keep(run_dir, token)
+        self.reply(needed=guests is not None)
+        places = {word: self.write_bundled(os.path.basename(word), text) for word, text in brings.items()}
         for command in (*commands, *([guests] if guests is not None else [])):
             command["argv"] = [places.get(word, word) if isinstance(word, str) else word for word in command["argv"]]
         run = NodeRun(self.loop, self.emit, self.complain, trace, run_id, node, self.folder, self.logs, self.links)
-        self.members = Members(
+        self.ranks = RankProcesses(
             run, commands, environment, preload, stdin_rank, self.hook, floor, guests, own_meeting, stdin
         )
         self.prepared = True
-        self.members.prepare()
+        self.ranks.prepare()
 
-    def bring(self, name: str, text: str) -> str:
+    def write_bundled(self, name: str, text: str) -> str:
         """Write down a script that came with the job; gives where it is."""
         folder = os.path.join(self.folder, "brought")  # alone there: its folder is the first on sys.path
         os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -403,50 +406,50 @@ class Agent:
 
     def on_listen(self, payload: bytes, attempt: int, host: str) -> None:
         """Open the port of this attempt's store."""
-        port = self.members.listen(host)
+        port = self.ranks.listen(host)
         self.listened = attempt
         self.emit("listening", attempt=attempt, port=port)
 
     def on_start(self, payload: bytes, attempt: int, late: Late) -> None:
         """Start all ranks of this node. `late`: values that the plan could not know, by name."""
-        for name in [name for name in self.news if name != "ready" and name != "listening"]:
-            del self.news[name]
+        for name in [name for name in self.replay if name != "ready" and name != "listening"]:
+            del self.replay[name]
         folder = os.path.join(self.run_dir, f"attempt_{attempt}")
         try:
             os.makedirs(folder, mode=0o700, exist_ok=True)
         except OSError as error:
-            self.complain(f"{folder}: {error.strerror}")  # ranks do without it; see `overflow.py`
-        self.logs.follow(attempt, folder, self.members.ranks)
+            self.complain(f"{folder}: {error.strerror}")  # ranks do without it; see `log_overflow.py`
+        self.logs.follow(attempt, folder, self.ranks.ranks)
         self.links.begin(attempt, folder)
-        self.members.start(attempt, folder, late)
+        self.ranks.start(attempt, folder, late)
 
     def on_signal(self, payload: bytes, number: int, ranks: Iterable[int], launchers: bool = False) -> None:
         """Pass a signal to these ranks, and to the `launchers`, if there are any."""
         if self.prepared:
-            self.members.signal(number, ranks)
-        if self.prepared and launchers and self.members.guests is not None:
-            self.members.guests.signal_launchers(number)
+            self.ranks.signal(number, ranks)
+        if self.prepared and launchers and self.ranks.external is not None:
+            self.ranks.external.signal_launchers(number)
 
     def on_obey(self, payload: bytes, number: int, words: list[str], env: Mapping[str, str], by: int) -> None:
         """Start something for the launcher of another node."""
-        if self.prepared and self.members.guests is not None:
-            self.members.guests.obey(number, words, env, by)
+        if self.prepared and self.ranks.external is not None:
+            self.ranks.external.exec_here(number, words, env, by)
 
     def on_reached(self, payload: bytes, number: int, code: int) -> None:
         """What a launcher here started on another node has ended."""
-        if self.prepared and self.members.guests is not None:
-            self.members.guests.reached(number, code)
+        if self.prepared and self.ranks.external is not None:
+            self.ranks.external.on_exec_result(number, code)
 
     def on_resize(self, payload: bytes, rows: int, columns: int) -> None:
         """The terminal on which ranks are shown has another size now."""
         self.logs.resize(rows, columns)
         if self.prepared:
-            for pid in self.members.pids.values():
-                system.send(pid, signal.SIGWINCH)  # which ends nobody that has no handler for it
+            for pid in self.ranks.pids.values():
+                processes.send_signal(pid, signal.SIGWINCH)  # which ends nobody that has no handler for it
 
     def on_pass(self, payload: bytes, number: int) -> None:
         """Pass a signal on, now, to the ranks that have a handler for it, and tell which these are."""
-        self.emit("passed", number=number, ranks=self.members.warn(number, again=True) if self.prepared else [])
+        self.emit("passed", number=number, ranks=self.ranks.warn(number, again=True) if self.prepared else [])
 
     def on_warn(self, payload: bytes, name: str) -> None:
         """Pass a signal, `USR1`, to the ranks that have a handler for it, and tell which these are.
@@ -458,7 +461,7 @@ class Agent:
     def _warn(self, number: int, before: set[int] | None) -> None:
         if self.leaving:
             return
-        listening = set(self.members.warn(number)) if self.prepared else set()
+        listening = set(self.ranks.warn(number)) if self.prepared else set()
         if before is None or listening - before:
             self.emit("heard", ranks=sorted(listening))
         self.loop.call_later(_LISTENS, lambda: self._warn(number, listening | (before or set())))
@@ -471,52 +474,52 @@ class Agent:
         if not self.prepared:
             self.emit("swept", ended=[], left=[])
             return
-        self.members.end_store()
-        self.news.pop("swept", None)
+        self.ranks.end_store()
+        self.replay.pop("swept", None)
         waiting, self.sweep_until = self.sweep_until, time.monotonic() + patience
-        if waiting is None and self.members.guests is not None:
+        if waiting is None and self.ranks.external is not None:
             # what ranks left behind is ended by then; this is the launcher's, and has no time of its own
-            self.members.guests.swept(well, self.sweep_launchers)
-        elif self.members.guests is not None:
-            self.members.guests.hurry()
+            self.ranks.external.on_cleaned_up(well, self.sweep_launchers)
+        elif self.ranks.external is not None:
+            self.ranks.external.skip_wait()
         elif waiting is None:
             self.sweep(0.002)
 
     def sweep_launchers(self) -> None:
         """End what a launcher has started and not ended."""
         self.sweep_until = None
-        _, alive = system.end_family(os.getpid(), self.members.spared())
+        _, alive = processes.kill_descendants(os.getpid(), self.ranks.persistent_pids())
         self.children_ended_now()
         self.logs.settle()
         self.emit("swept", ended=[], left=alive)
 
     def sweep(self, pause: float) -> None:
         """Look again until nothing is left or time is up."""
-        left = self.members.left()
+        left = self.ranks.left()
         if left and self.sweep_until is not None and time.monotonic() < self.sweep_until:
             if pause < _LINGER <= pause * 1.5:
-                self.emit("lingering", left=[system.describe(pid, name) for pid, name in left.items()])
+                self.emit("lingering", left=[processes.describe_process(pid, name) for pid, name in left.items()])
             self.loop.call_later(pause, lambda: self.sweep(min(_LINGER, pause * 1.5)))
             return
         self.sweep_until = None
-        killed, alive = system.end_family(os.getpid(), self.members.spared())
+        killed, alive = processes.kill_descendants(os.getpid(), self.ranks.persistent_pids())
         self.children_ended_now()
         self.logs.settle()
         self.emit("swept", ended=killed, left=alive)
 
     def children_ended_now(self) -> None:
         """Collect the dead without waiting for the signal that tells of them."""
-        for pid, code, number in system.reap():
-            self.members.ended(pid, code, number)
+        for pid, code, number in processes.reap():
+            self.ranks.ended(pid, code, number)
 
     def on_stdin(self, payload: bytes, at: int, end: bool) -> None:
         """Pass the terminal's input to the rank that reads it."""
-        self.members.feed(payload, at, end)
+        self.ranks.write_stdin(payload, at, end)
 
     def on_bye(self, payload: bytes, drain: bool = True) -> None:
         """Send what is left of the logs, and leave."""
         if self.prepared:
-            self.members.close()
+            self.ranks.close()
         self.logs.finish(drain)
         self.leaving = True
         self.forget = self.own_run_dir and drain and not self.stays
@@ -542,11 +545,11 @@ class Agent:
 
     def on_taken(self, payload: bytes, count: int, reader: str = "") -> None:
         """So many bytes of output have been shown or kept, and more is taken."""
-        self.logs.taken(reader, count)
+        self.logs.acknowledge(reader, count)
 
     def on_stacks(self, payload: bytes, ranks: Collection[int] | None, number: int) -> None:
         """Tell where the Python code of these ranks is now."""
-        self.members.tell_stacks(ranks, lambda texts, mute: self.emit("stacks", number=number, texts=texts, mute=mute))
+        self.ranks.tell_stacks(ranks, lambda texts, mute: self.emit("stacks", number=number, texts=texts, mute=mute))
 
     def on_usage(self, payload: bytes, number: int) -> None:
         """Tell what the ranks use now."""
@@ -556,7 +559,7 @@ class Agent:
         """Measure the ranks of this node for a moment, and tell what they use."""
         from muster.agent.usage import watch
 
-        watch(self.members.pids if self.prepared else {}, self.loop.call_later, tell)
+        watch(self.ranks.pids if self.prepared else {}, self.loop.call_later, tell)
 
     def lost(self, why: str) -> None:
         """Nobody is there to decide: end the ranks, and this agent."""
@@ -566,16 +569,18 @@ class Agent:
         if not self.prepared:
             os._exit(0)
         print(f"muster agent: {why}: ending the ranks", file=sys.stderr, flush=True)
-        self.members.signal(signal.SIGTERM, self.members.alive())
+        self.ranks.signal(signal.SIGTERM, self.ranks.alive())
         self.until_gone(why, deadline)
 
     def until_gone(self, why: str, deadline: float) -> None:
         """Wait a little for ranks that were asked to end; then end everything."""
-        if self.members.alive() and time.monotonic() < deadline:
+        if self.ranks.alive() and time.monotonic() < deadline:
             self.loop.call_later(0.02, lambda: self.until_gone(why, deadline))
             return
-        self.members.close()
-        _, left = system.end_family(os.getpid(), self.members.spared() if self.keeper is not None else ())
+        self.ranks.close()
+        _, left = processes.kill_descendants(
+            os.getpid(), self.ranks.persistent_pids() if self.controller is not None else ()
+        )
         self.children_ended_now()
         self.record_end(why, left)
         os._exit(0)
@@ -588,13 +593,13 @@ class Agent:
         traceback.print_exc()
         sys.stderr.flush()
         text, error = traceback.format_exc(limit=-1), sys.exc_info()[1]
-        limit = error is not None and system.met_limit(error)
-        self.wire.put(pack("broken", text=text, limit=limit, t=time.monotonic()))
+        limit = error is not None and processes.met_limit(error)
+        self.wire.send(encode_frame("broken", text=text, limit=limit, t=time.monotonic()))
         if self.wire.connected:
             os.set_blocking(self.wire.writing, True)
             self.wire.flush()
-        spared = self.members.spared() if self.prepared and self.keeper is not None else ()
-        _, left = system.end_family(os.getpid(), spared)
+        spared = self.ranks.persistent_pids() if self.prepared and self.controller is not None else ()
+        _, left = processes.kill_descendants(os.getpid(), spared)
         if self.prepared:
             self.record_end(f"the agent failed ({text.strip().splitlines()[-1]})", left)
         os._exit(1)
@@ -603,29 +608,29 @@ class Agent:
         """Leave word in the run directory of an end that no supervisor saw."""
         import json
 
-        limit = system.NO_MORE in why  # of a supervisor that died of it nothing but its last line is left
-        ended = {"time": time.time(), "why": why, "limit": limit, "left": left, "ranks": self.members.ends}
+        limit = processes.NO_MORE in why  # of a supervisor that died of it nothing but its last line is left
+        ended = {"time": time.time(), "why": why, "limit": limit, "left": left, "ranks": self.ranks.ends}
         text = json.dumps(ended)
         try:
             with open(os.path.join(self.folder, "ended.json"), "w") as file:
                 file.write(text + "\n")
         except OSError as error:
-            print(f"muster agent: {system.reason_at(error)}", file=sys.stderr, flush=True)
+            print(f"muster agent: {processes.reason_at(error)}", file=sys.stderr, flush=True)
 
     # ---- people on this machine -------------------------------------------------------------------------------------
 
-    def answer(self, needed: bool) -> None:
+    def reply(self, needed: bool) -> None:
         """Listen for other terminals of the same person, and for ranks that a launcher starts: then it is `needed`, and
         raises OSError where it cannot be."""
         try:
-            visitors = self.sockets.listen(local.AGENT)
+            visitors = self.sockets.listen(local_sockets.AGENT)
         except OSError as error:
             if needed:
                 raise
-            self.emit("note", text=f"no other terminal can reach this run (kill, stacks): {system.reason_at(error)}")
+            self.emit("note", text=f"no other terminal can reach this run (kill, stacks): {processes.reason_at(error)}")
             return
         note = FirstFew(self.complain)
-        LocalListener(self.loop, visitors, lambda sock: Peer(self.loop, sock, self.visit, self.left, note), note)
+        LocalListener(self.loop, visitors, lambda sock: Peer(self.loop, sock, self.handle_local, self.left, note), note)
 
     def complain(self, text: str) -> None:
         """Write something into agent.log."""
@@ -633,19 +638,19 @@ class Agent:
 
     def left(self, visitor: Peer) -> None:
         """A connection of this machine has ended."""
-        if self.members.guests is not None:
-            self.members.guests.gone(visitor)
+        if self.ranks.external is not None:
+            self.ranks.external.on_disconnected(visitor)
 
-    def visit(self, visitor: Peer, fields: Mapping[str, Any], payload: bytes) -> None:
+    def handle_local(self, visitor: Peer, fields: Mapping[str, Any], payload: bytes) -> None:
         """Do what another process of this person asks for."""
         if self.trace:
             self.print_visit(visitor, fields, payload)
         if not self.dispatch_visit(fields, payload, visitor):
-            visitor.send(pack("unknown", what=fields["kind"], version=VERSION))
+            visitor.send(encode_frame("unknown", what=fields["kind"], version=VERSION))
 
     def print_visit(self, visitor: Peer, fields: Mapping[str, Any], payload: bytes) -> None:
         """Print what came, and from now on what goes there."""
-        from muster.agent.trace import Tracer
+        from muster.protocol.trace import Tracer
 
         if visitor.tracer is None:
             there = "shim" if fields["kind"] in ("join", "reach") else "client"
@@ -654,58 +659,60 @@ class Agent:
 
     def visit_state(self, visitor: Peer, payload: bytes, version: int = 0) -> None:
         """A newer client asks which version is spoken here."""
-        visitor.send(pack("answer", version=VERSION))
+        visitor.send(encode_frame("answer", version=VERSION))
 
     def visit_kill(self, visitor: Peer, payload: bytes, by: str | None = None) -> None:
         """Somebody wants the end of the run, which the supervisor decides about."""
         self.emit("asked", what="kill", by=by or "")
-        visitor.send(pack("answer", version=VERSION))
+        visitor.send(encode_frame("answer", version=VERSION))
 
     def visit_end(self, visitor: Peer, payload: bytes) -> None:
         """The supervisor did not act on it."""
         self.lost("another terminal asked for the end")
-        visitor.send(pack("answer", version=VERSION))
+        visitor.send(encode_frame("answer", version=VERSION))
 
     def visit_stacks(self, visitor: Peer, payload: bytes, ranks: list[int] | None = None) -> None:
         """Tell where the Python code of these ranks is now."""
-        self.members.tell_stacks(
-            ranks, lambda texts, mute: visitor.send(pack("answer", texts=texts, mute=mute, version=VERSION))
+        self.ranks.tell_stacks(
+            ranks, lambda texts, mute: visitor.send(encode_frame("answer", texts=texts, mute=mute, version=VERSION))
         )
 
     def visit_usage(self, visitor: Peer, payload: bytes) -> None:
         """Tell what the ranks use now."""
-        self.tell_usage(lambda ranks: visitor.send(pack("answer", ranks=ranks, version=VERSION)))
+        self.tell_usage(lambda ranks: visitor.send(encode_frame("answer", ranks=ranks, version=VERSION)))
 
-    def external(self) -> Guests:
+    def external(self) -> ExternalRanks:
         """The ranks that a foreign launcher starts. Raises `Refused` where none does."""
-        if self.members.guests is None:
+        if self.ranks.external is None:
             raise Refused("no launcher was started here")
-        return self.members.guests
+        return self.ranks.external
 
     def visit_join(self, visitor: Peer, payload: bytes, version: int, rank: int, launcher: str, **more: Any) -> None:
         """A rank that a launcher has started tells of itself."""
         if version != VERSION:
-            visitor.send(pack("answer", refused=f"it speaks version {version}, the agent {VERSION}"))
+            visitor.send(encode_frame("answer", refused=f"it speaks version {version}, the agent {VERSION}"))
             return
-        visitor.send(pack("answer", **self.external().join(visitor, {"rank": rank, "launcher": launcher, **more})))
+        visitor.send(
+            encode_frame("answer", **self.external().register(visitor, {"rank": rank, "launcher": launcher, **more}))
+        )
 
     def visit_reach(self, visitor: Peer, payload: bytes, host: str, words: list[str], env: Mapping[str, str]) -> None:
         """A launcher wants something started on another node."""
-        self.external().reach(visitor, host, words, env)
+        self.external().request_exec(visitor, host, words, env)
 
     def visit_began(self, visitor: Peer, payload: bytes, pid: int) -> None:
         """The program of a rank runs."""
-        self.external().began(visitor, pid)
+        self.external().on_started(visitor, pid)
 
     def visit_ended(
         self, visitor: Peer, payload: bytes, code: int | None, signal: int | None, asked: float | None = None
     ) -> None:
         """It has ended."""
-        self.external().ended(visitor, code, signal, asked)
+        self.external().on_exited(visitor, code, signal, asked)
 
 
 def _fitting(kind: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
     # only now: most agents are asked nothing, and it takes some milliseconds
-    from muster.agent.messages import ON_MACHINE
+    from muster.protocol.messages import ON_MACHINE
 
     return ON_MACHINE[kind].fitting(fields)

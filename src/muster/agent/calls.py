@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import BinaryIO
 
-from muster.agent import relay
-from muster.agent.protocol import MAGIC, read_call
+from muster.agent import proxy
+from muster.protocol.frames import MAGIC, read_call
 
 
 def _clean(dry: bool) -> None:
-    from muster.agent.clean import clean  # only now: what else is called has no need of it
+    from muster.agent.orphans import clean  # only now: what else is called has no need of it
 
     clean(dry)
 
 
 CALLS: Mapping[str, Callable[..., None]] = {
-    "visit": relay.visit,
-    "introduce": relay.introduce,
+    "visit": proxy.visit,
+    "introduce": proxy.introduce,
     "clean": _clean,
 }
 
@@ -25,6 +25,6 @@ CALLS: Mapping[str, Callable[..., None]] = {
 def main(stdin: BinaryIO) -> None:
     """Do what the message `call` says that comes after the text of this program."""
     name, args = read_call(stdin)
-    relay.survive()
-    relay.write_all(1, MAGIC)
+    proxy.survive()
+    proxy.write_all(1, MAGIC)
     CALLS[name](**args)

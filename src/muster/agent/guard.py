@@ -11,14 +11,14 @@ import os
 import signal
 from typing import NoReturn
 
-from muster.agent import system
+from muster.linux import processes
 
 
 def guard_from_here() -> None:
     """Go on in a child, whose parent guards it until it ends. Where there can be no more processes, go on unguarded:
     then no rank can start either, and that is told."""
     try:
-        agent = system.fork()
+        agent = processes.fork()
     except OSError:
         return
     if agent:
@@ -35,18 +35,18 @@ def guard(agent: int, spared: str = "", after_success: bool = True) -> NoReturn:
     """
     os.closerange(3, 1 << 16)
     signal.set_wakeup_fd(-1)
-    for number in system.CATCHABLE:
+    for number in processes.CATCHABLE:
         signal.signal(number, signal.SIG_IGN)  # nothing is started here that would inherit it
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    system.adopt_orphans()
+    processes.become_subreaper()
     while True:
         pid, status = os.waitpid(-1, 0)
         if pid == agent:
             break
     if status or after_success:
-        family = system.descendants(os.getpid())
-        system.end_family(
-            os.getpid(), [pid for pid in family if spared and os.fsencode(spared) in system.words_of(pid)]
+        family = processes.descendants(os.getpid())
+        processes.kill_descendants(
+            os.getpid(), [pid for pid in family if spared and os.fsencode(spared) in processes.words_of(pid)]
         )
     if os.WIFSIGNALED(status):
         _end_by(os.WTERMSIG(status))

@@ -11,8 +11,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from muster.agent import system
-from muster.agent.paths import rank_file
+from muster.linux import processes
+from muster.protocol.paths import rank_file
 
 RECORD = "links"
 """The file, in the run directory or in the folder of a node, that holds the path of each link as a line of JSON."""
@@ -126,5 +126,5 @@ class RankLinks:
         try:
             make_link(self._folder, path, rank_file(self._logs, rank, stream))
         except OSError as error:
-            self._complain(f"--log-dir: cannot write {path}: {system.reason(error)}; the logs are in {self._logs}")
+            self._complain(f"--log-dir: cannot write {path}: {processes.reason(error)}; the logs are in {self._logs}")
             self._log_dir = ""

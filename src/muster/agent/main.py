@@ -6,11 +6,11 @@ import os
 import signal
 from typing import BinaryIO
 
-from muster.agent import system
 from muster.agent.agent import Agent
-from muster.agent.descriptors import open_standard_descriptors
-from muster.agent.eventloop import EventLoop
-from muster.agent.protocol import read_call
+from muster.linux import processes
+from muster.linux.descriptors import open_standard_descriptors
+from muster.linux.eventloop import EventLoop
+from muster.protocol.frames import read_call
 
 
 def main(stdin: BinaryIO, hook: str) -> None:
@@ -18,7 +18,7 @@ def main(stdin: BinaryIO, hook: str) -> None:
     open_standard_descriptors()
     # the program that started this may do without the ends of its children, or block signals in its threads
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    system.hear_signals()
+    processes.hear_signals()
     _, args = read_call(stdin)
     if args.get("guarded"):
         from muster.agent.guard import guard_from_here
@@ -27,10 +27,10 @@ def main(stdin: BinaryIO, hook: str) -> None:
     agent = Agent(EventLoop(), hook)
     try:
         agent.begin()
-        agent.greet()
+        agent.hello()
         agent.run()
         if agent.move is not None:
-            from muster.agent.move import move
+            from muster.agent.detach import move
 
             agent = move(agent)
             agent.run()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from muster.agent import machine, system
+from muster.linux import hardware, processes
 
 _WITHIN = 8.0
 """Seconds after which a look-up or a write is told as one that hangs."""
@@ -42,7 +42,7 @@ def probe(names: Iterable[str], folders: Iterable[str]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "wall": time.time(),
         "at": time.monotonic(),
-        "mtus": {name: _mtu(name) for name, _ in machine.interfaces()},
+        "mtus": {name: _mtu(name) for name, _ in hardware.interfaces()},
         "infiniband": os.listdir("/sys/class/infiniband") if os.path.isdir("/sys/class/infiniband") else [],
         "kills_user_processes": _kills_user_processes(),
     }
@@ -69,7 +69,7 @@ def _at_once(jobs: dict[str, Callable[[], Any]], within: float) -> dict[str, Any
         except subprocess.TimeoutExpired as error:
             found[name] = {"hangs": error.timeout}
         except Exception as error:
-            found[name] = {"error": system.reason_at(error)}
+            found[name] = {"error": processes.reason_at(error)}
 
     threads = {name: threading.Thread(target=do, args=(name, job), daemon=True) for name, job in jobs.items()}
     for thread in threads.values():
@@ -93,7 +93,7 @@ def _look_up(name: str) -> dict[str, Any]:
     try:
         addresses = _addresses(name)
     except OSError as error:
-        return {"error": system.reason(error), "seconds": time.monotonic() - began}
+        return {"error": processes.reason(error), "seconds": time.monotonic() - began}
     forward = time.monotonic() - began
     back = ""
     try:
@@ -113,7 +113,7 @@ def _addresses(name: str) -> list[str]:
 
 
 def _mtu(interface: str) -> int:
-    text = machine.read(f"/sys/class/net/{interface}/mtu").strip()
+    text = hardware.read(f"/sys/class/net/{interface}/mtu").strip()
     return int(text) if text.isdigit() else 0
 
 
@@ -122,14 +122,14 @@ def _folder(path: str) -> dict[str, Any]:
     there = path
     while not os.path.isdir(there):
         there = os.path.dirname(there)
-    found = {**machine.space(there), "there": there == path, "writes": True, "seconds": 0.0}
+    found = {**hardware.space(there), "there": there == path, "writes": True, "seconds": 0.0}
     if there != path:
         return found
     began = time.monotonic()
     try:
-        system.try_to_write(there)
+        processes.try_to_write(there)
     except OSError as error:
-        found.update(writes=False, why=system.reason(error), full=error.errno in system.NO_ROOM)
+        found.update(writes=False, why=processes.reason(error), full=error.errno in processes.NO_ROOM)
     found["seconds"] = time.monotonic() - began
     return found
 
@@ -172,6 +172,6 @@ def _kills_user_processes() -> bool:
     folders = ("/etc/systemd/logind.conf.d", "/usr/lib/systemd/logind.conf.d", "/run/systemd/logind.conf.d")
     paths = ["/etc/systemd/logind.conf"]
     paths += [os.path.join(folder, name) for folder in folders if os.path.isdir(folder) for name in os.listdir(folder)]
-    lines = [line.strip().lower() for path in paths for line in machine.read(path).splitlines()]
+    lines = [line.strip().lower() for path in paths for line in hardware.read(path).splitlines()]
     said = [line.partition("=")[2].strip() for line in lines if line.startswith("killuserprocesses")]
     return bool(said) and said[-1] in ("yes", "true", "1", "on")

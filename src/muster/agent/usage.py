@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from muster.agent import procfs
+from muster.linux import procfs
 
 WINDOW = 0.5
 """Seconds over which CPU time is measured."""

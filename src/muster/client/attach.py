@@ -9,27 +9,34 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from muster.agent import system
-from muster.agent.eventloop import EventLoop
-from muster.agent.protocol import VERSION, Dispatcher, handlers
-from muster.agent.signals import CapturedSignals
+from muster.client.compat import HINT, UNTOLD, lacks
 from muster.client.connection import HEARD, Connection
+from muster.client.stdin import Stdin
+from muster.controller.connections import SIGNALS, ProcessConnection
+from muster.controller.controller import terminal_fields
+from muster.core.json_records import (
+    NOT_UNDERSTOOD,
+    Malformed,
+    outcome_from_json,
+    plan_from_json,
+    table,
+    whole,
+)
+from muster.core.model import Plan
+from muster.core.results import RunResult
 from muster.errors import MusterError
-from muster.model import Plan
-from muster.report import outcome_as_json
-from muster.results import Outcome
-from muster.runs import Run
-from muster.stored import NOT_UNDERSTOOD, Malformed, outcome_from_json, plan_from_json, table, whole
-from muster.world.compat import HINT, UNTOLD, lacks
-from muster.world.keyboard import Keyboard
-from muster.world.link import SIGNALS, ChildLink
-from muster.world.loop import terminal_fields
-from muster.world.pen import Pen, write
-from muster.world.scribe import Scribe
-from muster.world.stdin import Stdin
-from muster.world.terminal import QUIET, size_here
-from muster.world.view import View
-from muster.world.writer import Writer
+from muster.linux import processes
+from muster.linux.eventloop import EventLoop
+from muster.linux.signals import CapturedSignals
+from muster.linux.writer import Writer
+from muster.protocol.frames import VERSION, Dispatcher, handlers
+from muster.rundir import Run
+from muster.rundir.writer import RunWriter
+from muster.ui.keyboard import Keyboard
+from muster.ui.output_writer import OutputWriter, write
+from muster.ui.terminal import QUIET, size_here
+from muster.ui.text import outcome_as_json
+from muster.ui.view import View
 
 _PAUSE = 1.0
 """Seconds between two trials to come back."""
@@ -55,7 +62,7 @@ class AttachedClient:
         signals: CapturedSignals,
         host: str,
         operand: str,
-        reach: Callable[[], ChildLink],
+        reach: Callable[[], ProcessConnection],
         show: Callable[[Plan, str], View],
         owner: bool,
         patience: float,
@@ -71,9 +78,9 @@ class AttachedClient:
         self.host, self.operand, self.reach, self.show = host, operand, reach, show
         self.owner, self.patience = owner, patience
         self.keep, self.tail = keep, tail
-        self.scribe = Scribe(Writer(loop), keep, self._words) if keep is not None else None
+        self.scribe = RunWriter(Writer(loop), keep, self._words) if keep is not None else None
         self.view, self.files = view, files
-        self.pen = Pen(Writer(loop))
+        self.pen = OutputWriter(Writer(loop))
         if view is not None:
             view.put = self.pen.put
         self.connection: Connection | None = None
@@ -93,7 +100,7 @@ class AttachedClient:
             if self.view is not None:
                 self.view.put = self.pen.put
         self.plan: Plan | None = None
-        self.outcome: Outcome | None = None
+        self.outcome: RunResult | None = None
         self.incomplete = False
         """Output may be missing: a connection broke, or the agents had gone before this one was made."""
         self.left = self.gone = False
@@ -112,7 +119,7 @@ class AttachedClient:
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
-    def go(self, link: ChildLink | None = None) -> Outcome | None:
+    def go(self, link: ProcessConnection | None = None) -> RunResult | None:
         """Watch to the end; None when the person left, or when it came to no end that is known.
 
         Raises OSError where there can be no more threads.
@@ -191,7 +198,7 @@ class AttachedClient:
 
     # ---- the connection ---------------------------------------------------------------------------------------------
 
-    def _connect(self, link: ChildLink) -> None:
+    def _connect(self, link: ProcessConnection) -> None:
         self.connection = Connection(self.loop, link, self._heard, self._lost, self._begin)
         self.connection.start()
 
@@ -375,5 +382,5 @@ def show_rest(run: Run, view: View, offsets: dict[str, int], tail: int | None = 
                 except FileNotFoundError:
                     pass
                 except (OSError, MusterError) as error:  # somebody has put something else there
-                    why = system.reason(error)
+                    why = processes.reason(error)
                     view.say(f"{run.log(attempt, rank, stream)} is not shown: {why}")

@@ -8,16 +8,16 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from muster.agent.eventloop import EventLoop
-from muster.agent.messages import AGENT, CLIENT, FROM_CLIENT, between
-from muster.agent.protocol import VERSION, Refused, Unknown, Unpacker, pack
+from muster.client.compat import HINT, UNTOLD, lacks
 from muster.client.local import agent_of, is_anothers
 from muster.client.remote import Replacement, connect, keep_piece, sizes_of
-from muster.errors import Impossible, RunFailed, Unreachable
-from muster.results import Outcome
-from muster.runs import Run, Unreadable
-from muster.stored import NOT_UNDERSTOOD, outcome_from_json
-from muster.world.compat import HINT, UNTOLD, lacks
+from muster.core.json_records import NOT_UNDERSTOOD, outcome_from_json
+from muster.core.results import RunResult
+from muster.errors import ControlError, InvalidRequest, Unreachable
+from muster.linux.eventloop import EventLoop
+from muster.protocol.frames import VERSION, FrameDecoder, Refused, UnknownKinds, encode_frame
+from muster.protocol.messages import AGENT, CLIENT, FROM_CLIENT, between
+from muster.rundir import Run, Unreadable
 
 if TYPE_CHECKING:
     from muster.client.connection import Connection
@@ -44,7 +44,7 @@ class Client:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.outcome: Outcome | None = None
+        self.outcome: RunResult | None = None
         """How the run, or an attempt that may come again, has ended, once the controller has said so."""
         self._subscribed = False
         self._loop: EventLoop | None = None
@@ -91,14 +91,14 @@ class Client:
     # ---- the connection ---------------------------------------------------------------------------------------------
 
     def _connect(self) -> Connection:
-        """The connection; raises `Impossible` for a host that has no name of a host."""
+        """The connection; raises `InvalidRequest` for a host that has no name of a host."""
         from muster.client.connection import Connection  # imported late: `muster ps` of local runs needs none of it
 
         if self._connection is None or not self._connection.open:
             self._forget()
             self._loop = self._loop or EventLoop()
             self._connection = Connection(self._loop, connect(self.run), self._heard)
-            self._unknown = Unknown(self._note)
+            self._unknown = UnknownKinds(self._note)
             self._connection.start()
         return self._connection
 
@@ -202,14 +202,14 @@ class Client:
                 connection = self._connect()
             except Unreadable:
                 raise
-            except Impossible as error:
+            except InvalidRequest as error:
                 return {"silent": error.sentence}
             answer = self._answer(connection, kind, fields, deadline)
             if answer is not None:
                 return answer
             self._disconnect()  # a late answer would be taken for that to another question
             if not connection.arrived or time.monotonic() >= deadline:
-                return {"silent": connection.link.last_words() or f"nothing was heard within {within:g} s"}
+                return {"silent": connection.link.stderr_summary() or f"nothing was heard within {within:g} s"}
             # it was reached, and was just about to end, or to begin again
             time.sleep(_PAUSE)
         return {"silent": f"the host was reached, but nobody there answered ({_TRIALS} times)"}
@@ -299,7 +299,7 @@ def sync_files(run: Run) -> bool:
 def ask(
     run: Run, kind: str, client: Client | None = None, within: float = ANSWERS_WITHIN, **fields: Any
 ) -> dict[str, Any]:
-    """Ask who looks after a run for something, and give the answer. Raises `RunFailed`, `Unreachable` for none.
+    """Ask who looks after a run for something, and give the answer. Raises `ControlError`, `Unreachable` for none.
 
     `within` bounds the seconds for which another machine is waited for. `client`: the connection to use.
     """
@@ -312,29 +312,29 @@ def ask(
     if "silent" in answer:
         raise Unreachable(f"{run.id} does not answer: {answer['silent']}", "try again when that host answers")
     if answer.get("gone"):
-        raise RunFailed(f"{run.id} does not answer: it has ended", "`muster ps` tells")
+        raise ControlError(f"{run.id} does not answer: it has ended", "`muster ps` tells")
     if "refused" in answer:
-        raise RunFailed(f"the controller of {run.id} cannot be asked: {answer['refused']}", HINT)
+        raise ControlError(f"the controller of {run.id} cannot be asked: {answer['refused']}", HINT)
     return answer
 
 
 def _ask_here(run: Run, kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Ask the agent of a run that a terminal of this machine looks after. Raises `RunFailed`."""
+    """Ask the agent of a run that a terminal of this machine looks after. Raises `ControlError`."""
     try:
         link = agent_of(run)
     except TimeoutError:
-        raise RunFailed(
+        raise ControlError(
             f"the agent of {run.id} takes no connection", "is it stopped? see agent.log in its folder"
         ) from None
     if link is None:
-        raise RunFailed(f"{run.id} does not answer: it is not running here", "`muster ps` tells")
+        raise ControlError(f"{run.id} does not answer: it is not running here", "`muster ps` tells")
     with link:
         greeting = _ask_agent(run, link, "state", version=VERSION)
         if why := lacks(_version(greeting), between(CLIENT, AGENT)[kind]):
-            raise RunFailed(f"the agent of {run.id} cannot be asked: {why}", HINT)
+            raise ControlError(f"the agent of {run.id} cannot be asked: {why}", HINT)
         answer = _ask_agent(run, link, kind, **fields) if greeting else {}
         if answer.get("kind") == "unknown":
-            raise RunFailed(f"the agent of {run.id} cannot be asked: it knows no `{kind}`", HINT)
+            raise ControlError(f"the agent of {run.id} cannot be asked: it knows no `{kind}`", HINT)
         return answer
 
 
@@ -345,19 +345,19 @@ def _version(answer: Mapping[str, Any]) -> int:
 
 
 def _ask_agent(run: Run, link: socket.socket, kind: str, **fields: Any) -> dict[str, Any]:
-    """Ask the agent of a run; empty when it hangs up. Raises `RunFailed`."""
-    link.sendall(pack(kind, **fields))
-    frames = Unpacker()
+    """Ask the agent of a run; empty when it hangs up. Raises `ControlError`."""
+    link.sendall(encode_frame(kind, **fields))
+    frames = FrameDecoder()
     while True:
         try:
             data = link.recv(1 << 16)
         except OSError:
-            raise RunFailed(f"the agent of {run.id} does not answer", "look at agent.log in its folder") from None
+            raise ControlError(f"the agent of {run.id} does not answer", "look at agent.log in its folder") from None
         if not data:
             return {}
         try:
             answers = frames.feed(data)
         except Refused as error:
-            raise RunFailed(f"the agent of {run.id} was not understood: {error}", None) from None
+            raise ControlError(f"the agent of {run.id} was not understood: {error}", None) from None
         for answer, _ in answers:
             return answer

@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from muster.agent.eventloop import EventLoop, Timer
-from muster.agent.messages import BEAT, CLIENT, PROXY, TO_CLIENT, Message, between
-from muster.agent.protocol import Unknown, pack
-from muster.world.link import ChildLink, end_links
+from muster.controller.connections import ProcessConnection, end_links
+from muster.linux.eventloop import EventLoop, Timer
+from muster.protocol.frames import UnknownKinds, encode_frame
+from muster.protocol.messages import BEAT, CLIENT, PROXY, TO_CLIENT, Message, between
 
 HEARD: dict[str, Message] = {**TO_CLIENT, **between(PROXY, CLIENT)}
 """What a command may hear from the machine of a run, by kind."""
@@ -34,7 +34,7 @@ class Connection:
     def __init__(
         self,
         loop: EventLoop,
-        link: ChildLink,
+        link: ProcessConnection,
         heard: Callable[[dict[str, Any], bytes], object],
         ended: Callable[[], object] = _nothing,
         arrived: Callable[[], object] = _nothing,
@@ -47,12 +47,12 @@ class Connection:
     @property
     def arrived(self) -> bool:
         """The program there runs. What was sent before is lost."""
-        return self.link.preface is None
+        return self.link.banner is None
 
     @property
     def idle(self) -> bool:
         """All that was sent has been taken."""
-        return not self.link.wire.out
+        return not self.link.channel.out
 
     def start(self) -> None:
         """Read from now on; one that was made elsewhere may have arrived already."""
@@ -64,12 +64,12 @@ class Connection:
 
     def tell(self, kind: str, payload: bytes = b"", **fields: Any) -> None:
         """Send a message."""
-        self.link.wire.put(pack(kind, payload, **fields))
+        self.link.channel.send(encode_frame(kind, payload, **fields))
         self.flush()
 
     def flush(self) -> None:
         """Send what waits, as far as it is taken now."""
-        self.link.wire.pump(self._loop, self.flush)
+        self.link.channel.pump(self._loop, self.flush)
 
     def keep_alive(self) -> None:
         """Give signs of life, now and from now on."""
@@ -86,14 +86,14 @@ class Connection:
         self.open = False
         if self._beat is not None:
             self._beat.cancel()
-        self.link.listen()  # for its last words
+        self.link.drain_stderr()  # for its last words
         self._loop.remove(self.link.stdout, self.link.stderr, self.link.stdin)
         if at_once or not self.arrived:
             self.link.process.terminate()
         end_links([self.link], _CLOSES_WITHIN)
 
     def _complained(self) -> None:
-        if not self.link.listen():
+        if not self.link.drain_stderr():
             self._loop.remove_reader(self.link.stderr)
 
     def _readable(self) -> None:
@@ -110,10 +110,10 @@ class Connection:
                 self._heard(fields, payload)
 
 
-def frames(link: ChildLink, within: float) -> Iterator[tuple[dict[str, Any], bytes]]:
+def frames(link: ProcessConnection, within: float) -> Iterator[tuple[dict[str, Any], bytes]]:
     """The messages that come over a connection, which ends with this."""
     deadline = time.monotonic() + within
-    unknown = Unknown(lambda text: print(f"muster: {link.host}: {text}", file=sys.stderr))
+    unknown = UnknownKinds(lambda text: print(f"muster: {link.host}: {text}", file=sys.stderr))
     came: deque[tuple[dict[str, Any], bytes]] = deque()
     with EventLoop() as loop:
         connection = Connection(loop, link, lambda fields, payload: came.append((fields, payload)))

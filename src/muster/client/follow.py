@@ -8,17 +8,17 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from muster.agent.timeline import Grown
+from muster.agent.log_timeline import Grown
 from muster.client.client import Client
 from muster.client.local import is_anothers
 from muster.client.reconcile import may_still_run, note_answer, reconcile
 from muster.client.remote import keep_piece
 from muster.client.status import RunStatus
 from muster.core.controller_config import RECORD
-from muster.report import outcome_as_json
-from muster.results import Outcome, RunState
-from muster.runs import Run
-from muster.stored import Malformed
+from muster.core.json_records import Malformed
+from muster.core.results import RunResult, RunState
+from muster.rundir import Run
+from muster.ui.text import outcome_as_json
 
 _COMES_BACK = 60.0
 """Seconds for which a host that does not answer is asked again by who waits for the end of a run there."""
@@ -163,7 +163,7 @@ class Follower:
         else:
             self.client.subscribe(mirror.ranks, mirror.offsets(), mirror.put)
 
-    def _ended(self, outcome: Outcome) -> RunStatus:
+    def _ended(self, outcome: RunResult) -> RunStatus:
         """Its controller has told of the end: bring the files here, over the same connection."""
         if self.client.keeps_files:
             self.client.sync_files(last=True)

@@ -6,8 +6,9 @@ import os
 import socket
 from functools import partial
 
-from muster.agent import local, procfs
-from muster.runs import Run
+from muster.linux import procfs
+from muster.protocol import local_sockets
+from muster.rundir import Run
 
 PATIENCE = 5.0
 """Seconds in which an agent must answer."""
@@ -24,12 +25,14 @@ def is_anothers(run: Run) -> bool:
 
 def answers(run: Run) -> bool:
     """Its agent, or its supervisor, is here: whatever its files say, it runs."""
-    return agent_listens(run) or local.listens(partial(local.find, str(run.path), local.SUPERVISOR))
+    return agent_listens(run) or local_sockets.listens(
+        partial(local_sockets.find, str(run.path), local_sockets.SUPERVISOR)
+    )
 
 
 def agent_listens(run: Run) -> bool:
     """Its agent is here, even if it takes no connection."""
-    return local.listens(partial(local.find, str(run.path), local.AGENT))
+    return local_sockets.listens(partial(local_sockets.find, str(run.path), local_sockets.AGENT))
 
 
 def starter_lives(run: Run) -> bool:
@@ -47,7 +50,7 @@ def _stopped_after_its_ranks(run: Run, pid: int) -> bool:
 
 def agent_of(run: Run) -> socket.socket | None:
     """A connection to the agent of a run here; raises TimeoutError when there is one that takes none."""
-    link = local.find(str(run.path), local.AGENT)
+    link = local_sockets.find(str(run.path), local_sockets.AGENT)
     if link is not None:
         link.settimeout(PATIENCE)
     return link

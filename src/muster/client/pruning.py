@@ -7,15 +7,15 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from muster import runs
+from muster import rundir
 from muster.client.local import answers, is_anothers
 from muster.client.reconcile import require_known, statuses
 from muster.client.remote import forget_way
-from muster.errors import Impossible
-from muster.plurals import plural
-from muster.report import size_in_words
-from muster.results import RunState
-from muster.runs import Run, Store
+from muster.core.plurals import plural
+from muster.core.results import RunState
+from muster.errors import InvalidRequest
+from muster.rundir import Run, Store
+from muster.ui.text import size_in_words
 
 _LIVING = (RunState.RUNNING, RunState.PENDING, RunState.UNKNOWN)
 """States of runs whose files are still wanted."""
@@ -32,7 +32,7 @@ def ended(found: Sequence[Run], within: float) -> list[Run]:
 
 
 def refuse_living(found: Sequence[Run], within: float) -> None:
-    """Raise `Impossible`, or `Unreachable`, for the first of these runs that may live.
+    """Raise `InvalidRequest`, or `Unreachable`, for the first of these runs that may live.
 
     A damaged one has ended when nobody answers for it on this machine.
     """
@@ -42,7 +42,7 @@ def refuse_living(found: Sequence[Run], within: float) -> None:
         if state is RunState.UNREADABLE and answers(run):
             state = RunState.RUNNING
         if state in _LIVING:
-            raise Impossible(f"{run.id} is {state}; it is not deleted", f"end it by `muster kill {run.operand}`")
+            raise InvalidRequest(f"{run.id} is {state}; it is not deleted", f"end it by `muster kill {run.operand}`")
 
 
 def beyond(sizes: Sequence[int], keep_runs: int | None, keep_size: int | None) -> int:
@@ -61,7 +61,7 @@ def beyond(sizes: Sequence[int], keep_runs: int | None, keep_size: int | None) -
 
 def limit(store: Store, keep_runs: int | None, keep_size: int | None) -> str:
     """Delete this user's runs in the run directory that are beyond the limits and have ended; gives a line about it."""
-    own = [run for run in runs.every(store.here) if not is_anothers(run)]
+    own = [run for run in rundir.list_runs(store.here) if not is_anothers(run)]
     sizes = [_size(run) if keep_size is not None else 0 for run in own]
     old = [run for run in ended(own[: beyond(sizes, keep_runs, keep_size)], _WITHIN) if not _may_begin(run)]
     if not old:
@@ -91,4 +91,4 @@ def _size(run: Run) -> int:
 def delete(store: Store, run: Run) -> None:
     """Delete a run, with what is remembered of it."""
     forget_way(run)
-    runs.remove(store, run)
+    rundir.remove(store, run)

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 from muster.client.client import ANSWERS_WITHIN, Client
 from muster.client.local import agent_listens, answers, is_anothers, starter_lives
 from muster.client.status import Controller, RunStatus, status
-from muster.errors import Impossible, MusterError, Unreachable
-from muster.report import outcome_as_json
-from muster.results import RunState
-from muster.runs import Run, Unreadable
+from muster.config.this_machine import identity
+from muster.core.results import RunState
+from muster.errors import InvalidRequest, MusterError, Unreachable
+from muster.rundir import Run, Unreadable
 from muster.schedulers.scheduler import Final
-from muster.world.here import identity
+from muster.ui.text import outcome_as_json
 
 if TYPE_CHECKING:
-    from muster.world.queue import SchedulerClient
+    from muster.schedulers.client import SchedulerClient
 
 _TO_GIVE_UP = 1.0
 """Seconds for ending an ssh that got nowhere."""
@@ -174,11 +174,11 @@ def may_still_run(run: Run, state: RunState) -> bool:
 
 
 def cancel(run: Run) -> None:
-    """Have its scheduler end the job of a run. Raises `Impossible`, `Unreachable`."""
+    """Have its scheduler end the job of a run. Raises `InvalidRequest`, `Unreachable`."""
     scheduled, found = run.scheduled, _client_of(run)
     assert scheduled is not None and found is not None
     if is_anothers(run):
-        raise Impossible(
+        raise InvalidRequest(
             f"{run.id} is another user's, and says to be job {scheduled.job}",
             f"see `{found.scheduler.jobs().argv[0]}`, `{found.scheduler.cancel(scheduled.job)[0]}`",
         )
@@ -187,7 +187,7 @@ def cancel(run: Run) -> None:
 
 def _client_of(run: Run) -> SchedulerClient | None:
     """Who asks the scheduler of a run; None where there is none."""
-    from muster.world.queue import client  # most runs need none of it
+    from muster.schedulers.client import client  # most runs need none of it
 
     scheduled = run.scheduled
     return None if scheduled is None else client(scheduled.name)

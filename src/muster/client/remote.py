@@ -13,20 +13,33 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from muster.agent import system, trace
 from muster.client.local import is_anothers
-from muster.errors import Impossible, RunFailed, Unreachable
-from muster.model import Job, Plan, as_json
-from muster.places import TRANSPORTS
-from muster.places.target import Target
-from muster.printable import line as safe
-from muster.runs import ID, JOB, LARGEST, MORE_OF_IT, Run, Store, every, note, some, why_not_ours, why_refused
+from muster.config.this_machine import identity
+from muster.core.json_records import Malformed, checked, plan_from_json, table, text, texts, texts_by_name
+from muster.core.model import Job, Plan, as_json
+from muster.core.printable import line as safe
+from muster.errors import ControlError, InvalidRequest, Unreachable
+from muster.linux import processes
+from muster.protocol import trace
+from muster.rundir import (
+    ID,
+    JOB,
+    LARGEST,
+    MORE_OF_IT,
+    Run,
+    Store,
+    list_runs,
+    note,
+    some,
+    why_not_ours,
+    why_refused,
+)
 from muster.schedulers import get_scheduler
-from muster.stored import Malformed, checked, plan_from_json, table, text, texts, texts_by_name
-from muster.world.here import identity
+from muster.transports import TRANSPORTS
+from muster.transports.target import Target
 
 if TYPE_CHECKING:
-    from muster.world.link import ChildLink
+    from muster.controller.connections import ProcessConnection
 
 
 class Way(NamedTuple):
@@ -80,20 +93,20 @@ def _way(run: Run, job: Mapping[str, Any]) -> Way:
     return Way("step") if job.get("scheduler") else Way("ssh")
 
 
-def connect(run: Run) -> ChildLink:
+def connect(run: Run) -> ProcessConnection:
     """A connection to the machine of the controller of a run, this one or its node 0, and by that to the controller.
 
-    Raises `Impossible` for a host that has no name of a host.
+    Raises `InvalidRequest` for a host that has no name of a host.
     """
-    from muster.hosts import parse_host
-    from muster.world.link import start_call  # imported late: `muster ps` of local runs needs none of it
+    from muster.controller.connections import start_call  # imported late: `muster ps` of local runs needs none of it
+    from muster.core.hostlist import parse_host
 
     job = run.job
     way = _way(run, job)
     if way.place == "local" and job.get("host") != identity()["host"]:
         way = Way("ssh")  # it runs on the machine where it was started, and that is another
     if way.place != "local" and is_anothers(run):
-        raise Impossible(f"{run.id} is another user's, and runs on {job.get('host')}", "ask there, or as that user")
+        raise InvalidRequest(f"{run.id} is another user's, and runs on {job.get('host')}", "ask there, or as that user")
     target = Target(way.place, identity()["host"], python=way.python, ssh=way.ssh)
     if scheduled := run.scheduled:
         target = target._replace(scheduler=scheduled.name, allocation=scheduled.job)
@@ -107,18 +120,18 @@ def connect(run: Run) -> ChildLink:
         env = get_scheduler(target.scheduler).clean(env)
     link = start_call(target, dict(env), "visit", run_dir=job["there"])
     # another user's directory is not written to
-    link.wire.tracer = trace.tracer("" if is_anothers(run) else str(run.path), "client", "controller", target.host)
+    link.channel.tracer = trace.tracer("" if is_anothers(run) else str(run.path), "client", "controller", target.host)
     return link
 
 
 def import_run(store: Store, host: str, which: str) -> Run:
     """Come to know a run that was started from another machine, by the host on which its supervisor is.
 
-    Raises `Unreachable`, `Impossible`.
+    Raises `Unreachable`, `InvalidRequest`.
     """
     from muster.client.connection import frames
-    from muster.hosts import parse_host
-    from muster.world.link import start_call
+    from muster.controller.connections import start_call
+    from muster.core.hostlist import parse_host
 
     found = parse_host(host)
     target = Target("ssh", found.name, found.user)
@@ -128,20 +141,20 @@ def import_run(store: Store, host: str, which: str) -> Run:
             try:
                 told, fits = _introduced(fields), texts(fields.get("fits", ()))
             except Malformed as error:
-                raise RunFailed(f"{host} tells of a run in a way that is not understood: {error}", None) from None
+                raise ControlError(f"{host} tells of a run in a way that is not understood: {error}", None) from None
             if told is None and len(fits) > 1:
                 shown = some(map(safe, fits))
-                raise Impossible(f"`{which}` fits {len(fits)} runs on {host}: {shown}", MORE_OF_IT)
+                raise InvalidRequest(f"`{which}` fits {len(fits)} runs on {host}: {shown}", MORE_OF_IT)
             if told is None:
-                raise Impossible(
+                raise InvalidRequest(
                     f"there is no run `{which}` on {host}", "look there: `muster ps`, or MUSTER_HOME there"
                 )
             record, plan, there = told
-            known = [run for run in every(store) if run.id == record["id"]]
+            known = [run for run in list_runs(store) if run.id == record["id"]]
             run = known[0] if known else Run(store.path(record["id"]))
             served = {"name": found.name, "user": found.user}
             if not os.path.lexists(run.path):
-                system.make_private(str(run.path))
+                processes.make_private(str(run.path))
                 remember_way(run, Way(target.place, target.ssh, target.python))
                 run.write("plan.json", as_json(plan))
                 own = {"host": found.name, "served": served, "there": there, "shared": False}
@@ -149,9 +162,11 @@ def import_run(store: Store, host: str, which: str) -> Run:
                 run = note(store, run.path)
             elif why_refused(run.path) or (run.job.get("served"), run.job.get("there")) != (served, there):
                 # whatever that host says, it is not to have another run ended
-                raise Impossible(f"{host} tells of {run.id}, which is another run here", f"`muster show {run.operand}`")
+                raise InvalidRequest(
+                    f"{host} tells of {run.id}, which is another run here", f"`muster show {run.operand}`"
+                )
             return run
-    raise Unreachable(f"{host} does not answer: {link.last_words() or 'it said nothing'}", f"try `ssh {host} true`")
+    raise Unreachable(f"{host} does not answer: {link.stderr_summary() or 'it said nothing'}", f"try `ssh {host} true`")
 
 
 def _introduced(frame: Mapping[str, Any]) -> tuple[dict[str, Any], Plan, str] | None:
@@ -208,7 +223,7 @@ def keep_piece(run: Run, name: str, offset: int, data: bytes) -> None:
     if not _SENT.fullmatch(name):
         return
     path = run.path / name
-    system.make_private(str(path.parent))
+    processes.make_private(str(path.parent))
     with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+b") as file:
         if offset <= os.fstat(file.fileno()).st_size:  # else a piece is missing, and it would leave a hole
             file.seek(offset)
@@ -233,5 +248,5 @@ class Replacement:
         """It is whole: put it in its place. Raises OSError."""
         if not _SENT.fullmatch(self.name):
             return
-        system.make_private(str((run.path / self.name).parent))
+        processes.make_private(str((run.path / self.name).parent))
         run.replace(self.name, bytes(self._data))

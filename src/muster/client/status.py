@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from muster.core.controller_config import RECORD
-from muster.results import Outcome, RunState, StopKind, StopReason
-from muster.runs import Run, Scheduled, Unreadable
+from muster.core.results import RunResult, RunState, StopKind, StopReason
+from muster.rundir import Run, Scheduled, Unreadable
 from muster.schedulers import get_scheduler
 from muster.schedulers.scheduler import JobEnd, Phase
 
@@ -19,7 +19,7 @@ class RunStatus(NamedTuple):
     state: RunState
     why: str = ""
     """What is behind `lost`, `unknown` and `unreadable`, for a person."""
-    outcome: Outcome | None = None
+    outcome: RunResult | None = None
     """How it ended, where it has; that of an attempt that is made again is none."""
     heard: bool = False
     """Another machine, or a scheduler, has told just now that it runs."""
@@ -91,7 +91,7 @@ def status(run: Run, sight: Sight) -> RunStatus:
     return _ended(run)  # perhaps since it was looked at
 
 
-def _comes_again(run: Run, outcome: Outcome, sight: Sight) -> bool:
+def _comes_again(run: Run, outcome: RunResult, sight: Sight) -> bool:
     """This was the end of an attempt only: the job is in the queue again, or will be in a moment."""
     scheduled = run.scheduled
     if scheduled is None or not scheduled.requeue or outcome.code == 0:
@@ -139,7 +139,7 @@ def _in_queue(run: Run, scheduled: Scheduled, sight: Sight) -> RunStatus:
     return RunStatus(outcome.state, outcome=outcome)
 
 
-def _end_in_queue(run: Run, end: JobEnd, state: str, sight: Sight) -> Outcome:
+def _end_in_queue(run: Run, end: JobEnd, state: str, sight: Sight) -> RunResult:
     """An end that the scheduler alone saw, whose word for it is `state`."""
     attempts = run.attempts()
     took = max(0.0, sight.now() - float(run.job["time"])) if attempts else 0.0  # it may never have started
@@ -149,7 +149,7 @@ def _end_in_queue(run: Run, end: JobEnd, state: str, sight: Sight) -> Outcome:
     elif end.cancelled and (who := sight.cancelled_by()):
         how = f"it was cancelled by {who}"
     reason = StopReason(StopKind.OTHER, message=f"{how} ({state})")
-    return Outcome(end.state, end.code, took, max(attempts, default=0), reason)
+    return RunResult(end.state, end.code, took, max(attempts, default=0), reason)
 
 
 def _served(run: Run, sight: Sight) -> RunStatus:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from muster.client.client import Client, ask
+from muster.core.json_records import Malformed, checked, number, several, table, whole
 from muster.errors import MusterError
-from muster.runs import Run
-from muster.stored import Malformed, checked, number, several, table, whole
+from muster.rundir import Run
 
 _WITHIN = 8.0
 """Seconds in which all have to answer: an agent measures for half a second, a supervisor waits for its agents for 4."""

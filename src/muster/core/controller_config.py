@@ -10,8 +10,19 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from muster.model import as_json
-from muster.stored import Malformed, checked, flag, number, optional, several, table, text, texts, whole
+from muster.core.json_records import (
+    Malformed,
+    checked,
+    flag,
+    number,
+    optional,
+    several,
+    table,
+    text,
+    texts,
+    whole,
+)
+from muster.core.model import as_json
 
 RECORD = "serve.json"
 """The file."""

@@ -8,6 +8,6 @@ Nothing outside the lab's own folder is written, and nothing of it is to be seen
 """
 
 from muster.lab.lab import Lab
-from muster.lab.shape import Shape
+from muster.lab.spec import Shape
 
 __all__ = ["Lab", "Shape"]

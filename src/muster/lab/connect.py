@@ -11,8 +11,8 @@ import os
 import socket
 import sys
 
-from muster.lab import files, kernel
-from muster.lab.shape import Folder
+from muster.lab import files, namespaces
+from muster.lab.spec import Folder
 
 
 def main() -> int:
@@ -24,7 +24,7 @@ def main() -> int:
         return 1
     try:
         network = os.open(f"/proc/{record['keeper'][0]}/ns/net", os.O_RDONLY)
-        kernel.enter(network, kernel.NEW_NET)
+        namespaces.enter(network, namespaces.NEW_NET)
         connection = socket.create_connection((host, port), timeout=20)
         connection.settimeout(None)
         with socket.socket(fileno=os.dup(1)) as ssh:

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Callable, NamedTuple, Protocol
 
-from muster.errors import Impossible
-from muster.lab import files, kernel, texts
-from muster.lab.host import ip
-from muster.lab.shape import HEAD, Folder, Shape
+from muster.errors import InvalidRequest
+from muster.lab import config_files, files, namespaces
+from muster.lab.host_init import ip
+from muster.lab.spec import HEAD, Folder, Shape
 
 
 class Alive(Protocol):
@@ -23,8 +23,8 @@ class Alive(Protocol):
         """Its first process."""
 
 
-class Keeper(Protocol):
-    """Who keeps the hosts of a lab (`keeper.py`), as far as faults need it."""
+class LabControl(Protocol):
+    """Who keeps the hosts of a lab (`daemon.py`), as far as faults need it."""
 
     shape: Shape
     folder: Folder
@@ -50,7 +50,7 @@ class Keeper(Protocol):
     def kill_service(self, host: str, service: str, program: str) -> None:
         """Kill all processes of a service on a host, and wait until the service has ended."""
 
-    def bury(self, name: str) -> None:
+    def forget_host(self, name: str) -> None:
         """Forget a host that has ended."""
 
 
@@ -59,73 +59,73 @@ class Fault(NamedTuple):
 
     says: str
     """What it does, for a person."""
-    make: Callable[[Keeper, str], None]
-    undo: Callable[[Keeper, str], None]
+    make: Callable[[LabControl, str], None]
+    undo: Callable[[LabControl, str], None]
     of_host: bool = True
     """It is a host's; else the whole lab's."""
 
 
-def _alive(keeper: Keeper, host: str) -> int:
+def _alive(keeper: LabControl, host: str) -> int:
     if host not in keeper.hosts:
-        raise Impossible(f"{host} is down", "`muster lab fault clear` starts it again")
+        raise InvalidRequest(f"{host} is down", "`muster lab fault clear` starts it again")
     return keeper.hosts[host].pid
 
 
-def _cut(keeper: Keeper, host: str) -> None:
+def _disconnect(keeper: LabControl, host: str) -> None:
     _alive(keeper, host)
     ip(f"link set {host} down\n")
 
 
-def _join(keeper: Keeper, host: str) -> None:
+def _reconnect(keeper: LabControl, host: str) -> None:
     if host in keeper.hosts:
         ip(f"link set {host} up\n")
 
 
-def _slow_names(keeper: Keeper, host: str, slow: bool = True) -> None:
+def _slow_names(keeper: LabControl, host: str, slow: bool = True) -> None:
     if slow or host in keeper.hosts:
         _alive(keeper, host)
-        keeper.ask(host, "write", path="/etc/nsswitch.conf", text=texts.nsswitch(slow))
-        keeper.ask(host, "write", path="/etc/resolv.conf", text=texts.resolv_conf(slow))
+        keeper.ask(host, "write", path="/etc/nsswitch.conf", text=config_files.nsswitch(slow))
+        keeper.ask(host, "write", path="/etc/resolv.conf", text=config_files.resolv_conf(slow))
 
 
-def _loopback_name(keeper: Keeper, host: str, loopback: bool = True) -> None:
+def _loopback_name(keeper: LabControl, host: str, loopback: bool = True) -> None:
     if loopback or host in keeper.hosts:
         _alive(keeper, host)
-        keeper.ask(host, "write", path="/etc/hosts", text=texts.hosts_file(keeper.shape, host, loopback))
+        keeper.ask(host, "write", path="/etc/hosts", text=config_files.hosts_file(keeper.shape, host, loopback))
 
 
-def _fill(keeper: Keeper, host: str) -> None:
+def _fill(keeper: LabControl, host: str) -> None:
     _alive(keeper, host)
     keeper.ask(host, "full")
 
 
-def _empty(keeper: Keeper, host: str) -> None:
+def _empty(keeper: LabControl, host: str) -> None:
     if host in keeper.hosts:
         keeper.ask(host, "roomy")
 
 
-def _stall(keeper: Keeper, host: str) -> None:
+def _stall(keeper: LabControl, host: str) -> None:
     _alive(keeper, host)
     if not keeper.record["share"]:
-        raise Impossible(f"{host} has no file system that can be stalled", "; ".join(keeper.record["notes"]))
+        raise InvalidRequest(f"{host} has no file system that can be stalled", "; ".join(keeper.record["notes"]))
     gate = os.open(keeper.folder.gate(host), os.O_RDONLY)
     fcntl.flock(gate, fcntl.LOCK_EX)
     keeper.gates[host] = gate
 
 
-def _flow(keeper: Keeper, host: str) -> None:
+def _release(keeper: LabControl, host: str) -> None:
     os.close(keeper.gates.pop(host))
 
 
-def _signal_all(number: signal.Signals) -> Callable[[Keeper, str], None]:
-    def send(keeper: Keeper, host: str) -> None:
+def _signal_all(number: signal.Signals) -> Callable[[LabControl, str], None]:
+    def send(keeper: LabControl, host: str) -> None:
         if number == signal.SIGSTOP:
             _alive(keeper, host)
         if host not in keeper.hosts:
             return
         reached: set[int] = set()
         while True:  # until no new process is found: one may be forking now
-            new = set(kernel.inhabitants(keeper.hosts[host].pid)) - reached
+            new = set(namespaces.inhabitants(keeper.hosts[host].pid)) - reached
             if not new:
                 break
             for pid in new:
@@ -133,49 +133,49 @@ def _signal_all(number: signal.Signals) -> Callable[[Keeper, str], None]:
                     os.kill(pid, number)
             reached |= new
         if number == signal.SIGCONT:
-            kernel.wake_entrances(keeper.hosts[host].pid)
+            namespaces.wake_entrances(keeper.hosts[host].pid)
 
     return send
 
 
-def _crash(keeper: Keeper, host: str) -> None:
+def _crash(keeper: LabControl, host: str) -> None:
     os.kill(_alive(keeper, host), signal.SIGKILL)
-    keeper.bury(host)
+    keeper.forget_host(host)
     # the others were faults of what has just gone
     for name, where in [key for key in keeper.faults if key[1] == host and key[0] != "crash"]:
         if name == "stall":
-            _flow(keeper, host)
+            _release(keeper, host)
         del keeper.faults[name, where]
 
 
-def _boot(keeper: Keeper, host: str) -> None:
+def _boot(keeper: LabControl, host: str) -> None:
     keeper.boot((host,))
     keeper.start_services((host,))
 
 
-def _drop_ssh(keeper: Keeper, host: str) -> None:
+def _drop_ssh(keeper: LabControl, host: str) -> None:
     _alive(keeper, host)
     # the listener and what it forked for each connection; what these started lives on
     keeper.kill_service(host, "sshd", "sshd")
 
 
-def _ssh_again(keeper: Keeper, host: str) -> None:
+def _ssh_again(keeper: LabControl, host: str) -> None:
     if host in keeper.hosts:
         keeper.ask(host, "start", name="sshd", argv=files.sshd(keeper.folder))
 
 
-def _slurmctld_down(keeper: Keeper, host: str) -> None:
+def _slurmctld_down(keeper: LabControl, host: str) -> None:
     _alive(keeper, HEAD)
     keeper.kill_service(HEAD, "slurmctld", "slurmctld")
 
 
-def _slurmctld_up(keeper: Keeper, host: str) -> None:
+def _slurmctld_up(keeper: LabControl, host: str) -> None:
     if HEAD in keeper.hosts:
         keeper.ask(HEAD, "start", name="slurmctld", argv=files.slurmctld(keeper.folder))
 
 
 FAULTS: Mapping[str, Fault] = {
-    "partition": Fault("no packet comes to the host or leaves it", _cut, _join),
+    "partition": Fault("no packet comes to the host or leaves it", _disconnect, _reconnect),
     "slow-dns": Fault(
         "look-ups of names that no file has time out, as reverse ones do on many clusters",
         _slow_names,
@@ -191,7 +191,7 @@ FAULTS: Mapping[str, Fault] = {
         _fill,
         _empty,
     ),
-    "stall": Fault("writes to the folder `share` hang on this host, and cannot be killed", _stall, _flow),
+    "stall": Fault("writes to the folder `share` hang on this host, and cannot be killed", _stall, _release),
     "freeze": Fault(
         "all processes of the host are stopped (SIGSTOP)", _signal_all(signal.SIGSTOP), _signal_all(signal.SIGCONT)
     ),

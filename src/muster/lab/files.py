@@ -13,9 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Callable
 
-from muster.errors import RunFailed
-from muster.lab import kernel, texts
-from muster.lab.shape import GUEST, Folder, Shape
+from muster.errors import ControlError
+from muster.lab import config_files, namespaces
+from muster.lab.spec import SECOND_USER, Folder, Shape
 
 MARK = "muster lab"
 """Stands in the record, so that no other folder is taken for a lab's and deleted."""
@@ -44,14 +44,14 @@ def slurmd(folder: Folder, node: str) -> list[str]:
 
 
 def _full(program: str) -> str:
-    from muster.lab.host import PATH
+    from muster.lab.host_init import PATH
 
     return shutil.which(program, path=PATH) or program
 
 
 def write(folder: Folder, shape: Shape, tracks: str, slurm: Mapping[str, str]) -> None:
-    """Write what sshd, Slurm and munge read; raises `RunFailed` when no key can be made."""
-    for path in (folder.ssh, folder.slurm, f"{folder.slurm}/state", folder.homes, f"{folder.homes}/{GUEST}"):
+    """Write what sshd, Slurm and munge read; raises `ControlError` when no key can be made."""
+    for path in (folder.ssh, folder.slurm, f"{folder.slurm}/state", folder.homes, f"{folder.homes}/{SECOND_USER}"):
         os.makedirs(path, exist_ok=True)
     for path in (
         folder.munge,
@@ -69,22 +69,22 @@ def write(folder: Folder, shape: Shape, tracks: str, slurm: Mapping[str, str]) -
     for node in shape.node_names:
         os.makedirs(f"{folder.slurm}/spool-{node}", exist_ok=True)
     _private(f"{folder.munge}/key", secrets.token_bytes(128))
-    for name in ("host_key", "id_root", f"id_{GUEST}"):
+    for name in ("host_key", "id_root", f"id_{SECOND_USER}"):
         words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "muster-lab", "-f", f"{folder.ssh}/{name}"]
         done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if done.returncode != 0:
-            raise RunFailed(f"ssh-keygen could not make a key in {folder.ssh}: {done.stderr.strip()}")
+            raise ControlError(f"ssh-keygen could not make a key in {folder.ssh}: {done.stderr.strip()}")
     host_key, roots, guests = (
-        Path(f"{folder.ssh}/{name}.pub").read_text() for name in ("host_key", "id_root", f"id_{GUEST}")
+        Path(f"{folder.ssh}/{name}.pub").read_text() for name in ("host_key", "id_root", f"id_{SECOND_USER}")
     )
     for path, text in (
         (f"{folder.ssh}/authorized_keys_root", roots),
-        (f"{folder.ssh}/authorized_keys_{GUEST}", guests + roots),
-        (f"{folder.ssh}/known_hosts", texts.known_hosts(shape, host_key)),
-        (f"{folder.ssh}/sshd_config", texts.sshd_config(folder)),
-        (folder.slurm_conf, texts.slurm_conf(shape, folder, tracks, slurm)),
-        (f"{folder.slurm}/gres.conf", texts.gres_conf(shape)),
-        (f"{folder.slurm}/cgroup.conf", texts.cgroup_conf()),
+        (f"{folder.ssh}/authorized_keys_{SECOND_USER}", guests + roots),
+        (f"{folder.ssh}/known_hosts", config_files.known_hosts(shape, host_key)),
+        (f"{folder.ssh}/sshd_config", config_files.sshd_config(folder)),
+        (folder.slurm_conf, config_files.slurm_conf(shape, folder, tracks, slurm)),
+        (f"{folder.slurm}/gres.conf", config_files.gres_conf(shape)),
+        (f"{folder.slurm}/cgroup.conf", config_files.cgroup_conf()),
     ):
         Path(path).write_text(text)
 
@@ -96,9 +96,9 @@ def _private(path: str, data: bytes) -> None:
 
 def give_home(folder: Folder, guest: int) -> None:
     """Give the second user a home and a private key, which opens that account and no other."""
-    home = f"{folder.homes}/{GUEST}"
+    home = f"{folder.homes}/{SECOND_USER}"
     os.chmod(home, 0o700)
-    for path in (home, f"{folder.ssh}/id_{GUEST}"):
+    for path in (home, f"{folder.ssh}/id_{SECOND_USER}"):
         os.chown(path, guest, guest)
 
 
@@ -152,7 +152,7 @@ def enter(pid: int, cwd: str, user: str | None, argv: list[str]) -> list[str]:
 
 def in_host(folder: Folder, pid: int, argv: list[str]) -> subprocess.CompletedProcess[str]:
     """Run a short command of the lab's own in a host."""
-    from muster.lab.host import PATH
+    from muster.lab.host_init import PATH
 
     env = {"PATH": PATH, "SLURM_CONF": folder.slurm_conf, "LANG": "C.UTF-8"}
     return subprocess.run(
@@ -168,7 +168,7 @@ def group_name(folder: Folder) -> str:
 def clear_away(folder: Folder) -> None:
     """Remove what a lab whose processes have ended leaves: its control groups and its files."""
     with suppress(OSError):
-        kernel.unmount(folder.cgroups)  # the keeper's own mount, seen only from its own namespace
+        namespaces.unmount(folder.cgroups)  # the keeper's own mount, seen only from its own namespace
     if os.path.isdir(folder.path):
         _with_groups(folder, _remove_groups)
     shutil.rmtree(folder.path, ignore_errors=True)
@@ -195,9 +195,9 @@ def _with_groups(folder: Folder, do: Callable[[str], Any]) -> None:
     if pid == 0:
         status = 1
         try:
-            kernel.unshare(kernel.NEW_MOUNTS)
-            kernel.mount("none", "/", "", kernel.RECURSIVE | kernel.PRIVATE)
-            kernel.mount("cgroup", folder.cgroups, "cgroup", 0, "freezer")
+            namespaces.unshare(namespaces.NEW_MOUNTS)
+            namespaces.mount("none", "/", "", namespaces.RECURSIVE | namespaces.PRIVATE)
+            namespaces.mount("cgroup", folder.cgroups, "cgroup", 0, "freezer")
             do(f"{folder.cgroups}/{group_name(folder)}")
             status = 0
         finally:

@@ -19,11 +19,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from muster.agent import procfs, system
-from muster.errors import Impossible, RunFailed
-from muster.lab import files, kernel, needs, texts
+from muster.errors import ControlError, InvalidRequest
+from muster.lab import config_files, files, namespaces, requirements
 from muster.lab.faults import FAULTS
-from muster.lab.shape import GUEST, SETTLING, Folder, Shape, address
+from muster.lab.spec import SECOND_USER, SETTLING, Folder, Shape, address
+from muster.linux import processes, procfs
 
 USUAL = "/var/lib/muster-lab"
 """The folder of the lab that the command line means."""
@@ -74,13 +74,13 @@ class Lab:
     def up(self, owned: bool = False) -> bool:
         """Bring the lab up, after clearing a half-made one; False when it was up already.
 
-        `owned`: it goes when this process ends, however that comes. Raises `Impossible`, `RunFailed`.
+        `owned`: it goes when this process ends, however that comes. Raises `InvalidRequest`, `ControlError`.
         """
         self.shape.check()
-        needs.check()
+        requirements.check()
         for path in self.shared:
             if not os.path.isdir(path):
-                raise Impossible(f"there is no directory {path} that the hosts could share", "make it first")
+                raise InvalidRequest(f"there is no directory {path} that the hosts could share", "make it first")
         if not self._given:
             _sweep()
             self.folder = Folder(tempfile.mkdtemp(prefix=_FRESH, dir=os.path.dirname(USUAL)))
@@ -96,7 +96,7 @@ class Lab:
                         self._clear()
                         continue  # the folder has gone, and the lock with it
                     if os.listdir(self.folder.path):
-                        raise Impossible(
+                        raise InvalidRequest(
                             f"{self.folder.path} is not empty, and is no lab's",
                             "name another folder, or empty that one",
                         )
@@ -108,17 +108,17 @@ class Lab:
             raise
 
     def _refuse_another(self) -> None:
-        """Raise `Impossible` when the lab that is up is not what was asked for."""
+        """Raise `InvalidRequest` when the lab that is up is not what was asked for."""
         record = files.read_record(self.folder)
         there = Shape(**record["shape"]) if record else self.shape
         if there != self.shape:
-            raise Impossible(
+            raise InvalidRequest(
                 f"a lab is up already, of {in_words(there)}, and one of {in_words(self.shape)} was asked for",
                 "`muster lab down` first",
             )
         missing = [path for path in self.shared if record and path not in record["shared"]]
         if missing:
-            raise Impossible(
+            raise InvalidRequest(
                 f"a lab is up already, and its hosts do not share {', '.join(missing)}", "`muster lab down` first"
             )
 
@@ -130,10 +130,10 @@ class Lab:
                 line = told.readline()
             if not line:
                 words_of_it = files.last_lines(self.folder.keeper_log)
-                raise RunFailed("the lab did not come up: its keeper ended", f"its last words:\n{words_of_it}")
+                raise ControlError("the lab did not come up: its keeper ended", f"its last words:\n{words_of_it}")
             answer = json.loads(line)
             if "error" in answer:
-                kind = Impossible if answer["impossible"] else RunFailed
+                kind = InvalidRequest if answer["impossible"] else ControlError
                 raise kind(answer["error"], answer["hint"])
         except BaseException:
             self._end_keeper()
@@ -150,8 +150,8 @@ class Lab:
             "slurm": self.slurm,
             "kept": _pythons(),
             "shared": self.shared,
-            "share": not needs.why_no_share(),
-            "notes": needs.notes(),
+            "share": not requirements.why_no_share(),
+            "notes": requirements.notes(),
             "boot": procfs.boot_id(),
             "hosts": {},
         }
@@ -159,7 +159,7 @@ class Lab:
         reading, writing = os.pipe()
         owned_end, self._owning = os.pipe()
         log = os.open(self.folder.keeper_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        words = [sys.executable, "-m", "muster.lab.keeper", self.folder.path, str(writing), str(lock)]
+        words = [sys.executable, "-m", "muster.lab.daemon", self.folder.path, str(writing), str(lock)]
         # a Ctrl-C inside Popen would leave a keeper of which nobody knows
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
         try:
@@ -181,14 +181,14 @@ class Lab:
 
     def down(self) -> bool:
         """Take the lab down, a half-made one too, and leave nothing; False when there was none."""
-        needs.check_root()
+        requirements.check_root()
         if not os.path.isdir(self.folder.path):
             return False
         with self._locked(make=False) as lock:
             if lock < 0:
                 return False
             if files.read_record(self.folder) is None and os.listdir(self.folder.path):
-                raise Impossible(f"{self.folder.path} is no lab's folder", "it is left as it is")
+                raise InvalidRequest(f"{self.folder.path} is no lab's folder", "it is left as it is")
             self._clear()
         return True
 
@@ -204,14 +204,14 @@ class Lab:
                     _send(pid, started, number)
                 files.thaw_all(self.folder)
                 for pid in record.get("hosts", {}).values():
-                    kernel.wake_entrances(pid[0])
+                    namespaces.wake_entrances(pid[0])
                 if _gone(processes, _PATIENCE):
                     break
             else:
-                raise RunFailed(
+                raise ControlError(
                     "the lab did not end: "
                     + ", ".join(
-                        f"process {pid} ({kernel.waits_in(pid)})"
+                        f"process {pid} ({namespaces.waits_in(pid)})"
                         for pid, at in processes
                         if procfs.still_lives(pid, at)
                     ),
@@ -260,13 +260,13 @@ class Lab:
 
     @classmethod
     def found(cls, folder: str = USUAL) -> Lab:
-        """The lab whose files lie in `folder`; raises `Impossible` when none is up."""
-        needs.check_root()
+        """The lab whose files lie in `folder`; raises `InvalidRequest` when none is up."""
+        requirements.check_root()
         lab = cls(folder=folder)
         state = lab.state()
         if state != "up":
             half = "a lab was begun here, and is not up" if state == "half-made" else "no lab is up"
-            raise Impossible(half, "`muster lab up` makes one")
+            raise InvalidRequest(half, "`muster lab up` makes one")
         record = files.read_record(lab.folder) or {}
         lab.shape, lab.slurm = Shape(**record["shape"]), record["slurm"]
         return lab
@@ -308,7 +308,7 @@ class Lab:
     def ssh_config(self) -> str:
         """An ssh configuration by which this machine reaches the hosts (`ssh -F FILE n1`)."""
         connect = f"{sys.executable} -m muster.lab.connect {self.folder.path}"
-        return texts.ssh_config_outside(self.folder, self.shape, connect)
+        return config_files.ssh_config_outside(self.folder, self.shape, connect)
 
     # commands in hosts
 
@@ -317,16 +317,16 @@ class Lab:
         self._check(host)
         living = self.status()["hosts"]
         if host not in living:
-            raise Impossible(f"{host} is down", "`muster lab fault clear` starts it again")
-        if user is not None and user not in (GUEST, "root"):
-            raise Impossible(f"the lab has no user {user}", f"it has root and {GUEST}")
+            raise InvalidRequest(f"{host} is down", "`muster lab fault clear` starts it again")
+        if user is not None and user not in (SECOND_USER, "root"):
+            raise InvalidRequest(f"the lab has no user {user}", f"it has root and {SECOND_USER}")
         return files.enter(living[host], cwd or os.getcwd(), user if user != "root" else None, list(argv))
 
     def environment(self, user: str | None = None) -> dict[str, str]:
         """The environment in which a user's commands start: small, the same for everybody, and SLURM_CONF."""
         guest = user not in (None, "root")
-        home = f"{self.folder.homes}/{GUEST}" if guest else pwd.getpwuid(0).pw_dir
-        name = GUEST if guest else "root"
+        home = f"{self.folder.homes}/{SECOND_USER}" if guest else pwd.getpwuid(0).pw_dir
+        name = SECOND_USER if guest else "root"
         found = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", "TERM": os.environ.get("TERM", "dumb")}
         found.update(HOME=home, USER=name, LOGNAME=name, SHELL="/bin/bash", SLURM_CONF=self.folder.slurm_conf)
         return found
@@ -388,13 +388,13 @@ class Lab:
     def fault(self, name: str, host: str = "") -> None:
         """Break something on purpose; `FAULTS` lists what there is."""
         if name not in FAULTS:
-            raise Impossible(f"there is no fault `{name}`", "there are: " + ", ".join(FAULTS))
+            raise InvalidRequest(f"there is no fault `{name}`", "there are: " + ", ".join(FAULTS))
         if FAULTS[name].of_host:
             if not host:
-                raise Impossible(f"`{name}` is the fault of a host", f"name one: {', '.join(self.hosts)}")
+                raise InvalidRequest(f"`{name}` is the fault of a host", f"name one: {', '.join(self.hosts)}")
             self._check(host)
         elif host:
-            raise Impossible(f"`{name}` is a fault of the whole lab, not of {host}", "leave the host out")
+            raise InvalidRequest(f"`{name}` is a fault of the whole lab, not of {host}", "leave the host out")
         self._ask("fault", name=name, host=host)
 
     def clear(self, name: str = "", host: str = "", settle: bool = True) -> list[tuple[str, str]]:
@@ -406,10 +406,10 @@ class Lab:
 
     def _check(self, host: str) -> None:
         if host not in self.hosts:
-            raise Impossible(f"the lab has no host {host}", f"it has {', '.join(self.hosts)}")
+            raise InvalidRequest(f"the lab has no host {host}", f"it has {', '.join(self.hosts)}")
 
     def _ask(self, what: str, **more: Any) -> Any:
-        """Ask the keeper; raises `Impossible` with its words."""
+        """Ask the keeper; raises `InvalidRequest` with its words."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(SETTLING + 60)  # nothing that is asked takes longer
             try:
@@ -417,14 +417,16 @@ class Lab:
                 connection.sendall(json.dumps({"ask": what, **more}).encode() + b"\n")
                 line = connection.makefile().readline()
             except OSError as error:
-                raise RunFailed(
-                    f"the lab does not answer: {system.reason(error)}", "`muster lab down` clears it away"
+                raise ControlError(
+                    f"the lab does not answer: {processes.reason(error)}", "`muster lab down` clears it away"
                 ) from None
         if not line:
-            raise RunFailed("the lab's keeper ended", f"see {self.folder.keeper_log}; `muster lab down` clears it away")
+            raise ControlError(
+                "the lab's keeper ended", f"see {self.folder.keeper_log}; `muster lab down` clears it away"
+            )
         answer = json.loads(line)
         if "error" in answer:
-            raise Impossible(answer["error"], answer["hint"])
+            raise InvalidRequest(answer["error"], answer["hint"])
         return answer["ok"]
 
 
@@ -441,7 +443,7 @@ def _sweep() -> None:
     for path in glob(f"{os.path.dirname(USUAL)}/{_FRESH}*"):
         dead = Lab(folder=path)
         if dead.state() == "half-made":  # else do not wait for one that is being made
-            with suppress(RunFailed), dead._locked(make=False):
+            with suppress(ControlError), dead._locked(make=False):
                 if dead.state() == "half-made":
                     dead._clear()
 

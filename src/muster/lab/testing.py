@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from muster.errors import Impossible
+from muster.core.plurals import plural
+from muster.errors import InvalidRequest
 from muster.lab import Lab
-from muster.plurals import plural
 
 _SKIPPED = "no lab"
 
@@ -25,7 +25,7 @@ def the_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     made = Lab(shared=[tmp_path_factory.getbasetemp(), request.config.rootpath])
     try:
         made.up(owned=True)
-    except Impossible as error:
+    except InvalidRequest as error:
         pytest.skip(f"{_SKIPPED}: {error.sentence}")
     try:
         yield made

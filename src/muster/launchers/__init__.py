@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import NamedTuple
 
-from muster.errors import Impossible
-from muster.model import Command, Job, Node, Plan
+from muster.core.model import Command, Job, Node, Plan
+from muster.errors import InvalidRequest
 from muster.runtimes import runtime
 from muster.schedulers import SCHEDULERS, typed
 
@@ -40,14 +40,14 @@ class Launcher(NamedTuple):
 
 
 def make_plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
-    """The plan of the job's launcher; raises `Impossible`."""
+    """The plan of the job's launcher; raises `InvalidRequest`."""
     launcher = LAUNCHERS[job.launcher]
     if not launcher.works(job):
         needs = f"add `{typed(launcher.schedulers[0])}`, or " if launcher.schedulers and not job.scheduler else ""
         hint = f"{needs}use `--launcher torchrun`"
-        raise Impossible(f"--launcher {job.launcher} does not work here: it {launcher.says}", hint)
+        raise InvalidRequest(f"--launcher {job.launcher} does not work here: it {launcher.says}", hint)
     if job.launcher_args and not launcher.foreign:
-        raise Impossible(f"--launcher-args: {job.launcher} is muster's own, and takes none", "leave them out")
+        raise InvalidRequest(f"--launcher-args: {job.launcher} is muster's own, and takes none", "leave them out")
     plan: Plan = import_module(f"muster.launchers.{launcher.module}").plan(job, nodes, run_id)
     return _in_runtime(plan)
 
@@ -78,9 +78,9 @@ def _in_runtime(plan: Plan) -> Plan:
 
 LAUNCHERS: dict[str, Launcher] = {
     "fork": Launcher("fork", "forks ranks from one warmed interpreter a node", foreign=False),
-    "exec": Launcher("exec", "starts one plain process a rank", foreign=False),
+    "exec": Launcher("plain", "starts one plain process a rank", foreign=False),
     "torchrun": Launcher("torchrun", "starts one torchrun a node"),
-    "launch": Launcher("launch", "starts one `python -m torch.distributed.launch` a node"),
+    "launch": Launcher("torch_launch", "starts one `python -m torch.distributed.launch` a node"),
     "spawn": Launcher("spawn", "spawns the ranks of a node by torch.multiprocessing"),
     "srun": Launcher("srun", "starts one task of Slurm a rank", program="srun", transports=(), schedulers=("slurm",)),
     "mpirun": Launcher("mpirun", "starts the ranks by Open MPI's or MPICH's mpirun", program="mpirun"),

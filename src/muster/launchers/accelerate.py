@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from muster.launchers.foreign import each_node, equal_shares, own_file, shim
-from muster.model import Job, Late, Node, Plan, Text
-from muster.rank_env import of_launcher_of_one_rank
+from muster.core.model import Job, Late, Node, Plan, Text
+from muster.core.rank_env import of_launcher_of_one_rank
+from muster.launchers._external import own_file, per_node, require_uniform, shim_argv
 
 # MULTI_GPU goes through torchrun's code, which starts all ranks with or without GPUs; with MULTI_CPU or `--cpu`
 # accelerate 1.15 starts one, and ends with status 0
@@ -24,7 +24,7 @@ debug: false
 
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     """One command a node."""
-    processes = equal_shares(job, nodes) * len(nodes)
+    processes = require_uniform(job, nodes) * len(nodes)
     several = processes > 1
     kind = "MULTI_GPU" if several else "NO"
     text = _CONFIGURATION.format(kind=kind, machines=len(nodes), processes=processes)
@@ -36,9 +36,9 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
             *(["--multi_gpu"] if several else []),
             *(f"--num_machines={len(nodes)}", f"--num_processes={processes}", f"--machine_rank={node.number}"),
             *("--main_process_ip=" + Late.MASTER_ADDR, "--main_process_port=" + Late.MASTER_PORT),
-            *(*job.launcher_args, *shim(run_id)),
+            *(*job.launcher_args, *shim_argv(run_id)),
         )
         for node in nodes
     }
     env = {} if several else of_launcher_of_one_rank(job, nodes[0].ranks[0], run_id)
-    return each_node(job, nodes, run_id, words, [configuration], env=env)
+    return per_node(job, nodes, run_id, words, [configuration], env=env)

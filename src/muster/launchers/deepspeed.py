@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from muster.launchers.foreign import each_node, own_file, shim
-from muster.model import Job, Late, Node, Plan
+from muster.core.model import Job, Late, Node, Plan
+from muster.launchers._external import own_file, per_node, shim_argv
 
 
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
@@ -15,8 +15,8 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
             *(Late.PYTHON, "-m", "deepspeed.launcher.runner", "--hostfile=" + hosts.path, "--force_multi"),
             *("--no_ssh", f"--node_rank={node.number}"),
             *("--master_addr=" + Late.MASTER_ADDR, "--master_port=" + Late.MASTER_PORT),
-            *(*job.launcher_args, *shim(run_id)),
+            *(*job.launcher_args, *shim_argv(run_id)),
         )
         for node in nodes
     }
-    return each_node(job, nodes, run_id, words, [hosts])
+    return per_node(job, nodes, run_id, words, [hosts])

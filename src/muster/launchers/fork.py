@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from muster.errors import Impossible
-from muster.launchers.common import python_argv
-from muster.model import Command, Job, Node, Plan
-from muster.rank_env import of_ranks
+from muster.core.model import Command, Job, Node, Plan
+from muster.core.rank_env import of_ranks
+from muster.errors import InvalidRequest
+from muster.launchers._python import python_argv
 
 
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     """One command a node, which carries all its ranks."""
     if job.program.kind == "command":
-        raise Impossible(
+        raise InvalidRequest(
             f"`{job.program.argv[0]}` is not a Python script, and only Python can be forked from a warm interpreter",
             "use `--launcher exec`, or leave `--launcher` out",
         )
     if job.wrap:
-        raise Impossible(
+        raise InvalidRequest(
             f"`--wrap {' '.join(job.wrap)}` needs a process of its own for each rank, and `fork` makes none",
             "use `--launcher exec`, or leave `--launcher` out",
         )

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-from muster.launchers.foreign import at_head, own_file, shim
-from muster.model import Job, Late, Node, Plan, Template, Text, TextFile
+from muster.core.model import Job, Late, Node, Plan, Template, Text, TextFile
+from muster.launchers._external import on_head_node, own_file, shim_argv
 from muster.schedulers import SCHEDULERS
 
 _SCRIPT = """#!/bin/sh
@@ -69,7 +69,7 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     back = [f'[ "$1" = {given} ] && shift && set -- {name} "$@"\n' for name, given in other.items()]
     # Open MPI takes a space in that name, as there may be one in the folder of muster, for the end of it
     reach = TextFile(agent, Template.of(_REACH, python=Late.PYTHON, shim=Late.SHIM, run=run_id, names="".join(back)))
-    words = (start.path, *args, Late.PYTHON, *shim(run_id))
+    words = (start.path, *args, Late.PYTHON, *shim_argv(run_id))
     # it would look for nodes and for ways to them in these
     misleading = (*(row.variables for row in SCHEDULERS.values()), *_OF_MPI)
-    return at_head(job, nodes, run_id, words, [start, reach], unset="|".join(misleading))
+    return on_head_node(job, nodes, run_id, words, [start, reach], unset="|".join(misleading))

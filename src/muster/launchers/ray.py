@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from muster.launchers.foreign import at_head, own_file, shim
-from muster.model import Job, Late, Node, Plan
+from muster.core.model import Job, Late, Node, Plan
+from muster.launchers._external import on_head_node, own_file, shim_argv
 
 _DRIVER = """import os
 import random
@@ -19,7 +19,7 @@ shares = [word.rpartition(":") for word in words[: words.index("--")]]
 words = words[words.index("--") + 1 :]
 _, shim, run = words
 sys.path.insert(0, shim)
-from muster.agent.rank import reach
+from muster.agent.rank_shim import reach
 
 del sys.path[0]
 over = []
@@ -97,6 +97,6 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     ranks = sum(len(node.ranks) for node in nodes)
     driver = own_file("train.py", _DRIVER)
     numbers = (Late.MASTER_ADDR, "0", str(ranks), Late.SCRATCH)
-    words = (Late.PYTHON, driver.path, *numbers, *shares, "--", Late.PYTHON, *shim(run_id))
+    words = (Late.PYTHON, driver.path, *numbers, *shares, "--", Late.PYTHON, *shim_argv(run_id))
     # Ray Train lets its workers meet too, at a port of its own: what they start meets at muster's store
-    return at_head(job, nodes, run_id, words, [driver])
+    return on_head_node(job, nodes, run_id, words, [driver])

@@ -8,20 +8,20 @@ MASTER_ADDR and MASTER_PORT: to muster it is one rank a node.
 
 from __future__ import annotations
 
-from muster.errors import Impossible
-from muster.launchers.common import python_argv
-from muster.launchers.foreign import each_node, guests, own_file, shim
-from muster.model import Command, Job, Late, Node, Plan
-from muster.rank_env import of_parents
-from muster.ranks import layout
+from muster.core.layout import layout
+from muster.core.model import Command, Job, Late, Node, Plan
+from muster.core.rank_env import of_parents
+from muster.errors import InvalidRequest
+from muster.launchers._external import own_file, per_node, rank_command, shim_argv
+from muster.launchers._python import python_argv
 
 _DRIVER = """import sys
 import torch.multiprocessing as mp
 
 def rank(index, shim, run, first, world, here, node):
     sys.path.insert(0, shim)
-    from muster.agent.dialects import Identity
-    from muster.agent.rank import inside
+    from muster.agent.rank_info import Identity
+    from muster.agent.rank_shim import inside
     del sys.path[0]
     inside(Identity("torch.multiprocessing.spawn", first + index, world, index, here, node), run)
 
@@ -35,7 +35,7 @@ if __name__ == "__main__":
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     """One parent a node, which spawns the ranks; or, for a script that spawns by itself, that script once a node."""
     if job.program.kind == "command":
-        raise Impossible(
+        raise InvalidRequest(
             "--launcher spawn starts Python functions and scripts, not other programs", "use `--launcher exec`"
         )
     if job.spawns:
@@ -43,16 +43,16 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     driver = own_file("spawn.py", _DRIVER)
     words = {
         node.number: (
-            *(Late.PYTHON, driver.path, *shim(run_id), str(node.ranks[0].rank)),
+            *(Late.PYTHON, driver.path, *shim_argv(run_id), str(node.ranks[0].rank)),
             *(str(node.ranks[0].world_size), str(len(node.ranks)), str(node.number)),
         )
         for node in nodes
     }
-    return each_node(job, nodes, run_id, words, [driver], own_meeting=False)
+    return per_node(job, nodes, run_id, words, [driver], own_meeting=False)
 
 
 def _parents(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
-    guests(job)  # refuses what needs ranks of muster's own
+    rank_command(job)  # refuses what needs ranks of muster's own
     parents = layout((node.host, 1) for node in nodes)
     commands = tuple(
         Command(

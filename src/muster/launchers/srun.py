@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from muster.errors import Impossible
-from muster.fold import by_value
-from muster.hosts import fold_hosts
-from muster.launchers.foreign import at_head, own_file, shim
-from muster.model import Job, Late, Node, Plan
+from muster.core.fold import by_value
+from muster.core.hostlist import fold_hostlist
+from muster.core.model import Job, Late, Node, Plan
+from muster.errors import InvalidRequest
+from muster.launchers._external import on_head_node, own_file, shim_argv
 from muster.schedulers import slurm
 
 
@@ -15,8 +15,10 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     by_count = by_value((node.host.name, len(node.host.gpus)) for node in nodes)
     if len(by_count) > 1:
         # Slurm 22.05: one step over such nodes is refused, `Insufficient GRES available in allocation`
-        told = ", ".join(f"{count} on {fold_hosts(names)}" for count, names in sorted(by_count.items(), reverse=True))
-        raise Impossible(
+        told = ", ".join(
+            f"{count} on {fold_hostlist(names)}" for count, names in sorted(by_count.items(), reverse=True)
+        )
+        raise InvalidRequest(
             f"--launcher srun: the nodes of this job have different numbers of GPUs ({told}), and srun cannot start "
             "one job step on them",
             "use the default launcher, or ask for equally many with --gpus-per-node",
@@ -25,5 +27,7 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     ranks = sum(len(node.ranks) for node in nodes)
     options = slurm.tasks(job.allocation or Late.JOB_ID, len(nodes), ranks, job.launcher_args)
     hosts = own_file("hosts", layout)
-    words = (*options, Late.PYTHON, *shim(run_id))
-    return at_head(job, nodes, run_id, words, [hosts], slurm.NOT_FOR_SLURM, {"SLURM_HOSTFILE": hosts.path}, tasks=True)
+    words = (*options, Late.PYTHON, *shim_argv(run_id))
+    return on_head_node(
+        job, nodes, run_id, words, [hosts], slurm.NOT_FOR_SLURM, {"SLURM_HOSTFILE": hosts.path}, tasks=True
+    )

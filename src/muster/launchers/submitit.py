@@ -5,8 +5,8 @@ submitit's own batch script runs where it would: as a shell inside the job that 
 
 from __future__ import annotations
 
-from muster.launchers.foreign import at_head, own_file, shim
-from muster.model import Job, Late, Node, Plan, Text
+from muster.core.model import Job, Late, Node, Plan, Text
+from muster.launchers._external import on_head_node, own_file, shim_argv
 from muster.schedulers import slurm
 
 _DRIVER = """import os
@@ -78,5 +78,5 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     words = (Late.PYTHON, submit.path, Late.FOLDER + "/submitit", Late.PYTHON, str(ranks), str(len(nodes)))
     on_slurm = job.scheduler == "slurm"
     env: dict[str, Text] = {"SLURM_HOSTFILE": hosts.path} if on_slurm else {}
-    line = (*words, Late.PYTHON, *shim(run_id))
-    return at_head(job, nodes, run_id, line, [submit, hosts], slurm.NOT_FOR_SLURM, env, tasks=on_slurm)
+    line = (*words, Late.PYTHON, *shim_argv(run_id))
+    return on_head_node(job, nodes, run_id, line, [submit, hosts], slurm.NOT_FOR_SLURM, env, tasks=on_slurm)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from muster.launchers.foreign import each_node, equal_shares, shim
-from muster.model import Job, Late, Node, Plan, Text
+from muster.core.model import Job, Late, Node, Plan, Text
+from muster.launchers._external import per_node, require_uniform, shim_argv
 
 
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     """One command a node; the ranks of a node are torchrun's children there."""
-    each = equal_shares(job, nodes)
+    each = require_uniform(job, nodes)
     elastic = any(word.startswith(("--rdzv-backend", "--rdzv_backend")) for word in job.launcher_args)
     meeting: list[Text] = ["--master-addr=" + Late.MASTER_ADDR, "--master-port=" + Late.MASTER_PORT]
     if elastic:
@@ -18,11 +18,11 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
             *(Late.PYTHON, "-m", "torch.distributed.run"),
             *(f"--nnodes={len(nodes)}", f"--node-rank={node.number}", f"--nproc-per-node={each}"),
             *(f"--rdzv-id={run_id}", *meeting, "--max-restarts=0", *_host(elastic, node), *job.launcher_args),
-            *shim(run_id),
+            *shim_argv(run_id),
         )
         for node in nodes
     }
-    return each_node(job, nodes, run_id, words)
+    return per_node(job, nodes, run_id, words)
 
 
 def _host(elastic: bool, node: Node) -> tuple[str, ...]:

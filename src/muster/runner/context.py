@@ -7,21 +7,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from muster import runs
-from muster.agent import procfs
-from muster.environ import hidden, hidden_words
-from muster.errors import Impossible
-from muster.job import Asked, make_job
-from muster.model import Job, Plan, as_json
-from muster.options import RunOptions
-from muster.parsing import Parsed
-from muster.world.here import identity
-from muster.world.view import View
+from muster import rundir
+from muster.config.options import RunOptions
+from muster.config.parse import ParsedArgs
+from muster.config.resolve import JobRequest, make_job
+from muster.config.this_machine import identity
+from muster.core.env_forwarding import redact, redact_argv
+from muster.core.model import Job, Plan, as_json
+from muster.errors import InvalidRequest
+from muster.linux import procfs
+from muster.ui.view import View
 
 Viewer = Callable[[Plan, str, str], View]
 """Makes the `View` of a plan, for the id of its run and what names that run in commands that are shown (`operand`).
 
-Raises `Impossible` where it cannot show that plan.
+Raises `InvalidRequest` where it cannot show that plan.
 """
 
 Say = Callable[[str], object]
@@ -49,12 +49,12 @@ class RunContext(NamedTuple):
     argv: list[str]
     """The command line after `muster`."""
     options: RunOptions
-    asked: Asked
+    asked: JobRequest
     env: Mapping[str, str]
     began: float
     """When it was asked for, by the monotonic clock."""
     run_id: str
-    store: runs.Store
+    store: rundir.Store
     viewer: Viewer
     progress: Say
     """Told how far the start is."""
@@ -67,9 +67,9 @@ class RunContext(NamedTuple):
         """The bytes that code may have."""
         return self.options.code_limit << 20
 
-    def new_directory(self) -> runs.Run:
-        """Make the run directory, in the place of old ones by --keep-runs and --keep-size; raises `Impossible`."""
-        options, run = self.options, runs.create(self.store, self.run_id)
+    def new_directory(self) -> rundir.Run:
+        """Make the run directory, in the place of old ones by --keep-runs and --keep-size; raises `InvalidRequest`."""
+        options, run = self.options, rundir.create(self.store, self.run_id)
         if options.given(RunOptions.keep_runs, RunOptions.keep_size):
             from muster.client.pruning import limit
 
@@ -80,13 +80,13 @@ class RunContext(NamedTuple):
 
     def make_copy(self) -> None:
         """Copy the code into the run directory, if that was asked for."""
-        if self.asked.copied is None:
+        if self.asked.snapshot is None:
             return
-        from muster.world import code
+        from muster import code_sync
 
-        for note in self.asked.copied[0].notes:
+        for note in self.asked.snapshot[0].notes:
             self.progress(note)
-        code.snapshot(*self.asked.copied)
+        code_sync.snapshot(*self.asked.snapshot)
 
     def with_job(self, job: Job) -> RunContext:
         """The same with another job."""
@@ -95,11 +95,11 @@ class RunContext(NamedTuple):
 
 def resolve(
     argv: list[str],
-    parsed: Parsed,
+    parsed: ParsedArgs,
     options: RunOptions,
     env: Mapping[str, str],
     began: float,
-    store: runs.Store,
+    store: rundir.Store,
     viewer: Viewer,
     progress: Say,
     warn: Say,
@@ -107,36 +107,36 @@ def resolve(
     verb: str = "run",
     brought: str = "",
 ) -> RunContext:
-    """What the options ask for, as a job, with the id of a new run. Nothing is written yet. Raises `Impossible`.
+    """What the options ask for, as a job, with the id of a new run. Nothing is written yet. Raises `InvalidRequest`.
 
     `verb` is the command that messages name; `brought` is the text of a script of muster's own.
     """
     asked = make_job(parsed, options, env, verb, brought, warn)
     now = time.time()
-    run_id = runs.free_id(store, asked.job.program.title, now, time.strftime("%Y%m%d-%H%M%S", time.gmtime(now)))
+    run_id = rundir.free_id(store, asked.job.program.title, now, time.strftime("%Y%m%d-%H%M%S", time.gmtime(now)))
     context = RunContext(argv, options, asked, env, began, run_id, store, viewer, progress, warn, foreground)
     if options.snapshot:
-        from muster.world import code
+        from muster import code_sync
 
         copy, job = store.path(run_id) / "code", asked.job
-        found = code.tree(job.cwd, job.program.path, str(store.root / "runs"))
-        code.guard(found, context.code_limit, "--snapshot")
-        asked = asked._replace(job=code.redirect(job, found.root, str(copy)), copied=(found, copy))
+        found = code_sync.tree(job.cwd, job.program.path, str(store.root / "runs"))
+        code_sync.guard(found, context.code_limit, "--snapshot")
+        asked = asked._replace(job=code_sync.redirect(job, found.root, str(copy)), snapshot=(found, copy))
     return context._replace(asked=asked)
 
 
 def refuse_stdin(context: RunContext) -> None:
-    """Raise `Impossible` for a rank that is to read a stdin where there is none."""
+    """Raise `InvalidRequest` for a rank that is to read a stdin where there is none."""
     if context.asked.job.stdin is not None and context.foreground.stdin is None:
-        raise Impossible("--stdin: the program that starts this run gives it no stdin", "leave it out")
+        raise InvalidRequest("--stdin: the program that starts this run gives it no stdin", "leave it out")
 
 
-def job_record(job: Job, ranks: int, run_id: str, argv: Sequence[str], **more: Any) -> dict[str, Any]:
+def run_record(job: Job, ranks: int, run_id: str, argv: Sequence[str], **more: Any) -> dict[str, Any]:
     """What job.json says of a run; `more` takes the place of what holds for one that this process supervises."""
     return {
         "id": run_id,
         "name": job.name,
-        "argv": ["muster", *hidden_words(list(argv))],
+        "argv": ["muster", *redact_argv(list(argv))],
         "cwd": job.cwd,
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
         "time": time.time(),
@@ -144,6 +144,6 @@ def job_record(job: Job, ranks: int, run_id: str, argv: Sequence[str], **more: A
         "pid": os.getpid(),
         "pid_started": procfs.started(os.getpid()),
         **identity(),
-        "job": hidden(as_json(job)),
+        "job": redact(as_json(job)),
         **more,
     }

@@ -6,7 +6,7 @@ from muster.client.client import Client, ask
 from muster.client.follow import Follower, wait
 from muster.client.reconcile import cancel, reconcile
 from muster.core.controller_config import RECORD
-from muster.results import SIGTERM, Outcome, RunState
+from muster.core.results import SIGTERM, RunResult, RunState
 from muster.runner.handle import RunHandle
 
 
@@ -19,7 +19,7 @@ class DetachedRun(RunHandle):
         return None
 
     def stop(self, number: int = SIGTERM) -> None:
-        """End the run in order, as `muster kill` does. Raises `Unreachable`, `RunFailed`."""
+        """End the run in order, as `muster kill` does. Raises `Unreachable`, `ControlError`."""
         if self._waits_in_queue():
             cancel(self.run)
         else:
@@ -32,7 +32,7 @@ class DetachedRun(RunHandle):
             return False
         return reconcile(self.run).state in (RunState.PENDING, RunState.RUNNING)
 
-    def wait(self, timeout: float | None = None) -> Outcome | None:
+    def wait(self, timeout: float | None = None) -> RunResult | None:
         """Ask for how it ended until that is known, for at most `timeout` seconds; None where it is not known then."""
         with Client(self.run) as client:
             self.outcome = wait(Follower(self.run, client), timeout).status.outcome

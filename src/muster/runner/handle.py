@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from muster.agent import system
-from muster.errors import RunFailed
-from muster.results import SIGTERM, Outcome
-from muster.runs import Run
-from muster.world.view import View
+from muster.core.results import SIGTERM, RunResult
+from muster.errors import ControlError
+from muster.linux import processes
+from muster.rundir import Run
+from muster.ui.view import View
 
 if TYPE_CHECKING:
     from muster.client.attach import AttachedClient
@@ -58,7 +58,7 @@ class Views:
                 show(view)
             except Exception as error:
                 self._added.remove(view)
-                self._warn(f"a view of the run failed, and is shown no more of it: {system.reason(error)}")
+                self._warn(f"a view of the run failed, and is shown no more of it: {processes.reason(error)}")
 
     def begin(self, facts: Mapping[str, Any]) -> None:
         """The ranks are about to start."""
@@ -80,7 +80,7 @@ class Views:
         """Something happened, as it stands in events.jsonl."""
         self._each(lambda view: view.event(event))
 
-    def finish(self, outcome: Outcome) -> None:
+    def finish(self, outcome: RunResult) -> None:
         """It is over."""
         self._each(lambda view: view.finish(outcome))
 
@@ -99,7 +99,7 @@ class RunHandle:
 
     def __init__(self, run: Run, views: Views | None = None):
         self.run, self.views = run, views
-        self.outcome: Outcome | None = None
+        self.outcome: RunResult | None = None
         """How it ended; None as long as that is not known."""
         self._error: BaseException | None = None
         self._over = threading.Event()
@@ -109,7 +109,7 @@ class RunHandle:
         """The id of the run, by which all commands of muster know it."""
         return self.run.id
 
-    def drive(self) -> Outcome | None:
+    def drive(self) -> RunResult | None:
         """Do what the run needs of this process until it is over; None where it is not known how it ended.
 
         Raises `MusterError` where muster fails.
@@ -123,14 +123,14 @@ class RunHandle:
             self._over.set()
         return self.outcome
 
-    def _drive(self) -> Outcome | None:
+    def _drive(self) -> RunResult | None:
         raise NotImplementedError
 
     def stop(self, number: int = SIGTERM) -> None:
         """End the run in order, as this signal to `muster run` would; returns at once. Once more is to hurry it."""
         raise NotImplementedError
 
-    def wait(self, timeout: float | None = None) -> Outcome | None:
+    def wait(self, timeout: float | None = None) -> RunResult | None:
         """Wait for the end, at most `timeout` seconds; how it ended, or None where that is not known yet.
 
         Raises what `drive` raised.
@@ -139,15 +139,16 @@ class RunHandle:
             raise self._error
         return self.outcome
 
-    def result(self) -> Outcome:
-        """Wait for the end, and give how it ended: `code` is the exit status. Raises `RunFailed` where nobody knows."""
+    def result(self) -> RunResult:
+        """Wait for the end, and give how it ended: `code` is the exit status. Raises `ControlError` where nobody
+        knows."""
         outcome = self.wait()
         if outcome is None:
             from muster.client.reconcile import reconcile  # late: few runs need it
 
             outcome = reconcile(self.run).outcome
         if outcome is None:
-            raise RunFailed(f"it is not known how {self.id} ended", f"`muster show {self.run.operand}` tells more")
+            raise ControlError(f"it is not known how {self.id} ended", f"`muster show {self.run.operand}` tells more")
         return outcome
 
     def watch(self, view: View) -> None:
@@ -156,5 +157,5 @@ class RunHandle:
         Its methods are called in the thread of the run.
         """
         if self.views is None:
-            raise RunFailed(f"{self.id} goes on by itself", f"watch it by `muster attach {self.run.operand}`")
+            raise ControlError(f"{self.id} goes on by itself", f"watch it by `muster attach {self.run.operand}`")
         self.views.add(view)

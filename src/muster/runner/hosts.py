@@ -8,31 +8,30 @@ import secrets
 from contextlib import ExitStack
 from pathlib import Path
 
-from muster import archive, runs
-from muster.agent import meet
-from muster.agent.eventloop import EventLoop
-from muster.agent.local import new_token
+from muster import bundle, code_sync, rundir
+from muster.agent import facts
 from muster.client import remote
 from muster.client.attach import AttachedClient
 from muster.client.client import sync_files
+from muster.config.resolve import hosts_to_reach, local_nodes, remote_nodes
+from muster.controller.bootstrap import Bootstrap, RunPlace, need_of
+from muster.controller.connections import captured_signals
+from muster.controller.started_agents import StartedAgents
 from muster.core.controller_config import RECORD, config_as_json
-from muster.environ import hidden
-from muster.errors import Impossible
-from muster.hosts import fold_hosts
-from muster.job import hosts_to_reach, nodes_here, nodes_there
+from muster.core.env_forwarding import redact
+from muster.core.hostlist import fold_hostlist
+from muster.core.model import Job, Node, Plan, as_json
+from muster.core.plurals import plural
+from muster.core.printable import line as safe
+from muster.core.results import SIGTERM, RunResult
+from muster.errors import InvalidRequest
 from muster.launchers import make_plan
-from muster.model import Job, Node, Plan, as_json
-from muster.places.target import target_of
-from muster.plurals import plural
-from muster.printable import line as safe
-from muster.results import SIGTERM, Outcome
-from muster.runner.context import RunContext, job_record, refuse_stdin
+from muster.linux.eventloop import EventLoop
+from muster.protocol.local_sockets import new_token
+from muster.runner.context import RunContext, refuse_stdin, run_record
 from muster.runner.detached import DetachedRun
 from muster.runner.handle import RunHandle, Views
-from muster.world import code
-from muster.world.bootstrap import Bootstrap, RunPlace, need_of
-from muster.world.gather import Gathering
-from muster.world.link import captured_signals
+from muster.transports.target import target_of
 
 _PATIENCE = 30.0
 """Seconds beyond the lease in which the supervisor is looked for when the connection to it has broken."""
@@ -42,15 +41,20 @@ class HostsRun(RunHandle):
     """A run on hosts that this process owns: it ends when this process does."""
 
     def __init__(
-        self, run: runs.Run, views: Views, gathering: Gathering, client: AttachedClient, resources: ExitStack[None]
+        self,
+        run: rundir.Run,
+        views: Views,
+        gathering: StartedAgents,
+        client: AttachedClient,
+        resources: ExitStack[None],
     ):
         super().__init__(run, views)
         self._gathering, self._resources = gathering, resources
         self.client: AttachedClient = client
 
-    def _drive(self) -> Outcome | None:
+    def _drive(self) -> RunResult | None:
         with self._resources:
-            return self.client.go(self._gathering.hand_over())
+            return self.client.go(self._gathering.take_connection())
 
     def stop(self, number: int = SIGTERM) -> None:
         """End the run in order."""
@@ -61,14 +65,14 @@ def start(context: RunContext) -> HostsRun | DetachedRun:
     """Reach the hosts, plan with what they tell, and give each its part. Raises `MusterError`; then nothing is left."""
     options, asked = context.options, context.asked
     if options.detach and asked.job.stdin is not None:
-        raise Impossible("--stdin with --detach: there is no terminal to read from", "leave one of them out")
+        raise InvalidRequest("--stdin with --detach: there is no terminal to read from", "leave one of them out")
     refuse_stdin(context)
     if options.sync:
-        context = context.with_job(code.real(asked.job))
+        context = context.with_job(code_sync.real(asked.job))
         asked = context.asked
-    here = None if asked.hosts else nodes_here(asked, options, context.env)
+    here = None if asked.hosts else local_nodes(asked, options, context.env)
     run = context.new_directory()
-    meet.put_flag(str(run.path))
+    facts.write_marker(str(run.path))
     resources: ExitStack[None] = ExitStack()
     with resources:
         loop = resources.enter_context(EventLoop())
@@ -76,7 +80,7 @@ def start(context: RunContext) -> HostsRun | DetachedRun:
         signals = resources.enter_context(captured_signals(loop, job.passes, job.quits, foreground.signals))
         hosts = hosts_to_reach(asked) if here is None else [node.host for node in here]
         targets = [target_of(job, host) for host in hosts]
-        gathering = Gathering(loop, signals, need_of(job), targets, context.env, context.progress)
+        gathering = StartedAgents(loop, signals, need_of(job), targets, context.env, context.progress)
         bootstrap = Bootstrap(gathering, need_of(job))
         try:
             context, nodes = _reach(context, gathering, bootstrap, run, here)
@@ -84,12 +88,12 @@ def start(context: RunContext) -> HostsRun | DetachedRun:
             views = Views(context.viewer(plan, context.run_id, run.operand), context.warn)
             _hand_over(context, gathering, bootstrap, run, plan)
         except BaseException:
-            gathering.give_up()
+            gathering.abort()
             remote.forget_way(run)
-            runs.remove(context.store, run)
+            rundir.remove(context.store, run)
             raise
         if options.detach:
-            gathering.give_up()
+            gathering.abort()
             # the ranks start after this, and may still fail to
             started = f"starting {plural(plan.world_size, 'rank')}, supervised on {plan.nodes[0].host.name}"
             context.progress(f"{started}; muster attach, logs -f, wait or kill {run.operand}")
@@ -113,7 +117,7 @@ def start(context: RunContext) -> HostsRun | DetachedRun:
 
 
 def _reach(
-    context: RunContext, gathering: Gathering, bootstrap: Bootstrap, run: runs.Run, here: tuple[Node, ...] | None
+    context: RunContext, gathering: StartedAgents, bootstrap: Bootstrap, run: rundir.Run, here: tuple[Node, ...] | None
 ) -> tuple[RunContext, tuple[Node, ...]]:
     """Bring agents to life, send the code, and check what there is; the job as it runs there, and its nodes.
 
@@ -127,22 +131,24 @@ def _reach(
         context = context.with_job(_send_code(gathering, context, run.path.parent))
         bootstrap.need = need_of(context.asked.job)
     elif here is None and not options.no_code_check:
-        gathering.code = code.sources(context.asked.job, str(run.path.parent))
+        gathering.code = code_sync.sources(context.asked.job, str(run.path.parent))
     bootstrap.check()
     for finding in bootstrap.findings():
         gathering.say(finding)
-    return context, here if here is not None else nodes_there(context.asked, facts, options.ranks or ())
+    return context, here if here is not None else remote_nodes(context.asked, facts, options.ranks or ())
 
 
-def _hand_over(context: RunContext, gathering: Gathering, bootstrap: Bootstrap, run: runs.Run, plan: Plan) -> None:
+def _hand_over(
+    context: RunContext, gathering: StartedAgents, bootstrap: Bootstrap, run: rundir.Run, plan: Plan
+) -> None:
     """Find where the nodes meet, and give each agent its part of the plan; the supervisor starts on node 0."""
     owned, job = not context.options.detach, plan.job
-    meeting = bootstrap.rendezvous()
+    meeting = bootstrap.find_rendezvous()
     where = RunPlace(run.id, str(run.path), new_token())
     reads = owned and context.foreground.stdin is not None
     config, parts = bootstrap.configure(plan, where, meeting, context.began, owned=owned, reads=reads)
     first = gathering.links[0]
-    record = job_record(
+    record = run_record(
         job,
         plan.world_size,
         run.id,
@@ -155,13 +161,13 @@ def _hand_over(context: RunContext, gathering: Gathering, bootstrap: Bootstrap, 
         there=config.nodes[0].run_dir,
         shared=first.facts["shared"],
     )
-    files = {"job.json": record, "plan.json": hidden(as_json(plan)), RECORD: config_as_json(config)}
+    files = {"job.json": record, "plan.json": redact(as_json(plan)), RECORD: config_as_json(config)}
     remote.remember_way(run, remote.way_of(job))
     run.write("job.json", record)
     run.write("plan.json", files["plan.json"])
-    gathering.move(
+    gathering.detach_agents(
         parts,
-        archive.build(),
+        bundle.build(),
         {name: json.dumps(data, indent=1) + "\n" for name, data in files.items()},
         secret=secrets.token_hex(32),
         lease=job.lease,
@@ -171,21 +177,21 @@ def _hand_over(context: RunContext, gathering: Gathering, bootstrap: Bootstrap, 
     )
 
 
-def _send_code(gathering: Gathering, context: RunContext, runs_dir: Path) -> Job:
+def _send_code(gathering: StartedAgents, context: RunContext, runs_dir: Path) -> Job:
     """Send the code to the hosts that have another one, or none; gives the job that runs it there.
 
-    Raises `Impossible`, `Unreachable`.
+    Raises `InvalidRequest`, `Unreachable`.
     """
     job = context.asked.job
-    if context.asked.copied is not None:
-        original, copy = context.asked.copied
-        found = code.everything(str(copy))
+    if context.asked.snapshot is not None:
+        original, copy = context.asked.snapshot
+        found = code_sync.everything(str(copy))
         if not all(link.facts["cwd"] for link in gathering.links):
-            job = job._replace(cwd=code.moved(job.cwd, original.root, str(copy)))
+            job = job._replace(cwd=code_sync.moved(job.cwd, original.root, str(copy)))
             os.makedirs(job.cwd, exist_ok=True)
     else:
-        found = code.tree(job.cwd, job.program.path, str(runs_dir))
-    code.guard(found, context.code_limit, "--sync")
+        found = code_sync.tree(job.cwd, job.program.path, str(runs_dir))
+    code_sync.guard(found, context.code_limit, "--sync")
     wanted = gathering.compare(found, sent=True)
     for link in gathering.links:
         if not link.facts["cwd"]:
@@ -193,19 +199,19 @@ def _send_code(gathering: Gathering, context: RunContext, runs_dir: Path) -> Job
     if wanted:
         for note in found.notes:
             gathering.say(note)
-        code.send(job.cwd, found, wanted, gathering.say, context.env)
+        code_sync.send(job.cwd, found, wanted, gathering.say, context.env)
         other = gathering.compare(found, sent=True)
         if other:
             target, names = next(iter(other.items()))
-            raise Impossible(
+            raise InvalidRequest(
                 f"{safe(names[0])} on {target.host} is not what was sent there", "was it edited meanwhile? start again"
             )
         gathering.remember(found, wanted)
-    gathering.look_again(need_of(job))
+    gathering.refresh_facts(need_of(job))
     absent = [link.host for link in gathering.links if job.program.path and not link.facts["script"]]
     if absent:  # nothing of what was sent is absent
-        raise Impossible(
-            f"there is no {job.program.path} on {fold_hosts(absent)}, and --sync sends {found.root}",
+        raise InvalidRequest(
+            f"there is no {job.program.path} on {fold_hostlist(absent)}, and --sync sends {found.root}",
             "start it from its own directory",
         )
     return job

@@ -6,23 +6,23 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Callable
 
-from muster import runs
-from muster.agent import system
-from muster.agent.eventloop import EventLoop
-from muster.environ import hidden
-from muster.errors import Impossible
-from muster.job import job_on_a_terminal, nodes_here
+from muster import rundir
+from muster.config.resolve import job_on_a_terminal, local_nodes
+from muster.controller.connections import captured_signals, end_links, start_agents
+from muster.core.env_forwarding import redact
+from muster.core.model import Plan, as_json
+from muster.core.results import SIGTERM, RunResult
+from muster.errors import InvalidRequest
 from muster.launchers import make_plan
-from muster.model import Plan, as_json
-from muster.results import SIGTERM, Outcome
-from muster.runner.context import RunContext, job_record, refuse_stdin
+from muster.linux import processes
+from muster.linux.eventloop import EventLoop
+from muster.runner.context import RunContext, refuse_stdin, run_record
 from muster.runner.handle import RunHandle, Views
 from muster.schedulers import get_scheduler, title, typed, within_jobs
-from muster.world.keyboard import Keyboard
-from muster.world.link import captured_signals, end_links, start_agents
+from muster.ui.keyboard import Keyboard
 
 if TYPE_CHECKING:
-    from muster.world.attached import Attached
+    from muster.controller.foreground import ForegroundController
 
 _TO_LEAVE = 0.5
 """Seconds in which an agent has to end that was not told anything yet."""
@@ -33,11 +33,11 @@ _SAYS_WITHIN = 2.0
 class LocalRun(RunHandle):
     """A run on this machine, which ends with this process."""
 
-    def __init__(self, run: runs.Run, views: Views, supervised: Attached, resources: ExitStack[None]):
+    def __init__(self, run: rundir.Run, views: Views, supervised: ForegroundController, resources: ExitStack[None]):
         super().__init__(run, views)
         self._supervised, self._resources = supervised, resources
 
-    def _drive(self) -> Outcome:
+    def _drive(self) -> RunResult:
         with self._resources:
             try:
                 return self._supervised.go()
@@ -51,10 +51,10 @@ class LocalRun(RunHandle):
 
 
 def start(context: RunContext) -> LocalRun:
-    """Start the agent; it starts the ranks when the run is driven. Raises `Impossible`."""
+    """Start the agent; it starts the ranks when the run is driven. Raises `InvalidRequest`."""
     options, asked, env = context.options, context.asked, context.env
     refuse_stdin(context)
-    nodes = nodes_here(asked, options, env)
+    nodes = local_nodes(asked, options, env)
     job = asked.job
     if context.foreground.terminal:
         job = job_on_a_terminal(job, sum(len(node.ranks) for node in nodes), options, env)
@@ -62,18 +62,18 @@ def start(context: RunContext) -> LocalRun:
     view = context.viewer(plan, context.run_id, context.run_id)
     _tell_of_more_nodes(view.say, env, context.store)
     run = context.new_directory()
-    run.write("job.json", job_record(job, plan.world_size, context.run_id, context.argv))
-    run.write("plan.json", hidden(as_json(plan)))
+    run.write("job.json", run_record(job, plan.world_size, context.run_id, context.argv))
+    run.write("plan.json", redact(as_json(plan)))
     view.operand = run.operand
     try:
         context.make_copy()
         return _start_agent(context, plan, run, Views(view, context.warn))
-    except Impossible:
-        runs.remove(context.store, run)
+    except InvalidRequest:
+        rundir.remove(context.store, run)
         raise
 
 
-def _start_agent(context: RunContext, plan: Plan, run: runs.Run, views: Views) -> LocalRun:
+def _start_agent(context: RunContext, plan: Plan, run: rundir.Run, views: Views) -> LocalRun:
     foreground, job = context.foreground, plan.job
     resources: ExitStack[None] = ExitStack()
     with resources:
@@ -83,42 +83,42 @@ def _start_agent(context: RunContext, plan: Plan, run: runs.Run, views: Views) -
         agents = start_agents(job, plan.nodes, context.env, stdin)
         try:
             # meanwhile the agent comes to life
-            from muster.agent import machine
-            from muster.checkup import at_no_cost
-            from muster.world.attached import Attached
+            from muster.controller.foreground import ForegroundController
+            from muster.diagnostics.checks import preflight
+            from muster.linux import hardware
 
-            for finding in at_no_cost({plan.hosts[0]: machine.at_no_cost(context.env)}, context.asked.job.env):
+            for finding in preflight({plan.hosts[0]: hardware.cheap_facts(context.env)}, context.asked.job.env):
                 if not context.options.quiet:
                     views.say(finding)
             keyboard = Keyboard(foreground.stdin) if foreground.stdin is not None else None
-            supervised = Attached(loop, signals, plan, run, agents, views, context.began, keyboard)
+            supervised = ForegroundController(loop, signals, plan, run, agents, views, context.began, keyboard)
             supervised.start_writing()
         except BaseException as error:
-            end_links(agents.links, _TO_LEAVE)
+            end_links(agents.connections, _TO_LEAVE)
             if not isinstance(error, OSError):
                 raise
-            hint = system.FEWER_PROCESSES if system.met_limit(error) else f"look at {run.path}"
-            raise Impossible(f"the run could not be started: {system.reason(error)}", hint) from None
+            hint = processes.FEWER_PROCESSES if processes.met_limit(error) else f"look at {run.path}"
+            raise InvalidRequest(f"the run could not be started: {processes.reason(error)}", hint) from None
         return LocalRun(run, views, supervised, resources.pop_all())
 
 
-def _forsake(run: runs.Run) -> None:
+def _forsake(run: rundir.Run) -> None:
     """Write down that this process supervises the run no more: it may go on for long."""
     if run.outcome is None:
         run.write("job.json", {**(run.read("job.json") or {}), "pid": 0, "pid_started": ""})
 
 
-def _tell_of_more_nodes(say: Callable[[str], object], env: Mapping[str, str], store: runs.Store) -> None:
+def _tell_of_more_nodes(say: Callable[[str], object], env: Mapping[str, str], store: rundir.Store) -> None:
     """Say that the ranks run on one of the nodes that a scheduler has given, if it still has."""
     for name in within_jobs(env):
         found = get_scheduler(name).allocation(env)
         if found is None or len(found.hosts) < 2:
             continue
-        from muster.world.queue import client
+        from muster.schedulers.client import client
 
         try:
             client(name).allocation(env, store.root, _SAYS_WITHIN)
-        except Impossible as error:
+        except InvalidRequest as error:
             say(error.sentence)
         else:
             say(

@@ -9,33 +9,32 @@ from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
-from muster import archive, runs
-from muster.agent import meet, tree
-from muster.agent.eventloop import EventLoop
-from muster.agent.keep import ARCHIVE
+from muster import bundle, code_sync, rundir
+from muster.agent import code_tree, facts
+from muster.agent.controller_process import ARCHIVE
 from muster.client import remote
 from muster.client.attach import AttachedClient, show_rest
+from muster.config.options import RunOptions
+from muster.config.resolve import JobRequest
+from muster.controller.batch import ASKED
+from muster.controller.connections import captured_signals
+from muster.controller.node_claims import Claims
 from muster.core.controller_config import RECORD
-from muster.environ import is_secret, stands_open
-from muster.errors import Impossible, RunFailed
-from muster.hosts import Wanted, fold_hosts, shares, unfold_hosts
-from muster.inside import ASKED
-from muster.job import Asked
+from muster.core.env_forwarding import is_secret, stands_open
+from muster.core.hostlist import HostSpec, assign_slots, fold_hostlist, parse_nodelist
+from muster.core.layout import check_sizes, layout
+from muster.core.model import Host, Node, as_json
+from muster.core.results import SIGTERM, RunResult
+from muster.errors import ControlError, InvalidRequest
 from muster.launchers import make_plan
-from muster.model import Host, Node, as_json
-from muster.options import RunOptions
-from muster.ranks import check_sizes, layout
-from muster.results import SIGTERM, Outcome
-from muster.runner.context import RunContext, Say, job_record, refuse_stdin
+from muster.linux.eventloop import EventLoop
+from muster.rundir import Scheduled
+from muster.runner.context import RunContext, Say, refuse_stdin, run_record
 from muster.runner.detached import DetachedRun
 from muster.runner.handle import RunHandle, Views
-from muster.runs import Scheduled
 from muster.schedulers import get_scheduler, title, typed
+from muster.schedulers.client import client
 from muster.schedulers.scheduler import Allocation, Request, Wish
-from muster.world import code
-from muster.world.claims import Claims
-from muster.world.link import captured_signals
-from muster.world.queue import client
 
 _TICK = 0.05
 """Seconds between two looks at whether the supervisor is there, which is a file."""
@@ -46,12 +45,12 @@ class StepRun(RunHandle):
     process."""
 
     def __init__(
-        self, run: runs.Run, views: Views, connection: AttachedClient, step: Popen[bytes], resources: ExitStack[None]
+        self, run: rundir.Run, views: Views, connection: AttachedClient, step: Popen[bytes], resources: ExitStack[None]
     ):
         super().__init__(run, views)
         self._views, self._connection, self._step, self._resources = views, connection, step, resources
 
-    def _drive(self) -> Outcome | None:
+    def _drive(self) -> RunResult | None:
         try:
             with self._resources:
                 outcome = self._connection.go()
@@ -67,12 +66,12 @@ class StepRun(RunHandle):
         self._connection.stop(number)
 
 
-def request(asked: Asked, options: RunOptions, run_dir: Path) -> Request:
-    """What is asked of the scheduler; raises `Impossible`."""
+def request(asked: JobRequest, options: RunOptions, run_dir: Path) -> Request:
+    """What is asked of the scheduler; raises `InvalidRequest`."""
     wish = Wish(
         name=asked.job.name or asked.job.program.title,
         nodes=options.nodes,
-        each=asked.each,
+        each=asked.ranks_per_node,
         ranks=options.np,
         gpus=options.gpus,
         run_dir=str(run_dir),
@@ -80,30 +79,30 @@ def request(asked: Asked, options: RunOptions, run_dir: Path) -> Request:
     return get_scheduler(asked.job.scheduler).request(wish, options)
 
 
-def nodes_to_come(asked: Asked, options: RunOptions, run_dir: Path) -> tuple[Node, ...]:
-    """The nodes and ranks of a job that is not submitted yet, as far as the options tell; raises `Impossible`.
+def nodes_to_come(asked: JobRequest, options: RunOptions, run_dir: Path) -> tuple[Node, ...]:
+    """The nodes and ranks of a job that is not submitted yet, as far as the options tell; raises `InvalidRequest`.
 
     Nodes that `--nodelist` does not name have their number for a name.
     """
-    wanted, each = request(asked, options, run_dir), asked.each
+    wanted, each = request(asked, options, run_dir), asked.ranks_per_node
     number = int(each) if each is not None and each.isdigit() else None
     ranks = options.np
     if number is None and wanted.nodes == 1:
         number = ranks
     if number is None or wanted.nodes is None:
-        raise Impossible(
+        raise InvalidRequest(
             f"how many ranks each node gets is known when {title(asked.job.scheduler)} has given the nodes",
             "say it for a plan: `-N 2 -g 8`",
         )
     names = list(wanted.nodelist)
     if len(names) != wanted.nodes:
         names = [f"node-{index}" for index in range(wanted.nodes)]
-    counts = shares([Wanted(name) for name in names], number, ranks)
+    counts = assign_slots([HostSpec(name) for name in names], number, ranks)
     threads = 0 if asked.threads_chosen else None
     return layout((Host(name, threads=threads), count or 0) for name, count in zip(names, counts))
 
 
-def script_of(wanted: Request, asked: Asked, options: RunOptions, run_dir: Path) -> str:
+def script_of(wanted: Request, asked: JobRequest, options: RunOptions, run_dir: Path) -> str:
     """The batch script."""
     command = (asked.job.python, "-I", "-S", str(run_dir / ARCHIVE), "inside", str(run_dir))
     return get_scheduler(asked.job.scheduler).script(wanted, asked.job.setup, command, bool(options.python))
@@ -122,20 +121,20 @@ def start(context: RunContext) -> StepRun | DetachedRun:
     if allocation is not None:
         cpus = of.cpus(env, allocation.hosts)
         if options.nodes is not None:
-            check_sizes(options.nodes, asked.each, options.np, f"-N {options.nodes}")
+            check_sizes(options.nodes, asked.ranks_per_node, options.np, f"-N {options.nodes}")
         of.check_inside(allocation, options)
         if options.detach and asked.job.stdin is not None:
-            raise Impossible("--stdin with --detach: there is no terminal to read from", "leave one of them out")
+            raise InvalidRequest("--stdin with --detach: there is no terminal to read from", "leave one of them out")
         claims = Claims(store.root, found.name, f"{of.cluster(env)}-{allocation.job}")
         allocation = _choose_nodes(allocation, claims, options, context.warn)
     if allocation is None and asked.job.launcher == "srun" and options.gpus is not None and options.nnodes != "1":
-        raise Impossible(
+        raise InvalidRequest(
             f"--launcher srun with --gpus: {found.title} may give the nodes different numbers of GPUs, and srun cannot "
             "start one job step on such nodes",
             "ask for --gpus-per-node, or for one node (-N 1)",
         )
     if allocation is None and asked.job.stdin is not None:
-        raise Impossible(
+        raise InvalidRequest(
             f"--stdin with {flag}: a job in the queue has no terminal to read from",
             "leave it out" + (f"; or run inside `{inner}`, where the terminal is there" if inner else ""),
         )
@@ -145,12 +144,12 @@ def start(context: RunContext) -> StepRun | DetachedRun:
     context = context._replace(asked=asked)
     kept = context.new_directory()
     try:
-        meet.put_flag(str(kept.path))
+        facts.write_marker(str(kept.path))
         context.make_copy()
-        if options.sync and asked.copied is not None:
-            copied = asked.copied[0]
-            (kept.path / tree.LIST).write_bytes(tree.entries(copied.root, copied.names))
-        (kept.path / ARCHIVE).write_bytes(archive.build(compiled=True))
+        if options.sync and asked.snapshot is not None:
+            copied = asked.snapshot[0]
+            (kept.path / code_tree.LIST).write_bytes(code_tree.entries(copied.root, copied.names))
+        (kept.path / ARCHIVE).write_bytes(bundle.build(compiled=True))
         # the scheduler hands its own copy of the environment to the job, so no secret need lie in a file of the run
         secrets = {name: value for name, value in asked.job.env.items() if not stands_open(name, value)}
         plain = {name: value for name, value in asked.job.env.items() if name not in secrets}
@@ -160,7 +159,7 @@ def start(context: RunContext) -> StepRun | DetachedRun:
             "nodes": options.nodes,
             "hosts": list(allocation.hosts) if allocation is not None else None,
             "tasks": list(allocation.tasks) if allocation is not None else None,
-            "each": asked.each,
+            "each": asked.ranks_per_node,
             "np": options.np,
             "threads_chosen": asked.threads_chosen,
             "terms": terms._asdict(),
@@ -185,7 +184,7 @@ def start(context: RunContext) -> StepRun | DetachedRun:
         kept.write("job.json", _record(kept, asked, context.argv, number, allocation is not None, terms.requeue))
     except BaseException:
         remote.forget_way(kept)
-        runs.remove(store, kept)
+        rundir.remove(store, kept)
         raise
     if allocation is not None and claims is not None:
         return _start_step(kept, context, allocation, claims)
@@ -193,38 +192,38 @@ def start(context: RunContext) -> StepRun | DetachedRun:
     return DetachedRun(kept)
 
 
-def _with_copy(context: RunContext, run_dir: Path) -> Asked:
+def _with_copy(context: RunContext, run_dir: Path) -> JobRequest:
     """The same with a copy of the code in the run directory, which all nodes share: ranks run that, unless all nodes
-    have the same in the folder where they start. Raises `Impossible`."""
+    have the same in the folder where they start. Raises `InvalidRequest`."""
     asked = context.asked
-    job = code.real(asked.job)
-    if asked.copied is not None:  # there is one, by --snapshot
+    job = code_sync.real(asked.job)
+    if asked.snapshot is not None:  # there is one, by --snapshot
         return asked._replace(job=job)
-    found = code.tree(job.cwd, job.program.path, str(run_dir.parent))
-    code.guard(found, context.code_limit, "--sync")
+    found = code_sync.tree(job.cwd, job.program.path, str(run_dir.parent))
+    code_sync.guard(found, context.code_limit, "--sync")
     copy = run_dir / "code"
-    code.redirect(job, found.root, str(copy), "--sync")  # what cannot be is told now
-    return asked._replace(job=job, copied=(found, copy))
+    code_sync.redirect(job, found.root, str(copy), "--sync")  # what cannot be is told now
+    return asked._replace(job=job, snapshot=(found, copy))
 
 
-def _sync(asked: Asked, options: RunOptions) -> dict[str, Any] | None:
-    """What nodes must know to find the code (`inside.py`); None where they share it."""
-    if not options.sync or asked.copied is None:
+def _sync(asked: JobRequest, options: RunOptions) -> dict[str, Any] | None:
+    """What nodes must know to find the code (`controller/batch.py`); None where they share it."""
+    if not options.sync or asked.snapshot is None:
         return None
-    found, copy = asked.copied
+    found, copy = asked.snapshot
     return {
         "root": found.root,
         "copy": str(copy),
-        "folder": tree.place(asked.job.cwd),
+        "folder": code_tree.place(asked.job.cwd),
         "redirected": options.snapshot,
     }
 
 
 def _record(
-    kept: runs.Run, asked: Asked, words: list[str], number: str, allocated: bool, requeue: int
+    kept: rundir.Run, asked: JobRequest, words: list[str], number: str, allocated: bool, requeue: int
 ) -> dict[str, Any]:
     """What job.json says of a run whose nodes are not known yet."""
-    return job_record(
+    return run_record(
         asked.job,
         0,
         kept.id,
@@ -245,23 +244,23 @@ def _record(
 def _choose_nodes(allocation: Allocation, claims: Claims, options: RunOptions, tell: Say) -> Allocation:
     """The nodes of an allocation that this run gets: those that were named, as many as were asked for, or all.
 
-    Fewer than all are for this run alone: it waits until other runs leave it as many. Raises `Impossible`.
+    Fewer than all are for this run alone: it waits until other runs leave it as many. Raises `InvalidRequest`.
     """
     tasks, hosts = dict(zip(allocation.hosts, allocation.tasks)), allocation.hosts
     of = get_scheduler(options.scheduled)
     naming, inner = options.option(of.nodelist), of.interactive
     if naming is not None and options.typed(naming) and (named := options.value(naming)) is not None:
         what = f"{naming.long_name} {named}"
-        hosts = tuple(dict.fromkeys(unfold_hosts(named, what)))
+        hosts = tuple(dict.fromkeys(parse_nodelist(named, what)))
         others = [host for host in hosts if host not in allocation.hosts]
         if others:
-            raise Impossible(
-                f"{what}: {fold_hosts(others)} is not of job {allocation.job}, inside of which this is",
-                f"it has {fold_hosts(allocation.hosts)}",
+            raise InvalidRequest(
+                f"{what}: {fold_hostlist(others)} is not of job {allocation.job}, inside of which this is",
+                f"it has {fold_hostlist(allocation.hosts)}",
             )
     count = options.nodes
     if count is not None and count > len(hosts):
-        raise Impossible(
+        raise InvalidRequest(
             f"--nnodes {count}: job {allocation.job}, in which this is, has {len(hosts)}"
             if hosts == allocation.hosts
             else f"--nnodes {count}: {naming.long_name if naming else 'the list'} names {len(hosts)}",
@@ -270,11 +269,11 @@ def _choose_nodes(allocation: Allocation, claims: Claims, options: RunOptions, t
     if count == len(allocation.hosts):
         count = None
     words = f"waiting for {'a free node' if count == 1 else f'{count} free nodes'} of job {allocation.job}"
-    chosen = claims.take(hosts, count, lambda: tell(f"{words}: other runs have the rest of {fold_hosts(hosts)}"))
+    chosen = claims.take(hosts, count, lambda: tell(f"{words}: other runs have the rest of {fold_hostlist(hosts)}"))
     return allocation._replace(hosts=chosen, tasks=tuple(tasks[host] for host in chosen if host in tasks))
 
 
-def _start_step(run: runs.Run, context: RunContext, allocation: Allocation, claims: Claims) -> StepRun | DetachedRun:
+def _start_step(run: rundir.Run, context: RunContext, allocation: Allocation, claims: Claims) -> StepRun | DetachedRun:
     """Start the supervisor as a step on the first node of this allocation."""
     job = context.asked.job
     command = (job.python, "-I", "-S", str(run.path / ARCHIVE), "inside", str(run.path))
@@ -290,9 +289,9 @@ def _start_step(run: runs.Run, context: RunContext, allocation: Allocation, clai
         if run.read(RECORD) is None or plan is None:
             said = log.read_text(errors="replace").strip()
             why = said.removeprefix("muster: ") or f"{get_scheduler(job.scheduler).task.program} said nothing"
-            raise RunFailed(f"the run did not start: {why}", None)
+            raise ControlError(f"the run did not start: {why}", None)
         if context.options.detach:
-            on = fold_hosts(allocation.hosts)
+            on = fold_hostlist(allocation.hosts)
             context.progress(f"{run.id} is started on {on}, and ends with job {allocation.job}")
             return DetachedRun(run)
         views = Views(context.viewer(plan, run.id, run.operand), context.warn)
@@ -318,7 +317,7 @@ def _start_step(run: runs.Run, context: RunContext, allocation: Allocation, clai
         raise
 
 
-def _end(step: Popen[bytes], run: runs.Run) -> None:
+def _end(step: Popen[bytes], run: rundir.Run) -> None:
     """See the step of the supervisor end; end it where the run has not come to an end."""
     if step.poll() is None and run.outcome is None:
         step.terminate()

@@ -7,7 +7,7 @@ from functools import cache
 from importlib import import_module
 from typing import Callable, NamedTuple
 
-from muster.record import Options
+from muster.config.record import Options
 
 BARE = "bare"
 

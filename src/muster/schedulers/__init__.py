@@ -8,7 +8,7 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
-from muster.record import Option, Options
+from muster.config.record import Option, Options
 
 if TYPE_CHECKING:
     from muster.schedulers.scheduler import Scheduler

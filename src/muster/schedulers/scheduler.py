@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Callable, Generic, NamedTuple, TypeVar
 
-from muster.model import Node, Rank, Text
-from muster.record import Options
-from muster.results import RunState
+from muster.config.record import Options
+from muster.core.model import Node, Rank, Text
+from muster.core.results import RunState
 
 T = TypeVar("T")
 
@@ -303,7 +303,7 @@ class Scheduler(NamedTuple):
 
     # a job is asked for
     request: Callable[[Wish, Options], Request]
-    """What the options ask for; raises `Impossible`."""
+    """What the options ask for; raises `InvalidRequest`."""
     script: Callable[[Request, Sequence[str], Sequence[str], bool], str]
     """The script of a job, given the lines of `--setup`, the command of muster, whose first word is a Python, and
     whether that Python stays although these lines find another one."""
@@ -321,7 +321,7 @@ class Scheduler(NamedTuple):
 
     # inside of it
     allocation: Callable[[Env], Allocation | None]
-    """The job in which a process with this environment runs; None outside of one. Raises `Impossible`."""
+    """The job in which a process with this environment runs; None outside of one. Raises `InvalidRequest`."""
     step: Callable[[Sequence[str], Argv, str, int | None, bool], Argv]
     """One process of a command on each of some hosts of a job, beside what runs there already. Given are the hosts, the
     command, the job, how many GPUs each gets (None where nobody knows), and whether the first one reads stdin."""
@@ -329,9 +329,9 @@ class Scheduler(NamedTuple):
 
     # what some have beside
     terms: Callable[[Options], JobTerms] = lambda options: JobTerms()
-    """What the options want of muster inside a job; raises `Impossible`."""
+    """What the options want of muster inside a job; raises `InvalidRequest`."""
     check_inside: Callable[[Allocation, Options], None] = lambda allocation, options: None
-    """Raise `Impossible` for options that say how a job is to be, inside of one that is there already."""
+    """Raise `InvalidRequest` for options that say how a job is to be, inside of one that is there already."""
     nodelist: str = ""
     """The key of the option that names nodes; empty where there is none."""
     refused: Callable[[str], Refusal] = lambda err: Refusal((err.strip().splitlines() or ["it said nothing"])[-1])

@@ -10,12 +10,12 @@ from itertools import groupby
 from shlex import quote
 from typing import NamedTuple
 
-from muster.agent.boot import shell_script
-from muster.agent.dialects import counts
-from muster.errors import Impossible
-from muster.hosts import fold_hosts, unfold_hosts
-from muster.model import Late, Node, Rank, Text
-from muster.results import RunState
+from muster.agent.bootstrap import shell_script
+from muster.agent.rank_info import counts
+from muster.core.hostlist import fold_hostlist, parse_nodelist
+from muster.core.model import Late, Node, Rank, Text
+from muster.core.results import RunState
+from muster.errors import InvalidRequest
 from muster.schedulers.scheduler import Allocation, JobEnd, JobRecord, NodeStatus, Phase, QueueEntry, Request
 
 # ---- asking for nodes -----------------------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ _CHOOSES = ("partition", "account", "qos", "reservation", "constraint", "nodelis
 """Options that say which nodes are meant."""
 
 
-def trial(request: Request, command: Sequence[str]) -> list[str]:
+def probe_argv(request: Request, command: Sequence[str]) -> list[str]:
     """Run something on one such node, if one is free now."""
     chosen = [f"--{name}={value}" for name, value in request.options if name in _CHOOSES and name != "nodelist"]
     return [
@@ -163,10 +163,10 @@ def refused(err: str) -> tuple[str, str | None]:
 
 
 def allocation(env: Mapping[str, str]) -> Allocation | None:
-    """The allocation of salloc, of a batch script or of a step; None outside. Raises `Impossible`."""
+    """The allocation of salloc, of a batch script or of a step; None outside. Raises `InvalidRequest`."""
     job = env.get("SLURM_JOB_ID")
     if job and env.get("SLURM_HET_SIZE", "1") not in ("", "1"):
-        raise Impossible(
+        raise InvalidRequest(
             f"job {job} is heterogeneous (SLURM_HET_SIZE={env['SLURM_HET_SIZE']}), which muster does not know",
             "ask for one kind of nodes",
         )
@@ -177,8 +177,8 @@ def allocation(env: Mapping[str, str]) -> Allocation | None:
 
 
 def unfold_nodes(text: str) -> list[str]:
-    """The nodes of a list as Slurm writes it. Raises `Impossible`."""
-    return unfold_hosts(text, "Slurm's list of nodes")
+    """The nodes of a list as Slurm writes it. Raises `InvalidRequest`."""
+    return parse_nodelist(text, "Slurm's list of nodes")
 
 
 def tasks_per_node(env: Mapping[str, str]) -> tuple[int, ...]:
@@ -301,7 +301,7 @@ def environment_of_node(node: Node, nodes: Sequence[Node], job: str) -> dict[str
         "SLURM_STEP_NUM_TASKS": str(sum(each)),
         "SLURM_STEP_NUM_NODES": str(len(nodes)),
         "SLURM_STEP_TASKS_PER_NODE": lie,
-        "SLURM_STEP_NODELIST": fold_hosts(other.host.name for other in nodes) if job else Late.JOB_NODES,
+        "SLURM_STEP_NODELIST": fold_hostlist(other.host.name for other in nodes) if job else Late.JOB_NODES,
         "SLURM_DISTRIBUTION": "block",
     }
     if len(set(each)) == 1:
@@ -318,24 +318,24 @@ def _repeated(numbers: Iterable[int]) -> list[tuple[int, int]]:
     return [(number, len(list(row))) for number, row in groupby(numbers)]
 
 
-def for_a_while(nodes: int, options: Sequence[str], command: Sequence[str]) -> tuple[str, ...]:
+def salloc_argv(nodes: int, options: Sequence[str], command: Sequence[str]) -> tuple[str, ...]:
     """Run a command here that has so many nodes while it runs."""
     return ("salloc", f"--nodes={nodes}", *(f"--{option}" for option in options), *command)
 
 
-def clean(env: Mapping[str, str]) -> dict[str, str]:
+def clean_env(env: Mapping[str, str]) -> dict[str, str]:
     """The environment for a program of Slurm that muster starts: all options stand on its command line."""
     return {name: value for name, value in env.items() if not re.fullmatch(NOT_FOR_SLURM, name)}
 
 
 def for_sbatch(env: Mapping[str, str]) -> dict[str, str]:
     """The same for sbatch, with what somebody has chosen for all jobs."""
-    return {**clean(env), **{name: value for name, value in env.items() if re.fullmatch(_FOR_SBATCH, name)}}
+    return {**clean_env(env), **{name: value for name, value in env.items() if re.fullmatch(_FOR_SBATCH, name)}}
 
 
 def exported(env: Mapping[str, str]) -> dict[str, str]:
     """What `clean` takes away and scripts may want: how much was asked for, and what an srun of theirs is to do."""
-    ours = clean(env)
+    ours = clean_env(env)
     return {name: value for name, value in env.items() if name not in ours and not re.fullmatch(_OF_TASKS, name)}
 
 
@@ -367,7 +367,7 @@ def ended_tasks(said: str) -> dict[str, str]:
     """The hosts on which a task of a step has failed, by what srun says while others still run: {host: how}."""
     found: dict[str, str] = {}
     for hosts, how in re.findall(r"^srun: error: (\S+): tasks? [\d,-]+: (.+)$", said, re.M):
-        with contextlib.suppress(Impossible):
+        with contextlib.suppress(InvalidRequest):
             found.update(dict.fromkeys(unfold_nodes(hosts), how.strip()))
     return found
 
@@ -520,7 +520,7 @@ _FIELDS = ("%A", "%T", "%r", "%N", "%S", "%L", "%j")
 _SEPARATOR = "|"
 
 
-class Seen(NamedTuple):
+class JobStatus(NamedTuple):
     """A job, as squeue shows it."""
 
     job: str
@@ -549,7 +549,7 @@ def no_such_job(err: str) -> bool:
     return "Invalid job id specified" in err
 
 
-def queued(out: str) -> dict[str, Seen]:
+def queued(out: str) -> dict[str, JobStatus]:
     """What squeue said, by the number of the job."""
     found = {}
     for line in out.splitlines():
@@ -557,9 +557,9 @@ def queued(out: str) -> dict[str, Seen]:
         if len(cells) == len(_FIELDS):
             try:
                 hosts = tuple(unfold_nodes(cells[3])) if cells[3] and not cells[3].startswith("(") else ()  # `(null)`
-            except Impossible:  # not as Slurm writes it today; one job must not hide all others
+            except InvalidRequest:  # not as Slurm writes it today; one job must not hide all others
                 hosts = (cells[3],)
-            found[cells[0]] = Seen(cells[0], cells[1], cells[2], hosts, cells[4], cells[5], cells[6])
+            found[cells[0]] = JobStatus(cells[0], cells[1], cells[2], hosts, cells[4], cells[5], cells[6])
     return found
 
 
@@ -598,7 +598,7 @@ NEVER = frozenset({"DependencyNeverSatisfied", "PartitionNodeLimit", "PartitionT
 """The reasons for which a job waits for ever."""
 
 
-def why_pending(seen: Seen) -> str:
+def why_pending(seen: JobStatus) -> str:
     """Why a job has not started, in words, with what Slurm expects."""
     reason = seen.reason.strip("()")
     if reason == "None":

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from muster import values
-from muster.record import WHERE, Options, defaulted, flag, optional, repeated
+from muster.config import values
+from muster.config.record import WHERE, Options, defaulted, flag, optional, repeated
 from muster.schedulers import SchedulerOptions, Unlike
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Callable, TypeVar
 
-from muster.record import Options
+from muster.config.record import Options
 from muster.schedulers import slurm, slurm_request
 from muster.schedulers.scheduler import (
     Allocation,
@@ -38,7 +38,7 @@ def _jobs() -> Ask[dict[str, JobStatus]]:
     return _ask(slurm.queue(), lambda out: {job: _status(seen) for job, seen in slurm.queued(out).items()})
 
 
-def _status(seen: slurm.Seen) -> JobStatus:
+def _status(seen: slurm.JobStatus) -> JobStatus:
     return JobStatus(
         seen.job,
         seen.name,
@@ -93,7 +93,7 @@ def _hold(nodes: int, options: Options, command: Sequence[str]) -> tuple[str, ..
     wanted += [f"gpus-per-node={gpus}"] if gpus is not None else []
     wanted += options.value(DOCTOR.slurm_opt)
     wanted += [] if any(option.startswith("time=") for option in wanted) else [f"time={_MINUTES}"]
-    return slurm.for_a_while(nodes, wanted, command)
+    return slurm.salloc_argv(nodes, wanted, command)
 
 
 def _submit(request: Request, script: str) -> Ask[str]:
@@ -117,8 +117,8 @@ SCHEDULER = Scheduler(
     nodelist=RUN.nodelist.key,
     refused=_refused,
     options_known=_ask(slurm.help_of_sbatch(), slurm.options_of_sbatch),
-    trial=slurm.trial,
-    clean=slurm.clean,
+    trial=slurm.probe_argv,
+    clean=slurm.clean_env,
     submit_env=slurm.for_sbatch,
     exported=slurm.exported,
     outputs=slurm.OUTPUTS,

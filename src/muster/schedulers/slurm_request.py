@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-from muster.errors import Impossible
-from muster.ranks import check_sizes
-from muster.record import Option, Options
+from muster.config.record import Option, Options
+from muster.config.values import Warn
+from muster.core.layout import check_sizes
+from muster.errors import InvalidRequest
 from muster.schedulers import slurm
 from muster.schedulers.scheduler import Allocation, JobTerms, Request, Wish
 from muster.schedulers.slurm_options import RUN
-from muster.values import Warn
 
 _PASSED = (
     *(RUN.partition, RUN.account, RUN.qos, RUN.time, RUN.mem, RUN.nodelist, RUN.constraint, RUN.comment),
@@ -23,7 +23,7 @@ _TABLE = "slurm"
 
 
 def request(wish: Wish, options: Options) -> Request:
-    """What is asked of sbatch; raises `Impossible`."""
+    """What is asked of sbatch; raises `InvalidRequest`."""
     wanted = {name: _word(value, f"[{_TABLE}] {name}") for name, value in options.table_of(_TABLE).items()}
     for option in _PASSED:
         if options.given(option):
@@ -40,7 +40,7 @@ def request(wish: Wish, options: Options) -> Request:
         if name in slurm.OURS:
             own = slurm.OURS[name]
             hint = f"use muster's own `{own}`" if own else "a run is one job, and muster needs that for itself"
-            raise Impossible(f"--slurm-opt {name}: muster writes that option of sbatch itself", hint)
+            raise InvalidRequest(f"--slurm-opt {name}: muster writes that option of sbatch itself", hint)
     said = {name: value for name, value in wanted.items() if value is not None}
     _check_warning(options, said.get("time", ""))
     nodelist = said.get("nodelist", "")
@@ -66,11 +66,11 @@ def _named(nodelist: str) -> tuple[str, ...]:
 
 
 def _warning(options: Options) -> Warn:
-    """What ranks are told before the time limit. Raises `Impossible`."""
+    """What ranks are told before the time limit. Raises `InvalidRequest`."""
     found = options.value(RUN.signal_before)
     most = slurm.LONGEST_WARNING
     if found.seconds > most:
-        raise Impossible(
+        raise InvalidRequest(
             f"--signal-before {found.seconds:g}s: Slurm sends it at most {most} s before the time limit",
             f"use `--signal-before {most}s` or less",
         )
@@ -78,11 +78,11 @@ def _warning(options: Options) -> Warn:
 
 
 def _check_warning(options: Options, limit: str) -> None:
-    """Raise `Impossible` where ranks would be told to save as soon as they have begun."""
+    """Raise `InvalidRequest` where ranks would be told to save as soon as they have begun."""
     whole = slurm.seconds_of(limit)
     before = _warning(options).seconds
     if options.given(RUN.signal_before) and whole is not None and before >= whole:
-        raise Impossible(
+        raise InvalidRequest(
             f"--signal-before {before:g}s with a time limit of {whole:g} s: the ranks would be told to "
             "save as soon as the job starts",
             f"use less than {whole:g} s, or a longer --time",
@@ -94,7 +94,7 @@ def _word(value: object, what: str) -> str | None:
     if isinstance(value, bool):
         return "" if value else None
     if isinstance(value, (dict, list)):
-        raise Impossible(f"{what}: that is not one value", "write it as a text, as after the option of sbatch")
+        raise InvalidRequest(f"{what}: that is not one value", "write it as a text, as after the option of sbatch")
     return str(value)
 
 
@@ -104,7 +104,7 @@ def _gpus_of_ranks(wish: Wish, options: Options) -> dict[str, str]:
     if each is None:
         return {}
     if each != 1:
-        raise Impossible(
+        raise InvalidRequest(
             f"--gpus-per-task {each}: each rank has one GPU",
             "write `-g RANKS --gpus-per-node GPUS`: every rank sees all GPUs of its node",
         )
@@ -112,7 +112,7 @@ def _gpus_of_ranks(wish: Wish, options: Options) -> dict[str, str]:
         return {"gpus-per-node": wish.each}
     if wish.ranks is not None:
         return {"gpus": str(wish.ranks)}
-    raise Impossible("--gpus-per-task 1: the number of ranks is missing", "add `-g RANKS_PER_NODE` or `-n RANKS`")
+    raise InvalidRequest("--gpus-per-task 1: the number of ranks is missing", "add `-g RANKS_PER_NODE` or `-n RANKS`")
 
 
 def _size(wish: Wish, nodelist: str) -> tuple[int | None, int | None]:
@@ -133,7 +133,7 @@ def _size(wish: Wish, nodelist: str) -> tuple[int | None, int | None]:
 
 
 def terms(options: Options) -> JobTerms:
-    """What holds inside a job, whoever has asked for it. Raises `Impossible`."""
+    """What holds inside a job, whoever has asked for it. Raises `InvalidRequest`."""
     warning = _warning(options)
     return JobTerms(
         signal=warning.signal,
@@ -149,7 +149,7 @@ _HOLD_INSIDE = (RUN.slurm, RUN.nodelist, RUN.signal_before, RUN.requeue, RUN.out
 
 
 def check_inside(allocation: Allocation, options: Options) -> None:
-    """Raise `Impossible` for options that ask for nodes, which an allocation has."""
+    """Raise `InvalidRequest` for options that ask for nodes, which an allocation has."""
     asking: list[Option[object]] = [option for option in RUN.table if option not in _HOLD_INSIDE]
     asking += [option for option in options.table if option.key == "gpus"]
     made = [option for option in asking if options.typed(option)]
@@ -158,9 +158,9 @@ def check_inside(allocation: Allocation, options: Options) -> None:
         hint = "leave them out" if len(made) > 1 else "leave it out"
         if RUN.time in made:
             hint += "; `--timeout 1h` ends the run after that time"
-        raise Impossible(f"{names}: job {allocation.job}, inside of which this is, has its nodes already", hint)
+        raise InvalidRequest(f"{names}: job {allocation.job}, inside of which this is, has its nodes already", hint)
     if options.typed(RUN.requeue):
-        raise Impossible(
+        raise InvalidRequest(
             f"--requeue: job {allocation.job}, inside of which this is, is not muster's to put back into the queue",
             "submit the run from outside of a job, or use `#SBATCH --requeue`",
         )

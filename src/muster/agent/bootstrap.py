@@ -1,0 +1,145 @@
+"""How an agent comes to life: the command that starts one, and the text that it is sent.
+
+The command reads a length and then that many bytes of Python from its stdin, and runs them. So nothing needs to be
+installed on a node, and nothing but a short constant stands on a command line. The text is a constant, too: what it is
+to do comes after it as data, in the message `call`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from shlex import quote
+
+_READ_AND_RUN = 'f=open(0,"rb",closefd=False);exec(f.read(int(f.readline())))'
+_AGENT = ("-I", "-S", "-c", _READ_AND_RUN)
+
+_FOR_TYPES = re.compile(r"^if TYPE_CHECKING:\n(?:[ \t]+.*\n|\n)+", re.MULTILINE)
+_IMPORT = re.compile(r"^\s*from (muster[\w.]*) import (\([^)]*\)|.*)", re.MULTILINE)
+_WORD = re.compile(r"\w+")
+
+
+_UNPACK = """
+import sys
+from _frozen_importlib import ModuleSpec
+
+class Sent:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name in SOURCES:
+            return ModuleSpec(name, Sent, is_package=not SOURCES[name])
+    @staticmethod
+    def create_module(spec):
+        return None
+    @staticmethod
+    def exec_module(module):
+        exec(compile(SOURCES[module.__name__], "<sent>/" + module.__name__, "exec"), module.__dict__)
+
+sys.meta_path.insert(0, Sent)
+"""
+
+SETUP_FAILED, NO_PYTHON = 97, 96
+"""Exit statuses of what starts an agent."""
+
+_LINE = "{{ eval {line}; }} </dev/null >&2 || {{ echo {failed} >&2; exit 97; }}"
+_BEFORE = "before=$(command -v python3)"
+_AFTER = 'after=$(command -v python3); [ "$after" = "$before" ] || [ -z "$after" ] || python=$after'
+_START = """command -v "$python" >/dev/null || {{ echo {label}"there is no $python here" >&2; exit 96; }}
+exec "$python" {args}
+"""
+
+
+def shell_script(argv: Sequence[str], setup: Sequence[str], keep_python: bool, label: str = "") -> str:
+    """Text for a shell: the lines of `setup` (`--setup`), and then the program `argv`, the first word of which is a
+    Python.
+
+    When these lines put another `python3` first on PATH (`conda activate`), that one is taken instead, unless
+    `keep_python`. `label` stands before what is said of a line that fails.
+    """
+    python, *args = argv
+    # by eval, so that one that is no shell fails alone, and defines aliases for the next
+    lines = [
+        _LINE.format(line=quote(line), failed=quote(f"{label}this line of --setup failed: {line}")) for line in setup
+    ]
+    if setup and not keep_python:
+        lines = [_BEFORE, *lines, _AFTER]
+    start = _START.format(label=quote(label) if label else "", args=" ".join(map(quote, args)))
+    return "\n".join([f"python={quote(python)}", *lines, start])
+
+
+def agent_argv(python: str, script: bytes = b"") -> tuple[str, ...]:
+    """The command that starts an agent on this machine by the interpreter `python`, or by what `agent_script` gave.
+
+    A script is read from stdin, before the agent's own text: other users see command lines, and lines of --setup may
+    hold secrets (`export TOKEN=…`).
+    """
+    return ("bash", "-c", _obey(script)) if script else (python, *_AGENT)
+
+
+def agent_script(python: str, setup: Sequence[str], keep_python: bool) -> bytes:
+    """Text for a shell that reads it from its stdin: the lines of `setup`, and then the agent; see `shell_script`."""
+    return shell_script((python, *_AGENT), setup, keep_python).encode()
+
+
+def ssh_command_for(shell: str, script: bytes) -> str:
+    """The words for ssh that read such a text and obey it. Any login shell takes them: nothing in them is special to
+    sh, csh or fish; and nothing of the person's stands on a command line that others can read."""
+    return f"exec {shell} -c '{_obey(script)}'"
+
+
+def _obey(script: bytes) -> str:
+    return f'eval "$(head -c {len(script)})"'
+
+
+def text_of(module: str) -> str:
+    """The source of a module of muster, such as `muster.agent.agent`, from a folder or from an archive. Raises
+    OSError where there is none of that name."""
+    root = os.path.dirname(os.path.dirname(__file__))
+    path = os.path.join(root, *module.split(".")[1:]) + ".py"
+    data: bytes = globals()["__loader__"].get_data(path)
+    return data.decode()
+
+
+def sources(program: str) -> dict[str, str]:
+    """The sources of all modules of muster that this program imports, and of those that they import, by name.
+
+    What stands in functions counts, and what is for a type checker alone does not. Packages are empty.
+    """
+    found: dict[str, str] = {}
+    _add_imports(program, found)
+    packages = {name[:at] for name in found for at, letter in enumerate(name) if letter == "."}
+    return {**dict.fromkeys(sorted(packages), ""), **found}
+
+
+def _add_imports(text: str, found: dict[str, str]) -> None:
+    for package, names in _IMPORT.findall(_FOR_TYPES.sub("", text)):
+        # `from package import module` or `from module import name`
+        for module in [package, *(f"{package}.{name}" for name in _WORD.findall(names.partition("#")[0]))]:
+            if module not in found and module != "muster":
+                try:
+                    found[module] = text_of(module)
+                except OSError:
+                    continue
+                _add_imports(found[module], found)
+
+
+def agent_source() -> bytes:
+    """The text of an agent, with its length."""
+    hook = text_of("muster.agent.sitecustomize")
+    return _source(f"HOOK={hook!r}\nfrom muster.agent.main import main\nmain(f, HOOK)")
+
+
+def calls_source() -> bytes:
+    """The text of the program that does one thing on a host, with its length; see `calls.py`."""
+    return _source("from muster.agent.calls import main\nmain(f)")
+
+
+def _source(entry: str) -> bytes:
+    """The text, with its length, of a program that begins with these lines and has all modules that it imports. `f` is
+    the file from which it was read: what follows it may be in the buffer of that.
+
+    Each module is compiled when it is imported first, for most runs need only some.
+    """
+    text = f"SOURCES={sources(entry)!r}\n{_UNPACK}\n{entry}\n".encode()
+    return b"%d\n" % len(text) + text

@@ -1,0 +1,119 @@
+"""The code of a run as it lies on this machine, compared with that of the machine where the run was started."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import stat
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from muster.linux import processes, procfs
+
+LIST = "code.json"
+"""The file of a run directory with what `entries` gave, for agents that a scheduler starts."""
+
+_PIECE = 1 << 20
+_OF_ONE_MACHINE = frozenset(("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "tmpfs", "ramfs", "overlay"))
+"""File systems that other machines do not see, unless this one serves them by another."""
+
+
+def identity(path: str) -> list[int]:
+    """What tells a file from others without reading it; empty when it is not there.
+
+    Where two machines see the same, it is one file of a file system that they share (or an untouched copy of a disk).
+    """
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return []
+    return [found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def place(folder: str) -> list[Any]:
+    """What tells a folder from others, for `same_place` on another machine: its inode, and, where only this machine has
+    the file system, which one that is. None of it changes while files come and go there. Empty when it is not there."""
+    try:
+        found = os.stat(folder)
+    except OSError:
+        return []
+    device = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
+    with suppress(OSError), open("/proc/self/mountinfo") as mounts:
+        for line in mounts:
+            before, _, after = line.partition(" - ")
+            if before.split()[2] == device and after.split()[0] in _OF_ONE_MACHINE:
+                return [found.st_ino, f"{procfs.boot_id() or socket.gethostname()} {device}"]
+    return [found.st_ino, ""]
+
+
+def same_place(one: list[Any], other: list[Any]) -> bool:
+    """Both are the same folder. Machines that were set up alike have the same inodes, so these alone say nothing where
+    each has a file system of its own."""
+    return bool(one and other) and one[0] == other[0] and (one[1] == other[1] or "" in (one[1], other[1]))
+
+
+def digest(path: str) -> str:
+    """What tells the content of a file, or where a link leads; empty when it cannot be read or is neither."""
+    try:
+        found = os.lstat(path)
+        if stat.S_ISLNK(found.st_mode):
+            return "-> " + hashlib.sha256(os.fsencode(os.readlink(path))).hexdigest()
+        if not stat.S_ISREG(found.st_mode):
+            return ""
+        total = hashlib.sha256()
+        with open(path, "rb") as file:
+            while data := file.read(_PIECE):
+                total.update(data)
+        return total.hexdigest()
+    except OSError:
+        return ""
+
+
+def entries(root: str, names: Iterable[str]) -> bytes:
+    """These files of a folder, for `compare` on another machine."""
+    return json.dumps([[name, *identity(os.path.join(root, name))] for name in names]).encode()
+
+
+def compare(root: str, there: bytes, known_place: list[Any] | None = None) -> dict[str, str]:
+    """Digests of the files that are not the same one on both machines, by their number in what `entries` gave.
+
+    `known_place`: `place` of that folder on the other machine. Where it is the same one, no file is looked at: many
+    hosts would ask a file server for many files at once.
+    """
+    found: dict[str, str] = {}
+    if same_place(known_place or [], place(root)):
+        return found
+    for number, (name, *known) in enumerate(json.loads(there)):
+        path = os.path.join(root, name)
+        if identity(path) != known:
+            found[str(number)] = digest(path)
+    return found
+
+
+def _record(home: str, root: str) -> str:
+    # hosts may share the home and not the code
+    name = hashlib.sha256(f"{socket.gethostname()}\0{root}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    return os.path.join(home, "synced", f"{name}.json")
+
+
+def remember(home: str, root: str, there: bytes) -> None:
+    """Write down which files muster has sent to a folder, for `stale` at another time."""
+    path = _record(home, root)
+    with suppress(OSError):  # then files that are deleted later stay here
+        processes.make_private(os.path.dirname(path))
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
+            json.dump([name for name, *_ in json.loads(there)], file)
+
+
+def stale(home: str, root: str, there: bytes) -> list[str]:
+    """Files that muster once sent to a folder, and that are no more among those of the other machine."""
+    try:
+        with open(_record(home, root)) as file:
+            sent: Sequence[str] = json.load(file)
+    except (OSError, ValueError):
+        return []
+    now = {name for name, *_ in json.loads(there)}
+    return [name for name in sent if name not in now and os.path.lexists(os.path.join(root, name))]

@@ -1,0 +1,109 @@
+"""An agent leaves the connection by which it was started, so that its run can outlive whoever started it.
+
+It forks: the child is the agent from then on, and knows a supervisor on node 0, which it starts itself there, or dials
+from any other node. The parent says how that went, and ends; on node 0 it stays if it is asked to, and carries
+whatever comes between its stdin and stdout and the supervisor.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from muster.agent import proxy
+from muster.agent.agent import Agent
+from muster.agent.controller_process import ARCHIVE, ControllerProcess
+from muster.agent.guard import guard
+from muster.linux import processes
+from muster.linux.eventloop import EventLoop
+from muster.protocol.channel import Channel
+from muster.protocol.frames import encode_frame
+from muster.protocol.handshake import Terms
+from muster.protocol.local_sockets import SUPERVISOR, Sockets
+
+
+def move(agent: Agent) -> Agent:
+    """Go on as an agent that is nobody's child; in the parent this does not return."""
+    assert agent.move is not None
+    where, payload = agent.move
+    told, tell = os.pipe()
+    if processes.fork():
+        os.close(tell)
+        with open(told, "rb") as pipe:
+            failed = pipe.read()
+        text, limit = json.loads(failed) if failed else ("", False)
+        os.set_blocking(1, True)
+        proxy.write_all(1, encode_frame("moved", failed=text, limit=limit))
+        if where["stays"] and not failed:
+            link = _sockets(where["prepare"]).connect(SUPERVISOR, os.getuid())
+            if link is not None:
+                proxy.carry(link)
+        os._exit(0)
+    os.close(told)
+    try:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        pid = processes.fork()
+        if pid:
+            # the supervisor, which runs from the archive, lives on: it tells how the run ended
+            guard(pid, os.path.join(where["prepare"]["run_dir"], ARCHIVE), after_success=False)
+        os.setsid()
+        moved = Agent(EventLoop(), agent.hook)
+        moved.probe_port, moved.wire = agent.probe_port, Channel(keeps=True)
+        moved.begin()
+        _settle(moved, payload, **where)
+    except BaseException as error:
+        text = processes.reason_at(error) if isinstance(error, OSError) else traceback.format_exc(limit=-1)
+        os.write(tell, json.dumps([text, processes.met_limit(error)]).encode())
+        os._exit(1)
+    os.close(tell)
+    return moved
+
+
+def _sockets(prepare: Mapping[str, Any]) -> Sockets:
+    return Sockets(prepare["run_id"], prepare["token"])
+
+
+def _settle(
+    agent: Agent,
+    archive: bytes,
+    prepare: dict[str, Any],
+    secret: str,
+    lease: float,
+    address: str,
+    port: int,
+    files: dict[str, str],
+    stays: bool,
+) -> None:
+    """Write the files of the run, get ready to start ranks, and find the supervisor. `port` is 0 on its own node."""
+    agent.lease = lease
+    run_dir = prepare["run_dir"]
+    os.umask(0o077)
+    processes.make_private(run_dir)
+    for name, data in {**{name: text.encode() for name, text in files.items()}, ARCHIVE: archive}.items():
+        if data:
+            with open(os.path.join(run_dir, name), "wb") as file:
+                file.write(data)
+    if port:
+        agent.on_prepare(b"", **prepare)
+        agent.dial(address, port, Terms(secret, prepare["run_id"]), prepare["node"])
+    else:
+        door = agent.probe_port.fileno() if agent.probe_port is not None else -1
+        agent.controller = keeper = ControllerProcess(
+            agent.loop,
+            run_dir,
+            _sockets(prepare),
+            door,
+            secret,
+            agent.supervisor_started,
+            agent.connected,
+            agent.lost,
+            bool(prepare.get("trace")),
+        )
+        agent.on_prepare(b"", **prepare)
+        keeper.start()

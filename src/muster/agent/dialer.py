@@ -1,0 +1,141 @@
+"""How the agents of other nodes and the supervisor on node 0 find each other: a connection by TCP, and a secret.
+
+`protocol/handshake.py` has what they say first. Whether the other machine is there is for the kernel to say, by TCP's
+own probes: a process that waits for a disk is not lost.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+from typing import NamedTuple
+
+from muster.linux import hardware
+from muster.linux.eventloop import EventLoop, Timer
+from muster.protocol.frames import LARGEST, FrameDecoder, Refused
+from muster.protocol.handshake import AgentSide, Seal, Terms
+from muster.protocol.listener import FirstFew
+
+_GONE_AFTER = 10
+"""Seconds without a sign of the other kernel after which a connection is broken."""
+_PAUSE = 0.5
+_PATIENCE = 5.0
+"""Seconds between two trials, and for one."""
+
+HANDSHAKE = 4096
+"""The most bytes of a message of the handshake, and of what an end may send before it is known."""
+
+
+class Met(NamedTuple):
+    """A connection whose ends have proved to each other that they know the secret."""
+
+    fd: int
+    frames: FrameDecoder
+    """May hold bytes already."""
+    heard: int
+    """How many frames of ours the other end has."""
+    seal: Seal | None
+    """What makes the MACs of the frames that go out."""
+
+
+def enable_keepalive(sock: socket.socket) -> None:
+    """Have the kernel find out when the other machine is gone."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 3)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _GONE_AFTER * 1000)
+
+
+class ControllerDialer:
+    """An agent's way to its supervisor, tried again until it is found.
+
+    `heard` gives how many frames of the supervisor's have come; `connected` is given a connection that came to an end
+    that is good, and whether it is the same supervisor as the last one; `complain` why others were not spoken to.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        address: str,
+        port: int,
+        terms: Terms,
+        node: int,
+        heard: Callable[[], int],
+        connected: Callable[[Met, bool], object],
+        complain: Callable[[str], object],
+    ) -> None:
+        self.loop, self.where, self.terms, self.node = loop, (address, port), terms, node
+        self._frames_heard, self._connected = heard, connected
+        self.life = ""
+        """Which supervisor was spoken to last."""
+        self._sock: socket.socket | None = None
+        self._patience: Timer | None = None
+        self._note = FirstFew(complain)
+
+    def dial(self) -> None:
+        """Try to connect, until it succeeds."""
+        self._sock = sock = hardware.tcp_socket(self.where[0])
+        sock.setblocking(False)
+        result = sock.connect_ex(self.where)
+        if result not in (0, errno.EINPROGRESS):
+            self._again()
+            return
+        self.loop.add_writer(sock, self._reached)
+        self._patience = self.loop.call_later(_PATIENCE, self._again)
+
+    def _part(self) -> socket.socket:
+        """This trial is over: leave its socket alone."""
+        sock, self._sock = self._sock, None
+        assert sock is not None
+        self.loop.remove(sock)
+        if self._patience is not None:
+            self._patience.cancel()
+        return sock
+
+    def _again(self) -> None:
+        """This trial has failed; make another in a moment."""
+        self._part().close()
+        self.loop.call_later(_PAUSE, self.dial)
+
+    def _reached(self) -> None:
+        sock = self._sock
+        assert sock is not None
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._again()
+            return
+        enable_keepalive(sock)
+        frames = FrameDecoder(HANDSHAKE)
+        caller = AgentSide(self.terms, self.node, self.life, self._frames_heard())
+        self.loop.remove_writer(sock)
+        self.loop.add_reader(sock, lambda: self._heard(sock, frames, caller))
+
+    def _heard(self, sock: socket.socket, frames: FrameDecoder, caller: AgentSide) -> None:
+        """Go on with the handshake. Whoever answers in another way than the supervisor is not spoken to any more."""
+        try:
+            data = sock.recv(HANDSHAKE)
+            frames.add(data)
+            fields = frames.one()
+            if fields is not None and fields["kind"] == "challenge":
+                sock.sendall(caller.answer(fields))
+                fields = frames.one()
+            if fields is None:
+                if not data:
+                    self._again()
+                return
+            welcome, seals = caller.hear(fields)
+        except BlockingIOError:
+            return
+        except Refused as error:
+            self._note(f"who answers at {self.where[0]} is not the supervisor: {error}")
+            self._again()
+            return
+        except OSError:
+            self._again()
+            return
+        self._part()
+        frames.largest, frames.seal = LARGEST, seals.into
+        same, self.life = welcome.life == self.life, welcome.life
+        self._connected(Met(sock.detach(), frames, welcome.heard, seals.out), same)

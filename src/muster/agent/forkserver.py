@@ -1,0 +1,142 @@
+"""The agent's side of the warm interpreter: prove the hook, start it, order children from it.
+
+The other side is `sitecustomize.py`, which runs inside that interpreter.
+"""
+
+from __future__ import annotations
+
+import json
+import marshal
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from muster.linux.processes import STACKS_SIGNAL, spawn
+from muster.protocol.paths import rank_file
+
+if TYPE_CHECKING:
+    from muster.protocol.trace import Tracer
+
+READ_AT_LOAD = frozenset(
+    (
+        # libtorch, by a trace of getenv while torch 2.13 is imported
+        *("PYTORCH_API_USAGE_STDERR", "TORCH_CPP_LOG_LEVEL", "TORCH_CUSTOM_TERMINATE", "TORCH_DISTRIBUTED_DEBUG"),
+        *("TORCH_SHOW_CPP_STACKTRACES", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCH_BLAS_PREFER_CUBLASLT"),
+        *("TORCH_BLAS_PREFER_HIPBLASLT", "TORCH_LINALG_PREFER_CUSOLVER", "TORCH_LINALG_PREFER_HIPSOLVER"),
+        *("TORCH_ROCM_FA_PREFER_CK", "KINETO_USE_DAEMON"),
+        # its allocator, which a static initializer of builds for GPUs chooses
+        *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"),
+        # OpenBLAS, which numpy brings
+        "GOTO_NUM_THREADS",
+    )
+)
+"""Environment variables that C++ code reads when torch, or numpy, is loaded."""
+
+READ_AT_LOAD_PREFIXES = (
+    *("ACC_", "DNNL_", "GFORTRAN_", "GOMP_", "INTEL_LIBITTNOTIFY", "KMP_", "MKL_", "MKLDNN_", "NPY_", "OMP_"),
+    *("ONEDNN_", "OPENBLAS_", "OPENSSL_", "TQDM_"),
+)
+"""So are all that begin with one of these: libraries for arithmetic and threads, by the same trace; tqdm in Python."""
+
+CAUGHT_UP = ("OMP_NUM_THREADS", "TORCH_DISTRIBUTED_DEBUG", "TORCH_LOGS", "TMPDIR", "TEMP", "TMP")
+"""What the hook does in a rank, when the script imports torch, as torch would have done it then."""
+
+
+def hook_env(env: Mapping[str, str], folder: str, **conf: Any) -> dict[str, str]:
+    """This environment, so that a Python started in it meets the hook in `folder` with this configuration."""
+    conf["pythonpath"] = env.get("PYTHONPATH")
+    path = folder if not env.get("PYTHONPATH") else folder + os.pathsep + env["PYTHONPATH"]
+    return dict(env, PYTHONPATH=path, MUSTER_HOOK=marshal.dumps(conf).hex())
+
+
+def stack_file(folder: str, rank: int) -> dict[str, Any]:
+    """What the hook must know so that a rank writes its stacks when asked."""
+    return {"path": rank_file(folder, rank, "stack"), "signal": int(STACKS_SIGNAL)}
+
+
+def write_hook(folder: str, source: str) -> None:
+    """Put the hook in a folder of its own."""
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    with open(os.path.join(folder, "sitecustomize.py"), "w") as file:
+        file.write(source)
+
+
+class HookedPython:
+    """A Python under the hook, and the socket between it and the agent."""
+
+    pid: int
+    sock: socket.socket
+    """Both are known once it is started."""
+
+    def __init__(self) -> None:
+        self.connected = False
+        self.tracer: Tracer | None = None
+        """Prints what is said, where that is wanted."""
+        self._data = b""
+        self._orders = 0
+
+    def start(
+        self,
+        argv: list[str],
+        env: Mapping[str, str],
+        cwd: str,
+        files: tuple[int, int, int],
+        folder: str,
+        keep: Iterable[int] = (),
+        **conf: Any,
+    ) -> None:
+        """Start it; `files` are its stdin, stdout and stderr, `folder` holds the hook, `conf` is for the hook."""
+        self.sock, theirs = socket.socketpair()
+        self.connected = True
+        try:
+            env = hook_env(env, folder, fd=theirs.fileno(), agent=os.getpid(), **conf)
+            self.pid = spawn(argv, env, cwd, *files, keep=(theirs.fileno(), *keep))
+        finally:
+            theirs.close()
+
+    def request_fork(self, children: Mapping[str, Any], fds: Iterable[int] = ()) -> int:
+        """Ask for children {name: what the hook needs to know}; gives the number of the order."""
+        self._orders += 1
+        order = {"order": self._orders, "children": children}
+        if self.tracer is not None:
+            self.tracer.says({"kind": "order", **order})
+        data = json.dumps(order).encode()
+        data = len(data).to_bytes(4, "big") + data
+        sent = socket.send_fds(self.sock, [data], list(fds)) if fds else 0
+        self.sock.sendall(data[sent:])
+        return self._orders
+
+    def messages(self) -> list[dict[str, Any]] | None:
+        """What it has said since, each with its `kind`; None once it has closed its side, or says what is no message.
+
+        Blocks when it has said nothing.
+        """
+        try:
+            more = self.sock.recv(1 << 16)
+        except ConnectionResetError:
+            more = b""
+        if not more:
+            return None
+        self._data += more
+        found = []
+        while len(self._data) >= 4:
+            end = 4 + int.from_bytes(self._data[:4], "big")
+            if len(self._data) < end:
+                break
+            try:
+                message = json.loads(self._data[4:end])
+                message["kind"] = message.pop("op")
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                return None
+            if self.tracer is not None:
+                self.tracer.heard(message)
+            found.append(message)
+            self._data = self._data[end:]
+        return found
+
+    def close(self) -> None:
+        """End the connection; a warm interpreter then ends by itself."""
+        if self.connected:
+            self.sock.close()
+            self.connected = False

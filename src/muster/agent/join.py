@@ -1,0 +1,65 @@
+"""An agent that a scheduler starts on each node: it reads in the run directory where its supervisor is, and dials."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from typing import Any
+
+from muster.agent import code_tree, facts
+from muster.agent.agent import Agent
+from muster.agent.bootstrap import text_of
+from muster.linux import processes
+from muster.linux.eventloop import EventLoop
+from muster.protocol.channel import Channel
+from muster.protocol.handshake import Terms
+
+RENDEZVOUS = "rendezvous.json"
+"""Where the supervisor is and the secret of this attempt; only the person may read it."""
+
+_WAY = 10.0
+"""Seconds in which a connection to node 0 must be made."""
+
+
+def step(words: list[str]) -> int:
+    """The program: `step RUN_DIR`. Be the agent of the node on which this task runs."""
+    (run_dir,) = words
+    with open(os.path.join(run_dir, RENDEZVOUS)) as file:
+        where = json.load(file)
+    task = where["task"]
+    for name in [name for name in os.environ if re.fullmatch(task["unset"], name)]:
+        del os.environ[name]
+    agent = Agent(EventLoop(), text_of("muster.agent.sitecustomize"))
+    agent.wire, agent.lease, agent.scheduled = Channel(keeps=True), where["lease"], True
+    agent.begin()
+    processes.hear_signals()
+    ways = facts.probe_addresses(where["addresses"], where["port"], _WAY)
+    good = [address for address in where["addresses"] if "error" not in ways[address]]
+    agent.introduction = {
+        **facts.collect_facts(where["cwd"], where["script"], run_dir),
+        "name": os.environ[task["host"]],
+        "folder": code_tree.place(where["cwd"]),
+        "digests": _compare(where["code"], os.path.join(run_dir, code_tree.LIST), where["code_place"]),
+        "step": os.environ.get(task["step"], "0"),
+        "ways": ways,
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "executable": sys.executable,
+    }
+    node = where["hosts"].index(agent.introduction["name"])
+    terms = Terms(where["secret"], where["run"])
+    try:
+        agent.dial((good or where["addresses"])[0], where["port"], terms, node)
+        agent.run()
+    except BaseException:
+        agent.fail()
+    return 0
+
+
+def _compare(root: str, listed: str, place: list[Any]) -> dict[str, str]:
+    """Digests of the files below `root` that are not those of the list, if there is something to compare."""
+    if not root:
+        return {}
+    with open(listed, "rb") as file:
+        return code_tree.compare(root, file.read(), place)

@@ -1,0 +1,73 @@
+"""What runs of one person have left on this machine: found by the mark in the environment in which it was started."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from functools import partial
+
+from muster.agent import proxy
+from muster.linux import private_tmp, processes, procfs
+from muster.protocol import local_sockets
+
+_MARK = re.compile(rb"TORCHELASTIC_RUN_ID=(\d{8}-\d{6}-[0-9a-f]{4,16}(?:-[\w.-]+)?)\Z")
+"""The id of a run of muster; torchrun's own ids look otherwise."""
+
+_PATIENCE = 3.0
+
+
+def found() -> dict[str, list[int]]:
+    """{run: pids} of this person, leaving out runs that somebody looks after."""
+    runs: dict[str, list[int]] = {}
+    network = os.readlink("/proc/self/ns/net")
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        try:
+            if os.stat(f"/proc/{name}").st_uid != os.getuid() or os.readlink(f"/proc/{name}/ns/net") != network:
+                continue  # in a container, say: who listens there cannot be seen from here
+            with open(f"/proc/{name}/environ", "rb") as file:
+                words = file.read().split(b"\0")
+        except OSError:
+            continue
+        for word in words:
+            mark = _MARK.match(word)
+            if mark:
+                runs.setdefault(mark.group(1).decode(), []).append(int(name))
+                break
+    return {run: pids for run, pids in runs.items() if not looked_after(run)}
+
+
+def looked_after(run: str) -> bool:
+    """A process of this person listens on a socket of that run; others may have bound such names too."""
+    mark = os.fsencode(f"@muster/{os.getuid()}/{run}/")
+    with open("/proc/net/unix", "rb") as file:  # others may have forged its lines: each name is tried
+        names = set(re.findall(re.escape(mark) + rb"[0-9a-f]{20}\n", file.read()))
+    return any(
+        local_sockets.listens(partial(local_sockets.connect, "\0" + os.fsdecode(name[1:-1]), os.getuid()))
+        for name in names
+    )
+
+
+def clean(dry: bool) -> None:
+    """Tell what there is, end it unless `dry`, and tell what still lives."""
+    runs = found()
+    pids = [pid for run in runs.values() for pid in run]
+    described = {pid: processes.describe_process(pid, "?") for pid in pids}
+    if not dry:
+        for number, patience in ((signal.SIGTERM, _PATIENCE), (signal.SIGKILL, _PATIENCE)):
+            for pid in pids:
+                processes.send_signal(pid, number)
+            deadline = time.monotonic() + patience
+            while any(procfs.lives(pid) for pid in pids) and time.monotonic() < deadline:
+                time.sleep(0.02)
+    left = [processes.describe_process(pid, "?") for pid in pids if procfs.lives(pid)] if not dry else []
+    told = {run: [described[pid] for pid in numbers] for run, numbers in runs.items()}
+    folders: dict[str, list[str]] = {}
+    for run, path in private_tmp.left(os.environ):
+        folders.setdefault(run, []).append(path)
+        if not dry:
+            private_tmp.remove(path)
+    proxy.send("cleaned", runs=told, folders=folders, left=left)

@@ -1,0 +1,149 @@
+"""Carry bytes between stdin and stdout and a local socket, both ways, until one side has ended.
+
+Also what a program that is sent to a host does there (`calls.py`): it reaches the supervisor of a run, or its files.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+
+from muster.protocol import local_sockets, paths
+from muster.protocol.frames import FrameDecoder, Refused, encode_frame, whole_frames
+
+
+def survive() -> None:
+    """Ignore what a scheduler sends to all steps of a job; it is for the ranks. SIGTERM ends this process."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM, signal.SIGCHLD}:
+        signal.signal(number, signal.SIG_IGN)  # the kernel ends it all the same for a fault of its own
+
+
+def write_all(fd: int, data: bytes | bytearray) -> None:
+    """Write all of it."""
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def carry(link: socket.socket) -> None:
+    """Carry between stdin and stdout and this connection, which is closed then."""
+    os.set_blocking(0, True)
+    with link:
+        try:
+            while True:
+                readable, _, _ = select.select([0, link.fileno()], [], [])
+                for side in readable:
+                    data = os.read(side, 1 << 16)
+                    if not data:
+                        return
+                    if side == 0:
+                        link.sendall(data)
+                    else:
+                        write_all(1, data)
+        except OSError:
+            return  # one side has gone
+
+
+def send(kind: str, payload: bytes = b"", **fields: object) -> None:
+    """Send one frame to stdout."""
+    write_all(1, encode_frame(kind, payload, **fields))
+
+
+def visit(run_dir: str) -> None:
+    """Be the way to the controller of the run in this directory, and to its files, until the client goes.
+
+    Where there is no controller that is said, and whether the run's files are there at all. It ends with the
+    connection to the controller: the client asks for files before, or makes another connection.
+    """
+    try:
+        link = local_sockets.find(run_dir, local_sockets.SUPERVISOR)
+    except TimeoutError:
+        print("its supervisor takes no connection", file=sys.stderr)
+        return
+    if link is None:
+        send("gone", there=os.path.exists(os.path.join(run_dir, "job.json")))
+    os.set_blocking(0, True)
+    asked, told = FrameDecoder(), bytearray()
+    try:
+        while True:
+            readable, _, _ = select.select([0] if link is None else [0, link.fileno()], [], [])
+            if 0 in readable:
+                data = os.read(0, 1 << 16)
+                for fields, payload in asked.feed(data):
+                    if fields["kind"] == "files":
+                        if fields["last"] and link is not None:
+                            link.close()  # the controller waits for its clients before it ends
+                            link = None
+                        send_files(run_dir, fields["have"])
+                    elif link is not None:
+                        link.sendall(encode_frame(payload=payload, **fields))
+                if not data:
+                    return
+            if link is not None and link.fileno() in readable:
+                data = link.recv(1 << 16)
+                if not data:
+                    return
+                told += data
+                end = whole_frames(told)  # files may come between two of them, and nowhere else
+                write_all(1, told[:end])
+                del told[:end]
+    except (OSError, Refused):
+        return  # one side has gone
+
+
+def find_runs(which: str) -> dict[str, str]:
+    """The folders of the runs, by id, whose ids begin like this, or of the `last` one."""
+    home = paths.muster_home(os.environ)
+    found = {name: os.path.join(home, "runs", name) for name in _names_in(os.path.join(home, "runs"))}
+    for name in _names_in(os.path.join(home, "elsewhere")):  # links to runs that are kept in other directories
+        target = os.path.realpath(os.path.join(home, "elsewhere", name))
+        if os.path.basename(target) == name and os.path.isdir(target):
+            found.setdefault(name, target)
+    names = sorted(found)
+    fit = names[-1:] if which == "last" else [name for name in names if name.startswith(which)]
+    return {name: found[name] for name in fit}
+
+
+def _names_in(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def introduce(which: str) -> None:
+    """Send what must be known of a run to speak to its supervisor: where it is, job.json, plan.json."""
+    found = find_runs(which)
+    run_dir = next(iter(found.values())) if len(found) == 1 else ""
+    files = {}
+    for name in ("job.json", "plan.json"):
+        try:
+            with open(os.path.join(run_dir, name)) as file:
+                files[name] = file.read()
+        except OSError:
+            pass
+    send("introduced", there=run_dir, files=files, fits=list(found)[::-1])
+
+
+def send_files(run_dir: str, have: Mapping[str, int]) -> None:
+    """Send what the files of a run have more than so many bytes, those that are written anew whole, and `done`."""
+    for folder, _, names in os.walk(run_dir):
+        for file in sorted(names):
+            path = os.path.join(folder, file)
+            name = os.path.relpath(path, run_dir)
+            if file.endswith((".pyz", ".part", local_sockets.TOKEN)) or os.sep + "hook" in folder:
+                continue
+            grows = not file.endswith(".json")
+            begin = have.get(name, 0) if grows else 0
+            with open(path, "rb") as opened:
+                opened.seek(begin)
+                while True:
+                    data = opened.read(1 << 20)
+                    if not data:
+                        break
+                    send("file", data, name=name, offset=begin, whole=not grows)
+                    begin += len(data)
+    send("done")

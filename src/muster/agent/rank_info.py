@@ -1,0 +1,163 @@
+"""Who is this process? The variables by which launchers and process managers tell a rank, in one table.
+
+Each row was read off a real run, or from the manager's own documentation. Standard library only: the shim of foreign
+launchers (`rank_shim.py`) and `muster.detect_rank` use it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Identity(NamedTuple):
+    """A rank, as whoever started it told it."""
+
+    launcher: str
+    """Who told it, for people."""
+    rank: int
+    world_size: int | None
+    """None where that can be asked of the manager's library alone."""
+    local_rank: int | None
+    local_world_size: int | None
+    node_rank: int | None
+    """The index of its node, where that is told."""
+
+
+class _LauncherEnv(NamedTuple):
+    launcher: str
+    needs: tuple[str, ...]
+    """It is this one if all of these are set."""
+    rank: str
+    size: str
+    local_rank: tuple[str, ...] = ()
+    local_size: tuple[str, ...] = ()
+    node_rank: tuple[str, ...] = ()
+
+
+# The innermost comes first: `srun torchrun` has both kinds of names, and those of srun are the agent's, not the rank's.
+_DIALECTS = (
+    _LauncherEnv(
+        "torchrun",
+        ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+        "RANK",
+        "WORLD_SIZE",
+        ("LOCAL_RANK",),
+        ("LOCAL_WORLD_SIZE", "LOCAL_SIZE"),
+        ("GROUP_RANK", "NODE_RANK", "CROSS_RANK"),
+    ),
+    _LauncherEnv(
+        "submitit's local executor",
+        ("SUBMITIT_LOCAL_GLOBALID",),
+        "SUBMITIT_LOCAL_GLOBALID",
+        "SUBMITIT_LOCAL_NTASKS",
+        ("SUBMITIT_LOCAL_LOCALID",),
+        (),
+        ("SUBMITIT_LOCAL_NODEID",),
+    ),
+    # not OMPI_COMM_WORLD_NODE_RANK for the node: it is the rank among all jobs of the node
+    _LauncherEnv(
+        "Open MPI's mpirun",
+        ("OMPI_COMM_WORLD_RANK",),
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_SIZE",
+        ("OMPI_COMM_WORLD_LOCAL_RANK",),
+        ("OMPI_COMM_WORLD_LOCAL_SIZE",),
+    ),
+    _LauncherEnv(
+        "MVAPICH2's mpirun_rsh",
+        ("MV2_COMM_WORLD_RANK",),
+        "MV2_COMM_WORLD_RANK",
+        "MV2_COMM_WORLD_SIZE",
+        ("MV2_COMM_WORLD_LOCAL_RANK",),
+        ("MV2_COMM_WORLD_LOCAL_SIZE",),
+    ),
+    _LauncherEnv(
+        "jsrun",
+        ("JSM_NAMESPACE_RANK",),
+        "JSM_NAMESPACE_RANK",
+        "JSM_NAMESPACE_SIZE",
+        ("JSM_NAMESPACE_LOCAL_RANK",),
+        ("JSM_NAMESPACE_LOCAL_SIZE",),
+    ),
+    _LauncherEnv(
+        "Cray's mpiexec",
+        ("PALS_RANKID",),
+        "PALS_RANKID",
+        "PMI_SIZE",
+        ("PALS_LOCAL_RANKID", "PMI_LOCAL_RANK"),
+        ("PMI_LOCAL_SIZE",),
+        ("PALS_NODEID",),
+    ),
+    # `srun --mpi=pmi2` sets PMI_RANK too: Hydra's own names have to be there as well
+    _LauncherEnv(
+        "MPICH's mpiexec",
+        ("PMI_RANK", "MPI_LOCALRANKID"),
+        "PMI_RANK",
+        "PMI_SIZE",
+        ("MPI_LOCALRANKID",),
+        ("MPI_LOCALNRANKS",),
+    ),
+    _LauncherEnv(
+        "MPICH's mpiexec", ("PMI_ID", "PMI_PORT"), "PMI_ID", "PMI_SIZE", ("MPI_LOCALRANKID",), ("MPI_LOCALNRANKS",)
+    ),
+    _LauncherEnv("Flux", ("FLUX_TASK_RANK",), "FLUX_TASK_RANK", "FLUX_JOB_SIZE", ("FLUX_TASK_LOCAL_ID",)),
+    # a batch script has SLURM_PROCID and the SLURM_NTASKS of the job as well, and is one process: no number of the step
+    _LauncherEnv(
+        "srun",
+        ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+        "SLURM_PROCID",
+        "SLURM_STEP_NUM_TASKS",
+        ("SLURM_LOCALID",),
+        (),
+        ("SLURM_NODEID",),
+    ),
+)
+
+
+def detect(env: Mapping[str, str] | None = None) -> Identity | None:
+    """Who this process is among others, by the variables of whoever started it (`env`, or os.environ).
+
+    None for one that is alone. RANK and WORLD_SIZE without LOCAL_RANK are those of a pod or a node on some platforms,
+    and not taken for a rank's.
+    """
+    env = os.environ if env is None else env
+    for dialect in _DIALECTS:
+        if all(_number(env, name) is not None for name in dialect.needs if name != "PMI_PORT"):
+            if "PMI_PORT" in dialect.needs and not env.get("PMI_PORT"):
+                continue
+            rank = _number(env, dialect.rank)
+            assert rank is not None
+            return Identity(
+                dialect.launcher,
+                rank,
+                _number(env, dialect.size),
+                _first(env, dialect.local_rank),
+                _slurm_tasks_here(env) if dialect.launcher == "srun" else _first(env, dialect.local_size),
+                _first(env, dialect.node_rank),
+            )
+    return None
+
+
+def counts(text: str) -> list[int]:
+    """`2(x3),1`, as Slurm writes how many tasks each node has: 2, 2, 2, 1."""
+    found: list[int] = []
+    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", text):
+        found += [int(count)] * int(times or 1)
+    return found
+
+
+def _slurm_tasks_here(env: Mapping[str, str]) -> int | None:
+    tasks, node = counts(env.get("SLURM_STEP_TASKS_PER_NODE", "")), _number(env, "SLURM_NODEID")
+    return tasks[node] if node is not None and node < len(tasks) else None
+
+
+def _first(env: Mapping[str, str], names: tuple[str, ...]) -> int | None:
+    return next((number for number in (_number(env, name) for name in names) if number is not None), None)
+
+
+def _number(env: Mapping[str, str], name: str) -> int | None:
+    text = env.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() else None

@@ -1,0 +1,675 @@
+"""The processes of one node: the warm interpreter, the keeper of the store, the ranks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from muster.agent.context import NodeRun
+from muster.agent.external import ExternalRanks, free_port
+from muster.agent.forkserver import (
+    CAUGHT_UP,
+    READ_AT_LOAD,
+    READ_AT_LOAD_PREFIXES,
+    HookedPython,
+    hook_env,
+    stack_file,
+    write_hook,
+)
+from muster.agent.rank_environment import Late, environment
+from muster.linux import hardware, processes
+from muster.linux.hardware import physical_cores
+from muster.protocol.frames import Dispatcher, Refused, handlers, named
+from muster.protocol.paths import rank_file
+
+if TYPE_CHECKING:
+    from muster.agent.script_preamble import Preamble
+
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+
+_TERMINAL = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
+
+_STACKS_WITHIN = 2.0
+"""Seconds in which a rank must have written its stacks."""
+
+
+class RankProcesses:
+    """What an agent has started and what became of it."""
+
+    host: str
+    """Where the store of this attempt listens."""
+
+    def __init__(
+        self,
+        run: NodeRun,
+        commands: list[dict[str, Any]],
+        environment: Mapping[str, Any],
+        preload: Iterable[str],
+        stdin_rank: int | None,
+        hook: str,
+        floor: str,
+        guests: Mapping[str, Any] | None = None,
+        own_meeting: bool = False,
+        stdin: int | None = None,
+    ) -> None:
+        self.own_meeting = own_meeting
+        """The ranks bring themselves together; they only want a port that nobody has."""
+        self.run, self.loop, self.emit, self.logs = run, run.loop, run.emit, run.logs
+        self.commands, self.hook, self.floor = commands, hook, floor
+        self.environment = environment
+        """Of the ranks of this node, as the plan says; `ranks` has what each has alone."""
+        self.preload = ["torch", "torch.distributed", *preload]
+        self.ranks: list[int] = [rank["rank"] for command in commands for rank in command["ranks"]]
+        self.forks = any(command["forks"] for command in commands)
+        self.store_waits = all(command["python_at"] is None for command in commands)
+        """The store is started when the first rank asks for it."""
+        self.hook_unreachable = False
+        """This Python does not reach the hook."""
+        self.told_early = False
+        """It was told in this attempt that a rank ended before it imported torch."""
+        self.stdin_rank = stdin_rank
+        self.hook_folder = os.path.join(run.folder, "hook")
+        self.pids: dict[int, int] = {}
+        self.names: dict[int, str] = {}
+        self.unattributed: dict[int, tuple[int | None, int | None]] = {}
+        self.warned: set[tuple[int, int]] = set()
+        """(process, signal): what was passed on to ranks that catch it."""
+        self.ends: dict[int, dict[str, int | None]] = {}
+        known = handlers(self, "forker_")
+        self.dispatch = Dispatcher(known, named(known), run.complain)
+        """What the warm interpreter says."""
+        self.forkserver: HookedPython | None = None
+        self.forkserver_times: dict[str, float] = {}
+        self.ahead: Preamble | None = None
+        """What the script does before it imports torch, once that is known."""
+        self.versions: dict[str, Any] = {}
+        self.asked: int | None = None
+        """A file in memory with a byte for each rank, which a forked rank sets when its script imports torch."""
+        self.listener: socket.socket | None = None
+        self.store: int | None = None
+        self.attempt, self.folder = 0, ""
+        self.pending_forks: set[int] = set()
+        """Orders that the warm interpreter has not answered yet."""
+        self.pending_start: tuple[int, str, Late] | None = None
+        self.external: ExternalRanks | None = None
+        """The ranks, where a foreign launcher starts them."""
+        self.tasks = guests is not None and guests["tasks"]
+        """The ranks are tasks of the scheduler, which signals them itself."""
+        self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self.stdin = stdin
+        """What the rank that reads has as its stdin."""
+        self.stdin_feed: int | None = None
+        """The other end of it, where what comes is brought by the supervisor."""
+        self.stdin_data, self.stdin_ended = bytearray(), False
+        self.stdin_heard = 0
+        """How many bytes for it have come."""
+        if guests is not None:
+            self.external = ExternalRanks(run, self, guests)
+            self.ranks, self.store_waits = [], False
+        if stdin is not None:
+            os.set_inheritable(stdin, False)  # for that rank alone
+        elif stdin_rank in self.ranks or (guests is not None and stdin_rank is not None):
+            self.stdin, self.stdin_feed = os.pipe()
+            os.set_blocking(self.stdin_feed, False)
+
+    # ---- getting ready ----------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Start the warm interpreter if ranks are forked; tell `ready` once ranks can start."""
+        write_hook(self.hook_folder, self.hook)
+        if self.forks:
+            self.probe_python()
+        else:
+            self.emit("ready", fork=False, why="")
+
+    def env(self) -> dict[str, str]:
+        """The environment of what is started before an attempt: of ranks, as far as all have the same; or of the
+        launcher that starts them."""
+        plan = self.environment if self.external is None else self.commands[0]
+        return environment(os.environ, plan, self.node_values, early=True)
+
+    @property
+    def node_values(self) -> dict[str, str]:
+        """What the plan could not know of this node."""
+        return {"PATH": os.environ.get("PATH", os.defpath), "MUSTER_PYTHON": sys.executable}
+
+    def argv(self, command: Mapping[str, Any]) -> list[str]:
+        """Its words, with this agent's own interpreter where one stands."""
+        argv = list(command["argv"])
+        if command["python_at"] is not None:
+            argv[command["python_at"]] = sys.executable
+        return argv
+
+    def probe_python(self) -> None:
+        """See that Python reaches the hook, and which torch there is: else the warm one would run the script itself."""
+        command = self.commands[0]
+        argv = [*self.argv(command)[: command["python_at"] + 1], "-c", "pass"]
+        proof = HookedPython()
+        seen: list[dict[str, Any]] = []
+        with self.files("proof") as files:
+            proof.start(argv, self.env(), command["cwd"], files, self.hook_folder, mode="prove")
+        self.names[proof.pid] = "proof"
+
+        def heard() -> None:
+            said = proof.messages()
+            seen.extend(said or ())
+            if said is None:
+                self.loop.remove_reader(proof.sock.fileno())
+                proof.close()
+                self.on_python_probed(seen[0] if seen else None)
+
+        self.loop.add_reader(proof.sock.fileno(), heard)
+
+    def on_python_probed(self, proof: Mapping[str, Any] | None) -> None:
+        """Go on from what the proof said; `proof` is None when the hook was not reached."""
+        if proof is None:
+            self.hook_unreachable = True
+            self.fall_back_to_plain("this Python does not read PYTHONPATH or sitecustomize, so it cannot be warmed")
+            return
+        self.versions = {"torch": proof["torch"], "cuda": proof["cuda"]}
+        if not proof["has_torch"]:
+            self.emit("unable", what="no torch", version=proof["python"])
+        elif proof["torch"] and _numbers(proof["torch"]) < _numbers(self.floor):
+            self.emit("unable", what="old torch", version=proof["python"], torch=proof["torch"])
+        else:
+            self.start_forkserver()
+            self.read_ahead(proof["path"])
+
+    def read_ahead(self, path: Iterable[str]) -> None:
+        """Read what the script does before it imports torch, while the warm interpreter imports."""
+        from muster.agent import (
+            script_preamble,  # only now: the other process is on its way, and this takes some milliseconds
+        )
+
+        command = self.forking()
+        env = self.rank_env()
+        argv = self.argv(command)[command["python_at"] :]
+        self.ahead = script_preamble.read(argv, command["cwd"], list(path), env)
+        self.need_plain(script_preamble.why_plain(self.ahead, (), env, physical_cores()))
+
+    def forking(self) -> dict[str, Any]:
+        """The command whose ranks are forked."""
+        return next(command for command in self.commands if command["forks"])
+
+    def rank_env(self) -> dict[str, str]:
+        """The environment with which a rank starts, as far as it is known before an attempt."""
+        own = self.environment["ranks"][str(self.ranks[0])]
+        return environment(os.environ, self.environment, self.node_values, own, early=True)
+
+    def need_plain(self, why: str) -> None:
+        """If there is a reason, end the warm interpreter and start plain ones."""
+        if why and self.forkserver is not None:
+            self.loop.remove_reader(self.forkserver.sock.fileno())
+            self.forkserver.close()
+            processes.send_signal(
+                self.forkserver.pid, signal.SIGKILL
+            )  # it would import to the end first, beside ranks that do the same
+            self.forkserver = None
+            self.fall_back_to_plain(why)
+
+    def start_forkserver(self) -> None:
+        """Start the script's own command with the hook, which imports and serves."""
+        command = self.forking()
+        asked = self.asked = _shared_bytes(len(self.ranks)) if self.asked is None else self.asked
+        warm, began = HookedPython(), time.monotonic()
+        if self.run.trace:
+            from muster.protocol.trace import Tracer
+
+            warm.tracer = Tracer(self.run.folder, "agent", "fork server")
+        self.forkserver = warm
+        with self.files("warm") as files:
+            warm.start(
+                self.argv(command),
+                self.env(),
+                command["cwd"],
+                files,
+                self.hook_folder,
+                keep=[fd for fd in (self.stdin, asked) if fd is not None],
+                mode="serve",
+                preload=self.preload,
+                stdin=self.stdin,
+                asked=None if asked is None else (asked, len(self.ranks)),
+                counting={
+                    "names": sorted(READ_AT_LOAD),
+                    "prefixes": READ_AT_LOAD_PREFIXES,
+                    "caught_up": CAUGHT_UP,
+                    "threads": physical_cores(),
+                },
+            )
+        self.forkserver_times = {"begun": began}
+        self.names[warm.pid] = "warm"
+        self.loop.add_reader(warm.sock.fileno(), lambda: self.on_forkserver_message(warm))
+
+    def on_forkserver_message(self, warm: HookedPython) -> None:
+        """Take what the warm interpreter says."""
+        said = warm.messages()
+        if said is None:
+            self.loop.remove_reader(warm.sock.fileno())
+            warm.close()
+            if self.pending_forks:
+                self.emit("unable", what="fork", text="the warm interpreter ended", number=len(self.pids))
+            return
+        for message in said:
+            try:
+                self.dispatch(message, b"")
+            except Refused as error:
+                self.run.complain(f"a message of the warm interpreter was skipped: {error}")
+
+    def forker_failed(self, payload: bytes, module: str, missing: bool, text: str, trace: str) -> None:
+        """The warm interpreter could not import a module."""
+        self.emit("unable", what="import", module=module, missing=missing, text=text)
+
+    def forker_ready(
+        self,
+        payload: bytes,
+        unfit: str | None,
+        namesakes: list[str],
+        reads: list[str],
+        times: Mapping[str, float],
+        torch: str | None,
+        cuda: str | None,
+        python: str,
+    ) -> None:
+        """It has imported everything."""
+        self.forkserver_times.update(times)
+        why = unfit or self.differs(namesakes, reads)
+        if why:
+            self.need_plain(why)
+        elif self.pending_start:
+            self.start(*self.pending_start)
+        else:
+            self.emit("ready", fork=True, why="", torch=torch, cuda=cuda, times=self.forkserver_times)
+
+    def differs(self, namesakes: Sequence[str], reads: Collection[str]) -> str:
+        """Why a rank that is forked now would not be what plain Python is, in words; or empty."""
+        if namesakes:
+            what = "bears the name of a module that torch, or --preload, imports"
+            return f"{namesakes[0]} beside the script {what}"
+        if self.ahead is None:
+            return ""
+        from muster.agent.script_preamble import why_plain
+
+        return why_plain(self.ahead, reads, self.rank_env(), physical_cores())
+
+    def fall_back_to_plain(self, why: str) -> None:
+        """Start plain interpreters instead of forking."""
+        self.forks = False
+        if self.pending_start:
+            self.emit("note", text=why)
+            self.start(*self.pending_start)
+        else:
+            self.emit("ready", fork=False, why=why, **self.versions)
+
+    @contextlib.contextmanager
+    def files(self, name: str) -> Iterator[tuple[int, int, int]]:
+        """stdin, stdout, stderr of a member that is no rank. The standard output of a warm one must be a file, as the
+        ranks' is: Python buffers by what it finds at its start."""
+        fd = os.open(os.path.join(self.run.folder, name + ".log"), _APPEND, 0o600)
+        try:
+            yield self.null, fd, fd
+        finally:
+            os.close(fd)
+
+    # ---- the store --------------------------------------------------------------------------------------------------
+
+    def listen(self, host: str) -> int:
+        """Open the port of the next attempt's store; gives its number."""
+        self.end_store()
+        self.host = host
+        if self.own_meeting:
+            return free_port(f"{self.run.run_id} {self.attempt}")
+        self.listener = listener = hardware.listen(host)
+        if self.store_waits:
+            # Who knows whether this program ever asks for the store; importing torch for nothing costs a second.
+            self.loop.add_reader(listener.fileno(), lambda: self.store_wanted(listener))
+        port: int = listener.getsockname()[1]
+        return port
+
+    def store_wanted(self, listener: socket.socket) -> None:
+        """The first rank knocks: now a store is needed."""
+        self.loop.remove_reader(listener.fileno())
+        self.start_store(listener)
+
+    def start_store(self, listener: socket.socket) -> None:
+        """Start the keeper of the store, on the socket that listens already."""
+        port = listener.getsockname()[1]
+        if self.forks and self.forkserver is not None:
+            log = os.path.join(self.run.folder, "store.log")
+            child = {"store": [self.host, port], "out": [log], "err": [log]}
+            self.pending_forks.add(self.forkserver.request_fork({"store": child}, [listener.fileno()]))
+            return
+        fd = listener.fileno()
+        conf = {"mode": "store", "fd": fd, "store": [self.host, port]}
+        env = hook_env(self.env(), self.hook_folder, **conf)
+        try:
+            # as a script: this Python may read neither PYTHONPATH nor sitecustomize
+            argv = [sys.executable, os.path.join(self.hook_folder, "sitecustomize.py")]
+            with self.files("store") as files:
+                self.store = processes.spawn(argv, env, "/", *files, keep=(fd,))
+            self.names[self.store] = "store"
+        except OSError as error:
+            self.emit("note", text=f"the store could not be started: {processes.reason_at(error)}")
+
+    def end_store(self) -> None:
+        """End the keeper of the store and close its port."""
+        if self.store is not None:
+            processes.send_signal(self.store, signal.SIGKILL)
+        if self.listener is not None:
+            self.loop.remove_reader(self.listener.fileno())
+            self.listener.close()
+        self.listener, self.store = None, None
+
+    # ---- ranks ------------------------------------------------------------------------------------------------------
+
+    def start(self, attempt: int, folder: str, late: Late) -> None:
+        """Start all ranks of this node."""
+        self.attempt, self.folder, self.ends = attempt, folder, {}
+        self.pending_start = None
+        warm = self.forkserver if self.forks else None
+        if self.forks and (warm is None or not warm.connected):
+            # it died since; its ranks did not
+            self.pending_start = (attempt, folder, late)
+            self.start_forkserver()
+            return
+        if self.listener and not self.store_waits:
+            self.start_store(self.listener)
+        for rank, _ in self.each_rank():
+            self.run.links.add(rank["rank"], rank["local_rank"])
+        if self.external is not None:
+            self.external.start({**late, **self.node_values})
+        elif warm is not None:
+            children, shared = {}, self.env()
+            for rank, _ in self.each_rank():
+                own = self.environment["ranks"][str(rank["rank"])]
+                env = self.env_of(rank["rank"], late)
+                children[f"rank:{rank['rank']}"] = {
+                    "env": {name: env[name] for name in env if name in own or shared.get(name) != env[name]},
+                    "cpus": rank["cpus"],
+                    **self.logs.outlets(rank["rank"])._asdict(),
+                    "stdin": rank["rank"] == self.stdin_rank,
+                    "stack": stack_file(folder, rank["rank"]),
+                    "index": self.ranks.index(rank["rank"]),
+                }
+            if self.asked is not None:
+                os.pwrite(self.asked, bytes(len(self.ranks)), 0)
+            self.told_early = False
+            self.pending_forks.add(warm.request_fork(children))
+        else:
+            self.start_plain(late)
+
+    def each_rank(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """(rank, its command) of this node."""
+        return [(rank, command) for command in self.commands for rank in command["ranks"]]
+
+    def env_of(self, rank: int, late: Late) -> dict[str, str]:
+        """The whole environment of a rank that is started here, in this attempt."""
+        known = {**late, **self.node_values, "ERROR_FILE": rank_file(self.folder, rank, "error.json")}
+        return environment(os.environ, self.environment, known, self.environment["ranks"][str(rank)])
+
+    def start_plain(self, late: Late) -> None:
+        """Start one process a rank."""
+        for rank, command in self.each_rank():
+            number = rank["rank"]
+            outlets = self.logs.outlets(number)
+            env = self.env_of(number, late)
+            if command["python_at"] is not None and not self.hook_unreachable:
+                stack, pipes = stack_file(self.folder, number), outlets.pipes
+                env = hook_env(env, self.hook_folder, mode="rank", stack=stack, pipes=pipes)
+            stdin = self.null if self.stdin is None or number != self.stdin_rank else self.stdin
+            if outlets.screen:
+                out, err = (os.open(outlets.screen, _TERMINAL) for _ in range(2))
+            else:
+                out, err = processes.open_first(outlets.out), processes.open_first(outlets.err)
+            try:
+                pid = processes.spawn(self.argv(command), env, command["cwd"], stdin, out, err, cpus=rank["cpus"])
+                self.began(number, pid)
+            except OSError as error:
+                self.emit(
+                    "unable",
+                    what="start",
+                    rank=number,
+                    text=processes.reason_at(error),
+                    limit=processes.met_limit(error),
+                )
+                return
+            finally:
+                os.close(out)
+                os.close(err)
+        self.emit("started", attempt=self.attempt, pids=self.pids)
+
+    def began(self, rank: int, pid: int) -> None:
+        """A rank lives; or lived so shortly that it was collected before it was known."""
+        self.pids[rank], self.names[pid] = pid, f"rank:{rank}"
+        if pid in self.unattributed:
+            self.ended(pid, *self.unattributed.pop(pid))
+
+    def forker_forked(self, payload: bytes, order: int, pids: Mapping[str, int]) -> None:
+        """The warm interpreter has forked all."""
+        self.forked(order, pids)
+        if "store" not in pids:
+            self.emit("started", attempt=self.attempt, pids=self.pids)
+
+    def forker_unforked(self, payload: bytes, order: int, pids: Mapping[str, int], text: str, limit: bool) -> None:
+        """It has forked some of them."""
+        self.forked(order, pids)
+        self.emit("unable", what="fork", text=text, limit=limit, number=len(pids))
+
+    def forked(self, order: int, pids: Mapping[str, int]) -> None:
+        """Know the children of this order."""
+        self.pending_forks.discard(order)
+        for name, pid in pids.items():
+            if name == "store":
+                self.store, self.names[pid] = pid, "store"
+                if pid in self.unattributed:
+                    self.ended(pid, *self.unattributed.pop(pid))
+            else:
+                self.began(int(name.partition(":")[2]), pid)
+
+    def ended(self, pid: int, code: int | None, number: int | None) -> None:
+        """A child of the agent has ended."""
+        name = self.names.pop(pid, None)
+        if name is None:
+            self.unattributed[pid] = (code, number)
+        elif name.startswith("rank:"):
+            self.rank_ended(int(name.partition(":")[2]), code, number)
+        elif name == "obeying" and self.external is not None:
+            self.external.on_exec_exited(pid, code)
+        elif name == "launcher" and self.external is not None:
+            self.external.launcher_ended(pid, code, number)
+        elif name == "store" and pid == self.store:
+            self.store = None
+            if code != 3:  # 3: there is no torch, so nobody will ask for a store
+                self.emit("store_ended", code=code, signal=number)
+        elif (
+            name == "warm"
+            and self.forkserver
+            and pid == self.forkserver.pid
+            and not self.forkserver_times.get("imported")
+        ):
+            self.emit("unable", what="warm", code=code, signal=number)
+
+    def rank_ended(self, rank: int, code: int | None, number: int | None, asked: float | None = None) -> None:
+        """A rank has ended; `asked` is when a launcher asked it to."""
+        self.pids.pop(rank, None)
+        self.logs.rank_ended(rank)
+        end: dict[str, Any] = {"rank": rank, "code": code, "signal": number}
+        if asked is not None:
+            end["asked"] = asked
+        if code != 0:
+            end["why"] = self.logs.why(rank, number is not None)
+            if self.forks and not self.told_early and self.ended_early(rank, number, end["why"]):
+                self.told_early = True
+                why = "ended before it imported torch, which is loaded already in a forked rank"
+                self.emit("note", text=f"rank {rank} {why}; if that is the cause, use `--launcher exec`")
+        self.run.links.ended(rank)
+        self.ends[rank] = {"code": code, "signal": number}
+        self.emit("ended", attempt=self.attempt, **end)
+
+    def ended_early(self, rank: int, number: int | None, why: Mapping[str, Any]) -> bool:
+        """A forked rank ended as if a library did not bear that torch was loaded before it."""
+        if self.asked is None or os.pread(self.asked, 1, self.ranks.index(rank)) != b"\0":
+            return False
+        crashed = number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+        return crashed or str(why["summary"]).startswith("ImportError")
+
+    def name(self, pid: int, name: str) -> None:
+        """Know a child; it may have been collected before it was known."""
+        self.names[pid] = name
+        if pid in self.unattributed:
+            self.ended(pid, *self.unattributed.pop(pid))
+
+    def alive(self) -> list[int]:
+        """The ranks that live."""
+        return sorted(self.pids)
+
+    def signal(self, number: int, ranks: Iterable[int]) -> None:
+        """Send a signal to these ranks: to the process, or to its group where a shell or profiler stands before it.
+
+        SIGTERM in place of a SIGQUIT that a rank does not catch: it would leave a core file, and save nothing.
+        """
+        groups = {rank["rank"]: command["group"] for rank, command in self.each_rank()}
+        for rank in ranks:
+            if rank in self.pids:
+                group = groups[rank] if self.external is None else self.external.conf["group"]
+                caught = number != signal.SIGQUIT or processes.has_handler(self.pids[rank], number)
+                processes.send_signal(self.pids[rank], number if caught else signal.SIGTERM, group)
+
+    def warn(self, number: int, again: bool = False) -> list[int]:
+        """Send a signal to the ranks that have a handler for it, and tell which; others it would end.
+
+        Each process gets it once, or `again` if it has had it.
+        """
+        listening = []
+        for rank, rank_pid in sorted(self.pids.items()):
+            pids = processes.catchers(rank_pid, number)
+            listening += [rank] if pids else []
+            for pid in pids:
+                if again or (pid, number) not in self.warned:
+                    self.warned.add((pid, number))
+                    processes.send_signal(pid, number)
+        return listening
+
+    def stacks(self, ranks: Collection[int] | None = None) -> dict[str, Any]:
+        """Ask ranks for their Python stacks; tells which were asked and which cannot answer."""
+        asked: dict[int, list[str | int]] = {}
+        mute: dict[int, int] = {}
+        for rank, pid in sorted(self.pids.items()):
+            if ranks is not None and rank not in ranks:
+                continue
+            path = rank_file(self.folder, rank, "stack")
+            try:
+                size = os.stat(path).st_size if processes.has_handler(pid, processes.STACKS_SIGNAL) else None
+            except OSError:  # somebody has deleted it
+                size = None
+            if size is not None:
+                asked[rank] = [path, size]
+                processes.send_signal(pid, processes.STACKS_SIGNAL)
+            else:
+                mute[rank] = pid
+        return {"asked": asked, "mute": mute}
+
+    def tell_stacks(
+        self, ranks: Collection[int] | None, tell: Callable[[dict[int, str], dict[int, int]], object]
+    ) -> None:
+        """Ask ranks for their stacks, and tell the texts once they have stood still, or after two seconds."""
+        found = self.stacks(ranks)
+        before: dict[int, str] = {}
+        deadline = time.monotonic() + _STACKS_WITHIN
+
+        def look() -> None:
+            texts = {rank: _text_from(*place) for rank, place in found["asked"].items()}
+            if (all(texts.values()) and texts == before) or time.monotonic() > deadline:
+                tell(texts, found["mute"])
+                return
+            before.clear()
+            before.update(texts)
+            self.loop.call_later(0.05, look)
+
+        look()
+
+    def write_stdin(self, data: bytes, at: int, end: bool) -> None:
+        """Pass bytes, which begin at byte `at` of all, to the stdin of the rank that has one.
+
+        What was sent again after a connection broke may have come before, and after a piece that was lost with it
+        nothing is taken until that was sent again.
+        """
+        if at > self.stdin_heard:
+            return
+        new = data[max(0, self.stdin_heard - at) :]
+        self.stdin_heard += len(new)
+        self.stdin_data += new
+        self.stdin_ended = self.stdin_ended or end
+        self.write_more_stdin()
+
+    def write_more_stdin(self) -> None:
+        """Write what the rank takes now, and the rest when it takes more; tell how much it has taken."""
+        if self.stdin_feed is not None:
+            feed, loop = self.stdin_feed, self.loop
+            try:
+                while self.stdin_data:
+                    del self.stdin_data[: os.write(feed, self.stdin_data[:4096])]
+            except BlockingIOError:
+                pass
+            except OSError:  # it has ended, or closed its stdin
+                self.stdin_data.clear()
+            if self.stdin_data:
+                loop.add_writer(feed, self.write_more_stdin)
+            else:
+                loop.remove_writer(feed)
+            if self.stdin_ended and not self.stdin_data:
+                os.close(feed)
+                self.stdin_feed = None
+        else:
+            self.stdin_data.clear()
+        self.emit("stdin_taken", upto=self.stdin_heard - len(self.stdin_data))
+
+    # ---- the end ----------------------------------------------------------------------------------------------------
+
+    def persistent_pids(self) -> set[int]:
+        """Processes that live on between attempts."""
+        return {pid for pid, name in self.names.items() if name in ("warm", "supervisor")}
+
+    def left(self) -> dict[int, str]:
+        """Processes that ranks have left behind."""
+        return processes.leftover_descendants(
+            os.getpid(), self.persistent_pids() | ({self.store} if self.store else set())
+        )
+
+    def close(self) -> None:
+        """End what is not a rank."""
+        self.end_store()
+        if self.external is not None:
+            self.external.close()
+        if self.forkserver is not None and self.forkserver.connected:
+            self.loop.remove_reader(self.forkserver.sock.fileno())
+            self.forkserver.close()
+
+
+def _shared_bytes(size: int) -> int | None:
+    """A file in memory of so many bytes, all 0; None where the kernel has none."""
+    try:
+        fd = os.memfd_create("muster")
+    except (OSError, AttributeError):
+        return None
+    os.ftruncate(fd, size)
+    return fd
+
+
+def _text_from(path: str, offset: int) -> str:
+    try:
+        with open(path, errors="replace") as file:
+            file.seek(offset)
+            return file.read()
+    except OSError:  # somebody has deleted it
+        return ""
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)[:2]]

@@ -1,0 +1,885 @@
+"""What makes a plain `python script.py` a warm interpreter, a rank, or the keeper of the store.
+
+It stands alone in a folder as `sitecustomize.py`, first on PYTHONPATH, so Python imports it before the script: after
+the interpreter is complete, before anything of the person's runs. It takes itself away again. What happens then is
+the `mode` in MUSTER_HOOK:
+
+    prove   tell that the hook is reached, and which torch is there; go on
+    rank    become a rank; go on, and Python runs the script
+    serve   import torch, then fork ranks when the agent asks. Each child goes on, and Python itself runs the script in
+            it: no frame of ours is below it, and `__main__`, exits, signals and tracebacks are Python's own
+    store   keep the store of an attempt until the agent ends this process
+
+In the mode `rank` nothing may be imported that stays: a module of the person's may bear the same name.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+
+_OF_RANKS = (
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "MASTER_ADDR", "MASTER_PORT"),
+    *("SLURM_PROCID", "SLURM_LOCALID"),
+)
+"""Environment variables that a rank has and a warm interpreter has not, or that are different in each rank."""
+
+
+def _enter() -> dict[str, Any]:
+    """Take the hook away, as if it had never been; give the configuration."""
+    import marshal  # a part of the interpreter, unlike json: it is there before any import
+
+    conf: dict[str, Any] = marshal.loads(bytes.fromhex(os.environ.pop("MUSTER_HOOK")))
+    folder = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != folder]
+    sys.path_importer_cache.pop(folder, None)
+    if conf["pythonpath"] is None:
+        os.environ.pop("PYTHONPATH", None)
+    else:
+        os.environ["PYTHONPATH"] = conf["pythonpath"]
+    return conf
+
+
+def _theirs() -> bool:
+    """Import the sitecustomize that the hook stands before, if there is one; True if so."""
+    import _frozen_importlib
+    import _frozen_importlib_external
+
+    spec = _frozen_importlib_external.PathFinder.find_spec("sitecustomize", sys.path)
+    if spec is None:
+        return False
+    module = _frozen_importlib.module_from_spec(spec)
+    sys.modules["sitecustomize"] = module
+    if spec.loader is not None:
+        spec.loader.exec_module(module)
+    return True
+
+
+def _is_standard(name: str, top: object) -> bool:
+    """A module belongs to the standard library; `top` is the module of its first name."""
+    names = getattr(sys, "stdlib_module_names", None)
+    if names is not None:
+        return name.partition(".")[0] in names
+    path = getattr(top, "__file__", None)  # Python 3.9 has no list
+    return path is None or (path.startswith(os.path.dirname(os.__file__) + os.sep) and "-packages" not in path)
+
+
+def _tell(fd: int, **message: Any) -> None:
+    """Send one message to the agent: four bytes of length, then JSON."""
+    import json
+
+    data = json.dumps(message).encode()
+    data = len(data).to_bytes(4, "big") + data
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def _prove(conf: Mapping[str, Any]) -> None:
+    """Tell which Python this is and which torch it would import, without importing it."""
+    import re
+    from importlib.machinery import PathFinder
+
+    found, text = PathFinder.find_spec("torch", sys.path), ""
+    if found and found.origin:
+        try:
+            with open(os.path.join(os.path.dirname(found.origin), "version.py")) as file:
+                text = file.read()
+        except OSError:
+            pass
+    versions = [re.search(rf"^{name}\b.*= '([^']+)'", text, re.MULTILINE) for name in ("__version__", "cuda")]
+    torch, cuda = (version and version.group(1) for version in versions)
+    python = ".".join(map(str, sys.version_info[:3]))
+    path = [os.path.abspath(entry) for entry in sys.path if entry]
+    _tell(conf["fd"], op="proven", torch=torch, cuda=cuda, has_torch=found is not None, python=python, path=path)
+    os.close(conf["fd"])
+
+
+# ---- a rank ---------------------------------------------------------------------------------------------------------
+
+
+_NO_ROOM = (28, 122, 27)
+"""ENOSPC, EDQUOT and EFBIG: the log can grow no more. (To import errno here would show.)"""
+
+
+def _outlast_full_disk(pipes: Sequence[str] | None) -> None:
+    """Have Python's stdout and stderr go on when the log that they are cannot be written any more.
+
+    The first write that fails for want of room changes descriptor 1, or 2, over to the pipe that leads to the agent:
+    for this process and for all that it starts from then on. Without a pipe what is written is lost. Only the log
+    itself is meant: where the script has put another file in its place, errors are the script's.
+    """
+    import io
+    from io import FileIO
+
+    # the script may put something else in their place
+    open_, dup2, close, set_blocking, fstat = os.open, os.dup2, os.close, os.set_blocking, os.fstat
+    flags, no_room = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC, _NO_ROOM
+
+    class Lasting(FileIO):
+        log = (0, 0)
+        pipe: str | None = None
+        buffered = False
+
+        def write(self, data: Any) -> int:
+            try:
+                return FileIO.write(self, data)
+            except OSError as error:
+                if error.errno not in no_room or _identity(fstat(self.fileno())) != self.log:
+                    if not self.buffered:
+                        raise
+                    # The buffer tries again at once, by FileIO's own method: no line of the traceback is of this one.
+                    del type(self).write
+                    return 0
+            if self.pipe is not None:
+                try:
+                    pipe = open_(self.pipe, flags)
+                    set_blocking(pipe, True)
+                    dup2(pipe, self.fileno())
+                    close(pipe)
+                    return FileIO.write(self, data)
+                except OSError:
+                    pass
+            return memoryview(data).nbytes
+
+    def _identity(found: os.stat_result) -> tuple[int, int]:
+        return found.st_dev, found.st_ino
+
+    for fd, name in ((1, "stdout"), (2, "stderr")):
+        old: Any = getattr(sys, name)
+        if type(old) is not io.TextIOWrapper or old.fileno() != fd:
+            continue
+        raw: Any = getattr(old.buffer, "raw", old.buffer)
+        if type(raw) is FileIO:
+            old.flush()
+            unbuffered = raw is old.buffer
+            # a class for each, for it may lose its method
+            names = {**vars(Lasting), "__module__": FileIO.__module__, "buffered": not unbuffered}
+            raw = type("FileIO", (FileIO,), names)(fd, "wb", closefd=False)
+            raw.name = old.name
+            new: Any = io.TextIOWrapper(
+                raw if unbuffered else io.BufferedWriter(raw, raw._blksize),
+                encoding=old.encoding,
+                errors=old.errors,
+                newline="\n",
+                line_buffering=old.line_buffering,
+                write_through=old.write_through,
+            )
+            new.mode = old.mode
+            setattr(sys, name, new)
+            setattr(sys, f"__{name}__", new)
+        if hasattr(raw, "pipe"):  # the warm interpreter has done this already for a rank that it forks
+            raw.log, raw.pipe = _identity(fstat(fd)), pipes[fd - 1] if pipes else None
+
+
+def _become_rank(stack: Mapping[str, Any] | None, pipes: Sequence[str] | None) -> None:
+    """What every Python rank has: a name of its own in `ps`, whole lines in its log at once, its stacks on a signal,
+    and a way out when its logs cannot be written."""
+    rank = os.environ.get("RANK")
+    if rank is not None:
+        try:
+            with open("/proc/self/comm", "wb", buffering=0) as comm:
+                comm.write(b"rank " + os.fsencode(rank))
+        except OSError:
+            pass
+    loaded = "faulthandler" in sys.modules
+    import faulthandler
+
+    if not loaded:
+        del sys.modules["faulthandler"]
+    _outlast_full_disk(pipes)
+    stdout: Any = sys.stdout
+    stdout.reconfigure(line_buffering=True)
+    if stack:
+        try:
+            fd = os.open(stack["path"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError:  # no room for another file: its stacks cannot be told
+            return
+        try:
+            # out of the way of the numbers that the script will see
+            high = os.dup2(fd, 200, inheritable=False)
+            os.close(fd)
+        except OSError:  # fewer are allowed
+            high = fd
+        faulthandler.register(stack["signal"], file=high, all_threads=True)
+
+
+def _open_first(paths: Sequence[str]) -> int:
+    """Open the first of these that can be opened, to append, as `system.open_first` does."""
+    error: OSError | None = None
+    for path in paths:
+        try:
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as failed:
+            error = failed
+    assert error is not None
+    raise error
+
+
+def _read_anew() -> None:
+    """Have `sys.stdin` find out what it reads: until now it was /dev/null, in which one can seek."""
+    import io
+
+    old: Any = sys.stdin
+    if old is None:
+        return
+    raw: Any = io.FileIO(0, "r", closefd=False)
+    raw.name = old.name
+    new: Any = io.TextIOWrapper(io.BufferedReader(raw), encoding=old.encoding, errors=old.errors)
+    new.mode = old.mode
+    sys.stdin = new
+    sys.__stdin__ = new  # type: ignore[misc]
+
+
+def _keep_store(fd: int, host: str, port: int) -> None:
+    """Serve the store of one attempt on a socket that the agent listens on already, until the agent ends this."""
+    import importlib
+    import signal
+
+    try:
+        distributed: Any = importlib.import_module("torch.distributed")
+    except ImportError:
+        os._exit(3)
+    if not distributed.is_available():  # a torch can be built without it
+        os._exit(3)
+    # a scheduler without control groups signals all that came of a task; the store lives as long as its agent wants it
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, signal.SIG_IGN)  # a fault of its own ends it all the same
+    store = distributed.TCPStore(host, port, None, True, wait_for_workers=False, master_listen_fd=fd)
+    while store:
+        signal.pause()
+
+
+# ---- what is imported ahead of the script ---------------------------------------------------------------------------
+
+
+class _Reads:
+    """Notes which environment variables Python code asks for by name, while it is entered."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def __enter__(self) -> None:
+        environ: Any = os.environ
+        self.encode = encode = environ.encodekey  # every access by name goes through it
+
+        def noted(name: str) -> bytes:
+            # tqdm looks through all variables for those that begin with TQDM_: that tells nothing of the others
+            if sys._getframe(2).f_code.co_name != "__iter__":
+                self.names.add(name)
+            found: bytes = encode(name)
+            return found
+
+        environ.encodekey = noted
+
+    def __exit__(self, *_: object) -> None:
+        environ: Any = os.environ
+        environ.encodekey = self.encode
+
+
+class _Ahead:
+    """What was imported ahead of the script, and is withheld from it until it imports the same itself.
+
+    So `"torch" in sys.modules` is as false as in plain Python before the script imports torch; that moment is known,
+    and a torch that the script puts before the other on `sys.path` is the one that it gets. This is a finder of
+    `sys.meta_path`: what the script imports is looked up as ever, and where the same file is found, the module that
+    there is already comes in place of one that would be made of it.
+    """
+
+    def __init__(self, counting: Mapping[str, Any]) -> None:
+        self.names, self.prefixes = set(counting["names"]), tuple(counting["prefixes"])
+        self.caught_up, self.threads = set(counting["caught_up"]), int(counting["threads"])
+        self.groups: dict[str, set[str]] = {}
+        self.modules: dict[str, Any] = {}
+        """All modules outside the standard library that there are before the script."""
+        self.withheld: dict[str, dict[str, Any]] = {}
+        """Those of them that the script has not imported yet, by top-level package."""
+        self.filters: list[Any] = []
+        self.importing = ""
+        self.warnings: dict[str, list[tuple[Any, Any, str, int]]] = {}
+        """What imports warned of; each rank is warned of it when its script imports the same."""
+        self.tempdir: str | None = None
+        self.asked: Any = None
+        self.index = 0
+        """Where in `asked` the byte of this rank is."""
+        self.env: dict[str, str] | None = None
+        """The environment with which the script began, in a rank."""
+        self.told: set[str] = set()
+        """Environment variables that were set too late, as far as the rank has said so."""
+
+    def note_warning(self, message: Any, category: Any, filename: str, lineno: int, *_: Any) -> None:
+        """Stands in for `warnings.showwarning`."""
+        self.warnings.setdefault(self.importing, []).append((message, category, filename, lineno))
+
+    def map_asked(self, asked: tuple[int, int] | None) -> None:
+        """Share a byte for each rank with the agent, where it is told that the script has imported torch.
+
+        `asked` is a descriptor and the number of bytes. Memory is shared, because a script may close descriptors.
+        """
+        if asked is None:
+            return
+        import ctypes
+
+        fd, size = asked
+        libc = ctypes.CDLL(None)
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long)
+        address = libc.mmap(None, size, 3, 1, fd, 0)  # to read and write; shared
+        os.close(fd)
+        if address != ctypes.c_void_p(-1).value:
+            self.asked = (ctypes.c_char * size).from_address(address)
+
+    def note(self, name: str, known: set[str]) -> None:
+        """`name` was just imported, and `known` were the modules before."""
+        tops = {module.partition(".")[0] for module in set(sys.modules) - known}
+        self.groups.setdefault(name.partition(".")[0], set()).update(tops)
+
+    def choose(self, before: set[str]) -> None:
+        """Decide what is withheld: whole packages that were not there before, and that come from files."""
+        from importlib.machinery import ExtensionFileLoader, SourceFileLoader
+
+        there = {name.partition(".")[0] for name in before}
+        for name, module in self.modules.items():
+            top = name.partition(".")[0]
+            spec = getattr(self.modules.get(top), "__spec__", None)
+            if top not in there and type(getattr(spec, "loader", None)) in (SourceFileLoader, ExtensionFileLoader):
+                self.withheld.setdefault(top, {})[name] = module
+
+    def hide(self) -> None:
+        """Withhold what was chosen."""
+        for modules in self.withheld.values():
+            for name in modules:
+                sys.modules.pop(name, None)
+        self.set_filters([entry for entry in self.all_filters() if not any(entry is ours for ours in self.filters)])
+        finders: list[Any] = sys.meta_path
+        finders.insert(0, self)
+
+    def all_filters(self) -> list[Any]:
+        import warnings
+
+        return list(warnings.filters)
+
+    def set_filters(self, filters: list[Any]) -> None:
+        import warnings
+
+        entries: list[Any] = warnings.filters  # type: ignore[assignment]
+        entries[:] = filters
+        with warnings.catch_warnings():  # makes Python forget what it concluded from the old ones
+            pass
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """What the other finders find; made to load the module that there is already, if it is of the same file."""
+        if name not in self.withheld:
+            return None
+        module = self.withheld[name][name]
+        for finder in sys.meta_path:
+            spec = finder.find_spec(name, path, target) if finder is not self else None
+            if spec is not None:
+                break
+        else:
+            return None
+        if spec.origin != module.__spec__.origin:
+            self.tell(f"imports {name} from {spec.origin}, and {module.__spec__.origin} was loaded before it began")
+            del self.withheld[name]
+            return spec
+        ahead, real = self, module.__spec__
+
+        class Loader(type(spec.loader)):  # type: ignore[misc]
+            def create_module(self, spec: Any) -> Any:
+                return module
+
+            def exec_module(self, module: Any) -> None:
+                module.__spec__ = real
+                ahead.show(name)
+
+        Loader.__name__, Loader.__qualname__ = type(spec.loader).__name__, type(spec.loader).__qualname__
+        Loader.__module__ = type(spec.loader).__module__
+        loader = object.__new__(Loader)
+        loader.__dict__.update(spec.loader.__dict__)
+        spec.loader = loader
+        return spec
+
+    def show(self, top: str) -> None:
+        """The script imports this package now: it, and what it imports itself, is there from here on."""
+        tops = [name for name in {top, *self.groups.get(top, ())} if name in self.withheld]
+        for name in tops:
+            for module, value in self.withheld.pop(name).items():
+                sys.modules.setdefault(module, value)
+        if self.filters:
+            self.set_filters(self.filters + [entry for entry in self.all_filters() if entry not in self.filters])
+            self.filters = []
+        if not self.withheld:
+            finders: list[Any] = sys.meta_path
+            finders.remove(self)
+        if self.env is not None:
+            self.catch_up(tops, self.env)
+        for warning in self.warnings.pop(top, ()):
+            import warnings
+
+            warnings.warn_explicit(*warning)
+
+    def catch_up(self, tops: list[str], env: Mapping[str, str]) -> None:
+        """Do what these packages would have done at their import, had they been imported in the present environment."""
+        changed = {name for name in {*env, *os.environ} if env.get(name) != os.environ.get(name)}
+        if self.tempdir and "torch" in tops:
+            import tempfile
+
+            # torch has Python choose the folder for temporary files
+            if not tempfile.tempdir and not changed & {"TMPDIR", "TEMP", "TMP"}:
+                tempfile.tempdir = self.tempdir
+            tempfile.gettempdir()
+        changed = {name for name in changed if name in self.names or name.startswith(self.prefixes)}
+        late = changed - self.caught_up
+        if "OMP_NUM_THREADS" in changed and not self.set_threads(tops):
+            late.add("OMP_NUM_THREADS")
+        torch = sys.modules.get("torch") if "torch" in tops else None
+        if torch and self.asked is not None:
+            self.asked[self.index] = b"1"
+        if torch and "TORCH_LOGS" in changed:
+            torch._logging._internal._init_logs()
+        if torch and "TORCH_DISTRIBUTED_DEBUG" in changed:
+            torch.distributed.set_debug_level_from_env()
+        late -= self.told
+        self.told |= late
+        if late:
+            by = tops[0] if len(tops) == 1 else "torch"
+            self.tell(f"set {', '.join(sorted(late))} too late: {by} was loaded before it began")
+
+    def set_threads(self, tops: list[str]) -> bool:
+        """Do what these packages conclude from OMP_NUM_THREADS; False where that is not known."""
+        value = os.environ.get("OMP_NUM_THREADS", "")
+        # MKL makes less of a number that is larger than that of the cores
+        if not value.isdigit() or not 0 < int(value) <= self.threads or "MKL_NUM_THREADS" in os.environ:
+            return False
+        if "torch" in tops:
+            sys.modules["torch"].set_num_threads(int(value))
+        if "numpy" in tops and "OPENBLAS_NUM_THREADS" not in os.environ:
+            import ctypes
+
+            with open("/proc/self/maps") as maps:
+                paths = {line.split()[-1] for line in maps if "openblas" in line}
+            for path in paths:
+                library = ctypes.CDLL(path)
+                for form in ("scipy_openblas_%s64_", "scipy_openblas_%s", "openblas_%s64_", "openblas_%s"):
+                    if hasattr(library, form % "set_num_threads"):
+                        getattr(library, form % "set_num_threads")(int(value))
+                        break
+        return True
+
+    def tell(self, what: str) -> None:
+        """Say what differs from plain Python."""
+        os.write(2, f"muster: this rank {what}; `--launcher exec` starts ranks as plain Python\n".encode())
+
+
+# ---- the warm interpreter -------------------------------------------------------------------------------------------
+
+
+class _ForkServer:
+    """Import once, fork often. Never compute: after an OpenMP region here a child would hang in its own."""
+
+    def __init__(self, conf: dict[str, Any]) -> None:
+        import atexit
+        import gc
+        import time
+
+        self.conf, self.clock = conf, time.monotonic
+        _outlast_full_disk(None)  # before any import holds on to stderr, as handlers of logging do
+        self.fd: int = conf["fd"]
+        self.times = {"python": self.clock()}
+        self.theirs = False
+        self.their_error: BaseException | None = None
+        self.reads = _Reads()
+        self.ahead = _Ahead(conf["counting"])
+        self.ours = not os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK")
+        # Registered before torch's own, so it runs after them and after the script's.
+        atexit.register(self.skip_teardown)
+        self.leaving = False
+        gc.disable()  # nothing that an import makes is garbage
+
+    def prepare(self) -> None:
+        """Import everything; tell the agent how it went. Never raises."""
+        at_start = set(sys.modules) - {"__future__", "sitecustomize"}
+        with self.reads:
+            try:
+                # Before any import of ours that a plain Python would not have made at this point.
+                self.theirs = _theirs()
+            except BaseException as error:
+                self.their_error = error  # each rank raises it again, as plain Python would
+        before = set(sys.modules) - {"__future__"}
+        unfit = self.depends_on_rank(at_start) or self.traced()
+        if unfit is None:
+            self.import_ahead(before)
+            unfit = self.why_unfit()
+        self.times["imported"] = self.clock()
+        import gc
+
+        torch = self.ahead.modules.get("torch")
+        namesakes = self.namesakes(before)
+        self.ahead.hide()
+        gc.freeze()
+        gc.enable()
+        _tell(
+            self.fd,
+            op="ready",
+            unfit=unfit,
+            namesakes=namesakes,
+            reads=sorted(self.reads.names),
+            times=self.times,
+            torch=str(torch.__version__) if torch else None,
+            cuda=torch.version.cuda if torch else None,
+            python=".".join(map(str, sys.version_info[:3])),
+        )
+
+    def import_ahead(self, before: set[str]) -> None:
+        """Import what the ranks will want, and note what that changed in this process."""
+        # What later parts of this file import is here before the search for modules that hide those of the script.
+        import ctypes  # noqa: F401
+        import importlib
+        import json  # noqa: F401
+        import signal  # noqa: F401
+        import socket  # noqa: F401
+        import tempfile
+        import traceback
+        import warnings
+
+        # Without this, counting GPUs opens the driver, and no child could use a GPU.
+        os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+        filters: list[Any] = list(warnings.filters)
+        directory = tempfile.tempdir
+        warner: Any = warnings
+        show, warner.showwarning = warnings.showwarning, self.ahead.note_warning
+        for name in self.conf["preload"]:
+            self.ahead.importing = name.partition(".")[0]
+            known = set(sys.modules)
+            try:
+                with self.reads:
+                    importlib.import_module(name)
+            except BaseException as error:
+                missing = isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]
+                text = "".join(traceback.format_exception_only(type(error), error)).strip()
+                _tell(self.fd, op="failed", module=name, missing=missing, text=text, trace=traceback.format_exc())
+                os._exit(1)
+            self.ahead.note(name, known)
+        if self.ours:
+            os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+        warner.showwarning = show
+        self.ahead.filters = [entry for entry in warnings.filters if not any(entry is old for old in filters)]
+        if directory is None:
+            self.ahead.tempdir, tempfile.tempdir = tempfile.tempdir, None
+        # What the standard library keeps (temporary files, threads, loggers) is torn down as ever.
+        main = sys.modules["__main__"]
+        self.ahead.modules = {
+            name: module
+            for name, module in sys.modules.items()
+            if module is not main and not _is_standard(name, sys.modules.get(name.partition(".")[0]))
+        }
+        # Some hold on to `__main__` (dill, which torch imports where it is installed): found here, once, because
+        # to look at all values in each rank would copy the pages on which they lie.
+        self.mains = [
+            (names, name)
+            for names in [getattr(module, "__dict__", None) for module in list(sys.modules.values())]
+            if type(names) is dict
+            for name, value in list(names.items())
+            if value is main
+        ]
+        self.ahead.choose(before)
+        self.ahead.map_asked(self.conf["asked"])
+        self.ahead.names |= self.reads.names
+
+    def namesakes(self, before: set[str]) -> list[str]:
+        """The files beside the script that bear the name of a module that is loaded already.
+
+        The script's `import json` means its own json.py, and a forked rank would find Python's.
+        """
+        import _imp
+
+        if getattr(sys.flags, "safe_path", False):
+            return []
+        folder = os.getcwd()
+        if sys.argv[0] != "-m":
+            folder = sys.argv[0] if os.path.isdir(sys.argv[0]) else os.path.dirname(os.path.realpath(sys.argv[0]))
+        loaded = {name for name in set(sys.modules) - before if "." not in name}
+        try:
+            names = sorted(os.listdir(folder or "."))
+        except OSError:
+            return []
+        found = []
+        for name in names:
+            module = name[:-3] if name.endswith(".py") else name
+            # what is built in, or frozen, comes before any file
+            if module not in loaded or module in sys.builtin_module_names or _imp.is_frozen(module):
+                continue
+            path = os.path.join(folder, name)
+            package = os.path.exists(os.path.join(path, "__init__.py"))
+            theirs = getattr(sys.modules[module], "__file__", None) or ""
+            if (path.endswith(".py") or package) and not os.path.realpath(theirs).startswith(os.path.realpath(path)):
+                found.append(name)
+        return found
+
+    def depends_on_rank(self, at_start: set[str]) -> str | None:
+        """Why what Python runs at its start would do something else in a rank, or None: here it runs once, without one.
+
+        `at_start` are the modules that there were before sitecustomize: those of lines in .pth files among them.
+        """
+        import re
+
+        asked = sorted(self.reads.names & set(_OF_RANKS))
+        if asked:
+            return f"sitecustomize reads {asked[0]}, which only a rank has"
+        texts = []
+        for folder in sys.path:
+            if folder.endswith(("site-packages", "dist-packages")) and os.path.isdir(folder):
+                texts += [os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".pth")]
+        for name in at_start:
+            path = getattr(sys.modules.get(name), "__file__", None) or ""
+            if path.endswith(".py") and not _is_standard(name, sys.modules.get(name.partition(".")[0])):
+                texts.append(path)
+        for path in texts:
+            try:
+                with open(path, "rb") as file:
+                    found = re.search(rb"""["'](%s)["']""" % "|".join(_OF_RANKS).encode(), file.read(1 << 18))
+            except OSError:
+                continue
+            if found:
+                return f"{path} reads {found[1].decode()}, which only a rank has"
+        return None
+
+    def traced(self) -> str | None:
+        """Why a tracer or profiler that Python started with needs a process from its start, or None."""
+        monitoring: Any = getattr(sys, "monitoring", None)
+        if sys.gettrace() or sys.getprofile() or (monitoring and any(map(monitoring.get_tool, range(6)))):
+            return "a tracer or profiler is on before the script begins"
+        return None
+
+    def why_unfit(self) -> str | None:
+        """Why ranks must not be forked from this process, or None."""
+        opened = set()
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                opened.add(os.readlink("/proc/self/fd/" + name))
+            except OSError:
+                pass
+        devices = sorted(path for path in opened if path.startswith(("/dev/nvidia", "/dev/kfd", "/dev/accel")))
+        if devices:
+            return "an import opened " + devices[0]
+        if self.threads() > 1:
+            self.pause_openmp()
+        if self.threads() > 1:
+            names = set()
+            for thread in os.listdir("/proc/self/task"):
+                with open(f"/proc/self/task/{thread}/comm") as file:
+                    names.add(file.read().strip())
+            return f"an import started threads ({self.threads() - 1}, named {', '.join(sorted(names))})"
+        return None
+
+    def threads(self) -> int:
+        """How many threads a child would lose, plus one. OpenBLAS ends its own when this process forks."""
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+        return len(os.listdir("/proc/self/task"))
+
+    def pause_openmp(self) -> None:
+        """Have OpenMP end the threads of its pool, if an import made one."""
+        import ctypes
+
+        with open("/proc/self/maps") as maps:
+            paths = {line.split()[-1] for line in maps if "libgomp" in line or "libomp" in line or "libiomp" in line}
+        for path in paths:
+            try:
+                ctypes.CDLL(path).omp_pause_resource_all(2)
+            except (OSError, AttributeError):
+                pass
+
+    def serve(self) -> None:
+        """Fork when asked. Returns only in a child that is to run the script; ends with the agent."""
+        import json
+        import socket
+
+        agent = socket.socket(fileno=os.dup(self.fd))
+        data = b""
+        passed: list[int] = []
+        while True:
+            more, fds, _, _ = socket.recv_fds(agent, 1 << 16, 16)
+            if not more:
+                os._exit(0)
+            data += more
+            passed += fds
+            while len(data) >= 4 and len(data) >= 4 + int.from_bytes(data[:4], "big"):
+                length = int.from_bytes(data[:4], "big")
+                order, data = json.loads(data[4 : 4 + length]), data[4 + length :]
+                if self.fork_via_intermediate(order, agent, passed):
+                    return
+                for fd in passed:
+                    os.close(fd)
+                passed = []
+
+    def fork_via_intermediate(self, order: Mapping[str, Any], agent: socket.socket, passed: list[int]) -> bool:
+        """Fork a short-lived process that forks those asked for and ends, so that they become the agent's children.
+
+        True in a rank, False in the warm interpreter itself.
+        """
+        middle = os.fork()
+        if middle:
+            _, status = os.waitpid(middle, 0)
+            if status:
+                text = f"a helper process ended (wait status {status})"
+                _tell(self.fd, op="unforked", order=order["order"], pids={}, text=text, limit=False)
+            return False
+        try:
+            middle, pids = os.getpid(), {}
+            gate, held = os.pipe()  # ends when this process does
+            for name, child in order["children"].items():
+                pid = os.fork()
+                if pid == 0:
+                    agent.close()
+                    os.close(held)
+                    self.child(middle, gate, child, passed)
+                    self.leaving = True
+                    return True
+                pids[name] = pid
+        except OSError as error:
+            limit = isinstance(error, BlockingIOError)  # EAGAIN
+            _tell(self.fd, op="unforked", order=order["order"], pids=pids, text=str(error), limit=limit)
+        else:
+            _tell(self.fd, op="forked", order=order["order"], pids=pids)
+        finally:
+            if not self.leaving:
+                os._exit(0)
+        return self.leaving
+
+    def child(self, middle: int, gate: int, child: Mapping[str, Any], passed: list[int]) -> None:
+        """Go from a fork of this process to a rank about to run its script, or to the keeper of the store."""
+        try:
+            os.close(self.fd)
+            self.adopt_by_agent(middle, gate, child)
+            if "store" in child:
+                _keep_store(passed[0], *child["store"])
+            for fd in passed:
+                os.close(fd)
+            self.become_rank(child)
+        except BaseException as error:
+            os.write(2, (f"muster: this rank could not be set up: {error!r}\n").encode())
+            os._exit(125)
+
+    def adopt_by_agent(self, middle: int, gate: int, child: Mapping[str, Any]) -> None:
+        """Wait until this process is the agent's own child, and bind its life to the agent's."""
+        import ctypes
+        import signal
+        import time
+
+        os.setsid()
+        os.read(gate, 1)
+        os.close(gate)
+        while os.getppid() == middle:  # the kernel closes files a moment before it gives children away
+            time.sleep(0.0002)
+        agent = self.conf["agent"]
+        # only now: the kernel would forget it with the parent that it was told of
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != agent:
+            os._exit(1)
+        screen = child.get("screen")
+        for target, paths in ((1, child["out"]), (2, child["err"])):
+            # whose terminal is its controlling one gets the signals of its keys
+            fd = os.open(screen, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC) if screen else _open_first(paths)
+            os.dup2(fd, target)
+            os.close(fd)
+
+    def become_rank(self, child: Mapping[str, Any]) -> None:
+        """Undo whatever tells this process from a fresh one."""
+        import types
+
+        stdin = self.conf["stdin"]
+        if stdin is not None:
+            if child["stdin"]:
+                os.dup2(stdin, 0)
+                _read_anew()
+            os.close(stdin)
+        os.environ.update(child["env"])
+        # The old one is frozen with all the rest: what the script leaves in it would never be collected.
+        main = types.ModuleType("__main__")
+        vars(main).update(vars(sys.modules["__main__"]))
+        if "__annotations__" in vars(main):
+            vars(main)["__annotations__"] = {}
+        old = sys.modules["__main__"]
+        # multiprocessing knows it by a second name, and unpickles by that what comes from spawned processes
+        for name in [name for name, module in sys.modules.items() if module is old]:
+            sys.modules[name] = main
+        for names, name in self.mains:
+            names[name] = main
+        threading = sys.modules.get("threading")
+        if threading:
+            threading.main_thread()._set_native_id()  # a fork changes it, and Python (3.11) does not look
+        self.ahead.env = dict(os.environ)
+        self.ahead.index = child["index"]
+        torch = self.ahead.modules.get("torch")
+        if child["cpus"]:
+            os.sched_setaffinity(0, child["cpus"])
+            if torch and not os.environ.get("OMP_NUM_THREADS"):
+                torch.set_num_threads(len(child["cpus"]))
+        # Seeds that were drawn by an import would be the same in all ranks.
+        if torch:
+            torch.default_generator.seed()
+        if "numpy.random" in self.ahead.modules:
+            self.ahead.modules["numpy.random"].seed()
+        process = sys.modules.get("multiprocessing.process")
+        if process:
+            process.current_process().authkey = os.urandom(32)
+        tracker = sys.modules.get("multiprocessing.resource_tracker")
+        if tracker:
+            # One of the parent's would be shared by all ranks, and free nothing until the last of them ends.
+            tracker._resource_tracker._fd = tracker._resource_tracker._pid = None
+        _become_rank(child["stack"], child["pipes"])
+
+    def skip_teardown(self) -> None:
+        """At a rank's exit: leave the imported modules alone. Tearing them down dirties every page they share.
+
+        `distributed_c10d` is torn down: it holds the process groups, whose end does something.
+        """
+        if not self.leaving:
+            return
+        import ctypes
+
+        groups = "torch.distributed.distributed_c10d"
+        if groups in sys.modules:
+            del self.ahead.modules[groups]
+        for name in self.ahead.modules:
+            sys.modules.pop(name, None)
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.ahead.modules))
+
+
+def _main() -> bool:
+    conf = _enter()
+    if conf["mode"] == "serve":
+        warm = None
+        try:
+            warm = _ForkServer(conf)
+            warm.prepare()
+            warm.serve()
+        finally:
+            # Whatever happened: only a child that is to run the script may go on from here.
+            if warm is None or not warm.leaving:
+                os._exit(1)
+        if warm.their_error is not None:
+            raise warm.their_error
+        return warm.theirs
+    if conf["mode"] == "prove":
+        _prove(conf)
+    elif conf["mode"] == "store":
+        _keep_store(conf["fd"], *conf["store"])
+    elif conf["mode"] == "rank":
+        _become_rank(conf["stack"], conf["pipes"])
+        sys.modules.pop("__future__", None)
+    return _theirs()
+
+
+if not _main():
+    raise ImportError("nothing to customize", name="sitecustomize")

@@ -1,0 +1,98 @@
+"""The command line: words in, exit status out. Each command is a function of its module, imported when it is called."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from io import TextIOWrapper
+from typing import NoReturn
+
+from muster.cli.commands import ALIASES, COMMANDS
+from muster.core.printable import guard
+from muster.errors import InvalidRequest, MusterError
+from muster.linux.descriptors import open_standard_descriptors, outlive_readers
+
+USAGE = """muster: one unchanged training script, on any machines, by any launcher
+
+    muster run [OPTIONS] SCRIPT [ARGS…]        for example: muster run -g 4 train.py --lr 0.1
+    muster run [OPTIONS] -m MODULE [ARGS…]
+    muster run [OPTIONS] -- COMMAND [ARGS…]
+
+commands:
+{commands}
+
+`muster COMMAND --help` tells more. A RUN is an id, a name, a unique beginning of an id, or `last`; HOST:RUN is
+one that was started from another machine, and is looked after on HOST."""
+
+
+def usage() -> str:
+    """What `muster --help` shows."""
+    lines = [f"    {name:<11}{says}" for name, (_, _, says) in COMMANDS.items()]
+    return USAGE.format(commands="\n".join(lines))
+
+
+def call(words: list[str], env: Mapping[str, str], began: float) -> int:
+    """Do what a command line says; give the exit status. Raises `MusterError`."""
+    if words[:1] == ["help"] and len(words) > 1:
+        words = [*words[1:], "--help"]  # `muster help run`
+    if not words or words[0] in ("-h", "--help", "help"):
+        _refuse_operands(words)
+        print(usage())
+        return 0
+    if words[0] in ("-V", "--version", "version"):
+        from muster.cli.version import version
+
+        _refuse_operands(words)
+        return version(list(words[1:]), env, began)
+    words = [ALIASES.get(words[0], words[0]), *words[1:]]
+    if words[0] not in COMMANDS:
+        raise InvalidRequest(f"there is no command `{words[0]}`", _meant(words))
+    module, function, _ = COMMANDS[words[0]]
+    status: int = getattr(import_module(module), function)(list(words[1:]), env, began)
+    return status
+
+
+def _refuse_operands(words: Sequence[str]) -> None:
+    if len(words) > 1:
+        raise InvalidRequest(
+            f"`muster {words[0]}` takes no operand; it was given {' '.join(words[1:])}", "leave it out"
+        )
+
+
+def _meant(words: Sequence[str]) -> str | None:
+    from muster.core.suggestions import nearest
+
+    near = nearest(words[0], COMMANDS)
+    if near:
+        return f"did you mean `muster {near}`?"
+    if words[0].endswith(".py") or words[0].startswith("-"):
+        return f"did you mean `muster run {' '.join(words)}`?"
+    return "`muster --help` lists them"
+
+
+def show_any_text() -> None:
+    """Have stdout and stderr take any text: one that is ASCII or Latin-1 gets `\\u2026` for what it does not have."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def main(words: list[str] | None = None) -> NoReturn:
+    """The program `muster`."""
+    began = time.monotonic()
+    open_standard_descriptors()
+    show_any_text()
+    guard()
+    outlive_readers()
+    try:
+        status = call(sys.argv[1:] if words is None else words, dict(os.environ), began)
+    except MusterError as error:
+        print(f"muster: {error}", file=sys.stderr)
+        status = error.exit_code
+    except KeyboardInterrupt:
+        status = 130
+    sys.stdout.flush()
+    sys.exit(status)

@@ -1,0 +1,88 @@
+"""`muster attach`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from muster import rundir
+from muster.cli.common import end_in_words, find_operand_run, parse_command
+from muster.cli.context import viewer_of
+from muster.client import remote
+from muster.client.attach import AttachedClient, show_rest
+from muster.client.client import sync_files
+from muster.client.reconcile import reconcile, require_known
+from muster.config.options import AttachOptions
+from muster.controller.connections import captured_signals
+from muster.core.results import RunResult
+from muster.errors import InvalidRequest
+from muster.linux.eventloop import EventLoop
+
+_TAIL = 4096
+"""Bytes of each log that `attach` begins with."""
+
+
+def attach(words: list[str], env: Mapping[str, str], began: float) -> int:
+    """AttachedClient a run that goes on without a terminal; several may do so at once."""
+    asked = parse_command(
+        AttachOptions, "attach", words, env, "watch a run that goes on without a terminal; Ctrl-C leaves it running"
+    )
+    if asked is None:
+        return 0
+    options, rest, store = asked
+    run = find_operand_run(store, rest, "attach")
+    viewer = viewer_of(options, env)
+    if not run.job.get("served"):
+        raise InvalidRequest(
+            f"{run.id} is supervised by the terminal that started it, and ends with it",
+            "`muster logs -f` follows its output; `muster run -d` starts one that can be attached to",
+        )
+    if run.outcome is not None and (ended := reconcile(run).outcome) is not None:
+        print(f"{run.id}: {end_in_words(run, ended)}")
+        return ended.code
+    if (scheduled := run.scheduled) is not None and not scheduled.allocated:
+        from muster.cli.queued import follow
+
+        return follow(run, viewer, attached=True)
+    with EventLoop() as loop, captured_signals(loop) as signals:
+        watch = AttachedClient(
+            loop,
+            signals,
+            run.job["served"]["name"],
+            run.operand,
+            lambda: remote.connect(run),
+            lambda plan, run_id: viewer(plan, run_id, run.operand),
+            owner=False,
+            patience=600.0,
+            tail=None if options.all else _TAIL,
+            files=lambda: _up_to_date(run),
+        )
+        outcome = watch.go()
+    return told(run, outcome, watch)
+
+
+def _up_to_date(run: rundir.Run) -> rundir.Run | None:
+    """The run with all its files here; None where they are out of reach."""
+    return run if sync_files(run) else None
+
+
+def told(run: rundir.Run, outcome: RunResult | None, watch: AttachedClient) -> int:
+    """The exit status, and a word where the outcome is not known here."""
+    if outcome is not None:
+        return outcome.code
+    if watch.left:
+        hint = f"`muster attach {run.operand}`, `muster kill {run.operand}`"
+        print(f"\nmuster: left {run.id} running; {hint}", file=sys.stderr)
+        return 0
+    sync_files(run)
+    if run.outcome is not None:
+        if watch.view is not None:
+            show_rest(run, watch.view, watch.offsets, watch.tail)
+            watch.view.finish(run.outcome)
+            return run.outcome.code
+        print(f"muster: {end_in_words(run, run.outcome)}", file=sys.stderr)
+        return run.outcome.code
+    found = reconcile(run)
+    require_known(run, found)
+    print(f"muster: {run.id} is {found.state}; `muster show {run.operand}`", file=sys.stderr)
+    return 125

@@ -1,0 +1,162 @@
+"""`muster check`: prove that distributed training is right here, by the same places and launchers as `muster run`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from muster.cli.common import store_of
+from muster.cli.run import context_of, read_line, start
+from muster.config import this_machine
+from muster.config.options import CHECK, CheckOptions, RunOptions
+from muster.config.parse import help_text
+from muster.config.record import Option
+from muster.core.env_forwarding import redact_argv
+from muster.core.model import BUNDLED, Plan
+from muster.core.plurals import plural
+from muster.diagnostics.selftest.html import page
+from muster.diagnostics.selftest.text import end_in_words, section_in_words
+from muster.diagnostics.selftest.verdicts import SECTIONS, Verdict, evaluate
+from muster.errors import InvalidRequest
+from muster.linux import processes
+from muster.ui.terminal import TerminalView
+
+_USAGE = """prove that distributed training is right here: who is where, sums, shares of the data, convergence
+
+    muster check -g 8
+    muster check --hosts n[1-4] -g 8
+    muster check --slurm -N 4 -g 8 --launcher srun
+
+Where and how are said as for `muster run` (`muster run --help` lists these options). Beside them there are:"""
+
+_REFUSED: Mapping[Option[object], str] = {
+    RunOptions.detach: "the result comes at the end",
+    RunOptions.module: "it brings its own script",
+    RunOptions.no_python: "it brings its own script",
+    RunOptions.stdin: "its script reads nothing",
+    RunOptions.sync: "it brings its own script",
+    RunOptions.no_code_check: "it brings its own script",
+    RunOptions.snapshot: "it brings its own script",
+    RunOptions.max_restarts: "a rank that fails is what it looks for",
+}
+"""Options of a run that say nothing here, and why."""
+
+
+def check(words: list[str], env: Mapping[str, str], began: float) -> int:
+    """Run the check, and say what holds: 0 when all does, 1 when something does not, else the status of the run."""
+    parsed, options = read_line(words, env, CheckOptions, "check")
+    if options.help:
+        print(_USAGE)
+        print(help_text(CHECK))
+        return 0
+    if parsed.operands:
+        raise InvalidRequest(
+            f"`muster check` brings its own script, and was given `{parsed.operands[0]}`", "`muster run` runs one"
+        )
+    for option, why in _REFUSED.items():
+        if options.typed(option):
+            raise InvalidRequest(f"{option.long_name} has no meaning for `muster check`: {why}", "leave it out")
+    this_machine.check_target(options.html, "--html")
+    options = options.without(*_REFUSED)
+    if not options.typed(CheckOptions.json):  # that of a run, which is about its events
+        options = options.without(CheckOptions.json)
+    arguments = [f"--backend={options.backend}"] if options.backend is not None else []
+    parsed = parsed._replace(operands=[f"{BUNDLED}check.py", *arguments])
+    views: list[CheckView] = []
+
+    def viewer(plan: Plan, run_id: str, operand: str) -> CheckView:
+        views.append(CheckView(plan, run_id, env, options.json))
+        return views[-1]
+
+    script = this_machine.script_of_ours("selftest.py")
+    status = start(context_of(["check", *words], parsed, options, env, began, "check", viewer, script))
+    if not views:
+        return status
+    return _conclude(views[-1], options, status, words, env)
+
+
+class CheckView(TerminalView):
+    """Takes the lines of rank 0 that are results, and shows each section as it comes."""
+
+    def __init__(self, plan: Plan, run_id: str, env: Mapping[str, str], silent: bool):
+        super().__init__(plan, run_id, env)
+        self.told: dict[str, Mapping[str, Any]] = {}
+        self.silent = silent
+        """Who wants JSON has no use for words on stdout."""
+        self._rest = b""
+
+    def output(self, rank: int, stream: str, data: bytes) -> None:
+        """Results, or what a library has to say."""
+        if rank != 0 or stream != "out":
+            super().output(rank, "err", data)
+            return
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            told = _section(line)
+            if told is None:
+                super().output(rank, "err", line + b"\n")
+                continue
+            self.told[told["section"]] = told
+            if not self.silent:
+                self.put(1, (section_in_words(told["section"], self.told, self.verdicts()) + "\n").encode())
+
+    def verdicts(self) -> list[Verdict]:
+        """What holds, so far."""
+        return evaluate(self.told, self.plan.world_size)
+
+
+def _section(line: bytes) -> dict[str, Any] | None:
+    """What a line says of a section; None when it is something else, or a library has written into the middle of it."""
+    if not line.startswith(b'{"section": '):
+        return None
+    try:
+        told: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return None
+    return told
+
+
+def _conclude(
+    view: CheckView,
+    options: CheckOptions,
+    status: int,
+    words: Sequence[str],
+    env: Mapping[str, str],
+) -> int:
+    """Keep the result with the run, and say it."""
+    verdicts = view.verdicts()
+    command = shlex.join(["muster", "check", *redact_argv(list(words))])
+    folder = store_of(options, env).path(view.run_id)
+    result = {
+        "run": view.run_id,
+        "command": command,
+        "ranks": view.plan.world_size,
+        "launcher": view.plan.job.launcher,
+        "sound": status == 0 and all(verdict.passed for verdict in verdicts),
+        "statements": [verdict.as_json() for verdict in verdicts],
+        "told": view.told,
+    }
+    title = f"muster check: {plural(view.plan.world_size, 'rank')}, {view.plan.job.launcher}"
+    text = page(view.told, verdicts, title, command)
+    (folder / "check.json").write_text(json.dumps(result) + "\n")
+    (folder / "check.html").write_text(text, encoding="utf-8")
+    if options.json:
+        print(json.dumps(result, indent=1))
+    else:
+        for section in SECTIONS:
+            if section not in view.told:
+                print(section_in_words(section, view.told, verdicts))
+        print(end_in_words(verdicts))
+        print(f"the page: {options.html if options.html is not None else folder / 'check.html'}", file=sys.stderr)
+    if options.html is not None:
+        try:
+            Path(options.html).write_text(text, encoding="utf-8")
+        except OSError as error:
+            print(
+                f"muster: --html {options.html}: {processes.reason(error)}; it is {folder}/check.html", file=sys.stderr
+            )
+    return status or (0 if result["sound"] else 1)

@@ -1,0 +1,67 @@
+"""`muster clean`: end what runs have left behind, here or on other hosts."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+
+from muster.cli.common import parse_command
+from muster.client.connection import frames
+from muster.config.options import CleanOptions
+from muster.config.resolve import named_hosts, split_words
+from muster.controller.connections import ProcessConnection, start_call
+from muster.core.json_records import leftover_from_json
+from muster.core.printable import line as safe
+from muster.protocol.frames import Refused
+from muster.protocol.messages import CLIENT, PROXY, between
+from muster.transports.target import Target
+from muster.ui.sentences import leftover_in_words, process_in_words
+
+_WITHIN = 60.0
+_NO_ANSWER = 3
+"""The exit status where a host does not answer."""
+
+
+def clean(words: list[str], env: Mapping[str, str], began: float) -> int:
+    """Find processes of your own runs that nobody looks after any more, and end them; 1 when some still live."""
+    asked = parse_command(
+        CleanOptions, "clean", words, env, "end what your runs have left behind: by their mark, never by name", ""
+    )
+    if asked is None:
+        return 0
+    options, _, _ = asked
+    found = named_hosts(options.hosts, options.hostfile)
+    here = Target("local", os.uname().nodename, python=options.python or sys.executable)
+    ssh, python = split_words(options.ssh, "--ssh"), options.python or "python3"
+    dry = options.dry_run
+    targets = [Target("ssh", host.name, host.user, python, ssh=ssh) for host in found] or [here]
+    links = [start_call(target, env, "clean", dry=dry) for target in targets]
+    status = 0
+    for link in links:
+        status = max(status, _tell(link, dry))
+    return status
+
+
+def _tell(link: ProcessConnection, dry: bool) -> int:
+    """Print what one host had, and give the status of that."""
+    for fields, _ in frames(link, _WITHIN):
+        if fields["kind"] != "cleaned":
+            continue
+        try:
+            told = between(PROXY, CLIENT)["cleaned"].fitting(fields)
+        except Refused as error:
+            print(f"{link.host}: no answer that is understood: {error}", file=sys.stderr)
+            return _NO_ANSWER
+        runs, folders = told["runs"], told["folders"]
+        for run in {**runs, **folders}:
+            processes = map(leftover_from_json, runs.get(run, ()))
+            words = [*map(process_in_words, processes), *map(safe, folders.get(run, ()))]
+            print(f"{link.host}: {safe(run)}: {'there is' if dry else 'ended'} {'; '.join(words)}")
+        for found in map(leftover_from_json, told["left"]):
+            print(f"{link.host}: {leftover_in_words(found)}", file=sys.stderr)
+        if not runs and not folders:
+            print(f"{link.host}: nothing")
+        return 1 if told["left"] else 0
+    print(f"{link.host}: no answer: {link.stderr_summary() or 'it said nothing'}", file=sys.stderr)
+    return _NO_ANSWER

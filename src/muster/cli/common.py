@@ -1,0 +1,128 @@
+"""What the commands about existing runs share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from muster import rundir
+from muster.config import toml_files
+from muster.config.options import RunDirOptions
+from muster.config.parse import from_environment, help_text, parse
+from muster.config.record import Options
+from muster.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from muster.core.results import RunResult
+
+
+Record = TypeVar("Record", bound=RunDirOptions)
+
+
+def parse_command(
+    record: type[Record], name: str, words: list[str], env: Mapping[str, str], says: str, operand: str = "RUN"
+) -> tuple[Record, list[str], rundir.Store] | None:
+    """(options, operands, where runs are kept), or None when help was shown instead.
+
+    Raises `InvalidRequest` for operands of a command that takes none, which has an empty `operand`.
+    """
+    parsed = parse(words, record.table, interleaved=True, command=name)
+    if parsed.options.get("help"):
+        print(f"{says}\n\n    muster {name} [OPTIONS]{' ' + operand if operand else ''}\n{help_text(record.table)}")
+        return None
+    if parsed.operands and not operand:
+        raise InvalidRequest(
+            f"`muster {name}` takes no operand; it was given {' '.join(parsed.operands)}",
+            _INSTEAD.get(name) or _instead_of_hosts(record, parsed.operands) or "leave it out",
+        )
+    options = located(record, parsed.options, env)
+    return options, parsed.operands, store_of(options, env, alone=options.typed(RunDirOptions.run_dir))
+
+
+def located(record: type[Record], typed: Mapping[str, Any], env: Mapping[str, str]) -> Record:
+    """The options of a command that takes nothing but `run_dir` from the environment and muster.toml."""
+    variables = from_environment([record.run_dir], env)
+    configured = toml_files.run_dir(env) if "run_dir" not in {**typed, **variables} else None
+    files = {} if configured is None else {"run_dir": configured}
+    return record(("argv", typed), ("environment", variables), ("muster.toml", files))
+
+
+_INSTEAD: Mapping[str, str] = {
+    "ps": "`muster show RUN` tells of one run",
+    "prune": "`muster rm RUN` deletes one run",
+}
+"""What does for one run what these commands do for many."""
+
+
+def _instead_of_hosts(record: type[Options], operands: Sequence[str]) -> str | None:
+    """The hint for a command that takes hosts, but as an option."""
+    takes_hosts = any(option.key == "hosts" for option in record.table)
+    return f"hosts are named by `--hosts {','.join(operands)}`" if takes_hosts else None
+
+
+def store_of(options: RunDirOptions, env: Mapping[str, str], alone: bool = False) -> rundir.Store:
+    """Where runs are kept, and found; `alone`: only in the directory that was named."""
+    return rundir.store_at(options.run_dir, env, alone)
+
+
+def end_in_words(run: rundir.Run, outcome: RunResult) -> str:
+    """How a run ended, for a person."""
+    from muster.ui.text import outcome_in_words
+
+    return outcome_in_words(outcome, run.operand, len(outcome.ends), run.hosts)
+
+
+def find_operand_run(store: rundir.Store, rest: list[str], name: str) -> rundir.Run:
+    """The one run that the operands name; the newest when there are none."""
+    if len(rest) > 1:
+        raise InvalidRequest(f"`muster {name}` takes one run, and was given {len(rest)}: {' '.join(rest)}", "name one")
+    host, colon, which = (rest[0] if rest else "").rpartition(":")
+    if colon:
+        from muster.client.remote import import_run
+
+        return import_run(store, host, which or "last")
+    return named(store, rest[0] if rest else "last")
+
+
+def named(store: rundir.Store, which: str) -> rundir.Run:
+    """The run that a word names; of several of one name the one that lives."""
+    from muster.client.reconcile import lives
+
+    return rundir.find_run(store, which, lives)
+
+
+def started_in_words(job: Mapping[str, Any]) -> str:
+    """When a run was started, `2026-11-27 11:32:45` in the zone of this terminal, or `?`."""
+    return _time_in("%Y-%m-%d %H:%M:%S", job)
+
+
+def started_for_programs(job: Mapping[str, Any]) -> str:
+    """The same, as ISO 8601 with the offset of this zone from UTC."""
+    text = _time_in("%Y-%m-%dT%H:%M:%S%z", job)
+    return text[:-2] + ":" + text[-2:] if text != "?" else text
+
+
+def _time_in(form: str, job: Mapping[str, Any]) -> str:
+    began = job.get("time")  # none in a damaged file
+    try:
+        return time.strftime(form, time.localtime(began)) if began is not None else "?"
+    except (ValueError, OverflowError, OSError):
+        return "?"
+
+
+def living_in_words(store: rundir.Store) -> str:
+    """The runs that live, for who named one that is over; empty when there are none."""
+    import time
+
+    from muster.client.reconcile import has_not_ended
+    from muster.core.plurals import plural
+    from muster.ui.text import seconds
+
+    lines = []
+    for run in rundir.list_runs(store):
+        if not has_not_ended(run):
+            continue
+        name = f" ({run.job['name']})" if run.job.get("name") else ""
+        lines.append(f"    {run.id}{name}, started {seconds(time.time() - run.job['time'])} ago")
+    return "\n".join([f"{plural(len(lines), 'run')} not over:", *lines]) if lines else ""

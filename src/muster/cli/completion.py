@@ -1,0 +1,169 @@
+"""`muster completion`: scripts for the shells, and what fits at a place of a command line. Shells ask back each time,
+so that launchers, options and runs are those of now; a script that was installed once stays right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from muster import rundir
+from muster.cli.commands import COMMANDS
+from muster.cli.common import located, store_of
+from muster.config.options import COMMANDS as OPTIONS
+from muster.config.options import LAB, CompletionOptions, FindOptions, RunOptions
+from muster.config.parse import help_text, names_of, parse
+from muster.config.record import Option
+from muster.errors import InvalidRequest
+
+FILES = ":files"
+"""Stands for names of files, which the shell itself knows best."""
+
+_NEWEST = 50
+"""So many runs are looked at."""
+
+_OF_RUNS = ("show", "logs", "attach", "wait", "kill", "stacks", "rm")
+"""Commands whose operand is a run."""
+
+Fits = list[tuple[str, str]]
+"""Words that may stand there, each with what it means."""
+
+_BASH = """# completion of muster for bash; in ~/.bashrc: eval "$(muster completion bash)"
+_muster() {
+  local line current=${COMP_WORDS[COMP_CWORD]}
+  [ "$current" = "=" ] && current=
+  COMPREPLY=()
+  while IFS= read -r line; do
+    if [ "$line" = ":files" ]; then
+      compopt -o filenames 2>/dev/null
+      while IFS= read -r line; do COMPREPLY+=("$line"); done < <(compgen -f -- "$current")
+    else
+      COMPREPLY+=("${line%%$'\\t'*}")
+    fi
+  done < <("${COMP_WORDS[0]}" completion words -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)
+}
+complete -F _muster muster
+"""
+
+_ZSH = """#compdef muster
+# completion of muster for zsh; in ~/.zshrc, after compinit: eval "$(muster completion zsh)"
+_muster() {
+  local line
+  local -a found
+  for line in "${(@f)$("${words[1]}" completion words -- "${(@)words[2,CURRENT]}" 2>/dev/null)}"; do
+    if [[ $line == :files ]]; then
+      _files
+    elif [[ -n $line ]]; then
+      found+=("${${line%%$'\\t'*}//:/\\\\:}:${line#*$'\\t'}")
+    fi
+  done
+  (( $#found )) && _describe muster found
+}
+compdef _muster muster
+"""
+
+_FISH = """# completion of muster for fish; in ~/.config/fish/config.fish: muster completion fish | source
+function __muster_complete
+    set -l words (commandline -opc)
+    set -l current (commandline -ct)
+    for line in ($words[1] completion words -- $words[2..-1] "$current" 2>/dev/null)
+        if test "$line" = ":files"
+            __fish_complete_path "$current"
+        else
+            echo $line
+        end
+    end
+end
+complete -c muster -f -a '(__muster_complete)'
+"""
+
+SHELLS: Mapping[str, str] = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
+
+
+def completion(words: list[str], env: Mapping[str, str], began: float) -> int:
+    """Print the script of a shell, or, for such a script, what fits."""
+    if words[:2] == ["words", "--"]:
+        for word, says in fitting(words[2:], env):
+            print(f"{word}\t{says}" if says else word)
+        return 0
+    parsed = parse(words, CompletionOptions.table, interleaved=True, command="completion")
+    if parsed.options.get("help"):
+        print("completions for a shell: `muster completion bash` says in its first line where it goes")
+        print(f"\n    muster completion {'|'.join(SHELLS)}\n{help_text(CompletionOptions.table)}")
+        return 0
+    if len(parsed.operands) != 1 or parsed.operands[0] not in SHELLS:
+        raise InvalidRequest(
+            f"`muster completion` wants a shell; it was given {' '.join(parsed.operands) or 'nothing'}",
+            f"known: {', '.join(SHELLS)}",
+        )
+    print(SHELLS[parsed.operands[0]], end="")
+    return 0
+
+
+def fitting(words: Sequence[str], env: Mapping[str, str]) -> Fits:
+    """What may stand in the place of the last of these words, which stand after `muster`, and begins as it does."""
+    *before, current = words or [""]
+    # bash makes three words of `--launcher=to`
+    if before and before[-1].startswith("--") and current == "=":
+        current = ""
+    elif len(before) > 1 and before[-1] == "=":
+        before.pop()
+    elif current.startswith("--") and "=" in current:
+        name, _, value = current.partition("=")
+        values = fitting([*before, name, value], env)
+        return [(f"{name}={word}", says) for word, says in values if word != FILES]
+    found = _there(before, current, env) if before else [(name, says) for name, (_, _, says) in COMMANDS.items()]
+    return [(word, says) for word, says in found if word == FILES or word.startswith(current)]
+
+
+def _there(before: list[str], current: str, env: Mapping[str, str]) -> Fits:
+    """What may stand there; `before` begins with the command."""
+    name, *typed = before
+    if name == "lab" and not typed:
+        from muster.cli.lab import ACTIONS
+
+        return [(word, action.says) for word, action in ACTIONS.items()]
+    record = LAB.get(typed.pop(0)) if name == "lab" else OPTIONS.get(name)
+    options = record.table if record is not None else ()
+    by_name = names_of(options)
+    wants: Option[object] | None = None
+    for word in typed:
+        if wants is not None:
+            wants = None
+        elif word == "--" or (name in ("run", "plan") and not word.startswith("-")):
+            return [(FILES, "")]  # the script's own arguments
+        else:
+            option = by_name.get(word.replace("_", "-") if word.startswith("--") else word)
+            wants = option if option is not None and option.metavar else None
+    if wants is not None:
+        return _values(wants)
+    if current.startswith("-"):
+        found = {word: option.help for option in options for word in option.names if option.group}
+        return list(found.items())
+    return _operands(name, before, env)
+
+
+def _values(option: Option[object]) -> Fits:
+    """What an option may be given, as far as that is known."""
+    if option is RunOptions.launcher:
+        from muster.launchers import LAUNCHERS
+
+        return [(name, launcher.says) for name, launcher in LAUNCHERS.items()]
+    if option.is_path:
+        return [(FILES, "")]
+    return list(option.choices.items())
+
+
+def _operands(name: str, before: Sequence[str], env: Mapping[str, str]) -> Fits:
+    """What a command may be given."""
+    if name in ("run", "plan"):
+        return [(FILES, "")]
+    if name == "completion":
+        return [(shell, "") for shell in SHELLS]
+    if name == "lab" and before[1] == "fault":
+        from muster.lab.faults import FAULTS
+
+        return [("clear", "undo faults"), *((fault, row.says) for fault, row in FAULTS.items())]
+    if name not in _OF_RUNS:
+        return []
+    newest = rundir.list_runs(store_of(located(FindOptions, {}, env), env))[::-1][:_NEWEST]
+    names = dict.fromkeys(run.job.get("name", "") for run in newest)
+    return [("last", "the newest"), *((word, "") for word in names if word), *((run.id, "") for run in newest)]

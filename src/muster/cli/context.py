@@ -1,0 +1,39 @@
+"""How the commands that start or watch a run show it: words for a person on stderr, and views."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from muster.config.options import AttachOptions, RunOptions
+from muster.config.resolve import ignored_notes, warnings
+from muster.core.model import Plan
+from muster.runner.context import Viewer
+
+if TYPE_CHECKING:
+    from muster.ui.view import View
+
+
+def tell_progress(text: str, quiet: bool = False) -> None:
+    """Tell on stderr how far something is."""
+    if not quiet:
+        print(f"muster: {text}", file=sys.stderr, flush=True)
+
+
+def viewer_of(options: RunOptions | AttachOptions, env: Mapping[str, str]) -> Viewer:
+    """What shows a run as these options say; what it makes raises `InvalidRequest` for a `--prefix` that cannot be."""
+    quiet = isinstance(options, RunOptions) and options.quiet
+
+    def view(plan: Plan, run_id: str, operand: str) -> View:
+        from muster.ui.terminal import JsonView, TerminalView
+
+        if options.json:
+            return JsonView(run_id, options.ranks, quiet)
+        shown = TerminalView(plan, run_id, env, options.prefix, options.ranks, quiet)
+        shown.operand = operand
+        for note in [*(() if quiet else ignored_notes(options)), *warnings(plan.job)]:
+            shown.say(note)
+        return shown
+
+    return view

@@ -1,0 +1,237 @@
+"""`muster wait`, `kill`, `stacks`: reach a run that is running."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from muster import rundir
+from muster.cli.common import end_in_words, find_operand_run, living_in_words, parse_command, started_in_words
+from muster.cli.confirm import agreed
+from muster.client import usage
+from muster.client.client import ANSWERS_WITHIN, Client, ask
+from muster.client.follow import Follower, tell_silence
+from muster.client.follow import wait as wait_for
+from muster.client.local import is_anothers
+from muster.client.reconcile import cancel, has_not_ended, may_still_run, reconcile, require_known, statuses
+from muster.client.status import RunStatus
+from muster.config.options import KillOptions, RunOptions, StacksOptions, WaitOptions
+from muster.core.controller_config import RECORD
+from muster.core.plurals import plural
+from muster.core.results import RunState
+from muster.errors import ControlError, InvalidRequest, MusterError, Unreachable
+from muster.linux.processes import FEWER_PROCESSES
+from muster.schedulers import title
+from muster.ui.sentences import leftover_in_words, lost_in_words
+from muster.ui.text import seconds, table
+
+_SILENT = 1.0
+"""Seconds for which `kill` waits without a word."""
+_CANCELLED_WITHIN = 60.0
+"""Seconds in which a scheduler has to end a job."""
+
+
+def wait(words: list[str], env: Mapping[str, str], began: float) -> int:
+    """Wait for the end of a run; its exit status is ours, 124 when `--timeout` is over first, 125 if none is known."""
+    asked = parse_command(WaitOptions, "wait", words, env, "wait for the end of a run, and give its exit status")
+    if asked is None:
+        return 0
+    options, rest, store = asked
+    run = find_operand_run(store, rest, "wait")
+    with Client(run) as client:
+        waited = wait_for(Follower(run, client, tell_silence), options.timeout)
+    found = waited.status
+    if found.outcome is not None:
+        print(f"{run.id}: {end_in_words(run, found.outcome)}")
+        return found.outcome.code
+    if waited.in_time:
+        require_known(run, found)
+    print(f"{run.id} is {_told(found)}", file=sys.stderr)
+    if found.met_limit:
+        print(f"hint: {FEWER_PROCESSES}", file=sys.stderr)
+    return 125 if waited.in_time else 124
+
+
+def _told(found: RunStatus) -> str:
+    return f"{found.state}: {found.why}" if found.why else str(found.state)
+
+
+def kill(words: list[str], env: Mapping[str, str], began: float) -> int:
+    """End runs, and see that they have ended."""
+    says = "end runs: SIGTERM, their --grace, SIGKILL; then see that nothing of them is left"
+    asked = parse_command(KillOptions, "kill", words, env, says, "RUN…")
+    if asked is None:
+        return 0
+    options, rest, store = asked
+    by = f"{env.get('USER') or f'user {os.getuid()}'} (pid {os.getpid()})"
+    if options.all:
+        if rest:
+            raise InvalidRequest(f"--all together with {' '.join(rest)}", "name runs, or say `--all`")
+        return _kill_all(store, options.yes, by)
+    if not rest:
+        raise InvalidRequest(
+            "`muster kill` wants a run", "`muster ps` lists them; `last` is the newest; `--all` is all"
+        )
+    chosen = {run.id: run for run in (find_operand_run(store, [word], "kill") for word in rest)}
+    over = not any(map(has_not_ended, chosen.values()))
+    status = _end_all(list(chosen.values()), by)
+    if over and (living := living_in_words(store)):
+        print(living)  # it may be another one that was meant
+    return status
+
+
+def _kill_all(store: rundir.Store, agreed_already: bool, by: str) -> int:
+    """End all runs of this user that live, if the person agrees; a host that does not answer is told."""
+    own = [run for run in rundir.all_of(store) if not is_anothers(run)]
+    found = dict(zip((run.id for run in own), statuses(own, ANSWERS_WITHIN)))
+    living = [run for run in own if found[run.id].state.lives]
+    silent = [run for run in own if found[run.id].state is RunState.UNKNOWN]
+    for run in silent:
+        print(f"{run.id}: it is unknown whether it still runs: {found[run.id].why}", file=sys.stderr)
+    if living and not agreed_already:
+        rows = [
+            (run.id, str(run.job.get("name", "")), str(found[run.id].state), started_in_words(run.job))
+            for run in living
+        ]
+        print(table(rows))
+        if not agreed(f"end {plural(len(living), 'run')}", "say `--yes`, or name the runs"):
+            print("ended 0 runs")
+            return 1
+    if not living:
+        print("no run to end")
+    return max(_end_all(living, by), Unreachable.exit_code if silent else 0)
+
+
+def _end_all(chosen: Sequence[rundir.Run], by: str) -> int:
+    """End these runs, all at the same time; the status is that of the worst."""
+    if len(chosen) == 1:
+        return _end(chosen[0], by)
+    statuses = dict.fromkeys((run.id for run in chosen), 1)
+
+    def end(run: rundir.Run) -> None:
+        try:
+            statuses[run.id] = _end(run, by)
+        except MusterError as error:
+            print(f"muster: {error}", file=sys.stderr)
+            statuses[run.id] = error.exit_code
+
+    # no pool: after Ctrl-C nobody waits for these
+    ending = [threading.Thread(target=end, args=(run,), daemon=True) for run in chosen]
+    for thread in ending:
+        thread.start()
+    for thread in ending:
+        thread.join()
+    return max(statuses.values(), default=0)
+
+
+def _end(run: rundir.Run, by: str) -> int:
+    """End one run, and print how that went; 1 when something of it still lives. `by` says who asks for it."""
+    with Client(run) as client:
+        return _end_over(run, client, by)
+
+
+def _end_over(run: rundir.Run, client: Client, by: str) -> int:
+    """The same, over this connection."""
+    found = reconcile(run, client=client)
+    follower = Follower(run, client)
+    scheduled = run.scheduled if run.scheduled is not None and not run.scheduled.allocated else None
+    if found.state is RunState.PENDING:
+        cancel(run)
+        print(f"{run.id}: taken out of the queue")
+        return 0
+    if found.state is RunState.RUNNING and scheduled and run.read(RECORD) is None:  # nobody there to ask yet
+        found = _cancel(follower, scheduled)
+        require_known(run, found)
+        print(f"{run.id}: cancelled, {_told(found)}")
+        return 0 if found.state is not RunState.RUNNING else 1
+    require_known(run, found)
+    if found.state is not RunState.RUNNING:
+        print(f"{run.id} is {_told(found)}; nothing to end")
+        return 0
+    grace = float(run.job.get("job", {}).get("grace", RunOptions.grace.default))
+    try:
+        ask(run, "kill", client, by=by)
+        plan = run.plan
+        ranks = plural(plan.world_size, "rank") if plan is not None else "its ranks"
+        found = _wait(follower, f"asked {ranks} to end", grace, beyond=5.0)
+    except (ControlError, Unreachable):
+        if not scheduled:
+            raise
+    if found.state is RunState.RUNNING and scheduled:
+        # its supervisor does not answer or does not end: its scheduler can end both
+        found = _cancel(follower, scheduled)
+    elif found.state is RunState.RUNNING and not run.job.get("served"):
+        # muster itself does not act on it: it is stopped (Ctrl-Z), or stuck
+        ask(run, "end")
+        found = wait_for(follower, 10).status
+    require_known(run, found)
+    if found.state is RunState.RUNNING:
+        print(f"{run.id} still runs; see {run.path}/node_*/agent.log", file=sys.stderr)
+        return 1
+    outcome = run.outcome
+    alive: list[str] = []
+    if outcome is not None:
+        alive += [leftover_in_words(found) for found in outcome.left if not found.killed]
+        alive += map(lost_in_words, outcome.lost)
+    print(f"{run.id}: {'ended' if not alive else 'ended, but ' + '; '.join(alive)}")
+    return 1 if alive else 0
+
+
+def _cancel(follower: Follower, scheduled: rundir.Scheduled) -> RunStatus:
+    """Have its scheduler end the job of a run, and wait until it has."""
+    cancel(follower.run)
+    return _wait(follower, f"asked {title(scheduled.name)} to cancel job {scheduled.job}", _CANCELLED_WITHIN)
+
+
+def _wait(follower: Follower, done: str, most: float, beyond: float = 0.0) -> RunStatus:
+    """Wait for the end of a run; after a second say what was `done`, and for how many seconds the end may take.
+
+    So many seconds `beyond` that the end is awaited all the same: signals, and a look at what is left, take time.
+    """
+    waited = wait_for(follower, _SILENT)
+    if waited.in_time or not may_still_run(follower.run, waited.status.state):
+        return waited.status
+    if most > _SILENT:
+        print(f"{follower.run.id}: {done}, waiting up to {seconds(most)}", file=sys.stderr, flush=True)
+    return wait_for(follower, most + beyond).status
+
+
+def stacks(words: list[str], env: Mapping[str, str], began: float) -> int:
+    """Print where in the Python code each rank is now. The ranks go on."""
+    asked = parse_command(
+        StacksOptions, "stacks", words, env, "where in the Python code each rank is now, without stopping it"
+    )
+    if asked is None:
+        return 0
+    options, rest, store = asked
+    run = find_operand_run(store, rest, "stacks")
+    with Client(run) as client:
+        found = reconcile(run, client=client)
+        require_known(run, found)
+        if found.state is not RunState.RUNNING:
+            raise InvalidRequest(
+                f"{run.id} is not running, so its ranks are nowhere", "`muster show` tells how it ended"
+            )
+        answer = ask(run, "stacks", client, ranks=options.rank)
+    for host in usage.silent(run, answer):
+        print(f"{host} does not answer", file=sys.stderr)
+    texts = {int(rank): text for rank, text in answer.get("texts", {}).items()}
+    return _tell_stacks(texts, answer.get("mute", {}))
+
+
+def _tell_stacks(found: Mapping[int, str], mute: Mapping[str, Any]) -> int:
+    if not found and not mute:
+        print("there is no rank yet, or none any more", file=sys.stderr)
+    for rank, text in sorted(found.items()):
+        print(f"rank {rank}:")
+        print(text.rstrip() if text else "  no answer within 2 s: it is stopped, or waits in the kernel")
+        print()
+    for name, pid in mute.items():
+        print(
+            f"rank {name} (pid {pid}) is no Python that muster prepared, or has only begun; "
+            f"try `py-spy dump --pid {pid}`"
+        )
+    return 0

@@ -1,0 +1,246 @@
+"""`muster doctor`: look at all machines at once, before anything runs."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from muster.agent import facts
+from muster.cli.common import parse_command
+from muster.config import this_machine
+from muster.config.options import DoctorOptions
+from muster.config.resolve import named_hosts, split_per_host, split_words
+from muster.controller.bootstrap import Need
+from muster.controller.connections import captured_signals
+from muster.controller.started_agents import StartedAgents
+from muster.core.fold import by_value
+from muster.core.hostlist import HostSpec, fold_hostlist
+from muster.core.plurals import plural
+from muster.core.printable import line as safe
+from muster.diagnostics import checks
+from muster.diagnostics.checks import ClusterFacts, Finding
+from muster.errors import InvalidRequest, Unreachable
+from muster.linux import processes
+from muster.linux.eventloop import EventLoop
+from muster.linux.signals import CapturedSignals
+from muster.schedulers import SCHEDULERS, client, get_scheduler, of_scheduler, title, typed
+from muster.schedulers.scheduler import NodeStatus
+from muster.transports.target import Target
+
+_PAIRS = 16
+"""Up to so many machines each is tried from each; of more, each from three others."""
+
+_NAMES = 64
+"""So many names are looked up by each machine; a thousand machines would ask their servers a million times."""
+
+
+def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
+    """Print what was found, why it matters and what to do; 1 when training would fail."""
+    asked = parse_command(DoctorOptions, "doctor", words, env, "look at all machines at once, before anything runs", "")
+    if asked is None:
+        return 0
+    options, _, store = asked
+    named = options.given(DoctorOptions.hosts, DoctorOptions.hostfile)
+    around = None if named else client.around(env, store.root)
+    if options.scheduled and around is None:
+        return _in_a_job(options, words)
+    wanted = _first(named_hosts(options.hosts, options.hostfile), options)
+    this_machine.check_target(options.pass_file, "--pass-file")
+    this_machine.check_target(options.fail_file, "--fail-file")
+    names = tuple(host.name for host in wanted)
+    pythons, python_of = split_per_host(options.python, names, "--python")
+    setup, setup_of = split_per_host(options.setup, names, "--setup")
+    common = Target(
+        place="ssh" if wanted else "step" if around is not None else "local",
+        host=this_machine.identity()["host"],
+        python=pythons[-1] if pythons else sys.executable,
+        setup=tuple(setup),
+        ssh=split_words(options.ssh, "--ssh"),
+        cwd=this_machine.absolute(options.cwd or "."),
+    )
+    targets = [
+        common._replace(
+            host=host.name,
+            user=host.user,
+            python=python_of.get(host.name, [common.python])[-1],
+            setup=(*setup, *setup_of.get(host.name, ())),
+        )
+        for host in wanted
+    ] or [common]
+    if around is not None:
+        name, allocation = around
+        gpus = client.client(name).gpus_by_host(allocation)
+        common = common._replace(scheduler=name, allocation=allocation.job)
+        chosen = allocation.hosts[: options.nnodes]
+        targets = [common._replace(host=host, gpus=gpus[host] or 0) for host in chosen]
+        env = get_scheduler(name).clean(env)
+    patient, silent = _look(targets, env, store.root)
+    if around is not None:
+        # the job sees only its share of a node's GPUs, which says nothing about how the scheduler is configured
+        patient = patient._replace(gres={})
+    results = [("hosts answer", silent), *checks.run_checks(patient)]
+    bad = {finding.host for _, findings in results for finding in findings if finding.level == "error"}
+    _write(options.pass_file, [target.host for target in targets if target.host not in bad])
+    _write(options.fail_file, [target.host for target in targets if target.host in bad])
+    if options.json:
+        told = [{"check": name, "findings": [finding.as_json() for finding in found]} for name, found in results]
+        print(json.dumps({"hosts": [target.host for target in targets], "checks": told}, indent=1))
+    else:
+        print(_in_words(results, patient))
+    return 0 if checks.passed(results) else 1
+
+
+def _first(found: tuple[HostSpec, ...], options: DoctorOptions) -> tuple[HostSpec, ...]:
+    """The hosts that are meant. Raises `InvalidRequest` for options that say something about other places."""
+    for option in options.all_given():
+        if (name := of_scheduler(option)) and name != options.scheduled:
+            what = f"{option.long_name} is for nodes of {title(name)}"
+            raise InvalidRequest(what, f"add {typed(name)}, or leave it out")
+    if options.scheduled:
+        return found
+    count = len(found) if options.nnodes is None else options.nnodes
+    if count > len(found):
+        others = "".join(f", or add {typed(name)}" for name in SCHEDULERS)
+        raise InvalidRequest(f"--nnodes {count}: {plural(len(found), 'host')} named", f"name them by --hosts{others}")
+    return found[:count]
+
+
+def _in_a_job(options: DoctorOptions, words: Sequence[str]) -> int:
+    """Have nodes for as long as this takes, and look at them."""
+    name = options.scheduled
+    if name not in SCHEDULERS:
+        raise InvalidRequest(f"there is no scheduler `{name}`", f"known: {', '.join(SCHEDULERS)}")
+    asks = client.client(name)
+    if options.given(DoctorOptions.hosts, DoctorOptions.hostfile):
+        raise InvalidRequest(
+            f"{typed(name)} with --hosts: {asks.title} chooses the nodes", f"leave one out{asks.scheduler.naming_nodes}"
+        )
+    if asks.scheduler.hold is None:
+        raise InvalidRequest(
+            f"{typed(name)}: muster cannot have nodes of {asks.title} for a while", "start it inside a job"
+        )
+    nodes = 1 if options.nnodes is None else options.nnodes
+    doctor = (sys.executable, "-m", "muster", "doctor", *words)
+    return asks.replace_with(asks.scheduler.hold(nodes, options, doctor))
+
+
+def _look(targets: Sequence[Target], env: Mapping[str, str], root: Path) -> tuple[ClusterFacts, list[Finding]]:
+    """Ask all machines; gives what they told, and those that told nothing."""
+    with EventLoop() as loop, captured_signals(loop) as signals:
+        return _look_with(loop, signals, targets, env, root)
+
+
+def _look_with(
+    loop: EventLoop, signals: CapturedSignals, targets: Sequence[Target], env: Mapping[str, str], root: Path
+) -> tuple[ClusterFacts, list[Finding]]:
+    cwd = targets[0].cwd
+    say = functools.partial(print, "muster:", file=sys.stderr)
+    gathering = StartedAgents(loop, signals, Need(cwd), targets, env, say)
+    flag = _flag(root)
+    try:
+        gathering.start_agents(flag, strict=False)
+        told = gathering.probe([target.host for target in targets[:_NAMES]], cwd, str(root))
+        ways = gathering.probe_routes(_PAIRS)
+        clocks = gathering.clocks_ahead(time.time(), time.monotonic())
+        silent = [
+            Finding(
+                "error",
+                targets[node].host,
+                error.message,
+                "nothing can run there",
+                error.hint or "",
+            )
+            for node, error in sorted(gathering.failed.items())
+        ]
+    finally:
+        gathering.abort()
+        shutil.rmtree(flag, ignore_errors=True)
+    if len(targets) == 1:
+        told = {host: {**told, "names": {}} for host, told in told.items()}  # nobody looks for the others
+    view = _scheduler_view([target.host for target in targets])
+    states = {node.name: (node.state, node.reason) for node in view.nodes}
+    gres = {node.name: sum(node.gpus.values()) for node in view.nodes}
+    return ClusterFacts(told, ways, clocks, cwd, states, gres, view.scheduler, view.silent), silent
+
+
+def _flag(root: Path) -> str:
+    """A folder by which other machines see whether they share this one; where none can be made, the checks say why."""
+    try:
+        processes.make_private(str(root))
+        flag = tempfile.mkdtemp(dir=root, prefix="doctor-")
+        facts.write_marker(flag)
+    except OSError:
+        return "/nowhere"
+    return flag
+
+
+class _View(NamedTuple):
+    """What a scheduler says of machines."""
+
+    nodes: Sequence[NodeStatus] = ()
+    silent: str = ""
+    """Why it says nothing, where it is there."""
+    scheduler: str = ""
+    """Its key; empty where there is none."""
+
+
+def _scheduler_view(names: Sequence[str]) -> _View:
+    """What the scheduler says of these machines, where there is one."""
+    for name in SCHEDULERS:
+        asks = client.client(name)
+        machines = asks.scheduler.machines
+        if machines is None:
+            continue
+        try:
+            found = asks.ask(machines.nodes)
+        except InvalidRequest:
+            continue  # it is not here
+        except Unreachable as error:
+            return _View((), error.sentence, name)
+        return _View([node for node in found if node.name in names], "", name)
+    return _View()
+
+
+def _write(path: Any, names: Sequence[str]) -> None:
+    if path is not None:
+        Path(path).write_text("".join(f"{name}\n" for name in names))
+
+
+def _in_words(results: Sequence[tuple[str, list[Finding]]], patient: ClusterFacts) -> str:
+    """One line for each check; below it what was found, why it matters, what to do, folded over hosts."""
+    lines = [_machines(patient)] if patient.facts else []
+    for name, findings in results:
+        level = "error" if any(finding.level == "error" for finding in findings) else "warning"
+        lines.append(f"{level if findings else 'ok':<8} {name}")
+        told = [(one.host, (safe(one.summary), safe(one.impact), safe(one.remedy))) for one in findings]
+        for (found, why, do), names in by_value(told).items():
+            lines += [f"         {fold_hostlist(dict.fromkeys(names))}: {found}", f"           why it matters: {why}"]
+            lines += [f"           what to do: {do}"] if do else []
+    # a finding that many hosts share is one
+    errors, warnings = (
+        len({(name, finding.summary) for name, findings in results for finding in findings if finding.level == level})
+        for level in ("error", "warning")
+    )
+    count = f"{plural(errors, 'error')}, {plural(warnings, 'warning')}" if errors or warnings else "all is well"
+    return "\n".join([*lines, f"{plural(len(results), 'check')}: {count}"])
+
+
+def _machines(patient: ClusterFacts) -> str:
+    """A line for equal machines."""
+    rows: dict[str, list[str]] = {}
+    for host, told in patient.facts.items():
+        torch = told["torch"]
+        version = f"torch {torch['version']}, imported in {torch['again']:.1f} s" if "version" in torch else "no torch"
+        cores = plural(told["cores"], "core")
+        gpus = plural(len(told["gpus"]), "GPU") if told["gpus"] else "no GPU"
+        ways = ", ".join(f"{name} {address}" for name, address in told["interfaces"][:1])
+        ways += f" (gloo takes {checks.gloo_interface(told)}, NCCL {checks.nccl_interface(told)})"
+        rows[safe(f"{host}: {cores}, {gpus}, Python {told['python']}, {version}; {ways}")] = [host]
+    return "\n".join(rows) + "\n"

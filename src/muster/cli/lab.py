@@ -1,0 +1,252 @@
+"""`muster lab …`: a practice cluster on this machine, and what can be broken in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Callable, NamedTuple, NoReturn
+
+from muster.config.options import LAB, LabOptions, LabStatusOptions, LabUpOptions, LabUserOptions
+from muster.config.parse import from_environment, help_text, parse
+from muster.config.record import Options
+from muster.core.suggestions import did_you_mean
+from muster.errors import InvalidRequest
+from muster.lab import requirements
+from muster.lab.faults import FAULTS
+from muster.lab.lab import Lab, in_words
+from muster.lab.spec import HEAD, SECOND_USER, address
+from muster.ui.text import seconds, table
+
+
+class Asked(NamedTuple):
+    """What the words after `muster lab ACTION` say."""
+
+    options: Options
+    rest: list[str]
+    folder: str
+    env: Mapping[str, str]
+    began: float
+
+
+class Action(NamedTuple):
+    """One word after `muster lab`."""
+
+    do: Callable[[Asked], int]
+    operands: str
+    says: str
+
+
+def lab(words: list[str], env: Mapping[str, str], began: float) -> int:
+    """Do what `muster lab …` says."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0
+    name, action = words[0], ACTIONS.get(words[0])
+    if action is None:
+        raise InvalidRequest(
+            f"there is no `muster lab {name}`", did_you_mean(name, ACTIONS) or "`muster lab` lists what there is"
+        )
+    record = LAB[name]
+    parsed = parse(words[1:], record.table, interleaved=name not in ("exec", "shell"), command=f"lab {name}")
+    if parsed.options.get("help"):
+        print(f"{action.says}\n\n    muster lab {name} [OPTIONS] {action.operands}\n{help_text(record.table)}")
+        return 0
+    options = record(("argv", parsed.options), ("environment", from_environment([LabOptions.lab_dir], env)))
+    return action.do(Asked(options, parsed.operands, options.value(LabOptions.lab_dir), env, began))
+
+
+def _usage() -> str:
+    rows = [(f"    muster lab {name} {action.operands}".rstrip(), action.says) for name, action in ACTIONS.items()]
+    return f"""a practice cluster on this machine: hosts of network namespaces, with real sshd, Slurm, Open MPI, MPICH
+
+{table(rows)}
+
+The hosts are `{HEAD}`, from which jobs are started, and n1, n2, …; the users are root and {SECOND_USER}."""
+
+
+def _none(asked: Asked, name: str) -> None:
+    if asked.rest:
+        raise InvalidRequest(
+            f"`muster lab {name}` takes no operand; it was given {' '.join(asked.rest)}", "leave it out"
+        )
+
+
+def _up(asked: Asked) -> int:
+    import time
+
+    _none(asked, "up")
+    options = asked.options
+    assert isinstance(options, LabUpOptions)
+    made = Lab(
+        nodes=options.nodes,
+        gpus=options.gpus,
+        cpus=options.cpus,
+        shared_home=not options.no_shared_home,
+        folder=asked.folder,
+        shared=[os.path.expanduser(path) for path in (options.share or "").split(",") if path],
+    )
+    there = made.state() == "up" if os.geteuid() == 0 else False
+    if there and all(option is LabOptions.lab_dir for option in options.all_given()):
+        made = Lab.found(asked.folder)  # whatever its shape
+    else:
+        there = not made.up()
+    took = "" if there else f" after {seconds(time.monotonic() - asked.began)}"
+    print(f"the lab is up{took}: {HEAD} and {in_words(made.shape)}" if not there else _already(made))
+    for note in made.notes:
+        print(f"note: {note}")
+    where = "" if asked.folder == LabOptions.lab_dir.default else f" --lab-dir {asked.folder}"
+    last = made.nodes[-1]
+    tries = [
+        (f"muster lab shell{where}", f"a shell on {HEAD}; ssh, srun, sbatch and mpirun work there as on a cluster"),
+        (f"muster lab exec{where} {HEAD} -- sinfo", "one command"),
+        (f"muster lab exec{where} {HEAD} -- srun -N{len(made.nodes)} hostname", "a task on each node, by Slurm"),
+        (f"muster lab exec{where} {HEAD} -- ssh {last} uptime", "by ssh"),
+        (f"muster lab fault{where} partition {last}", "break something; `muster lab fault` lists what can be broken"),
+        (f"muster lab down{where}", "take it away"),
+    ]
+    print("try:\n" + table([(f"    {line}", says) for line, says in tries]))
+    return 0
+
+
+def _already(made: Lab) -> str:
+    return f"the lab is up already: {HEAD} and {in_words(made.shape)}"
+
+
+def _down(asked: Asked) -> int:
+    _none(asked, "down")
+    print("the lab is gone" if Lab(folder=asked.folder).down() else "no lab is up")
+    return 0
+
+
+def _status(asked: Asked) -> int:
+    _none(asked, "status")
+    requirements.check_root()
+    made = Lab(folder=asked.folder)
+    state = made.state()
+    if state == "up":
+        made = Lab.found(asked.folder)
+    now = made.status() if state == "up" else {"hosts": {}, "faults": []}
+    faults = {host: [name for name, where in now["faults"] if where == host] for host in ("", *made.hosts)}
+    assert isinstance(asked.options, LabStatusOptions)
+    if asked.options.json:
+        hosts = {
+            host: {"address": address(host), "pid": now["hosts"].get(host), "faults": faults[host]}
+            for host in made.hosts
+        }
+        record = {"state": state, "folder": asked.folder, "shape": made.shape._asdict(), "notes": made.notes}
+        print(json.dumps({**record, "hosts": hosts if state == "up" else {}, "faults": faults[""]}, indent=1))
+        return 0 if state == "up" else 1
+    if state != "up":
+        print("no lab is up" if state == "none" else "a lab was begun, and is not up; `muster lab down` clears it away")
+        return 1
+    print(f"the lab is up: {HEAD} and {in_words(made.shape)}; its files are in {asked.folder}")
+    rows = [("HOST", "ADDRESS", "STATE", "FAULTS")]
+    lives = {host: "up" if host in now["hosts"] else "down" for host in made.hosts}
+    rows += [(host, address(host), lives[host], ", ".join(faults[host])) for host in made.hosts]
+    print(table(rows))
+    for text in [f"fault: {name}" for name in faults[""]] + [f"note: {note}" for note in made.notes]:
+        print(text)
+    return 0
+
+
+def _exec(asked: Asked) -> int:
+    if not asked.rest:
+        raise InvalidRequest("`muster lab exec` wants a host and a command", f"muster lab exec {HEAD} -- sinfo")
+    host, *argv = asked.rest
+    argv = argv[1:] if argv[:1] == ["--"] else argv
+    if not argv:
+        raise InvalidRequest(f"`muster lab exec {host}` wants a command", f"muster lab exec {host} -- hostname")
+    _become(asked, host, argv)
+
+
+def _shell(asked: Asked) -> int:
+    if len(asked.rest) > 1:
+        raise InvalidRequest(f"`muster lab shell` takes one host, and was given {' '.join(asked.rest)}", "name one")
+    _become(asked, asked.rest[0] if asked.rest else HEAD, [asked.env.get("SHELL", "/bin/bash")])
+
+
+_OF_A_SESSION = (
+    "TMUX",
+    "TMUX_PANE",
+    "TMUX_TMPDIR",
+    "STY",
+    "SSH_AUTH_SOCK",
+    "XDG_RUNTIME_DIR",
+    "DBUS_SESSION_BUS_ADDRESS",
+)
+"""Variables that name sockets of a session on this machine, in its /tmp or /run."""
+
+
+def _become(asked: Asked, host: str, argv: list[str]) -> NoReturn:
+    """Become the command, with the environment that is here; for the second user with a fresh one."""
+    made = Lab.found(asked.folder)
+    assert isinstance(asked.options, LabUserOptions)
+    user = asked.options.user
+    own = made.environment(user)
+    here = {name: value for name, value in asked.env.items() if name not in _OF_A_SESSION}
+    env = own if user == SECOND_USER else {**here, "SLURM_CONF": own["SLURM_CONF"]}
+    cwd = os.getcwd() if user != SECOND_USER else own["HOME"]
+    line = made.command(host, argv, cwd, user)
+    sys.stdout.flush()
+    os.execvpe(line[0], line, env)
+
+
+def _ssh_config(asked: Asked) -> int:
+    _none(asked, "ssh-config")
+    print(Lab.found(asked.folder).ssh_config(), end="")
+    return 0
+
+
+def _fault(asked: Asked) -> int:
+    if not asked.rest:
+        rows = [(f"    {name}{' HOST' if fault.of_host else ''}", fault.says) for name, fault in FAULTS.items()]
+        print(f"{table([*rows, ('    clear [NAME] [HOST]', 'undo faults, all or these')])}")
+        return 0
+    made = Lab.found(asked.folder)
+    if asked.rest[0] == "clear":
+        _clear(made, asked.rest[1:])
+        return 0
+    if len(asked.rest) > 2:
+        raise InvalidRequest(
+            f"`muster lab fault` makes one fault on one host; it was given {' '.join(asked.rest)}", None
+        )
+    made.fault(*asked.rest)
+    name, host = asked.rest[0], asked.rest[1] if len(asked.rest) > 1 else ""
+    print(f"{host or 'the lab'}: {FAULTS[name].says}\nundo: muster lab fault clear {name}{' ' + host if host else ''}")
+    return 0
+
+
+def _clear(made: Lab, words: list[str]) -> None:
+    name = host = ""
+    for word in words:
+        if word in FAULTS:
+            name = word
+        elif word in made.hosts:
+            host = word
+        else:
+            raise InvalidRequest(
+                f"`{word}` is neither a fault nor a host of the lab", did_you_mean(word, [*FAULTS, *made.hosts]) or None
+            )
+    done = made.clear(name, host)
+    print("\n".join(f"undone: {name}{' ' + host if host else ''}" for name, host in done) or "there was no such fault")
+
+
+def _install(asked: Asked) -> int:
+    _none(asked, "install")
+    packages = requirements.install()
+    print(f"installed: {', '.join(packages)}" if packages else "all that the lab needs is installed")
+    return 0
+
+
+ACTIONS: Mapping[str, Action] = {
+    "up": Action(_up, "[--nodes N] [--gpus N] [--cpus N]", "bring it up"),
+    "down": Action(_down, "", "take it down, a half-made one too; leaves nothing"),
+    "status": Action(_status, "", "its hosts, and the faults that hold"),
+    "exec": Action(_exec, "HOST -- COMMAND", "run a command on a host"),
+    "shell": Action(_shell, "[HOST]", f"a shell on a host, on {HEAD} without one"),
+    "fault": Action(_fault, "NAME HOST | clear", "break something, or undo it; alone it lists what can be broken"),
+    "ssh-config": Action(_ssh_config, "", "an ssh configuration for reaching it from this machine"),
+    "install": Action(_install, "", "install the packages that it needs (Debian, Ubuntu)"),
+}

@@ -1,0 +1,169 @@
+"""`muster logs`: what the ranks of a run wrote, from their files, in the order in which they wrote it."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import time
+from collections import deque
+from collections.abc import Collection, Mapping
+
+from muster import rundir
+from muster.cli.common import find_operand_run, parse_command
+from muster.client.client import Client
+from muster.client.follow import Follower, Mirror, tell_silence
+from muster.client.reconcile import may_still_run, reconcile, require_known
+from muster.config.options import LogsOptions
+from muster.core.layout import fold, named
+from muster.core.results import RunState
+from muster.errors import InvalidRequest
+from muster.rundir.log_order import Ordered
+from muster.ui.output_writer import reader_gone, write_all
+from muster.ui.terminal import TIMESTAMP, LinePrefixer, Where, prefixes, use_color
+from muster.ui.text import unlogged_in_words
+
+_LOOK = 0.1
+"""Seconds between two looks at the logs of a run that goes on."""
+_FULL = 1 << 15
+"""Bytes of lines that are written together."""
+
+
+class _Page:
+    """Where the lines go: all, or, until `turn`, only the last so many of them."""
+
+    def __init__(self, tail: int | None) -> None:
+        self._last: deque[bytes] | None = None if tail is None else deque(maxlen=tail)
+        self._lines = bytearray()
+
+    def put(self, lines: bytes) -> None:
+        """Add whole lines."""
+        if self._last is not None:
+            self._last.extend(line + b"\n" for line in lines.split(b"\n")[:-1])
+            return
+        if len(self._lines) + len(lines) < _FULL:
+            self._lines += lines
+            return
+        self.turn()
+        write_all(1, lines)
+
+    def turn(self) -> None:
+        """Write what is there. Raises OSError."""
+        if self._last is not None:
+            self._lines += b"".join(self._last)
+            self._last = None
+        write_all(1, self._lines)
+        self._lines = bytearray()
+
+
+def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
+    """Print the logs; with `-f` go on until the run ends."""
+    asked = parse_command(
+        LogsOptions, "logs", words, env, "what the ranks of a run wrote, in the order in which they wrote it"
+    )
+    if asked is None:
+        return 0
+    options, rest, store = asked
+    run = find_operand_run(store, rest, "logs")
+    with Client(run) as client:
+        return _print(run, client, options, env)
+
+
+def _print(run: rundir.Run, client: Client, options: LogsOptions, env: Mapping[str, str]) -> int:
+    """Print the logs of a run, which is followed over this connection."""
+    if not client.sync_files():
+        print(f"{run.job['served']['name']} does not answer: this is what has come before", file=sys.stderr)
+    attempts = run.attempts()
+    attempt = options.attempt if options.attempt is not None else attempts[-1] if attempts else 0
+    if attempts and attempt not in attempts:
+        raise InvalidRequest(f"{run.id} has no attempt {attempt}", f"it has {fold(attempts)}")
+    streams = [name for name, only in (("out", options.stdout), ("err", options.stderr)) if only] or ["out", "err"]
+    if options.follow:
+        _await_start(run, client)
+    every = range(int(run.job.get("ranks") or 1))
+    chosen = options.rank or tuple(every)
+    wrong = [rank for rank in chosen if rank not in every]
+    if wrong:
+        raise InvalidRequest(f"{run.id} has no rank {wrong[0]}", f"its ranks are {fold(every)}")
+    keys = [(rank, stream) for rank in chosen for stream in streams]
+    before = TIMESTAMP if options.timestamps else ""
+    stands = prefixes(_where(run, every), options.prefix, use_color(1, env), before)
+    lines, page, mirror = LinePrefixer(stands, False), _Page(options.tail), Mirror(run, chosen)
+    follower = Follower(run, client, tell_silence, mirror) if options.follow else None
+    shown = [Ordered(run, attempt, keys, mirror.take)]
+    if options.since is not None:
+        shown[-1].begin_since(time.time() - options.since)
+    if options.tail is not None:
+        shown[-1].begin_before_last(options.tail)
+
+    def show(ordered: Ordered, all_of_it: bool) -> None:
+        for written in ordered.read(all_of_it):
+            page.put(lines.feed(*written))
+            if reader_gone(1):
+                break
+        if all_of_it:
+            page.put(lines.rest())
+        page.turn()
+
+    found = None
+    try:
+        while not reader_gone(1):
+            # both before the files are read: what is written after that is not missed
+            found = follower.look() if follower is not None else None
+            last = follower is None or found is None or not follower.goes_on(found)
+            newer = [number for number in run.attempts() if number > attempt] if options.attempt is None else []
+            show(shown[-1], bool(last or newer))
+            if newer:
+                shown[-1].close()
+                attempt = newer[0]
+                shown.append(Ordered(run, attempt, keys, mirror.take))
+            elif last or follower is None:
+                break
+            else:
+                follower.pause(_LOOK)
+        if client.keeps_files:
+            for earlier in shown[:-1]:
+                show(earlier, True)  # one node may send the end of an attempt when another is at the next one
+    except OSError as error:
+        if error.errno != errno.EIO:  # the terminal has gone
+            print(f"muster: cannot write to standard output: {error.strerror}", file=sys.stderr)
+        return 1
+    if shown[-1].untimed and before:
+        told = "no times were kept with the run, or they are lost"
+        print(f"it is not known when {named(shown[-1].untimed)} wrote this: {told}", file=sys.stderr)
+    _tell_missing(run, attempt, keys)
+    if follower is not None and found is not None and follower.silent:
+        require_known(run, found)
+    if not run.attempts():
+        starts = may_still_run(run, reconcile(run, client=client).state)
+        why = "its ranks are about to start; `-f` waits for them" if starts else "its ranks were never started"
+        print(f"{run.id} has no logs: {why}", file=sys.stderr)
+    return 0
+
+
+def _where(run: rundir.Run, ranks: range) -> dict[int, Where]:
+    """Host, local rank and node of each rank, as planned; a run without a plan has no host yet."""
+    plan = run.plan
+    found = {rank: (str(run.job.get("host", "")), rank, 0) for rank in ranks}
+    for node in plan.nodes if plan is not None else ():
+        found.update({rank.rank: (node.host.name, rank.local_rank, node.number) for rank in node.ranks})
+    return found
+
+
+def _tell_missing(run: rundir.Run, attempt: int, logs: Collection[tuple[int, str]]) -> None:
+    """Say what these logs lack because they could not be written."""
+    outcome = run.outcome
+    for line in unlogged_in_words(
+        lacks
+        for lacks in (outcome.unlogged if outcome is not None else ())
+        if lacks.attempt == attempt and (lacks.rank, lacks.stream) in logs
+    ):
+        print(line, file=sys.stderr)
+
+
+def _await_start(run: rundir.Run, client: Client) -> None:
+    """Until the job of a run has started nobody knows how many ranks there are."""
+    while True:
+        state = reconcile(run, client=client).state
+        if not (state is RunState.PENDING or (state is RunState.RUNNING and not run.job.get("ranks"))):
+            return
+        time.sleep(0.2)

@@ -1,0 +1,74 @@
+"""`muster nodes`: the machines of a scheduler's cluster, what is free on them, and who waits."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+
+from muster.cli.common import parse_command
+from muster.config.options import NodesOptions
+from muster.core.fold import by_value
+from muster.core.hostlist import fold_hostlist
+from muster.core.plurals import plural
+from muster.schedulers import SCHEDULERS, get_scheduler
+from muster.schedulers.client import SchedulerClient, client
+from muster.schedulers.scheduler import NodeStatus, Phase
+from muster.ui.text import table
+
+_OF_CLUSTER = f"the machines of a {' or '.join(row.title for row in SCHEDULERS.values())} cluster"
+
+
+def nodes(words: list[str], env: Mapping[str, str], began: float) -> int:
+    """Print one table of nodes, equal ones folded, and one of the queue."""
+    asked = parse_command(NodesOptions, "nodes", words, env, f"{_OF_CLUSTER}, what is free on them, and who waits", "")
+    if asked is None:
+        return 0
+    options, _, _ = asked
+    here = _client(env)
+    machines = here.scheduler.machines
+    assert machines is not None
+    found, used, queue = here.ask(machines.nodes), here.ask(machines.gpus_in_use), here.ask(machines.queue)
+    if options.json:
+        records = [{**node._asdict(), "gpus_in_use": used.get(node.name, {})} for node in found]
+        print(json.dumps({"nodes": records, "jobs": [job._asdict() for job in queue]}, indent=1))
+        return 0
+    print(table(_machines(found, used)))
+    me = env.get("USER") or getpass.getuser()
+    mine = [job for job in queue if job.user == me]
+    pending = {job.job for job in queue if here.scheduler.phase(job.state) is Phase.PENDING}
+    waiting = [job for job in queue if job.job in pending and job.user != me]
+    others = plural(len(waiting), "of others waits", "of others wait")
+    print(f"\n{plural(len(queue), 'job')}, {len(mine)} of them yours; {others}")
+    if mine:
+        rows = [("JOB", "PARTITION", "STATE", "NODES", "GPUS", "USED", "LIMIT", "WHY")]
+        for job in mine:
+            why = job.reason if job.job in pending else ""
+            gpus = job.gpus.replace("gres:", "").replace("gpu:", "") if job.gpus != "N/A" else ""
+            rows.append((job.job, job.partition, job.state, str(job.nodes), gpus, job.used, job.limit, why))
+        print(table(rows))
+    return 0
+
+
+def _client(env: Mapping[str, str]) -> SchedulerClient:
+    """Who asks the scheduler whose programs are here; the first of the table where none are."""
+    known = {name: machines for name in SCHEDULERS if (machines := get_scheduler(name).machines) is not None}
+    here = [name for name, machines in known.items() if shutil.which(machines.nodes.argv[0], path=env.get("PATH"))]
+    return client((here or list(known))[0])
+
+
+def _machines(found: Sequence[NodeStatus], used: Mapping[str, Mapping[str, int]]) -> list[Sequence[str]]:
+    """Nodes in rows; those that differ by nothing but their names share one."""
+    rows: list[tuple[str, tuple[str, ...]]] = []
+    for node in found:
+        free = {kind: count - used.get(node.name, {}).get(kind, 0) for kind, count in node.gpus.items()}
+        gpus = ", ".join(
+            f"{free[kind] if node.takes_jobs else 0} of {count}{' ' + kind if kind else ''}"
+            for kind, count in node.gpus.items()
+        )
+        cores = f"{node.free_cores if node.takes_jobs else 0} of {node.cores}"
+        row = (",".join(node.partitions), node.state, gpus, cores, f"{node.memory // 1000} GB", node.reason)
+        rows.append((node.name, row))
+    head: list[Sequence[str]] = [("NODES", "PARTITIONS", "STATE", "FREE GPUS", "FREE CORES", "MEMORY", "WHY")]
+    return head + [(fold_hostlist(names), *row) for row, names in by_value(rows).items()]

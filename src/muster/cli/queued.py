@@ -1,0 +1,195 @@
+"""A run in the queue of a scheduler: show what becomes of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+from muster import rundir
+from muster.cli.context import tell_progress
+from muster.client import remote
+from muster.client.attach import AttachedClient, show_rest
+from muster.client.client import Client
+from muster.client.follow import Follower, wait
+from muster.client.reconcile import cancel, reconcile
+from muster.controller.connections import captured_signals
+from muster.core.controller_config import RECORD
+from muster.core.hostlist import fold_hostlist
+from muster.core.json_records import plan_from_json
+from muster.core.results import SIGHUP, SIGTERM
+from muster.linux.eventloop import EventLoop
+from muster.linux.signals import CapturedSignals, not_ignored
+from muster.rundir import Scheduled
+from muster.runner.context import Viewer
+from muster.schedulers import get_scheduler, title
+from muster.schedulers.client import client
+from muster.schedulers.scheduler import Phase
+from muster.ui.sentences import reason_in_words
+
+_LOOK = 2.0
+"""Seconds between two looks at the queue."""
+_TICK = 0.1
+"""Seconds between two looks at whether the supervisor is there, which is a file."""
+_AGAIN = 3.0
+"""Seconds in which a second Ctrl-C cancels the job."""
+
+
+def follow(run: rundir.Run, viewer: Viewer, quiet: bool = False, attached: bool = False) -> int:
+    """Say why it waits, then show it, until it ends. The run is the scheduler's: the first Ctrl-C only leaves.
+
+    `attached`: this terminal is not the one that started it, and no Ctrl-C ends the job.
+    """
+    leave = _leave_it if attached else _leave
+    with EventLoop() as loop, CapturedSignals(loop, not_ignored((SIGTERM, SIGHUP))) as signals:
+        try:
+            watch = _watch(run, viewer, quiet, loop, signals)
+        except KeyboardInterrupt:
+            return leave(run)
+    if signals.pending:  # `timeout`, or a terminal that was closed: nobody is there for a second one
+        _leave_it(run)
+        return 128 + signals.pending[0]
+    if watch is not None and watch.left:
+        return leave(run)
+    if watch is not None and watch.outcome is not None:
+        return watch.outcome.code
+    # it was over before anybody could watch, or watch again; or its supervisor was killed
+    outcome, plan = run.outcome, run.read("plan.json")
+    view = watch.view if watch is not None and watch.view is not None else None
+    if plan is not None:
+        view = view or viewer(plan_from_json(plan), run.id, run.operand)
+        show_rest(run, view, watch.offsets if watch is not None else {}, watch.tail if watch is not None else None)
+    if outcome is None or view is None:
+        return _ended_unseen(run)
+    view.finish(outcome)
+    return outcome.code
+
+
+def _watch(
+    run: rundir.Run, viewer: Viewer, quiet: bool, loop: EventLoop, signals: CapturedSignals
+) -> AttachedClient | None:
+    """Watch it through all its attempts, or until a signal is pending.
+
+    Gives the last watch, None when there was nothing to watch.
+    """
+    scheduled = _job_of(run)
+    asks, number, requeues = client(scheduled.name), scheduled.job, scheduled.requeue
+    root, since = run.path.parents[1], float(run.job["time"])
+    watch: AttachedClient | None = None
+    watched: Any = None
+    told, next_look, waits = "", 0.0, False
+    while not signals.pending:
+        ended = run.outcome
+        if ended is not None and (not requeues or ended.code == 0):
+            return watch
+        if time.monotonic() >= next_look:
+            next_look = time.monotonic() + _LOOK
+            os.listdir(run.path)  # over NFS this shows what nodes have written meanwhile
+            found = asks.jobs(root, since)
+            seen = None if found is None else found.get(number)
+            phase = Phase.UNKNOWN if seen is None else asks.phase(seen)
+            if found is None:
+                words = f"{asks.title} does not answer; waiting"
+            elif seen is None or not (phase is Phase.PENDING or phase.lives):
+                if waits:
+                    how = f"{asks.title} knows it no more" if seen is None else f"{seen.state}, {seen.reason}"
+                    tell_progress(
+                        f"job {number} was requeued, and ended before its ranks were started again: {how}", quiet
+                    )
+                return watch
+            elif phase is Phase.PENDING:
+                waits = watched is not None
+                if seen.delayed and requeues and run.attempts():
+                    asks.start_now(number)
+                again = f" again (requeued, attempt {asks.restarts(number) + 1} of {requeues + 1})" if watched else ""
+                words = f"job {number} is pending{again}" + (f": {seen.why}" if seen.why else "")
+            elif phase is Phase.COMPLETING:
+                words = f"job {number} is completing on {fold_hostlist(seen.hosts)}"
+            else:
+                words = f"job {number} is running on {fold_hostlist(seen.hosts)}"
+            if words != told:
+                told = words
+                tell_progress(words, quiet)
+                if phase is Phase.PENDING and seen is not None and seen.hopeless:
+                    hint = f"`muster kill {run.operand}` takes it out of the queue; `muster nodes` shows what there is"
+                    print(f"hint: {hint}", file=sys.stderr, flush=True)
+        record = run.read(RECORD)
+        if record is not None and record != watched and run.read("plan.json") is not None:
+            watched, waits = record, False
+            with EventLoop() as watching, captured_signals(watching) as captured:
+                watch = AttachedClient(
+                    watching,
+                    captured,
+                    run.job["host"],
+                    run.operand,
+                    lambda: remote.connect(run),
+                    lambda plan, run_id: viewer(plan, run_id, run.operand),
+                    owner=False,
+                    patience=600.0,
+                    files=lambda: run,
+                    lives=lambda: _lives(run),
+                    after=watch,
+                )
+                watch.go()
+            if watch.left or (watch.outcome is not None and (not requeues or watch.outcome.code == 0)):
+                return watch
+            next_look = 0.0
+        loop.run_once(_TICK)
+    return watch
+
+
+def _job_of(run: rundir.Run) -> Scheduled:
+    """The job of a run that is a scheduler's."""
+    found = run.scheduled
+    assert found is not None
+    return found
+
+
+def _lives(run: rundir.Run) -> bool:
+    """The job runs, as far as anybody knows, and its supervisor has not written how it ended."""
+    outcome, scheduled = run.outcome, _job_of(run)
+    if outcome is not None and (not scheduled.requeue or outcome.code == 0):
+        return False
+    asks = client(scheduled.name)
+    found = asks.jobs(run.path.parents[1])
+    return found is None or (scheduled.job in found and asks.phase(found[scheduled.job]).lives)
+
+
+def _leave(run: rundir.Run) -> int:
+    """Ctrl-C: leave, and say how to kill it; a second one soon after cancels the job."""
+    number = _job_of(run).job
+    say = f"muster: {run.id} goes on as job {number}; Ctrl-C again within {_AGAIN:g} s cancels it"
+    print(
+        f"\n{say}\nmuster: later: muster attach {run.operand}, muster kill {run.operand}", file=sys.stderr, flush=True
+    )
+    try:
+        time.sleep(_AGAIN)
+    except KeyboardInterrupt:
+        cancel(run)
+        with Client(run) as client:
+            found = wait(Follower(run, client), 60).status
+        print(f"muster: job {number} is cancelled: {found.state}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _leave_it(run: rundir.Run) -> int:
+    """Nobody watches any more; the job is not touched."""
+    say = f"{run.id} goes on as job {_job_of(run).job}; `muster attach {run.operand}`, `muster kill {run.operand}`"
+    print(f"\nmuster: {say}", file=sys.stderr, flush=True)
+    return 0
+
+
+def _ended_unseen(run: rundir.Run) -> int:
+    """The scheduler says that the job is over, and no supervisor wrote how."""
+    scheduled, outcome = _job_of(run), reconcile(run).outcome
+    how = reason_in_words(outcome.stopped) if outcome is not None else f"{title(scheduled.name)} knows it no more"
+    print(f"muster: job {scheduled.job} is over: {how}", file=sys.stderr)
+    names = get_scheduler(scheduled.name).outputs
+    for path in (run.path / name.replace("%j", scheduled.job) for name in names):
+        if not path.exists():
+            continue
+        for line in path.read_text(errors="replace").splitlines()[-6:]:
+            print(f"    {line}", file=sys.stderr)
+    return 125 if outcome is None else outcome.code

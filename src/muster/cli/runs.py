@@ -1,0 +1,233 @@
+"""`muster ps`, `show`, `rm`, `prune`: what is in the run directories."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from muster import rundir
+from muster.cli.common import find_operand_run, named, parse_command, started_for_programs, started_in_words
+from muster.cli.confirm import agreed
+from muster.client import pruning, usage
+from muster.client.client import ANSWERS_WITHIN, Client
+from muster.client.reconcile import last_answer, reconcile, statuses
+from muster.client.status import RunStatus
+from muster.config.options import FindOptions, PruneOptions, PsOptions, ShowOptions
+from muster.core.model import as_json
+from muster.core.plurals import plural
+from muster.core.printable import line as safe
+from muster.core.results import RunState
+from muster.errors import InvalidRequest
+from muster.ui.text import (
+    facts_of,
+    fitted,
+    outcome_as_json,
+    program_in_words,
+    seconds,
+    show_in_words,
+    size_in_words,
+    table,
+)
+
+_WITHIN = 4.0
+"""Seconds in which machines and schedulers have to answer `ps`."""
+
+
+def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
+    """List runs, the newest first."""
+    asked = parse_command(PsOptions, "ps", words, env, "list runs, the newest first", "")
+    if asked is None:
+        return 0
+    options, _, store = asked
+    looked = rundir.look(store)
+    unknown = looked.unknown(store)
+    if unknown and not looked.runs:
+        raise rundir.unreadable_error(unknown)
+    found = looked.runs[::-1]
+    if options.name is not None:
+        found = [run for run in found if _name(run) == options.name]
+    filtered = options.running or options.failed
+    shown = found if options.all or filtered else found[:20]
+    records = [_record(run, found) for run, found in zip(shown, statuses(shown, _WITHIN))]
+    if filtered:
+        fits = [_fits(record, options) for record in records]
+        shown = found = [run for run, fit in zip(shown, fits) if fit]
+        records = [record for record, fit in zip(records, fits) if fit]
+    for path, why in {**looked.refused, **looked.unreadable}.items():
+        print(f"muster: {path} is not read: {why}", file=sys.stderr)
+    if options.json:
+        print(json.dumps(records, indent=1))
+        return 0
+    if not records:
+        print(f"no runs in {store.root}")
+        return 0
+    rows = [("RUN", "NAME", "RANKS", "STATE", "EXIT", "STARTED", "TOOK", "LAUNCHER", "COMMAND")]
+    for item in records:
+        code = "" if item["code"] is None else str(item["code"])
+        took = seconds(item["seconds"]) if item["seconds"] is not None else ""
+        how = (item["launcher"], item["command"])
+        when = started_in_words(item)
+        rows.append((item["id"], item["name"], str(item["ranks"]), item["state"], code, when, took, *how))
+    # an id begins with the time of the start, in UTC
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print(table(rows) if width is None else fitted(rows, width, ("STARTED", "TOOK", "LAUNCHER", "EXIT", "RANKS")))
+    for run, item in zip(shown, records):
+        if item["state"] is RunState.UNKNOWN:
+            print(f"{run.id}: no answer: {item['why']}{_last_known(run)}")
+        if item["state"] is RunState.UNREADABLE:
+            print(f"muster: {item['why']}", file=sys.stderr)
+    if len(found) > len(shown):
+        print(f"… and {len(found) - len(shown)} older; `muster ps -a{store.option}` lists all")
+    return 0
+
+
+def _name(run: rundir.Run) -> str:
+    """The name that a run was given; none for one whose files are damaged."""
+    try:
+        return str(run.job.get("name", ""))
+    except rundir.Unreadable:
+        return ""
+
+
+def _fits(record: Mapping[str, Any], options: PsOptions) -> bool:
+    """A run is one of those that `--running` and `--failed` ask for."""
+    lives, failed = record["state"].lives, record["code"] not in (None, 0)
+    return bool((options.running and lives) or (options.failed and failed and not lives))
+
+
+def _last_known(run: rundir.Run) -> str:
+    """How old the last thing is that is known of a run that does not answer."""
+    age = last_answer(run)
+    return "" if age is None else f"; it ran {seconds(age)} ago"
+
+
+def _record(run: rundir.Run, status: RunStatus) -> dict[str, Any]:
+    """What the listing says of a run. One whose files are damaged says so, and the others are listed all the same."""
+    try:
+        return _readable(run, status)
+    except rundir.Unreadable as error:
+        unknown = {"name": "", "ranks": "?", "code": None, "started": "?", "time": None, "seconds": None}
+        of_job = {"launcher": "", "command": "", "program": [], "argv": [], "cwd": "", "host": ""}
+        return {"id": run.id, "state": RunState.UNREADABLE, "why": error.sentence, **unknown, **of_job}
+
+
+def _readable(run: rundir.Run, status: RunStatus) -> dict[str, Any]:
+    job, outcome = run.job, run.outcome
+    asked = job.get("job", {})
+    program = asked.get("program")
+    took = outcome.duration if outcome else (time.time() - job["time"] if status.state is RunState.RUNNING else None)
+    return {
+        "id": run.id,
+        "name": job.get("name", ""),
+        "ranks": job.get("ranks", "?"),
+        "state": status.state,
+        "why": status.why,
+        "code": outcome.code if outcome else None,
+        "started": started_for_programs(job),
+        "time": job.get("time"),
+        "seconds": took,
+        "launcher": asked.get("launcher", ""),
+        "command": program_in_words(program["kind"], program["argv"]) if program else "",
+        "program": program["argv"] if program else [],
+        "argv": job.get("argv", []),
+        "cwd": job.get("cwd", ""),
+        "host": job.get("host", ""),
+    }
+
+
+def show(words: list[str], env: Mapping[str, str], began: float) -> int:
+    """All that is known of a run."""
+    asked = parse_command(ShowOptions, "show", words, env, "all that is known of a run")
+    if asked is None:
+        return 0
+    options, rest, store = asked
+    run = find_operand_run(store, rest, "show")
+    with Client(run) as client:
+        status = reconcile(run, client=client)
+        now = usage.of(run, client) if status.state is RunState.RUNNING else None
+    outcome, events = run.outcome, run.events()
+    if options.json:
+        record = {**_record(run, status), "job": run.job.get("job"), "python": facts_of(events), "events": events}
+        record.update(now=as_json(now) if now else None, outcome=outcome_as_json(outcome) if outcome else None)
+        print(json.dumps(record, indent=1))
+        return 0
+    told = f"{status.state}: {status.why}" if status.why else str(status.state)
+    uses = _now_in_words(now, run.hosts) if now else ""
+    job = {**run.job, "started": started_in_words(run.job)}
+    print(show_in_words(run.id, job, told, outcome, events, run.hosts, run.operand, uses))
+    print(f"files    {run.path}")
+    return 0
+
+
+def _now_in_words(now: usage.Now, hosts: Sequence[str]) -> str:
+    """What the ranks use, a row each, and who does not tell."""
+    rows: list[Sequence[str]] = [("RANK", "HOST", "PID", "MEMORY", "CPU", "CHILDREN")]
+    names = dict(enumerate(hosts))
+    for rank in now.ranks:
+        children = f"{rank.children}, {size_in_words(rank.children_memory)}" if rank.children else ""
+        used = (size_in_words(rank.memory), f"{rank.cpu:.0f} %", children)
+        rows.append((str(rank.rank), names.get(rank.node, f"node {rank.node}"), str(rank.pid), *used))
+    lines = [table(rows)] if now.ranks else []
+    lines += [f"unknown: {safe(host)} does not answer" for host in now.silent]
+    lines += [f"unknown: {safe(now.why)}"] if now.why else []
+    return "\n".join(lines) or "no rank lives at this moment"
+
+
+def rm(words: list[str], env: Mapping[str, str], began: float) -> int:
+    """Delete runs that have ended."""
+    asked = parse_command(FindOptions, "rm", words, env, "delete runs that have ended", "RUN…")
+    if asked is None:
+        return 0
+    _, rest, store = asked
+    if not rest:
+        raise InvalidRequest("`muster rm` wants a run", "`muster ps -a` lists them")
+    chosen = [named(store, which) for which in rest]
+    pruning.refuse_living(chosen, ANSWERS_WITHIN)
+    for run in chosen:
+        pruning.delete(store, run)
+        print(f"deleted {run.id}")
+    return 0
+
+
+def prune(words: list[str], env: Mapping[str, str], began: float) -> int:
+    """Delete old runs that have ended."""
+    asked = parse_command(PruneOptions, "prune", words, env, "delete old runs that have ended", "")
+    if asked is None:
+        return 0
+    options, _, store = asked
+    if not options.given(PruneOptions.older_than, PruneOptions.keep):
+        hint = "for example `muster prune --older-than 30d`, or `--keep 20`"
+        raise InvalidRequest("`muster prune` wants `--older-than AGE` or `--keep N`", hint)
+    old = pruning.ended(_old(store.here, options.older_than or 0.0, options.keep), _WITHIN)
+    if old:
+        print(table([(run.id, str(run.job.get("name", "")), started_in_words(run.job)) for run in old]))
+    if options.dry_run:
+        print(f"would delete {plural(len(old), 'run')}")
+        return 0
+    if old and not options.yes:
+        if not agreed(f"delete {plural(len(old), 'run')}", "say `--yes`; `--dry-run` only lists them"):
+            print("deleted 0 runs")
+            return 1
+        old = pruning.ended(old, _WITHIN)  # the question may have been open for long
+    for run in old:
+        pruning.delete(store, run)
+    print(f"deleted {plural(len(old), 'run')}")
+    return 0
+
+
+def _old(store: rundir.Store, age: float, keep: int) -> list[rundir.Run]:
+    """The runs that are so old, but for the newest ones; what is unreadable is told and stays."""
+    every, bound, found = rundir.all_of(store), time.time() - age, []
+    for run in every[: max(0, len(every) - keep)]:
+        try:
+            job, _ = run.job, run.outcome  # damage in either is told
+        except rundir.Unreadable as error:
+            print(f"muster: kept: {error.sentence}", file=sys.stderr)
+            continue
+        if job.get("time", time.time()) < bound:
+            found.append(run)
+    return found

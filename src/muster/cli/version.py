@@ -1,0 +1,24 @@
+"""`muster --version`: muster, the Python that it runs in, and what the ranks would get."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from muster import __version__
+from muster.cli.context import tell_progress
+from muster.config.packages import versions
+from muster.config.this_machine import choose_python, current_folder
+
+
+def version(words: list[str], env: Mapping[str, str], began: float) -> int:
+    """Two lines: who this is, and with which Python and torch a run in this folder would start its ranks."""
+    print(f"muster {__version__} (Python {sys.version.split()[0]})")
+    python, why = choose_python(None, "", current_folder(), env, sys.executable, warn=tell_progress)
+    found = versions(python)
+    if found is None:
+        print(f"ranks: {python} does not start ({why})")
+    else:
+        torch = f"torch {found.torch}" if found.torch else "no torch"
+        print(f"ranks: Python {found.python}, {torch}, {python} ({why})")
+    return 0

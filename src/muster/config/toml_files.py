@@ -1,0 +1,125 @@
+"""muster.toml: the files that a command obeys, and the options in them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from muster.config import trust
+from muster.config.options import RUN, RunOptions
+from muster.config.parse import from_table
+from muster.errors import InvalidRequest
+from muster.linux import processes
+from muster.protocol import paths
+from muster.schedulers import SCHEDULERS, options_of
+
+
+def tables(profile: Any, env: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The options of muster.toml: of the profile and then of `[run]`, the project's before the person's."""
+    places = _configurations(env)
+    profiles, general, known = [], [], []
+    for path in places:
+        data = _toml(path)
+        wrong = [name for name in data if name not in ("run", "profile", *SCHEDULERS)]
+        if wrong and not isinstance(data[wrong[0]], dict):
+            raise InvalidRequest(f"{path}: the key {wrong[0]} stands in no table", "options stand below a line `[run]`")
+        if wrong:
+            own = "".join(f", those of {options_of(name).program} in `[{name}]`" for name in SCHEDULERS)
+            raise InvalidRequest(
+                f"{path}: there is no table [{wrong[0]}]", f"options stand in `[run]` and `[profile.NAME]`{own}"
+            )
+        general += [{f"[{name}]": _of_scheduler(name, data[name], path)} for name in SCHEDULERS if name in data]
+        if "run" in data:
+            general.append(_from(path, from_table(RUN, data["run"], f"{path} [run]"), env))
+        here = data.get("profile", {})
+        if not isinstance(here, dict):
+            raise InvalidRequest(f"{path} [profile] is no table", "write `[profile.NAME]`, and options below it")
+        known += list(here)
+        if profile is not None and profile in here:
+            profiles.append(_from(path, from_table(RUN, here[profile], f"{path} [profile.{profile}]"), env))
+    if profile is not None and not profiles:
+        hint = f"there are {', '.join(known)}" if known else "write a muster.toml with a table `[profile.NAME]`"
+        raise InvalidRequest(f"there is no profile `{profile}`", hint)
+    return profiles + general
+
+
+def _of_scheduler(name: str, data: Any, path: Path) -> dict[str, Any]:
+    """The options of a scheduler's own program in the table of its name."""
+    if not isinstance(data, dict):
+        program = options_of(name).program
+        raise InvalidRequest(f"{path} [{name}] is no table", f"write `[{name}]`, and options of {program} below it")
+    return {key.replace("_", "-"): value for key, value in data.items()}
+
+
+def run_dir(env: Mapping[str, str]) -> str | None:
+    """Where muster.toml says that runs are kept, for a command that takes nothing else from there.
+
+    A file with mistakes is told and passed over: a run that goes on can be reached all the same.
+    """
+    for path in _configurations(env):
+        try:
+            table = _toml(path).get("run", {})
+            named = {key: table[key] for key in ("run_dir", "run-dir") if isinstance(table, dict) and key in table}
+            found = _from(path, from_table(RUN, named, f"{path} [run]"), env)
+        except InvalidRequest as error:
+            print(f"muster: warning: {error.sentence}", file=sys.stderr)
+        else:
+            if "run_dir" in found:
+                return str(found["run_dir"])
+    return None
+
+
+def _configurations(env: Mapping[str, str]) -> list[Path]:
+    """The muster.toml files to obey: the nearest one from here up to the repository or the home, and the person's own.
+
+    One that another user could have written is passed over, and told: it may hold lines for a shell (`setup`).
+    """
+    home, found = Path(paths.user_home(env)), []
+    try:
+        folder = Path.cwd()  # the real path
+    except OSError:  # it has been deleted; a job that needs it is refused in words
+        folder = Path("/")
+    for parent in (folder, *folder.parents):
+        if os.path.isfile(parent / "muster.toml") and _obeyed(parent / "muster.toml", env):
+            found.append(parent / "muster.toml")
+            break
+        if parent == home.resolve() or os.path.exists(parent / ".git"):
+            break
+    mine = Path(env.get("XDG_CONFIG_HOME") or home / ".config") / "muster" / "muster.toml"
+    if os.path.isfile(mine) and mine not in found and _obeyed(mine, env):
+        found.append(mine)
+    return found
+
+
+def _obeyed(path: Path, env: Mapping[str, str]) -> bool:
+    fault = trust.fault(str(path), env)
+    if fault is not None:
+        hint = f"if you trust it: {fault.remedy}, or set {trust.ALLOW}={path.parent}"
+        print(f"muster: {path} is ignored: {fault.why}; {hint}", file=sys.stderr, flush=True)
+    return fault is None
+
+
+def _from(path: Path, table: dict[str, Any], env: Mapping[str, str]) -> dict[str, Any]:
+    """Files and folders that a muster.toml names are seen from where it lies, wherever below it muster is started."""
+    return {
+        key: str(path.parent / paths.expanded(value, env)) if key in _PATHS else value for key, value in table.items()
+    }
+
+
+_PATHS = {option.key for option in (RunOptions.hostfile, RunOptions.cwd, RunOptions.run_dir, RunOptions.log_dir)}
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        import tomllib
+    except ImportError:  # before Python 3.11
+        import tomli as tomllib  # type: ignore[import-not-found,no-redef]
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InvalidRequest(f"cannot read {path}: {processes.reason(error)}", f"look at it: `ls -l {path}`") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"cannot read {path}: {error}", "see https://toml.io, or move the file away") from None

@@ -1,0 +1,109 @@
+"""Whether a file that muster finds by itself may be obeyed. Nobody named it, so it must not be another user's.
+
+The rule is that of git's `safe.directory` and ssh's `StrictModes`: the file, and the directory in which its name
+stands, belong to this user or to root, and nobody else may write to them. A sticky directory such as /tmp is fine as
+long as the file in it is not another's: nobody else can replace it there.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from muster.linux import processes
+
+ALLOW = "MUSTER_TRUST"
+"""The variable that names directories, `:` between them, whose files are obeyed whoever owns them."""
+
+
+class Fault(NamedTuple):
+    """Why a file is not obeyed."""
+
+    why: str
+    """As the end of a sentence: `it belongs to user ada`."""
+    remedy: str
+    """What makes it one to be obeyed: a command, or what such a command does."""
+
+
+def fault(path: str, env: Mapping[str, str]) -> Fault | None:
+    """Why this file is not to be obeyed; None when it may be.
+
+    A link is looked at together with what it leads to. Raises nothing: what cannot be looked at is not obeyed.
+    """
+    real = os.path.realpath(path)
+    if _allowed(real, env):
+        return None
+    folders = dict.fromkeys((os.path.dirname(os.path.abspath(path)), os.path.dirname(real)))
+    faults = [_fault(place, False, env) for place in dict.fromkeys((path, real))]
+    faults += [_fault(folder, True, env) for folder in folders]
+    return next(filter(None, faults), None)
+
+
+def why_not_venv(folder: str, env: Mapping[str, str]) -> str:
+    """Why the interpreter of a virtual environment is not to be run; empty when it may be.
+
+    What its links lead to is not looked at: whoever made it chose that, often a Python that an administrator owns.
+    """
+    if _allowed(os.path.realpath(folder), env):
+        return ""
+    faults = [_fault(os.path.join(folder, name), False, env) for name in ("", "bin/python")]
+    faults += [_fault(os.path.join(folder, name), True, env) for name in ("", "bin")]
+    return next((found.why for found in faults if found is not None), "")
+
+
+def _allowed(real: str, env: Mapping[str, str]) -> bool:
+    """The person has named a directory above it as one to trust."""
+    allowed = [os.path.realpath(folder) for folder in env.get(ALLOW, "").split(":") if folder]
+    return any(real == folder or real.startswith(folder.rstrip("/") + "/") for folder in allowed)
+
+
+def _fault(place: str, is_folder: bool, env: Mapping[str, str]) -> Fault | None:
+    """What is wrong with one file or link, or with one directory; None when nothing is."""
+    which = f"its directory {place}" if is_folder else "it"
+    shown = shlex.quote(place)
+    try:
+        found = os.stat(place) if is_folder else os.lstat(place.rstrip("/"))
+    except OSError as error:
+        return Fault(f"{which} cannot be looked at: {processes.reason(error)}", f"see `ls -ld {shown}`")
+    if found.st_uid not in owners(env):
+        option = "-h " if stat.S_ISLNK(found.st_mode) else ""
+        return Fault(
+            f"{which} belongs to {_user(found.st_uid)}",
+            f"`sudo chown {option}{os.geteuid()} {shown}`",
+        )
+    if stat.S_ISLNK(found.st_mode) or (stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX):
+        return None
+    if found.st_mode & stat.S_IWOTH:
+        return Fault(f"everybody may write to {which}", f"`chmod go-w {shown}`")
+    if found.st_mode & stat.S_IWGRP and not any(processes.is_private_group(found.st_gid, uid) for uid in owners(env)):
+        return Fault(f"group {_group(found.st_gid)} may write to {which}", f"`chmod g-w {shown}`")
+    return None
+
+
+def owners(env: Mapping[str, str]) -> set[int]:
+    """Whose files count as this user's own: also those of whoever became root by sudo, as for git."""
+    found = {0, os.geteuid()}
+    if os.geteuid() == 0 and env.get("SUDO_UID", "").isdigit():
+        found.add(int(env["SUDO_UID"]))
+    return found
+
+
+def _user(number: int) -> str:
+    import pwd
+
+    try:
+        return f"user {pwd.getpwuid(number).pw_name}"
+    except KeyError:
+        return f"user {number}"
+
+
+def _group(number: int) -> str:
+    import grp
+
+    try:
+        return grp.getgrgid(number).gr_name
+    except KeyError:
+        return str(number)

@@ -1,0 +1,153 @@
+"""Agents that call by TCP: whoever proves to know the secret is let in (`protocol/handshake.py`).
+
+Anybody on the network can connect here. Who is not known yet may send a few kilobytes, within a few seconds, and only
+so many are heard at a time; the others wait in the kernel's queue.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+from muster.agent.dialer import HANDSHAKE, Met, enable_keepalive
+from muster.linux.eventloop import EventLoop
+from muster.protocol.frames import LARGEST, FrameDecoder, Refused
+from muster.protocol.handshake import ControllerSide, Terms
+from muster.protocol.listener import FirstFew, Listener, guarded
+
+_PATIENCE = 5.0
+"""Seconds for a handshake."""
+_BRIEF = 0.2
+"""The same while others wait for a place: longer than a network takes, so that agents get through a crowd."""
+_MOST = 128
+"""Handshakes at a time; fewer where descriptors are few."""
+_LOOK = 0.5
+"""How often it is looked who takes too long, in seconds."""
+
+
+class _Stranger:
+    """A connection whose other end has proved nothing yet."""
+
+    def __init__(self, sock: socket.socket, terms: Terms, since: float) -> None:
+        self.sock, self.since = sock, since
+        self.frames, self.hands = FrameDecoder(HANDSHAKE), ControllerSide(terms)
+        self.came = 0
+        """Bytes that it has sent."""
+
+
+class AgentListener:
+    """A port, and what is asked of who calls there.
+
+    `knows(node)` gives how many frames of a node were heard, or None when nobody of that number is awaited;
+    `came(node, met)` takes over a connection: `met.heard` is what the agent has of ours. `note` is told who is refused.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        listener: socket.socket,
+        terms: Terms,
+        life: str,
+        knows: Callable[[int], int | None],
+        came: Callable[[int, Met], object],
+        note: Callable[[str], object],
+    ):
+        self.loop, self.terms, self.life, self.expect, self.accepted = loop, terms, life, knows, came
+        self.listener = Listener(loop, listener, self._called, FirstFew(note))
+        self.most = max(8, min(_MOST, self.listener.last // 4))
+        self.strangers: dict[socket.socket, _Stranger] = {}
+        """The one that came first stands first."""
+        self._crowded = False
+
+    def close(self) -> None:
+        """Let nobody in any more; the port stays open."""
+        self.listener.close()
+        for stranger in list(self.strangers.values()):
+            self._forget(stranger)
+            stranger.sock.close()
+
+    def _called(self, sock: socket.socket) -> None:
+        enable_keepalive(sock)
+        stranger = _Stranger(sock, self.terms, self.loop.time())
+        sock.send(stranger.hands.challenge())
+        self.loop.add_reader(sock, lambda: self._heard(stranger))
+        if not self.strangers:
+            self.loop.call_later(_LOOK, self._look)
+        self.strangers[sock] = stranger
+        if len(self.strangers) >= self.most:
+            self.listener.pause()
+            if not self._crowded:
+                self._crowded = True
+                self.loop.call_later(_BRIEF, self._make_room)
+
+    def _look(self) -> None:
+        """Every now and then, while there are strangers."""
+        self._refuse_after(_PATIENCE)
+        if self.strangers:
+            self.loop.call_later(_LOOK, self._look)
+
+    def _make_room(self) -> None:
+        """Others wait, so who has done nothing yet has to go."""
+        self._crowded = len(self.strangers) >= self.most
+        if self._crowded:
+            self._refuse_after(_BRIEF)
+            self.loop.call_later(_BRIEF / 4, self._make_room)
+
+    def _refuse_after(self, allowed: float) -> None:
+        for stranger in list(self.strangers.values()):
+            if self.loop.time() - stranger.since < allowed:
+                break
+            self._refuse(stranger, f"no handshake within {allowed:g} s")
+
+    def _heard(self, stranger: _Stranger) -> None:
+        with guarded(self.listener.note, lambda: self._refuse(stranger)):
+            try:
+                data = stranger.sock.recv(HANDSHAKE)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            stranger.came += len(data)
+            try:
+                stranger.frames.add(data)
+                fields = stranger.frames.one()
+                if fields is not None:
+                    self._let_in(stranger, fields)
+                elif not data:
+                    self._refuse(stranger)  # somebody who looks which ports are open
+                elif stranger.came > HANDSHAKE:
+                    raise Refused("this is no handshake")
+            except Refused as error:
+                self._refuse(stranger, str(error))
+
+    def _let_in(self, stranger: _Stranger, fields: dict[str, object]) -> None:
+        hello = stranger.hands.hear(fields)
+        if not stranger.frames.empty:
+            raise Refused("it speaks before it is answered")
+        heard = self.expect(hello.node)
+        if heard is None:
+            raise Refused(f"nobody waits for node {hello.node} any more")
+        answer, seals = stranger.hands.welcome(self.life, heard)
+        with suppress(OSError):  # it has gone meanwhile, which is seen where it is read
+            stranger.sock.sendall(answer)
+        self._forget(stranger)
+        stranger.frames.largest, stranger.frames.seal = LARGEST, seals.into
+        known = hello.heard if hello.life == self.life else 0
+        self.accepted(hello.node, Met(stranger.sock.detach(), stranger.frames, known, seals.out))
+
+    def _refuse(self, stranger: _Stranger, why: str = "") -> None:
+        """End this connection, and note `why` unless that is nothing unusual."""
+        if why:
+            with suppress(OSError, IndexError):
+                address = str(stranger.sock.getpeername()[0]).removeprefix("::ffff:")  # IPv4, at a socket for both
+                self.listener.note(f"a connection from {address} was refused: {why}")
+        self._forget(stranger)
+        stranger.sock.close()
+
+    def _forget(self, stranger: _Stranger) -> None:
+        """It is a stranger no more, or is gone."""
+        if self.strangers.pop(stranger.sock, None) is None:
+            return
+        self.loop.remove_reader(stranger.sock)
+        self.listener.resume()

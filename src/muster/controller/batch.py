@@ -1,0 +1,330 @@
+"""The supervisor of a run inside a job of a scheduler: what the batch script becomes.
+
+`python muster.pyz inside RUN_DIR`: it starts one agent a node by a single step, plans with what they tell, and serves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from muster import code_sync
+from muster.agent import code_tree, facts
+from muster.agent.controller_process import ARCHIVE
+from muster.code_sync import Tree
+from muster.config.resolve import nodes_of
+from muster.controller.bootstrap import Bootstrap, RunPlace, need_of
+from muster.controller.detached import DetachedController
+from muster.controller.job_time import BatchJob
+from muster.controller.joining_agents import PATIENCE, JoiningAgents
+from muster.core.controller_config import RECORD, config_as_json
+from muster.core.env_forwarding import redact
+from muster.core.hostlist import HostSpec, assign_slots, fold_hostlist
+from muster.core.json_records import job_from_json
+from muster.core.model import Host, Job, Plan, as_json
+from muster.core.printable import guard
+from muster.core.supervisor import Configured
+from muster.errors import InvalidRequest, MusterError, Unreachable
+from muster.launchers import make_plan
+from muster.linux import processes
+from muster.linux.eventloop import EventLoop
+from muster.linux.signals import CapturedSignals, not_ignored
+from muster.protocol.local_sockets import SUPERVISOR, Sockets, keep, new_token
+from muster.rundir import Run
+from muster.rundir.output_files import OutputFiles
+from muster.schedulers.client import SchedulerClient, client
+from muster.schedulers.scheduler import Allocation, JobTerms
+
+ASKED = "asked.json"
+"""What was asked for, before the nodes are known."""
+
+_END = 120.0
+_STEPS_END = 3.0
+
+
+class AgentSteps:
+    """The steps of a job that start its agents; a `Starter`."""
+
+    def __init__(
+        self,
+        signals: CapturedSignals,
+        run: Run,
+        client: SchedulerClient,
+        allocation: Allocation,
+        env: Mapping[str, str],
+    ):
+        self.signals, self.run, self.client, self.allocation, self.env = signals, run, client, allocation, env
+        self.steps: list[subprocess.Popen[bytes]] = []
+        self.log = run.path / "agents.log"
+        self.said_before = self.log.stat().st_size if self.log.exists() else 0
+        """Bytes of the log that are of an earlier attempt."""
+
+    def start(self) -> None:
+        """One task a node, by a single step; by one for each node where they have not equally many GPUs."""
+        command = [sys.executable, "-I", "-S", str(self.run.path / ARCHIVE), "step", str(self.run.path)]
+        gpus = self.client.gpus_by_host(self.allocation)
+        together = [tuple(gpus)] if len(set(gpus.values())) == 1 else [(host,) for host in gpus]
+        for hosts in together:
+            job, each = self.allocation.job, gpus[hosts[0]]
+            self.steps.append(self.client.start_step(job, hosts, command, self.log, self.env, each))
+
+    def check(self, missing: Sequence[str], late: bool) -> None:
+        """Raise `Unreachable` when the job, or a step, has ended before the agents have come."""
+        if signal.SIGTERM in self.signals.pending:
+            what = f"{self.client.title} ended job {self.allocation.job}"
+            raise Unreachable(f"{what} before the ranks were started", None)
+        ended = next((code for code in (step.poll() for step in self.steps) if code is not None), None)
+        said = self._said()
+        scheduler = self.client.scheduler
+        failed = {host: how for host, how in scheduler.failed_steps(said).items() if host in missing}
+        if failed or ended is not None or late:
+            how = f"{scheduler.task.program} ended with status {ended}"
+            how = f"none within {PATIENCE:g} s" if ended is None else how
+            if failed:  # the others still run, so the step does too
+                missing, how = list(failed), "; ".join(dict.fromkeys(failed.values()))
+            words = said.strip().splitlines()[-3:]
+            raise Unreachable(f"no agent on {fold_hostlist(missing)}: {how}", "; ".join(words) or None)
+
+    def _said(self) -> str:
+        """What the steps and the agents of this attempt have said."""
+        with open(self.log, "rb") as file:
+            file.seek(self.said_before)
+            return file.read(1 << 16).decode("utf-8", "replace")
+
+    def terminate(self) -> None:
+        """End them, before anything has been started."""
+        for step in self.steps:
+            step.terminate()
+            step.wait()
+
+    def see_end(self, within: float | None) -> None:
+        """See them end. A step may wait for a node that has crashed until the scheduler takes note of it, which can be
+        minutes, and the job would keep its nodes."""
+        for step in self.steps:
+            try:
+                step.wait(within)
+            except subprocess.TimeoutExpired:
+                step.kill()
+                step.wait()
+
+
+class BatchRun:
+    """The controller of a run in an allocation, until there is a plan, and then to its end."""
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        signals: CapturedSignals,
+        run: Run,
+        asked: Mapping[str, Any],
+        allocation: Allocation,
+        steps: AgentSteps,
+    ):
+        self.loop, self.signals, self.run, self.allocation = loop, signals, run, allocation
+        job = job_from_json(asked["job"])
+        self.client, self.scheduler = steps.client, steps.client.scheduler
+        exported = {**asked["exported"], **({} if asked["allocated"] else self.scheduler.exported(os.environ))}
+        self.job: Job = job._replace(allocation=allocation.job, env={**exported, **job.env})
+        self.cpus = asked["cpus"] or self.scheduler.cpus(os.environ, allocation.hosts)
+        self.asked, self.steps = asked, steps
+        self.sync: Mapping[str, Any] | None = asked["sync"]
+        """Where the code is and its copy in the run directory (`--sync`)."""
+        self.each, self.np, self.threads_chosen = asked["each"], asked["np"], asked["threads_chosen"]
+        self.began = time.monotonic()
+        self.terms = JobTerms(**asked["terms"])
+        self.batch = BatchJob(
+            self.client,
+            allocation.job,
+            self.terms,
+            signalled=not asked["allocated"],
+            logs=[
+                run.path / name.replace("%j", allocation.job)
+                for name in ("agents.log", "supervisor.log", *self.scheduler.outputs)
+            ],
+        )
+        task = self.scheduler.task._asdict()
+        self.agents = JoiningAgents(loop, run, allocation.hosts, self.job.lease, task, steps, _complain)
+        self.bootstrap = Bootstrap(self.agents, need_of(self.job))
+
+    def bring_agents(self) -> None:
+        """Have agents on all nodes, and see that the run can start there. Raises `Unreachable`, `InvalidRequest`."""
+        self._list_code()
+        self.bootstrap.facts(str(self.run.path))
+        self.bootstrap.check_storage(str(self.run.path))
+        self.take_code()
+        self.bootstrap.check()
+
+    def _list_code(self) -> None:
+        """Have a list of the files that agents are to compare."""
+        if self.sync is not None:
+            names = [name for name, *_ in json.loads((self.run.path / code_tree.LIST).read_bytes())]
+            self.agents.code, self.agents.sent = Tree(self.sync["root"], tuple(names)), True
+        elif self.asked["check_code"] and len(self.allocation.hosts) > 1 and os.path.isdir(self.job.cwd):
+            found = code_sync.sources(self.job, str(self.run.path.parent))
+            if found is not None:
+                self.agents.code = found
+                (self.run.path / code_tree.LIST).write_bytes(code_tree.entries(found.root, found.names))
+
+    def take_code(self) -> None:
+        """Have the ranks run the copy of the code in the run directory, unless all nodes have the very same in place.
+
+        They start in their own folder if it is on all nodes the one where the run was submitted, else in the copy.
+        """
+        if self.sync is None:
+            return
+        root, copy = self.sync["root"], self.sync["copy"]
+        links, every = self.agents.links, [link.facts for link in self.agents.links]
+        if self.sync["redirected"]:
+            in_place = all(told["cwd"] for told in every)
+        else:
+            in_place = all(link.facts["cwd"] and not self.agents.other_files(link, copy) for link in links)
+        self.agents.code = None  # it is the same, or not used
+        if in_place:
+            return
+        cwd = self.job.cwd
+        if not self.sync["redirected"]:
+            self.job = code_sync.redirect(self.job, root, copy, "--sync")
+        if not all(told["cwd"] and code_tree.same_place(told["folder"], self.sync["folder"]) for told in every):
+            self.job = self.job._replace(cwd=code_sync.moved(cwd, root, copy))
+            os.makedirs(self.job.cwd, exist_ok=True)  # git lists no empty directory
+        for told in every:
+            told.update(cwd=True, script=facts.file_digest(os.path.join(self.job.cwd, self.job.program.path)))
+        self.bootstrap.need = need_of(self.job)
+
+    def _counts(self) -> Sequence[int | None]:
+        """The number of ranks on each node; None where that follows from the GPUs. Raises `InvalidRequest`."""
+        links = self.agents.links
+        tasks = tuple(self.asked["tasks"] or self.allocation.tasks)[: len(links)]
+        number = int(self.each) if self.each is not None and self.each.isdigit() else None
+        counts: Sequence[int | None] = [None] * len(links)
+        if number is None and self.np is not None and sum(tasks) == self.np:
+            counts = tasks
+        elif number is not None:
+            counts = assign_slots([HostSpec(link.host) for link in links], number, self.np)
+        elif self.np is not None:
+            counts = [self.np // len(links) + (index < self.np % len(links)) for index in range(len(links))]
+        elif self.each is None and len(tasks) == len(links) and not any(link.facts["gpus"] for link in links):
+            counts = tasks  # what the job was made for
+        if 0 in counts:
+            idle = fold_hostlist(link.host for link, count in zip(links, counts) if count == 0)
+            raise InvalidRequest(
+                f"-n {self.np}: that leaves {idle} of job {self.allocation.job} without a rank", "use -N"
+            )
+        return counts
+
+    def _plan(self) -> Plan:
+        """What is to be started, on the nodes as they have told of themselves. Raises `InvalidRequest`."""
+        hosts = [Host(link.host, cpus_of_tasks=self.cpus.get(link.host)) for link in self.agents.links]
+        told = self.bootstrap.told
+        nodes = nodes_of(self.job, hosts, self._counts(), self.each, told, threads_chosen=self.threads_chosen)
+        return make_plan(self.job, nodes, self.run.id)
+
+    def _outputs(self, plan: Plan, first: int) -> OutputFiles:
+        """The files that `--output` and `--error` name. Raises `InvalidRequest`."""
+        output, error = self.terms.output, self.terms.error or self.terms.output
+        names = self.scheduler.file_names
+        targets: dict[tuple[int, str], str] = {}
+        if names is None:
+            return OutputFiles(targets, first)
+        job = names.of_job(os.environ)
+        for node in plan.nodes:
+            for rank in node.ranks:
+                values = names.of_rank(job, rank, node.host.name, self.agents.links[node.number].facts["step"])
+                for stream, pattern in (("out", output), ("err", error)):
+                    if pattern:
+                        targets[rank.rank, stream] = os.path.join(self.job.cwd, names.fill(pattern, values))
+        return OutputFiles(targets, first)
+
+    def serve(self) -> int:
+        """Plan, and see the run to its end."""
+        plan, met, links = self._plan(), self.bootstrap.find_rendezvous(), self.agents.links
+        where = RunPlace(self.run.id, str(self.run.path), new_token())
+        owned, restarts = bool(self.asked["attached"]), self.allocation.restarts
+        config, parts = self.bootstrap.configure(
+            *(plan, where, met, self.began),
+            owned=owned,
+            reads=owned,
+            first_attempt=max(self.run.attempts(), default=-1) + 1 if restarts else 0,
+            again=bool(restarts),
+        )
+        self.run.write("plan.json", redact(as_json(plan)))
+        self.run.write("environment.json", redact({"env": dict(sorted(os.environ.items()))})["env"])
+        outputs = self._outputs(plan, config.first_attempt)
+        self.run.write("job.json", {**self.run.job, "ranks": plan.world_size, "host": links[0].host})
+        keep(str(self.run.path), where.token)
+        viewers = Sockets(self.run.id, where.token).listen(SUPERVISOR)
+        self.run.write(RECORD, config_as_json(config))  # from now on its supervisor is asked for its state
+        agents = self.agents
+        world = DetachedController(self.loop, plan, self.run, config, agents.secret, links, agents.life, outputs)
+        for link, part in zip(links, parts):
+            world.send_message(link.node, "prepare", **part)
+        world.handle(Configured(world.now()))
+        for finding in self.bootstrap.findings():
+            world.notify(finding)
+        world.watch_job(self.batch, self.signals)
+        outcome = world.go(-1, viewers.detach(), agents.listener.detach())
+        interrupted = (world.warned or world.ending or world.nodes_lost) and world.cause != "cancelled"
+        if interrupted and outcome.code != 0 and self.allocation.restarts < self.terms.requeue:
+            self._requeue(over=world.ending and world.cause == "time limit")
+        self.steps.see_end(_STEPS_END if world.nodes_lost else None)
+        return outcome.code
+
+    def _requeue(self, over: bool) -> None:
+        """Come again, unless the scheduler has put the job back already to make room, or somebody has cancelled it.
+
+        `over`: its time is over, so the scheduler ends it already, and puts it back then.
+        """
+        deadline = time.monotonic() + _END
+        while time.monotonic() < deadline:
+            done = self.client.requeue(self.allocation.job, ending=over)
+            if done.code == 0:
+                break
+            if self.scheduler.refuses_requeue(done.err):
+                return  # as a rule the job is ending already, and the scheduler knows whether it comes again
+            time.sleep(1.0)
+        else:
+            _complain(f"the job was not put back into the queue: {done.err.strip()}")
+            return
+        # the scheduler ends this process; if it ended by itself, the job would be over
+        while not over and time.monotonic() < deadline:
+            time.sleep(1.0)
+            self.client.start_now(self.allocation.job)
+
+
+def _complain(text: str) -> None:
+    print(f"muster: {text}", file=sys.stderr, flush=True)
+
+
+def run_batch(words: list[str]) -> int:
+    """The program: `inside RUN_DIR`."""
+    guard()
+    run = Run(Path(words[0]))
+    asked = run.read(ASKED)
+    assert asked is not None
+    asks = client(asked["job"]["scheduler"])
+    allocation = asks.scheduler.allocation(os.environ)
+    assert allocation is not None
+    if allocation.restarts:
+        for name in ("outcome.json", RECORD):  # of an attempt that the scheduler ended
+            (run.path / name).unlink(missing_ok=True)
+    allocation = allocation._replace(hosts=tuple(asked["hosts"] or allocation.hosts[: asked["nodes"]]))
+    loop = EventLoop()
+    signals = CapturedSignals(loop, not_ignored())
+    signals.start()  # and never stop: SIGTERM may come up to the end, and the exit status is to tell of the run
+    processes.hear_signals()
+    steps = AgentSteps(signals, run, asks, allocation, os.environ)
+    here = BatchRun(loop, signals, run, asked, allocation, steps)
+    try:
+        here.bring_agents()
+        return here.serve()
+    except MusterError as error:
+        _complain(str(error))
+        steps.terminate()
+        return error.exit_code

@@ -1,0 +1,389 @@
+"""Bring the agents of a run to life, and give each its part of the plan. The steps are the same wherever ranks run:
+
+    facts        every host tells what there is
+    check        what would fail later, and less clearly
+    rendezvous   an address of node 0 that all others reach, and the interface on the way
+    configure    what each agent has to know, and what the controller must know beside the plan
+
+How agents come is for an `AgentSource` to say: there is this machine alone (`OwnMachine`), a transport starts them on
+other ones (`started_agents.py`), or a scheduler starts them and they join (`joining_agents.py`). Nothing of the job is
+started here.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from muster.agent import facts
+from muster.bundle import build_shim
+from muster.controller.connections import AgentConnection
+from muster.controller.controller import TORCH_FLOOR, terminal_fields
+from muster.core import rendezvous
+from muster.core.controller_config import ControllerConfig, NodeRecord
+from muster.core.fold import by_value
+from muster.core.hostlist import fold_hostlist, fold_values
+from muster.core.model import Job, Plan, as_json
+from muster.core.plurals import plural
+from muster.core.printable import line as safe
+from muster.core.rank_env import first_on_path
+from muster.diagnostics.checks import preflight
+from muster.errors import InvalidRequest
+from muster.linux import private_tmp
+from muster.protocol import trace
+
+if TYPE_CHECKING:
+    from muster.code_sync import Tree
+
+Facts = Mapping[str, Any]
+"""What a host told of itself."""
+
+
+class Need(NamedTuple):
+    """What hosts must have, before there is a plan."""
+
+    cwd: str
+    """Where ranks start."""
+    script: str = ""
+    """The file that each of them runs, from there."""
+    env: Mapping[str, str] = MappingProxyType({})
+    """Variables that ranks get."""
+
+
+def need_of(job: Job) -> Need:
+    """What a job needs."""
+    return Need(job.cwd, job.program.path, job.env)
+
+
+class Remedies(NamedTuple):
+    """What a user can do about what a host has not: it depends on how code gets there."""
+
+    directory: str
+    script: str
+    other_script: str
+
+
+class Routes(NamedTuple):
+    """How the other nodes reach node 0."""
+
+    port: int
+    """The port there that they have tried."""
+    ways: Sequence[Facts]
+    """For each of them, what came of each address of node 0: the own `interface`, or the `error`."""
+
+
+class AgentSource(Protocol):
+    """A way to have agents."""
+
+    @property
+    def links(self) -> Sequence[AgentConnection]:
+        """One for each node, in order; `facts` and `offset` are known once they have come."""
+
+    @property
+    def remedies(self) -> Remedies:
+        """What a user can do about what a host has not."""
+
+    @property
+    def reference(self) -> str:
+        """Where the code is that theirs is compared with."""
+
+    @property
+    def code(self) -> Tree | None:
+        """Files besides the script that have to be the same everywhere."""
+
+    @property
+    def one_run_dir(self) -> bool:
+        """All nodes must see the same run directory."""
+
+    @property
+    def controller_offset(self) -> float:
+        """The monotonic clock of the machine on which the controller will be, minus the one here, in seconds."""
+
+    @property
+    def own_clock(self) -> bool:
+        """Nodes have the time of day from their own clock, as it is the one of this machine."""
+
+    def come(self, need: Need, run_dir: str) -> None:
+        """Wait until every agent has come and has told what there is. Raises `Unreachable`, `InvalidRequest`."""
+
+    def measure_clocks(self) -> None:
+        """Set the `offset` of all links to the clock here."""
+
+    def routes(self, addresses: Sequence[str]) -> Routes:
+        """Have the other nodes try to connect to node 0."""
+
+    def differing(self, code: Tree) -> Mapping[str, Sequence[str]]:
+        """By host: the files of the code that are not what they are at the `reference`."""
+
+    def code_remedy(self) -> str:
+        """What a user can do about such files."""
+
+    def run_dirs(self, run_dir: str, run_id: str) -> Sequence[tuple[str, bool]]:
+        """For each node: the run directory there, and whether it is the same folder as that of node 0."""
+
+
+class RunPlace(NamedTuple):
+    """What all agents are told of the run."""
+
+    run_id: str
+    run_dir: str
+    token: str
+    """Names its sockets."""
+
+
+class Bootstrap:
+    """The steps from hosts to agents that are ready for their part, and the record for their controller."""
+
+    def __init__(self, agents: AgentSource, need: Need):
+        self.agents, self.need = agents, need
+
+    def facts(self, run_dir: str) -> dict[str, Facts]:
+        """Have agents come to life; gives what each host tells of itself. Raises `Unreachable`, `InvalidRequest`."""
+        self.agents.come(self.need, run_dir)
+        return self.told
+
+    @property
+    def told(self) -> dict[str, Facts]:
+        """What the hosts have told, by name."""
+        return {link.host: link.facts for link in self.agents.links}
+
+    def findings(self) -> list[str]:
+        """What the doctor has to say of these hosts, at no cost."""
+        return preflight(self.told, self.need.env)
+
+    # ---- check ------------------------------------------------------------------------------------------------------
+
+    def check_storage(self, run_dir: str) -> None:
+        """Raise `InvalidRequest` where the files of a run cannot be kept."""
+        check_storage(self.told, run_dir if self.agents.one_run_dir else "")
+
+    def check(self) -> None:
+        """Raise `InvalidRequest` for what would fail later, and less clearly."""
+        remedies, code = self.agents.remedies, self.agents.code
+        check_directory(self.told, self.need.cwd, remedies)
+        if self.need.script:
+            own = facts.file_digest(os.path.join(self.need.cwd, self.need.script))
+            check_script(self.told, self.need.script, own, remedies)
+        if code is not None and code.names and (differing := self.agents.differing(code)):
+            refuse_other_code(differing, self.agents.reference, code, self.agents.code_remedy())
+        check_versions(self.told)
+
+    # ---- rendezvous -------------------------------------------------------------------------------------------------
+
+    def find_rendezvous(self) -> rendezvous.Rendezvous:
+        """Where the nodes meet: the address of node 0 that all others reach. Raises `Unreachable`."""
+        self.agents.measure_clocks()
+        links = self.agents.links
+        if len(links) == 1:
+            return rendezvous.LOOPBACK
+        first, facts = links[0], [link.facts for link in links]
+        addresses = rendezvous.candidate_addresses(first.host, first.facts, self.need.env)
+        port, ways = self.agents.routes(addresses)
+        return rendezvous.choose_rendezvous([link.host for link in links], facts, addresses, port, ways)
+
+    # ---- configure --------------------------------------------------------------------------------------------------
+
+    def configure(
+        self,
+        plan: Plan,
+        run: RunPlace,
+        met: rendezvous.Rendezvous,
+        began: float,
+        owned: bool,
+        reads: bool,
+        first_attempt: int = 0,
+        again: bool = False,
+    ) -> tuple[ControllerConfig, list[dict[str, Any]]]:
+        """What the controller must know beside the plan, and the fields of the message `prepare` for each node.
+
+        `began` is by the monotonic clock here. `reads`: a terminal watches, from whose stdin a rank may read. See
+        `ControllerConfig` for the others.
+        """
+        links, there = self.agents.links, self.agents.controller_offset
+        run_dirs = self.agents.run_dirs(run.run_dir, run.run_id)
+        nodes = [
+            NodeRecord(
+                run_dir,
+                shared,
+                link.offset - there,
+                executable=link.facts.get("executable", ""),
+                python=link.facts.get("python", ""),
+                late=late,
+            )
+            for link, (run_dir, shared), late in zip(links, run_dirs, met.interface_env)
+        ]
+        config = ControllerConfig(
+            began=began + there,
+            address=met.address,
+            clock=clock_of(there),
+            nodes=tuple(nodes),
+            owned=owned,
+            first_attempt=first_attempt,
+            again=again,
+        )
+        guests = _guests(plan, run, [link.facts for link in links])
+        parts = [
+            {
+                **_part(plan, run, link.node, guests),
+                "host": link.host,
+                "run_dir": node.run_dir,
+                "own_run_dir": not node.shared,
+                "stdin_rank": plan.reader if reads else None,
+                "clock": None if self.agents.own_clock else clock_of(link.offset),
+            }
+            for link, node in zip(links, nodes)
+        ]
+        return config, parts
+
+
+def clock_of(offset: float) -> float:
+    """What makes the time of day, as this machine has it, of the monotonic clock of a node that is `offset` seconds
+    ahead of the one here: logs of all nodes go by one clock."""
+    return time.time() - time.monotonic() - offset
+
+
+def _part(plan: Plan, run: RunPlace, number: int, guests: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the plan says of one node, as the message `prepare` has it."""
+    job = plan.job
+    # an external launcher may start any rank on any node
+    nodes = plan.nodes if guests is not None else plan.nodes[number : number + 1]
+    own = {
+        str(rank.rank): variables
+        for node in nodes
+        for rank, variables in zip(node.ranks, plan.environments[node.number].ranks)
+    }
+    return {
+        "guests": guests,
+        "own_meeting": plan.own_meeting,
+        "node": number,
+        "run_id": run.run_id,
+        "token": run.token,
+        "commands": [as_json(command) for command in plan.commands if command.node == number],
+        "environment": as_json({**plan.environments[number]._asdict(), "ranks": own}),
+        "preload": list(job.preload),
+        "floor": TORCH_FLOOR,
+        "log_dir": f"{job.log_dir}{run.run_id}_{number}" if job.log_dir else "",
+        "brings": {job.program.argv[0]: job.program.text} if job.program.text else {},
+        "path_first": first_on_path(job),
+        "terminal": terminal_fields(plan, job.terminal),
+        "trace": trace.wanted(),
+    }
+
+
+def _guests(plan: Plan, run: RunPlace, facts: Sequence[Facts]) -> dict[str, Any] | None:
+    """What an agent must know to run the ranks that an external launcher starts; None where there is none."""
+    if plan.guests is None:
+        return None
+    return {
+        **as_json(plan.guests),
+        "run_id": run.run_id,
+        "places": {str(rank.rank): as_json(rank) for node in plan.nodes for rank in node.ranks},
+        "cwd": plan.job.cwd,
+        "grace": plan.job.grace,
+        "shim": build_shim(run.token).hex(),
+        "token": run.token,
+        "base": _temporary_base(plan, facts),
+        "short": plan.job.launcher == "ray",
+    }
+
+
+def _temporary_base(plan: Plan, facts: Sequence[Facts]) -> str:
+    """Where temporary files lie on all nodes; empty where a node may choose. `facts` are what nodes told."""
+    if len(facts) < 2:
+        return ""
+    told = [list(fact["temporary"]) for fact in facts]
+    return private_tmp.agree(told, plan.job.launcher == "ray") or private_tmp.USUAL[0]
+
+
+# ---- one host, this one ---------------------------------------------------------------------------------------------
+
+
+class OwnMachine:
+    """The agent of a run on this machine: it has nobody to meet, and what it would tell is known here."""
+
+    remedies, reference = Remedies("", "", ""), "here"
+    code: Tree | None = None
+    one_run_dir, controller_offset, own_clock = True, 0.0, True
+
+    def __init__(self, links: Sequence[AgentConnection]):
+        self.links = links
+
+    def come(self, need: Need, run_dir: str) -> None:
+        """Nobody waits: what it would tell is known, and it gets its part as soon as it says hello."""
+
+    def measure_clocks(self) -> None:
+        """There is one."""
+
+    def routes(self, addresses: Sequence[str]) -> Routes:
+        """There is no other node."""
+        return Routes(0, ())
+
+    def differing(self, code: Tree) -> Mapping[str, Sequence[str]]:
+        """It is the very code."""
+        return {}
+
+    def code_remedy(self) -> str:
+        """There is nothing to do about it."""
+        return ""
+
+    def run_dirs(self, run_dir: str, run_id: str) -> Sequence[tuple[str, bool]]:
+        """That of this process."""
+        return [(run_dir, True)]
+
+
+# ---- what is checked, by what hosts have told -----------------------------------------------------------------------
+
+
+def check_storage(told: Mapping[str, Facts], shared: str) -> None:
+    """Raise `InvalidRequest` where the files of a run cannot be kept: all hosts must see the directory `shared`, if
+    that is named, else each keeps its own."""
+    blind = [host for host, facts in told.items() if not facts["shared"]]
+    if shared and blind:
+        raise InvalidRequest(
+            f"{fold_hostlist(blind)} cannot see {shared}, where the run is kept",
+            "choose a folder that all nodes share: --run-dir, or MUSTER_HOME",
+        )
+    full = {host: facts for host, facts in told.items() if facts["unwritable"]}
+    if full:
+        why = "; ".join(f"{host} {facts['unwritable']}" for host, facts in full.items())
+        space = "free some space there, or " if any(facts["full"] for facts in full.values()) else ""
+        raise InvalidRequest(f"not all hosts can keep the run: {why}", f"{space}set MUSTER_HOME there")
+
+
+def check_directory(told: Mapping[str, Facts], cwd: str, remedies: Remedies) -> None:
+    """Raise `InvalidRequest` where ranks have no directory to start in."""
+    without = [host for host, facts in told.items() if not facts["cwd"]]
+    if without:
+        raise InvalidRequest(f"there is no folder {cwd} on {fold_hostlist(without)}", remedies.directory)
+
+
+def check_script(told: Mapping[str, Facts], script: str, own: str, remedies: Remedies) -> None:
+    """Raise `InvalidRequest` where the script is absent, or is not the one here, whose digest is `own`."""
+    absent = [host for host, facts in told.items() if not facts["script"]]
+    if absent:
+        raise InvalidRequest(f"there is no {script} on {fold_hostlist(absent)}", remedies.script)
+    other = [host for host, facts in told.items() if facts["script"] != own]
+    if other:
+        raise InvalidRequest(f"{script} on {fold_hostlist(other)} is not the one that is here", remedies.other_script)
+
+
+def check_versions(told: Mapping[str, Facts]) -> None:
+    """Raise `InvalidRequest` where the Pythons of hosts differ."""
+    versions = [(host, ".".join(facts["python"].split(".")[:2])) for host, facts in told.items()]
+    if len(by_value(versions)) > 1:
+        raise InvalidRequest(
+            f"Python differs between hosts: {fold_values(versions)}", "name one that all have: `--python PATH`"
+        )
+
+
+def refuse_other_code(differing: Mapping[str, Sequence[str]], where: str, code: Tree, hint: str) -> None:
+    """Raise `InvalidRequest`: hosts have other Python files that ranks may import. `hint` says what --sync does."""
+    names = list(dict.fromkeys(name for found in differing.values() for name in found))
+    told = safe(names[0]) + (f" and {plural(len(names) - 1, 'other file')}" if len(names) > 1 else "")
+    raise InvalidRequest(
+        f"{told} in {code.root} on {fold_hostlist(differing)} {'is' if len(names) == 1 else 'are'} not what is {where}",
+        f"{hint}; `--no-code-check` starts the run anyway" + ("; what git ignores is not compared" if code.git else ""),
+    )

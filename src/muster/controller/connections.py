@@ -1,0 +1,278 @@
+"""The connection to the agent of one node: a child process here, whose stdin and stdout carry frames."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from muster.agent.bootstrap import SETUP_FAILED, agent_source, calls_source
+from muster.core.model import PASSES, Job, Node
+from muster.core.printable import line as safe
+from muster.errors import InvalidRequest
+from muster.linux import processes, procfs
+from muster.linux.eventloop import EventLoop
+from muster.linux.signals import CapturedSignals, not_ignored
+from muster.protocol.channel import Channel
+from muster.protocol.frames import MAGIC, encode_frame
+from muster.transports import TRANSPORTS
+from muster.transports.target import Target, target_of
+
+if TYPE_CHECKING:
+    from muster.agent.dialer import Met
+
+
+class AgentConnection:
+    """The connection to the agent of one node."""
+
+    def __init__(self, node: int, host: str, wire: Channel):
+        self.node, self.host, self.channel = node, host, wire
+        self.offset = 0.0
+        """Its clock (monotonic) minus this machine's, in seconds."""
+        self.facts: dict[str, Any] = {}
+        """What it told of itself."""
+        self.open = True
+        self.broken = ""
+        """The last line of what an agent that failed has said."""
+        self.met_limit = False
+        """It failed because its user may have no more processes."""
+
+
+class ProcessConnection(AgentConnection):
+    """A child process here, whose stdin and stdout carry frames."""
+
+    def __init__(
+        self, node: int, host: str, argv: Sequence[str], env: Mapping[str, str], cwd: str, keep: Sequence[int] = ()
+    ):
+        """`keep` are descriptors that it inherits, under the same numbers."""
+        try:
+            self.process = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=env,
+                cwd=cwd,
+                pass_fds=keep,
+                start_new_session=True,  # Ctrl-C and Ctrl-Z of the terminal are for muster alone
+            )
+        except OSError as error:
+            if error.filename == cwd and cwd != argv[0]:
+                raise InvalidRequest(
+                    f"{cwd} cannot be entered: {processes.reason(error)}", "choose another by --cwd"
+                ) from None
+            hint = "is it a program for this machine?"
+            if error.errno == errno.EAGAIN:
+                error, hint = processes.no_more_processes(), processes.FEWER_PROCESSES
+            raise InvalidRequest(f"{argv[0]} could not be started: {processes.reason(error)}", hint) from None
+        assert self.process.stdin and self.process.stdout and self.process.stderr
+        self.stdin, self.stdout, self.stderr = self.process.stdin, self.process.stdout, self.process.stderr
+        for file in (self.stdin, self.stdout, self.stderr):
+            os.set_blocking(file.fileno(), False)
+        super().__init__(node, host, Channel(self.stdout.fileno(), self.stdin.fileno()))
+        self.banner: bytearray | None = bytearray()
+        """What came before the first frame; None once it has come."""
+        self.stderr_tail = bytearray()
+        """What the agent's way there said on stderr."""
+        self.guarded = False
+        """The child process is the parent of the agent (`agent/guard.py`), not the agent itself."""
+
+    def read(self) -> list[Any] | None:
+        """The frames that have come; None at the end of the connection."""
+        if self.banner is None:
+            return self.channel.read()
+        try:
+            data = os.read(self.stdout.fileno(), 1 << 18)
+        except BlockingIOError:
+            return []
+        if not data:
+            return None
+        self.banner += data
+        at = self.banner.find(MAGIC)
+        if at < 0:
+            return []
+        data, self.banner = bytes(self.banner[at + len(MAGIC) :]), None
+        return self.channel.feed(data)
+
+    def ends_within(self, seconds: float) -> bool:
+        """The child process has ended, in so many seconds."""
+        try:
+            self.process.wait(timeout=max(0.1, seconds))
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def kill(self) -> None:
+        """End the child process, and what it started to get there (a ProxyCommand outlives its ssh)."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def kill_guarded(self) -> bool:
+        """End the agent alone, so that its parent ends what it leaves; False where there is no such agent."""
+        pid: int = self.facts.get("pid", 0)
+        found = procfs.stat(pid) if self.guarded else None
+        return found is not None and found.parent == self.process.pid and processes.send_signal(pid, signal.SIGKILL)
+
+    def drain_stderr(self) -> bool:
+        """Take all that has come on stderr; False at its end."""
+        try:
+            while data := os.read(self.stderr.fileno(), 1 << 16):
+                self.stderr_tail += data
+                del self.stderr_tail[:-65536]
+        except BlockingIOError:
+            return True
+        return False
+
+    def status(self) -> tuple[int | None, str]:
+        """How the child process ended, as a number and in words; None when it still runs."""
+        try:
+            code = self.process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            return None, f"still runs (pid {self.process.pid})"
+        return code, f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+
+    def stderr_summary(self, count: int = 3) -> str:
+        """The last lines on stderr of what was to start the agent."""
+        if not self.stderr.closed:
+            self.drain_stderr()
+        words = self.stderr_tail.decode("utf-8", "replace").replace("\r", "").strip().splitlines()
+        return "; ".join(map(safe, words[-count:]))
+
+    def explain_exit(self, run_path: str, python: str) -> str:
+        """Why the connection ended, for a person."""
+        code, how = self.status()
+        if code is None and not self.channel.refused:
+            return f"the agent on {self.host} closed its connection and {how}"
+        if self.banner is not None:
+            words = self.stderr_summary() or how
+            if code == SETUP_FAILED:
+                return f"{self.host}: {words}"
+            return f"the agent on {self.host} could not be started by {python}: {words}"
+        if self.channel.refused:
+            return f"the agent on {self.host} was not understood: {safe(self.channel.refused)}"
+        if self.broken:
+            folder = processes.node_folder(str(run_path), self.host)
+            return f"the agent on {self.host} failed: {safe(self.broken)}; see {folder}/agent.log"
+        return f"the agent on {self.host} ended ({how}), and its ranks with it"
+
+
+class TcpConnection(AgentConnection):
+    """A connection that an agent makes, and makes again when it breaks. Offsets are to the clock of node 0."""
+
+    def __init__(self, node: int, host: str, offset: float, facts: Mapping[str, Any]):
+        super().__init__(node, host, Channel(keeps=True))
+        self.offset = offset
+        self.facts.update(facts)
+        self.disconnected_at: float | None = None
+        """When it broke, in seconds since muster was started; None while it holds."""
+
+    def connect(self, met: Met) -> None:
+        """Go on over a new connection."""
+        os.set_blocking(met.fd, False)
+        self.channel.connect(met.fd, os.dup(met.fd), met.frames, met.heard, met.seal)
+
+    def disconnect(self, loop: EventLoop) -> None:
+        """Close the connection, which this loop has watched."""
+        loop.remove(self.channel.reading, self.channel.writing)
+        os.close(self.channel.reading)
+        os.close(self.channel.writing)
+        self.channel.disconnect()
+
+
+_GUARD = 7.0
+"""Seconds that the parent of an agent needs to end what that has left; see `system.end_family`."""
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""What a person, or whoever started muster, sends it to end a run."""
+
+
+class Agents(NamedTuple):
+    """The agents of a run, on their way."""
+
+    connections: list[ProcessConnection]
+    stdin: int | None
+    """The number under which the agents have the stdin that a rank reads; None where none does."""
+
+
+def captured_signals(
+    loop: EventLoop, passes: Sequence[str] = PASSES, quits: bool = True, ours: bool = True
+) -> CapturedSignals:
+    """A context in which a run is told of the signals that muster gets, those that are passed on too; of none where
+    they are not `ours`, but those of the program that has started the run.
+
+    `quits`: SIGQUIT (Ctrl-\\) ends the run in order; else it kills muster, as it does torchrun where it is not handled.
+
+    SIGINT and SIGTERM also where they are ignored, as in a background job of a script: torchrun handles them there, and
+    ranks, which would inherit that, could not be interrupted.
+    """
+    if not ours:
+        return CapturedSignals(loop, ())
+    numbers = {*SIGNALS, *(signal.Signals[name] for name in passes)}
+    if not quits:
+        numbers.discard(signal.SIGQUIT)
+    return CapturedSignals(loop, numbers - {signal.SIGHUP} | set(not_ignored(numbers & {signal.SIGHUP})))
+
+
+def start_agent(
+    target: Target, number: int, env: Mapping[str, str], keep: Sequence[int] = (), guarded: bool = False
+) -> ProcessConnection:
+    """Start the agent of one node, and send it its text; it inherits `keep`. `guarded`: see `agent/guard.py`."""
+    link = _start(target, number, env, agent_source(), keep, "agent", {"guarded": guarded})
+    link.guarded = guarded
+    return link
+
+
+def start_call(target: Target, env: Mapping[str, str], name: str, **args: Any) -> ProcessConnection:
+    """Have one thing done on a host, of those in `agent/calls.py`."""
+    return _start(target, 0, env, calls_source(), (), name, args)
+
+
+def _start(
+    target: Target,
+    number: int,
+    env: Mapping[str, str],
+    source: bytes,
+    keep: Sequence[int],
+    name: str,
+    args: Mapping[str, Any],
+) -> ProcessConnection:
+    transport = TRANSPORTS[target.place]
+    link = ProcessConnection(number, target.host, transport.argv(target), env, target.cwd, keep)
+    link.channel.send(transport.stdin(target) + source)
+    link.channel.send(encode_frame("call", name=name, args=args))
+    link.channel.flush()
+    return link
+
+
+def start_agents(job: Job, nodes: Sequence[Node], env: Mapping[str, str], stdin: int | None = None) -> Agents:
+    """Start the agents of all nodes here; they come to life while muster makes itself ready.
+
+    `stdin` is a descriptor that a rank reads, as if it had been started from where that leads.
+    """
+    given = os.dup(stdin) if stdin is not None else None
+    keep = [] if given is None else [given]
+    try:
+        links = [start_agent(target_of(job, node.host), node.number, env, keep, guarded=True) for node in nodes]
+    finally:
+        for descriptor in keep:
+            os.close(descriptor)
+    return Agents(links, given)
+
+
+def end_links(links: Sequence[ProcessConnection], patience: float = 5.0) -> None:
+    """Close connections, and see the child processes behind them end."""
+    for link in links:
+        link.stdin.close()
+    deadline = time.monotonic() + patience
+    for link in links:
+        if not link.ends_within(deadline - time.monotonic()) and not (link.kill_guarded() and link.ends_within(_GUARD)):
+            link.kill()
+            link.process.wait()
+        link.stdout.close()
+        link.stderr.close()

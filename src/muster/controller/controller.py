@@ -1,0 +1,532 @@
+"""Join a plan, a supervisor and the agents: frames in, events to the supervisor, its actions out again.
+
+What is common to both ways of it: in the terminal that started the run (`foreground.py`), and on node 0
+(`detached.py`).
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from signal import Signals
+from typing import Any
+
+from muster.controller.connections import AgentConnection
+from muster.core.controller_config import ControllerConfig
+from muster.core.fold import by_value
+from muster.core.json_records import NOT_UNDERSTOOD, leftover_from_json, problem_from_json
+from muster.core.layout import named
+from muster.core.model import Plan, TerminalSize, as_json
+from muster.core.plurals import plural
+from muster.core.printable import line as safe
+from muster.core.rank_env import late_values
+from muster.core.results import SIGKILL, SIGTERM, Failure, FailureKind, Problem, ProblemKind, RunResult
+from muster.core.supervisor import (
+    NAMES,
+    NOTICES,
+    Action,
+    AgentReady,
+    CleanedUp,
+    CleanUp,
+    Event,
+    Finish,
+    LogIncomplete,
+    NodeLost,
+    OpenStore,
+    Phase,
+    RankExited,
+    RanksStarted,
+    SignalRanks,
+    StartFailed,
+    StartRanks,
+    StopRequested,
+    StoreDied,
+    StoreOpened,
+    Supervisor,
+    SupervisorConfig,
+    Tick,
+)
+from muster.launchers import LAUNCHERS
+from muster.linux import processes
+from muster.linux.eventloop import EventLoop
+from muster.protocol.frames import Dispatcher, encode_frame, handlers
+from muster.protocol.messages import TO_CONTROLLER
+from muster.rundir import Run
+from muster.schedulers import get_scheduler, title
+from muster.schedulers.scheduler import SignalRules
+from muster.ui.sentences import folded, notice_in_words, processes_in_words, signal_name
+
+TORCH_FLOOR = "2.3"
+"""The oldest torch whose store takes a socket that listens already (`master_listen_fd`)."""
+
+TOGETHER = 3.0
+"""Seconds to wait, after one node is unable, for others that are too, so that all are told in one sentence."""
+
+
+def settings_of(plan: Plan, first_attempt: int = 0) -> SupervisorConfig:
+    """What a supervisor must know of a plan."""
+    job = plan.job
+    ranks = [rank for node in plan.nodes for rank in node.ranks]
+    return SupervisorConfig(
+        ranks=tuple(rank.rank for rank in ranks),
+        nodes=len(plan.nodes),
+        node_of=tuple(rank.node for rank in ranks),
+        grace=job.grace,
+        timeout=job.timeout,
+        max_restarts=job.max_restarts,
+        foreign=plan.guests is not None,
+        first_attempt=first_attempt,
+    )
+
+
+def terminal_fields(plan: Plan, size: TerminalSize | None) -> dict[str, Any] | None:
+    """The pseudo-terminal of each rank, where lines of several have their prefixes beside them."""
+    if size is None:
+        return None
+    beside = len(f"[{plan.world_size - 1}] ") if plan.world_size > 1 else 0
+    return size._replace(columns=max(size.columns - beside, 1))._asdict()
+
+
+_AT_ONCE = 0.3
+"""Seconds in which all nodes tell of a signal that was sent to all of them."""
+
+_UNDER_WAY = 0.5
+"""Seconds in which what ranks have told reaches us, after their launcher has ended."""
+
+
+class Controller:
+    """One run, as its supervisor's hands and ears. Subclasses know who watches."""
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        plan: Plan,
+        run: Run,
+        links: Sequence[AgentConnection],
+        config: ControllerConfig,
+    ):
+        self.loop, self.plan, self.run, self.links, self.config = loop, plan, run, list(links), config
+        self.began = config.began
+        """When muster was started, on this machine's monotonic clock; every `t` counts from here."""
+        self.supervisor = Supervisor(settings_of(plan, config.first_attempt))
+        self.outcome: RunResult | None = None
+        self.facts: dict[str, Any] = {}
+        self.world_size = plan.world_size
+        self.joined: set[int] = set()
+        """The ranks of this attempt that a foreign launcher has started."""
+        self._joined_on: Counter[int] = Counter()
+        """How many of them on each node."""
+        self._awaited = set(self.supervisor.settings.ranks)
+        """The ranks that have not joined, unless they were given up."""
+        self._launchers = len({command.node for command in plan.commands})
+        """How many foreign launchers there are."""
+        self.launchers_ended: dict[int, tuple[str, list[str]]] = {}
+        """The nodes whose foreign launcher has ended: how, and its last words."""
+        self._passed: dict[int, list[int]] = {}
+        """By signal: the ranks to which it was passed on lately."""
+        self._sent_here: set[int] = set()
+        """Of these, what was sent to muster, and not by a scheduler to the agents."""
+        self._versions: dict[int, tuple[Any, Any]] = {}
+        """(torch, CUDA) of each node."""
+        self._unable: dict[int, Problem] = {}
+        """Why nodes cannot start their ranks, until that is told."""
+        self._dispatch = Dispatcher(handlers(self, "_on_"), _fitting, self._skipped)
+        self._full: dict[int, set[tuple[int, str]]] = {}
+        """By node: logs that cannot be written for the time being, by rank and stream."""
+
+    # ---- for subclasses ---------------------------------------------------------------------------------------------
+
+    def record(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """Write an event down, and show it to who asked for events."""
+        raise NotImplementedError
+
+    def notify(self, text: str) -> None:
+        """Words for the person."""
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        """The ranks are about to start."""
+        raise NotImplementedError
+
+    def swept(self, link: AgentConnection) -> bool:
+        """Have a node end what is left in a way of its own; True if that is all that can be done."""
+        return False
+
+    # ---- the loop ---------------------------------------------------------------------------------------------------
+
+    def run_once(self) -> None:
+        """Wait until something happens, and deal with it."""
+        deadline = self.supervisor.deadline
+        self.loop.run_once(None if deadline is None else deadline - self.now())
+        if self.supervisor.deadline is not None and self.now() >= self.supervisor.deadline:
+            self.handle(Tick(self.now()))
+
+    def now(self) -> float:
+        """Seconds since muster was started."""
+        return self.loop.time() - self.began
+
+    def handle(self, event: Event) -> None:
+        """Give an event to the supervisor, and do what it says."""
+        self.record(NAMES[type(event)], fields_of(event))
+        for action in self.supervisor.handle(event):
+            self.execute(action)
+
+    # ---- actions ----------------------------------------------------------------------------------------------------
+
+    def execute(self, action: Action) -> None:
+        """Do what the supervisor decided."""
+        self.record("do " + NAMES[type(action)], {} if isinstance(action, Finish) else fields_of(action))
+        if isinstance(action, OpenStore):
+            self.listen(action)
+        elif isinstance(action, StartRanks):
+            self.joined, self._joined_on, self.launchers_ended = set(), Counter(), {}
+            self._awaited = set(self.supervisor.settings.ranks)
+            if action.attempt == self.supervisor.settings.first_attempt:
+                self.begin()
+            for link in self.links:
+                self.start(link, action)
+        elif isinstance(action, SignalRanks) and self.plan.guests is not None:
+            # nobody knows beforehand where the launcher puts which rank; one that still starts ranks is asked too
+            launchers = action.number == SIGKILL or len(self.joined) < self.world_size
+            self.broadcast("signal", number=action.number, ranks=list(action.ranks), launchers=launchers)
+        elif isinstance(action, SignalRanks):
+            signalled = set(action.ranks)
+            for node in self.plan.nodes:
+                here = [rank.rank for rank in node.ranks if rank.rank in signalled]
+                self.send_message(node.number, "signal", number=action.number, ranks=here)
+        elif isinstance(action, CleanUp):
+            for link in self.links:
+                if not self.swept(link):
+                    self.send_message(link.node, "sweep", patience=action.patience, well=self.supervisor.ends_well)
+        elif isinstance(action, NOTICES):
+            self.notify(notice_in_words(action))
+        else:
+            self.outcome = action.outcome
+
+    def listen(self, action: OpenStore) -> None:
+        """Have node 0 open the port of an attempt's store."""
+        self.send_message(0, "listen", attempt=action.attempt, host=self.config.address)
+
+    def start(self, link: AgentConnection, action: StartRanks) -> None:
+        """Have a node start its ranks."""
+        late = late_values(self.config.address, action.port, action.attempt)
+        self.send_message(
+            link.node, "start", attempt=action.attempt, late={**self.config.nodes[link.node].late, **late}
+        )
+
+    def send_message(self, node: int, kind: str, payload: bytes = b"", /, **fields: Any) -> None:
+        """Send a frame to a node."""
+        self.send_frames(self.links[node], encode_frame(kind, payload, **fields))
+
+    def broadcast(self, kind: str, **fields: Any) -> None:
+        """Send a frame to all nodes."""
+        frame = encode_frame(kind, **fields)
+        for link in self.links:
+            self.send_frames(link, frame)
+
+    def send_frames(self, link: AgentConnection, data: bytes) -> None:
+        """Send bytes that are whole frames."""
+        if link.open:
+            link.channel.send(data)
+            self.flush(link)
+
+    def flush(self, link: AgentConnection) -> None:
+        """Write what the connection takes now, and the rest when it takes more."""
+        link.channel.pump(self.loop, lambda: self.flush(link))
+
+    def pass_on(self, number: int) -> None:
+        """Pass a signal that was sent to muster on to the ranks that have a handler for it."""
+        self._sent_here.add(number)
+        self.broadcast("pass", number=number)
+
+    # ---- frames -----------------------------------------------------------------------------------------------------
+
+    def receive(self, link: AgentConnection, frames: Sequence[tuple[dict[str, Any], bytes]]) -> None:
+        """Deal with frames of an agent."""
+        for fields, payload in frames:
+            kind = fields["kind"]
+            try:
+                self._dispatch(fields, payload, link, self.when(link, fields.get("t")))
+            except NOT_UNDERSTOOD as error:
+                if link.open:
+                    self.record(
+                        "not understood", {"node": link.node, "kind": kind, "why": traceback.format_exc(limit=-3)}
+                    )
+                    self.lost(
+                        link, f"the agent on {link.host} sent `{kind}` in a way that is not understood: {error!r}"
+                    )
+                return
+        self.flush(link)
+
+    def _skipped(self, text: str, link: AgentConnection, t: float) -> None:
+        self.record("skipped", {"t": t, "node": link.node, "text": text})
+
+    def when(self, link: AgentConnection, t: float | None) -> float:
+        """The time of an agent's clock, in seconds since muster was started."""
+        return self.now() if t is None else t - link.offset - self.began
+
+    def lost(self, link: AgentConnection, why: str) -> None:
+        """An agent is gone for good."""
+        link.open = False
+        self.handle(NodeLost(self.now(), link.node, why))
+
+    def _on_ready(self, link: AgentConnection, t: float, payload: bytes, fork: bool, why: str, **facts: Any) -> None:
+        times = {name: self.when(link, when) for name, when in (facts.pop("times", None) or {}).items()}
+        self.record("warm", {"node": link.node, "t": t, "fork": fork, "torch": facts.get("torch"), "times": times})
+        self._versions[link.node] = (facts.get("torch"), facts.get("cuda"))
+        if link.node == 0:
+            self.facts.update({name: value for name, value in facts.items() if value}, fork=fork)
+        if why:
+            self.notify(f"not forking on {link.host}, starting plain interpreters instead: {safe(why)}")
+        differ = self._differ() if len(self._versions) == len(self.links) else None
+        if differ is not None:
+            self.handle(StartFailed(t, link.node, (differ,)))
+        else:
+            self.handle(AgentReady(t, link.node))
+        self._tell_unable()
+
+    def _differ(self) -> Problem | None:
+        """What differs between the nodes and must not; None when all agree."""
+        for name, index in (("torch", 0), ("CUDA", 1)):
+            told = tuple(
+                (link.host, str(self._versions[link.node][index] or "none"))
+                for link in self.links
+                if self._versions[link.node][0]  # one that nobody asked for it says nothing
+            )
+            if len(by_value(told)) > 1:
+                return Problem(ProblemKind.VERSIONS, tuple(host for host, _ in told), name=name, values=told)
+        return None
+
+    def _on_listening(self, link: AgentConnection, t: float, payload: bytes, attempt: int, port: int) -> None:
+        self.handle(StoreOpened(t, attempt, port))
+
+    def _on_started(
+        self, link: AgentConnection, t: float, payload: bytes, attempt: int, pids: Mapping[str, int]
+    ) -> None:
+        self.record("pids", {"t": t, "node": link.node, "attempt": attempt, "pids": pids})
+        self.handle(RanksStarted(t, link.node, attempt))
+
+    def _on_joined(
+        self,
+        link: AgentConnection,
+        t: float,
+        payload: bytes,
+        attempt: int,
+        rank: int,
+        launcher: str,
+        world_size: int | None,
+    ) -> None:
+        """A rank that a foreign launcher has started tells who it is."""
+        if attempt != self.supervisor.attempt:
+            return
+        self.record("joined", {"t": t, "node": link.node, "rank": rank, "attempt": attempt, "says": launcher})
+        if rank in self._awaited:  # its agent refuses one that the plan does not have
+            self._awaited.remove(rank)
+            self.joined.add(rank)
+            self._joined_on[link.node] += 1
+        if world_size is not None and world_size != self.world_size:
+            asked = plural(self.world_size, "rank")
+            self._never_joined(f"{self.plan.job.launcher} made a world of {world_size}, and {asked} were asked for", [])
+
+    def _on_pids(self, link: AgentConnection, t: float, payload: bytes, attempt: int, pids: Mapping[str, int]) -> None:
+        self.record("pids", {"t": t, "node": link.node, "attempt": attempt, "pids": pids})
+
+    def _on_launcher_ended(
+        self,
+        link: AgentConnection,
+        t: float,
+        payload: bytes,
+        attempt: int,
+        code: int | None,
+        signal: int | None,
+        name: str,
+        words: list[str],
+    ) -> None:
+        """A foreign launcher has ended. Ranks that have not joined by then never will."""
+        if attempt != self.supervisor.attempt:
+            return
+        how = f"exit status {code}" if signal is None else f"killed by {signal_name(signal)}"
+        self.record("launcher ended", {"t": t, "node": link.node, "name": name, "how": how, "words": words})
+        self.launchers_ended[link.node] = (f"{name} on {link.host} ended with {how}", words)
+        if len(self.launchers_ended) == self._launchers:
+            # what ranks told on other nodes may still be under way
+            self.loop.call_later(_UNDER_WAY, lambda: self._count_joined(attempt))
+        elif code != 0:
+            self.loop.call_later(_UNDER_WAY, lambda: self._count_joined(attempt, link.node))
+
+    def _count_joined(self, attempt: int, node: int | None = None) -> None:
+        """Fewer ranks than were asked for are a failure, whatever the launcher says.
+
+        `node`: only its launcher has ended yet, and the ranks of that node are counted.
+        """
+        over = self.supervisor.phase in (Phase.SWEEPING, Phase.OVER)
+        if attempt != self.supervisor.attempt or over or not self._awaited:
+            return
+        if node is not None and self._joined_on[node] >= len(self.plan.nodes[node].ranks):
+            return
+        told = dict.fromkeys(how for how, _ in self.launchers_ended.values())
+        self._never_joined("; ".join(told), next(words for _, words in self.launchers_ended.values()))
+
+    def _never_joined(self, why: str, words: Sequence[str]) -> None:
+        """Count the ranks that are missing as failed."""
+        missing = [rank for rank in sorted(self._awaited) if self.supervisor.lives(rank)]
+        self._awaited.clear()
+        first = self.supervisor.phase is Phase.RUNNING
+        package = LAUNCHERS[self.plan.job.launcher].package
+        if package and any("No module named" in line for line in words):
+            words = [*words, f"hint: {self.plan.job.python} -m pip install '{package}', on each node"]
+        text = f"it never joined, as {len(self.joined)} of {plural(self.world_size, 'rank')} did: {why}"
+        for rank in missing:
+            failure = Failure(FailureKind.NEVER_REGISTERED, self.now(), text, tuple(words)) if first else None
+            code, number = (125, None) if first else (None, SIGTERM)  # else something else went wrong before
+            self.handle(RankExited(self.now(), rank, self.supervisor.attempt, code, number, failure))
+
+    def _on_reach(
+        self,
+        link: AgentConnection,
+        t: float,
+        payload: bytes,
+        number: int,
+        host: str,
+        words: list[str],
+        env: Mapping[str, str],
+    ) -> None:
+        """A launcher on this node wants to start something on another one."""
+        label = host.partition(".")[0]
+        # some cut a host's name at the first dot
+        there = [other for other in self.links if other.host == host] or [
+            other for other in self.links if other.host.partition(".")[0] == label
+        ]
+        if len(there) == 1:
+            self.send_message(there[0].node, "obey", number=number, words=words, env=env, by=link.node)
+        else:
+            self.notify(
+                f"{self.plan.job.launcher} wants to start something on {safe(host)}, which is no host of this run"
+            )
+            self.send_message(link.node, "reached", number=number, code=255)
+
+    def _on_obeyed(self, link: AgentConnection, t: float, payload: bytes, number: int, code: int, by: int) -> None:
+        self.send_message(by, "reached", number=number, code=code)
+
+    def _on_passed(self, link: AgentConnection, t: float, payload: bytes, number: int, ranks: list[int]) -> None:
+        """A signal was passed on to ranks; it comes to all nodes, and is told once."""
+        if number not in self._passed:
+            self._passed[number] = []
+            self.loop.call_later(_AT_ONCE, lambda: self._tell_passed(number))
+        self._passed[number] += ranks
+
+    def _tell_passed(self, number: int) -> None:
+        ranks = self._passed.pop(number)
+        job = self.plan.job
+        sent = "muster was sent" if number in self._sent_here or not job.scheduler else f"{title(job.scheduler)} sent"
+        self._sent_here.discard(number)
+        names = {int(known): known.name for known in Signals}
+        name = names.get(number, f"signal {number}")
+        if ranks:
+            self.notify(f"{sent} {name}, which is passed on to {named(ranks)}")
+        elif name[3:] not in (get_scheduler(job.scheduler).signals if job.scheduler else SignalRules()).beside:
+            self.notify(f"{sent} {name}, and no rank catches it")
+
+    def _on_output_began(self, link: AgentConnection, t: float, payload: bytes, rank: int, attempt: int) -> None:
+        self.record("output began", {"t": t, "rank": rank, "attempt": attempt})
+
+    def _on_unlogged(
+        self,
+        link: AgentConnection,
+        t: float,
+        payload: bytes,
+        attempt: int,
+        rank: int,
+        stream: str,
+        missing: int,
+        why: str,
+        going_on: bool,
+    ) -> None:
+        """The log of a rank cannot be written, or can again: of several on one node that is told once."""
+        self.handle(LogIncomplete(t, link.node, attempt, rank, stream, missing, why))
+        full = self._full.setdefault(link.node, set())
+        before = bool(full)
+        (full.add if going_on else full.discard)((rank, stream))
+        where = f" on {link.host}" if self.links[1:] else ""
+        if going_on and not before:
+            self.notify(f"cannot write logs{where}: {safe(why)}; the ranks go on, and not all that they print is kept")
+        elif before and not full:
+            self.notify(f"logs can be written again{where}")
+
+    def _on_lingering(self, link: AgentConnection, t: float, payload: bytes, left: list[dict[str, Any]]) -> None:
+        grace = self.plan.job.grace
+        self.notify(
+            f"the ranks have ended and left behind: {processes_in_words(map(leftover_from_json, left))}\n"
+            f"waiting up to {grace:g} s for that to end; Ctrl-C to end it now"
+        )
+
+    def _on_note(self, link: AgentConnection, t: float, payload: bytes, text: str) -> None:
+        self.notify(f"{link.host}: {safe(text)}")
+
+    def _on_ended(
+        self,
+        link: AgentConnection,
+        t: float,
+        payload: bytes,
+        attempt: int,
+        rank: int,
+        code: int | None,
+        signal: int | None,
+        why: Mapping[str, Any] | None = None,
+        asked: float | None = None,
+    ) -> None:
+        failure = None
+        if why is not None:
+            failure = Failure(FailureKind(why["kind"]), self.when(link, why["t"]), why["summary"], tuple(why["frames"]))
+        by_launcher = None if asked is None else self.when(link, asked)
+        self.handle(RankExited(t, rank, attempt, code, signal, failure, by_launcher))
+
+    def _on_store_ended(
+        self, link: AgentConnection, t: float, payload: bytes, code: int | None, signal: int | None
+    ) -> None:
+        folder = processes.node_folder(str(self.run.path), link.host)
+        self.handle(StoreDied(t, code, signal, f"{folder}/store.log"))
+
+    def _on_unable(self, link: AgentConnection, t: float, payload: bytes, what: str, **fields: Any) -> None:
+        python = link.facts.get("executable") or self.plan.job.python
+        several = len(self.links) > 1
+        told = {**fields, "kind": what, "hosts": [link.host], "python": python, "among_others": several}
+        self._unable[link.node] = problem_from_json(told)._replace(needed=TORCH_FLOOR)
+        if len(self._unable) == 1 and self.supervisor.phase is Phase.PREPARING:
+            self.loop.call_later(TOGETHER, lambda: self._tell_unable(True))
+        self._tell_unable(self.supervisor.phase is not Phase.PREPARING)
+
+    def _tell_unable(self, now: bool = False) -> None:
+        """Once all nodes have answered, or `now`: tell which of them are unable."""
+        if self.outcome is not None or not self._unable:
+            return
+        if not (now or set(self._versions) | set(self._unable) >= set(range(len(self.links)))):
+            return
+        node, problems = min(self._unable), folded(self._unable.values())
+        self._unable = {}
+        self.handle(StartFailed(self.now(), node, problems))
+
+    def _on_swept(
+        self, link: AgentConnection, t: float, payload: bytes, ended: list[dict[str, Any]], left: list[dict[str, Any]]
+    ) -> None:
+        killed, alive = (tuple(map(leftover_from_json, several)) for several in (ended, left))
+        self.handle(CleanedUp(t, link.node, killed, alive))
+
+    def _on_asked(self, link: AgentConnection, t: float, payload: bytes, what: str, by: str) -> None:
+        self.handle(StopRequested(t, 0, by))
+
+    def _on_broken(self, link: AgentConnection, t: float, payload: bytes, text: str, limit: bool) -> None:
+        link.broken = next(reversed(text.strip().splitlines()), "it does not say why")
+
+
+def _fitting(kind: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields of what an agent says, without the time, which is for all kinds alike."""
+    given = TO_CONTROLLER[kind].fitting(fields)
+    given.pop("t", None)
+    return given
+
+
+def fields_of(record: Any) -> dict[str, Any]:
+    """An event or an action, as it is written down."""
+    return {name: as_json(value) for name, value in vars(record).items()}

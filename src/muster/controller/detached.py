@@ -1,0 +1,559 @@
+"""The supervisor of a run on node 0, where it outlives the terminal that started it.
+
+Its parent is the agent there, which starts it again when it dies: it then reads what happened from events.jsonl, and
+hears from the agents what it missed. Agents of other nodes call by TCP (`agent/dialer.py`); people come through a local
+socket (`sessions.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from muster.agent.dialer import Met
+from muster.agent.log_streaming import KEEP as _KEEP
+from muster.agent.log_timeline import NAME, Timeline
+from muster.controller.agent_listener import AgentListener
+from muster.controller.connections import AgentConnection, TcpConnection
+from muster.controller.controller import Controller
+from muster.controller.job_time import BatchJob
+from muster.controller.sessions import Session, Sessions
+from muster.core.controller_config import ControllerConfig
+from muster.core.json_records import outcome_from_json
+from muster.core.model import Plan
+from muster.core.results import SIGHUP, SIGTERM, RunResult
+from muster.core.supervisor import (
+    EVENTS,
+    Configured,
+    JobEnding,
+    LogIncomplete,
+    OpenStore,
+    Phase,
+    PreemptionWarned,
+    StartRanks,
+    StopRequested,
+    event_from_json,
+)
+from muster.linux import processes
+from muster.linux.eventloop import EventLoop
+from muster.linux.signals import CapturedSignals
+from muster.linux.writer import Writer
+from muster.protocol import trace
+from muster.protocol.frames import FrameDecoder
+from muster.protocol.handshake import Terms, new_nonce
+from muster.protocol.listener import guarded
+from muster.rundir import Run
+from muster.rundir.output_files import OutputFiles
+from muster.rundir.writer import RunWriter
+from muster.ui.sentences import JOB_ENDS
+from muster.ui.text import outcome_as_json
+
+_COMES_BACK = 3.0
+"""Seconds in which a living agent calls again after a connection that ended, rather than fell silent."""
+_LATE = 15.0
+"""Seconds by which an agent may learn later than we that the connection is broken; its lease begins then."""
+_FIRST = 20.0
+"""Seconds in which an agent calls the first supervisor; one that lives gives up after 10."""
+_LOOK = 0.1
+"""Seconds between two looks at why a scheduler ends the job."""
+_WHY_WITHIN = 2.0
+"""Seconds in which that must be known; then the job counts as cancelled."""
+_MARGIN = 2.0
+"""Seconds before a scheduler kills what is left of the job, in which this process still has to do something."""
+_OUTPUTS = "outputs"
+"""The reader for files whose names the user has given (`rundir/output_files.py`)."""
+
+
+class DetachedController(Controller):
+    """One run, supervised on its node 0."""
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        plan: Plan,
+        run: Run,
+        config: ControllerConfig,
+        secret: str,
+        links: Sequence[TcpConnection] = (),
+        life: str = "",
+        outputs: OutputFiles | None = None,
+    ):
+        """`links` and `life` are those of agents that have called already. `outputs`: files to write beside the logs,
+        which lie where this process sees them all."""
+        links = links or [
+            TcpConnection(node.number, node.host.name, known.clock_offset, known.facts)
+            for node, known in zip(plan.nodes, config.nodes)
+        ]
+        super().__init__(loop, plan, run, links, config)
+        self.far, self.secret, self.incarnation = list(links), secret, life or new_nonce()
+        self.lease: float = plan.job.lease
+        for link in links:
+            link.channel.tracer = link.channel.tracer or trace.tracer(str(run.path), "controller", "agent", link.host)
+        self.facts.update(config.nodes[0].facts)
+        self.records: list[str] = []
+        """The lines of events.jsonl."""
+        self._clock = config.clock
+        self._timelines: dict[int, Timeline] = {}
+        """When ranks of nodes with run directories of their own wrote what, as it comes."""
+        self.scribe = RunWriter(Writer(loop), run, lambda text: print(text, file=sys.stderr, flush=True))
+        self.scribe.do(lambda: run.reserve(plan.world_size))
+        self._run_dirs = [node.run_dir for node in config.nodes]
+        self._gaps: dict[str, tuple[TcpConnection, int, int, str]] = {}
+        """Copies of logs that are not whole: whose they are (node, attempt, rank, stream)."""
+        self._told_to_stay: set[int] = set()
+        """The nodes of these."""
+        self.outputs = outputs
+        self.viewers = Sessions(self, config.owned)
+        self.hurry = False
+        """Nobody wants to wait for the rest of the logs."""
+        self.draining = False
+        self.batch: BatchJob | None = None
+        """The job of a scheduler in which this runs."""
+        self.warned = self.ending = False
+        """`warned`: the ranks that listen were told that the end of the job is near. `ending`: it is being ended."""
+        self.cause = ""
+        """Why, one of `JOB_ENDS`."""
+        self._killed_at = 0.0
+        """When the scheduler kills what is left."""
+        self._nodes_without_handler: set[int] = set()
+        """Nodes on which no rank listens for the warning."""
+        self.nodes_lost = False
+        if config.again:
+            self._go_on()
+        else:
+            self._rebuild()
+        self._calls_within = self.lease + _LATE if self.records else _FIRST
+        """Seconds in which agents call a supervisor that begins: those of an earlier one have their lease."""
+        for link in links:
+            if not config.nodes[link.node].shared:
+                self.send_message(link.node, "read", reader=_KEEP, want=True, offsets=self._kept(link), tail=None)
+            if self.outputs:
+                self.send_message(link.node, "read", reader=_OUTPUTS, want=True, offsets={}, tail=None)
+
+    # ---- beginning, and beginning again -----------------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        """Attempts were made before, by a supervisor that ended with its job: what it wrote stays."""
+        self.records = self._written()
+        self.record("supervisor began again", {"t": self.now(), "pid": os.getpid()})
+
+    def _written(self) -> list[str]:
+        """The events that were written down; a last line that is not whole is left out."""
+        try:
+            text = (self.run.path / "events.jsonl").read_text()
+        except FileNotFoundError:
+            return []
+        return text[: text.rfind("\n") + 1].splitlines()
+
+    def _rebuild(self) -> None:
+        """Come to know what happened before, if anything did."""
+        self.records = self._written()
+        if not self.records:
+            return
+        for line in self.records:
+            record = json.loads(line)
+            if record["event"] in EVENTS:
+                self.supervisor.handle(event_from_json(record))
+            elif record["event"] == "warm" and record["node"] == 0:
+                self.facts["fork"] = record["fork"]
+        data = self.run.read("outcome.json")
+        if data is not None:
+            self.outcome = outcome_from_json(data)
+        self.record("supervisor began again", {"t": self.now(), "pid": os.getpid()})
+
+    def _kept(self, link: AgentConnection) -> dict[str, int]:
+        """How much of the output of a node has been kept here."""
+        found = {}
+        for attempt in self.run.attempts():
+            for rank in self.plan.nodes[link.node].ranks:
+                for stream in ("out", "err"):
+                    path = self.run.log(attempt, rank.rank, stream)
+                    if path.exists():
+                        found[f"{attempt}/{rank.rank}.{stream}"] = path.stat().st_size
+        return found
+
+    def go(self, own: int, visitors: int, door: int) -> RunResult:
+        """Run to the end. Descriptors: to the agent here, or -1; where people call; where agents call, or -1."""
+        self.scribe.writer.start()
+        for link in self.far:
+            if link.channel.connected:
+                self._hear_of(link)
+            elif own < 0 or link.node:
+                self.loop.call_later(self._calls_within, partial(self._never_called, link))
+        if own >= 0:
+            self._connect(self.far[0], Met(own, FrameDecoder(), 0, None))
+        self.viewers.listen(visitors)
+        if door >= 0:
+            listener = socket.socket(fileno=door)
+            terms = Terms(self.secret, self.run.id)
+            AgentListener(
+                self.loop, listener, terms, self.incarnation, self._expect, self._agent_connected, self.refused
+            )
+        while self.outcome is None:
+            self.run_once()
+        self._end(self.outcome)
+        return self.outcome
+
+    # ---- what is written and told -----------------------------------------------------------------------------------
+
+    def record(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """Write an event down, and tell everybody who watches."""
+        if self.draining:
+            return
+        line = json.dumps({"event": kind, **fields})
+        self.records.append(line)
+        self.scribe.append("events.jsonl", line + "\n")
+        self.viewers.tell(len(self.records), line)
+
+    def notify(self, text: str) -> None:
+        """Words for the person."""
+        self.record("say", {"text": text})
+
+    def begin(self) -> None:
+        """The ranks are about to start."""
+        self.record("begin", {"facts": self.facts})
+
+    # ---- agents -----------------------------------------------------------------------------------------------------
+
+    def _expect(self, node: int) -> int | None:
+        """How much was heard of a node; None for one that was told of as lost: its ranks are counted as ended."""
+        if not 0 <= node < len(self.far) or not self.far[node].open:
+            return None
+        if self.far[node].channel.connected:
+            self.far[node].disconnect(self.loop)
+        return self.far[node].channel.received
+
+    def refused(self, text: str) -> None:
+        """A connection was refused, or closed for what came over it."""
+        self.record("refused", {"t": self.now(), "text": text})
+
+    def _agent_connected(self, node: int, met: Met) -> None:
+        """An agent has called, and knows the secret."""
+        link = self.far[node]
+        if link.disconnected_at is not None:
+            self.notify(f"{link.host} is back after {self.now() - link.disconnected_at:.0f} s")
+            link.disconnected_at = None
+        self._connect(link, met)
+
+    def _connect(self, link: TcpConnection, met: Met) -> None:
+        link.connect(met)
+        self._hear_of(link)
+
+    def _hear_of(self, link: TcpConnection) -> None:
+        self.loop.add_reader(link.channel.reading, lambda: self._heard(link))
+        self.flush(link)
+
+    def _heard(self, link: TcpConnection) -> None:
+        frames = link.channel.read()
+        if frames is not None:
+            with guarded(self.refused, lambda: self._parted(link)):
+                self.receive(link, frames)
+            return
+        if link.channel.refused:
+            self.refused(f"the connection to {link.host} was closed: {link.channel.refused}")
+        self._parted(link)
+
+    def _parted(self, link: TcpConnection) -> None:
+        """The connection to an agent has ended; one that lives calls again, but for that of this node."""
+        if not link.channel.connected:
+            return
+        silent = link.channel.timed_out
+        link.disconnect(self.loop)
+        if self.draining:
+            link.open = False
+        elif link.broken:
+            self.lost(link, f"the agent on {link.host} failed: {link.broken}; see agent.log there")
+        elif link.node == 0:
+            self.lost(link, f"the agent on {link.host} ended, and its ranks with it")
+        else:
+            link.disconnected_at = now = self.now()
+            if silent:
+                self.notify(
+                    f"{link.host} does not answer; waiting up to {self.lease:g} s for it to come back (--lease)"
+                )
+            patience = self.lease + _LATE if silent else _COMES_BACK
+            self.loop.call_later(patience, lambda: self._lease_expired(link, now, silent))
+
+    def lost(self, link: AgentConnection, why: str) -> None:
+        """An agent is gone for good."""
+        self.nodes_lost = True
+        super().lost(link, why)
+
+    def _never_called(self, link: TcpConnection) -> None:
+        """Whoever was to call when this supervisor began must have done so by now."""
+        if link.open and not link.channel.connected and link.disconnected_at is None and not self.draining:
+            self.lost(link, f"the agent on {link.host} has not called within {self._calls_within:g} s")
+
+    def _lease_expired(self, link: TcpConnection, since: float, silent: bool) -> None:
+        """It has not come back."""
+        if link.disconnected_at == since and link.open and not self.draining:
+            how = f"could not be reached for {self.now() - since:.0f} s" if silent else "ended, and its ranks with it"
+            self.lost(link, f"the agent on {link.host} {how}")
+
+    def _on_state(self, link: AgentConnection, t: float, payload: bytes, started: int, listened: int) -> None:
+        """An agent meets this supervisor for the first time: what was it told before, and what not?"""
+        now = self.supervisor
+        self.record("state", {"t": t, "node": link.node, "started": started, "listened": listened})
+        if link.node == 0 and now.phase is Phase.PREPARING and listened < now.attempt:
+            if now.configured:
+                self.listen(OpenStore(now.attempt))
+            else:
+                self.handle(Configured(t))
+        under_way = now.phase in (Phase.RUNNING, Phase.SETTLING, Phase.STOPPING)
+        if under_way and started < now.attempt and now.port is not None:
+            self.start(link, StartRanks(now.attempt, now.port))
+        if now.waits_for(link.node):
+            self.send_message(link.node, "sweep", patience=now.patience, well=now.ends_well)
+
+    def _on_output(
+        self,
+        link: AgentConnection,
+        t: float,
+        payload: bytes,
+        reader: str,
+        rank: int,
+        stream: str,
+        attempt: int,
+        offset: int,
+    ) -> None:
+        if reader == _KEEP:
+            name = f"attempt_{attempt}/{self.run.log(attempt, rank, stream).name}"
+            of = (self.far[link.node], attempt, rank, stream)
+            self.scribe.put(name, offset, payload, partial(self._kept_more, name, of, len(payload)))
+            self._timeline(link).grown(attempt, [(rank, stream, offset + len(payload))])
+        elif reader == _OUTPUTS and self.outputs is not None:
+            write = self.outputs.take(attempt, rank, stream, offset, payload)
+            if write is not None:
+                self.scribe.do(write)
+            self.send_message(link.node, "taken", reader=_OUTPUTS, count=len(payload))
+        else:
+            place = {"rank": rank, "stream": stream, "attempt": attempt, "offset": offset}
+            self.viewers.output(reader, link.node, payload, place)
+
+    def _kept_more(self, name: str, of: tuple[TcpConnection, int, int, str], count: int) -> None:
+        """Bytes of another node have been written here, or could not be: then the node is to keep its own copy."""
+        if name in self.scribe.gaps and name not in self._gaps:
+            self._cannot_keep(name, of)
+        self.send_message(of[0].node, "taken", reader=_KEEP, count=count)
+
+    def _cannot_keep(self, name: str, of: tuple[TcpConnection, int, int, str]) -> None:
+        link = of[0]
+        if link.node not in self._told_to_stay:
+            self._told_to_stay.add(link.node)
+            self.send_message(link.node, "stay")
+            where = f"they stay on {link.host} in {self._run_dirs[link.node]}"
+            self.notify(f"cannot keep logs of {link.host} on {self.far[0].host}: {self.scribe.gaps[name].why}; {where}")
+        self._gaps[name] = of
+        self._tell_gap(name)
+
+    def _tell_gap(self, name: str) -> None:
+        """Count what a copy lacks by now, as what other logs lack is counted."""
+        (link, attempt, rank, stream), gap = self._gaps[name], self.scribe.gaps.get(name)
+        if gap is not None:
+            why = f"{gap.why} on {self.far[0].host}; {link.host} has all of it, in {self._run_dirs[link.node]}"
+            self.handle(LogIncomplete(self.now(), link.node, attempt, rank, stream, gap.missing, why))
+
+    def _timeline(self, link: AgentConnection) -> Timeline:
+        if link.node not in self._timelines:
+            name = f"{processes.node_folder('', link.host)}/{NAME}"
+
+            def write(data: bytes) -> bool:
+                behind = self.scribe.behind(name)  # the line is left out: what waits would grow without bound
+                self.scribe.append(name, "" if behind else data.decode())
+                return not behind
+
+            self._timelines[link.node] = Timeline(write, self.loop.call_later, lambda: self.loop.time() + self._clock)
+        return self._timelines[link.node]
+
+    def _on_stdin_taken(self, link: AgentConnection, t: float, payload: bytes, upto: int) -> None:
+        self.viewers.stdin_taken(upto)
+
+    def _on_stacks(
+        self, link: AgentConnection, t: float, payload: bytes, number: int, texts: dict[str, str], mute: dict[str, int]
+    ) -> None:
+        self.viewers.answered(number, link.node, texts=texts, mute=mute)
+
+    def _on_usage(
+        self, link: AgentConnection, t: float, payload: bytes, number: int, ranks: dict[str, dict[str, Any]]
+    ) -> None:
+        self.viewers.answered(
+            number, link.node, ranks={rank: {**use, "node": link.node} for rank, use in ranks.items()}
+        )
+
+    # ---- a scheduler ------------------------------------------------------------------------------------------------
+
+    def watch_job(self, batch: BatchJob, signals: CapturedSignals) -> None:
+        """Hear what a scheduler sends to this process, and see the end of the job come."""
+        self.batch = batch
+
+        def signalled(came: list[int]) -> None:
+            numbers = set(came) - {signal.SIGCHLD}
+            if SIGTERM in numbers:
+                self._job_ends()
+            if batch.warning and (warning := signal.Signals[f"SIG{batch.warning}"]) in numbers:
+                numbers.discard(warning)
+                self._scheduler_warns()
+            for number in sorted(numbers - {SIGTERM}):
+                self.broadcast("pass", number=number)
+
+        signals.handle(signalled)
+        if batch.before and (batch.chosen or batch.warning):
+            self._near_the_end()
+
+    def _near_the_end(self, asked: bool = False) -> None:
+        """Warn the ranks when it is time. A scheduler looks at its clock now and then, some every half a minute: its
+        own signal comes early for a long job, late for a short one."""
+        assert self.batch is not None
+        if not asked:
+            self.batch.ask()
+        if not self.batch.answered:
+            self.loop.call_later(_LOOK, lambda: self._near_the_end(asked=True))
+            return
+        left, before = self.batch.time_left(), self.batch.warn_before()
+        if left is None:
+            return  # the scheduler's own signal comes yet, where there is one
+        if left > before + _LOOK:
+            self.loop.call_later(left - before, self._near_the_end)
+            return
+        self.warn_preemption("time limit", f"{max(0.0, left):.0f} s are left of the job's time")
+
+    def _scheduler_warns(self, asked: bool = False) -> None:
+        """The scheduler says so: the limit may have been changed since it was looked at."""
+        assert self.batch is not None
+        if not asked:
+            self.batch.ask()
+        if not self.batch.answered:
+            self.loop.call_later(_LOOK, lambda: self._scheduler_warns(asked=True))
+        elif self.batch.time_left() is not None:
+            self._near_the_end(asked=True)
+        else:
+            self.warn_preemption("time limit", f"{self.batch.before:g} s are left of the job's time")
+
+    def warn_preemption(self, cause: str, why: str) -> None:
+        """The end is near: tell the ranks that listen for it. The others are left alone."""
+        if self.warned or self.outcome is not None or self.batch is None or not self.batch.before:
+            return
+        self.warned, self.cause, self._nodes_without_handler = True, cause, set()
+        self.notify(f"{why}: SIG{self.batch.signal} to the ranks that catch it, so that they save")
+        self.broadcast("warn", name=self.batch.signal)
+
+    def _job_ends(self) -> None:
+        """SIGTERM has come, here or to an agent; find out why."""
+        if self.ending or self.outcome is not None or self.batch is None:
+            return
+        self.ending, self._killed_at = True, self.now() + self.batch.kill_wait
+        self.batch.ask()
+        self._why(self.now() + _WHY_WITHIN)
+
+    def _why(self, until: float) -> None:
+        assert self.batch is not None
+        cause = self.batch.why()
+        if not cause and self.now() < until:
+            self.loop.call_later(_LOOK, lambda: self._why(until))
+            return
+        grace = self.batch.grace_left()
+        if cause == "preempted" and grace is not None:
+            self.ending = False  # only the steps were told; when that time is over there is another SIGTERM
+            self.warn_preemption(cause, f"{self.batch.title} makes room for another job, {grace:.0f} s are left")
+            return
+        saves = cause in ("preempted", "requeued", "node failure") and not self.warned
+        self.cause = cause or "cancelled"
+        patience = self._killed_at - self.now() - _MARGIN
+        own = min(self.plan.job.grace, self.batch.kill_wait / 2) - _MARGIN
+        if saves and patience > own:
+            self.warn_preemption(self.cause, f"{self.batch.title} ends this job: {JOB_ENDS[self.cause]}")
+        if saves and self.warned:
+            self.loop.call_later(max(0.0, patience - own), self._end_ranks)
+        else:
+            self._end_ranks()
+
+    def _on_warned(self, link: AgentConnection, t: float, payload: bytes) -> None:
+        self._job_ends()
+
+    def _on_heard(self, link: AgentConnection, t: float, payload: bytes, ranks: list[int]) -> None:
+        """Which ranks of a node listen; where none of all does and the job is ending, there is nothing to wait for."""
+        if ranks:
+            self.handle(PreemptionWarned(t, self.cause, tuple(ranks)))
+        else:
+            self._nodes_without_handler.add(link.node)
+        if self.ending and len(self._nodes_without_handler) == len(self.links):
+            self._end_ranks()
+
+    def _end_ranks(self) -> None:
+        if self.outcome is None:
+            within = max(_MARGIN / 2, self._killed_at - self.now() - _MARGIN)
+            self.handle(JobEnding(self.now(), self.cause, round(within, 1)))
+
+    # ---- people -----------------------------------------------------------------------------------------------------
+
+    def asked(self, viewer: Session, number: int, by: str = "") -> None:
+        """A person wants the end."""
+        if self.outcome is not None:
+            self.hurry = True
+            return
+        self.handle(StopRequested(self.now(), number, by))
+
+    def on_owner_lost(self) -> None:
+        """Nobody watches a run that was to end with its terminal."""
+        self.handle(StopRequested(self.now(), SIGHUP, gone_for=self.lease))
+
+    # ---- the end ----------------------------------------------------------------------------------------------------
+
+    def _end(self, outcome: RunResult) -> None:
+        """Let the agents send what is left of the logs, see them go, and tell everybody."""
+        self.scribe.do(lambda: self.run.write_outcome(outcome_as_json(outcome)))
+        self.draining = True
+        for link in self.far:
+            if not link.channel.connected:
+                link.open = False
+        self.broadcast("bye", drain=True)
+        while any(link.open for link in self.far):
+            self.run_once()
+            if self.hurry:
+                break
+        if self.outputs is not None:
+            self.scribe.do(partial(self.outputs.finish, self.run))
+        for timeline in self._timelines.values():
+            timeline.flush()
+        outcome = self._with_gaps(outcome)
+        self.scribe.close()  # whoever hears that it is over may look at the files
+        self.viewers.close_all(outcome)
+
+    def _with_gaps(self, outcome: RunResult) -> RunResult:
+        """The outcome, with what copies of logs lack now that all was sent.
+
+        What has come is written, and what lacks is counted, for whoever hurries too: she waits for no agent, but what
+        the outcome says has to be true.
+        """
+        self.scribe.writer.drain()
+        if not self._gaps:
+            return outcome
+        for name in self._gaps:
+            self._tell_gap(name)
+        self.outcome = outcome = outcome._replace(unlogged=self.supervisor.unlogged)
+        self.scribe.do(lambda: self.run.write_outcome(outcome_as_json(outcome)))
+        return outcome
+
+
+def serve(words: list[str]) -> int:
+    """The program: `serve RUN_DIR OWN VISITORS [DOOR]`, with the secret on stdin."""
+    secret = sys.stdin.read()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # two for each node; nothing is started here that would inherit it
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    run = Run(Path(words[0]))
+    plan, config = run.plan, run.controller_config
+    assert plan is not None and config is not None
+    own, visitors, door = (int(word) for word in [*words[1:], "-1"][:3])
+    world = DetachedController(EventLoop(), plan, run, config, secret)
+    world.go(own, visitors, door)
+    return 0

@@ -1,0 +1,216 @@
+"""A run on this machine, supervised by the command in the terminal: when that goes, so do the ranks."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from muster.controller.bootstrap import Bootstrap, OwnMachine, RunPlace, need_of
+from muster.controller.connections import SIGNALS, AgentConnection, Agents, ProcessConnection, end_links
+from muster.controller.controller import Controller, terminal_fields
+from muster.core import rendezvous
+from muster.core.model import Plan
+from muster.core.plurals import plural
+from muster.core.results import Problem, ProblemKind, RunResult
+from muster.core.supervisor import CleanedUp, Configured, StartFailed, StopRequested
+from muster.linux import processes
+from muster.linux.eventloop import EventLoop
+from muster.linux.signals import CapturedSignals
+from muster.linux.writer import Writer
+from muster.protocol import trace
+from muster.protocol.frames import VERSION, encode_frame
+from muster.protocol.local_sockets import new_token
+from muster.rundir import Run
+from muster.rundir.writer import RunWriter
+from muster.ui.keyboard import Keyboard
+from muster.ui.output_writer import OutputWriter
+from muster.ui.terminal import QUIET, size_here
+from muster.ui.text import outcome_as_json
+from muster.ui.view import View
+
+
+class ForegroundController(Controller):
+    """One run, and the person who watches it."""
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        signals: CapturedSignals,
+        plan: Plan,
+        run: Run,
+        agents: Agents,
+        view: View,
+        began: float,
+        keyboard: Keyboard | None = None,
+    ):
+        bootstrap = Bootstrap(OwnMachine(agents.connections), need_of(plan.job))
+        where = RunPlace(run.id, str(run.path), new_token())
+        reads = agents.stdin is not None
+        config, self.parts = bootstrap.configure(plan, where, rendezvous.LOOPBACK, began, owned=True, reads=reads)
+        super().__init__(loop, plan, run, agents.connections, config)
+        self.children: list[ProcessConnection] = agents.connections
+        self.signals, self.view, self.keyboard = signals, view, keyboard
+        self.stdin = agents.stdin
+        self.pen = OutputWriter(Writer(loop))
+        view.put = self.pen.put
+        self.killed: set[int] = set()
+        """Nodes whose agent was killed before it had come to life, as the run was to end."""
+        self._wrote_at: float | None = None
+        """When a rank wrote last, unless it was long ago."""
+        if plan.job.terminal is not None:
+            signals.capture(signal.SIGWINCH)
+        self.interrupts = 0
+        """How often Ctrl-C was pressed."""
+        for link in self.children:
+            link.channel.tracer = trace.tracer(str(run.path), "controller", "agent", link.host)
+        self.enough = False
+        """It was pressed after the run was over: no more is to be shown."""
+        self.scribe = RunWriter(Writer(loop), run, self.notify, "events.jsonl")
+        self.scribe.do(lambda: run.reserve(plan.world_size))
+
+    def start_writing(self) -> None:
+        """Start the threads that write. Raises OSError where there can be no more."""
+        self.scribe.writer.start()
+        self.pen.writer.start()
+
+    def go(self) -> RunResult:
+        """Run to the end."""
+        self.signals.handle(self._signalled)
+        for link in self.children:
+            self.loop.add_reader(link.stdout, partial(self._heard, link))
+            self.loop.add_reader(link.stderr, partial(self._complained, link))
+            self.flush(link)
+        try:
+            while self.outcome is None:
+                self.run_once()
+            write = partial(self.run.write_outcome, outcome_as_json(self.outcome))
+            self.scribe.writer.do(write, self._cannot_write_outcome)
+            self._part()
+        finally:
+            self._leave()
+            if self.keyboard is not None:
+                self.keyboard.leave()
+        self.view.finish(self.outcome)
+        self.pen.close(lambda: self.hurry)
+        return self.outcome
+
+    # ---- who watches ------------------------------------------------------------------------------------------------
+
+    def record(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """Write an event down, and show it to who asked for events."""
+        record = {"event": kind, **fields}
+        self.view.event(record)
+        self.scribe.append("events.jsonl", json.dumps(record) + "\n")
+
+    def notify(self, text: str) -> None:
+        """Words for the person."""
+        self.view.say(text)
+
+    def begin(self) -> None:
+        """The ranks are about to start."""
+        self.view.begin(self.facts)
+
+    def _cannot_write_outcome(self, error: OSError) -> None:
+        self.notify(f"cannot write {self.run.path}/outcome.json: {processes.reason(error)}")
+
+    def stop(self, number: int) -> None:
+        """End the run as this signal would; any thread may ask for it."""
+        self.loop.call_soon_threadsafe(lambda: self._signalled([number]))
+
+    def _signalled(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            self.interrupts += number == signal.SIGINT
+            if self.outcome is not None:
+                self.enough = self.enough or number == signal.SIGINT
+            elif number == signal.SIGWINCH:
+                size = terminal_fields(self.plan, size_here({}))
+                assert size is not None
+                self.broadcast("resize", rows=size["rows"], columns=size["columns"])
+            elif number in SIGNALS:
+                self.handle(StopRequested(self.now(), number))
+            else:
+                self.pass_on(number)
+
+    @property
+    def hurry(self) -> bool:
+        """The person does not want to wait for the rest of the logs."""
+        return self.enough or self.interrupts > 1
+
+    # ---- agents -----------------------------------------------------------------------------------------------------
+
+    def swept(self, link: AgentConnection) -> bool:
+        """One that is not an agent yet, perhaps a line of --setup that hangs, reads nothing."""
+        assert isinstance(link, ProcessConnection)
+        if link.banner is None or not link.open:
+            return False
+        link.kill()
+        self.killed.add(link.node)
+        return True
+
+    def _complained(self, link: ProcessConnection) -> None:
+        if not link.drain_stderr():
+            self.loop.remove_reader(link.stderr)
+
+    def _heard(self, link: ProcessConnection) -> None:
+        frames = link.read()
+        if frames is not None:
+            self.receive(link, frames)
+            return
+        self.loop.remove(link.stdout, link.stderr, link.stdin)
+        if link.node in self.killed:  # it had started nothing
+            link.open = False
+            self.handle(CleanedUp(self.now(), link.node))
+            return
+        self.lost(link, link.explain_exit(str(self.run.path), self.plan.job.python))
+
+    def _on_hello(self, link: AgentConnection, t: float, payload: bytes, version: int, **facts: Any) -> None:
+        if version != VERSION:
+            wrong = Problem(ProblemKind.PROTOCOL, (link.host,), version=str(version), needed=str(VERSION))
+            self.handle(StartFailed(t, link.node, (wrong,)))
+            return
+        link.facts.update(facts)
+        if link.node == 0:
+            self.facts.update(facts)
+        self.record("hello", {"t": t, "node": link.node, **facts})
+        self.send_message(link.node, "prepare", want=self.view.wants, stdin=self.stdin, **self.parts[link.node])
+        if link.node == 0:
+            self.handle(Configured(self.now()))
+
+    def _on_output(self, link: AgentConnection, t: float, payload: bytes, rank: int, stream: str, **more: Any) -> None:
+        self.view.output(rank, stream, payload)
+        if self._wrote_at is None:
+            self.loop.call_later(QUIET, self._quiet)
+        self._wrote_at = self.now()
+        # what was shown makes room for more
+        self.pen.writer.then(partial(self.send_frames, link, encode_frame("taken", count=len(payload))))
+
+    def _quiet(self) -> None:
+        """Tell the view when nothing has come for a moment."""
+        assert self._wrote_at is not None
+        left = self._wrote_at + QUIET - self.now()
+        if left > 0:
+            self.loop.call_later(left, self._quiet)
+        else:
+            self._wrote_at = None
+            self.view.pause()
+
+    # ---- the end ----------------------------------------------------------------------------------------------------
+
+    def _part(self) -> None:
+        """Let the agents send what is left of the logs, and see them go. From here Ctrl-C ends the showing."""
+        self.broadcast("bye", drain=not self.hurry)
+        while any(link.open for link in self.links) and not self.enough:
+            self.loop.run_once()
+
+    def _leave(self) -> None:
+        """Leave no process."""
+        for link in self.children:
+            self.loop.remove(link.stdin, link.stdout, link.stderr)
+            link.open = False
+        end_links(self.children)
+        lost = self.scribe.close()
+        if lost:
+            self.notify(f"{plural(lost, 'event')} of the run could not be written into {self.run.path}/events.jsonl")

@@ -1,0 +1,194 @@
+"""Agents that somebody else starts, such as a step of a scheduler: each reads in the run directory where its controller
+is, and joins."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from muster.agent import code_tree
+from muster.agent.dialer import Met
+from muster.agent.join import RENDEZVOUS
+from muster.code_sync import Tree
+from muster.controller.agent_listener import AgentListener
+from muster.controller.bootstrap import Need, Remedies, Routes
+from muster.controller.connections import TcpConnection
+from muster.linux import hardware
+from muster.linux.eventloop import EventLoop
+from muster.protocol import trace
+from muster.protocol.frames import Dispatcher, handlers
+from muster.protocol.handshake import Terms, new_nonce
+from muster.protocol.listener import guarded
+from muster.protocol.messages import TO_CONTROLLER
+from muster.rundir import Run
+
+PATIENCE = 120.0
+"""Seconds in which all agents must have joined."""
+
+_LOOK = 0.2
+"""Seconds between two looks at who starts them."""
+
+
+class Starter(Protocol):
+    """Who starts the agents."""
+
+    def start(self) -> None:
+        """Start them; they find what they need in the run directory."""
+
+    def check(self, missing: Sequence[str], late: bool) -> None:
+        """Raise `Unreachable` if the agents of these hosts will not come; they are `late` once they should have."""
+
+
+class JoiningAgents:
+    """The agents of a run that join the controller, which is this process, until there is a plan; an `AgentSource`."""
+
+    remedies = Remedies(
+        directory="`--sync` brings it; or share it, or see --cwd",
+        script="`--sync` brings it; or share it",
+        other_script="`--sync` brings it; or share it",
+    )
+    one_run_dir, own_clock, controller_offset = True, False, 0.0
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        run: Run,
+        hosts: Sequence[str],
+        lease: float,
+        task: Mapping[str, str],
+        starter: Starter,
+        note: Callable[[str], object],
+    ):
+        """`task`: how an agent knows on which host it is; see `schedulers.scheduler.Task`."""
+        self.loop, self.run, self.lease, self.starter, self.note = loop, run, lease, starter, note
+        self._task = task
+        self.links = [TcpConnection(number, host, 0.0, {}) for number, host in enumerate(hosts)]
+        for link in self.links:
+            link.channel.tracer = trace.tracer(str(run.path), "controller", "agent", link.host)
+        self.secret, self.life = new_nonce(), new_nonce()
+        self.code: Tree | None = None
+        self.sent = False
+        """The code is to be sent, and is compared file by file: one that is absent differs, too."""
+        self._dispatch = Dispatcher(
+            handlers(self, "_on_"),
+            lambda kind, fields: TO_CONTROLLER[kind].fitting(fields),
+            lambda text, link: self.note(f"{link.host}: {text}"),
+        )
+        self.listener = hardware.listen()
+
+    @property
+    def reference(self) -> str:
+        """The controller is on the first node."""
+        return f"on {self.links[0].host}"
+
+    def come(self, need: Need, run_dir: str) -> None:
+        """Have them started, and wait until all have joined and told what there is. Raises `Unreachable`."""
+        self._tell_where(need)
+        self.starter.start()
+        terms = Terms(self.secret, self.run.id)
+        callers = AgentListener(self.loop, self.listener, terms, self.life, self._knows, self._came, self.note)
+        deadline = time.monotonic() + PATIENCE
+        try:
+            while missing := [link.host for link in self.links if not link.facts]:
+                self.loop.run_once(_LOOK)
+                self.starter.check(missing, time.monotonic() > deadline)
+        finally:
+            callers.close()
+
+    def _tell_where(self, need: Need) -> None:
+        """Leave in the run directory what an agent must know to join."""
+        root = self.code.root if self.code is not None else ""
+        where = {
+            "addresses": [address for _, address in hardware.interfaces()] or ["127.0.0.1"],
+            "port": self.listener.getsockname()[1],
+            "secret": self.secret,
+            "run": self.run.id,
+            "hosts": [link.host for link in self.links],
+            "lease": self.lease,
+            "task": dict(self._task),
+            "cwd": need.cwd,
+            "script": need.script,
+            "code": root,
+            "code_place": code_tree.place(root) if root and not self.sent else [],
+        }
+        with open(os.open(self.run.path / RENDEZVOUS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            json.dump(where, file)
+
+    # ---- who joins --------------------------------------------------------------------------------------------------
+
+    def _knows(self, node: int) -> int | None:
+        if not 0 <= node < len(self.links):
+            return None
+        if self.links[node].channel.connected:
+            self.links[node].disconnect(self.loop)
+        return self.links[node].channel.received
+
+    def _came(self, node: int, met: Met) -> None:
+        link = self.links[node]
+        link.connect(met)
+        self.loop.add_reader(met.fd, lambda: self._heard(link))
+
+    def _heard(self, link: TcpConnection) -> None:
+        frames = link.channel.read()
+        if frames is None:
+            link.disconnect(self.loop)
+            return
+        with guarded(self.note, lambda: link.disconnect(self.loop)):
+            for fields, payload in frames:
+                self._dispatch(fields, payload, link)
+            link.channel.flush()
+
+    def _on_told(self, link: TcpConnection, payload: bytes, t: float, name: str = "", **facts: Any) -> None:
+        # both clocks are read within the time of one way: good to a few milliseconds
+        link.offset = t - time.monotonic()
+        link.host = name or link.host
+        link.facts.update(facts, name=name)
+
+    def _on_warned(self, link: TcpConnection, payload: bytes, **more: Any) -> None:
+        """A scheduler sends SIGTERM to this process too."""
+
+    def close(self) -> None:
+        """Let nobody join any more, and part from those that have."""
+        for link in self.links:
+            if link.channel.connected:
+                link.disconnect(self.loop)
+        self.listener.close()
+
+    # ---- what they have told ----------------------------------------------------------------------------------------
+
+    def measure_clocks(self) -> None:
+        """That was done when they joined."""
+
+    def routes(self, addresses: Sequence[str]) -> Routes:
+        """They tried all addresses of this machine before they joined."""
+        untried = {"error": "it was not tried"}
+        ways = [{**dict.fromkeys(addresses, untried), **link.facts["ways"]} for link in self.links[1:]]
+        return Routes(self.listener.getsockname()[1], ways)
+
+    def run_dirs(self, run_dir: str, run_id: str) -> Sequence[tuple[str, bool]]:
+        """They share one."""
+        return [(run_dir, True)] * len(self.links)
+
+    def differing(self, code: Tree) -> Mapping[str, Sequence[str]]:
+        """By host: the files that are not what they are here."""
+        found = {link.host: self.other_files(link, code.root) for link in self.links}
+        return {host: names for host, names in found.items() if names}
+
+    def code_remedy(self) -> str:
+        """What --sync would do."""
+        return "`--sync` has all nodes run one copy of the code"
+
+    def other_files(self, link: TcpConnection, root: str) -> list[str]:
+        """The files of the code that a node has otherwise than they are below `root` here."""
+        found = []
+        for number, name in enumerate(self.code.names if self.code is not None else ()):
+            theirs, path = link.facts["digests"].get(str(number)), os.path.join(root, name)
+            # links of a copy lead elsewhere
+            if theirs is None or os.path.islink(path) or (not theirs and not self.sent):
+                continue
+            if code_tree.digest(path) != theirs:
+                found.append(name)
+        return found

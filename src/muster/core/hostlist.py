@@ -1,0 +1,391 @@
+"""Host lists and host files, as people and other launchers write them. Touches nothing.
+
+--hosts n[1-3],gpu5:4,gpu6:0,1      three hosts, one with 4 ranks, one of which GPUs 0 and 1 are used
+--hosts fe80::1%eth0,[2001:db8::7]:4   IPv6 addresses; brackets tell the number of ranks from the address
+n1 slots=4                          a line of a host file: Open MPI's and DeepSpeed's form; `n1:4` is MPICH's
+n1@n2:0,2                           DeepSpeed's --include and --exclude
+
+Every name is compared with a strict pattern before anything else sees it. ClusterShell puts the name of a group into a
+shell command, ssh takes a host that begins with `-` for an option, and a person's ssh configuration may put host and
+user into a shell command (`ProxyCommand`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from muster.core.fold import by_value
+from muster.core.layout import fold
+from muster.errors import InvalidRequest
+
+
+class HostSpec(NamedTuple):
+    """One host of a list."""
+
+    name: str
+    """As ssh is to reach it, without the user."""
+    user: str = ""
+    """Whom to be there; empty for what ssh is configured to."""
+    slots: int | None = None
+    """The ranks that it takes; None for what `-g` says."""
+    gpus: tuple[str, ...] = ()
+    """The GPUs that it lends; empty for all."""
+
+
+_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+_SCOPE = re.compile(r"[A-Za-z0-9_.-]+")
+"""The interface in `fe80::1%eth0`."""
+
+_NAMES = r"(?:[A-Za-z0-9_.-]|\[[0-9][0-9,/-]*\])+"
+_GROUP = r"@(?:[A-Za-z0-9_][A-Za-z0-9_.+-]*:)?[A-Za-z0-9_][A-Za-z0-9_.+-]*"
+_SET = re.compile(rf"(?:{_NAMES}|{_GROUP})(?:[,!&^](?:{_NAMES}|{_GROUP}))*")
+"""What of ClusterShell's sets is taken: names, numbers in brackets, groups, and what joins them."""
+
+_COUNT = re.compile(r"[0-9]{1,6}")
+"""A number of ranks, or of a GPU; no longer one is meant, and Python reads none of thousands of digits."""
+_NUMBERS = re.compile(r"[0-9]+(-[0-9]+)?(/[0-9]+)?")
+
+MOST_HOSTS = 100_000
+"""More hosts than this are a slip in a list such as `n[1-10000000]`, which would take all memory."""
+
+
+def parse_hosts(text: str) -> tuple[HostSpec, ...]:
+    """Read `--hosts`; raises `InvalidRequest`."""
+    found: list[HostSpec] = []
+    for word in _words(text):
+        found += _entry(word, f"--hosts {text}")
+    if not found:
+        raise InvalidRequest(f"--hosts {text!r} names no host", "for example `--hosts n1,n2,n[3-8]`")
+    return _once(found, f"--hosts {text}")
+
+
+def parse_host(text: str) -> HostSpec:
+    """Read `HOST` or `USER@HOST`, as it stands before the colon of HOST:RUN; raises `InvalidRequest`."""
+    found = _entry(text, f"host {text}")
+    if len(found) != 1 or found[0].slots is not None:
+        raise InvalidRequest(f"`{text}` is not one host", "for example `n1:last` or `ann@n1:last`")
+    return found[0]
+
+
+def _words(text: str) -> list[str]:
+    """The entries between commas. Numbers belong to the host before them: `n1:0,1,n2`; brackets hold commas too."""
+    entries: list[str] = []
+    for piece in re.findall(r"(?:\[[^\]]*\]|[^,\s])+", text):
+        counted = entries and re.search(r":[0-9]+(,[0-9]+)*$", entries[-1]) and not is_ipv6(entries[-1])
+        if counted and re.fullmatch(r"[0-9]+", piece):
+            entries[-1] += "," + piece
+        else:
+            entries.append(piece)
+    return entries
+
+
+def is_ipv6(name: str) -> bool:
+    """It is an IPv6 address, maybe with a scope (`fe80::1%eth0`), and without brackets."""
+    from ipaddress import AddressValueError, IPv6Address
+
+    address, percent, scope = name.partition("%")
+    try:
+        IPv6Address(address)
+    except AddressValueError:
+        return False
+    return not percent or _SCOPE.fullmatch(scope) is not None
+
+
+def _entry(word: str, source: str) -> list[HostSpec]:
+    """One entry, which may name several hosts."""
+    user, names = "", word
+    if re.match(r"[^@\[&!^]+@", names):  # else it is a group, maybe of a set: `@racks`, `n1&@racks`
+        user, _, names = names.partition("@")
+        if not _USER.fullmatch(user):
+            raise InvalidRequest(
+                f"{source}: `{user}` is no name of a user", "a name has letters, digits, dots and hyphens"
+            )
+    bracketed = re.fullmatch(r"\[([^\]]*:[^\]]*)\](?:(:)(.*))?", names)
+    if bracketed:
+        names, colon, after = bracketed[1], bracketed[2] or "", bracketed[3] or ""
+        if not is_ipv6(names):
+            raise InvalidRequest(f"{source}: `{names}` is no IPv6 address", "for example `[2001:db8::7]:4`")
+    elif is_ipv6(names):
+        colon = after = ""
+    else:
+        names, colon, after = names.partition(":")
+    slots: int | None = None
+    gpus: tuple[str, ...] = ()
+    if colon:
+        numbers = after.split(",")
+        if not all(map(_COUNT.fullmatch, numbers)):
+            raise InvalidRequest(
+                f"{source}: `{word}` has no number after its colon",
+                "write HOST:4 for 4 ranks, HOST:0,1 for GPUs 0 and 1; a port belongs into ssh's configuration or --ssh",
+            )
+        if len(numbers) > 1 or numbers == ["0"]:
+            gpus, slots = tuple(numbers), len(numbers)
+            if len(set(gpus)) < len(gpus):
+                raise InvalidRequest(f"{source}: `{word}` names a GPU twice", "name each once")
+        else:
+            slots = int(numbers[0])
+    return [HostSpec(name, user, slots, gpus) for name in expand_hostset(names, source)]
+
+
+def expand_hostset(names: str, source: str) -> list[str]:
+    """`n[1-3]`, `@group` of ClusterShell: the hosts, in order; raises `InvalidRequest`."""
+    if not names:
+        raise InvalidRequest(f"{source}: a host without a name", "for example `--hosts n1,n2`")
+    if is_ipv6(names) or not re.search(r"[\[\]@&!^]", names):
+        return [_checked(names, source)]
+    if not _SET.fullmatch(names):
+        raise InvalidRequest(
+            f"{source}: `{names}` is no set of hosts",
+            "for example `n[1-3,7]`, or `@group` of ClusterShell; names have letters, digits, dots and hyphens",
+        )
+    _refuse_too_many(names, source)
+    try:
+        from ClusterShell.NodeSet import NodeSet, NodeSetException
+    except ImportError:
+        raise InvalidRequest(
+            f"{source}: `{names}` is a set of hosts, and ClusterShell, which reads it, is not installed",
+            "`pip install ClusterShell`, or write the hosts out",
+        ) from None
+    try:
+        found = list(NodeSet(names))
+    except NodeSetException as error:
+        raise InvalidRequest(
+            f"{source}: `{names}` is no set of hosts: {error}", "for example `n[1-3,7]`, or `@group` of ClusterShell"
+        ) from None
+    if not found:
+        raise InvalidRequest(f"{source}: `{names}` has no host in it", "look at it with `cluset -e`")
+    return [_checked(name, source) for name in found]
+
+
+def _checked(name: str, source: str) -> str:
+    """The name, when it is one of a host; raises `InvalidRequest`."""
+    if not _HOST.fullmatch(name) and not is_ipv6(name):
+        raise InvalidRequest(
+            f"{source}: `{name}` is no name of a host", "a name has letters, digits, dots and hyphens inside"
+        )
+    return name
+
+
+def _refuse_too_many(names: str, source: str) -> None:
+    """Raise `InvalidRequest` for a list of absurdly many hosts, before it is written out."""
+    total = 0
+    for piece in re.findall(r"(?:\[[^\]]*\]|[^,\[])+", names):
+        count = 1
+        for inside in re.findall(r"\[([^\]]*)\]", piece):
+            count *= sum(_length(item) for item in inside.split(","))
+        total += count
+    if total > MOST_HOSTS:
+        raise InvalidRequest(f"{source}: `{names}` is {total} hosts", f"at most {MOST_HOSTS} are taken")
+
+
+def _length(item: str) -> int:
+    """How many numbers `1-3` is."""
+    first, _, last = item.partition("/")[0].partition("-")
+    # a number of more digits is absurd whatever it is, and Python would refuse to read one of thousands
+    if max(len(first), len(last)) > 12:
+        return MOST_HOSTS + 1
+    return max(1, int(last) - int(first) + 1) if first.isdigit() and last.isdigit() else 1
+
+
+def parse_nodelist(text: str, source: str = "the list of nodes") -> list[str]:
+    """The hosts of a list as schedulers write it, `n[1-3,07],gpu5`, in order; nothing has to be installed for it.
+
+    `source` is what an error calls the list. Raises `InvalidRequest`.
+    """
+    _refuse_too_many(text, source)
+    found: list[str] = []
+    for piece in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", text):
+        names = [""]
+        for part in re.split(r"(\[[^\]]*\])", piece):
+            choices = _numbers(part[1:-1], text) if part.startswith("[") else [part]
+            names = [name + choice for name in names for choice in choices]
+        found += [_checked(name, source) for name in names]
+    return found
+
+
+def _numbers(text: str, whole: str) -> list[str]:
+    """`1-3,07`: the numbers, as wide as they were written."""
+    found = []
+    for item in text.split(","):
+        if not _NUMBERS.fullmatch(item):
+            raise InvalidRequest(f"cannot read the host list `{whole}`", "it is written as `n[1-3,7]`")
+        span, _, step = item.partition("/")
+        first, _, last = span.partition("-")
+        numbers = range(int(first), int(last or first) + 1, int(step or 1) or 1)
+        found += [str(number).zfill(len(first)) for number in numbers]
+    return found
+
+
+def fold_hostlist(names: Iterable[str]) -> str:
+    """`n[1-3],gpu5`: hosts in few words, as NodeSet writes them. The supervisor needs it where nothing is installed."""
+    groups: dict[tuple[str, int, str], list[int]] = {}
+    for name in names:
+        match = re.fullmatch(r"(.*?)(\d+)(\D*)", name)
+        if match is None or re.fullmatch(r"[\d.]+", name) or ":" in name:  # an address is no row of machines
+            groups.setdefault((name, 0, ""), [])
+            continue
+        before, digits, after = match.groups()
+        width = len(digits) if digits.startswith("0") else 0
+        groups.setdefault((before, width, after), []).append(int(digits))
+    found = []
+    for (before, width, after), numbers in groups.items():
+        digits = re.findall(r"\d+|\D", fold(numbers))
+        text = "".join(piece.zfill(width) if piece.isdigit() else piece for piece in digits)
+        found.append(before + (f"[{text}]" if len(set(numbers)) > 1 else text) + after)
+    return ",".join(found)
+
+
+def fold_reasons(pairs: Iterable[tuple[str, str]]) -> str:
+    """`n[1-2]: no answer; n3: refused`, of (host, reason)."""
+    return "; ".join(f"{fold_hostlist(names)}: {reason}" for reason, names in by_value(pairs).items())
+
+
+def fold_values(pairs: Iterable[tuple[str, str]]) -> str:
+    """`n[1-2] 3.11, n3 3.12`, of (host, value)."""
+    return ", ".join(f"{fold_hostlist(names)} {value}" for value, names in by_value(pairs).items())
+
+
+def _once(found: Sequence[HostSpec], source: str) -> tuple[HostSpec, ...]:
+    seen: set[str] = set()
+    for item in found:
+        if item.name in seen:
+            raise InvalidRequest(
+                f"{source}: {item.name} stands there twice", f"name it once, with its number of ranks: `{item.name}:8`"
+            )
+        seen.add(item.name)
+    return tuple(found)
+
+
+def parse_hostfile(text: str, path: str) -> tuple[HostSpec, ...]:
+    """Read a host file: one host a line, `#` for comments; slots as `slots=4` or `:4`. Raises `InvalidRequest`."""
+    found: dict[str, HostSpec] = {}
+    text = text[1:] if text.startswith("\ufeff") else text  # some editors mark UTF-8 so
+    for number, line in enumerate(text.splitlines(), 1):
+        source = f"{path}, line {number}"
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        entries = _entry(words[0], source)
+        for word in words[1:]:
+            key, equals, value = word.partition("=")
+            if not equals and _COUNT.fullmatch(word) and len(words) == 2:
+                key, value = "slots", word  # `host 4`
+            if key in ("max_slots", "max-slots"):
+                continue
+            if key not in ("slots", "gpus") or not value:
+                raise InvalidRequest(f"{source}: `{word}` is not known", "a line is `HOST`, `HOST slots=4` or `HOST:4`")
+            if key == "gpus":
+                if not re.fullmatch(r"[0-9]+(,[0-9]+)*", value):
+                    raise InvalidRequest(f"{source}: `{word}` lists no GPUs", "for example `gpus=0,1`")
+                lent = tuple(value.split(","))
+                entries = [entry._replace(gpus=lent, slots=len(lent)) for entry in entries]
+            else:
+                if not _COUNT.fullmatch(value):
+                    raise InvalidRequest(f"{source}: `{word}` has no number", "for example `slots=4`")
+                entries = [entry._replace(slots=int(value)) for entry in entries]
+        for entry in entries:
+            before = found.get(entry.name)
+            if before is not None:  # Open MPI adds the slots of a host that stands there twice
+                both = (before.slots or 1) + (entry.slots or 1)
+                entry = entry._replace(slots=both, gpus=before.gpus + entry.gpus)
+            found[entry.name] = entry
+    if not found:
+        raise InvalidRequest(f"the host file {path} names no host", "one host a line, for example `n1 slots=4`")
+    return tuple(found.values())
+
+
+def filter_hosts(hosts: Sequence[HostSpec], include: str | None, exclude: str | None) -> tuple[HostSpec, ...]:
+    """Keep what DeepSpeed's `--include` names, or all but what its `--exclude` names; raises `InvalidRequest`."""
+    if include and exclude:
+        raise InvalidRequest("--include and --exclude were both given", "one of them says it all")
+    if not include and not exclude:
+        return tuple(hosts)
+    option, text = ("--include", include) if include else ("--exclude", exclude)
+    named = _selection(str(text), f"{option} {text}")
+    by_name = {host.name: host for host in hosts}
+    for name in named:
+        if name not in by_name:
+            raise InvalidRequest(f"{option} {text}: there is no host {name}", f"there are {', '.join(by_name)}")
+        lent = _lent(by_name[name])
+        missing = [gpu for gpu in named[name] if lent and gpu not in lent]
+        if missing:
+            raise InvalidRequest(f"{option} {text}: {name} has no GPU {missing[0]}", f"it has {', '.join(lent)}")
+    if include:
+        return tuple(
+            host._replace(gpus=named[host.name], slots=len(named[host.name])) if named[host.name] else host
+            for host in hosts
+            if host.name in named
+        )
+    kept: list[HostSpec] = []
+    for host in hosts:
+        if host.name not in named:
+            kept.append(host)
+        elif named[host.name]:
+            all_gpus = _lent(host)
+            if not all_gpus:
+                raise InvalidRequest(
+                    f"{option} {text}: how many GPUs {host.name} has is not known here",
+                    f"give its slots, or name the GPUs to use: `{host.name}:0,1`",
+                )
+            left = tuple(gpu for gpu in all_gpus if gpu not in named[host.name])
+            if left:
+                kept.append(host._replace(gpus=left, slots=len(left)))
+    if not kept:
+        raise InvalidRequest(f"{option} {text} leaves no host", "exclude less")
+    return tuple(kept)
+
+
+def _lent(host: HostSpec) -> tuple[str, ...]:
+    """The GPUs of a host, as DeepSpeed counts them: one a slot; none where nothing was said."""
+    return host.gpus or tuple(str(number) for number in range(host.slots or 0))
+
+
+def _selection(text: str, source: str) -> dict[str, tuple[str, ...]]:
+    """`n1@n2:0,2`: GPUs by host; none means the whole host."""
+    found: dict[str, tuple[str, ...]] = {}
+    for item in text.split("@"):
+        names, _, numbers = item.strip().partition(":")
+        gpus = tuple(number for number in numbers.split(",") if number)
+        if not all(re.fullmatch("[0-9]+", number) for number in gpus):
+            raise InvalidRequest(f"{source}: `{item}` has no numbers after its colon", "for example `n1@n2:0,2`")
+        for name in expand_hostset(names, source):
+            found[name] = gpus
+    return found
+
+
+def assign_slots(hosts: Sequence[HostSpec], each: int | None, total: int | None) -> list[int | None]:
+    """The number of ranks on each host: `-g`, which its slots must allow, else all of them, filled up in order to `-n`;
+    None where nobody says.
+
+    Hosts that get no rank are 0. Raises `InvalidRequest`.
+    """
+    for host in hosts:
+        if each is not None and host.slots is not None and each > host.slots:
+            raise InvalidRequest(
+                f"-g {each} is more than the {host.slots} {'slot' if host.slots == 1 else 'slots'} of {host.name}",
+                f"give it more slots, `{host.name}:{each}`, or leave `-g` out: each host gets as many ranks as slots",
+            )
+    counts = [host.slots if each is None else each for host in hosts]
+    if total is None:
+        return counts
+    if total < 1:
+        raise InvalidRequest(f"-n {total}: there must be a rank", "give a number from 1")
+    left, found = total, []
+    for host, count in zip(hosts, counts):
+        if count is None:
+            raise InvalidRequest(
+                f"-n {total}: how many of them go to {host.name} is not said",
+                f"give its slots, `{host.name}:8`, or `-g` for all",
+            )
+        found.append(min(count, left))
+        left -= found[-1]
+    if left:
+        room = sum(count or 0 for count in counts)
+        raise InvalidRequest(
+            f"-n {total} is more than the {room} slots of {fold_hostlist(host.name for host in hosts)}",
+            "ask for fewer ranks, or for more on each by `-g`",
+        )
+    return list(found)

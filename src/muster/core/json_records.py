@@ -1,0 +1,444 @@
+"""Read back what was written as JSON: each field is checked before anything is done with it.
+
+Run directories may be damaged, and files that come from a host may be hostile: they are data. Each check takes a value
+of unknown type, returns it with a known one, and raises `Malformed` otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any, TypeVar
+
+from muster.core.model import (
+    Command,
+    Host,
+    Job,
+    Late,
+    Node,
+    NodeEnvironment,
+    Plan,
+    Program,
+    Rank,
+    RankCommand,
+    Template,
+    TerminalSize,
+    Text,
+    TextFile,
+)
+from muster.core.results import (
+    Failure,
+    FailureKind,
+    Leftover,
+    LostNode,
+    Problem,
+    ProblemKind,
+    RankExit,
+    RunResult,
+    RunState,
+    StopKind,
+    StopReason,
+    Unlogged,
+)
+
+Check = Callable[[Any], Any]
+
+Kind = TypeVar("Kind", bound=Enum)
+
+
+class Malformed(ValueError):
+    """A value is not of the kind that it has to be; the text says which and what was expected."""
+
+
+NOT_UNDERSTOOD = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError)
+"""What comes of a frame whose fields are not those that they should be; `Malformed` is a ValueError."""
+
+
+def text(value: Any) -> str:
+    """A string, without NUL, which no argument and no path may hold."""
+    if not isinstance(value, str) or "\0" in value:
+        raise Malformed(f"{_short(value)} is not a text")
+    return value
+
+
+def whole(value: Any) -> int:
+    """A whole number from 0; not a bool, which is an int to Python."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
+        raise Malformed(f"{_short(value)} is not a whole number")
+    return value
+
+
+def number(value: Any) -> float:
+    """A finite number."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < 1e18:
+        raise Malformed(f"{_short(value)} is not a number")
+    return value
+
+
+def flag(value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise Malformed(f"{_short(value)} is neither true nor false")
+    return value
+
+
+def optional(check: Check) -> Check:
+    """None, or what `check` accepts."""
+    return lambda value: None if value is None else check(value)
+
+
+def several(check: Check) -> Check:
+    """A list of what `check` accepts; gives a tuple."""
+
+    def checked(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, (list, tuple)):
+            raise Malformed(f"{_short(value)} is not a list")
+        return tuple(map(check, value))
+
+    return checked
+
+
+def texts(value: Any) -> tuple[str, ...]:
+    """A list of strings."""
+    found: tuple[str, ...] = several(text)(value)
+    return found
+
+
+def table(value: Any) -> dict[str, Any]:
+    """A JSON object."""
+    if not isinstance(value, dict):
+        raise Malformed(f"{_short(value)} is not an object")
+    return value
+
+
+def texts_by_name(value: Any) -> dict[str, str]:
+    """A JSON object whose values are strings."""
+    return {text(name): text(item) for name, item in table(value).items()}
+
+
+_LATE = {late.key: late for late in Late}
+
+
+def late_text(value: Any) -> Text:
+    """A text, all of which or parts of which are known only later: as `as_json` writes it."""
+    return Template(*map(_part, value)) if isinstance(value, list) else _part(value)
+
+
+def _part(value: Any) -> str | Late:
+    if isinstance(value, dict):
+        key = text(value.get("late"))
+        if key not in _LATE:
+            raise Malformed(f"{_short(value)} is not a value that comes later")
+        return _LATE[key]
+    return text(value)
+
+
+def variables(value: Any) -> dict[str, Text]:
+    """A JSON object whose values are such texts."""
+    return {text(name): late_text(item) for name, item in table(value).items()}
+
+
+def _files(value: Any) -> tuple[TextFile, ...]:
+    """The files of a command; versions before this one have written an object: {name: text}."""
+    if isinstance(value, dict):
+        return tuple(TextFile(name, item) for name, item in texts_by_name(value).items())
+    files: tuple[TextFile, ...] = several(lambda item: _record(TextFile, _FILE, item, TextFile._fields))(value)
+    return files
+
+
+_FILE = {"path": late_text, "text": late_text}
+
+
+def checked(value: Any, checks: Mapping[str, Check], required: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The fields of a JSON object that `checks` names; others, which a newer muster may have added, are left out."""
+    found = table(value)
+    missing = [name for name in required if name not in found]
+    if missing:
+        raise Malformed(f"`{missing[0]}` is missing")
+    result = {}
+    for name, check in checks.items():
+        if name in found:
+            try:
+                result[name] = check(found[name])
+            except Malformed as error:
+                raise Malformed(f"`{name}`: {error}") from None
+    return result
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 40 else f"{shown[:40]}…"
+
+
+# ---- the records of model.py ----------------------------------------------------------------------------------------
+
+
+def _any_whole(value: Any) -> int:
+    """An exit status: Python's own may be negative."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and -(1 << 31) <= value < 0 else whole(value)
+
+
+def cells(value: Any) -> int:
+    """So many rows or columns as the kernel knows."""
+    if whole(value) >= 1 << 16:
+        raise Malformed(f"{value} is no size of a terminal")
+    return int(value)
+
+
+_PROGRAM = {"kind": text, "argv": texts, "text": text}
+
+_TERMINAL = {"rows": cells, "columns": cells, "term": text}
+
+_JOB = {
+    "program": lambda data: _record(Program, _PROGRAM, data, ("kind", "argv")),
+    "launcher": text,
+    "python": text,
+    "python_why": text,
+    "cwd": text,
+    "place": text,
+    "name": text,
+    "env": texts_by_name,
+    "setup": texts,
+    "preload": texts,
+    "wrap": texts,
+    "binding": text,
+    "stdin": optional(whole),
+    "grace": number,
+    "timeout": optional(number),
+    "spawns": flag,
+    "launcher_args": texts,
+    "max_restarts": whole,
+    "ssh": texts,
+    "allocation": text,
+    "passes": texts,
+    "signals_to_handle": text,
+    "role": text,
+    "terminal": optional(lambda data: _record(TerminalSize, _TERMINAL, data, ("rows", "columns"))),
+    "log_dir": text,
+    "lease": number,
+    "python_named": flag,
+    **dict.fromkeys(("scheduler", "runtime", "runtime_value"), text),
+}
+
+_HOST = {
+    "name": text,
+    "user": text,
+    "python": text,
+    "setup": texts,
+    "gpus": texts,
+    "threads": optional(whole),
+    "cpus": several(several(whole)),
+    "cpus_of_tasks": optional(whole),
+}
+
+_RANK = {
+    **dict.fromkeys(("rank", "local_rank", "node", "world_size", "local_world_size", "nodes"), whole),
+    "cpus": several(whole),
+}
+_NAMES_OF_RANK = ("rank", "local_rank", "node", "world_size", "local_world_size", "nodes")
+
+_NODE = {
+    "number": whole,
+    "host": lambda data: _record(Host, _HOST, data, ("name",)),
+    "ranks": several(lambda data: _record(Rank, _RANK, data, _NAMES_OF_RANK)),
+}
+
+_COMMAND = {
+    "node": whole,
+    "argv": several(late_text),
+    "ranks": several(lambda data: _record(Rank, _RANK, data, _NAMES_OF_RANK)),
+    "env": variables,
+    "defaults": variables,
+    "cwd": text,
+    "forks": flag,
+    "python_at": optional(whole),
+    "group": flag,
+    "launcher": text,
+    "files": _files,
+    "unset": text,
+}
+
+_GUESTS = {
+    "argv": texts,
+    "python_at": optional(whole),
+    "args_at": optional(whole),
+    "group": flag,
+    "tasks": flag,
+}
+
+_ENVIRONMENT = {
+    "env": variables,
+    "defaults": variables,
+    "ranks": several(variables),
+    "unset": text,
+    "restored": text,
+}
+
+_PLAN = {
+    "job": lambda data: job_from_json(data),
+    "nodes": several(lambda data: _record(Node, _NODE, data, Node._fields)),
+    "commands": several(lambda data: _record(Command, _COMMAND, data, ("node", "argv", "ranks", "cwd"))),
+    "environments": several(lambda data: _record(NodeEnvironment, _ENVIRONMENT, data, ("env", "defaults", "ranks"))),
+    "guests": optional(lambda data: _record(RankCommand, _GUESTS, data, ("argv", "python_at", "args_at"))),
+    "own_meeting": flag,
+}
+
+
+def one_of(kind: type[Kind]) -> Callable[[Any], Kind]:
+    """The value of one of these members."""
+
+    def checked(value: Any) -> Kind:
+        try:
+            return kind(text(value))
+        except ValueError:
+            raise Malformed(f"{_short(value)} is none of {', '.join(map(str, kind))}") from None
+
+    return checked
+
+
+_FAILURE = {"kind": one_of(FailureKind), "when": number, "summary": text, "frames": texts}
+
+_LEFTOVER = {"process": text, "pid": whole, "state": text, "gpu": flag, "killed": flag}
+
+_LOST = {"node": whole, "why": text}
+
+_PROBLEM = {
+    "kind": one_of(ProblemKind),
+    "hosts": texts,
+    **dict.fromkeys(("python", "version", "needed", "torch", "module", "name", "text"), text),
+    **dict.fromkeys(("rank", "number"), whole),
+    **dict.fromkeys(("among_others", "missing", "limit"), flag),
+    "code": optional(_any_whole),
+    "signal": optional(whole),
+    "values": several(lambda pair: _pair(pair)),
+}
+
+_STOP = {
+    "kind": one_of(StopKind),
+    "signal": optional(whole),
+    "again": flag,
+    "seconds": number,
+    "code": optional(_any_whole),
+    "problems": several(lambda data: problem_from_json(data)),
+    "node": optional(whole),
+    "early": flag,
+    **dict.fromkeys(("by", "log", "cause", "message", "hint"), text),
+}
+
+_END = {
+    "rank": whole,
+    "node": whole,
+    "when": number,
+    "code": optional(_any_whole),
+    "signal": optional(whole),
+    **dict.fromkeys(("by_us", "by_launcher", "late"), flag),
+    "failure": optional(lambda data: failure_from_json(data)),
+}
+
+_UNLOGGED = {"attempt": whole, "rank": whole, "stream": text, "missing": whole, "why": text}
+
+_OUTCOME = {
+    "state": lambda value: _ended(one_of(RunState)(value)),
+    "code": _any_whole,
+    "duration": number,
+    "attempt": whole,
+    "reason": text,
+    "stopped": optional(lambda data: _record(StopReason, _STOP, data, ("kind",))),
+    "first": optional(lambda data: _record(RankExit, _END, data, ("rank", "node", "when"))),
+    "ends": several(lambda data: _record(RankExit, _END, data, ("rank", "node", "when"))),
+    "left": several(lambda data: _leftover_or_words(data)),
+    "lost": several(lambda data: _record(LostNode, _LOST, data, ("node", "why"))),
+    "unlogged": several(lambda data: _record(Unlogged, _UNLOGGED, data, tuple(_UNLOGGED))),
+}
+
+
+TRANSPORTS_OF_JOBS = ("local", "ssh", "step")
+
+
+def job_from_json(data: Any) -> Job:
+    """Read back what `as_json(job)` wrote; keys that a newer muster added are left out. Raises `Malformed`.
+
+    Versions before this one have written the scheduler as the place.
+    """
+    job: Job = _record(Job, _JOB, data, ("program", "launcher", "python", "python_why", "cwd"))
+    if not job.program.argv:
+        raise Malformed("`program`: `argv` is empty")
+    return job if job.place in TRANSPORTS_OF_JOBS else job._replace(place="step", scheduler=job.place)
+
+
+def plan_from_json(data: Any) -> Plan:
+    """Read back what `as_json(plan)` wrote; keys that a newer muster added are left out. Raises `Malformed`."""
+    plan: Plan = _record(Plan, _PLAN, data, ("job", "nodes", "commands"))
+    if [node.number for node in plan.nodes] != list(range(len(plan.nodes))) or not plan.nodes:
+        raise Malformed("`nodes` are not numbered from 0")
+    return plan
+
+
+def outcome_from_json(data: Any) -> RunResult:
+    """Read back what `outcome_as_json` wrote; keys that a newer muster added are left out. Raises `Malformed`.
+
+    Older versions wrote why a run was ended, and what was left of it, in words alone.
+    """
+    fields = checked(data, _OUTCOME, ("state", "code", "duration"))
+    words = fields.pop("reason", "")
+    if words and fields.get("stopped") is None:
+        message, _, hint = words.partition("\nhint: ")
+        fields["stopped"] = StopReason(StopKind.OTHER, message=message, hint=hint)
+    left = fields.get("left", ())
+    unseen = tuple(LostNode(0, words[len(_UNSEEN) :]) for words in left if str(words).startswith(_UNSEEN))
+    fields["left"] = tuple(found for found in left if isinstance(found, Leftover))
+    fields["lost"] = fields.get("lost", ()) + unseen
+    return RunResult(**fields)
+
+
+_UNSEEN = "not seen to end: "
+"""So older versions began to tell of a node that was lost."""
+
+
+def _leftover_or_words(value: Any) -> Leftover | str:
+    """A process that was left behind; an older version told in words of one, or of a node that was lost."""
+    if not isinstance(value, str):
+        return leftover_from_json(value)
+    words = text(value)
+    how, _, process = words.partition(": ")
+    return words if words.startswith(_UNSEEN) else Leftover(process, killed=how == "ended")
+
+
+def _ended(state: RunState) -> RunState:
+    if not state.ended:
+        raise Malformed(f"{state} is no end of a run")
+    return state
+
+
+def failure_from_json(data: Any) -> Failure:
+    """Read back why a rank failed. Raises `Malformed`."""
+    failure: Failure = _record(Failure, _FAILURE, data, ("kind", "when"))
+    return failure
+
+
+def leftover_from_json(data: Any) -> Leftover:
+    """Read back, or take from an agent, what a process is that a rank left behind. Raises `Malformed`.
+
+    An older version wrote it in words.
+    """
+    if isinstance(data, str):
+        return Leftover(text(data))
+    found: Leftover = _record(Leftover, _LEFTOVER, data, ("process",))
+    return found
+
+
+def problem_from_json(data: Any) -> Problem:
+    """Read back why agents could not start their ranks. Raises `Malformed`."""
+    problem: Problem = _record(Problem, _PROBLEM, data, ("kind", "hosts"))
+    return problem
+
+
+def _pair(value: Any) -> tuple[str, str]:
+    found = texts(value)
+    if len(found) != 2:
+        raise Malformed(f"{_short(value)} is no pair")
+    return found[0], found[1]
+
+
+def _record(kind: Any, checks: Mapping[str, Check], data: Any, required: tuple[str, ...]) -> Any:
+    return kind(**checked(data, checks, required))

@@ -1,0 +1,71 @@
+"""Where the nodes of a run meet: an address of node 0 that all others have reached, and the interfaces on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from muster.core.hostlist import fold_reasons
+from muster.core.rank_env import interface_values
+from muster.errors import Unreachable
+
+Facts = Mapping[str, Any]
+"""What a host told of itself."""
+
+
+class Rendezvous(NamedTuple):
+    """Where the nodes meet."""
+
+    address: str
+    """Of node 0."""
+    port: int
+    """Where its agent or supervisor is called there; 0 where there is no other node."""
+    interface_env: tuple[Mapping[str, str | None], ...]
+    """For each node, the late values that name the interface on which it meets the others."""
+
+
+LOOPBACK = Rendezvous("127.0.0.1", 0, ({},))
+"""There is one node."""
+
+
+def candidate_addresses(host: str, facts: Facts, env: Mapping[str, str]) -> list[str]:
+    """The addresses of node 0 at which the others may try; those of the interfaces that the person named, if any did.
+
+    Raises `Unreachable`.
+    """
+    wanted = env["GLOO_SOCKET_IFNAME"].split(",") if "GLOO_SOCKET_IFNAME" in env else None
+    found = [address for name, address in facts["interfaces"] if wanted is None or name in wanted]
+    if not found:
+        which = f" named {','.join(wanted)}" if wanted else " but the loopback"
+        raise Unreachable(
+            f"{host} has no interface{which}, so the other nodes cannot reach it",
+            "`ip address` there shows what it has",
+        )
+    # the address at which ssh reached it comes first: that it can be reached is known
+    return sorted(found, key=lambda address: address != facts["reached_at"])
+
+
+def choose_rendezvous(
+    hosts: Sequence[str], facts: Sequence[Facts], addresses: Sequence[str], port: int, ways: Sequence[Facts]
+) -> Rendezvous:
+    """The first address that all reached. `hosts` and `facts` are of all nodes, `ways` of all but the first.
+
+    Raises `Unreachable`.
+    """
+    own = {address: name for name, address in facts[0]["interfaces"]}
+    for address in addresses:
+        if all("error" not in way[address] for way in ways):
+            names = [own[address], *(way[address]["interface"] for way in ways)]
+            return Rendezvous(address, port, tuple(map(_values, facts, names)))
+    best = max(addresses, key=lambda address: sum("error" not in way[address] for way in ways))
+    told = fold_reasons((host, way[best]["error"]) for host, way in zip(hosts[1:], ways) if "error" in way[best])
+    tried = ", ".join(f"{address} ({own[address]})" for address in addresses)
+    raise Unreachable(
+        f"the nodes cannot reach {hosts[0]}, where they must meet, at {best} port {port} ({own[best]}): {told}",
+        f"a firewall between the nodes must let TCP through; tried were {tried}; "
+        "another interface is named by `--env GLOO_SOCKET_IFNAME=NAME`",
+    )
+
+
+def _values(facts: Facts, name: str) -> dict[str, str | None]:
+    return interface_values(name, several=len({known for known, _ in facts["interfaces"]}) > 1)

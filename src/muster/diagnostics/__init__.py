@@ -1,0 +1,1 @@
+"""What failures, machines and self-tests tell, and what to do. Pure."""

@@ -1,0 +1,210 @@
+"""The result of a check as one page of HTML: no script, nothing from elsewhere, light and dark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from muster.core.plurals import plural
+from muster.diagnostics.selftest.text import HEADS, SPEED_HEADS, end_in_words, rank_row, speed_row
+from muster.diagnostics.selftest.verdicts import SECTIONS, Reported, Verdict
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c2024; --soft: #60646c; --line: #d9dce1; --ground: #fff; --panel: #f6f7f9;
+  --good: #18794e; --bad: #ce2c31;
+  --s0: #9aa0a8; --s1: #0b68cb; --s2: #b54708; --s3: #8e4ec6; --s4: #0e7c86; }
+@media (prefers-color-scheme: dark) { :root { --ink: #edeef0; --soft: #b0b4ba; --line: #363a3f; --ground: #111113;
+  --panel: #18191b; --good: #3dd68c; --bad: #ff9592;
+  --s0: #777b84; --s1: #70b8ff; --s2: #ffa057; --s3: #d19dff; --s4: #4ccce6; } }
+* { box-sizing: border-box }
+body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 62rem; background: var(--ground); color: var(--ink);
+  font: 16px/1.5 system-ui, sans-serif }
+h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.15rem; margin: 2.5rem 0 .5rem }
+p { margin: .25rem 0; color: var(--soft) } code { font-size: .9em; overflow-wrap: anywhere }
+.all { font-size: 1.15rem; font-weight: 600; margin: .75rem 0 } .good { color: var(--good) } .bad { color: var(--bad) }
+.wide { overflow-x: auto; margin: .75rem 0 }
+table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums }
+th { text-align: left; font-weight: 600; color: var(--soft) }
+th, td { padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; white-space: nowrap }
+ul { list-style: none; padding: 0; margin: .75rem 0 } li { padding: .15rem 0 .15rem 1.6rem; text-indent: -1.6rem }
+li b { display: inline-block; width: 1.6rem; text-indent: 0 } li span { color: var(--soft) }
+figure { margin: 1rem 0; padding: 1rem; background: var(--panel); border-radius: .5rem }
+figcaption { font-size: .875rem; color: var(--soft); margin-top: .5rem }
+svg { display: block; width: 100%; height: auto } svg text { font: 12px system-ui, sans-serif; fill: var(--soft) }
+"""
+
+_COLOURS = {
+    "alone": "s0",
+    "distributed": "s1",
+    "no averaging": "s2",
+    "one shard for all": "s3",
+    "sum in place of mean": "s4",
+}
+
+_MOST_RANKS = 64
+"""Rows of the picture of the data."""
+
+
+def page(told: Reported, verdicts: Sequence[Verdict], title: str, command: str) -> str:
+    """The whole page; `title` names the run, `command` is what was typed."""
+    sound = all(verdict.passed for verdict in verdicts)
+    parts = [
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
+        f"<h1>{escape(title)}</h1><p><code>{escape(command)}</code></p>",
+        f'<p class="all {"good" if sound else "bad"}">{escape(end_in_words(verdicts))}</p>',
+    ]
+    for number, (section, says) in enumerate(SECTIONS.items()):
+        parts.append(f'<section id="{section}"><h2>{number} {escape(says)}</h2>')
+        parts.append(_statements(verdict for verdict in verdicts if verdict.section == section))
+        if section in told:
+            parts.append(_PICTURES[section](told[section]))
+        parts.append("</section>")
+    return "\n".join([*parts, "</body></html>", ""])
+
+
+def _statements(verdicts: Iterable[Verdict]) -> str:
+    items = []
+    for verdict in verdicts:
+        mark = '<b class="good">✓</b>' if verdict.passed else '<b class="bad">✗</b>'
+        words = f": <span>{escape(verdict.found)}</span>" if verdict.found else ""
+        words += (
+            f"<br><span>what to do: {escape(verdict.remedy)}</span>" if verdict.remedy and not verdict.passed else ""
+        )
+        items.append(f"<li>{mark}{escape(verdict.name)}{words}</li>")
+    return f"<ul>{''.join(items)}</ul>"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = ["".join(f"<td>{escape(word)}</td>" for word in row) for row in rows]
+    head = "".join(f"<th>{escape(word)}</th>" for word in heads)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _who(told: Mapping[str, Any]) -> str:
+    return _table(HEADS, map(rank_row, told["ranks"]))
+
+
+def _sums(told: Mapping[str, Any]) -> str:
+    return _table(SPEED_HEADS, map(speed_row, told["speed"])) + (
+        "<p>algorithm = bytes / time; bus = algorithm × 2(n−1)/n for n ranks, as nccl-tests reckon it, so that it can "
+        "be compared with what the wires carry</p>"
+    )
+
+
+# ---- which rank sees which sample -----------------------------------------------------------------------------------
+
+
+def _data(told: Mapping[str, Any]) -> str:
+    captions = {
+        "epoch": "Epoch {epoch}. Each column is a sample: one mark in each, for the rank that sees it; two where a "
+        "sample fills up a share.",
+        "without DistributedSampler": "Without DistributedSampler each rank sees all samples, and the epoch is done as "
+        "often as there are ranks.",
+    }
+    figures = []
+    for look in told["epochs"]:
+        if look["what"] in captions:
+            picture = _grid(look["by_rank"], told["samples"])
+            figures.append(
+                f"<figure>{picture}<figcaption>{captions[look['what']].format(**look)}</figcaption></figure>"
+            )
+    return "".join(figures)
+
+
+def _grid(by_rank: Sequence[Sequence[int]], samples: int) -> str:
+    """A row for each rank, a column for each sample, a mark where the one sees the other."""
+    rows = by_rank[:_MOST_RANKS]
+    wide, left, top = 900, 64, 20
+    across = (wide - left) / samples
+    high = max(6.0, min(18.0, 260 / len(rows)))
+    marks = [
+        f'<rect x="{left + sample * across + across * 0.08:.1f}" y="{top + rank * high + high * 0.1:.1f}" '
+        f'width="{across * 0.84:.1f}" height="{high * 0.8:.1f}" rx="1"/>'
+        for rank, share in enumerate(rows)
+        for sample in sorted(share)
+    ]
+    every = max(1, math.ceil(12 / high))
+    names = [
+        f'<text x="{left - 8}" y="{top + (rank + 0.5) * high + 4:.1f}" text-anchor="end">rank {rank}</text>'
+        for rank in range(0, len(rows), every)
+    ]
+    lines = [
+        f'<line x1="{left}" x2="{wide}" y1="{top + (row + 1) * high:.1f}" y2="{top + (row + 1) * high:.1f}"/>'
+        for row in range(len(rows))
+    ]
+    hidden = len(by_rank) - len(rows)
+    more = f"; {plural(hidden, 'more rank is', 'more ranks are')} left out" if hidden else ""
+    return (
+        f'<svg viewBox="0 0 {wide} {top + high * len(rows) + 2:.0f}" role="img" class="grid">'
+        f'<text x="{left}" y="12">sample 0</text><text x="{wide}" y="12" text-anchor="end">{samples - 1}{more}</text>'
+        f'<g stroke="var(--line)" stroke-width="1">{"".join(lines)}</g>'
+        f'<g fill="var(--s1)">{"".join(marks)}</g>{"".join(names)}</svg>'
+    )
+
+
+# ---- loss curves ----------------------------------------------------------------------------------------------------
+
+
+def _convergence(told: Mapping[str, Any]) -> str:
+    rows = [
+        (way["way"], *("no number" if number is None else f"{number:.3g}" for number in (way["off"], way["apart"])))
+        for way in told["ways"]
+    ]
+    heads = ("", "parameters off from those of one rank", "ranks apart from each other")
+    caption = (
+        "Loss on unseen data, the mean over ranks. The line of all ranks must lie on that of one rank; the others are "
+        "mistakes made on purpose, and must not."
+    )
+    return f"<figure>{_curves(told['ways'])}<figcaption>{caption}</figcaption></figure>" + _table(heads, rows)
+
+
+def _curves(ways: Sequence[Mapping[str, Any]]) -> str:
+    """All losses in one plot. What grows beyond all others (a mistake may) leaves it at the top."""
+    wide, high, left, right, top, bottom = 900, 340, 48, 170, 10, 28
+    steps = len(ways[0]["losses"])
+    highest = max(loss for way in ways[:2] for loss in way["losses"] if loss is not None) * 1.25 or 1.0
+
+    def at(step: int, loss: float) -> tuple[float, float]:
+        x = left + step / max(1, steps - 1) * (wide - left - right)
+        return x, top + (1 - min(loss / highest, 1.0)) * (high - top - bottom)
+
+    lines, ends = [], []
+    for way in ways:
+        points = [at(step, loss) for step, loss in enumerate(way["losses"]) if loss is not None]
+        how = {"alone": "5", "distributed": "2"}.get(way["way"], "1.5")
+        dashes = ' stroke-dasharray="5 4"' if way["way"] not in ("alone", "distributed") else ""
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        colour = f"var(--{_COLOURS[way['way']]})"
+        lines.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{how}"{dashes}/>')
+        ends.append((points[-1][1], way["way"]))
+    names, lowest = [], -math.inf
+    for y, name in sorted(ends):  # labels at the ends of the lines, none over another
+        lowest = max(y, lowest + 15)
+        place = f'x="{wide - right + 8}" y="{lowest + 4:.1f}" style="fill:var(--{_COLOURS[name]})"'
+        names.append(f"<text {place}>{escape(name)}</text>")
+    axis = []
+    for part in range(5):
+        value = highest * part / 4
+        y = at(0, value)[1]
+        axis.append(f'<line x1="{left}" x2="{wide - right}" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--line)"/>')
+        axis.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{value:.2g}</text>')
+    for step in (0, steps - 1):
+        x = at(step, 0.0)[0]
+        axis.append(f'<text x="{x:.1f}" y="{high - 8}" text-anchor="middle">step {step}</text>')
+    return (
+        f'<svg viewBox="0 0 {wide} {high}" role="img" class="curves">'
+        f"{''.join(axis)}{''.join(lines)}{''.join(names)}</svg>"
+    )
+
+
+_PICTURES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "who": _who,
+    "sum": _sums,
+    "data": _data,
+    "convergence": _convergence,
+}

@@ -1,0 +1,454 @@
+"""The process that holds a lab: parent of its hosts, owner of the switch between them, and ear for what is asked.
+
+    python -m muster.lab.daemon FOLDER TOLD LOCK [OWNER]
+
+When it dies, by whatever cause, the kernel kills the first process of each host, and with it all that runs there:
+so a lab can be taken down at any moment, also a half-made one, and what is left are files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from muster.errors import ControlError, InvalidRequest, MusterError
+from muster.lab import config_files, files, namespaces
+from muster.lab.faults import FAULTS
+from muster.lab.host_init import Host, ip, live
+from muster.lab.spec import (
+    HEAD,
+    PREFIX,
+    RESOLVER_PORT,
+    SETTLING,
+    SSH_PORT,
+    SWITCH_ADDRESS,
+    Folder,
+    Shape,
+    address,
+    card,
+)
+from muster.linux import procfs
+from muster.linux.processes import has_handler
+
+PATIENCE = 30.0
+"""Seconds that sshd and Slurm may take to come up."""
+
+
+class Stop(Exception):
+    """The keeper was told to end."""
+
+
+class Alive(NamedTuple):
+    """One host that was started."""
+
+    pid: int
+    channel: socket.socket
+    lines: list[dict[str, Any]]
+    """What it said of itself, not yet read: services that ended."""
+
+
+class LabDaemon:
+    """One lab."""
+
+    def __init__(self, folder: Folder, owner: int | None):
+        self.folder = folder
+        self.owner = owner
+        """A pipe whose end means that the lab's owner has died."""
+        record = json.loads(Path(folder.record).read_text())
+        self.shape = Shape(**record["shape"])
+        record["keeper"] = [os.getpid(), procfs.started(os.getpid())]
+        files.write_record(folder, record)
+        self.record: dict[str, Any] = record
+        self.hosts: dict[str, Alive] = {}
+        self.faults: dict[tuple[str, str], None] = {}
+        """The faults that hold now, in the order in which they came: (fault, host)."""
+        self.life, self._alive = os.pipe()  # hosts hold the first end only
+        self.own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY)
+        self.resolver: socket.socket | None = None
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.groups = f"{folder.cgroups}/{files.group_name(folder)}"
+        """Where the hosts have their groups in the freezer hierarchy, if it can be had."""
+        self.gates: dict[str, int] = {}
+
+    # coming up
+
+    def up(self) -> None:
+        """Make the switch and the hosts, start the services, and wait until they answer."""
+        try:
+            namespaces.unshare(namespaces.NEW_NET | namespaces.NEW_MOUNTS)
+            namespaces.mount("none", "/", "", namespaces.RECURSIVE | namespaces.PRIVATE)
+        except OSError as error:
+            raise no_namespaces(error) from None
+        try:
+            ip(
+                "link set lo up\nlink add lab0 type bridge\n"
+                f"address add {SWITCH_ADDRESS}/{PREFIX} dev lab0\nlink set lab0 up\n"
+            )
+        except OSError as error:
+            raise no_network(error) from None
+        # the name server of slow-dns: it hears, and never answers
+        self.resolver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.resolver.bind((SWITCH_ADDRESS, RESOLVER_PORT))
+        tracks, groups = self._freezer()
+        files.write(self.folder, self.shape, tracks, self.record["slurm"])
+        self.boot(self.shape.hosts, groups)
+        self.start_services(self.shape.hosts)
+        self._wait_until_up(time.monotonic() + PATIENCE)
+
+    def _freezer(self) -> tuple[str, str]:
+        """How Slurm is to track processes, and the folder in which hosts have their groups."""
+        try:
+            os.makedirs(self.folder.cgroups, exist_ok=True)
+            namespaces.mount("cgroup", self.folder.cgroups, "cgroup", 0, "freezer")
+        except OSError as error:
+            self.record["notes"].append(f"Slurm tracks processes by parent ids: no cgroup freezer here ({error})")
+            return "proctrack/linuxproc", ""
+        os.makedirs(self.groups, exist_ok=True)
+        return "proctrack/cgroup", self.groups
+
+    def boot(self, names: tuple[str, ...], groups: str | None = None) -> None:
+        """Bring hosts to life, as far as their network."""
+        if groups is None:
+            groups = self.groups if os.path.isdir(self.groups) else ""
+        users, guest = config_files.passwd(Path("/etc/passwd").read_text(), self.folder)
+        files.give_home(self.folder, guest)
+        for name in names:
+            group = f"{groups}/{name}" if groups else ""
+            if group:
+                os.makedirs(group, exist_ok=True)
+            kept = (self.folder.path, *self.record["kept"])
+            if name == HEAD or self.shape.shared_home:
+                kept += tuple(self.record["shared"])
+            self._fork(Host(name, self.shape, self.folder, kept, group, users, guest))
+        self.record["hosts"] = {name: [alive.pid, procfs.started(alive.pid)] for name, alive in self.hosts.items()}
+        files.write_record(self.folder, self.record)
+        for name in names:
+            self._answer(name)
+        lines = [
+            f"link add {name} type veth peer name eth0 address {card(name)} netns {self.hosts[name].pid}"
+            for name in names
+        ]
+        lines += [f"link set {name} master lab0 up" for name in names]
+        ip("\n".join(lines) + "\n")
+        for name in names:
+            self.tell(name, "network")
+        for name in names:
+            self._answer(name)
+
+    def _fork(self, host: Host) -> None:
+        ours, theirs = socket.socketpair()
+        namespaces.unshare(namespaces.NEW_PIDS)
+        pid = os.fork()
+        if pid == 0:
+            held = {theirs.fileno(), self.life, 0, 1, 2}
+            for name in os.listdir("/proc/self/fd"):
+                if int(name) not in held:
+                    with suppress(OSError):
+                        os.close(int(name))
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+            live(host, theirs, self.life)
+        namespaces.enter(self.own_pids, namespaces.NEW_PIDS)  # the next child is to be in a namespace of its own again
+        theirs.close()
+        self.hosts[host.name] = Alive(pid, ours, [])
+
+    def start_services(self, names: tuple[str, ...]) -> None:
+        """Start what each host is there for. munged comes first: nothing of Slurm speaks without it."""
+        if HEAD in names:
+            self.ask(HEAD, "start", name="munged", argv=files.munged(self.folder))
+        for name in names:
+            self.tell(name, "start", name="sshd", argv=files.sshd(self.folder))
+        for name in names:
+            self._answer(name)
+        self._until(lambda: os.path.exists(f"{self.folder.munge}/socket"), HEAD, "munged", 10)
+        if HEAD in names:
+            self.ask(HEAD, "start", name="slurmctld", argv=files.slurmctld(self.folder))
+        nodes = [name for name in names if name != HEAD]
+        for name in nodes:
+            self.tell(name, "start", name="slurmd", argv=files.slurmd(self.folder, name))
+        for name in nodes:
+            self._answer(name)
+        if self.record["share"]:
+            for name in names:
+                self.ask(name, "share")
+
+    def kill_service(self, host: str, service: str, program: str) -> None:
+        """Kill all processes of a service on a host, and wait until the service has ended."""
+        for pid in namespaces.running(self.hosts[host].pid, program):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        alive, end = self.hosts[host], time.monotonic() + 5
+        while not [line for line in alive.lines if line["ended"] == service] and time.monotonic() < end:
+            self._read(0.1)
+        alive.lines.clear()
+
+    def _until(self, holds: Any, host: str, service: str, within: float) -> None:
+        """Wait for something that a service does; raises `ControlError` with the end of its log."""
+        end = time.monotonic() + within
+        while not holds():
+            self._read(0.02)
+            ended = [line for name in self.hosts for line in self.hosts[name].lines]
+            if ended or time.monotonic() > end:
+                what = f"{ended[0]['ended']} ended with status {ended[0]['status']}" if ended else None
+                service = ended[0]["ended"] if ended else service
+                host = ended[0]["host"] if ended else host
+                words = files.last_lines(self.folder.log(host, service))
+                raise ControlError(
+                    f"the lab did not come up: on {host} {what or f'{service} did not answer within {within:g} s'}",
+                    f"the last lines of {service}'s log:\n{words}",
+                )
+
+    def _wait_until_up(self, end: float) -> None:
+        for name in self.shape.hosts:
+            self._until(lambda name=name: _greets(address(name)), name, "sshd", end - time.monotonic())
+        self._until(self._slurm_is_ready, HEAD, "slurmctld", end - time.monotonic())
+        if self.record["share"]:
+            for name in self.shape.hosts:
+                seen = f"/proc/{self.hosts[name].pid}/root{self.folder.share}/.here"
+                self._until(lambda seen=seen: os.path.exists(seen), name, "share", end - time.monotonic())
+
+    def _slurm_is_ready(self) -> bool:
+        return self._lost_nodes() == []
+
+    def _lost_nodes(self) -> list[str] | None:
+        """The nodes that slurmctld considers down; None when it does not tell of all nodes."""
+        done = files.in_host(self.folder, self.hosts[HEAD].pid, ["sinfo", "-h", "-N", "-p", "main", "-o", "%N %t"])
+        states = dict(line.split() for line in done.stdout.splitlines())
+        if len(states) != self.shape.nodes:
+            return None
+        # `*` is a node that does not answer; drained ones are somebody's wish
+        return [node for node, state in states.items() if state.endswith("*") or state.startswith(("down", "unk"))]
+
+    def _register_lost_nodes(self, end: float) -> None:
+        """Have the slurmd of each node that slurmctld considers down tell it otherwise, as SIGHUP does.
+
+        slurmctld itself looks at such nodes only now and then: 55 s were measured after a partition.
+        """
+        self._until(lambda: self._lost_nodes() is not None, HEAD, "slurmctld", end - time.monotonic())
+        for node in self._lost_nodes() or []:
+            for pid in namespaces.running(self.hosts[node].pid, "slurmd"):
+                # one that has just been started would end of it, and registers by itself
+                if has_handler(pid, signal.SIGHUP):
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGHUP)
+
+    # talking with hosts
+
+    def tell(self, host: str, do: str, **more: Any) -> None:
+        """Ask a host for something; `_answer` gives what it says."""
+        self.hosts[host].channel.sendall(json.dumps({"do": do, **more}).encode() + b"\n")
+
+    def ask(self, host: str, do: str, **more: Any) -> Any:
+        """Ask a host for something, and wait for its answer; raises `ControlError`."""
+        self.tell(host, do, **more)
+        return self._answer(host)
+
+    def _answer(self, host: str) -> Any:
+        alive = self.hosts[host]
+        while True:
+            message = self._line(host, alive)
+            if "ended" in message:
+                alive.lines.append({**message, "host": host})
+            elif "error" in message:
+                raise (
+                    no_network(OSError(message["error"]))
+                    if message["network"]
+                    else ControlError(f"host {host} of the lab: {message['error']}", f"see {self.folder.keeper_log}")
+                )
+            else:
+                return message["ok"]
+
+    def _line(self, host: str, alive: Alive) -> dict[str, Any]:
+        data = b""
+        while not data.endswith(b"\n"):
+            got = alive.channel.recv(1)
+            if not got:
+                raise ControlError(f"host {host} of the lab ended while it was asked", f"see {self.folder.keeper_log}")
+            data += got
+        message: dict[str, Any] = json.loads(data)
+        return message
+
+    def _read(self, timeout: float) -> None:
+        """Take what hosts say of themselves."""
+        by_channel = {alive.channel: (name, alive) for name, alive in self.hosts.items()}
+        for channel in select.select(list(by_channel), [], [], timeout)[0]:
+            name, alive = by_channel[channel]
+            alive.lines.append({**self._line(name, alive), "host": name})
+
+    # while it is up
+
+    def listen(self) -> None:
+        """Be there for requests; they wait until they are heard."""
+        with suppress(FileNotFoundError):
+            os.unlink(self.folder.control)
+        self.listener.bind(self.folder.control)
+        os.chmod(self.folder.control, 0o600)
+        self.listener.listen(16)
+
+    def serve(self, stop: int) -> None:
+        """Hear requests until told to end; `stop` is readable when a signal has come."""
+        while True:
+            channels = {alive.channel: name for name, alive in self.hosts.items()}
+            watched: list[Any] = [self.listener, stop, *channels]
+            if self.owner is not None:
+                watched.append(self.owner)
+            ready = select.select(watched, [], [])[0]
+            if stop in ready or self.owner in ready:
+                raise Stop
+            for channel in ready:
+                if channel in channels:
+                    self._hear_host(channels[channel])
+            if self.listener in ready:
+                self._hear_request(self.listener.accept()[0])
+
+    def _hear_host(self, name: str) -> None:
+        alive = self.hosts[name]
+        try:
+            message = self._line(name, alive)
+        except (MusterError, OSError):
+            self.forget_host(name)
+            return
+        print(f"{name}: {message}", flush=True)
+
+    def forget_host(self, name: str) -> None:
+        """Forget a host that has ended."""
+        alive = self.hosts.pop(name)
+        alive.channel.close()
+        with suppress(ProcessLookupError):
+            os.kill(alive.pid, signal.SIGKILL)
+        files.thaw(f"{self.groups}/{name}")
+        with suppress(ChildProcessError):
+            os.waitpid(alive.pid, 0)
+
+    def _hear_request(self, connection: socket.socket) -> None:
+        with connection:
+            connection.settimeout(5)
+            try:
+                message = json.loads(connection.makefile().readline())
+                answer = {"ok": getattr(self, "on_" + message.pop("ask"))(**message)}
+            except MusterError as error:
+                answer = {"error": error.sentence, "hint": error.hint}
+            except Exception as error:
+                answer = {"error": f"{type(error).__name__}: {error}", "hint": f"see {self.folder.keeper_log}"}
+            with suppress(OSError):
+                connection.sendall(json.dumps(answer).encode() + b"\n")
+
+    def on_status(self) -> dict[str, Any]:
+        """Which hosts live, and which faults hold."""
+        return {"hosts": {name: alive.pid for name, alive in self.hosts.items()}, "faults": list(self.faults)}
+
+    def on_fault(self, name: str, host: str) -> None:
+        """Make a fault."""
+        if (name, host) not in self.faults:
+            FAULTS[name].make(self, host)
+            self.faults[name, host] = None
+
+    def on_clear(self, name: str, host: str, settle: bool) -> list[tuple[str, str]]:
+        """Undo faults, the last first; an empty name or host means any. Gives those that were undone.
+
+        `settle`: and wait until sshd and Slurm of all hosts answer again, as far as faults that stay let them.
+        """
+        chosen = [key for key in self.faults if name in ("", key[0]) and host in ("", key[1])]
+        for key in reversed(chosen):
+            FAULTS[key[0]].undo(self, key[1])
+            self.faults.pop(key, None)
+        if chosen and settle and not self.faults:
+            end = time.monotonic() + SETTLING
+            self._register_lost_nodes(end)
+            self._wait_until_up(end)
+        return chosen
+
+    def end(self) -> None:
+        """Kill all hosts, and wait for their end."""
+        for gate in self.gates.values():
+            os.close(gate)
+        for alive in self.hosts.values():
+            with suppress(ProcessLookupError):
+                os.kill(alive.pid, signal.SIGKILL)
+        files.thaw(self.groups)
+        for alive in self.hosts.values():
+            with suppress(ChildProcessError):
+                os.waitpid(alive.pid, 0)
+
+
+def no_namespaces(error: OSError) -> InvalidRequest:
+    """What to say when the kernel, or the container, gives no namespaces."""
+    return InvalidRequest(
+        f"the lab makes its hosts out of namespaces, and there are none to be had here ({error})",
+        "in a container: start it with `--privileged`; on a machine: the kernel must allow namespaces",
+    )
+
+
+def no_network(error: OSError) -> InvalidRequest:
+    """What to say when interfaces cannot be made."""
+    return InvalidRequest(
+        f"the lab needs a network of its own, and it cannot be made here ({error})",
+        "in a container: start it with `--privileged`, or with `--cap-add NET_ADMIN --cap-add SYS_ADMIN`; the kernel "
+        "needs the modules `bridge` and `veth`",
+    )
+
+
+def _greets(host: str) -> bool:
+    try:
+        with socket.create_connection((host, SSH_PORT), timeout=2) as connection:
+            return connection.recv(4) == b"SSH-"
+    except OSError:
+        return False
+
+
+def main() -> None:
+    """The program: FOLDER, and descriptors.
+
+    On TOLD it says that the lab is up, or why not; LOCK holds the folder until the record says who the keeper is; the
+    end of OWNER, if any, is the end of the lab.
+    """
+    folder = Folder(sys.argv[1])
+    told = os.fdopen(int(sys.argv[2]), "w")
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+    os.umask(0o022)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    keeper = LabDaemon(folder, int(sys.argv[4]) if sys.argv[4:] else None)
+    os.close(int(sys.argv[3]))
+    answer: dict[str, Any] = {"ok": True}
+    try:
+        keeper.up()
+        keeper.listen()  # before it says that it is up: the first request comes at once
+    except MusterError as error:
+        answer = {"error": error.sentence, "hint": error.hint, "impossible": isinstance(error, InvalidRequest)}
+    except Exception as error:
+        words = f"the lab did not come up: {type(error).__name__}: {error}"
+        answer = {"error": words, "hint": None, "impossible": False}
+        raise
+    finally:
+        if "error" in answer:
+            keeper.end()
+        with suppress(BrokenPipeError):
+            told.write(json.dumps(answer) + "\n")
+            told.close()
+    if "error" in answer:
+        return
+    try:
+        keeper.serve(reading)
+    except Stop:
+        pass
+    finally:
+        keeper.end()
+        if keeper.owner is not None:
+            files.clear_away(folder)
+
+
+if __name__ == "__main__":
+    main()

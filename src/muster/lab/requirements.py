@@ -1,0 +1,143 @@
+"""What a lab needs of the machine: root, a few programs; and how to get the programs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from glob import glob
+from importlib.util import find_spec
+from pathlib import Path
+
+from muster.errors import ControlError, InvalidRequest
+from muster.lab.host_init import PATH
+from muster.lab.spec import FUSE_LIBRARY
+
+PDSH_PACKAGE = "pdsh"
+
+PROGRAMS: Mapping[str, str] = {
+    "ip": "iproute2",
+    "nsenter": "util-linux",
+    "setpriv": "util-linux",
+    "ssh": "openssh-client",
+    "sshd": "openssh-server",
+    "munged": "munge",
+    "slurmctld": "slurmctld",
+    "slurmd": "slurmd",
+    "srun": "slurm-client",
+    "mpirun.openmpi": "openmpi-bin",
+    "mpiexec.hydra": "mpich",
+    "pdsh": PDSH_PACKAGE,
+}
+"""program: its package in Debian and Ubuntu."""
+
+FUSE_PACKAGE = "libfuse3-3"
+
+OPTIONAL = (FUSE_PACKAGE, PDSH_PACKAGE)
+"""Packages without which a lab comes up, and says in a note what it lacks."""
+
+POLICY = "/usr/sbin/policy-rc.d"
+"""What Debian's packages ask whether they may start their services."""
+
+
+def missing() -> list[str]:
+    """The packages that are not there."""
+    found = [package for program, package in PROGRAMS.items() if shutil.which(program, path=PATH) is None]
+    if not (glob(f"/usr/lib/*/{FUSE_LIBRARY}") or glob(f"/usr/lib*/{FUSE_LIBRARY}") or glob(f"/lib/*/{FUSE_LIBRARY}")):
+        found.append(FUSE_PACKAGE)
+    return list(dict.fromkeys(found))
+
+
+def check_root() -> None:
+    """Raise `InvalidRequest` for whoever is not root."""
+    if os.geteuid() != 0:
+        raise InvalidRequest(
+            f"the lab makes network namespaces and mounts, which only root may do, and you are user {os.geteuid()}",
+            f"sudo {os.path.abspath(sys.argv[0])} lab …" if sys.argv[0].endswith("muster") else "call it by sudo",
+        )
+
+
+def check() -> None:
+    """Raise `InvalidRequest` when the lab cannot be made here, as far as can be seen without trying."""
+    if sys.platform != "linux":
+        raise InvalidRequest(
+            f"the lab is made of Linux namespaces, and this is {sys.platform}", "try it on a Linux machine"
+        )
+    check_root()
+    packages = [package for package in missing() if package not in OPTIONAL]
+    if packages:
+        raise InvalidRequest(
+            f"the lab needs {', '.join(packages)}, not installed here",
+            "`muster lab install`" if _is_debian() else "install what has these programs: " + _programs(packages),
+        )
+
+
+def why_no_share() -> str:
+    """Why there is no file system that can be stalled; empty when there is."""
+    if not os.path.exists("/dev/fuse"):
+        return "no /dev/fuse here"
+    if FUSE_PACKAGE in missing():
+        return f"{FUSE_PACKAGE} is not installed; `muster lab install` does it"
+    if find_spec("mfusepy") is None:
+        return f"the Python package mfusepy is not installed; `{sys.executable} -m pip install mfusepy` does it"
+    return ""
+
+
+def notes() -> list[str]:
+    """What a lab on this machine lacks, in sentences."""
+    why = why_no_share()
+    found = [f"`fault stall` cannot be had: {why}"] if why else []
+    if PDSH_PACKAGE in missing():
+        found.append(f"no {PDSH_PACKAGE} on the hosts: it is not installed; `muster lab install` does it")
+    return found
+
+
+def _programs(packages: list[str]) -> str:
+    return ", ".join(program for program, package in PROGRAMS.items() if package in packages)
+
+
+def _is_debian() -> bool:
+    return shutil.which("apt-get", path=PATH) is not None
+
+
+def install() -> list[str]:
+    """Install the missing packages, start none of their services, and give their names."""
+    check_root()
+    packages = missing()
+    if not packages:
+        return []
+    if not _is_debian():
+        raise InvalidRequest(
+            "packages can be installed on Debian and Ubuntu only, and there is no apt-get here",
+            "install what has these programs: " + _programs(packages),
+        )
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "PATH": PATH}
+    ours = not os.path.lexists(POLICY)
+    if ours:
+        # else the package of sshd would open a port of this machine
+        Path(POLICY).write_text("#!/bin/sh\nexit 101\n")
+        os.chmod(POLICY, 0o755)
+    try:
+        for words in (["apt-get", "-qq", "update"], ["apt-get", "-qq", "-y", "--no-install-recommends", "install"]):
+            argv = words if words[-1] == "update" else [*words, *packages]
+            done = subprocess.run(argv, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+            if done.returncode != 0:
+                last = "\n".join(f"    {line}" for line in (done.stdout + done.stderr).strip().splitlines()[-6:])
+                raise ControlError(
+                    f"`{' '.join(argv)}` ended with status {done.returncode}", f"its last words:\n{last}"
+                )
+    finally:
+        if ours:
+            os.unlink(POLICY)
+    _stay_off(packages, env)
+    return packages
+
+
+def _stay_off(packages: list[str], env: Mapping[str, str]) -> None:
+    """Keep the services of new packages from starting with the machine: the lab starts its own."""
+    units = {"openssh-server": "ssh", "munge": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd"}
+    new = [units[package] for package in packages if package in units]
+    if new and os.path.isdir("/run/systemd/system"):
+        subprocess.run(["systemctl", "disable", "--quiet", *new], env=dict(env), capture_output=True)

@@ -1,0 +1,109 @@
+"""What external launchers share: they start a shim for each rank, and it asks the agent of its machine what to run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from muster.core.model import Command, Job, Late, Node, Plan, RankCommand, Text, TextFile, Variables
+from muster.core.rank_env import defaults_of_launcher, of_external_ranks, of_launcher
+from muster.errors import InvalidRequest
+from muster.launchers._python import python_argv
+
+_NOTHING: Variables = MappingProxyType({})
+
+
+def shim_argv(run_id: str) -> tuple[Text, ...]:
+    """What a launcher is given in place of the script and its arguments."""
+    return (Late.SHIM, run_id)
+
+
+def own_file(name: str, text: Text) -> TextFile:
+    """A file in the launcher's own directory."""
+    return TextFile(Late.FOLDER + f"/{name}", text)
+
+
+def rank_command(job: Job, tasks: bool = False) -> RankCommand:
+    """What each rank runs in the end; raises `InvalidRequest` for options that need ranks of muster's own."""
+    for option, value in (("--wrap", job.wrap), ("--preload", job.preload), ("--stdin", job.stdin is not None)):
+        if value:
+            raise InvalidRequest(
+                f"{option} needs ranks that muster starts itself, and {job.launcher} starts its own",
+                "use `--launcher exec`, or `fork`",
+            )
+    python = job.program.kind != "command"
+    argv = python_argv(job) if python else job.program.argv
+    # a program that is no Python knows nothing of `--local-rank`
+    args_at = len(argv) - len(job.program.argv) + 1 if python else None
+    return RankCommand(argv=argv, python_at=0 if python else None, args_at=args_at, group=not python, tasks=tasks)
+
+
+def per_node(
+    job: Job,
+    nodes: tuple[Node, ...],
+    run_id: str,
+    words: Mapping[int, Sequence[Text]],
+    files: Sequence[TextFile] = (),
+    own_meeting: bool = True,
+    env: Variables = _NOTHING,
+) -> Plan:
+    """A plan of one launcher on each node; `words` are its command line there, `env` is what it needs beside."""
+    commands = tuple(
+        _command(job, node, words[node.number], files, of_launcher(job, node, run_id, env, elastic=True))
+        for node in nodes
+    )
+    return Plan(
+        job, nodes, commands, of_external_ranks(job, nodes, run_id, own_meeting), rank_command(job), own_meeting
+    )
+
+
+def on_head_node(
+    job: Job,
+    nodes: tuple[Node, ...],
+    run_id: str,
+    words: Sequence[Text],
+    files: Sequence[TextFile] = (),
+    unset: str = "",
+    env: Variables = _NOTHING,
+    own_meeting: bool = False,
+    tasks: bool = False,
+) -> Plan:
+    """A plan of one launcher, on node 0, which starts the ranks of all nodes; by a scheduler as its `tasks`."""
+    other = [node.host for node in nodes if node.host.python not in ("", job.python)]
+    if other:
+        raise InvalidRequest(
+            f"--python {other[0].name}:{other[0].python}: {job.launcher} starts the same Python on all hosts",
+            "use `--launcher torchrun`, or one path for all",
+        )
+    command = _command(job, nodes[0], words, files, of_launcher(job, nodes[0], run_id, env, unset), unset)
+    environments = of_external_ranks(job, nodes, run_id, own_meeting, tasks)
+    return Plan(job, nodes, (command,), environments, rank_command(job, tasks), own_meeting)
+
+
+def _command(
+    job: Job, node: Node, words: Sequence[Text], files: Sequence[TextFile], env: Variables, unset: str = ""
+) -> Command:
+    return Command(
+        node=node.number,
+        argv=tuple(words),
+        ranks=(),
+        cwd=job.cwd,
+        python_at=None,
+        launcher=job.launcher,
+        files=tuple(files),
+        env=env,
+        defaults=defaults_of_launcher(node),
+        unset=unset,
+    )
+
+
+def require_uniform(job: Job, nodes: Sequence[Node]) -> int:
+    """The number of ranks of each node; raises `InvalidRequest` where they differ and the launcher knows no such
+    thing."""
+    shares = {len(node.ranks) for node in nodes}
+    if len(shares) > 1:
+        raise InvalidRequest(
+            f"{job.launcher} starts equally many ranks on each node, and here are {min(shares)} to {max(shares)}",
+            "ask for equally many by `-g`, or use another launcher",
+        )
+    return shares.pop()

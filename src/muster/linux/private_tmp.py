@@ -1,0 +1,201 @@
+"""The temporary directory of a run on one machine: private, and safe where everybody may put files.
+
+Launchers of others are given a path in it in place of the script. The path has to be the same on all machines of a run,
+for one launcher names it once for all of them; so the directory in which it lies is agreed upon by what each machine
+tells (`bases`), and its name follows from the token of the run, which other users cannot know before it is there.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+
+from muster.linux import processes
+
+SHIM = "rank.pyz"
+_RUN = "run"
+"""The file that holds the id of the run."""
+
+USUAL = ("/tmp", "/var/tmp", "/dev/shm")
+
+_NAME = re.compile(r"muster-[0-9a-f]{8}")
+_ROOM = 1 << 20
+_SHORT = 24
+"""Ray puts sockets below it, whose names have 107 bytes at most; it needs 66 of them, and the name of ours 16."""
+
+
+def candidates(env: Mapping[str, str]) -> list[str]:
+    """Where temporary files may lie, the best first."""
+    named = env.get("TMPDIR", "")
+    return list(dict.fromkeys([os.path.normpath(named), *USUAL] if named.startswith("/") else USUAL))
+
+
+def bases(env: Mapping[str, str]) -> list[str]:
+    """Those of the candidates in which files can be written, the best first; where no program may run comes last."""
+    usable: list[str] = []
+    noexec: list[str] = []
+    for base in candidates(env):
+        try:
+            found = os.statvfs(base)
+        except OSError:
+            continue
+        if processes.why_shared(base):
+            continue  # others could put another shim in the place of ours
+        room = found.f_bavail * found.f_frsize >= _ROOM and (found.f_favail > 8 or not found.f_files)
+        if found.f_flag & os.ST_RDONLY or not room or not os.access(base, os.W_OK | os.X_OK):
+            continue
+        (noexec if found.f_flag & os.ST_NOEXEC else usable).append(base)
+    return usable + noexec
+
+
+def agree(told: list[list[str]], short: bool) -> str:
+    """The base that is usable on all machines, by what `bases` gave on each; empty where there is none."""
+    common = [base for base in told[0] if all(base in other for other in told)] if told else []
+    return next((base for base in common if fits(base, short)), "")
+
+
+def fits(base: str, short: bool) -> bool:
+    """It will do where a `short` one is wanted."""
+    return not short or len(base) <= _SHORT
+
+
+def make(base: str, token: str, run_id: str) -> str:
+    """Make the directory of a run, for this user alone; gives its path. One that is there already is taken if it is so.
+
+    Raises OSError.
+    """
+    path = os.path.join(base, "muster-" + hashlib.sha256(f"temporary {token}".encode()).hexdigest()[:8])
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass  # of another agent of this run, or of an earlier attempt
+    folder = _open_own(path)
+    if folder is None:
+        raise OSError(errno.EEXIST, "somebody else has put another one there", path)
+    try:
+        _write(folder, _RUN, run_id.encode())
+    except OSError:
+        remove(path)
+        raise
+    finally:
+        os.close(folder)
+    return path
+
+
+def own_folder(name: str, env: Mapping[str, str]) -> str:
+    """Where this user's private directory of that name is, or can be made, among temporary files; empty: nowhere.
+
+    The same one is found as long as TMPDIR is the same.
+    """
+    for base in candidates(env):
+        folder = _open_own(os.path.join(base, name))
+        if folder is not None:
+            os.close(folder)
+            return os.path.join(base, name)
+    return next((path for base in bases(env) if not os.path.lexists(path := os.path.join(base, name))), "")
+
+
+def put_shim(path: str, text: bytes, unique: str) -> int:
+    """Write the shim into the directory of a run, unless another agent of the run has; gives a descriptor by which
+    `left` sees that its run lives. Raises OSError."""
+    folder = _open_own(path)
+    if folder is None:
+        raise OSError(errno.EEXIST, "somebody else has put another one there", path)
+    try:
+        part = f"{SHIM}.{unique}"
+        _write(folder, part, text)
+        try:
+            os.link(part, SHIM, src_dir_fd=folder, dst_dir_fd=folder)
+        except FileExistsError:
+            pass  # the machines of this run share this directory; the text is the same, and an agent holds a lock on it
+        finally:
+            os.unlink(part, dir_fd=folder)
+        kept = os.open(SHIM, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=folder)
+    finally:
+        os.close(folder)
+    fcntl.flock(kept, fcntl.LOCK_SH)
+    return kept
+
+
+def remove(path: str) -> None:
+    """Remove the directory of a run with all that is in it, if it is ours."""
+    folder = _open_own(path)
+    if folder is not None:
+        os.close(folder)
+        shutil.rmtree(path, ignore_errors=True)  # follows no link
+
+
+def left(env: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """(run, directory) of what agents that were killed have left; a living one holds a lock on its shim.
+
+    Nothing that another user puts there is followed, waited for, or believed.
+    """
+    for base in candidates(env):
+        try:
+            names = sorted(os.listdir(base))
+        except OSError:
+            continue
+        for name in filter(_NAME.fullmatch, names):
+            path = os.path.join(base, name)
+            folder = _open_own(path)
+            if folder is None:
+                continue
+            try:
+                run = _read(folder, _RUN)
+                if run and not _held(folder):
+                    yield run, path
+            finally:
+                os.close(folder)
+
+
+def _open_own(path: str) -> int | None:
+    """A descriptor of this directory if it is a real one, ours, and closed to all others; else None."""
+    try:
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    found = os.fstat(folder)
+    if found.st_uid == os.geteuid() and not stat.S_IMODE(found.st_mode) & 0o077:
+        return folder
+    os.close(folder)
+    return None
+
+
+def _write(folder: int, name: str, data: bytes) -> None:
+    """Write a file of that directory, whole: raises OSError where there is no room."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(name, flags, 0o600, dir_fd=folder), "wb") as file:
+        file.write(data)
+
+
+def _read(folder: int, name: str) -> str:
+    """The text of a small file of that directory; empty when it is none."""
+    try:
+        file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except OSError:
+        return ""
+    try:
+        return os.read(file, 256).decode("ascii", "replace") if stat.S_ISREG(os.fstat(file).st_mode) else ""
+    finally:
+        os.close(file)
+
+
+def _held(folder: int) -> bool:
+    """An agent lives that has put its shim there."""
+    try:
+        file = os.open(SHIM, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(file)
+    return False

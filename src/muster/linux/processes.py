@@ -1,0 +1,415 @@
+"""Processes on Linux, as an agent needs them: start one, find all that came of it, end it, and know that it ended."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+import stat
+import threading
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Callable
+
+from muster.linux import procfs
+
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+STACKS_SIGNAL = signal.SIGRTMIN + 13
+"""A rank writes the Python stacks of its threads when it gets this one. Real-time: no script uses it."""
+
+FAULTS = frozenset(
+    (signal.SIGILL, signal.SIGTRAP, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV, signal.SIGSYS)
+)
+"""Signals that tell of a fault of the process itself: after a handler the same instruction would fail again."""
+
+CATCHABLE = frozenset(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP} - FAULTS
+"""Signals that a process can get from others and survive."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, for the end of a sentence. Never empty: many are raised without a word."""
+    said = getattr(error, "strerror", None) or str(error)
+    return str(said) if str(said).strip() else type(error).__name__
+
+
+def reason_at(error: BaseException) -> str:
+    """The same, and of which file, where the exception is about one."""
+    path = getattr(error, "filename", None)
+    return f"{reason(error)}: {os.fsdecode(path)}" if path and not isinstance(path, int) else reason(error)
+
+
+NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+"""The errors of a disk that is full, a quota that is used up, and a file that may not grow."""
+
+NO_MORE = "no more processes and threads can be started"
+
+
+def no_more_processes() -> OSError:
+    """The error of a process or thread that the kernel does not start for this user, with the limit that it met."""
+    import resource
+
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    words = f"this user may have {allowed}" if allowed != resource.RLIM_INFINITY else "there is no limit for this user"
+    return BlockingIOError(errno.EAGAIN, f"{NO_MORE} ({words}; see `ulimit -u`)")
+
+
+FEWER_PROCESSES = "end other programs of yours, raise the limit by `ulimit -u`, or ask for fewer ranks"
+"""The hint for that."""
+
+
+def met_limit(error: BaseException) -> bool:
+    """This user may have no more processes."""
+    return isinstance(error, OSError) and error.errno == errno.EAGAIN
+
+
+def fork() -> int:
+    """As `os.fork`; the error says which limit was met."""
+    try:
+        return os.fork()
+    except OSError as error:
+        raise no_more_processes() if error.errno == errno.EAGAIN else error from None
+
+
+def start_thread(work: Callable[[], object]) -> threading.Thread:
+    """A thread that does this and keeps nobody from ending. Raises OSError where there can be no more."""
+    thread = threading.Thread(target=work, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # its only word for it
+        raise no_more_processes() from None
+    return thread
+
+
+def ancestors() -> list[tuple[str, ...]]:
+    """The command lines of the parent of this process, of its parent, and so on, as far as they can be seen."""
+    found = []
+    pid = os.getppid()
+    while pid > 0:
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                found.append(tuple(os.fsdecode(word) for word in file.read().rstrip(b"\0").split(b"\0")))
+        except OSError:
+            break
+        seen = procfs.stat(pid)
+        pid = seen.parent if seen else 0
+    return found
+
+
+def hear_signals() -> None:
+    """Let the signals come that waited since this program began (see `bundle.py`), or that its parent blocked."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+
+
+def become_subreaper() -> None:
+    """Make this process the parent of whatever its descendants leave behind."""
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def set_pdeathsig(parent: int) -> bool:
+    """Have the kernel end this process when its parent ends. False if the parent is gone already."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    return os.getppid() == parent
+
+
+def spawn(
+    argv: list[str],
+    env: Mapping[str, str],
+    cwd: str,
+    stdin: int,
+    stdout: int,
+    stderr: int,
+    keep: Iterable[int] = (),
+    cpus: Collection[int] = (),
+    tied: bool = True,
+) -> int:
+    """Start a program in a session of its own that, if `tied`, ends when this process ends; give its pid.
+
+    `stdin`, `stdout`, `stderr` are descriptors; `keep` are further ones that it inherits; `cpus` the cores it may use.
+    Raises the OSError of the child when the program cannot be started.
+    """
+    parent = os.getpid()
+    told, tell = os.pipe()
+    try:
+        pid = fork()
+    except OSError:
+        os.close(told)
+        os.close(tell)
+        raise
+    if pid:
+        os.close(tell)
+        with open(told, "rb") as pipe:
+            failed = pipe.read()
+        if failed:
+            os.waitpid(pid, 0)
+            number, _, at = failed.partition(b" ")
+            raise OSError(int(number), os.strerror(int(number)), os.fsdecode(at))
+        return pid
+    what = argv[0]
+    try:
+        os.setsid()
+        # Python ignores or catches these; a program expects them as they were
+        for caught in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD):
+            signal.signal(caught, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
+        # low numbers first out of the way, or one dup2 would overwrite the source of the next
+        wanted = [os.dup(fd) for fd in (stdin, stdout, stderr)]
+        for target, fd in enumerate(wanted):
+            os.dup2(fd, target)
+        for fd in keep:
+            os.set_inheritable(fd, True)
+        if cpus:
+            os.sched_setaffinity(0, cpus)
+        what = cwd
+        os.chdir(cwd)
+        what = argv[0]
+        if tied and not set_pdeathsig(parent):
+            os._exit(1)
+        os.execvpe(argv[0], argv, env)
+    except OSError as error:
+        os.write(tell, b"%d %s" % (error.errno or 0, os.fsencode(what)))
+    finally:
+        os._exit(127)
+
+
+_RESERVE = 64
+"""Descriptors for files and children that are needed for a moment. At most a quarter of all."""
+
+
+def first_reserved() -> int:
+    """What stays open and can be done without has descriptors below this one: the kernel gives the lowest."""
+    import resource
+
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 30 if most < 0 else most - min(_RESERVE, most // 4)
+
+
+def open_first(paths: Sequence[str]) -> int:
+    """Open the first of these that can be opened, to append; a file is made where there is none. Raises the OSError of
+    the last."""
+    for path in paths[:-1]:
+        try:
+            return os.open(path, _APPEND, 0o600)
+        except OSError:
+            continue
+    return os.open(paths[-1], _APPEND, 0o600)
+
+
+def make_private(folder: str) -> None:
+    """Make a directory, and each that is missing above it, for this user alone, whatever the umask. Raises OSError."""
+    if not os.path.isdir(folder):
+        above = os.path.dirname(os.path.abspath(folder))
+        if above != folder:
+            make_private(above)
+        try:
+            os.mkdir(folder, 0o700)
+        except FileExistsError:
+            if not os.path.isdir(folder):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from None
+
+
+def why_shared(folder: str) -> str:
+    """Why others could put another file in the place of one in this directory, as the end of a sentence; empty: nobody.
+
+    In a sticky directory such as /tmp nobody can. A group that is its only member's own is nobody else.
+    """
+    try:
+        found = os.stat(folder)
+    except OSError as error:
+        return reason(error)
+    if found.st_uid not in (0, os.geteuid()) and not _unmapped(found.st_uid):
+        return f"it belongs to user {found.st_uid}"
+    if found.st_mode & stat.S_ISVTX:
+        return ""
+    if found.st_mode & stat.S_IWOTH:
+        return "everybody may write to it"
+    if found.st_mode & stat.S_IWGRP and not is_private_group(found.st_gid, found.st_uid):
+        return f"group {found.st_gid} may write to it"
+    return ""
+
+
+def _unmapped(uid: int) -> bool:
+    """It stands for all users that a container does not know: so root's /tmp looks in one without privileges."""
+    try:
+        with open("/proc/sys/kernel/overflowuid") as overflow, open("/proc/self/uid_map") as known:
+            return uid == int(overflow.read()) and known.read().split() != ["0", "0", "4294967295"]
+    except OSError:
+        return False
+
+
+def is_private_group(gid: int, uid: int) -> bool:
+    """It is this user's own group, in which nobody else is: with such groups files are often group-writable."""
+    import grp
+    import pwd
+
+    try:
+        user, group = pwd.getpwuid(uid), grp.getgrgid(gid)
+    except KeyError:
+        return False
+    return user.pw_gid == gid and user.pw_name == group.gr_name and set(group.gr_mem) <= {user.pw_name}
+
+
+def try_to_write(folder: str) -> None:
+    """Raise the OSError that comes of writing here: a full disk often takes an empty file, but no byte in it."""
+    path = os.path.join(folder, f".muster-{os.urandom(8).hex()}")  # nobody has a file of that name
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
+            file.write(b"\0" * 65536)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = folder
+        raise
+    finally:
+        try:
+            os.unlink(path)
+        except OSError:
+            pass
+
+
+def descendants(root: int) -> dict[int, tuple[str, int]]:
+    """All living processes that descend from `root`: {pid: (name, parent)}. Zombies are not alive."""
+    alive = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            found = procfs.stat(int(entry))
+            if found:
+                alive[int(entry)] = found
+    family, grown = {root}, True
+    while grown:
+        more = {pid for pid, found in alive.items() if found.parent in family and pid not in family}
+        grown = bool(more)
+        family |= more
+    return {pid: (alive[pid].name, alive[pid].parent) for pid in family - {root} if alive[pid].lives}
+
+
+def words_of(pid: int) -> list[bytes]:
+    """The command line of a process; empty when it is gone."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().split(b"\0")
+    except OSError:
+        return []
+
+
+def is_cleaner(pid: int) -> bool:
+    """It is a cleaner of multiprocessing or torch: it ends once those it served have, and frees what they left."""
+    words = words_of(pid)
+    tracker = any(b"multiprocessing.resource_tracker" in word for word in words)
+    return tracker or (bool(words) and words[0].endswith(b"torch_shm_manager"))
+
+
+def has_handler(pid: int, number: int) -> bool:
+    """This process has a handler of its own for the signal."""
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            for line in file:
+                if line.startswith("SigCgt:"):
+                    return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    except OSError:
+        pass
+    return False
+
+
+def catchers(pid: int, number: int) -> list[int]:
+    """The processes that have a handler for the signal: this one, or those nearest to it that came of it, where it is
+    a shell or a profiler that passes nothing on."""
+    if has_handler(pid, number):
+        return [pid]
+    children: dict[int, list[int]] = {}
+    for child, (_, parent) in descendants(pid).items():
+        children.setdefault(parent, []).append(child)
+    found, waiting = [], children.get(pid, [])
+    while waiting:
+        child = waiting.pop()
+        if has_handler(child, number):
+            found.append(child)
+        else:
+            waiting += children.get(child, [])
+    return sorted(found)
+
+
+def send_signal(pid: int, number: int, group: bool = False) -> bool:
+    """Send a signal to a process, or to its process group; False if it is gone."""
+    try:
+        (os.killpg if group else os.kill)(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def describe_process(pid: int, name: str) -> dict[str, Any]:
+    """What is to be told of a process that ranks left behind: the fields of `results.Leftover`."""
+    found = procfs.stat(pid)
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read().rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")
+    except OSError:
+        words = ""
+    state = found.state if found is not None else ""
+    return {"process": words[:80] or name, "pid": pid, "state": state, "gpu": _holds_gpu(pid)}
+
+
+def _holds_gpu(pid: int) -> bool:
+    """It has the device of a GPU open, and so, as a rule, some of its memory."""
+    try:
+        links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+    except OSError:
+        return False
+    return any(link.startswith(("/dev/nvidia", "/dev/kfd")) for link in links)
+
+
+def reap() -> list[tuple[int, int | None, int | None]]:
+    """Collect the children that have ended: [(pid, code, signal)], one of code and signal None."""
+    ended: list[tuple[int, int | None, int | None]] = []
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if pid == 0:
+            return ended
+        if os.WIFSIGNALED(status):
+            ended.append((pid, None, os.WTERMSIG(status)))
+        elif os.WIFEXITED(status):
+            ended.append((pid, os.WEXITSTATUS(status), None))
+
+
+def leftover_descendants(root: int, spare: Iterable[int]) -> dict[int, str]:
+    """The living descendants of `root`, {pid: name}, but those in `spare`, what they started, and resource trackers."""
+    family, spared, before = descendants(root), set(spare), -1
+    while len(spared) != before:
+        before = len(spared)
+        spared |= {pid for pid, (_, parent) in family.items() if parent in spared}
+    return {pid: name for pid, (name, _) in family.items() if pid not in spared and not is_cleaner(pid)}
+
+
+def kill_descendants(
+    root: int, spare: Collection[int] = (), within: float = 5.0
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Kill all descendants of `root` but those in `spare` (with what they started), and see that they are gone.
+
+    Gives (those it killed, those that still live), as `describe` tells of them. A resource tracker is left to end by
+    itself.
+    """
+    killed: dict[int, dict[str, Any]] = {}
+    deadline = time.monotonic() + within
+    while True:
+        left = leftover_descendants(root, spare)
+        if not left or time.monotonic() > deadline:
+            return list(killed.values()), [describe_process(pid, name) for pid, name in left.items()]
+        for pid, name in left.items():
+            if pid not in killed:
+                killed[pid] = describe_process(pid, name)
+            send_signal(pid, signal.SIGKILL)
+        time.sleep(0.002)
+
+
+def node_folder(run_dir: str, host: str) -> str:
+    """The folder of a host's agent in a run directory. PYTHONPATH is split at colons, so IPv6 addresses have none."""
+    return os.path.join(run_dir, "node_" + host.replace(":", "."))

@@ -1,0 +1,1 @@
+"""What travels between the processes of a run. Standard library only, Python 3.9 and newer; sent to nodes."""

@@ -1,0 +1,220 @@
+"""Mutual authentication of an agent and its controller over TCP, and the MACs of the frames that follow.
+
+    controller            agent
+    challenge   ──►       version, nonce of the controller
+                ◄──       hello: node, nonce of the agent, the controller it knew, frames heard, MAC
+    welcome     ──►       which controller this is, frames heard, MAC
+
+Each MAC is HMAC-SHA256 with the run's secret over a label, the sender's role, the protocol version, the run id, the
+node, both nonces and the fields that the message carries, each with its length before it. So no message of one
+connection, role, run or node is ever valid for another. The secret itself is never sent. Each side answers one message
+in its turn, once; anything else ends the connection.
+
+From then on each frame ends with a MAC over its number and its bytes, with a key for its direction that depends on both
+messages. Nothing is encrypted. (TLS with a pre-shared key would do both, but Python has it since 3.13 only.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import struct
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from muster.protocol.frames import TAG, VERSION, Refused, encode_frame
+
+AGENT, CONTROLLER = "agent", "controller"
+
+_NUMBER = struct.Struct("!Q")
+_NONCE = 32
+
+
+def new_nonce() -> str:
+    """Something that was never said before."""
+    return os.urandom(_NONCE).hex()
+
+
+class Terms(NamedTuple):
+    """What both ends know before they meet."""
+
+    secret: str
+    run_id: str
+
+
+class Hello(NamedTuple):
+    """What an agent says of itself."""
+
+    node: int
+    nonce: str
+    life: str
+    """The controller that it spoke to last; empty for none."""
+    heard: int
+    """How many frames of that one it has."""
+
+
+class Welcome(NamedTuple):
+    """What a controller says of itself."""
+
+    life: str
+    heard: int
+
+
+class Seal:
+    """Makes and checks the MACs of the frames of one direction, in their order."""
+
+    def __init__(self, key: bytes) -> None:
+        self._keyed = hmac.new(key, digestmod=hashlib.sha256)
+        self._next = 0
+
+    def tag(self, frame: bytes | memoryview) -> bytes:
+        """The MAC of the next frame."""
+        mac = self._keyed.copy()
+        mac.update(_NUMBER.pack(self._next))
+        mac.update(frame)
+        self._next += 1
+        return mac.digest()[:TAG]
+
+    def check(self, frame: bytes | memoryview, tag: bytes) -> None:
+        """Raise `Refused` unless this is the MAC of the next frame."""
+        if not hmac.compare_digest(self.tag(frame), tag):
+            raise Refused("a frame with a wrong MAC")
+
+
+class Seals(NamedTuple):
+    """Those of one end of a connection."""
+
+    out: Seal
+    into: Seal
+
+
+class ControllerSide:
+    """The controller's side of one connection."""
+
+    def __init__(self, terms: Terms) -> None:
+        self.terms, self._nonce = terms, new_nonce()
+        self._hello: tuple[Hello, bytes] | None = None
+
+    def challenge(self) -> bytes:
+        """The first frame."""
+        return encode_frame("challenge", version=VERSION, nonce=self._nonce)
+
+    def hear(self, fields: Mapping[str, Any]) -> Hello:
+        """Check the agent's message; raises `Refused`."""
+        if self._hello is not None:
+            raise Refused("a second hello")
+        _expect(fields, "hello")
+        hello = Hello(_number(fields, "node"), _nonce(fields), _text(fields, "life"), _number(fields, "heard"))
+        mac = _hello_mac(self.terms, hello, self._nonce)
+        if not hmac.compare_digest(_mac(fields), mac):
+            raise Refused("it does not know the secret of this run")
+        self._hello = hello, mac
+        return hello
+
+    def welcome(self, life: str, heard: int) -> tuple[bytes, Seals]:
+        """The answer to a good `hear`, and how the frames after it are sealed."""
+        assert self._hello is not None
+        hello, hello_mac = self._hello
+        mac = _welcome_mac(self.terms, hello, self._nonce, hello_mac, Welcome(life, heard))
+        keys = _keys(self.terms, hello_mac, mac)
+        return encode_frame("welcome", life=life, heard=heard, mac=mac.hex()), Seals(keys[CONTROLLER], keys[AGENT])
+
+
+class AgentSide:
+    """The agent's side of one connection."""
+
+    def __init__(self, terms: Terms, node: int, life: str, heard: int) -> None:
+        self.terms, self._hello = terms, Hello(node, new_nonce(), life, heard)
+        self._said: tuple[str, bytes] | None = None
+
+    def answer(self, fields: Mapping[str, Any]) -> bytes:
+        """Prove the secret to whoever sent the challenge, once; raises `Refused`."""
+        if self._said is not None:
+            raise Refused("a second challenge")
+        _expect(fields, "challenge")
+        if fields.get("version") != VERSION:
+            raise Refused(f"it speaks version {fields.get('version')!r}")
+        nonce = _nonce(fields)
+        mac = _hello_mac(self.terms, self._hello, nonce)
+        self._said = nonce, mac
+        return encode_frame("hello", **self._hello._asdict(), mac=mac.hex())
+
+    def hear(self, fields: Mapping[str, Any]) -> tuple[Welcome, Seals]:
+        """Check the controller's answer; raises `Refused`."""
+        if self._said is None:
+            raise Refused("a welcome before the challenge")
+        _expect(fields, "welcome")
+        nonce, hello_mac = self._said
+        welcome = Welcome(_text(fields, "life"), _number(fields, "heard"))
+        mac = _welcome_mac(self.terms, self._hello, nonce, hello_mac, welcome)
+        if not hmac.compare_digest(_mac(fields), mac):
+            raise Refused("it does not know the secret of this run")
+        keys = _keys(self.terms, hello_mac, mac)
+        return welcome, Seals(keys[AGENT], keys[CONTROLLER])
+
+
+# ---- the MACs -------------------------------------------------------------------------------------------------------
+
+
+def _digest(terms: Terms, label: str, role: str, *fields: str | int | bytes) -> bytes:
+    mac = hmac.new(terms.secret.encode(), digestmod=hashlib.sha256)
+    for field in (label, role, VERSION, terms.run_id, *fields):
+        data = field if isinstance(field, bytes) else str(field).encode("utf-8", "surrogatepass")
+        mac.update(_NUMBER.pack(len(data)))
+        mac.update(data)
+    return mac.digest()
+
+
+def _hello_mac(terms: Terms, hello: Hello, nonce: str) -> bytes:
+    return _digest(terms, "muster hello", AGENT, hello.node, nonce, hello.nonce, hello.life, hello.heard)
+
+
+def _welcome_mac(terms: Terms, hello: Hello, nonce: str, hello_mac: bytes, welcome: Welcome) -> bytes:
+    both = (hello.node, nonce, hello.nonce, hello_mac)
+    return _digest(terms, "muster welcome", CONTROLLER, *both, welcome.life, welcome.heard)
+
+
+def _keys(terms: Terms, hello_mac: bytes, welcome_mac: bytes) -> dict[str, Seal]:
+    """By who sends."""
+    return {role: Seal(_digest(terms, "muster frames", role, hello_mac, welcome_mac)) for role in (AGENT, CONTROLLER)}
+
+
+# ---- fields of messages, which anybody may have sent ----------------------------------------------------------------
+
+
+def _expect(fields: Mapping[str, Any], kind: str) -> None:
+    if fields["kind"] != kind:
+        raise Refused(f"no {kind}")
+
+
+def _number(fields: Mapping[str, Any], name: str) -> int:
+    value = fields.get(name)
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise Refused(f"no number as {name}")
+    return value
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    value = fields.get(name)
+    if not isinstance(value, str) or len(value) > 2 * _NONCE:
+        raise Refused(f"no text as {name}")
+    return value
+
+
+def _bytes(fields: Mapping[str, Any], name: str) -> bytes:
+    try:
+        return bytes.fromhex(_text(fields, name))
+    except ValueError:
+        raise Refused(f"no bytes as {name}") from None
+
+
+def _nonce(fields: Mapping[str, Any]) -> str:
+    found = _bytes(fields, "nonce")
+    if len(found) != _NONCE:
+        raise Refused("no nonce")
+    return found.hex()
+
+
+def _mac(fields: Mapping[str, Any]) -> bytes:
+    return _bytes(fields, "mac")

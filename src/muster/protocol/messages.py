@@ -1,0 +1,799 @@
+"""The catalogue of messages: each kind that the processes of a run send each other, its ends, and its fields.
+
+A message is one frame (`frames.py`): a kind, fields in JSON, and for some kinds bytes beside them. Receivers check
+what comes against this table, `docs/reference/protocol.md` is made of it, and `MUSTER_TRACE=1` prints by it.
+
+An agent imports this only when another process of its machine speaks to it: its controller is of the same version, and
+each module that an agent imports is compiled again at each start.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from muster.protocol import frames
+from muster.protocol.frames import Refused
+
+
+class Type(NamedTuple):
+    """What the value of a field has to be."""
+
+    name: str
+    """As a person calls it."""
+    right: Callable[[Any], bool]
+    shown: Callable[[Any], str] = lambda value: "…"
+    """What a trace prints of it. Unless a type says otherwise that is nothing: it may be a secret."""
+    required: bool = True
+    """The field is always there."""
+
+
+class Message(NamedTuple):
+    """One kind of message. The same kind may mean something else between other ends."""
+
+    leg: str
+    sender: str
+    receiver: str
+    kind: str
+    says: str
+    """What it is for, in one sentence."""
+    fields: Mapping[str, Type]
+    payload: str = ""
+    """What the bytes beside the fields are; empty where there are none."""
+    since: int = 3
+    """The version of the protocol that brought it."""
+
+    def fitting(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """These fields, without those that a newer muster may have added. Raises `Refused` where one is wrong."""
+        found = {}
+        for name, type_ in self.fields.items():
+            if name in fields:
+                value = fields[name]
+                if not type_.right(value):
+                    raise Refused(f"`{name}` of `{self.kind}` is no {type_.name}: {_short(value)}")
+                found[name] = value
+            elif type_.required:
+                raise Refused(f"`{self.kind}` is without `{name}`")
+        return found
+
+
+def _short(value: Any) -> str:
+    text = ascii(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+# ---- types ----------------------------------------------------------------------------------------------------------
+
+
+def _count(value: Any) -> str:
+    return f"[{len(value)}]" if isinstance(value, list) else f"{{{len(value)}}}"
+
+
+def _table_of(right: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(map(right, value.values()))
+
+
+def _natural(value: Any) -> bool:
+    """A number of bytes, an inode, a number of events: it may be large."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e18
+
+
+def _words(value: Any) -> str:
+    return " ".join(map(str, value)) if len(value) <= 8 else f"{value[0]} … {value[-1]} ({len(value)})"
+
+
+_BYTES_SHOWN = 60
+
+
+FLAG = Type("boolean", lambda value: isinstance(value, bool), lambda value: "yes" if value else "no")
+WHOLE = Type("whole number", frames.whole, str)
+COUNT = Type("large whole number", _natural, str)
+LAST = Type("whole number or -1", lambda value: frames.whole(value) or (type(value) is int and value == -1), str)
+PID = Type("process id", lambda value: frames.whole(value) and value > 1, str)
+SIGNAL = Type("signal number", lambda value: frames.whole(value) and value in signal.valid_signals(), str)
+CELLS = Type("number of rows or columns", lambda value: frames.whole(value) and value < 1 << 16, str)
+SECONDS = Type("number of seconds", _number, lambda value: f"{value:.3f}")
+NUMBERS = Type("list of whole numbers", frames.several(frames.whole), _words)
+STRING = Type("string", lambda value: isinstance(value, str), lambda value: ascii(value[:_BYTES_SHOWN]))
+STRINGS = Type("list of strings", frames.several(STRING.right), _count)
+TEXT = Type("string without NUL", frames.text, STRING.shown)
+TEXTS = Type("list of strings without NUL", frames.several(frames.text), _count)
+WORD = Type("word", frames.text, lambda value: ascii(value[:_BYTES_SHOWN])[1:-1])
+ENVIRONMENT = Type("object of environment variables", frames.environment, _count)
+LATE = Type("object of strings or null", _table_of(frames.optional(frames.text)), _count)
+BY_NAME = Type("object of strings", _table_of(frames.text), _count)
+PIDS = Type("object of whole numbers, by rank", _table_of(frames.whole), _count)
+OFFSETS = Type("object of large whole numbers, by log", _table_of(_natural), _count)
+TABLE = Type("object", lambda value: isinstance(value, dict), _count)
+STACKS = Type("object of strings, by rank", _table_of(STRING.right), _count)
+TABLES = Type("object of objects", _table_of(TABLE.right), _count)
+RECORDS = Type("list of objects", frames.several(TABLE.right), _count)
+PAIRS = Type("list of lists of strings", frames.several(TEXTS.right), _count)
+PLACE = Type(
+    "list: inode, file system; or empty",
+    lambda value: (
+        value == [] or (isinstance(value, list) and len(value) == 2 and _natural(value[0]) and STRING.right(value[1]))
+    ),
+    _count,
+)
+WANT = Type(
+    "boolean, or list of ranks",
+    lambda value: FLAG.right(value) or NUMBERS.right(value),
+    lambda value: FLAG.shown(value) if FLAG.right(value) else _words(value),
+)
+WAYS = Type("object of objects of strings", _table_of(BY_NAME.right), _count)
+FAILURE = Type(
+    "object: `kind`, `summary`, `frames`, `t`",
+    lambda value: (
+        isinstance(value, dict)
+        and STRING.right(value.get("kind"))
+        and STRING.right(value.get("summary"))
+        and STRINGS.right(value.get("frames"))
+        and _number(value.get("t"))
+    ),
+    lambda value: ascii(value["summary"][:_BYTES_SHOWN]),
+)
+PROCESSES = Type(
+    "list of objects: `process`, `pid`, `state`, `gpu`",
+    frames.several(
+        lambda value: (
+            isinstance(value, dict)
+            and frames.text(value.get("process"))
+            and frames.whole(value.get("pid"))
+            and frames.text(value.get("state"))
+            and FLAG.right(value.get("gpu"))
+        )
+    ),
+    _count,
+)
+PROCESSES_BY_RUN = Type("object of such lists, by run", _table_of(PROCESSES.right), _count)
+TEXTS_BY_RUN = Type("object of lists of strings without NUL, by run", _table_of(TEXTS.right), _count)
+HIDDEN = Type("object", TABLE.right)
+HIDDEN_RECORDS = Type("list of objects", RECORDS.right)
+HIDDEN_WORDS = Type("list of strings without NUL", TEXTS.right)
+SECRET = Type("secret string", STRING.right)
+
+
+def or_null(type_: Type) -> Type:
+    """The same, or null."""
+    return type_._replace(
+        name=f"{type_.name}, or null",
+        right=frames.optional(type_.right),
+        shown=lambda value: "none" if value is None else type_.shown(value),
+    )
+
+
+def maybe(type_: Type) -> Type:
+    """The same, and the field may be left out."""
+    return type_._replace(required=False)
+
+
+# ---- the messages ---------------------------------------------------------------------------------------------------
+
+BEAT = 5.0
+"""Seconds between two signs of life of a client that watches."""
+
+CONTROLLER, AGENT, CLIENT, SHIM = "controller", "agent", "client", "shim"
+PROXY, FORK_SERVER = "proxy", "fork server"
+
+START_LEG = "a program that is sent to a host, before it begins"
+HANDSHAKE_LEG = "controller and agent, before they know each other"
+AGENT_LEG = "controller and agent"
+CLIENT_LEG = "client and controller"
+LOCAL_LEG = "client and agent"
+SHIM_LEG = "rank shim and agent"
+PROXY_LEG = "proxy and client"
+FORK_LEG = "agent and fork server"
+
+LEGS: Mapping[str, str] = {
+    START_LEG: "Agents and proxies are sent as text to the stdin of a Python (`agent/bootstrap.py`). After it "
+    "comes this "
+    "message in place of arguments: nothing that a user has typed becomes a part of a program.",
+    HANDSHAKE_LEG: "An agent on another node connects to its controller by TCP. Both prove that they know the secret "
+    "of the run (`protocol/handshake.py`); frames after that end with a MAC. An agent that is a child process needs no "
+    "proof: it says `hello` over its stdout.",
+    AGENT_LEG: "Over stdin and stdout of the process that starts an agent, later over TCP, or on node 0 over a pair of "
+    "sockets. Both are of the same version, or nothing is started. Each message of an agent has the time at "
+    "which it was sent, `t`, on the monotonic clock of its machine.",
+    CLIENT_LEG: "A command such as `muster attach` or `muster kill` and the controller of a detached run, over a local "
+    "socket of node 0. The controller may be of an earlier version: it runs from the `muster.pyz` of its run.",
+    LOCAL_LEG: "The same where the run belongs to a terminal of this machine: then its agent listens.",
+    SHIM_LEG: "What an external launcher starts in place of the script, and the agent of its machine, over the agent's "
+    "local socket.",
+    PROXY_LEG: "A small program that a command sends to a host, where it connects to the controller "
+    "(`agent/proxy.py`). It is sent by the command that it answers, so both are of one version.",
+    FORK_LEG: "The interpreter that has imported torch and forks ranks (`agent/sitecustomize.py`), over a pair of "
+    "sockets. Its "
+    "framing is its own: 4 bytes of length, then JSON, in which the kind is named `op`.",
+}
+"""Who speaks to whom, and how. Between two hosts themselves nothing is said: `knock` only makes connections."""
+
+_NO_FIELDS: Mapping[str, Type] = {}
+
+_VERSION = maybe(WHOLE)
+
+_MOVED: Mapping[str, Type] = {"failed": STRING, "limit": FLAG}
+
+_FACTS: Mapping[str, Type] = {
+    **dict.fromkeys(("host", "boot", "reached_at", "script", "home", "unwritable"), TEXT),
+    **dict.fromkeys(("cores", "all_cores"), WHOLE),
+    **dict.fromkeys(("interface_names", "gpus", "temporary"), TEXTS),
+    **dict.fromkeys(("cwd", "shared", "full"), FLAG),
+    **dict.fromkeys(("limits", "shm"), TABLE),
+    "interfaces": PAIRS,
+    "env": ENVIRONMENT,
+    # of an agent that a scheduler has started
+    **dict.fromkeys(("name", "step", "python", "executable"), maybe(TEXT)),
+    "folder": maybe(PLACE),
+    "digests": maybe(BY_NAME),
+    "ways": maybe(WAYS),
+}
+
+
+def _leg(
+    leg: str, sender: str, receiver: str, messages: Mapping[str, tuple[Any, ...]], **common: Type
+) -> tuple[Message, ...]:
+    return tuple(
+        Message(leg, sender, receiver, kind, says, {**common, **fields}, *more)
+        for kind, (says, fields, *more) in messages.items()
+    )
+
+
+MESSAGES: tuple[Message, ...] = (
+    *(
+        Message(START_LEG, sender, receiver, "call", "What the program is to do.", {"name": WORD, "args": HIDDEN})
+        for sender, receiver in ((CONTROLLER, AGENT), (CLIENT, PROXY))
+    ),
+    *_leg(
+        HANDSHAKE_LEG,
+        CONTROLLER,
+        AGENT,
+        {
+            "challenge": (
+                "The version that the controller speaks, and something to prove the secret with.",
+                {"version": WHOLE, "nonce": SECRET},
+            ),
+            "welcome": (
+                "Proves the secret in return; says which incarnation of the controller this is, and what it has heard.",
+                {"life": SECRET, "heard": COUNT, "mac": SECRET},
+            ),
+        },
+    ),
+    *_leg(
+        HANDSHAKE_LEG,
+        AGENT,
+        CONTROLLER,
+        {
+            "hello": (
+                "Proves the secret; says which node this is, which controller it knew, and what it has heard of that.",
+                {"node": WHOLE, "nonce": SECRET, "life": SECRET, "heard": COUNT, "mac": SECRET},
+            ),
+        },
+    ),
+    *_leg(
+        AGENT_LEG,
+        CONTROLLER,
+        AGENT,
+        {
+            "tell": (
+                "Asks for the facts of the machine.",
+                {"cwd": TEXT, "script": TEXT, "run_dir": TEXT},
+            ),
+            "flag": ("Asks for a marker in a run directory, which other nodes may share.", {"run_dir": TEXT}),
+            "shares": ("Asks whether that marker is seen here.", {"run_dir": TEXT}),
+            "compare": (
+                "Asks which files of a directory differ from those of the sender.",
+                {"root": TEXT, "home": maybe(TEXT), "place": maybe(or_null(PLACE))},
+                "names and what identifies the files, as JSON",
+            ),
+            "remember": (
+                "Has the agent write down which files were sent to this directory.",
+                {"root": TEXT, "home": TEXT},
+                "names and what identifies the files, as JSON",
+            ),
+            "open": ("Asks for a port at which other nodes try to connect.", _NO_FIELDS),
+            "knock": (
+                "Asks to try connections to another node.",
+                {"addresses": TEXTS, "port": WHOLE, "patience": SECONDS},
+            ),
+            "probe": ("Asks for what `muster doctor` looks at.", {"names": TEXTS, "folders": TEXTS}),
+            "clock": ("Asks what time it is on the agent's clock.", _NO_FIELDS),
+            "move": (
+                "Has the agent leave the connection that started it, for a controller on node 0.",
+                {
+                    "prepare": HIDDEN,
+                    "secret": SECRET,
+                    "lease": SECONDS,
+                    "address": TEXT,
+                    "port": WHOLE,
+                    "files": HIDDEN,
+                    "stays": FLAG,
+                },
+                "muster.pyz, for node 0",
+            ),
+            "prepare": (
+                "Configures the agent for the run: what its node is to start, where, and with what.",
+                {
+                    "run_dir": TEXT,
+                    "run_id": TEXT,
+                    "token": SECRET,
+                    "node": WHOLE,
+                    "host": TEXT,
+                    "commands": HIDDEN_RECORDS,
+                    "environment": HIDDEN,
+                    "preload": TEXTS,
+                    "stdin_rank": or_null(WHOLE),
+                    "floor": TEXT,
+                    "brings": HIDDEN,
+                    "want": maybe(WANT),
+                    "own_run_dir": maybe(FLAG),
+                    "path_first": maybe(FLAG),
+                    "guests": maybe(or_null(HIDDEN)),
+                    "own_meeting": maybe(FLAG),
+                    "stdin": maybe(or_null(WHOLE)),
+                    "log_dir": maybe(TEXT),
+                    "clock": maybe(or_null(SECONDS)),
+                    "terminal": maybe(or_null(TABLE)),
+                    "trace": maybe(FLAG),
+                },
+            ),
+            "listen": (
+                "Has node 0 open the port of an attempt's store.",
+                {"attempt": WHOLE, "host": TEXT},
+            ),
+            "start": (
+                "Starts all ranks of the node.",
+                {"attempt": WHOLE, "late": LATE},
+            ),
+            "signal": (
+                "Sends a signal to ranks, and to an external launcher.",
+                {"number": WHOLE, "ranks": NUMBERS, "launchers": maybe(FLAG)},
+            ),
+            "pass": ("Passes a signal on to the ranks that have a handler for it.", {"number": WHOLE}),
+            "warn": ("Warns the ranks that have a handler for this signal that the job ends soon.", {"name": WORD}),
+            "obey": (
+                "Starts something for the launcher of another node, as ssh would.",
+                {"number": WHOLE, "words": HIDDEN_WORDS, "env": ENVIRONMENT, "by": WHOLE},
+            ),
+            "reached": (
+                "What a launcher of this node had started on another one has ended.",
+                {"number": WHOLE, "code": WHOLE},
+            ),
+            "resize": ("The size of the terminal that shows the run has changed.", {"rows": CELLS, "columns": CELLS}),
+            "stdin": (
+                "Input for the rank that reads stdin.",
+                {"at": COUNT, "end": FLAG},
+                "the input from byte `at` on",
+            ),
+            "read": (
+                "Subscribes to the output of ranks.",
+                {"reader": WORD, "want": WANT, "offsets": OFFSETS, "tail": or_null(COUNT)},
+            ),
+            "unread": ("Ends a subscription.", {"reader": WORD}),
+            "taken": (
+                "So many bytes of a subscription were shown or kept, and as many more may be sent.",
+                {"count": COUNT, "reader": maybe(WORD)},
+            ),
+            "stacks": (
+                "Asks for the Python stacks of ranks.",
+                {"ranks": or_null(NUMBERS), "number": WHOLE},
+            ),
+            "usage": ("Asks for memory and CPU of the ranks.", {"number": WHOLE}),
+            "sweep": (
+                "Has the node end what is left of the attempt.",
+                {"patience": SECONDS, "well": maybe(FLAG)},
+            ),
+            "stay": (
+                "Not all of the logs could be copied: their run directory on the node is to be kept.",
+                _NO_FIELDS,
+            ),
+            "bye": ("The run is over: send the rest of the logs, and end.", {"drain": maybe(FLAG)}),
+        },
+    ),
+    *_leg(
+        AGENT_LEG,
+        AGENT,
+        CONTROLLER,
+        {
+            "hello": (
+                "The agent lives, and speaks this version.",
+                {"version": WHOLE, "pid": WHOLE, "python": TEXT, "executable": TEXT, "host": TEXT},
+            ),
+            "told": ("The facts of the machine.", _FACTS),
+            "flagged": ("The marker is there.", _NO_FIELDS),
+            "shares": ("Whether the marker is seen here.", {"shares": FLAG}),
+            "compared": (
+                "Digests of the files that differ, and files that were sent once and are no more.",
+                {"digests": BY_NAME, "stale": TEXTS},
+            ),
+            "remembered": ("It is written down.", _NO_FIELDS),
+            "opened": ("The port at which other nodes may try to connect.", {"port": WHOLE}),
+            "knocked": ("Which addresses could be connected to, or why not.", {"ways": WAYS}),
+            "probed": (
+                "What the doctor wants to know.",
+                {
+                    "wall": SECONDS,
+                    "at": SECONDS,
+                    "infiniband": STRINGS,
+                    "kills_user_processes": FLAG,
+                    **dict.fromkeys(("mtus", "own", "nobody", "names", "folders", "torch", "smi"), TABLE),
+                },
+            ),
+            "clock": ("The time is `t`.", _NO_FIELDS),
+            "ready": (
+                "Ranks can be started; `why` they will not be forked, where that is so.",
+                {
+                    "fork": FLAG,
+                    "why": STRING,
+                    "torch": maybe(or_null(STRING)),
+                    "cuda": maybe(or_null(STRING)),
+                    "times": maybe(or_null(TABLE)),
+                },
+            ),
+            "unable": (
+                "Ranks cannot be started; `what` says which of the other fields there are.",
+                {
+                    "what": STRING,
+                    **dict.fromkeys(("name", "module", "text"), maybe(STRING)),
+                    **dict.fromkeys(("version", "torch"), maybe(or_null(STRING))),
+                    **dict.fromkeys(("code", "signal"), maybe(or_null(WHOLE))),
+                    **dict.fromkeys(("rank", "number"), maybe(WHOLE)),
+                    **dict.fromkeys(("missing", "limit"), maybe(FLAG)),
+                },
+            ),
+            "listening": ("The port of the attempt's store is open.", {"attempt": WHOLE, "port": WHOLE}),
+            "started": ("The ranks of the node, or its launchers, were started.", {"attempt": WHOLE, "pids": PIDS}),
+            "joined": (
+                "A rank that an external launcher has started says who it is.",
+                {"attempt": WHOLE, "rank": WHOLE, "launcher": TEXT, "world_size": or_null(WHOLE)},
+            ),
+            "pids": ("The program of such a rank runs.", {"attempt": WHOLE, "pids": PIDS}),
+            "launcher_ended": (
+                "An external launcher has ended.",
+                {
+                    "attempt": WHOLE,
+                    "code": or_null(WHOLE),
+                    "signal": or_null(WHOLE),
+                    "name": STRING,
+                    "words": STRINGS,
+                },
+            ),
+            "reach": (
+                "A launcher wants to start something on another node.",
+                {"number": WHOLE, "host": TEXT, "words": HIDDEN_WORDS, "env": ENVIRONMENT},
+            ),
+            "obeyed": (
+                "What was started for another node has ended.",
+                {"number": WHOLE, "code": WHOLE, "by": WHOLE},
+            ),
+            "passed": ("The ranks to which a signal was passed on.", {"number": WHOLE, "ranks": NUMBERS}),
+            "warned": ("The scheduler has sent SIGTERM to this agent.", _NO_FIELDS),
+            "heard": ("The ranks that have a handler for the warning.", {"ranks": NUMBERS}),
+            "output_began": ("A rank has written its first output.", {"rank": WHOLE, "attempt": WHOLE}),
+            "output": (
+                "What a rank has written, for a subscription.",
+                {"reader": WORD, "rank": WHOLE, "stream": WORD, "attempt": WHOLE, "offset": COUNT},
+                "the bytes of the log from `offset` on",
+            ),
+            "unlogged": (
+                "What a log lacks, as it cannot be written.",
+                {
+                    "attempt": WHOLE,
+                    "rank": WHOLE,
+                    "stream": WORD,
+                    "missing": COUNT,
+                    "why": STRING,
+                    "going_on": FLAG,
+                },
+            ),
+            "stdin_taken": ("The rank that reads stdin has taken it up to here.", {"upto": COUNT}),
+            "ended": (
+                "A rank has ended: how, and why as far as its stderr tells.",
+                {
+                    "attempt": WHOLE,
+                    "rank": WHOLE,
+                    "code": or_null(WHOLE),
+                    "signal": or_null(WHOLE),
+                    "why": maybe(FAILURE),
+                    "asked": maybe(or_null(SECONDS)),
+                },
+            ),
+            "store_ended": (
+                "The process of the attempt's store has ended.",
+                {"code": or_null(WHOLE), "signal": or_null(WHOLE)},
+            ),
+            "lingering": ("Ranks have left processes behind, which are waited for.", {"left": PROCESSES}),
+            "swept": (
+                "Nothing of the attempt is left: what was killed, and what could not be.",
+                {"ended": PROCESSES, "left": PROCESSES},
+            ),
+            "stacks": (
+                "The Python stacks of ranks, and the processes of ranks that cannot tell.",
+                {"number": WHOLE, "texts": STACKS, "mute": PIDS},
+            ),
+            "usage": ("Memory and CPU of the ranks.", {"number": WHOLE, "ranks": TABLES}),
+            "note": ("Something that the user should know.", {"text": STRING}),
+            "asked": ("Somebody on this machine wants the run to end.", {"what": WORD, "by": TEXT}),
+            "state": (
+                "The last attempts that were started and listened for, to a controller that is new to the agent.",
+                {"started": LAST, "listened": LAST},
+            ),
+            "broken": (
+                "The agent has failed, and ends; `limit`: its user may have no more processes.",
+                {"text": STRING, "limit": FLAG},
+            ),
+        },
+        t=SECONDS,
+    ),
+    *_leg(
+        AGENT_LEG,
+        AGENT,
+        CONTROLLER,
+        {"moved": ("The agent has left this connection; or why it could not, as in `broken`.", _MOVED)},
+    ),
+    *(
+        Message(
+            AGENT_LEG,
+            sender,
+            receiver,
+            "have",
+            "So many messages have come; over TCP each end keeps what the other may not have.",
+            {"heard": COUNT},
+        )
+        for sender, receiver in ((CONTROLLER, AGENT), (AGENT, CONTROLLER))
+    ),
+    *_leg(
+        CLIENT_LEG,
+        CLIENT,
+        CONTROLLER,
+        {
+            "watch": (
+                "Subscribes to output and events; `owner`: the run ends with this client.",
+                {
+                    "want": WANT,
+                    "offsets": OFFSETS,
+                    "tail": or_null(COUNT),
+                    "events": COUNT,
+                    "owner": FLAG,
+                    "version": _VERSION,
+                },
+            ),
+            "state": (
+                "Asks which version the controller speaks, and how the run stands; every controller answers it.",
+                {"version": _VERSION},
+            ),
+            "taken": (
+                "So many bytes of output of a node were shown, and as many more may be sent.",
+                {"node": WHOLE, "count": COUNT},
+            ),
+            "beat": ("A sign of life.", _NO_FIELDS),
+            "pause": ("The client is stopped, and gives no signs of life.", _NO_FIELDS),
+            "asked": ("The user has sent this signal to end the run.", {"number": SIGNAL}),
+            "pass": ("The user has sent this signal for the ranks.", {"number": SIGNAL}),
+            "kill": ("Asks to end the run.", {"by": maybe(TEXT)}),
+            "resize": ("The size of the owner's terminal has changed.", {"rows": CELLS, "columns": CELLS}),
+            "stdin": (
+                "Input for the rank that reads stdin.",
+                {"at": COUNT, "end": FLAG},
+                "the input from byte `at` on",
+            ),
+            "stacks": ("Asks for the Python stacks of ranks.", {"ranks": maybe(or_null(NUMBERS))}),
+            "usage": ("Asks for memory and CPU of the ranks.", _NO_FIELDS),
+        },
+    ),
+    *_leg(
+        CLIENT_LEG,
+        CONTROLLER,
+        CLIENT,
+        {
+            "run": (
+                "What is watched, and how it stands.",
+                {"id": TEXT, "phase": WORD, "plan": HIDDEN, "version": _VERSION},
+            ),
+            "event": ("A line of events.jsonl.", {"number": COUNT}, "the line, as JSON"),
+            "output": (
+                "What a rank has written.",
+                {"node": WHOLE, "rank": WHOLE, "stream": WORD, "attempt": WHOLE, "offset": COUNT},
+                "the bytes of the log from `offset` on",
+            ),
+            "stdin_taken": ("The rank that reads stdin has taken it up to here.", {"upto": COUNT}),
+            "over": ("The run is over: its outcome.", {"outcome": TABLE}),
+            "answer": (
+                "The answer to `state`, `kill`, `stacks` or `usage`; `missing` are nodes that did not answer.",
+                {
+                    "version": _VERSION,
+                    "phase": maybe(WORD),
+                    "attempt": maybe(WHOLE),
+                    "alive": maybe(NUMBERS),
+                    "parted": maybe(STRINGS),
+                    "texts": maybe(STACKS),
+                    "mute": maybe(PIDS),
+                    "ranks": maybe(TABLES),
+                    "missing": maybe(NUMBERS),
+                },
+            ),
+            "unknown": (
+                "The controller does not know the kind of message `what`.",
+                {"what": STRING, "version": WHOLE},
+                "",
+                4,
+            ),
+        },
+    ),
+    *_leg(
+        LOCAL_LEG,
+        CLIENT,
+        AGENT,
+        {
+            "state": ("Asks which version the agent speaks; an earlier one answers without it.", {"version": _VERSION}),
+            "kill": ("Asks to end the run; the controller decides how.", {"by": maybe(or_null(TEXT))}),
+            "end": ("Has the agent end everything by itself: the controller did not.", _NO_FIELDS),
+            "stacks": ("Asks for the Python stacks of ranks.", {"ranks": maybe(or_null(NUMBERS))}),
+            "usage": ("Asks for memory and CPU of the ranks.", _NO_FIELDS),
+        },
+    ),
+    *_leg(
+        LOCAL_LEG,
+        AGENT,
+        CLIENT,
+        {
+            "answer": (
+                "The answer to any of these.",
+                {"version": _VERSION, "texts": maybe(STACKS), "mute": maybe(PIDS), "ranks": maybe(TABLES)},
+            ),
+            "unknown": (
+                "The agent does not know the kind of message `what`.",
+                {"what": STRING, "version": WHOLE},
+                "",
+                4,
+            ),
+        },
+    ),
+    *_leg(
+        SHIM_LEG,
+        SHIM,
+        AGENT,
+        {
+            "join": (
+                "A rank says who it is, and wants to know what to run.",
+                {
+                    "version": WHOLE,
+                    "rank": WHOLE,
+                    "launcher": TEXT,
+                    **dict.fromkeys(("world_size", "local_rank", "local_world_size", "node_rank"), or_null(WHOLE)),
+                },
+            ),
+            "reach": (
+                "A launcher wants to start something on another host.",
+                {"host": TEXT, "words": HIDDEN_WORDS, "env": ENVIRONMENT},
+            ),
+            "began": ("The program of the rank runs.", {"pid": PID}),
+            "ended": (
+                "It has ended: how, and when the launcher had asked it to.",
+                {"code": or_null(WHOLE), "signal": or_null(WHOLE), "asked": maybe(or_null(SECONDS))},
+            ),
+        },
+    ),
+    *_leg(
+        SHIM_LEG,
+        AGENT,
+        SHIM,
+        {
+            "answer": (
+                "What the rank is to run; or why it was `refused`.",
+                {
+                    "refused": maybe(STRING),
+                    **dict.fromkeys(("argv", "logs"), maybe(HIDDEN_WORDS)),
+                    **dict.fromkeys(("args_at",), maybe(or_null(WHOLE))),
+                    **dict.fromkeys(("cwd", "hook", "screen"), maybe(TEXT)),
+                    "environment": maybe(HIDDEN),
+                    "stack": maybe(TABLE),
+                    "cpus": maybe(NUMBERS),
+                    **dict.fromkeys(("out", "err"), maybe(TEXTS)),
+                    "pipes": maybe(or_null(TEXTS)),
+                    "stdin": maybe(FLAG),
+                    "grace": maybe(SECONDS),
+                },
+            ),
+            "reached": ("What was started on another host has ended.", {"code": WHOLE}),
+            "noted": ("The end of the rank is written down, so the shim may end.", _NO_FIELDS),
+        },
+    ),
+    *_leg(
+        PROXY_LEG,
+        PROXY,
+        CLIENT,
+        {
+            "gone": ("There is no controller here; `there`: the run directory is.", {"there": maybe(FLAG)}),
+            "introduced": (
+                "A run that was started elsewhere: its directory, job.json and plan.json, and the runs that fit.",
+                {"there": TEXT, "files": Type("object of strings", BY_NAME.right), "fits": maybe(TEXTS)},
+            ),
+            "file": (
+                "A piece of a file of the run.",
+                {"name": TEXT, "offset": COUNT, "whole": FLAG},
+                "the piece",
+            ),
+            "done": ("There is no more.", _NO_FIELDS),
+            "cleaned": (
+                "What `muster clean` has found of each run, and the processes that it could not end.",
+                {"runs": PROCESSES_BY_RUN, "folders": TEXTS_BY_RUN, "left": PROCESSES},
+            ),
+        },
+    ),
+    *_leg(
+        PROXY_LEG,
+        CLIENT,
+        PROXY,
+        {
+            "files": (
+                "Asks for what the files of the run have more than so many bytes; `last`: for nothing after that.",
+                {"have": OFFSETS, "last": FLAG},
+            ),
+        },
+    ),
+    *_leg(
+        FORK_LEG,
+        FORK_SERVER,
+        AGENT,
+        {
+            "proven": (
+                "This Python reaches the hook; which torch it would import.",
+                {
+                    "torch": or_null(STRING),
+                    "cuda": or_null(STRING),
+                    "has_torch": FLAG,
+                    "python": STRING,
+                    "path": STRINGS,
+                },
+            ),
+            "ready": (
+                "All is imported; or why ranks must not be forked.",
+                {
+                    "unfit": or_null(STRING),
+                    "namesakes": STRINGS,
+                    "reads": STRINGS,
+                    "times": TABLE,
+                    "torch": or_null(STRING),
+                    "cuda": or_null(STRING),
+                    "python": STRING,
+                },
+            ),
+            "failed": (
+                "A module could not be imported.",
+                {"module": STRING, "missing": FLAG, "text": STRING, "trace": STRING},
+            ),
+            "forked": ("The ranks were forked.", {"order": WHOLE, "pids": PIDS}),
+            "unforked": (
+                "They could not all be forked; `limit`: the user may have no more processes.",
+                {"order": WHOLE, "pids": PIDS, "text": STRING, "limit": FLAG},
+            ),
+        },
+    ),
+    *_leg(
+        FORK_LEG,
+        AGENT,
+        FORK_SERVER,
+        {"order": ("Forks ranks, or the process of the store; it has no `op`.", {"order": WHOLE, "children": HIDDEN})},
+    ),
+)
+
+
+def between(sender: str, receiver: str) -> dict[str, Message]:
+    """What is sent from one to the other once they know each other, by kind."""
+    return {
+        message.kind: message
+        for message in MESSAGES
+        if (message.sender, message.receiver) == (sender, receiver) and message.leg not in (START_LEG, HANDSHAKE_LEG)
+    }
+
+
+TO_CONTROLLER, TO_AGENT = between(AGENT, CONTROLLER), between(CONTROLLER, AGENT)
+FROM_CLIENT, TO_CLIENT = between(CLIENT, CONTROLLER), between(CONTROLLER, CLIENT)
+ON_MACHINE = {**between(CLIENT, AGENT), **between(SHIM, AGENT)}
+"""What the agent hears from other processes of its machine."""

@@ -1,0 +1,105 @@
+"""Print the conversation of a run, for `MUSTER_TRACE=1`: one line for each message.
+
+    07:31:02.123 controller > agent n1: start attempt=0 late={3}
+
+Each connection is traced at one of its ends: the controller's or the client's, and on a node that of the agent. Lines
+go to stderr where that is a terminal, else to `trace.log` in the run directory, or in the directory of the node there.
+Tokens, secrets, arguments and values of environment variables are never printed (`messages.Type.shown`); a `?` marks
+what is not in the catalogue.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from muster.protocol.frames import FrameDecoder
+
+if TYPE_CHECKING:
+    from muster.protocol.messages import Message
+
+VARIABLE = "MUSTER_TRACE"
+FILE = "trace.log"
+
+_STDERR = 2
+
+
+def wanted(env: Mapping[str, str] = os.environ) -> bool:
+    """The conversation is to be printed."""
+    return env.get(VARIABLE, "") not in ("", "0")
+
+
+class Tracer:
+    """Prints what one end of a connection sends and hears. `name` tells its peer from others of the same kind."""
+
+    def __init__(self, folder: str, here: str, there: str, name: str = "") -> None:
+        from muster.protocol.messages import CLIENT, PROXY, between  # only now: most runs are not traced
+
+        self._here, self._there, self._name = here, there, f" {name}" if name else ""
+        self._sent, self._heard = between(here, there), between(there, here)
+        if here == CLIENT:  # between it and a controller stands the proxy
+            self._heard.update(between(PROXY, CLIENT))
+            self._sent.update(between(CLIENT, PROXY))
+        self._fd = _STDERR
+        if folder and not os.isatty(_STDERR):
+            path = os.path.join(folder, FILE)
+            try:
+                self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            except OSError:
+                pass  # the directory is somebody else's, or gone
+
+    def __del__(self) -> None:
+        if self._fd != _STDERR:
+            os.close(self._fd)
+
+    def sent(self, frames: bytes) -> None:
+        """Print whole frames that go out."""
+        for fields, payload in FrameDecoder().feed(frames):
+            self.says(fields, payload)
+
+    def says(self, fields: Mapping[str, Any], payload: bytes = b"") -> None:
+        """Print a message that goes out."""
+        message = self._sent.get(str(fields["kind"]))
+        receiver = self._there if message is None else message.receiver
+        self._print(f"{self._here} > {receiver}{self._name}", self._sent, fields, len(payload))
+
+    def heard(self, fields: Mapping[str, Any], payload: bytes = b"") -> None:
+        """Print a message that has come."""
+        message = self._heard.get(str(fields["kind"]))
+        sender = self._there if message is None else message.sender
+        self._print(f"{sender}{self._name} > {self._here}", self._heard, fields, len(payload))
+
+    def _print(self, ends: str, known: Mapping[str, Message], fields: Mapping[str, Any], payload: int) -> None:
+        now = time.time()
+        clock = time.strftime("%H:%M:%S", time.localtime(now)) + f".{int(now * 1000) % 1000:03d}"
+        line = f"{clock} {ends}: {in_words(known, fields)}" + (f" +{payload} bytes" if payload else "")
+        try:
+            os.write(self._fd, line.encode("utf-8", "replace") + b"\n")
+        except OSError:
+            pass  # the disk is full: the run goes on
+
+
+def in_words(known: Mapping[str, Message], fields: Mapping[str, Any]) -> str:
+    """A message without what may be secret; fields that are not those of the catalogue are marked."""
+    kind = str(fields["kind"])
+    message = known.get(kind)
+    if message is None:
+        return f"?{ascii(kind[:40])[1:-1]}"
+    words = [kind]
+    for name, type_ in message.fields.items():
+        if name == "t":
+            continue  # when it was sent, in a clock of the agent
+        if name in fields:
+            value = fields[name]
+            words.append(f"{name}={type_.shown(value) if type_.right(value) else '?'}")
+        elif type_.required:
+            words.append(f"?{name}")
+    words += [f"?{ascii(name[:40])[1:-1]}" for name in fields if name not in message.fields and name != "kind"]
+    return " ".join(words)
+
+
+def tracer(folder: str, here: str, there: str, name: str = "") -> Tracer | None:
+    """One for a connection, where the conversation is to be printed."""
+    return Tracer(folder, here, there, name) if wanted() else None

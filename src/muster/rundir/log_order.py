@@ -1,0 +1,213 @@
+"""The logs of an attempt in the order in which they were written, by the times that agents kept (`timeline.py`)."""
+
+from __future__ import annotations
+
+import heapq
+import os
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
+from typing import IO, NamedTuple
+
+from muster.agent.log_timeline import NAME, Grown, Reading
+from muster.rundir import Run, Unreadable
+
+Key = tuple[int, str]
+"""(rank, stream)"""
+
+_PIECE = 1 << 15
+"""Bytes that are read at a time; of larger ones malloc gives the memory back, which costs more than reading."""
+_OPEN = 128
+"""Files that are kept open."""
+_BACK = 100_000
+"""Spans that `begin_before_last` looks at first; it looks at all where these have too few lines."""
+
+
+class Span(NamedTuple):
+    """Bytes of a log, from `begin` up to `end`, that were written one after the other."""
+
+    key: Key
+    begin: int
+    end: int
+    time: float | None
+    """When, in seconds since 1970; None where no agent kept it."""
+
+
+class Written(NamedTuple):
+    """What a rank wrote."""
+
+    rank: int
+    stream: str
+    data: bytes
+    time: float | None
+
+
+class _Times:
+    """The times that an agent has kept, as they come."""
+
+    def __init__(self, run: Run, name: str) -> None:
+        self.run, self.name = run, name
+        self._at, self._reading = 0, Reading()
+
+    def more(self) -> Iterator[Grown]:
+        """What has come since the last time."""
+        try:
+            with self.run.open_file(self.name) as file:
+                file.seek(self._at)
+                while data := file.read(_PIECE):
+                    self._at += len(data)
+                    yield from self._reading.feed(data)
+        except OSError:
+            return
+
+
+class Ordered:
+    """The logs of some ranks of an attempt: each `read` gives what has come since the last, in order."""
+
+    def __init__(
+        self, run: Run, attempt: int, keys: Sequence[Key], more: Callable[[int], Sequence[Grown]] = lambda attempt: ()
+    ) -> None:
+        """`more` gives what is known by other ways of how the logs of an attempt have grown since it was asked last."""
+        self.run, self.attempt, self._more = run, attempt, more
+        self.places: dict[Key, int] = dict.fromkeys(keys, 0)
+        """How far each was read."""
+        self.untimed: set[int] = set()
+        """Ranks that wrote what nobody knows the time of."""
+        self._times: dict[str, _Times] = {}
+        self._timed: set[Key] = set()
+        self._stood: dict[Key, int] = {}
+        """How long each was at the last `read`."""
+        self._files: OrderedDict[Key, IO[bytes]] = OrderedDict()
+
+    def close(self) -> None:
+        """Close all files."""
+        while self._files:
+            self._files.popitem()[1].close()
+
+    def read(self, all_of_it: bool) -> Iterator[Written]:
+        """What has been written since the last time. Unless `all_of_it` is wanted, what no agent has told of yet waits
+        until the next time: it may still be told where it belongs."""
+        sizes = {key: self._size(key) for key in self.places}
+        yield from self._written(self._known(self._times, self.places))
+        beyond = sizes if all_of_it else {key: min(size, self._stood.get(key, 0)) for key, size in sizes.items()}
+        yield from self._written(self._unknown(self.places, beyond))
+        self._stood = sizes
+
+    def _written(self, spans: Iterable[Span]) -> Iterator[Written]:
+        for key, begin, end, time in spans:
+            if time is None:
+                self.untimed.add(key[0])
+            while begin < end:
+                data = self._bytes(key, begin, min(_PIECE, end - begin))
+                if not data:
+                    break
+                begin += len(data)
+                yield Written(*key, data, time)
+
+    # ---- what is known of the order ---------------------------------------------------------------------------------
+
+    def _known(self, times: dict[str, _Times], places: dict[Key, int]) -> Iterator[Span]:
+        """What agents have told of since `times` were asked last; `places` goes along."""
+        for path in sorted(self.run.path.glob(f"node_*/{NAME}")):
+            name = str(path.relative_to(self.run.path))
+            if name not in times:
+                times[name] = _Times(self.run, name)
+        told = [one.more() for one in times.values()]
+        if times is self._times:
+            told.append(iter(self._more(self.attempt)))
+        for grown in heapq.merge(*told, key=attrgetter("time")):
+            key = grown.rank, grown.stream
+            if grown.attempt == self.attempt and key in places:
+                self._timed.add(key)
+                end = min(grown.upto, self._size(key)) if grown.upto > places[key] else 0
+                if end > places[key]:
+                    begin, places[key] = places[key], end
+                    yield Span(key, begin, end, grown.time)
+
+    def _unknown(self, places: dict[Key, int], upto: dict[Key, int]) -> Iterator[Span]:
+        """What nobody has told of: an agent that was killed, or whose disk was full, or one of an older muster."""
+        for key, end in upto.items():
+            if end > places[key]:
+                begin, places[key] = places[key], end
+                yield Span(key, begin, end, self._changed(key) if key in self._timed else None)
+
+    # ---- where to begin ---------------------------------------------------------------------------------------------
+
+    def begin_since(self, since: float) -> None:
+        """Begin with the line that was being written at that time. Logs of which no times are known begin at their
+        start."""
+        places = dict(self.places)
+        for span in self._known({}, places):
+            if span.time is not None and span.time > since:
+                break
+            self.places[span.key] = span.end
+        for key, place in self.places.items():
+            self.places[key] = self._line_begin(key, place)
+
+    def begin_before_last(self, count: int) -> None:
+        """Begin with so much that the last `count` lines are among it."""
+        for most in (_BACK, None):
+            places = dict(self.places)
+            last = deque(self._known({}, places), maxlen=most)
+            last.extend(self._unknown(places, {key: self._size(key) for key in places}))
+            found = self._back(last, count)
+            if found is not None or most is None or len(last) < most:
+                break
+        if found is None:
+            return
+        for key, place in places.items():
+            begin = self._line_begin(key, found.get(key, place))
+            self.places[key] = max(self.places[key], begin)
+
+    def _back(self, spans: deque[Span], count: int) -> dict[Key, int] | None:
+        """From where on each log is to be read for so many lines; None where these spans have not as many."""
+        found: dict[Key, int] = {}
+        lines = 0
+        for key, begin, end, _ in reversed(spans):
+            while begin < end:
+                start = max(begin, end - _PIECE)
+                lines += self._bytes(key, start, end - start).count(b"\n")
+                found[key] = end = start
+                if lines > count:
+                    return found
+        return None
+
+    def _line_begin(self, key: Key, place: int) -> int:
+        """Where the line begins that goes on at this place."""
+        while place > 0:
+            begin = max(0, place - _PIECE)
+            at = self._bytes(key, begin, place - begin).rfind(b"\n")
+            if at >= 0:
+                return begin + at + 1
+            place = begin
+        return 0
+
+    # ---- files ------------------------------------------------------------------------------------------------------
+
+    def _file(self, key: Key) -> IO[bytes] | None:
+        if key in self._files:
+            self._files.move_to_end(key)
+            return self._files[key]
+        try:
+            file = self.run.open_log(self.attempt, *key)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            name = self.run.log(self.attempt, *key).relative_to(self.run.path)
+            raise Unreadable(self.run, str(name), error.strerror or str(error)) from None
+        self._files[key] = file
+        if len(self._files) > _OPEN:
+            self._files.popitem(last=False)[1].close()
+        return file
+
+    def _bytes(self, key: Key, begin: int, count: int) -> bytes:
+        file = self._file(key)
+        return b"" if file is None else os.pread(file.fileno(), count, begin)
+
+    def _size(self, key: Key) -> int:
+        file = self._file(key)
+        return 0 if file is None else os.fstat(file.fileno()).st_size
+
+    def _changed(self, key: Key) -> float | None:
+        file = self._file(key)
+        return None if file is None else os.fstat(file.fileno()).st_mtime

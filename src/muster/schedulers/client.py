@@ -1,0 +1,337 @@
+"""What a scheduler says, asked with care: an answer that did not come means nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+from muster.core.suggestions import did_you_mean
+from muster.errors import InvalidRequest, Unreachable
+from muster.rundir import Run
+from muster.schedulers import SCHEDULERS, get_scheduler, typed
+from muster.schedulers.scheduler import Allocation, Answer, Argv, Ask, Final, JobRecord, JobStatus, Phase, Request
+
+T = TypeVar("T")
+
+_WITHIN, _SOON = 15.0, 4.0
+_FRESH = 2.0
+"""Seconds for which an answer is good, for all runs and all processes of a person together."""
+_SEEN = "{name}-queue-{host}.json"
+"""That answer, in the folder of muster, which hosts of several clusters may share."""
+_PROVEN = "{name}-sees.json"
+"""Where nodes of a partition were seen to write in the folder of muster."""
+_SILENT_FOR = 5.0
+"""Seconds for which a scheduler is not asked again by this process after it gave no answer."""
+
+
+class SchedulerClient:
+    """Asks one scheduler, by the commands of its record."""
+
+    def __init__(self, name: str):
+        self.name, self.scheduler = name, get_scheduler(name)
+        self.title = self.scheduler.title
+        self._silent_since = -_SILENT_FOR
+
+    # ---- questions --------------------------------------------------------------------------------------------------
+
+    def _answer(self, argv: Argv, within: float = _WITHIN) -> Answer:
+        """What a command says, without the person's variables that would make another question of it.
+
+        Raises OSError, TimeoutExpired.
+        """
+        done = subprocess.run(
+            argv,
+            capture_output=True,
+            text=True,
+            timeout=within,
+            env=self.scheduler.clean(os.environ),
+            stdin=subprocess.DEVNULL,
+            errors="replace",
+        )
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+    def _asked(self, ask: Ask[T] | None, otherwise: T, within: float = _WITHIN) -> T:
+        """The answer to a question; `otherwise` where there is no such question, or no answer."""
+        if ask is None:
+            return otherwise
+        try:
+            return ask.read(self._answer(ask.argv, within))
+        except (OSError, subprocess.TimeoutExpired):
+            return otherwise
+
+    def ask(self, ask: Ask[T]) -> T:
+        """The answer to a question that has to be answered. Raises `InvalidRequest`, `Unreachable`."""
+        return ask.read(Answer(0, self.call(ask.argv)))
+
+    def call(self, argv: Argv) -> str:
+        """What a command says that has to succeed. Raises `InvalidRequest`, `Unreachable`."""
+        look = self.scheduler.down or None
+        try:
+            done = self._answer(argv)
+        except FileNotFoundError:
+            raise InvalidRequest(f"there is no {argv[0]} here", self.scheduler.login_node) from None
+        except subprocess.TimeoutExpired:
+            raise Unreachable(f"{argv[0]} did not answer within {_WITHIN:g} s", look) from None
+        if done.code != 0:
+            said = (done.err.strip().splitlines() or ["it said nothing"])[-1]
+            if "configuration source" in said:
+                raise InvalidRequest(
+                    f"{self.title}'s programs are here, and this machine belongs to no cluster",
+                    "run this on a login node of one",
+                )
+            raise Unreachable(f"{argv[0]} failed: {said}", look)
+        return done.out
+
+    def jobs(self, root: Path, since: float = 0.0, within: float = _WITHIN) -> dict[str, JobStatus] | None:
+        """This person's jobs that it knows, by number, as they were a moment ago; None when it does not answer.
+
+        `root` is the folder of muster. An answer from before `since`, in seconds since 1970, is not good enough.
+        """
+        question = self.scheduler.jobs()
+        kept = root / _SEEN.format(name=self.name, host=socket.gethostname())
+        with suppress(OSError, ValueError):
+            seen = json.loads(kept.read_text())
+            if seen["time"] > since and 0 <= time.time() - seen["time"] < _FRESH:
+                return question.read(Answer(0, seen["said"]))
+        if time.monotonic() - self._silent_since < _SILENT_FOR:
+            return None
+        asked = time.time()
+        try:
+            done = self._answer(question.argv, within)
+            answered = done.code == 0
+        except (OSError, subprocess.TimeoutExpired):
+            answered = False
+        if not answered:
+            self._silent_since = time.monotonic()
+            return None
+        with suppress(OSError):  # a full disk must not keep anybody from knowing
+            part = kept.with_name(f"{kept.name}.{os.getpid()}")
+            part.write_text(json.dumps({"time": asked, "said": done.out}))
+            part.replace(kept)
+        return question.read(done)
+
+    def phase(self, status: JobStatus) -> Phase:
+        """What a job does."""
+        return self.scheduler.phase(status.state)
+
+    # ---- the job in which this process runs -------------------------------------------------------------------------
+
+    def allocation(self, env: Mapping[str, str], root: Path, within: float = _WITHIN) -> Allocation | None:
+        """The allocation in which this process runs; None outside.
+
+        Raises `InvalidRequest` where only the environment says so: a shell, a tmux or a container may outlive the job
+        whose environment variables it has.
+        """
+        found = self.scheduler.allocation(env)
+        if found is None or self.scheduler.left_over is None:
+            return found
+        jobs = self.jobs(root, within=within)
+        if jobs is None or (found.job in jobs and self.phase(jobs[found.job]).lives):
+            return found  # no answer means nothing
+        # that answer may be as old as the job is, or come from another cluster
+        try:
+            now = self._job_now(found.job, self.scheduler.cluster(env), within)
+        except LookupError:
+            return found
+        if now is not None and self.phase(now) is not Phase.ENDED:
+            return found
+        why = f"that job is over ({now.state})" if now else f"{self.title} knows no such job of yours"
+        what, remedy = self.scheduler.left_over(found)
+        raise InvalidRequest(
+            f"{what} is left over: {why}", f"`{remedy}`; then {typed(self.name)} submits a job of its own"
+        )
+
+    def _job_now(self, job: str, cluster: str, within: float) -> JobStatus | None:
+        """One job of the named cluster; None when it knows no such job. Raises `LookupError` when nobody knows."""
+        if self.scheduler.job_now is None:
+            raise LookupError
+        own = self._asked(self.scheduler.cluster_asked, "", within) if cluster else ""
+        if cluster and not own:
+            raise LookupError  # nobody knows which cluster would be asked
+        ask = self.scheduler.job_now(job, "" if cluster == own else cluster, os.getuid() == 0)
+        try:
+            return ask.read(self._answer(ask.argv, within))
+        except (OSError, subprocess.TimeoutExpired):
+            raise LookupError from None
+
+    def gpus_by_host(self, allocation: Allocation) -> dict[str, int | None]:
+        """How many GPUs the job has on each of its nodes, in their order; None where that is not told."""
+        if self.scheduler.gpus is None:
+            return dict.fromkeys(allocation.hosts)
+        tasks = dict(zip(allocation.hosts, allocation.tasks))
+        found = self._asked(self.scheduler.gpus(allocation.job, tasks), {})
+        return {host: found.get(host) for host in allocation.hosts}
+
+    def record(self, job: str) -> JobRecord | None:
+        """What is known of a running job, None where no answer comes soon."""
+        return self._asked(self.scheduler.record(job), None, _SOON) if self.scheduler.record is not None else None
+
+    def kill_wait(self) -> float:
+        """Seconds that it leaves between SIGTERM and SIGKILL; its default where it does not say."""
+        return self._asked(self.scheduler.signals.asked_kill_wait, self.scheduler.signals.kill_wait)
+
+    def start_step(
+        self,
+        job: str,
+        hosts: Sequence[str],
+        command: Sequence[str],
+        log: Path,
+        env: Mapping[str, str],
+        gpus: int | None = 0,
+        keep: Sequence[int] = (),
+    ) -> subprocess.Popen[bytes]:
+        """Start one task on each of these hosts of a job, with so many GPUs; what they say goes to `log`.
+
+        Its command has the descriptors `keep` as long as it lives.
+        """
+        with open(log, "ab") as file:
+            return subprocess.Popen(
+                self.scheduler.step(hosts, command, job, gpus, False),
+                env=self.scheduler.clean(env),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+                pass_fds=keep,
+            )
+
+    def requeue(self, job: str, ending: bool) -> Answer:
+        """Have a running job put back into the queue."""
+        assert self.scheduler.requeue is not None
+        done = subprocess.run(
+            self.scheduler.requeue(job, ending),
+            capture_output=True,
+            text=True,
+            env=self.scheduler.clean(os.environ),
+        )
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+    # ---- a job that is to run, or has run ---------------------------------------------------------------------------
+
+    def state(self, run: Run, within: float = _WITHIN) -> str | None:
+        """The state of the job of a run; empty when it is known no more, None when no answer comes."""
+        found = self.jobs(run.path.parents[1], float(run.job["time"]), within)
+        if found is None:
+            return None
+        job = run.scheduled
+        assert job is not None
+        seen = found.get(job.job)
+        # numbers begin anew on another cluster
+        return seen.state if seen is not None and seen.name in (job.job_name, None) else ""
+
+    def final(self, job: str) -> Final:
+        """How a job ended that is listed no more; empty where there is no accounting."""
+        return self._asked(self.scheduler.final(job), Final(), _SOON) if self.scheduler.final is not None else Final()
+
+    def restarts(self, job: str) -> int:
+        """How often a job was put back into the queue; 0 where that is not told."""
+        return self._asked(self.scheduler.restarts(job), 0) if self.scheduler.restarts is not None else 0
+
+    def start_now(self, job: str) -> None:
+        """Have a job that was put back into the queue start as soon as it can."""
+        if self.scheduler.start_now is not None:
+            argv = self.scheduler.start_now(job)
+            subprocess.run(argv, capture_output=True, env=self.scheduler.clean(os.environ))
+
+    def cancel(self, job: str) -> None:
+        """End a job. Raises `InvalidRequest`, `Unreachable`."""
+        self.call(self.scheduler.cancel(job))
+
+    def submit(self, request: Request, script: Path, env: Mapping[str, str]) -> str:
+        """Hand in a script, and give the number of the job. Raises `InvalidRequest` with the scheduler's own words."""
+        ask = self.scheduler.submit(request, str(script))
+        try:
+            done = subprocess.run(ask.argv, capture_output=True, text=True, env=self.scheduler.submit_env(env))
+        except FileNotFoundError:
+            raise InvalidRequest(
+                f"{typed(self.name)}: there is no {ask.argv[0]} here", self.scheduler.login_node
+            ) from None
+        if done.returncode != 0:
+            refusal = self.scheduler.refused(done.stderr)
+            if refusal.option:
+                self._refuse_option(ask.argv[0], refusal.option)
+            raise InvalidRequest(f"{self.title} refused the job: {refusal.words}", refusal.hint)
+        return ask.read(Answer(0, done.stdout, done.stderr))
+
+    def _refuse_option(self, program: str, name: str) -> NoReturn:
+        """Raise `InvalidRequest` for an option that the command has refused.
+
+        It itself decides: its `--help` may not list all (sbatch 22.05 leaves out `--hint`, `--prefer` and more).
+        """
+        known = self._asked(self.scheduler.options_known, set[str]())
+        raise InvalidRequest(
+            f"{program} has no option `--{name}`", did_you_mean(name, known) or f"`man {program}` lists them"
+        )
+
+    def try_folder(self, root: Path, request: Request, env: Mapping[str, str]) -> None:
+        """See, by a step of a second on a node that is free now, that nodes can write in the folder of muster.
+
+        It is done once for each partition; where no node is free, the job itself finds out. Raises `InvalidRequest`.
+        """
+        if self.scheduler.trial is None:
+            return
+        partition = dict(request.options).get("partition", "")
+        proven = root / _PROVEN.format(name=self.name)
+        known: list[str] = []
+        with suppress(OSError, ValueError):
+            known = json.loads(proven.read_text())
+        if partition in known:
+            return
+        flag = root / f"seen-by-a-node-{os.getpid()}"
+        script = f"echo reached; echo >{shlex.quote(str(flag))}"
+        try:
+            done = subprocess.run(
+                self.scheduler.trial(request, ("sh", "-c", script)),
+                capture_output=True,
+                text=True,
+                env=self.scheduler.clean(env),
+                timeout=_WITHIN,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return
+        arrived = flag.exists()
+        flag.unlink(missing_ok=True)
+        if arrived:
+            with suppress(OSError):
+                proven.write_text(json.dumps([*known, partition]))
+        elif "reached" in done.stdout:
+            said = done.stderr.strip().splitlines()[:1]
+            raise InvalidRequest(
+                f"nodes of {self.title} cannot write in {root}, where runs are kept, or it is another folder there"
+                + (f": {said[0]}" if said else ""),
+                "choose a folder that all nodes share: --run-dir, or MUSTER_HOME",
+            )
+
+    def replace_with(self, command: Argv) -> int:
+        """Become this program, which ends as it does. Raises `InvalidRequest` where it is not there."""
+        try:
+            os.execvp(command[0], list(command))
+        except FileNotFoundError:
+            raise InvalidRequest(
+                f"there is no {command[0]} here",
+                f"{typed(self.name)} needs a machine that submits to {self.title}",
+            ) from None
+
+
+@cache
+def client(name: str) -> SchedulerClient:
+    """The one client of this process for a scheduler."""
+    return SchedulerClient(name)
+
+
+def around(env: Mapping[str, str], root: Path, within: float = _WITHIN) -> tuple[str, Allocation] | None:
+    """The scheduler and the job of it in which this process runs; None outside of all. Raises `InvalidRequest`."""
+    for name in SCHEDULERS:
+        found = client(name).allocation(env, root, within)
+        if found is not None:
+            return name, found
+    return None

@@ -1,0 +1,260 @@
+"""Why runs end and what is done about it, in words: all is a typed value until here, and no code reads a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from muster.core.fold import by_value
+from muster.core.hostlist import fold_hostlist, fold_values
+from muster.core.plurals import plural
+from muster.core.printable import line as safe
+from muster.core.results import (
+    SIGHUP,
+    SIGINT,
+    SIGKILL,
+    SIGQUIT,
+    FailureKind,
+    Leftover,
+    LostNode,
+    Problem,
+    ProblemKind,
+    RankExit,
+    StopKind,
+    StopReason,
+)
+from muster.linux.processes import FEWER_PROCESSES
+
+if TYPE_CHECKING:  # commands that only look at runs need none of it
+    from muster.core.supervisor import Escalating, Notice
+
+SIGNALS: Mapping[int, tuple[str, str]] = {
+    1: ("SIGHUP", "its terminal was closed"),
+    2: ("SIGINT", "interrupted"),
+    3: ("SIGQUIT", "quit"),
+    4: ("SIGILL", "an instruction that this processor does not know"),
+    6: ("SIGABRT", "it aborted itself, often from C++"),
+    7: ("SIGBUS", "a bad memory access, often a full /dev/shm"),
+    8: ("SIGFPE", "an arithmetic fault in native code"),
+    9: ("SIGKILL", "if nobody did it, the kernel did, for want of memory: see `dmesg`"),
+    10: ("SIGUSR1", "a signal that it did not handle"),
+    11: ("SIGSEGV", "a bad memory access in native code"),
+    12: ("SIGUSR2", "a signal that it did not handle"),
+    13: ("SIGPIPE", "it wrote to somebody who had gone"),
+    14: ("SIGALRM", "its alarm clock"),
+    15: ("SIGTERM", "it was asked to end"),
+    24: ("SIGXCPU", "its CPU time limit"),
+    25: ("SIGXFSZ", "its file size limit"),
+}
+"""Signals by number: the name, and what most often stands behind it."""
+
+JOB_ENDS: Mapping[str, str] = {
+    "time limit": "the time limit of the job was reached",
+    "cancelled": "the job was cancelled (scancel)",
+    "preempted": "the job was preempted",
+    "requeued": "the job was requeued",
+    "node failure": "a node of the job failed",
+}
+"""Why a scheduler ends a job; see `supervise.JOB_ENDS`."""
+
+
+def signal_name(number: int) -> str:
+    """`SIGKILL` for 9."""
+    return SIGNALS.get(number, (f"signal {number}", ""))[0]
+
+
+# ---- why a run ended ------------------------------------------------------------------------------------------------
+
+
+def reason_in_words(reason: StopReason | None) -> str:
+    """Why a run was ended, in one sentence; empty where the ranks ended by themselves."""
+    if reason is None:
+        return ""
+    words = _reason(reason)
+    return f"{words}, then Ctrl-C" if reason.again else words
+
+
+def _reason(reason: StopReason) -> str:
+    kind, number = reason.kind, reason.signal
+    if kind is StopKind.SIGNAL and number == SIGINT:
+        return "interrupted (Ctrl-C)"
+    if kind is StopKind.SIGNAL and number == SIGHUP:
+        return "the terminal was closed (SIGHUP)"
+    if kind is StopKind.SIGNAL:
+        return f"muster was sent {signal_name(number or 0)}"
+    if kind is StopKind.KILL:
+        return "`muster kill`" + (f" by {safe(reason.by)}" if reason.by else "")
+    if kind is StopKind.OWNER_GONE:
+        return f"the terminal that started it was gone for {reason.seconds:g} s (--lease)"
+    if kind is StopKind.TIMEOUT:
+        return f"--timeout of {reason.seconds:g} s is over"
+    if kind is StopKind.STORE:
+        how = f"exit status {reason.code}" if number is None else f"killed by signal {number}"
+        return f"the store through which the ranks meet ended: {how}" + (f"; see {reason.log}" if reason.log else "")
+    if kind is StopKind.PROBLEM:
+        return "; ".join(problem_in_words(problem) for problem in reason.problems)
+    if kind is StopKind.SCHEDULER and reason.early and reason.cause == "time limit":
+        return "the ranks ended before the time limit of the job, as told"
+    if kind is StopKind.SCHEDULER and reason.cause in JOB_ENDS:
+        return JOB_ENDS[reason.cause]
+    return reason.message
+
+
+def hint_of(reason: StopReason | None) -> str:
+    """What to do about it; empty where that is nothing."""
+    if reason is None:
+        return ""
+    return reason.hint or "; ".join(dict.fromkeys(filter(None, map(_hint_of_problem, reason.problems))))
+
+
+def reason_with_hint(reason: StopReason | None) -> str:
+    """The sentence, and the hint on a line of its own."""
+    hint = hint_of(reason)
+    return reason_in_words(reason) + (f"\nhint: {hint}" if hint else "")
+
+
+# ---- what the person is told meanwhile ------------------------------------------------------------------------------
+
+
+def ended_in_words(end: RankExit) -> str:
+    """How one rank ended, as the end of a sentence."""
+    if end.signal is not None:
+        name, why = SIGNALS.get(end.signal, (f"signal {end.signal}", ""))
+        return f"killed by {name}" + (f" ({why})" if why else "")
+    if end.failure is not None and end.failure.kind is FailureKind.NEVER_REGISTERED:
+        return safe(end.failure.summary)
+    if end.failure is not None and end.failure.kind is not FailureKind.EXIT:
+        name = end.failure.summary.partition(":")[0]
+        # a lost peer may be told without an exception
+        return f"{name}, exit status {end.code}" if name.replace(".", "").isidentifier() else f"exit status {end.code}"
+    return f"exit status {end.code}" + (f" ({_STATUSES[end.code]})" if end.code in _STATUSES else "")
+
+
+_STATUSES: Mapping[int | None, str] = {
+    75: "EX_TEMPFAIL: it is not done, and wants to be started again",
+    126: "the shell found a program that it may not run",
+    127: "the shell found no such program",
+}
+"""Statuses that have a meaning by custom."""
+
+
+def notice_in_words(notice: Notice) -> str:
+    """What the supervisor wants the person to know."""
+    from muster.core.supervisor import Escalating, Restarting
+
+    if isinstance(notice, Escalating):
+        return _escalation(notice)
+    if isinstance(notice, Restarting):
+        first = notice.first
+        who = f"rank {first.rank} failed: {_end_in_brief(first)}" if first else reason_in_words(notice.reason)
+        count = f"{notice.restart} of {notice.restarts}"
+        return f"{who or 'a rank failed'}; starting all ranks again (restart {count})"
+    return "not waiting for what the ranks left behind"
+
+
+def _end_in_brief(end: RankExit) -> str:
+    return ended_in_words(end) if end.signal is None else f"killed by {signal_name(end.signal)}"
+
+
+def _escalation(notice: Escalating) -> str:
+    ranks, number = notice.ranks, notice.number
+    many = plural(len(ranks), "rank") if len(ranks) > 1 else f"rank {ranks[0]}"
+    reason = reason_in_words(notice.reason)
+    if number == SIGKILL:
+        return f"{reason}: killing {many} (SIGKILL)" if reason else f"killing {many} that did not end (SIGKILL)"
+    if number == SIGQUIT:
+        many += ", or SIGQUIT where it is caught"
+    name = "SIGINT" if number == SIGINT else "SIGTERM"
+    hint = "; Ctrl-C again to kill them at once" if number == SIGINT else ""
+    return f"{reason}: {name} to {many}, {notice.wait:g} s to end{hint}"
+
+
+# ---- what ranks left behind -----------------------------------------------------------------------------------------
+
+
+def process_in_words(found: Leftover) -> str:
+    """`python (pid 17, waits in the kernel, cannot be ended)`."""
+    if not found.pid:
+        return safe(found.process)  # as an older version told
+    state = {"D": ", waits in the kernel, cannot be ended", "T": ", stopped"}.get(found.state, "")
+    return f"{safe(found.process)} (pid {found.pid}{state}{', holds a GPU' if found.gpu else ''})"
+
+
+def processes_in_words(found: Iterable[Leftover]) -> str:
+    """Several of them."""
+    return "; ".join(map(process_in_words, found))
+
+
+def leftover_in_words(found: Leftover) -> str:
+    """What a rank left behind, and what became of it."""
+    how = "left behind by a rank, ended by muster" if found.killed else "still alive"
+    return f"{how}: {process_in_words(found)}"
+
+
+def lost_in_words(node: LostNode) -> str:
+    """A node whose ranks nobody saw end."""
+    return f"not seen to end: {safe(node.why)}"
+
+
+# ---- what agents could not do ---------------------------------------------------------------------------------------
+
+
+def problem_in_words(problem: Problem) -> str:
+    """Why agents could not start their ranks."""
+    hosts, kind, python, text = fold_hostlist(problem.hosts), problem.kind, safe(problem.python), safe(problem.text)
+    on = f"{hosts}: " if problem.among_others else ""
+    if _has_no_torch(problem):
+        return f"{on}there is no torch in {python} (Python {safe(problem.version) or '?'})"
+    if kind is ProblemKind.OLD_TORCH:
+        return f"{on}{python} has torch {safe(problem.torch)}, and muster needs {problem.needed} or newer"
+    if kind is ProblemKind.IMPORT:
+        return f"{on}`import {safe(problem.module)}` failed in {python}: {text}"
+    if kind is ProblemKind.FORK:
+        return f"{hosts} could fork {plural(problem.number, 'rank')} and no more: {text}"
+    if kind is ProblemKind.FORK_SERVER:
+        signal = problem.signal
+        how = f"exit status {problem.code}" if signal is None else f"killed by {signal_name(signal)}"
+        return f"{on}the warm interpreter ended while it imported torch ({how})"
+    if kind is ProblemKind.LAUNCHER:
+        return f"{on}{safe(problem.name)} could not be started: {text}"
+    if kind is ProblemKind.RANK:
+        return f"{on}rank {problem.rank} could not be started: {text}"
+    if kind is ProblemKind.PROTOCOL:
+        return f"the agent on {hosts} speaks version {problem.version}, muster {problem.needed}"
+    if kind is ProblemKind.VERSIONS:
+        told = fold_values((host, safe(value)) for host, value in problem.values)
+        return f"{problem.name} differs between the hosts: {told}"
+    return problem.text
+
+
+def _has_no_torch(problem: Problem) -> bool:
+    went_missing = problem.kind is ProblemKind.IMPORT and problem.missing and problem.module == "torch"
+    return problem.kind is ProblemKind.NO_TORCH or went_missing
+
+
+def _hint_of_problem(problem: Problem) -> str:
+    kind, python = problem.kind, safe(problem.python)
+    if _has_no_torch(problem) or kind is ProblemKind.OLD_TORCH:
+        return f"install it there: {python} -m pip install torch; or choose another Python by --python"
+    if problem.limit:
+        return FEWER_PROCESSES
+    if kind is ProblemKind.IMPORT:
+        of_torch = problem.module.startswith("torch")
+        return f"run it by hand: {python} -c 'import torch'" if of_torch else "look at --preload"
+    return _HINTS.get(kind, "")
+
+
+_HINTS: Mapping[ProblemKind, str] = {
+    ProblemKind.FORK: "ask for fewer ranks",
+    ProblemKind.FORK_SERVER: "see warm.log in the run directory, or use --launcher exec",
+    ProblemKind.LAUNCHER: "see launcher.log in the run directory",
+    ProblemKind.RANK: "try it by hand, on that machine and in that folder",
+}
+
+
+def folded(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Those that differ by nothing but their hosts are one."""
+    alike = by_value((problem.hosts, problem._replace(hosts=())) for problem in problems)
+    return tuple(
+        problem._replace(hosts=tuple(host for several in hosts for host in several)) for problem, hosts in alike.items()
+    )

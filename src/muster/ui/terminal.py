@@ -1,0 +1,357 @@
+"""What a person sees of a run: each line of each rank behind its prefix, and muster's own words on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from string import Formatter
+from typing import Any, Optional, Union
+
+from muster.core.layout import fill
+from muster.core.model import Plan, TerminalSize
+from muster.core.printable import lines
+from muster.core.results import RunResult
+from muster.ui.output_writer import write
+from muster.ui.text import begin_in_words, outcome_as_json, outcome_in_words
+
+_FD = {"out": 1, "err": 2}
+"""Where the streams of ranks are shown."""
+
+_COLOURS = (36, 33, 35, 32, 34, 96, 93, 95, 92, 94)
+
+
+def use_color(fd: int, env: Mapping[str, str]) -> bool:
+    """Colour is for terminals, and for who has not said NO_COLOR."""
+    return os.isatty(fd) and not env.get("NO_COLOR") and env.get("TERM") != "dumb"
+
+
+QUIET = 0.3
+"""Seconds without output after which a line that has begun is shown."""
+
+Where = tuple[str, int, int]
+"""(host, local rank, node) of a rank."""
+
+
+Prefix = Union[bytes, Callable[[Optional[float]], bytes]]
+"""What stands before a line: always the same, or by the time of the line, which may be unknown."""
+
+TIMESTAMP = "{time:iso} "
+"""What `--timestamps` puts before each line."""
+
+
+class Moment:
+    """A time for a person, in the local zone: `21:04:05.123`, as `{time:%H:%M}` says, or with the date, `{time:iso}`.
+
+    One that is unknown is `-`.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return format(self)
+
+    __repr__ = __str__
+
+    def __format__(self, form: str) -> str:
+        if self.seconds is None:
+            return "-"
+        try:
+            at = datetime.fromtimestamp(self.seconds).astimezone()
+        except (ValueError, OverflowError, OSError):  # a host may tell any number
+            return "-"
+        if form == "iso":
+            return at.isoformat(timespec="milliseconds")
+        return at.strftime(form) if form else at.time().isoformat("milliseconds")
+
+
+def prefixes(where: Mapping[int, Where], template: str | None, colour: bool, before: str = "") -> dict[int, Prefix]:
+    """What stands before the lines of each rank; `before` is a template that comes before that."""
+    width = len(str(max(where, default=0)))
+
+    def stands(rank: int) -> Prefix:
+        host, local, node = where[rank]
+        form = before + (f"[{rank:>{width}}] " if template is None else template)
+        if colour and form:
+            form = f"\x1b[{_COLOURS[rank % len(_COLOURS)]}m{form}\x1b[0m"
+        values = {"rank": rank, "host": host, "local_rank": local, "node": node, "time": Moment(0.0)}
+        text = fill(form, values, "--prefix")  # raises for what cannot be filled in, by the time too
+        if not any(name == "time" for _, name, _, _ in Formatter().parse(form)):
+            return text.encode("utf-8", "surrogateescape")
+        return lambda seconds: form.format(**{**values, "time": Moment(seconds)}).encode("utf-8", "surrogateescape")
+
+    return {rank: stands(rank) for rank in where}
+
+
+def size_here(env: Mapping[str, str], default: bool = True) -> TerminalSize | None:
+    """The terminal on which ranks are shown; where there is none, one of the usual size by `default`."""
+    try:
+        found = os.get_terminal_size(1)
+    except OSError:
+        return TerminalSize(24, 80, env.get("TERM", "")) if default else None
+    # a terminal that does not know its size says 0
+    return TerminalSize(found.lines or 24, found.columns or 80, env.get("TERM", ""))
+
+
+_MODES = re.compile(rb"\x1b\[\?([0-9;]+)([hl])")
+_SEQUENCES_AT_END = re.compile(rb"(?:\x1b\[[0-?]*[ -/]*[@-~])+$")
+_USUAL_MODES = (b"7", b"25")
+"""What a terminal does unless it is told otherwise: wrap lines, show the cursor."""
+_COLOUR = re.compile(rb"\x1b\[([0-9;:]*)m")
+
+
+class Raw:
+    """What the only rank writes on a terminal of its own, shown as it comes: cursor movements and colours too."""
+
+    def __init__(self) -> None:
+        self.at = "out"
+        self._open = False
+        self._modes: dict[bytes, bytes] = {}
+        """What was switched on (`h`) or off (`l`) last."""
+        self._coloured = False
+        self._end = b""
+
+    def feed(self, rank: int, stream: str, data: bytes, moment: float | None = None) -> bytes:
+        """What to write now for these bytes of a rank."""
+        seen = self._end + data
+        if b"\x1b[?" in seen:
+            for numbers, how in _MODES.findall(seen):
+                self._modes.update(dict.fromkeys(numbers.split(b";"), how))
+        for colour in _COLOUR.findall(seen) if b"\x1b[" in seen else ():
+            self._coloured = colour not in (b"", b"0")
+        self._end = seen[-16:]
+        last = _SEQUENCES_AT_END.sub(b"", self._end)[-1:]
+        self._open = last not in (b"\n", b"\r") if last else self._open
+        return data
+
+    def quiet(self) -> bytes:
+        """What to show of a line that has not ended: all has been shown."""
+        return b""
+
+    def clear(self) -> bytes:
+        """What makes room for other words: the end of an open line."""
+        was, self._open = self._open, False
+        return b"\n" if was else b""
+
+    def rest(self, streams: Sequence[str] = ("out", "err")) -> bytes:
+        """What sets a terminal right whose rank was killed: the cursor is shown, the colour is the usual one."""
+        strange = [mode for mode, how in self._modes.items() if how != (b"h" if mode in _USUAL_MODES else b"l")]
+        usual = b"".join(b"\x1b[?%b%b" % (mode, b"h" if mode in _USUAL_MODES else b"l") for mode in strange)
+        usual += b"\x1b[0m" if self._coloured else b""
+        self._modes.clear()
+        self._coloured = False
+        return usual
+
+
+class LinePrefixer:
+    """Cut what ranks write into lines, and put the prefix of its rank before each.
+
+    A line that a carriage return begins again (a progress bar) is shown in place on a terminal; elsewhere only its
+    last form is, once its line ends. The rank that reads the terminal (`eager`) is shown without waiting for the end
+    of a line: it may be a prompt. The log files keep every byte.
+    """
+
+    def __init__(self, prefixes: Mapping[int, Prefix], terminal: bool, eager: int | None = None):
+        self.prefixes, self.terminal, self.eager = prefixes, terminal, eager
+        self._moment: float | None = None
+        """When what is fed was written, in seconds since 1970."""
+        self._parts: dict[tuple[int, str], bytearray] = {}
+        """The beginnings of lines; where something was added last stands last. Each is only ever added to: a line may
+        have 50 MB, and come in small pieces."""
+        self._live = b""
+        self._open = False
+        """The eager rank is in the middle of a line."""
+        self.at = "out"
+        """The stream to which such a line, or a progress bar, was written last."""
+
+    def feed(self, rank: int, stream: str, data: bytes, moment: float | None = None) -> bytes:
+        """What to write now for these bytes of a rank, which were written at that time."""
+        self._moment = moment
+        if rank == self.eager:
+            self.at = stream if data else self.at
+            return self._at_once(rank, data)
+        whole, newline, part = data.rpartition(b"\n")
+        text = b""
+        if newline:
+            text = self._prefixed(rank, bytes(self._parts.pop((rank, stream), b"")) + whole + newline)
+        begun = bytearray()
+        if part:
+            begun = self._parts[rank, stream] = self._parts.pop((rank, stream), begun)
+        self._keep(begun, part)
+        if text and self._open:
+            text, self._open = b"\n" + text, False
+        # beside a prompt nothing may be drawn in place
+        if not self.terminal or self.eager is not None:
+            return text
+        text = self._in_place(rank, text, begun)
+        self.at = stream if text else self.at
+        return text
+
+    @staticmethod
+    def _keep(begun: bytearray, part: bytes) -> None:
+        """Add to the beginning of a line; what a progress bar drew over is gone."""
+        again = part.rstrip(b"\r").rfind(b"\r")
+        if again >= 0:
+            begun.clear()
+        elif begun.endswith(b"\r") and part.strip(b"\r"):
+            del begun[:-1]
+        begun += part[max(0, again) :]
+
+    def _at_once(self, rank: int, data: bytes) -> bytes:
+        if not data:
+            return b""
+        prefix = self._prefix(rank)
+        begin = b"" if self._open else prefix
+        self._open = not data.endswith(b"\n")
+        body, end = (data, b"") if self._open else (data[:-1], b"\n")
+        return begin + body.replace(b"\n", b"\n" + prefix) + end
+
+    def quiet(self) -> bytes:
+        """What to write when nothing has come for a while: on a terminal, the line that was begun last (dots, a prompt)
+        in place, as a progress bar is."""
+        if not self.terminal or self.eager is not None or not self._parts:
+            return b""
+        (rank, self.at), begun = next(reversed(self._parts.items()))
+        was, self._live = self._live, self._prefix(rank) + self._form(begun)
+        return b"" if was == self._live else (b"\r\x1b[K" if was else b"") + self._live
+
+    @staticmethod
+    def _form(begun: bytearray) -> bytes:
+        return bytes(begun[:201]).strip(b"\r")[:200]
+
+    def _in_place(self, rank: int, text: bytes, begun: bytearray) -> bytes:
+        """Keep the latest form of a progress bar below all lines."""
+        live = self._live
+        form = self._form(begun)
+        if form and (begun.startswith(b"\r") or begun.endswith(b"\r")):
+            self._live = self._prefix(rank) + form
+        elif text:
+            self._live = b""
+        if not text and self._live == live:
+            return b""
+        return (b"\r\x1b[K" if live else b"") + text + self._live
+
+    def rest(self, streams: Sequence[str] = ("out", "err")) -> bytes:
+        """The last lines of these streams, which no newline ended."""
+        left = sorted(key for key in self._parts if key[1] in streams)
+        return self.clear() + b"".join(self._prefixed(key[0], bytes(self._parts.pop(key)) + b"\n") for key in left)
+
+    def clear(self) -> bytes:
+        """What makes room for other words: ends an open line, takes a progress bar away."""
+        text = (b"\r\x1b[K" if self._live else b"") + (b"\n" if self._open else b"")
+        self._live, self._open = b"", False
+        return text
+
+    def _prefix(self, rank: int) -> bytes:
+        prefix = self.prefixes[rank]
+        return prefix if isinstance(prefix, bytes) else prefix(self._moment)
+
+    def _prefixed(self, rank: int, text: bytes) -> bytes:
+        if b"\r" in text:
+            lines = [line.rstrip(b"\r").rpartition(b"\r")[2] for line in text.split(b"\n")]
+            text = b"\n".join(lines)
+        prefix = self._prefix(rank)
+        if not prefix:
+            return text
+        return prefix + text[:-1].replace(b"\n", b"\n" + prefix) + b"\n"
+
+
+class TerminalView:
+    """The view of a person."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        run_id: str,
+        env: Mapping[str, str],
+        prefix: str | None = None,
+        ranks: Sequence[int] | None = None,
+        quiet: bool = False,
+    ):
+        self.put: Callable[[int, bytes], None] = write
+        """Whoever runs the view may put a `OutputWriter` in its place."""
+        self.plan, self.run_id, self.quiet = plan, run_id, quiet
+        self.operand = run_id
+        """What names the run in a command that is shown."""
+        self.wants: bool | Sequence[int] = False if quiet else (True if ranks is None else list(ranks))
+        self.colour = use_color(2, env)
+        colour = use_color(1, env)
+        nodes = plan.nodes
+        where = {rank.rank: (node.host.name, rank.local_rank, node.number) for node in nodes for rank in node.ranks}
+        eager = plan.reader if plan.job.stdin is not None or os.isatty(0) else None
+        raw = plan.job.terminal is not None and plan.world_size == 1 and not prefix
+        self.lines: LinePrefixer | Raw = Raw() if raw else LinePrefixer(prefixes(where, prefix, colour), colour, eager)
+
+    def begin(self, facts: Mapping[str, Any]) -> None:
+        """The first line."""
+        if not self.quiet:
+            self.say(begin_in_words(self.plan, self.run_id, facts))
+
+    def output(self, rank: int, stream: str, data: bytes) -> None:
+        """Lines of a rank: stdout to stdout, stderr to stderr."""
+        self.put(_FD[stream], self.lines.feed(rank, stream, data, time.time()))
+
+    def pause(self) -> None:
+        """Nothing has come for a while: show a line that has begun."""
+        text = self.lines.quiet()
+        self.put(_FD[self.lines.at], text)
+
+    def say(self, text: str) -> None:
+        """Words of muster's own, on stderr."""
+        self._clear()
+        mark = "\x1b[1mmuster:\x1b[0m " if self.colour else "muster: "
+        self.put(2, (mark + lines(text) + "\n").encode())
+
+    def _clear(self) -> None:
+        """Make room for other words, where the last line is: stdout and stderr may lead to different places."""
+        self.put(_FD[self.lines.at], self.lines.clear())
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Events are for machines."""
+
+    def finish(self, outcome: RunResult) -> None:
+        """How it ended."""
+        self._clear()
+        for stream, fd in _FD.items():
+            self.put(fd, self.lines.rest([stream]))
+        if not (self.quiet and outcome.code == 0):
+            self.say(outcome_in_words(outcome, self.operand, self.plan.world_size, self.plan.hosts))
+
+
+class JsonView:
+    """The view of a machine: every event as one line of JSON on stdout; words go to stderr."""
+
+    def __init__(self, run_id: str, ranks: Sequence[int] | None = None, quiet: bool = False):
+        self.put: Callable[[int, bytes], None] = write
+        self.run_id = self.operand = run_id
+        self.wants: bool | Sequence[int] = False if quiet else (True if ranks is None else list(ranks))
+
+    def pause(self) -> None:
+        """There is nothing to tell."""
+
+    def _line(self, record: Mapping[str, Any]) -> None:
+        self.put(1, (json.dumps(record) + "\n").encode())
+
+    def begin(self, facts: Mapping[str, Any]) -> None:
+        """Which run this is, and what runs it."""
+        self._line({"event": "begin", "run": self.run_id, **facts})
+
+    def output(self, rank: int, stream: str, data: bytes) -> None:
+        """Bytes of a rank, as text; what is no UTF-8 is escaped as Python does (`surrogateescape`)."""
+        self._line({"event": "output", "rank": rank, "stream": stream, "text": data.decode("utf-8", "surrogateescape")})
+
+    def say(self, text: str) -> None:
+        """Words."""
+        self._line({"event": "say", "text": text})
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """An event, as it stands in events.jsonl."""
+        self._line(event)
+
+    def finish(self, outcome: RunResult) -> None:
+        """The outcome."""
+        self._line({"event": "outcome", **outcome_as_json(outcome)})

@@ -1,1 +1,0 @@
-"""The edge: everything that touches processes, sockets, signals, clocks and terminals on the control side."""
