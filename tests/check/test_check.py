@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from browser import look
-from there import LabCluster
+from lab_cluster import LabCluster
 
 SOUND = 19
 """Statements that hold on several ranks without GPUs."""

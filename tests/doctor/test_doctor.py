@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from there import LabCluster
+from lab_cluster import LabCluster
 
 _PLAIN = "/usr/bin/python3"
 """Debian's, without torch, whose two imports take most of a doctor's time here."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from stage import LabProcess, skip_without_root
+from lab_process import LabProcess, skip_without_root
 
 from muster.lab import Lab
 

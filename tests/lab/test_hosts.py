@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from stage import SOURCES, LabProcess
+from lab_process import SOURCES, LabProcess
 from waiting import until
 
 from muster.lab import Lab, namespaces

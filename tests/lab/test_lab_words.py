@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from stage import SOURCES, LabProcess, difference
+from lab_process import SOURCES, LabProcess, difference
 
 from muster.lab.requirements import PROGRAMS
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from stage import LabProcess, difference, look, skip_without_root
+from lab_process import LabProcess, difference, look, skip_without_root
 from waiting import until
 
 from muster.lab import Lab, namespaces

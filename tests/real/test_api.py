@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from life import carriers
+from running import carriers
 
 COMMON = """
 import ctypes, json, os, resource, signal, subprocess, sys, threading, time

@@ -15,7 +15,7 @@ from typing import Any, Callable
 
 import pytest
 from disks import fill, small_disk
-from life import RunProcesses, living, newest, no_one_left
+from running import RunProcesses, living, newest, no_one_left
 
 Script = Callable[..., Path]
 

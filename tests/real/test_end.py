@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from life import SAME_WORDS, outcome
+from running import SAME_WORDS, outcome
 
 Script = Callable[..., Path]
 

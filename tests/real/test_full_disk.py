@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 import pytest
 from disks import fill, free, small_disk
-from life import RunProcesses, living, newest, no_one_left
+from running import RunProcesses, living, newest, no_one_left
 from waiting import until
 
 Script = Callable[..., Path]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from life import RunProcesses, carriers, children, command, family, living, no_one_left, process, shared
+from running import RunProcesses, carriers, children, command, family, living, no_one_left, process, shared
 from waiting import until
 
 Script = Callable[..., Path]

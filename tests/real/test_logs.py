@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from life import RunProcesses, children, living, log, newest, process
+from running import RunProcesses, children, living, log, newest, process
 from waiting import until
 
 Script = Callable[..., Path]

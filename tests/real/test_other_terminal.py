@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from life import RUN_ID, RunProcesses, newest
+from running import RUN_ID, RunProcesses, newest
 from waiting import until
 
 Script = Callable[..., Path]

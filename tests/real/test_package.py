@@ -57,7 +57,7 @@ def test_the_source_archive_has_what_is_needed_and_no_more(built: Path):
         "LICENSE",
         "src/muster/cli/__init__.py",
         "docs/design.md",
-        "tests/there.py",
+        "tests/lab_cluster.py",
     } <= names
     assert not {name for name in names if re.search(r"(^|/)(\.venv|build|__pycache__|\.git)(/|$)", name)}
 

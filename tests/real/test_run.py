@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from life import EXAMPLE, RunProcesses, log, newest, outcome
+from running import EXAMPLE, RunProcesses, log, newest, outcome
 
 Script = Callable[..., Path]
 

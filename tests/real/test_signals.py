@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from life import RunProcesses, living, no_one_left
+from running import RunProcesses, living, no_one_left
 from waiting import until
 
 Script = Callable[..., Path]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from life import carriers, living, log, newest, outcome
+from running import carriers, living, log, newest, outcome
 from waiting import until
 
 Script = Callable[..., Path]

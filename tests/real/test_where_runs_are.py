@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from life import RunProcesses
+from running import RunProcesses
 
 HOLD = ("--", "sh", "-c", "echo ready; until [ -e go ]; do sleep 0.02; done; exit 5")
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from there import there
+from lab_cluster import there
 
 __all__ = ["there"]

@@ -17,7 +17,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from there import LabCluster
+from lab_cluster import LabCluster
 from waiting import until
 
 from muster.agent import orphans

@@ -16,7 +16,7 @@ from typing import Any
 
 import ClusterShell
 import pytest
-from there import LabCluster
+from lab_cluster import LabCluster
 from waiting import until
 
 import muster as muster_itself

@@ -16,7 +16,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from there import TICK, LabCluster
+from lab_cluster import TICK, LabCluster
 from waiting import until
 
 from muster.agent.dialer import ControllerDialer, Met

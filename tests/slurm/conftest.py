@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from queued import queue
-from there import LabCluster, there
+from job_queue import queue
+from lab_cluster import LabCluster, there
 from waiting import until
 
 from muster.lab.spec import SETTLING

@@ -6,8 +6,8 @@ import json
 import re
 
 import pytest
-from queued import queue
-from there import TICK, LabCluster
+from job_queue import queue
+from lab_cluster import TICK, LabCluster
 from waiting import until
 
 TRAINING = """

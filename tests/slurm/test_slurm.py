@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 from conversation import kinds, traced, unknown
-from queued import queue
-from there import EXAMPLE, TICK, LabCluster
+from job_queue import queue
+from lab_cluster import EXAMPLE, TICK, LabCluster
 from waiting import until
 
 import muster

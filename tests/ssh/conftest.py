@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
-from there import LabCluster, there
+from lab_cluster import LabCluster, there
 
 __all__ = ["there"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from there import EXAMPLE, TICK, LabCluster, Logins, in_step
+from lab_cluster import EXAMPLE, TICK, LabCluster, Logins, in_step
 from waiting import until
 
 from muster.lab import Lab, namespaces

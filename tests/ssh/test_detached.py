@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 from conversation import kinds, traced, unknown
-from there import TICK, LabCluster, Logins, in_step
+from lab_cluster import TICK, LabCluster, Logins, in_step
 from waiting import until
 
 TALKS = "number=0; until [ -e go ]; do number=$((number + 1)); echo line $number; sleep 0.05; done"

@@ -6,7 +6,7 @@ import json
 
 import environments
 import pytest
-from there import LabCluster
+from lab_cluster import LabCluster
 
 LONG = ("launch", "spawn", "accelerate", "deepspeed")
 """They import torch, or more, and are checked on this machine by `make test`."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from there import EXAMPLE, LabCluster
+from lab_cluster import EXAMPLE, LabCluster
 
 from muster.lab import Lab
 

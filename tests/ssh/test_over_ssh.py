@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from there import EXAMPLE, TICK, LabCluster
+from lab_cluster import EXAMPLE, TICK, LabCluster
 from waiting import until
 
 

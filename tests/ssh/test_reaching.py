@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from there import EXAMPLE, LabCluster
+from lab_cluster import EXAMPLE, LabCluster
 from waiting import until
 
 

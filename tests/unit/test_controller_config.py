@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from changing import set_to
-from test_stored import NASTY, paths
+from test_json_records import NASTY, paths
 
 from muster.core.controller_config import (
     RECORD,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from manual import ManualLoop
+from manual_loop import ManualLoop
 
 from muster.agent.dialer import Met
 from muster.agent.log_streaming import KEEP

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from manual import ManualLoop
+from manual_loop import ManualLoop
 
 from muster.protocol.frames import FrameDecoder, encode_frame
 from muster.protocol.listener import FirstFew, Listener, Peer

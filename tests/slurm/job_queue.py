@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from there import LabCluster
+from lab_cluster import LabCluster
 
 
 def queue(there: LabCluster) -> list[str]:

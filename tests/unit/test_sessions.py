@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from manual import ManualLoop
+from manual_loop import ManualLoop
 
 from muster.controller.connections import TcpConnection
 from muster.controller.controller import settings_of

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from manual import ManualLoop
+from manual_loop import ManualLoop
 
 from muster.agent.log_streaming import LogStreamer
 from muster.agent.logfiles import LogFile, LogWatcher, Piece, tail

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from manual import ManualLoop
+from manual_loop import ManualLoop
 
 from muster.agent.dialer import ControllerDialer, Met
 from muster.controller.agent_listener import AgentListener
