@@ -20,10 +20,7 @@ from typing import Any
 from muster.controller.connections import AgentConnection
 from muster.controller.controller import Controller, settings_of
 from muster.core.controller_config import ControllerConfig, NodeRecord
-from muster.core.layout import layout
-from muster.core.model import Host, Job, Plan, Program
-from muster.core.results import SIGINT, SIGTERM
-from muster.core.supervisor import (
+from muster.core.events import (
     AgentReady,
     CleanedUp,
     JobEnding,
@@ -31,9 +28,12 @@ from muster.core.supervisor import (
     RankExited,
     StopRequested,
     StoreOpened,
-    Supervisor,
     Tick,
 )
+from muster.core.layout import layout
+from muster.core.model import Host, Job, Plan, Program
+from muster.core.results import SIGINT, SIGTERM
+from muster.core.supervisor import Supervisor
 from muster.launchers import make_plan
 from muster.linux.eventloop import EventLoop
 from muster.protocol.channel import Channel

@@ -15,6 +15,7 @@ from changing import set_to
 
 from muster import rundir
 from muster.controller.controller import fields_of
+from muster.core.events import NAMES, CleanedUp, RankExited, StartFailed, StopRequested, StoreDied, event_from_json
 from muster.core.json_records import Malformed, outcome_from_json, plan_from_json
 from muster.core.layout import layout
 from muster.core.model import Host, Job, Program, as_json
@@ -31,15 +32,6 @@ from muster.core.results import (
     StopKind,
     StopReason,
     Unlogged,
-)
-from muster.core.supervisor import (
-    NAMES,
-    CleanedUp,
-    RankExited,
-    StartFailed,
-    StopRequested,
-    StoreDied,
-    event_from_json,
 )
 from muster.errors import InvalidRequest
 from muster.launchers import make_plan

@@ -11,10 +11,11 @@ import pytest
 
 from muster.agent import log_overflow as module
 from muster.agent.log_overflow import Loss, Overflow, may_fill_up
+from muster.core.events import LogIncomplete
 from muster.core.json_records import outcome_from_json
 from muster.core.model import as_json
 from muster.core.results import RunResult, RunState, Unlogged
-from muster.core.supervisor import LogIncomplete, Supervisor, SupervisorConfig
+from muster.core.supervisor import Supervisor, SupervisorConfig
 from muster.rundir import Run
 from muster.rundir.journal import Journal
 from muster.ui.text import outcome_in_words, unlogged_in_words

@@ -10,14 +10,8 @@ from typing import Any, NamedTuple, Union
 
 import pytest
 
-from muster.core.results import Failure, FailureKind, Leftover, Problem, ProblemKind, RankExit
-from muster.core.supervisor import (
+from muster.core.events import (
     NOTICES,
-    ROOT_CAUSE_WAIT,
-    SIGHUP,
-    SIGINT,
-    SIGKILL,
-    SIGTERM,
     Action,
     AgentReady,
     CleanedUp,
@@ -37,10 +31,21 @@ from muster.core.supervisor import (
     StopRequested,
     StoreDied,
     StoreOpened,
-    Supervisor,
-    SupervisorConfig,
     Tick,
 )
+from muster.core.results import (
+    SIGHUP,
+    SIGINT,
+    SIGKILL,
+    SIGTERM,
+    Failure,
+    FailureKind,
+    Leftover,
+    Problem,
+    ProblemKind,
+    RankExit,
+)
+from muster.core.supervisor import ROOT_CAUSE_WAIT, Supervisor, SupervisorConfig
 from muster.ui.sentences import notice_in_words, reason_in_words
 
 

@@ -26,11 +26,11 @@ from muster.controller.job_time import BatchJob
 from muster.controller.joining_agents import PATIENCE, JoiningAgents
 from muster.core.controller_config import RECORD, config_as_json
 from muster.core.env_forwarding import redact
+from muster.core.events import Configured
 from muster.core.hostlist import HostSpec, assign_slots, fold_hostlist
 from muster.core.json_records import job_from_json
 from muster.core.model import Host, Job, Plan, as_json
 from muster.core.printable import guard
-from muster.core.supervisor import Configured
 from muster.errors import InvalidRequest, MusterError, Unreachable
 from muster.launchers import make_plan
 from muster.linux import processes

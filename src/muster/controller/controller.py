@@ -14,15 +14,7 @@ from typing import Any
 
 from muster.controller.connections import AgentConnection
 from muster.core.controller_config import ControllerConfig
-from muster.core.fold import by_value
-from muster.core.json_records import NOT_UNDERSTOOD, leftover_from_json, problem_from_json
-from muster.core.layout import named
-from muster.core.model import Plan, TerminalSize, as_json
-from muster.core.plurals import plural
-from muster.core.printable import line as safe
-from muster.core.rank_env import late_values
-from muster.core.results import SIGKILL, SIGTERM, Failure, FailureKind, Problem, ProblemKind, RunResult
-from muster.core.supervisor import (
+from muster.core.events import (
     NAMES,
     NOTICES,
     Action,
@@ -34,7 +26,6 @@ from muster.core.supervisor import (
     LogIncomplete,
     NodeLost,
     OpenStore,
-    Phase,
     RankExited,
     RanksStarted,
     SignalRanks,
@@ -43,10 +34,17 @@ from muster.core.supervisor import (
     StopRequested,
     StoreDied,
     StoreOpened,
-    Supervisor,
-    SupervisorConfig,
     Tick,
 )
+from muster.core.fold import by_value
+from muster.core.json_records import NOT_UNDERSTOOD, leftover_from_json, problem_from_json
+from muster.core.layout import named
+from muster.core.model import Plan, TerminalSize, as_json
+from muster.core.plurals import plural
+from muster.core.printable import line as safe
+from muster.core.rank_env import late_values
+from muster.core.results import SIGKILL, SIGTERM, Failure, FailureKind, Problem, ProblemKind, RunResult
+from muster.core.supervisor import Phase, Supervisor, SupervisorConfig
 from muster.launchers import LAUNCHERS
 from muster.linux import processes
 from muster.linux.eventloop import EventLoop

@@ -28,21 +28,21 @@ from muster.controller.controller import Controller
 from muster.controller.job_time import BatchJob
 from muster.controller.sessions import Session, Sessions
 from muster.core.controller_config import ControllerConfig
-from muster.core.json_records import outcome_from_json
-from muster.core.model import Plan
-from muster.core.results import SIGHUP, SIGTERM, RunResult
-from muster.core.supervisor import (
+from muster.core.events import (
     EVENTS,
     Configured,
     JobEnding,
     LogIncomplete,
     OpenStore,
-    Phase,
     PreemptionWarned,
     StartRanks,
     StopRequested,
     event_from_json,
 )
+from muster.core.json_records import outcome_from_json
+from muster.core.model import Plan
+from muster.core.results import SIGHUP, SIGTERM, RunResult
+from muster.core.supervisor import Phase
 from muster.linux import processes
 from muster.linux.eventloop import EventLoop
 from muster.linux.signals import CapturedSignals

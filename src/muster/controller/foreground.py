@@ -12,10 +12,10 @@ from muster.controller.bootstrap import Bootstrap, OwnMachine, RunPlace, need_of
 from muster.controller.connections import SIGNALS, AgentConnection, Agents, ProcessConnection, end_links
 from muster.controller.controller import Controller, terminal_fields
 from muster.core import rendezvous
+from muster.core.events import CleanedUp, Configured, StartFailed, StopRequested
 from muster.core.model import Plan
 from muster.core.plurals import plural
 from muster.core.results import Problem, ProblemKind, RunResult
-from muster.core.supervisor import CleanedUp, Configured, StartFailed, StopRequested
 from muster.linux import processes
 from muster.linux.eventloop import EventLoop
 from muster.linux.signals import CapturedSignals

@@ -208,7 +208,7 @@ class SignalRules(NamedTuple):
     """Seconds between SIGTERM and SIGKILL where `asked_kill_wait` has no answer."""
     asked_kill_wait: Ask[float] | None = None
     stopped_by: Callable[[str, JobRecord | None], str] = lambda said, record: ""
-    """Why a job is being ended, one of `supervise.JOB_ENDS`, by what its step and its script have said and by what is
+    """Why a job is being ended, one of `events.JOB_ENDS`, by what its step and its script have said and by what is
     known of it; empty where that cannot be told yet."""
 
 

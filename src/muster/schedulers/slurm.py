@@ -493,7 +493,7 @@ _CANCELLED = re.compile(r"\*\*\* (JOB|STEP) \S+ ON \S+ CANCELLED AT \S+?(?: DUE 
 
 
 def why_ended(said: str, found: JobRecord | None) -> str:
-    """Why a job is being ended, one of `supervise.JOB_ENDS`; empty where that cannot be told yet.
+    """Why a job is being ended, one of `events.JOB_ENDS`; empty where that cannot be told yet.
 
     `said` is what slurmstepd wrote about the job and its steps: `*** JOB 7 ON n1 CANCELLED AT … DUE TO TIME LIMIT ***`.
     A step alone hears of a GraceTime, or is cancelled by its own number.

@@ -26,7 +26,7 @@ from muster.core.results import (
 from muster.linux.processes import FEWER_PROCESSES
 
 if TYPE_CHECKING:  # commands that only look at runs need none of it
-    from muster.core.supervisor import Escalating, Notice
+    from muster.core.events import Escalating, Notice
 
 SIGNALS: Mapping[int, tuple[str, str]] = {
     1: ("SIGHUP", "its terminal was closed"),
@@ -55,7 +55,7 @@ JOB_ENDS: Mapping[str, str] = {
     "requeued": "the job was requeued",
     "node failure": "a node of the job failed",
 }
-"""Why a scheduler ends a job; see `supervise.JOB_ENDS`."""
+"""Why a scheduler ends a job; see `events.JOB_ENDS`."""
 
 
 def signal_name(number: int) -> str:
@@ -140,7 +140,7 @@ _STATUSES: Mapping[int | None, str] = {
 
 def notice_in_words(notice: Notice) -> str:
     """What the supervisor wants the person to know."""
-    from muster.core.supervisor import Escalating, Restarting
+    from muster.core.events import Escalating, Restarting
 
     if isinstance(notice, Escalating):
         return _escalation(notice)
