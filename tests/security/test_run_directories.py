@@ -23,11 +23,11 @@ import muster as muster_itself
 from muster import rundir
 from muster.agent import facts
 from muster.client.attach import show_rest
-from muster.config.this_machine import identity
 from muster.core.layout import layout
 from muster.core.model import Host, Job, Plan, Program, as_json
 from muster.errors import InvalidRequest
 from muster.linux import private_tmp, processes
+from muster.linux.identity import identity
 from muster.protocol.frames import MAGIC, VERSION, encode_frame
 from muster.rundir import Store
 from muster.ui.terminal import TerminalView

@@ -11,9 +11,10 @@ from typing import Any
 
 from muster.cli.common import store_of
 from muster.cli.run import context_of, read_line, start
-from muster.config import this_machine
+from muster.config.files import check_target
 from muster.config.options import CHECK, CheckOptions, RunOptions
 from muster.config.parse import help_text
+from muster.config.program import script_of_ours
 from muster.config.record import Option
 from muster.core.env_forwarding import redact_argv
 from muster.core.model import BUNDLED, Plan
@@ -60,7 +61,7 @@ def check(words: list[str], env: Mapping[str, str], began: float) -> int:
     for option, why in _REFUSED.items():
         if options.typed(option):
             raise InvalidRequest(f"{option.long_name} has no meaning for `muster check`: {why}", "leave it out")
-    this_machine.check_target(options.html, "--html")
+    check_target(options.html, "--html")
     options = options.without(*_REFUSED)
     if not options.typed(CheckOptions.json):  # that of a run, which is about its events
         options = options.without(CheckOptions.json)
@@ -72,7 +73,7 @@ def check(words: list[str], env: Mapping[str, str], began: float) -> int:
         views.append(CheckView(plan, run_id, env, options.json))
         return views[-1]
 
-    script = this_machine.script_of_ours("selftest.py")
+    script = script_of_ours("selftest.py")
     status = start(context_of(["check", *words], parsed, options, env, began, "check", viewer, script))
     if not views:
         return status

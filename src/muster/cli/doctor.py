@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from muster.agent import facts
 from muster.cli.common import parse_command
-from muster.config import this_machine
+from muster.config.files import absolute, check_target
 from muster.config.options import DoctorOptions
 from muster.config.resolve import named_hosts, split_per_host, split_words
 from muster.controller.bootstrap import Need
@@ -29,6 +29,7 @@ from muster.diagnostics.checks import ClusterFacts, Finding
 from muster.errors import InvalidRequest, Unreachable
 from muster.linux import processes
 from muster.linux.eventloop import EventLoop
+from muster.linux.identity import identity
 from muster.linux.signals import CapturedSignals
 from muster.schedulers import SCHEDULERS, client, get_scheduler, of_scheduler, title, typed
 from muster.schedulers.scheduler import NodeStatus
@@ -52,18 +53,18 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
     if options.scheduled and around is None:
         return _in_a_job(options, words)
     wanted = _first(named_hosts(options.hosts, options.hostfile), options)
-    this_machine.check_target(options.pass_file, "--pass-file")
-    this_machine.check_target(options.fail_file, "--fail-file")
+    check_target(options.pass_file, "--pass-file")
+    check_target(options.fail_file, "--fail-file")
     names = tuple(host.name for host in wanted)
     pythons, python_of = split_per_host(options.python, names, "--python")
     setup, setup_of = split_per_host(options.setup, names, "--setup")
     common = Target(
         place="ssh" if wanted else "step" if around is not None else "local",
-        host=this_machine.identity()["host"],
+        host=identity()["host"],
         python=pythons[-1] if pythons else sys.executable,
         setup=tuple(setup),
         ssh=split_words(options.ssh, "--ssh"),
-        cwd=this_machine.absolute(options.cwd or "."),
+        cwd=absolute(options.cwd or "."),
     )
     targets = [
         common._replace(

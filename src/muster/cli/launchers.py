@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from muster.cli.common import parse_command
 from muster.config.options import LaunchersOptions
-from muster.config.this_machine import installed
+from muster.config.python import installed
 from muster.launchers import LAUNCHERS, Launcher
 from muster.ui.text import table
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 from muster import __version__
 from muster.cli.context import tell_progress
+from muster.config.files import current_folder
 from muster.config.packages import versions
-from muster.config.this_machine import choose_python, current_folder
+from muster.config.python import choose_python
 
 
 def version(words: list[str], env: Mapping[str, str], began: float) -> int:

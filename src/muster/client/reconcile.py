@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from muster.client.client import ANSWERS_WITHIN, Client
 from muster.client.local import agent_listens, answers, is_anothers, starter_lives
 from muster.client.status import Controller, RunStatus, status
-from muster.config.this_machine import identity
 from muster.core.results import RunState
 from muster.errors import InvalidRequest, MusterError, Unreachable
+from muster.linux.identity import identity
 from muster.rundir import Run, Unreadable
 from muster.schedulers.scheduler import Final
 from muster.ui.text import outcome_as_json

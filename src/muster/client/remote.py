@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from muster.client.local import is_anothers
-from muster.config.this_machine import identity
 from muster.core.json_records import Malformed, checked, plan_from_json, table, text, texts, texts_by_name
 from muster.core.model import Job, Plan, as_json
 from muster.core.printable import line as safe
 from muster.errors import ControlError, InvalidRequest, Unreachable
 from muster.linux import processes
+from muster.linux.identity import identity
 from muster.protocol import trace
 from muster.rundir import (
     ID,

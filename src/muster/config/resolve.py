@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from muster import runtimes
-from muster.config import this_machine
+from muster.config.checks import check_limits, check_signals
+from muster.config.files import absolute, read_text
+from muster.config.numa import numa_bindings
 from muster.config.options import RunOptions
 from muster.config.parse import ParsedArgs
+from muster.config.program import check_command, check_script, is_stream, name_of_stream, read_stream
+from muster.config.python import check_package, choose_python
 from muster.config.record import Option, Options
 from muster.core import env_forwarding, hostlist
 from muster.core.hostlist import HostSpec
@@ -24,6 +28,7 @@ from muster.core.suggestions import did_you_mean
 from muster.errors import InvalidRequest
 from muster.launchers import LAUNCHERS
 from muster.linux import hardware, processes
+from muster.linux.identity import identity
 from muster.schedulers import SCHEDULERS, choosing, get_scheduler, of_scheduler, title, typed
 from muster.ui.terminal import size_here
 
@@ -141,11 +146,11 @@ def program(parsed: ParsedArgs, options: RunOptions, verb: str, cwd: str, brough
         return Program("command", words)
     if options.module:
         return Program("module", words)
-    if words[0] == "-" or this_machine.is_stream(words[0], cwd):
+    if words[0] == "-" or is_stream(words[0], cwd):
         return Program(
             "script",
-            (f"{BUNDLED}{this_machine.name_of_stream(words[0])}", *words[1:]),
-            this_machine.read_stream(words[0], cwd),
+            (f"{BUNDLED}{name_of_stream(words[0])}", *words[1:]),
+            read_stream(words[0], cwd),
         )
     if options.launcher == "spawn" and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", words[0]):
         return Program("function", words)
@@ -163,7 +168,7 @@ def named_hosts(named: str | None, hostfile: str | None, cwd: str = "") -> tuple
     if named is not None:
         return hostlist.parse_hosts(named)
     if hostfile is not None:
-        return hostlist.parse_hostfile(this_machine.read_text(os.path.join(cwd, hostfile), "--hostfile"), hostfile)
+        return hostlist.parse_hostfile(read_text(os.path.join(cwd, hostfile), "--hostfile"), hostfile)
     return ()
 
 
@@ -288,16 +293,16 @@ def make_job(
     """
     reject_nested_launch(options, env)
     _check_scheduler(options)
-    cwd = this_machine.absolute(options.cwd or ".")
+    cwd = absolute(options.cwd or ".")
     if not os.path.isdir(cwd):
         raise InvalidRequest(f"--cwd {options.cwd}: there is no such folder", "make it first; ranks start there")
     what = program(parsed, options, verb, cwd, brought)
     if what.path:
-        this_machine.check_script(what.argv, cwd, env, verb)
+        check_script(what.argv, cwd, env, verb)
     named = wanted_hosts(options, cwd)
     names = tuple(host.name for host in named)
     if what.kind == "command" and not options.setup and not named:
-        this_machine.check_command(what.argv[0], cwd, env)
+        check_command(what.argv[0], cwd, env)
     launcher = options.launcher
     wrap = split_words(options.wrap or "", "--wrap")
     if launcher is None:
@@ -308,14 +313,14 @@ def make_job(
         )
     package = LAUNCHERS[launcher].package
     if package and not named and not options.scheduled and not options.python and not options.setup:
-        this_machine.check_package(package, launcher)
+        check_package(package, launcher)
     if named and options.gpus is not None:
         raise InvalidRequest("--gpus is for this machine", "with hosts write `--hosts n1:0,1`: GPUs 0 and 1 of n1")
     if named and options.numa_binding is not None:
         raise InvalidRequest("--numa-binding is for this machine", "leave it out where the ranks run on other hosts")
     general, pythons = split_per_host(options.python, names, "--python")
     setup, setups = split_per_host(options.setup, names, "--setup")
-    python, why = this_machine.choose_python(
+    python, why = choose_python(
         general[-1] if general else None, what.argv[0], cwd, env, sys.executable, not named, warn
     )
     variables = env_forwarding.select(options.env, env)
@@ -380,7 +385,7 @@ def _log_dir(options: RunOptions, named: tuple[HostSpec, ...]) -> str:
     """How the names of `--log-dir` begin; raises `InvalidRequest` where no such folder can be on this machine."""
     if options.log_dir is None or options.log_dir == os.devnull:  # with it torchrun writes no file either
         return ""
-    folder = this_machine.absolute(options.log_dir)
+    folder = absolute(options.log_dir)
     if not named and os.path.lexists(folder) and not os.path.isdir(folder):
         raise InvalidRequest(f"--log-dir {options.log_dir}: it is not a folder", "name one, which is made if need be")
     id_of_torchrun = (options.rdzv_id or "").replace("/", "-")
@@ -390,7 +395,7 @@ def _log_dir(options: RunOptions, named: tuple[HostSpec, ...]) -> str:
 def _passes(options: RunOptions) -> tuple[str, ...]:
     """The signals that are passed on: these two, and others that were named, unless they end the run."""
     named = (*Job._field_defaults["passes"], *options.signals_to_handle)
-    this_machine.check_signals(named)
+    check_signals(named)
     return tuple(name for name in dict.fromkeys(named) if name not in ENDING)
 
 
@@ -402,13 +407,13 @@ def local_nodes(asked: JobRequest, options: RunOptions, env: Mapping[str, str]) 
             f"-n {count} with -g {asked.ranks_per_node}: on one machine both are the number of ranks, and they differ",
             "leave one of them out",
         )
-    this_machine.check_limits(count)
+    check_limits(count)
     _check_ranks(count, asked.job, options.ranks or ())
     host = Host(
-        this_machine.identity()["host"],
+        identity()["host"],
         gpus=_gpus(options),
         threads=0 if asked.threads_chosen else max(1, hardware.cores() // count),
-        cpus=this_machine.bindings(asked.job.binding, count) if asked.job.binding else (),
+        cpus=numa_bindings(asked.job.binding, count) if asked.job.binding else (),
     )
     return layout([(host, count)])
 

@@ -11,11 +11,11 @@ from muster import rundir
 from muster.config.options import RunOptions
 from muster.config.parse import ParsedArgs
 from muster.config.resolve import JobRequest, make_job
-from muster.config.this_machine import identity
 from muster.core.env_forwarding import redact, redact_argv
 from muster.core.model import Job, Plan, as_json
 from muster.errors import InvalidRequest
 from muster.linux import procfs
+from muster.linux.identity import identity
 from muster.ui.view import View
 
 Viewer = Callable[[Plan, str, str], View]

@@ -1,0 +1,51 @@
+"""Checks of what was asked for before anything starts: this machine's limits, and signals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from muster.core.plurals import plural
+from muster.errors import InvalidRequest
+from muster.linux.hardware import read as _read
+
+
+def check_signals(names: Sequence[str]) -> None:
+    """Raise `InvalidRequest` for a signal that muster could not pass on."""
+    import signal
+
+    known = signal.Signals.__members__.keys() - {"SIGKILL", "SIGSTOP", "SIGCHLD"}
+    wrong = [name for name in names if name not in known]
+    if wrong:
+        raise InvalidRequest(
+            f"--signals-to-handle {','.join(wrong)}: muster cannot be sent that, or cannot catch it",
+            "`kill -l` lists the signals",
+        )
+
+
+def check_limits(ranks: int) -> None:
+    """Raise `InvalidRequest` when this machine does not allow so many ranks."""
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    bounds = {"the limit of processes of a user (`ulimit -u`)": soft}
+    for path, words in (
+        ("/proc/sys/kernel/pid_max", "the kernel's number of processes (kernel.pid_max)"),
+        ("/proc/sys/kernel/threads-max", "the kernel's number of threads (kernel.threads-max)"),
+        ("/sys/fs/cgroup/pids.max", "the limit of processes of this container (pids.max)"),
+    ):
+        text = _read(path).strip()
+        if text.isdigit():
+            bounds[words] = int(text)
+    for words, bound in bounds.items():
+        if bound != resource.RLIM_INFINITY and ranks + 32 > bound:
+            raise InvalidRequest(
+                f"{plural(ranks, 'rank is', 'ranks are')} more than this machine allows: {words} is {bound}",
+                "ask for fewer ranks",
+            )
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if ranks + 64 > files:
+        raise InvalidRequest(
+            f"{plural(ranks, 'rank needs', 'ranks need')} about {ranks + 64} open files each, one for every other rank"
+            f"; the limit is {files}",
+            f"raise it with `ulimit -n {ranks + 1024}`, or ask for fewer ranks",
+        )

@@ -1,0 +1,45 @@
+"""The working directory, and files that options name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from muster.errors import InvalidRequest, NoWorkingDirectory
+from muster.linux import processes
+
+
+def current_folder() -> str:
+    """The folder in which muster was started. Raises `NoWorkingDirectory` where it has been deleted."""
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise NoWorkingDirectory(processes.reason(error)) from None
+
+
+def absolute(path: str) -> str:
+    """A path as it is seen from there. Raises `NoWorkingDirectory`."""
+    return os.path.normpath(path if os.path.isabs(path) else os.path.join(current_folder(), path))
+
+
+def check_target(path: str | None, option: str) -> None:
+    """Raise `InvalidRequest` for a file that could not be written in the end."""
+    if path is None:
+        return
+    folder = os.path.dirname(absolute(path))
+    if os.path.isdir(path) or not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        raise InvalidRequest(
+            f"{option} {path}: it cannot be written", "name a file in a folder that is there, and yours"
+        )
+
+
+def read_text(path: str, option: str) -> str:
+    """The text of a file that an option names; raises `InvalidRequest`."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        if "\0" in text:
+            raise ValueError("NUL")
+    except (OSError, ValueError) as error:
+        reason = processes.reason(error) if isinstance(error, OSError) else "it is no text"
+        raise InvalidRequest(f"{option} {path}: {reason}", "give the path of a text file") from None
+    return text

@@ -1,0 +1,146 @@
+"""The program that ranks run: the script is found and read, or refused with a reason. Starts no process."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import stat
+from collections.abc import Mapping, Sequence
+
+from muster.config.files import current_folder
+from muster.core.suggestions import nearest
+from muster.errors import InvalidRequest, NoWorkingDirectory
+from muster.linux import processes
+
+
+def find_program(name: str, env: Mapping[str, str]) -> str | None:
+    """The path of a program, by this PATH; None where there is none."""
+    from shutil import which
+
+    return which(name, path=env.get("PATH"))
+
+
+def script_of_ours(name: str) -> str:
+    """The text of a script that ranks run for muster; see `payloads/`."""
+    from importlib.resources import files
+
+    return files("muster.payloads").joinpath(name).read_text(encoding="utf-8")
+
+
+_LONGEST_SCRIPT = 4 << 20
+"""Bytes of a script that is read for all ranks."""
+
+
+def is_stream(path: str, cwd: str) -> bool:
+    """This path names what can be read only once, or by this process alone: /dev/stdin, a shell's `<(…)`."""
+    full = os.path.join(cwd, path)
+    if re.match(r"/dev/(stdin$|fd/)|/proc/(self|thread-self|\d+)/fd/", os.path.normpath(full)):
+        return True
+    try:
+        mode = os.stat(full).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+
+
+def name_of_stream(path: str) -> str:
+    """The name that a script which was read from there has on all machines."""
+    return re.sub(r"[^\w.-]", "-", "stdin" if path in ("-", "/dev/stdin") else f"script-{os.path.basename(path)}")
+
+
+def read_stream(path: str, cwd: str) -> str:
+    """The script that comes from there, `-` for stdin; raises `InvalidRequest`."""
+    hint = "write it to a file, and name that"
+    try:
+        with open(0 if path == "-" else os.path.join(cwd, path), "rb", closefd=path != "-") as file:
+            if file.isatty():
+                raise InvalidRequest(f"the script `{path}` is a terminal", hint)
+            data = file.read(_LONGEST_SCRIPT + 1)
+    except OSError as error:
+        raise InvalidRequest(f"the script `{path}` cannot be read: {processes.reason(error)}", hint) from None
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"the script `{path}` is not UTF-8", hint) from None
+    if len(data) > _LONGEST_SCRIPT or not text.strip():
+        raise InvalidRequest(f"the script `{path}` is {'empty' if len(data) <= _LONGEST_SCRIPT else 'too long'}", hint)
+    return text
+
+
+def check_script(words: Sequence[str], cwd: str, env: Mapping[str, str], verb: str) -> None:
+    """Raise `InvalidRequest` when Python could not run the file that is the first of these words."""
+    path = words[0]
+    full = os.path.join(cwd, path)
+    if os.path.isdir(full):
+        if os.path.exists(os.path.join(full, "__main__.py")):
+            return
+        raise InvalidRequest(f"`{path}` is a folder, not a script", "name the script in it")
+    if not os.path.exists(full):
+        where = "" if cwd == _here() else f" in {cwd}"
+        hidden = _closed_folder(full)
+        if hidden:
+            raise InvalidRequest(f"the script `{path}`{where} cannot be reached: {hidden}", "look at it: `ls -ld`")
+        raise InvalidRequest(f"there is no script `{path}`{where}", _program_hint(words, env, verb) or _near(full))
+    if not os.access(full, os.R_OK):
+        raise InvalidRequest(f"the script `{path}` cannot be read", "look at its permissions: `ls -l`")
+
+
+def _here() -> str:
+    try:
+        return current_folder()
+    except NoWorkingDirectory:
+        return ""
+
+
+def _program_hint(words: Sequence[str], env: Mapping[str, str], verb: str) -> str | None:
+    """What to write where a program was given in place of a script: `muster run python train.py`."""
+    if re.fullmatch(r"(.*/)?python[0-9.]*", words[0]) and len(words) > 1:
+        return f"leave out `{words[0]}`: `muster {verb} {shlex.join(words[1:])}`"
+    if "/" not in words[0] and find_program(words[0], env) is not None:
+        return f"a program stands after `--`: `muster {verb} -- {shlex.join(words)}`"
+    return None
+
+
+def _closed_folder(full: str) -> str:
+    """Why this user cannot even see whether there is such a file; empty where she can."""
+    try:
+        os.stat(full)
+    except PermissionError:
+        folder = os.path.dirname(full)
+        while not os.access(os.path.dirname(folder), os.X_OK):
+            folder = os.path.dirname(folder)
+        return f"this user may not enter the folder {folder}"
+    except OSError:
+        pass
+    return ""
+
+
+def _near(full: str) -> str | None:
+    folder = os.path.dirname(full)
+    if not os.path.isdir(folder):
+        return f"there is no folder {folder} either"
+    try:
+        names = [name for name in os.listdir(folder) if name.endswith(".py")]
+    except OSError as error:
+        return f"{folder} cannot be read: {processes.reason(error)}"
+    near = nearest(os.path.basename(full), names)
+    return f"did you mean `{near}`?" if near else f"see what there is: `ls {folder}`"
+
+
+def check_command(name: str, cwd: str, env: Mapping[str, str]) -> None:
+    """Raise `InvalidRequest` when there is no such program."""
+    if "/" in name:
+        full = os.path.join(cwd, name)
+        if not os.path.exists(full):
+            raise InvalidRequest(
+                f"there is no program `{name}`", "the path counts from the folder of the ranks; see --cwd"
+            )
+        if not os.access(full, os.X_OK) or os.path.isdir(full):
+            raise InvalidRequest(
+                f"`{name}` is not a program that can be run", "a script needs `chmod +x`; for Python leave `--` out"
+            )
+    elif find_program(name, env) is None:
+        raise InvalidRequest(
+            f"there is no program `{name}` on PATH", "after `--` stands a program; for Python leave `--` out"
+        )
