@@ -37,7 +37,7 @@ from muster.core.supervisor import Supervisor
 from muster.launchers import make_plan
 from muster.linux.eventloop import EventLoop
 from muster.protocol.channel import Channel
-from muster.rundir import Run
+from muster.rundir.run import Run
 from muster.ui.text import outcome_as_json, outcome_in_words
 
 RANKS_A_NODE = 8

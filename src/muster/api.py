@@ -22,11 +22,13 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Event
 
-from muster import rundir
 from muster.config.options import RUN, RunOptions
 from muster.config.parse import ParsedArgs, from_table
 from muster.linux import processes
 from muster.rundir import homes
+from muster.rundir.finding import find_run, namesakes
+from muster.rundir.run import Run
+from muster.rundir.store import store_at
 from muster.runner.context import NOTHING, Foreground, RunContext, Say, resolve
 from muster.runner.handle import RunHandle
 from muster.ui.view import Silent, View
@@ -63,7 +65,7 @@ def prepare(
     record = RunOptions(("argv", from_table(RUN, given, "options of the run")))
     parsed = ParsedArgs({}, list(command), False)
     wants = (True if record.ranks is None else list(record.ranks)) if output else False
-    store = rundir.store_at(record.run_dir, env)
+    store = store_at(record.run_dir, env)
     argv = ["run", *command]
     return resolve(argv, parsed, record, env, began, store, lambda *_: Silent(wants), progress, warn, foreground)
 
@@ -132,11 +134,11 @@ def find(which: str, env: Mapping[str, str] | None = None, run_dir: str | None =
     started it. Raises `InvalidRequest` where there is none."""
     from muster.runner.detached import DetachedRun
 
-    store = rundir.store_at(run_dir, dict(os.environ if env is None else env))
-    return DetachedRun(rundir.find_run(store, which, _lives))
+    store = store_at(run_dir, dict(os.environ if env is None else env))
+    return DetachedRun(find_run(store, which, _lives))
 
 
-def _lives(run: rundir.Run) -> bool:
+def _lives(run: Run) -> bool:
     from muster.client.reconcile import lives
 
     return lives(run)
@@ -154,6 +156,6 @@ def _tell_of_others(context: RunContext) -> None:
         return
     from muster.client.reconcile import has_not_ended  # late: most runs have no name
 
-    for other in rundir.namesakes(context.store, name):
+    for other in namesakes(context.store, name):
         if has_not_ended(other):
             context.warn(f"warning: {other.id} has the same name, {name}, and has not ended")

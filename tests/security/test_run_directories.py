@@ -20,7 +20,6 @@ from lab_cluster import LabCluster
 from waiting import until
 
 import muster as muster_itself
-from muster import rundir
 from muster.agent import facts
 from muster.client.attach import show_rest
 from muster.core.layout import layout
@@ -29,7 +28,9 @@ from muster.errors import InvalidRequest
 from muster.linux import private_tmp, processes
 from muster.linux.identity import identity
 from muster.protocol.frames import MAGIC, VERSION, encode_frame
-from muster.rundir import Store
+from muster.rundir.finding import list_runs
+from muster.rundir.run import Run
+from muster.rundir.store import Store, create_run, remove_run
 from muster.ui.terminal import TerminalView
 
 NOBODY = 65534
@@ -202,7 +203,7 @@ def test_root_sees_that_the_run_of_a_user_lives(place: Path) -> None:
     runs_of = ("--run-dir", str(user.home / ".muster"))
     with user.start("run", "--", "sleep", "600") as process:
         try:
-            until(lambda: rundir.list_runs(Store(user.home / ".muster")), "there is a run")
+            until(lambda: list_runs(Store(user.home / ".muster")), "there is a run")
             until(lambda: "running" in root.muster("ps", *runs_of).stdout, "root sees that it runs")
             done = root.muster("rm", "last", *runs_of)
             assert (2, True) == (done.returncode, "is running; it is not deleted" in done.stderr), done.stderr
@@ -476,7 +477,7 @@ def test_links_and_fifos_in_the_place_of_logs_are_not_followed(muster: Any, tmp_
     )
     said: list[bytes] = []
     view.put = lambda fd, data: said.append(data)
-    show_rest(rundir.Run(path), view, {})
+    show_rest(Run(path), view, {})
     assert (b"secret" in b"".join(said), 2) == (False, sum(b"is not shown: " in piece for piece in said))
 
     outside = tmp_path / "outside"
@@ -485,7 +486,7 @@ def test_links_and_fifos_in_the_place_of_logs_are_not_followed(muster: Any, tmp_
     inside.symlink_to(path / "job.json")
     names = [str(secret), str(outside), str(inside), "relative", 7, "/nul\0", str(tmp_path)]
     (path / "links").write_text("".join(json.dumps(name) + "\n" for name in names) + "{\n")
-    rundir.remove(rundir.Store(muster.home), rundir.Run(path))
+    remove_run(Store(muster.home), Run(path))
     assert (True, True, False) == (secret.exists(), outside.is_symlink(), inside.is_symlink())
 
 
@@ -515,7 +516,7 @@ def test_all_levels_above_a_run_are_its_owners_alone(tmp_path: Path) -> None:
     """With umask 002 a group could otherwise rename `runs`, and put another hook into a run that lives."""
     before = os.umask(0o002)
     try:
-        run = rundir.create(Store(tmp_path / "a" / ".muster"), ID)
+        run = create_run(Store(tmp_path / "a" / ".muster"), ID)
     finally:
         os.umask(before)
     for folder in (run.path, run.path.parents[0], run.path.parents[1], run.path.parents[2]):
@@ -525,20 +526,20 @@ def test_all_levels_above_a_run_are_its_owners_alone(tmp_path: Path) -> None:
         with pytest.raises(
             InvalidRequest, match=f"runs are not kept in {shared}, .* everybody may write to it"
         ) as caught:
-            rundir.create(Store(tmp_path / "a" / ".muster"), ID + "2")
+            create_run(Store(tmp_path / "a" / ".muster"), ID + "2")
         assert f"chmod go-w {shared}" in str(caught.value.hint)
         shared.chmod(0o700)
     sticky = tmp_path / "like tmp"
     sticky.mkdir()
     sticky.chmod(0o1777)
-    assert rundir.create(Store(sticky), ID).path.exists()
+    assert create_run(Store(sticky), ID).path.exists()
 
 
 @needs_root
 def test_no_run_is_kept_where_another_user_keeps_hers(tmp_path: Path) -> None:
     os.chown(tmp_path, NOBODY, NOBODY)
     with pytest.raises(InvalidRequest, match=f"it belongs to user {NOBODY}"):
-        rundir.create(Store(tmp_path), ID)
+        create_run(Store(tmp_path), ID)
     (tmp_path / "scratch").mkdir()
     (tmp_path / "scratch").chmod(0o777)
     assert str(tmp_path / "scratch") not in private_tmp.bases({"TMPDIR": str(tmp_path / "scratch")}), (

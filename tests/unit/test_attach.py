@@ -22,7 +22,7 @@ from muster.launchers import make_plan
 from muster.linux.eventloop import EventLoop
 from muster.linux.signals import CapturedSignals
 from muster.protocol.frames import VERSION
-from muster.rundir import Run
+from muster.rundir.run import Run
 from muster.ui.text import outcome_as_json
 
 ID = "20261127-101112-0123456789abc-train"

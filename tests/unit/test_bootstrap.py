@@ -40,7 +40,7 @@ from muster.protocol.channel import Channel
 from muster.protocol.frames import encode_frame
 from muster.protocol.handshake import Terms
 from muster.protocol.messages import TO_AGENT
-from muster.rundir import Run
+from muster.rundir.run import Run
 
 RUN_ID = "20261127-000000-abcdef"
 REMEDIES = Remedies("share it", "send it", "send this one")

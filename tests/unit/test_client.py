@@ -18,7 +18,7 @@ from muster.client.follow import Follower, Mirror, wait
 from muster.client.status import RunStatus
 from muster.core.results import RunResult, RunState
 from muster.protocol.frames import VERSION
-from muster.rundir import Run
+from muster.rundir.run import Run
 from muster.ui.text import outcome_as_json
 
 ID = "20261127-101112-0123456789abc-train"

@@ -19,7 +19,7 @@ from muster.core.controller_config import (
     config_from_json,
 )
 from muster.core.json_records import Malformed
-from muster.rundir import Run, Unreadable
+from muster.rundir.run import Run, Unreadable
 
 NODES = (
     NodeRecord("/runs/a", True, 0.0, "/usr/bin/python3", "3.11.2", {"own interface": "eth0"}),

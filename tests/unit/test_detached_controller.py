@@ -26,7 +26,7 @@ from muster.core.supervisor import Phase
 from muster.launchers import make_plan
 from muster.protocol.channel import Channel
 from muster.protocol.frames import FrameDecoder, encode_frame
-from muster.rundir import Run
+from muster.rundir.run import Run
 
 LEASE = 30.0
 LATE = 15.0

@@ -17,7 +17,7 @@ from muster.core.model import Host, Job, Program
 from muster.launchers import make_plan
 from muster.linux.eventloop import EventLoop
 from muster.protocol.frames import FrameDecoder
-from muster.rundir import Run
+from muster.rundir.run import Run
 
 RUN_ID = "20261127-000000-abcdef"
 PLAN = make_plan(

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from muster import rundir
 from muster.errors import InvalidRequest
-from muster.rundir import Store, homes
+from muster.rundir import homes
+from muster.rundir.finding import all_runs, find_run, list_runs, look_for_runs
+from muster.rundir.run import Run
+from muster.rundir.store import Store, create_run, remove_run
 
 ID = "20261127-101112-0123456789abc-train"
 OTHER = "20261127-101112-0123456789abd-train"
@@ -21,14 +23,14 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "kept", (tmp_path / "home",))
 
 
-def made(store: Store, run_id: str) -> rundir.Run:
-    run = rundir.create(store, run_id)
+def made(store: Store, run_id: str) -> Run:
+    run = create_run(store, run_id)
     run.write("job.json", {"id": run_id, "time": 1.0, "name": "mine"})
     return run
 
 
 def found(store: Store) -> list[Path]:
-    return [run.path for run in rundir.list_runs(store)]
+    return [run.path for run in list_runs(store)]
 
 
 def test_a_run_is_noted_where_it_is_not_kept_in_the_home(store: Store, tmp_path: Path) -> None:
@@ -36,12 +38,12 @@ def test_a_run_is_noted_where_it_is_not_kept_in_the_home(store: Store, tmp_path:
     from_elsewhere = Store(tmp_path / "third", store.homes)
     assert [run.path, at_home.path] == found(from_elsewhere)
     assert [run.path] == found(store.here)
-    assert run.path == rundir.find_run(from_elsewhere, "20261127-101112-0123456789abc").path
+    assert run.path == find_run(from_elsewhere, "20261127-101112-0123456789abc").path
     assert [ID, ID, ID] == [
         run.operand,
-        *(rundir.find_run(place, ID).operand for place in (store.here, from_elsewhere)),
+        *(find_run(place, ID).operand for place in (store.here, from_elsewhere)),
     ]
-    rundir.remove(from_elsewhere, run)
+    remove_run(from_elsewhere, run)
     assert [at_home.path] == found(from_elsewhere)
     assert {} == homes.noted(tmp_path / "home")
     assert [] == os.listdir(tmp_path / "home" / "elsewhere")
@@ -50,8 +52,8 @@ def test_a_run_is_noted_where_it_is_not_kept_in_the_home(store: Store, tmp_path:
 def test_one_that_cannot_be_noted_is_named_with_its_place(tmp_path: Path) -> None:
     store = Store(tmp_path / "a place", (Path("/proc/nothing"),))
     run = made(store, ID)
-    assert f"{ID} --run-dir '{tmp_path}/a place'" == run.operand == rundir.find_run(store.here, ID).operand
-    assert run.operand == rundir.find_run(store, ID).operand
+    assert f"{ID} --run-dir '{tmp_path}/a place'" == run.operand == find_run(store.here, ID).operand
+    assert run.operand == find_run(store, ID).operand
 
 
 def test_what_is_no_note_of_this_user_leads_nowhere(store: Store, tmp_path: Path) -> None:
@@ -78,7 +80,7 @@ def test_notes_of_others_and_runs_that_became_anothers(store: Store, tmp_path: P
     os.chown(run.path, 65534, 65534)
     elsewhere = Store(tmp_path / "third", store.homes)
     assert ({run.path: "it was this user's, and belongs to user nobody now"}, []) == (
-        rundir.look(elsewhere).refused,
+        look_for_runs(elsewhere).refused,
         found(elsewhere),
     )
     os.chown(run.path, 0, 0)
@@ -87,7 +89,7 @@ def test_notes_of_others_and_runs_that_became_anothers(store: Store, tmp_path: P
     (tmp_path / "third").symlink_to(tmp_path / "kept")
     os.lchown(tmp_path / "third", 65534, 65534)
     with pytest.raises(InvalidRequest, match="it is a link of user 65534"):
-        rundir.create(elsewhere, OTHER)
+        create_run(elsewhere, OTHER)
 
 
 def test_the_usual_home_may_be_unreadable_where_another_one_is_kept_because_of_that(tmp_path: Path) -> None:
@@ -96,7 +98,7 @@ def test_the_usual_home_may_be_unreadable_where_another_one_is_kept_because_of_t
     (usual / "runs").write_text("this is how a directory that cannot be read looks to root")
     temporary = Store(tmp_path / "temporary", (tmp_path / "temporary", usual))
     run = made(temporary, ID)
-    assert run.path == rundir.find_run(temporary, "last").path
-    assert [run.path] == [found.path for found in rundir.all_of(temporary)]
+    assert run.path == find_run(temporary, "last").path
+    assert [run.path] == [found.path for found in all_runs(temporary)]
     with pytest.raises(InvalidRequest, match="cannot read"):
-        rundir.find_run(Store(usual, (usual,)), "last")
+        find_run(Store(usual, (usual,)), "last")

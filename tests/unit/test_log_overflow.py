@@ -16,8 +16,8 @@ from muster.core.json_records import outcome_from_json
 from muster.core.model import as_json
 from muster.core.results import RunResult, RunState, Unlogged
 from muster.core.supervisor import Supervisor, SupervisorConfig
-from muster.rundir import Run
 from muster.rundir.journal import Journal
+from muster.rundir.run import Run
 from muster.ui.text import outcome_in_words, unlogged_in_words
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

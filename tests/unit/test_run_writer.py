@@ -12,7 +12,7 @@ import pytest
 
 from muster.linux.eventloop import EventLoop
 from muster.linux.writer import Writer
-from muster.rundir import Run
+from muster.rundir.run import Run
 from muster.rundir.writer import Gap, RunWriter
 
 NAME = "attempt_0/rank_00001.out"

@@ -23,7 +23,7 @@ from muster.launchers import make_plan
 from muster.protocol.channel import Channel
 from muster.protocol.frames import FrameDecoder, encode_frame
 from muster.protocol.local_sockets import SUPERVISOR, Sockets, new_token
-from muster.rundir import Run
+from muster.rundir.run import Run
 
 LEASE = 30.0
 

@@ -17,7 +17,8 @@ from muster.client.client import Client
 from muster.client.follow import Follower, Waited, wait
 from muster.client.status import Controller, RunStatus, status
 from muster.core.results import RunResult, RunState, StopKind, StopReason
-from muster.rundir import Run, Scheduled, Unreadable
+from muster.rundir.job_record import Scheduled
+from muster.rundir.run import Run, Unreadable
 from muster.ui.sentences import reason_in_words
 from muster.ui.text import outcome_as_json
 

@@ -20,7 +20,7 @@ from muster.launchers import make_plan
 from muster.linux.eventloop import EventLoop
 from muster.linux.signals import CapturedSignals
 from muster.linux.writer import Writer
-from muster.rundir import Run
+from muster.rundir.run import Run
 from muster.rundir.writer import RunWriter
 from muster.ui.output_writer import OutputWriter
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 
-from muster import rundir
 from muster.cli.common import end_in_words, find_operand_run, parse_command
 from muster.cli.context import viewer_of
 from muster.client import remote
@@ -17,6 +16,7 @@ from muster.controller.connections import captured_signals
 from muster.core.results import RunResult
 from muster.errors import InvalidRequest
 from muster.linux.eventloop import EventLoop
+from muster.rundir.run import Run
 
 _TAIL = 4096
 """Bytes of each log that `attach` begins with."""
@@ -61,12 +61,12 @@ def attach(words: list[str], env: Mapping[str, str], began: float) -> int:
     return told(run, outcome, watch)
 
 
-def _up_to_date(run: rundir.Run) -> rundir.Run | None:
+def _up_to_date(run: Run) -> Run | None:
     """The run with all its files here; None where they are out of reach."""
     return run if sync_files(run) else None
 
 
-def told(run: rundir.Run, outcome: RunResult | None, watch: AttachedClient) -> int:
+def told(run: Run, outcome: RunResult | None, watch: AttachedClient) -> int:
     """The exit status, and a word where the outcome is not known here."""
     if outcome is not None:
         return outcome.code

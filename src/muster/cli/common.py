@@ -6,12 +6,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from muster import rundir
 from muster.config import toml_files
 from muster.config.options import RunDirOptions
 from muster.config.parse import from_environment, help_text, parse
 from muster.config.record import Options
 from muster.errors import InvalidRequest
+from muster.rundir.finding import find_run, list_runs
+from muster.rundir.run import Run
+from muster.rundir.store import Store, store_at
 
 if TYPE_CHECKING:
     from muster.core.results import RunResult
@@ -22,7 +24,7 @@ Record = TypeVar("Record", bound=RunDirOptions)
 
 def parse_command(
     record: type[Record], name: str, words: list[str], env: Mapping[str, str], says: str, operand: str = "RUN"
-) -> tuple[Record, list[str], rundir.Store] | None:
+) -> tuple[Record, list[str], Store] | None:
     """(options, operands, where runs are kept), or None when help was shown instead.
 
     Raises `InvalidRequest` for operands of a command that takes none, which has an empty `operand`.
@@ -61,19 +63,19 @@ def _instead_of_hosts(record: type[Options], operands: Sequence[str]) -> str | N
     return f"hosts are named by `--hosts {','.join(operands)}`" if takes_hosts else None
 
 
-def store_of(options: RunDirOptions, env: Mapping[str, str], alone: bool = False) -> rundir.Store:
+def store_of(options: RunDirOptions, env: Mapping[str, str], alone: bool = False) -> Store:
     """Where runs are kept, and found; `alone`: only in the directory that was named."""
-    return rundir.store_at(options.run_dir, env, alone)
+    return store_at(options.run_dir, env, alone)
 
 
-def end_in_words(run: rundir.Run, outcome: RunResult) -> str:
+def end_in_words(run: Run, outcome: RunResult) -> str:
     """How a run ended, for a person."""
     from muster.ui.text import outcome_in_words
 
     return outcome_in_words(outcome, run.operand, len(outcome.ends), run.hosts)
 
 
-def find_operand_run(store: rundir.Store, rest: list[str], name: str) -> rundir.Run:
+def find_operand_run(store: Store, rest: list[str], name: str) -> Run:
     """The one run that the operands name; the newest when there are none."""
     if len(rest) > 1:
         raise InvalidRequest(f"`muster {name}` takes one run, and was given {len(rest)}: {' '.join(rest)}", "name one")
@@ -85,11 +87,11 @@ def find_operand_run(store: rundir.Store, rest: list[str], name: str) -> rundir.
     return named(store, rest[0] if rest else "last")
 
 
-def named(store: rundir.Store, which: str) -> rundir.Run:
+def named(store: Store, which: str) -> Run:
     """The run that a word names; of several of one name the one that lives."""
     from muster.client.reconcile import lives
 
-    return rundir.find_run(store, which, lives)
+    return find_run(store, which, lives)
 
 
 def started_in_words(job: Mapping[str, Any]) -> str:
@@ -111,7 +113,7 @@ def _time_in(form: str, job: Mapping[str, Any]) -> str:
         return "?"
 
 
-def living_in_words(store: rundir.Store) -> str:
+def living_in_words(store: Store) -> str:
     """The runs that live, for who named one that is over; empty when there are none."""
     import time
 
@@ -120,7 +122,7 @@ def living_in_words(store: rundir.Store) -> str:
     from muster.ui.text import seconds
 
     lines = []
-    for run in rundir.list_runs(store):
+    for run in list_runs(store):
         if not has_not_ended(run):
             continue
         name = f" ({run.job['name']})" if run.job.get("name") else ""

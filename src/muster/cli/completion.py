@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from muster import rundir
 from muster.cli.commands import COMMANDS
 from muster.cli.common import located, store_of
 from muster.config.options import COMMANDS as OPTIONS
@@ -13,6 +12,7 @@ from muster.config.options import LAB, CompletionOptions, FindOptions, RunOption
 from muster.config.parse import help_text, names_of, parse
 from muster.config.record import Option
 from muster.errors import InvalidRequest
+from muster.rundir.finding import list_runs
 
 FILES = ":files"
 """Stands for names of files, which the shell itself knows best."""
@@ -164,6 +164,6 @@ def _operands(name: str, before: Sequence[str], env: Mapping[str, str]) -> Fits:
         return [("clear", "undo faults"), *((fault, row.says) for fault, row in FAULTS.items())]
     if name not in _OF_RUNS:
         return []
-    newest = rundir.list_runs(store_of(located(FindOptions, {}, env), env))[::-1][:_NEWEST]
+    newest = list_runs(store_of(located(FindOptions, {}, env), env))[::-1][:_NEWEST]
     names = dict.fromkeys(run.job.get("name", "") for run in newest)
     return [("last", "the newest"), *((word, "") for word in names if word), *((run.id, "") for run in newest)]

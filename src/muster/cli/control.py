@@ -8,7 +8,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from muster import rundir
 from muster.cli.common import end_in_words, find_operand_run, living_in_words, parse_command, started_in_words
 from muster.cli.confirm import agreed
 from muster.client import usage
@@ -24,6 +23,10 @@ from muster.core.plurals import plural
 from muster.core.results import RunState
 from muster.errors import ControlError, InvalidRequest, MusterError, Unreachable
 from muster.linux.processes import FEWER_PROCESSES
+from muster.rundir.finding import all_runs
+from muster.rundir.job_record import Scheduled
+from muster.rundir.run import Run
+from muster.rundir.store import Store
 from muster.schedulers import title
 from muster.ui.sentences import leftover_in_words, lost_in_words
 from muster.ui.text import seconds, table
@@ -83,9 +86,9 @@ def kill(words: list[str], env: Mapping[str, str], began: float) -> int:
     return status
 
 
-def _kill_all(store: rundir.Store, agreed_already: bool, by: str) -> int:
+def _kill_all(store: Store, agreed_already: bool, by: str) -> int:
     """End all runs of this user that live, if the person agrees; a host that does not answer is told."""
-    own = [run for run in rundir.all_of(store) if not is_anothers(run)]
+    own = [run for run in all_runs(store) if not is_anothers(run)]
     found = dict(zip((run.id for run in own), statuses(own, ANSWERS_WITHIN)))
     living = [run for run in own if found[run.id].state.lives]
     silent = [run for run in own if found[run.id].state is RunState.UNKNOWN]
@@ -105,13 +108,13 @@ def _kill_all(store: rundir.Store, agreed_already: bool, by: str) -> int:
     return max(_end_all(living, by), Unreachable.exit_code if silent else 0)
 
 
-def _end_all(chosen: Sequence[rundir.Run], by: str) -> int:
+def _end_all(chosen: Sequence[Run], by: str) -> int:
     """End these runs, all at the same time; the status is that of the worst."""
     if len(chosen) == 1:
         return _end(chosen[0], by)
     statuses = dict.fromkeys((run.id for run in chosen), 1)
 
-    def end(run: rundir.Run) -> None:
+    def end(run: Run) -> None:
         try:
             statuses[run.id] = _end(run, by)
         except MusterError as error:
@@ -127,13 +130,13 @@ def _end_all(chosen: Sequence[rundir.Run], by: str) -> int:
     return max(statuses.values(), default=0)
 
 
-def _end(run: rundir.Run, by: str) -> int:
+def _end(run: Run, by: str) -> int:
     """End one run, and print how that went; 1 when something of it still lives. `by` says who asks for it."""
     with Client(run) as client:
         return _end_over(run, client, by)
 
 
-def _end_over(run: rundir.Run, client: Client, by: str) -> int:
+def _end_over(run: Run, client: Client, by: str) -> int:
     """The same, over this connection."""
     found = reconcile(run, client=client)
     follower = Follower(run, client)
@@ -180,7 +183,7 @@ def _end_over(run: rundir.Run, client: Client, by: str) -> int:
     return 1 if alive else 0
 
 
-def _cancel(follower: Follower, scheduled: rundir.Scheduled) -> RunStatus:
+def _cancel(follower: Follower, scheduled: Scheduled) -> RunStatus:
     """Have its scheduler end the job of a run, and wait until it has."""
     cancel(follower.run)
     return _wait(follower, f"asked {title(scheduled.name)} to cancel job {scheduled.job}", _CANCELLED_WITHIN)

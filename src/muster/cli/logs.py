@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Collection, Mapping
 
-from muster import rundir
 from muster.cli.common import find_operand_run, parse_command
 from muster.client.client import Client
 from muster.client.follow import Follower, Mirror, tell_silence
@@ -18,6 +17,7 @@ from muster.core.layout import fold, named
 from muster.core.results import RunState
 from muster.errors import InvalidRequest
 from muster.rundir.log_order import Ordered
+from muster.rundir.run import Run
 from muster.ui.output_writer import reader_gone, write_all
 from muster.ui.terminal import TIMESTAMP, LinePrefixer, Where, prefixes, use_color
 from muster.ui.text import unlogged_in_words
@@ -68,7 +68,7 @@ def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
         return _print(run, client, options, env)
 
 
-def _print(run: rundir.Run, client: Client, options: LogsOptions, env: Mapping[str, str]) -> int:
+def _print(run: Run, client: Client, options: LogsOptions, env: Mapping[str, str]) -> int:
     """Print the logs of a run, which is followed over this connection."""
     if not client.sync_files():
         print(f"{run.job['served']['name']} does not answer: this is what has come before", file=sys.stderr)
@@ -140,7 +140,7 @@ def _print(run: rundir.Run, client: Client, options: LogsOptions, env: Mapping[s
     return 0
 
 
-def _where(run: rundir.Run, ranks: range) -> dict[int, Where]:
+def _where(run: Run, ranks: range) -> dict[int, Where]:
     """Host, local rank and node of each rank, as planned; a run without a plan has no host yet."""
     plan = run.plan
     found = {rank: (str(run.job.get("host", "")), rank, 0) for rank in ranks}
@@ -149,7 +149,7 @@ def _where(run: rundir.Run, ranks: range) -> dict[int, Where]:
     return found
 
 
-def _tell_missing(run: rundir.Run, attempt: int, logs: Collection[tuple[int, str]]) -> None:
+def _tell_missing(run: Run, attempt: int, logs: Collection[tuple[int, str]]) -> None:
     """Say what these logs lack because they could not be written."""
     outcome = run.outcome
     for line in unlogged_in_words(
@@ -160,7 +160,7 @@ def _tell_missing(run: rundir.Run, attempt: int, logs: Collection[tuple[int, str
         print(line, file=sys.stderr)
 
 
-def _await_start(run: rundir.Run, client: Client) -> None:
+def _await_start(run: Run, client: Client) -> None:
     """Until the job of a run has started nobody knows how many ranks there are."""
     while True:
         state = reconcile(run, client=client).state

@@ -7,7 +7,6 @@ import sys
 import time
 from typing import Any
 
-from muster import rundir
 from muster.cli.context import tell_progress
 from muster.client import remote
 from muster.client.attach import AttachedClient, show_rest
@@ -21,7 +20,8 @@ from muster.core.json_records import plan_from_json
 from muster.core.results import SIGHUP, SIGTERM
 from muster.linux.eventloop import EventLoop
 from muster.linux.signals import CapturedSignals, not_ignored
-from muster.rundir import Scheduled
+from muster.rundir.job_record import Scheduled
+from muster.rundir.run import Run
 from muster.runner.context import Viewer
 from muster.schedulers import get_scheduler, title
 from muster.schedulers.client import client
@@ -36,7 +36,7 @@ _AGAIN = 3.0
 """Seconds in which a second Ctrl-C cancels the job."""
 
 
-def follow(run: rundir.Run, viewer: Viewer, quiet: bool = False, attached: bool = False) -> int:
+def follow(run: Run, viewer: Viewer, quiet: bool = False, attached: bool = False) -> int:
     """Say why it waits, then show it, until it ends. The run is the scheduler's: the first Ctrl-C only leaves.
 
     `attached`: this terminal is not the one that started it, and no Ctrl-C ends the job.
@@ -66,9 +66,7 @@ def follow(run: rundir.Run, viewer: Viewer, quiet: bool = False, attached: bool 
     return outcome.code
 
 
-def _watch(
-    run: rundir.Run, viewer: Viewer, quiet: bool, loop: EventLoop, signals: CapturedSignals
-) -> AttachedClient | None:
+def _watch(run: Run, viewer: Viewer, quiet: bool, loop: EventLoop, signals: CapturedSignals) -> AttachedClient | None:
     """Watch it through all its attempts, or until a signal is pending.
 
     Gives the last watch, None when there was nothing to watch.
@@ -139,14 +137,14 @@ def _watch(
     return watch
 
 
-def _job_of(run: rundir.Run) -> Scheduled:
+def _job_of(run: Run) -> Scheduled:
     """The job of a run that is a scheduler's."""
     found = run.scheduled
     assert found is not None
     return found
 
 
-def _lives(run: rundir.Run) -> bool:
+def _lives(run: Run) -> bool:
     """The job runs, as far as anybody knows, and its supervisor has not written how it ended."""
     outcome, scheduled = run.outcome, _job_of(run)
     if outcome is not None and (not scheduled.requeue or outcome.code == 0):
@@ -156,7 +154,7 @@ def _lives(run: rundir.Run) -> bool:
     return found is None or (scheduled.job in found and asks.phase(found[scheduled.job]).lives)
 
 
-def _leave(run: rundir.Run) -> int:
+def _leave(run: Run) -> int:
     """Ctrl-C: leave, and say how to kill it; a second one soon after cancels the job."""
     number = _job_of(run).job
     say = f"muster: {run.id} goes on as job {number}; Ctrl-C again within {_AGAIN:g} s cancels it"
@@ -174,14 +172,14 @@ def _leave(run: rundir.Run) -> int:
     return 0
 
 
-def _leave_it(run: rundir.Run) -> int:
+def _leave_it(run: Run) -> int:
     """Nobody watches any more; the job is not touched."""
     say = f"{run.id} goes on as job {_job_of(run).job}; `muster attach {run.operand}`, `muster kill {run.operand}`"
     print(f"\nmuster: {say}", file=sys.stderr, flush=True)
     return 0
 
 
-def _ended_unseen(run: rundir.Run) -> int:
+def _ended_unseen(run: Run) -> int:
     """The scheduler says that the job is over, and no supervisor wrote how."""
     scheduled, outcome = _job_of(run), reconcile(run).outcome
     how = reason_in_words(outcome.stopped) if outcome is not None else f"{title(scheduled.name)} knows it no more"

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from muster import api, rundir
+from muster import api
 from muster.cli.common import store_of
 from muster.cli.context import tell_progress, viewer_of
 from muster.config import toml_files
@@ -34,6 +34,7 @@ from muster.errors import InvalidRequest
 from muster.launchers import make_plan
 from muster.linux import processes
 from muster.protocol import paths
+from muster.rundir.run import Run
 from muster.runner.context import ALL, RunContext, Viewer, resolve
 from muster.schedulers import SCHEDULERS, choosing, options_of, typed
 
@@ -250,7 +251,7 @@ def _unknown(handle: RunHandle) -> int:
     return 125 if handle.client is None else told(handle.run, None, handle.client)
 
 
-def _write_elastic_error_file(run: rundir.Run, outcome: RunResult, env: Mapping[str, str]) -> None:
+def _write_elastic_error_file(run: Run, outcome: RunResult, env: Mapping[str, str]) -> None:
     """Where TORCHELASTIC_ERROR_FILE is set, leave there what torchrun would: the error of the first failing rank."""
     target = env.get("TORCHELASTIC_ERROR_FILE")
     if not target or outcome.first is None:

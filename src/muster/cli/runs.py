@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from muster import rundir
 from muster.cli.common import find_operand_run, named, parse_command, started_for_programs, started_in_words
 from muster.cli.confirm import agreed
 from muster.client import pruning, usage
@@ -22,6 +21,9 @@ from muster.core.plurals import plural
 from muster.core.printable import line as safe
 from muster.core.results import RunState
 from muster.errors import InvalidRequest
+from muster.rundir.finding import all_runs, look_for_runs, unreadable_error
+from muster.rundir.run import Run, Unreadable
+from muster.rundir.store import Store
 from muster.ui.text import (
     facts_of,
     fitted,
@@ -43,10 +45,10 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
     if asked is None:
         return 0
     options, _, store = asked
-    looked = rundir.look(store)
+    looked = look_for_runs(store)
     unknown = looked.unknown(store)
     if unknown and not looked.runs:
-        raise rundir.unreadable_error(unknown)
+        raise unreadable_error(unknown)
     found = looked.runs[::-1]
     if options.name is not None:
         found = [run for run in found if _name(run) == options.name]
@@ -85,11 +87,11 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
     return 0
 
 
-def _name(run: rundir.Run) -> str:
+def _name(run: Run) -> str:
     """The name that a run was given; none for one whose files are damaged."""
     try:
         return str(run.job.get("name", ""))
-    except rundir.Unreadable:
+    except Unreadable:
         return ""
 
 
@@ -99,23 +101,23 @@ def _fits(record: Mapping[str, Any], options: PsOptions) -> bool:
     return bool((options.running and lives) or (options.failed and failed and not lives))
 
 
-def _last_known(run: rundir.Run) -> str:
+def _last_known(run: Run) -> str:
     """How old the last thing is that is known of a run that does not answer."""
     age = last_answer(run)
     return "" if age is None else f"; it ran {seconds(age)} ago"
 
 
-def _record(run: rundir.Run, status: RunStatus) -> dict[str, Any]:
+def _record(run: Run, status: RunStatus) -> dict[str, Any]:
     """What the listing says of a run. One whose files are damaged says so, and the others are listed all the same."""
     try:
         return _readable(run, status)
-    except rundir.Unreadable as error:
+    except Unreadable as error:
         unknown = {"name": "", "ranks": "?", "code": None, "started": "?", "time": None, "seconds": None}
         of_job = {"launcher": "", "command": "", "program": [], "argv": [], "cwd": "", "host": ""}
         return {"id": run.id, "state": RunState.UNREADABLE, "why": error.sentence, **unknown, **of_job}
 
 
-def _readable(run: rundir.Run, status: RunStatus) -> dict[str, Any]:
+def _readable(run: Run, status: RunStatus) -> dict[str, Any]:
     job, outcome = run.job, run.outcome
     asked = job.get("job", {})
     program = asked.get("program")
@@ -219,13 +221,13 @@ def prune(words: list[str], env: Mapping[str, str], began: float) -> int:
     return 0
 
 
-def _old(store: rundir.Store, age: float, keep: int) -> list[rundir.Run]:
+def _old(store: Store, age: float, keep: int) -> list[Run]:
     """The runs that are so old, but for the newest ones; what is unreadable is told and stays."""
-    every, bound, found = rundir.all_of(store), time.time() - age, []
+    every, bound, found = all_runs(store), time.time() - age, []
     for run in every[: max(0, len(every) - keep)]:
         try:
             job, _ = run.job, run.outcome  # damage in either is told
-        except rundir.Unreadable as error:
+        except Unreadable as error:
             print(f"muster: kept: {error.sentence}", file=sys.stderr)
             continue
         if job.get("time", time.time()) < bound:

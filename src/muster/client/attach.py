@@ -30,7 +30,7 @@ from muster.linux.eventloop import EventLoop
 from muster.linux.signals import CapturedSignals
 from muster.linux.writer import Writer
 from muster.protocol.frames import VERSION, Dispatcher, handlers
-from muster.rundir import Run
+from muster.rundir.run import Run
 from muster.rundir.writer import RunWriter
 from muster.ui.keyboard import Keyboard
 from muster.ui.output_writer import OutputWriter, write

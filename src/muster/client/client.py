@@ -17,7 +17,7 @@ from muster.errors import ControlError, InvalidRequest, Unreachable
 from muster.linux.eventloop import EventLoop
 from muster.protocol.frames import VERSION, FrameDecoder, Refused, UnknownKinds, encode_frame
 from muster.protocol.messages import AGENT, CLIENT, FROM_CLIENT, between
-from muster.rundir import Run, Unreadable
+from muster.rundir.run import Run, Unreadable
 
 if TYPE_CHECKING:
     from muster.client.connection import Connection

@@ -8,7 +8,7 @@ from functools import partial
 
 from muster.linux import procfs
 from muster.protocol import local_sockets
-from muster.rundir import Run
+from muster.rundir.run import Run
 
 PATIENCE = 5.0
 """Seconds in which an agent must answer."""

@@ -7,14 +7,15 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from muster import rundir
 from muster.client.local import answers, is_anothers
 from muster.client.reconcile import require_known, statuses
 from muster.client.remote import forget_way
 from muster.core.plurals import plural
 from muster.core.results import RunState
 from muster.errors import InvalidRequest
-from muster.rundir import Run, Store
+from muster.rundir.finding import list_runs
+from muster.rundir.run import Run
+from muster.rundir.store import Store, remove_run
 from muster.ui.text import size_in_words
 
 _LIVING = (RunState.RUNNING, RunState.PENDING, RunState.UNKNOWN)
@@ -61,7 +62,7 @@ def beyond(sizes: Sequence[int], keep_runs: int | None, keep_size: int | None) -
 
 def limit(store: Store, keep_runs: int | None, keep_size: int | None) -> str:
     """Delete this user's runs in the run directory that are beyond the limits and have ended; gives a line about it."""
-    own = [run for run in rundir.list_runs(store.here) if not is_anothers(run)]
+    own = [run for run in list_runs(store.here) if not is_anothers(run)]
     sizes = [_size(run) if keep_size is not None else 0 for run in own]
     old = [run for run in ended(own[: beyond(sizes, keep_runs, keep_size)], _WITHIN) if not _may_begin(run)]
     if not old:
@@ -91,4 +92,4 @@ def _size(run: Run) -> int:
 def delete(store: Store, run: Run) -> None:
     """Delete a run, with what is remembered of it."""
     forget_way(run)
-    rundir.remove(store, run)
+    remove_run(store, run)

@@ -14,7 +14,7 @@ from muster.client.status import Controller, RunStatus, status
 from muster.core.results import RunState
 from muster.errors import InvalidRequest, MusterError, Unreachable
 from muster.linux.identity import identity
-from muster.rundir import Run, Unreadable
+from muster.rundir.run import Run, Unreadable
 from muster.schedulers.scheduler import Final
 from muster.ui.text import outcome_as_json
 

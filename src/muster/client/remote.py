@@ -21,19 +21,10 @@ from muster.errors import ControlError, InvalidRequest, Unreachable
 from muster.linux import processes
 from muster.linux.identity import identity
 from muster.protocol import trace
-from muster.rundir import (
-    ID,
-    JOB,
-    LARGEST,
-    MORE_OF_IT,
-    Run,
-    Store,
-    list_runs,
-    note,
-    some,
-    why_not_ours,
-    why_refused,
-)
+from muster.rundir.finding import MORE_OF_IT, list_runs, some_ids, why_not_ours, why_refused
+from muster.rundir.job_record import JOB
+from muster.rundir.run import LARGEST, Run
+from muster.rundir.store import ID, Store, note_run
 from muster.schedulers import get_scheduler
 from muster.transports import TRANSPORTS
 from muster.transports.target import Target
@@ -143,7 +134,7 @@ def import_run(store: Store, host: str, which: str) -> Run:
             except Malformed as error:
                 raise ControlError(f"{host} tells of a run in a way that is not understood: {error}", None) from None
             if told is None and len(fits) > 1:
-                shown = some(map(safe, fits))
+                shown = some_ids(map(safe, fits))
                 raise InvalidRequest(f"`{which}` fits {len(fits)} runs on {host}: {shown}", MORE_OF_IT)
             if told is None:
                 raise InvalidRequest(
@@ -159,7 +150,7 @@ def import_run(store: Store, host: str, which: str) -> Run:
                 run.write("plan.json", as_json(plan))
                 own = {"host": found.name, "served": served, "there": there, "shared": False}
                 run.write("job.json", {**record, **own})
-                run = note(store, run.path)
+                run = note_run(store, run.path)
             elif why_refused(run.path) or (run.job.get("served"), run.job.get("there")) != (served, there):
                 # whatever that host says, it is not to have another run ended
                 raise InvalidRequest(

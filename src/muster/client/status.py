@@ -8,7 +8,8 @@ from typing import NamedTuple, Protocol
 
 from muster.core.controller_config import RECORD
 from muster.core.results import RunResult, RunState, StopKind, StopReason
-from muster.rundir import Run, Scheduled, Unreadable
+from muster.rundir.job_record import Scheduled
+from muster.rundir.run import Run, Unreadable
 from muster.schedulers import get_scheduler
 from muster.schedulers.scheduler import JobEnd, Phase
 

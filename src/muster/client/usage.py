@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from muster.client.client import Client, ask
 from muster.core.json_records import Malformed, checked, number, several, table, whole
 from muster.errors import MusterError
-from muster.rundir import Run
+from muster.rundir.run import Run
 
 _WITHIN = 8.0
 """Seconds in which all have to answer: an agent measures for half a second, a supervisor waits for its agents for 4."""

@@ -37,8 +37,8 @@ from muster.linux import processes
 from muster.linux.eventloop import EventLoop
 from muster.linux.signals import CapturedSignals, not_ignored
 from muster.protocol.local_sockets import SUPERVISOR, Sockets, keep, new_token
-from muster.rundir import Run
 from muster.rundir.output_files import OutputFiles
+from muster.rundir.run import Run
 from muster.schedulers.client import SchedulerClient, client
 from muster.schedulers.scheduler import Allocation, JobTerms
 

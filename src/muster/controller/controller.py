@@ -50,7 +50,7 @@ from muster.linux import processes
 from muster.linux.eventloop import EventLoop
 from muster.protocol.frames import Dispatcher, encode_frame, handlers
 from muster.protocol.messages import TO_CONTROLLER
-from muster.rundir import Run
+from muster.rundir.run import Run
 from muster.schedulers import get_scheduler, title
 from muster.schedulers.scheduler import SignalRules
 from muster.ui.sentences import folded, notice_in_words, processes_in_words, signal_name

@@ -51,8 +51,8 @@ from muster.protocol import trace
 from muster.protocol.frames import FrameDecoder
 from muster.protocol.handshake import Terms, new_nonce
 from muster.protocol.listener import guarded
-from muster.rundir import Run
 from muster.rundir.output_files import OutputFiles
+from muster.rundir.run import Run
 from muster.rundir.writer import RunWriter
 from muster.ui.sentences import JOB_ENDS
 from muster.ui.text import outcome_as_json

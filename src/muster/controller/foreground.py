@@ -23,7 +23,7 @@ from muster.linux.writer import Writer
 from muster.protocol import trace
 from muster.protocol.frames import VERSION, encode_frame
 from muster.protocol.local_sockets import new_token
-from muster.rundir import Run
+from muster.rundir.run import Run
 from muster.rundir.writer import RunWriter
 from muster.ui.keyboard import Keyboard
 from muster.ui.output_writer import OutputWriter

@@ -23,7 +23,7 @@ from muster.protocol.frames import Dispatcher, handlers
 from muster.protocol.handshake import Terms, new_nonce
 from muster.protocol.listener import guarded
 from muster.protocol.messages import TO_CONTROLLER
-from muster.rundir import Run
+from muster.rundir.run import Run
 
 PATIENCE = 120.0
 """Seconds in which all agents must have joined."""

@@ -18,7 +18,7 @@ from muster.protocol import trace
 from muster.protocol.frames import OLDEST, VERSION, Dispatcher, encode_frame, handlers
 from muster.protocol.listener import FirstFew, LocalListener, Peer
 from muster.protocol.messages import BEAT, FROM_CLIENT
-from muster.rundir import Run
+from muster.rundir.run import Run
 from muster.ui.text import outcome_as_json
 
 _SILENCE = 3 * BEAT

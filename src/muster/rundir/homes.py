@@ -4,7 +4,7 @@ The home of muster is $MUSTER_HOME, `~/.muster` without it, and where no home ca
 user that nobody has heard of) a private directory for temporary files. A run that is kept in another directory
 (`--run-dir`, `run_dir` in muster.toml) has a link in `elsewhere/` of that home, so that every command finds it.
 
-Only links of this very user count, and what they lead to is checked like any run directory (`runs.why_refused`).
+Only links of this very user count, and what they lead to is checked like any run directory (`finding.why_refused`).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import IO, NamedTuple
 
 from muster.agent.log_timeline import NAME, Grown, Reading
-from muster.rundir import Run, Unreadable
+from muster.rundir.run import Run, Unreadable
 
 Key = tuple[int, str]
 """(rank, stream)"""

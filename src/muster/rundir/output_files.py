@@ -11,7 +11,7 @@ from functools import partial
 
 from muster.errors import InvalidRequest
 from muster.linux import processes
-from muster.rundir import Run
+from muster.rundir.run import Run
 
 _LONGEST = 1 << 16
 """Bytes of a line that is kept back until it is whole, where ranks share a file."""

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from muster.linux import processes
 from muster.linux.writer import Writer
-from muster.rundir import Run
 from muster.rundir.journal import Journal
+from muster.rundir.run import Run
 
 
 class Gap(NamedTuple):

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from muster import rundir
 from muster.config.options import RunOptions
 from muster.config.parse import ParsedArgs
 from muster.config.resolve import JobRequest, make_job
@@ -16,6 +15,8 @@ from muster.core.model import Job, Plan, as_json
 from muster.errors import InvalidRequest
 from muster.linux import procfs
 from muster.linux.identity import identity
+from muster.rundir.run import Run
+from muster.rundir.store import Store, create_run, free_id
 from muster.ui.view import View
 
 Viewer = Callable[[Plan, str, str], View]
@@ -54,7 +55,7 @@ class RunContext(NamedTuple):
     began: float
     """When it was asked for, by the monotonic clock."""
     run_id: str
-    store: rundir.Store
+    store: Store
     viewer: Viewer
     progress: Say
     """Told how far the start is."""
@@ -67,9 +68,9 @@ class RunContext(NamedTuple):
         """The bytes that code may have."""
         return self.options.code_limit << 20
 
-    def new_directory(self) -> rundir.Run:
+    def new_directory(self) -> Run:
         """Make the run directory, in the place of old ones by --keep-runs and --keep-size; raises `InvalidRequest`."""
-        options, run = self.options, rundir.create(self.store, self.run_id)
+        options, run = self.options, create_run(self.store, self.run_id)
         if options.given(RunOptions.keep_runs, RunOptions.keep_size):
             from muster.client.pruning import limit
 
@@ -99,7 +100,7 @@ def resolve(
     options: RunOptions,
     env: Mapping[str, str],
     began: float,
-    store: rundir.Store,
+    store: Store,
     viewer: Viewer,
     progress: Say,
     warn: Say,
@@ -113,7 +114,7 @@ def resolve(
     """
     asked = make_job(parsed, options, env, verb, brought, warn)
     now = time.time()
-    run_id = rundir.free_id(store, asked.job.program.title, now, time.strftime("%Y%m%d-%H%M%S", time.gmtime(now)))
+    run_id = free_id(store, asked.job.program.title, now, time.strftime("%Y%m%d-%H%M%S", time.gmtime(now)))
     context = RunContext(argv, options, asked, env, began, run_id, store, viewer, progress, warn, foreground)
     if options.snapshot:
         from muster import code_sync

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from muster.core.results import SIGTERM, RunResult
 from muster.errors import ControlError
 from muster.linux import processes
-from muster.rundir import Run
+from muster.rundir.run import Run
 from muster.ui.view import View
 
 if TYPE_CHECKING:

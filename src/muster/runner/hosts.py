@@ -8,7 +8,7 @@ import secrets
 from contextlib import ExitStack
 from pathlib import Path
 
-from muster import bundle, code_sync, rundir
+from muster import bundle, code_sync
 from muster.agent import facts
 from muster.client import remote
 from muster.client.attach import AttachedClient
@@ -28,6 +28,8 @@ from muster.errors import InvalidRequest
 from muster.launchers import make_plan
 from muster.linux.eventloop import EventLoop
 from muster.protocol.local_sockets import new_token
+from muster.rundir.run import Run
+from muster.rundir.store import remove_run
 from muster.runner.context import RunContext, refuse_stdin, run_record
 from muster.runner.detached import DetachedRun
 from muster.runner.handle import RunHandle, Views
@@ -42,7 +44,7 @@ class HostsRun(RunHandle):
 
     def __init__(
         self,
-        run: rundir.Run,
+        run: Run,
         views: Views,
         gathering: StartedAgents,
         client: AttachedClient,
@@ -90,7 +92,7 @@ def start(context: RunContext) -> HostsRun | DetachedRun:
         except BaseException:
             gathering.abort()
             remote.forget_way(run)
-            rundir.remove(context.store, run)
+            remove_run(context.store, run)
             raise
         if options.detach:
             gathering.abort()
@@ -117,7 +119,7 @@ def start(context: RunContext) -> HostsRun | DetachedRun:
 
 
 def _reach(
-    context: RunContext, gathering: StartedAgents, bootstrap: Bootstrap, run: rundir.Run, here: tuple[Node, ...] | None
+    context: RunContext, gathering: StartedAgents, bootstrap: Bootstrap, run: Run, here: tuple[Node, ...] | None
 ) -> tuple[RunContext, tuple[Node, ...]]:
     """Bring agents to life, send the code, and check what there is; the job as it runs there, and its nodes.
 
@@ -138,9 +140,7 @@ def _reach(
     return context, here if here is not None else remote_nodes(context.asked, facts, options.ranks or ())
 
 
-def _hand_over(
-    context: RunContext, gathering: StartedAgents, bootstrap: Bootstrap, run: rundir.Run, plan: Plan
-) -> None:
+def _hand_over(context: RunContext, gathering: StartedAgents, bootstrap: Bootstrap, run: Run, plan: Plan) -> None:
     """Find where the nodes meet, and give each agent its part of the plan; the supervisor starts on node 0."""
     owned, job = not context.options.detach, plan.job
     meeting = bootstrap.find_rendezvous()

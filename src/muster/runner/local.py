@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Callable
 
-from muster import rundir
 from muster.config.resolve import job_on_a_terminal, local_nodes
 from muster.controller.connections import captured_signals, end_links, start_agents
 from muster.core.env_forwarding import redact
@@ -16,6 +15,8 @@ from muster.errors import InvalidRequest
 from muster.launchers import make_plan
 from muster.linux import processes
 from muster.linux.eventloop import EventLoop
+from muster.rundir.run import Run
+from muster.rundir.store import Store, remove_run
 from muster.runner.context import RunContext, refuse_stdin, run_record
 from muster.runner.handle import RunHandle, Views
 from muster.schedulers import get_scheduler, title, typed, within_jobs
@@ -33,7 +34,7 @@ _SAYS_WITHIN = 2.0
 class LocalRun(RunHandle):
     """A run on this machine, which ends with this process."""
 
-    def __init__(self, run: rundir.Run, views: Views, supervised: ForegroundController, resources: ExitStack[None]):
+    def __init__(self, run: Run, views: Views, supervised: ForegroundController, resources: ExitStack[None]):
         super().__init__(run, views)
         self._supervised, self._resources = supervised, resources
 
@@ -69,11 +70,11 @@ def start(context: RunContext) -> LocalRun:
         context.make_copy()
         return _start_agent(context, plan, run, Views(view, context.warn))
     except InvalidRequest:
-        rundir.remove(context.store, run)
+        remove_run(context.store, run)
         raise
 
 
-def _start_agent(context: RunContext, plan: Plan, run: rundir.Run, views: Views) -> LocalRun:
+def _start_agent(context: RunContext, plan: Plan, run: Run, views: Views) -> LocalRun:
     foreground, job = context.foreground, plan.job
     resources: ExitStack[None] = ExitStack()
     with resources:
@@ -102,13 +103,13 @@ def _start_agent(context: RunContext, plan: Plan, run: rundir.Run, views: Views)
         return LocalRun(run, views, supervised, resources.pop_all())
 
 
-def _forsake(run: rundir.Run) -> None:
+def _forsake(run: Run) -> None:
     """Write down that this process supervises the run no more: it may go on for long."""
     if run.outcome is None:
         run.write("job.json", {**(run.read("job.json") or {}), "pid": 0, "pid_started": ""})
 
 
-def _tell_of_more_nodes(say: Callable[[str], object], env: Mapping[str, str], store: rundir.Store) -> None:
+def _tell_of_more_nodes(say: Callable[[str], object], env: Mapping[str, str], store: Store) -> None:
     """Say that the ranks run on one of the nodes that a scheduler has given, if it still has."""
     for name in within_jobs(env):
         found = get_scheduler(name).allocation(env)

@@ -9,7 +9,7 @@ from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
-from muster import bundle, code_sync, rundir
+from muster import bundle, code_sync
 from muster.agent import code_tree, facts
 from muster.agent.controller_process import ARCHIVE
 from muster.client import remote
@@ -28,7 +28,9 @@ from muster.core.results import SIGTERM, RunResult
 from muster.errors import ControlError, InvalidRequest
 from muster.launchers import make_plan
 from muster.linux.eventloop import EventLoop
-from muster.rundir import Scheduled
+from muster.rundir.job_record import Scheduled
+from muster.rundir.run import Run
+from muster.rundir.store import remove_run
 from muster.runner.context import RunContext, Say, refuse_stdin, run_record
 from muster.runner.detached import DetachedRun
 from muster.runner.handle import RunHandle, Views
@@ -45,7 +47,7 @@ class StepRun(RunHandle):
     process."""
 
     def __init__(
-        self, run: rundir.Run, views: Views, connection: AttachedClient, step: Popen[bytes], resources: ExitStack[None]
+        self, run: Run, views: Views, connection: AttachedClient, step: Popen[bytes], resources: ExitStack[None]
     ):
         super().__init__(run, views)
         self._views, self._connection, self._step, self._resources = views, connection, step, resources
@@ -184,7 +186,7 @@ def start(context: RunContext) -> StepRun | DetachedRun:
         kept.write("job.json", _record(kept, asked, context.argv, number, allocation is not None, terms.requeue))
     except BaseException:
         remote.forget_way(kept)
-        rundir.remove(store, kept)
+        remove_run(store, kept)
         raise
     if allocation is not None and claims is not None:
         return _start_step(kept, context, allocation, claims)
@@ -220,7 +222,7 @@ def _sync(asked: JobRequest, options: RunOptions) -> dict[str, Any] | None:
 
 
 def _record(
-    kept: rundir.Run, asked: JobRequest, words: list[str], number: str, allocated: bool, requeue: int
+    kept: Run, asked: JobRequest, words: list[str], number: str, allocated: bool, requeue: int
 ) -> dict[str, Any]:
     """What job.json says of a run whose nodes are not known yet."""
     return run_record(
@@ -273,7 +275,7 @@ def _choose_nodes(allocation: Allocation, claims: Claims, options: RunOptions, t
     return allocation._replace(hosts=chosen, tasks=tuple(tasks[host] for host in chosen if host in tasks))
 
 
-def _start_step(run: rundir.Run, context: RunContext, allocation: Allocation, claims: Claims) -> StepRun | DetachedRun:
+def _start_step(run: Run, context: RunContext, allocation: Allocation, claims: Claims) -> StepRun | DetachedRun:
     """Start the supervisor as a step on the first node of this allocation."""
     job = context.asked.job
     command = (job.python, "-I", "-S", str(run.path / ARCHIVE), "inside", str(run.path))
@@ -317,7 +319,7 @@ def _start_step(run: rundir.Run, context: RunContext, allocation: Allocation, cl
         raise
 
 
-def _end(step: Popen[bytes], run: rundir.Run) -> None:
+def _end(step: Popen[bytes], run: Run) -> None:
     """See the step of the supervisor end; end it where the run has not come to an end."""
     if step.poll() is None and run.outcome is None:
         step.terminate()

@@ -16,7 +16,7 @@ from typing import NoReturn, TypeVar
 
 from muster.core.suggestions import did_you_mean
 from muster.errors import InvalidRequest, Unreachable
-from muster.rundir import Run
+from muster.rundir.run import Run
 from muster.schedulers import SCHEDULERS, get_scheduler, typed
 from muster.schedulers.scheduler import Allocation, Answer, Argv, Ask, Final, JobRecord, JobStatus, Phase, Request
 

@@ -1,0 +1,188 @@
+"""Which runs there are, and the one that is named. What others could have written is not read."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+from muster.errors import InvalidRequest
+from muster.linux import processes
+from muster.rundir import homes
+from muster.rundir.run import Run, Unreadable
+from muster.rundir.store import ID, Store, option_for
+
+
+class Found(NamedTuple):
+    """The runs that a command finds."""
+
+    runs: list[Run]
+    """The oldest first."""
+    refused: dict[Path, str]
+    """Run directories that are not read, and why not."""
+    unreadable: dict[Path, str]
+    """Directories in which there may be more runs, and why nobody knows."""
+
+    def unknown(self, store: Store) -> dict[Path, str]:
+        """Those of them that matter: not the usual home where another one is kept because of that."""
+        return {folder: why for folder, why in self.unreadable.items() if folder.parent in store.required}
+
+
+def look_for_runs(store: Store) -> Found:
+    """All runs that a command finds."""
+    noted = homes.noted(store.homes[0]) if store.homes else {}
+    paths, unreadable = {}, {}
+    for place in store.places:
+        names, why = _names_in(place / "runs")
+        paths.update({name: place / "runs" / name for name in names if name not in paths})
+        if why:
+            unreadable[place / "runs"] = why
+    if not store.alone:
+        paths.update({name: path for name, path in noted.items() if ID.fullmatch(name) and name not in paths})
+    found, refused = [], {}
+    for name in sorted(paths):
+        path = paths[name]
+        why = why_refused(path, own=noted.get(name) == path)
+        if why:
+            refused[path] = why
+        elif os.path.lexists(path / "job.json"):
+            known = noted.get(name) == path or path.parents[1] in store.homes
+            found.append(Run(path, "" if known else option_for(path.parents[1])))
+    return Found(found, refused, unreadable)
+
+
+def _names_in(folder: Path) -> tuple[list[str], str]:
+    """The ids of the runs in a directory, and why they cannot be known: empty where they are, or there is none."""
+    try:
+        return [name for name in os.listdir(folder) if ID.fullmatch(name)], ""
+    except FileNotFoundError:
+        return [], ""
+    except OSError as error:
+        return [], processes.reason(error)
+
+
+def why_refused(path: Path, own: bool = False) -> str:
+    """Why a run directory is not read: others could have written what stands in it. Empty when it is.
+
+    `own`: this user has kept it there, and root is that user, too.
+    """
+    try:
+        found = os.lstat(path)
+    except OSError as error:
+        return processes.reason(error)
+    if not stat.S_ISDIR(found.st_mode):
+        return "it is not a directory"
+    if found.st_uid != os.getuid() and os.getuid() != 0:
+        return f"it belongs to {_user(found.st_uid)}"
+    if own and found.st_uid != os.getuid():
+        return f"it was this user's, and belongs to {_user(found.st_uid)} now"
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return "others can write in it"
+    return ""
+
+
+def why_not_ours(path: Path) -> str:
+    """Why a file is not taken for one of this very user, root or not; empty when it is."""
+    try:
+        found = os.lstat(path)
+    except OSError as error:
+        return processes.reason(error)
+    if not stat.S_ISREG(found.st_mode):
+        return "it is not a regular file"
+    if found.st_uid != os.getuid():
+        return f"it belongs to {_user(found.st_uid)}"
+    return "others can write in it" if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else ""
+
+
+def _user(uid: int) -> str:
+    import pwd
+
+    try:
+        return f"user {pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return f"user {uid}"
+
+
+def list_runs(store: Store) -> list[Run]:
+    """All runs that may be read, the oldest first."""
+    return look_for_runs(store).runs
+
+
+def all_runs(store: Store) -> list[Run]:
+    """The same, where one that is overlooked would be a mistake; raises `InvalidRequest` when some cannot be known."""
+    found = look_for_runs(store)
+    unknown = found.unknown(store)
+    if unknown:
+        raise unreadable_error(unknown)
+    return found.runs
+
+
+def find_run(store: Store, which: str, lives: Callable[[Run], bool] = lambda run: False) -> Run:
+    """The run with this id, name or unique beginning of an id; `last` is the newest.
+
+    Of several with the same name it is the one that `lives`, or the newest.
+    """
+    listed = f"`muster ps -a{store.option}` lists all"
+    if not which:
+        raise InvalidRequest("an empty name is the name of no run", f"{listed}; `last` is the newest")
+    looked = look_for_runs(store)
+    runs, refused, unknown = looked.runs, looked.refused, looked.unknown(store)
+    for path, why in refused.items():
+        if path.name == which:
+            raise InvalidRequest(f"{path} is not read: {why}", "its owner can, or root")
+    exact = [run for run in runs if run.id == which]
+    named = [run for run in runs if not exact and _name(run) == which]
+    begun = [run for run in runs if run.id.startswith(which)]
+    living = [run for run in named if lives(run)] if len(named) > 1 else []
+    found = exact or living or named[-1:] or begun
+    if unknown and not found:
+        raise unreadable_error(unknown)
+    if not runs:
+        raise InvalidRequest(f"there is no run in {store.root}", "start one by `muster run`, or set MUSTER_HOME")
+    if which == "last":
+        return runs[-1]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise InvalidRequest(f"`{which}` fits {len(found)} runs: {some_ids(run.id for run in found[::-1])}", MORE_OF_IT)
+    raise InvalidRequest(
+        f"there is no run `{which}`", f"the newest are {some_ids(run.id for run in runs[-3:][::-1])}; {listed}"
+    )
+
+
+def unreadable_error(unreadable: Mapping[Path, str]) -> InvalidRequest:
+    """The error for directories of runs that cannot be read, when it is not known what is in them."""
+    folder, why = next(iter(unreadable.items()))
+    return InvalidRequest(
+        f"cannot read {folder}, where runs are kept: {why}",
+        f"look at its permissions (`ls -ld {folder}`), or name another place by `--run-dir` or MUSTER_HOME",
+    )
+
+
+def namesakes(store: Store, name: str) -> list[Run]:
+    """The runs with this name, the oldest first."""
+    return [run for run in list_runs(store) if _name(run) == name]
+
+
+def _name(run: Run) -> str:
+    """Its name; one that cannot be read has none."""
+    try:
+        return str(run.job.get("name", ""))
+    except Unreadable:
+        return ""
+
+
+MORE_OF_IT = "give the id of one of them"
+"""The hint for the beginning of an id that fits several."""
+
+
+def some_ids(ids: Iterable[str]) -> str:
+    """The first of these ids, for a sentence."""
+    found = list(ids)
+    return ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
+
+
+_SHOWN = 8
+"""Ids that a sentence lists."""

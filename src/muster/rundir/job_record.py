@@ -1,0 +1,86 @@
+"""The fields of job.json, as they are read back; the older names of some are known."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from muster.core.json_records import Malformed, checked, flag, job_from_json, number, optional, text, texts, whole
+from muster.core.model import as_json
+from muster.schedulers import SCHEDULERS
+
+
+class Scheduled(NamedTuple):
+    """The job of a scheduler in which a run is."""
+
+    name: str
+    """A key of `SCHEDULERS`."""
+    job: str
+    """Its number."""
+    job_name: str | None = None
+    """The name that it was given; None where nobody has noted it."""
+    allocated: bool = False
+    """It was there before the run, and does not end with it."""
+    requeue: int = 0
+    """How often it goes on as the next attempt when the scheduler has ended it."""
+
+
+def _scheduler(value: Any) -> str:
+    if text(value) not in SCHEDULERS:
+        raise Malformed(f"{value!r} is no scheduler that this muster knows")
+    return str(value)
+
+
+def _number_of_job(value: Any) -> str:
+    """It stands on the command line of what cancels it."""
+    if not re.fullmatch(r"[0-9A-Za-z][\w.@:\[\]-]{0,63}", text(value)):
+        raise Malformed(f"{value!r} is no number of a job")
+    return str(value)
+
+
+_SCHEDULED = {
+    "name": _scheduler,
+    "job": _number_of_job,
+    "job_name": optional(text),
+    "allocated": flag,
+    "requeue": whole,
+}
+
+
+def with_scheduler(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields of job.json as they are written now; the version before this one knew no scheduler but Slurm."""
+    if "slurm" not in data or "scheduler" in data:
+        return data
+    old = {"job": "slurm", "job_name": "slurm_name", "allocated": "allocated", "requeue": "requeue"}
+    return {**data, "scheduler": {"name": "slurm", **{new: data[key] for new, key in old.items() if key in data}}}
+
+
+def _number_of_ranks(value: Any) -> int:
+    """So many that a list of them can be made."""
+    if whole(value) > 1 << 20:
+        raise Malformed(f"{value} is no number of ranks")
+    return int(value)
+
+
+_SERVED = {"name": text, "user": text}
+
+JOB = {
+    "id": text,
+    "name": text,
+    "argv": texts,
+    "cwd": text,
+    "started": text,
+    "time": number,
+    "ranks": _number_of_ranks,
+    "pid": whole,
+    "pid_started": text,
+    "host": text,
+    "boot": text,
+    "job": lambda value: as_json(job_from_json(value)),
+    "served": lambda value: checked(value, _SERVED, ("name", "user")),
+    "there": text,
+    "shared": flag,
+    "scheduler": lambda value: checked(value, _SCHEDULED, ("name", "job")),
+}
+"""The fields of job.json."""
