@@ -22,7 +22,7 @@ from muster.errors import InvalidRequest, Unreachable
 from muster.linux import processes
 from muster.transports.ssh import OPTIONS
 from muster.transports.target import Target
-from muster.ui.text import size_in_words
+from muster.ui.formatting import size_in_words
 
 _NEVER = {".git", "__pycache__", ".venv", "venv", "node_modules", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
 _AT_ONCE = 16

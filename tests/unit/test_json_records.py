@@ -31,7 +31,7 @@ from muster.core.results import (
     Unlogged,
 )
 from muster.launchers import make_plan
-from muster.ui.sentences import problem_in_words
+from muster.ui.reason_text import problem_in_words
 from muster.ui.text import outcome_as_json, outcome_in_words
 
 END = RankExit(0, 0, 1.5, None, 9, failure=Failure(FailureKind.EXCEPTION, 1.0, "ValueError: x", ("a", "b")))

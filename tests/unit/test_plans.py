@@ -23,7 +23,7 @@ from muster.core.results import (
 )
 from muster.errors import InvalidRequest
 from muster.launchers import LAUNCHERS, make_plan
-from muster.ui.text import plan_in_words
+from muster.ui.plan_text import plan_in_words
 
 RUN_ID = "20261121-120000-ab12-train"
 

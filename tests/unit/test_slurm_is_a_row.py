@@ -26,7 +26,7 @@ ELSEWHERE = {
     "agent/rank_info.py": (10, "the row of srun among the launchers that tell a rank who it is"),
     "agent/sitecustomize.py": (1, "the variables by which srun tells ranks apart"),
     "core/env_forwarding.py": (1, "a row among prefixes of variables that hold no secret"),
-    "rundir/__init__.py": (4, "the keys of job.json of the version before this one"),
+    "rundir/job_record.py": (4, "the keys of job.json of the version before this one"),
     "diagnostics/checks.py": (1, "advice: slurmd may have limits of its own"),
     "diagnostics/selftest/verdicts.py": (1, "advice: an option of Slurm that binds ranks"),
 }

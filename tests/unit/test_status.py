@@ -19,7 +19,7 @@ from muster.client.status import Controller, RunStatus, status
 from muster.core.results import RunResult, RunState, StopKind, StopReason
 from muster.rundir.job_record import Scheduled
 from muster.rundir.run import Run, Unreadable
-from muster.ui.sentences import reason_in_words
+from muster.ui.reason_text import reason_in_words
 from muster.ui.text import outcome_as_json
 
 ID = "20261127-101112-0123456789abc-train"

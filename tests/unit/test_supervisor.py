@@ -46,7 +46,7 @@ from muster.core.results import (
     RankExit,
 )
 from muster.core.supervisor import ROOT_CAUSE_WAIT, Supervisor, SupervisorConfig
-from muster.ui.sentences import notice_in_words, reason_in_words
+from muster.ui.reason_text import notice_in_words, reason_in_words
 
 
 class Say(NamedTuple):

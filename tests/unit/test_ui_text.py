@@ -1,14 +1,14 @@
-"""Every sentence of `report.py`, side by side in tests/golden/messages.txt, for a person to read."""
+"""Every sentence of `ui/text.py`, side by side in tests/golden/messages.txt, for a person to read."""
 
 from __future__ import annotations
 
 from typing import Any, Callable
 
 import pytest
+from test_summary import EVENTS
 
 from muster.core.layout import layout, unfold
 from muster.core.model import BUNDLED, Host, Job, Plan, Program
-from muster.core.plurals import plural
 from muster.core.results import (
     Failure,
     FailureKind,
@@ -22,40 +22,10 @@ from muster.core.results import (
     StopReason,
 )
 from muster.launchers import make_plan
-from muster.ui.sentences import SIGNALS, reason_in_words, reason_with_hint, signal_name
-from muster.ui.text import (
-    begin_in_words,
-    ended_in_words,
-    fitted,
-    others_in_words,
-    outcome_in_words,
-    phases,
-    program_in_words,
-    seconds,
-    show_in_words,
-    size_in_words,
-    table,
-)
+from muster.ui.reason_text import SIGNALS, ended_in_words, reason_in_words, reason_with_hint, signal_name
+from muster.ui.text import begin_in_words, others_in_words, outcome_in_words, program_in_words, show_in_words
 
 RUN = "20261121-120000-ab12-train"
-
-SECONDS = [
-    (0.0, "0.0 s"),
-    (0.04, "0.0 s"),
-    (0.84, "0.8 s"),
-    (9.94, "9.9 s"),
-    (9.95, "10 s"),
-    (12.3, "12 s"),
-    (59.4, "59 s"),
-    (59.6, "1 min"),
-    (61.0, "1 min 1 s"),
-    (245.0, "4 min 5 s"),
-    (3599.7, "1 h"),
-    (12000.0, "3 h 20 min"),
-    (3659.0, "1 h"),
-    (86399.6, "1 d"),
-    (187200.0, "2 d 4 h"),
-]
 
 JOB = Job(
     program=Program("script", ("train.py", "--lr", "0.1")),
@@ -260,23 +230,6 @@ UNABLE: dict[str, tuple[ProblemKind, dict[str, Any]]] = {
     "a program cannot be started": (ProblemKind.RANK, {"rank": 3, "text": "[Errno 8] Exec format error: './train'"}),
 }
 
-EVENTS: list[dict[str, Any]] = [
-    {"event": "hello", "t": 0.05},
-    {"event": "warm", "fork": True, "times": {"begun": 0.1, "python": 0.125, "imported": 1.0}, "t": 1.125},
-    {"event": "do start", "attempt": 0, "port": 29500},
-    {"event": "started", "t": 1.25, "attempt": 0},
-    {"event": "output began", "t": 2.0, "attempt": 0, "rank": 1},
-    {"event": "output began", "t": 2.5, "attempt": 0, "rank": 0},
-]
-
-RESTARTED: list[dict[str, Any]] = [
-    {"event": "do listen", "attempt": 1},
-    {"event": "do start", "attempt": 1, "port": 29501},
-    {"event": "started", "t": 3600.0, "attempt": 1},
-    {"event": "output began", "t": 3601.0, "attempt": 1, "rank": 0},
-    {"event": "output began", "t": 3602.0, "attempt": 1, "rank": 1},
-]
-
 RECORD = {
     "name": "night",
     "argv": ["muster", "run", "-g", "2", "my train.py", "--lr", "0.1"],
@@ -338,31 +291,6 @@ def test_what_an_agent_could_not_do(golden: Callable[..., None]) -> None:
     golden("messages-unable.txt", section("what an agent could not do", texts))
 
 
-@pytest.mark.parametrize(("value", "words"), SECONDS)
-def test_times_are_said_as_people_say_them(value: float, words: str) -> None:
-    assert seconds(value) == words
-
-
-def test_one_is_no_plural() -> None:
-    assert [plural(0, "rank"), plural(1, "rank"), plural(2, "rank")] == ["0 ranks", "1 rank", "2 ranks"]
-    assert ["1 host was", "2 hosts were"] == [plural(count, "host was", "hosts were") for count in (1, 2)]
-
-
-def test_a_table_has_columns_and_no_spaces_at_its_right() -> None:
-    rows = [("RUN", "NAME", "EXIT"), ("x", "a long name", ""), ("longer", "", "7")]
-    assert table(rows) == "RUN     NAME         EXIT\nx       a long name\nlonger               7"
-
-
-def test_a_table_fits_a_terminal() -> None:
-    rows = [("RUN", "AT", "COMMAND"), ("one", "12:30", "train.py --lr 0.1 --momentum 0.9"), ("two", "12:31", "true")]
-    whole = table(rows)
-    assert whole == fitted(rows, 100, ["AT"])
-    assert "RUN  AT     COMMAND\none  12:30  train.py --lr 0…\ntwo  12:31  true" == fitted(rows, 28, ["AT"])
-    assert "RUN  COMMAND\none  train.py --lr 0…\ntwo  true" == fitted(rows, 21, ["AT"])
-    assert "RUN  COMMAND\none  train.py --…\ntwo  true" == fitted(rows, 5, ["AT"])
-    assert "RUN  COMMAND\none  true" == fitted([rows[0], ("one", "12:30", "true")], 12, ["AT"])
-
-
 @pytest.mark.parametrize(
     ("kind", "argv", "words"),
     [
@@ -393,47 +321,7 @@ def test_every_rank_is_told_of_once(name: str) -> None:
     """In a run that did not end well: the first one, and the others folded into a line for each kind of end."""
     outcome = OUTCOMES[name][0]
     told = [line.partition(":")[0].split()[1] for line in others_in_words(outcome)]
+    assert len(told) == len({line.partition(":")[2] for line in others_in_words(outcome)}), "equal ends are one line"
     found = sorted(rank for text in told for rank in unfold(text))
     first = set() if outcome.first is None else {outcome.first.rank}
     assert found == sorted({end.rank for end in outcome.ends} - first)
-
-
-@pytest.mark.parametrize(
-    ("count", "expected"),
-    [
-        (0, "0 bytes"),
-        (1, "1 byte"),
-        (9_999, "9999 bytes"),
-        (10_000, "9.8 KiB"),
-        (1 << 20, "1.0 MiB"),
-        (999 << 20, "999 MiB"),
-        (1 << 30, "1.0 GiB"),
-        (80 << 30, "80 GiB"),
-        (3 << 50, "3072 TiB"),
-    ],
-)
-def test_sizes_in_words(count: int, expected: str) -> None:
-    assert expected == size_in_words(count)
-
-
-def test_the_phases_of_a_start_follow_one_another() -> None:
-    """Each lasts from the end of the one before."""
-    assert phases(EVENTS) == [
-        ("muster itself, until its agent runs", 0.05),
-        ("a look at the Python", 0.05),
-        ("python starts", pytest.approx(0.025)),
-        ("imports torch and what --preload names", 0.875),
-        ("gets ready to fork", 0.125),
-        ("ranks are started", 0.125),
-        ("first output of a rank", 0.75),
-        ("first output of the last rank", 0.5),
-    ]
-
-
-def test_a_restart_is_no_part_of_the_start() -> None:
-    """The phases tell of the first attempt, however many followed."""
-    assert phases(EVENTS + RESTARTED) == phases(EVENTS)
-
-
-def test_without_events_there_are_no_phases() -> None:
-    assert phases([]) == []

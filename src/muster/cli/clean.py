@@ -16,7 +16,7 @@ from muster.core.printable import line as safe
 from muster.protocol.frames import Refused
 from muster.protocol.messages import CLIENT, PROXY, between
 from muster.transports.target import Target
-from muster.ui.sentences import leftover_in_words, process_in_words
+from muster.ui.reason_text import leftover_in_words, process_in_words
 
 _WITHIN = 60.0
 _NO_ANSWER = 3

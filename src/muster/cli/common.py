@@ -119,7 +119,7 @@ def living_in_words(store: Store) -> str:
 
     from muster.client.reconcile import has_not_ended
     from muster.core.plurals import plural
-    from muster.ui.text import seconds
+    from muster.ui.formatting import seconds
 
     lines = []
     for run in list_runs(store):

@@ -28,8 +28,8 @@ from muster.rundir.job_record import Scheduled
 from muster.rundir.run import Run
 from muster.rundir.store import Store
 from muster.schedulers import title
-from muster.ui.sentences import leftover_in_words, lost_in_words
-from muster.ui.text import seconds, table
+from muster.ui.formatting import seconds, table
+from muster.ui.reason_text import leftover_in_words, lost_in_words
 
 _SILENT = 1.0
 """Seconds for which `kill` waits without a word."""

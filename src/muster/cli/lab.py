@@ -17,7 +17,7 @@ from muster.lab import requirements
 from muster.lab.faults import FAULTS
 from muster.lab.lab import Lab, in_words
 from muster.lab.spec import HEAD, SECOND_USER, address
-from muster.ui.text import seconds, table
+from muster.ui.formatting import seconds, table
 
 
 class Asked(NamedTuple):

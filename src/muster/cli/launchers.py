@@ -10,7 +10,7 @@ from muster.cli.common import parse_command
 from muster.config.options import LaunchersOptions
 from muster.config.python import installed
 from muster.launchers import LAUNCHERS, Launcher
-from muster.ui.text import table
+from muster.ui.formatting import table
 
 
 def launchers(words: list[str], env: Mapping[str, str], began: float) -> int:

@@ -15,7 +15,7 @@ from muster.core.plurals import plural
 from muster.schedulers import SCHEDULERS, get_scheduler
 from muster.schedulers.client import SchedulerClient, client
 from muster.schedulers.scheduler import NodeStatus, Phase
-from muster.ui.text import table
+from muster.ui.formatting import table
 
 _OF_CLUSTER = f"the machines of a {' or '.join(row.title for row in SCHEDULERS.values())} cluster"
 

@@ -26,7 +26,7 @@ from muster.runner.context import Viewer
 from muster.schedulers import get_scheduler, title
 from muster.schedulers.client import client
 from muster.schedulers.scheduler import Phase
-from muster.ui.sentences import reason_in_words
+from muster.ui.reason_text import reason_in_words
 
 _LOOK = 2.0
 """Seconds between two looks at the queue."""

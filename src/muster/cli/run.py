@@ -177,7 +177,7 @@ def context_of(
 
 def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Show what `run` would start. Starts nothing, writes nothing, asks nobody."""
-    from muster.ui.text import plan_in_words
+    from muster.ui.plan_text import plan_in_words
 
     parsed, options = read_line(words, env, RunOptions, "plan")
     if options.help:

@@ -24,16 +24,9 @@ from muster.errors import InvalidRequest
 from muster.rundir.finding import all_runs, look_for_runs, unreadable_error
 from muster.rundir.run import Run, Unreadable
 from muster.rundir.store import Store
-from muster.ui.text import (
-    facts_of,
-    fitted,
-    outcome_as_json,
-    program_in_words,
-    seconds,
-    show_in_words,
-    size_in_words,
-    table,
-)
+from muster.ui.formatting import fitted, seconds, size_in_words, table
+from muster.ui.summary import facts_of
+from muster.ui.text import outcome_as_json, program_in_words, show_in_words
 
 _WITHIN = 4.0
 """Seconds in which machines and schedulers have to answer `ps`."""

@@ -16,7 +16,7 @@ from muster.errors import InvalidRequest
 from muster.rundir.finding import list_runs
 from muster.rundir.run import Run
 from muster.rundir.store import Store, remove_run
-from muster.ui.text import size_in_words
+from muster.ui.formatting import size_in_words
 
 _LIVING = (RunState.RUNNING, RunState.PENDING, RunState.UNKNOWN)
 """States of runs whose files are still wanted."""

@@ -53,7 +53,7 @@ from muster.protocol.messages import TO_CONTROLLER
 from muster.rundir.run import Run
 from muster.schedulers import get_scheduler, title
 from muster.schedulers.scheduler import SignalRules
-from muster.ui.sentences import folded, notice_in_words, processes_in_words, signal_name
+from muster.ui.reason_text import folded, notice_in_words, processes_in_words, signal_name
 
 TORCH_FLOOR = "2.3"
 """The oldest torch whose store takes a socket that listens already (`master_listen_fd`)."""

@@ -54,7 +54,7 @@ from muster.protocol.listener import guarded
 from muster.rundir.output_files import OutputFiles
 from muster.rundir.run import Run
 from muster.rundir.writer import RunWriter
-from muster.ui.sentences import JOB_ENDS
+from muster.ui.reason_text import JOB_ENDS
 from muster.ui.text import outcome_as_json
 
 _COMES_BACK = 3.0

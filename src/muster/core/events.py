@@ -273,7 +273,7 @@ class Finish:
 
 
 Notice = Union[Escalating, Restarting, Hurrying]
-"""What the person is told; `sentences.notice_in_words` says it."""
+"""What the person is told; `reason_text.notice_in_words` says it."""
 
 NOTICES = (Escalating, Restarting, Hurrying)
 

@@ -1,4 +1,4 @@
-"""How runs and ranks end, as values. No sentence is made here; see `ui/sentences.py`."""
+"""How runs and ranks end, as values. No sentence is made here; see `ui/reason_text.py`."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ class StopKind(TextEnum):
 
 
 class StopReason(NamedTuple):
-    """Why a run was ended. Which fields are set depends on the kind; `sentences.reason_in_words` tells a person."""
+    """Why a run was ended. Which fields are set depends on the kind; `reason_text.reason_in_words` tells a person."""
 
     kind: StopKind
     signal: int | None = None

@@ -8,7 +8,7 @@ from typing import Any
 from muster.core.layout import fold
 from muster.core.plurals import plural
 from muster.diagnostics.selftest.verdicts import SECTIONS, Reported, Verdict
-from muster.ui.text import table
+from muster.ui.formatting import table
 
 _MOST = 64
 """Ranks that stand in the table; more stand in the page."""

@@ -24,6 +24,7 @@ from muster.core.results import (
     StopReason,
 )
 from muster.linux.processes import FEWER_PROCESSES
+from muster.ui.summary import exception_of
 
 if TYPE_CHECKING:  # commands that only look at runs need none of it
     from muster.core.events import Escalating, Notice
@@ -124,9 +125,8 @@ def ended_in_words(end: RankExit) -> str:
     if end.failure is not None and end.failure.kind is FailureKind.NEVER_REGISTERED:
         return safe(end.failure.summary)
     if end.failure is not None and end.failure.kind is not FailureKind.EXIT:
-        name = end.failure.summary.partition(":")[0]
-        # a lost peer may be told without an exception
-        return f"{name}, exit status {end.code}" if name.replace(".", "").isidentifier() else f"exit status {end.code}"
+        name = exception_of(end)
+        return f"{name}, exit status {end.code}" if name else f"exit status {end.code}"
     return f"exit status {end.code}" + (f" ({_STATUSES[end.code]})" if end.code in _STATUSES else "")
 
 

@@ -1,0 +1,77 @@
+"""Durations, sizes, words for a shell, and tables, as they are shown everywhere."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from muster.core.model import Late, Template, Text
+from muster.core.plurals import plural
+from muster.core.printable import line as safe
+
+
+def seconds(value: float) -> str:
+    """`0.8 s`, `12 s`, `4 min 5 s`, `3 h 20 min`, `2 d 4 h`."""
+    if value < 9.95:
+        return f"{value:.1f} s"
+    whole = round(value)
+    for unit, size, small, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            rest = whole % size // part
+            return f"{whole // size} {unit}" + (f" {rest} {small}" if rest else "")
+    return f"{whole} s"
+
+
+def shell_word(text: Text) -> str:
+    """As a shell reads it, on one line; what comes later stands there as a variable: `--port=$MASTER_PORT`."""
+    if isinstance(text, Template):
+        return "".join(map(shell_word, text.parts))
+    if isinstance(text, Late):
+        return f"${text.key}"
+    return shlex.quote(text) if text.isprintable() else "$" + repr(text)
+
+
+# ---- runs -----------------------------------------------------------------------------------------------------------
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows in columns. What is in a cell cannot begin another row."""
+    rows = [[safe(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+    return "\n".join(lines)
+
+
+_SHORTEST = 12
+"""Characters to which the last column of a table is shortened before other columns are left out."""
+
+
+def fitted(rows: Sequence[Sequence[str]], width: int, spare: Sequence[str]) -> str:
+    """The same, no wider than a terminal as far as that can be: the last column is shortened, then those columns are
+    left out whose heads are in `spare`, in this order."""
+    rows = [[safe(cell) for cell in row] for row in rows]
+    for head in ("", *spare):
+        if head in rows[0]:
+            column = rows[0].index(head)
+            rows = [[*row[:column], *row[column + 1 :]] for row in rows]
+        widths = [max(len(row[column]) + 2 for row in rows) for column in range(len(rows[0]) - 1)]
+        room = width - sum(widths)
+        if room >= min(_SHORTEST, max(len(row[-1]) for row in rows)):
+            break
+    return table([[*row[:-1], shortened(row[-1], max(_SHORTEST, room))] for row in rows])
+
+
+def shortened(text: str, width: int) -> str:
+    """A text of at most so many characters, with an ellipsis for what is left out."""
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def size_in_words(count: int) -> str:
+    """`1 byte`, `980 bytes`, `9.8 KiB`, `412 MiB`, `1.3 GiB`: of 1024, as options take sizes."""
+    if count < 10_000:
+        return plural(count, "byte")
+    value, unit = count / 1024, "KiB"
+    for larger in ("MiB", "GiB", "TiB"):
+        if value >= 999.5:
+            value, unit = value / 1024, larger
+    return f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"

@@ -1,0 +1,126 @@
+"""A plan for a person to read: everything that would be started. Equal commands are folded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from muster.core.env_forwarding import REDACTED, is_secret
+from muster.core.fold import by_value
+from muster.core.layout import fold, named
+from muster.core.model import Command, Late, Plan, Rank, Template, Text, Variables
+from muster.core.plurals import plural
+from muster.ui.formatting import shell_word
+
+
+def plan_in_words(plan: Plan, run_id: str, run_dir: str, show_env: bool = False) -> str:
+    """Everything that would be started, for a person to read. Equal commands are folded.
+
+    The person's own variables are named; `show_env` shows their values too, but those of secrets.
+    """
+    job = plan.job
+    timeout = "none" if job.timeout is None else f"{job.timeout:g} s"
+    rows = [("launcher", f"{job.launcher}, {plural(plan.world_size, 'rank')} on {plural(len(plan.nodes), 'node')}")]
+    if any(command.python_at is not None for command in plan.commands):
+        rows.append(("python", f"{job.python} ({job.python_why})"))
+    rows += [("folder", job.cwd)]
+    rows += [("setup", line) for line in job.setup]
+    rows += [("preload", ", ".join(job.preload))] if job.preload else []
+    rows += [("stdin", f"this terminal, for rank {job.stdin}")] if job.stdin is not None else []
+    rows.append(("ends", f"grace {job.grace:g} s, timeout {timeout}, at most {plural(job.max_restarts, 'restart')}"))
+    rows.append(("files", f"{run_dir}/{run_id}/attempt_0/rank_00000.out, .err, and so on"))
+    lines = [f"{name:<9} {text}" for name, text in rows]
+    for commands in by_value((command, (command.node, command.argv)) for command in plan.commands).values():
+        lines += ["", *_commands_in_words(plan, commands, show_env)]
+    lines += _guests_in_words(plan, show_env) if plan.guests is not None else []
+    return "\n".join([*lines, "", *_late_in_words(plan)])
+
+
+_OF_AN_ATTEMPT = {Late.MASTER_ADDR, Late.MASTER_PORT, Late.RESTART_COUNT, Late.ERROR_FILE}
+
+
+def _late_in_words(plan: Plan) -> list[str]:
+    """The variables of ranks whose values come later."""
+    # where to meet is among them, though it may be the launcher that tells the ranks
+    of_attempt = dict.fromkeys(("MASTER_ADDR", "MASTER_PORT"))
+    of_node: dict[str, None] = {}
+    for of in plan.environments:
+        for name, value in ((name, value) for part in (of.env, *of.ranks, of.defaults) for name, value in part.items()):
+            if not isinstance(value, str):
+                (of_attempt if value in _OF_AN_ATTEMPT else of_node)[name] = None
+    port = "node 0 looks for a free port" if plan.own_meeting else "node 0 binds a free port and keeps it"
+    lines = [f"known when an attempt starts: {', '.join(of_attempt)} ({port})"]
+    return [*lines, f"known when the nodes have been reached: {', '.join(of_node)}"] if of_node else lines
+
+
+def _commands_in_words(plan: Plan, commands: Sequence[Command], show_env: bool) -> list[str]:
+    """Commands that differ by nothing but their ranks."""
+    first = commands[0]
+    host = plan.nodes[first.node].host.name
+    ranks = [rank for command in commands for rank in command.ranks]
+    lines = [f"on {host}: {' '.join(map(shell_word, first.argv))}"]
+    if first.launcher:
+        lines.append("  started once, with")
+        lines += _set(plan, first.env, first.defaults, show_env)
+    else:
+        how = "started once, and forks" if first.forks else "started once for" + (" each of" if len(ranks) > 1 else "")
+        of = plan.environments[first.node]
+        lines.append(f"  {how} {named(rank.rank for rank in ranks)}, with")
+        lines += [*_set(plan, of.env, of.defaults, show_env), *_ranks_in_words(plan, first.node, ranks)]
+    for file in first.files:
+        lines += [f"  {_plain(file.path)}:", *(f"    | {line}" for line in _plain(file.text).splitlines())]
+    return lines
+
+
+def _guests_in_words(plan: Plan, show_env: bool) -> list[str]:
+    """What ranks run that an external launcher starts, where they are expected, and with which environment."""
+    assert plan.guests is not None
+    lines = ["", f"each rank, once $MUSTER_RANK has asked the agent: {' '.join(map(shell_word, plan.guests.argv))}"]
+    env = _shared([of.env for of in plan.environments])
+    defaults = _shared([of.defaults for of in plan.environments])
+    lines += ["  with", *_set(plan, env, defaults, show_env)]
+    for node, of in zip(plan.nodes, plan.environments):
+        lines.append(f"  {named(rank.rank for rank in node.ranks)} expected on {node.host.name}, with")
+        lines += _set(plan, _without(of.env, env), _without(of.defaults, defaults), show_env)
+        lines += _ranks_in_words(plan, node.number, node.ranks)
+    return lines
+
+
+def _shared(each: Sequence[Variables]) -> Variables:
+    """What all of them have alike."""
+    return {name: value for name, value in each[0].items() if all(other.get(name) == value for other in each)}
+
+
+def _without(variables: Variables, others: Variables) -> Variables:
+    return {name: value for name, value in variables.items() if name not in others}
+
+
+def _ranks_in_words(plan: Plan, node: int, ranks: Iterable[Rank]) -> list[str]:
+    """A line for each of these ranks of a node: what is set for it alone, but for values that come later."""
+    lines = []
+    for rank in ranks:
+        own = plan.environments[node].ranks[rank.local_rank]
+        names = " ".join(f"{name}={value}" for name, value in own.items() if isinstance(value, str))
+        cpus = f"  cores {fold(rank.cpus)}" if rank.cpus else ""
+        lines.append(f"    rank {rank.rank}: {names}{cpus}")
+    return lines
+
+
+def _set(plan: Plan, env: Variables, defaults: Variables, show_env: bool) -> list[str]:
+    """A line for each variable whose value is known, or names a file; the user's own are named in one line."""
+    theirs = sorted(name for name in plan.job.env if name in env) if not show_env else []
+    shown = [(name, value) for name, value in sorted(env.items()) if not isinstance(value, Late) and name not in theirs]
+    lines = [f"    {name}={_value(name, value)}" for name, value in shown]
+    lines += [f"    and {', '.join(theirs)}   (their values: --show-env)"] if theirs else []
+    known = [(name, value) for name, value in sorted(defaults.items()) if isinstance(value, str)]
+    return [*lines, *(f"    {name}={_value(name, value)}   (unless set)" for name, value in known)]
+
+
+def _plain(text: Text) -> str:
+    """The same without quotes: the text of a file, or its path."""
+    parts = text.parts if isinstance(text, Template) else (text,)
+    return "".join(f"${part.key}" if isinstance(part, Late) else part for part in parts)
+
+
+def _value(name: str, value: Text) -> str:
+    """The value of a variable, unless its name says that it is a secret."""
+    return REDACTED if isinstance(value, str) and is_secret(name, value) else shell_word(value)

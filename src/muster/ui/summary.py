@@ -1,0 +1,197 @@
+"""What is told of a run, as values: which rank failed first, what became of the others, how long the start took.
+
+No sentence is made here: `text.py` says it, and whatever else shows a run tells the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from muster.core.fold import by_value
+from muster.core.results import FailureKind, RankExit, RunResult, RunState, TextEnum, Unlogged
+from muster.diagnostics.hints import hint_for
+
+# ---- how a run ended ------------------------------------------------------------------------------------------------
+
+
+class FirstFailure(NamedTuple):
+    """The rank whose failure ended the run."""
+
+    end: RankExit
+    host: str
+    """The name of its node; empty where that is not known."""
+    among_others: bool
+    """There are several nodes."""
+    hint: str
+    """What may help; empty where nothing is known."""
+
+
+class Fate(TextEnum):
+    """What became of a rank that did not fail first."""
+
+    SUCCEEDED = "succeeded"
+    TERMINATED = "terminated"
+    """By muster."""
+    TERMINATED_BY_LAUNCHER = "terminated by the launcher"
+    PEER_LOST = "peer lost"
+    FAILED = "failed"
+
+
+class EndedAlike(NamedTuple):
+    """Ranks that ended in the same way."""
+
+    ranks: list[int]
+    fate: Fate
+    end: RankExit
+    """The end of one of them."""
+
+
+class MissingOutput(NamedTuple):
+    """Output that is not in the logs of these ranks, for one cause."""
+
+    ranks: list[int]
+    size: int
+    """Bytes of all of them."""
+    why: str
+
+
+def first_failure(outcome: RunResult, hosts: Sequence[str] = ()) -> FirstFailure | None:
+    """The rank whose failure ended the run; None where the run did not end by that. `hosts`: the names of its nodes."""
+    first = outcome.first
+    if outcome.state is not RunState.FAILED or first is None or outcome.stopped is not None:
+        return None
+    host, several = hosts[first.node] if first.node < len(hosts) else "", len(hosts) > 1
+    return FirstFailure(first, host, several, hint_for(first, host, several))
+
+
+def time_of_failure(end: RankExit) -> float:
+    """Seconds after the start."""
+    return end.failure.when if end.failure is not None else end.when
+
+
+def exception_of(end: RankExit) -> str:
+    """The name of the exception that ended it; empty where there was none, or it did not say."""
+    if end.failure is None or end.failure.kind in (FailureKind.EXIT, FailureKind.NEVER_REGISTERED):
+        return ""
+    name = end.failure.summary.partition(":")[0]
+    return name if name.replace(".", "").isidentifier() else ""  # a lost peer may be told without an exception
+
+
+def other_ends(outcome: RunResult) -> list[EndedAlike]:
+    """What became of the ranks that did not fail first, those that ended alike together."""
+    others = [end for end in outcome.ends if outcome.first is None or end.rank != outcome.first.rank]
+    groups = by_value((end, _likeness(end)) for end in others)
+    found = [EndedAlike([end.rank for end in ends], _fate(ends[0]), ends[0]) for ends in groups.values()]
+    return sorted(found, key=lambda group: group.ranks)
+
+
+def _fate(end: RankExit) -> Fate:
+    if end.ok:
+        return Fate.SUCCEEDED
+    if end.by_us:
+        return Fate.TERMINATED
+    if end.by_launcher:
+        return Fate.TERMINATED_BY_LAUNCHER
+    lost = end.failure is not None and end.failure.kind is FailureKind.PEER_LOST
+    return Fate.PEER_LOST if lost else Fate.FAILED
+
+
+def _likeness(end: RankExit) -> tuple[Any, ...]:
+    """Equal for ends that are told alike."""
+    fate = _fate(end)
+    if fate in (Fate.SUCCEEDED, Fate.PEER_LOST):
+        return (fate,)
+    if end.signal is not None or fate is not Fate.FAILED:
+        return (fate, end.signal, end.code if end.signal is None else None)
+    if end.failure is not None and end.failure.kind is FailureKind.NEVER_REGISTERED:
+        return (fate, end.failure.summary)
+    raised = end.failure is not None and end.failure.kind is not FailureKind.EXIT
+    return (fate, end.code, raised, exception_of(end))
+
+
+def missing_output(unlogged: Iterable[Unlogged]) -> list[MissingOutput]:
+    """What is not in the logs of which ranks, by its cause."""
+    return [
+        MissingOutput(sorted({lacks.rank for lacks in logs}), sum(lacks.missing for lacks in logs), why)
+        for why, logs in by_value((lacks, lacks.why) for lacks in unlogged).items()
+    ]
+
+
+# ---- how it started -------------------------------------------------------------------------------------------------
+
+
+class Step(TextEnum):
+    """A step of the start."""
+
+    MUSTER = "muster"
+    """From the start of muster to that of its agent."""
+    PROBE = "probe"
+    """The agent looks at the Python."""
+    REACH = "reach"
+    """The hosts are reached, and their Python is looked at."""
+    PYTHON = "python"
+    """Python starts."""
+    IMPORT = "import"
+    """It imports torch and what --preload names."""
+    PREPARE_FORK = "prepare fork"
+    PREPARE = "prepare"
+    """Without a fork."""
+    START = "start"
+    """Ranks are started."""
+    FIRST_OUTPUT = "first output"
+    LAST_OUTPUT = "last output"
+    """The last rank has written something, too."""
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e18
+
+
+def steps_of(events: Iterable[Mapping[str, Any]]) -> list[tuple[Step, float]]:
+    """How long each step of the start took, in seconds, on the node that was ready last; from the events."""
+    events = [event for event in events if _is_time(event.get("t"))]  # the file may be damaged
+    by_kind: dict[str, list[Mapping[str, Any]]] = {}
+    for event in events:
+        if event.get("attempt", 0) == 0:
+            by_kind.setdefault(str(event.get("event")), []).append(event)
+
+    def last(kind: str) -> Mapping[str, Any] | None:
+        return max(by_kind.get(kind, ()), key=lambda event: float(event["t"]), default=None)
+
+    marks: list[tuple[Step, float]] = []
+    hello, warm, started = last("hello"), last("warm"), last("started")
+    if hello is not None:
+        marks.append((Step.MUSTER, hello["t"]))
+    if warm is not None:
+        told = warm.get("times")
+        times = {name: when for name, when in told.items() if _is_time(when)} if isinstance(told, dict) else {}
+        probe = Step.PROBE if hello is not None else Step.REACH
+        for name, step in (("begun", probe), ("python", Step.PYTHON), ("imported", Step.IMPORT)):
+            if name in times:
+                marks.append((step, times[name]))
+        marks.append((Step.PREPARE_FORK if warm.get("fork") else Step.PREPARE, warm["t"]))
+    if started is not None:
+        marks.append((Step.START, started["t"]))
+    began = [event["t"] for event in events if event.get("event") == "output began" and event.get("attempt") == 0]
+    if began:
+        marks.append((Step.FIRST_OUTPUT, min(began)))
+        marks.append((Step.LAST_OUTPUT, max(began)))
+    spans, before = [], 0.0
+    for step, when in marks:
+        spans.append((step, max(0.0, when - before)))
+        before = when
+    return spans
+
+
+def facts_of(events: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What is known of the Python of the ranks, from the events: `executable`, `python`, `torch`, and whether they
+    `fork`."""
+    found: dict[str, Any] = {}
+    for event in events:
+        if event["event"] == "begin" and isinstance(event.get("facts"), dict):
+            found.update(event["facts"])
+        elif event["event"] in ("hello", "warm") and event.get("node") == 0:
+            found.update({name: value for name, value in event.items() if value is not None})
+    kinds: Mapping[str, type] = {"executable": str, "python": str, "torch": str, "fork": bool}
+    return {name: found[name] for name, kind in kinds.items() if isinstance(found.get(name), kind)}
