@@ -243,7 +243,7 @@ def test_a_controller_that_begins_again_before_the_start_has_node_0_listen(tmp_p
     before.loop.until(lambda: before.events("ready"), "one is ready")
     before.close()
     controller = Controller(tmp_path)
-    assert controller.served.supervisor.phase is Phase.PREPARING
+    assert controller.served.supervisor.phase is Phase.STARTING
     state(controller, 1, started=-1, listened=-1)
     state(controller, 0, started=-1, listened=-1)
     controller.hears((0, "listen", {"attempt": 0, "host": "10.0.0.1"}))

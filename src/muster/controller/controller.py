@@ -358,7 +358,7 @@ class Controller:
 
         `node`: only its launcher has ended yet, and the ranks of that node are counted.
         """
-        over = self.supervisor.phase in (Phase.SWEEPING, Phase.OVER)
+        over = self.supervisor.phase in (Phase.CLEANUP, Phase.FINISHED)
         if attempt != self.supervisor.attempt or over or not self._awaited:
             return
         if node is not None and self._joined_on[node] >= len(self.plan.nodes[node].ranks):
@@ -491,9 +491,9 @@ class Controller:
         several = len(self.links) > 1
         told = {**fields, "kind": what, "hosts": [link.host], "python": python, "among_others": several}
         self._unable[link.node] = problem_from_json(told)._replace(needed=TORCH_FLOOR)
-        if len(self._unable) == 1 and self.supervisor.phase is Phase.PREPARING:
+        if len(self._unable) == 1 and self.supervisor.phase is Phase.STARTING:
             self.loop.call_later(TOGETHER, lambda: self._tell_unable(True))
-        self._tell_unable(self.supervisor.phase is not Phase.PREPARING)
+        self._tell_unable(self.supervisor.phase is not Phase.STARTING)
 
     def _tell_unable(self, now: bool = False) -> None:
         """Once all nodes have answered, or `now`: tell which of them are unable."""

@@ -303,12 +303,12 @@ class DetachedController(Controller):
         """An agent meets this supervisor for the first time: what was it told before, and what not?"""
         now = self.supervisor
         self.record("state", {"t": t, "node": link.node, "started": started, "listened": listened})
-        if link.node == 0 and now.phase is Phase.PREPARING and listened < now.attempt:
+        if link.node == 0 and now.phase is Phase.STARTING and listened < now.attempt:
             if now.configured:
                 self.listen(OpenStore(now.attempt))
             else:
                 self.handle(Configured(t))
-        under_way = now.phase in (Phase.RUNNING, Phase.SETTLING, Phase.STOPPING)
+        under_way = now.phase in (Phase.RUNNING, Phase.ATTRIBUTING, Phase.TERMINATING)
         if under_way and started < now.attempt and now.port is not None:
             self.start(link, StartRanks(now.attempt, now.port))
         if now.waits_for(link.node):
