@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from changing import Change, set_to
 
-from muster.diagnostics.checks import CHECKS, ClusterFacts, Finding, passed, preflight, run_checks
+from muster.diagnostics.checks import CHECKS, passed, run_checks
+from muster.diagnostics.findings import ClusterFacts, Finding
+from muster.diagnostics.preflight import preflight
 
 
 def machine(number: int) -> dict[str, Any]:

@@ -27,7 +27,7 @@ ELSEWHERE = {
     "agent/sitecustomize.py": (1, "the variables by which srun tells ranks apart"),
     "core/env_forwarding.py": (1, "a row among prefixes of variables that hold no secret"),
     "rundir/job_record.py": (4, "the keys of job.json of the version before this one"),
-    "diagnostics/checks.py": (1, "advice: slurmd may have limits of its own"),
+    "diagnostics/machine_checks.py": (1, "advice: slurmd may have limits of its own"),
     "diagnostics/selftest/verdicts.py": (1, "advice: an option of Slurm that binds ranks"),
 }
 """How many lines of a file may name it, and why."""

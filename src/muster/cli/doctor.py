@@ -24,8 +24,9 @@ from muster.core.fold import by_value
 from muster.core.hostlist import HostSpec, fold_hostlist
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
-from muster.diagnostics import checks
-from muster.diagnostics.checks import ClusterFacts, Finding
+from muster.diagnostics.checks import passed, run_checks
+from muster.diagnostics.findings import ClusterFacts, Finding
+from muster.diagnostics.network_checks import gloo_interface, nccl_interface
 from muster.errors import InvalidRequest, Unreachable
 from muster.linux import processes
 from muster.linux.eventloop import EventLoop
@@ -86,7 +87,7 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
     if around is not None:
         # the job sees only its share of a node's GPUs, which says nothing about how the scheduler is configured
         patient = patient._replace(gres={})
-    results = [("hosts answer", silent), *checks.run_checks(patient)]
+    results = [("hosts answer", silent), *run_checks(patient)]
     bad = {finding.host for _, findings in results for finding in findings if finding.level == "error"}
     _write(options.pass_file, [target.host for target in targets if target.host not in bad])
     _write(options.fail_file, [target.host for target in targets if target.host in bad])
@@ -95,7 +96,7 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
         print(json.dumps({"hosts": [target.host for target in targets], "checks": told}, indent=1))
     else:
         print(_in_words(results, patient))
-    return 0 if checks.passed(results) else 1
+    return 0 if passed(results) else 1
 
 
 def _first(found: tuple[HostSpec, ...], options: DoctorOptions) -> tuple[HostSpec, ...]:
@@ -242,6 +243,6 @@ def _machines(patient: ClusterFacts) -> str:
         cores = plural(told["cores"], "core")
         gpus = plural(len(told["gpus"]), "GPU") if told["gpus"] else "no GPU"
         ways = ", ".join(f"{name} {address}" for name, address in told["interfaces"][:1])
-        ways += f" (gloo takes {checks.gloo_interface(told)}, NCCL {checks.nccl_interface(told)})"
+        ways += f" (gloo takes {gloo_interface(told)}, NCCL {nccl_interface(told)})"
         rows[safe(f"{host}: {cores}, {gpus}, Python {told['python']}, {version}; {ways}")] = [host]
     return "\n".join(rows) + "\n"

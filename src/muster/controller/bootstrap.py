@@ -30,7 +30,7 @@ from muster.core.model import Job, Plan, as_json
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
 from muster.core.rank_env import first_on_path
-from muster.diagnostics.checks import preflight
+from muster.diagnostics.preflight import preflight
 from muster.errors import InvalidRequest
 from muster.linux import private_tmp
 from muster.protocol import trace

@@ -85,7 +85,7 @@ def _start_agent(context: RunContext, plan: Plan, run: Run, views: Views) -> Loc
         try:
             # meanwhile the agent comes to life
             from muster.controller.foreground import ForegroundController
-            from muster.diagnostics.checks import preflight
+            from muster.diagnostics.preflight import preflight
             from muster.linux import hardware
 
             for finding in preflight({plan.hosts[0]: hardware.cheap_facts(context.env)}, context.asked.job.env):

@@ -1,0 +1,177 @@
+"""Names, addresses, connections and interfaces: what the doctor finds of the network. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from muster.core.fold import by_value
+from muster.diagnostics.findings import ClusterFacts, Facts, Finding, differ, odd
+
+SLOW_NAME = 0.1
+
+SLOW_REFUSAL = 2.0
+
+
+def slow_names(cluster: ClusterFacts) -> Iterator[Finding]:
+    """Names of hosts that are unknown on a host, or slow to look up."""
+    for host, facts in cluster.facts.items():
+        for name, told in facts["names"].items():
+            if "hangs" in told or told.get("seconds", 0.0) > 4.0:
+                took = told.get("hangs") or told["seconds"]
+                yield Finding(
+                    "error",
+                    host,
+                    f"looking up {name} takes {took:.1f} s",
+                    "each connection between ranks waits for that",
+                    "a line for each host in /etc/hosts, or `hosts: files` in /etc/nsswitch.conf",
+                )
+            elif "error" in told:
+                yield Finding(
+                    "warning",
+                    host,
+                    f"{name} is no name there: {told['error']}",
+                    "launchers that hand over names (mpirun, deepspeed, Ray) fail; muster hands over addresses",
+                    "a line for each host in /etc/hosts",
+                )
+            elif told["seconds"] > SLOW_NAME:
+                yield Finding(
+                    "warning",
+                    host,
+                    f"looking up {name} takes {told['seconds']:.2f} s",
+                    "each connection between ranks waits for that",
+                    "a line for each host in /etc/hosts",
+                )
+
+
+def slow_refusals(cluster: ClusterFacts) -> Iterator[Finding]:
+    """A name server that does not answer for unknown names."""
+    for host, facts in cluster.facts.items():
+        took = facts["nobody"].get("hangs", facts["nobody"].get("seconds", 0.0))
+        if took > SLOW_REFUSAL:
+            yield Finding(
+                "warning",
+                host,
+                f"a name or address that no file has takes {took:.1f} s to be refused",
+                "a server for names does not answer, and torch looks up addresses backwards",
+                "see /etc/resolv.conf there; or `hosts: files` in /etc/nsswitch.conf",
+            )
+
+
+def ambiguous_names(cluster: ClusterFacts) -> Iterator[Finding]:
+    """Names that have different addresses on different hosts."""
+    seen: dict[str, dict[str, list[str]]] = {}
+    for host, facts in cluster.facts.items():
+        for name, told in facts["names"].items():
+            if told.get("addresses") and name != host:
+                seen.setdefault(name, {}).setdefault(", ".join(told["addresses"]), []).append(host)
+    for name, answers in seen.items():
+        real = {address for _, address in cluster.facts.get(name, {}).get("interfaces", ())}
+        wrong = [host for told, hosts in answers.items() if not real & set(told.split(", ")) for host in hosts]
+        # names of other kinds, as ssh may have them, are not where the machine says it is
+        for host in wrong if wrong and len(wrong) < sum(map(len, answers.values())) else odd(answers):
+            why = "hosts that look for it find different machines"
+            yield Finding("error", host, f"{name} means {differ(answers)}", why, "one /etc/hosts for all")
+
+
+def own_name(cluster: ClusterFacts) -> Iterator[Finding]:
+    """A host whose own name has no address, or a loopback address."""
+    for host, facts in cluster.facts.items():
+        addresses = facts["own"].get("addresses", [])
+        if "error" in facts["own"]:
+            yield Finding(
+                "warning",
+                host,
+                f"its own name has no address: {facts['own']['error']}",
+                "gloo looks it up, and fails; muster names the interface instead",
+                "a line for it in /etc/hosts there",
+            )
+        if len(cluster.facts) > 1 and any(address.startswith("127.") for address in addresses):
+            yield Finding(
+                "warning",
+                host,
+                f"its own name means {', '.join(addresses)}",
+                "gloo and some launchers tell others to connect there, and these reach themselves; muster names the "
+                "interface instead",
+                f"remove the line with 127.0.1.1 from /etc/hosts of {host}, or give the name its real address",
+            )
+
+
+def connections(cluster: ClusterFacts) -> Iterator[Finding]:
+    """Each way that is broken, told of the host that is in most of them: a firewall there breaks all ways to it."""
+    broken = {pair: why for pair, why in cluster.ways.items() if why}
+    while broken:
+        counts = Counter(host for pair in broken for host in pair)
+        worst = max(cluster.facts, key=lambda host: counts[host])
+        for pair in [pair for pair in broken if worst in pair]:
+            start, end = pair
+            words = f"cannot connect to {end}" if start == worst else f"{start} cannot connect to it"
+            yield Finding(
+                "error",
+                worst,
+                f"{words}: {broken.pop(pair)}",
+                "ranks connect to each other on ports that the kernel chooses",
+                "let TCP through between the nodes, on all ports from 1024 on",
+            )
+
+
+def mtu(cluster: ClusterFacts) -> Iterator[Finding]:
+    """MTUs that differ between hosts."""
+    sizes = by_value(
+        (host, facts["mtus"][name]) for host, facts in cluster.facts.items() for name, _ in facts["interfaces"][:1]
+    )
+    for host in odd(sizes):
+        why = "large messages may be lost without a word"
+        yield Finding("warning", host, f"MTU differs: {differ(sizes)}", why, "one MTU for all")
+
+
+def gloo_interface(facts: Facts) -> str:
+    """What gloo takes by itself: that of the address which the machine's own name has."""
+    asked = facts["env"].get("GLOO_SOCKET_IFNAME")
+    own = facts["own"].get("addresses", [])
+    return asked or next((name for name, address in facts["interfaces"] if address in own), "lo" if own else "none")
+
+
+def nccl_interface(facts: Facts) -> str:
+    """What NCCL takes by itself: one of InfiniBand, else the first that is neither loopback nor docker's."""
+    names = [name for name, _ in facts["interfaces"]]
+    fit = [name for name in names if name.startswith("ib")]
+    fit += [name for name in names if not name.startswith(("ib", "lo", "docker"))]
+    fit += [name for name in names if name.startswith("docker")]
+    return facts["env"].get("NCCL_SOCKET_IFNAME") or next(iter(fit), "lo")
+
+
+def interfaces(cluster: ClusterFacts) -> Iterator[Finding]:
+    """Interfaces that gloo or NCCL choose by default and that reach no other host."""
+    if len(cluster.facts) < 2:
+        return
+    for host, facts in cluster.facts.items():
+        ways = dict(facts["interfaces"])
+        for library, variable, chosen in (
+            ("gloo", "GLOO_SOCKET_IFNAME", gloo_interface(facts)),
+            ("NCCL", "NCCL_SOCKET_IFNAME", nccl_interface(facts)),
+        ):
+            others = [address for name, address in facts["interfaces"] if name != chosen]
+            if (
+                variable not in facts["env"]
+                and chosen in ways
+                and not _near(ways[chosen], cluster, host)
+                and any(_near(address, cluster, host) for address in others)
+            ):
+                yield Finding(
+                    "warning",
+                    host,
+                    f"{library} takes {chosen} ({ways[chosen]}) by itself, and no other host is in that network",
+                    "started without muster ranks find no way to each other; muster names the interface that works",
+                    f"{variable}, with the name of the interface that the others reach",
+                )
+
+
+def _near(address: str, cluster: ClusterFacts, host: str) -> bool:
+    """Another machine has an address that begins alike (the first half of an IPv4 address)."""
+    return any(
+        address.split(".")[:2] == found.split(".")[:2]
+        for other, facts in cluster.facts.items()
+        if other != host
+        for _, found in facts["interfaces"]
+    )

@@ -1,0 +1,45 @@
+"""What the doctor finds of the scheduler's own view of the machines. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from muster.core.plurals import plural
+from muster.diagnostics.findings import ClusterFacts, Finding
+from muster.schedulers import get_scheduler, title
+
+
+def scheduler(cluster: ClusterFacts) -> Iterator[Finding]:
+    """A scheduler that is silent, counts other GPUs than there are, or holds nodes back."""
+    machines = get_scheduler(cluster.scheduler).machines if cluster.scheduler else None
+    if machines is None:
+        return
+    name, remedies = title(cluster.scheduler), machines.remedies
+    if cluster.scheduler_silent:
+        yield Finding(
+            "warning",
+            next(iter(cluster.facts), name),
+            f"{name} does not answer: {cluster.scheduler_silent}",
+            "nothing can be handed in, and states of jobs are unknown",
+            remedies.silent,
+        )
+    for node, count in cluster.gres.items():
+        there = len(cluster.facts[node]["gpus"]) if node in cluster.facts else 0
+        if there and there != count:
+            yield Finding(
+                "warning",
+                node,
+                f"{name} has {plural(count, 'GPU')} for it, and {there} are there",
+                "jobs get GPUs that are not there, or some are never used",
+                remedies.gpus,
+            )
+    for node, (state, reason) in cluster.nodes.items():
+        bad = ("down", "drain", "fail", "unk")
+        if state.lower().startswith(bad) or state.endswith("*"):
+            yield Finding(
+                "error",
+                node,
+                f"{name} holds it for {state}" + (f": {reason}" if reason else ""),
+                "no job starts there",
+                remedies.node.format(node=node),
+            )
