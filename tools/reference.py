@@ -144,7 +144,7 @@ def variables() -> str:
     from muster.core.layout import layout
     from muster.core.model import Host, Job, Late, Program
     from muster.core.rank_env import of_ranks
-    from muster.schedulers.slurm import environment_of_node, environment_of_rank
+    from muster.schedulers.slurm_env import environment_of_node, environment_of_rank
 
     nodes = layout([(Host("n1", cpus_of_tasks=1), 1)])
     (found,) = of_ranks(Job(Program("script", ("train.py",)), "fork", "python", "", "/"), nodes, "")

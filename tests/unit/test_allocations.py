@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from muster.errors import InvalidRequest
-from muster.schedulers import client, slurm
+from muster.schedulers import client, slurm_jobs
 from muster.schedulers.scheduler import Allocation
 
 ENV = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_TASKS_PER_NODE": "1(x2)"}
@@ -62,14 +62,14 @@ def refused(root: Path, env: dict[str, str] = ENV) -> str:
     return ""
 
 
-@pytest.mark.parametrize("state", sorted({*slurm.STATES, "REVOKED", "NEW_IN_SOME_SLURM"}))
+@pytest.mark.parametrize("state", sorted({*slurm_jobs.STATES, "REVOKED", "NEW_IN_SOME_SLURM"}))
 def test_a_job_that_may_still_run_is_used(squeue: Callable[..., None], tmp_path: Path, state: str) -> None:
     """Nodes that boot, or a prolog, leave it CONFIGURING, and srun waits for that."""
     squeue(all=line(state), job=line(state))
     assert "" == refused(tmp_path)
 
 
-@pytest.mark.parametrize("state", sorted(slurm.ENDS))
+@pytest.mark.parametrize("state", sorted(slurm_jobs.ENDS))
 def test_a_job_that_is_over_is_not(squeue: Callable[..., None], tmp_path: Path, state: str) -> None:
     squeue(all=line(state), job=line(state))
     assert f"that job is over ({state})" == refused(tmp_path)

@@ -9,7 +9,7 @@ from muster.core.hostlist import parse_nodelist
 from muster.core.layout import layout
 from muster.core.model import Host, Late, Rank
 from muster.errors import InvalidRequest
-from muster.schedulers import slurm
+from muster.schedulers import slurm_batch, slurm_env, slurm_jobs, slurm_nodes, slurm_patterns, slurm_step, slurm_values
 from muster.schedulers.scheduler import Allocation, Request
 
 
@@ -23,7 +23,7 @@ def test_the_batch_script() -> None:
     )
     asked = Request("train it", 3, options, "/runs/x/slurm-%j.out", 120, True)
     command = ("/venv/bin/python", "-I", "/runs/x y/muster.pyz")
-    text = slurm.batch_script(asked, (), command)
+    text = slurm_batch.batch_script(asked, (), command)
     assert (
         text
         == """#!/bin/bash
@@ -43,18 +43,18 @@ def test_the_batch_script() -> None:
 exec /venv/bin/python -I '/runs/x y/muster.pyz'
 """
     )
-    line = slurm.submit(asked, "/runs/x/batch.sh")
+    line = slurm_batch.submit(asked, "/runs/x/batch.sh")
     assert "--comment=it's" in line, "SBATCH_COMMENT must not come before it"
-    text = slurm.batch_script(asked, ("module load cuda",), command)
+    text = slurm_batch.batch_script(asked, ("module load cuda",), command)
     assert text.startswith("#!/bin/bash -l\n")
     assert text.endswith(shell_script(command, ("module load cuda",), False, "muster: "))
     assert "python=$after" in text
-    assert "python=$after" not in slurm.batch_script(asked, ("module load cuda",), command, keep_python=True)
+    assert "python=$after" not in slurm_batch.batch_script(asked, ("module load cuda",), command, keep_python=True)
 
 
 def test_what_sbatch_says() -> None:
-    assert "12" == slurm.submitted("12\n")
-    assert "12" == slurm.submitted("12;cluster\n")
+    assert "12" == slurm_batch.submitted("12\n")
+    assert "12" == slurm_batch.submitted("12;cluster\n")
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_what_sbatch_says() -> None:
     ],
 )
 def test_what_sbatch_refuses(said: str, words: str, hinted: bool) -> None:
-    found, hint = slurm.refused(said)
+    found, hint = slurm_batch.refused(said)
     assert (words, hinted) == (found, hint is not None)
 
 
@@ -83,24 +83,24 @@ QUEUE = """3|RUNNING||n[1-2]|2026-11-21T17:25:16|4:12|a name | of two
 
 
 def test_what_squeue_says() -> None:
-    found = slurm.queued(QUEUE)
+    found = slurm_jobs.queued(QUEUE)
     assert "a name | of two" == found["3"].name
     assert ("RUNNING", ("n1", "n2")) == (found["3"].state, found["3"].hosts)
-    assert "it waits for nodes to become free (Resources); expected at 2026-11-21T17:30:00" == slurm.why_pending(
+    assert "it waits for nodes to become free (Resources); expected at 2026-11-21T17:30:00" == slurm_jobs.why_pending(
         found["4"]
     )
-    assert "Slurm lets some time pass before it starts again (BeginTime)" == slurm.why_pending(found["5"])
-    assert "it was cancelled" == slurm.ENDS[found["6"].state].words
-    assert {} == slurm.queued("")
+    assert "Slurm lets some time pass before it starts again (BeginTime)" == slurm_jobs.why_pending(found["5"])
+    assert "it was cancelled" == slurm_jobs.ENDS[found["6"].state].words
+    assert {} == slurm_jobs.queued("")
 
 
 def test_an_allocation() -> None:
     env = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-3]"}
-    assert Allocation("7", ("n1", "n2", "n3"), 0) == slurm.allocation(env)
-    assert Allocation("7", ("n1", "n2", "n3"), 2) == slurm.allocation({**env, "SLURM_RESTART_COUNT": "2"})
-    assert slurm.allocation({}) is None
+    assert Allocation("7", ("n1", "n2", "n3"), 0) == slurm_env.allocation(env)
+    assert Allocation("7", ("n1", "n2", "n3"), 2) == slurm_env.allocation({**env, "SLURM_RESTART_COUNT": "2"})
+    assert slurm_env.allocation({}) is None
     with pytest.raises(InvalidRequest, match="heterogeneous"):
-        slurm.allocation({**env, "SLURM_HET_SIZE": "2"})
+        slurm_env.allocation({**env, "SLURM_HET_SIZE": "2"})
 
 
 def test_what_would_mislead_a_step_is_left_out() -> None:
@@ -127,16 +127,16 @@ def test_what_would_mislead_a_step_is_left_out() -> None:
         "SCANCEL_STATE": "PENDING",
     }
     kept = {"SLURM_JOB_ID", "SLURM_CONF", "PATH", "SLURM_JOB_NODELIST", "SLURM_GPUS_ON_NODE"}
-    assert kept == set(slurm.clean_env(env))
-    assert kept | {"SBATCH_ACCOUNT"} == set(slurm.for_sbatch(env))
+    assert kept == set(slurm_env.clean_env(env))
+    assert kept | {"SBATCH_ACCOUNT"} == set(slurm_env.for_sbatch(env))
     asked = {"SLURM_GPUS_PER_TASK", "SLURM_LABELIO", "SLURM_NEW_IN_SOME_VERSION"}
-    assert asked <= set(slurm.exported(env)), "ranks may have an srun of their own"
-    assert not {"SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_ID", "SLURM_NTASKS_PER_NODE"} & set(slurm.exported(env))
+    assert asked <= set(slurm_env.exported(env)), "ranks may have an srun of their own"
+    assert not {"SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_ID", "SLURM_NTASKS_PER_NODE"} & set(slurm_env.exported(env))
 
 
 def test_ranks_are_told_what_srun_would_tell_them() -> None:
     nodes = layout([(Host("n1"), 2), (Host("n2", cpus_of_tasks=8), 2), (Host("n3"), 1)])
-    found = {**slurm.environment_of_node(nodes[1], nodes, "7"), **slurm.environment_of_rank(nodes[1].ranks[1])}
+    found = {**slurm_env.environment_of_node(nodes[1], nodes, "7"), **slurm_env.environment_of_rank(nodes[1].ranks[1])}
     assert "2(x2),1" == found["SLURM_TASKS_PER_NODE"] == found["SLURM_STEP_TASKS_PER_NODE"]
     assert "2,3" == found["SLURM_GTIDS"]
     assert "n[1-3]" == found["SLURM_STEP_NODELIST"]
@@ -145,29 +145,29 @@ def test_ranks_are_told_what_srun_would_tell_them() -> None:
     )
     assert "SLURM_NTASKS_PER_NODE" not in found, "they are not equally many"
     nodes = layout([(Host("n1"), 4)])
-    found = slurm.environment_of_node(nodes[0], nodes, "7")
+    found = slurm_env.environment_of_node(nodes[0], nodes, "7")
     assert ("4", "4", "0,1,2,3") == tuple(
         found[f"SLURM_{name}"] for name in ("NTASKS_PER_NODE", "TASKS_PER_NODE", "GTIDS")
     )
     assert "SLURM_CPUS_PER_TASK" not in found
     assert "n1" == found["SLURM_STEP_NODELIST"]
-    before = slurm.environment_of_node(nodes[0], nodes, "")
+    before = slurm_env.environment_of_node(nodes[0], nodes, "")
     unknown = {name for name, value in before.items() if isinstance(value, Late)}
     assert {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_CPUS_PER_TASK"} == unknown, "before there is a job"
 
 
 def test_the_cpus_of_each_node() -> None:
     env = {"SLURM_JOB_CPUS_PER_NODE": "4(x2),2", "SLURM_CPUS_PER_TASK": "2"}
-    assert {"n1": 4, "n2": 4, "n3": 2} == slurm.cpus_by_host(env, ("n1", "n2", "n3"))
-    assert {} == slurm.cpus_by_host({"SLURM_JOB_CPUS_PER_NODE": "4"}, ("n1",))
+    assert {"n1": 4, "n2": 4, "n3": 2} == slurm_env.cpus_by_host(env, ("n1", "n2", "n3"))
+    assert {} == slurm_env.cpus_by_host({"SLURM_JOB_CPUS_PER_NODE": "4"}, ("n1",))
 
 
 def test_a_step_says_everything() -> None:
-    line = slurm.step(("n1", "n2"), ("python", "x"), job="7")
+    line = slurm_step.step(("n1", "n2"), ("python", "x"), job="7")
     assert line[:5] == ["srun", "--jobid=7", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1"]
     assert {"--nodelist=n1,n2", "--overlap", "--mpi=none", "--export=ALL", "--input=none"} <= set(line)
     assert ["python", "x"] == line[-2:]
-    assert "--input=0" in slurm.step(("n1",), ("python",), stdin=True)
+    assert "--input=0" in slurm_step.step(("n1",), ("python",), stdin=True)
 
 
 @pytest.mark.parametrize(
@@ -196,16 +196,18 @@ n3|main*|mixed|8|16000|(null)|3/5/0/8|none
 
 
 def test_what_sinfo_says() -> None:
-    first, second, third = slurm.nodes(SINFO)
+    first, second, third = slurm_nodes.nodes(SINFO)
     assert (("spare", "main"), 8, {"toy": 4}, "") == (first.partitions, first.free_cores, first.gpus, first.reason)
     assert ("down*", 0, {"a100": 2, "": 2}, "not responding") == second[2:3] + second[4:5] + second[6:8]
     assert ({}, 5) == (third.gpus, third.free_cores)
-    assert {"3090": 2, "": 2, "1g.10gb": 4} == slurm.gpus_of("gpu:3090:2(IDX:0-1),gpu:1g.10gb:4(S:0),gpu:2,shard:8")
-    assert {"n1": {"toy": 2}, "n2": {}} == slurm.used_gpus("n1     gpu:toy:2(IDX:0-1)\nn2    (null)\n")
+    assert {"3090": 2, "": 2, "1g.10gb": 4} == slurm_values.gpus_of(
+        "gpu:3090:2(IDX:0-1),gpu:1g.10gb:4(S:0),gpu:2,shard:8"
+    )
+    assert {"n1": {"toy": 2}, "n2": {}} == slurm_nodes.used_gpus("n1     gpu:toy:2(IDX:0-1)\nn2    (null)\n")
 
 
 def test_what_squeue_says_of_everybody() -> None:
-    (job,) = slurm.jobs("1|ada|main|RUNNING|2|gres:gpu:2|0:10|1:00:00|None\n")
+    (job,) = slurm_nodes.jobs("1|ada|main|RUNNING|2|gres:gpu:2|0:10|1:00:00|None\n")
     assert ("1", "ada", 2, "gres:gpu:2", "0:10") == (job.job, job.user, job.nodes, job.gpus, job.used)
 
 
@@ -220,14 +222,14 @@ Parallel run options:
 
 
 def test_the_options_that_sbatch_lists() -> None:
-    assert {"array", "bb", "qos", "no-requeue"} == slurm.options_of_sbatch(HELP)
+    assert {"array", "bb", "qos", "no-requeue"} == slurm_batch.options_of_sbatch(HELP)
 
 
 @pytest.mark.parametrize(
     ("text", "expected"), [("2(x3),1", (2, 2, 2, 1)), ("4,2", (4, 2)), ("1(x2)", (1, 1)), ("7", (7,)), ("", ())]
 )
 def test_tasks_of_each_node(text: str, expected: tuple[int, ...]) -> None:
-    assert expected == slurm.tasks_per_node({"SLURM_TASKS_PER_NODE": text})
+    assert expected == slurm_env.tasks_per_node({"SLURM_TASKS_PER_NODE": text})
 
 
 DETAILS = """   TRES=cpu=2,node=2,billing=2
@@ -238,8 +240,8 @@ DETAILS = """   TRES=cpu=2,node=2,billing=2
 
 
 def test_the_gpus_that_a_job_has_on_each_node() -> None:
-    assert {"n1": 4, "n2": 2, "n3": 2, "n4": 0} == slurm.gpus_there(DETAILS)
-    assert {} == slurm.gpus_there("slurm_load_jobs error: Invalid job id specified")
+    assert {"n1": 4, "n2": 2, "n3": 2, "n4": 0} == slurm_step.gpus_there(DETAILS)
+    assert {} == slurm_step.gpus_there("slurm_load_jobs error: Invalid job id specified")
 
 
 @pytest.mark.parametrize(
@@ -258,19 +260,19 @@ def test_the_gpus_that_a_job_has_on_each_node() -> None:
 def test_gpus_are_no_more_than_were_asked_for(asked: str, expected: dict[str, int]) -> None:
     """`--exclusive --gpus-per-node 2` has all GPUs of the nodes, and a plain srun sees two."""
     there = f"     Nodes=n[1-2] CPU_IDs=0-7 Mem=0 GRES=gpu:toy:4(IDX:0-3)\n   {asked}\n"
-    assert expected == slurm.gpus_there(there, {"n1": 2, "n2": 1})
+    assert expected == slurm_step.gpus_there(there, {"n1": 2, "n2": 1})
 
 
 def test_gpus_of_a_step_are_always_said() -> None:
-    assert "--gpus-per-node=2" in slurm.step(("n1", "n2"), ("x",), gpus=2)
-    assert "--gpus=4" in slurm.step(("n1",), ("x",), gpus=4)  # the only way on one of several uneven nodes
-    assert "--gres=none" in slurm.step(("n1",), ("x",))
-    assert not [word for word in slurm.step(("n1",), ("x",), gpus=None) if "g" in word and word.startswith("--g")]
+    assert "--gpus-per-node=2" in slurm_step.step(("n1", "n2"), ("x",), gpus=2)
+    assert "--gpus=4" in slurm_step.step(("n1",), ("x",), gpus=4)  # the only way on one of several uneven nodes
+    assert "--gres=none" in slurm_step.step(("n1",), ("x",))
+    assert not [word for word in slurm_step.step(("n1",), ("x",), gpus=None) if "g" in word and word.startswith("--g")]
 
 
 def test_how_long_slurm_waits_before_it_kills() -> None:
-    assert 5.0 == slurm.kill_wait("JobRequeue              = 1\nKillWait                = 5 sec\n")
-    assert slurm.KILL_WAIT == slurm.kill_wait("")
+    assert 5.0 == slurm_jobs.kill_wait("JobRequeue              = 1\nKillWait                = 5 sec\n")
+    assert slurm_jobs.KILL_WAIT == slurm_jobs.kill_wait("")
 
 
 @pytest.mark.parametrize(
@@ -287,33 +289,35 @@ def test_how_long_slurm_waits_before_it_kills() -> None:
 )
 def test_names_by_slurms_patterns(pattern: str, expected: str) -> None:
     """As srun of 22.05 writes them in the third task of a job of two nodes with two tasks each."""
-    job = slurm.names_of_job({"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "pat.sh", "SLURM_JOB_USER": "root"})
-    assert expected == slurm.fill_pattern(pattern, slurm.names_of_task(job, Rank(3, 1, 1, 4, 2, 2), "n2.lan", "0"))
+    job = slurm_patterns.names_of_job({"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "pat.sh", "SLURM_JOB_USER": "root"})
+    assert expected == slurm_patterns.fill_pattern(
+        pattern, slurm_patterns.names_of_task(job, Rank(3, 1, 1, 4, 2, 2), "n2.lan", "0")
+    )
 
 
 def test_names_in_an_array() -> None:
     """As sbatch wrote them for `--array=3-4`: the last task has the number of the array."""
     env = {"SLURM_JOB_ID": "5", "SLURM_ARRAY_JOB_ID": "2", "SLURM_ARRAY_TASK_ID": "3"}
-    assert "ARR_2_3_0003_5" == slurm.fill_pattern("ARR_%A_%a_%4a_%j", slurm.names_of_job(env))
+    assert "ARR_2_3_0003_5" == slurm_patterns.fill_pattern("ARR_%A_%a_%4a_%j", slurm_patterns.names_of_job(env))
 
 
 def test_a_trial_goes_where_the_job_will() -> None:
     asked = Request("x", 3, (("partition", "gpu"), ("nodelist", "n1,n2,n3"), ("time", "9")))
-    line = slurm.probe_argv(asked, ("true",))
+    line = slurm_batch.probe_argv(asked, ("true",))
     assert {"--partition=gpu", "--nodes=1", "--time=1"} <= set(line)
     assert not [word for word in line if "nodelist" in word]
 
 
 def test_what_accounting_says_of_an_end() -> None:
-    assert "CANCELLED" == slurm.past_state("CANCELLED by 0\n")
-    assert "OUT_OF_MEMORY" == slurm.past_state("OUT_OF_MEMORY\n")
-    assert "" == slurm.past_state("")
+    assert "CANCELLED" == slurm_jobs.past_state("CANCELLED by 0\n")
+    assert "OUT_OF_MEMORY" == slurm_jobs.past_state("OUT_OF_MEMORY\n")
+    assert "" == slurm_jobs.past_state("")
 
 
 def test_an_option_that_sbatch_does_not_know() -> None:
     said = "sbatch: unrecognized option '--qoss=high'\nTry \"sbatch --help\" for more information\n"
-    assert "qoss" == slurm.unknown_option(said)
-    assert "" == slurm.unknown_option("sbatch: error: Batch job submission failed: Invalid qos specification\n")
+    assert "qoss" == slurm_batch.unknown_option(said)
+    assert "" == slurm_batch.unknown_option("sbatch: error: Batch job submission failed: Invalid qos specification\n")
 
 
 @pytest.mark.parametrize(
@@ -326,12 +330,12 @@ def test_an_option_that_sbatch_does_not_know() -> None:
     ],
 )
 def test_whether_asking_again_may_requeue_it(err: str, refuses: bool) -> None:
-    assert refuses == slurm.refuses_requeue(err)
+    assert refuses == slurm_batch.refuses_requeue(err)
 
 
 def test_how_often_a_job_was_requeued() -> None:
-    assert 2 == slurm.restarts("JobId=7 JobName=x\n   Requeue=1 Restarts=2 BatchFlag=1 Reboot=0 ExitCode=0:0\n")
-    assert 0 == slurm.restarts("slurm_load_jobs error: Invalid job id specified\n")
+    assert 2 == slurm_step.restarts("JobId=7 JobName=x\n   Requeue=1 Restarts=2 BatchFlag=1 Reboot=0 ExitCode=0:0\n")
+    assert 0 == slurm_step.restarts("slurm_load_jobs error: Invalid job id specified\n")
 
 
 @pytest.mark.parametrize(
@@ -349,7 +353,7 @@ def test_how_often_a_job_was_requeued() -> None:
     ],
 )
 def test_whether_a_node_takes_jobs(state: str, takes: bool) -> None:
-    node = slurm.nodes(f"n1|main*|{state}|8|16000|gpu:toy:4|0/8/0/8|none\n")[0]
+    node = slurm_nodes.nodes(f"n1|main*|{state}|8|16000|gpu:toy:4|0/8/0/8|none\n")[0]
     assert takes == node.takes_jobs
 
 
@@ -359,7 +363,9 @@ srun: error: n2: task 1: Killed
 srun: error: n[4-5]: tasks 3-4: Exited with exit code 1
 srun: error: Unable to create step: Invalid
 """
-    assert {"n2": "Killed", "n4": "Exited with exit code 1", "n5": "Exited with exit code 1"} == slurm.ended_tasks(said)
+    assert {"n2": "Killed", "n4": "Exited with exit code 1", "n5": "Exited with exit code 1"} == slurm_step.ended_tasks(
+        said
+    )
 
 
 @pytest.mark.parametrize(
@@ -378,7 +384,7 @@ srun: error: Unable to create step: Invalid
     ],
 )
 def test_time_limits_as_slurm_reads_them(limit: str, seconds: float | None) -> None:
-    assert seconds == slurm.seconds_of(limit)
+    assert seconds == slurm_values.seconds_of(limit)
 
 
 RECORD = """JobId=1 JobName=t.sh
@@ -411,14 +417,14 @@ def test_why_a_job_is_ended(said: str, record: tuple[str, str, str] | None, caus
     found = None
     if record is not None:
         state, reason, preempted = record
-        found = slurm.record_of(RECORD.format(state=state, reason=reason, preempted=preempted))
-    assert cause == slurm.why_ended(said, found)
+        found = slurm_jobs.record_of(RECORD.format(state=state, reason=reason, preempted=preempted))
+    assert cause == slurm_jobs.why_ended(said, found)
 
 
 def test_who_cancelled_a_job() -> None:
-    assert "1000" == slurm.cancelled_by("CANCELLED by 1000\n")
-    assert "" == slurm.cancelled_by("CANCELLED\n")
-    assert "" == slurm.cancelled_by("")
+    assert "1000" == slurm_jobs.cancelled_by("CANCELLED by 1000\n")
+    assert "" == slurm_jobs.cancelled_by("CANCELLED\n")
+    assert "" == slurm_jobs.cancelled_by("")
 
 
 @pytest.mark.parametrize(
@@ -430,4 +436,4 @@ def test_who_cancelled_a_job() -> None:
     ],
 )
 def test_where_a_batch_script_writes_whatever_the_folder_is_called(folder: str, pattern: str) -> None:
-    assert pattern == slurm.output_in(folder)
+    assert pattern == slurm_batch.output_in(folder)

@@ -7,7 +7,7 @@ from muster.core.hostlist import fold_hostlist
 from muster.core.model import Job, Late, Node, Plan
 from muster.errors import InvalidRequest
 from muster.launchers._external import on_head_node, own_file, shim_argv
-from muster.schedulers import slurm
+from muster.schedulers import slurm_env, slurm_step
 
 
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
@@ -25,9 +25,9 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
         )
     layout = "".join(f"{node.host.name}\n" for node in nodes for _ in node.ranks)
     ranks = sum(len(node.ranks) for node in nodes)
-    options = slurm.tasks(job.allocation or Late.JOB_ID, len(nodes), ranks, job.launcher_args)
+    options = slurm_step.tasks(job.allocation or Late.JOB_ID, len(nodes), ranks, job.launcher_args)
     hosts = own_file("hosts", layout)
     words = (*options, Late.PYTHON, *shim_argv(run_id))
     return on_head_node(
-        job, nodes, run_id, words, [hosts], slurm.NOT_FOR_SLURM, {"SLURM_HOSTFILE": hosts.path}, tasks=True
+        job, nodes, run_id, words, [hosts], slurm_env.NOT_FOR_SLURM, {"SLURM_HOSTFILE": hosts.path}, tasks=True
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from muster.core.model import Job, Late, Node, Plan, Text
 from muster.launchers._external import on_head_node, own_file, shim_argv
-from muster.schedulers import slurm
+from muster.schedulers import slurm_env, slurm_step
 
 _DRIVER = """import os
 import pathlib
@@ -71,7 +71,7 @@ sys.exit(main())
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     """One command, on node 0."""
     ranks = sum(len(node.ranks) for node in nodes)
-    options = slurm.tasks("", len(nodes), ranks, ())[2:] if job.scheduler == "slurm" else []
+    options = slurm_step.tasks("", len(nodes), ranks, ())[2:] if job.scheduler == "slurm" else []
     driver = _DRIVER.replace("WORDS_OF_SRUN", repr(options))
     hosts = own_file("hosts", "".join(f"{node.host.name}\n" for node in nodes for _ in node.ranks))
     submit = own_file("submit.py", driver)
@@ -79,4 +79,4 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     on_slurm = job.scheduler == "slurm"
     env: dict[str, Text] = {"SLURM_HOSTFILE": hosts.path} if on_slurm else {}
     line = (*words, Late.PYTHON, *shim_argv(run_id))
-    return on_head_node(job, nodes, run_id, line, [submit, hosts], slurm.NOT_FOR_SLURM, env, tasks=on_slurm)
+    return on_head_node(job, nodes, run_id, line, [submit, hosts], slurm_env.NOT_FOR_SLURM, env, tasks=on_slurm)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Callable, TypeVar
 
 from muster.config.record import Options
-from muster.schedulers import slurm, slurm_request
+from muster.schedulers import slurm_batch, slurm_env, slurm_jobs, slurm_nodes, slurm_patterns, slurm_request, slurm_step
 from muster.schedulers.scheduler import (
     Allocation,
     Answer,
@@ -35,48 +35,48 @@ def _ask(argv: Sequence[str], read: Callable[[str], T]) -> Ask[T]:
 
 
 def _jobs() -> Ask[dict[str, JobStatus]]:
-    return _ask(slurm.queue(), lambda out: {job: _status(seen) for job, seen in slurm.queued(out).items()})
+    return _ask(slurm_jobs.queue(), lambda out: {job: _status(seen) for job, seen in slurm_jobs.queued(out).items()})
 
 
-def _status(seen: slurm.JobStatus) -> JobStatus:
+def _status(seen: slurm_jobs.SqueueRow) -> JobStatus:
     return JobStatus(
         seen.job,
         seen.name,
         seen.state,
         seen.hosts,
         seen.reason,
-        slurm.why_pending(seen),
+        slurm_jobs.why_pending(seen),
         delayed=seen.reason == "BeginTime",
-        hopeless=seen.reason.strip("()").partition(",")[0] in slurm.NEVER,
+        hopeless=seen.reason.strip("()").partition(",")[0] in slurm_jobs.NEVER,
     )
 
 
 def _job_now(job: str, cluster: str, everybody: bool) -> Ask[JobStatus | None]:
     def read(answer: Answer) -> JobStatus | None:
-        seen = slurm.queued(answer.out).get(job)
-        if seen is None and answer.code != 0 and not slurm.no_such_job(answer.err):
+        seen = slurm_jobs.queued(answer.out).get(job)
+        if seen is None and answer.code != 0 and not slurm_jobs.no_such_job(answer.err):
             raise LookupError
         return None if seen is None else _status(seen)
 
     # `--clusters` needs accounting, so it is left out for the default cluster
-    return Ask(slurm.queue(job, cluster, everybody), read)
+    return Ask(slurm_jobs.queue(job, cluster, everybody), read)
 
 
 def _final(job: str) -> Ask[Final]:
-    return _ask(slurm.past(job), lambda out: Final(slurm.past_state(out), slurm.cancelled_by(out)))
+    return _ask(slurm_jobs.past(job), lambda out: Final(slurm_jobs.past_state(out), slurm_jobs.cancelled_by(out)))
 
 
 def _refused(err: str) -> Refusal:
-    words, hint = slurm.refused(err)
-    return Refusal(words, hint, slurm.unknown_option(err))
+    words, hint = slurm_batch.refused(err)
+    return Refusal(words, hint, slurm_batch.unknown_option(err))
 
 
 def _record(job: str) -> Ask[JobRecord | None]:
-    return Ask(slurm.record(job), lambda answer: slurm.record_of(answer.out) if answer.code == 0 else None)
+    return Ask(slurm_jobs.record(job), lambda answer: slurm_jobs.record_of(answer.out) if answer.code == 0 else None)
 
 
 def _gpus(job: str, tasks: Mapping[str, int]) -> Ask[dict[str, int]]:
-    return _ask(slurm.details(job), lambda out: slurm.gpus_there(out, tasks))
+    return _ask(slurm_step.details(job), lambda out: slurm_step.gpus_there(out, tasks))
 
 
 def _left_over(found: Allocation) -> tuple[str, str]:
@@ -93,66 +93,66 @@ def _hold(nodes: int, options: Options, command: Sequence[str]) -> tuple[str, ..
     wanted += [f"gpus-per-node={gpus}"] if gpus is not None else []
     wanted += options.value(DOCTOR.slurm_opt)
     wanted += [] if any(option.startswith("time=") for option in wanted) else [f"time={_MINUTES}"]
-    return slurm.salloc_argv(nodes, wanted, command)
+    return slurm_batch.salloc_argv(nodes, wanted, command)
 
 
 def _submit(request: Request, script: str) -> Ask[str]:
-    return _ask(slurm.submit(request, script), slurm.submitted)
+    return _ask(slurm_batch.submit(request, script), slurm_batch.submitted)
 
 
 SCHEDULER = Scheduler(
     title="Slurm",
     request=slurm_request.request,
-    script=slurm.batch_script,
+    script=slurm_batch.batch_script,
     submit=_submit,
     jobs=_jobs,
-    states=slurm.STATES,
-    ends=slurm.ENDS,
-    cancel=slurm.cancel,
-    allocation=slurm.allocation,
-    step=slurm.step,
-    task=Task("SLURMD_NODENAME", "SLURM_STEP_ID", slurm.OF_AGENTS, "srun"),
+    states=slurm_jobs.STATES,
+    ends=slurm_jobs.ENDS,
+    cancel=slurm_batch.cancel,
+    allocation=slurm_env.allocation,
+    step=slurm_step.step,
+    task=Task("SLURMD_NODENAME", "SLURM_STEP_ID", slurm_env.OF_AGENTS, "srun"),
     terms=slurm_request.terms,
     check_inside=slurm_request.check_inside,
     nodelist=RUN.nodelist.key,
     refused=_refused,
-    options_known=_ask(slurm.help_of_sbatch(), slurm.options_of_sbatch),
-    trial=slurm.probe_argv,
-    clean=slurm.clean_env,
-    submit_env=slurm.for_sbatch,
-    exported=slurm.exported,
-    outputs=slurm.OUTPUTS,
+    options_known=_ask(slurm_batch.help_of_sbatch(), slurm_batch.options_of_sbatch),
+    trial=slurm_batch.probe_argv,
+    clean=slurm_env.clean_env,
+    submit_env=slurm_env.for_sbatch,
+    exported=slurm_env.exported,
+    outputs=slurm_batch.OUTPUTS,
     cluster=lambda env: env.get("SLURM_CLUSTER_NAME", ""),
-    cluster_asked=_ask(slurm.configuration(), slurm.name_of_cluster),
+    cluster_asked=_ask(slurm_jobs.configuration(), slurm_jobs.name_of_cluster),
     job_now=_job_now,
     left_over=_left_over,
     final=_final,
-    requeue=slurm.requeue,
-    refuses_requeue=slurm.refuses_requeue,
-    start_now=slurm.start_now,
-    restarts=lambda job: _ask(slurm.details(job), slurm.restarts),
+    requeue=slurm_batch.requeue,
+    refuses_requeue=slurm_batch.refuses_requeue,
+    start_now=slurm_batch.start_now,
+    restarts=lambda job: _ask(slurm_step.details(job), slurm_step.restarts),
     record=_record,
     gpus=_gpus,
-    cpus=slurm.cpus_by_host,
-    failed_steps=slurm.ended_tasks,
+    cpus=slurm_env.cpus_by_host,
+    failed_steps=slurm_step.ended_tasks,
     signals=SignalRules(
-        warning=slurm.WARNING,
+        warning=slurm_batch.WARNING,
         beside=("CONT",),
-        kill_wait=slurm.KILL_WAIT,
-        asked_kill_wait=_ask(slurm.configuration(), slurm.kill_wait),
-        stopped_by=slurm.why_ended,
+        kill_wait=slurm_jobs.KILL_WAIT,
+        asked_kill_wait=_ask(slurm_jobs.configuration(), slurm_jobs.kill_wait),
+        stopped_by=slurm_jobs.why_ended,
     ),
     variables=TaskVariables(
-        of_rank=slurm.environment_of_rank,
-        of_node=slurm.environment_of_node,
-        layout=slurm.LAYOUT_OF_TASKS,
-        of_job=slurm.of_the_job,
+        of_rank=slurm_env.environment_of_rank,
+        of_node=slurm_env.environment_of_node,
+        layout=slurm_env.LAYOUT_OF_TASKS,
+        of_job=slurm_env.of_the_job,
     ),
-    file_names=FileNames(slurm.names_of_job, slurm.names_of_task, slurm.fill_pattern),
+    file_names=FileNames(slurm_patterns.names_of_job, slurm_patterns.names_of_task, slurm_patterns.fill_pattern),
     machines=Machines(
-        _ask(slurm.machines(), slurm.nodes),
-        _ask(slurm.in_use(), slurm.used_gpus),
-        _ask(slurm.everybody(), slurm.jobs),
+        _ask(slurm_nodes.machines(), slurm_nodes.nodes),
+        _ask(slurm_nodes.in_use(), slurm_nodes.used_gpus),
+        _ask(slurm_nodes.everybody(), slurm_nodes.jobs),
         Remedies(
             "`scontrol ping`; slurmctld may be down",
             "gres.conf there, and `scontrol show node`",

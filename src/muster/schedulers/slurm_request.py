@@ -8,7 +8,7 @@ from muster.config.record import Option, Options
 from muster.config.values import Warn
 from muster.core.layout import check_sizes
 from muster.errors import InvalidRequest
-from muster.schedulers import slurm
+from muster.schedulers import slurm_batch, slurm_jobs, slurm_values
 from muster.schedulers.scheduler import Allocation, JobTerms, Request, Wish
 from muster.schedulers.slurm_options import RUN
 
@@ -37,8 +37,8 @@ def request(wish: Wish, options: Options) -> Request:
         name, _, value = item.partition("=")
         wanted[name.lstrip("-").replace("_", "-")] = value
     for name in wanted:
-        if name in slurm.OURS:
-            own = slurm.OURS[name]
+        if name in slurm_batch.OURS:
+            own = slurm_batch.OURS[name]
             hint = f"use muster's own `{own}`" if own else "a run is one job, and muster needs that for itself"
             raise InvalidRequest(f"--slurm-opt {name}: muster writes that option of sbatch itself", hint)
     said = {name: value for name, value in wanted.items() if value is not None}
@@ -52,7 +52,7 @@ def request(wish: Wish, options: Options) -> Request:
         name=wish.name,
         nodes=nodes,
         options=tuple(said.items()),
-        output=slurm.output_in(wish.run_dir),
+        output=slurm_batch.output_in(wish.run_dir),
         before=math.ceil(_warning(options).seconds),
         requeue=bool(options.value(RUN.requeue)),
         tasks=tasks,
@@ -62,13 +62,13 @@ def request(wish: Wish, options: Options) -> Request:
 
 def _named(nodelist: str) -> tuple[str, ...]:
     """The nodes of a list; sbatch takes a path for a file with names, which nobody has read yet."""
-    return () if "/" in nodelist else tuple(slurm.unfold_nodes(nodelist))
+    return () if "/" in nodelist else tuple(slurm_values.unfold_nodes(nodelist))
 
 
 def _warning(options: Options) -> Warn:
     """What ranks are told before the time limit. Raises `InvalidRequest`."""
     found = options.value(RUN.signal_before)
-    most = slurm.LONGEST_WARNING
+    most = slurm_jobs.LONGEST_WARNING
     if found.seconds > most:
         raise InvalidRequest(
             f"--signal-before {found.seconds:g}s: Slurm sends it at most {most} s before the time limit",
@@ -79,7 +79,7 @@ def _warning(options: Options) -> Warn:
 
 def _check_warning(options: Options, limit: str) -> None:
     """Raise `InvalidRequest` where ranks would be told to save as soon as they have begun."""
-    whole = slurm.seconds_of(limit)
+    whole = slurm_values.seconds_of(limit)
     before = _warning(options).seconds
     if options.given(RUN.signal_before) and whole is not None and before >= whole:
         raise InvalidRequest(
