@@ -63,7 +63,7 @@ def commands() -> str:
 def options() -> str:
     """The options of `muster run`, with their keys and variables."""
     from muster.config.options import RUN
-    from muster.config.resolve import IGNORED_TORCHRUN_OPTIONS
+    from muster.config.torchrun import IGNORED_TORCHRUN_OPTIONS
 
     lines = [
         "# Options of `muster run` and `muster plan`",

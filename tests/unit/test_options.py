@@ -15,7 +15,7 @@ from muster.cli.run import read_line
 from muster.config.options import COMMANDS as OPTIONS
 from muster.config.options import LAB, RUN, LogsOptions, PruneOptions, RunOptions
 from muster.config.parse import ParsedArgs, from_environment, from_table, help_text, parse
-from muster.config.resolve import ignored_notes
+from muster.config.torchrun import ignored_notes
 from muster.core.model import as_json
 from muster.core.results import RunResult, RunState
 from muster.errors import InvalidRequest

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from muster.config.options import AttachOptions, RunOptions
-from muster.config.resolve import ignored_notes, warnings
+from muster.config.spawning import spawn_warnings
+from muster.config.torchrun import ignored_notes
 from muster.core.model import Plan
 from muster.runner.context import Viewer
 
@@ -32,7 +33,7 @@ def viewer_of(options: RunOptions | AttachOptions, env: Mapping[str, str]) -> Vi
             return JsonView(run_id, options.ranks, quiet)
         shown = TerminalView(plan, run_id, env, options.prefix, options.ranks, quiet)
         shown.operand = operand
-        for note in [*(() if quiet else ignored_notes(options)), *warnings(plan.job)]:
+        for note in [*(() if quiet else ignored_notes(options)), *spawn_warnings(plan.job)]:
             shown.say(note)
         return shown
 

@@ -14,6 +14,7 @@ from muster import api
 from muster.cli.common import store_of
 from muster.cli.context import tell_progress, viewer_of
 from muster.config import toml_files
+from muster.config.nodes import local_nodes, remote_nodes
 from muster.config.options import RUN, RunOptions
 from muster.config.parse import (
     ParsedArgs,
@@ -25,7 +26,6 @@ from muster.config.parse import (
     names_of,
 )
 from muster.config.record import Source
-from muster.config.resolve import local_nodes, remote_nodes
 from muster.core.env_forwarding import redact, shown
 from muster.core.model import as_json
 from muster.core.rank_env import of_each_rank

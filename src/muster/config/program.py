@@ -9,6 +9,9 @@ import stat
 from collections.abc import Mapping, Sequence
 
 from muster.config.files import current_folder
+from muster.config.options import RunOptions
+from muster.config.parse import ParsedArgs
+from muster.core.model import BUNDLED, Program
 from muster.core.suggestions import nearest
 from muster.errors import InvalidRequest, NoWorkingDirectory
 from muster.linux import processes
@@ -144,3 +147,37 @@ def check_command(name: str, cwd: str, env: Mapping[str, str]) -> None:
         raise InvalidRequest(
             f"there is no program `{name}` on PATH", "after `--` stands a program; for Python leave `--` out"
         )
+
+
+def choose_program(parsed: ParsedArgs, options: RunOptions, verb: str, cwd: str, brought: str = "") -> Program:
+    """What is to run. A script that can be read only once is read now, for all ranks; `brought` is its text already."""
+    words = tuple(parsed.operands)
+    if not words:
+        what = "a program after `--`" if parsed.after_dashes else "a script"
+        raise InvalidRequest(f"`muster {verb}` wants {what}", f"for example `muster {verb} -g 4 train.py --lr 0.1`")
+    if parsed.after_dashes or options.no_python:
+        if options.module:
+            other = "after `--` stands" if parsed.after_dashes else "with `--no-python` comes"
+            raise InvalidRequest(f"`-m` is for a Python module, and {other} a program", "leave out one of them")
+        return Program("command", words)
+    if options.module:
+        return Program("module", words)
+    if words[0] == "-" or is_stream(words[0], cwd):
+        return Program(
+            "script",
+            (f"{BUNDLED}{name_of_stream(words[0])}", *words[1:]),
+            read_stream(words[0], cwd),
+        )
+    if options.launcher == "spawn" and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", words[0]):
+        return Program("function", words)
+    return Program("script", words, brought)
+
+
+def split_words(text: str, option: str) -> tuple[str, ...]:
+    """Words as a shell would make them of an option's value; raises `InvalidRequest`."""
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise InvalidRequest(
+            f"cannot read `{option} {text}`: {processes.reason(error)}", "quote it as in a shell"
+        ) from None

@@ -19,7 +19,7 @@ from muster import code_sync
 from muster.agent import code_tree, facts
 from muster.agent.controller_process import ARCHIVE
 from muster.code_sync import Tree
-from muster.config.resolve import nodes_of
+from muster.config.nodes import nodes_of
 from muster.controller.bootstrap import Bootstrap, RunPlace, need_of
 from muster.controller.detached import DetachedController
 from muster.controller.job_time import BatchJob

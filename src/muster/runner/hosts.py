@@ -13,7 +13,7 @@ from muster.agent import facts
 from muster.client import remote
 from muster.client.attach import AttachedClient
 from muster.client.client import sync_files
-from muster.config.resolve import hosts_to_reach, local_nodes, remote_nodes
+from muster.config.nodes import hosts_to_reach, local_nodes, remote_nodes
 from muster.controller.bootstrap import Bootstrap, RunPlace, need_of
 from muster.controller.connections import captured_signals
 from muster.controller.started_agents import StartedAgents

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Callable
 
-from muster.config.resolve import job_on_a_terminal, local_nodes
+from muster.config.nodes import local_nodes
+from muster.config.resolve import job_on_a_terminal
 from muster.controller.connections import captured_signals, end_links, start_agents
 from muster.core.env_forwarding import redact
 from muster.core.model import Plan, as_json

@@ -1,0 +1,81 @@
+"""The hosts that options name, and the options of each."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from muster.config.files import read_text
+from muster.config.options import RunOptions
+from muster.core import hostlist
+from muster.core.hostlist import HostSpec
+from muster.core.plurals import plural
+from muster.errors import InvalidRequest
+from muster.schedulers import get_scheduler, title, typed
+
+
+def named_hosts(named: str | None, hostfile: str | None, cwd: str = "") -> tuple[HostSpec, ...]:
+    """What `--hosts` or `--hostfile` name; none without them. Raises `InvalidRequest`."""
+    if named is not None and hostfile is not None:
+        raise InvalidRequest("--hosts and --hostfile were both given", "one of them names the hosts")
+    if named is not None:
+        return hostlist.parse_hosts(named)
+    if hostfile is not None:
+        return hostlist.parse_hostfile(read_text(os.path.join(cwd, hostfile), "--hostfile"), hostfile)
+    return ()
+
+
+def wanted_hosts(options: RunOptions, cwd: str) -> tuple[HostSpec, ...]:
+    """The hosts that were named, those that get a rank; empty for this machine alone. Raises `InvalidRequest`."""
+    if options.elsewhere and options.scheduled:
+        naming = options.option(get_scheduler(options.scheduled).nodelist)
+        raise InvalidRequest(
+            f"{typed(options.scheduled)} with hosts: {title(options.scheduled)} chooses the nodes",
+            "leave one out" + (f"; {naming.long_name} asks for nodes" if naming is not None else ""),
+        )
+    if not options.elsewhere:
+        for option in (RunOptions.include, RunOptions.exclude):
+            if options.given(option):
+                hint = "name them by --hosts or --hostfile"
+                raise InvalidRequest(f"{option.long_name}: there are no hosts to choose from", hint)
+        return ()
+    found = named_hosts(options.hosts, options.hostfile, cwd)
+    found = hostlist.filter_hosts(found, options.include, options.exclude)
+    count = options.nodes
+    if count is not None:
+        if count > len(found):
+            names = hostlist.fold_hostlist(host.name for host in found)
+            raise InvalidRequest(
+                f"--nnodes {count}: only {plural(len(found), 'host was', 'hosts were')} named: {names}",
+                "name more of them",
+            )
+        found = found[:count]
+    each = options.nproc_per_node
+    number = int(each) if each is not None and each.isdigit() else None
+    counts = hostlist.assign_slots(found, number, options.np)
+    idle = [host.name for host, count in zip(found, counts) if count == 0]
+    if idle and options.nnodes is not None:
+        raise InvalidRequest(
+            f"--nnodes {options.nnodes} with -n {options.np}: that leaves {hostlist.fold_hostlist(idle)} "
+            f"without a rank",
+            f"use `--nnodes {len(found) - len(idle)}`, or leave it out",
+        )
+    return tuple(host._replace(slots=count, gpus=host.gpus[:count]) for host, count in zip(found, counts) if count != 0)
+
+
+def split_per_host(items: Any, names: tuple[str, ...], option: str) -> tuple[list[str], dict[str, list[str]]]:
+    """Split `HOSTS:VALUE` from plain values: (for all hosts, {host: those for it alone})."""
+    every: list[str] = []
+    single: dict[str, list[str]] = {}
+    for item in items:
+        first, colon, value = item.partition(":")
+        try:
+            chosen = hostlist.expand_hostset(first, option) if colon and names else []
+        except InvalidRequest:
+            chosen = []
+        if chosen and set(chosen) <= set(names):
+            for name in chosen:
+                single.setdefault(name, []).append(value.strip())
+        else:
+            every.append(item)
+    return every, single

@@ -1,0 +1,128 @@
+"""From hosts to nodes: how many ranks each has, with which GPUs, threads and cores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from muster.config.checks import check_limits
+from muster.config.numa import numa_bindings
+from muster.config.options import RunOptions
+from muster.config.resolve import JobRequest
+from muster.core.layout import layout
+from muster.core.model import Host, Job, Node
+from muster.errors import InvalidRequest
+from muster.linux import hardware
+from muster.linux.identity import identity
+
+
+def ranks_there(each: str | None, cores: int, gpus: int, host: str) -> int:
+    """How many ranks `-g` means on a host with so many cores and GPUs, where no number was said."""
+    if each == "gpu" and not gpus:
+        raise InvalidRequest(f"-g gpu: {host} has no GPU", "use `-g cpu` or a number")
+    if each == "cpu":
+        return cores
+    if each == "auto":
+        return gpus or cores
+    return max(1, gpus)
+
+
+def _gpus(options: RunOptions) -> tuple[str, ...]:
+    """The GPUs that `--gpus` names."""
+    return tuple(piece.strip() for piece in (options.gpus or "").split(",") if piece.strip())
+
+
+def ranks_wanted(options: RunOptions, env: Mapping[str, str]) -> int:
+    """How many ranks `-g` asks for on this machine."""
+    wanted = options.nproc_per_node
+    visible = _gpus(options) if options.gpus is not None else hardware.gpus(env)
+    if wanted is None:
+        return max(1, len(visible))
+    if wanted == "gpu":
+        if not visible:
+            raise InvalidRequest("-g gpu: there is no GPU here", "use `-g cpu` or a number")
+        return len(visible)
+    if wanted == "cpu":
+        return hardware.cores()
+    if wanted == "auto":
+        return len(visible) or hardware.cores()
+    return int(wanted)
+
+
+def local_nodes(asked: JobRequest, options: RunOptions, env: Mapping[str, str]) -> tuple[Node, ...]:
+    """The one node that this machine is; raises `InvalidRequest`."""
+    count = options.np if options.np is not None else ranks_wanted(options, env)
+    if options.np is not None and asked.ranks_per_node is not None and ranks_wanted(options, env) != count:
+        raise InvalidRequest(
+            f"-n {count} with -g {asked.ranks_per_node}: on one machine both are the number of ranks, and they differ",
+            "leave one of them out",
+        )
+    check_limits(count)
+    _check_ranks(count, asked.job, options.ranks or ())
+    host = Host(
+        identity()["host"],
+        gpus=_gpus(options),
+        threads=0 if asked.threads_chosen else max(1, hardware.cores() // count),
+        cpus=numa_bindings(asked.job.binding, count) if asked.job.binding else (),
+    )
+    return layout([(host, count)])
+
+
+def hosts_to_reach(asked: JobRequest) -> tuple[Host, ...]:
+    """The hosts that were named, as far as they are known before they answer."""
+    return tuple(
+        Host(
+            host.name,
+            user=host.user,
+            python=asked.pythons.get(host.name, ""),
+            setup=asked.setups.get(host.name, ()),
+            gpus=host.gpus,
+        )
+        for host in asked.hosts
+    )
+
+
+def remote_nodes(
+    asked: JobRequest, facts: Mapping[str, Mapping[str, Any]] | None, shown: Sequence[int] = ()
+) -> tuple[Node, ...]:
+    """The nodes that the hosts are; `facts` are what each host told of itself, None when nobody was asked.
+
+    Raises `InvalidRequest`, also for one of the ranks that are to be `shown` that there is not.
+    """
+    counts = [wanted.slots for wanted in asked.hosts]
+    return nodes_of(asked.job, hosts_to_reach(asked), counts, asked.ranks_per_node, facts, asked.threads_chosen, shown)
+
+
+def nodes_of(
+    job: Job,
+    hosts: Sequence[Host],
+    counts: Sequence[int | None],
+    each: str | None,
+    facts: Mapping[str, Mapping[str, Any]] | None,
+    threads_chosen: bool,
+    shown: Sequence[int] = (),
+) -> tuple[Node, ...]:
+    """The same for any hosts, with so many ranks on each; None where `each` says that, `-g`, by what the host has."""
+    found = []
+    for host, count in zip(hosts, counts):
+        told = facts[host.name] if facts is not None else None
+        if count is None:
+            if told is None:
+                raise InvalidRequest(
+                    f"how many ranks {host.name} gets is known when it is asked how many GPUs it has",
+                    "say it for a plan: `-g 8`, or `--hosts n1:8,n2:8`",
+                )
+            count = ranks_there(each, told["cores"], len(told["gpus"]), host.name)
+        if not threads_chosen:
+            host = host._replace(threads=None if told is None else max(1, told["cores"] // count))
+        found.append((host, count))
+    nodes = layout(found)
+    _check_ranks(sum(len(node.ranks) for node in nodes), job, shown)
+    return nodes
+
+
+def _check_ranks(count: int, job: Job, shown: Sequence[int]) -> None:
+    for option, ranks in (("--stdin", () if job.stdin is None else (job.stdin,)), ("--ranks", shown)):
+        wrong = [rank for rank in ranks if rank >= count]
+        if wrong:
+            raise InvalidRequest(f"{option} {wrong[0]}: there is no such rank", f"the ranks are 0 to {count - 1}")

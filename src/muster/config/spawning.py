@@ -1,0 +1,36 @@
+"""Scripts that start ranks by themselves, by `multiprocessing.spawn`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from muster.core.model import Job
+
+
+def spawn_warnings(job: Job) -> list[str]:
+    """What is most likely not meant."""
+    if job.launcher == "spawn" or not job.program.path:
+        return []
+    try:
+        text = Path(job.cwd, job.program.path).read_text(errors="replace")
+    except OSError:  # it is on the machine where the run was started
+        return []
+    found = _CALLS_SPAWN.search(text)
+    if found is None:
+        return []
+    what = f"{job.program.path} calls `{found[0]}…)` and so starts ranks by itself, each rank a world of its own"
+    return [f"{what}: `--launcher spawn` starts it once a node"]
+
+
+_CALLS_SPAWN = re.compile(r"\b(?:mp|multiprocessing)\.(?:spawn|start_processes)\(")
+
+
+_SPAWNS = re.compile(_CALLS_SPAWN.pattern + r"|\bspawn\(|\bnotebook_launcher\(")
+"""What is in a script that starts its ranks by itself."""
+
+
+def calls_spawn(path: str) -> bool:
+    """The script at this path starts its ranks by itself."""
+    with open(path, errors="replace") as file:
+        return _SPAWNS.search(file.read()) is not None
