@@ -231,20 +231,20 @@ are looked at before each run, too, and what would end it is told.
 def protocol() -> str:
     """The messages between the processes of a run."""
     from muster.protocol.frames import OLDEST, VERSION
-    from muster.protocol.messages import LEGS, MESSAGES
+    from muster.protocol.messages import CLIENT_LEG, FORMER, LEGS, MESSAGES
 
     pieces = [
         f"""# Protocol
 
 What the processes of a run say to each other, version {VERSION}. A message is one frame: the length of a JSON object
 and that of the bytes beside it (4 bytes each, big-endian), the object, the bytes. The object has a `kind` and the
-fields below. The same kind may mean something else between other processes.
+fields below.
 
 - A message of an unknown kind is skipped, and noted once: by an agent in agent.log, by a controller in events.jsonl.
 - A message whose fields are not those below closes its connection; fields beside them are ignored.
 - A command first learns which version the controller of a run speaks, since that runs from the files of the run
   and stays what it was when muster is upgraded. Commands speak to versions {OLDEST} to {VERSION}; where a controller
-  lacks what they need, they say so.
+  lacks what they need, they say so. To a version that knows a kind under another name they use that name.
 
 `MUSTER_TRACE=1` prints the conversation, a line for each message: to stderr if that is a terminal, otherwise to
 `trace.log` in the run directory (the agent of a node: in the directory of the node). Set it where the run is started; a
@@ -252,8 +252,8 @@ command such as `muster attach` that has it prints its own part. Secrets, argume
 variables are not printed: `{{2}}` stands for an object of two entries, `[2]` for a list, `…` for what may be secret.
 
 ```text
-07:31:02.123 controller > agent n1: start attempt=0 late={{3}}
-07:31:02.127 agent n1 > controller: started attempt=0 pids={{2}}
+07:31:02.123 controller > agent n1: start_ranks attempt=0 late={{3}}
+07:31:02.127 agent n1 > controller: ranks_started attempt=0 pids={{2}}
 ```"""
     ]
     for leg, says in LEGS.items():
@@ -267,7 +267,10 @@ variables are not printed: `{{2}}` stands for an object of two entries, `[2]` fo
                         for name, type_ in message.fields.items()
                     ]
                     fields += [f"bytes: {message.payload}"] if message.payload else []
-                    since = f" Since version {message.since}." if message.since > OLDEST else ""
+                    since = f" Since version {message.since}" if message.since > OLDEST else ""
+                    if since and leg == CLIENT_LEG and message.kind in FORMER:
+                        since += f", before that `{FORMER[message.kind]}`"
+                    since += "." if since else ""
                     rows.append((code(message.kind), "<br>".join(fields), message.says + since))
             pieces.append(f"### From {ends[0]} to {ends[1]}\n\n{table(*rows)}")
     return "\n\n".join([*pieces, "A field with `?` may be left out."])

@@ -20,13 +20,13 @@ def test_a_run_and_who_asks_it(muster: Any, script: Any) -> None:
     text = traced(muster.newest())
     assert {
         ("agent > controller", "hello"),
-        ("controller > agent", "prepare"),
-        ("controller > agent", "start"),
+        ("controller > agent", "configure"),
+        ("controller > agent", "start_ranks"),
         ("agent > controller", "output"),
-        ("agent > controller", "ended"),
+        ("agent > controller", "rank_exited"),
         ("controller > agent", "bye"),
-        ("fork server > agent", "ready"),
-        ("agent > fork server", "order"),
+        ("fork server > agent", "preloaded"),
+        ("agent > fork server", "fork"),
     } <= kinds(text)
     assert 0 == muster("run", "-d", "-g", "2", "script.py", SECRET, "wait").returncode
     run = muster.newest()
@@ -39,10 +39,10 @@ def test_a_run_and_who_asks_it(muster: Any, script: Any) -> None:
         ("client > controller", "state"),
         ("client > controller", "stacks"),
         ("controller > client", "answer"),
-        ("controller > agent", "stacks"),
+        ("controller > agent", "get_stacks"),
         ("client > controller", "kill"),
-        ("client > controller", "watch"),
-        ("controller > client", "over"),
+        ("client > controller", "attach"),
+        ("controller > client", "finished"),
     } <= kinds(text)
     assert [] == unknown(text)
     token = (run / "token").read_text()
@@ -61,8 +61,8 @@ def test_what_launchers_start(muster: Any, tmp_path: Path) -> None:
     assert 0 == going.wait(timeout=60), going.communicate()
     going.communicate()
     text = traced(run)
-    shim = {("shim > agent", kind) for kind in ("join", "began", "ended")}
-    assert {*shim, ("agent > shim", "answer"), ("agent > shim", "noted")} <= kinds(text)
+    shim = {("shim > agent", kind) for kind in ("register", "started", "exited")}
+    assert {*shim, ("agent > shim", "rank_command"), ("agent > shim", "recorded")} <= kinds(text)
     assert {("client > agent", "state"), ("client > agent", "stacks"), ("agent > client", "answer")} <= kinds(text)
     assert [] == unknown(text)
     assert SECRET not in text and (run / "token").read_text() not in text

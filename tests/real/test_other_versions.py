@@ -133,12 +133,10 @@ def test_what_cannot_be_is_said_in_one_sentence_with_a_hint(muster: Any, speaks:
     def answers(said: dict[str, Any]) -> list[bytes]:
         if said["kind"] == "state":
             return [encode_frame("answer", version=version)]
-        if said["kind"] == "watch" and version > VERSION:
+        if said["kind"] == "attach":
             return [
                 encode_frame("run", id=controller.run.name, phase="running", plan=["in another form"], version=version)
             ]
-        if said["kind"] == "watch":
-            return [encode_frame("run", id=controller.run.name, phase="running", plan=controller.plan, version=version)]
         return [encode_frame("unknown", what=said["kind"], version=version)]
 
     controller = speaks(answers)

@@ -78,7 +78,7 @@ def came(trap: socket.socket) -> None:
     victim, _ = trap.accept()
     victim.setblocking(False)
     try:
-        victim.sendall(frame(kind="answer", **ORDER))
+        victim.sendall(frame(kind="answer", **ORDER) + frame(kind="rank_command", **ORDER))
     except OSError:
         pass
     selector.register(victim, selectors.EVENT_READ)

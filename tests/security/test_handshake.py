@@ -24,7 +24,7 @@ def agree(agent: Terms = TERMS, controller: Terms = TERMS) -> tuple[Seals, Seals
     """A whole handshake: (the agent's seals, the controller's, what the agent was told)."""
     one, other = AgentSide(agent, 3, "life before", 17), ControllerSide(controller)
     hello = other.hear(fields(one.answer(fields(other.challenge()))))
-    assert (3, "life before", 17) == (hello.node, hello.life, hello.heard)
+    assert (3, "life before", 17) == (hello.node, hello.incarnation, hello.heard)
     frame, theirs = other.welcome("this life", 5)
     welcome, ours = one.hear(fields(frame))
     return ours, theirs, welcome
@@ -78,7 +78,7 @@ def test_nothing_that_was_said_on_one_connection_is_good_on_another() -> None:
     first.hear(hello)
     with pytest.raises(Refused):
         first.hear(hello)
-    welcome = fields(first.welcome("life", 0)[0])
+    welcome = fields(first.welcome("incarnation", 0)[0])
     later = AgentSide(TERMS, 1, "", 0)
     later.answer(fields(second.challenge()))
     with pytest.raises(Refused):
@@ -90,7 +90,7 @@ def test_nothing_that_was_said_on_one_connection_is_good_on_another() -> None:
 CHANGES = [
     ("node", 2),
     ("heard", 18),
-    ("life", "other"),
+    ("incarnation", "other"),
     ("nonce", "cd" * 32),
     ("mac", "0" * 64),
     ("mac", "ü" * 64),
@@ -104,9 +104,9 @@ CHANGES = [
     ("node", 1 << 70),
     ("node", 3.0),
     ("heard", None),
-    ("life", {}),
-    ("life", "\ud800"),
-    ("life", "x" * 65),
+    ("incarnation", {}),
+    ("incarnation", "\ud800"),
+    ("incarnation", "x" * 65),
     ("nonce", "zz"),
     ("nonce", ""),
     ("kind", "welcome"),
@@ -213,8 +213,8 @@ NO_FRAMES = {
     "no kind": b"\0\0\0\x02\0\0\0\0{}",
     "kind of no word": b'\0\0\0\x0a\0\0\0\0{"kind":1}',
     "deep": b"\0\1\x86\xa0\0\0\0\0" + b"[" * 100000,
-    "have what was never said": encode_frame("have", heard=1 << 40),
-    "have no number": encode_frame("have", heard="x"),
+    "acknowledges what was never said": encode_frame("ack", heard=1 << 40),
+    "acknowledges no number": encode_frame("ack", heard="x"),
 }
 
 

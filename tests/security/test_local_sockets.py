@@ -171,11 +171,11 @@ GARBAGE = {
     "no object": b"\0\0\0\x02\0\0\0\0[]",
     "no kind": b"\0\0\0\x02\0\0\0\0{}",
     "no such kind": encode_frame("nonsense"),
-    "fields of no kind": encode_frame("watch", nonsense=1)
+    "fields of no kind": encode_frame("attach", nonsense=1)
     + encode_frame("stacks", ranks=5)
-    + encode_frame("began")
-    + encode_frame("join"),
-    "no number": encode_frame("taken", node="x", count=[]) + encode_frame("asked", number="x"),
+    + encode_frame("started")
+    + encode_frame("register"),
+    "no number": encode_frame("credit", node="x", count=[]) + encode_frame("stop", number="x"),
     **{f"random bytes {seed}": Random(seed).randbytes(1000) for seed in range(5)},
     **{f"no {kind}": encode_frame(kind, b"x" * 100, **_wrong(kind)) for kind in {*FROM_CLIENT, *ON_MACHINE} - {"end"}},
 }
@@ -295,16 +295,16 @@ NO_TEXTS: tuple[Any, ...] = (5, True, [], {}, "\0")
 NO_RANKS: tuple[Any, ...] = (5, "x", {}, [-1], ["0"], [True], [[]])
 WRONG: dict[str, dict[str, dict[str, tuple[Any, tuple[Any, ...]]]]] = {
     local_sockets.SUPERVISOR: {
-        "watch": {
+        "attach": {
             "want": (True, (None, *NO_RANKS)),
             "offsets": ({}, (7, None, [], *({"0/0.out": value} for value in (*NO_NUMBERS, 1 << 62)))),
             "tail": (None, ("x", -1, True, [], 1 << 64)),
             "events": (0, NO_NUMBERS),
             "owner": (False, (0, None, "x")),
         },
-        "taken": {"node": (0, (*NO_NUMBERS, 99)), "count": (0, NO_NUMBERS)},
-        "asked": {"number": (15, NO_SIGNALS)},
-        "pass": {"number": (10, NO_SIGNALS)},
+        "credit": {"node": (0, (*NO_NUMBERS, 99)), "count": (0, NO_NUMBERS)},
+        "stop": {"number": (15, NO_SIGNALS)},
+        "forward_signal": {"number": (10, NO_SIGNALS)},
         "kill": {"by": ("", NO_TEXTS)},
         "stdin": {"at": (0, NO_NUMBERS), "end": (False, (0, None, "x"))},
         "stacks": {"ranks": (None, NO_RANKS)},
@@ -312,19 +312,19 @@ WRONG: dict[str, dict[str, dict[str, tuple[Any, tuple[Any, ...]]]]] = {
     local_sockets.AGENT: {
         "kill": {"by": ("", NO_TEXTS)},
         "stacks": {"ranks": (None, NO_RANKS)},
-        "join": {
+        "register": {
             "version": (VERSION, (*NO_NUMBERS,)),
             "rank": (0, NO_NUMBERS),
             "launcher": ("x", (*NO_TEXTS, None)),
             **dict.fromkeys(("world_size", "local_rank", "local_world_size", "node_rank"), (1, ("x", -1, []))),
         },
-        "reach": {
+        "exec_request": {
             "host": ("x", (*NO_TEXTS, None)),
             "words": ([], (None, 5, "x", [5], ["\0"], ["\ud800"])),
             "env": ({}, (None, 5, [], {"A": 5}, {"": ""}, {"A=": ""}, {"A": "\0"})),
         },
-        "began": {"pid": (2, (*NO_NUMBERS, 0, 1))},
-        "ended": {"code": (0, ("x", [])), "signal": (None, ("x", [])), "asked": (None, ("x", []))},
+        "started": {"pid": (2, (*NO_NUMBERS, 0, 1))},
+        "exited": {"code": (0, ("x", [])), "signal": (None, ("x", [])), "asked": (None, ("x", []))},
     },
 }
 """By who listens and kind: a right value of each field, and wrong ones."""

@@ -113,9 +113,9 @@ class Impostor:
                 encode_frame("challenge", version=frames.VERSION, nonce=said["nonce"]),
             ]
         if number == 1:
-            return [encode_frame("welcome", mac=mac, proof=mac, life="", heard=0)]
+            return [encode_frame("welcome", mac=mac, proof=mac, incarnation="", heard=0)]
         if number == 2:
-            return [encode_frame("welcome", mac="ü" * 64, proof="ü" * 64, life="x", heard=0)]
+            return [encode_frame("welcome", mac="ü" * 64, proof="ü" * 64, incarnation="x", heard=0)]
         return [encode_frame(**said), b"\xff" * 64]
 
 
@@ -132,21 +132,23 @@ def test_an_agent_believes_no_impostor_and_then_finds_its_controller(loop: Loop,
 
 
 def _hello(**fields: Any) -> bytes:
-    return encode_frame("hello", **{"node": 1, "nonce": "ab" * 32, "life": "", "heard": 0, "mac": "cd" * 32, **fields})
+    return encode_frame(
+        "response", **{"node": 1, "nonce": "ab" * 32, "incarnation": "", "heard": 0, "mac": "cd" * 32, **fields}
+    )
 
 
 HOSTILE = {
     "a proof that is no ASCII": _hello(mac="ü" * 32, proof="ü" * 64),
     "a proof of no type": _hello(mac=None, proof={}),
     "a node of no number": _hello(node="x"),
-    "no fields": encode_frame("hello"),
+    "no fields": encode_frame("response"),
     "no UTF-8": b"\0\0\0\x04\0\0\0\0\xff\xfe\xfd\xfc",
     "deep": b"\0\0\x0f\xa0\0\0\0\0" + b"[" * 4000,
     "huge": b"\xff" * 8,
     "large": b"\0\0\x10\0\0\0\0\0" + b"x" * 4096,
     "a browser": b"GET / HTTP/1.1\r\nHost: n1\r\n\r\n",
     "another kind": encode_frame("welcome"),
-    "early": _hello() + encode_frame("told"),
+    "early": _hello() + encode_frame("facts"),
     "drop by drop": struct.pack("!II", 100, 0),
     **{f"random bytes {seed}": Random(seed).randbytes(100) for seed in range(5)},
 }

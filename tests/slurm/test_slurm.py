@@ -32,9 +32,11 @@ def test_a_run_is_handed_in_shown_and_its_status_given(there: LabCluster) -> Non
     assert "all 6 ranks ended well" in done.stderr
     said = traced(there.run)
     assert [] == unknown(said)
-    assert {("agent > controller", "told"), ("agent > controller", "ended"), ("client > controller", "watch")} <= kinds(
-        said
-    )
+    assert {
+        ("agent > controller", "facts"),
+        ("agent > controller", "rank_exited"),
+        ("client > controller", "attach"),
+    } <= kinds(said)
     there.nothing_left()
 
 

@@ -50,8 +50,8 @@ def test_a_detached_run_goes_on_and_is_told_of(there: LabCluster, where: str) ->
     assert [] == unknown(said)
     assert {
         ("client > controller", "stacks"),
-        ("controller > agent", "usage"),
-        ("agent > controller", "usage"),
+        ("controller > agent", "get_usage"),
+        ("agent > controller", "rank_usage"),
     } <= kinds(said)
     there.nothing_left()
 

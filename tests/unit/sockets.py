@@ -70,7 +70,7 @@ class SocketLink(ProcessConnection):
             pass
         self.there.settimeout(20)
         found, self._heard = self._heard, []
-        return [fields for fields, _ in found if fields["kind"] != "beat"]
+        return [fields for fields, _ in found if fields["kind"] not in ("heartbeat", "beat")]
 
 
 class Host:

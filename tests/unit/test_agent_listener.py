@@ -131,7 +131,7 @@ def test_what_was_heard_of_an_agent_is_worth_nothing_on_another_connection(port:
 
 def test_random_bytes_end_their_connection_and_nothing_else(port: Port) -> None:
     chance = random.Random(5)
-    good = encode_frame("hello", node=1, nonce="ab" * 32, life="", heard=0, mac="cd" * 32)
+    good = encode_frame("response", node=1, nonce="ab" * 32, incarnation="", heard=0, mac="cd" * 32)
     for number in range(60):
         sock = port.call()
         data = bytearray(chance.randbytes(chance.randrange(1, 300)) if number % 2 else good)

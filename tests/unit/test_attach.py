@@ -30,7 +30,9 @@ ENDED = RunResult(RunState.FAILED, 3, 2.0)
 JOB = Job(Program("command", ("true",)), "exec", "python3", "--python", "/")
 PLAN = make_plan(JOB, layout([(Machine("n1"), 2)]), ID)
 RUN = says("run", id=ID, phase="running", plan=as_json(PLAN), version=VERSION)
-OVER = says("over", outcome=outcome_as_json(ENDED))
+OVER = says("finished", outcome=outcome_as_json(ENDED))
+GREETED = [arrives, "state", says("answer", version=VERSION), "attach"]
+"""So each client begins that does not know yet which version the controller speaks."""
 
 
 class Screen:
@@ -110,9 +112,9 @@ def test_what_was_seen_is_not_sent_again_after_a_connection_broke(terminal: Term
     (path := tmp_path / ID).mkdir()
     begin, words = event(1, event="begin", facts={"python": "3"}), event(2, event="say", text="n2 is back")
     ended = terminal.attach(
-        [arrives, "watch", RUN, begin, piece(0, b"one\n", 0), piece(1, b"uno\n", 0), "taken"],
+        [*GREETED, RUN, begin, piece(0, b"one\n", 0), piece(1, b"uno\n", 0), "credit"],
         [lambda link: link.complain("ssh: timed out\n")],
-        [arrives, "watch", RUN, begin, words, piece(0, b"two\n", 4), OVER, stays],
+        [arrives, "attach", RUN, begin, words, piece(0, b"two\n", 4), OVER, stays],
         keep=Run(path),
     )
     screen = terminal.screen
@@ -122,7 +124,7 @@ def test_what_was_seen_is_not_sent_again_after_a_connection_broke(terminal: Term
     assert ["the connection to n1 broke; trying for 20 s to come back", "back after 0 s", "n2 is back"] == [
         text for text in screen.said if "out of reach" not in text
     ]
-    first, second = terminal.heard("watch")
+    first, second = terminal.heard("attach")
     assert ({}, 0, False) == (first["offsets"], first["events"], first["owner"])
     assert ({"0/0.out": 4, "0/1.out": 4}, 1) == (second["offsets"], second["events"])
     assert b"one\ntwo\n" == (path / "attempt_0" / "rank_00000.out").read_bytes()
@@ -131,17 +133,17 @@ def test_what_was_seen_is_not_sent_again_after_a_connection_broke(terminal: Term
 
 
 def test_output_may_be_missing_where_the_connection_broke(terminal: Terminal) -> None:
-    terminal.attach([arrives, "watch", RUN], [arrives, "watch", RUN, OVER, stays])
+    terminal.attach([*GREETED, RUN], [arrives, "attach", RUN, OVER, stays])
     assert [f"n1 is out of reach: output may be missing here; `muster logs {ID}` has all of it"] == terminal.screen.said
 
 
 def test_what_was_shown_makes_room_for_more(terminal: Terminal) -> None:
-    terminal.attach([arrives, "watch", RUN, piece(0, b"12345", 0, node=1), "taken", OVER, stays])
-    assert [(1, 5)] == [(taken["node"], taken["count"]) for taken in terminal.heard("taken")]
+    terminal.attach([*GREETED, RUN, piece(0, b"12345", 0, node=1), "credit", OVER, stays])
+    assert [(1, 5)] == [(taken["node"], taken["count"]) for taken in terminal.heard("credit")]
 
 
 def test_where_nobody_supervises_it_any_more_there_is_nothing_to_watch(terminal: Terminal) -> None:
-    assert terminal.attach([arrives, says("gone", there=True), stays]) is None
+    assert terminal.attach([arrives, says("no_controller", there=True), stays]) is None
     assert terminal.client.gone and not terminal.client.left
 
 
@@ -149,7 +151,7 @@ def test_where_nobody_supervises_it_any_more_there_is_nothing_to_watch(terminal:
     "wrong",
     [
         says("run", id=ID, phase="running", plan=["in another form"], version=VERSION),
-        says("over", outcome={"state": "nonsense"}),
+        says("finished", outcome={"state": "nonsense"}),
         says("event", b"nonsense", number=1),
         says("output", b"x", node=0, rank=0, stream="stack", attempt=0, offset=0),
         says("output", b"x", node=0, rank=-1, stream="out", attempt=0, offset=0),
@@ -157,7 +159,7 @@ def test_where_nobody_supervises_it_any_more_there_is_nothing_to_watch(terminal:
 )
 def test_what_is_not_understood_is_neither_shown_nor_kept(terminal: Terminal, tmp_path: Path, wrong: Any) -> None:
     (path := tmp_path / ID).mkdir()
-    nothing_shown = terminal.attach([arrives, "watch", RUN, wrong, piece(0, b"later", 0), stays], keep=Run(path))
+    nothing_shown = terminal.attach([*GREETED, RUN, wrong, piece(0, b"later", 0), stays], keep=Run(path))
     assert nothing_shown is None and terminal.client.gone
     assert ["n1 sent"] == [text[:7] for text in terminal.screen.said]
     assert [] == terminal.screen.shown
@@ -165,8 +167,32 @@ def test_what_is_not_understood_is_neither_shown_nor_kept(terminal: Terminal, tm
 
 
 def test_of_a_newer_controller_what_is_not_known_is_skipped(terminal: Terminal) -> None:
-    assert ENDED == terminal.attach([arrives, "watch", RUN, says("weather", rain=True), OVER, stays])
+    assert ENDED == terminal.attach([*GREETED, RUN, says("weather", rain=True), OVER, stays])
     assert ["n1: a message of an unknown kind was skipped: 'weather'"] == terminal.screen.said
+
+
+def test_a_newer_controller_that_cannot_be_attached_to_is_told_with_a_hint(
+    terminal: Terminal, capfd: pytest.CaptureFixture[str]
+) -> None:
+    unknown = says("unknown", what="attach", version=VERSION + 1)
+    assert terminal.attach([*GREETED, unknown, stays]) is None
+    why = f"it speaks version {VERSION + 1} of the protocol, which has no `attach`\nhint: use the version of muster"
+    assert terminal.client.gone and why in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("version", [{}, {"version": 4}], ids=["3", "4"])
+def test_an_earlier_controller_hears_and_says_what_its_version_does(
+    terminal: Terminal, version: dict[str, int]
+) -> None:
+    """Version 3 tells of none."""
+    answer = says("answer", phase="running", **version)
+    run = says("run", id=ID, phase="running", plan=as_json(PLAN), **version)
+    signals = [interrupt(signal.SIGUSR1), "pass", interrupt(signal.SIGINT), "asked"]
+    over = says("over", outcome=outcome_as_json(ENDED))
+    script = [arrives, "state", answer, "watch", run, piece(0, b"one\n", 0), "taken", *signals, over, stays]
+    assert ENDED == terminal.attach(script, owner=True)
+    assert [(0, "out", b"one\n")] == terminal.screen.shown
+    assert ["state", "watch", "taken", "pass", "asked"] == [fields["kind"] for fields in terminal.host.heard]
 
 
 def interrupt(number: int) -> Any:
@@ -174,13 +200,13 @@ def interrupt(number: int) -> Any:
 
 
 def test_who_only_watches_leaves_by_ctrl_c(terminal: Terminal) -> None:
-    assert terminal.attach([arrives, "watch", RUN, interrupt(signal.SIGINT), stays]) is None
-    assert terminal.client.left and not terminal.heard("asked")
+    assert terminal.attach([*GREETED, RUN, interrupt(signal.SIGINT), stays]) is None
+    assert terminal.client.left and not terminal.heard("stop")
 
 
 def test_ctrl_c_of_the_owner_and_other_signals_reach_the_run(terminal: Terminal) -> None:
-    steps = [interrupt(signal.SIGUSR1), "pass", interrupt(signal.SIGINT), "asked", OVER, stays]
-    assert ENDED == terminal.attach([arrives, "watch", RUN, *steps], owner=True)
-    assert [signal.SIGINT] == [asked["number"] for asked in terminal.heard("asked")]
-    assert [signal.SIGUSR1] == [passed["number"] for passed in terminal.heard("pass")]
-    assert terminal.heard("watch")[0]["owner"]
+    steps = [interrupt(signal.SIGUSR1), "forward_signal", interrupt(signal.SIGINT), "stop", OVER, stays]
+    assert ENDED == terminal.attach([*GREETED, RUN, *steps], owner=True)
+    assert [signal.SIGINT] == [stop["number"] for stop in terminal.heard("stop")]
+    assert [signal.SIGUSR1] == [passed["number"] for passed in terminal.heard("forward_signal")]
+    assert terminal.heard("attach")[0]["owner"]

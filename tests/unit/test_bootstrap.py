@@ -192,8 +192,8 @@ def test_a_part_is_the_message_of_the_catalogue(launcher: str) -> None:
         plan, where, rendezvous.Rendezvous("10.0.0.1", 1, ({}, {})), 7.0, True, True
     )
     for number, part in enumerate(parts):
-        assert part == TO_AGENT["prepare"].fitting(json.loads(json.dumps(part)))
-        assert {"want", "stdin"} == TO_AGENT["prepare"].fields.keys() - part.keys()
+        assert part == TO_AGENT["configure"].fitting(json.loads(json.dumps(part)))
+        assert {"want", "stdin"} == TO_AGENT["configure"].fields.keys() - part.keys()
         assert number == part["node"]
         own = [str(number)] if launcher == "exec" else ["0", "1"]
         assert own == list(part["environment"]["ranks"])
@@ -243,7 +243,7 @@ class Joiner:
             def joined(met: Met, same: bool, found: Mapping[str, Any] = found) -> None:
                 wire = Channel(keeps=True)
                 wire.connect(met.fd, met.fd, met.frames, 0, met.seal)
-                wire.send(encode_frame("told", t=time.monotonic() + 5.0, **found))
+                wire.send(encode_frame("facts", t=time.monotonic() + 5.0, **found))
                 wire.flush()
                 self.wires.append(wire)
 

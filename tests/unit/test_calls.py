@@ -41,11 +41,11 @@ def test_arguments_are_data(tmp_path: Path) -> None:
     (tmp_path / "runs" / "20261127-000000-abcdef").mkdir(parents=True)
     for which in NASTY[1:5]:
         ((fields, _),) = call(tmp_path, encode_frame("call", name="introduce", args={"which": which}), tmp_path)
-        assert {"kind": "introduced", "there": "", "files": {}, "fits": []} == fields
+        assert {"kind": "run_described", "there": "", "files": {}, "fits": []} == fields
     ((fields, _),) = call(
         tmp_path, encode_frame("call", name="visit", args={"run_dir": f"{tmp_path}/{NASTY[1]}"}), tmp_path
     )
-    assert {"kind": "gone", "there": False} == fields
+    assert {"kind": "no_controller", "there": False} == fields
     assert ["runs"] == [path.name for path in tmp_path.iterdir()]
 
 
@@ -59,9 +59,9 @@ def test_what_is_asked_for_is_done(tmp_path: Path) -> None:
     assert (str(run), [run.name]) == (sent[0][0]["there"], sent[0][0]["fits"])
     visit = encode_frame("call", name="visit", args={"run_dir": str(run)})
     sent = call(
-        tmp_path, visit, run, encode_frame("files", have={"events.jsonl": 4}, last=False) + encode_frame("beat")
+        tmp_path, visit, run, encode_frame("files", have={"events.jsonl": 4}, last=False) + encode_frame("heartbeat")
     )
-    assert {"kind": "gone", "there": True} == sent[0][0]
+    assert {"kind": "no_controller", "there": True} == sent[0][0]
     files = {fields["name"]: (fields["offset"], data) for fields, data in sent if fields["kind"] == "file"}
     assert (4, b"two\n") == files["events.jsonl"] and 0 == files["job.json"][0]
     assert "done" == sent[-1][0]["kind"]

@@ -26,7 +26,7 @@ ENDED = RunResult(RunState.FAILED, 3, 2.0)
 
 
 ANSWERS = [arrives, "state", says("answer", version=VERSION, phase="running")]
-OVER = says("over", outcome=outcome_as_json(ENDED))
+OVER = says("finished", outcome=outcome_as_json(ENDED))
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_all_questions_go_over_one_connection(host: Host, run: Run) -> None:
 
 
 def test_who_asks_is_told_why_nobody_answers(host: Host, run: Run) -> None:
-    gone = [arrives, "state", says("gone", there=True), stays]
+    gone = [arrives, "state", says("no_controller", there=True), stays]
     refused = [lambda link: link.complain("ssh: connect to host n1 port 22: Connection refused\n")]
     old = [arrives, "state", says("answer", version=2), stays]
     host.scripts = [gone, refused, old, *[[arrives, "state"]] * 5, [arrives, stays]]
@@ -93,7 +93,7 @@ def test_the_end_is_told_and_the_files_come_over_the_same_connection(host: Host,
     host.scripts = [
         [
             *ANSWERS,
-            "watch",
+            "attach",
             says("run", id=ID, phase="running", plan={}, version=VERSION),
             OVER,
             "files",
@@ -109,7 +109,7 @@ def test_the_end_is_told_and_the_files_come_over_the_same_connection(host: Host,
         waited = wait(follower)
         assert (True, RunStatus(RunState.FAILED, outcome=ENDED)) == (waited.in_time, waited.status)
         assert waited.status == follower.look()
-    assert ["state", "watch", "files"] == [fields["kind"] for fields in host.heard]
+    assert ["state", "attach", "files"] == [fields["kind"] for fields in host.heard]
     watch, files = host.heard[1:]
     assert ([], False) == (watch["want"], watch["owner"])
     assert files["last"] is True and "job.json" in files["have"]
@@ -137,7 +137,7 @@ def test_a_file_that_is_written_anew_is_never_half_there(host: Host, run: Run) -
 
 
 def test_an_end_whose_files_do_not_come_is_known_all_the_same(host: Host, run: Run) -> None:
-    host.scripts = [[*ANSWERS, "watch", OVER, "files"]]
+    host.scripts = [[*ANSWERS, "attach", OVER, "files"]]
     with Client(run) as client:
         assert ENDED == wait(Follower(run, client)).status.outcome
     assert ENDED == run.outcome
@@ -151,9 +151,18 @@ def test_a_connection_that_breaks_is_made_again_and_nothing_comes_twice(host: Ho
     """It is said once what is missing here, by the length of each log."""
     said: list[str] = []
     host.scripts = [
-        [*ANSWERS, "watch", piece(0, b"one\n", 0), piece(1, b"two\n", 0), "taken"],
+        [*ANSWERS, "attach", piece(0, b"one\n", 0), piece(1, b"two\n", 0), "credit"],
         [lambda link: link.complain("ssh: timed out\n")],
-        [*ANSWERS, "watch", piece(0, b"three\n", 4), piece(1, b"again\n", 0, 1), "taken", OVER, "files", says("done")],
+        [
+            *ANSWERS,
+            "attach",
+            piece(0, b"three\n", 4),
+            piece(1, b"again\n", 0, 1),
+            "credit",
+            OVER,
+            "files",
+            says("done"),
+        ],
     ]
     with Client(run) as client:
         mirror = Mirror(run, [0, 1])
@@ -162,7 +171,7 @@ def test_a_connection_that_breaks_is_made_again_and_nothing_comes_twice(host: Ho
         assert [(0, 4), (1, 4), (0, 10)] == [(grown.rank, grown.upto) for grown in mirror.take(0)]
         assert [(1, 6)] == [(grown.rank, grown.upto) for grown in mirror.take(1)]
     assert (b"one\nthree\n", b"two\n", b"again\n") == (log(run, 0), log(run, 1), log(run, 1, 1))
-    first, second = [fields for fields in host.heard if fields["kind"] == "watch"]
+    first, second = [fields for fields in host.heard if fields["kind"] == "attach"]
     assert ({}, [0, 1]) == (first["offsets"], first["want"])
     assert {"0/0.out": 4, "0/1.out": 4} == second["offsets"]
     assert ["n1, where its supervisor is, does not answer: ssh: timed out"] == said
@@ -171,8 +180,8 @@ def test_a_connection_that_breaks_is_made_again_and_nothing_comes_twice(host: Ho
 @pytest.mark.parametrize(
     "wrong",
     [
-        says("over", outcome={"state": "nonsense"}),
-        says("over"),
+        says("finished", outcome={"state": "nonsense"}),
+        says("finished"),
         says("output", b"x", node=0, rank=0, stream="stack", attempt=0, offset=0),
         says("output", b"x", node=0, rank=-1, stream="out", attempt=0, offset=0),
         says("file", b"x", name=7, offset=0, whole=True),
@@ -180,21 +189,33 @@ def test_a_connection_that_breaks_is_made_again_and_nothing_comes_twice(host: Ho
     ],
 )
 def test_what_is_not_understood_ends_the_connection_and_nothing_else(host: Host, run: Run, wrong: Any) -> None:
-    host.scripts = [[*ANSWERS, "watch", wrong, stays], [arrives, "state", says("gone"), "files", says("done"), stays]]
+    host.scripts = [
+        [*ANSWERS, "attach", wrong, stays],
+        [arrives, "state", says("no_controller"), "files", says("done"), stays],
+    ]
     with Client(run) as client:
         found = wait(Follower(run, client, mirror=Mirror(run, [0]))).status
     assert RunState.LOST is found.state
     assert ["job.json", "answered"] == sorted(os.listdir(run.path), reverse=True)
 
 
+def test_news_of_an_earlier_controller_come_under_the_names_of_its_version(host: Host, run: Run) -> None:
+    answer = says("answer", version=4, phase="running")
+    over = says("over", outcome=outcome_as_json(ENDED))
+    host.scripts = [[arrives, "state", answer, "watch", piece(0, b"one\n", 0), "taken", over, "files", says("done")]]
+    with Client(run) as client:
+        assert ENDED == wait(Follower(run, client, mirror=Mirror(run, [0]))).status.outcome
+    assert b"one\n" == log(run, 0)
+
+
 def test_a_controller_that_cannot_be_watched_is_asked_over_one_connection(host: Host, run: Run) -> None:
     """It is too old; the questions that all know tell whether it is there."""
     states = ["state", says("answer", version=2)]
-    host.scripts = [[arrives, *states * 4], [arrives, "state", says("gone"), "files", says("done"), stays]]
+    host.scripts = [[arrives, *states * 4], [arrives, "state", says("no_controller"), "files", says("done"), stays]]
     with Client(run) as client:
         assert RunState.LOST is wait(Follower(run, client)).status.state
     assert 2 == len(host.links)
-    assert "watch" not in [fields["kind"] for fields in host.heard]
+    assert "attach" not in [fields["kind"] for fields in host.heard]
 
 
 def test_each_controller_of_a_job_that_is_requeued_is_found_by_what_it_leaves(
@@ -215,8 +236,8 @@ def test_each_controller_of_a_job_that_is_requeued_is_found_by_what_it_leaves(
         return RunStatus(asked[-1])
 
     monkeypatch.setattr(follow, "reconcile", told)
-    done = says("over", outcome=outcome_as_json(RunResult(RunState.SUCCEEDED, 0, 2.0)))
-    host.scripts = [[*ANSWERS, "watch", OVER], [*ANSWERS, "watch", done]]
+    done = says("finished", outcome=outcome_as_json(RunResult(RunState.SUCCEEDED, 0, 2.0)))
+    host.scripts = [[*ANSWERS, "attach", OVER], [*ANSWERS, "attach", done]]
     with Client(run) as client:
         assert RunState.SUCCEEDED is wait(Follower(run, client)).status.state
     assert 2 == len(host.links), "the controller that has told of its end is not asked again"
@@ -246,7 +267,7 @@ def test_a_controller_in_a_job_that_cannot_be_reached_is_not_tried_all_the_time(
 
 
 def test_waiting_ends_when_its_time_is_over(host: Host, run: Run) -> None:
-    host.scripts = [[*ANSWERS, "watch", stays]]
+    host.scripts = [[*ANSWERS, "attach", stays]]
     with Client(run) as client:
         waited = wait(Follower(run, client), 0.05)
     assert (False, RunState.RUNNING) == (waited.in_time, waited.status.state)

@@ -106,8 +106,8 @@ class Controller:
         """Both agents are there, and the ranks run."""
         for node in range(2):
             self.connect(node).say("ready", fork=False, why="")
-        self.agents[0].say("listening", attempt=0, port=29500)
-        self.hears((0, "start", {"attempt": 0}), (1, "start", {"attempt": 0}))
+        self.agents[0].say("store_opened", attempt=0, port=29500)
+        self.hears((0, "start_ranks", {"attempt": 0}), (1, "start_ranks", {"attempt": 0}))
         assert self.served.supervisor.phase is Phase.RUNNING
 
     def outcome(self) -> dict[str, Any]:
@@ -142,11 +142,11 @@ def test_an_agent_that_comes_again_has_missed_nothing(controller: Controller) ->
     controller.running()
     controller.agents[1].part()
     controller.loop.until(lambda: controller.served.far[1].disconnected_at is not None, "that is seen")
-    controller.served.send_message(1, "pass", number=10)
+    controller.served.send_message(1, "forward_signal", number=10)
     controller.loop.advance(2.0)
     controller.connect(1)
     controller.says("n2 is back after 2 s")
-    controller.hears((1, "pass", {"number": 10}))
+    controller.hears((1, "forward_signal", {"number": 10}))
     controller.loop.advance(2 * LEASE, 1.0)
     assert [] == lost(controller)
 
@@ -187,7 +187,7 @@ def test_an_agent_that_fails_is_lost_with_its_last_words_if_there_are_any(
     controller: Controller, text: str, why: str
 ) -> None:
     controller.running()
-    controller.agents[1].say("broken", text=text, limit=False)
+    controller.agents[1].say("agent_crashed", text=text, limit=False)
     controller.agents[1].part()
     controller.loop.until(lambda: lost(controller), "it is lost")
     assert [(1, f"the agent on n2 failed: {why}; see agent.log there")] == lost(controller)
@@ -216,7 +216,7 @@ def test_a_frame_that_is_none_of_an_agent_ends_the_connection_and_the_run_waits_
 
 def state(controller: Controller, node: int, started: int, listened: int) -> None:
     """An agent tells a controller that is new to it what it was told before."""
-    controller.connect(node).say("state", started=started, listened=listened)
+    controller.connect(node).say("agent_state", started=started, listened=listened)
 
 
 def test_a_controller_that_begins_again_tells_each_agent_what_it_has_not_heard(tmp_path: Path) -> None:
@@ -229,11 +229,11 @@ def test_a_controller_that_begins_again_tells_each_agent_what_it_has_not_heard(t
     assert 1 == len(controller.events("supervisor began again"))
     state(controller, 0, started=-1, listened=0)
     state(controller, 1, started=0, listened=-1)
-    controller.hears((0, "start", {"attempt": 0}))
+    controller.hears((0, "start_ranks", {"attempt": 0}))
     assert 29500 == int(controller.agents[0].said[0][1]["late"]["MASTER_PORT"]), "where the store listens already"
     controller.loop.until(lambda: 2 == len(controller.events("state")), "both are heard")
     controller.hears()
-    assert [["start"], []] == [[kind for kind, _ in agent.said] for agent in controller.agents]
+    assert [["start_ranks"], []] == [[kind for kind, _ in agent.said] for agent in controller.agents]
     controller.close()
 
 
@@ -246,7 +246,7 @@ def test_a_controller_that_begins_again_before_the_start_has_node_0_listen(tmp_p
     assert controller.served.supervisor.phase is Phase.STARTING
     state(controller, 1, started=-1, listened=-1)
     state(controller, 0, started=-1, listened=-1)
-    controller.hears((0, "listen", {"attempt": 0, "host": "10.0.0.1"}))
+    controller.hears((0, "open_store", {"attempt": 0, "host": "10.0.0.1"}))
     assert [] == controller.agents[1].said
     controller.close()
 
@@ -256,7 +256,7 @@ def test_a_world_of_another_size_is_told_whichever_rank_registers_first(tmp_path
     """One that the plan does not have is refused by its agent, and may have been the only one that came so far."""
     controller = Controller(tmp_path, launcher="torchrun")
     controller.running()
-    controller.agents[0].say("joined", attempt=0, rank=rank, launcher="torchrun", world_size=3)
+    controller.agents[0].say("rank_registered", attempt=0, rank=rank, launcher="torchrun", world_size=3)
     text = "torchrun made a world of 3, and 2 ranks were asked for"
     controller.loop.until(lambda: controller.events("ended"), "those that have not are given up")
     count, given_up = (1, [1]) if rank == 0 else (0, [0, 1])

@@ -73,9 +73,9 @@ def test_the_port_of_an_attempt_is_asked_for_once(
     config = ControllerConfig(time.monotonic(), "10.0.0.1", 0.0, (NodeRecord(str(tmp_path)),), first_attempt=first)
     served = DetachedController(loop, plan, Run(tmp_path), config, "secret")
     node = served.far[0]
-    served.receive(node, [({"kind": "state", "started": -1, "listened": listened, "t": time.monotonic()}, b"")])
+    served.receive(node, [({"kind": "agent_state", "started": -1, "listened": listened, "t": time.monotonic()}, b"")])
     sent = [fields for frame in node.channel._unacked for fields, _ in FrameDecoder().feed(frame)]
-    listens = [fields for fields in sent if fields["kind"] == "listen"]
-    assert [{"kind": "listen", "attempt": attempt, "host": "10.0.0.1"} for attempt in asked_for] == listens
+    listens = [fields for fields in sent if fields["kind"] == "open_store"]
+    assert [{"kind": "open_store", "attempt": attempt, "host": "10.0.0.1"} for attempt in asked_for] == listens
     noted = [json.loads(line)["event"] for line in served.records[len(events) :]]
     assert decides == ("configured" in noted) == ("do listen" in noted)

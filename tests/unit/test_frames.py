@@ -15,7 +15,7 @@ FRAMES: list[tuple[dict[str, Any], bytes]] = [
     ({"kind": "hello", "version": 1, "host": "a"}, b""),
     ({"kind": "output", "rank": 3, "stream": "out"}, b"\x00\xff\n" * 1000),
     ({"kind": "note", "text": "größer, \u2028 and \U0001f600"}, b""),
-    ({"kind": "swept", "ended": [], "left": ["a (pid 1)"], "t": 0.25, "code": None}, b"x"),
+    ({"kind": "cleaned_up", "ended": [], "left": ["a (pid 1)"], "t": 0.25, "code": None}, b"x"),
 ]
 
 

@@ -15,6 +15,7 @@ from muster.agent.agent import Agent
 from muster.agent.ranks import RankProcesses
 from muster.client import client, remote
 from muster.client.attach import AttachedClient
+from muster.client.compat import RENAMED_IN
 from muster.controller.detached import DetachedController
 from muster.controller.foreground import ForegroundController
 from muster.controller.joining_agents import JoiningAgents
@@ -150,6 +151,29 @@ def test_a_kind_is_one_message_between_two_ends() -> None:
     assert all(message.says[-1] == "." and message.says.count(". ") == 0 for message in MESSAGES), "one sentence each"
 
 
+SAME = {
+    *("call", "clock", "ack", "resize", "stdin", "stdin_taken", "output", "credit", "forward_signal"),
+    *("exec_request", "exec_result", "state", "kill", "stacks", "usage", "answer", "unknown"),
+}
+"""Kinds that mean the same wherever they are sent: an agent passes on what a client has said, and so forth."""
+
+
+def test_a_kind_means_one_thing() -> None:
+    kinds = [message.kind for message in MESSAGES]
+    assert SAME == {kind for kind in kinds if kinds.count(kind) > 1}
+
+
+def test_each_kind_tells_the_first_version_that_has_it() -> None:
+    kinds = {message.kind for message in MESSAGES}
+    assert kinds >= messages.SINCE.keys()
+    assert all(frames.OLDEST < since <= frames.VERSION for since in messages.SINCE.values())
+    for kind, former in messages.FORMER.items():
+        assert messages.SINCE[kind] == RENAMED_IN and former not in kinds
+        assert kind in messages.FROM_CLIENT or kind in messages.TO_CLIENT
+    for kind in ("state", "answer", "unknown"):
+        assert kind not in messages.FORMER, "by these, versions learn of each other"
+
+
 def test_what_is_sent_stands_in_the_catalogue() -> None:
     unknown = [call for call in SENT if not any(known(ends, call.kind) for ends in call.ends)]
     assert not unknown
@@ -263,8 +287,8 @@ def test_what_stands_in_the_catalogue_is_handled() -> None:
     both = ((AGENT, CONTROLLER), (CONTROLLER, AGENT))
     there |= {(ends, kind) for ends in both for kind in awaited(handshake) | awaited(channel)}
     assert "proof" in inspect.getsource(ranks.RankProcesses.on_python_probed)
-    there.add(((FORK_SERVER, AGENT), "proven"))
-    there.add(((AGENT, FORK_SERVER), "order"))  # of which there is one kind only
+    there.add(((FORK_SERVER, AGENT), "python_probed"))
+    there.add(((AGENT, FORK_SERVER), "fork"))  # of which there is one kind only
     missing = [message for message in MESSAGES if ((message.sender, message.receiver), message.kind) not in there]
     assert not missing
 

@@ -21,7 +21,7 @@ from muster.core.results import RunResult, RunState
 from muster.core.supervisor import Supervisor
 from muster.launchers import make_plan
 from muster.protocol.channel import Channel
-from muster.protocol.frames import FrameDecoder, encode_frame
+from muster.protocol.frames import VERSION, FrameDecoder, encode_frame
 from muster.protocol.local_sockets import SUPERVISOR, Sockets, new_token
 from muster.rundir.run import Run
 
@@ -79,7 +79,7 @@ class Controller:
         self.loop.until(lambda: len(self.viewers.sessions) > count, "she is let in")
         self.clients.append(made)
         if watches:
-            made.say("watch", **{"want": False, "offsets": {}, "tail": None, "events": 0, "owner": False, **watches})
+            made.say("attach", **{"want": False, "offsets": {}, "tail": None, "events": 0, "owner": False, **watches})
         return made
 
     def heard(self, *done: Any) -> None:
@@ -147,7 +147,7 @@ def beat(controller: Controller, seconds: float, *clients: Client) -> None:
     """Time passes, in which these clients give signs of life."""
     for _ in range(round(seconds / 5)):
         for client in clients:
-            client.say("beat")
+            client.say("heartbeat")
         controller.loop.advance(5.0)
 
 
@@ -156,16 +156,16 @@ def test_who_watches_is_told_what_has_not_been_seen_and_asks_the_agents_for_outp
     assert "preparing" == client.next("run")["phase"]
     assert 2 == client.next("event")["number"]
     asked = {"reader": "viewer 1", "want": [1], "offsets": {"0/1.out": 17}, "tail": None}
-    assert [("read", node, asked) for node in range(2)] == attached.done
+    assert [("subscribe", node, asked) for node in range(2)] == attached.done
     attached.viewers.tell(3, '{"event": "three"}')
     assert 3 == client.next("event")["number"]
     attached.viewers.output("viewer 1", 1, b"bytes", {"rank": 1})
     attached.viewers.output("viewer 2", 1, b"others", {"rank": 1})
     assert (1, 1) == _of(client.next("output"), "node", "rank")
-    client.say("taken", node=1, count=5)
-    attached.heard("taken", 1, {"reader": "viewer 1", "count": 5})
+    client.say("credit", node=1, count=5)
+    attached.heard("credit", 1, {"reader": "viewer 1", "count": 5})
     client.sock.close()
-    attached.heard("unread", {"reader": "viewer 1"})
+    attached.heard("unsubscribe", {"reader": "viewer 1"})
 
 
 def _of(fields: dict[str, Any], *names: str) -> tuple[Any, ...]:
@@ -210,12 +210,12 @@ def test_one_that_falls_silent_is_gone_and_one_that_was_stopped_is_not(attached:
     owner, silent = attached.client(owner=True), attached.client(want=False)
     owner.next("event")
     silent.next("event")
-    owner.say("pause")
+    owner.say("suspend")
     attached.loop.advance(20.0)
     attached.loop.until(silent.hear, "its connection is closed")
     attached.loop.advance(20 * LEASE, 1.0)
     assert not owner.hear() and ("forsaken",) not in attached.done
-    owner.say("beat")
+    owner.say("heartbeat")
     attached.loop.advance(20.0)
     attached.loop.until(owner.hear, "it is awake, and silent")
     attached.loop.advance(LEASE + 2)
@@ -226,8 +226,8 @@ def test_who_asks_for_the_end_is_answered(attached: Controller) -> None:
     client = attached.client()
     client.say("kill", by="somebody")
     assert "answer" == client.next("answer")["kind"]
-    client.say("asked", number=2)
-    client.say("pass", number=10)
+    client.say("stop", number=2)
+    client.say("forward_signal", number=10)
     attached.heard("pass", 10)
     assert [("asked", 0, "somebody"), ("asked", 2, ""), ("pass", 10)] == attached.done
 
@@ -265,11 +265,11 @@ def test_at_the_end_all_are_told_and_waited_for(attached: Controller) -> None:
     client.next("event")
     stalled.next("event")
     attached.clients.remove(stalled)
-    client.say("beat")
+    client.say("heartbeat")
     began, hear = attached.now(), client.hear
 
     def leave() -> bool:
-        if hear() or any(fields["kind"] == "over" for fields, _ in client.frames):
+        if hear() or any(fields["kind"] == "finished" for fields, _ in client.frames):
             client.sock.close()
             client.closed = True
         return client.closed
@@ -277,15 +277,24 @@ def test_at_the_end_all_are_told_and_waited_for(attached: Controller) -> None:
     client.hear = leave  # type: ignore[method-assign]
     attached.draining = True
     attached.viewers.close_all(RunResult(RunState.SUCCEEDED, 0, 1.0))
-    assert any(fields["kind"] == "over" for fields, _ in client.frames)
+    assert any(fields["kind"] == "finished" for fields, _ in client.frames)
     assert 1 == len(attached.viewers.sessions) and 9 < attached.now() - began < 12
     stalled.sock.close()
+
+
+def test_an_earlier_client_is_told_the_version_where_it_looks_for_one(attached: Controller) -> None:
+    """Its `attach` was called `watch`, to which `run` is the answer: it cannot read the plan, and says why."""
+    client = attached.client()
+    client.say("watch", want=False, offsets={}, tail=None, events=0, owner=False, version=4)
+    assert ({}, VERSION) == _of(client.next("run"), "plan", "version")
+    client.say("kill", by="somebody")
+    assert "answer" == client.next("answer")["kind"], "questions have kept their names"
 
 
 def test_random_frames_end_their_connection_and_nothing_else(attached: Controller) -> None:
     chance = random.Random(7)
     values = [None, -1, 1 << 70, "text", [1], {"0/0.out": -3}, {}, True, 1.5]
-    kinds = ["watch", "taken", "asked", "pass", "resize", "stdin", "stacks", "kill", "nonsense", "state"]
+    kinds = ["attach", "credit", "stop", "forward_signal", "resize", "stdin", "stacks", "kill", "nonsense", "state"]
     names = ["want", "offsets", "tail", "events", "owner", "node", "count", "number", "rows", "columns", "at", "ranks"]
     for number in range(60):
         client = attached.client()

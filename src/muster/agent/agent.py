@@ -42,7 +42,10 @@ _LAST_WISH = 3.0
 _STRANGER = 10.0
 """Seconds without a supervisor after which an agent ends that has never met it."""
 
-_NEWS = ("ready", "listening", "started", "joined", "ended", "launcher_ended", "store_ended", "unable", "swept")
+_NEWS = (
+    *("ready", "store_opened", "ranks_started", "rank_registered", "rank_exited", "launcher_exited", "store_exited"),
+    *("start_failed", "cleaned_up"),
+)
 """What a supervisor that begins again has to be told once more."""
 
 _LISTENS = 0.2
@@ -57,7 +60,7 @@ class Agent:
     sockets: local_sockets.Sockets
     node: int
     folder: str
-    """What this agent writes lies here; `on_prepare` sets these."""
+    """What this agent writes lies here; `on_configure` sets these."""
     ranks: RankProcesses
     """There are none until `prepared`."""
     links: RankLinks
@@ -146,7 +149,7 @@ class Agent:
         """Send a frame to the supervisor, stamped with this machine's clock."""
         frame = encode_frame(kind, payload, t=time.monotonic(), **fields)
         if kind in _NEWS:
-            self.replay[f"{kind} {fields['rank']}" if kind in ("joined", "ended") else kind] = frame
+            self.replay[f"{kind} {fields['rank']}" if kind in ("rank_registered", "rank_exited") else kind] = frame
         self.wire.send(frame)
         self.flush()
 
@@ -197,9 +200,11 @@ class Agent:
         self.loop.add_reader(met.fd, self.readable)
         if not same:
             if self.prepared:
-                self.emit("state", started=self.ranks.attempt if self.ranks.folder else -1, listened=self.listened)
+                self.emit(
+                    "agent_state", started=self.ranks.attempt if self.ranks.folder else -1, listened=self.listened
+                )
             else:
-                self.emit("told", **self.introduction)
+                self.emit("facts", **self.introduction)
             for frame in self.replay.values():
                 self.wire.send(frame)
         self.take(self.wire.feed(b""))  # what came together with the end of the handshake
@@ -250,7 +255,7 @@ class Agent:
     def terminated(self) -> None:
         """SIGTERM has come: from a scheduler it says that the end is near, and its supervisor decides."""
         if self.scheduled and not self.is_lost:
-            self.emit("warned")
+            self.emit("scheduler_signal")
         else:
             self.lost("the agent was sent SIGTERM")
 
@@ -262,30 +267,30 @@ class Agent:
             self.children_ended_now()
         for number in sorted(set(numbers) - {signal.SIGTERM, signal.SIGCHLD}):
             if self.scheduled and self.prepared and not self.ranks.tasks:
-                self.on_pass(b"", number)
+                self.on_forward_signal(b"", number)
 
     # ---- what the supervisor asks for -------------------------------------------------------------------------------
 
     # what only some runs ask for is compiled only there
 
-    def on_tell(self, payload: bytes, cwd: str, script: str, run_dir: str) -> None:
+    def on_get_facts(self, payload: bytes, cwd: str, script: str, run_dir: str) -> None:
         """Tell what planning must know of this machine."""
         from muster.agent import facts
 
-        self.emit("told", **facts.collect_facts(cwd, script, run_dir))
+        self.emit("facts", **facts.collect_facts(cwd, script, run_dir))
 
-    def on_flag(self, payload: bytes, run_dir: str) -> None:
+    def on_write_marker(self, payload: bytes, run_dir: str) -> None:
         """Have a run directory here, which other nodes may share."""
         from muster.agent import facts
 
         facts.write_marker(run_dir)
-        self.emit("flagged")
+        self.emit("marker_written")
 
-    def on_shares(self, payload: bytes, run_dir: str) -> None:
+    def on_check_marker(self, payload: bytes, run_dir: str) -> None:
         """Say whether node 0 has that folder too."""
         from muster.agent import facts
 
-        self.emit("shares", shares=facts.sees_marker(run_dir))
+        self.emit("marker_checked", shares=facts.sees_marker(run_dir))
 
     def on_compare(self, payload: bytes, root: str, home: str = "", place: list[Any] | None = None) -> None:
         """Say which files of a folder are not those of the other machine; and which are left of those sent once."""
@@ -301,18 +306,18 @@ class Agent:
         code_tree.remember(home, root, payload)
         self.emit("remembered")
 
-    def on_open(self, payload: bytes) -> None:
+    def on_open_probe_port(self, payload: bytes) -> None:
         """Open a port at which the other nodes try the way here."""
         from muster.agent import facts
 
         self.probe_port = facts.open_probe_port()
-        self.emit("opened", port=self.probe_port.getsockname()[1])
+        self.emit("probe_port", port=self.probe_port.getsockname()[1])
 
-    def on_knock(self, payload: bytes, addresses: list[str], port: int, patience: float) -> None:
+    def on_probe_routes(self, payload: bytes, addresses: list[str], port: int, patience: float) -> None:
         """Try the way to node 0."""
         from muster.agent import facts
 
-        self.emit("knocked", ways=facts.probe_addresses(addresses, port, patience))
+        self.emit("routes", ways=facts.probe_addresses(addresses, port, patience))
 
     def on_probe(self, payload: bytes, names: list[str], folders: list[str]) -> None:
         """Look at this machine as a doctor would."""
@@ -324,11 +329,11 @@ class Agent:
         """Say what time it is here."""
         self.emit("clock")
 
-    def on_move(self, payload: bytes, **where: Any) -> None:
+    def on_detach(self, payload: bytes, **where: Any) -> None:
         """Leave the connection that started this agent, for a supervisor on a node."""
         self.move = (where, payload)
 
-    def on_prepare(
+    def on_configure(
         self,
         payload: bytes,
         run_dir: str,
@@ -404,15 +409,15 @@ class Agent:
             file.write(text)
         return file.name
 
-    def on_listen(self, payload: bytes, attempt: int, host: str) -> None:
+    def on_open_store(self, payload: bytes, attempt: int, host: str) -> None:
         """Open the port of this attempt's store."""
         port = self.ranks.listen(host)
         self.listened = attempt
-        self.emit("listening", attempt=attempt, port=port)
+        self.emit("store_opened", attempt=attempt, port=port)
 
-    def on_start(self, payload: bytes, attempt: int, late: Late) -> None:
+    def on_start_ranks(self, payload: bytes, attempt: int, late: Late) -> None:
         """Start all ranks of this node. `late`: values that the plan could not know, by name."""
-        for name in [name for name in self.replay if name != "ready" and name != "listening"]:
+        for name in [name for name in self.replay if name != "ready" and name != "store_opened"]:
             del self.replay[name]
         folder = os.path.join(self.run_dir, f"attempt_{attempt}")
         try:
@@ -423,19 +428,19 @@ class Agent:
         self.links.begin(attempt, folder)
         self.ranks.start(attempt, folder, late)
 
-    def on_signal(self, payload: bytes, number: int, ranks: Iterable[int], launchers: bool = False) -> None:
+    def on_signal_ranks(self, payload: bytes, number: int, ranks: Iterable[int], launchers: bool = False) -> None:
         """Pass a signal to these ranks, and to the `launchers`, if there are any."""
         if self.prepared:
             self.ranks.signal(number, ranks)
         if self.prepared and launchers and self.ranks.external is not None:
             self.ranks.external.signal_launchers(number)
 
-    def on_obey(self, payload: bytes, number: int, words: list[str], env: Mapping[str, str], by: int) -> None:
+    def on_exec(self, payload: bytes, number: int, words: list[str], env: Mapping[str, str], by: int) -> None:
         """Start something for the launcher of another node."""
         if self.prepared and self.ranks.external is not None:
             self.ranks.external.exec_here(number, words, env, by)
 
-    def on_reached(self, payload: bytes, number: int, code: int) -> None:
+    def on_exec_result(self, payload: bytes, number: int, code: int) -> None:
         """What a launcher here started on another node has ended."""
         if self.prepared and self.ranks.external is not None:
             self.ranks.external.on_exec_result(number, code)
@@ -447,11 +452,11 @@ class Agent:
             for pid in self.ranks.pids.values():
                 processes.send_signal(pid, signal.SIGWINCH)  # which ends nobody that has no handler for it
 
-    def on_pass(self, payload: bytes, number: int) -> None:
+    def on_forward_signal(self, payload: bytes, number: int) -> None:
         """Pass a signal on, now, to the ranks that have a handler for it, and tell which these are."""
-        self.emit("passed", number=number, ranks=self.ranks.warn(number, again=True) if self.prepared else [])
+        self.emit("signal_forwarded", number=number, ranks=self.ranks.warn(number, again=True) if self.prepared else [])
 
-    def on_warn(self, payload: bytes, name: str) -> None:
+    def on_warn_preemption(self, payload: bytes, name: str) -> None:
         """Pass a signal, `USR1`, to the ranks that have a handler for it, and tell which these are.
 
         A rank that has only begun gets it as soon as it listens.
@@ -463,19 +468,19 @@ class Agent:
             return
         listening = set(self.ranks.warn(number)) if self.prepared else set()
         if before is None or listening - before:
-            self.emit("heard", ranks=sorted(listening))
+            self.emit("preemption_handlers", ranks=sorted(listening))
         self.loop.call_later(_LISTENS, lambda: self._warn(number, listening | (before or set())))
 
-    def on_sweep(self, payload: bytes, patience: float, well: bool = True) -> None:
+    def on_clean_up(self, payload: bytes, patience: float, well: bool = True) -> None:
         """End whatever is left of the attempt; what ranks left behind has `patience` seconds to end by itself.
 
         `well`: no rank has failed, so a launcher ends by itself.
         """
         if not self.prepared:
-            self.emit("swept", ended=[], left=[])
+            self.emit("cleaned_up", ended=[], left=[])
             return
         self.ranks.end_store()
-        self.replay.pop("swept", None)
+        self.replay.pop("cleaned_up", None)
         waiting, self.sweep_until = self.sweep_until, time.monotonic() + patience
         if waiting is None and self.ranks.external is not None:
             # what ranks left behind is ended by then; this is the launcher's, and has no time of its own
@@ -491,21 +496,21 @@ class Agent:
         _, alive = processes.kill_descendants(os.getpid(), self.ranks.persistent_pids())
         self.children_ended_now()
         self.logs.settle()
-        self.emit("swept", ended=[], left=alive)
+        self.emit("cleaned_up", ended=[], left=alive)
 
     def sweep(self, pause: float) -> None:
         """Look again until nothing is left or time is up."""
         left = self.ranks.left()
         if left and self.sweep_until is not None and time.monotonic() < self.sweep_until:
             if pause < _LINGER <= pause * 1.5:
-                self.emit("lingering", left=[processes.describe_process(pid, name) for pid, name in left.items()])
+                self.emit("cleanup_waiting", left=[processes.describe_process(pid, name) for pid, name in left.items()])
             self.loop.call_later(pause, lambda: self.sweep(min(_LINGER, pause * 1.5)))
             return
         self.sweep_until = None
         killed, alive = processes.kill_descendants(os.getpid(), self.ranks.persistent_pids())
         self.children_ended_now()
         self.logs.settle()
-        self.emit("swept", ended=killed, left=alive)
+        self.emit("cleaned_up", ended=killed, left=alive)
 
     def children_ended_now(self) -> None:
         """Collect the dead without waiting for the signal that tells of them."""
@@ -524,11 +529,11 @@ class Agent:
         self.leaving = True
         self.forget = self.own_run_dir and drain and not self.stays
 
-    def on_stay(self, payload: bytes) -> None:
+    def on_keep_run_dir(self, payload: bytes) -> None:
         """Something could not be kept where the copies are: the run directory of this node stays."""
         self.stays, self.forget = True, False
 
-    def on_read(
+    def on_subscribe(
         self,
         payload: bytes,
         reader: str,
@@ -539,21 +544,23 @@ class Agent:
         """Somebody wants output, from these places on."""
         self.logs.read(reader, want, offsets, tail)
 
-    def on_unread(self, payload: bytes, reader: str) -> None:
+    def on_unsubscribe(self, payload: bytes, reader: str) -> None:
         """Nobody wants that any more."""
         self.logs.readers.pop(reader, None)
 
-    def on_taken(self, payload: bytes, count: int, reader: str = "") -> None:
+    def on_credit(self, payload: bytes, count: int, reader: str = "") -> None:
         """So many bytes of output have been shown or kept, and more is taken."""
         self.logs.acknowledge(reader, count)
 
-    def on_stacks(self, payload: bytes, ranks: Collection[int] | None, number: int) -> None:
+    def on_get_stacks(self, payload: bytes, ranks: Collection[int] | None, number: int) -> None:
         """Tell where the Python code of these ranks is now."""
-        self.ranks.tell_stacks(ranks, lambda texts, mute: self.emit("stacks", number=number, texts=texts, mute=mute))
+        self.ranks.tell_stacks(
+            ranks, lambda texts, mute: self.emit("rank_stacks", number=number, texts=texts, mute=mute)
+        )
 
-    def on_usage(self, payload: bytes, number: int) -> None:
+    def on_get_usage(self, payload: bytes, number: int) -> None:
         """Tell what the ranks use now."""
-        self.tell_usage(lambda ranks: self.emit("usage", number=number, ranks=ranks))
+        self.tell_usage(lambda ranks: self.emit("rank_usage", number=number, ranks=ranks))
 
     def tell_usage(self, tell: Callable[[dict[int, dict[str, Any]]], object]) -> None:
         """Measure the ranks of this node for a moment, and tell what they use."""
@@ -594,7 +601,7 @@ class Agent:
         sys.stderr.flush()
         text, error = traceback.format_exc(limit=-1), sys.exc_info()[1]
         limit = error is not None and processes.met_limit(error)
-        self.wire.send(encode_frame("broken", text=text, limit=limit, t=time.monotonic()))
+        self.wire.send(encode_frame("agent_crashed", text=text, limit=limit, t=time.monotonic()))
         if self.wire.connected:
             os.set_blocking(self.wire.writing, True)
             self.wire.flush()
@@ -653,7 +660,7 @@ class Agent:
         from muster.protocol.trace import Tracer
 
         if visitor.tracer is None:
-            there = "shim" if fields["kind"] in ("join", "reach") else "client"
+            there = "shim" if fields["kind"] in ("register", "exec_request") else "client"
             visitor.tracer = Tracer(self.folder, "agent", there)
         visitor.tracer.heard(fields, payload)
 
@@ -663,7 +670,7 @@ class Agent:
 
     def visit_kill(self, visitor: Peer, payload: bytes, by: str | None = None) -> None:
         """Somebody wants the end of the run, which the supervisor decides about."""
-        self.emit("asked", what="kill", by=by or "")
+        self.emit("stop_requested", what="kill", by=by or "")
         visitor.send(encode_frame("answer", version=VERSION))
 
     def visit_end(self, visitor: Peer, payload: bytes) -> None:
@@ -687,24 +694,30 @@ class Agent:
             raise Refused("no launcher was started here")
         return self.ranks.external
 
-    def visit_join(self, visitor: Peer, payload: bytes, version: int, rank: int, launcher: str, **more: Any) -> None:
+    def visit_register(
+        self, visitor: Peer, payload: bytes, version: int, rank: int, launcher: str, **more: Any
+    ) -> None:
         """A rank that a launcher has started tells of itself."""
         if version != VERSION:
-            visitor.send(encode_frame("answer", refused=f"it speaks version {version}, the agent {VERSION}"))
+            visitor.send(encode_frame("rank_command", refused=f"it speaks version {version}, the agent {VERSION}"))
             return
         visitor.send(
-            encode_frame("answer", **self.external().register(visitor, {"rank": rank, "launcher": launcher, **more}))
+            encode_frame(
+                "rank_command", **self.external().register(visitor, {"rank": rank, "launcher": launcher, **more})
+            )
         )
 
-    def visit_reach(self, visitor: Peer, payload: bytes, host: str, words: list[str], env: Mapping[str, str]) -> None:
+    def visit_exec_request(
+        self, visitor: Peer, payload: bytes, host: str, words: list[str], env: Mapping[str, str]
+    ) -> None:
         """A launcher wants something started on another node."""
         self.external().request_exec(visitor, host, words, env)
 
-    def visit_began(self, visitor: Peer, payload: bytes, pid: int) -> None:
+    def visit_started(self, visitor: Peer, payload: bytes, pid: int) -> None:
         """The program of a rank runs."""
         self.external().on_started(visitor, pid)
 
-    def visit_ended(
+    def visit_exited(
         self, visitor: Peer, payload: bytes, code: int | None, signal: int | None, asked: float | None = None
     ) -> None:
         """It has ended."""

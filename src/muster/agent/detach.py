@@ -36,9 +36,9 @@ def move(agent: Agent) -> Agent:
             failed = pipe.read()
         text, limit = json.loads(failed) if failed else ("", False)
         os.set_blocking(1, True)
-        proxy.write_all(1, encode_frame("moved", failed=text, limit=limit))
+        proxy.write_all(1, encode_frame("detached", failed=text, limit=limit))
         if where["stays"] and not failed:
-            link = _sockets(where["prepare"]).connect(SUPERVISOR, os.getuid())
+            link = _sockets(where["configuration"]).connect(SUPERVISOR, os.getuid())
             if link is not None:
                 proxy.carry(link)
         os._exit(0)
@@ -51,7 +51,7 @@ def move(agent: Agent) -> Agent:
         pid = processes.fork()
         if pid:
             # the supervisor, which runs from the archive, lives on: it tells how the run ended
-            guard(pid, os.path.join(where["prepare"]["run_dir"], ARCHIVE), after_success=False)
+            guard(pid, os.path.join(where["configuration"]["run_dir"], ARCHIVE), after_success=False)
         os.setsid()
         moved = Agent(EventLoop(), agent.hook)
         moved.probe_port, moved.wire = agent.probe_port, Channel(keeps=True)
@@ -65,14 +65,14 @@ def move(agent: Agent) -> Agent:
     return moved
 
 
-def _sockets(prepare: Mapping[str, Any]) -> Sockets:
-    return Sockets(prepare["run_id"], prepare["token"])
+def _sockets(configuration: Mapping[str, Any]) -> Sockets:
+    return Sockets(configuration["run_id"], configuration["token"])
 
 
 def _settle(
     agent: Agent,
     archive: bytes,
-    prepare: dict[str, Any],
+    configuration: dict[str, Any],
     secret: str,
     lease: float,
     address: str,
@@ -82,7 +82,7 @@ def _settle(
 ) -> None:
     """Write the files of the run, get ready to start ranks, and find the supervisor. `port` is 0 on its own node."""
     agent.lease = lease
-    run_dir = prepare["run_dir"]
+    run_dir = configuration["run_dir"]
     os.umask(0o077)
     processes.make_private(run_dir)
     for name, data in {**{name: text.encode() for name, text in files.items()}, ARCHIVE: archive}.items():
@@ -90,20 +90,20 @@ def _settle(
             with open(os.path.join(run_dir, name), "wb") as file:
                 file.write(data)
     if port:
-        agent.on_prepare(b"", **prepare)
-        agent.dial(address, port, Terms(secret, prepare["run_id"]), prepare["node"])
+        agent.on_configure(b"", **configuration)
+        agent.dial(address, port, Terms(secret, configuration["run_id"]), configuration["node"])
     else:
         door = agent.probe_port.fileno() if agent.probe_port is not None else -1
         agent.controller = keeper = ControllerProcess(
             agent.loop,
             run_dir,
-            _sockets(prepare),
+            _sockets(configuration),
             door,
             secret,
             agent.supervisor_started,
             agent.connected,
             agent.lost,
-            bool(prepare.get("trace")),
+            bool(configuration.get("trace")),
         )
-        agent.on_prepare(b"", **prepare)
+        agent.on_configure(b"", **configuration)
         keeper.start()

@@ -69,7 +69,7 @@ class ControllerDialer:
     ) -> None:
         self.loop, self.where, self.terms, self.node = loop, (address, port), terms, node
         self._frames_heard, self._connected = heard, connected
-        self.life = ""
+        self.incarnation = ""
         """Which supervisor was spoken to last."""
         self._sock: socket.socket | None = None
         self._patience: Timer | None = None
@@ -108,7 +108,7 @@ class ControllerDialer:
             return
         enable_keepalive(sock)
         frames = FrameDecoder(HANDSHAKE)
-        caller = AgentSide(self.terms, self.node, self.life, self._frames_heard())
+        caller = AgentSide(self.terms, self.node, self.incarnation, self._frames_heard())
         self.loop.remove_writer(sock)
         self.loop.add_reader(sock, lambda: self._heard(sock, frames, caller))
 
@@ -137,5 +137,5 @@ class ControllerDialer:
             return
         self._part()
         frames.largest, frames.seal = LARGEST, seals.into
-        same, self.life = welcome.life == self.life, welcome.life
+        same, self.incarnation = welcome.incarnation == self.incarnation, welcome.incarnation
         self._connected(Met(sock.detach(), frames, welcome.heard, seals.out), same)

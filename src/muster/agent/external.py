@@ -164,13 +164,13 @@ class ExternalRanks:
             except OSError as error:
                 text = processes.reason_at(error)
                 limit = processes.met_limit(error)
-                self.emit("unable", what="launcher", name=command["launcher"], text=text, limit=limit)
+                self.emit("start_failed", what="launcher", name=command["launcher"], text=text, limit=limit)
                 return
             finally:
                 os.close(log)
             self.launchers[pid] = command["launcher"]
             self.members.name(pid, "launcher")
-        self.emit("started", attempt=self.members.attempt, pids={})
+        self.emit("ranks_started", attempt=self.members.attempt, pids={})
         self._listen_while_awaited(self.members.attempt, b"")
 
     def _listen_while_awaited(self, attempt: int, told: bytes) -> None:
@@ -196,7 +196,7 @@ class ExternalRanks:
         name = self.launchers.pop(pid, "")
         words = tail(self._log())[-_WORDS:].decode("utf-8", "replace").strip().splitlines()
         attempt = self.members.attempt
-        self.emit("launcher_ended", attempt=attempt, code=code, signal=number, name=name, words=words[-8:])
+        self.emit("launcher_exited", attempt=attempt, code=code, signal=number, name=name, words=words[-8:])
 
     def signal_launchers(self, number: int) -> None:
         """Send a signal to the launchers."""
@@ -223,11 +223,11 @@ class ExternalRanks:
     def request_exec(self, visitor: Peer, host: str, words: list[str], env: Mapping[str, str]) -> None:
         """A launcher here wants something started on another machine: the agent there does it."""
         self.reaching.append(visitor)
-        self.emit("reach", number=len(self.reaching) - 1, host=host, words=words, env=env)
+        self.emit("exec_request", number=len(self.reaching) - 1, host=host, words=words, env=env)
 
     def on_exec_result(self, number: int, code: int) -> None:
         """That has ended."""
-        self.reaching[number].send(encode_frame("reached", code=code))
+        self.reaching[number].send(encode_frame("exec_result", code=code))
 
     def exec_here(self, number: int, words: list[str], env: Mapping[str, str], by: int) -> None:
         """Start something for the launcher of another machine, as ssh would: in a shell."""
@@ -236,7 +236,7 @@ class ExternalRanks:
         try:
             pid = processes.spawn(shell, {**os.environ, **env}, "/", self.members.null, log, log)
         except OSError:
-            self.emit("obeyed", number=number, code=255, by=by)
+            self.emit("exec_exited", number=number, code=255, by=by)
             return
         finally:
             os.close(log)
@@ -246,7 +246,7 @@ class ExternalRanks:
     def on_exec_exited(self, pid: int, code: int | None) -> None:
         """That has ended."""
         number, by = self.obeying.pop(pid)
-        self.emit("obeyed", number=number, code=255 if code is None else code, by=by)
+        self.emit("exec_exited", number=number, code=255 if code is None else code, by=by)
 
     # ---- ranks ------------------------------------------------------------------------------------------------------
 
@@ -284,7 +284,7 @@ class ExternalRanks:
         }
 
     def _joined(self, rank: int, me: Mapping[str, Any]) -> None:
-        self.emit("joined", attempt=self.members.attempt, rank=rank, **_of(me, "launcher", "world_size"))
+        self.emit("rank_registered", attempt=self.members.attempt, rank=rank, **_of(me, "launcher", "world_size"))
 
     def _environment(self, rank: int, me: Mapping[str, Any], place: Mapping[str, int]) -> dict[str, Any]:
         """The environment of a rank, for `environment.environment`: nothing of it is late any more.
@@ -309,7 +309,7 @@ class ExternalRanks:
         rank = self.connections.get(visitor)
         if rank is not None:
             self.members.pids[rank] = pid
-            self.emit("pids", attempt=self.members.attempt, pids={rank: pid})
+            self.emit("rank_pids", attempt=self.members.attempt, pids={rank: pid})
 
     def on_exited(self, visitor: Peer, code: int | None, number: int | None, asked: float | None = None) -> None:
         """Its program has ended; `asked` is when the launcher asked it to."""
@@ -317,7 +317,7 @@ class ExternalRanks:
         if rank is not None:
             self.ended_here.add(rank)
             self.members.rank_ended(rank, code, number, asked)
-        visitor.send(encode_frame("noted"))
+        visitor.send(encode_frame("recorded"))
 
     def on_disconnected(self, visitor: Peer) -> None:
         """The connection to a rank has ended: if it has told no end, it was killed together with the shim."""

@@ -100,7 +100,7 @@ class HookedPython:
         self._orders += 1
         order = {"order": self._orders, "children": children}
         if self.tracer is not None:
-            self.tracer.says({"kind": "order", **order})
+            self.tracer.says({"kind": "fork", **order})
         data = json.dumps(order).encode()
         data = len(data).to_bytes(4, "big") + data
         sent = socket.send_fds(self.sock, [data], list(fds)) if fds else 0

@@ -288,7 +288,7 @@ class LogStreamer:
         for stream in dict.fromkeys(piece.stream for piece in pieces):
             if stream.rank not in self._shown:
                 self._shown.add(stream.rank)
-                self.emit("output_began", rank=stream.rank, attempt=self._attempt)
+                self.emit("first_output", rank=stream.rank, attempt=self._attempt)
         for piece in pieces:
             for reader in self.readers.values():
                 reader.grown(piece)

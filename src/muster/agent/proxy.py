@@ -64,7 +64,7 @@ def visit(run_dir: str) -> None:
         print("its supervisor takes no connection", file=sys.stderr)
         return
     if link is None:
-        send("gone", there=os.path.exists(os.path.join(run_dir, "job.json")))
+        send("no_controller", there=os.path.exists(os.path.join(run_dir, "job.json")))
     os.set_blocking(0, True)
     asked, told = FrameDecoder(), bytearray()
     try:
@@ -125,7 +125,7 @@ def introduce(which: str) -> None:
                 files[name] = file.read()
         except OSError:
             pass
-    send("introduced", there=run_dir, files=files, fits=list(found)[::-1])
+    send("run_described", there=run_dir, files=files, fits=list(found)[::-1])
 
 
 def send_files(run_dir: str, have: Mapping[str, int]) -> None:

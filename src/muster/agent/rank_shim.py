@@ -43,8 +43,8 @@ CANNOT = 125
 def main(words: list[str]) -> int:
     """Be a rank; gives its exit status, or does not return where a signal ended it."""
     open_standard_descriptors()
-    if words[0] == "reach":
-        return reach(words[1], words[2:])
+    if words[0] == "remote-exec":
+        return remote_exec(words[1], words[2:])
     given = []
     while words and words[0].startswith("--"):
         given.append(words.pop(0))
@@ -61,7 +61,7 @@ def main(words: list[str]) -> int:
     return _supervise_child(agent, order, lambda: _start(order, given))
 
 
-def reach(run: str, words: list[str], env: Mapping[str, str] | None = None) -> int:
+def remote_exec(run: str, words: list[str], env: Mapping[str, str] | None = None) -> int:
     """In place of ssh: `[-x] HOST WORDS…`, through the agents that are there already; gives the exit status.
 
     `env` is set there, and stands on no command line.
@@ -71,8 +71,8 @@ def reach(run: str, words: list[str], env: Mapping[str, str] | None = None) -> i
     agent = _reach(run)
     if agent is None:
         return _refuse(f"no agent of {run} answers on {socket.gethostname()}")
-    agent.sendall(encode_frame("reach", host=words[0], words=words[1:], env=dict(env or {})))
-    return int(_answer(agent, "reached").get("code", 255))
+    agent.sendall(encode_frame("exec_request", host=words[0], words=words[1:], env=dict(env or {})))
+    return int(_answer(agent, "exec_result").get("code", 255))
 
 
 def _refuse(why: str) -> int:
@@ -99,8 +99,8 @@ def _reach(run: str) -> socket.socket | None:
 
 
 def _join(agent: socket.socket, me: Identity) -> dict[str, Any]:
-    agent.sendall(encode_frame("join", version=VERSION, **me._asdict()))
-    return _answer(agent, "answer") or {"refused": "the agent of this machine has ended"}
+    agent.sendall(encode_frame("register", version=VERSION, **me._asdict()))
+    return _answer(agent, "rank_command") or {"refused": "the agent of this machine has ended"}
 
 
 def _answer(agent: socket.socket, kind: str) -> dict[str, Any]:
@@ -146,8 +146,8 @@ def _supervise_child(agent: socket.socket, order: Mapping[str, Any], start: Call
         pid = start()
     except OSError as error:
         _complain(order, error)
-        _tell(agent, "ended", code=CANNOT, signal=None)
-        _answer(agent, "noted")
+        _tell(agent, "exited", code=CANNOT, signal=None)
+        _answer(agent, "recorded")
         return CANNOT
     asked: list[float] = []
     """When the launcher asked the rank to end."""
@@ -164,13 +164,13 @@ def _supervise_child(agent: socket.socket, order: Mapping[str, Any], start: Call
             signal.signal(number, pass_on)
     for come in early:
         pass_on(come)
-    _tell(agent, "began", pid=pid)
+    _tell(agent, "started", pid=pid)
     noted = threading.Event()
     threading.Thread(target=_watch, args=(agent, pid, noted), daemon=True).start()
     code, ended_by = _wait(pid)
     _end_rest(order["grace"] if code == 0 else 0.0)
     _fill_redirected(order)
-    _tell(agent, "ended", code=code, signal=ended_by, asked=asked[0] if asked else None)
+    _tell(agent, "exited", code=code, signal=ended_by, asked=asked[0] if asked else None)
     noted.wait(_NOTED)  # until it is written down: the launcher may end everything as soon as it sees this end
     if ended_by is not None:
         _exit_like_child(ended_by)
@@ -199,7 +199,7 @@ def _fill_redirected(order: Mapping[str, Any]) -> None:
 def _watch(agent: socket.socket, pid: int, noted: threading.Event) -> None:
     """Without its agent a rank must not live: no launcher sees to that."""
     try:
-        gone = not _answer(agent, "noted")
+        gone = not _answer(agent, "recorded")
     except (OSError, Refused):
         gone = True
     if gone:

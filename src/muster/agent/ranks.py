@@ -175,9 +175,9 @@ class RankProcesses:
             return
         self.versions = {"torch": proof["torch"], "cuda": proof["cuda"]}
         if not proof["has_torch"]:
-            self.emit("unable", what="no torch", version=proof["python"])
+            self.emit("start_failed", what="no torch", version=proof["python"])
         elif proof["torch"] and _numbers(proof["torch"]) < _numbers(self.floor):
-            self.emit("unable", what="old torch", version=proof["python"], torch=proof["torch"])
+            self.emit("start_failed", what="old torch", version=proof["python"], torch=proof["torch"])
         else:
             self.start_forkserver()
             self.read_ahead(proof["path"])
@@ -254,7 +254,7 @@ class RankProcesses:
             self.loop.remove_reader(warm.sock.fileno())
             warm.close()
             if self.pending_forks:
-                self.emit("unable", what="fork", text="the warm interpreter ended", number=len(self.pids))
+                self.emit("start_failed", what="fork", text="the warm interpreter ended", number=len(self.pids))
             return
         for message in said:
             try:
@@ -262,11 +262,11 @@ class RankProcesses:
             except Refused as error:
                 self.run.complain(f"a message of the warm interpreter was skipped: {error}")
 
-    def forker_failed(self, payload: bytes, module: str, missing: bool, text: str, trace: str) -> None:
+    def forker_preload_failed(self, payload: bytes, module: str, missing: bool, text: str, trace: str) -> None:
         """The warm interpreter could not import a module."""
-        self.emit("unable", what="import", module=module, missing=missing, text=text)
+        self.emit("start_failed", what="import", module=module, missing=missing, text=text)
 
-    def forker_ready(
+    def forker_preloaded(
         self,
         payload: bytes,
         unfit: str | None,
@@ -432,7 +432,7 @@ class RankProcesses:
                 self.began(number, pid)
             except OSError as error:
                 self.emit(
-                    "unable",
+                    "start_failed",
                     what="start",
                     rank=number,
                     text=processes.reason_at(error),
@@ -442,7 +442,7 @@ class RankProcesses:
             finally:
                 os.close(out)
                 os.close(err)
-        self.emit("started", attempt=self.attempt, pids=self.pids)
+        self.emit("ranks_started", attempt=self.attempt, pids=self.pids)
 
     def began(self, rank: int, pid: int) -> None:
         """A rank lives; or lived so shortly that it was collected before it was known."""
@@ -454,12 +454,12 @@ class RankProcesses:
         """The warm interpreter has forked all."""
         self.forked(order, pids)
         if "store" not in pids:
-            self.emit("started", attempt=self.attempt, pids=self.pids)
+            self.emit("ranks_started", attempt=self.attempt, pids=self.pids)
 
-    def forker_unforked(self, payload: bytes, order: int, pids: Mapping[str, int], text: str, limit: bool) -> None:
+    def forker_fork_failed(self, payload: bytes, order: int, pids: Mapping[str, int], text: str, limit: bool) -> None:
         """It has forked some of them."""
         self.forked(order, pids)
-        self.emit("unable", what="fork", text=text, limit=limit, number=len(pids))
+        self.emit("start_failed", what="fork", text=text, limit=limit, number=len(pids))
 
     def forked(self, order: int, pids: Mapping[str, int]) -> None:
         """Know the children of this order."""
@@ -486,14 +486,14 @@ class RankProcesses:
         elif name == "store" and pid == self.store:
             self.store = None
             if code != 3:  # 3: there is no torch, so nobody will ask for a store
-                self.emit("store_ended", code=code, signal=number)
+                self.emit("store_exited", code=code, signal=number)
         elif (
             name == "warm"
             and self.forkserver
             and pid == self.forkserver.pid
             and not self.forkserver_times.get("imported")
         ):
-            self.emit("unable", what="warm", code=code, signal=number)
+            self.emit("start_failed", what="warm", code=code, signal=number)
 
     def rank_ended(self, rank: int, code: int | None, number: int | None, asked: float | None = None) -> None:
         """A rank has ended; `asked` is when a launcher asked it to."""
@@ -510,7 +510,7 @@ class RankProcesses:
                 self.emit("note", text=f"rank {rank} {why}; if that is the cause, use `--launcher exec`")
         self.run.links.ended(rank)
         self.ends[rank] = {"code": code, "signal": number}
-        self.emit("ended", attempt=self.attempt, **end)
+        self.emit("rank_exited", attempt=self.attempt, **end)
 
     def ended_early(self, rank: int, number: int | None, why: Mapping[str, Any]) -> bool:
         """A forked rank ended as if a library did not bear that torch was loaded before it."""

@@ -97,7 +97,7 @@ def _prove(conf: Mapping[str, Any]) -> None:
     torch, cuda = (version and version.group(1) for version in versions)
     python = ".".join(map(str, sys.version_info[:3]))
     path = [os.path.abspath(entry) for entry in sys.path if entry]
-    _tell(conf["fd"], op="proven", torch=torch, cuda=cuda, has_torch=found is not None, python=python, path=path)
+    _tell(conf["fd"], op="python_probed", torch=torch, cuda=cuda, has_torch=found is not None, python=python, path=path)
     os.close(conf["fd"])
 
 
@@ -527,7 +527,7 @@ class _ForkServer:
         gc.enable()
         _tell(
             self.fd,
-            op="ready",
+            op="preloaded",
             unfit=unfit,
             namesakes=namesakes,
             reads=sorted(self.reads.names),
@@ -564,7 +564,9 @@ class _ForkServer:
             except BaseException as error:
                 missing = isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]
                 text = "".join(traceback.format_exception_only(type(error), error)).strip()
-                _tell(self.fd, op="failed", module=name, missing=missing, text=text, trace=traceback.format_exc())
+                _tell(
+                    self.fd, op="preload_failed", module=name, missing=missing, text=text, trace=traceback.format_exc()
+                )
                 os._exit(1)
             self.ahead.note(name, known)
         if self.ours:
@@ -732,7 +734,7 @@ class _ForkServer:
             _, status = os.waitpid(middle, 0)
             if status:
                 text = f"a helper process ended (wait status {status})"
-                _tell(self.fd, op="unforked", order=order["order"], pids={}, text=text, limit=False)
+                _tell(self.fd, op="fork_failed", order=order["order"], pids={}, text=text, limit=False)
             return False
         try:
             middle, pids = os.getpid(), {}
@@ -748,7 +750,7 @@ class _ForkServer:
                 pids[name] = pid
         except OSError as error:
             limit = isinstance(error, BlockingIOError)  # EAGAIN
-            _tell(self.fd, op="unforked", order=order["order"], pids=pids, text=str(error), limit=limit)
+            _tell(self.fd, op="fork_failed", order=order["order"], pids=pids, text=str(error), limit=limit)
         else:
             _tell(self.fd, op="forked", order=order["order"], pids=pids)
         finally:

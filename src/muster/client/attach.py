@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from muster.client.compat import HINT, UNTOLD, lacks
+from muster.client.compat import HINT, UNTOLD, lacks, version_of
 from muster.client.connection import HEARD, Connection
 from muster.client.stdin import Stdin
 from muster.controller.connections import SIGNALS, ProcessConnection
@@ -84,8 +84,8 @@ class AttachedClient:
         if view is not None:
             view.put = self.pen.put
         self.connection: Connection | None = None
-        self.version = VERSION
-        """What the supervisor speaks."""
+        self.version: int | None = None
+        """What the supervisor speaks; None until that is known."""
         self._dispatch = Dispatcher(
             handlers(self, "_on_"),
             lambda kind, fields: HEARD[kind].fitting(fields),
@@ -131,6 +131,8 @@ class AttachedClient:
         if signal.getsignal(signal.SIGTSTP) == signal.SIG_DFL:
             self.signals.capture(signal.SIGTSTP)
         try:
+            if link is not None:
+                self.version = VERSION  # it was started from here
             self._connect(link or self.reach())
             while not self.over:
                 self._turn()
@@ -203,11 +205,22 @@ class AttachedClient:
         self.connection.start()
 
     def _begin(self) -> None:
+        """Say what is wanted, once it is known which version is spoken there."""
+        if self.version is None:
+            self._tell("state", version=VERSION)  # which every version answers
+        else:
+            self._attach(self.version)
+
+    def _attach(self, version: int) -> None:
         """Say what is wanted; so far as this has been seen, it is not sent again."""
+        if why := lacks(version):
+            self._refuse(why)
+            return
         want = True if self.keep is not None or self.view is None else self.view.wants
         seen: dict[str, Any] = {"offsets": self.offsets, "tail": self.tail, "events": self.events}
         assert self.connection is not None
-        self._tell("watch", want=want, owner=self.owner, version=VERSION, **seen)
+        self.connection.version = version
+        self._tell("attach", want=want, owner=self.owner, version=VERSION, **seen)
         self.connection.keep_alive()
         if self.cut_off is not None and self.said:
             self._words(f"back after {time.monotonic() - self.cut_off:.0f} s")
@@ -231,7 +244,7 @@ class AttachedClient:
             # a hostile host, or another version of muster: nothing of it is written or shown
             said = f"{self.host} sent `{fields['kind']}` in a way that is not understood: {error!r}"
             version = fields.get("version", self.version)
-            if version != VERSION:
+            if version not in (VERSION, None):
                 said += f"; it speaks version {version} of the protocol, this muster {VERSION}\nhint: {HINT}"
             self._words(said)
             self.gone = True
@@ -253,10 +266,8 @@ class AttachedClient:
     # ---- what the supervisor says -----------------------------------------------------------------------------------
 
     def _on_run(self, payload: bytes, id: str, phase: str, plan: Mapping[str, Any], version: int = UNTOLD) -> None:
-        self.version = version
         if why := lacks(version):
-            self._words(f"the controller on {self.host} cannot be watched: {why}\nhint: {HINT}")
-            self.gone = True
+            self._refuse(why)
             return
         made = plan_from_json(plan)
         if made.job.terminal is not None and self.owner:
@@ -302,18 +313,30 @@ class AttachedClient:
             self.view.output(rank, stream, payload)
             self.quiet_at = time.monotonic() + QUIET
         # what was shown makes room for more
-        self.pen.writer.then(lambda: self._tell("taken", node=node, count=len(payload)))
+        self.pen.writer.then(lambda: self._tell("credit", node=node, count=len(payload)))
 
-    def _on_over(self, payload: bytes, outcome: Mapping[str, Any]) -> None:
+    def _on_finished(self, payload: bytes, outcome: Mapping[str, Any]) -> None:
         self.outcome = outcome_from_json(outcome)
         if self.scribe is not None and self.keep is not None:
             keep, data = self.keep, outcome_as_json(self.outcome)
             self.scribe.do(lambda: keep.write("outcome.json", data))
 
+    def _refuse(self, why: str) -> None:
+        self._words(f"the controller on {self.host} cannot be watched: {why}\nhint: {HINT}")
+        self.gone = True
+
+    def _on_answer(self, payload: bytes, **how: Any) -> None:
+        """The answer to `state`."""
+        if self.version is None:
+            self.version = version_of(how)
+            self._attach(self.version)
+
     def _on_unknown(self, payload: bytes, what: str, version: int) -> None:
         """It is of another version, and has skipped something; the run goes on, and so does what is shown."""
+        if what == "attach":
+            self._refuse(f"it speaks version {version} of the protocol, which has no `{what}`")
 
-    def _on_gone(self, payload: bytes, there: bool = False) -> None:
+    def _on_no_controller(self, payload: bytes, there: bool = False) -> None:
         """Nobody supervises it any more."""
         self.gone = True
 
@@ -339,9 +362,9 @@ class AttachedClient:
                     self._words(f"{self.host} is out of reach; it ends the run when nobody has come back (--lease)")
                     self.gone = True
                 else:
-                    self._tell("asked", number=number)
+                    self._tell("stop", number=number)
             else:
-                self._tell("pass", number=number)
+                self._tell("forward_signal", number=number)
 
     def _resized(self) -> None:
         """Ranks that have a pseudo-terminal get it in the size of this one."""
@@ -351,7 +374,7 @@ class AttachedClient:
 
     def _pause(self) -> None:
         """Ctrl-Z: nobody is to think that this terminal has gone."""
-        self._tell("pause")
+        self._tell("suspend")
         deadline = time.monotonic() + 1.0
         while self.connection is not None and not self.connection.idle and time.monotonic() < deadline:
             self.connection.flush()

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from muster.client.compat import HINT, UNTOLD, lacks
+from muster.client.compat import HINT, lacks, version_of
 from muster.client.local import agent_of, is_anothers
 from muster.client.remote import Replacement, connect, keep_piece, sizes_of
 from muster.core.json_records import NOT_UNDERSTOOD, outcome_from_json
@@ -143,7 +143,7 @@ class Client:
         if message is None:
             self._unknown(fields["kind"])
             return
-        if fields["kind"] == "gone":
+        if fields["kind"] == "no_controller":
             self._gone = {"gone": True, "there": bool(fields.get("there"))}
             return
         if fields["kind"] in ("answer", "unknown"):
@@ -151,7 +151,7 @@ class Client:
             return
         try:
             told = message.fitting(fields)
-            if fields["kind"] == "over":
+            if fields["kind"] == "finished":
                 self.outcome = outcome_from_json(told["outcome"])
             elif fields["kind"] == "file":
                 self._keep(payload, **told)
@@ -160,7 +160,7 @@ class Client:
                 self._answers.append(fields)
             elif fields["kind"] == "output" and self._output is not None:
                 self._output(told["rank"], told["stream"], told["attempt"], told["offset"], payload)
-                self._tell("taken", node=told["node"], count=len(payload))
+                self._tell("credit", node=told["node"], count=len(payload))
         except NOT_UNDERSTOOD:
             # a hostile host, or another version of muster: the files of the run tell of its end
             self._disconnect()
@@ -239,7 +239,9 @@ class Client:
         answer = self._answers.popleft()
         if answer["kind"] == "unknown":
             return {"refused": f"it knows no `{kind}`"}
-        self._version = _version(answer)
+        self._version = version_of(answer)
+        if self._connection is not None:
+            self._connection.version = self._version
         return answer
 
     # ---- news -------------------------------------------------------------------------------------------------------
@@ -251,11 +253,11 @@ class Client:
 
         False where that controller cannot be watched.
         """
-        if not self.connected or self._version is None or lacks(self._version, FROM_CLIENT["watch"]):
+        if not self.connected or self._version is None or lacks(self._version, FROM_CLIENT["attach"]):
             return False
         self._output = output
         seen: dict[str, Any] = {"offsets": dict(offsets or {}), "tail": None, "events": _ALL_SEEN}
-        self._tell("watch", want=list(want), owner=False, version=VERSION, **seen)
+        self._tell("attach", want=list(want), owner=False, version=VERSION, **seen)
         assert self._connection is not None
         self._connection.keep_alive()
         self._subscribed = True
@@ -330,18 +332,12 @@ def _ask_here(run: Run, kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         raise ControlError(f"{run.id} does not answer: it is not running here", "`muster ps` tells")
     with link:
         greeting = _ask_agent(run, link, "state", version=VERSION)
-        if why := lacks(_version(greeting), between(CLIENT, AGENT)[kind]):
+        if why := lacks(version_of(greeting), between(CLIENT, AGENT)[kind]):
             raise ControlError(f"the agent of {run.id} cannot be asked: {why}", HINT)
         answer = _ask_agent(run, link, kind, **fields) if greeting else {}
         if answer.get("kind") == "unknown":
             raise ControlError(f"the agent of {run.id} cannot be asked: it knows no `{kind}`", HINT)
         return answer
-
-
-def _version(answer: Mapping[str, Any]) -> int:
-    """The version of the protocol that who gave this answer to `state` speaks; 0 for what is none."""
-    version = answer.get("version", UNTOLD)
-    return version if type(version) is int else 0
 
 
 def _ask_agent(run: Run, link: socket.socket, kind: str, **fields: Any) -> dict[str, Any]:

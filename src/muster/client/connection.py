@@ -8,9 +8,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from muster.client.compat import known_as, sent_as
 from muster.controller.connections import ProcessConnection, end_links
 from muster.linux.eventloop import EventLoop, Timer
-from muster.protocol.frames import UnknownKinds, encode_frame
+from muster.protocol.frames import VERSION, UnknownKinds, encode_frame
 from muster.protocol.messages import BEAT, CLIENT, PROXY, TO_CLIENT, Message, between
 
 HEARD: dict[str, Message] = {**TO_CLIENT, **between(PROXY, CLIENT)}
@@ -42,6 +43,8 @@ class Connection:
         self._loop, self.link = loop, link
         self._heard, self._ended, self._arrived = heard, ended, arrived
         self.open = True
+        self.version = VERSION
+        """What the controller at the other end speaks, as far as it has said so."""
         self._beat: Timer | None = None
 
     @property
@@ -64,7 +67,7 @@ class Connection:
 
     def tell(self, kind: str, payload: bytes = b"", **fields: Any) -> None:
         """Send a message."""
-        self.link.channel.send(encode_frame(kind, payload, **fields))
+        self.link.channel.send(encode_frame(sent_as(self.version, kind), payload, **fields))
         self.flush()
 
     def flush(self) -> None:
@@ -77,7 +80,7 @@ class Connection:
             if self._beat is not None:
                 self._beat.cancel()
             self._beat = self._loop.call_later(BEAT, self.keep_alive)
-            self.tell("beat")
+            self.tell("heartbeat")
 
     def close(self, at_once: bool = True) -> None:
         """End it, and the child process behind it; unless `at_once`, that may end by itself first."""
@@ -107,6 +110,7 @@ class Connection:
             self._arrived()
         for fields, payload in frames:
             if self.open:
+                fields["kind"] = known_as(self.version, fields["kind"])
                 self._heard(fields, payload)
 
 

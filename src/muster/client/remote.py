@@ -128,7 +128,7 @@ def import_run(store: Store, host: str, which: str) -> Run:
     target = Target("ssh", found.name, found.user)
     link = start_call(target, dict(os.environ), "introduce", which=which)
     for fields, _ in frames(link, 30.0):
-        if fields["kind"] == "introduced":
+        if fields["kind"] == "run_described":
             try:
                 told, fits = _introduced(fields), texts(fields.get("fits", ()))
             except Malformed as error:

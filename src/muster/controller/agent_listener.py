@@ -48,12 +48,12 @@ class AgentListener:
         loop: EventLoop,
         listener: socket.socket,
         terms: Terms,
-        life: str,
+        incarnation: str,
         knows: Callable[[int], int | None],
         came: Callable[[int, Met], object],
         note: Callable[[str], object],
     ):
-        self.loop, self.terms, self.life, self.expect, self.accepted = loop, terms, life, knows, came
+        self.loop, self.terms, self.incarnation, self.expect, self.accepted = loop, terms, incarnation, knows, came
         self.listener = Listener(loop, listener, self._called, FirstFew(note))
         self.most = max(8, min(_MOST, self.listener.last // 4))
         self.strangers: dict[socket.socket, _Stranger] = {}
@@ -122,19 +122,19 @@ class AgentListener:
                 self._refuse(stranger, str(error))
 
     def _let_in(self, stranger: _Stranger, fields: dict[str, object]) -> None:
-        hello = stranger.hands.hear(fields)
+        response = stranger.hands.hear(fields)
         if not stranger.frames.empty:
             raise Refused("it speaks before it is answered")
-        heard = self.expect(hello.node)
+        heard = self.expect(response.node)
         if heard is None:
-            raise Refused(f"nobody waits for node {hello.node} any more")
-        answer, seals = stranger.hands.welcome(self.life, heard)
+            raise Refused(f"nobody waits for node {response.node} any more")
+        answer, seals = stranger.hands.welcome(self.incarnation, heard)
         with suppress(OSError):  # it has gone meanwhile, which is seen where it is read
             stranger.sock.sendall(answer)
         self._forget(stranger)
         stranger.frames.largest, stranger.frames.seal = LARGEST, seals.into
-        known = hello.heard if hello.life == self.life else 0
-        self.accepted(hello.node, Met(stranger.sock.detach(), stranger.frames, known, seals.out))
+        known = response.heard if response.incarnation == self.incarnation else 0
+        self.accepted(response.node, Met(stranger.sock.detach(), stranger.frames, known, seals.out))
 
     def _refuse(self, stranger: _Stranger, why: str = "") -> None:
         """End this connection, and note `why` unless that is nothing unusual."""

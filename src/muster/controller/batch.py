@@ -262,9 +262,9 @@ class BatchRun:
         viewers = Sockets(self.run.id, where.token).listen(SUPERVISOR)
         self.run.write(RECORD, config_as_json(config))  # from now on its supervisor is asked for its state
         agents = self.agents
-        world = DetachedController(self.loop, plan, self.run, config, agents.secret, links, agents.life, outputs)
+        world = DetachedController(self.loop, plan, self.run, config, agents.secret, links, agents.incarnation, outputs)
         for link, part in zip(links, parts):
-            world.send_message(link.node, "prepare", **part)
+            world.send_message(link.node, "configure", **part)
         world.handle(Configured(world.now()))
         for finding in self.bootstrap.findings():
             world.notify(finding)

@@ -197,7 +197,7 @@ class Bootstrap:
         first_attempt: int = 0,
         again: bool = False,
     ) -> tuple[ControllerConfig, list[dict[str, Any]]]:
-        """What the controller must know beside the plan, and the fields of the message `prepare` for each node.
+        """What the controller must know beside the plan, and the fields of the message `configure` for each node.
 
         `began` is by the monotonic clock here. `reads`: a terminal watches, from whose stdin a rank may read. See
         `ControllerConfig` for the others.
@@ -246,7 +246,7 @@ def clock_of(offset: float) -> float:
 
 
 def _part(plan: Plan, run: RunPlace, number: int, guests: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What the plan says of one node, as the message `prepare` has it."""
+    """What the plan says of one node, as the message `configure` has it."""
     job = plan.job
     # an external launcher may start any rank on any node
     nodes = plan.nodes if guests is not None else plan.nodes[number : number + 1]

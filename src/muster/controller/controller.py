@@ -187,16 +187,16 @@ class Controller:
         elif isinstance(action, SignalRanks) and self.plan.guests is not None:
             # nobody knows beforehand where the launcher puts which rank; one that still starts ranks is asked too
             launchers = action.number == SIGKILL or len(self.joined) < self.world_size
-            self.broadcast("signal", number=action.number, ranks=list(action.ranks), launchers=launchers)
+            self.broadcast("signal_ranks", number=action.number, ranks=list(action.ranks), launchers=launchers)
         elif isinstance(action, SignalRanks):
             signalled = set(action.ranks)
             for node in self.plan.nodes:
                 here = [rank.rank for rank in node.ranks if rank.rank in signalled]
-                self.send_message(node.number, "signal", number=action.number, ranks=here)
+                self.send_message(node.number, "signal_ranks", number=action.number, ranks=here)
         elif isinstance(action, CleanUp):
             for link in self.links:
                 if not self.swept(link):
-                    self.send_message(link.node, "sweep", patience=action.patience, well=self.supervisor.ends_well)
+                    self.send_message(link.node, "clean_up", patience=action.patience, well=self.supervisor.ends_well)
         elif isinstance(action, NOTICES):
             self.notify(notice_in_words(action))
         else:
@@ -204,13 +204,13 @@ class Controller:
 
     def listen(self, action: OpenStore) -> None:
         """Have node 0 open the port of an attempt's store."""
-        self.send_message(0, "listen", attempt=action.attempt, host=self.config.address)
+        self.send_message(0, "open_store", attempt=action.attempt, host=self.config.address)
 
     def start(self, link: AgentConnection, action: StartRanks) -> None:
         """Have a node start its ranks."""
         late = late_values(self.config.address, action.port, action.attempt)
         self.send_message(
-            link.node, "start", attempt=action.attempt, late={**self.config.nodes[link.node].late, **late}
+            link.node, "start_ranks", attempt=action.attempt, late={**self.config.nodes[link.node].late, **late}
         )
 
     def send_message(self, node: int, kind: str, payload: bytes = b"", /, **fields: Any) -> None:
@@ -236,7 +236,7 @@ class Controller:
     def pass_on(self, number: int) -> None:
         """Pass a signal that was sent to muster on to the ranks that have a handler for it."""
         self._sent_here.add(number)
-        self.broadcast("pass", number=number)
+        self.broadcast("forward_signal", number=number)
 
     # ---- frames -----------------------------------------------------------------------------------------------------
 
@@ -296,16 +296,16 @@ class Controller:
                 return Problem(ProblemKind.VERSIONS, tuple(host for host, _ in told), name=name, values=told)
         return None
 
-    def _on_listening(self, link: AgentConnection, t: float, payload: bytes, attempt: int, port: int) -> None:
+    def _on_store_opened(self, link: AgentConnection, t: float, payload: bytes, attempt: int, port: int) -> None:
         self.handle(StoreOpened(t, attempt, port))
 
-    def _on_started(
+    def _on_ranks_started(
         self, link: AgentConnection, t: float, payload: bytes, attempt: int, pids: Mapping[str, int]
     ) -> None:
         self.record("pids", {"t": t, "node": link.node, "attempt": attempt, "pids": pids})
         self.handle(RanksStarted(t, link.node, attempt))
 
-    def _on_joined(
+    def _on_rank_registered(
         self,
         link: AgentConnection,
         t: float,
@@ -327,10 +327,12 @@ class Controller:
             asked = plural(self.world_size, "rank")
             self._never_joined(f"{self.plan.job.launcher} made a world of {world_size}, and {asked} were asked for", [])
 
-    def _on_pids(self, link: AgentConnection, t: float, payload: bytes, attempt: int, pids: Mapping[str, int]) -> None:
+    def _on_rank_pids(
+        self, link: AgentConnection, t: float, payload: bytes, attempt: int, pids: Mapping[str, int]
+    ) -> None:
         self.record("pids", {"t": t, "node": link.node, "attempt": attempt, "pids": pids})
 
-    def _on_launcher_ended(
+    def _on_launcher_exited(
         self,
         link: AgentConnection,
         t: float,
@@ -380,7 +382,7 @@ class Controller:
             code, number = (125, None) if first else (None, SIGTERM)  # else something else went wrong before
             self.handle(RankExited(self.now(), rank, self.supervisor.attempt, code, number, failure))
 
-    def _on_reach(
+    def _on_exec_request(
         self,
         link: AgentConnection,
         t: float,
@@ -397,17 +399,19 @@ class Controller:
             other for other in self.links if other.host.partition(".")[0] == label
         ]
         if len(there) == 1:
-            self.send_message(there[0].node, "obey", number=number, words=words, env=env, by=link.node)
+            self.send_message(there[0].node, "exec", number=number, words=words, env=env, by=link.node)
         else:
             self.notify(
                 f"{self.plan.job.launcher} wants to start something on {safe(host)}, which is no host of this run"
             )
-            self.send_message(link.node, "reached", number=number, code=255)
+            self.send_message(link.node, "exec_result", number=number, code=255)
 
-    def _on_obeyed(self, link: AgentConnection, t: float, payload: bytes, number: int, code: int, by: int) -> None:
-        self.send_message(by, "reached", number=number, code=code)
+    def _on_exec_exited(self, link: AgentConnection, t: float, payload: bytes, number: int, code: int, by: int) -> None:
+        self.send_message(by, "exec_result", number=number, code=code)
 
-    def _on_passed(self, link: AgentConnection, t: float, payload: bytes, number: int, ranks: list[int]) -> None:
+    def _on_signal_forwarded(
+        self, link: AgentConnection, t: float, payload: bytes, number: int, ranks: list[int]
+    ) -> None:
         """A signal was passed on to ranks; it comes to all nodes, and is told once."""
         if number not in self._passed:
             self._passed[number] = []
@@ -426,7 +430,7 @@ class Controller:
         elif name[3:] not in (get_scheduler(job.scheduler).signals if job.scheduler else SignalRules()).beside:
             self.notify(f"{sent} {name}, and no rank catches it")
 
-    def _on_output_began(self, link: AgentConnection, t: float, payload: bytes, rank: int, attempt: int) -> None:
+    def _on_first_output(self, link: AgentConnection, t: float, payload: bytes, rank: int, attempt: int) -> None:
         self.record("output began", {"t": t, "rank": rank, "attempt": attempt})
 
     def _on_unlogged(
@@ -452,7 +456,7 @@ class Controller:
         elif before and not full:
             self.notify(f"logs can be written again{where}")
 
-    def _on_lingering(self, link: AgentConnection, t: float, payload: bytes, left: list[dict[str, Any]]) -> None:
+    def _on_cleanup_waiting(self, link: AgentConnection, t: float, payload: bytes, left: list[dict[str, Any]]) -> None:
         grace = self.plan.job.grace
         self.notify(
             f"the ranks have ended and left behind: {processes_in_words(map(leftover_from_json, left))}\n"
@@ -462,7 +466,7 @@ class Controller:
     def _on_note(self, link: AgentConnection, t: float, payload: bytes, text: str) -> None:
         self.notify(f"{link.host}: {safe(text)}")
 
-    def _on_ended(
+    def _on_rank_exited(
         self,
         link: AgentConnection,
         t: float,
@@ -480,13 +484,13 @@ class Controller:
         by_launcher = None if asked is None else self.when(link, asked)
         self.handle(RankExited(t, rank, attempt, code, signal, failure, by_launcher))
 
-    def _on_store_ended(
+    def _on_store_exited(
         self, link: AgentConnection, t: float, payload: bytes, code: int | None, signal: int | None
     ) -> None:
         folder = processes.node_folder(str(self.run.path), link.host)
         self.handle(StoreDied(t, code, signal, f"{folder}/store.log"))
 
-    def _on_unable(self, link: AgentConnection, t: float, payload: bytes, what: str, **fields: Any) -> None:
+    def _on_start_failed(self, link: AgentConnection, t: float, payload: bytes, what: str, **fields: Any) -> None:
         python = link.facts.get("executable") or self.plan.job.python
         several = len(self.links) > 1
         told = {**fields, "kind": what, "hosts": [link.host], "python": python, "among_others": several}
@@ -505,16 +509,16 @@ class Controller:
         self._unable = {}
         self.handle(StartFailed(self.now(), node, problems))
 
-    def _on_swept(
+    def _on_cleaned_up(
         self, link: AgentConnection, t: float, payload: bytes, ended: list[dict[str, Any]], left: list[dict[str, Any]]
     ) -> None:
         killed, alive = (tuple(map(leftover_from_json, several)) for several in (ended, left))
         self.handle(CleanedUp(t, link.node, killed, alive))
 
-    def _on_asked(self, link: AgentConnection, t: float, payload: bytes, what: str, by: str) -> None:
+    def _on_stop_requested(self, link: AgentConnection, t: float, payload: bytes, what: str, by: str) -> None:
         self.handle(StopRequested(t, 0, by))
 
-    def _on_broken(self, link: AgentConnection, t: float, payload: bytes, text: str, limit: bool) -> None:
+    def _on_agent_crashed(self, link: AgentConnection, t: float, payload: bytes, text: str, limit: bool) -> None:
         link.broken = next(reversed(text.strip().splitlines()), "it does not say why")
 
 

@@ -84,17 +84,17 @@ class DetachedController(Controller):
         config: ControllerConfig,
         secret: str,
         links: Sequence[TcpConnection] = (),
-        life: str = "",
+        incarnation: str = "",
         outputs: OutputFiles | None = None,
     ):
-        """`links` and `life` are those of agents that have called already. `outputs`: files to write beside the logs,
-        which lie where this process sees them all."""
+        """`links` and `incarnation` are those of agents that have called already. `outputs`: files to write beside the
+        logs, which lie where this process sees them all."""
         links = links or [
             TcpConnection(node.number, node.host.name, known.clock_offset, known.facts)
             for node, known in zip(plan.nodes, config.nodes)
         ]
         super().__init__(loop, plan, run, links, config)
-        self.far, self.secret, self.incarnation = list(links), secret, life or new_nonce()
+        self.far, self.secret, self.incarnation = list(links), secret, incarnation or new_nonce()
         self.lease: float = plan.job.lease
         for link in links:
             link.channel.tracer = link.channel.tracer or trace.tracer(str(run.path), "controller", "agent", link.host)
@@ -135,9 +135,9 @@ class DetachedController(Controller):
         """Seconds in which agents call a supervisor that begins: those of an earlier one have their lease."""
         for link in links:
             if not config.nodes[link.node].shared:
-                self.send_message(link.node, "read", reader=_KEEP, want=True, offsets=self._kept(link), tail=None)
+                self.send_message(link.node, "subscribe", reader=_KEEP, want=True, offsets=self._kept(link), tail=None)
             if self.outputs:
-                self.send_message(link.node, "read", reader=_OUTPUTS, want=True, offsets={}, tail=None)
+                self.send_message(link.node, "subscribe", reader=_OUTPUTS, want=True, offsets={}, tail=None)
 
     # ---- beginning, and beginning again -----------------------------------------------------------------------------
 
@@ -299,7 +299,7 @@ class DetachedController(Controller):
             how = f"could not be reached for {self.now() - since:.0f} s" if silent else "ended, and its ranks with it"
             self.lost(link, f"the agent on {link.host} {how}")
 
-    def _on_state(self, link: AgentConnection, t: float, payload: bytes, started: int, listened: int) -> None:
+    def _on_agent_state(self, link: AgentConnection, t: float, payload: bytes, started: int, listened: int) -> None:
         """An agent meets this supervisor for the first time: what was it told before, and what not?"""
         now = self.supervisor
         self.record("state", {"t": t, "node": link.node, "started": started, "listened": listened})
@@ -312,7 +312,7 @@ class DetachedController(Controller):
         if under_way and started < now.attempt and now.port is not None:
             self.start(link, StartRanks(now.attempt, now.port))
         if now.waits_for(link.node):
-            self.send_message(link.node, "sweep", patience=now.patience, well=now.ends_well)
+            self.send_message(link.node, "clean_up", patience=now.patience, well=now.ends_well)
 
     def _on_output(
         self,
@@ -334,7 +334,7 @@ class DetachedController(Controller):
             write = self.outputs.take(attempt, rank, stream, offset, payload)
             if write is not None:
                 self.scribe.do(write)
-            self.send_message(link.node, "taken", reader=_OUTPUTS, count=len(payload))
+            self.send_message(link.node, "credit", reader=_OUTPUTS, count=len(payload))
         else:
             place = {"rank": rank, "stream": stream, "attempt": attempt, "offset": offset}
             self.viewers.output(reader, link.node, payload, place)
@@ -343,13 +343,13 @@ class DetachedController(Controller):
         """Bytes of another node have been written here, or could not be: then the node is to keep its own copy."""
         if name in self.scribe.gaps and name not in self._gaps:
             self._cannot_keep(name, of)
-        self.send_message(of[0].node, "taken", reader=_KEEP, count=count)
+        self.send_message(of[0].node, "credit", reader=_KEEP, count=count)
 
     def _cannot_keep(self, name: str, of: tuple[TcpConnection, int, int, str]) -> None:
         link = of[0]
         if link.node not in self._told_to_stay:
             self._told_to_stay.add(link.node)
-            self.send_message(link.node, "stay")
+            self.send_message(link.node, "keep_run_dir")
             where = f"they stay on {link.host} in {self._run_dirs[link.node]}"
             self.notify(f"cannot keep logs of {link.host} on {self.far[0].host}: {self.scribe.gaps[name].why}; {where}")
         self._gaps[name] = of
@@ -377,12 +377,12 @@ class DetachedController(Controller):
     def _on_stdin_taken(self, link: AgentConnection, t: float, payload: bytes, upto: int) -> None:
         self.viewers.stdin_taken(upto)
 
-    def _on_stacks(
+    def _on_rank_stacks(
         self, link: AgentConnection, t: float, payload: bytes, number: int, texts: dict[str, str], mute: dict[str, int]
     ) -> None:
         self.viewers.answered(number, link.node, texts=texts, mute=mute)
 
-    def _on_usage(
+    def _on_rank_usage(
         self, link: AgentConnection, t: float, payload: bytes, number: int, ranks: dict[str, dict[str, Any]]
     ) -> None:
         self.viewers.answered(
@@ -403,7 +403,7 @@ class DetachedController(Controller):
                 numbers.discard(warning)
                 self._scheduler_warns()
             for number in sorted(numbers - {SIGTERM}):
-                self.broadcast("pass", number=number)
+                self.broadcast("forward_signal", number=number)
 
         signals.handle(signalled)
         if batch.before and (batch.chosen or batch.warning):
@@ -444,7 +444,7 @@ class DetachedController(Controller):
             return
         self.warned, self.cause, self._nodes_without_handler = True, cause, set()
         self.notify(f"{why}: SIG{self.batch.signal} to the ranks that catch it, so that they save")
-        self.broadcast("warn", name=self.batch.signal)
+        self.broadcast("warn_preemption", name=self.batch.signal)
 
     def _job_ends(self) -> None:
         """SIGTERM has come, here or to an agent; find out why."""
@@ -476,10 +476,10 @@ class DetachedController(Controller):
         else:
             self._end_ranks()
 
-    def _on_warned(self, link: AgentConnection, t: float, payload: bytes) -> None:
+    def _on_scheduler_signal(self, link: AgentConnection, t: float, payload: bytes) -> None:
         self._job_ends()
 
-    def _on_heard(self, link: AgentConnection, t: float, payload: bytes, ranks: list[int]) -> None:
+    def _on_preemption_handlers(self, link: AgentConnection, t: float, payload: bytes, ranks: list[int]) -> None:
         """Which ranks of a node listen; where none of all does and the job is ending, there is nothing to wait for."""
         if ranks:
             self.handle(PreemptionWarned(t, self.cause, tuple(ranks)))

@@ -175,7 +175,7 @@ class ForegroundController(Controller):
         if link.node == 0:
             self.facts.update(facts)
         self.record("hello", {"t": t, "node": link.node, **facts})
-        self.send_message(link.node, "prepare", want=self.view.wants, stdin=self.stdin, **self.parts[link.node])
+        self.send_message(link.node, "configure", want=self.view.wants, stdin=self.stdin, **self.parts[link.node])
         if link.node == 0:
             self.handle(Configured(self.now()))
 
@@ -185,7 +185,7 @@ class ForegroundController(Controller):
             self.loop.call_later(QUIET, self._quiet)
         self._wrote_at = self.now()
         # what was shown makes room for more
-        self.pen.writer.then(partial(self.send_frames, link, encode_frame("taken", count=len(payload))))
+        self.pen.writer.then(partial(self.send_frames, link, encode_frame("credit", count=len(payload))))
 
     def _quiet(self) -> None:
         """Tell the view when nothing has come for a moment."""

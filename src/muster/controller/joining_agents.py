@@ -68,7 +68,7 @@ class JoiningAgents:
         self.links = [TcpConnection(number, host, 0.0, {}) for number, host in enumerate(hosts)]
         for link in self.links:
             link.channel.tracer = trace.tracer(str(run.path), "controller", "agent", link.host)
-        self.secret, self.life = new_nonce(), new_nonce()
+        self.secret, self.incarnation = new_nonce(), new_nonce()
         self.code: Tree | None = None
         self.sent = False
         """The code is to be sent, and is compared file by file: one that is absent differs, too."""
@@ -89,7 +89,7 @@ class JoiningAgents:
         self._tell_where(need)
         self.starter.start()
         terms = Terms(self.secret, self.run.id)
-        callers = AgentListener(self.loop, self.listener, terms, self.life, self._knows, self._came, self.note)
+        callers = AgentListener(self.loop, self.listener, terms, self.incarnation, self._knows, self._came, self.note)
         deadline = time.monotonic() + PATIENCE
         try:
             while missing := [link.host for link in self.links if not link.facts]:
@@ -141,13 +141,13 @@ class JoiningAgents:
                 self._dispatch(fields, payload, link)
             link.channel.flush()
 
-    def _on_told(self, link: TcpConnection, payload: bytes, t: float, name: str = "", **facts: Any) -> None:
+    def _on_facts(self, link: TcpConnection, payload: bytes, t: float, name: str = "", **facts: Any) -> None:
         # both clocks are read within the time of one way: good to a few milliseconds
         link.offset = t - time.monotonic()
         link.host = name or link.host
         link.facts.update(facts, name=name)
 
-    def _on_warned(self, link: TcpConnection, payload: bytes, **more: Any) -> None:
+    def _on_scheduler_signal(self, link: TcpConnection, payload: bytes, **more: Any) -> None:
         """A scheduler sends SIGTERM to this process too."""
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from muster.linux.eventloop import EventLoop
 from muster.protocol import trace
 from muster.protocol.frames import OLDEST, VERSION, Dispatcher, encode_frame, handlers
 from muster.protocol.listener import FirstFew, LocalListener, Peer
-from muster.protocol.messages import BEAT, FROM_CLIENT
+from muster.protocol.messages import BEAT, FORMER, FROM_CLIENT
 from muster.rundir.run import Run
 from muster.ui.text import outcome_as_json
 
@@ -191,14 +191,18 @@ class Sessions:
         viewer.heard_at = self.world.now()
         if viewer.peer.tracer is not None:
             viewer.peer.tracer.heard(fields, payload)
+        if fields["kind"] == FORMER["attach"]:
+            # an earlier client, which finds in this that the other end is of a version that it does not know
+            viewer.peer.send(encode_frame("run", id=self.world.run.id, phase="", plan={}, version=VERSION))
+            return
         if not self._dispatch(fields, payload, viewer):
             viewer.peer.send(encode_frame("unknown", what=fields["kind"], version=VERSION))
 
     def _left(self, viewer: Session) -> None:
         self.sessions.remove(viewer)
-        self.world.broadcast("unread", reader=viewer.name)
+        self.world.broadcast("unsubscribe", reader=viewer.name)
 
-    def _on_watch(
+    def _on_attach(
         self,
         viewer: Session,
         payload: bytes,
@@ -216,21 +220,21 @@ class Sessions:
         for number, line in enumerate(world.records[events:], events + 1):
             viewer.peer.send(encode_frame("event", line.encode(), number=number))
         for link in world.far:
-            world.send_message(link.node, "read", reader=viewer.name, want=want, offsets=offsets, tail=tail)
+            world.send_message(link.node, "subscribe", reader=viewer.name, want=want, offsets=offsets, tail=tail)
 
-    def _on_taken(self, viewer: Session, payload: bytes, node: int, count: int) -> None:
-        self.world.send_message(node, "taken", reader=viewer.name, count=count)
+    def _on_credit(self, viewer: Session, payload: bytes, node: int, count: int) -> None:
+        self.world.send_message(node, "credit", reader=viewer.name, count=count)
 
-    def _on_beat(self, viewer: Session, payload: bytes) -> None:
+    def _on_heartbeat(self, viewer: Session, payload: bytes) -> None:
         viewer.paused = False
 
-    def _on_pause(self, viewer: Session, payload: bytes) -> None:
+    def _on_suspend(self, viewer: Session, payload: bytes) -> None:
         viewer.paused = True
 
-    def _on_asked(self, viewer: Session, payload: bytes, number: int) -> None:
+    def _on_stop(self, viewer: Session, payload: bytes, number: int) -> None:
         self.world.asked(viewer, number)
 
-    def _on_pass(self, viewer: Session, payload: bytes, number: int) -> None:
+    def _on_forward_signal(self, viewer: Session, payload: bytes, number: int) -> None:
         self.world.pass_on(number)
 
     def _on_resize(self, viewer: Session, payload: bytes, rows: int, columns: int) -> None:
@@ -254,10 +258,10 @@ class Sessions:
         viewer.peer.send(encode_frame("answer", version=VERSION, **how))
 
     def _on_stacks(self, viewer: Session, payload: bytes, ranks: Any = None) -> None:
-        self._ask(viewer, "stacks", ranks=ranks)
+        self._ask(viewer, "get_stacks", ranks=ranks)
 
     def _on_usage(self, viewer: Session, payload: bytes) -> None:
-        self._ask(viewer, "usage")
+        self._ask(viewer, "get_usage")
 
     def _ask(self, viewer: Session, kind: str, **fields: Any) -> None:
         """Ask all agents, and answer once all that are connected have; `missing` are the nodes that have not."""
@@ -275,7 +279,7 @@ class Sessions:
         """Tell all how it ended, and see them go."""
         for viewer in list(self.sessions):
             if viewer.watches:
-                viewer.peer.send(encode_frame("over", outcome=outcome_as_json(outcome)))
+                viewer.peer.send(encode_frame("finished", outcome=outcome_as_json(outcome)))
         deadline = self.world.now() + _FAREWELL
         while self.sessions and self.world.now() < deadline:
             for viewer in list(self.sessions):

@@ -51,7 +51,8 @@ WAY = 5.0
 """Seconds in which a connection between two nodes must be made."""
 
 ANSWERS = {
-    *("told", "flagged", "shares", "compared", "remembered", "opened", "knocked", "probed", "clock", "moved"),
+    *("facts", "marker_written", "marker_checked", "compared", "remembered"),
+    *("probe_port", "routes", "probed", "clock", "detached"),
 }
 """What agents say when they were asked something before there is a plan."""
 
@@ -132,7 +133,7 @@ class StartedAgents:
                 self.loop.add_reader(link.stderr, partial(self._complained, link))
                 self._flush(link)
                 deadline = time.monotonic() + patience
-            self._turn("told", min(deadline, restless) - time.monotonic())
+            self._turn("facts", min(deadline, restless) - time.monotonic())
             now = time.monotonic()
             if self.failed and strict:
                 deadline = min(deadline, now + MERCY)
@@ -212,7 +213,7 @@ class StartedAgents:
         else:
             self._send(link, self.first)  # not before: what follows the agent's own text is lost until it runs
 
-    def _on_broken(self, link: ProcessConnection, payload: bytes, text: str, limit: bool, **more: Any) -> None:
+    def _on_agent_crashed(self, link: ProcessConnection, payload: bytes, text: str, limit: bool, **more: Any) -> None:
         link.broken, link.met_limit = (text.strip().splitlines() or ["?"])[-1], limit
 
     def _on_note(self, link: ProcessConnection, payload: bytes, text: str, **more: Any) -> None:
@@ -220,7 +221,7 @@ class StartedAgents:
 
     def _answered(self, kind: str, link: ProcessConnection, payload: bytes, **fields: Any) -> None:
         if kind == self._awaited:
-            if kind == "moved":
+            if kind == "detached":
                 self.moved.add(link.node)
             self.answers[link.node] = {**fields, "heard": time.monotonic()}
 
@@ -261,13 +262,13 @@ class StartedAgents:
     # ---- questions --------------------------------------------------------------------------------------------------
 
     def _ask(self) -> None:
-        self.first = encode_frame("tell", cwd=self.need.cwd, script=self.need.script, run_dir=self.run_dir)
+        self.first = encode_frame("get_facts", cwd=self.need.cwd, script=self.need.script, run_dir=self.run_dir)
 
     def refresh_facts(self, need: Need) -> None:
         """Ask once more what there is, after the code was sent."""
         self.need = need
         self._ask()
-        for link, answer in zip(self.links, self._exchange(self.links, "told", self.first)):
+        for link, answer in zip(self.links, self._exchange(self.links, "facts", self.first)):
             link.facts.update(answer)
 
     def differing(self, code: Tree) -> dict[str, list[str]]:
@@ -332,8 +333,8 @@ class StartedAgents:
             found += [(run_dir, True) if link.facts["shared"] else (_own(link, run_id), False) for link in others]
             return found
         theirs = _own(first, run_id)
-        self._exchange([first], "flagged", encode_frame("flag", run_dir=theirs))
-        answers = self._exchange(others, "shares", encode_frame("shares", run_dir=theirs))
+        self._exchange([first], "marker_written", encode_frame("write_marker", run_dir=theirs))
+        answers = self._exchange(others, "marker_checked", encode_frame("check_marker", run_dir=theirs))
         return [(theirs, True)] + [
             (theirs, True) if answer["shares"] else (_own(link, run_id), False) for link, answer in zip(others, answers)
         ]
@@ -349,9 +350,9 @@ class StartedAgents:
         for links in (others, [first]):
             for link in links:
                 own = {"files": dict(files), "port": 0} if link is first else {"files": {}, "stays": False}
-                fields = {**where, **own, "prepare": dict(prepares[link.node])}
-                self._send(link, encode_frame("move", archive if link is first else b"", **fields))
-            for link, answer in zip(links, self._exchange(links, "moved", b"")):
+                fields = {**where, **own, "configuration": dict(prepares[link.node])}
+                self._send(link, encode_frame("detach", archive if link is first else b"", **fields))
+            for link, answer in zip(links, self._exchange(links, "detached", b"")):
                 if answer["failed"]:
                     hint = processes.FEWER_PROCESSES if answer["limit"] else "see agent.log there"
                     self._fail(link, ControlError(answer["failed"], hint, link.host))
@@ -367,8 +368,10 @@ class StartedAgents:
     def routes(self, addresses: Sequence[str]) -> Routes:
         """Have the other nodes try to connect to node 0. Raises `Unreachable`."""
         first, others = self.links[0], self.links[1:]
-        port = self._exchange([first], "opened", encode_frame("open"))[0]["port"]
-        answers = self._exchange(others, "knocked", encode_frame("knock", addresses=addresses, port=port, patience=WAY))
+        port = self._exchange([first], "probe_port", encode_frame("open_probe_port"))[0]["port"]
+        answers = self._exchange(
+            others, "routes", encode_frame("probe_routes", addresses=addresses, port=port, patience=WAY)
+        )
         return Routes(port, [answer["ways"] for answer in answers])
 
     def measure_clocks(self) -> None:
@@ -428,7 +431,7 @@ class StartedAgents:
         """
         found: dict[tuple[str, str], str] = {}
         links = self.living
-        opened = self._exchange(links, "opened", encode_frame("open")) if len(links) > 1 else []
+        opened = self._exchange(links, "probe_port", encode_frame("open_probe_port")) if len(links) > 1 else []
         ports = {link.node: answer["port"] for link, answer in zip(links, opened) if answer}
         links = [link for link in links if link.node in ports]
         count = len(links)
@@ -438,10 +441,10 @@ class StartedAgents:
             def question(link: ProcessConnection, ends: Mapping[int, ProcessConnection] = ends) -> bytes:
                 end = ends[link.node]
                 addresses = [address for _, address in end.facts["interfaces"]]
-                return encode_frame("knock", addresses=addresses, port=ports[end.node], patience=WAY)
+                return encode_frame("probe_routes", addresses=addresses, port=ports[end.node], patience=WAY)
 
             # all at once: every machine is tried by one other
-            for start, answer in zip(links, self._exchange(links, "knocked", question)):
+            for start, answer in zip(links, self._exchange(links, "routes", question)):
                 tried = [way.get("error", "") for way in answer.get("ways", {}).values()] or ["it has no address"]
                 if answer:
                     found[start.host, ends[start.node].host] = min(tried, key=len)

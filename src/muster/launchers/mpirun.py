@@ -25,8 +25,8 @@ case $({program} --version 2>&1) in
 esac
 """
 
-_REACH = """#!/bin/sh
-{names}exec {python} {shim} reach {run} "$@"
+_REMOTE_EXEC = """#!/bin/sh
+{names}exec {python} {shim} remote-exec {run} "$@"
 """
 
 
@@ -58,7 +58,7 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     # the ranks meet by torch, and load none of MPI's own ways
     # a daemon looks for the first word of that agent on its own host too, and dies silently without it: the file is on
     # the host of mpirun alone, and all have a shell
-    agent = Late.SCRATCH + "/reach"
+    agent = Late.SCRATCH + "/remote-exec"
     mpich: Text = f"-n {ranks} -hosts {places}"
     if several:
         openmpi += " --mca plm_rsh_agent '/bin/sh " + agent + "'"
@@ -68,8 +68,10 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     other = {name: given for name, given in names.items() if several and given != name}
     back = [f'[ "$1" = {given} ] && shift && set -- {name} "$@"\n' for name, given in other.items()]
     # Open MPI takes a space in that name, as there may be one in the folder of muster, for the end of it
-    reach = TextFile(agent, Template.of(_REACH, python=Late.PYTHON, shim=Late.SHIM, run=run_id, names="".join(back)))
+    remote_exec = TextFile(
+        agent, Template.of(_REMOTE_EXEC, python=Late.PYTHON, shim=Late.SHIM, run=run_id, names="".join(back))
+    )
     words = (start.path, *args, Late.PYTHON, *shim_argv(run_id))
     # it would look for nodes and for ways to them in these
     misleading = (*(row.variables for row in SCHEDULERS.values()), *_OF_MPI)
-    return on_head_node(job, nodes, run_id, words, [start, reach], unset="|".join(misleading))
+    return on_head_node(job, nodes, run_id, words, [start, remote_exec], unset="|".join(misleading))

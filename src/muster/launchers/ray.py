@@ -19,7 +19,7 @@ shares = [word.rpartition(":") for word in words[: words.index("--")]]
 words = words[words.index("--") + 1 :]
 _, shim, run = words
 sys.path.insert(0, shim)
-from muster.agent.rank_shim import reach
+from muster.agent.rank_shim import remote_exec
 
 del sys.path[0]
 over = []
@@ -53,7 +53,7 @@ def rank():
 
 
 def join(host, line):
-    if reach(run, [host, line], own) and not over:
+    if remote_exec(run, [host, line], own) and not over:
         print(f"ray could not be started on {host}; see launcher.log of that node", file=sys.stderr, flush=True)
         os._exit(1)
 

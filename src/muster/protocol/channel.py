@@ -124,7 +124,7 @@ class Channel:
         """Count frames that came, and give those that say something."""
         found = []
         for fields, payload in frames:
-            if fields["kind"] == "have":
+            if fields["kind"] == "ack":
                 self._forget(fields.get("heard"))
             else:
                 if self.tracer is not None:
@@ -132,7 +132,7 @@ class Channel:
                 found.append((fields, payload))
         if self.reliable and found:
             self.received += len(found)
-            self._emit(encode_frame("have", heard=self.received))
+            self._emit(encode_frame("ack", heard=self.received))
         return found
 
     def _forget(self, heard: object) -> None:

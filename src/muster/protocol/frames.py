@@ -16,7 +16,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, Protocol
 
-VERSION = 4
+VERSION = 5
 """What this muster speaks. An agent is of the very version of its controller."""
 OLDEST = 3
 """The earliest version of a controller that a client speaks to."""

@@ -2,7 +2,7 @@
 
     controller            agent
     challenge   ──►       version, nonce of the controller
-                ◄──       hello: node, nonce of the agent, the controller it knew, frames heard, MAC
+                ◄──       response: node, nonce of the agent, the controller it knew, frames heard, MAC
     welcome     ──►       which controller this is, frames heard, MAC
 
 Each MAC is HMAC-SHA256 with the run's secret over a label, the sender's role, the protocol version, the run id, the
@@ -43,12 +43,12 @@ class Terms(NamedTuple):
     run_id: str
 
 
-class Hello(NamedTuple):
+class Response(NamedTuple):
     """What an agent says of itself."""
 
     node: int
     nonce: str
-    life: str
+    incarnation: str
     """The controller that it spoke to last; empty for none."""
     heard: int
     """How many frames of that one it has."""
@@ -57,7 +57,7 @@ class Hello(NamedTuple):
 class Welcome(NamedTuple):
     """What a controller says of itself."""
 
-    life: str
+    incarnation: str
     heard: int
 
 
@@ -94,38 +94,42 @@ class ControllerSide:
 
     def __init__(self, terms: Terms) -> None:
         self.terms, self._nonce = terms, new_nonce()
-        self._hello: tuple[Hello, bytes] | None = None
+        self._response: tuple[Response, bytes] | None = None
 
     def challenge(self) -> bytes:
         """The first frame."""
         return encode_frame("challenge", version=VERSION, nonce=self._nonce)
 
-    def hear(self, fields: Mapping[str, Any]) -> Hello:
+    def hear(self, fields: Mapping[str, Any]) -> Response:
         """Check the agent's message; raises `Refused`."""
-        if self._hello is not None:
-            raise Refused("a second hello")
-        _expect(fields, "hello")
-        hello = Hello(_number(fields, "node"), _nonce(fields), _text(fields, "life"), _number(fields, "heard"))
-        mac = _hello_mac(self.terms, hello, self._nonce)
+        if self._response is not None:
+            raise Refused("a second response")
+        _expect(fields, "response")
+        response = Response(
+            _number(fields, "node"), _nonce(fields), _text(fields, "incarnation"), _number(fields, "heard")
+        )
+        mac = _response_mac(self.terms, response, self._nonce)
         if not hmac.compare_digest(_mac(fields), mac):
             raise Refused("it does not know the secret of this run")
-        self._hello = hello, mac
-        return hello
+        self._response = response, mac
+        return response
 
-    def welcome(self, life: str, heard: int) -> tuple[bytes, Seals]:
+    def welcome(self, incarnation: str, heard: int) -> tuple[bytes, Seals]:
         """The answer to a good `hear`, and how the frames after it are sealed."""
-        assert self._hello is not None
-        hello, hello_mac = self._hello
-        mac = _welcome_mac(self.terms, hello, self._nonce, hello_mac, Welcome(life, heard))
-        keys = _keys(self.terms, hello_mac, mac)
-        return encode_frame("welcome", life=life, heard=heard, mac=mac.hex()), Seals(keys[CONTROLLER], keys[AGENT])
+        assert self._response is not None
+        response, response_mac = self._response
+        mac = _welcome_mac(self.terms, response, self._nonce, response_mac, Welcome(incarnation, heard))
+        keys = _keys(self.terms, response_mac, mac)
+        return encode_frame("welcome", incarnation=incarnation, heard=heard, mac=mac.hex()), Seals(
+            keys[CONTROLLER], keys[AGENT]
+        )
 
 
 class AgentSide:
     """The agent's side of one connection."""
 
-    def __init__(self, terms: Terms, node: int, life: str, heard: int) -> None:
-        self.terms, self._hello = terms, Hello(node, new_nonce(), life, heard)
+    def __init__(self, terms: Terms, node: int, incarnation: str, heard: int) -> None:
+        self.terms, self._response = terms, Response(node, new_nonce(), incarnation, heard)
         self._said: tuple[str, bytes] | None = None
 
     def answer(self, fields: Mapping[str, Any]) -> bytes:
@@ -136,21 +140,21 @@ class AgentSide:
         if fields.get("version") != VERSION:
             raise Refused(f"it speaks version {fields.get('version')!r}")
         nonce = _nonce(fields)
-        mac = _hello_mac(self.terms, self._hello, nonce)
+        mac = _response_mac(self.terms, self._response, nonce)
         self._said = nonce, mac
-        return encode_frame("hello", **self._hello._asdict(), mac=mac.hex())
+        return encode_frame("response", **self._response._asdict(), mac=mac.hex())
 
     def hear(self, fields: Mapping[str, Any]) -> tuple[Welcome, Seals]:
         """Check the controller's answer; raises `Refused`."""
         if self._said is None:
             raise Refused("a welcome before the challenge")
         _expect(fields, "welcome")
-        nonce, hello_mac = self._said
-        welcome = Welcome(_text(fields, "life"), _number(fields, "heard"))
-        mac = _welcome_mac(self.terms, self._hello, nonce, hello_mac, welcome)
+        nonce, response_mac = self._said
+        welcome = Welcome(_text(fields, "incarnation"), _number(fields, "heard"))
+        mac = _welcome_mac(self.terms, self._response, nonce, response_mac, welcome)
         if not hmac.compare_digest(_mac(fields), mac):
             raise Refused("it does not know the secret of this run")
-        keys = _keys(self.terms, hello_mac, mac)
+        keys = _keys(self.terms, response_mac, mac)
         return welcome, Seals(keys[AGENT], keys[CONTROLLER])
 
 
@@ -166,18 +170,22 @@ def _digest(terms: Terms, label: str, role: str, *fields: str | int | bytes) -> 
     return mac.digest()
 
 
-def _hello_mac(terms: Terms, hello: Hello, nonce: str) -> bytes:
-    return _digest(terms, "muster hello", AGENT, hello.node, nonce, hello.nonce, hello.life, hello.heard)
+def _response_mac(terms: Terms, response: Response, nonce: str) -> bytes:
+    return _digest(
+        terms, "muster response", AGENT, response.node, nonce, response.nonce, response.incarnation, response.heard
+    )
 
 
-def _welcome_mac(terms: Terms, hello: Hello, nonce: str, hello_mac: bytes, welcome: Welcome) -> bytes:
-    both = (hello.node, nonce, hello.nonce, hello_mac)
-    return _digest(terms, "muster welcome", CONTROLLER, *both, welcome.life, welcome.heard)
+def _welcome_mac(terms: Terms, response: Response, nonce: str, response_mac: bytes, welcome: Welcome) -> bytes:
+    both = (response.node, nonce, response.nonce, response_mac)
+    return _digest(terms, "muster welcome", CONTROLLER, *both, welcome.incarnation, welcome.heard)
 
 
-def _keys(terms: Terms, hello_mac: bytes, welcome_mac: bytes) -> dict[str, Seal]:
+def _keys(terms: Terms, response_mac: bytes, welcome_mac: bytes) -> dict[str, Seal]:
     """By who sends."""
-    return {role: Seal(_digest(terms, "muster frames", role, hello_mac, welcome_mac)) for role in (AGENT, CONTROLLER)}
+    return {
+        role: Seal(_digest(terms, "muster frames", role, response_mac, welcome_mac)) for role in (AGENT, CONTROLLER)
+    }
 
 
 # ---- fields of messages, which anybody may have sent ----------------------------------------------------------------

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from muster.protocol import frames
-from muster.protocol.frames import Refused
+from muster.protocol.frames import OLDEST, Refused
 
 
 class Type(NamedTuple):
@@ -41,8 +41,8 @@ class Message(NamedTuple):
     fields: Mapping[str, Type]
     payload: str = ""
     """What the bytes beside the fields are; empty where there are none."""
-    since: int = 3
-    """The version of the protocol that brought it."""
+    since: int = OLDEST
+    """The first version of the protocol that has it, under this name."""
 
     def fitting(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """These fields, without those that a newer muster may have added. Raises `Refused` where one is wrong."""
@@ -211,7 +211,42 @@ LEGS: Mapping[str, str] = {
     "sockets. Its "
     "framing is its own: 4 bytes of length, then JSON, in which the kind is named `op`.",
 }
-"""Who speaks to whom, and how. Between two hosts themselves nothing is said: `knock` only makes connections."""
+"""Who speaks to whom, and how. Between two hosts themselves nothing is said: `probe_routes` only makes connections."""
+
+SINCE: Mapping[str, int] = {
+    **dict.fromkeys(("call", "unknown"), 4),
+    **dict.fromkeys(
+        (
+            # before, a few short names meant different things between different processes
+            "response",
+            *("get_facts", "facts", "write_marker", "marker_written", "check_marker", "marker_checked"),
+            *("open_probe_port", "probe_port", "probe_routes", "routes", "detach", "detached", "configure"),
+            *("open_store", "store_opened", "start_ranks", "ranks_started", "rank_registered", "rank_pids"),
+            *("rank_exited", "launcher_exited", "store_exited", "start_failed", "signal_ranks", "forward_signal"),
+            *("signal_forwarded", "warn_preemption", "preemption_handlers", "scheduler_signal", "exec_request"),
+            *("exec", "exec_exited", "exec_result", "subscribe", "unsubscribe", "credit", "first_output"),
+            *("get_stacks", "rank_stacks", "get_usage", "rank_usage", "clean_up", "cleaned_up", "cleanup_waiting"),
+            *("keep_run_dir", "stop_requested", "agent_state", "agent_crashed", "ack"),
+            *("attach", "heartbeat", "suspend", "stop", "finished"),
+            *("register", "rank_command", "started", "exited", "recorded", "no_controller", "run_described"),
+            *("python_probed", "preloaded", "preload_failed", "fork_failed", "fork"),
+        ),
+        5,
+    ),
+}
+"""The first version that has a kind, for those that the oldest one has not."""
+
+FORMER: Mapping[str, str] = {
+    "attach": "watch",
+    "credit": "taken",
+    "heartbeat": "beat",
+    "suspend": "pause",
+    "stop": "asked",
+    "forward_signal": "pass",
+    "finished": "over",
+}
+"""What kinds between a client and a controller were called before version 5, by their names now. Both ends may be of
+different versions there. `state`, `answer` and `unknown`, by which they learn which, keep their names for ever."""
 
 _NO_FIELDS: Mapping[str, Type] = {}
 
@@ -239,14 +274,17 @@ def _leg(
     leg: str, sender: str, receiver: str, messages: Mapping[str, tuple[Any, ...]], **common: Type
 ) -> tuple[Message, ...]:
     return tuple(
-        Message(leg, sender, receiver, kind, says, {**common, **fields}, *more)
+        Message(leg, sender, receiver, kind, says, {**common, **fields}, "".join(more), SINCE.get(kind, OLDEST))
         for kind, (says, fields, *more) in messages.items()
     )
 
 
 MESSAGES: tuple[Message, ...] = (
     *(
-        Message(START_LEG, sender, receiver, "call", "What the program is to do.", {"name": WORD, "args": HIDDEN})
+        Message(
+            *(START_LEG, sender, receiver, "call", "What the program is to do.", {"name": WORD, "args": HIDDEN}),
+            since=SINCE["call"],
+        )
         for sender, receiver in ((CONTROLLER, AGENT), (CLIENT, PROXY))
     ),
     *_leg(
@@ -260,7 +298,7 @@ MESSAGES: tuple[Message, ...] = (
             ),
             "welcome": (
                 "Proves the secret in return; says which incarnation of the controller this is, and what it has heard.",
-                {"life": SECRET, "heard": COUNT, "mac": SECRET},
+                {"incarnation": SECRET, "heard": COUNT, "mac": SECRET},
             ),
         },
     ),
@@ -269,9 +307,9 @@ MESSAGES: tuple[Message, ...] = (
         AGENT,
         CONTROLLER,
         {
-            "hello": (
+            "response": (
                 "Proves the secret; says which node this is, which controller it knew, and what it has heard of that.",
-                {"node": WHOLE, "nonce": SECRET, "life": SECRET, "heard": COUNT, "mac": SECRET},
+                {"node": WHOLE, "nonce": SECRET, "incarnation": SECRET, "heard": COUNT, "mac": SECRET},
             ),
         },
     ),
@@ -280,12 +318,12 @@ MESSAGES: tuple[Message, ...] = (
         CONTROLLER,
         AGENT,
         {
-            "tell": (
+            "get_facts": (
                 "Asks for the facts of the machine.",
                 {"cwd": TEXT, "script": TEXT, "run_dir": TEXT},
             ),
-            "flag": ("Asks for a marker in a run directory, which other nodes may share.", {"run_dir": TEXT}),
-            "shares": ("Asks whether that marker is seen here.", {"run_dir": TEXT}),
+            "write_marker": ("Asks for a marker in a run directory, which other nodes may share.", {"run_dir": TEXT}),
+            "check_marker": ("Asks whether that marker is seen here.", {"run_dir": TEXT}),
             "compare": (
                 "Asks which files of a directory differ from those of the sender.",
                 {"root": TEXT, "home": maybe(TEXT), "place": maybe(or_null(PLACE))},
@@ -296,17 +334,17 @@ MESSAGES: tuple[Message, ...] = (
                 {"root": TEXT, "home": TEXT},
                 "names and what identifies the files, as JSON",
             ),
-            "open": ("Asks for a port at which other nodes try to connect.", _NO_FIELDS),
-            "knock": (
+            "open_probe_port": ("Asks for a port at which other nodes try to connect.", _NO_FIELDS),
+            "probe_routes": (
                 "Asks to try connections to another node.",
                 {"addresses": TEXTS, "port": WHOLE, "patience": SECONDS},
             ),
             "probe": ("Asks for what `muster doctor` looks at.", {"names": TEXTS, "folders": TEXTS}),
             "clock": ("Asks what time it is on the agent's clock.", _NO_FIELDS),
-            "move": (
+            "detach": (
                 "Has the agent leave the connection that started it, for a controller on node 0.",
                 {
-                    "prepare": HIDDEN,
+                    "configuration": HIDDEN,
                     "secret": SECRET,
                     "lease": SECONDS,
                     "address": TEXT,
@@ -316,7 +354,7 @@ MESSAGES: tuple[Message, ...] = (
                 },
                 "muster.pyz, for node 0",
             ),
-            "prepare": (
+            "configure": (
                 "Configures the agent for the run: what its node is to start, where, and with what.",
                 {
                     "run_dir": TEXT,
@@ -342,25 +380,28 @@ MESSAGES: tuple[Message, ...] = (
                     "trace": maybe(FLAG),
                 },
             ),
-            "listen": (
+            "open_store": (
                 "Has node 0 open the port of an attempt's store.",
                 {"attempt": WHOLE, "host": TEXT},
             ),
-            "start": (
+            "start_ranks": (
                 "Starts all ranks of the node.",
                 {"attempt": WHOLE, "late": LATE},
             ),
-            "signal": (
+            "signal_ranks": (
                 "Sends a signal to ranks, and to an external launcher.",
                 {"number": WHOLE, "ranks": NUMBERS, "launchers": maybe(FLAG)},
             ),
-            "pass": ("Passes a signal on to the ranks that have a handler for it.", {"number": WHOLE}),
-            "warn": ("Warns the ranks that have a handler for this signal that the job ends soon.", {"name": WORD}),
-            "obey": (
+            "forward_signal": ("Passes a signal on to the ranks that have a handler for it.", {"number": WHOLE}),
+            "warn_preemption": (
+                "Warns the ranks that have a handler for this signal that the job ends soon.",
+                {"name": WORD},
+            ),
+            "exec": (
                 "Starts something for the launcher of another node, as ssh would.",
                 {"number": WHOLE, "words": HIDDEN_WORDS, "env": ENVIRONMENT, "by": WHOLE},
             ),
-            "reached": (
+            "exec_result": (
                 "What a launcher of this node had started on another one has ended.",
                 {"number": WHOLE, "code": WHOLE},
             ),
@@ -370,25 +411,25 @@ MESSAGES: tuple[Message, ...] = (
                 {"at": COUNT, "end": FLAG},
                 "the input from byte `at` on",
             ),
-            "read": (
+            "subscribe": (
                 "Subscribes to the output of ranks.",
                 {"reader": WORD, "want": WANT, "offsets": OFFSETS, "tail": or_null(COUNT)},
             ),
-            "unread": ("Ends a subscription.", {"reader": WORD}),
-            "taken": (
+            "unsubscribe": ("Ends a subscription.", {"reader": WORD}),
+            "credit": (
                 "So many bytes of a subscription were shown or kept, and as many more may be sent.",
                 {"count": COUNT, "reader": maybe(WORD)},
             ),
-            "stacks": (
+            "get_stacks": (
                 "Asks for the Python stacks of ranks.",
                 {"ranks": or_null(NUMBERS), "number": WHOLE},
             ),
-            "usage": ("Asks for memory and CPU of the ranks.", {"number": WHOLE}),
-            "sweep": (
+            "get_usage": ("Asks for memory and CPU of the ranks.", {"number": WHOLE}),
+            "clean_up": (
                 "Has the node end what is left of the attempt.",
                 {"patience": SECONDS, "well": maybe(FLAG)},
             ),
-            "stay": (
+            "keep_run_dir": (
                 "Not all of the logs could be copied: their run directory on the node is to be kept.",
                 _NO_FIELDS,
             ),
@@ -404,16 +445,16 @@ MESSAGES: tuple[Message, ...] = (
                 "The agent lives, and speaks this version.",
                 {"version": WHOLE, "pid": WHOLE, "python": TEXT, "executable": TEXT, "host": TEXT},
             ),
-            "told": ("The facts of the machine.", _FACTS),
-            "flagged": ("The marker is there.", _NO_FIELDS),
-            "shares": ("Whether the marker is seen here.", {"shares": FLAG}),
+            "facts": ("The facts of the machine.", _FACTS),
+            "marker_written": ("The marker is there.", _NO_FIELDS),
+            "marker_checked": ("Whether the marker is seen here.", {"shares": FLAG}),
             "compared": (
                 "Digests of the files that differ, and files that were sent once and are no more.",
                 {"digests": BY_NAME, "stale": TEXTS},
             ),
             "remembered": ("It is written down.", _NO_FIELDS),
-            "opened": ("The port at which other nodes may try to connect.", {"port": WHOLE}),
-            "knocked": ("Which addresses could be connected to, or why not.", {"ways": WAYS}),
+            "probe_port": ("The port at which other nodes may try to connect.", {"port": WHOLE}),
+            "routes": ("Which addresses could be connected to, or why not.", {"ways": WAYS}),
             "probed": (
                 "What the doctor wants to know.",
                 {
@@ -435,7 +476,7 @@ MESSAGES: tuple[Message, ...] = (
                     "times": maybe(or_null(TABLE)),
                 },
             ),
-            "unable": (
+            "start_failed": (
                 "Ranks cannot be started; `what` says which of the other fields there are.",
                 {
                     "what": STRING,
@@ -446,14 +487,17 @@ MESSAGES: tuple[Message, ...] = (
                     **dict.fromkeys(("missing", "limit"), maybe(FLAG)),
                 },
             ),
-            "listening": ("The port of the attempt's store is open.", {"attempt": WHOLE, "port": WHOLE}),
-            "started": ("The ranks of the node, or its launchers, were started.", {"attempt": WHOLE, "pids": PIDS}),
-            "joined": (
+            "store_opened": ("The port of the attempt's store is open.", {"attempt": WHOLE, "port": WHOLE}),
+            "ranks_started": (
+                "The ranks of the node, or its launchers, were started.",
+                {"attempt": WHOLE, "pids": PIDS},
+            ),
+            "rank_registered": (
                 "A rank that an external launcher has started says who it is.",
                 {"attempt": WHOLE, "rank": WHOLE, "launcher": TEXT, "world_size": or_null(WHOLE)},
             ),
-            "pids": ("The program of such a rank runs.", {"attempt": WHOLE, "pids": PIDS}),
-            "launcher_ended": (
+            "rank_pids": ("The program of such a rank runs.", {"attempt": WHOLE, "pids": PIDS}),
+            "launcher_exited": (
                 "An external launcher has ended.",
                 {
                     "attempt": WHOLE,
@@ -463,18 +507,18 @@ MESSAGES: tuple[Message, ...] = (
                     "words": STRINGS,
                 },
             ),
-            "reach": (
+            "exec_request": (
                 "A launcher wants to start something on another node.",
                 {"number": WHOLE, "host": TEXT, "words": HIDDEN_WORDS, "env": ENVIRONMENT},
             ),
-            "obeyed": (
+            "exec_exited": (
                 "What was started for another node has ended.",
                 {"number": WHOLE, "code": WHOLE, "by": WHOLE},
             ),
-            "passed": ("The ranks to which a signal was passed on.", {"number": WHOLE, "ranks": NUMBERS}),
-            "warned": ("The scheduler has sent SIGTERM to this agent.", _NO_FIELDS),
-            "heard": ("The ranks that have a handler for the warning.", {"ranks": NUMBERS}),
-            "output_began": ("A rank has written its first output.", {"rank": WHOLE, "attempt": WHOLE}),
+            "signal_forwarded": ("The ranks to which a signal was passed on.", {"number": WHOLE, "ranks": NUMBERS}),
+            "scheduler_signal": ("The scheduler has sent SIGTERM to this agent.", _NO_FIELDS),
+            "preemption_handlers": ("The ranks that have a handler for the warning.", {"ranks": NUMBERS}),
+            "first_output": ("A rank has written its first output.", {"rank": WHOLE, "attempt": WHOLE}),
             "output": (
                 "What a rank has written, for a subscription.",
                 {"reader": WORD, "rank": WHOLE, "stream": WORD, "attempt": WHOLE, "offset": COUNT},
@@ -492,7 +536,7 @@ MESSAGES: tuple[Message, ...] = (
                 },
             ),
             "stdin_taken": ("The rank that reads stdin has taken it up to here.", {"upto": COUNT}),
-            "ended": (
+            "rank_exited": (
                 "A rank has ended: how, and why as far as its stderr tells.",
                 {
                     "attempt": WHOLE,
@@ -503,27 +547,27 @@ MESSAGES: tuple[Message, ...] = (
                     "asked": maybe(or_null(SECONDS)),
                 },
             ),
-            "store_ended": (
+            "store_exited": (
                 "The process of the attempt's store has ended.",
                 {"code": or_null(WHOLE), "signal": or_null(WHOLE)},
             ),
-            "lingering": ("Ranks have left processes behind, which are waited for.", {"left": PROCESSES}),
-            "swept": (
+            "cleanup_waiting": ("Ranks have left processes behind, which are waited for.", {"left": PROCESSES}),
+            "cleaned_up": (
                 "Nothing of the attempt is left: what was killed, and what could not be.",
                 {"ended": PROCESSES, "left": PROCESSES},
             ),
-            "stacks": (
+            "rank_stacks": (
                 "The Python stacks of ranks, and the processes of ranks that cannot tell.",
                 {"number": WHOLE, "texts": STACKS, "mute": PIDS},
             ),
-            "usage": ("Memory and CPU of the ranks.", {"number": WHOLE, "ranks": TABLES}),
+            "rank_usage": ("Memory and CPU of the ranks.", {"number": WHOLE, "ranks": TABLES}),
             "note": ("Something that the user should know.", {"text": STRING}),
-            "asked": ("Somebody on this machine wants the run to end.", {"what": WORD, "by": TEXT}),
-            "state": (
+            "stop_requested": ("Somebody on this machine wants the run to end.", {"what": WORD, "by": TEXT}),
+            "agent_state": (
                 "The last attempts that were started and listened for, to a controller that is new to the agent.",
                 {"started": LAST, "listened": LAST},
             ),
-            "broken": (
+            "agent_crashed": (
                 "The agent has failed, and ends; `limit`: its user may have no more processes.",
                 {"text": STRING, "limit": FLAG},
             ),
@@ -534,16 +578,17 @@ MESSAGES: tuple[Message, ...] = (
         AGENT_LEG,
         AGENT,
         CONTROLLER,
-        {"moved": ("The agent has left this connection; or why it could not, as in `broken`.", _MOVED)},
+        {"detached": ("The agent has left this connection; or why it could not, as in `agent_crashed`.", _MOVED)},
     ),
     *(
         Message(
             AGENT_LEG,
             sender,
             receiver,
-            "have",
+            "ack",
             "So many messages have come; over TCP each end keeps what the other may not have.",
             {"heard": COUNT},
+            since=SINCE["ack"],
         )
         for sender, receiver in ((CONTROLLER, AGENT), (AGENT, CONTROLLER))
     ),
@@ -552,7 +597,7 @@ MESSAGES: tuple[Message, ...] = (
         CLIENT,
         CONTROLLER,
         {
-            "watch": (
+            "attach": (
                 "Subscribes to output and events; `owner`: the run ends with this client.",
                 {
                     "want": WANT,
@@ -567,14 +612,14 @@ MESSAGES: tuple[Message, ...] = (
                 "Asks which version the controller speaks, and how the run stands; every controller answers it.",
                 {"version": _VERSION},
             ),
-            "taken": (
+            "credit": (
                 "So many bytes of output of a node were shown, and as many more may be sent.",
                 {"node": WHOLE, "count": COUNT},
             ),
-            "beat": ("A sign of life.", _NO_FIELDS),
-            "pause": ("The client is stopped, and gives no signs of life.", _NO_FIELDS),
-            "asked": ("The user has sent this signal to end the run.", {"number": SIGNAL}),
-            "pass": ("The user has sent this signal for the ranks.", {"number": SIGNAL}),
+            "heartbeat": ("A sign of life.", _NO_FIELDS),
+            "suspend": ("The client is stopped, and gives no signs of life.", _NO_FIELDS),
+            "stop": ("The user has sent this signal to end the run.", {"number": SIGNAL}),
+            "forward_signal": ("The user has sent this signal for the ranks.", {"number": SIGNAL}),
             "kill": ("Asks to end the run.", {"by": maybe(TEXT)}),
             "resize": ("The size of the owner's terminal has changed.", {"rows": CELLS, "columns": CELLS}),
             "stdin": (
@@ -602,7 +647,7 @@ MESSAGES: tuple[Message, ...] = (
                 "the bytes of the log from `offset` on",
             ),
             "stdin_taken": ("The rank that reads stdin has taken it up to here.", {"upto": COUNT}),
-            "over": ("The run is over: its outcome.", {"outcome": TABLE}),
+            "finished": ("The run is over: its outcome.", {"outcome": TABLE}),
             "answer": (
                 "The answer to `state`, `kill`, `stacks` or `usage`; `missing` are nodes that did not answer.",
                 {
@@ -620,8 +665,6 @@ MESSAGES: tuple[Message, ...] = (
             "unknown": (
                 "The controller does not know the kind of message `what`.",
                 {"what": STRING, "version": WHOLE},
-                "",
-                4,
             ),
         },
     ),
@@ -649,8 +692,6 @@ MESSAGES: tuple[Message, ...] = (
             "unknown": (
                 "The agent does not know the kind of message `what`.",
                 {"what": STRING, "version": WHOLE},
-                "",
-                4,
             ),
         },
     ),
@@ -659,7 +700,7 @@ MESSAGES: tuple[Message, ...] = (
         SHIM,
         AGENT,
         {
-            "join": (
+            "register": (
                 "A rank says who it is, and wants to know what to run.",
                 {
                     "version": WHOLE,
@@ -668,12 +709,12 @@ MESSAGES: tuple[Message, ...] = (
                     **dict.fromkeys(("world_size", "local_rank", "local_world_size", "node_rank"), or_null(WHOLE)),
                 },
             ),
-            "reach": (
+            "exec_request": (
                 "A launcher wants to start something on another host.",
                 {"host": TEXT, "words": HIDDEN_WORDS, "env": ENVIRONMENT},
             ),
-            "began": ("The program of the rank runs.", {"pid": PID}),
-            "ended": (
+            "started": ("The program of the rank runs.", {"pid": PID}),
+            "exited": (
                 "It has ended: how, and when the launcher had asked it to.",
                 {"code": or_null(WHOLE), "signal": or_null(WHOLE), "asked": maybe(or_null(SECONDS))},
             ),
@@ -684,7 +725,7 @@ MESSAGES: tuple[Message, ...] = (
         AGENT,
         SHIM,
         {
-            "answer": (
+            "rank_command": (
                 "What the rank is to run; or why it was `refused`.",
                 {
                     "refused": maybe(STRING),
@@ -700,8 +741,8 @@ MESSAGES: tuple[Message, ...] = (
                     "grace": maybe(SECONDS),
                 },
             ),
-            "reached": ("What was started on another host has ended.", {"code": WHOLE}),
-            "noted": ("The end of the rank is written down, so the shim may end.", _NO_FIELDS),
+            "exec_result": ("What was started on another host has ended.", {"code": WHOLE}),
+            "recorded": ("The end of the rank is written down, so the shim may end.", _NO_FIELDS),
         },
     ),
     *_leg(
@@ -709,8 +750,8 @@ MESSAGES: tuple[Message, ...] = (
         PROXY,
         CLIENT,
         {
-            "gone": ("There is no controller here; `there`: the run directory is.", {"there": maybe(FLAG)}),
-            "introduced": (
+            "no_controller": ("There is no controller here; `there`: the run directory is.", {"there": maybe(FLAG)}),
+            "run_described": (
                 "A run that was started elsewhere: its directory, job.json and plan.json, and the runs that fit.",
                 {"there": TEXT, "files": Type("object of strings", BY_NAME.right), "fits": maybe(TEXTS)},
             ),
@@ -742,7 +783,7 @@ MESSAGES: tuple[Message, ...] = (
         FORK_SERVER,
         AGENT,
         {
-            "proven": (
+            "python_probed": (
                 "This Python reaches the hook; which torch it would import.",
                 {
                     "torch": or_null(STRING),
@@ -752,7 +793,7 @@ MESSAGES: tuple[Message, ...] = (
                     "path": STRINGS,
                 },
             ),
-            "ready": (
+            "preloaded": (
                 "All is imported; or why ranks must not be forked.",
                 {
                     "unfit": or_null(STRING),
@@ -764,12 +805,12 @@ MESSAGES: tuple[Message, ...] = (
                     "python": STRING,
                 },
             ),
-            "failed": (
+            "preload_failed": (
                 "A module could not be imported.",
                 {"module": STRING, "missing": FLAG, "text": STRING, "trace": STRING},
             ),
             "forked": ("The ranks were forked.", {"order": WHOLE, "pids": PIDS}),
-            "unforked": (
+            "fork_failed": (
                 "They could not all be forked; `limit`: the user may have no more processes.",
                 {"order": WHOLE, "pids": PIDS, "text": STRING, "limit": FLAG},
             ),
@@ -779,7 +820,7 @@ MESSAGES: tuple[Message, ...] = (
         FORK_LEG,
         AGENT,
         FORK_SERVER,
-        {"order": ("Forks ranks, or the process of the store; it has no `op`.", {"order": WHOLE, "children": HIDDEN})},
+        {"fork": ("Forks ranks, or the process of the store; it has no `op`.", {"order": WHOLE, "children": HIDDEN})},
     ),
 )
 
