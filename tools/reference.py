@@ -48,10 +48,9 @@ def listed(names: Iterable[str]) -> str:
 
 def commands() -> str:
     """The help of each command."""
-    from muster.cli.commands import COMMANDS
-    from muster.config.options import LAB
+    from muster.cli.commands import COMMANDS, LAB
 
-    pieces = ["# Command line", "", "```text", said("--help"), "```"]
+    pieces = ["# Commands", "", "```text", said("--help"), "```"]
     for name in COMMANDS:
         pieces += ["", f"## muster {name}", "", "```text", said(name, "--help"), "```"]
         if name == "lab":
@@ -61,64 +60,68 @@ def commands() -> str:
 
 
 def options() -> str:
-    """The options of `muster run`, with their keys and variables."""
+    """The options of `muster run`, with their keys in muster.toml and environment variables."""
     from muster.config.options import RUN
     from muster.config.torchrun import IGNORED_TORCHRUN_OPTIONS
 
     lines = [
         "# Options of `muster run` and `muster plan`",
         "",
-        "What is typed comes first, then variables, then `[profile.NAME]` and `[run]` of muster.toml: of the project",
-        "(the folder or one above it) before that of the person (`~/.config/muster/muster.toml`). Hyphens may be",
-        "underscores. Of the variables the first that is set counts; the others are what torchrun reads.",
+        "Each option can be set in four places. The first that sets it wins:",
         "",
-        "The project's file is looked for in the working directory and above it, up to the first repository",
-        "(`.git`) or your home. A muster.toml or a `.venv` that another user owns, or to which others may write,",
-        "is ignored, and muster says so; the same holds where they may write to its directory.",
-        "`MUSTER_TRUST=/proj/team:/opt/site` names directories whose files are taken whoever owns them.",
+        "1. the command line; underscores are accepted for hyphens",
+        "2. environment variables; of several, the first that is set. `PET_…` are the ones torchrun reads",
+        "3. `[profile.NAME]` of muster.toml, if `--profile NAME` is given",
+        "4. `[run]` of muster.toml",
+        "",
+        "For 3 and 4, the muster.toml of the project takes precedence over your own,",
+        "`~/.config/muster/muster.toml`. The file of the project is searched for in the working directory and its",
+        "parents, up to the root of the repository (`.git`) or your home directory. A muster.toml or `.venv` is",
+        "ignored with a warning if another user owns it, or if others can write to it or to its directory.",
+        "`MUSTER_TRUST=/proj/team:/opt/site` names directories whose files are trusted whoever owns them.",
     ]
     for group in dict.fromkeys(option.group for option in RUN if option.group):
-        rows = [("option", "key", "variables", "what it does")]
+        rows = [("option", "key in muster.toml", "environment variables", "description")]
         for option in RUN:
             if option.group == group:
                 names = listed(option.names) + (f" {option.metavar}" if option.metavar else "")
                 key = "" if option.key == "help" else code(option.key)
-                rows.append((names, key, listed(option.variables), cell(option.says)))
-        lines += ["", f"## {group[0].upper()}{group[1:]}", "", table(*rows)]
-    rows = [("option", "what comes of it")]
+                rows.append((names, key, listed(option.variables), cell(option.description)))
+        lines += ["", f"## {group}", "", table(*rows)]
+    rows = [("option", "why it has no effect")]
     for option in RUN:
         if not option.group:
             names = listed(option.names)
             rows.append(
-                (names, IGNORED_TORCHRUN_OPTIONS.get(option, "refused, where it asks for what muster does not do"))
+                (names, IGNORED_TORCHRUN_OPTIONS.get(option, "an error if it requests what muster does not support"))
             )
     lines += [
         "",
         "## Options of torchrun",
         "",
-        "Taken, so that a line for torchrun works. With a note why they change nothing:",
+        "Accepted so that command lines for torchrun work; muster prints a note that they have no effect.",
     ]
     return "\n".join([*lines, "", table(*rows)])
 
 
 _MEANINGS = {
-    "RANK": "its number among all ranks",
-    "LOCAL_RANK": "its number on its node: the GPU that it should use",
-    "GROUP_RANK": "the number of its node",
-    "ROLE_RANK": "the same as RANK",
-    "WORLD_SIZE": "how many ranks there are",
-    "LOCAL_WORLD_SIZE": "how many of them are on its node",
-    "GROUP_WORLD_SIZE": "how many nodes there are",
-    "ROLE_WORLD_SIZE": "the same as WORLD_SIZE",
-    "ROLE_NAME": "`default`",
-    "TORCHELASTIC_ERROR_FILE": "the file in which torch's `@record` leaves the rank's exception",
-    "TORCHELASTIC_RUN_ID": "the id of the run",
+    "RANK": "global rank",
+    "LOCAL_RANK": "rank within the node; the index of the GPU to use",
+    "GROUP_RANK": "rank of the node",
+    "ROLE_RANK": "same as RANK",
+    "WORLD_SIZE": "total number of ranks",
+    "LOCAL_WORLD_SIZE": "number of ranks on the node",
+    "GROUP_WORLD_SIZE": "number of nodes",
+    "ROLE_WORLD_SIZE": "same as WORLD_SIZE",
+    "ROLE_NAME": "`--role`",
+    "TORCHELASTIC_ERROR_FILE": "file to which torch's `@record` writes the exception of the rank",
+    "TORCHELASTIC_RUN_ID": "id of the run",
     "TORCHELASTIC_MAX_RESTARTS": "`--max-restarts`",
-    "TORCHELASTIC_USE_AGENT_STORE": "`True` where the ranks meet at muster's store; `False` where the launcher has one",
-    "TORCHELASTIC_SIGNALS_TO_HANDLE": "as torchrun sets it",
-    "MASTER_ADDR": "where the ranks meet: node 0",
-    "MASTER_PORT": "the port there, bound before any rank starts",
-    "TORCHELASTIC_RESTART_COUNT": "the number of the attempt, from 0",
+    "TORCHELASTIC_USE_AGENT_STORE": "`True` if ranks use muster's TCPStore; `False` if the launcher has its own",
+    "TORCHELASTIC_SIGNALS_TO_HANDLE": "`--signals-to-handle`, as torchrun sets it",
+    "MASTER_ADDR": "rendezvous address: node 0",
+    "MASTER_PORT": "rendezvous port, bound before any rank starts",
+    "TORCHELASTIC_RESTART_COUNT": "number of the attempt, from 0",
     "SLURM_PROCID": "RANK",
     "SLURM_LOCALID": "LOCAL_RANK",
     "SLURM_NODEID": "GROUP_RANK",
@@ -127,18 +130,18 @@ _MEANINGS = {
     "SLURM_STEP_NUM_TASKS": "WORLD_SIZE",
     "SLURM_STEP_NUM_NODES": "GROUP_WORLD_SIZE",
     "SLURM_NNODES": "GROUP_WORLD_SIZE",
-    "SLURM_GTIDS": "RANK of all ranks of its node: `0,1`",
-    "SLURM_NTASKS_PER_NODE": "LOCAL_WORLD_SIZE, where all nodes have equally many ranks",
+    "SLURM_GTIDS": "RANK of all ranks on the node: `0,1`",
+    "SLURM_NTASKS_PER_NODE": "LOCAL_WORLD_SIZE, if it is the same on all nodes",
     "SLURM_TASKS_PER_NODE": "LOCAL_WORLD_SIZE of all nodes: `2(x3),1`",
     "SLURM_STEP_TASKS_PER_NODE": "SLURM_TASKS_PER_NODE",
-    "SLURM_STEP_NODELIST": "the nodes of the run: `n[1-4]`",
+    "SLURM_STEP_NODELIST": "nodes of the run: `n[1-4]`",
     "SLURM_DISTRIBUTION": "`block`: ranks fill one node after the other",
-    "SLURM_CPUS_PER_TASK": "the cores of its node over its ranks, where the job was asked for by cores of a task",
+    "SLURM_CPUS_PER_TASK": "cores of the node divided by its ranks, if the job requested cores per task",
 }
 
 
 def variables() -> str:
-    """The variables that a rank finds."""
+    """The environment variables of a rank."""
     from muster.agent.rank_info import _DIALECTS
     from muster.core.env_forwarding import LOCAL_ONLY, NAMES, PREFIXES
     from muster.core.layout import layout
@@ -150,41 +153,41 @@ def variables() -> str:
     (found,) = of_ranks(Job(Program("script", ("train.py",)), "fork", "python", "", "/"), nodes, "")
     ours = [*found.ranks[0], *found.env]
     of_slurm = [*environment_of_rank(nodes[0].ranks[0]), *environment_of_node(nodes[0], nodes, "1")]
-    dialects = [("whoever started it", "rank", "number of ranks", "local rank", "ranks of the node", "node")]
+    dialects = [("launcher", "rank", "world size", "local rank", "local world size", "node rank")]
     for row in _DIALECTS:
         several = (row.local_rank, row.local_size, row.node_rank)
         dialects.append((row.launcher, code(row.rank), code(row.size), *(listed(names) for names in several)))
-    return f"""# Rank variables
+    return f"""# Environment variables
 
-## What a rank finds
+## Environment of a rank
 
-Under each launcher, by the names that torchrun gives them.
+The same under every launcher, with the names that torchrun uses.
 
-{table(("variable", "what it is"), *((code(name), _MEANINGS[name]) for name in ours))}
+{table(("variable", "value"), *((code(name), _MEANINGS[name]) for name in ours))}
 
-`muster plan --json` has all that is set for each rank: `env`; `defaults`, for what it does not inherit; `unset` and
-`restored`, patterns of inherited variables that are removed, and of those that it gets as its node has them.
-`inherited` is what a rank on this machine inherits. Values that are known only later are objects, such as
-`{{"late": "MASTER_PORT"}}`:
+`muster plan --json` prints everything that is set for each rank: `env`; `defaults`, used if the environment of the node
+does not set them; `unset`, patterns of inherited variables that are removed; and `restored`, patterns of variables
+that are reset to their value on the node. `inherited` is the environment that ranks on this machine inherit. Values
+that become known only later are objects such as `{{"late": "MASTER_PORT"}}`:
 
-{table(("value", "what it is"), *((code(late.key), late.says) for late in Late))}
+{table(("late value", "meaning"), *((code(late.key), late.says) for late in Late))}
 
-Where the person set none: `OMP_NUM_THREADS` (the cores of the node over its ranks),
-`TORCH_NCCL_ASYNC_ERROR_HANDLING=1`, and `GLOO_SOCKET_IFNAME` (`lo` on one machine; on several the interface that leads
-to the others).
+If you have not set them, muster also sets `OMP_NUM_THREADS` (cores of the node divided by its ranks),
+`TORCH_NCCL_ASYNC_ERROR_HANDLING=1` and `GLOO_SOCKET_IFNAME` (`lo` on one machine, otherwise the interface to the other
+nodes).
 
-With `--slurm`, what `srun` would tell them, had it started one task a rank, whatever the launcher:
+With `--slurm`, ranks also get the variables that `srun` sets if it starts one task per rank, under every launcher:
 
-{table(("variable", "the same as"), *((code(name), _MEANINGS[name]) for name in of_slurm))}
+{table(("variable", "same as"), *((code(name), _MEANINGS[name]) for name in of_slurm))}
 
-## What goes along to other machines
+## Variables forwarded to other hosts
 
-{listed([f"{prefix}…" for prefix in PREFIXES])}; and {listed(NAMES)}. Not {listed(LOCAL_ONLY)}, which are
-about this machine. Others by `--env`; see [several machines](../hosts.md).
+{listed([f"{prefix}…" for prefix in PREFIXES])}; and {listed(NAMES)}. Never {listed(LOCAL_ONLY)}, which
+describe this machine. Add others with `--env`; see [several machines](../hosts.md).
 
-## Who am I, under anything
+## Detecting the rank under any launcher
 
-`muster.detect_rank()` reads these, the first row that fits. It imports no torch.
+`muster.detect_rank()` reads these variables and uses the first row that is set. It does not import torch.
 
 {table(*dialects)}"""
 

@@ -30,7 +30,7 @@ CANNOT_BE_ASKED = {
     "upp": "there is no `muster lab upp`",
     "up there": "`muster lab up` takes no operand; it was given there",
     "down n1": "`muster lab down` takes no operand; it was given n1",
-    "up --nodes 0": "`--nodes 0`: that is not a whole number from 1",
+    "up --nodes 0": "invalid value for --nodes: '0' (expected a positive integer)",
     "up --nodes 999": "a lab has 1 to 250 nodes, and 999 were asked for",
     "up --nodes many": "many",
     "up --gpus 17": "a node of a lab has 0 to 16 GPUs, and 17 were asked for",

@@ -79,7 +79,9 @@ def test_fish_completes(muster: Any):
     ask = "muster completion fish | source; complete -C 'muster run --launcher s'; complete -C 'muster run tr'"
     lines = [line.partition("\t")[0] for line in shell(muster, "fish", ask)]
     assert ["spawn", "srun", "submitit", "train.py"] == sorted(lines, key=lambda line: line == "train.py")
-    assert ["ps\tlist runs"] == shell(muster, "fish", "muster completion fish | source; complete -C 'muster ps'")
+    assert ["ps\tlist runs, newest first"] == shell(
+        muster, "fish", "muster completion fish | source; complete -C 'muster ps'"
+    )
 
 
 def test_zsh_completes(muster: Any):

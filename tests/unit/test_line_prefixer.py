@@ -11,7 +11,8 @@ from muster.core.layout import layout
 from muster.core.model import Host, Job, Plan, Program
 from muster.core.results import RunResult, RunState
 from muster.errors import InvalidRequest
-from muster.ui.terminal import TIMESTAMP, LinePrefixer, Moment, Prefix, Raw, TerminalView, prefixes, use_color
+from muster.ui.color import use_color
+from muster.ui.terminal import TIMESTAMP, LinePrefixer, Moment, Prefix, Raw, TerminalView, prefixes
 
 PREFIXES: dict[int, Prefix] = {0: b"[0] ", 1: b"[1] "}
 AWAY = b"\r\x1b[K"

@@ -67,6 +67,7 @@ def test_help_loads_no_more_than_it_shows(env: dict[str, str], tmp_path: Path) -
     """Only the table of commands: none of their modules, no JSON, no processes."""
     seen = start(["--help"], env, tmp_path)
     ours = {name for name in seen.modules if name.partition(".")[0] == "muster"}
-    small = {"muster.core", "muster.linux", "muster.linux.descriptors"}
-    assert ours == {"muster", "muster.cli", "muster.cli.commands", "muster.errors", "muster.core.printable", *small}
-    assert seen.modules & {"json", "subprocess", "selectors", "socket", "difflib", "textwrap"} == set()
+    small = {"muster.core", "muster.linux", "muster.linux.descriptors", "muster.ui", "muster.ui.color"}
+    table = {"muster.cli.commands", "muster.cli.help"}
+    assert ours == {"muster", "muster.cli", "muster.errors", "muster.core.printable", *table, *small}
+    assert seen.modules & {"json", "subprocess", "selectors", "socket", "difflib", "textwrap", "shutil"} == set()

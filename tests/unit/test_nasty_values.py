@@ -13,7 +13,7 @@ from types import FrameType
 import pytest
 
 from muster.cli import call, show_any_text
-from muster.config.options import CHECK, COMMANDS, LAB, RUN, SHOWS
+from muster.config.options import CHECK, COMMANDS, LAB, OUTPUT, RUN
 from muster.config.parse import from_table, parse
 from muster.config.record import Option
 from muster.errors import InvalidRequest, MusterError
@@ -131,7 +131,7 @@ def test_each_value_is_planned_or_refused(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train.py").write_text("")
     show_any_text()
-    for option in [option for option in RUN if option.group and not (more and option.group == SHOWS)]:
+    for option in [option for option in RUN if option.group and not (more and option.group == OUTPUT)]:
         for value in PLANNED if option.metavar else ("",):
             words = [f"{option.names[-1]}={value}" if option.metavar else option.names[-1]]
             if option.names[-1] in ("-H", "--host", "--hosts") and "--hosts" in more:

@@ -10,7 +10,7 @@ import pytest
 
 from muster.cli import run as command
 from muster.config.options import COMMANDS, LAB, CheckOptions, LabOptions, LabUpOptions, RunOptions
-from muster.config.parse import help_text, parse
+from muster.config.parse import parse
 from muster.config.record import Option, Options
 from muster.core.model import Job
 from muster.errors import InvalidRequest
@@ -28,17 +28,16 @@ def test_each_option_is_an_attribute_by_its_key(record: type[Options]) -> None:
 
 
 @pytest.mark.parametrize("record", RECORDS.values(), ids=RECORDS)
-def test_help_shows_the_default_that_holds(record: type[Options]) -> None:
-    """What stands after `default:` is read to the value of a record in which nothing is given."""
+def test_help_shows_the_default_that_applies(record: type[Options]) -> None:
+    """The text after `default:` is parsed to the value of a record in which nothing is set."""
     nothing = record()
     for option in record.table:
         value = nothing.value(option)
         assert value == option.default == getattr(nothing, option.key)
         if value not in (None, False, ()):
-            assert option.read(option.otherwise.split(", ")[0]) == value
-        if option.group and option.otherwise:
-            shown = " ".join(help_text([option]).split())
-            assert f"(default: {option.otherwise})" in shown
+            assert option.read(option.default_text.split(", ")[0]) == value
+        if option.group and option.default_text:
+            assert option.description.endswith(f"(default: {option.default_text})")
 
 
 def test_defaults_are_those_of_the_nouns() -> None:
@@ -108,13 +107,13 @@ def test_a_command_line_is_cut_once(
 def test_the_first_mistake_of_a_line_is_told() -> None:
     """Whatever kind of mistake comes behind it."""
     for line, told in (
-        ("-g x --nosuch", "`-g x`"),
-        ("--nosuch -g x", "no option `--nosuch`"),
-        ("-g x --grace", "`-g x`"),
-        ("--grace 1s --max-restarts", "`--max-restarts` wants N"),
-        ("-g x --quiet=1", "`-g x`"),
-        ("-g x --master 1", "`-g x`"),
-        ("--master 1 -g x", "`--master` is the beginning of"),
+        ("-g x --nosuch", "invalid value for -g: 'x'"),
+        ("--nosuch -g x", "unknown option: --nosuch"),
+        ("-g x --grace", "invalid value for -g: 'x'"),
+        ("--grace 1s --max-restarts", "--max-restarts requires a value"),
+        ("-g x --quiet=1", "invalid value for -g: 'x'"),
+        ("-g x --master 1", "invalid value for -g: 'x'"),
+        ("--master 1 -g x", "ambiguous option: --master matches --master-addr, --master-port"),
     ):
         with pytest.raises(InvalidRequest, match=told):
             parse(line.split(), RunOptions.table)

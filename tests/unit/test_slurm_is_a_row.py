@@ -20,8 +20,10 @@ ELSEWHERE = {
     "launchers/__init__.py": (3, "the rows of srun and submitit, which work in its jobs alone"),
     "config/options.py": (4, "help of options that mean something else with --slurm, or describe the lab's"),
     "config/values.py": (1, "the hint for `-t 4:00:00`, which sbatch would take"),
-    "cli/commands.py": (2, "help of `muster nodes` and `muster lab`"),
-    "cli/check.py": (1, "an example in the help of `muster check`"),
+    "cli/commands.py": (
+        7,
+        "help of `muster nodes` and `muster lab`, examples with --slurm, and a link to docs/slurm.md",
+    ),
     "core/layout.py": (1, "the row of srun among the programs that start muster several times"),
     "agent/rank_info.py": (10, "the row of srun among the launchers that tell a rank who it is"),
     "agent/sitecustomize.py": (1, "the variables by which srun tells ranks apart"),

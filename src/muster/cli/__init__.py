@@ -15,24 +15,6 @@ from muster.core.printable import guard
 from muster.errors import InvalidRequest, MusterError
 from muster.linux.descriptors import open_standard_descriptors, outlive_readers
 
-USAGE = """muster: one unchanged training script, on any machines, by any launcher
-
-    muster run [OPTIONS] SCRIPT [ARGS…]        for example: muster run -g 4 train.py --lr 0.1
-    muster run [OPTIONS] -m MODULE [ARGS…]
-    muster run [OPTIONS] -- COMMAND [ARGS…]
-
-commands:
-{commands}
-
-`muster COMMAND --help` tells more. A RUN is an id, a name, a unique beginning of an id, or `last`; HOST:RUN is
-one that was started from another machine, and is looked after on HOST."""
-
-
-def usage() -> str:
-    """What `muster --help` shows."""
-    lines = [f"    {name:<11}{says}" for name, (_, _, says) in COMMANDS.items()]
-    return USAGE.format(commands="\n".join(lines))
-
 
 def call(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Do what a command line says; give the exit status. Raises `MusterError`."""
@@ -40,7 +22,9 @@ def call(words: list[str], env: Mapping[str, str], began: float) -> int:
         words = [*words[1:], "--help"]  # `muster help run`
     if not words or words[0] in ("-h", "--help", "help"):
         _refuse_operands(words)
-        print(usage())
+        from muster.cli.help import print_overview
+
+        print_overview(env)
         return 0
     if words[0] in ("-V", "--version", "version"):
         from muster.cli.version import version
@@ -50,8 +34,7 @@ def call(words: list[str], env: Mapping[str, str], began: float) -> int:
     words = [ALIASES.get(words[0], words[0]), *words[1:]]
     if words[0] not in COMMANDS:
         raise InvalidRequest(f"there is no command `{words[0]}`", _meant(words))
-    module, function, _ = COMMANDS[words[0]]
-    status: int = getattr(import_module(module), function)(list(words[1:]), env, began)
+    status: int = getattr(import_module(COMMANDS[words[0]].module), words[0])(list(words[1:]), env, began)
     return status
 
 

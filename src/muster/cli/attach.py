@@ -24,9 +24,7 @@ _TAIL = 4096
 
 def attach(words: list[str], env: Mapping[str, str], began: float) -> int:
     """AttachedClient a run that goes on without a terminal; several may do so at once."""
-    asked = parse_command(
-        AttachOptions, "attach", words, env, "watch a run that goes on without a terminal; Ctrl-C leaves it running"
-    )
+    asked = parse_command(AttachOptions, "attach", words, env)
     if asked is None:
         return 0
     options, rest, store = asked

@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from muster.cli.commands import COMMANDS
 from muster.cli.common import store_of
+from muster.cli.help import print_command
 from muster.cli.run import context_of, read_line, start
 from muster.config.files import check_target
 from muster.config.options import CHECK, CheckOptions, RunOptions
-from muster.config.parse import help_text
 from muster.config.program import script_of_ours
 from muster.config.record import Option
 from muster.core.env_forwarding import redact_argv
@@ -25,14 +26,6 @@ from muster.diagnostics.selftest.verdicts import SECTIONS, Verdict, evaluate
 from muster.errors import InvalidRequest
 from muster.linux import processes
 from muster.ui.terminal import TerminalView
-
-_USAGE = """prove that distributed training is right here: who is where, sums, shares of the data, convergence
-
-    muster check -g 8
-    muster check --hosts n[1-4] -g 8
-    muster check --slurm -N 4 -g 8 --launcher srun
-
-Where and how are said as for `muster run` (`muster run --help` lists these options). Beside them there are:"""
 
 _REFUSED: Mapping[Option[object], str] = {
     RunOptions.detach: "the result comes at the end",
@@ -51,8 +44,7 @@ def check(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Run the check, and say what holds: 0 when all does, 1 when something does not, else the status of the run."""
     parsed, options = read_line(words, env, CheckOptions, "check")
     if options.help:
-        print(_USAGE)
-        print(help_text(CHECK))
+        print_command("check", COMMANDS["check"], CHECK, env)
         return 0
     if parsed.operands:
         raise InvalidRequest(

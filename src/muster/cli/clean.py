@@ -26,9 +26,7 @@ _NO_ANSWER = 3
 
 def clean(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Find processes of your own runs that nobody looks after any more, and end them; 1 when some still live."""
-    asked = parse_command(
-        CleanOptions, "clean", words, env, "end what your runs have left behind: by their mark, never by name", ""
-    )
+    asked = parse_command(CleanOptions, "clean", words, env)
     if asked is None:
         return 0
     options, _, _ = asked

@@ -1,30 +1,236 @@
-"""What each command of `muster` does: words and environment in, exit status out."""
+"""The table of commands: where each is implemented, and what its help says apart from the options."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
-COMMANDS: Mapping[str, tuple[str, str, str]] = {
-    "run": ("muster.cli.run", "run", "start the ranks of a script, and see them to their end"),
-    "plan": ("muster.cli.run", "plan", "show what `run` would start"),
-    "ps": ("muster.cli.runs", "ps", "list runs"),
-    "show": ("muster.cli.runs", "show", "all that is known of a run"),
-    "logs": ("muster.cli.logs", "logs", "what the ranks of a run wrote"),
-    "attach": ("muster.cli.attach", "attach", "watch a run that goes on without a terminal"),
-    "wait": ("muster.cli.control", "wait", "wait for the end of a run, and give its exit status"),
-    "kill": ("muster.cli.control", "kill", "end runs"),
-    "clean": ("muster.cli.clean", "clean", "end what runs have left behind, here or on hosts"),
-    "stacks": ("muster.cli.control", "stacks", "where in the code each rank is now"),
-    "rm": ("muster.cli.runs", "rm", "delete a run that has ended"),
-    "prune": ("muster.cli.runs", "prune", "delete old runs"),
-    "nodes": ("muster.cli.nodes", "nodes", "the machines of a Slurm cluster, what is free, who waits"),
-    "check": ("muster.cli.check", "check", "prove that distributed training is right here"),
-    "doctor": ("muster.cli.doctor", "doctor", "look at all machines at once, before anything runs"),
-    "launchers": ("muster.cli.launchers", "launchers", "the ways to start ranks, and which are installed"),
-    "lab": ("muster.cli.lab", "lab", "a practice cluster on this machine: real ssh, Slurm, MPI"),
-    "completion": ("muster.cli.completion", "completion", "completions of what you type, for bash, zsh and fish"),
+
+class Command(NamedTuple):
+    """A command, or an action of `muster lab`."""
+
+    summary: str
+    """What it does, in one line: an imperative or a noun phrase."""
+    operands: tuple[str, ...]
+    """What may follow the options, one entry per form; an empty one if there is nothing."""
+    examples: tuple[str, ...]
+    """Command lines that work as they are, up to names of hosts, runs and scripts."""
+    page: str
+    """Its page, as a path in the repository."""
+    module: str = ""
+    """Module that implements it; empty for an action of `muster lab`."""
+    notes: str = ""
+    """Paragraphs that help shows before the options."""
+
+
+_SCRIPT = ("SCRIPT [ARGS…]", "-m MODULE [ARGS…]", "-- COMMAND [ARGS…]")
+_RUN_NOTES = """\
+A command line for torchrun on one node also works with `muster run` in place of `torchrun`.
+
+Every option is also a key of `[run]` in muster.toml and an environment variable: --max-restarts is max_restarts and \
+MUSTER_MAX_RESTARTS."""
+
+COMMANDS: Mapping[str, Command] = {
+    "run": Command(
+        "launch the ranks of a script and wait until they finish",
+        _SCRIPT,
+        (
+            "muster run -g 4 train.py --lr 0.1",
+            "muster run --hosts n[1-4] -g 8 --max-restarts 3 train.py",
+            "muster run --slurm -N 2 -g 8 --time 4:00:00 train.py",
+        ),
+        "docs/first-run.md",
+        "muster.cli.run",
+        _RUN_NOTES,
+    ),
+    "plan": Command(
+        "show what `muster run` would start, without starting it",
+        _SCRIPT,
+        (
+            "muster plan -g 4 train.py",
+            "muster plan -H n1,n2 -g 8 --launcher torchrun train.py",
+            "muster plan --slurm -N 2 -g 8 train.py",
+        ),
+        "docs/first-run.md",
+        "muster.cli.run",
+        _RUN_NOTES,
+    ),
+    "ps": Command(
+        "list runs, newest first",
+        ("",),
+        ("muster ps", "muster ps --running", "muster ps --all --failed --json"),
+        "docs/guides/logs.md",
+        "muster.cli.runs",
+    ),
+    "show": Command(
+        "show details of a run",
+        ("[RUN]",),
+        ("muster show", "muster show last --json", "muster show night-train"),
+        "docs/guides/failures.md",
+        "muster.cli.runs",
+    ),
+    "logs": Command(
+        "print the output of ranks, in the order in which it was written",
+        ("[RUN]",),
+        ("muster logs -f", "muster logs last --rank 0,4-7 --stderr", "muster logs --since 10m --timestamps"),
+        "docs/guides/logs.md",
+        "muster.cli.logs",
+    ),
+    "attach": Command(
+        "follow a detached run in this terminal; Ctrl-C leaves it running",
+        ("[RUN]",),
+        ("muster attach", "muster attach night-train --all", "muster attach n1:last --ranks 0"),
+        "docs/hosts.md",
+        "muster.cli.attach",
+    ),
+    "wait": Command(
+        "wait until a run finishes and exit with its status",
+        ("[RUN]",),
+        ("muster wait", "muster wait night-train --timeout 2h"),
+        "docs/exit-status.md",
+        "muster.cli.control",
+    ),
+    "kill": Command(
+        "terminate runs and wait until they are gone",
+        ("RUN…",),
+        ("muster kill last", "muster kill night-train n1:last", "muster kill --all --yes"),
+        "docs/exit-status.md",
+        "muster.cli.control",
+        "Ranks get SIGTERM and, after the --grace of their run, SIGKILL. muster then checks that no process is left.",
+    ),
+    "clean": Command(
+        "terminate orphaned processes of your runs",
+        ("",),
+        ("muster clean --dry-run", "muster clean --hosts n[1-4]"),
+        "docs/recover.md",
+        "muster.cli.clean",
+        "Processes are found by the run id in their environment, never by name.",
+    ),
+    "stacks": Command(
+        "show the Python stack of each rank without stopping it",
+        ("[RUN]",),
+        ("muster stacks", "muster stacks last --rank 0"),
+        "docs/hangs.md",
+        "muster.cli.control",
+    ),
+    "rm": Command(
+        "delete finished runs",
+        ("RUN…",),
+        ("muster rm last", "muster rm night-train 20261121-120000"),
+        "docs/guides/logs.md",
+        "muster.cli.runs",
+    ),
+    "prune": Command(
+        "delete old finished runs",
+        ("",),
+        ("muster prune --older-than 30d --dry-run", "muster prune --keep 20", "muster prune --older-than 30d --keep 5"),
+        "docs/guides/logs.md",
+        "muster.cli.runs",
+    ),
+    "nodes": Command(
+        "show the nodes of a Slurm cluster, free resources and the queue",
+        ("",),
+        ("muster nodes", "muster nodes --json"),
+        "docs/slurm.md",
+        "muster.cli.nodes",
+    ),
+    "check": Command(
+        "verify that distributed training works correctly here",
+        ("",),
+        (
+            "muster check -g 8",
+            "muster check --hosts n[1-4] -g 8",
+            "muster check --slurm -N 4 -g 8 --launcher srun",
+        ),
+        "docs/check.md",
+        "muster.cli.check",
+        "It tests the rank layout, sums over all ranks, data sharding and convergence.\n\n"
+        "Hosts, ranks and launcher are chosen with the options of `muster run`; `muster run --help` lists them. "
+        "In addition:",
+    ),
+    "doctor": Command(
+        "check all hosts before a run",
+        ("",),
+        ("muster doctor", "muster doctor --hosts n[1-4]", "muster doctor --slurm -N 4 --partition gpu"),
+        "docs/doctor.md",
+        "muster.cli.doctor",
+    ),
+    "launchers": Command(
+        "list launchers and the versions that are installed",
+        ("",),
+        ("muster launchers", "muster run --launcher torchrun -g 4 train.py"),
+        "docs/launchers.md",
+        "muster.cli.launchers",
+    ),
+    "lab": Command(
+        "manage a practice cluster on this machine: real ssh, Slurm and MPI",
+        ("",),
+        ("sudo muster lab up --nodes 3", "sudo muster lab shell", "sudo muster lab down"),
+        "docs/lab.md",
+        "muster.cli.lab",
+        "The hosts are `head`, where jobs are submitted, and n1, n2, …; the users are root and ada.",
+    ),
+    "completion": Command(
+        "print the completion script for bash, zsh or fish",
+        ("bash|zsh|fish",),
+        ('eval "$(muster completion bash)"', "muster completion fish | source"),
+        "docs/install.md",
+        "muster.cli.completion",
+        "The first line of the script says where it goes.",
+    ),
 }
-"""name: (module, function, what it does)"""
+
+LAB: Mapping[str, Command] = {
+    "up": Command(
+        "start the lab",
+        ("",),
+        ("muster lab up", "muster lab up --nodes 8 --gpus 8 --cpus 16"),
+        "docs/lab.md",
+    ),
+    "down": Command(
+        "stop the lab and remove everything it created, even if it is only partly up",
+        ("",),
+        ("muster lab down", "muster lab down --lab-dir /tmp/lab"),
+        "docs/lab.md",
+    ),
+    "status": Command(
+        "show the hosts and the active faults",
+        ("",),
+        ("muster lab status", "muster lab status --json"),
+        "docs/lab.md",
+    ),
+    "exec": Command(
+        "run a command on a host",
+        ("HOST -- COMMAND",),
+        ("muster lab exec head -- sinfo", "muster lab exec --user ada n1 -- hostname"),
+        "docs/lab.md",
+    ),
+    "shell": Command(
+        "start a shell on a host, by default on head",
+        ("[HOST]",),
+        ("muster lab shell", "muster lab shell --user ada n1"),
+        "docs/lab.md",
+    ),
+    "fault": Command(
+        "inject a fault or clear it; without arguments, list the faults",
+        ("NAME [HOST]", "clear [NAME] [HOST]"),
+        ("muster lab fault", "muster lab fault partition n2", "muster lab fault clear"),
+        "docs/lab.md",
+    ),
+    "ssh-config": Command(
+        "print an ssh configuration for reaching the hosts from this machine",
+        ("",),
+        ("muster lab ssh-config >lab.conf", "ssh -F lab.conf n1 hostname"),
+        "docs/lab.md",
+    ),
+    "install": Command(
+        "install the packages that the lab requires (Debian, Ubuntu)",
+        ("",),
+        ("muster lab install",),
+        "docs/lab.md",
+    ),
+}
+"""Actions of `muster lab`."""
 
 ALIASES: Mapping[str, str] = {"ls": "ps", "stop": "kill"}
-"""Other words for some commands, as other tools have them."""
+"""Alternative command names, familiar from other tools."""

@@ -6,9 +6,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from muster.cli.commands import COMMANDS
+from muster.cli.help import print_command
 from muster.config import toml_files
 from muster.config.options import RunDirOptions
-from muster.config.parse import from_environment, help_text, parse
+from muster.config.parse import from_environment, parse
 from muster.config.record import Options
 from muster.errors import InvalidRequest
 from muster.rundir.finding import find_run, list_runs
@@ -23,17 +25,17 @@ Record = TypeVar("Record", bound=RunDirOptions)
 
 
 def parse_command(
-    record: type[Record], name: str, words: list[str], env: Mapping[str, str], says: str, operand: str = "RUN"
+    record: type[Record], name: str, words: list[str], env: Mapping[str, str]
 ) -> tuple[Record, list[str], Store] | None:
-    """(options, operands, where runs are kept), or None when help was shown instead.
+    """(options, operands, store of runs), or None after printing help.
 
-    Raises `InvalidRequest` for operands of a command that takes none, which has an empty `operand`.
+    Raises `InvalidRequest` for operands of a command that takes none.
     """
     parsed = parse(words, record.table, interleaved=True, command=name)
     if parsed.options.get("help"):
-        print(f"{says}\n\n    muster {name} [OPTIONS]{' ' + operand if operand else ''}\n{help_text(record.table)}")
+        print_command(name, COMMANDS[name], record.table, env)
         return None
-    if parsed.operands and not operand:
+    if parsed.operands and not any(COMMANDS[name].operands):
         raise InvalidRequest(
             f"`muster {name}` takes no operand; it was given {' '.join(parsed.operands)}",
             _INSTEAD.get(name) or _instead_of_hosts(record, parsed.operands) or "leave it out",

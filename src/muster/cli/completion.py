@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from muster.cli.commands import COMMANDS
+from muster.cli.commands import LAB as LAB_COMMANDS
 from muster.cli.common import located, store_of
+from muster.cli.help import print_command
 from muster.config.options import COMMANDS as OPTIONS
 from muster.config.options import LAB, CompletionOptions, FindOptions, RunOptions
-from muster.config.parse import help_text, names_of, parse
+from muster.config.parse import names_of, parse
 from muster.config.record import Option
 from muster.errors import InvalidRequest
 from muster.rundir.finding import list_runs
@@ -86,8 +88,7 @@ def completion(words: list[str], env: Mapping[str, str], began: float) -> int:
         return 0
     parsed = parse(words, CompletionOptions.table, interleaved=True, command="completion")
     if parsed.options.get("help"):
-        print("completions for a shell: `muster completion bash` says in its first line where it goes")
-        print(f"\n    muster completion {'|'.join(SHELLS)}\n{help_text(CompletionOptions.table)}")
+        print_command("completion", COMMANDS["completion"], CompletionOptions.table, env)
         return 0
     if len(parsed.operands) != 1 or parsed.operands[0] not in SHELLS:
         raise InvalidRequest(
@@ -110,7 +111,7 @@ def fitting(words: Sequence[str], env: Mapping[str, str]) -> Fits:
         name, _, value = current.partition("=")
         values = fitting([*before, name, value], env)
         return [(f"{name}={word}", says) for word, says in values if word != FILES]
-    found = _there(before, current, env) if before else [(name, says) for name, (_, _, says) in COMMANDS.items()]
+    found = _there(before, current, env) if before else [(name, command.summary) for name, command in COMMANDS.items()]
     return [(word, says) for word, says in found if word == FILES or word.startswith(current)]
 
 
@@ -118,9 +119,7 @@ def _there(before: list[str], current: str, env: Mapping[str, str]) -> Fits:
     """What may stand there; `before` begins with the command."""
     name, *typed = before
     if name == "lab" and not typed:
-        from muster.cli.lab import ACTIONS
-
-        return [(word, action.says) for word, action in ACTIONS.items()]
+        return [(word, command.summary) for word, command in LAB_COMMANDS.items()]
     record = LAB.get(typed.pop(0)) if name == "lab" else OPTIONS.get(name)
     options = record.table if record is not None else ()
     by_name = names_of(options)

@@ -39,7 +39,7 @@ _CANCELLED_WITHIN = 60.0
 
 def wait(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Wait for the end of a run; its exit status is ours, 124 when `--timeout` is over first, 125 if none is known."""
-    asked = parse_command(WaitOptions, "wait", words, env, "wait for the end of a run, and give its exit status")
+    asked = parse_command(WaitOptions, "wait", words, env)
     if asked is None:
         return 0
     options, rest, store = asked
@@ -64,8 +64,7 @@ def _told(found: RunStatus) -> str:
 
 def kill(words: list[str], env: Mapping[str, str], began: float) -> int:
     """End runs, and see that they have ended."""
-    says = "end runs: SIGTERM, their --grace, SIGKILL; then see that nothing of them is left"
-    asked = parse_command(KillOptions, "kill", words, env, says, "RUN…")
+    asked = parse_command(KillOptions, "kill", words, env)
     if asked is None:
         return 0
     options, rest, store = asked
@@ -204,9 +203,7 @@ def _wait(follower: Follower, done: str, most: float, beyond: float = 0.0) -> Ru
 
 def stacks(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Print where in the Python code each rank is now. The ranks go on."""
-    asked = parse_command(
-        StacksOptions, "stacks", words, env, "where in the Python code each rank is now, without stopping it"
-    )
+    asked = parse_command(StacksOptions, "stacks", words, env)
     if asked is None:
         return 0
     options, rest, store = asked

@@ -46,7 +46,7 @@ _NAMES = 64
 
 def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Print what was found, why it matters and what to do; 1 when training would fail."""
-    asked = parse_command(DoctorOptions, "doctor", words, env, "look at all machines at once, before anything runs", "")
+    asked = parse_command(DoctorOptions, "doctor", words, env)
     if asked is None:
         return 0
     options, _, store = asked

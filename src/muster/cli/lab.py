@@ -8,8 +8,11 @@ import sys
 from collections.abc import Mapping
 from typing import Callable, NamedTuple, NoReturn
 
-from muster.config.options import LAB, LabOptions, LabStatusOptions, LabUpOptions, LabUserOptions
-from muster.config.parse import from_environment, help_text, parse
+from muster.cli.commands import LAB
+from muster.cli.help import print_command, print_lab
+from muster.config.options import LAB as OPTIONS
+from muster.config.options import LabOptions, LabStatusOptions, LabUpOptions, LabUserOptions
+from muster.config.parse import from_environment, parse
 from muster.config.record import Options
 from muster.core.suggestions import did_you_mean
 from muster.errors import InvalidRequest
@@ -30,40 +33,23 @@ class Asked(NamedTuple):
     began: float
 
 
-class Action(NamedTuple):
-    """One word after `muster lab`."""
-
-    do: Callable[[Asked], int]
-    operands: str
-    says: str
-
-
 def lab(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Do what `muster lab …` says."""
     if not words or words[0] in ("-h", "--help", "help"):
-        print(_usage())
+        print_lab(env)
         return 0
     name, action = words[0], ACTIONS.get(words[0])
     if action is None:
         raise InvalidRequest(
             f"there is no `muster lab {name}`", did_you_mean(name, ACTIONS) or "`muster lab` lists what there is"
         )
-    record = LAB[name]
+    record = OPTIONS[name]
     parsed = parse(words[1:], record.table, interleaved=name not in ("exec", "shell"), command=f"lab {name}")
     if parsed.options.get("help"):
-        print(f"{action.says}\n\n    muster lab {name} [OPTIONS] {action.operands}\n{help_text(record.table)}")
+        print_command(f"lab {name}", LAB[name], record.table, env)
         return 0
     options = record(("argv", parsed.options), ("environment", from_environment([LabOptions.lab_dir], env)))
-    return action.do(Asked(options, parsed.operands, options.value(LabOptions.lab_dir), env, began))
-
-
-def _usage() -> str:
-    rows = [(f"    muster lab {name} {action.operands}".rstrip(), action.says) for name, action in ACTIONS.items()]
-    return f"""a practice cluster on this machine: hosts of network namespaces, with real sshd, Slurm, Open MPI, MPICH
-
-{table(rows)}
-
-The hosts are `{HEAD}`, from which jobs are started, and n1, n2, …; the users are root and {SECOND_USER}."""
+    return action(Asked(options, parsed.operands, options.value(LabOptions.lab_dir), env, began))
 
 
 def _none(asked: Asked, name: str) -> None:
@@ -240,13 +226,13 @@ def _install(asked: Asked) -> int:
     return 0
 
 
-ACTIONS: Mapping[str, Action] = {
-    "up": Action(_up, "[--nodes N] [--gpus N] [--cpus N]", "bring it up"),
-    "down": Action(_down, "", "take it down, a half-made one too; leaves nothing"),
-    "status": Action(_status, "", "its hosts, and the faults that hold"),
-    "exec": Action(_exec, "HOST -- COMMAND", "run a command on a host"),
-    "shell": Action(_shell, "[HOST]", f"a shell on a host, on {HEAD} without one"),
-    "fault": Action(_fault, "NAME HOST | clear", "break something, or undo it; alone it lists what can be broken"),
-    "ssh-config": Action(_ssh_config, "", "an ssh configuration for reaching it from this machine"),
-    "install": Action(_install, "", "install the packages that it needs (Debian, Ubuntu)"),
+ACTIONS: Mapping[str, Callable[[Asked], int]] = {
+    "up": _up,
+    "down": _down,
+    "status": _status,
+    "exec": _exec,
+    "shell": _shell,
+    "fault": _fault,
+    "ssh-config": _ssh_config,
+    "install": _install,
 }

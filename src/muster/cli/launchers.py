@@ -15,14 +15,7 @@ from muster.ui.formatting import table
 
 def launchers(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Print a table of launchers."""
-    asked = parse_command(
-        LaunchersOptions,
-        "launchers",
-        words,
-        env,
-        "the ways to start the ranks of a run: `muster run --launcher NAME`",
-        "",
-    )
+    asked = parse_command(LaunchersOptions, "launchers", words, env)
     if asked is None:
         return 0
     options, _, _ = asked

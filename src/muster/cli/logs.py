@@ -18,8 +18,9 @@ from muster.core.results import RunState
 from muster.errors import InvalidRequest
 from muster.rundir.log_order import Ordered
 from muster.rundir.run import Run
+from muster.ui.color import use_color
 from muster.ui.output_writer import reader_gone, write_all
-from muster.ui.terminal import TIMESTAMP, LinePrefixer, Where, prefixes, use_color
+from muster.ui.terminal import TIMESTAMP, LinePrefixer, Where, prefixes
 from muster.ui.text import unlogged_in_words
 
 _LOOK = 0.1
@@ -57,9 +58,7 @@ class _Page:
 
 def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Print the logs; with `-f` go on until the run ends."""
-    asked = parse_command(
-        LogsOptions, "logs", words, env, "what the ranks of a run wrote, in the order in which they wrote it"
-    )
+    asked = parse_command(LogsOptions, "logs", words, env)
     if asked is None:
         return 0
     options, rest, store = asked

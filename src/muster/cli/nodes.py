@@ -17,12 +17,10 @@ from muster.schedulers.client import SchedulerClient, client
 from muster.schedulers.scheduler import NodeStatus, Phase
 from muster.ui.formatting import table
 
-_OF_CLUSTER = f"the machines of a {' or '.join(row.title for row in SCHEDULERS.values())} cluster"
-
 
 def nodes(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Print one table of nodes, equal ones folded, and one of the queue."""
-    asked = parse_command(NodesOptions, "nodes", words, env, f"{_OF_CLUSTER}, what is free on them, and who waits", "")
+    asked = parse_command(NodesOptions, "nodes", words, env)
     if asked is None:
         return 0
     options, _, _ = asked

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from muster import api
+from muster.cli.commands import COMMANDS
 from muster.cli.common import store_of
 from muster.cli.context import tell_progress, viewer_of
+from muster.cli.help import print_command
 from muster.config import toml_files
 from muster.config.nodes import local_nodes, remote_nodes
 from muster.config.options import RUN, RunOptions
@@ -20,7 +22,6 @@ from muster.config.parse import (
     ParsedArgs,
     cut,
     from_environment,
-    help_text,
     hint_of_scheduler,
     names_in,
     names_of,
@@ -40,17 +41,6 @@ from muster.schedulers import SCHEDULERS, choosing, options_of, typed
 
 if TYPE_CHECKING:
     from muster.runner.handle import RunHandle
-
-_USAGE = """{verb}
-
-    muster {name} [OPTIONS] SCRIPT [ARGS…]
-    muster {name} [OPTIONS] -m MODULE [ARGS…]
-    muster {name} [OPTIONS] -- COMMAND [ARGS…]
-
-A line that works with torchrun on one node works with `torchrun` replaced by `muster run`.
-Each option is also a key of `[run]` in muster.toml, and a variable: --max-restarts is max_restarts there, and
-MUSTER_MAX_RESTARTS."""
-
 
 Record = TypeVar("Record", bound=RunOptions)
 
@@ -181,7 +171,8 @@ def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
 
     parsed, options = read_line(words, env, RunOptions, "plan")
     if options.help:
-        return _help("plan", "show what `muster run` would start, and start nothing")
+        print_command("plan", COMMANDS["plan"], RUN, env)
+        return 0
     context = context_of(["plan", *words], parsed, options, env, began, "plan")
     asked, run_id, store = context.asked, context.run_id, context.store
     if options.scheduled and not options.json:
@@ -216,14 +207,9 @@ def run(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Start the ranks, show what happens, and give the exit status of the run."""
     parsed, options = read_line(words, env, RunOptions, "run")
     if options.help:
-        return _help("run", "start the ranks of a script, here or on other machines, and see them to their end")
+        print_command("run", COMMANDS["run"], RUN, env)
+        return 0
     return start(context_of(["run", *words], parsed, options, env, began, "run"))
-
-
-def _help(name: str, verb: str) -> int:
-    print(_USAGE.format(verb=verb, name=name))
-    print(help_text(RUN))
-    return 0
 
 
 def start(context: RunContext) -> int:

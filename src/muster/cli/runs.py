@@ -34,7 +34,7 @@ _WITHIN = 4.0
 
 def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
     """List runs, the newest first."""
-    asked = parse_command(PsOptions, "ps", words, env, "list runs, the newest first", "")
+    asked = parse_command(PsOptions, "ps", words, env)
     if asked is None:
         return 0
     options, _, store = asked
@@ -136,7 +136,7 @@ def _readable(run: Run, status: RunStatus) -> dict[str, Any]:
 
 def show(words: list[str], env: Mapping[str, str], began: float) -> int:
     """All that is known of a run."""
-    asked = parse_command(ShowOptions, "show", words, env, "all that is known of a run")
+    asked = parse_command(ShowOptions, "show", words, env)
     if asked is None:
         return 0
     options, rest, store = asked
@@ -174,7 +174,7 @@ def _now_in_words(now: usage.Now, hosts: Sequence[str]) -> str:
 
 def rm(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Delete runs that have ended."""
-    asked = parse_command(FindOptions, "rm", words, env, "delete runs that have ended", "RUN…")
+    asked = parse_command(FindOptions, "rm", words, env)
     if asked is None:
         return 0
     _, rest, store = asked
@@ -190,7 +190,7 @@ def rm(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 def prune(words: list[str], env: Mapping[str, str], began: float) -> int:
     """Delete old runs that have ended."""
-    asked = parse_command(PruneOptions, "prune", words, env, "delete old runs that have ended", "")
+    asked = parse_command(PruneOptions, "prune", words, env)
     if asked is None:
         return 0
     options, _, store = asked

@@ -1,41 +1,35 @@
-"""Every option, written once. From these classes come the parser, `--help`, completion, the keys of muster.toml, the
-environment variables, the reference and the records that commands get."""
+"""All options, each declared once. The parser, `--help`, completion, the keys of muster.toml, the environment
+variables, the reference and the option records of commands are derived from these classes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from muster.config import values
-from muster.config.record import HOW, WHERE, Included, Options, defaulted, flag, optional, repeated
+from muster.config.record import LAUNCHER, WHERE, Included, Options, defaulted, flag, optional, repeated
 from muster.core.model import ENDING, GRACE, ROLE
 from muster.runtimes import RUNTIMES, runtime
 from muster.schedulers import SCHEDULERS, chosen, options_of
 
-RANKS, ENDS, SHOWS = "the ranks", "how it ends", "what is shown and kept"
+RANKS, FAILURE, OUTPUT = "Ranks", "Failure and shutdown", "Output"
 
-HELP = flag(("-h", "--help"), "show this and leave", group=SHOWS)
-_AS_JSON = flag(("--json",), "as JSON", group=SHOWS)
+HELP = flag(("-h", "--help"), "show this help", group=OUTPUT)
+_AS_JSON = flag(("--json",), "print JSON", group=OUTPUT)
 _HOME = "$MUSTER_HOME or ~/.muster"
-_THIS_ONE = "this one"
 
 
 class RunDirOptions(Options):
-    """The options of a command that knows where runs are kept."""
+    """Options of a command that needs the directory of runs."""
 
-    run_dir = optional(("--run-dir",), "where runs are kept", "DIR", values.text, _HOME, group=SHOWS)
+    run_dir = optional(("--run-dir",), "directory that contains all runs", "PATH", values.text, _HOME, group=OUTPUT)
     help = HELP
 
 
 class FindOptions(RunDirOptions):
-    """The options of a command that finds runs."""
+    """Options of a command that finds runs."""
 
     run_dir = optional(
-        ("--run-dir",),
-        "find runs in this directory only",
-        "DIR",
-        values.text,
-        "all that you started are found",
-        group=SHOWS,
+        ("--run-dir",), "search for runs only in this directory", "PATH", values.text, "all your runs", group=OUTPUT
     )
 
 
@@ -44,37 +38,47 @@ class RunOptions(RunDirOptions):
 
     hosts = optional(
         ("-H", "--hosts", "--host"),
-        "machines to reach by ssh: `n1,n[2-4],gpu5:4,gpu6:0,1` (4 ranks on gpu5; GPUs 0 and 1 of gpu6)",
+        "hosts to reach over ssh, e.g. `n1,n[2-4],gpu5:4,gpu6:0,1` (4 ranks on gpu5; GPUs 0 and 1 of gpu6)",
         "HOSTS",
         values.text,
+        "this machine",
         group=WHERE,
     )
     hostfile = optional(
         ("--hostfile",),
-        "the same from a file, a host a line: `n1 slots=4` or `n1:4`, `#` for comments",
-        "FILE",
+        "file with one host per line, `n1 slots=4` or `n1:4`; `#` starts a comment",
+        "PATH",
         values.text,
         group=WHERE,
     )
-    nnodes = optional(("-N", "--nnodes"), "the first so many of them", "N", values.node_count, group=WHERE)
-    include = optional(
-        ("--include",), "only these of them, as DeepSpeed writes it: `n1@n2:0,2`", "HOSTS", values.text, group=WHERE
+    nnodes = optional(
+        ("-N", "--nnodes"),
+        "use only the first N hosts; with a scheduler, the number of nodes to request",
+        "N",
+        values.node_count,
+        "all hosts",
+        group=WHERE,
     )
-    exclude = optional(("--exclude",), "all of them but these", "HOSTS", values.text, group=WHERE)
+    include = optional(
+        ("--include",), "use only these hosts, in DeepSpeed's syntax: `n1@n2:0,2`", "HOSTS", values.text, group=WHERE
+    )
+    exclude = optional(
+        ("--exclude",), "use all hosts but these, in DeepSpeed's syntax", "HOSTS", values.text, group=WHERE
+    )
     ssh = defaulted(
-        ("--ssh",), "the words of ssh, such as `ssh -p 2222 -J gate`", "WORDS", values.text, default="ssh", group=WHERE
+        ("--ssh",), "ssh command, e.g. `ssh -p 2222 -J gateway`", "COMMAND", values.text, default="ssh", group=WHERE
     )
     lease = defaulted(
         ("--lease",),
-        "for how long a host keeps its ranks when the connection to it breaks",
-        "TIME",
+        "how long a host keeps its ranks running after losing the controller",
+        "DURATION",
         values.some_seconds,
         default="30s",
         group=WHERE,
     )
     scheduler = optional(
         ("--scheduler",),
-        "as a job of this scheduler, on `--nnodes` nodes; inside an allocation, on its nodes",
+        "run as a job of this scheduler on `--nnodes` nodes; inside an allocation, run on its nodes",
         "NAME",
         values.text,
         choices={name: row.title for name, row in SCHEDULERS.items()},
@@ -83,106 +87,112 @@ class RunOptions(RunDirOptions):
     of_schedulers = Included(*(options_of(name).run for name in SCHEDULERS))
     sync = flag(
         ("--sync",),
-        "bring the code (what git tracks, or all of the folder) to hosts that do not have it: by rsync, "
-        "with --slurm as a copy in the run directory",
+        "copy the code (files tracked by git, or the whole directory) to hosts that lack it: over rsync, or with "
+        "--slurm into the run directory",
         group=WHERE,
     )
     no_code_check = flag(
         ("--no-code-check",),
-        "start although Python files differ between hosts: in what git tracks around the script, or, without git, in "
-        "the script's folder and the packages there that it imports; the script itself is always compared",
+        "start even if Python files differ between hosts: those tracked by git around the script, or, without git, "
+        "those in the script's directory and the packages there that it imports; the script itself is always compared",
         group=WHERE,
     )
     snapshot = flag(
         ("--snapshot",),
-        "run a copy of the code, kept with the run: edits do not reach a run that waits or starts again",
-        group=HOW,
+        "run a copy of the code that is kept with the run, so that edits do not affect a queued or restarted run",
+        group=WHERE,
     )
     code_limit = defaulted(
         ("--code-limit",),
-        "megabytes of code beyond which --sync and --snapshot refuse",
+        "maximum size, in MB, of code that --sync and --snapshot copy",
         "MB",
         values.positive,
         default="256",
-        group=HOW,
-    )
-    nproc_per_node = optional(
-        ("-g", "--nproc-per-node"),
-        "ranks on each machine: a number, `gpu` (one a GPU), `cpu` (one a core) or `auto` (GPUs if there "
-        "are any, else cores)",
-        "N",
-        values.ranks_per_node,
-        "one a GPU, or one",
-        choices={"gpu": "one a GPU", "cpu": "one a core", "auto": "GPUs if there are any, else cores"},
-        group=RANKS,
-    )
-    np = optional(
-        ("-n", "--np", "-np"), "ranks in all; hosts are filled up in their order", "N", values.positive, group=RANKS
-    )
-    module = flag(("-m", "--module"), "the script is a module, as with `python -m`", group=RANKS)
-    no_python = flag(
-        ("--no-python",), "the script is a program of its own, not Python; the same as `-- COMMAND`", group=RANKS
+        group=WHERE,
     )
     launcher = optional(
         ("--launcher",),
-        "`fork` (from one warmed interpreter; the default for Python), `exec` (a plain process each), or "
-        "one of those that `muster launchers` lists: torchrun, srun, mpirun, accelerate, deepspeed and "
-        "others",
+        "`fork` (ranks from one preloaded interpreter), `exec` (one process per rank), or an external launcher that "
+        "`muster launchers` lists: torchrun, srun, mpirun, accelerate, deepspeed and others",
         "NAME",
         values.text,
-        group=HOW,
+        "fork for Python, otherwise exec",
+        group=LAUNCHER,
     )
     launcher_args = optional(
-        ("--launcher-args",), "words for such a launcher, `'--use-env'`", "WORDS", values.text, group=HOW
+        ("--launcher-args",),
+        "arguments for an external launcher, e.g. `'--use-env'`",
+        "ARGS",
+        values.text,
+        group=LAUNCHER,
     )
     python = repeated(
         ("--python",),
-        "the Python of the ranks; for some hosts only: `n[1-3]:/opt/bin/python`; may be repeated",
+        "Python interpreter for ranks; `HOSTS:PATH` for some hosts, e.g. `n[1-3]:/opt/bin/python`; repeatable",
         "PATH",
         values.text,
-        group=HOW,
+        "the active environment, then .venv, then muster's own Python",
+        group=LAUNCHER,
     )
     preload = repeated(
         ("--preload",),
-        "modules to import once, before the ranks are forked: `transformers,datasets`",
-        "NAMES",
+        "modules to import once, before ranks are forked, e.g. `transformers,datasets`; repeatable",
+        "MODULES",
         values.text,
-        group=HOW,
+        group=LAUNCHER,
     )
     setup = repeated(
         ("--setup",),
-        "shell lines to run first, such as `module load cuda`, or `n1:module load cuda`; may be repeated",
-        "LINES",
+        "shell commands to run first, e.g. `module load cuda`; `HOSTS:COMMANDS` for some hosts; repeatable",
+        "COMMANDS",
         values.text,
-        group=HOW,
+        group=LAUNCHER,
     )
     of_runtimes = Included(*(runtime(name).options for name in RUNTIMES))
     wrap = optional(
         ("--wrap",),
-        "words before each rank's command, such as `nsys profile -o {rank}` (launcher exec)",
-        "WORDS",
+        "command to put before each rank's command, e.g. `nsys profile -o {rank}`; implies `--launcher exec`",
+        "COMMAND",
         values.text,
-        group=HOW,
+        group=LAUNCHER,
     )
-    cwd = optional(("--cwd",), "the folder in which the ranks start", "DIR", values.text, group=RANKS)
+    nproc_per_node = optional(
+        ("-g", "--nproc-per-node"),
+        "ranks per node: a number, `gpu` (one per GPU), `cpu` (one per core) or `auto` (GPUs if any, otherwise cores)",
+        "N",
+        values.ranks_per_node,
+        "one per GPU, or 1 without GPUs",
+        choices={"gpu": "one per GPU", "cpu": "one per core", "auto": "GPUs if any, otherwise cores"},
+        group=RANKS,
+    )
+    np = optional(
+        ("-n", "--np", "-np"),
+        "total number of ranks (world size); hosts are filled in order",
+        "N",
+        values.positive,
+        group=RANKS,
+    )
+    module = flag(("-m", "--module"), "run a module instead of a script, like `python -m`", group=RANKS)
+    no_python = flag(("--no-python",), "run a program instead of a Python script, like `-- COMMAND`", group=RANKS)
+    cwd = optional(("--cwd",), "working directory of ranks", "PATH", values.text, "the current directory", group=RANKS)
     env = repeated(
         ("--env",),
-        "a variable for the ranks: NAME=VALUE, NAME as it is here, PREFIX*; may be repeated",
+        "environment variable for ranks: NAME=VALUE, or NAME or PREFIX* with the current values; repeatable",
         "NAME[=VALUE]",
         values.variable,
         group=RANKS,
     )
-    role = defaulted(("--role",), "ROLE_NAME of the ranks", "NAME", values.text, default=ROLE, group=RANKS)
+    role = defaulted(("--role",), "value of ROLE_NAME in ranks", "NAME", values.text, default=ROLE, group=RANKS)
     gpus = optional(
         ("--gpus",),
-        "the GPUs that the ranks may use, such as `2,3`; with `--slurm` how many in all",
+        "GPUs that ranks may use, e.g. `2,3`; with --slurm, the total number of GPUs",
         "LIST",
         values.text,
         group=RANKS,
     )
     numa_binding = optional(
         ("--numa-binding",),
-        "bind ranks to cores: node, socket, exclusive or core-complex",
+        "how to bind ranks to cores: node, socket, exclusive or core-complex",
         "MODE",
         values.binding,
         choices=dict.fromkeys(values.BINDINGS, ""),
@@ -190,104 +200,110 @@ class RunOptions(RunDirOptions):
     )
     stdin = optional(
         ("--stdin",),
-        "the rank that reads the stdin of muster",
+        "rank that reads muster's stdin; for all others stdin is /dev/null",
         "RANK",
         values.whole,
-        "a rank that is alone; others find none",
+        "the only rank, if there is one",
         group=RANKS,
     )
     max_restarts = defaulted(
         ("--max-restarts",),
-        "after a failure start all ranks again, at most so many times",
+        "restart all ranks up to N times after a failure",
         "N",
         values.whole,
         default="0",
-        group=ENDS,
+        group=FAILURE,
     )
     grace = defaulted(
         ("--grace", "--shutdown-timeout"),
-        "time between SIGTERM and SIGKILL when muster ends a rank",
-        "TIME",
+        "grace period between SIGTERM and SIGKILL when terminating ranks",
+        "DURATION",
         values.seconds,
         default=f"{GRACE:g}s",
         also=("TORCH_ELASTIC_SHUTDOWN_TIMEOUT",),
-        group=ENDS,
+        group=FAILURE,
     )
     signals_to_handle = defaulted(
         ("--signals-to-handle",),
-        "signals, beside SIGUSR1 and SIGUSR2, that muster passes on to the ranks that catch them; SIGINT, "
-        "SIGTERM and SIGHUP end the run, and so does SIGQUIT, which kills muster itself where this is "
-        "given without it",
-        "NAMES",
+        "signals to forward to ranks that handle them, in addition to SIGUSR1 and SIGUSR2; SIGINT, SIGTERM and SIGHUP "
+        "stop the run, and so does SIGQUIT, unless a list without SIGQUIT is given: then SIGQUIT kills muster",
+        "SIGNALS",
         values.signals,
         default=",".join(ENDING),
         also=("TORCHELASTIC_SIGNALS_TO_HANDLE",),
-        group=ENDS,
+        group=FAILURE,
     )
     timeout = optional(
-        ("--timeout",), "end the run after this time, with exit status 124", "TIME", values.some_seconds, group=ENDS
+        ("--timeout",),
+        "terminate the run after this time, with exit status 124",
+        "DURATION",
+        values.some_seconds,
+        group=FAILURE,
     )
     detach = flag(
         ("-d", "--detach"),
-        "start it and leave: it goes on without this terminal; see `muster attach`, `logs -f`, `wait`, `kill`",
-        group=ENDS,
+        "start the run independently of this terminal and return; see `muster attach`, `logs -f`, `wait` and `kill`",
+        group=FAILURE,
     )
-    name = optional(("--name",), "a name by which to find the run again", "NAME", values.run_name, group=SHOWS)
-    run_dir = optional(("--run-dir",), "where runs are kept", "DIR", values.text, _HOME, group=SHOWS)
+    name = optional(("--name",), "name of the run, for use instead of its id", "NAME", values.run_name, group=OUTPUT)
+    run_dir = optional(("--run-dir",), "directory that contains all runs", "PATH", values.text, _HOME, group=OUTPUT)
     log_dir = optional(
         ("--log-dir",),
-        "links there to the logs, by torchrun's names: `RUN_NODE/attempt_0/LOCAL_RANK/stdout.log`",
-        "DIR",
+        "directory for links to the logs under torchrun's names, `RUN_NODE/attempt_0/LOCAL_RANK/stdout.log`",
+        "PATH",
         values.text,
-        group=SHOWS,
+        group=OUTPUT,
     )
     keep_runs = optional(
         ("--keep-runs",),
-        "at the start delete old runs that have ended, so that the newest N are left, this one among them",
+        "delete the oldest finished runs at startup to keep at most N runs, including this one",
         "N",
         values.positive,
-        "all stay",
-        group=SHOWS,
+        "all",
+        group=OUTPUT,
     )
     keep_size = optional(
         ("--keep-size",),
-        "at the start delete the oldest runs that have ended, so that all have so much together, such as `10G`",
+        "delete the oldest finished runs at startup to keep the total size of runs below this, e.g. `10G`",
         "SIZE",
         values.size,
-        group=SHOWS,
+        group=OUTPUT,
     )
     ranks = optional(
         ("--ranks", "--local-ranks-filter"),
-        "show only the lines of these ranks, `0,4-7`; all are kept",
+        "show only the output of these ranks, e.g. `0,4-7`; the logs keep everything",
         "RANKS",
         values.ranks,
-        group=SHOWS,
+        "all",
+        group=OUTPUT,
     )
     prefix = optional(
         ("--prefix",),
-        "what stands before each line: `{rank} {local_rank} {host} {node} {time}` are filled in; "
-        "`{time:%H:%M}` is a time in another form",
+        "text before each line of output, with the fields {rank}, {local_rank}, {host}, {node} and {time}, or "
+        "`{time:%H:%M}` for another time format",
         "TEXT",
         values.text,
-        group=SHOWS,
+        group=OUTPUT,
     )
     tty = flag(
         ("--tty",),
-        "ranks have a pseudo-terminal as stdout and stderr, as wide as this one; the default for a rank "
-        "that is alone, here, on a terminal",
-        group=SHOWS,
+        "give ranks a pseudo-terminal, as wide as this one, as stdout and stderr",
+        "only for a single rank on this machine, on a terminal",
+        group=OUTPUT,
     )
-    no_tty = flag(("--no-tty",), "no such terminal: ranks write into their logs", group=SHOWS)
-    quiet = flag(("-q", "--quiet"), "show no lines of ranks, and words only when it fails", group=SHOWS)
-    json = flag(("--json",), "show events as JSON lines, for machines", group=SHOWS)
+    no_tty = flag(("--no-tty",), "let ranks write to their logs instead of a pseudo-terminal", group=OUTPUT)
+    quiet = flag(("-q", "--quiet"), "print only errors, and no output of ranks", group=OUTPUT)
+    json = flag(("--json",), "print events as JSON lines (machine-readable)", group=OUTPUT)
     show_env = flag(
-        ("--show-env",), "with `muster plan`: the values of variables too; those of secrets stay hidden", group=SHOWS
+        ("--show-env",),
+        "show the values of environment variables in `muster plan`, with secrets redacted",
+        group=OUTPUT,
     )
     profile = optional(
-        ("--profile",), "a `[profile.NAME]` of muster.toml to take options from", "NAME", values.text, group=SHOWS
+        ("--profile",), "read options from `[profile.NAME]` of muster.toml", "NAME", values.text, group=OUTPUT
     )
     help = HELP
-    # torchrun's, for lines that were written for it
+    # options of torchrun, accepted for compatibility
     node_rank = optional(("--node-rank",), "", "N", values.text)
     standalone = flag(("--standalone",), "")
     rdzv_backend = optional(("--rdzv-backend",), "", "X", values.text)
@@ -310,22 +326,22 @@ class RunOptions(RunDirOptions):
 
     @property
     def nodes(self) -> int | None:
-        """How many nodes `--nnodes` asks for, at least."""
+        """Minimum number of nodes given by `--nnodes`, or None."""
         return int(self.nnodes.partition(":")[0]) if self.nnodes is not None else None
 
     @property
     def scheduled(self) -> str:
-        """The scheduler by which the run is started; empty for none."""
+        """Name of the scheduler that starts the run; empty for none."""
         return chosen(self)
 
     @property
     def elsewhere(self) -> bool:
-        """Whether the ranks run on hosts that were named."""
+        """True if hosts were named."""
         return self.hosts is not None or self.hostfile is not None
 
 
 RUN = RunOptions.table
-"""The options of `muster run` and `muster plan`."""
+"""Options of `muster run` and `muster plan`."""
 
 OF_TORCHRUN = frozenset(
     (
@@ -346,16 +362,16 @@ OF_TORCHRUN = frozenset(
         *("--virtual-local-rank",),
     )
 )
-"""The long options of torchrun, which its parser takes by any beginning that fits one of them alone."""
+"""Long options of torchrun. Its parser also accepts any unambiguous prefix of them."""
 
 
 class PsOptions(FindOptions):
     """`muster ps`."""
 
-    all = flag(("-a", "--all"), "all runs, not only the newest 20", group=SHOWS)
-    running = flag(("--running",), "only runs that are running or pending", group=SHOWS)
-    failed = flag(("--failed",), "only runs that ended with another status than 0", group=SHOWS)
-    name = optional(("--name",), "only runs of this name", "NAME", values.text, group=SHOWS)
+    all = flag(("-a", "--all"), "list all runs instead of the newest 20", group=OUTPUT)
+    running = flag(("--running",), "list only runs that are running or pending", group=OUTPUT)
+    failed = flag(("--failed",), "list only runs that finished with a nonzero status", group=OUTPUT)
+    name = optional(("--name",), "list only runs with this name", "NAME", values.text, group=OUTPUT)
     json = _AS_JSON
 
 
@@ -368,41 +384,45 @@ class ShowOptions(FindOptions):
 class LogsOptions(FindOptions):
     """`muster logs`."""
 
-    follow = flag(("-f", "--follow"), "go on as they grow, until the run ends", group=SHOWS)
-    rank = optional(("--rank", "--ranks"), "only these ranks, `0,4-7`", "RANKS", values.ranks, group=SHOWS)
-    stderr = flag(("--stderr",), "only what went to stderr", group=SHOWS)
-    stdout = flag(("--stdout",), "only what went to stdout", group=SHOWS)
+    follow = flag(("-f", "--follow"), "print new output until the run finishes", group=OUTPUT)
+    rank = optional(
+        ("--rank", "--ranks"), "print only the output of these ranks, e.g. `0,4-7`", "RANKS", values.ranks, group=OUTPUT
+    )
+    stderr = flag(("--stderr",), "print only stderr", group=OUTPUT)
+    stdout = flag(("--stdout",), "print only stdout", group=OUTPUT)
     since = optional(
         ("--since",),
-        "only what was written in the last so much time, such as `10m`",
-        "TIME",
+        "print only output written within the last DURATION, e.g. `10m`",
+        "DURATION",
         values.seconds,
-        group=SHOWS,
+        group=OUTPUT,
     )
     tail = optional(
-        ("--tail",), "only the last N lines of what is asked for, over all its ranks", "N", values.whole, group=SHOWS
+        ("--tail",), "print only the last N lines, counted over all selected ranks", "N", values.whole, group=OUTPUT
     )
-    timestamps = flag(("--timestamps",), "when each line was written, before it", group=SHOWS)
-    attempt = optional(("--attempt",), "of this attempt", "N", values.whole, "the last", group=SHOWS)
+    timestamps = flag(("--timestamps",), "print the time of each line before it", group=OUTPUT)
+    attempt = optional(("--attempt",), "attempt to print", "N", values.whole, "the last", group=OUTPUT)
     prefix = optional(
         ("--prefix",),
-        "what stands before each line, such as `{time} {rank}: `; as with `muster run`",
+        "text before each line, e.g. `{time} {rank}: `; same fields as in `muster run`",
         "TEXT",
         values.text,
-        group=SHOWS,
+        group=OUTPUT,
     )
 
 
 class WaitOptions(FindOptions):
     """`muster wait`."""
 
-    timeout = optional(("--timeout",), "wait no longer than this", "TIME", values.seconds, group=ENDS)
+    timeout = optional(
+        ("--timeout",), "give up after this time, with exit status 124", "DURATION", values.seconds, group=FAILURE
+    )
 
 
-_LOOKED_AT = (
-    optional(("-H", "--hosts"), "machines to look at", "HOSTS", values.text, _THIS_ONE, group=WHERE),
-    optional(("--hostfile",), "the same from a file", "FILE", values.text, group=WHERE),
-    defaulted(("--ssh",), "the words of ssh", "WORDS", values.text, default="ssh", group=WHERE),
+_HOSTS_OR_HERE = (
+    optional(("-H", "--hosts"), "hosts to reach over ssh", "HOSTS", values.text, "this machine", group=WHERE),
+    optional(("--hostfile",), "file with one host per line", "PATH", values.text, group=WHERE),
+    defaulted(("--ssh",), "ssh command", "COMMAND", values.text, default="ssh", group=WHERE),
 )
 
 
@@ -421,37 +441,48 @@ class LaunchersOptions(RunDirOptions):
 class DoctorOptions(RunDirOptions):
     """`muster doctor`."""
 
-    hosts, hostfile, ssh = _LOOKED_AT
+    hosts, hostfile, ssh = _HOSTS_OR_HERE
     scheduler = optional(
         ("--scheduler",),
-        "nodes of this scheduler; inside an allocation its nodes, without being asked",
+        "check nodes of this scheduler; inside an allocation, its nodes are checked by default",
         "NAME",
         values.text,
         choices={name: row.title for name, row in SCHEDULERS.items()},
         group=WHERE,
     )
     of_schedulers = Included(*(options_of(name).doctor for name in SCHEDULERS))
-    nnodes = optional(("-N", "--nnodes"), "so many of them", "N", values.positive, group=WHERE)
+    nnodes = optional(
+        ("-N", "--nnodes"),
+        "check only the first N hosts; with a scheduler, the number of nodes to request",
+        "N",
+        values.positive,
+        "all hosts",
+        group=WHERE,
+    )
     python = repeated(
-        ("--python",), "the Python of the ranks; `HOSTS:PATH` for some hosts", "PATH", values.text, group=HOW
+        ("--python",),
+        "Python interpreter for ranks; `HOSTS:PATH` for some hosts; repeatable",
+        "PATH",
+        values.text,
+        group=LAUNCHER,
     )
     setup = repeated(
         ("--setup",),
-        "shell lines to run first; `HOSTS:LINES` for some; may be repeated",
-        "LINES",
+        "shell commands to run first; `HOSTS:COMMANDS` for some hosts; repeatable",
+        "COMMANDS",
         values.text,
-        group=HOW,
+        group=LAUNCHER,
     )
-    cwd = optional(("--cwd",), "the folder in which the ranks would start", "DIR", values.text, group=RANKS)
+    cwd = optional(("--cwd",), "working directory of ranks", "PATH", values.text, "the current directory", group=RANKS)
     pass_file = optional(
-        ("--pass-file",), "write the hosts that may be used there, for --hostfile", "FILE", values.text, group=SHOWS
+        ("--pass-file",), "write hosts without errors to this file, for --hostfile", "PATH", values.text, group=OUTPUT
     )
-    fail_file = optional(("--fail-file",), "and the others there", "FILE", values.text, group=SHOWS)
+    fail_file = optional(("--fail-file",), "write hosts with errors to this file", "PATH", values.text, group=OUTPUT)
     json = _AS_JSON
 
     @property
     def scheduled(self) -> str:
-        """The scheduler whose nodes are looked at; empty for none."""
+        """Name of the scheduler whose nodes are checked; empty for none."""
         return chosen(self)
 
 
@@ -464,76 +495,94 @@ class CompletionOptions(Options):
 class CleanOptions(RunDirOptions):
     """`muster clean`."""
 
-    hosts, hostfile, ssh = _LOOKED_AT
-    python = optional(("--python",), "the Python there", "PATH", values.text, "`python3`", group=HOW)
-    dry_run = flag(("-n", "--dry-run"), "only list what there is", group=SHOWS)
+    hosts, hostfile, ssh = _HOSTS_OR_HERE
+    python = optional(("--python",), "Python interpreter on the hosts", "PATH", values.text, "python3", group=LAUNCHER)
+    dry_run = flag(("-n", "--dry-run"), "list orphaned processes without killing them", group=OUTPUT)
 
 
 class AttachOptions(FindOptions):
     """`muster attach`."""
 
-    ranks = optional(("--ranks",), "show only the lines of these ranks, `0,4-7`", "RANKS", values.ranks, group=SHOWS)
-    all = flag(("--all",), "from the first line on, not only the last few", group=SHOWS)
-    prefix = optional(
-        ("--prefix",), "what stands before each line, such as `{rank}: `", "TEXT", values.text, group=SHOWS
+    ranks = optional(
+        ("--ranks",), "show only the output of these ranks, e.g. `0,4-7`", "RANKS", values.ranks, group=OUTPUT
     )
-    json = flag(("--json",), "show events as JSON lines, for machines", group=SHOWS)
+    all = flag(("--all",), "show output from the start instead of only the last lines", group=OUTPUT)
+    prefix = optional(
+        ("--prefix",),
+        "text before each line, e.g. `{rank}: `; same fields as in `muster run`",
+        "TEXT",
+        values.text,
+        group=OUTPUT,
+    )
+    json = flag(("--json",), "print events as JSON lines (machine-readable)", group=OUTPUT)
 
 
 class KillOptions(FindOptions):
     """`muster kill`."""
 
-    all = flag(("--all",), "all your runs that are running or pending", group=ENDS)
-    yes = flag(("-y", "--yes"), "with --all: ask no question; without a terminal it is needed", group=ENDS)
+    all = flag(("--all",), "terminate all of your runs that are running or pending", group=FAILURE)
+    yes = flag(("-y", "--yes"), "skip the confirmation of --all; required without a terminal", group=FAILURE)
 
 
 class StacksOptions(FindOptions):
     """`muster stacks`."""
 
-    rank = optional(("--rank", "--ranks"), "only these ranks, `0,4-7`", "RANKS", values.ranks, group=SHOWS)
+    rank = optional(
+        ("--rank", "--ranks"), "show only the stacks of these ranks, e.g. `0,4-7`", "RANKS", values.ranks, group=OUTPUT
+    )
 
 
 class PruneOptions(RunDirOptions):
     """`muster prune`."""
 
     older_than = optional(
-        ("--older-than",), "runs that began longer ago than this, such as `30d`", "AGE", values.age, group=ENDS
+        ("--older-than",),
+        "delete runs that started longer ago than this, e.g. `30d`",
+        "AGE",
+        values.age,
+        group=FAILURE,
     )
-    keep = defaulted(("--keep",), "keep the newest N runs, however old", "N", values.whole, default="0", group=ENDS)
-    dry_run = flag(("-n", "--dry-run"), "only list what would go", group=SHOWS)
-    yes = flag(("-y", "--yes"), "ask no question; without a terminal it is needed", group=SHOWS)
+    keep = defaulted(
+        ("--keep",), "keep the newest N runs, whatever their age", "N", values.whole, default="0", group=FAILURE
+    )
+    dry_run = flag(("-n", "--dry-run"), "list runs without deleting them", group=OUTPUT)
+    yes = flag(("-y", "--yes"), "skip the confirmation; required without a terminal", group=OUTPUT)
 
 
 class CheckOptions(RunOptions):
-    """`muster check`: where and how are said as for `run`."""
+    """`muster check`: its own options and those of `muster run` that choose hosts and launcher."""
 
     backend = optional(
         ("--backend",),
-        "gloo or nccl",
+        "torch.distributed backend: gloo or nccl",
         "NAME",
         values.backend,
-        "nccl where there are GPUs",
+        "nccl with GPUs, otherwise gloo",
         choices={"gloo": "for CPUs", "nccl": "for GPUs"},
-        group=HOW,
+        group=LAUNCHER,
     )
     timeout = defaulted(
         RunOptions.timeout.names,
-        "end the check after this time, with exit status 124",
-        "TIME",
+        "terminate the check after this time, with exit status 124",
+        "DURATION",
         values.some_seconds,
         default="10m",
-        group=ENDS,
+        group=FAILURE,
     )
     html = optional(
-        ("--html",), "write the page there, too; it is always kept with the run", "FILE", values.text, group=SHOWS
+        ("--html",),
+        "write the HTML report to this file too; a copy is always kept with the run",
+        "PATH",
+        values.text,
+        group=OUTPUT,
     )
-    json = flag(("--json",), "print the whole result as JSON", group=SHOWS)
+    json = flag(("--json",), "print the whole result as JSON", group=OUTPUT)
     help = HELP
 
 
 OF_CHECK = CheckOptions.table
 CHECK = tuple(option for option in OF_CHECK if option not in RUN or option is HELP)
-"""The options that `muster check` has of its own."""
+"""Options that only `muster check` has."""
 
 COMMANDS: Mapping[str, type[Options]] = {
     "run": RunOptions,
@@ -554,14 +603,14 @@ COMMANDS: Mapping[str, type[Options]] = {
     "prune": PruneOptions,
     "check": CheckOptions,
 }
-"""The options of each command."""
+"""Options of each command."""
 
 
 class LabOptions(Options):
-    """The options of all actions of `muster lab`."""
+    """Options of all `muster lab` commands."""
 
     lab_dir = defaulted(
-        ("--lab-dir",), "where the lab's files lie", "DIR", values.text, default="/var/lib/muster-lab", group=SHOWS
+        ("--lab-dir",), "directory of the lab", "PATH", values.text, default="/var/lib/muster-lab", group=OUTPUT
     )
     help = HELP
 
@@ -569,12 +618,20 @@ class LabOptions(Options):
 class LabUpOptions(LabOptions):
     """`muster lab up`."""
 
-    nodes = defaulted(("--nodes",), "hosts beside the head", "N", values.positive, default="3", group=RANKS)
-    gpus = defaulted(("--gpus",), "GPUs a node, as Slurm counts them", "N", values.whole, default="4", group=RANKS)
-    cpus = defaulted(("--cpus",), "cores a node, as Slurm counts them", "N", values.positive, default="8", group=RANKS)
-    no_shared_home = flag(("--no-shared-home",), "each node has a home of its own, empty at first", group=RANKS)
+    nodes = defaulted(
+        ("--nodes",), "number of hosts in addition to the head node", "N", values.positive, default="3", group=RANKS
+    )
+    gpus = defaulted(
+        ("--gpus",), "GPUs per node in the Slurm configuration", "N", values.whole, default="4", group=RANKS
+    )
+    cpus = defaulted(
+        ("--cpus",), "cores per node in the Slurm configuration", "N", values.positive, default="8", group=RANKS
+    )
+    no_shared_home = flag(
+        ("--no-shared-home",), "give each node a home directory of its own, empty at first", group=RANKS
+    )
     share = optional(
-        ("--share",), "directories in /tmp that all hosts are to see, `/tmp/a,/tmp/b`", "DIRS", values.text, group=RANKS
+        ("--share",), "directories in /tmp that all hosts share, `/tmp/a,/tmp/b`", "PATHS", values.text, group=RANKS
     )
 
 
@@ -587,7 +644,7 @@ class LabStatusOptions(LabOptions):
 class LabUserOptions(LabOptions):
     """`muster lab exec` and `muster lab shell`."""
 
-    user = optional(("--user",), "as this user: root or ada", "NAME", values.text, group=RANKS)
+    user = optional(("--user",), "run as this user: root or ada", "NAME", values.text, "root", group=RANKS)
 
 
 class LabInstallOptions(Options):
@@ -606,4 +663,4 @@ LAB: Mapping[str, type[Options]] = {
     "fault": LabOptions,
     "install": LabInstallOptions,
 }
-"""The options of `muster lab …`."""
+"""Options of each `muster lab` command."""

@@ -1,4 +1,4 @@
-"""Command lines, environment variables and tables of muster.toml, read by the table of the options; and the help."""
+"""Parsers for command lines, environment variables and tables of muster.toml, driven by the option tables."""
 
 from __future__ import annotations
 
@@ -7,97 +7,94 @@ from typing import Any, Callable, NamedTuple
 
 from muster.config.options import OF_TORCHRUN
 from muster.config.record import Option
+from muster.core.printable import line
 from muster.core.suggestions import did_you_mean
 from muster.errors import InvalidRequest
 from muster.schedulers import SCHEDULERS, options_of, typed
-
-EMPTY = "''"
-"""How a value without a character is shown: as it is typed."""
 
 Table = Sequence[Option[Any]]
 Names = Mapping[str, Option[Any]]
 
 
 class ParsedArgs(NamedTuple):
-    """What a command line says."""
+    """A parsed command line."""
 
     options: dict[str, Any]
-    """Options that were typed, by key."""
+    """Values of the options that were typed, by key."""
     operands: list[str]
-    """The words from the first one that is no option."""
+    """The arguments from the first one that is not an option."""
     after_dashes: bool
-    """Those words came after `--`."""
+    """True if these followed `--`."""
 
 
 class Typed(NamedTuple):
     """One option of a command line."""
 
     name: str
-    """As typed, with hyphens for underscores; in full where a beginning stands for it."""
+    """As typed, with hyphens for underscores."""
     value: str | None
-    """Its value; None for an option without one."""
+    """Value; None for an option without one."""
     full: str
-    """The name of the option, where only its beginning was typed; else the same as `name`."""
+    """Full name of the option if only a prefix of it was typed; otherwise `name`."""
 
 
 class Line(NamedTuple):
-    """A command line, cut into options and the rest; what the options mean is not looked at yet."""
+    """A command line, split into options and the rest; values are not converted yet."""
 
     typed: list[Typed]
     rest: list[str]
     dashes: bool
     fault: InvalidRequest | None
-    """What is wrong behind the last of these options."""
+    """The error after the last of these options, if there is one."""
 
     def read(
         self, names: Names, command: str = "run", elsewhere: Callable[[str], str | None] = lambda name: None
     ) -> ParsedArgs:
-        """The values of the options; raises `InvalidRequest` for the first that is wrong.
+        """Convert the values; raises `InvalidRequest` for the first wrong option.
 
-        `command` is what a hint names, whose `--help` lists the options. `elsewhere` has a hint for an option that is
-        not one of these.
+        Hints refer to the `--help` of `command`. `elsewhere` returns a hint for an unknown option, or None.
         """
         given: dict[str, Any] = {}
         for name, value, full in self.typed:
             option = names.get(full)
             if option is None:
                 raise InvalidRequest(
-                    f"there is no option `{name}`",
-                    elsewhere(full) or did_you_mean(full, names) or f"`muster {command} --help` lists them",
+                    f"unknown option: {name}",
+                    elsewhere(full) or did_you_mean(full, names) or f"`muster {command} --help` lists all options",
                 )
             if value is None:
                 given[option.key] = True
             else:
-                _put(given, option, value, f"{name} {value or EMPTY}")
+                _put(given, option, value, name)
         if self.fault is not None:
             raise self.fault
         return ParsedArgs(given, self.rest, self.dashes)
 
 
 def names_of(options: Table) -> Names:
-    """The options by their names."""
+    """Options by name."""
     return {name: option for option in options for name in option.names}
 
 
 def names_in(scheduler: str, options: Table) -> Names:
-    """The same, where the names of that scheduler's own program hold (`-t` is `--time` to sbatch)."""
+    """Options by name, including the names that the scheduler's own program uses (sbatch: `-t` for `--time`)."""
     by_key = {option.key: option for option in options}
     own = options_of(scheduler).names
     return {**names_of(options), **{name: by_key[key] for key, names in own.items() for name in names}}
 
 
 def hint_of_scheduler(name: str, options: Table) -> str | None:
-    """The hint for an option that only a scheduler's own program has, where no scheduler was chosen; or None."""
+    """Hint for an option name of a scheduler's own program when no scheduler was chosen; None for other names."""
     for scheduler in SCHEDULERS:
         if name in names_in(scheduler, options).keys() - names_of(options).keys():
-            return f"with `{typed(scheduler)}` that is {names_in(scheduler, options)[name].long_name}"
+            return f"with {typed(scheduler)} this is {names_in(scheduler, options)[name].long_name}"
     return None
 
 
 def cut(words: Sequence[str], names: Names, interleaved: bool = False) -> Line:
-    """The options up to the first word that is none, or, `interleaved`, all of them.
+    """Split a command line: options end at the first other argument, unless options and operands are `interleaved`.
 
-    An option that is not one of `names` is the last, since nobody knows whether the next word is its value.
+    Splitting stops at an unknown option, as the next argument may or may not be its value.
     """
     typed: list[Typed] = []
     rest: list[str] = []
@@ -130,14 +127,14 @@ def cut(words: Sequence[str], names: Names, interleaved: bool = False) -> Line:
             return Line([*typed, Typed(word.partition("=")[0], None, full)], rest, False, None)
         if not names[full].metavar:
             if equals:
-                fault = InvalidRequest(f"`{name}` takes no value, and was given `{value}`", f"write `{name}` alone")
+                fault = InvalidRequest(f"{name} takes no value (got {_quoted(value)})", f"use `{name}` without a value")
                 return Line(typed, rest, False, fault)
             typed.append(Typed(name, None, full))
             continue
         if not equals:
             if not queue:
                 option = names[full]
-                fault = InvalidRequest(f"`{name}` wants {option.metavar} after it", option.hint)
+                fault = InvalidRequest(f"{name} requires a value", option.hint)
                 return Line(typed, rest, False, fault)
             value = queue.pop(0)
         typed.append(Typed(name, value, full))
@@ -145,31 +142,34 @@ def cut(words: Sequence[str], names: Names, interleaved: bool = False) -> Line:
 
 
 def parse(words: Sequence[str], options: Table, interleaved: bool = False, command: str = "run") -> ParsedArgs:
-    """Read options up to the first word that is none, or, `interleaved`, all of them; raises `InvalidRequest`."""
+    """Parse a command line; see `cut` for `interleaved`. Raises `InvalidRequest`."""
     names = names_of(options)
     return cut(words, names, interleaved).read(names, command)
 
 
 def _in_full(name: str, names: Names) -> str:
-    """The option of torchrun of which this is the beginning, as torchrun's parser takes it: `--nproc`, `--max`.
+    """Expand a prefix of one of torchrun's options, as torchrun's parser does: `--nproc`, `--max`.
 
-    The same name where it is the beginning of none; raises `InvalidRequest` where it is that of several.
+    Returns other names unchanged; raises `InvalidRequest` for an ambiguous prefix.
     """
     if len(name) < 3:
         return name
     begun = sorted(full for full in OF_TORCHRUN if full.startswith(name) and full in names)
     if len(begun) > 1:
-        raise InvalidRequest(f"`{name}` is the beginning of {' and '.join(begun)}", "write the one that is meant")
+        raise InvalidRequest(f"ambiguous option: {name} matches {', '.join(begun)}", "use the full name")
     return begun[0] if begun else name
 
 
 def _put(given: dict[str, Any], option: Option[Any], value: str, source: str) -> None:
+    """Convert and store a value; `source` names where it was set: an option, a variable or a key."""
     if "\0" in value:
-        raise InvalidRequest(f"`{source}`: there is a NUL character in it", "leave that character out")
+        raise InvalidRequest(
+            f"invalid value for {source}: {_quoted(value)} (contains a NUL character)", "remove that character"
+        )
     try:
         read = option.read(value)
     except ValueError as error:
-        raise InvalidRequest(f"`{source}`: that is not {error}", option.hint) from None
+        raise InvalidRequest(f"invalid value for {source}: {_quoted(value)} (expected {error})", option.hint) from None
     if option.many:
         given.setdefault(option.key, []).append(read)
     else:
@@ -177,62 +177,42 @@ def _put(given: dict[str, Any], option: Option[Any], value: str, source: str) ->
 
 
 def from_environment(options: Table, env: Mapping[str, str]) -> dict[str, Any]:
-    """Options that variables set."""
+    """Options set by environment variables."""
     given: dict[str, Any] = {}
     for option in options:
         for name in option.variables:
             if name in env and option.key not in given:
-                _from_text(given, option, env[name], f"{name}={env[name] or EMPTY}")
+                _from_text(given, option, env[name], name)
     return given
 
 
 def from_table(options: Table, data: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Options that a table of muster.toml sets; `source` names it."""
+    """Options set by a table of muster.toml; `source` names the table in errors."""
     by_key = {option.key: option for option in options}
     if not isinstance(data, Mapping):
-        raise InvalidRequest(f"{source} is no table", "write it as `[run]` or `[profile.NAME]`, and options below it")
+        raise InvalidRequest(f"{source}: not a table", "write `[run]` or `[profile.NAME]`, then the options below it")
     given: dict[str, Any] = {}
     for key, value in data.items():
         option = by_key.get(key.replace("-", "_"))
         if option is None:
             raise InvalidRequest(
-                f"{source}: there is no option `{key}`", did_you_mean(key, by_key) or "`muster run --help` lists them"
+                f"{source}: unknown option: {key}", did_you_mean(key, by_key) or "`muster run --help` lists all options"
             )
         for item in value if isinstance(value, list) else [value]:
             text = str(item).lower() if isinstance(item, bool) else str(item)
-            _from_text(given, option, text, f"{source}: {key} = {item}")
+            _from_text(given, option, text, f"{key} in {source}")
     return given
 
 
 def _from_text(given: dict[str, Any], option: Option[Any], text: str, source: str) -> None:
-    source = source.replace("\0", "\\0")
     if option.metavar:
         _put(given, option, text, source)
     elif text.lower() in ("1", "true", "yes", "on"):
         given[option.key] = True
     elif text.lower() not in ("", "0", "false", "no", "off"):
-        raise InvalidRequest(f"`{source}`: that is not `true` or `false`", option.hint)
+        raise InvalidRequest(f"invalid value for {source}: {_quoted(text)} (expected true or false)", option.hint)
 
 
-def help_text(options: Table, width: int = 100) -> str:
-    """The options, by group."""
-    from textwrap import wrap
-
-    lines: list[str] = []
-    for group in dict.fromkeys(option.group for option in options if option.group):
-        lines += ["", f"{group}:"]
-        for option in options:
-            if option.group == group:
-                names = [
-                    name + (f" {option.metavar}" if name.startswith("--") and option.metavar else "")
-                    for name in option.names
-                ]
-                left = "  " + ", ".join(names)
-                text = wrap(option.says, width - 30)
-                if len(left) > 28:
-                    lines.append(left)
-                    left = ""
-                lines += [f"{left:<30}{text[0]}"] + [" " * 30 + line for line in text[1:]]
-    if any(option.metavar == "TIME" and option.group for option in options):
-        lines += ["", "TIME is in seconds without a unit: `90`, `10m`, `1h30m`, `2d`."]
-    return "\n".join(lines)
+def _quoted(value: str) -> str:
+    """A value on one line, in single quotes."""
+    return f"'{line(value)}'"

@@ -1,4 +1,4 @@
-"""What an option is, and the record of the options of a command. The options themselves are in `options.py`."""
+"""The type of an option, and the immutable record of the options of one command. `options.py` declares the options."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Callable, ClassVar, Generic, Literal, NoReturn, TypeVar,
 Source = Literal["argv", "environment", "muster.toml", "default"]
 """Where the value of an option comes from."""
 
-WHERE, HOW = "where the ranks run, this machine without these", "what starts the ranks"
+WHERE, LAUNCHER = "Where to run", "Launcher"
 """Headings in `--help` of options that are declared in several files."""
 
 T = TypeVar("T")
@@ -18,9 +18,10 @@ Some = TypeVar("Some", bound="Options")
 
 
 class Option(Generic[Value]):
-    """One option of one or more commands, as an attribute of the class of their `Options`.
+    """One option of one or more commands, as an attribute of their subclass of `Options`.
 
-    The class has the option itself (`RunOptions.lease.names`), a record its value (`options.lease`, a float).
+    On the class the attribute is the option itself (`RunOptions.lease.names`), on a record it is the value
+    (`options.lease`, a float).
     """
 
     def __init__(
@@ -30,7 +31,7 @@ class Option(Generic[Value]):
         metavar: str,
         read: Callable[[str], Any],
         default: Value,
-        otherwise: str = "",
+        default_text: str = "",
         *,
         many: bool = False,
         choices: Mapping[str, str] = MappingProxyType({}),
@@ -38,54 +39,56 @@ class Option(Generic[Value]):
         group: str = "",
     ):
         self.names = names
-        """As typed; the first long one gives the key. Hyphens may be underscores."""
+        """All names, as typed; the first long one gives the key. Underscores are accepted for hyphens."""
         self.help = help
+        """What it does: a noun phrase or an imperative, without the default. Empty for options of torchrun that have
+        no effect."""
         self.metavar = metavar
-        """What its value is called; empty for an option without a value."""
+        """Placeholder for the value in help; empty for an option without a value."""
         self.read = read
-        """Turns the typed text into a value; raises `ValueError` with what was expected."""
+        """Converts the typed text to a value; raises `ValueError` with what was expected."""
         self.default = default
-        """Its value where nothing else gives one."""
-        self.otherwise = otherwise
-        """The default in words; empty where there is none worth a word."""
+        """Value when no source sets the option."""
+        self.default_text = default_text
+        """The default as help shows it; empty if help shows none."""
         self.many = many
-        """It may be given several times, and its value is a tuple."""
+        """True if it may be repeated; the value is then a tuple."""
         self.choices = choices
-        """Values that completion suggests, each with what it means."""
+        """Values that completion suggests, each with its meaning."""
         self.also = also
-        """Variables of other programs that set it where none of ours does."""
+        """Environment variables of other programs that set it when none of muster's variables does."""
         self.group = group
-        """The heading under which `--help` shows it; empty for an option of torchrun that says nothing here."""
+        """Heading in `--help`; empty hides the option (options of torchrun that have no effect)."""
 
     @property
     def key(self) -> str:
-        """Its key in muster.toml, the name of the attribute, and, in capitals after MUSTER_, its variable."""
+        """Key in muster.toml, name of the attribute, and, in capitals after MUSTER_, the environment variable."""
         return self.long_name.lstrip("-").replace("-", "_")
 
     @property
     def long_name(self) -> str:
-        """The name by which messages call it."""
+        """The name that messages use."""
         return next((name for name in self.names if name.startswith("--")), self.names[0])
 
     @property
     def is_path(self) -> bool:
-        """Its value is the path of a file or directory."""
-        return self.metavar in ("DIR", "FILE", "PATH")
+        """True if the value is the path of a file or directory."""
+        return self.metavar == "PATH"
 
     @property
-    def says(self) -> str:
-        """What it does and what holds without it, for a person."""
-        return f"{self.help} (default: {self.otherwise})" if self.otherwise else self.help
+    def description(self) -> str:
+        """The help text followed by the default."""
+        return f"{self.help} (default: {self.default_text})" if self.default_text else self.help
 
     @property
     def hint(self) -> str | None:
-        """The same with the name before it, for who gave a wrong value; None where there is nothing to say."""
+        """Name, placeholder and description, as the hint for a wrong value; None for an option without help."""
         form = " ".join(filter(None, (self.long_name, self.metavar)))
-        return f"`{form}`: {self.says}" if self.says else None
+        return f"{form}: {self.description}" if self.help else None
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """The variables that set it. PET_… is what torchrun reads."""
+        """The environment variables that set it. PET_… are the ones torchrun reads."""
         if self.key == "help":
             return ()
         keys = [name.lstrip("-").replace("-", "_").upper() for name in self.names if name.startswith("--")]
@@ -99,9 +102,9 @@ class Option(Generic[Value]):
         return self if record is None else record.value(self)
 
 
-def flag(names: tuple[str, ...], help: str, *, group: str = "") -> Option[bool]:
-    """An option without a value."""
-    return Option(names, help, "", bool, False, group=group)
+def flag(names: tuple[str, ...], help: str, default_text: str = "", *, group: str = "") -> Option[bool]:
+    """An option without a value; `default_text` says when it is on by default."""
+    return Option(names, help, "", bool, False, default_text, group=group)
 
 
 def optional(
@@ -109,13 +112,13 @@ def optional(
     help: str,
     metavar: str,
     read: Callable[[str], T],
-    otherwise: str = "",
+    default_text: str = "",
     *,
     choices: Mapping[str, str] = MappingProxyType({}),
     group: str = "",
 ) -> Option[T | None]:
-    """An option with a value, or none; `otherwise` says in words what holds then."""
-    return Option(names, help, metavar, read, None, otherwise, choices=choices, group=group)
+    """An option that is None by default; `default_text` describes what applies then."""
+    return Option(names, help, metavar, read, None, default_text, choices=choices, group=group)
 
 
 def defaulted(
@@ -124,13 +127,13 @@ def defaulted(
     metavar: str,
     read: Callable[[str], T],
     default: str,
-    otherwise: str = "",
+    default_text: str = "",
     *,
     also: tuple[str, ...] = (),
     group: str = "",
 ) -> Option[T]:
-    """An option with a value of its own, written as it would be typed; `otherwise` says more about it."""
-    return Option(names, help, metavar, read, read(default), otherwise or default, also=also, group=group)
+    """An option with a default value, written as it would be typed; `default_text` replaces it in help."""
+    return Option(names, help, metavar, read, read(default), default_text or default, also=also, group=group)
 
 
 def repeated(
@@ -138,30 +141,31 @@ def repeated(
     help: str,
     metavar: str,
     read: Callable[[str], T],
+    default_text: str = "",
     *,
     group: str = "",
 ) -> Option[tuple[T, ...]]:
-    """An option that may be given several times."""
-    return Option(names, help, metavar, read, (), many=True, group=group)
+    """An option that may be repeated; the value is a tuple, empty by default."""
+    return Option(names, help, metavar, read, (), default_text, many=True, group=group)
 
 
 class Included:
-    """An attribute of a class of `Options` that stands for all options of some others."""
+    """Placeholder attribute of a subclass of `Options` for all options of some other classes."""
 
     def __init__(self, *classes: type[Options]):
         self.classes = classes
 
 
 class Options:
-    """What holds for one start of a command: what was typed, what is configured, and else the defaults.
+    """The option values for one invocation of a command, from the command line, the configuration and the defaults.
 
-    A subclass has an attribute for each of its options, and inherits those of its base. A record does not change.
+    A subclass has an attribute for each of its options and inherits those of its base. Records are immutable.
     """
 
     table: ClassVar[tuple[Option[Any], ...]] = ()
-    """The options, in the order in which help shows them: its own, then those that it inherits."""
+    """The options in the order of help: own options, then inherited ones."""
     _given: dict[str, tuple[Source, Any]]
-    """Source and value of what was given, by key."""
+    """Source and value of each option that was set, by key."""
 
     def __init_subclass__(cls) -> None:
         own: dict[str, Option[Any]] = {}
@@ -175,7 +179,7 @@ class Options:
         cls.table = (*own.values(), *(option for option in cls.table if option.key not in own))
 
     def __init__(self, *layers: tuple[Source, Mapping[str, Any]]):
-        """The sources and their values by key; what an earlier one has wins over the later ones."""
+        """Each layer is a source and its values by key; earlier layers take precedence."""
         given: dict[str, tuple[Source, Any]] = {}
         for source, values in reversed(layers):
             for key, value in values.items():
@@ -186,39 +190,39 @@ class Options:
         raise AttributeError(f"{type(self).__name__}.{name} cannot be changed")
 
     def value(self, option: Option[T]) -> T:
-        """The value of one of the options."""
+        """Value of an option."""
         found: T = self._given[option.key][1] if option.key in self._given else option.default
         return found
 
     def option(self, key: str) -> Option[Any] | None:
-        """The option with this key; None where there is none."""
+        """The option with this key, or None."""
         return next((option for option in self.table if option.key == key), None)
 
     def source(self, option: Option[Any]) -> Source:
-        """Where its value comes from."""
+        """Where the value of an option comes from."""
         return self._given[option.key][0] if option.key in self._given else "default"
 
     def given(self, *options: Option[Any]) -> bool:
-        """Whether one of them was typed or is configured."""
+        """True if any of these options was typed or configured."""
         return any(self.source(option) != "default" for option in options)
 
     def typed(self, *options: Option[Any]) -> bool:
-        """Whether one of them was typed."""
+        """True if any of these options was typed."""
         return any(self.source(option) == "argv" for option in options)
 
     def table_of(self, name: str) -> Mapping[str, object]:
-        """The table `[name]` of muster.toml, where that has no options of ours; empty where there is none."""
+        """A table `[name]` of muster.toml that holds no muster options; empty if there is none."""
         found: Mapping[str, object] = self._given.get(f"[{name}]", ("default", {}))[1]
         return found
 
     def all_given(self, *sources: Source) -> tuple[Option[Any], ...]:
-        """The options that were typed or are configured; only those from certain sources, where some are named."""
+        """The options that were typed or configured, optionally only those from the given sources."""
         by_key = {option.key: option for option in self.table}
         found = ((by_key[key], source) for key, (source, _) in self._given.items() if key in by_key)
         return tuple(option for option, source in found if not sources or source in sources)
 
     def without(self: Some, *options: Option[Any]) -> Some:
-        """The same, but with the defaults of some."""
+        """A copy in which these options have their defaults."""
         gone = {option.key for option in options}
         left = ((source, {key: value}) for key, (source, value) in self._given.items() if key not in gone)
         return type(self)(*reversed(list(left)))

@@ -21,21 +21,24 @@ class Late(Enum):
     node has the values by these names.
     """
 
-    MASTER_ADDR = ("MASTER_ADDR", "the address of node 0 at which the ranks meet")
-    MASTER_PORT = ("MASTER_PORT", "the port there")
-    RESTART_COUNT = ("RESTART_COUNT", "the number of the attempt, from 0")
-    INTERFACE = ("INTERFACE", "the network interface on which the node reaches the others; none where it has no name")
-    NCCL_INTERFACE = ("NCCL_INTERFACE", "the same, where the node has more than one; else none")
-    ERROR_FILE = ("ERROR_FILE", "the file for the error of that rank, in the directory of the attempt")
-    THREADS = ("THREADS", "the cores of the node over its ranks")
+    MASTER_ADDR = ("MASTER_ADDR", "rendezvous address: that of node 0")
+    MASTER_PORT = ("MASTER_PORT", "rendezvous port")
+    RESTART_COUNT = ("RESTART_COUNT", "number of the attempt, from 0")
+    INTERFACE = ("INTERFACE", "network interface that reaches the other nodes; none if it has no name")
+    NCCL_INTERFACE = ("NCCL_INTERFACE", "the same if the node has more than one interface, otherwise none")
+    ERROR_FILE = ("ERROR_FILE", "error file of the rank, in the directory of the attempt")
+    THREADS = ("THREADS", "cores of the node divided by its ranks")
     PATH = ("PATH", "PATH of the node, with the directory of its Python first")
-    PYTHON = ("MUSTER_PYTHON", "the interpreter on the node")
-    SHIM = ("MUSTER_RANK", "what an external launcher starts in place of the script: it asks the agent what to run")
-    FOLDER = ("MUSTER_FOLDER", "the directory of a launcher's own files")
-    SCRATCH = ("MUSTER_SCRATCH", "a directory with a short name, on each machine, that is deleted with the run")
-    JOB_ID = ("JOB_ID", "the number of the scheduler's job")
-    JOB_NODES = ("JOB_NODES", "the nodes that the scheduler has given, in its own notation")
-    CPUS_PER_RANK = ("CPUS_PER_RANK", "the cores of the node over its ranks; none unless they were asked for")
+    PYTHON = ("MUSTER_PYTHON", "Python interpreter on the node")
+    SHIM = (
+        "MUSTER_RANK",
+        "program that an external launcher starts instead of the script; it asks the agent what to run",
+    )
+    FOLDER = ("MUSTER_FOLDER", "directory of the launcher's own files")
+    SCRATCH = ("MUSTER_SCRATCH", "directory with a short path on each host, deleted with the run")
+    JOB_ID = ("JOB_ID", "id of the scheduler's job")
+    JOB_NODES = ("JOB_NODES", "nodes allocated by the scheduler, in its notation")
+    CPUS_PER_RANK = ("CPUS_PER_RANK", "cores of the node divided by its ranks; none unless the job requested cores")
 
     def __init__(self, key: str, says: str):
         self.key, self.says = key, says

@@ -1,112 +1,110 @@
-"""The options that say something to Slurm, and what sbatch calls those that others have too."""
+"""Options that apply only to Slurm, and the names sbatch has for options that are not specific to Slurm."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from muster.config import values
-from muster.config.record import WHERE, Options, defaulted, flag, optional, repeated
+from muster.config.record import Options, defaulted, flag, optional, repeated
 from muster.schedulers import SchedulerOptions, Unlike
+
+_GROUP = "Slurm"
 
 
 class RUN(Options):
     """Of `muster run` and `muster plan`."""
 
-    slurm = flag(("--slurm",), "as a job of Slurm on `--nnodes` nodes; inside an allocation, on its nodes", group=WHERE)
-    partition = optional(("--partition",), "of Slurm: the partition", "NAME", values.text, group=WHERE)
-    account = optional(("--account",), "of Slurm: the account", "NAME", values.text, group=WHERE)
-    qos = optional(("--qos",), "of Slurm: the quality of service", "NAME", values.text, group=WHERE)
-    time = optional(("--time",), "of Slurm: the time limit, `4:00:00`", "LIMIT", values.text, group=WHERE)
-    mem = optional(("--mem",), "of Slurm: memory of each node, `64G`", "SIZE", values.text, group=WHERE)
-    nodelist = optional(("--nodelist",), "of Slurm: these nodes", "NODES", values.text, group=WHERE)
-    constraint = optional(("--constraint",), "of Slurm: features of the nodes", "LIST", values.text, group=WHERE)
-    comment = optional(("--comment",), "of Slurm: a comment", "TEXT", values.text, group=WHERE)
-    reservation = optional(("--reservation",), "of Slurm: a reservation", "NAME", values.text, group=WHERE)
+    slurm = flag(
+        ("--slurm",),
+        "run as a Slurm job on `--nnodes` nodes; inside an allocation, run on its nodes",
+        group=_GROUP,
+    )
+    partition = optional(("--partition",), "partition to submit to", "NAME", values.text, group=_GROUP)
+    account = optional(("--account",), "account to charge", "NAME", values.text, group=_GROUP)
+    qos = optional(("--qos",), "quality of service", "NAME", values.text, group=_GROUP)
+    time = optional(("--time",), "time limit, e.g. `4:00:00`", "TIME", values.text, group=_GROUP)
+    mem = optional(("--mem",), "memory per node, e.g. `64G`", "SIZE", values.text, group=_GROUP)
+    nodelist = optional(("--nodelist",), "nodes to request", "NODES", values.text, group=_GROUP)
+    constraint = optional(("--constraint",), "required node features", "LIST", values.text, group=_GROUP)
+    comment = optional(("--comment",), "comment on the job", "TEXT", values.text, group=_GROUP)
+    reservation = optional(("--reservation",), "reservation to use", "NAME", values.text, group=_GROUP)
     gpus_per_node = optional(
-        ("--gpus-per-node",), "of Slurm: GPUs of each node, `8` or `a100:8`", "N", values.text, group=WHERE
+        ("--gpus-per-node",), "GPUs per node, e.g. `8` or `a100:8`", "N", values.text, group=_GROUP
     )
-    gres = optional(("--gres",), "of Slurm: the same as `gpu:8`", "LIST", values.text, group=WHERE)
+    gres = optional(
+        ("--gres",), "generic resources per node: `gpu:8` is `--gpus-per-node 8`", "LIST", values.text, group=_GROUP
+    )
     gpus_per_task = optional(
-        ("--gpus-per-task",), "of Slurm: GPUs of each rank, only 1", "N", values.positive, group=WHERE
+        ("--gpus-per-task",), "GPUs per rank; only 1 is supported", "N", values.positive, group=_GROUP
     )
-    dependency = optional(
-        ("--dependency",),
-        "of Slurm: start after other jobs, `afterok:1234`",
-        "LIST",
-        values.text,
-        group=WHERE,
-    )
+    dependency = optional(("--dependency",), "jobs to wait for, e.g. `afterok:1234`", "LIST", values.text, group=_GROUP)
     mail_type = optional(
-        ("--mail-type",),
-        "of Slurm: events to send mail about, `END,FAIL`",
-        "LIST",
-        values.text,
-        group=WHERE,
+        ("--mail-type",), "events to send mail about, e.g. `END,FAIL`", "LIST", values.text, group=_GROUP
     )
-    mail_user = optional(("--mail-user",), "of Slurm: where to send it", "ADDRESS", values.text, group=WHERE)
+    mail_user = optional(("--mail-user",), "mail address for these events", "ADDRESS", values.text, group=_GROUP)
     cpus_per_task = optional(
         ("--cpus-per-task",),
-        "of Slurm: cores of each node",
+        "cores per node, as each node runs one Slurm task for all of its ranks",
         "N",
         values.positive,
-        "one a rank",
-        group=WHERE,
+        "one per rank",
+        group=_GROUP,
     )
-    exclusive = flag(("--exclusive",), "of Slurm: whole nodes", group=WHERE)
+    exclusive = flag(("--exclusive",), "allocate whole nodes", group=_GROUP)
     signal_before = defaulted(
         ("--signal-before",),
-        "of Slurm: so long before the time limit ranks that catch SIGUSR1 get it; 0 for never; another "
-        "signal: `USR2@60`",
-        "[SIG@]TIME",
+        "send SIGUSR1 to ranks that handle it this long before the time limit; `USR2@60` for another signal, 0 for "
+        "none",
+        "[SIGNAL@]DURATION",
         values.warning,
         default="120s",
-        otherwise="120s, or a quarter of a limit below 8 minutes",
-        group=WHERE,
+        default_text="120s, or a quarter of a limit below 8 minutes",
+        group=_GROUP,
     )
     requeue = defaulted(
         ("--requeue",),
-        "of Slurm: when the time is over or the job had to make room, go on as the next attempt, at most so many times",
+        "requeue the job up to N times after its time limit or a preemption; it continues as the next attempt",
         "N",
         values.whole,
         default="0",
-        group=WHERE,
+        group=_GROUP,
     )
     output = optional(
         ("--output",),
-        "of Slurm: a file for the output of all ranks, or with `%t` of each, named by Slurm's patterns: `%x-%j.%t.out`",
+        "file for the output of all ranks, or with `%t` one file per rank, named by Slurm's patterns: `%x-%j.%t.out`",
         "PATTERN",
         values.text,
-        group=WHERE,
+        group=_GROUP,
     )
     error = optional(
-        ("--error",),
-        "of Slurm: the same for stderr alone, which else goes where --output says",
-        "PATTERN",
-        values.text,
-        group=WHERE,
+        ("--error",), "file for stderr, in the same patterns", "PATTERN", values.text, "same as --output", group=_GROUP
     )
     slurm_opt = repeated(
         ("--slurm-opt",),
-        "any other option of sbatch, `NAME=VALUE`; may be repeated",
-        "OPT",
+        "any other option of sbatch; repeatable",
+        "NAME[=VALUE]",
         values.text,
-        group=WHERE,
+        group=_GROUP,
     )
 
 
 class DOCTOR(Options):
     """Of `muster doctor`."""
 
-    slurm = flag(("--slurm",), "nodes of Slurm; inside an allocation its nodes, without being asked", group=WHERE)
-    partition = optional(("-p", "--partition"), "of this partition", "NAME", values.text, group=WHERE)
+    slurm = flag(
+        ("--slurm",),
+        "check nodes of Slurm; inside an allocation, its nodes are checked by default",
+        group=_GROUP,
+    )
+    partition = optional(("-p", "--partition"), "partition to allocate nodes from", "NAME", values.text, group=_GROUP)
     slurm_opt = repeated(
         ("--slurm-opt",),
-        "any other option of salloc, `NAME=VALUE`; may be repeated",
-        "OPT",
+        "any other option of salloc; repeatable",
+        "NAME[=VALUE]",
         values.text,
-        group=WHERE,
+        group=_GROUP,
     )
-    gpus_per_node = optional(("--gpus-per-node",), "and with so many GPUs", "N", values.text, group=WHERE)
+    gpus_per_node = optional(("--gpus-per-node",), "GPUs per node to allocate", "N", values.text, group=_GROUP)
 
 
 _LIMIT_IN_MINUTES = "-t {minutes} is a time limit of {minutes} min with --slurm; torchrun's -t is --tee"

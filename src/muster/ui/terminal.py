@@ -15,6 +15,7 @@ from muster.core.layout import fill
 from muster.core.model import Plan, TerminalSize
 from muster.core.printable import lines
 from muster.core.results import RunResult
+from muster.ui.color import use_color
 from muster.ui.output_writer import write
 from muster.ui.text import begin_in_words, outcome_as_json, outcome_in_words
 
@@ -22,11 +23,6 @@ _FD = {"out": 1, "err": 2}
 """Where the streams of ranks are shown."""
 
 _COLOURS = (36, 33, 35, 32, 34, 96, 93, 95, 92, 94)
-
-
-def use_color(fd: int, env: Mapping[str, str]) -> bool:
-    """Colour is for terminals, and for who has not said NO_COLOR."""
-    return os.isatty(fd) and not env.get("NO_COLOR") and env.get("TERM") != "dumb"
 
 
 QUIET = 0.3
