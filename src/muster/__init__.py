@@ -1,4 +1,4 @@
-"""muster: one unchanged training script, on any machines, by any launcher."""
+"""muster: run an unchanged distributed training script on any hosts, with any launcher."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`muster.detect_rank()` tells who a process is under any launcher, and imports no torch."""
+    """Provide `muster.detect_rank`, which returns this process's rank under any launcher, without importing torch."""
     if name == "detect_rank":
         from muster.agent.rank_info import detect
 

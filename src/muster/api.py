@@ -3,14 +3,15 @@
     from muster import api
 
     run = api.start(api.prepare(["train.py", "--lr", "0.1"], nproc_per_node=4))
-    outcome = run.result()
+    result = run.result()
+    print(result.state, result.code)
 
-Nothing here prints, ends the process or takes a signal, unless that is asked for (`Foreground`). Nothing changes the
-directory, the environment, the umask or the limits of the process, and no child of it is adopted, waited for or killed
-but muster's own. Any thread may call these functions, and several may at once. What a run has to say goes to views and
-callbacks, which are called in the thread of the run.
+No function prints, exits the process or installs a signal handler, unless the caller asks for it with `Foreground`. The
+working directory, environment, umask and resource limits of the process do not change. Only children that muster
+started are waited for or killed. All functions are thread-safe. Output and messages of a run go to views and callbacks,
+which are called in the thread of the run.
 
-The command line stands on this. It is a foundation: names may still change.
+The command line is built on this module. Names may still change.
 """
 
 from __future__ import annotations
@@ -46,18 +47,20 @@ def prepare(
     foreground: Foreground = NOTHING,
     **options: object,
 ) -> RunContext:
-    """Work out what a command and options mean, as `muster run` does. Nothing is written, and nothing is started.
+    """Resolve a command and options to a run that can be started, as `muster run` does; write and start nothing.
 
-    `command`: the script and its arguments; with `module=True` a module, with `no_python=True` a program.
-    `options`: those of `muster run`, by their keys in muster.toml (`nproc_per_node=4`, `hosts="n1,n2"`, `detach=True`).
-    Neither muster.toml nor variables such as MUSTER_HOSTS are read.
-    `env`: the environment that ranks inherit and that says where runs are kept (MUSTER_HOME), instead of os.environ.
-    `output`: views are shown what ranks write, those that the option `ranks` names or all. Files of the run have it
-    in any case.
-    `progress` and `warn` are called with words for a person, while the run is prepared and started.
-    `foreground`: what of this process belongs to the run; nothing without it.
+    `command`: the script and its arguments. With `module=True` the first item is a module, with `no_python=True` a
+    program.
+    `options`: the options of `muster run` by their keys in muster.toml (`nproc_per_node=4`, `hosts="n1,n2"`,
+    `detach=True`). An option that is None counts as not given. Neither muster.toml nor environment variables such as
+    MUSTER_HOSTS are read.
+    `env`: the environment that ranks inherit and that locates the run directories (MUSTER_HOME); os.environ if None.
+    `output`: pass the output of ranks to the views: of all ranks, or of those in the option `ranks`. The log files in
+    the run directory have it in any case.
+    `progress`, `warn`: called with messages for the user while the run is prepared and started.
+    `foreground`: whether the run may use the signals, stdin and terminal of this process; the default uses none.
 
-    Raises `muster.errors.InvalidRequest` for what cannot be started as asked.
+    Raises `muster.errors.InvalidRequest` if the command or an option is invalid.
     """
     began = time.monotonic()
     env = dict(os.environ if env is None else env)
@@ -71,13 +74,15 @@ def prepare(
 
 
 def begin(context: RunContext) -> RunHandle:
-    """Start a run whose `drive` the caller calls next, in whatever thread: until then ranks on this machine wait.
+    """Start a run and return its handle, whose `drive` the caller must call next, in any thread.
 
-    Raises `MusterError`; then nothing is left of it. Unless you have a thread to spare for the run, take `start`.
+    Until then, ranks on this machine wait. Use `start` unless you want to provide the thread of the run yourself.
+
+    Raises `muster.errors.MusterError` if the run does not start; everything started so far is cleaned up then.
     """
     asked, options = context.asked, context.options
     _tell_of_others(context)
-    # imported late: a run on this machine starts sooner without the modules of the others
+    # imported late: a run on this machine starts faster without the modules of the other kinds
     if options.scheduled:
         from muster.runner import scheduled
 
@@ -92,11 +97,13 @@ def begin(context: RunContext) -> RunHandle:
 
 
 def start(context: RunContext, *views: View) -> RunHandle:
-    """Start a run, which a thread of its own sees to its end; gives the handle to wait for it, stop it and watch it.
+    """Start a run in a new thread and return its handle, with which to wait for it, stop it and watch it.
 
-    Returns when the agents of the hosts are there, or a scheduler has the job; the ranks start soon after. `views` are
-    shown the run from its beginning. Unless it is detached, which shows nothing, it ends when this process does.
-    Raises `MusterError` for what does not start; then nothing is left of it.
+    Returns once the agents are connected, or the scheduler has accepted the job; the ranks start soon after. `views`
+    receive the events and output of the run from its beginning; a detached run sends them nothing. A run that is not
+    detached is terminated when this process exits.
+
+    Raises `muster.errors.MusterError` if the run does not start; everything started so far is cleaned up then.
     """
     begun: SimpleQueue[RunHandle | BaseException] = SimpleQueue()
     unwanted = Event()
@@ -118,7 +125,7 @@ def start(context: RunContext, *views: View) -> RunHandle:
     processes.start_thread(work)
     try:
         found = begun.get()
-    except KeyboardInterrupt:  # in this thread, so nobody gets the handle
+    except KeyboardInterrupt:  # raised in this thread, so the caller never gets the handle
         unwanted.set()
         with suppress(Empty):
             if isinstance(handle := begun.get_nowait(), RunHandle):
@@ -130,8 +137,13 @@ def start(context: RunContext, *views: View) -> RunHandle:
 
 
 def find(which: str, env: Mapping[str, str] | None = None, run_dir: str | None = None) -> RunHandle:
-    """The handle of a run that is there already, by its id, its name, the beginning of its id, or `last`, whoever has
-    started it. Raises `InvalidRequest` where there is none."""
+    """Return the handle of an existing run, by its id, its name, a prefix of its id, or `last`.
+
+    It does not matter which process started the run. Of several runs with the name it is the one that has not ended, or
+    the newest. `env` and `run_dir` (the option `--run-dir`) locate the run directories, as in `prepare`.
+
+    Raises `muster.errors.InvalidRequest` if no run matches, or the prefix is ambiguous.
+    """
     from muster.runner.detached import DetachedRun
 
     store = store_at(run_dir, dict(os.environ if env is None else env))
@@ -145,8 +157,7 @@ def _lives(run: Run) -> bool:
 
 
 def _tell_of_others(context: RunContext) -> None:
-    """Say that runs are not kept where they should be, or that a run of the same name lives: `muster kill NAME` would
-    fit both."""
+    """Report a temporary MUSTER_HOME, and warn of unfinished runs of the same name: `muster kill NAME` matches both."""
     store = context.store
     temporary = homes.why_temporary(context.env)
     if temporary and store.root == store.homes[0]:

@@ -1,4 +1,4 @@
-"""muster itself as one file, which any Python runs: it stays with a run, whatever is upgraded meanwhile."""
+"""muster itself as one file that any Python can run: it stays with a run, whatever is upgraded meanwhile."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ sys.exit(main(sys.argv[2:]))
 """
 
 _NOT_NEEDED = ("lab/", "cli/", "payloads/", "diagnostics/selftest/")
-"""What a controller has no use for."""
+"""Parts that a controller does not need."""
 
 
 def build(compiled: bool = False) -> bytes:
-    """The bytes of the archive; `python FILE serve …` is the supervisor of a run.
+    """Return the bytes of the archive; `python FILE serve …` is the controller of a run.
 
-    `compiled`: with what this Python has compiled, where nodes have the same one as a rule: three times as large, and
-    0.1 to 0.2 s less for each start. A Python of another version passes over it.
+    `compiled`: include this Python's bytecode, for nodes that usually have the same version: three times as large, but
+    each start takes 0.1 to 0.2 s less. Other Python versions ignore it.
     """
     root = Path(__file__).parent
     data = io.BytesIO()
@@ -45,7 +45,7 @@ def build(compiled: bool = False) -> bytes:
             inside = path.relative_to(root)
             if not inside.as_posix().startswith(_NOT_NEEDED):
                 archive.write(path, f"muster/{inside}")
-                with suppress(OSError):  # it may not be there, or be somebody else's
+                with suppress(OSError):  # it may not exist, or belong to another user
                     if compiled:
                         archive.write(cache_from_source(str(path)), f"muster/{inside}c")
     return data.getvalue()
@@ -59,7 +59,7 @@ sys.exit(main(sys.argv[1:]))
 
 @cache
 def build_shim(token: str) -> bytes:
-    """The bytes of what external launchers start in place of the script; see `agent/rank_shim.py`.
+    """Return the bytes of the archive that external launchers start in place of the script; see `agent/rank_shim.py`.
 
     `token` lets it find the agent of its machine (`protocol/local_sockets.py`).
     """

@@ -1,4 +1,4 @@
-"""The code of a run: which files it is, a copy of it that edits do not reach, and sending it to hosts without it."""
+"""The code of a run: which files belong to it, a snapshot of it, and sending it to hosts."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from muster.ui.formatting import size_in_words
 _NEVER = {".git", "__pycache__", ".venv", "venv", "node_modules", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
 _AT_ONCE = 16
 _MOST = 200_000
-"""Files beyond which a directory is not one of code."""
+"""Maximum number of files; a larger directory is not taken for code."""
 _FEW = 10_000
-"""The same where the files are only compared, at each start of a run on hosts."""
+"""The same limit for files that are only compared, at each start of a run on hosts."""
 _GIT_WITHIN = 10.0
 """Seconds for git to list files that are only compared."""
 _OF_A_HOOK = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
-"""Variables by which git would look into another repository than the one of the directory."""
+"""Environment variables that would make git use another repository than the directory's own."""
 
 
 class Tree(NamedTuple):
@@ -41,21 +41,21 @@ class Tree(NamedTuple):
 
     root: str
     names: tuple[str, ...]
-    """Files and links, below `root`."""
+    """Files and symbolic links, relative to `root`."""
     notes: tuple[str, ...] = ()
-    """What a person should know of them: what is left out, and why."""
+    """Notes for the user: what is left out, and why."""
     git: bool = False
-    """git has listed them."""
+    """True if git listed them."""
 
 
 # ---- which files -----------------------------------------------------------------------------------------------------
 
 
 def tree(cwd: str, script: str = "", runs: str = "") -> Tree:
-    """What git tracks or would track in the repository around `cwd`, without what it ignores; all of `cwd` where there
-    is no git. With what submodules and other repositories inside it have, and with `script` if it lies in there.
+    """Return the files that git tracks or would track in the repository around `cwd`; all of `cwd` without git.
 
-    `runs`: the directory of runs, which is no code. Raises `InvalidRequest`.
+    Submodules and other repositories inside are included, and `script` if it is inside. `runs`: the directory of runs,
+    which is excluded. Raises `InvalidRequest`.
     """
     notes: list[str] = []
     cwd = os.path.realpath(cwd)
@@ -69,7 +69,7 @@ def tree(cwd: str, script: str = "", runs: str = "") -> Tree:
 
 
 def everything(folder: str) -> Tree:
-    """All that is in a folder."""
+    """Return all files in a directory."""
     found = []
     for inner, folders, names in os.walk(folder):
         names += [name for name in folders if os.path.islink(os.path.join(inner, name))]
@@ -78,11 +78,11 @@ def everything(folder: str) -> Tree:
 
 
 def sources(job: Job, runs: str) -> Tree | None:
-    """The Python files that have to be the same on all hosts; None where there is nothing to compare.
+    """Return the Python files that must be identical on all hosts; None if there is nothing to compare.
 
-    With git, those that it tracks or would track in the repository around the script. Without, those in the folder of
-    the script, and in the packages there that the script imports: deeper may lie anything, in somebody's home all that
-    is theirs. Of a module, the folder in which ranks start counts.
+    With git, these are the files that it tracks or would track in the repository around the script. Without, those in
+    the directory of the script, and in packages there that the script imports: subdirectories may contain anything, in
+    a home directory all of the user's files. For a module, the start directory of the ranks is used.
     """
     if job.program.kind == "command" or job.program.text:
         return None
@@ -93,7 +93,7 @@ def sources(job: Job, runs: str) -> Tree | None:
         root = _root(folder, notes)
         names = _listed(root, notes, brief=True) if root else _near(folder, job)
         found = _carried(root or folder, names, runs, notes)
-    except (InvalidRequest, OSError, subprocess.TimeoutExpired):  # too much, perhaps
+    except (InvalidRequest, OSError, subprocess.TimeoutExpired):  # perhaps there are too many
         try:
             root, found = "", _carried(folder, _beside(folder), runs, notes)
         except (InvalidRequest, OSError):
@@ -102,13 +102,13 @@ def sources(job: Job, runs: str) -> Tree | None:
 
 
 def sync_sends(cwd: str) -> str:
-    """What `--sync` sends from here, in words."""
+    """Return what `--sync` sends from here, for messages."""
     root = _root(os.path.realpath(cwd), [])
     return f"what git tracks or would track in {root}" if root else f"all that is in {cwd}, over what is there"
 
 
 def _near(folder: str, job: Job) -> list[str]:
-    """The Python files in a folder, and in the packages there that the script imports."""
+    """Return the Python files in a directory, and in packages there that the script imports."""
     script = job.program.path
     imported = _imported(os.path.join(job.cwd, script)) if script else {job.program.argv[0].partition(":")[0]}
     found = _beside(folder)
@@ -124,12 +124,12 @@ def _beside(folder: str) -> list[str]:
 
 
 def _imported(script: str) -> set[str]:
-    """The modules that a script imports by its own words; what these import is not looked at."""
+    """Return the modules that a script imports directly."""
     try:
         with open(script, "rb") as file:
             parsed = ast.parse(file.read())
     except (OSError, SyntaxError, ValueError, RecursionError):
-        return set()  # the ranks will tell
+        return set()  # the ranks will report it
     found: set[str] = set()
     for node in ast.walk(parsed):
         if isinstance(node, ast.Import):
@@ -140,7 +140,7 @@ def _imported(script: str) -> set[str]:
 
 
 def _git(folder: str, *words: str, within: float | None = None) -> subprocess.CompletedProcess[bytes] | None:
-    """What git says; None where there is none."""
+    """Run git; return None if it is not installed."""
     env = {name: value for name, value in os.environ.items() if name not in _OF_A_HOOK}
     try:
         return subprocess.run(
@@ -151,7 +151,7 @@ def _git(folder: str, *words: str, within: float | None = None) -> subprocess.Co
 
 
 def _root(cwd: str, notes: list[str]) -> str:
-    """The top of the working tree of git to which this directory belongs; empty where there is none."""
+    """Return the top directory of the git working tree that contains `cwd`; empty if there is none."""
     done = _git(cwd, "rev-parse", "--show-toplevel")
     if done is None:
         return ""
@@ -169,28 +169,28 @@ def _first(said: str) -> str:
 
 
 def _listed(root: str, notes: list[str], brief: bool = False) -> list[str]:
-    """The files of one repository, and of those inside it. `brief`: it must not take long."""
+    """Return the files of a repository and of those inside it. `brief`: limit the time and the number of files."""
     within = _GIT_WITHIN if brief else None
     done = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", within=within)
     if done is None or done.returncode != 0:
         why = _first(done.stderr.decode("utf-8", "replace")) if done is not None else "there is no git"
         notes.append(f"git does not list the files of {root}, so all are taken: {why}")
         return _walk(root, brief)
-    # of a directory that cannot be read, for example
+    # about an unreadable directory, for example
     notes += [f"git: {line}" for line in done.stderr.decode("utf-8", "replace").splitlines()]
     found: list[str] = []
     for name in sorted({os.fsdecode(name) for name in done.stdout.split(b"\0") if name}):
         path = os.path.join(root, name.rstrip("/"))
         if os.path.islink(path) or not os.path.isdir(path):
             found.append(name)
-        elif os.path.lexists(os.path.join(path, ".git")):  # a submodule, or another repository; else one not fetched
+        elif os.path.lexists(os.path.join(path, ".git")):  # a submodule or another repository, if fetched
             found += [os.path.join(name, inner) for inner in _listed(path, notes, brief)]
     _refuse_many(found, root, brief)
     return [*found, *_special(root, found)]
 
 
 def _special(root: str, names: Iterable[str]) -> list[str]:
-    """What lies beside these files and is neither a file, a link nor a directory: git does not list it."""
+    """Return special files beside these names, which git does not list."""
     found: list[str] = []
     for folder in {os.path.dirname(name) for name in names} | {""}:
         with suppress(OSError), os.scandir(os.path.join(root, folder)) as inside:
@@ -200,7 +200,7 @@ def _special(root: str, names: Iterable[str]) -> list[str]:
 
 
 def _walk(top: str, brief: bool = False) -> list[str]:
-    """The files of a folder. `brief`: it must not take long; without hidden folders and environments of Python."""
+    """Return the files in a directory. `brief`: fewer at most, no hidden directories, no Python environments."""
 
     def refuse(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):
@@ -220,7 +220,7 @@ def _walk(top: str, brief: bool = False) -> list[str]:
 
 
 def _is_environment(folder: str) -> bool:
-    """It holds the packages of a Python, not somebody's code."""
+    """Return whether a directory is a Python environment."""
     return any(os.path.lexists(f"{folder}/{mark}") for mark in ("pyvenv.cfg", "conda-meta"))
 
 
@@ -234,21 +234,21 @@ def _refuse_many(names: Sequence[str], folder: str, brief: bool) -> None:
 
 
 def _below(root: str, path: str) -> str:
-    """The name of a path below a folder; empty where it is not there. A link that the path itself is stays one."""
+    """Return a path relative to `root`; empty if it is outside. A link as its last component is not resolved."""
     real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
     found = os.path.relpath(real, os.path.realpath(root))
     return "" if found == ".." or found.startswith("../") else found
 
 
 def _carried(root: str, names: Iterable[str], runs: str, notes: list[str]) -> Tree:
-    """Those of these names that are files or links; the others, which cannot be carried, are noted."""
+    """Return the names that are files or symbolic links; others, which cannot be sent, are noted."""
     kept, left_out, outward = [], [], []
     outside = _below(root, runs) + "/" if runs and _below(root, runs) else ""
     for name in sorted(set(names)):
         try:
             mode = os.lstat(os.path.join(root, name)).st_mode
         except (FileNotFoundError, NotADirectoryError):
-            continue  # it was deleted, and git still tracks it; or just now
+            continue  # deleted, but still tracked by git; or deleted just now
         except OSError as error:
             path = os.path.join(root, name)
             raise InvalidRequest(f"cannot read {path}: {processes.reason(error)}", "have git ignore it") from None
@@ -275,12 +275,12 @@ def _some(names: Sequence[str]) -> str:
 
 
 def guard(code: Tree, limit: int, option: str) -> int:
-    """The bytes of these files; raises `InvalidRequest` when they are more than code can be."""
+    """Return the size of these files in bytes. Raises `InvalidRequest` if it exceeds `limit`."""
     sizes = dict.fromkeys(code.names, 0)
     for name in code.names:
         try:
             sizes[name] = os.lstat(os.path.join(code.root, name)).st_size
-        except OSError:  # it has gone
+        except OSError:  # file is gone
             pass
     total = sum(sizes.values())
     if total > limit:
@@ -295,7 +295,7 @@ def guard(code: Tree, limit: int, option: str) -> int:
 
 
 def real(job: Job) -> Job:
-    """The same with paths without links in their directories: on another machine those links need not be."""
+    """Return the job with symbolic links in its directories resolved: they may not exist on other machines."""
     script = job.program.path
     if os.path.isabs(script):
         script = os.path.join(os.path.realpath(os.path.dirname(script)), os.path.basename(script))
@@ -307,8 +307,11 @@ def real(job: Job) -> Job:
 
 
 def redirect(job: Job, root: str, target: str, option: str = "--snapshot") -> Job:
-    """The job that runs the copy of its code in `target`. A script still starts in its own folder, where its data
-    are; a module or a command is found by the folder, so it starts in the copy. Raises `InvalidRequest`."""
+    """Return the job that runs the copy of its code in `target`.
+
+    A script still starts in its own directory, where its data is; a module or a command is found by the directory, so
+    it starts in the copy. Raises `InvalidRequest`.
+    """
     if job.program.kind != "script":
         return job._replace(cwd=moved(job.cwd, root, target))
     script = _below(root, os.path.join(job.cwd, job.program.argv[0]))
@@ -321,7 +324,7 @@ def redirect(job: Job, root: str, target: str, option: str = "--snapshot") -> Jo
 
 
 def moved(folder: str, root: str, target: str) -> str:
-    """Where a folder below `root` is in the copy in `target`."""
+    """Return where a directory below `root` is in the copy in `target`."""
     return os.path.normpath(os.path.join(target, _below(root, os.path.join(folder, "."))))
 
 
@@ -337,14 +340,14 @@ def snapshot(code: Tree, target: Path) -> None:
             else:
                 shutil.copy2(source, path, follow_symlinks=False)
         except FileNotFoundError:
-            continue  # an editor's file that has gone meanwhile
+            continue  # an editor's temporary file, gone meanwhile
         except OSError as error:
             hint = "free some space there" if error.errno in processes.NO_ROOM else "`chmod` it, or have git ignore it"
             raise InvalidRequest(f"cannot copy {source} to {path}: {processes.reason(error)}", hint) from None
 
 
 def _link_in_copy(code: Tree, name: str) -> str:
-    """Where a link has to lead in a copy: to the copy of what it leads to if there is one, else to that itself."""
+    """Return the target of a link in a copy: the copy of the original target if there is one, otherwise that itself."""
     target = os.readlink(os.path.join(code.root, name))
     folder = os.path.join(code.root, os.path.dirname(name))
     inside = _below(code.root, os.path.normpath(os.path.join(folder, target)))
@@ -363,17 +366,17 @@ def send(
     say: Callable[[str], object],
     env: Mapping[str, str],
 ) -> None:
-    """Bring files to the same path on hosts, to several at a time: what each of them wants. Of these names those that
-    are not here are deleted there. `cwd`: where ranks start.
+    """Send each host the files that it wants, to the same path, to several hosts at a time.
 
-    Raises `InvalidRequest`, `Unreachable`.
+    Names that do not exist here are deleted there. `cwd`: the start directory of the ranks. Raises `InvalidRequest`,
+    `Unreachable`.
     """
     if shutil.which("rsync", path=env.get("PATH")) is None:
         raise InvalidRequest(
             "--sync needs rsync, and there is none here", "install it here and on the hosts: `apt install rsync`"
         )
     root, names = code.root, set().union(*wanted.values())
-    start = {_below(root, os.path.join(cwd, "."))} - {"", "."}  # git lists no empty directory
+    start = {_below(root, os.path.join(cwd, "."))} - {"", "."}  # git lists no empty directories
     total = guard(code._replace(names=tuple(names)), 1 << 62, "--sync")
     hosts = fold_hostlist(target.host for target in wanted)
     if names:
@@ -385,8 +388,8 @@ def send(
         name = f"[{target.host}]" if ":" in target.host else target.host
         done = subprocess.run(
             [
-                # they are known to differ, whatever their times say; with a new time no .pyc there is taken for theirs;
-                # -s: no shell there reads the path
+                # The files are known to differ, whatever their times are; with a new time, no existing .pyc is taken
+                # for theirs. -s: no remote shell parses the path.
                 *("rsync", "-a", "--no-times", "--ignore-times", "-z", "-s"),
                 *("--delete-missing-args", "--from0", "--files-from=-"),
                 *("--rsync-path", f"mkdir -p {shlex.quote(root)} && rsync", "-e", shell),

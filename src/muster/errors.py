@@ -1,20 +1,20 @@
-"""What can go wrong, as four classes under one root.
+"""The exceptions of muster: four classes under one root.
 
     MusterError
-    ├── InvalidRequest   cannot be planned or asked for; nothing was started   exit 2
-    ├── Unreachable      a machine or a service did not answer                 exit 3
-    ├── ControlError     muster itself could not bring the run to its end      exit 125
-    └── Interrupted      the person stopped it before anything was started     exit 130
+    ├── InvalidRequest   invalid options or input; nothing was started         exit 2
+    ├── Unreachable      a host or a service did not answer                    exit 3
+    ├── ControlError     muster itself failed to run the job to its end        exit 125
+    └── Interrupted      the user stopped it before anything was started       exit 130
 
-A job that ran and failed is no exception: it is a `RunResult`, and its exit status is the first failing rank's.
-Mistakes of a developer stay `TypeError` and `ValueError`.
+A job that ran and failed is not an exception: it is a `RunResult`, whose exit code is that of the first rank to fail.
+Programming errors are `TypeError` and `ValueError`.
 """
 
 from __future__ import annotations
 
 
 class MusterError(Exception):
-    """One sentence that says what happened, with which value; `hint` says what to do."""
+    """Base class: `message` says what happened, with the value; `hint`, if any, says what to do."""
 
     exit_code = 125
 
@@ -23,11 +23,11 @@ class MusterError(Exception):
         self.message = message
         self.hint = hint
         self.host = host
-        """The host of which it is true, where it is of one."""
+        """The host where it happened; empty if it concerns no particular host."""
 
     @property
     def sentence(self) -> str:
-        """What happened, and on which host."""
+        """The message, prefixed with the host if there is one."""
         return f"{self.host}: {self.message}" if self.host else self.message
 
     def __str__(self) -> str:
@@ -35,13 +35,13 @@ class MusterError(Exception):
 
 
 class InvalidRequest(MusterError):
-    """It cannot be done as asked, and nothing was started."""
+    """Invalid options or input; nothing was started (exit code 2)."""
 
     exit_code = 2
 
 
 class NoWorkingDirectory(InvalidRequest):
-    """The folder in which muster was started is not there any more, or is out of reach."""
+    """The current directory was deleted, or is not accessible."""
 
     def __init__(self, reason: str | None):
         super().__init__(
@@ -51,18 +51,18 @@ class NoWorkingDirectory(InvalidRequest):
 
 
 class Unreachable(MusterError):
-    """A machine or a service refused or did not answer."""
+    """A host or a service refused the connection or did not answer (exit code 3)."""
 
     exit_code = 3
 
 
 class ControlError(MusterError):
-    """muster itself failed, not the program that it was given."""
+    """muster itself failed, not the program it runs (exit code 125)."""
 
     exit_code = 125
 
 
 class Interrupted(MusterError):
-    """The person stopped muster before there was anything to end."""
+    """The user interrupted muster before anything was started (exit code 130)."""
 
     exit_code = 130

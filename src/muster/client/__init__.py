@@ -1,1 +1,1 @@
-"""A run seen from another terminal: what became of it, what to ask of it, and how it is watched."""
+"""A run as seen from another process: its status, requests to it, and watching it."""

@@ -1,4 +1,4 @@
-"""Watch a run whose supervisor is elsewhere: show it, keep its files if they are not shared, come back when cut off."""
+"""Watch a run whose controller is elsewhere: show it, mirror unshared files, reconnect when cut off."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ from muster.ui.text import outcome_as_json
 from muster.ui.view import View
 
 _PAUSE = 1.0
-"""Seconds between two trials to come back."""
+"""Seconds between attempts to reconnect."""
 _LOOK = 5.0
-"""Seconds between two looks at whether muster is in the foreground of its terminal again."""
+"""Seconds between checks whether muster is in the foreground of its terminal again."""
 
 
 class AttachedClient:
-    """One terminal, and a run elsewhere.
+    """A terminal attached to a run elsewhere.
 
-    `operand` names the run in commands that are shown.
-    `reach` makes a new connection to the supervisor. `show` makes a view once the plan is known. `owner`: the run is
-    to end with this terminal, and Ctrl-C interrupts it; else Ctrl-C only leaves. `keep`: the run directory here, when
-    it is not the one of the supervisor. `files` brings the run directory up to date once all is over, for what nobody
-    has sent, and gives it; None where it is out of reach. `lives` is asked, when a connection has broken, whether
-    there is still something to come back to. `after`: go on where that one stopped. `patience`: seconds to try to
-    come back. `stdin`: what the rank gets that reads the stdin of the owner.
+    `operand` is the run's name in displayed commands. `reach` makes a new connection to the controller. `show` makes a
+    view once the plan is known. `owner`: the run ends with this terminal, and Ctrl-C interrupts it; otherwise Ctrl-C
+    only detaches. `keep`: the local run directory, if it is not the controller's own. `files` updates the local run
+    directory at the end with what was not sent, and returns it; None if the host is unreachable. `lives` is called when
+    a connection broke, and returns whether there is still something to reconnect to. `after`: continue where that
+    client stopped. `patience`: seconds to try to reconnect. `stdin`: descriptor of the input for the rank that reads
+    the owner's stdin.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class AttachedClient:
         )
         self.offsets: dict[str, int] = {}
         self.events = 0
-        """How many events have been seen."""
+        """Number of events seen."""
         self.lives = lives
         if after is not None:
             self.offsets, self.events, self.view = after.offsets, after.events, after.view
@@ -102,14 +102,14 @@ class AttachedClient:
         self.plan: Plan | None = None
         self.outcome: RunResult | None = None
         self.incomplete = False
-        """Output may be missing: a connection broke, or the agents had gone before this one was made."""
+        """True if output may be missing: a connection broke, or the agents had exited before this one was made."""
         self.left = self.gone = False
-        """`left`: the person does not want to watch any more. `gone`: there is no supervisor, and no word of an end."""
+        """`left`: the user stopped watching. `gone`: there is no controller, and the result is not known."""
         self.interrupts = 0
         self.enough = False
-        """Ctrl-C was pressed after all was over: no more is to be shown."""
+        """Ctrl-C was pressed after the end of the run: stop showing output."""
         self.quiet_at: float | None = None
-        """When no rank has written for a moment, if none does until then."""
+        """When no rank will have written for a moment, if none does until then."""
         self.cut_off: float | None = None
         self.next_trial = 0.0
         self.said = False
@@ -120,9 +120,9 @@ class AttachedClient:
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
     def go(self, link: ProcessConnection | None = None) -> RunResult | None:
-        """Watch to the end; None when the person left, or when it came to no end that is known.
+        """Watch until the end and return the result; None if the user left, or the result is not known.
 
-        Raises OSError where there can be no more threads.
+        Raises OSError if no more threads can be started.
         """
         self.pen.writer.start()
         if self.scribe is not None:
@@ -148,16 +148,16 @@ class AttachedClient:
             self.view.finish(self.outcome)
         self.pen.close(lambda: self.enough or self.interrupts > 1 or self.left)
         if self.view is not None:
-            self.view.put = write  # whoever has more to show has no pen
+            self.view.put = write  # later output goes directly to the descriptors, not to the closed writer
         return self.outcome
 
     @property
     def over(self) -> bool:
-        """There is nothing to watch any more."""
+        """Whether there is nothing left to watch."""
         return self.outcome is not None or self.left or self.gone
 
     def _catch_up(self, view: View) -> None:
-        """Show what was written and nobody has sent, or say that there may be such."""
+        """Show output that was written but never sent, or say that some may be missing."""
         if not self.incomplete or self.interrupts > 1 or not view.wants:
             return
         try:
@@ -212,7 +212,7 @@ class AttachedClient:
             self._attach(self.version)
 
     def _attach(self, version: int) -> None:
-        """Say what is wanted; so far as this has been seen, it is not sent again."""
+        """Subscribe to the run; what this client has seen already is not sent again."""
         if why := lacks(version):
             self._refuse(why)
             return
@@ -241,7 +241,7 @@ class AttachedClient:
         try:
             self._dispatch(fields, payload)
         except NOT_UNDERSTOOD as error:
-            # a hostile host, or another version of muster: nothing of it is written or shown
+            # a hostile host, or another version of muster: nothing from it is written or shown
             said = f"{self.host} sent `{fields['kind']}` in a way that is not understood: {error!r}"
             version = fields.get("version", self.version)
             if version not in (VERSION, None):
@@ -250,7 +250,7 @@ class AttachedClient:
             self.gone = True
 
     def _lost(self) -> None:
-        """The connection has ended; make another."""
+        """Handle the end of the connection: reconnect."""
         self.connection = None
         self.incomplete = True
         now = time.monotonic()
@@ -263,7 +263,7 @@ class AttachedClient:
             self.said = True
             self._words(f"the connection to {self.host} broke; trying for {self.patience:.0f} s to come back")
 
-    # ---- what the supervisor says -----------------------------------------------------------------------------------
+    # ---- messages of the controller ---------------------------------------------------------------------------------
 
     def _on_run(self, payload: bytes, id: str, phase: str, plan: Mapping[str, Any], version: int = UNTOLD) -> None:
         if why := lacks(version):
@@ -312,7 +312,7 @@ class AttachedClient:
         if self.view.wants is True or (self.view.wants and rank in self.view.wants):
             self.view.output(rank, stream, payload)
             self.quiet_at = time.monotonic() + QUIET
-        # what was shown makes room for more
+        # acknowledge output once it is shown, so that more is sent
         self.pen.writer.then(lambda: self._tell("credit", node=node, count=len(payload)))
 
     def _on_finished(self, payload: bytes, outcome: Mapping[str, Any]) -> None:
@@ -332,18 +332,18 @@ class AttachedClient:
             self._attach(self.version)
 
     def _on_unknown(self, payload: bytes, what: str, version: int) -> None:
-        """It is of another version, and has skipped something; the run goes on, and so does what is shown."""
+        """Ignore that a controller of another version skipped a message; the run and its display continue."""
         if what == "attach":
             self._refuse(f"it speaks version {version} of the protocol, which has no `{what}`")
 
     def _on_no_controller(self, payload: bytes, there: bool = False) -> None:
-        """Nobody supervises it any more."""
+        """Handle that nobody supervises the run any more."""
         self.gone = True
 
-    # ---- the person -------------------------------------------------------------------------------------------------
+    # ---- the user ---------------------------------------------------------------------------------------------------
 
     def stop(self, number: int) -> None:
-        """End the run as this signal to its owner would; any thread may ask for it."""
+        """Stop the run as if its owner received this signal. Thread-safe."""
         self.loop.call_soon_threadsafe(lambda: self._signalled([number]))
 
     def _signalled(self, numbers: Sequence[int]) -> None:
@@ -367,26 +367,26 @@ class AttachedClient:
                 self._tell("forward_signal", number=number)
 
     def _resized(self) -> None:
-        """Ranks that have a pseudo-terminal get it in the size of this one."""
+        """Pass the size of this terminal on to ranks with a pseudo-terminal."""
         size = terminal_fields(self.plan, size_here({}, default=False)) if self.plan is not None else None
         if size is not None and self.owner:
             self._tell("resize", rows=size["rows"], columns=size["columns"])
 
     def _pause(self) -> None:
-        """Ctrl-Z: nobody is to think that this terminal has gone."""
+        """Handle Ctrl-Z: tell the controller that this terminal still exists, then stop."""
         self._tell("suspend")
         deadline = time.monotonic() + 1.0
         while self.connection is not None and not self.connection.idle and time.monotonic() < deadline:
             self.connection.flush()
         os.kill(os.getpid(), signal.SIGSTOP)
-        if self.connection is not None:  # it goes on here
+        if self.connection is not None:  # continues here after SIGCONT
             self.connection.keep_alive()
 
 
 def show_rest(run: Run, view: View, offsets: dict[str, int], tail: int | None = None) -> None:
-    """Show what the files of a run hold and nobody has sent: it may have ended before anybody could watch.
+    """Show output in the run's log files that was not sent: the run may have ended before anyone could watch.
 
-    `tail`: of a file of which nothing was sent, the last so many bytes only.
+    `tail`: of log files of which nothing was sent, show only the last `tail` bytes.
     """
     for attempt in run.attempts():
         for rank in run.ranks(attempt):
@@ -404,6 +404,6 @@ def show_rest(run: Run, view: View, offsets: dict[str, int], tail: int | None = 
                         offsets[name] = file.tell()
                 except FileNotFoundError:
                     pass
-                except (OSError, MusterError) as error:  # somebody has put something else there
+                except (OSError, MusterError) as error:  # someone replaced the file by something else
                     why = processes.reason(error)
                     view.say(f"{run.log(attempt, rank, stream)} is not shown: {why}")

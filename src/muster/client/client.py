@@ -1,4 +1,4 @@
-"""What commands have to do with who looks after a run: questions, files, and news of its end, over one connection."""
+"""A command's requests to the controller of a run: questions, files and the final result, over one connection."""
 
 from __future__ import annotations
 
@@ -23,42 +23,43 @@ if TYPE_CHECKING:
     from muster.client.connection import Connection
 
 _TRIALS, _PAUSE = 5, 0.3
-"""How often a controller that hung up without an answer is asked again, and the seconds before that."""
+"""Number of attempts to ask a controller that hung up without an answer, and the seconds between them."""
 ANSWERS_WITHIN = 15.0
-"""Seconds in which a controller elsewhere, or a scheduler, has to answer."""
+"""Seconds for a remote controller, or a scheduler, to answer."""
 _FILES_WITHIN = 60.0
-"""Seconds in which the files of a run have to come."""
+"""Seconds for the files of a run to arrive."""
 _ALL_SEEN = 1 << 40
-"""A number of events that no run has: none of them is sent."""
+"""An event number beyond those of any run, so that no events are sent."""
 
 Output = Callable[[int, str, int, int, bytes], object]
-"""Takes what a rank has written: rank, stream, attempt, offset, bytes."""
+"""Called with output of a rank: rank, stream, attempt, offset, bytes."""
 
 
 class Client:
     """A command's connection to the controller of one run that is elsewhere, or detached.
 
-    It is made when it is needed first, and again when it is needed after it has broken. Who has subscribed is told of
-    the end of the run, and of output, while the loop runs (`pause`).
+    It is made on first use, and again on the next use after it broke. A subscriber is notified of the end of the run,
+    and of output, while the loop runs (`pause`).
     """
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.outcome: RunResult | None = None
-        """How the run, or an attempt that may come again, has ended, once the controller has said so."""
+        """The result of the run, or of an attempt that may be repeated, once the controller has reported it."""
         self._subscribed = False
         self._loop: EventLoop | None = None
         self._connection: Connection | None = None
         self._version: int | None = None
-        """What the controller at the other end speaks; None until it has said so."""
+        """The controller's protocol version; None until it is known."""
         self._gone: dict[str, Any] | None = None
-        """There is no controller at the other end, only the files of the run: how that was said."""
+        """The reply that there is no controller at the other end, only the files of the run."""
         self._gone_told = False
-        """Who asked has been told so; who asks again wants to know whether there is one by now."""
+        """True once that was returned to the caller: another question asks again whether there is a controller by now.
+        """
         self._answers: deque[dict[str, Any]] = deque()
         self._output: Output | None = None
         self._replacement: Replacement | None = None
-        """The file that comes in pieces just now."""
+        """The file whose pieces are arriving."""
 
     def __enter__(self) -> Client:
         return self
@@ -67,7 +68,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self._disconnect()
         if self._loop is not None:
             self._loop.close()
@@ -75,24 +76,24 @@ class Client:
 
     @property
     def connected(self) -> bool:
-        """There is a connection to the controller."""
+        """Whether there is a connection to the controller."""
         return self._open and self._gone is None
 
     @property
     def _open(self) -> bool:
-        """There is a connection to the machine of the run."""
+        """Whether there is a connection to the machine of the run."""
         return self._connection is not None and self._connection.open
 
     @property
     def subscribed(self) -> bool:
-        """The controller tells when the run ends."""
+        """Whether the controller will report the end of the run."""
         return self._subscribed and self.connected
 
     # ---- the connection ---------------------------------------------------------------------------------------------
 
     def _connect(self) -> Connection:
-        """The connection; raises `InvalidRequest` for a host that has no name of a host."""
-        from muster.client.connection import Connection  # imported late: `muster ps` of local runs needs none of it
+        """Return the connection, making it if necessary. Raises `InvalidRequest` for an invalid hostname."""
+        from muster.client.connection import Connection  # imported late: `muster ps` of local runs does not need it
 
         if self._connection is None or not self._connection.open:
             self._forget()
@@ -110,7 +111,7 @@ class Client:
     def _forget(self) -> None:
         self._connection, self._version, self._subscribed = None, None, False
         self._gone, self._gone_told = None, False
-        self._replacement = None  # a part of it
+        self._replacement = None  # an incomplete file
         self._answers.clear()
 
     def _note(self, text: str) -> None:
@@ -120,7 +121,7 @@ class Client:
         print(f"muster: {name}: {text}", file=sys.stderr)
 
     def _until(self, condition: Callable[[], object], deadline: float) -> bool:
-        """Run the loop until this is so; False when the connection ends or the time is over before."""
+        """Run the loop until the condition holds; return False if the connection ends or time runs out first."""
         while not condition():
             left = deadline - time.monotonic()
             if self._loop is None or not self._open or left <= 0:
@@ -129,7 +130,7 @@ class Client:
         return True
 
     def pause(self, seconds: float) -> None:
-        """Let time pass; less of it when the end of the run is told, or the connection ends that would tell it."""
+        """Wait for `seconds`; less if the end of the run is reported, or the connection ends that would report it."""
         if not self.connected or self._loop is None:
             time.sleep(seconds)
             return
@@ -162,11 +163,11 @@ class Client:
                 self._output(told["rank"], told["stream"], told["attempt"], told["offset"], payload)
                 self._tell("credit", node=told["node"], count=len(payload))
         except NOT_UNDERSTOOD:
-            # a hostile host, or another version of muster: the files of the run tell of its end
+            # a hostile host, or another version of muster: the result is taken from the files of the run
             self._disconnect()
 
     def _keep(self, data: bytes, name: str, offset: int, whole: bool) -> None:
-        """A piece of a file has come; one that is `whole` is written anew."""
+        """Write a piece of a file; a file that is `whole` is replaced completely."""
         if self._replacement is not None and (not whole or self._replacement.name != name):
             self._keep_replacement()
         if not whole:
@@ -177,7 +178,7 @@ class Client:
         self._replacement.add(offset, data)
 
     def _keep_replacement(self) -> None:
-        """The file of which pieces have come is whole: files come one after another."""
+        """Write the file whose pieces have arrived: files are sent one after another."""
         if self._replacement is not None:
             replacement, self._replacement = self._replacement, None
             replacement.keep(self.run)
@@ -189,10 +190,10 @@ class Client:
     # ---- questions --------------------------------------------------------------------------------------------------
 
     def ask(self, kind: str, within: float = ANSWERS_WITHIN, **fields: Any) -> dict[str, Any]:
-        """Ask the controller of the run; `gone` is true in the answer where there is none.
+        """Send a request to the controller and return its reply; `gone` is true in it if there is no controller.
 
-        Where it cannot be reached the answer has only `silent`: why, in words. Where it does not understand the
-        question the answer has only `refused`.
+        `within`: timeout in seconds. If the controller cannot be reached, the reply has only `silent`: why, as a
+        sentence. If it does not understand the request, the reply has only `refused`.
         """
         deadline = time.monotonic() + within
         for _ in range(_TRIALS):
@@ -207,21 +208,21 @@ class Client:
             answer = self._answer(connection, kind, fields, deadline)
             if answer is not None:
                 return answer
-            self._disconnect()  # a late answer would be taken for that to another question
+            self._disconnect()  # a late reply would be taken for that to another request
             if not connection.arrived or time.monotonic() >= deadline:
                 return {"silent": connection.link.stderr_summary() or f"nothing was heard within {within:g} s"}
-            # it was reached, and was just about to end, or to begin again
+            # it was reached, and was about to exit or to restart
             time.sleep(_PAUSE)
         return {"silent": f"the host was reached, but nobody there answered ({_TRIALS} times)"}
 
     def _answer(
         self, connection: Connection, kind: str, fields: Mapping[str, Any], deadline: float
     ) -> dict[str, Any] | None:
-        """What the controller answers; None where it does not."""
+        """Return the controller's reply; None if there is none."""
         if not self._until(lambda: connection.arrived, deadline):
             return None
         if self._version is None or kind == "state":
-            greeting = self._exchange("state", {"version": VERSION}, deadline)  # which is known to all
+            greeting = self._exchange("state", {"version": VERSION}, deadline)  # every version knows this message
             if greeting is None or kind == "state" or self._version is None:
                 return greeting
         if why := lacks(self._version, FROM_CLIENT[kind]):
@@ -244,14 +245,14 @@ class Client:
             self._connection.version = self._version
         return answer
 
-    # ---- news -------------------------------------------------------------------------------------------------------
+    # ---- subscription -----------------------------------------------------------------------------------------------
 
     def subscribe(
         self, want: Sequence[int] = (), offsets: Mapping[str, int] | None = None, output: Output | None = None
     ) -> bool:
-        """Be told of the end by a controller that has answered; and of what ranks write, from these offsets on.
+        """Subscribe to the end of the run, and to output of ranks from `offsets` on; return False if impossible.
 
-        False where that controller cannot be watched.
+        The controller must have answered before.
         """
         if not self.connected or self._version is None or lacks(self._version, FROM_CLIENT["attach"]):
             return False
@@ -267,14 +268,14 @@ class Client:
 
     @property
     def keeps_files(self) -> bool:
-        """The run directory here is a copy of one that is elsewhere."""
+        """Whether the local run directory is a copy of one elsewhere."""
         job = self.run.job
         return bool(job.get("served")) and not job.get("shared") and not is_anothers(self.run)
 
     def sync_files(self, last: bool = False) -> bool:
-        """Bring the files of the run here whose run directory is elsewhere; False when that cannot be reached.
+        """Update the local copy of a run directory elsewhere; return False if that is unreachable.
 
-        `last`: the controller has said its last word, and waits for its clients to go.
+        `last`: the run has ended, and the controller only waits for its clients to leave.
         """
         if not self.keeps_files:
             return True
@@ -293,7 +294,7 @@ class Client:
 
 
 def sync_files(run: Run) -> bool:
-    """Bring the files of a run here, over a connection of its own; see `Client.sync_files`."""
+    """Update the local copy of a run directory over a new connection; see `Client.sync_files`."""
     with Client(run) as client:
         return client.sync_files()
 
@@ -301,9 +302,9 @@ def sync_files(run: Run) -> bool:
 def ask(
     run: Run, kind: str, client: Client | None = None, within: float = ANSWERS_WITHIN, **fields: Any
 ) -> dict[str, Any]:
-    """Ask who looks after a run for something, and give the answer. Raises `ControlError`, `Unreachable` for none.
+    """Send a request to the controller of a run and return its reply. Raises `ControlError`, `Unreachable`.
 
-    `within` bounds the seconds for which another machine is waited for. `client`: the connection to use.
+    `within`: timeout in seconds for other machines. `client`: the connection to use.
     """
     if not run.job.get("served"):
         return _ask_here(run, kind, fields)
@@ -321,7 +322,7 @@ def ask(
 
 
 def _ask_here(run: Run, kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Ask the agent of a run that a terminal of this machine looks after. Raises `ControlError`."""
+    """Ask the agent of a run that is controlled from a terminal of this machine. Raises `ControlError`."""
     try:
         link = agent_of(run)
     except TimeoutError:
@@ -341,7 +342,7 @@ def _ask_here(run: Run, kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ask_agent(run: Run, link: socket.socket, kind: str, **fields: Any) -> dict[str, Any]:
-    """Ask the agent of a run; empty when it hangs up. Raises `ControlError`."""
+    """Send a request to the agent of a run; return an empty reply if it hangs up. Raises `ControlError`."""
     link.sendall(encode_frame(kind, **fields))
     frames = FrameDecoder()
     while True:

@@ -1,4 +1,4 @@
-"""A controller lives as long as its run: it may be of an earlier version of muster than the command that asks it."""
+"""Protocol compatibility: the controller of a run may be of an older muster version than the command that asks it."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ RENAMED_IN = 5
 """The version in which kinds of messages got the names that they have now."""
 
 UNTOLD = 3
-"""The version of a controller or an agent that tells of none: they do since version 4."""
+"""Version assumed for controllers and agents that report none; all do since version 4."""
 
 HINT = "use the version of muster that started the run"
 
 
 def version_of(answer: Mapping[str, Any]) -> int:
-    """The version of the protocol that who gave this answer to `state` speaks; 0 for what is none."""
+    """Return the protocol version in a reply to `state`; 0 if it is invalid."""
     version = answer.get("version", UNTOLD)
     return version if type(version) is int else 0
 
 
 def lacks(version: int, message: Message | None = None) -> str:
-    """Why one that speaks this version cannot be talked to, or not be sent this message; empty when it can."""
+    """Return why a peer of this version cannot be used, or not be sent this message; empty if it can."""
     if version < OLDEST:
         return f"it speaks version {version} of the protocol, and this muster speaks versions {OLDEST} to {VERSION}"
     if message is not None and message.since > version and message.kind not in FORMER:

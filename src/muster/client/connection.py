@@ -1,4 +1,4 @@
-"""One connection to a program that was sent to the machine of a run: frames both ways, and signs of life."""
+"""One connection to a program that was sent to the machine of a run: frames in both directions, and heartbeats."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from muster.protocol.frames import VERSION, UnknownKinds, encode_frame
 from muster.protocol.messages import BEAT, CLIENT, PROXY, TO_CLIENT, Message, between
 
 HEARD: dict[str, Message] = {**TO_CLIENT, **between(PROXY, CLIENT)}
-"""What a command may hear from the machine of a run, by kind."""
+"""Messages that a command may receive from the machine of a run, by kind."""
 
 _CLOSES_WITHIN = 2.0
-"""Seconds in which the child process behind a connection has to end."""
+"""Seconds for the child process behind a connection to exit."""
 
 
 def _nothing() -> None:
-    """For who need not know."""
+    """Do nothing: the default callback."""
 
 
 class Connection:
-    """A connection in an event loop, from its start to its end. It is not made again: whoever has it makes another.
+    """A connection in an event loop, from its start to its end. It does not reconnect.
 
-    `heard` is given each message, `arrived` is called once the program there runs, and `ended` when the connection has
-    ended, unless that is by `close`.
+    `heard` is called with each message, `arrived` once the remote program runs, and `ended` when the connection has
+    ended other than by `close`.
     """
 
     def __init__(
@@ -49,16 +49,16 @@ class Connection:
 
     @property
     def arrived(self) -> bool:
-        """The program there runs. What was sent before is lost."""
+        """Whether the remote program runs. What was sent earlier is lost."""
         return self.link.banner is None
 
     @property
     def idle(self) -> bool:
-        """All that was sent has been taken."""
+        """Whether everything sent has been taken."""
         return not self.link.channel.out
 
     def start(self) -> None:
-        """Read from now on; one that was made elsewhere may have arrived already."""
+        """Start reading; a connection that was made elsewhere may have arrived already."""
         self._loop.add_reader(self.link.stdout, self._readable)
         self._loop.add_reader(self.link.stderr, self._complained)
         self.flush()
@@ -71,11 +71,11 @@ class Connection:
         self.flush()
 
     def flush(self) -> None:
-        """Send what waits, as far as it is taken now."""
+        """Send queued data, as much as is accepted now."""
         self.link.channel.pump(self._loop, self.flush)
 
     def keep_alive(self) -> None:
-        """Give signs of life, now and from now on."""
+        """Send a heartbeat now and regularly from now on."""
         if self.open:
             if self._beat is not None:
                 self._beat.cancel()
@@ -83,13 +83,13 @@ class Connection:
             self.tell("heartbeat")
 
     def close(self, at_once: bool = True) -> None:
-        """End it, and the child process behind it; unless `at_once`, that may end by itself first."""
+        """Close the connection and terminate its child process; unless `at_once`, let that exit by itself first."""
         if not self.open:
             return
         self.open = False
         if self._beat is not None:
             self._beat.cancel()
-        self.link.drain_stderr()  # for its last words
+        self.link.drain_stderr()  # for its last error message
         self._loop.remove(self.link.stdout, self.link.stderr, self.link.stdin)
         if at_once or not self.arrived:
             self.link.process.terminate()
@@ -115,7 +115,7 @@ class Connection:
 
 
 def frames(link: ProcessConnection, within: float) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """The messages that come over a connection, which ends with this."""
+    """Yield the messages of a connection for at most `within` seconds, then close it."""
     deadline = time.monotonic() + within
     unknown = UnknownKinds(lambda text: print(f"muster: {link.host}: {text}", file=sys.stderr))
     came: deque[tuple[dict[str, Any], bytes]] = deque()

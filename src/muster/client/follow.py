@@ -1,5 +1,7 @@
-"""Follow a run to its end: its controller tells of that over one connection, and only where there is none is it asked
-for again and again."""
+"""Follow a run to its end.
+
+The controller reports the end over one connection; only if there is no controller, the run's status is polled.
+"""
 
 from __future__ import annotations
 
@@ -21,36 +23,36 @@ from muster.rundir.run import Run
 from muster.ui.text import outcome_as_json
 
 _COMES_BACK = 60.0
-"""Seconds for which a host that does not answer is asked again by who waits for the end of a run there."""
+"""Seconds for which an unresponsive host is asked again while waiting for the end of a run there."""
 _LOOK = 2.0
-"""Seconds between two trials to reach the controller in a job of a scheduler, which may be just ending."""
+"""Seconds between attempts to reach the controller in a scheduler's job, which may be just ending."""
 _PAUSE = 1.0
-"""Seconds between two questions to a host that does not answer."""
+"""Seconds between questions to a host that does not answer."""
 _ARRIVES_WITHIN = 5.0
-"""Seconds in which it has to answer: meanwhile nothing is shown."""
+"""Seconds for it to answer: meanwhile nothing is shown."""
 _LONG = 20.0
-"""Seconds after which it is noted again that a run was heard of."""
+"""Maximum seconds between notes that a run was heard of."""
 
 
 def _say_nothing(why: str) -> None:
-    """For who need not know that a host does not answer."""
+    """Ignore that a host does not answer."""
 
 
 def tell_silence(why: str) -> None:
-    """Tell a person that a host does not answer."""
+    """Tell the user that a host does not answer."""
     print(f"muster: {why}; asking again for a minute", file=sys.stderr)
 
 
 class Mirror:
-    """Keeps what ranks write on other machines in the run directory here, and when it came."""
+    """Mirrors output of ranks on other machines in the local run directory, and records when it came."""
 
     def __init__(self, run: Run, ranks: Sequence[int]) -> None:
         self.run, self.ranks = run, ranks
         self._grown: dict[int, list[Grown]] = {}
-        """What has come and nobody has taken, by attempt."""
+        """Output that came and was not taken yet, by attempt."""
 
     def offsets(self) -> dict[str, int]:
-        """How much there is of each log."""
+        """Return the size of each local log file."""
         found = {}
         for attempt in self.run.attempts():
             for rank in self.ranks:
@@ -61,7 +63,7 @@ class Mirror:
         return found
 
     def put(self, rank: int, stream: str, attempt: int, offset: int, data: bytes) -> None:
-        """Keep a piece of a log. Raises OSError, and `Malformed` for what is none."""
+        """Write a piece of a log file. Raises OSError, and `Malformed` for an invalid stream."""
         if stream not in ("out", "err"):
             raise Malformed(f"output of {stream!r}")
         name = str(self.run.log(attempt, rank, stream).relative_to(self.run.path))
@@ -69,15 +71,15 @@ class Mirror:
         self._grown.setdefault(attempt, []).append(Grown(time.time(), attempt, rank, stream, offset + len(data)))
 
     def take(self, attempt: int) -> list[Grown]:
-        """What has come of this attempt since the last time."""
+        """Return what has come of this attempt since the last call."""
         return self._grown.pop(attempt, [])
 
 
 class Follower:
-    """Looks whether a run goes on, as often as one likes: that is a question only where its controller does not tell.
+    """Tracks whether a run continues. It may be called often: it asks only if the controller does not report by itself.
 
-    A host that does not answer may come back, or the way to it: `lost_sight` is told why, once each time, and the
-    host is asked again for a minute before the run counts as `unknown`. `mirror` is given what its ranks write.
+    A host that does not answer may come back: `lost_sight` is called with the reason, once each time, and the host is
+    asked again for a minute before the run counts as `unknown`. `mirror` receives the output of its ranks.
     """
 
     def __init__(
@@ -92,13 +94,13 @@ class Follower:
         self._silent_since: float | None = None
         self._final: RunStatus | None = None
         self._past: bytes | None = None
-        """What the controller of an attempt has left that is over, while a scheduler may start another one."""
+        """The controller's record of a finished attempt, while a scheduler may start another one."""
         self._tried: bytes | None = None
-        """What the controller has left that was tried to reach last."""
+        """The controller's record at the last attempt to reach it."""
         self._next_trial, self._trial_pause = 0.0, _LOOK
 
     def look(self, left: float = _LONG) -> RunStatus:
-        """How the run stands now, for who has so many seconds `left`. Raises `Unreadable`."""
+        """Return the current status of the run; the caller has `left` seconds. Raises `Unreadable`."""
         if self._final is not None:
             return self._final
         outcome = self.client.outcome
@@ -118,7 +120,7 @@ class Follower:
         return found
 
     def goes_on(self, found: RunStatus) -> bool:
-        """Who waits for the end has to wait longer."""
+        """Return whether to keep waiting for the end."""
         if found.state is not RunState.UNKNOWN or not self.run.job.get("served"):
             self._silent_since = None
         elif self._silent_since is None:
@@ -129,23 +131,25 @@ class Follower:
 
     @property
     def silent(self) -> bool:
-        """The host does not answer."""
+        """Whether the host does not answer."""
         return self._silent_since is not None
 
     def pause(self, seconds: float) -> None:
-        """Let time pass, until there may be news: that is less where nobody tells of them, and more where all are
-        silent."""
+        """Wait for at most `seconds`, until there may be news.
+
+        Polls sooner if nobody reports news, and later if the host is unresponsive.
+        """
         if self.client.subscribed:
             self.client.pause(min(seconds, _LONG))
         else:
             self.client.pause(_PAUSE if self.silent else min(seconds, 0.25))
 
     def _subscribe(self, left: float) -> None:
-        """Have the controller tell of the end, if there is one that can be reached."""
+        """Subscribe to the end of the run, if a controller can be reached."""
         job = self.run.job
         if not job.get("served") or is_anothers(self.run):
             return
-        if not self.client.connected:  # its scheduler has told that it runs
+        if not self.client.connected:  # the scheduler reported that it runs
             record = self.run.bytes_of(RECORD)
             if record in (None, self._past) or left < _ARRIVES_WITHIN:
                 return
@@ -164,7 +168,7 @@ class Follower:
             self.client.subscribe(mirror.ranks, mirror.offsets(), mirror.put)
 
     def _ended(self, outcome: RunResult) -> RunStatus:
-        """Its controller has told of the end: bring the files here, over the same connection."""
+        """Handle the end reported by the controller: fetch the files over the same connection."""
         if self.client.keeps_files:
             self.client.sync_files(last=True)
             if self.run.outcome is None:
@@ -174,15 +178,15 @@ class Follower:
 
 
 class Waited(NamedTuple):
-    """What came of waiting for the end of a run."""
+    """The result of waiting for the end of a run."""
 
     status: RunStatus
     in_time: bool
-    """False where the time was over before anything was known of an end."""
+    """False if the timeout expired before the result was known."""
 
 
 def wait(follower: Follower, timeout: float | None = None) -> Waited:
-    """Wait until a run has ended, for at most `timeout` seconds."""
+    """Wait until a run has ended, for at most `timeout` seconds (None: no limit)."""
     deadline = None if timeout is None else time.monotonic() + timeout
 
     def left() -> float:

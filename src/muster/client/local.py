@@ -1,4 +1,4 @@
-"""What this machine knows by itself of a run: whose it is, and whether its processes are here."""
+"""What this machine knows about a run: its owner, and whether its processes are here."""
 
 from __future__ import annotations
 
@@ -11,45 +11,45 @@ from muster.protocol import local_sockets
 from muster.rundir.run import Run
 
 PATIENCE = 5.0
-"""Seconds in which an agent must answer."""
+"""Seconds for an agent to answer."""
 
 
 def is_anothers(run: Run) -> bool:
-    """The run is another user's, and this is root.
+    """Return whether the run belongs to another user, and this is root.
 
-    That user can write anything into the directory at any moment, links too. So root reads it field by field,
-    writes nothing there, asks no host and no scheduler in that user's name, and believes no socket but that user's.
+    That user can write anything into the directory at any moment, including links. So root reads it field by field,
+    writes nothing there, contacts no host or scheduler on that user's behalf, and trusts no socket except that user's.
     """
     return run.uid != os.getuid()
 
 
 def answers(run: Run) -> bool:
-    """Its agent, or its supervisor, is here: whatever its files say, it runs."""
+    """Return whether its agent or controller is here: then it runs, whatever its files say."""
     return agent_listens(run) or local_sockets.listens(
         partial(local_sockets.find, str(run.path), local_sockets.SUPERVISOR)
     )
 
 
 def agent_listens(run: Run) -> bool:
-    """Its agent is here, even if it takes no connection."""
+    """Return whether its agent is here, even if it accepts no connection."""
     return local_sockets.listens(partial(local_sockets.find, str(run.path), local_sockets.AGENT))
 
 
 def starter_lives(run: Run) -> bool:
-    """The process that job.json names lives, and is not stopped (Ctrl-Z) while its agent has ended the ranks."""
+    """Return whether the starting process is alive, and not stopped (Ctrl-Z) after its agent killed the ranks."""
     job = run.job
     lives = procfs.still_lives(job.get("pid", 0), job.get("pid_started", ""))
     return lives and (is_anothers(run) or not _stopped_after_its_ranks(run, job["pid"]))
 
 
 def _stopped_after_its_ranks(run: Run, pid: int) -> bool:
-    """The agent has ended the ranks, and muster is stopped (Ctrl-Z), so it does not take note of that."""
+    """Return whether muster is stopped (Ctrl-Z) and has therefore not noticed that the agent killed the ranks."""
     found = procfs.stat(pid)
     return found is not None and found.state in ("T", "t") and any(run.path.glob("node_*/ended.json"))
 
 
 def agent_of(run: Run) -> socket.socket | None:
-    """A connection to the agent of a run here; raises TimeoutError when there is one that takes none."""
+    """Return a connection to a run's local agent; None without one. Raises TimeoutError if it accepts no connection."""
     link = local_sockets.find(str(run.path), local_sockets.AGENT)
     if link is not None:
         link.settimeout(PATIENCE)

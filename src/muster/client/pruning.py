@@ -1,4 +1,4 @@
-"""Old runs and their end. What lives, or of which that is not known, is never touched."""
+"""Deleting old runs. Runs that are alive, or whose state is unknown, are never touched."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from muster.rundir.store import Store, remove_run
 from muster.ui.formatting import size_in_words
 
 _LIVING = (RunState.RUNNING, RunState.PENDING, RunState.UNKNOWN)
-"""States of runs whose files are still wanted."""
+"""States of runs whose files are still needed."""
 _WITHIN = 4.0
-"""Seconds in which machines and schedulers have to answer while a run waits to be started."""
+"""Seconds for machines and schedulers to answer while a run waits to start."""
 _BEGINS = 600.0
-"""Seconds for which a run that nobody answers for may be one that is just being started."""
+"""Seconds for which an unresponsive run may be one that is just starting."""
 
 
 def ended(found: Sequence[Run], within: float) -> list[Run]:
-    """Those of these runs that have ended. All are asked at the same time, for `within` seconds."""
+    """Return the runs that have ended. All are asked at the same time, for at most `within` seconds."""
     seen = zip(found, statuses(found, within))
     return [run for run, status in seen if status.state not in (*_LIVING, RunState.UNREADABLE)]
 
 
 def refuse_living(found: Sequence[Run], within: float) -> None:
-    """Raise `InvalidRequest`, or `Unreachable`, for the first of these runs that may live.
+    """Raise `InvalidRequest` or `Unreachable` for the first run that may be alive.
 
-    A damaged one has ended when nobody answers for it on this machine.
+    A damaged run has ended if nothing answers for it on this machine.
     """
     for run, status in zip(found, statuses(found, within)):
         require_known(run, status)
@@ -47,9 +47,9 @@ def refuse_living(found: Sequence[Run], within: float) -> None:
 
 
 def beyond(sizes: Sequence[int], keep_runs: int | None, keep_size: int | None) -> int:
-    """How many of the oldest runs are beyond the limits, where one more is about to be made.
+    """Return how many of the oldest runs exceed the limits, given that one more is about to be created.
 
-    `sizes` are the bytes of the runs, the oldest first.
+    `sizes` are the bytes of the runs, oldest first.
     """
     kept = total = 0
     for size in reversed(sizes):
@@ -61,7 +61,7 @@ def beyond(sizes: Sequence[int], keep_runs: int | None, keep_size: int | None) -
 
 
 def limit(store: Store, keep_runs: int | None, keep_size: int | None) -> str:
-    """Delete this user's runs in the run directory that are beyond the limits and have ended; gives a line about it."""
+    """Delete this user's finished runs that exceed the limits; return a message about it."""
     own = [run for run in list_runs(store.here) if not is_anothers(run)]
     sizes = [_size(run) if keep_size is not None else 0 for run in own]
     old = [run for run in ended(own[: beyond(sizes, keep_runs, keep_size)], _WITHIN) if not _may_begin(run)]
@@ -75,21 +75,21 @@ def limit(store: Store, keep_runs: int | None, keep_size: int | None) -> str:
 
 
 def _may_begin(run: Run) -> bool:
-    """It has no outcome because it is just being started, perhaps: nobody answers for it yet."""
+    """Return whether it may have no outcome because it is just starting: nothing answers for it yet."""
     return run.outcome is None and time.time() - run.job.get("time", 0.0) < _BEGINS
 
 
 def _size(run: Run) -> int:
-    """The bytes that a run takes on disk."""
+    """Return the disk usage of a run in bytes."""
     found = 0
     for folder, _, files in os.walk(run.path):
         for name in files:
-            with suppress(OSError):  # it lives, and so do its files
+            with suppress(OSError):  # it is alive, and its files change
                 found += os.lstat(os.path.join(folder, name)).st_blocks * 512
     return found
 
 
 def delete(store: Store, run: Run) -> None:
-    """Delete a run, with what is remembered of it."""
+    """Delete a run, and what is stored about it elsewhere."""
     forget_way(run)
     remove_run(store, run)

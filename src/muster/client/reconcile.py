@@ -1,4 +1,4 @@
-"""What became of runs: who knows is asked, and the run directories here are brought up to date with it."""
+"""The status of runs, asked from whoever knows it, and updating the local run directories with it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from muster.schedulers.client import SchedulerClient
 
 _TO_GIVE_UP = 1.0
-"""Seconds for ending an ssh that got nowhere."""
+"""Seconds to terminate an ssh that did not connect."""
 
 
 def statuses(runs: Sequence[Run], within: float) -> list[RunStatus]:
-    """What became of each run. All are asked at the same time; what has not answered in `within` seconds is unknown."""
+    """Return the status of each run, asking all at once; unknown if there is no answer in `within` seconds."""
     found: dict[str, RunStatus] = {}
 
     def look(several: Sequence[Run]) -> None:
@@ -39,8 +39,8 @@ def statuses(runs: Sequence[Run], within: float) -> list[RunStatus]:
                 found[run.id] = RunStatus(RunState.UNKNOWN, error.sentence)
 
     here, queued, far = _by_place(runs)
-    # one thread for all that are in queues, since each is asked once and its answer kept. No pool: its threads would be
-    # waited for when this program ends
+    # One thread for all runs in queues, since each scheduler is asked once and its answer cached. No pool: its threads
+    # would be joined at exit.
     asked = [queued, *([run] for run in far)]
     asking = [threading.Thread(target=look, args=(several,), daemon=True) for several in asked]
     deadline = time.monotonic() + within + _TO_GIVE_UP
@@ -54,7 +54,7 @@ def statuses(runs: Sequence[Run], within: float) -> list[RunStatus]:
 
 
 def _by_place(runs: Sequence[Run]) -> tuple[list[Run], list[Run], list[Run]]:
-    """Those of which this machine knows all; those of which a scheduler is asked; those of which another machine is."""
+    """Return the runs known to this machine, those known to a scheduler, and those known to another machine."""
     here: list[Run] = []
     queued: list[Run] = []
     far: list[Run] = []
@@ -71,13 +71,13 @@ def _by_place(runs: Sequence[Run]) -> tuple[list[Run], list[Run], list[Run]]:
 
 
 def require_known(run: Run, found: RunStatus) -> None:
-    """Raise `Unreachable` for a run of which nobody knows whether it still runs: no answer is never an end."""
+    """Raise `Unreachable` if it is unknown whether a run has ended: no answer never means that it has."""
     if found.state is RunState.UNKNOWN:
         raise Unreachable(f"{run.id}: it is unknown whether it still runs: {found.why}", "try again when that answers")
 
 
 class _Sight:
-    """What is asked about a run from this machine: see `status.Sight`. Each answer is kept."""
+    """The questions about a run, asked from this machine: see `status.Sight`. Answers are cached."""
 
     def __init__(self, run: Run, within: float, client: Client):
         self.run, self.within, self.client = run, within, client
@@ -86,20 +86,20 @@ class _Sight:
         self._controller: Controller | None = None
 
     def now(self) -> float:
-        """Seconds since 1970."""
+        """Return the Unix time."""
         return time.time()
 
     def queued(self) -> str | None:
-        """The state of its job, as its scheduler has it."""
+        """Return the state of its job in the scheduler's queue."""
         found = _client_of(self.run)
         return None if found is None else found.state(self.run, self.within)
 
     def past(self) -> str:
-        """The state with which its job ended, as accounting has it."""
+        """Return the final state of its job from accounting."""
         return self._final().state
 
     def cancelled_by(self) -> str:
-        """Who cancelled its job, as accounting has it."""
+        """Return the user who cancelled its job, from accounting."""
         import pwd
 
         with suppress(KeyError, ValueError):
@@ -111,26 +111,26 @@ class _Sight:
         return Final() if scheduled is None or found is None else found.final(scheduled.job)
 
     def controller(self) -> Controller:
-        """What its controller answers."""
+        """Return the controller's answer."""
         if self._controller is None:
             answer = self.client.ask("state", self.within)
             self._controller = Controller(not answer.get("gone"), str(answer.get("silent", "")))
         return self._controller
 
     def listens(self) -> bool:
-        """Its agent is here, even if it takes no connection; of another user's run, or its controller."""
+        """Return whether the run's agent (for another user's run, or its controller) is on this machine."""
         return answers(self.run) if self.anothers else agent_listens(self.run)
 
     def starter_lives(self) -> bool:
-        """The process that job.json names lives, and is not stopped (Ctrl-Z) while its agent has ended the ranks."""
+        """Return whether the starting process is alive, and not stopped (Ctrl-Z) after its agent killed the ranks."""
         return starter_lives(self.run)
 
 
 def reconcile(run: Run, within: float = ANSWERS_WITHIN, client: Client | None = None) -> RunStatus:
-    """What became of a run; the run directory here is brought up to date with it.
+    """Return the status of a run, and update the local run directory with it.
 
-    `within` bounds the seconds for which another machine, or a scheduler, is waited for. `client` is the connection to
-    use. Raises `Unreadable`.
+    `within`: timeout in seconds for another machine, or a scheduler. `client`: the connection to use. Raises
+    `Unreadable`.
     """
     if client is None:
         with Client(run) as own:
@@ -150,7 +150,7 @@ def reconcile(run: Run, within: float = ANSWERS_WITHIN, client: Client | None = 
 
 
 def lives(run: Run) -> bool:
-    """It runs, or waits to; one whose files are damaged or whose host does not answer is not known to."""
+    """Return whether the run is pending or running; False if that is unknown."""
     try:
         return reconcile(run).state.lives
     except Unreadable:
@@ -158,7 +158,7 @@ def lives(run: Run) -> bool:
 
 
 def has_not_ended(run: Run) -> bool:
-    """It lives as far as is known here, without a question to another machine that takes time."""
+    """Return whether the run is unfinished as far as is known locally, without asking another machine."""
     try:
         scheduled = run.scheduled
         if run.outcome is not None and (scheduled is None or not scheduled.requeue):
@@ -169,12 +169,12 @@ def has_not_ended(run: Run) -> bool:
 
 
 def may_still_run(run: Run, state: RunState) -> bool:
-    """Who waits for the end has to wait longer; a scheduler that does not answer says nothing about the job."""
+    """Return whether to keep waiting for the end; an unresponsive scheduler says nothing about the job."""
     return state.lives or (state is RunState.UNKNOWN and run.scheduled is not None)
 
 
 def cancel(run: Run) -> None:
-    """Have its scheduler end the job of a run. Raises `InvalidRequest`, `Unreachable`."""
+    """Cancel the scheduler job of a run. Raises `InvalidRequest`, `Unreachable`."""
     scheduled, found = run.scheduled, _client_of(run)
     assert scheduled is not None and found is not None
     if is_anothers(run):
@@ -186,19 +186,19 @@ def cancel(run: Run) -> None:
 
 
 def _client_of(run: Run) -> SchedulerClient | None:
-    """Who asks the scheduler of a run; None where there is none."""
-    from muster.schedulers.client import client  # most runs need none of it
+    """Return the client of a run's scheduler; None if it has none."""
+    from muster.schedulers.client import client  # imported late: most runs do not need it
 
     scheduled = run.scheduled
     return None if scheduled is None else client(scheduled.name)
 
 
 _ANSWERED, _ANSWERED_EVERY = "answered", 30.0
-"""A file whose time is that of the last answer, and the seconds after which it is worth another write."""
+"""A file whose mtime is the time of the last answer, and the seconds after which it is updated."""
 
 
 def note_answer(run: Run) -> None:
-    """Keep when a run was last known to run, for the day on which nobody answers."""
+    """Record that a run was known to run now, for a day when nobody answers."""
     path = run.path / _ANSWERED
     with suppress(OSError):
         if time.time() - (path.stat().st_mtime if path.exists() else 0.0) > _ANSWERED_EVERY:
@@ -206,7 +206,7 @@ def note_answer(run: Run) -> None:
 
 
 def last_answer(run: Run) -> float | None:
-    """Seconds since a run that is `unknown` now was known to run; None when it never was."""
+    """Return the seconds since a run that is now `unknown` was known to run; None if it never was."""
     try:
         return max(0.0, time.time() - (run.path / _ANSWERED).stat().st_mtime)
     except OSError:

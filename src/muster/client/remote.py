@@ -1,4 +1,4 @@
-"""How the machine of a run is reached from here, and what is brought from there."""
+"""Reaching the machine of a run, and fetching files from there."""
 
 from __future__ import annotations
 
@@ -34,8 +34,11 @@ if TYPE_CHECKING:
 
 
 class Way(NamedTuple):
-    """How the host of a run is reached. The user's own options say so, and they are remembered beside the runs: what
-    stands in a run directory may come from elsewhere, and is never a command."""
+    """How to reach the host of a run.
+
+    It comes from the user's own options, and is stored beside the runs: the contents of a run directory may come from
+    elsewhere, and are never executed.
+    """
 
     place: str
     ssh: tuple[str, ...] = ("ssh",)
@@ -50,12 +53,12 @@ def _way_file(run: Run) -> Path:
 
 
 def way_of(job: Job) -> Way:
-    """How the hosts of a job are reached."""
+    """Return how to reach the hosts of a job."""
     return Way(job.place, job.ssh, job.python)
 
 
 def remember_way(run: Run, way: Way) -> None:
-    """Keep how the hosts of a run are reached that is started now."""
+    """Store how to reach the hosts of a run that is starting."""
     path = _way_file(run)
     path.parent.mkdir(mode=0o700, exist_ok=True)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
@@ -63,17 +66,17 @@ def remember_way(run: Run, way: Way) -> None:
 
 
 def forget_way(run: Run) -> None:
-    """The run is deleted."""
+    """Delete what was stored by `remember_way`, as the run is deleted."""
     _way_file(run).unlink(missing_ok=True)
 
 
 def _way(run: Run, job: Mapping[str, Any]) -> Way:
-    """How the host of a run is reached: as it was when the run was started from here, else in the usual way."""
+    """Return how to reach the host of a run: as stored when it was started from here, otherwise the default way."""
     path = _way_file(run)
     if run.uid == os.getuid() and not why_not_ours(path):
         try:
             found = Way(**checked(json.loads(path.read_text()), _WAY, ("place",)))
-            # versions before this one have written the scheduler as the place
+            # earlier versions stored the scheduler as the place
             place = found.place if found.place in TRANSPORTS else "step"
             if place != "step" or job.get("scheduler"):
                 return found._replace(place=place)
@@ -85,24 +88,24 @@ def _way(run: Run, job: Mapping[str, Any]) -> Way:
 
 
 def connect(run: Run) -> ProcessConnection:
-    """A connection to the machine of the controller of a run, this one or its node 0, and by that to the controller.
+    """Return a connection to a run's controller, through its machine: this one, or node 0.
 
-    Raises `InvalidRequest` for a host that has no name of a host.
+    Raises `InvalidRequest` for an invalid hostname.
     """
-    from muster.controller.connections import start_call  # imported late: `muster ps` of local runs needs none of it
+    from muster.controller.connections import start_call  # imported late: `muster ps` of local runs does not need it
     from muster.core.hostlist import parse_host
 
     job = run.job
     way = _way(run, job)
     if way.place == "local" and job.get("host") != identity()["host"]:
-        way = Way("ssh")  # it runs on the machine where it was started, and that is another
+        way = Way("ssh")  # it runs on the machine where it was started, which is another one
     if way.place != "local" and is_anothers(run):
         raise InvalidRequest(f"{run.id} is another user's, and runs on {job.get('host')}", "ask there, or as that user")
     target = Target(way.place, identity()["host"], python=way.python, ssh=way.ssh)
     if scheduled := run.scheduled:
         target = target._replace(scheduler=scheduled.name, allocation=scheduled.job)
     if way.place != "local":
-        # a scheduler alone knows the nodes of its jobs
+        # only a scheduler knows the nodes of its jobs
         served = job["served"] if job["served"]["name"] else {"name": job["host"], "user": ""}
         found = parse_host(f"{served['user']}@{served['name']}" if served["user"] else served["name"])
         target = target._replace(host=found.name, user=found.user)
@@ -116,7 +119,7 @@ def connect(run: Run) -> ProcessConnection:
 
 
 def import_run(store: Store, host: str, which: str) -> Run:
-    """Come to know a run that was started from another machine, by the host on which its supervisor is.
+    """Create a local record of a run that was started from another machine, given the host of its controller.
 
     Raises `Unreachable`, `InvalidRequest`.
     """
@@ -152,7 +155,7 @@ def import_run(store: Store, host: str, which: str) -> Run:
                 run.write("job.json", {**record, **own})
                 run = note_run(store, run.path)
             elif why_refused(run.path) or (run.job.get("served"), run.job.get("there")) != (served, there):
-                # whatever that host says, it is not to have another run ended
+                # whatever that host says, it must not have another run killed
                 raise InvalidRequest(
                     f"{host} tells of {run.id}, which is another run here", f"`muster show {run.operand}`"
                 )
@@ -161,9 +164,9 @@ def import_run(store: Store, host: str, which: str) -> Run:
 
 
 def _introduced(frame: Mapping[str, Any]) -> tuple[dict[str, Any], Plan, str] | None:
-    """(job.json, the plan, the run directory there) as a host has told them; None where there is no such run.
+    """Return (job.json, the plan, the remote run directory) as reported by a host; None if there is no such run.
 
-    Raises `Malformed`. How that host is reached is never taken from there.
+    How to reach that host is never taken from its reply. Raises `Malformed`.
     """
     files = texts_by_name(frame.get("files"))
     if "plan.json" not in files or "job.json" not in files:
@@ -181,10 +184,10 @@ def _introduced(frame: Mapping[str, Any]) -> tuple[dict[str, Any], Plan, str] | 
 
 
 _INTRODUCED = ("id", "argv", "cwd", "started", "time", "ranks")
-"""What is believed of a run that a host introduces.
+"""Fields trusted in the record of a run that a host reports.
 
-Not its name, which may be that of another run here; nor a host, a process or a job of a scheduler, which would be
-looked for, or ended, here.
+Not the name, which may be that of another run here; nor a host, a process or a scheduler job, which would be looked up,
+or killed, here.
 """
 
 
@@ -193,11 +196,11 @@ _SENT = re.compile(
     r"|attempt_[0-9]{1,9}/rank_[0-9]{5,9}\.(out|err|stack|error\.json)"
     r"|node_[A-Za-z0-9:][A-Za-z0-9:._-]*/[A-Za-z0-9][A-Za-z0-9_-]*\.(log|jsonl|json))"
 )
-"""What may come from a host. Not the files that say where a run is and how it is reached."""
+"""Files that may be fetched from a host. Not those that say where a run is and how to reach it."""
 
 
 def sizes_of(run: Run) -> dict[str, int]:
-    """How much there is here of each file of a run, by its name."""
+    """Return the local size of each file of a run, by name."""
     found = {}
     for path in run.path.rglob("*"):
         with suppress(FileNotFoundError):  # another command may be replacing it
@@ -207,36 +210,39 @@ def sizes_of(run: Run) -> dict[str, int]:
 
 
 def keep_piece(run: Run, name: str, offset: int, data: bytes) -> None:
-    """Put a piece of a file that its host has sent at its place here. Raises OSError.
+    """Write a piece of a file sent by its host into the local copy. Raises OSError.
 
-    What is no file of a run is of a newer muster, or of somebody who wants to write elsewhere, and is left out.
+    Names that are no file of a run come from a newer muster, or from someone who wants to write elsewhere, and are
+    ignored.
     """
     if not _SENT.fullmatch(name):
         return
     path = run.path / name
     processes.make_private(str(path.parent))
     with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+b") as file:
-        if offset <= os.fstat(file.fileno()).st_size:  # else a piece is missing, and it would leave a hole
+        if offset <= os.fstat(file.fileno()).st_size:  # otherwise a piece is missing, and this one would leave a hole
             file.seek(offset)
             file.write(data)
 
 
 class Replacement:
-    """A file that its host sends anew, in pieces. It takes the place of the one here when it is whole: other commands
-    read that one meanwhile."""
+    """A file that its host sends completely, in pieces.
+
+    It replaces the local one when it is complete, since other commands read that meanwhile.
+    """
 
     def __init__(self, name: str):
         self.name = name
         self._data = bytearray()
 
     def add(self, offset: int, data: bytes) -> None:
-        """Add the next piece. Raises `Malformed` for one that is not the next, or for too large a file."""
+        """Add the next piece. Raises `Malformed` for a wrong offset, or a file that is too large."""
         if offset != len(self._data) or offset + len(data) > LARGEST:
             raise Malformed(f"a piece of {self.name} at {offset}, after {len(self._data)} bytes")
         self._data += data
 
     def keep(self, run: Run) -> None:
-        """It is whole: put it in its place. Raises OSError."""
+        """Replace the local file by the completed one. Raises OSError."""
         if not _SENT.fullmatch(self.name):
             return
         processes.make_private(str((run.path / self.name).parent))

@@ -1,4 +1,4 @@
-"""What became of a run, or what it does now: decided from what is told, and nothing is written. See `reconcile.py`."""
+"""The status of a run, decided from the answers to questions; writes nothing. See `reconcile.py`."""
 
 from __future__ import annotations
 
@@ -19,60 +19,60 @@ class RunStatus(NamedTuple):
 
     state: RunState
     why: str = ""
-    """What is behind `lost`, `unknown` and `unreadable`, for a person."""
+    """The reason for `lost`, `unknown` and `unreadable`, for users."""
     outcome: RunResult | None = None
-    """How it ended, where it has; that of an attempt that is made again is none."""
+    """The result, if it has ended; None for an attempt that will be repeated."""
     heard: bool = False
-    """Another machine, or a scheduler, has told just now that it runs."""
+    """True if another machine, or a scheduler, has just reported that it runs."""
     met_limit: bool = False
-    """It was lost where this user could have no more processes."""
+    """True if it was lost because this user's process limit was reached."""
     elsewhere: bool = False
-    """It has ended on another machine, whose files may say how."""
+    """True if it ended on another machine, whose files may say how."""
 
 
 class Controller(NamedTuple):
-    """What is heard of the controller of a run that is on another machine, or detached."""
+    """The answer from the controller of a run that is on another machine, or detached."""
 
     lives: bool
     silent: str = ""
-    """Why nothing was heard; then it may live or not."""
+    """Why there was no answer; then it may be alive or not."""
 
 
 class Sight(Protocol):
-    """What can be asked about a run. Each may take time, and is asked only where it matters."""
+    """The questions that can be asked about a run. Each may take time, and is asked only if it matters."""
 
     @property
     def anothers(self) -> bool:
-        """It is another user's, and this is root."""
+        """Whether the run belongs to another user, and this is root."""
 
     @property
     def machine(self) -> Mapping[str, str]:
-        """`host` and `boot` of this machine."""
+        """The `host` and `boot` ids of this machine."""
 
     def now(self) -> float:
-        """Seconds since 1970."""
+        """Return the Unix time."""
 
     def queued(self) -> str | None:
-        """The state of its job in the queue; empty where it is not there any more, None where nobody answers."""
+        """Return the state of its job in the queue; empty if it is no longer there, None if there is no answer."""
 
     def past(self) -> str:
-        """The state with which its job ended; empty where nobody knows."""
+        """Return the final state of its job; empty if unknown."""
 
     def cancelled_by(self) -> str:
-        """Who cancelled its job; empty where nobody knows."""
+        """Return who cancelled its job; empty if unknown."""
 
     def controller(self) -> Controller:
-        """What is heard of its controller."""
+        """Return the controller's answer."""
 
     def listens(self) -> bool:
-        """Its agent or its controller is on this machine."""
+        """Return whether its agent or controller is on this machine."""
 
     def starter_lives(self) -> bool:
-        """The process that started it lives on this machine, and will still take note of its end."""
+        """Return whether the process that started it is alive on this machine, and will still record its end."""
 
 
 def status(run: Run, sight: Sight) -> RunStatus:
-    """What became of a run, or what it does now. No answer is never an end. Raises `Unreadable`."""
+    """Return the status of a run. No answer never means that it has ended. Raises `Unreadable`."""
     if sight.anothers:
         return _of_another_user(run, sight)
     job, outcome = run.job, run.outcome
@@ -80,7 +80,7 @@ def status(run: Run, sight: Sight) -> RunStatus:
         return RunStatus(outcome.state, outcome=outcome)
     scheduled = run.scheduled
     if scheduled is not None and (not scheduled.allocated or run.read(RECORD) is None):
-        return _in_queue(run, scheduled, sight)  # asked once for all runs, and no step of its own is needed
+        return _in_queue(run, scheduled, sight)  # asked once for all runs, and needs no job step
     if job.get("served"):
         return _served(run, sight)
     if job.get("host") != sight.machine["host"]:
@@ -89,11 +89,11 @@ def status(run: Run, sight: Sight) -> RunStatus:
         return RunStatus(RunState.LOST, "the machine was restarted while it ran")
     if sight.listens() or sight.starter_lives():
         return RunStatus(RunState.RUNNING)
-    return _ended(run)  # perhaps since it was looked at
+    return _ended(run)  # it may have ended since it was checked
 
 
 def _comes_again(run: Run, outcome: RunResult, sight: Sight) -> bool:
-    """This was the end of an attempt only: the job is in the queue again, or will be in a moment."""
+    """Return whether only an attempt has ended: the job is in the queue again, or will be in a moment."""
     scheduled = run.scheduled
     if scheduled is None or not scheduled.requeue or outcome.code == 0:
         return False
@@ -106,7 +106,7 @@ def _goes_on(phase: Phase) -> bool:
 
 
 def _of_another_user(run: Run, sight: Sight) -> RunStatus:
-    """As far as this machine knows by itself."""
+    """Return the status of another user's run, as far as this machine knows by itself."""
     if sight.listens():
         return RunStatus(RunState.RUNNING)
     job, outcome, machine = run.job, run.outcome, sight.machine
@@ -121,7 +121,7 @@ def _of_another_user(run: Run, sight: Sight) -> RunStatus:
 
 
 def _in_queue(run: Run, scheduled: Scheduled, sight: Sight) -> RunStatus:
-    """Of which only its scheduler knows something."""
+    """Return the status of a run that only its scheduler knows about."""
     of, state = get_scheduler(scheduled.name), sight.queued()
     if state is None:
         return RunStatus(RunState.UNKNOWN, f"{of.title} does not answer")
@@ -130,7 +130,7 @@ def _in_queue(run: Run, scheduled: Scheduled, sight: Sight) -> RunStatus:
         return RunStatus(RunState.PENDING)
     if phase.lives:
         return RunStatus(RunState.RUNNING, heard=True)
-    os.listdir(run.path)  # over NFS this brings what was written on a node meanwhile
+    os.listdir(run.path)  # over NFS, this fetches what a node has written meanwhile
     outcome = run.outcome
     state = state or ("" if outcome is not None else sight.past())
     if outcome is None and state in of.ends:
@@ -141,7 +141,7 @@ def _in_queue(run: Run, scheduled: Scheduled, sight: Sight) -> RunStatus:
 
 
 def _end_in_queue(run: Run, end: JobEnd, state: str, sight: Sight) -> RunResult:
-    """An end that the scheduler alone saw, whose word for it is `state`."""
+    """Return the result for an end that only the scheduler observed, with its name `state`."""
     attempts = run.attempts()
     took = max(0.0, sight.now() - float(run.job["time"])) if attempts else 0.0  # it may never have started
     how = end.words
@@ -154,7 +154,7 @@ def _end_in_queue(run: Run, end: JobEnd, state: str, sight: Sight) -> RunResult:
 
 
 def _served(run: Run, sight: Sight) -> RunStatus:
-    """Of which its controller knows all."""
+    """Return the status of a run that its controller knows about."""
     found = sight.controller()
     if found.silent:
         words = f"{run.job['served']['name']}, where its supervisor is, does not answer"
@@ -173,7 +173,7 @@ def _lost(run: Run) -> RunStatus:
     for path in run.path.glob("node_*/ended.json"):
         try:
             ended = run.read(str(path.relative_to(run.path))) or {}
-        except Unreadable:  # the agent may have been killed while it wrote
+        except Unreadable:  # the agent may have been killed while writing it
             continue
         if isinstance(ended.get("why"), str):
             why = f"{ended['why']}, and its agent ended the ranks"

@@ -1,4 +1,4 @@
-"""What the ranks of a living run use now, asked of their agents."""
+"""The current resource usage of the ranks of a running run, asked from their agents."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from muster.errors import MusterError
 from muster.rundir.run import Run
 
 _WITHIN = 8.0
-"""Seconds in which all have to answer: an agent measures for half a second, a supervisor waits for its agents for 4."""
+"""Seconds for everyone to answer: an agent measures for half a second, a controller waits for its agents for 4."""
 
 
 class RankNow(NamedTuple):
-    """One rank at this moment."""
+    """The usage of one rank at this moment."""
 
     rank: int
     node: int
     pid: int
     memory: int
-    """Bytes that its own process has resident (RSS)."""
+    """Resident memory (RSS) of its own process, in bytes."""
     cpu: float
-    """Percent of a core, together with what it has started."""
+    """CPU usage in percent of a core, including its descendants."""
     children: int
     children_memory: int
-    """Processes that it has started, and their bytes; what processes share counts in each."""
+    """Number of its descendants, and their memory in bytes; shared memory counts for each."""
 
 
 class Now(NamedTuple):
-    """All ranks of which agents tell."""
+    """The usage of all ranks whose agents answered."""
 
     ranks: tuple[RankNow, ...]
     silent: tuple[str, ...] = ()
     """The hosts whose agents do not answer."""
     why: str = ""
-    """Why nobody answers, where that is so."""
+    """Why nobody answers, if so."""
 
 
 _USE = {"node": whole, "pid": whole, "memory": whole, "cpu": number, "children": whole, "children_memory": whole}
 
 
 def of(run: Run, client: Client) -> Now:
-    """What the ranks of this run use; it takes half a second, and at most some seconds where hosts are silent."""
+    """Return the usage of the run's ranks. Takes half a second, or a few seconds if hosts do not answer."""
     try:
         answer = ask(run, "usage", client, _WITHIN)
         return Now(_ranks(answer), silent(run, answer))
@@ -54,7 +54,7 @@ def of(run: Run, client: Client) -> Now:
 
 
 def silent(run: Run, answer: Mapping[str, Any]) -> tuple[str, ...]:
-    """The hosts that an answer of a supervisor is without. Raises `Malformed`."""
+    """Return the hosts missing in a controller's answer. Raises `Malformed`."""
     hosts = dict(enumerate(run.hosts))
     return tuple(hosts.get(node, f"node {node}") for node in several(whole)(answer.get("missing", ())))
 
@@ -64,6 +64,6 @@ def _ranks(answer: Mapping[str, Any]) -> tuple[RankNow, ...]:
     for rank, use in table(answer.get("ranks")).items():
         if not (rank.isascii() and rank.isdigit() and len(rank) < 10):
             raise Malformed(f"{rank!r} is no rank")
-        fields = {"node": 0, **table(use)}  # a run without a supervisor on a node has one node
+        fields = {"node": 0, **table(use)}  # a run without a detached controller has a single node
         found.append(RankNow(int(rank), **checked(fields, _USE, tuple(_USE))))
     return tuple(sorted(found))

@@ -1,7 +1,7 @@
-"""Agents that call by TCP: whoever proves to know the secret is let in (`protocol/handshake.py`).
+"""Accepts agents over TCP once they prove that they know the run's secret (`protocol/handshake.py`).
 
-Anybody on the network can connect here. Who is not known yet may send a few kilobytes, within a few seconds, and only
-so many are heard at a time; the others wait in the kernel's queue.
+Anyone on the network can connect here. An unauthenticated peer may send a few kilobytes within a few seconds, and only
+a limited number is served at a time; the others wait in the kernel's queue.
 """
 
 from __future__ import annotations
@@ -17,30 +17,31 @@ from muster.protocol.handshake import ControllerSide, Terms
 from muster.protocol.listener import FirstFew, Listener, guarded
 
 _PATIENCE = 5.0
-"""Seconds for a handshake."""
+"""Timeout of a handshake, in seconds."""
 _BRIEF = 0.2
-"""The same while others wait for a place: longer than a network takes, so that agents get through a crowd."""
+"""Timeout of a handshake while others wait: longer than a network needs, so that agents get through a crowd."""
 _MOST = 128
-"""Handshakes at a time; fewer where descriptors are few."""
+"""Maximum number of concurrent handshakes; fewer if descriptors are scarce."""
 _LOOK = 0.5
-"""How often it is looked who takes too long, in seconds."""
+"""Seconds between checks for expired handshakes."""
 
 
 class _Stranger:
-    """A connection whose other end has proved nothing yet."""
+    """A connection that is not authenticated yet."""
 
     def __init__(self, sock: socket.socket, terms: Terms, since: float) -> None:
         self.sock, self.since = sock, since
         self.frames, self.hands = FrameDecoder(HANDSHAKE), ControllerSide(terms)
         self.came = 0
-        """Bytes that it has sent."""
+        """Number of bytes received from it."""
 
 
 class AgentListener:
-    """A port, and what is asked of who calls there.
+    """Listens on a port and authenticates the agents that connect.
 
-    `knows(node)` gives how many frames of a node were heard, or None when nobody of that number is awaited;
-    `came(node, met)` takes over a connection: `met.heard` is what the agent has of ours. `note` is told who is refused.
+    `knows(node)` returns how many frames of a node were received, or None if no agent of that number is expected.
+    `came(node, met)` takes over a connection; `met.heard` is the number of our frames that the agent received. `note`
+    is called with refusals.
     """
 
     def __init__(
@@ -57,11 +58,11 @@ class AgentListener:
         self.listener = Listener(loop, listener, self._called, FirstFew(note))
         self.most = max(8, min(_MOST, self.listener.last // 4))
         self.strangers: dict[socket.socket, _Stranger] = {}
-        """The one that came first stands first."""
+        """In order of arrival."""
         self._crowded = False
 
     def close(self) -> None:
-        """Let nobody in any more; the port stays open."""
+        """Stop accepting agents; the port stays open."""
         self.listener.close()
         for stranger in list(self.strangers.values()):
             self._forget(stranger)
@@ -82,13 +83,13 @@ class AgentListener:
                 self.loop.call_later(_BRIEF, self._make_room)
 
     def _look(self) -> None:
-        """Every now and then, while there are strangers."""
+        """Refuse expired handshakes, regularly while there are any."""
         self._refuse_after(_PATIENCE)
         if self.strangers:
             self.loop.call_later(_LOOK, self._look)
 
     def _make_room(self) -> None:
-        """Others wait, so who has done nothing yet has to go."""
+        """Refuse slow handshakes while others wait."""
         self._crowded = len(self.strangers) >= self.most
         if self._crowded:
             self._refuse_after(_BRIEF)
@@ -115,7 +116,7 @@ class AgentListener:
                 if fields is not None:
                     self._let_in(stranger, fields)
                 elif not data:
-                    self._refuse(stranger)  # somebody who looks which ports are open
+                    self._refuse(stranger)  # probably a port scan
                 elif stranger.came > HANDSHAKE:
                     raise Refused("this is no handshake")
             except Refused as error:
@@ -129,7 +130,7 @@ class AgentListener:
         if heard is None:
             raise Refused(f"nobody waits for node {response.node} any more")
         answer, seals = stranger.hands.welcome(self.incarnation, heard)
-        with suppress(OSError):  # it has gone meanwhile, which is seen where it is read
+        with suppress(OSError):  # the peer is gone, which is detected by the reader
             stranger.sock.sendall(answer)
         self._forget(stranger)
         stranger.frames.largest, stranger.frames.seal = LARGEST, seals.into
@@ -137,16 +138,16 @@ class AgentListener:
         self.accepted(response.node, Met(stranger.sock.detach(), stranger.frames, known, seals.out))
 
     def _refuse(self, stranger: _Stranger, why: str = "") -> None:
-        """End this connection, and note `why` unless that is nothing unusual."""
+        """Close this connection, and note `why` unless that is nothing unusual."""
         if why:
             with suppress(OSError, IndexError):
-                address = str(stranger.sock.getpeername()[0]).removeprefix("::ffff:")  # IPv4, at a socket for both
+                address = str(stranger.sock.getpeername()[0]).removeprefix("::ffff:")  # IPv4 on a dual-stack socket
                 self.listener.note(f"a connection from {address} was refused: {why}")
         self._forget(stranger)
         stranger.sock.close()
 
     def _forget(self, stranger: _Stranger) -> None:
-        """It is a stranger no more, or is gone."""
+        """Forget a connection that was accepted or closed."""
         if self.strangers.pop(stranger.sock, None) is None:
             return
         self.loop.remove_reader(stranger.sock)

@@ -1,6 +1,7 @@
-"""The supervisor of a run inside a job of a scheduler: what the batch script becomes.
+"""The controller of a run inside a scheduler's job, to which the batch script execs.
 
-`python muster.pyz inside RUN_DIR`: it starts one agent a node by a single step, plans with what they tell, and serves.
+`python muster.pyz inside RUN_DIR` starts one agent per node with a single job step, plans from their facts, and
+supervises.
 """
 
 from __future__ import annotations
@@ -43,14 +44,14 @@ from muster.schedulers.client import SchedulerClient, client
 from muster.schedulers.scheduler import Allocation, JobTerms
 
 ASKED = "asked.json"
-"""What was asked for, before the nodes are known."""
+"""The request, before the nodes are known."""
 
 _END = 120.0
 _STEPS_END = 3.0
 
 
 class AgentSteps:
-    """The steps of a job that start its agents; a `Starter`."""
+    """The job steps that start a job's agents; a `Starter`."""
 
     def __init__(
         self,
@@ -64,10 +65,10 @@ class AgentSteps:
         self.steps: list[subprocess.Popen[bytes]] = []
         self.log = run.path / "agents.log"
         self.said_before = self.log.stat().st_size if self.log.exists() else 0
-        """Bytes of the log that are of an earlier attempt."""
+        """Size of the log before this attempt, in bytes."""
 
     def start(self) -> None:
-        """One task a node, by a single step; by one for each node where they have not equally many GPUs."""
+        """Start one task per node in a single step; in one step per node if their numbers of GPUs differ."""
         command = [sys.executable, "-I", "-S", str(self.run.path / ARCHIVE), "step", str(self.run.path)]
         gpus = self.client.gpus_by_host(self.allocation)
         together = [tuple(gpus)] if len(set(gpus.values())) == 1 else [(host,) for host in gpus]
@@ -76,7 +77,7 @@ class AgentSteps:
             self.steps.append(self.client.start_step(job, hosts, command, self.log, self.env, each))
 
     def check(self, missing: Sequence[str], late: bool) -> None:
-        """Raise `Unreachable` when the job, or a step, has ended before the agents have come."""
+        """Raise `Unreachable` if the job, or a step, has ended before the agents joined."""
         if signal.SIGTERM in self.signals.pending:
             what = f"{self.client.title} ended job {self.allocation.job}"
             raise Unreachable(f"{what} before the ranks were started", None)
@@ -87,26 +88,29 @@ class AgentSteps:
         if failed or ended is not None or late:
             how = f"{scheduler.task.program} ended with status {ended}"
             how = f"none within {PATIENCE:g} s" if ended is None else how
-            if failed:  # the others still run, so the step does too
+            if failed:  # the other tasks still run, so the step does too
                 missing, how = list(failed), "; ".join(dict.fromkeys(failed.values()))
             words = said.strip().splitlines()[-3:]
             raise Unreachable(f"no agent on {fold_hostlist(missing)}: {how}", "; ".join(words) or None)
 
     def _said(self) -> str:
-        """What the steps and the agents of this attempt have said."""
+        """Return the output of this attempt's steps and agents."""
         with open(self.log, "rb") as file:
             file.seek(self.said_before)
             return file.read(1 << 16).decode("utf-8", "replace")
 
     def terminate(self) -> None:
-        """End them, before anything has been started."""
+        """Terminate the steps, before anything was started."""
         for step in self.steps:
             step.terminate()
             step.wait()
 
     def see_end(self, within: float | None) -> None:
-        """See them end. A step may wait for a node that has crashed until the scheduler takes note of it, which can be
-        minutes, and the job would keep its nodes."""
+        """Wait for the steps to exit, and kill them after `within` seconds.
+
+        A step may wait for a crashed node until the scheduler notices it, which can take minutes, and the job would
+        keep its nodes.
+        """
         for step in self.steps:
             try:
                 step.wait(within)
@@ -116,7 +120,7 @@ class AgentSteps:
 
 
 class BatchRun:
-    """The controller of a run in an allocation, until there is a plan, and then to its end."""
+    """The controller of a run in an allocation, from before there is a plan to its end."""
 
     def __init__(
         self,
@@ -135,7 +139,7 @@ class BatchRun:
         self.cpus = asked["cpus"] or self.scheduler.cpus(os.environ, allocation.hosts)
         self.asked, self.steps = asked, steps
         self.sync: Mapping[str, Any] | None = asked["sync"]
-        """Where the code is and its copy in the run directory (`--sync`)."""
+        """Location of the code, and of its copy in the run directory (`--sync`)."""
         self.each, self.np, self.threads_chosen = asked["each"], asked["np"], asked["threads_chosen"]
         self.began = time.monotonic()
         self.terms = JobTerms(**asked["terms"])
@@ -154,7 +158,7 @@ class BatchRun:
         self.bootstrap = Bootstrap(self.agents, need_of(self.job))
 
     def bring_agents(self) -> None:
-        """Have agents on all nodes, and see that the run can start there. Raises `Unreachable`, `InvalidRequest`."""
+        """Start agents on all nodes, and check that the run can start there. Raises `Unreachable`, `InvalidRequest`."""
         self._list_code()
         self.bootstrap.facts(str(self.run.path))
         self.bootstrap.check_storage(str(self.run.path))
@@ -162,7 +166,7 @@ class BatchRun:
         self.bootstrap.check()
 
     def _list_code(self) -> None:
-        """Have a list of the files that agents are to compare."""
+        """Write the list of files that agents compare."""
         if self.sync is not None:
             names = [name for name, *_ in json.loads((self.run.path / code_tree.LIST).read_bytes())]
             self.agents.code, self.agents.sent = Tree(self.sync["root"], tuple(names)), True
@@ -173,9 +177,10 @@ class BatchRun:
                 (self.run.path / code_tree.LIST).write_bytes(code_tree.entries(found.root, found.names))
 
     def take_code(self) -> None:
-        """Have the ranks run the copy of the code in the run directory, unless all nodes have the very same in place.
+        """Make ranks run the copy of the code in the run directory, unless all nodes have identical code in place.
 
-        They start in their own folder if it is on all nodes the one where the run was submitted, else in the copy.
+        They start in their own directory if on all nodes it is the one where the run was submitted, otherwise in the
+        copy.
         """
         if self.sync is None:
             return
@@ -185,7 +190,7 @@ class BatchRun:
             in_place = all(told["cwd"] for told in every)
         else:
             in_place = all(link.facts["cwd"] and not self.agents.other_files(link, copy) for link in links)
-        self.agents.code = None  # it is the same, or not used
+        self.agents.code = None  # it is identical, or not used
         if in_place:
             return
         cwd = self.job.cwd
@@ -193,13 +198,13 @@ class BatchRun:
             self.job = code_sync.redirect(self.job, root, copy, "--sync")
         if not all(told["cwd"] and code_tree.same_place(told["folder"], self.sync["folder"]) for told in every):
             self.job = self.job._replace(cwd=code_sync.moved(cwd, root, copy))
-            os.makedirs(self.job.cwd, exist_ok=True)  # git lists no empty directory
+            os.makedirs(self.job.cwd, exist_ok=True)  # git lists no empty directories
         for told in every:
             told.update(cwd=True, script=facts.file_digest(os.path.join(self.job.cwd, self.job.program.path)))
         self.bootstrap.need = need_of(self.job)
 
     def _counts(self) -> Sequence[int | None]:
-        """The number of ranks on each node; None where that follows from the GPUs. Raises `InvalidRequest`."""
+        """Return the number of ranks on each node; None where it follows from the GPUs. Raises `InvalidRequest`."""
         links = self.agents.links
         tasks = tuple(self.asked["tasks"] or self.allocation.tasks)[: len(links)]
         number = int(self.each) if self.each is not None and self.each.isdigit() else None
@@ -211,7 +216,7 @@ class BatchRun:
         elif self.np is not None:
             counts = [self.np // len(links) + (index < self.np % len(links)) for index in range(len(links))]
         elif self.each is None and len(tasks) == len(links) and not any(link.facts["gpus"] for link in links):
-            counts = tasks  # what the job was made for
+            counts = tasks  # as the job was requested
         if 0 in counts:
             idle = fold_hostlist(link.host for link, count in zip(links, counts) if count == 0)
             raise InvalidRequest(
@@ -220,14 +225,14 @@ class BatchRun:
         return counts
 
     def _plan(self) -> Plan:
-        """What is to be started, on the nodes as they have told of themselves. Raises `InvalidRequest`."""
+        """Return the plan for the nodes, given their facts. Raises `InvalidRequest`."""
         hosts = [Host(link.host, cpus_of_tasks=self.cpus.get(link.host)) for link in self.agents.links]
         told = self.bootstrap.told
         nodes = nodes_of(self.job, hosts, self._counts(), self.each, told, threads_chosen=self.threads_chosen)
         return make_plan(self.job, nodes, self.run.id)
 
     def _outputs(self, plan: Plan, first: int) -> OutputFiles:
-        """The files that `--output` and `--error` name. Raises `InvalidRequest`."""
+        """Return the files named by `--output` and `--error`. Raises `InvalidRequest`."""
         output, error = self.terms.output, self.terms.error or self.terms.output
         names = self.scheduler.file_names
         targets: dict[tuple[int, str], str] = {}
@@ -243,7 +248,7 @@ class BatchRun:
         return OutputFiles(targets, first)
 
     def serve(self) -> int:
-        """Plan, and see the run to its end."""
+        """Plan, and supervise the run until it ends; return the exit code."""
         plan, met, links = self._plan(), self.bootstrap.find_rendezvous(), self.agents.links
         where = RunPlace(self.run.id, str(self.run.path), new_token())
         owned, restarts = bool(self.asked["attached"]), self.allocation.restarts
@@ -260,7 +265,7 @@ class BatchRun:
         self.run.write("job.json", {**self.run.job, "ranks": plan.world_size, "host": links[0].host})
         keep(str(self.run.path), where.token)
         viewers = Sockets(self.run.id, where.token).listen(SUPERVISOR)
-        self.run.write(RECORD, config_as_json(config))  # from now on its supervisor is asked for its state
+        self.run.write(RECORD, config_as_json(config))  # from now on, its controller is asked for the run's state
         agents = self.agents
         world = DetachedController(self.loop, plan, self.run, config, agents.secret, links, agents.incarnation, outputs)
         for link, part in zip(links, parts):
@@ -277,9 +282,9 @@ class BatchRun:
         return outcome.code
 
     def _requeue(self, over: bool) -> None:
-        """Come again, unless the scheduler has put the job back already to make room, or somebody has cancelled it.
+        """Requeue the job, unless the scheduler has already requeued it on preemption, or a user has cancelled it.
 
-        `over`: its time is over, so the scheduler ends it already, and puts it back then.
+        `over`: the time limit is reached, so the scheduler is terminating the job already, and requeues it after that.
         """
         deadline = time.monotonic() + _END
         while time.monotonic() < deadline:
@@ -287,12 +292,12 @@ class BatchRun:
             if done.code == 0:
                 break
             if self.scheduler.refuses_requeue(done.err):
-                return  # as a rule the job is ending already, and the scheduler knows whether it comes again
+                return  # usually the job is ending already, and the scheduler knows whether it is requeued
             time.sleep(1.0)
         else:
             _complain(f"the job was not put back into the queue: {done.err.strip()}")
             return
-        # the scheduler ends this process; if it ended by itself, the job would be over
+        # wait for the scheduler to kill this process; if it exited by itself, the job would be finished
         while not over and time.monotonic() < deadline:
             time.sleep(1.0)
             self.client.start_now(self.allocation.job)
@@ -303,7 +308,7 @@ def _complain(text: str) -> None:
 
 
 def run_batch(words: list[str]) -> int:
-    """The program: `inside RUN_DIR`."""
+    """Run the program `inside RUN_DIR`; return its exit code."""
     guard()
     run = Run(Path(words[0]))
     asked = run.read(ASKED)
@@ -312,12 +317,12 @@ def run_batch(words: list[str]) -> int:
     allocation = asks.scheduler.allocation(os.environ)
     assert allocation is not None
     if allocation.restarts:
-        for name in ("outcome.json", RECORD):  # of an attempt that the scheduler ended
+        for name in ("outcome.json", RECORD):  # left by an attempt that the scheduler ended
             (run.path / name).unlink(missing_ok=True)
     allocation = allocation._replace(hosts=tuple(asked["hosts"] or allocation.hosts[: asked["nodes"]]))
     loop = EventLoop()
     signals = CapturedSignals(loop, not_ignored())
-    signals.start()  # and never stop: SIGTERM may come up to the end, and the exit status is to tell of the run
+    signals.start()  # never stopped: SIGTERM may arrive at any time, and the exit code must be that of the run
     processes.hear_signals()
     steps = AgentSteps(signals, run, asks, allocation, os.environ)
     here = BatchRun(loop, signals, run, asked, allocation, steps)

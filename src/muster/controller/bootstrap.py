@@ -1,12 +1,12 @@
-"""Bring the agents of a run to life, and give each its part of the plan. The steps are the same wherever ranks run:
+"""Start the agents of a run, and configure each for its part of the plan. The steps are the same wherever ranks run:
 
-    facts        every host tells what there is
-    check        what would fail later, and less clearly
-    rendezvous   an address of node 0 that all others reach, and the interface on the way
-    configure    what each agent has to know, and what the controller must know beside the plan
+    facts        every host reports its facts
+    check        find what would cause a later and less clear failure
+    rendezvous   find an address of node 0 that all others reach, and the interface to it
+    configure    determine what each agent needs, and what the controller needs beside the plan
 
-How agents come is for an `AgentSource` to say: there is this machine alone (`OwnMachine`), a transport starts them on
-other ones (`started_agents.py`), or a scheduler starts them and they join (`joining_agents.py`). Nothing of the job is
+An `AgentSource` provides the agents: on this machine only (`OwnMachine`), started by a transport on other ones
+(`started_agents.py`), or started by a scheduler, joining by themselves (`joining_agents.py`). No part of the job is
 started here.
 """
 
@@ -39,27 +39,27 @@ if TYPE_CHECKING:
     from muster.code_sync import Tree
 
 Facts = Mapping[str, Any]
-"""What a host told of itself."""
+"""Facts that a host reported."""
 
 
 class Need(NamedTuple):
-    """What hosts must have, before there is a plan."""
+    """Requirements of a job on its hosts, before there is a plan."""
 
     cwd: str
-    """Where ranks start."""
+    """The directory where ranks start."""
     script: str = ""
-    """The file that each of them runs, from there."""
+    """The script, relative to `cwd`."""
     env: Mapping[str, str] = MappingProxyType({})
-    """Variables that ranks get."""
+    """Environment variables of the ranks."""
 
 
 def need_of(job: Job) -> Need:
-    """What a job needs."""
+    """Return the requirements of a job."""
     return Need(job.cwd, job.program.path, job.env)
 
 
 class Remedies(NamedTuple):
-    """What a user can do about what a host has not: it depends on how code gets there."""
+    """What a user can do if a host lacks something, which depends on how code gets there."""
 
     directory: str
     script: str
@@ -70,98 +70,98 @@ class Routes(NamedTuple):
     """How the other nodes reach node 0."""
 
     port: int
-    """The port there that they have tried."""
+    """The port that they tried on node 0."""
     ways: Sequence[Facts]
-    """For each of them, what came of each address of node 0: the own `interface`, or the `error`."""
+    """For each of them and each address of node 0: its own `interface`, or the `error`."""
 
 
 class AgentSource(Protocol):
-    """A way to have agents."""
+    """A way to get agents."""
 
     @property
     def links(self) -> Sequence[AgentConnection]:
-        """One for each node, in order; `facts` and `offset` are known once they have come."""
+        """One connection per node, in order; `facts` and `offset` are set after `come`."""
 
     @property
     def remedies(self) -> Remedies:
-        """What a user can do about what a host has not."""
+        """What a user can do if a host lacks something."""
 
     @property
     def reference(self) -> str:
-        """Where the code is that theirs is compared with."""
+        """Where the code is that the hosts' code is compared with."""
 
     @property
     def code(self) -> Tree | None:
-        """Files besides the script that have to be the same everywhere."""
+        """Files besides the script that must be identical on all hosts."""
 
     @property
     def one_run_dir(self) -> bool:
-        """All nodes must see the same run directory."""
+        """Whether all nodes must see the same run directory."""
 
     @property
     def controller_offset(self) -> float:
-        """The monotonic clock of the machine on which the controller will be, minus the one here, in seconds."""
+        """The monotonic clock of the controller's future machine, minus the local one, in seconds."""
 
     @property
     def own_clock(self) -> bool:
-        """Nodes have the time of day from their own clock, as it is the one of this machine."""
+        """Whether nodes take the time of day from their own clock, because it is the one of this machine."""
 
     def come(self, need: Need, run_dir: str) -> None:
-        """Wait until every agent has come and has told what there is. Raises `Unreachable`, `InvalidRequest`."""
+        """Wait until every agent is connected and has reported its facts. Raises `Unreachable`, `InvalidRequest`."""
 
     def measure_clocks(self) -> None:
-        """Set the `offset` of all links to the clock here."""
+        """Set the clock `offset` of all connections."""
 
     def routes(self, addresses: Sequence[str]) -> Routes:
         """Have the other nodes try to connect to node 0."""
 
     def differing(self, code: Tree) -> Mapping[str, Sequence[str]]:
-        """By host: the files of the code that are not what they are at the `reference`."""
+        """Return by host the files of the code that differ from the `reference`."""
 
     def code_remedy(self) -> str:
-        """What a user can do about such files."""
+        """Return what a user can do about such files."""
 
     def run_dirs(self, run_dir: str, run_id: str) -> Sequence[tuple[str, bool]]:
-        """For each node: the run directory there, and whether it is the same folder as that of node 0."""
+        """Return for each node its run directory, and whether it is the same directory as on node 0."""
 
 
 class RunPlace(NamedTuple):
-    """What all agents are told of the run."""
+    """The run, as all agents need to know it."""
 
     run_id: str
     run_dir: str
     token: str
-    """Names its sockets."""
+    """Token from which the socket names of the run are derived."""
 
 
 class Bootstrap:
-    """The steps from hosts to agents that are ready for their part, and the record for their controller."""
+    """The steps from hosts to agents that are ready to be configured, and to the record for their controller."""
 
     def __init__(self, agents: AgentSource, need: Need):
         self.agents, self.need = agents, need
 
     def facts(self, run_dir: str) -> dict[str, Facts]:
-        """Have agents come to life; gives what each host tells of itself. Raises `Unreachable`, `InvalidRequest`."""
+        """Start the agents and return the facts of each host. Raises `Unreachable`, `InvalidRequest`."""
         self.agents.come(self.need, run_dir)
         return self.told
 
     @property
     def told(self) -> dict[str, Facts]:
-        """What the hosts have told, by name."""
+        """The facts of the hosts, by name."""
         return {link.host: link.facts for link in self.agents.links}
 
     def findings(self) -> list[str]:
-        """What the doctor has to say of these hosts, at no cost."""
+        """Return the doctor's errors for these hosts, from checks that cost nothing."""
         return preflight(self.told, self.need.env)
 
     # ---- check ------------------------------------------------------------------------------------------------------
 
     def check_storage(self, run_dir: str) -> None:
-        """Raise `InvalidRequest` where the files of a run cannot be kept."""
+        """Raise `InvalidRequest` if the files of a run cannot be stored."""
         check_storage(self.told, run_dir if self.agents.one_run_dir else "")
 
     def check(self) -> None:
-        """Raise `InvalidRequest` for what would fail later, and less clearly."""
+        """Raise `InvalidRequest` for problems that would cause a later and less clear failure."""
         remedies, code = self.agents.remedies, self.agents.code
         check_directory(self.told, self.need.cwd, remedies)
         if self.need.script:
@@ -174,7 +174,7 @@ class Bootstrap:
     # ---- rendezvous -------------------------------------------------------------------------------------------------
 
     def find_rendezvous(self) -> rendezvous.Rendezvous:
-        """Where the nodes meet: the address of node 0 that all others reach. Raises `Unreachable`."""
+        """Return the rendezvous: the address of node 0 that all other nodes reach. Raises `Unreachable`."""
         self.agents.measure_clocks()
         links = self.agents.links
         if len(links) == 1:
@@ -240,8 +240,10 @@ class Bootstrap:
 
 
 def clock_of(offset: float) -> float:
-    """What makes the time of day, as this machine has it, of the monotonic clock of a node that is `offset` seconds
-    ahead of the one here: logs of all nodes go by one clock."""
+    """Return what to add to a node's monotonic clock to get this machine's time of day, given the node's clock offset.
+
+    So the logs of all nodes use one clock.
+    """
     return time.time() - time.monotonic() - offset
 
 
@@ -274,7 +276,7 @@ def _part(plan: Plan, run: RunPlace, number: int, guests: Mapping[str, Any] | No
 
 
 def _guests(plan: Plan, run: RunPlace, facts: Sequence[Facts]) -> dict[str, Any] | None:
-    """What an agent must know to run the ranks that an external launcher starts; None where there is none."""
+    """Return what an agent needs to run ranks started by an external launcher; None without one."""
     if plan.guests is None:
         return None
     return {
@@ -291,18 +293,18 @@ def _guests(plan: Plan, run: RunPlace, facts: Sequence[Facts]) -> dict[str, Any]
 
 
 def _temporary_base(plan: Plan, facts: Sequence[Facts]) -> str:
-    """Where temporary files lie on all nodes; empty where a node may choose. `facts` are what nodes told."""
+    """Return the directory for temporary files on all nodes; empty if each node may choose."""
     if len(facts) < 2:
         return ""
     told = [list(fact["temporary"]) for fact in facts]
     return private_tmp.agree(told, plan.job.launcher == "ray") or private_tmp.USUAL[0]
 
 
-# ---- one host, this one ---------------------------------------------------------------------------------------------
+# ---- a single host: this machine -------------------------------------------------------------------------------------
 
 
 class OwnMachine:
-    """The agent of a run on this machine: it has nobody to meet, and what it would tell is known here."""
+    """The agent of a run on this machine: it needs no rendezvous, and its facts are known here."""
 
     remedies, reference = Remedies("", "", ""), "here"
     code: Tree | None = None
@@ -312,34 +314,36 @@ class OwnMachine:
         self.links = links
 
     def come(self, need: Need, run_dir: str) -> None:
-        """Nobody waits: what it would tell is known, and it gets its part as soon as it says hello."""
+        """Return immediately: the facts are known, and the agent is configured as soon as it says hello."""
 
     def measure_clocks(self) -> None:
-        """There is one."""
+        """Do nothing: there is only one clock."""
 
     def routes(self, addresses: Sequence[str]) -> Routes:
-        """There is no other node."""
+        """Return no routes: there is no other node."""
         return Routes(0, ())
 
     def differing(self, code: Tree) -> Mapping[str, Sequence[str]]:
-        """It is the very code."""
+        """Return nothing: the code is the same files."""
         return {}
 
     def code_remedy(self) -> str:
-        """There is nothing to do about it."""
+        """Return nothing."""
         return ""
 
     def run_dirs(self, run_dir: str, run_id: str) -> Sequence[tuple[str, bool]]:
-        """That of this process."""
+        """Return this process's run directory."""
         return [(run_dir, True)]
 
 
-# ---- what is checked, by what hosts have told -----------------------------------------------------------------------
+# ---- checks of the hosts' facts --------------------------------------------------------------------------------------
 
 
 def check_storage(told: Mapping[str, Facts], shared: str) -> None:
-    """Raise `InvalidRequest` where the files of a run cannot be kept: all hosts must see the directory `shared`, if
-    that is named, else each keeps its own."""
+    """Raise `InvalidRequest` if the files of a run cannot be stored.
+
+    All hosts must see the directory `shared`, if it is not empty; otherwise each keeps its own files.
+    """
     blind = [host for host, facts in told.items() if not facts["shared"]]
     if shared and blind:
         raise InvalidRequest(
@@ -354,14 +358,14 @@ def check_storage(told: Mapping[str, Facts], shared: str) -> None:
 
 
 def check_directory(told: Mapping[str, Facts], cwd: str, remedies: Remedies) -> None:
-    """Raise `InvalidRequest` where ranks have no directory to start in."""
+    """Raise `InvalidRequest` if the ranks' start directory is missing."""
     without = [host for host, facts in told.items() if not facts["cwd"]]
     if without:
         raise InvalidRequest(f"there is no folder {cwd} on {fold_hostlist(without)}", remedies.directory)
 
 
 def check_script(told: Mapping[str, Facts], script: str, own: str, remedies: Remedies) -> None:
-    """Raise `InvalidRequest` where the script is absent, or is not the one here, whose digest is `own`."""
+    """Raise `InvalidRequest` if the script is missing, or differs from the local one, whose digest is `own`."""
     absent = [host for host, facts in told.items() if not facts["script"]]
     if absent:
         raise InvalidRequest(f"there is no {script} on {fold_hostlist(absent)}", remedies.script)
@@ -371,7 +375,7 @@ def check_script(told: Mapping[str, Facts], script: str, own: str, remedies: Rem
 
 
 def check_versions(told: Mapping[str, Facts]) -> None:
-    """Raise `InvalidRequest` where the Pythons of hosts differ."""
+    """Raise `InvalidRequest` if the hosts' Python versions differ."""
     versions = [(host, ".".join(facts["python"].split(".")[:2])) for host, facts in told.items()]
     if len(by_value(versions)) > 1:
         raise InvalidRequest(
@@ -380,7 +384,7 @@ def check_versions(told: Mapping[str, Facts]) -> None:
 
 
 def refuse_other_code(differing: Mapping[str, Sequence[str]], where: str, code: Tree, hint: str) -> None:
-    """Raise `InvalidRequest`: hosts have other Python files that ranks may import. `hint` says what --sync does."""
+    """Raise `InvalidRequest`: hosts have different Python files that ranks may import. `hint` says what --sync does."""
     names = list(dict.fromkeys(name for found in differing.values() for name in found))
     told = safe(names[0]) + (f" and {plural(len(names) - 1, 'other file')}" if len(names) > 1 else "")
     raise InvalidRequest(

@@ -1,4 +1,4 @@
-"""The connection to the agent of one node: a child process here, whose stdin and stdout carry frames."""
+"""Connections to agents: child processes whose stdin and stdout carry frames, and TCP connections."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ class AgentConnection:
     def __init__(self, node: int, host: str, wire: Channel):
         self.node, self.host, self.channel = node, host, wire
         self.offset = 0.0
-        """Its clock (monotonic) minus this machine's, in seconds."""
+        """Its monotonic clock minus this machine's, in seconds."""
         self.facts: dict[str, Any] = {}
-        """What it told of itself."""
+        """The facts it reported."""
         self.open = True
         self.broken = ""
-        """The last line of what an agent that failed has said."""
+        """The last line of a failed agent's error message."""
         self.met_limit = False
-        """It failed because its user may have no more processes."""
+        """It failed because its user's process limit was reached."""
 
 
 class ProcessConnection(AgentConnection):
-    """A child process here, whose stdin and stdout carry frames."""
+    """A child process whose stdin and stdout carry frames."""
 
     def __init__(
         self, node: int, host: str, argv: Sequence[str], env: Mapping[str, str], cwd: str, keep: Sequence[int] = ()
@@ -58,7 +58,7 @@ class ProcessConnection(AgentConnection):
                 env=env,
                 cwd=cwd,
                 pass_fds=keep,
-                start_new_session=True,  # Ctrl-C and Ctrl-Z of the terminal are for muster alone
+                start_new_session=True,  # Ctrl-C and Ctrl-Z of the terminal are for muster only
             )
         except OSError as error:
             if error.filename == cwd and cwd != argv[0]:
@@ -75,14 +75,14 @@ class ProcessConnection(AgentConnection):
             os.set_blocking(file.fileno(), False)
         super().__init__(node, host, Channel(self.stdout.fileno(), self.stdin.fileno()))
         self.banner: bytearray | None = bytearray()
-        """What came before the first frame; None once it has come."""
+        """Output before the first frame; None once that has arrived."""
         self.stderr_tail = bytearray()
-        """What the agent's way there said on stderr."""
+        """The end of stderr of the program that starts the agent."""
         self.guarded = False
-        """The child process is the parent of the agent (`agent/guard.py`), not the agent itself."""
+        """True if the child process is the parent of the agent (`agent/guard.py`), not the agent itself."""
 
     def read(self) -> list[Any] | None:
-        """The frames that have come; None at the end of the connection."""
+        """Return the received frames; None at the end of the connection."""
         if self.banner is None:
             return self.channel.read()
         try:
@@ -99,7 +99,7 @@ class ProcessConnection(AgentConnection):
         return self.channel.feed(data)
 
     def ends_within(self, seconds: float) -> bool:
-        """The child process has ended, in so many seconds."""
+        """Return whether the child process exits within `seconds`."""
         try:
             self.process.wait(timeout=max(0.1, seconds))
         except subprocess.TimeoutExpired:
@@ -107,20 +107,20 @@ class ProcessConnection(AgentConnection):
         return True
 
     def kill(self) -> None:
-        """End the child process, and what it started to get there (a ProxyCommand outlives its ssh)."""
+        """Kill the child process and its process group: a ProxyCommand outlives its ssh."""
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
 
     def kill_guarded(self) -> bool:
-        """End the agent alone, so that its parent ends what it leaves; False where there is no such agent."""
+        """Kill only the agent, so that its parent cleans up; return False if there is no guarded agent."""
         pid: int = self.facts.get("pid", 0)
         found = procfs.stat(pid) if self.guarded else None
         return found is not None and found.parent == self.process.pid and processes.send_signal(pid, signal.SIGKILL)
 
     def drain_stderr(self) -> bool:
-        """Take all that has come on stderr; False at its end."""
+        """Read everything available from stderr; return False at its end."""
         try:
             while data := os.read(self.stderr.fileno(), 1 << 16):
                 self.stderr_tail += data
@@ -130,7 +130,7 @@ class ProcessConnection(AgentConnection):
         return False
 
     def status(self) -> tuple[int | None, str]:
-        """How the child process ended, as a number and in words; None when it still runs."""
+        """Return the child process's exit code, None if it still runs, and a description."""
         try:
             code = self.process.wait(timeout=2)
         except subprocess.TimeoutExpired:
@@ -138,14 +138,14 @@ class ProcessConnection(AgentConnection):
         return code, f"killed by signal {-code}" if code < 0 else f"exit status {code}"
 
     def stderr_summary(self, count: int = 3) -> str:
-        """The last lines on stderr of what was to start the agent."""
+        """Return the last lines of stderr of the program that starts the agent."""
         if not self.stderr.closed:
             self.drain_stderr()
         words = self.stderr_tail.decode("utf-8", "replace").replace("\r", "").strip().splitlines()
         return "; ".join(map(safe, words[-count:]))
 
     def explain_exit(self, run_path: str, python: str) -> str:
-        """Why the connection ended, for a person."""
+        """Return why the connection ended, for users."""
         code, how = self.status()
         if code is None and not self.channel.refused:
             return f"the agent on {self.host} closed its connection and {how}"
@@ -163,22 +163,22 @@ class ProcessConnection(AgentConnection):
 
 
 class TcpConnection(AgentConnection):
-    """A connection that an agent makes, and makes again when it breaks. Offsets are to the clock of node 0."""
+    """A connection made by an agent, which reconnects when it breaks. Clock offsets are relative to node 0."""
 
     def __init__(self, node: int, host: str, offset: float, facts: Mapping[str, Any]):
         super().__init__(node, host, Channel(keeps=True))
         self.offset = offset
         self.facts.update(facts)
         self.disconnected_at: float | None = None
-        """When it broke, in seconds since muster was started; None while it holds."""
+        """When it broke, in seconds since muster was started; None while connected."""
 
     def connect(self, met: Met) -> None:
-        """Go on over a new connection."""
+        """Continue over a new connection."""
         os.set_blocking(met.fd, False)
         self.channel.connect(met.fd, os.dup(met.fd), met.frames, met.heard, met.seal)
 
     def disconnect(self, loop: EventLoop) -> None:
-        """Close the connection, which this loop has watched."""
+        """Close the connection, and stop watching it in `loop`."""
         loop.remove(self.channel.reading, self.channel.writing)
         os.close(self.channel.reading)
         os.close(self.channel.writing)
@@ -186,30 +186,29 @@ class TcpConnection(AgentConnection):
 
 
 _GUARD = 7.0
-"""Seconds that the parent of an agent needs to end what that has left; see `system.end_family`."""
+"""Seconds that the parent of an agent needs to kill what the agent left; see `processes.kill_descendants`."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-"""What a person, or whoever started muster, sends it to end a run."""
+"""Signals by which a user, or the program that started muster, ends a run."""
 
 
 class Agents(NamedTuple):
-    """The agents of a run, on their way."""
+    """The agents of a run, which are starting."""
 
     connections: list[ProcessConnection]
     stdin: int | None
-    """The number under which the agents have the stdin that a rank reads; None where none does."""
+    """The agents' descriptor for the stdin that a rank reads; None if no rank does."""
 
 
 def captured_signals(
     loop: EventLoop, passes: Sequence[str] = PASSES, quits: bool = True, ours: bool = True
 ) -> CapturedSignals:
-    """A context in which a run is told of the signals that muster gets, those that are passed on too; of none where
-    they are not `ours`, but those of the program that has started the run.
+    """Return a context that captures muster's signals for a run, including forwarded ones; none unless `ours`.
 
-    `quits`: SIGQUIT (Ctrl-\\) ends the run in order; else it kills muster, as it does torchrun where it is not handled.
-
-    SIGINT and SIGTERM also where they are ignored, as in a background job of a script: torchrun handles them there, and
-    ranks, which would inherit that, could not be interrupted.
+    `ours` is False if the signals belong to the program that started the run. `quits`: SIGQUIT (Ctrl-\\) stops the run
+    gracefully; otherwise it kills muster, as it does torchrun by default. SIGINT and SIGTERM are captured even if they
+    are ignored, as in a background job of a script: torchrun handles them there, and ranks, which would inherit that,
+    could not be interrupted.
     """
     if not ours:
         return CapturedSignals(loop, ())
@@ -222,14 +221,14 @@ def captured_signals(
 def start_agent(
     target: Target, number: int, env: Mapping[str, str], keep: Sequence[int] = (), guarded: bool = False
 ) -> ProcessConnection:
-    """Start the agent of one node, and send it its text; it inherits `keep`. `guarded`: see `agent/guard.py`."""
+    """Start the agent of one node, which inherits the descriptors `keep`. `guarded`: see `agent/guard.py`."""
     link = _start(target, number, env, agent_source(), keep, "agent", {"guarded": guarded})
     link.guarded = guarded
     return link
 
 
 def start_call(target: Target, env: Mapping[str, str], name: str, **args: Any) -> ProcessConnection:
-    """Have one thing done on a host, of those in `agent/calls.py`."""
+    """Run one of the functions in `agent/calls.py` on a host."""
     return _start(target, 0, env, calls_source(), (), name, args)
 
 
@@ -251,9 +250,9 @@ def _start(
 
 
 def start_agents(job: Job, nodes: Sequence[Node], env: Mapping[str, str], stdin: int | None = None) -> Agents:
-    """Start the agents of all nodes here; they come to life while muster makes itself ready.
+    """Start the agents of all local nodes; they load while muster prepares the run.
 
-    `stdin` is a descriptor that a rank reads, as if it had been started from where that leads.
+    `stdin` is a descriptor for the rank that reads stdin, as if it were started from there.
     """
     given = os.dup(stdin) if stdin is not None else None
     keep = [] if given is None else [given]
@@ -266,7 +265,7 @@ def start_agents(job: Job, nodes: Sequence[Node], env: Mapping[str, str], stdin:
 
 
 def end_links(links: Sequence[ProcessConnection], patience: float = 5.0) -> None:
-    """Close connections, and see the child processes behind them end."""
+    """Close connections, and wait `patience` seconds for their child processes to exit before killing them."""
     for link in links:
         link.stdin.close()
     deadline = time.monotonic() + patience

@@ -1,6 +1,6 @@
-"""Join a plan, a supervisor and the agents: frames in, events to the supervisor, its actions out again.
+"""Connects a plan, the supervisor and the agents: frames become events, and the supervisor's actions become frames.
 
-What is common to both ways of it: in the terminal that started the run (`foreground.py`), and on node 0
+This is the common part of the controller in the terminal that started the run (`foreground.py`), and on node 0
 (`detached.py`).
 """
 
@@ -56,14 +56,14 @@ from muster.schedulers.scheduler import SignalRules
 from muster.ui.reason_text import folded, notice_in_words, processes_in_words, signal_name
 
 TORCH_FLOOR = "2.3"
-"""The oldest torch whose store takes a socket that listens already (`master_listen_fd`)."""
+"""The oldest torch version whose store accepts an already listening socket (`master_listen_fd`)."""
 
 TOGETHER = 3.0
-"""Seconds to wait, after one node is unable, for others that are too, so that all are told in one sentence."""
+"""Seconds to wait after one node failed to start, so that other failures are reported in the same message."""
 
 
 def settings_of(plan: Plan, first_attempt: int = 0) -> SupervisorConfig:
-    """What a supervisor must know of a plan."""
+    """Return the supervisor's configuration for a plan."""
     job = plan.job
     ranks = [rank for node in plan.nodes for rank in node.ranks]
     return SupervisorConfig(
@@ -79,7 +79,7 @@ def settings_of(plan: Plan, first_attempt: int = 0) -> SupervisorConfig:
 
 
 def terminal_fields(plan: Plan, size: TerminalSize | None) -> dict[str, Any] | None:
-    """The pseudo-terminal of each rank, where lines of several have their prefixes beside them."""
+    """Return the pseudo-terminal of each rank, narrowed by the prefix if there are several; None without one."""
     if size is None:
         return None
     beside = len(f"[{plan.world_size - 1}] ") if plan.world_size > 1 else 0
@@ -87,14 +87,14 @@ def terminal_fields(plan: Plan, size: TerminalSize | None) -> dict[str, Any] | N
 
 
 _AT_ONCE = 0.3
-"""Seconds in which all nodes tell of a signal that was sent to all of them."""
+"""Seconds within which all nodes report a signal that was sent to all of them."""
 
 _UNDER_WAY = 0.5
-"""Seconds in which what ranks have told reaches us, after their launcher has ended."""
+"""Seconds for the ranks' messages to arrive after their launcher has exited."""
 
 
 class Controller:
-    """One run, as its supervisor's hands and ears. Subclasses know who watches."""
+    """Executes the supervisor's decisions for one run, and reports events to it. Subclasses know who watches."""
 
     def __init__(
         self,
@@ -106,66 +106,66 @@ class Controller:
     ):
         self.loop, self.plan, self.run, self.links, self.config = loop, plan, run, list(links), config
         self.began = config.began
-        """When muster was started, on this machine's monotonic clock; every `t` counts from here."""
+        """When muster was started, by this machine's monotonic clock; every `t` counts from here."""
         self.supervisor = Supervisor(settings_of(plan, config.first_attempt))
         self.outcome: RunResult | None = None
         self.facts: dict[str, Any] = {}
         self.world_size = plan.world_size
         self.joined: set[int] = set()
-        """The ranks of this attempt that a foreign launcher has started."""
+        """The ranks of this attempt that an external launcher has started."""
         self._joined_on: Counter[int] = Counter()
-        """How many of them on each node."""
+        """The number of them on each node."""
         self._awaited = set(self.supervisor.settings.ranks)
-        """The ranks that have not joined, unless they were given up."""
+        """The ranks that have not registered, unless they were given up."""
         self._launchers = len({command.node for command in plan.commands})
-        """How many foreign launchers there are."""
+        """Number of external launchers."""
         self.launchers_ended: dict[int, tuple[str, list[str]]] = {}
-        """The nodes whose foreign launcher has ended: how, and its last words."""
+        """Nodes whose external launcher has exited: how, and its last lines."""
         self._passed: dict[int, list[int]] = {}
-        """By signal: the ranks to which it was passed on lately."""
+        """By signal: the ranks to which it was recently forwarded."""
         self._sent_here: set[int] = set()
-        """Of these, what was sent to muster, and not by a scheduler to the agents."""
+        """Those signals that were sent to muster, not by a scheduler to the agents."""
         self._versions: dict[int, tuple[Any, Any]] = {}
-        """(torch, CUDA) of each node."""
+        """(torch, CUDA) versions of each node."""
         self._unable: dict[int, Problem] = {}
-        """Why nodes cannot start their ranks, until that is told."""
+        """Why nodes cannot start their ranks, until that is reported."""
         self._dispatch = Dispatcher(handlers(self, "_on_"), _fitting, self._skipped)
         self._full: dict[int, set[tuple[int, str]]] = {}
-        """By node: logs that cannot be written for the time being, by rank and stream."""
+        """By node: (rank, stream) of logs that currently cannot be written."""
 
     # ---- for subclasses ---------------------------------------------------------------------------------------------
 
     def record(self, kind: str, fields: Mapping[str, Any]) -> None:
-        """Write an event down, and show it to who asked for events."""
+        """Write an event to events.jsonl, and pass it to views."""
         raise NotImplementedError
 
     def notify(self, text: str) -> None:
-        """Words for the person."""
+        """Show a message to the user."""
         raise NotImplementedError
 
     def begin(self) -> None:
-        """The ranks are about to start."""
+        """Handle that the ranks are about to start."""
         raise NotImplementedError
 
     def swept(self, link: AgentConnection) -> bool:
-        """Have a node end what is left in a way of its own; True if that is all that can be done."""
+        """Clean up a node in another way than by its agent; return True if nothing else can be done."""
         return False
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
     def run_once(self) -> None:
-        """Wait until something happens, and deal with it."""
+        """Wait for an event or the supervisor's deadline, and handle it."""
         deadline = self.supervisor.deadline
         self.loop.run_once(None if deadline is None else deadline - self.now())
         if self.supervisor.deadline is not None and self.now() >= self.supervisor.deadline:
             self.handle(Tick(self.now()))
 
     def now(self) -> float:
-        """Seconds since muster was started."""
+        """Return the seconds since muster was started."""
         return self.loop.time() - self.began
 
     def handle(self, event: Event) -> None:
-        """Give an event to the supervisor, and do what it says."""
+        """Pass an event to the supervisor, and execute its actions."""
         self.record(NAMES[type(event)], fields_of(event))
         for action in self.supervisor.handle(event):
             self.execute(action)
@@ -173,7 +173,7 @@ class Controller:
     # ---- actions ----------------------------------------------------------------------------------------------------
 
     def execute(self, action: Action) -> None:
-        """Do what the supervisor decided."""
+        """Execute an action of the supervisor."""
         self.record("do " + NAMES[type(action)], {} if isinstance(action, Finish) else fields_of(action))
         if isinstance(action, OpenStore):
             self.listen(action)
@@ -185,7 +185,8 @@ class Controller:
             for link in self.links:
                 self.start(link, action)
         elif isinstance(action, SignalRanks) and self.plan.guests is not None:
-            # nobody knows beforehand where the launcher puts which rank; one that still starts ranks is asked too
+            # it is not known beforehand where the launcher puts which rank; a launcher still starting ranks is
+            # signalled too
             launchers = action.number == SIGKILL or len(self.joined) < self.world_size
             self.broadcast("signal_ranks", number=action.number, ranks=list(action.ranks), launchers=launchers)
         elif isinstance(action, SignalRanks):
@@ -214,34 +215,34 @@ class Controller:
         )
 
     def send_message(self, node: int, kind: str, payload: bytes = b"", /, **fields: Any) -> None:
-        """Send a frame to a node."""
+        """Send a message to a node."""
         self.send_frames(self.links[node], encode_frame(kind, payload, **fields))
 
     def broadcast(self, kind: str, **fields: Any) -> None:
-        """Send a frame to all nodes."""
+        """Send a message to all nodes."""
         frame = encode_frame(kind, **fields)
         for link in self.links:
             self.send_frames(link, frame)
 
     def send_frames(self, link: AgentConnection, data: bytes) -> None:
-        """Send bytes that are whole frames."""
+        """Send complete frames."""
         if link.open:
             link.channel.send(data)
             self.flush(link)
 
     def flush(self, link: AgentConnection) -> None:
-        """Write what the connection takes now, and the rest when it takes more."""
+        """Write what the connection accepts now, and the rest later."""
         link.channel.pump(self.loop, lambda: self.flush(link))
 
     def pass_on(self, number: int) -> None:
-        """Pass a signal that was sent to muster on to the ranks that have a handler for it."""
+        """Forward a signal that was sent to muster to the ranks that handle it."""
         self._sent_here.add(number)
         self.broadcast("forward_signal", number=number)
 
-    # ---- frames -----------------------------------------------------------------------------------------------------
+    # ---- messages ---------------------------------------------------------------------------------------------------
 
     def receive(self, link: AgentConnection, frames: Sequence[tuple[dict[str, Any], bytes]]) -> None:
-        """Deal with frames of an agent."""
+        """Handle messages of an agent."""
         for fields, payload in frames:
             kind = fields["kind"]
             try:
@@ -261,11 +262,11 @@ class Controller:
         self.record("skipped", {"t": t, "node": link.node, "text": text})
 
     def when(self, link: AgentConnection, t: float | None) -> float:
-        """The time of an agent's clock, in seconds since muster was started."""
+        """Convert a time of an agent's clock to seconds since muster was started; None means now."""
         return self.now() if t is None else t - link.offset - self.began
 
     def lost(self, link: AgentConnection, why: str) -> None:
-        """An agent is gone for good."""
+        """Handle that an agent is gone for good."""
         link.open = False
         self.handle(NodeLost(self.now(), link.node, why))
 
@@ -285,12 +286,12 @@ class Controller:
         self._tell_unable()
 
     def _differ(self) -> Problem | None:
-        """What differs between the nodes and must not; None when all agree."""
+        """Return a version that differs between the nodes and must not; None if all agree."""
         for name, index in (("torch", 0), ("CUDA", 1)):
             told = tuple(
                 (link.host, str(self._versions[link.node][index] or "none"))
                 for link in self.links
-                if self._versions[link.node][0]  # one that nobody asked for it says nothing
+                if self._versions[link.node][0]  # an agent reports no version if it was not asked for one
             )
             if len(by_value(told)) > 1:
                 return Problem(ProblemKind.VERSIONS, tuple(host for host, _ in told), name=name, values=told)
@@ -315,11 +316,11 @@ class Controller:
         launcher: str,
         world_size: int | None,
     ) -> None:
-        """A rank that a foreign launcher has started tells who it is."""
+        """Handle that a rank started by an external launcher has registered."""
         if attempt != self.supervisor.attempt:
             return
         self.record("joined", {"t": t, "node": link.node, "rank": rank, "attempt": attempt, "says": launcher})
-        if rank in self._awaited:  # its agent refuses one that the plan does not have
+        if rank in self._awaited:  # its agent refuses ranks that are not in the plan
             self._awaited.remove(rank)
             self.joined.add(rank)
             self._joined_on[link.node] += 1
@@ -343,22 +344,22 @@ class Controller:
         name: str,
         words: list[str],
     ) -> None:
-        """A foreign launcher has ended. Ranks that have not joined by then never will."""
+        """Handle that an external launcher has exited. Ranks that have not registered by then never will."""
         if attempt != self.supervisor.attempt:
             return
         how = f"exit status {code}" if signal is None else f"killed by {signal_name(signal)}"
         self.record("launcher ended", {"t": t, "node": link.node, "name": name, "how": how, "words": words})
         self.launchers_ended[link.node] = (f"{name} on {link.host} ended with {how}", words)
         if len(self.launchers_ended) == self._launchers:
-            # what ranks told on other nodes may still be under way
+            # messages of ranks on other nodes may still be in flight
             self.loop.call_later(_UNDER_WAY, lambda: self._count_joined(attempt))
         elif code != 0:
             self.loop.call_later(_UNDER_WAY, lambda: self._count_joined(attempt, link.node))
 
     def _count_joined(self, attempt: int, node: int | None = None) -> None:
-        """Fewer ranks than were asked for are a failure, whatever the launcher says.
+        """Treat missing ranks as a failure, whatever the launcher's exit code is.
 
-        `node`: only its launcher has ended yet, and the ranks of that node are counted.
+        `node`: only its launcher has exited yet, and the ranks of that node are counted.
         """
         over = self.supervisor.phase in (Phase.CLEANUP, Phase.FINISHED)
         if attempt != self.supervisor.attempt or over or not self._awaited:
@@ -369,7 +370,7 @@ class Controller:
         self._never_joined("; ".join(told), next(words for _, words in self.launchers_ended.values()))
 
     def _never_joined(self, why: str, words: Sequence[str]) -> None:
-        """Count the ranks that are missing as failed."""
+        """Report the missing ranks as failed."""
         missing = [rank for rank in sorted(self._awaited) if self.supervisor.lives(rank)]
         self._awaited.clear()
         first = self.supervisor.phase is Phase.RUNNING
@@ -379,7 +380,7 @@ class Controller:
         text = f"it never joined, as {len(self.joined)} of {plural(self.world_size, 'rank')} did: {why}"
         for rank in missing:
             failure = Failure(FailureKind.NEVER_REGISTERED, self.now(), text, tuple(words)) if first else None
-            code, number = (125, None) if first else (None, SIGTERM)  # else something else went wrong before
+            code, number = (125, None) if first else (None, SIGTERM)  # otherwise something else failed before
             self.handle(RankExited(self.now(), rank, self.supervisor.attempt, code, number, failure))
 
     def _on_exec_request(
@@ -392,9 +393,9 @@ class Controller:
         words: list[str],
         env: Mapping[str, str],
     ) -> None:
-        """A launcher on this node wants to start something on another one."""
+        """Handle a launcher's request to run a command on another node."""
         label = host.partition(".")[0]
-        # some cut a host's name at the first dot
+        # some launchers truncate hostnames at the first dot
         there = [other for other in self.links if other.host == host] or [
             other for other in self.links if other.host.partition(".")[0] == label
         ]
@@ -412,7 +413,7 @@ class Controller:
     def _on_signal_forwarded(
         self, link: AgentConnection, t: float, payload: bytes, number: int, ranks: list[int]
     ) -> None:
-        """A signal was passed on to ranks; it comes to all nodes, and is told once."""
+        """Handle that a signal was forwarded to ranks; every node reports it, and the user is told once."""
         if number not in self._passed:
             self._passed[number] = []
             self.loop.call_later(_AT_ONCE, lambda: self._tell_passed(number))
@@ -445,7 +446,7 @@ class Controller:
         why: str,
         going_on: bool,
     ) -> None:
-        """The log of a rank cannot be written, or can again: of several on one node that is told once."""
+        """Handle that a rank's log cannot be written, or can again; reported once for all logs of a node."""
         self.handle(LogIncomplete(t, link.node, attempt, rank, stream, missing, why))
         full = self._full.setdefault(link.node, set())
         before = bool(full)
@@ -500,7 +501,7 @@ class Controller:
         self._tell_unable(self.supervisor.phase is not Phase.STARTING)
 
     def _tell_unable(self, now: bool = False) -> None:
-        """Once all nodes have answered, or `now`: tell which of them are unable."""
+        """Report the nodes that cannot start their ranks, once all nodes have answered, or `now`."""
         if self.outcome is not None or not self._unable:
             return
         if not (now or set(self._versions) | set(self._unable) >= set(range(len(self.links)))):
@@ -523,12 +524,12 @@ class Controller:
 
 
 def _fitting(kind: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The fields of what an agent says, without the time, which is for all kinds alike."""
+    """Return the fields of an agent's message without the time, which all kinds have in common."""
     given = TO_CONTROLLER[kind].fitting(fields)
     given.pop("t", None)
     return given
 
 
 def fields_of(record: Any) -> dict[str, Any]:
-    """An event or an action, as it is written down."""
+    """Return an event or an action as it is written to events.jsonl."""
     return {name: as_json(value) for name, value in vars(record).items()}

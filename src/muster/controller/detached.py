@@ -1,8 +1,8 @@
-"""The supervisor of a run on node 0, where it outlives the terminal that started it.
+"""The controller of a run on node 0, which outlives the terminal that started it.
 
-Its parent is the agent there, which starts it again when it dies: it then reads what happened from events.jsonl, and
-hears from the agents what it missed. Agents of other nodes call by TCP (`agent/dialer.py`); people come through a local
-socket (`sessions.py`).
+Its parent is the agent of node 0, which restarts it when it dies: it then replays events.jsonl, and receives from the
+agents what it missed. Agents of other nodes connect over TCP (`agent/dialer.py`), clients over a local socket
+(`sessions.py`).
 """
 
 from __future__ import annotations
@@ -58,23 +58,24 @@ from muster.ui.reason_text import JOB_ENDS
 from muster.ui.text import outcome_as_json
 
 _COMES_BACK = 3.0
-"""Seconds in which a living agent calls again after a connection that ended, rather than fell silent."""
+"""Seconds for a live agent to reconnect after a connection that was closed, rather than timed out."""
 _LATE = 15.0
-"""Seconds by which an agent may learn later than we that the connection is broken; its lease begins then."""
+"""Seconds by which an agent may notice later than the controller that the connection is broken; its lease starts then.
+"""
 _FIRST = 20.0
-"""Seconds in which an agent calls the first supervisor; one that lives gives up after 10."""
+"""Seconds for an agent to connect to the first controller; a live agent gives up after 10."""
 _LOOK = 0.1
-"""Seconds between two looks at why a scheduler ends the job."""
+"""Seconds between checks why a scheduler ends the job."""
 _WHY_WITHIN = 2.0
-"""Seconds in which that must be known; then the job counts as cancelled."""
+"""Seconds for that reason to be known; then the job counts as cancelled."""
 _MARGIN = 2.0
-"""Seconds before a scheduler kills what is left of the job, in which this process still has to do something."""
+"""Seconds that this process needs before a scheduler kills the rest of the job."""
 _OUTPUTS = "outputs"
-"""The reader for files whose names the user has given (`rundir/output_files.py`)."""
+"""Name of the log subscription for files named by the user (`rundir/output_files.py`)."""
 
 
 class DetachedController(Controller):
-    """One run, supervised on its node 0."""
+    """The controller of one run on its node 0."""
 
     def __init__(
         self,
@@ -103,51 +104,51 @@ class DetachedController(Controller):
         """The lines of events.jsonl."""
         self._clock = config.clock
         self._timelines: dict[int, Timeline] = {}
-        """When ranks of nodes with run directories of their own wrote what, as it comes."""
+        """Times of output on nodes with their own run directory, as it arrives."""
         self.scribe = RunWriter(Writer(loop), run, lambda text: print(text, file=sys.stderr, flush=True))
         self.scribe.do(lambda: run.reserve(plan.world_size))
         self._run_dirs = [node.run_dir for node in config.nodes]
         self._gaps: dict[str, tuple[TcpConnection, int, int, str]] = {}
-        """Copies of logs that are not whole: whose they are (node, attempt, rank, stream)."""
+        """Incomplete copies of logs: (node, attempt, rank, stream) of each."""
         self._told_to_stay: set[int] = set()
         """The nodes of these."""
         self.outputs = outputs
         self.viewers = Sessions(self, config.owned)
         self.hurry = False
-        """Nobody wants to wait for the rest of the logs."""
+        """True if the user does not want to wait for the rest of the logs."""
         self.draining = False
         self.batch: BatchJob | None = None
-        """The job of a scheduler in which this runs."""
+        """The scheduler's job in which this runs."""
         self.warned = self.ending = False
-        """`warned`: the ranks that listen were told that the end of the job is near. `ending`: it is being ended."""
+        """`warned`: ranks with a handler were warned of the end of the job. `ending`: the job is being terminated."""
         self.cause = ""
-        """Why, one of `JOB_ENDS`."""
+        """The reason, one of `JOB_ENDS`."""
         self._killed_at = 0.0
-        """When the scheduler kills what is left."""
+        """When the scheduler kills the rest."""
         self._nodes_without_handler: set[int] = set()
-        """Nodes on which no rank listens for the warning."""
+        """Nodes on which no rank handles the warning signal."""
         self.nodes_lost = False
         if config.again:
             self._go_on()
         else:
             self._rebuild()
         self._calls_within = self.lease + _LATE if self.records else _FIRST
-        """Seconds in which agents call a supervisor that begins: those of an earlier one have their lease."""
+        """Seconds for agents to connect to this controller: after a restart, they have their lease."""
         for link in links:
             if not config.nodes[link.node].shared:
                 self.send_message(link.node, "subscribe", reader=_KEEP, want=True, offsets=self._kept(link), tail=None)
             if self.outputs:
                 self.send_message(link.node, "subscribe", reader=_OUTPUTS, want=True, offsets={}, tail=None)
 
-    # ---- beginning, and beginning again -----------------------------------------------------------------------------
+    # ---- starting and restarting ------------------------------------------------------------------------------------
 
     def _go_on(self) -> None:
-        """Attempts were made before, by a supervisor that ended with its job: what it wrote stays."""
+        """Continue after attempts of a controller that ended with its job, keeping what it wrote."""
         self.records = self._written()
         self.record("supervisor began again", {"t": self.now(), "pid": os.getpid()})
 
     def _written(self) -> list[str]:
-        """The events that were written down; a last line that is not whole is left out."""
+        """Return the recorded events, without an incomplete last line."""
         try:
             text = (self.run.path / "events.jsonl").read_text()
         except FileNotFoundError:
@@ -155,7 +156,7 @@ class DetachedController(Controller):
         return text[: text.rfind("\n") + 1].splitlines()
 
     def _rebuild(self) -> None:
-        """Come to know what happened before, if anything did."""
+        """Restore the state from recorded events, if there are any."""
         self.records = self._written()
         if not self.records:
             return
@@ -171,7 +172,7 @@ class DetachedController(Controller):
         self.record("supervisor began again", {"t": self.now(), "pid": os.getpid()})
 
     def _kept(self, link: AgentConnection) -> dict[str, int]:
-        """How much of the output of a node has been kept here."""
+        """Return how much of a node's output has been mirrored here, by log."""
         found = {}
         for attempt in self.run.attempts():
             for rank in self.plan.nodes[link.node].ranks:
@@ -182,7 +183,11 @@ class DetachedController(Controller):
         return found
 
     def go(self, own: int, visitors: int, door: int) -> RunResult:
-        """Run to the end. Descriptors: to the agent here, or -1; where people call; where agents call, or -1."""
+        """Run to the end and return the result.
+
+        The arguments are descriptors: the connection to the local agent, or -1; the clients' listening socket; the
+        agents' listening socket, or -1.
+        """
         self.scribe.writer.start()
         for link in self.far:
             if link.channel.connected:
@@ -203,10 +208,10 @@ class DetachedController(Controller):
         self._end(self.outcome)
         return self.outcome
 
-    # ---- what is written and told -----------------------------------------------------------------------------------
+    # ---- events and messages ----------------------------------------------------------------------------------------
 
     def record(self, kind: str, fields: Mapping[str, Any]) -> None:
-        """Write an event down, and tell everybody who watches."""
+        """Write an event to events.jsonl, and send it to all watching clients."""
         if self.draining:
             return
         line = json.dumps({"event": kind, **fields})
@@ -215,17 +220,17 @@ class DetachedController(Controller):
         self.viewers.tell(len(self.records), line)
 
     def notify(self, text: str) -> None:
-        """Words for the person."""
+        """Show a message to the user."""
         self.record("say", {"text": text})
 
     def begin(self) -> None:
-        """The ranks are about to start."""
+        """Record that the ranks are about to start."""
         self.record("begin", {"facts": self.facts})
 
     # ---- agents -----------------------------------------------------------------------------------------------------
 
     def _expect(self, node: int) -> int | None:
-        """How much was heard of a node; None for one that was told of as lost: its ranks are counted as ended."""
+        """Return how many frames of a node were received; None for a lost node, whose ranks count as exited."""
         if not 0 <= node < len(self.far) or not self.far[node].open:
             return None
         if self.far[node].channel.connected:
@@ -233,11 +238,11 @@ class DetachedController(Controller):
         return self.far[node].channel.received
 
     def refused(self, text: str) -> None:
-        """A connection was refused, or closed for what came over it."""
+        """Record that a connection was refused, or closed because of what it sent."""
         self.record("refused", {"t": self.now(), "text": text})
 
     def _agent_connected(self, node: int, met: Met) -> None:
-        """An agent has called, and knows the secret."""
+        """Handle the connection of an authenticated agent."""
         link = self.far[node]
         if link.disconnected_at is not None:
             self.notify(f"{link.host} is back after {self.now() - link.disconnected_at:.0f} s")
@@ -263,7 +268,7 @@ class DetachedController(Controller):
         self._parted(link)
 
     def _parted(self, link: TcpConnection) -> None:
-        """The connection to an agent has ended; one that lives calls again, but for that of this node."""
+        """Handle the end of an agent's connection; a live agent reconnects, except that of this node."""
         if not link.channel.connected:
             return
         silent = link.channel.timed_out
@@ -284,23 +289,23 @@ class DetachedController(Controller):
             self.loop.call_later(patience, lambda: self._lease_expired(link, now, silent))
 
     def lost(self, link: AgentConnection, why: str) -> None:
-        """An agent is gone for good."""
+        """Handle that an agent is gone for good."""
         self.nodes_lost = True
         super().lost(link, why)
 
     def _never_called(self, link: TcpConnection) -> None:
-        """Whoever was to call when this supervisor began must have done so by now."""
+        """Report an agent as lost that has not connected in time since this controller started."""
         if link.open and not link.channel.connected and link.disconnected_at is None and not self.draining:
             self.lost(link, f"the agent on {link.host} has not called within {self._calls_within:g} s")
 
     def _lease_expired(self, link: TcpConnection, since: float, silent: bool) -> None:
-        """It has not come back."""
+        """Report an agent as lost that has not reconnected."""
         if link.disconnected_at == since and link.open and not self.draining:
             how = f"could not be reached for {self.now() - since:.0f} s" if silent else "ended, and its ranks with it"
             self.lost(link, f"the agent on {link.host} {how}")
 
     def _on_agent_state(self, link: AgentConnection, t: float, payload: bytes, started: int, listened: int) -> None:
-        """An agent meets this supervisor for the first time: what was it told before, and what not?"""
+        """Handle an agent's first contact with this controller, and send it the commands that it missed."""
         now = self.supervisor
         self.record("state", {"t": t, "node": link.node, "started": started, "listened": listened})
         if link.node == 0 and now.phase is Phase.STARTING and listened < now.attempt:
@@ -340,7 +345,7 @@ class DetachedController(Controller):
             self.viewers.output(reader, link.node, payload, place)
 
     def _kept_more(self, name: str, of: tuple[TcpConnection, int, int, str], count: int) -> None:
-        """Bytes of another node have been written here, or could not be: then the node is to keep its own copy."""
+        """Handle that another node's output was written here, or could not be: then the node must keep its own copy."""
         if name in self.scribe.gaps and name not in self._gaps:
             self._cannot_keep(name, of)
         self.send_message(of[0].node, "credit", reader=_KEEP, count=count)
@@ -356,7 +361,7 @@ class DetachedController(Controller):
         self._tell_gap(name)
 
     def _tell_gap(self, name: str) -> None:
-        """Count what a copy lacks by now, as what other logs lack is counted."""
+        """Record what a copy is missing by now, like gaps in other logs."""
         (link, attempt, rank, stream), gap = self._gaps[name], self.scribe.gaps.get(name)
         if gap is not None:
             why = f"{gap.why} on {self.far[0].host}; {link.host} has all of it, in {self._run_dirs[link.node]}"
@@ -367,7 +372,7 @@ class DetachedController(Controller):
             name = f"{processes.node_folder('', link.host)}/{NAME}"
 
             def write(data: bytes) -> bool:
-                behind = self.scribe.behind(name)  # the line is left out: what waits would grow without bound
+                behind = self.scribe.behind(name)  # drop the line: the queue would grow without bound
                 self.scribe.append(name, "" if behind else data.decode())
                 return not behind
 
@@ -389,10 +394,10 @@ class DetachedController(Controller):
             number, link.node, ranks={rank: {**use, "node": link.node} for rank, use in ranks.items()}
         )
 
-    # ---- a scheduler ------------------------------------------------------------------------------------------------
+    # ---- the scheduler ----------------------------------------------------------------------------------------------
 
     def watch_job(self, batch: BatchJob, signals: CapturedSignals) -> None:
-        """Hear what a scheduler sends to this process, and see the end of the job come."""
+        """Handle the scheduler's signals to this process, and watch for the end of the job."""
         self.batch = batch
 
         def signalled(came: list[int]) -> None:
@@ -410,8 +415,11 @@ class DetachedController(Controller):
             self._near_the_end()
 
     def _near_the_end(self, asked: bool = False) -> None:
-        """Warn the ranks when it is time. A scheduler looks at its clock now and then, some every half a minute: its
-        own signal comes early for a long job, late for a short one."""
+        """Warn the ranks at the right time before the time limit.
+
+        A scheduler checks its clock only occasionally, some every 30 s: its own signal is early for a long job, late
+        for a short one.
+        """
         assert self.batch is not None
         if not asked:
             self.batch.ask()
@@ -420,14 +428,14 @@ class DetachedController(Controller):
             return
         left, before = self.batch.time_left(), self.batch.warn_before()
         if left is None:
-            return  # the scheduler's own signal comes yet, where there is one
+            return  # the scheduler's own signal is still to come, if it sends one
         if left > before + _LOOK:
             self.loop.call_later(left - before, self._near_the_end)
             return
         self.warn_preemption("time limit", f"{max(0.0, left):.0f} s are left of the job's time")
 
     def _scheduler_warns(self, asked: bool = False) -> None:
-        """The scheduler says so: the limit may have been changed since it was looked at."""
+        """Handle the scheduler's warning: the time limit may have been changed since it was checked."""
         assert self.batch is not None
         if not asked:
             self.batch.ask()
@@ -439,7 +447,7 @@ class DetachedController(Controller):
             self.warn_preemption("time limit", f"{self.batch.before:g} s are left of the job's time")
 
     def warn_preemption(self, cause: str, why: str) -> None:
-        """The end is near: tell the ranks that listen for it. The others are left alone."""
+        """Send the warning signal to the ranks that handle it. Other ranks are left alone."""
         if self.warned or self.outcome is not None or self.batch is None or not self.batch.before:
             return
         self.warned, self.cause, self._nodes_without_handler = True, cause, set()
@@ -447,7 +455,7 @@ class DetachedController(Controller):
         self.broadcast("warn_preemption", name=self.batch.signal)
 
     def _job_ends(self) -> None:
-        """SIGTERM has come, here or to an agent; find out why."""
+        """Handle SIGTERM, which arrived here or at an agent: find out why."""
         if self.ending or self.outcome is not None or self.batch is None:
             return
         self.ending, self._killed_at = True, self.now() + self.batch.kill_wait
@@ -462,7 +470,7 @@ class DetachedController(Controller):
             return
         grace = self.batch.grace_left()
         if cause == "preempted" and grace is not None:
-            self.ending = False  # only the steps were told; when that time is over there is another SIGTERM
+            self.ending = False  # only the steps were signalled; another SIGTERM follows when the grace time is over
             self.warn_preemption(cause, f"{self.batch.title} makes room for another job, {grace:.0f} s are left")
             return
         saves = cause in ("preempted", "requeued", "node failure") and not self.warned
@@ -480,7 +488,7 @@ class DetachedController(Controller):
         self._job_ends()
 
     def _on_preemption_handlers(self, link: AgentConnection, t: float, payload: bytes, ranks: list[int]) -> None:
-        """Which ranks of a node listen; where none of all does and the job is ending, there is nothing to wait for."""
+        """Record the ranks of a node that handle the warning; stop waiting if no rank does and the job is ending."""
         if ranks:
             self.handle(PreemptionWarned(t, self.cause, tuple(ranks)))
         else:
@@ -493,23 +501,23 @@ class DetachedController(Controller):
             within = max(_MARGIN / 2, self._killed_at - self.now() - _MARGIN)
             self.handle(JobEnding(self.now(), self.cause, round(within, 1)))
 
-    # ---- people -----------------------------------------------------------------------------------------------------
+    # ---- users ------------------------------------------------------------------------------------------------------
 
     def asked(self, viewer: Session, number: int, by: str = "") -> None:
-        """A person wants the end."""
+        """Handle a user's request to stop the run."""
         if self.outcome is not None:
             self.hurry = True
             return
         self.handle(StopRequested(self.now(), number, by))
 
     def on_owner_lost(self) -> None:
-        """Nobody watches a run that was to end with its terminal."""
+        """Stop a run that was to end with its terminal, and which nobody watches any more."""
         self.handle(StopRequested(self.now(), SIGHUP, gone_for=self.lease))
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 
     def _end(self, outcome: RunResult) -> None:
-        """Let the agents send what is left of the logs, see them go, and tell everybody."""
+        """Wait for the agents to send the rest of the logs and exit, then tell all clients."""
         self.scribe.do(lambda: self.run.write_outcome(outcome_as_json(outcome)))
         self.draining = True
         for link in self.far:
@@ -525,14 +533,14 @@ class DetachedController(Controller):
         for timeline in self._timelines.values():
             timeline.flush()
         outcome = self._with_gaps(outcome)
-        self.scribe.close()  # whoever hears that it is over may look at the files
+        self.scribe.close()  # a client that hears of the end may read the files immediately
         self.viewers.close_all(outcome)
 
     def _with_gaps(self, outcome: RunResult) -> RunResult:
-        """The outcome, with what copies of logs lack now that all was sent.
+        """Return the result with the gaps in copies of logs, now that everything was sent.
 
-        What has come is written, and what lacks is counted, for whoever hurries too: she waits for no agent, but what
-        the outcome says has to be true.
+        Received data is written and gaps are counted even if a user does not want to wait: no agent is waited for then,
+        but the result must be correct.
         """
         self.scribe.writer.drain()
         if not self._gaps:
@@ -545,10 +553,10 @@ class DetachedController(Controller):
 
 
 def serve(words: list[str]) -> int:
-    """The program: `serve RUN_DIR OWN VISITORS [DOOR]`, with the secret on stdin."""
+    """Run the program `serve RUN_DIR OWN VISITORS [DOOR]`, with the secret on stdin."""
     secret = sys.stdin.read()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # two for each node; nothing is started here that would inherit it
+    with suppress(OSError, ValueError):  # two per node; nothing is started here that would inherit the limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     run = Run(Path(words[0]))
     plan, config = run.plan, run.controller_config

@@ -1,4 +1,4 @@
-"""A run on this machine, supervised by the command in the terminal: when that goes, so do the ranks."""
+"""The controller of a run on this machine, in the command's own process: the ranks end when it does."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from muster.ui.view import View
 
 
 class ForegroundController(Controller):
-    """One run, and the person who watches it."""
+    """The controller of one run, and the user watching it."""
 
     def __init__(
         self,
@@ -57,27 +57,27 @@ class ForegroundController(Controller):
         self.pen = OutputWriter(Writer(loop))
         view.put = self.pen.put
         self.killed: set[int] = set()
-        """Nodes whose agent was killed before it had come to life, as the run was to end."""
+        """Nodes whose agent was killed before it had started, because the run was to end."""
         self._wrote_at: float | None = None
-        """When a rank wrote last, unless it was long ago."""
+        """Time of the ranks' last output, unless it was long ago."""
         if plan.job.terminal is not None:
             signals.capture(signal.SIGWINCH)
         self.interrupts = 0
-        """How often Ctrl-C was pressed."""
+        """Number of times that Ctrl-C was pressed."""
         for link in self.children:
             link.channel.tracer = trace.tracer(str(run.path), "controller", "agent", link.host)
         self.enough = False
-        """It was pressed after the run was over: no more is to be shown."""
+        """Ctrl-C was pressed after the end of the run: stop showing output."""
         self.scribe = RunWriter(Writer(loop), run, self.notify, "events.jsonl")
         self.scribe.do(lambda: run.reserve(plan.world_size))
 
     def start_writing(self) -> None:
-        """Start the threads that write. Raises OSError where there can be no more."""
+        """Start the writer threads. Raises OSError if no more threads can be started."""
         self.scribe.writer.start()
         self.pen.writer.start()
 
     def go(self) -> RunResult:
-        """Run to the end."""
+        """Run to the end and return the result."""
         self.signals.handle(self._signalled)
         for link in self.children:
             self.loop.add_reader(link.stdout, partial(self._heard, link))
@@ -97,27 +97,27 @@ class ForegroundController(Controller):
         self.pen.close(lambda: self.hurry)
         return self.outcome
 
-    # ---- who watches ------------------------------------------------------------------------------------------------
+    # ---- views ------------------------------------------------------------------------------------------------------
 
     def record(self, kind: str, fields: Mapping[str, Any]) -> None:
-        """Write an event down, and show it to who asked for events."""
+        """Write an event to events.jsonl, and pass it to the view."""
         record = {"event": kind, **fields}
         self.view.event(record)
         self.scribe.append("events.jsonl", json.dumps(record) + "\n")
 
     def notify(self, text: str) -> None:
-        """Words for the person."""
+        """Show a message to the user."""
         self.view.say(text)
 
     def begin(self) -> None:
-        """The ranks are about to start."""
+        """Show that the ranks are about to start."""
         self.view.begin(self.facts)
 
     def _cannot_write_outcome(self, error: OSError) -> None:
         self.notify(f"cannot write {self.run.path}/outcome.json: {processes.reason(error)}")
 
     def stop(self, number: int) -> None:
-        """End the run as this signal would; any thread may ask for it."""
+        """Stop the run as this signal would. Thread-safe."""
         self.loop.call_soon_threadsafe(lambda: self._signalled([number]))
 
     def _signalled(self, numbers: Sequence[int]) -> None:
@@ -136,13 +136,13 @@ class ForegroundController(Controller):
 
     @property
     def hurry(self) -> bool:
-        """The person does not want to wait for the rest of the logs."""
+        """Whether the user does not want to wait for the rest of the logs."""
         return self.enough or self.interrupts > 1
 
     # ---- agents -----------------------------------------------------------------------------------------------------
 
     def swept(self, link: AgentConnection) -> bool:
-        """One that is not an agent yet, perhaps a line of --setup that hangs, reads nothing."""
+        """Kill what is not an agent yet, perhaps a line of --setup that hangs, and reads no messages."""
         assert isinstance(link, ProcessConnection)
         if link.banner is None or not link.open:
             return False
@@ -160,7 +160,7 @@ class ForegroundController(Controller):
             self.receive(link, frames)
             return
         self.loop.remove(link.stdout, link.stderr, link.stdin)
-        if link.node in self.killed:  # it had started nothing
+        if link.node in self.killed:  # it had not started anything
             link.open = False
             self.handle(CleanedUp(self.now(), link.node))
             return
@@ -184,11 +184,11 @@ class ForegroundController(Controller):
         if self._wrote_at is None:
             self.loop.call_later(QUIET, self._quiet)
         self._wrote_at = self.now()
-        # what was shown makes room for more
+        # acknowledge output once it is shown, so that more is sent
         self.pen.writer.then(partial(self.send_frames, link, encode_frame("credit", count=len(payload))))
 
     def _quiet(self) -> None:
-        """Tell the view when nothing has come for a moment."""
+        """Notify the view when no output has come for a moment."""
         assert self._wrote_at is not None
         left = self._wrote_at + QUIET - self.now()
         if left > 0:
@@ -200,13 +200,13 @@ class ForegroundController(Controller):
     # ---- the end ----------------------------------------------------------------------------------------------------
 
     def _part(self) -> None:
-        """Let the agents send what is left of the logs, and see them go. From here Ctrl-C ends the showing."""
+        """Wait for the agents to send the rest of the logs and exit. From here on, Ctrl-C stops showing output."""
         self.broadcast("bye", drain=not self.hurry)
         while any(link.open for link in self.links) and not self.enough:
             self.loop.run_once()
 
     def _leave(self) -> None:
-        """Leave no process."""
+        """Close everything, and leave no process behind."""
         for link in self.children:
             self.loop.remove(link.stdin, link.stdout, link.stderr)
             link.open = False

@@ -1,4 +1,4 @@
-"""The job of a scheduler in which a supervisor runs: how much of its time is left, and why it is ended."""
+"""The scheduler's job in which a controller runs: its remaining time, and why it is being terminated."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from muster.schedulers.scheduler import JobRecord, JobTerms, Phase
 
 
 class BatchJob:
-    """One job, asked about with care: an answer that does not come holds nothing up for long.
+    """A job, queried in the background: a missing answer delays nothing for long.
 
-    `signalled`: the scheduler's warning, where it has one, is sent to this process. `logs`: where its steps and its
-    script write; what they hold already is of earlier attempts.
+    `signalled`: the scheduler's warning signal, if any, is sent to this process. `logs`: output files of the job's
+    steps and script; what they contain already is from earlier attempts.
     """
 
     def __init__(self, client: SchedulerClient, job: str, terms: JobTerms, signalled: bool, logs: list[Path]):
@@ -24,7 +24,7 @@ class BatchJob:
         self.signal, self.before, self.chosen = terms.signal, terms.before, terms.chosen
         rules = client.scheduler.signals
         self.warning = rules.warning if signalled else ""
-        """The signal by which the scheduler says that the end of the time is near; empty where none comes."""
+        """The signal with which the scheduler warns of the time limit; empty if none is sent."""
         self.kill_wait = client.kill_wait()
         self._logs = {path: _size(path) for path in logs}
         self._asking: threading.Thread | None = None
@@ -32,35 +32,37 @@ class BatchJob:
 
     @property
     def title(self) -> str:
-        """What people call its scheduler."""
+        """Name of its scheduler for users."""
         return self.client.title
 
     def ask(self) -> None:
-        """Begin to ask about the job; that may take a while, and meanwhile nothing is known of it."""
+        """Start querying the job's record; it is unknown until that is done."""
         self._record = None
         self._asking = threading.Thread(target=self._look, daemon=True)
         self._asking.start()
 
     @property
     def answered(self) -> bool:
-        """It has answered, or will not."""
+        """Whether the query has finished, with or without an answer."""
         return self._asking is None or not self._asking.is_alive()
 
     def time_left(self) -> float | None:
-        """Seconds until the time limit, None where nobody says."""
+        """Return the seconds until the time limit; None if unknown."""
         end = self._record.end if self._record is not None else None
         return None if end is None else end - time.time()
 
     def warn_before(self) -> float:
-        """Seconds before the end of its time at which ranks are warned: of a short job at most a quarter, unless
-        somebody chose a number."""
+        """Return how many seconds before the time limit to warn ranks.
+
+        For a short job this is at most a quarter of its time, unless the user chose a number.
+        """
         found = self._record
         if self.chosen or found is None or found.start is None or found.end is None:
             return self.before
         return min(self.before, (found.end - found.start) / 4)
 
     def grace_left(self) -> float | None:
-        """Seconds that a preempted job that still runs has; None for one that is being ended."""
+        """Return the seconds left for a preempted job that is still running; None for one that is being terminated."""
         found = self._record
         if found is None or found.end is None or not found.preempted:
             return None
@@ -70,7 +72,7 @@ class BatchJob:
         return self.client.scheduler.phase(found.state)
 
     def why(self) -> str:
-        """Why the job is being ended, as far as that is known by now; see `SignalRules.stopped_by`."""
+        """Return why the job is being terminated, if known by now; see `SignalRules.stopped_by`."""
         return self.client.scheduler.signals.stopped_by(self._said(), self._record)
 
     def _said(self) -> str:

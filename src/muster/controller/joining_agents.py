@@ -1,5 +1,7 @@
-"""Agents that somebody else starts, such as a step of a scheduler: each reads in the run directory where its controller
-is, and joins."""
+"""Agents started by others, such as a scheduler's job step, which join their controller.
+
+They read in the run directory where the controller is.
+"""
 
 from __future__ import annotations
 
@@ -26,24 +28,24 @@ from muster.protocol.messages import TO_CONTROLLER
 from muster.rundir.run import Run
 
 PATIENCE = 120.0
-"""Seconds in which all agents must have joined."""
+"""Seconds for all agents to join."""
 
 _LOOK = 0.2
-"""Seconds between two looks at who starts them."""
+"""Seconds between checks of the starter."""
 
 
 class Starter(Protocol):
-    """Who starts the agents."""
+    """What starts the agents."""
 
     def start(self) -> None:
-        """Start them; they find what they need in the run directory."""
+        """Start the agents; they find what they need in the run directory."""
 
     def check(self, missing: Sequence[str], late: bool) -> None:
-        """Raise `Unreachable` if the agents of these hosts will not come; they are `late` once they should have."""
+        """Raise `Unreachable` if the agents of these hosts will not join; `late` is True after the deadline."""
 
 
 class JoiningAgents:
-    """The agents of a run that join the controller, which is this process, until there is a plan; an `AgentSource`."""
+    """The agents of a run that join this process, the controller, before there is a plan; an `AgentSource`."""
 
     remedies = Remedies(
         directory="`--sync` brings it; or share it, or see --cwd",
@@ -62,7 +64,7 @@ class JoiningAgents:
         starter: Starter,
         note: Callable[[str], object],
     ):
-        """`task`: how an agent knows on which host it is; see `schedulers.scheduler.Task`."""
+        """`task`: how an agent finds out which host it is on; see `schedulers.scheduler.Task`."""
         self.loop, self.run, self.lease, self.starter, self.note = loop, run, lease, starter, note
         self._task = task
         self.links = [TcpConnection(number, host, 0.0, {}) for number, host in enumerate(hosts)]
@@ -71,7 +73,7 @@ class JoiningAgents:
         self.secret, self.incarnation = new_nonce(), new_nonce()
         self.code: Tree | None = None
         self.sent = False
-        """The code is to be sent, and is compared file by file: one that is absent differs, too."""
+        """True if the code is to be sent: then a missing file counts as different, too."""
         self._dispatch = Dispatcher(
             handlers(self, "_on_"),
             lambda kind, fields: TO_CONTROLLER[kind].fitting(fields),
@@ -81,11 +83,11 @@ class JoiningAgents:
 
     @property
     def reference(self) -> str:
-        """The controller is on the first node."""
+        """Where the reference code is: the controller is on the first node."""
         return f"on {self.links[0].host}"
 
     def come(self, need: Need, run_dir: str) -> None:
-        """Have them started, and wait until all have joined and told what there is. Raises `Unreachable`."""
+        """Start the agents, and wait until all have joined and reported facts. Raises `Unreachable`."""
         self._tell_where(need)
         self.starter.start()
         terms = Terms(self.secret, self.run.id)
@@ -99,7 +101,7 @@ class JoiningAgents:
             callers.close()
 
     def _tell_where(self, need: Need) -> None:
-        """Leave in the run directory what an agent must know to join."""
+        """Write into the run directory what an agent needs to join."""
         root = self.code.root if self.code is not None else ""
         where = {
             "addresses": [address for _, address in hardware.interfaces()] or ["127.0.0.1"],
@@ -117,7 +119,7 @@ class JoiningAgents:
         with open(os.open(self.run.path / RENDEZVOUS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(where, file)
 
-    # ---- who joins --------------------------------------------------------------------------------------------------
+    # ---- joining ----------------------------------------------------------------------------------------------------
 
     def _knows(self, node: int) -> int | None:
         if not 0 <= node < len(self.links):
@@ -142,51 +144,51 @@ class JoiningAgents:
             link.channel.flush()
 
     def _on_facts(self, link: TcpConnection, payload: bytes, t: float, name: str = "", **facts: Any) -> None:
-        # both clocks are read within the time of one way: good to a few milliseconds
+        # both clocks are read within the latency of one message: accurate to a few milliseconds
         link.offset = t - time.monotonic()
         link.host = name or link.host
         link.facts.update(facts, name=name)
 
     def _on_scheduler_signal(self, link: TcpConnection, payload: bytes, **more: Any) -> None:
-        """A scheduler sends SIGTERM to this process too."""
+        """Ignore the report: a scheduler sends SIGTERM to this process too."""
 
     def close(self) -> None:
-        """Let nobody join any more, and part from those that have."""
+        """Stop listening, and disconnect the agents that joined."""
         for link in self.links:
             if link.channel.connected:
                 link.disconnect(self.loop)
         self.listener.close()
 
-    # ---- what they have told ----------------------------------------------------------------------------------------
+    # ---- their facts ------------------------------------------------------------------------------------------------
 
     def measure_clocks(self) -> None:
-        """That was done when they joined."""
+        """Do nothing: the clocks were measured on joining."""
 
     def routes(self, addresses: Sequence[str]) -> Routes:
-        """They tried all addresses of this machine before they joined."""
+        """Return the routes: agents tried all addresses of this machine before they joined."""
         untried = {"error": "it was not tried"}
         ways = [{**dict.fromkeys(addresses, untried), **link.facts["ways"]} for link in self.links[1:]]
         return Routes(self.listener.getsockname()[1], ways)
 
     def run_dirs(self, run_dir: str, run_id: str) -> Sequence[tuple[str, bool]]:
-        """They share one."""
+        """Return the run directory, which all nodes share."""
         return [(run_dir, True)] * len(self.links)
 
     def differing(self, code: Tree) -> Mapping[str, Sequence[str]]:
-        """By host: the files that are not what they are here."""
+        """Return by host the files that differ from the local ones."""
         found = {link.host: self.other_files(link, code.root) for link in self.links}
         return {host: names for host, names in found.items() if names}
 
     def code_remedy(self) -> str:
-        """What --sync would do."""
+        """Return what --sync would do."""
         return "`--sync` has all nodes run one copy of the code"
 
     def other_files(self, link: TcpConnection, root: str) -> list[str]:
-        """The files of the code that a node has otherwise than they are below `root` here."""
+        """Return the files of the code that are different on a node than below the local `root`."""
         found = []
         for number, name in enumerate(self.code.names if self.code is not None else ()):
             theirs, path = link.facts["digests"].get(str(number)), os.path.join(root, name)
-            # links of a copy lead elsewhere
+            # symbolic links in a copy have other targets
             if theirs is None or os.path.islink(path) or (not theirs and not self.sent):
                 continue
             if code_tree.digest(path) != theirs:

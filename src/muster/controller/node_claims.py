@@ -1,6 +1,6 @@
-"""Which nodes of an allocation a run has for itself: several small runs side by side in one job.
+"""Exclusive claims on nodes of an allocation, for several small runs side by side in one job.
 
-A claim is a lock on a file, which the step of the run's supervisor inherits: whatever ends that ends the claim.
+A claim is a lock on a file, which the job step of the run's controller inherits, so it is released however that ends.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from pathlib import Path
 from muster.linux import processes
 
 _PAUSE = 0.5
-"""Seconds between two looks at whether nodes have become free."""
+"""Seconds between checks for free nodes."""
 _OLD = 30 * 86400.0
-"""Seconds after which the files of a job are of no use any more."""
+"""Seconds after which the files of a job are obsolete."""
 
 
 class Claims:
-    """The nodes of one job, and those of them that this process has."""
+    """The nodes of one job that this process has claimed."""
 
     def __init__(self, root: Path, scheduler: str, job: str):
         self._folder, self._job = root / f"{scheduler}-nodes", job
         self.descriptors: dict[str, int] = {}
-        """Of the locks, by node."""
+        """File descriptors of the locks, by node."""
         with suppress(OSError):
             processes.make_private(str(self._folder))
             for path in self._folder.iterdir():
@@ -34,9 +34,9 @@ class Claims:
                     path.unlink()
 
     def take(self, hosts: Sequence[str], count: int | None, waits: Callable[[], object]) -> tuple[str, ...]:
-        """So many of these nodes, in their order, which no other run has; `waits` is called once if that takes time.
+        """Claim `count` of these nodes that no other run has, and return them in order; None: all, claimed or not.
 
-        Without a `count` all of them, whoever else has them.
+        `waits` is called once if the call has to wait.
         """
         told = False
         while True:
@@ -53,11 +53,11 @@ class Claims:
             time.sleep(_PAUSE)
 
     def hand_over(self) -> None:
-        """Another process has inherited the locks, and keeps them."""
+        """Release the locks here, after another process has inherited them."""
         self._release(list(self.descriptors))
 
     def _lock(self, host: str) -> bool:
-        """Have the lock of a node. Where files cannot be locked, each run counts as alone."""
+        """Lock a node; return whether that succeeded. If files cannot be locked, every run counts as alone."""
         descriptor = -1
         try:
             descriptor = os.open(self._folder / f"{self._job}-{host}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

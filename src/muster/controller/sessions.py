@@ -1,6 +1,6 @@
-"""The people who watch a run on node 0: each over a connection of its own to the supervisor's local socket.
+"""The clients of a run on node 0, each with its own connection to the controller's local socket.
 
-What is said is in `protocol/messages.py`.
+The messages are in `protocol/messages.py`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from muster.rundir.run import Run
 from muster.ui.text import outcome_as_json
 
 _SILENCE = 3 * BEAT
-"""Seconds without one after which its connection is as good as broken."""
+"""Seconds without a heartbeat after which a client's connection counts as broken."""
 _ANSWERS_WITHIN = 4.0
-"""Seconds in which agents have to answer what somebody asks through the supervisor."""
+"""Seconds for agents to answer a client's question."""
 _FAREWELL = 10.0
-"""Seconds that viewers have, at the end, to take the last words."""
+"""Seconds for clients to receive the last messages at the end."""
 
 
 class SessionsController(Protocol):
-    """Who supervises the run, as far as those who watch it have to do with that (`detached.py`)."""
+    """The part of the controller that sessions use (`detached.py`)."""
 
     loop: EventLoop
     plan: Plan
@@ -39,7 +39,7 @@ class SessionsController(Protocol):
     records: list[str]
     """The lines of events.jsonl."""
     draining: bool
-    """The run is over, and everybody is to go."""
+    """True if the run has ended, and all clients are to be closed."""
     lease: float
 
     @property
@@ -47,57 +47,57 @@ class SessionsController(Protocol):
         """The connections to all agents."""
 
     def now(self) -> float:
-        """Seconds since muster was started."""
+        """Return the seconds since muster was started."""
 
     def run_once(self) -> None:
-        """Wait until something happens, and deal with it."""
+        """Wait for an event, and handle it."""
 
     def send_message(self, node: int, kind: str, payload: bytes = b"", /, **fields: Any) -> None:
-        """Send a frame to a node."""
+        """Send a message to a node."""
 
     def broadcast(self, kind: str, **fields: Any) -> None:
-        """Send a frame to all nodes."""
+        """Send a message to all nodes."""
 
     def asked(self, viewer: Session, number: int, by: str = "") -> None:
-        """A person wants the end."""
+        """Handle a user's request to stop the run."""
 
     def pass_on(self, number: int) -> None:
-        """Pass a signal on to the ranks."""
+        """Forward a signal to the ranks."""
 
     def on_owner_lost(self) -> None:
-        """Nobody watches a run that was to end with its terminal."""
+        """Stop a run that was to end with its terminal, and which nobody watches any more."""
 
     def refused(self, text: str) -> None:
-        """A connection was refused, or closed for what came over it."""
+        """Record that a connection was refused, or closed because of what it sent."""
 
 
 class Session:
-    """Somebody who watches, or asks one thing and goes."""
+    """A client that watches the run, or asks a single question."""
 
     peer: Peer
 
     def __init__(self, name: str, now: float):
         self.name = name
         self.watches = self.is_owner = self.paused = False
-        """`owns`: the run is to end with it. `paused`: it was stopped (Ctrl-Z), and gives no sign of life."""
+        """`is_owner`: the run ends with this client. `paused`: it was stopped (Ctrl-Z), and sends no heartbeats."""
         self.heard_at = now
 
 
 class _Question:
-    """What somebody has asked, and what came of it so far."""
+    """A client's question to the agents, and the answers so far."""
 
     def __init__(self, viewer: Session, missing: set[int], awaited: set[int]):
         self.viewer, self.missing, self.awaited = viewer, missing, awaited
-        """`missing` and `awaited`: the nodes that have not answered, and of those the ones that still may."""
+        """`missing`: the nodes that have not answered; `awaited`: those of them that still may."""
         self.found: dict[str, Any] = {}
-        """Tables whose keys are ranks."""
+        """Tables by rank."""
 
 
 class Sessions:
-    """All of them. `attached`: the run ends when its owner has been gone for as long as a lease."""
+    """All sessions of a run. `attached`: the run is stopped when its owner has been gone for as long as a lease."""
 
     listener: LocalListener
-    """Where they come, once `listen` was called."""
+    """The listening socket, set by `listen`."""
 
     def __init__(self, world: SessionsController, attached: bool):
         self.world, self.attached = world, attached
@@ -106,14 +106,14 @@ class Sessions:
         self._forsaken_at: float | None = world.now() if attached else None
         self._dispatch = Dispatcher(
             handlers(self, "_on_"),
-            lambda kind, fields: FROM_CLIENT[kind].fitting(fields),  # agents trust what is passed on
+            lambda kind, fields: FROM_CLIENT[kind].fitting(fields),  # agents trust it
             lambda text, viewer: self._note(text),
         )
         self._questions: dict[int, _Question] = {}
-        """What agents have been asked for, by number."""
+        """Questions to the agents, by number."""
 
     def listen(self, descriptor: int) -> None:
-        """Let people come, at this socket."""
+        """Accept clients at this socket."""
         self.listener = LocalListener(self.world.loop, socket.socket(fileno=descriptor), self._called, self._note)
         self._expire()
 
@@ -131,7 +131,7 @@ class Sessions:
         self.sessions.append(viewer)
 
     def _expire(self) -> None:
-        """Every now and then: who has fallen silent, and is the owner there?"""
+        """Close silent sessions, and check whether the owner is connected, regularly."""
         now = self.world.now()
         for viewer in list(self.sessions):
             silent = now - viewer.heard_at > _SILENCE
@@ -142,32 +142,32 @@ class Sessions:
         elif self._forsaken_at is None:
             self._forsaken_at = now
         elif now - self._forsaken_at >= self.world.lease:
-            self.attached = False  # it is said once
+            self.attached = False  # reported once
             self.world.on_owner_lost()
         self.world.loop.call_later(1.0, self._expire)
 
     # ---- out --------------------------------------------------------------------------------------------------------
 
     def tell(self, number: int, line: str) -> None:
-        """An event, which is the so-manieth line of events.jsonl, to all who watch."""
+        """Send an event, with its line number in events.jsonl, to all watching clients."""
         for viewer in self.sessions:
             if viewer.watches:
                 viewer.peer.send(encode_frame("event", line.encode(), number=number))
 
     def output(self, name: str, node: int, data: bytes, place: Mapping[str, Any]) -> None:
-        """What a rank wrote, to who wants it."""
+        """Send a rank's output to the session that subscribed to it."""
         for viewer in self.sessions:
             if viewer.name == name:
                 viewer.peer.send(encode_frame("output", data, node=node, **place))
 
     def stdin_taken(self, upto: int) -> None:
-        """The rank that reads has taken so many bytes of stdin."""
+        """Tell the owner how many bytes of stdin the rank has read."""
         for viewer in self.sessions:
             if viewer.is_owner:
                 viewer.peer.send(encode_frame("stdin_taken", upto=upto))
 
     def answered(self, number: int, node: int, **tables: Mapping[str, Any]) -> None:
-        """The agent of a node has answered a question: tables whose keys are ranks."""
+        """Handle a node's answer to a question: tables by rank."""
         question = self._questions.get(number)
         if question is None:
             return
@@ -264,7 +264,7 @@ class Sessions:
         self._ask(viewer, "get_usage")
 
     def _ask(self, viewer: Session, kind: str, **fields: Any) -> None:
-        """Ask all agents, and answer once all that are connected have; `missing` are the nodes that have not."""
+        """Ask all agents, and answer once all connected ones have; `missing` lists the nodes without an answer."""
         self._count += 1
         number = self._count
         missing = {link.node for link in self.world.far}
@@ -276,7 +276,7 @@ class Sessions:
     # ---- the end ----------------------------------------------------------------------------------------------------
 
     def close_all(self, outcome: RunResult) -> None:
-        """Tell all how it ended, and see them go."""
+        """Send the result to all clients, and wait for them to disconnect."""
         for viewer in list(self.sessions):
             if viewer.watches:
                 viewer.peer.send(encode_frame("finished", outcome=outcome_as_json(outcome)))

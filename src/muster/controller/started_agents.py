@@ -1,6 +1,6 @@
-"""Agents on hosts that a transport reaches: each is started as a child process here, and asked what there is.
+"""Agents on hosts that a transport reaches: each is started as a child process, and asked for its facts.
 
-Whatever fails ends with one sentence that names the hosts, and with no agent left.
+Every failure ends with one message that names the hosts, and leaves no agent behind.
 """
 
 from __future__ import annotations
@@ -30,35 +30,35 @@ from muster.transports import TRANSPORTS
 from muster.transports.target import Target
 
 WINDOW = 64
-"""Hosts that are reached at the same time."""
+"""Maximum number of hosts contacted concurrently."""
 
 PATIENCE = 60.0
-"""Seconds in which a host must answer."""
+"""Seconds for a host to answer."""
 
 _BRIEF = 30.0
-"""The same for a doctor: who is slower than that is not well."""
+"""Seconds for a host to answer the doctor: slower ones count as broken."""
 
 RESTLESS = 8.0
-"""Seconds after which the person is told who is waited for."""
+"""Seconds after which the user is told which hosts are still awaited."""
 
 MERCY = 5.0
-"""Seconds that the others still have once one host has failed, so that all that fail are told together."""
+"""Seconds for the others once one host has failed, so that all failures are reported together."""
 
 _PROBE = 300.0
-"""Seconds in which a machine must have been looked at; two imports of torch are in it."""
+"""Seconds for the examination of a machine, which includes two imports of torch."""
 
 WAY = 5.0
-"""Seconds in which a connection between two nodes must be made."""
+"""Seconds for a connection between two nodes."""
 
 ANSWERS = {
     *("facts", "marker_written", "marker_checked", "compared", "remembered"),
     *("probe_port", "routes", "probed", "clock", "detached"),
 }
-"""What agents say when they were asked something before there is a plan."""
+"""Kinds of answers to the questions before there is a plan."""
 
 
 class StartedAgents:
-    """The agents of a run on hosts, until they can be given a plan; an `AgentSource`."""
+    """The agents of a run on hosts, until they are configured; an `AgentSource`."""
 
     remedies = Remedies(
         directory="the ranks start there: `--sync` sends it, or share it, or name another by --cwd",
@@ -80,42 +80,41 @@ class StartedAgents:
         signals.handle(self._signalled)
         self.links: list[ProcessConnection] = []
         self.answers: dict[int, dict[str, Any]] = {}
-        """By node: the frame that was waited for, with `heard`, when it came."""
+        """By node: the expected answer, with its arrival time `heard`."""
         self._awaited = ""
-        """The kind of that frame."""
+        """The kind of that answer."""
         self.failed: dict[int, MusterError] = {}
         self.run_dir = ""
         self.first = b""
-        """What each agent is asked once it lives."""
+        """The first question to each agent once it runs."""
         self.code: Tree | None = None
-        """Files besides the script that have to be the same everywhere."""
+        """Files besides the script that must be identical on all hosts."""
         self.strict = True
-        """One host that fails ends it for all."""
+        """True if one failing host makes all fail."""
         self._dispatch = Dispatcher(
             {**{kind: partial(self._answered, kind) for kind in ANSWERS}, **handlers(self, "_on_")},
             lambda kind, fields: TO_CONTROLLER[kind].fitting(fields),
             lambda text, link: self.say(f"{link.host}: {text}"),
         )
         self.moved: set[int] = set()
-        """Nodes whose agent has left its connection, so that this may end."""
+        """Nodes whose agent has detached, so that its connection may end."""
 
-    # ---- reaching ---------------------------------------------------------------------------------------------------
+    # ---- starting ---------------------------------------------------------------------------------------------------
 
     def come(self, need: Need, run_dir: str) -> None:
-        """Start all agents, and hear what each host tells of itself."""
+        """Start all agents, and collect the facts of each host."""
         self.need = need
         self.start_agents(run_dir)
 
     @property
     def controller_offset(self) -> float:
-        """The controller will be on node 0."""
+        """The clock offset of node 0, where the controller will be."""
         return self.links[0].offset
 
     def start_agents(self, run_dir: str, strict: bool = True) -> dict[str, dict[str, Any]]:
-        """Start all agents; gives what each host tells of itself. Raises `Unreachable`, `InvalidRequest`,
-        `Interrupted`.
+        """Start all agents and return the facts of each host. Raises `Unreachable`, `InvalidRequest`, `Interrupted`.
 
-        Unless `strict` hosts that cannot be reached are left in `failed`, and the others go on.
+        Unless `strict`, unreachable hosts are put into `failed`, and the others continue.
         """
         self.strict = strict
         patience = PATIENCE if strict else _BRIEF
@@ -145,7 +144,7 @@ class StartedAgents:
                 self._fail_silent(self._missing(self.links), "no answer")
                 if strict:
                     break
-                deadline = now + patience  # for those that had no place yet
+                deadline = now + patience  # for the hosts that were not started yet
         if strict:
             self._raise_failed()
         self.links.sort(key=lambda link: link.node)
@@ -159,7 +158,7 @@ class StartedAgents:
         return [link for link in self.links if link.node not in self.failed]
 
     def _missing(self, links: Sequence[ProcessConnection]) -> list[ProcessConnection]:
-        """Those of which there is neither an answer nor why there will be none."""
+        """Return those that have neither answered nor failed."""
         return [link for link in links if link.node not in self.answers and link.node not in self.failed]
 
     def _fail_silent(self, links: Sequence[ProcessConnection], how: str) -> None:
@@ -175,7 +174,7 @@ class StartedAgents:
         link.channel.pump(self.loop, partial(self._flush, link))
 
     def _turn(self, kind: str, wait: float) -> None:
-        """Wait for something, and take frames of this kind as answers."""
+        """Wait for an event, accepting messages of this kind as answers."""
         self._awaited = kind
         self.loop.run_once(wait)
 
@@ -211,13 +210,13 @@ class StartedAgents:
             words = f"its agent speaks version {facts['version']}, muster {VERSION}"
             self._fail(link, InvalidRequest(words, host=link.host))
         else:
-            self._send(link, self.first)  # not before: what follows the agent's own text is lost until it runs
+            self._send(link, self.first)  # not earlier: anything after the agent's own source is lost until it runs
 
     def _on_agent_crashed(self, link: ProcessConnection, payload: bytes, text: str, limit: bool, **more: Any) -> None:
         link.broken, link.met_limit = (text.strip().splitlines() or ["?"])[-1], limit
 
     def _on_note(self, link: ProcessConnection, payload: bytes, text: str, **more: Any) -> None:
-        """What it has to say can wait until there is a run."""
+        """Ignore notes until there is a run."""
 
     def _answered(self, kind: str, link: ProcessConnection, payload: bytes, **fields: Any) -> None:
         if kind == self._awaited:
@@ -229,7 +228,7 @@ class StartedAgents:
         self.failed.setdefault(link.node, error)
 
     def _why(self, link: ProcessConnection) -> MusterError:
-        """Why an agent did not come to life, or ended."""
+        """Return why an agent did not start, or ended."""
         code, how = link.status()
         link.drain_stderr()
         said = link.stderr_tail.decode("utf-8", "replace")
@@ -248,7 +247,7 @@ class StartedAgents:
         return Unreachable(link.stderr_summary() or how, f"try it by hand: `ssh {link.host} true`", link.host)
 
     def _raise_failed(self) -> None:
-        """Tell all that failed in one error, equal reasons folded over hosts."""
+        """Raise one error for all that failed, with equal reasons grouped by host."""
         if not self.failed:
             return
         errors = [self.failed[number] for number in sorted(self.failed)]
@@ -265,25 +264,25 @@ class StartedAgents:
         self.first = encode_frame("get_facts", cwd=self.need.cwd, script=self.need.script, run_dir=self.run_dir)
 
     def refresh_facts(self, need: Need) -> None:
-        """Ask once more what there is, after the code was sent."""
+        """Collect the facts again, after the code was sent."""
         self.need = need
         self._ask()
         for link, answer in zip(self.links, self._exchange(self.links, "facts", self.first)):
             link.facts.update(answer)
 
     def differing(self, code: Tree) -> dict[str, list[str]]:
-        """By host: the files that are not what they are here."""
+        """Return by host the files that differ from the local ones."""
         return {target.host: names for target, names in self.compare(code).items()}
 
     def code_remedy(self) -> str:
-        """What --sync would send."""
+        """Return what --sync would send."""
         return f"`--sync` sends {sync_sends(self.need.cwd)}"
 
     def compare(self, code: Tree, sent: bool = False) -> dict[Target, list[str]]:
-        """The files that are not on a host what they are here; those of which all are, are left out.
+        """Return the files that differ on each host, leaving out hosts without differences.
 
-        `sent`: also those that are not there, or that muster sent there once and are here no more. What is not there
-        at all is no danger otherwise: it may be what an earlier run wrote here, and an import of it fails in words.
+        `sent`: include missing files, and files that muster once sent there and that no longer exist here. Otherwise a
+        missing file is harmless: it may be written by an earlier run here, and importing it fails with a clear error.
         Raises `InvalidRequest`.
         """
 
@@ -304,7 +303,7 @@ class StartedAgents:
                     own[name] = code_tree.digest(os.path.join(code.root, name))
                 if theirs != own[name] and (theirs or sent):
                     names.append(name)
-            # a host must not choose what it is sent: only what is not here
+            # a host must not choose what it is sent: accept only names that do not exist here
             names += [name for name in answer["stale"] if _is_inside(name) and not _is_here(code.root, name)]
             if names:
                 found[self.targets[link.node]] = names
@@ -315,7 +314,7 @@ class StartedAgents:
         return found
 
     def remember(self, code: Tree, targets: Collection[Target]) -> None:
-        """Have hosts write down what they were sent."""
+        """Have hosts record what they were sent."""
         listed = code_tree.entries(code.root, code.names)
         self._exchange(
             [link for link in self.links if self.targets[link.node] in targets],
@@ -323,10 +322,10 @@ class StartedAgents:
             lambda link: encode_frame("remember", listed, root=code.root, home=link.facts["home"]),
         )
 
-    # ---- moving -----------------------------------------------------------------------------------------------------
+    # ---- detaching --------------------------------------------------------------------------------------------------
 
     def run_dirs(self, run_dir: str, run_id: str) -> list[tuple[str, bool]]:
-        """For each node: the run directory there, and whether it is the same folder as that of node 0."""
+        """Return for each node its run directory, and whether it is the same directory as on node 0."""
         first, others = self.links[0], self.links[1:]
         if first.facts["shared"]:
             found = [(run_dir, True)]
@@ -342,9 +341,9 @@ class StartedAgents:
     def detach_agents(
         self, prepares: Sequence[Mapping[str, Any]], archive: bytes, files: Mapping[str, str], **where: Any
     ) -> None:
-        """Have each agent get ready, and leave its connection to this machine for the supervisor on node 0.
+        """Configure each agent, and detach it from this machine to the controller on node 0.
 
-        The connection to node 0 then is one to the supervisor, if it `stays`. Raises `ControlError` and the like.
+        The connection to node 0 becomes one to the controller, if it `stays`. Raises `ControlError` and others.
         """
         first, others = self.links[0], self.links[1:]
         for links in (others, [first]):
@@ -360,10 +359,10 @@ class StartedAgents:
         self._end(others)
 
     def take_connection(self) -> ProcessConnection:
-        """The connection to node 0, which now is one to the supervisor."""
+        """Return the connection to node 0, which is now one to the controller."""
         return self.links[0]
 
-    # ---- where they meet --------------------------------------------------------------------------------------------
+    # ---- rendezvous -------------------------------------------------------------------------------------------------
 
     def routes(self, addresses: Sequence[str]) -> Routes:
         """Have the other nodes try to connect to node 0. Raises `Unreachable`."""
@@ -375,7 +374,7 @@ class StartedAgents:
         return Routes(port, [answer["ways"] for answer in answers])
 
     def measure_clocks(self) -> None:
-        """Measure by how much the clock of each host differs: half of the shortest way there and back is the error."""
+        """Measure the clock offset of each host; the error is at most half of the shortest round trip."""
         best = dict.fromkeys(range(len(self.targets)), float("inf"))
         for _ in range(3):
             sent = time.monotonic()
@@ -391,9 +390,9 @@ class StartedAgents:
         question: bytes | Callable[[ProcessConnection], bytes],
         within: float = PATIENCE,
     ) -> list[dict[str, Any]]:
-        """Ask these nodes something, and wait for the answer of each.
+        """Send a question to these nodes, and return their answers.
 
-        Unless this is `strict` one that fails meanwhile has an empty answer.
+        Unless `strict`, a node that fails meanwhile gets an empty answer.
         """
         self.answers = {}
         for link in links:
@@ -410,9 +409,9 @@ class StartedAgents:
     # ---- for the doctor ---------------------------------------------------------------------------------------------
 
     def probe(self, names: Sequence[str], folder: str, root: str) -> dict[str, dict[str, Any]]:
-        """What a doctor wants to know of each machine that lives; `root` is the folder of muster here.
+        """Return the doctor's facts of each reachable machine; `root` is the local muster directory.
 
-        A machine that shares that folder tells of it, another one of its own.
+        A machine that shares that directory reports on it, others report on their own.
         """
 
         def question(link: ProcessConnection) -> bytes:
@@ -425,9 +424,9 @@ class StartedAgents:
         return self.probed
 
     def probe_routes(self, most: int) -> dict[tuple[str, str], str]:
-        """Why one machine cannot connect to another on a free port; empty where it can.
+        """Return why machines cannot connect to each other on a free port, by (from, to); empty if they can.
 
-        Each pair is tried, among more than `most` each with three others: the next two, and the one opposite.
+        With more than `most` machines, each tries only three others: the next two, and the one opposite.
         """
         found: dict[tuple[str, str], str] = {}
         links = self.living
@@ -443,7 +442,7 @@ class StartedAgents:
                 addresses = [address for _, address in end.facts["interfaces"]]
                 return encode_frame("probe_routes", addresses=addresses, port=ports[end.node], patience=WAY)
 
-            # all at once: every machine is tried by one other
+            # all at once: every machine is contacted by one other
             for start, answer in zip(links, self._exchange(links, "routes", question)):
                 tried = [way.get("error", "") for way in answer.get("ways", {}).values()] or ["it has no address"]
                 if answer:
@@ -451,7 +450,7 @@ class StartedAgents:
         return found
 
     def clocks_ahead(self, wall: float, at: float) -> dict[str, float]:
-        """By how many seconds the wall clock of each machine is ahead of ours, which was `wall` at our `at`."""
+        """Return the seconds by which each machine's wall clock is ahead of ours, `wall` at monotonic time `at`."""
         self.measure_clocks()
         found = {}
         for link in self.living:
@@ -463,10 +462,10 @@ class StartedAgents:
     # ---- the end ----------------------------------------------------------------------------------------------------
 
     def abort(self) -> None:
-        """End all agents; they have started nothing."""
+        """Terminate all agents, which have started nothing."""
         for link in self.links:
             if link.banner is not None:
-                link.kill()  # still on its way
+                link.kill()  # not started yet
         self._end(self.links)
 
     def _end(self, links: Sequence[ProcessConnection]) -> None:
@@ -485,5 +484,5 @@ def _is_here(root: str, name: str) -> bool:
 
 
 def _own(link: ProcessConnection, run_id: str) -> str:
-    """The run directory on a node that shares none."""
+    """Return the run directory on a node that does not share one."""
     return f"{link.facts['home']}/runs/{run_id}"

@@ -1,1 +1,1 @@
-"""What failures, machines and self-tests tell, and what to do. Pure."""
+"""Conclusions from failures, machines and self-tests, and remedies. Pure."""

@@ -52,10 +52,10 @@ CHECKS = (
 
 
 def run_checks(cluster: ClusterFacts) -> list[tuple[str, list[Finding]]]:
-    """All checks by name, with what each found, in order."""
+    """Run all checks; return (name, findings) in order."""
     return [(check.name, list(check.run(cluster))) for check in CHECKS]
 
 
 def passed(results: Sequence[tuple[str, list[Finding]]]) -> bool:
-    """No check has found an error."""
+    """Return whether no check found an error."""
     return not any(finding.level == "error" for _, findings in results for finding in findings)

@@ -6,42 +6,42 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Callable, NamedTuple
 
 Facts = Mapping[str, Any]
-"""What a machine told of itself; see `agent/probe.py`."""
+"""Facts reported by a machine; see `agent/probe.py`."""
 
 
 class ClusterFacts(NamedTuple):
-    """What is known of all machines together."""
+    """The facts of all machines together."""
 
     facts: Mapping[str, Facts]
-    """By host, in their order."""
+    """By host, in order."""
     ways: Mapping[tuple[str, str], str]
-    """Why (from, to) cannot be connected on a free port; empty when it can."""
+    """By (from, to): why a connection on a free port fails; empty if it works."""
     clocks: Mapping[str, float]
-    """By how many seconds the wall clock of a host is ahead of that of this machine."""
+    """Seconds by which the wall clock of a host is ahead of this machine's."""
     folder: str
-    """Where the ranks start."""
+    """The directory where ranks start."""
     nodes: Mapping[str, tuple[str, str]]
-    """Of the scheduler, by node: the state and the reason; empty without one."""
+    """By node: the scheduler's state and reason; empty without a scheduler."""
     gres: Mapping[str, int]
-    """The GPUs that the scheduler has for each node."""
+    """By node: the number of GPUs known to the scheduler."""
     scheduler: str = ""
-    """The key of the scheduler that is here; empty without one."""
+    """The key of the local scheduler; empty without one."""
     scheduler_silent: str = ""
     """Why it does not answer."""
 
 
 class Finding(NamedTuple):
-    """Something that is not as it should be."""
+    """A problem found on a host."""
 
     level: str
-    """`error`: training will fail or hang. `warning`: it will be slow, or fail some day."""
+    """`error`: training will fail or hang. `warning`: it will be slow, or may fail some day."""
     host: str
     summary: str
     impact: str
     remedy: str
 
     def as_json(self) -> dict[str, str]:
-        """For `muster doctor --json`, whose keys stay as they are: scripts read them."""
+        """Return the finding for `muster doctor --json`. The keys are stable, since scripts read them."""
         return {
             "level": self.level,
             "host": self.host,
@@ -64,11 +64,11 @@ GIB = 1 << 30
 
 
 def differ(found: Mapping[Any, Sequence[str]]) -> str:
-    """`2.13 on n1, n2; 2.12 on n3`."""
+    """Return a text such as `2.13 on n1, n2; 2.12 on n3`."""
     return "; ".join(f"{value} on {', '.join(hosts)}" for value, hosts in found.items())
 
 
 def odd(found: Mapping[Any, Sequence[str]]) -> list[str]:
-    """The hosts that are not as most are."""
+    """Return the hosts that differ from the majority."""
     most = max(found.values(), key=len, default=())
     return [host for hosts in found.values() if hosts is not most for host in hosts]

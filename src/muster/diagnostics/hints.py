@@ -1,4 +1,4 @@
-"""What the doctor has to say of a failure: the words of a rank, what most often stands behind them, what to do."""
+"""Hints for failures: a pattern in a rank's error output, its most frequent cause, and what to do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BUS_ERROR = 7
 
 
 class FailureHint(NamedTuple):
-    """A row: words that ranks leave, and the sentence for them, in which `{host}` is where it happened."""
+    """A row: a pattern in a rank's error output, and the hint for it, in which `{host}` is where it happened."""
 
     pattern: str
     text: str
@@ -90,11 +90,11 @@ FAILURE_HINTS = (
         "install it for the Python of the ranks, or choose another one: `--python`, `--setup`",
     ),
 )
-"""The first that fits is said."""
+"""The first match is used."""
 
 
 def hint_for(end: RankExit, host: str = "", several: bool = False) -> str:
-    """What the doctor has to say of the rank that failed first; empty when that is nothing."""
+    """Return the hint for the rank that failed first; empty if there is none."""
     if end.signal == _BUS_ERROR:
         words = "unable to open shared memory"
     elif end.failure is not None and end.failure.kind is not FailureKind.NEVER_REGISTERED:

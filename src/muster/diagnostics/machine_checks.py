@@ -13,7 +13,7 @@ from muster.linux.hardware import IDENTITY
 SLOW_IMPORT = 15.0
 
 SMALL_SHM = 128 << 20
-"""What containers have by default is half of it: a handful of DataLoader workers is too much for that."""
+"""Twice the default of containers, which is too small for even a few DataLoader workers."""
 
 
 def versions(cluster: ClusterFacts) -> Iterator[Finding]:
@@ -190,7 +190,7 @@ def variables(cluster: ClusterFacts) -> Iterator[Finding]:
 
 
 def _nccl_finds(asked: str, names: Collection[str]) -> bool:
-    """NCCL takes one that begins so, or, after `=`, is called so; after `^` any other one."""
+    """Return whether NCCL finds the interface: by prefix, after `=` by full name; after `^` any other one."""
     if asked.startswith("^"):
         return True
     words = [word for word in asked.lstrip("=").split(",") if word]
@@ -198,7 +198,7 @@ def _nccl_finds(asked: str, names: Collection[str]) -> bool:
 
 
 def _gloo_finds(asked: str, names: Collection[str]) -> bool:
-    """gloo wants each of them, by its whole name."""
+    """Return whether gloo finds all the interfaces, by full name."""
     return all(word in names for word in asked.split(","))
 
 

@@ -68,7 +68,7 @@ def ambiguous_names(cluster: ClusterFacts) -> Iterator[Finding]:
     for name, answers in seen.items():
         real = {address for _, address in cluster.facts.get(name, {}).get("interfaces", ())}
         wrong = [host for told, hosts in answers.items() if not real & set(told.split(", ")) for host in hosts]
-        # names of other kinds, as ssh may have them, are not where the machine says it is
+        # names of another kind, such as ssh's own, are not among the addresses that the machine reports
         for host in wrong if wrong and len(wrong) < sum(map(len, answers.values())) else odd(answers):
             why = "hosts that look for it find different machines"
             yield Finding("error", host, f"{name} means {differ(answers)}", why, "one /etc/hosts for all")
@@ -98,7 +98,7 @@ def own_name(cluster: ClusterFacts) -> Iterator[Finding]:
 
 
 def connections(cluster: ClusterFacts) -> Iterator[Finding]:
-    """Each way that is broken, told of the host that is in most of them: a firewall there breaks all ways to it."""
+    """Report each broken route at the host that is part of most of them: a firewall there breaks all routes to it."""
     broken = {pair: why for pair, why in cluster.ways.items() if why}
     while broken:
         counts = Counter(host for pair in broken for host in pair)
@@ -126,14 +126,14 @@ def mtu(cluster: ClusterFacts) -> Iterator[Finding]:
 
 
 def gloo_interface(facts: Facts) -> str:
-    """What gloo takes by itself: that of the address which the machine's own name has."""
+    """Return gloo's default interface: the one with the address of the machine's own name."""
     asked = facts["env"].get("GLOO_SOCKET_IFNAME")
     own = facts["own"].get("addresses", [])
     return asked or next((name for name, address in facts["interfaces"] if address in own), "lo" if own else "none")
 
 
 def nccl_interface(facts: Facts) -> str:
-    """What NCCL takes by itself: one of InfiniBand, else the first that is neither loopback nor docker's."""
+    """Return NCCL's default interface: InfiniBand, otherwise the first that is neither loopback nor docker's."""
     names = [name for name, _ in facts["interfaces"]]
     fit = [name for name in names if name.startswith("ib")]
     fit += [name for name in names if not name.startswith(("ib", "lo", "docker"))]
@@ -168,7 +168,7 @@ def interfaces(cluster: ClusterFacts) -> Iterator[Finding]:
 
 
 def _near(address: str, cluster: ClusterFacts, host: str) -> bool:
-    """Another machine has an address that begins alike (the first half of an IPv4 address)."""
+    """Return whether another machine has an address with the same first half (IPv4)."""
     return any(
         address.split(".")[:2] == found.split(".")[:2]
         for other, facts in cluster.facts.items()

@@ -24,7 +24,7 @@ def free_space(cluster: ClusterFacts) -> Iterator[Finding]:
             elif not told["writes"]:
                 why, full = told.get("why", ""), told.get("full", False)
                 do = "free some space there" if full else "choose another folder: --run-dir, --cwd"
-                # code may lie where nobody writes; runs may not
+                # code may be in a read-only directory; run directories may not
                 level = "warning" if path == cluster.folder and not full else "error"
                 yield Finding(level, host, f"cannot write in {path}: {why}", "ranks read and write there", do)
             elif told["free"] < GIB:
@@ -40,7 +40,7 @@ def free_space(cluster: ClusterFacts) -> Iterator[Finding]:
 
 
 def temporary_files(cluster: ClusterFacts) -> Iterator[Finding]:
-    """Launchers of others are given a file in the temporary directory, under one name on all hosts."""
+    """Check the temporary directories: external launchers use a file there, with the same path on all hosts."""
     why = "launchers of others (torchrun, mpirun, …) are given a file there; compilers and workers want it too"
     usable = {host: facts["temporary"] for host, facts in cluster.facts.items() if "temporary" in facts}
     for host, found in usable.items():

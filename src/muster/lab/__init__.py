@@ -1,10 +1,10 @@
-"""A practice cluster on one machine: network namespaces as hosts, and in them the real sshd, Slurm and MPI.
+"""A practice cluster on one machine: network namespaces as hosts, running the real sshd, Slurm and MPI.
 
     with Lab(nodes=3, gpus=4, cpus=8) as lab:
         lab.run("head", ["srun", "-N3", "hostname"], check=True)
         lab.fault("partition", "n2")
 
-Nothing outside the lab's own folder is written, and nothing of it is to be seen from outside its namespaces.
+Nothing is written outside the lab's own directory, and nothing in the lab is reachable from outside its namespaces.
 """
 
 from muster.lab.lab import Lab

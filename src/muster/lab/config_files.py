@@ -1,4 +1,4 @@
-"""The files that a lab's ssh, Slurm and resolver read, as texts. Touches nothing."""
+"""Contents of the files that a lab's ssh, Slurm and resolver read. Pure: writes nothing."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from muster.lab.spec import HEAD, SECOND_USER, SWITCH_ADDRESS, Folder, Shape, address
 
 GPU_DEVICES = "/run/gpu"
-"""Where each host has the device nodes that stand for GPUs."""
+"""Directory on each host with the device nodes that stand for GPUs."""
 
 CGROUPS_INSIDE = "/run/cgroup"
-"""Where each host sees its own freezer hierarchy."""
+"""Directory on each host with its own freezer hierarchy."""
 
 PARTITIONS = (
-    # jobs of `main` and `spare` make room for jobs of `urgent`: those of `main` at once, those of `spare` have a grace
+    # jobs in `main` and `spare` are preempted by jobs in `urgent`: those in `main` at once, those in `spare` after a
+    # grace time
     "PartitionName=main Default=YES PriorityTier=1 PreemptMode=REQUEUE",
     "PartitionName=spare PriorityTier=1 PreemptMode=REQUEUE GraceTime=6",
     "PartitionName=urgent PriorityTier=100 PreemptMode=OFF",
@@ -21,14 +22,14 @@ PARTITIONS = (
 
 
 def slurm_conf(shape: Shape, folder: Folder, tracks: str, more: Mapping[str, str]) -> str:
-    """slurm.conf; `tracks` is how Slurm finds the processes of a job, `more` has keys to set otherwise."""
+    """Return slurm.conf; `tracks` is its ProctrackType, `more` are keys to override."""
     keys = {
         "ClusterName": "lab",
         "SlurmctldHost": f"{HEAD}({address(HEAD)})",
         "SlurmUser": "root",
         "SlurmdUser": "root",
         "AuthType": "auth/munge",
-        # a requeued job waits until its last credential has expired, 121 s with the default
+        # a requeued job waits until its last credential expires, which takes 121 s by default
         "AuthInfo": f"socket={folder.munge}/socket,cred_expire=5",
         "StateSaveLocation": f"{folder.slurm}/state",
         "SlurmdSpoolDir": f"{folder.slurm}/spool-%n",
@@ -38,7 +39,7 @@ def slurm_conf(shape: Shape, folder: Folder, tracks: str, more: Mapping[str, str
         "TaskPlugin": "task/none",
         "SelectType": "select/cons_tres",
         "SelectTypeParameters": "CR_CPU",
-        # the nodes have more cores than the machine
+        # the nodes claim more cores than the machine has
         "SlurmdParameters": "config_overrides",
         "ReturnToService": "2",
         "SchedulerParameters": "batch_sched_delay=0,sched_min_interval=0,bf_interval=5",
@@ -61,18 +62,20 @@ def slurm_conf(shape: Shape, folder: Folder, tracks: str, more: Mapping[str, str
 
 
 def gres_conf(shape: Shape) -> str:
-    """gres.conf: device nodes that stand for GPUs, so that Slurm sets CUDA_VISIBLE_DEVICES as it does for real ones."""
+    """Return gres.conf: device nodes that stand for GPUs, so that Slurm sets CUDA_VISIBLE_DEVICES as for real ones."""
     return f"Name=gpu Type=toy File={GPU_DEVICES}/gpu[0-{shape.gpus - 1}]\n" if shape.gpus else ""
 
 
 def cgroup_conf() -> str:
-    """cgroup.conf, for version 1, whose freezer needs no more than a mount."""
+    """Return cgroup.conf, for cgroup v1, whose freezer only needs a mount."""
     return f"CgroupPlugin=cgroup/v1\nCgroupMountpoint={CGROUPS_INSIDE}\n"
 
 
 def sshd_config(folder: Folder) -> str:
-    """What every sshd of the lab reads. Its key exchange is the quick one: all hosts share the cores of one machine,
-    and the usual one takes 0.3 s of them."""
+    """Return the sshd_config of all sshds in the lab.
+
+    It selects a fast key exchange: all hosts share the cores of one machine, and the usual one takes 0.3 s of CPU.
+    """
     return f"""HostKey {folder.ssh}/host_key
 AuthorizedKeysFile {folder.ssh}/authorized_keys_%u
 PidFile none
@@ -94,7 +97,7 @@ Subsystem sftp internal-sftp
 
 
 def ssh_config(folder: Folder, shape: Shape) -> str:
-    """The /etc/ssh/ssh_config of the hosts; %u is whoever calls."""
+    """Return the hosts' /etc/ssh/ssh_config; %u is the calling user."""
     return f"""Host {" ".join(shape.hosts)} 10.77.*
     IdentityFile {folder.ssh}/id_%u
     IdentitiesOnly yes
@@ -105,7 +108,7 @@ def ssh_config(folder: Folder, shape: Shape) -> str:
 
 
 def ssh_config_outside(folder: Folder, shape: Shape, connect: str) -> str:
-    """For `ssh -F` on the machine itself; `connect` is the command that reaches a host and a port of the lab."""
+    """Return an ssh configuration for use outside the lab; `connect` is its ProxyCommand, without host and port."""
     blocks = [f"Host {host}\n    HostName {address(host)}\n" for host in shape.hosts]
     return (
         "".join(blocks)
@@ -123,36 +126,39 @@ def ssh_config_outside(folder: Folder, shape: Shape, connect: str) -> str:
 
 
 def known_hosts(shape: Shape, key: str) -> str:
-    """One key for all."""
+    """Return known_hosts with one key for all hosts."""
     names = [f"{host},{address(host)}" for host in shape.hosts]
     return "".join(f"{name} {' '.join(key.split()[:2])}\n" for name in names)
 
 
 def genders(shape: Shape) -> str:
-    """What `pdsh -a` and `pdsh -g compute` mean by their names: the nodes, not the head."""
+    """Return the genders file for `pdsh -a` and `pdsh -g compute`: the nodes, without the head."""
     return "".join(f"{node} compute\n" for node in shape.node_names)
 
 
 def hosts_file(shape: Shape, own: str, loopback: bool = False) -> str:
-    """The /etc/hosts of a host. `loopback`: its own name means 127.0.1.1, as some installers write it."""
+    """Return the /etc/hosts of a host.
+
+    With `loopback` its own name maps to 127.0.1.1, as some installers write it.
+    """
     lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
     lines += [f"{'127.0.1.1' if loopback and host == own else address(host)} {host}" for host in shape.hosts]
     return "\n".join(lines) + "\n"
 
 
 def nsswitch(slow: bool = False) -> str:
-    """Where names are looked up: in files; `slow`, also at a name server that never answers."""
+    """Return nsswitch.conf: names come from files, and with `slow` also from a name server that never answers."""
     hosts = "files dns" if slow else "files"
     return f"passwd: files\ngroup: files\nshadow: files\nhosts: {hosts}\nservices: files\nprotocols: files\n"
 
 
 def resolv_conf(slow: bool = False) -> str:
-    """The name server, for `slow` only."""
+    """Return resolv.conf; it has a name server only if `slow`."""
     return f"nameserver {SWITCH_ADDRESS}\n" if slow else ""
 
 
 def passwd(machine: str, folder: Folder) -> tuple[str, int]:
-    """The machine's passwd with the second user added, and that user's number."""
+    """Return the machine's passwd with the second user added, and that user's uid."""
     lines = [line for line in machine.splitlines() if line.strip() and not line.startswith(f"{SECOND_USER}:")]
     taken = {line.split(":")[2] for line in lines if line.count(":") >= 3}
     number = next(number for number in range(2001, 60000) if str(number) not in taken)
@@ -161,10 +167,10 @@ def passwd(machine: str, folder: Folder) -> tuple[str, int]:
 
 
 def group(machine: str, number: int) -> str:
-    """The machine's groups and the second user's."""
+    """Return the machine's groups with the second user's added."""
     return "".join(line + "\n" for line in machine.splitlines() if line.strip()) + f"{SECOND_USER}:x:{number}:\n"
 
 
 def shadow(users: str) -> str:
-    """No password for anybody, and nobody locked out: without PAM, sshd refuses an account whose password is `!`."""
+    """Return shadow without passwords and locked accounts: without PAM, sshd refuses accounts whose password is `!`."""
     return "".join(f"{line.split(':')[0]}:*:19000:0:99999:7:::\n" for line in users.splitlines())

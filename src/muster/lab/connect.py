@@ -1,8 +1,8 @@
-"""The ProxyCommand by which ssh on the machine itself reaches a host of the lab.
+"""ProxyCommand with which ssh on the machine itself reaches a host of the lab.
 
     python -m muster.lab.connect FOLDER ADDRESS PORT
 
-It goes into the network of the lab's switch, connects, and hands the connection to ssh (ProxyUseFdpass).
+It enters the network namespace of the lab's switch, connects, and passes the connection to ssh (ProxyUseFdpass).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from muster.lab.spec import Folder
 
 
 def main() -> int:
-    """The program; 1 when nobody answers."""
+    """Run the program; return 1 if the host does not answer."""
     folder, host, port = Folder(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     record = files.read_record(folder)
     if record is None:

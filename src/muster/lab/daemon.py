@@ -1,9 +1,9 @@
-"""The process that holds a lab: parent of its hosts, owner of the switch between them, and ear for what is asked.
+"""The daemon of a lab: parent process of its hosts, owner of the switch between them, and server of requests.
 
     python -m muster.lab.daemon FOLDER TOLD LOCK [OWNER]
 
-When it dies, by whatever cause, the kernel kills the first process of each host, and with it all that runs there:
-so a lab can be taken down at any moment, also a half-made one, and what is left are files.
+When it dies for whatever reason, the kernel kills the init process of each host, and with it every process there. So a
+lab can be taken down at any moment, even a half-made one, and only files are left.
 """
 
 from __future__ import annotations
@@ -39,29 +39,29 @@ from muster.linux import procfs
 from muster.linux.processes import has_handler
 
 PATIENCE = 30.0
-"""Seconds that sshd and Slurm may take to come up."""
+"""Seconds that sshd and Slurm may take to start."""
 
 
 class Stop(Exception):
-    """The keeper was told to end."""
+    """Raised when the daemon is told to stop."""
 
 
 class Alive(NamedTuple):
-    """One host that was started."""
+    """A running host."""
 
     pid: int
     channel: socket.socket
     lines: list[dict[str, Any]]
-    """What it said of itself, not yet read: services that ended."""
+    """Unread reports of the host about services that exited."""
 
 
 class LabDaemon:
-    """One lab."""
+    """The state and the request handlers of one lab."""
 
     def __init__(self, folder: Folder, owner: int | None):
         self.folder = folder
         self.owner = owner
-        """A pipe whose end means that the lab's owner has died."""
+        """A pipe that is closed when the lab's owner dies."""
         record = json.loads(Path(folder.record).read_text())
         self.shape = Shape(**record["shape"])
         record["keeper"] = [os.getpid(), procfs.started(os.getpid())]
@@ -69,19 +69,19 @@ class LabDaemon:
         self.record: dict[str, Any] = record
         self.hosts: dict[str, Alive] = {}
         self.faults: dict[tuple[str, str], None] = {}
-        """The faults that hold now, in the order in which they came: (fault, host)."""
+        """Active faults as (fault, host), in the order in which they were made."""
         self.life, self._alive = os.pipe()  # hosts hold the first end only
         self.own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY)
         self.resolver: socket.socket | None = None
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.groups = f"{folder.cgroups}/{files.group_name(folder)}"
-        """Where the hosts have their groups in the freezer hierarchy, if it can be had."""
+        """The hosts' groups in the freezer hierarchy, if there is one."""
         self.gates: dict[str, int] = {}
 
-    # coming up
+    # starting
 
     def up(self) -> None:
-        """Make the switch and the hosts, start the services, and wait until they answer."""
+        """Create the switch and the hosts, start the services, and wait until they answer."""
         try:
             namespaces.unshare(namespaces.NEW_NET | namespaces.NEW_MOUNTS)
             namespaces.mount("none", "/", "", namespaces.RECURSIVE | namespaces.PRIVATE)
@@ -94,7 +94,7 @@ class LabDaemon:
             )
         except OSError as error:
             raise no_network(error) from None
-        # the name server of slow-dns: it hears, and never answers
+        # the name server of slow-dns: it receives queries and never answers
         self.resolver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.resolver.bind((SWITCH_ADDRESS, RESOLVER_PORT))
         tracks, groups = self._freezer()
@@ -104,7 +104,7 @@ class LabDaemon:
         self._wait_until_up(time.monotonic() + PATIENCE)
 
     def _freezer(self) -> tuple[str, str]:
-        """How Slurm is to track processes, and the folder in which hosts have their groups."""
+        """Return Slurm's ProctrackType, and the directory with the hosts' freezer groups (empty if there is none)."""
         try:
             os.makedirs(self.folder.cgroups, exist_ok=True)
             namespaces.mount("cgroup", self.folder.cgroups, "cgroup", 0, "freezer")
@@ -115,7 +115,7 @@ class LabDaemon:
         return "proctrack/cgroup", self.groups
 
     def boot(self, names: tuple[str, ...], groups: str | None = None) -> None:
-        """Bring hosts to life, as far as their network."""
+        """Start hosts and set up their network, without services."""
         if groups is None:
             groups = self.groups if os.path.isdir(self.groups) else ""
         users, guest = config_files.passwd(Path("/etc/passwd").read_text(), self.folder)
@@ -157,12 +157,12 @@ class LabDaemon:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
             live(host, theirs, self.life)
-        namespaces.enter(self.own_pids, namespaces.NEW_PIDS)  # the next child is to be in a namespace of its own again
+        namespaces.enter(self.own_pids, namespaces.NEW_PIDS)  # so that the next child gets a new namespace too
         theirs.close()
         self.hosts[host.name] = Alive(pid, ours, [])
 
     def start_services(self, names: tuple[str, ...]) -> None:
-        """Start what each host is there for. munged comes first: nothing of Slurm speaks without it."""
+        """Start the services of each host. munged comes first: no part of Slurm communicates without it."""
         if HEAD in names:
             self.ask(HEAD, "start", name="munged", argv=files.munged(self.folder))
         for name in names:
@@ -182,7 +182,7 @@ class LabDaemon:
                 self.ask(name, "share")
 
     def kill_service(self, host: str, service: str, program: str) -> None:
-        """Kill all processes of a service on a host, and wait until the service has ended."""
+        """Kill all processes of a service on a host, and wait until it has exited."""
         for pid in namespaces.running(self.hosts[host].pid, program):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -192,7 +192,7 @@ class LabDaemon:
         alive.lines.clear()
 
     def _until(self, holds: Any, host: str, service: str, within: float) -> None:
-        """Wait for something that a service does; raises `ControlError` with the end of its log."""
+        """Wait until `holds` returns true. Raises `ControlError` with the end of the service's log."""
         end = time.monotonic() + within
         while not holds():
             self._read(0.02)
@@ -220,35 +220,35 @@ class LabDaemon:
         return self._lost_nodes() == []
 
     def _lost_nodes(self) -> list[str] | None:
-        """The nodes that slurmctld considers down; None when it does not tell of all nodes."""
+        """Return the nodes that slurmctld considers down; None if it does not report all nodes."""
         done = files.in_host(self.folder, self.hosts[HEAD].pid, ["sinfo", "-h", "-N", "-p", "main", "-o", "%N %t"])
         states = dict(line.split() for line in done.stdout.splitlines())
         if len(states) != self.shape.nodes:
             return None
-        # `*` is a node that does not answer; drained ones are somebody's wish
+        # `*` marks a node that does not respond; drained nodes are intended
         return [node for node, state in states.items() if state.endswith("*") or state.startswith(("down", "unk"))]
 
     def _register_lost_nodes(self, end: float) -> None:
-        """Have the slurmd of each node that slurmctld considers down tell it otherwise, as SIGHUP does.
+        """Send SIGHUP to the slurmd of each node that slurmctld considers down, to make it register again.
 
-        slurmctld itself looks at such nodes only now and then: 55 s were measured after a partition.
+        slurmctld checks such nodes only rarely: 55 s were measured after a partition.
         """
         self._until(lambda: self._lost_nodes() is not None, HEAD, "slurmctld", end - time.monotonic())
         for node in self._lost_nodes() or []:
             for pid in namespaces.running(self.hosts[node].pid, "slurmd"):
-                # one that has just been started would end of it, and registers by itself
+                # SIGHUP would kill a slurmd that has just started, which registers by itself
                 if has_handler(pid, signal.SIGHUP):
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGHUP)
 
-    # talking with hosts
+    # requests to hosts
 
     def tell(self, host: str, do: str, **more: Any) -> None:
-        """Ask a host for something; `_answer` gives what it says."""
+        """Send a request to a host; `_answer` returns the reply."""
         self.hosts[host].channel.sendall(json.dumps({"do": do, **more}).encode() + b"\n")
 
     def ask(self, host: str, do: str, **more: Any) -> Any:
-        """Ask a host for something, and wait for its answer; raises `ControlError`."""
+        """Send a request to a host and return the reply. Raises `ControlError`."""
         self.tell(host, do, **more)
         return self._answer(host)
 
@@ -278,16 +278,16 @@ class LabDaemon:
         return message
 
     def _read(self, timeout: float) -> None:
-        """Take what hosts say of themselves."""
+        """Read the hosts' reports."""
         by_channel = {alive.channel: (name, alive) for name, alive in self.hosts.items()}
         for channel in select.select(list(by_channel), [], [], timeout)[0]:
             name, alive = by_channel[channel]
             alive.lines.append({**self._line(name, alive), "host": name})
 
-    # while it is up
+    # serving requests
 
     def listen(self) -> None:
-        """Be there for requests; they wait until they are heard."""
+        """Listen for requests; they queue until they are handled."""
         with suppress(FileNotFoundError):
             os.unlink(self.folder.control)
         self.listener.bind(self.folder.control)
@@ -295,7 +295,7 @@ class LabDaemon:
         self.listener.listen(16)
 
     def serve(self, stop: int) -> None:
-        """Hear requests until told to end; `stop` is readable when a signal has come."""
+        """Handle requests until told to stop; `stop` is readable once a signal has arrived."""
         while True:
             channels = {alive.channel: name for name, alive in self.hosts.items()}
             watched: list[Any] = [self.listener, stop, *channels]
@@ -320,7 +320,7 @@ class LabDaemon:
         print(f"{name}: {message}", flush=True)
 
     def forget_host(self, name: str) -> None:
-        """Forget a host that has ended."""
+        """Remove a host that has exited."""
         alive = self.hosts.pop(name)
         alive.channel.close()
         with suppress(ProcessLookupError):
@@ -343,7 +343,7 @@ class LabDaemon:
                 connection.sendall(json.dumps(answer).encode() + b"\n")
 
     def on_status(self) -> dict[str, Any]:
-        """Which hosts live, and which faults hold."""
+        """Return the pid of each running host, and the active faults."""
         return {"hosts": {name: alive.pid for name, alive in self.hosts.items()}, "faults": list(self.faults)}
 
     def on_fault(self, name: str, host: str) -> None:
@@ -353,9 +353,9 @@ class LabDaemon:
             self.faults[name, host] = None
 
     def on_clear(self, name: str, host: str, settle: bool) -> list[tuple[str, str]]:
-        """Undo faults, the last first; an empty name or host means any. Gives those that were undone.
+        """Undo faults in reverse order and return them; an empty name or host matches any.
 
-        `settle`: and wait until sshd and Slurm of all hosts answer again, as far as faults that stay let them.
+        `settle`: also wait until sshd and Slurm answer on all hosts again, if no fault remains.
         """
         chosen = [key for key in self.faults if name in ("", key[0]) and host in ("", key[1])]
         for key in reversed(chosen):
@@ -368,7 +368,7 @@ class LabDaemon:
         return chosen
 
     def end(self) -> None:
-        """Kill all hosts, and wait for their end."""
+        """Kill all hosts, and wait until they have exited."""
         for gate in self.gates.values():
             os.close(gate)
         for alive in self.hosts.values():
@@ -381,7 +381,7 @@ class LabDaemon:
 
 
 def no_namespaces(error: OSError) -> InvalidRequest:
-    """What to say when the kernel, or the container, gives no namespaces."""
+    """Return the error for a kernel, or a container, that allows no namespaces."""
     return InvalidRequest(
         f"the lab makes its hosts out of namespaces, and there are none to be had here ({error})",
         "in a container: start it with `--privileged`; on a machine: the kernel must allow namespaces",
@@ -389,7 +389,7 @@ def no_namespaces(error: OSError) -> InvalidRequest:
 
 
 def no_network(error: OSError) -> InvalidRequest:
-    """What to say when interfaces cannot be made."""
+    """Return the error for interfaces that cannot be created."""
     return InvalidRequest(
         f"the lab needs a network of its own, and it cannot be made here ({error})",
         "in a container: start it with `--privileged`, or with `--cap-add NET_ADMIN --cap-add SYS_ADMIN`; the kernel "
@@ -406,10 +406,10 @@ def _greets(host: str) -> bool:
 
 
 def main() -> None:
-    """The program: FOLDER, and descriptors.
+    """Run the daemon with the arguments FOLDER and file descriptors.
 
-    On TOLD it says that the lab is up, or why not; LOCK holds the folder until the record says who the keeper is; the
-    end of OWNER, if any, is the end of the lab.
+    TOLD receives whether the lab is up, or why not. LOCK locks the directory until the record names the daemon. When
+    OWNER, if given, is closed, the lab is taken down.
     """
     folder = Folder(sys.argv[1])
     told = os.fdopen(int(sys.argv[2]), "w")
@@ -425,7 +425,7 @@ def main() -> None:
     answer: dict[str, Any] = {"ok": True}
     try:
         keeper.up()
-        keeper.listen()  # before it says that it is up: the first request comes at once
+        keeper.listen()  # before reporting that it is up: the first request follows immediately
     except MusterError as error:
         answer = {"error": error.sentence, "hint": error.hint, "impossible": isinstance(error, InvalidRequest)}
     except Exception as error:

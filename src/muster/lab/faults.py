@@ -1,4 +1,4 @@
-"""What can be broken on purpose: one row a fault, how it is made and how it is undone."""
+"""Faults that can be injected: one row each, with how it is made and undone."""
 
 from __future__ import annotations
 
@@ -16,53 +16,53 @@ from muster.lab.spec import HEAD, Folder, Shape
 
 
 class Alive(Protocol):
-    """A host that lives."""
+    """A running host."""
 
     @property
     def pid(self) -> int:
-        """Its first process."""
+        """The pid of its init process."""
 
 
 class LabControl(Protocol):
-    """Who keeps the hosts of a lab (`daemon.py`), as far as faults need it."""
+    """The part of the lab's daemon (`daemon.py`) that faults use."""
 
     shape: Shape
     folder: Folder
     record: dict[str, Any]
     faults: dict[tuple[str, str], None]
-    """The faults that hold now: (fault, host)."""
+    """Active faults as (fault, host)."""
     gates: dict[str, int]
-    """By host: the descriptor that holds up its file system."""
+    """By host: the descriptor whose lock stalls its file system."""
 
     @property
     def hosts(self) -> Mapping[str, Alive]:
-        """Those that live."""
+        """The running hosts."""
 
     def ask(self, host: str, do: str, **more: Any) -> Any:
-        """Have a host do something, and wait for its answer."""
+        """Send a request to a host and return the reply."""
 
     def boot(self, names: tuple[str, ...]) -> None:
-        """Bring hosts to life, as far as their network."""
+        """Start hosts and set up their network, without services."""
 
     def start_services(self, names: tuple[str, ...]) -> None:
-        """Start what each host is there for."""
+        """Start the services of each host."""
 
     def kill_service(self, host: str, service: str, program: str) -> None:
-        """Kill all processes of a service on a host, and wait until the service has ended."""
+        """Kill all processes of a service on a host, and wait until it has exited."""
 
     def forget_host(self, name: str) -> None:
-        """Forget a host that has ended."""
+        """Remove a host that has exited."""
 
 
 class Fault(NamedTuple):
-    """One way in which a cluster breaks."""
+    """A way in which a cluster breaks."""
 
     says: str
-    """What it does, for a person."""
+    """Description for users."""
     make: Callable[[LabControl, str], None]
     undo: Callable[[LabControl, str], None]
     of_host: bool = True
-    """It is a host's; else the whole lab's."""
+    """True for the fault of a host, False for one of the whole lab."""
 
 
 def _alive(keeper: LabControl, host: str) -> int:
@@ -141,7 +141,7 @@ def _signal_all(number: signal.Signals) -> Callable[[LabControl, str], None]:
 def _crash(keeper: LabControl, host: str) -> None:
     os.kill(_alive(keeper, host), signal.SIGKILL)
     keeper.forget_host(host)
-    # the others were faults of what has just gone
+    # the other faults of this host are gone with it
     for name, where in [key for key in keeper.faults if key[1] == host and key[0] != "crash"]:
         if name == "stall":
             _release(keeper, host)
@@ -155,7 +155,7 @@ def _boot(keeper: LabControl, host: str) -> None:
 
 def _drop_ssh(keeper: LabControl, host: str) -> None:
     _alive(keeper, host)
-    # the listener and what it forked for each connection; what these started lives on
+    # the listener and its fork for each connection; commands started through them live on
     keeper.kill_service(host, "sshd", "sshd")
 
 

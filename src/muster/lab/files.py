@@ -1,4 +1,4 @@
-"""The files of a lab on disk, and the commands that its services are: written at the start, cleared away at the end."""
+"""The files of a lab on disk, written at the start and deleted at the end, and the commands of its services."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from muster.lab import config_files, namespaces
 from muster.lab.spec import SECOND_USER, Folder, Shape
 
 MARK = "muster lab"
-"""Stands in the record, so that no other folder is taken for a lab's and deleted."""
+"""Marker in the record, so that no other directory is mistaken for a lab's and deleted."""
 
 
 def munged(folder: Folder) -> list[str]:
-    """The command that munged is. One serves all hosts: its socket lies in the folder that they share."""
+    """Return the command of munged. One serves all hosts: its socket is in the directory that they share."""
     at = folder.munge
     files = [f"--key-file={at}/key", f"--socket={at}/socket", f"--pid-file={at}/pid"]
     return ["munged", "--foreground", *files, f"--log-file={at}/log", f"--seed-file={at}/seed"]
 
 
 def sshd(folder: Folder) -> list[str]:
-    """The command that sshd is. It starts itself again for each connection, and wants its full path for that."""
+    """Return the command of sshd. It executes itself again for each connection, which requires its full path."""
     return [_full("sshd"), "-D", "-e", "-f", f"{folder.ssh}/sshd_config"]
 
 
 def slurmctld(folder: Folder) -> list[str]:
-    """The command that the controller of Slurm is."""
+    """Return the command of slurmctld."""
     return ["slurmctld", "-D", "-f", folder.slurm_conf]
 
 
 def slurmd(folder: Folder, node: str) -> list[str]:
-    """The command that a node's daemon of Slurm is."""
+    """Return the command of a node's slurmd."""
     return ["slurmd", "-D", "-f", folder.slurm_conf, "-N", node]
 
 
@@ -50,7 +50,7 @@ def _full(program: str) -> str:
 
 
 def write(folder: Folder, shape: Shape, tracks: str, slurm: Mapping[str, str]) -> None:
-    """Write what sshd, Slurm and munge read; raises `ControlError` when no key can be made."""
+    """Write the files that sshd, Slurm and munge read. Raises `ControlError` if no key can be generated."""
     for path in (folder.ssh, folder.slurm, f"{folder.slurm}/state", folder.homes, f"{folder.homes}/{SECOND_USER}"):
         os.makedirs(path, exist_ok=True)
     for path in (
@@ -95,7 +95,7 @@ def _private(path: str, data: bytes) -> None:
 
 
 def give_home(folder: Folder, guest: int) -> None:
-    """Give the second user a home and a private key, which opens that account and no other."""
+    """Give the second user a home directory and a private key that is valid for that account only."""
     home = f"{folder.homes}/{SECOND_USER}"
     os.chmod(home, 0o700)
     for path in (home, f"{folder.ssh}/id_{SECOND_USER}"):
@@ -103,14 +103,14 @@ def give_home(folder: Folder, guest: int) -> None:
 
 
 def write_record(folder: Folder, record: Mapping[str, Any]) -> None:
-    """Write lab.json, whole or not at all."""
+    """Write lab.json atomically."""
     new = f"{folder.record}.new"
     Path(new).write_text(json.dumps({"mark": MARK, **record}, indent=1))
     os.replace(new, folder.record)
 
 
 def read_record(folder: Folder) -> dict[str, Any] | None:
-    """What lab.json says; None when this is no folder of a lab."""
+    """Return lab.json; None if this is not the directory of a lab."""
     try:
         record: dict[str, Any] = json.loads(Path(folder.record).read_text())
     except (OSError, ValueError):
@@ -119,7 +119,7 @@ def read_record(folder: Folder) -> dict[str, Any] | None:
 
 
 def last_lines(path: str, count: int = 8) -> str:
-    """The end of a log, indented."""
+    """Return the last `count` lines of a log, indented."""
     try:
         lines = Path(path).read_text(errors="replace").splitlines()[-count:]
     except OSError as error:
@@ -135,14 +135,14 @@ case $0 in /tmp/*|/var/tmp/*)
 esac
 exit 2
 """
-"""A line of shell that runs its arguments in the directory `$0`."""
+"""Shell script that runs its arguments in the directory `$0`."""
 
 
 def enter(pid: int, cwd: str, user: str | None, argv: list[str]) -> list[str]:
-    """The command line that runs another one in the host whose first process is `pid`.
+    """Return the command line that runs `argv` in the host whose init process is `pid`.
 
-    It dies with whoever called it: the parent of the command in there is nsenter, out here. Where that host has no
-    directory `cwd` it says so, and ends with status 2.
+    The command is killed when its caller dies: its parent process inside the host is nsenter, out here. If the host has
+    no directory `cwd`, it prints that and exits with status 2.
     """
     line = ["nsenter", "-t", str(pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--", "setpriv"]
     if user is not None:
@@ -151,7 +151,7 @@ def enter(pid: int, cwd: str, user: str | None, argv: list[str]) -> list[str]:
 
 
 def in_host(folder: Folder, pid: int, argv: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run a short command of the lab's own in a host."""
+    """Run a short command of the lab itself in a host."""
     from muster.lab.host_init import PATH
 
     env = {"PATH": PATH, "SLURM_CONF": folder.slurm_conf, "LANG": "C.UTF-8"}
@@ -161,14 +161,14 @@ def in_host(folder: Folder, pid: int, argv: list[str]) -> subprocess.CompletedPr
 
 
 def group_name(folder: Folder) -> str:
-    """The name of this lab's group in the freezer hierarchy."""
+    """Return the name of this lab's group in the freezer hierarchy."""
     return "muster-lab" + folder.path.replace("/", "-")
 
 
 def clear_away(folder: Folder) -> None:
-    """Remove what a lab whose processes have ended leaves: its control groups and its files."""
+    """Delete the control groups and files of a lab whose processes have exited."""
     with suppress(OSError):
-        namespaces.unmount(folder.cgroups)  # the keeper's own mount, seen only from its own namespace
+        namespaces.unmount(folder.cgroups)  # the daemon's own mount, visible only in its own namespace
     if os.path.isdir(folder.path):
         _with_groups(folder, _remove_groups)
     shutil.rmtree(folder.path, ignore_errors=True)
@@ -177,19 +177,19 @@ def clear_away(folder: Folder) -> None:
 
 
 def thaw(top: str) -> None:
-    """Let go on what is frozen in control groups: until then it does not even die."""
+    """Thaw all control groups below `top`: a frozen process cannot even be killed."""
     for path, _, _ in os.walk(top):
         with suppress(OSError):
             Path(path, "freezer.state").write_text("THAWED")
 
 
 def thaw_all(folder: Folder) -> None:
-    """Do so in the groups of a lab whose keeper cannot."""
+    """Thaw the groups of a lab whose daemon cannot."""
     _with_groups(folder, thaw)
 
 
 def _with_groups(folder: Folder, do: Callable[[str], Any]) -> None:
-    """Do something with the lab's groups. The hierarchy is mounted for that in a namespace of a child's own."""
+    """Call `do` with the lab's group directory, with the hierarchy mounted in the namespace of a child process."""
     os.makedirs(folder.cgroups, exist_ok=True)
     pid = os.fork()
     if pid == 0:
@@ -206,7 +206,7 @@ def _with_groups(folder: Folder, do: Callable[[str], Any]) -> None:
 
 
 def _remove_groups(top: str) -> None:
-    """Remove them all. A group whose last process is dying is busy for a moment."""
+    """Remove the groups. A group whose last process is dying stays busy for a moment."""
     end = time.monotonic() + 5
     while os.path.isdir(top):
         for path, _, _ in os.walk(top, topdown=False):

@@ -1,7 +1,7 @@
-"""A folder served through FUSE, all of whose writes hang while somebody holds the lock of a gate file.
+"""A directory served through FUSE, whose writes hang as long as someone holds the lock of a gate file.
 
-So a run meets on purpose what a file server that stops answering does to it. Whoever waits here cannot be killed,
-as with a hard NFS mount; reading goes on.
+It reproduces a file server that stops responding: waiting processes cannot be killed, as with a hard NFS mount, while
+reads still work.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import mfusepy
 
 
 def serve(behind: str, at: str, gate: str) -> None:
-    """Show the folder `behind` at `at`, until killed."""
+    """Serve the directory `behind` at `at`, until killed."""
     mfusepy.FUSE(_Through(behind, gate), at, foreground=True, allow_other=True, default_permissions=True, raw_fi=False)
 
 
 class _Through(mfusepy.Operations):  # type: ignore[misc]  # its base class is untyped
-    """Every request is done on the files behind; what writes waits at the gate first."""
+    """Performs every operation on the underlying files; writes first wait at the gate."""
 
-    use_ns = True  # times are whole nanoseconds
+    use_ns = True  # times are integers in nanoseconds
 
     def __init__(self, behind: str, gate: str):
         self.behind = behind
@@ -31,7 +31,7 @@ class _Through(mfusepy.Operations):  # type: ignore[misc]  # its base class is u
         return self.behind + path
 
     def _to_write(self, path: str) -> str:
-        """The path behind, once the gate is open."""
+        """Return the underlying path, once the gate is open."""
         descriptor = os.open(self.gate, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -44,7 +44,7 @@ class _Through(mfusepy.Operations):  # type: ignore[misc]  # its base class is u
         os.lchown(path, user, group)
         return 0
 
-    # what reads
+    # read operations
 
     def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
         found = os.lstat(self._at(path))
@@ -59,7 +59,7 @@ class _Through(mfusepy.Operations):  # type: ignore[misc]  # its base class is u
         return os.readlink(self._at(path))
 
     def open(self, path: str, flags: int) -> int:
-        # the kernel gives offsets itself: with O_APPEND here, pwrite would ignore them
+        # the kernel passes offsets itself: with O_APPEND, pwrite would ignore them
         opened = self._to_write(path) if flags & os.O_TRUNC else self._at(path)
         return os.open(opened, flags & ~os.O_APPEND)
 
@@ -75,7 +75,7 @@ class _Through(mfusepy.Operations):  # type: ignore[misc]  # its base class is u
         names = ("bavail", "bfree", "blocks", "bsize", "favail", "ffree", "files", "flag", "frsize", "namemax")
         return {f"f_{name}": getattr(found, f"f_{name}") for name in names}
 
-    # what writes
+    # write operations
 
     def create(self, path: str, mode: int, fi: Any = None) -> int:
         made = self._to_write(path)

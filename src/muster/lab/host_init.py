@@ -1,7 +1,7 @@
-"""A host: the first process of its namespaces. It sets them up, starts services when told to, and reaps.
+"""The init process of a host: sets up its namespaces, starts services when requested, and reaps.
 
-It hears the keeper by lines of JSON on a socket, answers each, and dies with the keeper (the kernel sees to that).
-A first process that does not reap would leave zombies, on which Slurm waits for ever (COMPLETING).
+It receives requests from the daemon as JSON lines on a socket, answers each, and is killed by the kernel when the
+daemon dies. An init process that does not reap would leave zombies, for which Slurm waits forever (COMPLETING).
 """
 
 from __future__ import annotations
@@ -24,44 +24,44 @@ from muster.lab.spec import FUSE_LIBRARY, HEAD, PREFIX, SECOND_USER, Folder, Sha
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 TEMPORARY = ("/tmp", "/var/tmp")
-"""Where each host keeps its temporary files, and programs their local sockets: tmux, ssh agents, Ray, MPI."""
+"""Directories where each host has its own temporary files and local sockets: tmux, ssh agents, Ray, MPI."""
 
 _ROOMY = "size=50%,mode="
-"""How a file system of a host's own is mounted: its size is a limit, not a reservation."""
+"""Mount options of a host's own file systems: the size is a limit, not a reservation."""
 
 
 class Host(NamedTuple):
-    """What a host must know to come to life."""
+    """The configuration of a host."""
 
     name: str
     shape: Shape
     folder: Folder
     kept: tuple[str, ...]
-    """Directories that stay visible where something is mounted over them: the lab's own, Python, what hosts share."""
+    """Directories that stay visible below a mount: the lab's own, Python, and what hosts share."""
     group: str
-    """The folder of this host's group in the freezer hierarchy; empty when there is none."""
+    """Directory of this host's group in the freezer hierarchy; empty if there is none."""
     passwd: str
     guest: int
-    """The number of the second user."""
+    """Uid of the second user."""
 
 
 class NoNetwork(OSError):
-    """An interface could not be made, or set."""
+    """A network interface could not be created or configured."""
 
 
 def _failed(error: BaseException) -> dict[str, Any]:
-    """What the keeper is told of a failure."""
+    """Return the reply to the daemon for a failure."""
     network = isinstance(error, NoNetwork)
     name = "OSError" if network else type(error).__name__
     return {"error": f"{name}: {error}", "network": network}
 
 
 def live(host: Host, channel: socket.socket, keeper: int) -> NoReturn:
-    """Be the first process of a new host, until killed. `keeper` is a pipe that ends with the keeper."""
+    """Run as the init process of a new host, until killed. `keeper` is a pipe that closes when the daemon dies."""
     status = 1
     try:
         namespaces.die_with_parent(signal.SIGKILL)
-        if not select.select([keeper], [], [], 0)[0]:  # else it died before the line above
+        if not select.select([keeper], [], [], 0)[0]:  # otherwise the daemon died before the previous line
             HostInit(host, channel).run()
             status = 0
     except BaseException as error:
@@ -76,18 +76,18 @@ def _line(message: dict[str, Any]) -> bytes:
 
 
 class HostInit:
-    """The life of one host."""
+    """The init process of one host."""
 
     def __init__(self, host: Host, channel: socket.socket):
         self.host = host
         self.channel = channel
         self.services: dict[int, str] = {}
         self.own: list[str] = []
-        """Where file systems of this host's own are mounted, which can be filled."""
+        """Mount points of this host's own file systems, which can be filled."""
 
     def run(self) -> None:
-        """Set up, then do as told."""
-        # a session without a terminal: Ctrl-C in the terminal that made the lab means nothing here
+        """Set up the host, then handle requests."""
+        # a session without a terminal, so that Ctrl-C in the lab's terminal does not reach it
         os.setsid()
         namespaces.unshare(namespaces.NEW_NET | namespaces.NEW_UTS | namespaces.NEW_MOUNTS | namespaces.NEW_IPC)
         self._mounts()
@@ -132,7 +132,7 @@ class HostInit:
                 if name is not None:
                     self.channel.sendall(_line({"ended": name, "status": os.waitstatus_to_exitcode(status)}))
 
-    # setting up
+    # setup
 
     def _mounts(self) -> None:
         namespaces.mount("none", "/", "", namespaces.RECURSIVE | namespaces.PRIVATE)
@@ -157,7 +157,7 @@ class HostInit:
             os.chown(guest, self.host.guest, self.host.guest)
 
     def _cgroups_and_sys(self) -> None:
-        """A /sys that shows this host's interfaces, the machine's cgroups in it, and a freezer of the host's own."""
+        """Mount a /sys with this host's interfaces and the machine's cgroups, and a freezer hierarchy of its own."""
         with _held("/sys/fs/cgroup") as cgroups:
             if self.host.group:
                 Path(self.host.group, "cgroup.procs").write_text("0")
@@ -167,8 +167,8 @@ class HostInit:
             namespaces.mount(cgroups, "/sys/fs/cgroup", "", namespaces.BIND | namespaces.RECURSIVE)
 
     def _cover(self, path: str, mode: str, own: bool = False) -> None:
-        """Mount an empty file system at `path`, and leave what must be kept visible."""
-        below = sorted(kept for kept in self.host.kept if kept.startswith(path + "/"))  # the outer ones first
+        """Mount an empty file system at `path`, and keep the directories in `kept` visible."""
+        below = sorted(kept for kept in self.host.kept if kept.startswith(path + "/"))  # outermost first
         descriptors = [os.open(kept, os.O_PATH) for kept in below]
         namespaces.mount("tmpfs", path, "tmpfs", 0, f"{_ROOMY}{mode}")
         for kept, descriptor in zip(below, descriptors):
@@ -181,14 +181,14 @@ class HostInit:
     def _gpus(self) -> None:
         os.mkdir(config_files.GPU_DEVICES)
         for number in range(self.host.shape.gpus):
-            # the null device: Slurm wants a character device, and nobody opens it
+            # the null device: Slurm requires a character device, and nothing opens it
             os.mknod(f"{config_files.GPU_DEVICES}/gpu{number}", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
         if self.host.group:
             os.makedirs(f"{config_files.CGROUPS_INSIDE}/freezer")
             namespaces.mount("cgroup", f"{config_files.CGROUPS_INSIDE}/freezer", "cgroup", 0, "freezer")
 
     def _etc(self) -> None:
-        """An /etc of the host's own, over the machine's, which is not written to."""
+        """Mount the host's own /etc as an overlay on the machine's, which is never written to."""
         os.makedirs("/run/etc")
         namespaces.mount("tmpfs", "/run/etc", "tmpfs")
         os.makedirs("/run/etc/upper")
@@ -208,22 +208,22 @@ class HostInit:
         self.do_write("/etc/pdsh/rcmd_default", "ssh\n")  # Debian's default is rsh
         self.do_write("/etc/genders", config_files.genders(shape))
 
-    # what the keeper may ask
+    # requests of the daemon
 
     def do_write(self, path: str, text: str, mode: int = 0o644) -> None:
-        """Replace a file; a link is replaced, not followed."""
+        """Replace a file; a symbolic link is replaced, not followed."""
         new = f"{path}.lab"
         Path(new).write_text(text)
         os.chmod(new, mode)
         os.replace(new, path)
 
     def do_network(self) -> None:
-        """Give the interface that the keeper has put here its address."""
+        """Configure the address of the interface that the daemon created."""
         lines = f"link set lo up\naddress add {address(self.host.name)}/{PREFIX} dev eth0\nlink set eth0 up\n"
         ip(lines)
 
     def do_start(self, name: str, argv: list[str]) -> int:
-        """Start a service, its output in the lab's folder; gives its pid here."""
+        """Start a service, logging to the lab's directory; return its pid in the host's namespace."""
         log = self.host.folder.log(self.host.name, name)
         env = {"PATH": PATH, "SLURM_CONF": self.host.folder.slurm_conf, "LANG": "C.UTF-8"}
         with open(log, "ab") as output:
@@ -235,11 +235,12 @@ class HostInit:
         return process.pid
 
     def do_share(self) -> int:
-        """Serve the folder that writes hang on when told to."""
+        """Serve the shared directory whose writes can be stalled."""
         pid = os.fork()
         if pid == 0:
             try:
-                # else mfusepy looks for other ones first, by gcc, whose files stay in /tmp when it is killed
+                # otherwise mfusepy first searches for other libraries with gcc, whose files stay in /tmp if it is
+                # killed
                 os.environ.setdefault("FUSE_LIBRARY_PATH", FUSE_LIBRARY)
                 from muster.lab.fuse_stall import serve
 
@@ -257,20 +258,20 @@ class HostInit:
         return pid
 
     def do_full(self) -> None:
-        """Leave no byte free on the file systems of this host's own."""
+        """Fill this host's own file systems completely."""
         for path in self.own:
             used = os.statvfs(path)
             size = max(1, (used.f_blocks - used.f_bfree) * used.f_frsize)
             namespaces.mount("tmpfs", path, "tmpfs", namespaces.REMOUNT, f"size={size}")
 
     def do_roomy(self) -> None:
-        """Take that back."""
+        """Restore the size of this host's own file systems."""
         for path in self.own:
             namespaces.mount("tmpfs", path, "tmpfs", namespaces.REMOUNT, "size=50%")
 
 
 class _held:
-    """A folder that stays reachable, by the path that `with` gives, while something is mounted over it."""
+    """Keeps a directory reachable while something is mounted over it, by the path that `with` returns."""
 
     def __init__(self, path: str):
         self.descriptor = os.open(path, os.O_PATH)
@@ -283,7 +284,7 @@ class _held:
 
 
 def ip(lines: str) -> None:
-    """Have ip(8) do these lines; raises `OSError` with its words."""
+    """Run lines of ip(8). Raises `NoNetwork` with its error message."""
     done = subprocess.run(
         ["ip", "-batch", "-"], input=lines, text=True, capture_output=True, env={"PATH": PATH, "LANG": "C"}
     )

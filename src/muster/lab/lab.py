@@ -1,4 +1,4 @@
-"""A lab as its user holds it: up, down, commands in its hosts, faults."""
+"""The lab for its users: start and stop it, run commands in its hosts, inject faults."""
 
 from __future__ import annotations
 
@@ -26,22 +26,23 @@ from muster.lab.spec import SECOND_USER, SETTLING, Folder, Shape, address
 from muster.linux import processes, procfs
 
 USUAL = "/var/lib/muster-lab"
-"""The folder of the lab that the command line means."""
+"""Directory of the lab that the command line uses."""
 
 _FRESH = "muster-lab-of-a-program-"
-"""How the name of a folder begins that nobody named."""
+"""Prefix of the directory if the caller gives none."""
 
 _PATIENCE = 30.0
-"""Seconds in which the processes of a lab must be gone: on a busy machine the kernel takes namespaces down slowly."""
+"""Seconds within which the lab's processes must exit: on a busy machine the kernel removes namespaces slowly."""
 
 
 class Lab:
-    """A cluster of practice on this machine: a head, nodes n1, n2, …, sshd on each, Slurm, shared files.
+    """A practice cluster on this machine: a head, nodes n1, n2, …, each with sshd, Slurm and shared files.
 
-    As a context manager it is up inside the block and gone after it, also when this process is killed.
-    `folder` is where its files lie (a fresh one without it), `slurm` are keys of slurm.conf to set otherwise, `shared`
-    are directories that all hosts see although they lie where each host has files of its own, such as in /tmp; without
-    a shared home it is the head alone that sees them.
+    As a context manager it is up inside the block and removed after it, even if this process is killed.
+
+    `folder`: the directory for its files (default: a new one). `slurm`: keys of slurm.conf to override. `shared`:
+    directories that all hosts see even where each host has its own files, such as in /tmp; without a shared home only
+    the head sees them.
     """
 
     def __init__(
@@ -69,12 +70,12 @@ class Lab:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.down()
 
-    # up and down
+    # start and stop
 
     def up(self, owned: bool = False) -> bool:
-        """Bring the lab up, after clearing a half-made one; False when it was up already.
+        """Start the lab, after removing a half-made one; return False if it was up already.
 
-        `owned`: it goes when this process ends, however that comes. Raises `InvalidRequest`, `ControlError`.
+        `owned`: take it down when this process exits, for whatever reason. Raises `InvalidRequest`, `ControlError`.
         """
         self.shape.check()
         requirements.check()
@@ -94,7 +95,7 @@ class Lab:
                         return False
                     if state == "half-made":
                         self._clear()
-                        continue  # the folder has gone, and the lock with it
+                        continue  # the directory is gone, and the lock with it
                     if os.listdir(self.folder.path):
                         raise InvalidRequest(
                             f"{self.folder.path} is not empty, and is no lab's",
@@ -104,11 +105,11 @@ class Lab:
                     return True
         except BaseException:
             with suppress(OSError):
-                os.rmdir(self.folder.path)  # one that is empty
+                os.rmdir(self.folder.path)  # only if it is empty
             raise
 
     def _refuse_another(self) -> None:
-        """Raise `InvalidRequest` when the lab that is up is not what was asked for."""
+        """Raise `InvalidRequest` if the running lab differs from the requested one."""
         record = files.read_record(self.folder)
         there = Shape(**record["shape"]) if record else self.shape
         if there != self.shape:
@@ -123,8 +124,8 @@ class Lab:
             )
 
     def _start(self, owned: bool, lock: int) -> None:
-        """Start the keeper, and wait for its word."""
-        os.chmod(self.folder.path, 0o755)  # whatever the umask: the second user lives in there
+        """Start the daemon, and wait until it reports success."""
+        os.chmod(self.folder.path, 0o755)  # regardless of the umask: the second user's home is in there
         try:
             with self._start_keeper(owned, lock) as told:
                 line = told.readline()
@@ -141,9 +142,9 @@ class Lab:
             raise
 
     def _start_keeper(self, owned: bool, lock: int) -> IO[str]:
-        """Start the keeper; gives the pipe on which it will say how that went.
+        """Start the daemon; return the pipe on which it will report the result.
 
-        It holds `lock` too, until the record says who it is: a `down` that comes before that would not find it.
+        It inherits `lock` too, until the record names the daemon: an earlier `down` would not find it.
         """
         record = {
             "shape": self.shape._asdict(),
@@ -160,7 +161,7 @@ class Lab:
         owned_end, self._owning = os.pipe()
         log = os.open(self.folder.keeper_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         words = [sys.executable, "-m", "muster.lab.daemon", self.folder.path, str(writing), str(lock)]
-        # a Ctrl-C inside Popen would leave a keeper of which nobody knows
+        # Ctrl-C inside Popen would leave a daemon that nobody knows of
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
         try:
             self._keeper = subprocess.Popen(
@@ -180,7 +181,7 @@ class Lab:
         return os.fdopen(reading)
 
     def down(self) -> bool:
-        """Take the lab down, a half-made one too, and leave nothing; False when there was none."""
+        """Take the lab down, even a half-made one, and remove its files; return False if there was none."""
         requirements.check_root()
         if not os.path.isdir(self.folder.path):
             return False
@@ -193,7 +194,7 @@ class Lab:
         return True
 
     def _clear(self) -> None:
-        """End what runs, then remove what is left."""
+        """Kill all processes of the lab, then delete its files."""
         self._end_keeper()
         record = files.read_record(self.folder) or {}
         processes = [record["keeper"]] if "keeper" in record else []
@@ -220,7 +221,7 @@ class Lab:
         files.clear_away(self.folder)
 
     def _end_keeper(self) -> None:
-        """End a keeper that this very process started."""
+        """Terminate the daemon started by this process."""
         if self._keeper is not None:
             self._keeper.terminate()
             try:
@@ -235,7 +236,7 @@ class Lab:
 
     @contextmanager
     def _locked(self, make: bool = True) -> Iterator[int]:
-        """Hold the folder against another `up` or `down`; gives the descriptor of the lock, -1 when it is not there."""
+        """Lock the directory against other `up` and `down` commands; yield its descriptor, -1 without a directory."""
         while True:
             if make:
                 os.makedirs(self.folder.path, 0o755, exist_ok=True)
@@ -250,17 +251,17 @@ class Lab:
                     same = os.path.samestat(os.fstat(descriptor), os.stat(self.folder.path))
                 except FileNotFoundError:
                     same = False
-                if same:  # else another `down` has removed it meanwhile
+                if same:  # otherwise another `down` has deleted it meanwhile
                     yield descriptor
                     return
             finally:
                 os.close(descriptor)
 
-    # what is so
+    # queries
 
     @classmethod
     def found(cls, folder: str = USUAL) -> Lab:
-        """The lab whose files lie in `folder`; raises `InvalidRequest` when none is up."""
+        """Return the lab whose files are in `folder`. Raises `InvalidRequest` if none is up."""
         requirements.check_root()
         lab = cls(folder=folder)
         state = lab.state()
@@ -272,7 +273,7 @@ class Lab:
         return lab
 
     def state(self) -> str:
-        """`up`, `none`, or `half-made`: there are files, and nobody who keeps them."""
+        """Return `up`, `none`, or `half-made`, which means that there are files but no daemon."""
         record = files.read_record(self.folder)
         if record is None:
             return "none"
@@ -282,38 +283,38 @@ class Lab:
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """n1, n2, …"""
+        """The names of the nodes: n1, n2, …"""
         return self.shape.node_names
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """The head and the nodes."""
+        """The names of all hosts: the head and the nodes."""
         return self.shape.hosts
 
     @property
     def notes(self) -> list[str]:
-        """What is less than it should be on this machine."""
+        """What the lab lacks on this machine, as sentences."""
         return list((files.read_record(self.folder) or {}).get("notes", []))
 
     def address(self, host: str) -> str:
-        """The address of a host."""
+        """Return the IP address of a host."""
         self._check(host)
         return address(host)
 
     def status(self) -> dict[str, Any]:
-        """`hosts`: the first process of each that lives; `faults`: those that hold, each [name, host]."""
+        """Return the init pid of each running host (`hosts`), and the active faults as [name, host] (`faults`)."""
         answer: dict[str, Any] = self._ask("status")
         return answer
 
     def ssh_config(self) -> str:
-        """An ssh configuration by which this machine reaches the hosts (`ssh -F FILE n1`)."""
+        """Return an ssh configuration with which this machine reaches the hosts (`ssh -F FILE n1`)."""
         connect = f"{sys.executable} -m muster.lab.connect {self.folder.path}"
         return config_files.ssh_config_outside(self.folder, self.shape, connect)
 
     # commands in hosts
 
     def command(self, host: str, argv: Sequence[str], cwd: str | None = None, user: str | None = None) -> list[str]:
-        """The command line that runs `argv` in a host, in this folder without `cwd`. Root's without `user`."""
+        """Return the command line that runs `argv` in a host, by default in the current directory and as root."""
         self._check(host)
         living = self.status()["hosts"]
         if host not in living:
@@ -323,7 +324,7 @@ class Lab:
         return files.enter(living[host], cwd or os.getcwd(), user if user != "root" else None, list(argv))
 
     def environment(self, user: str | None = None) -> dict[str, str]:
-        """The environment in which a user's commands start: small, the same for everybody, and SLURM_CONF."""
+        """Return the environment in which a user's commands start: minimal, with SLURM_CONF."""
         guest = user not in (None, "root")
         home = f"{self.folder.homes}/{SECOND_USER}" if guest else pwd.getpwuid(0).pw_dir
         name = SECOND_USER if guest else "root"
@@ -340,9 +341,9 @@ class Lab:
         user: str | None = None,
         **more: Any,
     ) -> subprocess.Popen[str]:
-        """Start a command in a host; `env` is added to `environment`, `more` goes to `Popen`.
+        """Start a command in a host; `env` is added to `environment`, `more` is passed to `Popen`.
 
-        The process is nsenter's, out here; `inside` gives the command's own. When it dies, the command dies.
+        The returned process is nsenter's, outside the host; `inside` returns that of the command, which dies with it.
         """
         options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "text": True, "start_new_session": True, **more}
         line = self.command(host, argv, cwd, user)
@@ -359,21 +360,21 @@ class Lab:
         check: bool = False,
         input: str | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command in a host to its end, and give its status and words, as `subprocess.run` does."""
+        """Run a command in a host and return its result, as `subprocess.run` does. `timeout` is in seconds."""
         pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
         stdin = subprocess.DEVNULL if input is None else subprocess.PIPE
         with self.start(host, argv, env, cwd, user, stdin=stdin, **pipes) as process:
             try:
                 out, err = process.communicate(input, timeout=timeout)
             except BaseException:
-                process.kill()  # and with nsenter dies what it runs
+                process.kill()  # nsenter's child dies with it
                 raise
         if check and process.returncode != 0:
             raise subprocess.CalledProcessError(process.returncode, list(argv), out, err)
         return subprocess.CompletedProcess(list(argv), process.returncode, out, err)
 
     def inside(self, process: subprocess.Popen[str]) -> int:
-        """The pid, out here, of the command that `start` gave."""
+        """Return the pid, outside the host, of the command started by `start`."""
         for _ in range(1000):
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
             if children:
@@ -386,7 +387,7 @@ class Lab:
     # faults
 
     def fault(self, name: str, host: str = "") -> None:
-        """Break something on purpose; `FAULTS` lists what there is."""
+        """Inject a fault, one of `FAULTS`. `host` is required for faults of a host."""
         if name not in FAULTS:
             raise InvalidRequest(f"there is no fault `{name}`", "there are: " + ", ".join(FAULTS))
         if FAULTS[name].of_host:
@@ -398,9 +399,9 @@ class Lab:
         self._ask("fault", name=name, host=host)
 
     def clear(self, name: str = "", host: str = "", settle: bool = True) -> list[tuple[str, str]]:
-        """Undo faults, all of them without a name or a host; gives what was undone as (name, host).
+        """Undo faults and return them as (name, host); without a name or a host, all of them.
 
-        `settle`: when none is left, wait until sshd and Slurm answer on all hosts again.
+        `settle`: if none remains, wait until sshd and Slurm answer on all hosts again.
         """
         return [(name, host) for name, host in self._ask("clear", name=name, host=host, settle=settle)]
 
@@ -409,9 +410,9 @@ class Lab:
             raise InvalidRequest(f"the lab has no host {host}", f"it has {', '.join(self.hosts)}")
 
     def _ask(self, what: str, **more: Any) -> Any:
-        """Ask the keeper; raises `InvalidRequest` with its words."""
+        """Send a request to the daemon. Raises `InvalidRequest` with its message."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(SETTLING + 60)  # nothing that is asked takes longer
+            connection.settimeout(SETTLING + 60)  # longer than any request takes
             try:
                 connection.connect(self.folder.control)
                 connection.sendall(json.dumps({"ask": what, **more}).encode() + b"\n")
@@ -431,7 +432,7 @@ class Lab:
 
 
 def in_words(shape: Shape) -> str:
-    """`3 nodes, each with 8 cores and 4 GPUs`."""
+    """Return a description such as `3 nodes, each with 8 cores and 4 GPUs`."""
     nodes = f"{shape.nodes} node{'s' if shape.nodes != 1 else ''}"
     gpus = f"{shape.gpus} GPU{'s' if shape.gpus != 1 else ''}" if shape.gpus else "no GPU"
     home = "" if shape.shared_home else ", no shared home"
@@ -439,17 +440,17 @@ def in_words(shape: Shape) -> str:
 
 
 def _sweep() -> None:
-    """Clear away the labs of programs that were killed at the same time as their keepers."""
+    """Remove the labs of programs that were killed together with their daemons."""
     for path in glob(f"{os.path.dirname(USUAL)}/{_FRESH}*"):
         dead = Lab(folder=path)
-        if dead.state() == "half-made":  # else do not wait for one that is being made
+        if dead.state() == "half-made":  # otherwise it may be starting, which must not be waited for
             with suppress(ControlError), dead._locked(make=False):
                 if dead.state() == "half-made":
                     dead._clear()
 
 
 def _pythons() -> list[str]:
-    """Where Python lies: it must be there on hosts whose home is empty."""
+    """Return the directories of Python: hosts with an empty home need them too."""
     return sorted({os.path.realpath(sys.prefix), os.path.realpath(sys.base_prefix), str(Path(__file__).parents[2])})
 
 
@@ -460,7 +461,7 @@ def _send(pid: int, started: str, number: int) -> None:
 
 
 def _gone(processes: Sequence[Sequence[Any]], within: float) -> bool:
-    """Wait until none of these live."""
+    """Wait until all of these processes have exited; return False after `within` seconds."""
     end = time.monotonic() + within
     while any(procfs.still_lives(pid, started) for pid, started in processes):
         if time.monotonic() > end:

@@ -1,4 +1,4 @@
-"""The calls of Linux that make a host out of a process, which Python 3.9 does not offer. Each raises `OSError`."""
+"""Linux system calls for namespaces and mounts that Python 3.9 does not offer. Each raises OSError."""
 
 from __future__ import annotations
 
@@ -34,41 +34,41 @@ def _checked(result: int, what: str) -> None:
 
 
 def unshare(flags: int) -> None:
-    """Leave the namespaces of these kinds for new ones; new pids are for children only."""
+    """Move into new namespaces of these kinds; a new pid namespace applies to children only."""
     _checked(_LIBC.unshare(flags), "unshare")
 
 
 def enter(descriptor: int, flag: int) -> None:
-    """Go into the namespace that a descriptor holds."""
+    """Enter the namespace of a file descriptor."""
     _checked(_LIBC.setns(descriptor, flag), "setns")
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
-    """mount(2)."""
+    """Call mount(2)."""
     words = (source.encode(), target.encode(), kind.encode() or None, ctypes.c_ulong(flags), data.encode() or None)
     _checked(_LIBC.mount(*words), f"mount {kind or source} at {target}")
 
 
 def unmount(target: str) -> None:
-    """umount2(2), also while it is in use."""
+    """Call umount2(2), detaching even if the mount is in use."""
     _checked(_LIBC.umount2(target.encode(), DETACH), f"unmount {target}")
 
 
 def die_with_parent(signal: int) -> None:
-    """Have the kernel send this process a signal when the thread that forked it ends."""
+    """Have the kernel send this process a signal when the thread that forked it exits."""
     _checked(_LIBC.prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0), "prctl")
 
 
 def name_host(name: str) -> None:
-    """Set the host name of this UTS namespace."""
+    """Set the hostname of this UTS namespace."""
     _checked(_LIBC.sethostname(name.encode(), len(name)), "sethostname")
 
 
 def wake_entrances(pid: int) -> None:
-    """Have each `nsenter` into the host whose first process this is go on.
+    """Continue each stopped `nsenter` into the host with this init process.
 
-    It stops itself when what it runs is stopped, and goes on when it is told to, and then only; stopped it does not
-    collect its child, and a pid namespace with an uncollected child never ends.
+    nsenter stops itself when its command is stopped, and continues only on SIGCONT. While stopped it does not reap its
+    child, and a pid namespace with an unreaped process never ends.
     """
     begin = f"nsenter\0-t\0{pid}\0".encode()
     for path in glob("/proc/[0-9]*/cmdline"):
@@ -77,24 +77,24 @@ def wake_entrances(pid: int) -> None:
                 ours = file.read(len(begin)) == begin
             if ours:
                 os.kill(int(path.split("/")[2]), signal.SIGCONT)
-        except OSError:  # gone meanwhile
+        except OSError:  # process is gone
             continue
 
 
 def waits_in(pid: int) -> str:
-    """The state of each thread of a process and where in the kernel it stands, for an error message."""
+    """Return the state and kernel wait channel of each thread of a process, for an error message."""
     places = []
     for task in glob(f"/proc/{pid}/task/*"):
         try:
             seen, where = procfs.stat(pid, int(os.path.basename(task))), Path(task, "wchan").read_text()
-        except OSError:  # gone meanwhile
+        except OSError:  # process is gone
             continue
         places += [f"{seen.state} {where}"] if seen is not None else []
     return ", ".join(places) or "gone now"
 
 
 def inhabitants(pid: int) -> list[int]:
-    """All processes in the same pid namespace as `pid`."""
+    """Return all processes in the pid namespace of `pid`."""
     try:
         wanted = os.readlink(f"/proc/{pid}/ns/pid")
     except OSError:
@@ -105,18 +105,18 @@ def inhabitants(pid: int) -> list[int]:
             try:
                 if os.readlink(f"/proc/{name}/ns/pid") == wanted:
                     found.append(int(name))
-            except OSError:  # ended meanwhile
+            except OSError:  # process is gone
                 continue
     return found
 
 
 def running(pid: int, program: str) -> list[int]:
-    """Those of them that run a program whose file's name begins so: Debian's slurmd is a link to `slurmd-wlm`."""
+    """Return processes in a pid namespace by the start of their executable's name: Debian's slurmd is `slurmd-wlm`."""
     found = []
     for one in inhabitants(pid):
         try:
             if os.path.basename(os.readlink(f"/proc/{one}/exe")).startswith(program):
                 found.append(one)
-        except OSError:  # ended meanwhile
+        except OSError:  # process is gone
             continue
     return found

@@ -1,4 +1,4 @@
-"""What a lab needs of the machine: root, a few programs; and how to get the programs."""
+"""Requirements of a lab: root and some programs, and how to install the programs."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ PROGRAMS: Mapping[str, str] = {
     "mpiexec.hydra": "mpich",
     "pdsh": PDSH_PACKAGE,
 }
-"""program: its package in Debian and Ubuntu."""
+"""Each program with its package in Debian and Ubuntu."""
 
 FUSE_PACKAGE = "libfuse3-3"
 
 OPTIONAL = (FUSE_PACKAGE, PDSH_PACKAGE)
-"""Packages without which a lab comes up, and says in a note what it lacks."""
+"""Optional packages: the lab starts without them, with a note on what it lacks."""
 
 POLICY = "/usr/sbin/policy-rc.d"
-"""What Debian's packages ask whether they may start their services."""
+"""Script that Debian's packages ask whether they may start their services."""
 
 
 def missing() -> list[str]:
-    """The packages that are not there."""
+    """Return the packages that are not installed."""
     found = [package for program, package in PROGRAMS.items() if shutil.which(program, path=PATH) is None]
     if not (glob(f"/usr/lib/*/{FUSE_LIBRARY}") or glob(f"/usr/lib*/{FUSE_LIBRARY}") or glob(f"/lib/*/{FUSE_LIBRARY}")):
         found.append(FUSE_PACKAGE)
@@ -51,7 +51,7 @@ def missing() -> list[str]:
 
 
 def check_root() -> None:
-    """Raise `InvalidRequest` for whoever is not root."""
+    """Raise `InvalidRequest` unless this process is root."""
     if os.geteuid() != 0:
         raise InvalidRequest(
             f"the lab makes network namespaces and mounts, which only root may do, and you are user {os.geteuid()}",
@@ -60,7 +60,7 @@ def check_root() -> None:
 
 
 def check() -> None:
-    """Raise `InvalidRequest` when the lab cannot be made here, as far as can be seen without trying."""
+    """Raise `InvalidRequest` if a lab cannot run here, as far as can be checked without starting one."""
     if sys.platform != "linux":
         raise InvalidRequest(
             f"the lab is made of Linux namespaces, and this is {sys.platform}", "try it on a Linux machine"
@@ -75,7 +75,7 @@ def check() -> None:
 
 
 def why_no_share() -> str:
-    """Why there is no file system that can be stalled; empty when there is."""
+    """Return why a file system cannot be stalled on this machine; empty if it can."""
     if not os.path.exists("/dev/fuse"):
         return "no /dev/fuse here"
     if FUSE_PACKAGE in missing():
@@ -86,7 +86,7 @@ def why_no_share() -> str:
 
 
 def notes() -> list[str]:
-    """What a lab on this machine lacks, in sentences."""
+    """Return what a lab on this machine lacks, as sentences."""
     why = why_no_share()
     found = [f"`fault stall` cannot be had: {why}"] if why else []
     if PDSH_PACKAGE in missing():
@@ -103,7 +103,7 @@ def _is_debian() -> bool:
 
 
 def install() -> list[str]:
-    """Install the missing packages, start none of their services, and give their names."""
+    """Install the missing packages without starting their services, and return their names."""
     check_root()
     packages = missing()
     if not packages:
@@ -116,7 +116,7 @@ def install() -> list[str]:
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "PATH": PATH}
     ours = not os.path.lexists(POLICY)
     if ours:
-        # else the package of sshd would open a port of this machine
+        # otherwise the sshd package would open a port on this machine
         Path(POLICY).write_text("#!/bin/sh\nexit 101\n")
         os.chmod(POLICY, 0o755)
     try:
@@ -136,7 +136,7 @@ def install() -> list[str]:
 
 
 def _stay_off(packages: list[str], env: Mapping[str, str]) -> None:
-    """Keep the services of new packages from starting with the machine: the lab starts its own."""
+    """Disable the services of newly installed packages at boot: the lab starts its own."""
     units = {"openssh-server": "ssh", "munge": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd"}
     new = [units[package] for package in packages if package in units]
     if new and os.path.isdir("/run/systemd/system"):

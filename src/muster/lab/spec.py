@@ -1,4 +1,4 @@
-"""What a lab is made of: how many hosts, their names and addresses, and where its files lie. Touches nothing."""
+"""The configuration of a lab: number of hosts, their names and addresses, and paths of its files. Pure."""
 
 from __future__ import annotations
 
@@ -7,44 +7,44 @@ from typing import NamedTuple
 from muster.errors import InvalidRequest
 
 HEAD = "head"
-"""The host from which jobs are started; slurmctld and munged live there."""
+"""The host from which jobs are started; it runs slurmctld and munged."""
 
 SECOND_USER = "ada"
 """The second user, who is not root."""
 
 SETTLING = 200.0
-"""Seconds that sshd and Slurm may take to come up after faults: slurmctld checks a node that it considers down only now
-and then."""
+"""Seconds that sshd and Slurm may take to recover from faults: slurmctld rarely checks a node that it considers down.
+"""
 
 MOST = 250
-"""Nodes that a lab may have: its addresses end there."""
+"""Maximum number of nodes, limited by the address range."""
 
 SWITCH_ADDRESS = "10.77.255.254"
-"""The switch itself. It also is the name server that never answers (fault slow-dns)."""
+"""Address of the switch, which is also the name server that never answers (fault slow-dns)."""
 
 FUSE_LIBRARY = "libfuse3.so.3"
-"""What makes file systems that stall."""
+"""The library used for file systems that stall."""
 
 PREFIX = 16
-"""Bits of the network in an address."""
+"""Prefix length of the network."""
 
 RESOLVER_PORT = 53
 SSH_PORT = 22
 
 
 class Shape(NamedTuple):
-    """What was asked for."""
+    """The requested size of a lab."""
 
     nodes: int = 3
     gpus: int = 4
-    """GPUs a node, as Slurm counts them; there is no device behind them."""
+    """GPUs per node, as seen by Slurm; no devices exist."""
     cpus: int = 8
-    """Cores a node, as Slurm counts them; the machine's own cores are shared."""
+    """Cores per node, as seen by Slurm; all nodes share the machine's cores."""
     shared_home: bool = True
-    """False gives each node a home and a /home of its own, empty at first. /tmp and /var/tmp always are."""
+    """False gives each node its own home and /home, initially empty. /tmp and /var/tmp are always its own."""
 
     def check(self) -> None:
-        """Raise `InvalidRequest` when there can be no such lab."""
+        """Raise `InvalidRequest` if a lab of this size is not possible."""
         if not 1 <= self.nodes <= MOST:
             raise InvalidRequest(
                 f"a lab has 1 to {MOST} nodes, and {self.nodes} were asked for", "name another `--nodes`"
@@ -56,95 +56,95 @@ class Shape(NamedTuple):
 
     @property
     def node_names(self) -> tuple[str, ...]:
-        """n1, n2, …"""
+        """The names of the nodes: n1, n2, …"""
         return tuple(f"n{number}" for number in range(1, self.nodes + 1))
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """The head and the nodes."""
+        """The names of all hosts: the head and the nodes."""
         return (HEAD, *self.node_names)
 
 
 def address(host: str) -> str:
-    """The address of a host. It is 10.77.0.1 for the head, 10.77.1.N for node N."""
+    """Return the IP address of a host: 10.77.0.1 for the head, 10.77.1.N for node N."""
     return "10.77.0.1" if host == HEAD else f"10.77.1.{host[1:]}"
 
 
 def card(host: str) -> str:
-    """The hardware address of a host. It is the same after a crash: its neighbours remember it."""
+    """Return the MAC address of a host. It stays the same after a crash, since its neighbours cache it."""
     numbers = [int(number) for number in address(host).split(".")]
     return "02:6d:" + ":".join(f"{number:02x}" for number in numbers)
 
 
 class Folder(NamedTuple):
-    """Where the files of a lab lie: all beneath one folder, by the same path on every host."""
+    """The paths of a lab's files: all below one directory, with the same path on every host."""
 
     path: str
 
     @property
     def record(self) -> str:
-        """What the lab is and which processes hold it, as JSON."""
+        """The JSON file with the lab's configuration and the pids of its processes."""
         return f"{self.path}/lab.json"
 
     @property
     def control(self) -> str:
-        """The socket on which the keeper hears."""
+        """The socket of the daemon."""
         return f"{self.path}/control"
 
     @property
     def keeper_log(self) -> str:
-        """What the keeper and the hosts said."""
+        """The log of the daemon and the init processes."""
         return f"{self.path}/keeper.log"
 
     @property
     def ssh(self) -> str:
-        """Keys, configuration, known hosts."""
+        """Directory of the ssh keys, configuration and known hosts."""
         return f"{self.path}/ssh"
 
     @property
     def munge(self) -> str:
-        """The key and the socket of munged."""
+        """Directory of the key and socket of munged."""
         return f"{self.path}/munge"
 
     @property
     def slurm(self) -> str:
-        """slurm.conf and its company, logs, spool folders."""
+        """Directory of Slurm's configuration files, logs and spool directories."""
         return f"{self.path}/slurm"
 
     @property
     def slurm_conf(self) -> str:
-        """What SLURM_CONF names."""
+        """The value of SLURM_CONF."""
         return f"{self.slurm}/slurm.conf"
 
     @property
     def homes(self) -> str:
-        """Where the second user is at home."""
+        """Parent directory of the second user's home."""
         return f"{self.path}/home"
 
     @property
     def scratch(self) -> str:
-        """A file system of each host's own, behind the same path; the one that `fault full-disk` fills."""
+        """A file system of each host's own, at the same path; `fault full-disk` fills it."""
         return f"{self.path}/scratch"
 
     @property
     def share(self) -> str:
-        """A folder that all hosts share through FUSE; `fault stall` makes its writes hang."""
+        """A directory that all hosts share through FUSE; `fault stall` makes its writes hang."""
         return f"{self.path}/share"
 
     @property
     def shared(self) -> str:
-        """The files behind `share`."""
+        """The directory behind `share`."""
         return f"{self.path}/behind-share"
 
     @property
     def cgroups(self) -> str:
-        """Where the freezer hierarchy is mounted while the lab makes or removes its groups in it."""
+        """Mount point of the freezer hierarchy while the lab creates or removes its groups."""
         return f"{self.path}/cgroup"
 
     def gate(self, host: str) -> str:
-        """The file by whose lock writes on `share` of a host are held up."""
+        """Return the file whose lock stalls a host's writes to `share`."""
         return f"{self.path}/gate/{host}"
 
     def log(self, host: str, service: str) -> str:
-        """What a service of a host said."""
+        """Return the log file of a host's service."""
         return f"{self.path}/log/{service}-{host}.log"

@@ -1,8 +1,8 @@
-"""A lab for tests. In a conftest.py: `pytest_plugins = ["muster.lab.testing"]`; then ask for the fixture `lab`.
+"""pytest fixtures for a lab. In conftest.py: `pytest_plugins = ["muster.lab.testing"]`; then use the fixture `lab`.
 
-One lab serves all tests of a pytest process, and goes with it. Its hosts share `tmp_path` and the directory of the
-tests (pytest's rootdir), wherever these lie; all else in /tmp is each host's own. Where none can be made (no root, no
-namespaces, a program is missing) the tests that ask for one are skipped, and the last lines say how many and why.
+One lab serves all tests of a pytest process, and is removed with it. Its hosts share `tmp_path` and the directory of
+the tests (pytest's rootdir), wherever these are; otherwise /tmp is each host's own. If a lab is not possible (no root,
+no namespaces, a missing program), tests that use one are skipped, and the summary says how many and why.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SKIPPED = "no lab"
 
 @pytest.fixture(scope="session")
 def the_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """The lab itself, with whatever faults a test left in it. Override it for another shape."""
+    """The lab, with whatever faults a test left in it. Override it for another size."""
     made = Lab(shared=[tmp_path_factory.getbasetemp(), request.config.rootpath])
     try:
         made.up(owned=True)
@@ -41,7 +41,7 @@ def lab(the_lab: Lab) -> Iterator[Lab]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say how many tests there was no lab for."""
+    """Print how many tests were skipped because there is no lab."""
     skipped = [report for report in terminalreporter.stats.get("skipped", []) if _SKIPPED in str(report.longrepr)]
     if skipped:
         why = str(skipped[0].longrepr).partition(f"{_SKIPPED}: ")[2].strip("')\n")

@@ -1,4 +1,4 @@
-"""How the ranks are started: a job and its nodes become a plan. One file, one function, one row each."""
+"""How the ranks are started: a job and its nodes become a plan. One file, one function and one row per launcher."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ class Launcher(NamedTuple):
     """A row of the table."""
 
     module: str
-    """The file of this folder that has `plan(job, nodes, run_id)`; it is imported when a plan is made."""
+    """The module of this package that defines `plan(job, nodes, run_id)`; it is imported when a plan is made."""
     says: str
-    """What starts the ranks, for people."""
+    """What starts the ranks, for users."""
     foreign: bool = True
-    """A program that is not muster's starts them."""
+    """True if a program that is not part of muster starts the ranks."""
     package: str = ""
-    """What has to be installed beside torch, as pip knows it, with the version that was tried."""
+    """The package it needs beside torch, as a pip requirement, with the version that was tested."""
     program: str = ""
-    """A program that has to be there."""
+    """A program that must be installed."""
     transports: tuple[str, ...] = ("local", "ssh")
-    """How it may reach nodes that no scheduler has given."""
+    """The transports it supports for hosts that were not allocated by a scheduler."""
     schedulers: tuple[str, ...] | None = None
     """The schedulers in whose jobs it works; None for all."""
 
     @property
     def places(self) -> tuple[str, ...]:
-        """Where it works, for people."""
+        """Where it works, for users."""
         return (*self.transports, *(SCHEDULERS if self.schedulers is None else self.schedulers))
 
     def works(self, job: Job) -> bool:
-        """It can start the ranks of such a job."""
+        """Return whether it can start the ranks of this job."""
         return job.place in self.transports if not job.scheduler else job.scheduler in self.places
 
 
 def make_plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
-    """The plan of the job's launcher; raises `InvalidRequest`."""
+    """Return the plan of the job's launcher. Raises `InvalidRequest`."""
     launcher = LAUNCHERS[job.launcher]
     if not launcher.works(job):
         needs = f"add `{typed(launcher.schedulers[0])}`, or " if launcher.schedulers and not job.scheduler else ""
@@ -53,7 +53,7 @@ def make_plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
 
 
 def _in_runtime(plan: Plan) -> Plan:
-    """The same with the command of each rank in the job's runtime; external launchers themselves are not in it."""
+    """Return the plan with each rank's command run in the job's runtime; external launchers themselves are not."""
     job = plan.job
     words = runtime(job.runtime).prefix(job.runtime_value)
     if not words:
@@ -65,7 +65,7 @@ def _in_runtime(plan: Plan) -> Plan:
     def wrapped(command: Command) -> Command:
         if command.launcher:
             return command
-        # what stands around a rank may not hand signals on; forked ranks are signalled one by one
+        # a runtime may not forward signals, so the whole group gets them; forked ranks are signalled one by one
         group = command.group or not command.forks
         return command._replace(argv=words + command.argv, python_at=after(command.python_at), group=group)
 

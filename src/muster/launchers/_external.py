@@ -1,4 +1,4 @@
-"""What external launchers share: they start a shim for each rank, and it asks the agent of its machine what to run."""
+"""Code shared by external launchers: they start a shim per rank, which asks the agent of its machine what to run."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _NOTHING: Variables = MappingProxyType({})
 
 
 def shim_argv(run_id: str) -> tuple[Text, ...]:
-    """What a launcher is given in place of the script and its arguments."""
+    """Return what a launcher gets in place of the script and its arguments."""
     return (Late.SHIM, run_id)
 
 
 def own_file(name: str, text: Text) -> TextFile:
-    """A file in the launcher's own directory."""
+    """Return a file in the launcher's own directory."""
     return TextFile(Late.FOLDER + f"/{name}", text)
 
 
 def rank_command(job: Job, tasks: bool = False) -> RankCommand:
-    """What each rank runs in the end; raises `InvalidRequest` for options that need ranks of muster's own."""
+    """Return what each rank finally runs. Raises `InvalidRequest` for options that need ranks started by muster."""
     for option, value in (("--wrap", job.wrap), ("--preload", job.preload), ("--stdin", job.stdin is not None)):
         if value:
             raise InvalidRequest(
@@ -33,7 +33,7 @@ def rank_command(job: Job, tasks: bool = False) -> RankCommand:
             )
     python = job.program.kind != "command"
     argv = python_argv(job) if python else job.program.argv
-    # a program that is no Python knows nothing of `--local-rank`
+    # only Python scripts know `--local-rank`
     args_at = len(argv) - len(job.program.argv) + 1 if python else None
     return RankCommand(argv=argv, python_at=0 if python else None, args_at=args_at, group=not python, tasks=tasks)
 
@@ -47,7 +47,7 @@ def per_node(
     own_meeting: bool = True,
     env: Variables = _NOTHING,
 ) -> Plan:
-    """A plan of one launcher on each node; `words` are its command line there, `env` is what it needs beside."""
+    """Return a plan with one launcher per node; `words` are command lines by node, `env` are additional variables."""
     commands = tuple(
         _command(job, node, words[node.number], files, of_launcher(job, node, run_id, env, elastic=True))
         for node in nodes
@@ -68,7 +68,7 @@ def on_head_node(
     own_meeting: bool = False,
     tasks: bool = False,
 ) -> Plan:
-    """A plan of one launcher, on node 0, which starts the ranks of all nodes; by a scheduler as its `tasks`."""
+    """Return a plan with one launcher on node 0 that starts all ranks, as `tasks` of the scheduler if set."""
     other = [node.host for node in nodes if node.host.python not in ("", job.python)]
     if other:
         raise InvalidRequest(
@@ -98,8 +98,7 @@ def _command(
 
 
 def require_uniform(job: Job, nodes: Sequence[Node]) -> int:
-    """The number of ranks of each node; raises `InvalidRequest` where they differ and the launcher knows no such
-    thing."""
+    """Return the number of ranks per node. Raises `InvalidRequest` if the nodes differ."""
     shares = {len(node.ranks) for node in nodes}
     if len(shares) > 1:
         raise InvalidRequest(

@@ -1,4 +1,4 @@
-"""What the launchers that start Python share: its command line."""
+"""Code shared by the launchers that start Python: its command line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from muster.core.model import Job
 
 
 def python_argv(job: Job) -> tuple[str, ...]:
-    """The command line as a person would type it for one process."""
+    """Return the command line that a user would type to run one process."""
     if job.program.kind == "module":
         return (job.python, "-m", *job.program.argv)
     return (job.python, *job.program.argv)

@@ -1,4 +1,4 @@
-"""`accelerate launch` on each node, with a configuration of the run's own: the machine's default file is not read."""
+"""`accelerate launch` on each node, with a configuration file of the run: the machine's default file is not read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from muster.core.rank_env import of_launcher_of_one_rank
 from muster.launchers._external import own_file, per_node, require_uniform, shim_argv
 
 # MULTI_GPU goes through torchrun's code, which starts all ranks with or without GPUs; with MULTI_CPU or `--cpu`
-# accelerate 1.15 starts one, and ends with status 0
+# accelerate 1.15 starts a single one, and exits with status 0
 _CONFIGURATION = """compute_environment: LOCAL_MACHINE
 distributed_type: {kind}
 num_machines: {machines}
@@ -23,7 +23,7 @@ debug: false
 
 
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
-    """One command a node."""
+    """Return a plan with one command per node."""
     processes = require_uniform(job, nodes) * len(nodes)
     several = processes > 1
     kind = "MULTI_GPU" if several else "NO"

@@ -1,4 +1,4 @@
-"""`deepspeed` on each node; it gives each script `--local_rank=N`. Its own ssh is not used: the agents are there."""
+"""`deepspeed` on each node; it passes `--local_rank=N` to each script. Its own ssh is not used: the agents start it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from muster.launchers._external import own_file, per_node, shim_argv
 
 
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
-    """One command a node. Nodes may have different numbers of ranks."""
+    """Return a plan with one command per node. Nodes may have different numbers of ranks."""
     text = "".join(f"{node.host.name} slots={len(node.ranks)}\n" for node in nodes)
     hosts = own_file("hostfile", text)
     words = {

@@ -1,4 +1,4 @@
-"""One warmed interpreter a node; its agent has it fork that node's ranks."""
+"""One preloaded interpreter (fork server) per node; the agent has it fork that node's ranks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from muster.launchers._python import python_argv
 
 
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
-    """One command a node, which carries all its ranks."""
+    """Return a plan with one command per node, for all its ranks."""
     if job.program.kind == "command":
         raise InvalidRequest(
             f"`{job.program.argv[0]}` is not a Python script, and only Python can be forked from a warm interpreter",

@@ -1,7 +1,7 @@
-"""mpirun or mpiexec, of Open MPI or of MPICH: node 0 asks the program which of them it is.
+"""mpirun or mpiexec, of Open MPI or MPICH: a script on node 0 detects which one it is.
 
-It reaches other nodes through the agents that are there already, so no node needs to get into another one by ssh, and
-no step inside a step is needed, for which Open MPI would wait for ever with some schedulers.
+It reaches other nodes through their agents, so nodes need no ssh between them, nor a job step inside a job step, on
+which Open MPI would wait forever with some schedulers.
 """
 
 from __future__ import annotations
@@ -31,15 +31,18 @@ _REMOTE_EXEC = """#!/bin/sh
 
 
 _OF_MPI = ("PMI_.*", "PMIX_.*", "OMPI_.*", "PRTE_.*", "MPI_LOCAL.*")
-"""Variables of an mpirun around this one."""
+"""Environment variables set by an outer mpirun."""
 
 _NAME = re.compile(r"[A-Za-z0-9.-]+")
-"""A name that every MPI takes; Open MPI waits for ever after an error about another one, such as `gpu_1`."""
+"""Host names that every MPI accepts; with another one, such as `gpu_1`, Open MPI prints an error and waits forever."""
 
 
 def _names(nodes: tuple[Node, ...]) -> dict[str, str]:
-    """The name of each host for MPI. One host alone is the one on which mpirun runs: it may not know itself by the name
-    that ssh has for it, and would look for another one."""
+    """Return the name that MPI uses for each host.
+
+    A single host is the one on which mpirun runs: it may not know its own ssh name, and MPI would look for another
+    host.
+    """
     if len(nodes) == 1:
         return {nodes[0].host.name: "localhost"}
     names = [node.host.name for node in nodes]
@@ -47,7 +50,7 @@ def _names(nodes: tuple[Node, ...]) -> dict[str, str]:
 
 
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
-    """One command, on node 0. `--launcher-args 'mpiexec.hydra …'` names another program."""
+    """Return a plan with one command, on node 0. `--launcher-args 'mpiexec.hydra …'` selects another program."""
     args = list(job.launcher_args)
     program = args.pop(0) if args and not args[0].startswith("-") else "mpirun"
     ranks = sum(len(node.ranks) for node in nodes)
@@ -55,9 +58,9 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     places = ",".join(f"{names[node.host.name]}:{len(node.ranks)}" for node in nodes)
     several = len(nodes) > 1
     openmpi: Text = f"-np {ranks} --host {places} --map-by slot --bind-to none --allow-run-as-root --mca plm rsh"
-    # the ranks meet by torch, and load none of MPI's own ways
-    # a daemon looks for the first word of that agent on its own host too, and dies silently without it: the file is on
-    # the host of mpirun alone, and all have a shell
+    # the ranks communicate through torch, and load none of MPI's transports
+    # a daemon looks for the first word of the agent on its own host too, and dies silently without it: the file exists
+    # only on the host of mpirun, but every host has a shell
     agent = Late.SCRATCH + "/remote-exec"
     mpich: Text = f"-n {ranks} -hosts {places}"
     if several:
@@ -67,11 +70,11 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     start = own_file("start", Template.of(_SCRIPT, program=program, openmpi=openmpi, mpich=mpich))
     other = {name: given for name, given in names.items() if several and given != name}
     back = [f'[ "$1" = {given} ] && shift && set -- {name} "$@"\n' for name, given in other.items()]
-    # Open MPI takes a space in that name, as there may be one in the folder of muster, for the end of it
+    # Open MPI splits that name at spaces, and muster's directory may contain one
     remote_exec = TextFile(
         agent, Template.of(_REMOTE_EXEC, python=Late.PYTHON, shim=Late.SHIM, run=run_id, names="".join(back))
     )
     words = (start.path, *args, Late.PYTHON, *shim_argv(run_id))
-    # it would look for nodes and for ways to them in these
+    # mpirun would take nodes and ways to reach them from these
     misleading = (*(row.variables for row in SCHEDULERS.values()), *_OF_MPI)
     return on_head_node(job, nodes, run_id, words, [start, remote_exec], unset="|".join(misleading))

@@ -1,4 +1,4 @@
-"""One plain process a rank, started by the node's agent: any program, or a fresh Python."""
+"""One plain process per rank, started by the node's agent: any program, or a new Python interpreter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from muster.launchers._python import python_argv
 
 
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
-    """One command a rank."""
+    """Return a plan with one command per rank."""
     python = job.program.kind != "command"
     argv = python_argv(job) if python else job.program.argv
     commands = tuple(
@@ -19,7 +19,7 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
             ranks=(rank,),
             cwd=job.cwd,
             python_at=len(job.wrap) if python else None,
-            # a shell or a profiler passes no signal on to what it started, so all of them get it
+            # a shell or a profiler does not forward signals to its children, so the whole group gets them
             group=not python or bool(job.wrap),
         )
         for node in nodes

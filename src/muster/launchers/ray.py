@@ -1,4 +1,4 @@
-"""Ray Train's TorchTrainer, on a cluster of Ray that is started on the nodes for this run and taken down after it."""
+"""Ray Train's TorchTrainer, on a Ray cluster that is started on the nodes for this run and stopped after it."""
 
 from __future__ import annotations
 
@@ -92,11 +92,11 @@ os._exit(code)
 
 
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
-    """One command, on node 0. Each node of Ray has as many cores as ranks, so that they lie as planned."""
+    """Return a plan with one command, on node 0. A Ray node gets as many cores as ranks, to place ranks as planned."""
     shares = [f"{node.host.name}:{len(node.ranks)}" for node in nodes]
     ranks = sum(len(node.ranks) for node in nodes)
     driver = own_file("train.py", _DRIVER)
     numbers = (Late.MASTER_ADDR, "0", str(ranks), Late.SCRATCH)
     words = (Late.PYTHON, driver.path, *numbers, *shares, "--", Late.PYTHON, *shim_argv(run_id))
-    # Ray Train lets its workers meet too, at a port of its own: what they start meets at muster's store
+    # Ray Train makes its workers rendezvous too, on its own port; the ranks they start use muster's store
     return on_head_node(job, nodes, run_id, words, [driver])

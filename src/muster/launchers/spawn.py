@@ -1,9 +1,9 @@
-"""`torch.multiprocessing.spawn`, one parent a node.
+"""`torch.multiprocessing.spawn`, one parent process per node.
 
-`module:function` is called in each process as `function(rank, *arguments)`, where an argument that is a Python literal
-(`2`, `0.1`, `None`) is that value and any other a string; a script is run there as `__main__`. A
-script that calls spawn by itself is started once a node, and finds NODE_RANK, NNODES, NPROC_PER_NODE, WORLD_SIZE,
-MASTER_ADDR and MASTER_PORT: to muster it is one rank a node.
+`module:function` is called in each process as `function(rank, *arguments)`; an argument that is a Python literal (`2`,
+`0.1`, `None`) is passed as that value, any other as a string. A script is run in each process as `__main__`. A script
+that calls spawn by itself is started once per node, with NODE_RANK, NNODES, NPROC_PER_NODE, WORLD_SIZE, MASTER_ADDR and
+MASTER_PORT set; to muster it is one rank per node.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if __name__ == "__main__":
 
 
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
-    """One parent a node, which spawns the ranks; or, for a script that spawns by itself, that script once a node."""
+    """Return a plan with one parent per node, which spawns the ranks or is a script that spawns them by itself."""
     if job.program.kind == "command":
         raise InvalidRequest(
             "--launcher spawn starts Python functions and scripts, not other programs", "use `--launcher exec`"
@@ -52,7 +52,7 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
 
 
 def _parents(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
-    rank_command(job)  # refuses what needs ranks of muster's own
+    rank_command(job)  # raises for options that need ranks started by muster
     parents = layout((node.host, 1) for node in nodes)
     commands = tuple(
         Command(

@@ -1,4 +1,4 @@
-"""One Slurm task a rank, by one srun, whatever the job was made with. Each rank sees all GPUs of its node."""
+"""One Slurm task per rank, started by one srun, whatever the job's options. Each rank sees all GPUs of its node."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from muster.schedulers import slurm_env, slurm_step
 
 
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
-    """One command, on node 0. A file says which rank goes to which node."""
+    """Return a plan with one command, on node 0. A host file maps ranks to nodes."""
     by_count = by_value((node.host.name, len(node.host.gpus)) for node in nodes)
     if len(by_count) > 1:
-        # Slurm 22.05: one step over such nodes is refused, `Insufficient GRES available in allocation`
+        # Slurm 22.05 refuses one step over such nodes with `Insufficient GRES available in allocation`
         told = ", ".join(
             f"{count} on {fold_hostlist(names)}" for count, names in sorted(by_count.items(), reverse=True)
         )

@@ -1,6 +1,6 @@
-"""An executor of submitit submits one job of all ranks: the local one, or inside an allocation that of Slurm.
+"""submitit submits one job with all ranks: with its local executor, or inside an allocation with its Slurm executor.
 
-submitit's own batch script runs where it would: as a shell inside the job that is there already, with its srun.
+submitit's own batch script runs where it would otherwise: as a shell inside the existing job, with its srun.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ sys.exit(main())
 
 
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
-    """One command, on node 0."""
+    """Return a plan with one command, on node 0."""
     ranks = sum(len(node.ranks) for node in nodes)
     options = slurm_step.tasks("", len(nodes), ranks, ())[2:] if job.scheduler == "slurm" else []
     driver = _DRIVER.replace("WORDS_OF_SRUN", repr(options))

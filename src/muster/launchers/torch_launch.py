@@ -1,4 +1,4 @@
-"""The old `python -m torch.distributed.launch`: as torchrun, and each script is given `--local-rank=N`."""
+"""The deprecated `python -m torch.distributed.launch`: like torchrun, but passes `--local-rank=N` to each script."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from muster.launchers._external import per_node, require_uniform, shim_argv
 
 
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
-    """One command a node. `--launcher-args --use-env` leaves the argument out."""
+    """Return a plan with one command per node. `--launcher-args --use-env` leaves the argument out."""
     each = require_uniform(job, nodes)
     words = {
         node.number: (

@@ -1,4 +1,7 @@
-"""One torchrun a node. The static rendezvous keeps the order of the nodes; `--launcher-args '--rdzv-backend c10d'`."""
+"""One torchrun per node, with the static rendezvous, which keeps the node order.
+
+`--launcher-args '--rdzv-backend c10d'` selects another one.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from muster.launchers._external import per_node, require_uniform, shim_argv
 
 
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
-    """One command a node; the ranks of a node are torchrun's children there."""
+    """Return a plan with one command per node; the ranks of a node are torchrun's children."""
     each = require_uniform(job, nodes)
     elastic = any(word.startswith(("--rdzv-backend", "--rdzv_backend")) for word in job.launcher_args)
     meeting: list[Text] = ["--master-addr=" + Late.MASTER_ADDR, "--master-port=" + Late.MASTER_PORT]
@@ -26,5 +29,5 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
 
 
 def _host(elastic: bool, node: Node) -> tuple[str, ...]:
-    # it would compare host names else, and a wrong /etc/hosts makes nobody, or everybody, keep the store
+    # otherwise it compares host names, and a wrong /etc/hosts makes no node, or every node, host the store
     return (f"--rdzv-conf=is_host={int(node.number == 0)}",) if elastic else ()

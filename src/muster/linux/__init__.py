@@ -1,1 +1,1 @@
-"""The kernel as muster needs it. Standard library only, Python 3.9 and newer; sent to nodes."""
+"""Wrappers of Linux kernel interfaces. Standard library only, Python 3.9 and newer; sent to nodes."""

@@ -1,4 +1,4 @@
-"""Standard descriptors that are closed (cron, `>&-`), or that take nothing any more. It is the first that runs."""
+"""Standard descriptors that are closed (cron, `>&-`), or whose reader is gone. Runs before anything else."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from typing import Any
 def open_standard_descriptors() -> None:
     """Open /dev/null in place of each of stdin, stdout and stderr that is closed.
 
-    First thing in a process: else the next file or pipe that it opens gets that number, and whoever prints writes into
-    it.
+    Call it first in a process: otherwise the next file or pipe that is opened gets that descriptor, and anything
+    printed is written into it.
     """
     for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(fd)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, so this one
+            os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor, so this one
             os.set_inheritable(fd, True)
         if getattr(sys, name) is None:  # Python found it closed
             setattr(sys, name, open(fd, mode, errors="backslashreplace", closefd=False))
 
 
 def lead_nowhere(fd: int) -> None:
-    """Have what is written there go to /dev/null from now on."""
+    """Redirect a descriptor to /dev/null."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, fd)
     os.close(null)
 
 
 class _Lasting:
-    """A stream that goes on when nobody takes what is written: the reader has gone (`| head`), or the disk is full.
+    """A stream whose writes never fail, even if the reader is gone (`| head`) or the disk is full.
 
-    What a command found out, and its exit status, are the same whoever reads. Without this the error comes where
-    Python happens to flush: in a `print`, or after the last line of the program.
+    A command computes the same result and exit code whoever reads its output. Without this, the error is raised
+    wherever Python happens to flush: in a `print`, or after the last line of the program.
     """
 
     def __init__(self, fd: int, stream: Any):
         self._fd, self._stream = fd, stream
 
     def write(self, text: str) -> int:
-        """Write the text."""
+        """Write text; an OSError redirects the stream to /dev/null."""
         try:
             self._stream.write(text)
         except OSError as error:
@@ -55,7 +55,7 @@ class _Lasting:
             self.write(text)
 
     def flush(self) -> None:
-        """Write what is still held back."""
+        """Write the buffered text."""
         try:
             self._stream.flush()
         except OSError as error:
@@ -63,8 +63,8 @@ class _Lasting:
 
     def _lose(self, error: OSError) -> None:
         lead_nowhere(self._fd)
-        self._stream.flush()  # what was held back goes there too, and not into an error at the exit
-        if self._fd == 1 and error.errno not in (errno.EPIPE, errno.EIO):  # EIO: the terminal has gone
+        self._stream.flush()  # the buffered text goes to /dev/null too, instead of raising an error at exit
+        if self._fd == 1 and error.errno not in (errno.EPIPE, errno.EIO):  # EIO: the terminal is gone
             print(f"muster: cannot write to standard output: {error.strerror}", file=sys.stderr)
 
     def __getattr__(self, name: str) -> Any:
@@ -72,5 +72,5 @@ class _Lasting:
 
 
 def outlive_readers() -> None:
-    """From now on printing never fails because of who takes what is printed."""
+    """Replace sys.stdout and sys.stderr by streams whose writes never fail."""
     sys.stdout, sys.stderr = _Lasting(1, sys.stdout), _Lasting(2, sys.stderr)

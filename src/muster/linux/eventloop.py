@@ -1,7 +1,7 @@
-"""The event loop of every process of muster: descriptors, timers, and calls from other threads.
+"""The event loop of every muster process: file descriptors, timers, and calls from other threads.
 
-Methods have the names that they have in asyncio, which is not used because an agent would need longer to import it than
-for all the rest of its start. All runs in the thread that calls `run_once`, but for `call_soon_threadsafe`.
+Methods are named as in asyncio, which is not used because importing it would take longer than the rest of an agent's
+start. Everything runs in the thread that calls `run_once`, except `call_soon_threadsafe`.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from collections.abc import Callable
 from typing import Protocol, Union
 
 _LONGEST_WAIT = 86400.0
-"""Seconds; the kernel takes no wait of more than 24 days."""
+"""Seconds. The kernel rejects timeouts of more than 24 days."""
 
 Callback = Callable[[], object]
 
 
 class HasFileno(Protocol):
-    """A socket, or a file."""
+    """An object with a file descriptor, such as a socket or a file."""
 
     def fileno(self) -> int:
-        """The descriptor; negative once it is closed."""
+        """Return the descriptor; negative once it is closed."""
 
 
 File = Union[int, HasFileno]
 
 
 class Timer:
-    """A call at a time to come."""
+    """A scheduled call."""
 
     def __init__(self, when: float, number: int, callback: Callback) -> None:
         self.when, self._number = when, number
@@ -40,7 +40,7 @@ class Timer:
         """None once it is cancelled."""
 
     def cancel(self) -> None:
-        """Do not call it any more."""
+        """Cancel the call."""
         self.callback = None
 
     def __lt__(self, other: Timer) -> bool:
@@ -48,7 +48,7 @@ class Timer:
 
 
 class _Watched:
-    """A descriptor, from its first callback to the removal of the last one."""
+    """The callbacks of one registered descriptor."""
 
     def __init__(self) -> None:
         self.reader: Callback | None = None
@@ -56,19 +56,19 @@ class _Watched:
 
     @property
     def events(self) -> int:
-        """What the selector is to look for."""
+        """The selector events to wait for."""
         return (selectors.EVENT_READ if self.reader else 0) | (selectors.EVENT_WRITE if self.writer else 0)
 
 
 class EventLoop:
-    """Calls what was registered, once it is time for it. An exception of a callback leaves `run_once`."""
+    """An event loop of descriptors and timers. Exceptions of callbacks propagate out of `run_once`."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._watched: dict[int, _Watched] = {}
         self._timers: list[Timer] = []
         self._count = 0
-        """How many timers there have been; among timers of one moment the first one comes first."""
+        """Number of timers ever created; timers due at the same time run in order of creation."""
         self._soon: deque[Callback] = deque()
         self._woken, self._wake = os.pipe()
         self._closed, self._lock = False, threading.Lock()
@@ -79,32 +79,38 @@ class EventLoop:
     # ---- descriptors ------------------------------------------------------------------------------------------------
 
     def add_reader(self, file: File, callback: Callback) -> None:
-        """Call this whenever there is something to read, instead of what was called then before.
+        """Call `callback` whenever `file` is readable, replacing an earlier callback.
 
-        Raises PermissionError for a plain file, which is always ready.
+        Raises PermissionError for a regular file, which is always ready.
         """
         self._set(file, "reader", callback)
 
     def remove_reader(self, file: File) -> bool:
-        """Do so no more, which has to be said before it is closed; False where nothing was called."""
+        """Stop watching `file` for reading; return whether it was watched.
+
+        Must be called before the file is closed.
+        """
         return self._set(file, "reader", None)
 
     def add_writer(self, file: File, callback: Callback) -> None:
-        """Call this whenever it takes something, instead of what was called then before."""
+        """Call `callback` whenever `file` is writable, replacing an earlier callback."""
         self._set(file, "writer", callback)
 
     def remove_writer(self, file: File) -> bool:
-        """Do so no more, which has to be said before it is closed; False where nothing was called."""
+        """Stop watching `file` for writing; return whether it was watched.
+
+        Must be called before the file is closed.
+        """
         return self._set(file, "writer", None)
 
     def remove(self, *files: File) -> None:
-        """Watch these no more, neither for reading nor for writing."""
+        """Stop watching `files`, for both reading and writing."""
         for file in files:
             self.remove_reader(file)
             self.remove_writer(file)
 
     def reads(self, file: File) -> bool:
-        """Something is called when there is something to read."""
+        """Return whether `file` is watched for reading."""
         watched = self._watched.get(_fd(file))
         return watched is not None and watched.reader is not None
 
@@ -131,25 +137,25 @@ class EventLoop:
     # ---- times and threads ------------------------------------------------------------------------------------------
 
     def time(self) -> float:
-        """Seconds by the clock of its timers: this machine's monotonic one."""
+        """Return the time of the loop's clock, in seconds: this machine's monotonic clock."""
         return time.monotonic()
 
     def call_later(self, seconds: float, callback: Callback) -> Timer:
-        """Call this once, in so many seconds."""
+        """Call `callback` once after `seconds`."""
         self._count += 1
         timer = Timer(self.time() + seconds, self._count, callback)
         heapq.heappush(self._timers, timer)
         return timer
 
     def call_soon_threadsafe(self, callback: Callback) -> None:
-        """Call this once, in the thread of the loop; any thread may ask for it."""
+        """Call `callback` once in the thread of the loop; safe to call from any thread."""
         self._soon.append(callback)
-        with self._lock:  # so that nothing is written to a descriptor that belongs to somebody else by now
+        with self._lock:  # so that nothing is written to a descriptor that was closed and reused
             if not self._closed:
                 try:
                     os.write(self._wake, b"\0")
                 except BlockingIOError:
-                    pass  # it is awake enough
+                    pass  # the pipe is full, so the loop wakes up anyway
 
     def _empty(self) -> None:
         os.read(self._woken, 1 << 16)
@@ -157,10 +163,10 @@ class EventLoop:
     # ---- running ----------------------------------------------------------------------------------------------------
 
     def run_once(self, timeout: float | None = None) -> None:
-        """Wait until there is something to call, at most `timeout` seconds, and call all that is due then."""
+        """Wait for events for at most `timeout` seconds (None: no limit), then run all callbacks that are due."""
         for key, events in self._selector.select(self._wait(timeout)):
             watched: _Watched = key.data
-            # an earlier callback may have closed it, and another file may have its number now
+            # an earlier callback may have closed the file, and another one may have its number now
             if events & selectors.EVENT_READ and self._watched.get(key.fd) is watched and watched.reader:
                 watched.reader()
             if events & selectors.EVENT_WRITE and self._watched.get(key.fd) is watched and watched.writer:
@@ -173,7 +179,7 @@ class EventLoop:
         self.run_soon()
 
     def run_soon(self) -> None:
-        """Call what threads have asked for so far, and nothing else."""
+        """Run the calls that other threads have requested so far, and nothing else."""
         for _ in range(len(self._soon)):
             self._soon.popleft()()
 
@@ -188,7 +194,7 @@ class EventLoop:
         return max(0.0, wait)
 
     def close(self) -> None:
-        """Free what the loop itself holds; what it watched stays open."""
+        """Free the loop's own descriptors; watched files stay open."""
         with self._lock:
             if self._closed:
                 return

@@ -1,4 +1,4 @@
-"""What a machine has: cores, GPUs, interfaces. Read from /proc, /sys and the kernel; starts no process."""
+"""Hardware of this machine: cores, GPUs, network interfaces. Reads /proc, /sys and the kernel; starts no process."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ if TYPE_CHECKING:
     import socket
 
 IDENTITY = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK")
-"""Variables by which a rank knows who it is; left over, they make a world of a script that was started alone."""
+"""Environment variables that identify a rank. If left over from elsewhere, a script started alone believes it is one of
+many."""
 
 SUSPECT_VARIABLES = (
     *IDENTITY,
     *("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"),
 )
-"""Variables that a machine may set for everybody, to nobody's good."""
+"""Environment variables that a system-wide profile may set, to the detriment of training jobs."""
 
 
 def cheap_facts(env: Mapping[str, str]) -> dict[str, Any]:
-    """What a doctor wants to know of this machine and can have within a millisecond."""
+    """Return the facts for `muster doctor` that can be collected within a millisecond."""
     import resource
     import socket
 
@@ -39,7 +40,7 @@ def cheap_facts(env: Mapping[str, str]) -> dict[str, Any]:
 
 
 def space(path: str) -> dict[str, Any]:
-    """Bytes and files for which there is room where this folder lies; empty where it is not."""
+    """Return the free bytes and inodes of the file system of `path`; empty if the path does not exist."""
     try:
         stat = os.statvfs(path)
     except OSError:
@@ -52,23 +53,23 @@ def space(path: str) -> dict[str, Any]:
 
 
 def physical_cores() -> int:
-    """The cores that this process may use, those that share one (hyperthreads) counted once: what MKL uses at most."""
+    """Return the number of physical cores this process may use (no hyperthreads): MKL's maximum of threads."""
     allowed = os.sched_getaffinity(0)
     shared = {read(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in allowed}
     return len(shared)
 
 
 def cores() -> int:
-    """The cores that this process may use: its affinity, and the least quota of the cgroups that it is in."""
+    """Return the number of cores this process may use: its CPU affinity, limited by the cgroup quotas."""
     allowed = len(os.sched_getaffinity(0))
     return min([allowed, *cpu_quotas(read("/proc/self/cgroup"), "/sys/fs/cgroup")])
 
 
 def cpu_quotas(own: str, root: str) -> list[int]:
-    """The quotas of CPU time, in whole cores, of a process's cgroup and of those above it, of version 1 and 2.
+    """Return the CPU quotas, in whole cores, of a process's cgroup and its ancestors, in cgroup v1 and v2.
 
-    `own` is its /proc/PID/cgroup, `root` where the hierarchies are mounted. In a container a path may lead nowhere:
-    what is mounted there is the container's own group.
+    `own` is the text of /proc/PID/cgroup, `root` the mount point of the hierarchies. In a container a path may not
+    exist; what is mounted at the root then is the container's own group.
     """
     found = []
     for line in own.splitlines() or ["0::/"]:
@@ -88,7 +89,7 @@ def cpu_quotas(own: str, root: str) -> list[int]:
 
 
 def gpus(env: Mapping[str, str]) -> list[str]:
-    """The names by which ranks may address the GPUs here: indices, or what CUDA_VISIBLE_DEVICES says."""
+    """Return the names by which ranks can address GPUs: indices, or the items of CUDA_VISIBLE_DEVICES."""
     for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
         if name in env:
             return [piece.strip() for piece in env[name].split(",") if piece.strip() and piece.strip() != "-1"]
@@ -96,14 +97,14 @@ def gpus(env: Mapping[str, str]) -> list[str]:
 
 
 def gpu_buses() -> list[str]:
-    """The PCI address of each GPU, in the order of the driver."""
+    """Return the PCI address of each GPU, in the driver's order; empty strings where the address is not known."""
     found: list[str] = []
     nvidia = "/proc/driver/nvidia/gpus"
     if os.path.isdir(nvidia):
         found = sorted(os.listdir(nvidia))
     nodes = len([name for name in os.listdir("/dev") if re.fullmatch(r"nvidia\d+", name)])
     if nodes:
-        # a container may show the driver's list of all GPUs, and the device nodes of its own
+        # a container may see the driver's list of all GPUs, but only the device nodes of its own
         return (found + [""] * nodes)[:nodes]
     topology = "/sys/class/kfd/kfd/topology/nodes"
     if os.path.isdir(topology):
@@ -115,7 +116,7 @@ def gpu_buses() -> list[str]:
 
 
 def interfaces() -> list[tuple[str, str]]:
-    """(name, address) of each interface that is up and is not the loopback: IPv4, and IPv6 where there is no IPv4."""
+    """Return (name, address) of each interface that is up and not loopback: IPv4, or IPv6 where it has no IPv4."""
     import fcntl
     import socket
     import struct
@@ -127,7 +128,7 @@ def interfaces() -> list[tuple[str, str]]:
             asked = struct.pack("256s", name[:15].encode())
             try:
                 flags = struct.unpack("16xH", fcntl.ioctl(any_socket.fileno(), 0x8913, asked)[:18])[0]  # SIOCGIFFLAGS
-            except OSError:  # gone
+            except OSError:  # interface is gone
                 continue
             if not flags & 1 or flags & 8:  # IFF_UP, IFF_LOOPBACK
                 continue
@@ -140,37 +141,38 @@ def interfaces() -> list[tuple[str, str]]:
 
 
 def _ipv6_addresses() -> dict[str, list[str]]:
-    """The IPv6 addresses of each interface at which other machines reach it without naming an interface of theirs."""
+    """Return the IPv6 addresses of each interface that other machines can use without a scope id."""
     import socket
 
     found: dict[str, list[str]] = {}
     for line in read("/proc/net/if_inet6").splitlines():
         digits, _, _, scope, flags, name = line.split()
-        # no link-local one, and none that is not yet, or not at all, this machine's own (IFA_F_TENTATIVE, _DADFAILED)
+        # skip link-local addresses, and those that are tentative or failed duplicate detection (IFA_F_TENTATIVE,
+        # _DADFAILED)
         if int(scope, 16) == 0 and not int(flags, 16) & 0x48:
             found.setdefault(name, []).append(socket.inet_ntop(socket.AF_INET6, bytes.fromhex(digits)))
     return found
 
 
 def tcp_socket(address: str) -> socket.socket:
-    """A socket that can connect to, or be bound to, this address, which is IPv4 or IPv6."""
+    """Return a TCP socket of the address family of `address`, IPv4 or IPv6."""
     import socket
 
     return socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
 
 
 def listen(address: str = "") -> socket.socket:
-    """A socket that listens at a free port of this address; without one, at all of this machine, IPv6 and IPv4.
+    """Return a socket listening on a free port of `address`; by default on all addresses, IPv6 and IPv4.
 
     Raises OSError.
     """
     import socket
 
-    if not address and socket.has_dualstack_ipv6():  # `has_ipv6` tells of Python, and not of this kernel
+    if not address and socket.has_dualstack_ipv6():  # `has_ipv6` describes Python, not this kernel
         try:
             return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096)
         except OSError:
-            pass  # it has no IPv6 address
+            pass  # this machine has no IPv6 address
     listener = tcp_socket(address)
     listener.bind((address, 0))
     listener.listen(4096)
@@ -178,7 +180,7 @@ def listen(address: str = "") -> socket.socket:
 
 
 def read(path: str) -> str:
-    """The text of a file; empty when it cannot be read."""
+    """Return the text of a file; empty if it cannot be read."""
     try:
         with open(path) as file:
             return file.read()

@@ -1,8 +1,8 @@
-"""The temporary directory of a run on one machine: private, and safe where everybody may put files.
+"""The temporary directory of a run on one machine: private, and safe in directories that everybody can write to.
 
-Launchers of others are given a path in it in place of the script. The path has to be the same on all machines of a run,
-for one launcher names it once for all of them; so the directory in which it lies is agreed upon by what each machine
-tells (`bases`), and its name follows from the token of the run, which other users cannot know before it is there.
+External launchers get a path in it in place of the script. The path must be the same on all machines of a run, since a
+launcher passes a single one to all of them. So the machines agree on the base directory from what each reports
+(`bases`), and the name is derived from the token of the run, which other users cannot know before the directory exists.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from muster.linux import processes
 
 SHIM = "rank.pyz"
 _RUN = "run"
-"""The file that holds the id of the run."""
+"""Name of the file that holds the run id."""
 
 USUAL = ("/tmp", "/var/tmp", "/dev/shm")
 
 _NAME = re.compile(r"muster-[0-9a-f]{8}")
 _ROOM = 1 << 20
 _SHORT = 24
-"""Ray puts sockets below it, whose names have 107 bytes at most; it needs 66 of them, and the name of ours 16."""
+"""Ray creates sockets below it, whose paths have at most 107 bytes; Ray needs 66 of them, our own name 16."""
 
 
 def candidates(env: Mapping[str, str]) -> list[str]:
-    """Where temporary files may lie, the best first."""
+    """Return the possible base directories for temporary files, best first."""
     named = env.get("TMPDIR", "")
     return list(dict.fromkeys([os.path.normpath(named), *USUAL] if named.startswith("/") else USUAL))
 
 
 def bases(env: Mapping[str, str]) -> list[str]:
-    """Those of the candidates in which files can be written, the best first; where no program may run comes last."""
+    """Return the candidates in which files can be written, best first; file systems mounted noexec come last."""
     usable: list[str] = []
     noexec: list[str] = []
     for base in candidates(env):
@@ -46,7 +46,7 @@ def bases(env: Mapping[str, str]) -> list[str]:
         except OSError:
             continue
         if processes.why_shared(base):
-            continue  # others could put another shim in the place of ours
+            continue  # other users could replace our shim
         room = found.f_bavail * found.f_frsize >= _ROOM and (found.f_favail > 8 or not found.f_files)
         if found.f_flag & os.ST_RDONLY or not room or not os.access(base, os.W_OK | os.X_OK):
             continue
@@ -55,26 +55,26 @@ def bases(env: Mapping[str, str]) -> list[str]:
 
 
 def agree(told: list[list[str]], short: bool) -> str:
-    """The base that is usable on all machines, by what `bases` gave on each; empty where there is none."""
+    """Return the best base directory usable on all machines, given each one's `bases`; empty if there is none."""
     common = [base for base in told[0] if all(base in other for other in told)] if told else []
     return next((base for base in common if fits(base, short)), "")
 
 
 def fits(base: str, short: bool) -> bool:
-    """It will do where a `short` one is wanted."""
+    """Return whether `base` is short enough, if a `short` one is required."""
     return not short or len(base) <= _SHORT
 
 
 def make(base: str, token: str, run_id: str) -> str:
-    """Make the directory of a run, for this user alone; gives its path. One that is there already is taken if it is so.
+    """Create the temporary directory of a run, accessible by this user only, and return its path.
 
-    Raises OSError.
+    An existing directory is used if it belongs to this user and is private. Raises OSError.
     """
     path = os.path.join(base, "muster-" + hashlib.sha256(f"temporary {token}".encode()).hexdigest()[:8])
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
-        pass  # of another agent of this run, or of an earlier attempt
+        pass  # created by another agent of this run, or by an earlier attempt
     folder = _open_own(path)
     if folder is None:
         raise OSError(errno.EEXIST, "somebody else has put another one there", path)
@@ -89,9 +89,9 @@ def make(base: str, token: str, run_id: str) -> str:
 
 
 def own_folder(name: str, env: Mapping[str, str]) -> str:
-    """Where this user's private directory of that name is, or can be made, among temporary files; empty: nowhere.
+    """Return the path for this user's private temporary directory `name`, existing or not; empty if impossible.
 
-    The same one is found as long as TMPDIR is the same.
+    The result stays the same as long as TMPDIR does.
     """
     for base in candidates(env):
         folder = _open_own(os.path.join(base, name))
@@ -102,8 +102,10 @@ def own_folder(name: str, env: Mapping[str, str]) -> str:
 
 
 def put_shim(path: str, text: bytes, unique: str) -> int:
-    """Write the shim into the directory of a run, unless another agent of the run has; gives a descriptor by which
-    `left` sees that its run lives. Raises OSError."""
+    """Write the shim into the directory of a run, unless another agent has; return an open, locked descriptor of it.
+
+    By the lock, `left` recognizes that the run is alive. Raises OSError.
+    """
     folder = _open_own(path)
     if folder is None:
         raise OSError(errno.EEXIST, "somebody else has put another one there", path)
@@ -124,17 +126,17 @@ def put_shim(path: str, text: bytes, unique: str) -> int:
 
 
 def remove(path: str) -> None:
-    """Remove the directory of a run with all that is in it, if it is ours."""
+    """Remove the directory of a run with its contents, if it belongs to this user."""
     folder = _open_own(path)
     if folder is not None:
         os.close(folder)
-        shutil.rmtree(path, ignore_errors=True)  # follows no link
+        shutil.rmtree(path, ignore_errors=True)  # does not follow symbolic links
 
 
 def left(env: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """(run, directory) of what agents that were killed have left; a living one holds a lock on its shim.
+    """Yield (run id, directory) of what killed agents left behind; a live agent holds a lock on its shim.
 
-    Nothing that another user puts there is followed, waited for, or believed.
+    Nothing that another user put there is followed, waited for, or trusted.
     """
     for base in candidates(env):
         try:
@@ -155,7 +157,7 @@ def left(env: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _open_own(path: str) -> int | None:
-    """A descriptor of this directory if it is a real one, ours, and closed to all others; else None."""
+    """Return a descriptor of the directory if it is a real one, owned by this user and private; otherwise None."""
     try:
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -168,14 +170,14 @@ def _open_own(path: str) -> int | None:
 
 
 def _write(folder: int, name: str, data: bytes) -> None:
-    """Write a file of that directory, whole: raises OSError where there is no room."""
+    """Write a file in that directory, completely. Raises OSError if there is no space."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     with open(os.open(name, flags, 0o600, dir_fd=folder), "wb") as file:
         file.write(data)
 
 
 def _read(folder: int, name: str) -> str:
-    """The text of a small file of that directory; empty when it is none."""
+    """Return the text of a small file in that directory; empty if it is not a regular file."""
     try:
         file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     except OSError:
@@ -187,7 +189,7 @@ def _read(folder: int, name: str) -> str:
 
 
 def _held(folder: int) -> bool:
-    """An agent lives that has put its shim there."""
+    """Return whether a live agent has its shim there."""
     try:
         file = os.open(SHIM, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     except OSError:

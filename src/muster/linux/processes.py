@@ -1,4 +1,4 @@
-"""Processes on Linux, as an agent needs them: start one, find all that came of it, end it, and know that it ended."""
+"""Linux processes: start one, find its descendants, kill them, and make sure they are gone."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 STACKS_SIGNAL = signal.SIGRTMIN + 13
-"""A rank writes the Python stacks of its threads when it gets this one. Real-time: no script uses it."""
+"""Signal on which a rank dumps the Python stacks of its threads. A real-time signal, which no script uses."""
 
 FAULTS = frozenset(
     (signal.SIGILL, signal.SIGTRAP, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV, signal.SIGSYS)
 )
-"""Signals that tell of a fault of the process itself: after a handler the same instruction would fail again."""
+"""Signals that report a fault of the process itself: after a handler returns, the same instruction would fail again."""
 
 CATCHABLE = frozenset(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP} - FAULTS
-"""Signals that a process can get from others and survive."""
+"""Signals that a process can receive from others and survive."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def reason(error: BaseException) -> str:
-    """What an exception says, for the end of a sentence. Never empty: many are raised without a word."""
+    """Return what an exception says, for the end of a message. Never empty: many exceptions have no text."""
     said = getattr(error, "strerror", None) or str(error)
     return str(said) if str(said).strip() else type(error).__name__
 
 
 def reason_at(error: BaseException) -> str:
-    """The same, and of which file, where the exception is about one."""
+    """Return what an exception says, followed by the path if it is about a file."""
     path = getattr(error, "filename", None)
     return f"{reason(error)}: {os.fsdecode(path)}" if path and not isinstance(path, int) else reason(error)
 
 
 NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
-"""The errors of a disk that is full, a quota that is used up, and a file that may not grow."""
+"""The errors of a full disk, an exhausted quota, and a file size limit."""
 
 NO_MORE = "no more processes and threads can be started"
 
 
 def no_more_processes() -> OSError:
-    """The error of a process or thread that the kernel does not start for this user, with the limit that it met."""
+    """Return the error for a process or thread that the kernel refuses to start, with this user's limit."""
     import resource
 
     allowed, _ = resource.getrlimit(resource.RLIMIT_NPROC)
@@ -60,16 +60,16 @@ def no_more_processes() -> OSError:
 
 
 FEWER_PROCESSES = "end other programs of yours, raise the limit by `ulimit -u`, or ask for fewer ranks"
-"""The hint for that."""
+"""The hint for reaching that limit."""
 
 
 def met_limit(error: BaseException) -> bool:
-    """This user may have no more processes."""
+    """Return whether the error means that this user's process limit was reached."""
     return isinstance(error, OSError) and error.errno == errno.EAGAIN
 
 
 def fork() -> int:
-    """As `os.fork`; the error says which limit was met."""
+    """Fork like `os.fork`; the error states which limit was reached."""
     try:
         return os.fork()
     except OSError as error:
@@ -77,17 +77,17 @@ def fork() -> int:
 
 
 def start_thread(work: Callable[[], object]) -> threading.Thread:
-    """A thread that does this and keeps nobody from ending. Raises OSError where there can be no more."""
+    """Start and return a daemon thread that runs `work`. Raises OSError if no more threads can be started."""
     thread = threading.Thread(target=work, daemon=True)
     try:
         thread.start()
-    except RuntimeError:  # its only word for it
+    except RuntimeError:  # the only exception Python has for this
         raise no_more_processes() from None
     return thread
 
 
 def ancestors() -> list[tuple[str, ...]]:
-    """The command lines of the parent of this process, of its parent, and so on, as far as they can be seen."""
+    """Return the command lines of the parent, its parent, and so on, as far as they are visible."""
     found = []
     pid = os.getppid()
     while pid > 0:
@@ -102,17 +102,17 @@ def ancestors() -> list[tuple[str, ...]]:
 
 
 def hear_signals() -> None:
-    """Let the signals come that waited since this program began (see `bundle.py`), or that its parent blocked."""
+    """Unblock all signals: those blocked since this program started (see `bundle.py`), or by its parent."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
 
 
 def become_subreaper() -> None:
-    """Make this process the parent of whatever its descendants leave behind."""
+    """Make this process the new parent of orphaned descendants."""
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def set_pdeathsig(parent: int) -> bool:
-    """Have the kernel end this process when its parent ends. False if the parent is gone already."""
+    """Have the kernel kill this process when its parent dies. Return False if the parent is gone already."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     return os.getppid() == parent
 
@@ -128,10 +128,10 @@ def spawn(
     cpus: Collection[int] = (),
     tied: bool = True,
 ) -> int:
-    """Start a program in a session of its own that, if `tied`, ends when this process ends; give its pid.
+    """Start a program in a new session and return its pid; if `tied`, it is killed when this process dies.
 
-    `stdin`, `stdout`, `stderr` are descriptors; `keep` are further ones that it inherits; `cpus` the cores it may use.
-    Raises the OSError of the child when the program cannot be started.
+    `stdin`, `stdout`, `stderr` are descriptors; `keep` are more descriptors to inherit; `cpus` are the cores it may
+    use. Raises the child's OSError if the program cannot be started.
     """
     parent = os.getpid()
     told, tell = os.pipe()
@@ -153,11 +153,11 @@ def spawn(
     what = argv[0]
     try:
         os.setsid()
-        # Python ignores or catches these; a program expects them as they were
+        # Python ignores or handles these signals; a program expects the defaults
         for caught in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD):
             signal.signal(caught, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
-        # low numbers first out of the way, or one dup2 would overwrite the source of the next
+        # duplicate the descriptors first, or a dup2 could overwrite the source of the next one
         wanted = [os.dup(fd) for fd in (stdin, stdout, stderr)]
         for target, fd in enumerate(wanted):
             os.dup2(fd, target)
@@ -178,11 +178,11 @@ def spawn(
 
 
 _RESERVE = 64
-"""Descriptors for files and children that are needed for a moment. At most a quarter of all."""
+"""Descriptors reserved for short-lived files and children; at most a quarter of all."""
 
 
 def first_reserved() -> int:
-    """What stays open and can be done without has descriptors below this one: the kernel gives the lowest."""
+    """Return the descriptor number below which all dispensable long-lived files lie: the kernel assigns the lowest."""
     import resource
 
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -190,8 +190,10 @@ def first_reserved() -> int:
 
 
 def open_first(paths: Sequence[str]) -> int:
-    """Open the first of these that can be opened, to append; a file is made where there is none. Raises the OSError of
-    the last."""
+    """Open the first path that can be opened for appending, creating the file if missing.
+
+    Raises the OSError of the last path.
+    """
     for path in paths[:-1]:
         try:
             return os.open(path, _APPEND, 0o600)
@@ -201,7 +203,7 @@ def open_first(paths: Sequence[str]) -> int:
 
 
 def make_private(folder: str) -> None:
-    """Make a directory, and each that is missing above it, for this user alone, whatever the umask. Raises OSError."""
+    """Create a directory and its missing parents for this user only, whatever the umask. Raises OSError."""
     if not os.path.isdir(folder):
         above = os.path.dirname(os.path.abspath(folder))
         if above != folder:
@@ -214,9 +216,9 @@ def make_private(folder: str) -> None:
 
 
 def why_shared(folder: str) -> str:
-    """Why others could put another file in the place of one in this directory, as the end of a sentence; empty: nobody.
+    """Return why other users could replace a file in this directory, as the end of a message; empty if they cannot.
 
-    In a sticky directory such as /tmp nobody can. A group that is its only member's own is nobody else.
+    In a sticky directory such as /tmp nobody can. A user's private group does not count as other users.
     """
     try:
         found = os.stat(folder)
@@ -234,7 +236,7 @@ def why_shared(folder: str) -> str:
 
 
 def _unmapped(uid: int) -> bool:
-    """It stands for all users that a container does not know: so root's /tmp looks in one without privileges."""
+    """Return whether `uid` stands for all users unknown to a container, as root's /tmp has in an unprivileged one."""
     try:
         with open("/proc/sys/kernel/overflowuid") as overflow, open("/proc/self/uid_map") as known:
             return uid == int(overflow.read()) and known.read().split() != ["0", "0", "4294967295"]
@@ -243,7 +245,7 @@ def _unmapped(uid: int) -> bool:
 
 
 def is_private_group(gid: int, uid: int) -> bool:
-    """It is this user's own group, in which nobody else is: with such groups files are often group-writable."""
+    """Return whether the group has no other member than this user: with such groups files are often group-writable."""
     import grp
     import pwd
 
@@ -255,8 +257,8 @@ def is_private_group(gid: int, uid: int) -> bool:
 
 
 def try_to_write(folder: str) -> None:
-    """Raise the OSError that comes of writing here: a full disk often takes an empty file, but no byte in it."""
-    path = os.path.join(folder, f".muster-{os.urandom(8).hex()}")  # nobody has a file of that name
+    """Write a test file, raising OSError if that fails: a full disk often takes an empty file, but no byte in it."""
+    path = os.path.join(folder, f".muster-{os.urandom(8).hex()}")  # random, so no file has that name
     try:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
             file.write(b"\0" * 65536)
@@ -273,7 +275,7 @@ def try_to_write(folder: str) -> None:
 
 
 def descendants(root: int) -> dict[int, tuple[str, int]]:
-    """All living processes that descend from `root`: {pid: (name, parent)}. Zombies are not alive."""
+    """Return all live descendants of `root` as {pid: (name, parent)}, without zombies."""
     alive = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -289,7 +291,7 @@ def descendants(root: int) -> dict[int, tuple[str, int]]:
 
 
 def words_of(pid: int) -> list[bytes]:
-    """The command line of a process; empty when it is gone."""
+    """Return the command line of a process; empty if it is gone."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             return file.read().split(b"\0")
@@ -298,14 +300,17 @@ def words_of(pid: int) -> list[bytes]:
 
 
 def is_cleaner(pid: int) -> bool:
-    """It is a cleaner of multiprocessing or torch: it ends once those it served have, and frees what they left."""
+    """Return whether a process is a resource tracker of multiprocessing or torch.
+
+    It exits after the processes it serves, and frees what they left behind.
+    """
     words = words_of(pid)
     tracker = any(b"multiprocessing.resource_tracker" in word for word in words)
     return tracker or (bool(words) and words[0].endswith(b"torch_shm_manager"))
 
 
 def has_handler(pid: int, number: int) -> bool:
-    """This process has a handler of its own for the signal."""
+    """Return whether a process has installed a handler for the signal."""
     try:
         with open(f"/proc/{pid}/status") as file:
             for line in file:
@@ -317,8 +322,10 @@ def has_handler(pid: int, number: int) -> bool:
 
 
 def catchers(pid: int, number: int) -> list[int]:
-    """The processes that have a handler for the signal: this one, or those nearest to it that came of it, where it is
-    a shell or a profiler that passes nothing on."""
+    """Return the processes with a handler for the signal: this one, or else its nearest descendants.
+
+    A shell or a profiler between them does not forward signals.
+    """
     if has_handler(pid, number):
         return [pid]
     children: dict[int, list[int]] = {}
@@ -335,7 +342,7 @@ def catchers(pid: int, number: int) -> list[int]:
 
 
 def send_signal(pid: int, number: int, group: bool = False) -> bool:
-    """Send a signal to a process, or to its process group; False if it is gone."""
+    """Send a signal to a process, or to its process group; return False if it is gone."""
     try:
         (os.killpg if group else os.kill)(pid, number)
     except ProcessLookupError:
@@ -344,7 +351,7 @@ def send_signal(pid: int, number: int, group: bool = False) -> bool:
 
 
 def describe_process(pid: int, name: str) -> dict[str, Any]:
-    """What is to be told of a process that ranks left behind: the fields of `results.Leftover`."""
+    """Return the description of a leftover process: the fields of `results.Leftover`."""
     found = procfs.stat(pid)
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
@@ -356,7 +363,7 @@ def describe_process(pid: int, name: str) -> dict[str, Any]:
 
 
 def _holds_gpu(pid: int) -> bool:
-    """It has the device of a GPU open, and so, as a rule, some of its memory."""
+    """Return whether a process has a GPU device open, and so usually some of its memory."""
     try:
         links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
     except OSError:
@@ -365,7 +372,7 @@ def _holds_gpu(pid: int) -> bool:
 
 
 def reap() -> list[tuple[int, int | None, int | None]]:
-    """Collect the children that have ended: [(pid, code, signal)], one of code and signal None."""
+    """Collect exited children as [(pid, exit code, signal)]; one of exit code and signal is None."""
     ended: list[tuple[int, int | None, int | None]] = []
     while True:
         try:
@@ -381,7 +388,7 @@ def reap() -> list[tuple[int, int | None, int | None]]:
 
 
 def leftover_descendants(root: int, spare: Iterable[int]) -> dict[int, str]:
-    """The living descendants of `root`, {pid: name}, but those in `spare`, what they started, and resource trackers."""
+    """Return the live descendants of `root`, {pid: name}, except `spare`, their descendants, and resource trackers."""
     family, spared, before = descendants(root), set(spare), -1
     while len(spared) != before:
         before = len(spared)
@@ -392,10 +399,10 @@ def leftover_descendants(root: int, spare: Iterable[int]) -> dict[int, str]:
 def kill_descendants(
     root: int, spare: Collection[int] = (), within: float = 5.0
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Kill all descendants of `root` but those in `spare` (with what they started), and see that they are gone.
+    """Kill all descendants of `root` except `spare` and their descendants, and wait until they are gone.
 
-    Gives (those it killed, those that still live), as `describe` tells of them. A resource tracker is left to end by
-    itself.
+    Waits at most `within` seconds. Returns (killed processes, processes still alive), each as described by
+    `describe_process`. Resource trackers are left to exit by themselves.
     """
     killed: dict[int, dict[str, Any]] = {}
     deadline = time.monotonic() + within
@@ -411,5 +418,5 @@ def kill_descendants(
 
 
 def node_folder(run_dir: str, host: str) -> str:
-    """The folder of a host's agent in a run directory. PYTHONPATH is split at colons, so IPv6 addresses have none."""
+    """Return a host's directory in the run directory. PYTHONPATH is split at colons, so IPv6 addresses use dots."""
     return os.path.join(run_dir, "node_" + host.replace(":", "."))

@@ -1,4 +1,4 @@
-"""Processes and the machine, as the kernel tells of them in /proc: the one reader of /proc/PID/stat."""
+"""Processes and the machine in /proc: the only reader of /proc/PID/stat."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ from typing import NamedTuple
 
 
 class Stat(NamedTuple):
-    """One process at one moment: proc_pid_stat(5)."""
+    """The state of a process at one moment: proc_pid_stat(5)."""
 
     name: str
-    """The name of its program, of at most 15 bytes."""
+    """Name of its program, at most 15 bytes."""
     state: str
-    """One letter: `R` runs, `S` sleeps, `D` waits in the kernel, `T` and `t` are stopped, `Z` and `X` have ended."""
+    """One letter: `R` running, `S` sleeping, `D` waiting in the kernel, `T` and `t` stopped, `Z` and `X` exited."""
     parent: int
     started: str
-    """When it started, in ticks since boot: with this its number names it for ever."""
+    """Start time in ticks since boot; with the pid it identifies a process uniquely."""
     cpu: int
     """CPU time of all its threads, in ticks."""
     memory: int
-    """Pages that are resident (RSS)."""
+    """Resident memory (RSS), in pages."""
 
     @property
     def lives(self) -> bool:
-        """False for a zombie: it has ended, and its parent has not asked for its status."""
+        """False for a zombie: it has exited, and its parent has not collected its status yet."""
         return self.state not in ("Z", "X")
 
 
 def stat(pid: int, thread: int | None = None) -> Stat | None:
-    """What the kernel tells of a process, or of a thread of it; None when there is none, or it may not be seen."""
+    """Return the state of a process, or of one of its threads; None if it does not exist or is not visible."""
     path = f"/proc/{pid}/stat" if thread is None else f"/proc/{pid}/task/{thread}/stat"
     try:
         with open(path, "rb") as file:
             text = file.read()
     except OSError:
         return None
-    # the name stands in brackets and may hold anything, brackets too
+    # the name is in brackets and may contain anything, including brackets
     begin, end = text.index(b"("), text.rindex(b")")
     name, rest = text[begin + 1 : end].decode("utf-8", "replace"), text[end + 2 :].split()
     cpu = int(rest[11]) + int(rest[12])
@@ -42,24 +42,24 @@ def stat(pid: int, thread: int | None = None) -> Stat | None:
 
 
 def lives(pid: int) -> bool:
-    """There is a process of this number, and it has not ended."""
+    """Return whether a process with this pid exists and has not exited."""
     found = stat(pid)
     return found is not None and found.lives
 
 
 def started(pid: int) -> str:
-    """When a process started (`Stat.started`); empty when it has ended."""
+    """Return when a process started (`Stat.started`); empty if it has exited."""
     found = stat(pid)
     return found.started if found is not None and found.lives else ""
 
 
 def still_lives(pid: int, since: str) -> bool:
-    """The process of this number is still the one that started then."""
+    """Return whether the process with this pid is still the one that started at `since` (`Stat.started`)."""
     return bool(since) and started(pid) == since
 
 
 def boot_id() -> str:
-    """What tells this boot of this machine from all others; empty where the kernel does not say."""
+    """Return the unique id of this boot of the machine; empty if the kernel does not provide it."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return file.read().strip()

@@ -1,4 +1,4 @@
-"""Signals as events of a loop, for as long as somebody wants them."""
+"""Signals as events of an event loop, captured for a limited time."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from muster.linux.processes import CATCHABLE
 
 
 def not_ignored(numbers: Iterable[int] = CATCHABLE) -> list[int]:
-    """Those of them that this process does not ignore; nohup means it."""
+    """Return the signals that this process does not ignore; nohup ignores SIGHUP, and that must stay so."""
     return [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
 
 
 class CapturedSignals:
-    """A context in which signals do nothing but call `handle`, in the loop; what was there before comes back after it.
+    """A context in which signals only call `handle` in the event loop; it restores the previous handlers on exit.
 
-    What comes while nobody handles signals waits for who does. They have a handler of this process, and not SIG_IGN,
-    which programs that are started in the context would inherit.
+    Signals that arrive before `handle` is set stay pending. Captured signals have a handler rather than SIG_IGN, which
+    programs started in the context would inherit.
 
-    Python takes signals in its main thread alone: in another one nothing is captured. Nor is it without `numbers`: the
-    signals are somebody else's then.
+    Python handles signals in the main thread only, so in other threads nothing is captured; nor is it if `numbers` is
+    empty, since the signals belong to someone else then.
     """
 
     def __init__(self, loop: EventLoop, numbers: Iterable[int]) -> None:
@@ -32,12 +32,12 @@ class CapturedSignals:
         self._handle: Callable[[list[int]], object] | None = None
         self._pending: list[int] = []
         self._before: dict[int, Any] = {}
-        """The handlers that were there before, as `signal.signal` gave them."""
+        """The previous handlers, as returned by `signal.signal`."""
         self._reading = self._writing = self._fd_before = -1
 
     @property
     def pending(self) -> list[int]:
-        """What has come and nobody has handled."""
+        """Signals that have arrived and were not handled yet."""
         return list(self._pending)
 
     def __enter__(self) -> CapturedSignals:
@@ -48,7 +48,7 @@ class CapturedSignals:
         self.stop()
 
     def start(self) -> None:
-        """Begin; a program that wants them to its end leaves out `stop`."""
+        """Start capturing; a program that captures signals until it exits need not call `stop`."""
         if self._numbers and threading.current_thread() is threading.main_thread():
             self._reading, self._writing = os.pipe()
             os.set_blocking(self._reading, False)
@@ -58,7 +58,7 @@ class CapturedSignals:
             self.capture(*self._numbers)
 
     def stop(self) -> None:
-        """Have everything as it was before."""
+        """Restore the previous handlers."""
         if self._reading >= 0:
             self.release(*self._before)
             signal.set_wakeup_fd(self._fd_before)
@@ -68,22 +68,22 @@ class CapturedSignals:
             self._reading = self._writing = -1
 
     def capture(self, *numbers: int) -> None:
-        """Take these too, from now on."""
+        """Capture more signals from now on."""
         if self._reading >= 0:
             for number in numbers:
                 before = signal.signal(number, _do_nothing)
                 self._before.setdefault(number, before)
 
     def release(self, *numbers: int) -> None:
-        """Leave these to whoever had them before."""
+        """Restore the previous handlers of these signals."""
         for number in numbers:
             if number in self._before:
                 before = self._before.pop(number)
-                if before is not None:  # else it was no handler of Python's, which cannot be put back
+                if before is not None:  # otherwise the handler was not installed from Python, and cannot be restored
                     signal.signal(number, before)
 
     def handle(self, handle: Callable[[list[int]], object]) -> None:
-        """Have this called with the numbers of signals that come, and of those that wait."""
+        """Call `handle` with the numbers of arriving signals, including the pending ones."""
         self._handle = handle
         self._loop.call_soon_threadsafe(self._deliver)
 
@@ -98,4 +98,4 @@ class CapturedSignals:
 
 
 def _do_nothing(*_: object) -> None:
-    """A handler: the number of the signal is in the pipe by then."""
+    """Ignore a signal: its number is in the wakeup pipe by then."""

@@ -1,4 +1,4 @@
-"""A thread for what may take long: a disk that stalls, or a terminal that was stopped, holds up no decision."""
+"""A thread for slow writes: a stalled disk or a stopped terminal must not delay decisions."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from muster.linux.eventloop import EventLoop
 
 
 class Writer:
-    """Does things in order, in a thread of its own, once it was started; tells in the loop what has become of them.
+    """Runs calls in order in a thread of its own; reports errors and completion in the event loop.
 
-    What is shown and what is kept have one each: a terminal that takes nothing must not keep events from the disk.
+    Terminal output and files use separate writers: a blocked terminal must not keep events from the disk.
     """
 
     def __init__(self, loop: EventLoop) -> None:
@@ -23,30 +23,30 @@ class Writer:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin. Raises OSError where there can be no more threads."""
+        """Start the thread. Raises OSError if no more threads can be started."""
         self._thread = processes.start_thread(self._work)
 
     def do(self, what: Callable[[], object], failed: Callable[[OSError], object] | None = None) -> None:
-        """Do this after all that was asked for before.
+        """Run `what` in the thread, after everything queued before.
 
-        `failed` is called in the loop when it raises OSError. Any other exception leaves the loop, as it would if the
-        loop had done it; the thread goes on with what was asked for next.
+        `failed` is called in the loop if it raises OSError. Any other exception propagates from the loop, as if the
+        loop had made the call; the thread continues with the next call.
         """
         self._queue.put(partial(self._try, what, failed))
 
     def then(self, callback: Callable[[], object]) -> None:
-        """Call this in the loop once all that was asked for before is done."""
+        """Run `callback` in the loop once everything queued before is done."""
         self._queue.put(partial(self._loop.call_soon_threadsafe, callback))
 
     def drain(self, enough: Callable[[], bool] = lambda: False) -> None:
-        """Run the loop until all that was asked for is done, or it is `enough`."""
+        """Run the loop until everything queued is done, or `enough` returns true."""
         done: list[bool] = []
         self.then(lambda: done.append(True))
         while not done and not enough():
             self._loop.run_once()
 
     def close(self, within: float | None = None) -> None:
-        """Wait until all is done, at most so many seconds, and have the loop hear of it."""
+        """Wait at most `within` seconds until everything queued is done, then run the loop's pending calls."""
         self._queue.put(None)
         if self._thread is not None:
             self._thread.join(within)

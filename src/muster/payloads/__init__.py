@@ -1,1 +1,1 @@
-"""What muster has ranks run: scripts that are sent as text, for Python and torch alone. They import nothing of ours."""
+"""Scripts that ranks run for muster: sent as text, they need only Python and torch, not muster."""

@@ -1,6 +1,6 @@
-"""What `muster check` runs on each rank: who is where, sums with known answers, shares of the data, convergence.
+"""The script that `muster check` runs on each rank: placement, collectives, data sharding, convergence.
 
-Rank 0 prints one line of JSON for each section; what it means is judged where muster was started
+Rank 0 prints one line of JSON per section; the results are evaluated where muster was started
 (`diagnostics/selftest/`).
 """
 
@@ -25,23 +25,23 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DistributedSampler
 
 SIZES = (8 << 10, 1 << 20, 16 << 20)
-"""Bytes of the all-reduces that are timed; on a GPU the last is 16 times as large."""
+"""Sizes in bytes of the timed all-reduces; on a GPU the last is 16 times as large."""
 STEPS = 40
 EPOCHS = (0, 1)
 SEED = 7
 FEW = 4
-"""So many ranks tell what they see where each sees everything."""
+"""Number of ranks that report their samples when each rank sees all of them."""
 CPU = torch.device("cpu")
 
 
 def main() -> None:
-    """Join the others, look at each thing, leave."""
+    """Join the process group, run all sections, exit."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--backend", default="")
     parser.add_argument("--timeout", type=float, default=60.0)
     parser.add_argument("--local-rank", "--local_rank", type=int, help="some launchers pass it; LOCAL_RANK is used")
     args = parser.parse_args()
-    # gloo for what ranks tell of themselves: with two ranks on one GPU, or none on some, NCCL would only fail or wait
+    # gloo for the ranks' reports: with two ranks on one GPU, or none on some, NCCL would fail or wait
     patience = timedelta(seconds=args.timeout)
     dist.init_process_group("gloo", timeout=patience)
     cuda = torch.cuda.is_available() and args.backend != "gloo"
@@ -70,30 +70,30 @@ def main() -> None:
 
 
 def tell(section: str, **found: Any) -> None:
-    """One line, by rank 0."""
+    """Print the results of a section as one line of JSON, on rank 0 only."""
     if dist.get_rank() == 0:
         print(json.dumps({"section": section, **found}), flush=True)
 
 
 def gathered(mine: Any) -> list[Any]:
-    """What all ranks have, by rank."""
+    """Return the objects of all ranks, by rank."""
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, mine)
     return found
 
 
-# ---- who is where -------------------------------------------------------------------------------------------------
+# ---- placement ----------------------------------------------------------------------------------------------------
 
 
 def who(device: torch.device) -> dict[str, Any]:
-    """What this rank is, and on what it stands."""
+    """Return this rank's placement, hardware and versions."""
     gpu = None
     if device.type == "cuda":
         told = torch.cuda.get_device_properties(device)
         bus = [getattr(told, name, None) for name in ("pci_domain_id", "pci_bus_id", "pci_device_id")]
         place = ":".join(f"{number:02x}" for number in bus if number is not None)
         seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        known = seen[device.index] if device.index < len(seen) else ""  # before torch 2.4 there is nothing better
+        known = seen[device.index] if device.index < len(seen) else ""  # torch before 2.4 has no better identifier
         uuid = str(getattr(told, "uuid", known))
         gpu = {"index": device.index, "name": told.name, "uuid": uuid, "bus": place}
     cpus = sorted(os.sched_getaffinity(0))
@@ -116,13 +116,13 @@ def who(device: torch.device) -> dict[str, Any]:
 
 
 def nccl_version() -> str:
-    """As `2.21.5`."""
+    """Return the NCCL version, such as `2.21.5`."""
     version: Callable[[], tuple[int, ...]] = torch.cuda.nccl.version
     return ".".join(map(str, version()))
 
 
 def numa_nodes(cpus: Sequence[int]) -> list[int]:
-    """The NUMA nodes on which these cores are."""
+    """Return the NUMA nodes of these cores."""
     found, folder = [], "/sys/devices/system/node"
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):
@@ -134,13 +134,13 @@ def numa_nodes(cpus: Sequence[int]) -> list[int]:
     return sorted(found)
 
 
-# ---- sums with known answers --------------------------------------------------------------------------------------
+# ---- collectives --------------------------------------------------------------------------------------------------
 
 
 def sums(device: torch.device, group: Any) -> list[dict[str, Any]]:
-    """Each collective with numbers whose outcome is known; what each rank got wrong, or why it is not to be had."""
+    """Run each collective with a known result; return each rank's errors, or why it is not available."""
     rank, world = dist.get_rank(), dist.get_world_size()
-    base = torch.arange(1000, dtype=torch.int64, device=device)  # whole numbers are right on any number of ranks
+    base = torch.arange(1000, dtype=torch.int64, device=device)  # integers give exact results for any number of ranks
 
     def all_reduce() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         mine = base % 97 * (rank + 1)
@@ -174,7 +174,7 @@ def sums(device: torch.device, group: Any) -> list[dict[str, Any]]:
         store = dist.distributed_c10d._get_default_store()
         for turn in range(3):
             store.add(f"muster/check/{turn}", 1)
-            dist.barrier(group=group)  # behind it all have come
+            dist.barrier(group=group)  # after it, all ranks have arrived
             yield torch.tensor(store.add(f"muster/check/{turn}", 0)), torch.tensor(world)
 
     def ring() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -204,30 +204,30 @@ def sums(device: torch.device, group: Any) -> list[dict[str, Any]]:
             wrong = [difference(got, expected) for got, expected in do() if not torch.equal(got, expected)]
         except RuntimeError as error:
             if device.type == "cuda" or "does not support" not in str(error):
-                raise  # the others may wait for this rank: let it be known
+                raise  # other ranks may be waiting for this one: fail visibly
             without = str(error).splitlines()[0]
         told = gathered((wrong[0] if wrong else without, without))
-        nobody = without if len({words for _, words in told}) == 1 else ""  # older gloos have no reduce-scatter
+        nobody = without if len({words for _, words in told}) == 1 else ""  # older gloo versions have no reduce-scatter
         mistakes = {} if nobody else {str(number): words for number, (words, _) in enumerate(told) if words}
         found.append({"name": name, "wrong": mistakes, "without": nobody})
     return found
 
 
 def difference(got: torch.Tensor, expected: torch.Tensor) -> str:
-    """The first number that is wrong, in words."""
+    """Return a description of the first wrong number."""
     got, expected = got.flatten(), expected.flatten()
     at = int((got != expected).nonzero()[0])
     return f"number {at} is {got[at].item()}, and should be {expected[at].item()}"
 
 
 def speed(device: torch.device, group: Any) -> list[dict[str, Any]]:
-    """How long all-reduces of several sizes take, with the bandwidths as nccl-tests reckon them."""
+    """Return the times of all-reduces of several sizes, with bandwidths as defined by nccl-tests."""
     world, found = dist.get_world_size(), []
     for size in SIZES:
         size *= 16 if device.type == "cuda" and size == SIZES[-1] else 1
         data = torch.ones(size // 4, device=device)
-        timed(data, group)  # the first one makes connections
-        count = gathered(max(3, min(50, int(0.3 / max(timed(data, group), 1e-6)))))[0]  # as rank 0 says
+        timed(data, group)  # the first one establishes connections
+        count = gathered(max(3, min(50, int(0.3 / max(timed(data, group), 1e-6)))))[0]  # rank 0 decides
         times = sorted(timed(data, group) for _ in range(count))
         slowest = max(gathered(times[len(times) // 2]))
         rate = size / slowest / 1e9
@@ -244,7 +244,7 @@ def speed(device: torch.device, group: Any) -> list[dict[str, Any]]:
 
 
 def timed(data: torch.Tensor, group: Any) -> float:
-    """Seconds of one all-reduce on this rank, when all begin together."""
+    """Return the seconds of one all-reduce on this rank, with all ranks starting together."""
     dist.barrier()
     began = time.perf_counter()
     dist.all_reduce(data, group=group)
@@ -255,16 +255,16 @@ def timed(data: torch.Tensor, group: Any) -> float:
     return took
 
 
-# ---- shares of the data -------------------------------------------------------------------------------------------
+# ---- data sharding ------------------------------------------------------------------------------------------------
 
 
 def samples() -> int:
-    """So many that the ranks cannot share them equally."""
+    """Return a number of samples that cannot be divided equally among the ranks."""
     return 6 * dist.get_world_size() + (dist.get_world_size() + 1) // 2
 
 
 def shares_of_data() -> list[dict[str, Any]]:
-    """Which samples each rank sees: in two epochs, once more, with another seed, and as two mistakes would have it."""
+    """Return each rank's samples: in two epochs, repeated, with another seed, and without DistributedSampler."""
 
     def seen(epoch: int, seed: int = SEED, most: int | None = None, **how: Any) -> list[list[int]]:
         data = torch.utils.data.TensorDataset(torch.arange(samples()))
@@ -286,7 +286,7 @@ def shares_of_data() -> list[dict[str, Any]]:
 
 
 def convergence(device: torch.device, group: Any) -> list[dict[str, Any]]:
-    """The same training on one rank, on all, and with three mistakes: losses, and how far the parameters come apart."""
+    """Train on one rank, on all, and with three mistakes; return losses and differences of the parameters."""
     world = dist.get_world_size()
     alone, losses = train(device, group, "alone")
     found = [{"way": "alone", "losses": losses, "off": 0.0, "apart": 0.0}]
@@ -301,17 +301,17 @@ def convergence(device: torch.device, group: Any) -> list[dict[str, Any]]:
 
 
 def finite(number: float) -> float | None:
-    """A number that JSON knows, or nothing."""
+    """Return the number, or None if JSON cannot represent it."""
     return number if math.isfinite(number) else None
 
 
 def widest(distances: Sequence[float]) -> float | None:
-    """The largest; nothing where one is no number any more."""
+    """Return the maximum, or None if a number is not finite."""
     return max(distances) if all(map(math.isfinite, distances)) else None
 
 
 def train(device: torch.device, group: Any, way: str) -> tuple[torch.Tensor, list[float]]:
-    """(parameters, mean over ranks of the loss on unseen data before each step) of a small network in float64."""
+    """Train a small float64 network; return (parameters, mean loss over ranks on unseen data before each step)."""
     rank, world = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(SEED)
     teacher = torch.randn(16, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(SEED)) / 4
@@ -324,7 +324,7 @@ def train(device: torch.device, group: Any, way: str) -> tuple[torch.Tensor, lis
     shard = {"alone": slice(None), "one shard for all": slice(0, None, world)}.get(way, slice(rank, None, world))
 
     def data(number: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        # made on the CPU: the same numbers wherever it runs
+        # generated on the CPU, so that the numbers are the same on any device
         batch = torch.randn(count, 16, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
         return batch.to(device), (batch @ teacher).sin().to(device)
 

@@ -1,8 +1,7 @@
-"""One end of a conversation in frames, which outlives the connections that carry it.
+"""One end of a conversation in frames that survives the connections carrying it.
 
-A wire that `keeps` numbers its frames and holds each until the other end has said that it has it. When a connection
-breaks, both ends tell over the next one how many they have heard, and what was lost is sent again: nothing is lost,
-nothing comes twice.
+A `reliable` channel numbers its frames and keeps each until the peer acknowledges it. After a reconnect both ends
+report how many frames they have received, and lost frames are sent again: nothing is lost or duplicated.
 """
 
 from __future__ import annotations
@@ -24,28 +23,28 @@ _PIECE = 1 << 18
 
 
 class Emit(Protocol):
-    """Sends a frame to the supervisor."""
+    """Sends a frame to the controller."""
 
     def __call__(self, kind: str, payload: bytes = b"", **fields: Any) -> None:
-        """Of this kind, with these fields."""
+        """Send a frame of this kind with these fields."""
 
 
 class Channel:
-    """Frames out, frames in, over descriptors that do not block; -1 while there are none."""
+    """Sends and receives frames over non-blocking descriptors, which are -1 while disconnected."""
 
     def __init__(self, reading: int = -1, writing: int = -1, keeps: bool = False):
         self.reliable = keeps
         self.reading, self.writing = reading, writing
         self.out = bytearray()
-        """What the present connection is still to take."""
+        """Data that the current connection has not taken yet."""
         self.received = 0
-        """How many frames have come."""
+        """Number of frames received."""
         self.timed_out = False
-        """The last connection broke because nothing was heard of the other machine any more."""
+        """True if the last connection broke because the other machine stopped responding."""
         self.refused = ""
-        """Why what came over the last connection was no frame of the other end; empty if it was."""
+        """Why data from the last connection was not a valid frame; empty if it was."""
         self.tracer: Tracer | None = None
-        """Prints what is said, where that is wanted."""
+        """Prints the conversation, if that is enabled."""
         self._sent = 0
         self._unacked: deque[bytes] = deque()
         self._frames = FrameDecoder()
@@ -53,16 +52,16 @@ class Channel:
 
     @property
     def connected(self) -> bool:
-        """There is a connection."""
+        """Whether there is a connection."""
         return self.reading >= 0
 
     @property
     def idle(self) -> bool:
-        """The other end has everything, as far as can be known."""
+        """Whether the peer has received everything, as far as is known."""
         return not self.out and not self._unacked
 
     def send(self, frame: bytes) -> None:
-        """Have a frame sent."""
+        """Send a frame."""
         if self.tracer is not None:
             self.tracer.sent(frame)
         if self.reliable:
@@ -77,7 +76,7 @@ class Channel:
             self.out += self._seal.tag(frame)
 
     def flush(self) -> bool:
-        """Write what the connection takes now; False when it is broken."""
+        """Write what the connection accepts now; return False if it is broken."""
         try:
             while self.out:
                 del self.out[: os.write(self.writing, self.out[:_PIECE])]
@@ -89,9 +88,9 @@ class Channel:
         return True
 
     def pump(self, loop: EventLoop, again: Callable[[], object]) -> None:
-        """Write what the connection takes now; while there is more, the loop calls `again` when it takes more.
+        """Write what the connection accepts now; if data is left, the loop calls `again` when it accepts more.
 
-        If it is broken, that is seen where it is read.
+        A broken connection is detected by the reader.
         """
         if not self.connected:
             return
@@ -102,7 +101,7 @@ class Channel:
             loop.remove_writer(self.writing)
 
     def read(self) -> list[tuple[dict[str, Any], bytes]] | None:
-        """The frames that have come; None at the end of the connection, and where something else than frames came."""
+        """Return the received frames; None at the end of the connection, and for invalid data."""
         try:
             data = os.read(self.reading, _PIECE)
         except BlockingIOError:
@@ -113,7 +112,7 @@ class Channel:
         return self.feed(data) if data else None
 
     def feed(self, data: bytes) -> list[tuple[dict[str, Any], bytes]] | None:
-        """The frames that these bytes, which were read elsewhere, complete; None where they are no frames."""
+        """Return the frames completed by `data`, which was read elsewhere; None if it is invalid."""
         try:
             return self._take(self._frames.feed(data))
         except Refused as error:
@@ -121,7 +120,7 @@ class Channel:
             return None
 
     def _take(self, frames: Iterable[tuple[dict[str, Any], bytes]]) -> list[tuple[dict[str, Any], bytes]]:
-        """Count frames that came, and give those that say something."""
+        """Count received frames, and return those that are not acknowledgements."""
         found = []
         for fields, payload in frames:
             if fields["kind"] == "ack":
@@ -136,7 +135,7 @@ class Channel:
         return found
 
     def _forget(self, heard: object) -> None:
-        """The other end has this many."""
+        """Forget the frames that the peer has acknowledged."""
         if type(heard) is not int or heard > self._sent:
             raise Refused("it says to have heard what was never said")
         for _ in range(max(0, len(self._unacked) - (self._sent - heard))):
@@ -145,9 +144,9 @@ class Channel:
     def connect(
         self, reading: int, writing: int, frames: FrameDecoder | None = None, heard: int = 0, seal: Seal | None = None
     ) -> None:
-        """Go on over a new connection, on whose other end `heard` frames are known; `frames` may hold bytes of it.
+        """Continue over a new connection, whose peer has received `heard` frames; `frames` may hold data of it.
 
-        `seal` makes the MACs of the frames that go out. Raises `Refused` where `heard` cannot be.
+        `seal` makes the MACs of outgoing frames. Raises `Refused` if `heard` is impossible.
         """
         self._forget(heard)
         self.reading, self.writing, self.timed_out, self.refused = reading, writing, False, ""
@@ -157,12 +156,12 @@ class Channel:
             self._emit(frame)
 
     def disconnect(self) -> None:
-        """There is no connection now."""
+        """Forget the connection."""
         self.reading = self.writing = -1
         self._seal = None
         self.out.clear()
 
     def reset(self) -> None:
-        """The other end is another one now, which knows nothing of what was said."""
+        """Start over with a new peer, which knows nothing of the conversation."""
         self._unacked.clear()
         self._sent = self.received = 0

@@ -1,11 +1,11 @@
-"""Frames between an agent and whoever speaks to it: a JSON object and, beside it, bytes.
+"""Frames between an agent and its peers: a JSON object and a payload of bytes.
 
     4 bytes   length of the JSON text          (big-endian)
-    4 bytes   length of the bytes after it
-    the JSON text, the bytes
+    4 bytes   length of the payload
+    the JSON text, the payload
     16 bytes  MAC, over TCP only (`handshake.py`)
 
-`MAGIC` comes before the first frame of an agent, so that whatever a login shell prints before it is not taken for one.
+An agent sends `MAGIC` before its first frame, so that the output of a login shell before it is not taken for a frame.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, Protocol
 
 VERSION = 5
-"""What this muster speaks. An agent is of the very version of its controller."""
+"""Protocol version of this muster. An agent has exactly its controller's version."""
 OLDEST = 3
-"""The earliest version of a controller that a client speaks to."""
+"""The oldest version of a controller that a client supports."""
 MAGIC = b"\0muster agent %d\n" % VERSION
 
 TAG = 16
-"""Bytes of the MAC of a frame."""
+"""Length of a frame's MAC, in bytes."""
 
 LARGEST = 64 << 20
-"""Bytes of the text, and of the bytes beside it, that a frame may have."""
+"""Maximum bytes of a frame's JSON text, and of its payload."""
 
 _LENGTHS = struct.Struct("!II")
 
 
 class Refused(ValueError):
-    """What came is not what may come here: the connection has to end."""
+    """The data or message is not allowed here: the connection must be closed."""
 
 
 def encode_frame(kind: str, payload: bytes = b"", **fields: Any) -> bytes:
-    """Make one frame of `kind` with these fields and bytes."""
+    """Return a frame of `kind` with these fields and payload."""
     fields["kind"] = kind
     text = json.dumps(fields, separators=(",", ":")).encode("ascii")
     return _LENGTHS.pack(len(text), len(payload)) + text + payload
 
 
 def whole_frames(data: bytes | bytearray) -> int:
-    """How many of these bytes are whole frames, for who passes them on and need not know what they say."""
+    """Return how many of these bytes are complete frames, for code that forwards them without parsing."""
     end = following = 0
     while following <= len(data):
         end = following
@@ -54,12 +54,12 @@ def whole_frames(data: bytes | bytearray) -> int:
 
 
 def whole(value: Any) -> bool:
-    """It is a number that fits into 31 bits; not a bool, which is an int to Python."""
+    """Return whether the value is an integer of at most 31 bits, but not a bool, which is an int in Python."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31
 
 
 def text(value: Any) -> bool:
-    """It is a string that a program can be given."""
+    """Return whether the value is a string that can be passed to a program."""
     if not isinstance(value, str) or "\0" in value:
         return False
     try:
@@ -69,54 +69,54 @@ def text(value: Any) -> bool:
 
 
 def environment(value: Any) -> bool:
-    """It is an object of strings, whose names can be those of variables."""
+    """Return whether the value is an object of strings that can be environment variables."""
     return isinstance(value, dict) and all(
         name and "=" not in name and text(name) and text(item) for name, item in value.items()
     )
 
 
 def several(right: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Whether a value is a list of such."""
+    """Return a check that a value is a list of items accepted by `right`."""
     return lambda value: isinstance(value, list) and all(map(right, value))
 
 
 def optional(right: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Whether a value is None, or left out, or such."""
+    """Return a check that a value is None or accepted by `right`."""
     return lambda value: value is None or right(value)
 
 
 def handlers(owner: object, prefix: str) -> dict[str, Callable[..., Any]]:
-    """The methods that handle messages, by kind: with the prefix `on_`, `on_start` is that of `start`."""
+    """Return the message handlers of an object by kind: with the prefix `on_`, `on_start` handles `start`."""
     names = [name for name in dir(type(owner)) if name.startswith(prefix)]
     return {name[len(prefix) :]: getattr(owner, name) for name in names}
 
 
 _TAKES_MORE = 0x08
-"""CO_VARKEYWORDS of `inspect`, whose import takes longer than all of an agent."""
+"""CO_VARKEYWORDS of `inspect`, whose import takes longer than that of the whole agent."""
 
 _KINDS_NOTED = 10
-"""How many unknown kinds are noted for each receiver: whoever sends them may make up any number."""
+"""Maximum of unknown kinds noted per receiver: a peer may send any number of them."""
 
 
 class UnknownKinds:
-    """Notes kinds of messages that are not known here, each once; they are skipped."""
+    """Notes each unknown kind of message once; these messages are skipped."""
 
     def __init__(self, note: Callable[..., object]) -> None:
         self._note = note
         self._noted: set[str] = set()
 
     def __call__(self, kind: str, *more: Any) -> None:
-        """This kind has come; `note` gets `more` after its words."""
+        """Note a kind; `note` is called with the text and `more`."""
         if kind not in self._noted and len(self._noted) < _KINDS_NOTED:
             self._noted.add(kind)
             self._note(f"a message of an unknown kind was skipped: {kind[:40]!a}", *more)
 
 
 class Dispatcher:
-    """Calls the handler of each message, by its kind. A kind that has none is noted, once, and skipped.
+    """Calls the handler of each message by its kind. Kinds without a handler are noted once and skipped.
 
-    `fitting` gives the fields with which a handler is called, and raises `Refused` where they are not those of the
-    kind; what then comes of the connection is for who called. `note` is told in words what is skipped.
+    `fitting` returns the fields to call the handler with, and raises `Refused` if they do not match the kind; closing
+    the connection is left to the caller. `note` is called with a text about what is skipped.
     """
 
     def __init__(
@@ -128,9 +128,9 @@ class Dispatcher:
         self.known, self._fitting, self._unknown = known, fitting, UnknownKinds(note)
 
     def __call__(self, fields: Mapping[str, Any], payload: bytes, *before: Any) -> bool:
-        """Call the handler with `before`, the payload and the fields; False where there is none.
+        """Call the handler with `before`, the payload and the fields; return False if there is none.
 
-        `note` gets `before` after its words.
+        `note` is called with `before` after its text.
         """
         kind = fields["kind"]
         handler = self.known.get(kind)
@@ -142,8 +142,10 @@ class Dispatcher:
 
 
 def named(known: Mapping[str, Callable[..., Any]]) -> Callable[[str, Mapping[str, Any]], Mapping[str, Any]]:
-    """For a `Dispatcher`: fields have to be the parameters of the handler, by name. Their types are believed: what is
-    heard is of a controller of the same version, which has proved itself."""
+    """Return a `fitting` for `Dispatcher` that requires the fields to be the handler's parameters, by name.
+
+    Types are not checked: the sender is an authenticated controller of the same version.
+    """
 
     def fitting(kind: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
         method: Any = known[kind]
@@ -160,16 +162,16 @@ def named(known: Mapping[str, Callable[..., Any]]) -> Callable[[str, Mapping[str
 
 
 class ChecksFrames(Protocol):
-    """What knows the MACs of frames (`handshake.Seal`)."""
+    """Checks MACs of frames (`handshake.Seal`)."""
 
     def check(self, frame: bytes | memoryview, tag: bytes) -> None:
-        """Raise `Refused` unless this is the MAC of the next frame."""
+        """Raise `Refused` unless `tag` is the MAC of the next frame."""
 
 
 class FrameDecoder:
-    """Cut a stream of bytes into frames.
+    """Splits a stream of bytes into frames.
 
-    `largest`: the most bytes that text and payload of a frame may have. `seal` checks the MAC of each frame.
+    `largest`: maximum bytes of a frame's text and of its payload. `seal` checks the MAC of each frame.
     """
 
     def __init__(self, largest: int = LARGEST, seal: ChecksFrames | None = None) -> None:
@@ -178,15 +180,15 @@ class FrameDecoder:
 
     @property
     def empty(self) -> bool:
-        """There are no bytes of a frame that is not yet given."""
+        """Whether no incomplete frame is buffered."""
         return not self._buffer
 
     def add(self, data: bytes) -> None:
-        """Take bytes as they come."""
+        """Buffer received bytes."""
         self._buffer += data
 
     def feed(self, data: bytes) -> list[tuple[dict[str, Any], bytes]]:
-        """Take bytes as they come; give the frames that they complete, as (fields, bytes). Raises `Refused`."""
+        """Buffer received bytes and return the frames they complete, as (fields, payload). Raises `Refused`."""
         self._buffer += data
         frames, start = [], 0
         while (found := self._next(start)) is not None:
@@ -196,7 +198,7 @@ class FrameDecoder:
         return frames
 
     def one(self) -> dict[str, Any] | None:
-        """The fields of the next frame, if it is whole; what follows it stays. Raises `Refused`."""
+        """Return the fields of the next frame, if complete, and keep what follows buffered. Raises `Refused`."""
         found = self._next(0)
         if found is None:
             return None
@@ -205,7 +207,7 @@ class FrameDecoder:
         return fields
 
     def _next(self, start: int) -> tuple[int, dict[str, Any], bytes] | None:
-        """Where the frame that begins at `start` ends, its fields and bytes; None while it is not whole."""
+        """Return the end, fields and payload of the frame at `start`; None if it is incomplete."""
         if len(self._buffer) - start < _LENGTHS.size:
             return None
         text, payload = _LENGTHS.unpack_from(self._buffer, start)
@@ -217,14 +219,14 @@ class FrameDecoder:
         if len(self._buffer) < tagged:
             return None
         if self.seal is not None:
-            # as memory views: output comes in large frames, which are not copied for this
+            # memory views, because frames with output are large and must not be copied for this
             with memoryview(self._buffer) as view:
                 self.seal.check(view[start:end], bytes(view[end:tagged]))
         return tagged, _fields(self._buffer[start + _LENGTHS.size : middle]), bytes(self._buffer[middle:end])
 
 
 def read_call(file: BinaryIO) -> tuple[str, dict[str, Any]]:
-    """The name and the arguments of the message `call`, of which this takes no byte more. Raises `Refused`."""
+    """Read a `call` message, and not a byte more; return its name and arguments. Raises `Refused`."""
     text, _ = _LENGTHS.unpack(file.read(_LENGTHS.size).ljust(_LENGTHS.size, b"\0"))
     fields = _fields(file.read(text))
     if fields["kind"] == "call":
@@ -233,7 +235,7 @@ def read_call(file: BinaryIO) -> tuple[str, dict[str, Any]]:
 
 
 def _fields(text: bytes | bytearray) -> dict[str, Any]:
-    """The JSON object of a frame. Raises `Refused`."""
+    """Return the JSON object of a frame. Raises `Refused`."""
     try:
         fields = json.loads(text.decode("ascii"))
     except (ValueError, RecursionError) as error:

@@ -32,44 +32,44 @@ _NONCE = 32
 
 
 def new_nonce() -> str:
-    """Something that was never said before."""
+    """Return a new random nonce."""
     return os.urandom(_NONCE).hex()
 
 
 class Terms(NamedTuple):
-    """What both ends know before they meet."""
+    """What both ends know before they connect."""
 
     secret: str
     run_id: str
 
 
 class Response(NamedTuple):
-    """What an agent says of itself."""
+    """An agent's message."""
 
     node: int
     nonce: str
     incarnation: str
-    """The controller that it spoke to last; empty for none."""
+    """The controller it was last connected to; empty for none."""
     heard: int
-    """How many frames of that one it has."""
+    """Number of frames it has received from that controller."""
 
 
 class Welcome(NamedTuple):
-    """What a controller says of itself."""
+    """A controller's message."""
 
     incarnation: str
     heard: int
 
 
 class Seal:
-    """Makes and checks the MACs of the frames of one direction, in their order."""
+    """Makes and checks the MACs of the frames in one direction, in order."""
 
     def __init__(self, key: bytes) -> None:
         self._keyed = hmac.new(key, digestmod=hashlib.sha256)
         self._next = 0
 
     def tag(self, frame: bytes | memoryview) -> bytes:
-        """The MAC of the next frame."""
+        """Return the MAC of the next frame."""
         mac = self._keyed.copy()
         mac.update(_NUMBER.pack(self._next))
         mac.update(frame)
@@ -77,13 +77,13 @@ class Seal:
         return mac.digest()[:TAG]
 
     def check(self, frame: bytes | memoryview, tag: bytes) -> None:
-        """Raise `Refused` unless this is the MAC of the next frame."""
+        """Raise `Refused` unless `tag` is the MAC of the next frame."""
         if not hmac.compare_digest(self.tag(frame), tag):
             raise Refused("a frame with a wrong MAC")
 
 
 class Seals(NamedTuple):
-    """Those of one end of a connection."""
+    """The seals of one end of a connection."""
 
     out: Seal
     into: Seal
@@ -97,11 +97,11 @@ class ControllerSide:
         self._response: tuple[Response, bytes] | None = None
 
     def challenge(self) -> bytes:
-        """The first frame."""
+        """Return the first frame."""
         return encode_frame("challenge", version=VERSION, nonce=self._nonce)
 
     def hear(self, fields: Mapping[str, Any]) -> Response:
-        """Check the agent's message; raises `Refused`."""
+        """Check the agent's message and return it. Raises `Refused`."""
         if self._response is not None:
             raise Refused("a second response")
         _expect(fields, "response")
@@ -115,7 +115,7 @@ class ControllerSide:
         return response
 
     def welcome(self, incarnation: str, heard: int) -> tuple[bytes, Seals]:
-        """The answer to a good `hear`, and how the frames after it are sealed."""
+        """Return the answer to a successful `hear`, and the seals of the following frames."""
         assert self._response is not None
         response, response_mac = self._response
         mac = _welcome_mac(self.terms, response, self._nonce, response_mac, Welcome(incarnation, heard))
@@ -133,7 +133,7 @@ class AgentSide:
         self._said: tuple[str, bytes] | None = None
 
     def answer(self, fields: Mapping[str, Any]) -> bytes:
-        """Prove the secret to whoever sent the challenge, once; raises `Refused`."""
+        """Return the proof of the secret, for the sender of the challenge, once. Raises `Refused`."""
         if self._said is not None:
             raise Refused("a second challenge")
         _expect(fields, "challenge")
@@ -145,7 +145,7 @@ class AgentSide:
         return encode_frame("response", **self._response._asdict(), mac=mac.hex())
 
     def hear(self, fields: Mapping[str, Any]) -> tuple[Welcome, Seals]:
-        """Check the controller's answer; raises `Refused`."""
+        """Check the controller's answer; return it with the seals of the following frames. Raises `Refused`."""
         if self._said is None:
             raise Refused("a welcome before the challenge")
         _expect(fields, "welcome")
@@ -182,13 +182,13 @@ def _welcome_mac(terms: Terms, response: Response, nonce: str, response_mac: byt
 
 
 def _keys(terms: Terms, response_mac: bytes, welcome_mac: bytes) -> dict[str, Seal]:
-    """By who sends."""
+    """Return the seals by sender."""
     return {
         role: Seal(_digest(terms, "muster frames", role, response_mac, welcome_mac)) for role in (AGENT, CONTROLLER)
     }
 
 
-# ---- fields of messages, which anybody may have sent ----------------------------------------------------------------
+# ---- fields of messages from untrusted senders ----------------------------------------------------------------------
 
 
 def _expect(fields: Mapping[str, Any], kind: str) -> None:

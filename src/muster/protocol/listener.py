@@ -1,4 +1,4 @@
-"""Accept connections without ever failing: whoever connects may be a stranger, and some come by the thousand."""
+"""Accept connections without ever failing: anyone may connect, even thousands of times."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ if TYPE_CHECKING:
     from muster.protocol.trace import Tracer
 
 _REST = 0.2
-"""Seconds without accepting, after the kernel had no descriptor or no memory for one connection more."""
+"""Seconds without accepting after the kernel ran out of descriptors or memory."""
 _PIECE = 1 << 16
 _TOLD = 10
-"""How many refusals are told of, of each kind of listener."""
+"""Maximum number of refusals reported by each listener."""
 
 
 class FirstFew:
-    """Passes on the first few of what may be many sentences."""
+    """Passes on the first few of many messages."""
 
     def __init__(self, tell: Callable[[str], object]) -> None:
         self._tell, self._count = tell, 0
 
     def __call__(self, text: str) -> None:
-        """Pass it on, unless there were too many."""
+        """Pass the text on, unless there were too many."""
         self._count += 1
         if self._count <= _TOLD:
             self._tell(text + ("; further ones are not told" if self._count == _TOLD else ""))
 
 
 class Listener:
-    """A socket that listens; `came` takes over each connection, and `note` is told what was refused.
+    """A listening socket; `came` is called with each connection, and `note` with a message about refused ones.
 
-    As in trio's accept loop, no error of accept() ends it: where descriptors or memory are scarce it waits for a
-    moment, and does not spin. Connections are refused while only the reserve of descriptors is left.
+    As in trio's accept loop, no error of accept() ends it: if descriptors or memory run out it waits for a moment
+    instead of spinning. Connections are refused while only the reserved descriptors are left.
     """
 
     def __init__(
@@ -55,16 +55,16 @@ class Listener:
         self.sock, self._loop, self._came, self.note = sock, loop, came, note
         self._closed = self._paused = False
         self.last = processes.first_reserved()
-        """A connection whose descriptor has this number or a higher one is refused: the kernel gives the lowest."""
+        """Connections whose descriptor has this number or a higher one are refused: the kernel assigns the lowest."""
         self._watch()
 
     def close(self) -> None:
-        """Accept no more; the socket stays."""
+        """Stop accepting; the socket stays open."""
         self._closed = True
         self._unwatch()
 
     def pause(self) -> None:
-        """Leave who comes in the kernel's queue."""
+        """Leave new connections in the kernel's queue."""
         self._paused = True
         self._unwatch()
 
@@ -84,7 +84,7 @@ class Listener:
         try:
             sock, _ = self.sock.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return  # it has gone already
+            return  # the peer is gone already
         except OSError as error:
             self._rest(f"no connection can be accepted: {processes.reason(error)}")
             return
@@ -104,7 +104,7 @@ class Listener:
 
 @contextlib.contextmanager
 def guarded(note: Callable[[str], object], close: Callable[[], object]) -> Iterator[None]:
-    """A block for one connection: an error in it ends this connection, is noted, and nothing else."""
+    """Handle one connection in this context: an exception closes only this connection, and is noted."""
     try:
         yield
     except Exception as error:
@@ -114,9 +114,9 @@ def guarded(note: Callable[[str], object], close: Callable[[], object]) -> Itera
 
 
 class Peer:
-    """A connection in frames to another process of this machine; an error in it ends it, and nothing else.
+    """A connection to another process on this machine; an error in it closes it and affects nothing else.
 
-    `heard` is given each frame, `gone` is called once at the end.
+    `heard` is called with each frame, `gone` once at the end.
     """
 
     def __init__(
@@ -130,14 +130,14 @@ class Peer:
         self._loop, self._sock, self._heard, self._gone, self._note = loop, sock, heard, gone, note
         self._frames = FrameDecoder()
         self.tracer: Tracer | None = None
-        """Prints what is sent, where that is wanted."""
+        """Prints the conversation, if that is enabled."""
         self.out = bytearray()
-        """What the connection is still to take."""
+        """Data that the connection has not taken yet."""
         self.open = True
         loop.add_reader(sock, self._ready)
 
     def send(self, frame: bytes) -> None:
-        """Send a frame, now or when the connection takes it."""
+        """Send a frame, or queue it until the connection accepts it."""
         if self.open:
             if self.tracer is not None:
                 self.tracer.sent(frame)
@@ -145,7 +145,7 @@ class Peer:
             self._flush()
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         if self.open:
             self.open = False
             self._loop.remove(self._sock)
@@ -159,7 +159,7 @@ class Peer:
         except BlockingIOError:
             pass
         except OSError:
-            self.out.clear()  # it has gone, which is seen where it is read
+            self.out.clear()  # a broken connection is detected by the reader
         if self.out:
             self._loop.add_writer(self._sock, self._flush)
         else:
@@ -181,7 +181,7 @@ class Peer:
 
 
 class LocalListener(Listener):
-    """One on this machine, which hears its own user and root, and nobody else."""
+    """A listener on this machine that accepts only its own user and root."""
 
     def __init__(
         self,

@@ -1,13 +1,13 @@
-"""The sockets of a run on one machine: names that nobody foresees, and each end knows whose the other one is.
+"""The sockets of a run on one machine: their names cannot be predicted, and each end verifies the user of the other.
 
-They are abstract sockets (a path would break at 108 bytes and on NFS, and would stay when its process is killed). Every
-user of the machine sees the names of those that are bound, may bind any other one, and may connect to all. Therefore
+They are abstract sockets (a path would break at 108 bytes and on NFS, and would remain when its process is killed). All
+users of the machine see the names of bound sockets, may bind any other name, and may connect to all. Therefore
 
-- a name ends with an HMAC of a token that only files of the run's owner hold, so it cannot be bound beforehand, and
-  one that has been seen tells nothing about another;
-- who listens takes the next name when one is taken;
-- who connects speaks only after the kernel has said that the owner of the run listens there (SO_PEERCRED), and who
-  listens hears only that user and root.
+- a name ends with an HMAC of a token that only files of the run's owner contain, so nobody can bind it beforehand, and
+  one that was seen reveals nothing about others;
+- a listener uses the next name if one is taken;
+- a client sends nothing until the kernel confirms that the owner of the run listens there (SO_PEERCRED), and a listener
+  accepts only that user and root.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ from typing import NamedTuple
 from muster.linux import procfs
 
 TOKEN = "token"
-"""The file in the run directory, and in the archive that foreign launchers start."""
+"""The file with the token in the run directory, and in the archive that external launchers start."""
 
 AGENT, SUPERVISOR = "agent", "supervisor"
-"""Who listens."""
+"""The listening processes."""
 
 _NAMES = 16
-"""How many names there are for each of them on one machine."""
+"""Number of names for each of them on one machine."""
 _PATIENCE = 5.0
-"""Seconds for one connection, where the queue of who listens is full."""
+"""Timeout in seconds for a connection, if the listener's queue is full."""
 
 
 class Sockets(NamedTuple):
-    """What names the sockets of a run."""
+    """What the socket names of a run are derived from."""
 
     run_id: str
     token: str
 
     def names(self, uid: int, who: str) -> Iterator[str]:
-        """Where this one listens on this machine: at the first name that was free."""
+        """Yield the possible socket names of `who` on this machine; it listens at the first free one."""
         for number in range(_NAMES):
-            # by machine, for nobody on another one knows which node this is
+            # by boot id, since other machines do not know which node this is
             text = f"{who} {procfs.boot_id()} {number}".encode()
             secret = hmac.new(self.token.encode(), text, hashlib.sha256).hexdigest()
-            yield f"\0muster/{uid}/{self.run_id}/{secret[:20]}"  # the run is told too, for `muster clean`
+            yield f"\0muster/{uid}/{self.run_id}/{secret[:20]}"  # includes the run id for `muster clean`
 
     def listen(self, who: str, queue: int = 128) -> socket.socket:
-        """Listen for other processes of this user. Raises OSError."""
+        """Return a socket listening for other processes of this user. Raises OSError."""
         for name in self.names(os.getuid(), who):
             local = None
             try:
@@ -59,7 +59,7 @@ class Sockets(NamedTuple):
                 local.bind(name)
                 local.listen(queue)
                 return local
-            except OSError as error:  # in some sandboxes there are none
+            except OSError as error:  # some sandboxes have none
                 if local is not None:
                     local.close()
                 if error.errno != errno.EADDRINUSE:
@@ -68,9 +68,9 @@ class Sockets(NamedTuple):
         raise OSError(errno.EADDRINUSE, "other users have taken all names", "a local socket")
 
     def connect(self, who: str, owner: int) -> socket.socket | None:
-        """A connection to this one of the run of user `owner`; None when nobody of that user listens.
+        """Return a connection to `who` of the run of user `owner`; None if no process of that user listens.
 
-        Raises TimeoutError when that user does, and takes no connection.
+        Raises TimeoutError if one does, but accepts no connection.
         """
         for name in self.names(owner, who):
             link = connect(name, owner)
@@ -80,10 +80,13 @@ class Sockets(NamedTuple):
 
 
 def connect(name: str, owner: int) -> socket.socket | None:
-    """A connection to the abstract socket `name`, if `owner` listens there; raises TimeoutError as `connect` does."""
+    """Return a connection to the abstract socket `name`; None if `owner` does not listen there.
+
+    Raises TimeoutError if it does, but accepts no connection.
+    """
     try:
         link = socket.socket(socket.AF_UNIX)
-    except OSError:  # in some sandboxes there are none
+    except OSError:  # some sandboxes have none
         return None
     link.settimeout(_PATIENCE)
     try:
@@ -104,18 +107,18 @@ def connect(name: str, owner: int) -> socket.socket | None:
 
 
 def peer(sock: socket.socket) -> int:
-    """The user at the other end: of the process that connected, or that listens."""
+    """Return the uid at the other end: of the process that connected, or that listens."""
     _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return int(uid)
 
 
 def find(run_dir: str, who: str) -> socket.socket | None:
-    """A connection to this one of the run in that directory, on this machine; None when nobody of its owner listens.
+    """Return a local connection to `who` of the run in that directory; None if no process of its owner listens.
 
-    Raises TimeoutError as `connect` does.
+    Raises TimeoutError if one does, but accepts no connection.
     """
     try:
-        # one directory for both: its owner may put another one in its place meanwhile
+        # one descriptor for both: the owner may replace the directory meanwhile
         folder = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
             owner = os.fstat(folder).st_uid
@@ -125,7 +128,7 @@ def find(run_dir: str, who: str) -> socket.socket | None:
             os.close(folder)
     except (OSError, ValueError):
         return None
-    # root may find files on NFS that say to be nobody's
+    # for root, files on NFS may seem to belong to nobody
     for uid in dict.fromkeys((owner, os.getuid())):
         link = Sockets(os.path.basename(os.path.normpath(run_dir)), token).connect(who, uid)
         if link is not None:
@@ -134,7 +137,7 @@ def find(run_dir: str, who: str) -> socket.socket | None:
 
 
 def listens(connect: Callable[[], socket.socket | None]) -> bool:
-    """True if something listens where `connect` (a call of `find` or `reach`) connects, even if too busy to accept."""
+    """Return whether a process listens where `connect` (a call of `find`) connects, even if too busy to accept."""
     try:
         link = connect()
     except TimeoutError:
@@ -145,38 +148,38 @@ def listens(connect: Callable[[], socket.socket | None]) -> bool:
 
 
 def new_token() -> str:
-    """What the names of the sockets of a new run depend on."""
+    """Return a new token, from which the socket names of a run are derived."""
     return os.urandom(16).hex()
 
 
 def keep(run_dir: str, token: str) -> None:
-    """Leave the token where the owner's other terminals find it. Raises OSError."""
+    """Write the token where the owner's other terminals find it. Raises OSError."""
     part = os.path.join(run_dir, f"{TOKEN}.{os.urandom(8).hex()}")
     with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
         file.write(token)
-    os.replace(part, os.path.join(run_dir, TOKEN))  # whole or not at all; nodes that share the directory write the same
+    os.replace(part, os.path.join(run_dir, TOKEN))  # atomically; nodes that share the directory write the same token
 
 
 def _holds(name: str, uid: int) -> bool:
-    """A socket of this user listens at that name: asked where a connection cannot tell; not so where nobody knows.
+    """Return whether a socket of this user listens at that name, if connecting cannot tell; False if unknown.
 
-    The kernel is asked over netlink: in the text of /proc/net/unix a name with a line break in it forges a line.
+    The kernel is asked over netlink: in the text of /proc/net/unix a name with a line break can forge a line.
     """
     try:
         found = [sock for sock in _listening() if sock.name == os.fsencode(name)]
-    except (OSError, struct.error):  # in some sandboxes there is no netlink
+    except (OSError, struct.error):  # some sandboxes have no netlink
         return False
     return any(_has(uid, sock.inode) if sock.uid is None else sock.uid == uid for sock in found)
 
 
 def _has(uid: int, inode: int) -> bool:
-    """A process of this user has that socket; Linux before 5.3 does not tell whose it is."""
+    """Return whether a process of this user has that socket; Linux before 5.3 does not report its owner."""
     import glob
 
     for path in glob.iglob("/proc/[0-9]*/fd/*"):
         try:
             if os.readlink(path) == f"socket:[{inode}]":
-                with open(path.rpartition("/fd/")[0] + "/status", "rb") as file:  # its folder may be said to be root's
+                with open(path.rpartition("/fd/")[0] + "/status", "rb") as file:  # its directory may be shown as root's
                     owners = next(line for line in file if line.startswith(b"Uid:")).split()
                 if int(owners[1]) == uid:
                     return True
@@ -186,7 +189,7 @@ def _has(uid: int, inode: int) -> bool:
 
 
 class _Listening(NamedTuple):
-    """A Unix socket that listens; `uid` is None where the kernel does not tell it."""
+    """A listening Unix socket; `uid` is None if the kernel does not report it."""
 
     name: bytes
     inode: int
@@ -196,11 +199,11 @@ class _Listening(NamedTuple):
 _HEADER, _REQUEST, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=BBHIIIII"), struct.Struct("=HH")
 _INODE = struct.Struct("=4xI")
 _MESSAGE = 16
-"""Bytes of a `unix_diag_msg`, before its attributes."""
+"""Size of a `unix_diag_msg` before its attributes, in bytes."""
 
 
 def _listening() -> Iterator[_Listening]:
-    """The Unix sockets that listen in this network namespace, as sock_diag(7) tells them. Raises OSError."""
+    """Yield the listening Unix sockets of this network namespace, from sock_diag(7). Raises OSError."""
     by_family, request_dump, done, error, listen = 20, 0x301, 3, 2, 10
     show_name, show_uid, name_is, uid_is = 0x01, 0x40, 0, 7
     request = _REQUEST.pack(socket.AF_UNIX, 0, 0, 1 << listen, 0, show_name | show_uid, 0, 0)
@@ -210,7 +213,7 @@ def _listening() -> Iterator[_Listening]:
         while True:
             data, (sender, _) = link.recvfrom(1 << 17)
             if sender:
-                continue  # not the kernel
+                continue  # not sent by the kernel
             while data:
                 length, kind, *_ = _HEADER.unpack_from(data)
                 if kind == done:
@@ -226,7 +229,7 @@ def _listening() -> Iterator[_Listening]:
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Kind and value of each of the attributes of a message of netlink."""
+    """Yield kind and value of each attribute of a netlink message."""
     while data:
         length, kind = _ATTRIBUTE.unpack_from(data)
         yield kind, data[_ATTRIBUTE.size : length]

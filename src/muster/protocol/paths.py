@@ -1,4 +1,4 @@
-"""Where files of muster are, the same on every machine."""
+"""Paths of muster's files, the same on every machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 
 def user_home(env: Mapping[str, str]) -> str:
-    """This user's home; cron and `env -i` set no HOME, so it may be that of the password database."""
+    """Return the user's home directory; from the password database if HOME is not set, as with cron and `env -i`."""
     if env.get("HOME"):
         return env["HOME"]
     import pwd
@@ -19,16 +19,16 @@ def user_home(env: Mapping[str, str]) -> str:
 
 
 def expanded(path: str, env: Mapping[str, str]) -> str:
-    """A path with `~` as a shell reads it, where no shell has read it: in variables and in muster.toml."""
+    """Expand `~` in a path that no shell has expanded: from environment variables and muster.toml."""
     if path == "~" or path.startswith("~/"):
         return os.path.join(user_home(env), path[2:])
     return os.path.expanduser(path)
 
 
 def muster_home(env: Mapping[str, str]) -> str:
-    """The directory of muster: MUSTER_HOME, or `.muster` in the user's home; absolute.
+    """Return muster's directory: MUSTER_HOME, or `.muster` in the user's home; absolute.
 
-    Raises OSError for a relative one where the current directory is gone.
+    Raises OSError for a relative MUSTER_HOME if the current directory is gone.
     """
     named = env.get("MUSTER_HOME")
     path = expanded(named, env) if named else os.path.join(user_home(env), ".muster")
@@ -36,5 +36,5 @@ def muster_home(env: Mapping[str, str]) -> str:
 
 
 def rank_file(folder: str, rank: int, kind: str) -> str:
-    """A file of a rank in the directory of an attempt; `kind` is `out`, `err`, `stack` or `error.json`."""
+    """Return a rank's file in the directory of an attempt; `kind` is `out`, `err`, `stack` or `error.json`."""
     return os.path.join(folder, f"rank_{rank:05d}.{kind}")

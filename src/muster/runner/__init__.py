@@ -1,1 +1,1 @@
-"""From a job to a run: on this machine, on hosts, or by a scheduler. Nothing here prints, or ends the process."""
+"""From a job to a run: on this machine, on hosts, or with a scheduler. Nothing here prints or exits the process."""

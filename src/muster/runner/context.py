@@ -1,4 +1,4 @@
-"""What all ways to start a run are given: what was asked for, and what of this process belongs to the run."""
+"""The context of a run's start: what was requested, and which resources of this process the run may use."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from muster.rundir.store import Store, create_run, free_id
 from muster.ui.view import View
 
 Viewer = Callable[[Plan, str, str], View]
-"""Makes the `View` of a plan, for the id of its run and what names that run in commands that are shown (`operand`).
+"""Makes the `View` of a plan, given the run id and the run's name in displayed commands (`operand`).
 
-Raises `InvalidRequest` where it cannot show that plan.
+Raises `InvalidRequest` if it cannot show that plan.
 """
 
 Say = Callable[[str], object]
-"""Takes words for a person."""
+"""Takes a message for the user."""
 
 
 class Foreground(NamedTuple):
-    """What of this process belongs to a run: nothing, unless it is a program for that run, as `muster run` is."""
+    """The resources of this process that a run may use: none by default, all for a program such as `muster run`."""
 
     signals: bool = False
-    """Its SIGINT, SIGTERM and so on end the run, or are passed on to ranks, as long as the run lasts; then its own
-    handlers are there again. This holds in its main thread."""
+    """Whether SIGINT, SIGTERM and so on stop the run or are forwarded to ranks, until it ends and the previous handlers
+    are restored. Only in the main thread."""
     stdin: int | None = None
-    """What a rank reads that reads the terminal. If that is one, its settings are those from before at the end."""
+    """Descriptor for the rank that reads stdin. If it is a terminal, its settings are restored at the end."""
     terminal: bool = False
-    """stdout and stderr show the run. If they are a terminal, a rank that is alone has one, too."""
+    """Whether stdout and stderr show the run. If they are a terminal, a single rank gets one, too."""
 
 
 NOTHING, ALL = Foreground(), Foreground(True, 0, True)
 
 
 class RunContext(NamedTuple):
-    """One start of a run."""
+    """The start of one run."""
 
     argv: list[str]
     """The command line after `muster`."""
@@ -53,23 +53,23 @@ class RunContext(NamedTuple):
     asked: JobRequest
     env: Mapping[str, str]
     began: float
-    """When it was asked for, by the monotonic clock."""
+    """Start time by the monotonic clock."""
     run_id: str
     store: Store
     viewer: Viewer
     progress: Say
-    """Told how far the start is."""
+    """Called with progress messages."""
     warn: Say
-    """Told what is most likely not meant."""
+    """Called with warnings about likely mistakes."""
     foreground: Foreground = NOTHING
 
     @property
     def code_limit(self) -> int:
-        """The bytes that code may have."""
+        """The maximum size of the code, in bytes."""
         return self.options.code_limit << 20
 
     def new_directory(self) -> Run:
-        """Make the run directory, in the place of old ones by --keep-runs and --keep-size; raises `InvalidRequest`."""
+        """Create the run directory, deleting old runs per --keep-runs and --keep-size. Raises `InvalidRequest`."""
         options, run = self.options, create_run(self.store, self.run_id)
         if options.given(RunOptions.keep_runs, RunOptions.keep_size):
             from muster.client.pruning import limit
@@ -80,7 +80,7 @@ class RunContext(NamedTuple):
         return run
 
     def make_copy(self) -> None:
-        """Copy the code into the run directory, if that was asked for."""
+        """Copy the code into the run directory, if requested."""
         if self.asked.snapshot is None:
             return
         from muster import code_sync
@@ -90,7 +90,7 @@ class RunContext(NamedTuple):
         code_sync.snapshot(*self.asked.snapshot)
 
     def with_job(self, job: Job) -> RunContext:
-        """The same with another job."""
+        """Return a copy of the context with another job."""
         return self._replace(asked=self.asked._replace(job=job))
 
 
@@ -108,9 +108,9 @@ def resolve(
     verb: str = "run",
     brought: str = "",
 ) -> RunContext:
-    """What the options ask for, as a job, with the id of a new run. Nothing is written yet. Raises `InvalidRequest`.
+    """Resolve options to a job and the id of a new run, without writing anything. Raises `InvalidRequest`.
 
-    `verb` is the command that messages name; `brought` is the text of a script of muster's own.
+    `verb` is the command named in messages; `brought` is the source of one of muster's own scripts.
     """
     asked = make_job(parsed, options, env, verb, brought, warn)
     now = time.time()
@@ -127,13 +127,13 @@ def resolve(
 
 
 def refuse_stdin(context: RunContext) -> None:
-    """Raise `InvalidRequest` for a rank that is to read a stdin where there is none."""
+    """Raise `InvalidRequest` if a rank is to read stdin and there is none."""
     if context.asked.job.stdin is not None and context.foreground.stdin is None:
         raise InvalidRequest("--stdin: the program that starts this run gives it no stdin", "leave it out")
 
 
 def run_record(job: Job, ranks: int, run_id: str, argv: Sequence[str], **more: Any) -> dict[str, Any]:
-    """What job.json says of a run; `more` takes the place of what holds for one that this process supervises."""
+    """Return the contents of job.json; `more` overrides the fields of a run that this process supervises."""
     return {
         "id": run_id,
         "name": job.name,

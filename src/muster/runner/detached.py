@@ -1,4 +1,4 @@
-"""A run that goes on without the process that has started it, as any process of this user sees it."""
+"""A run that does not depend on the process that started it, as seen by any process of the user."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from muster.runner.handle import RunHandle
 
 
 class DetachedRun(RunHandle):
-    """A run that goes on without this process: its supervisor is on a node, or it waits in the queue of a scheduler."""
+    """A run that continues without this process: its controller is on a node, or it waits in a scheduler's queue."""
 
     detached = True
 
@@ -19,21 +19,21 @@ class DetachedRun(RunHandle):
         return None
 
     def stop(self, number: int = SIGTERM) -> None:
-        """End the run in order, as `muster kill` does. Raises `Unreachable`, `ControlError`."""
+        """Stop the run gracefully, as `muster kill` does. Raises `Unreachable`, `ControlError`."""
         if self._waits_in_queue():
             cancel(self.run)
         else:
             ask(self.run, "kill", by="")
 
     def _waits_in_queue(self) -> bool:
-        """There is no supervisor yet that could be asked."""
+        """Return whether there is no controller yet."""
         scheduled = self.run.scheduled
         if scheduled is None or scheduled.allocated or self.run.read(RECORD) is not None:
             return False
         return reconcile(self.run).state in (RunState.PENDING, RunState.RUNNING)
 
     def wait(self, timeout: float | None = None) -> RunResult | None:
-        """Ask for how it ended until that is known, for at most `timeout` seconds; None where it is not known then."""
+        """Poll for the result for at most `timeout` seconds, and return it; None if it is not known by then."""
         with Client(self.run) as client:
             self.outcome = wait(Follower(self.run, client), timeout).status.outcome
         return self.outcome

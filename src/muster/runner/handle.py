@@ -1,4 +1,4 @@
-"""A run that was started, for whoever started it."""
+"""The handle of a started run, for the program that started it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 class Views:
-    """Several views of one run as one. The first decides which output is wanted.
+    """Several views of one run, combined into one. The first decides which output is wanted.
 
-    One that was added later and fails is shown nothing more: the run goes on. What is wrong with it goes to `warn`.
+    A view that was added later and fails is removed, and the run continues; `warn` is called with the error.
     """
 
     def __init__(self, first: View, warn: Callable[[str], object]) -> None:
@@ -29,7 +29,7 @@ class Views:
 
     @property
     def operand(self) -> str:
-        """What names the run in commands that are shown."""
+        """The name of the run in displayed commands."""
         return self.first.operand
 
     @operand.setter
@@ -38,7 +38,7 @@ class Views:
 
     @property
     def put(self) -> Callable[[int, bytes], None]:
-        """Writes bytes to a descriptor."""
+        """The function that writes bytes to a descriptor."""
         return self.first.put
 
     @put.setter
@@ -47,7 +47,7 @@ class Views:
             view.put = put
 
     def add(self, view: View) -> None:
-        """Show it to this one too, from now on. Any thread may add one."""
+        """Add a view that is shown everything from now on. Thread-safe."""
         view.put = self.first.put
         self._added.append(view)
 
@@ -61,58 +61,58 @@ class Views:
                 self._warn(f"a view of the run failed, and is shown no more of it: {processes.reason(error)}")
 
     def begin(self, facts: Mapping[str, Any]) -> None:
-        """The ranks are about to start."""
+        """Show that the ranks are about to start."""
         self._each(lambda view: view.begin(facts))
 
     def output(self, rank: int, stream: str, data: bytes) -> None:
-        """A rank wrote these bytes."""
+        """Show output of a rank."""
         self._each(lambda view: view.output(rank, stream, data))
 
     def pause(self) -> None:
-        """No rank has written for a moment."""
+        """Flush partial lines, as no rank has written for a moment."""
         self._each(lambda view: view.pause())
 
     def say(self, text: str) -> None:
-        """Words for the person."""
+        """Show a message for the user."""
         self._each(lambda view: view.say(text))
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """Something happened, as it stands in events.jsonl."""
+        """Show an event, as written to events.jsonl."""
         self._each(lambda view: view.event(event))
 
     def finish(self, outcome: RunResult) -> None:
-        """It is over."""
+        """Show the result of the run."""
         self._each(lambda view: view.finish(outcome))
 
 
 class RunHandle:
     """A run that was started.
 
-    Whoever started it calls `drive` once, in a thread of its choice; `muster.api.start` does so in a new one. All else
-    may be called from any thread.
+    The caller that started it calls `drive` once, in a thread of its choice; `muster.api.start` does so in a new
+    thread. Everything else is thread-safe.
     """
 
     detached = False
-    """It goes on without this process, and `drive` has nothing to do."""
+    """True if the run continues without this process; `drive` does nothing then."""
     client: AttachedClient | None = None
-    """The connection to its supervisor, if that is another process and this one is the owner."""
+    """The connection to the controller, if that is another process and this one is the owner."""
 
     def __init__(self, run: Run, views: Views | None = None):
         self.run, self.views = run, views
         self.outcome: RunResult | None = None
-        """How it ended; None as long as that is not known."""
+        """The result; None until it is known."""
         self._error: BaseException | None = None
         self._over = threading.Event()
 
     @property
     def id(self) -> str:
-        """The id of the run, by which all commands of muster know it."""
+        """The run id, which all muster commands accept."""
         return self.run.id
 
     def drive(self) -> RunResult | None:
-        """Do what the run needs of this process until it is over; None where it is not known how it ended.
+        """Do the run's work in this process until it has ended; return the result, or None if it is not known.
 
-        Raises `MusterError` where muster fails.
+        Raises `muster.errors.MusterError` if muster fails.
         """
         try:
             self.outcome = self._drive()
@@ -127,11 +127,11 @@ class RunHandle:
         raise NotImplementedError
 
     def stop(self, number: int = SIGTERM) -> None:
-        """End the run in order, as this signal to `muster run` would; returns at once. Once more is to hurry it."""
+        """Stop the run as if `muster run` received this signal; return immediately. A second call hurries it."""
         raise NotImplementedError
 
     def wait(self, timeout: float | None = None) -> RunResult | None:
-        """Wait for the end, at most `timeout` seconds; how it ended, or None where that is not known yet.
+        """Wait at most `timeout` seconds (None: no limit) and return the result; None if it is not known yet.
 
         Raises what `drive` raised.
         """
@@ -140,11 +140,13 @@ class RunHandle:
         return self.outcome
 
     def result(self) -> RunResult:
-        """Wait for the end, and give how it ended: `code` is the exit status. Raises `ControlError` where nobody
-        knows."""
+        """Wait for the run to end and return its result, whose `code` is the exit code.
+
+        Raises `muster.errors.ControlError` if the result is not known.
+        """
         outcome = self.wait()
         if outcome is None:
-            from muster.client.reconcile import reconcile  # late: few runs need it
+            from muster.client.reconcile import reconcile  # imported late: few runs need it
 
             outcome = reconcile(self.run).outcome
         if outcome is None:
@@ -152,9 +154,9 @@ class RunHandle:
         return outcome
 
     def watch(self, view: View) -> None:
-        """Have this view shown what happens from now on: words, events, output that the run was started to show.
+        """Show `view` everything from now on: messages, events, and the output that the run was started to show.
 
-        Its methods are called in the thread of the run.
+        Its methods are called in the thread of the run. Raises `muster.errors.ControlError` for a detached run.
         """
         if self.views is None:
             raise ControlError(f"{self.id} goes on by itself", f"watch it by `muster attach {self.run.operand}`")

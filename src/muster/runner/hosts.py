@@ -1,4 +1,4 @@
-"""A run whose supervisor is on its node 0: on hosts, or detached from this process (`--detach`), here too."""
+"""A run whose controller is on its node 0: on hosts, or on this machine but detached from this process (`--detach`)."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from muster.runner.handle import RunHandle, Views
 from muster.transports.target import target_of
 
 _PATIENCE = 30.0
-"""Seconds beyond the lease in which the supervisor is looked for when the connection to it has broken."""
+"""Seconds, in addition to the lease, to look for the controller after the connection to it broke."""
 
 
 class HostsRun(RunHandle):
-    """A run on hosts that this process owns: it ends when this process does."""
+    """A run on hosts, owned by this process: it ends with this process."""
 
     def __init__(
         self,
@@ -59,12 +59,15 @@ class HostsRun(RunHandle):
             return self.client.go(self._gathering.take_connection())
 
     def stop(self, number: int = SIGTERM) -> None:
-        """End the run in order."""
+        """Stop the run gracefully."""
         self.client.stop(number)
 
 
 def start(context: RunContext) -> HostsRun | DetachedRun:
-    """Reach the hosts, plan with what they tell, and give each its part. Raises `MusterError`; then nothing is left."""
+    """Start agents on the hosts, make the plan from their facts, and give each agent its part.
+
+    Raises `MusterError`; everything started so far is cleaned up then.
+    """
     options, asked = context.options, context.asked
     if options.detach and asked.job.stdin is not None:
         raise InvalidRequest("--stdin with --detach: there is no terminal to read from", "leave one of them out")
@@ -96,7 +99,7 @@ def start(context: RunContext) -> HostsRun | DetachedRun:
             raise
         if options.detach:
             gathering.abort()
-            # the ranks start after this, and may still fail to
+            # the ranks start after this, and may still fail to start
             started = f"starting {plural(plan.world_size, 'rank')}, supervised on {plan.nodes[0].host.name}"
             context.progress(f"{started}; muster attach, logs -f, wait or kill {run.operand}")
             return DetachedRun(run)
@@ -121,9 +124,9 @@ def start(context: RunContext) -> HostsRun | DetachedRun:
 def _reach(
     context: RunContext, gathering: StartedAgents, bootstrap: Bootstrap, run: Run, here: tuple[Node, ...] | None
 ) -> tuple[RunContext, tuple[Node, ...]]:
-    """Bring agents to life, send the code, and check what there is; the job as it runs there, and its nodes.
+    """Start the agents, send the code, and run the checks; return the context with the remote job, and its nodes.
 
-    `here`: the node that this machine is, where no hosts are named.
+    `here`: the nodes on this machine, if no hosts are named.
     """
     options = context.options
     context.make_copy()
@@ -141,7 +144,7 @@ def _reach(
 
 
 def _hand_over(context: RunContext, gathering: StartedAgents, bootstrap: Bootstrap, run: Run, plan: Plan) -> None:
-    """Find where the nodes meet, and give each agent its part of the plan; the supervisor starts on node 0."""
+    """Find the rendezvous address, and give each agent its part of the plan; the controller starts on node 0."""
     owned, job = not context.options.detach, plan.job
     meeting = bootstrap.find_rendezvous()
     where = RunPlace(run.id, str(run.path), new_token())
@@ -178,7 +181,7 @@ def _hand_over(context: RunContext, gathering: StartedAgents, bootstrap: Bootstr
 
 
 def _send_code(gathering: StartedAgents, context: RunContext, runs_dir: Path) -> Job:
-    """Send the code to the hosts that have another one, or none; gives the job that runs it there.
+    """Send the code to hosts where it is different or missing; return the job that runs it there.
 
     Raises `InvalidRequest`, `Unreachable`.
     """
@@ -209,7 +212,7 @@ def _send_code(gathering: StartedAgents, context: RunContext, runs_dir: Path) ->
         gathering.remember(found, wanted)
     gathering.refresh_facts(need_of(job))
     absent = [link.host for link in gathering.links if job.program.path and not link.facts["script"]]
-    if absent:  # nothing of what was sent is absent
+    if absent:  # the script is not in the directory that was sent
         raise InvalidRequest(
             f"there is no {job.program.path} on {fold_hostlist(absent)}, and --sync sends {found.root}",
             "start it from its own directory",

@@ -1,4 +1,4 @@
-"""A run on this machine whose supervisor is this process."""
+"""A run on this machine whose controller is this process."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from muster.controller.foreground import ForegroundController
 
 _TO_LEAVE = 0.5
-"""Seconds in which an agent has to end that was not told anything yet."""
+"""Seconds for an agent to exit that was not configured yet."""
 _SAYS_WITHIN = 2.0
-"""Seconds in which a scheduler has to answer before ranks start that do not need it."""
+"""Seconds for a scheduler to answer before starting ranks that do not need it."""
 
 
 class LocalRun(RunHandle):
@@ -48,12 +48,12 @@ class LocalRun(RunHandle):
                 raise
 
     def stop(self, number: int = SIGTERM) -> None:
-        """End the run in order."""
+        """Stop the run gracefully."""
         self._supervised.stop(number)
 
 
 def start(context: RunContext) -> LocalRun:
-    """Start the agent; it starts the ranks when the run is driven. Raises `InvalidRequest`."""
+    """Start the agent; it starts the ranks once `drive` is called. Raises `InvalidRequest`."""
     options, asked, env = context.options, context.asked, context.env
     refuse_stdin(context)
     nodes = local_nodes(asked, options, env)
@@ -84,7 +84,7 @@ def _start_agent(context: RunContext, plan: Plan, run: Run, views: Views) -> Loc
         stdin = foreground.stdin if plan.reader is not None else None
         agents = start_agents(job, plan.nodes, context.env, stdin)
         try:
-            # meanwhile the agent comes to life
+            # meanwhile the agent starts
             from muster.controller.foreground import ForegroundController
             from muster.diagnostics.preflight import preflight
             from muster.linux import hardware
@@ -105,13 +105,13 @@ def _start_agent(context: RunContext, plan: Plan, run: Run, views: Views) -> Loc
 
 
 def _forsake(run: Run) -> None:
-    """Write down that this process supervises the run no more: it may go on for long."""
+    """Record that this process no longer supervises the run: the process may live for long."""
     if run.outcome is None:
         run.write("job.json", {**(run.read("job.json") or {}), "pid": 0, "pid_started": ""})
 
 
 def _tell_of_more_nodes(say: Callable[[str], object], env: Mapping[str, str], store: Store) -> None:
-    """Say that the ranks run on one of the nodes that a scheduler has given, if it still has."""
+    """Report if the ranks run on only one of the nodes allocated by a scheduler, if the job still exists."""
     for name in within_jobs(env):
         found = get_scheduler(name).allocation(env)
         if found is None or len(found.hosts) < 2:

@@ -1,4 +1,4 @@
-"""A run by a scheduler: write the script of its job and hand it in; or start it in an allocation that is there."""
+"""A run with a scheduler: write the batch script and submit it, or start the run in an existing allocation."""
 
 from __future__ import annotations
 
@@ -39,12 +39,14 @@ from muster.schedulers.client import client
 from muster.schedulers.scheduler import Allocation, Request, Wish
 
 _TICK = 0.05
-"""Seconds between two looks at whether the supervisor is there, which is a file."""
+"""Seconds between checks for the controller, which appears as a file."""
 
 
 class StepRun(RunHandle):
-    """A run within an allocation that is there already; its supervisor is a step on the first node, and ends with this
-    process."""
+    """A run in an existing allocation.
+
+    Its controller is a job step on the first node, and ends with this process.
+    """
 
     def __init__(
         self, run: Run, views: Views, connection: AttachedClient, step: Popen[bytes], resources: ExitStack[None]
@@ -64,12 +66,12 @@ class StepRun(RunHandle):
         return outcome
 
     def stop(self, number: int = SIGTERM) -> None:
-        """End the run in order."""
+        """Stop the run gracefully."""
         self._connection.stop(number)
 
 
 def request(asked: JobRequest, options: RunOptions, run_dir: Path) -> Request:
-    """What is asked of the scheduler; raises `InvalidRequest`."""
+    """Return the request to the scheduler. Raises `InvalidRequest`."""
     wish = Wish(
         name=asked.job.name or asked.job.program.title,
         nodes=options.nodes,
@@ -82,9 +84,9 @@ def request(asked: JobRequest, options: RunOptions, run_dir: Path) -> Request:
 
 
 def nodes_to_come(asked: JobRequest, options: RunOptions, run_dir: Path) -> tuple[Node, ...]:
-    """The nodes and ranks of a job that is not submitted yet, as far as the options tell; raises `InvalidRequest`.
+    """Return the nodes and ranks of a job that is not submitted yet, as far as the options tell.
 
-    Nodes that `--nodelist` does not name have their number for a name.
+    Nodes not named by `--nodelist` are named by their number. Raises `InvalidRequest`.
     """
     wanted, each = request(asked, options, run_dir), asked.ranks_per_node
     number = int(each) if each is not None and each.isdigit() else None
@@ -105,14 +107,16 @@ def nodes_to_come(asked: JobRequest, options: RunOptions, run_dir: Path) -> tupl
 
 
 def script_of(wanted: Request, asked: JobRequest, options: RunOptions, run_dir: Path) -> str:
-    """The batch script."""
+    """Return the batch script."""
     command = (asked.job.python, "-I", "-S", str(run_dir / ARCHIVE), "inside", str(run_dir))
     return get_scheduler(asked.job.scheduler).script(wanted, asked.job.setup, command, bool(options.python))
 
 
 def start(context: RunContext) -> StepRun | DetachedRun:
-    """Hand the run in, or start it on the nodes of the allocation that this is. Raises `MusterError`; then nothing is
-    left of it."""
+    """Submit the run, or start it on the nodes of the current allocation.
+
+    Raises `MusterError`; everything started so far is cleaned up then.
+    """
     refuse_stdin(context)
     options, env, run_id, store = context.options, context.env, context.run_id, context.store
     asked = context.asked
@@ -140,7 +144,7 @@ def start(context: RunContext) -> StepRun | DetachedRun:
             f"--stdin with {flag}: a job in the queue has no terminal to read from",
             "leave it out" + (f"; or run inside `{inner}`, where the terminal is there" if inner else ""),
         )
-    make_plan(asked.job, layout([(Host("node"), 1)]), run_id)  # what cannot be is told now, and not when the job starts
+    make_plan(asked.job, layout([(Host("node"), 1)]), run_id)  # report errors now, not when the job starts
     if options.sync:
         asked = _with_copy(context, store.path(run_id))
     context = context._replace(asked=asked)
@@ -152,7 +156,7 @@ def start(context: RunContext) -> StepRun | DetachedRun:
             copied = asked.snapshot[0]
             (kept.path / code_tree.LIST).write_bytes(code_tree.entries(copied.root, copied.names))
         (kept.path / ARCHIVE).write_bytes(bundle.build(compiled=True))
-        # the scheduler hands its own copy of the environment to the job, so no secret need lie in a file of the run
+        # the scheduler passes its own copy of the environment to the job, so no secret needs to be in a file of the run
         secrets = {name: value for name, value in asked.job.env.items() if not stands_open(name, value)}
         plain = {name: value for name, value in asked.job.env.items() if name not in secrets}
         terms = of.terms(options)
@@ -195,21 +199,23 @@ def start(context: RunContext) -> StepRun | DetachedRun:
 
 
 def _with_copy(context: RunContext, run_dir: Path) -> JobRequest:
-    """The same with a copy of the code in the run directory, which all nodes share: ranks run that, unless all nodes
-    have the same in the folder where they start. Raises `InvalidRequest`."""
+    """Return the request with a copy of the code in the run directory, which all nodes share.
+
+    Ranks run that copy, unless all nodes have the same code in their start directory. Raises `InvalidRequest`.
+    """
     asked = context.asked
     job = code_sync.real(asked.job)
-    if asked.snapshot is not None:  # there is one, by --snapshot
+    if asked.snapshot is not None:  # there is one already, because of --snapshot
         return asked._replace(job=job)
     found = code_sync.tree(job.cwd, job.program.path, str(run_dir.parent))
     code_sync.guard(found, context.code_limit, "--sync")
     copy = run_dir / "code"
-    code_sync.redirect(job, found.root, str(copy), "--sync")  # what cannot be is told now
+    code_sync.redirect(job, found.root, str(copy), "--sync")  # report errors now
     return asked._replace(job=job, snapshot=(found, copy))
 
 
 def _sync(asked: JobRequest, options: RunOptions) -> dict[str, Any] | None:
-    """What nodes must know to find the code (`controller/batch.py`); None where they share it."""
+    """Return what nodes need to find the code (`controller/batch.py`); None if they share it."""
     if not options.sync or asked.snapshot is None:
         return None
     found, copy = asked.snapshot
@@ -224,7 +230,7 @@ def _sync(asked: JobRequest, options: RunOptions) -> dict[str, Any] | None:
 def _record(
     kept: Run, asked: JobRequest, words: list[str], number: str, allocated: bool, requeue: int
 ) -> dict[str, Any]:
-    """What job.json says of a run whose nodes are not known yet."""
+    """Return the contents of job.json for a run whose nodes are not known yet."""
     return run_record(
         asked.job,
         0,
@@ -244,9 +250,9 @@ def _record(
 
 
 def _choose_nodes(allocation: Allocation, claims: Claims, options: RunOptions, tell: Say) -> Allocation:
-    """The nodes of an allocation that this run gets: those that were named, as many as were asked for, or all.
+    """Return the allocation reduced to the nodes for this run: those named, as many as requested, or all.
 
-    Fewer than all are for this run alone: it waits until other runs leave it as many. Raises `InvalidRequest`.
+    A subset is exclusive to this run: it waits until other runs leave enough nodes. Raises `InvalidRequest`.
     """
     tasks, hosts = dict(zip(allocation.hosts, allocation.tasks)), allocation.hosts
     of = get_scheduler(options.scheduled)
@@ -276,7 +282,7 @@ def _choose_nodes(allocation: Allocation, claims: Claims, options: RunOptions, t
 
 
 def _start_step(run: Run, context: RunContext, allocation: Allocation, claims: Claims) -> StepRun | DetachedRun:
-    """Start the supervisor as a step on the first node of this allocation."""
+    """Start the controller as a step on the first node of this allocation."""
     job = context.asked.job
     command = (job.python, "-I", "-S", str(run.path / ARCHIVE), "inside", str(run.path))
     chosen = {**context.env, **{name: value for name, value in job.env.items() if not stands_open(name, value)}}
@@ -320,7 +326,7 @@ def _start_step(run: Run, context: RunContext, allocation: Allocation, claims: C
 
 
 def _end(step: Popen[bytes], run: Run) -> None:
-    """See the step of the supervisor end; end it where the run has not come to an end."""
+    """Wait for the controller's step to exit; terminate it if the run has not ended."""
     if step.poll() is None and run.outcome is None:
         step.terminate()
     step.wait()

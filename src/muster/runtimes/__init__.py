@@ -1,4 +1,4 @@
-"""In what ranks run: as processes of their machine, or in something around them. One file, one row each; pure."""
+"""What ranks run in: plain processes of their machine, or for example containers. One file and one row each; pure."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ BARE = "bare"
 RUNTIMES: Mapping[str, str] = {
     BARE: "bare",
 }
-"""The names of runtimes, and for each the file of this folder that has its `RUNTIME`."""
+"""Runtime names, each with the module of this package that defines its `RUNTIME`."""
 
 
 class Runtime(NamedTuple):
-    """What a file of this folder has."""
+    """The definition of a runtime."""
 
     says: str
-    """What it is, for people."""
+    """Description for users."""
     prefix: Callable[[str], tuple[str, ...]]
-    """The words that stand before a command and run it there, given the value of the option that chose the runtime,
-    such as the name of an image.
+    """Returns the argv prefix that runs a command in the runtime, given the value of the option that chose it, such as
+    an image name.
 
-    They come before the command of each rank, or before that of the interpreter which forks the ranks of a node. What
-    they start has to give that command the same working directory, environment and descriptors, and the same files:
-    those of the run directory, and of the directory that TMPDIR names. It becomes that command, or hands signals on.
+    The prefix is put before the command of each rank, or of the interpreter that forks the ranks of a node. It must run
+    that command with the same working directory, environment, descriptors and files: those of the run directory and of
+    the directory in TMPDIR. It must exec the command, or forward signals to it.
     """
     options: type[Options] = Options
-    """The options that say something to it. The one of its name chooses it."""
+    """The options of the runtime. The one with its name selects it."""
 
 
 @cache
 def runtime(name: str) -> Runtime:
-    """One of them."""
+    """Return the runtime of this name."""
     found: Runtime = import_module(f"muster.runtimes.{RUNTIMES[name]}").RUNTIME
     return found
 
 
 def chosen(options: Options) -> tuple[str, str]:
-    """The runtime that the options choose, and the value of the option that does so."""
+    """Return the runtime selected by the options, and the value of the option that selected it."""
     for name in RUNTIMES:
         option = options.option(name)
         if option is not None and options.value(option):

@@ -1,4 +1,4 @@
-"""Nothing around them: ranks are processes of their machine."""
+"""No runtime: ranks are plain processes of their machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a job runs, and on which machines. One row each; the files of a scheduler are imported when it is used."""
+"""Schedulers: when a job runs, and on which machines. One row each; modules are imported on first use."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class Row(NamedTuple):
     """A row of the table."""
 
     title: str
-    """What people call it."""
+    """Name for users."""
     module: str
-    """The file of this folder that has `SCHEDULER`."""
+    """The module of this package that defines `SCHEDULER`."""
     job: str
-    """The variable that each process of a job has, with its number."""
+    """Environment variable with the job id, set in every process of a job."""
     variables: str
-    """A pattern of all variables of its jobs."""
+    """Pattern of all environment variables of its jobs."""
     options: str = ""
-    """The file of this folder that has `OPTIONS`; empty where no option says something to it alone."""
+    """The module of this package that defines `OPTIONS`; empty if the scheduler has no options of its own."""
 
 
 SCHEDULERS: Mapping[str, Row] = {
@@ -35,18 +35,18 @@ SCHEDULERS: Mapping[str, Row] = {
 
 
 class Unlike(NamedTuple):
-    """A short option of ours that means something else to the scheduler's own program, whose users may type it."""
+    """A short option with another meaning in the scheduler's own program, whose users may type it by habit."""
 
     name: str
-    """The long name of the other one."""
+    """Long name of that program's option."""
     values: str = ""
-    """A pattern of what only that one takes; empty where ours takes no value."""
+    """Pattern of values that only that program accepts; empty if our option takes no value."""
 
 
 class SchedulerOptions(NamedTuple):
-    """The options that say something to one scheduler alone.
+    """The options that concern only one scheduler.
 
-    One of its name without a value, such as `--slurm`, is short for `--scheduler NAME`.
+    An option with the scheduler's name and no value, such as `--slurm`, is short for `--scheduler NAME`.
     """
 
     run: type[Options] = Options
@@ -54,24 +54,24 @@ class SchedulerOptions(NamedTuple):
     doctor: type[Options] = Options
     """Of `muster doctor`."""
     program: str = ""
-    """The program to which a script is handed in, whose options its users know."""
+    """The submit program, whose options users know."""
     names: Mapping[str, tuple[str, ...]] = MappingProxyType({})
-    """More names of options, by key, that hold in a run by this scheduler: what that program calls them."""
+    """Aliases of options, by key, that are valid with this scheduler: their names in that program."""
     unlike: Mapping[str, Unlike] = MappingProxyType({})
     note: Callable[[Sequence[str], Options], str] = lambda words, options: ""
-    """What to say about a command line that is most likely not meant; empty for nothing."""
+    """Returns a note about a command line that is most likely a mistake; empty for none."""
 
 
 @cache
 def get_scheduler(name: str) -> Scheduler:
-    """The record of a scheduler."""
+    """Return the record of a scheduler."""
     found: Scheduler = import_module(f"muster.schedulers.{SCHEDULERS[name].module}").SCHEDULER
     return found
 
 
 @cache
 def options_of(name: str) -> SchedulerOptions:
-    """The options of a scheduler."""
+    """Return the options of a scheduler."""
     file = SCHEDULERS[name].options
     if not file:
         return SchedulerOptions()
@@ -80,29 +80,29 @@ def options_of(name: str) -> SchedulerOptions:
 
 
 def title(name: str) -> str:
-    """What people call a scheduler; also one that is not known here, by its name."""
+    """Return the name of a scheduler for users; an unknown one's key."""
     return SCHEDULERS[name].title if name in SCHEDULERS else name
 
 
 def typed(name: str) -> str:
-    """What to type for a run by this scheduler."""
+    """Return the option to type for a run with this scheduler."""
     short = f"--{name.replace('_', '-')}"
     known = {option.long_name for option in options_of(name).run.table}
     return short if short in known else f"--scheduler {name}"
 
 
 def within_jobs(env: Mapping[str, str]) -> list[str]:
-    """The schedulers in whose jobs a process with this environment runs, or ran."""
+    """Return the schedulers in whose jobs a process with this environment runs, or ran."""
     return [name for name, row in SCHEDULERS.items() if env.get(row.job)]
 
 
 def choosing(options: Options) -> tuple[Option[Any], ...]:
-    """The options that choose a scheduler: `--scheduler`, and those that are short for it."""
+    """Return the options that choose a scheduler: `--scheduler`, and its short forms."""
     return tuple(option for option in options.table if option.key == "scheduler" or option.key in SCHEDULERS)
 
 
 def chosen(options: Options) -> str:
-    """The scheduler that the options choose; empty for none."""
+    """Return the scheduler chosen by the options; empty for none."""
     for option in choosing(options):
         if value := options.value(option):
             return str(value) if option.key == "scheduler" else option.key
@@ -110,7 +110,7 @@ def chosen(options: Options) -> str:
 
 
 def of_scheduler(option: Option[Any]) -> str:
-    """The scheduler to which alone an option says something; empty for others, and for the one that chooses it."""
+    """Return the only scheduler that an option concerns; empty for other options and for those choosing a scheduler."""
     for name in SCHEDULERS:
         found = options_of(name)
         if option.key != name and option in (*found.run.table, *found.doctor.table):

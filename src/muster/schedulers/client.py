@@ -1,4 +1,4 @@
-"""What a scheduler says, asked with care: an answer that did not come means nothing."""
+"""Runs a scheduler's commands and reads their output; no answer means that nothing is known."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ T = TypeVar("T")
 
 _WITHIN, _SOON = 15.0, 4.0
 _FRESH = 2.0
-"""Seconds for which an answer is good, for all runs and all processes of a person together."""
+"""Seconds for which an answer is cached, for all runs and processes of a user together."""
 _SEEN = "{name}-queue-{host}.json"
-"""That answer, in the folder of muster, which hosts of several clusters may share."""
+"""The cached answer, in muster's directory, which hosts of several clusters may share."""
 _PROVEN = "{name}-sees.json"
-"""Where nodes of a partition were seen to write in the folder of muster."""
+"""The partitions whose nodes were seen to write to muster's directory."""
 _SILENT_FOR = 5.0
-"""Seconds for which a scheduler is not asked again by this process after it gave no answer."""
+"""Seconds for which this process does not ask a scheduler again after it gave no answer."""
 
 
 class SchedulerClient:
-    """Asks one scheduler, by the commands of its record."""
+    """Asks one scheduler, using the commands of its record."""
 
     def __init__(self, name: str):
         self.name, self.scheduler = name, get_scheduler(name)
@@ -44,9 +44,9 @@ class SchedulerClient:
     # ---- questions --------------------------------------------------------------------------------------------------
 
     def _answer(self, argv: Argv, within: float = _WITHIN) -> Answer:
-        """What a command says, without the person's variables that would make another question of it.
+        """Run a command without the user's environment variables that would change its meaning, and return its output.
 
-        Raises OSError, TimeoutExpired.
+        `within`: timeout in seconds. Raises OSError, TimeoutExpired.
         """
         done = subprocess.run(
             argv,
@@ -60,7 +60,7 @@ class SchedulerClient:
         return Answer(done.returncode, done.stdout, done.stderr)
 
     def _asked(self, ask: Ask[T] | None, otherwise: T, within: float = _WITHIN) -> T:
-        """The answer to a question; `otherwise` where there is no such question, or no answer."""
+        """Return the answer to a question; `otherwise` if the scheduler has no such command, or does not answer."""
         if ask is None:
             return otherwise
         try:
@@ -69,11 +69,11 @@ class SchedulerClient:
             return otherwise
 
     def ask(self, ask: Ask[T]) -> T:
-        """The answer to a question that has to be answered. Raises `InvalidRequest`, `Unreachable`."""
+        """Return the answer to a question that must be answered. Raises `InvalidRequest`, `Unreachable`."""
         return ask.read(Answer(0, self.call(ask.argv)))
 
     def call(self, argv: Argv) -> str:
-        """What a command says that has to succeed. Raises `InvalidRequest`, `Unreachable`."""
+        """Return the output of a command that must succeed. Raises `InvalidRequest`, `Unreachable`."""
         look = self.scheduler.down or None
         try:
             done = self._answer(argv)
@@ -92,9 +92,9 @@ class SchedulerClient:
         return done.out
 
     def jobs(self, root: Path, since: float = 0.0, within: float = _WITHIN) -> dict[str, JobStatus] | None:
-        """This person's jobs that it knows, by number, as they were a moment ago; None when it does not answer.
+        """Return the user's jobs by id, up to `_FRESH` seconds old; None if the scheduler does not answer.
 
-        `root` is the folder of muster. An answer from before `since`, in seconds since 1970, is not good enough.
+        `root` is muster's directory. A cached answer from before `since` (Unix time) is not used.
         """
         question = self.scheduler.jobs()
         kept = root / _SEEN.format(name=self.name, host=socket.gethostname())
@@ -113,31 +113,31 @@ class SchedulerClient:
         if not answered:
             self._silent_since = time.monotonic()
             return None
-        with suppress(OSError):  # a full disk must not keep anybody from knowing
+        with suppress(OSError):  # a full disk must not withhold the answer
             part = kept.with_name(f"{kept.name}.{os.getpid()}")
             part.write_text(json.dumps({"time": asked, "said": done.out}))
             part.replace(kept)
         return question.read(done)
 
     def phase(self, status: JobStatus) -> Phase:
-        """What a job does."""
+        """Return the phase of a job."""
         return self.scheduler.phase(status.state)
 
-    # ---- the job in which this process runs -------------------------------------------------------------------------
+    # ---- the job that this process runs in --------------------------------------------------------------------------
 
     def allocation(self, env: Mapping[str, str], root: Path, within: float = _WITHIN) -> Allocation | None:
-        """The allocation in which this process runs; None outside.
+        """Return the allocation in which this process runs; None outside of any job.
 
-        Raises `InvalidRequest` where only the environment says so: a shell, a tmux or a container may outlive the job
-        whose environment variables it has.
+        Raises `InvalidRequest` if only the environment claims there is one: a shell, tmux or container may outlive the
+        job whose environment variables it has.
         """
         found = self.scheduler.allocation(env)
         if found is None or self.scheduler.left_over is None:
             return found
         jobs = self.jobs(root, within=within)
         if jobs is None or (found.job in jobs and self.phase(jobs[found.job]).lives):
-            return found  # no answer means nothing
-        # that answer may be as old as the job is, or come from another cluster
+            return found  # no answer means that nothing is known
+        # that answer may be older than the job, or come from another cluster
         try:
             now = self._job_now(found.job, self.scheduler.cluster(env), within)
         except LookupError:
@@ -151,12 +151,15 @@ class SchedulerClient:
         )
 
     def _job_now(self, job: str, cluster: str, within: float) -> JobStatus | None:
-        """One job of the named cluster; None when it knows no such job. Raises `LookupError` when nobody knows."""
+        """Return the status of a job on the named cluster; None if it has no such job.
+
+        Raises `LookupError` if this cannot be determined.
+        """
         if self.scheduler.job_now is None:
             raise LookupError
         own = self._asked(self.scheduler.cluster_asked, "", within) if cluster else ""
         if cluster and not own:
-            raise LookupError  # nobody knows which cluster would be asked
+            raise LookupError  # it is not known which cluster would be asked
         ask = self.scheduler.job_now(job, "" if cluster == own else cluster, os.getuid() == 0)
         try:
             return ask.read(self._answer(ask.argv, within))
@@ -164,7 +167,7 @@ class SchedulerClient:
             raise LookupError from None
 
     def gpus_by_host(self, allocation: Allocation) -> dict[str, int | None]:
-        """How many GPUs the job has on each of its nodes, in their order; None where that is not told."""
+        """Return the job's number of GPUs on each of its nodes, in their order; None where it is unknown."""
         if self.scheduler.gpus is None:
             return dict.fromkeys(allocation.hosts)
         tasks = dict(zip(allocation.hosts, allocation.tasks))
@@ -172,11 +175,11 @@ class SchedulerClient:
         return {host: found.get(host) for host in allocation.hosts}
 
     def record(self, job: str) -> JobRecord | None:
-        """What is known of a running job, None where no answer comes soon."""
+        """Return the scheduler's record of a running job; None if it does not answer soon."""
         return self._asked(self.scheduler.record(job), None, _SOON) if self.scheduler.record is not None else None
 
     def kill_wait(self) -> float:
-        """Seconds that it leaves between SIGTERM and SIGKILL; its default where it does not say."""
+        """Return the seconds between the scheduler's SIGTERM and SIGKILL, or its default if it does not answer."""
         return self._asked(self.scheduler.signals.asked_kill_wait, self.scheduler.signals.kill_wait)
 
     def start_step(
@@ -189,9 +192,9 @@ class SchedulerClient:
         gpus: int | None = 0,
         keep: Sequence[int] = (),
     ) -> subprocess.Popen[bytes]:
-        """Start one task on each of these hosts of a job, with so many GPUs; what they say goes to `log`.
+        """Start one task on each of these hosts of a job, with `gpus` GPUs each and output to `log`.
 
-        Its command has the descriptors `keep` as long as it lives.
+        The command keeps the descriptors `keep` open.
         """
         with open(log, "ab") as file:
             return subprocess.Popen(
@@ -205,7 +208,7 @@ class SchedulerClient:
             )
 
     def requeue(self, job: str, ending: bool) -> Answer:
-        """Have a running job put back into the queue."""
+        """Requeue a running job."""
         assert self.scheduler.requeue is not None
         done = subprocess.run(
             self.scheduler.requeue(job, ending),
@@ -215,39 +218,39 @@ class SchedulerClient:
         )
         return Answer(done.returncode, done.stdout, done.stderr)
 
-    # ---- a job that is to run, or has run ---------------------------------------------------------------------------
+    # ---- a pending or finished job ----------------------------------------------------------------------------------
 
     def state(self, run: Run, within: float = _WITHIN) -> str | None:
-        """The state of the job of a run; empty when it is known no more, None when no answer comes."""
+        """Return the state of a run's job; empty if the scheduler no longer lists it, None if it does not answer."""
         found = self.jobs(run.path.parents[1], float(run.job["time"]), within)
         if found is None:
             return None
         job = run.scheduled
         assert job is not None
         seen = found.get(job.job)
-        # numbers begin anew on another cluster
+        # another cluster may have a different job of this id
         return seen.state if seen is not None and seen.name in (job.job_name, None) else ""
 
     def final(self, job: str) -> Final:
-        """How a job ended that is listed no more; empty where there is no accounting."""
+        """Return the final state of a job that is no longer listed; empty if there is no accounting."""
         return self._asked(self.scheduler.final(job), Final(), _SOON) if self.scheduler.final is not None else Final()
 
     def restarts(self, job: str) -> int:
-        """How often a job was put back into the queue; 0 where that is not told."""
+        """Return how often a job was requeued; 0 if unknown."""
         return self._asked(self.scheduler.restarts(job), 0) if self.scheduler.restarts is not None else 0
 
     def start_now(self, job: str) -> None:
-        """Have a job that was put back into the queue start as soon as it can."""
+        """Have a requeued job start as soon as possible."""
         if self.scheduler.start_now is not None:
             argv = self.scheduler.start_now(job)
             subprocess.run(argv, capture_output=True, env=self.scheduler.clean(os.environ))
 
     def cancel(self, job: str) -> None:
-        """End a job. Raises `InvalidRequest`, `Unreachable`."""
+        """Cancel a job. Raises `InvalidRequest`, `Unreachable`."""
         self.call(self.scheduler.cancel(job))
 
     def submit(self, request: Request, script: Path, env: Mapping[str, str]) -> str:
-        """Hand in a script, and give the number of the job. Raises `InvalidRequest` with the scheduler's own words."""
+        """Submit a script and return the job id. Raises `InvalidRequest` with the scheduler's own message."""
         ask = self.scheduler.submit(request, str(script))
         try:
             done = subprocess.run(ask.argv, capture_output=True, text=True, env=self.scheduler.submit_env(env))
@@ -263,9 +266,10 @@ class SchedulerClient:
         return ask.read(Answer(0, done.stdout, done.stderr))
 
     def _refuse_option(self, program: str, name: str) -> NoReturn:
-        """Raise `InvalidRequest` for an option that the command has refused.
+        """Raise `InvalidRequest` for an option that the command rejected.
 
-        It itself decides: its `--help` may not list all (sbatch 22.05 leaves out `--hint`, `--prefer` and more).
+        Only the command knows its options: its `--help` may not list all (sbatch 22.05 omits `--hint`, `--prefer` and
+        more).
         """
         known = self._asked(self.scheduler.options_known, set[str]())
         raise InvalidRequest(
@@ -273,9 +277,9 @@ class SchedulerClient:
         )
 
     def try_folder(self, root: Path, request: Request, env: Mapping[str, str]) -> None:
-        """See, by a step of a second on a node that is free now, that nodes can write in the folder of muster.
+        """Check with a job step of a second, on a node that is free now, that nodes can write to muster's directory.
 
-        It is done once for each partition; where no node is free, the job itself finds out. Raises `InvalidRequest`.
+        Done once for each partition; if no node is free, the job itself finds out. Raises `InvalidRequest`.
         """
         if self.scheduler.trial is None:
             return
@@ -312,7 +316,7 @@ class SchedulerClient:
             )
 
     def replace_with(self, command: Argv) -> int:
-        """Become this program, which ends as it does. Raises `InvalidRequest` where it is not there."""
+        """Replace this process by the command. Raises `InvalidRequest` if it is not installed."""
         try:
             os.execvp(command[0], list(command))
         except FileNotFoundError:
@@ -324,12 +328,15 @@ class SchedulerClient:
 
 @cache
 def client(name: str) -> SchedulerClient:
-    """The one client of this process for a scheduler."""
+    """Return this process's client of a scheduler."""
     return SchedulerClient(name)
 
 
 def around(env: Mapping[str, str], root: Path, within: float = _WITHIN) -> tuple[str, Allocation] | None:
-    """The scheduler and the job of it in which this process runs; None outside of all. Raises `InvalidRequest`."""
+    """Return the scheduler and the job in which this process runs; None outside of any job.
+
+    Raises `InvalidRequest` if only the environment claims that there is a job.
+    """
     for name in SCHEDULERS:
         found = client(name).allocation(env, root, within)
         if found is not None:

@@ -1,4 +1,4 @@
-"""What a scheduler is to muster: one record of data and pure functions. A second one is written by this page alone."""
+"""The interface of a scheduler: one record of data and pure functions. This page is all one needs to add another."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Argv = Sequence[str]
 
 
 class Answer(NamedTuple):
-    """What a command of a scheduler has said."""
+    """The output of a scheduler's command."""
 
     code: int
     out: str
@@ -25,7 +25,7 @@ class Answer(NamedTuple):
 
 
 class Ask(Generic[T]):
-    """A question to a scheduler: the command line, and the function that reads what comes of it."""
+    """A question to a scheduler: the command line, and the function that parses its output."""
 
     __slots__ = ("argv", "read")
 
@@ -34,14 +34,14 @@ class Ask(Generic[T]):
         self.read = read
 
 
-# ---- asking for nodes -----------------------------------------------------------------------------------------------
+# ---- requesting nodes -----------------------------------------------------------------------------------------------
 
 
 class Wish(NamedTuple):
-    """What a run needs, whichever scheduler is asked."""
+    """What a run needs, independent of the scheduler."""
 
     name: str
-    """The name of the job."""
+    """Job name."""
     nodes: int | None
     """`--nnodes`."""
     each: str | None
@@ -49,56 +49,56 @@ class Wish(NamedTuple):
     ranks: int | None
     """`--np`."""
     gpus: str | None
-    """`--gpus`: how many in all."""
+    """`--gpus`: the total number of GPUs."""
     run_dir: str = ""
-    """Where the script may write what it says."""
+    """Directory for the output of the batch script."""
 
 
 class Request(NamedTuple):
-    """What is asked of the scheduler for one job."""
+    """A request for one job, as passed to the scheduler."""
 
     name: str
-    """The name of the job."""
+    """Job name."""
     nodes: int | None
-    """None where the scheduler is to choose how many."""
+    """Number of nodes; None if the scheduler chooses it."""
     options: tuple[tuple[str, str], ...] = ()
-    """Its own options, by its own names and in order; one without a value has an empty one."""
+    """The scheduler's own options (name, value), in order; the value is empty for options without one."""
     output: str = ""
-    """Where what the batch script itself says is written, as the scheduler wants it written."""
+    """File for the output of the batch script itself, in the scheduler's notation."""
     before: int = 120
-    """Seconds before the end of its time at which the batch script is warned; 0 for never."""
+    """Seconds before the time limit at which the batch script gets a signal; 0 for never."""
     requeue: bool = False
     tasks: int | None = None
-    """How many ranks in all, where the scheduler is to choose how many go to which node."""
+    """Total number of ranks, if the scheduler chooses how many go to which node."""
     nodelist: tuple[str, ...] = ()
-    """The nodes that were named; empty where they are the scheduler's choice."""
+    """The requested nodes; empty if the scheduler chooses them."""
 
 
 class JobTerms(NamedTuple):
-    """What somebody wants of muster inside a job, also of one that is there already."""
+    """The options for muster's behavior inside a job, including an existing one."""
 
     signal: str = "USR1"
-    """What ranks that listen get before the end of its time, or when it has to make room."""
+    """Signal sent to ranks that handle it before the time limit, or when the job is preempted."""
     before: float = 0.0
-    """Seconds before that end; 0 for never."""
+    """Seconds before the time limit at which it is sent; 0 for never."""
     chosen: bool = False
-    """Somebody chose that number."""
+    """True if the user chose that time."""
     requeue: int = 0
-    """How often an interrupted job goes on as the next attempt."""
+    """Number of times that an interrupted job is continued as another attempt."""
     output: str = ""
-    """A pattern for a file of the ranks' output, by the scheduler's own names; empty for none."""
+    """Pattern for a file with the ranks' output, with the scheduler's placeholders; empty for none."""
     error: str = ""
-    """The same for stderr alone."""
+    """Pattern for a file with stderr only."""
 
 
 class Refusal(NamedTuple):
-    """Why the scheduler did not take a job."""
+    """Why the scheduler rejected a job."""
 
     words: str
-    """In its own words."""
+    """The scheduler's own message."""
     hint: str | None = None
     option: str = ""
-    """The option that it does not know, where it is that."""
+    """The option that it does not know, if that is the reason."""
 
 
 # ---- a job ----------------------------------------------------------------------------------------------------------
@@ -110,102 +110,102 @@ class Allocation(NamedTuple):
     job: str
     hosts: tuple[str, ...]
     restarts: int
-    """How often the job was started again."""
+    """Number of times the job was restarted."""
     tasks: tuple[int, ...] = ()
-    """How many tasks the job has on each node, as it was made."""
+    """Number of tasks on each node, as requested for the job."""
 
 
 class Phase(Enum):
-    """What a job does, as far as muster has to know."""
+    """The phase of a job, as far as muster distinguishes it."""
 
     PENDING = "pending"
     RUNNING = "running"
     COMPLETING = "completing"
-    """Its processes are being ended."""
+    """Its processes are being terminated."""
     ENDED = "ended"
-    """It does not come back."""
+    """It will not run again."""
     UNKNOWN = "unknown"
-    """The scheduler has a word for it that muster does not know: that is no end."""
+    """A state that muster does not know, which is not taken for an end."""
 
     @property
     def lives(self) -> bool:
-        """Its processes run."""
+        """True if its processes are running."""
         return self in (Phase.RUNNING, Phase.COMPLETING)
 
 
 class JobEnd(NamedTuple):
-    """An end that the scheduler alone saw; a supervisor would have written its own."""
+    """An end of the job that only the scheduler observed; otherwise the controller would have recorded the result."""
 
     state: RunState
     code: int
     words: str
-    """How it ended, for a person: `its time was over`."""
+    """How it ended, for users, such as `its time was over`."""
     cancelled: bool = False
-    """Somebody has cancelled it."""
+    """It was cancelled."""
     failed: bool = False
-    """What it ran has failed, or was killed."""
+    """Its command failed or was killed."""
 
 
 class JobStatus(NamedTuple):
-    """One job, as the scheduler lists it."""
+    """A job, as listed by the scheduler."""
 
     job: str
     name: str
     state: str
-    """In the scheduler's own word, one of `Scheduler.states`."""
+    """The scheduler's own name of the state, a key of `Scheduler.states`."""
     hosts: tuple[str, ...] = ()
     reason: str = ""
-    """Why it is in that state, in the scheduler's own words."""
+    """The scheduler's reason for the state."""
     why: str = ""
-    """Why it has not started yet, for a person."""
+    """Why it has not started yet, for users."""
     delayed: bool = False
-    """It was put back into the queue, and the scheduler lets some time pass before it starts again."""
+    """It was requeued, and the scheduler delays its start for a while."""
     hopeless: bool = False
-    """It waits for what never comes, unless somebody changes the job or the cluster."""
+    """It will never start unless someone changes the job or the cluster."""
 
 
 class Final(NamedTuple):
-    """How a job ended that is listed no more."""
+    """The final state of a job that is no longer listed."""
 
     state: str = ""
-    """In the scheduler's own word; empty where nobody knows."""
+    """The scheduler's own name of the state; empty if unknown."""
     cancelled_by: str = ""
-    """The number of the user who cancelled it; empty where nobody knows."""
+    """Uid of the user who cancelled it; empty if unknown."""
 
 
 class JobRecord(NamedTuple):
-    """What the scheduler knows of a running job; times are in seconds since 1970, None where they are not known."""
+    """The scheduler's record of a running job; times are Unix times, None if unknown."""
 
     state: str
     reason: str
     start: float | None
     end: float | None
     preempted: bool
-    """It has to make room, and perhaps still has some time for that."""
+    """It is being preempted, possibly with some time left."""
 
 
 class Task(NamedTuple):
-    """How the process that a step starts on a node knows where it is."""
+    """How the process started by a step finds out which node it is on."""
 
     host: str
-    """The variable with the name of its node, one of `Allocation.hosts`."""
+    """Environment variable with the node name, one of `Allocation.hosts`."""
     step: str = ""
-    """The variable with the number of the step; empty where there is none."""
+    """Environment variable with the step id; empty if there is none."""
     unset: str = ""
-    """A pattern of variables that tell how the step was asked for, which says nothing of the ranks."""
+    """Pattern of environment variables that describe the request of the step, which does not concern the ranks."""
     program: str = "the step"
-    """What starts it, for people."""
+    """The program that starts it, for users."""
 
 
 class SignalRules(NamedTuple):
-    """Which signals come with the end of a job, and when."""
+    """The signals that a job gets at its end, and when."""
 
     warning: str = ""
-    """Sent to the batch script alone `Request.before` seconds before the end of its time; empty where nothing is."""
+    """Signal sent only to the batch script `Request.before` seconds before the time limit; empty for none."""
     beside: tuple[str, ...] = ("CONT",)
-    """Sent together with each SIGTERM, and of no meaning of their own."""
+    """Signals sent together with each SIGTERM, with no meaning of their own."""
     kill_wait: float = 30.0
-    """Seconds between SIGTERM and SIGKILL where `asked_kill_wait` has no answer."""
+    """Seconds between SIGTERM and SIGKILL, if `asked_kill_wait` has no answer."""
     asked_kill_wait: Ask[float] | None = None
     stopped_by: Callable[[str, JobRecord | None], str] = lambda said, record: ""
     """Why a job is being ended, one of `events.JOB_ENDS`, by what its step and its script have said and by what is
@@ -213,25 +213,27 @@ class SignalRules(NamedTuple):
 
 
 class TaskVariables(NamedTuple):
-    """What the scheduler tells tasks of its own about who they are: each rank is told that as if it were one."""
+    """The scheduler's environment variables of a task: each rank gets them as if it were one."""
 
     of_rank: Callable[[Rank], dict[str, Text]]
-    """What tells the ranks of a node apart."""
+    """Returns the variables that differ between the ranks of a node."""
     of_node: Callable[[Node, Sequence[Node], str], dict[str, Text]]
-    """What all ranks of a node are told, given all nodes and the number of the job: empty while there is none."""
+    """Returns the variables common to the ranks of a node, given all nodes and the job id, which is empty before there
+    is one."""
     layout: str
-    """A pattern of variables of a task of the scheduler that say nothing of the ranks."""
+    """Pattern of a task's variables that do not concern the ranks."""
     of_job: Callable[[bool], str]
-    """A pattern of what is told of the job on a node, which launchers may drop; given whether ranks are such tasks."""
+    """Returns a pattern of a node's variables about the job, which launchers may drop; given whether ranks are tasks.
+    """
 
 
 class FileNames(NamedTuple):
-    """How the files that `--output` and `--error` name are written."""
+    """The placeholders in the file names of `--output` and `--error`."""
 
     of_job: Callable[[Env], dict[str, str | int]]
-    """What patterns say of the job in which this process runs."""
+    """Returns the values of the placeholders for the job in which this process runs."""
     of_rank: Callable[[Mapping[str, str | int], Rank, str, str], dict[str, str | int]]
-    """The same of one rank, given its host and the number of the step."""
+    """Returns the values for one rank, given its host and the step id."""
     fill: Callable[[str, Mapping[str, str | int]], str]
 
 
@@ -239,7 +241,7 @@ class FileNames(NamedTuple):
 
 
 class NodeStatus(NamedTuple):
-    """A node, as the scheduler shows it."""
+    """A node, as shown by the scheduler."""
 
     name: str
     partitions: tuple[str, ...]
@@ -249,14 +251,14 @@ class NodeStatus(NamedTuple):
     memory: int
     """In MB."""
     gpus: Mapping[str, int]
-    """How many of each type; the type is empty where the cluster names none."""
+    """Number of GPUs by type; the type is empty if the cluster names none."""
     reason: str
     """Why it is down or drained."""
     takes_jobs: bool = True
 
 
 class QueueEntry(NamedTuple):
-    """A job of the queue."""
+    """A job in the queue."""
 
     job: str
     user: str
@@ -264,31 +266,31 @@ class QueueEntry(NamedTuple):
     state: str
     nodes: int
     gpus: str
-    """As it was asked for."""
+    """As requested."""
     used: str
     limit: str
     reason: str
 
 
 class Remedies(NamedTuple):
-    """What to do about what the doctor finds."""
+    """Remedies for findings of the doctor."""
 
     silent: str = ""
-    """The scheduler does not answer."""
+    """If the scheduler does not answer."""
     gpus: str = ""
-    """A node has other GPUs than the scheduler thinks."""
+    """If a node has other GPUs than the scheduler assumes."""
     node: str = ""
-    """It starts no job on `{node}`."""
+    """If no job can be started on `{node}`."""
 
 
 class Machines(NamedTuple):
-    """What `muster nodes` and `muster doctor` show."""
+    """Questions of `muster nodes` and `muster doctor`."""
 
     nodes: Ask[list[NodeStatus]]
     gpus_in_use: Ask[dict[str, dict[str, int]]]
-    """By node and type."""
+    """Number of GPUs in use, by node and type."""
     queue: Ask[list[QueueEntry]]
-    """Everybody's jobs."""
+    """The jobs of all users."""
     remedies: Remedies = Remedies()
 
 
@@ -296,100 +298,101 @@ class Machines(NamedTuple):
 
 
 class Scheduler(NamedTuple):
-    """A scheduler. The fields without a default are what a run needs; without the others it does less, or says less."""
+    """A scheduler. Fields without a default are required for runs; the others add features or information."""
 
     title: str
-    """What people call it."""
+    """Name for users."""
 
-    # a job is asked for
+    # submission
     request: Callable[[Wish, Options], Request]
-    """What the options ask for; raises `InvalidRequest`."""
+    """Returns the job request for the options. Raises `InvalidRequest`."""
     script: Callable[[Request, Sequence[str], Sequence[str], bool], str]
-    """The script of a job, given the lines of `--setup`, the command of muster, whose first word is a Python, and
-    whether that Python stays although these lines find another one."""
+    """Returns the batch script, given the lines of `--setup`, the muster command, whose first word is a Python, and
+    whether that Python is kept even if these lines put another one first in PATH."""
     submit: Callable[[Request, str], Ask[str]]
-    """Hand in the script at this path; gives the number of the job."""
+    """Submits the script at this path; returns the job id."""
 
-    # it is looked after
+    # monitoring
     jobs: Callable[[], Ask[dict[str, JobStatus]]]
-    """This person's jobs, by number, those that ended lately too."""
+    """Returns the user's jobs by id, including recently finished ones."""
     states: Mapping[str, Phase]
-    """What each of its words for the state of a job means."""
+    """The phase for each of the scheduler's job states."""
     ends: Mapping[str, JobEnd]
-    """What those words mean that are an end."""
+    """The meaning of each job state that is final."""
     cancel: Callable[[str], Argv]
 
-    # inside of it
+    # inside a job
     allocation: Callable[[Env], Allocation | None]
-    """The job in which a process with this environment runs; None outside of one. Raises `InvalidRequest`."""
+    """Returns the job in which a process with this environment runs; None outside of one. Raises `InvalidRequest`."""
     step: Callable[[Sequence[str], Argv, str, int | None, bool], Argv]
-    """One process of a command on each of some hosts of a job, beside what runs there already. Given are the hosts, the
-    command, the job, how many GPUs each gets (None where nobody knows), and whether the first one reads stdin."""
+    """Returns the command that starts one process on each of some hosts of a job, beside what is running there. The
+    arguments are the hosts, the command, the job id, the GPUs for each (None if unknown), and whether the first process
+    reads stdin."""
     task: Task
 
-    # what some have beside
+    # optional features
     terms: Callable[[Options], JobTerms] = lambda options: JobTerms()
-    """What the options want of muster inside a job; raises `InvalidRequest`."""
+    """Returns the options for muster's behavior inside a job. Raises `InvalidRequest`."""
     check_inside: Callable[[Allocation, Options], None] = lambda allocation, options: None
-    """Raise `InvalidRequest` for options that say how a job is to be, inside of one that is there already."""
+    """Raises `InvalidRequest` for options that describe a new job, inside an existing one."""
     nodelist: str = ""
-    """The key of the option that names nodes; empty where there is none."""
+    """Key of the option that names nodes; empty if there is none."""
     refused: Callable[[str], Refusal] = lambda err: Refusal((err.strip().splitlines() or ["it said nothing"])[-1])
-    """Why a job was not taken, by what the command of `submit` has said."""
+    """Returns why a job was rejected, given the stderr of the `submit` command."""
     options_known: Ask[set[str]] | None = None
-    """The options that the command of `submit` has."""
+    """The options of the `submit` command."""
     trial: Callable[[Request, Argv], Argv] | None = None
-    """Run something on one such node, if one is free now."""
+    """Returns the command that runs something on one such node, if one is free now."""
     clean: Callable[[Env], dict[str, str]] = dict
-    """The environment for a command of this scheduler: all options stand on its command line."""
+    """Returns the environment for the scheduler's commands: all options are passed on the command line."""
     submit_env: Callable[[Env], dict[str, str]] = dict
-    """The same for `submit`."""
+    """Returns the environment for `submit`."""
     exported: Callable[[Env], dict[str, str]] = lambda env: {}
-    """What `clean` takes away and scripts may want."""
+    """Returns the variables that `clean` removes and scripts may need."""
     outputs: tuple[str, ...] = ()
-    """The names that the batch script's output may have in the run directory; `%j` is the number of the job."""
+    """Possible names of the batch script's output in the run directory; `%j` is the job id."""
     cluster: Callable[[Env], str] = lambda env: ""
-    """The cluster of the job in which a process with this environment runs; empty for the one that commands ask."""
+    """Returns the cluster of the job in which a process with this environment runs; empty for the default cluster."""
     cluster_asked: Ask[str] | None = None
-    """The cluster that commands ask; empty where that is not told."""
+    """The cluster that commands query; empty if unknown."""
     job_now: Callable[[str, str, bool], Ask[JobStatus | None]] | None = None
-    """One job on that cluster, given whether any user's will do; None where there is none. Raises `LookupError` where
-    the answer does not tell."""
+    """Returns the status of a job on that cluster, given whether another user's job is accepted; None if there is none.
+    Raises `LookupError` if the answer is unclear."""
     left_over: Callable[[Allocation], tuple[str, str]] | None = None
-    """What in the environment says that this process is in that job, and how to get rid of that."""
+    """Returns what in the environment claims that this process is in that job, and how to remove it."""
     final: Callable[[str], Ask[Final]] | None = None
-    """How a job ended that is listed no more."""
+    """Returns the final state of a job that is no longer listed."""
     requeue: Callable[[str, bool], Argv] | None = None
-    """Put a running job back into the queue, where it keeps its number; given whether it is ending already."""
+    """Returns the command that requeues a running job under the same id; given whether it is ending already."""
     refuses_requeue: Callable[[str], bool] = lambda err: True
-    """It will not do that, however often it is asked, by what the command has said."""
+    """Returns whether the scheduler refuses a requeue for good, given the command's stderr."""
     start_now: Callable[[str], Argv] | None = None
-    """Have a job that is `delayed` start as soon as it can."""
+    """Returns the command that starts a `delayed` job as soon as possible."""
     restarts: Callable[[str], Ask[int]] | None = None
-    """How often a job was put back into the queue."""
+    """Returns how often a job was requeued."""
     record: Callable[[str], Ask[JobRecord | None]] | None = None
-    """What is known of a running job."""
+    """Returns the record of a running job."""
     gpus: Callable[[str, Mapping[str, int]], Ask[dict[str, int]]] | None = None
-    """How many GPUs a job has on each of its nodes, given how many tasks it has there."""
+    """Returns a job's number of GPUs on each of its nodes, given its number of tasks there."""
     cpus: Callable[[Env, Sequence[str]], dict[str, int]] = lambda env, hosts: {}
-    """How many CPUs the job has on each of these nodes, where somebody asked for CPUs of a task; else empty."""
+    """Returns the job's number of CPUs on each of these nodes, if CPUs per task were requested; otherwise empty."""
     failed_steps: Callable[[str], dict[str, str]] = lambda said: {}
-    """The hosts on which a step has failed, and how, by what its command has said while others still run."""
+    """Returns the hosts on which a step has failed, and how, given its output while others are still running."""
     signals: SignalRules = SignalRules()
     variables: TaskVariables | None = None
     file_names: FileNames | None = None
     machines: Machines | None = None
     naming_nodes: str = ""
-    """What to say instead of `--hosts` to the doctor, as the end of a hint."""
+    """What to use instead of `--hosts` with the doctor, as the end of a hint."""
     interactive: str = ""
-    """The command that gives somebody a job and a terminal in it; empty where there is none."""
+    """The command that gives a user an interactive job; empty if there is none."""
     hold: Callable[[int, Options, Argv], Argv] | None = None
-    """Run a command here that has so many nodes while it runs (`muster doctor`)."""
+    """Returns the command that runs another one here with this many nodes allocated (`muster doctor`)."""
     down: str = ""
-    """What to look at when it does not answer."""
+    """What to check if the scheduler does not answer."""
     login_node: str = "run this on a login node of the cluster"
-    """What to do where its commands are not there."""
+    """What to do if its commands are not installed."""
 
     def phase(self, state: str) -> Phase:
-        """What one of its words means."""
+        """Return the phase for one of the scheduler's job states."""
         return Phase.ENDED if state in self.ends else self.states.get(state, Phase.UNKNOWN)

@@ -1,4 +1,4 @@
-"""How a command gets onto a machine: an agent, or a program in place of one. One file, one row each."""
+"""How a command gets onto a host: an agent, or a program in place of one. One file and one row per transport."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Transport(NamedTuple):
     """A row of the table."""
 
     argv: Callable[[Target], tuple[str, ...]]
-    """The command, here, whose stdin and stdout are the connection to a new agent there."""
+    """Returns the local command whose stdin and stdout are the connection to a new agent on the host."""
     stdin: Callable[[Target], bytes]
-    """What that command reads before the text of the agent."""
+    """Returns what that command reads before the source of the agent."""
     explain: Callable[[int | None, str], Explained | None] = lambda code, said: None
-    """What is behind its exit status and what it said, where that is known."""
+    """Returns the cause, if known, given the command's exit code and output."""
 
 
 TRANSPORTS: Mapping[str, Transport] = {

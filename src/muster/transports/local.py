@@ -1,4 +1,4 @@
-"""On this machine: the agent is a child process, and the end of its stdin is the end of its ranks."""
+"""The local machine: the agent is a child process, and terminates its ranks when its stdin is closed."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from muster.transports.target import Target
 
 
 def start(target: Target) -> tuple[str, ...]:
-    """The agent, by the Python of the ranks, after the person's shell lines."""
+    """Return the command that starts the agent with the ranks' Python, after the user's setup lines."""
     return agent_argv(target.python, text(target))
 
 
 def text(target: Target) -> bytes:
-    """The person's shell lines, where there are any: no command line holds them."""
+    """Return the user's setup lines, if any, as stdin: they must not be visible on a command line."""
     return agent_script(target.python, target.setup, target.keep_python) if target.setup else b""

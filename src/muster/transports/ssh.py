@@ -1,4 +1,4 @@
-"""On hosts that ssh reaches, as the person's own configuration says. Nothing is installed there but Python."""
+"""Hosts reached with ssh, using the user's own configuration. Only Python must be installed there."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from muster.agent.bootstrap import agent_script, ssh_command_for
 from muster.transports.target import Explained, Target
 
 OPTIONS = (
-    # a question that nobody answers hangs for ever; keys and agents need none
+    # a prompt that nobody answers would hang forever; keys and ssh agents need none
     *("BatchMode=yes", "RequestTTY=no", "RemoteCommand=none", "ClearAllForwardings=yes", "PermitLocalCommand=no"),
-    # a connection that has died without a word is known to be dead after 15 s
+    # a silently dead connection is detected after 15 s
     *("ServerAliveInterval=5", "ServerAliveCountMax=3"),
 )
-"""Said before the person's configuration is read: ssh keeps the first value that it meets (ssh_config(5))."""
+"""Options passed before the user's configuration is read: ssh uses the first value it finds (ssh_config(5))."""
 
 
 def reach(target: Target, command: str) -> tuple[str, ...]:
-    """The argv that runs `command` on a host."""
+    """Return the argv that runs `command` on a host."""
     options = [word for option in OPTIONS for word in ("-o", option)]
     user = ("-l", target.user) if target.user else ()
     return (*target.ssh, *options, *user, "--", target.host, command)
 
 
 def start(target: Target) -> tuple[str, ...]:
-    """ssh, and a shell there that reads the rest."""
+    """Return the ssh command with a remote shell that reads the rest from stdin."""
     # --setup often needs what only a login shell defines, such as `module`
     shell = "bash -l" if target.setup else "sh"
     return reach(target, ssh_command_for(shell, text(target)))
 
 
 def text(target: Target) -> bytes:
-    """What that shell reads: the person's lines, and the Python that becomes the agent."""
+    """Return what that shell reads: the user's setup lines, and the Python command that becomes the agent."""
     return agent_script(target.python, target.setup, target.keep_python)
 
 
 class Refusal(NamedTuple):
-    """What ssh says when it does not get through, and what it means."""
+    """A message of a failing ssh, and what it means."""
 
     words: str
-    """What stands in its output."""
+    """A part of its output."""
     says: str
     hint: str
 
@@ -74,10 +74,10 @@ REFUSALS = (
     Refusal("No route to host", "there is no way to it", "is it up, and is this machine in its network?"),
     Refusal("timed out", "it does not answer", "is it up, and does a firewall let ssh through?"),
 )
-"""The first that fits is told."""
+"""The first match is reported."""
 
 
 def explain(code: int | None, said: str) -> Explained | None:
-    """What stands behind the words of an ssh that failed; with another status than 255 it was the command there."""
+    """Return the meaning of a failed ssh's output; an exit code other than 255 is that of the remote command."""
     known = (row for row in REFUSALS if row.words in said) if code == 255 else ()
     return next((Explained(row.says, row.hint) for row in known), None)

@@ -1,4 +1,4 @@
-"""In a job of a scheduler, by a step: how a job that runs is reached from outside it, and how a doctor comes in."""
+"""Job steps of a scheduler: how a running job is reached from outside, and how `muster doctor` gets onto its nodes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from muster.transports.target import Target
 
 
 def start(target: Target) -> tuple[str, ...]:
-    """A step of one task on that node, beside the ones that run, with the GPUs of that host; its stdin is ours."""
+    """Return the command of a one-task step on that node, beside running ones, with the host's GPUs and our stdin."""
     argv = agent_argv(target.python, text(target))
     return tuple(get_scheduler(target.scheduler).step((target.host,), argv, target.allocation, target.gpus, True))
 
 
 def text(target: Target) -> bytes:
-    """The person's shell lines, where there are any: no command line holds them."""
+    """Return the user's setup lines, if any, as stdin: they must not be visible on a command line."""
     return agent_script(target.python, target.setup, target.keep_python) if target.setup else b""

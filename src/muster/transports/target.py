@@ -1,4 +1,4 @@
-"""A machine on which something of muster is to be started, and all that a place needs to know for that."""
+"""A host on which muster starts something, with everything a transport needs to know."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from muster.core.model import Host, Job
 
 
 class Explained(NamedTuple):
-    """Why a machine was not reached."""
+    """Why a host could not be reached."""
 
     says: str
     hint: str
 
 
 class Target(NamedTuple):
-    """One machine, and how it is reached."""
+    """A host, and how to reach it."""
 
     place: str
-    """A key of `TRANSPORTS`."""
+    """The transport: a key of `TRANSPORTS`."""
     host: str
     user: str = ""
-    """Login user; empty for what ssh is configured to."""
+    """Login user; empty for the one in the ssh configuration."""
     python: str = "python3"
-    """The interpreter that runs there."""
+    """The interpreter to run there."""
     keep_python: bool = True
-    """It was chosen by name, and is not replaced by one that `setup` finds first."""
+    """True if the user chose the interpreter; otherwise one that `setup` puts first in PATH replaces it."""
     setup: tuple[str, ...] = ()
-    """Shell lines that are run there before it."""
+    """Shell lines to run there first."""
     ssh: tuple[str, ...] = ("ssh",)
-    """The command that reaches hosts, and its options."""
+    """The ssh command with its options."""
     scheduler: str = ""
-    """A key of `SCHEDULERS`, where it is a node of a job."""
+    """A key of `SCHEDULERS`, if the host is a node of a job."""
     allocation: str = ""
-    """The number of that job."""
+    """The id of that job."""
     gpus: int = 0
-    """GPUs that a step on that node gets."""
+    """Number of GPUs that a step on that node gets."""
     cwd: str = "/"
-    """The directory here in which the command that reaches it is started."""
+    """The local directory in which the command that reaches the host is started."""
 
 
 def target_of(job: Job, host: Host) -> Target:
-    """A host of a job, for its agent."""
+    """Return the target for the agent of one of a job's hosts."""
     return Target(
         place=job.place,
         host=host.name,

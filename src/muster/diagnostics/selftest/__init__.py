@@ -1,1 +1,1 @@
-"""What the ranks of `muster check` told: judged, in words, and as a page. Pure."""
+"""The results of `muster check`: evaluated, as text, and as a page. Pure."""

@@ -1,4 +1,4 @@
-"""The result of a check as one page of HTML: no script, nothing from elsewhere, light and dark."""
+"""The result of `muster check` as a self-contained HTML page, without scripts, in light and dark."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ _COLOURS = {
 }
 
 _MOST_RANKS = 64
-"""Rows of the picture of the data."""
+"""Maximum number of rows in the picture of the data."""
 
 
 def page(told: Reported, verdicts: Sequence[Verdict], title: str, command: str) -> str:
-    """The whole page; `title` names the run, `command` is what was typed."""
+    """Return the page; `title` names the run, `command` is the command line."""
     sound = all(verdict.passed for verdict in verdicts)
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
@@ -96,7 +96,7 @@ def _sums(told: Mapping[str, Any]) -> str:
     )
 
 
-# ---- which rank sees which sample -----------------------------------------------------------------------------------
+# ---- samples by rank -------------------------------------------------------------------------------------------------
 
 
 def _data(told: Mapping[str, Any]) -> str:
@@ -117,7 +117,7 @@ def _data(told: Mapping[str, Any]) -> str:
 
 
 def _grid(by_rank: Sequence[Sequence[int]], samples: int) -> str:
-    """A row for each rank, a column for each sample, a mark where the one sees the other."""
+    """Return a grid with a row per rank and a column per sample, marked where the rank sees the sample."""
     rows = by_rank[:_MOST_RANKS]
     wide, left, top = 900, 64, 20
     across = (wide - left) / samples
@@ -164,7 +164,7 @@ def _convergence(told: Mapping[str, Any]) -> str:
 
 
 def _curves(ways: Sequence[Mapping[str, Any]]) -> str:
-    """All losses in one plot. What grows beyond all others (a mistake may) leaves it at the top."""
+    """Return a plot of all losses. A curve that exceeds the scale, as a mistake's may, is clipped at the top."""
     wide, high, left, right, top, bottom = 900, 340, 48, 170, 10, 28
     steps = len(ways[0]["losses"])
     highest = max(loss for way in ways[:2] for loss in way["losses"] if loss is not None) * 1.25 or 1.0
@@ -183,7 +183,7 @@ def _curves(ways: Sequence[Mapping[str, Any]]) -> str:
         lines.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{how}"{dashes}/>')
         ends.append((points[-1][1], way["way"]))
     names, lowest = [], -math.inf
-    for y, name in sorted(ends):  # labels at the ends of the lines, none over another
+    for y, name in sorted(ends):  # labels at the ends of the lines, without overlaps
         lowest = max(y, lowest + 15)
         place = f'x="{wide - right + 8}" y="{lowest + 4:.1f}" style="fill:var(--{_COLOURS[name]})"'
         names.append(f"<text {place}>{escape(name)}</text>")

@@ -1,4 +1,4 @@
-"""The result of a check in words, for a terminal."""
+"""The result of `muster check` as text for a terminal."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from muster.diagnostics.selftest.verdicts import SECTIONS, Reported, Verdict
 from muster.ui.formatting import table
 
 _MOST = 64
-"""Ranks that stand in the table; more stand in the page."""
+"""Maximum number of ranks in the table; the page shows more."""
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def section_in_words(section: str, told: Reported, verdicts: Sequence[Verdict]) -> str:
-    """One section: its table, and its statements."""
+    """Return one section: its table and its checks."""
     lines = [f"{list(SECTIONS).index(section)} {SECTIONS[section]}"]
     if section in told:
         lines += _TABLES[section](told[section])
@@ -29,7 +29,7 @@ def section_in_words(section: str, told: Reported, verdicts: Sequence[Verdict]) 
 
 
 def end_in_words(verdicts: Sequence[Verdict]) -> str:
-    """The last line."""
+    """Return the last line."""
     wrong = sum(not verdict.passed for verdict in verdicts)
     verdict = plural(wrong, "does not hold", "do not hold") if wrong else "all hold"
     return f"{plural(len(verdicts), 'statement')}: {verdict}"
@@ -47,7 +47,7 @@ HEADS = ("rank", "host", "local", "device", "cores", "NUMA", "threads", "pid", "
 
 
 def rank_row(rank: Mapping[str, Any]) -> tuple[str, ...]:
-    """What stands in the table for one rank, under `HEADS`."""
+    """Return the table row of one rank, under `HEADS`."""
     gpu = rank["gpu"]
     device = "cpu" if gpu is None else " ".join(filter(None, (gpu["name"], gpu["uuid"], gpu["bus"])))
     versions = [f"Python {rank['python']}", f"torch {rank['torch']}"]
@@ -67,7 +67,7 @@ SPEED_HEADS = ("all-reduce of", "time", "algorithm", "bus")
 
 
 def speed_row(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """What stands in the table for one size, under `SPEED_HEADS`."""
+    """Return the table row of one size, under `SPEED_HEADS`."""
     size = entry["bytes"]
     unit = f"{size >> 20} MiB" if size >= 1 << 20 else f"{size >> 10} KiB"
     rates = (f"{entry['algorithm_gb_s']:.3g} GB/s", f"{entry['bus_gb_s']:.3g} GB/s")
@@ -79,7 +79,7 @@ def _sums(told: Mapping[str, Any]) -> list[str]:
 
 
 def holders(by_rank: Sequence[Sequence[int]], samples: int) -> list[list[int]]:
-    """For each sample the ranks that saw it, as often as they did."""
+    """Return for each sample the ranks that saw it, with repetitions."""
     found: list[list[int]] = [[] for _ in range(samples)]
     for rank, share in enumerate(by_rank):
         for sample in share:
@@ -88,7 +88,7 @@ def holders(by_rank: Sequence[Sequence[int]], samples: int) -> list[list[int]]:
 
 
 def _data(told: Mapping[str, Any]) -> list[str]:
-    """For each epoch a row with the rank of each sample."""
+    """Return a row for each epoch with the rank of each sample."""
     looks = [look for look in told["epochs"] if look["what"] == "epoch"]
     if len(looks[0]["by_rank"]) > len(_DIGITS):
         return []

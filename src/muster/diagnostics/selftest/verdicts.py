@@ -1,4 +1,4 @@
-"""What follows from what ranks told (`payloads/selftest.py`): each statement one function, and whether it holds."""
+"""Evaluation of the ranks' self-test reports (`payloads/selftest.py`): each check is one function."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from muster.core.layout import fold
 from muster.core.plurals import plural
 
 Reported = Mapping[str, Mapping[str, Any]]
-"""What rank 0 printed, by section."""
+"""The output of rank 0, by section."""
 
 BOUND = 1e-10
-"""How far float64 parameters may be off after some dozen steps, for the order in which ranks are summed."""
+"""Allowed deviation of float64 parameters after some dozen steps, caused by the summation order of the ranks."""
 
 SECTIONS = {
     "who": "who is where",
@@ -25,7 +25,7 @@ SECTIONS = {
 
 
 class Verdict(NamedTuple):
-    """A statement, and whether it holds."""
+    """A check and whether it passed."""
 
     section: str
     name: str
@@ -34,7 +34,7 @@ class Verdict(NamedTuple):
     remedy: str = ""
 
     def as_json(self) -> dict[str, str | bool]:
-        """For `muster check --json`, whose keys stay as they are: scripts read them."""
+        """Return the verdict for `muster check --json`. The keys are stable, since scripts read them."""
         return {
             "section": self.section,
             "name": self.name,
@@ -45,7 +45,7 @@ class Verdict(NamedTuple):
 
 
 def evaluate(told: Reported, asked: int) -> list[Verdict]:
-    """All statements. `asked` is the number of ranks that were to be; what was not told does not hold."""
+    """Evaluate all checks. `asked` is the requested number of ranks; a missing section is a failed check."""
     found = []
     for section, statements in _STATEMENTS.items():
         if section not in told:
@@ -55,7 +55,7 @@ def evaluate(told: Reported, asked: int) -> list[Verdict]:
     return found
 
 
-# ---- who is where ---------------------------------------------------------------------------------------------------
+# ---- placement ------------------------------------------------------------------------------------------------------
 
 
 def _who(told: Mapping[str, Any], asked: int) -> Iterator[Verdict]:
@@ -83,7 +83,7 @@ def _who(told: Mapping[str, Any], asked: int) -> Iterator[Verdict]:
 
 
 def _gpus(ranks: Sequence[Mapping[str, Any]]) -> Verdict:
-    """Each rank has one of its own, wherever it counts from."""
+    """Check that each rank has a GPU of its own, however it is numbered."""
     without = [rank["rank"] for rank in ranks if not rank["gpu"]]
     on = by_value((rank["rank"], (rank["host"], _named(rank["gpu"]))) for rank in ranks if rank["gpu"])
     shared = [f"ranks {fold(held)} are on one GPU of {host} ({name})" for (host, name), held in on.items() if held[1:]]
@@ -97,7 +97,7 @@ def _named(gpu: Mapping[str, Any]) -> str:
 
 
 def _cores(ranks: Sequence[Mapping[str, Any]]) -> Verdict:
-    """No core carries several ranks that may run nowhere else."""
+    """Check that no core is the only one for several ranks."""
     only = by_value(
         (rank["rank"], (rank["host"], rank["cpus"][0]))
         for rank in ranks
@@ -111,7 +111,7 @@ def _cores(ranks: Sequence[Mapping[str, Any]]) -> Verdict:
     return Verdict("", "ranks do not share a single core", not crowded, found, do)
 
 
-# ---- sums -----------------------------------------------------------------------------------------------------------
+# ---- collectives ----------------------------------------------------------------------------------------------------
 
 
 def _sums(told: Mapping[str, Any], asked: int) -> Iterator[Verdict]:
@@ -148,7 +148,7 @@ def _data(told: Mapping[str, Any], asked: int) -> Iterator[Verdict]:
 
 
 def _misses(by_rank: Sequence[Sequence[int]], samples: int, padding: int) -> str:
-    """Which samples nobody has seen, and how many more were seen again than fill up the shares; empty if none."""
+    """Return which samples no rank sees, and how many repetitions exceed the padding; empty if none."""
     seen = Counter(sample for share in by_rank for sample in share)
     missing = [sample for sample in range(samples) if not seen[sample]]
     again = sum(seen.values()) - len(seen)
