@@ -1,4 +1,4 @@
-"""Write docs/reference/ out of the tables of the code, as `make docs` does. A test says when it is out of date."""
+"""Generate docs/reference/ from the tables in the code, as `make docs` does. A test fails if it is out of date."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FOLDER = ROOT / "docs" / "reference"
 
 
 def said(*words: str) -> str:
-    """What muster prints when these are typed."""
+    """The output of muster for these arguments."""
     from muster.cli import call
 
     out = io.StringIO()
@@ -26,28 +26,28 @@ def said(*words: str) -> str:
 
 
 def cell(text: str) -> str:
-    """A text that may stand in a table."""
+    """A text escaped for a table cell."""
     return text.replace("|", "\\|")
 
 
 def table(*rows: tuple[str, ...]) -> str:
-    """A table of Markdown; the first row is its head."""
+    """A Markdown table; the first row is its header."""
     head, *body = rows
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ("---",) * len(head), *body))
 
 
 def code(text: str) -> str:
-    """A name, as code; nothing for nothing."""
+    """A name formatted as code; an empty string stays empty."""
     return f"`{text}`" if text else ""
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names, as code, in a sentence."""
+    """Names formatted as code, separated by commas."""
     return ", ".join(map(code, names))
 
 
 def commands() -> str:
-    """The help of each command."""
+    """The page with the help text of each command."""
     from muster.cli.commands import COMMANDS, LAB
 
     pieces = ["# Commands", "", "```text", said("--help"), "```"]
@@ -183,7 +183,7 @@ With `--slurm`, ranks also get the variables that `srun` sets if it starts one t
 ## Variables forwarded to other hosts
 
 {listed([f"{prefix}…" for prefix in PREFIXES])}; and {listed(NAMES)}. Never {listed(LOCAL_ONLY)}, which
-describe this machine. Add others with `--env`; see [several machines](../hosts.md).
+describe this machine. Add others with `--env`; see [several machines](../hosts.md#environment-variables).
 
 ## Detecting the rank under any launcher
 
@@ -193,7 +193,7 @@ describe this machine. Add others with `--env`; see [several machines](../hosts.
 
 
 def launchers() -> str:
-    """Launchers, and the places at which they work, with the times of the last matrix."""
+    """The page of the launchers and where each works, with measured times."""
     from muster.launchers import LAUNCHERS
     from muster.schedulers import SCHEDULERS
     from muster.transports import TRANSPORTS
@@ -203,56 +203,56 @@ def launchers() -> str:
         if line.startswith("| `"):
             name, *times = (piece.strip() for piece in line.strip("|").split("|"))
             matrix[name.strip("`")] = times
-    rows = [("launcher", "what it does", "wants", *(f"at `{place}`" for place in ("local", "ssh", *SCHEDULERS)))]
-    assert set(TRANSPORTS) == {"local", "ssh", "step"}, "a new transport wants a column of the matrix"
+    rows = [("launcher", "description", "requires", *(f"with `{place}`" for place in ("local", "ssh", *SCHEDULERS)))]
+    assert set(TRANSPORTS) == {"local", "ssh", "step"}, "a new transport needs a column in the table of measured times"
     for name, launcher in LAUNCHERS.items():
         wants = launcher.package or launcher.program
         rows.append((code(name), launcher.says, code(wants), *matrix.get(name, ("?", "?", "?"))))
-    return f"""# Launchers and places
+    return f"""# Launchers and transports
 
-The times are those of [the last matrix](../matrix.md): two ranks on each of two nodes of the lab, from the command to
-its end.
+The times are those of [the last measurement](../matrix.md): two ranks on each of two nodes of the lab, from the command
+until it exits. *Refused* means that the launcher does not work there.
 
 {table(*rows)}
 
-[What each launcher is for](../launchers.md); [adding one of your own](../adding-a-launcher.md)."""
+See [launchers](../launchers.md) for what each one is for, and [adding a launcher](../adding-a-launcher.md)."""
 
 
 def checks() -> str:
-    """What the doctor looks at."""
+    """The page of the checks of the doctor."""
     found = import_module("muster.diagnostics.checks").CHECKS
-    rows = [("check", "before each run too")]
+    rows = [("check", "also before each run")]
     rows += [(check.name, "yes" if check.cheap else "") for check in found]
     return f"""# Checks of the doctor
 
-`muster doctor` looks at these on all machines; [the doctor](../doctor.md) says what is tried. Those that cost nothing
-are looked at before each run, too, and what would end it is told.
+`muster doctor` runs these checks on all hosts; [the doctor](../doctor.md) describes what each one tests. The cheap ones
+also run before each `muster run`, which warns about what would make the run fail.
 
 {table(*rows)}"""
 
 
 def protocol() -> str:
-    """The messages between the processes of a run."""
+    """The page of the messages between the processes of a run."""
     from muster.protocol.frames import OLDEST, VERSION
     from muster.protocol.messages import CLIENT_LEG, FORMER, LEGS, MESSAGES
 
     pieces = [
         f"""# Protocol
 
-What the processes of a run say to each other, version {VERSION}. A message is one frame: the length of a JSON object
-and that of the bytes beside it (4 bytes each, big-endian), the object, the bytes. The object has a `kind` and the
-fields below.
+The messages that the processes of a run send each other, protocol version {VERSION}. A message is one frame: the length
+of a JSON object and the length of the payload (4 bytes each, big-endian), the object, the payload. The object has a
+`kind` and the fields below.
 
-- A message of an unknown kind is skipped, and noted once: by an agent in agent.log, by a controller in events.jsonl.
-- A message whose fields are not those below closes its connection; fields beside them are ignored.
-- A command first learns which version the controller of a run speaks, since that runs from the files of the run
-  and stays what it was when muster is upgraded. Commands speak to versions {OLDEST} to {VERSION}; where a controller
-  lacks what they need, they say so. To a version that knows a kind under another name they use that name.
+- A message of an unknown kind is skipped and noted once: by an agent in agent.log, by a controller in events.jsonl.
+- A message whose fields do not match those below closes its connection; additional fields are ignored.
+- A command first asks for the version of the controller of a run, because the controller runs from the files of the run
+  and does not change when muster is upgraded. Commands support versions {OLDEST} to {VERSION}; if a controller lacks
+  what they need, they report it. If a version knows a kind under another name, they use that name.
 
-`MUSTER_TRACE=1` prints the conversation, a line for each message: to stderr if that is a terminal, otherwise to
-`trace.log` in the run directory (the agent of a node: in the directory of the node). Set it where the run is started; a
-command such as `muster attach` that has it prints its own part. Secrets, arguments and the values of environment
-variables are not printed: `{{2}}` stands for an object of two entries, `[2]` for a list, `…` for what may be secret.
+`MUSTER_TRACE=1` prints one line for each message: to stderr if that is a terminal, otherwise to `trace.log` in the run
+directory (the agent of a node: in the directory of the node). Set it where you start the run; a command such as
+`muster attach` that has it prints its own messages. Secrets, arguments and the values of environment variables are not
+printed: `{{2}}` is an object with two entries, `[2]` a list, `…` something that may be secret.
 
 ```text
 07:31:02.123 controller > agent n1: start_ranks attempt=0 late={{3}}
@@ -262,7 +262,7 @@ variables are not printed: `{{2}}` stands for an object of two entries, `[2]` fo
     for leg, says in LEGS.items():
         pieces.append(f"## {leg[0].upper()}{leg[1:]}\n\n{says}")
         for ends in dict.fromkeys((item.sender, item.receiver) for item in MESSAGES if item.leg == leg):
-            rows = [("kind", "fields", "what it is for")]
+            rows = [("kind", "fields", "purpose")]
             for message in MESSAGES:
                 if (message.leg, message.sender, message.receiver) == (leg, *ends):
                     fields = [
@@ -276,26 +276,26 @@ variables are not printed: `{{2}}` stands for an object of two entries, `[2]` fo
                     since += "." if since else ""
                     rows.append((code(message.kind), "<br>".join(fields), message.says + since))
             pieces.append(f"### From {ends[0]} to {ends[1]}\n\n{table(*rows)}")
-    return "\n\n".join([*pieces, "A field with `?` may be left out."])
+    return "\n\n".join([*pieces, "A field with `?` is optional."])
 
 
 def pages() -> dict[str, str]:
-    """All pages, by the names of their files."""
+    """All pages, by file name without `.md`."""
     found = {"commands": commands(), "options": options(), "variables": variables(), "launchers": launchers()}
     if find_spec("muster.diagnostics.checks"):
         found["checks"] = checks()
     found["protocol"] = protocol()
     titles = {name: re.match("# (.*)", text) for name, text in found.items()}
     links = [f"- [{title[1]}]({name}.md)" for name, title in titles.items() if title]
-    more = ["- [Exit statuses](../exit-status.md)", "- [The last matrix](../matrix.md)"]
+    more = ["- [Exit codes](../exit-status.md)", "- [Measured times of launchers](../matrix.md)"]
     found["index"] = "\n".join(
-        ["# Reference", "", "Written by `tools/reference.py` out of the code.", "", *links, *more]
+        ["# Reference", "", "Generated from the code by `tools/reference.py`.", "", *links, *more]
     )
     return {f"{name}.md": f"{text}\n" for name, text in found.items()}
 
 
 def main() -> None:
-    """Write them, and delete what is none of them any more."""
+    """Write all pages, and delete pages that are no longer generated."""
     FOLDER.mkdir(exist_ok=True)
     made = pages()
     for path in FOLDER.glob("*.md"):

@@ -73,5 +73,5 @@ def test_a_guide_is_short_and_begins_with_a_table(guide: str):
     assert kinds <= {"console", "text", "python"}
 
 
-NO_TODAY = ("adding-a-place",)
+NO_TODAY = ("adding-a-transport",)
 """Guides for those who work on muster: there is nothing that they type today."""

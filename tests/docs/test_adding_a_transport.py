@@ -1,4 +1,4 @@
-"""A place that is added by docs/guides/adding-a-place.md, word for word, works."""
+"""A transport added by following docs/guides/adding-a-transport.md works."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def replaced(path: Path, pattern: str, text: str) -> None:
 
 def test_the_page_is_right(tmp_path: Path, env: dict[str, str]) -> None:
     if os.geteuid() != 0:
-        pytest.skip("mounting wants root")
-    page = (ROOT / "docs" / "guides" / "adding-a-place.md").read_text()
+        pytest.skip("mounting requires root")
+    page = (ROOT / "docs" / "guides" / "adding-a-transport.md").read_text()
     text, row, option, place, transports = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     copy = tmp_path / "src" / "muster"
     shutil.copytree(ROOT / "src" / "muster", copy, ignore=shutil.ignore_patterns("__pycache__"))
