@@ -1,43 +1,93 @@
-"""Run what the shell blocks of README.md show, for real, and write down what was said: `python tools/session.py`.
+"""Run what the shell blocks of pages show, for real, and write down what they print: `python tools/session.py [PAGE…]`.
 
-The tests only compare. This is for when what muster says has changed: look at the difference, and commit it.
+Without a page: README.md with its recordings (tests/docs/recordings.py). Output that still fits is left as it is. The
+tests only compare. This is for when what muster prints has changed: look at the difference, and commit it. Pages whose
+commands run on hosts of the lab need root.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "tests" / "docs"), str(ROOT / "src")]
 
-
-def main() -> None:
-    """Rewrite the blocks that run on this machine."""
-    from blocks import DESK, Typed, blocks, make_file, shell, told
+if TYPE_CHECKING:
+    from blocks import Block
     from pages import Places
 
-    def no_lab() -> object:
-        raise SystemExit("a session of the README runs on this machine")
+_BLOCK = re.compile(r"^( *)```console\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 
-    def shown(typed: Typed, said: str) -> str:
-        return f"$ {typed.words}\n{said}"
 
-    page = ROOT / "README.md"
-    text = page.read_text()
-    with tempfile.TemporaryDirectory() as folder:
-        places = Places(Path(folder) / "ann", no_lab)
-        done = []
-        for block in blocks(text):
-            for typed in block.commands:
-                make_file(typed, places.folder)
-            answers = told(places.run(DESK, shell(block.commands)))
-            pieces = [shown(typed, said) for typed, (said, _) in zip(block.commands, answers)]
-            done.append("```console\n" + "".join(pieces) + "```")
-    new = re.sub(r"^```console\n.*?^```$", lambda _: done.pop(0), text, flags=re.MULTILINE | re.DOTALL)
-    page.write_text(new)
+def renewed(text: str, places: Places) -> str:
+    """The text of a page with the output that its commands have now."""
+    from blocks import blocks
+
+    found = iter(blocks(text))
+
+    def block(fence: re.Match[str]) -> str:
+        made = next(found)
+        if made.skipped:
+            return fence[0]
+        shown = [line[len(fence[1]) :] for line in fence[2].splitlines()]
+        lines = "".join(f"{fence[1]}{line}\n" if line else "\n" for line in _lines(shown, made, places))
+        return f"{fence[1]}```console\n{lines}{fence[1]}```"
+
+    return _BLOCK.sub(block, text)
+
+
+def _lines(shown: list[str], block: Block, places: Places) -> list[str]:
+    """The lines of a block, with new output where that of the page does not fit any more."""
+    from blocks import fits, make_file, shell, told
+    from pages import stretches
+
+    for typed in block.commands:
+        make_file(typed, places.folder)
+    lines: list[str] = []
+    at = 0
+    for where, commands in stretches(block):
+        answers = told(places.run(where, shell(commands)))
+        for typed, (said, _) in zip(commands, answers):
+            until = at + 1 + typed.words.count("\n")
+            lines += shown[at:until]
+            lines += typed.says if fits(typed.says, said) else said.splitlines()
+            at = until + len(typed.says)
+    return lines
+
+
+def main() -> None:
+    """Renew the pages that are named."""
+    from pages import Places
+    from recordings import draw, session, shown
+
+    from muster.lab import Lab
+
+    for page in [Path(name).resolve() for name in sys.argv[1:]] or [ROOT / "README.md"]:
+        top = Path(tempfile.mkdtemp(prefix="muster-session-", dir="/var/lib"))
+        top.chmod(0o755)
+        lab = Lab()
+
+        def get_lab(lab: Lab = lab) -> Lab:
+            lab.up(owned=True)
+            return lab
+
+        places = Places(top / "ann", get_lab)
+        places.env["MUSTER_LAB_DIR"] = str(top / "lab")
+        try:
+            for recording in shown(page):
+                title, lines = session(recording.read_text()) or ("", "")
+                new = renewed(f"```console\n{lines}```", places)
+                recording.write_text(draw(title, new.partition("\n")[2].rpartition("```")[0]))
+            page.write_text(renewed(page.read_text(), places))
+        finally:
+            places.clear()
+            lab.down()
+            shutil.rmtree(top, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,30 @@
-"""The guides: each command in them is run, in order, and has to say what the page shows. See blocks.py."""
+"""The pages: each command in them is run, in order, and has to print what the page shows (blocks.py, recordings.py)."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 
 import pytest
 from blocks import MARK, blocks, make_file, shell, wrong
 from pages import ROOT, Places, stretches
+from recordings import COLUMNS, draw, expanded, session, shown
 
 DOCS = ROOT / "docs"
 GUIDES = sorted(path.stem for path in (DOCS / "guides").glob("*.md"))
-PAGES = [ROOT / "README.md", *(DOCS / "guides" / f"{name}.md" for name in GUIDES)]
+TASKS = ("install", "first-run", "recover", "uv")
+"""Pages beside the guides whose commands are run."""
+PAGES = [
+    *(ROOT / name for name in ("README.md", "SKILL.md")),
+    *(DOCS / f"{name}.md" for name in TASKS),
+    *(DOCS / "guides" / f"{name}.md" for name in GUIDES),
+]
+RECORDINGS = shown(ROOT / "README.md")
 SLOW = ("from-ray",)
 
 MOST_SKIPPED = 6
@@ -40,7 +50,7 @@ def places(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Places]:
     [pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if page.stem in SLOW else []) for page in PAGES],
 )
 def test_what_a_page_shows_is_so(page: Path, places: Places):
-    found = blocks(page.read_text())
+    found = blocks(expanded(page))
     for block in found:
         for typed in block.commands:
             make_file(typed, places.folder)
@@ -50,13 +60,20 @@ def test_what_a_page_shows_is_so(page: Path, places: Places):
     assert any(block.commands for block in found), "a page without a command that is run"
 
 
+@pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.stem)
+def test_a_recording_is_drawn_from_its_session_and_fits_a_phone(recording: Path):
+    svg = recording.read_text()
+    found = session(svg)
+    assert found is not None
+    assert draw(*found) == svg, "python tools/session.py, and commit it"
+    rows: dict[str, int] = {}
+    for left, row, text in re.findall(r'<text x="([\d.]+)" y="(\d+)"[^>]*>([^<]*)<', svg):
+        rows[row] = round((float(left) - 16) / 8.4) + len(unescape(text))
+    assert rows and max(rows.values()) <= COLUMNS
+
+
 def test_few_blocks_are_not_run():
-    skipped = [
-        (guide, block.line)
-        for guide in GUIDES
-        for block in blocks((DOCS / "guides" / f"{guide}.md").read_text())
-        if block.skipped
-    ]
+    skipped = [(page.stem, block.line) for page in PAGES for block in blocks(page.read_text()) if block.skipped]
     assert len(skipped) <= MOST_SKIPPED, skipped
 
 
