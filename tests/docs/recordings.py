@@ -16,7 +16,8 @@ COLUMNS = 60
 _WIDTH, _HEIGHT, _MARGIN = 8.4, 20, 16
 """Of a character and of a line, and around the text; in pixels at a font size of 14."""
 _STYLE = """
-    text { font: 14px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; fill: #d6dbe5; }
+    text { font: 14px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
+    text { fill: #d6dbe5; white-space: pre; }
     .prompt { fill: #7d8799; }
     .command { fill: #ffffff; font-weight: 600; }
     .rank { fill: #7aa2f7; }
@@ -66,7 +67,7 @@ def draw(title: str, lines: str) -> str:
     width, height = COLUMNS * _WIDTH + 2 * _MARGIN, row * _HEIGHT + 2 * _MARGIN - 4
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}"'
-        ' role="img" xml:space="preserve">\n'
+        ' role="img">\n'
         f"  <title>{escape(title, quote=False)}</title>\n"
         f"  <desc>\n{escape(lines, quote=False)}</desc>\n"
         f"  <style>{_STYLE}  </style>\n"

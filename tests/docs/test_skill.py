@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+
 SKILL = (Path(__file__).parents[2] / "SKILL.md").read_text()
 
 
