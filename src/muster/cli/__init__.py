@@ -1,4 +1,4 @@
-"""The command line: words in, exit status out. Each command is a function of its module, imported when it is called."""
+"""The command line: arguments in, exit code out. Each command is a function of its module, imported on use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from muster.linux.descriptors import open_standard_descriptors, outlive_readers
 
 
 def call(words: list[str], env: Mapping[str, str], began: float) -> int:
-    """Do what a command line says; give the exit status. Raises `MusterError`."""
+    """Run a command line and return the exit code. Raises `MusterError`."""
     if words[:1] == ["help"] and len(words) > 1:
         words = [*words[1:], "--help"]  # `muster help run`
     if not words or words[0] in ("-h", "--help", "help"):
@@ -57,14 +57,14 @@ def _meant(words: Sequence[str]) -> str | None:
 
 
 def show_any_text() -> None:
-    """Have stdout and stderr take any text: one that is ASCII or Latin-1 gets `\\u2026` for what it does not have."""
+    """Let stdout and stderr accept any text: ASCII or Latin-1 streams get `\\u2026` for what they lack."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def main(words: list[str] | None = None) -> NoReturn:
-    """The program `muster`."""
+    """Run the program `muster`."""
     began = time.monotonic()
     open_standard_descriptors()
     show_any_text()

@@ -19,11 +19,11 @@ from muster.linux.eventloop import EventLoop
 from muster.rundir.run import Run
 
 _TAIL = 4096
-"""Bytes of each log that `attach` begins with."""
+"""Bytes of each log that `attach` starts with."""
 
 
 def attach(words: list[str], env: Mapping[str, str], began: float) -> int:
-    """AttachedClient a run that goes on without a terminal; several may do so at once."""
+    """Watch a detached run; several terminals may do so at once."""
     asked = parse_command(AttachOptions, "attach", words, env)
     if asked is None:
         return 0
@@ -60,12 +60,12 @@ def attach(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 
 def _up_to_date(run: Run) -> Run | None:
-    """The run with all its files here; None where they are out of reach."""
+    """Return the run with all its files updated here; None if its host is unreachable."""
     return run if sync_files(run) else None
 
 
 def told(run: Run, outcome: RunResult | None, watch: AttachedClient) -> int:
-    """The exit status, and a word where the outcome is not known here."""
+    """Return the exit code, and print a message if the result is not known here."""
     if outcome is not None:
         return outcome.code
     if watch.left:

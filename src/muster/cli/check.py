@@ -1,4 +1,4 @@
-"""`muster check`: prove that distributed training is right here, by the same places and launchers as `muster run`."""
+"""`muster check`: verify that distributed training works here, with the same hosts and launchers as `muster run`."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _REFUSED: Mapping[Option[object], str] = {
     RunOptions.snapshot: "it brings its own script",
     RunOptions.max_restarts: "a rank that fails is what it looks for",
 }
-"""Options of a run that say nothing here, and why."""
+"""Options of `run` that have no effect here, and why."""
 
 
 def check(words: list[str], env: Mapping[str, str], began: float) -> int:
-    """Run the check, and say what holds: 0 when all does, 1 when something does not, else the status of the run."""
+    """Run the self-test; return 0 if all checks pass, 1 if some fail, otherwise the exit code of the run."""
     parsed, options = read_line(words, env, CheckOptions, "check")
     if options.help:
         print_command("check", COMMANDS["check"], CHECK, env)
@@ -55,7 +55,7 @@ def check(words: list[str], env: Mapping[str, str], began: float) -> int:
             raise InvalidRequest(f"{option.long_name} has no meaning for `muster check`: {why}", "leave it out")
     check_target(options.html, "--html")
     options = options.without(*_REFUSED)
-    if not options.typed(CheckOptions.json):  # that of a run, which is about its events
+    if not options.typed(CheckOptions.json):  # otherwise it is the option of `run`, which prints events
         options = options.without(CheckOptions.json)
     arguments = [f"--backend={options.backend}"] if options.backend is not None else []
     parsed = parsed._replace(operands=[f"{BUNDLED}check.py", *arguments])
@@ -73,17 +73,17 @@ def check(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 
 class CheckView(TerminalView):
-    """Takes the lines of rank 0 that are results, and shows each section as it comes."""
+    """Takes the result lines of rank 0, and shows each section as it arrives."""
 
     def __init__(self, plan: Plan, run_id: str, env: Mapping[str, str], silent: bool):
         super().__init__(plan, run_id, env)
         self.told: dict[str, Mapping[str, Any]] = {}
         self.silent = silent
-        """Who wants JSON has no use for words on stdout."""
+        """True for JSON output, so that no text is printed on stdout."""
         self._rest = b""
 
     def output(self, rank: int, stream: str, data: bytes) -> None:
-        """Results, or what a library has to say."""
+        """Handle a result, or show the output of a library."""
         if rank != 0 or stream != "out":
             super().output(rank, "err", data)
             return
@@ -98,12 +98,12 @@ class CheckView(TerminalView):
                 self.put(1, (section_in_words(told["section"], self.told, self.verdicts()) + "\n").encode())
 
     def verdicts(self) -> list[Verdict]:
-        """What holds, so far."""
+        """Return the verdicts so far."""
         return evaluate(self.told, self.plan.world_size)
 
 
 def _section(line: bytes) -> dict[str, Any] | None:
-    """What a line says of a section; None when it is something else, or a library has written into the middle of it."""
+    """Return the results in a line; None if it is something else, or a library has written into it."""
     if not line.startswith(b'{"section": '):
         return None
     try:
@@ -120,7 +120,7 @@ def _conclude(
     words: Sequence[str],
     env: Mapping[str, str],
 ) -> int:
-    """Keep the result with the run, and say it."""
+    """Store the result in the run directory, and print it."""
     verdicts = view.verdicts()
     command = shlex.join(["muster", "check", *redact_argv(list(words))])
     folder = store_of(options, env).path(view.run_id)

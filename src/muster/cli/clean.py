@@ -1,4 +1,4 @@
-"""`muster clean`: end what runs have left behind, here or on other hosts."""
+"""`muster clean`: kill leftover processes of runs, on this machine or on other hosts."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from muster.ui.reason_text import leftover_in_words, process_in_words
 
 _WITHIN = 60.0
 _NO_ANSWER = 3
-"""The exit status where a host does not answer."""
+"""The exit code if a host does not answer."""
 
 
 def clean(words: list[str], env: Mapping[str, str], began: float) -> int:
-    """Find processes of your own runs that nobody looks after any more, and end them; 1 when some still live."""
+    """Kill processes of this user's runs that nobody supervises any more; return 1 if some are still alive."""
     asked = parse_command(CleanOptions, "clean", words, env)
     if asked is None:
         return 0
@@ -43,7 +43,7 @@ def clean(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 
 def _tell(link: ProcessConnection, dry: bool) -> int:
-    """Print what one host had, and give the status of that."""
+    """Print what one host reported, and return the exit code for it."""
     for fields, _ in frames(link, _WITHIN):
         if fields["kind"] != "cleaned":
             continue

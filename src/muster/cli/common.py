@@ -1,4 +1,4 @@
-"""What the commands about existing runs share."""
+"""Code shared by the commands for existing runs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def parse_command(
 
 
 def located(record: type[Record], typed: Mapping[str, Any], env: Mapping[str, str]) -> Record:
-    """The options of a command that takes nothing but `run_dir` from the environment and muster.toml."""
+    """Return the options of a command that reads only `run_dir` from the environment and muster.toml."""
     variables = from_environment([record.run_dir], env)
     configured = toml_files.run_dir(env) if "run_dir" not in {**typed, **variables} else None
     files = {} if configured is None else {"run_dir": configured}
@@ -56,29 +56,29 @@ _INSTEAD: Mapping[str, str] = {
     "ps": "`muster show RUN` tells of one run",
     "prune": "`muster rm RUN` deletes one run",
 }
-"""What does for one run what these commands do for many."""
+"""Hints to the commands that do the same for a single run."""
 
 
 def _instead_of_hosts(record: type[Options], operands: Sequence[str]) -> str | None:
-    """The hint for a command that takes hosts, but as an option."""
+    """Return a hint for a command that takes hosts only as an option."""
     takes_hosts = any(option.key == "hosts" for option in record.table)
     return f"hosts are named by `--hosts {','.join(operands)}`" if takes_hosts else None
 
 
 def store_of(options: RunDirOptions, env: Mapping[str, str], alone: bool = False) -> Store:
-    """Where runs are kept, and found; `alone`: only in the directory that was named."""
+    """Return the store where runs are kept and found; `alone`: only in the directory that was named."""
     return store_at(options.run_dir, env, alone)
 
 
 def end_in_words(run: Run, outcome: RunResult) -> str:
-    """How a run ended, for a person."""
+    """Return how a run ended, for users."""
     from muster.ui.text import outcome_in_words
 
     return outcome_in_words(outcome, run.operand, len(outcome.ends), run.hosts)
 
 
 def find_operand_run(store: Store, rest: list[str], name: str) -> Run:
-    """The one run that the operands name; the newest when there are none."""
+    """Return the one run that the operands name; the newest if there are none."""
     if len(rest) > 1:
         raise InvalidRequest(f"`muster {name}` takes one run, and was given {len(rest)}: {' '.join(rest)}", "name one")
     host, colon, which = (rest[0] if rest else "").rpartition(":")
@@ -90,25 +90,25 @@ def find_operand_run(store: Store, rest: list[str], name: str) -> Run:
 
 
 def named(store: Store, which: str) -> Run:
-    """The run that a word names; of several of one name the one that lives."""
+    """Return the run that an operand names; of several with the same name, the one that is running."""
     from muster.client.reconcile import lives
 
     return find_run(store, which, lives)
 
 
 def started_in_words(job: Mapping[str, Any]) -> str:
-    """When a run was started, `2026-11-27 11:32:45` in the zone of this terminal, or `?`."""
+    """Return when a run was started, such as `2026-11-27 11:32:45` in the local time zone, or `?`."""
     return _time_in("%Y-%m-%d %H:%M:%S", job)
 
 
 def started_for_programs(job: Mapping[str, Any]) -> str:
-    """The same, as ISO 8601 with the offset of this zone from UTC."""
+    """Return when a run was started, as ISO 8601 with the local UTC offset, or `?`."""
     text = _time_in("%Y-%m-%dT%H:%M:%S%z", job)
     return text[:-2] + ":" + text[-2:] if text != "?" else text
 
 
 def _time_in(form: str, job: Mapping[str, Any]) -> str:
-    began = job.get("time")  # none in a damaged file
+    began = job.get("time")  # None in a damaged file
     try:
         return time.strftime(form, time.localtime(began)) if began is not None else "?"
     except (ValueError, OverflowError, OSError):
@@ -116,7 +116,7 @@ def _time_in(form: str, job: Mapping[str, Any]) -> str:
 
 
 def living_in_words(store: Store) -> str:
-    """The runs that live, for who named one that is over; empty when there are none."""
+    """Return the unfinished runs, for a user who named a finished one; empty if there are none."""
     import time
 
     from muster.client.reconcile import has_not_ended

@@ -1,5 +1,8 @@
-"""`muster completion`: scripts for the shells, and what fits at a place of a command line. Shells ask back each time,
-so that launchers, options and runs are those of now; a script that was installed once stays right."""
+"""`muster completion`: shell scripts, and the words that complete a command line.
+
+The scripts call muster each time, so that they offer the current launchers, options and runs, and stay valid once
+installed.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,16 @@ from muster.errors import InvalidRequest
 from muster.rundir.finding import list_runs
 
 FILES = ":files"
-"""Stands for names of files, which the shell itself knows best."""
+"""Stands for file names, which the shell completes itself."""
 
 _NEWEST = 50
-"""So many runs are looked at."""
+"""Maximum number of runs offered."""
 
 _OF_RUNS = ("show", "logs", "attach", "wait", "kill", "stacks", "rm")
 """Commands whose operand is a run."""
 
 Fits = list[tuple[str, str]]
-"""Words that may stand there, each with what it means."""
+"""Possible words, each with its meaning."""
 
 _BASH = """# completion of muster for bash; in ~/.bashrc: eval "$(muster completion bash)"
 _muster() {
@@ -81,7 +84,7 @@ SHELLS: Mapping[str, str] = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
 
 def completion(words: list[str], env: Mapping[str, str], began: float) -> int:
-    """Print the script of a shell, or, for such a script, what fits."""
+    """Print the script of a shell, or the completions requested by such a script."""
     if words[:2] == ["words", "--"]:
         for word, says in fitting(words[2:], env):
             print(f"{word}\t{says}" if says else word)
@@ -100,9 +103,9 @@ def completion(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 
 def fitting(words: Sequence[str], env: Mapping[str, str]) -> Fits:
-    """What may stand in the place of the last of these words, which stand after `muster`, and begins as it does."""
+    """Return the completions of the last of these words, which follow `muster`."""
     *before, current = words or [""]
-    # bash makes three words of `--launcher=to`
+    # bash splits `--launcher=to` into three words
     if before and before[-1].startswith("--") and current == "=":
         current = ""
     elif len(before) > 1 and before[-1] == "=":
@@ -116,7 +119,7 @@ def fitting(words: Sequence[str], env: Mapping[str, str]) -> Fits:
 
 
 def _there(before: list[str], current: str, env: Mapping[str, str]) -> Fits:
-    """What may stand there; `before` begins with the command."""
+    """Return the words possible there; `before` starts with the command."""
     name, *typed = before
     if name == "lab" and not typed:
         return [(word, command.summary) for word, command in LAB_COMMANDS.items()]
@@ -128,7 +131,7 @@ def _there(before: list[str], current: str, env: Mapping[str, str]) -> Fits:
         if wants is not None:
             wants = None
         elif word == "--" or (name in ("run", "plan") and not word.startswith("-")):
-            return [(FILES, "")]  # the script's own arguments
+            return [(FILES, "")]  # arguments of the script
         else:
             option = by_name.get(word.replace("_", "-") if word.startswith("--") else word)
             wants = option if option is not None and option.metavar else None
@@ -141,7 +144,7 @@ def _there(before: list[str], current: str, env: Mapping[str, str]) -> Fits:
 
 
 def _values(option: Option[object]) -> Fits:
-    """What an option may be given, as far as that is known."""
+    """Return the known values of an option."""
     if option is RunOptions.launcher:
         from muster.launchers import LAUNCHERS
 
@@ -152,7 +155,7 @@ def _values(option: Option[object]) -> Fits:
 
 
 def _operands(name: str, before: Sequence[str], env: Mapping[str, str]) -> Fits:
-    """What a command may be given."""
+    """Return the possible operands of a command."""
     if name in ("run", "plan"):
         return [(FILES, "")]
     if name == "completion":

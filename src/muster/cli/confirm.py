@@ -1,4 +1,4 @@
-"""Questions before something that cannot be undone."""
+"""Confirmation of actions that cannot be undone."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from muster.errors import InvalidRequest
 
 
 def agreed(deed: str, hint: str) -> bool:
-    """Whether the person at the terminal says yes to `delete 3 runs`.
+    """Return whether the user at the terminal confirms an action such as `delete 3 runs`.
 
-    Raises `InvalidRequest` with this hint where there is no terminal: silence is no yes.
+    Raises `InvalidRequest` with this hint if there is no terminal.
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise InvalidRequest(f"to {deed} wants a yes, and there is no terminal to ask at", hint)

@@ -1,4 +1,4 @@
-"""How the commands that start or watch a run show it: words for a person on stderr, and views."""
+"""How the commands that start or watch a run show it: messages on stderr, and views."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def tell_progress(text: str, quiet: bool = False) -> None:
-    """Tell on stderr how far something is."""
+    """Print a progress message on stderr."""
     if not quiet:
         print(f"muster: {text}", file=sys.stderr, flush=True)
 
 
 def viewer_of(options: RunOptions | AttachOptions, env: Mapping[str, str]) -> Viewer:
-    """What shows a run as these options say; what it makes raises `InvalidRequest` for a `--prefix` that cannot be."""
+    """Return what creates the view for these options, which raises `InvalidRequest` for an invalid `--prefix`."""
     quiet = isinstance(options, RunOptions) and options.quiet
 
     def view(plan: Plan, run_id: str, operand: str) -> View:

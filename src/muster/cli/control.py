@@ -1,4 +1,4 @@
-"""`muster wait`, `kill`, `stacks`: reach a run that is running."""
+"""`muster wait`, `kill`, `stacks`: commands for running runs."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from muster.ui.formatting import seconds, table
 from muster.ui.reason_text import leftover_in_words, lost_in_words
 
 _SILENT = 1.0
-"""Seconds for which `kill` waits without a word."""
+"""Seconds for which `kill` waits silently."""
 _CANCELLED_WITHIN = 60.0
-"""Seconds in which a scheduler has to end a job."""
+"""Seconds for a scheduler to cancel a job."""
 
 
 def wait(words: list[str], env: Mapping[str, str], began: float) -> int:
-    """Wait for the end of a run; its exit status is ours, 124 when `--timeout` is over first, 125 if none is known."""
+    """Wait for the end of a run; return its exit code, 124 after `--timeout`, 125 if the result is unknown."""
     asked = parse_command(WaitOptions, "wait", words, env)
     if asked is None:
         return 0
@@ -63,7 +63,7 @@ def _told(found: RunStatus) -> str:
 
 
 def kill(words: list[str], env: Mapping[str, str], began: float) -> int:
-    """End runs, and see that they have ended."""
+    """Stop runs, and wait until they have ended."""
     asked = parse_command(KillOptions, "kill", words, env)
     if asked is None:
         return 0
@@ -81,12 +81,12 @@ def kill(words: list[str], env: Mapping[str, str], began: float) -> int:
     over = not any(map(has_not_ended, chosen.values()))
     status = _end_all(list(chosen.values()), by)
     if over and (living := living_in_words(store)):
-        print(living)  # it may be another one that was meant
+        print(living)  # perhaps another run was meant
     return status
 
 
 def _kill_all(store: Store, agreed_already: bool, by: str) -> int:
-    """End all runs of this user that live, if the person agrees; a host that does not answer is told."""
+    """Stop all running runs of this user after confirmation; report hosts that do not answer."""
     own = [run for run in all_runs(store) if not is_anothers(run)]
     found = dict(zip((run.id for run in own), statuses(own, ANSWERS_WITHIN)))
     living = [run for run in own if found[run.id].state.lives]
@@ -108,7 +108,7 @@ def _kill_all(store: Store, agreed_already: bool, by: str) -> int:
 
 
 def _end_all(chosen: Sequence[Run], by: str) -> int:
-    """End these runs, all at the same time; the status is that of the worst."""
+    """Stop these runs concurrently; return the worst exit code."""
     if len(chosen) == 1:
         return _end(chosen[0], by)
     statuses = dict.fromkeys((run.id for run in chosen), 1)
@@ -120,7 +120,7 @@ def _end_all(chosen: Sequence[Run], by: str) -> int:
             print(f"muster: {error}", file=sys.stderr)
             statuses[run.id] = error.exit_code
 
-    # no pool: after Ctrl-C nobody waits for these
+    # no pool: after Ctrl-C its threads would be joined
     ending = [threading.Thread(target=end, args=(run,), daemon=True) for run in chosen]
     for thread in ending:
         thread.start()
@@ -130,13 +130,13 @@ def _end_all(chosen: Sequence[Run], by: str) -> int:
 
 
 def _end(run: Run, by: str) -> int:
-    """End one run, and print how that went; 1 when something of it still lives. `by` says who asks for it."""
+    """Stop one run and print the result; return 1 if processes are still alive. `by` names who stops it."""
     with Client(run) as client:
         return _end_over(run, client, by)
 
 
 def _end_over(run: Run, client: Client, by: str) -> int:
-    """The same, over this connection."""
+    """Stop one run like `_end`, over this connection."""
     found = reconcile(run, client=client)
     follower = Follower(run, client)
     scheduled = run.scheduled if run.scheduled is not None and not run.scheduled.allocated else None
@@ -144,7 +144,7 @@ def _end_over(run: Run, client: Client, by: str) -> int:
         cancel(run)
         print(f"{run.id}: taken out of the queue")
         return 0
-    if found.state is RunState.RUNNING and scheduled and run.read(RECORD) is None:  # nobody there to ask yet
+    if found.state is RunState.RUNNING and scheduled and run.read(RECORD) is None:  # there is no controller yet
         found = _cancel(follower, scheduled)
         require_known(run, found)
         print(f"{run.id}: cancelled, {_told(found)}")
@@ -163,10 +163,10 @@ def _end_over(run: Run, client: Client, by: str) -> int:
         if not scheduled:
             raise
     if found.state is RunState.RUNNING and scheduled:
-        # its supervisor does not answer or does not end: its scheduler can end both
+        # the controller does not answer or does not exit: the scheduler can cancel the job
         found = _cancel(follower, scheduled)
     elif found.state is RunState.RUNNING and not run.job.get("served"):
-        # muster itself does not act on it: it is stopped (Ctrl-Z), or stuck
+        # muster itself does not react: it is stopped (Ctrl-Z), or hangs
         ask(run, "end")
         found = wait_for(follower, 10).status
     require_known(run, found)
@@ -183,15 +183,15 @@ def _end_over(run: Run, client: Client, by: str) -> int:
 
 
 def _cancel(follower: Follower, scheduled: Scheduled) -> RunStatus:
-    """Have its scheduler end the job of a run, and wait until it has."""
+    """Cancel a run's scheduler job, and wait until it has ended."""
     cancel(follower.run)
     return _wait(follower, f"asked {title(scheduled.name)} to cancel job {scheduled.job}", _CANCELLED_WITHIN)
 
 
 def _wait(follower: Follower, done: str, most: float, beyond: float = 0.0) -> RunStatus:
-    """Wait for the end of a run; after a second say what was `done`, and for how many seconds the end may take.
+    """Wait for the end of a run; after a second, print what was `done`, and how many seconds the end may take.
 
-    So many seconds `beyond` that the end is awaited all the same: signals, and a look at what is left, take time.
+    `most`: those seconds. `beyond`: additional seconds to wait, since signals and the cleanup take time.
     """
     waited = wait_for(follower, _SILENT)
     if waited.in_time or not may_still_run(follower.run, waited.status.state):
@@ -202,7 +202,7 @@ def _wait(follower: Follower, done: str, most: float, beyond: float = 0.0) -> Ru
 
 
 def stacks(words: list[str], env: Mapping[str, str], began: float) -> int:
-    """Print where in the Python code each rank is now. The ranks go on."""
+    """Print the Python stack of each rank, without stopping the ranks."""
     asked = parse_command(StacksOptions, "stacks", words, env)
     if asked is None:
         return 0

@@ -1,4 +1,4 @@
-"""`muster doctor`: look at all machines at once, before anything runs."""
+"""`muster doctor`: check all machines at once, before running anything."""
 
 from __future__ import annotations
 
@@ -38,14 +38,15 @@ from muster.schedulers.scheduler import NodeStatus
 from muster.transports.target import Target
 
 _PAIRS = 16
-"""Up to so many machines each is tried from each; of more, each from three others."""
+"""Up to this number of machines, all pairs are tried; with more, each tries three others."""
 
 _NAMES = 64
-"""So many names are looked up by each machine; a thousand machines would ask their servers a million times."""
+"""Maximum number of names that each machine looks up; a thousand machines would send their servers a million queries.
+"""
 
 
 def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
-    """Print what was found, why it matters and what to do; 1 when training would fail."""
+    """Print problems, their impact and remedies; return 1 if training would fail."""
     asked = parse_command(DoctorOptions, "doctor", words, env)
     if asked is None:
         return 0
@@ -86,7 +87,7 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
         env = get_scheduler(name).clean(env)
     patient, silent = _look(targets, env, store.root)
     if around is not None:
-        # the job sees only its share of a node's GPUs, which says nothing about how the scheduler is configured
+        # the job sees only its share of a node's GPUs, which says nothing about the scheduler's configuration
         patient = patient._replace(gres={})
     results = [("hosts answer", silent), *run_checks(patient)]
     bad = {finding.host for _, findings in results for finding in findings if finding.level == "error"}
@@ -101,7 +102,7 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 
 def _first(found: tuple[HostSpec, ...], options: DoctorOptions) -> tuple[HostSpec, ...]:
-    """The hosts that are meant. Raises `InvalidRequest` for options that say something about other places."""
+    """Return the hosts to check. Raises `InvalidRequest` for options of other schedulers, and too few hosts."""
     for option in options.all_given():
         if (name := of_scheduler(option)) and name != options.scheduled:
             what = f"{option.long_name} is for nodes of {title(name)}"
@@ -116,7 +117,7 @@ def _first(found: tuple[HostSpec, ...], options: DoctorOptions) -> tuple[HostSpe
 
 
 def _in_a_job(options: DoctorOptions, words: Sequence[str]) -> int:
-    """Have nodes for as long as this takes, and look at them."""
+    """Allocate nodes for the duration of the check, and run it on them."""
     name = options.scheduled
     if name not in SCHEDULERS:
         raise InvalidRequest(f"there is no scheduler `{name}`", f"known: {', '.join(SCHEDULERS)}")
@@ -135,7 +136,7 @@ def _in_a_job(options: DoctorOptions, words: Sequence[str]) -> int:
 
 
 def _look(targets: Sequence[Target], env: Mapping[str, str], root: Path) -> tuple[ClusterFacts, list[Finding]]:
-    """Ask all machines; gives what they told, and those that told nothing."""
+    """Check all machines; return the facts of those that answered, and findings for the others."""
     with EventLoop() as loop, captured_signals(loop) as signals:
         return _look_with(loop, signals, targets, env, root)
 
@@ -166,7 +167,7 @@ def _look_with(
         gathering.abort()
         shutil.rmtree(flag, ignore_errors=True)
     if len(targets) == 1:
-        told = {host: {**told, "names": {}} for host, told in told.items()}  # nobody looks for the others
+        told = {host: {**told, "names": {}} for host, told in told.items()}  # no other host looks for it
     view = _scheduler_view([target.host for target in targets])
     states = {node.name: (node.state, node.reason) for node in view.nodes}
     gres = {node.name: sum(node.gpus.values()) for node in view.nodes}
@@ -174,7 +175,7 @@ def _look_with(
 
 
 def _flag(root: Path) -> str:
-    """A folder by which other machines see whether they share this one; where none can be made, the checks say why."""
+    """Return a marker directory by which machines recognize a shared one; if it cannot be made, checks say why."""
     try:
         processes.make_private(str(root))
         flag = tempfile.mkdtemp(dir=root, prefix="doctor-")
@@ -185,17 +186,17 @@ def _flag(root: Path) -> str:
 
 
 class _View(NamedTuple):
-    """What a scheduler says of machines."""
+    """A scheduler's view of machines."""
 
     nodes: Sequence[NodeStatus] = ()
     silent: str = ""
-    """Why it says nothing, where it is there."""
+    """Why it does not answer, if it is installed."""
     scheduler: str = ""
-    """Its key; empty where there is none."""
+    """Its key; empty if there is none."""
 
 
 def _scheduler_view(names: Sequence[str]) -> _View:
-    """What the scheduler says of these machines, where there is one."""
+    """Return the scheduler's view of these machines, if there is a scheduler."""
     for name in SCHEDULERS:
         asks = client.client(name)
         machines = asks.scheduler.machines
@@ -204,7 +205,7 @@ def _scheduler_view(names: Sequence[str]) -> _View:
         try:
             found = asks.ask(machines.nodes)
         except InvalidRequest:
-            continue  # it is not here
+            continue  # not installed here
         except Unreachable as error:
             return _View((), error.sentence, name)
         return _View([node for node in found if node.name in names], "", name)
@@ -217,7 +218,7 @@ def _write(path: Any, names: Sequence[str]) -> None:
 
 
 def _in_words(results: Sequence[tuple[str, list[Finding]]], patient: ClusterFacts) -> str:
-    """One line for each check; below it what was found, why it matters, what to do, folded over hosts."""
+    """Return one line per check, and below it each finding with impact and remedy, grouped by hosts."""
     lines = [_machines(patient)] if patient.facts else []
     for name, findings in results:
         level = "error" if any(finding.level == "error" for finding in findings) else "warning"
@@ -226,7 +227,7 @@ def _in_words(results: Sequence[tuple[str, list[Finding]]], patient: ClusterFact
         for (found, why, do), names in by_value(told).items():
             lines += [f"         {fold_hostlist(dict.fromkeys(names))}: {found}", f"           why it matters: {why}"]
             lines += [f"           what to do: {do}"] if do else []
-    # a finding that many hosts share is one
+    # a finding that many hosts share counts once
     errors, warnings = (
         len({(name, finding.summary) for name, findings in results for finding in findings if finding.level == level})
         for level in ("error", "warning")
@@ -236,7 +237,7 @@ def _in_words(results: Sequence[tuple[str, list[Finding]]], patient: ClusterFact
 
 
 def _machines(patient: ClusterFacts) -> str:
-    """A line for equal machines."""
+    """Return one line per group of equal machines."""
     rows: dict[str, list[str]] = {}
     for host, told in patient.facts.items():
         torch = told["torch"]

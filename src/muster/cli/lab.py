@@ -1,4 +1,4 @@
-"""`muster lab …`: a practice cluster on this machine, and what can be broken in it."""
+"""`muster lab …`: a practice cluster on this machine, with faults that can be injected."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from muster.ui.formatting import seconds, table
 
 
 class Asked(NamedTuple):
-    """What the words after `muster lab ACTION` say."""
+    """The arguments after `muster lab ACTION`."""
 
     options: Options
     rest: list[str]
@@ -34,7 +34,7 @@ class Asked(NamedTuple):
 
 
 def lab(words: list[str], env: Mapping[str, str], began: float) -> int:
-    """Do what `muster lab …` says."""
+    """Run `muster lab …`."""
     if not words or words[0] in ("-h", "--help", "help"):
         print_lab(env)
         return 0
@@ -75,7 +75,7 @@ def _up(asked: Asked) -> int:
     )
     there = made.state() == "up" if os.geteuid() == 0 else False
     if there and all(option is LabOptions.lab_dir for option in options.all_given()):
-        made = Lab.found(asked.folder)  # whatever its shape
+        made = Lab.found(asked.folder)  # whatever its size
     else:
         there = not made.up()
     took = "" if there else f" after {seconds(time.monotonic() - asked.began)}"
@@ -162,11 +162,11 @@ _OF_A_SESSION = (
     "XDG_RUNTIME_DIR",
     "DBUS_SESSION_BUS_ADDRESS",
 )
-"""Variables that name sockets of a session on this machine, in its /tmp or /run."""
+"""Environment variables that name sockets of a session on this machine, in its /tmp or /run."""
 
 
 def _become(asked: Asked, host: str, argv: list[str]) -> NoReturn:
-    """Become the command, with the environment that is here; for the second user with a fresh one."""
+    """Replace this process by the command, with the current environment; a new one for the second user."""
     made = Lab.found(asked.folder)
     assert isinstance(asked.options, LabUserOptions)
     user = asked.options.user

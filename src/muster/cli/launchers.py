@@ -1,4 +1,4 @@
-"""`muster launchers`: all ways to start the ranks, whether each can be used here, and where."""
+"""`muster launchers`: all ways to start ranks, whether each is installed here, and where it works."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def launchers(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 
 def _there(launcher: Launcher, env: Mapping[str, str]) -> str:
-    """`yes`, the version that is installed, or nothing."""
+    """Return `yes`, the installed version, or an empty string."""
     if launcher.package:
         return installed(launcher.package)
     if launcher.program:

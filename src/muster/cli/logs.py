@@ -1,4 +1,4 @@
-"""`muster logs`: what the ranks of a run wrote, from their files, in the order in which they wrote it."""
+"""`muster logs`: the output of a run's ranks, from their log files, in the order in which it was written."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from muster.ui.terminal import TIMESTAMP, LinePrefixer, Where, prefixes
 from muster.ui.text import unlogged_in_words
 
 _LOOK = 0.1
-"""Seconds between two looks at the logs of a run that goes on."""
+"""Seconds between checks of the logs of a running run."""
 _FULL = 1 << 15
-"""Bytes of lines that are written together."""
+"""Bytes of output that are written together."""
 
 
 class _Page:
-    """Where the lines go: all, or, until `turn`, only the last so many of them."""
+    """The destination of lines: writes all, or, until `turn`, only keeps the last `tail` of them."""
 
     def __init__(self, tail: int | None) -> None:
         self._last: deque[bytes] | None = None if tail is None else deque(maxlen=tail)
         self._lines = bytearray()
 
     def put(self, lines: bytes) -> None:
-        """Add whole lines."""
+        """Add complete lines."""
         if self._last is not None:
             self._last.extend(line + b"\n" for line in lines.split(b"\n")[:-1])
             return
@@ -48,7 +48,7 @@ class _Page:
         write_all(1, lines)
 
     def turn(self) -> None:
-        """Write what is there. Raises OSError."""
+        """Write the kept lines. Raises OSError."""
         if self._last is not None:
             self._lines += b"".join(self._last)
             self._last = None
@@ -57,7 +57,7 @@ class _Page:
 
 
 def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
-    """Print the logs; with `-f` go on until the run ends."""
+    """Print the logs; with `-f`, follow them until the run ends."""
     asked = parse_command(LogsOptions, "logs", words, env)
     if asked is None:
         return 0
@@ -106,7 +106,7 @@ def _print(run: Run, client: Client, options: LogsOptions, env: Mapping[str, str
     found = None
     try:
         while not reader_gone(1):
-            # both before the files are read: what is written after that is not missed
+            # both before reading the files, so that nothing written later is missed
             found = follower.look() if follower is not None else None
             last = follower is None or found is None or not follower.goes_on(found)
             newer = [number for number in run.attempts() if number > attempt] if options.attempt is None else []
@@ -121,9 +121,9 @@ def _print(run: Run, client: Client, options: LogsOptions, env: Mapping[str, str
                 follower.pause(_LOOK)
         if client.keeps_files:
             for earlier in shown[:-1]:
-                show(earlier, True)  # one node may send the end of an attempt when another is at the next one
+                show(earlier, True)  # one node may send the end of an attempt while another is already at the next one
     except OSError as error:
-        if error.errno != errno.EIO:  # the terminal has gone
+        if error.errno != errno.EIO:  # the terminal is gone
             print(f"muster: cannot write to standard output: {error.strerror}", file=sys.stderr)
         return 1
     if shown[-1].untimed and before:
@@ -140,7 +140,7 @@ def _print(run: Run, client: Client, options: LogsOptions, env: Mapping[str, str
 
 
 def _where(run: Run, ranks: range) -> dict[int, Where]:
-    """Host, local rank and node of each rank, as planned; a run without a plan has no host yet."""
+    """Return host, local rank and node of each rank, as planned; a run without a plan has no host yet."""
     plan = run.plan
     found = {rank: (str(run.job.get("host", "")), rank, 0) for rank in ranks}
     for node in plan.nodes if plan is not None else ():
@@ -149,7 +149,7 @@ def _where(run: Run, ranks: range) -> dict[int, Where]:
 
 
 def _tell_missing(run: Run, attempt: int, logs: Collection[tuple[int, str]]) -> None:
-    """Say what these logs lack because they could not be written."""
+    """Report what is missing in these logs because it could not be written."""
     outcome = run.outcome
     for line in unlogged_in_words(
         lacks
@@ -160,7 +160,7 @@ def _tell_missing(run: Run, attempt: int, logs: Collection[tuple[int, str]]) -> 
 
 
 def _await_start(run: Run, client: Client) -> None:
-    """Until the job of a run has started nobody knows how many ranks there are."""
+    """Wait until the number of ranks is known, which is after the job of the run has started."""
     while True:
         state = reconcile(run, client=client).state
         if not (state is RunState.PENDING or (state is RunState.RUNNING and not run.job.get("ranks"))):

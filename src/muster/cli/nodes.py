@@ -1,4 +1,4 @@
-"""`muster nodes`: the machines of a scheduler's cluster, what is free on them, and who waits."""
+"""`muster nodes`: the nodes of a scheduler's cluster, free resources, and the queue."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from muster.ui.formatting import table
 
 
 def nodes(words: list[str], env: Mapping[str, str], began: float) -> int:
-    """Print one table of nodes, equal ones folded, and one of the queue."""
+    """Print a table of nodes, with equal ones grouped, and a table of the queue."""
     asked = parse_command(NodesOptions, "nodes", words, env)
     if asked is None:
         return 0
@@ -50,14 +50,14 @@ def nodes(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 
 def _client(env: Mapping[str, str]) -> SchedulerClient:
-    """Who asks the scheduler whose programs are here; the first of the table where none are."""
+    """Return the client of the installed scheduler; the first in the table if none is."""
     known = {name: machines for name in SCHEDULERS if (machines := get_scheduler(name).machines) is not None}
     here = [name for name, machines in known.items() if shutil.which(machines.nodes.argv[0], path=env.get("PATH"))]
     return client((here or list(known))[0])
 
 
 def _machines(found: Sequence[NodeStatus], used: Mapping[str, Mapping[str, int]]) -> list[Sequence[str]]:
-    """Nodes in rows; those that differ by nothing but their names share one."""
+    """Return the table of nodes; nodes that differ only in their names share a row."""
     rows: list[tuple[str, tuple[str, ...]]] = []
     for node in found:
         free = {kind: count - used.get(node.name, {}).get(kind, 0) for kind, count in node.gpus.items()}

@@ -1,4 +1,4 @@
-"""A run in the queue of a scheduler: show what becomes of it."""
+"""Follow a run in a scheduler's queue."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from muster.schedulers.scheduler import Phase
 from muster.ui.reason_text import reason_in_words
 
 _LOOK = 2.0
-"""Seconds between two looks at the queue."""
+"""Seconds between checks of the queue."""
 _TICK = 0.1
-"""Seconds between two looks at whether the supervisor is there, which is a file."""
+"""Seconds between checks for the controller, which appears as a file."""
 _AGAIN = 3.0
-"""Seconds in which a second Ctrl-C cancels the job."""
+"""Seconds within which a second Ctrl-C cancels the job."""
 
 
 def follow(run: Run, viewer: Viewer, quiet: bool = False, attached: bool = False) -> int:
-    """Say why it waits, then show it, until it ends. The run is the scheduler's: the first Ctrl-C only leaves.
+    """Print why the run is pending, then show it until it ends. The first Ctrl-C only detaches.
 
-    `attached`: this terminal is not the one that started it, and no Ctrl-C ends the job.
+    `attached`: this terminal did not start the run, and Ctrl-C never cancels the job.
     """
     leave = _leave_it if attached else _leave
     with EventLoop() as loop, CapturedSignals(loop, not_ignored((SIGTERM, SIGHUP))) as signals:
@@ -47,14 +47,14 @@ def follow(run: Run, viewer: Viewer, quiet: bool = False, attached: bool = False
             watch = _watch(run, viewer, quiet, loop, signals)
         except KeyboardInterrupt:
             return leave(run)
-    if signals.pending:  # `timeout`, or a terminal that was closed: nobody is there for a second one
+    if signals.pending:  # `timeout`, or a closed terminal: there will be no second signal
         _leave_it(run)
         return 128 + signals.pending[0]
     if watch is not None and watch.left:
         return leave(run)
     if watch is not None and watch.outcome is not None:
         return watch.outcome.code
-    # it was over before anybody could watch, or watch again; or its supervisor was killed
+    # it ended before anyone could watch, or watch again; or its controller was killed
     outcome, plan = run.outcome, run.read("plan.json")
     view = watch.view if watch is not None and watch.view is not None else None
     if plan is not None:
@@ -67,9 +67,9 @@ def follow(run: Run, viewer: Viewer, quiet: bool = False, attached: bool = False
 
 
 def _watch(run: Run, viewer: Viewer, quiet: bool, loop: EventLoop, signals: CapturedSignals) -> AttachedClient | None:
-    """Watch it through all its attempts, or until a signal is pending.
+    """Watch the run through all its attempts, or until a signal is pending.
 
-    Gives the last watch, None when there was nothing to watch.
+    Returns the last client; None if there was nothing to watch.
     """
     scheduled = _job_of(run)
     asks, number, requeues = client(scheduled.name), scheduled.job, scheduled.requeue
@@ -83,7 +83,7 @@ def _watch(run: Run, viewer: Viewer, quiet: bool, loop: EventLoop, signals: Capt
             return watch
         if time.monotonic() >= next_look:
             next_look = time.monotonic() + _LOOK
-            os.listdir(run.path)  # over NFS this shows what nodes have written meanwhile
+            os.listdir(run.path)  # over NFS, this fetches what nodes have written meanwhile
             found = asks.jobs(root, since)
             seen = None if found is None else found.get(number)
             phase = Phase.UNKNOWN if seen is None else asks.phase(seen)
@@ -138,14 +138,14 @@ def _watch(run: Run, viewer: Viewer, quiet: bool, loop: EventLoop, signals: Capt
 
 
 def _job_of(run: Run) -> Scheduled:
-    """The job of a run that is a scheduler's."""
+    """Return the scheduler job of a run."""
     found = run.scheduled
     assert found is not None
     return found
 
 
 def _lives(run: Run) -> bool:
-    """The job runs, as far as anybody knows, and its supervisor has not written how it ended."""
+    """Return whether the job is running, as far as is known, and its controller has not recorded a result."""
     outcome, scheduled = run.outcome, _job_of(run)
     if outcome is not None and (not scheduled.requeue or outcome.code == 0):
         return False
@@ -155,7 +155,7 @@ def _lives(run: Run) -> bool:
 
 
 def _leave(run: Run) -> int:
-    """Ctrl-C: leave, and say how to kill it; a second one soon after cancels the job."""
+    """Handle Ctrl-C: detach, and print how to stop the run; a second one soon after cancels the job."""
     number = _job_of(run).job
     say = f"muster: {run.id} goes on as job {number}; Ctrl-C again within {_AGAIN:g} s cancels it"
     print(
@@ -173,14 +173,14 @@ def _leave(run: Run) -> int:
 
 
 def _leave_it(run: Run) -> int:
-    """Nobody watches any more; the job is not touched."""
+    """Detach without touching the job."""
     say = f"{run.id} goes on as job {_job_of(run).job}; `muster attach {run.operand}`, `muster kill {run.operand}`"
     print(f"\nmuster: {say}", file=sys.stderr, flush=True)
     return 0
 
 
 def _ended_unseen(run: Run) -> int:
-    """The scheduler says that the job is over, and no supervisor wrote how."""
+    """Handle that the scheduler reports the job's end, and no controller has recorded a result."""
     scheduled, outcome = _job_of(run), reconcile(run).outcome
     how = reason_in_words(outcome.stopped) if outcome is not None else f"{title(scheduled.name)} knows it no more"
     print(f"muster: job {scheduled.job} is over: {how}", file=sys.stderr)

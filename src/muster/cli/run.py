@@ -48,10 +48,10 @@ Record = TypeVar("Record", bound=RunOptions)
 def read_line(
     words: Sequence[str], env: Mapping[str, str], record: type[Record], command: str
 ) -> tuple[ParsedArgs, Record]:
-    """Read the command line of `run`, `plan` or `check`, which `command` says, the environment and muster.toml.
+    """Read the command line of `run`, `plan` or `check` (`command`), the environment and muster.toml.
 
-    Together with a scheduler (typed, or from a variable or muster.toml) the short options of its own program hold: -t
-    may be --time, and not torchrun's --tee. For `--help` nothing but the command line is read. Raises `InvalidRequest`.
+    With a scheduler (typed, or from an environment variable or muster.toml) the short options of its own program apply:
+    -t may be --time, not torchrun's --tee. For `--help`, only the command line is read. Raises `InvalidRequest`.
     """
     usual, configured = names_of(record.table), None
     for name in SCHEDULERS:
@@ -71,7 +71,7 @@ def read_line(
         if options.scheduled == name:
             _refuse_what_its_program_reads_otherwise(words, parsed, options)
             return parsed, options
-    # all cut options from the rest at the same word, unless a name is that of one of them alone
+    # all tables split options from operands at the same word, unless an option exists in only one of them
     parsed = line.read(usual, command, lambda name: hint_of_scheduler(name, record.table))
     if parsed.options.get("help"):
         return parsed, record(("argv", parsed.options))
@@ -81,7 +81,7 @@ def read_line(
 
 
 def _configured(typed: Mapping[str, Any], env: Mapping[str, str]) -> list[tuple[Source, dict[str, Any]]]:
-    """What variables and then muster.toml say, of the profile that is typed or a variable's."""
+    """Return the values of environment variables and muster.toml, for the selected profile."""
     variables = from_environment(RUN, env)
     files = toml_files.tables(typed.get("profile", variables.get("profile")), env)
     return [("environment", variables), *(("muster.toml", table) for table in files)]
@@ -93,13 +93,13 @@ def _options(
     configured: Sequence[tuple[Source, Mapping[str, Any]]],
     env: Mapping[str, str],
 ) -> Record:
-    """What follows from all sources together."""
+    """Return the options merged from all sources."""
     layers: list[tuple[Source, Mapping[str, Any]]] = [("argv", typed), *configured]
     return _settled(record(*((source, _with_homes(values, env)) for source, values in layers)))
 
 
 def _refuse_what_its_program_reads_otherwise(words: Sequence[str], parsed: ParsedArgs, options: RunOptions) -> None:
-    """`-d afterok:12 train.py`: sbatch's -d takes a value, muster's does not, so that value looks like a script."""
+    """Reject `-d afterok:12 train.py`: unlike muster's, sbatch's -d takes a value, which looks like a script."""
     of = options_of(options.scheduled)
     before = words[len(words) - len(parsed.operands) - 1] if len(words) > len(parsed.operands) > 0 else ""
     other = of.unlike.get(before)
@@ -116,8 +116,11 @@ def _refuse_what_its_program_reads_otherwise(words: Sequence[str], parsed: Parse
 
 
 def _settled(options: Record) -> Record:
-    """Leave out what was configured and contradicts what was typed: a scheduler where muster.toml names hosts, `-n 2`
-    where it says `nproc_per_node = 4`. Of two that were typed neither is left out; that is an error."""
+    """Drop configured values that contradict what was typed.
+
+    For example a scheduler if muster.toml names hosts, or `-n 2` if it sets `nproc_per_node = 4`. Of two typed options
+    none is dropped; that is an error.
+    """
     hosts, scheduled = (RunOptions.hosts, RunOptions.hostfile), choosing(options)
     tty, no_tty = (RunOptions.tty,), (RunOptions.no_tty,)
     for wins, loses in ((scheduled, hosts), (hosts, scheduled), (tty, no_tty), (no_tty, tty)):
@@ -132,7 +135,7 @@ def _settled(options: Record) -> Record:
 
 
 def _with_homes(given: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, Any]:
-    """The same with `~` expanded in all that is a path: no shell has read variables and muster.toml."""
+    """Return the options with `~` expanded in paths: no shell has expanded environment variables and muster.toml."""
     found = dict(given)
     for option in RUN:
         value = found.get(option.key)
@@ -152,9 +155,9 @@ def context_of(
     viewer: Viewer | None = None,
     brought: str = "",
 ) -> RunContext:
-    """What a command line asks for, to be shown on this terminal. Raises `InvalidRequest`.
+    """Return the context of a run to be shown on this terminal. Raises `InvalidRequest`.
 
-    `viewer` makes what shows it, where that is not what the options say; `brought` is the text of a script of ours.
+    `viewer` creates the view, if not as the options say; `brought` is the source of one of muster's own scripts.
     """
     store = store_of(options, env)
     shown, foreground = viewer or viewer_of(options, env), ALL._replace(terminal=viewer is None)
@@ -166,7 +169,7 @@ def context_of(
 
 
 def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
-    """Show what `run` would start. Starts nothing, writes nothing, asks nobody."""
+    """Show what `run` would start; start and write nothing, contact no host."""
     from muster.ui.plan_text import plan_in_words
 
     parsed, options = read_line(words, env, RunOptions, "plan")
@@ -193,7 +196,7 @@ def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
     if options.json:
         import json
 
-        # ranks have what their node has; on this machine that is known
+        # ranks inherit the environment of their node, which is known for this machine
         inherited = {"env": dict(sorted(env.items()))} if asked.job.place == "local" and not asked.job.setup else None
         whole = {**planned._asdict(), "ranks": of_each_rank(planned), "inherited": inherited}
         del whole["environments"]
@@ -204,7 +207,7 @@ def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 
 def run(words: list[str], env: Mapping[str, str], began: float) -> int:
-    """Start the ranks, show what happens, and give the exit status of the run."""
+    """Start the ranks, show the run, and return its exit code."""
     parsed, options = read_line(words, env, RunOptions, "run")
     if options.help:
         print_command("run", COMMANDS["run"], RUN, env)
@@ -213,12 +216,12 @@ def run(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 
 def start(context: RunContext) -> int:
-    """Start a run and show it to its end, unless it is to go on by itself; gives its exit status."""
+    """Start a run and show it until it ends, unless it is detached; return its exit code."""
     handle = api.begin(context)
     if context.options.detach:
         print(handle.id)
         return 0
-    if handle.detached:  # it waits in the queue of a scheduler
+    if handle.detached:  # it waits in a scheduler's queue
         from muster.cli.queued import follow
 
         return follow(handle.run, context.viewer, context.options.quiet)
@@ -231,14 +234,14 @@ def start(context: RunContext) -> int:
 
 
 def _unknown(handle: RunHandle) -> int:
-    """The connection to the supervisor is lost, or was left."""
+    """Return the exit code if the connection to the controller was lost or left."""
     from muster.cli.attach import told
 
     return 125 if handle.client is None else told(handle.run, None, handle.client)
 
 
 def _write_elastic_error_file(run: Run, outcome: RunResult, env: Mapping[str, str]) -> None:
-    """Where TORCHELASTIC_ERROR_FILE is set, leave there what torchrun would: the error of the first failing rank."""
+    """Write to TORCHELASTIC_ERROR_FILE, if set, what torchrun would: the error of the first failing rank."""
     target = env.get("TORCHELASTIC_ERROR_FILE")
     if not target or outcome.first is None:
         return
@@ -246,7 +249,7 @@ def _write_elastic_error_file(run: Run, outcome: RunResult, env: Mapping[str, st
 
     source = run.log(outcome.attempt, outcome.first.rank, "error.json")
     try:
-        if source.exists():  # the script has torch's @record
+        if source.exists():  # the script uses torch's @record
             text = source.read_text()
         else:
             failure = outcome.first.failure

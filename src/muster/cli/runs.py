@@ -1,4 +1,4 @@
-"""`muster ps`, `show`, `rm`, `prune`: what is in the run directories."""
+"""`muster ps`, `show`, `rm`, `prune`: commands for the run directories."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from muster.ui.summary import facts_of
 from muster.ui.text import outcome_as_json, program_in_words, show_in_words
 
 _WITHIN = 4.0
-"""Seconds in which machines and schedulers have to answer `ps`."""
+"""Seconds for machines and schedulers to answer `ps`."""
 
 
 def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
-    """List runs, the newest first."""
+    """List runs, newest first."""
     asked = parse_command(PsOptions, "ps", words, env)
     if asked is None:
         return 0
@@ -67,7 +67,7 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
         how = (item["launcher"], item["command"])
         when = started_in_words(item)
         rows.append((item["id"], item["name"], str(item["ranks"]), item["state"], code, when, took, *how))
-    # an id begins with the time of the start, in UTC
+    # a run id starts with the start time in UTC
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     print(table(rows) if width is None else fitted(rows, width, ("STARTED", "TOOK", "LAUNCHER", "EXIT", "RANKS")))
     for run, item in zip(shown, records):
@@ -81,7 +81,7 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 
 def _name(run: Run) -> str:
-    """The name that a run was given; none for one whose files are damaged."""
+    """Return the name of a run; empty if it has none, or its files are damaged."""
     try:
         return str(run.job.get("name", ""))
     except Unreadable:
@@ -89,19 +89,19 @@ def _name(run: Run) -> str:
 
 
 def _fits(record: Mapping[str, Any], options: PsOptions) -> bool:
-    """A run is one of those that `--running` and `--failed` ask for."""
+    """Return whether a run matches `--running` and `--failed`."""
     lives, failed = record["state"].lives, record["code"] not in (None, 0)
     return bool((options.running and lives) or (options.failed and failed and not lives))
 
 
 def _last_known(run: Run) -> str:
-    """How old the last thing is that is known of a run that does not answer."""
+    """Return how long ago an unresponsive run was known to run."""
     age = last_answer(run)
     return "" if age is None else f"; it ran {seconds(age)} ago"
 
 
 def _record(run: Run, status: RunStatus) -> dict[str, Any]:
-    """What the listing says of a run. One whose files are damaged says so, and the others are listed all the same."""
+    """Return the listing of a run; a damaged one is listed as such."""
     try:
         return _readable(run, status)
     except Unreadable as error:
@@ -135,7 +135,7 @@ def _readable(run: Run, status: RunStatus) -> dict[str, Any]:
 
 
 def show(words: list[str], env: Mapping[str, str], began: float) -> int:
-    """All that is known of a run."""
+    """Show the details of a run."""
     asked = parse_command(ShowOptions, "show", words, env)
     if asked is None:
         return 0
@@ -159,7 +159,7 @@ def show(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 
 def _now_in_words(now: usage.Now, hosts: Sequence[str]) -> str:
-    """What the ranks use, a row each, and who does not tell."""
+    """Return a table of the ranks' resource usage, and which hosts do not answer."""
     rows: list[Sequence[str]] = [("RANK", "HOST", "PID", "MEMORY", "CPU", "CHILDREN")]
     names = dict(enumerate(hosts))
     for rank in now.ranks:
@@ -173,7 +173,7 @@ def _now_in_words(now: usage.Now, hosts: Sequence[str]) -> str:
 
 
 def rm(words: list[str], env: Mapping[str, str], began: float) -> int:
-    """Delete runs that have ended."""
+    """Delete finished runs."""
     asked = parse_command(FindOptions, "rm", words, env)
     if asked is None:
         return 0
@@ -189,7 +189,7 @@ def rm(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 
 def prune(words: list[str], env: Mapping[str, str], began: float) -> int:
-    """Delete old runs that have ended."""
+    """Delete old finished runs."""
     asked = parse_command(PruneOptions, "prune", words, env)
     if asked is None:
         return 0
@@ -215,11 +215,11 @@ def prune(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 
 def _old(store: Store, age: float, keep: int) -> list[Run]:
-    """The runs that are so old, but for the newest ones; what is unreadable is told and stays."""
+    """Return runs older than `age` seconds, except the newest `keep`; unreadable ones are reported and kept."""
     every, bound, found = all_runs(store), time.time() - age, []
     for run in every[: max(0, len(every) - keep)]:
         try:
-            job, _ = run.job, run.outcome  # damage in either is told
+            job, _ = run.job, run.outcome  # damage in either is reported
         except Unreadable as error:
             print(f"muster: kept: {error.sentence}", file=sys.stderr)
             continue

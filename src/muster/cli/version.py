@@ -1,4 +1,4 @@
-"""`muster --version`: muster, the Python that it runs in, and what the ranks would get."""
+"""`muster --version`: the version of muster, its Python, and the Python and torch of ranks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from muster.config.python import choose_python
 
 
 def version(words: list[str], env: Mapping[str, str], began: float) -> int:
-    """Two lines: who this is, and with which Python and torch a run in this folder would start its ranks."""
+    """Print muster's version, and the Python and torch with which a run in this directory would start its ranks."""
     print(f"muster {__version__} (Python {sys.version.split()[0]})")
     python, why = choose_python(None, "", current_folder(), env, sys.executable, warn=tell_progress)
     found = versions(python)

@@ -1,1 +1,1 @@
-"""From options to a job: argv, environment, muster.toml."""
+"""From command-line arguments, environment and muster.toml to a job."""

@@ -10,7 +10,7 @@ from muster.linux.hardware import read as _read
 
 
 def check_signals(names: Sequence[str]) -> None:
-    """Raise `InvalidRequest` for a signal that muster could not pass on."""
+    """Raise `InvalidRequest` for a signal that muster cannot forward."""
     import signal
 
     known = signal.Signals.__members__.keys() - {"SIGKILL", "SIGSTOP", "SIGCHLD"}
@@ -23,7 +23,7 @@ def check_signals(names: Sequence[str]) -> None:
 
 
 def check_limits(ranks: int) -> None:
-    """Raise `InvalidRequest` when this machine does not allow so many ranks."""
+    """Raise `InvalidRequest` if this machine does not allow that many ranks."""
     import resource
 
     soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)

@@ -10,7 +10,7 @@ from muster.linux import processes
 
 
 def current_folder() -> str:
-    """The folder in which muster was started. Raises `NoWorkingDirectory` where it has been deleted."""
+    """Return the current directory. Raises `NoWorkingDirectory` if it was deleted."""
     try:
         return os.getcwd()
     except OSError as error:
@@ -18,12 +18,12 @@ def current_folder() -> str:
 
 
 def absolute(path: str) -> str:
-    """A path as it is seen from there. Raises `NoWorkingDirectory`."""
+    """Return an absolute path, relative to the current directory. Raises `NoWorkingDirectory`."""
     return os.path.normpath(path if os.path.isabs(path) else os.path.join(current_folder(), path))
 
 
 def check_target(path: str | None, option: str) -> None:
-    """Raise `InvalidRequest` for a file that could not be written in the end."""
+    """Raise `InvalidRequest` for a file that could not be written later."""
     if path is None:
         return
     folder = os.path.dirname(absolute(path))
@@ -34,7 +34,7 @@ def check_target(path: str | None, option: str) -> None:
 
 
 def read_text(path: str, option: str) -> str:
-    """The text of a file that an option names; raises `InvalidRequest`."""
+    """Return the text of a file named by an option. Raises `InvalidRequest`."""
     try:
         text = Path(path).read_text(encoding="utf-8")
         if "\0" in text:

@@ -15,7 +15,7 @@ from muster.schedulers import get_scheduler, title, typed
 
 
 def named_hosts(named: str | None, hostfile: str | None, cwd: str = "") -> tuple[HostSpec, ...]:
-    """What `--hosts` or `--hostfile` name; none without them. Raises `InvalidRequest`."""
+    """Return the hosts named by `--hosts` or `--hostfile`; empty without them. Raises `InvalidRequest`."""
     if named is not None and hostfile is not None:
         raise InvalidRequest("--hosts and --hostfile were both given", "one of them names the hosts")
     if named is not None:
@@ -26,7 +26,7 @@ def named_hosts(named: str | None, hostfile: str | None, cwd: str = "") -> tuple
 
 
 def wanted_hosts(options: RunOptions, cwd: str) -> tuple[HostSpec, ...]:
-    """The hosts that were named, those that get a rank; empty for this machine alone. Raises `InvalidRequest`."""
+    """Return the named hosts that get a rank; empty if the run is on this machine. Raises `InvalidRequest`."""
     if options.elsewhere and options.scheduled:
         naming = options.option(get_scheduler(options.scheduled).nodelist)
         raise InvalidRequest(
@@ -64,7 +64,7 @@ def wanted_hosts(options: RunOptions, cwd: str) -> tuple[HostSpec, ...]:
 
 
 def split_per_host(items: Any, names: tuple[str, ...], option: str) -> tuple[list[str], dict[str, list[str]]]:
-    """Split `HOSTS:VALUE` from plain values: (for all hosts, {host: those for it alone})."""
+    """Split `HOSTS:VALUE` from plain values: (for all hosts, {host: values for it only})."""
     every: list[str] = []
     single: dict[str, list[str]] = {}
     for item in items:

@@ -17,7 +17,7 @@ from muster.linux.identity import identity
 
 
 def ranks_there(each: str | None, cores: int, gpus: int, host: str) -> int:
-    """How many ranks `-g` means on a host with so many cores and GPUs, where no number was said."""
+    """Return the number of ranks for `-g` on a host with these cores and GPUs, if `-g` is not a number."""
     if each == "gpu" and not gpus:
         raise InvalidRequest(f"-g gpu: {host} has no GPU", "use `-g cpu` or a number")
     if each == "cpu":
@@ -28,12 +28,12 @@ def ranks_there(each: str | None, cores: int, gpus: int, host: str) -> int:
 
 
 def _gpus(options: RunOptions) -> tuple[str, ...]:
-    """The GPUs that `--gpus` names."""
+    """Return the GPUs named by `--gpus`."""
     return tuple(piece.strip() for piece in (options.gpus or "").split(",") if piece.strip())
 
 
 def ranks_wanted(options: RunOptions, env: Mapping[str, str]) -> int:
-    """How many ranks `-g` asks for on this machine."""
+    """Return the number of ranks that `-g` requests on this machine."""
     wanted = options.nproc_per_node
     visible = _gpus(options) if options.gpus is not None else hardware.gpus(env)
     if wanted is None:
@@ -50,7 +50,7 @@ def ranks_wanted(options: RunOptions, env: Mapping[str, str]) -> int:
 
 
 def local_nodes(asked: JobRequest, options: RunOptions, env: Mapping[str, str]) -> tuple[Node, ...]:
-    """The one node that this machine is; raises `InvalidRequest`."""
+    """Return the single node for this machine. Raises `InvalidRequest`."""
     count = options.np if options.np is not None else ranks_wanted(options, env)
     if options.np is not None and asked.ranks_per_node is not None and ranks_wanted(options, env) != count:
         raise InvalidRequest(
@@ -69,7 +69,7 @@ def local_nodes(asked: JobRequest, options: RunOptions, env: Mapping[str, str]) 
 
 
 def hosts_to_reach(asked: JobRequest) -> tuple[Host, ...]:
-    """The hosts that were named, as far as they are known before they answer."""
+    """Return the named hosts, as far as they are known before they are contacted."""
     return tuple(
         Host(
             host.name,
@@ -85,9 +85,9 @@ def hosts_to_reach(asked: JobRequest) -> tuple[Host, ...]:
 def remote_nodes(
     asked: JobRequest, facts: Mapping[str, Mapping[str, Any]] | None, shown: Sequence[int] = ()
 ) -> tuple[Node, ...]:
-    """The nodes that the hosts are; `facts` are what each host told of itself, None when nobody was asked.
+    """Return the nodes for the named hosts; `facts` are the hosts' facts, None if they were not contacted.
 
-    Raises `InvalidRequest`, also for one of the ranks that are to be `shown` that there is not.
+    Raises `InvalidRequest`, also if a rank to be `shown` does not exist.
     """
     counts = [wanted.slots for wanted in asked.hosts]
     return nodes_of(asked.job, hosts_to_reach(asked), counts, asked.ranks_per_node, facts, asked.threads_chosen, shown)
@@ -102,7 +102,7 @@ def nodes_of(
     threads_chosen: bool,
     shown: Sequence[int] = (),
 ) -> tuple[Node, ...]:
-    """The same for any hosts, with so many ranks on each; None where `each` says that, `-g`, by what the host has."""
+    """Return the nodes for these hosts with `counts` ranks each; None means by `each` (`-g`) and the host's facts."""
     found = []
     for host, count in zip(hosts, counts):
         told = facts[host.name] if facts is not None else None

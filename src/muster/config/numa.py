@@ -13,11 +13,11 @@ from muster.linux.hardware import read as _read
 
 
 def numa_bindings(mode: str, ranks: int) -> tuple[tuple[int, ...], ...]:
-    """The cores for each local rank under `--numa-binding`, as torchrun means its modes.
+    """Return the cores of each local rank for `--numa-binding`, with torchrun's modes.
 
-    `node`: all cores of the NUMA node that the rank's GPU is on. `socket`: all of that socket. `exclusive`: an equal
-    share of the node's physical cores. `core-complex`: one group of cores that share their last cache. Where there
-    are no GPUs, ranks are spread over the NUMA nodes in order.
+    `node`: all cores of the NUMA node of the rank's GPU. `socket`: all cores of that socket. `exclusive`: an equal
+    share of the node's physical cores. `core-complex`: a group of cores that share their last-level cache. Without
+    GPUs, ranks are distributed over the NUMA nodes in order.
     """
     allowed = os.sched_getaffinity(0)
     nodes = _numa_nodes(allowed)
@@ -65,7 +65,7 @@ def _socket(core: int) -> str:
 
 
 def _physical(cores_here: list[int]) -> list[list[int]]:
-    """Cores by the physical core that they share."""
+    """Group cores by the physical core that they share."""
     groups: dict[str, list[int]] = {}
     for core in cores_here:
         groups.setdefault(_topology(core, "thread_siblings_list") or str(core), []).append(core)
@@ -73,7 +73,7 @@ def _physical(cores_here: list[int]) -> list[list[int]]:
 
 
 def _complexes(cores_here: list[int]) -> list[list[int]]:
-    """Cores by the last cache that they share, the largest group first."""
+    """Group cores by their last-level cache, largest group first."""
     groups: dict[str, list[int]] = {}
     for core in cores_here:
         caches = Path(f"/sys/devices/system/cpu/cpu{core}/cache")

@@ -34,7 +34,7 @@ class FindOptions(RunDirOptions):
 
 
 class RunOptions(RunDirOptions):
-    """`muster run` and `muster plan`."""
+    """Options of `muster run` and `muster plan`."""
 
     hosts = optional(
         ("-H", "--hosts", "--host"),
@@ -366,7 +366,7 @@ OF_TORCHRUN = frozenset(
 
 
 class PsOptions(FindOptions):
-    """`muster ps`."""
+    """Options of `muster ps`."""
 
     all = flag(("-a", "--all"), "list all runs instead of the newest 20", group=OUTPUT)
     running = flag(("--running",), "list only runs that are running or pending", group=OUTPUT)
@@ -376,13 +376,13 @@ class PsOptions(FindOptions):
 
 
 class ShowOptions(FindOptions):
-    """`muster show`."""
+    """Options of `muster show`."""
 
     json = _AS_JSON
 
 
 class LogsOptions(FindOptions):
-    """`muster logs`."""
+    """Options of `muster logs`."""
 
     follow = flag(("-f", "--follow"), "print new output until the run finishes", group=OUTPUT)
     rank = optional(
@@ -412,7 +412,7 @@ class LogsOptions(FindOptions):
 
 
 class WaitOptions(FindOptions):
-    """`muster wait`."""
+    """Options of `muster wait`."""
 
     timeout = optional(
         ("--timeout",), "give up after this time, with exit status 124", "DURATION", values.seconds, group=FAILURE
@@ -427,19 +427,19 @@ _HOSTS_OR_HERE = (
 
 
 class NodesOptions(RunDirOptions):
-    """`muster nodes`."""
+    """Options of `muster nodes`."""
 
     json = _AS_JSON
 
 
 class LaunchersOptions(RunDirOptions):
-    """`muster launchers`."""
+    """Options of `muster launchers`."""
 
     json = _AS_JSON
 
 
 class DoctorOptions(RunDirOptions):
-    """`muster doctor`."""
+    """Options of `muster doctor`."""
 
     hosts, hostfile, ssh = _HOSTS_OR_HERE
     scheduler = optional(
@@ -487,13 +487,13 @@ class DoctorOptions(RunDirOptions):
 
 
 class CompletionOptions(Options):
-    """`muster completion`."""
+    """Options of `muster completion`."""
 
     help = HELP
 
 
 class CleanOptions(RunDirOptions):
-    """`muster clean`."""
+    """Options of `muster clean`."""
 
     hosts, hostfile, ssh = _HOSTS_OR_HERE
     python = optional(("--python",), "Python interpreter on the hosts", "PATH", values.text, "python3", group=LAUNCHER)
@@ -501,7 +501,7 @@ class CleanOptions(RunDirOptions):
 
 
 class AttachOptions(FindOptions):
-    """`muster attach`."""
+    """Options of `muster attach`."""
 
     ranks = optional(
         ("--ranks",), "show only the output of these ranks, e.g. `0,4-7`", "RANKS", values.ranks, group=OUTPUT
@@ -518,14 +518,14 @@ class AttachOptions(FindOptions):
 
 
 class KillOptions(FindOptions):
-    """`muster kill`."""
+    """Options of `muster kill`."""
 
     all = flag(("--all",), "terminate all of your runs that are running or pending", group=FAILURE)
     yes = flag(("-y", "--yes"), "skip the confirmation of --all; required without a terminal", group=FAILURE)
 
 
 class StacksOptions(FindOptions):
-    """`muster stacks`."""
+    """Options of `muster stacks`."""
 
     rank = optional(
         ("--rank", "--ranks"), "show only the stacks of these ranks, e.g. `0,4-7`", "RANKS", values.ranks, group=OUTPUT
@@ -533,7 +533,7 @@ class StacksOptions(FindOptions):
 
 
 class PruneOptions(RunDirOptions):
-    """`muster prune`."""
+    """Options of `muster prune`."""
 
     older_than = optional(
         ("--older-than",),
@@ -616,7 +616,7 @@ class LabOptions(Options):
 
 
 class LabUpOptions(LabOptions):
-    """`muster lab up`."""
+    """Options of `muster lab up`."""
 
     nodes = defaulted(
         ("--nodes",), "number of hosts in addition to the head node", "N", values.positive, default="3", group=RANKS
@@ -636,19 +636,19 @@ class LabUpOptions(LabOptions):
 
 
 class LabStatusOptions(LabOptions):
-    """`muster lab status`."""
+    """Options of `muster lab status`."""
 
     json = _AS_JSON
 
 
 class LabUserOptions(LabOptions):
-    """`muster lab exec` and `muster lab shell`."""
+    """Options of `muster lab exec` and `muster lab shell`."""
 
     user = optional(("--user",), "run as this user: root or ada", "NAME", values.text, "root", group=RANKS)
 
 
 class LabInstallOptions(Options):
-    """`muster lab install`."""
+    """Options of `muster lab install`."""
 
     help = HELP
 

@@ -1,4 +1,4 @@
-"""What is installed for an interpreter that is not ours. It is asked for what its files say; torch is not imported."""
+"""Versions installed for another interpreter, read from its package metadata without importing torch."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _WITHIN = 20.0
 
 
 class Versions(NamedTuple):
-    """What an interpreter has."""
+    """The versions of an interpreter and its torch."""
 
     python: str
     torch: str
-    """Empty where there is none."""
+    """Empty if torch is not installed."""
 
 
 def versions(python: str) -> Versions | None:
-    """Ask an interpreter; None when it does not answer."""
+    """Return the versions of an interpreter; None if it does not start."""
     try:
-        # a wrapper, or a sitecustomize, may print before; with `-c` the working directory, where somebody's json.py may
-        # lie, is first on sys.path
+        # a wrapper, or a sitecustomize, may print something first; with `-c` the working directory, which may contain a
+        # json.py, is first on sys.path
         python = os.path.abspath(python) if "/" in python else python
         done = subprocess.run([python, "-c", _ASK], capture_output=True, text=True, timeout=_WITHIN, cwd="/")
         return Versions(*json.loads(done.stdout.splitlines()[-1]))

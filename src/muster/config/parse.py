@@ -28,7 +28,7 @@ class ParsedArgs(NamedTuple):
 
 
 class Typed(NamedTuple):
-    """One option of a command line."""
+    """An option on a command line."""
 
     name: str
     """As typed, with hyphens for underscores."""

@@ -25,18 +25,18 @@ def find_program(name: str, env: Mapping[str, str]) -> str | None:
 
 
 def script_of_ours(name: str) -> str:
-    """The text of a script that ranks run for muster; see `payloads/`."""
+    """Return the source of one of muster's own scripts for ranks; see `payloads/`."""
     from importlib.resources import files
 
     return files("muster.payloads").joinpath(name).read_text(encoding="utf-8")
 
 
 _LONGEST_SCRIPT = 4 << 20
-"""Bytes of a script that is read for all ranks."""
+"""Maximum bytes of a script that is read for all ranks."""
 
 
 def is_stream(path: str, cwd: str) -> bool:
-    """This path names what can be read only once, or by this process alone: /dev/stdin, a shell's `<(…)`."""
+    """Return whether a path can be read only once, or only by this process: /dev/stdin, a shell's `<(…)`."""
     full = os.path.join(cwd, path)
     if re.match(r"/dev/(stdin$|fd/)|/proc/(self|thread-self|\d+)/fd/", os.path.normpath(full)):
         return True
@@ -48,12 +48,12 @@ def is_stream(path: str, cwd: str) -> bool:
 
 
 def name_of_stream(path: str) -> str:
-    """The name that a script which was read from there has on all machines."""
+    """Return the name that a script read from there gets on all machines."""
     return re.sub(r"[^\w.-]", "-", "stdin" if path in ("-", "/dev/stdin") else f"script-{os.path.basename(path)}")
 
 
 def read_stream(path: str, cwd: str) -> str:
-    """The script that comes from there, `-` for stdin; raises `InvalidRequest`."""
+    """Read a script from a stream, `-` for stdin. Raises `InvalidRequest`."""
     hint = "write it to a file, and name that"
     try:
         with open(0 if path == "-" else os.path.join(cwd, path), "rb", closefd=path != "-") as file:
@@ -72,7 +72,7 @@ def read_stream(path: str, cwd: str) -> str:
 
 
 def check_script(words: Sequence[str], cwd: str, env: Mapping[str, str], verb: str) -> None:
-    """Raise `InvalidRequest` when Python could not run the file that is the first of these words."""
+    """Raise `InvalidRequest` if Python cannot run the file that is the first of these words."""
     path = words[0]
     full = os.path.join(cwd, path)
     if os.path.isdir(full):
@@ -97,7 +97,7 @@ def _here() -> str:
 
 
 def _program_hint(words: Sequence[str], env: Mapping[str, str], verb: str) -> str | None:
-    """What to write where a program was given in place of a script: `muster run python train.py`."""
+    """Return a hint for a program given in place of a script: `muster run python train.py`."""
     if re.fullmatch(r"(.*/)?python[0-9.]*", words[0]) and len(words) > 1:
         return f"leave out `{words[0]}`: `muster {verb} {shlex.join(words[1:])}`"
     if "/" not in words[0] and find_program(words[0], env) is not None:
@@ -106,7 +106,7 @@ def _program_hint(words: Sequence[str], env: Mapping[str, str], verb: str) -> st
 
 
 def _closed_folder(full: str) -> str:
-    """Why this user cannot even see whether there is such a file; empty where she can."""
+    """Return why this user cannot even see whether the file exists; empty if possible."""
     try:
         os.stat(full)
     except PermissionError:
@@ -132,7 +132,7 @@ def _near(full: str) -> str | None:
 
 
 def check_command(name: str, cwd: str, env: Mapping[str, str]) -> None:
-    """Raise `InvalidRequest` when there is no such program."""
+    """Raise `InvalidRequest` if there is no such program."""
     if "/" in name:
         full = os.path.join(cwd, name)
         if not os.path.exists(full):
@@ -150,7 +150,11 @@ def check_command(name: str, cwd: str, env: Mapping[str, str]) -> None:
 
 
 def choose_program(parsed: ParsedArgs, options: RunOptions, verb: str, cwd: str, brought: str = "") -> Program:
-    """What is to run. A script that can be read only once is read now, for all ranks; `brought` is its text already."""
+    """Return what to run.
+
+    A script that can be read only once is read now, for all ranks; `brought` is the source of one of muster's own
+    scripts.
+    """
     words = tuple(parsed.operands)
     if not words:
         what = "a program after `--`" if parsed.after_dashes else "a script"
@@ -174,7 +178,7 @@ def choose_program(parsed: ParsedArgs, options: RunOptions, verb: str, cwd: str,
 
 
 def split_words(text: str, option: str) -> tuple[str, ...]:
-    """Words as a shell would make them of an option's value; raises `InvalidRequest`."""
+    """Split an option's value into words as a shell would. Raises `InvalidRequest`."""
     try:
         return tuple(shlex.split(text))
     except ValueError as error:

@@ -21,11 +21,11 @@ def choose_python(
     local: bool = True,
     warn: Callable[[str], object] = lambda text: None,
 ) -> tuple[str, str]:
-    """(path, why) of the interpreter for the ranks.
+    """Return (path, reason) of the interpreter for the ranks.
 
-    What was given; else the active virtual or conda environment; else `.venv` beside the script, if there is one, or in
-    the current folder, but for one of another user; else the one that muster runs in. One given for
-    other hosts (not `local`) need not exist here. `warn` is told of what is not trusted.
+    In this order: the given one; the active virtual or conda environment; `.venv` beside the script, or in the current
+    directory, unless it belongs to another user; the interpreter of muster. A given one need not exist here if it is
+    for other hosts (not `local`). `warn` is called about untrusted ones.
     """
     if given is not None and not local:
         return os.path.join(cwd, given) if "/" in given else given, "--python"
@@ -57,7 +57,7 @@ def choose_python(
 
 
 def installed(package: str) -> str:
-    """The version of a package, as pip knows it (`ray[train]==2.60.0`), beside muster; empty where it is not."""
+    """Return the version of a pip package (`ray[train]==2.60.0`) installed beside muster; empty if it is not."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -71,7 +71,7 @@ def _name_of(package: str) -> str:
 
 
 def check_package(package: str, launcher: str) -> None:
-    """Raise `InvalidRequest` when what a launcher needs is not installed beside muster."""
+    """Raise `InvalidRequest` if the package that a launcher needs is not installed beside muster."""
     if not installed(package):
         raise InvalidRequest(
             f"--launcher {launcher}: {_name_of(package)} is not installed in {sys.executable}",

@@ -10,7 +10,7 @@ Source = Literal["argv", "environment", "muster.toml", "default"]
 """Where the value of an option comes from."""
 
 WHERE, LAUNCHER = "Where to run", "Launcher"
-"""Headings in `--help` of options that are declared in several files."""
+"""Headings in `--help` for options that are declared in several files."""
 
 T = TypeVar("T")
 Value = TypeVar("Value", covariant=True)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def _check_scheduler(options: RunOptions) -> None:
-    """Raise `InvalidRequest` for a scheduler that is not known, and for options that were typed for another one."""
+    """Raise `InvalidRequest` for an unknown scheduler, and for options of a scheduler that was not chosen."""
     name = options.scheduler or ""
     if name and name not in SCHEDULERS:
         hint = did_you_mean(name, SCHEDULERS) or f"known: {', '.join(SCHEDULERS)}"
@@ -53,21 +53,21 @@ def _check_scheduler(options: RunOptions) -> None:
 
 
 class JobRequest(NamedTuple):
-    """What the options ask for."""
+    """The job and the hosts that the options request."""
 
     job: Job
     hosts: tuple[HostSpec, ...]
-    """The hosts that were named; empty for this machine."""
+    """The named hosts; empty for this machine."""
     ranks_per_node: str | None
-    """What `-g` said."""
+    """The value of `-g`."""
     pythons: Mapping[str, str]
-    """The interpreter of a host that has one of its own."""
+    """Interpreters of hosts that have their own."""
     setups: Mapping[str, tuple[str, ...]]
-    """Lines of `--setup` for one host."""
+    """Lines of `--setup` for single hosts."""
     threads_chosen: bool
-    """The person set OMP_NUM_THREADS."""
+    """True if the user has set OMP_NUM_THREADS."""
     snapshot: tuple[Tree, Path] | None = None
-    """The code that is to be copied, and to where."""
+    """The code to copy, and the target directory."""
 
 
 def make_job(
@@ -78,9 +78,10 @@ def make_job(
     brought: str,
     warn: Callable[[str], object],
 ) -> JobRequest:
-    """The job that these options ask for; `brought` is the text of a script of muster's own. Raises `InvalidRequest`.
+    """Return the job that these options request. Raises `InvalidRequest`.
 
-    `warn` is told what a person should know of how they were understood.
+    `brought` is the source of one of muster's own scripts. `warn` is called with messages on how options were
+    interpreted.
     """
     reject_nested_launch(options, env)
     _check_scheduler(options)
@@ -158,14 +159,14 @@ def make_job(
 
 
 def _terminal(options: RunOptions, env: Mapping[str, str]) -> TerminalSize | None:
-    """The pseudo-terminal that `--tty` gives to each rank; raises `InvalidRequest` together with `--no-tty`."""
+    """Return the pseudo-terminal requested by `--tty`; None without it. Raises `InvalidRequest` with `--no-tty`."""
     if options.tty and options.no_tty:
         raise InvalidRequest("--tty and --no-tty contradict each other", "leave one of them out")
     return size_here(env) if options.tty else None
 
 
 def job_on_a_terminal(job: Job, ranks: int, options: RunOptions, env: Mapping[str, str]) -> Job:
-    """The job of an attached run here: a rank that is alone, and shown on a terminal, has one itself."""
+    """Return the job of an attached local run: a single rank shown on a terminal gets a pseudo-terminal."""
     shown = not (options.no_tty or options.json or options.quiet)
     if job.terminal is None and ranks == 1 and shown and os.isatty(1) and os.isatty(2):
         return job._replace(terminal=size_here(env))
@@ -173,8 +174,8 @@ def job_on_a_terminal(job: Job, ranks: int, options: RunOptions, env: Mapping[st
 
 
 def _log_dir(options: RunOptions, named: tuple[HostSpec, ...]) -> str:
-    """How the names of `--log-dir` begin; raises `InvalidRequest` where no such folder can be on this machine."""
-    if options.log_dir is None or options.log_dir == os.devnull:  # with it torchrun writes no file either
+    """Return the common prefix of the directories for `--log-dir`. Raises `InvalidRequest` if it is unusable."""
+    if options.log_dir is None or options.log_dir == os.devnull:  # with /dev/null torchrun writes no file either
         return ""
     folder = absolute(options.log_dir)
     if not named and os.path.lexists(folder) and not os.path.isdir(folder):
@@ -184,14 +185,14 @@ def _log_dir(options: RunOptions, named: tuple[HostSpec, ...]) -> str:
 
 
 def _passes(options: RunOptions) -> tuple[str, ...]:
-    """The signals that are passed on: these two, and others that were named, unless they end the run."""
+    """Return the signals to forward: SIGUSR1, SIGUSR2 and named others, except those that end the run."""
     named = (*Job._field_defaults["passes"], *options.signals_to_handle)
     check_signals(named)
     return tuple(name for name in dict.fromkeys(named) if name not in ENDING)
 
 
 def _preload(options: RunOptions, launcher: str) -> tuple[str, ...]:
-    """What the warm interpreter imports; what a file asks for is no reason to refuse another launcher."""
+    """Return the modules to preload; configured ones do not exclude other launchers."""
     if launcher not in ("fork", "exec") and not options.typed(RunOptions.preload):
         return ()
     return tuple(name for names in options.preload for name in names.split(",") if name)

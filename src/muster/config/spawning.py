@@ -9,7 +9,7 @@ from muster.core.model import Job
 
 
 def spawn_warnings(job: Job) -> list[str]:
-    """What is most likely not meant."""
+    """Return warnings about likely mistakes."""
     if job.launcher == "spawn" or not job.program.path:
         return []
     try:
@@ -27,7 +27,7 @@ _CALLS_SPAWN = re.compile(r"\b(?:mp|multiprocessing)\.(?:spawn|start_processes)\
 
 
 _SPAWNS = re.compile(_CALLS_SPAWN.pattern + r"|\bspawn\(|\bnotebook_launcher\(")
-"""What is in a script that starts its ranks by itself."""
+"""Pattern of a script that spawns its ranks by itself."""
 
 
 def calls_spawn(path: str) -> bool:

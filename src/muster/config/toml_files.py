@@ -1,4 +1,4 @@
-"""muster.toml: the files that a command obeys, and the options in them."""
+"""muster.toml: which files apply, and the options in them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from muster.schedulers import SCHEDULERS, options_of
 
 
 def tables(profile: Any, env: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The options of muster.toml: of the profile and then of `[run]`, the project's before the person's."""
+    """Return the options of muster.toml: the profile's, then those of `[run]`; the project's before the user's."""
     places = _configurations(env)
     profiles, general, known = [], [], []
     for path in places:
@@ -47,7 +47,7 @@ def tables(profile: Any, env: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def _of_scheduler(name: str, data: Any, path: Path) -> dict[str, Any]:
-    """The options of a scheduler's own program in the table of its name."""
+    """Return the options of a scheduler's own program from the table of its name."""
     if not isinstance(data, dict):
         program = options_of(name).program
         raise InvalidRequest(f"{path} [{name}] is no table", f"write `[{name}]`, and options of {program} below it")
@@ -55,9 +55,9 @@ def _of_scheduler(name: str, data: Any, path: Path) -> dict[str, Any]:
 
 
 def run_dir(env: Mapping[str, str]) -> str | None:
-    """Where muster.toml says that runs are kept, for a command that takes nothing else from there.
+    """Return `run_dir` from muster.toml, for a command that reads nothing else from there.
 
-    A file with mistakes is told and passed over: a run that goes on can be reached all the same.
+    A file with mistakes is reported and skipped, so that a running run remains reachable.
     """
     for path in _configurations(env):
         try:
@@ -73,14 +73,14 @@ def run_dir(env: Mapping[str, str]) -> str | None:
 
 
 def _configurations(env: Mapping[str, str]) -> list[Path]:
-    """The muster.toml files to obey: the nearest one from here up to the repository or the home, and the person's own.
+    """Return the muster.toml files that apply: the nearest one up to the repository or home, and the user's own.
 
-    One that another user could have written is passed over, and told: it may hold lines for a shell (`setup`).
+    One that another user could have written is skipped with a warning, since it may contain shell lines (`setup`).
     """
     home, found = Path(paths.user_home(env)), []
     try:
-        folder = Path.cwd()  # the real path
-    except OSError:  # it has been deleted; a job that needs it is refused in words
+        folder = Path.cwd()  # the resolved path
+    except OSError:  # it was deleted; a job that needs it is rejected with an error
         folder = Path("/")
     for parent in (folder, *folder.parents):
         if os.path.isfile(parent / "muster.toml") and _obeyed(parent / "muster.toml", env):
@@ -103,7 +103,7 @@ def _obeyed(path: Path, env: Mapping[str, str]) -> bool:
 
 
 def _from(path: Path, table: dict[str, Any], env: Mapping[str, str]) -> dict[str, Any]:
-    """Files and folders that a muster.toml names are seen from where it lies, wherever below it muster is started."""
+    """Resolve paths in a muster.toml relative to its directory, wherever below it muster is started."""
     return {
         key: str(path.parent / paths.expanded(value, env)) if key in _PATHS else value for key, value in table.items()
     }

@@ -30,18 +30,18 @@ IGNORED_TORCHRUN_OPTIONS: Mapping[Option[object], str] = {
     RunOptions.duplicate_stderr_filters: "`muster logs` shows what is wanted",
     RunOptions.logs_specs: "each rank's output is always kept in files of its own",
 }
-"""Options of torchrun that need no doing here, and why."""
+"""torchrun options without effect in muster, and why."""
 
 
 def ignored_notes(options: Options) -> list[str]:
-    """One line for each option of torchrun that was given and changes nothing."""
+    """Return a line for each torchrun option that was given without effect."""
     used = RunOptions.rdzv_id if options.given(RunOptions.log_dir) else None
     silent = [option for option in options.all_given() if option in IGNORED_TORCHRUN_OPTIONS and option is not used]
     return [f"{option.long_name} changes nothing: {IGNORED_TORCHRUN_OPTIONS[option]}" for option in silent]
 
 
 def reject_nested_launch(options: RunOptions, env: Mapping[str, str]) -> None:
-    """Raise `InvalidRequest` where this muster would be one of several that know nothing of each other."""
+    """Raise `InvalidRequest` if this muster would be one of several that are unaware of each other."""
     nodes = options.nnodes or "1"
     few, _, many = nodes.partition(":")
     if few != (many or few):

@@ -1,8 +1,8 @@
-"""Whether a file that muster finds by itself may be obeyed. Nobody named it, so it must not be another user's.
+"""Whether to trust a file that muster finds by itself. Nobody named it, so it must not be another user's.
 
-The rule is that of git's `safe.directory` and ssh's `StrictModes`: the file, and the directory in which its name
-stands, belong to this user or to root, and nobody else may write to them. A sticky directory such as /tmp is fine as
-long as the file in it is not another's: nobody else can replace it there.
+The rule is that of git's `safe.directory` and ssh's `StrictModes`: the file and its directory belong to this user or to
+root, and nobody else may write to them. A sticky directory such as /tmp is acceptable if the file belongs to this user:
+nobody else can replace it there.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from typing import NamedTuple
 from muster.linux import processes
 
 ALLOW = "MUSTER_TRUST"
-"""The variable that names directories, `:` between them, whose files are obeyed whoever owns them."""
+"""Environment variable with directories, separated by `:`, whose files are trusted whoever owns them."""
 
 
 class Fault(NamedTuple):
-    """Why a file is not obeyed."""
+    """Why a file is not trusted."""
 
     why: str
     """As the end of a sentence: `it belongs to user ada`."""
     remedy: str
-    """What makes it one to be obeyed: a command, or what such a command does."""
+    """How to make it trusted: a command, or its description."""
 
 
 def fault(path: str, env: Mapping[str, str]) -> Fault | None:
-    """Why this file is not to be obeyed; None when it may be.
+    """Return why a file is not trusted; None if it is.
 
-    A link is looked at together with what it leads to. Raises nothing: what cannot be looked at is not obeyed.
+    A symbolic link is checked together with its target. Raises nothing: what cannot be checked is not trusted.
     """
     real = os.path.realpath(path)
     if _allowed(real, env):
@@ -43,9 +43,9 @@ def fault(path: str, env: Mapping[str, str]) -> Fault | None:
 
 
 def why_not_venv(folder: str, env: Mapping[str, str]) -> str:
-    """Why the interpreter of a virtual environment is not to be run; empty when it may be.
+    """Return why the interpreter of a virtual environment is not trusted; empty if it is.
 
-    What its links lead to is not looked at: whoever made it chose that, often a Python that an administrator owns.
+    The targets of its links are not checked: its creator chose them, often a Python owned by an administrator.
     """
     if _allowed(os.path.realpath(folder), env):
         return ""
@@ -55,13 +55,13 @@ def why_not_venv(folder: str, env: Mapping[str, str]) -> str:
 
 
 def _allowed(real: str, env: Mapping[str, str]) -> bool:
-    """The person has named a directory above it as one to trust."""
+    """Return whether the user trusts a directory above it."""
     allowed = [os.path.realpath(folder) for folder in env.get(ALLOW, "").split(":") if folder]
     return any(real == folder or real.startswith(folder.rstrip("/") + "/") for folder in allowed)
 
 
 def _fault(place: str, is_folder: bool, env: Mapping[str, str]) -> Fault | None:
-    """What is wrong with one file or link, or with one directory; None when nothing is."""
+    """Return what is wrong with one file or link, or one directory; None if nothing is."""
     which = f"its directory {place}" if is_folder else "it"
     shown = shlex.quote(place)
     try:
@@ -84,7 +84,7 @@ def _fault(place: str, is_folder: bool, env: Mapping[str, str]) -> Fault | None:
 
 
 def owners(env: Mapping[str, str]) -> set[int]:
-    """Whose files count as this user's own: also those of whoever became root by sudo, as for git."""
+    """Return the uids whose files count as this user's own, with that of the user behind sudo, as for git."""
     found = {0, os.geteuid()}
     if os.geteuid() == 0 and env.get("SUDO_UID", "").isdigit():
         found.add(int(env["SUDO_UID"]))

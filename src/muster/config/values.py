@@ -15,7 +15,7 @@ _LONGEST = 3650
 
 
 def text(value: str) -> str:
-    """Any text."""
+    """Return the text unchanged."""
     return value
 
 
@@ -119,14 +119,14 @@ BINDINGS = ("node", "socket", "exclusive", "core-complex")
 
 
 def binding(value: str) -> str:
-    """One of `BINDINGS`."""
+    """Check one of `BINDINGS`."""
     if value not in BINDINGS:
         raise ValueError(", ".join(BINDINGS[:-1]) + f" or {BINDINGS[-1]}")
     return value
 
 
 def backend(value: str) -> str:
-    """A backend of torch.distributed."""
+    """Check a backend of torch.distributed."""
     if value not in ("gloo", "nccl"):
         raise ValueError("gloo or nccl")
     return value

@@ -1,1 +1,1 @@
-"""Values and decisions: no file, process, socket or clock."""
+"""Values and decisions, without files, processes, sockets or clocks."""

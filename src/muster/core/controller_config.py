@@ -1,7 +1,7 @@
-"""What the controller of a run must know beside the plan: which nodes there are, where they meet, how clocks differ.
+"""What the controller of a run needs beside the plan: its nodes, the rendezvous address, the clock offsets.
 
-It is decided while the agents are started, and stands in `serve.json` of the run directory from then on: a controller
-that is started again reads it there.
+It is determined while the agents start, and stored as `serve.json` in the run directory, where a restarted controller
+reads it.
 """
 
 from __future__ import annotations
@@ -25,47 +25,47 @@ from muster.core.json_records import (
 from muster.core.model import as_json
 
 RECORD = "serve.json"
-"""The file."""
+"""Name of the file."""
 
 
 class NodeRecord(NamedTuple):
-    """One node, by its number in the plan."""
+    """A node, by its number in the plan."""
 
     run_dir: str
-    """The run directory there."""
+    """The run directory on the node."""
     shared: bool = True
-    """That is the directory of node 0, on a file system that both see."""
+    """True if that is the directory of node 0, on a shared file system."""
     clock_offset: float = 0.0
     """Its monotonic clock minus that of the controller's machine, in seconds."""
     executable: str = ""
-    """The Python of its agent."""
+    """The Python interpreter of its agent."""
     python: str = ""
-    """The version of that."""
+    """The version of that interpreter."""
     late: Mapping[str, str | None] = MappingProxyType({})
-    """Late values of the plan that hold for this node: the interface on which it meets the others."""
+    """Late values of the plan for this node: the interface to the other nodes."""
 
     @property
     def facts(self) -> dict[str, str]:
-        """What is told of the node to whoever watches the run."""
+        """The facts of the node shown to clients."""
         return {"executable": self.executable, "python": self.python}
 
 
 class ControllerConfig(NamedTuple):
-    """All of it."""
+    """The configuration of a controller."""
 
     began: float
-    """When muster was started, on the monotonic clock of the controller's machine."""
+    """When muster was started, by the monotonic clock of the controller's machine."""
     address: str
-    """The address of node 0 at which all ranks meet."""
+    """The address of node 0 for the rendezvous of the ranks."""
     clock: float
-    """What makes the time of day, as the machine has it that started the run, of that monotonic clock."""
+    """What to add to that monotonic clock to get the time of day of the machine that started the run."""
     nodes: tuple[NodeRecord, ...]
     owned: bool = False
-    """A terminal has started the run and watches it; the run ends with that."""
+    """True if a terminal started the run and is attached to it; the run ends with it."""
     first_attempt: int = 0
-    """The number of the first attempt; others were made by a controller that ended with its job."""
+    """The number of the first attempt; earlier ones belong to a controller that ended with its job."""
     again: bool = False
-    """There were such attempts, or might have been: what was written of them stays."""
+    """True if there were, or may have been, such attempts: their records are kept."""
 
 
 def _late(value: Any) -> dict[str, str | None]:
@@ -93,13 +93,13 @@ _CONFIG = {
 
 
 def config_as_json(config: ControllerConfig) -> dict[str, Any]:
-    """What is written."""
+    """Return the configuration as JSON."""
     data: dict[str, Any] = as_json(config)
     return data
 
 
 def config_from_json(data: Any, run_dir: str) -> ControllerConfig:
-    """Read it back, from the run directory of node 0. Raises `Malformed`."""
+    """Parse a configuration from the run directory of node 0. Raises `Malformed`."""
     if "offsets" in table(data):
         data = _from_lists(data, run_dir)
     config = ControllerConfig(**checked(data, _CONFIG, ("began", "address", "clock", "nodes")))
@@ -109,7 +109,7 @@ def config_from_json(data: Any, run_dir: str) -> ControllerConfig:
 
 
 def _from_lists(data: dict[str, Any], run_dir: str) -> dict[str, Any]:
-    """The same of what versions up to 0.1 wrote: a list of each field, with an entry for each node."""
+    """Convert the format of versions up to 0.1: one list per field, with an entry per node."""
     fields = checked(data, _LISTS, ("offsets", "facts", "shared", "meets"))
     lists = [fields[name] for name in ("run_dirs", "shared", "offsets", "facts", "meets") if name in fields]
     if len(set(map(len, lists))) != 1:

@@ -1,7 +1,7 @@
-"""Which variables go from this machine to the ranks on other hosts. Touches nothing.
+"""Which environment variables are forwarded to ranks on other hosts. Pure.
 
-On this machine ranks inherit everything. Over ssh nothing comes along by itself, and people lose an afternoon over one
-variable; so what is about training goes by default, and the rest by `--env`.
+On this machine ranks inherit everything. ssh forwards nothing by itself, and a missing variable can cost a user an
+afternoon; so variables that concern training are forwarded by default, and others with `--env`.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ PREFIXES = (
     *("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "DATASETS_", "ACCELERATE_", "DEEPSPEED_", "DS_", "TOKENIZERS_"),
     *("WANDB_", "MLFLOW_", "COMET_", "NEPTUNE_", "CLEARML_", "TENSORBOARD_", "AWS_", "LC_", "SSL_CERT_", "PYTHON"),
 )
-"""What begins like this goes to the hosts."""
+"""Prefixes of forwarded variables."""
 
 NAMES = (
     *("LANG", "TZ", "PYTHONPATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "LIBRARY_PATH", "VIRTUAL_ENV", "CONDA_PREFIX"),
     *("CONDA_DEFAULT_ENV", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "NO_COLOR", "FORCE_COLOR"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy"),
 )
-"""So do these."""
+"""Names of forwarded variables."""
 
 LOCAL_ONLY = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
-"""These are about this machine alone, and never go by themselves."""
+"""Variables that concern only this machine, and are never forwarded by default."""
 
 NEVER_FORWARDED = (
     "TORCHELASTIC_",
@@ -41,23 +41,23 @@ NEVER_FORWARDED = (
     "PYTHONHOME",
     "PYTHONINSPECT",
 )
-"""Nor do these: of a launcher, or of the person's own Python here."""
+"""Variables of launchers, or of the user's Python here, which are never forwarded by default either."""
 
 _SECRET = re.compile(
-    r"PASS|SECRET|CREDENTIAL|APIKEY|TOKEN(?!IZ)|PRIVATE"  # anywhere: PGPASSWORD, HF_TOKEN
+    r"PASS|SECRET|CREDENTIAL|APIKEY|TOKEN(?!IZ)|PRIVATE"  # anywhere in the name: PGPASSWORD, HF_TOKEN
     r"|(?:^|_)(?:KEYS?|CREDS?|AUTH(?:ORIZATION)?|COOKIES?|DSN|JWT|SAS|PW)(?:_|$)|_PWD(?:_|$)",
     re.IGNORECASE,
 )
-"""In the names of variables whose values are shown to nobody."""
+"""Pattern of names of variables whose values are never shown."""
 
 _SECRET_VALUE = re.compile(r"://[^/@\s:]+:[^/@\s]+@")
-"""In values that are shown to nobody, whatever the name is: `postgres://ann:password@db`."""
+"""Pattern of values that are never shown, whatever the name: `postgres://ann:password@db`."""
 
 _SECRET_OPTION = re.compile(
     r"--?(?:[\w-]*[-_])?(?:pass(?:word|wd|phrase)?|secret|credentials?|api[-_]?key|(?:auth|access|hub|hf)[-_]token|token)",
     re.IGNORECASE,
 )
-"""Options of the user's script whose values are shown to nobody. Not `--tokenizer`, `--max-tokens`, `--key`."""
+"""Options of the user's script whose values are never shown. Not `--tokenizer`, `--max-tokens`, `--key`."""
 
 _OPEN = (
     *("TORCH_", "PYTORCH_", "TORCHINDUCTOR_", "TORCHDYNAMO_", "TORCHELASTIC_", "CUBLAS_", "CUDNN_", "CUDA_", "NVIDIA_"),
@@ -82,46 +82,46 @@ _OPEN_NAMES = {
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "OLDPWD", "TERM", "HOSTNAME", "TMPDIR", "DISPLAY"),
     *("NO_COLOR", "FORCE_COLOR", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"),
 }
-"""Variables that are settings, by how they begin and by name: their values may stand in files and reports."""
+"""Variables that are settings, by prefix and by name: their values may appear in files and reports."""
 
 _FULL = {"MUSTER_ENV", "PET_ENV", "MUSTER_SETUP", "PET_SETUP"}
-"""Settings of muster that hold other variables with their values, or lines for a shell."""
+"""Settings of muster that contain other variables with values, or shell lines."""
 
 REDACTED = "(hidden)"
 
 _VALUE = r"""(?P<value>(?:"(?:[^"\\]|\\.)*"|'[^']*'|[^\s;&|"'])+)"""
 _ASSIGNED = re.compile(r"(?P<name>\b[A-Za-z_]\w*)=" + _VALUE)
 _OPTION = re.compile(r"(?P<option>(?<!\S)--?[A-Za-z][\w-]*)(?P<between>[\s=]+)" + _VALUE)
-"""`NAME=value` and `--name value` in a line for a shell."""
+"""Patterns of `NAME=value` and `--name value` in a shell line."""
 
 
 def is_forwarded(name: str) -> bool:
-    """This variable goes to the hosts without being named."""
+    """Return whether this variable is forwarded by default."""
     if name in LOCAL_ONLY or name.startswith(NEVER_FORWARDED):
         return False
     return name in NAMES or name.startswith(PREFIXES)
 
 
 def forwarded(env: Mapping[str, str]) -> dict[str, str]:
-    """What of this environment goes to the hosts."""
+    """Return the variables that are forwarded by default."""
     return {name: value for name, value in sorted(env.items()) if is_forwarded(name)}
 
 
 def is_secret(name: str, value: str = "") -> bool:
-    """The value of this variable is shown to nobody."""
+    """Return whether the value of this variable must never be shown."""
     return _SECRET.search(name) is not None or _SECRET_VALUE.search(value) is not None
 
 
 def stands_open(name: str, value: str = "") -> bool:
-    """The value of this variable may stand in files of the run: it is a known setting, and no secret."""
+    """Return whether the value may appear in files of the run: it is a known setting, and no secret."""
     return (name in _OPEN_NAMES or name.startswith(_OPEN)) and name not in _FULL and not is_secret(name, value)
 
 
 def stored(name: str, value: str) -> str:
-    """What files of the run hold in the place of a value.
+    """Return the representation of a value in files of the run.
 
-    Of one that is no known setting they hold six digits of its hash, by which two runs can be compared; of a secret
-    nothing at all.
+    For an unknown setting it includes six digits of the value's hash, to compare two runs; for a secret it reveals
+    nothing.
     """
     if stands_open(name, value):
         return value
@@ -131,13 +131,12 @@ def stored(name: str, value: str) -> str:
 
 
 def shown(name: str, value: str) -> str:
-    """What the user's own terminal shows of a value: all but secrets."""
+    """Return the representation of a value on the user's terminal: everything except secrets."""
     return REDACTED if is_secret(name, value) else value
 
 
 def redact(value: Any, replace: Callable[[str, str], str] = stored) -> Any:
-    """The same with the values of variables as they are `stored`, or `shown`, wherever an `env` stands in it; command
-    lines and lines of --setup are without secrets."""
+    """Return a copy with values in `env` objects replaced by `replace`, and command and setup lines redacted."""
     if isinstance(value, list):
         return [redact(item, replace) for item in value]
     if not isinstance(value, dict):
@@ -156,8 +155,7 @@ def redact(value: Any, replace: Callable[[str, str], str] = stored) -> Any:
 
 
 def redact_line(line: str) -> str:
-    """A line for a shell without the values that it gives to variables, unless they are known settings, and to options
-    named password."""
+    """Return a shell line without the values of variables that are not known settings, and of password options."""
 
     def option(found: re.Match[str]) -> str:
         return (
@@ -169,12 +167,11 @@ def redact_line(line: str) -> str:
 
 
 def redact_argv(words: Iterable[Any]) -> list[Any]:
-    """A command line, or the JSON of one, without the values of `--env`, unless they are known settings, and of options
-    named password."""
+    """Return a command line without unknown `--env` values and password options; the items may be JSON."""
     found: list[Any] = []
     before = ""
     for word in words:
-        if not isinstance(word, str):  # a value that comes later is none of the user's
+        if not isinstance(word, str):  # a late value is never the user's own
             found.append(word)
             before = ""
             continue
@@ -196,7 +193,7 @@ def redact_argv(words: Iterable[Any]) -> list[Any]:
 
 
 def select(items: Iterable[str], env: Mapping[str, str]) -> dict[str, str]:
-    """What `--env` names: NAME=VALUE, NAME as it is here, or PREFIX*; raises `InvalidRequest`."""
+    """Return the variables selected by `--env`: NAME=VALUE, NAME from `env`, or PREFIX*. Raises `InvalidRequest`."""
     found: dict[str, str] = {}
     for item in items:
         name, equals, value = item.partition("=")

@@ -1,4 +1,4 @@
-"""What happens in a run, and what is to be done about it: events, actions, and how events.jsonl has them."""
+"""The events of a run, the actions that follow from them, and their representation in events.jsonl."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from muster.core.results import (
     StopReason,
 )
 
-# ---- events: what happened; `t` is in seconds since the run began ---------------------------------------------------
+# ---- events; `t` is in seconds since the start of the run ------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Configured:
-    """The agent of node 0 has its part of the plan, and so can open the port of the first attempt's store."""
+    """The agent of node 0 is configured, and can open the port of the first attempt's store."""
 
     t: float
 
 
 @dataclass(frozen=True)
 class AgentReady:
-    """An agent can start ranks."""
+    """An agent is ready to start ranks."""
 
     t: float
     node: int
@@ -56,7 +56,7 @@ class RanksStarted:
 
 @dataclass(frozen=True)
 class RankExited:
-    """A rank has ended."""
+    """A rank has exited."""
 
     t: float
     rank: int
@@ -65,12 +65,12 @@ class RankExited:
     signal: int | None = None
     failure: Failure | None = None
     asked_by_launcher: float | None = None
-    """When the launcher that started it asked it to end."""
+    """When the launcher that started it signalled it to exit."""
 
 
 @dataclass(frozen=True)
 class StoreDied:
-    """The keeper of the store has ended although it should not."""
+    """The store process has exited unexpectedly."""
 
     t: float
     code: int | None = None
@@ -80,7 +80,7 @@ class StoreDied:
 
 @dataclass(frozen=True)
 class StartFailed:
-    """Agents cannot start their ranks, the one of this node among them."""
+    """Agents cannot start their ranks, including that of this node."""
 
     t: float
     node: int
@@ -89,7 +89,7 @@ class StartFailed:
 
 @dataclass(frozen=True)
 class NodeLost:
-    """The connection to an agent has ended."""
+    """The connection to an agent is lost for good."""
 
     t: float
     node: int
@@ -98,7 +98,7 @@ class NodeLost:
 
 @dataclass(frozen=True)
 class CleanedUp:
-    """Nothing of the attempt is left on a node, but for what `left` says. `ended`: what the agent had to end."""
+    """A node is cleaned up, except for the processes in `left`. `ended`: processes that the agent had to kill."""
 
     t: float
     node: int
@@ -108,7 +108,7 @@ class CleanedUp:
 
 @dataclass(frozen=True)
 class LogIncomplete:
-    """The log of a rank lacks so many bytes by now, because it could not be written."""
+    """The log of a rank is missing this many bytes by now, because they could not be written."""
 
     t: float
     node: int
@@ -121,18 +121,18 @@ class LogIncomplete:
 
 @dataclass(frozen=True)
 class StopRequested:
-    """A person, or whoever started muster, wants the end: a signal to muster, or `muster kill` (signal 0)."""
+    """A user, or muster's parent program, wants to stop the run: by a signal, or by `muster kill` (signal 0)."""
 
     t: float
     signal: int
     by: str = ""
     gone_for: float | None = None
-    """Seconds for which nothing was heard of the terminal that is to be there; then nobody has said anything."""
+    """Seconds since the owner's terminal was last heard of, if that is the reason; then nobody requested the stop."""
 
 
 @dataclass(frozen=True)
 class PreemptionWarned:
-    """These ranks were told, by a signal that they catch, that a scheduler is about to end the job; see `JOB_ENDS`."""
+    """These ranks got a signal they handle, as a warning that the scheduler will end the job; see `JOB_ENDS`."""
 
     t: float
     cause: str
@@ -141,7 +141,7 @@ class PreemptionWarned:
 
 @dataclass(frozen=True)
 class JobEnding:
-    """A scheduler ends the job, for a cause of `JOB_ENDS`, and kills what still lives after `within` seconds."""
+    """A scheduler ends the job, for a cause in `JOB_ENDS`, and kills remaining processes after `within` seconds."""
 
     t: float
     cause: str
@@ -162,7 +162,7 @@ JOB_ENDS: Mapping[str, tuple[RunState, int]] = {
     "requeued": (RunState.KILLED, 137),
     "node failure": (RunState.BROKEN, 125),
 }
-"""Why a scheduler ends a job: the state of the run, and its exit status."""
+"""Why a scheduler ends a job: the resulting state and exit code of the run."""
 
 Event = Union[
     Configured,
@@ -183,7 +183,7 @@ Event = Union[
 
 
 def event_from_json(data: Mapping[str, Any]) -> Event:
-    """Read back an event that was written down, perhaps by an older version. Raises `Malformed`, TypeError."""
+    """Parse a recorded event, possibly from an older version. Raises `Malformed`, TypeError."""
     fields = {name: value for name, value in data.items() if name != "event"}
     if fields.get("failure") is not None:
         fields["failure"] = failure_from_json(fields["failure"])
@@ -201,7 +201,7 @@ def event_from_json(data: Mapping[str, Any]) -> Event:
     return event
 
 
-# ---- actions: what the controller is to do --------------------------------------------------------------------------
+# ---- actions of the controller ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -221,9 +221,9 @@ class StartRanks:
 
 @dataclass(frozen=True)
 class SignalRanks:
-    """Send a signal to these ranks; SIGQUIT to those that catch it, and SIGTERM to the others.
+    """Send a signal to these ranks; SIGQUIT goes to those that handle it, and SIGTERM to the others.
 
-    torchrun passes SIGQUIT on to all, of which a rank without a handler dies with a core file.
+    torchrun forwards SIGQUIT to all, and a rank without a handler dies with a core dump.
     """
 
     number: int
@@ -232,15 +232,14 @@ class SignalRanks:
 
 @dataclass(frozen=True)
 class CleanUp:
-    """Have all agents end what is left, after so many seconds in which it may end by itself."""
+    """Have all agents kill leftover processes, after waiting `patience` seconds for them to exit."""
 
     patience: float
 
 
 @dataclass(frozen=True)
 class Escalating:
-    """Tell the person that ranks are asked to end, or are killed, because of this; what follows after `wait` seconds is
-    harder."""
+    """Tell the user that ranks are being signalled or killed; the next signal follows after `wait` seconds."""
 
     number: int
     ranks: tuple[int, ...]
@@ -250,30 +249,30 @@ class Escalating:
 
 @dataclass(frozen=True)
 class Restarting:
-    """Tell the person that all ranks are started again, for this cause."""
+    """Tell the user that all ranks are restarted, for this reason."""
 
     first: RankExit | None
-    """The end of the rank that failed first."""
+    """The exit of the rank that failed first."""
     reason: StopReason | None
     restart: int
     restarts: int
-    """How many there may be."""
+    """The maximum number of restarts."""
 
 
 @dataclass(frozen=True)
 class Hurrying:
-    """Tell the person that what ranks left behind is not waited for any more."""
+    """Tell the user that leftover processes are no longer waited for."""
 
 
 @dataclass(frozen=True)
 class Finish:
-    """It is over."""
+    """Finish the run."""
 
     outcome: RunResult
 
 
 Notice = Union[Escalating, Restarting, Hurrying]
-"""What the person is told; `reason_text.notice_in_words` says it."""
+"""Messages to the user, worded by `reason_text.notice_in_words`."""
 
 NOTICES = (Escalating, Restarting, Hurrying)
 
@@ -304,8 +303,8 @@ NAMES: Mapping[type[Any], str] = {
     Restarting: "restarting",
     Hurrying: "hurrying",
 }
-"""The names of events and actions in events.jsonl. They stay as they are: scripts read that file, and so does the
-controller that goes on with a run of an earlier version."""
+"""The names of events and actions in events.jsonl. They are stable: scripts read that file, and so does a controller
+that continues a run of an earlier version."""
 
 EVENTS: Mapping[str, type[Any]] = {NAMES[kind]: kind for kind in get_args(Event)}
-"""By the name under which they stand in events.jsonl."""
+"""Event types by their name in events.jsonl."""

@@ -1,4 +1,4 @@
-"""Equal things are told once. Touches nothing."""
+"""Grouping of equal values. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Value = TypeVar("Value", bound=Hashable)
 
 
 def by_value(pairs: Iterable[tuple[Key, Value]]) -> dict[Value, list[Key]]:
-    """The keys of each value, of (key, value); both in the order in which they come."""
+    """Group the keys of (key, value) pairs by value, preserving the order of both."""
     found: dict[Value, list[Key]] = {}
     for key, value in pairs:
         found.setdefault(value, []).append(key)

@@ -1,13 +1,13 @@
-"""Host lists and host files, as people and other launchers write them. Touches nothing.
+"""Host lists and host files, in the formats of users and of other launchers. Pure.
 
---hosts n[1-3],gpu5:4,gpu6:0,1      three hosts, one with 4 ranks, one of which GPUs 0 and 1 are used
---hosts fe80::1%eth0,[2001:db8::7]:4   IPv6 addresses; brackets tell the number of ranks from the address
-n1 slots=4                          a line of a host file: Open MPI's and DeepSpeed's form; `n1:4` is MPICH's
+--hosts n[1-3],gpu5:4,gpu6:0,1      five hosts, one with 4 ranks, one of which uses GPUs 0 and 1
+--hosts fe80::1%eth0,[2001:db8::7]:4   IPv6 addresses; brackets separate the address from the number of ranks
+n1 slots=4                          a line of a host file, as for Open MPI and DeepSpeed; `n1:4` as for MPICH
 n1@n2:0,2                           DeepSpeed's --include and --exclude
 
-Every name is compared with a strict pattern before anything else sees it. ClusterShell puts the name of a group into a
-shell command, ssh takes a host that begins with `-` for an option, and a person's ssh configuration may put host and
-user into a shell command (`ProxyCommand`).
+Every name is checked against a strict pattern before anything else uses it. ClusterShell puts group names into a shell
+command, ssh takes a host that starts with `-` for an option, and a user's ssh configuration may put host and user into
+a shell command (`ProxyCommand`).
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from muster.errors import InvalidRequest
 
 
 class HostSpec(NamedTuple):
-    """One host of a list."""
+    """A host in a list."""
 
     name: str
-    """As ssh is to reach it, without the user."""
+    """Its name for ssh, without the user."""
     user: str = ""
-    """Whom to be there; empty for what ssh is configured to."""
+    """Login user; empty for the one in the ssh configuration."""
     slots: int | None = None
-    """The ranks that it takes; None for what `-g` says."""
+    """Number of ranks; None for the value of `-g`."""
     gpus: tuple[str, ...] = ()
-    """The GPUs that it lends; empty for all."""
+    """The GPUs to use; empty for all."""
 
 
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -42,18 +42,18 @@ _SCOPE = re.compile(r"[A-Za-z0-9_.-]+")
 _NAMES = r"(?:[A-Za-z0-9_.-]|\[[0-9][0-9,/-]*\])+"
 _GROUP = r"@(?:[A-Za-z0-9_][A-Za-z0-9_.+-]*:)?[A-Za-z0-9_][A-Za-z0-9_.+-]*"
 _SET = re.compile(rf"(?:{_NAMES}|{_GROUP})(?:[,!&^](?:{_NAMES}|{_GROUP}))*")
-"""What of ClusterShell's sets is taken: names, numbers in brackets, groups, and what joins them."""
+"""The accepted subset of ClusterShell's node sets: names, number ranges in brackets, groups, and operators."""
 
 _COUNT = re.compile(r"[0-9]{1,6}")
-"""A number of ranks, or of a GPU; no longer one is meant, and Python reads none of thousands of digits."""
+"""A number of ranks, or of a GPU. No longer number is meant, and Python refuses to parse thousands of digits."""
 _NUMBERS = re.compile(r"[0-9]+(-[0-9]+)?(/[0-9]+)?")
 
 MOST_HOSTS = 100_000
-"""More hosts than this are a slip in a list such as `n[1-10000000]`, which would take all memory."""
+"""Maximum number of hosts: more are a typo in a list such as `n[1-10000000]`, which would exhaust the memory."""
 
 
 def parse_hosts(text: str) -> tuple[HostSpec, ...]:
-    """Read `--hosts`; raises `InvalidRequest`."""
+    """Parse `--hosts`. Raises `InvalidRequest`."""
     found: list[HostSpec] = []
     for word in _words(text):
         found += _entry(word, f"--hosts {text}")
@@ -63,7 +63,7 @@ def parse_hosts(text: str) -> tuple[HostSpec, ...]:
 
 
 def parse_host(text: str) -> HostSpec:
-    """Read `HOST` or `USER@HOST`, as it stands before the colon of HOST:RUN; raises `InvalidRequest`."""
+    """Parse `HOST` or `USER@HOST`, as before the colon in HOST:RUN. Raises `InvalidRequest`."""
     found = _entry(text, f"host {text}")
     if len(found) != 1 or found[0].slots is not None:
         raise InvalidRequest(f"`{text}` is not one host", "for example `n1:last` or `ann@n1:last`")
@@ -71,7 +71,7 @@ def parse_host(text: str) -> HostSpec:
 
 
 def _words(text: str) -> list[str]:
-    """The entries between commas. Numbers belong to the host before them: `n1:0,1,n2`; brackets hold commas too."""
+    """Split a list at commas, except inside brackets, and in numbers of a host: `n1:0,1,n2`."""
     entries: list[str] = []
     for piece in re.findall(r"(?:\[[^\]]*\]|[^,\s])+", text):
         counted = entries and re.search(r":[0-9]+(,[0-9]+)*$", entries[-1]) and not is_ipv6(entries[-1])
@@ -83,7 +83,7 @@ def _words(text: str) -> list[str]:
 
 
 def is_ipv6(name: str) -> bool:
-    """It is an IPv6 address, maybe with a scope (`fe80::1%eth0`), and without brackets."""
+    """Return whether the name is an IPv6 address without brackets, possibly with a scope (`fe80::1%eth0`)."""
     from ipaddress import AddressValueError, IPv6Address
 
     address, percent, scope = name.partition("%")
@@ -95,9 +95,9 @@ def is_ipv6(name: str) -> bool:
 
 
 def _entry(word: str, source: str) -> list[HostSpec]:
-    """One entry, which may name several hosts."""
+    """Parse one entry, which may name several hosts."""
     user, names = "", word
-    if re.match(r"[^@\[&!^]+@", names):  # else it is a group, maybe of a set: `@racks`, `n1&@racks`
+    if re.match(r"[^@\[&!^]+@", names):  # otherwise it is a group, possibly in a set: `@racks`, `n1&@racks`
         user, _, names = names.partition("@")
         if not _USER.fullmatch(user):
             raise InvalidRequest(
@@ -131,7 +131,7 @@ def _entry(word: str, source: str) -> list[HostSpec]:
 
 
 def expand_hostset(names: str, source: str) -> list[str]:
-    """`n[1-3]`, `@group` of ClusterShell: the hosts, in order; raises `InvalidRequest`."""
+    """Return the hosts of `n[1-3]` or of ClusterShell's `@group`, in order. Raises `InvalidRequest`."""
     if not names:
         raise InvalidRequest(f"{source}: a host without a name", "for example `--hosts n1,n2`")
     if is_ipv6(names) or not re.search(r"[\[\]@&!^]", names):
@@ -161,7 +161,7 @@ def expand_hostset(names: str, source: str) -> list[str]:
 
 
 def _checked(name: str, source: str) -> str:
-    """The name, when it is one of a host; raises `InvalidRequest`."""
+    """Return the name if it is a valid hostname. Raises `InvalidRequest` otherwise."""
     if not _HOST.fullmatch(name) and not is_ipv6(name):
         raise InvalidRequest(
             f"{source}: `{name}` is no name of a host", "a name has letters, digits, dots and hyphens inside"
@@ -170,7 +170,7 @@ def _checked(name: str, source: str) -> str:
 
 
 def _refuse_too_many(names: str, source: str) -> None:
-    """Raise `InvalidRequest` for a list of absurdly many hosts, before it is written out."""
+    """Raise `InvalidRequest` for a list with too many hosts, before it is expanded."""
     total = 0
     for piece in re.findall(r"(?:\[[^\]]*\]|[^,\[])+", names):
         count = 1
@@ -182,18 +182,18 @@ def _refuse_too_many(names: str, source: str) -> None:
 
 
 def _length(item: str) -> int:
-    """How many numbers `1-3` is."""
+    """Return the number of values in a range such as `1-3`."""
     first, _, last = item.partition("/")[0].partition("-")
-    # a number of more digits is absurd whatever it is, and Python would refuse to read one of thousands
+    # a number with more digits is a typo, and Python refuses to parse thousands of digits
     if max(len(first), len(last)) > 12:
         return MOST_HOSTS + 1
     return max(1, int(last) - int(first) + 1) if first.isdigit() and last.isdigit() else 1
 
 
 def parse_nodelist(text: str, source: str = "the list of nodes") -> list[str]:
-    """The hosts of a list as schedulers write it, `n[1-3,07],gpu5`, in order; nothing has to be installed for it.
+    """Return the hosts of a scheduler's node list, `n[1-3,07],gpu5`, in order, without external packages.
 
-    `source` is what an error calls the list. Raises `InvalidRequest`.
+    `source` names the list in errors. Raises `InvalidRequest`.
     """
     _refuse_too_many(text, source)
     found: list[str] = []
@@ -207,7 +207,7 @@ def parse_nodelist(text: str, source: str = "the list of nodes") -> list[str]:
 
 
 def _numbers(text: str, whole: str) -> list[str]:
-    """`1-3,07`: the numbers, as wide as they were written."""
+    """Return the numbers of `1-3,07`, keeping leading zeros."""
     found = []
     for item in text.split(","):
         if not _NUMBERS.fullmatch(item):
@@ -220,11 +220,11 @@ def _numbers(text: str, whole: str) -> list[str]:
 
 
 def fold_hostlist(names: Iterable[str]) -> str:
-    """`n[1-3],gpu5`: hosts in few words, as NodeSet writes them. The supervisor needs it where nothing is installed."""
+    """Return a compact host list such as `n[1-3],gpu5`, like NodeSet, which may not be installed for the controller."""
     groups: dict[tuple[str, int, str], list[int]] = {}
     for name in names:
         match = re.fullmatch(r"(.*?)(\d+)(\D*)", name)
-        if match is None or re.fullmatch(r"[\d.]+", name) or ":" in name:  # an address is no row of machines
+        if match is None or re.fullmatch(r"[\d.]+", name) or ":" in name:  # an IP address is no series
             groups.setdefault((name, 0, ""), [])
             continue
         before, digits, after = match.groups()
@@ -239,12 +239,12 @@ def fold_hostlist(names: Iterable[str]) -> str:
 
 
 def fold_reasons(pairs: Iterable[tuple[str, str]]) -> str:
-    """`n[1-2]: no answer; n3: refused`, of (host, reason)."""
+    """Return (host, reason) pairs as text, grouped by reason: `n[1-2]: no answer; n3: refused`."""
     return "; ".join(f"{fold_hostlist(names)}: {reason}" for reason, names in by_value(pairs).items())
 
 
 def fold_values(pairs: Iterable[tuple[str, str]]) -> str:
-    """`n[1-2] 3.11, n3 3.12`, of (host, value)."""
+    """Return (host, value) pairs as text, grouped by value: `n[1-2] 3.11, n3 3.12`."""
     return ", ".join(f"{fold_hostlist(names)} {value}" for value, names in by_value(pairs).items())
 
 
@@ -260,9 +260,9 @@ def _once(found: Sequence[HostSpec], source: str) -> tuple[HostSpec, ...]:
 
 
 def parse_hostfile(text: str, path: str) -> tuple[HostSpec, ...]:
-    """Read a host file: one host a line, `#` for comments; slots as `slots=4` or `:4`. Raises `InvalidRequest`."""
+    """Parse a host file: one host per line, `#` for comments, slots as `slots=4` or `:4`. Raises `InvalidRequest`."""
     found: dict[str, HostSpec] = {}
-    text = text[1:] if text.startswith("\ufeff") else text  # some editors mark UTF-8 so
+    text = text[1:] if text.startswith("\ufeff") else text  # some editors write a UTF-8 byte order mark
     for number, line in enumerate(text.splitlines(), 1):
         source = f"{path}, line {number}"
         words = line.partition("#")[0].split()
@@ -288,7 +288,7 @@ def parse_hostfile(text: str, path: str) -> tuple[HostSpec, ...]:
                 entries = [entry._replace(slots=int(value)) for entry in entries]
         for entry in entries:
             before = found.get(entry.name)
-            if before is not None:  # Open MPI adds the slots of a host that stands there twice
+            if before is not None:  # Open MPI adds up the slots of a host that is listed twice
                 both = (before.slots or 1) + (entry.slots or 1)
                 entry = entry._replace(slots=both, gpus=before.gpus + entry.gpus)
             found[entry.name] = entry
@@ -298,7 +298,7 @@ def parse_hostfile(text: str, path: str) -> tuple[HostSpec, ...]:
 
 
 def filter_hosts(hosts: Sequence[HostSpec], include: str | None, exclude: str | None) -> tuple[HostSpec, ...]:
-    """Keep what DeepSpeed's `--include` names, or all but what its `--exclude` names; raises `InvalidRequest`."""
+    """Filter hosts by DeepSpeed's `--include` or `--exclude`. Raises `InvalidRequest`."""
     if include and exclude:
         raise InvalidRequest("--include and --exclude were both given", "one of them says it all")
     if not include and not exclude:
@@ -339,12 +339,12 @@ def filter_hosts(hosts: Sequence[HostSpec], include: str | None, exclude: str | 
 
 
 def _lent(host: HostSpec) -> tuple[str, ...]:
-    """The GPUs of a host, as DeepSpeed counts them: one a slot; none where nothing was said."""
+    """Return the GPUs of a host, as DeepSpeed counts them: one per slot; empty if unknown."""
     return host.gpus or tuple(str(number) for number in range(host.slots or 0))
 
 
 def _selection(text: str, source: str) -> dict[str, tuple[str, ...]]:
-    """`n1@n2:0,2`: GPUs by host; none means the whole host."""
+    """Parse `n1@n2:0,2` to GPUs by host; an empty tuple means the whole host."""
     found: dict[str, tuple[str, ...]] = {}
     for item in text.split("@"):
         names, _, numbers = item.strip().partition(":")
@@ -357,10 +357,9 @@ def _selection(text: str, source: str) -> dict[str, tuple[str, ...]]:
 
 
 def assign_slots(hosts: Sequence[HostSpec], each: int | None, total: int | None) -> list[int | None]:
-    """The number of ranks on each host: `-g`, which its slots must allow, else all of them, filled up in order to `-n`;
-    None where nobody says.
+    """Return the number of ranks on each host: `each` (`-g`) or its slots, filled in order up to `total` (`-n`).
 
-    Hosts that get no rank are 0. Raises `InvalidRequest`.
+    None means unknown, 0 that the host gets no rank. Raises `InvalidRequest`.
     """
     for host in hosts:
         if each is not None and host.slots is not None and each > host.slots:

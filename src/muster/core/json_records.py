@@ -1,7 +1,7 @@
-"""Read back what was written as JSON: each field is checked before anything is done with it.
+"""Parsing of JSON records: each field is checked before it is used.
 
-Run directories may be damaged, and files that come from a host may be hostile: they are data. Each check takes a value
-of unknown type, returns it with a known one, and raises `Malformed` otherwise.
+Run directories may be damaged, and files from a host may be hostile. Each check takes a value of unknown type and
+returns it with a known type, or raises `Malformed`.
 """
 
 from __future__ import annotations
@@ -47,48 +47,48 @@ Kind = TypeVar("Kind", bound=Enum)
 
 
 class Malformed(ValueError):
-    """A value is not of the kind that it has to be; the text says which and what was expected."""
+    """A value has the wrong type or range; the message says which, and what was expected."""
 
 
 NOT_UNDERSTOOD = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError)
-"""What comes of a frame whose fields are not those that they should be; `Malformed` is a ValueError."""
+"""Errors caused by a message with wrong fields; `Malformed` is a ValueError."""
 
 
 def text(value: Any) -> str:
-    """A string, without NUL, which no argument and no path may hold."""
+    """Check a string without NUL, which no argument or path may contain."""
     if not isinstance(value, str) or "\0" in value:
         raise Malformed(f"{_short(value)} is not a text")
     return value
 
 
 def whole(value: Any) -> int:
-    """A whole number from 0; not a bool, which is an int to Python."""
+    """Check a non-negative integer; not a bool, which is an int in Python."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
         raise Malformed(f"{_short(value)} is not a whole number")
     return value
 
 
 def number(value: Any) -> float:
-    """A finite number."""
+    """Check a finite number."""
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < 1e18:
         raise Malformed(f"{_short(value)} is not a number")
     return value
 
 
 def flag(value: Any) -> bool:
-    """True or False."""
+    """Check a bool."""
     if not isinstance(value, bool):
         raise Malformed(f"{_short(value)} is neither true nor false")
     return value
 
 
 def optional(check: Check) -> Check:
-    """None, or what `check` accepts."""
+    """Return a check for None, or what `check` accepts."""
     return lambda value: None if value is None else check(value)
 
 
 def several(check: Check) -> Check:
-    """A list of what `check` accepts; gives a tuple."""
+    """Return a check for a list of what `check` accepts, which returns a tuple."""
 
     def checked(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, (list, tuple)):
@@ -99,20 +99,20 @@ def several(check: Check) -> Check:
 
 
 def texts(value: Any) -> tuple[str, ...]:
-    """A list of strings."""
+    """Check a list of strings."""
     found: tuple[str, ...] = several(text)(value)
     return found
 
 
 def table(value: Any) -> dict[str, Any]:
-    """A JSON object."""
+    """Check a JSON object."""
     if not isinstance(value, dict):
         raise Malformed(f"{_short(value)} is not an object")
     return value
 
 
 def texts_by_name(value: Any) -> dict[str, str]:
-    """A JSON object whose values are strings."""
+    """Check a JSON object whose values are strings."""
     return {text(name): text(item) for name, item in table(value).items()}
 
 
@@ -120,7 +120,7 @@ _LATE = {late.key: late for late in Late}
 
 
 def late_text(value: Any) -> Text:
-    """A text, all of which or parts of which are known only later: as `as_json` writes it."""
+    """Parse a text that may contain late values, as written by `as_json`."""
     return Template(*map(_part, value)) if isinstance(value, list) else _part(value)
 
 
@@ -134,12 +134,12 @@ def _part(value: Any) -> str | Late:
 
 
 def variables(value: Any) -> dict[str, Text]:
-    """A JSON object whose values are such texts."""
+    """Check a JSON object whose values are such texts."""
     return {text(name): late_text(item) for name, item in table(value).items()}
 
 
 def _files(value: Any) -> tuple[TextFile, ...]:
-    """The files of a command; versions before this one have written an object: {name: text}."""
+    """Parse the files of a command; earlier versions wrote an object {name: text}."""
     if isinstance(value, dict):
         return tuple(TextFile(name, item) for name, item in texts_by_name(value).items())
     files: tuple[TextFile, ...] = several(lambda item: _record(TextFile, _FILE, item, TextFile._fields))(value)
@@ -150,7 +150,10 @@ _FILE = {"path": late_text, "text": late_text}
 
 
 def checked(value: Any, checks: Mapping[str, Check], required: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The fields of a JSON object that `checks` names; others, which a newer muster may have added, are left out."""
+    """Return the fields of a JSON object that `checks` names; others, perhaps from a newer muster, are ignored.
+
+    Raises `Malformed` for missing `required` fields and for invalid values.
+    """
     found = table(value)
     missing = [name for name in required if name not in found]
     if missing:
@@ -174,12 +177,12 @@ def _short(value: Any) -> str:
 
 
 def _any_whole(value: Any) -> int:
-    """An exit status: Python's own may be negative."""
+    """Check an exit code: Python's own may be negative."""
     return value if isinstance(value, int) and not isinstance(value, bool) and -(1 << 31) <= value < 0 else whole(value)
 
 
 def cells(value: Any) -> int:
-    """So many rows or columns as the kernel knows."""
+    """Check a number of rows or columns, limited by the kernel."""
     if whole(value) >= 1 << 16:
         raise Malformed(f"{value} is no size of a terminal")
     return int(value)
@@ -285,7 +288,7 @@ _PLAN = {
 
 
 def one_of(kind: type[Kind]) -> Callable[[Any], Kind]:
-    """The value of one of these members."""
+    """Return a check for the value of a member of this enumeration."""
 
     def checked(value: Any) -> Kind:
         try:
@@ -356,9 +359,9 @@ TRANSPORTS_OF_JOBS = ("local", "ssh", "step")
 
 
 def job_from_json(data: Any) -> Job:
-    """Read back what `as_json(job)` wrote; keys that a newer muster added are left out. Raises `Malformed`.
+    """Parse what `as_json(job)` returned, ignoring unknown keys of newer versions. Raises `Malformed`.
 
-    Versions before this one have written the scheduler as the place.
+    Earlier versions wrote the scheduler as the place.
     """
     job: Job = _record(Job, _JOB, data, ("program", "launcher", "python", "python_why", "cwd"))
     if not job.program.argv:
@@ -367,7 +370,7 @@ def job_from_json(data: Any) -> Job:
 
 
 def plan_from_json(data: Any) -> Plan:
-    """Read back what `as_json(plan)` wrote; keys that a newer muster added are left out. Raises `Malformed`."""
+    """Parse what `as_json(plan)` returned, ignoring unknown keys of newer versions. Raises `Malformed`."""
     plan: Plan = _record(Plan, _PLAN, data, ("job", "nodes", "commands"))
     if [node.number for node in plan.nodes] != list(range(len(plan.nodes))) or not plan.nodes:
         raise Malformed("`nodes` are not numbered from 0")
@@ -375,9 +378,9 @@ def plan_from_json(data: Any) -> Plan:
 
 
 def outcome_from_json(data: Any) -> RunResult:
-    """Read back what `outcome_as_json` wrote; keys that a newer muster added are left out. Raises `Malformed`.
+    """Parse what `outcome_as_json` returned, ignoring unknown keys of newer versions. Raises `Malformed`.
 
-    Older versions wrote why a run was ended, and what was left of it, in words alone.
+    Older versions wrote only sentences for the stop reason and for leftover processes.
     """
     fields = checked(data, _OUTCOME, ("state", "code", "duration"))
     words = fields.pop("reason", "")
@@ -392,11 +395,11 @@ def outcome_from_json(data: Any) -> RunResult:
 
 
 _UNSEEN = "not seen to end: "
-"""So older versions began to tell of a node that was lost."""
+"""How older versions began the sentence about a lost node."""
 
 
 def _leftover_or_words(value: Any) -> Leftover | str:
-    """A process that was left behind; an older version told in words of one, or of a node that was lost."""
+    """Parse a leftover process; older versions wrote a sentence about it, or about a lost node."""
     if not isinstance(value, str):
         return leftover_from_json(value)
     words = text(value)
@@ -411,15 +414,15 @@ def _ended(state: RunState) -> RunState:
 
 
 def failure_from_json(data: Any) -> Failure:
-    """Read back why a rank failed. Raises `Malformed`."""
+    """Parse the failure of a rank. Raises `Malformed`."""
     failure: Failure = _record(Failure, _FAILURE, data, ("kind", "when"))
     return failure
 
 
 def leftover_from_json(data: Any) -> Leftover:
-    """Read back, or take from an agent, what a process is that a rank left behind. Raises `Malformed`.
+    """Parse a leftover process, from a file or an agent. Raises `Malformed`.
 
-    An older version wrote it in words.
+    An older version wrote it as a sentence.
     """
     if isinstance(data, str):
         return Leftover(text(data))
@@ -428,7 +431,7 @@ def leftover_from_json(data: Any) -> Leftover:
 
 
 def problem_from_json(data: Any) -> Problem:
-    """Read back why agents could not start their ranks. Raises `Malformed`."""
+    """Parse why agents could not start their ranks. Raises `Malformed`."""
     problem: Problem = _record(Problem, _PROBLEM, data, ("kind", "hosts"))
     return problem
 

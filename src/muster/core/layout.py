@@ -1,4 +1,4 @@
-"""Ranks on their nodes, and sets of ranks as people write them."""
+"""Placement of ranks on nodes, and sets of ranks as text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from muster.errors import InvalidRequest
 
 
 def layout(hosts: Iterable[tuple[Host, int]]) -> tuple[Node, ...]:
-    """Number the ranks: host by host, in the order given, each with its number of ranks. Raises `InvalidRequest`."""
+    """Number the ranks host by host, in the given order, each with its number of ranks. Raises `InvalidRequest`."""
     hosts = tuple(hosts)
     world = sum(count for _, count in hosts)
     if world > _MOST:
@@ -42,7 +42,7 @@ _MOST = 1_000_000
 
 
 def fold(numbers: Iterable[int]) -> str:
-    """Write a set of ranks shortly: `0-2,5`."""
+    """Return a set of ranks as text: `0-2,5`."""
     runs: list[list[int]] = []
     for number in sorted(set(numbers)):
         if runs and number == runs[-1][1] + 1:
@@ -53,7 +53,7 @@ def fold(numbers: Iterable[int]) -> str:
 
 
 def unfold(text: str, what: str = "ranks") -> tuple[int, ...]:
-    """Read what `fold` writes; also `all` pieces in any order, once each."""
+    """Parse a set of ranks as written by `fold`, with parts in any order. Raises `InvalidRequest`."""
     numbers: list[int] = []
     for piece in text.replace(" ", "").split(","):
         first, dash, last = piece.partition("-")
@@ -67,17 +67,17 @@ def unfold(text: str, what: str = "ranks") -> tuple[int, ...]:
 
 
 def named(ranks: Iterable[int]) -> str:
-    """`rank 3`, or `ranks 0-2,5`."""
+    """Return ranks for a sentence: `rank 3`, or `ranks 0-2,5`."""
     numbers = sorted(set(ranks))
     return f"rank {numbers[0]}" if len(numbers) == 1 else f"ranks {fold(numbers)}"
 
 
 def fill(template: str, values: Mapping[str, object], option: str) -> str:
-    """Fill in `{rank}` and the like in what a person wrote for `option`."""
+    """Fill in `{rank}` and the like in the user's value of `option`. Raises `InvalidRequest`."""
     try:
         for _, name, spec, _ in Formatter().parse(template):
             if name is not None and (name not in values or re.search("[0-9]{4}", spec or "")):
-                raise KeyError(name)  # or a width that would fill memory
+                raise KeyError(name)  # also for a width that would fill the memory
         return template.format(**values)
     except (KeyError, IndexError, ValueError, AttributeError, TypeError):
         known = ", ".join("{" + name + "}" for name in values)
@@ -87,17 +87,17 @@ def fill(template: str, values: Mapping[str, object], option: str) -> str:
 
 
 class Starter(NamedTuple):
-    """A launcher that may have started muster itself, as one of several that know nothing of each other."""
+    """A launcher that may have started muster itself, as one of several processes unaware of each other."""
 
     name: str
     rank: str
-    """The environment variable that holds the number of a process."""
+    """Environment variable with the number of the process."""
     size: str
-    """The one that holds how many there are."""
+    """Environment variable with the number of processes."""
     command: str
-    """A pattern of its command line: it is the parent of what it starts."""
+    """Pattern of the command line of the launcher's process, which is the parent of what it starts."""
     needs: str = ""
-    """A further variable that it sets."""
+    """Another environment variable that it sets."""
 
 
 FOREIGN = (
@@ -109,7 +109,7 @@ FOREIGN = (
         r"^(\S*python\S* (-\S+ )*)?(\S*/)?(torchrun|accelerate|deepspeed)( |$)"
         r"|^\S*python\S* (-\S+ )*-m (torch\.distributed\.(run|launch)|accelerate\.|deepspeed\.)",
     ),
-    # a batch script has the number of tasks too, and is one process; it is no step
+    # a batch script has the number of tasks too, but is a single process outside of any step
     Starter("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", r"^(\S*/)?slurmstepd\b", needs="SLURM_STEP_ID"),
     Starter(
         "Open MPI's mpirun",
@@ -123,15 +123,15 @@ FOREIGN = (
 _SHELL = re.compile(r"^-?(\S*/)?(ba|da|z|k|fi|tc|c)?sh$")
 _PYTHON = re.compile(r"^(\S*/)?python[\d.]*$")
 _RUNNER = re.compile(r"\b(conda|mamba|micromamba|poetry|pipenv|uv|hatch|pdm|tox|nox|muster)\b")
-"""Programs in Python that run another in place of themselves, as a shell does; muster itself among them."""
+"""Python programs that run another program, as a shell does; including muster itself."""
 
 
 def started_by(env: Mapping[str, str], ancestors: Sequence[Sequence[str]]) -> tuple[str, int] | None:
-    """Which launcher started this very process as one of several, and how many there are; or None.
+    """Return the launcher that started this process as one of several, and their number; None otherwise.
 
-    The variables of a launcher alone tell nothing: a shell may have kept them, and what a rank starts inherits them.
-    So one of the processes above, whose command lines are `ancestors` from the parent on, must be that launcher; and
-    between it and muster stand only scripts of a shell and the like, no person at a prompt and no training script.
+    A launcher's environment variables alone prove nothing: a shell may have kept them, and children of a rank inherit
+    them. So one of the `ancestors`' command lines, from the parent on, must be that launcher, with only shell scripts
+    and the like between it and muster: no interactive shell and no training script.
     """
     for words in ancestors:
         line = " ".join(words)
@@ -147,8 +147,10 @@ def started_by(env: Mapping[str, str], ancestors: Sequence[Sequence[str]]) -> tu
 
 
 def check_sizes(nodes: int, each: str | None, total: int | None, source: str) -> None:
-    """Raise `InvalidRequest` where `-n` ranks cannot be on so many nodes with `-g` ranks each; `source` says who
-    counts."""
+    """Raise `InvalidRequest` if `-n` ranks do not fit this many nodes with `-g` ranks each.
+
+    `source` names the option that gives the number of nodes.
+    """
     if total is None:
         return
     if total < nodes:

@@ -1,6 +1,6 @@
-"""The nouns: what a person asked for, what follows from it, and how it ended. No method touches the world.
+"""The values: what the user requested, and what follows from it. No method has side effects.
 
-They are named tuples and not dataclasses: importing those takes longer than all of this module, at every `muster ps`.
+They are named tuples instead of dataclasses, whose import takes longer than this whole module, at every `muster ps`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ Environment = Mapping[str, str]
 
 
 class Late(Enum):
-    """A value that a plan needs and that is known only later: when nodes have met, or when an attempt starts.
+    """A value in a plan that is known only later: after the rendezvous, or when an attempt starts.
 
-    `"--master-port=" + Late.MASTER_PORT` makes a `Template`. In JSON it is `{"late": "MASTER_PORT"}`; the agent of a
-    node has the values by these names.
+    `"--master-port=" + Late.MASTER_PORT` makes a `Template`. In JSON it is `{"late": "MASTER_PORT"}`; agents get the
+    values by these names.
     """
 
     MASTER_ADDR = ("MASTER_ADDR", "rendezvous address: that of node 0")
@@ -54,7 +54,7 @@ class Late(Enum):
 
 
 class Template:
-    """A text with values in it that are known only later."""
+    """A text with late values in it."""
 
     __slots__ = ("parts",)
 
@@ -65,7 +65,7 @@ class Template:
 
     @classmethod
     def of(cls, text: str, **values: Text) -> Template:
-        """`text` with each `{name}` filled in."""
+        """Return `text` with each `{name}` filled in."""
         parts: list[Text] = []
         for literal, name, _, _ in Formatter().parse(text):
             parts += [literal] if name is None else [literal, values[name]]
@@ -88,138 +88,139 @@ class Template:
 
 
 Text = Union[str, Late, Template]
-"""A text, all of which or parts of which may be known only later."""
+"""A text that may be or contain late values."""
 
 Variables = Mapping[str, Text]
 """Environment variables."""
 
 BUNDLED = "$MUSTER_BROUGHT/"
-"""The folder of a script that muster brings: agents write it down, each in its own folder, and put that name there."""
+"""The directory in the name of a script that muster brings: each agent writes it to its own directory, and replaces
+this."""
 
 
 GRACE = 30.0
-"""Seconds between SIGTERM and SIGKILL when a rank is ended and nobody says otherwise: as long as under torchrun, for a
-script that saves a checkpoint when it hears SIGTERM was tried with that."""
+"""Default seconds between SIGTERM and SIGKILL: the same as in torchrun, since scripts that save a checkpoint on SIGTERM
+were tested with that."""
 
 
 ENDING = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
-"""The signals by which muster is asked to end a run, as torchrun has them."""
+"""The signals that ask muster to stop a run, as in torchrun."""
 
 
 ROLE = "default"
-"""ROLE_NAME of ranks where nobody says otherwise, as torchrun has it."""
+"""Default of ROLE_NAME, as in torchrun."""
 
 PASSES = ("SIGUSR1", "SIGUSR2")
-"""The signals that muster passes on to ranks that catch them, unless others are named."""
+"""The signals that muster forwards by default to ranks that handle them."""
 
 
 class Program(NamedTuple):
     """What each rank runs."""
 
     kind: str
-    """`script` (a file for Python), `module` (as `python -m`), `function` (`module:function`), or `command` (any)."""
+    """`script` (a Python file), `module` (`python -m`), `function` (`module:function`), or `command` (any program)."""
     argv: tuple[str, ...]
-    """The script, module or command first, its own arguments after it."""
+    """The script, module or command, followed by its arguments."""
     text: str = ""
-    """The script itself, where muster brings it; it then has a name in `BUNDLED`, which no machine has."""
+    """The source of the script, if muster brings it; then its name is in `BUNDLED`, which exists on no machine."""
 
     @property
     def path(self) -> str:
-        """The script that all machines must have; empty where there is none."""
+        """The script that all machines must have; empty if there is none."""
         return self.argv[0] if self.kind == "script" and not self.text else ""
 
     @property
     def title(self) -> str:
-        """A short name for people and for file names: `train` for `dir/train.py`."""
+        """Short name for users and file names: `train` for `dir/train.py`."""
         last = self.argv[0].rstrip("/").rpartition("/")[2]
         return last[:-3] if last.endswith(".py") else last
 
 
 class TerminalSize(NamedTuple):
-    """The pseudo-terminal that each rank gets."""
+    """The pseudo-terminal of each rank."""
 
     rows: int
     columns: int
     term: str = ""
-    """TERM, the kind of terminal on which ranks are shown."""
+    """TERM, the type of the terminal that shows the ranks."""
 
 
 class Job(NamedTuple):
-    """What the person asked for, with every default filled in."""
+    """What the user requested, with all defaults filled in."""
 
     program: Program
     launcher: str
     """A key of `LAUNCHERS`."""
     python: str
-    """The interpreter of the ranks, where a host has none of its own."""
+    """The interpreter of the ranks, unless a host has its own."""
     python_why: str
-    """How it was chosen, in words."""
+    """How the interpreter was chosen, for users."""
     cwd: str
-    """Absolute path in which the ranks start."""
+    """The absolute directory in which the ranks start."""
     place: str = "local"
-    """A key of `TRANSPORTS`: how its nodes are reached."""
+    """How its nodes are reached: a key of `TRANSPORTS`."""
     name: str = ""
-    """A name by which the person finds the run again."""
+    """The user's name of the run."""
     env: Environment = MappingProxyType({})
-    """Variables to set for every rank, over those of the node."""
+    """Environment variables for every rank, overriding those of the node."""
     setup: tuple[str, ...] = ()
-    """Shell lines that the node runs before anything else, such as `module load cuda`."""
+    """Shell lines that the node runs first, such as `module load cuda`."""
     preload: tuple[str, ...] = ()
-    """Modules that the warm interpreter imports besides torch."""
+    """Modules that the fork server imports besides torch."""
     wrap: tuple[str, ...] = ()
     """Words put before the command of each rank; `{rank}` and the like are filled in."""
     binding: str = ""
-    """How ranks are bound to cores: `node`, `socket`, `exclusive`, `core-complex`, or empty for not at all."""
+    """How ranks are bound to cores: `node`, `socket`, `exclusive`, `core-complex`, or empty for unbound."""
     stdin: int | None = None
-    """The rank that reads the terminal; the others find an empty stdin."""
+    """The rank that reads the terminal; stdin of the others is empty."""
     grace: float = GRACE
-    """Seconds between SIGTERM and SIGKILL when a rank is ended."""
+    """Seconds between SIGTERM and SIGKILL."""
     timeout: float | None = None
-    """Seconds that the whole run may take."""
+    """Maximum seconds for the whole run; None for no limit."""
     spawns: bool = False
-    """The script calls torch.multiprocessing.spawn by itself."""
+    """True if the script calls torch.multiprocessing.spawn by itself."""
     launcher_args: tuple[str, ...] = ()
-    """Words for a foreign launcher."""
+    """Arguments for an external launcher."""
     max_restarts: int = 0
-    """How many times all ranks are started again after a failure."""
+    """Maximum number of restarts of all ranks after a failure."""
     ssh: tuple[str, ...] = ("ssh",)
-    """The words of the ssh that reaches hosts."""
+    """The ssh command with its options."""
     signals_to_handle: str = ",".join(ENDING)
     """TORCHELASTIC_SIGNALS_TO_HANDLE of the ranks."""
     allocation: str = ""
-    """The number of the scheduler's job in which it runs."""
+    """Id of the scheduler's job in which the run is."""
     passes: tuple[str, ...] = PASSES
-    """Signals that muster, when it is sent them, passes on to the ranks that catch them."""
+    """Signals that muster forwards to ranks that handle them."""
     role: str = ROLE
     """ROLE_NAME of the ranks."""
     log_dir: str = ""
-    """How the directory of each node begins in which its logs have torchrun's names too, `/logs/` or `/logs/ID_`; or
-    empty."""
+    """Common prefix of the directories that also contain a node's logs under torchrun's names, such as `/logs/` or
+    `/logs/ID_`; empty for none."""
     terminal: TerminalSize | None = None
-    """What ranks have as stdout and stderr, where these are terminals."""
+    """The pseudo-terminal used as stdout and stderr of ranks; None for none."""
     lease: float = 0.0
-    """Seconds for which a node keeps its ranks when the connection to it breaks."""
+    """Seconds for which a node keeps its ranks running without a connection."""
     python_named: bool = False
-    """`python` was chosen by name, and is not replaced by one that `setup` finds first."""
+    """True if the user chose `python`; otherwise one that `setup` puts first in PATH replaces it."""
     scheduler: str = ""
-    """A key of `SCHEDULERS`: who gives its nodes; empty for nobody."""
+    """The scheduler of its nodes: a key of `SCHEDULERS`; empty for none."""
     runtime: str = "bare"
-    """A key of `RUNTIMES`: in what its ranks run."""
+    """What its ranks run in: a key of `RUNTIMES`."""
     runtime_value: str = ""
-    """The value of the option that chose it, such as the name of an image."""
+    """The value of the option that chose the runtime, such as an image name."""
 
     @property
     def quits(self) -> bool:
-        """SIGQUIT (Ctrl-\\) ends the run in order; else it kills muster, as it does torchrun."""
+        """Whether SIGQUIT (Ctrl-\\) stops the run gracefully; otherwise it kills muster, as it does torchrun."""
         return "SIGQUIT" in self.signals_to_handle.split(",")
 
 
 class Host(NamedTuple):
-    """A machine, as far as planning must know it."""
+    """A machine, as far as planning needs it."""
 
     name: str
     user: str = ""
-    """Whom to be there; empty for what ssh is configured to."""
+    """Login user; empty for the one in the ssh configuration."""
     python: str = ""
     """The interpreter of its ranks; empty for the job's."""
     setup: tuple[str, ...] = ()
@@ -227,15 +228,15 @@ class Host(NamedTuple):
     gpus: tuple[str, ...] = ()
     """The GPUs that its ranks may see; empty for all."""
     threads: int | None = 0
-    """OpenMP threads of each of its ranks; 0 to leave the number alone, None until the host has told its cores."""
+    """OpenMP threads of each of its ranks; 0 for no setting, None until the host has reported its cores."""
     cpus: tuple[tuple[int, ...], ...] = ()
-    """For each local rank, the cores that it may use; empty when ranks are not bound."""
+    """For each local rank, the cores that it may use; empty if ranks are not bound."""
     cpus_of_tasks: int | None = None
-    """How many cores a scheduler's job has there, where it was asked for by cores of a task."""
+    """Number of cores of the scheduler's job on the host, if it was requested as cores per task."""
 
 
 class Rank(NamedTuple):
-    """One process of the training, and its place among the others."""
+    """One process of the training, and its position."""
 
     rank: int
     local_rank: int
@@ -248,7 +249,7 @@ class Rank(NamedTuple):
 
 
 class Node(NamedTuple):
-    """A host's part in this job."""
+    """A host's part in a job."""
 
     number: int
     host: Host
@@ -263,10 +264,10 @@ class TextFile(NamedTuple):
 
 
 class Command(NamedTuple):
-    """One thing for an agent to start. It carries one rank, or, when `forks`, all that are named.
+    """A command for an agent to start. It runs one rank, or all its ranks if `forks`.
 
     The environment of these ranks is in `Plan.environments`. `env`, `defaults` and `unset` are those of an external
-    launcher, which carries none.
+    launcher, which has no ranks here.
     """
 
     node: int
@@ -274,77 +275,78 @@ class Command(NamedTuple):
     ranks: tuple[Rank, ...]
     cwd: str
     forks: bool = False
-    """Start it once as a warm interpreter and fork the ranks from it."""
+    """Start it once as a fork server, and fork the ranks from it."""
     python_at: int | None = 0
-    """Where in `argv` the interpreter stands, when it is a Python program; its agent puts its own there."""
+    """Index of the interpreter in `argv`, for a Python program; the agent replaces it by its own."""
     group: bool = False
-    """Signals go to its whole process group, as a terminal would send them, not to the one process."""
+    """Whether signals go to its process group, as from a terminal, instead of the single process."""
     launcher: str = ""
-    """It is an external launcher of this name: it starts the ranks, which tell of themselves."""
+    """Name of the external launcher, if it is one: it starts the ranks, which register themselves."""
     files: tuple[TextFile, ...] = ()
-    """What it wants to find when it is started."""
+    """Files written before it is started."""
     env: Variables = MappingProxyType({})
-    """Set for it."""
+    """Environment variables to set."""
     defaults: Variables = MappingProxyType({})
-    """Set for it, unless the node's own environment says otherwise."""
+    """Environment variables to set, unless the node's own environment has them."""
     unset: str = ""
-    """A pattern of variables of the node that would mislead it."""
+    """Pattern of the node's environment variables to remove."""
 
 
 class NodeEnvironment(NamedTuple):
     """The environment of the ranks of one node.
 
-    A rank inherits what the node has, or what an external launcher passes on. Of that `unset` is removed; `restored` is
-    set again to what the node has; then follow `defaults`, `env`, and the rank's own.
+    A rank inherits the node's environment, or what an external launcher passes on. Variables matching `unset` are
+    removed; those matching `restored` get the node's values again; then `defaults`, `env` and the rank's own variables
+    are applied.
     """
 
     env: Variables
     """Set for all ranks of the node."""
     defaults: Variables
-    """Set for all of them, unless the rank inherits a variable of that name."""
+    """Set for all ranks of the node, unless a rank inherits the variable."""
     ranks: tuple[Variables, ...]
-    """Set for each rank alone, in the order of the node's ranks."""
+    """Set for single ranks, in the order of the node's ranks."""
     unset: str = ""
-    """A pattern of inherited variables."""
+    """Pattern of inherited variables to remove."""
     restored: str = ""
-    """A pattern of variables of the node, whatever a launcher has made of them."""
+    """Pattern of variables that get the node's values, whatever a launcher has changed."""
 
 
 class RankCommand(NamedTuple):
-    """What a rank runs, once an external launcher has started it and it has told who it is."""
+    """What a rank runs after an external launcher has started it and it has registered."""
 
     argv: tuple[str, ...]
     python_at: int | None
-    """Where in `argv` the interpreter stands."""
+    """Index of the interpreter in `argv`."""
     args_at: int | None
-    """Where in `argv` go arguments that the launcher gives each rank, such as `--local-rank=3`; None to drop them."""
+    """Index in `argv` for arguments that the launcher gives each rank, such as `--local-rank=3`; None to drop them."""
     group: bool = False
-    """Signals go to the whole process group of the rank."""
+    """Whether signals go to the process group of the rank."""
     tasks: bool = False
-    """Each rank is a task of the scheduler, which signals it without muster."""
+    """True if each rank is a task of the scheduler, which signals it without muster."""
 
 
 class Plan(NamedTuple):
-    """Everything that will be started; it prints, compares and is stored."""
+    """Everything that will be started; it can be printed, compared and stored."""
 
     job: Job
     nodes: tuple[Node, ...]
     commands: tuple[Command, ...]
     environments: tuple[NodeEnvironment, ...] = ()
-    """Of the ranks of each node, by number."""
+    """Environments of the ranks, by node."""
     guests: RankCommand | None = None
-    """What ranks run that an external launcher starts."""
+    """What ranks run that are started by an external launcher."""
     own_meeting: bool = False
-    """The ranks are brought together without muster's store, and want a port for that."""
+    """True if the rendezvous of the ranks does not use muster's store, and only needs a port."""
 
     @property
     def world_size(self) -> int:
-        """The number of ranks on all nodes."""
+        """The total number of ranks."""
         return sum(len(node.ranks) for node in self.nodes)
 
     @property
     def reader(self) -> int | None:
-        """The rank that has the stdin of muster, where a terminal watches: the one that was named, or the only."""
+        """The rank that reads muster's stdin if a terminal is attached: the named one, or the only one."""
         return 0 if self.job.stdin is None and self.world_size == 1 else self.job.stdin
 
     @property
@@ -354,7 +356,7 @@ class Plan(NamedTuple):
 
 
 def as_json(value: Any) -> Any:
-    """Turn one of the values above into what `json` can write: named tuples become objects."""
+    """Convert one of the values above for `json`: named tuples become objects."""
     if isinstance(value, Late):
         return {"late": value.key}
     if isinstance(value, Template):

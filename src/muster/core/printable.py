@@ -1,8 +1,8 @@
-"""Text that others wrote, made safe to show: names, messages of hosts, stderr of other programs. Touches nothing.
+"""Text of others made safe to show: names, messages of hosts, stderr of other programs. Pure.
 
-A terminal obeys what it is sent. An escape sequence in a message can hide lines, change what was printed before, or put
-text into the clipboard; a newline in a name forges a row of a table; a character that turns the direction of writing
-shows a path other than it is. What ranks write is not changed here: it is shown as it is.
+A terminal interprets what it gets. An escape sequence in a message can hide lines, change earlier output, or put text
+into the clipboard; a newline in a name forges a table row; a bidirectional control character misrepresents a path. The
+output of ranks is not changed here: it is shown as it is.
 """
 
 from __future__ import annotations
@@ -12,37 +12,37 @@ import unicodedata
 from typing import Any
 
 _HIDDEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
-"""Unicode's categories: control (C0, DEL, C1), format (bidi, zero width), surrogate, private use, line separators."""
+"""Unicode categories: control (C0, DEL, C1), format (bidi, zero width), surrogate, private use, line separators."""
 
 
 def lines(text: str) -> str:
-    """The text with all but its newlines and tabs made visible: `\\x1b[2J`."""
+    """Return the text with all control characters except newlines and tabs made visible: `\\x1b[2J`."""
     if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
-        return text  # almost all
+        return text  # almost all texts
     return "".join(_visible(char) if char not in "\n\t" else char for char in text)
 
 
 def line(text: object) -> str:
-    """The same in one line: a newline is `\\n`. For what stands inside a sentence or a table."""
+    """Return the text on one line, with control characters and newlines made visible; for sentences and tables."""
     return lines(str(text)).replace("\n", "\\n")
 
 
 def _visible(char: str) -> str:
     if unicodedata.category(char) not in _HIDDEN:
         return char
-    if "\udc80" <= char <= "\udcff":  # a byte that was no UTF-8
+    if "\udc80" <= char <= "\udcff":  # a byte that was not UTF-8
         return f"\\x{ord(char) - 0xDC00:02x}"
     return char.encode("unicode_escape", "surrogatepass").decode()
 
 
 class _Safe:
-    """A stream whose text is safe to show. Its bytes (`buffer`) are not changed."""
+    """A stream that makes control characters visible. Its bytes (`buffer`) are not changed."""
 
     def __init__(self, stream: Any):
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write the text, with what a terminal would obey made visible."""
+        """Write the text, with control characters made visible."""
         self._stream.write(lines(text))
         return len(text)
 
@@ -56,7 +56,7 @@ class _Safe:
 
 
 def guard() -> None:
-    """From now on nothing that this process prints is obeyed by a terminal."""
+    """Make control characters visible in everything that this process prints."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, _Safe):

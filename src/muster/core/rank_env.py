@@ -1,7 +1,7 @@
-"""The environment of ranks and of external launchers: every variable that muster sets, and why, in this one place.
+"""The environment of ranks and of external launchers: every variable that muster sets, and why.
 
-A plan holds what these functions return; agents carry it out (`agent/rank_environment.py`) and decide nothing. What
-somebody has set for all ranks (`--env`) comes over what muster sets for a node, and not over what tells ranks apart.
+A plan contains what these functions return; agents apply it (`agent/rank_environment.py`) and decide nothing. Variables
+set for all ranks (`--env`) override those that muster sets for a node, but not those that identify a rank.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 def of_ranks(job: Job, nodes: Sequence[Node], run_id: str) -> tuple[NodeEnvironment, ...]:
-    """The environments of ranks that agents start, by node. They have torchrun's names."""
+    """Return the environments of ranks started by agents, by node, with torchrun's variables."""
     return tuple(
         NodeEnvironment(
             env={
@@ -47,13 +47,13 @@ def of_ranks(job: Job, nodes: Sequence[Node], run_id: str) -> tuple[NodeEnvironm
 def of_external_ranks(
     job: Job, nodes: Sequence[Node], run_id: str, own_meeting: bool, tasks: bool = False
 ) -> tuple[NodeEnvironment, ...]:
-    """The environments of ranks that an external launcher starts, by the node on which they are expected.
+    """Return the environments of ranks started by an external launcher, by the node on which they are expected.
 
-    `own_meeting`: it tells them itself where they meet. `tasks`: each is a task of the scheduler.
+    `own_meeting`: the launcher itself provides the rendezvous. `tasks`: each rank is a task of the scheduler.
     """
     of_tasks = _of_tasks(job)
     role = {"ROLE_NAME": job.role}
-    # a launcher of torchrun's kind may have been given a role of its own by --launcher-args
+    # a launcher like torchrun may have been given its own role by --launcher-args
     of_launcher = own_meeting and job.role == ROLE
     return tuple(
         NodeEnvironment(
@@ -69,7 +69,7 @@ def of_external_ranks(
             },
             defaults={**_defaults(node), **(role if of_launcher else {})},
             ranks=_each(job, node.ranks),
-            # some launchers give each rank GPUs of their own counting, or none; all ranks of a node see all of its GPUs
+            # some launchers give each rank GPUs by their own numbering, or none; all ranks of a node see all its GPUs
             unset=_any(_GPUS, of_tasks.layout if of_tasks and tasks else ""),
             restored=_any(_GPUS, of_tasks.of_job(tasks) if of_tasks else ""),
         )
@@ -78,9 +78,9 @@ def of_external_ranks(
 
 
 def of_parents(job: Job, nodes: Sequence[Node], parents: Sequence[Node], run_id: str) -> tuple[NodeEnvironment, ...]:
-    """The environments of scripts that spawn the ranks of a node by themselves: one such script is a rank to muster.
+    """Return the environments of scripts that spawn a node's ranks by themselves, each of which is one rank to muster.
 
-    `nodes` have the ranks that are meant, `parents` the same nodes with one rank each.
+    `nodes` have the intended ranks, `parents` the same nodes with one rank each.
     """
     world = sum(len(node.ranks) for node in nodes)
     return tuple(
@@ -107,7 +107,7 @@ def of_parents(job: Job, nodes: Sequence[Node], parents: Sequence[Node], run_id:
 
 
 def _each(job: Job, ranks: Iterable[Rank]) -> tuple[Variables, ...]:
-    """What tells the ranks of a node apart."""
+    """Return the variables that differ between the ranks of a node."""
     of_tasks = _of_tasks(job)
     return tuple(
         {
@@ -150,7 +150,7 @@ def _meeting() -> dict[str, Text]:
 
 
 def _store() -> dict[str, Text]:
-    """The ranks meet at the store of the agent on node 0."""
+    """Return the variables for a rendezvous at the store of the agent on node 0."""
     return {**_meeting(), "TORCHELASTIC_USE_AGENT_STORE": "True"}
 
 
@@ -163,8 +163,10 @@ def _terminal(job: Job) -> dict[str, Text]:
 
 
 def first_on_path(job: Job) -> bool:
-    """The directory of a node's Python goes first on its PATH, as if its environment had been activated: no login shell
-    has done that over ssh."""
+    """Return whether the directory of a node's Python goes first on PATH, as if its environment were activated.
+
+    Over ssh, no login shell has done that.
+    """
     return job.place == "ssh"
 
 
@@ -178,7 +180,7 @@ def _scheduled(job: Job, node: Node, nodes: Sequence[Node]) -> dict[str, Text]:
 
 
 def _of_tasks(job: Job) -> TaskVariables | None:
-    """What the job's scheduler would tell its own tasks."""
+    """Return the variables that the job's scheduler sets for its own tasks; None without a scheduler."""
     return get_scheduler(job.scheduler).variables if job.scheduler else None
 
 
@@ -187,9 +189,9 @@ def _defaults(node: Node) -> dict[str, Text]:
 
 
 def _interfaces(node: Node) -> dict[str, Text]:
-    """By which interface gloo, tensorpipe and NCCL reach the other nodes."""
+    """Return the interfaces on which gloo, tensorpipe and NCCL reach the other nodes."""
     if node.ranks[0].nodes == 1:
-        # All ranks meet on this machine: neither the look-up of its own name nor its network can be in the way.
+        # All ranks are on this machine: then neither resolving its own name nor its network can cause trouble.
         return {"GLOO_SOCKET_IFNAME": "lo"}
     return {
         "GLOO_SOCKET_IFNAME": Late.INTERFACE,
@@ -208,10 +210,10 @@ def _any(*patterns: str) -> str:
 def of_launcher(
     job: Job, node: Node, run_id: str, more: Variables, unset: str = "", elastic: bool = False
 ) -> dict[str, Text]:
-    """What is set for an external launcher on a node; `more` is what this one needs.
+    """Return the variables for an external launcher on a node; `more` are specific to the launcher.
 
-    `unset` is a pattern of variables that it must not have, whoever sets them. `elastic`: it may be built on torchrun,
-    which kills the other ranks after a time of its own.
+    `unset` is a pattern of variables that it must not have, whoever sets them. `elastic`: it may be based on torchrun,
+    which kills the other ranks after a timeout of its own.
     """
     grace = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(job.grace))} if elastic else {}
     chosen = {name: value for name, value in job.env.items() if not (unset and re.fullmatch(unset, name))}
@@ -227,14 +229,14 @@ def of_launcher(
 
 
 def defaults_of_launcher(node: Node) -> dict[str, Text]:
-    """What is set for an external launcher where the node has no such variable."""
-    # else torchrun and others choose one thread and say so
+    """Return the variables for an external launcher unless the node has them."""
+    # otherwise torchrun and others choose one thread and print a warning
     threads = node.host.threads
     return {"OMP_NUM_THREADS": Late.THREADS if threads is None else str(threads)} if threads != 0 else {}
 
 
 def of_launcher_of_one_rank(job: Job, rank: Rank, run_id: str) -> dict[str, Text]:
-    """What a launcher lacks that starts a single process without a word of ranks."""
+    """Return the variables that are missing for a launcher that starts a single process without rank variables."""
     return {
         **_names(rank),
         **_sizes(rank),
@@ -247,11 +249,11 @@ def of_launcher_of_one_rank(job: Job, rank: Rank, run_id: str) -> dict[str, Text
     }
 
 
-# ---- values that come later -----------------------------------------------------------------------------------------
+# ---- late values ----------------------------------------------------------------------------------------------------
 
 
 def late_values(address: str, port: int, attempt: int) -> dict[str, str]:
-    """What the supervisor knows when an attempt starts."""
+    """Return the late values that are known when an attempt starts."""
     return {
         Late.MASTER_ADDR.key: address,
         Late.MASTER_PORT.key: str(port),
@@ -260,15 +262,15 @@ def late_values(address: str, port: int, attempt: int) -> dict[str, str]:
 
 
 def interface_values(name: str, several: bool) -> dict[str, str | None]:
-    """What is known of a node when nodes have met: on which interface, and whether it has `several` to choose from."""
+    """Return the late values known after the rendezvous: the interface, and NCCL's if the node has `several`."""
     return {Late.INTERFACE.key: name or None, Late.NCCL_INTERFACE.key: (name or None) if several else None}
 
 
-# ---- one rank for itself --------------------------------------------------------------------------------------------
+# ---- single ranks ----------------------------------------------------------------------------------------------------
 
 
 class RankEnvironment(NamedTuple):
-    """All of the environment of one rank, but for what it inherits."""
+    """The environment of one rank, except what it inherits."""
 
     rank: int
     node: int
@@ -280,7 +282,7 @@ class RankEnvironment(NamedTuple):
 
 
 def of_each_rank(plan: Plan) -> tuple[RankEnvironment, ...]:
-    """The environments of all ranks, by rank."""
+    """Return the environments of all ranks, by rank."""
     return tuple(
         RankEnvironment(rank.rank, node.number, node.host.name, {**of.env, **own}, of.defaults, of.unset, of.restored)
         for node, of in zip(plan.nodes, plan.environments)

@@ -1,4 +1,4 @@
-"""Where the nodes of a run meet: an address of node 0 that all others have reached, and the interfaces on the way."""
+"""The rendezvous of a run's nodes: an address of node 0 that all others have reached, and the interfaces used."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from muster.core.rank_env import interface_values
 from muster.errors import Unreachable
 
 Facts = Mapping[str, Any]
-"""What a host told of itself."""
+"""Facts that a host reported."""
 
 
 class Rendezvous(NamedTuple):
-    """Where the nodes meet."""
+    """The rendezvous of the nodes."""
 
     address: str
-    """Of node 0."""
+    """Address of node 0."""
     port: int
-    """Where its agent or supervisor is called there; 0 where there is no other node."""
+    """Port of its agent or controller; 0 if there is no other node."""
     interface_env: tuple[Mapping[str, str | None], ...]
-    """For each node, the late values that name the interface on which it meets the others."""
+    """For each node, the late values that name the interface to the others."""
 
 
 LOOPBACK = Rendezvous("127.0.0.1", 0, ({},))
-"""There is one node."""
+"""The rendezvous of a single node."""
 
 
 def candidate_addresses(host: str, facts: Facts, env: Mapping[str, str]) -> list[str]:
-    """The addresses of node 0 at which the others may try; those of the interfaces that the person named, if any did.
+    """Return the addresses of node 0 that the others should try; only of interfaces that the user named, if any.
 
     Raises `Unreachable`.
     """
@@ -41,16 +41,16 @@ def candidate_addresses(host: str, facts: Facts, env: Mapping[str, str]) -> list
             f"{host} has no interface{which}, so the other nodes cannot reach it",
             "`ip address` there shows what it has",
         )
-    # the address at which ssh reached it comes first: that it can be reached is known
+    # the address that ssh used comes first, since it is known to be reachable
     return sorted(found, key=lambda address: address != facts["reached_at"])
 
 
 def choose_rendezvous(
     hosts: Sequence[str], facts: Sequence[Facts], addresses: Sequence[str], port: int, ways: Sequence[Facts]
 ) -> Rendezvous:
-    """The first address that all reached. `hosts` and `facts` are of all nodes, `ways` of all but the first.
+    """Return a rendezvous at the first address that all nodes reached. Raises `Unreachable`.
 
-    Raises `Unreachable`.
+    `hosts` and `facts` are of all nodes, `ways` of all except the first.
     """
     own = {address: name for name, address in facts[0]["interfaces"]}
     for address in addresses:

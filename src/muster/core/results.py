@@ -1,4 +1,4 @@
-"""How runs and ranks end, as values. No sentence is made here; see `ui/reason_text.py`."""
+"""The results of runs and ranks, as values. They are worded in `ui/reason_text.py`."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from enum import Enum
 from typing import NamedTuple
 
 SIGHUP, SIGINT, SIGQUIT, SIGKILL, SIGUSR1, SIGTERM = 1, 2, 3, 9, 10, 15
-"""Signals by number, for those who touch no process."""
+"""Signal numbers, for modules that must not import `signal`."""
 
 
 class TextEnum(str, Enum):
-    """An enumeration whose members are texts: they are written, compared and formatted as their values."""
+    """An enumeration of texts, whose members are written, compared and formatted as their values."""
 
     def __str__(self) -> str:
         return str(self.value)
 
 
 class RunState(TextEnum):
-    """What became of a run, or what it does now."""
+    """The state of a run."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -27,23 +27,23 @@ class RunState(TextEnum):
     BROKEN = "broken"
     """muster itself failed."""
     PENDING = "pending"
-    """It waits in the queue of a scheduler."""
+    """It waits in a scheduler's queue."""
     RUNNING = "running"
     LOST = "lost"
-    """It ended, and nobody wrote how."""
+    """It has ended, and no result was recorded."""
     UNKNOWN = "unknown"
-    """Whoever knows does not answer. No answer is never an end."""
+    """Whoever knows its state does not answer. No answer never means that it has ended."""
     UNREADABLE = "unreadable"
-    """Files of the run are damaged."""
+    """Its files are damaged."""
 
     @property
     def lives(self) -> bool:
-        """It runs, or is going to."""
+        """Whether it is running or pending."""
         return self in (RunState.PENDING, RunState.RUNNING)
 
     @property
     def ended(self) -> bool:
-        """It has an outcome."""
+        """Whether it has a result."""
         return self in _ENDED
 
 
@@ -56,16 +56,16 @@ _ENDED = frozenset(
 
 
 class FailureKind(TextEnum):
-    """Why a rank failed, as far as its own words tell."""
+    """Why a rank failed, as far as its stderr tells."""
 
     EXCEPTION = "raised"
     """A Python exception of its own."""
     PEER_LOST = "lost peer"
-    """It fell because another rank was gone."""
+    """It failed because another rank was gone."""
     EXIT = "ended"
-    """It told of no exception."""
+    """It reported no exception."""
     NEVER_REGISTERED = "never joined"
-    """The launcher that was to start it has ended before it said who it is."""
+    """The launcher that was to start it has exited before it registered."""
 
 
 class Failure(NamedTuple):
@@ -73,197 +73,197 @@ class Failure(NamedTuple):
 
     kind: FailureKind
     when: float
-    """Seconds since the run began at which the first word of it was seen."""
+    """When the first line about it was seen, in seconds since the start of the run."""
     summary: str = ""
     """The last line of its traceback or of its stderr."""
     frames: tuple[str, ...] = ()
-    """The last lines that it printed about it, unaltered."""
+    """The last lines of its output about it, unchanged."""
 
 
 class RankExit(NamedTuple):
-    """How one rank ended."""
+    """How one rank exited."""
 
     rank: int
     node: int
     when: float
-    """Seconds since the run began."""
+    """Seconds since the start of the run."""
     code: int | None = None
-    """Its exit status, when it exited."""
+    """Its exit code, if it exited."""
     signal: int | None = None
-    """The signal that ended it, when one did."""
+    """The signal that killed it, if one did."""
     by_us: bool = False
-    """It ended after muster had asked it to, and as that explains."""
+    """True if it exited because muster had signalled it."""
     failure: Failure | None = None
     by_launcher: bool = False
-    """It ended because the launcher that started it asked it to, as launchers do when another rank has failed."""
+    """True if it exited because its launcher signalled it, as launchers do after another rank has failed."""
     late: bool = False
-    """It ended after it had been asked to, but of something else: a crash, or a signal that nobody here sent."""
+    """True if it was signalled, but exited for another reason: a crash, or a signal that muster did not send."""
 
     @property
     def ok(self) -> bool:
-        """It exited with status 0."""
+        """Whether it exited with code 0."""
         return self.code == 0
 
     @property
     def status(self) -> int:
-        """As a shell tells it: the exit status, or 128 + the signal."""
+        """The exit status as in a shell: the exit code, or 128 + the signal."""
         return 128 + self.signal if self.signal is not None else int(self.code or 0)
 
 
 class Unlogged(NamedTuple):
-    """What the log of a rank lacks, because it could not be written."""
+    """Output that is missing in the log of a rank, because it could not be written."""
 
     attempt: int
     rank: int
     stream: str
     """`out` or `err`."""
     missing: int
-    """Bytes."""
+    """In bytes."""
     why: str
-    """The error, in words."""
+    """The error message."""
 
 
 class Leftover(NamedTuple):
     """A process that a rank left behind."""
 
     process: str
-    """The beginning of its command line, or its name."""
+    """The start of its command line, or its name."""
     pid: int = 0
-    """0 where an older version has not told."""
+    """0 if an older version did not record it."""
     state: str = ""
-    """What it was doing, as a letter (proc_pid_stat(5)): `D` waits in the kernel, `T` is stopped."""
+    """Its state, as a letter (proc_pid_stat(5)): `D` waits in the kernel, `T` is stopped."""
     gpu: bool = False
-    """It has a GPU open, and so, as a rule, some of its memory."""
+    """True if it has a GPU device open, and so usually some of its memory."""
     killed: bool = False
-    """muster ended it; it still lives otherwise."""
+    """True if muster killed it; otherwise it is still alive."""
 
 
 class LostNode(NamedTuple):
-    """A node whose agent is gone for good, so that nobody saw its ranks end."""
+    """A node whose agent is gone for good, so that the end of its ranks was not observed."""
 
     node: int
     why: str
 
 
 class ProblemKind(TextEnum):
-    """What keeps agents from starting their ranks."""
+    """Why agents cannot start their ranks."""
 
     NO_TORCH = "no torch"
     OLD_TORCH = "old torch"
     IMPORT = "import"
     FORK = "fork"
     FORK_SERVER = "warm"
-    """The warm interpreter ended."""
+    """The fork server exited."""
     LAUNCHER = "launcher"
     RANK = "start"
     PROTOCOL = "protocol"
-    """The agent is one of another version."""
+    """The agent has another protocol version."""
     VERSIONS = "versions"
-    """Hosts have different ones of something."""
+    """Versions differ between hosts."""
     OTHER = "other"
-    """An older version has told of it, in words."""
+    """A sentence recorded by an older version."""
 
 
 class Problem(NamedTuple):
-    """Why the agents of these hosts cannot start their ranks. Which fields are set depends on the kind."""
+    """Why the agents of these hosts cannot start their ranks. The fields that are set depend on the kind."""
 
     kind: ProblemKind
     hosts: tuple[str, ...]
     among_others: bool = False
-    """The run has more hosts than one, so that these must be named."""
+    """True if the run has other hosts too, so that these must be named."""
     python: str = ""
     """The interpreter of the ranks."""
     version: str = ""
-    """That of the interpreter, or of the protocol that an agent speaks."""
+    """The version of the interpreter, or of the agent's protocol."""
     needed: str = ""
-    """The version that is needed."""
+    """The required version."""
     torch: str = ""
-    """The version of torch that is there."""
+    """The installed version of torch."""
     module: str = ""
-    """What cannot be imported."""
+    """The module that cannot be imported."""
     missing: bool = False
-    """There is no such module."""
+    """True if the module does not exist."""
     name: str = ""
-    """Of a launcher, or of what differs."""
+    """The name of a launcher, or of what differs."""
     rank: int = 0
     number: int = 0
-    """Of ranks that could be forked."""
+    """The number of ranks that could be forked."""
     code: int | None = None
     signal: int | None = None
     text: str = ""
-    """What the system, or Python, said."""
+    """The message of the system, or of Python."""
     limit: bool = False
-    """The user may have no more processes."""
+    """True if the user's process limit was reached."""
     values: tuple[tuple[str, str], ...] = ()
-    """(host, version) where these differ."""
+    """(host, version) pairs, if versions differ."""
 
 
 class StopKind(TextEnum):
-    """What ends a run other than the end of its ranks."""
+    """What ends a run other than the exit of its ranks."""
 
     SIGNAL = "signal"
-    """muster was sent one."""
+    """muster received a signal."""
     KILL = "kill"
     """`muster kill`."""
     OWNER_GONE = "owner gone"
-    """The terminal that started it was not heard of for its lease."""
+    """The terminal that started it was not heard of for as long as the lease."""
     TIMEOUT = "timeout"
     STORE = "store"
-    """The process that keeps the store ended."""
+    """The store process exited."""
     PROBLEM = "problem"
     """Ranks cannot be started."""
     NODE_LOST = "node lost"
     SCHEDULER = "scheduler"
     """A scheduler ends the job."""
     OTHER = "other"
-    """Somebody else tells why, in words."""
+    """A sentence from elsewhere."""
 
 
 class StopReason(NamedTuple):
-    """Why a run was ended. Which fields are set depends on the kind; `reason_text.reason_in_words` tells a person."""
+    """Why a run was stopped; worded by `reason_text.reason_in_words`. The fields that are set depend on the kind."""
 
     kind: StopKind
     signal: int | None = None
     again: bool = False
-    """Then Ctrl-C was pressed, or pressed again."""
+    """True if Ctrl-C was pressed (again) after that."""
     by: str = ""
-    """Who asked for it."""
+    """Who requested it."""
     seconds: float = 0.0
-    """The time that is over."""
+    """The expired time."""
     code: int | None = None
     log: str = ""
-    """A file that tells more."""
+    """A log file with details."""
     problems: tuple[Problem, ...] = ()
     node: int | None = None
     cause: str = ""
     """Why a scheduler ends the job: a key of `JOB_ENDS`."""
     early: bool = False
-    """All ranks that were told of that ended before it came to it."""
+    """True if all warned ranks exited before the job was ended."""
     message: str = ""
-    """The words of somebody else, or of an older version."""
+    """A sentence from elsewhere, or from an older version."""
     hint: str = ""
 
 
 class RunResult(NamedTuple):
-    """How a run ended. The file `outcome.json` of the run directory is this, and the reason in words."""
+    """The result of a run. `outcome.json` in the run directory contains it, and the reason as a sentence."""
 
     state: RunState
-    """One that is `ended`."""
+    """A state that is `ended`."""
     code: int
-    """The exit status of `muster run`."""
+    """The exit code of `muster run`."""
     duration: float
-    """Seconds from the start of muster to the last end."""
+    """Seconds from the start of muster to the exit of the last rank."""
     attempt: int = 0
     """The number of the last attempt, from 0."""
     stopped: StopReason | None = None
-    """What began the end, when no rank did."""
+    """Why the run was stopped, unless by its ranks."""
     first: RankExit | None = None
     """The rank that failed first."""
     ends: tuple[RankExit, ...] = ()
-    """How each rank of the last attempt ended, by rank."""
+    """The exits of the last attempt's ranks, by rank."""
     left: tuple[Leftover, ...] = ()
-    """Processes that ranks had left behind and that were ended after a success, or that still live."""
+    """Leftover processes that were killed after a success, or that are still alive."""
     lost: tuple[LostNode, ...] = ()
-    """Nodes that were lost, but for the one whose loss ended the run."""
+    """Lost nodes, except one whose loss ended the run."""
     unlogged: tuple[Unlogged, ...] = ()
-    """Output that is not in the logs, of all attempts."""
+    """Output missing in the logs, of all attempts."""

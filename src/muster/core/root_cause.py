@@ -1,4 +1,4 @@
-"""Which rank failed first: by itself before for want of another one, and then by time."""
+"""Which rank failed first: ranks that failed by themselves come before those that lost a peer, then by time."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from muster.core.results import FailureKind, RankExit
 
 
 def is_own_failure(end: RankExit) -> bool:
-    """It failed by itself: not because it lost a peer, and not because it was asked to end."""
+    """Return whether a rank failed by itself: it neither lost a peer, nor was signalled to exit."""
     lost = end.failure is not None and end.failure.kind is FailureKind.PEER_LOST and end.signal is None
     return not (lost or end.by_us or end.by_launcher or end.late)
 
 
 def root_cause(ends: Iterable[RankExit]) -> RankExit | None:
-    """The rank that failed first: one that failed by itself before one that lost a peer, and that before one that its
-    launcher has ended; and then by time."""
+    """Return the rank that failed first; None if none did.
+
+    Ranks that failed by themselves come before those that lost a peer, and these before those terminated by their
+    launcher; then by time.
+    """
     failed = [end for end in ends if not end.ok and not end.by_us]
     return min(
         failed,

@@ -1,4 +1,4 @@
-"""The name that was probably meant, for hints. A name that is far off gets no suggestion: a wrong one misleads."""
+"""Suggestions of similar names for hints. There is none for a name that is far off: a wrong one misleads."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 
 def nearest(word: str, names: Iterable[str]) -> str | None:
-    """The name that differs from a word by a typo, or that alone begins with it; None where none does.
+    """Return the name that differs from a word by a typo, or the only one it is a prefix of; None if there is none.
 
-    Names of one or two letters are never suggested, since each of them is near to any other.
+    Names of one or two letters are never suggested, since each of them is similar to any other.
     """
     known = list(names)
     bare = word.lstrip("-")
@@ -23,13 +23,13 @@ def nearest(word: str, names: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str | None:
-    """The hint that suggests the nearest name; None where none is near enough."""
+    """Return a hint that suggests the nearest name; None if none is near enough."""
     found = nearest(name, names)
     return f"did you mean `{found}`?" if found else None
 
 
 def _edits(one: str, other: str) -> int:
-    """How many letters to insert, delete, replace or swap with their neighbour make one word of the other."""
+    """Return the edit distance of two words: insertions, deletions, replacements and swaps of neighbouring letters."""
     before: list[int] = []
     last = list(range(len(other) + 1))
     for row, letter in enumerate(one, 1):

@@ -1,7 +1,6 @@
-"""Decide; never do. Events in, actions out; time is a field of an event, not a clock.
+"""The state machine of a run: events in, actions out, no side effects. Time is a field of events, not a clock.
 
-A run goes through the phases of `Phase` in their order, and from the cleanup back to the start when a failure may be
-retried.
+A run goes through the phases of `Phase` in order, and from the cleanup back to the start if a failure may be retried.
 """
 
 from __future__ import annotations
@@ -57,58 +56,58 @@ from muster.core.results import (
 from muster.core.root_cause import is_own_failure, root_cause
 
 ROOT_CAUSE_WAIT = 1.0
-"""Seconds to wait for a better cause after a rank fell because it lost a peer."""
+"""Seconds to wait for the root cause after a rank failed because it lost a peer."""
 
 UNKILLABLE_AFTER = 5.0
-"""Seconds after SIGKILL in which a rank must have ended; then it is told of, and waited for no more."""
+"""Seconds after SIGKILL within which a rank must exit; after that it is reported, and no longer waited for."""
 
 CLOCK_SKEW = 0.05
-"""Seconds by which the clocks of two nodes may differ after all: an end that was told late counts when it happened."""
+"""Seconds by which the clocks of two nodes may differ: a late report counts by the time of the exit."""
 
 _ASKS = frozenset((SIGHUP, SIGINT, SIGTERM, SIGKILL))
-"""What launchers send to ranks that are to end."""
+"""The signals that launchers send to terminate ranks."""
 
 INTERRUPT_TO_KILL = 5.0
-"""The most seconds between SIGTERM and SIGKILL when SIGINT was tried before."""
+"""Maximum seconds between SIGTERM and SIGKILL if SIGINT was sent before."""
 
 
 class Phase(TextEnum):
-    """How far a run has got. The values travel in `run` and `answer`, and clients of earlier versions know them."""
+    """The phase of a run. The values appear in the messages `run` and `answer`, and earlier clients know them."""
 
     STARTING = "preparing"
-    """Agents start, interpreters warm up, the store's port opens."""
+    """Agents start, fork servers import torch, the store's port is opened."""
     RUNNING = "running"
     """All ranks were started."""
     ATTRIBUTING = "settling"
-    """A rank failed, perhaps for want of another one: wait a moment for the one that failed first."""
+    """A rank failed, perhaps because it lost a peer: wait a moment for the one that failed first."""
     TERMINATING = "stopping"
-    """The ranks were asked to end, and are asked harder as time passes."""
+    """The ranks were signalled to exit, with escalating signals."""
     CLEANUP = "sweeping"
-    """All ranks have ended; what they left behind ends."""
+    """All ranks have exited; leftover processes are killed."""
     FINISHED = "over"
-    """There is an outcome."""
+    """There is a result."""
 
 
 @dataclass(frozen=True)
 class SupervisorConfig:
-    """What the supervisor must know of a job."""
+    """The configuration of the supervisor, from the job."""
 
     ranks: tuple[int, ...]
     nodes: int
     node_of: tuple[int, ...]
-    """The node of each rank, by its place in `ranks`."""
+    """The node of each rank, in the order of `ranks`."""
     grace: float
     timeout: float | None = None
     max_restarts: int = 0
     foreign: bool = False
-    """The ranks are started by a launcher of its own, which ends those that are left when one has failed."""
+    """True if an external launcher starts the ranks, which terminates the others when one has failed."""
     first_attempt: int = 0
-    """The number of the first attempt; others were made before, by a supervisor that ended with its job."""
+    """The number of the first attempt; earlier ones belong to a controller that ended with its job."""
 
 
 @dataclass
 class _Termination:
-    """Why the run, or the attempt, is being ended, and how far that has got."""
+    """Why the run, or the attempt, is being terminated, and how far that is."""
 
     state: RunState
     code: int
@@ -119,16 +118,16 @@ class _Termination:
 
 
 class Supervisor:
-    """One run, from its first event to its outcome."""
+    """The state machine of one run, from its first event to its result."""
 
     def __init__(self, settings: SupervisorConfig):
         self.settings = settings
         self.phase = Phase.STARTING
         self.attempt = settings.first_attempt
         self.deadline: float | None = settings.timeout
-        """The time at which a `Tick` is wanted."""
+        """When the next `Tick` is due."""
         self.configured = False
-        """The first attempt's port was asked for."""
+        """True if the first attempt's port was requested."""
         self._ready: set[int] = set()
         self._clean_nodes: set[int] = set()
         self._port: int | None = None
@@ -138,35 +137,35 @@ class Supervisor:
         for rank, node in self._node_of.items():
             self._ranks_of.setdefault(node, set()).add(rank)
         self._living: set[int] = set(settings.ranks)
-        """The ranks of this attempt that have not ended, on nodes that are not lost."""
+        """The ranks of this attempt that have not exited, on nodes that are not lost."""
         self._exits: dict[int, RankExit] = {}
         self._one_failed = False
-        """A rank of this attempt has failed by itself."""
+        """True if a rank of this attempt has failed by itself."""
         self._asked_at: dict[int, float] = {}
-        """When each rank was first asked to end."""
+        """When each rank was first signalled to exit."""
         self._signals_sent: dict[int, set[int]] = {}
-        """The signals that it was sent for that."""
+        """The signals sent to each rank to terminate it."""
         self._lost_nodes: dict[int, str] = {}
-        """The nodes whose agent is lost, and why."""
+        """Lost nodes, with the reason."""
         self._termination: _Termination | None = None
         self._leftovers: list[Leftover] = []
         self._unlogged: dict[tuple[int, int, str], Unlogged] = {}
         self._next_step: float | None = None
         self._stop_requested = False
-        """A person, or whoever started muster, has asked for the end."""
+        """True if a user, or the program that started muster, has requested to stop."""
         self._job_end = ""
-        """Why a scheduler is about to end the job, once ranks were told so."""
+        """Why a scheduler is about to end the job, once ranks were warned."""
         self._warned: set[int] = set()
-        """The ranks that were told."""
+        """The ranks that were warned."""
         self._warned_living: set[int] = set()
-        """Of these, the ones that have not ended."""
+        """The warned ranks that have not exited."""
         self._left_when_warned = False
-        """One of them has ended because of that: it saved and left."""
+        """True if one of them has exited because of the warning: it saved and exited."""
 
     def handle(self, event: Event) -> list[Action]:
-        """Take one event; give what is to be done about it, in order."""
+        """Handle an event; return the resulting actions, in order."""
         if self.over:
-            if isinstance(event, LogIncomplete):  # the rest of the logs comes after the end
+            if isinstance(event, LogIncomplete):  # the rest of the logs arrives after the end
                 self._on_log_incomplete(event, [])
             return []
         actions: list[Action] = []
@@ -178,18 +177,18 @@ class Supervisor:
         return actions
 
     def alive(self) -> tuple[int, ...]:
-        """The ranks of this attempt that have not ended."""
+        """Return the ranks of this attempt that have not exited."""
         if self.phase in (Phase.STARTING, Phase.FINISHED):
             return ()
         return tuple(rank for rank in self.settings.ranks if rank in self._living)
 
     def lives(self, rank: int) -> bool:
-        """This rank is one of those."""
+        """Return whether this rank has not exited."""
         return rank in self._living and self.phase not in (Phase.STARTING, Phase.FINISHED)
 
     @property
     def over(self) -> bool:
-        """There is an outcome."""
+        """Whether there is a result."""
         return self.phase is Phase.FINISHED
 
     @property
@@ -199,16 +198,16 @@ class Supervisor:
 
     @property
     def patience(self) -> float:
-        """Seconds that what ranks left behind has to end by itself."""
+        """Seconds that leftover processes get to exit by themselves."""
         return self._termination.drain if self._termination is not None else 0.0
 
     @property
     def ends_well(self) -> bool:
-        """No rank has failed, and nobody has asked for the end."""
+        """True if no rank has failed, and nobody has requested to stop."""
         return self._termination is not None and self._termination.state is RunState.SUCCEEDED
 
     def waits_for(self, node: int) -> bool:
-        """This node has still to tell that nothing is left on it."""
+        """Return whether the cleanup of this node is still awaited."""
         return self.phase is Phase.CLEANUP and node not in self._clean_nodes
 
     # ---- starting ---------------------------------------------------------------------------------------------------
@@ -223,7 +222,7 @@ class Supervisor:
         self._start(actions)
 
     def _on_store_opened(self, event: StoreOpened, actions: list[Action]) -> None:
-        self.configured = True  # an earlier version wrote no event of that
+        self.configured = True  # earlier versions recorded no event for it
         if event.attempt == self.attempt:
             self._port = event.port
             self._start(actions)
@@ -234,13 +233,13 @@ class Supervisor:
             actions.append(StartRanks(self.attempt, self._port))
 
     def _on_ranks_started(self, event: RanksStarted, actions: list[Action]) -> None:
-        """The world and the view care; nothing follows from it."""
+        """Do nothing: only the controller and views use this event."""
 
-    # ---- ends -------------------------------------------------------------------------------------------------------
+    # ---- exits ------------------------------------------------------------------------------------------------------
 
     def _on_rank_exited(self, event: RankExited, actions: list[Action]) -> None:
         if event.attempt != self.attempt or event.rank in self._exits:
-            return  # told twice, by an agent that met a new supervisor
+            return  # reported twice, by an agent that reconnected to a new controller
         end = self._attribute(event)
         self._exits[event.rank] = end
         self._depart({event.rank})
@@ -257,12 +256,12 @@ class Supervisor:
         self._clean_up_after_last(event.t, actions)
 
     def _depart(self, ranks: set[int]) -> None:
-        """These have ended, or their node is lost."""
+        """Remove ranks that have exited, or whose node is lost."""
         self._living -= ranks
         self._warned_living -= ranks
 
     def _attribute(self, event: RankExited) -> RankExit:
-        """Tell an end that was asked for, by us or by a launcher, from one that was under way already."""
+        """Distinguish an exit caused by a signal of muster or a launcher from one that was already in progress."""
         end = RankExit(event.rank, self._node_of[event.rank], event.t, event.code, event.signal, failure=event.failure)
         ours, theirs = self._asked_at.get(event.rank), event.asked_by_launcher
         by_us = ours is not None and (theirs is None or ours - CLOCK_SKEW < theirs)
@@ -273,13 +272,13 @@ class Supervisor:
             if event.rank in self._warned and event.code is not None and of_its_own:
                 self._left_when_warned = True
                 return end._replace(by_us=True)
-            # its peers saved and left, and it misses them
+            # its peers saved and exited, and it lost them
             return end._replace(by_us=True) if self._left_when_warned and kind is FailureKind.PEER_LOST else end
         if end.ok or asked is None or event.t < asked - CLOCK_SKEW:
             return end
         raised = event.failure is not None and event.failure.kind is FailureKind.EXCEPTION
         if event.failure is not None and raised and event.failure.when < asked:
-            # it had raised and was on its way out; the signal only cut its exit short
+            # it had raised and was exiting; the signal only cut its exit short
             return end if event.signal is None else end._replace(code=1, signal=None)
         explained = self._signals_sent.get(event.rank, set()) | (_ASKS if self.settings.foreign else set())
         if event.signal is not None and event.signal not in explained:
@@ -287,8 +286,7 @@ class Supervisor:
         return end._replace(by_us=by_us, by_launcher=not by_us)
 
     def _wait_for_warned(self, t: float, actions: list[Action]) -> None:
-        """Ranks that were told of the end leave one after another, and have all the time that was promised; once they
-        have left, the others end."""
+        """Give warned ranks all the promised time to exit one after another, then terminate the others."""
         self.phase, self._next_step = Phase.RUNNING, None
         if self._one_failed:
             self._fail(t, actions)
@@ -326,7 +324,7 @@ class Supervisor:
     def _on_start_failed(self, event: StartFailed, actions: list[Action]) -> None:
         self._break_off(event.t, StopReason(StopKind.PROBLEM, problems=event.problems), actions)
         if self.phase is Phase.TERMINATING and self._termination is not None:
-            # a rank that was never started never ends: the agent looks itself who is there
+            # a rank that was never started never exits: the agent itself knows which ones exist
             self._termination.drain = self.settings.grace
             self._clean_up(event.t, actions)
 
@@ -352,7 +350,7 @@ class Supervisor:
         hard = [(SIGTERM, min(grace, INTERRUPT_TO_KILL)), (SIGKILL, 0.0)]
         asked_before, self._stop_requested = self._stop_requested, True
         if asked_before and event.signal != SIGINT:
-            return  # it is being done
+            return  # already in progress
         reason = StopReason(StopKind.SIGNAL, signal=event.signal)
         if asked_before:
             before = self._termination.reason if self._termination is not None else None
@@ -383,7 +381,7 @@ class Supervisor:
             return
         self._stop_requested = True
         if self._termination is not None and self.phase is Phase.TERMINATING:
-            # the ranks were asked already, for another reason, and now have less time
+            # the ranks were already signalled for another reason, and now have less time
             self._termination.escalation = [(SIGKILL, 0.0)] if self._termination.escalation else []
             self._next_step = min(self._next_step or event.t, event.t + event.within)
             return
@@ -410,7 +408,7 @@ class Supervisor:
         self._clean_up_after_last(t, actions)
 
     def _escalate(self, t: float, actions: list[Action]) -> None:
-        """Send the next signal of the ladder."""
+        """Send the next signal of the escalation."""
         assert self._termination is not None
         ranks = self.alive()
         if not self._termination.escalation or not ranks:
@@ -426,7 +424,7 @@ class Supervisor:
         self._next_step = t + (wait if self._termination.escalation else UNKILLABLE_AFTER)
 
     def _on_tick(self, event: Tick, actions: list[Action]) -> None:
-        """Time passes for every event; see `_pass_time`."""
+        """Do nothing: every event passes time, see `_pass_time`."""
 
     def _timeout(self) -> float | None:
         ending = self._termination is not None or self.phase in (Phase.TERMINATING, Phase.CLEANUP)
@@ -485,7 +483,7 @@ class Supervisor:
         ends = tuple(self._exits[rank] for rank in sorted(self._exits))
         first = root_cause(ends)
         if first is not None and first.late and end.state is not RunState.FAILED:
-            first = None  # what happened to it on the way out is not why it was on the way
+            first = None  # what happened to it during termination is not the reason for that
         by_a_rank = end.state is RunState.FAILED and end.reason is None
         code = first.status if by_a_rank and first is not None else end.code
         known = end.reason.node if end.reason is not None else None
@@ -495,7 +493,7 @@ class Supervisor:
 
     @property
     def unlogged(self) -> tuple[Unlogged, ...]:
-        """What logs lack, as far as it is known."""
+        """The output missing in logs, as far as it is known."""
         return tuple(self._unlogged[key] for key in sorted(self._unlogged))
 
 
@@ -515,4 +513,4 @@ _HANDLERS: Mapping[type[Any], Callable[[Supervisor, Any, list[Action]], None]] =
     JobEnding: Supervisor._on_job_ending,
     Tick: Supervisor._on_tick,
 }
-"""What each event does."""
+"""The handler of each event."""

@@ -8,5 +8,5 @@ from muster.linux import procfs
 
 
 def identity() -> dict[str, str]:
-    """What tells this machine, and this start of it, from others."""
+    """Return what identifies this machine and its current boot."""
     return {"host": os.uname().nodename, "boot": procfs.boot_id()}

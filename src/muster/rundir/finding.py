@@ -1,4 +1,4 @@
-"""Which runs there are, and the one that is named. What others could have written is not read."""
+"""Finding runs, and the one that is named. What other users could have written is not read."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class Found(NamedTuple):
     """The runs that a command finds."""
 
     runs: list[Run]
-    """The oldest first."""
+    """Oldest first."""
     refused: dict[Path, str]
-    """Run directories that are not read, and why not."""
+    """Run directories that are not read, with the reason."""
     unreadable: dict[Path, str]
-    """Directories in which there may be more runs, and why nobody knows."""
+    """Directories that may contain more runs, with the reason why they cannot be read."""
 
     def unknown(self, store: Store) -> dict[Path, str]:
-        """Those of them that matter: not the usual home where another one is kept because of that."""
+        """Return the unreadable directories that matter: not a default home replaced because it is unusable."""
         return {folder: why for folder, why in self.unreadable.items() if folder.parent in store.required}
 
 
 def look_for_runs(store: Store) -> Found:
-    """All runs that a command finds."""
+    """Return all runs that a command finds."""
     noted = homes.noted(store.homes[0]) if store.homes else {}
     paths, unreadable = {}, {}
     for place in store.places:
@@ -54,7 +54,7 @@ def look_for_runs(store: Store) -> Found:
 
 
 def _names_in(folder: Path) -> tuple[list[str], str]:
-    """The ids of the runs in a directory, and why they cannot be known: empty where they are, or there is none."""
+    """Return the run ids in a directory, and why they cannot be listed; empty if they can, or there is no directory."""
     try:
         return [name for name in os.listdir(folder) if ID.fullmatch(name)], ""
     except FileNotFoundError:
@@ -64,9 +64,9 @@ def _names_in(folder: Path) -> tuple[list[str], str]:
 
 
 def why_refused(path: Path, own: bool = False) -> str:
-    """Why a run directory is not read: others could have written what stands in it. Empty when it is.
+    """Return why a run directory is not read, because other users could have written it; empty if it is.
 
-    `own`: this user has kept it there, and root is that user, too.
+    `own`: this user has put it there, and for root that user is root.
     """
     try:
         found = os.lstat(path)
@@ -84,7 +84,7 @@ def why_refused(path: Path, own: bool = False) -> str:
 
 
 def why_not_ours(path: Path) -> str:
-    """Why a file is not taken for one of this very user, root or not; empty when it is."""
+    """Return why a file is not trusted as this user's own, root or not; empty if it is."""
     try:
         found = os.lstat(path)
     except OSError as error:
@@ -106,12 +106,12 @@ def _user(uid: int) -> str:
 
 
 def list_runs(store: Store) -> list[Run]:
-    """All runs that may be read, the oldest first."""
+    """Return all readable runs, oldest first."""
     return look_for_runs(store).runs
 
 
 def all_runs(store: Store) -> list[Run]:
-    """The same, where one that is overlooked would be a mistake; raises `InvalidRequest` when some cannot be known."""
+    """Return all runs, if missing one would be a mistake. Raises `InvalidRequest` if some cannot be listed."""
     found = look_for_runs(store)
     unknown = found.unknown(store)
     if unknown:
@@ -120,9 +120,9 @@ def all_runs(store: Store) -> list[Run]:
 
 
 def find_run(store: Store, which: str, lives: Callable[[Run], bool] = lambda run: False) -> Run:
-    """The run with this id, name or unique beginning of an id; `last` is the newest.
+    """Return the run with this id, name or unique prefix of an id; `last` is the newest. Raises `InvalidRequest`.
 
-    Of several with the same name it is the one that `lives`, or the newest.
+    Of several runs with the same name it is the one that `lives`, or the newest.
     """
     listed = f"`muster ps -a{store.option}` lists all"
     if not which:
@@ -153,7 +153,7 @@ def find_run(store: Store, which: str, lives: Callable[[Run], bool] = lambda run
 
 
 def unreadable_error(unreadable: Mapping[Path, str]) -> InvalidRequest:
-    """The error for directories of runs that cannot be read, when it is not known what is in them."""
+    """Return the error for unreadable directories of runs, whose contents are unknown."""
     folder, why = next(iter(unreadable.items()))
     return InvalidRequest(
         f"cannot read {folder}, where runs are kept: {why}",
@@ -162,12 +162,12 @@ def unreadable_error(unreadable: Mapping[Path, str]) -> InvalidRequest:
 
 
 def namesakes(store: Store, name: str) -> list[Run]:
-    """The runs with this name, the oldest first."""
+    """Return the runs with this name, oldest first."""
     return [run for run in list_runs(store) if _name(run) == name]
 
 
 def _name(run: Run) -> str:
-    """Its name; one that cannot be read has none."""
+    """Return the name of a run; empty if it cannot be read."""
     try:
         return str(run.job.get("name", ""))
     except Unreadable:
@@ -175,14 +175,14 @@ def _name(run: Run) -> str:
 
 
 MORE_OF_IT = "give the id of one of them"
-"""The hint for the beginning of an id that fits several."""
+"""The hint for an ambiguous prefix of an id."""
 
 
 def some_ids(ids: Iterable[str]) -> str:
-    """The first of these ids, for a sentence."""
+    """Return the first of these ids, for a sentence."""
     found = list(ids)
     return ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
 
 
 _SHOWN = 8
-"""Ids that a sentence lists."""
+"""Maximum number of ids in a sentence."""

@@ -1,10 +1,9 @@
-"""Where muster keeps the runs of a user, and where those are noted that lie elsewhere.
+"""Where muster keeps a user's runs, and where it records runs kept elsewhere.
 
-The home of muster is $MUSTER_HOME, `~/.muster` without it, and where no home can be written to (a container with a
-user that nobody has heard of) a private directory for temporary files. A run that is kept in another directory
-(`--run-dir`, `run_dir` in muster.toml) has a link in `elsewhere/` of that home, so that every command finds it.
-
-Only links of this very user count, and what they lead to is checked like any run directory (`finding.why_refused`).
+The home of muster is $MUSTER_HOME, by default `~/.muster`, and if no home is writable (a container with an unknown
+user) a private temporary directory. A run kept in another directory (`--run-dir`, `run_dir` in muster.toml) has a link
+in `elsewhere/` of that home, so that every command finds it. Only links of this user count, and their targets are
+checked like any run directory (`finding.why_refused`).
 """
 
 from __future__ import annotations
@@ -19,25 +18,25 @@ from muster.linux import private_tmp, processes
 from muster.protocol import paths
 
 _ELSEWHERE = "elsewhere"
-"""The directory of links to runs that are not kept in this home; each has the id of its run as name."""
+"""The directory of links to runs that are kept elsewhere, named by their run id."""
 
 
 def of_muster(env: Mapping[str, str]) -> tuple[Path, ...]:
-    """The homes of muster, as absolute paths: the one to keep runs in, and then another one that may hold some, too.
+    """Return the homes of muster, absolute: the one for new runs, and possibly another one that may contain runs.
 
-    Raises OSError for a relative one where the current directory is gone.
+    Raises OSError for a relative path if the current directory is gone.
     """
     usual = Path(paths.muster_home(env))
     if env.get("MUSTER_HOME") or _can_be_written(usual):
         return (usual,)
     own = private_tmp.own_folder(f"muster-{os.geteuid()}", env)
     if not own:
-        return (usual,)  # why it cannot be written to is told where that is tried
+        return (usual,)  # the reason is reported when writing there fails
     return (Path(own), usual) if os.path.lexists(usual) else (Path(own),)
 
 
 def why_temporary(env: Mapping[str, str]) -> str:
-    """What to tell of a home among temporary files; empty for any other."""
+    """Return a message about a home in a temporary directory; empty for any other."""
     home, usual = of_muster(env)[0], Path(paths.muster_home(env))
     if env.get("MUSTER_HOME") or home == usual:
         return ""
@@ -45,13 +44,13 @@ def why_temporary(env: Mapping[str, str]) -> str:
 
 
 def _can_be_written(folder: Path) -> bool:
-    """This directory, or the nearest one above it that is there, takes new files of this user."""
+    """Return whether this user can create files in this directory, or in its nearest existing parent."""
     place = next((place for place in (folder, *folder.parents) if os.path.lexists(place)), Path("/"))
     return os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK)
 
 
 def why_anothers(folder: Path) -> str:
-    """Why a directory is not used: its name is a link that another user has put there. Empty for any other."""
+    """Return why a directory is not used: it is a symbolic link created by another user. Empty otherwise."""
     found = os.lstat(folder)
     if stat.S_ISLNK(found.st_mode) and found.st_uid not in (0, os.geteuid()):
         return f"it is a link of user {found.st_uid}"
@@ -59,7 +58,7 @@ def why_anothers(folder: Path) -> str:
 
 
 def note(home: Path, run: Path) -> bool:
-    """Note where a run is kept; False where that cannot be written, or others could change it."""
+    """Record where a run is kept; return False if that cannot be written, or other users could change it."""
     folder = home / _ELSEWHERE
     try:
         processes.make_private(str(folder))
@@ -74,9 +73,9 @@ def note(home: Path, run: Path) -> bool:
 
 
 def noted(home: Path) -> dict[str, Path]:
-    """The run directories that are noted there, by the id of the run.
+    """Return the recorded run directories, by run id.
 
-    One that is not there may be on a disk of another machine, or not mounted just now: its note stays.
+    A missing one may be on a disk of another machine, or currently not mounted: its record stays.
     """
     folder = home / _ELSEWHERE
     try:
@@ -92,7 +91,7 @@ def noted(home: Path) -> dict[str, Path]:
 
 
 def forget(home: Path, run: Path) -> None:
-    """Remove the note of a run, which is about to be deleted."""
+    """Remove the record of a run that is about to be deleted."""
     link = home / _ELSEWHERE / run.name
     if _target(link) == run:
         with suppress(OSError):
@@ -100,7 +99,7 @@ def forget(home: Path, run: Path) -> None:
 
 
 def _target(link: Path) -> Path | None:
-    """Where a note leads to; None for what is no note of this user."""
+    """Return the target of a record; None if it is not a valid record of this user."""
     try:
         path = Path(os.readlink(link))
         own = os.lstat(link).st_uid == os.geteuid()

@@ -1,4 +1,4 @@
-"""The fields of job.json, as they are read back; the older names of some are known."""
+"""The fields of job.json and their validation, including older names."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from muster.schedulers import SCHEDULERS
 
 
 class Scheduled(NamedTuple):
-    """The job of a scheduler in which a run is."""
+    """The scheduler job of a run."""
 
     name: str
     """A key of `SCHEDULERS`."""
     job: str
-    """Its number."""
+    """Its id."""
     job_name: str | None = None
-    """The name that it was given; None where nobody has noted it."""
+    """Its name; None if it was not recorded."""
     allocated: bool = False
-    """It was there before the run, and does not end with it."""
+    """True if it existed before the run, and does not end with it."""
     requeue: int = 0
-    """How often it goes on as the next attempt when the scheduler has ended it."""
+    """How often the run continues as the next attempt when the scheduler has ended it."""
 
 
 def _scheduler(value: Any) -> str:
@@ -33,7 +33,7 @@ def _scheduler(value: Any) -> str:
 
 
 def _number_of_job(value: Any) -> str:
-    """It stands on the command line of what cancels it."""
+    """Check a job id, which is passed on the command line that cancels the job."""
     if not re.fullmatch(r"[0-9A-Za-z][\w.@:\[\]-]{0,63}", text(value)):
         raise Malformed(f"{value!r} is no number of a job")
     return str(value)
@@ -49,7 +49,7 @@ _SCHEDULED = {
 
 
 def with_scheduler(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The fields of job.json as they are written now; the version before this one knew no scheduler but Slurm."""
+    """Return job.json in the current format; the version before this one knew no scheduler except Slurm."""
     if "slurm" not in data or "scheduler" in data:
         return data
     old = {"job": "slurm", "job_name": "slurm_name", "allocated": "allocated", "requeue": "requeue"}
@@ -57,7 +57,7 @@ def with_scheduler(data: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _number_of_ranks(value: Any) -> int:
-    """So many that a list of them can be made."""
+    """Check a number of ranks, limited so that a list of them fits into memory."""
     if whole(value) > 1 << 20:
         raise Malformed(f"{value} is no number of ranks")
     return int(value)
@@ -83,4 +83,4 @@ JOB = {
     "shared": flag,
     "scheduler": lambda value: checked(value, _SCHEDULED, ("name", "job")),
 }
-"""The fields of job.json."""
+"""The checks of the fields of job.json."""

@@ -1,4 +1,4 @@
-"""The logs of an attempt in the order in which they were written, by the times that agents kept (`timeline.py`)."""
+"""The logs of an attempt in the order of writing, using the times recorded by agents (`log_timeline.py`)."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from muster.agent.log_timeline import NAME, Grown, Reading
 from muster.rundir.run import Run, Unreadable
 
 Key = tuple[int, str]
-"""(rank, stream)"""
+"""(rank, stream)."""
 
 _PIECE = 1 << 15
-"""Bytes that are read at a time; of larger ones malloc gives the memory back, which costs more than reading."""
+"""Bytes read at a time; for larger buffers malloc returns memory to the kernel, which costs more than reading."""
 _OPEN = 128
-"""Files that are kept open."""
+"""Maximum number of open files."""
 _BACK = 100_000
-"""Spans that `begin_before_last` looks at first; it looks at all where these have too few lines."""
+"""Number of spans that `begin_before_last` checks first; it checks all if these have too few lines."""
 
 
 class Span(NamedTuple):
-    """Bytes of a log, from `begin` up to `end`, that were written one after the other."""
+    """Bytes of a log from `begin` up to `end` that were written consecutively."""
 
     key: Key
     begin: int
     end: int
     time: float | None
-    """When, in seconds since 1970; None where no agent kept it."""
+    """Unix time; None if no agent recorded it."""
 
 
 class Written(NamedTuple):
-    """What a rank wrote."""
+    """Output of a rank."""
 
     rank: int
     stream: str
@@ -43,14 +43,14 @@ class Written(NamedTuple):
 
 
 class _Times:
-    """The times that an agent has kept, as they come."""
+    """The times recorded by one agent, as they arrive."""
 
     def __init__(self, run: Run, name: str) -> None:
         self.run, self.name = run, name
         self._at, self._reading = 0, Reading()
 
     def more(self) -> Iterator[Grown]:
-        """What has come since the last time."""
+        """Yield what was added since the last call."""
         try:
             with self.run.open_file(self.name) as file:
                 file.seek(self._at)
@@ -62,21 +62,21 @@ class _Times:
 
 
 class Ordered:
-    """The logs of some ranks of an attempt: each `read` gives what has come since the last, in order."""
+    """The logs of some ranks of an attempt: each `read` returns what was added since the last one, in order."""
 
     def __init__(
         self, run: Run, attempt: int, keys: Sequence[Key], more: Callable[[int], Sequence[Grown]] = lambda attempt: ()
     ) -> None:
-        """`more` gives what is known by other ways of how the logs of an attempt have grown since it was asked last."""
+        """`more` returns growth of the logs of an attempt that is known from elsewhere, since it was last called."""
         self.run, self.attempt, self._more = run, attempt, more
         self.places: dict[Key, int] = dict.fromkeys(keys, 0)
-        """How far each was read."""
+        """How far each log was read."""
         self.untimed: set[int] = set()
-        """Ranks that wrote what nobody knows the time of."""
+        """Ranks with output of unknown time."""
         self._times: dict[str, _Times] = {}
         self._timed: set[Key] = set()
         self._stood: dict[Key, int] = {}
-        """How long each was at the last `read`."""
+        """The length of each log at the last `read`."""
         self._files: OrderedDict[Key, IO[bytes]] = OrderedDict()
 
     def close(self) -> None:
@@ -85,8 +85,10 @@ class Ordered:
             self._files.popitem()[1].close()
 
     def read(self, all_of_it: bool) -> Iterator[Written]:
-        """What has been written since the last time. Unless `all_of_it` is wanted, what no agent has told of yet waits
-        until the next time: it may still be told where it belongs."""
+        """Yield the output since the last call.
+
+        Unless `all_of_it`, output without a recorded time is held back until the next call: its time may still arrive.
+        """
         sizes = {key: self._size(key) for key in self.places}
         yield from self._written(self._known(self._times, self.places))
         beyond = sizes if all_of_it else {key: min(size, self._stood.get(key, 0)) for key, size in sizes.items()}
@@ -104,10 +106,10 @@ class Ordered:
                 begin += len(data)
                 yield Written(*key, data, time)
 
-    # ---- what is known of the order ---------------------------------------------------------------------------------
+    # ---- order from recorded times ----------------------------------------------------------------------------------
 
     def _known(self, times: dict[str, _Times], places: dict[Key, int]) -> Iterator[Span]:
-        """What agents have told of since `times` were asked last; `places` goes along."""
+        """Yield the spans that agents recorded since `times` were last read, and advance `places`."""
         for path in sorted(self.run.path.glob(f"node_*/{NAME}")):
             name = str(path.relative_to(self.run.path))
             if name not in times:
@@ -125,17 +127,16 @@ class Ordered:
                     yield Span(key, begin, end, grown.time)
 
     def _unknown(self, places: dict[Key, int], upto: dict[Key, int]) -> Iterator[Span]:
-        """What nobody has told of: an agent that was killed, or whose disk was full, or one of an older muster."""
+        """Yield output without a recorded time: the agent was killed, its disk was full, or it is older."""
         for key, end in upto.items():
             if end > places[key]:
                 begin, places[key] = places[key], end
                 yield Span(key, begin, end, self._changed(key) if key in self._timed else None)
 
-    # ---- where to begin ---------------------------------------------------------------------------------------------
+    # ---- where to start ---------------------------------------------------------------------------------------------
 
     def begin_since(self, since: float) -> None:
-        """Begin with the line that was being written at that time. Logs of which no times are known begin at their
-        start."""
+        """Start with the line being written at Unix time `since`; logs without times start at their beginning."""
         places = dict(self.places)
         for span in self._known({}, places):
             if span.time is not None and span.time > since:
@@ -145,7 +146,7 @@ class Ordered:
             self.places[key] = self._line_begin(key, place)
 
     def begin_before_last(self, count: int) -> None:
-        """Begin with so much that the last `count` lines are among it."""
+        """Start early enough to include the last `count` lines."""
         for most in (_BACK, None):
             places = dict(self.places)
             last = deque(self._known({}, places), maxlen=most)
@@ -160,7 +161,7 @@ class Ordered:
             self.places[key] = max(self.places[key], begin)
 
     def _back(self, spans: deque[Span], count: int) -> dict[Key, int] | None:
-        """From where on each log is to be read for so many lines; None where these spans have not as many."""
+        """Return for each log where to start for `count` lines; None if these spans have fewer."""
         found: dict[Key, int] = {}
         lines = 0
         for key, begin, end, _ in reversed(spans):
@@ -173,7 +174,7 @@ class Ordered:
         return None
 
     def _line_begin(self, key: Key, place: int) -> int:
-        """Where the line begins that goes on at this place."""
+        """Return where the line starts that continues at this offset."""
         while place > 0:
             begin = max(0, place - _PIECE)
             at = self._bytes(key, begin, place - begin).rfind(b"\n")

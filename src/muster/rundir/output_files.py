@@ -1,4 +1,4 @@
-"""Files that hold what ranks write, under names that the user gave (`--output %x-%j.%t.out`), as srun writes them."""
+"""Files for the ranks' output with names chosen by the user (`--output %x-%j.%t.out`), written as srun does."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from muster.linux import processes
 from muster.rundir.run import Run
 
 _LONGEST = 1 << 16
-"""Bytes of a line that is kept back until it is whole, where ranks share a file."""
+"""Maximum bytes of a line that are held back until it is complete, if ranks share a file."""
 
 
 class OutputFiles:
-    """The files of one run. They are not links to the logs: they stay when the run is deleted."""
+    """The output files of one run. They are not links to the logs, so they remain when the run is deleted."""
 
     def __init__(self, targets: Mapping[tuple[int, str], str], first: int = 0):
-        """`targets`: the path for each rank and stream that is wanted. `first`: the attempt with which this begins;
-        files go on after the attempts of a job that was requeued.
+        """`targets` are the paths by rank and stream.
 
-        Raises `InvalidRequest` where one cannot be written.
+        `first`: the first attempt of this controller; after a requeue, files are continued. Raises `InvalidRequest` if
+        one cannot be written.
         """
         self.targets, self._first = targets, first
         self._shared = {path for path, count in Counter(targets.values()).items() if count > 1}
         self._unfinished: dict[tuple[int, int, str], bytes] = {}
-        """Lines that are not whole, by attempt, rank and stream."""
+        """Incomplete lines, by attempt, rank and stream."""
         self._offsets: dict[tuple[int, int, str], int] = {}
         """How much of each log has been taken."""
         self._broken: set[str] = set()
@@ -37,7 +37,7 @@ class OutputFiles:
             try:
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 if os.path.islink(path) and not os.path.exists(path):
-                    os.unlink(path)  # earlier versions made links to logs, which end with their run
+                    os.unlink(path)  # earlier versions created links to logs, which are deleted with the run
                 with open(path, "ab" if first else "wb"):
                     pass
             except OSError as error:
@@ -48,12 +48,12 @@ class OutputFiles:
         return bool(self.targets)
 
     def take(self, attempt: int, rank: int, stream: str, offset: int, data: bytes) -> Callable[[], None] | None:
-        """Take bytes of a log; gives what has to be done, in another thread, to have them in the file."""
+        """Take bytes of a log; return the function that writes them, to be called in another thread."""
         key, path = (attempt, rank, stream), self.targets.get((rank, stream))
         self._offsets[key] = offset + len(data)
         if path is None:
             return None
-        if path in self._shared:  # lines of several ranks do not mix
+        if path in self._shared:  # keep lines of different ranks apart
             data = self._unfinished.pop(key, b"") + data
             end = data.rfind(b"\n") + 1 or (len(data) if len(data) > _LONGEST else 0)
             if end < len(data):
@@ -62,7 +62,7 @@ class OutputFiles:
         return partial(self._append, path, data)
 
     def finish(self, run: Run) -> None:
-        """Add what the logs hold and nobody has sent, and lines without an end."""
+        """Add the rest of the logs that was not sent, and incomplete lines."""
         for attempt in run.attempts():
             for (rank, stream), path in self.targets.items() if attempt >= self._first else ():
                 key = (attempt, rank, stream)

@@ -1,16 +1,16 @@
-"""The run directory: its layout, in one place. Everything that is told about a run comes from these files.
+"""The run directory and its layout. Everything that is reported about a run comes from these files.
 
-What stands in them is data: it may be damaged, and on a shared machine somebody else may have written it. So each file
-is read for itself and checked field by field (`core/json_records.py`), and a directory that belongs to another user,
-or in which others can write, is not read at all. Only root reads those of all users.
+The contents are data: they may be damaged, and on a shared machine another user may have written them. So each file is
+read separately and checked field by field (`core/json_records.py`), and a directory that belongs to another user, or
+that others can write to, is not read at all. Only root reads those of all users.
 
 $MUSTER_HOME/runs/<id>/         mode 0700
     job.json  plan.json  events.jsonl  outcome.json
-    reserve                     room for outcome.json, until the run ends
+    reserve                     space for outcome.json, until the run ends
     token                       names the local sockets (`protocol/local_sockets.py`)
     attempt_0/rank_00003.out  .err  .stack  .error.json
     node_<host>/agent.log  times.log  ended.json
-    links  node_<host>/links    names that files of the run have elsewhere (`agent/links.py`)
+    links  node_<host>/links    links to files of the run from elsewhere (`agent/links.py`)
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from muster.protocol.paths import rank_file
 from muster.rundir.job_record import JOB, Scheduled, with_scheduler
 
 LARGEST = 64 << 20
-"""Bytes of a JSON file of a run; the plan of some thousand ranks has a few MB."""
+"""Maximum bytes of a run's JSON file; the plan of several thousand ranks has a few MB."""
 
 _RESERVE = "reserve"
-"""A file of the run directory whose room is for outcome.json, should the disk be full at the end."""
+"""A file of the run directory whose space is used for outcome.json if the disk is full at the end."""
 
 _RESERVED, _RESERVED_A_RANK = 1 << 16, 1 << 10
-"""Its bytes: so many, and as many more for each rank."""
+"""Its size in bytes, and the additional bytes per rank."""
 
 STREAMS = ("out", "err", "stack", "error.json")
-"""What there is of each rank."""
+"""The kinds of files of each rank."""
 
 
 class Unreadable(InvalidRequest):
-    """A file of a run does not hold what muster has written there."""
+    """A file of a run is damaged."""
 
     def __init__(self, run: Run, name: str, why: str):
         super().__init__(
@@ -57,39 +57,39 @@ class Unreadable(InvalidRequest):
 
 
 class Run:
-    """One run directory."""
+    """A run directory."""
 
     def __init__(self, path: Path, option: str = ""):
         self.path = path
         self.id = path.name
         self.operand = self.id + option
-        """What to type after a command to name this run: its id, and `--run-dir` where that alone finds it."""
+        """How to name this run on a command line: its id, with `--run-dir` if it is not found otherwise."""
 
     def write(self, name: str, data: Mapping[str, Any]) -> None:
-        """Write one of the JSON files, whole or not at all. Raises OSError."""
+        """Write one of the JSON files atomically. Raises OSError."""
         self.replace(name, (json.dumps(data, indent=1) + "\n").encode())
 
     def replace(self, name: str, data: bytes) -> None:
-        """Write a file, whole or not at all: several commands may do that at once. Raises OSError."""
+        """Write a file atomically, even if several commands do that concurrently. Raises OSError."""
         part = self.path / f"{name}.{os.urandom(8).hex()}.part"
         try:
             with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
                 file.write(data)
         except OSError:
             with suppress(OSError):
-                part.unlink()  # half of it would be of no use, and takes room
+                part.unlink()  # an incomplete file is useless, and takes space
             raise
         part.replace(self.path / name)
 
     def reserve(self, ranks: int) -> None:
-        """Take the room that the outcome of so many ranks needs. Where that cannot be, the run does without."""
+        """Reserve space for the outcome of this many ranks; without it if the space is not available."""
         with suppress(OSError):
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
             with open(os.open(self.path / _RESERVE, flags, 0o600), "wb") as file:
-                file.write(os.urandom(_RESERVED + _RESERVED_A_RANK * ranks))  # which no file system makes smaller
+                file.write(os.urandom(_RESERVED + _RESERVED_A_RANK * ranks))  # random, so incompressible
 
     def write_outcome(self, data: Mapping[str, Any]) -> None:
-        """Write outcome.json, where the disk is full into the room that `reserve` took; gives back the rest of it.
+        """Write outcome.json, into the reserved space if the disk is full; otherwise free that space.
 
         Raises OSError.
         """
@@ -103,9 +103,9 @@ class Run:
                 (self.path / _RESERVE).unlink(missing_ok=True)
 
     def _write_reserved(self, name: str, data: bytes) -> bool:
-        """Write over what is reserved, which needs no block that is not there, and give it this name.
+        """Overwrite the reserved file, which needs no new blocks, and rename it.
 
-        Behind the data are blanks, which JSON allows: there is room to write more over it later.
+        The data is padded with blanks, which JSON allows, so that it can be overwritten with more later.
         """
         used = not (self.path / _RESERVE).exists()
         try:
@@ -124,11 +124,11 @@ class Run:
 
     @property
     def uid(self) -> int:
-        """Whose run it is: its sockets and its job are that user's."""
+        """Uid of the owner: the run's sockets and job are that user's."""
         return os.lstat(self.path).st_uid
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """Read one of the JSON files; None when it is not there. Raises `Unreadable`."""
+        """Return the contents of a JSON file; None if it does not exist. Raises `Unreadable`."""
         data = self.bytes_of(name)
         if data is None:
             return None
@@ -140,9 +140,9 @@ class Run:
             raise Unreadable(self, name, str(error) or "it is nested too deeply") from None
 
     def bytes_of(self, name: str) -> bytes | None:
-        """The content of a file; None when it is not there. Raises `Unreadable`."""
+        """Return the contents of a file; None if it does not exist. Raises `Unreadable`."""
         try:
-            # a FIFO must not be waited for, and a link may lead anywhere
+            # do not wait for a FIFO, and do not follow a link
             with open(os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
                 found = os.fstat(file.fileno())
                 if not stat.S_ISREG(found.st_mode):
@@ -157,7 +157,7 @@ class Run:
 
     @property
     def job(self) -> dict[str, Any]:
-        """What was asked for, and by which process on which machine. Raises `Unreadable`."""
+        """The request, and the process and machine that started it. Raises `Unreadable`."""
         data = self.read("job.json")
         try:
             if data is None:
@@ -169,13 +169,13 @@ class Run:
 
     @property
     def scheduled(self) -> Scheduled | None:
-        """The job of a scheduler in which it is; None where it is in none. Raises `Unreadable`."""
+        """The run's scheduler job; None if it has none. Raises `Unreadable`."""
         found = self.job.get("scheduler")
         return None if found is None else Scheduled(**found)
 
     @property
     def plan(self) -> Plan | None:
-        """What was planned; None when there is no plan yet. Raises `Unreadable`."""
+        """The plan; None if there is none yet. Raises `Unreadable`."""
         data = self.read("plan.json")
         try:
             return None if data is None else plan_from_json(data)
@@ -184,7 +184,7 @@ class Run:
 
     @property
     def controller_config(self) -> ControllerConfig | None:
-        """What a controller elsewhere was told beside the plan; None where there is none yet. Raises `Unreadable`."""
+        """The configuration of the detached controller; None if there is none yet. Raises `Unreadable`."""
         data = self.read(RECORD)
         try:
             return None if data is None else config_from_json(data, str(self.path))
@@ -193,13 +193,13 @@ class Run:
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """The names of its nodes, by number; none when there is no plan yet. Raises `Unreadable`."""
+        """The names of its nodes, by number; empty if there is no plan yet. Raises `Unreadable`."""
         plan = self.plan
         return () if plan is None else plan.hosts
 
     @property
     def outcome(self) -> RunResult | None:
-        """How it ended, if that is known. Raises `Unreadable`."""
+        """The result; None if it is not known. Raises `Unreadable`."""
         data = self.read("outcome.json")
         try:
             return None if data is None else outcome_from_json(data)
@@ -207,11 +207,11 @@ class Run:
             raise Unreadable(self, "outcome.json", str(error)) from None
 
     def events(self) -> list[dict[str, Any]]:
-        """What happened, in order. A line that is not whole, or no event, is left out. Raises `Unreadable`."""
+        """Return the events in order, without incomplete and invalid lines. Raises `Unreadable`."""
         return [event for event in self.lines_of("events.jsonl") if isinstance(event.get("event"), str)]
 
     def lines_of(self, name: str) -> Iterator[dict[str, Any]]:
-        """The objects in a file of JSON lines; what is none is left out. Raises `Unreadable`."""
+        """Yield the objects in a file of JSON lines, skipping invalid lines. Raises `Unreadable`."""
         for line in (self.bytes_of(name) or b"").splitlines():
             try:
                 found = json.loads(line.decode(errors="replace"))
@@ -221,23 +221,23 @@ class Run:
                 yield found
 
     def attempts(self) -> list[int]:
-        """The numbers of the attempts that left a folder."""
+        """Return the numbers of the attempts that have a directory."""
         names = (path.name[8:] for path in self.path.glob("attempt_*"))
         return sorted(int(name) for name in names if re.fullmatch("[0-9]{1,9}", name))
 
     def log(self, attempt: int, rank: int, stream: str) -> Path:
-        """The file of one rank: one of `STREAMS`. Raises `Malformed` for what is none: it may come from a host."""
+        """Return a rank's file; `stream` is one of `STREAMS`. Raises `Malformed` otherwise: it may come from a host."""
         if stream not in STREAMS:
             raise Malformed(f"{stream!r} is no stream of a rank")
         attempt, rank = whole(attempt), whole(rank)
         return Path(rank_file(str(self.path / f"attempt_{attempt}"), rank, stream))
 
     def open_log(self, attempt: int, rank: int, stream: str) -> IO[bytes]:
-        """That file, to be read. Raises OSError, and `Unreadable` for a FIFO: the directory may be another user's."""
+        """Open a rank's file. Raises OSError, and `Unreadable` for a FIFO: the directory may be another user's."""
         return self.open_file(str(self.log(attempt, rank, stream).relative_to(self.path)))
 
     def open_file(self, name: str) -> IO[bytes]:
-        """A file of the run, to be read, in the same way."""
+        """Open a file of the run for reading. Raises OSError, and `Unreadable` for a FIFO."""
         file = open(os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             file.close()
@@ -245,6 +245,6 @@ class Run:
         return file
 
     def ranks(self, attempt: int) -> list[int]:
-        """The ranks that left a log in an attempt."""
+        """Return the ranks that have a log in an attempt."""
         names = (path.name for path in (self.path / f"attempt_{attempt}").glob("rank_*.out"))
         return sorted(int(name[5:-4]) for name in names if re.fullmatch(r"rank_[0-9]{5,9}\.out", name))

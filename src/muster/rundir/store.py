@@ -1,4 +1,4 @@
-"""Where runs are kept: a run directory is made, noted and deleted."""
+"""Where runs are kept: creating, recording and deleting run directories."""
 
 from __future__ import annotations
 
@@ -19,54 +19,54 @@ from muster.rundir import homes
 from muster.rundir.run import Run
 
 ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4,16}(-[A-Za-z0-9_.-]{1,24})?")
-"""The time, something random, and the name of the script."""
+"""The start time, random digits, and the name of the script."""
 
 
 def new_id(title: str, stamp: str, random: str) -> str:
-    """Make a run's id from the time, something random and the name of the script: it sorts, and people know it."""
+    """Return a run id from the time, random digits and the script's name: it sorts by time, and users recognize it."""
     short = re.sub(r"[^A-Za-z0-9_.]+", "-", title).strip("-.")[:24]
     return "-".join(filter(None, (stamp, random, short)))
 
 
 class Store(NamedTuple):
-    """Where a command keeps runs, and where it finds them."""
+    """Where a command keeps and finds runs."""
 
     root: Path
-    """The run directories of new runs are made in `runs/` of this directory."""
+    """Run directories of new runs are created in `runs/` of this directory."""
     homes: tuple[Path, ...] = ()
-    """The homes of muster (`homes.py`). Runs that are kept elsewhere are noted in the first one."""
+    """The homes of muster (`homes.py`). Runs that are kept elsewhere are recorded in the first one."""
     alone: bool = False
-    """Only what is in `root` is found: it was named on the command line."""
+    """True if only runs in `root`, named on the command line, are found."""
 
     @property
     def places(self) -> list[Path]:
-        """All directories in which runs are looked for, beside those that are noted."""
+        """All directories that are searched for runs, beside recorded ones."""
         return [self.root] if self.alone else list(dict.fromkeys((self.root, *self.homes)))
 
     @property
     def required(self) -> set[Path]:
-        """Those of them that nobody may overlook: new runs are kept or noted there."""
+        """The directories that must be readable: new runs are kept or recorded there."""
         return {self.root, *([] if self.alone else self.homes[:1])}
 
     @property
     def option(self) -> str:
-        """What a command needs to look where this one does; empty where it does anyway."""
+        """The option that makes a command search the same directory; empty if it does by default."""
         return option_for(self.root) if self.alone and self.root not in self.homes else ""
 
     @property
     def here(self) -> Store:
-        """The same, without the runs that are kept elsewhere."""
+        """The store without runs that are kept elsewhere."""
         return self._replace(alone=True)
 
     def path(self, run_id: str) -> Path:
-        """The run directory of a new run."""
+        """Return the run directory of a new run."""
         return self.root / "runs" / run_id
 
 
 def store_at(named: str | None, env: Mapping[str, str], alone: bool = False) -> Store:
-    """Where runs are kept, and found: in the directory that is named, or else in the home of muster.
+    """Return the store in the named directory, or else in the home of muster.
 
-    `alone`: only in the directory that is named. Raises `NoWorkingDirectory`.
+    `alone`: find only runs in the named directory. Raises `NoWorkingDirectory`.
     """
     try:
         found = homes.of_muster(env)
@@ -77,24 +77,25 @@ def store_at(named: str | None, env: Mapping[str, str], alone: bool = False) -> 
 
 
 def option_for(root: Path) -> str:
-    """What a command needs, at its end, to find the runs in this directory."""
+    """Return the option, with a leading space, that makes a command find the runs in this directory."""
     return f" --run-dir {shlex.quote(str(root))}"
 
 
 def free_id(store: Store, title: str, now: float, stamp: str) -> str:
-    """An id that no run in this directory has. `now` is in seconds since 1970, `stamp` the same as text, in UTC:
+    """Return an id that no run in this directory has.
 
-    ids sort by time, so that the last one is the newest, whatever zone each terminal is in.
+    `now` is the Unix time, `stamp` the same as text in UTC: ids sort by time, so that the last one is the newest,
+    whatever the time zones of the terminals.
     """
     while True:
-        # the fraction of the second first: of two runs that began in the same second, `last` is the later one
+        # the fraction of the second first: of two runs started in the same second, `last` is the later one
         found = new_id(title, stamp, f"{int(now % 1 * 4096):03x}{os.urandom(5).hex()}")
         if not store.path(found).exists():
             return found
 
 
 def create_run(store: Store, run_id: str) -> Run:
-    """Make a run directory; raises `InvalidRequest` with the reason when that cannot be."""
+    """Create a run directory. Raises `InvalidRequest` with the reason if that fails."""
     root, path = store.root, store.path(run_id)
     made = False
     try:
@@ -110,7 +111,7 @@ def create_run(store: Store, run_id: str) -> Run:
         made = True
         processes.try_to_write(str(path))
     except OSError as error:
-        if made:  # one that was there before is another run's
+        if made:  # one that existed before belongs to another run
             _remove(path)
         reason = processes.reason(error)
         full = error.errno in NO_ROOM
@@ -120,7 +121,7 @@ def create_run(store: Store, run_id: str) -> Run:
 
 
 def note_run(store: Store, path: Path) -> Run:
-    """The run of a new run directory, which is noted in the home if it is not kept there."""
+    """Return the run of a new run directory, and record it in the home if it is kept elsewhere."""
     found = store.root in store.homes or bool(store.homes and homes.note(store.homes[0], path))
     return Run(path, "" if found else option_for(store.root))
 
@@ -132,10 +133,10 @@ def _remove(path: Path) -> None:
 
 
 def remove_run(store: Store, run: Run) -> None:
-    """Delete a run directory, the links that lead into it, and the note of where it is; nobody else's links."""
+    """Delete a run directory, the links into it, and its record; links of other users are left alone."""
     for home in store.homes[:1]:
         homes.forget(home, run.path)
-    with suppress(OSError):  # somebody else deletes it at the same time
+    with suppress(OSError):  # another process deletes it at the same time
         if run.uid == os.getuid():
             unlink_all(str(run.path))
     _remove(run.path)

@@ -1,4 +1,4 @@
-"""Write the files of a run, in a thread of its own."""
+"""Writing the files of a run, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from muster.rundir.run import Run
 
 
 class Gap(NamedTuple):
-    """What a file lacks at its end, because it could not be written."""
+    """What is missing at the end of a file, because it could not be written."""
 
     missing: int
-    """Bytes."""
+    """In bytes."""
     why: str
-    """The error, in words."""
+    """The error message."""
 
 
 class RunWriter:
-    """Writes into a run directory what it is asked to, in order.
+    """Writes files of a run directory, in order.
 
-    `complain` is called with words for the person the first time that something cannot be written; they name the file
-    `only`, if it is the only one.
+    `complain` is called with a message for the user the first time that writing fails; it names the file `only`, if
+    that is the only one.
     """
 
     def __init__(self, writer: Writer, run: Run, complain: Callable[[str], object], only: str = ""):
@@ -35,10 +35,10 @@ class RunWriter:
         self._broken = False
         self._journals: dict[str, Journal] = {}
         self.gaps: dict[str, Gap] = {}
-        """By name: files of `put` that are not whole."""
+        """Incomplete files written by `put`, by name."""
 
     def append(self, name: str, text: str) -> None:
-        """Add text to a file; what there is no room for now is added later."""
+        """Append text to a file; text for which there is no space is appended later."""
 
         def do() -> None:
             path = self.run.path / name
@@ -50,14 +50,14 @@ class RunWriter:
         self.do(do)
 
     def behind(self, name: str) -> bool:
-        """What was appended to this file waits for room on the disk."""
+        """Return whether text for this file is waiting for disk space."""
         return name in self._journals and self._journals[name].waits
 
     def put(self, name: str, offset: int, data: bytes, then: Callable[[], object] | None = None) -> None:
-        """Put bytes at their place in a file; `then` is called in the loop, whether or not they could be written.
+        """Write bytes at an offset of a file; `then` is called in the loop, whether or not that succeeded.
 
-        Nothing is written behind a gap: the file is always the beginning of what it copies, and `gaps` says how much
-        it lacks.
+        Nothing is written after a gap: the file is always a prefix of the original, and `gaps` tells how much is
+        missing.
         """
 
         def do() -> None:
@@ -80,14 +80,14 @@ class RunWriter:
                 self._note_gap(name, offset + len(data), self.gaps[name].why)
                 return
             left = memoryview(data)
-            while left:  # a disk that fills up takes a part
+            while left:  # a disk that fills up accepts a part
                 left = left[os.pwrite(fd, left, offset + len(data) - len(left)) :]
             self.gaps.pop(name, None)
         finally:
             os.close(fd)
 
     def _note_gap(self, name: str, upto: int, why: str) -> None:
-        """The file should be so long."""
+        """Record the gap of a file that should have `upto` bytes."""
         try:
             size = (self.run.path / name).stat().st_size
         except OSError:
@@ -95,11 +95,11 @@ class RunWriter:
         self.gaps[name] = Gap(max(0, upto - size), why)
 
     def do(self, what: Callable[[], object]) -> None:
-        """Do something else, after what was asked before."""
+        """Run another function, after what was requested before."""
         self.writer.do(what, self._failed)
 
     def close(self) -> int:
-        """Wait until everything is written; gives how many lines could not be added to their files."""
+        """Wait until everything is written; return the number of lines that could not be appended."""
         lost: list[int] = []
         self.do(lambda: lost.extend(journal.close() for journal in self._journals.values()))
         self.writer.close()

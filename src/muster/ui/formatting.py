@@ -1,4 +1,4 @@
-"""Durations, sizes, words for a shell, and tables, as they are shown everywhere."""
+"""Formatting of durations, sizes, shell words and tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from muster.core.printable import line as safe
 
 
 def seconds(value: float) -> str:
-    """`0.8 s`, `12 s`, `4 min 5 s`, `3 h 20 min`, `2 d 4 h`."""
+    """Return a duration as text: `0.8 s`, `12 s`, `4 min 5 s`, `3 h 20 min`, `2 d 4 h`."""
     if value < 9.95:
         return f"{value:.1f} s"
     whole = round(value)
@@ -23,7 +23,7 @@ def seconds(value: float) -> str:
 
 
 def shell_word(text: Text) -> str:
-    """As a shell reads it, on one line; what comes later stands there as a variable: `--port=$MASTER_PORT`."""
+    """Return a word quoted for a shell, on one line; late values appear as variables: `--port=$MASTER_PORT`."""
     if isinstance(text, Template):
         return "".join(map(shell_word, text.parts))
     if isinstance(text, Late):
@@ -31,11 +31,12 @@ def shell_word(text: Text) -> str:
     return shlex.quote(text) if text.isprintable() else "$" + repr(text)
 
 
-# ---- runs -----------------------------------------------------------------------------------------------------------
+# ---- tables
+# -----------------------------------------------------------------------------------------------------------
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows in columns. What is in a cell cannot begin another row."""
+    """Return rows aligned in columns. Cells are sanitized, so that none can start another row."""
     rows = [[safe(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
@@ -43,12 +44,14 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 _SHORTEST = 12
-"""Characters to which the last column of a table is shortened before other columns are left out."""
+"""Characters to which the last column is shortened before other columns are left out."""
 
 
 def fitted(rows: Sequence[Sequence[str]], width: int, spare: Sequence[str]) -> str:
-    """The same, no wider than a terminal as far as that can be: the last column is shortened, then those columns are
-    left out whose heads are in `spare`, in this order."""
+    """Return a table that fits a terminal's width, if possible.
+
+    First the last column is shortened, then the columns whose heads are in `spare` are left out, in this order.
+    """
     rows = [[safe(cell) for cell in row] for row in rows]
     for head in ("", *spare):
         if head in rows[0]:
@@ -62,12 +65,12 @@ def fitted(rows: Sequence[Sequence[str]], width: int, spare: Sequence[str]) -> s
 
 
 def shortened(text: str, width: int) -> str:
-    """A text of at most so many characters, with an ellipsis for what is left out."""
+    """Return a text of at most `width` characters, with an ellipsis for what is left out."""
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def size_in_words(count: int) -> str:
-    """`1 byte`, `980 bytes`, `9.8 KiB`, `412 MiB`, `1.3 GiB`: of 1024, as options take sizes."""
+    """Return a size as text: `1 byte`, `980 bytes`, `9.8 KiB`, `412 MiB`, `1.3 GiB`; in powers of 1024."""
     if count < 10_000:
         return plural(count, "byte")
     value, unit = count / 1024, "KiB"

@@ -1,7 +1,8 @@
-"""The terminal from which a run was started, as the shell finds it again.
+"""The terminal from which a run was started, left in the state that the shell expects.
 
-A rank that reads it is in a session of its own, so the kernel lets it read and set it like any file (`tty_check_change`
-and `job_control` in the kernel's drivers/tty look at processes whose controlling terminal it is).
+A rank that reads it is in a session of its own, so the kernel lets it read and configure the terminal like any file
+(`tty_check_change` and `job_control` in the kernel's drivers/tty check only processes whose controlling terminal it
+is).
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ class Keyboard:
             self._settings = termios.tcgetattr(fd)
 
     def leave(self) -> None:
-        """Set it as it was, which a rank that was killed at a prompt could not, and forget what was typed for the run:
-        the shell would take it for a command."""
+        """Restore the terminal settings, which a rank killed at a prompt could not, and discard pending input.
+
+        The shell would take what was typed for the run as a command.
+        """
         if self._settings is not None and self._ours():
             try:
                 termios.tcsetattr(self._fd, termios.TCSAFLUSH, self._settings)
             except (OSError, termios.error):
-                pass  # it has been closed
+                pass  # it was closed
 
     def _ours(self) -> bool:
         try:

@@ -1,4 +1,4 @@
-"""Write what a person sees, in a thread of its own."""
+"""Writing the output that a user sees, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ hint: all that the ranks write is kept: see `muster logs`
 """
 
 _A_MOMENT = 0.2
-"""Seconds in which a line that is being written may come to its end, once no more is wanted."""
+"""Seconds within which a line being written may be completed, once no more output is wanted."""
 
 
 def reader_gone(fd: int) -> bool:
-    """Whoever read what is written there has gone (`| head`)."""
+    """Return whether the reader of a descriptor is gone (`| head`)."""
     look = select.poll()
     look.register(fd, 0)
     return fd in _FORSAKEN or any(event & select.POLLERR for _, event in look.poll(0))
 
 
 def write_all(fd: int, data: bytes | bytearray) -> None:
-    """Write all of it; whoever reads may have gone (`| head`), which ends nothing. Raises OSError (a full disk)."""
-    left = memoryview(data)  # of a long line a pipe takes a thousandth at a time
+    """Write all data; a reader that is gone (`| head`) is no error. Raises OSError (a full disk)."""
+    left = memoryview(data)  # a pipe accepts a thousandth of a long line at a time
     try:
         while left:
             left = left[os.write(fd, left) :]
@@ -43,8 +43,7 @@ def write_all(fd: int, data: bytes | bytearray) -> None:
 
 
 def write(fd: int, data: bytes) -> None:
-    """The same, where the logs are kept elsewhere: a terminal that was closed, or a full disk behind `> file`, takes
-    nothing away."""
+    """Write all data, ignoring errors: the output is also in the logs, whatever happens to the terminal or file."""
     try:
         write_all(fd, data)
     except OSError:
@@ -52,21 +51,21 @@ def write(fd: int, data: bytes) -> None:
 
 
 class OutputWriter:
-    """Writes what a person sees."""
+    """Writes the output that a user sees."""
 
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
         self._dropping = False
         self._told = False
-        """It was said that standard output takes no more."""
+        """True if it was reported that standard output cannot be written."""
 
     def put(self, fd: int, data: bytes) -> None:
-        """Have these bytes written."""
+        """Queue bytes for writing."""
         if data:
             self.writer.do(lambda: None if self._dropping else self._write(fd, data))
 
     def _write(self, fd: int, data: bytes) -> None:
-        """Write, and say once that a disk behind `> file` is full; a terminal that was closed is no news."""
+        """Write bytes; report once that a disk behind `> file` is full. A closed terminal is not reported."""
         try:
             write_all(fd, data)
         except OSError as error:
@@ -75,7 +74,7 @@ class OutputWriter:
                 write(2, _LOST.format(reason=processes.reason(error)).encode())
 
     def close(self, enough: Callable[[], bool]) -> None:
-        """Run the loop until everything is written, or the person has seen `enough`."""
+        """Run the loop until everything is written, or `enough` returns true."""
         self.writer.drain(enough)
         self._dropping = enough()
         self.writer.close(_A_MOMENT if self._dropping else None)

@@ -1,4 +1,4 @@
-"""A plan for a person to read: everything that would be started. Equal commands are folded."""
+"""A plan as text: everything that would be started. Equal commands are grouped."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from muster.ui.formatting import shell_word
 
 
 def plan_in_words(plan: Plan, run_id: str, run_dir: str, show_env: bool = False) -> str:
-    """Everything that would be started, for a person to read. Equal commands are folded.
+    """Return a plan as text: everything that would be started, with equal commands grouped.
 
-    The person's own variables are named; `show_env` shows their values too, but those of secrets.
+    The user's own environment variables are listed by name; `show_env` shows their values too, except secrets.
     """
     job = plan.job
     timeout = "none" if job.timeout is None else f"{job.timeout:g} s"
@@ -39,8 +39,8 @@ _OF_AN_ATTEMPT = {Late.MASTER_ADDR, Late.MASTER_PORT, Late.RESTART_COUNT, Late.E
 
 
 def _late_in_words(plan: Plan) -> list[str]:
-    """The variables of ranks whose values come later."""
-    # where to meet is among them, though it may be the launcher that tells the ranks
+    """Return the environment variables of ranks whose values are known only later."""
+    # they include the rendezvous address, even if the launcher passes it to the ranks
     of_attempt = dict.fromkeys(("MASTER_ADDR", "MASTER_PORT"))
     of_node: dict[str, None] = {}
     for of in plan.environments:
@@ -53,7 +53,7 @@ def _late_in_words(plan: Plan) -> list[str]:
 
 
 def _commands_in_words(plan: Plan, commands: Sequence[Command], show_env: bool) -> list[str]:
-    """Commands that differ by nothing but their ranks."""
+    """Return the text of commands that differ only in their ranks."""
     first = commands[0]
     host = plan.nodes[first.node].host.name
     ranks = [rank for command in commands for rank in command.ranks]
@@ -72,7 +72,7 @@ def _commands_in_words(plan: Plan, commands: Sequence[Command], show_env: bool) 
 
 
 def _guests_in_words(plan: Plan, show_env: bool) -> list[str]:
-    """What ranks run that an external launcher starts, where they are expected, and with which environment."""
+    """Return what ranks run under an external launcher, where they are expected, and their environment."""
     assert plan.guests is not None
     lines = ["", f"each rank, once $MUSTER_RANK has asked the agent: {' '.join(map(shell_word, plan.guests.argv))}"]
     env = _shared([of.env for of in plan.environments])
@@ -86,7 +86,7 @@ def _guests_in_words(plan: Plan, show_env: bool) -> list[str]:
 
 
 def _shared(each: Sequence[Variables]) -> Variables:
-    """What all of them have alike."""
+    """Return the variables that are equal in all of them."""
     return {name: value for name, value in each[0].items() if all(other.get(name) == value for other in each)}
 
 
@@ -95,7 +95,7 @@ def _without(variables: Variables, others: Variables) -> Variables:
 
 
 def _ranks_in_words(plan: Plan, node: int, ranks: Iterable[Rank]) -> list[str]:
-    """A line for each of these ranks of a node: what is set for it alone, but for values that come later."""
+    """Return a line for each of these ranks of a node, with its own variables, except late values."""
     lines = []
     for rank in ranks:
         own = plan.environments[node].ranks[rank.local_rank]
@@ -106,7 +106,7 @@ def _ranks_in_words(plan: Plan, node: int, ranks: Iterable[Rank]) -> list[str]:
 
 
 def _set(plan: Plan, env: Variables, defaults: Variables, show_env: bool) -> list[str]:
-    """A line for each variable whose value is known, or names a file; the user's own are named in one line."""
+    """Return a line for each variable with a known value, or a file name; the user's own are listed in one line."""
     theirs = sorted(name for name in plan.job.env if name in env) if not show_env else []
     shown = [(name, value) for name, value in sorted(env.items()) if not isinstance(value, Late) and name not in theirs]
     lines = [f"    {name}={_value(name, value)}" for name, value in shown]
@@ -116,11 +116,11 @@ def _set(plan: Plan, env: Variables, defaults: Variables, show_env: bool) -> lis
 
 
 def _plain(text: Text) -> str:
-    """The same without quotes: the text of a file, or its path."""
+    """Return a text without quotes: the contents of a file, or its path."""
     parts = text.parts if isinstance(text, Template) else (text,)
     return "".join(f"${part.key}" if isinstance(part, Late) else part for part in parts)
 
 
 def _value(name: str, value: Text) -> str:
-    """The value of a variable, unless its name says that it is a secret."""
+    """Return the value of a variable, unless its name marks it as a secret."""
     return REDACTED if isinstance(value, str) and is_secret(name, value) else shell_word(value)

@@ -1,4 +1,4 @@
-"""Why runs end and what is done about it, in words: all is a typed value until here, and no code reads a sentence."""
+"""The wording of why runs end, and of what is done about it. No code parses these sentences."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from muster.core.results import (
 from muster.linux.processes import FEWER_PROCESSES
 from muster.ui.summary import exception_of
 
-if TYPE_CHECKING:  # commands that only look at runs need none of it
+if TYPE_CHECKING:  # commands that only list runs do not need it
     from muster.core.events import Escalating, Notice
 
 SIGNALS: Mapping[int, tuple[str, str]] = {
@@ -47,7 +47,7 @@ SIGNALS: Mapping[int, tuple[str, str]] = {
     24: ("SIGXCPU", "its CPU time limit"),
     25: ("SIGXFSZ", "its file size limit"),
 }
-"""Signals by number: the name, and what most often stands behind it."""
+"""Signals by number: the name, and the most frequent cause."""
 
 JOB_ENDS: Mapping[str, str] = {
     "time limit": "the time limit of the job was reached",
@@ -60,7 +60,7 @@ JOB_ENDS: Mapping[str, str] = {
 
 
 def signal_name(number: int) -> str:
-    """`SIGKILL` for 9."""
+    """Return the name of a signal: `SIGKILL` for 9."""
     return SIGNALS.get(number, (f"signal {number}", ""))[0]
 
 
@@ -68,7 +68,7 @@ def signal_name(number: int) -> str:
 
 
 def reason_in_words(reason: StopReason | None) -> str:
-    """Why a run was ended, in one sentence; empty where the ranks ended by themselves."""
+    """Return why a run was stopped, as a sentence; empty if the ranks exited by themselves."""
     if reason is None:
         return ""
     words = _reason(reason)
@@ -102,23 +102,23 @@ def _reason(reason: StopReason) -> str:
 
 
 def hint_of(reason: StopReason | None) -> str:
-    """What to do about it; empty where that is nothing."""
+    """Return what to do about it; empty if nothing."""
     if reason is None:
         return ""
     return reason.hint or "; ".join(dict.fromkeys(filter(None, map(_hint_of_problem, reason.problems))))
 
 
 def reason_with_hint(reason: StopReason | None) -> str:
-    """The sentence, and the hint on a line of its own."""
+    """Return the sentence, with the hint on a line of its own."""
     hint = hint_of(reason)
     return reason_in_words(reason) + (f"\nhint: {hint}" if hint else "")
 
 
-# ---- what the person is told meanwhile ------------------------------------------------------------------------------
+# ---- messages during a run ------------------------------------------------------------------------------------------
 
 
 def ended_in_words(end: RankExit) -> str:
-    """How one rank ended, as the end of a sentence."""
+    """Return how one rank exited, as the end of a sentence."""
     if end.signal is not None:
         name, why = SIGNALS.get(end.signal, (f"signal {end.signal}", ""))
         return f"killed by {name}" + (f" ({why})" if why else "")
@@ -135,11 +135,11 @@ _STATUSES: Mapping[int | None, str] = {
     126: "the shell found a program that it may not run",
     127: "the shell found no such program",
 }
-"""Statuses that have a meaning by custom."""
+"""Exit codes with a conventional meaning."""
 
 
 def notice_in_words(notice: Notice) -> str:
-    """What the supervisor wants the person to know."""
+    """Return the supervisor's message to the user."""
     from muster.core.events import Escalating, Restarting
 
     if isinstance(notice, Escalating):
@@ -169,38 +169,38 @@ def _escalation(notice: Escalating) -> str:
     return f"{reason}: {name} to {many}, {notice.wait:g} s to end{hint}"
 
 
-# ---- what ranks left behind -----------------------------------------------------------------------------------------
+# ---- leftover processes ---------------------------------------------------------------------------------------------
 
 
 def process_in_words(found: Leftover) -> str:
-    """`python (pid 17, waits in the kernel, cannot be ended)`."""
+    """Return a process as text: name, pid and state."""
     if not found.pid:
-        return safe(found.process)  # as an older version told
+        return safe(found.process)  # as recorded by an older version
     state = {"D": ", waits in the kernel, cannot be ended", "T": ", stopped"}.get(found.state, "")
     return f"{safe(found.process)} (pid {found.pid}{state}{', holds a GPU' if found.gpu else ''})"
 
 
 def processes_in_words(found: Iterable[Leftover]) -> str:
-    """Several of them."""
+    """Return several processes as text."""
     return "; ".join(map(process_in_words, found))
 
 
 def leftover_in_words(found: Leftover) -> str:
-    """What a rank left behind, and what became of it."""
+    """Return a leftover process, and what happened to it."""
     how = "left behind by a rank, ended by muster" if found.killed else "still alive"
     return f"{how}: {process_in_words(found)}"
 
 
 def lost_in_words(node: LostNode) -> str:
-    """A node whose ranks nobody saw end."""
+    """Return the message about a node whose ranks were not seen to exit."""
     return f"not seen to end: {safe(node.why)}"
 
 
-# ---- what agents could not do ---------------------------------------------------------------------------------------
+# ---- why ranks could not be started ---------------------------------------------------------------------------------
 
 
 def problem_in_words(problem: Problem) -> str:
-    """Why agents could not start their ranks."""
+    """Return why agents could not start their ranks."""
     hosts, kind, python, text = fold_hostlist(problem.hosts), problem.kind, safe(problem.python), safe(problem.text)
     on = f"{hosts}: " if problem.among_others else ""
     if _has_no_torch(problem):
@@ -253,7 +253,7 @@ _HINTS: Mapping[ProblemKind, str] = {
 
 
 def folded(problems: Iterable[Problem]) -> tuple[Problem, ...]:
-    """Those that differ by nothing but their hosts are one."""
+    """Merge problems that differ only in their hosts."""
     alike = by_value((problem.hosts, problem._replace(hosts=())) for problem in problems)
     return tuple(
         problem._replace(hosts=tuple(host for several in hosts for host in several)) for problem, hosts in alike.items()

@@ -1,6 +1,6 @@
-"""What is told of a run, as values: which rank failed first, what became of the others, how long the start took.
+"""What is reported about a run, as values: the rank that failed first, the fate of the others, the start-up times.
 
-No sentence is made here: `text.py` says it, and whatever else shows a run tells the same.
+The sentences are made in `text.py`; any other presentation reports the same.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ class FirstFailure(NamedTuple):
 
     end: RankExit
     host: str
-    """The name of its node; empty where that is not known."""
+    """The name of its node; empty if unknown."""
     among_others: bool
-    """There are several nodes."""
+    """True if there are several nodes."""
     hint: str
-    """What may help; empty where nothing is known."""
+    """What may help; empty if unknown."""
 
 
 class Fate(TextEnum):
-    """What became of a rank that did not fail first."""
+    """What happened to a rank that did not fail first."""
 
     SUCCEEDED = "succeeded"
     TERMINATED = "terminated"
@@ -39,25 +39,25 @@ class Fate(TextEnum):
 
 
 class EndedAlike(NamedTuple):
-    """Ranks that ended in the same way."""
+    """Ranks that exited in the same way."""
 
     ranks: list[int]
     fate: Fate
     end: RankExit
-    """The end of one of them."""
+    """The exit of one of them."""
 
 
 class MissingOutput(NamedTuple):
-    """Output that is not in the logs of these ranks, for one cause."""
+    """Output missing in the logs of these ranks, for one reason."""
 
     ranks: list[int]
     size: int
-    """Bytes of all of them."""
+    """Total bytes of all of them."""
     why: str
 
 
 def first_failure(outcome: RunResult, hosts: Sequence[str] = ()) -> FirstFailure | None:
-    """The rank whose failure ended the run; None where the run did not end by that. `hosts`: the names of its nodes."""
+    """Return the rank whose failure ended the run; None if it ended otherwise. `hosts`: the names of its nodes."""
     first = outcome.first
     if outcome.state is not RunState.FAILED or first is None or outcome.stopped is not None:
         return None
@@ -66,20 +66,20 @@ def first_failure(outcome: RunResult, hosts: Sequence[str] = ()) -> FirstFailure
 
 
 def time_of_failure(end: RankExit) -> float:
-    """Seconds after the start."""
+    """Return when it failed, in seconds after the start."""
     return end.failure.when if end.failure is not None else end.when
 
 
 def exception_of(end: RankExit) -> str:
-    """The name of the exception that ended it; empty where there was none, or it did not say."""
+    """Return the name of the exception; empty if there was none, or it is unknown."""
     if end.failure is None or end.failure.kind in (FailureKind.EXIT, FailureKind.NEVER_REGISTERED):
         return ""
     name = end.failure.summary.partition(":")[0]
-    return name if name.replace(".", "").isidentifier() else ""  # a lost peer may be told without an exception
+    return name if name.replace(".", "").isidentifier() else ""  # a lost peer may be reported without an exception
 
 
 def other_ends(outcome: RunResult) -> list[EndedAlike]:
-    """What became of the ranks that did not fail first, those that ended alike together."""
+    """Return what happened to the ranks that did not fail first, grouped by equal exits."""
     others = [end for end in outcome.ends if outcome.first is None or end.rank != outcome.first.rank]
     groups = by_value((end, _likeness(end)) for end in others)
     found = [EndedAlike([end.rank for end in ends], _fate(ends[0]), ends[0]) for ends in groups.values()]
@@ -98,7 +98,7 @@ def _fate(end: RankExit) -> Fate:
 
 
 def _likeness(end: RankExit) -> tuple[Any, ...]:
-    """Equal for ends that are told alike."""
+    """Return a key that is equal for exits that are reported together."""
     fate = _fate(end)
     if fate in (Fate.SUCCEEDED, Fate.PEER_LOST):
         return (fate,)
@@ -111,7 +111,7 @@ def _likeness(end: RankExit) -> tuple[Any, ...]:
 
 
 def missing_output(unlogged: Iterable[Unlogged]) -> list[MissingOutput]:
-    """What is not in the logs of which ranks, by its cause."""
+    """Return the output missing in logs, grouped by reason."""
     return [
         MissingOutput(sorted({lacks.rank for lacks in logs}), sum(lacks.missing for lacks in logs), why)
         for why, logs in by_value((lacks, lacks.why) for lacks in unlogged).items()
@@ -122,21 +122,21 @@ def missing_output(unlogged: Iterable[Unlogged]) -> list[MissingOutput]:
 
 
 class Step(TextEnum):
-    """A step of the start."""
+    """A step of the start-up."""
 
     MUSTER = "muster"
-    """From the start of muster to that of its agent."""
+    """From the start of muster to the start of its agent."""
     PROBE = "probe"
-    """The agent looks at the Python."""
+    """The agent probes the Python interpreter."""
     REACH = "reach"
-    """The hosts are reached, and their Python is looked at."""
+    """The hosts are contacted, and their Python is probed."""
     PYTHON = "python"
     """Python starts."""
     IMPORT = "import"
-    """It imports torch and what --preload names."""
+    """It imports torch and the modules of --preload."""
     PREPARE_FORK = "prepare fork"
     PREPARE = "prepare"
-    """Without a fork."""
+    """Without a fork server."""
     START = "start"
     """Ranks are started."""
     FIRST_OUTPUT = "first output"
@@ -149,7 +149,7 @@ def _is_time(value: Any) -> bool:
 
 
 def steps_of(events: Iterable[Mapping[str, Any]]) -> list[tuple[Step, float]]:
-    """How long each step of the start took, in seconds, on the node that was ready last; from the events."""
+    """Return the duration of each start-up step in seconds, on the node that was ready last, from the events."""
     events = [event for event in events if _is_time(event.get("t"))]  # the file may be damaged
     by_kind: dict[str, list[Mapping[str, Any]]] = {}
     for event in events:
@@ -185,8 +185,7 @@ def steps_of(events: Iterable[Mapping[str, Any]]) -> list[tuple[Step, float]]:
 
 
 def facts_of(events: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What is known of the Python of the ranks, from the events: `executable`, `python`, `torch`, and whether they
-    `fork`."""
+    """Return what the events tell about the ranks' Python: `executable`, `python`, `torch`, and whether they `fork`."""
     found: dict[str, Any] = {}
     for event in events:
         if event["event"] == "begin" and isinstance(event.get("facts"), dict):

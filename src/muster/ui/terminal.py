@@ -1,4 +1,4 @@
-"""What a person sees of a run: each line of each rank behind its prefix, and muster's own words on stderr."""
+"""What a user sees of a run: the lines of the ranks with prefixes, and muster's own messages on stderr."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from muster.ui.output_writer import write
 from muster.ui.text import begin_in_words, outcome_as_json, outcome_in_words
 
 _FD = {"out": 1, "err": 2}
-"""Where the streams of ranks are shown."""
+"""The descriptors that show the streams of ranks."""
 
 _COLOURS = (36, 33, 35, 32, 34, 96, 93, 95, 92, 94)
 
 
 QUIET = 0.3
-"""Seconds without output after which a line that has begun is shown."""
+"""Seconds without output after which an incomplete line is shown."""
 
 Where = tuple[str, int, int]
 """(host, local rank, node) of a rank."""
 
 
 Prefix = Union[bytes, Callable[[Optional[float]], bytes]]
-"""What stands before a line: always the same, or by the time of the line, which may be unknown."""
+"""The prefix of lines: constant, or a function of the time of the line, which may be unknown."""
 
 TIMESTAMP = "{time:iso} "
 """What `--timestamps` puts before each line."""
 
 
 class Moment:
-    """A time for a person, in the local zone: `21:04:05.123`, as `{time:%H:%M}` says, or with the date, `{time:iso}`.
+    """A time for users, in the local zone: `21:04:05.123`, by a `{time:%H:%M}` format, or with the date, `{time:iso}`.
 
-    One that is unknown is `-`.
+    An unknown time is `-`.
     """
 
     def __init__(self, seconds: float | None) -> None:
@@ -58,7 +58,7 @@ class Moment:
             return "-"
         try:
             at = datetime.fromtimestamp(self.seconds).astimezone()
-        except (ValueError, OverflowError, OSError):  # a host may tell any number
+        except (ValueError, OverflowError, OSError):  # a host may report any number
             return "-"
         if form == "iso":
             return at.isoformat(timespec="milliseconds")
@@ -66,7 +66,7 @@ class Moment:
 
 
 def prefixes(where: Mapping[int, Where], template: str | None, colour: bool, before: str = "") -> dict[int, Prefix]:
-    """What stands before the lines of each rank; `before` is a template that comes before that."""
+    """Return the prefix of each rank's lines; `before` is a template put before it."""
     width = len(str(max(where, default=0)))
 
     def stands(rank: int) -> Prefix:
@@ -75,7 +75,7 @@ def prefixes(where: Mapping[int, Where], template: str | None, colour: bool, bef
         if colour and form:
             form = f"\x1b[{_COLOURS[rank % len(_COLOURS)]}m{form}\x1b[0m"
         values = {"rank": rank, "host": host, "local_rank": local, "node": node, "time": Moment(0.0)}
-        text = fill(form, values, "--prefix")  # raises for what cannot be filled in, by the time too
+        text = fill(form, values, "--prefix")  # raises for what cannot be filled in, including the time
         if not any(name == "time" for _, name, _, _ in Formatter().parse(form)):
             return text.encode("utf-8", "surrogateescape")
         return lambda seconds: form.format(**{**values, "time": Moment(seconds)}).encode("utf-8", "surrogateescape")
@@ -84,35 +84,35 @@ def prefixes(where: Mapping[int, Where], template: str | None, colour: bool, bef
 
 
 def size_here(env: Mapping[str, str], default: bool = True) -> TerminalSize | None:
-    """The terminal on which ranks are shown; where there is none, one of the usual size by `default`."""
+    """Return the size of the terminal that shows ranks; without one a default size, or None unless `default`."""
     try:
         found = os.get_terminal_size(1)
     except OSError:
         return TerminalSize(24, 80, env.get("TERM", "")) if default else None
-    # a terminal that does not know its size says 0
+    # a terminal that does not know its size reports 0
     return TerminalSize(found.lines or 24, found.columns or 80, env.get("TERM", ""))
 
 
 _MODES = re.compile(rb"\x1b\[\?([0-9;]+)([hl])")
 _SEQUENCES_AT_END = re.compile(rb"(?:\x1b\[[0-?]*[ -/]*[@-~])+$")
 _USUAL_MODES = (b"7", b"25")
-"""What a terminal does unless it is told otherwise: wrap lines, show the cursor."""
+"""The modes of a terminal by default: wrap lines, show the cursor."""
 _COLOUR = re.compile(rb"\x1b\[([0-9;:]*)m")
 
 
 class Raw:
-    """What the only rank writes on a terminal of its own, shown as it comes: cursor movements and colours too."""
+    """The output of a single rank with a pseudo-terminal, shown unchanged, including cursor movements and colors."""
 
     def __init__(self) -> None:
         self.at = "out"
         self._open = False
         self._modes: dict[bytes, bytes] = {}
-        """What was switched on (`h`) or off (`l`) last."""
+        """Whether each mode was last switched on (`h`) or off (`l`)."""
         self._coloured = False
         self._end = b""
 
     def feed(self, rank: int, stream: str, data: bytes, moment: float | None = None) -> bytes:
-        """What to write now for these bytes of a rank."""
+        """Return what to write now for these bytes of a rank."""
         seen = self._end + data
         if b"\x1b[?" in seen:
             for numbers, how in _MODES.findall(seen):
@@ -125,16 +125,16 @@ class Raw:
         return data
 
     def quiet(self) -> bytes:
-        """What to show of a line that has not ended: all has been shown."""
+        """Return nothing: everything has been shown."""
         return b""
 
     def clear(self) -> bytes:
-        """What makes room for other words: the end of an open line."""
+        """Return what makes room for messages: the end of an open line."""
         was, self._open = self._open, False
         return b"\n" if was else b""
 
     def rest(self, streams: Sequence[str] = ("out", "err")) -> bytes:
-        """What sets a terminal right whose rank was killed: the cursor is shown, the colour is the usual one."""
+        """Return what resets the terminal of a killed rank: shows the cursor, restores the default color."""
         strange = [mode for mode, how in self._modes.items() if how != (b"h" if mode in _USUAL_MODES else b"l")]
         usual = b"".join(b"\x1b[?%b%b" % (mode, b"h" if mode in _USUAL_MODES else b"l") for mode in strange)
         usual += b"\x1b[0m" if self._coloured else b""
@@ -144,28 +144,28 @@ class Raw:
 
 
 class LinePrefixer:
-    """Cut what ranks write into lines, and put the prefix of its rank before each.
+    """Splits the output of ranks into lines, and puts the prefix of its rank before each.
 
-    A line that a carriage return begins again (a progress bar) is shown in place on a terminal; elsewhere only its
-    last form is, once its line ends. The rank that reads the terminal (`eager`) is shown without waiting for the end
-    of a line: it may be a prompt. The log files keep every byte.
+    A line that is redrawn with carriage returns (a progress bar) is updated in place on a terminal; elsewhere only its
+    last state is shown, when the line ends. The output of the rank that reads the terminal (`eager`) is shown without
+    waiting for the end of a line: it may be a prompt. The log files keep every byte.
     """
 
     def __init__(self, prefixes: Mapping[int, Prefix], terminal: bool, eager: int | None = None):
         self.prefixes, self.terminal, self.eager = prefixes, terminal, eager
         self._moment: float | None = None
-        """When what is fed was written, in seconds since 1970."""
+        """Unix time at which the fed data was written."""
         self._parts: dict[tuple[int, str], bytearray] = {}
-        """The beginnings of lines; where something was added last stands last. Each is only ever added to: a line may
-        have 50 MB, and come in small pieces."""
+        """Incomplete lines, the most recently extended last. They are only appended to: a line may have 50 MB, and
+        arrive in small pieces."""
         self._live = b""
         self._open = False
-        """The eager rank is in the middle of a line."""
+        """True if the eager rank is in the middle of a line."""
         self.at = "out"
         """The stream to which such a line, or a progress bar, was written last."""
 
     def feed(self, rank: int, stream: str, data: bytes, moment: float | None = None) -> bytes:
-        """What to write now for these bytes of a rank, which were written at that time."""
+        """Return what to write now for these bytes of a rank, which were written at Unix time `moment`."""
         self._moment = moment
         if rank == self.eager:
             self.at = stream if data else self.at
@@ -180,7 +180,7 @@ class LinePrefixer:
         self._keep(begun, part)
         if text and self._open:
             text, self._open = b"\n" + text, False
-        # beside a prompt nothing may be drawn in place
+        # nothing may be redrawn in place beside a prompt
         if not self.terminal or self.eager is not None:
             return text
         text = self._in_place(rank, text, begun)
@@ -189,7 +189,7 @@ class LinePrefixer:
 
     @staticmethod
     def _keep(begun: bytearray, part: bytes) -> None:
-        """Add to the beginning of a line; what a progress bar drew over is gone."""
+        """Append to an incomplete line, dropping what a progress bar has overwritten."""
         again = part.rstrip(b"\r").rfind(b"\r")
         if again >= 0:
             begun.clear()
@@ -207,8 +207,10 @@ class LinePrefixer:
         return begin + body.replace(b"\n", b"\n" + prefix) + end
 
     def quiet(self) -> bytes:
-        """What to write when nothing has come for a while: on a terminal, the line that was begun last (dots, a prompt)
-        in place, as a progress bar is."""
+        """Return what to write after a while without output.
+
+        On a terminal it is the most recent incomplete line (dots, a prompt), shown in place like a progress bar.
+        """
         if not self.terminal or self.eager is not None or not self._parts:
             return b""
         (rank, self.at), begun = next(reversed(self._parts.items()))
@@ -220,7 +222,7 @@ class LinePrefixer:
         return bytes(begun[:201]).strip(b"\r")[:200]
 
     def _in_place(self, rank: int, text: bytes, begun: bytearray) -> bytes:
-        """Keep the latest form of a progress bar below all lines."""
+        """Keep the current state of a progress bar below all lines."""
         live = self._live
         form = self._form(begun)
         if form and (begun.startswith(b"\r") or begun.endswith(b"\r")):
@@ -232,12 +234,12 @@ class LinePrefixer:
         return (b"\r\x1b[K" if live else b"") + text + self._live
 
     def rest(self, streams: Sequence[str] = ("out", "err")) -> bytes:
-        """The last lines of these streams, which no newline ended."""
+        """Return the last lines of these streams that did not end with a newline."""
         left = sorted(key for key in self._parts if key[1] in streams)
         return self.clear() + b"".join(self._prefixed(key[0], bytes(self._parts.pop(key)) + b"\n") for key in left)
 
     def clear(self) -> bytes:
-        """What makes room for other words: ends an open line, takes a progress bar away."""
+        """Return what makes room for messages: ends an open line, removes a progress bar."""
         text = (b"\r\x1b[K" if self._live else b"") + (b"\n" if self._open else b"")
         self._live, self._open = b"", False
         return text
@@ -257,7 +259,7 @@ class LinePrefixer:
 
 
 class TerminalView:
-    """The view of a person."""
+    """The view on a terminal."""
 
     def __init__(
         self,
@@ -269,10 +271,10 @@ class TerminalView:
         quiet: bool = False,
     ):
         self.put: Callable[[int, bytes], None] = write
-        """Whoever runs the view may put a `OutputWriter` in its place."""
+        """Writes bytes to a descriptor; may be replaced by the `put` of an `OutputWriter`."""
         self.plan, self.run_id, self.quiet = plan, run_id, quiet
         self.operand = run_id
-        """What names the run in a command that is shown."""
+        """The name of the run in displayed commands."""
         self.wants: bool | Sequence[int] = False if quiet else (True if ranks is None else list(ranks))
         self.colour = use_color(2, env)
         colour = use_color(1, env)
@@ -283,34 +285,34 @@ class TerminalView:
         self.lines: LinePrefixer | Raw = Raw() if raw else LinePrefixer(prefixes(where, prefix, colour), colour, eager)
 
     def begin(self, facts: Mapping[str, Any]) -> None:
-        """The first line."""
+        """Show the first line."""
         if not self.quiet:
             self.say(begin_in_words(self.plan, self.run_id, facts))
 
     def output(self, rank: int, stream: str, data: bytes) -> None:
-        """Lines of a rank: stdout to stdout, stderr to stderr."""
+        """Show output of a rank: stdout on stdout, stderr on stderr."""
         self.put(_FD[stream], self.lines.feed(rank, stream, data, time.time()))
 
     def pause(self) -> None:
-        """Nothing has come for a while: show a line that has begun."""
+        """Show an incomplete line, as nothing has come for a while."""
         text = self.lines.quiet()
         self.put(_FD[self.lines.at], text)
 
     def say(self, text: str) -> None:
-        """Words of muster's own, on stderr."""
+        """Show a message of muster on stderr."""
         self._clear()
         mark = "\x1b[1mmuster:\x1b[0m " if self.colour else "muster: "
         self.put(2, (mark + lines(text) + "\n").encode())
 
     def _clear(self) -> None:
-        """Make room for other words, where the last line is: stdout and stderr may lead to different places."""
+        """Make room for messages in the stream of the last line: stdout and stderr may go to different places."""
         self.put(_FD[self.lines.at], self.lines.clear())
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """Events are for machines."""
+        """Ignore events, which are for programs."""
 
     def finish(self, outcome: RunResult) -> None:
-        """How it ended."""
+        """Show the result."""
         self._clear()
         for stream, fd in _FD.items():
             self.put(fd, self.lines.rest([stream]))
@@ -319,7 +321,7 @@ class TerminalView:
 
 
 class JsonView:
-    """The view of a machine: every event as one line of JSON on stdout; words go to stderr."""
+    """The view for programs: every event, message and output as one line of JSON on stdout."""
 
     def __init__(self, run_id: str, ranks: Sequence[int] | None = None, quiet: bool = False):
         self.put: Callable[[int, bytes], None] = write
@@ -327,27 +329,27 @@ class JsonView:
         self.wants: bool | Sequence[int] = False if quiet else (True if ranks is None else list(ranks))
 
     def pause(self) -> None:
-        """There is nothing to tell."""
+        """Do nothing."""
 
     def _line(self, record: Mapping[str, Any]) -> None:
         self.put(1, (json.dumps(record) + "\n").encode())
 
     def begin(self, facts: Mapping[str, Any]) -> None:
-        """Which run this is, and what runs it."""
+        """Show the run id and the facts about its Python."""
         self._line({"event": "begin", "run": self.run_id, **facts})
 
     def output(self, rank: int, stream: str, data: bytes) -> None:
-        """Bytes of a rank, as text; what is no UTF-8 is escaped as Python does (`surrogateescape`)."""
+        """Show output of a rank as text, with invalid UTF-8 escaped as by Python's `surrogateescape`."""
         self._line({"event": "output", "rank": rank, "stream": stream, "text": data.decode("utf-8", "surrogateescape")})
 
     def say(self, text: str) -> None:
-        """Words."""
+        """Show a message."""
         self._line({"event": "say", "text": text})
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """An event, as it stands in events.jsonl."""
+        """Show an event, as in events.jsonl."""
         self._line(event)
 
     def finish(self, outcome: RunResult) -> None:
-        """The outcome."""
+        """Show the result."""
         self._line({"event": "outcome", **outcome_as_json(outcome)})

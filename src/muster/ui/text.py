@@ -1,4 +1,4 @@
-"""Runs and outcomes in words. Equal things are folded over ranks. Every sentence here is in a golden file."""
+"""The wording of runs and results. Equal things are grouped by ranks. Every sentence is in a golden file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from muster.ui.summary import Fate, Step, facts_of, first_failure, missing_outpu
 
 
 def begin_in_words(plan: Plan, run_id: str, facts: Mapping[str, Any]) -> str:
-    """The first line of a run: what starts, and by which Python."""
+    """Return the first line of a run: what starts, and with which Python."""
     job = plan.job
     launcher = "exec" if job.launcher == "fork" and not facts.get("fork") else job.launcher
     words = f"{run_id}: {plural(plan.world_size, 'rank')}, launcher {launcher}"
@@ -39,7 +39,7 @@ def begin_in_words(plan: Plan, run_id: str, facts: Mapping[str, Any]) -> str:
 
 
 def _threads(found: Iterable[int | None]) -> str:
-    """OpenMP threads of each rank, which may differ from host to host."""
+    """Return the number of OpenMP threads of each rank, which may differ between hosts."""
     counts = {count or 0 for count in found}
     if counts == {0}:
         return "OMP_NUM_THREADS as you set it"
@@ -47,11 +47,11 @@ def _threads(found: Iterable[int | None]) -> str:
     return f"{plural(few, 'thread')} each" if few == many else f"{few} to {many} threads each"
 
 
-# ---- outcomes -------------------------------------------------------------------------------------------------------
+# ---- results --------------------------------------------------------------------------------------------------------
 
 
 def outcome_in_words(outcome: RunResult, operand: str, world_size: int, hosts: Sequence[str] = ()) -> str:
-    """How a run ended: one line when all is well, else who failed first, why, and what became of the others.
+    """Return the result of a run: one line for a success, else which rank failed first, why, and what others did.
 
     `operand` names the run in commands; `hosts` are the names of its nodes.
     """
@@ -86,13 +86,13 @@ def outcome_in_words(outcome: RunResult, operand: str, world_size: int, hosts: S
 
 
 def outcome_as_json(outcome: RunResult) -> dict[str, Any]:
-    """What is written and sent of an outcome: its fields, and why the run was ended, in words (`reason`)."""
+    """Return the JSON of a result: its fields, and the stop reason as a sentence (`reason`)."""
     found: dict[str, Any] = as_json(outcome)
     return {**found, "reason": reason_with_hint(outcome.stopped)}
 
 
 def unlogged_in_words(unlogged: Iterable[Unlogged]) -> list[str]:
-    """What is not in the logs of which ranks: a line for each cause."""
+    """Return which output is missing in the logs: a line per reason."""
     lines = []
     for ranks, size, why in missing_output(unlogged):
         whose = "its log" if len(ranks) == 1 else "their logs"
@@ -101,7 +101,7 @@ def unlogged_in_words(unlogged: Iterable[Unlogged]) -> list[str]:
 
 
 def _indented(text: str) -> str:
-    """A text whose further lines cannot be taken for lines of muster: it may come from a host."""
+    """Return a text with its further lines indented, as it may come from a host and must not imitate muster's lines."""
     return text.replace("\n", "\n    ")
 
 
@@ -110,7 +110,7 @@ def _all(count: int) -> str:
 
 
 def after_start(end: RankExit) -> str:
-    """When it failed, for a sentence."""
+    """Return when it failed, for a sentence."""
     return f"{seconds(time_of_failure(end))} after the start"
 
 
@@ -119,7 +119,7 @@ def _last_words(end: RankExit) -> list[str]:
 
 
 def others_in_words(outcome: RunResult) -> list[str]:
-    """What became of the ranks that did not fail first, a line for each kind of end."""
+    """Return what happened to the ranks that did not fail first, with a line per group."""
     return [f"{named(ranks)}: {_fate_in_words(fate, end)}" for ranks, fate, end in other_ends(outcome)]
 
 
@@ -138,13 +138,13 @@ def _fate_in_words(fate: Fate, end: RankExit) -> str:
 
 
 def program_in_words(kind: str, argv: Sequence[str]) -> str:
-    """What each rank runs, as it was typed."""
+    """Return the command of each rank, as it was typed."""
     first = argv[0].removeprefix(BUNDLED)
     return " ".join(["-m"] * (kind == "module") + [shell_word(word) for word in (first, *argv[1:])])
 
 
 def _how_in_words(job: Mapping[str, Any], facts: Mapping[str, Any], hosts: Sequence[str]) -> list[str]:
-    """By which launcher and which Python a run goes, as far as that is known."""
+    """Return the launcher and Python of a run, as far as they are known."""
     asked = job.get("job", {})
     launcher = str(asked.get("launcher", ""))
     if launcher == "fork" and facts.get("fork") is False:
@@ -168,9 +168,9 @@ def show_in_words(
     operand: str = "",
     now: str = "",
 ) -> str:
-    """All that is known of a run; `hosts` are the names of its nodes, `operand` names the run where its id does not.
+    """Return the details of a run; `hosts` are the names of its nodes, `operand` names it if its id does not suffice.
 
-    `now` is what its ranks use, in words.
+    `now` is the text of its ranks' resource usage.
     """
     lines = [f"run      {run_id}" + (f"  ({safe(job['name'])})" if job.get("name") else "")]
     lines.append(f"state    {safe(state)}")
@@ -203,4 +203,4 @@ _STEPS: Mapping[Step, str] = {
     Step.FIRST_OUTPUT: "first output of a rank",
     Step.LAST_OUTPUT: "first output of the last rank",
 }
-"""The steps of the start."""
+"""The start-up steps."""

@@ -1,4 +1,4 @@
-"""What whoever watches a run must be able to do: the terminal and JSON lines are views (`terminal.py`)."""
+"""The interface of views of a run, such as the terminal and JSON lines (`terminal.py`)."""
 
 from __future__ import annotations
 
@@ -9,57 +9,57 @@ from muster.core.results import RunResult
 
 
 class View(Protocol):
-    """Whoever watches a run: the terminal, JSON lines, or nobody."""
+    """A view of a run: the terminal, JSON lines, or none."""
 
     wants: bool | Sequence[int]
-    """Which ranks' output is wanted: True for all, False for none, or a list."""
+    """The ranks whose output is wanted: True for all, False for none, or a list."""
     operand: str
-    """What names the run in commands that are shown."""
+    """The name of the run in displayed commands."""
     put: Callable[[int, bytes], None]
     """Writes bytes to a descriptor."""
 
     def begin(self, facts: Mapping[str, Any]) -> None:
-        """The ranks are about to start."""
+        """Show that the ranks are about to start."""
 
     def output(self, rank: int, stream: str, data: bytes) -> None:
-        """A rank wrote these bytes."""
+        """Show output of a rank; `stream` is `out` or `err`."""
 
     def pause(self) -> None:
-        """No rank has written for a moment."""
+        """Flush incomplete lines, as no rank has written for a moment."""
 
     def say(self, text: str) -> None:
-        """Words for the person."""
+        """Show a message for the user."""
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """Something happened, as it stands in events.jsonl."""
+        """Show an event, as in events.jsonl."""
 
     def finish(self, outcome: RunResult) -> None:
-        """It is over."""
+        """Show the result of the run."""
 
 
 class Silent:
-    """A view that shows nothing, to be extended by what shall be seen."""
+    """A view that shows nothing, as a base class."""
 
     def __init__(self, wants: bool | Sequence[int] = False) -> None:
         self.wants: Any = wants
         self.put: Callable[[int, bytes], None] = lambda fd, data: None
         self.operand = ""
-        """What names the run in a command that is shown."""
+        """The name of the run in displayed commands."""
 
     def begin(self, facts: Mapping[str, Any]) -> None:
-        """The ranks are about to start."""
+        """Called when the ranks are about to start."""
 
     def output(self, rank: int, stream: str, data: bytes) -> None:
-        """A rank wrote these bytes to `stream`, which is `out` or `err`."""
+        """Called with output of a rank; `stream` is `out` or `err`."""
 
     def pause(self) -> None:
-        """No rank has written for a moment."""
+        """Called when no rank has written for a moment."""
 
     def say(self, text: str) -> None:
-        """Words for the person."""
+        """Called with a message for the user."""
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """Something happened, as it stands in events.jsonl."""
+        """Called with an event, as in events.jsonl."""
 
     def finish(self, outcome: RunResult) -> None:
-        """It is over."""
+        """Called with the result of the run."""
