@@ -12,7 +12,9 @@ import pytest
 
 from muster.agent import rank_shim
 from muster.agent.agent import Agent
+from muster.agent.local_requests import LocalRequests
 from muster.agent.ranks import RankProcesses
+from muster.agent.survey import Survey
 from muster.client import client, remote
 from muster.client.attach import AttachedClient
 from muster.client.compat import RENAMED_IN
@@ -45,7 +47,8 @@ class Place(NamedTuple):
 VISITORS = ((AGENT, CLIENT), (AGENT, SHIM))
 PLACES = (
     Place("agent.", "emit", 0, ((AGENT, CONTROLLER),)),
-    Place("agent.agent", "encode_frame", 0, ((AGENT, CONTROLLER), *VISITORS)),
+    Place("agent.agent", "encode_frame", 0, ((AGENT, CONTROLLER),)),
+    Place("agent.local_requests", "encode_frame", 0, VISITORS),
     Place("agent.external", "encode_frame", 0, ((AGENT, SHIM),)),
     Place("agent.detach", "encode_frame", 0, ((AGENT, CONTROLLER),)),
     Place("protocol.channel", "encode_frame", 0, ((AGENT, CONTROLLER), (CONTROLLER, AGENT))),
@@ -217,7 +220,8 @@ def _fits(call: Sent, message: Message) -> bool:
 
 RECEIVERS: tuple[tuple[type, str, tuple[Ends, ...], tuple[str, ...]], ...] = (
     (Agent, "on_", ((CONTROLLER, AGENT),), ("payload",)),
-    (Agent, "visit_", ((CLIENT, AGENT), (SHIM, AGENT)), ("visitor", "payload")),
+    (Survey, "on_", ((CONTROLLER, AGENT),), ("payload",)),
+    (LocalRequests, "visit_", ((CLIENT, AGENT), (SHIM, AGENT)), ("visitor", "payload")),
     (RankProcesses, "forker_", ((FORK_SERVER, AGENT),), ("payload",)),
     (ForegroundController, "_on_", ((AGENT, CONTROLLER),), ("link", "t", "payload")),
     (DetachedController, "_on_", ((AGENT, CONTROLLER),), ("link", "t", "payload")),

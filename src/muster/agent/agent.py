@@ -12,30 +12,29 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from muster.agent.cleanup import Cleanup
 from muster.agent.context import NodeRun
 from muster.agent.links import RankLinks, put_files_there
+from muster.agent.local_requests import LocalRequests, open_socket
 from muster.agent.log_streaming import LogStreamer
 from muster.agent.rank_environment import Late
 from muster.agent.ranks import RankProcesses
+from muster.agent.survey import Survey
 from muster.linux import processes
 from muster.linux.eventloop import EventLoop
 from muster.linux.signals import CapturedSignals, not_ignored
 from muster.protocol import frames, local_sockets
 from muster.protocol.channel import Channel
 from muster.protocol.frames import MAGIC, VERSION, Dispatcher, Refused, encode_frame
-from muster.protocol.listener import FirstFew, LocalListener, Peer
 
 if TYPE_CHECKING:
     from muster.agent.controller_process import ControllerProcess
     from muster.agent.dialer import ControllerDialer, Met
-    from muster.agent.external import ExternalRanks
     from muster.protocol.handshake import Terms
 
-_LINGER = 0.2
-"""Seconds between two looks at processes that ranks left behind, once they have been there for a while."""
 _LAST_WISH = 3.0
 """Seconds that ranks have to end when the connection to the supervisor is lost."""
 
@@ -71,8 +70,9 @@ class Agent:
         self.prepared = False
         self.logs = LogStreamer(loop, self.emit, self.complain)
         self.leaving = self.forget = False
-        self.sweep_until: float | None = None
-        self.probe_port: socket.socket | None = None
+        self.cleanup: Cleanup | None = None
+        """There is none until `prepared`."""
+        self.survey = Survey(self.emit)
         self.own_run_dir = False
         """The run directory is this node's alone; it goes once the supervisor has everything."""
         self.stays = False
@@ -97,11 +97,9 @@ class Agent:
         """A scheduler started this agent, and ends it."""
         self.met_controller = False
         """Some supervisor has been spoken to since this agent moved."""
-        own, others = frames.handlers(self, "on_"), frames.handlers(self, "visit_")
+        own = {**frames.handlers(self, "on_"), **frames.handlers(self.survey, "on_")}
         self.dispatch = Dispatcher(own, frames.named(own), self.complain)
         """What the supervisor says."""
-        self.dispatch_visit = Dispatcher(others, _fitting, lambda text, _: self.complain(text))
-        """What other processes of this person say on this machine."""
         self.trace = False
         """The conversation is printed (`protocol/trace.py`)."""
 
@@ -264,70 +262,12 @@ class Agent:
         if signal.SIGTERM in numbers:
             self.terminated()
         if self.prepared:
-            self.children_ended_now()
+            self.ranks.reap()
         for number in sorted(set(numbers) - {signal.SIGTERM, signal.SIGCHLD}):
             if self.scheduled and self.prepared and not self.ranks.tasks:
                 self.on_forward_signal(b"", number)
 
     # ---- what the supervisor asks for -------------------------------------------------------------------------------
-
-    # what only some runs ask for is compiled only there
-
-    def on_get_facts(self, payload: bytes, cwd: str, script: str, run_dir: str) -> None:
-        """Tell what planning must know of this machine."""
-        from muster.agent import facts
-
-        self.emit("facts", **facts.collect_facts(cwd, script, run_dir))
-
-    def on_write_marker(self, payload: bytes, run_dir: str) -> None:
-        """Have a run directory here, which other nodes may share."""
-        from muster.agent import facts
-
-        facts.write_marker(run_dir)
-        self.emit("marker_written")
-
-    def on_check_marker(self, payload: bytes, run_dir: str) -> None:
-        """Say whether node 0 has that folder too."""
-        from muster.agent import facts
-
-        self.emit("marker_checked", shares=facts.sees_marker(run_dir))
-
-    def on_compare(self, payload: bytes, root: str, home: str = "", place: list[Any] | None = None) -> None:
-        """Say which files of a folder are not those of the other machine; and which are left of those sent once."""
-        from muster.agent import code_tree
-
-        stale = code_tree.stale(home, root, payload) if home else []
-        self.emit("compared", digests=code_tree.compare(root, payload, place), stale=stale)
-
-    def on_remember(self, payload: bytes, root: str, home: str) -> None:
-        """These files were sent to this folder."""
-        from muster.agent import code_tree
-
-        code_tree.remember(home, root, payload)
-        self.emit("remembered")
-
-    def on_open_probe_port(self, payload: bytes) -> None:
-        """Open a port at which the other nodes try the way here."""
-        from muster.agent import facts
-
-        self.probe_port = facts.open_probe_port()
-        self.emit("probe_port", port=self.probe_port.getsockname()[1])
-
-    def on_probe_routes(self, payload: bytes, addresses: list[str], port: int, patience: float) -> None:
-        """Try the way to node 0."""
-        from muster.agent import facts
-
-        self.emit("routes", ways=facts.probe_addresses(addresses, port, patience))
-
-    def on_probe(self, payload: bytes, names: list[str], folders: list[str]) -> None:
-        """Look at this machine as a doctor would."""
-        from muster.agent.probe import probe
-
-        self.emit("probed", **probe(names, folders))
-
-    def on_clock(self, payload: bytes) -> None:
-        """Say what time it is here."""
-        self.emit("clock")
 
     def on_detach(self, payload: bytes, **where: Any) -> None:
         """Leave the connection that started this agent, for a supervisor on a node."""
@@ -370,8 +310,8 @@ class Agent:
         that each rank gets; None for none. `trace`: print what is said here (`protocol/trace.py`).
         """
         self.trace = trace
-        if self.probe_port is not None and self.controller is None:
-            self.probe_port.close()
+        if self.survey.probe_port is not None and self.controller is None:
+            self.survey.probe_port.close()
         self.run_dir, self.node, self.own_run_dir = run_dir, node, own_run_dir
         if terminal is not None:
             self.logs.terminal = {"rows": terminal["rows"], "columns": terminal["columns"]}
@@ -390,7 +330,7 @@ class Agent:
         self.links = RankLinks(log_dir, self.folder, lambda text: self.emit("note", text=text))
         self.run_id, self.sockets = run_id, local_sockets.Sockets(run_id, token)
         local_sockets.keep(run_dir, token)
-        self.reply(needed=guests is not None)
+        visitors = open_socket(self.sockets, needed=guests is not None, emit=self.emit)
         places = {word: self.write_bundled(os.path.basename(word), text) for word, text in brings.items()}
         for command in (*commands, *([guests] if guests is not None else [])):
             command["argv"] = [places.get(word, word) if isinstance(word, str) else word for word in command["argv"]]
@@ -398,6 +338,9 @@ class Agent:
         self.ranks = RankProcesses(
             run, commands, environment, preload, stdin_rank, self.hook, floor, guests, own_meeting, stdin
         )
+        self.cleanup = Cleanup(self.ranks)
+        if visitors is not None:
+            LocalRequests(run, self.ranks, self.lost, visitors)
         self.prepared = True
         self.ranks.prepare()
 
@@ -476,50 +419,15 @@ class Agent:
 
         `well`: no rank has failed, so a launcher ends by itself.
         """
-        if not self.prepared:
+        if self.cleanup is None:
             self.emit("cleaned_up", ended=[], left=[])
             return
-        self.ranks.end_store()
         self.replay.pop("cleaned_up", None)
-        waiting, self.sweep_until = self.sweep_until, time.monotonic() + patience
-        if waiting is None and self.ranks.external is not None:
-            # what ranks left behind is ended by then; this is the launcher's, and has no time of its own
-            self.ranks.external.on_cleaned_up(well, self.sweep_launchers)
-        elif self.ranks.external is not None:
-            self.ranks.external.skip_wait()
-        elif waiting is None:
-            self.sweep(0.002)
-
-    def sweep_launchers(self) -> None:
-        """End what a launcher has started and not ended."""
-        self.sweep_until = None
-        _, alive = processes.kill_descendants(os.getpid(), self.ranks.persistent_pids())
-        self.children_ended_now()
-        self.logs.settle()
-        self.emit("cleaned_up", ended=[], left=alive)
-
-    def sweep(self, pause: float) -> None:
-        """Look again until nothing is left or time is up."""
-        left = self.ranks.left()
-        if left and self.sweep_until is not None and time.monotonic() < self.sweep_until:
-            if pause < _LINGER <= pause * 1.5:
-                self.emit("cleanup_waiting", left=[processes.describe_process(pid, name) for pid, name in left.items()])
-            self.loop.call_later(pause, lambda: self.sweep(min(_LINGER, pause * 1.5)))
-            return
-        self.sweep_until = None
-        killed, alive = processes.kill_descendants(os.getpid(), self.ranks.persistent_pids())
-        self.children_ended_now()
-        self.logs.settle()
-        self.emit("cleaned_up", ended=killed, left=alive)
-
-    def children_ended_now(self) -> None:
-        """Collect the dead without waiting for the signal that tells of them."""
-        for pid, code, number in processes.reap():
-            self.ranks.ended(pid, code, number)
+        self.cleanup.begin(patience, well)
 
     def on_stdin(self, payload: bytes, at: int, end: bool) -> None:
         """Pass the terminal's input to the rank that reads it."""
-        self.ranks.write_stdin(payload, at, end)
+        self.ranks.stdin.write(payload, at, end)
 
     def on_bye(self, payload: bytes, drain: bool = True) -> None:
         """Send what is left of the logs, and leave."""
@@ -560,13 +468,10 @@ class Agent:
 
     def on_get_usage(self, payload: bytes, number: int) -> None:
         """Tell what the ranks use now."""
-        self.tell_usage(lambda ranks: self.emit("rank_usage", number=number, ranks=ranks))
-
-    def tell_usage(self, tell: Callable[[dict[int, dict[str, Any]]], object]) -> None:
-        """Measure the ranks of this node for a moment, and tell what they use."""
-        from muster.agent.usage import watch
-
-        watch(self.ranks.pids if self.prepared else {}, self.loop.call_later, tell)
+        if self.prepared:
+            self.ranks.tell_usage(lambda ranks: self.emit("rank_usage", number=number, ranks=ranks))
+        else:
+            self.emit("rank_usage", number=number, ranks={})
 
     def lost(self, why: str) -> None:
         """Nobody is there to decide: end the ranks, and this agent."""
@@ -588,7 +493,7 @@ class Agent:
         _, left = processes.kill_descendants(
             os.getpid(), self.ranks.persistent_pids() if self.controller is not None else ()
         )
-        self.children_ended_now()
+        self.ranks.reap()
         self.record_end(why, left)
         os._exit(0)
 
@@ -624,108 +529,6 @@ class Agent:
         except OSError as error:
             print(f"muster agent: {processes.reason_at(error)}", file=sys.stderr, flush=True)
 
-    # ---- people on this machine -------------------------------------------------------------------------------------
-
-    def reply(self, needed: bool) -> None:
-        """Listen for other terminals of the same person, and for ranks that a launcher starts: then it is `needed`, and
-        raises OSError where it cannot be."""
-        try:
-            visitors = self.sockets.listen(local_sockets.AGENT)
-        except OSError as error:
-            if needed:
-                raise
-            self.emit("note", text=f"no other terminal can reach this run (kill, stacks): {processes.reason_at(error)}")
-            return
-        note = FirstFew(self.complain)
-        LocalListener(self.loop, visitors, lambda sock: Peer(self.loop, sock, self.handle_local, self.left, note), note)
-
     def complain(self, text: str) -> None:
         """Write something into agent.log."""
         print(f"muster agent: {text}", file=sys.stderr, flush=True)
-
-    def left(self, visitor: Peer) -> None:
-        """A connection of this machine has ended."""
-        if self.ranks.external is not None:
-            self.ranks.external.on_disconnected(visitor)
-
-    def handle_local(self, visitor: Peer, fields: Mapping[str, Any], payload: bytes) -> None:
-        """Do what another process of this person asks for."""
-        if self.trace:
-            self.print_visit(visitor, fields, payload)
-        if not self.dispatch_visit(fields, payload, visitor):
-            visitor.send(encode_frame("unknown", what=fields["kind"], version=VERSION))
-
-    def print_visit(self, visitor: Peer, fields: Mapping[str, Any], payload: bytes) -> None:
-        """Print what came, and from now on what goes there."""
-        from muster.protocol.trace import Tracer
-
-        if visitor.tracer is None:
-            there = "shim" if fields["kind"] in ("register", "exec_request") else "client"
-            visitor.tracer = Tracer(self.folder, "agent", there)
-        visitor.tracer.heard(fields, payload)
-
-    def visit_state(self, visitor: Peer, payload: bytes, version: int = 0) -> None:
-        """A newer client asks which version is spoken here."""
-        visitor.send(encode_frame("answer", version=VERSION))
-
-    def visit_kill(self, visitor: Peer, payload: bytes, by: str | None = None) -> None:
-        """Somebody wants the end of the run, which the supervisor decides about."""
-        self.emit("stop_requested", what="kill", by=by or "")
-        visitor.send(encode_frame("answer", version=VERSION))
-
-    def visit_end(self, visitor: Peer, payload: bytes) -> None:
-        """The supervisor did not act on it."""
-        self.lost("another terminal asked for the end")
-        visitor.send(encode_frame("answer", version=VERSION))
-
-    def visit_stacks(self, visitor: Peer, payload: bytes, ranks: list[int] | None = None) -> None:
-        """Tell where the Python code of these ranks is now."""
-        self.ranks.tell_stacks(
-            ranks, lambda texts, mute: visitor.send(encode_frame("answer", texts=texts, mute=mute, version=VERSION))
-        )
-
-    def visit_usage(self, visitor: Peer, payload: bytes) -> None:
-        """Tell what the ranks use now."""
-        self.tell_usage(lambda ranks: visitor.send(encode_frame("answer", ranks=ranks, version=VERSION)))
-
-    def external(self) -> ExternalRanks:
-        """The ranks that a foreign launcher starts. Raises `Refused` where none does."""
-        if self.ranks.external is None:
-            raise Refused("no launcher was started here")
-        return self.ranks.external
-
-    def visit_register(
-        self, visitor: Peer, payload: bytes, version: int, rank: int, launcher: str, **more: Any
-    ) -> None:
-        """A rank that a launcher has started tells of itself."""
-        if version != VERSION:
-            visitor.send(encode_frame("rank_command", refused=f"it speaks version {version}, the agent {VERSION}"))
-            return
-        visitor.send(
-            encode_frame(
-                "rank_command", **self.external().register(visitor, {"rank": rank, "launcher": launcher, **more})
-            )
-        )
-
-    def visit_exec_request(
-        self, visitor: Peer, payload: bytes, host: str, words: list[str], env: Mapping[str, str]
-    ) -> None:
-        """A launcher wants something started on another node."""
-        self.external().request_exec(visitor, host, words, env)
-
-    def visit_started(self, visitor: Peer, payload: bytes, pid: int) -> None:
-        """The program of a rank runs."""
-        self.external().on_started(visitor, pid)
-
-    def visit_exited(
-        self, visitor: Peer, payload: bytes, code: int | None, signal: int | None, asked: float | None = None
-    ) -> None:
-        """It has ended."""
-        self.external().on_exited(visitor, code, signal, asked)
-
-
-def _fitting(kind: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    # only now: most agents are asked nothing, and it takes some milliseconds
-    from muster.protocol.messages import ON_MACHINE
-
-    return ON_MACHINE[kind].fitting(fields)

@@ -54,7 +54,8 @@ def move(agent: Agent) -> Agent:
             guard(pid, os.path.join(where["configuration"]["run_dir"], ARCHIVE), after_success=False)
         os.setsid()
         moved = Agent(EventLoop(), agent.hook)
-        moved.probe_port, moved.wire = agent.probe_port, Channel(keeps=True)
+        moved.wire = Channel(keeps=True)
+        moved.survey.probe_port = agent.survey.probe_port
         moved.begin()
         _settle(moved, payload, **where)
     except BaseException as error:
@@ -93,7 +94,8 @@ def _settle(
         agent.on_configure(b"", **configuration)
         agent.dial(address, port, Terms(secret, configuration["run_id"]), configuration["node"])
     else:
-        door = agent.probe_port.fileno() if agent.probe_port is not None else -1
+        port_here = agent.survey.probe_port
+        door = port_here.fileno() if port_here is not None else -1
         agent.controller = keeper = ControllerProcess(
             agent.loop,
             run_dir,

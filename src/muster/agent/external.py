@@ -17,6 +17,7 @@ from muster.agent.context import NodeRun
 from muster.agent.forkserver import stack_file
 from muster.agent.logfiles import tail
 from muster.agent.rank_environment import Late, environment, settings, word
+from muster.agent.stdin import RankStdin
 from muster.linux import private_tmp, processes
 from muster.protocol.frames import encode_frame
 from muster.protocol.paths import rank_file
@@ -87,7 +88,7 @@ class LocalProcesses(Protocol):
     folder: str
     pids: dict[int, int]
     null: int
-    stdin: int | None
+    stdin: RankStdin
     stdin_rank: int | None
 
     def name(self, pid: int, name: str) -> None:
@@ -159,7 +160,7 @@ class ExternalRanks:
             env = environment(os.environ, command, known)
             log = os.open(self._log(), _APPEND, 0o600)
             try:
-                stdin = self.members.null if self.members.stdin is None else self.members.stdin
+                stdin = self.members.null if self.members.stdin.fd is None else self.members.stdin.fd
                 pid = processes.spawn(argv, env, command["cwd"], stdin, log, log)
             except OSError as error:
                 text = processes.reason_at(error)
@@ -279,7 +280,7 @@ class ExternalRanks:
             "stack": stack_file(folder, rank),
             **self.run.logs.outlets(rank)._asdict(),
             "logs": [rank_file(folder, rank, kind) for kind in ("out", "err")],
-            "stdin": self.members.stdin is not None and rank == self.members.stdin_rank,
+            "stdin": self.members.stdin.fd is not None and rank == self.members.stdin_rank,
             "grace": self.conf["grace"],
         }
 

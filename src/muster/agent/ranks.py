@@ -1,4 +1,4 @@
-"""The processes of one node: the warm interpreter, the keeper of the store, the ranks."""
+"""The processes of one node: the warm interpreter and the ranks; the store has `store.py`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ from muster.agent.forkserver import (
     write_hook,
 )
 from muster.agent.rank_environment import Late, environment
-from muster.linux import hardware, processes
+from muster.agent.stdin import RankStdin
+from muster.agent.store import StoreProcess
+from muster.linux import processes
 from muster.linux.hardware import physical_cores
 from muster.protocol.frames import Dispatcher, Refused, handlers, named
 from muster.protocol.paths import rank_file
@@ -36,15 +38,9 @@ _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
 _TERMINAL = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
 
-_STACKS_WITHIN = 2.0
-"""Seconds in which a rank must have written its stacks."""
-
 
 class RankProcesses:
     """What an agent has started and what became of it."""
-
-    host: str
-    """Where the store of this attempt listens."""
 
     def __init__(
         self,
@@ -68,8 +64,6 @@ class RankProcesses:
         self.preload = ["torch", "torch.distributed", *preload]
         self.ranks: list[int] = [rank["rank"] for command in commands for rank in command["ranks"]]
         self.forks = any(command["forks"] for command in commands)
-        self.store_waits = all(command["python_at"] is None for command in commands)
-        """The store is started when the first rank asks for it."""
         self.hook_unreachable = False
         """This Python does not reach the hook."""
         self.told_early = False
@@ -92,8 +86,9 @@ class RankProcesses:
         self.versions: dict[str, Any] = {}
         self.asked: int | None = None
         """A file in memory with a byte for each rank, which a forked rank sets when its script imports torch."""
-        self.listener: socket.socket | None = None
-        self.store: int | None = None
+        # no Python of ranks is known, so it is not known either whether they ever ask for the store
+        waits = guests is None and all(command["python_at"] is None for command in commands)
+        self.store = StoreProcess(run.loop, waits, self.start_store)
         self.attempt, self.folder = 0, ""
         self.pending_forks: set[int] = set()
         """Orders that the warm interpreter has not answered yet."""
@@ -103,21 +98,11 @@ class RankProcesses:
         self.tasks = guests is not None and guests["tasks"]
         """The ranks are tasks of the scheduler, which signals them itself."""
         self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        self.stdin = stdin
-        """What the rank that reads has as its stdin."""
-        self.stdin_feed: int | None = None
-        """The other end of it, where what comes is brought by the supervisor."""
-        self.stdin_data, self.stdin_ended = bytearray(), False
-        self.stdin_heard = 0
-        """How many bytes for it have come."""
+        here = stdin_rank in self.ranks or (guests is not None and stdin_rank is not None)
+        self.stdin = RankStdin(run.loop, run.emit, stdin, piped=here)
         if guests is not None:
             self.external = ExternalRanks(run, self, guests)
-            self.ranks, self.store_waits = [], False
-        if stdin is not None:
-            os.set_inheritable(stdin, False)  # for that rank alone
-        elif stdin_rank in self.ranks or (guests is not None and stdin_rank is not None):
-            self.stdin, self.stdin_feed = os.pipe()
-            os.set_blocking(self.stdin_feed, False)
+            self.ranks = []
 
     # ---- getting ready ----------------------------------------------------------------------------------------------
 
@@ -231,10 +216,10 @@ class RankProcesses:
                 command["cwd"],
                 files,
                 self.hook_folder,
-                keep=[fd for fd in (self.stdin, asked) if fd is not None],
+                keep=[fd for fd in (self.stdin.fd, asked) if fd is not None],
                 mode="serve",
                 preload=self.preload,
-                stdin=self.stdin,
+                stdin=self.stdin.fd,
                 asked=None if asked is None else (asked, len(self.ranks)),
                 counting={
                     "names": sorted(READ_AT_LOAD),
@@ -321,50 +306,30 @@ class RankProcesses:
 
     def listen(self, host: str) -> int:
         """Open the port of the next attempt's store; gives its number."""
-        self.end_store()
-        self.host = host
+        self.store.end()
         if self.own_meeting:
             return free_port(f"{self.run.run_id} {self.attempt}")
-        self.listener = listener = hardware.listen(host)
-        if self.store_waits:
-            # Who knows whether this program ever asks for the store; importing torch for nothing costs a second.
-            self.loop.add_reader(listener.fileno(), lambda: self.store_wanted(listener))
-        port: int = listener.getsockname()[1]
-        return port
-
-    def store_wanted(self, listener: socket.socket) -> None:
-        """The first rank knocks: now a store is needed."""
-        self.loop.remove_reader(listener.fileno())
-        self.start_store(listener)
+        return self.store.listen(host)
 
     def start_store(self, listener: socket.socket) -> None:
         """Start the keeper of the store, on the socket that listens already."""
         port = listener.getsockname()[1]
         if self.forks and self.forkserver is not None:
             log = os.path.join(self.run.folder, "store.log")
-            child = {"store": [self.host, port], "out": [log], "err": [log]}
+            child = {"store": [self.store.host, port], "out": [log], "err": [log]}
             self.pending_forks.add(self.forkserver.request_fork({"store": child}, [listener.fileno()]))
             return
         fd = listener.fileno()
-        conf = {"mode": "store", "fd": fd, "store": [self.host, port]}
+        conf = {"mode": "store", "fd": fd, "store": [self.store.host, port]}
         env = hook_env(self.env(), self.hook_folder, **conf)
         try:
             # as a script: this Python may read neither PYTHONPATH nor sitecustomize
             argv = [sys.executable, os.path.join(self.hook_folder, "sitecustomize.py")]
             with self.files("store") as files:
-                self.store = processes.spawn(argv, env, "/", *files, keep=(fd,))
-            self.names[self.store] = "store"
+                pid = self.store.pid = processes.spawn(argv, env, "/", *files, keep=(fd,))
+            self.names[pid] = "store"
         except OSError as error:
             self.emit("note", text=f"the store could not be started: {processes.reason_at(error)}")
-
-    def end_store(self) -> None:
-        """End the keeper of the store and close its port."""
-        if self.store is not None:
-            processes.send_signal(self.store, signal.SIGKILL)
-        if self.listener is not None:
-            self.loop.remove_reader(self.listener.fileno())
-            self.listener.close()
-        self.listener, self.store = None, None
 
     # ---- ranks ------------------------------------------------------------------------------------------------------
 
@@ -378,8 +343,7 @@ class RankProcesses:
             self.pending_start = (attempt, folder, late)
             self.start_forkserver()
             return
-        if self.listener and not self.store_waits:
-            self.start_store(self.listener)
+        self.store.start_unless_it_waits()
         for rank, _ in self.each_rank():
             self.run.links.add(rank["rank"], rank["local_rank"])
         if self.external is not None:
@@ -422,7 +386,7 @@ class RankProcesses:
             if command["python_at"] is not None and not self.hook_unreachable:
                 stack, pipes = stack_file(self.folder, number), outlets.pipes
                 env = hook_env(env, self.hook_folder, mode="rank", stack=stack, pipes=pipes)
-            stdin = self.null if self.stdin is None or number != self.stdin_rank else self.stdin
+            stdin = self.null if self.stdin.fd is None or number != self.stdin_rank else self.stdin.fd
             if outlets.screen:
                 out, err = (os.open(outlets.screen, _TERMINAL) for _ in range(2))
             else:
@@ -466,7 +430,7 @@ class RankProcesses:
         self.pending_forks.discard(order)
         for name, pid in pids.items():
             if name == "store":
-                self.store, self.names[pid] = pid, "store"
+                self.store.pid, self.names[pid] = pid, "store"
                 if pid in self.unattributed:
                     self.ended(pid, *self.unattributed.pop(pid))
             else:
@@ -483,9 +447,8 @@ class RankProcesses:
             self.external.on_exec_exited(pid, code)
         elif name == "launcher" and self.external is not None:
             self.external.launcher_ended(pid, code, number)
-        elif name == "store" and pid == self.store:
-            self.store = None
-            if code != 3:  # 3: there is no torch, so nobody will ask for a store
+        elif name == "store":
+            if self.store.ended(pid) and code != 3:  # 3: there is no torch, so nobody will ask for a store
                 self.emit("store_exited", code=code, signal=number)
         elif (
             name == "warm"
@@ -556,81 +519,27 @@ class RankProcesses:
                     processes.send_signal(pid, number)
         return listening
 
-    def stacks(self, ranks: Collection[int] | None = None) -> dict[str, Any]:
-        """Ask ranks for their Python stacks; tells which were asked and which cannot answer."""
-        asked: dict[int, list[str | int]] = {}
-        mute: dict[int, int] = {}
-        for rank, pid in sorted(self.pids.items()):
-            if ranks is not None and rank not in ranks:
-                continue
-            path = rank_file(self.folder, rank, "stack")
-            try:
-                size = os.stat(path).st_size if processes.has_handler(pid, processes.STACKS_SIGNAL) else None
-            except OSError:  # somebody has deleted it
-                size = None
-            if size is not None:
-                asked[rank] = [path, size]
-                processes.send_signal(pid, processes.STACKS_SIGNAL)
-            else:
-                mute[rank] = pid
-        return {"asked": asked, "mute": mute}
-
     def tell_stacks(
         self, ranks: Collection[int] | None, tell: Callable[[dict[int, str], dict[int, int]], object]
     ) -> None:
-        """Ask ranks for their stacks, and tell the texts once they have stood still, or after two seconds."""
-        found = self.stacks(ranks)
-        before: dict[int, str] = {}
-        deadline = time.monotonic() + _STACKS_WITHIN
+        """Tell where the Python code of these ranks is now, of all where None are named, and which cannot say it."""
+        from muster.agent import stacks
 
-        def look() -> None:
-            texts = {rank: _text_from(*place) for rank, place in found["asked"].items()}
-            if (all(texts.values()) and texts == before) or time.monotonic() > deadline:
-                tell(texts, found["mute"])
-                return
-            before.clear()
-            before.update(texts)
-            self.loop.call_later(0.05, look)
+        asked = {rank: pid for rank, pid in self.pids.items() if ranks is None or rank in ranks}
+        stacks.collect(asked, self.folder, self.loop.call_later, tell)
 
-        look()
+    def tell_usage(self, tell: Callable[[dict[int, dict[str, Any]]], object]) -> None:
+        """Measure the ranks of this node for a moment, and tell what they use."""
+        from muster.agent.usage import watch
 
-    def write_stdin(self, data: bytes, at: int, end: bool) -> None:
-        """Pass bytes, which begin at byte `at` of all, to the stdin of the rank that has one.
-
-        What was sent again after a connection broke may have come before, and after a piece that was lost with it
-        nothing is taken until that was sent again.
-        """
-        if at > self.stdin_heard:
-            return
-        new = data[max(0, self.stdin_heard - at) :]
-        self.stdin_heard += len(new)
-        self.stdin_data += new
-        self.stdin_ended = self.stdin_ended or end
-        self.write_more_stdin()
-
-    def write_more_stdin(self) -> None:
-        """Write what the rank takes now, and the rest when it takes more; tell how much it has taken."""
-        if self.stdin_feed is not None:
-            feed, loop = self.stdin_feed, self.loop
-            try:
-                while self.stdin_data:
-                    del self.stdin_data[: os.write(feed, self.stdin_data[:4096])]
-            except BlockingIOError:
-                pass
-            except OSError:  # it has ended, or closed its stdin
-                self.stdin_data.clear()
-            if self.stdin_data:
-                loop.add_writer(feed, self.write_more_stdin)
-            else:
-                loop.remove_writer(feed)
-            if self.stdin_ended and not self.stdin_data:
-                os.close(feed)
-                self.stdin_feed = None
-        else:
-            self.stdin_data.clear()
-        self.emit("stdin_taken", upto=self.stdin_heard - len(self.stdin_data))
+        watch(self.pids, self.loop.call_later, tell)
 
     # ---- the end ----------------------------------------------------------------------------------------------------
+
+    def reap(self) -> None:
+        """Collect the dead without waiting for the signal that tells of them."""
+        for pid, code, number in processes.reap():
+            self.ended(pid, code, number)
 
     def persistent_pids(self) -> set[int]:
         """Processes that live on between attempts."""
@@ -639,12 +548,12 @@ class RankProcesses:
     def left(self) -> dict[int, str]:
         """Processes that ranks have left behind."""
         return processes.leftover_descendants(
-            os.getpid(), self.persistent_pids() | ({self.store} if self.store else set())
+            os.getpid(), self.persistent_pids() | ({self.store.pid} if self.store.pid else set())
         )
 
     def close(self) -> None:
         """End what is not a rank."""
-        self.end_store()
+        self.store.end()
         if self.external is not None:
             self.external.close()
         if self.forkserver is not None and self.forkserver.connected:
@@ -660,15 +569,6 @@ def _shared_bytes(size: int) -> int | None:
         return None
     os.ftruncate(fd, size)
     return fd
-
-
-def _text_from(path: str, offset: int) -> str:
-    try:
-        with open(path, errors="replace") as file:
-            file.seek(offset)
-            return file.read()
-    except OSError:  # somebody has deleted it
-        return ""
 
 
 def _numbers(version: str) -> list[int]:

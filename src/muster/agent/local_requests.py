@@ -1,0 +1,130 @@
+"""What other processes of this machine ask of an agent: commands of the same user, and ranks of a launcher."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from muster.agent.context import NodeRun
+from muster.agent.ranks import RankProcesses
+from muster.linux import processes
+from muster.protocol import frames, local_sockets
+from muster.protocol.channel import Emit
+from muster.protocol.frames import VERSION, Dispatcher, Refused, encode_frame
+from muster.protocol.listener import FirstFew, LocalListener, Peer
+
+if TYPE_CHECKING:
+    from muster.agent.external import ExternalRanks
+
+
+def open_socket(sockets: local_sockets.Sockets, needed: bool, emit: Emit) -> socket.socket | None:
+    """Where they connect; None where that cannot be. Raises OSError then if it is `needed`, for ranks that a launcher
+    starts."""
+    try:
+        return sockets.listen(local_sockets.AGENT)
+    except OSError as error:
+        if needed:
+            raise
+        emit("note", text=f"no other terminal can reach this run (kill, stacks): {processes.reason_at(error)}")
+        return None
+
+
+class LocalRequests:
+    """Listens at a local socket, and answers."""
+
+    def __init__(
+        self, run: NodeRun, ranks: RankProcesses, lost: Callable[[str], object], visitors: socket.socket
+    ) -> None:
+        """`lost` ends the ranks and the agent, for the reason that it is given."""
+        self.run, self.ranks, self._lost = run, ranks, lost
+        self._dispatch = Dispatcher(frames.handlers(self, "visit_"), _fitting, lambda text, _: run.complain(text))
+        loop, note = run.loop, FirstFew(run.complain)
+        LocalListener(loop, visitors, lambda sock: Peer(loop, sock, self._handle, self._left, note), note)
+
+    def _left(self, visitor: Peer) -> None:
+        """A connection of this machine has ended."""
+        if self.ranks.external is not None:
+            self.ranks.external.on_disconnected(visitor)
+
+    def _handle(self, visitor: Peer, fields: Mapping[str, Any], payload: bytes) -> None:
+        """Do what another process of this person asks for."""
+        if self.run.trace:
+            self._print(visitor, fields, payload)
+        if not self._dispatch(fields, payload, visitor):
+            visitor.send(encode_frame("unknown", what=fields["kind"], version=VERSION))
+
+    def _print(self, visitor: Peer, fields: Mapping[str, Any], payload: bytes) -> None:
+        """Print what came, and from now on what goes there."""
+        from muster.protocol.trace import Tracer
+
+        if visitor.tracer is None:
+            there = "shim" if fields["kind"] in ("register", "exec_request") else "client"
+            visitor.tracer = Tracer(self.run.folder, "agent", there)
+        visitor.tracer.heard(fields, payload)
+
+    def visit_state(self, visitor: Peer, payload: bytes, version: int = 0) -> None:
+        """A newer client asks which version is spoken here."""
+        visitor.send(encode_frame("answer", version=VERSION))
+
+    def visit_kill(self, visitor: Peer, payload: bytes, by: str | None = None) -> None:
+        """Somebody wants the end of the run, which the supervisor decides about."""
+        self.run.emit("stop_requested", what="kill", by=by or "")
+        visitor.send(encode_frame("answer", version=VERSION))
+
+    def visit_end(self, visitor: Peer, payload: bytes) -> None:
+        """The supervisor did not act on it."""
+        self._lost("another terminal asked for the end")
+        visitor.send(encode_frame("answer", version=VERSION))
+
+    def visit_stacks(self, visitor: Peer, payload: bytes, ranks: list[int] | None = None) -> None:
+        """Tell where the Python code of these ranks is now."""
+        self.ranks.tell_stacks(
+            ranks, lambda texts, mute: visitor.send(encode_frame("answer", texts=texts, mute=mute, version=VERSION))
+        )
+
+    def visit_usage(self, visitor: Peer, payload: bytes) -> None:
+        """Tell what the ranks use now."""
+        self.ranks.tell_usage(lambda ranks: visitor.send(encode_frame("answer", ranks=ranks, version=VERSION)))
+
+    def _external(self) -> ExternalRanks:
+        """The ranks that a foreign launcher starts. Raises `Refused` where none does."""
+        if self.ranks.external is None:
+            raise Refused("no launcher was started here")
+        return self.ranks.external
+
+    def visit_register(
+        self, visitor: Peer, payload: bytes, version: int, rank: int, launcher: str, **more: Any
+    ) -> None:
+        """A rank that a launcher has started tells of itself."""
+        if version != VERSION:
+            visitor.send(encode_frame("rank_command", refused=f"it speaks version {version}, the agent {VERSION}"))
+            return
+        visitor.send(
+            encode_frame(
+                "rank_command", **self._external().register(visitor, {"rank": rank, "launcher": launcher, **more})
+            )
+        )
+
+    def visit_exec_request(
+        self, visitor: Peer, payload: bytes, host: str, words: list[str], env: Mapping[str, str]
+    ) -> None:
+        """A launcher wants something started on another node."""
+        self._external().request_exec(visitor, host, words, env)
+
+    def visit_started(self, visitor: Peer, payload: bytes, pid: int) -> None:
+        """The program of a rank runs."""
+        self._external().on_started(visitor, pid)
+
+    def visit_exited(
+        self, visitor: Peer, payload: bytes, code: int | None, signal: int | None, asked: float | None = None
+    ) -> None:
+        """It has ended."""
+        self._external().on_exited(visitor, code, signal, asked)
+
+
+def _fitting(kind: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    # only now: most agents are asked nothing, and it takes some milliseconds
+    from muster.protocol.messages import ON_MACHINE
+
+    return ON_MACHINE[kind].fitting(fields)

@@ -1,0 +1,70 @@
+"""Python stacks of ranks: asked for by a signal, and read from the file into which `faulthandler` writes them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+
+from muster.linux import processes
+from muster.protocol.paths import rank_file
+
+WITHIN = 2.0
+"""Seconds in which a rank must have written its stacks."""
+
+_PAUSE = 0.05
+"""Seconds between two looks at these files."""
+
+
+def collect(
+    pids: Mapping[int, int],
+    folder: str,
+    after: Callable[[float, Callable[[], object]], object],
+    tell: Callable[[dict[int, str], dict[int, int]], object],
+) -> None:
+    """Ask these ranks, `pids` by rank, for their stacks; tell the texts once they have stood still, or after `WITHIN`
+    seconds, and the processes of those that cannot answer.
+
+    `folder` is that of the attempt; `after` is that of a loop.
+    """
+    asked, mute = _ask(pids, folder)
+    before: dict[int, str] = {}
+    deadline = time.monotonic() + WITHIN
+
+    def look() -> None:
+        texts = {rank: _text_from(path, size) for rank, (path, size) in asked.items()}
+        if (all(texts.values()) and texts == before) or time.monotonic() > deadline:
+            tell(texts, mute)
+            return
+        before.clear()
+        before.update(texts)
+        after(_PAUSE, look)
+
+    look()
+
+
+def _ask(pids: Mapping[int, int], folder: str) -> tuple[dict[int, tuple[str, int]], dict[int, int]]:
+    """({rank: the file that it writes, and its size before}, {rank: process} of those that cannot answer)."""
+    asked: dict[int, tuple[str, int]] = {}
+    mute: dict[int, int] = {}
+    for rank, pid in sorted(pids.items()):
+        path = rank_file(folder, rank, "stack")
+        try:
+            size = os.stat(path).st_size if processes.has_handler(pid, processes.STACKS_SIGNAL) else None
+        except OSError:  # somebody has deleted it
+            size = None
+        if size is not None:
+            asked[rank] = path, size
+            processes.send_signal(pid, processes.STACKS_SIGNAL)
+        else:
+            mute[rank] = pid
+    return asked, mute
+
+
+def _text_from(path: str, offset: int) -> str:
+    try:
+        with open(path, errors="replace") as file:
+            file.seek(offset)
+            return file.read()
+    except OSError:  # somebody has deleted it
+        return ""

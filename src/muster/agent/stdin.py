@@ -1,0 +1,62 @@
+"""The stdin of the rank that reads: a descriptor of this machine, or a pipe into which the controller writes."""
+
+from __future__ import annotations
+
+import os
+
+from muster.linux.eventloop import EventLoop
+from muster.protocol.channel import Emit
+
+
+class RankStdin:
+    """What one rank has as its stdin."""
+
+    def __init__(self, loop: EventLoop, emit: Emit, fd: int | None, piped: bool) -> None:
+        """`fd`: a descriptor of this process, which is that stdin. `piped`: it is a pipe, and `write` fills it."""
+        self.loop, self.emit, self.fd = loop, emit, fd
+        self._feed: int | None = None
+        """The other end of the pipe."""
+        self._data, self._ended = bytearray(), False
+        self._heard = 0
+        """How many bytes for it have come."""
+        if fd is not None:
+            os.set_inheritable(fd, False)  # for that rank alone
+        elif piped:
+            self.fd, self._feed = os.pipe()
+            os.set_blocking(self._feed, False)
+
+    def write(self, data: bytes, at: int, end: bool) -> None:
+        """Pass bytes, which begin at byte `at` of all, to the stdin of the rank that has one.
+
+        What was sent again after a connection broke may have come before, and after a piece that was lost with it
+        nothing is taken until that was sent again.
+        """
+        if at > self._heard:
+            return
+        new = data[max(0, self._heard - at) :]
+        self._heard += len(new)
+        self._data += new
+        self._ended = self._ended or end
+        self._write_more()
+
+    def _write_more(self) -> None:
+        """Write what the rank takes now, and the rest when it takes more; tell how much it has taken."""
+        if self._feed is not None:
+            feed, loop = self._feed, self.loop
+            try:
+                while self._data:
+                    del self._data[: os.write(feed, self._data[:4096])]
+            except BlockingIOError:
+                pass
+            except OSError:  # it has ended, or closed its stdin
+                self._data.clear()
+            if self._data:
+                loop.add_writer(feed, self._write_more)
+            else:
+                loop.remove_writer(feed)
+            if self._ended and not self._data:
+                os.close(feed)
+                self._feed = None
+        else:
+            self._data.clear()
+        self.emit("stdin_taken", upto=self._heard - len(self._data))

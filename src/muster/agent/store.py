@@ -1,0 +1,60 @@
+"""The store of an attempt: the port at which it listens, and the process that keeps it."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable
+
+from muster.linux import hardware, processes
+from muster.linux.eventloop import EventLoop
+
+
+class StoreProcess:
+    """The TCPStore of one attempt after the other, on node 0."""
+
+    host: str
+    """Where that of this attempt listens."""
+
+    def __init__(self, loop: EventLoop, waits: bool, start: Callable[[socket.socket], object]) -> None:
+        """`waits`: the process is started when the first rank asks for it. `start` starts it, on this socket."""
+        self.loop, self._waits, self._start = loop, waits, start
+        self._listener: socket.socket | None = None
+        self.pid: int | None = None
+        """Its process, once that runs."""
+
+    def listen(self, host: str) -> int:
+        """Open the port of the next attempt's store; gives its number."""
+        self.host = host
+        self._listener = listener = hardware.listen(host)
+        if self._waits:
+            # Who knows whether this program ever asks for the store; importing torch for nothing costs a second.
+            self.loop.add_reader(listener.fileno(), lambda: self._wanted(listener))
+        port: int = listener.getsockname()[1]
+        return port
+
+    def _wanted(self, listener: socket.socket) -> None:
+        """The first rank knocks: now a store is needed."""
+        self.loop.remove_reader(listener.fileno())
+        self._start(listener)
+
+    def start_unless_it_waits(self) -> None:
+        """Ranks start: so does the process, where its port is open and it does not wait for them."""
+        if self._listener is not None and not self._waits:
+            self._start(self._listener)
+
+    def ended(self, pid: int) -> bool:
+        """This process has ended; True where it was that of this attempt's store."""
+        if pid != self.pid:
+            return False
+        self.pid = None
+        return True
+
+    def end(self) -> None:
+        """End the process and close the port."""
+        if self.pid is not None:
+            processes.send_signal(self.pid, signal.SIGKILL)
+        if self._listener is not None:
+            self.loop.remove_reader(self._listener.fileno())
+            self._listener.close()
+        self._listener, self.pid = None, None
