@@ -158,7 +158,7 @@ def test_a_slurm_that_does_not_come_up_is_told_with_its_last_words(stage: LabPro
 def test_the_help_names_every_action_and_fault(stage: LabProcess) -> None:
     usage = stage.muster("lab").stdout
     for name in ("up", "down", "status", "exec", "shell", "fault", "ssh-config", "install"):
-        assert f"muster lab {name}" in usage
+        assert f"\n  {name} " in usage
         assert f"muster lab {name}" in stage.muster("lab", name, "--help").stdout
     assert "freeze HOST" in stage.muster("lab", "fault").stdout
 
