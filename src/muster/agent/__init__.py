@@ -1,1 +1,1 @@
-"""What runs on a node. Standard library only, Python 3.9 and newer, sent over the connection that starts it."""
+"""Programs that run on a node: standard library only, Python 3.9 or newer, sent over the connection."""

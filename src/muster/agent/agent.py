@@ -1,7 +1,7 @@
-"""One small process a node: it starts what it is told to, owns the logs and the end of it, and reports.
+"""The agent: one small process per node that starts ranks on request, owns their logs and their end, and reports.
 
-It decides nothing about the job: the supervisor at the other end of its stdin and stdout does. It decides one thing
-alone: when that end is gone and no lease is left, its ranks end.
+It decides nothing about the job: that is up to the controller at the other end of its stdin and stdout. It decides one
+thing alone: when the controller is gone and the lease has expired, it ends its ranks.
 """
 
 from __future__ import annotations
@@ -36,32 +36,32 @@ if TYPE_CHECKING:
     from muster.protocol.handshake import Terms
 
 _LAST_WISH = 3.0
-"""Seconds that ranks have to end when the connection to the supervisor is lost."""
+"""Seconds that ranks have to exit after the connection to the controller is lost."""
 
 _STRANGER = 10.0
-"""Seconds without a supervisor after which an agent ends that has never met it."""
+"""Seconds without a controller after which an agent exits that has never been connected to one."""
 
 _NEWS = (
     *("ready", "store_opened", "ranks_started", "rank_registered", "rank_exited", "launcher_exited", "store_exited"),
     *("start_failed", "cleaned_up"),
 )
-"""What a supervisor that begins again has to be told once more."""
+"""Kinds of messages that are repeated to a new controller."""
 
 _LISTENS = 0.2
-"""How often it is looked whether a rank that has only begun has come to listen for a signal, in seconds."""
+"""Seconds between checks whether a newly started rank handles a signal."""
 
 
 class Agent:
-    """Does on one node what the supervisor asks for."""
+    """The agent of one node, which serves the controller's requests."""
 
     run_dir: str
     run_id: str
     sockets: local_sockets.Sockets
     node: int
     folder: str
-    """What this agent writes lies here; `on_configure` sets these."""
+    """Directory for the files of this agent; `on_configure` sets these."""
     ranks: RankProcesses
-    """There are none until `prepared`."""
+    """The processes of the ranks; none until `prepared`."""
     links: RankLinks
 
     def __init__(self, loop: EventLoop, hook: str) -> None:
@@ -74,46 +74,46 @@ class Agent:
         """There is none until `prepared`."""
         self.survey = Survey(self.emit)
         self.own_run_dir = False
-        """The run directory is this node's alone; it goes once the supervisor has everything."""
+        """True if the run directory belongs to this node alone and is deleted once the controller has everything."""
         self.stays = False
-        """It does not, for what it holds could not be kept elsewhere."""
+        """True if it is kept, because its contents could not be kept elsewhere."""
         self.is_lost = False
         self.move: tuple[dict[str, Any], bytes] | None = None
-        """Where the supervisor will be, once this agent was told; see `detach.py`."""
+        """The request to detach, once there is one: where the controller will be; see `detach.py`."""
         self.dialer: ControllerDialer | None = None
-        """The way to a supervisor on another node."""
+        """The connection to a controller on another node."""
         self.controller: ControllerProcess | None = None
-        """What keeps the supervisor on this node alive."""
+        """The parent of the controller on this node."""
         self.lease = 0.0
         self.disconnected_for = 0.0
-        """Seconds for which the ranks may go on without a supervisor, and have."""
+        """`lease`: seconds that the ranks may continue without a controller; `disconnected_for`: seconds so far."""
         self.replay: dict[str, bytes] = {}
-        """The last frame of each kind that a new supervisor has to be sent."""
+        """The last frame of each kind in `_NEWS`, for a new controller."""
         self.listened = -1
         """The last attempt for which a port was opened."""
         self.introduction: dict[str, Any] = {}
-        """What a supervisor is told that this agent looked for by itself; see `join.py`."""
+        """The facts that this agent collected by itself, for the controller; see `join.py`."""
         self.scheduled = False
-        """A scheduler started this agent, and ends it."""
+        """True if a scheduler started this agent and ends it."""
         self.met_controller = False
-        """Some supervisor has been spoken to since this agent moved."""
+        """True once this agent has been connected to a controller since it detached."""
         own = {**frames.handlers(self, "on_"), **frames.handlers(self.survey, "on_")}
         self.dispatch = Dispatcher(own, frames.named(own), self.complain)
-        """What the supervisor says."""
+        """Handlers of messages from the controller."""
         self.trace = False
-        """The conversation is printed (`protocol/trace.py`)."""
+        """True if messages are traced (`protocol/trace.py`)."""
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Make this process ready to have children."""
+        """Prepare this process to have children."""
         processes.become_subreaper()
         signals = CapturedSignals(self.loop, not_ignored())
-        signals.start()  # and never stop
+        signals.start()  # stays active until the process exits
         signals.handle(self.signalled)
 
     def hello(self) -> None:
-        """Speak to who started this agent, over stdin and stdout."""
+        """Send the greeting over stdin and stdout to the process that started this agent."""
         os.set_blocking(0, False)
         os.set_blocking(1, False)
         self.wire.connect(0, 1)
@@ -129,7 +129,7 @@ class Agent:
         )
 
     def run(self) -> None:
-        """Serve until told to leave or to move, or until the connection is lost and the ranks are ended."""
+        """Serve until asked to exit or to detach, or until the connection is lost and the ranks have exited."""
         while True:
             self.loop.run_once()
             self.logs.send()
@@ -144,7 +144,7 @@ class Agent:
                 return
 
     def emit(self, kind: str, payload: bytes = b"", **fields: Any) -> None:
-        """Send a frame to the supervisor, stamped with this machine's clock."""
+        """Send a message to the controller, with this machine's monotonic time."""
         frame = encode_frame(kind, payload, t=time.monotonic(), **fields)
         if kind in _NEWS:
             self.replay[f"{kind} {fields['rank']}" if kind in ("rank_registered", "rank_exited") else kind] = frame
@@ -152,22 +152,22 @@ class Agent:
         self.flush()
 
     def flush(self) -> None:
-        """Write what the connection takes now."""
+        """Write what the connection accepts now."""
         self.wire.pump(self.loop, self.flush)
 
     def readable(self) -> None:
-        """Take what the supervisor sent."""
+        """Handle what the controller sent."""
         self.take(self.wire.read())
 
     def take(self, frames: Iterable[tuple[dict[str, Any], bytes]] | None) -> None:
-        """Do what these frames say; None: the connection has ended, or is to end."""
+        """Handle these frames; None if the connection was closed or has to be."""
         if frames is None:
             self.disconnected()
         else:
             self.handle(frames)
 
     def handle(self, frames: Iterable[tuple[dict[str, Any], bytes]]) -> None:
-        """Do what these frames say."""
+        """Handle these frames."""
         for fields, payload in frames:
             try:
                 self.dispatch(fields, payload)
@@ -178,7 +178,7 @@ class Agent:
     # ---- the supervisor, when it is elsewhere -----------------------------------------------------------------------
 
     def dial(self, address: str, port: int, terms: Terms, node: int) -> None:
-        """Find the supervisor on another node, now and whenever its connection breaks."""
+        """Connect to the controller on another node, now and whenever the connection breaks."""
         from muster.agent.dialer import ControllerDialer
 
         self.dialer = ControllerDialer(
@@ -188,7 +188,7 @@ class Agent:
         self.wait_alone(time.monotonic())
 
     def connected(self, met: Met, same: bool) -> None:
-        """Go on over a new connection: to the `same` supervisor, or to a new one."""
+        """Continue on a new connection: to the `same` controller, or to a new one."""
         if not same:
             self.wire.reset()
             self.logs.readers.clear()
@@ -205,14 +205,14 @@ class Agent:
                 self.emit("facts", **self.introduction)
             for frame in self.replay.values():
                 self.wire.send(frame)
-        self.take(self.wire.feed(b""))  # what came together with the end of the handshake
+        self.take(self.wire.feed(b""))  # what arrived together with the end of the handshake
 
     def supervisor_started(self, pid: int) -> None:
-        """The supervisor runs on this node."""
+        """Record that the controller runs on this node."""
         self.ranks.names[pid] = "supervisor"
 
     def disconnected(self) -> None:
-        """The connection has ended."""
+        """Handle the end of the connection."""
         if self.wire.refused:
             self.complain(f"the connection was closed: {self.wire.refused}")
         self.loop.remove_reader(self.wire.reading)
@@ -237,7 +237,7 @@ class Agent:
             self.controller.again()
 
     def wait_alone(self, since: float) -> None:
-        """Count the time without a supervisor, as far as this process ran in it; the ranks end when it is too long."""
+        """Count the time without a controller while this process ran; end the ranks once it exceeds the lease."""
         if self.wire.connected or self.leaving:
             return
         now = time.monotonic()
@@ -251,14 +251,14 @@ class Agent:
             self.loop.call_later(1.0, lambda: self.wait_alone(now))
 
     def terminated(self) -> None:
-        """SIGTERM has come: from a scheduler it says that the end is near, and its supervisor decides."""
+        """Handle SIGTERM: from a scheduler it announces the end of the job, and the controller decides."""
         if self.scheduled and not self.is_lost:
             self.emit("scheduler_signal")
         else:
             self.lost("the agent was sent SIGTERM")
 
     def signalled(self, numbers: Sequence[int]) -> None:
-        """Signals have come: collect the dead, and pass on what a scheduler sends to the ranks through this process."""
+        """Handle signals: collect exited children, and forward to the ranks what a scheduler sends to this process."""
         if signal.SIGTERM in numbers:
             self.terminated()
         if self.prepared:
@@ -270,7 +270,7 @@ class Agent:
     # ---- what the supervisor asks for -------------------------------------------------------------------------------
 
     def on_detach(self, payload: bytes, **where: Any) -> None:
-        """Leave the connection that started this agent, for a supervisor on a node."""
+        """Leave the connection that started this agent, for a controller on a node."""
         self.move = (where, payload)
 
     def on_configure(
@@ -298,16 +298,15 @@ class Agent:
         terminal: Mapping[str, Any] | None = None,
         trace: bool = False,
     ) -> None:
-        """Get ready to start ranks: folders, the hook, the warm interpreter.
+        """Prepare to start ranks: directories, the site hook, the fork server.
 
-        `environment`: what the plan says of the variables of ranks; its `ranks` are those of each alone.
-        `token` names the sockets of this run (`protocol/local_sockets.py`).
-        `brings`: scripts by the word that stands for them on command lines. `own_run_dir`: that folder is this node's
-        alone. `stdin`: a descriptor of this process, from which the rank `stdin_rank` reads. `path_first`: the folder
-        of this Python goes first on PATH, as if its environment had been activated. `log_dir`: where the logs get the
-        names that torchrun gives them; empty for nowhere. `clock`: what is added to the monotonic clock of this machine
-        for the time of day; None where it has that by itself. `terminal`: rows and columns of the pseudo-terminal
-        that each rank gets; None for none. `trace`: print what is said here (`protocol/trace.py`).
+        `environment`: the plan's settings for the variables of ranks; its `ranks` are those of each rank. `token` names
+        the sockets of this run (`protocol/local_sockets.py`). `brings`: scripts by the word that stands for them on
+        command lines. `own_run_dir`: that directory belongs to this node alone. `stdin`: a descriptor of this process,
+        from which the rank `stdin_rank` reads. `path_first`: the directory of this Python is put first on PATH, as if
+        its environment were activated. `log_dir`: where the logs get torchrun's names; empty for nowhere. `clock`:
+        seconds to add to this machine's monotonic clock for the time of day; None if it needs none. `terminal`: rows
+        and columns of each rank's pseudo-terminal; None for none. `trace`: trace messages here (`protocol/trace.py`).
         """
         self.trace = trace
         if self.survey.probe_port is not None and self.controller is None:
@@ -345,8 +344,8 @@ class Agent:
         self.ranks.prepare()
 
     def write_bundled(self, name: str, text: str) -> str:
-        """Write down a script that came with the job; gives where it is."""
-        folder = os.path.join(self.folder, "brought")  # alone there: its folder is the first on sys.path
+        """Write a script that came with the job, and return its path."""
+        folder = os.path.join(self.folder, "brought")  # alone there: its directory is the first on sys.path
         os.makedirs(folder, mode=0o700, exist_ok=True)
         with open(os.path.join(folder, name), "w") as file:
             file.write(text)
@@ -359,50 +358,50 @@ class Agent:
         self.emit("store_opened", attempt=attempt, port=port)
 
     def on_start_ranks(self, payload: bytes, attempt: int, late: Late) -> None:
-        """Start all ranks of this node. `late`: values that the plan could not know, by name."""
+        """Start all ranks of this node. `late`: values by name that were not known to the plan."""
         for name in [name for name in self.replay if name != "ready" and name != "store_opened"]:
             del self.replay[name]
         folder = os.path.join(self.run_dir, f"attempt_{attempt}")
         try:
             os.makedirs(folder, mode=0o700, exist_ok=True)
         except OSError as error:
-            self.complain(f"{folder}: {error.strerror}")  # ranks do without it; see `log_overflow.py`
+            self.complain(f"{folder}: {error.strerror}")  # ranks run without it; see `log_overflow.py`
         self.logs.follow(attempt, folder, self.ranks.ranks)
         self.links.begin(attempt, folder)
         self.ranks.start(attempt, folder, late)
 
     def on_signal_ranks(self, payload: bytes, number: int, ranks: Iterable[int], launchers: bool = False) -> None:
-        """Pass a signal to these ranks, and to the `launchers`, if there are any."""
+        """Forward a signal to these ranks, and to the external `launchers`, if there are any."""
         if self.prepared:
             self.ranks.signal(number, ranks)
         if self.prepared and launchers and self.ranks.external is not None:
             self.ranks.external.signal_launchers(number)
 
     def on_exec(self, payload: bytes, number: int, words: list[str], env: Mapping[str, str], by: int) -> None:
-        """Start something for the launcher of another node."""
+        """Run a command for the launcher of another node."""
         if self.prepared and self.ranks.external is not None:
             self.ranks.external.exec_here(number, words, env, by)
 
     def on_exec_result(self, payload: bytes, number: int, code: int) -> None:
-        """What a launcher here started on another node has ended."""
+        """Handle the exit of a command that a launcher here ran on another node."""
         if self.prepared and self.ranks.external is not None:
             self.ranks.external.on_exec_result(number, code)
 
     def on_resize(self, payload: bytes, rows: int, columns: int) -> None:
-        """The terminal on which ranks are shown has another size now."""
+        """Change the size of the ranks' pseudo-terminals."""
         self.logs.resize(rows, columns)
         if self.prepared:
             for pid in self.ranks.pids.values():
-                processes.send_signal(pid, signal.SIGWINCH)  # which ends nobody that has no handler for it
+                processes.send_signal(pid, signal.SIGWINCH)  # its default action is to ignore it
 
     def on_forward_signal(self, payload: bytes, number: int) -> None:
-        """Pass a signal on, now, to the ranks that have a handler for it, and tell which these are."""
+        """Forward a signal now to the ranks that handle it, and report which they are."""
         self.emit("signal_forwarded", number=number, ranks=self.ranks.warn(number, again=True) if self.prepared else [])
 
     def on_warn_preemption(self, payload: bytes, name: str) -> None:
-        """Pass a signal, `USR1`, to the ranks that have a handler for it, and tell which these are.
+        """Send a signal (`USR1`) to the ranks that handle it, and report which they are.
 
-        A rank that has only begun gets it as soon as it listens.
+        A rank that has just started gets it once it has installed a handler.
         """
         self._warn(signal.Signals[f"SIG{name}"], None)
 
@@ -415,9 +414,10 @@ class Agent:
         self.loop.call_later(_LISTENS, lambda: self._warn(number, listening | (before or set())))
 
     def on_clean_up(self, payload: bytes, patience: float, well: bool = True) -> None:
-        """End whatever is left of the attempt; what ranks left behind has `patience` seconds to end by itself.
+        """End what is left of the attempt; processes that ranks left behind have `patience` seconds to exit by
+        themselves.
 
-        `well`: no rank has failed, so a launcher ends by itself.
+        `well`: no rank has failed, so an external launcher exits by itself.
         """
         if self.cleanup is None:
             self.emit("cleaned_up", ended=[], left=[])
@@ -426,11 +426,11 @@ class Agent:
         self.cleanup.begin(patience, well)
 
     def on_stdin(self, payload: bytes, at: int, end: bool) -> None:
-        """Pass the terminal's input to the rank that reads it."""
+        """Forward the terminal's input to the rank that reads it."""
         self.ranks.stdin.write(payload, at, end)
 
     def on_bye(self, payload: bytes, drain: bool = True) -> None:
-        """Send what is left of the logs, and leave."""
+        """Send the rest of the logs, and exit."""
         if self.prepared:
             self.ranks.close()
         self.logs.finish(drain)
@@ -438,7 +438,7 @@ class Agent:
         self.forget = self.own_run_dir and drain and not self.stays
 
     def on_keep_run_dir(self, payload: bytes) -> None:
-        """Something could not be kept where the copies are: the run directory of this node stays."""
+        """Keep the run directory of this node: something could not be copied."""
         self.stays, self.forget = True, False
 
     def on_subscribe(
@@ -449,32 +449,32 @@ class Agent:
         offsets: Mapping[str, int],
         tail: int | None,
     ) -> None:
-        """Somebody wants output, from these places on."""
+        """Start sending output to a reader, from these offsets on."""
         self.logs.read(reader, want, offsets, tail)
 
     def on_unsubscribe(self, payload: bytes, reader: str) -> None:
-        """Nobody wants that any more."""
+        """Stop sending output to a reader."""
         self.logs.readers.pop(reader, None)
 
     def on_credit(self, payload: bytes, count: int, reader: str = "") -> None:
-        """So many bytes of output have been shown or kept, and more is taken."""
+        """Note that a reader has processed so many bytes of output and accepts more."""
         self.logs.acknowledge(reader, count)
 
     def on_get_stacks(self, payload: bytes, ranks: Collection[int] | None, number: int) -> None:
-        """Tell where the Python code of these ranks is now."""
+        """Report the current Python stacks of these ranks."""
         self.ranks.tell_stacks(
             ranks, lambda texts, mute: self.emit("rank_stacks", number=number, texts=texts, mute=mute)
         )
 
     def on_get_usage(self, payload: bytes, number: int) -> None:
-        """Tell what the ranks use now."""
+        """Report the resource usage of the ranks."""
         if self.prepared:
             self.ranks.tell_usage(lambda ranks: self.emit("rank_usage", number=number, ranks=ranks))
         else:
             self.emit("rank_usage", number=number, ranks={})
 
     def lost(self, why: str) -> None:
-        """Nobody is there to decide: end the ranks, and this agent."""
+        """End the ranks and this agent, because no controller is left to decide."""
         if self.is_lost or self.leaving:
             return
         self.is_lost, deadline = True, time.monotonic() + _LAST_WISH
@@ -485,7 +485,7 @@ class Agent:
         self.until_gone(why, deadline)
 
     def until_gone(self, why: str, deadline: float) -> None:
-        """Wait a little for ranks that were asked to end; then end everything."""
+        """Wait for a moment for ranks that were asked to exit; then kill everything."""
         if self.ranks.alive() and time.monotonic() < deadline:
             self.loop.call_later(0.02, lambda: self.until_gone(why, deadline))
             return
@@ -498,9 +498,9 @@ class Agent:
         os._exit(0)
 
     def fail(self) -> NoReturn:
-        """End the ranks and this agent after an error of its own; call it while that is handled.
+        """End the ranks and this agent after an error in the agent; call it while that is handled.
 
-        A supervisor that this agent has started lives on: it tells how the run ended.
+        A controller that this agent started survives, and reports how the run ended.
         """
         traceback.print_exc()
         sys.stderr.flush()
@@ -517,10 +517,10 @@ class Agent:
         os._exit(1)
 
     def record_end(self, why: str, left: list[dict[str, Any]]) -> None:
-        """Leave word in the run directory of an end that no supervisor saw."""
+        """Record in the run directory an end that no controller saw."""
         import json
 
-        limit = processes.NO_MORE in why  # of a supervisor that died of it nothing but its last line is left
+        limit = processes.NO_MORE in why  # of a controller that hit a limit only its last line is left
         ended = {"time": time.time(), "why": why, "limit": limit, "left": left, "ranks": self.ranks.ends}
         text = json.dumps(ended)
         try:
@@ -530,5 +530,5 @@ class Agent:
             print(f"muster agent: {processes.reason_at(error)}", file=sys.stderr, flush=True)
 
     def complain(self, text: str) -> None:
-        """Write something into agent.log."""
+        """Write a message to agent.log."""
         print(f"muster agent: {text}", file=sys.stderr, flush=True)

@@ -1,8 +1,8 @@
-"""How an agent comes to life: the command that starts one, and the text that it is sent.
+"""Start of an agent: the command line, and the program text that is sent to it.
 
-The command reads a length and then that many bytes of Python from its stdin, and runs them. So nothing needs to be
-installed on a node, and nothing but a short constant stands on a command line. The text is a constant, too: what it is
-to do comes after it as data, in the message `call`.
+The command reads a length and then that many bytes of Python from its stdin, and executes them. So nothing needs to be
+installed on a node, and the command line is a short constant. The text is a constant, too: the request follows it as
+data, in the message `call`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ sys.meta_path.insert(0, Sent)
 """
 
 SETUP_FAILED, NO_PYTHON = 97, 96
-"""Exit statuses of what starts an agent."""
+"""Exit statuses of a command that starts an agent."""
 
 _LINE = "{{ eval {line}; }} </dev/null >&2 || {{ echo {failed} >&2; exit 97; }}"
 _BEFORE = "before=$(command -v python3)"
@@ -51,14 +51,14 @@ exec "$python" {args}
 
 
 def shell_script(argv: Sequence[str], setup: Sequence[str], keep_python: bool, label: str = "") -> str:
-    """Text for a shell: the lines of `setup` (`--setup`), and then the program `argv`, the first word of which is a
+    """Return a shell script that runs the lines of `setup` (`--setup`), then the program `argv`, whose first word is a
     Python.
 
-    When these lines put another `python3` first on PATH (`conda activate`), that one is taken instead, unless
-    `keep_python`. `label` stands before what is said of a line that fails.
+    If these lines put another `python3` first on PATH (`conda activate`), that one is used instead, unless
+    `keep_python`. `label` is the prefix of the error message for a line that fails.
     """
     python, *args = argv
-    # by eval, so that one that is no shell fails alone, and defines aliases for the next
+    # with eval, so that a syntax error fails only its line, and aliases hold for the next
     lines = [
         _LINE.format(line=quote(line), failed=quote(f"{label}this line of --setup failed: {line}")) for line in setup
     ]
@@ -69,22 +69,26 @@ def shell_script(argv: Sequence[str], setup: Sequence[str], keep_python: bool, l
 
 
 def agent_argv(python: str, script: bytes = b"") -> tuple[str, ...]:
-    """The command that starts an agent on this machine by the interpreter `python`, or by what `agent_script` gave.
+    """Return the command that starts an agent on this machine, with the Python `python` or by `agent_script`.
 
-    A script is read from stdin, before the agent's own text: other users see command lines, and lines of --setup may
-    hold secrets (`export TOKEN=…`).
+    A script is read from stdin, before the agent's own text: command lines are visible to other users, and lines of
+    --setup may hold secrets (`export TOKEN=…`).
     """
     return ("bash", "-c", _obey(script)) if script else (python, *_AGENT)
 
 
 def agent_script(python: str, setup: Sequence[str], keep_python: bool) -> bytes:
-    """Text for a shell that reads it from its stdin: the lines of `setup`, and then the agent; see `shell_script`."""
+    """Return a shell script, to be read from stdin, that runs the lines of `setup` and then the agent; see
+    `shell_script`."""
     return shell_script((python, *_AGENT), setup, keep_python).encode()
 
 
 def ssh_command_for(shell: str, script: bytes) -> str:
-    """The words for ssh that read such a text and obey it. Any login shell takes them: nothing in them is special to
-    sh, csh or fish; and nothing of the person's stands on a command line that others can read."""
+    """Return the remote command for ssh that reads and runs such a script.
+
+    It works in any login shell, because nothing in it is special to sh, csh or fish; and nothing of the user's is on a
+    command line that others can read.
+    """
     return f"exec {shell} -c '{_obey(script)}'"
 
 
@@ -93,8 +97,10 @@ def _obey(script: bytes) -> str:
 
 
 def text_of(module: str) -> str:
-    """The source of a module of muster, such as `muster.agent.agent`, from a folder or from an archive. Raises
-    OSError where there is none of that name."""
+    """Return the source of a module of muster, such as `muster.agent.agent`, from a directory or an archive.
+
+    Raises OSError if there is no such module.
+    """
     root = os.path.dirname(os.path.dirname(__file__))
     path = os.path.join(root, *module.split(".")[1:]) + ".py"
     data: bytes = globals()["__loader__"].get_data(path)
@@ -102,9 +108,9 @@ def text_of(module: str) -> str:
 
 
 def sources(program: str) -> dict[str, str]:
-    """The sources of all modules of muster that this program imports, and of those that they import, by name.
+    """Return the sources by name of all modules of muster that this program imports, directly or not.
 
-    What stands in functions counts, and what is for a type checker alone does not. Packages are empty.
+    Imports in functions count, those for a type checker alone do not. Packages are empty.
     """
     found: dict[str, str] = {}
     _add_imports(program, found)
@@ -125,21 +131,21 @@ def _add_imports(text: str, found: dict[str, str]) -> None:
 
 
 def agent_source() -> bytes:
-    """The text of an agent, with its length."""
+    """Return the program text of an agent, with its length in front."""
     hook = text_of("muster.agent.sitecustomize")
     return _source(f"HOOK={hook!r}\nfrom muster.agent.main import main\nmain(f, HOOK)")
 
 
 def calls_source() -> bytes:
-    """The text of the program that does one thing on a host, with its length; see `calls.py`."""
+    """Return the program text for one call on a host, with its length in front; see `calls.py`."""
     return _source("from muster.agent.calls import main\nmain(f)")
 
 
 def _source(entry: str) -> bytes:
-    """The text, with its length, of a program that begins with these lines and has all modules that it imports. `f` is
-    the file from which it was read: what follows it may be in the buffer of that.
+    """Return a program text, with its length in front: these lines and all modules that they import.
 
-    Each module is compiled when it is imported first, for most runs need only some.
+    `f` is the file it was read from, whose buffer may hold what follows. Each module is compiled on its first import,
+    because most runs need only some.
     """
     text = f"SOURCES={sources(entry)!r}\n{_UNPACK}\n{entry}\n".encode()
     return b"%d\n" % len(text) + text

@@ -1,4 +1,4 @@
-"""The program that a command sends to a host to have one thing done there: it reads which, does that, and ends."""
+"""The program that a command sends to a host for one call: it reads the name of the call, runs it, and exits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from muster.protocol.frames import MAGIC, read_call
 
 
 def _clean(dry: bool) -> None:
-    from muster.agent.orphans import clean  # only now: what else is called has no need of it
+    from muster.agent.orphans import clean  # imported late: the other calls do not need it
 
     clean(dry)
 
@@ -23,7 +23,7 @@ CALLS: Mapping[str, Callable[..., None]] = {
 
 
 def main(stdin: BinaryIO) -> None:
-    """Do what the message `call` says that comes after the text of this program."""
+    """Run the call that the message `call` after the text of this program names."""
     name, args = read_call(stdin)
     proxy.survive()
     proxy.write_all(1, MAGIC)

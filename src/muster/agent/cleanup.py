@@ -9,7 +9,7 @@ from muster.agent.ranks import RankProcesses
 from muster.linux import processes
 
 _LINGER = 0.2
-"""Seconds between two looks at processes that ranks left behind, once they have been there for a while."""
+"""Seconds between checks for processes that ranks left behind, once these have been there for a while."""
 
 
 class Cleanup:
@@ -29,7 +29,7 @@ class Cleanup:
         self.ranks.store.end()
         waiting, self._until = self._until, time.monotonic() + patience
         if waiting is None and external is not None:
-            # what ranks left behind is ended by then; this is the launcher's, and has no time of its own
+            # what ranks left behind is ended by then; this is the launcher's, which gets no time of its own
             external.on_cleaned_up(well, self._end)
         elif external is not None:
             external.skip_wait()
@@ -37,7 +37,7 @@ class Cleanup:
             self._look(0.002)
 
     def _look(self, pause: float) -> None:
-        """Look again until nothing is left or time is up."""
+        """Check again until no process is left or the time is over."""
         left = self.ranks.left()
         if left and self._until is not None and time.monotonic() < self._until:
             if pause < _LINGER <= pause * 1.5:

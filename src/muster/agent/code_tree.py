@@ -1,4 +1,4 @@
-"""The code of a run as it lies on this machine, compared with that of the machine where the run was started."""
+"""Comparison of the code of a run on this machine with that on the machine where the run was started."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from typing import Any
 from muster.linux import processes, procfs
 
 LIST = "code.json"
-"""The file of a run directory with what `entries` gave, for agents that a scheduler starts."""
+"""Name of the file in the run directory with the result of `entries`, for agents that a scheduler starts."""
 
 _PIECE = 1 << 20
 _OF_ONE_MACHINE = frozenset(("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "tmpfs", "ramfs", "overlay"))
-"""File systems that other machines do not see, unless this one serves them by another."""
+"""File systems that other machines do not see, unless this one exports them."""
 
 
 def identity(path: str) -> list[int]:
-    """What tells a file from others without reading it; empty when it is not there.
+    """Return what identifies a file without reading it; empty if it does not exist.
 
-    Where two machines see the same, it is one file of a file system that they share (or an untouched copy of a disk).
+    If it is equal on two machines, it is one file of a file system that they share (or an unchanged copy of a disk).
     """
     try:
         found = os.lstat(path)
@@ -34,8 +34,11 @@ def identity(path: str) -> list[int]:
 
 
 def place(folder: str) -> list[Any]:
-    """What tells a folder from others, for `same_place` on another machine: its inode, and, where only this machine has
-    the file system, which one that is. None of it changes while files come and go there. Empty when it is not there."""
+    """Return what identifies a directory, for `same_place` on another machine; empty if it does not exist.
+
+    That is its inode and, for file systems that only this machine has, the device. None of it changes when files are
+    added or removed.
+    """
     try:
         found = os.stat(folder)
     except OSError:
@@ -50,13 +53,15 @@ def place(folder: str) -> list[Any]:
 
 
 def same_place(one: list[Any], other: list[Any]) -> bool:
-    """Both are the same folder. Machines that were set up alike have the same inodes, so these alone say nothing where
-    each has a file system of its own."""
+    """Return True if both are the same directory.
+
+    Machines set up alike have the same inodes, so these alone say nothing about local file systems.
+    """
     return bool(one and other) and one[0] == other[0] and (one[1] == other[1] or "" in (one[1], other[1]))
 
 
 def digest(path: str) -> str:
-    """What tells the content of a file, or where a link leads; empty when it cannot be read or is neither."""
+    """Return a digest of the content of a file or the target of a link; empty if it is unreadable or neither."""
     try:
         found = os.lstat(path)
         if stat.S_ISLNK(found.st_mode):
@@ -73,14 +78,14 @@ def digest(path: str) -> str:
 
 
 def entries(root: str, names: Iterable[str]) -> bytes:
-    """These files of a folder, for `compare` on another machine."""
+    """Return the identities of these files of a directory, for `compare` on another machine."""
     return json.dumps([[name, *identity(os.path.join(root, name))] for name in names]).encode()
 
 
 def compare(root: str, there: bytes, known_place: list[Any] | None = None) -> dict[str, str]:
-    """Digests of the files that are not the same one on both machines, by their number in what `entries` gave.
+    """Return digests of the files that differ from the other machine's, by their index in the result of `entries`.
 
-    `known_place`: `place` of that folder on the other machine. Where it is the same one, no file is looked at: many
+    `known_place` is `place` of the directory on the other machine. If it is the same here, no file is examined: many
     hosts would ask a file server for many files at once.
     """
     found: dict[str, str] = {}
@@ -94,22 +99,22 @@ def compare(root: str, there: bytes, known_place: list[Any] | None = None) -> di
 
 
 def _record(home: str, root: str) -> str:
-    # hosts may share the home and not the code
+    # hosts may share the home but not the code
     name = hashlib.sha256(f"{socket.gethostname()}\0{root}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
     return os.path.join(home, "synced", f"{name}.json")
 
 
 def remember(home: str, root: str, there: bytes) -> None:
-    """Write down which files muster has sent to a folder, for `stale` at another time."""
+    """Record which files muster sent to a directory, for a later `stale`."""
     path = _record(home, root)
-    with suppress(OSError):  # then files that are deleted later stay here
+    with suppress(OSError):  # if it fails, files that are deleted later stay here
         processes.make_private(os.path.dirname(path))
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
             json.dump([name for name, *_ in json.loads(there)], file)
 
 
 def stale(home: str, root: str, there: bytes) -> list[str]:
-    """Files that muster once sent to a folder, and that are no more among those of the other machine."""
+    """Return the files that muster once sent to a directory and that no longer exist on the other machine."""
     try:
         with open(_record(home, root)) as file:
             sent: Sequence[str] = json.load(file)

@@ -1,4 +1,4 @@
-"""What the parts of an agent share: the run, as far as it concerns this node."""
+"""State that the parts of an agent share: the run, as seen by this node."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from muster.protocol.channel import Emit
 
 
 class NodeRun(NamedTuple):
-    """The run on this node, once the agent has been told of it."""
+    """The run on this node, once the agent is configured."""
 
     loop: EventLoop
     emit: Emit
     complain: Callable[[str], object]
-    """Writes something into agent.log."""
+    """Writes a message to agent.log."""
     trace: bool
-    """What is said here is printed (`protocol/trace.py`)."""
+    """True if messages are traced (`protocol/trace.py`)."""
     run_id: str
     node: int
-    """Its number."""
+    """Node number."""
     folder: str
-    """What the agent writes lies here."""
+    """Directory for the files of this agent."""
     logs: LogStreamer
     links: RankLinks

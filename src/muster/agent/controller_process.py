@@ -1,6 +1,7 @@
-"""Keep the supervisor of a run alive on this node: start it, and start it again when it dies.
+"""The parent of a run's controller on this node: it starts the controller, and restarts it when it dies.
 
-Its ports are this agent's: whoever calls while there is no supervisor waits in the kernel's queue for the next one.
+The listening sockets belong to this agent: clients that connect while there is no controller wait in the kernel's queue
+for the next one.
 """
 
 from __future__ import annotations
@@ -18,19 +19,20 @@ from muster.protocol.frames import FrameDecoder
 from muster.protocol.local_sockets import SUPERVISOR, Sockets
 
 ARCHIVE = "muster.pyz"
-"""The program of the supervisor, in the run directory."""
+"""The controller's program, in the run directory."""
 
 _LOG = "supervisor.log"
 _PAUSE = 0.1
 _TOO_OFTEN, _WITHIN = 5, 60.0
-"""So many deaths in so many seconds, and it is not started again."""
+"""Number of deaths within so many seconds after which the controller is not restarted."""
 
 
 class ControllerProcess:
-    """The supervisor's parent. `door` is the port at which the agents of other nodes call; -1 for none.
+    """The parent of the controller.
 
-    `started` is given its pid, and `connected` the connection to it, each time; `lost` why it is not started any more.
-    `trace`: it prints what is said (`protocol/trace.py`).
+    `door` is the descriptor of the port to which the agents of other nodes connect; -1 for none. `started` is called
+    with each pid, and `connected` with each connection; `lost` with the reason when the controller is not restarted any
+    more. `trace`: the controller traces messages (`protocol/trace.py`).
     """
 
     def __init__(
@@ -51,7 +53,7 @@ class ControllerProcess:
         self.deaths: list[float] = []
 
     def start(self) -> None:
-        """Start the supervisor, and speak to it."""
+        """Start the controller, and connect to it."""
         run_dir = self.run_dir
         ours, theirs = socket.socketpair()
         told, tell = os.pipe()
@@ -71,7 +73,7 @@ class ControllerProcess:
         self._connected(Met(ours.detach(), FrameDecoder(), 0, None), False)
 
     def again(self) -> None:
-        """It has died."""
+        """Restart the controller after its death."""
         now = time.monotonic()
         self.deaths = [when for when in self.deaths if now - when < _WITHIN] + [now]
         if len(self.deaths) >= _TOO_OFTEN:
@@ -81,7 +83,7 @@ class ControllerProcess:
             self.loop.call_later(_PAUSE, self.start)
 
     def _last_words(self) -> str:
-        """The last line that the supervisor wrote; empty where that is not known."""
+        """Return the last line that the controller wrote; empty if unknown."""
         try:
             with open(os.path.join(self.run_dir, _LOG), "rb") as file:
                 lines = file.read()[-4096:].decode("utf-8", "replace").split("\n")

@@ -1,8 +1,7 @@
-"""An agent leaves the connection by which it was started, so that its run can outlive whoever started it.
+"""Detaching: an agent leaves the connection that started it, so that its run can outlive the command that started it.
 
-It forks: the child is the agent from then on, and knows a supervisor on node 0, which it starts itself there, or dials
-from any other node. The parent says how that went, and ends; on node 0 it stays if it is asked to, and carries
-whatever comes between its stdin and stdout and the supervisor.
+It forks: the child is the agent from then on. It starts the controller (on node 0), or connects to the one on node 0.
+The parent relays between its stdin and stdout and the controller.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from muster.protocol.local_sockets import SUPERVISOR, Sockets
 
 
 def move(agent: Agent) -> Agent:
-    """Go on as an agent that is nobody's child; in the parent this does not return."""
+    """Continue as a daemon; the parent does not return."""
     assert agent.move is not None
     where, payload = agent.move
     told, tell = os.pipe()
@@ -50,7 +49,7 @@ def move(agent: Agent) -> Agent:
             os.dup2(null, fd)
         pid = processes.fork()
         if pid:
-            # the supervisor, which runs from the archive, lives on: it tells how the run ended
+            # the controller, which runs from the archive, survives: it reports how the run ended
             guard(pid, os.path.join(where["configuration"]["run_dir"], ARCHIVE), after_success=False)
         os.setsid()
         moved = Agent(EventLoop(), agent.hook)
@@ -81,7 +80,10 @@ def _settle(
     files: dict[str, str],
     stays: bool,
 ) -> None:
-    """Write the files of the run, get ready to start ranks, and find the supervisor. `port` is 0 on its own node."""
+    """Write the files of the run, prepare to start ranks, and connect to the controller.
+
+    `port` is 0 on the controller's own node.
+    """
     agent.lease = lease
     run_dir = configuration["run_dir"]
     os.umask(0o077)

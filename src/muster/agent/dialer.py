@@ -1,7 +1,7 @@
-"""How the agents of other nodes and the supervisor on node 0 find each other: a connection by TCP, and a secret.
+"""Connections from the agents of other nodes to the controller on node 0: TCP, authenticated by a secret.
 
-`protocol/handshake.py` has what they say first. Whether the other machine is there is for the kernel to say, by TCP's
-own probes: a process that waits for a disk is not lost.
+`protocol/handshake.py` has the messages. Whether the other machine is alive is left to the kernel, by TCP keepalive: a
+process that waits for a disk is not lost.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _GONE_AFTER = 10
 """Seconds without a sign of the other kernel after which a connection is broken."""
 _PAUSE = 0.5
 _PATIENCE = 5.0
-"""Seconds between two trials, and for one."""
+"""Seconds between two attempts to connect, and for one of them."""
 
 HANDSHAKE = 4096
-"""The most bytes of a message of the handshake, and of what an end may send before it is known."""
+"""Maximum size in bytes of a message of the handshake, and of what a peer may send before it is authenticated."""
 
 
 class Met(NamedTuple):
@@ -34,13 +34,13 @@ class Met(NamedTuple):
     frames: FrameDecoder
     """May hold bytes already."""
     heard: int
-    """How many frames of ours the other end has."""
+    """Number of our frames that the other end has received."""
     seal: Seal | None
-    """What makes the MACs of the frames that go out."""
+    """Computes the MACs of outgoing frames."""
 
 
 def enable_keepalive(sock: socket.socket) -> None:
-    """Have the kernel find out when the other machine is gone."""
+    """Let the kernel detect that the other machine is gone."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 3)
@@ -50,10 +50,11 @@ def enable_keepalive(sock: socket.socket) -> None:
 
 
 class ControllerDialer:
-    """An agent's way to its supervisor, tried again until it is found.
+    """An agent's connection to its controller, retried until it succeeds.
 
-    `heard` gives how many frames of the supervisor's have come; `connected` is given a connection that came to an end
-    that is good, and whether it is the same supervisor as the last one; `complain` why others were not spoken to.
+    `heard` returns how many frames of the controller were received; `connected` is called with an authenticated
+    connection and whether it is to the same controller as the last one; `complain` with the reason why another peer was
+    rejected.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class ControllerDialer:
         self.loop, self.where, self.terms, self.node = loop, (address, port), terms, node
         self._frames_heard, self._connected = heard, connected
         self.incarnation = ""
-        """Which supervisor was spoken to last."""
+        """Identifies the controller that it was last connected to."""
         self._sock: socket.socket | None = None
         self._patience: Timer | None = None
         self._note = FirstFew(complain)
@@ -87,7 +88,7 @@ class ControllerDialer:
         self._patience = self.loop.call_later(_PATIENCE, self._again)
 
     def _part(self) -> socket.socket:
-        """This trial is over: leave its socket alone."""
+        """End this attempt and return its socket."""
         sock, self._sock = self._sock, None
         assert sock is not None
         self.loop.remove(sock)
@@ -96,7 +97,7 @@ class ControllerDialer:
         return sock
 
     def _again(self) -> None:
-        """This trial has failed; make another in a moment."""
+        """Try again in a moment: this attempt failed."""
         self._part().close()
         self.loop.call_later(_PAUSE, self.dial)
 
@@ -113,7 +114,7 @@ class ControllerDialer:
         self.loop.add_reader(sock, lambda: self._heard(sock, frames, caller))
 
     def _heard(self, sock: socket.socket, frames: FrameDecoder, caller: AgentSide) -> None:
-        """Go on with the handshake. Whoever answers in another way than the supervisor is not spoken to any more."""
+        """Continue the handshake; reject a peer that does not answer as the controller does."""
         try:
             data = sock.recv(HANDSHAKE)
             frames.add(data)

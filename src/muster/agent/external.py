@@ -1,5 +1,4 @@
-"""Ranks that a foreign launcher starts: the agent starts the launcher, and each rank tells of itself
-(`rank_shim.py`)."""
+"""Ranks that an external launcher starts: the agent starts the launcher, and each rank registers (`rank_shim.py`)."""
 
 from __future__ import annotations
 
@@ -28,20 +27,20 @@ if TYPE_CHECKING:
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
 _PARTS = 5.0
-"""Seconds that a launcher has to end after SIGTERM, once its ranks have."""
+"""Seconds that a launcher has to exit after SIGTERM, once its ranks have."""
 _ENDS = 60.0
-"""Seconds that it has when all went well; Ray takes twenty."""
+"""Seconds that it has after a success; Ray needs twenty."""
 _WAITS = 5.0
-"""Seconds between two looks at whether a launcher says something while its ranks are awaited."""
+"""Seconds between checks of a launcher's output while its ranks are awaited."""
 _LONG = 120.0
-"""Seconds after which anything that it says is told, and not only what looks like trouble: Ray may take a minute."""
+"""Seconds after which any of its output is reported, not only lines that look like errors: Ray may need a minute."""
 _TROUBLE = re.compile(
     "error|fail|refused|denied|cannot|unable|unknown|not found|no such|invalid|timed out|abort|bad |traceback", re.I
 )
 _CHATTER = re.compile(r"\b(?:DEBUG|INFO|WARNING)\b")
-"""In lines of a logger that are about nothing worse."""
+"""Levels in log lines that are not errors."""
 _WORDS = 2048
-"""Bytes of its last words that are told."""
+"""Maximum number of bytes of its last output to report."""
 
 
 _NAMES = {
@@ -53,13 +52,13 @@ _NAMES = {
     "ROLE_WORLD_SIZE": ("world_size", "world_size"),
     "LOCAL_WORLD_SIZE": ("local_world_size", "local_world_size"),
 }
-"""Variables that a launcher decides: what it tells is called so, and what was planned."""
+"""Variables that the launcher decides: its field in the registration, and the planned value."""
 
 
 def free_port(seed: str) -> int:
-    """A port that nobody has now, below those that the kernel gives to connections; the same seed tries the same first.
+    """Return an unused port below the kernel's ephemeral range; the same seed tries the same ports first.
 
-    Raises OSError when a thousand were taken.
+    Raises OSError after a thousand ports in use.
     """
     try:
         with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
@@ -79,7 +78,7 @@ def free_port(seed: str) -> int:
 
 
 class LocalProcesses(Protocol):
-    """The processes of a node (`ranks.py`), as far as guests have to do with them."""
+    """The processes of a node (`ranks.py`), as far as external ranks need them."""
 
     commands: list[dict[str, Any]]
     hook_folder: str
@@ -92,14 +91,14 @@ class LocalProcesses(Protocol):
     stdin_rank: int | None
 
     def name(self, pid: int, name: str) -> None:
-        """Know a child; it may have been collected before it was known."""
+        """Record a child's name; it may already have been collected."""
 
     def rank_ended(self, rank: int, code: int | None, number: int | None, asked: float | None = None) -> None:
-        """A rank has ended; `asked` is when a launcher asked it to."""
+        """Record the exit of a rank; `asked` is the time at which a launcher asked it to exit."""
 
 
 class ExternalRanks:
-    """The launchers of one node, and the ranks that have told of themselves here. `members` knows their pids."""
+    """The external launchers of one node, and the ranks registered here. `members` knows their pids."""
 
     def __init__(self, run: NodeRun, members: LocalProcesses, conf: Mapping[str, Any]) -> None:
         self.run, self.emit, self.members, self.conf = run, run.emit, members, conf
@@ -107,22 +106,24 @@ class ExternalRanks:
         self.connections: dict[Peer, int] = {}
         self.late: Late = {}
         self.until = 0.0
-        """When launchers that have still not ended are ended."""
+        """Monotonic time at which launchers that have not exited are killed."""
         self.reaching: list[Peer] = []
-        """Who waits for something on another machine."""
+        """Connections that wait for a command on another machine."""
         self.obeying: dict[int, tuple[int, int]] = {}
-        """What was started for the launcher of another machine: its number there, and the node."""
+        """Commands run for the launcher of another machine: their number there, and the node."""
         self.ended_here: set[int] = set()
         self.waited = 0.0
-        """A while has passed since the launchers were started."""
+        """Seconds that have passed since the launchers were started."""
         self.workdir, self.shim_lock = self._make_folder()
         self.shim = os.path.join(self.workdir, private_tmp.SHIM)
 
     def _make_folder(self) -> tuple[str, int]:
-        """Make the temporary directory of the run with the shim in it; gives its path, and a descriptor that keeps
-        `muster clean` away from it. Raises OSError."""
+        """Create the temporary directory of the run with the shim; return its path and a lock against `muster clean`.
+
+        The lock is a descriptor. Raises OSError.
+        """
         conf, text = self.conf, bytes.fromhex(self.conf["shim"])
-        # several machines have agreed on one; alone any will do, in the worst case the run's own folder
+        # several machines have agreed on one; for one machine any will do, at worst the run's own directory
         found = [base for base in private_tmp.bases(os.environ) if private_tmp.fits(base, conf["short"])]
         there = [conf["base"]] if conf["base"] else [*found, self.run.folder]
         error: OSError | None = None
@@ -138,7 +139,7 @@ class ExternalRanks:
         raise error
 
     def close(self) -> None:
-        """Take the shim away, and what launchers have left."""
+        """Remove the shim, and what launchers left."""
         os.close(self.shim_lock)
         private_tmp.remove(self.workdir)
 
@@ -175,7 +176,7 @@ class ExternalRanks:
         self._listen_while_awaited(self.members.attempt, b"")
 
     def _listen_while_awaited(self, attempt: int, told: bytes) -> None:
-        """Have it told what a launcher says as long as its ranks have not come: some wait for ever after an error."""
+        """Report a launcher's output while its ranks have not registered: some wait for ever after an error."""
         awaited = len(self.connections) + len(self.ended_here) < len(self.conf["places"])
         if not (self.launchers and awaited and attempt == self.members.attempt):
             return
@@ -193,7 +194,7 @@ class ExternalRanks:
         return os.path.join(self.run.folder, "launcher.log")
 
     def launcher_ended(self, pid: int, code: int | None, number: int | None) -> None:
-        """A launcher has ended."""
+        """Report the exit of a launcher."""
         name = self.launchers.pop(pid, "")
         words = tail(self._log())[-_WORDS:].decode("utf-8", "replace").strip().splitlines()
         attempt = self.members.attempt
@@ -205,14 +206,14 @@ class ExternalRanks:
             processes.send_signal(pid, number)
 
     def on_cleaned_up(self, well: bool, then: Callable[[], object]) -> None:
-        """Have the launchers end: they do so by themselves when all went well; then go on."""
+        """Let the launchers exit, by themselves if `well`, otherwise after SIGTERM; then call `then`."""
         if not well:
             self.signal_launchers(signal.SIGTERM)
         self.until = time.monotonic() + (_ENDS if well else _PARTS)
         self._await_end(then)
 
     def skip_wait(self) -> None:
-        """Somebody does not want to wait for that."""
+        """Stop waiting for the launchers."""
         self.until = 0.0
 
     def _await_end(self, then: Callable[[], object]) -> None:
@@ -222,16 +223,16 @@ class ExternalRanks:
             then()
 
     def request_exec(self, visitor: Peer, host: str, words: list[str], env: Mapping[str, str]) -> None:
-        """A launcher here wants something started on another machine: the agent there does it."""
+        """Forward a launcher's request to run a command on another machine, whose agent runs it."""
         self.reaching.append(visitor)
         self.emit("exec_request", number=len(self.reaching) - 1, host=host, words=words, env=env)
 
     def on_exec_result(self, number: int, code: int) -> None:
-        """That has ended."""
+        """Return the result of a command to the launcher that requested it."""
         self.reaching[number].send(encode_frame("exec_result", code=code))
 
     def exec_here(self, number: int, words: list[str], env: Mapping[str, str], by: int) -> None:
-        """Start something for the launcher of another machine, as ssh would: in a shell."""
+        """Run a command for the launcher of another machine in a shell, as ssh does."""
         log = os.open(self._log(), _APPEND, 0o600)
         shell = ["/bin/sh", "-c", " ".join(words)]
         try:
@@ -245,20 +246,20 @@ class ExternalRanks:
         self.members.name(pid, "obeying")
 
     def on_exec_exited(self, pid: int, code: int | None) -> None:
-        """That has ended."""
+        """Report the exit of a command run for another machine."""
         number, by = self.obeying.pop(pid)
         self.emit("exec_exited", number=number, code=255 if code is None else code, by=by)
 
     # ---- ranks ------------------------------------------------------------------------------------------------------
 
     def register(self, visitor: Peer, me: Mapping[str, Any]) -> dict[str, Any]:
-        """A rank tells of itself; gives what it is to run."""
+        """Register a rank, and return what it is to run."""
         rank = me["rank"]
         place = self.conf["places"].get(str(rank))
         if not self.members.folder or place is None or rank in self.members.pids or rank in self.ended_here:
             known = f"there are {len(self.conf['places'])}" if place is None else "it is there already"
             self.emit("note", text=f"{me['launcher']} started rank {rank}, and {known}")
-            if place is None:  # which world its launcher has made is to be known, even if no other rank says it
+            if place is None:  # report the world of its launcher, even if no other rank does
                 self._joined(rank, me)
             return {"refused": f"there is no room for rank {rank}: {known}"}
         self.connections[visitor] = rank
@@ -288,9 +289,9 @@ class ExternalRanks:
         self.emit("rank_registered", attempt=self.members.attempt, rank=rank, **_of(me, "launcher", "world_size"))
 
     def _environment(self, rank: int, me: Mapping[str, Any], place: Mapping[str, int]) -> dict[str, Any]:
-        """The environment of a rank, for `environment.environment`: nothing of it is late any more.
+        """Return the environment of a rank, for `environment.environment`, without late values.
 
-        Where the launcher has another world than was planned, what it tells the rank is true.
+        Where the launcher's world differs from the plan, what it told the rank counts.
         """
         plan = self.members.environment
         late = {**self.late, "ERROR_FILE": rank_file(self.members.folder, rank, "error.json")}
@@ -306,14 +307,14 @@ class ExternalRanks:
         }
 
     def on_started(self, visitor: Peer, pid: int) -> None:
-        """Its program runs."""
+        """Record the process of a rank."""
         rank = self.connections.get(visitor)
         if rank is not None:
             self.members.pids[rank] = pid
             self.emit("rank_pids", attempt=self.members.attempt, pids={rank: pid})
 
     def on_exited(self, visitor: Peer, code: int | None, number: int | None, asked: float | None = None) -> None:
-        """Its program has ended; `asked` is when the launcher asked it to."""
+        """Record the exit of a rank; `asked` is the time at which the launcher asked it to exit."""
         rank = self.connections.pop(visitor, None)
         if rank is not None:
             self.ended_here.add(rank)
@@ -321,7 +322,7 @@ class ExternalRanks:
         visitor.send(encode_frame("recorded"))
 
     def on_disconnected(self, visitor: Peer) -> None:
-        """The connection to a rank has ended: if it has told no end, it was killed together with the shim."""
+        """Handle the end of a rank's connection: without a recorded exit it was killed together with the shim."""
         if visitor in self.connections:
             self.on_exited(visitor, None, int(signal.SIGKILL), time.monotonic())
 

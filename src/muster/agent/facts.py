@@ -1,4 +1,4 @@
-"""What an agent tells of its machine before there is a plan, and how it finds the way to node 0."""
+"""Facts that an agent reports about its machine before there is a plan, and its attempts to reach node 0."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _FLAG = "here"
 
 
 def collect_facts(cwd: str, script: str, run_dir: str) -> dict[str, Any]:
-    """What planning must know of this machine.
+    """Return the facts about this machine that planning needs.
 
-    `cwd` is where ranks start, `script` is read if it is a path, `run_dir` is where the supervisor has its files:
-    `shared` tells whether that is the same folder here.
+    `cwd` is where ranks start, `script` is read if it is a path, `run_dir` is the controller's run directory: `shared`
+    is True if it is the same directory here.
     """
     shared = sees_marker(run_dir)
     home = paths.muster_home(os.environ)
@@ -42,8 +42,10 @@ def collect_facts(cwd: str, script: str, run_dir: str) -> dict[str, Any]:
 
 
 def storage_error(home: str) -> dict[str, Any]:
-    """`unwritable`: why the runs of this node cannot be kept in this folder, empty when they can; `full`: for want of
-    room."""
+    """Return whether runs of this node can be kept in this home.
+
+    `unwritable` is the reason why not, empty if they can; `full` is True if there is no space.
+    """
     folder, full, why = os.path.join(home, "runs"), False, ""
     try:
         processes.make_private(folder)
@@ -59,7 +61,7 @@ def storage_error(home: str) -> dict[str, Any]:
 
 
 def file_digest(path: str) -> str:
-    """What tells the content of a file from others; empty when it cannot be read."""
+    """Return a digest of the content of a file; empty if it is unreadable."""
     if os.path.isdir(path):
         path = os.path.join(path, "__main__.py")
     try:
@@ -70,24 +72,27 @@ def file_digest(path: str) -> str:
 
 
 def write_marker(run_dir: str) -> None:
-    """Leave a file by which other nodes see whether they share this folder."""
+    """Write the marker file by which other nodes detect whether they share this directory."""
     processes.make_private(run_dir)
     with open(os.path.join(run_dir, _FLAG), "w"):
         pass
 
 
 def sees_marker(run_dir: str) -> bool:
-    """This is the folder in which somebody, perhaps on another node, has left that file."""
+    """Return True if the marker file, perhaps written on another node, is in this directory."""
     return os.path.exists(os.path.join(run_dir, _FLAG))
 
 
 def open_probe_port() -> socket.socket:
-    """A port at which the other nodes try the way; nobody has to accept for a connection to be made."""
+    """Open a port to which other nodes try to connect; the kernel completes connections without an accept."""
     return hardware.listen()
 
 
 def probe_addresses(addresses: Iterable[str], port: int, patience: float) -> dict[str, dict[str, str]]:
-    """Try to connect to each address at once: {address: {"from": own address, "interface"} or {"error"}}."""
+    """Try to connect to all addresses: {address: {"from": own address, "interface"} or {"error"}}.
+
+    `patience` is in seconds.
+    """
     found: dict[str, dict[str, str]] = {}
     waiting: dict[socket.socket, str] = {}
     for address in addresses:

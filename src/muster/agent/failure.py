@@ -1,4 +1,4 @@
-"""Why a rank failed, by the last words on its stderr. Nothing in the rank has to help, and any language will do."""
+"""Why a rank failed, from the last lines of its stderr. It needs no help from the rank, in any language."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _LINK = {
     "During handling of the above exception": "while handling",
     "The above exception was the direct cause": "caused by",
 }
-"""What Python writes between two exceptions, and how it is told here, where the later one comes first."""
+"""What Python writes between two chained exceptions, and the words used here, where the later one comes first."""
 _FATAL = ("Fatal Python error", "terminate called")
-_IGNORED = "Exception ignored in"  # and what follows is no reason to fail
-_RANK = re.compile(r"^\[rank\d+\]:\s?")  # torch.distributed puts this before each line of a traceback
-_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # colours and cursor movements: Python itself writes such since 3.13
+_IGNORED = "Exception ignored in"  # what follows is not a cause of failure
+_RANK = re.compile(r"^\[rank\d+\]:\s?")  # torch.distributed's prefix of each line of a traceback
+_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # colors and cursor movements: Python itself writes them since 3.13
 _NOISE = re.compile(r"^\[(rank\d+\]:)?\[?[WIE]\d{3,}|^\[W\d|^Exception ignored in")
 
 LOST_PEER = re.compile(
@@ -24,7 +24,7 @@ LOST_PEER = re.compile(
     r"|Watchdog caught collective operation timeout|monitoredBarrier|Timed out waiting \d+ms",
     re.IGNORECASE,
 )
-"""Words of a rank that fell because another one was gone."""
+"""Messages of a rank that failed because a peer was gone."""
 
 _OF_TORCH = re.compile(r"(torch\.[\w.]*|RuntimeError|Dist\w+Error)\b")
 
@@ -32,28 +32,28 @@ _MOST_LINES = 14
 _MOST_AFTER = 8
 _MOST_CAUSES = 3
 _FEW_LINES = 5
-"""Lines of a text without a traceback; more where the paragraph in which they stand begins earlier."""
+"""Number of lines to show of a text without a traceback; more if their paragraph begins earlier."""
 
 
 def explain(stderr: bytes, signalled: bool = False, mixed: bool = False) -> dict[str, Any]:
-    """{kind, summary, frames} of the bytes at the end of a rank's stderr; `signalled` when a signal ended it.
+    """Return {kind, summary, frames} from the end of a rank's stderr; `signalled` if a signal killed it.
 
-    `kind` is `raised` for a Python exception of its own, `lost peer` for one that tells of another rank's end, and
-    `ended` when there is no traceback; then the last lines stand for themselves. Not where they are `mixed` with those
-    of stdout: these say nothing of why it ended.
+    `kind` is `raised` for a Python exception of the rank's own, `lost peer` for one caused by the end of another rank,
+    and `ended` without a traceback; `frames` are then the last lines, or none if stdout is `mixed` into them, which
+    says nothing about the cause.
     """
     plain = _SEQUENCE.sub("", stderr.decode("utf-8", "replace"))
     lines = [line.rstrip("\r") for line in plain.split("\n")]
-    # of a line that was drawn over and over (a progress bar), what stood there last
+    # of a line that was redrawn (a progress bar), the last version
     lines = [_RANK.sub("", line.rpartition("\r")[2].rstrip()) for line in lines]
     found = _traceback(lines) or _syntax_error(lines)
     if found and signalled and any(line.strip() and not _NOISE.match(line) for line in lines[found[1] + 1 :]):
-        found = None  # it went on after that one
+        found = None  # it continued after that one
     if found:
         first, last = found
         causes = _causes(lines, first)
         lost = any(LOST_PEER.search(line) for line in lines[last:][:4])
-        # a script may wrap what torch says; other programs that refuse a connection are no ranks
+        # a script may wrap torch's exception; other programs whose connection is refused are not ranks
         lost = lost or any(
             _OF_TORCH.match(lines[cause.last]) and LOST_PEER.search(lines[cause.last]) for cause in causes
         )
@@ -73,7 +73,7 @@ def explain(stderr: bytes, signalled: bool = False, mixed: bool = False) -> dict
 
 
 def _last_words(lines: list[str]) -> list[str]:
-    """The last lines that are not empty: a few, or from where the first of these few begins a paragraph."""
+    """Return the last nonempty lines: a few, or more up to the start of the paragraph in which they stand."""
     found: list[str] = []
     for line in reversed(lines):
         if line.strip():
@@ -89,14 +89,14 @@ class _Cause(NamedTuple):
     """An exception that led to a later one."""
 
     how: str
-    """One of `_LINK`."""
+    """One of the values of `_LINK`."""
     first: int
     last: int
-    """The lines at which its traceback begins and at which it is named."""
+    """Indices of the lines where its traceback begins and where the exception is named."""
 
 
 def _causes(lines: list[str], first: int) -> list[_Cause]:
-    """What led to the exception whose traceback begins at this line, the nearest first."""
+    """Return the causes of the exception whose traceback begins at this line, the nearest first."""
     found: list[_Cause] = []
     while True:
         before = [index for index in range(first) if lines[index].strip()]
@@ -112,7 +112,7 @@ def _causes(lines: list[str], first: int) -> list[_Cause]:
 
 
 def _told(lines: list[str], causes: list[_Cause]) -> list[str]:
-    """Each cause by its name and the place where it was raised; of many the nearest, and those that came first."""
+    """Return each cause with the place where it was raised; of many the nearest and the first ones."""
     if len(causes) > _MOST_CAUSES:
         causes = [causes[0], *causes[1 - _MOST_CAUSES :]]
     told = []
@@ -125,7 +125,7 @@ def _told(lines: list[str], causes: list[_Cause]) -> list[str]:
 
 
 def _traceback(lines: list[str]) -> tuple[int, int] | None:
-    """(first line, line of the exception) of the last traceback that is no exception ignored at exit, or None."""
+    """Return (first line, line of the exception) of the last traceback that was not ignored at exit, or None."""
     heads = [
         index
         for index, line in enumerate(lines)
@@ -136,8 +136,8 @@ def _traceback(lines: list[str]) -> tuple[int, int] | None:
 
 
 def _end(lines: list[str], first: int) -> int | None:
-    """The line at which the exception of the traceback that begins at `first` is named."""
-    # the frames of a group stand behind a bar
+    """Return the index of the line that names the exception of the traceback beginning at `first`."""
+    # the frames of an exception group have a bar in front
     frame = ("  |  ", "  +-", "    ") if "Exception Group" in lines[first] else (" ", "\t")
     for last in range(first + 1, len(lines)):
         line = lines[last]
@@ -147,7 +147,7 @@ def _end(lines: list[str], first: int) -> int | None:
 
 
 def _syntax_error(lines: list[str]) -> tuple[int, int] | None:
-    """A SyntaxError of the script itself has no head: only the file, the line, the mark and the error."""
+    """Find a SyntaxError of the script itself, which has no traceback head: only file, line, marker and error."""
     for last in range(len(lines) - 1, 0, -1):
         if re.match(r"^(SyntaxError|IndentationError|TabError)\b", lines[last]):
             for first in range(last - 1, -1, -1):
@@ -157,7 +157,7 @@ def _syntax_error(lines: list[str]) -> tuple[int, int] | None:
 
 
 def _shortened(lines: list[str], first: int, last: int) -> list[str]:
-    """The traceback and what belongs to it after the exception's first line; the middle left out when it is long."""
+    """Return the traceback with the rest of the exception's message; the middle is omitted if it is long."""
     after = []
     for line in lines[last + 1 :]:
         if not line.strip() or _NOISE.match(line) or _HEAD.search(line) or line.startswith(tuple(_LINK)):
@@ -173,7 +173,7 @@ def _shortened(lines: list[str], first: int, last: int) -> list[str]:
 
 
 def _trimmed(lines: list[str]) -> list[str]:
-    """Without empty lines at the end."""
+    """Remove empty lines at the end."""
     while lines and not lines[-1].strip():
         lines = lines[:-1]
     return lines

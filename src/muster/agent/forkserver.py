@@ -1,4 +1,4 @@
-"""The agent's side of the warm interpreter: prove the hook, start it, order children from it.
+"""The agent's side of the fork server: it checks that the site hook works, starts the server, and requests forks.
 
 The other side is `sitecustomize.py`, which runs inside that interpreter.
 """
@@ -20,59 +20,59 @@ if TYPE_CHECKING:
 
 READ_AT_LOAD = frozenset(
     (
-        # libtorch, by a trace of getenv while torch 2.13 is imported
+        # libtorch, by a trace of getenv during the import of torch 2.13
         *("PYTORCH_API_USAGE_STDERR", "TORCH_CPP_LOG_LEVEL", "TORCH_CUSTOM_TERMINATE", "TORCH_DISTRIBUTED_DEBUG"),
         *("TORCH_SHOW_CPP_STACKTRACES", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCH_BLAS_PREFER_CUBLASLT"),
         *("TORCH_BLAS_PREFER_HIPBLASLT", "TORCH_LINALG_PREFER_CUSOLVER", "TORCH_LINALG_PREFER_HIPSOLVER"),
         *("TORCH_ROCM_FA_PREFER_CK", "KINETO_USE_DAEMON"),
-        # its allocator, which a static initializer of builds for GPUs chooses
+        # its allocator, which a static initializer of GPU builds selects
         *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"),
-        # OpenBLAS, which numpy brings
+        # OpenBLAS, a dependency of numpy
         "GOTO_NUM_THREADS",
     )
 )
-"""Environment variables that C++ code reads when torch, or numpy, is loaded."""
+"""Environment variables that C++ code reads when torch or numpy is loaded."""
 
 READ_AT_LOAD_PREFIXES = (
     *("ACC_", "DNNL_", "GFORTRAN_", "GOMP_", "INTEL_LIBITTNOTIFY", "KMP_", "MKL_", "MKLDNN_", "NPY_", "OMP_"),
     *("ONEDNN_", "OPENBLAS_", "OPENSSL_", "TQDM_"),
 )
-"""So are all that begin with one of these: libraries for arithmetic and threads, by the same trace; tqdm in Python."""
+"""Prefixes of more of them: libraries for arithmetic and threads, by the same trace; tqdm in Python."""
 
 CAUGHT_UP = ("OMP_NUM_THREADS", "TORCH_DISTRIBUTED_DEBUG", "TORCH_LOGS", "TMPDIR", "TEMP", "TMP")
-"""What the hook does in a rank, when the script imports torch, as torch would have done it then."""
+"""Variables whose effect the site hook applies in a rank when the script imports torch, as torch would have done."""
 
 
 def hook_env(env: Mapping[str, str], folder: str, **conf: Any) -> dict[str, str]:
-    """This environment, so that a Python started in it meets the hook in `folder` with this configuration."""
+    """Return `env` with variables that make a Python load the site hook in `folder`, configured by `conf`."""
     conf["pythonpath"] = env.get("PYTHONPATH")
     path = folder if not env.get("PYTHONPATH") else folder + os.pathsep + env["PYTHONPATH"]
     return dict(env, PYTHONPATH=path, MUSTER_HOOK=marshal.dumps(conf).hex())
 
 
 def stack_file(folder: str, rank: int) -> dict[str, Any]:
-    """What the hook must know so that a rank writes its stacks when asked."""
+    """Return what the site hook needs so that a rank writes its stacks on request."""
     return {"path": rank_file(folder, rank, "stack"), "signal": int(STACKS_SIGNAL)}
 
 
 def write_hook(folder: str, source: str) -> None:
-    """Put the hook in a folder of its own."""
+    """Write the site hook to a directory of its own."""
     os.makedirs(folder, mode=0o700, exist_ok=True)
     with open(os.path.join(folder, "sitecustomize.py"), "w") as file:
         file.write(source)
 
 
 class HookedPython:
-    """A Python under the hook, and the socket between it and the agent."""
+    """A Python under the site hook, and the socket between it and the agent."""
 
     pid: int
     sock: socket.socket
-    """Both are known once it is started."""
+    """Both are set once it is started."""
 
     def __init__(self) -> None:
         self.connected = False
         self.tracer: Tracer | None = None
-        """Prints what is said, where that is wanted."""
+        """Prints the messages if tracing is on."""
         self._data = b""
         self._orders = 0
 
@@ -86,7 +86,10 @@ class HookedPython:
         keep: Iterable[int] = (),
         **conf: Any,
     ) -> None:
-        """Start it; `files` are its stdin, stdout and stderr, `folder` holds the hook, `conf` is for the hook."""
+        """Start it.
+
+        `files` are its stdin, stdout and stderr, `folder` holds the site hook, `conf` is the hook's configuration.
+        """
         self.sock, theirs = socket.socketpair()
         self.connected = True
         try:
@@ -96,7 +99,7 @@ class HookedPython:
             theirs.close()
 
     def request_fork(self, children: Mapping[str, Any], fds: Iterable[int] = ()) -> int:
-        """Ask for children {name: what the hook needs to know}; gives the number of the order."""
+        """Request children {name: what the site hook needs}; return the number of the request."""
         self._orders += 1
         order = {"order": self._orders, "children": children}
         if self.tracer is not None:
@@ -108,9 +111,9 @@ class HookedPython:
         return self._orders
 
     def messages(self) -> list[dict[str, Any]] | None:
-        """What it has said since, each with its `kind`; None once it has closed its side, or says what is no message.
+        """Return new messages, each with its `kind`; None after the end of the connection or an invalid message.
 
-        Blocks when it has said nothing.
+        Blocks if there is none.
         """
         try:
             more = self.sock.recv(1 << 16)
@@ -136,7 +139,7 @@ class HookedPython:
         return found
 
     def close(self) -> None:
-        """End the connection; a warm interpreter then ends by itself."""
+        """Close the connection; a fork server then exits by itself."""
         if self.connected:
             self.sock.close()
             self.connected = False

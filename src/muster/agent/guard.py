@@ -1,8 +1,8 @@
-"""The parent of an agent: what the agent leaves when it is killed falls to it, and it ends that.
+"""The parent of an agent, which ends what the agent leaves when it is killed.
 
-What ranks have started outlives them, and perhaps nothing but this descent tells whose it is. So somebody has to be a
-subreaper above the agent. That is not the process that starts a run: it may be any program, whose own children must
-neither be taken from init nor be ended.
+Processes that ranks started outlive them, and often only their ancestry shows whose they are. So there must be a
+subreaper above the agent. It cannot be the process that starts a run: that may be any program, whose own children must
+neither be taken from init nor be killed.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from muster.linux import processes
 
 
 def guard_from_here() -> None:
-    """Go on in a child, whose parent guards it until it ends. Where there can be no more processes, go on unguarded:
-    then no rank can start either, and that is told."""
+    """Continue in a child, which its parent guards until it exits.
+
+    If no process can be created, continue unguarded: no rank can start either then, and that is reported.
+    """
     try:
         agent = processes.fork()
     except OSError:
@@ -29,9 +31,9 @@ def guard_from_here() -> None:
 
 
 def guard(agent: int, spared: str = "", after_success: bool = True) -> NoReturn:
-    """Wait for the end of the agent, a child of this process; end what it has left, and end as it has ended.
+    """Wait for the agent, a child of this process, to exit; kill what it left, and exit the same way.
 
-    Processes with `spared` on their command line live on. Without `after_success` all do, unless the agent has failed.
+    Processes with `spared` on their command line survive. Without `after_success` all do, unless the agent failed.
     """
     os.closerange(3, 1 << 16)
     signal.set_wakeup_fd(-1)
@@ -54,7 +56,7 @@ def guard(agent: int, spared: str = "", after_success: bool = True) -> NoReturn:
 
 
 def _end_by(number: int) -> None:
-    """End of the same signal: whoever waits for this process is told how the agent ended."""
+    """Exit by the same signal, so that the parent of this process sees how the agent ended."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,4 +1,4 @@
-"""An agent that a scheduler starts on each node: it reads in the run directory where its supervisor is, and dials."""
+"""An agent that a scheduler starts on each node, which reads the controller's address in the run directory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from muster.protocol.channel import Channel
 from muster.protocol.handshake import Terms
 
 RENDEZVOUS = "rendezvous.json"
-"""Where the supervisor is and the secret of this attempt; only the person may read it."""
+"""Name of the file with the controller's address and the secret of this attempt, readable only by the user."""
 
 _WAY = 10.0
-"""Seconds in which a connection to node 0 must be made."""
+"""Seconds within which a connection to node 0 must be made."""
 
 
 def step(words: list[str]) -> int:
-    """The program: `step RUN_DIR`. Be the agent of the node on which this task runs."""
+    """Run the agent of this task's node; the arguments are the run directory."""
     (run_dir,) = words
     with open(os.path.join(run_dir, RENDEZVOUS)) as file:
         where = json.load(file)
@@ -58,7 +58,7 @@ def step(words: list[str]) -> int:
 
 
 def _compare(root: str, listed: str, place: list[Any]) -> dict[str, str]:
-    """Digests of the files below `root` that are not those of the list, if there is something to compare."""
+    """Return digests of the files below `root` that differ from the list, if there is one."""
     if not root:
         return {}
     with open(listed, "rb") as file:

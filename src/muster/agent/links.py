@@ -1,6 +1,6 @@
-"""Names that files of a run have outside of its directory: links, which are noted there and removed with it.
+"""Symbolic links to files of a run outside its directory, which are recorded there and removed with it.
 
-`--log-dir` gives them such names.
+`--log-dir` creates them.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from muster.linux import processes
 from muster.protocol.paths import rank_file
 
 RECORD = "links"
-"""The file, in the run directory or in the folder of a node, that holds the path of each link as a line of JSON."""
+"""Name of the file, in the run directory or a node's directory, with the path of each link as a line of JSON."""
 
 
 def make_link(folder: str, name: str, target: str) -> None:
-    """Let `name` be a link to `target`, instead of what had that name, and note it in this folder of the run.
+    """Create or replace `name` as a link to `target`, and record it in this directory of the run.
 
     Raises OSError.
     """
     with open(os.path.join(folder, RECORD), "a") as record:
-        record.write(json.dumps(name) + "\n")  # first: what is noted and not there harms nobody
+        record.write(json.dumps(name) + "\n")  # first: a record without a link is harmless
     os.makedirs(os.path.dirname(name), exist_ok=True)
     part = f"{name}.{os.getpid()}"
     os.symlink(target, part)
@@ -32,9 +32,9 @@ def make_link(folder: str, name: str, target: str) -> None:
 
 
 def unlink_all(run_dir: str) -> None:
-    """Remove the links that lead into this run directory, and the directories named after the run that are empty then.
+    """Remove the links into this run directory, and directories named after the run that are empty then.
 
-    The record is data: only what is such a link is removed, whatever else stands there.
+    The record is untrusted: only links into the run directory are removed, whatever else it lists.
     """
     for name in _into(run_dir):
         _try(os.unlink, name)
@@ -44,23 +44,23 @@ def unlink_all(run_dir: str) -> None:
 
 
 def put_files_there(run_dir: str) -> None:
-    """Put the files themselves in the place of their links, as this run directory is about to be deleted."""
+    """Move the files to the place of their links, because this run directory is about to be deleted."""
     for name in _into(run_dir):
         target = os.readlink(name)
-        _try(os.unlink, name)  # else a copy onto another file system would follow it
+        _try(os.unlink, name)  # otherwise a copy to another file system would follow it
         _try(shutil.move, target, name)
 
 
 def _into(run_dir: str) -> Iterator[str]:
-    """The links that are noted, and that do lead into the run directory."""
+    """Return the recorded links that do point into the run directory."""
     folders = [run_dir]
-    with suppress(OSError):  # somebody has deleted it already
+    with suppress(OSError):  # it may have been deleted already
         folders += [entry.path for entry in os.scandir(run_dir) if entry.name.startswith("node_")]
     for folder in folders:
         for name in _noted(os.path.join(folder, RECORD)):
             try:
                 leads_here = os.readlink(name).startswith(run_dir + os.sep)
-            except (OSError, ValueError):  # it has been removed, is no link, or no path at all
+            except (OSError, ValueError):  # it was removed, is no link, or is not a valid path
                 continue
             if leads_here:
                 yield name
@@ -92,10 +92,10 @@ def _try(do: Callable[..., object], *words: str) -> bool:
 
 
 class RankLinks:
-    """The logs of a node's ranks under the names that torchrun gives them: `attempt_0/3/stdout.log` in `log_dir`.
+    """The logs of a node's ranks under torchrun's names: `attempt_0/3/stdout.log` in `log_dir`.
 
-    They are noted in `folder`, this node's part of the run directory. What goes wrong is given to `complain`, once: the
-    logs are kept all the same.
+    They are recorded in `folder`, this node's part of the run directory. The first error is given to `complain`: the
+    logs themselves are not affected.
     """
 
     def __init__(self, log_dir: str, folder: str, complain: Callable[[str], object]) -> None:
@@ -104,18 +104,18 @@ class RankLinks:
         self._local: dict[int, int] = {}
 
     def begin(self, attempt: int, logs: str) -> None:
-        """An attempt begins, whose logs lie in this folder."""
+        """Begin an attempt, whose logs are in this directory."""
         self._attempt, self._logs = attempt, logs
         self._local.clear()
 
     def add(self, rank: int, local_rank: int) -> None:
-        """This rank is about to start."""
+        """Create the links of a rank that is about to start."""
         self._local[rank] = local_rank
         for stream, name in (("out", "stdout.log"), ("err", "stderr.log")):
             self._link(rank, stream, name)
 
     def ended(self, rank: int) -> None:
-        """This rank has ended; torch's `@record` may have left word of why."""
+        """Create the link of a rank's error file, if torch's `@record` wrote one."""
         if rank in self._local and os.path.exists(rank_file(self._logs, rank, "error.json")):
             self._link(rank, "error.json", "error.json")
 

@@ -43,19 +43,19 @@ class LocalRequests:
         LocalListener(loop, visitors, lambda sock: Peer(loop, sock, self._handle, self._left, note), note)
 
     def _left(self, visitor: Peer) -> None:
-        """A connection of this machine has ended."""
+        """Handle the end of a local connection."""
         if self.ranks.external is not None:
             self.ranks.external.on_disconnected(visitor)
 
     def _handle(self, visitor: Peer, fields: Mapping[str, Any], payload: bytes) -> None:
-        """Do what another process of this person asks for."""
+        """Handle a message from another process of this user."""
         if self.run.trace:
             self._print(visitor, fields, payload)
         if not self._dispatch(fields, payload, visitor):
             visitor.send(encode_frame("unknown", what=fields["kind"], version=VERSION))
 
     def _print(self, visitor: Peer, fields: Mapping[str, Any], payload: bytes) -> None:
-        """Print what came, and from now on what goes there."""
+        """Trace this message, and from now on those sent there."""
         from muster.protocol.trace import Tracer
 
         if visitor.tracer is None:
@@ -64,31 +64,31 @@ class LocalRequests:
         visitor.tracer.heard(fields, payload)
 
     def visit_state(self, visitor: Peer, payload: bytes, version: int = 0) -> None:
-        """A newer client asks which version is spoken here."""
+        """Report the protocol version to a newer client."""
         visitor.send(encode_frame("answer", version=VERSION))
 
     def visit_kill(self, visitor: Peer, payload: bytes, by: str | None = None) -> None:
-        """Somebody wants the end of the run, which the supervisor decides about."""
+        """Forward a request to end the run to the controller, which decides."""
         self.run.emit("stop_requested", what="kill", by=by or "")
         visitor.send(encode_frame("answer", version=VERSION))
 
     def visit_end(self, visitor: Peer, payload: bytes) -> None:
-        """The supervisor did not act on it."""
+        """End the ranks: the controller did not act on the request."""
         self._lost("another terminal asked for the end")
         visitor.send(encode_frame("answer", version=VERSION))
 
     def visit_stacks(self, visitor: Peer, payload: bytes, ranks: list[int] | None = None) -> None:
-        """Tell where the Python code of these ranks is now."""
+        """Report the current Python stacks of these ranks."""
         self.ranks.tell_stacks(
             ranks, lambda texts, mute: visitor.send(encode_frame("answer", texts=texts, mute=mute, version=VERSION))
         )
 
     def visit_usage(self, visitor: Peer, payload: bytes) -> None:
-        """Tell what the ranks use now."""
+        """Report the resource usage of the ranks."""
         self.ranks.tell_usage(lambda ranks: visitor.send(encode_frame("answer", ranks=ranks, version=VERSION)))
 
     def _external(self) -> ExternalRanks:
-        """The ranks that a foreign launcher starts. Raises `Refused` where none does."""
+        """Return the ranks of the external launcher. Raises `Refused` if there is none."""
         if self.ranks.external is None:
             raise Refused("no launcher was started here")
         return self.ranks.external
@@ -96,7 +96,7 @@ class LocalRequests:
     def visit_register(
         self, visitor: Peer, payload: bytes, version: int, rank: int, launcher: str, **more: Any
     ) -> None:
-        """A rank that a launcher has started tells of itself."""
+        """Register a rank that an external launcher started."""
         if version != VERSION:
             visitor.send(encode_frame("rank_command", refused=f"it speaks version {version}, the agent {VERSION}"))
             return
@@ -109,22 +109,22 @@ class LocalRequests:
     def visit_exec_request(
         self, visitor: Peer, payload: bytes, host: str, words: list[str], env: Mapping[str, str]
     ) -> None:
-        """A launcher wants something started on another node."""
+        """Forward a launcher's request to run a command on another node."""
         self._external().request_exec(visitor, host, words, env)
 
     def visit_started(self, visitor: Peer, payload: bytes, pid: int) -> None:
-        """The program of a rank runs."""
+        """Record the process of a registered rank."""
         self._external().on_started(visitor, pid)
 
     def visit_exited(
         self, visitor: Peer, payload: bytes, code: int | None, signal: int | None, asked: float | None = None
     ) -> None:
-        """It has ended."""
+        """Record the exit of a registered rank."""
         self._external().on_exited(visitor, code, signal, asked)
 
 
 def _fitting(kind: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    # only now: most agents are asked nothing, and it takes some milliseconds
+    # imported late: most agents never need it, and it takes some milliseconds
     from muster.protocol.messages import ON_MACHINE
 
     return ON_MACHINE[kind].fitting(fields)

@@ -1,4 +1,4 @@
-"""The logs of the ranks of a node, as its agent handles them: notice what grows, send what is wanted, keep time."""
+"""The agent's handling of the logs of its node's ranks: detect growth, send output to readers, record times."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ from muster.protocol.channel import Emit
 from muster.protocol.paths import rank_file
 
 KEEP = "keep"
-"""The reader that keeps on node 0 what the ranks of this node write here alone."""
+"""The reader on node 0 that copies logs which exist only on this node."""
 _ENOUGH = 1 << 20
-"""Bytes sent to a reader and not yet taken beyond which no more is read for it; the files keep it."""
+"""Maximum number of unacknowledged bytes sent to a reader; the rest stays in the files."""
 _PIECE = 1 << 16
 _BREATH = 0.01
-"""Seconds between two looks at growing logs: many small lines are taken together."""
+"""Seconds between checks of growing logs: many short lines are handled together."""
 _MUCH = 1 << 14
-"""Bytes that come through a pipe at once where it is not worth while to wait for more: whoever writes waits then."""
+"""Number of bytes read from a pipe at once above which it is read again without a pause: the writer is waiting."""
 _LOOK = 0.25
-"""The same, where the kernel does not tell of growth."""
+"""Seconds between checks of growing logs if the kernel does not report growth."""
 _PIECES = 1024
-"""Pieces that wait to be sent to a reader, beyond which it is only kept which streams have more."""
+"""Maximum number of pieces queued for a reader; beyond it only the streams that have more are recorded."""
 
 
 class LogSubscription:
-    """Somebody who wants output: the terminal, a viewer, or who keeps it where it is needed."""
+    """A reader of output: the terminal, a viewer, or the copy of logs on node 0."""
 
     def __init__(self, want: bool | list[int], offsets: Mapping[str, int], tail: int | None) -> None:
         self.want, self.offsets, self.tail = want, offsets, tail
-        """Ranks (all, none, or a list); from where (`"0/3.out": 17`); without that only so many last bytes."""
+        """Ranks (all, none, or a list); offsets by log (`"0/3.out": 17`); otherwise only the last `tail` bytes."""
         self.in_flight = 0
-        """Bytes that were sent and that nobody has taken yet."""
+        """Number of bytes sent and not acknowledged yet."""
         self.places: dict[LogFile, int] = {}
         self.unsent: deque[Piece] = deque()
-        """What was written and not yet sent, in the order in which it was, of earlier attempts too."""
+        """What was written and not sent yet, in the order of writing, also from earlier attempts."""
 
     def wants(self, rank: int) -> bool:
-        """What this rank writes is wanted."""
+        """Return True if this rank's output is requested."""
         return self.want is True or bool(self.want and rank in self.want)
 
     def grown(self, piece: Piece) -> None:
-        """There may be more in this stream."""
+        """Queue the growth of a stream."""
         if not self.wants(piece.stream.rank):
             return
         if self.unsent and self.unsent[-1].stream is piece.stream:
@@ -61,14 +61,14 @@ class LogSubscription:
             self.unsent = deque(Piece(*item) for item in dict(self.unsent).items())
 
     def place(self, stream: LogFile) -> int:
-        """How far it was read, or from where."""
+        """Return the offset up to which the stream was sent, or from which it is to be sent."""
         if stream not in self.places:
             name = f"{stream.attempt}/{stream.rank}.{stream.kind}"
             self.places[stream] = self.offsets[name] if name in self.offsets else self._last(stream)
         return self.places[stream]
 
     def _last(self, stream: LogFile) -> int:
-        """The beginning of a line, `tail` bytes before the end as it was when the reader came."""
+        """Return the start of a line, `tail` bytes before the end of the stream when the reader came."""
         if self.tail is None:
             return 0
         begin = max(0, stream.size() - self.tail)
@@ -82,19 +82,19 @@ class Outlets(NamedTuple):
     """Where a rank writes."""
 
     out: tuple[str, ...]
-    """Its stdout is the first of these that can be opened: the log, or the pipe that leads there."""
+    """Paths for its stdout, of which the first that can be opened is used: the log, or the pipe to it."""
     err: tuple[str, ...]
     pipes: tuple[str, str] | None
-    """What it may change over to when it cannot write its stdout, and its stderr, any more."""
+    """Pipes it switches to when it can no longer write its stdout and its stderr."""
     screen: str
-    """What it opens as both of them in their place: a pseudo-terminal; empty for none."""
+    """Pseudo-terminal to open as both instead; empty for none."""
 
 
 class LogStreamer:
-    """What the ranks write. `complain` writes something into agent.log."""
+    """The output of this node's ranks. `complain` writes a message to agent.log."""
 
     node_folder = ""
-    """Where the times at which ranks wrote are kept; there is one once something is followed."""
+    """Directory of the file with the times of output; set before logs are followed."""
 
     def __init__(self, loop: EventLoop, emit: Emit, complain: Callable[[str], object]) -> None:
         self.loop, self.emit, self.complain = loop, emit, complain
@@ -102,29 +102,29 @@ class LogStreamer:
         self._follower: LogWatcher | None = None
         self._attempt, self._folder = 0, ""
         self._streams: list[LogFile] = []
-        """Of all attempts."""
+        """Streams of all attempts."""
         self._shown: set[int] = set()
         self._timeline: Timeline | None = None
         self.terminal: dict[str, int] | None = None
-        """`rows` and `columns` of the pseudo-terminal that each rank has; None for none."""
+        """`rows` and `columns` of each rank's pseudo-terminal; None for none."""
         self._screens: dict[int, PseudoTerminal] = {}
-        """Of all attempts, as the pipes are."""
+        """Pseudo-terminals by rank; like the pipes, they serve all attempts."""
         self.clock = time.time
-        """The time, by the clock that all nodes of the run go by."""
+        """Time of day on the clock that all nodes of the run use."""
         self._overflows: dict[tuple[int, str], Overflow] = {}
         """The pipe of each log, by rank and kind."""
         self._risky = False
-        """The disk may be full before this attempt ends: ranks write into pipes from the start."""
+        """True if the disk may be full before this attempt ends: ranks write into pipes from the start."""
 
     def read(self, name: str, want: bool | list[int], offsets: Mapping[str, int], tail: int | None) -> None:
-        """Have a reader, or have one begin again from other places."""
+        """Add a reader, or restart one from other offsets."""
         self.readers[name] = reader = LogSubscription(want, offsets, tail)
         for stream in self._streams:
             reader.grown(Piece(stream, stream.size()))
             reader.place(stream)
 
     def acknowledge(self, name: str, count: int) -> None:
-        """A reader has done with so many bytes, and takes more."""
+        """Record that a reader has processed so many bytes and accepts more."""
         if name in self.readers:
             self.readers[name].in_flight -= count
 
@@ -142,30 +142,30 @@ class LogStreamer:
         self._follower = LogWatcher(folder, ranks, attempt)
         self._streams += self._follower.streams.values()
         for reader in self.readers.values():
-            reader.tail = None  # what begins now is seen from its beginning
+            reader.tail = None  # output from now on is sent from its beginning
         self._watch(self._follower)
 
     def follow_more(self, rank: int) -> None:
-        """Follow the files of one rank more, which may have written already."""
+        """Follow the files of one more rank, which may have written already."""
         assert self._follower is not None
         for stream in self._follower.add(rank):
             self._streams.append(stream)
         self.loop.call_later(_BREATH, self.notice)
 
     def resize(self, rows: int, columns: int) -> None:
-        """The terminal on which ranks are shown has another size now."""
+        """Change the size of the pseudo-terminals."""
         if self.terminal is not None:
             self.terminal.update(rows=rows, columns=columns)
         for screen in self._screens.values():
             screen.resize(rows, columns)
 
     def outlets(self, rank: int) -> Outlets:
-        """Where this rank is to write in this attempt. Without a pipe it can only write its files."""
+        """Return where this rank is to write in this attempt. Without a pipe it can write only its files."""
         logs = [rank_file(self._folder, rank, kind) for kind in ("out", "err")]
         screen = self._screen(rank)
         try:
             overflows = [self._overflow(rank, kind) for kind in ("out", "err")]
-        except OSError as error:  # there is no descriptor left, or no /proc
+        except OSError as error:  # no descriptors left, or no /proc
             self.complain(f"there is no pipe for the logs of rank {rank}: {processes.reason(error)}")
             return Outlets((logs[0],), (logs[1],), None, screen)
         out, err = (overflow.pipe for overflow in overflows)
@@ -177,7 +177,7 @@ class LogStreamer:
         return Outlets((logs[0], out), (logs[1], err), (out, err), screen)
 
     def _screen(self, rank: int) -> str:
-        """The pseudo-terminal of this rank; empty where it has none."""
+        """Return the path of this rank's pseudo-terminal; empty if it has none."""
         if self.terminal is None:
             return ""
         if rank not in self._screens:
@@ -191,7 +191,10 @@ class LogStreamer:
         return self._screens[rank].path
 
     def _overflow(self, rank: int, kind: str, source: int | None = None) -> Overflow:
-        """The pipe of a log; it serves all attempts, for later there may be no descriptor for one. Raises OSError."""
+        """Return the pipe of a log. Raises OSError.
+
+        It serves all attempts, because a later one may have no descriptors left.
+        """
         if (rank, kind) not in self._overflows:
             overflow = Overflow(f"rank {rank}'s {'stdout' if kind == 'out' else 'stderr'}", source=source)
             if source is None and overflow.fd >= processes.first_reserved():
@@ -206,7 +209,7 @@ class LogStreamer:
         self.loop.add_reader(self._overflows[rank, kind].fd, lambda: self._flowed(rank, kind))
 
     def _flowed(self, rank: int, kind: str) -> None:
-        """Something has come through a pipe. Look no more for a breath, unless much has come."""
+        """Handle data in a pipe. Unless there is much, pause before checking again."""
         overflow = self._overflows[rank, kind]
         if self._drain(rank, kind) >= _MUCH:
             return
@@ -214,7 +217,7 @@ class LogStreamer:
         self.loop.call_later(_BREATH, lambda: self._look_at(rank, kind))
 
     def _drain(self, rank: int, kind: str) -> int:
-        """Take what is in a pipe, or a good part of what keeps coming; gives how many bytes that were."""
+        """Read what is in a pipe, up to a limit; return the number of bytes."""
         overflow, taken = self._overflows[rank, kind], 0
         while taken < _ENOUGH:
             moved = overflow.take()
@@ -228,7 +231,7 @@ class LogStreamer:
         return taken
 
     def _lose(self, rank: int, kind: str, data: bytes) -> None:
-        """These bytes are in no file: look through them all the same, and show them to who has seen all before them."""
+        """Search bytes that are in no file for tracebacks, and send them to a reader that has seen all before them."""
         assert self._follower is not None
         stream = next(stream for stream in self._follower.of(rank) if stream.kind == kind)
         if kind == self._says_why(rank):
@@ -245,13 +248,13 @@ class LogStreamer:
             self.emit("output", data, reader="", **place)
 
     def _tell_loss(self, rank: int, kind: str) -> None:
-        """Tell the supervisor what a log lacks."""
+        """Report to the controller what is missing in a log."""
         overflow = self._overflows[rank, kind]
         overflow.told = overflow.loss
         self.emit("unlogged", attempt=self._attempt, rank=rank, stream=kind, **overflow.loss._asdict())
 
     def settle(self, rank: int | None = None) -> None:
-        """This rank, or whoever else wrote, has ended: take the rest, and tell what was lost in all."""
+        """Read the rest of a rank's pipes (or of all) after its exit, and report the total loss."""
         for (number, kind), overflow in self._overflows.items():
             if rank is None or number == rank:
                 self._drain(number, kind)
@@ -266,7 +269,7 @@ class LogStreamer:
             self.loop.call_later(_LOOK, lambda: self._noticed(follower))
 
     def _noticed(self, follower: LogWatcher) -> None:
-        """Some log has grown. Look no more for a breath: a chatty rank would keep this process busy."""
+        """Handle growth of logs. Pause before checking again: a rank with much output would keep this process busy."""
         if follower is not self._follower:
             return
         self.notice(decide=False)
@@ -279,7 +282,7 @@ class LogStreamer:
         self.loop.call_later(_BREATH, again)
 
     def notice(self, decide: bool = True) -> None:
-        """Take note of what has grown. Unless it is to `decide`, what is in doubt of the order may wait a moment."""
+        """Record what has grown. Unless `decide`, growth whose order is uncertain may wait for a moment."""
         pieces = self._follower.notice(decide) if self._follower is not None else []
         if self._follower is not None and self._follower.undecided:
             self._look_for_tracebacks(self._follower.in_doubt)
@@ -299,21 +302,20 @@ class LogStreamer:
             self._timeline.grown(self._attempt, ((stream.rank, stream.kind, upto) for stream, upto in pieces))
 
     def _look_for_tracebacks(self, grown: Iterable[LogFile]) -> None:
-        """Look at once, even where the order is in doubt: the time of a traceback tells which rank of all nodes failed
-        first."""
+        """Search new output at once, even in uncertain order: the time of a traceback shows which rank failed first."""
         for stream in dict.fromkeys(grown):
             if stream.kind == self._says_why(stream.rank):
                 stream.scan()
 
     def send(self) -> None:
-        """Send what is wanted, as far as it is taken."""
+        """Send requested output, as far as the readers accept it."""
         for name, reader in self.readers.items():
             while reader.unsent and reader.in_flight < _ENOUGH:
                 stream, upto = piece = reader.unsent.popleft()
                 offset = reader.place(stream)
                 data = stream.at(offset, min(_PIECE, upto - offset)) if upto > offset else b""
                 if len(data) == _PIECE:
-                    # what is more than a reader takes at once goes behind the others
+                    # the excess of one stream is queued behind the others
                     (reader.unsent.append if upto - offset > _ENOUGH else reader.unsent.appendleft)(piece)
                 if data:
                     reader.places[stream] += len(data)
@@ -322,7 +324,7 @@ class LogStreamer:
                     self.emit("output", data, reader=name, **place)
 
     def finish(self, drain: bool) -> None:
-        """No more will be written; unless `drain`, what is not yet sent never will be."""
+        """Handle the end of all output; unless `drain`, what is not sent yet is dropped."""
         self.settle()
         self.notice()
         if self._timeline is not None:
@@ -332,24 +334,24 @@ class LogStreamer:
 
     @property
     def sent(self) -> bool:
-        """All that is wanted has been sent."""
+        """True if all requested output was sent."""
         return not any(reader.unsent for reader in self.readers.values())
 
     @property
     def kept(self) -> bool:
-        """Who keeps a copy elsewhere has done with all that was sent."""
+        """True if the copy of logs on node 0 has acknowledged everything."""
         return KEEP not in self.readers or self.readers[KEEP].in_flight <= 0
 
     def _says_why(self, rank: int) -> str:
-        """The stream that holds what a rank wrote on stderr."""
+        """Return the stream that has what a rank wrote to stderr."""
         return "out" if rank in self._screens else "err"
 
     def rank_ended(self, rank: int) -> None:
-        """All that this rank wrote is to be in its log."""
+        """Complete the log of a rank that has exited."""
         self.settle(rank)
 
     def why(self, rank: int, signalled: bool) -> dict[str, Any]:
-        """The last words of a rank that failed, and when they began."""
+        """Return the cause of a rank's failure from its last output, and when that began."""
         self.notice()
         kind = self._says_why(rank)
         overflow = self._overflows.get((rank, kind))

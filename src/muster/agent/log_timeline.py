@@ -1,10 +1,10 @@
-"""When the ranks of a node wrote what: a small file beside their logs, from which `muster logs` puts these in order.
+"""When the ranks of a node wrote what: a small file beside their logs, by which `muster logs` orders the output.
 
-    @ 1795749726.123 0      the time, in seconds since 1970, and the attempt of what follows
-    12 0o30 0e12 0o5        12 ms later rank 0 had written 30 bytes more on stdout, 12 on stderr, 5 on stdout
+    @ 1795749726.123 0      time in seconds since 1970, and the attempt of the lines below
+    12 0o30 0e12 0o5        12 ms later rank 0 had written 30 more bytes to stdout, 12 to stderr, 5 to stdout
 
-Ranks write into their logs themselves, so this is what their agent sees of it: a line each time that it looks. After
-`@` may stand how long logs were already (`0o120`).
+Ranks write their logs themselves, so the agent adds a line each time it checks how far these have grown. The rest of
+an `@` line is the lengths of logs that existed before (`0o120`).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 NAME = "times.log"
-"""The name of the file, in the directory of a node."""
+"""Name of the file, in the directory of a node."""
 
 _FREE = 1 << 16
 _SHARE = 8
 _SLOWLY = 1.0
-"""The file grows at will up to `_FREE` bytes and a `_SHARE`th of the logs; beyond that by a line in so many seconds."""
+"""The file grows freely up to `_FREE` bytes and a `_SHARE`th of the logs; then by one line per so many seconds."""
 _MOST = 64
-"""Pieces that wait to be written, beyond which only the last of each log is kept."""
+"""Maximum number of queued pieces; beyond it only the last of each log is kept."""
 
 _CLOCK = re.compile(rb"@ ([0-9]{1,11}\.[0-9]{3}) ([0-9]{1,9})((?: [0-9]{1,9}[oe][0-9]{1,18})*)")
 _GROWN = re.compile(rb"([0-9]{1,12})((?: [0-9]{1,9}[oe][0-9]{1,18})+)")
@@ -32,7 +32,7 @@ _STREAMS = {b"o": "out", b"e": "err"}
 
 
 class Grown(NamedTuple):
-    """A log was so long at a time."""
+    """The length of a log at a time."""
 
     time: float
     """Seconds since 1970."""
@@ -43,14 +43,14 @@ class Grown(NamedTuple):
 
 
 class Appender:
-    """Appends to a file that is made with the first bytes."""
+    """Appends to a file that is created with the first bytes."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._fd = -1
 
     def __call__(self, data: bytes) -> bool:
-        """Append; False where not all of it could be written, as on a full disk."""
+        """Append; return False if not everything could be written, as on a full disk."""
         try:
             if self._fd < 0:
                 self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -60,7 +60,7 @@ class Appender:
 
 
 class Timeline:
-    """Writes the file. `after` calls a function once, in so many seconds."""
+    """Writer of the file. `after` calls a function once, after so many seconds."""
 
     def __init__(
         self,
@@ -74,12 +74,12 @@ class Timeline:
         self._waiting: list[tuple[tuple[int, str], int]] = []
         self._due = self._broken = False
         self._last = 0.0
-        """The time of the last line."""
+        """Time of the last line."""
         self._written = self._logs = 0
-        """Bytes of this file, and of the logs that it tells of."""
+        """Number of bytes of this file, and of the logs it describes."""
 
     def grown(self, attempt: int, pieces: Iterable[tuple[int, str, int]]) -> None:
-        """Logs have grown, in this order: (rank, stream, how long it is now)."""
+        """Record that logs have grown, in this order: (rank, stream, new length)."""
         if attempt != self._attempt:
             self.flush()
             self._attempt, self._sizes = attempt, {}
@@ -98,10 +98,10 @@ class Timeline:
             self._after(_SLOWLY, self.flush)
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write the queued pieces."""
         self._due = False
         if self._broken:
-            self._begin(b"\n")  # the last line may not be whole
+            self._begin(b"\n")  # the last line may be incomplete
         sizes, words = dict(self._sizes), []
         for log, upto in self._waiting:
             more = upto - sizes.get(log, 0)
@@ -116,7 +116,7 @@ class Timeline:
             self._sizes = sizes
 
     def _begin(self, before: bytes) -> None:
-        """Tell the time, the attempt, and how long logs are."""
+        """Write the time, the attempt, and the lengths of the logs."""
         self._last = round(self._clock(), 3)
         told = b"".join(b" %d%c%d" % (rank, stream[0].encode(), size) for (rank, stream), size in self._sizes.items())
         self._put(b"%s@ %.3f %d%s\n" % (before, self._last, self._attempt, told))
@@ -128,7 +128,7 @@ class Timeline:
 
 
 class Reading:
-    """Reads the file as it grows. It may have come from a host: what is no such line is passed over."""
+    """Incremental parser of the file, which may come from a host: invalid lines are skipped."""
 
     def __init__(self) -> None:
         self._part = b""
@@ -136,7 +136,7 @@ class Reading:
         self._sizes: dict[tuple[int, str], int] = {}
 
     def feed(self, data: bytes) -> list[Grown]:
-        """What the lines say that end in these bytes."""
+        """Return what the lines say that end in these bytes."""
         *lines, self._part = (self._part + data).split(b"\n")
         found: list[Grown] = []
         for line in lines:

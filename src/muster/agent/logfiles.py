@@ -1,7 +1,7 @@
-"""Follow the log files of ranks by offset, as they grow.
+"""Readers of the log files of ranks, by offset, as they grow.
 
-A rank's descriptors 1 and 2 *are* its files, so nothing is lost when whoever follows is slow, or dies. inotify says
-which file has grown: idle ranks cost nothing.
+A rank's descriptors 1 and 2 *are* its files, so nothing is lost if a reader is slow, or dies. inotify reports which
+file has grown: idle ranks cost nothing.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ _IN_Q_OVERFLOW = 0x4000
 _EVENT = struct.Struct("iIII")
 _OVERFLOWN = struct.pack("iI", -1, _IN_Q_OVERFLOW)
 _AT_ONCE = 1 << 20
-"""Bytes of events that are read at a time; the kernel's queue has half of that."""
+"""Maximum number of bytes of events to read at once; the kernel's queue has half of that."""
 _LOOKS = 4
-"""How often it is looked again for what was written while sizes were looked at."""
+"""Maximum number of checks for what was written while sizes were read."""
 _PATIENCE = 10
-"""How often it is put off to tell what has grown, where that helps to know the order."""
+"""Maximum number of times to postpone reporting growth if that helps to determine the order."""
 _ONE_TURN = 2
-"""The same where the only doubt is whether one turn wrote several lines, as most prints of several lines do."""
+"""The same maximum if the only doubt is whether one turn wrote several lines, as most multi-line prints do."""
 _IN_ORDER = 1 << 16
-"""Bytes that a stream may have grown by for their lines to be put in order with those of other streams."""
+"""Maximum growth in bytes of a stream for its lines to be ordered with those of other streams."""
 _CHANGES, _CHANGES_A_SECOND = 4096, 1000
-"""So many changes from one stream to another are told of at once, and in a second. Where there are more, ranks are
-chatty, and it is only told what grew."""
+"""Maximum number of switches between streams that are reported at once, and per second. Beyond it, only the growth is
+reported."""
 _TRACEBACK = (
     b"Traceback (most recent call last)",
     b"Fatal Python error",
-    # one of the script itself has no head
+    # a syntax error of the script itself has no traceback head
     b"\nSyntaxError: ",
     b"\nIndentationError: ",
     b"\nTabError: ",
@@ -48,31 +48,31 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Cut(NamedTuple):
-    """Where turns of writing into a file may have ended."""
+    """Offsets at which turns of writing to a file may have ended."""
 
     ends: tuple[int, ...]
     doubtful: bool
-    """There is a line more than these turns account for. A write shows in the size of a file a moment before the kernel
-    tells of it, and another process may run in between."""
+    """True if there is a line more than these turns account for. A write shows in the size of a file a moment before
+    the kernel reports it, and another process may run in between."""
 
 
 class LogFile:
-    """One file of one rank."""
+    """One log file of one rank."""
 
     def __init__(self, rank: int, kind: str, path: str, attempt: int = 0) -> None:
         self.rank, self.kind, self.path, self.attempt = rank, kind, path, attempt
         self.noticed = 0
-        """How far it has been told of as grown."""
+        """Offset up to which growth was reported."""
         self.written_at = 0
-        """When it was last written to, as `size` last saw it (nanoseconds, by the coarse clock of its file system)."""
+        """Time of the last write as `size` last saw it, in nanoseconds of the file system's coarse clock."""
         self.scanned = 0
-        """How far `scan` has come."""
+        """Offset up to which `scan` has searched."""
         self.traceback_at: float | None = None
-        """When the head of the latest traceback was seen (monotonic)."""
+        """Monotonic time at which the head of the latest traceback was seen."""
         self._tail = b""
 
     def scan(self) -> None:
-        """Look through what is new for the head of a traceback, whether or not anybody reads it."""
+        """Search new output for the head of a traceback, whether or not there is a reader."""
         while True:
             data = self.at(self.scanned, 1 << 20)
             if not data:
@@ -81,14 +81,14 @@ class LogFile:
             self.look_through(data)
 
     def look_through(self, data: bytes) -> None:
-        """Look through these bytes, which follow those before, for the head of a traceback."""
+        """Search these bytes, which follow the previous ones, for the head of a traceback."""
         old, seen = len(self._tail), self._tail + data
         if any(seen.rfind(head) + len(head) > old for head in _TRACEBACK if head in seen):
             self.traceback_at = time.monotonic()
         self._tail = seen[-_LONGEST + 1 :]
 
     def at(self, offset: int, limit: int) -> bytes:
-        """The bytes of the file from `offset`, at most `limit`; empty at its present end."""
+        """Return up to `limit` bytes of the file from `offset`; empty at its current end."""
         try:
             fd = os.open(self.path, os.O_RDONLY)
         except FileNotFoundError:
@@ -99,8 +99,10 @@ class LogFile:
             os.close(fd)
 
     def cut(self, turns: int, size: int) -> Cut:
-        """Where so many turns of writing may have ended, of which the last ended at `size`: each at the end of a line,
-        all with as many lines. Of very many bytes it is not known."""
+        """Return where so many turns of writing may have ended, the last one at `size`.
+
+        Each ends at the end of a line, all with the same number of lines. Unknown for very many bytes.
+        """
         new = size - self.noticed
         lines: list[int] = []
         if turns <= new <= _IN_ORDER:
@@ -114,7 +116,7 @@ class LogFile:
         return Cut((*lines, size) if size not in lines else tuple(lines), False)
 
     def size(self) -> int:
-        """The present length of the file."""
+        """Return the current length of the file."""
         try:
             found = os.stat(self.path)
         except FileNotFoundError:
@@ -124,46 +126,45 @@ class LogFile:
 
 
 class Piece(NamedTuple):
-    """A stream has grown up to there."""
+    """Growth of a stream up to an offset."""
 
     stream: LogFile
     upto: int
 
 
 class LogWatcher:
-    """The files of all ranks of one attempt in one folder."""
+    """The files of all ranks of one attempt in one directory."""
 
     def __init__(self, folder: str, ranks: Iterable[int], attempt: int = 0) -> None:
         self.streams: dict[str, LogFile] = {}
         self._added: list[LogFile] = []
-        """Streams that may have grown before the kernel was asked, or this name known."""
+        """Streams that may have grown before inotify watched them."""
         self._folder, self._attempt = folder, attempt
         for rank in ranks:
             self.add(rank)
         self.fd: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        """Readable when a file has grown; -1 where the kernel gives no more of these, then `notice` must be called."""
+        """Readable when a file has grown; -1 if the kernel has no more instances, then `notice` must be polled."""
         if self.fd >= 0 and _libc.inotify_add_watch(self.fd, os.fsencode(folder), _IN_MODIFY) < 0:
             self.close()
         self._undecided: list[LogFile] = []
         self._postponed = 0
-        """How often in a row it was put off to tell what has grown."""
+        """How many times in a row reporting growth was postponed."""
         self._changes, self._changes_at = float(_CHANGES), time.monotonic()
-        """How many changes from stream to stream may be told of, and since when that is so."""
+        """How many switches between streams may be reported, and since when that holds."""
 
     def add(self, rank: int) -> list[LogFile]:
-        """Follow one rank more; gives its files."""
+        """Follow one more rank; return its files."""
         found = [LogFile(rank, kind, rank_file(self._folder, rank, kind), self._attempt) for kind in ("out", "err")]
         self.streams.update({os.path.basename(stream.path): stream for stream in found})
         self._added += found
         return found
 
     def notice(self, decide: bool = False) -> list[Piece]:
-        """What was written since the last time, as far as can be known in the order in which it was. Does not wait.
+        """Return what was written since the last call, in the order of writing as far as known. Does not wait.
 
-        The kernel tells in which order files have grown, though not by how much: of a file that others have come
-        between, the new lines are shared out evenly. So what one rank prints to stdout and stderr in turn, a line each
-        time, is in order. Where a moment later more may be known of the order, nothing is told yet, unless it is to
-        `decide`.
+        The kernel reports in which order files have grown, but not by how much: if a file's writes alternate with
+        others, its new lines are divided evenly. So if one rank prints to stdout and stderr in turn, a line each time,
+        the order is correct. If the order may be known better in a moment, nothing is returned yet, unless `decide`.
         """
         now = time.monotonic()
         self._changes = min(_CHANGES, self._changes + (now - self._changes_at) * _CHANGES_A_SECOND)
@@ -177,7 +178,7 @@ class LogWatcher:
             sizes.update({stream: stream.size() for stream in dict.fromkeys(grown)})
             grown = self._events() if self.fd >= 0 and not self._chatty else []
             if not grown:
-                break  # so these sizes are what all events have led to
+                break  # so these sizes result from all events
             order = order + grown
         sizes.update({stream: stream.size() for stream in dict.fromkeys(grown)})
         if len(sizes) < 2:
@@ -195,18 +196,18 @@ class LogWatcher:
 
     @staticmethod
     def _worth_waiting(order: list[LogFile], cuts: dict[LogFile, Cut]) -> int:
-        """How many looks may pass until the kernel tells of a write that shows in a size already; 0 where none can."""
+        """Return how many checks to wait for the kernel to report a write that a size shows already; 0 if none."""
         turns, looks = Counter(order), 0
         for stream in (stream for stream, cut in cuts.items() if cut.doubtful and stream is not order[-1]):
             others = [other for other in cuts if other.rank == stream.rank and other is not stream] or [order[-1]]
-            # a rank that has written elsewhere since has returned from that write, and the kernel has told of it
+            # a rank that has since written elsewhere has returned from that write, and the kernel has reported it
             if stream.written_at >= max(other.written_at for other in others):
                 looks = max(looks, _ONE_TURN if turns[stream] == 1 else _PATIENCE)
         return looks
 
     @property
     def undecided(self) -> bool:
-        """Something has grown of which the order may be known in a moment: `notice` is to be called once more."""
+        """True if something has grown whose order may be known in a moment: call `notice` again."""
         return bool(self._undecided)
 
     @property
@@ -219,7 +220,7 @@ class LogWatcher:
         return self._changes < _CHANGES_A_SECOND / 4
 
     def _events(self) -> list[LogFile]:
-        """The files that have grown, as the kernel tells: one comes again when another has grown in between."""
+        """Return the files that the kernel reports as grown; one is repeated if another has grown in between."""
         data = b""
         while len(data) < _AT_ONCE:
             try:
@@ -227,7 +228,7 @@ class LogWatcher:
             except BlockingIOError:
                 break
             if self._chatty:
-                break  # what the kernel's queue does not hold costs the ranks nothing
+                break  # overflow of the kernel's queue costs the ranks nothing
         if _OVERFLOWN in data:
             return list(self.streams.values())
         if self._chatty or len(data) > self._changes * 2 * _EVENT.size:
@@ -246,7 +247,7 @@ class LogWatcher:
 
     @staticmethod
     def _pieces(order: list[LogFile], ends: dict[LogFile, Iterator[int]]) -> Iterator[Piece]:
-        """The pieces that each stream has grown by, one for each of its turns in this order."""
+        """Return the pieces by which each stream has grown, one for each of its turns in this order."""
         for stream in order:
             upto = next(ends[stream], 0)
             if upto > stream.noticed:
@@ -254,18 +255,18 @@ class LogWatcher:
                 yield Piece(stream, upto)
 
     def of(self, rank: int) -> list[LogFile]:
-        """The streams of one rank."""
+        """Return the streams of one rank."""
         return [stream for stream in self.streams.values() if stream.rank == rank]
 
     def close(self) -> None:
-        """Stop watching; `notice` then looks at all files."""
+        """Stop watching; `notice` then checks all files."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
 
 def tail(path: str, limit: int = 65536) -> bytes:
-    """The last bytes of a file."""
+    """Return the last bytes of a file."""
     try:
         with open(path, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - limit))

@@ -14,9 +14,9 @@ from muster.protocol.frames import read_call
 
 
 def main(stdin: BinaryIO, hook: str) -> None:
-    """Run the agent of this node, with what the message `call` says; `hook` is the source of the hook."""
+    """Run the agent of this node, with the arguments of the message `call`; `hook` is the source of the site hook."""
     open_standard_descriptors()
-    # the program that started this may do without the ends of its children, or block signals in its threads
+    # the program that started this may ignore SIGCHLD, or block signals in its threads
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     processes.hear_signals()
     _, args = read_call(stdin)

@@ -1,4 +1,4 @@
-"""What runs of one person have left on this machine: found by the mark in the environment in which it was started."""
+"""Processes that runs of one user left on this machine, found by a variable in the environment they started with."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from muster.linux import private_tmp, processes, procfs
 from muster.protocol import local_sockets
 
 _MARK = re.compile(rb"TORCHELASTIC_RUN_ID=(\d{8}-\d{6}-[0-9a-f]{4,16}(?:-[\w.-]+)?)\Z")
-"""The id of a run of muster; torchrun's own ids look otherwise."""
+"""The ID of a muster run; torchrun's own IDs look different."""
 
 _PATIENCE = 3.0
 
 
 def found() -> dict[str, list[int]]:
-    """{run: pids} of this person, leaving out runs that somebody looks after."""
+    """Return {run: pids} of this user, without runs that have a live agent or controller."""
     runs: dict[str, list[int]] = {}
     network = os.readlink("/proc/self/ns/net")
     for name in os.listdir("/proc"):
@@ -27,7 +27,7 @@ def found() -> dict[str, list[int]]:
             continue
         try:
             if os.stat(f"/proc/{name}").st_uid != os.getuid() or os.readlink(f"/proc/{name}/ns/net") != network:
-                continue  # in a container, say: who listens there cannot be seen from here
+                continue  # in a container, for example, whose listeners are not visible from here
             with open(f"/proc/{name}/environ", "rb") as file:
                 words = file.read().split(b"\0")
         except OSError:
@@ -41,9 +41,9 @@ def found() -> dict[str, list[int]]:
 
 
 def looked_after(run: str) -> bool:
-    """A process of this person listens on a socket of that run; others may have bound such names too."""
+    """Return True if a process of this user listens on a socket of that run; others may have bound such names too."""
     mark = os.fsencode(f"@muster/{os.getuid()}/{run}/")
-    with open("/proc/net/unix", "rb") as file:  # others may have forged its lines: each name is tried
+    with open("/proc/net/unix", "rb") as file:  # others may have forged lines: each name is tried
         names = set(re.findall(re.escape(mark) + rb"[0-9a-f]{20}\n", file.read()))
     return any(
         local_sockets.listens(partial(local_sockets.connect, "\0" + os.fsdecode(name[1:-1]), os.getuid()))
@@ -52,7 +52,7 @@ def looked_after(run: str) -> bool:
 
 
 def clean(dry: bool) -> None:
-    """Tell what there is, end it unless `dry`, and tell what still lives."""
+    """Report the leftover processes, kill them unless `dry`, and report which survived."""
     runs = found()
     pids = [pid for run in runs.values() for pid in run]
     described = {pid: processes.describe_process(pid, "?") for pid in pids}

@@ -1,4 +1,4 @@
-"""What a doctor looks at on one machine. It reads, and tries; a file that it writes it removes again."""
+"""Doctor's checks on one machine. They read and try things; a file that they write is removed again."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from typing import Any
 from muster.linux import hardware, processes
 
 _WITHIN = 8.0
-"""Seconds after which a look-up or a write is told as one that hangs."""
+"""Seconds after which a name lookup or a write is reported as hanging."""
 _GPUS_WITHIN = 40.0
-"""nvidia-smi wakes each GPU first where nothing keeps the driver in memory."""
+"""nvidia-smi first initializes each GPU if nothing keeps the driver loaded."""
 _IMPORT_WITHIN = 100.0
 _AT_ONCE = 8
-"""Names that are looked up at the same time: more of them would time each other."""
+"""Number of names looked up concurrently: with more, they would slow each other down."""
 _SLOW = 0.05
-"""A look-up that takes longer, in seconds, is made once more: the first one may have waited for something else."""
+"""Seconds after which a lookup is repeated: the first one may have waited for something else."""
 
 _TORCH = """
 import json, time
@@ -38,7 +38,10 @@ print(json.dumps(told))
 
 
 def probe(names: Iterable[str], folders: Iterable[str]) -> dict[str, Any]:
-    """What there is, beside what `meet.tell` has told. `names` are hosts of the run, `folders` those of the ranks."""
+    """Return what `facts.collect_facts` does not report.
+
+    `names` are hosts of the run, `folders` directories of the ranks.
+    """
     found: dict[str, Any] = {
         "wall": time.time(),
         "at": time.monotonic(),
@@ -46,7 +49,7 @@ def probe(names: Iterable[str], folders: Iterable[str]) -> dict[str, Any]:
         "infiniband": os.listdir("/sys/class/infiniband") if os.path.isdir("/sys/class/infiniband") else [],
         "kills_user_processes": _kills_user_processes(),
     }
-    # no file has that name, and a server refuses it at once
+    # this name cannot exist, and a server rejects it at once
     own, nobody = socket.gethostname(), "nobody.invalid"
     looked: dict[str, Any] = {}
     waiting = list(dict.fromkeys([own, nobody, *names]))
@@ -60,7 +63,7 @@ def probe(names: Iterable[str], folders: Iterable[str]) -> dict[str, Any]:
 
 
 def _at_once(jobs: dict[str, Callable[[], Any]], within: float) -> dict[str, Any]:
-    """Do all of these at once; one that does not come back in time is `{"hangs": seconds}`."""
+    """Run all jobs concurrently; one that does not return in time gives `{"hangs": seconds}`."""
     found: dict[str, Any] = {}
 
     def do(name: str, job: Callable[[], Any]) -> None:
@@ -88,7 +91,7 @@ def _look_up_twice(name: str) -> dict[str, Any]:
 
 
 def _look_up(name: str) -> dict[str, Any]:
-    """Forward, and back from the first address."""
+    """Look up a name, and its first address in reverse."""
     began = time.monotonic()
     try:
         addresses = _addresses(name)
@@ -105,7 +108,7 @@ def _look_up(name: str) -> dict[str, Any]:
 
 
 def _addresses(name: str) -> list[str]:
-    """The addresses of a name: IPv4, and IPv6 where it has no other."""
+    """Return the addresses of a name: IPv4, or IPv6 if it has no other."""
     found = socket.getaddrinfo(name, None)
     return sorted(
         {str(item[4][0]) for item in found if item[0] == socket.AF_INET} or {str(item[4][0]) for item in found}
@@ -118,7 +121,7 @@ def _mtu(interface: str) -> int:
 
 
 def _folder(path: str) -> dict[str, Any]:
-    """Whether it is there, has room, and can be written."""
+    """Check whether a directory exists, has space, and is writable."""
     there = path
     while not os.path.isdir(there):
         there = os.path.dirname(there)
@@ -135,13 +138,13 @@ def _folder(path: str) -> dict[str, Any]:
 
 
 def _torch() -> dict[str, Any]:
-    """The torch of this Python, and how long it takes to import: as it is, and again."""
+    """Return the version of this Python's torch, and the import time: as it is, and repeated."""
     import json
 
     times, told = [], {}
     for _ in range(2):
         began = time.monotonic()
-        # not here: `-c` puts the working directory first on sys.path, and somebody's json.py may lie in it
+        # not here: `-c` puts the working directory first on sys.path, which may hold some json.py
         words = [sys.executable, "-c", _TORCH]
         done = subprocess.run(words, capture_output=True, text=True, timeout=_IMPORT_WITHIN, cwd="/")
         if done.returncode:
@@ -153,7 +156,7 @@ def _torch() -> dict[str, Any]:
 
 
 def _smi() -> dict[str, Any]:
-    """The GPUs as the driver tells of them, with the memory that is in use; nothing where nobody can ask it."""
+    """Return the GPUs as the driver reports them, with the memory in use; empty without nvidia-smi."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return {}
@@ -168,7 +171,7 @@ def _smi() -> dict[str, Any]:
 
 
 def _kills_user_processes() -> bool:
-    """systemd-logind ends what a user leaves behind at logout, `-d` runs too."""
+    """Return True if systemd-logind kills what a user leaves behind at logout, including `-d` runs."""
     folders = ("/etc/systemd/logind.conf.d", "/usr/lib/systemd/logind.conf.d", "/run/systemd/logind.conf.d")
     paths = ["/etc/systemd/logind.conf"]
     paths += [os.path.join(folder, name) for folder in folders if os.path.isdir(folder) for name in os.listdir(folder)]

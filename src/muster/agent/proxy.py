@@ -1,6 +1,6 @@
-"""Carry bytes between stdin and stdout and a local socket, both ways, until one side has ended.
+"""Relay between stdin and stdout and a local socket, in both directions, until one side is closed.
 
-Also what a program that is sent to a host does there (`calls.py`): it reaches the supervisor of a run, or its files.
+Also calls that run on a host (`calls.py`) to reach the controller of a run, or its files.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from muster.protocol.frames import FrameDecoder, Refused, encode_frame, whole_fr
 
 
 def survive() -> None:
-    """Ignore what a scheduler sends to all steps of a job; it is for the ranks. SIGTERM ends this process."""
+    """Ignore signals that a scheduler sends to all steps of a job for the ranks, except SIGTERM."""
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM, signal.SIGCHLD}:
-        signal.signal(number, signal.SIG_IGN)  # the kernel ends it all the same for a fault of its own
+        signal.signal(number, signal.SIG_IGN)  # the kernel still kills it for a fault of its own
 
 
 def write_all(fd: int, data: bytes | bytearray) -> None:
-    """Write all of it."""
+    """Write all of the data."""
     while data:
         data = data[os.write(fd, data) :]
 
 
 def carry(link: socket.socket) -> None:
-    """Carry between stdin and stdout and this connection, which is closed then."""
+    """Relay between stdin and stdout and this connection, and close it."""
     os.set_blocking(0, True)
     with link:
         try:
@@ -44,7 +44,7 @@ def carry(link: socket.socket) -> None:
                     else:
                         write_all(1, data)
         except OSError:
-            return  # one side has gone
+            return  # one side is closed
 
 
 def send(kind: str, payload: bytes = b"", **fields: object) -> None:
@@ -53,10 +53,10 @@ def send(kind: str, payload: bytes = b"", **fields: object) -> None:
 
 
 def visit(run_dir: str) -> None:
-    """Be the way to the controller of the run in this directory, and to its files, until the client goes.
+    """Relay to the controller of the run in this directory, and send its files, until the client leaves.
 
-    Where there is no controller that is said, and whether the run's files are there at all. It ends with the
-    connection to the controller: the client asks for files before, or makes another connection.
+    If there is no controller, that is reported, and whether the run's files exist. It ends with the connection to the
+    controller: the client asks for files before, or connects again.
     """
     try:
         link = local_sockets.find(run_dir, local_sockets.SUPERVISOR)
@@ -75,7 +75,7 @@ def visit(run_dir: str) -> None:
                 for fields, payload in asked.feed(data):
                     if fields["kind"] == "files":
                         if fields["last"] and link is not None:
-                            link.close()  # the controller waits for its clients before it ends
+                            link.close()  # the controller waits for its clients before it exits
                             link = None
                         send_files(run_dir, fields["have"])
                     elif link is not None:
@@ -87,18 +87,18 @@ def visit(run_dir: str) -> None:
                 if not data:
                     return
                 told += data
-                end = whole_frames(told)  # files may come between two of them, and nowhere else
+                end = whole_frames(told)  # files may be inserted between two frames, and nowhere else
                 write_all(1, told[:end])
                 del told[:end]
     except (OSError, Refused):
-        return  # one side has gone
+        return  # one side is closed
 
 
 def find_runs(which: str) -> dict[str, str]:
-    """The folders of the runs, by id, whose ids begin like this, or of the `last` one."""
+    """Return the directories by ID of the runs whose IDs have this prefix, or of the `last` run."""
     home = paths.muster_home(os.environ)
     found = {name: os.path.join(home, "runs", name) for name in _names_in(os.path.join(home, "runs"))}
-    for name in _names_in(os.path.join(home, "elsewhere")):  # links to runs that are kept in other directories
+    for name in _names_in(os.path.join(home, "elsewhere")):  # links to runs in other directories
         target = os.path.realpath(os.path.join(home, "elsewhere", name))
         if os.path.basename(target) == name and os.path.isdir(target):
             found.setdefault(name, target)
@@ -115,7 +115,7 @@ def _names_in(folder: str) -> list[str]:
 
 
 def introduce(which: str) -> None:
-    """Send what must be known of a run to speak to its supervisor: where it is, job.json, plan.json."""
+    """Send what a client must know of a run to connect to its controller: its directory, job.json, plan.json."""
     found = find_runs(which)
     run_dir = next(iter(found.values())) if len(found) == 1 else ""
     files = {}
@@ -129,7 +129,7 @@ def introduce(which: str) -> None:
 
 
 def send_files(run_dir: str, have: Mapping[str, int]) -> None:
-    """Send what the files of a run have more than so many bytes, those that are written anew whole, and `done`."""
+    """Send what the run's files have beyond the given sizes, rewritten ones completely, and then `done`."""
     for folder, _, names in os.walk(run_dir):
         for file in sorted(names):
             path = os.path.join(folder, file)

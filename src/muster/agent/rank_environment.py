@@ -1,4 +1,4 @@
-"""Carry out what a plan says of an environment: variables over those that are inherited, and values that come late."""
+"""Environments according to the plan: its variables over the inherited ones, and values that are known only late."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from typing import Any, Optional
 
 Late = Mapping[str, Optional[str]]
-"""Values that were not known when the plan was made, by name; None for one that there is not."""
+"""Values by name that were not known to the plan; None for one that does not exist."""
 
 
 def filled(text: Any, late: Late) -> str | None:
-    """A text of the plan with these values in it; None where one of them is None.
+    """Return a text of the plan with late values filled in; None if one of them is None.
 
-    Text that is known is a string, a late value is `{"late": NAME}`, and both stand in a list where they are mixed.
-    Raises KeyError for a value that is not known.
+    A known text is a string, a late value is `{"late": NAME}`, and a list mixes both. Raises KeyError for a value that
+    is not known.
     """
     if isinstance(text, str):
         return text
@@ -24,7 +24,7 @@ def filled(text: Any, late: Late) -> str | None:
 
 
 def word(text: Any, late: Late) -> str:
-    """The same for a word that must be there."""
+    """Return a text as `filled` does; raises KeyError if it has no value."""
     found = filled(text, late)
     if found is None:
         raise KeyError(f"{text} has no value")
@@ -32,12 +32,12 @@ def word(text: Any, late: Late) -> str:
 
 
 def inherited(env: Mapping[str, str], unset: str) -> dict[str, str]:
-    """What is left of an environment."""
+    """Return an environment without the variables that match `unset`."""
     return {name: value for name, value in env.items() if not (unset and re.fullmatch(unset, name))}
 
 
 def settings(variables: Mapping[str, Any], late: Late, early: bool = False) -> dict[str, str]:
-    """The variables that have a value. `early`: without those whose value is not known yet."""
+    """Return the variables that have a value. `early`: omit those whose value is not known yet."""
     found = {}
     for name, text in variables.items():
         if early and not _known(text, late):
@@ -60,7 +60,7 @@ def environment(
     own: Mapping[str, Any] | None = None,
     early: bool = False,
 ) -> dict[str, str]:
-    """What a process has that inherits `env`. `own` are the variables of one rank alone."""
+    """Return the environment of a process that inherits `env`. `own` are the variables of one rank."""
     found = inherited(env, plan["unset"])
     for name, value in settings(plan["defaults"], late, early).items():
         found.setdefault(name, value)

@@ -1,7 +1,7 @@
-"""Who is this process? The variables by which launchers and process managers tell a rank, in one table.
+"""Detection of a process's rank from the variables of launchers and process managers, in one table.
 
-Each row was read off a real run, or from the manager's own documentation. Standard library only: the shim of foreign
-launchers (`rank_shim.py`) and `muster.detect_rank` use it.
+Each row was taken from a real run or from the documentation of that launcher. Standard library only: the shim of
+external launchers (`rank_shim.py`) and `muster.detect_rank` use it.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from typing import NamedTuple
 
 
 class Identity(NamedTuple):
-    """A rank, as whoever started it told it."""
+    """A rank, as its launcher describes it."""
 
     launcher: str
-    """Who told it, for people."""
+    """Name of the launcher, for users."""
     rank: int
     world_size: int | None
-    """None where that can be asked of the manager's library alone."""
+    """None if only the launcher's library knows it."""
     local_rank: int | None
     local_world_size: int | None
     node_rank: int | None
-    """The index of its node, where that is told."""
+    """Index of the node, if the launcher tells it."""
 
 
 class _LauncherEnv(NamedTuple):
     launcher: str
     needs: tuple[str, ...]
-    """It is this one if all of these are set."""
+    """Variables that are all set by this launcher."""
     rank: str
     size: str
     local_rank: tuple[str, ...] = ()
@@ -37,7 +37,7 @@ class _LauncherEnv(NamedTuple):
     node_rank: tuple[str, ...] = ()
 
 
-# The innermost comes first: `srun torchrun` has both kinds of names, and those of srun are the agent's, not the rank's.
+# Innermost first: `srun torchrun` sets both kinds of variables, and srun's describe the agent, not the rank.
 _DIALECTS = (
     _LauncherEnv(
         "torchrun",
@@ -91,7 +91,7 @@ _DIALECTS = (
         ("PMI_LOCAL_SIZE",),
         ("PALS_NODEID",),
     ),
-    # `srun --mpi=pmi2` sets PMI_RANK too: Hydra's own names have to be there as well
+    # `srun --mpi=pmi2` sets PMI_RANK too: Hydra's own variables must be set as well
     _LauncherEnv(
         "MPICH's mpiexec",
         ("PMI_RANK", "MPI_LOCALRANKID"),
@@ -104,7 +104,7 @@ _DIALECTS = (
         "MPICH's mpiexec", ("PMI_ID", "PMI_PORT"), "PMI_ID", "PMI_SIZE", ("MPI_LOCALRANKID",), ("MPI_LOCALNRANKS",)
     ),
     _LauncherEnv("Flux", ("FLUX_TASK_RANK",), "FLUX_TASK_RANK", "FLUX_JOB_SIZE", ("FLUX_TASK_LOCAL_ID",)),
-    # a batch script has SLURM_PROCID and the SLURM_NTASKS of the job as well, and is one process: no number of the step
+    # a batch script also has SLURM_PROCID and SLURM_NTASKS, but is one process: it has no variable of a step's tasks
     _LauncherEnv(
         "srun",
         ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
@@ -118,10 +118,10 @@ _DIALECTS = (
 
 
 def detect(env: Mapping[str, str] | None = None) -> Identity | None:
-    """Who this process is among others, by the variables of whoever started it (`env`, or os.environ).
+    """Return the rank of this process, from its launcher's variables in `env` (or os.environ).
 
-    None for one that is alone. RANK and WORLD_SIZE without LOCAL_RANK are those of a pod or a node on some platforms,
-    and not taken for a rank's.
+    None for a process without ranks. RANK and WORLD_SIZE without LOCAL_RANK describe a pod or a node on some platforms,
+    and are not taken for a rank's.
     """
     env = os.environ if env is None else env
     for dialect in _DIALECTS:
@@ -142,7 +142,7 @@ def detect(env: Mapping[str, str] | None = None) -> Identity | None:
 
 
 def counts(text: str) -> list[int]:
-    """`2(x3),1`, as Slurm writes how many tasks each node has: 2, 2, 2, 1."""
+    """Return 2, 2, 2, 1 from `2(x3),1`, Slurm's notation for the number of tasks of each node."""
     found: list[int] = []
     for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", text):
         found += [int(count)] * int(times or 1)

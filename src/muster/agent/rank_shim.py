@@ -1,8 +1,8 @@
-"""What a foreign launcher starts in place of the script: `python muster-….pyz [--local-rank=N] RUN`.
+"""The program that an external launcher starts instead of the script: `python muster-….pyz [--local-rank=N] RUN`.
 
-It learns from the launcher's variables which rank it is, tells the agent of its machine, and gets from there what to
-run. Then it starts that as its only child, in the rank's log files and under torchrun's names, passes signals on, and
-tells how it ended: a launcher may hide a status, this does not.
+It detects its rank from the launcher's variables, registers with the agent of its machine, and gets the command to run.
+It starts that as its only child, with the rank's log files and torchrun's variables, forwards signals, and reports how
+it exited: a launcher may hide an exit status.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from muster.protocol.local_sockets import AGENT, TOKEN, Sockets
 _PASSED_ON = processes.CATCHABLE - {signal.SIGCHLD}
 
 _ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-"""Those of them by which a launcher asks a rank to end: they are passed on whatever the rank does about it."""
+"""Signals by which a launcher asks a rank to exit: they are forwarded whatever the rank does about them."""
 
 _NOTED = 10.0
-"""Seconds in which the agent must have taken note of an end."""
+"""Seconds within which the agent must acknowledge an exit."""
 
 _BUSY = 60.0
-"""Seconds for which an agent is asked again that takes no connection: many ranks may come at once."""
+"""Seconds during which connecting to a busy agent is retried: many ranks may register at once."""
 
 CANNOT = 125
-"""The exit status where there is no agent, or it refuses."""
+"""Exit status if there is no agent, or it refuses."""
 
 
 def main(words: list[str]) -> int:
-    """Be a rank; gives its exit status, or does not return where a signal ended it."""
+    """Run a rank and return its exit status; does not return if a signal killed it."""
     open_standard_descriptors()
     if words[0] == "remote-exec":
         return remote_exec(words[1], words[2:])
@@ -62,9 +62,9 @@ def main(words: list[str]) -> int:
 
 
 def remote_exec(run: str, words: list[str], env: Mapping[str, str] | None = None) -> int:
-    """In place of ssh: `[-x] HOST WORDS…`, through the agents that are there already; gives the exit status.
+    """Run a command on another node through the agents, instead of ssh: `[-x] HOST WORDS…`; return its exit status.
 
-    `env` is set there, and stands on no command line.
+    `env` is set there, and is on no command line.
     """
     while words and words[0].startswith("-"):
         words = words[1:]
@@ -81,12 +81,12 @@ def _refuse(why: str) -> int:
 
 
 def _reach(run: str) -> socket.socket | None:
-    """The agent of this machine, where the same user runs it: whoever else listens is not spoken to.
+    """Connect to the agent of this machine, if the same user runs it; other listeners are rejected.
 
-    The name depends on a token that is in the shim's archive, which only that user can read.
+    The socket's name depends on a token in the shim's archive, which only that user can read.
     """
     archive = __file__
-    for _ in range(3):  # muster/agent/rank.py
+    for _ in range(3):  # muster/agent/rank_shim.py
         archive = os.path.dirname(archive)
     token = globals()["__loader__"].get_data(os.path.join(archive, TOKEN)).decode()
     deadline = time.monotonic() + _BUSY
@@ -104,7 +104,7 @@ def _join(agent: socket.socket, me: Identity) -> dict[str, Any]:
 
 
 def _answer(agent: socket.socket, kind: str) -> dict[str, Any]:
-    """The next message of this kind; others are skipped. Empty when none comes."""
+    """Return the next message of this kind, skipping others; empty if the connection ends first."""
     frames = FrameDecoder()
     while True:
         data = agent.recv(1 << 16)
@@ -116,7 +116,7 @@ def _answer(agent: socket.socket, kind: str) -> dict[str, Any]:
 
 
 def environment_of(order: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, str]:
-    """The variables of the rank, over what the launcher passes on."""
+    """Return the environment of the rank, over what the launcher passes on."""
     found = environment(env, order["environment"], {})
     if order["hook"]:
         found = hook_env(found, order["hook"], mode="rank", stack=order["stack"], pipes=order["pipes"])
@@ -124,9 +124,9 @@ def environment_of(order: Mapping[str, Any], env: Mapping[str, str]) -> dict[str
 
 
 def inside(me: Identity, run: str) -> None:
-    """Be a rank in this very process, which a launcher has spawned: a child calls the function or runs the script.
+    """Be a rank in this process, which a launcher has spawned: a child calls the function or runs the script.
 
-    Does not return; the process ends as its child did.
+    Does not return; the process exits as its child did.
     """
     agent = _reach(run)
     order = _join(agent, me) if agent is not None else {"refused": f"no agent of {run} answers here"}
@@ -136,7 +136,7 @@ def inside(me: Identity, run: str) -> None:
 
 
 def _supervise_child(agent: socket.socket, order: Mapping[str, Any], start: Callable[[], int]) -> int:
-    """Start the program of the rank, see it to its end, and tell of both; gives its exit status."""
+    """Start the rank's program, wait for its exit, and report both; return its exit status."""
     processes.become_subreaper()
     early: list[int] = []
     for number in _PASSED_ON:
@@ -150,10 +150,10 @@ def _supervise_child(agent: socket.socket, order: Mapping[str, Any], start: Call
         _answer(agent, "recorded")
         return CANNOT
     asked: list[float] = []
-    """When the launcher asked the rank to end."""
+    """When the launcher asked the rank to exit."""
 
     def pass_on(number: int, _: object = None) -> None:
-        """Send it to the rank; what a scheduler sends to all tasks ends none that has no handler for it."""
+        """Forward a signal to the rank; a scheduler's signal to all tasks is sent only to processes that handle it."""
         if number in _ENDS:
             asked.append(time.monotonic())
         for catcher in [pid] if number in _ENDS else processes.catchers(pid, number):
@@ -171,21 +171,21 @@ def _supervise_child(agent: socket.socket, order: Mapping[str, Any], start: Call
     _end_rest(order["grace"] if code == 0 else 0.0)
     _fill_redirected(order)
     _tell(agent, "exited", code=code, signal=ended_by, asked=asked[0] if asked else None)
-    noted.wait(_NOTED)  # until it is written down: the launcher may end everything as soon as it sees this end
+    noted.wait(_NOTED)  # until the exit is recorded: the launcher may kill everything as soon as it sees it
     if ended_by is not None:
         _exit_like_child(ended_by)
     return code if code is not None else CANNOT
 
 
 def _fill_redirected(order: Mapping[str, Any]) -> None:
-    """Copy what the rank wrote to files that the launcher was told to keep of it, else they would stay empty.
+    """Copy the rank's output to files that the launcher was asked to write, which would otherwise stay empty.
 
     deepspeed's --enable_each_rank_log and torchrun's --redirects make such files the stdout and stderr of the shim.
     """
     for fd, path in zip((1, 2), order["logs"]):
         try:
             ours = os.fstat(fd)
-            # a launcher that redirects nothing hands on its own file, which is the agent's
+            # a launcher that redirects nothing passes on its own file, which is the agent's
             of_launcher = os.stat(f"/proc/{os.getppid()}/fd/{fd}")
             if not stat.S_ISREG(ours.st_mode) or os.path.samestat(ours, of_launcher):
                 continue
@@ -197,7 +197,7 @@ def _fill_redirected(order: Mapping[str, Any]) -> None:
 
 
 def _watch(agent: socket.socket, pid: int, noted: threading.Event) -> None:
-    """Without its agent a rank must not live: no launcher sees to that."""
+    """Kill the rank when the connection to its agent ends, because no launcher does."""
     try:
         gone = not _answer(agent, "recorded")
     except (OSError, Refused):
@@ -211,11 +211,11 @@ def _tell(agent: socket.socket, kind: str, **fields: Any) -> None:
     try:
         agent.sendall(encode_frame(kind, **fields))
     except OSError:
-        pass  # the agent has ended; `_watch` sees that too
+        pass  # the agent has exited; `_watch` detects that
 
 
 def _complain(order: Mapping[str, Any], error: OSError) -> None:
-    """Leave word in the rank's log, if it can be written."""
+    """Write an error to the rank's log, if possible."""
     try:
         with open(processes.open_first(order["err"]), "w") as file:
             what = error.filename or order["argv"][0]
@@ -225,7 +225,7 @@ def _complain(order: Mapping[str, Any], error: OSError) -> None:
 
 
 def _files(order: Mapping[str, Any]) -> tuple[int, int, int]:
-    # a launcher passes its own stdin on to the only rank that it starts, or to the first
+    # a launcher passes its own stdin to the only rank that it starts, or to the first
     stdin = 0 if order["stdin"] else os.open(os.devnull, os.O_RDWR)
     if order["screen"]:
         terminal = os.O_RDWR | os.O_NOCTTY
@@ -234,7 +234,7 @@ def _files(order: Mapping[str, Any]) -> tuple[int, int, int]:
 
 
 def _start(order: Mapping[str, Any], given: list[str]) -> int:
-    """Start the program of the rank; gives its pid."""
+    """Start the program of the rank; return its pid."""
     argv = list(order["argv"])
     if order["args_at"] is not None:
         argv[order["args_at"] : order["args_at"]] = given
@@ -243,7 +243,7 @@ def _start(order: Mapping[str, Any], given: list[str]) -> int:
 
 
 def _fork(order: Mapping[str, Any], me: Identity) -> int:
-    """Call the function, or run the script, in a child that is like this process; gives its pid."""
+    """Call the function, or run the script, in a child that is like this process; return its pid."""
     import importlib
     import runpy
     import traceback
@@ -281,7 +281,7 @@ def _fork(order: Mapping[str, Any], me: Identity) -> int:
             print(code, file=sys.stderr)
             code = 1
     except BaseException as error:
-        # as plain Python would print it: without the frames that only brought it there
+        # as plain Python prints it: without the frames of this module
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename in (__file__, "<frozen runpy>", runpy.__file__):
             trace = trace.tb_next
@@ -293,7 +293,7 @@ def _fork(order: Mapping[str, Any], me: Identity) -> int:
 
 
 def _argument(word: str) -> Any:
-    """A word of the command line as a function's argument: `2` is a number, as in `mp.spawn(main, args=(2,))`."""
+    """Return a command line word as a function's argument: `2` is a number, as in `mp.spawn(main, args=(2,))`."""
     import ast
 
     try:
@@ -303,7 +303,7 @@ def _argument(word: str) -> Any:
 
 
 def _wait(pid: int) -> tuple[int | None, int | None]:
-    """How the rank ended: (code, None) or (None, signal). What it leaves behind is collected too."""
+    """Return how the rank exited: (code, None) or (None, signal). Orphans are collected too."""
     while True:
         ended, status = os.waitpid(-1, 0)
         if ended == pid:
@@ -313,7 +313,7 @@ def _wait(pid: int) -> tuple[int | None, int | None]:
 
 
 def _end_rest(patience: float) -> None:
-    """What the rank left behind ends within this time by itself, or is ended."""
+    """Give processes that the rank left this many seconds to exit, then kill them."""
     deadline = time.monotonic() + patience
     while processes.leftover_descendants(os.getpid(), set()) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -321,7 +321,7 @@ def _end_rest(patience: float) -> None:
 
 
 def _exit_like_child(number: int) -> None:
-    """End by the same signal, so that the launcher sees what happened."""
+    """Exit by the same signal, so that the launcher sees what happened."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # one core file is enough

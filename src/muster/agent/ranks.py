@@ -40,7 +40,7 @@ _TERMINAL = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class RankProcesses:
-    """What an agent has started and what became of it."""
+    """The processes that an agent has started."""
 
     def __init__(
         self,
@@ -56,29 +56,29 @@ class RankProcesses:
         stdin: int | None = None,
     ) -> None:
         self.own_meeting = own_meeting
-        """The ranks bring themselves together; they only want a port that nobody has."""
+        """True if the ranks initialize their process group by themselves; they need only an unused port."""
         self.run, self.loop, self.emit, self.logs = run, run.loop, run.emit, run.logs
         self.commands, self.hook, self.floor = commands, hook, floor
         self.environment = environment
-        """Of the ranks of this node, as the plan says; `ranks` has what each has alone."""
+        """The plan's environment for the ranks of this node; its `ranks` has the variables of each rank."""
         self.preload = ["torch", "torch.distributed", *preload]
         self.ranks: list[int] = [rank["rank"] for command in commands for rank in command["ranks"]]
         self.forks = any(command["forks"] for command in commands)
         self.hook_unreachable = False
-        """This Python does not reach the hook."""
+        """True if this Python does not load the site hook."""
         self.told_early = False
-        """It was told in this attempt that a rank ended before it imported torch."""
+        """True if this attempt has reported that a rank exited before it imported torch."""
         self.stdin_rank = stdin_rank
         self.hook_folder = os.path.join(run.folder, "hook")
         self.pids: dict[int, int] = {}
         self.names: dict[int, str] = {}
         self.unattributed: dict[int, tuple[int | None, int | None]] = {}
         self.warned: set[tuple[int, int]] = set()
-        """(process, signal): what was passed on to ranks that catch it."""
+        """(process, signal) pairs that were sent to ranks that handle the signal."""
         self.ends: dict[int, dict[str, int | None]] = {}
         known = handlers(self, "forker_")
         self.dispatch = Dispatcher(known, named(known), run.complain)
-        """What the warm interpreter says."""
+        """Handlers of messages from the fork server."""
         self.forkserver: HookedPython | None = None
         self.forkserver_times: dict[str, float] = {}
         self.ahead: Preamble | None = None
@@ -91,12 +91,12 @@ class RankProcesses:
         self.store = StoreProcess(run.loop, waits, self.start_store)
         self.attempt, self.folder = 0, ""
         self.pending_forks: set[int] = set()
-        """Orders that the warm interpreter has not answered yet."""
+        """Requests that the fork server has not answered yet."""
         self.pending_start: tuple[int, str, Late] | None = None
         self.external: ExternalRanks | None = None
-        """The ranks, where a foreign launcher starts them."""
+        """The ranks, if an external launcher starts them."""
         self.tasks = guests is not None and guests["tasks"]
-        """The ranks are tasks of the scheduler, which signals them itself."""
+        """True if the ranks are tasks of the scheduler, which signals them itself."""
         self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         here = stdin_rank in self.ranks or (guests is not None and stdin_rank is not None)
         self.stdin = RankStdin(run.loop, run.emit, stdin, piped=here)
@@ -107,7 +107,7 @@ class RankProcesses:
     # ---- getting ready ----------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Start the warm interpreter if ranks are forked; tell `ready` once ranks can start."""
+        """Start the fork server if ranks are forked; send `ready` once ranks can start."""
         write_hook(self.hook_folder, self.hook)
         if self.forks:
             self.probe_python()
@@ -115,25 +115,24 @@ class RankProcesses:
             self.emit("ready", fork=False, why="")
 
     def env(self) -> dict[str, str]:
-        """The environment of what is started before an attempt: of ranks, as far as all have the same; or of the
-        launcher that starts them."""
+        """Return the environment of processes started before an attempt: common to all ranks, or the launcher's."""
         plan = self.environment if self.external is None else self.commands[0]
         return environment(os.environ, plan, self.node_values, early=True)
 
     @property
     def node_values(self) -> dict[str, str]:
-        """What the plan could not know of this node."""
+        """Late values of this node."""
         return {"PATH": os.environ.get("PATH", os.defpath), "MUSTER_PYTHON": sys.executable}
 
     def argv(self, command: Mapping[str, Any]) -> list[str]:
-        """Its words, with this agent's own interpreter where one stands."""
+        """Return the words of a command, with this agent's own Python at its place."""
         argv = list(command["argv"])
         if command["python_at"] is not None:
             argv[command["python_at"]] = sys.executable
         return argv
 
     def probe_python(self) -> None:
-        """See that Python reaches the hook, and which torch there is: else the warm one would run the script itself."""
+        """Check that Python loads the site hook (else the fork server would run the script itself), and find torch."""
         command = self.commands[0]
         argv = [*self.argv(command)[: command["python_at"] + 1], "-c", "pass"]
         proof = HookedPython()
@@ -153,7 +152,7 @@ class RankProcesses:
         self.loop.add_reader(proof.sock.fileno(), heard)
 
     def on_python_probed(self, proof: Mapping[str, Any] | None) -> None:
-        """Go on from what the proof said; `proof` is None when the hook was not reached."""
+        """Continue with the result of the check; `proof` is None if the site hook was not loaded."""
         if proof is None:
             self.hook_unreachable = True
             self.fall_back_to_plain("this Python does not read PYTHONPATH or sitecustomize, so it cannot be warmed")
@@ -168,9 +167,9 @@ class RankProcesses:
             self.read_ahead(proof["path"])
 
     def read_ahead(self, path: Iterable[str]) -> None:
-        """Read what the script does before it imports torch, while the warm interpreter imports."""
+        """Read what the script does before it imports torch, while the fork server imports."""
         from muster.agent import (
-            script_preamble,  # only now: the other process is on its way, and this takes some milliseconds
+            script_preamble,  # imported late: the other process is on its way, and this takes some milliseconds
         )
 
         command = self.forking()
@@ -180,27 +179,27 @@ class RankProcesses:
         self.need_plain(script_preamble.why_plain(self.ahead, (), env, physical_cores()))
 
     def forking(self) -> dict[str, Any]:
-        """The command whose ranks are forked."""
+        """Return the command whose ranks are forked."""
         return next(command for command in self.commands if command["forks"])
 
     def rank_env(self) -> dict[str, str]:
-        """The environment with which a rank starts, as far as it is known before an attempt."""
+        """Return the environment of a rank, as far as it is known before an attempt."""
         own = self.environment["ranks"][str(self.ranks[0])]
         return environment(os.environ, self.environment, self.node_values, own, early=True)
 
     def need_plain(self, why: str) -> None:
-        """If there is a reason, end the warm interpreter and start plain ones."""
+        """Unless `why` is empty, kill the fork server and start plain Python processes instead."""
         if why and self.forkserver is not None:
             self.loop.remove_reader(self.forkserver.sock.fileno())
             self.forkserver.close()
             processes.send_signal(
                 self.forkserver.pid, signal.SIGKILL
-            )  # it would import to the end first, beside ranks that do the same
+            )  # it would complete its imports first, in parallel with ranks that do the same
             self.forkserver = None
             self.fall_back_to_plain(why)
 
     def start_forkserver(self) -> None:
-        """Start the script's own command with the hook, which imports and serves."""
+        """Start the script's own command with the site hook, which imports and then serves."""
         command = self.forking()
         asked = self.asked = _shared_bytes(len(self.ranks)) if self.asked is None else self.asked
         warm, began = HookedPython(), time.monotonic()
@@ -233,7 +232,7 @@ class RankProcesses:
         self.loop.add_reader(warm.sock.fileno(), lambda: self.on_forkserver_message(warm))
 
     def on_forkserver_message(self, warm: HookedPython) -> None:
-        """Take what the warm interpreter says."""
+        """Handle messages of the fork server."""
         said = warm.messages()
         if said is None:
             self.loop.remove_reader(warm.sock.fileno())
@@ -248,7 +247,7 @@ class RankProcesses:
                 self.run.complain(f"a message of the warm interpreter was skipped: {error}")
 
     def forker_preload_failed(self, payload: bytes, module: str, missing: bool, text: str, trace: str) -> None:
-        """The warm interpreter could not import a module."""
+        """Handle a failed import of the fork server."""
         self.emit("start_failed", what="import", module=module, missing=missing, text=text)
 
     def forker_preloaded(
@@ -262,7 +261,7 @@ class RankProcesses:
         cuda: str | None,
         python: str,
     ) -> None:
-        """It has imported everything."""
+        """Handle the end of the fork server's imports."""
         self.forkserver_times.update(times)
         why = unfit or self.differs(namesakes, reads)
         if why:
@@ -273,7 +272,7 @@ class RankProcesses:
             self.emit("ready", fork=True, why="", torch=torch, cuda=cuda, times=self.forkserver_times)
 
     def differs(self, namesakes: Sequence[str], reads: Collection[str]) -> str:
-        """Why a rank that is forked now would not be what plain Python is, in words; or empty."""
+        """Return how a rank forked now would differ from plain Python, in words; empty if it would not."""
         if namesakes:
             what = "bears the name of a module that torch, or --preload, imports"
             return f"{namesakes[0]} beside the script {what}"
@@ -284,7 +283,7 @@ class RankProcesses:
         return why_plain(self.ahead, reads, self.rank_env(), physical_cores())
 
     def fall_back_to_plain(self, why: str) -> None:
-        """Start plain interpreters instead of forking."""
+        """Start plain Python processes instead of forking."""
         self.forks = False
         if self.pending_start:
             self.emit("note", text=why)
@@ -294,8 +293,10 @@ class RankProcesses:
 
     @contextlib.contextmanager
     def files(self, name: str) -> Iterator[tuple[int, int, int]]:
-        """stdin, stdout, stderr of a member that is no rank. The standard output of a warm one must be a file, as the
-        ranks' is: Python buffers by what it finds at its start."""
+        """Open stdin, stdout and stderr of a process that is not a rank.
+
+        A fork server's stdout must be a file like the ranks', because Python chooses its buffering at the start.
+        """
         fd = os.open(os.path.join(self.run.folder, name + ".log"), _APPEND, 0o600)
         try:
             yield self.null, fd, fd
@@ -305,14 +306,14 @@ class RankProcesses:
     # ---- the store --------------------------------------------------------------------------------------------------
 
     def listen(self, host: str) -> int:
-        """Open the port of the next attempt's store; gives its number."""
+        """Open the port of the next attempt's store; return its number."""
         self.store.end()
         if self.own_meeting:
             return free_port(f"{self.run.run_id} {self.attempt}")
         return self.store.listen(host)
 
     def start_store(self, listener: socket.socket) -> None:
-        """Start the keeper of the store, on the socket that listens already."""
+        """Start the store process on the socket that listens already."""
         port = listener.getsockname()[1]
         if self.forks and self.forkserver is not None:
             log = os.path.join(self.run.folder, "store.log")
@@ -369,16 +370,16 @@ class RankProcesses:
             self.start_plain(late)
 
     def each_rank(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        """(rank, its command) of this node."""
+        """Return (rank, its command) for each rank of this node."""
         return [(rank, command) for command in self.commands for rank in command["ranks"]]
 
     def env_of(self, rank: int, late: Late) -> dict[str, str]:
-        """The whole environment of a rank that is started here, in this attempt."""
+        """Return the whole environment of a rank that is started here in this attempt."""
         known = {**late, **self.node_values, "ERROR_FILE": rank_file(self.folder, rank, "error.json")}
         return environment(os.environ, self.environment, known, self.environment["ranks"][str(rank)])
 
     def start_plain(self, late: Late) -> None:
-        """Start one process a rank."""
+        """Start one process per rank."""
         for rank, command in self.each_rank():
             number = rank["rank"]
             outlets = self.logs.outlets(number)
@@ -409,24 +410,24 @@ class RankProcesses:
         self.emit("ranks_started", attempt=self.attempt, pids=self.pids)
 
     def began(self, rank: int, pid: int) -> None:
-        """A rank lives; or lived so shortly that it was collected before it was known."""
+        """Record the process of a rank, which may already have been collected."""
         self.pids[rank], self.names[pid] = pid, f"rank:{rank}"
         if pid in self.unattributed:
             self.ended(pid, *self.unattributed.pop(pid))
 
     def forker_forked(self, payload: bytes, order: int, pids: Mapping[str, int]) -> None:
-        """The warm interpreter has forked all."""
+        """Handle a completed request to fork."""
         self.forked(order, pids)
         if "store" not in pids:
             self.emit("ranks_started", attempt=self.attempt, pids=self.pids)
 
     def forker_fork_failed(self, payload: bytes, order: int, pids: Mapping[str, int], text: str, limit: bool) -> None:
-        """It has forked some of them."""
+        """Handle a request to fork that failed after some children."""
         self.forked(order, pids)
         self.emit("start_failed", what="fork", text=text, limit=limit, number=len(pids))
 
     def forked(self, order: int, pids: Mapping[str, int]) -> None:
-        """Know the children of this order."""
+        """Record the children of this request."""
         self.pending_forks.discard(order)
         for name, pid in pids.items():
             if name == "store":
@@ -437,7 +438,7 @@ class RankProcesses:
                 self.began(int(name.partition(":")[2]), pid)
 
     def ended(self, pid: int, code: int | None, number: int | None) -> None:
-        """A child of the agent has ended."""
+        """Handle the exit of a child of the agent."""
         name = self.names.pop(pid, None)
         if name is None:
             self.unattributed[pid] = (code, number)
@@ -448,7 +449,7 @@ class RankProcesses:
         elif name == "launcher" and self.external is not None:
             self.external.launcher_ended(pid, code, number)
         elif name == "store":
-            if self.store.ended(pid) and code != 3:  # 3: there is no torch, so nobody will ask for a store
+            if self.store.ended(pid) and code != 3:  # 3: there is no torch, so no rank will use a store
                 self.emit("store_exited", code=code, signal=number)
         elif (
             name == "warm"
@@ -459,7 +460,7 @@ class RankProcesses:
             self.emit("start_failed", what="warm", code=code, signal=number)
 
     def rank_ended(self, rank: int, code: int | None, number: int | None, asked: float | None = None) -> None:
-        """A rank has ended; `asked` is when a launcher asked it to."""
+        """Handle the exit of a rank; `asked` is the time at which a launcher asked it to exit."""
         self.pids.pop(rank, None)
         self.logs.rank_ended(rank)
         end: dict[str, Any] = {"rank": rank, "code": code, "signal": number}
@@ -476,26 +477,26 @@ class RankProcesses:
         self.emit("rank_exited", attempt=self.attempt, **end)
 
     def ended_early(self, rank: int, number: int | None, why: Mapping[str, Any]) -> bool:
-        """A forked rank ended as if a library did not bear that torch was loaded before it."""
+        """Return True if a forked rank failed as if a library cannot be loaded after torch."""
         if self.asked is None or os.pread(self.asked, 1, self.ranks.index(rank)) != b"\0":
             return False
         crashed = number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
         return crashed or str(why["summary"]).startswith("ImportError")
 
     def name(self, pid: int, name: str) -> None:
-        """Know a child; it may have been collected before it was known."""
+        """Record a child's name; it may already have been collected."""
         self.names[pid] = name
         if pid in self.unattributed:
             self.ended(pid, *self.unattributed.pop(pid))
 
     def alive(self) -> list[int]:
-        """The ranks that live."""
+        """Return the ranks that are running."""
         return sorted(self.pids)
 
     def signal(self, number: int, ranks: Iterable[int]) -> None:
-        """Send a signal to these ranks: to the process, or to its group where a shell or profiler stands before it.
+        """Send a signal to these ranks: to the process, or to its group if a shell or profiler is in between.
 
-        SIGTERM in place of a SIGQUIT that a rank does not catch: it would leave a core file, and save nothing.
+        A rank that does not handle SIGQUIT gets SIGTERM instead: SIGQUIT would write a core file, and save nothing.
         """
         groups = {rank["rank"]: command["group"] for rank, command in self.each_rank()}
         for rank in ranks:
@@ -505,9 +506,9 @@ class RankProcesses:
                 processes.send_signal(self.pids[rank], number if caught else signal.SIGTERM, group)
 
     def warn(self, number: int, again: bool = False) -> list[int]:
-        """Send a signal to the ranks that have a handler for it, and tell which; others it would end.
+        """Send a signal to the ranks that handle it, and return these; it would kill the others.
 
-        Each process gets it once, or `again` if it has had it.
+        Each process gets it once, or `again`.
         """
         listening = []
         for rank, rank_pid in sorted(self.pids.items()):
@@ -529,7 +530,7 @@ class RankProcesses:
         stacks.collect(asked, self.folder, self.loop.call_later, tell)
 
     def tell_usage(self, tell: Callable[[dict[int, dict[str, Any]]], object]) -> None:
-        """Measure the ranks of this node for a moment, and tell what they use."""
+        """Measure the resource usage of this node's ranks for a moment, and report it."""
         from muster.agent.usage import watch
 
         watch(self.pids, self.loop.call_later, tell)
@@ -537,22 +538,22 @@ class RankProcesses:
     # ---- the end ----------------------------------------------------------------------------------------------------
 
     def reap(self) -> None:
-        """Collect the dead without waiting for the signal that tells of them."""
+        """Collect exited children without waiting for SIGCHLD."""
         for pid, code, number in processes.reap():
             self.ended(pid, code, number)
 
     def persistent_pids(self) -> set[int]:
-        """Processes that live on between attempts."""
+        """Return the processes that survive between attempts."""
         return {pid for pid, name in self.names.items() if name in ("warm", "supervisor")}
 
     def left(self) -> dict[int, str]:
-        """Processes that ranks have left behind."""
+        """Return the processes that ranks have left behind."""
         return processes.leftover_descendants(
             os.getpid(), self.persistent_pids() | ({self.store.pid} if self.store.pid else set())
         )
 
     def close(self) -> None:
-        """End what is not a rank."""
+        """End the processes that are not ranks."""
         self.store.end()
         if self.external is not None:
             self.external.close()
@@ -562,7 +563,7 @@ class RankProcesses:
 
 
 def _shared_bytes(size: int) -> int | None:
-    """A file in memory of so many bytes, all 0; None where the kernel has none."""
+    """Return a file in memory of so many zero bytes; None if the kernel has no such files."""
     try:
         fd = os.memfd_create("muster")
     except (OSError, AttributeError):

@@ -1,8 +1,8 @@
-"""What a script does before it imports torch, as far as its text tells: a forked rank has torch loaded before that.
+"""What a script does before it imports torch, from its source: a forked rank has torch loaded before that.
 
-Most of what a script sets in its environment is read when it is used, and a forked rank is no different then. What
-torch reads while it is imported comes too late in such a rank. So the text is read in the order in which Python would
-run it, up to the first import of torch: the script, the functions that it calls, and modules of its project.
+Most variables that a script sets are read when they are used, so a forked rank behaves the same. What torch reads
+during its import comes too late in such a rank. So the source is read in the order in which Python would run it, up to
+the first import of torch: the script, the functions that it calls, and modules of its project.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import Any, NamedTuple
 from muster.agent.forkserver import CAUGHT_UP, READ_AT_LOAD, READ_AT_LOAD_PREFIXES
 
 _FIRST = ("bpy", "habitat_sim", "isaacgym", "isaaclab", "isaacsim", "omni", "open3d", "pyrealsense2", "sapien", "vtk")
-"""Packages that bring libraries which clash with torch's, or which refuse to start, when torch was loaded before."""
+"""Packages with libraries that clash with torch's, or that refuse to start, if torch was loaded before."""
 
 _TORCH = "torch"
 _MOST_FILES, _MOST_BYTES, _MOST_SECONDS = 200, 1 << 20, 0.25
-"""How far the text of a project is read. What is beyond is noticed in the rank, which tells of it."""
+"""Limits for reading a project. What is beyond is detected in the rank, which reports it."""
 
 
 class Change(NamedTuple):
-    """The text sets an environment variable, or removes it."""
+    """A statement that sets or removes an environment variable."""
 
     name: str
     where: str
-    """The file, as a person would name it."""
+    """The file, relative to the working directory if it is in there."""
     value: str | None = None
-    """None where the text does not tell, or where the variable is removed."""
+    """None if unknown from the source, or if the variable is removed."""
 
 
 class Preamble(NamedTuple):
@@ -39,18 +39,18 @@ class Preamble(NamedTuple):
 
     changes: tuple[Change, ...] = ()
     needs_plain: str = ""
-    """What it does that makes plain interpreters necessary, whatever torch reads; a sentence, or empty."""
+    """A sentence about what requires plain Python, whatever torch reads; otherwise empty."""
 
 
 def counts(name: str, reads: Collection[str]) -> bool:
-    """This variable is read while torch is imported; `reads` are those that Python code was seen to read then."""
+    """Return True if importing torch reads this variable; `reads` are those that Python code was seen to read."""
     return name in reads or name in READ_AT_LOAD or name.startswith(READ_AT_LOAD_PREFIXES)
 
 
 def why_plain(ahead: Preamble, reads: Collection[str], env: Mapping[str, str], cores: int) -> str:
-    """Why this script needs a plain interpreter, in words; empty where a forked rank is no different.
+    """Return why this script needs plain Python, in words; empty if a forked rank behaves the same.
 
-    `env` is the environment with which it starts, `cores` the number of cores that MKL would use at most.
+    `env` is the environment with which it starts, `cores` the maximum number of cores that MKL would use.
     """
     if ahead.needs_plain:
         return ahead.needs_plain
@@ -61,7 +61,7 @@ def why_plain(ahead: Preamble, reads: Collection[str], env: Mapping[str, str], c
 
 
 def _is_caught_up(change: Change, env: Mapping[str, str], cores: int) -> bool:
-    """The hook does in the rank what torch would have done, when the script imports torch."""
+    """Return True if the site hook applies the change in the rank when the script imports torch."""
     if change.name == "OMP_NUM_THREADS":
         value = change.value or ""
         return value.isdigit() and 0 < int(value) <= cores and "MKL_NUM_THREADS" not in env
@@ -69,15 +69,15 @@ def _is_caught_up(change: Change, env: Mapping[str, str], cores: int) -> bool:
 
 
 def read(argv: Sequence[str], cwd: str, path: Sequence[str], env: Mapping[str, str]) -> Preamble:
-    """What the program of `argv` (`python train.py --lr 1`, `python -m package`) does before it imports torch.
+    """Return what the program of `argv` (`python train.py --lr 1`, `python -m package`) does before it imports torch.
 
-    `path` is `sys.path` without the folder of the script.
+    `path` is `sys.path` without the directory of the script.
     """
     folders = [folder for folder in path if not re.search(r"(site|dist)-packages|/lib/python3[\d.]*(/|$)", folder)]
     if argv[1] == "-m":
         reader = _Reader([cwd, *folders], cwd, env)
         start = reader.find(argv[2]) and (reader.find(f"{argv[2]}.__main__") or reader.find(argv[2]))
-        # `-m coverage run train.py`: which of its words a module runs is its own affair
+        # `-m coverage run train.py`: which of its arguments a module runs is not known
         starts = [start, *(os.path.join(cwd, word) for word in argv[3:] if word.endswith(".py"))]
     else:
         script = os.path.realpath(os.path.join(cwd, argv[1]))
@@ -92,21 +92,21 @@ def read(argv: Sequence[str], cwd: str, path: Sequence[str], env: Mapping[str, s
 
 
 class _Module:
-    """A file of the project, as far as it has been run."""
+    """A file of the project, with what is known so far."""
 
     def __init__(self, name: str, path: str) -> None:
         self.name, self.path = name, path
         self.package = name if path.endswith("__init__.py") else name.rpartition(".")[0]
         self.known: dict[str, str] = {}
-        """What names stand for: `environ` for `os.environ`, after `from os import environ`."""
+        """Meaning of names: `environ` is `os.environ`, after `from os import environ`."""
         self.texts: dict[str, set[str]] = {}
-        """The strings that a name may stand for."""
+        """Possible string values of names."""
         self.bodies: dict[str, tuple[_Module, Sequence[ast.stmt]]] = {}
-        """Functions, and classes by their methods: what runs where the name is used."""
+        """Code that runs when a name is used: of functions, and of classes by their methods."""
 
 
 class _Reader:
-    """Walks over statements in the order in which Python would run them. Each body is walked over once."""
+    """Visits statements in the order in which Python would run them. Each body is visited once."""
 
     def __init__(self, folders: Sequence[str], cwd: str, env: Mapping[str, str]) -> None:
         self.folders, self.cwd, self.env = folders, cwd, env
@@ -115,13 +115,13 @@ class _Reader:
         self.modules: dict[str, _Module | None] = {}
         self.methods: dict[str, list[tuple[_Module, Sequence[ast.stmt]]]] = {}
         self.walked: set[int] = set()
-        self.kept: list[ast.AST] = []  # so that no id in `walked` is given out again
+        self.kept: list[ast.AST] = []  # so that no id in `walked` is reused
         self.bytes, self.until = 0, time.monotonic() + _MOST_SECONDS
 
     # ---- files ------------------------------------------------------------------------------------------------------
 
     def find(self, name: str) -> str:
-        """The file of a module of the project, or empty."""
+        """Return the file of a module of the project, or empty."""
         relative = name.replace(".", os.sep)
         for folder in self.folders:
             for end in (os.sep + "__init__.py", ".py"):
@@ -131,11 +131,11 @@ class _Reader:
         return ""
 
     def run(self, path: str, name: str) -> bool:
-        """Walk over a file; True when torch is imported in it. A file that Python cannot read is none of ours."""
+        """Visit a file; return True if torch is imported in it. A file that cannot be parsed is skipped."""
         self.modules[name] = module = _Module(name, path)
         if len(self.modules) > _MOST_FILES or self.bytes > _MOST_BYTES or time.monotonic() > self.until:
             return False
-        if not os.path.isfile(path):  # from a pipe a script can be read only once
+        if not os.path.isfile(path):  # a script from a pipe can be read only once
             return False
         try:
             with open(path, "rb") as file:
@@ -151,7 +151,7 @@ class _Reader:
             return False
 
     def enter(self, name: str) -> bool:
-        """Import a module, its packages first; True when torch is imported by that."""
+        """Import a module, its packages first; return True if that imports torch."""
         if name.partition(".")[0] == _TORCH:
             return True
         parts = name.split(".")
@@ -172,7 +172,7 @@ class _Reader:
     # ---- statements -------------------------------------------------------------------------------------------------
 
     def body(self, statements: Sequence[ast.stmt], module: _Module) -> bool:
-        """Walk over statements; True when torch is imported by one of them, after which nothing counts any more."""
+        """Visit statements; return True if one of them imports torch, after which nothing counts any more."""
         return any(self.statement(statement, module) for statement in statements)
 
     def statement(self, node: ast.stmt, module: _Module) -> bool:
@@ -203,14 +203,14 @@ class _Reader:
         if isinstance(node, (ast.With, ast.AsyncWith)):
             items: list[ast.AST] = [item.context_expr for item in node.items]
             return self.expressions(items, module) or self.body(node.body, module)
-        if type(node).__name__ == "Match":  # from Python 3.10 on
+        if type(node).__name__ == "Match":  # since Python 3.10
             match: Any = node
             ends = [self.body(case.body, module) for case in match.cases]
             return self.expressions([match.subject], module) or all(ends)
         return self.simple(node, module)
 
     def branch(self, node: ast.If, module: _Module) -> bool:
-        """Both branches may run, but for tests whose outcome is known."""
+        """Visit both branches, except for tests whose result is known."""
         test = ast.unparse(node.test) if isinstance(node.test, (ast.Name, ast.Attribute, ast.Compare)) else ""
         if test.rpartition(".")[2] == "TYPE_CHECKING":
             return self.body(node.orelse, module)
@@ -222,7 +222,7 @@ class _Reader:
         return all(ends)
 
     def attempt(self, node: ast.stmt, module: _Module) -> bool:
-        """What stands after `try:` is taken to succeed where torch is imported in it."""
+        """Visit a `try` statement, which is assumed to succeed if torch is imported in it."""
         tried: ast.Try = node  # type: ignore[assignment]
         if self.body(tried.body, module):
             return True
@@ -231,7 +231,7 @@ class _Reader:
         return self.body([*tried.orelse, *tried.finalbody], module)
 
     def simple(self, node: ast.stmt, module: _Module) -> bool:
-        """A statement that holds no other."""
+        """Visit a simple statement."""
         if isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)) and node.value is not None:
             if self.expressions([node.value], module):
                 return True
@@ -287,7 +287,7 @@ class _Reader:
     # ---- expressions ------------------------------------------------------------------------------------------------
 
     def expressions(self, nodes: Sequence[ast.AST], module: _Module) -> bool:
-        """Look through expressions; True when a function that they name imports torch."""
+        """Visit expressions; return True if a function that they name imports torch."""
         for root in nodes:
             for node in ast.walk(root):
                 if isinstance(node, ast.Call):
@@ -300,7 +300,7 @@ class _Reader:
         return False
 
     def meant(self, node: ast.AST, module: _Module) -> Iterator[tuple[_Module, Sequence[ast.stmt]]]:
-        """The functions of the project that an expression may call: whoever names one is taken to call it."""
+        """Return the functions of the project that an expression may call: naming one counts as a call."""
         if isinstance(node, ast.Name):
             if node.id in module.bodies:
                 yield module.bodies[node.id]
@@ -312,7 +312,7 @@ class _Reader:
                 yield from self.methods.get(node.attr, ())
 
     def call(self, node: ast.Call, module: _Module) -> None:
-        """A call that changes the environment, or how libraries are loaded."""
+        """Visit a call that changes the environment, or how libraries are loaded."""
         name = self.dotted(node.func, module)
         first = node.args[0] if node.args else None
         second = node.args[1] if len(node.args) > 1 else None
@@ -338,7 +338,7 @@ class _Reader:
             self.refuse(f"{self.place(module)} changes how libraries are loaded before it imports torch")
 
     def dotted(self, node: ast.AST, module: _Module) -> str:
-        """What a name stands for: `os.environ` for `environ` after `from os import environ`; or empty."""
+        """Return the meaning of a name: `os.environ` for `environ` after `from os import environ`; or empty."""
         if isinstance(node, ast.Name):
             return module.known.get(node.id, "")
         if isinstance(node, ast.Attribute):
@@ -352,7 +352,7 @@ class _Reader:
         return self.dotted(node, module) in ("os.environ", "os.environb")
 
     def bind(self, target: ast.Name, value: ast.AST, module: _Module) -> None:
-        """Know what a name stands for after an assignment."""
+        """Record the meaning of a name after an assignment."""
         text = _text(value)
         if text is not None:
             module.texts.setdefault(target.id, set()).add(text)
@@ -361,7 +361,7 @@ class _Reader:
             module.known[target.id] = meaning
 
     def bind_items(self, target: ast.AST, items: ast.AST, module: _Module) -> None:
-        """Know what the names of a `for` stand for: `for name in ("A", "B")`, `for name, value in {…}.items()`."""
+        """Record the values of a `for` loop's names: `for name in ("A", "B")`, `for name, value in {…}.items()`."""
         if isinstance(items, ast.Call) and isinstance(items.func, ast.Attribute) and items.func.attr == "items":
             items = items.func.value
         names = target.elts if isinstance(target, ast.Tuple) else [target]
@@ -376,19 +376,19 @@ class _Reader:
     # ---- what changes -----------------------------------------------------------------------------------------------
 
     def place(self, module: _Module) -> str:
-        """The file, as a person would name it."""
+        """Return the file's path, relative to the working directory if it is in there."""
         path = os.path.relpath(module.path, self.cwd)
         return module.path if path.startswith("..") else path
 
     def names(self, node: ast.AST | None, module: _Module) -> Collection[str]:
-        """The names of environment variables that an expression may be; none where the text does not tell."""
+        """Return the possible values of an expression that names an environment variable; empty if unknown."""
         text = _text(node) if node is not None else None
         if text is not None:
             return [text]
         return sorted(module.texts.get(node.id, ())) if isinstance(node, ast.Name) else ()
 
     def change(self, key: ast.AST | None, value: ast.AST | None, module: _Module, default: bool = False) -> None:
-        """A variable is set; with `default` only where there is none of that name."""
+        """Record that a variable is set; with `default` only if it has no value."""
         names = self.names(key, module)
         text = _text(value) if value is not None else None
         if not names:
@@ -404,7 +404,7 @@ class _Reader:
         self.changes += [Change(name, self.place(module)) for name in names if name in self.env]
 
     def update(self, args: Sequence[ast.AST], keywords: Sequence[ast.keyword], module: _Module) -> None:
-        """`os.environ.update(…)`, `os.environ |= …`."""
+        """Record `os.environ.update(…)` or `os.environ |= …`."""
         for arg in args:
             if isinstance(arg, ast.Call) and isinstance(arg.func, ast.Name) and arg.func.id == "dict":
                 self.update(arg.args, arg.keywords, module)
@@ -420,7 +420,7 @@ class _Reader:
                 self.change(ast.Constant(keyword.arg), keyword.value, module)
 
     def load_dotenv(self, node: ast.Call, module: _Module) -> None:
-        """Without arguments it takes the first `.env` from the folder of the caller upwards."""
+        """Record a call of load_dotenv, which by default reads the first `.env` from the caller's directory upwards."""
         if node.args or node.keywords:
             self.refuse(f"{self.place(module)} calls load_dotenv before it imports torch")
             return
@@ -448,7 +448,7 @@ class _Reader:
 
 
 def _text(node: ast.AST) -> str | None:
-    """The string, or the bytes, that stand there; or None."""
+    """Return the value of a string or bytes literal; otherwise None."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.Constant) and isinstance(node.value, bytes):

@@ -1,16 +1,16 @@
-"""What makes a plain `python script.py` a warm interpreter, a rank, or the keeper of the store.
+"""The site hook, which makes a plain `python script.py` a fork server, a rank, or the store process.
 
-It stands alone in a folder as `sitecustomize.py`, first on PYTHONPATH, so Python imports it before the script: after
-the interpreter is complete, before anything of the person's runs. It takes itself away again. What happens then is
-the `mode` in MUSTER_HOOK:
+It is the only file of a directory that is first on PYTHONPATH, so Python imports it as `sitecustomize` before the
+script: when the interpreter is complete, and before any of the user's code. It removes its traces. What it does then
+depends on the `mode` in MUSTER_HOOK:
 
-    prove   tell that the hook is reached, and which torch is there; go on
-    rank    become a rank; go on, and Python runs the script
-    serve   import torch, then fork ranks when the agent asks. Each child goes on, and Python itself runs the script in
-            it: no frame of ours is below it, and `__main__`, exits, signals and tracebacks are Python's own
-    store   keep the store of an attempt until the agent ends this process
+    prove   report that the hook works, and the version of torch; continue
+    rank    set up a rank; continue, and Python runs the script
+    serve   import torch, then fork ranks when the agent asks. Each child continues, and Python itself runs the script
+            in it: no frame of muster is below it, and `__main__`, exits, signals and tracebacks are Python's own
+    store   serve the store of an attempt until the agent ends this process
 
-In the mode `rank` nothing may be imported that stays: a module of the person's may bear the same name.
+In mode `rank` no imported module may remain: a module of the user may have the same name.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _OF_RANKS = (
     *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "MASTER_ADDR", "MASTER_PORT"),
     *("SLURM_PROCID", "SLURM_LOCALID"),
 )
-"""Environment variables that a rank has and a warm interpreter has not, or that are different in each rank."""
+"""Environment variables that ranks have and a fork server does not, or that differ between ranks."""
 
 
 def _enter() -> dict[str, Any]:
-    """Take the hook away, as if it had never been; give the configuration."""
-    import marshal  # a part of the interpreter, unlike json: it is there before any import
+    """Remove all traces of the hook, and return the configuration."""
+    import marshal  # part of the interpreter, unlike json: it needs no import from a file
 
     conf: dict[str, Any] = marshal.loads(bytes.fromhex(os.environ.pop("MUSTER_HOOK")))
     folder = os.path.dirname(os.path.abspath(__file__))
@@ -48,7 +48,7 @@ def _enter() -> dict[str, Any]:
 
 
 def _theirs() -> bool:
-    """Import the sitecustomize that the hook stands before, if there is one; True if so."""
+    """Import the sitecustomize that the hook precedes; return True if there is one."""
     import _frozen_importlib
     import _frozen_importlib_external
 
@@ -63,7 +63,7 @@ def _theirs() -> bool:
 
 
 def _is_standard(name: str, top: object) -> bool:
-    """A module belongs to the standard library; `top` is the module of its first name."""
+    """Return True if a module belongs to the standard library; `top` is its top-level module."""
     names = getattr(sys, "stdlib_module_names", None)
     if names is not None:
         return name.partition(".")[0] in names
@@ -82,7 +82,7 @@ def _tell(fd: int, **message: Any) -> None:
 
 
 def _prove(conf: Mapping[str, Any]) -> None:
-    """Tell which Python this is and which torch it would import, without importing it."""
+    """Report which Python this is and which torch it would import, without importing it."""
     import re
     from importlib.machinery import PathFinder
 
@@ -105,20 +105,20 @@ def _prove(conf: Mapping[str, Any]) -> None:
 
 
 _NO_ROOM = (28, 122, 27)
-"""ENOSPC, EDQUOT and EFBIG: the log can grow no more. (To import errno here would show.)"""
+"""ENOSPC, EDQUOT and EFBIG: the log cannot grow any more. (Importing errno here would be visible to the script.)"""
 
 
 def _outlast_full_disk(pipes: Sequence[str] | None) -> None:
-    """Have Python's stdout and stderr go on when the log that they are cannot be written any more.
+    """Make Python's stdout and stderr survive a log that can no longer be written.
 
-    The first write that fails for want of room changes descriptor 1, or 2, over to the pipe that leads to the agent:
-    for this process and for all that it starts from then on. Without a pipe what is written is lost. Only the log
-    itself is meant: where the script has put another file in its place, errors are the script's.
+    The first write that fails for lack of space replaces descriptor 1, or 2, by the pipe to the agent: for this process
+    and all that it starts later. Without a pipe the output is lost. That holds only for the log itself: if the script
+    has replaced it by another file, errors are the script's.
     """
     import io
     from io import FileIO
 
-    # the script may put something else in their place
+    # the script may replace these functions
     open_, dup2, close, set_blocking, fstat = os.open, os.dup2, os.close, os.set_blocking, os.fstat
     flags, no_room = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC, _NO_ROOM
 
@@ -134,7 +134,7 @@ def _outlast_full_disk(pipes: Sequence[str] | None) -> None:
                 if error.errno not in no_room or _identity(fstat(self.fileno())) != self.log:
                     if not self.buffered:
                         raise
-                    # The buffer tries again at once, by FileIO's own method: no line of the traceback is of this one.
+                    # The buffer retries at once, by FileIO's own method: the traceback has no line of this one.
                     del type(self).write
                     return 0
             if self.pipe is not None:
@@ -159,7 +159,7 @@ def _outlast_full_disk(pipes: Sequence[str] | None) -> None:
         if type(raw) is FileIO:
             old.flush()
             unbuffered = raw is old.buffer
-            # a class for each, for it may lose its method
+            # one class for each, because it may lose its method
             names = {**vars(Lasting), "__module__": FileIO.__module__, "buffered": not unbuffered}
             raw = type("FileIO", (FileIO,), names)(fd, "wb", closefd=False)
             raw.name = old.name
@@ -174,13 +174,12 @@ def _outlast_full_disk(pipes: Sequence[str] | None) -> None:
             new.mode = old.mode
             setattr(sys, name, new)
             setattr(sys, f"__{name}__", new)
-        if hasattr(raw, "pipe"):  # the warm interpreter has done this already for a rank that it forks
+        if hasattr(raw, "pipe"):  # the fork server has done this already for a rank that it forks
             raw.log, raw.pipe = _identity(fstat(fd)), pipes[fd - 1] if pipes else None
 
 
 def _become_rank(stack: Mapping[str, Any] | None, pipes: Sequence[str] | None) -> None:
-    """What every Python rank has: a name of its own in `ps`, whole lines in its log at once, its stacks on a signal,
-    and a way out when its logs cannot be written."""
+    """Set up a Python rank: its name in `ps`, line buffering, stacks on a signal, a fallback for full disks."""
     rank = os.environ.get("RANK")
     if rank is not None:
         try:
@@ -199,19 +198,19 @@ def _become_rank(stack: Mapping[str, Any] | None, pipes: Sequence[str] | None) -
     if stack:
         try:
             fd = os.open(stack["path"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        except OSError:  # no room for another file: its stacks cannot be told
+        except OSError:  # no space for another file: its stacks are not available
             return
         try:
-            # out of the way of the numbers that the script will see
+            # away from the numbers that the script will see
             high = os.dup2(fd, 200, inheritable=False)
             os.close(fd)
-        except OSError:  # fewer are allowed
+        except OSError:  # the limit is lower
             high = fd
         faulthandler.register(stack["signal"], file=high, all_threads=True)
 
 
 def _open_first(paths: Sequence[str]) -> int:
-    """Open the first of these that can be opened, to append, as `system.open_first` does."""
+    """Open the first of these paths that can be opened, to append, as `processes.open_first` does."""
     error: OSError | None = None
     for path in paths:
         try:
@@ -223,7 +222,7 @@ def _open_first(paths: Sequence[str]) -> int:
 
 
 def _read_anew() -> None:
-    """Have `sys.stdin` find out what it reads: until now it was /dev/null, in which one can seek."""
+    """Recreate `sys.stdin` for its new file: until now it was /dev/null, which is seekable."""
     import io
 
     old: Any = sys.stdin
@@ -238,7 +237,7 @@ def _read_anew() -> None:
 
 
 def _keep_store(fd: int, host: str, port: int) -> None:
-    """Serve the store of one attempt on a socket that the agent listens on already, until the agent ends this."""
+    """Serve the store of one attempt on the agent's listening socket, until the agent ends this process."""
     import importlib
     import signal
 
@@ -246,12 +245,12 @@ def _keep_store(fd: int, host: str, port: int) -> None:
         distributed: Any = importlib.import_module("torch.distributed")
     except ImportError:
         os._exit(3)
-    if not distributed.is_available():  # a torch can be built without it
+    if not distributed.is_available():  # torch can be built without it
         os._exit(3)
-    # a scheduler without control groups signals all that came of a task; the store lives as long as its agent wants it
+    # a scheduler without cgroups signals all descendants of a task; the store lives as long as its agent wants
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-            signal.signal(number, signal.SIG_IGN)  # a fault of its own ends it all the same
+            signal.signal(number, signal.SIG_IGN)  # a fault of its own still kills it
     store = distributed.TCPStore(host, port, None, True, wait_for_workers=False, master_listen_fd=fd)
     while store:
         signal.pause()
@@ -261,7 +260,7 @@ def _keep_store(fd: int, host: str, port: int) -> None:
 
 
 class _Reads:
-    """Notes which environment variables Python code asks for by name, while it is entered."""
+    """Context in which the names of environment variables that Python code reads are recorded."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()
@@ -271,7 +270,7 @@ class _Reads:
         self.encode = encode = environ.encodekey  # every access by name goes through it
 
         def noted(name: str) -> bytes:
-            # tqdm looks through all variables for those that begin with TQDM_: that tells nothing of the others
+            # tqdm iterates over all variables to find those that begin with TQDM_: that is no read of the others
             if sys._getframe(2).f_code.co_name != "__iter__":
                 self.names.add(name)
             found: bytes = encode(name)
@@ -285,12 +284,12 @@ class _Reads:
 
 
 class _Ahead:
-    """What was imported ahead of the script, and is withheld from it until it imports the same itself.
+    """Modules that were imported before the script, hidden until the script imports them itself.
 
-    So `"torch" in sys.modules` is as false as in plain Python before the script imports torch; that moment is known,
-    and a torch that the script puts before the other on `sys.path` is the one that it gets. This is a finder of
-    `sys.meta_path`: what the script imports is looked up as ever, and where the same file is found, the module that
-    there is already comes in place of one that would be made of it.
+    So `"torch" in sys.modules` is False as in plain Python before the script imports torch; that moment is known, and a
+    torch that the script puts earlier on `sys.path` is the one it gets. This is a finder of `sys.meta_path`: the
+    script's imports are searched as usual, and if the result is the same file, the existing module is used instead of a
+    new one.
     """
 
     def __init__(self, counting: Mapping[str, Any]) -> None:
@@ -298,28 +297,28 @@ class _Ahead:
         self.caught_up, self.threads = set(counting["caught_up"]), int(counting["threads"])
         self.groups: dict[str, set[str]] = {}
         self.modules: dict[str, Any] = {}
-        """All modules outside the standard library that there are before the script."""
+        """All modules outside the standard library that were loaded before the script."""
         self.withheld: dict[str, dict[str, Any]] = {}
         """Those of them that the script has not imported yet, by top-level package."""
         self.filters: list[Any] = []
         self.importing = ""
         self.warnings: dict[str, list[tuple[Any, Any, str, int]]] = {}
-        """What imports warned of; each rank is warned of it when its script imports the same."""
+        """Warnings during imports; each rank repeats them when its script imports the same."""
         self.tempdir: str | None = None
         self.asked: Any = None
         self.index = 0
-        """Where in `asked` the byte of this rank is."""
+        """Index of this rank's byte in `asked`."""
         self.env: dict[str, str] | None = None
-        """The environment with which the script began, in a rank."""
+        """The environment with which the script started, in a rank."""
         self.told: set[str] = set()
-        """Environment variables that were set too late, as far as the rank has said so."""
+        """Environment variables set too late that the rank has reported."""
 
     def note_warning(self, message: Any, category: Any, filename: str, lineno: int, *_: Any) -> None:
-        """Stands in for `warnings.showwarning`."""
+        """Replacement of `warnings.showwarning`."""
         self.warnings.setdefault(self.importing, []).append((message, category, filename, lineno))
 
     def map_asked(self, asked: tuple[int, int] | None) -> None:
-        """Share a byte for each rank with the agent, where it is told that the script has imported torch.
+        """Share a byte per rank with the agent, which is set when the script has imported torch.
 
         `asked` is a descriptor and the number of bytes. Memory is shared, because a script may close descriptors.
         """
@@ -331,18 +330,18 @@ class _Ahead:
         libc = ctypes.CDLL(None)
         libc.mmap.restype = ctypes.c_void_p
         libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long)
-        address = libc.mmap(None, size, 3, 1, fd, 0)  # to read and write; shared
+        address = libc.mmap(None, size, 3, 1, fd, 0)  # read and write; shared
         os.close(fd)
         if address != ctypes.c_void_p(-1).value:
             self.asked = (ctypes.c_char * size).from_address(address)
 
     def note(self, name: str, known: set[str]) -> None:
-        """`name` was just imported, and `known` were the modules before."""
+        """Record the import of `name`; `known` are the modules before."""
         tops = {module.partition(".")[0] for module in set(sys.modules) - known}
         self.groups.setdefault(name.partition(".")[0], set()).update(tops)
 
     def choose(self, before: set[str]) -> None:
-        """Decide what is withheld: whole packages that were not there before, and that come from files."""
+        """Choose what is hidden: whole packages that were not there before, and that come from files."""
         from importlib.machinery import ExtensionFileLoader, SourceFileLoader
 
         there = {name.partition(".")[0] for name in before}
@@ -353,7 +352,7 @@ class _Ahead:
                 self.withheld.setdefault(top, {})[name] = module
 
     def hide(self) -> None:
-        """Withhold what was chosen."""
+        """Hide what was chosen."""
         for modules in self.withheld.values():
             for name in modules:
                 sys.modules.pop(name, None)
@@ -371,11 +370,11 @@ class _Ahead:
 
         entries: list[Any] = warnings.filters  # type: ignore[assignment]
         entries[:] = filters
-        with warnings.catch_warnings():  # makes Python forget what it concluded from the old ones
+        with warnings.catch_warnings():  # makes Python drop what it cached from the old ones
             pass
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """What the other finders find; made to load the module that there is already, if it is of the same file."""
+        """Return the spec of the other finders; its loader gives the existing module, if that is from the same file."""
         if name not in self.withheld:
             return None
         module = self.withheld[name][name]
@@ -407,7 +406,7 @@ class _Ahead:
         return spec
 
     def show(self, top: str) -> None:
-        """The script imports this package now: it, and what it imports itself, is there from here on."""
+        """Show this package, which the script imports now, and what it imports itself."""
         tops = [name for name in {top, *self.groups.get(top, ())} if name in self.withheld]
         for name in tops:
             for module, value in self.withheld.pop(name).items():
@@ -426,12 +425,12 @@ class _Ahead:
             warnings.warn_explicit(*warning)
 
     def catch_up(self, tops: list[str], env: Mapping[str, str]) -> None:
-        """Do what these packages would have done at their import, had they been imported in the present environment."""
+        """Do what the import of these packages would have done in the current environment."""
         changed = {name for name in {*env, *os.environ} if env.get(name) != os.environ.get(name)}
         if self.tempdir and "torch" in tops:
             import tempfile
 
-            # torch has Python choose the folder for temporary files
+            # torch makes Python choose the directory for temporary files
             if not tempfile.tempdir and not changed & {"TMPDIR", "TEMP", "TMP"}:
                 tempfile.tempdir = self.tempdir
             tempfile.gettempdir()
@@ -453,9 +452,9 @@ class _Ahead:
             self.tell(f"set {', '.join(sorted(late))} too late: {by} was loaded before it began")
 
     def set_threads(self, tops: list[str]) -> bool:
-        """Do what these packages conclude from OMP_NUM_THREADS; False where that is not known."""
+        """Apply OMP_NUM_THREADS as these packages do; return False if that is not known."""
         value = os.environ.get("OMP_NUM_THREADS", "")
-        # MKL makes less of a number that is larger than that of the cores
+        # MKL reduces a number above that of the cores
         if not value.isdigit() or not 0 < int(value) <= self.threads or "MKL_NUM_THREADS" in os.environ:
             return False
         if "torch" in tops:
@@ -474,7 +473,7 @@ class _Ahead:
         return True
 
     def tell(self, what: str) -> None:
-        """Say what differs from plain Python."""
+        """Print a difference from plain Python."""
         os.write(2, f"muster: this rank {what}; `--launcher exec` starts ranks as plain Python\n".encode())
 
 
@@ -482,7 +481,10 @@ class _Ahead:
 
 
 class _ForkServer:
-    """Import once, fork often. Never compute: after an OpenMP region here a child would hang in its own."""
+    """The fork server: import once, fork often.
+
+    It never computes: after an OpenMP region here a child would hang in its own.
+    """
 
     def __init__(self, conf: dict[str, Any]) -> None:
         import atexit
@@ -490,7 +492,7 @@ class _ForkServer:
         import time
 
         self.conf, self.clock = conf, time.monotonic
-        _outlast_full_disk(None)  # before any import holds on to stderr, as handlers of logging do
+        _outlast_full_disk(None)  # before any import keeps a reference to stderr, as handlers of logging do
         self.fd: int = conf["fd"]
         self.times = {"python": self.clock()}
         self.theirs = False
@@ -501,10 +503,10 @@ class _ForkServer:
         # Registered before torch's own, so it runs after them and after the script's.
         atexit.register(self.skip_teardown)
         self.leaving = False
-        gc.disable()  # nothing that an import makes is garbage
+        gc.disable()  # imports produce no garbage
 
     def prepare(self) -> None:
-        """Import everything; tell the agent how it went. Never raises."""
+        """Import everything; report the result to the agent. Never raises."""
         at_start = set(sys.modules) - {"__future__", "sitecustomize"}
         with self.reads:
             try:
@@ -538,8 +540,8 @@ class _ForkServer:
         )
 
     def import_ahead(self, before: set[str]) -> None:
-        """Import what the ranks will want, and note what that changed in this process."""
-        # What later parts of this file import is here before the search for modules that hide those of the script.
+        """Import what the ranks will use, and note what that changed in this process."""
+        # Imports for later parts of this file come before the search for modules that hide those of the script.
         import ctypes  # noqa: F401
         import importlib
         import json  # noqa: F401
@@ -575,15 +577,15 @@ class _ForkServer:
         self.ahead.filters = [entry for entry in warnings.filters if not any(entry is old for old in filters)]
         if directory is None:
             self.ahead.tempdir, tempfile.tempdir = tempfile.tempdir, None
-        # What the standard library keeps (temporary files, threads, loggers) is torn down as ever.
+        # The state of the standard library (temporary files, threads, loggers) is torn down as usual.
         main = sys.modules["__main__"]
         self.ahead.modules = {
             name: module
             for name, module in sys.modules.items()
             if module is not main and not _is_standard(name, sys.modules.get(name.partition(".")[0]))
         }
-        # Some hold on to `__main__` (dill, which torch imports where it is installed): found here, once, because
-        # to look at all values in each rank would copy the pages on which they lie.
+        # Some modules keep a reference to `__main__` (dill, which torch imports if installed): found once here, because
+        # searching all values in each rank would copy the pages on which they are.
         self.mains = [
             (names, name)
             for names in [getattr(module, "__dict__", None) for module in list(sys.modules.values())]
@@ -596,9 +598,9 @@ class _ForkServer:
         self.ahead.names |= self.reads.names
 
     def namesakes(self, before: set[str]) -> list[str]:
-        """The files beside the script that bear the name of a module that is loaded already.
+        """Return the files beside the script that have the name of a module that is loaded already.
 
-        The script's `import json` means its own json.py, and a forked rank would find Python's.
+        The script's `import json` means its own json.py, but a forked rank would find Python's.
         """
         import _imp
 
@@ -615,7 +617,7 @@ class _ForkServer:
         found = []
         for name in names:
             module = name[:-3] if name.endswith(".py") else name
-            # what is built in, or frozen, comes before any file
+            # built-in and frozen modules come before any file
             if module not in loaded or module in sys.builtin_module_names or _imp.is_frozen(module):
                 continue
             path = os.path.join(folder, name)
@@ -626,9 +628,9 @@ class _ForkServer:
         return found
 
     def depends_on_rank(self, at_start: set[str]) -> str | None:
-        """Why what Python runs at its start would do something else in a rank, or None: here it runs once, without one.
+        """Return why Python's startup code would behave differently in a rank, or None: here it runs once, without one.
 
-        `at_start` are the modules that there were before sitecustomize: those of lines in .pth files among them.
+        `at_start` are the modules loaded before sitecustomize, such as those of lines in .pth files.
         """
         import re
 
@@ -654,14 +656,14 @@ class _ForkServer:
         return None
 
     def traced(self) -> str | None:
-        """Why a tracer or profiler that Python started with needs a process from its start, or None."""
+        """Return why a tracer or profiler active at startup needs a new process, or None."""
         monitoring: Any = getattr(sys, "monitoring", None)
         if sys.gettrace() or sys.getprofile() or (monitoring and any(map(monitoring.get_tool, range(6)))):
             return "a tracer or profiler is on before the script begins"
         return None
 
     def why_unfit(self) -> str | None:
-        """Why ranks must not be forked from this process, or None."""
+        """Return why ranks must not be forked from this process, or None."""
         opened = set()
         for name in os.listdir("/proc/self/fd"):
             try:
@@ -682,7 +684,7 @@ class _ForkServer:
         return None
 
     def threads(self) -> int:
-        """How many threads a child would lose, plus one. OpenBLAS ends its own when this process forks."""
+        """Return how many threads a child would lose, plus one. OpenBLAS ends its own when this process forks."""
         pid = os.fork()
         if pid == 0:
             os._exit(0)
@@ -690,7 +692,7 @@ class _ForkServer:
         return len(os.listdir("/proc/self/task"))
 
     def pause_openmp(self) -> None:
-        """Have OpenMP end the threads of its pool, if an import made one."""
+        """Make OpenMP end the threads of its pool, if an import created one."""
         import ctypes
 
         with open("/proc/self/maps") as maps:
@@ -702,7 +704,7 @@ class _ForkServer:
                 pass
 
     def serve(self) -> None:
-        """Fork when asked. Returns only in a child that is to run the script; ends with the agent."""
+        """Fork on request. Returns only in a child that is to run the script; exits with the agent."""
         import json
         import socket
 
@@ -725,9 +727,9 @@ class _ForkServer:
                 passed = []
 
     def fork_via_intermediate(self, order: Mapping[str, Any], agent: socket.socket, passed: list[int]) -> bool:
-        """Fork a short-lived process that forks those asked for and ends, so that they become the agent's children.
+        """Fork a short-lived process that forks the requested ones and exits, so that they become the agent's children.
 
-        True in a rank, False in the warm interpreter itself.
+        Returns True in a rank, False in the fork server itself.
         """
         middle = os.fork()
         if middle:
@@ -738,7 +740,7 @@ class _ForkServer:
             return False
         try:
             middle, pids = os.getpid(), {}
-            gate, held = os.pipe()  # ends when this process does
+            gate, held = os.pipe()  # closed when this process exits
             for name, child in order["children"].items():
                 pid = os.fork()
                 if pid == 0:
@@ -759,7 +761,7 @@ class _ForkServer:
         return self.leaving
 
     def child(self, middle: int, gate: int, child: Mapping[str, Any], passed: list[int]) -> None:
-        """Go from a fork of this process to a rank about to run its script, or to the keeper of the store."""
+        """Turn a fork of this process into a rank about to run its script, or into the store process."""
         try:
             os.close(self.fd)
             self.adopt_by_agent(middle, gate, child)
@@ -773,7 +775,7 @@ class _ForkServer:
             os._exit(125)
 
     def adopt_by_agent(self, middle: int, gate: int, child: Mapping[str, Any]) -> None:
-        """Wait until this process is the agent's own child, and bind its life to the agent's."""
+        """Wait until this process is the agent's own child, and tie its life to the agent's."""
         import ctypes
         import signal
         import time
@@ -781,22 +783,22 @@ class _ForkServer:
         os.setsid()
         os.read(gate, 1)
         os.close(gate)
-        while os.getppid() == middle:  # the kernel closes files a moment before it gives children away
+        while os.getppid() == middle:  # the kernel closes files a moment before it reparents children
             time.sleep(0.0002)
         agent = self.conf["agent"]
-        # only now: the kernel would forget it with the parent that it was told of
+        # only now: the kernel would clear it on reparenting
         ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != agent:
             os._exit(1)
         screen = child.get("screen")
         for target, paths in ((1, child["out"]), (2, child["err"])):
-            # whose terminal is its controlling one gets the signals of its keys
+            # not as the controlling terminal, whose keys send signals
             fd = os.open(screen, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC) if screen else _open_first(paths)
             os.dup2(fd, target)
             os.close(fd)
 
     def become_rank(self, child: Mapping[str, Any]) -> None:
-        """Undo whatever tells this process from a fresh one."""
+        """Undo what distinguishes this process from a new one."""
         import types
 
         stdin = self.conf["stdin"]
@@ -819,7 +821,7 @@ class _ForkServer:
             names[name] = main
         threading = sys.modules.get("threading")
         if threading:
-            threading.main_thread()._set_native_id()  # a fork changes it, and Python (3.11) does not look
+            threading.main_thread()._set_native_id()  # a fork changes it, and Python (3.11) does not update it
         self.ahead.env = dict(os.environ)
         self.ahead.index = child["index"]
         torch = self.ahead.modules.get("torch")
@@ -827,7 +829,7 @@ class _ForkServer:
             os.sched_setaffinity(0, child["cpus"])
             if torch and not os.environ.get("OMP_NUM_THREADS"):
                 torch.set_num_threads(len(child["cpus"]))
-        # Seeds that were drawn by an import would be the same in all ranks.
+        # Seeds drawn by an import would be the same in all ranks.
         if torch:
             torch.default_generator.seed()
         if "numpy.random" in self.ahead.modules:
@@ -837,14 +839,14 @@ class _ForkServer:
             process.current_process().authkey = os.urandom(32)
         tracker = sys.modules.get("multiprocessing.resource_tracker")
         if tracker:
-            # One of the parent's would be shared by all ranks, and free nothing until the last of them ends.
+            # The parent's would be shared by all ranks, and free nothing until the last of them exits.
             tracker._resource_tracker._fd = tracker._resource_tracker._pid = None
         _become_rank(child["stack"], child["pipes"])
 
     def skip_teardown(self) -> None:
-        """At a rank's exit: leave the imported modules alone. Tearing them down dirties every page they share.
+        """Leave the imported modules alone at a rank's exit: tearing them down dirties every page they share.
 
-        `distributed_c10d` is torn down: it holds the process groups, whose end does something.
+        `distributed_c10d` is torn down: it holds the process groups, whose destruction has effects.
         """
         if not self.leaving:
             return
@@ -867,7 +869,7 @@ def _main() -> bool:
             warm.prepare()
             warm.serve()
         finally:
-            # Whatever happened: only a child that is to run the script may go on from here.
+            # In any case only a child that is to run the script may continue from here.
             if warm is None or not warm.leaving:
                 os._exit(1)
         if warm.their_error is not None:

@@ -10,7 +10,7 @@ from muster.linux import processes
 from muster.protocol.paths import rank_file
 
 WITHIN = 2.0
-"""Seconds in which a rank must have written its stacks."""
+"""Seconds within which a rank must write its stacks."""
 
 _PAUSE = 0.05
 """Seconds between two looks at these files."""

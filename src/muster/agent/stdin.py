@@ -18,7 +18,7 @@ class RankStdin:
         """The other end of the pipe."""
         self._data, self._ended = bytearray(), False
         self._heard = 0
-        """How many bytes for it have come."""
+        """How many bytes of input have been received."""
         if fd is not None:
             os.set_inheritable(fd, False)  # for that rank alone
         elif piped:
@@ -26,10 +26,10 @@ class RankStdin:
             os.set_blocking(self._feed, False)
 
     def write(self, data: bytes, at: int, end: bool) -> None:
-        """Pass bytes, which begin at byte `at` of all, to the stdin of the rank that has one.
+        """Pass bytes, which begin at offset `at` of the input, to the stdin of the rank that reads.
 
-        What was sent again after a connection broke may have come before, and after a piece that was lost with it
-        nothing is taken until that was sent again.
+        Bytes that were received before are skipped, because they are sent again after a connection broke; bytes after a
+        gap are ignored until the missing ones are sent again.
         """
         if at > self._heard:
             return
@@ -40,7 +40,7 @@ class RankStdin:
         self._write_more()
 
     def _write_more(self) -> None:
-        """Write what the rank takes now, and the rest when it takes more; tell how much it has taken."""
+        """Write what the rank accepts now, and the rest later; report how much it has accepted."""
         if self._feed is not None:
             feed, loop = self._feed, self.loop
             try:
@@ -48,7 +48,7 @@ class RankStdin:
                     del self._data[: os.write(feed, self._data[:4096])]
             except BlockingIOError:
                 pass
-            except OSError:  # it has ended, or closed its stdin
+            except OSError:  # it has exited, or closed its stdin
                 self._data.clear()
             if self._data:
                 loop.add_writer(feed, self._write_more)

@@ -28,13 +28,13 @@ class StoreProcess:
         self.host = host
         self._listener = listener = hardware.listen(host)
         if self._waits:
-            # Who knows whether this program ever asks for the store; importing torch for nothing costs a second.
+            # This program may never use the store, and importing torch for nothing costs a second.
             self.loop.add_reader(listener.fileno(), lambda: self._wanted(listener))
         port: int = listener.getsockname()[1]
         return port
 
     def _wanted(self, listener: socket.socket) -> None:
-        """The first rank knocks: now a store is needed."""
+        """Start the store for the first rank that connects."""
         self.loop.remove_reader(listener.fileno())
         self._start(listener)
 

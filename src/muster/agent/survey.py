@@ -20,57 +20,57 @@ class Survey:
         """At which other nodes try the way here."""
 
     def on_get_facts(self, payload: bytes, cwd: str, script: str, run_dir: str) -> None:
-        """Tell what planning must know of this machine."""
+        """Send the facts about this machine that planning needs."""
         from muster.agent import facts
 
         self.emit("facts", **facts.collect_facts(cwd, script, run_dir))
 
     def on_write_marker(self, payload: bytes, run_dir: str) -> None:
-        """Have a run directory here, which other nodes may share."""
+        """Create a run directory here that other nodes may share, with a marker file."""
         from muster.agent import facts
 
         facts.write_marker(run_dir)
         self.emit("marker_written")
 
     def on_check_marker(self, payload: bytes, run_dir: str) -> None:
-        """Say whether node 0 has that folder too."""
+        """Report whether the run directory here is the one with the marker."""
         from muster.agent import facts
 
         self.emit("marker_checked", shares=facts.sees_marker(run_dir))
 
     def on_compare(self, payload: bytes, root: str, home: str = "", place: list[Any] | None = None) -> None:
-        """Say which files of a folder are not those of the other machine; and which are left of those sent once."""
+        """Report which files of a directory differ from the other machine's, and which were sent once and are stale."""
         from muster.agent import code_tree
 
         stale = code_tree.stale(home, root, payload) if home else []
         self.emit("compared", digests=code_tree.compare(root, payload, place), stale=stale)
 
     def on_remember(self, payload: bytes, root: str, home: str) -> None:
-        """These files were sent to this folder."""
+        """Record that these files were sent to this directory."""
         from muster.agent import code_tree
 
         code_tree.remember(home, root, payload)
         self.emit("remembered")
 
     def on_open_probe_port(self, payload: bytes) -> None:
-        """Open a port at which the other nodes try the way here."""
+        """Open a port to which the other nodes try to connect."""
         from muster.agent import facts
 
         self.probe_port = facts.open_probe_port()
         self.emit("probe_port", port=self.probe_port.getsockname()[1])
 
     def on_probe_routes(self, payload: bytes, addresses: list[str], port: int, patience: float) -> None:
-        """Try the way to node 0."""
+        """Try to connect to node 0."""
         from muster.agent import facts
 
         self.emit("routes", ways=facts.probe_addresses(addresses, port, patience))
 
     def on_probe(self, payload: bytes, names: list[str], folders: list[str]) -> None:
-        """Look at this machine as a doctor would."""
+        """Run doctor's checks on this machine."""
         from muster.agent.probe import probe
 
         self.emit("probed", **probe(names, folders))
 
     def on_clock(self, payload: bytes) -> None:
-        """Say what time it is here."""
+        """Report this machine's time."""
         self.emit("clock")

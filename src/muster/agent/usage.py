@@ -1,6 +1,6 @@
-"""What ranks use now: memory and CPU, of their own process and of what they have started.
+"""Resource usage of ranks: memory and CPU, of their own process and its descendants.
 
-Read from /proc/PID/stat alone. smaps_rollup would tell what each process really adds (PSS), but it waits for a lock of
+It is read from /proc/PID/stat alone. smaps_rollup has what each process really adds (PSS), but it waits for a lock of
 the process, which one that hangs on a dead file server may hold, and an agent must never wait for a rank.
 """
 
@@ -18,13 +18,13 @@ WINDOW = 0.5
 
 
 class _Process(NamedTuple):
-    """What is known of one process at one moment."""
+    """A process at one moment."""
 
     parent: int
     cpu: float
-    """Seconds of CPU time, of all its threads."""
+    """CPU time of all its threads, in seconds."""
     memory: int
-    """Bytes that are resident (RSS)."""
+    """Resident memory (RSS) in bytes."""
 
 
 def watch(
@@ -32,9 +32,9 @@ def watch(
     after: Callable[[float, Callable[[], object]], object],
     tell: Callable[[dict[int, dict[str, Any]]], object],
 ) -> None:
-    """Measure these ranks, `pids` by rank, for `WINDOW` seconds, and tell what they use; `after` is that of a loop.
+    """Measure these ranks, `pids` by rank, for `WINDOW` seconds, and call `tell` with their usage; `after` is a loop's.
 
-    A rank that has ended meanwhile is left out.
+    A rank that exits meanwhile is omitted.
     """
     before, began = _processes(), time.monotonic()
     pids = dict(pids)
@@ -62,7 +62,7 @@ def _of(
         child = waiting.pop()
         started.append(child)
         waiting += children.get(child, ())
-    # one that has begun since counts from its beginning
+    # a process started since then counts from its start
     spent = sum(now[one].cpu - (before[one].cpu if one in before else 0.0) for one in (pid, *started))
     return {
         "pid": pid,
@@ -74,7 +74,7 @@ def _of(
 
 
 def _processes() -> dict[int, _Process]:
-    """All that live on this machine, as far as they may be seen. Zombies do not."""
+    """Return all visible processes on this machine that are alive, without zombies."""
     tick, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
     found = {}
     for entry in os.listdir("/proc"):

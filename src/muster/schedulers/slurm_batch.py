@@ -1,4 +1,4 @@
-"""Slurm: submitting a batch script, and what is done to a job: command lines and what they answer. Tried with 22.05."""
+"""Slurm batch jobs: command lines to submit, requeue and cancel them, and parsers of the output. Tested with 22.05."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ OURS: Mapping[str, str] = {
     "clusters": "",
     "cluster": "",
 }
-"""Options of sbatch that muster writes itself, and its own option for that."""
+"""The options of sbatch that muster sets itself, each with the option of muster to use instead; empty for none."""
 
 
 def output_in(folder: str) -> str:
-    """The pattern for sbatch's --output of a file in this folder, whatever its name holds.
+    """Return a pattern for sbatch's `--output` for a file in this directory, whatever characters its name has.
 
-    A backslash anywhere takes the meaning of all patterns, and is itself written twice; then the file has no number.
+    A backslash anywhere in a pattern disables all `%` patterns (and is written twice), so that file name has no job ID.
     """
     if "\\" in folder:
         return folder.replace("\\", "\\\\") + f"/{OUTPUTS[1]}"
@@ -43,25 +43,25 @@ def output_in(folder: str) -> str:
 
 
 OUTPUTS = ("slurm-%j.out", "slurm.out")
-"""Where the batch script's output goes in the run directory, `%j` is the number of the job; see `output_in`."""
+"""File names for the output of the batch script in the run directory; `%j` is the job ID. See `output_in`."""
 
 
 def help_of_sbatch() -> tuple[str, ...]:
-    """Ask sbatch for its options; `options_of_sbatch` reads the answer."""
+    """Return the command that lists sbatch's options; `options_of_sbatch` parses its output."""
     return ("sbatch", "--help")
 
 
 def options_of_sbatch(out: str) -> set[str]:
-    """The long names of all options, without hyphens in front."""
+    """Return the long names of all options, without leading hyphens."""
     return set(re.findall(r"^\s*(?:-\w,\s+)?--([a-z][\w-]*)", out, re.MULTILINE))
 
 
 _CHOOSES = ("partition", "account", "qos", "reservation", "constraint", "nodelist", "clusters")
-"""Options that say which nodes are meant."""
+"""Options that select nodes."""
 
 
 def probe_argv(request: Request, command: Sequence[str]) -> list[str]:
-    """Run something on one such node, if one is free now."""
+    """Return a command that runs another one on one node of the kind requested, if one is free now."""
     chosen = [f"--{name}={value}" for name, value in request.options if name in _CHOOSES and name != "nodelist"]
     return [
         *("srun", "--immediate=3", "--nodes=1", "--ntasks=1", "--time=1", "--job-name=muster-looks", "--mpi=none"),
@@ -70,19 +70,19 @@ def probe_argv(request: Request, command: Sequence[str]) -> list[str]:
 
 
 WARNING = "URG"
-"""The signal by which Slurm says that the end of the time is near. In a short job it may come before the batch script
-has done anything, and SIGUSR1 would end it; nobody who does not handle SIGURG ends of that."""
+"""The signal with which Slurm warns before the time limit. In a short job it can arrive before the batch script has set
+any handler, when SIGUSR1 would kill it; the default action of SIGURG is to ignore it."""
 
 
 def options(request: Request) -> list[str]:
-    """All options of sbatch, as they stand in the script and on the command line."""
+    """Return all options of sbatch, as they stand in the script and on the command line."""
     words = [f"--job-name={request.name}"]
     if request.nodes is not None:
         words.append(f"--nodes={request.nodes}")
     if request.tasks is not None:
         words.append(f"--ntasks={request.tasks}")
     elif request.nodes is not None:
-        # one task a node is muster's agent; the ranks are its children
+        # one task per node, muster's agent; the ranks are its children
         words.append("--ntasks-per-node=1")
     words += [f"--{name}={value}" if value else f"--{name}" for name, value in request.options]
     words += [f"--output={request.output}", "--open-mode=append"]
@@ -92,7 +92,7 @@ def options(request: Request) -> list[str]:
 
 
 def batch_script(request: Request, setup: Sequence[str], command: Sequence[str], keep_python: bool = False) -> str:
-    """The script for sbatch: what it asks for, the person's shell lines, and muster.
+    """Return the script for sbatch: the directives, the user's setup lines, and muster.
 
     The first word of `command` is a Python; see `shell_script` for `keep_python`.
     """
@@ -107,15 +107,15 @@ def batch_script(request: Request, setup: Sequence[str], command: Sequence[str],
 
 
 def submit(request: Request, script: str) -> tuple[str, ...]:
-    """Hand a script in; `submitted` reads what it says.
+    """Return the command that submits a script; `submitted` parses its output.
 
-    The options are said here too: SBATCH_… variables would come before those in the script.
+    The options are repeated here because SBATCH_… variables take precedence over those in the script.
     """
     return ("sbatch", "--parsable", "--export=ALL", *options(request), script)
 
 
 def submitted(out: str) -> str:
-    """The number of the job; with federations `12;cluster` is said."""
+    """Return the job ID; in a federation sbatch prints `12;cluster`."""
     return out.strip().splitlines()[-1].partition(";")[0]
 
 
@@ -135,25 +135,28 @@ _REFUSED = (
 
 
 def unknown_option(err: str) -> str:
-    """The option that sbatch does not know: `sbatch: unrecognized option '--qoss=high'`; empty when it was another."""
+    """Return the name in `sbatch: unrecognized option '--qoss=high'`; empty for other errors."""
     found = re.search(r"unrecognized option '--([\w-]+)", err)
     return found[1] if found else ""
 
 
 def refused(err: str) -> tuple[str, str | None]:
-    """(Slurm's own words, a hint) of an sbatch that failed."""
+    """Return (Slurm's message, a hint) for an sbatch that failed."""
     lines = [line.partition("error: ")[2] or line for line in err.strip().splitlines()]
     words = (lines or ["it said nothing"])[-1].replace("Batch job submission failed: ", "")
     return words, next((hint for known, hint in _REFUSED if known.lower() in err.lower()), None)
 
 
 def salloc_argv(nodes: int, options: Sequence[str], command: Sequence[str]) -> tuple[str, ...]:
-    """Run a command here that has so many nodes while it runs."""
+    """Return a command that allocates nodes and runs another command here while it holds them."""
     return ("salloc", f"--nodes={nodes}", *(f"--{option}" for option in options), *command)
 
 
 def requeue(job: str, ending: bool = False) -> tuple[str, ...]:
-    """Put a running job back into the queue; it keeps its number. One that is `ending` is not touched, unless said."""
+    """Return the command that requeues a running job, which keeps its ID.
+
+    A completing job is requeued only if `ending`.
+    """
     return ("scontrol", "requeue", *(() if ending else ("incomplete",)), job)
 
 
@@ -168,15 +171,15 @@ _NO_REQUEUE = (
 
 
 def refuses_requeue(err: str) -> bool:
-    """It will not put the job back, however often it is asked. All else may pass: no answer, a job in transition."""
+    """Return True if Slurm will never requeue the job; other errors (no response) can be temporary."""
     return any(words in err for words in _NO_REQUEUE)
 
 
 def start_now(job: str) -> tuple[str, ...]:
-    """Have a requeued job start as soon as it can, and not only after two minutes."""
+    """Return the command that lets a requeued job start at once, not only after two minutes."""
     return ("scontrol", "update", f"JobId={job}", "StartTime=now")
 
 
 def cancel(job: str) -> tuple[str, ...]:
-    """End a job."""
+    """Return the command that cancels a job."""
     return ("scancel", job)

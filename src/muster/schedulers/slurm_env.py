@@ -1,4 +1,4 @@
-"""Slurm: the allocation that the environment tells of, and the variables of ranks and of Slurm's programs."""
+"""Slurm's environment variables: the allocation they describe, and those for ranks and for Slurm's programs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from muster.schedulers.slurm_values import number_of, unfold_nodes
 
 
 def allocation(env: Mapping[str, str]) -> Allocation | None:
-    """The allocation of salloc, of a batch script or of a step; None outside. Raises `InvalidRequest`."""
+    """Return the allocation of salloc, a batch script or a step; None outside one. Raises `InvalidRequest`."""
     job = env.get("SLURM_JOB_ID")
     if job and env.get("SLURM_HET_SIZE", "1") not in ("", "1"):
         raise InvalidRequest(
@@ -29,14 +29,14 @@ def allocation(env: Mapping[str, str]) -> Allocation | None:
 
 
 def tasks_per_node(env: Mapping[str, str]) -> tuple[int, ...]:
-    """`2(x3),1` of SLURM_TASKS_PER_NODE is 2, 2, 2, 1; empty where it is not said."""
+    """Return the number of tasks of each node from SLURM_TASKS_PER_NODE: `2(x3),1` is 2, 2, 2, 1; empty if unset."""
     return tuple(counts(env.get("SLURM_TASKS_PER_NODE", "")))
 
 
 _KEPT = (
-    # where the cluster is, and who asks
+    # the cluster and the user
     r"SLURM_(?:CONF|CONF_SERVER|JWT|CLUSTER_NAME|WORKING_CLUSTER"
-    # what the job is: no program of Slurm takes an option from these
+    # the job: none of Slurm's programs reads an option from these
     r"|JOB_\w+|JOBID|SUBMIT_\w+|ARRAY_\w+|RESTART_COUNT|NODELIST|NNODES|NODE_ALIASES|TOPOLOGY_\w+"
     r"|GPUS_ON_NODE|CPUS_ON_NODE)"
 )
@@ -44,47 +44,48 @@ _KEPT = (
 _OF_SLURM = r"(?:SLURM|SRUN|SBATCH|SALLOC|SQUEUE|SCANCEL|SINFO|SACCT|SCONTROL|PMI|PMI2|PMIX)_\w+"
 
 NOT_FOR_SLURM = rf"(?!(?:{_KEPT})$){_OF_SLURM}"
-"""A pattern of variables from which Slurm's programs take options: of an outer step, or meant for other programs."""
+"""Pattern of the variables that Slurm's programs read options from, set for an outer step or for other programs."""
 
 _FOR_SBATCH = (
     r"SBATCH_(ACCOUNT|PARTITION|QOS|RESERVATION|CONSTRAINT|TIMELIMIT|WCKEY|EXCLUSIVE|GRES|GPUS_PER_NODE"
     r"|MEM_PER_(CPU|GPU|NODE))"
 )
-"""What somebody wants for all jobs: who pays, and which nodes."""
+"""Variables with which a user sets defaults for all jobs: accounting and choice of nodes."""
 
 _OF_TASKS = (
     r"SLURM_(NTASKS|NPROCS|N?TASKS_PER_NODE|STEP\w*|PROCID|LOCALID|NODEID|GTIDS|TASK_PID|DISTRIBUTION|CPUS_PER_TASK"
     r"|CPU_BIND\w*|MEM_BIND\w*|LAUNCH_\w+|SRUN_COMM_\w+|PRIO_PROCESS|UMASK|OPEN_MODE)|SRUN_DEBUG|PMI\w*"
 )
-"""Variables that tell tasks of Slurm apart or how they lie; ranks have their own, see `environment_of_node`."""
+"""Variables that identify a task of Slurm or describe the task layout; ranks get theirs from `environment_of_node`."""
 
 OF_AGENTS = r"SLURM_(NTASKS_PER_NODE|CPU_BIND\w*|MEM_BIND\w*|CPUS_PER_TASK|OVERCOMMIT)|SRUN_\w+"
-"""A pattern of variables that tell how one agent a node was asked for, which says nothing of the ranks."""
+"""Pattern of the variables that describe how the one agent per node was requested, which says nothing about the ranks.
+"""
 
 _OF_STEP = r"SLURM_(?:STEP_?ID|STEP_LAUNCHER_PORT|SRUN_COMM_\w+|TASK_PID|LAUNCH_NODE_IPADDR|PRIO_PROCESS|UMASK)"
-"""Variables of a task that are true of the step alone in which it runs."""
+"""Variables of a task that hold only for the step in which it runs."""
 
 LAYOUT_OF_TASKS = rf"(?!(?:{_OF_STEP})$)(?:SLURMD?|SRUN)_.*"
-"""A pattern of variables of a task that tell how srun was to lay out tasks: that says nothing of the ranks."""
+"""Pattern of the variables of a task with srun's task layout, which says nothing about the ranks."""
 
 
 def of_the_job(tasks: bool) -> str:
-    """A pattern of what Slurm tells of the job on a node, which launchers may drop.
+    """Return a pattern of Slurm's variables about the job on a node, which launchers may drop.
 
-    Ranks that are `tasks` are in a step of their own, and know that themselves.
+    Ranks that are `tasks` run in a step of their own and get the variables of that step from Slurm.
     """
     return rf"(?!(?:{_OF_STEP})$)SLURMD?_.*" if tasks else r"SLURMD?_.*"
 
 
 def environment_of_rank(rank: Rank) -> dict[str, Text]:
-    """What srun would tell this rank alone, had it started one task a rank."""
+    """Return the variables that srun sets per task, as if it had started one task per rank."""
     return {"SLURM_PROCID": str(rank.rank), "SLURM_LOCALID": str(rank.local_rank)}
 
 
 def environment_of_node(node: Node, nodes: Sequence[Node], job: str) -> dict[str, Text]:
-    """What srun would tell all ranks of a node: scripts that ask Slurm who they are find that.
+    """Return the variables that srun sets for all tasks of a node, for scripts that read their rank from Slurm.
 
-    `job` is the id of the job; while it is empty, what the allocation decides is not known yet.
+    `job` is the job ID; while it is empty, values that depend on the allocation are placeholders (`Late`).
     """
     each = [len(other.ranks) for other in nodes]
     lie = ",".join(f"{count}(x{times})" if times > 1 else str(count) for count, times in _repeated(each))
@@ -111,28 +112,28 @@ def environment_of_node(node: Node, nodes: Sequence[Node], job: str) -> dict[str
 
 
 def _repeated(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    """(number, how often it stands there in a row)."""
+    """Return (number, how many times it occurs in a row) for each run of equal numbers."""
     return [(number, len(list(row))) for number, row in groupby(numbers)]
 
 
 def clean_env(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment for a program of Slurm that muster starts: all options stand on its command line."""
+    """Return the environment for a program of Slurm that muster starts: all its options are on its command line."""
     return {name: value for name, value in env.items() if not re.fullmatch(NOT_FOR_SLURM, name)}
 
 
 def for_sbatch(env: Mapping[str, str]) -> dict[str, str]:
-    """The same for sbatch, with what somebody has chosen for all jobs."""
+    """Return the environment for sbatch: `clean_env` and the defaults that the user set for all jobs."""
     return {**clean_env(env), **{name: value for name, value in env.items() if re.fullmatch(_FOR_SBATCH, name)}}
 
 
 def exported(env: Mapping[str, str]) -> dict[str, str]:
-    """What `clean` takes away and scripts may want: how much was asked for, and what an srun of theirs is to do."""
+    """Return variables that `clean_env` drops and scripts may need: the request, and options for their own srun."""
     ours = clean_env(env)
     return {name: value for name, value in env.items() if name not in ours and not re.fullmatch(_OF_TASKS, name)}
 
 
 def cpus_by_host(env: Mapping[str, str], hosts: Sequence[str]) -> dict[str, int]:
-    """How many CPUs the job has on each of its nodes, where somebody asked for CPUs of a task; else empty."""
+    """Return the number of CPUs of the job on each host if CPUs per task were requested; otherwise empty."""
     if "SLURM_CPUS_PER_TASK" not in env:
         return {}
     return dict(zip(hosts, counts(env.get("SLURM_JOB_CPUS_PER_NODE", ""))))

@@ -1,4 +1,4 @@
-"""Slurm: the states of jobs (squeue, sacct, scontrol): what is asked, and what the answer means. Tried with 22.05."""
+"""Slurm's job states (squeue, sacct, scontrol): the command lines, and parsers of the output. Tested with 22.05."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from muster.schedulers.scheduler import JobEnd, JobRecord, Phase
 from muster.schedulers.slurm_values import SEPARATOR, time_of, unfold_nodes
 
 KILL_WAIT = 30.0
-"""What Slurm leaves between SIGTERM and SIGKILL when nobody has configured it."""
+"""Slurm's default time between SIGTERM and SIGKILL, in seconds."""
 
 
 def configuration() -> tuple[str, ...]:
-    """Ask how Slurm is configured; `kill_wait` and `name_of_cluster` read the answer."""
+    """Return the command that shows Slurm's configuration; `kill_wait` and `name_of_cluster` parse its output."""
     return ("scontrol", "show", "config")
 
 
 def kill_wait(out: str) -> float:
-    """`KillWait = 30 sec`."""
+    """Return the time between SIGTERM and SIGKILL in seconds, from `KillWait = 30 sec`."""
     found = re.search(r"^KillWait\s*=\s*(\d+)", out, re.MULTILINE)
     return float(found[1]) if found else KILL_WAIT
 
 
 def name_of_cluster(out: str) -> str:
-    """`ClusterName = far`, of the same answer; empty where it is not said."""
+    """Return the cluster name from `ClusterName = far`, in the output of `configuration`; empty if it is missing."""
     found = re.search(r"^ClusterName\s*=\s*(\S+)", out, re.MULTILINE)
     return found[1] if found else ""
 
 
 LONGEST_WARNING = 65535
-"""The most seconds before the end of its time at which Slurm signals a job."""
+"""Slurm's maximum number of seconds before the time limit for a warning signal."""
 
 
 def record(job: str) -> tuple[str, ...]:
-    """Ask for the record of a job; `record_of` reads the answer."""
+    """Return the command that shows the record of a job; `record_of` parses its output."""
     return ("scontrol", "show", "job", job)
 
 
 def record_of(out: str) -> JobRecord:
-    """`JobState=RUNNING Reason=None …`; empty where a field is missing."""
+    """Return the record in `JobState=RUNNING Reason=None …`; missing fields are empty."""
     found = dict(re.findall(r"\b(JobState|Reason|StartTime|EndTime|PreemptTime)=(\S+)", out))
     state, reason, start, end = (found.get(name, "") for name in ("JobState", "Reason", "StartTime", "EndTime"))
     at = found.get("PreemptTime", "")
-    # it may have had to make room before it was started again
+    # it may have been preempted before it was last started
     return JobRecord(state, reason, time_of(start), time_of(end), preempted=at[:1].isdigit() and at >= start)
 
 
@@ -61,10 +61,10 @@ _CANCELLED = re.compile(r"\*\*\* (JOB|STEP) \S+ ON \S+ CANCELLED AT \S+?(?: DUE 
 
 
 def why_ended(said: str, found: JobRecord | None) -> str:
-    """Why a job is being ended, one of `events.JOB_ENDS`; empty where that cannot be told yet.
+    """Return why a job is being ended, one of `events.JOB_ENDS`; empty if that is not known yet.
 
     `said` is what slurmstepd wrote about the job and its steps: `*** JOB 7 ON n1 CANCELLED AT … DUE TO TIME LIMIT ***`.
-    A step alone hears of a GraceTime, or is cancelled by its own number.
+    During a GraceTime, or if a step was cancelled by its own ID, it writes about the step alone.
     """
     notes = _CANCELLED.findall(said)
     for _, due in notes:
@@ -82,26 +82,28 @@ def why_ended(said: str, found: JobRecord | None) -> str:
 
 
 _FIELDS = ("%A", "%T", "%r", "%N", "%S", "%L", "%j")
-"""`%A` and not `%i`: a task of an array has a number of its own in SLURM_JOB_ID, which `%i` writes as `12_3`."""
+"""Output fields of squeue: `%A`, not `%i`, because SLURM_JOB_ID of an array task is a job ID of its own, for which `%i`
+prints `12_3`."""
 
 
 class SqueueRow(NamedTuple):
-    """A job, as squeue shows it."""
+    """A job in the output of squeue."""
 
     job: str
     state: str
     reason: str
     hosts: tuple[str, ...]
     start: str
-    """When it is expected to start or has started; `N/A` when Slurm does not know yet."""
+    """Expected or actual start time; `N/A` if Slurm does not know it yet."""
     left: str
     name: str
 
 
 def queue(job: str = "", cluster: str = "", everybody: bool = False) -> tuple[str, ...]:
-    """Ask for the states of one's jobs, or of one job, those that ended lately too; `queued` reads the answer.
+    """Return the command that lists the states of the user's jobs, or of one job; `queued` parses its output.
 
-    `cluster` is another one than the default. `everybody`: a job of another user is good too, as it is for root.
+    Jobs that ended recently are included. `cluster` is for another cluster than the default; `everybody` includes other
+    users' jobs, for root.
     """
     which = [f"--jobs={job}"] if job else []
     which += [f"--clusters={cluster}"] if cluster else []
@@ -110,19 +112,19 @@ def queue(job: str = "", cluster: str = "", everybody: bool = False) -> tuple[st
 
 
 def no_such_job(err: str) -> bool:
-    """Whether squeue failed because no job has that number, which it does once the job is older than MinJobAge."""
+    """Return True if squeue failed because the job ID is unknown, as it is once a job is older than MinJobAge."""
     return "Invalid job id specified" in err
 
 
 def queued(out: str) -> dict[str, SqueueRow]:
-    """What squeue said, by the number of the job."""
+    """Return the rows of squeue's output by job ID."""
     found = {}
     for line in out.splitlines():
         cells = line.strip().split(SEPARATOR, len(_FIELDS) - 1)
         if len(cells) == len(_FIELDS):
             try:
                 hosts = tuple(unfold_nodes(cells[3])) if cells[3] and not cells[3].startswith("(") else ()  # `(null)`
-            except InvalidRequest:  # not as Slurm writes it today; one job must not hide all others
+            except InvalidRequest:  # not today's format; one job must not hide all others
                 hosts = (cells[3],)
             found[cells[0]] = SqueueRow(cells[0], cells[1], cells[2], hosts, cells[4], cells[5], cells[6])
     return found
@@ -136,7 +138,7 @@ STATES: Mapping[str, Phase] = {
     **dict.fromkeys(("RUNNING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "STOPPED", "RESIZING"), Phase.RUNNING),
     "COMPLETING": Phase.COMPLETING,
 }
-"""What a job does that has not ended."""
+"""Phase of a job that has not ended, by state."""
 
 _REASONS = {
     "None": "not yet considered by the scheduler",
@@ -160,11 +162,11 @@ _REASONS = {
 
 
 NEVER = frozenset({"DependencyNeverSatisfied", "PartitionNodeLimit", "PartitionTimeLimit", "PartitionConfig"})
-"""The reasons for which a job waits for ever."""
+"""Pending reasons with which a job never starts."""
 
 
 def why_pending(seen: SqueueRow) -> str:
-    """Why a job has not started, in words, with what Slurm expects."""
+    """Return why a job has not started, in words, with the start time that Slurm expects."""
     reason = seen.reason.strip("()")
     if reason == "None":
         return _REASONS["None"]
@@ -174,18 +176,18 @@ def why_pending(seen: SqueueRow) -> str:
 
 
 def past(job: str) -> tuple[str, ...]:
-    """Ask accounting how a job ended that squeue knows no more; `past_state` reads the answer."""
+    """Return the command that asks accounting for a job's final state; `past_state` parses its output."""
     return ("sacct", "--noheader", "--allocations", "--parsable2", f"--jobs={job}", "--format=State")
 
 
 def past_state(out: str) -> str:
-    """`CANCELLED by 0` is CANCELLED; empty where accounting says nothing."""
+    """Return the state of the job (`CANCELLED by 0` is CANCELLED); empty if accounting has none."""
     lines = out.strip().splitlines()
     return lines[-1].split()[0] if lines and lines[-1].split() else ""
 
 
 def cancelled_by(out: str) -> str:
-    """The number of the user who cancelled a job, of `CANCELLED by 1000`; empty where accounting does not say."""
+    """Return the ID of the user who cancelled a job, from `CANCELLED by 1000`; empty if accounting does not say."""
     found = re.search(r"^CANCELLED by (\d+)", out, re.MULTILINE)
     return found[1] if found else ""
 
@@ -201,4 +203,4 @@ ENDS: Mapping[str, JobEnd] = {
     "FAILED": JobEnd(RunState.BROKEN, 125, "its batch script failed", failed=True),
     "COMPLETED": JobEnd(RunState.BROKEN, 125, "its batch script ended well"),
 }
-"""States from which a job does not come back. REVOKED is none: in a federation the job then runs on another cluster."""
+"""Final states of a job. REVOKED is not one: in a federation the job then runs on another cluster."""

@@ -1,4 +1,4 @@
-"""Slurm: its nodes, their GPUs, and the whole queue: what is asked, and what the answer means. Tried with 22.05."""
+"""Slurm's nodes, their GPUs and the whole queue: the command lines, and parsers of the output. Tested with 22.05."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _NODE_FIELDS = ("%N", "%P", "%T", "%c", "%m", "%G", "%C", "%E")
 
 
 def _takes_jobs(state: str) -> bool:
-    """Slurm starts jobs there; `*` after a state says that the node does not respond."""
+    """Return True if Slurm starts jobs on nodes in this state; a trailing `*` marks a node that does not respond."""
     return not state.endswith("*") and not re.match(r"down|drain|fail|unk|maint|power|future|reboot", state)
 
 
 def machines() -> tuple[str, ...]:
-    """Ask for all nodes; `nodes` reads the answer."""
+    """Return the command that lists all nodes; `nodes` parses its output."""
     return ("sinfo", "--noheader", "--Node", "--format=" + SEPARATOR.join(_NODE_FIELDS))
 
 
 def nodes(out: str) -> list[NodeStatus]:
-    """What sinfo said, a node once whatever the number of its partitions."""
+    """Return the nodes in sinfo's output, each once, however many partitions it is in."""
     found: dict[str, NodeStatus] = {}
     for line in out.splitlines():
         cells = line.strip().split(SEPARATOR)
@@ -46,12 +46,12 @@ def nodes(out: str) -> list[NodeStatus]:
 
 
 def in_use() -> tuple[str, ...]:
-    """Ask which GPUs running jobs have; `used_gpus` reads the answer."""
+    """Return the command that lists the GPUs in use by running jobs; `used_gpus` parses its output."""
     return ("sinfo", "--noheader", "--Node", "--Format=NodeList:128,GresUsed:256")
 
 
 def used_gpus(out: str) -> dict[str, dict[str, int]]:
-    """GPUs in use, by node and type: `n1   gpu:toy:2(IDX:0-1)`."""
+    """Return the number of GPUs in use by node and type, from `n1   gpu:toy:2(IDX:0-1)`."""
     found = {}
     for line in out.splitlines():
         words = line.split()
@@ -64,12 +64,12 @@ _JOB_FIELDS = ("%i", "%u", "%P", "%T", "%D", "%b", "%M", "%l", "%r")
 
 
 def everybody() -> tuple[str, ...]:
-    """Ask for the whole queue; `jobs` reads the answer."""
+    """Return the command that lists the whole queue; `jobs` parses its output."""
     return ("squeue", "--noheader", "--format=" + SEPARATOR.join(_JOB_FIELDS))
 
 
 def jobs(out: str) -> list[QueueEntry]:
-    """What squeue said of everybody's jobs."""
+    """Return the jobs of all users in squeue's output."""
     found = []
     for line in out.splitlines():
         cells = line.strip().split(SEPARATOR)

@@ -12,7 +12,7 @@ _GROUP = "Slurm"
 
 
 class RUN(Options):
-    """Of `muster run` and `muster plan`."""
+    """Options of `muster run` and `muster plan` for Slurm."""
 
     slurm = flag(
         ("--slurm",),
@@ -89,7 +89,7 @@ class RUN(Options):
 
 
 class DOCTOR(Options):
-    """Of `muster doctor`."""
+    """Options of `muster doctor` for Slurm."""
 
     slurm = flag(
         ("--slurm",),
@@ -121,7 +121,7 @@ OPTIONS = SchedulerOptions(
     run=RUN,
     doctor=DOCTOR,
     program="sbatch",
-    # -N and -n mean the same to sbatch anyway
+    # -N and -n have the same meaning in sbatch
     names={
         "partition": ("-p",),
         "account": ("-A",),
@@ -140,7 +140,7 @@ OPTIONS = SchedulerOptions(
     unlike={
         "-d": Unlike("--dependency"),
         "-q": Unlike("--qos"),
-        # anything else is a module
+        # any other value is a module
         "-m": Unlike("--distribution", r"(block|cyclic|fcyclic|arbitrary|plane|\*)([:=,]|$)"),
         "-H": Unlike("--hold"),
     },

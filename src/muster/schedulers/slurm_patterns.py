@@ -1,4 +1,4 @@
-"""Slurm: patterns of file names, such as `%x-%j.%4t.out`."""
+"""Slurm's file name patterns, such as `%x-%j.%4t.out`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from muster.core.model import Rank
 
 NOT_AN_ARRAY = 4294967294
-"""What Slurm writes for `%a` in a job that is no task of an array."""
+"""The value that Slurm writes for `%a` in a job that is not an array task."""
 
 _WIDEST = 10
 
 
 def fill_pattern(pattern: str, values: Mapping[str, str | int]) -> str:
-    """Slurm's patterns of file names, as srun of 22.05 fills them: `%x-%j.%4t.out`.
+    """Fill in a file name pattern such as `%x-%j.%4t.out`, as srun of Slurm 22.05 does.
 
-    A number after `%` is the width of what is a number, 10 at most. A letter that is not known stays as it is, and
-    `%%` is `%`. A backslash anywhere takes the meaning of all patterns; of two in a row one stays.
+    A number after `%` is the minimum width of a number, at most 10. An unknown letter stays as it is, and `%%` is `%`.
+    A backslash anywhere disables all patterns; of two in a row one stays.
     """
     if "\\" in pattern:
         return re.sub(r"\\(\\?)", r"\1", pattern)
@@ -36,7 +36,7 @@ def fill_pattern(pattern: str, values: Mapping[str, str | int]) -> str:
 
 
 def names_of_job(env: Mapping[str, str]) -> dict[str, str | int]:
-    """What patterns of file names say of the job in which this process runs."""
+    """Return the values of file name patterns for the job in which this process runs."""
     job = env.get("SLURM_JOB_ID", "")
     return {
         "j": job,
@@ -48,7 +48,7 @@ def names_of_job(env: Mapping[str, str]) -> dict[str, str | int]:
 
 
 def names_of_task(job: Mapping[str, str | int], rank: Rank, host: str, step: str) -> dict[str, str | int]:
-    """The same of one rank, as it were a task of that step of the job."""
+    """Return the values of file name patterns for one rank, as if it were a task of that step of the job."""
     own: dict[str, str | int] = {
         "t": rank.rank,
         "n": rank.node,

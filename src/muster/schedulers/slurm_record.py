@@ -1,4 +1,4 @@
-"""Slurm as one of the schedulers: which of its functions answers which question."""
+"""Slurm as a `Scheduler`: which of its functions answers which question."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 def _ask(argv: Sequence[str], read: Callable[[str], T]) -> Ask[T]:
-    """A question that is answered on stdout."""
+    """Return a question that is answered on stdout."""
     return Ask(argv, lambda answer: read(answer.out))
 
 
@@ -58,7 +58,7 @@ def _job_now(job: str, cluster: str, everybody: bool) -> Ask[JobStatus | None]:
             raise LookupError
         return None if seen is None else _status(seen)
 
-    # `--clusters` needs accounting, so it is left out for the default cluster
+    # `--clusters` needs accounting, so it is omitted for the default cluster
     return Ask(slurm_jobs.queue(job, cluster, everybody), read)
 
 
@@ -84,7 +84,7 @@ def _left_over(found: Allocation) -> tuple[str, str]:
 
 
 _MINUTES = 10
-"""For which nodes are asked for by the doctor."""
+"""Requirements that select the nodes doctor checks."""
 
 
 def _hold(nodes: int, options: Options, command: Sequence[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""From the options of a run to what is asked of sbatch, and what of them holds inside a job."""
+"""Translation of a run's options to a request for sbatch, and to the terms that hold inside a job."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _PASSED = (
     *(RUN.partition, RUN.account, RUN.qos, RUN.time, RUN.mem, RUN.nodelist, RUN.constraint, RUN.comment),
     *(RUN.gpus_per_node, RUN.gres, RUN.cpus_per_task, RUN.reservation, RUN.dependency, RUN.mail_type, RUN.mail_user),
 )
-"""Options that are sbatch's, by its own names."""
+"""Options that are passed to sbatch under the same name."""
 
 _TABLE = "slurm"
-"""The table of muster.toml with options by sbatch's own names."""
+"""Table of muster.toml with options under sbatch's names."""
 
 
 def request(wish: Wish, options: Options) -> Request:
-    """What is asked of sbatch; raises `InvalidRequest`."""
+    """Return the request for sbatch; raises `InvalidRequest`."""
     wanted = {name: _word(value, f"[{_TABLE}] {name}") for name, value in options.table_of(_TABLE).items()}
     for option in _PASSED:
         if options.given(option):
@@ -47,7 +47,7 @@ def request(wish: Wish, options: Options) -> Request:
     nodes, tasks = _size(wish, nodelist)
     unsaid = tasks is None and not said.keys() & {"cpus-per-task", "exclusive", "cpus-per-gpu"}
     if unsaid and wish.each is not None and wish.each.isdigit():
-        said["cpus-per-task"] = wish.each  # a core for each rank, where nobody says more
+        said["cpus-per-task"] = wish.each  # a core for each rank unless requested otherwise
     return Request(
         name=wish.name,
         nodes=nodes,
@@ -61,12 +61,12 @@ def request(wish: Wish, options: Options) -> Request:
 
 
 def _named(nodelist: str) -> tuple[str, ...]:
-    """The nodes of a list; sbatch takes a path for a file with names, which nobody has read yet."""
+    """Return the nodes of a list; empty for a path, which sbatch reads as a file of names."""
     return () if "/" in nodelist else tuple(slurm_values.unfold_nodes(nodelist))
 
 
 def _warning(options: Options) -> Warn:
-    """What ranks are told before the time limit. Raises `InvalidRequest`."""
+    """Return the warning that ranks get before the time limit. Raises `InvalidRequest`."""
     found = options.value(RUN.signal_before)
     most = slurm_jobs.LONGEST_WARNING
     if found.seconds > most:
@@ -78,7 +78,7 @@ def _warning(options: Options) -> Warn:
 
 
 def _check_warning(options: Options, limit: str) -> None:
-    """Raise `InvalidRequest` where ranks would be told to save as soon as they have begun."""
+    """Raise `InvalidRequest` if ranks would get the warning as soon as they start."""
     whole = slurm_values.seconds_of(limit)
     before = _warning(options).seconds
     if options.given(RUN.signal_before) and whole is not None and before >= whole:
@@ -90,7 +90,7 @@ def _check_warning(options: Options, limit: str) -> None:
 
 
 def _word(value: object, what: str) -> str | None:
-    """A value of muster.toml as sbatch wants it: empty for an option without one, None for one that is left out."""
+    """Convert a value from muster.toml for sbatch: empty for an option without a value, None to omit the option."""
     if isinstance(value, bool):
         return "" if value else None
     if isinstance(value, (dict, list)):
@@ -99,7 +99,7 @@ def _word(value: object, what: str) -> str | None:
 
 
 def _gpus_of_ranks(wish: Wish, options: Options) -> dict[str, str]:
-    """sbatch's options for `--gpus-per-task 1`: to sbatch one task is a node's agent, to the user it is a rank."""
+    """Return sbatch's options for `--gpus-per-task 1`: sbatch's task is the agent of a node, the user's is a rank."""
     each = options.value(RUN.gpus_per_task)
     if each is None:
         return {}
@@ -116,7 +116,7 @@ def _gpus_of_ranks(wish: Wish, options: Options) -> dict[str, str]:
 
 
 def _size(wish: Wish, nodelist: str) -> tuple[int | None, int | None]:
-    """(nodes, tasks) to ask for; None for what Slurm is to choose."""
+    """Return (nodes, tasks) to request; None for what Slurm chooses."""
     nodes = wish.nodes
     if nodes is None and nodelist:
         nodes = len(_named(nodelist)) or None
@@ -133,7 +133,7 @@ def _size(wish: Wish, nodelist: str) -> tuple[int | None, int | None]:
 
 
 def terms(options: Options) -> JobTerms:
-    """What holds inside a job, whoever has asked for it. Raises `InvalidRequest`."""
+    """Return the terms that hold inside a job, whoever submitted it. Raises `InvalidRequest`."""
     warning = _warning(options)
     return JobTerms(
         signal=warning.signal,
@@ -149,7 +149,7 @@ _HOLD_INSIDE = (RUN.slurm, RUN.nodelist, RUN.signal_before, RUN.requeue, RUN.out
 
 
 def check_inside(allocation: Allocation, options: Options) -> None:
-    """Raise `InvalidRequest` for options that ask for nodes, which an allocation has."""
+    """Raise `InvalidRequest` for options that request nodes, which an allocation already has."""
     asking: list[Option[object]] = [option for option in RUN.table if option not in _HOLD_INSIDE]
     asking += [option for option in options.table if option.key == "gpus"]
     made = [option for option in asking if options.typed(option)]

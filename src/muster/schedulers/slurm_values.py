@@ -1,4 +1,4 @@
-"""Slurm: how it writes lists of nodes, numbers, GPUs and times."""
+"""Slurm's formats of node lists, numbers, GPUs and times."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from datetime import datetime
 from muster.core.hostlist import parse_nodelist
 
 SEPARATOR = "|"
-"""Between the fields that squeue and sinfo are asked for."""
+"""Field separator requested from squeue and sinfo."""
 
 
 def unfold_nodes(text: str) -> list[str]:
-    """The nodes of a list as Slurm writes it. Raises `InvalidRequest`."""
+    """Return the nodes in one of Slurm's node lists. Raises `InvalidRequest`."""
     return parse_nodelist(text, "Slurm's list of nodes")
 
 
 def seconds_of(limit: str) -> float | None:
-    """A time limit as Slurm reads it: `90` (minutes), `5:30`, `4:00:00`, `2-12`, `2-12:30:00`; None for others."""
+    """Return a time limit in seconds: `90` (minutes), `5:30`, `4:00:00`, `2-12`, `2-12:30:00`; otherwise None."""
     found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit.strip())
     if found is None:
         return None
@@ -30,7 +30,7 @@ def seconds_of(limit: str) -> float | None:
 
 
 def time_of(text: str) -> float | None:
-    """`2026-11-27T00:05:09`, local and without a zone, in seconds since 1970; None for `Unknown` and the like."""
+    """Return a local time such as `2026-11-27T00:05:09` in seconds since 1970; None for `Unknown` and the like."""
     try:
         return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S").timestamp()
     except (ValueError, OverflowError):
@@ -38,13 +38,13 @@ def time_of(text: str) -> float | None:
 
 
 def number_of(text: str) -> int:
-    """The number that a field of Slurm's begins with, `8` of `8+`; 0 where it says `N/A` or nothing."""
+    """Return the number at the start of a field, `8` from `8+`; 0 for `N/A` or an empty field."""
     found = re.match(r"[0-9]{1,18}", text.strip())
     return int(found[0]) if found else 0
 
 
 def gpus_of(gres: str) -> dict[str, int]:
-    """`gpu:3090:4(S:0-1),gpu:2`: how many GPUs of each type."""
+    """Return the number of GPUs by type: `gpu:3090:4(S:0-1),gpu:2`."""
     found: dict[str, int] = {}
     for item in re.sub(r"\([^)]*\)", "", gres).split(","):
         name, *fields = item.strip().split(":")
