@@ -273,11 +273,11 @@ class BatchRun:
         world.handle(Configured(world.now()))
         for finding in self.bootstrap.findings():
             world.notify(finding)
-        world.watch_job(self.batch, self.signals)
+        job_end = world.watch_job(self.batch, self.signals)
         outcome = world.go(-1, viewers.detach(), agents.listener.detach())
-        interrupted = (world.warned or world.ending or world.nodes_lost) and world.cause != "cancelled"
+        interrupted = (job_end.warned or job_end.ending or world.nodes_lost) and job_end.cause != "cancelled"
         if interrupted and outcome.code != 0 and self.allocation.restarts < self.terms.requeue:
-            self._requeue(over=world.ending and world.cause == "time limit")
+            self._requeue(over=job_end.ending and job_end.cause == "time limit")
         self.steps.see_end(_STEPS_END if world.nodes_lost else None)
         return outcome.code
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,30 +19,27 @@ from pathlib import Path
 from typing import Any
 
 from muster.agent.dialer import Met
-from muster.agent.log_streaming import KEEP as _KEEP
-from muster.agent.log_timeline import NAME, Timeline
+from muster.agent.log_streaming import KEEP
 from muster.controller.agent_listener import AgentListener
 from muster.controller.connections import AgentConnection, TcpConnection
 from muster.controller.controller import Controller
+from muster.controller.job_end import JobEnd
 from muster.controller.job_time import BatchJob
+from muster.controller.log_copies import LogCopies
 from muster.controller.sessions import Session, Sessions
 from muster.core.controller_config import ControllerConfig
 from muster.core.events import (
     EVENTS,
     Configured,
-    JobEnding,
-    LogIncomplete,
     OpenStore,
-    PreemptionWarned,
     StartRanks,
     StopRequested,
     event_from_json,
 )
 from muster.core.json_records import outcome_from_json
 from muster.core.model import Plan
-from muster.core.results import SIGHUP, SIGTERM, RunResult
+from muster.core.results import SIGHUP, RunResult
 from muster.core.supervisor import Phase
-from muster.linux import processes
 from muster.linux.eventloop import EventLoop
 from muster.linux.signals import CapturedSignals
 from muster.linux.writer import Writer
@@ -54,7 +50,6 @@ from muster.protocol.listener import guarded
 from muster.rundir.output_files import OutputFiles
 from muster.rundir.run import Run
 from muster.rundir.writer import RunWriter
-from muster.ui.reason_text import JOB_ENDS
 from muster.ui.text import outcome_as_json
 
 _COMES_BACK = 3.0
@@ -64,12 +59,6 @@ _LATE = 15.0
 """
 _FIRST = 20.0
 """Seconds for an agent to connect to the first controller; a live agent gives up after 10."""
-_LOOK = 0.1
-"""Seconds between checks why a scheduler ends the job."""
-_WHY_WITHIN = 2.0
-"""Seconds for that reason to be known; then the job counts as cancelled."""
-_MARGIN = 2.0
-"""Seconds that this process needs before a scheduler kills the rest of the job."""
 _OUTPUTS = "outputs"
 """Name of the log subscription for files named by the user (`rundir/output_files.py`)."""
 
@@ -102,31 +91,16 @@ class DetachedController(Controller):
         self.facts.update(config.nodes[0].facts)
         self.records: list[str] = []
         """The lines of events.jsonl."""
-        self._clock = config.clock
-        self._timelines: dict[int, Timeline] = {}
-        """Times of output on nodes with their own run directory, as it arrives."""
         self.scribe = RunWriter(Writer(loop), run, lambda text: print(text, file=sys.stderr, flush=True))
         self.scribe.do(lambda: run.reserve(plan.world_size))
-        self._run_dirs = [node.run_dir for node in config.nodes]
-        self._gaps: dict[str, tuple[TcpConnection, int, int, str]] = {}
-        """Incomplete copies of logs: (node, attempt, rank, stream) of each."""
-        self._told_to_stay: set[int] = set()
-        """The nodes of these."""
+        self.copies = LogCopies(self, self.scribe)
         self.outputs = outputs
         self.viewers = Sessions(self, config.owned)
         self.hurry = False
         """True if the user does not want to wait for the rest of the logs."""
         self.draining = False
-        self.batch: BatchJob | None = None
-        """The scheduler's job in which this runs."""
-        self.warned = self.ending = False
-        """`warned`: ranks with a handler were warned of the end of the job. `ending`: the job is being terminated."""
-        self.cause = ""
-        """The reason, one of `JOB_ENDS`."""
-        self._killed_at = 0.0
-        """When the scheduler kills the rest."""
-        self._nodes_without_handler: set[int] = set()
-        """Nodes on which no rank handles the warning signal."""
+        self.job_end: JobEnd | None = None
+        """The end of the scheduler's job in which this runs."""
         self.nodes_lost = False
         if config.again:
             self._go_on()
@@ -136,7 +110,7 @@ class DetachedController(Controller):
         """Seconds for agents to connect to this controller: after a restart, they have their lease."""
         for link in links:
             if not config.nodes[link.node].shared:
-                self.send_message(link.node, "subscribe", reader=_KEEP, want=True, offsets=self._kept(link), tail=None)
+                self.copies.subscribe(link)
             if self.outputs:
                 self.send_message(link.node, "subscribe", reader=_OUTPUTS, want=True, offsets={}, tail=None)
 
@@ -170,17 +144,6 @@ class DetachedController(Controller):
         if data is not None:
             self.outcome = outcome_from_json(data)
         self.record("supervisor began again", {"t": self.now(), "pid": os.getpid()})
-
-    def _kept(self, link: AgentConnection) -> dict[str, int]:
-        """Return how much of a node's output has been mirrored here, by log."""
-        found = {}
-        for attempt in self.run.attempts():
-            for rank in self.plan.nodes[link.node].ranks:
-                for stream in ("out", "err"):
-                    path = self.run.log(attempt, rank.rank, stream)
-                    if path.exists():
-                        found[f"{attempt}/{rank.rank}.{stream}"] = path.stat().st_size
-        return found
 
     def go(self, own: int, visitors: int, door: int) -> RunResult:
         """Run to the end and return the result.
@@ -330,11 +293,8 @@ class DetachedController(Controller):
         attempt: int,
         offset: int,
     ) -> None:
-        if reader == _KEEP:
-            name = f"attempt_{attempt}/{self.run.log(attempt, rank, stream).name}"
-            of = (self.far[link.node], attempt, rank, stream)
-            self.scribe.put(name, offset, payload, partial(self._kept_more, name, of, len(payload)))
-            self._timeline(link).grown(attempt, [(rank, stream, offset + len(payload))])
+        if reader == KEEP:
+            self.copies.take(link, attempt, rank, stream, offset, payload)
         elif reader == _OUTPUTS and self.outputs is not None:
             write = self.outputs.take(attempt, rank, stream, offset, payload)
             if write is not None:
@@ -343,41 +303,6 @@ class DetachedController(Controller):
         else:
             place = {"rank": rank, "stream": stream, "attempt": attempt, "offset": offset}
             self.viewers.output(reader, link.node, payload, place)
-
-    def _kept_more(self, name: str, of: tuple[TcpConnection, int, int, str], count: int) -> None:
-        """Handle that another node's output was written here, or could not be: then the node must keep its own copy."""
-        if name in self.scribe.gaps and name not in self._gaps:
-            self._cannot_keep(name, of)
-        self.send_message(of[0].node, "credit", reader=_KEEP, count=count)
-
-    def _cannot_keep(self, name: str, of: tuple[TcpConnection, int, int, str]) -> None:
-        link = of[0]
-        if link.node not in self._told_to_stay:
-            self._told_to_stay.add(link.node)
-            self.send_message(link.node, "keep_run_dir")
-            where = f"they stay on {link.host} in {self._run_dirs[link.node]}"
-            self.notify(f"cannot keep logs of {link.host} on {self.far[0].host}: {self.scribe.gaps[name].why}; {where}")
-        self._gaps[name] = of
-        self._tell_gap(name)
-
-    def _tell_gap(self, name: str) -> None:
-        """Record what a copy is missing by now, like gaps in other logs."""
-        (link, attempt, rank, stream), gap = self._gaps[name], self.scribe.gaps.get(name)
-        if gap is not None:
-            why = f"{gap.why} on {self.far[0].host}; {link.host} has all of it, in {self._run_dirs[link.node]}"
-            self.handle(LogIncomplete(self.now(), link.node, attempt, rank, stream, gap.missing, why))
-
-    def _timeline(self, link: AgentConnection) -> Timeline:
-        if link.node not in self._timelines:
-            name = f"{processes.node_folder('', link.host)}/{NAME}"
-
-            def write(data: bytes) -> bool:
-                behind = self.scribe.behind(name)  # drop the line: the queue would grow without bound
-                self.scribe.append(name, "" if behind else data.decode())
-                return not behind
-
-            self._timelines[link.node] = Timeline(write, self.loop.call_later, lambda: self.loop.time() + self._clock)
-        return self._timelines[link.node]
 
     def _on_stdin_taken(self, link: AgentConnection, t: float, payload: bytes, upto: int) -> None:
         self.viewers.stdin_taken(upto)
@@ -396,110 +321,19 @@ class DetachedController(Controller):
 
     # ---- the scheduler ----------------------------------------------------------------------------------------------
 
-    def watch_job(self, batch: BatchJob, signals: CapturedSignals) -> None:
+    def watch_job(self, batch: BatchJob, signals: CapturedSignals) -> JobEnd:
         """Handle the scheduler's signals to this process, and watch for the end of the job."""
-        self.batch = batch
-
-        def signalled(came: list[int]) -> None:
-            numbers = set(came) - {signal.SIGCHLD}
-            if SIGTERM in numbers:
-                self._job_ends()
-            if batch.warning and (warning := signal.Signals[f"SIG{batch.warning}"]) in numbers:
-                numbers.discard(warning)
-                self._scheduler_warns()
-            for number in sorted(numbers - {SIGTERM}):
-                self.broadcast("forward_signal", number=number)
-
-        signals.handle(signalled)
-        if batch.before and (batch.chosen or batch.warning):
-            self._near_the_end()
-
-    def _near_the_end(self, asked: bool = False) -> None:
-        """Warn the ranks at the right time before the time limit.
-
-        A scheduler checks its clock only occasionally, some every 30 s: its own signal is early for a long job, late
-        for a short one.
-        """
-        assert self.batch is not None
-        if not asked:
-            self.batch.ask()
-        if not self.batch.answered:
-            self.loop.call_later(_LOOK, lambda: self._near_the_end(asked=True))
-            return
-        left, before = self.batch.time_left(), self.batch.warn_before()
-        if left is None:
-            return  # the scheduler's own signal is still to come, if it sends one
-        if left > before + _LOOK:
-            self.loop.call_later(left - before, self._near_the_end)
-            return
-        self.warn_preemption("time limit", f"{max(0.0, left):.0f} s are left of the job's time")
-
-    def _scheduler_warns(self, asked: bool = False) -> None:
-        """Handle the scheduler's warning: the time limit may have been changed since it was checked."""
-        assert self.batch is not None
-        if not asked:
-            self.batch.ask()
-        if not self.batch.answered:
-            self.loop.call_later(_LOOK, lambda: self._scheduler_warns(asked=True))
-        elif self.batch.time_left() is not None:
-            self._near_the_end(asked=True)
-        else:
-            self.warn_preemption("time limit", f"{self.batch.before:g} s are left of the job's time")
-
-    def warn_preemption(self, cause: str, why: str) -> None:
-        """Send the warning signal to the ranks that handle it. Other ranks are left alone."""
-        if self.warned or self.outcome is not None or self.batch is None or not self.batch.before:
-            return
-        self.warned, self.cause, self._nodes_without_handler = True, cause, set()
-        self.notify(f"{why}: SIG{self.batch.signal} to the ranks that catch it, so that they save")
-        self.broadcast("warn_preemption", name=self.batch.signal)
-
-    def _job_ends(self) -> None:
-        """Handle SIGTERM, which arrived here or at an agent: find out why."""
-        if self.ending or self.outcome is not None or self.batch is None:
-            return
-        self.ending, self._killed_at = True, self.now() + self.batch.kill_wait
-        self.batch.ask()
-        self._why(self.now() + _WHY_WITHIN)
-
-    def _why(self, until: float) -> None:
-        assert self.batch is not None
-        cause = self.batch.why()
-        if not cause and self.now() < until:
-            self.loop.call_later(_LOOK, lambda: self._why(until))
-            return
-        grace = self.batch.grace_left()
-        if cause == "preempted" and grace is not None:
-            self.ending = False  # only the steps were signalled; another SIGTERM follows when the grace time is over
-            self.warn_preemption(cause, f"{self.batch.title} makes room for another job, {grace:.0f} s are left")
-            return
-        saves = cause in ("preempted", "requeued", "node failure") and not self.warned
-        self.cause = cause or "cancelled"
-        patience = self._killed_at - self.now() - _MARGIN
-        own = min(self.plan.job.grace, self.batch.kill_wait / 2) - _MARGIN
-        if saves and patience > own:
-            self.warn_preemption(self.cause, f"{self.batch.title} ends this job: {JOB_ENDS[self.cause]}")
-        if saves and self.warned:
-            self.loop.call_later(max(0.0, patience - own), self._end_ranks)
-        else:
-            self._end_ranks()
+        self.job_end = JobEnd(self, batch)
+        self.job_end.start(signals)
+        return self.job_end
 
     def _on_scheduler_signal(self, link: AgentConnection, t: float, payload: bytes) -> None:
-        self._job_ends()
+        if self.job_end is not None:
+            self.job_end.terminated()
 
     def _on_preemption_handlers(self, link: AgentConnection, t: float, payload: bytes, ranks: list[int]) -> None:
-        """Record the ranks of a node that handle the warning; stop waiting if no rank does and the job is ending."""
-        if ranks:
-            self.handle(PreemptionWarned(t, self.cause, tuple(ranks)))
-        else:
-            self._nodes_without_handler.add(link.node)
-        if self.ending and len(self._nodes_without_handler) == len(self.links):
-            self._end_ranks()
-
-    def _end_ranks(self) -> None:
-        if self.outcome is None:
-            within = max(_MARGIN / 2, self._killed_at - self.now() - _MARGIN)
-            self.handle(JobEnding(self.now(), self.cause, round(within, 1)))
+        if self.job_end is not None:
+            self.job_end.heard_of(link.node, ranks, t)
 
     # ---- users ------------------------------------------------------------------------------------------------------
 
@@ -530,8 +364,6 @@ class DetachedController(Controller):
                 break
         if self.outputs is not None:
             self.scribe.do(partial(self.outputs.finish, self.run))
-        for timeline in self._timelines.values():
-            timeline.flush()
         outcome = self._with_gaps(outcome)
         self.scribe.close()  # a client that hears of the end may read the files immediately
         self.viewers.close_all(outcome)
@@ -542,11 +374,8 @@ class DetachedController(Controller):
         Received data is written and gaps are counted even if a user does not want to wait: no agent is waited for then,
         but the result must be correct.
         """
-        self.scribe.writer.drain()
-        if not self._gaps:
+        if not self.copies.finish():
             return outcome
-        for name in self._gaps:
-            self._tell_gap(name)
         self.outcome = outcome = outcome._replace(unlogged=self.supervisor.unlogged)
         self.scribe.do(lambda: self.run.write_outcome(outcome_as_json(outcome)))
         return outcome

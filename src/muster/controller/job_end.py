@@ -1,0 +1,134 @@
+"""The end of a scheduler's job while its ranks run: when they are warned, and when they are terminated."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+
+from muster.controller.controller import Controller
+from muster.controller.job_time import BatchJob
+from muster.core.events import JobEnding, PreemptionWarned
+from muster.core.results import SIGTERM
+from muster.linux.signals import CapturedSignals
+from muster.ui.reason_text import JOB_ENDS
+
+_LOOK = 0.1
+"""Seconds between checks why a scheduler ends the job."""
+_WHY_WITHIN = 2.0
+"""Seconds for that reason to be known; then the job counts as cancelled."""
+_MARGIN = 2.0
+"""Seconds that this process needs before a scheduler kills the rest of the job."""
+
+
+class JobEnd:
+    """Decides what the ranks are told of the end of the job, and when."""
+
+    def __init__(self, controller: Controller, batch: BatchJob) -> None:
+        self.controller, self.batch = controller, batch
+        self.warned = self.ending = False
+        """`warned`: ranks with a handler were warned of the end of the job. `ending`: the job is being terminated."""
+        self.cause = ""
+        """The reason, one of `JOB_ENDS`."""
+        self._killed_at = 0.0
+        """When the scheduler kills the rest."""
+        self._nodes_without_handler: set[int] = set()
+        """Nodes on which no rank handles the warning signal."""
+
+    def start(self, signals: CapturedSignals) -> None:
+        """Handle the scheduler's signals to this process, and watch for the time limit."""
+        batch = self.batch
+
+        def signalled(came: list[int]) -> None:
+            numbers = set(came) - {signal.SIGCHLD}
+            if SIGTERM in numbers:
+                self.terminated()
+            if batch.warning and (warning := signal.Signals[f"SIG{batch.warning}"]) in numbers:
+                numbers.discard(warning)
+                self._scheduler_warns()
+            for number in sorted(numbers - {SIGTERM}):
+                self.controller.broadcast("forward_signal", number=number)
+
+        signals.handle(signalled)
+        if batch.before and (batch.chosen or batch.warning):
+            self._near_the_end()
+
+    def _near_the_end(self, asked: bool = False) -> None:
+        """Warn the ranks at the right time before the time limit.
+
+        A scheduler checks its clock only occasionally, some every 30 s: its own signal is early for a long job, late
+        for a short one.
+        """
+        if not asked:
+            self.batch.ask()
+        if not self.batch.answered:
+            self.controller.loop.call_later(_LOOK, lambda: self._near_the_end(asked=True))
+            return
+        left, before = self.batch.time_left(), self.batch.warn_before()
+        if left is None:
+            return  # the scheduler's own signal is still to come, if it sends one
+        if left > before + _LOOK:
+            self.controller.loop.call_later(left - before, self._near_the_end)
+            return
+        self.warn_preemption("time limit", f"{max(0.0, left):.0f} s are left of the job's time")
+
+    def _scheduler_warns(self, asked: bool = False) -> None:
+        """Handle the scheduler's warning: the time limit may have been changed since it was checked."""
+        if not asked:
+            self.batch.ask()
+        if not self.batch.answered:
+            self.controller.loop.call_later(_LOOK, lambda: self._scheduler_warns(asked=True))
+        elif self.batch.time_left() is not None:
+            self._near_the_end(asked=True)
+        else:
+            self.warn_preemption("time limit", f"{self.batch.before:g} s are left of the job's time")
+
+    def warn_preemption(self, cause: str, why: str) -> None:
+        """Send the warning signal to the ranks that handle it. Other ranks are left alone."""
+        if self.warned or self.controller.outcome is not None or not self.batch.before:
+            return
+        self.warned, self.cause, self._nodes_without_handler = True, cause, set()
+        self.controller.notify(f"{why}: SIG{self.batch.signal} to the ranks that catch it, so that they save")
+        self.controller.broadcast("warn_preemption", name=self.batch.signal)
+
+    def terminated(self) -> None:
+        """Handle SIGTERM, which arrived here or at an agent: find out why."""
+        if self.ending or self.controller.outcome is not None:
+            return
+        self.ending, self._killed_at = True, self.controller.now() + self.batch.kill_wait
+        self.batch.ask()
+        self._why(self.controller.now() + _WHY_WITHIN)
+
+    def _why(self, until: float) -> None:
+        cause = self.batch.why()
+        if not cause and self.controller.now() < until:
+            self.controller.loop.call_later(_LOOK, lambda: self._why(until))
+            return
+        grace = self.batch.grace_left()
+        if cause == "preempted" and grace is not None:
+            self.ending = False  # only the steps were signalled; another SIGTERM follows when the grace time is over
+            self.warn_preemption(cause, f"{self.batch.title} makes room for another job, {grace:.0f} s are left")
+            return
+        saves = cause in ("preempted", "requeued", "node failure") and not self.warned
+        self.cause = cause or "cancelled"
+        patience = self._killed_at - self.controller.now() - _MARGIN
+        own = min(self.controller.plan.job.grace, self.batch.kill_wait / 2) - _MARGIN
+        if saves and patience > own:
+            self.warn_preemption(self.cause, f"{self.batch.title} ends this job: {JOB_ENDS[self.cause]}")
+        if saves and self.warned:
+            self.controller.loop.call_later(max(0.0, patience - own), self._end_ranks)
+        else:
+            self._end_ranks()
+
+    def heard_of(self, node: int, ranks: Sequence[int], t: float) -> None:
+        """Record the ranks of a node that handle the warning; stop waiting if no rank does and the job is ending."""
+        if ranks:
+            self.controller.handle(PreemptionWarned(t, self.cause, tuple(ranks)))
+        else:
+            self._nodes_without_handler.add(node)
+        if self.ending and len(self._nodes_without_handler) == len(self.controller.links):
+            self._end_ranks()
+
+    def _end_ranks(self) -> None:
+        if self.controller.outcome is None:
+            within = max(_MARGIN / 2, self._killed_at - self.controller.now() - _MARGIN)
+            self.controller.handle(JobEnding(self.controller.now(), self.cause, round(within, 1)))
