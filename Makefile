@@ -41,7 +41,7 @@ bench: .venv/dev
 docs: .venv/dev
 	$(PY) tools/reference.py
 	$(PY) tools/layers.py
-	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	$(PY) tools/site/render.py
 	@echo "the site is in build/site: $(PY) -m http.server -d build/site; read as files it has no search"
 
 matrix: .venv/dev

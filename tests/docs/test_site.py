@@ -1,9 +1,7 @@
-"""The site is built without a warning, and a browser shows it without asking anybody else."""
+"""The site is built without a warning, and a browser shows it without a request to another machine."""
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import subprocess
 import sys
@@ -14,75 +12,209 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from browser import look
+from browser import Tab, tab
+from waiting import until
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tools" / "site"))
 
 pytestmark = pytest.mark.xdist_group("site")  # it is built once
+
+PHONE, DESK = (390, 844), (1440, 900)
+
+LAYOUT = """(() => {
+  const box = element => element.getBoundingClientRect();
+  const name = element => element.outerHTML.slice(0, 100);
+  const floats = element => getComputedStyle(element).position === "fixed";  // as the menu of a phone
+  const hidden = element => !element.offsetHeight || getComputedStyle(element).visibility === "hidden";
+  const scrolls = element => {
+    for (; element; element = element.parentElement)
+      if (/auto|scroll/.test(getComputedStyle(element).overflowX)) return true;
+    return false;
+  };
+  const overlaps = (one, other) =>
+    box(one).left < box(other).right - 1 && box(other).left < box(one).right - 1 &&
+    box(one).top < box(other).bottom - 1 && box(other).top < box(one).bottom - 1;
+  const collisions = query => {
+    const all = [...document.querySelectorAll(query)].filter(e => !hidden(e) && !floats(e));
+    return all.flatMap((one, i) => all.slice(i + 1).filter(other => overlaps(one, other)).map(name));
+  };
+  return {
+    scrolls: document.documentElement.scrollWidth > innerWidth,
+    cut: [...document.querySelectorAll("article *")]
+      .filter(element => box(element).right > innerWidth + 1 && !scrolls(element)).map(name),
+    overlap: [".md-header__inner > *", ".md-main__inner > *", "article > *"].flatMap(collisions),
+    titles: document.querySelectorAll("h1").length,
+    scripts: document.documentElement.classList.contains("js"),
+  };
+})()"""
+"""What is wrong with the layout of a page, and whether its scripts have run."""
+
+RIGHT = {"scrolls": False, "cut": [], "overlap": [], "titles": 1, "scripts": True}
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site in a folder."""
+    """The directory of the site."""
     folder = tmp_path_factory.mktemp("site")
-    line = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
-    env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    line = [sys.executable, str(ROOT / "tools" / "site" / "render.py"), str(folder)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
     assert (0, "", "") == (done.returncode, done.stdout, done.stderr)
-    return folder
+    return folder / "site"
 
 
 class _Silent(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 @pytest.fixture(scope="module")
 def served(site: Path) -> Iterator[str]:
-    """Its address while it is served."""
+    """The URL of the site while it is served."""
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Silent, directory=str(site))) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
 
 
-def shown(url: str, folder: Path) -> tuple[str, str, set[str]]:
-    """What a browser makes of a page: (its elements, what it said to the console, the addresses that it asked)."""
-    done = look(url, folder, f"--log-net-log={folder}/net.json", "--enable-logging=stderr")
-    console = "\n".join(line for line in done.stderr.splitlines() if ":CONSOLE" in line)
-    net = json.loads((folder / "net.json").read_text())
-    requests = [event["params"] for event in net["events"] if "initiator" in event.get("params", {})]
-    # a browser asks for the time and the like by itself; what a page asks for has that page's origin
-    return done.stdout, console, {request["url"] for request in requests if request["initiator"].startswith("http")}
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    """A page of a browser."""
+    with tab(tmp_path_factory.mktemp("browser")) as opened:
+        yield opened
 
 
-@pytest.mark.parametrize(
-    ("page", "title", "has"),
-    [
-        ("index.html", "muster", 'href="guides/from-torchrun.html"'),
-        ("guides/from-torchrun.html", "From torchrun", "<code>torchrun --nproc-per-node 4 train.py --lr 0.1</code>"),
-        ("design.html", "The design of muster", "<img "),
-    ],
-)
-def test_a_browser_shows_a_page(page: str, title: str, has: str, served: str, tmp_path: Path):
-    elements, console, asked = shown(f"{served}/{page}", tmp_path)
-    (heading,) = re.findall(r"<h1[^>]*>([^<]*)", elements)
-    assert title == heading
-    assert has in elements
-    assert '<html lang="en" class="js' in elements, "its scripts have run"
-    assert not console
-    assert asked, "the page has a style and scripts"
-    assert not {url for url in asked if not url.startswith(f"{served}/")}
+def show(page: Tab, served: str, name: str) -> None:
+    """Open a page of the site; all that it loads comes from the site, and nothing is wrong on the console."""
+    page.show(f"{served}/{name}")
+    assert [] == page.problems
+    assert len(page.requests) > 3, "the page has styles and scripts"
+    assert not [url for url in page.requests if not url.startswith(f"{served}/")]
 
 
-def test_no_page_names_another_machine_for_what_it_loads(site: Path):
-    loads = re.compile(r"<(?:link|script|img|iframe)\b[^>]*\b(?:href|src)=[\"']?((?:https?:)?//[^\"'> ]+)")
-    found = {(path.name, url) for path in site.rglob("*.html") for url in loads.findall(path.read_text())}
-    assert not found
+@pytest.mark.slow
+def test_every_page_fits_on_a_phone_and_loads_nothing_from_elsewhere(site: Path, served: str, page: Tab) -> None:
+    page.size(*PHONE)
+    for path in sorted(site.rglob("*.html")):
+        name = str(path.relative_to(site))
+        show(page, served, name)
+        assert RIGHT == page.run(LAYOUT), name
 
 
-def test_links_lead_somewhere_in_the_repository_too():
-    """MkDocs looks at those of the site; here the same are looked at as files."""
+@pytest.mark.parametrize("dark", [False, True])
+def test_pages_on_a_desk_in_light_and_dark(dark: bool, served: str, page: Tab) -> None:
+    page.size(*DESK, dark=dark)
+    for name in ("index.html", "design.html", "reference/options.html", "guides/from-torchrun.html"):
+        show(page, served, name)
+        assert RIGHT == page.run(LAYOUT), name
+        red, green, blue = page.run("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")[:3]
+        assert dark == (max(red, green, blue) < 128)
+
+
+def test_a_reader_chooses_light_or_dark(served: str, page: Tab) -> None:
+    page.size(*DESK, dark=False)
+    show(page, served, "index.html")
+    scheme = "document.body.dataset.mdColorScheme"
+    change = "[...document.querySelectorAll('[data-md-component=palette] label')].find(e => !e.hidden).click()"
+    assert "default" == page.run(scheme)
+    page.run(change)  # from the system's choice to light
+    page.run(change)  # to dark
+    until(lambda: "slate" == page.run(scheme), "the page is dark")
+    show(page, served, "design.html")
+    assert "slate" == page.run(scheme), "the choice is kept"
+    page.run("localStorage.clear()")
+
+
+def test_a_reader_searches(served: str, page: Tab) -> None:
+    page.size(*PHONE)
+    show(page, served, "design.html")
+    page.run("document.querySelector('.md-search__button').click()")
+    dialog = "document.activeElement?.shadowRoot"
+    until(lambda: page.run(f"{dialog}?.activeElement?.tagName") == "INPUT", "the field for the search has the focus")
+    page.send("Input.insertText", text="preemption")
+    links = f"[...{dialog}.querySelectorAll('a')].map(link => link.href)"
+    found = until(lambda: page.run(links), "there are results")
+    assert any("guides/preemption.html" in url for url in found), found
+    assert not [url for url in [*page.requests, *found] if not url.startswith(f"{served}/")]
+
+
+def test_a_block_of_code_is_copied_by_a_click(served: str, page: Tab) -> None:
+    page.size(*DESK)
+    show(page, served, "hosts.html")
+    assert page.run("document.querySelectorAll('pre').length === document.querySelectorAll('pre button').length")
+    page.run("document.querySelector('pre button').click()")
+    until(lambda: "Copied" in page.run("document.querySelector('.md-dialog').textContent"), "the page says so")
+
+
+def test_every_footer_links_the_glossary(site: Path) -> None:
+    for path in site.rglob("*.html"):
+        footer = path.read_text().partition("<footer")[2]
+        assert re.search(r'href="[./]*glossary\.html"', footer), path
+
+
+def test_code_in_tables_is_shown_as_in_the_repository(site: Path) -> None:
+    assert not [path for path in site.rglob("*.html") if re.search(r"<td>.*\\\|", path.read_text())]
+    assert '<span class="whole">--nproc-per-node</span>' in (site / "guides" / "from-torchrun.html").read_text()
+
+
+def test_broken_links_are_found(tmp_path: Path) -> None:
+    from links import faults
+
+    (tmp_path / "guides").mkdir()
+    (tmp_path / "guides" / "one.html").write_text('<a id="here" href="../index.html#there">a</a><a href="#here">b</a>')
+    (tmp_path / "index.html").write_text(
+        '<p id="there"></p><a href="guides/one.html#here">a</a><a href="guides/one.html#gone">b</a>'
+        '<a href="two.html">c</a><a href="../outside.html">d</a>'
+        '<a href="https://example.org/x">e</a><img src="plot.svg">'
+        '<script src="https://example.org/x.js"></script><link rel="stylesheet" href="style.css">'
+    )
+    (tmp_path / "style.css").write_text(
+        "/* https://example.org */ @font-face { src: url(//example.org/a) } b { background: url(data:image/png) }"
+    )
+    assert faults(tmp_path) == [
+        "index.html: loads https://example.org/x.js",
+        "index.html: there is no ../outside.html",
+        "index.html: there is no anchor guides/one.html#gone",
+        "index.html: there is no plot.svg",
+        "index.html: there is no two.html",
+        "style.css: loads //example.org/a",
+    ]
+
+
+def test_a_page_that_is_missing_in_the_navigation_is_found(tmp_path: Path) -> None:
+    from render import nav_faults
+
+    for name in ("index", "one", "lost"):
+        (tmp_path / f"{name}.md").touch()
+    nav = [{"Start": "index.md"}, {"Group": ["one.md", {"Two": "two.md"}, {"Again": "one.md"}]}]
+    assert nav_faults(nav, tmp_path) == [
+        "navigation: there is no page two.md",
+        "navigation: lost.md is missing",
+        "navigation: one.md is listed twice",
+    ]
+
+
+def test_links_are_changed_to_where_things_are_on_the_site() -> None:
+    from render import sources, turned
+
+    names = {path.resolve(): name for name, path in sources().items()}
+    text = (
+        "[a](docs/hosts.md#files) [b](CONTRIBUTING.md) [c](https://example.org/docs/hosts.md) [d](#here)\n"
+        '<img src="docs/architecture.svg">\n'
+        "```\n[e](docs/hosts.md)\n```\n"
+    )
+    assert turned(text, "index.md", ROOT / "README.md", names) == (
+        "[a](hosts.md#files) [b](CONTRIBUTING.md) [c](https://example.org/docs/hosts.md) [d](#here)\n"
+        '<img src="architecture.svg">\n'
+        "```\n[e](docs/hosts.md)\n```\n"
+    )
+    guide = ROOT / "docs" / "guides" / "logs.md"
+    links = "[a](../../examples/train_llm.py) [b](../../README.md) [c](../hosts.md)"
+    changed = "[a](../examples/train_llm.py) [b](../index.md) [c](../hosts.md)"
+    assert changed == turned(links, "guides/logs.md", guide, names)
+
+
+def test_links_of_pages_lead_to_files_of_the_repository() -> None:
     pages = [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")]
     wrong: list[str] = []
     for page in pages:
