@@ -22,7 +22,7 @@ pytestmark = pytest.mark.xdist_group("site")  # it is built once
 
 PHONE, DESK = (390, 844), (1440, 900)
 
-LAYOUT = """(() => {
+LAYOUT = r"""(() => {
   const box = element => element.getBoundingClientRect();
   const name = element => element.outerHTML.slice(0, 100);
   const floats = element => getComputedStyle(element).position === "fixed";  // as the menu of a phone
@@ -45,12 +45,14 @@ LAYOUT = """(() => {
       .filter(element => box(element).right > innerWidth + 1 && !scrolls(element)).map(name),
     overlap: [".md-header__inner > *", ".md-main__inner > *", "article > *"].flatMap(collisions),
     titles: document.querySelectorAll("h1").length,
+    markdown: [...document.querySelectorAll("article p")]
+      .filter(element => /^([-*+|] |\d+\. |```)/m.test(element.innerText)).map(name),
     scripts: document.documentElement.classList.contains("js"),
   };
 })()"""
 """What is wrong with the layout of a page, and whether its scripts have run."""
 
-RIGHT = {"scrolls": False, "cut": [], "overlap": [], "titles": 1, "scripts": True}
+RIGHT = {"scrolls": False, "cut": [], "overlap": [], "titles": 1, "markdown": [], "scripts": True}
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +214,18 @@ def test_links_are_changed_to_where_things_are_on_the_site() -> None:
     links = "[a](../../examples/train_llm.py) [b](../../README.md) [c](../hosts.md)"
     changed = "[a](../examples/train_llm.py) [b](../index.md) [c](../hosts.md)"
     assert changed == turned(links, "guides/logs.md", guide, names)
+
+
+def test_lists_are_indented_as_python_markdown_reads_them() -> None:
+    from render import turned
+
+    text = "- one\n  two\n\n  ```\n  code\n    more\n  ```\n- next\n  - deeper\n    text\n\n1. a\n\n   b\n\n    code\n"
+    right = (
+        "- one\n    two\n\n    ```\n    code\n      more\n    ```\n\n- next\n    - deeper\n        text\n\n"
+        "1. a\n\n    b\n\n     code\n"
+    )
+    assert right == turned(text, "index.md", ROOT / "README.md", {})
+    assert "    code\n" == turned("    code\n", "index.md", ROOT / "README.md", {})
 
 
 def test_links_of_pages_lead_to_files_of_the_repository() -> None:

@@ -25,6 +25,9 @@ ROOT = HERE.parent.parent
 
 _LINK = re.compile(r"""(\]\(|\b(?:href|src|srcset)=["'])([^)\s"'#:]+)(?=[#)"'\s])""")
 
+_FENCE = re.compile(r" *(`{3,}|~{3,})")
+_ITEM = re.compile(r"(?:[-*+]|\d+\.) +")
+
 
 def sources() -> dict[str, Path]:
     """Return what is on the site: each name in the directory of pages, with the file in the repository."""
@@ -36,7 +39,7 @@ def sources() -> dict[str, Path]:
 
 
 def turned(text: str, name: str, source: Path, names: dict[Path, str]) -> str:
-    """Return a page with its links changed: the page is `name` on the site and `source` in the repository."""
+    """Return the text of the page `name` of the site, `source` in the repository, with its links and lists changed."""
 
     def turn(found: re.Match[str]) -> str:
         target = names.get((source.parent / found[2]).resolve())
@@ -44,13 +47,27 @@ def turned(text: str, name: str, source: Path, names: dict[Path, str]) -> str:
 
     lines = []
     fence = ""
+    items: list[int] = []  # of each open list item, the column at which its text begins
+    closed = False
     for line in text.splitlines(keepends=True):
-        mark = re.match(r" *(`{3,}|~{3,})", line)
+        if closed and line.strip() and items:  # Python-Markdown ends a block of code in a list at an empty line
+            lines.append("\n")
+        closed = False
+        mark = _FENCE.match(line)
+        indent = len(line) - len(line.lstrip(" "))
+        while line.strip() and not fence and items and indent < items[-1]:
+            items.pop()
+        if line.strip() and items:  # Python-Markdown wants 4 columns for each level, others as many as the text has
+            line = " " * (4 * len(items) + max(0, indent - items[-1])) + line.lstrip(" ")
+        item = _ITEM.match(line.lstrip(" "))
+        if item and not fence:
+            items.append(indent + len(item[0]))
+        lines.append(line if fence or mark else _LINK.sub(turn, line))
         if mark and not fence:
             fence = mark[1]
         elif mark and mark[1].startswith(fence):
             fence = ""
-        lines.append(line if fence or mark else _LINK.sub(turn, line))
+            closed = True
     return "".join(lines)
 
 
