@@ -116,7 +116,7 @@ def _toml(path: Path) -> dict[str, Any]:
     try:
         import tomllib
     except ImportError:  # before Python 3.11
-        import tomli as tomllib  # type: ignore[import-not-found,no-redef]
+        import tomli as tomllib  # type: ignore[import-not-found,no-redef,unused-ignore]
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
