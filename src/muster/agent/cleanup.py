@@ -1,4 +1,4 @@
-"""The end of an attempt on a node: what ranks, or a launcher, have left behind ends."""
+"""The end of an attempt on a node: processes left by ranks or by an external launcher are ended."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ _LINGER = 0.2
 
 
 class Cleanup:
-    """Looks again and again for what is left, and ends it when its time is up."""
+    """Polls for leftover processes, and kills them when the time is up."""
 
     def __init__(self, ranks: RankProcesses) -> None:
         self.ranks, self.run = ranks, ranks.run
         self._until: float | None = None
-        """When what is left is ended; None while nothing is cleaned up."""
+        """Monotonic time at which they are killed; None if no cleanup is in progress."""
 
     def begin(self, patience: float, well: bool) -> None:
-        """End whatever is left of the attempt; what ranks left behind has `patience` seconds to end by itself.
+        """End what is left of the attempt; leftover processes get `patience` seconds to exit by themselves.
 
-        `well`: no rank has failed, so a launcher ends by itself. To begin again while it goes on changes the time.
+        `well`: no rank has failed, so an external launcher exits by itself. A second call during a cleanup changes the
+        time.
         """
         external = self.ranks.external
         self.ranks.store.end()
@@ -48,10 +49,10 @@ class Cleanup:
         self._end()
 
     def _end(self) -> None:
-        """End what still lives."""
+        """Kill what is still alive."""
         self._until = None
         killed, alive = processes.kill_descendants(os.getpid(), self.ranks.persistent_pids())
         self.ranks.reap()
         self.run.logs.settle()
-        # what a launcher has started and not ended is nothing that a rank has left behind
+        # processes of an external launcher were not left behind by ranks
         self.run.emit("cleaned_up", ended=[] if self.ranks.external is not None else killed, left=alive)

@@ -1,4 +1,4 @@
-"""Why a rank failed, from the last lines of its stderr. It needs no help from the rank, in any language."""
+"""Analysis of a rank's failure from the last lines of its stderr. It needs no help from the rank, in any language."""
 
 from __future__ import annotations
 

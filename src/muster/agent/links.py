@@ -54,7 +54,7 @@ def put_files_there(run_dir: str) -> None:
 def _into(run_dir: str) -> Iterator[str]:
     """Return the recorded links that do point into the run directory."""
     folders = [run_dir]
-    with suppress(OSError):  # it may have been deleted already
+    with suppress(OSError):  # possibly deleted already
         folders += [entry.path for entry in os.scandir(run_dir) if entry.name.startswith("node_")]
     for folder in folders:
         for name in _noted(os.path.join(folder, RECORD)):

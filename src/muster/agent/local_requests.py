@@ -1,4 +1,4 @@
-"""What other processes of this machine ask of an agent: commands of the same user, and ranks of a launcher."""
+"""Requests to an agent from other processes on its machine: commands of the same user, and ranks of a launcher."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 
 def open_socket(sockets: local_sockets.Sockets, needed: bool, emit: Emit) -> socket.socket | None:
-    """Where they connect; None where that cannot be. Raises OSError then if it is `needed`, for ranks that a launcher
-    starts."""
+    """Return the listening socket for requests, or None after an error.
+
+    Raises OSError instead if it is `needed`, for the ranks of a launcher.
+    """
     try:
         return sockets.listen(local_sockets.AGENT)
     except OSError as error:
@@ -31,12 +33,12 @@ def open_socket(sockets: local_sockets.Sockets, needed: bool, emit: Emit) -> soc
 
 
 class LocalRequests:
-    """Listens at a local socket, and answers."""
+    """Listens on a local socket, and answers requests."""
 
     def __init__(
         self, run: NodeRun, ranks: RankProcesses, lost: Callable[[str], object], visitors: socket.socket
     ) -> None:
-        """`lost` ends the ranks and the agent, for the reason that it is given."""
+        """`lost` ends the ranks and the agent for the given reason."""
         self.run, self.ranks, self._lost = run, ranks, lost
         self._dispatch = Dispatcher(frames.handlers(self, "visit_"), _fitting, lambda text, _: run.complain(text))
         loop, note = run.loop, FirstFew(run.complain)

@@ -136,7 +136,7 @@ class Reading:
         self._sizes: dict[tuple[int, str], int] = {}
 
     def feed(self, data: bytes) -> list[Grown]:
-        """Return what the lines say that end in these bytes."""
+        """Return the records in the lines that end in these bytes."""
         *lines, self._part = (self._part + data).split(b"\n")
         found: list[Grown] = []
         for line in lines:

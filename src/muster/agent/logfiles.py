@@ -28,7 +28,7 @@ _LOOKS = 4
 _PATIENCE = 10
 """Maximum number of times to postpone reporting growth if that helps to determine the order."""
 _ONE_TURN = 2
-"""The same maximum if the only doubt is whether one turn wrote several lines, as most multi-line prints do."""
+"""Maximum number of times if the only doubt is whether one turn wrote several lines, as most multi-line prints do."""
 _IN_ORDER = 1 << 16
 """Maximum growth in bytes of a stream for its lines to be ordered with those of other streams."""
 _CHANGES, _CHANGES_A_SECOND = 4096, 1000

@@ -1,4 +1,4 @@
-"""The processes of one node: the warm interpreter and the ranks; the store has `store.py`."""
+"""The processes of one node: the fork server and the ranks; see `store.py` for the store."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class RankProcesses:
         self.versions: dict[str, Any] = {}
         self.asked: int | None = None
         """A file in memory with a byte for each rank, which a forked rank sets when its script imports torch."""
-        # no Python of ranks is known, so it is not known either whether they ever ask for the store
+        # without a Python it is unknown whether the ranks will use the store
         waits = guests is None and all(command["python_at"] is None for command in commands)
         self.store = StoreProcess(run.loop, waits, self.start_store)
         self.attempt, self.folder = 0, ""
@@ -523,7 +523,7 @@ class RankProcesses:
     def tell_stacks(
         self, ranks: Collection[int] | None, tell: Callable[[dict[int, str], dict[int, int]], object]
     ) -> None:
-        """Tell where the Python code of these ranks is now, of all where None are named, and which cannot say it."""
+        """Report the current Python stacks of these ranks (of all by default), and which ranks cannot answer."""
         from muster.agent import stacks
 
         asked = {rank: pid for rank, pid in self.pids.items() if ranks is None or rank in ranks}

@@ -1,4 +1,4 @@
-"""Python stacks of ranks: asked for by a signal, and read from the file into which `faulthandler` writes them."""
+"""Python stacks of ranks: requested by a signal, and read from the file to which `faulthandler` writes them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WITHIN = 2.0
 """Seconds within which a rank must write its stacks."""
 
 _PAUSE = 0.05
-"""Seconds between two looks at these files."""
+"""Seconds between checks of these files."""
 
 
 def collect(
@@ -22,10 +22,10 @@ def collect(
     after: Callable[[float, Callable[[], object]], object],
     tell: Callable[[dict[int, str], dict[int, int]], object],
 ) -> None:
-    """Ask these ranks, `pids` by rank, for their stacks; tell the texts once they have stood still, or after `WITHIN`
-    seconds, and the processes of those that cannot answer.
+    """Request stacks from ranks, `pids` by rank, and call `tell` once they are complete, or after `WITHIN` seconds.
 
-    `folder` is that of the attempt; `after` is that of a loop.
+    `tell` gets the texts by rank, and the pids of ranks that cannot answer. `folder` is the attempt's directory;
+    `after` is a loop's.
     """
     asked, mute = _ask(pids, folder)
     before: dict[int, str] = {}
@@ -44,14 +44,14 @@ def collect(
 
 
 def _ask(pids: Mapping[int, int], folder: str) -> tuple[dict[int, tuple[str, int]], dict[int, int]]:
-    """({rank: the file that it writes, and its size before}, {rank: process} of those that cannot answer)."""
+    """Return ({rank: its file, and the file's size before}, {rank: pid} of ranks that cannot answer)."""
     asked: dict[int, tuple[str, int]] = {}
     mute: dict[int, int] = {}
     for rank, pid in sorted(pids.items()):
         path = rank_file(folder, rank, "stack")
         try:
             size = os.stat(path).st_size if processes.has_handler(pid, processes.STACKS_SIGNAL) else None
-        except OSError:  # somebody has deleted it
+        except OSError:  # it was deleted
             size = None
         if size is not None:
             asked[rank] = path, size
@@ -66,5 +66,5 @@ def _text_from(path: str, offset: int) -> str:
         with open(path, errors="replace") as file:
             file.seek(offset)
             return file.read()
-    except OSError:  # somebody has deleted it
+    except OSError:  # it was deleted
         return ""

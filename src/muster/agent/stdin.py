@@ -1,4 +1,4 @@
-"""The stdin of the rank that reads: a descriptor of this machine, or a pipe into which the controller writes."""
+"""Stdin of the rank that reads: a descriptor of this machine, or a pipe that the controller's input is written to."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from muster.protocol.channel import Emit
 
 
 class RankStdin:
-    """What one rank has as its stdin."""
+    """The stdin of one rank."""
 
     def __init__(self, loop: EventLoop, emit: Emit, fd: int | None, piped: bool) -> None:
-        """`fd`: a descriptor of this process, which is that stdin. `piped`: it is a pipe, and `write` fills it."""
+        """`fd` is a descriptor of this process to use as stdin; `piped` means a pipe that `write` fills."""
         self.loop, self.emit, self.fd = loop, emit, fd
         self._feed: int | None = None
-        """The other end of the pipe."""
+        """Write end of the pipe."""
         self._data, self._ended = bytearray(), False
         self._heard = 0
-        """How many bytes of input have been received."""
+        """Number of bytes of input received."""
         if fd is not None:
             os.set_inheritable(fd, False)  # for that rank alone
         elif piped:

@@ -1,4 +1,4 @@
-"""The store of an attempt: the port at which it listens, and the process that keeps it."""
+"""The store of an attempt: its port, and the process that serves it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ class StoreProcess:
     """The TCPStore of one attempt after the other, on node 0."""
 
     host: str
-    """Where that of this attempt listens."""
+    """Address on which the store of this attempt listens."""
 
     def __init__(self, loop: EventLoop, waits: bool, start: Callable[[socket.socket], object]) -> None:
-        """`waits`: the process is started when the first rank asks for it. `start` starts it, on this socket."""
+        """`waits`: start the process only when the first rank connects. `start` starts it on the given socket."""
         self.loop, self._waits, self._start = loop, waits, start
         self._listener: socket.socket | None = None
         self.pid: int | None = None
-        """Its process, once that runs."""
+        """Pid of its process, while that runs."""
 
     def listen(self, host: str) -> int:
-        """Open the port of the next attempt's store; gives its number."""
+        """Open the port of the next attempt's store; return its number."""
         self.host = host
         self._listener = listener = hardware.listen(host)
         if self._waits:
@@ -39,19 +39,19 @@ class StoreProcess:
         self._start(listener)
 
     def start_unless_it_waits(self) -> None:
-        """Ranks start: so does the process, where its port is open and it does not wait for them."""
+        """Start the process because ranks start, if its port is open and it does not wait for a connection."""
         if self._listener is not None and not self._waits:
             self._start(self._listener)
 
     def ended(self, pid: int) -> bool:
-        """This process has ended; True where it was that of this attempt's store."""
+        """Record the exit of a process; return True if it was that of this attempt's store."""
         if pid != self.pid:
             return False
         self.pid = None
         return True
 
     def end(self) -> None:
-        """End the process and close the port."""
+        """Kill the process and close the port."""
         if self.pid is not None:
             processes.send_signal(self.pid, signal.SIGKILL)
         if self._listener is not None:

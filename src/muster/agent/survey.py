@@ -1,6 +1,6 @@
-"""What a node is asked before a run is planned: facts, files, clock, and the routes to other nodes.
+"""Questions to a node before a run is planned: facts, files, clock, and routes to other nodes.
 
-What only some runs ask for is imported, and so compiled, only there.
+Modules that only some runs need are imported only on use.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Survey:
     def __init__(self, emit: Emit) -> None:
         self.emit = emit
         self.probe_port: socket.socket | None = None
-        """At which other nodes try the way here."""
+        """Listening socket to which other nodes try to connect."""
 
     def on_get_facts(self, payload: bytes, cwd: str, script: str, run_dir: str) -> None:
         """Send the facts about this machine that planning needs."""

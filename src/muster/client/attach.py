@@ -85,7 +85,7 @@ class AttachedClient:
             view.put = self.pen.put
         self.connection: Connection | None = None
         self.version: int | None = None
-        """What the supervisor speaks; None until that is known."""
+        """Protocol version of the controller; None until it is known."""
         self._dispatch = Dispatcher(
             handlers(self, "_on_"),
             lambda kind, fields: HEARD[kind].fitting(fields),
@@ -109,7 +109,7 @@ class AttachedClient:
         self.enough = False
         """Ctrl-C was pressed after the end of the run: stop showing output."""
         self.quiet_at: float | None = None
-        """When no rank will have written for a moment, if none does until then."""
+        """Monotonic time after which ranks count as silent, unless one writes before."""
         self.cut_off: float | None = None
         self.next_trial = 0.0
         self.said = False
@@ -205,7 +205,7 @@ class AttachedClient:
         self.connection.start()
 
     def _begin(self) -> None:
-        """Say what is wanted, once it is known which version is spoken there."""
+        """Send the subscription, once the protocol version of the controller is known."""
         if self.version is None:
             self._tell("state", version=VERSION)  # which every version answers
         else:

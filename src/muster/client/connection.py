@@ -44,7 +44,7 @@ class Connection:
         self._heard, self._ended, self._arrived = heard, ended, arrived
         self.open = True
         self.version = VERSION
-        """What the controller at the other end speaks, as far as it has said so."""
+        """Protocol version of the controller at the other end, once it has sent it."""
         self._beat: Timer | None = None
 
     @property

@@ -1,4 +1,4 @@
-"""The status of runs, asked from whoever knows it, and updating the local run directories with it."""
+"""The status of runs, as the controller or scheduler reports it, with which the local run directories are updated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of what was asked for before anything starts: this machine's limits, and signals."""
+"""Checks of a request before anything starts: this machine's limits, and signals."""
 
 from __future__ import annotations
 

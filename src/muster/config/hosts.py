@@ -1,4 +1,4 @@
-"""The hosts that options name, and the options of each."""
+"""The hosts named by options, and the settings for single hosts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From hosts to nodes: how many ranks each has, with which GPUs, threads and cores."""
+"""Assignment of ranks, GPUs, threads and cores to nodes."""
 
 from __future__ import annotations
 

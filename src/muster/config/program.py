@@ -1,4 +1,4 @@
-"""The program that ranks run: the script is found and read, or refused with a reason. Starts no process."""
+"""The program of the ranks: finding and reading the script, or rejecting it with a reason. Starts no process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from muster.linux import processes
 
 
 def find_program(name: str, env: Mapping[str, str]) -> str | None:
-    """The path of a program, by this PATH; None where there is none."""
+    """Return the path of a program on this PATH; None if there is none."""
     from shutil import which
 
     return which(name, path=env.get("PATH"))

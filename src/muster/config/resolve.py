@@ -1,4 +1,4 @@
-"""From options to a job: on this machine, or on the hosts that were named."""
+"""Resolution of options to a job: on this machine, or on the named hosts."""
 
 from __future__ import annotations
 

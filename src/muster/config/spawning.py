@@ -1,4 +1,4 @@
-"""Scripts that start ranks by themselves, by `multiprocessing.spawn`."""
+"""Detection of scripts that start ranks by themselves, with `multiprocessing.spawn`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def spawn_warnings(job: Job) -> list[str]:
         return []
     try:
         text = Path(job.cwd, job.program.path).read_text(errors="replace")
-    except OSError:  # it is on the machine where the run was started
+    except OSError:  # the script is on the machine where the run was started
         return []
     found = _CALLS_SPAWN.search(text)
     if found is None:
@@ -31,6 +31,6 @@ _SPAWNS = re.compile(_CALLS_SPAWN.pattern + r"|\bspawn\(|\bnotebook_launcher\(")
 
 
 def calls_spawn(path: str) -> bool:
-    """The script at this path starts its ranks by itself."""
+    """Return True if the script at this path starts its ranks by itself."""
     with open(path, errors="replace") as file:
         return _SPAWNS.search(file.read()) is not None

@@ -1,4 +1,4 @@
-"""What torchrun's users type: options that change nothing here, and a muster that torchrun starts."""
+"""Compatibility with torchrun: its options without effect here, and detection of a muster started by torchrun."""
 
 from __future__ import annotations
 

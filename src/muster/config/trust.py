@@ -1,4 +1,4 @@
-"""Whether to trust a file that muster finds by itself. Nobody named it, so it must not be another user's.
+"""Decision whether to trust a file that muster finds without being given its name: it must not be another user's.
 
 The rule is that of git's `safe.directory` and ssh's `StrictModes`: the file and its directory belong to this user or to
 root, and nobody else may write to them. A sticky directory such as /tmp is acceptable if the file belongs to this user:
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from muster.linux import processes
 
 ALLOW = "MUSTER_TRUST"
-"""Environment variable with directories, separated by `:`, whose files are trusted whoever owns them."""
+"""Environment variable with directories, separated by `:`, whose files are trusted, whoever owns them."""
 
 
 class Fault(NamedTuple):

@@ -59,7 +59,7 @@ def need_of(job: Job) -> Need:
 
 
 class Remedies(NamedTuple):
-    """What a user can do if a host lacks something, which depends on how code gets there."""
+    """Suggestions if a host lacks something; they depend on how code gets there."""
 
     directory: str
     script: str
@@ -84,7 +84,7 @@ class AgentSource(Protocol):
 
     @property
     def remedies(self) -> Remedies:
-        """What a user can do if a host lacks something."""
+        """Return a suggestion if a host lacks something."""
 
     @property
     def reference(self) -> str:
@@ -197,9 +197,9 @@ class Bootstrap:
         first_attempt: int = 0,
         again: bool = False,
     ) -> tuple[ControllerConfig, list[dict[str, Any]]]:
-        """What the controller must know beside the plan, and the fields of the message `configure` for each node.
+        """Return the controller's configuration, and the fields of the message `configure` for each node.
 
-        `began` is by the monotonic clock here. `reads`: a terminal watches, from whose stdin a rank may read. See
+        `began` is monotonic time here. `reads`: a terminal is attached, from whose stdin a rank may read. See
         `ControllerConfig` for the others.
         """
         links, there = self.agents.links, self.agents.controller_offset
@@ -248,7 +248,7 @@ def clock_of(offset: float) -> float:
 
 
 def _part(plan: Plan, run: RunPlace, number: int, guests: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What the plan says of one node, as the message `configure` has it."""
+    """Return the fields of the message `configure` that the plan determines for one node."""
     job = plan.job
     # an external launcher may start any rank on any node
     nodes = plan.nodes if guests is not None else plan.nodes[number : number + 1]

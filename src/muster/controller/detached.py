@@ -77,8 +77,7 @@ class DetachedController(Controller):
         incarnation: str = "",
         outputs: OutputFiles | None = None,
     ):
-        """`links` and `incarnation` are those of agents that have called already. `outputs`: files to write beside the
-        logs, which lie where this process sees them all."""
+        """`links` and `incarnation` come from agents that are already connected. `outputs` are the user's log files."""
         links = links or [
             TcpConnection(node.number, node.host.name, known.clock_offset, known.facts)
             for node, known in zip(plan.nodes, config.nodes)

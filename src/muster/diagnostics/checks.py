@@ -1,4 +1,4 @@
-"""The checks of `muster doctor`: each is one function over what the machines told, and one row in `CHECKS`. Pure."""
+"""The checks of `muster doctor`: each is one function of the facts of the machines, and one row in `CHECKS`. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the doctor is told of the machines, and what it finds. Pure."""
+"""Data of the doctor: the facts of the machines, and the findings. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ClusterFacts(NamedTuple):
     ways: Mapping[tuple[str, str], str]
     """By (from, to): why a connection on a free port fails; empty if it works."""
     clocks: Mapping[str, float]
-    """Seconds by which the wall clock of a host is ahead of this machine's."""
+    """Seconds by which the wall clock of a host is ahead of this machine's, by host."""
     folder: str
     """The directory where ranks start."""
     nodes: Mapping[str, tuple[str, str]]
@@ -27,7 +27,7 @@ class ClusterFacts(NamedTuple):
     scheduler: str = ""
     """The key of the local scheduler; empty without one."""
     scheduler_silent: str = ""
-    """Why it does not answer."""
+    """The error if the scheduler does not answer."""
 
 
 class Finding(NamedTuple):
@@ -57,7 +57,7 @@ class Check(NamedTuple):
     name: str
     run: Callable[[ClusterFacts], Iterator[Finding]]
     cheap: bool = False
-    """It needs only what `hardware.cheap_facts` tells, so that each run can look."""
+    """True if it needs only `hardware.cheap_facts`, so that it can run before each run."""
 
 
 GIB = 1 << 30

@@ -1,4 +1,4 @@
-"""torch, GPUs, cores, memory, limits, clocks and variables: what the doctor finds of each machine. Pure."""
+"""Doctor's checks of each machine: torch, GPUs, cores, memory, limits, clocks and variables. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SMALL_SHM = 128 << 20
 
 
 def versions(cluster: ClusterFacts) -> Iterator[Finding]:
-    """Versions of torch, CUDA, NCCL, Python or the driver that differ between hosts."""
+    """Find versions of torch, CUDA, NCCL, Python or the driver that differ between hosts."""
     with_torch = {host: facts for host, facts in cluster.facts.items() if "version" in facts["torch"]}
     for what, read in _VERSIONS.items():
         found = by_value((host, str(value)) for host, facts in with_torch.items() if (value := read(facts)) != "")
@@ -40,7 +40,7 @@ def _drivers(facts: Facts) -> str:
 
 
 def torch_import(cluster: ClusterFacts) -> Iterator[Finding]:
-    """torch that cannot be imported, or is slow to import."""
+    """Find a torch that cannot be imported, or is slow to import."""
     for host, facts in cluster.facts.items():
         torch = facts["torch"]
         if "hangs" in torch:
@@ -60,7 +60,7 @@ def torch_import(cluster: ClusterFacts) -> Iterator[Finding]:
 
 
 def gpus(cluster: ClusterFacts) -> Iterator[Finding]:
-    """GPUs that are missing, that do not work, or that are in use."""
+    """Find GPUs that are missing, that do not work, or that are in use."""
     counts = {host: len(facts["gpus"]) for host, facts in cluster.facts.items()}
     most = max(counts.values(), default=0)
     for host, facts in cluster.facts.items():
@@ -103,7 +103,7 @@ def gpus(cluster: ClusterFacts) -> Iterator[Finding]:
 
 
 def shared_memory(cluster: ClusterFacts) -> Iterator[Finding]:
-    """A small /dev/shm."""
+    """Find a small /dev/shm."""
     for host, facts in cluster.facts.items():
         total = facts["shm"].get("total", GIB)
         if total < GIB:
@@ -117,7 +117,7 @@ def shared_memory(cluster: ClusterFacts) -> Iterator[Finding]:
 
 
 def limits(cluster: ClusterFacts) -> Iterator[Finding]:
-    """Resource limits (`ulimit`) that are too low, and logind ending processes at logout."""
+    """Find resource limits (`ulimit`) that are too low, and a logind that kills processes at logout."""
     for host, facts in cluster.facts.items():
         files, processes = facts["limits"]["open files"], facts["limits"]["processes"]
         if 0 <= files < 1024:
@@ -152,7 +152,7 @@ def limits(cluster: ClusterFacts) -> Iterator[Finding]:
 
 
 def clocks(cluster: ClusterFacts) -> Iterator[Finding]:
-    """Clocks that are ahead or behind."""
+    """Find clocks that are ahead or behind."""
     usual = sorted(cluster.clocks.values())[len(cluster.clocks) // 2] if cluster.clocks else 0.0
     for host, ahead in ((host, ahead - usual) for host, ahead in cluster.clocks.items()):
         if abs(ahead) > 1.0:
@@ -166,7 +166,7 @@ def clocks(cluster: ClusterFacts) -> Iterator[Finding]:
 
 
 def variables(cluster: ClusterFacts) -> Iterator[Finding]:
-    """Environment variables, set for everybody, that mislead ranks."""
+    """Find environment variables, set for all users, that mislead ranks."""
     for host, facts in cluster.facts.items():
         env, own = facts["env"], facts["interface_names"]
         for name in IDENTITY:
@@ -203,7 +203,7 @@ def _gloo_finds(asked: str, names: Collection[str]) -> bool:
 
 
 def cores(cluster: ClusterFacts) -> Iterator[Finding]:
-    """Few cores, and an OMP_NUM_THREADS that does not fit them."""
+    """Find few cores, and an OMP_NUM_THREADS that does not fit them."""
     for host, facts in cluster.facts.items():
         if facts["cores"] == 1 and facts["all_cores"] > 1:
             yield Finding(

@@ -1,4 +1,4 @@
-"""Names, addresses, connections and interfaces: what the doctor finds of the network. Pure."""
+"""Doctor's checks of the network: names, addresses, connections and interfaces. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SLOW_REFUSAL = 2.0
 
 
 def slow_names(cluster: ClusterFacts) -> Iterator[Finding]:
-    """Names of hosts that are unknown on a host, or slow to look up."""
+    """Find names of hosts that are unknown on a host, or slow to look up."""
     for host, facts in cluster.facts.items():
         for name, told in facts["names"].items():
             if "hangs" in told or told.get("seconds", 0.0) > 4.0:
@@ -45,7 +45,7 @@ def slow_names(cluster: ClusterFacts) -> Iterator[Finding]:
 
 
 def slow_refusals(cluster: ClusterFacts) -> Iterator[Finding]:
-    """A name server that does not answer for unknown names."""
+    """Find a name server that does not answer for unknown names."""
     for host, facts in cluster.facts.items():
         took = facts["nobody"].get("hangs", facts["nobody"].get("seconds", 0.0))
         if took > SLOW_REFUSAL:
@@ -59,7 +59,7 @@ def slow_refusals(cluster: ClusterFacts) -> Iterator[Finding]:
 
 
 def ambiguous_names(cluster: ClusterFacts) -> Iterator[Finding]:
-    """Names that have different addresses on different hosts."""
+    """Find names that have different addresses on different hosts."""
     seen: dict[str, dict[str, list[str]]] = {}
     for host, facts in cluster.facts.items():
         for name, told in facts["names"].items():
@@ -75,7 +75,7 @@ def ambiguous_names(cluster: ClusterFacts) -> Iterator[Finding]:
 
 
 def own_name(cluster: ClusterFacts) -> Iterator[Finding]:
-    """A host whose own name has no address, or a loopback address."""
+    """Find hosts whose own name has no address, or a loopback address."""
     for host, facts in cluster.facts.items():
         addresses = facts["own"].get("addresses", [])
         if "error" in facts["own"]:
@@ -116,7 +116,7 @@ def connections(cluster: ClusterFacts) -> Iterator[Finding]:
 
 
 def mtu(cluster: ClusterFacts) -> Iterator[Finding]:
-    """MTUs that differ between hosts."""
+    """Find MTUs that differ between hosts."""
     sizes = by_value(
         (host, facts["mtus"][name]) for host, facts in cluster.facts.items() for name, _ in facts["interfaces"][:1]
     )
@@ -142,7 +142,7 @@ def nccl_interface(facts: Facts) -> str:
 
 
 def interfaces(cluster: ClusterFacts) -> Iterator[Finding]:
-    """Interfaces that gloo or NCCL choose by default and that reach no other host."""
+    """Find interfaces that gloo or NCCL choose by default and that reach no other host."""
     if len(cluster.facts) < 2:
         return
     for host, facts in cluster.facts.items():

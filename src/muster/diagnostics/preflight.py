@@ -1,4 +1,4 @@
-"""What keeps a run from starting, as far as that can be known for free: the errors of the cheap checks. Pure."""
+"""Errors that can be detected before a run starts its ranks, by the cheap checks. Pure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from muster.diagnostics.findings import ClusterFacts, Facts
 
 
 def preflight(facts: Mapping[str, Facts], env: Mapping[str, str]) -> list[str]:
-    """What a run can know before it starts ranks, and what would end it: the errors of the checks that are free.
+    """Return the errors of the cheap checks before a run starts its ranks, as messages.
 
-    `facts` are what `hardware.cheap_facts` tells, by host; `env` is set for all ranks.
+    `facts` are the `hardware.cheap_facts` by host; `env` is set for all ranks.
     """
     known = {host: {**told, "env": {**told["env"], **env}} for host, told in facts.items()}
     cluster = ClusterFacts(known, {}, {}, "", {}, {})

@@ -1,4 +1,4 @@
-"""What the doctor finds of the scheduler's own view of the machines. Pure."""
+"""Doctor's check of the scheduler's view of the machines. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from muster.schedulers import get_scheduler, title
 
 
 def scheduler(cluster: ClusterFacts) -> Iterator[Finding]:
-    """A scheduler that is silent, counts other GPUs than there are, or holds nodes back."""
+    """Find a scheduler that does not answer, counts other GPUs than there are, or withholds nodes."""
     machines = get_scheduler(cluster.scheduler).machines if cluster.scheduler else None
     if machines is None:
         return

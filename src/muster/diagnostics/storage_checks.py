@@ -1,4 +1,4 @@
-"""Directories, free space and temporary files: what the doctor finds of the disks. Pure."""
+"""Doctor's checks of storage: directories, free space and temporary files. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from muster.diagnostics.findings import GIB, ClusterFacts, Finding
 
 
 def free_space(cluster: ClusterFacts) -> Iterator[Finding]:
-    """Directories that hang, are not writable, or are nearly full."""
+    """Find directories that hang, are not writable, or are nearly full."""
     for host, facts in cluster.facts.items():
         for path, told in facts["folders"].items():
             if "hangs" in told or told.get("seconds", 0.0) > 2.0:
@@ -56,7 +56,7 @@ def temporary_files(cluster: ClusterFacts) -> Iterator[Finding]:
 
 
 def directories(cluster: ClusterFacts) -> Iterator[Finding]:
-    """Directories that are missing or not shared on some hosts."""
+    """Find directories that are missing or not shared on some hosts."""
     for host, facts in cluster.facts.items():
         told = facts["folders"].get(cluster.folder, {})
         if told.get("there") is False:

@@ -1,4 +1,4 @@
-"""What tells a machine, and one start of it, from others."""
+"""Identification of a machine and its current boot."""
 
 from __future__ import annotations
 

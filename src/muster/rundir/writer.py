@@ -14,7 +14,7 @@ from muster.rundir.run import Run
 
 
 class Gap(NamedTuple):
-    """What is missing at the end of a file, because it could not be written."""
+    """The missing end of a file that could not be written."""
 
     missing: int
     """In bytes."""

@@ -50,9 +50,9 @@ class SchedulerOptions(NamedTuple):
     """
 
     run: type[Options] = Options
-    """Of `muster run` and `muster plan`."""
+    """Options of `muster run` and `muster plan`."""
     doctor: type[Options] = Options
-    """Of `muster doctor`."""
+    """Options of `muster doctor`."""
     program: str = ""
     """The submit program, whose options users know."""
     names: Mapping[str, tuple[str, ...]] = MappingProxyType({})

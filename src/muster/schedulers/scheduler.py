@@ -141,9 +141,9 @@ class JobEnd(NamedTuple):
     words: str
     """How it ended, for users, such as `its time was over`."""
     cancelled: bool = False
-    """It was cancelled."""
+    """True if it was cancelled."""
     failed: bool = False
-    """Its command failed or was killed."""
+    """True if its command failed or was killed."""
 
 
 class JobStatus(NamedTuple):
@@ -159,9 +159,9 @@ class JobStatus(NamedTuple):
     why: str = ""
     """Why it has not started yet, for users."""
     delayed: bool = False
-    """It was requeued, and the scheduler delays its start for a while."""
+    """True if it was requeued, and the scheduler delays its start for a while."""
     hopeless: bool = False
-    """It will never start unless someone changes the job or the cluster."""
+    """True if it will never start unless someone changes the job or the cluster."""
 
 
 class Final(NamedTuple):
@@ -181,11 +181,11 @@ class JobRecord(NamedTuple):
     start: float | None
     end: float | None
     preempted: bool
-    """It is being preempted, possibly with some time left."""
+    """True if it is being preempted, possibly with some time left."""
 
 
 class Task(NamedTuple):
-    """How the process started by a step finds out which node it is on."""
+    """Environment variables from which a process started by a step learns its node."""
 
     host: str
     """Environment variable with the node name, one of `Allocation.hosts`."""
@@ -208,8 +208,8 @@ class SignalRules(NamedTuple):
     """Seconds between SIGTERM and SIGKILL, if `asked_kill_wait` has no answer."""
     asked_kill_wait: Ask[float] | None = None
     stopped_by: Callable[[str, JobRecord | None], str] = lambda said, record: ""
-    """Why a job is being ended, one of `events.JOB_ENDS`, by what its step and its script have said and by what is
-    known of it; empty where that cannot be told yet."""
+    """Returns why a job is being ended, one of `events.JOB_ENDS`, from the output of its step and script and from its
+    record; empty if unknown."""
 
 
 class TaskVariables(NamedTuple):
