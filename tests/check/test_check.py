@@ -170,7 +170,7 @@ def test_what_cannot_be_asked_for(tmp_path: Path, words: list[str], says: str) -
 def test_help_says_what_it_takes(tmp_path: Path) -> None:
     done = check(tmp_path, "--help")
     assert 0 == done.returncode
-    assert "--html FILE" in done.stdout and "muster run --help" in done.stdout
+    assert "--html PATH" in done.stdout and "muster run --help" in done.stdout
 
 
 @pytest.mark.parametrize(

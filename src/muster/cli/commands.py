@@ -84,7 +84,7 @@ COMMANDS: Mapping[str, Command] = {
         "muster.cli.attach",
     ),
     "wait": Command(
-        "wait until a run finishes and exit with its status",
+        "wait until a run finishes and exit with its exit code",
         ("[RUN]",),
         ("muster wait", "muster wait night-train --timeout 2h"),
         "docs/exit-status.md",

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from muster.cli.commands import COMMANDS, LAB, Command
+from muster.core.printable import Styled
 from muster.ui.color import use_color
 
 if TYPE_CHECKING:
@@ -74,14 +75,7 @@ class Page:
 
     def print(self) -> None:
         """Print the page on stdout."""
-        if not self._color:
-            print(self.text())
-            return
-        # `core.printable` escapes control characters in all that is printed; these escape sequences are muster's own
-        sys.stdout.flush()
-        encoding = sys.stdout.encoding or "utf-8"
-        sys.stdout.buffer.write(f"{self.text()}\n".encode(encoding, "backslashreplace"))
-        sys.stdout.buffer.flush()
+        sys.stdout.write(Styled(f"{self.text()}\n"))
 
     def _styled(self, code: str, text: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self._color else text

@@ -235,7 +235,7 @@ class RunOptions(RunDirOptions):
     )
     timeout = optional(
         ("--timeout",),
-        "terminate the run after this time, with exit status 124",
+        "terminate the run after this time, with exit code 124",
         "DURATION",
         values.some_seconds,
         group=FAILURE,
@@ -370,7 +370,7 @@ class PsOptions(FindOptions):
 
     all = flag(("-a", "--all"), "list all runs instead of the newest 20", group=OUTPUT)
     running = flag(("--running",), "list only runs that are running or pending", group=OUTPUT)
-    failed = flag(("--failed",), "list only runs that finished with a nonzero status", group=OUTPUT)
+    failed = flag(("--failed",), "list only runs that finished with a nonzero exit code", group=OUTPUT)
     name = optional(("--name",), "list only runs with this name", "NAME", values.text, group=OUTPUT)
     json = _AS_JSON
 
@@ -415,7 +415,7 @@ class WaitOptions(FindOptions):
     """Options of `muster wait`."""
 
     timeout = optional(
-        ("--timeout",), "give up after this time, with exit status 124", "DURATION", values.seconds, group=FAILURE
+        ("--timeout",), "give up after this time, with exit code 124", "DURATION", values.seconds, group=FAILURE
     )
 
 
@@ -563,7 +563,7 @@ class CheckOptions(RunOptions):
     )
     timeout = defaulted(
         RunOptions.timeout.names,
-        "terminate the check after this time, with exit status 124",
+        "terminate the check after this time, with exit code 124",
         "DURATION",
         values.some_seconds,
         default="10m",

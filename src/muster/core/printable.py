@@ -35,6 +35,13 @@ def _visible(char: str) -> str:
     return char.encode("unicode_escape", "surrogatepass").decode()
 
 
+class Styled(str):
+    """Text of muster itself with escape sequences for colors. A guarded stream writes it unchanged.
+
+    Never make one of text that others wrote.
+    """
+
+
 class _Safe:
     """A stream that makes control characters visible. Its bytes (`buffer`) are not changed."""
 
@@ -43,7 +50,7 @@ class _Safe:
 
     def write(self, text: str) -> int:
         """Write the text, with control characters made visible."""
-        self._stream.write(lines(text))
+        self._stream.write(text if isinstance(text, Styled) else lines(text))
         return len(text)
 
     def writelines(self, texts: Any) -> None:
