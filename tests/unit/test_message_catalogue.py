@@ -23,9 +23,24 @@ from muster.controller.foreground import ForegroundController
 from muster.controller.joining_agents import JoiningAgents
 from muster.controller.sessions import Sessions
 from muster.controller.started_agents import ANSWERS, StartedAgents
-from muster.protocol import frames, handshake, messages
+from muster.protocol import frames, handshake
 from muster.protocol.frames import Dispatcher, Refused, named
-from muster.protocol.messages import AGENT, CLIENT, CONTROLLER, FORK_SERVER, MESSAGES, PROXY, SHIM, Message
+from muster.protocol.message_types import Message
+from muster.protocol.messages import (
+    AGENT,
+    CLIENT,
+    CONTROLLER,
+    FORK_SERVER,
+    FORMER,
+    FROM_CLIENT,
+    HANDSHAKE_LEG,
+    LEGS,
+    MESSAGES,
+    PROXY,
+    SHIM,
+    SINCE,
+    TO_CLIENT,
+)
 
 SRC = Path(__file__).parents[2] / "src" / "muster"
 
@@ -150,7 +165,7 @@ def test_a_kind_is_one_message_between_two_ends() -> None:
     """On each leg and way; between other ends the same name may be something else."""
     keys = [(message.leg, message.sender, message.kind) for message in MESSAGES]
     assert len(set(keys)) == len(keys)
-    assert {message.leg for message in MESSAGES} == set(messages.LEGS)
+    assert {message.leg for message in MESSAGES} == set(LEGS)
     assert all(message.says[-1] == "." and message.says.count(". ") == 0 for message in MESSAGES), "one sentence each"
 
 
@@ -168,13 +183,13 @@ def test_a_kind_means_one_thing() -> None:
 
 def test_each_kind_tells_the_first_version_that_has_it() -> None:
     kinds = {message.kind for message in MESSAGES}
-    assert kinds >= messages.SINCE.keys()
-    assert all(frames.OLDEST < since <= frames.VERSION for since in messages.SINCE.values())
-    for kind, former in messages.FORMER.items():
-        assert messages.SINCE[kind] == RENAMED_IN and former not in kinds
-        assert kind in messages.FROM_CLIENT or kind in messages.TO_CLIENT
+    assert kinds >= SINCE.keys()
+    assert all(frames.OLDEST < since <= frames.VERSION for since in SINCE.values())
+    for kind, former in FORMER.items():
+        assert SINCE[kind] == RENAMED_IN and former not in kinds
+        assert kind in FROM_CLIENT or kind in TO_CLIENT
     for kind in ("state", "answer", "unknown"):
-        assert kind not in messages.FORMER, "by these, versions learn of each other"
+        assert kind not in FORMER, "by these, versions learn of each other"
 
 
 def test_what_is_sent_stands_in_the_catalogue() -> None:
@@ -243,7 +258,7 @@ def test_handlers_take_the_fields_of_the_catalogue(
 ) -> None:
     """By name, and what may be left out has a default."""
     for kind, method in handled(owner, prefix).items():
-        (message,) = [message for one in ends for message in known(one, kind) if message.leg != messages.HANDSHAKE_LEG]
+        (message,) = [message for one in ends for message in known(one, kind) if message.leg != HANDSHAKE_LEG]
         parameters = list(inspect.signature(method).parameters.values())[1:]
         assert tuple(item.name for item in parameters[: len(before)]) == before, kind
         given = parameters[len(before) :]
@@ -344,9 +359,9 @@ def test_each_type_refuses_what_it_is_not() -> None:
 
 
 def test_fields_of_a_newer_muster_are_left_out() -> None:
-    kill = messages.FROM_CLIENT["kill"]
+    kill = FROM_CLIENT["kill"]
     assert {"by": "ada"} == kill.fitting({"kind": "kill", "by": "ada", "why": "she wants to"})
     with pytest.raises(Refused, match="`by` of `kill`"):
         kill.fitting({"by": 5})
     with pytest.raises(Refused, match="`resize` is without `columns`"):
-        messages.FROM_CLIENT["resize"].fitting({"rows": 5})
+        FROM_CLIENT["resize"].fitting({"rows": 5})

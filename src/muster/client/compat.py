@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from muster.protocol.frames import OLDEST, VERSION
-from muster.protocol.messages import FORMER, Message
+from muster.protocol.message_types import Message
+from muster.protocol.messages import FORMER
 
 RENAMED_IN = 5
 """The version in which kinds of messages got the names that they have now."""

@@ -12,7 +12,8 @@ from muster.client.compat import known_as, sent_as
 from muster.controller.connections import ProcessConnection, end_links
 from muster.linux.eventloop import EventLoop, Timer
 from muster.protocol.frames import VERSION, UnknownKinds, encode_frame
-from muster.protocol.messages import BEAT, CLIENT, PROXY, TO_CLIENT, Message, between
+from muster.protocol.message_types import Message
+from muster.protocol.messages import BEAT, CLIENT, PROXY, TO_CLIENT, between
 
 HEARD: dict[str, Message] = {**TO_CLIENT, **between(PROXY, CLIENT)}
 """Messages that a command may receive from the machine of a run, by kind."""

@@ -4,7 +4,7 @@
 
 Each connection is traced at one of its ends: at the controller or client, and on a node at the agent. Lines go to
 stderr if that is a terminal, otherwise to `trace.log` in the run directory, or on a node in that node's directory.
-Tokens, secrets, arguments and values of environment variables are never printed (`messages.Type.shown`); a `?` marks
+Tokens, secrets, arguments and values of environment variables are never printed (`message_types.Type.shown`); a `?` marks
 what is not in the catalogue.
 """
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from muster.protocol.frames import FrameDecoder
 
 if TYPE_CHECKING:
-    from muster.protocol.messages import Message
+    from muster.protocol.message_types import Message
 
 VARIABLE = "MUSTER_TRACE"
 FILE = "trace.log"
