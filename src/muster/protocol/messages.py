@@ -54,7 +54,6 @@ from muster.protocol.message_types import (
     or_null,
 )
 
-
 BEAT = 5.0
 """Seconds between two signs of life of a client that watches."""
 

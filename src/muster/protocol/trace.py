@@ -4,8 +4,8 @@
 
 Each connection is traced at one of its ends: at the controller or client, and on a node at the agent. Lines go to
 stderr if that is a terminal, otherwise to `trace.log` in the run directory, or on a node in that node's directory.
-Tokens, secrets, arguments and values of environment variables are never printed (`message_types.Type.shown`); a `?` marks
-what is not in the catalogue.
+Tokens, secrets, arguments and values of environment variables are never printed (`message_types.Type.shown`); a `?`
+marks what is not in the catalogue.
 """
 
 from __future__ import annotations

@@ -1,0 +1,51 @@
+"""Stacks are read once they stand still; a rank without a handler is named, and never signalled."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from muster.agent import stacks
+from muster.linux.eventloop import EventLoop
+from muster.linux.processes import STACKS_SIGNAL, has_handler
+from muster.protocol.paths import rank_file
+
+HANDLES = f"""
+import faulthandler, sys, time
+faulthandler.register({int(STACKS_SIGNAL)}, open(sys.argv[1], "a"))
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def handles(tmp_path: Path) -> Iterator[int]:
+    """A rank that writes its stacks."""
+    path = rank_file(str(tmp_path), 0, "stack")
+    Path(path).write_text("of before\n")
+    with subprocess.Popen([sys.executable, "-c", HANDLES, path], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert b"ready\n" == process.stdout.readline()
+        yield process.pid
+        process.kill()
+
+
+def test_stacks_are_those_of_now_and_who_cannot_say_is_named(
+    handles: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stacks, "WITHIN", 60.0)
+    told: list[tuple[dict[int, str], dict[int, int]]] = []
+    assert not has_handler(os.getpid(), STACKS_SIGNAL)
+    with EventLoop() as loop:
+        pids = {0: handles, 1: os.getpid()}
+        stacks.collect(pids, str(tmp_path), loop.call_later, lambda texts, mute: told.append((texts, mute)))
+        while not told:
+            loop.run_once()
+    texts, mute = told[0]
+    assert {1: os.getpid()} == mute
+    assert "most recent call first" in texts[0] and "of before" not in texts[0]
