@@ -84,7 +84,7 @@ def sources(job: Job, runs: str) -> Tree | None:
     the directory of the script, and in packages there that the script imports: subdirectories may contain anything, in
     a home directory all of the user's files. For a module, the start directory of the ranks is used.
     """
-    if job.program.kind == "command" or job.program.text:
+    if job.program.kind == "command" or job.program.source:
         return None
     script = os.path.join(job.cwd, job.program.path) if job.program.path else ""
     folder = os.path.realpath(os.path.dirname(script) or job.cwd)

@@ -29,7 +29,7 @@ class Controller:
     def __init__(self, home: Path, run_id: str, answers: Callable[[dict[str, Any]], list[bytes]]):
         self.run, self.answers, self.heard = home / "runs" / run_id, answers, list[dict[str, Any]]()
         self.run.mkdir(parents=True, mode=0o700)
-        job = Job(Program("script", ("train.py",)), "exec", "python3", "", "/", place="local")
+        job = Job(Program("script", ("train.py",)), "exec", "python3", "", "/", transport="local")
         self.plan = as_json(Plan(job, layout([(Host(HERE), 1)]), ()))
         record: dict[str, Any] = {
             "id": run_id,

@@ -43,7 +43,7 @@ needs_root = pytest.mark.skipif(
 
 def plan(**job: Any) -> dict[str, Any]:
     """A plan.json, of a run on the host n1."""
-    made = Job(Program("script", ("train.py",)), "exec", "python3", "", "/", place="ssh")
+    made = Job(Program("script", ("train.py",)), "exec", "python3", "", "/", transport="ssh")
     data: dict[str, Any] = as_json(Plan(made._replace(**job), layout([(Host("n1"), 1)]), ()))
     return data
 

@@ -197,9 +197,9 @@ def test_a_part_is_the_message_of_the_catalogue(launcher: str) -> None:
         assert number == part["node"]
         own = [str(number)] if launcher == "exec" else ["0", "1"]
         assert own == list(part["environment"]["ranks"])
-        assert (launcher == "mpirun") == (part["guests"] is not None)
+        assert (launcher == "mpirun") == (part["rank_command"] is not None)
     if launcher == "mpirun":
-        assert [["0", "1"]] * 2 == [list(part["guests"]["places"]) for part in parts]
+        assert [["0", "1"]] * 2 == [list(part["rank_command"]["places"]) for part in parts]
 
 
 @pytest.mark.parametrize("reads", [True, False])

@@ -41,13 +41,13 @@ STOPPED = StopReason(
 )
 OUTCOME = RunResult(
     *(RunState.FAILED, 1, 2.5, 1, STOPPED, END, ENDS),
-    left=(Leftover("sleep 99", 71, "S", killed=True),),
+    leftovers=(Leftover("sleep 99", 71, "S", killed=True),),
     lost=(LostNode(1, "it is gone"),),
     unlogged=(Unlogged(0, 1, "out", 7, "disk full"),),
 )
 JOB = Job(Program("script", ("train.py", "1")), "exec", "/bin/python", "why", "/", env={"A": "b"}, ssh=("ssh", "-v"))
 NODES = layout([(Host("n1", gpus=("0", "1"), cpus=((0, 1), (2,))), 1), (Host("n2", threads=None), 1)])
-PLAN = make_plan(JOB._replace(launcher="mpirun", place="ssh"), NODES, "20261121-120000-ab12-train")
+PLAN = make_plan(JOB._replace(launcher="mpirun", transport="ssh"), NODES, "20261121-120000-ab12-train")
 
 NASTY: tuple[Any, ...] = (None, True, -1, 1.5, 10**30, "x", "", "a\0b", [], [[]], {}, {"a": 1}, float("nan"), [None])
 """In the place of any field."""
@@ -89,7 +89,7 @@ def test_a_plan_of_an_older_version_is_read(launcher: str) -> None:
     assert (("n01", "n02"), 2, launcher) == (plan.hosts, plan.world_size, plan.job.launcher)
     assert [item["argv"] for item in data["commands"]] == [list(command.argv) for command in plan.commands]
     assert [len(item["files"]) for item in data["commands"]] == [len(command.files) for command in plan.commands]
-    assert (launcher == "fork") == (plan.guests is None)
+    assert (launcher == "fork") == (plan.rank_command is None)
     assert plan == plan_from_json(json.loads(json.dumps(as_json(plan))))
 
 
@@ -104,7 +104,7 @@ def test_what_an_older_muster_told_in_words_is_still_read() -> None:
     reason = "there is no torch in python\nhint: install it there"
     old = {"state": "broken", "code": 125, "duration": 1.0, "reason": reason, "left": left}
     outcome = outcome_from_json(old)
-    assert outcome.left == (Leftover("sleep 99 (pid 71)", killed=True), Leftover("dd (pid 8)"))
+    assert outcome.leftovers == (Leftover("sleep 99 (pid 71)", killed=True), Leftover("dd (pid 8)"))
     assert outcome.lost == (LostNode(0, "n2 is gone"),)
     assert reason == outcome_as_json(outcome)["reason"]
     words = [
@@ -127,7 +127,7 @@ def test_events_are_read_back_as_they_were_written() -> None:
     failure = Failure(FailureKind.PEER_LOST, 1.0, "x", ("a",))
     for event in (
         StartFailed(1.0, 0, STOPPED.problems),
-        CleanedUp(1.0, 0, OUTCOME.left, (Leftover("dd", 8, "D", gpu=True),)),
+        CleanedUp(1.0, 0, OUTCOME.leftovers, (Leftover("dd", 8, "D", gpu=True),)),
         StoreDied(1.0, None, 9, "/x/store.log"),
         RankExited(1.0, 3, 0, 1, None, failure),
         StopRequested(1.0, 1, gone_for=30.0),

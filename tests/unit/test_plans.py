@@ -39,7 +39,7 @@ JOB = Job(
     program=Program("script", ("train.py", "--lr", "0.1")),
     launcher="fork",
     python="/venv/bin/python",
-    python_why="the active virtual environment",
+    python_source="the active virtual environment",
     cwd="/home/ann/work",
 )
 
@@ -80,7 +80,7 @@ PLANS: dict[str, tuple[Job, str]] = {
 }
 FOREIGN = {
     f"{name}-2-and-2-ranks": (
-        JOB._replace(launcher=name, place="step", scheduler="slurm", allocation="12"),
+        JOB._replace(launcher=name, transport="step", scheduler="slurm", allocation="12"),
         "2-and-2-ranks",
     )
     for name, launcher in LAUNCHERS.items()
@@ -91,14 +91,14 @@ FOREIGN["torchrun-arguments"] = (
     "2-and-2-ranks",
 )
 FOREIGN["mpirun-of-mpich-here"] = (JOB._replace(launcher="mpirun", launcher_args=("mpiexec.hydra", "-v")), "4-ranks")
-FOREIGN["spawn-by-itself"] = (JOB._replace(launcher="spawn", spawns=True), "2-and-2-ranks")
+FOREIGN["spawn-by-itself"] = (JOB._replace(launcher="spawn", script_spawns=True), "2-and-2-ranks")
 FOREIGN["submitit-here"] = (JOB._replace(launcher="submitit"), "4-ranks")
 
 
 def test_mpi_gets_names_that_it_takes() -> None:
     """Open MPI hangs after an error about `gpu_1`; the names come back where its daemons are started."""
     nodes = layout([(Host("gpu_1"), 1), (Host("n2"), 1)])
-    (command,) = make_plan(JOB._replace(launcher="mpirun", place="ssh"), nodes, RUN_ID).commands
+    (command,) = make_plan(JOB._replace(launcher="mpirun", transport="ssh"), nodes, RUN_ID).commands
     start, reach = (repr(file.text) for file in command.files)
     assert "--host muster-node-0:1,n2:1 " in start and "gpu_1" not in start
     assert '[ "$1" = muster-node-0 ] && shift && set -- gpu_1 "$@"' in reach
@@ -119,12 +119,12 @@ def test_plan_in_words(name: str, golden: Callable[..., None]) -> None:
 def test_a_foreign_launcher_is_given_the_shim_and_nothing_of_the_person(name: str) -> None:
     """What each rank runs, and its words, come from the agent: no launcher has to quote them."""
     made = make(*FOREIGN[name])
-    if made.guests is None:
-        assert made.job.spawns
+    if made.rank_command is None:
+        assert made.job.script_spawns
         return
-    assert made.guests.argv == ("/venv/bin/python", "train.py", "--lr", "0.1")
-    assert made.guests.args_at is not None
-    assert made.guests.argv[: made.guests.args_at] == ("/venv/bin/python", "train.py")
+    assert made.rank_command.argv == ("/venv/bin/python", "train.py", "--lr", "0.1")
+    assert made.rank_command.args_index is not None
+    assert made.rank_command.argv[: made.rank_command.args_index] == ("/venv/bin/python", "train.py")
     for command in made.commands:
         assert "train.py" not in command.argv
         assert (Late.SHIM, RUN_ID) in zip(command.argv, command.argv[1:])
@@ -140,7 +140,7 @@ def test_who_knows_no_uneven_nodes_says_so(launcher: str) -> None:
 def test_srun_says_that_nodes_with_unlike_numbers_of_gpus_share_no_job_step() -> None:
     nodes = layout([(Host("n1", gpus=("0", "1", "2", "3")), 4), (Host("n2", gpus=("0",)), 1)])
     with pytest.raises(InvalidRequest, match=re.escape("different numbers of GPUs (4 on n1, 1 on n2)")):
-        make_plan(JOB._replace(launcher="srun", place="step", scheduler="slurm"), nodes, RUN_ID)
+        make_plan(JOB._replace(launcher="srun", transport="step", scheduler="slurm"), nodes, RUN_ID)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_srun_says_that_nodes_with_unlike_numbers_of_gpus_share_no_job_step() ->
     [
         (JOB._replace(launcher="spawn", program=Program("command", ("sh", "x"))), "--launcher spawn starts Python"),
         (JOB._replace(launcher="srun"), "--launcher srun does not work here"),
-        (JOB._replace(launcher="submitit", place="ssh"), "--launcher submitit does not work here"),
+        (JOB._replace(launcher="submitit", transport="ssh"), "--launcher submitit does not work here"),
         (JOB._replace(launcher="torchrun", wrap=("nsys",)), "--wrap needs ranks that muster starts itself"),
         (JOB._replace(launcher="torchrun", stdin=0), "--stdin needs ranks that muster starts itself"),
         (JOB._replace(launcher_args=("-v",)), "fork is muster's own, and takes none"),
@@ -173,20 +173,20 @@ def test_every_rank_is_carried_exactly_once(launcher: str, shape: str) -> None:
 
 @pytest.mark.parametrize("name", PLANS)
 def test_words_reach_the_program_as_they_were_typed(name: str) -> None:
-    """One word is one argument, whatever it holds; Python stands before a script, and where `python_at` says."""
+    """One word is one argument, whatever it holds; Python stands before a script, and where `python_index` says."""
     job = PLANS[name][0]
     for command in make(*PLANS[name]).commands:
         given = job.program.argv
         assert command.argv[-len(given) :] == given
         if job.program.kind == "command":
-            assert (command.python_at, command.argv) == (None, given)
+            assert (command.python_index, command.argv) == (None, given)
         else:
-            assert command.python_at == len(job.wrap)
-            assert command.argv[command.python_at] == job.python
+            assert command.python_index == len(job.wrap)
+            assert command.argv[command.python_index] == job.python
 
 
 def test_one_warm_interpreter_a_node_or_one_process_a_rank() -> None:
-    shapes = {name: [command.forks for command in make(*PLANS[name]).commands] for name in PLANS}
+    shapes = {name: [command.fork_server for command in make(*PLANS[name]).commands] for name in PLANS}
     assert shapes["fork-2-and-3-ranks"] == [True, True]
     assert shapes["exec-2-and-3-ranks"] == [False] * 5
 
@@ -198,8 +198,8 @@ def test_wrap_is_filled_in_for_each_rank() -> None:
         ("nsys", "-o", f"0of5@0.{RUN_ID}"),
         ("nsys", "-o", f"4of5@1.{RUN_ID}"),
     ]
-    assert {command.group for command in commands} == {True}
-    assert {command.group for command in make(*PLANS["exec-4-ranks"]).commands} == {False}
+    assert {command.signal_group for command in commands} == {True}
+    assert {command.signal_group for command in make(*PLANS["exec-4-ranks"]).commands} == {False}
 
 
 def test_what_the_person_sets_comes_last() -> None:
@@ -212,9 +212,9 @@ def test_what_the_person_sets_comes_last() -> None:
 
 def test_threads_are_left_alone_where_the_person_chose_them() -> None:
     """And gloo is told to use `lo` only where all ranks are on one machine."""
-    assert make(JOB, "4-ranks").environments[0].defaults["OMP_NUM_THREADS"] == "2"
-    assert "OMP_NUM_THREADS" not in make(FULL, "2-gpus").environments[0].defaults
-    one, two = (make(JOB, shape).environments[0].defaults for shape in ("4-ranks", "2-and-3-ranks"))
+    assert make(JOB, "4-ranks").environments[0].env_defaults["OMP_NUM_THREADS"] == "2"
+    assert "OMP_NUM_THREADS" not in make(FULL, "2-gpus").environments[0].env_defaults
+    one, two = (make(JOB, shape).environments[0].env_defaults for shape in ("4-ranks", "2-and-3-ranks"))
     assert (one["GLOO_SOCKET_IFNAME"], two["GLOO_SOCKET_IFNAME"]) == ("lo", Late.INTERFACE)
 
 
@@ -243,9 +243,9 @@ OUTCOMES = [
         3.25,
         attempt=2,
         stopped=StopReason(StopKind.OTHER, message="because"),
-        first=FIRST,
-        ends=(RankExit(0, 0, 3.0, signal=15, by_us=True), FIRST),
-        left=(Leftover("sleep", 7),),
+        root_cause=FIRST,
+        exits=(RankExit(0, 0, 3.0, signal=15, by_muster=True), FIRST),
+        leftovers=(Leftover("sleep", 7),),
     ),
 ]
 

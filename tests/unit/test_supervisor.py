@@ -181,10 +181,10 @@ ENDS = [
             "code": 7,
             "first": RankExit(2, 0, 5.0, 7),
             "ends": (
-                RankExit(0, 0, 5.1, signal=15, by_us=True),
-                RankExit(1, 0, 15.1, signal=9, by_us=True),
+                RankExit(0, 0, 5.1, signal=15, by_muster=True),
+                RankExit(1, 0, 15.1, signal=9, by_muster=True),
                 RankExit(2, 0, 5.0, 7),
-                RankExit(3, 0, 15.2, signal=9, by_us=True),
+                RankExit(3, 0, 15.2, signal=9, by_muster=True),
             ),
         },
     ),
@@ -207,7 +207,7 @@ ENDS = [
                 RankExit(0, 0, 5.1, signal=6, late=True),
                 RankExit(1, 0, 5.2, signal=9, late=True),
                 RankExit(2, 0, 5.0, signal=11),
-                RankExit(3, 0, 5.3, 143, by_us=True),
+                RankExit(3, 0, 5.3, 143, by_muster=True),
             ),
         },
     ),
@@ -290,8 +290,8 @@ ENDS = [
             "code": 3,
             "first": RankExit(2, 0, 5.0, 3),
             "ends": (
-                RankExit(0, 0, 5.1, 1, by_us=True, failure=raised(5.05)),
-                RankExit(1, 0, 5.2, 143, by_us=True),
+                RankExit(0, 0, 5.1, 1, by_muster=True, failure=raised(5.05)),
+                RankExit(1, 0, 5.2, 143, by_muster=True),
                 RankExit(2, 0, 5.0, 3),
             ),
         },
@@ -414,7 +414,7 @@ ASKED = [
         {
             "state": "interrupted",
             "code": 130,
-            "ends": (RankExit(0, 0, 5.1, signal=2, by_us=True), RankExit(1, 0, 5.2, 0)),
+            "ends": (RankExit(0, 0, 5.1, signal=2, by_muster=True), RankExit(1, 0, 5.2, 0)),
         },
     ),
     History(
@@ -996,7 +996,7 @@ def test_a_rank_that_could_not_be_started_keeps_nobody_waiting() -> None:
     assert isinstance(last, Finish), f"it waits for ever after {actions}"
     assert (last.outcome.state, last.outcome.code) == ("broken", 125)
     assert reason_in_words(last.outcome.stopped) == "rank 1 could not be started: no memory"
-    assert last.outcome.ends == (RankExit(0, 0, 1.1, signal=15, by_us=True),)
+    assert last.outcome.exits == (RankExit(0, 0, 1.1, signal=15, by_muster=True),)
 
 
 def test_a_rank_that_not_even_sigkill_ends_keeps_nobody_waiting() -> None:
@@ -1007,7 +1007,7 @@ def test_a_rank_that_not_even_sigkill_ends_keeps_nobody_waiting() -> None:
     assert SignalRanks(SIGKILL, (1,)) in actions
     assert isinstance(last, Finish), f"it waits for ever after {actions}"
     assert (last.outcome.state, last.outcome.code) == ("failed", 7)
-    assert last.outcome.left == (dd(9),)
+    assert last.outcome.leftovers == (dd(9),)
 
 
 # ---- random histories -----------------------------------------------------------------------------------------------
@@ -1165,8 +1165,8 @@ def test_every_history_ends_in_exactly_one_finish() -> None:
         assert history[-1][0].t == outcome.duration, words
         assert (outcome.state == "succeeded") == (outcome.code == 0), words
         if outcome.state == "failed" and outcome.stopped is None:
-            assert outcome.first is not None, words
-            assert outcome.first.status == outcome.code, words
+            assert outcome.root_cause is not None, words
+            assert outcome.root_cause.status == outcome.code, words
 
 
 def test_a_rank_that_never_ends_keeps_nobody_for_ever() -> None:

@@ -17,7 +17,7 @@ def test_what_may_be_secret_is_never_shown() -> None:
     """Tokens and secrets, arguments, values of variables; what whole runs and files are."""
     secret = "hunter2"
     hidden = {"token", "secret", "nonce", "mac", "incarnation", "env", "late", "environment", "configuration"}
-    hidden |= {"guests", "commands", "brings", "files", "plan", "children", "argv", "words", "texts", "outcome"}
+    hidden |= {"rank_command", "commands", "brings", "files", "plan", "children", "argv", "words", "texts", "outcome"}
     for message in MESSAGES:
         if (message.sender, message.kind) == ("agent", "launcher_exited"):
             continue  # its words are sentences

@@ -31,7 +31,7 @@ JOB = Job(
     program=Program("script", ("train.py", "--lr", "0.1")),
     launcher="fork",
     python="/venv/bin/python",
-    python_why="the active virtual environment",
+    python_source="the active virtual environment",
     cwd="/home/ann/work",
 )
 
@@ -82,7 +82,7 @@ RANK_ENDS: dict[str, RankExit] = {
 
 
 def ended_by_us(rank: int) -> RankExit:
-    return RankExit(rank, 0, 42.0, signal=15, by_us=True)
+    return RankExit(rank, 0, 42.0, signal=15, by_muster=True)
 
 
 def ended_well(rank: int) -> RankExit:
@@ -98,25 +98,38 @@ def lost(words: str) -> StopReason:
 
 
 OUTCOMES: dict[str, tuple[RunResult, int]] = {
-    "succeeded": (RunResult(RunState.SUCCEEDED, 0, 75.0, ends=tuple(map(ended_well, range(4)))), 4),
-    "succeeded, one rank": (RunResult(RunState.SUCCEEDED, 0, 1.5, ends=(ended_well(0),)), 1),
+    "succeeded": (RunResult(RunState.SUCCEEDED, 0, 75.0, exits=tuple(map(ended_well, range(4)))), 4),
+    "succeeded, one rank": (RunResult(RunState.SUCCEEDED, 0, 1.5, exits=(ended_well(0),)), 1),
     "succeeded, and left something behind": (
-        RunResult(RunState.SUCCEEDED, 0, 11.5, ends=(ended_well(0),), left=(Leftover("sleep 99", 71, killed=True),)),
+        RunResult(
+            RunState.SUCCEEDED, 0, 11.5, exits=(ended_well(0),), leftovers=(Leftover("sleep 99", 71, killed=True),)
+        ),
         1,
     ),
     "failed: an exception": (
         RunResult(
-            RunState.FAILED, 1, 42.0, first=RAISED, ends=(ended_well(0), LOST, ended_by_us(2), RAISED, ended_by_us(4))
+            RunState.FAILED,
+            1,
+            42.0,
+            root_cause=RAISED,
+            exits=(ended_well(0), LOST, ended_by_us(2), RAISED, ended_by_us(4)),
         ),
         5,
     ),
     "failed: a signal, in the third attempt": (
-        RunResult(RunState.FAILED, 139, 42.0, attempt=2, first=RankExit(0, 0, 0.3, signal=11), ends=(ended_by_us(1),)),
+        RunResult(
+            RunState.FAILED, 139, 42.0, attempt=2, root_cause=RankExit(0, 0, 0.3, signal=11), exits=(ended_by_us(1),)
+        ),
         2,
     ),
     "failed: words on stderr, and something still lives": (
         RunResult(
-            RunState.FAILED, 7, 42.0, first=ENDED, ends=(ENDED,), left=(Leftover("dd (pid 72, waits in the kernel)"),)
+            RunState.FAILED,
+            7,
+            42.0,
+            root_cause=ENDED,
+            exits=(ENDED,),
+            leftovers=(Leftover("dd (pid 72, waits in the kernel)"),),
         ),
         1,
     ),
@@ -125,14 +138,14 @@ OUTCOMES: dict[str, tuple[RunResult, int]] = {
             RunState.FAILED,
             7,
             42.0,
-            first=ENDED,
-            ends=(
+            root_cause=ENDED,
+            exits=(
                 ENDED,
                 LOST,
                 LOST._replace(rank=2),
                 RAISED,
                 RankExit(4, 0, 42.0, signal=9),
-                RankExit(5, 0, 42.0, 143, by_us=True),
+                RankExit(5, 0, 42.0, 143, by_muster=True),
                 ended_well(6),
                 RankExit(7, 0, 42.0, signal=15, by_launcher=True),
                 RankExit(8, 0, 42.0, 3, by_launcher=True),
@@ -147,17 +160,17 @@ OUTCOMES: dict[str, tuple[RunResult, int]] = {
             125,
             42.0,
             stopped=StopReason(StopKind.STORE, signal=9, log="/runs/x/node_a/store.log"),
-            first=LOST,
-            ends=(ended_by_us(0), LOST),
+            root_cause=LOST,
+            exits=(ended_by_us(0), LOST),
         ),
         2,
     ),
     "interrupted": (
-        RunResult(RunState.INTERRUPTED, 130, 42.0, stopped=CTRL_C, ends=(ended_by_us(0), ended_well(1))),
+        RunResult(RunState.INTERRUPTED, 130, 42.0, stopped=CTRL_C, exits=(ended_by_us(0), ended_well(1))),
         2,
     ),
     "interrupted after a rank had failed": (
-        RunResult(RunState.INTERRUPTED, 130, 42.0, stopped=CTRL_C, first=ENDED, ends=(ENDED, ended_by_us(1))),
+        RunResult(RunState.INTERRUPTED, 130, 42.0, stopped=CTRL_C, root_cause=ENDED, exits=(ENDED, ended_by_us(1))),
         2,
     ),
     "interrupted before anything was started": (RunResult(RunState.INTERRUPTED, 130, 0.3, stopped=CTRL_C), 2),
@@ -167,7 +180,7 @@ OUTCOMES: dict[str, tuple[RunResult, int]] = {
             137,
             42.0,
             stopped=StopReason(StopKind.KILL, by="ann (pid 12)"),
-            ends=tuple(map(ended_by_us, range(2))),
+            exits=tuple(map(ended_by_us, range(2))),
         ),
         2,
     ),
@@ -177,7 +190,7 @@ OUTCOMES: dict[str, tuple[RunResult, int]] = {
             124,
             70.2,
             stopped=StopReason(StopKind.TIMEOUT, seconds=60.0),
-            ends=tuple(map(ended_by_us, range(2))),
+            exits=tuple(map(ended_by_us, range(2))),
         ),
         2,
     ),
@@ -202,8 +215,8 @@ OUTCOMES: dict[str, tuple[RunResult, int]] = {
             125,
             42.0,
             stopped=lost("the agent on a ended (killed by signal 9)"),
-            first=ENDED,
-            ends=(ENDED,),
+            root_cause=ENDED,
+            exits=(ENDED,),
         ),
         1,
     ),
@@ -309,9 +322,9 @@ def test_what_began_the_end_is_always_told(name: str) -> None:
     outcome, size = OUTCOMES[name]
     text = outcome_in_words(outcome, RUN, size)
     assert reason_in_words(outcome.stopped) in text
-    if outcome.first is not None:
-        assert f"rank {outcome.first.rank}" in text
-        assert f"muster logs {RUN} --rank {outcome.first.rank}" in text
+    if outcome.root_cause is not None:
+        assert f"rank {outcome.root_cause.rank}" in text
+        assert f"muster logs {RUN} --rank {outcome.root_cause.rank}" in text
 
 
 @pytest.mark.parametrize(
@@ -323,5 +336,5 @@ def test_every_rank_is_told_of_once(name: str) -> None:
     told = [line.partition(":")[0].split()[1] for line in others_in_words(outcome)]
     assert len(told) == len({line.partition(":")[2] for line in others_in_words(outcome)}), "equal ends are one line"
     found = sorted(rank for text in told for rank in unfold(text))
-    first = set() if outcome.first is None else {outcome.first.rank}
-    assert found == sorted({end.rank for end in outcome.ends} - first)
+    first = set() if outcome.root_cause is None else {outcome.root_cause.rank}
+    assert found == sorted({end.rank for end in outcome.exits} - first)

@@ -290,8 +290,8 @@ class Agent:
         want: bool | list[int] = False,
         own_run_dir: bool = False,
         path_first: bool = False,
-        guests: dict[str, Any] | None = None,
-        own_meeting: bool = False,
+        rank_command: dict[str, Any] | None = None,
+        external_rendezvous: bool = False,
         stdin: int | None = None,
         log_dir: str = "",
         clock: float | None = None,
@@ -329,13 +329,13 @@ class Agent:
         self.links = RankLinks(log_dir, self.folder, lambda text: self.emit("note", text=text))
         self.run_id, self.sockets = run_id, local_sockets.Sockets(run_id, token)
         local_sockets.keep(run_dir, token)
-        visitors = open_socket(self.sockets, needed=guests is not None, emit=self.emit)
+        visitors = open_socket(self.sockets, needed=rank_command is not None, emit=self.emit)
         places = {word: self.write_bundled(os.path.basename(word), text) for word, text in brings.items()}
-        for command in (*commands, *([guests] if guests is not None else [])):
+        for command in (*commands, *([rank_command] if rank_command is not None else [])):
             command["argv"] = [places.get(word, word) if isinstance(word, str) else word for word in command["argv"]]
         run = NodeRun(self.loop, self.emit, self.complain, trace, run_id, node, self.folder, self.logs, self.links)
         self.ranks = RankProcesses(
-            run, commands, environment, preload, stdin_rank, self.hook, floor, guests, own_meeting, stdin
+            run, commands, environment, preload, stdin_rank, self.hook, floor, rank_command, external_rendezvous, stdin
         )
         self.cleanup = Cleanup(self.ranks)
         if visitors is not None:

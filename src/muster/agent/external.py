@@ -268,12 +268,12 @@ class ExternalRanks:
         self.run.links.add(rank, place["local_rank"] if me["local_rank"] is None else me["local_rank"])
         self._joined(rank, me)
         argv = list(self.conf["argv"])
-        python = self.conf["python_at"]
+        python = self.conf["python_index"]
         if python is not None:
             argv[python] = sys.executable
         return {
             "argv": argv,
-            "args_at": self.conf["args_at"],
+            "args_index": self.conf["args_index"],
             "cwd": self.conf["cwd"],
             "environment": self._environment(rank, me, place),
             "cpus": place["cpus"],
@@ -299,10 +299,10 @@ class ExternalRanks:
         for name, (told, planned) in _NAMES.items():
             if me[told] is not None and env.get(name) == str(place[planned]):
                 env[name] = str(me[told])
-        restored = {name: value for name, value in os.environ.items() if re.fullmatch(plan["restored"], name)}
+        restored = {name: value for name, value in os.environ.items() if re.fullmatch(plan["restored_pattern"], name)}
         return {
-            "unset": plan["unset"],
-            "defaults": settings(plan["defaults"], late),
+            "unset_pattern": plan["unset_pattern"],
+            "env_defaults": settings(plan["env_defaults"], late),
             "env": {**{name: value for name, value in restored.items() if name not in env}, **env},
         }
 

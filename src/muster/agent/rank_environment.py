@@ -61,8 +61,8 @@ def environment(
     early: bool = False,
 ) -> dict[str, str]:
     """Return the environment of a process that inherits `env`. `own` are the variables of one rank."""
-    found = inherited(env, plan["unset"])
-    for name, value in settings(plan["defaults"], late, early).items():
+    found = inherited(env, plan["unset_pattern"])
+    for name, value in settings(plan["env_defaults"], late, early).items():
         found.setdefault(name, value)
     found.update(settings(plan["env"], late, early))
     found.update(settings(own or {}, late, early))

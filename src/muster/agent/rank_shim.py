@@ -236,8 +236,8 @@ def _files(order: Mapping[str, Any]) -> tuple[int, int, int]:
 def _start(order: Mapping[str, Any], given: list[str]) -> int:
     """Start the program of the rank; return its pid."""
     argv = list(order["argv"])
-    if order["args_at"] is not None:
-        argv[order["args_at"] : order["args_at"]] = given
+    if order["args_index"] is not None:
+        argv[order["args_index"] : order["args_index"]] = given
     env = environment_of(order, os.environ)
     return processes.spawn(argv, env, order["cwd"], *_files(order), cpus=order["cpus"])
 
@@ -266,7 +266,7 @@ def _fork(order: Mapping[str, Any], me: Identity) -> int:
         os.chdir(order["cwd"])
         os.environ.clear()
         os.environ.update(env)
-        program = order["argv"][order["args_at"] - 1 :]
+        program = order["argv"][order["args_index"] - 1 :]
         module, colon, function = program[0].partition(":")
         sys.path[0] = os.getcwd() if colon else os.path.dirname(os.path.abspath(program[0]))
         sys.argv = program

@@ -51,11 +51,11 @@ class RankProcesses:
         stdin_rank: int | None,
         hook: str,
         floor: str,
-        guests: Mapping[str, Any] | None = None,
-        own_meeting: bool = False,
+        rank_command: Mapping[str, Any] | None = None,
+        external_rendezvous: bool = False,
         stdin: int | None = None,
     ) -> None:
-        self.own_meeting = own_meeting
+        self.external_rendezvous = external_rendezvous
         """True if the ranks initialize their process group by themselves; they need only an unused port."""
         self.run, self.loop, self.emit, self.logs = run, run.loop, run.emit, run.logs
         self.commands, self.hook, self.floor = commands, hook, floor
@@ -63,7 +63,7 @@ class RankProcesses:
         """The plan's environment for the ranks of this node; its `ranks` has the variables of each rank."""
         self.preload = ["torch", "torch.distributed", *preload]
         self.ranks: list[int] = [rank["rank"] for command in commands for rank in command["ranks"]]
-        self.forks = any(command["forks"] for command in commands)
+        self.forks = any(command["fork_server"] for command in commands)
         self.hook_unreachable = False
         """True if this Python does not load the site hook."""
         self.told_early = False
@@ -87,7 +87,7 @@ class RankProcesses:
         self.asked: int | None = None
         """A file in memory with a byte for each rank, which a forked rank sets when its script imports torch."""
         # without a Python it is unknown whether the ranks will use the store
-        waits = guests is None and all(command["python_at"] is None for command in commands)
+        waits = rank_command is None and all(command["python_index"] is None for command in commands)
         self.store = StoreProcess(run.loop, waits, self.start_store)
         self.attempt, self.folder = 0, ""
         self.pending_forks: set[int] = set()
@@ -95,13 +95,13 @@ class RankProcesses:
         self.pending_start: tuple[int, str, Late] | None = None
         self.external: ExternalRanks | None = None
         """The ranks, if an external launcher starts them."""
-        self.tasks = guests is not None and guests["tasks"]
+        self.tasks = rank_command is not None and rank_command["tasks"]
         """True if the ranks are tasks of the scheduler, which signals them itself."""
         self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        here = stdin_rank in self.ranks or (guests is not None and stdin_rank is not None)
+        here = stdin_rank in self.ranks or (rank_command is not None and stdin_rank is not None)
         self.stdin = RankStdin(run.loop, run.emit, stdin, piped=here)
-        if guests is not None:
-            self.external = ExternalRanks(run, self, guests)
+        if rank_command is not None:
+            self.external = ExternalRanks(run, self, rank_command)
             self.ranks = []
 
     # ---- getting ready ----------------------------------------------------------------------------------------------
@@ -127,14 +127,14 @@ class RankProcesses:
     def argv(self, command: Mapping[str, Any]) -> list[str]:
         """Return the words of a command, with this agent's own Python at its place."""
         argv = list(command["argv"])
-        if command["python_at"] is not None:
-            argv[command["python_at"]] = sys.executable
+        if command["python_index"] is not None:
+            argv[command["python_index"]] = sys.executable
         return argv
 
     def probe_python(self) -> None:
         """Check that Python loads the site hook (else the fork server would run the script itself), and find torch."""
         command = self.commands[0]
-        argv = [*self.argv(command)[: command["python_at"] + 1], "-c", "pass"]
+        argv = [*self.argv(command)[: command["python_index"] + 1], "-c", "pass"]
         proof = HookedPython()
         seen: list[dict[str, Any]] = []
         with self.files("proof") as files:
@@ -174,13 +174,13 @@ class RankProcesses:
 
         command = self.forking()
         env = self.rank_env()
-        argv = self.argv(command)[command["python_at"] :]
+        argv = self.argv(command)[command["python_index"] :]
         self.ahead = script_preamble.read(argv, command["cwd"], list(path), env)
         self.need_plain(script_preamble.why_plain(self.ahead, (), env, physical_cores()))
 
     def forking(self) -> dict[str, Any]:
         """Return the command whose ranks are forked."""
-        return next(command for command in self.commands if command["forks"])
+        return next(command for command in self.commands if command["fork_server"])
 
     def rank_env(self) -> dict[str, str]:
         """Return the environment of a rank, as far as it is known before an attempt."""
@@ -308,7 +308,7 @@ class RankProcesses:
     def listen(self, host: str) -> int:
         """Open the port of the next attempt's store; return its number."""
         self.store.end()
-        if self.own_meeting:
+        if self.external_rendezvous:
             return free_port(f"{self.run.run_id} {self.attempt}")
         return self.store.listen(host)
 
@@ -384,7 +384,7 @@ class RankProcesses:
             number = rank["rank"]
             outlets = self.logs.outlets(number)
             env = self.env_of(number, late)
-            if command["python_at"] is not None and not self.hook_unreachable:
+            if command["python_index"] is not None and not self.hook_unreachable:
                 stack, pipes = stack_file(self.folder, number), outlets.pipes
                 env = hook_env(env, self.hook_folder, mode="rank", stack=stack, pipes=pipes)
             stdin = self.null if self.stdin.fd is None or number != self.stdin_rank else self.stdin.fd
@@ -498,10 +498,10 @@ class RankProcesses:
 
         A rank that does not handle SIGQUIT gets SIGTERM instead: SIGQUIT would write a core file, and save nothing.
         """
-        groups = {rank["rank"]: command["group"] for rank, command in self.each_rank()}
+        groups = {rank["rank"]: command["signal_group"] for rank, command in self.each_rank()}
         for rank in ranks:
             if rank in self.pids:
-                group = groups[rank] if self.external is None else self.external.conf["group"]
+                group = groups[rank] if self.external is None else self.external.conf["signal_group"]
                 caught = number != signal.SIGQUIT or processes.has_handler(self.pids[rank], number)
                 processes.send_signal(self.pids[rank], number if caught else signal.SIGTERM, group)
 

@@ -74,7 +74,7 @@ def end_in_words(run: Run, outcome: RunResult) -> str:
     """Return how a run ended, for users."""
     from muster.ui.text import outcome_in_words
 
-    return outcome_in_words(outcome, run.operand, len(outcome.ends), run.hosts)
+    return outcome_in_words(outcome, run.operand, len(outcome.exits), run.hosts)
 
 
 def find_operand_run(store: Store, rest: list[str], name: str) -> Run:

@@ -176,7 +176,7 @@ def _end_over(run: Run, client: Client, by: str) -> int:
     outcome = run.outcome
     alive: list[str] = []
     if outcome is not None:
-        alive += [leftover_in_words(found) for found in outcome.left if not found.killed]
+        alive += [leftover_in_words(found) for found in outcome.leftovers if not found.killed]
         alive += map(lost_in_words, outcome.lost)
     print(f"{run.id}: {'ended' if not alive else 'ended, but ' + '; '.join(alive)}")
     return 1 if alive else 0

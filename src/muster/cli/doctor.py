@@ -62,7 +62,7 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
     pythons, python_of = split_per_host(options.python, names, "--python")
     setup, setup_of = split_per_host(options.setup, names, "--setup")
     common = Target(
-        place="ssh" if wanted else "step" if around is not None else "local",
+        transport="ssh" if wanted else "step" if around is not None else "local",
         host=identity()["host"],
         python=pythons[-1] if pythons else sys.executable,
         setup=tuple(setup),

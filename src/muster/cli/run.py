@@ -197,7 +197,9 @@ def plan(words: list[str], env: Mapping[str, str], began: float) -> int:
         import json
 
         # ranks inherit the environment of their node, which is known for this machine
-        inherited = {"env": dict(sorted(env.items()))} if asked.job.place == "local" and not asked.job.setup else None
+        inherited = (
+            {"env": dict(sorted(env.items()))} if asked.job.transport == "local" and not asked.job.setup else None
+        )
         whole = {**planned._asdict(), "ranks": of_each_rank(planned), "inherited": inherited}
         del whole["environments"]
         print(json.dumps({"run": run_id, **redact(as_json(whole), shown)}, indent=1))
@@ -243,16 +245,16 @@ def _unknown(handle: RunHandle) -> int:
 def _write_elastic_error_file(run: Run, outcome: RunResult, env: Mapping[str, str]) -> None:
     """Write to TORCHELASTIC_ERROR_FILE, if set, what torchrun would: the error of the first failing rank."""
     target = env.get("TORCHELASTIC_ERROR_FILE")
-    if not target or outcome.first is None:
+    if not target or outcome.root_cause is None:
         return
     import json
 
-    source = run.log(outcome.attempt, outcome.first.rank, "error.json")
+    source = run.log(outcome.attempt, outcome.root_cause.rank, "error.json")
     try:
         if source.exists():  # the script uses torch's @record
             text = source.read_text()
         else:
-            failure = outcome.first.failure
+            failure = outcome.root_cause.failure
             words = failure.summary if failure else f"exit status {outcome.code}"
             stack = "\n".join(failure.frames) if failure else ""
             info = {"py_callstack": stack, "timestamp": str(int(time.time()))}

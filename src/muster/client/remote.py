@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from muster.client.local import is_anothers
-from muster.core.json_records import Malformed, checked, plan_from_json, table, text, texts, texts_by_name
+from muster.core.json_records import (
+    Malformed,
+    by_present_keys,
+    checked,
+    plan_from_json,
+    table,
+    text,
+    texts,
+    texts_by_name,
+)
 from muster.core.model import Job, Plan, as_json
 from muster.core.printable import line as safe
 from muster.errors import ControlError, InvalidRequest, Unreachable
@@ -40,12 +49,12 @@ class Way(NamedTuple):
     elsewhere, and are never executed.
     """
 
-    place: str
+    transport: str
     ssh: tuple[str, ...] = ("ssh",)
     python: str = "python3"
 
 
-_WAY = {"place": text, "ssh": texts, "python": text}
+_WAY = {"transport": text, "ssh": texts, "python": text}
 
 
 def _way_file(run: Run) -> Path:
@@ -54,7 +63,7 @@ def _way_file(run: Run) -> Path:
 
 def way_of(job: Job) -> Way:
     """Return how to reach the hosts of a job."""
-    return Way(job.place, job.ssh, job.python)
+    return Way(job.transport, job.ssh, job.python)
 
 
 def remember_way(run: Run, way: Way) -> None:
@@ -75,11 +84,12 @@ def _way(run: Run, job: Mapping[str, Any]) -> Way:
     path = _way_file(run)
     if run.uid == os.getuid() and not why_not_ours(path):
         try:
-            found = Way(**checked(json.loads(path.read_text()), _WAY, ("place",)))
+            written = by_present_keys(json.loads(path.read_text()), {"transport": "place"})
+            found = Way(**checked(written, _WAY, ("transport",)))
             # earlier versions stored the scheduler as the place
-            place = found.place if found.place in TRANSPORTS else "step"
-            if place != "step" or job.get("scheduler"):
-                return found._replace(place=place)
+            transport = found.transport if found.transport in TRANSPORTS else "step"
+            if transport != "step" or job.get("scheduler"):
+                return found._replace(transport=transport)
         except (OSError, ValueError):
             pass
     if is_anothers(run) and job.get("host") == identity()["host"] and job["there"] == str(run.path.resolve()):
@@ -97,20 +107,20 @@ def connect(run: Run) -> ProcessConnection:
 
     job = run.job
     way = _way(run, job)
-    if way.place == "local" and job.get("host") != identity()["host"]:
+    if way.transport == "local" and job.get("host") != identity()["host"]:
         way = Way("ssh")  # it runs on the machine where it was started, which is another one
-    if way.place != "local" and is_anothers(run):
+    if way.transport != "local" and is_anothers(run):
         raise InvalidRequest(f"{run.id} is another user's, and runs on {job.get('host')}", "ask there, or as that user")
-    target = Target(way.place, identity()["host"], python=way.python, ssh=way.ssh)
+    target = Target(way.transport, identity()["host"], python=way.python, ssh=way.ssh)
     if scheduled := run.scheduled:
         target = target._replace(scheduler=scheduled.name, allocation=scheduled.job)
-    if way.place != "local":
+    if way.transport != "local":
         # only a scheduler knows the nodes of its jobs
         served = job["served"] if job["served"]["name"] else {"name": job["host"], "user": ""}
         found = parse_host(f"{served['user']}@{served['name']}" if served["user"] else served["name"])
         target = target._replace(host=found.name, user=found.user)
     env: Mapping[str, str] = os.environ
-    if way.place == "step":
+    if way.transport == "step":
         env = get_scheduler(target.scheduler).clean(env)
     link = start_call(target, dict(env), "visit", run_dir=job["there"])
     # another user's directory is not written to
@@ -149,7 +159,7 @@ def import_run(store: Store, host: str, which: str) -> Run:
             served = {"name": found.name, "user": found.user}
             if not os.path.lexists(run.path):
                 processes.make_private(str(run.path))
-                remember_way(run, Way(target.place, target.ssh, target.python))
+                remember_way(run, Way(target.transport, target.ssh, target.python))
                 run.write("plan.json", as_json(plan))
                 own = {"host": found.name, "served": served, "there": there, "shared": False}
                 run.write("job.json", {**record, **own})

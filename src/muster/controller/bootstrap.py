@@ -224,10 +224,10 @@ class Bootstrap:
             first_attempt=first_attempt,
             again=again,
         )
-        guests = _guests(plan, run, [link.facts for link in links])
+        rank_command = _rank_command(plan, run, [link.facts for link in links])
         parts = [
             {
-                **_part(plan, run, link.node, guests),
+                **_part(plan, run, link.node, rank_command),
                 "host": link.host,
                 "run_dir": node.run_dir,
                 "own_run_dir": not node.shared,
@@ -247,19 +247,19 @@ def clock_of(offset: float) -> float:
     return time.time() - time.monotonic() - offset
 
 
-def _part(plan: Plan, run: RunPlace, number: int, guests: Mapping[str, Any] | None) -> dict[str, Any]:
+def _part(plan: Plan, run: RunPlace, number: int, rank_command: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the fields of the message `configure` that the plan determines for one node."""
     job = plan.job
     # an external launcher may start any rank on any node
-    nodes = plan.nodes if guests is not None else plan.nodes[number : number + 1]
+    nodes = plan.nodes if rank_command is not None else plan.nodes[number : number + 1]
     own = {
         str(rank.rank): variables
         for node in nodes
         for rank, variables in zip(node.ranks, plan.environments[node.number].ranks)
     }
     return {
-        "guests": guests,
-        "own_meeting": plan.own_meeting,
+        "rank_command": rank_command,
+        "external_rendezvous": plan.external_rendezvous,
         "node": number,
         "run_id": run.run_id,
         "token": run.token,
@@ -268,19 +268,19 @@ def _part(plan: Plan, run: RunPlace, number: int, guests: Mapping[str, Any] | No
         "preload": list(job.preload),
         "floor": TORCH_FLOOR,
         "log_dir": f"{job.log_dir}{run.run_id}_{number}" if job.log_dir else "",
-        "brings": {job.program.argv[0]: job.program.text} if job.program.text else {},
+        "brings": {job.program.argv[0]: job.program.source} if job.program.source else {},
         "path_first": first_on_path(job),
         "terminal": terminal_fields(plan, job.terminal),
         "trace": trace.wanted(),
     }
 
 
-def _guests(plan: Plan, run: RunPlace, facts: Sequence[Facts]) -> dict[str, Any] | None:
+def _rank_command(plan: Plan, run: RunPlace, facts: Sequence[Facts]) -> dict[str, Any] | None:
     """Return what an agent needs to run ranks started by an external launcher; None without one."""
-    if plan.guests is None:
+    if plan.rank_command is None:
         return None
     return {
-        **as_json(plan.guests),
+        **as_json(plan.rank_command),
         "run_id": run.run_id,
         "places": {str(rank.rank): as_json(rank) for node in plan.nodes for rank in node.ranks},
         "cwd": plan.job.cwd,

@@ -241,7 +241,7 @@ def _start(
     name: str,
     args: Mapping[str, Any],
 ) -> ProcessConnection:
-    transport = TRANSPORTS[target.place]
+    transport = TRANSPORTS[target.transport]
     link = ProcessConnection(number, target.host, transport.argv(target), env, target.cwd, keep)
     link.channel.send(transport.stdin(target) + source)
     link.channel.send(encode_frame("call", name=name, args=args))

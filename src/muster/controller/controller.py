@@ -73,7 +73,7 @@ def settings_of(plan: Plan, first_attempt: int = 0) -> SupervisorConfig:
         grace=job.grace,
         timeout=job.timeout,
         max_restarts=job.max_restarts,
-        foreign=plan.guests is not None,
+        foreign=plan.rank_command is not None,
         first_attempt=first_attempt,
     )
 
@@ -184,7 +184,7 @@ class Controller:
                 self.begin()
             for link in self.links:
                 self.start(link, action)
-        elif isinstance(action, SignalRanks) and self.plan.guests is not None:
+        elif isinstance(action, SignalRanks) and self.plan.rank_command is not None:
             # it is not known beforehand where the launcher puts which rank; a launcher still starting ranks is
             # signalled too
             launchers = action.number == SIGKILL or len(self.joined) < self.world_size

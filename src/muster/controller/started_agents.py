@@ -241,7 +241,7 @@ class StartedAgents:
         if code == NO_PYTHON or code == 126 or code == 127:
             hint = "name the one to use there: `--python PATH`, `--python HOST:PATH`"
             return InvalidRequest(link.stderr_summary(1), hint, link.host)
-        known = TRANSPORTS[self.targets[link.node].place].explain(code, said)
+        known = TRANSPORTS[self.targets[link.node].transport].explain(code, said)
         if known is not None:
             return Unreachable(known.says, known.hint.replace("HOST", link.host), link.host)
         return Unreachable(link.stderr_summary() or how, f"try it by hand: `ssh {link.host} true`", link.host)

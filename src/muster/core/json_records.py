@@ -168,6 +168,40 @@ def checked(value: Any, checks: Mapping[str, Check], required: tuple[str, ...] =
     return result
 
 
+def by_present_keys(value: Any, former: Mapping[str, str]) -> Any:
+    """A JSON object in which keys of the version before have their present names; `former` has those by these.
+
+    Anything else is left as it is, for `checked`.
+    """
+    if not isinstance(value, dict) or not any(old in value for old in former.values()):
+        return value
+    found = dict(value)
+    for name, old in former.items():
+        if old in found:
+            told = found.pop(old)
+            found.setdefault(name, told)
+    return found
+
+
+FORMER_KEYS: Mapping[type, Mapping[str, str]] = {
+    Job: {"transport": "place", "script_spawns": "spawns", "python_source": "python_why"},
+    Program: {"source": "text"},
+    Command: {
+        "env_defaults": "defaults",
+        "fork_server": "forks",
+        "python_index": "python_at",
+        "signal_group": "group",
+        "unset_pattern": "unset",
+    },
+    RankCommand: {"python_index": "python_at", "args_index": "args_at", "signal_group": "group"},
+    NodeEnvironment: {"env_defaults": "defaults", "unset_pattern": "unset", "restored_pattern": "restored"},
+    Plan: {"rank_command": "guests", "external_rendezvous": "own_meeting"},
+    RankExit: {"by_muster": "by_us"},
+    RunResult: {"root_cause": "first", "exits": "ends", "leftovers": "left"},
+}
+"""How versions before protocol 5 have called fields in plan.json, job.json and outcome.json, and in messages."""
+
+
 def _short(value: Any) -> str:
     shown = repr(value)
     return shown if len(shown) <= 40 else f"{shown[:40]}…"
@@ -188,7 +222,7 @@ def cells(value: Any) -> int:
     return int(value)
 
 
-_PROGRAM = {"kind": text, "argv": texts, "text": text}
+_PROGRAM = {"kind": text, "argv": texts, "source": text}
 
 _TERMINAL = {"rows": cells, "columns": cells, "term": text}
 
@@ -196,9 +230,9 @@ _JOB = {
     "program": lambda data: _record(Program, _PROGRAM, data, ("kind", "argv")),
     "launcher": text,
     "python": text,
-    "python_why": text,
+    "python_source": text,
     "cwd": text,
-    "place": text,
+    "transport": text,
     "name": text,
     "env": texts_by_name,
     "setup": texts,
@@ -208,7 +242,7 @@ _JOB = {
     "stdin": optional(whole),
     "grace": number,
     "timeout": optional(number),
-    "spawns": flag,
+    "script_spawns": flag,
     "launcher_args": texts,
     "max_restarts": whole,
     "ssh": texts,
@@ -251,39 +285,43 @@ _COMMAND = {
     "argv": several(late_text),
     "ranks": several(lambda data: _record(Rank, _RANK, data, _NAMES_OF_RANK)),
     "env": variables,
-    "defaults": variables,
+    "env_defaults": variables,
     "cwd": text,
-    "forks": flag,
-    "python_at": optional(whole),
-    "group": flag,
+    "fork_server": flag,
+    "python_index": optional(whole),
+    "signal_group": flag,
     "launcher": text,
     "files": _files,
-    "unset": text,
+    "unset_pattern": text,
 }
 
-_GUESTS = {
+_RANK_COMMAND = {
     "argv": texts,
-    "python_at": optional(whole),
-    "args_at": optional(whole),
-    "group": flag,
+    "python_index": optional(whole),
+    "args_index": optional(whole),
+    "signal_group": flag,
     "tasks": flag,
 }
 
 _ENVIRONMENT = {
     "env": variables,
-    "defaults": variables,
+    "env_defaults": variables,
     "ranks": several(variables),
-    "unset": text,
-    "restored": text,
+    "unset_pattern": text,
+    "restored_pattern": text,
 }
 
 _PLAN = {
     "job": lambda data: job_from_json(data),
     "nodes": several(lambda data: _record(Node, _NODE, data, Node._fields)),
     "commands": several(lambda data: _record(Command, _COMMAND, data, ("node", "argv", "ranks", "cwd"))),
-    "environments": several(lambda data: _record(NodeEnvironment, _ENVIRONMENT, data, ("env", "defaults", "ranks"))),
-    "guests": optional(lambda data: _record(RankCommand, _GUESTS, data, ("argv", "python_at", "args_at"))),
-    "own_meeting": flag,
+    "environments": several(
+        lambda data: _record(NodeEnvironment, _ENVIRONMENT, data, ("env", "env_defaults", "ranks"))
+    ),
+    "rank_command": optional(
+        lambda data: _record(RankCommand, _RANK_COMMAND, data, ("argv", "python_index", "args_index"))
+    ),
+    "external_rendezvous": flag,
 }
 
 
@@ -334,7 +372,7 @@ _END = {
     "when": number,
     "code": optional(_any_whole),
     "signal": optional(whole),
-    **dict.fromkeys(("by_us", "by_launcher", "late"), flag),
+    **dict.fromkeys(("by_muster", "by_launcher", "late"), flag),
     "failure": optional(lambda data: failure_from_json(data)),
 }
 
@@ -347,9 +385,9 @@ _OUTCOME = {
     "attempt": whole,
     "reason": text,
     "stopped": optional(lambda data: _record(StopReason, _STOP, data, ("kind",))),
-    "first": optional(lambda data: _record(RankExit, _END, data, ("rank", "node", "when"))),
-    "ends": several(lambda data: _record(RankExit, _END, data, ("rank", "node", "when"))),
-    "left": several(lambda data: _leftover_or_words(data)),
+    "root_cause": optional(lambda data: _record(RankExit, _END, data, ("rank", "node", "when"))),
+    "exits": several(lambda data: _record(RankExit, _END, data, ("rank", "node", "when"))),
+    "leftovers": several(lambda data: _leftover_or_words(data)),
     "lost": several(lambda data: _record(LostNode, _LOST, data, ("node", "why"))),
     "unlogged": several(lambda data: _record(Unlogged, _UNLOGGED, data, tuple(_UNLOGGED))),
 }
@@ -363,10 +401,10 @@ def job_from_json(data: Any) -> Job:
 
     Earlier versions wrote the scheduler as the place.
     """
-    job: Job = _record(Job, _JOB, data, ("program", "launcher", "python", "python_why", "cwd"))
+    job: Job = _record(Job, _JOB, data, ("program", "launcher", "python", "python_source", "cwd"))
     if not job.program.argv:
         raise Malformed("`program`: `argv` is empty")
-    return job if job.place in TRANSPORTS_OF_JOBS else job._replace(place="step", scheduler=job.place)
+    return job if job.transport in TRANSPORTS_OF_JOBS else job._replace(transport="step", scheduler=job.transport)
 
 
 def plan_from_json(data: Any) -> Plan:
@@ -382,14 +420,14 @@ def outcome_from_json(data: Any) -> RunResult:
 
     Older versions wrote only sentences for the stop reason and for leftover processes.
     """
-    fields = checked(data, _OUTCOME, ("state", "code", "duration"))
+    fields = checked(by_present_keys(data, FORMER_KEYS[RunResult]), _OUTCOME, ("state", "code", "duration"))
     words = fields.pop("reason", "")
     if words and fields.get("stopped") is None:
         message, _, hint = words.partition("\nhint: ")
         fields["stopped"] = StopReason(StopKind.OTHER, message=message, hint=hint)
-    left = fields.get("left", ())
+    left = fields.get("leftovers", ())
     unseen = tuple(LostNode(0, words[len(_UNSEEN) :]) for words in left if str(words).startswith(_UNSEEN))
-    fields["left"] = tuple(found for found in left if isinstance(found, Leftover))
+    fields["leftovers"] = tuple(found for found in left if isinstance(found, Leftover))
     fields["lost"] = fields.get("lost", ()) + unseen
     return RunResult(**fields)
 
@@ -444,4 +482,4 @@ def _pair(value: Any) -> tuple[str, str]:
 
 
 def _record(kind: Any, checks: Mapping[str, Check], data: Any, required: tuple[str, ...]) -> Any:
-    return kind(**checked(data, checks, required))
+    return kind(**checked(by_present_keys(data, FORMER_KEYS.get(kind, {})), checks, required))

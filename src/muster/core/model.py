@@ -121,13 +121,13 @@ class Program(NamedTuple):
     """`script` (a Python file), `module` (`python -m`), `function` (`module:function`), or `command` (any program)."""
     argv: tuple[str, ...]
     """The script, module or command, followed by its arguments."""
-    text: str = ""
+    source: str = ""
     """The source of the script, if muster brings it; then its name is in `BUNDLED`, which exists on no machine."""
 
     @property
     def path(self) -> str:
         """The script that all machines must have; empty if there is none."""
-        return self.argv[0] if self.kind == "script" and not self.text else ""
+        return self.argv[0] if self.kind == "script" and not self.source else ""
 
     @property
     def title(self) -> str:
@@ -153,11 +153,11 @@ class Job(NamedTuple):
     """A key of `LAUNCHERS`."""
     python: str
     """The interpreter of the ranks, unless a host has its own."""
-    python_why: str
+    python_source: str
     """How the interpreter was chosen, for users."""
     cwd: str
     """The absolute directory in which the ranks start."""
-    place: str = "local"
+    transport: str = "local"
     """How its nodes are reached: a key of `TRANSPORTS`."""
     name: str = ""
     """The user's name of the run."""
@@ -177,7 +177,7 @@ class Job(NamedTuple):
     """Seconds between SIGTERM and SIGKILL."""
     timeout: float | None = None
     """Maximum seconds for the whole run; None for no limit."""
-    spawns: bool = False
+    script_spawns: bool = False
     """True if the script calls torch.multiprocessing.spawn by itself."""
     launcher_args: tuple[str, ...] = ()
     """Arguments for an external launcher."""
@@ -264,21 +264,21 @@ class TextFile(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A command for an agent to start. It runs one rank, or all its ranks if `forks`.
+    """A command for an agent to start. It runs one rank, or all its ranks with a `fork_server`.
 
-    The environment of these ranks is in `Plan.environments`. `env`, `defaults` and `unset` are those of an external
-    launcher, which has no ranks here.
+    The environment of these ranks is in `Plan.environments`. `env`, `env_defaults` and `unset_pattern` are those of an
+    external launcher, which has no ranks here.
     """
 
     node: int
     argv: tuple[Text, ...]
     ranks: tuple[Rank, ...]
     cwd: str
-    forks: bool = False
+    fork_server: bool = False
     """Start it once as a fork server, and fork the ranks from it."""
-    python_at: int | None = 0
+    python_index: int | None = 0
     """Index of the interpreter in `argv`, for a Python program; the agent replaces it by its own."""
-    group: bool = False
+    signal_group: bool = False
     """Whether signals go to its process group, as from a terminal, instead of the single process."""
     launcher: str = ""
     """Name of the external launcher, if it is one: it starts the ranks, which register themselves."""
@@ -286,29 +286,29 @@ class Command(NamedTuple):
     """Files written before it is started."""
     env: Variables = MappingProxyType({})
     """Environment variables to set."""
-    defaults: Variables = MappingProxyType({})
+    env_defaults: Variables = MappingProxyType({})
     """Environment variables to set, unless the node's own environment has them."""
-    unset: str = ""
+    unset_pattern: str = ""
     """Pattern of the node's environment variables to remove."""
 
 
 class NodeEnvironment(NamedTuple):
     """The environment of the ranks of one node.
 
-    A rank inherits the node's environment, or what an external launcher passes on. Variables matching `unset` are
-    removed; those matching `restored` get the node's values again; then `defaults`, `env` and the rank's own variables
-    are applied.
+    A rank inherits the node's environment, or what an external launcher passes on. Variables matching `unset_pattern`
+    are removed; those matching `restored_pattern` get the node's values again; then `env_defaults`, `env` and the rank's
+    own variables are applied.
     """
 
     env: Variables
     """Set for all ranks of the node."""
-    defaults: Variables
+    env_defaults: Variables
     """Set for all ranks of the node, unless a rank inherits the variable."""
     ranks: tuple[Variables, ...]
     """Set for single ranks, in the order of the node's ranks."""
-    unset: str = ""
+    unset_pattern: str = ""
     """Pattern of inherited variables to remove."""
-    restored: str = ""
+    restored_pattern: str = ""
     """Pattern of variables that get the node's values, whatever a launcher has changed."""
 
 
@@ -316,11 +316,11 @@ class RankCommand(NamedTuple):
     """What a rank runs after an external launcher has started it and it has registered."""
 
     argv: tuple[str, ...]
-    python_at: int | None
+    python_index: int | None
     """Index of the interpreter in `argv`."""
-    args_at: int | None
+    args_index: int | None
     """Index in `argv` for arguments that the launcher gives each rank, such as `--local-rank=3`; None to drop them."""
-    group: bool = False
+    signal_group: bool = False
     """Whether signals go to the process group of the rank."""
     tasks: bool = False
     """True if each rank is a task of the scheduler, which signals it without muster."""
@@ -334,9 +334,9 @@ class Plan(NamedTuple):
     commands: tuple[Command, ...]
     environments: tuple[NodeEnvironment, ...] = ()
     """Environments of the ranks, by node."""
-    guests: RankCommand | None = None
+    rank_command: RankCommand | None = None
     """What ranks run that are started by an external launcher."""
-    own_meeting: bool = False
+    external_rendezvous: bool = False
     """True if the rendezvous of the ranks does not use muster's store, and only needs a port."""
 
     @property

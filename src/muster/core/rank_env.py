@@ -37,7 +37,7 @@ def of_ranks(job: Job, nodes: Sequence[Node], run_id: str) -> tuple[NodeEnvironm
                 **_store(),
                 **_scheduled(job, node, nodes),
             },
-            defaults=_defaults(node),
+            env_defaults=_defaults(node),
             ranks=_each(job, node.ranks),
         )
         for node in nodes
@@ -45,16 +45,16 @@ def of_ranks(job: Job, nodes: Sequence[Node], run_id: str) -> tuple[NodeEnvironm
 
 
 def of_external_ranks(
-    job: Job, nodes: Sequence[Node], run_id: str, own_meeting: bool, tasks: bool = False
+    job: Job, nodes: Sequence[Node], run_id: str, external_rendezvous: bool, tasks: bool = False
 ) -> tuple[NodeEnvironment, ...]:
     """Return the environments of ranks started by an external launcher, by the node on which they are expected.
 
-    `own_meeting`: the launcher itself provides the rendezvous. `tasks`: each rank is a task of the scheduler.
+    `external_rendezvous`: the launcher itself provides the rendezvous. `tasks`: each rank is a task of the scheduler.
     """
     of_tasks = _of_tasks(job)
     role = {"ROLE_NAME": job.role}
     # a launcher like torchrun may have been given its own role by --launcher-args
-    of_launcher = own_meeting and job.role == ROLE
+    of_launcher = external_rendezvous and job.role == ROLE
     return tuple(
         NodeEnvironment(
             env={
@@ -64,14 +64,14 @@ def of_external_ranks(
                 **({} if of_launcher else role),
                 **_gpus(node),
                 **job.env,
-                **({"TORCHELASTIC_RESTART_COUNT": Late.RESTART_COUNT} if own_meeting else _store()),
+                **({"TORCHELASTIC_RESTART_COUNT": Late.RESTART_COUNT} if external_rendezvous else _store()),
                 **_scheduled(job, node, nodes),
             },
-            defaults={**_defaults(node), **(role if of_launcher else {})},
+            env_defaults={**_defaults(node), **(role if of_launcher else {})},
             ranks=_each(job, node.ranks),
             # some launchers give each rank GPUs by their own numbering, or none; all ranks of a node see all its GPUs
-            unset=_any(_GPUS, of_tasks.layout if of_tasks and tasks else ""),
-            restored=_any(_GPUS, of_tasks.of_job(tasks) if of_tasks else ""),
+            unset_pattern=_any(_GPUS, of_tasks.layout if of_tasks and tasks else ""),
+            restored_pattern=_any(_GPUS, of_tasks.of_job(tasks) if of_tasks else ""),
         )
         for node in nodes
     )
@@ -99,7 +99,7 @@ def of_parents(job: Job, nodes: Sequence[Node], parents: Sequence[Node], run_id:
                 **_meeting(),
                 **_scheduled(job, parent, parents),
             },
-            defaults=defaults_of_launcher(node) | _interfaces(parent),
+            env_defaults=defaults_of_launcher(node) | _interfaces(parent),
             ranks=_each(job, parent.ranks),
         )
         for node, parent in zip(nodes, parents)
@@ -167,7 +167,7 @@ def first_on_path(job: Job) -> bool:
 
     Over ssh, no login shell has done that.
     """
-    return job.place == "ssh"
+    return job.transport == "ssh"
 
 
 def _path(job: Job) -> dict[str, Text]:
@@ -276,15 +276,23 @@ class RankEnvironment(NamedTuple):
     node: int
     host: str
     env: Variables
-    defaults: Variables
-    unset: str
-    restored: str
+    env_defaults: Variables
+    unset_pattern: str
+    restored_pattern: str
 
 
 def of_each_rank(plan: Plan) -> tuple[RankEnvironment, ...]:
     """Return the environments of all ranks, by rank."""
     return tuple(
-        RankEnvironment(rank.rank, node.number, node.host.name, {**of.env, **own}, of.defaults, of.unset, of.restored)
+        RankEnvironment(
+            rank.rank,
+            node.number,
+            node.host.name,
+            {**of.env, **own},
+            of.env_defaults,
+            of.unset_pattern,
+            of.restored_pattern,
+        )
         for node, of in zip(plan.nodes, plan.environments)
         for rank, own in zip(node.ranks, of.ranks)
     )

@@ -91,7 +91,7 @@ class RankExit(NamedTuple):
     """Its exit code, if it exited."""
     signal: int | None = None
     """The signal that killed it, if one did."""
-    by_us: bool = False
+    by_muster: bool = False
     """True if it exited because muster had signalled it."""
     failure: Failure | None = None
     by_launcher: bool = False
@@ -257,11 +257,11 @@ class RunResult(NamedTuple):
     """The number of the last attempt, from 0."""
     stopped: StopReason | None = None
     """Why the run was stopped, unless by its ranks."""
-    first: RankExit | None = None
+    root_cause: RankExit | None = None
     """The rank that failed first."""
-    ends: tuple[RankExit, ...] = ()
+    exits: tuple[RankExit, ...] = ()
     """The exits of the last attempt's ranks, by rank."""
-    left: tuple[Leftover, ...] = ()
+    leftovers: tuple[Leftover, ...] = ()
     """Leftover processes that were killed after a success, or that are still alive."""
     lost: tuple[LostNode, ...] = ()
     """Lost nodes, except one whose loss ended the run."""

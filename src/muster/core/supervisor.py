@@ -264,16 +264,16 @@ class Supervisor:
         """Distinguish an exit caused by a signal of muster or a launcher from one that was already in progress."""
         end = RankExit(event.rank, self._node_of[event.rank], event.t, event.code, event.signal, failure=event.failure)
         ours, theirs = self._asked_at.get(event.rank), event.asked_by_launcher
-        by_us = ours is not None and (theirs is None or ours - CLOCK_SKEW < theirs)
-        asked = ours if by_us else theirs
+        by_muster = ours is not None and (theirs is None or ours - CLOCK_SKEW < theirs)
+        asked = ours if by_muster else theirs
         if not end.ok and self._warned and asked is None:
             kind = event.failure.kind if event.failure is not None else None
             of_its_own = kind not in (FailureKind.EXCEPTION, FailureKind.PEER_LOST)
             if event.rank in self._warned and event.code is not None and of_its_own:
                 self._left_when_warned = True
-                return end._replace(by_us=True)
+                return end._replace(by_muster=True)
             # its peers saved and exited, and it lost them
-            return end._replace(by_us=True) if self._left_when_warned and kind is FailureKind.PEER_LOST else end
+            return end._replace(by_muster=True) if self._left_when_warned and kind is FailureKind.PEER_LOST else end
         if end.ok or asked is None or event.t < asked - CLOCK_SKEW:
             return end
         raised = event.failure is not None and event.failure.kind is FailureKind.EXCEPTION
@@ -283,7 +283,7 @@ class Supervisor:
         explained = self._signals_sent.get(event.rank, set()) | (_ASKS if self.settings.foreign else set())
         if event.signal is not None and event.signal not in explained:
             return end._replace(late=True)
-        return end._replace(by_us=by_us, by_launcher=not by_us)
+        return end._replace(by_muster=by_muster, by_launcher=not by_muster)
 
     def _wait_for_warned(self, t: float, actions: list[Action]) -> None:
         """Give warned ranks all the promised time to exit one after another, then terminate the others."""

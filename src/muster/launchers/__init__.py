@@ -36,7 +36,7 @@ class Launcher(NamedTuple):
 
     def works(self, job: Job) -> bool:
         """Return whether it can start the ranks of this job."""
-        return job.place in self.transports if not job.scheduler else job.scheduler in self.places
+        return job.transport in self.transports if not job.scheduler else job.scheduler in self.places
 
 
 def make_plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
@@ -66,14 +66,16 @@ def _in_runtime(plan: Plan) -> Plan:
         if command.launcher:
             return command
         # a runtime may not forward signals, so the whole group gets them; forked ranks are signalled one by one
-        group = command.group or not command.forks
-        return command._replace(argv=words + command.argv, python_at=after(command.python_at), group=group)
+        group = command.signal_group or not command.fork_server
+        return command._replace(argv=words + command.argv, python_index=after(command.python_index), signal_group=group)
 
-    guests = plan.guests
-    if guests is not None:
-        python_at, args_at = after(guests.python_at), after(guests.args_at)
-        guests = guests._replace(argv=words + guests.argv, python_at=python_at, args_at=args_at, group=True)
-    return plan._replace(commands=tuple(map(wrapped, plan.commands)), guests=guests)
+    started = plan.rank_command
+    if started is not None:
+        python_index, args_index = after(started.python_index), after(started.args_index)
+        started = started._replace(
+            argv=words + started.argv, python_index=python_index, args_index=args_index, signal_group=True
+        )
+    return plan._replace(commands=tuple(map(wrapped, plan.commands)), rank_command=started)
 
 
 LAUNCHERS: dict[str, Launcher] = {

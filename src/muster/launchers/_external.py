@@ -34,8 +34,10 @@ def rank_command(job: Job, tasks: bool = False) -> RankCommand:
     python = job.program.kind != "command"
     argv = python_argv(job) if python else job.program.argv
     # only Python scripts know `--local-rank`
-    args_at = len(argv) - len(job.program.argv) + 1 if python else None
-    return RankCommand(argv=argv, python_at=0 if python else None, args_at=args_at, group=not python, tasks=tasks)
+    args_index = len(argv) - len(job.program.argv) + 1 if python else None
+    return RankCommand(
+        argv=argv, python_index=0 if python else None, args_index=args_index, signal_group=not python, tasks=tasks
+    )
 
 
 def per_node(
@@ -44,7 +46,7 @@ def per_node(
     run_id: str,
     words: Mapping[int, Sequence[Text]],
     files: Sequence[TextFile] = (),
-    own_meeting: bool = True,
+    external_rendezvous: bool = True,
     env: Variables = _NOTHING,
 ) -> Plan:
     """Return a plan with one launcher per node; `words` are command lines by node, `env` are additional variables."""
@@ -53,7 +55,12 @@ def per_node(
         for node in nodes
     )
     return Plan(
-        job, nodes, commands, of_external_ranks(job, nodes, run_id, own_meeting), rank_command(job), own_meeting
+        job,
+        nodes,
+        commands,
+        of_external_ranks(job, nodes, run_id, external_rendezvous),
+        rank_command(job),
+        external_rendezvous,
     )
 
 
@@ -65,7 +72,7 @@ def on_head_node(
     files: Sequence[TextFile] = (),
     unset: str = "",
     env: Variables = _NOTHING,
-    own_meeting: bool = False,
+    external_rendezvous: bool = False,
     tasks: bool = False,
 ) -> Plan:
     """Return a plan with one launcher on node 0 that starts all ranks, as `tasks` of the scheduler if set."""
@@ -76,8 +83,8 @@ def on_head_node(
             "use `--launcher torchrun`, or one path for all",
         )
     command = _command(job, nodes[0], words, files, of_launcher(job, nodes[0], run_id, env, unset), unset)
-    environments = of_external_ranks(job, nodes, run_id, own_meeting, tasks)
-    return Plan(job, nodes, (command,), environments, rank_command(job, tasks), own_meeting)
+    environments = of_external_ranks(job, nodes, run_id, external_rendezvous, tasks)
+    return Plan(job, nodes, (command,), environments, rank_command(job, tasks), external_rendezvous)
 
 
 def _command(
@@ -88,12 +95,12 @@ def _command(
         argv=tuple(words),
         ranks=(),
         cwd=job.cwd,
-        python_at=None,
+        python_index=None,
         launcher=job.launcher,
         files=tuple(files),
         env=env,
-        defaults=defaults_of_launcher(node),
-        unset=unset,
+        env_defaults=defaults_of_launcher(node),
+        unset_pattern=unset,
     )
 
 

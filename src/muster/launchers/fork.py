@@ -26,7 +26,7 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
             argv=python_argv(job),
             ranks=node.ranks,
             cwd=job.cwd,
-            forks=True,
+            fork_server=True,
         )
         for node in nodes
     )

@@ -18,9 +18,9 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
             argv=tuple(_filled(word, rank, run_id) for word in job.wrap) + argv,
             ranks=(rank,),
             cwd=job.cwd,
-            python_at=len(job.wrap) if python else None,
+            python_index=len(job.wrap) if python else None,
             # a shell or a profiler does not forward signals to its children, so the whole group gets them
-            group=not python or bool(job.wrap),
+            signal_group=not python or bool(job.wrap),
         )
         for node in nodes
         for rank in node.ranks

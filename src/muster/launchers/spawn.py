@@ -38,7 +38,7 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
         raise InvalidRequest(
             "--launcher spawn starts Python functions and scripts, not other programs", "use `--launcher exec`"
         )
-    if job.spawns:
+    if job.script_spawns:
         return _parents(job, nodes, run_id)
     driver = own_file("spawn.py", _DRIVER)
     words = {
@@ -48,7 +48,7 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
         )
         for node in nodes
     }
-    return per_node(job, nodes, run_id, words, [driver], own_meeting=False)
+    return per_node(job, nodes, run_id, words, [driver], external_rendezvous=False)
 
 
 def _parents(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
@@ -60,9 +60,9 @@ def _parents(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
             argv=python_argv(job),
             ranks=parents[node.number].ranks,
             cwd=job.cwd,
-            group=True,
+            signal_group=True,
         )
         for node in nodes
     )
     environments = of_parents(job, nodes, parents, run_id)
-    return Plan(job, parents, commands, environments, own_meeting=True)
+    return Plan(job, parents, commands, environments, external_rendezvous=True)

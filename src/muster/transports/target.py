@@ -17,7 +17,7 @@ class Explained(NamedTuple):
 class Target(NamedTuple):
     """A host, and how to reach it."""
 
-    place: str
+    transport: str
     """The transport: a key of `TRANSPORTS`."""
     host: str
     user: str = ""
@@ -43,7 +43,7 @@ class Target(NamedTuple):
 def target_of(job: Job, host: Host) -> Target:
     """Return the target for the agent of one of a job's hosts."""
     return Target(
-        place=job.place,
+        transport=job.transport,
         host=host.name,
         user=host.user,
         python=host.python or job.python,

@@ -20,8 +20,8 @@ def plan_in_words(plan: Plan, run_id: str, run_dir: str, show_env: bool = False)
     job = plan.job
     timeout = "none" if job.timeout is None else f"{job.timeout:g} s"
     rows = [("launcher", f"{job.launcher}, {plural(plan.world_size, 'rank')} on {plural(len(plan.nodes), 'node')}")]
-    if any(command.python_at is not None for command in plan.commands):
-        rows.append(("python", f"{job.python} ({job.python_why})"))
+    if any(command.python_index is not None for command in plan.commands):
+        rows.append(("python", f"{job.python} ({job.python_source})"))
     rows += [("folder", job.cwd)]
     rows += [("setup", line) for line in job.setup]
     rows += [("preload", ", ".join(job.preload))] if job.preload else []
@@ -31,7 +31,7 @@ def plan_in_words(plan: Plan, run_id: str, run_dir: str, show_env: bool = False)
     lines = [f"{name:<9} {text}" for name, text in rows]
     for commands in by_value((command, (command.node, command.argv)) for command in plan.commands).values():
         lines += ["", *_commands_in_words(plan, commands, show_env)]
-    lines += _guests_in_words(plan, show_env) if plan.guests is not None else []
+    lines += _rank_command_in_words(plan, show_env) if plan.rank_command is not None else []
     return "\n".join([*lines, "", *_late_in_words(plan)])
 
 
@@ -44,10 +44,12 @@ def _late_in_words(plan: Plan) -> list[str]:
     of_attempt = dict.fromkeys(("MASTER_ADDR", "MASTER_PORT"))
     of_node: dict[str, None] = {}
     for of in plan.environments:
-        for name, value in ((name, value) for part in (of.env, *of.ranks, of.defaults) for name, value in part.items()):
+        for name, value in (
+            (name, value) for part in (of.env, *of.ranks, of.env_defaults) for name, value in part.items()
+        ):
             if not isinstance(value, str):
                 (of_attempt if value in _OF_AN_ATTEMPT else of_node)[name] = None
-    port = "node 0 looks for a free port" if plan.own_meeting else "node 0 binds a free port and keeps it"
+    port = "node 0 looks for a free port" if plan.external_rendezvous else "node 0 binds a free port and keeps it"
     lines = [f"known when an attempt starts: {', '.join(of_attempt)} ({port})"]
     return [*lines, f"known when the nodes have been reached: {', '.join(of_node)}"] if of_node else lines
 
@@ -60,27 +62,34 @@ def _commands_in_words(plan: Plan, commands: Sequence[Command], show_env: bool) 
     lines = [f"on {host}: {' '.join(map(shell_word, first.argv))}"]
     if first.launcher:
         lines.append("  started once, with")
-        lines += _set(plan, first.env, first.defaults, show_env)
+        lines += _set(plan, first.env, first.env_defaults, show_env)
     else:
-        how = "started once, and forks" if first.forks else "started once for" + (" each of" if len(ranks) > 1 else "")
+        how = (
+            "started once, and forks"
+            if first.fork_server
+            else "started once for" + (" each of" if len(ranks) > 1 else "")
+        )
         of = plan.environments[first.node]
         lines.append(f"  {how} {named(rank.rank for rank in ranks)}, with")
-        lines += [*_set(plan, of.env, of.defaults, show_env), *_ranks_in_words(plan, first.node, ranks)]
+        lines += [*_set(plan, of.env, of.env_defaults, show_env), *_ranks_in_words(plan, first.node, ranks)]
     for file in first.files:
         lines += [f"  {_plain(file.path)}:", *(f"    | {line}" for line in _plain(file.text).splitlines())]
     return lines
 
 
-def _guests_in_words(plan: Plan, show_env: bool) -> list[str]:
+def _rank_command_in_words(plan: Plan, show_env: bool) -> list[str]:
     """Return what ranks run under an external launcher, where they are expected, and their environment."""
-    assert plan.guests is not None
-    lines = ["", f"each rank, once $MUSTER_RANK has asked the agent: {' '.join(map(shell_word, plan.guests.argv))}"]
+    assert plan.rank_command is not None
+    lines = [
+        "",
+        f"each rank, once $MUSTER_RANK has asked the agent: {' '.join(map(shell_word, plan.rank_command.argv))}",
+    ]
     env = _shared([of.env for of in plan.environments])
-    defaults = _shared([of.defaults for of in plan.environments])
+    defaults = _shared([of.env_defaults for of in plan.environments])
     lines += ["  with", *_set(plan, env, defaults, show_env)]
     for node, of in zip(plan.nodes, plan.environments):
         lines.append(f"  {named(rank.rank for rank in node.ranks)} expected on {node.host.name}, with")
-        lines += _set(plan, _without(of.env, env), _without(of.defaults, defaults), show_env)
+        lines += _set(plan, _without(of.env, env), _without(of.env_defaults, defaults), show_env)
         lines += _ranks_in_words(plan, node.number, node.ranks)
     return lines
 

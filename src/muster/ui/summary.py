@@ -58,7 +58,7 @@ class MissingOutput(NamedTuple):
 
 def first_failure(outcome: RunResult, hosts: Sequence[str] = ()) -> FirstFailure | None:
     """Return the rank whose failure ended the run; None if it ended otherwise. `hosts`: the names of its nodes."""
-    first = outcome.first
+    first = outcome.root_cause
     if outcome.state is not RunState.FAILED or first is None or outcome.stopped is not None:
         return None
     host, several = hosts[first.node] if first.node < len(hosts) else "", len(hosts) > 1
@@ -80,7 +80,7 @@ def exception_of(end: RankExit) -> str:
 
 def other_ends(outcome: RunResult) -> list[EndedAlike]:
     """Return what happened to the ranks that did not fail first, grouped by equal exits."""
-    others = [end for end in outcome.ends if outcome.first is None or end.rank != outcome.first.rank]
+    others = [end for end in outcome.exits if outcome.root_cause is None or end.rank != outcome.root_cause.rank]
     groups = by_value((end, _likeness(end)) for end in others)
     found = [EndedAlike([end.rank for end in ends], _fate(ends[0]), ends[0]) for ends in groups.values()]
     return sorted(found, key=lambda group: group.ranks)
@@ -89,7 +89,7 @@ def other_ends(outcome: RunResult) -> list[EndedAlike]:
 def _fate(end: RankExit) -> Fate:
     if end.ok:
         return Fate.SUCCEEDED
-    if end.by_us:
+    if end.by_muster:
         return Fate.TERMINATED
     if end.by_launcher:
         return Fate.TERMINATED_BY_LAUNCHER

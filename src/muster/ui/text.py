@@ -29,13 +29,13 @@ def begin_in_words(plan: Plan, run_id: str, facts: Mapping[str, Any]) -> str:
     job = plan.job
     launcher = "exec" if job.launcher == "fork" and not facts.get("fork") else job.launcher
     words = f"{run_id}: {plural(plan.world_size, 'rank')}, launcher {launcher}"
-    if all(command.python_at is None for command in plan.commands):
+    if all(command.python_index is None for command in plan.commands):
         return f"{words}, `{job.program.argv[0].removeprefix(BUNDLED)}`"
     threads = _threads({node.host.threads for node in plan.nodes})
     versions = [f"Python {safe(facts['python'])}"] if facts.get("python") else []
     versions += [f"torch {safe(facts['torch'])}"] if facts.get("torch") else []
     python = safe(facts.get("executable", job.python))
-    return f"{words}, {threads}, {python} ({', '.join(versions)}; {job.python_why})"
+    return f"{words}, {threads}, {python} ({', '.join(versions)}; {job.python_source})"
 
 
 def _threads(found: Iterable[int | None]) -> str:
@@ -72,15 +72,15 @@ def outcome_in_words(outcome: RunResult, operand: str, world_size: int, hosts: S
         lines.append(reason if outcome.state is RunState.BROKEN else f"ended {after}: {reason}")
         hint = hint_of(outcome.stopped)
         lines += [f"hint: {_indented(hint)}"] if hint else []
-        if outcome.first is not None:
-            lines.append(f"rank {outcome.first.rank} had failed: {ended_in_words(outcome.first)}")
+        if outcome.root_cause is not None:
+            lines.append(f"rank {outcome.root_cause.rank} had failed: {ended_in_words(outcome.root_cause)}")
     if outcome.state is not RunState.SUCCEEDED:
         lines += others_in_words(outcome)
-    lines += map(leftover_in_words, outcome.left)
+    lines += map(leftover_in_words, outcome.leftovers)
     lines += map(lost_in_words, outcome.lost)
     lines += unlogged_in_words(outcome.unlogged)
-    if outcome.state is not RunState.SUCCEEDED and outcome.ends:
-        rank = f" --rank {outcome.first.rank}" if outcome.first is not None else ""
+    if outcome.state is not RunState.SUCCEEDED and outcome.exits:
+        rank = f" --rank {outcome.root_cause.rank}" if outcome.root_cause is not None else ""
         lines.append(f"its log: muster logs {operand}{rank}" if rank else f"the logs: muster logs {operand}")
     return "\n".join(lines)
 
@@ -180,7 +180,7 @@ def show_in_words(
     lines += _how_in_words(job, facts_of(events), hosts)
     lines += ["", now] if now else []
     if outcome is not None:
-        lines += ["", outcome_in_words(outcome, operand or run_id, len(outcome.ends), hosts)]
+        lines += ["", outcome_in_words(outcome, operand or run_id, len(outcome.exits), hosts)]
         if outcome.state is RunState.SUCCEEDED and outcome.attempt:
             lines.append(f"in attempt {outcome.attempt}")
     spans = steps_of(events)
