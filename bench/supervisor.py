@@ -56,17 +56,17 @@ class BenchController(Controller):
         super().__init__(loop, plan, Run(Path("/nowhere")), links, config)
         self.records: list[str] = []
 
-    def note(self, kind: str, fields: Mapping[str, Any]) -> None:
+    def record(self, kind: str, fields: Mapping[str, Any]) -> None:
         """Keep an event, as a line of events.jsonl."""
         self.records.append(json.dumps({"event": kind, **fields}))
 
-    def say(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """Keep words for the person."""
-        self.note("say", {"text": text})
+        self.record("say", {"text": text})
 
     def begin(self) -> None:
         """Keep what is known when the ranks start."""
-        self.note("begin", {"facts": self.facts})
+        self.record("begin", {"facts": self.facts})
 
     def frame(self, node: int, kind: str, **fields: Any) -> None:
         """An agent says this."""
@@ -79,12 +79,14 @@ class BenchController(Controller):
     def end(self, rank: int, code: int | None = None, signal: int | None = None) -> None:
         """A rank ends."""
         why = {"kind": "ended", "t": self.began + 1.0, "summary": "", "frames": []} if code else None
-        self.frame(self.node_of(rank), "ended", attempt=0, rank=rank, code=code, signal=signal, why=why, asked=None)
+        self.frame(
+            self.node_of(rank), "rank_exited", attempt=0, rank=rank, code=code, signal=signal, why=why, asked=None
+        )
 
     def sweep(self) -> None:
         """Nothing is left on any node."""
         for link in self.links:
-            self.frame(link.node, "swept", ended=[], left=[])
+            self.frame(link.node, "cleaned_up", ended=[], left=[])
 
 
 def end_well(world: BenchController, count: int) -> None:
@@ -152,10 +154,10 @@ def started_by_torchrun(world: BenchController, count: int) -> None:
     for rank in range(count):
         if rank % RANKS_A_NODE < RANKS_A_NODE - 1:
             joined = {"attempt": 0, "rank": rank, "launcher": "torchrun", "world_size": count}
-            world.frame(world.node_of(rank), "joined", **joined)
+            world.frame(world.node_of(rank), "rank_registered", **joined)
     for link in world.links:
         ended: dict[str, Any] = {"attempt": 0, "code": 1, "signal": None, "name": "torchrun", "words": []}
-        world.frame(link.node, "launcher_ended", **ended)
+        world.frame(link.node, "launcher_exited", **ended)
         world._count_joined(0, link.node)
     for rank in range(count):
         if rank % RANKS_A_NODE < RANKS_A_NODE - 1:
@@ -204,7 +206,7 @@ def whole(way: Callable[[BenchController, int], None], plan: Plan, count: int) -
         world = BenchController(loop, plan)
         for node in plan.nodes:
             world.frame(node.number, "ready", fork=False, why="")
-        world.frame(0, "listening", attempt=0, port=29500)
+        world.frame(0, "store_opened", attempt=0, port=29500)
         began = time.process_time()
         way(world, count)
         assert world.outcome is not None, way.__name__

@@ -135,10 +135,14 @@ def fits(value: str | None, text: Any) -> bool:
 
 def planned(inherited: Mapping[str, Any], of: Mapping[str, Any], node: Mapping[str, str]) -> dict[str, Any]:
     """The environment that the plan says a process has; `node` is what its node has."""
-    found = {name: value for name, value in inherited.items() if not (of["unset"] and re.fullmatch(of["unset"], name))}
-    restored = of.get("restored") or "-"
+    found = {
+        name: value
+        for name, value in inherited.items()
+        if not (of["unset_pattern"] and re.fullmatch(of["unset_pattern"], name))
+    }
+    restored = of.get("restored_pattern") or "-"
     found.update({name: value for name, value in node.items() if re.fullmatch(restored, name)})
-    return {**of["defaults"], **found, **of["env"]}
+    return {**of["env_defaults"], **found, **of["env"]}
 
 
 def differences(found: Mapping[str, str], expected: Mapping[str, Any], allowed: Mapping[str, str]) -> list[str]:
@@ -196,7 +200,7 @@ def check(plan: Mapping[str, Any], folder: Path, place: Mapping[str, str] | None
             assert not wrong, "\n".join([f"rank {rank['rank']} of {launcher}:", *wrong])
             continue
         node = {name: value for name, value in told["above"][number]["env"].items() if not re.fullmatch(OF_AGENT, name)}
-        if plan["job"]["place"] == "ssh":
+        if plan["job"]["transport"] == "ssh":
             node["PATH"] = {"late": "PATH"}  # which the agent has set since
         if plan["inherited"] is not None:
             assert plan["inherited"]["env"] == node

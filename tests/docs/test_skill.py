@@ -42,7 +42,7 @@ def test_the_fields_it_names_are_there(muster):
         real = next(line for line in lines if line["event"] == event and line.get("rank", 1) == 1)
         has(real, example(event), event)
     assert "outcome" == lines[-1]["event"]
-    assert {"by_us", "failure"} <= set(lines[-1]["ends"][0]) and "frames" in lines[-1]["first"]["failure"]
+    assert {"by_muster", "failure"} <= set(lines[-1]["exits"][0]) and "frames" in lines[-1]["root_cause"]["failure"]
 
     (run,) = json.loads(muster("ps", "--json").stdout)
     assert set(named("ps")) <= set(run)

@@ -46,7 +46,7 @@ def test_a_rank_that_raises_is_named_and_not_its_peers_that_lose_it(muster: Any,
         + "def step():\n    if rank == 1:\n        raise ValueError('bad batch')\n\nstep()\ndist.all_reduce(total)\n"
     )
     one_failure(muster, golden, "end-raises.txt", 1, "-g", "2", str(script(text, "train.py")))
-    first = outcome(muster)["first"]
+    first = outcome(muster)["root_cause"]
     assert (1, 1, "raised") == (first["rank"], first["code"], first["failure"]["kind"])
     assert "ValueError: bad batch" == first["failure"]["summary"]
     waited = muster("wait", "last")
@@ -57,7 +57,7 @@ def test_a_rank_that_raises_is_named_and_not_its_peers_that_lose_it(muster: Any,
 def test_a_killed_rank_gives_128_and_its_signal(muster: Any, script: Script, golden: Any) -> None:
     text = MEET + "print('last words')\nif rank == 1:\n    os.kill(os.getpid(), 9)\ndist.all_reduce(total)\n"
     one_failure(muster, golden, "end-killed.txt", 137, "-g", "2", str(script(text, "train.py")))
-    first = outcome(muster)["first"]
+    first = outcome(muster)["root_cause"]
     assert (1, None, 9) == (first["rank"], first["code"], first["signal"])
     assert b"last words\n" == (muster.newest() / "attempt_0" / "rank_00001.out").read_bytes()
 
@@ -115,11 +115,11 @@ def test_a_rank_that_raised_is_named_first_though_it_exits_after_its_peers(
 ) -> None:
     done = muster("run", "-g", "3", str(script(MEET + SLOW.format(slow=slow))))
     found = outcome(muster)
-    ends = {end["rank"]: end for end in found["ends"]}
+    ends = {end["rank"]: end for end in found["exits"]}
     assert ends[1]["when"] > max(ends[0]["when"], ends[2]["when"]), "the peers were to end before it"
     assert "lost peer" == ends[0]["failure"]["kind"]
-    assert (1, 1, "raised") == (found["code"], found["first"]["rank"], found["first"]["failure"]["kind"])
-    assert "RuntimeError: mine" == found["first"]["failure"]["summary"]
+    assert (1, 1, "raised") == (found["code"], found["root_cause"]["rank"], found["root_cause"]["failure"]["kind"])
+    assert "RuntimeError: mine" == found["root_cause"]["failure"]["summary"]
     assert "rank 1 failed first" in report(done.stderr)
     assert 1 == done.returncode
 

@@ -126,7 +126,7 @@ def test_ps_show_and_wait_tell_of_a_run_while_it_runs_and_after(muster: Any, scr
     (row,) = muster("ps").stdout.splitlines()[1:]
     assert [run.id, "mine", "2", "failed", "5"] == row.split()[:5]
     shown = json.loads(muster("show", "--json").stdout)
-    assert ("failed", 5, 2) == (shown["state"], shown["code"], len(shown["outcome"]["ends"]))
+    assert ("failed", 5, 2) == (shown["state"], shown["code"], len(shown["outcome"]["exits"]))
 
 
 def test_show_tells_what_ranks_use(muster: Any, script: Script) -> None:

@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from muster.client.remote import Way
-from muster.core.layout import layout
-from muster.core.model import Host, Job, Plan, Program, as_json
+from muster.core.model import as_json
 from muster.protocol.frames import VERSION, FrameDecoder, encode_frame
 from muster.protocol.local_sockets import SUPERVISOR, Sockets, keep, new_token
 
 HERE = os.uname().nodename
+OLDER = Path(__file__).parents[1] / "unit" / "older"
+"""Files of runs as the version before has written them."""
 
 
 class Controller:
@@ -29,8 +30,7 @@ class Controller:
     def __init__(self, home: Path, run_id: str, answers: Callable[[dict[str, Any]], list[bytes]]):
         self.run, self.answers, self.heard = home / "runs" / run_id, answers, list[dict[str, Any]]()
         self.run.mkdir(parents=True, mode=0o700)
-        job = Job(Program("script", ("train.py",)), "exec", "python3", "", "/", transport="local")
-        self.plan = as_json(Plan(job, layout([(Host(HERE), 1)]), ()))
+        self.plan = json.loads((OLDER / "detached" / "plan.json").read_text())
         record: dict[str, Any] = {
             "id": run_id,
             "name": "",
@@ -38,7 +38,7 @@ class Controller:
             "cwd": "/",
             "started": "2026-11-27 10:11:12",
         }
-        record.update(time=time.time(), ranks=1, pid=0, pid_started="", host=HERE, boot="x", there=str(self.run))
+        record.update(time=time.time(), ranks=2, pid=0, pid_started="", host=HERE, boot="x", there=str(self.run))
         self.write("job.json", {**record, "served": {"name": HERE, "user": ""}, "shared": True})
         self.write("plan.json", self.plan)
         ways = home / "ways"

@@ -129,7 +129,7 @@ class Both:
             )
         outcome = self.muster.newest() / "outcome.json"
         assert outcome.exists(), f"muster did not finish: {said}"
-        (end,) = json.loads(outcome.read_text())["ends"] or [None]
+        (end,) = json.loads(outcome.read_text())["exits"] or [None]
         assert end is not None, f"muster started no rank:\n{said.stderr}"
         status = end["code"] if end["signal"] is None else -end["signal"]
         expected = status if status >= 0 else 128 - status

@@ -64,7 +64,7 @@ def test_ranks_that_ignore_sigint_get_sigterm_and_then_sigkill(muster: Any) -> N
         run.process.send_signal(signal.SIGINT)
         status, _, err = run.end()
         assert 130 == status
-        assert [signal.SIGTERM, signal.SIGKILL] == [end["signal"] for end in run.outcome()["ends"]]
+        assert [signal.SIGTERM, signal.SIGKILL] == [end["signal"] for end in run.outcome()["exits"]]
         steps = ["SIGINT to 2 ranks, 1 s to end", "SIGTERM to 2 ranks, 1 s to end", "killing rank 1 (SIGKILL)"]
         at = [err.index(step) for step in steps]
         assert sorted(at) == at
@@ -81,7 +81,7 @@ def test_a_sigint_that_was_ignored_where_muster_was_started_interrupts_all_the_s
         everybody = run.everybody()
         run.process.send_signal(signal.SIGINT)
         assert 130 == run.end()[0]
-        assert [3, 3] == [end["code"] for end in run.outcome()["ends"]]
+        assert [3, 3] == [end["code"] for end in run.outcome()["exits"]]
         no_one_left(everybody, run.id)
 
 
@@ -96,7 +96,7 @@ def test_ctrl_c_twice_kills_at_once(muster: Any) -> None:
         status, _, err = run.end()
         assert 130 == status
         assert "interrupted (Ctrl-C), then Ctrl-C: killing 2 ranks (SIGKILL)" in err
-        assert [signal.SIGKILL] * 2 == [end["signal"] for end in run.outcome()["ends"]]
+        assert [signal.SIGKILL] * 2 == [end["signal"] for end in run.outcome()["exits"]]
         no_one_left(everybody, run.id)
 
 
@@ -115,7 +115,7 @@ def test_sigterm_and_sighup_are_told_apart(muster: Any, number: int, status: int
         run.process.send_signal(number)
         found, _, err = run.end()
         assert (status, True) == (found, words in err), err
-        assert [signal.SIGTERM] * 2 == [end["signal"] for end in run.outcome()["ends"]]
+        assert [signal.SIGTERM] * 2 == [end["signal"] for end in run.outcome()["exits"]]
         assert status == muster("wait", run.id).returncode
         no_one_left(everybody, run.id)
 
@@ -274,7 +274,7 @@ def test_kill_ends_several_runs_at_once_and_all_of_them(muster: Any, tmp_path: P
         assert {f"{run.id}: ended" for run in (first, second)} == set(told.splitlines())
         for run in (first, second):
             assert 137 == run.end()[0]
-            assert [0] == [end["code"] for end in run.outcome()["ends"]]
+            assert [0] == [end["code"] for end in run.outcome()["exits"]]
 
         listed = f"{third.id}  c  running  "
         unasked = muster("kill", "--all")

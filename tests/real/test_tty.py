@@ -121,7 +121,7 @@ def test_a_rank_that_is_alone_on_a_terminal_has_one(
     assert b"dots. 0\n! 0\n" in kept and kept.endswith(b"hidden\n" if end == "killed" else b"division by zero\n")
     assert b"" == log(muster, 0, "err")
     if end == "raises":
-        assert "ZeroDivisionError: division by zero" == outcome(muster)["first"]["failure"]["summary"]
+        assert "ZeroDivisionError: division by zero" == outcome(muster)["root_cause"]["failure"]["summary"]
     assert [] == living(carriers(newest(muster).name))
 
 

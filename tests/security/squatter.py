@@ -31,9 +31,9 @@ def frame(**fields: Any) -> bytes:
 
 ORDER = {
     "argv": ["touch", f"{folder}/harm"],
-    "args_at": None,
+    "args_index": None,
     "cwd": "/",
-    "defaults": {},
+    "env_defaults": {},
     "visible": {},
     "cpus": [],
     "env": {},

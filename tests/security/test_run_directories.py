@@ -76,7 +76,7 @@ def test_no_word_of_a_run_directory_is_run(muster: Any, tmp_path: Path) -> None:
     trap = tmp_path / "trap"
     trap.write_text(f"#!/bin/sh\ntouch {tmp_path}/sprung\n")
     trap.chmod(0o755)
-    evil = plan(ssh=(str(trap),), python=str(trap), setup=(str(trap),), python_why="--python")
+    evil = plan(ssh=(str(trap),), python=str(trap), setup=(str(trap),), python_source="--python")
     here = os.uname().nodename
     records = {
         "aaaaa": record(),
@@ -88,7 +88,7 @@ def test_no_word_of_a_run_directory_is_run(muster: Any, tmp_path: Path) -> None:
         "fffff": record(host=here, there=f"');import os;os.system('{trap}')#"),
     }
     for middle, job in records.items():
-        plan_of = {**evil, "job": {**evil["job"], "place": "local"}} if middle in ("ddddd", "fffff") else evil
+        plan_of = {**evil, "job": {**evil["job"], "transport": "local"}} if middle in ("ddddd", "fffff") else evil
         plant(muster.home, {"plan.json": plan_of, "job.json": job}, f"20261127-101112-{middle}-train")
     # a host that does not exist takes no time
     env = {**muster.env, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}

@@ -58,7 +58,7 @@ def test_what_fails_first_is_told_with_its_host(there: LabCluster) -> None:
     assert 1 == done.returncode, done.stderr
     assert "rank 4 on n3 failed first" in done.stderr
     assert "ZeroDivisionError" in done.stderr
-    assert 4 == there.outcome()["first"]["rank"]
+    assert 4 == there.outcome()["root_cause"]["rank"]
     there.nothing_left()
 
 

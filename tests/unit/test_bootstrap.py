@@ -186,7 +186,7 @@ def test_the_controller_is_told_by_its_own_clock() -> None:
 @pytest.mark.parametrize("launcher", ["exec", "mpirun"])
 def test_a_part_is_the_message_of_the_catalogue(launcher: str) -> None:
     """All its fields but what a terminal here adds. Ranks that an external launcher starts may be on any node."""
-    plan = plan_of("n1", "n2", launcher=launcher, place="ssh")
+    plan = plan_of("n1", "n2", launcher=launcher, transport="ssh")
     where = RunPlace(RUN_ID, "/runs/a", "t")
     _, parts = Bootstrap(Hosts(), Need("/")).configure(
         plan, where, rendezvous.Rendezvous("10.0.0.1", 1, ({}, {})), 7.0, True, True

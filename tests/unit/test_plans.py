@@ -259,7 +259,7 @@ def test_an_outcome_survives_its_file(outcome: RunResult) -> None:
 def test_an_outcome_of_another_version_can_be_read() -> None:
     """What a newer muster added is left out; what an older one did not write has its default."""
     data = as_json(OUTCOMES[1])
-    data["colour"] = data["first"]["colour"] = data["first"]["failure"]["colour"] = "red"
+    data["colour"] = data["root_cause"]["colour"] = data["root_cause"]["failure"]["colour"] = "red"
     assert outcome_from_json(data) == OUTCOMES[1]
     assert outcome_from_json({"state": "failed", "code": 1, "duration": 2.0}) == RunResult(RunState.FAILED, 1, 2.0)
 

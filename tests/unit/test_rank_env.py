@@ -68,7 +68,7 @@ def test_a_rank_finds_what_torchrun_would_have_set() -> None:
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_ranks_of_all_launchers_are_told_the_same(launcher: str) -> None:
     """Who they are, which GPUs are theirs and what the user has set, on each node, whoever starts them."""
-    where = {"place": "ssh"} if "ssh" in LAUNCHERS[launcher].places else {"place": "step", "scheduler": "slurm"}
+    where = {"transport": "ssh"} if "ssh" in LAUNCHERS[launcher].places else {"transport": "step", "scheduler": "slurm"}
     even = layout([(Host(f"n{node}", threads=2, gpus=("4", "5")), 2) for node in (1, 2)])
     plan = made(launcher, even, **where, allocation="7")
     expected = {
@@ -132,7 +132,7 @@ def test_the_role_that_a_launcher_was_given_stays() -> None:
 @pytest.mark.parametrize(("launcher", "own_step"), [("srun", True), ("mpirun", False)])
 def test_what_slurm_tells_of_the_job(launcher: str, own_step: bool) -> None:
     """Ranks have it from their node; a rank that is a task of Slurm is in a step of its own, and knows that itself."""
-    of = of_each_rank(made(launcher, layout([(Host("n1"), 3)]), place="step", scheduler="slurm", allocation="7"))[0]
+    of = of_each_rank(made(launcher, layout([(Host("n1"), 3)]), transport="step", scheduler="slurm", allocation="7"))[0]
     assert all(re.fullmatch(of.restored, name) for name in ("SLURM_JOB_ID", "SLURMD_NODENAME", "CUDA_VISIBLE_DEVICES"))
     assert own_step != bool(re.fullmatch(of.restored, "SLURM_STEP_ID"))
     removed = [name for name in ("SLURM_NTASKS", "SLURM_STEP_ID", "SRUN_DEBUG") if re.fullmatch(of.unset, name)]

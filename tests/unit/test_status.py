@@ -196,7 +196,7 @@ def test_a_run_of_the_version_before(tmp_path: Path) -> None:
     run = made(tmp_path, **QUEUED, **old)
     assert Scheduled("slurm", "17", "train", allocated=True, requeue=2) == run.scheduled
     assert RunStatus(RunState.PENDING) == status(run, Told(queue="PENDING"))
-    assert ("step", "slurm") == (run.job["job"]["place"], run.job["job"]["scheduler"])
+    assert ("step", "slurm") == (run.job["job"]["transport"], run.job["job"]["scheduler"])
 
 
 @pytest.mark.parametrize(

@@ -146,22 +146,22 @@ ENDS = [
             "duration": 3.6,
             "attempt": 0,
             "reason": "",
-            "first": None,
-            "ends": (RankExit(0, 0, 3.0, 0), RankExit(1, 0, 3.5, 0)),
-            "left": (),
+            "root_cause": None,
+            "exits": (RankExit(0, 0, 3.0, 0), RankExit(1, 0, 3.5, 0)),
+            "leftovers": (),
         },
     ),
     History(
         "After success, what ranks left behind has the grace to end by itself, and what had to be ended is told.",
         ranks(1),
         [*BEGUN, (RankExited(3.0, 0, 0, 0), [CleanUp(10.0)]), (CleanedUp(13.1, 0, (sleep(7),)), [])],
-        {"state": "succeeded", "code": 0, "duration": 13.1, "left": (sleep(7)._replace(killed=True),)},
+        {"state": "succeeded", "code": 0, "duration": 13.1, "leftovers": (sleep(7)._replace(killed=True),)},
     ),
     History(
         "What outlives even the sweep is told, after a failure too; what the sweep ended then is not.",
         ranks(1),
         [*BEGUN, (RankExited(3.0, 0, 0, 2), [CleanUp(0.0)]), (CleanedUp(8.0, 0, (sleep(7),), (dd(8),)), [])],
-        {"state": "failed", "code": 2, "left": (dd(8),)},
+        {"state": "failed", "code": 2, "leftovers": (dd(8),)},
     ),
     History(
         "A rank exits with 7: the others are asked to end at once, and killed after the grace. 7 is the exit status.",
@@ -179,8 +179,8 @@ ENDS = [
         {
             "state": "failed",
             "code": 7,
-            "first": RankExit(2, 0, 5.0, 7),
-            "ends": (
+            "root_cause": RankExit(2, 0, 5.0, 7),
+            "exits": (
                 RankExit(0, 0, 5.1, signal=15, by_muster=True),
                 RankExit(1, 0, 15.1, signal=9, by_muster=True),
                 RankExit(2, 0, 5.0, 7),
@@ -202,8 +202,8 @@ ENDS = [
         {
             "state": "failed",
             "code": 139,
-            "first": RankExit(2, 0, 5.0, signal=11),
-            "ends": (
+            "root_cause": RankExit(2, 0, 5.0, signal=11),
+            "exits": (
                 RankExit(0, 0, 5.1, signal=6, late=True),
                 RankExit(1, 0, 5.2, signal=9, late=True),
                 RankExit(2, 0, 5.0, signal=11),
@@ -224,7 +224,7 @@ ENDS = [
             (RankExited(4.2, 1, 0, signal=15), [CleanUp(0.0)]),
             (CleanedUp(4.3, 0), []),
         ],
-        {"state": "interrupted", "code": 143, "first": None},
+        {"state": "interrupted", "code": 143, "root_cause": None},
     ),
     History(
         "A launcher ends the others as soon as one rank has failed, of whatever: that one failed first.",
@@ -239,8 +239,8 @@ ENDS = [
         {
             "state": "failed",
             "code": 1,
-            "first": RankExit(1, 0, 5.0, 1, failure=lost_peer(4.9)),
-            "ends": (
+            "root_cause": RankExit(1, 0, 5.0, 1, failure=lost_peer(4.9)),
+            "exits": (
                 RankExit(0, 0, 5.1, signal=15, by_launcher=True),
                 RankExit(1, 0, 5.0, 1, failure=lost_peer(4.9)),
                 RankExit(2, 0, 5.2, 5, by_launcher=True),
@@ -257,13 +257,13 @@ ENDS = [
             (RankExited(6.2, 1, 0, signal=15), [CleanUp(0.0)]),
             (CleanedUp(6.3, 0), []),
         ],
-        {"state": "failed", "code": 137, "first": RankExit(0, 0, 5.1, signal=9, by_launcher=True)},
+        {"state": "failed", "code": 137, "root_cause": RankExit(0, 0, 5.1, signal=9, by_launcher=True)},
     ),
     History(
         "A signal becomes 128 + n.",
         ranks(1),
         [*BEGUN, (RankExited(5.0, 0, 0, signal=11), [CleanUp(0.0)]), (CleanedUp(5.1, 0), [])],
-        {"state": "failed", "code": 139, "first": RankExit(0, 0, 5.0, signal=11)},
+        {"state": "failed", "code": 139, "root_cause": RankExit(0, 0, 5.0, signal=11)},
     ),
     History(
         "A rank that ends well although it was asked to end has ended well.",
@@ -274,7 +274,7 @@ ENDS = [
             (RankExited(5.2, 1, 0, 0), [CleanUp(0.0)]),
             (CleanedUp(5.3, 0), []),
         ],
-        {"state": "failed", "code": 3, "ends": (RankExit(0, 0, 5.0, 3), RankExit(1, 0, 5.2, 0))},
+        {"state": "failed", "code": 3, "exits": (RankExit(0, 0, 5.0, 3), RankExit(1, 0, 5.2, 0))},
     ),
     History(
         "Ranks that end because they were asked are no first cause, whatever their status.",
@@ -288,8 +288,8 @@ ENDS = [
         ],
         {
             "code": 3,
-            "first": RankExit(2, 0, 5.0, 3),
-            "ends": (
+            "root_cause": RankExit(2, 0, 5.0, 3),
+            "exits": (
                 RankExit(0, 0, 5.1, 1, by_muster=True, failure=raised(5.05)),
                 RankExit(1, 0, 5.2, 143, by_muster=True),
                 RankExit(2, 0, 5.0, 3),
@@ -309,7 +309,7 @@ CAUSES = [
             (RankExited(6.0, 1, 0, signal=15), [CleanUp(0.0)]),
             (CleanedUp(6.1, 0), []),
         ],
-        {"state": "failed", "code": 9, "first": RankExit(2, 0, 5.0 + ROOT_CAUSE_WAIT - 0.1, 9)},
+        {"state": "failed", "code": 9, "root_cause": RankExit(2, 0, 5.0 + ROOT_CAUSE_WAIT - 0.1, 9)},
     ),
     History(
         "A lost peer alone ends the run after SETTLE seconds, and its exit status is the run's.",
@@ -322,7 +322,7 @@ CAUSES = [
             (RankExited(6.5, 1, 0, signal=15), [CleanUp(0.0)]),
             (CleanedUp(6.6, 0), []),
         ],
-        {"state": "failed", "code": 4, "first": RankExit(0, 0, 5.0, 4, failure=lost_peer(4.9))},
+        {"state": "failed", "code": 4, "root_cause": RankExit(0, 0, 5.0, 4, failure=lost_peer(4.9))},
     ),
     History(
         "When all ranks have fallen, there is nobody left to wait for.",
@@ -333,7 +333,7 @@ CAUSES = [
             (RankExited(5.1, 1, 0, 5, failure=lost_peer(4.8)), [CleanUp(0.0)]),
             (CleanedUp(5.2, 0), []),
         ],
-        {"state": "failed", "code": 5, "first": RankExit(1, 0, 5.1, 5, failure=lost_peer(4.8))},
+        {"state": "failed", "code": 5, "root_cause": RankExit(1, 0, 5.1, 5, failure=lost_peer(4.8))},
     ),
     History(
         "An exception of the script outranks ranks that fell for want of it before it was seen; its status counts.",
@@ -345,7 +345,7 @@ CAUSES = [
             (RankExited(5.5, 2, 0, 1, failure=raised(5.4)), [CleanUp(0.0)]),
             (CleanedUp(5.6, 0), []),
         ],
-        {"code": 1, "first": RankExit(2, 0, 5.5, 1, failure=raised(5.4))},
+        {"code": 1, "root_cause": RankExit(2, 0, 5.5, 1, failure=raised(5.4))},
     ),
     History(
         "Of two exceptions the first to be seen counts, not the first rank to be gone.",
@@ -356,7 +356,7 @@ CAUSES = [
             (RankExited(5.1, 1, 0, 5, failure=raised(4.7)), [CleanUp(0.0)]),
             (CleanedUp(5.2, 0), []),
         ],
-        {"code": 5, "first": RankExit(1, 0, 5.1, 5, failure=raised(4.7))},
+        {"code": 5, "root_cause": RankExit(1, 0, 5.1, 5, failure=raised(4.7))},
     ),
     History(
         "A rank that had raised before it was asked, and whose exit our SIGTERM cut short, failed by itself with 1.",
@@ -367,7 +367,7 @@ CAUSES = [
             (RankExited(5.1, 1, 0, signal=15, failure=raised(4.9)), [CleanUp(0.0)]),
             (CleanedUp(5.2, 0), []),
         ],
-        {"code": 1, "first": RankExit(1, 0, 5.1, 1, failure=raised(4.9))},
+        {"code": 1, "root_cause": RankExit(1, 0, 5.1, 1, failure=raised(4.9))},
     ),
     History(
         "A signal from outside is a cause of its own, whatever words about peers stand in the log.",
@@ -378,7 +378,7 @@ CAUSES = [
             (RankExited(5.1, 1, 0, signal=15), [CleanUp(0.0)]),
             (CleanedUp(5.2, 0), []),
         ],
-        {"code": 134, "first": RankExit(0, 0, 5.0, signal=6, failure=lost_peer(4.9))},
+        {"code": 134, "root_cause": RankExit(0, 0, 5.0, signal=6, failure=lost_peer(4.9))},
     ),
 ]
 
@@ -399,7 +399,7 @@ ASKED = [
             (RankExited(20.1, 0, 0, signal=9), [CleanUp(0.0)]),
             (CleanedUp(20.2, 0), []),
         ],
-        {"state": "interrupted", "code": 130, "reason": "interrupted (Ctrl-C)", "first": None},
+        {"state": "interrupted", "code": 130, "reason": "interrupted (Ctrl-C)", "root_cause": None},
     ),
     History(
         "Ranks that end in time after Ctrl-C are not asked again.",
@@ -414,7 +414,7 @@ ASKED = [
         {
             "state": "interrupted",
             "code": 130,
-            "ends": (RankExit(0, 0, 5.1, signal=2, by_muster=True), RankExit(1, 0, 5.2, 0)),
+            "exits": (RankExit(0, 0, 5.1, signal=2, by_muster=True), RankExit(1, 0, 5.2, 0)),
         },
     ),
     History(
@@ -469,7 +469,7 @@ ASKED = [
             (RankExited(15.1, 0, 0, signal=9), [CleanUp(0.0)]),
             (CleanedUp(15.2, 0), []),
         ],
-        {"state": "interrupted", "code": 143, "reason": "muster was sent SIGTERM", "first": None},
+        {"state": "interrupted", "code": 143, "reason": "muster was sent SIGTERM", "root_cause": None},
     ),
     History(
         "A closed terminal is told apart: exit status 129.",
@@ -515,7 +515,7 @@ ASKED = [
             (RankExited(5.6, 1, 0, signal=15), [CleanUp(0.0)]),
             (CleanedUp(5.7, 0), []),
         ],
-        {"state": "interrupted", "code": 130, "first": RankExit(0, 0, 5.0, 7)},
+        {"state": "interrupted", "code": 130, "root_cause": RankExit(0, 0, 5.0, 7)},
     ),
     History(
         "Ctrl-C before any rank was started ends the agents at once; ranks that could start now do not.",
@@ -526,7 +526,7 @@ ASKED = [
             (StoreOpened(0.9, 0, 29500), []),
             (CleanedUp(1.0, 0), []),
         ],
-        {"state": "interrupted", "code": 130, "ends": ()},
+        {"state": "interrupted", "code": 130, "exits": ()},
     ),
     History(
         "Ctrl-C after success, while muster waits for what a rank left behind, ends the wait at once.",
@@ -557,7 +557,7 @@ TIMEOUTS = [
             (RankExited(70.1, 1, 0, signal=9), [CleanUp(0.0)]),
             (CleanedUp(70.2, 0), []),
         ],
-        {"state": "timed out", "code": 124, "reason": "--timeout of 60 s is over", "first": None},
+        {"state": "timed out", "code": 124, "reason": "--timeout of 60 s is over", "root_cause": None},
     ),
     History(
         "--timeout holds while the interpreter warms up, too.",
@@ -568,7 +568,7 @@ TIMEOUTS = [
             (StoreOpened(2.1, 0, 29500), []),
             (CleanedUp(2.2, 0), []),
         ],
-        {"state": "timed out", "code": 124, "ends": ()},
+        {"state": "timed out", "code": 124, "exits": ()},
     ),
     History(
         "A run that is already ending is not timed out.",
@@ -589,13 +589,13 @@ BROKEN = [
         "An agent that cannot get ready ends the run with 125 and its words.",
         ranks(2),
         [(StartFailed(0.7, 0, no_torch("/usr/bin/python3")), [CleanUp(0.0)]), (CleanedUp(0.8, 0), [])],
-        {"state": "broken", "code": 125, "reason": "there is no torch in /usr/bin/python3 (Python ?)", "ends": ()},
+        {"state": "broken", "code": 125, "reason": "there is no torch in /usr/bin/python3 (Python ?)", "exits": ()},
     ),
     History(
         "An agent that is lost takes its ranks with it: 125, and nothing is asked of ranks that nobody can reach.",
         ranks(2),
         [*BEGUN, (NodeLost(5.0, 0, "the agent on a ended"), [CleanUp(0.0)])],
-        {"state": "broken", "code": 125, "reason": "the agent on a ended", "duration": 5.0, "ends": ()},
+        {"state": "broken", "code": 125, "reason": "the agent on a ended", "duration": 5.0, "exits": ()},
     ),
     History(
         "An agent that is lost while it gets ready ends the run.",
@@ -613,7 +613,7 @@ BROKEN = [
             (RankExited(5.2, 1, 0, signal=15), [CleanUp(0.0)]),
             (CleanedUp(5.3, 0), []),
         ],
-        {"state": "failed", "code": 125, "reason": STORE, "first": None},
+        {"state": "failed", "code": 125, "reason": STORE, "root_cause": None},
     ),
     History(
         "The same when a rank had fallen before the end of the store was seen.",
@@ -657,8 +657,8 @@ RESTARTS = [
             "state": "succeeded",
             "code": 0,
             "attempt": 1,
-            "first": None,
-            "ends": (RankExit(0, 0, 4.0, 0), RankExit(1, 0, 4.1, 0)),
+            "root_cause": None,
+            "exits": (RankExit(0, 0, 4.0, 0), RankExit(1, 0, 4.1, 0)),
         },
     ),
     History(
@@ -686,7 +686,7 @@ RESTARTS = [
             (RankExited(4.1, 1, 1, signal=15), [CleanUp(0.0)]),
             (CleanedUp(4.2, 0), []),
         ],
-        {"state": "failed", "code": 5, "attempt": 1, "first": RankExit(0, 0, 4.0, 5)},
+        {"state": "failed", "code": 5, "attempt": 1, "root_cause": RankExit(0, 0, 4.0, 5)},
     ),
     History(
         "Ctrl-C between two attempts: there is no second one.",
@@ -759,7 +759,7 @@ RESTARTS = [
         "While something of an attempt still lives, there is no next one: it may hold a GPU.",
         ranks(1, max_restarts=3),
         [*BEGUN, (RankExited(2.0, 0, 0, 7), [CleanUp(0.0)]), (CleanedUp(8.0, 0, (), (dd(8),)), [])],
-        {"state": "failed", "code": 7, "attempt": 0, "left": (dd(8),)},
+        {"state": "failed", "code": 7, "attempt": 0, "leftovers": (dd(8),)},
     ),
     History(
         "Without its agent an attempt cannot be repeated.",
@@ -769,7 +769,7 @@ RESTARTS = [
             (RankExited(2.0, 0, 0, 7), [CleanUp(0.0)]),
             (NodeLost(2.1, 0, "the agent on a ended"), [CleanUp(0.0)]),
         ],
-        {"state": "broken", "code": 125, "attempt": 0, "first": RankExit(0, 0, 2.0, 7)},
+        {"state": "broken", "code": 125, "attempt": 0, "root_cause": RankExit(0, 0, 2.0, 7)},
     ),
 ]
 
@@ -788,7 +788,7 @@ NODES = [
         {
             "state": "succeeded",
             "code": 0,
-            "ends": (RankExit(0, 0, 3.0 + 0.1, 0), RankExit(1, 0, 3.2, 0), RankExit(2, 1, 3.0, 0)),
+            "exits": (RankExit(0, 0, 3.0 + 0.1, 0), RankExit(1, 0, 3.2, 0), RankExit(2, 1, 3.0, 0)),
         },
     ),
     History(
@@ -802,7 +802,7 @@ NODES = [
             (CleanedUp(3.3, 0), []),
             (CleanedUp(3.4, 1), []),
         ],
-        {"state": "failed", "code": 7, "first": RankExit(2, 1, 3.0, 7)},
+        {"state": "failed", "code": 7, "root_cause": RankExit(2, 1, 3.0, 7)},
     ),
     History(
         "When one node is lost, the ranks of the others are ended, and nobody waits for the lost one.",
@@ -853,7 +853,7 @@ SCHEDULED = [
             (RankExited(12.1, 1, 0, signal=9), [CleanUp(0.0)]),
             (CleanedUp(12.2, 0), []),
         ],
-        {"state": "timed out", "code": 124, "first": None},
+        {"state": "timed out", "code": 124, "root_cause": None},
     ),
     History(
         "A cancelled job never counts as failed, and nothing starts again.",
@@ -867,7 +867,7 @@ SCHEDULED = [
             (RankExited(9.1, 0, 0, 75), [CleanUp(0.0)]),
             (CleanedUp(9.2, 0), []),
         ],
-        {"state": "killed", "code": 137, "first": None},
+        {"state": "killed", "code": 137, "root_cause": None},
     ),
     History(
         "Ranks that were warned leave one after another, each with the time that it needs; then the others are ended.",
@@ -881,7 +881,7 @@ SCHEDULED = [
             (RankExited(40.0, 1, 0, 0), [CleanUp(0.0)]),
             (CleanedUp(40.1, 0), []),
         ],
-        {"state": "timed out", "code": 124, "first": None},
+        {"state": "timed out", "code": 124, "root_cause": None},
     ),
     History(
         "Those that were not warned end when all that were have left.",
@@ -896,7 +896,7 @@ SCHEDULED = [
             (RankExited(6.1, 1, 0, signal=15), [CleanUp(0.0)]),
             (CleanedUp(6.2, 0), []),
         ],
-        {"state": "killed", "code": 137, "first": None},
+        {"state": "killed", "code": 137, "root_cause": None},
     ),
     History(
         "A rank that raises after the warning has failed, as ever.",
@@ -908,7 +908,7 @@ SCHEDULED = [
             (RankExited(6.1, 1, 0, signal=15), [CleanUp(0.0)]),
             (CleanedUp(6.2, 0), []),
         ],
-        {"state": "failed", "code": 1, "first": RankExit(0, 0, 6.0, 1, failure=raised(5.9))},
+        {"state": "failed", "code": 1, "root_cause": RankExit(0, 0, 6.0, 1, failure=raised(5.9))},
     ),
     History(
         "Ranks that are warned and end well have succeeded.",
@@ -932,7 +932,7 @@ SCHEDULED = [
             (RankExited(8.1, 1, 0, signal=9), [CleanUp(0.0)]),
             (CleanedUp(8.2, 0), []),
         ],
-        {"state": "failed", "code": 3, "first": RankExit(0, 0, 5.0, 3)},
+        {"state": "failed", "code": 3, "root_cause": RankExit(0, 0, 5.0, 3)},
     ),
 ]
 
