@@ -295,9 +295,9 @@ class Command(NamedTuple):
 class NodeEnvironment(NamedTuple):
     """The environment of the ranks of one node.
 
-    A rank inherits the node's environment, or what an external launcher passes on. Variables matching `unset_pattern` are
-    removed; those matching `restored_pattern` get the node's values again; then `env_defaults`, `env` and the rank's own
-    variables are applied.
+    A rank inherits the node's environment, or what an external launcher passes on. Variables matching
+    `unset_pattern` are removed; those matching `restored_pattern` get the node's values again; then `env_defaults`,
+    `env` and the rank's own variables are applied.
     """
 
     env: Variables
