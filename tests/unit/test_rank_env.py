@@ -133,7 +133,9 @@ def test_the_role_that_a_launcher_was_given_stays() -> None:
 def test_what_slurm_tells_of_the_job(launcher: str, own_step: bool) -> None:
     """Ranks have it from their node; a rank that is a task of Slurm is in a step of its own, and knows that itself."""
     of = of_each_rank(made(launcher, layout([(Host("n1"), 3)]), transport="step", scheduler="slurm", allocation="7"))[0]
-    assert all(re.fullmatch(of.restored_pattern, name) for name in ("SLURM_JOB_ID", "SLURMD_NODENAME", "CUDA_VISIBLE_DEVICES"))
+    assert all(
+        re.fullmatch(of.restored_pattern, name) for name in ("SLURM_JOB_ID", "SLURMD_NODENAME", "CUDA_VISIBLE_DEVICES")
+    )
     assert own_step != bool(re.fullmatch(of.restored_pattern, "SLURM_STEP_ID"))
     removed = [name for name in ("SLURM_NTASKS", "SLURM_STEP_ID", "SRUN_DEBUG") if re.fullmatch(of.unset_pattern, name)]
     assert (["SLURM_NTASKS", "SRUN_DEBUG"] if own_step else []) == removed
