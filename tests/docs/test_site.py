@@ -191,7 +191,7 @@ def test_a_page_that_is_missing_in_the_navigation_is_found(tmp_path: Path) -> No
     nav = [{"Start": "index.md"}, {"Group": ["one.md", {"Two": "two.md"}, {"Again": "one.md"}]}]
     assert nav_faults(nav, tmp_path) == [
         "navigation: there is no page two.md",
-        "navigation: lost.md is missing",
+        "navigation: lost.md is missing in tools/site/zensical.toml",
         "navigation: one.md is listed twice",
     ]
 

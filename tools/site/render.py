@@ -101,7 +101,7 @@ def nav_faults(nav: Any, pages: Path) -> list[str]:
     there = {str(path.relative_to(pages)) for path in pages.rglob("*.md")}
     named = list(listed(nav))
     wrong = [f"navigation: there is no page {name}" for name in named if name not in there]
-    wrong += [f"navigation: {name} is missing" for name in sorted(there.difference(named))]
+    wrong += [f"navigation: {name} is missing in tools/site/zensical.toml" for name in sorted(there.difference(named))]
     return wrong + [f"navigation: {name} is listed twice" for name in sorted(set(named)) if named.count(name) > 1]
 
 
