@@ -190,7 +190,7 @@ def from_table(options: Table, data: Mapping[str, Any], source: str) -> dict[str
     """Options set by a table of muster.toml; `source` names the table in errors."""
     by_key = {option.key: option for option in options}
     if not isinstance(data, Mapping):
-        raise InvalidRequest(f"{source}: not a table", "write `[run]` or `[profile.NAME]`, then the options below it")
+        raise InvalidRequest(f"{source} is not a table", "put options into a table `[run]` or `[profile.NAME]`")
     given: dict[str, Any] = {}
     for key, value in data.items():
         option = by_key.get(key.replace("-", "_"))
