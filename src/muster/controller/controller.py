@@ -7,7 +7,6 @@ This is the common part of the controller in the terminal that started the run (
 from __future__ import annotations
 
 import traceback
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from signal import Signals
 from typing import Any
@@ -43,6 +42,7 @@ from muster.core.model import Plan, TerminalSize, as_json
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
 from muster.core.rank_env import late_values
+from muster.core.registrations import Registrations
 from muster.core.results import SIGKILL, SIGTERM, Failure, FailureKind, Problem, ProblemKind, RunResult
 from muster.core.supervisor import Phase, Supervisor, SupervisorConfig
 from muster.launchers import LAUNCHERS
@@ -111,16 +111,12 @@ class Controller:
         self.outcome: RunResult | None = None
         self.facts: dict[str, Any] = {}
         self.world_size = plan.world_size
-        self.joined: set[int] = set()
-        """The ranks of this attempt that an external launcher has started."""
-        self._joined_on: Counter[int] = Counter()
-        """The number of them on each node."""
-        self._awaited = set(self.supervisor.settings.ranks)
-        """The ranks that have not registered, unless they were given up."""
-        self._launchers = len({command.node for command in plan.commands})
-        """Number of external launchers."""
-        self.launchers_ended: dict[int, tuple[str, list[str]]] = {}
-        """Nodes whose external launcher has exited: how, and its last lines."""
+        self.registrations = Registrations(
+            self.supervisor.settings.ranks,
+            [len(node.ranks) for node in plan.nodes],
+            launchers=len({command.node for command in plan.commands}),
+        )
+        """The ranks that external launchers have started."""
         self._passed: dict[int, list[int]] = {}
         """By signal: the ranks to which it was recently forwarded."""
         self._sent_here: set[int] = set()
@@ -178,8 +174,7 @@ class Controller:
         if isinstance(action, OpenStore):
             self.listen(action)
         elif isinstance(action, StartRanks):
-            self.joined, self._joined_on, self.launchers_ended = set(), Counter(), {}
-            self._awaited = set(self.supervisor.settings.ranks)
+            self.registrations.begin()
             if action.attempt == self.supervisor.settings.first_attempt:
                 self.begin()
             for link in self.links:
@@ -187,7 +182,7 @@ class Controller:
         elif isinstance(action, SignalRanks) and self.plan.rank_command is not None:
             # it is not known beforehand where the launcher puts which rank; a launcher still starting ranks is
             # signalled too
-            launchers = action.number == SIGKILL or len(self.joined) < self.world_size
+            launchers = action.number == SIGKILL or len(self.registrations.registered) < self.world_size
             self.broadcast("signal_ranks", number=action.number, ranks=list(action.ranks), launchers=launchers)
         elif isinstance(action, SignalRanks):
             signalled = set(action.ranks)
@@ -320,13 +315,10 @@ class Controller:
         if attempt != self.supervisor.attempt:
             return
         self.record("joined", {"t": t, "node": link.node, "rank": rank, "attempt": attempt, "says": launcher})
-        if rank in self._awaited:  # its agent refuses ranks that are not in the plan
-            self._awaited.remove(rank)
-            self.joined.add(rank)
-            self._joined_on[link.node] += 1
+        self.registrations.register(rank, link.node)
         if world_size is not None and world_size != self.world_size:
             asked = plural(self.world_size, "rank")
-            self._never_joined(f"{self.plan.job.launcher} made a world of {world_size}, and {asked} were asked for", [])
+            self._fail_missing(f"{self.plan.job.launcher} made a world of {world_size}, and {asked} were asked for", [])
 
     def _on_rank_pids(
         self, link: AgentConnection, t: float, payload: bytes, attempt: int, pids: Mapping[str, int]
@@ -349,35 +341,32 @@ class Controller:
             return
         how = f"exit status {code}" if signal is None else f"killed by {signal_name(signal)}"
         self.record("launcher ended", {"t": t, "node": link.node, "name": name, "how": how, "words": words})
-        self.launchers_ended[link.node] = (f"{name} on {link.host} ended with {how}", words)
-        if len(self.launchers_ended) == self._launchers:
+        self.registrations.launcher_exited(link.node, f"{name} on {link.host} ended with {how}", words)
+        if self.registrations.all_launchers_exited:
             # messages of ranks on other nodes may still be in flight
-            self.loop.call_later(_UNDER_WAY, lambda: self._count_joined(attempt))
+            self.loop.call_later(_UNDER_WAY, lambda: self._count_registered(attempt))
         elif code != 0:
-            self.loop.call_later(_UNDER_WAY, lambda: self._count_joined(attempt, link.node))
+            self.loop.call_later(_UNDER_WAY, lambda: self._count_registered(attempt, link.node))
 
-    def _count_joined(self, attempt: int, node: int | None = None) -> None:
+    def _count_registered(self, attempt: int, node: int | None = None) -> None:
         """Treat missing ranks as a failure, whatever the launcher's exit code is.
 
         `node`: only its launcher has exited yet, and the ranks of that node are counted.
         """
         over = self.supervisor.phase in (Phase.CLEANUP, Phase.FINISHED)
-        if attempt != self.supervisor.attempt or over or not self._awaited:
-            return
-        if node is not None and self._joined_on[node] >= len(self.plan.nodes[node].ranks):
-            return
-        told = dict.fromkeys(how for how, _ in self.launchers_ended.values())
-        self._never_joined("; ".join(told), next(words for _, words in self.launchers_ended.values()))
+        if attempt == self.supervisor.attempt and not over and self.registrations.awaits(node):
+            self._fail_missing(*self.registrations.how_launchers_exited())
 
-    def _never_joined(self, why: str, words: Sequence[str]) -> None:
+    def _fail_missing(self, why: str, words: Sequence[str]) -> None:
         """Report the missing ranks as failed."""
-        missing = [rank for rank in sorted(self._awaited) if self.supervisor.lives(rank)]
-        self._awaited.clear()
+        missing = [rank for rank in self.registrations.give_up() if self.supervisor.lives(rank)]
         first = self.supervisor.phase is Phase.RUNNING
         package = LAUNCHERS[self.plan.job.launcher].package
         if package and any("No module named" in line for line in words):
             words = [*words, f"hint: {self.plan.job.python} -m pip install '{package}', on each node"]
-        text = f"it never joined, as {len(self.joined)} of {plural(self.world_size, 'rank')} did: {why}"
+        text = (
+            f"it never joined, as {len(self.registrations.registered)} of {plural(self.world_size, 'rank')} did: {why}"
+        )
         for rank in missing:
             failure = Failure(FailureKind.NEVER_REGISTERED, self.now(), text, tuple(words)) if first else None
             code, number = (125, None) if first else (None, SIGTERM)  # otherwise something else failed before
