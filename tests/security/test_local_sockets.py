@@ -137,7 +137,7 @@ def test_who_watches_all_names_stops_no_run_and_is_never_taken_for_a_lost_one(ou
     attached = ours.start("run", "--name", "attached", "-g", "1", "--", *words)
     until(lambda: len(list((ours.home / "runs").glob("*/attempt_0/*.out"))) == 4, "both run")
     (other,) = {path.parent for path in (ours.home / "runs").glob("*/job.json")} - {
-        path.parent for path in (ours.home / "runs").glob("*/serve.json")
+        path.parent for path in (ours.home / "runs").glob("*/controller.json")
     }
     bound: set[str] = set()
     for run in (served, other):
@@ -208,7 +208,7 @@ def test_what_is_no_frame_ends_its_connection_and_no_run(ours: Any, tmp_path: Pa
     assert 5 == attached.wait(timeout=60)
     attached.communicate()
     assert [5, 5] == [ours("wait", run.name).returncode for run in runs]
-    events = [run / "events.jsonl" for run in runs if (run / "serve.json").exists()]
+    events = [run / "events.jsonl" for run in runs if (run / "controller.json").exists()]
     assert '"refused"' in events[0].read_text()
     assert not any("supervisor began again" in path.read_text() for path in events)
 

@@ -341,7 +341,7 @@ def test_lines_of_setup_choose_the_python_and_must_not_fail(there: LabCluster) -
     lines = ["--setup", f"export PATH='{other}':$PATH FROM=setup"]
     done = there.muster("run", "--slurm", *lines, *show)
     assert (0, "[0] setup\n") == (done.returncode, done.stdout), done.stderr
-    assert f"{other}/python3" in (there.run / "serve.json").read_text()
+    assert f"{other}/python3" in (there.run / "controller.json").read_text()
     done = there.muster("run", "--slurm", "--setup", "module-that-is-not-there", *show)
     assert 125 == done.returncode
     assert "this line of --setup failed: module-that-is-not-there" in done.stderr

@@ -232,7 +232,7 @@ def test_each_controller_of_a_job_that_is_requeued_is_found_by_what_it_leaves(
         """First there is no controller yet, then one of the first attempt; it ends, waits, and there is the next."""
         asked.append(RunState.PENDING if len(asked) in (0, 3) else RunState.RUNNING)
         if len(asked) in (3, 6):
-            (run.path / "serve.json").write_text(json.dumps({"began": len(asked)}))
+            (run.path / "controller.json").write_text(json.dumps({"began": len(asked)}))
         return RunStatus(asked[-1])
 
     monkeypatch.setattr(follow, "reconcile", told)
@@ -250,7 +250,7 @@ def test_a_controller_in_a_job_that_cannot_be_reached_is_not_tried_all_the_time(
     """Its scheduler is asked meanwhile."""
     job = json.loads((run.path / "job.json").read_text())
     (run.path / "job.json").write_text(json.dumps({**job, "shared": True, "scheduler": {"name": "slurm", "job": "17"}}))
-    (run.path / "serve.json").write_text("{}")
+    (run.path / "controller.json").write_text("{}")
     asked: list[int] = []
 
     def told(run: Run, client: Client) -> RunStatus:

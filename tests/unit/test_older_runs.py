@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from muster.core.controller_config import RECORD, config_as_json
 from muster.core.json_records import FORMER_KEYS, outcome_from_json, plan_from_json
 from muster.core.model import as_json
 from muster.rundir.run import Run
@@ -66,5 +67,8 @@ def test_a_run_directory_is_read(tmp_path: Path) -> None:
     assert "local" == run.job["job"]["transport"]
     assert run.plan is not None and ("n1",) == run.plan.hosts
     assert run.outcome is not None and 1 == run.outcome.code
+    assert run.read(RECORD) == written("detached", "serve.json")
     config = run.controller_config
     assert config is not None and "/usr/bin/python3" == config.nodes[0].executable
+    run.write(RECORD, config_as_json(config._replace(address="10.0.0.1")))
+    assert run.controller_config == config._replace(address="10.0.0.1"), "the present name is read first"

@@ -133,7 +133,7 @@ CASES: dict[str, tuple[dict[str, Any], Told, RunStatus]] = {
     "Slurm is silent": (SLURM, Told(queue=None), RunStatus(RunState.UNKNOWN, "Slurm does not answer")),
     "Slurm has forgotten it": (SLURM, Told(), RunStatus(RunState.LOST, "Slurm knows its job 17 no more")),
     "in an allocation its controller is asked": (
-        {**in_job(allocated=True), "files": {"serve.json": {}}},
+        {**in_job(allocated=True), "files": {"controller.json": {}}},
         Told(queue=None, controls=Controller(True)),
         RunStatus(RunState.RUNNING, heard=True),
     ),

@@ -21,7 +21,7 @@ from muster.protocol.local_sockets import SUPERVISOR, Sockets
 ARCHIVE = "muster.pyz"
 """The controller's program, in the run directory."""
 
-_LOG = "supervisor.log"
+_LOG = "controller.log"
 _PAUSE = 0.1
 _TOO_OFTEN, _WITHIN = 5, 60.0
 """Number of deaths within so many seconds after which the controller is not restarted."""
@@ -78,7 +78,7 @@ class ControllerProcess:
         self.deaths = [when for when in self.deaths if now - when < _WITHIN] + [now]
         if len(self.deaths) >= _TOO_OFTEN:
             said = self._last_words()
-            self._lost(f"the supervisor died {_TOO_OFTEN} times{f' ({said})' if said else ''}; see supervisor.log")
+            self._lost(f"the supervisor died {_TOO_OFTEN} times{f' ({said})' if said else ''}; see controller.log")
         else:
             self.loop.call_later(_PAUSE, self.start)
 

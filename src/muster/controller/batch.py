@@ -43,7 +43,7 @@ from muster.rundir.run import Run
 from muster.schedulers.client import SchedulerClient, client
 from muster.schedulers.scheduler import Allocation, JobTerms
 
-ASKED = "asked.json"
+REQUEST = "request.json"
 """The request, before the nodes are known."""
 
 _END = 120.0
@@ -150,7 +150,7 @@ class BatchRun:
             signalled=not asked["allocated"],
             logs=[
                 run.path / name.replace("%j", allocation.job)
-                for name in ("agents.log", "supervisor.log", *self.scheduler.outputs)
+                for name in ("agents.log", "controller.log", *self.scheduler.outputs)
             ],
         )
         task = self.scheduler.task._asdict()
@@ -311,7 +311,7 @@ def run_batch(words: list[str]) -> int:
     """Run the program `inside RUN_DIR`; return its exit code."""
     guard()
     run = Run(Path(words[0]))
-    asked = run.read(ASKED)
+    asked = run.read(REQUEST)
     assert asked is not None
     asks = client(asked["job"]["scheduler"])
     allocation = asks.scheduler.allocation(os.environ)

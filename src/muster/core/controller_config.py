@@ -1,7 +1,7 @@
 """What the controller of a run needs beside the plan: its nodes, the rendezvous address, the clock offsets.
 
-It is determined while the agents start, and stored as `serve.json` in the run directory, where a restarted controller
-reads it.
+It is determined while the agents start, and stored as `controller.json` in the run directory, where a restarted
+controller reads it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from muster.core.json_records import (
 )
 from muster.core.model import as_json
 
-RECORD = "serve.json"
+RECORD = "controller.json"
 """Name of the file."""
 
 

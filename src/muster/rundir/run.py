@@ -37,6 +37,9 @@ from muster.rundir.job_record import JOB, Scheduled, with_scheduler
 LARGEST = 64 << 20
 """Maximum bytes of a run's JSON file; the plan of several thousand ranks has a few MB."""
 
+_FORMER_NAMES = {RECORD: "serve.json"}
+"""Names of the files of the previous version, which are still read."""
+
 _RESERVE = "reserve"
 """A file of the run directory whose space is used for outcome.json if the disk is full at the end."""
 
@@ -141,6 +144,12 @@ class Run:
 
     def bytes_of(self, name: str) -> bytes | None:
         """Return the contents of a file; None if it does not exist. Raises `Unreadable`."""
+        found = self._bytes_of(name)
+        if found is None and name in _FORMER_NAMES:
+            return self._bytes_of(_FORMER_NAMES[name])
+        return found
+
+    def _bytes_of(self, name: str) -> bytes | None:
         try:
             # do not wait for a FIFO, and do not follow a link
             with open(os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:

@@ -16,7 +16,7 @@ from muster.client import remote
 from muster.client.attach import AttachedClient, show_rest
 from muster.config.options import RunOptions
 from muster.config.resolve import JobRequest
-from muster.controller.batch import ASKED
+from muster.controller.batch import REQUEST
 from muster.controller.connections import captured_signals
 from muster.controller.node_claims import Claims
 from muster.core.controller_config import RECORD
@@ -176,7 +176,7 @@ def start(context: RunContext) -> StepRun | DetachedRun:
             "sync": _sync(asked, options),
             "check_code": not options.no_code_check,
         }
-        kept.write(ASKED, ask)
+        kept.write(REQUEST, ask)
         if allocation is None:
             wanted = request(asked, options, kept.path)
             found.try_folder(store.root, wanted, env)
@@ -286,7 +286,7 @@ def _start_step(run: Run, context: RunContext, allocation: Allocation, claims: C
     job = context.asked.job
     command = (job.python, "-I", "-S", str(run.path / ARCHIVE), "inside", str(run.path))
     chosen = {**context.env, **{name: value for name, value in job.env.items() if not stands_open(name, value)}}
-    log, locks = run.path / "supervisor.log", list(claims.descriptors.values())
+    log, locks = run.path / "controller.log", list(claims.descriptors.values())
     step = client(job.scheduler).start_step(allocation.job, allocation.hosts[:1], command, log, chosen, keep=locks)
     claims.hand_over()
     resources: ExitStack[None] = ExitStack()
