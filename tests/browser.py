@@ -1,4 +1,4 @@
-"""A browser without a window, for the tests of pages."""
+"""A headless browser for the tests of pages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def look(url: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """What Chromium makes of a page: its elements on stdout, its messages on stderr. It writes in `folder`."""
+    """Render a page in Chromium: the DOM goes to stdout, messages to stderr. Chromium's own files go to `folder`."""
     line = [_chromium(), *_OPTIONS, "--dump-dom"]
     line += ["--virtual-time-budget=5000", f"--user-data-dir={folder}/profile", *words, url]
     done = subprocess.run(line, env=_environment(folder), capture_output=True, text=True, timeout=120)

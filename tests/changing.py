@@ -1,4 +1,4 @@
-"""Changes to what a test has made by hand: one thing wrong at a time."""
+"""Changes to nested data, so that a test can break one value at a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Change = Callable[[dict[str, Any]], object]
 
 
 def set_to(*path: Any) -> Change:
-    """Set what lies at a path to its last item."""
+    """Set the value at a path of keys and indices, whose last item is the new value."""
 
     def change(known: dict[str, Any]) -> None:
         *way, last, value = path

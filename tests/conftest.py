@@ -1,4 +1,4 @@
-"""What all tests share: an environment that is nobody's, and muster as a program."""
+"""Fixtures of all tests: a clean environment, and muster as a program."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ pytest_plugins = ["muster.lab.testing"]
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 
-# Whoever starts the tests may ignore signals (a background job of a script, nohup), which all programs would inherit. A
-# handler they do not inherit.
-for _number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # which Python ignores, and Popen sets back
+# The tests may run with signals ignored (a background job of a script, nohup), which all programs would inherit.
+# Handlers are not inherited.
+for _number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # which Python ignores, and Popen resets
     if signal.getsignal(_number) == signal.SIG_IGN:
         signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else lambda *_: None)
 
@@ -27,8 +27,11 @@ _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "USER", "SHELL", "TERM")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long tests first, then those on the lab, and the quick ones last: so that no process of pytest is still at a
-    long one when the others have nothing left. pytest-xdist (`--dist loadgroup`) hands them out in this order."""
+    """Order the tests by duration: long ones, those on the lab, quick ones.
+
+    So no worker is still busy with a long test when the others are done. pytest-xdist (`--dist loadgroup`) keeps this
+    order.
+    """
 
     def turn(item: pytest.Item) -> int:
         if item.get_closest_marker("slow"):
@@ -42,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def env(tmp_path: Path) -> dict[str, str]:
-    """A small environment: a MUSTER_HOME of its own, and none of the variables of whoever runs the tests."""
+    """A minimal environment: a MUSTER_HOME of its own, and no variables of the user who runs the tests."""
     found = {name: os.environ[name] for name in _KEPT if name in os.environ}
     found["MUSTER_HOME"] = str(tmp_path / "muster home")
     found["OMP_NUM_THREADS"] = "1"
@@ -50,21 +53,21 @@ def env(tmp_path: Path) -> dict[str, str]:
 
 
 class Muster:
-    """`muster`, started as a person would start it."""
+    """`muster`, started as a user would start it."""
 
     def __init__(self, env: dict[str, str], cwd: Path):
         self.env, self.cwd = env, cwd
         self.home = Path(env["MUSTER_HOME"])
 
     def __call__(self, *words: str, timeout: float = 120, **more: Any) -> subprocess.CompletedProcess[str]:
-        """Run to the end; stdout, stderr as text."""
+        """Run to completion; stdout and stderr are text."""
         options: dict[str, Any] = {"env": self.env, "cwd": self.cwd, "text": True, "timeout": timeout}
         options["capture_output"] = True
         options.setdefault("stdin", subprocess.DEVNULL)
         return subprocess.run(self.argv(*words), **{**options, **more})
 
     def start(self, *words: str, **more: Any) -> subprocess.Popen[str]:
-        """Start, and go on; stdout and stderr are pipes of text."""
+        """Start without waiting; stdout and stderr are text pipes."""
         options: dict[str, Any] = {"env": self.env, "cwd": self.cwd, "text": True, "start_new_session": True}
         for name in ("stdout", "stderr"):
             options[name] = subprocess.PIPE
@@ -79,19 +82,19 @@ class Muster:
         return sorted((self.home / "runs").iterdir())[-1]
 
     def log(self, rank: int, stream: str = "out", attempt: int = 0) -> bytes:
-        """What a rank of the newest run wrote."""
+        """Output of a rank of the newest run."""
         return (self.newest() / f"attempt_{attempt}" / f"rank_{rank:05d}.{stream}").read_bytes()
 
 
 @pytest.fixture
 def muster(env: dict[str, str], tmp_path: Path) -> Muster:
-    """The program, in a folder of its own."""
+    """The program, in a directory of its own."""
     return Muster(env, tmp_path)
 
 
 @pytest.fixture
 def script(tmp_path: Path) -> Callable[..., Path]:
-    """Write a script into the folder of the test; gives its path."""
+    """Write a script to the directory of the test, and return its path."""
 
     def write(text: str, name: str = "script.py") -> Path:
         path = tmp_path / name
@@ -104,7 +107,7 @@ def script(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Compare a text with a file in tests/golden. `ACCEPT=1 pytest` writes the file; then read it, and commit it."""
+    """Compare a text with a file in tests/golden. `ACCEPT=1 pytest` updates the file; review and commit it."""
 
     def check(name: str, text: str, replace: dict[str, str] | None = None) -> None:
         for pattern, word in (replace or {}).items():

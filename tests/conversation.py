@@ -1,4 +1,4 @@
-"""Reading the conversation of a run, as `MUSTER_TRACE=1` has printed it."""
+"""Parser for the messages of a run as `MUSTER_TRACE=1` prints them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def traced(run: Path) -> str:
-    """What was printed of a run, by its controller, by commands and by agents."""
+    """Return all trace lines of a run, from its controller, commands and agents."""
     return "".join(path.read_text() for path in (*run.glob("trace.log"), *run.glob("node_*/trace.log")))
 
 
 def kinds(text: str) -> set[tuple[str, str]]:
-    """(from where to where, kind) of each line."""
+    """Return (sender and receiver, kind) of each line."""
     end = "(controller|agent|client|proxy|shim|fork server)(?: [a-z0-9]+)?"
     found = re.findall(rf"^\d\d:\d\d:\d\d\.\d{{3}} {end} > {end}: (\S+)", text, re.MULTILINE)
     assert len(found) == len(text.splitlines()), text
@@ -20,5 +20,5 @@ def kinds(text: str) -> set[tuple[str, str]]:
 
 
 def unknown(text: str) -> list[str]:
-    """Lines with what is not in the catalogue, or of another type."""
+    """Return lines with anything that is not in the catalogue, or has another type."""
     return [line for line in text.splitlines() if re.search(r" \?\w|=\?", line)]

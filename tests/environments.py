@@ -1,4 +1,4 @@
-"""What ranks and launchers have as their environment, beside what `muster plan --json` says of it."""
+"""Environments of ranks and launchers, compared with the output of `muster plan --json`."""
 
 from __future__ import annotations
 
@@ -42,13 +42,12 @@ told = {"env": dict(os.environ), "above": list(above()), "in_job": list(in_job()
 with open(os.path.join(sys.argv[-1], os.environ["RANK"] + ".json"), "w") as file:
     json.dump(told, file)
 """
-"""`… FOLDER`: leave there what this rank has, and what the processes above it, and those of its job here, were started
-with."""
+"""`… FOLDER`: record there the environment of this rank, and those of its ancestors and of its job's processes here."""
 
 AGENT = re.compile(r" -I -S (-c f=open\(0|.+/muster\.pyz step )")
 
 OF_AGENT = r"SLURM_(NTASKS_PER_NODE|CPU_BIND\w*|MEM_BIND\w*|CPUS_PER_TASK|OVERCOMMIT)|SRUN_\w+"
-"""How srun was to start an agent, which the agent removes; see docs/design.md."""
+"""Variables of srun's request for an agent, which the agent removes; see docs/design.md."""
 
 LATE = {
     "MASTER_ADDR": r"[\d.]+",
@@ -67,7 +66,7 @@ LATE = {
     "JOB_NODES": r".+",
     "CPUS_PER_RANK": r"\d+",
 }
-"""The values that are known only later, and how they look."""
+"""Late values, by name and pattern."""
 
 MAY_BE_ABSENT = ("INTERFACE", "NCCL_INTERFACE", "CPUS_PER_RANK")
 
@@ -99,7 +98,7 @@ ADDS: dict[str, dict[str, str]] = {
         r"(OMPI|PMIX)_\w+|(IPATH|HFI)_NO_BACKTRACE": "of MPI itself",
         **_SHELL,
     },
-    # in a job of Slurm it goes by a batch script and srun
+    # in a job of Slurm it is started by a batch script and srun
     "submitit": {r"SUBMITIT_\w+": "of submitit itself", **_STEP, **_SHELL},
     "ray": {
         r"RAY_\w+": "of Ray itself",
@@ -110,11 +109,11 @@ ADDS: dict[str, dict[str, str]] = {
     },
     "srun": _STEP,
 }
-"""What launchers add of their own to the environment of ranks, by name or pattern, and why."""
+"""Variables that launchers add to the environment of ranks, by name or pattern, with the reason."""
 
 
 def launchers(place: str, *lab: str, but: Sequence[str] = ()) -> list[Any]:
-    """The launchers that work at this place, as parameters of a test; those in `lab` take long: `make lab-test`."""
+    """Return the launchers that work at this place, as test parameters; those in `lab` are for `make lab-test`."""
     return [
         pytest.param(name, marks=[pytest.mark.lab] if name in lab else [])
         for name, row in LAUNCHERS.items()
@@ -123,7 +122,7 @@ def launchers(place: str, *lab: str, but: Sequence[str] = ()) -> list[Any]:
 
 
 def fits(value: str | None, text: Any) -> bool:
-    """A real value is what the plan says; `text` is a string, a late value, or a list of both."""
+    """Return whether a value matches the plan; `text` is a string, a late value, or a list of both."""
     if isinstance(text, str):
         return value == text
     parts = [text] if isinstance(text, dict) else text
@@ -134,7 +133,7 @@ def fits(value: str | None, text: Any) -> bool:
 
 
 def planned(inherited: Mapping[str, Any], of: Mapping[str, Any], node: Mapping[str, str]) -> dict[str, Any]:
-    """The environment that the plan says a process has; `node` is what its node has."""
+    """Return the environment that the plan gives a process; `node` is the node's environment."""
     found = {
         name: value
         for name, value in inherited.items()
@@ -146,7 +145,7 @@ def planned(inherited: Mapping[str, Any], of: Mapping[str, Any], node: Mapping[s
 
 
 def differences(found: Mapping[str, str], expected: Mapping[str, Any], allowed: Mapping[str, str]) -> list[str]:
-    """Variables that are otherwise than the plan says, and that nobody is known to set."""
+    """Return variables that differ from the plan for no known reason."""
     wrong = []
     for name in sorted({*found, *expected}):
         if name in expected and fits(found.get(name), expected[name]):
@@ -162,11 +161,13 @@ def _told(folder: Path, rank: int) -> dict[str, Any]:
 
 
 def _of_step(plan: Mapping[str, Any], folder: Path, rank: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the node of a rank has, and what the launcher hands on to it, where ranks are tasks of a step that srun has
-    made: they descend from Slurm's own daemon, and not from an agent."""
+    """Return the node's environment with what the launcher adds, if ranks are tasks of an srun step.
+
+    They descend from Slurm's daemon, not from an agent.
+    """
 
     def node_of(told: Mapping[str, Any]) -> dict[str, Any]:
-        # srun, which has started it, has its words too
+        # srun, which started it, passes its own variables too
         agents = (item for item in told["in_job"] if item["argv"][1:3] == ["-I", "-S"])
         agent = next(item for item in agents if AGENT.search(" ".join(["", *item["argv"], ""])))
         return {name: value for name, value in agent["env"].items() if not re.fullmatch(OF_AGENT, name)}
@@ -188,7 +189,7 @@ def _of_step(plan: Mapping[str, Any], folder: Path, rank: Mapping[str, Any]) -> 
 
 
 def check(plan: Mapping[str, Any], folder: Path, place: Mapping[str, str] | None = None) -> None:
-    """All ranks, and all launchers, have what the plan says. `place`: what is added where they run, and why."""
+    """Check that all ranks and launchers have the planned environment, with known additions of the `place`."""
     launcher, place = plan["job"]["launcher"], place or {}
     for rank in plan["ranks"]:
         told = _told(folder, rank["rank"])
@@ -201,7 +202,7 @@ def check(plan: Mapping[str, Any], folder: Path, place: Mapping[str, str] | None
             continue
         node = {name: value for name, value in told["above"][number]["env"].items() if not re.fullmatch(OF_AGENT, name)}
         if plan["job"]["transport"] == "ssh":
-            node["PATH"] = {"late": "PATH"}  # which the agent has set since
+            node["PATH"] = {"late": "PATH"}  # set by the agent since
         if plan["inherited"] is not None:
             assert plan["inherited"]["env"] == node
         inherited = dict(node)
@@ -209,7 +210,7 @@ def check(plan: Mapping[str, Any], folder: Path, place: Mapping[str, str] | None
         if command is not None and number:
             inherited = planned(node, command, node)
             started = told["above"][number - 1]["env"]
-            # ranks of Ray descend from its daemons, which know more already
+            # ranks of Ray descend from its daemons, which have more variables already
             more = {**ADDS["ray"], "LD_PRELOAD": "its allocator, for its daemons alone"} if launcher == "ray" else {}
             wrong = differences(started, inherited, {**_SHELL, **more, **place})
             assert not wrong, "\n".join([f"{launcher} itself:", *wrong])

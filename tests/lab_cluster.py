@@ -1,4 +1,4 @@
-"""muster on the head of a lab, and runs of it on the nodes: what the tests over ssh and on Slurm share."""
+"""muster on the head of a lab, and its runs on the nodes, for the tests over ssh and on Slurm."""
 
 from __future__ import annotations
 
@@ -37,8 +37,7 @@ dist.destroy_process_group()
 
 
 def in_step(there: LabCluster, late: int = 1) -> None:
-    """The logs of the newest run, one of TICK, are in the order of the steps, at most so many `late`; each line has its
-    time."""
+    """Check that the logs of a run of TICK are in step order, up to `late` lines, and each line has its time."""
     lines = [line.split() for line in there.muster("logs", "last", "--timestamps", "--stdout").stdout.splitlines()]
     times, steps = [line[0] for line in lines], [int(line[5]) for line in lines]
     assert times == sorted(times) and "-" not in times
@@ -46,7 +45,7 @@ def in_step(there: LabCluster, late: int = 1) -> None:
 
 
 class Logins:
-    """Counts how often this ssh, which is given by --ssh, reaches a host."""
+    """Counts how often the ssh given by --ssh connects to a host."""
 
     def __init__(self, folder: Path):
         self._notes, path = folder / "logins", folder / "counting-ssh"
@@ -55,12 +54,12 @@ class Logins:
         self.ssh = str(path)
 
     def count(self) -> int:
-        """How often it has been started."""
+        """Return how often it was started."""
         return self._notes.read_text().count("\n") if self._notes.exists() else 0
 
 
 class LabCluster:
-    """muster in a lab: each test has a folder and a MUSTER_HOME of its own, which all hosts share."""
+    """muster in a lab: each test has a directory and a MUSTER_HOME of its own, which all hosts share."""
 
     def __init__(self, lab: Lab, folder: Path):
         self.lab, self.folder = lab, folder
@@ -73,13 +72,13 @@ class LabCluster:
         return [sys.executable, "-m", "muster", *words]
 
     def muster(self, *words: str, host: str = "head", timeout: float = 120, **more: Any) -> Any:
-        """`muster` on a host, to its end."""
+        """Run `muster` on a host to completion."""
         env = {**self.lab.environment(), **self.env, **more.pop("env", {})}
         more.setdefault("cwd", str(self.folder))
         return self.lab.run(host, self.argv(*words), env=env, timeout=timeout, **more)
 
     def start(self, *words: str, host: str = "head", **more: Any) -> subprocess.Popen[str]:
-        """`muster` on a host, and go on; what it says is a file of the folder, `said` reads it."""
+        """Start `muster` on a host without waiting; its output goes to a file, which `said` reads."""
         env = {**self.lab.environment(), **self.env}
         more.setdefault("cwd", str(self.folder))
         with open(self.folder / f"said {len(self.started)}", "w") as file:
@@ -88,41 +87,41 @@ class LabCluster:
         return process
 
     def said(self, which: int = -1) -> str:
-        """What a started muster has said so far."""
+        """Return the output of a started muster so far."""
         return (self.folder / f"said {which % len(self.started)}").read_text()
 
     def script(self, text: str, name: str = "script.py") -> str:
-        """Write a script that all hosts see; gives its path."""
+        """Write a script that all hosts see, and return its path."""
         path = self.folder / name
         path.write_text(text)
         return str(path)
 
     @property
     def run(self) -> Path:
-        """The newest run directory."""
+        """Return the newest run directory."""
         return sorted((self.home / "runs").iterdir())[-1]
 
     @property
     def last_attempt(self) -> int:
-        """The number of the newest run's last attempt."""
+        """Return the number of the newest run's last attempt."""
         return max(int(path.name.partition("_")[2]) for path in self.run.glob("attempt_*"))
 
     def outcome(self) -> dict[str, Any]:
-        """How the newest run ended."""
+        """Return the result of the newest run."""
         found: dict[str, Any] = json.loads((self.run / "outcome.json").read_text())
         return found
 
     def ended(self, timeout: float = 60) -> dict[str, Any]:
-        """The same, waited for."""
+        """Wait for the result of the newest run, and return it."""
         until(lambda: list((self.home / "runs").glob("*/outcome.json")), "the run has ended", timeout)
         return self.outcome()
 
     def log(self, rank: int, stream: str = "out", attempt: int = 0) -> str:
-        """What a rank of the newest run wrote."""
+        """Return the output of a rank of the newest run."""
         return (self.run / f"attempt_{attempt}" / f"rank_{rank:05d}.{stream}").read_text()
 
     def ours(self, hosts: Sequence[str] = ()) -> dict[str, list[str]]:
-        """Processes of runs of this test, by host: all that carries its folder or MUSTER_HOME."""
+        """Return processes of this test's runs by host: those that mention its directory or MUSTER_HOME."""
         found: dict[str, list[str]] = {}
         living = self.lab.status()["hosts"]
         for host in hosts or self.lab.hosts:
@@ -132,27 +131,27 @@ class LabCluster:
                 with suppress(OSError):
                     words = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
                     environ = Path(f"/proc/{pid}/environ").read_bytes()
-                    agent = "-I -S -c f=open" in words  # no word of the test in it; the lab is this test's alone
+                    agent = "-I -S -c f=open" in words  # does not name the test; the lab is this test's alone
                     if agent or str(self.folder) in words or os.fsencode(str(self.folder)) in environ:
                         found.setdefault(host, []).append(f"{pid} {words}")
         return found
 
     def pids(self, host: str, pattern: str) -> list[int]:
-        """Processes of this test on a host whose command line fits, by their numbers out here."""
+        """Return pids, out here, of this test's processes on a host whose command line matches."""
         return [int(line.split()[0]) for line in self.ours([host]).get(host, []) if re.search(pattern, line)]
 
     def kill(self, host: str, pattern: str, number: int = signal.SIGKILL) -> None:
-        """Send a signal to the one process that fits."""
+        """Send a signal to the one process that matches."""
         (pid,) = until(lambda: self.pids(host, pattern), f"{pattern} runs on {host}")[:1]
         os.kill(pid, number)
 
     def agent(self, host: str) -> int:
-        """The agent of a host, which is the parent of its ranks."""
+        """Return the pid of a host's agent, which is the parent of its ranks."""
         rank = until(lambda: self.pids(host, r"script\.py"), f"a rank runs on {host}")[-1]
         return int(Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2].split()[1])
 
     def nothing_left(self, timeout: float = 20) -> None:
-        """No process of this test runs on any host."""
+        """Return whether no process of this test runs on any host."""
         deadline = time.monotonic() + timeout
         while found := self.ours():
             assert time.monotonic() < deadline, found

@@ -31,7 +31,7 @@ _ports = itertools.count(29500)
 
 
 class Cluster:
-    """A head, from which programs are started, and three nodes."""
+    """A head, where programs are started, and three nodes."""
 
     real: bool
     nodes: tuple[str, ...] = ("n1", "n2", "n3")
@@ -42,7 +42,7 @@ class Cluster:
         self._started: list[subprocess.Popen[str]] = []
 
     def address(self, node: str) -> str:
-        """Where a node can be reached."""
+        """Return the address of a node."""
         raise NotImplementedError
 
     def port(self) -> int:
@@ -50,14 +50,14 @@ class Cluster:
         raise NotImplementedError
 
     def signal(self, process: subprocess.Popen[str], number: int) -> None:
-        """Send a signal to what `start` gave."""
+        """Send a signal to a process returned by `start`."""
         raise NotImplementedError
 
     def _open(self, argv: list[str], env: dict[str, str], options: dict[str, Any]) -> subprocess.Popen[str]:
         raise NotImplementedError
 
     def start(self, argv: list[str], env: dict[str, str] | None = None, **more: Any) -> subprocess.Popen[str]:
-        """Start on the head, and go on; stdout and stderr are pipes of text, stdin is empty."""
+        """Start on the head without waiting; stdout and stderr are text pipes, stdin is empty."""
         options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         process = self._open(argv, {**self.env, **(env or {})}, {**options, **more})
         self._started.append(process)
@@ -66,7 +66,7 @@ class Cluster:
     def run(
         self, argv: list[str], input: str | None = None, timeout: float = 120, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run on the head to the end."""
+        """Run on the head to completion."""
         process = self.start(argv, env, stdin=subprocess.DEVNULL if input is None else subprocess.PIPE)
         try:
             out, err = process.communicate(input, timeout)
@@ -77,7 +77,7 @@ class Cluster:
         return subprocess.CompletedProcess(argv, process.returncode, out, err)
 
     def close(self) -> None:
-        """End what a failing test has left: a launcher that is asked to end takes its ranks with it."""
+        """End what a failed test has left: a launcher that is asked to exit takes its ranks with it."""
         for process in self._started:
             if process.poll() is None:
                 self.signal(process, signal.SIGTERM)
@@ -86,7 +86,7 @@ class Cluster:
 
 
 class StandIns(Cluster):
-    """Three pretended hosts on this machine."""
+    """Three simulated hosts on this machine."""
 
     real = False
 
@@ -133,7 +133,7 @@ class InLab(Cluster):
 
 @pytest.fixture(params=["stand-in", "lab"])
 def cluster(request: pytest.FixtureRequest, env: dict[str, str], tmp_path: Path) -> Iterator[Cluster]:
-    """The cluster of a test: pretended, and real."""
+    """The cluster of a test: simulated, and real."""
     if request.param == "stand-in":
         made: Cluster = StandIns(env, tmp_path)
     else:
@@ -143,7 +143,7 @@ def cluster(request: pytest.FixtureRequest, env: dict[str, str], tmp_path: Path)
 
 
 def open_mpi(cluster: Cluster, *exported: str) -> list[str]:
-    """Open MPI over ssh: two ranks on each of two nodes. Only what is named reaches them."""
+    """Return a command line of Open MPI over ssh: two ranks on each of two nodes, with the named variables."""
     network = f"{cluster.address('n1')}/16"
     words = ["mpirun.openmpi", "--allow-run-as-root", "--mca", "plm", "rsh"]
     words += ["--mca", "oob_tcp_if_include", network, "--mca", "btl_tcp_if_include", network, "-H", "n1:2,n2:2"]
@@ -155,7 +155,7 @@ LINES: dict[str, Callable[[Cluster], list[str]]] = {
     "openmpi": open_mpi,
     "hydra": lambda cluster: ["mpiexec.hydra", "-launcher", "ssh", "-hosts", "n1,n2", "-ppn", "2", "-n", "4"],
 }
-"""How each launcher is told to start two ranks on each of two nodes."""
+"""Command line of each launcher for two ranks on each of two nodes."""
 
 RANK = {"srun": "SLURM_PROCID", "openmpi": "OMPI_COMM_WORLD_RANK", "hydra": "PMI_RANK"}
 
@@ -164,9 +164,9 @@ RANK = {"srun": "SLURM_PROCID", "openmpi": "OMPI_COMM_WORLD_RANK", "hydra": "PMI
 
 
 def assert_summed(cluster: Cluster, status: int, output: str, errors: str = "", hosts: str = "n1 n1 n2 n2") -> None:
-    """All four ranks met; `hosts` says where each of them must have been."""
+    """Check that all four ranks have met; `hosts` are the expected hosts of the ranks."""
     said = f"status {status}\n{output}\n{errors}"
-    # not anchored to lines: torchrun starts `python -u`, which writes a line's end by itself, after another rank's text
+    # not anchored to lines: torchrun starts `python -u`, which writes newlines separately, after another rank's text
     found = sorted(re.findall(r"rank (\d) of 4 on (\S+), local rank (\d), cpu, gloo", output))
     assert (0, ["0", "1", "2", "3"]) == (status, [rank for rank, _, _ in found]), said
     assert ["0", "1", "0", "1"] == [local for _, _, local in found], said
@@ -176,14 +176,14 @@ def assert_summed(cluster: Cluster, status: int, output: str, errors: str = "", 
 
 
 def assert_summed_anywhere(cluster: Cluster, status: int, output: str, errors: str = "") -> None:
-    """All four ranks met, on both nodes; which node comes first is the launcher's own affair."""
+    """Check that all four ranks have met, on both nodes, in any order of the nodes."""
     first = re.search(r"rank 0 of 4 on (\S+),", output)
     swapped = first is not None and first[1] == "n2"
     assert_summed(cluster, status, output, errors, "n2 n2 n1 n1" if swapped else "n1 n1 n2 n2")
 
 
 def meeting(cluster: Cluster) -> dict[str, str]:
-    """What a person exports, for launchers that say nothing of where the ranks meet."""
+    """Return the variables that a user exports for launchers that do not set the rendezvous address."""
     return {"MASTER_ADDR": cluster.address("n1"), "MASTER_PORT": str(cluster.port())}
 
 
@@ -225,7 +225,7 @@ srun {torchrun} --nnodes 2 --nproc-per-node 2 \\
 
 
 def test_sbatch_starts_one_torchrun_on_each_node(cluster: Cluster, tmp_path: Path) -> None:
-    """The real `sbatch --wait` looks after 2, 10 and 42 s: it may end long after the job."""
+    """The real `sbatch --wait` checks after 2, 10 and 42 s: it may return long after the job has ended."""
     output, script = tmp_path / "job.log", tmp_path / "job.sbatch"
     torchrun = f"{cluster.python} -m torch.distributed.run"
     script.write_text(BATCH.format(output=output, torchrun=torchrun, port=cluster.port(), script=SUM))
@@ -272,7 +272,8 @@ ENDS = [
     ("hydra", "kill -KILL $$", [9, 255]),
     ("hydra", "kill -SEGV $$", [11, 255]),
 ]
-"""MPICH gives 255 when one node ends while it is told of the death of another's rank (a third of the tries, 4.0.2)."""
+"""MPICH returns 255 if one node ends while it is notified of the death of another's rank (a third of the runs, 4.0.2).
+"""
 
 
 @pytest.mark.parametrize(("launcher", "end", "statuses"), ENDS)
@@ -288,7 +289,7 @@ SEVERAL = [("srun", 10), ("hydra", 5 | 10)]
 
 @pytest.mark.parametrize(("launcher", "status"), SEVERAL)
 def test_of_several_statuses(cluster: Cluster, launcher: str, status: int) -> None:
-    """srun gives the highest, MPICH all their bits; neither ends the other ranks when one exits."""
+    """srun returns the highest, MPICH all their bits; neither ends the other ranks when one exits."""
     rank = RANK[launcher]
     command = f"case ${rank} in 1) exit 10;; 2) sleep 1; exit 5;; *) sleep 1; echo ended well;; esac"
     ended = cluster.run([*LINES[launcher](cluster), "sh", "-c", command])
@@ -309,7 +310,7 @@ def test_the_others_are_ended_with_it(
     assert ended.returncode in statuses, ended
 
 
-# MPICH 4.0.2 gave all three in 32 tries: 15 most often, 255 in a third, and once 0
+# MPICH 4.0.2 returned all three in 32 runs: 15 most often, 255 in a third, and once 0
 ENDED = [("srun", [137]), ("openmpi", [1]), ("hydra", [15, 255, 0])]
 
 
@@ -331,7 +332,7 @@ def test_the_end_of_the_launcher_is_the_end_of_its_ranks(
         fcntl.flock(file, fcntl.LOCK_EX)  # each rank shares the lock for as long as it lives
 
 
-# ── what a rank is told ───────────────────────────────────────────────────────────────────────────────────────────
+# ── variables of a rank ───────────────────────────────────────────────────────────────────────────────────────────────
 
 TOLD = {
     "srun": {
@@ -361,7 +362,7 @@ TOLD = {
         "MPI_LOCALNRANKS": "1",
     },
 }
-"""What the third of three ranks is told, the only one on the second node."""
+"""Variables of the third of three ranks, the only one on the second node."""
 
 THREE = {
     "srun": lambda cluster: ["srun", "-N2", "-w", "n[1-2]", "-n3"],
@@ -414,7 +415,7 @@ def test_gpus_are_named(cluster: Cluster) -> None:
 
 
 def test_srun_labels_lines(cluster: Cluster) -> None:
-    """Each line has its rank before it; a last line without an end gets one."""
+    """Each line has its rank in front; an unterminated last line gets a newline."""
     command = "printf 'a\\nb%s' $SLURM_PROCID; echo err >&2"
     ended = cluster.run(["srun", "-N2", "--label", "sh", "-c", command])
     assert ["0: a", "0: b0", "1: a", "1: b1"] == sorted(ended.stdout.splitlines())
@@ -459,7 +460,7 @@ exit 5
 
 
 def test_sbatch_waits_and_gives_the_status_of_the_script(cluster: Cluster, tmp_path: Path) -> None:
-    """Options in the script's head are heard, those on the command line come first, and `%j` is the job's number."""
+    """Options in the script's header apply, those on the command line take precedence, and `%j` is the job ID."""
     script = tmp_path / "job"
     script.write_text(ENDS_WITH_5)
     ended = cluster.run(["sbatch", "--wait", "--parsable", f"--output={tmp_path}/%j.log", str(script), "word"])
@@ -485,7 +486,7 @@ srun -w n3: status 1, Unable to create step for job JOB: Requested node configur
 
 
 def test_steps_of_a_job_take_what_they_do_not_say_from_the_job(cluster: Cluster, tmp_path: Path) -> None:
-    """The job's number of tasks comes before a step's --ntasks-per-node."""
+    """The job's number of tasks takes precedence over a step's --ntasks-per-node."""
     script, output = tmp_path / "job", tmp_path / "output"
     script.write_text(IN_A_JOB)
     ended = cluster.run(["sbatch", "--wait", "--parsable", "-o", str(output), str(script)])
@@ -501,7 +502,7 @@ def test_ssh_gives_the_status_of_the_command(cluster: Cluster, command: str, sta
 
 
 def test_ssh_is_a_pair_of_pipes(cluster: Cluster) -> None:
-    """Words are joined by blanks and read by the host's shell; stdin, stdout and stderr go their own ways."""
+    """Words are joined by spaces and parsed by the host's shell; stdin, stdout and stderr are separate."""
     ended = cluster.run(["ssh", "-o", "BatchMode=yes", "n2", "hostname;", "cat;", "echo $((6 * 7)) >&2"], input="in")
     assert (0, "n2\nin", "42\n") == (ended.returncode, ended.stdout, ended.stderr)
 
@@ -519,7 +520,7 @@ def test_the_end_of_ssh_is_the_end_of_the_commands_stdin(cluster: Cluster, tmp_p
     process.communicate()
 
 
-# ── what is refused ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── rejected command lines ────────────────────────────────────────────────────────────────────────────────────────────
 
 UNKNOWN_HOST = [
     (["ssh", "nowhere", "true"], 255, "Could not resolve hostname nowhere"),

@@ -1,4 +1,4 @@
-"""Waiting, in tests: for a condition, never for a time."""
+"""Waiting in tests: for a condition, never for a fixed time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Callable
 
 
 def until(condition: Callable[[], Any], what: str, timeout: float = 60.0) -> Any:
-    """Wait for a condition, and give its value; fails with `what` when it does not come true in time."""
+    """Wait for a condition, and return its value; fails with `what` if it does not hold in time."""
     deadline = time.monotonic() + timeout
     while True:
         value = condition()

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the check."""
+"""Fixtures of the tests of `muster check`."""
 
 from __future__ import annotations
 

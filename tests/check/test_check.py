@@ -1,4 +1,4 @@
-"""`muster check` for real: on a sound machine and cluster, and where something has been spoilt on purpose."""
+"""`muster check` on healthy machines, and where something was broken on purpose."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from browser import look
 from lab_cluster import LabCluster
 
 SOUND = 19
-"""Statements that hold on several ranks without GPUs."""
+"""Claims that hold with several ranks and no GPUs."""
 
 
 def check(folder: Path, *words: str, before: Sequence[str] = (), **env: str) -> subprocess.CompletedProcess[str]:
-    """`muster check` on this machine, with a folder of its own."""
+    """Run `muster check` on this machine in a directory of its own."""
     argv = [*before, sys.executable, "-m", "muster", "check", "--backend", "gloo", *words]
     known = {**os.environ, "MUSTER_HOME": str(folder / "home"), **env}
     return subprocess.run(argv, env=known, cwd=folder, capture_output=True, text=True, timeout=200)
@@ -33,7 +33,7 @@ def result(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 def wrong(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
-    """What does not hold, with what was found."""
+    """Return the claims that do not hold, with the findings."""
     return {item["name"]: item["found"] for item in result(done)["statements"] if not item["holds"]}
 
 
@@ -65,7 +65,7 @@ def test_a_sound_machine(tmp_path: Path) -> None:
 
 
 def test_one_rank_alone(tmp_path: Path) -> None:
-    """What needs several is left out."""
+    """Claims that need several ranks are skipped."""
     done = check(tmp_path, "-g", "1", "--json")
     assert 0 == done.returncode, done.stdout + done.stderr
     names = [item["name"] for item in result(done)["statements"]]
@@ -116,7 +116,7 @@ torch.nn.parallel.DistributedDataParallel = lambda model, **_: model
 
 @pytest.mark.parametrize("what", SPOILT)
 def test_what_is_spoilt_is_named(tmp_path: Path, what: str) -> None:
-    """torch itself is changed in all ranks, before the script begins."""
+    """torch itself is patched in all ranks, before the script starts."""
     text, names = SPOILT[what]
     (tmp_path / "spoilt.py").write_text(text)
     done = check(tmp_path, "-g", "2", "--json", "--preload", "spoilt", PYTHONPATH=str(tmp_path))
@@ -139,7 +139,7 @@ def test_ranks_on_a_single_core(tmp_path: Path) -> None:
 
 
 def test_a_rank_that_dies_on_the_way(tmp_path: Path) -> None:
-    """The status is the run's, and what was not looked at does not hold."""
+    """The exit code is the run's, and claims that were not checked do not hold."""
     text = "import os, torch.distributed as dist\ndist.reduce_scatter_single = lambda *_, **__: os._exit(7)\n"
     text += "dist.reduce_scatter_tensor = dist.reduce_scatter_single\n"
     (tmp_path / "spoilt.py").write_text(text)
@@ -195,7 +195,7 @@ def test_by_the_places_and_launchers_of_run(there: LabCluster, where: list[str])
 
 
 def test_ranks_find_their_script_where_no_folder_is_shared(there: LabCluster) -> None:
-    """n1 and n2 have homes of their own, and neither has seen anything of muster."""
+    """n1 and n2 have homes of their own, without any files of muster."""
     own = "export MUSTER_HOME=/scratch/home-$HOSTNAME"
     done = there.muster("check", "-H", "n1,n2", "-g", "1", "--json", "--setup", own, "--cwd", "/")
     assert 0 == done.returncode, done.stdout + done.stderr
@@ -224,12 +224,12 @@ frame.onload = () => {
 };
 document.body.append(frame);
 </script></body>"""
-"""A page that looks at the page: how large pictures are, whether words stand outside, and what must be scrolled."""
+"""A page that inspects the page: sizes of pictures, text that overflows, and scrolling."""
 
 
 @pytest.fixture(scope="module")
 def page_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of a check of two ranks."""
+    """The HTML report of a check with two ranks."""
     folder = tmp_path_factory.mktemp("page")
     made = check(folder, "-g", "2", "--json", "--html", "check.html")
     assert 0 == made.returncode, made.stderr

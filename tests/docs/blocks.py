@@ -27,11 +27,11 @@ _PROMPT = re.compile(r"(?:(?:ann|root)@(?P<where>[\w:]+))?[$#] (?P<words>.*)")
 _FENCE = re.compile(r"^( *)```console\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _NOT_RUN = "# not run by the tests: "
 MARK = "\x1e"
-"""Stands around the status of each command in what a block says."""
+"""Marker around the exit code of each command in the output of a block."""
 
 
 class Typed(NamedTuple):
-    """One command, and what it has to say."""
+    """One command, and its expected output."""
 
     where: str
     """The host of the lab; `DESK` or `CHECKOUT`."""
@@ -40,16 +40,16 @@ class Typed(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Commands of one shell after the other."""
+    """Commands that run one after the other in one shell."""
 
     line: int
     commands: tuple[Typed, ...]
     skipped: str = ""
-    """Why it is not run."""
+    """Why the block is not run."""
 
 
 def blocks(text: str) -> list[Block]:
-    """The shell blocks of a page."""
+    """Return the shell blocks of a page."""
     found = []
     for fence in _FENCE.finditer(text):
         line = text.count("\n", 0, fence.start()) + 1
@@ -81,14 +81,14 @@ def _commands(lines: list[str], at: int) -> list[Typed]:
 
 
 def make_file(typed: Typed, folder: Path) -> None:
-    """Make the file that `cat FILE` shows, unless it is there."""
+    """Create the file that `cat FILE` shows, unless it exists."""
     name = re.fullmatch(r"cat ([\w.-]+)", typed.words)
     if name and not (folder / name[1]).exists():
         (folder / name[1]).write_text("\n".join(typed.says) + "\n")
 
 
 def shell(commands: tuple[Typed, ...]) -> str:
-    """A script for bash that runs these, tells the status of each, and leaves it in `$?` for the next."""
+    """Return a bash script that runs the commands, prints the exit code of each, and keeps it in `$?` for the next."""
     lines = ["exec 2>&1"]
     for typed in commands:
         status = f"__status=$?; printf '{MARK}%d{MARK}' $__status; (exit $__status)"
@@ -97,13 +97,13 @@ def shell(commands: tuple[Typed, ...]) -> str:
 
 
 def told(output: str) -> list[tuple[str, int]]:
-    """What each command said, and its status."""
+    """Return the output of each command, and its exit code."""
     pieces = output.split(MARK)
     return [(pieces[at], int(pieces[at + 1])) for at in range(0, len(pieces) - 1, 2)]
 
 
 def wrong(commands: tuple[Typed, ...], output: str) -> str:
-    """What is not as the page has it, in words; empty where all is."""
+    """Return what differs from the page, in words; empty if nothing does."""
     answers = told(output)
     for number, typed in enumerate(commands):
         if number >= len(answers):
@@ -124,7 +124,7 @@ _VARIES = (
     (r"\b\d{8}-\d{6}-[0-9a-f]{5,16}\b", "RUN"),
     (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "DATE"),
     (rf"{_TIME}(?= after)|(?<=after ){_TIME}\b|{_TIME}$", "SECONDS"),
-    (rf"(?<=DATE  ){_TIME} +", "SECONDS  "),  # in a table, whose column is as wide as the longest
+    (rf"(?<=DATE  ){_TIME} +", "SECONDS  "),  # in a table, whose column has the width of the longest
     (r"\bTOOK +", "TOOK  "),
     (r"\b\d+ threads? each", "THREADS"),
     (r"Python 3\.\d+\.\d+, torch [^;)\s]+", "VERSIONS"),
@@ -138,20 +138,20 @@ def _varied(line: str) -> str:
 
 
 def fits(expected: tuple[str, ...], said: str) -> bool:
-    """Whether this is what was to be said."""
+    """Return whether the output matches."""
     pattern = ""
     for line in _in_order([_varied(line) for line in expected]):
         if line.strip() == "...":
             pattern += r"(?:[^\n]*\n)*?"
         else:
             pattern += "[^\n]*?".join(re.escape(piece) for piece in line.split("...")) + r"\n"
-    # a launcher that takes long, on a busy machine, is quoted
+    # a launcher that is slow, on a busy machine, is quoted
     lines = [_varied(line) for line in said.splitlines() if ", whose ranks have not come yet, says: " not in line]
     return re.fullmatch(pattern, "".join(f"{line}\n" for line in _in_order(lines))) is not None
 
 
 def _in_order(lines: list[str]) -> list[str]:
-    """The same with each stretch of lines of ranks sorted by rank; the lines of one rank stay as they came."""
+    """Return the lines with each sequence of rank output sorted by rank; the lines of one rank keep their order."""
     found: list[str] = []
     stretch: list[tuple[int, str]] = []
     for line in [*lines, ""]:

@@ -11,10 +11,10 @@ from html import escape, unescape
 from pathlib import Path
 
 COLUMNS = 60
-"""Longer lines are wrapped, so that nothing is cut off or scrolls sideways."""
+"""Longer lines are wrapped, so that nothing is cut off or scrolls horizontally."""
 
 _WIDTH, _HEIGHT, _MARGIN = 8.4, 20, 16
-"""Of a character and of a line, and around the text; in pixels at a font size of 14."""
+"""Width of a character, height of a line and margin, in pixels at a font size of 14."""
 _STYLE = """
     text { font: 14px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
     text { fill: #d6dbe5; white-space: pre; }
@@ -29,19 +29,19 @@ _SHOWN = re.compile(r"!\[[^\]]*\]\(([\w./-]+\.svg)\)")
 
 
 def session(svg: str) -> tuple[str, str] | None:
-    """(title, lines of the session) of a recording; None for any other image."""
+    """Return (title, lines of the session) of a recording; None for any other image."""
     found = _DESC.search(svg)
     return (unescape(found[1]), unescape(found[2])) if found else None
 
 
 def shown(page: Path) -> list[Path]:
-    """The recordings that a page shows, in their order."""
+    """Return the recordings of a page, in order."""
     paths = [page.parent / name for name in _SHOWN.findall(page.read_text())]
     return [path for path in paths if session(path.read_text())]
 
 
 def expanded(page: Path) -> str:
-    """The text of a page with a shell block in place of each recording."""
+    """Return the text of a page with a shell block in place of each recording."""
 
     def block(image: re.Match[str]) -> str:
         found = session((page.parent / image[1]).read_text())
@@ -51,7 +51,7 @@ def expanded(page: Path) -> str:
 
 
 def draw(title: str, lines: str) -> str:
-    """The recording of a session."""
+    """Return the SVG recording of a session."""
     texts: list[str] = []
     row = 0
     typed = False
@@ -76,7 +76,7 @@ def draw(title: str, lines: str) -> str:
 
 
 def _wrapped(line: str) -> list[str]:
-    """The line in pieces that fit, broken at spaces where there are some."""
+    """Split the line into pieces that fit, at spaces if possible."""
     pieces = []
     while len(line) > COLUMNS:
         at = line.rfind(" ", COLUMNS // 2, COLUMNS + 1) + 1 or COLUMNS
@@ -86,7 +86,7 @@ def _wrapped(line: str) -> list[str]:
 
 
 def _parts(line: str, piece: str, command: bool) -> list[tuple[str, str]]:
-    """(class, text) of the parts of one piece of a line."""
+    """Return (class, text) of the parts of one piece of a line."""
     if command:
         prompt = "$ " if piece.startswith("$ ") else ""
         return [("prompt", prompt), ("command", piece[len(prompt) :])]
@@ -99,7 +99,7 @@ def _parts(line: str, piece: str, command: bool) -> list[tuple[str, str]]:
 
 
 def _text(kind: str, part: str, column: int, row: int) -> list[str]:
-    """An element whose width does not depend on the font that a reader has."""
+    """Return a text element whose width does not depend on the reader's font."""
     stripped = part.strip()
     if not stripped:
         return []

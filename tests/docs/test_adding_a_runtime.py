@@ -1,4 +1,4 @@
-"""A runtime that is added by docs/adding-a-runtime.md, word for word, has ranks run in it, whatever starts them."""
+"""A runtime added by following docs/adding-a-runtime.md works with every launcher."""
 
 from __future__ import annotations
 

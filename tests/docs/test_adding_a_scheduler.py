@@ -1,4 +1,4 @@
-"""A scheduler that is added by docs/adding-a-scheduler.md, word for word, runs jobs: they wait, are killed, and end."""
+"""A scheduler added by following docs/adding-a-scheduler.md works: jobs wait, are killed, and end."""
 
 from __future__ import annotations
 
@@ -43,44 +43,44 @@ class Toy:
         (root / "waits.py").write_text(WAITS)
 
     def start(self, *words: str) -> subprocess.Popen[str]:
-        """`muster`, which goes on."""
+        """Start `muster` without waiting."""
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         argv = [sys.executable, "-m", "muster", *words]
         self.started.append(subprocess.Popen(argv, env=self.env, cwd=self.root, text=True, **pipes))  # type: ignore
         return self.started[-1]
 
     def muster(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """`muster`, to its end."""
+        """Run `muster` to completion."""
         process = self.start(*words)
         out, err = process.communicate(timeout=90)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def detached(self, *words: str) -> str:
-        """The id of a run that is handed in."""
+        """Submit a run, and return its ID."""
         done = self.muster("run", "--scheduler", "toy", "-d", *words)
         assert 0 == done.returncode, done.stderr
         return done.stdout.strip()
 
     def state(self, run: str) -> str:
-        """What `ps` says of a run."""
+        """Return the state that `ps` shows for a run."""
         records = json.loads(self.muster("ps", "--json", "--all").stdout)
         return next(str(record["state"]) for record in records if record["id"] == run)
 
     def printed(self, run: str) -> str:
-        """What rank 0 of a run has written."""
+        """Return the output of rank 0 of a run."""
         return "".join(path.read_text() for path in self.root.glob(f"**/runs/{run}/attempt_0/rank_00000.out"))
 
     def queue(self) -> dict[str, tuple[str, str]]:
-        """State and name of the jobs, by number."""
+        """Return state and name of the jobs by ID."""
         out = subprocess.run(["toyq", "list"], env=self.env, capture_output=True, text=True, check=True).stdout
         return {job: (state, name) for job, state, name in (line.split("|") for line in out.splitlines())}
 
     def kill(self, run: str, job: str) -> None:
-        """End a run by muster."""
+        """Kill a run with muster."""
         assert f"{run}: ended\n" == self.muster("kill", run).stdout
 
     def cancel(self, run: str, job: str) -> None:
-        """End a run by its scheduler."""
+        """Cancel a run's job with the scheduler."""
         subprocess.run(["toyq", "cancel", job], env=self.env, check=True)
 
 
@@ -106,7 +106,7 @@ def test_the_page_is_right(toy: Toy) -> None:
     done = toy.muster("kill", second)
     assert (0, f"{second}: taken out of the queue\n") == (done.returncode, done.stdout), done.stderr
     assert (137, "killed") == (toy.muster("wait", second).returncode, toy.state(second))
-    # the first one ends well, and makes room for the third, whose rank fails
+    # the first one succeeds, and the third starts, whose rank fails
     (toy.root / "go on").touch()
     out, err = first.communicate(timeout=60)
     assert 0 == first.returncode, err
@@ -114,7 +114,7 @@ def test_the_page_is_right(toy: Toy) -> None:
     assert "is submitted to the toy queue as job 1" in err
     assert (7, "failed") == (toy.muster("wait", third).returncode, toy.state(third))
     until(lambda: toy.queue()["3"][0] == "FAILED", "the third job is over")
-    # one that runs is killed by muster, one by the queue itself
+    # muster kills one that is running, and the queue another
     (toy.root / "go on").unlink()
     for job, kill in (("4", toy.kill), ("5", toy.cancel)):
         run = toy.detached("-g", "1", "waits.py")
@@ -122,14 +122,14 @@ def test_the_page_is_right(toy: Toy) -> None:
         assert "running" == toy.state(run)
         kill(run, job)
         assert (137, "killed") == (toy.muster("wait", run).returncode, toy.state(run))
-    # inside a job it runs on the nodes of that
+    # inside a job it runs on the nodes of that job
     (toy.root / "own.sh").write_text(
         f"exec {sys.executable} -m muster run --scheduler toy -g 1 -- sh -c 'echo in $TOYQ_JOB'"
     )
     subprocess.run(["toyq", "submit", "own.sh"], env=toy.env, cwd=toy.root, check=True, stdout=subprocess.DEVNULL)
     until(lambda: toy.queue()["6"][0] == "DONE", "the job in which muster was started is over", 60)
     assert "in 6\n" in (toy.root / "toyq" / "6.out").read_text()
-    # what is known of it is written down by the scheduler's name
+    # the records name the scheduler
     job = json.loads(next(toy.root.glob(f"**/runs/{third}/job.json")).read_text())
     assert {"name": "toy", "job": "3", "job_name": "sh", "allocated": False, "requeue": 0} == job["scheduler"]
     done = toy.muster("run", "--label", "x", "waits.py")

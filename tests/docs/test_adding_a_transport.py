@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def replaced(path: Path, pattern: str, text: str) -> None:
-    """Replace the one place that fits."""
+    """Replace the one occurrence."""
     new, count = re.subn(pattern, lambda _: text, path.read_text(), flags=re.MULTILINE)
     assert 1 == count, f"{pattern} is {count} times in {path}"
     path.write_text(new)

@@ -1,4 +1,4 @@
-"""The reader of shell blocks: it has to see what is wrong."""
+"""The parser of shell blocks must detect differences."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ SAID = "[1] b\n[0] a\n[1] c\nmuster: all 2 ranks ended well after 1.3 s\n"
         (("[0] a", "[1] b", "[1] c", "muster: all 2 ranks ended well after 9 s"), True),
         (("[0] a", "...", "muster: all 2 ranks ..."), True),
         (("...",), True),
-        (("[0] a", "[1] c", "[1] b", "muster: ..."), False),  # the lines of one rank have an order
+        (("[0] a", "[1] c", "[1] b", "muster: ..."), False),  # the lines of one rank are ordered
         (("[0] a", "[1] b", "[1] c"), False),
         (("[0] a", "[1] b", "[1] c", "...", "muster: all 3 ranks ..."), False),
         ((), False),

@@ -1,4 +1,4 @@
-"""The pages: each command in them is run, in order, and has to print what the page shows (blocks.py, recordings.py)."""
+"""The commands of the pages: each is run, in order, and must print what the page shows (blocks.py, recordings.py)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from recordings import COLUMNS, draw, expanded, session, shown
 DOCS = ROOT / "docs"
 GUIDES = sorted(path.stem for path in (DOCS / "guides").glob("*.md"))
 TASKS = ("install", "first-run", "hangs", "recover")
-"""Pages beside the guides whose commands are run."""
+"""Pages other than guides whose commands are run."""
 PAGES = [
     *(ROOT / name for name in ("README.md", "SKILL.md")),
     *(DOCS / f"{name}.md" for name in TASKS),
@@ -28,17 +28,17 @@ RECORDINGS = shown(ROOT / "README.md")
 SLOW = ("from-ray",)
 
 MOST_SKIPPED = 6
-"""So many blocks of all guides may say that they are not run."""
+"""Maximum number of blocks of all guides that are not run."""
 
 
 @pytest.fixture
 def places(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Places]:
-    """A fresh folder; the lab is brought up when the first command wants it."""
-    # as a home it does not lie in /tmp, of which each host of a lab has its own; who is not root has no lab
+    """A new directory for a page; the lab is started by the first command that needs it."""
+    # not in /tmp, which each host of a lab has for itself; only root has a lab
     top = Path(tempfile.mkdtemp(prefix="muster-guide-", dir="/var/lib") if os.geteuid() == 0 else tmp_path)
-    top.chmod(0o755)  # munge wants its socket where all can reach it
+    top.chmod(0o755)  # munge requires a socket directory that all users can reach
     made = Places(top / "ann", lambda: request.getfixturevalue("lab"))
-    # `muster lab` of a page: not the one that somebody may use on this machine
+    # for `muster lab` on a page: not the lab that a user may have on this machine
     made.env["MUSTER_LAB_DIR"] = str(top / "lab")
     yield made
     made.clear()
@@ -79,7 +79,7 @@ def test_few_blocks_are_not_run():
 
 @pytest.mark.parametrize("guide", GUIDES)
 def test_a_guide_is_short_and_begins_with_a_table(guide: str):
-    """Other fences than those that are run, or shown as excerpts, would hide commands from the tests."""
+    """Code fences other than those that are run, or shown as excerpts, would hide commands from the tests."""
     text = (DOCS / "guides" / f"{guide}.md").read_text()
     lines = text.splitlines()
     assert 40 <= len(lines) <= 120
@@ -91,4 +91,4 @@ def test_a_guide_is_short_and_begins_with_a_table(guide: str):
 
 
 NO_TODAY = ("adding-a-transport",)
-"""Guides for those who work on muster: there is nothing that they type today."""
+"""Guides for developers of muster, which have no commands to run."""

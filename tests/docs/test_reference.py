@@ -1,4 +1,4 @@
-"""docs/reference is written by tools/reference.py; `make docs` does it."""
+"""docs/reference is up to date: `make docs` generates it by tools/reference.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SKILL.md names fields of the JSON output: each is there."""
+"""The JSON fields that SKILL.md names exist."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ SKILL = (Path(__file__).parents[2] / "SKILL.md").read_text()
 
 
 def named(command: str) -> list[str]:
-    """The fields that the table has for a command."""
+    """Return the fields that the table has for a command."""
     (row,) = re.findall(rf"^\| `muster {command} --json.*?` *[^|]*\|(.*)\|$", SKILL, re.MULTILINE)
     return [word for word in re.findall(r"`([a-z_]+)`", row) if word not in ("event", "env")]
 
 
 def example(event: str) -> dict[str, Any]:
-    """The line that stands in SKILL.md for an event."""
+    """Return the line of SKILL.md for an event."""
     (line,) = re.findall(rf'^{{"event": "{event}".*}}$', SKILL, re.MULTILINE)
     found: dict[str, Any] = json.loads(line)
     return found
 
 
 def has(real: Any, shown: Any, where: str) -> None:
-    """Each field that is shown is there, and is of the same type unless it is null."""
+    """Check that each field shown exists, with the same type unless it is null."""
     if isinstance(shown, dict):
         assert set(shown) <= set(real), where
         for name, value in shown.items():

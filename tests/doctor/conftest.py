@@ -1,4 +1,4 @@
-"""Fixtures of the doctor's tests."""
+"""Fixtures of the tests of `muster doctor`."""
 
 from __future__ import annotations
 

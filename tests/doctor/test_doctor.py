@@ -1,4 +1,4 @@
-"""The doctor in the lab: sound, and with each fault that can be seen before anything runs."""
+"""`muster doctor` in the lab: without faults, and with each fault that is visible before a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from lab_cluster import LabCluster
 
 _PLAIN = "/usr/bin/python3"
-"""Debian's, without torch, whose two imports take most of a doctor's time here."""
+"""Debian's Python, without torch, whose two imports take most of doctor's time here."""
 
 
 def test_a_sound_lab_passes_without_a_warning(there: LabCluster) -> None:
@@ -17,7 +17,7 @@ def test_a_sound_lab_passes_without_a_warning(there: LabCluster) -> None:
     done = there.muster("doctor", "-H", "n1,n2,n3", "--pass-file", str(passed), "--fail-file", str(failed))
     assert 0 == done.returncode, done.stdout + done.stderr
     warned = set(re.findall("^(?:warning|error) +(.*)$", done.stdout, re.MULTILINE))
-    assert warned <= {"torch can be imported"}, done.stdout  # a busy machine imports slowly
+    assert warned <= {"torch can be imported"}, done.stdout  # imports are slow on a busy machine
     assert "20 checks: " in done.stdout
     assert ("n1\nn2\nn3\n", "") == (passed.read_text(), failed.read_text())
     there.nothing_left()
@@ -44,7 +44,7 @@ def test_a_fault_is_named_with_its_host_and_advice(
     where = ["--python", _PLAIN, *(["--cwd", folder] if folder else [])]
     failed = there.folder / "failed"
     done = there.muster("doctor", "-H", "n1,n2", "--json", "--fail-file", str(failed), *where)
-    assert 1 == done.returncode, done.stdout + done.stderr  # there is no torch in any case
+    assert 1 == done.returncode, done.stdout + done.stderr  # torch is missing in any case
     found = {item["check"]: item["findings"] for item in json.loads(done.stdout)["checks"] if item["findings"]}
     found.pop("torch can be imported")
     named = [finding for finding in found[check] if finding["host"] == "n2"]
@@ -74,13 +74,13 @@ def test_variables_and_packages_of_one_host(there: LabCluster) -> None:
 
 def test_this_machine_alone(there: LabCluster) -> None:
     done = there.muster("doctor")
-    # this machine may have its own troubles, and then it says so
+    # this machine may have problems of its own, which are then reported
     assert (0 if re.search("all is well$|: 0 errors", done.stdout, re.MULTILINE) else 1) == done.returncode
     assert re.search("^(ok|warning) +torch can be imported", done.stdout, re.MULTILINE)  # a busy machine imports slowly
 
 
 def test_a_run_that_meets_a_full_disk_says_so_with_host_and_advice(there: LabCluster) -> None:
-    """What the doctor would have said stands in the report, now and later."""
+    """The report includes doctor's finding, now and later."""
     there.lab.fault("full-disk", "n2")
     text = f"open('{there.lab.folder.scratch}/state', 'w').write('x' * 100000)"
     done = there.muster("run", "-H", "n1,n2", "-g", "1", there.script(text))
@@ -94,7 +94,7 @@ def test_a_run_that_meets_a_full_disk_says_so_with_host_and_advice(there: LabClu
 
 
 def test_a_run_looks_at_what_costs_nothing(there: LabCluster) -> None:
-    """A variable that a machine sets for everybody: told before it fails, with the name of the machine."""
+    """A variable that a machine sets for all users is reported before it fails, with the machine's name."""
     line = ["--setup", "n2:export NCCL_SOCKET_IFNAME=ib0", there.script("print('well')")]
     done = there.muster("run", "-H", "n1,n2", "-g", "1", *line)
     assert 0 == done.returncode, done.stderr
@@ -107,7 +107,7 @@ def test_a_run_looks_at_what_costs_nothing(there: LabCluster) -> None:
 
 
 def test_nodes_of_slurm(there: LabCluster) -> None:
-    """As many as are asked for, for as long as it takes; inside an allocation its own."""
+    """As many nodes as requested, for as long as it takes; inside an allocation its own nodes."""
     done = there.muster("doctor", "--slurm", "-N", "2", "--json", "--python", _PLAIN)
     assert 1 == done.returncode, "there is no torch"
     found = json.loads(done.stdout)

@@ -19,13 +19,13 @@ RANK, LAST = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]) - 1
 
 
 def now(number=signal.SIGKILL):
-    """Say so, and send the signal to this process."""
+    """Print a message, and send the signal to this process."""
     print(f"now: {moment}", flush=True)
     os.kill(os.getpid(), number)
 
 
 def counted(function, before=None, after=None):
-    """The function, with something done before or after its call number COUNT."""
+    """Return the function with an action before or after call number COUNT."""
     left = iter(range(int(count), 0, -1))
 
     def call(*arguments, **options):
@@ -50,10 +50,10 @@ def half(state, file):
 
 
 def kept(name):
-    """The step of an experiment's last checkpoint, and a digest of all that it holds but the length of the log."""
+    """Return the step of an experiment's last checkpoint, and a digest of it without the length of the log."""
     path = Path("outputs", name, "checkpoint.pt")
     state = torch.load(path) if path.exists() else {"step": 0, "log": 0}
-    del state["log"]  # it depends on how many digits the speed has
+    del state["log"]  # it depends on the number of digits of the speed
     torch.set_printoptions(precision=20, threshold=sys.maxsize)
     return f"{name} after step {state['step']} {hashlib.sha256(repr(state).encode()).hexdigest()}"
 

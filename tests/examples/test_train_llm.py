@@ -1,4 +1,4 @@
-"""examples/train_llm.py goes on where it was killed, as if it had not been; and it needs no network."""
+"""examples/train_llm.py resumes after a kill as if nothing had happened, and it needs no network."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPT = str(EXAMPLES / "train_llm.py")
 ENDS_EARLY = str(Path(__file__).with_name("ends_early.py"))
 
-# what the script imports, and what transformers imports late: once, and not in each attempt
+# imports of the script, and late imports of transformers: once, and not in each attempt
 WARM = "transformers.models.gpt2.modeling_gpt2,transformers.models.auto.modeling_auto,transformers.optimization"
 SMALL = ["--layers", "2", "--width", "32", "--heads", "2", "--seq-length", "32", "--log-freq", "1"]
 
-# There are 12 steps, 4 of them an epoch, and a checkpoint every second step.
-MOMENTS = [  # when the uninterrupted training has ended; and after which step the next attempt goes on
+# There are 12 steps, 4 per epoch, and a checkpoint every second step.
+MOMENTS = [  # when the uninterrupted training has ended; and the step after which the next attempt continues
     ("first:half-a-file:1", 0),  # of start.pt
     ("last:step:2", 0),
     ("first:half-a-file:1", 0),  # of the first checkpoint
     ("first:before-replace:2", 2),  # the checkpoint of step 4
     ("all:step:4", 4),
-    ("last:preempted:1", 5),  # where no checkpoint is due, and one rank alone has heard the signal
+    ("last:preempted:1", 5),  # where no checkpoint is due, and only one rank has received the signal
     ("first:after-replace:1", 6),
-    ("last:backward:3", 6),  # the first one is for nothing, and this one would have exchanged the gradients
+    ("last:backward:3", 6),  # the first one is ignored, and this one would have exchanged the gradients
 ]
 
 
 @pytest.fixture
 def env(env: dict[str, str], tmp_path: Path) -> dict[str, str]:
-    """Without a network, and with nothing that was fetched before."""
+    """An environment without network, and without files downloaded before."""
     return {**env, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hugging face")}
 
 
@@ -43,7 +43,7 @@ def python(env: dict[str, str], cwd: Path, *words: str) -> subprocess.CompletedP
 
 
 def log(folder: Path) -> list[dict[str, Any]]:
-    """The lines of the log, without what depends on the clock."""
+    """Return the lines of the log, without what depends on the clock."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [{name: line[name] for name in ("step", "loss", "lr")} for line in lines]
 
@@ -78,7 +78,7 @@ def test_it_needs_no_network_and_no_muster_and_learns(env: dict[str, str], tmp_p
     assert losses[0] > 5.3
     assert losses[-1] < 4.5
     assert "saved after step 24 of 24 in outputs/llm" in done.stdout
-    assert "it/s" not in done.stderr  # no bar where there is no terminal
+    assert "it/s" not in done.stderr  # no progress bar without a terminal
 
     done = python(env, tmp_path, SCRIPT, *options)
     expected = "outputs/llm was begun with ranks 2, not 1\nhint: give another --experiment-name\n"

@@ -1,4 +1,4 @@
-"""Fixtures for the tests of the lab itself: a machine of a test's own, and labs of other shapes."""
+"""Fixtures for the tests of the lab: a machine for one test, and labs with other options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from muster.lab import Lab
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[LabProcess]:
-    """A machine of this test's own, on which nothing else happens."""
+    """A machine for this test alone, on which nothing else happens."""
     skip_without_root()
     with LabProcess(tmp_path / "muster home") as made:
         yield made
@@ -23,7 +23,7 @@ def stage(tmp_path: Path) -> Iterator[LabProcess]:
 
 @pytest.fixture
 def own_lab() -> Iterator[Callable[..., Lab]]:
-    """Make a lab for this test alone; takes what `Lab` takes."""
+    """Return a function that creates a lab for this test alone, with the arguments of `Lab`."""
     skip_without_root()
     with ExitStack() as stack:
 

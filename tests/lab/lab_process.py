@@ -26,13 +26,13 @@ OWN = tuple(
     for path in ("/run", "/tmp", "/var/tmp", "/var/lib", "/dev/shm")
     if not any(place.startswith(f"{path}/") for place in (SOURCES, sys.prefix, sys.base_prefix))
 )
-"""Where the stage has file systems of its own, empty at first; where this very checkout lies it has none."""
+"""Directories where the stage has its own file systems, initially empty; not those that hold this checkout."""
 
 CONFIGURATION = ("/etc", "~/.ssh")
 
 
 def skip_without_root() -> None:
-    """Skip a test where no lab can be made, with the words of the fixture `lab`."""
+    """Skip a test where no lab can be started, with the reason of the fixture `lab`."""
     import pytest
 
     from muster.errors import InvalidRequest
@@ -45,7 +45,7 @@ def skip_without_root() -> None:
 
 
 class LabProcess:
-    """A machine of a test's own, inside `with`."""
+    """A machine for one test, inside `with`."""
 
     def __init__(self, home: Path):
         self.env = {name: os.environ[name] for name in ("PATH", "HOME", "TERM") if name in os.environ}
@@ -64,48 +64,48 @@ class LabProcess:
         assert 0 == self.holder.returncode
 
     def argv(self, *words: str) -> list[str]:
-        """The command line that runs `words` on the stage."""
+        """Return the command line that runs `words` on the stage."""
         kinds = ("--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup")
         return ["nsenter", "-t", str(self.pid), *kinds, "--wd=/", "--", *words]
 
     def run(self, *words: str, timeout: float = 60, **more: Any) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
+        """Run a command to completion."""
         options: dict[str, Any] = {"env": self.env, "capture_output": True, "text": True, "timeout": timeout}
         if "input" not in more:
             options["stdin"] = subprocess.DEVNULL
         return subprocess.run(self.argv(*words), **{**options, **more})
 
     def start(self, *words: str, **more: Any) -> subprocess.Popen[str]:
-        """Start a command, and go on."""
+        """Start a command without waiting."""
         options: dict[str, Any] = {"env": self.env, "stdin": subprocess.DEVNULL, "text": True}
         options.update(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
         return subprocess.Popen(self.argv(*words), **{**options, **more})
 
     def muster(self, *words: str, **more: Any) -> subprocess.CompletedProcess[str]:
-        """`muster`, to its end."""
+        """Run `muster` to completion."""
         return self.run(sys.executable, "-m", "muster", *words, **more)
 
     def start_muster(self, *words: str, **more: Any) -> subprocess.Popen[str]:
-        """`muster`, and go on."""
+        """Start `muster` without waiting."""
         return self.start(sys.executable, "-m", "muster", *words, **more)
 
     def python(self, text: str, *words: str, **more: Any) -> subprocess.CompletedProcess[str]:
-        """A program of Python that uses `muster.lab`, to its end."""
+        """Run a Python program that uses `muster.lab` to completion."""
         return self.run(sys.executable, "-c", text, *words, **more)
 
     def path(self, path: str) -> Path:
-        """Where a file of the stage is to be seen from here."""
+        """Return the path by which a file of the stage is visible from here."""
         return Path(f"/proc/{self.pid}/root{path}")
 
     def look(self) -> dict[str, list[str]]:
-        """All that is on the stage now."""
+        """Return all that is on the stage now."""
         done = self.run(sys.executable, "-S", "-E", __file__, "look")
         assert 0 == done.returncode, done.stderr
         found: dict[str, list[str]] = json.loads(done.stdout)
         return found
 
     def inhabitants(self) -> dict[int, str]:
-        """The processes of the stage, by their numbers out here, with their command lines."""
+        """Return the command lines of the stage's processes by their pid out here."""
         own, found = os.readlink(f"/proc/{self.pid}/ns/pid_for_children"), {}
         for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
             with suppress(OSError):
@@ -114,17 +114,17 @@ class LabProcess:
         return found
 
     def keeper(self) -> int:
-        """The number, out here, of the keeper of the stage's lab; 0 when there is none."""
-        # hosts are forked from it into process tables of their own
+        """Return the pid, out here, of the daemon of the stage's lab; 0 if there is none."""
+        # hosts are forked from it into pid namespaces of their own
         return next((pid for pid, words in self.inhabitants().items() if "-m muster.lab.daemon" in words), 0)
 
     def muster_pid(self) -> int:
-        """The number, out here, of a running `muster`."""
+        """Return the pid, out here, of a running `muster`."""
         return next((pid for pid, words in self.inhabitants().items() if "-m muster lab" in words), 0)
 
 
 def difference(before: dict[str, list[str]], after: dict[str, list[str]]) -> dict[str, list[str]]:
-    """What has come (+) and what has gone (-), by kind."""
+    """Return what was added (+) and removed (-), by kind."""
     found = {}
     for kind in before:
         lines = [f"+ {line}" for line in after[kind] if line not in before[kind]]
@@ -138,7 +138,7 @@ def difference(before: dict[str, list[str]], after: dict[str, list[str]]) -> dic
 
 
 def look() -> dict[str, list[str]]:
-    """All that is on this machine; this process is not counted."""
+    """Return all that is on this machine, except for this process."""
     return {
         "processes": sorted(_processes()),
         "namespaces": sorted(_namespaces()),
@@ -183,7 +183,7 @@ def _namespaces() -> set[str]:
 
 
 def _files(top: str, changes: bool = False) -> list[str]:
-    """Each file beneath a folder with its kind, its owner, its mode; and, if asked, when it was last changed."""
+    """Return each file below a directory with its type, owner and mode, and optionally its modification time."""
     found = []
     for folder, folders, files in os.walk(top):
         for path in [folder, *(f"{folder}/{name}" for name in folders + files)]:
@@ -198,7 +198,7 @@ def _files(top: str, changes: bool = False) -> list[str]:
 
 
 def hold() -> int:
-    """Make the machine, and hold it until stdin ends."""
+    """Create the machine, and keep it until stdin is closed."""
     sys.path[:0] = [SOURCES, str(Path(__file__).parents[1])]
     from waiting import until
 
@@ -208,7 +208,7 @@ def hold() -> int:
     namespaces.unshare(namespaces.NEW_MOUNTS)
     namespaces.mount("none", "/", "", namespaces.RECURSIVE | namespaces.PRIVATE)
     group = ""
-    with suppress(OSError):  # a machine without freezer: its labs have no control groups
+    with suppress(OSError):  # on a machine without a freezer, labs have no control groups
         namespaces.mount("cgroup", at, "cgroup", 0, "freezer")
         group = f"{at}/{os.path.basename(at)}"
         os.mkdir(group)
@@ -244,7 +244,7 @@ def _removed(path: str) -> bool:
 
 
 def _be(group: str, ready: int) -> None:
-    """The first process of the machine. It reaps, and waits to be killed."""
+    """Run as the first process of the machine, which reaps children, and waits to be killed."""
     from muster.lab import namespaces
 
     namespaces.die_with_parent(signal.SIGKILL)
@@ -259,9 +259,9 @@ def _be(group: str, ready: int) -> None:
     for path in OWN:
         namespaces.mount("tmpfs", path, "tmpfs", 0, "mode=1777")
     with suppress(OSError):
-        namespaces.unmount("/sys/fs/cgroup/freezer")  # the same file system is refused over itself
+        namespaces.unmount("/sys/fs/cgroup/freezer")  # mounting the same file system over itself is refused
         namespaces.mount("cgroup", "/sys/fs/cgroup/freezer", "cgroup", 0, "freezer")
-    # MS_SHARED, as systemd has the mounts of a real machine: what is mounted in a lab must not come through
+    # MS_SHARED, as systemd sets for the mounts of a real machine: mounts of a lab must not propagate
     namespaces.mount("none", "/", "", namespaces.RECURSIVE | 1 << 20)
     subprocess.Popen(["ip", "link", "set", "lo", "up"]).wait()
     os.write(ready, b".")
@@ -272,7 +272,7 @@ def _be(group: str, ready: int) -> None:
 
 
 def main(words: Sequence[str]) -> int:
-    """The program."""
+    """Run the program."""
     if words == ["hold"]:
         return hold()
     print(json.dumps(look()))

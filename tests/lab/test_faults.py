@@ -1,4 +1,4 @@
-"""Each fault does what it says, as a program that knows nothing of the lab sees it; and is undone."""
+"""Each fault has the effect that its description says, as seen by an independent program, and can be undone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from muster.lab.spec import SWITCH_ADDRESS
 pytestmark = pytest.mark.lab
 
 CONNECT = "timeout 2 bash -c 'read -n4 x < /dev/tcp/{address}/22; echo $x'"
-"""Says what sshd greets with."""
+"""Prints the greeting of sshd."""
 
 
 def greets(lab: Lab, start: str, end: str) -> bool:
@@ -39,7 +39,7 @@ def test_a_partitioned_host_is_cut_off_both_ways(lab: Lab) -> None:
 
 
 def test_slow_names_take_seconds_to_be_not_found(lab: Lab) -> None:
-    """Nobody answers; a resolver gives up after seconds, so a limit of 3 s is not enough for it."""
+    """The resolver gives up after several seconds, so a limit of 3 s is not enough."""
     ask = ["timeout", "3", "getent", "hosts", "10.99.0.1"]
     assert 2 == lab.run("n1", ask).returncode, "not found, at once"
     lab.fault("slow-dns", "n1")
@@ -109,7 +109,7 @@ def test_writes_to_a_stalled_disk_hang_and_cannot_be_killed(lab: Lab) -> None:
 
 
 def state(pid: int) -> str:
-    """One letter, as ps shows it."""
+    """Return the process state, one letter as in ps."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
@@ -147,7 +147,7 @@ def test_a_crashed_host_is_down_with_all_in_it_and_comes_again(lab: Lab) -> None
 
 
 def test_dropped_ssh_breaks_sessions_and_refuses_new_ones(lab: Lab) -> None:
-    """What a session had started lives on."""
+    """Processes that a session had started survive."""
     session = lab.start(
         "head", ["ssh", "n1", "setsid sleep 4646 </dev/null >/dev/null 2>&1 & echo up; sleep 4646"], stdout=-1
     )
@@ -176,7 +176,7 @@ def test_faults_hold_together_and_are_undone_one_by_one(lab: Lab) -> None:
     lab.fault("partition", "n1")
     lab.fault("loopback-name", "n1")
     lab.fault("partition", "n2")
-    lab.fault("partition", "n2")  # it is so already
+    lab.fault("partition", "n2")  # already in effect
     assert [["partition", "n1"], ["loopback-name", "n1"], ["partition", "n2"]] == lab.status()["faults"]
     assert [("partition", "n1")] == lab.clear("partition", "n1")
     assert [("partition", "n2")] == lab.clear(host="n2")

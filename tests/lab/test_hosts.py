@@ -1,4 +1,4 @@
-"""What a host of a lab is: a machine of its own for all that can be asked of it, with real ssh and Slurm."""
+"""Hosts of a lab: each behaves as a machine of its own, with real ssh and Slurm."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ pytestmark = pytest.mark.lab
 
 
 def said(lab: Lab, host: str, *words: str, user: str | None = None, timeout: float = 60) -> str:
-    """What a command in a host says; it must end well. A single word is a line of shell."""
+    """Return the output of a command on a host, which must succeed. A single word is a line of shell."""
     argv = list(words) if len(words) > 1 else ["bash", "-c", words[0]]
     done = lab.run(host, argv, user=user, cwd="/", timeout=timeout)
     assert 0 == done.returncode, f"{host}: {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}"
     return done.stdout.rstrip("\n")
 
 
-# ---- each its own ----------------------------------------------------------------------------------------------------
+# ---- separate hosts
+# ---------------------------------------------------------------------------------------------------
 
 
 def test_each_host_has_its_own_name(lab: Lab) -> None:
@@ -50,7 +51,7 @@ def test_each_host_has_its_own_processes(lab: Lab) -> None:
     try:
         seen = {host: said(lab, host, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '") for host in lab.hosts}
         assert ["n1"] == [host for host in lab.hosts if "sleep 4141" in seen[host]]
-        # /proc is of the host's own table too: what is seen are a few
+        # /proc is of the host's own pid namespace too, so few are visible
         assert all(int(said(lab, host, "ls -d /proc/[0-9]* | wc -l")) < 20 for host in lab.hosts)
         assert "1" == said(lab, "n1", "awk '/^NSpid/ {print NF - 1}' /proc/1/status")
     finally:
@@ -78,8 +79,8 @@ def test_what_a_host_writes_there_is_its_own(lab: Lab, folder: str) -> None:
 
 
 def test_a_tmux_server_serves_one_host(lab: Lab) -> None:
-    """Its socket lies in /tmp, under a name that follows from the user alone: sessions of one name do not collide."""
-    with tempfile.TemporaryDirectory() as on_the_machine:  # the same as without TMUX_TMPDIR, but nobody else's
+    """tmux's socket name in /tmp depends on the user alone; sessions with the same name do not collide."""
+    with tempfile.TemporaryDirectory() as on_the_machine:  # the same as without TMUX_TMPDIR, but for this test alone
         machine = {**os.environ, "TMUX_TMPDIR": on_the_machine, "TERM": "xterm"}
         new = ["tmux", "new-session", "-d", "-s", "train", "sleep", "4242"]
         ls = ["tmux", "ls", "-F", "#{session_name} #{host}"]
@@ -145,7 +146,7 @@ def test_scratch_is_a_file_system_of_each_hosts_own(lab: Lab) -> None:
 
 
 def test_a_socket_of_one_host_is_not_one_of_another(lab: Lab) -> None:
-    """Not by address, and not by an abstract name."""
+    """Neither by address nor by an abstract name."""
     listen = "import socket, time; t = socket.create_server(('', 7777)); u = socket.socket(socket.AF_UNIX); "
     listen += "u.bind('\\0taken'); print('ready', flush=True); time.sleep(60)"
     first = lab.start("n1", [sys.executable, "-c", listen], cwd="/", stdout=subprocess.PIPE)
@@ -202,7 +203,7 @@ def test_sftp_and_rsync_like_copies_work(lab: Lab, tmp_path: Path) -> None:
 
 @pytest.fixture
 def line(lab: Lab, muster: Any) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`muster lab ACTION … --lab-dir` of this lab."""
+    """Return the command line `muster lab ACTION … --lab-dir` of this lab."""
 
     def call(action: str, *words: str, **more: Any) -> subprocess.CompletedProcess[str]:
         done: subprocess.CompletedProcess[str] = muster("lab", action, "--lab-dir", lab.folder.path, *words, **more)
@@ -225,7 +226,7 @@ def line(lab: Lab, muster: Any) -> Callable[..., subprocess.CompletedProcess[str
     ],
 )
 def test_exec_gives_the_status_of_the_command(line: Any, status: int, command: list[str]) -> None:
-    """Killed by a signal, it dies of that signal itself, which a shell shows as 128 + n."""
+    """A command killed by a signal makes exec die of that signal, which a shell shows as 128 + n."""
     assert status == line("exec", "n1", "--", *command).returncode
     assert status == line("exec", "n1", *command).returncode
 
@@ -301,11 +302,11 @@ def test_ssh_config_says_who_cannot_be_reached(line: Any, lab: Lab, tmp_path: Pa
 
 @pytest.mark.parametrize(("words", "name"), [((), "head"), (("n2",), "n2")])
 def test_shell_is_a_shell_in_a_terminal(lab: Lab, muster: Any, words: tuple[str, ...], name: str) -> None:
-    """Its prompt comes, what is typed is done, and Ctrl-C ends a command, not the shell."""
+    """The prompt appears, commands run, and Ctrl-C ends a command, not the shell."""
     pid, terminal = pty.fork()
     if pid == 0:
         try:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a process of pytest-xdist ignores it, and so would the shell
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a worker of pytest-xdist ignores it, and so would the shell
             env = {**muster.env, "SHELL": "/bin/bash", "PS1": "$ ", "TERM": "dumb"}
             os.execve(sys.executable, muster.argv("lab", "shell", "--lab-dir", lab.folder.path, *words), env)
         finally:
@@ -385,12 +386,12 @@ def test_status_without_a_lab_is_1(muster: Any, tmp_path: Path) -> None:
 
 
 def jobs(lab: Lab) -> dict[str, str]:
-    """The state of each job that has not ended."""
+    """Return the states of unfinished jobs."""
     return dict(row.split() for row in said(lab, "head", "squeue -h -o '%i %T'").splitlines())
 
 
 def job(lab: Lab, number: str) -> dict[str, str]:
-    """What Slurm knows of a job."""
+    """Return Slurm's record of a job."""
     return dict(re.findall(r"(\S+?)=(\S*)", said(lab, "head", f"scontrol show job {number}")))
 
 
@@ -404,7 +405,7 @@ def slurm(lab: Lab) -> Iterator[Lab]:
 
 
 def submit(lab: Lab, script: str, *options: str, user: str | None = None) -> str:
-    """Submit a batch script; gives its number."""
+    """Submit a batch script, and return the job ID."""
     cwd = f"{lab.folder.homes}/ada" if user == "ada" else "/tmp"
     words = ["sbatch", "--parsable", *options]
     done = lab.run("head", words, user=user, cwd=cwd, input="#!/bin/bash\n" + script)
@@ -452,7 +453,7 @@ RUNS = "echo run ${SLURM_RESTART_COUNT:-0} >> %s; exec sleep 4242\n"
 
 @pytest.mark.parametrize(("partition", "grace"), [("main", 0), ("spare", 6)])
 def test_an_urgent_job_preempts_one_which_runs_again(slurm: Lab, tmp_path: Path, partition: str, grace: int) -> None:
-    """It is requeued under the same number, and starts again soon after the urgent one has ended."""
+    """The job is requeued under the same ID, and starts again soon after the urgent one has ended."""
     wrote = tmp_path / "runs"
     number = submit(slurm, RUNS % wrote, f"-p{partition}", "-N3", "--exclusive", "-o/dev/null")
     until(lambda: wrote.exists(), "it runs")
@@ -465,7 +466,7 @@ def test_an_urgent_job_preempts_one_which_runs_again(slurm: Lab, tmp_path: Path,
 
 
 def test_a_requeued_job_starts_again_soon(slurm: Lab, tmp_path: Path) -> None:
-    """Not after the two minutes of Slurm's own defaults."""
+    """Not only after Slurm's default of two minutes."""
     wrote = tmp_path / "runs"
     number = submit(slurm, RUNS % wrote, "-o/dev/null")
     until(lambda: wrote.exists(), "it runs")
@@ -487,7 +488,7 @@ time.sleep(4242)
 
 
 def test_nothing_of_a_cancelled_job_lives(slurm: Lab, tmp_path: Path) -> None:
-    """Not even what forked twice, left its session, and ignores SIGTERM."""
+    """Not even a process that forked twice, left its session, and ignores SIGTERM."""
     up = tmp_path / "daemon is up"
     running = slurm.start("head", ["srun", "-wn2", sys.executable, "-c", DAEMON, str(up)])
     until(lambda: up.exists(), "the daemon is up")
@@ -504,7 +505,7 @@ def test_nothing_of_a_cancelled_job_lives(slurm: Lab, tmp_path: Path) -> None:
 
 
 def test_orphans_are_reaped(lab: Lab) -> None:
-    """The first process of a host does what init does."""
+    """The first process of a host reaps like an init."""
     said(lab, "n1", "for i in $(seq 20); do (sh -c 'exit 3' &) ; done; (sleep 0 & exec true) &")
     first = lab.status()["hosts"]["n1"]
     until(lambda: all(map(procfs.lives, namespaces.inhabitants(first))), "no zombie is left")
@@ -522,7 +523,7 @@ def test_a_drained_node_is_somebodys_wish_and_no_fault(slurm: Lab) -> None:
 
 
 def test_without_shared_home_each_node_has_its_own(own_lab: Callable[..., Lab]) -> None:
-    """An empty home; Python and the lab's own files are there all the same."""
+    """An empty home, except for Python and the lab's own files."""
     lab = own_lab(nodes=2, shared_home=False)
     home = os.path.expanduser("~root")  # as sshd finds it, whatever HOME is here
     assert sorted(os.listdir(home)) == sorted(said(lab, "head", f"ls -A {home}").splitlines())
@@ -536,7 +537,7 @@ def test_without_shared_home_each_node_has_its_own(own_lab: Callable[..., Lab]) 
     for user in ("root", "ada"):
         assert "n2" == said(lab, "n1", "ssh -oBatchMode=yes n2 hostname", user=user)
         assert ["n1", "n2"] == sorted(said(lab, "head", "srun -N2 hostname", user=user).split())
-    # the folder in which sbatch was called is not there, as on such clusters
+    # the directory where sbatch was called does not exist there, as on such clusters
     said(lab, "head", "mkdir", "/tmp/on-the-head")
     done = lab.run("head", ["srun", "-N2", "sh", "-c", "pwd > /tmp/here"], cwd="/tmp/on-the-head")
     assert "couldn't chdir to `/tmp/on-the-head'" in done.stderr
@@ -544,13 +545,13 @@ def test_without_shared_home_each_node_has_its_own(own_lab: Callable[..., Lab]) 
 
 
 def of_python(home: str) -> set[str]:
-    """What stays visible in an empty home: where Python and the sources lie."""
+    """Return the paths that stay visible in an empty home: Python and the sources."""
     places = (sys.prefix, sys.base_prefix, os.path.realpath(sys.prefix), os.path.realpath(sys.base_prefix), SOURCES)
     return {os.path.relpath(place, home).split("/")[0] for place in places if place.startswith(home + "/")}
 
 
 def test_what_the_hosts_are_to_share_they_share(stage: LabProcess) -> None:
-    """Though it lies in /tmp, of which each has its own; with links on the way to it."""
+    """Even below /tmp, which each host has for itself, and through symbolic links."""
     for name in ("code", "data", "other"):
         stage.path(f"/tmp/{name}").mkdir()
     stage.path("/tmp/link").symlink_to("/tmp/data")
@@ -602,7 +603,7 @@ def test_a_lab_of_one_node_without_gpus(own_lab: Callable[..., Lab]) -> None:
 
 
 def test_ports_and_subnet_that_are_in_use_are_no_obstacle(stage: LabProcess) -> None:
-    """Somebody on the machine listens where sshd and Slurm do, on the same addresses; the lab has a network apart."""
+    """Other programs may use the ports and addresses of sshd and Slurm, because the lab has its own network."""
     addresses = "".join(f"address add 10.77.{last}/16 dev br0\n" for last in ("0.1", "1.1", "255.254"))
     links = f"link add br0 type bridge\n{addresses}link set br0 up\nlink add lab0 type bridge\n"
     done = stage.run("ip", "-batch", "-", input=links)
@@ -618,7 +619,7 @@ def test_ports_and_subnet_that_are_in_use_are_no_obstacle(stage: LabProcess) -> 
         assert listening.stdout
         assert "ready\n" == listening.stdout.readline()
         assert 0 == stage.muster("lab", "up", "--nodes", "2").returncode
-        # the lab's, not the machine's, which never answer
+        # the lab's daemons, not the machine's, which never answer
         done = stage.muster("lab", "exec", "head", "--", "srun", "-N2", "hostname")
         assert ["n1", "n2"] == sorted(done.stdout.split()), done.stderr
         config = stage.muster("lab", "ssh-config").stdout

@@ -1,4 +1,4 @@
-"""What `muster lab` says to whoever asks for what cannot be: one sentence, one hint, a status, no traceback."""
+"""Errors of `muster lab`: one sentence, one hint, an exit code, no traceback."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HERE = "/var/lib/muster-lab"
 
 
 def words(stage: LabProcess, *asked: str, under: tuple[str, ...] = ()) -> tuple[int, str]:
-    """The status and stderr of `muster lab …`, which must leave nothing; `under` is what runs it."""
+    """Return exit code and stderr of `muster lab …`, which must leave nothing; `under` is a command that runs it."""
     before = stage.look()
     done = stage.run(*under, sys.executable, "-m", "muster", "lab", *asked)
     assert "" == done.stdout
@@ -111,7 +111,7 @@ def test_root_without_its_powers_is_told_what_grants_them(stage: LabProcess, los
 
 
 def test_who_is_not_root_is_told(stage: LabProcess) -> None:
-    """The sources are copied to where anybody may read."""
+    """The sources are copied to a place that any user can read."""
     assert 0 == stage.run("cp", "-r", SOURCES, "/tmp/sources").returncode
     under = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"]
     env = {**stage.env, "PYTHONPATH": "/tmp/sources", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -149,7 +149,7 @@ def test_a_slurm_that_does_not_come_up_is_told_with_its_last_words(stage: LabPro
     before = stage.look()
     done = stage.python(text)
     assert 1 == done.returncode
-    # whichever has ended first
+    # whichever ended first
     assert any(f"the lab did not come up: on {where} ended" in done.stderr for where in ("head slurmctld", "n1 slurmd"))
     assert "nonsense" in done.stderr
     assert {} == difference(before, stage.look())
@@ -164,7 +164,7 @@ def test_the_help_names_every_action_and_fault(stage: LabProcess) -> None:
 
 
 def test_up_and_down_leave_nothing(stage: LabProcess) -> None:
-    """The one test of the lab itself that `make test` runs; its others are those of `make lab-test`."""
+    """The only test of the lab itself in `make test`; the others are in `make lab-test`."""
     before = stage.look()
     assert 0 == stage.muster("lab", "up").returncode
     done = stage.muster("lab", "exec", "head", "--", "srun", "-N3", "hostname")

@@ -1,4 +1,4 @@
-"""A lab leaves nothing, however it ends; coming up twice, going twice, and both at once are no errors."""
+"""A lab leaves nothing, however it ends; repeated and concurrent up and down are no errors."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from muster.linux import procfs
 pytestmark = pytest.mark.lab
 
 HERE = "/var/lib/muster-lab"
-"""Where the lab of a command line lies."""
+"""Directory of the lab on a command line."""
 
-# moments of `up`, which takes some 400 ms: so many milliseconds after its keeper was started
+# moments of `up`, which takes some 400 ms: milliseconds after its daemon was started
 MILLISECONDS = (0, 15, 30, 45, 60, 75, 90, 110, 140, 170, 200, 300)
 
-# and when a file is there
+# and when a file exists
 FILES = (
     ".",
     "lab.json",
@@ -43,14 +43,14 @@ FILES = (
 
 @pytest.fixture
 def nothing_left(stage: LabProcess) -> Iterator[None]:
-    """At its end the test's machine is as it was."""
+    """At its end the test's machine is as before."""
     before = stage.look()
     yield
     assert {} == difference(before, stage.look())
 
 
 def up(stage: LabProcess, *words: str) -> str:
-    """`muster lab up`, which must do; gives what it said."""
+    """Run `muster lab up`, which must succeed; return its output."""
     done = stage.muster("lab", "up", *words)
     assert (0, "") == (done.returncode, done.stderr)
     return done.stdout
@@ -72,7 +72,7 @@ def state(stage: LabProcess) -> str:
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
-    """Send a signal to one process; 0 is one that is not there, not a group."""
+    """Send a signal to one process; 0 means no process, not a group."""
     if pid == 0:
         return
     with suppress(ProcessLookupError):
@@ -106,12 +106,12 @@ BUSY: dict[str, tuple[str, ...]] = {
     "a command": ("exec", "n3", "--", "sleep", "4242"),
     "a write that hangs": ("exec", "n1", "--", "sh", "-c", f"echo x > {HERE}/share/x"),
 }
-"""what: its words after `muster lab`; it runs on"""
+"""what: its arguments of `muster lab`; it keeps running"""
 
 
 @contextmanager
 def a_busy_lab(stage: LabProcess) -> Iterator[None]:
-    """A lab in which all sorts of things go on; what was started from outside it ends with it."""
+    """A lab with all kinds of processes; those started from outside it end with it."""
 
     def lab(*words: str) -> subprocess.CompletedProcess[str]:
         done = stage.muster("lab", *words)
@@ -134,13 +134,13 @@ def a_busy_lab(stage: LabProcess) -> Iterator[None]:
 
 
 def everywhere(stage: LabProcess) -> list[str]:
-    """The command lines of all processes of the stage, those in hosts too."""
+    """Return the command lines of all processes of the stage, including those in hosts."""
     words = [line.split(" ", 2)[2] for line in stage.look()["processes"]]
     return [word.strip("'\"").replace("\\x00", " ") for word in words]
 
 
 def sleeping(stage: LabProcess) -> int:
-    """How many `sleep 4242` there are."""
+    """Return the number of `sleep 4242` processes."""
     return sum(words.rstrip().removeprefix("/usr/bin/") == "sleep 4242" for words in everywhere(stage))
 
 
@@ -183,13 +183,13 @@ def test_a_frozen_host_can_be_taken_down_with_commands_in_it(stage: LabProcess) 
     until(lambda: any(words.startswith("sleep 0.01") for words in everywhere(stage)), "it runs")
     assert 0 == stage.muster("lab", "fault", "freeze", "n1").returncode
     down(stage)
-    kill(process.pid, signal.SIGCONT)  # the way onto the stage, which stops with what it runs
+    kill(process.pid, signal.SIGCONT)  # the program that enters the stage, which stops with what it runs
     process.communicate(timeout=30)
 
 
 @pytest.mark.usefixtures("nothing_left")
 def test_a_job_in_a_frozen_control_group_can_be_taken_down(stage: LabProcess) -> None:
-    """What is frozen takes no signal, not even SIGKILL."""
+    """Frozen processes receive no signal, not even SIGKILL."""
     up(stage, "--nodes", "1")
     job = stage.start_muster("lab", "exec", "head", "--", "srun", "sleep", "4242")
     freeze = 'for state in $(find /run/cgroup -path "*/step_*/freezer.state"); do echo FROZEN > $state; done'
@@ -200,7 +200,7 @@ def test_a_job_in_a_frozen_control_group_can_be_taken_down(stage: LabProcess) ->
     job.communicate(timeout=30)
 
 
-# ---- dying on the way up ---------------------------------------------------------------------------------------------
+# ---- death during startup --------------------------------------------------------------------------------------------
 
 
 def at(stage: LabProcess, moment: int | str) -> None:
@@ -210,7 +210,7 @@ def at(stage: LabProcess, moment: int | str) -> None:
         until(path.exists, f"{moment} is there")
         return
     until(stage.keeper, "there is a keeper")
-    # a moment, not a condition: what is right must be so at any
+    # a moment, not a condition: the result must be right at any moment
     with suppress(subprocess.TimeoutExpired):
         subprocess.run(["sleep", "10"], timeout=moment / 1000)
 
@@ -221,13 +221,13 @@ MOMENTS = (*MILLISECONDS, *FILES)
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.usefixtures("nothing_left")
 def test_a_keeper_killed_on_the_way_leaves_nothing(stage: LabProcess, moment: int | str) -> None:
-    """`up` itself says so and clears away."""
+    """`up` itself reports it and cleans up."""
     starting = stage.start_muster("lab", "up")
     at(stage, moment)
     keeper = stage.keeper()
     kill(keeper)
     said = starting.communicate(timeout=30)[0]
-    if starting.returncode == 0:  # it had come up before
+    if starting.returncode == 0:  # it was up already
         assert "the lab is up" in said
         down(stage)
     else:
@@ -253,12 +253,12 @@ def test_up_killed_on_the_way_is_cleared_by_down_or_up(stage: LabProcess, moment
 @pytest.mark.parametrize("moment", MOMENTS[::3])
 @pytest.mark.usefixtures("nothing_left")
 def test_ctrl_c_on_the_way_leaves_nothing(stage: LabProcess, moment: int | str) -> None:
-    """Nobody has to say `down`: a first Ctrl-C ends `up` with 130, and all that it made has gone by then."""
+    """No `down` is needed: a first Ctrl-C ends `up` with 130, after it removed all that it had created."""
     starting = stage.start_muster("lab", "up")
     at(stage, moment)
     kill(stage.muster_pid(), signal.SIGINT)
     said = starting.communicate(timeout=30)[0]
-    if "the lab is up" in said:  # it had come up before
+    if "the lab is up" in said:  # it was up already
         down(stage)
     else:
         assert (130, "") == (starting.returncode, said)
@@ -277,7 +277,7 @@ def test_sigterm_on_the_way_leaves_nothing_that_down_does_not_take(stage: LabPro
 
 @pytest.mark.usefixtures("nothing_left")
 def test_down_at_once_after_up_was_killed_is_the_last_word(stage: LabProcess) -> None:
-    """The keeper has not yet said who it is, then; nothing comes up later."""
+    """The daemon has not reported its pid yet; nothing starts later."""
     for _ in range(8):
         starting = stage.start_muster("lab", "up")
         until(stage.path(f"{HERE}/lab.json").exists, "it has begun")
@@ -310,7 +310,7 @@ def test_the_block_leaves_nothing(stage: LabProcess, ends: str) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_lab_goes_with_a_program_that_is_killed(stage: LabProcess, number: int) -> None:
-    """Nobody says `down`."""
+    """No `down` is needed."""
     before = stage.look()
     program = stage.start(sys.executable, "-c", IN_PYTHON, "time.sleep(4242)")
     assert program.stdout is not None
@@ -341,7 +341,7 @@ def test_the_block_ends_well_when_the_keeper_was_killed(stage: LabProcess) -> No
 
 @pytest.mark.usefixtures("nothing_left")
 def test_what_nobody_could_clear_away_is_cleared_by_its_name(stage: LabProcess) -> None:
-    """The program and the keeper were killed at once: files and control groups are left, and `down` takes them."""
+    """The program and the daemon were killed at once: files and control groups are left, and `down` removes them."""
     program = stage.start(sys.executable, "-c", IN_PYTHON, "time.sleep(4242)")
     assert program.stdout is not None
     folder = program.stdout.readline().strip()
@@ -374,13 +374,13 @@ def test_the_next_program_clears_what_a_killed_one_left_and_no_more(stage: LabPr
     assert 0 == living.returncode
 
 
-# ---- twice, and both at once -----------------------------------------------------------------------------------------
+# ---- repeated and concurrent -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("nothing_left")
 def test_up_and_down_twice_are_no_errors(stage: LabProcess) -> None:
     assert "the lab is up after " in up(stage, "--nodes", "2")
-    # whatever its shape, and when the same one is asked for
+    # whatever its options, and if the same one is requested
     for words in [(), ("--nodes", "2"), ("--nodes", "2", "--cpus", "8", "--gpus", "4")]:
         assert "the lab is up already: head and 2 nodes" in up(stage, *words)
     works(stage, nodes=2)
@@ -460,11 +460,11 @@ def test_up_that_waits_is_interrupted_like_any_other(stage: LabProcess) -> None:
     down(stage)
 
 
-# ---- what is found from before ---------------------------------------------------------------------------------------
+# ---- leftovers -------------------------------------------------------------------------------------------------------
 
 
 def written(stage: LabProcess, **more: object) -> None:
-    """Change what lab.json says."""
+    """Change the content of lab.json."""
     path = stage.path(f"{HERE}/lab.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), **more}))
 
@@ -477,7 +477,7 @@ def test_a_lab_from_before_a_reboot_is_cleared_by_up(stage: LabProcess) -> None:
     innocent = stage.start("sleep", "4242")
     pid = until(lambda: inner(stage, "sleep 4242"), "somebody else has its number")
     started = stage.run("cut", "-d ", "-f22", f"/proc/{pid}/stat").stdout.strip()
-    # after a reboot, another process may have the same number and even the same time
+    # after a reboot, another process may have the same pid and even the same start time
     written(stage, boot="another one", keeper=[pid, started], hosts={"head": [pid, started]})
     assert "half-made" == state(stage)
     up(stage, "--nodes", "2")
@@ -502,7 +502,7 @@ def test_a_process_that_has_the_keepers_number_now_is_left_alone(stage: LabProce
 
 
 def inner(stage: LabProcess, command: str) -> int:
-    """The number of a process, on the stage; 0 when there is none."""
+    """Return the pid of a process on the stage; 0 if there is none."""
     for pid, words in stage.inhabitants().items():
         if words.strip() == command:
             status = Path(f"/proc/{pid}/status").read_text()
@@ -519,7 +519,7 @@ def innocent_end(stage: LabProcess, process: subprocess.Popen[str]) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"mark": "muster lab"}', '{"mark": "muster lab", "boot": 3}'])
 @pytest.mark.usefixtures("nothing_left")
 def test_a_damaged_record_is_no_traceback(stage: LabProcess, text: str) -> None:
-    """What is marked as a lab's is cleared; what is not is left to whom it belongs."""
+    """What is marked as a lab's is removed; the rest is left."""
     stage.path(HERE).mkdir()
     stage.path(f"{HERE}/lab.json").write_text(text)
     assert 1 == (said := stage.muster("lab", "status")).returncode, said.stderr
@@ -531,7 +531,7 @@ def test_a_damaged_record_is_no_traceback(stage: LabProcess, text: str) -> None:
     else:
         assert (2, f"muster: {HERE} is no lab's folder\nhint: it is left as it is\n") == (done.returncode, done.stderr)
         stage.path(f"{HERE}/lab.json").unlink()
-        down(stage)  # an empty folder is half a lab
+        down(stage)  # an empty directory is half a lab
 
 
 @pytest.mark.usefixtures("nothing_left")
@@ -550,7 +550,7 @@ def test_on_the_machine_itself_nothing_of_a_lab_is_left() -> None:
     before = look()
     with Lab(nodes=2) as lab:
         folder = lab.folder.path
-        # what is in the lab is to be seen from nowhere else
+        # what is in the lab is not visible from outside
         meanwhile = difference(before, look())
         for kind in ("mounts", "links", "named network namespaces", "configuration"):
             assert [] == [line for line in meanwhile.get(kind, []) if "lab" in line or "77" in line], kind

@@ -1,4 +1,4 @@
-"""A launcher that is added by docs/adding-a-launcher.md, word for word, works."""
+"""A launcher added by following docs/adding-a-launcher.md works."""
 
 from __future__ import annotations
 

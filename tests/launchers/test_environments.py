@@ -1,4 +1,4 @@
-"""Ranks have the environment that `muster plan` says, under each launcher that is here."""
+"""Ranks have the environment that `muster plan` shows, with each installed launcher."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 @pytest.mark.parametrize("launcher", environments.launchers("local"))
 def test_ranks_have_what_the_plan_says(muster: Any, script: Any, launcher: str) -> None:
-    """And so has the launcher; beside it they have what that launcher is known to add."""
+    """The launcher does too; besides, they have the known additions of that launcher."""
     (told,) = [row for row in json.loads(muster("launchers", "--json").stdout) if row["name"] == launcher]
     if not told["installed"]:
         pytest.skip(f"there is no {launcher} here")

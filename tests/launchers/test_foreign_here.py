@@ -1,4 +1,4 @@
-"""Every foreign launcher on this machine: who failed first, statuses that they hide, kill, nothing left behind."""
+"""Every external launcher on this machine: first failure, exit codes that they hide, kill, no leftovers."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ TRAINING = EXAMPLE.with_name("train_ddp.py")
 
 HERE = [name for name, row in LAUNCHERS.items() if row.foreign and "local" in row.places]
 PROGRAMS = [name for name in HERE if name not in ("spawn", "ray")]
-"""Ray takes half a minute for each; spawn calls Python only, and importing torch takes its time."""
+"""Ray takes half a minute for each; spawn supports only Python, and importing torch is slow."""
 
 
 def some(names: list[str], *now: str) -> list[Any]:
-    """All of them, but for `make test` only those that are named here; the others are for `make lab-test`."""
+    """Return all launchers as parameters; for `make test` only the named ones, the others for `make lab-test`."""
     return [pytest.param(name, marks=[] if name in now else [pytest.mark.lab]) for name in names]
 
 
 @pytest.fixture(autouse=True)
 def own_tmp(muster: Any, tmp_path: Path) -> Path:
-    """Temporary files of this test's own."""
+    """A temporary directory for this test alone."""
     folder = tmp_path / "tmp"
     folder.mkdir()
     muster.env["TMPDIR"] = str(folder)
@@ -39,7 +39,7 @@ def own_tmp(muster: Any, tmp_path: Path) -> Path:
 
 
 def others(muster: Any) -> list[str]:
-    """Processes that carry the folder of this test."""
+    """Return processes that mention the directory of this test."""
     found = []
     for entry in os.listdir("/proc"):
         try:
@@ -53,14 +53,14 @@ def others(muster: Any) -> list[str]:
 
 
 def agent_of(muster: Any) -> int:
-    """The number of the agent; its parent, the guard, is called the same."""
+    """Return the pid of the agent; its parent, the guard, has the same name."""
     both = {int(line.split()[0]) for line in others(muster) if "exec(f.read" in line and "setup" not in line}
     (agent,) = [pid for pid in both if int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) in both]
     return agent
 
 
 def test_what_a_launcher_says_while_its_ranks_are_awaited_is_shown(muster: Any, tmp_path: Path) -> None:
-    """Open MPI, for one, waits for ever after some of its errors."""
+    """Open MPI, for example, waits for ever after some of its errors."""
     program = tmp_path / "waits"
     program.write_text(
         "#!/bin/sh\n[ $1 = --version ] && echo Open MPI && exit\necho ----\necho bad name >&2\nexec sleep 999\n"
@@ -76,10 +76,10 @@ def test_what_a_launcher_says_while_its_ranks_are_awaited_is_shown(muster: Any, 
     assert 130 == process.returncode
 
 
-# Ray for real is in the guide from-ray
+# real Ray is tested by the guide from-ray
 @pytest.mark.parametrize("launcher", some(HERE, *(name for name in HERE if name != "ray")))
 def test_the_same_script_under_each(muster: Any, own_tmp: Path, launcher: str) -> None:
-    # deepspeed's own log files, and its options as tutorials write them behind the script
+    # deepspeed's own log files, and its options after the script, as in tutorials
     config = str(EXAMPLE.with_name("ds_config.json"))
     more = ["--launcher-args", "--enable_each_rank_log logs"] if launcher == "deepspeed" else []
     behind = ["--deepspeed", f"--deepspeed_config={config}"] if launcher == "deepspeed" else []
@@ -137,7 +137,7 @@ def main(rank, word, *more):
 
 
 def test_spawn_tells_a_status_and_a_traceback(muster: Any, script: Any) -> None:
-    """The function got values for words that are Python literals, as from `mp.spawn(main, args=…)`."""
+    """The function gets values for words that are Python literals, as from `mp.spawn(main, args=…)`."""
     script(RAISES, "fn.py")
     done = muster("run", "--launcher", "spawn", "-g", "2", "fn:main", "a bad batch", "2", "None", "1e-3x", timeout=120)
     assert 1 == done.returncode, done.stderr
@@ -170,7 +170,7 @@ def test_a_script_that_spawns_by_itself_is_started_once(muster: Any, script: Any
 
 @pytest.mark.parametrize("launcher", PROGRAMS)
 def test_who_failed_first_and_how(muster: Any, launcher: str) -> None:
-    # words that may as well tell of a peer's end: muster waits for a better cause, and launchers do not
+    # messages that could also be caused by the end of a peer: muster waits for a better cause, launchers do not
     who_failed(muster, launcher, "{ echo 'no data: Connection refused' >&2; exit 7; }", 7, "exit status 7")
 
 
@@ -180,7 +180,7 @@ def test_which_signal_ended_a_rank(muster: Any, launcher: str) -> None:
 
 
 def who_failed(muster: Any, launcher: str, ends: str, status: int, says: str) -> None:
-    """Rank 1 of two ends so, and muster says it."""
+    """Check that muster reports this end of rank 1 of two."""
     line = ["--", "sh", "-c", f"[ $RANK = 1 ] && {ends}; sleep 60"]
     done = muster("run", "--launcher", launcher, "-g", "2", *line, timeout=120)
     assert status == done.returncode, done.stderr
@@ -206,7 +206,7 @@ def wrote(muster: Any, rank: int) -> bool:
 
 
 def test_what_the_plan_shows_is_what_ran(muster: Any, own_tmp: Path) -> None:
-    """The launcher's command line, with what is known only then filled in."""
+    """The launcher's command line, with late values filled in."""
     line = ["--launcher", "torchrun", "-g", "2", "--", "sh", "-c", "tr '\\0' '\\n' </proc/$PPID/cmdline; echo; sleep 1"]
     planned = json.loads(muster("plan", "--json", *line).stdout)["commands"][0]["argv"]
     done = muster("run", "--prefix", "", "--ranks", "0", *line, timeout=60)
@@ -222,7 +222,7 @@ def test_what_the_plan_shows_is_what_ran(muster: Any, own_tmp: Path) -> None:
 
 
 def test_fewer_ranks_than_were_asked_for_are_a_failure(muster: Any) -> None:
-    """accelerate 1.15 with `--cpu` starts one, and ends with status 0."""
+    """accelerate 1.15 with `--cpu` starts one rank, and exits with 0."""
     line = ["--launcher", "accelerate", "--launcher-args", "--cpu", "-g", "2", "--", "true"]
     done = muster("run", *line, timeout=60)
     assert 125 == done.returncode, done.stderr
@@ -230,7 +230,7 @@ def test_fewer_ranks_than_were_asked_for_are_a_failure(muster: Any) -> None:
 
 
 def test_one_rank_alone(muster: Any) -> None:
-    """Which accelerate starts in another way than several."""
+    """accelerate starts a single rank differently."""
     done = muster("run", "--launcher", "accelerate", "-g", "1", str(EXAMPLE), timeout=60)
     assert (0, True) == (done.returncode, "[0] the sum of 0 to 0 is 0, as it should be" in done.stdout), done.stderr
 
@@ -245,7 +245,7 @@ def test_a_program_that_cannot_be_started_is_no_kill(muster: Any, tmp_path: Path
 
 
 def test_all_ranks_see_the_gpus_of_their_machine(muster: Any) -> None:
-    """submitit hides them all from its tasks, and deepspeed counts them anew."""
+    """submitit hides the GPUs from its tasks, and deepspeed renumbers them."""
     show = ["--prefix", "", "--", "sh", "-c", "echo ${CUDA_VISIBLE_DEVICES-unset}"]
     for launcher in ("submitit", "deepspeed"):
         done = muster("run", "--launcher", launcher, "-g", "2", *show, timeout=60)
@@ -255,11 +255,11 @@ def test_all_ranks_see_the_gpus_of_their_machine(muster: Any) -> None:
 
 
 def test_ranks_do_not_outlive_their_agent(muster: Any) -> None:
-    """Detached, so that no terminal ends what the agent has left; torchrun ties its workers to nobody."""
+    """Detached, so that no terminal ends what the agent left; torchrun's workers do not die with their parent."""
     line = ["--launcher", "torchrun", "-g", "2", "--", "sh", "-c", "echo $RANK; sleep 600"]
     assert 0 == muster("run", "-d", *line, timeout=60).returncode
     until(lambda: all(wrote(muster, rank) for rank in range(2)), "both run")
-    # its parent is one more process of that name, which has to end what an agent leaves
+    # its parent is one more process of that name, which kills what an agent leaves
     agent = agent_of(muster)
     os.kill(agent, signal.SIGKILL)
     until(lambda: not [line for line in others(muster) if "sleep" in line], "the ranks have ended", 15)
@@ -303,7 +303,7 @@ time.sleep(600)
 
 
 def test_a_rank_that_listens_ends_in_its_own_time(muster: Any, script: Any) -> None:
-    """Ctrl-C: the launcher does not cut the ranks short."""
+    """Ctrl-C: the launcher does not shorten the ranks' grace period."""
     process = muster.start("run", "--launcher", "torchrun", "-g", "2", str(script(SAVES)))
     until(lambda: all((Path(muster.cwd) / f"on {rank}").exists() for rank in range(2)), "both run")
     process.send_signal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Small file systems that can be filled. They need root."""
+"""Small file systems that a test can fill. They need root."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 @contextmanager
 def small_disk(path: Path, size: str, kind: str = "tmpfs") -> Iterator[Path]:
-    """A disk of this size, mounted at `path`: a `tmpfs`, or an `ext4` whose image lies beside it and takes no room."""
+    """Mount a file system of this size at `path`: `tmpfs`, or `ext4` on a sparse image beside it."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small disk to fill it")
     path.mkdir()
@@ -35,14 +35,14 @@ def small_disk(path: Path, size: str, kind: str = "tmpfs") -> Iterator[Path]:
 
 
 def fill(path: Path) -> None:
-    """Leave no byte free."""
+    """Use up all free bytes."""
     with open(path / "filler", "wb", buffering=0) as file:
         free = os.statvfs(path)
         try:
             os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize - (1 << 20))
             file.seek(0, os.SEEK_END)
         except OSError:
-            pass  # it is smaller, or others write too
+            pass  # less is free, or other processes write too
         for size in (4096, 1):
             try:
                 while True:
@@ -52,5 +52,5 @@ def fill(path: Path) -> None:
 
 
 def free(path: Path) -> None:
-    """Give the room back."""
+    """Free the space again."""
     (path / "filler").unlink()

@@ -1,4 +1,4 @@
-"""What the tests of life and death share: wait for a condition, and know which processes live."""
+"""Helpers for tests of processes that end: wait for conditions, and find living processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from waiting import until
 EXAMPLE = Path(__file__).parents[2] / "examples" / "distributed_sum.py"
 
 RUN_ID = r"\d{8}-\d{6}-[0-9a-f]{4,16}(-[\w.-]+)?"
-"""The shape of a run's id."""
+"""Pattern of a run ID."""
 
 SAME_WORDS = {
     RUN_ID: "RUN",
@@ -26,21 +26,21 @@ SAME_WORDS = {
     r"pid \d+": "pid N",
     r'File "/[^"]*/([^"/]+)", line \d+': r'File ".../\1", line N',
 }
-"""What differs between two runs of the same thing, for `golden`."""
+"""Replacements for what differs between two runs of the same thing, for `golden`."""
 
 
 # ---- processes ------------------------------------------------------------------------------------------------------
 
 
 class Process(NamedTuple):
-    """One process, told from a later one of the same number by the time of its start."""
+    """A process, distinguished from a later one with the same pid by its start time."""
 
     pid: int
     started: str
 
 
 def _stat(pid: int) -> list[str]:
-    """State, parent and the rest of /proc/PID/stat, after the name; empty when it is gone."""
+    """Return the fields of /proc/PID/stat after the name, from the state on; empty if the process is gone."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
@@ -49,12 +49,12 @@ def _stat(pid: int) -> list[str]:
 
 
 def everybody() -> list[int]:
-    """All process numbers of this machine."""
+    """Return all pids of this machine."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
 def living(processes: Iterable[Process]) -> list[Process]:
-    """Those that still live; a zombie does not."""
+    """Return those that are alive; a zombie is not."""
     found = []
     for process in processes:
         stat = _stat(process.pid)
@@ -64,14 +64,14 @@ def living(processes: Iterable[Process]) -> list[Process]:
 
 
 def process(pid: int) -> Process:
-    """This process, now."""
+    """Return this process as it is now."""
     stat = _stat(pid)
     assert stat, f"there is no process {pid}"
     return Process(pid, stat[19])
 
 
 def family(root: int) -> set[Process]:
-    """All living descendants of a process, by walking from child to parent."""
+    """Return all living descendants of a process."""
     stats = {pid: stat for pid in everybody() if (stat := _stat(pid)) and stat[0] not in "ZX"}
     found, before = {root}, 0
     while len(found) != before:
@@ -81,14 +81,14 @@ def family(root: int) -> set[Process]:
 
 
 def children(parent: int) -> list[int]:
-    """The living children of a process, the oldest first."""
+    """Return the living children of a process, the oldest first."""
     stats = {pid: stat for pid in everybody() if (stat := _stat(pid)) and stat[0] not in "ZX"}
     found = [pid for pid, stat in stats.items() if int(stat[1]) == parent]
     return sorted(found, key=lambda pid: int(stats[pid][19]))
 
 
 def environment(pid: int) -> dict[str, str]:
-    """The environment that a process was started with; empty when it is gone."""
+    """Return the environment that a process was started with; empty if it is gone."""
     try:
         text = Path(f"/proc/{pid}/environ").read_bytes().decode("utf-8", "replace")
     except OSError:
@@ -97,7 +97,7 @@ def environment(pid: int) -> dict[str, str]:
 
 
 def command(pid: int) -> str:
-    """The words of a process; empty when it is gone."""
+    """Return the command line of a process; empty if it is gone."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
     except OSError:
@@ -105,14 +105,14 @@ def command(pid: int) -> str:
 
 
 def carriers(run_id: str) -> set[Process]:
-    """Living processes that were started in the environment of this run."""
+    """Return living processes that were started in the environment of this run."""
     found = (pid for pid in everybody() if environment(pid).get("TORCHELASTIC_RUN_ID") == run_id)
     pairs = ((pid, _stat(pid)) for pid in found)
     return {Process(pid, stat[19]) for pid, stat in pairs if stat and stat[0] not in "ZX"}
 
 
 def shared(pids: Iterable[int]) -> list[str]:
-    """Files of torch in shared memory that these processes made: their number is in the name."""
+    """Return torch's files in shared memory created by these processes, whose pids are in the names."""
     beginnings = tuple(f"torch_{pid}_" for pid in pids)
     return [name for name in os.listdir("/dev/shm") if name.startswith(beginnings)]
 
@@ -121,7 +121,7 @@ def shared(pids: Iterable[int]) -> list[str]:
 
 
 class RunProcesses:
-    """A run while it runs: what `muster.start` began, its folder, and its processes. `with` ends it in any case."""
+    """A run in progress: the process, its run directory, and its descendants. `with` ends it in any case."""
 
     def __init__(self, muster: Any, *words: str, **more: Any):
         self.muster = muster
@@ -139,11 +139,11 @@ class RunProcesses:
         if self.process.poll() is None:
             self.process.kill()
         for one in living(left):
-            # these free what the others leave in shared memory, and end by themselves
+            # these free what the others leave in shared memory, and exit by themselves
             if not re.search("multiprocessing.resource_tracker|torch_shm_manager", command(one.pid)):
                 os.kill(one.pid, signal.SIGKILL)
         self.process.wait()
-        # a worker of torch that is killed between the making of a file and its removal leaves it
+        # a worker of torch that is killed between creating and removing a file leaves it
         until(lambda: not living(left), "what was killed has ended")
         for name in shared(one.pid for one in left):
             os.unlink(f"/dev/shm/{name}")
@@ -155,25 +155,25 @@ class RunProcesses:
         return {path.parent for path in (self.muster.home / "runs").glob("*/job.json")}
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        """The events of this kind so far."""
+        """Return the events of this kind so far."""
         found = []
         path = self.path / "events.jsonl"
         for line in path.read_text().splitlines() if path.exists() else ():
             try:
                 event = json.loads(line)
-            except ValueError:  # not yet whole
+            except ValueError:  # incomplete
                 continue
             if event["event"] == kind:
                 found.append(event)
         return found
 
     def log(self, rank: int, stream: str = "out", attempt: int = 0) -> str:
-        """What a rank has written so far."""
+        """Return the output of a rank so far."""
         path = self.path / f"attempt_{attempt}" / f"rank_{rank:05d}.{stream}"
         return path.read_text(errors="replace") if path.exists() else ""
 
     def wrote(self, word: str, ranks: Iterable[int] = (0,), attempt: int = 0, timeout: float = 90.0) -> None:
-        """Wait until each of these ranks has written `word` on its stdout."""
+        """Wait until each of these ranks has written `word` to its stdout."""
         for rank in ranks:
 
             def seen(rank: int = rank) -> bool:
@@ -183,48 +183,48 @@ class RunProcesses:
             until(seen, f"rank {rank} writes {word!r}", timeout)
 
     def all_output(self) -> str:
-        """What muster has shown, when it has ended too early."""
+        """Return muster's output, after it has exited too early."""
         out, err = self.process.communicate(timeout=10)
         return f"muster ended with {self.process.returncode}:\n{out}\n{err}"
 
     def everybody(self) -> set[Process]:
-        """All processes that came of muster and live now; it itself is not among them."""
+        """Return all living descendants of muster, without muster itself."""
         found = family(self.process.pid)
         self.seen |= found
         return found
 
     def agent(self) -> int:
-        """The process number of the agent."""
+        """Return the process of the agent."""
         return int(until(lambda: self.events("hello"), "the agent says hello")[0]["pid"])
 
     def ranks(self, attempt: int = 0) -> dict[int, int]:
-        """The process number of each rank."""
+        """Return the process of each rank."""
         found = until(lambda: [event for event in self.events("pids") if event["attempt"] == attempt], "ranks start")
         return {int(rank): pid for rank, pid in found[0]["pids"].items()}
 
     def warm(self) -> int:
-        """The warm interpreter: the oldest child of the agent that was started to serve."""
+        """Return the fork server: the oldest child of the agent that was started to serve."""
         hooks = ((pid, environment(pid).get("MUSTER_HOOK")) for pid in children(self.agent()))
         return next(pid for pid, hook in hooks if hook and marshal.loads(bytes.fromhex(hook))["mode"] == "serve")
 
     def store(self) -> int:
-        """The keeper of the store: the child of the agent that is neither warm nor a rank."""
+        """Return the store process: the child of the agent that is neither the fork server nor a rank."""
         others = {self.warm(), *self.ranks().values()}
         return next(pid for pid in children(self.agent()) if pid not in others)
 
     def end(self, timeout: float = 60.0) -> tuple[int, str, str]:
-        """Wait for the end of muster; (status, stdout, stderr)."""
+        """Wait until muster exits; return (exit code, stdout, stderr)."""
         out, err = self.process.communicate(timeout=timeout)
         return self.process.returncode, out, err
 
     def outcome(self) -> dict[str, Any]:
-        """What outcome.json says."""
+        """Return the content of outcome.json."""
         found: dict[str, Any] = json.loads((self.path / "outcome.json").read_text())
         return found
 
 
 def newest(muster: Any) -> Path:
-    """The folder of the newest run; an id tells the time to the second only."""
+    """Return the newest run directory; IDs have the time in seconds only."""
 
     def began(path: Path) -> float:
         return float(json.loads((path / "job.json").read_text())["time"])
@@ -233,18 +233,18 @@ def newest(muster: Any) -> Path:
 
 
 def log(muster: Any, rank: int, stream: str = "out", attempt: int = 0) -> bytes:
-    """What a rank of the newest run wrote."""
+    """Return the output of a rank of the newest run."""
     return (newest(muster) / f"attempt_{attempt}" / f"rank_{rank:05d}.{stream}").read_bytes()
 
 
 def outcome(muster: Any) -> dict[str, Any]:
-    """How the newest run ended."""
+    """Return the result of the newest run."""
     found: dict[str, Any] = json.loads((newest(muster) / "outcome.json").read_text())
     return found
 
 
 def no_one_left(processes: Iterable[Process], run_id: str, timeout: float = 10.0) -> None:
-    """All of these, and all that was started in the environment of the run, have ended within `timeout` seconds."""
+    """Check that these processes, and all started in the environment of the run, exit within `timeout` seconds."""
     processes = list(processes)
 
     def left() -> list[str]:

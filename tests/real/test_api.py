@@ -1,4 +1,4 @@
-"""`muster.api` in a program that has signals, children and threads of its own: runs leave all of that alone."""
+"""`muster.api` in a program with its own signal handlers, children and threads: runs leave all of these alone."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ Path("told.json").write_text(json.dumps(told))
 
 
 def embed(text: str, env: dict[str, str], tmp_path: Path) -> tuple[dict[str, Any], str]:
-    """Run a program; what it tells in told.json, and what it has printed."""
+    """Run a program; return the content of told.json, and the output."""
     (tmp_path / "program.py").write_text(text)
     argv = [sys.executable, "program.py", env["MUSTER_HOME"]]
     done = subprocess.run(
@@ -185,7 +185,7 @@ def embed(text: str, env: dict[str, str], tmp_path: Path) -> tuple[dict[str, Any
 
 
 def test_runs_in_a_program_of_its_own_leave_it_as_it_was(env: dict[str, str], tmp_path: Path) -> None:
-    """From threads, twice, two at once, stopped, with an agent that is killed, detached, refused."""
+    """From threads, twice, two at once, stopped, with a killed agent, detached, rejected."""
     told, printed = embed(EMBEDDING, env, tmp_path)
     assert "" == printed
     unblocked = f"SigBlk:\t{0:016x}"

@@ -1,4 +1,4 @@
-"""What is wrong around a run is told in a sentence, with the documented status, and nothing is left behind."""
+"""Problems around a run are reported in a sentence, with the documented exit code, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OK = "import torch; print('ok')"
 
 
 def refused(done: subprocess.CompletedProcess[str], status: int, sentence: str, hint: str | None) -> None:
-    """It ended with this status, said these words and none of ours that only a developer reads."""
+    """Check the exit code and the message, which has no developer's jargon."""
     assert status == done.returncode, done.stderr
     assert sentence in done.stderr
     assert hint is None or re.search(rf"^hint: .*{re.escape(hint)}", done.stderr, re.M), done.stderr
@@ -32,7 +32,7 @@ def refused(done: subprocess.CompletedProcess[str], status: int, sentence: str, 
 
 
 def none_begun(muster: Any) -> None:
-    """No run directory was left."""
+    """Check that no run directory was left."""
     assert [] == list((muster.home / "runs").glob("*"))
 
 
@@ -120,7 +120,7 @@ def test_after_an_import_that_starts_a_thread_ranks_are_plain_processes_and_the_
 
 @pytest.fixture
 def deaf(tmp_path: Path, bare: Path) -> Path:
-    """A Python that drops PYTHONPATH and the like, as some wrappers do, and knows torch all the same."""
+    """A Python that ignores PYTHONPATH and similar variables, as some wrappers do, but has torch."""
     known = [path for path in sys.path if path.endswith("-packages")]
     (site,) = bare.parent.parent.glob("lib/python*/site-packages")
     (site / "known.pth").write_text("".join(path + "\n" for path in known))
@@ -234,7 +234,8 @@ def test_a_home_on_a_read_only_disk_is_refused(muster: Any, tmp_path: Path) -> N
         assert "Read-only file system" in done.stderr
 
 
-# ---- what the kernel does not give ----------------------------------------------------------------------------------
+# ---- limits of the kernel
+# ---------------------------------------------------------------------------------------------
 
 WITHOUT = Path(__file__).with_name("without.py")
 SAYS_TWICE = ("--", "sh", "-c", "echo hi $RANK; until [ -e go$RANK ]; do sleep 0.05; done; echo bye")
@@ -349,7 +350,7 @@ STARTS_EACH = "import subprocess, sys; sys.exit(subprocess.call([sys.executable,
 
 @pytest.mark.parametrize("launcher", ["fork", "exec"])
 def test_variables_of_another_world_change_nothing(muster: Any, script: Script, launcher: str) -> None:
-    """Those that a shell has kept, and those of a rank that starts a run itself."""
+    """Variables that a shell has kept, and those of a rank that starts a run itself."""
     left = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "3", "MASTER_ADDR": "nowhere", "MASTER_PORT": "1"}
     path = str(script(NESTED))
     done = muster("run", "--launcher", launcher, "-g", "2", path, env={**muster.env, **left})
@@ -359,7 +360,7 @@ def test_variables_of_another_world_change_nothing(muster: Any, script: Script, 
 
 
 def test_started_once_for_each_rank_it_is_refused(muster: Any, tmp_path: Path, script: Script) -> None:
-    """By torchrun, as far as muster can see: a parent of that name, and its variables."""
+    """By torchrun, as muster detects it: a parent of that name, and its variables."""
     (tmp_path / "torchrun").write_text(STARTS_EACH)
     done = subprocess.run(
         [sys.executable, tmp_path / "torchrun", "run", "-g", "1", script(OK)],
@@ -372,14 +373,14 @@ def test_started_once_for_each_rank_it_is_refused(muster: Any, tmp_path: Path, s
 
 
 def closed(line: list[str], descriptors: str, **more: Any) -> subprocess.CompletedProcess[str]:
-    """Run a command line with some of its standard descriptors closed, `2` being what is not closed is captured."""
+    """Run a command line with some standard descriptors closed; stderr is captured unless it is closed."""
     close = " ".join(f"{number}>&-" if number != "0" else "<&-" for number in descriptors)
     return subprocess.run(["sh", "-c", f'exec "$@" {close}', "sh", *line], capture_output=True, text=True, **more)
 
 
 @pytest.mark.parametrize("launcher", ["fork", "exec"])
 def test_closed_descriptors_change_no_status(muster: Any, script: Script, launcher: str) -> None:
-    """As under cron, or after `>&-`; attached and detached, and for those who ask afterwards."""
+    """As under cron, or after `>&-`; attached and detached, and for later commands."""
     path = script(
         "import os, pathlib, sys, time\n"
         "print('\\x0f', flush=True)\n"
@@ -402,7 +403,7 @@ def test_closed_descriptors_change_no_status(muster: Any, script: Script, launch
 
 
 def test_many_ranks_with_few_descriptors(muster: Any) -> None:
-    """What muster can do without takes none of the last ones."""
+    """Optional uses of descriptors leave the last ones free."""
 
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
@@ -414,7 +415,7 @@ def test_many_ranks_with_few_descriptors(muster: Any) -> None:
 
 @pytest.mark.parametrize("command", ["wait", "show", "ps", "--help"])
 def test_no_status_depends_on_who_reads(muster: Any, script: Script, command: str) -> None:
-    """`| true`, `> /dev/full`, `2> /dev/full`: what is printed is lost, and what the command found out is not."""
+    """`| true`, `> /dev/full`, `2> /dev/full`: the output is lost, but not the exit code."""
     muster("run", "--launcher", "exec", "-g", "1", "--", "sh", "-c", "exit 7")
     line = muster.argv(*(["wait", "last"] if command == "wait" else [command]))
     for way in ('"$@" | true; exit ${PIPESTATUS[0]}', '"$@" > /dev/full', '"$@" 2> /dev/full'):

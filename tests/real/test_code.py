@@ -1,4 +1,4 @@
-"""Which files are a run's code, and a copy of them: with git and without, and with what is no file."""
+"""The files that are a run's code, and copies of them: with and without git, and with special files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def git(*words: str, cwd: Path) -> None:
 
 @pytest.fixture
 def top(tmp_path: Path) -> Path:
-    """A repository with all that a working tree may hold."""
+    """A repository with every kind of file that a working tree may hold."""
     other, top = tmp_path / "other", tmp_path / "top"
     for repository in (other, top, top / "nested"):
         repository.mkdir(parents=True, exist_ok=True)
@@ -70,9 +70,9 @@ def test_what_git_lists_with_the_repositories_inside(top: Path) -> None:
     outward = f"links that lead out of {top} stay links: dangling -> ../nothing, out -> /etc, pkg/absolute -> {top}"
     assert LEFT_OUT == found.notes[0]
     assert found.notes[1].startswith(outward.rpartition(", ")[0])
-    # what is ignored is sent if it is the script
+    # an ignored file is sent if it is the script
     assert "data/big" in code_sync.tree(str(top), "data/big").names
-    # a folder that git ignores is code without git
+    # a directory that git ignores is code without git
     ignored = code_sync.tree(str(top / "data"))
     assert (str(top / "data"), ("big",)) == (ignored.root, ignored.names)
 
@@ -114,7 +114,7 @@ def test_runs_are_no_code(top: Path) -> None:
 
 
 def test_links_of_a_copy(top: Path, tmp_path: Path) -> None:
-    """They lead to what was copied too, and else to where they led."""
+    """Links to copied files point to the copies; others keep their target."""
     copy = tmp_path / "copy"
     code_sync.snapshot(code_sync.tree(str(top)), copy)
     assert "main.py" == (copy / "pkg" / "absolute").read_text()
@@ -141,7 +141,7 @@ def test_files_that_go_or_cannot_be_read(top: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
 @pytest.mark.parametrize("with_git", [True, False])
 def test_what_cannot_be_read(with_git: bool) -> None:
-    """As another user than root, for whom nothing is unreadable."""
+    """As a user other than root, for whom some files are unreadable."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         top = Path(folder, "top")
         for name in ("shut/a.py", "b.py"):
@@ -178,12 +178,12 @@ def test_what_cannot_be_read(with_git: bool) -> None:
         assert f"None InvalidRequest cannot read {top}/shut: Permission denied" in told
 
 
-# ---- what hosts compare ----------------------------------------------------------------------------------------------
+# ---- comparison between hosts ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A folder without git in which more lies than the code of one script."""
+    """A directory without git that holds more than the code of one script."""
     home = tmp_path / "home"
     names = ("train.py", "beside.py", "notes.txt", "mine/__init__.py", "mine/deep/a.py", "own/b.py", "own/c.txt")
     for name in (*names, "projA/deep/x.py", "notebooks/y.py"):
@@ -205,7 +205,7 @@ OF_TRAIN = {"train.py", "beside.py", "mine/__init__.py", "mine/deep/a.py", "own/
 
 
 def test_the_code_of_a_script_without_git(home: Path) -> None:
-    """Its folder, and what it imports from there; in somebody's home all their projects lie below that."""
+    """The script's directory, and what it imports from there; a home directory may hold all projects of a user."""
     assert (False, OF_TRAIN) == sources(home, "train.py")
     assert (False, OF_TRAIN) == sources(home.parent, "home/train.py")
     assert (False, {"train.py", "beside.py", "notebooks/y.py"}) == sources(home, "notebooks.y", kind="module")

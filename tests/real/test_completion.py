@@ -1,4 +1,4 @@
-"""Completion, in the shells themselves."""
+"""Completion in real shells."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BIN = Path(sys.executable).parent
 
 
 def shell(muster: Any, name: str, script: str) -> list[str]:
-    """The lines that a shell prints."""
+    """Return the lines that a shell prints."""
     if shutil.which(name) is None:
         pytest.skip(f"there is no {name}; tools/system installs it")
     program = muster.cwd / "muster"
@@ -31,7 +31,7 @@ def shell(muster: Any, name: str, script: str) -> list[str]:
 
 
 def bash(muster: Any, *words: str) -> list[str]:
-    """What bash makes of these words after `muster`, the last of which is being typed."""
+    """Return bash's completions of these words after `muster`; the last one is being typed."""
     quoted = " ".join(f"'{word}'" for word in ("muster", *words))
     ask = f'COMP_WORDS=({quoted}); COMP_CWORD={len(words)}; _muster; printf "%s\\n" "${{COMPREPLY[@]}}"'
     return [line for line in shell(muster, "bash", f'eval "$(muster completion bash)"; {ask}') if line]
@@ -85,7 +85,7 @@ def test_fish_completes(muster: Any):
 
 
 def test_zsh_completes(muster: Any):
-    """Its completion system wants a terminal: two functions of it are replaced by ones that print."""
+    """zsh's completion system needs a terminal: two of its functions are replaced by ones that print."""
     around = "compdef() { : }; _describe() { print -l $found }; _files() { print files }"
     ask = "words=(muster run --launcher s); CURRENT=4; _muster; words=(muster run ''); CURRENT=3; _muster; true"
     lines = shell(muster, "zsh", f'{around}; eval "$(muster completion zsh)"; {ask}')
@@ -104,7 +104,7 @@ def test_version_tells_what_the_ranks_get(muster: Any, tmp_path: Path):
     import torch
 
     assert f"muster 0.1.0 (Python {python})" == lines[0]
-    # a wheel may be called 2.13.0, and say of itself 2.13.0+cu130
+    # a wheel may be called 2.13.0, and have the version 2.13.0+cu130
     torch_line = lines[1].replace("+" + torch.__version__.partition("+")[2], "")
     base = torch.__version__.partition("+")[0]
     assert f"ranks: Python {python}, torch {base}, {sys.executable} (the one muster runs in)" == torch_line

@@ -1,4 +1,4 @@
-"""The conversation of a run, as `MUSTER_TRACE=1` prints it: all is in the catalogue, and nothing in it is secret."""
+"""Messages of a run, as `MUSTER_TRACE=1` prints them: all are in the catalogue, and none shows a secret."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SECRET = "hunter2"
 
 
 def test_a_run_and_who_asks_it(muster: Any, script: Any) -> None:
-    """In a terminal and detached, with ranks that are forked; `?` would mark what the catalogue does not have."""
+    """In a terminal and detached, with forked ranks; `?` would mark what is not in the catalogue."""
     muster.env.update(MUSTER_TRACE="1", WANDB_API_KEY=SECRET)
     script("import sys, time\nprint('begun', flush=True)\nsys.stdin.read() if len(sys.argv) < 3 else time.sleep(60)")
     done = muster("run", "-g", "1", "--stdin", "0", "script.py", SECRET, stdin=None, input="a line")

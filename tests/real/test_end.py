@@ -1,4 +1,4 @@
-"""How a run ends: the exit status is the first failing rank's own, and the report says which one it was, and why."""
+"""How a run ends: the exit code is that of the first rank that failed, and the report names it and the reason."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ total = torch.ones(1)
 dist.all_reduce(total)
 """
 
-# Whether a peer falls by itself or is asked first is a matter of milliseconds.
+# Whether a peer fails by itself or is signalled first is a matter of milliseconds.
 EITHER = {
     r"(ended by muster \(\w[\w ]*\)|then failed for want of the others \(lost peer\))": "ended in want of the others"
 }
 
 
 def report(stderr: str) -> str:
-    """What muster says at the end: from its last message on."""
+    """Return the report at the end: muster's output from its last message on."""
     return "muster: " + stderr.rpartition("\nmuster: ")[2]
 
 
 def one_failure(muster: Any, golden: Any, name: str, status: int, *words: str) -> None:
-    """This run fails with a status, its report is the golden one, and `wait` and `show` tell the same."""
+    """Check that a run fails with this exit code and the golden report, and that `wait` and `show` agree."""
     done = muster("run", *words)
     assert status == done.returncode, done.stderr
     golden(name, report(done.stderr), {**SAME_WORDS, **EITHER})

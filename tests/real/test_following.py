@@ -1,4 +1,4 @@
-"""Commands that follow a run: how many processes they start for that, and that they show all of it once."""
+"""Commands that follow a run: how many processes they start, and that they show everything once."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ read last </proc/sys/kernel/ns_last_pid
 echo $((last - 2)) >"$COUNT"
 exit $status
 """
-"""Runs a command as process 2 of its namespace, where the kernel gives a number to each process and each thread."""
+"""Runs a command as process 2 of a pid namespace, where the kernel numbers each process and each thread."""
 
 TALKS = "number=0; until [ -e go ]; do number=$((number + 1)); echo line $number; sleep 0.1; done; exit 5"
 
 
 class Counted:
-    """A command of muster, which tells how many processes and threads it has started in its life."""
+    """A command of muster that counts how many processes and threads it starts."""
 
     def __init__(self, muster: Any, *words: str) -> None:
         self._count, self._out = (muster.cwd / f"{name} of {words[0]}" for name in ("count", "out"))
@@ -44,14 +44,14 @@ class Counted:
         return self._out.read_text()
 
     def started(self, status: int) -> int:
-        """How many it had started when it ended with this status."""
+        """Return the count after the command has exited with this code."""
         assert status == self.process.wait(timeout=60), self.said
         return int(self._count.read_text())
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a namespace of processes needs root")
 def test_who_follows_a_detached_run_starts_one_process(muster: Any, tmp_path: Path) -> None:
-    """`logs -f`, `wait` and `attach`, however long it takes; and questions."""
+    """`logs -f`, `wait` and `attach`, however long they take; and questions."""
     assert 0 == muster("run", "-d", "-g", "2", "--", "sh", "-c", TALKS).returncode
     began = time.monotonic()
     follows = [Counted(muster, *words, "last") for words in (["logs", "-f"], ["wait"])]
@@ -74,7 +74,7 @@ def test_who_follows_a_detached_run_starts_one_process(muster: Any, tmp_path: Pa
 
 
 def test_a_follower_that_nobody_reads_misses_nothing(muster: Any, tmp_path: Path) -> None:
-    """As in a terminal that was stopped: it goes on when it is read, and holds up nobody."""
+    """As in a stopped terminal: output continues when it is read, and delays no one else."""
     text = "seq 200000; until [ -e go ]; do sleep 0.02; done; echo last"
     assert 0 == muster("run", "-d", "--", "sh", "-c", text).returncode
     until(lambda: list(muster.newest().glob("attempt_0/rank_00000.out")), "the rank has begun")

@@ -1,4 +1,4 @@
-"""A disk that is full ends no rank, and what was lost is told: by the run, in the log, and afterwards."""
+"""A full disk ends no rank, and losses are reported: by the run, in the log, and afterwards."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ print("last line")
 
 
 def at(muster: Any, disk: Path) -> Any:
-    """This muster, for `Life`, with runs on that disk."""
+    """This muster, for `RunProcesses`, with runs on that disk."""
 
     class At:
         home, env, start = disk, muster.env, staticmethod(muster.start)
@@ -40,16 +40,16 @@ def at(muster: Any, disk: Path) -> Any:
 
 
 def numbers(log: str) -> list[int]:
-    """The lines that are in a log."""
+    """Return the numbers of the lines in a log."""
     return [int(number) for number in re.findall(r"^line (\d+) ", log, re.M)]
 
 
 @pytest.mark.parametrize(
     ("launcher", "kind", "size"),
     [
-        # where there is little room ranks write into pipes from the start
+        # with little space, ranks write into pipes from the start
         *(("fork", "tmpfs", "4m"), ("exec", "ext4", "16m"), ("torchrun", "tmpfs", "4m")),
-        # else when a write has failed
+        # otherwise when a write has failed
         *(("fork", "ext4", "1200m"), ("exec", "ext4", "1200m"), ("torchrun", "ext4", "1200m")),
     ],
 )
@@ -62,7 +62,7 @@ def test_ranks_outlive_a_full_disk_and_what_they_print_later_is_logged(
         return int((tmp_path / f"progress {rank}").read_text().split()[-1])
 
     def stands_still(rank: int) -> bool:
-        """The rank goes on, and its log does not grow."""
+        """Check that the rank continues, and its log does not grow."""
         size, so_far = len(run.log(rank)), progress(rank)
         until(lambda: progress(rank) > so_far + 100, "the rank goes on", 20)
         return len(run.log(rank)) == size
@@ -89,12 +89,12 @@ def test_ranks_outlive_a_full_disk_and_what_they_print_later_is_logged(
                 rf"^muster: (\d+) bytes of rank {rank}'s stdout are missing in this log: No space left", re.M
             )
             until(lambda rank=rank, mark=mark: mark.search(run.log(rank)), "the log says what is missing", 20)
-            # while the disk was not quite full there may have been room for a few lines more
+            # while the disk was not quite full there may have been space for a few more lines
             until(lambda rank=rank, mark=mark: len(numbers(mark.split(run.log(rank))[-1])) > 100, "more is logged", 20)
             before, *_, after = mark.split(run.log(rank))
             missing = sum(map(int, mark.findall(run.log(rank))))
             lines = numbers(before)[0], len(set(range(1, numbers(after)[0])) - set(numbers(run.log(rank))))
-            # a line at either end may be torn
+            # a line at either end may be incomplete
             assert (1, True) == (lines[0], lines[1] <= missing // 100 + 2 * len(mark.findall(run.log(rank))))
         until(lambda: "logs can be written again" in said.read_text(), "that is told")
         assert inodes == [os.stat(run.path / f"attempt_0/rank_{rank:05d}.out").st_ino for rank in range(2)]
@@ -106,7 +106,7 @@ def test_ranks_outlive_a_full_disk_and_what_they_print_later_is_logged(
         assert "Traceback" not in said.read_text()
         told = r"ranks 0-1: \S+ (bytes|KiB|MiB) of output are not in their logs: No space left on device"
         assert re.search(r"all 2 ranks ended well after .*\n" + told, said.read_text()), said.read_text()
-        # the outcome was written although the disk is full
+        # the result was written although the disk is full
         shown = muster("show", "last", "--run-dir", str(disk))
         assert re.search(told, shown.stdout), shown.stdout + shown.stderr
         assert "state    succeeded" in shown.stdout
@@ -121,7 +121,7 @@ def test_ranks_outlive_a_full_disk_and_what_they_print_later_is_logged(
 def test_a_disk_that_a_rank_fills_itself_and_a_failure_that_cannot_be_logged(
     muster: Any, tmp_path: Path, terminal: str
 ) -> None:
-    """However fast it prints: a program of any language, here `yes`. What it says at last is known all the same."""
+    """A program in any language, here `yes`, however fast it prints. Its last output is known all the same."""
     text = "yes | head -c 30000000 || exit 9; echo why >&2; exit 4"
     with small_disk(tmp_path / "disk", "2m") as disk:
         done = muster("run", "--run-dir", str(disk), "-q", terminal, "--", "sh", "-c", text)
@@ -132,7 +132,7 @@ def test_a_disk_that_a_rank_fills_itself_and_a_failure_that_cannot_be_logged(
 
 
 def test_a_disk_that_fills_while_an_interpreter_is_warmed(muster: Any, script: Script, tmp_path: Path) -> None:
-    """Ranks that are started on a full disk do their work, again and again; what they print is shown."""
+    """Ranks started on a full disk do their work, repeatedly; their output is shown."""
     source = script(
         "import torch, os\nprint('worked')\nassert os.environ['TORCHELASTIC_RESTART_COUNT'] == '1', 'again'"
     )
@@ -169,7 +169,7 @@ def test_a_limit_of_file_sizes_ends_no_rank(muster: Any, script: Script) -> None
 
 
 def test_a_full_disk_behind_standard_output_is_told_once(muster: Any) -> None:
-    """The run goes on, and its logs are whole; JSON too is not cut off without a word."""
+    """The run continues, and its logs are complete; JSON output is not truncated silently either."""
     for options in ((), ("--json",)):
         with open("/dev/full", "w") as full:
             process = muster.start("run", *options, "-g", "1", "--", "seq", "20000", stdout=full)

@@ -1,4 +1,4 @@
-"""Whatever dies, and however it dies: nothing of a run outlives it, and its state is never told wrongly."""
+"""Whatever process dies, nothing of a run outlives it, and its state is never reported wrongly."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ if __name__ == "__main__":
     for batch in batches:
         pass
 """
-"""Ranks with workers and programs of their own, in a session of its own, orphaned, or without their environment: and
-no Python of it minds SIGTERM."""
+"""Ranks with workers and programs of their own, in a session of their own, orphaned, or without their environment; all
+ignore SIGTERM."""
 
 
 def everyone(run: RunProcesses) -> set[Any]:
-    """All processes of a busy run of two ranks, and that these are all that were meant to be."""
+    """Return all processes of a busy run of two ranks, after a check that these are all that were intended."""
     found = run.everybody()
     words = [command(one.pid) for one in found]
     for seconds in ("1000", "1001", "1002", "1003", "1004"):
@@ -250,7 +250,7 @@ print(sorted(os.listdir("/proc/self/fd"), key=int)[:3])
 
 
 def test_nothing_of_the_terminal_is_held_open_by_ranks(muster: Any) -> None:
-    """A rank that goes on must not keep a pipe of muster's own open: whoever reads it would wait for ever."""
+    """A surviving rank must not keep a pipe of muster's open: its reader would wait for ever."""
     with RunProcesses(muster, "run", "-g", "2", "--", "sh", "-c", "echo ready; sleep 1000") as run:
         run.wrote("ready", range(2))
         mine = {os.readlink(f"/proc/{run.process.pid}/fd/{fd}") for fd in (1, 2)}

@@ -1,6 +1,6 @@
-"""What torch looks at while it is imported: a forked rank has it loaded already, and is as plain Python nevertheless.
+"""What torch reads during its import: a forked rank has it loaded already, and still behaves like plain Python.
 
-Or it is plain Python, and muster says why.
+Otherwise plain Python is started, and muster reports why.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ LATER = {
 DONE_LATE = {"OMP_NUM_THREADS": "2", "TORCH_LOGS": "+dynamo", "TORCH_DISTRIBUTED_DEBUG": "DETAIL", "TMPDIR": "/var/tmp"}
 """Those for which the rank does what torch would have done."""
 AT_LOAD = {"PYTORCH_JIT": "0", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-"""Those that need a plain interpreter."""
+"""Those that need plain Python."""
 
 
 TORCH = {
@@ -71,12 +71,12 @@ def set_num_threads(number):
     "version.py": "__version__ = '2.13.0'\ncuda = None",
     "distributed.py": "def is_available(): return False",
 }
-"""As much of a torch as a warm interpreter needs. It is imported at once, and by any Python."""
+"""The parts of torch that a fork server needs. It imports quickly, in any Python."""
 
 
 @pytest.fixture
 def small_torch(muster: Any, tmp_path: Path) -> Path:
-    """A folder of PYTHONPATH in which a torch is that is none; further modules can be put there."""
+    """A PYTHONPATH directory with a fake torch; more modules can be added."""
     folder = tmp_path / "small"
     (folder / "torch").mkdir(parents=True)
     for name, text in TORCH.items():
@@ -91,7 +91,7 @@ def forked(muster: Any) -> bool:
 
 
 def see(muster: Any, path: Path, *options: str) -> tuple[str, str]:
-    """What a script prints as the one rank of a run, and what muster says of the run."""
+    """Return the output of a script as the only rank of a run, and muster's messages."""
     done = muster("run", "-g", "1", *options, str(path))
     assert 0 == done.returncode, done.stderr
     return muster.log(0).decode(), done.stderr
@@ -105,7 +105,7 @@ def plain(muster: Any, path: Path) -> str:
 
 
 def sets(names: Mapping[str, str]) -> str:
-    """Lines that set environment variables."""
+    """Return lines that set environment variables."""
     return "import os\n" + "".join(f"os.environ[{name!r}] = {value!r}\n" for name, value in names.items())
 
 
@@ -122,7 +122,7 @@ def sets(names: Mapping[str, str]) -> str:
 def test_what_a_script_sets_first_is_what_torch_sees(
     names: Mapping[str, str], why: str, muster: Any, script: Script
 ) -> None:
-    """And before the script imports torch, nothing tells that it is there."""
+    """Before the script imports torch, nothing reveals that it is loaded."""
     path = script(sets(names) + PROBE)
     out, err = see(muster, path)
     assert plain(muster, path) == out
@@ -131,7 +131,7 @@ def test_what_a_script_sets_first_is_what_torch_sees(
 
 
 def test_what_the_text_does_not_tell_is_told_by_the_rank(muster: Any, script: Script) -> None:
-    """Once, with the name and with what to do; what can be done late is done."""
+    """Once, with the name and with advice; what can be done late is done."""
     hidden = f"exec({sets({'PYTORCH_JIT': '0', 'KMP_BLOCKTIME': '0', **DONE_LATE})!r})\n"
     path = script(hidden + PROBE)
     out, err = see(muster, path)
@@ -173,7 +173,7 @@ def test_what_is_withheld_comes_back_in_any_python(
 
 
 def test_a_torch_of_the_scripts_own_is_the_one_it_gets(muster: Any, script: Script) -> None:
-    """A folder that it puts on sys.path counts, as does what it puts into sys.modules."""
+    """Directories that it adds to sys.path count, and modules that it puts into sys.modules."""
     script("mine = True", "lib/torch/__init__.py")
     script("mine = 'nn'", "lib/torch/nn.py")
     text = "import sys, types\nsys.path.insert(0, 'lib')\nsys.modules['numpy'] = types.ModuleType('mine')\n"
@@ -185,7 +185,7 @@ def test_a_torch_of_the_scripts_own_is_the_one_it_gets(muster: Any, script: Scri
 
 
 def test_a_preloaded_module_has_its_variables(muster: Any, script: Script, small_torch: Path) -> None:
-    """What Python code reads while it is imported is seen, whatever it is called."""
+    """Reads by Python code during an import are detected, whatever the module's name."""
     (small_torch / "mine.py").write_text("import os\nlevel = os.environ.get('MINE_LEVEL')")
     text = "import os\nos.environ['MINE_LEVEL'] = '3'\nimport mine\nprint(mine.level)"
     out, err = see(muster, script(text), "--preload", "mine")
@@ -194,7 +194,7 @@ def test_a_preloaded_module_has_its_variables(muster: Any, script: Script, small
 
 
 def test_a_warning_of_an_import_is_the_ranks_own(muster: Any, script: Script, small_torch: Path) -> None:
-    """On its stderr, unless the script does not want to see it."""
+    """On its stderr, unless the script suppresses it."""
     (small_torch / "mine.py").write_text("import warnings\nwarnings.warn('mine is old')")
     text = "import os, sys, warnings\nif os.environ['RANK'] == '1':\n    warnings.simplefilter('ignore')\nimport mine"
     done = muster("run", "-g", "2", "--preload", "mine", str(script(text)))
@@ -207,7 +207,7 @@ def test_a_warning_of_an_import_is_the_ranks_own(muster: Any, script: Script, sm
 def test_what_python_runs_at_its_start_may_look_at_the_rank(
     kind: str, muster: Any, tmp_path: Path, small_torch: Path
 ) -> None:
-    """It runs once in a warm interpreter, which has no rank: so ranks are plain."""
+    """It runs once in a fork server, which has no rank: so plain ranks are started."""
     chooses = "import builtins, os\nbuiltins.device = os.environ.get('LOCAL_RANK')\n"
     (tmp_path / "script.py").write_text("print(device)")
     if kind == "sitecustomize":
@@ -226,7 +226,7 @@ def test_what_python_runs_at_its_start_may_look_at_the_rank(
 
 
 def test_an_end_before_torch_was_imported_has_its_hint(muster: Any, script: Script, small_torch: Path) -> None:
-    """A library that does not bear torch before it, as far as anybody can tell; afterwards it is something else."""
+    """A library that apparently cannot be loaded after torch; later failures have other causes."""
     ends = "import os, signal\nif os.environ['RANK'] == '1':\n    os.kill(os.getpid(), signal.SIGSEGV)\n"
     path = str(script(ends + "raise ImportError('libsim.so: cannot be loaded after torch')"))
     done = muster("run", "-g", "2", path)
@@ -248,7 +248,7 @@ print(json.dumps(sorted({*sys.stdlib_module_names} & {*sys.modules} - before - f
 
 
 def test_every_module_of_python_may_be_hidden_by_one_beside_the_script(muster: Any, tmp_path: Path) -> None:
-    """A file of each name: those count that plain Python would take instead of what torch has loaded already."""
+    """A file for each module name: those count that plain Python would import instead of what torch has loaded."""
     from muster.agent.bootstrap import text_of
     from muster.agent.forkserver import CAUGHT_UP, READ_AT_LOAD, READ_AT_LOAD_PREFIXES, HookedPython, write_hook
 
@@ -309,12 +309,12 @@ TELLS_NOTHING = {"I_MPI_NUMBER_OF_MPI_PROCESSES_PER_NODE", "I_MPI_PIN_MAPPING", 
     "OMPI_COMM_WORLD_LOCAL_SIZE",
     "NUMPY_WARN_IF_NO_MEM_POLICY",
 }
-"""MKL looks at these, which an MPI sets before Python starts; and numpy, when it frees memory."""
+"""MKL reads these, which an MPI sets before Python starts; numpy too, when it frees memory."""
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="what C++ code reads is traced by a library that gcc makes")
 def test_the_table_holds_what_libraries_read_at_load(tmp_path: Path, env: dict[str, str]) -> None:
-    """For the torch that is installed. What Python code reads is seen in each run."""
+    """For the installed torch. Reads by Python code are detected in each run."""
     (tmp_path / "getenv.c").write_text(GETENV)
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", "getenv.so", "getenv.c"], cwd=tmp_path, check=True)
     read = {}

@@ -1,4 +1,4 @@
-"""Every byte that a rank writes is in its file and reaches whoever watches, whole, in order, and with its prefix."""
+"""Every byte that a rank writes is in its file and reaches all readers, complete, in order, and with its prefix."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ for start in range(0, count, 100):
 out.flush()
 open("done" + str(rank), "w").close()
 """
-"""Lines of a hundred bytes, numbered; pieces end anywhere in a line. Odd ranks write to stderr."""
+"""Numbered lines of a hundred bytes; pieces end anywhere in a line. Odd ranks write to stderr."""
 
 
 def expected(rank: int, count: int, prefix: bytes = b"") -> bytes:
-    """What FLOOD writes in a rank."""
+    """Return what FLOOD writes in a rank."""
     return b"".join(prefix + LINE % (rank, number) for number in range(count))
 
 
@@ -54,13 +54,13 @@ def test_of_100_megabytes_from_8_ranks_no_line_is_lost_or_torn(muster: Any, scri
         assert expected(rank, count) == log(muster, rank, stream), f"the file of rank {rank}"
         assert b"" == log(muster, rank, ("err", "out")[rank % 2])
         prefix = b"[%d] " % rank
-        # a comparison of two long texts in an assert would take minutes to print
+        # comparing two long texts in an assert takes minutes to print
         assert (b"".join(shown.pop(prefix)) == expected(rank, count, prefix)) is True, f"what is shown of rank {rank}"
     assert {b"must"} == set(shown)
 
 
 def test_a_terminal_that_is_cut_off_while_the_run_ends_shows_all_of_it(muster: Any, tmp_path: Path) -> None:
-    """It comes back when the agents have gone, or when nobody is left; the rest is in the files."""
+    """It reconnects after the agents have exited, or after everything has; the rest is in the files."""
     lines = "echo 1; until [ -e go ]; do sleep 0.02; done; seq 2 40; seq 41 60 >&2"
     # each waits for the other: the first to fail ends the rest
     lines += "; touch done$RANK; until [ -e done0 ] && [ -e done1 ]; do sleep 0.02; done; exit 5"
@@ -138,7 +138,7 @@ def test_logs_shows_what_is_asked_for(muster: Any) -> None:
 
 
 def test_log_dir_has_torchruns_names_which_go_with_the_run(muster: Any, tmp_path: Path) -> None:
-    """A folder for each run, attempt and local rank; error.json where the script left word of an error."""
+    """A directory for each run, attempt and local rank; error.json if the script recorded an error."""
     text = """echo out $RANK $ROLE_NAME; echo err >&2
     [ $TORCHELASTIC_RESTART_COUNT = 1 ] && exit 0
     echo {} > $TORCHELASTIC_ERROR_FILE; touch failed$RANK; until [ -e failed0 ] && [ -e failed1 ]; do sleep 0.02; done
@@ -222,7 +222,7 @@ for number in range(150):
 
 @pytest.mark.parametrize("launcher", ["fork", "exec", "torchrun"])
 def test_logs_are_in_the_order_in_which_ranks_wrote(muster: Any, script: Script, tmp_path: Path, launcher: str) -> None:
-    """Over ranks, and over stdout and stderr of each, in the terminal and afterwards; each line has its time."""
+    """Across ranks, and stdout and stderr of each, in the terminal and afterwards; each line has its time."""
     (tmp_path / "turn0").touch()
     began = time.time()
     path = str(script(IN_TURN))
@@ -257,7 +257,7 @@ def test_logs_are_in_the_order_in_which_ranks_wrote(muster: Any, script: Script,
 
 
 def test_without_the_times_of_an_agent_logs_are_in_the_order_of_ranks(muster: Any, tmp_path: Path) -> None:
-    """Of an older run, say; who asks for times is told that there are none."""
+    """For example of an older run; a request for times is answered with a message."""
     text = "echo out $RANK; echo err $RANK >&2"
     muster("run", "-g", "2", "--", "sh", "-c", text)
     (times,) = newest(muster).glob("node_*/times.log")
@@ -301,7 +301,7 @@ def test_a_killed_ranks_last_line_is_in_its_log(muster: Any, script: Script) -> 
 
 
 def test_the_end_waits_for_output_that_the_terminal_has_not_taken(muster: Any) -> None:
-    """Of a rank that fails, all it wrote is shown before the report."""
+    """All output of a failed rank is shown before the report."""
     with RunProcesses(muster, "run", "--", "sh", "-c", "seq 200000 >&2; exit 3", stderr=subprocess.STDOUT) as run:
         whole = len("".join(f"{number}\n" for number in range(1, 200_001)))
         until(lambda: len(run.log(0, "err")) == whole, "the rank has written all while nobody reads")
@@ -343,7 +343,7 @@ def test_the_newest_run_is_the_one_whose_logs_are_shown(muster: Any) -> None:
 
 
 def test_logs_end_with_whoever_reads_them(muster: Any) -> None:
-    """`muster logs -f | head -1`, of a run that goes on."""
+    """`muster logs -f | head -1`, of a run that continues."""
     running = muster.start("run", "-g", "1", "--", "sh", "-c", "echo first; exec sleep 600")
     logs = muster.home / "runs"
     until(lambda: [path for path in logs.glob("*/attempt_0/*.out") if path.read_bytes()], "it has said something")
@@ -357,7 +357,7 @@ def test_logs_end_with_whoever_reads_them(muster: Any) -> None:
 
 
 def test_a_script_that_spawns_by_itself_is_told_of(muster: Any, script: Script) -> None:
-    """Each rank would make a world of its own; nothing is refused, for the call may be for something else."""
+    """Each rank would create a world of its own; nothing is rejected, because the call may be for something else."""
     path = script("import torch.multiprocessing as mp\nif False:\n    mp.spawn(print, nprocs=2)\n")
     told = "script.py calls `mp.spawn(…)` and so starts ranks by itself"
     done = muster("run", "-g", "2", path.name)

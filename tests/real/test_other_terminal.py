@@ -55,7 +55,7 @@ def test_stacks_tells_the_function_of_each_rank_and_the_ranks_go_on(
         run.wrote("ready", range(3))
         until((tmp_path / "locked").exists, "rank 2 waits")
         until(lambda: "blocked_in_a_collective" in _stacks(muster)[0], "rank 0 is in the barrier", 20)
-        for _ in range(2):  # and again: what was told before is not told twice
+        for _ in range(2):  # repeated: reported messages are not reported twice
             found = _stacks(muster)
             assert [0, 1, 2] == sorted(found)
             assert "in barrier" in found[0] and "in busy_outside" not in found[0]
@@ -72,7 +72,7 @@ def test_stacks_tells_the_function_of_each_rank_and_the_ranks_go_on(
 
 
 def _stacks(muster: Any, *words: str) -> dict[int, str]:
-    """What `muster stacks` tells, by rank."""
+    """Return what `muster stacks` reports, by rank."""
     done = muster("stacks", *words)
     assert 0 == done.returncode, done.stderr
     pieces = re.split(r"^rank (\d+):$", done.stdout, flags=re.M)
@@ -237,7 +237,7 @@ def test_prune_asks_on_a_terminal(muster: Any) -> None:
 
 
 def test_homes_are_found_and_paths_are_absolute(muster: Any, tmp_path: Path) -> None:
-    """A relative MUSTER_HOME, also for ranks of plain interpreters and for `-d`; `~`; and no HOME."""
+    """A relative MUSTER_HOME, also for ranks of plain Python and for `-d`; `~`; and no HOME."""
     (tmp_path / "script.py").write_text("print('ran')")
     env = {**muster.env, "MUSTER_HOME": "relative", "HOME": str(tmp_path)}
     done = muster("run", "--launcher", "exec", "script.py", env=env)
@@ -273,7 +273,7 @@ def test_old_runs_are_deleted_at_the_start_of_a_new_one_where_that_is_wanted(mus
         assert ["live", "b", "c"] == names(), "the oldest one lives"
         assert re.search(rf"^muster: deleted 1 old run \(\d+ KiB\), by .*: {first}$", done.stderr, re.M), done.stderr
         lost = sorted(runs.iterdir())[1]
-        (lost / "outcome.json").unlink()  # as that of a run that another terminal is just starting
+        (lost / "outcome.json").unlink()  # as for a run that another terminal is just starting
         (tmp_path / "muster.toml").write_text('[run]\nkeep_size = "1K"\n')
         done = muster("run", "-q", "--name", "d", "--", "true")
         assert (["live", "b", "d"], "") == (names(), done.stderr)
@@ -299,7 +299,7 @@ def test_rm_and_prune_delete_what_has_ended_and_refuse_what_runs(muster: Any, tm
         unsaid = muster("prune", "--older-than", "30")
         assert (2, True) == (unsaid.returncode, "a time with its unit, such as `30d`" in unsaid.stderr)
         assert 2 == len(list((muster.home / "runs").iterdir()))
-        unasked = muster("prune", "--older-than", "0")  # silence is no yes
+        unasked = muster("prune", "--older-than", "0")  # no answer does not mean yes
         assert (2, listed[:1]) == (unasked.returncode, unasked.stdout.splitlines())
         assert (
             "muster: to delete 1 run wants a yes, and there is no terminal to ask at\n"
@@ -328,7 +328,7 @@ def test_after_a_restart_of_the_machine_and_from_another_one_no_run_is_running(m
         ({"boot": "another"}, "lost", "the machine was restarted while it ran"),
         ({"host": "elsewhere"}, "unknown", "it was started on elsewhere; ask there"),
     ):
-        # its own number, alive again as another process
+        # its own pid, reused by another process
         mine = {"pid": os.getpid(), "pid_started": Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]}
         (path / "job.json").write_text(json.dumps({**job, **mine, **change}))
         (record,) = json.loads(muster("ps", "--json").stdout)

@@ -1,4 +1,4 @@
-"""Commands meet controllers of other versions: a run keeps its own muster.pyz, whatever is upgraded meanwhile."""
+"""Commands work with controllers of other versions: a run keeps its own muster.pyz, whatever is upgraded meanwhile."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OLDER = Path(__file__).parents[1] / "unit" / "older"
 
 
 class Controller:
-    """One that speaks another version, on the socket on which that of a real run listens. `answers` says what."""
+    """A fake controller of another version on the socket of a real run's controller; `answers` has its answers."""
 
     def __init__(self, home: Path, run_id: str, answers: Callable[[dict[str, Any]], list[bytes]]):
         self.run, self.answers, self.heard = home / "runs" / run_id, answers, list[dict[str, Any]]()
@@ -68,7 +68,7 @@ class Controller:
                         link.sendall(frame)
 
     def end(self) -> dict[str, Any]:
-        """The run is over; gives its outcome."""
+        """End the run, and return its result."""
         outcome: dict[str, Any] = {"state": "killed", "code": 137, "duration": 1.5, "attempt": 0}
         outcome.update(reason="it was ended by ada", first=None, ends=[], left=[], unlogged=[])
         self.write("outcome.json", outcome)
@@ -92,7 +92,7 @@ def speaks(muster: Any) -> Iterator[Callable[..., Controller]]:
 
 
 def test_an_earlier_controller_is_spoken_to_as_it_was_then(muster: Any, speaks: Any) -> None:
-    """Version 3: it tells no version, knows none, and says nothing to what it does not know."""
+    """Version 3: it does not report a version, does not know any, and ignores unknown messages."""
 
     def answers(said: dict[str, Any]) -> list[bytes]:
         kind, old = said["kind"], controllers[-1]
@@ -128,7 +128,7 @@ def test_an_earlier_controller_is_spoken_to_as_it_was_then(muster: Any, speaks: 
 
 @pytest.mark.parametrize("version", [2, VERSION + 5])
 def test_what_cannot_be_is_said_in_one_sentence_with_a_hint(muster: Any, speaks: Any, version: int) -> None:
-    """It is too old; or it is newer, and no longer knows what is asked for."""
+    """It is too old; or it is newer, and no longer knows the request."""
 
     def answers(said: dict[str, Any]) -> list[bytes]:
         if said["kind"] == "state":

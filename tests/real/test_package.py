@@ -1,4 +1,4 @@
-"""The wheel and the source archive: built, installed into a fresh environment, and used."""
+"""The wheel and the source archive: built, installed into a new environment, and used."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ pytestmark = pytest.mark.xdist_group("package")  # it is built once
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the source archive, and the wheel made out of that archive."""
+    """A directory with the source archive, and the wheel built from that archive."""
     folder = tmp_path_factory.mktemp("dist")
-    # hatchling as it is installed here: nothing is fetched
+    # hatchling as it is installed here: nothing is downloaded
     line = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     done = subprocess.run(line, capture_output=True, text=True, timeout=120)
     assert 0 == done.returncode, done.stdout + done.stderr
@@ -33,7 +33,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def fresh(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The `muster` of an environment that has the wheel, and torch as it is here."""
+    """The `muster` of an environment with the wheel, and with this environment's torch."""
     folder = tmp_path_factory.mktemp("fresh") / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=60)
     (wheel,) = built.glob("*.whl")
@@ -42,7 +42,7 @@ def fresh(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     there = next((folder / "lib").glob("python*/site-packages"))
     torch = importlib.util.find_spec("torch")
     assert torch is not None
-    # after the environment's own packages: a muster that is installed here is not taken
+    # after the environment's own packages: a muster installed here is not used
     (there / "torch.pth").write_text(f"{Path(str(torch.origin)).parents[1]}\n")
     return folder / "bin" / "muster"
 

@@ -1,4 +1,4 @@
-"""What `muster run` does with its options, in real runs."""
+"""Options of `muster run`, in real runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ print(json.dumps(told))
 
 
 def told(muster: Any, rank: int = 0) -> dict[str, Any]:
-    """What TELL has told in a rank of the newest run."""
+    """Return what TELL has recorded in a rank of the newest run."""
     found: dict[str, Any] = json.loads(log(muster, rank))
     return found
 
@@ -62,7 +62,7 @@ def test_the_example_works_alone(muster: Any, env: dict[str, str], tmp_path: Pat
 
 @pytest.mark.parametrize("launcher", ["fork", "exec", "torchrun"])
 def test_process_names_tell_ranks_apart(muster: Any, script: Script, launcher: str) -> None:
-    """`ps` and `top` show them."""
+    """`ps` and `top` show the names."""
     done = muster(
         "run", "--launcher", launcher, "-g", "2", str(script("print(open('/proc/self/comm').read(), end='')"))
     )
@@ -88,7 +88,7 @@ def test_no_python_is_the_same_as_two_dashes(muster: Any) -> None:
     assert (0, "[0] plain\n") == (done.returncode, done.stdout)
 
 
-# ---- what a rank finds ----------------------------------------------------------------------------------------------
+# ---- the environment of a rank ---------------------------------------------------------------------------------------
 
 
 def test_a_module_by_fork_finds_its_arguments_folder_variables_and_preloaded_modules(
@@ -136,7 +136,7 @@ def test_wrap_puts_words_before_each_rank(muster: Any, script: Script) -> None:
 
 
 def _venv(folder: Path) -> Path:
-    """An environment of its own, without torch."""
+    """Create a virtual environment without torch."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     return folder
 
@@ -211,7 +211,7 @@ def test_ranks_share_the_cores_unless_a_number_of_threads_is_set(
     assert ("1", 1) == threads("--env", "OMP_NUM_THREADS=1", "--launcher", "exec")
 
 
-# ---- stdin, and what is shown ---------------------------------------------------------------------------------------
+# ---- stdin, and output -----------------------------------------------------------------------------------------------
 
 
 def test_one_rank_reads_stdin_and_the_others_find_it_empty(muster: Any, script: Script) -> None:
@@ -293,7 +293,7 @@ def test_several_ranks_that_ask_are_told_who_can_read(muster: Any, script: Scrip
 
 
 def test_a_script_that_can_be_read_only_once_is_read_for_all_ranks(muster: Any, script: Script) -> None:
-    """From stdin, and what a shell makes of `<(…)`; a terminal is no script."""
+    """A script from stdin, and from a shell's `<(…)`; a terminal is not a script."""
     path = script('import os, sys; print(os.environ["RANK"], sys.argv[1:], repr(sys.stdin.read()))')
     expected = {f"[{rank}] {rank} ['a'] ''" for rank in (0, 1)}
     for first, launcher in (("-", "fork"), ("/dev/stdin", "exec")):
@@ -362,7 +362,7 @@ def test_json_gives_only_json_lines_and_the_last_is_the_outcome(muster: Any) -> 
     assert {(0, "out", "out 0\n"), (1, "out", "out 1\n"), (1, "err", "\udcff")} == set(output)
 
 
-# ---- again ----------------------------------------------------------------------------------------------------------
+# ---- restarts --------------------------------------------------------------------------------------------------------
 
 RESTART = """
 import os, signal, time
@@ -408,7 +408,7 @@ def test_an_interrupted_run_is_not_started_again(muster: Any) -> None:
         assert 0 == run.outcome()["attempt"]
 
 
-# ---- lines written for torchrun -------------------------------------------------------------------------------------
+# ---- command lines of torchrun ---------------------------------------------------------------------------------------
 
 
 def test_a_line_of_torchrun_works(muster: Any, script: Script) -> None:

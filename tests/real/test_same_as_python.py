@@ -24,34 +24,34 @@ TORCH = "import torch, torch.distributed\n"
 
 
 class Case(NamedTuple):
-    """A script, and what proves that plain Python came as far in it as it should."""
+    """A script, and what shows that it works in plain Python."""
 
     script: str
     """Its text, or the name of a file in `cases`."""
     shows: str = ""
-    """What plain Python's stdout or stderr must hold."""
+    """Text that plain Python's stdout or stderr must contain."""
     status: int = 0
-    """How plain Python must end; -n for signal n."""
+    """Exit status of plain Python; -n for signal n."""
     args: tuple[str, ...] = ()
     name: str = "script.py"
     env: Mapping[str, str] = {}
     files: Mapping[str, str] = {}
-    """Further files of the folder."""
+    """More files in the directory."""
     run: tuple[str, ...] = ()
-    """What to run instead of the script: a module by -m, a folder."""
+    """What to run instead of the script: a module by -m, a directory."""
     cut: str = ""
     """A pattern of what may differ."""
     forks: bool = True
-    """muster can fork a rank for it; else it must see that it cannot, and start a plain one."""
+    """True if muster can fork a rank for it; otherwise it must detect that, and start plain Python."""
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What stands after `python`, and after the options of `muster run`."""
+        """Arguments of `python`, and of `muster run` after its options."""
         return (*(self.run or (self.name,)), *self.args)
 
 
 class Ended(NamedTuple):
-    """How a process ended and what is left of it."""
+    """The end of a process, and the files left by it."""
 
     status: int
     out: bytes
@@ -59,7 +59,7 @@ class Ended(NamedTuple):
     files: tuple[str, ...]
 
     def without(self, pattern: str) -> Ended:
-        """The same, with addresses made equal and what may differ cut."""
+        """Return a copy with equal addresses, and without what may differ."""
 
         def cut(data: bytes) -> bytes:
             data = re.sub(rb"0x[0-9a-f]{6,}", b"0x7f", data)
@@ -73,7 +73,7 @@ class Ended(NamedTuple):
 
 
 class Both:
-    """A folder in which scripts run by plain Python and as a rank."""
+    """A directory in which scripts run by plain Python and as a rank."""
 
     def __init__(self, folder: Path, muster: Any):
         self.folder, self.muster = folder, muster
@@ -83,7 +83,7 @@ class Both:
             path.mkdir()
 
     def write(self, case: Case) -> None:
-        """Make the folder of a case."""
+        """Create the files of a case."""
         text = (SCRIPTS / case.script).read_text() if case.script.endswith(".py") else case.script
         for name, content in {**case.files, **({case.name: text} if case.script else {})}.items():
             path = self.work / name
@@ -91,7 +91,7 @@ class Both:
             path.write_text(content)
 
     def plain(self, *words: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Ended:
-        """How `python WORDS` ends."""
+        """Return the end of `python WORDS`."""
         out, err = self.folder / "plain.out", self.folder / "plain.err"
         (self.folder / "typed").write_text("typed\n")
         for path in (out, err):
@@ -115,7 +115,7 @@ class Both:
         return Ended(ended.returncode, out.read_bytes(), err.read_bytes(), self.files())
 
     def rank(self, *words: str, options: tuple[str, ...] = (), **env: str) -> Ended:
-        """How the one rank of `muster run WORDS` ends. Its stdin is muster's own."""
+        """Return the end of the only rank of `muster run WORDS`. Its stdin is muster's own."""
         (self.folder / "typed").write_text("typed\n")
         with open(self.folder / "typed") as typed:
             said = self.muster(
@@ -139,12 +139,12 @@ class Both:
         return Ended(status, self.muster.log(0), self.muster.log(0, "err"), self.files())
 
     def forked(self) -> bool:
-        """The newest run forked its ranks: not every interpreter can be warmed, and then plain ones are started."""
+        """Return whether the newest run forked its ranks, which not every Python supports."""
         events = map(json.loads, (self.muster.newest() / "events.jsonl").read_text().splitlines())
         return [True] == [event["fork"] for event in events if event["event"] == "warm"]
 
     def files(self) -> tuple[str, ...]:
-        """What lies in the folder of the script and in that of temporary files."""
+        """Return the files in the directory of the script and in that of temporary files."""
         found = [path for name in ("work", "tmp") for path in sorted((self.folder / name).rglob("*"))]
         return tuple(str(path.relative_to(self.folder)) for path in found if "__pycache__" not in path.parts)
 
@@ -160,7 +160,7 @@ def both(env: dict[str, str], muster: Any) -> Iterator[Both]:
 
 
 def compare(both: Both, case: Case, *options: str) -> None:
-    """See that both ways end the same, and as the case expects; options of `muster run` ask for plain ranks."""
+    """Check that both ways end the same, and as the case expects; options of `muster run` request plain ranks."""
     both.write(case)
     plain = both.plain(*case.words, env=case.env)
     assert case.status == plain.status, f"plain Python does not do what the case is for:\n{plain}"
@@ -232,7 +232,7 @@ ENDINGS = {
         "import sys; print(repr(sys.stdin.read()), sys.stdin.buffer.read(), sys.stdin.isatty())", "'typed\\n' b''"
     ),
 }
-"""How a script ends by itself, by its arguments or by its input."""
+"""Scripts that exit by themselves, depending on their arguments or input."""
 
 CYCLE = """
 import glob, tempfile
@@ -318,7 +318,7 @@ FINALS = {
     ),
     "what dill pickles by reference to __main__": Case(DILL, "bytes"),
     "weakref.finalize": Case(TORCH + FINALIZE, "kept is finalized"),
-    # where dill is installed torch imports it, and it holds on to `__main__`: then the cycle outlives the module
+    # if dill is installed torch imports it, and it keeps a reference to `__main__`: then the cycle outlives the module
     "__del__": Case(DEL, "gone first"),
     "__del__ that imports": Case(DEL_IMPORTS, "sys.meta_path is None"),
     "__del__ that raises": Case("class A:\n    def __del__(self): 1 / 0\na = A()", "Exception ignored in"),
@@ -330,7 +330,7 @@ FINALS = {
         TORCH + "import logging\nlogging.basicConfig()\nlogging.warning('careful')", "WARNING:root:careful"
     ),
 }
-"""What runs after the last line of a script."""
+"""Code that runs after the last line of a script."""
 
 EXCEPTHOOK = """
 import sys
@@ -388,7 +388,7 @@ NAMESAKE = "a module named like one of Python's"
 SITE = "import atexit, builtins\nbuiltins.customized = 'yes'\natexit.register(print, 'the end of sitecustomize')"
 
 TRACKED = r"\S+/resource_tracker\.py:\d+: UserWarning: resource_tracker: .*\n  warnings\.warn\(.*\n"
-"""What Python's resource tracker says when a worker unlinks a semaphore at the moment in which it looks for leaks."""
+"""Message of Python's resource tracker if a worker unlinks a semaphore just when it checks for leaks."""
 
 NATURES = {
     "a loader of spawned workers": Case("loader.py", "[49, ", args=("spawn",), cut=TRACKED),
@@ -423,7 +423,7 @@ NATURES = {
     NAMESAKE: Case(
         "import json, calendar\nprint(json.mine, calendar.mine)",
         "True True",
-        # beside the script, and not in the folder from which muster is started
+        # beside the script, and not in the directory where muster is started
         name="sub/script.py",
         files={"sub/json.py": "mine = True", "sub/calendar.py": "mine = True"},
         forks=False,
@@ -441,7 +441,7 @@ NATURES = {
         files={"site/sitecustomize.py": "raise RuntimeError('not today')"},
     ),
 }
-"""What a script finds: itself, its process, its modules, its children."""
+"""What a script sees: itself, its process, its modules, its children."""
 
 if sys.version_info >= (3, 11):
     GROUP = "raise ExceptionGroup('several', [ValueError(1), ExceptionGroup('inner', [KeyError('x')])])"
@@ -470,14 +470,14 @@ def test_a_plain_rank_is_what_python_is(name: str, both: Both) -> None:
 def test_torch_compiles_in_a_forked_rank(both: Both) -> None:
     cache = tempfile.mkdtemp(prefix="inductor")
     try:
-        # torch's own log, of what it misses on a machine with a compiler and no GPU, begins with time and pid
+        # torch's own log about a machine with a compiler and no GPU begins with time and pid
         compare(both, Case("compiled.py", "True", env={"TORCHINDUCTOR_CACHE_DIR": cache}, cut=r"W\d{4} [\d:.]+ \d+ "))
     finally:
         shutil.rmtree(cache)
 
 
 def test_a_relative_script_is_found_from_cwd(both: Both) -> None:
-    """`--cwd` is where a relative path starts, and the folder of the rank."""
+    """`--cwd` is the base of a relative path, and the working directory of the rank."""
     text = "import os, sys\nprint(os.getcwd(), __file__, sys.argv, sys.path[0])\nimport part\nprint(part.__file__)"
     both.write(Case(text, name="there/sub/script.py", files={"there/sub/part.py": ""}))
     there = both.work / "there"
@@ -500,7 +500,7 @@ ADDED = {
     *("TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_ERROR_FILE"),
     *("TORCH_NCCL_ASYNC_ERROR_HANDLING", "GLOO_SOCKET_IFNAME"),
 }
-"""What a rank finds in its environment beside what muster found in its own."""
+"""Environment variables of a rank beside those of muster's own environment."""
 
 
 @pytest.mark.parametrize(
@@ -508,7 +508,7 @@ ADDED = {
     [("fork", None), ("fork", ""), ("fork", "lib:also lib::"), ("exec", None), ("exec", "lib")],
 )
 def test_the_environment_is_the_persons_own(launcher: str, pythonpath: str | None, both: Both) -> None:
-    """A rank and its children find what Python alone finds and the names of a rank: no trace of how it was started."""
+    """A rank and its children have plain Python's environment and a rank's variables: no trace of how it started."""
     both.write(Case("surroundings.py", files={"lib/aside.py": "", "also lib/other.py": ""}))
     env = {} if pythonpath is None else {"PYTHONPATH": pythonpath}
     expected = json.loads(both.plain("script.py", env=env).out)
@@ -523,7 +523,7 @@ def test_the_environment_is_the_persons_own(launcher: str, pythonpath: str | Non
 
 
 def test_random_numbers_differ_by_rank_and_by_attempt(muster: Any, tmp_path: Path) -> None:
-    """Seeds that an import draws would be the same in all ranks that are forked after it."""
+    """Seeds drawn by an import would be the same in all ranks forked after it."""
     shutil.copy(SCRIPTS / "draws.py", tmp_path)
     said = muster("run", "-g", "4", "--preload", "numpy.random", "--max-restarts", "1", "draws.py")
     assert 0 == said.returncode, said.stderr
@@ -535,7 +535,7 @@ def test_random_numbers_differ_by_rank_and_by_attempt(muster: Any, tmp_path: Pat
 
 @pytest.mark.parametrize("launcher", ["fork", "exec"])
 def test_a_killed_ranks_last_line_is_in_its_log(launcher: str, muster: Any, script: Any) -> None:
-    """A line is in the log when `print` returns: no flush is needed, nothing can take it away."""
+    """A line is in the log when `print` returns: no flush is needed, and it cannot be lost."""
     script("import os, signal\nprint('first\\nlast')\nos.kill(os.getpid(), signal.SIGKILL)")
     said = muster("run", "-g", "1", "--launcher", launcher, "script.py")
     assert 128 + signal.SIGKILL == said.returncode, said.stderr
@@ -543,7 +543,7 @@ def test_a_killed_ranks_last_line_is_in_its_log(launcher: str, muster: Any, scri
 
 
 def test_output_is_bytes(muster: Any, script: Any) -> None:
-    """All byte values, invalid UTF-8 and a last line without its end stand in the log as they were written."""
+    """All byte values, invalid UTF-8 and an unterminated last line are in the log as they were written."""
     write = ".buffer.write(bytes(range(256)) + b'\\xff\\xc3(\\r\\n\\0end')"
     script(f"import sys\nsys.stdout{write}\nsys.stderr{write}")
     said = muster("run", "-g", "1", "script.py", errors="backslashreplace")

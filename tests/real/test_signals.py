@@ -1,4 +1,4 @@
-"""What ends a run from outside: Ctrl-C, other signals, and `muster kill`; each with words, and none leaves anything."""
+"""External ends of a run: Ctrl-C, other signals, and `muster kill`; each is reported, and none leaves anything."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ except KeyboardInterrupt:
 
 
 def shown(run: RunProcesses, words: str) -> None:
-    """Read the words of muster until these come."""
+    """Read muster's output until this text."""
     line = ""
     while words not in line:
         line = run.process.stderr.readline()
@@ -152,7 +152,7 @@ def test_a_rank_that_catches_sigquit_gets_it_and_the_other_sigterm(muster: Any) 
 
 
 def test_a_sigquit_that_is_not_to_be_handled_kills_muster_and_the_ranks_end(muster: Any) -> None:
-    """As torchrun reads that list; ranks find it in their environment."""
+    """Parsed like torchrun's list; ranks find it in their environment."""
     plain = muster.argv
     muster.argv = lambda *words: ["sh", "-c", 'ulimit -c 0; exec "$@"', "sh", *plain(*words)]
     text = "echo $TORCHELASTIC_SIGNALS_TO_HANDLE; while :; do sleep 0.1; done"
@@ -197,7 +197,7 @@ def test_ctrl_c_ends_a_line_of_setup_that_hangs(muster: Any) -> None:
         hanging = until(lambda: [one for one in run.everybody() if _is_sleep(one.pid)], "the line runs")
         run.process.send_signal(signal.SIGINT)
         status, _, err = run.end()
-        # what muster itself has killed is no host that was lost
+        # what muster itself has killed does not count as a lost host
         assert (130, True, False) == (status, "interrupted" in err, "not seen to end" in err), err
         assert [] == living(hanging)
 
@@ -205,7 +205,7 @@ def test_ctrl_c_ends_a_line_of_setup_that_hangs(muster: Any) -> None:
 def _is_sleep(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/comm").read_text() == "sleep\n"
-    except OSError:  # it has ended since it was seen
+    except OSError:  # it has exited since it was checked
         return False
 
 
@@ -251,7 +251,8 @@ trap 'touch asked-$0; until [ -e asked-$1 ] && [ -e go ]; do sleep 0.05; done; e
 echo ready
 while :; do sleep 0.05; done
 """
-"""A rank that was asked to end does so when another run was asked too: one after the other they end by SIGKILL."""
+"""A rank that was asked to exit and catches it: when another run asks it too, it is killed by SIGKILL after the first.
+"""
 
 
 def test_kill_ends_several_runs_at_once_and_all_of_them(muster: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Ranks with a pseudo-terminal (`--tty`), seen on a real one."""
+"""Ranks with a pseudo-terminal (`--tty`), on a real terminal."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Screen:
         self.shown = b""
 
     def resize(self, rows: int, columns: int, fd: int | None = None) -> None:
-        """Make it larger or smaller, as a person does with the mouse."""
+        """Resize it, as a user does with the mouse."""
         fcntl.ioctl(self.fd if fd is None else fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def shows(self, words: bytes) -> None:
@@ -46,7 +46,7 @@ class Screen:
             assert self._more(60), self.shown.decode(errors="replace")
 
     def end(self) -> int:
-        """All that is shown up to the end; gives the exit status."""
+        """Return all output up to the end, and the exit code."""
         while self._more(90):
             pass
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
@@ -102,7 +102,7 @@ os.kill(os.getpid(), 9) if sys.argv[1] == "killed" else 1 / 0
 def test_a_rank_that_is_alone_on_a_terminal_has_one(
     muster: Any, script: Script, tmp_path: Path, launcher: str, end: str
 ) -> None:
-    """What it writes is shown when it is written, as it is; the log keeps it, and the report knows why it failed."""
+    """Its output is shown immediately and unchanged; the log keeps it, and the report has the reason of its failure."""
     muster.env.pop("COLUMNS", None)
     with screen(muster, "run", "--launcher", launcher, "-g", "1", str(script(ALONE)), end) as terminal:
         terminal.shows(b"[True, True, True] (100, 30) xterm\r\ndots")
@@ -126,7 +126,7 @@ def test_a_rank_that_is_alone_on_a_terminal_has_one(
 
 
 def test_who_gets_a_terminal(muster: Any, script: Script) -> None:
-    """A rank that is alone, unless it is not wanted or nothing is shown; with --tty each."""
+    """A single rank, unless it is not wanted or its output is not shown; with --tty each rank."""
     path = str(script("import os, sys; print(sys.stdout.isatty(), sys.stderr.isatty())"))
     for words, shown in ((("--no-tty",), b"\x1b[36m[0] \x1b[0mFalse False"), ((), b"True True")):
         with screen(muster, "run", "--launcher", "exec", *words, path) as terminal:
@@ -158,7 +158,7 @@ else:
 
 
 def test_of_several_ranks_a_line_that_has_begun_is_shown_in_place(muster: Any, script: Script, tmp_path: Path) -> None:
-    """After a moment without output, and it is taken away for other lines: they never mix."""
+    """After a moment without output; it is removed for other lines: they never mix."""
     with screen(muster, "run", "--launcher", "exec", "-g", "2", str(script(BEGUN))) as terminal:
         terminal.shows(b"hello\r\n")
         terminal.shows(b"is it")
@@ -170,7 +170,7 @@ def test_of_several_ranks_a_line_that_has_begun_is_shown_in_place(muster: Any, s
 
 
 def test_after_muster_is_killed_nothing_is_left(muster: Any, script: Script) -> None:
-    """The terminal is the shell's again, with the settings that it had."""
+    """The shell gets the terminal back, with its previous settings."""
     text = "import time\nprint('begun')\nwhile True:\n    print('.', end='', flush=True)\n    time.sleep(0.01)"
     with screen(muster, "run", "--launcher", "exec", str(script(text))) as terminal:
         before = termios.tcgetattr(terminal.fd)

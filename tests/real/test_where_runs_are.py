@@ -1,4 +1,4 @@
-"""Runs are found wherever they are kept, and wherever one stands."""
+"""Runs are found wherever they are stored, and from any directory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HOLD = ("--", "sh", "-c", "echo ready; until [ -e go ]; do sleep 0.02; done; exi
 
 
 def ids(listing: str) -> list[str]:
-    """The runs of `muster ps`, in its order."""
+    """Return the runs of `muster ps`, in its order."""
     return [line.split()[0] for line in listing.splitlines()[1:]]
 
 
@@ -42,18 +42,18 @@ def test_runs_that_are_kept_elsewhere_are_found_from_everywhere(muster: Any, tmp
     assert "by toml" in muster("logs", "toml").stdout
     assert "given\n" in muster("logs", found[2][:25], cwd=project).stdout
     assert (1, True) == ((waited := muster("wait")).returncode, waited.stdout.startswith(found[0]))
-    # the command that a report names works as it stands
+    # the command in the report works as printed
     assert f"muster logs {found[0]} --rank 0\n" in failed.stderr
-    # what is named on the command line is all that is looked at
+    # only the directory named on the command line is searched
     given = ("--run-dir", str(elsewhere))
     assert [found[2]] == ids(muster("ps", *given).stdout)
     assert "given\n" in muster("logs", "last", *given).stdout
     hint = f"hint: the newest are {found[2]}; `muster ps -a --run-dir '{elsewhere}'` lists all"
     assert f"muster: there is no run `toml`\n{hint}\n" == muster("show", "toml", *given).stderr
-    # only the runs of the place are pruned; what is deleted is gone from the list
+    # only the runs of that directory are pruned; deleted ones are gone from the list
     assert "deleted 1 run\n" in muster("prune", "--keep", "0", "--yes", cwd=project).stdout
     assert f"deleted {found[2]}\n" == muster("rm", "given").stdout
-    # one that is not there just now may be on a disk of another machine
+    # one that does not exist just now may be on a disk of another machine
     (tmp_path / "variable").rename(tmp_path / "away")
     assert [found[3]] == ids(muster("ps").stdout)
     (tmp_path / "away").rename(tmp_path / "variable")
@@ -63,11 +63,11 @@ def test_runs_that_are_kept_elsewhere_are_found_from_everywhere(muster: Any, tmp
 
 
 def test_a_living_run_elsewhere_is_reached(muster: Any, tmp_path: Path) -> None:
-    """And `kill last` of one that is over ends no other, and says which others live."""
+    """`kill last` of a finished run kills no other one, and lists those that are alive."""
     project = tmp_path / "project"
     project.mkdir()
     (project / "muster.toml").write_text('[run]\nrun_dir = "kept"\n')
-    (tmp_path / "muster.toml").write_text("[run\n")  # a run can be reached with one that is not right
+    (tmp_path / "muster.toml").write_text("[run\n")  # a run can be reached in spite of an invalid one
     there = copy.copy(muster)
     there.home = project / "kept"
     with RunProcesses(there, "run", "--name", "long", *HOLD, cwd=project) as run:
@@ -92,7 +92,7 @@ def test_a_living_run_elsewhere_is_reached(muster: Any, tmp_path: Path) -> None:
 
 
 def test_commands_that_are_shown_say_where_a_run_is_that_nothing_notes(muster: Any, tmp_path: Path) -> None:
-    """The home cannot be written to, so what finds the run stands in each command."""
+    """The home is not writable, so each command has the option by which the run is found."""
     muster.env["MUSTER_HOME"] = "/proc/nothing"
     place = tmp_path / "a place"
     failed = muster("run", "--run-dir", str(place), "--", "sh", "-c", "echo ran; exit 3")

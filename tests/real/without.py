@@ -20,18 +20,18 @@ CALLS = {
     "memfd": (319,),
     "close_range": (436,),
 }
-"""The numbers of the system calls of x86-64 by which each is had."""
+"""The x86-64 system calls of each feature."""
 
 _SOCKET, _AF_UNIX = 41, 1
 _LOAD, _EQUAL, _RETURN = 0x20, 0x15, 0x06  # BPF_LD+W+ABS, BPF_JMP+JEQ+K, BPF_RET+K
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _NUMBER, _FIRST_ARGUMENT = 0, 16
-"""Where struct seccomp_data has them."""
+"""Offsets in struct seccomp_data."""
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _FILTER = 38, 22, 2
 
 
 def forbid(names: list[str]) -> None:
-    """Have these calls fail in this process and all that come of it."""
+    """Make these calls fail in this process and its descendants."""
 
     def instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
         return struct.pack("HBBI", code, if_true, if_false, value)

@@ -1,4 +1,4 @@
-"""Fixtures of the tests against other users, hostile hosts and strangers on the network."""
+"""Fixtures of the tests against other users, hostile hosts and unauthenticated network peers."""
 
 from __future__ import annotations
 

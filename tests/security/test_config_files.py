@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to anothe
 
 @pytest.fixture
 def project(muster: Any, tmp_path: Path) -> Path:
-    """A folder below one with a muster.toml that runs a command."""
+    """A directory below one with a muster.toml that runs a command."""
     folder = tmp_path / "shared" / "mine"
     folder.mkdir(parents=True)
     (folder / "s.py").write_text("print('ran')\n")
@@ -33,7 +33,7 @@ def given_away(path: Path) -> None:
 
 
 def in_sticky_folder(path: Path) -> None:
-    """As in /tmp: the folder is root's, and everybody may put files there."""
+    """A sticky directory like /tmp: root's, and writable for all users."""
     path.parent.chmod(0o1777)
     given_away(path)
 
@@ -89,7 +89,7 @@ def test_one_that_another_could_have_written(muster: Any, project: Path, make: C
     assert "touch" not in done.stdout
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"muster: {toml} is ignored: ") and f"or set MUSTER_TRUST={toml.parent}" in line
-    remedy = line.partition("if you trust it: `")[2].partition("`")[0]  # who can run it is root, as this test
+    remedy = line.partition("if you trust it: `")[2].partition("`")[0]  # root, as which this test runs, can run it
     assert ("belongs to user nobody" in line) == ("chown" in remedy)
     subprocess.run(remedy.removeprefix("sudo "), shell=True, check=True)
     cured = muster("plan", "s.py")
@@ -107,8 +107,8 @@ def test_it_is_not_run(muster: Any, project: Path, tmp_path: Path) -> None:
 
 
 def test_ones_that_are_obeyed(muster: Any, project: Path, tmp_path: Path) -> None:
-    """Group-writable ones of a group in which nobody else is, as many systems make them; those that root gave away to
-    whoever uses sudo; and the next trusted one above one that is not."""
+    """Group-writable files of the user's private group, as many systems create them; files that root gave to the user
+    of sudo; and the next trusted one above an untrusted one."""
     toml = project.parent / "muster.toml"
     toml.chmod(0o664)
     assert "3 ranks" in muster("plan", "s.py").stdout
@@ -130,7 +130,7 @@ def test_the_search_ends_at_the_repository_and_at_home(muster: Any, project: Pat
 
 
 def test_the_persons_own_file(muster: Any, project: Path, tmp_path: Path) -> None:
-    """HOME may be another's: sudo can leave it as it was."""
+    """HOME may be another user's: sudo may leave it unchanged."""
     mine = tmp_path / "home" / ".config" / "muster" / "muster.toml"
     mine.parent.mkdir(parents=True)
     mine.write_text("[run]\nnproc_per_node = 4\n")
@@ -143,7 +143,7 @@ def test_the_persons_own_file(muster: Any, project: Path, tmp_path: Path) -> Non
 
 
 def test_a_venv_of_another(muster: Any, project: Path, tmp_path: Path) -> None:
-    """What lies as `.venv` beside the script or here is not run."""
+    """A `.venv` beside the script or in the current directory is not run."""
     (project.parent / "muster.toml").unlink()
     python = project / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)

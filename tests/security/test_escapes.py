@@ -1,4 +1,4 @@
-"""What others wrote is shown, and obeyed by no terminal: names, messages of hosts, stderr of other programs, events."""
+"""Untrusted text (names, messages of hosts, stderr, events) is shown, but never interpreted by a terminal."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ os.write(2, {stderr!r})
 os.write(1, {stdout!r})
 sys.exit({code})
 """
-"""What stands for ssh, and for all that a hostile host can answer."""
+"""A replacement for ssh, with all that a hostile host can answer."""
 
 
 @pytest.fixture
 def host(tmp_path: Path) -> Callable[..., str]:
-    """Make a host that answers these bytes; gives the words of `--ssh`."""
+    """Create a host that answers these bytes; return the value of `--ssh`."""
 
     def make(stdout: bytes = b"", stderr: bytes = b"", code: int = 255) -> str:
         path = tmp_path / "ssh"
@@ -39,7 +39,7 @@ def host(tmp_path: Path) -> Callable[..., str]:
 
 
 def is_safe(text: str) -> bool:
-    """No terminal would obey any of it, and no line of it is forged."""
+    """Check that a terminal interprets none of it, and that no line of it is forged."""
     return all(char in "\n\t" or char.isprintable() for char in text) and FORGED not in text
 
 
@@ -75,7 +75,7 @@ def test_frames_of_a_host(muster: Any, host: Callable[..., str]) -> None:
 
 
 def test_a_rank_that_fails(muster: Any, script: Callable[..., Path]) -> None:
-    """What it wrote itself is shown as it is; what muster says of it is not."""
+    """The rank's own output is shown unchanged; muster's text about it is sanitized."""
     script(f"import sys\nprint({EVIL!r})\nraise ValueError({EVIL + FORGED!r})\n")
     done = muster("run", "-g", "1", "--launcher", "exec", "script.py", encoding="utf-8", errors="surrogateescape")
     assert 1 == done.returncode

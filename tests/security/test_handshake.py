@@ -1,4 +1,4 @@
-"""Agents and controllers prove to each other that they know the secret, and every frame after that is authenticated."""
+"""Mutual authentication of agents and controllers by the secret, and the MACs of all frames after that."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def fields(frame: bytes) -> dict[str, Any]:
 
 
 def agree(agent: Terms = TERMS, controller: Terms = TERMS) -> tuple[Seals, Seals, Welcome]:
-    """A whole handshake: (the agent's seals, the controller's, what the agent was told)."""
+    """Run a whole handshake; return (the agent's seals, the controller's, the message to the agent)."""
     one, other = AgentSide(agent, 3, "life before", 17), ControllerSide(controller)
     hello = other.hear(fields(one.answer(fields(other.challenge()))))
     assert (3, "life before", 17) == (hello.node, hello.incarnation, hello.heard)
@@ -52,15 +52,15 @@ def test_another_version_is_refused() -> None:
 
 
 def test_what_an_agent_says_is_no_welcome_for_it() -> None:
-    """Reflection: a stranger who knows no secret lets the agent prove things, and sends them back."""
+    """Reflection: a peer without the secret lets the agent prove things, and sends them back."""
     agent = AgentSide(TERMS, 1, "", 0)
     hello = fields(agent.answer({"kind": "challenge", "version": frames.VERSION, "nonce": "ab" * 32}))
     for sent in (hello, {**hello, "kind": "welcome"}):
         with pytest.raises(Refused):
             agent.hear(sent)
-    with pytest.raises(Refused):  # nor a second proof for her, of a nonce of the agent's own
+    with pytest.raises(Refused):  # nor a second proof for the attacker, of a nonce of the agent's own
         agent.answer({"kind": "challenge", "version": frames.VERSION, "nonce": hello["nonce"]})
-    # a second connection of the same agent gives her nothing for the first
+    # a second connection of the same agent is of no use for the first
     other = fields(
         AgentSide(TERMS, 1, "", 0).answer({"kind": "challenge", "version": frames.VERSION, "nonce": hello["nonce"]})
     )
@@ -123,21 +123,21 @@ def test_a_changed_field_is_refused_and_nothing_worse(name: str, value: Any) -> 
     if name != "kind":
         with pytest.raises(Refused):
             controller.hear(without)
-    controller.hear(hello)  # and this one still goes
+    controller.hear(hello)  # and this one still works
 
 
 class Ends:
-    """Two wires whose frames are sealed, and in the hand between them what one has sent."""
+    """Two channels with sealed frames; the test carries the bytes between them."""
 
     def __init__(self) -> None:
         ours, theirs, _ = agree()
         self.one, self.other = Channel(keeps=True), Channel(keeps=True)
-        # no descriptor is used: what is to go out is taken from the wire
+        # no descriptor is used: outgoing bytes are taken from the channel
         self.one.connect(0, 0, seal=ours.out)
         self.other.connect(0, 0, FrameDecoder(seal=theirs.into), seal=theirs.out)
 
     def sent(self, *frames: bytes) -> bytes:
-        """What goes over the network for these frames."""
+        """Return the bytes on the network for these frames."""
         for frame in frames:
             self.one.send(frame)
         data = bytes(self.one.out)
@@ -170,7 +170,7 @@ def test_a_bit_that_flips_anywhere_ends_the_connection() -> None:
         data = bytearray(ends.sent(*FRAMES[:2]))
         data[at] ^= 1 << chance.randrange(8)
         found = ends.hear(bytes(data))
-        # a length that was made longer is awaited, and is refused as soon as there are that many bytes
+        # a length that was increased is waited for, and rejected as soon as there are that many bytes
         if found is not None:
             found = ends.hear(b"\0" * 70000 if at in (2, 3, 6, 7) else b"\0" * frames.LARGEST)
         assert found is None, at

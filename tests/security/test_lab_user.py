@@ -1,4 +1,4 @@
-"""The lab's second user stays who she is: she really tries to become root, by all that lies about."""
+"""The lab's second user stays unprivileged: it really tries to become root, by everything it can reach."""
 
 from __future__ import annotations
 

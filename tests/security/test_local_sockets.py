@@ -1,4 +1,4 @@
-"""Another user of the machine, who sees all names of sockets and binds what she can, runs nothing and stops nothing."""
+"""Another user of the machine, who sees all socket names and binds any of them, runs nothing and stops nothing."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ SQUATTER = Path(__file__).with_name("squatter.py").read_text()
 
 
 class Squatters:
-    """Her processes, and what they have written down."""
+    """The attacker's processes, and what they have recorded."""
 
     def __init__(self) -> None:
-        # not in pytest's folder, which each new pytest closes to other users, nor in /tmp: each host has its own
+        # not in pytest's directory, which each new pytest closes to other users, nor in /tmp: each host has its own
         self.folder, self.started = Path(tempfile.mkdtemp(prefix="squat-", dir="/var/lib")), list[Any]()
         self.folder.chmod(0o777)
         self.victim = self.folder / "victim"
@@ -48,7 +48,7 @@ class Squatters:
         return ["/usr/bin/python3", "-c", SQUATTER, str(self.folder), str(self.victim)]
 
     def told(self, what: str) -> list[str]:
-        """Names that were `seen` or `bound`; or what was `heard`."""
+        """Return names that were `seen` or `bound`; or what was `heard`."""
         return [line for path in self.folder.glob(f"*.{what}") for line in path.read_text().splitlines()]
 
     def ready(self, count: int) -> None:
@@ -61,7 +61,7 @@ class Squatters:
         shutil.rmtree(self.folder)
 
     def in_vain(self) -> None:
-        """Nobody has spoken to her, and nothing of hers was run."""
+        """Check that no one connected to the attacker, and nothing of the attacker's was run."""
         assert [] == self.told("heard")
         assert not (self.folder / "harm").exists()
 
@@ -75,7 +75,7 @@ def squatters() -> Iterator[Squatters]:
 
 @pytest.fixture
 def here(squatters: Squatters) -> Squatters:
-    """On this machine, as another user."""
+    """Attackers on this machine, as another user."""
     other: Any = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
     squatters.started.append(subprocess.Popen(squatters.argv, cwd="/", **other))
     squatters.ready(1)
@@ -83,25 +83,25 @@ def here(squatters: Squatters) -> Squatters:
 
 
 def a_run_id() -> str:
-    """Of no other test: those run at the same time, as the same user, and all see each other's sockets."""
+    """A run ID of this test alone: concurrent tests of the same user see each other's sockets."""
     return f"20261127-000000-{os.urandom(6).hex()}"
 
 
 def names(run_id: str) -> list[str]:
-    """The names that the run itself has bound."""
+    """Return the names that the run itself has bound."""
     with open("/proc/net/unix") as file:
         return sorted(set(re.findall(rf"@(muster/0/{run_id}/[0-9a-f]{{20}})\n", file.read())))
 
 
 @pytest.fixture
 def ours(muster: Any) -> Iterator[Any]:
-    """muster, of which no process is left after the test."""
+    """A muster of which no process is left after the test."""
     yield muster
     kill_all(muster.home)
 
 
 def kill_all(home: Path) -> None:
-    """Kill every process that has this MUSTER_HOME on its command line or in its environment."""
+    """Kill every process with this MUSTER_HOME on its command line or in its environment."""
 
     def pids() -> list[int]:
         found = []
@@ -115,7 +115,7 @@ def kill_all(home: Path) -> None:
                 found.append(int(name))
         return found
 
-    # stopped first, so that none tells of the end of another
+    # stopped first, so that none reports the end of another
     for number in (signal.SIGSTOP, signal.SIGKILL):
         before: list[int] = []
         while (found := pids()) != before:
@@ -128,7 +128,7 @@ def kill_all(home: Path) -> None:
 
 def test_who_watches_all_names_stops_no_run_and_is_never_taken_for_a_lost_one(ours: Any, here: Squatters) -> None:
     words = ("sh", "-c", "echo ready; sleep 1000")
-    for _ in range(2):  # what she binds comes as soon as the first name of a run is seen
+    for _ in range(2):  # the attacker binds names as soon as the first name of a run is visible
         done = ours("run", "-d", "-g", "1", "--", "true")
         assert 0 == done.returncode, done.stderr
         assert 0 == ours("wait", "last").returncode
@@ -159,7 +159,7 @@ def test_who_watches_all_names_stops_no_run_and_is_never_taken_for_a_lost_one(ou
 
 
 def _wrong(kind: str) -> dict[str, Any]:
-    """The fields of a message, with what none of them can be."""
+    """Return the fields of a message with values that are invalid for all of them."""
     fields = {**FROM_CLIENT, **ON_MACHINE}[kind].fields
     return {name: [{"": [None]}] for name in fields} or {"nonsense": 1}
 
@@ -182,7 +182,7 @@ GARBAGE = {
 
 
 def test_what_is_no_frame_ends_its_connection_and_no_run(ours: Any, tmp_path: Path) -> None:
-    """To the agent and the supervisor, from the same user: by mistake, for she could kill them too."""
+    """To the agent and the controller, from the same user: by mistake, because that user could kill them too."""
     words = ("-g", "1", "--", "sh", "-c", "until [ -e go ]; do sleep 0.02; done; exit 5")
     assert 0 == ours("run", "-d", *words).returncode
     attached = ours.start("run", *words)
@@ -249,8 +249,8 @@ print("sent")
 
 
 def test_random_bytes_on_every_socket_of_a_run_on_hosts_end_their_connection_and_no_run(there: LabCluster) -> None:
-    """Agents' and controller's, which other processes of a host can reach, and the two ports that other hosts can:
-    where agents call, and where the ranks meet."""
+    """Sockets of agents and controller that other processes of a host can reach, and the two ports that other hosts
+    can: that of the controller, and the rendezvous."""
     words = ("-H", "n1,n2", "-g", "1", there.script(STEPS_UNTIL_GO))
     assert 0 == there.muster("run", "-d", *words).returncode
     there.steps(2, 3)
@@ -271,7 +271,7 @@ def test_random_bytes_on_every_socket_of_a_run_on_hosts_end_their_connection_and
     sockets += [("n2", f"{address} {port}") for port in (door.rpartition(":")[2], started["port"])]
     texts = [data.hex() for data in GARBAGE.values()]
     for host, where in sockets:
-        # an argument has 128 KiB at most
+        # the maximum size of an argument is 128 KiB
         assert "sent\n" == told(host, SENDS, where, *(text for text in texts if len(text) < 1 << 17)), where
         made = len(there.log(0).splitlines())
         until(lambda made=made: len(there.log(0).splitlines()) > made + 2, f"the run goes on after {where}")  # type: ignore[misc]
@@ -285,7 +285,7 @@ def test_random_bytes_on_every_socket_of_a_run_on_hosts_end_their_connection_and
 
 
 def events(there: LabCluster) -> list[dict[str, Any]]:
-    """What was written down of the newest run."""
+    """Return the recorded events of the newest run."""
     return [json.loads(line) for line in (there.run / "events.jsonl").read_text().splitlines()]
 
 
@@ -327,7 +327,7 @@ WRONG: dict[str, dict[str, dict[str, tuple[Any, tuple[Any, ...]]]]] = {
         "exited": {"code": (0, ("x", [])), "signal": (None, ("x", [])), "asked": (None, ("x", []))},
     },
 }
-"""By who listens and kind: a right value of each field, and wrong ones."""
+"""By listener and kind: a valid value of each field, and invalid ones."""
 
 
 def test_a_field_of_a_wrong_kind_ends_its_connection_and_no_run(ours: Any) -> None:
@@ -358,7 +358,7 @@ def test_a_field_of_a_wrong_kind_ends_its_connection_and_no_run(ours: Any) -> No
 
 
 def test_an_agent_that_fails_ends_its_ranks_and_the_truth_is_told(ours: Any, tmp_path: Path) -> None:
-    """An error of its own: where the logs of the second attempt have to go, there is a file."""
+    """An error of the agent's own: a file is in the place of the directory for the second attempt's logs."""
     script = "until [ -e go ]; do sleep 0.02; done; exit 5"
     words = ("--max-restarts", "1", "-g", "1", "--", "sh", "-c", script)
     assert 0 == ours("run", "-d", *words).returncode
@@ -381,7 +381,7 @@ def test_an_agent_that_fails_ends_its_ranks_and_the_truth_is_told(ours: Any, tmp
 def test_a_launcher_on_two_nodes_starts_what_was_asked_for_and_speaks_to_nobody_else(
     there: LabCluster, squatters: Squatters
 ) -> None:
-    """mpirun, which reaches the other node by `reach`, and starts a shim for each rank there."""
+    """mpirun, which reaches the other node by `remote-exec`, and starts a shim for each rank there."""
     for host in ("n1", "n2"):
         squatters.started.append(there.lab.start(host, squatters.argv, user=SECOND_USER, cwd="/"))
     squatters.ready(2)
@@ -392,11 +392,11 @@ def test_a_launcher_on_two_nodes_starts_what_was_asked_for_and_speaks_to_nobody_
     squatters.in_vain()
 
 
-# ---- who listens and who connects -----------------------------------------------------------------------------------
+# ---- who listens and who connects ------------------------------------------------------------------------------------
 
 
 def other_user(text: str, *words: str) -> subprocess.Popen[str]:
-    """A Python of another user; what it prints is a pipe."""
+    """A Python of another user; its output is a pipe."""
     other: Any = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
     return subprocess.Popen(
         ["/usr/bin/python3", "-c", text, *words], cwd="/", stdout=subprocess.PIPE, text=True, **other
@@ -436,7 +436,7 @@ sys.stdin.read()
 
 
 def untold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As before Linux 5.3, which does not tell whose a socket is."""
+    """Like before Linux 5.3, which does not report the owner of a socket."""
     told = local_sockets._listening
     monkeypatch.setattr(local_sockets, "_listening", lambda: (sock._replace(uid=None) for sock in told()))
 
@@ -446,7 +446,7 @@ def test_a_name_that_another_user_has_is_passed_over_on_both_sides(queue: str, m
     monkeypatch.setattr(local_sockets, "_PATIENCE", 0.2)
     sockets = local_sockets.Sockets(a_run_id(), local_sockets.new_token())
     first, second = list(sockets.names(os.getuid(), local_sockets.AGENT))[:2]
-    bystander = sockets.listen(local_sockets.SUPERVISOR)  # ours, whose number she may forge
+    bystander = sockets.listen(local_sockets.SUPERVISOR)  # this user's pid, which the attacker may forge
     other = other_user(LISTENS, queue, first[1:], second[1:])
     try:
         assert other.stdout is not None

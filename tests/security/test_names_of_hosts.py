@@ -1,4 +1,4 @@
-"""A host list is data: no word of it reaches a shell, and none is taken for an option."""
+"""A host list is data: no part of it reaches a shell, and none is taken for an option."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ default: lists
 [lists]
 map: echo '$GROUP' >/dev/null; echo n[1-2]
 """
-"""A groups.conf(5) of ClusterShell, whose command line has the name of the group in it."""
+"""A groups.conf(5) of ClusterShell, whose command line contains the group's name."""
 
 EVIL = "@x';touch${IFS}p;'"
 
 
 @pytest.fixture
 def grouped(muster: Any, tmp_path: Path) -> Any:
-    """muster where ClusterShell asks a shell command for the hosts of a group."""
+    """muster where ClusterShell runs a shell command for the hosts of a group."""
     folder = tmp_path / "clustershell"
     folder.mkdir()
     (folder / "groups.conf").write_text(GROUPS)
@@ -56,7 +56,7 @@ def test_names_are_compared_with_a_pattern_first(grouped: Any, tmp_path: Path, w
 
 
 def test_a_value_for_one_host_is_no_set_of_hosts(grouped: Any, tmp_path: Path) -> None:
-    """What stands before the colon of `--setup` may be a shell line of the person's own, but is not run here."""
+    """The part before the colon of `--setup` may be a shell line of the user's, but is not run here."""
     done = grouped("plan", "-H", "n1", "-g", "1", "--setup", f"{EVIL}:true", "s.py")
     assert 0 == done.returncode, done.stderr
     assert [] == list(tmp_path.rglob("p"))

@@ -1,4 +1,4 @@
-"""What stands in a run directory, or comes from a host, is data: nothing of it is run, it names no file elsewhere."""
+"""The content of a run directory, or from a host, is data: it is never executed, and names no file elsewhere."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ needs_root = pytest.mark.skipif(
 
 
 def plan(**job: Any) -> dict[str, Any]:
-    """A plan.json, of a run on the host n1."""
+    """A plan.json of a run on the host n1."""
     made = Job(Program("script", ("train.py",)), "exec", "python3", "", "/", transport="ssh")
     data: dict[str, Any] = as_json(Plan(made._replace(**job), layout([(Host("n1"), 1)]), ()))
     return data
 
 
 def record(run_id: str = ID, **more: Any) -> dict[str, Any]:
-    """A job.json, of a detached run on the host n1."""
+    """A job.json of a detached run on the host n1."""
     served = {"name": "n1", "user": ""}
     own: dict[str, Any] = {
         "id": run_id,
@@ -63,7 +63,7 @@ def record(run_id: str = ID, **more: Any) -> dict[str, Any]:
 
 
 def plant(home: Path, files: Mapping[str, Any], run_id: str = ID) -> Path:
-    """A run directory that somebody has written."""
+    """Write a run directory."""
     path = home / "runs" / run_id
     path.mkdir(parents=True, mode=0o700)
     for name, data in files.items():
@@ -72,7 +72,7 @@ def plant(home: Path, files: Mapping[str, Any], run_id: str = ID) -> Path:
 
 
 def test_no_word_of_a_run_directory_is_run(muster: Any, tmp_path: Path) -> None:
-    """Neither the ssh of its plan nor its Python, its lines of --setup, or what a host or a job is called."""
+    """Neither the ssh of its plan nor its Python, its lines of --setup, or the name of a host or job."""
     trap = tmp_path / "trap"
     trap.write_text(f"#!/bin/sh\ntouch {tmp_path}/sprung\n")
     trap.chmod(0o755)
@@ -90,7 +90,7 @@ def test_no_word_of_a_run_directory_is_run(muster: Any, tmp_path: Path) -> None:
     for middle, job in records.items():
         plan_of = {**evil, "job": {**evil["job"], "transport": "local"}} if middle in ("ddddd", "fffff") else evil
         plant(muster.home, {"plan.json": plan_of, "job.json": job}, f"20261127-101112-{middle}-train")
-    # a host that does not exist takes no time
+    # the name lookup of a nonexistent host takes no time
     env = {**muster.env, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
     for words in (
         ("ps",),
@@ -103,7 +103,7 @@ def test_no_word_of_a_run_directory_is_run(muster: Any, tmp_path: Path) -> None:
 
 
 def test_a_damaged_run_is_listed_and_the_others_are_too(muster: Any) -> None:
-    """Each run's files are read for themselves; one that cannot be read can be deleted, and nothing else with it."""
+    """The files of each run are read independently; an unreadable one can be deleted alone."""
     for middle in ("aaaaa", "bbbbb", "ccccc"):
         ours = {"host": os.uname().nodename}
         job = {name: value for name, value in record(**ours).items() if name != "served"}
@@ -137,10 +137,10 @@ def test_an_empty_name_is_no_run(muster: Any) -> None:
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A folder that another user may enter, in which each has a home."""
+    """A directory that another user may enter, in which each has a home."""
     folder = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="muster-of-two-users-"))
     folder.chmod(0o755)
-    # where every user can read them: a checkout, or the Python of a test, may lie in the home of root
+    # readable for every user: a checkout, or the Python of a test, may be in the home of root
     for package in (Path(muster_itself.__file__).parent, Path(ClusterShell.__file__).parent):
         shutil.copytree(package, folder / "lib" / package.name, ignore=shutil.ignore_patterns("__pycache__"))
     yield folder
@@ -158,13 +158,13 @@ class User:
         self.env["PYTHONPATH"] = str(place / "lib")
 
     def start(self, *words: str, **more: Any) -> subprocess.Popen[str]:
-        """`muster`, by this user."""
+        """Start `muster` as this user."""
         own: Any = {"user": self.uid, "group": self.uid, "extra_groups": []} if self.uid else {}
         argv = ["/usr/bin/python3", "-m", "muster", *words]
         return subprocess.Popen(argv, env=self.env, cwd=self.home, text=True, **own, **more)
 
     def muster(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """The same to its end."""
+        """Run `muster` as this user to completion."""
         with self.start(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             out, err = process.communicate(timeout=60)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
@@ -217,7 +217,7 @@ def test_root_sees_that_the_run_of_a_user_lives(place: Path) -> None:
 
 @needs_root
 def test_without_a_home_runs_are_kept_among_temporary_files(place: Path) -> None:
-    """As in a container with a user that nobody has heard of. Other commands find them there; -q says nothing."""
+    """As in a container with an unknown user. Other commands find the runs there; -q suppresses the message."""
     user = User(54399, place)
     (place / "tmp").mkdir()
     (place / "tmp").chmod(0o1777)
@@ -235,7 +235,7 @@ def test_without_a_home_runs_are_kept_among_temporary_files(place: Path) -> None
         assert 0 == user.muster("wait", "last").returncode
         assert f"[0] in {home}\n" == user.muster("logs").stdout
     assert (5, 0o40700) == (len(user.muster("ps").stdout.splitlines()), own.stat().st_mode)
-    # where another user has put one of that name, or others may enter it, it is not taken
+    # a directory of that name made by another user, or open to others, is not used
     name = "muster-54322"
     other = place / "tmp" / name
     other.mkdir(mode=0o700)
@@ -287,7 +287,7 @@ def test_a_script_in_a_folder_that_may_not_be_entered_is_not_said_to_be_missing(
 @needs_root
 @pytest.mark.parametrize("option", ["", "-d"])
 def test_a_limit_of_processes_is_told_and_nothing_stays(place: Path, option: str) -> None:
-    """Whichever process is the first that the kernel does not start: one error, a hint, and an end."""
+    """Whichever process is the first that the kernel refuses to start: one error, a hint, and an end."""
     (place / "s.py").write_text("print('ran')")
     limit, room = 60, range(1, 9)
     first = 54350 if option else 54330  # users of its own: the kernel counts those of both tests together
@@ -325,7 +325,7 @@ def test_a_limit_of_processes_is_told_and_nothing_stays(place: Path, option: str
 
 
 def busy(uid: int) -> list[str]:
-    """The processes of this user that live; a zombie does not."""
+    """Return the living processes of this user; a zombie is not."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -339,12 +339,12 @@ def busy(uid: int) -> list[str]:
 
 @pytest.fixture
 def says(there: LabCluster) -> Iterator[Any]:
-    """Have n1 say these frames to whoever comes by ssh to ask about a run."""
+    """Make n1 send these frames to any ssh connection that asks about a run."""
     frames = Path(there.folder / "frames")
     head = there.folder / "head"
     where = there.lab.run("n1", ["sh", "-c", "command -v head"], cwd="/").stdout.strip()
     shutil.copy(where, there.folder / "real-head")
-    # what ssh starts there reads its program by `head -c`; login scripts use it in other ways
+    # the program started by ssh is read by `head -c`; login scripts use it in other ways
     head.write_text(f'#!/bin/sh\n[ "$1" = -c ] || exec {there.folder}/real-head "$@"\necho \'cat {frames}\'\n')
     head.chmod(0o755)
     assert 0 == there.lab.run("n1", ["mount", "--bind", str(head), where], cwd="/").returncode
@@ -389,7 +389,7 @@ def test_a_hostile_host_writes_no_file_and_runs_nothing_here(there: LabCluster, 
     assert ["attempt_0", "job.json", "plan.json"] == sorted(os.listdir(run))
     assert 0 == (run / "attempt_0" / "rank_00001.out").stat().st_size, "no hole"
     assert not outside.exists() and not (there.folder / "sprung").exists()
-    # the id of a run that is another one here
+    # the ID of a run that is another one here
     other = plant(there.home, {"job.json": record(served={"name": "n2", "user": ""}), "plan.json": plan()}, ID + "2")
     says(introduced(record(ID + "2"), plan()))
     done = there.muster("kill", "n1:last")
@@ -425,7 +425,7 @@ def test_a_host_that_says_anything_at_all_is_refused_in_words(there: LabCluster,
 
 @needs_root
 def test_root_writes_nothing_and_ends_nothing_in_the_name_of_a_user(place: Path) -> None:
-    """A user's directory with links, a job of Slurm and a host of its own choice: root only reads it."""
+    """A user's directory with links, a job of Slurm and a host of the user's choice: root only reads it."""
     user, root = User(NOBODY, place), User(0, place)
     home, here = user.home / ".muster", os.uname().nodename
     victim = place / "victim"
@@ -464,8 +464,8 @@ def test_root_writes_nothing_and_ends_nothing_in_the_name_of_a_user(place: Path)
 
 
 def test_links_and_fifos_in_the_place_of_logs_are_not_followed(muster: Any, tmp_path: Path) -> None:
-    """Neither when what nobody has sent is shown, nor when the run is deleted: of links that are noted only those go
-    that lead into its directory."""
+    """Neither when output is shown that was not sent, nor when the run is deleted: of the recorded links only those
+    into its directory are removed."""
     secret = tmp_path / "secret"
     secret.write_text("secret")
     path = plant(muster.home, {"job.json": record()})
@@ -491,7 +491,7 @@ def test_links_and_fifos_in_the_place_of_logs_are_not_followed(muster: Any, tmp_
 
 
 def test_a_file_that_is_damaged_in_any_way_is_no_traceback(muster: Any) -> None:
-    """Times that are no times, a supervisor without a place, more ranks than there can be."""
+    """Invalid times, a controller without an address, more ranks than possible."""
     here = {"host": os.uname().nodename}
     own = {name: value for name, value in record(**here).items() if name not in ("served", "there")}
     served = {**own, "served": {"name": "n1", "user": ""}}
@@ -513,7 +513,7 @@ def test_a_file_that_is_damaged_in_any_way_is_no_traceback(muster: Any) -> None:
 
 
 def test_all_levels_above_a_run_are_its_owners_alone(tmp_path: Path) -> None:
-    """With umask 002 a group could otherwise rename `runs`, and put another hook into a run that lives."""
+    """With umask 002 a group could otherwise rename `runs`, and replace the hook of a live run."""
     before = os.umask(0o002)
     try:
         run = create_run(Store(tmp_path / "a" / ".muster"), ID)
@@ -568,7 +568,7 @@ def test_a_host_keeps_no_run_where_others_could_replace_it(tmp_path: Path) -> No
 
 
 def test_what_to_do_about_a_limit_is_told_after_the_end_too(muster: Any) -> None:
-    """The agent of a lost run has left what it met; so it is with `-d`, which nobody watches."""
+    """The agent of a lost run has recorded the error; the same holds for `-d`, which has no terminal."""
     own = {name: value for name, value in record(host=os.uname().nodename).items() if name not in ("served", "there")}
     run = plant(muster.home, {"job.json": {**own, "boot": identity()["boot"]}, "plan.json": plan()})
     (run / "node_0").mkdir()

@@ -1,4 +1,4 @@
-"""Values of secrets stand in no file of a run and on no command line, however they were given."""
+"""Values of secrets are in no file of a run and on no command line, however they were given."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ SECRETS = ("geheim-password", "geheim-unknown", "geheim-setup", "geheim-argument
 
 
 def command_lines() -> str:
-    """Those of all processes."""
+    """Return the command lines of all processes."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             found.append(path.read_text(errors="replace"))
-        except OSError:  # it has ended
+        except OSError:  # it has exited
             pass
     return "\n".join(found)
 
 
 def test_no_file_and_no_command_line_holds_a_secret(muster: Any, script: Callable[..., Path], tmp_path: Path) -> None:
-    """A line of --setup that takes long, two variables (one with a name that nobody knows), and an argument."""
+    """A slow line of --setup, two variables (one with an unknown name), and an argument."""
     path = script("import os, sys; print(os.environ['DB_PASSPHRASE'], os.environ['ODD'], os.environ['URL'], sys.argv)")
     line = f"export ODDER=geheim-setup; touch '{tmp_path}/began'; while [ ! -e '{tmp_path}/go' ]; do sleep 0.05; done"
     muster.env.update(MUSTER_SETUP=line, DB_PASSPHRASE="geheim-password", ODD="geheim-unknown")

@@ -1,4 +1,4 @@
-"""Whoever connects to a port of a run without knowing its secret gets nothing, takes little, and ends nothing."""
+"""A peer that connects to a port of a run without the secret gets nothing, uses few resources, and ends nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TERMS = Terms("5ec2e7" * 8, "20261127-000000-abcdef-train")
 
 
 class Loop(EventLoop):
-    """That of an agent and of a controller; it also keeps the connections whose other end was believed."""
+    """The loop of an agent and of a controller; it also keeps the authenticated connections."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Loop(EventLoop):
         return until(lambda: (self.run_once(0.02), condition())[1], what, within)
 
     def complain(self, text: str) -> None:
-        """What an agent would write into its log."""
+        """Record what an agent would write to its log."""
 
     def connected(self, met: Met, same: bool) -> None:
         self.met.append(met)
@@ -72,7 +72,7 @@ def dialer(loop: Loop, port: socket.socket, terms: Terms = TERMS) -> ControllerD
 
 
 class Impostor:
-    """Has bound the port after the controller has died, and knows everything but the secret."""
+    """Has bound the port after the controller died, and knows everything but the secret."""
 
     def __init__(self, loop: Loop, port: socket.socket) -> None:
         self.loop, self.port, self.trials = loop, port, 0
@@ -84,10 +84,10 @@ class Impostor:
         sock, _ = self.port.accept()
         sock.setblocking(False)
         decoder, self.trials = FrameDecoder(), self.trials + 1
-        # the nonce of an earlier connection, so that its proof could be shown again
+        # the nonce of an earlier connection, so that its proof could be replayed
         nonce = self.hellos[-1]["nonce"] if self.hellos and self.trials % 2 else "ab" * 32
         sock.send(encode_frame("challenge", version=frames.VERSION, nonce=nonce))
-        sock.send(encode_frame("nonce", nonce=nonce))  # as it was in earlier versions
+        sock.send(encode_frame("nonce", nonce=nonce))  # as in earlier versions
 
         def heard() -> None:
             data = sock.recv(4096)
@@ -105,7 +105,7 @@ class Impostor:
         self.loop.add_reader(sock, heard)
 
     def answers(self, said: dict[str, Any]) -> list[bytes]:
-        """What she can make of it: another order, the same proof, its nonce as one of her own."""
+        """Return the attacker's variants: another order, the same proof, its nonce as its own."""
         mac, number = said.get("mac", said.get("proof")), self.trials % 4
         if number == 0:
             return [
@@ -120,7 +120,7 @@ class Impostor:
 
 
 def test_an_agent_believes_no_impostor_and_then_finds_its_controller(loop: Loop, port: socket.socket) -> None:
-    """Reflection, replay, other orders, proofs that are no ASCII: each ends the connection, and it dials again."""
+    """Reflection, replay, reordering, proofs that are not ASCII: each ends the connection, and the agent reconnects."""
     impostor = Impostor(loop, port)
     dialer(loop, port)
     loop.until(lambda: impostor.trials >= 5, "the agent has tried five times")
@@ -160,7 +160,7 @@ def test_what_a_stranger_sends_ends_her_connection_and_nothing_else(loop: Loop, 
     for name, data in HOSTILE.items():
         with socket.create_connection(port.getsockname()) as stranger:
             stranger.sendall(data)
-            if name == "drop by drop":  # and says no more
+            if name == "drop by drop":  # and sends nothing more
                 stranger.shutdown(socket.SHUT_WR)
             stranger.setblocking(False)
 
@@ -214,7 +214,7 @@ def test_who_opens_more_connections_than_there_are_descriptors_neither_stops_nor
             idle[-1].setblocking(False)
             idle[-1].connect_ex(port.getsockname())
         dialer(loop, port)
-        # the kernel's queue holds all of them, and those in front of the agent go one after the other
+        # the kernel's queue holds all of them, and those before the agent are handled one after the other
         loop.until(lambda: loop.met, "the agent is let in", 120)
         while not (line := controller.stdout.readline()).startswith("came"):
             assert line.startswith("note"), line
@@ -272,7 +272,7 @@ def test_another_user_of_the_network_neither_ends_a_run_nor_keeps_its_agents_fro
         assert [ada.stdout.readline() for _ in range(3)] == ["flooded\n"] * 3
         (supervisor,) = there.pids("n1", "muster.pyz serve")
         assert supervisor, "what she sent has ended nothing"
-        os.kill(supervisor, signal.SIGKILL)  # both agents have to call again, among hers
+        os.kill(supervisor, signal.SIGKILL)  # both agents have to reconnect among the attacker's connections
         assert 0 == there.muster("wait", "last").returncode
     finally:
         ada.kill()

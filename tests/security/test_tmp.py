@@ -1,4 +1,4 @@
-"""What other users plant in directories that all share: nothing is followed, waited for, believed or deleted."""
+"""Files that other users plant in shared directories: none is followed, waited for, trusted or deleted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user,
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
-    """A directory where everybody may put files, as /tmp."""
+    """A directory writable for all users, like /tmp."""
     folder = tmp_path / "shared"
     folder.mkdir()
     folder.chmod(0o1777)
@@ -27,7 +27,7 @@ def shared(tmp_path: Path) -> Path:
 
 
 def clean(muster: Any, shared: Path) -> str:
-    """What `muster clean` says where that is the temporary directory."""
+    """Return the output of `muster clean` with that temporary directory."""
     done = muster("clean", env={**muster.env, "TMPDIR": str(shared)}, timeout=30)
     assert 0 == done.returncode and "Traceback" not in done.stderr, done.stderr
     return str(done.stdout)
@@ -99,7 +99,7 @@ def test_clean_takes_what_an_agent_left(muster: Any, shared: Path) -> None:
     os.mkfifo(f"{path}/fifo")
     (Path(path) / "rank.pyz.2").symlink_to("/dev/zero")
     assert 0o700 == os.stat(path).st_mode & 0o777
-    assert "mine" not in clean(muster, shared)  # its agent lives
+    assert "mine" not in clean(muster, shared)  # its agent is alive
     os.close(kept)
     assert f"20260101-000000-abcde-mine: ended {path}" in clean(muster, shared)
     assert not os.path.lexists(path)
@@ -107,7 +107,7 @@ def test_clean_takes_what_an_agent_left(muster: Any, shared: Path) -> None:
 
 @pytest.mark.parametrize("plant", ["folder", "file", "link", "fifo", "dangling link", "open folder"])
 def test_a_name_that_is_taken(shared: Path, tmp_path: Path, plant: str) -> None:
-    """She cannot know the name; and were she to, nothing of ours gets into hers."""
+    """The name cannot be predicted; and even if it were, nothing of muster's gets into a planted directory."""
     path = Path(private_tmp.make(str(shared), "a token", "run"))
     private_tmp.remove(str(path))
     make: dict[str, Callable[[], Any]] = {
@@ -162,7 +162,7 @@ cd "$PWD"
     ids=["noexec", "full", "read-only", "TMPDIR that is not there"],
 )
 def test_a_tmp_that_is_no_use(muster: Any, tmp_path: Path, options: str, then: str) -> None:
-    """Ranks of a foreign launcher start nonetheless."""
+    """Ranks of an external launcher start nonetheless."""
     line = MOUNTED.format(options=options, then=then)
     run = " ".join(muster.argv("run", "--launcher", "torchrun", "-g", "2", "--", "echo", "ran"))
     words = ["unshare", "-m", "bash", "-c", f"{line}\n{run}"]

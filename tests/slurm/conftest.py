@@ -16,9 +16,9 @@ __all__ = ["there"]
 
 @pytest.fixture(autouse=True)
 def quiet(there: LabCluster) -> Iterator[None]:
-    """No job of this test is left in the queue."""
+    """Leave no job of this test in the queue."""
     yield
     there.lab.clear()
     there.lab.run("head", ["scancel", "--user=root"])
-    # slurmctld that was away asks again only now and then whether a job has ended on its nodes
+    # a restarted slurmctld checks only occasionally whether a job has ended on its nodes
     until(lambda: not queue(there), "the queue is empty", SETTLING)

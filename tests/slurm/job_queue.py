@@ -6,6 +6,6 @@ from lab_cluster import LabCluster
 
 
 def queue(there: LabCluster) -> list[str]:
-    """The states of the jobs."""
+    """Return the states of the jobs."""
     states: list[str] = there.lab.run("head", ["squeue", "--noheader", "--format=%T"]).stdout.split()
     return states

@@ -1,4 +1,4 @@
-"""Ranks of a Slurm job have the environment that `muster plan` says before the job is submitted."""
+"""Ranks of a Slurm job have the environment that `muster plan` shows before the job is submitted."""
 
 from __future__ import annotations
 

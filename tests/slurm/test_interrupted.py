@@ -1,4 +1,4 @@
-"""Jobs that Slurm ends before they are done: preemption, the end of their time, requeue, a node that crashes."""
+"""Jobs that Slurm ends early: preemption, time limit, requeue, a node that crashes."""
 
 from __future__ import annotations
 
@@ -95,15 +95,13 @@ if os.environ["RANK"] == "0":
 print("working", flush=True)
 time.sleep(600)
 """
-"""FILE GO: rank 0 saves when it hears SIGUSR1, once there is GO; the others do not. What finds a saved file is done."""
+"""FILE GO: rank 0 saves on SIGUSR1, once there is GO; the others do not. A start that finds a saved file succeeds."""
 
 
 @pytest.mark.slow
 def test_before_its_time_is_over_a_rank_that_listens_can_save(there: LabCluster) -> None:
-    """A job of one minute hears it soon: Slurm looks at its clock every half a minute.
-
-    A rank that does not listen yet, as one that still imports, hears it as soon as it does.
-    """
+    """A job of one minute is warned soon: Slurm checks its clock every half minute. A rank that is still importing is
+    warned as soon as it has a handler."""
     line = ["--time", "1", "--signal-before", "40", "--requeue", "1", "-N", "2", "-g", "1"]
     go = there.folder / "go"
     process = there.start("run", "--slurm", *line, there.script(SAVES), str(there.folder / "state"), str(go))
@@ -121,7 +119,7 @@ def test_before_its_time_is_over_a_rank_that_listens_can_save(there: LabCluster)
 
 @pytest.mark.slow
 def test_preempted_with_time_to_save(there: LabCluster) -> None:
-    """In a partition with a grace time only the steps are told at first, and not the batch script."""
+    """In a partition with a grace time only the steps are signalled first, and not the batch script."""
     line = ["--partition", "spare", "--requeue", "1", "-N", "2", "-g", "1"]
     process = there.start("run", "--slurm", *line, there.script(SAVES), str(there.folder / "state"), "/")
     until(lambda: has_begun(there, 0) and "working" in there.log(0), "it works")
@@ -166,12 +164,12 @@ def test_without_leave_to_come_again_a_crash_is_the_end(there: LabCluster) -> No
     assert 125 == process.wait(timeout=60), there.said()
     assert "the agent on n2" in there.said()
     until(lambda: "RUNNING" not in queue(there), "the job is over")
-    # muster has ended it, and its nodes were not kept until Slurm took note of the crash
+    # muster ended it, and its nodes were not held until Slurm noticed the crash
     assert "JobState=NODE_FAIL" not in there.lab.run("head", ["scontrol", "show", "job"]).stdout
 
 
 def test_an_agent_that_is_killed_before_it_has_called_is_told_at_once(there: LabCluster) -> None:
-    """srun goes on for the others, and would be waited for."""
+    """srun continues for the others, and would be waited for."""
     process = there.start("run", "--slurm", "-N", "2", "-g", "1", there.script(TICK), "1000", "0.05")
     there.kill("n2", r"muster\.pyz step")
     until(lambda: process.poll() is not None, "the run has ended", 90)
@@ -191,12 +189,12 @@ print("listens", flush=True)
 while not os.path.exists(sys.argv[1]):
     time.sleep(0.02)
 """
-"""FILE SIGNALS…: tell of each signal that comes, until there is FILE."""
+"""FILE SIGNALS…: report each signal received, until there is FILE."""
 
 
 @pytest.mark.parametrize("launcher", ["fork", "srun"])
 def test_what_slurm_sends_goes_to_the_ranks_that_catch_it_and_ends_nothing(there: LabCluster, launcher: str) -> None:
-    """`#SBATCH --signal=USR1@30`, without B:, and scancel go to all tasks: to muster's agents."""
+    """`#SBATCH --signal=USR1@30`, without B:, and scancel send it to all tasks: to muster's agents."""
     go = there.folder / "go"
     caught = ["SIGUSR1", "SIGHUP", "SIGRTMIN"]
     line = ["-N", "2", "-g", "1", "--launcher", launcher, there.script(LISTENS), str(go), *caught]
@@ -215,7 +213,7 @@ def test_what_slurm_sends_goes_to_the_ranks_that_catch_it_and_ends_nothing(there
 
 @pytest.mark.slow
 def test_ranks_have_all_the_time_of_the_job(there: LabCluster) -> None:
-    """Of a job of one minute nobody is told to save at once; who does not listen is left alone until Slurm ends it."""
+    """In a job of one minute no rank is warned at once; one without a handler is left alone until Slurm ends it."""
     line = ["--time", "1", "-N", "2", "-g", "1", "--launcher", "exec"]
     text = LISTENS.replace("sys.argv[2:]", '["SIGUSR1"] if os.environ["RANK"] == "0" else []')
     process = there.start("run", "--slurm", *line, there.script(text), str(there.folder / "never"))

@@ -1,4 +1,4 @@
-"""Runs on Slurm, the real one of the lab: handed in, refused, inside an allocation, followed and left."""
+"""Runs on the real Slurm of the lab: submitted, rejected, inside an allocation, followed and detached."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_status_of_the_first_failing_rank_is_ours(there: LabCluster) -> None
 
 
 def test_inside_an_allocation_that_was_made_for_something_else(there: LabCluster) -> None:
-    """`--ntasks-per-node=2 --gpus-per-task=1` makes of a plain srun two tasks a node that see one GPU each."""
+    """With `--ntasks-per-node=2 --gpus-per-task=1` a plain srun has two tasks per node, which see one GPU each."""
     env = {**there.lab.environment(), **there.env}
     made_for = ["salloc", "-Q", "-N3", "--ntasks-per-node=2", "--gpus-per-task=1"]
     show = ["--", "sh", "-c", "echo $RANK $WORLD_SIZE $SLURM_PROCID$SLURM_LOCALID $CUDA_VISIBLE_DEVICES"]
@@ -61,7 +61,7 @@ def test_inside_an_allocation_that_was_made_for_something_else(there: LabCluster
 
 
 def test_ranks_find_the_variables_of_a_task_of_srun(there: LabCluster) -> None:
-    """Whatever the launcher: the same as tasks of a plain srun in the same job, but for what is about its step."""
+    """With any launcher: the same as for tasks of a plain srun in the same job, except for variables of its step."""
     kept = "grep -E '^SLURMD?_' | grep -vE '_(TASK_PID|STEP_?ID|COMM_.*|LAUNCHER_PORT|IPADDR|UMASK|PRIO_PROCESS)='"
     show = f"env | {kept} | sort > {there.folder}/$WHO.$SLURM_PROCID"
     (there.folder / "show.sh").write_text(show)
@@ -83,7 +83,7 @@ def test_ranks_find_the_variables_of_a_task_of_srun(there: LabCluster) -> None:
 
 
 def test_inside_a_step_of_an_allocation(there: LabCluster) -> None:
-    """As where salloc gives a shell on the first node. What that step was told is not for those that muster starts."""
+    """As where salloc starts a shell on the first node. That step's variables do not apply to muster's own steps."""
     env = {**there.lab.environment(), **there.env}
     made_for = ["salloc", "-Q", "-N2", "--gpus-per-node=1", "srun", "-N1", "-n1", "--overlap"]
     made_for += ["env", "SLURM_LABELIO=1", "SLURM_STDOUTMODE=none", "SLURM_MULTI_PROG=1", "SLURM_EXPORT_ENV=NONE"]
@@ -95,7 +95,7 @@ def test_inside_a_step_of_an_allocation(there: LabCluster) -> None:
 
 
 def test_a_rank_that_is_alone_reads_stdin_where_a_terminal_watches(there: LabCluster) -> None:
-    """Inside an allocation, started by muster or by srun; one in a job of the queue finds it empty and goes on."""
+    """Inside an allocation, started by muster or by srun; a batch job has an empty stdin and continues."""
     ask = ["--prefix", "", "--", "sh", "-c", 'read answer; echo "got <$answer>"; cat']
     for launcher in ("exec", "srun"):
         line = there.argv("run", "--slurm", "-n", "1", "--launcher", launcher, *ask)
@@ -109,7 +109,7 @@ def test_a_rank_that_is_alone_reads_stdin_where_a_terminal_watches(there: LabClu
 
 
 def test_several_small_runs_in_one_allocation(there: LabCluster) -> None:
-    """Each on nodes of its own, waiting for a free one if need be; what would need another job is refused."""
+    """Each on nodes of its own, waiting for a free one if necessary; what would need another job is rejected."""
     show = ["--launcher", "exec", "--prefix", "", there.script("import os, time\nprint(os.uname()[1])\ntime.sleep(2)")]
     small = shlex.join(there.argv("run", "--slurm", "-N", "1", "-g", "1", *show))
     named = shlex.join(there.argv("run", "--slurm", "--nodelist", "n2", "-g", "1", *show))
@@ -178,7 +178,7 @@ def test_what_slurm_refuses_is_told_in_its_words(there: LabCluster, option: tupl
 
 
 def test_from_the_login_node(there: LabCluster) -> None:
-    """Detached; seen, asked, attached to, ended, while it waits and while it runs."""
+    """Detached; listed, queried, attached to, ended, while it is pending and while it runs."""
     whole = ["--exclusive", "-N", "3", "-g", "1", there.script(TICK), "10000", "0.05"]
     secret = ["--env", "API_KEY=nobody reads this"]
     assert 0 == there.muster("run", "--slurm", "-d", "--name", "first", *secret, *whole).returncode
@@ -214,7 +214,7 @@ def test_from_the_login_node(there: LabCluster) -> None:
 
 
 def test_scancel_from_outside_ends_a_waiting_caller(there: LabCluster) -> None:
-    """Ranks that would save at a warning, and ask to be started again, have no part in that."""
+    """Ranks that would save on a warning, and request a restart, do not matter there."""
     text = "import signal, sys\nsignal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))\n" + TICK
     process = there.start("run", "--slurm", "-N", "2", "-g", "1", there.script(text), "10000", "0.05")
     there.steps(2, 3)
@@ -238,7 +238,7 @@ def test_scancel_of_a_run_that_may_come_again_is_the_end_too(there: LabCluster) 
 def test_slurmctld_may_be_away_for_a_while(there: LabCluster) -> None:
     process = there.start("run", "--slurm", "-N", "2", "-g", "1", there.script(TICK), "150", "0.1")
     there.steps(2, 3)
-    # one that is killed forgets what it has not written down yet, and ends the job when it comes back
+    # a killed one forgets what it has not saved yet, and ends the job when it returns
     began, state = time.time(), Path(there.lab.folder.slurm, "state", "job_state")
     until(lambda: state.stat().st_mtime > began, "slurmctld has written down that the job runs")
     there.lab.fault("slurmctld-down")
@@ -257,7 +257,7 @@ def test_a_total_of_ranks_lies_as_slurm_spreads_it(there: LabCluster) -> None:
 
 
 def test_a_total_of_gpus_lies_as_slurm_spreads_it(there: LabCluster) -> None:
-    """Six of a cluster with four a node; each rank sees all that its node has, by the names that were asked for."""
+    """Six in a cluster with four per node; each rank sees all that its node has, by the requested names."""
     show = ["--", "sh", "-c", "echo $LOCAL_RANK $CUDA_VISIBLE_DEVICES"]
     named = ["--output", "%x-%j.%2t.out", "--error", "%x.err", "--name", "six"]
     done = there.muster("run", "--slurm", "--gpus", "6", "--prefix", "", *named, *show)
@@ -280,7 +280,7 @@ sys.stdout.write("no end of the line")
 
 
 def test_output_files_are_as_slurm_writes_them(there: LabCluster) -> None:
-    """Both streams of all ranks in one file, whole lines; a file for each node; no links that `muster rm` leaves."""
+    """Both streams of all ranks in one file, complete lines; a file for each node; no links that `muster rm` leaves."""
     outputs = there.folder / "outputs"
     line = ["run", "--slurm", "-N", "2", "-g", "2", "-q", "--launcher", "exec", "--name", "job"]
     done = there.muster(*line, "--output", "outputs/%x-%j.out", there.script(OUTPUTS))
@@ -437,7 +437,7 @@ def test_a_job_that_is_over_at_once(there: LabCluster) -> None:
 
 
 def test_another_user_than_root(there: LabCluster) -> None:
-    """Who may perhaps not read where these tests lie, so the program is copied to a place for all."""
+    """The user may not be able to read these tests, so the program is copied to a readable place."""
     home, python = Path(there.lab.folder.homes, "ada"), shutil.which("python3", path="/usr/bin:/usr/local/bin")
     assert python is not None
     shutil.copytree(Path(muster.__file__).parent, home / "program" / "muster", dirs_exist_ok=True)
@@ -456,11 +456,11 @@ def test_a_job_of_two_kinds_of_nodes_is_refused(there: LabCluster) -> None:
     assert "is heterogeneous" in done.stderr
 
 
-# ---- one task of Slurm a rank ---------------------------------------------------------------------------------------
+# ---- one task of Slurm per rank --------------------------------------------------------------------------------------
 
 
 def test_srun_starts_the_ranks(there: LabCluster) -> None:
-    """In a job that was made for other tasks: they lie as muster planned, and see all GPUs of their node."""
+    """In a job submitted for other tasks: the layout is muster's, and ranks see all GPUs of their node."""
     line = ["run", "--slurm", "-g", "2", "--launcher", "srun"]
     env = {**there.lab.environment(), **there.env}
     made_for = ["salloc", "-Q", "-N2", "--ntasks-per-node=1", "--gpus-per-task=2"]
@@ -495,7 +495,7 @@ def test_what_srun_started_can_be_killed(there: LabCluster) -> None:
 
 
 def test_sbatch_short_options_and_options_that_its_help_does_not_list(there: LabCluster) -> None:
-    """`-t` is the time limit, two named nodes are two nodes, and sbatch itself decides what it knows."""
+    """`-t` is the time limit, two named nodes are two nodes, and sbatch decides about other options."""
     short = ["-p", "main", "-J", "short names", "-t", "7", "-c", "2", "-w", "n[1-2]", "-A", "root"]
     more = ["--gpus-per-task", "1", "--mail-type", "NONE", "--slurm-opt", "hint=nomultithread"]
     show = "scontrol show job $SLURM_JOB_ID"
@@ -507,7 +507,7 @@ def test_sbatch_short_options_and_options_that_its_help_does_not_list(there: Lab
 
 
 def test_variables_of_a_job_that_is_over_are_told_as_such(there: LabCluster) -> None:
-    """A shell, or a container, may outlive its job; of one that lives nothing is said."""
+    """A shell, or a container, may outlive its job; for a live job there is no message."""
     (there.folder / "all.sh").write_text("env | grep ^SLURM_ > left\n" + shlex.join(there.argv("doctor", "--json")))
     env = {**there.lab.environment(), **there.env}
     first = there.lab.run("head", ["salloc", "-Q", "-N2", "sh", "all.sh"], env=env, cwd=str(there.folder), timeout=110)

@@ -13,7 +13,7 @@ __all__ = ["there"]
 
 @pytest.fixture
 def login(there: LabCluster) -> Iterator[Callable[..., None]]:
-    """Give root on a node another login: a .bashrc, a shell; undone at the end."""
+    """Change root's login on a node: a .bashrc, a shell; undone at the end."""
     done: list[tuple[str, str]] = []
 
     def change(host: str, line: str, undo: str) -> None:
@@ -27,7 +27,7 @@ def login(there: LabCluster) -> Iterator[Callable[..., None]]:
 
 @pytest.fixture
 def bashrc(login: Callable[..., None]) -> Callable[[str, str], None]:
-    """Have root's shells on one host read these lines at their start; the file, which all share, is not touched."""
+    """Make root's shells on one host read these lines at their start, without changing the shared file."""
 
     def change(host: str, lines: str) -> None:
         path = os.path.expanduser("~root/.bashrc")

@@ -1,4 +1,4 @@
-"""What the ranks on other hosts find: the code, their variables, their interfaces."""
+"""The environment of ranks on other hosts: code, variables, interfaces."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from muster.lab import Lab, namespaces
 
 @pytest.fixture(scope="session")
 def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A lab whose hosts share nothing but the interpreter; the files of the tests are the head's."""
+    """A lab whose hosts share nothing but the interpreter; the files of the tests are on the head."""
     with Lab(nodes=3, shared_home=False, shared=[tmp_path_factory.getbasetemp()]) as lab:
         yield lab
 
@@ -30,7 +30,7 @@ def alone(apart: Lab, tmp_path: Path) -> LabCluster:
 
 
 def repository(there: LabCluster, **files: str) -> Path:
-    """A working tree of git in the folder of the test."""
+    """A git working tree in the directory of the test."""
     top = there.folder / "tree"
     for name, text in files.items():
         path = top / name.replace("__", "/").replace("_py", ".py")
@@ -60,7 +60,7 @@ def test_code_is_sent_and_logs_come_back(alone: LabCluster) -> None:
     line = ["run", "--sync", "-H", "n[1-3]", "-g", "2", "main.py"]
     done = alone.muster("run", "--log-dir", "/run/logs", *line[1:], cwd=str(top))
     assert 0 == done.returncode, done.stderr
-    # where no run directory stays to which a link could lead, the logs themselves have torchrun's names
+    # where no run directory remains that a link could point to, the logs themselves have torchrun's names
     show = "cat /run/logs/*_1/attempt_0/0/stdout.log /run/logs/*_1/attempt_0/1/stdout.log; find /run/logs -type l"
     assert "rank 2 1\nrank 3 1\n" == alone.lab.run("n2", ["sh", "-c", show], cwd="/").stdout
     assert {f"[{rank}] rank {rank} 1" for rank in range(6)} == set(done.stdout.splitlines())
@@ -71,7 +71,7 @@ def test_code_is_sent_and_logs_come_back(alone: LabCluster) -> None:
     (top / "part.py").write_text("WORD = 22")
     done = alone.muster(*line, cwd=str(top))
     assert "[5] rank 5 22" in done.stdout.splitlines(), done.stderr
-    # what was edited and is not sent is found out
+    # an edit that is not sent is detected
     (top / "main.py").write_text("print('other')")
     done = alone.muster("run", *line[2:], cwd=str(top))
     assert 2 == done.returncode
@@ -92,7 +92,7 @@ def test_too_much_to_be_code(alone: LabCluster) -> None:
 
 
 def test_a_full_disk_on_one_host(alone: LabCluster) -> None:
-    """Where its runs would be kept; told before anything has started."""
+    """On the disk for its runs; reported before anything has started."""
     home = f"MUSTER_HOME={alone.lab.folder.scratch}"
     line = f"sed -i '1i export {home}' ~/.bashrc || echo export {home} > ~/.bashrc"
     assert 0 == alone.lab.run("n2", ["sh", "-c", line], cwd="/").returncode
@@ -120,7 +120,7 @@ for number in range(3000):
 
 
 def test_a_disk_that_fills_up_where_copies_of_logs_are_kept(alone: LabCluster) -> None:
-    """What the copy on the first host lacks is told, and the host that wrote it does not delete the only whole log."""
+    """Gaps in the copy on the first host are reported, and the host that wrote the log keeps the complete one."""
     home, go = f"{alone.lab.folder.scratch}/home", "/run/go"
     top = repository(alone, main_py=CHATTY)
     line = f"sed -i '1i export MUSTER_HOME={home}' ~/.bashrc 2>/dev/null || echo export MUSTER_HOME={home} > ~/.bashrc"
@@ -151,7 +151,7 @@ def test_a_disk_that_fills_up_where_copies_of_logs_are_kept(alone: LabCluster) -
 
 
 def test_detached_on_hosts_that_share_nothing(alone: LabCluster) -> None:
-    """Its files come here when they are asked for."""
+    """Its files are copied here on request."""
     top = repository(alone, main_py=TICK)
     logins = Logins(alone.folder)
     ssh = ("--ssh", logins.ssh)
@@ -184,7 +184,7 @@ print("rank", os.environ["RANK"], part.WORD, nested.inner.WORD, linked.deep.WORD
 
 
 class Apart:
-    """A folder of code on head, in a place that each host has for itself, while the runs are shared."""
+    """A code directory on the head, in a place that each host has for itself, while the runs are shared."""
 
     def __init__(self, there: LabCluster):
         self.there, self.top = there, f"/var/tmp/code of {there.folder.name}"
@@ -202,7 +202,7 @@ class Apart:
         return str(done.stdout)
 
     def write(self, name: str, text: str) -> None:
-        """Write a file, always with the same time."""
+        """Write a file, always with the same modification time."""
         (self.there.folder / "text").write_text(text)
         path = f"'{self.top}/{name}'"
         self.sh(f"cp '{self.there.folder}/text' {path}; touch -d 2020-01-01 {path}")
@@ -218,7 +218,7 @@ class Apart:
 
 
 def test_hosts_that_share_the_runs_and_not_the_code(there: LabCluster) -> None:
-    """What is run is compared, and not the script alone; what cannot be sent is told."""
+    """All code is compared, not only the script; files that cannot be sent are reported."""
     code, hosts = Apart(there), ("-H", "n1,n2")
     done = code.run("--sync", *hosts)
     assert {f"rank {rank} 1 2 3 4 {code.top}" for rank in range(2)} == code.lines(done)
@@ -226,7 +226,7 @@ def test_hosts_that_share_the_runs_and_not_the_code(there: LabCluster) -> None:
     assert re.search(rf"sending 6 files \(\d+ bytes\) of {re.escape(str(code.top))} to n\[1-2\]", done.stderr), (
         done.stderr
     )
-    # as long and as old as the other one
+    # with the same size and time as the other one
     code.write("part.py", "WORD = 5")
     code.sh(f"rm '{code.top}/gone.py'")
     done = code.run(*hosts)
@@ -239,7 +239,7 @@ def test_hosts_that_share_the_runs_and_not_the_code(there: LabCluster) -> None:
     assert {f"rank {rank} 5 2 3 None {code.top}" for rank in range(2)} == code.lines(done)
     assert "sending 2 files" in done.stderr
     assert "sending" not in code.run("--sync", *hosts).stderr
-    # an empty folder, from which a copy is run, and what is not sent
+    # an empty directory, from which a copy is run, and what is not sent
     code.sh(f"mkdir '{code.top}/empty'; cp '{code.top}/main.py' /var/tmp/elsewhere.py")
     show = ("--launcher", "exec", "--sync", "-H", "n1", "-g", "1", "--prefix", "")
     done = there.muster("run", *show, "../main.py", cwd=f"{code.top}/empty")
@@ -253,7 +253,7 @@ def test_hosts_that_share_the_runs_and_not_the_code(there: LabCluster) -> None:
 
 
 def test_homes_without_git(alone: LabCluster) -> None:
-    """What lies elsewhere below the folder of a script is none of its code, and --sync would overwrite it."""
+    """Other files below the directory of a script are not its code, and --sync would overwrite them."""
     home = f"/var/tmp/home of {alone.folder.name}"
     lines = f"mkdir -p '{home}/projA/deep' '{home}/mine'; cd '{home}'; echo 'import mine, beside' >train.py; "
     for host in ("head", "n1", "n2"):
@@ -295,7 +295,7 @@ def test_nodes_of_slurm_that_do_not_share_the_code(there: LabCluster) -> None:
     assert {f"rank 0 1 2 3 4 {code.top}", f"rank 1 6 2 3 4 {code.top}"} == code.lines(done)
 
 
-# ---- a copy ----------------------------------------------------------------------------------------------------------
+# ---- copies ----------------------------------------------------------------------------------------------------------
 
 
 def test_an_edit_does_not_reach_a_copy(there: LabCluster) -> None:
@@ -378,7 +378,7 @@ def test_the_trap_of_127_0_1_1(there: LabCluster) -> None:
 
 @pytest.fixture
 def second_card(there: LabCluster) -> Iterator[Callable[..., None]]:
-    """Give hosts a second interface that leads nowhere, and is listed first."""
+    """Give hosts a second interface without a route, which is listed first."""
     made: list[str] = []
 
     def make(*hosts: str) -> None:

@@ -107,7 +107,7 @@ def test_kill_sees_that_all_have_ended(there: LabCluster, where: str) -> None:
 def test_a_machine_that_knows_nothing_of_it_attaches_by_the_host(
     there: LabCluster, bashrc: Callable[[str, str], None]
 ) -> None:
-    """It sees no run directory; its own one then knows the run. n1 finds the run where its own login says."""
+    """It sees no run directory; afterwards its own one has the run. n1 finds the run in its login's home."""
     assert 0 == there.muster("run", "-d", "-H", "n1,n2", "-g", "1", there.script(TICK), "100", "0.05").returncode
     there.steps(2, 5)
     bashrc("n1", f"export MUSTER_HOME='{there.home}'")
@@ -127,7 +127,7 @@ def test_a_machine_that_knows_nothing_of_it_attaches_by_the_host(
 
 
 def test_the_head_may_go(there: LabCluster) -> None:
-    """It crashes; the ranks go on, and whoever comes back finds all."""
+    """It crashes; the ranks continue, and a later client gets everything."""
     assert 0 == there.muster("run", "-d", "-H", "n1,n2", "-g", "1", there.script(TICK), "150", "0.1").returncode
     there.steps(2, 3)
     there.lab.fault("drop-ssh", "head")
@@ -170,7 +170,7 @@ def test_who_waits_for_a_run_asks_a_silent_host_again(there: LabCluster) -> None
 
 
 def test_who_follows_a_run_logs_in_once_and_again_when_the_connection_broke(there: LabCluster) -> None:
-    """A controller that is killed ends all connections to it; another one begins."""
+    """A killed controller ends all connections to it; another one starts."""
     logins = Logins(there.folder)
     words = ("run", "-d", "-H", "n1,n2", "-g", "1", "--ssh", logins.ssh, "--", "sh", "-c", TALKS)
     assert 0 == there.muster(*words).returncode
@@ -217,7 +217,7 @@ def test_an_agent_that_has_died_together_with_the_supervisor_is_missed_by_the_ne
     done = there.muster("run", "-d", "-H", "n1,n2", "-g", "1", "--lease", "5s", there.script(TICK), "10000", "0.05")
     assert 0 == done.returncode, done.stderr
     there.steps(2, 3)
-    there.kill("n1", "muster.pyz serve", signal.SIGSTOP)  # so that it does not hear of the end of the agent
+    there.kill("n1", "muster.pyz serve", signal.SIGSTOP)  # so that it does not see the end of the agent
     os.kill(there.agent("n2"), signal.SIGKILL)
     there.kill("n1", "muster.pyz serve")
     assert "n2" in there.ended(90)["reason"]

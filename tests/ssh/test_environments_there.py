@@ -1,4 +1,4 @@
-"""Ranks on hosts have the environment that `muster plan` says."""
+"""Ranks on hosts have the environment that `muster plan` shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hosts that have IPv6 addresses and no other."""
+"""Hosts that have only IPv6 addresses."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ ip -4 address flush dev eth0
 cat > /etc/hosts
 sed -i 's/^Host .*/& fd77:*/' /etc/ssh/ssh_config
 """
-"""What makes a host of the lab one; its standard input is the new /etc/hosts. Slurm is lost, ssh is not."""
+"""Converts a host of the lab to one; its stdin is the new /etc/hosts. Slurm is lost, ssh is not."""
 
 
 @pytest.fixture(scope="module")
 def six(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A lab whose hosts have IPv6 addresses alone."""
+    """A lab whose hosts have only IPv6 addresses."""
     if not Path("/proc/net/if_inet6").exists():
         pytest.skip("this kernel has no IPv6")
     with Lab(nodes=2, gpus=0, shared=[tmp_path_factory.getbasetemp(), EXAMPLE.parents[1]]) as lab:
@@ -54,7 +54,7 @@ def far(six: Lab, tmp_path: Path) -> Iterator[LabCluster]:
     ],
 )
 def test_hosts_that_have_ipv6_alone_meet(far: LabCluster, launcher: str, hosts: list[str]) -> None:
-    """By name, and by addresses with numbers of ranks; connections of agents, the store and gloo all go that way."""
+    """By name, and by addresses with numbers of ranks; agents, the store and gloo all use IPv6."""
     far.script("[fd77::1]:2\nfd77::2 slots=1\n", "hosts")
     script = far.script(
         f"import os, runpy\nprint('at', os.environ['MASTER_ADDR'])\nrunpy.run_path({str(EXAMPLE)!r}, None, '__main__')"

@@ -1,4 +1,4 @@
-"""Runs on hosts that ssh reaches: begun in a terminal, ended with it."""
+"""Runs on hosts reached by ssh: started in a terminal, and ended with it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_hosts_of_a_file_with_numbers_of_their_own(there: LabCluster) -> None:
 
 
 def test_ranks_on_hosts_have_terminals_where_they_are_wanted(there: LabCluster) -> None:
-    """Of the usual size, where muster itself has none; and their output is in their logs."""
+    """Of the default size if muster itself has no terminal; and their output is in their logs."""
     line = "test -t 1 && test -t 2 && stty size <&1 && echo $TERM"
     done = there.muster("run", "--tty", "-H", "n1,n2", "-g", "1", "--", "sh", "-c", line, env={"TERM": "xterm"})
     assert 0 == done.returncode, done.stdout + done.stderr
@@ -118,7 +118,7 @@ def test_a_stopped_terminal_ends_nothing(there: LabCluster) -> None:
     there.steps(2, 399)
     time.sleep(2)
     there.kill("head", "-m muster run", signal.SIGCONT)
-    process.send_signal(signal.SIGCONT)  # the way into the lab stops with what it runs
+    process.send_signal(signal.SIGCONT)  # the program that enters the lab stops with what it runs
     assert 0 == process.wait(timeout=60), there.said()
     assert 400 == there.said().count("[1] rank 1 step")
     there.nothing_left()
@@ -152,7 +152,7 @@ def test_a_killed_agent_ends_the_run_on_all_hosts(there: LabCluster, host: str) 
 def test_a_killed_warm_interpreter_ends_nothing(there: LabCluster) -> None:
     process = there.start("run", "-H", "n1,n2", "-g", "1", there.script(TICK), "100", "0.05")
     there.steps(2, 3)
-    there.kill("n2", r"script\.py")  # the first of them is the one from which the rank was forked
+    there.kill("n2", r"script\.py")  # the first of them is the fork server
     assert process.wait(timeout=60) in (0, 137), there.said()
     there.nothing_left()
 
@@ -165,7 +165,7 @@ def test_a_partition_of_ten_seconds_is_survived(there: LabCluster) -> None:
     process = there.start("run", "-H", "n1,n2,n3", "-g", "1", there.script(TICK), "400", "0.1")
     there.steps(3, 3)
     there.lab.fault("partition", "n3")
-    time.sleep(10)  # the length of the fault is what this is about
+    time.sleep(10)  # the length of the fault matters
     there.lab.clear()
     assert 0 == process.wait(timeout=120), there.said()
     there.nothing_left()
@@ -187,14 +187,14 @@ def test_a_long_partition_ends_the_run_on_both_sides(there: LabCluster) -> None:
 
 @pytest.mark.slow
 def test_a_stalled_file_system_ends_nothing(there: LabCluster) -> None:
-    """The one with the run directory, on the node of the supervisor and on another, for longer than the lease."""
-    there.home = Path(there.lab.folder.shared, there.folder.name)  # as it is to be seen from outside
+    """The file system of the run directory, on the controller's node and on another, for longer than the lease."""
+    there.home = Path(there.lab.folder.shared, there.folder.name)  # as seen from outside
     there.env["MUSTER_HOME"] = f"{there.lab.folder.share}/{there.folder.name}"
     process = there.start("run", "-H", "n1,n2", "-g", "1", "--lease", "2s", there.script(TICK), "100", "0.05")
     there.steps(2, 3)
     for host in ("n1", "n2"):
         there.lab.fault("stall", host)
-    time.sleep(20)  # leases of 2 s, and 10 s in which the kernel finds out who is gone
+    time.sleep(20)  # leases of 2 s, and 10 s in which the kernel detects a lost peer
     assert process.poll() is None, there.said()
     there.lab.clear()
     assert 0 == process.wait(timeout=60), there.said()
@@ -207,18 +207,18 @@ def test_a_frozen_node_ends_nothing(there: LabCluster) -> None:
     there.steps(2, 3)
     there.lab.fault("freeze", "n2")
     frozen = time.monotonic()
-    shown = there.muster("show", "last").stdout  # in seconds, whoever is silent
+    shown = there.muster("show", "last").stdout  # in seconds, whichever is silent
     assert re.search(r"^0 +n1 +[0-9]+ +[0-9.]+ [MG]iB +[0-9]+ %", shown, re.M), shown
     assert "unknown: n2 does not answer" in shown
     assert "n2 does not answer" in there.muster("stacks", "last").stderr
-    time.sleep(max(0.0, frozen + 8 - time.monotonic()))  # longer than the lease, and than the probes of the kernel
+    time.sleep(max(0.0, frozen + 8 - time.monotonic()))  # longer than the lease, and than the kernel's keepalive
     there.lab.clear()
     assert 0 == process.wait(timeout=60), there.said()
     there.nothing_left()
 
 
 def test_of_a_large_stdin_nothing_is_lost_though_the_terminal_is_cut_off(there: LabCluster) -> None:
-    """A plain file of more than the largest frame; the connection to the supervisor is cut in the middle of it."""
+    """A file larger than the largest frame; the connection to the controller is cut in the middle of it."""
     numbers = b"".join(b"%011d\n" % number for number in range(6_000_000))  # 72 MB
     (there.folder / "in").write_bytes(numbers)
     wait = "touch some; until [ -e go ]; do sleep 0.02; done"
@@ -255,8 +255,8 @@ echo "background: $?, $line"
 
 
 def test_a_rank_that_is_alone_reads_the_terminal_from_another_host(there: LabCluster) -> None:
-    """Without --stdin: a file, and what is typed, of which nothing falls to the shell; one in the background of its
-    terminal takes nothing from it and is not stopped."""
+    """Without --stdin: a file, and typed input, of which nothing reaches the shell; a run in the background of its
+    terminal reads nothing from it and is not stopped."""
     (there.folder / "in").write_text("y\n" * 100_000)
     (there.folder / "typed.sh").write_text(TYPED)
     ours, theirs = os.openpty()

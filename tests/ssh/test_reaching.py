@@ -1,4 +1,4 @@
-"""Hosts that cannot be used: told in a sentence that names them, and nothing stays behind on the others."""
+"""Unusable hosts: reported in a sentence that names them, and nothing is left on the others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from waiting import until
 
 
 def refused(there: LabCluster, *words: str, status: int = 3, timeout: float = 60) -> str:
-    """What muster says of a run that cannot be; nothing may be left of it."""
+    """Return muster's message about an impossible run, of which nothing may be left."""
     done = there.muster("run", *words, str(EXAMPLE), timeout=timeout)
     assert status == done.returncode, done.stdout + done.stderr
     assert "" == done.stdout
@@ -51,7 +51,7 @@ def test_sshd_that_does_not_listen(there: LabCluster) -> None:
 
 @pytest.fixture
 def ssh_config(there: LabCluster) -> Callable[[str], list[str]]:
-    """Make an ssh configuration of a test's own; gives the words that have it used."""
+    """Write an ssh configuration for a test; return the arguments that select it."""
 
     def make(text: str) -> list[str]:
         path = there.folder / "ssh_config"
@@ -86,7 +86,7 @@ def test_a_host_key_that_changed(there: LabCluster, ssh_config: Callable[[str], 
 
 
 def test_a_host_that_answers_after_twenty_seconds(there: LabCluster, ssh_config: Callable[[str], list[str]]) -> None:
-    # by way of the head, which sleeps first
+    # through the head, which sleeps first
     slow = "Include /etc/ssh/ssh_config\nHost n2\n ProxyCommand sh -c 'sleep 20; exec ssh -W %h:%p head'\n"
     done = there.muster("run", "-H", "n1,n2", "-g", "1", *ssh_config(slow), str(EXAMPLE), timeout=120)
     assert 0 == done.returncode, done.stderr
@@ -111,7 +111,7 @@ def test_with_a_connection_that_is_shared(there: LabCluster, ssh_config: Callabl
         there.lab.run("head", ["ssh", "-F", str(there.folder / "ssh_config"), "-O", "exit", host], cwd="/")
 
 
-# ---- what a login does -----------------------------------------------------------------------------------------------
+# ---- login scripts ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shell", ["/bin/dash", "/bin/tcsh", "/usr/bin/fish"])
@@ -166,7 +166,7 @@ def test_torch_is_missing_on_some(there: LabCluster) -> None:
 
 
 def test_another_torch_on_one_host(there: LabCluster) -> None:
-    """What differs is told of all hosts, folded; a package that says so stands for another torch."""
+    """Differences are reported for all hosts, in short notation; package metadata simulate another torch."""
     other = there.folder / "other"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(other)], check=True)
     (package,) = other.glob("lib/python*/site-packages")

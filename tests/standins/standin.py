@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import IO, Callable, NoReturn
 
 NODES = ("n1", "n2", "n3")
-"""All the hosts there are; the head, where a test starts its programs, is none of them."""
+"""All hosts; the head, where a test starts its programs, is none of them."""
 
 ADDRESS = "127.0.0.1"
-"""The address of each."""
+"""The address of each host."""
 
 GPUS = 4
-"""How many GPUs a node is said to have."""
+"""Number of GPUs per node."""
 
 HOST = "STANDIN_HOST"
-"""The variable that says on which host a process is. It stands for the host's own memory of its name."""
+"""The variable with the host of a process, which replaces the host's own name."""
 
 SLURM = {
     "SLURM_PROCID": "rank",
@@ -62,7 +62,7 @@ HYDRA = {
 
 @dataclass(frozen=True)
 class Task:
-    """One process of a step. The tables above name its fields as the real programs do."""
+    """One process of a step. The tables above have its fields by the names of the real programs."""
 
     rank: int
     local_rank: int
@@ -75,12 +75,12 @@ class Task:
     tasks_per_node: str
 
     def variables(self, dialect: dict[str, str]) -> dict[str, str]:
-        """What tells the process who it is."""
+        """Return the variables that identify the process."""
         return {name: str(getattr(self, field)) for name, field in dialect.items()} | {HOST: self.host}
 
 
 def tasks_of(counts: dict[str, int]) -> list[Task]:
-    """So many tasks on each of these hosts, ranks counted along the hosts."""
+    """Return so many tasks on each of these hosts, ranks numbered along the hosts."""
     tasks: list[Task] = []
     for node, (host, count) in enumerate(counts.items()):
         for local_rank in range(count):
@@ -101,7 +101,7 @@ def tasks_of(counts: dict[str, int]) -> list[Task]:
 
 
 def folded(hosts: Iterable[str]) -> str:
-    """Write hosts as Slurm does: `n[1-2]`, `n[1,3]`, `n2`."""
+    """Write hosts in Slurm's notation: `n[1-2]`, `n[1,3]`, `n2`."""
     spans: list[list[int]] = []
     for number in sorted(int(host[1:]) for host in hosts):
         if spans and spans[-1][1] == number - 1:
@@ -113,7 +113,7 @@ def folded(hosts: Iterable[str]) -> str:
 
 
 def unfolded(text: str) -> list[str]:
-    """Read hosts as Slurm writes them."""
+    """Parse Slurm's notation of hosts."""
     hosts: list[str] = []
     for word, stem, spans in re.findall(r"(([^,\[\]]+)(?:\[([^\]]*)\])?)", text):
         if "[" not in word:
@@ -126,7 +126,7 @@ def unfolded(text: str) -> list[str]:
 
 
 def repeated(counts: Iterable[int]) -> str:
-    """Write counts as Slurm does: `2(x3),1`."""
+    """Write counts in Slurm's notation: `2(x3),1`."""
     runs: list[list[int]] = []
     for count in counts:
         if runs and runs[-1][0] == count:
@@ -137,12 +137,12 @@ def repeated(counts: Iterable[int]) -> str:
 
 
 def say(words: str) -> None:
-    """Write a line to stderr, past Python's own buffer: a handler of a signal may speak while another one does."""
+    """Write a line to stderr without Python's buffer: a signal handler may print while another one does."""
     _write_all(2, f"{words}\n".encode())
 
 
 def refuse(words: str, status: int) -> NoReturn:
-    """Say why nothing is done, and end."""
+    """Print why nothing is done, and exit."""
     say(words)
     raise SystemExit(status)
 
@@ -185,7 +185,7 @@ def read_options(
 
 
 def job_variables(job: str, hosts: Iterable[str], gpus: int) -> dict[str, str]:
-    """What Slurm tells every process of a job."""
+    """Return the variables that Slurm sets for every process of a job."""
     hosts = list(hosts)
     variables = {
         "SLURM_JOB_ID": job,
@@ -202,9 +202,9 @@ def job_variables(job: str, hosts: Iterable[str], gpus: int) -> dict[str, str]:
 
 
 def login_environment(host: str) -> dict[str, str]:
-    """What sshd gives a command on a host: nothing of the caller's but HOME, so that a test can have its own.
+    """Return sshd's environment for a command on a host: only HOME is the caller's, so that a test can have its own.
 
-    SSH_CLIENT is left out: a bash that sees it reads ~/.bashrc, and the person's own file has no place in a test.
+    SSH_CLIENT is omitted: a bash that sees it reads ~/.bashrc, and the user's own file must not affect a test.
     """
     person = pwd.getpwuid(os.getuid())
     return {
@@ -219,22 +219,22 @@ def login_environment(host: str) -> dict[str, str]:
 
 
 def unknown_to_ssh(host: str) -> str:
-    """What ssh says when no host has this name."""
+    """Return ssh's message for an unknown host."""
     return f"ssh: Could not resolve hostname {host}: Name or service not known"
 
 
 def exit_status(returncode: int) -> int:
-    """A signal becomes 128 + n."""
+    """Return the exit status; a signal becomes 128 + n."""
     return 128 - returncode if returncode < 0 else returncode
 
 
 class Step:
-    """Tasks whose output is passed on line by line, and of which nothing is left in the end."""
+    """Tasks whose output is passed on line by line, and which leave nothing behind."""
 
     def __init__(self, label: bool = False):
         self.label = label
         self.ended: dict[int, int] = {}
-        """The returncodes, by rank, in the order in which tasks ended."""
+        """The return codes, by rank, in the order in which tasks ended."""
         self._running: dict[int, Task] = {}
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._writing = threading.Lock()
@@ -243,7 +243,7 @@ class Step:
     def start(
         self, task: Task, command: list[str], environment: dict[str, str], output: IO[bytes] | None = None
     ) -> None:
-        """Start one task; raise OSError when there is no such program. With `output` all that it writes goes there."""
+        """Start one task; raise OSError if there is no such program. With `output` all its output goes there."""
         process = subprocess.Popen(
             command,
             env=environment,
@@ -269,7 +269,7 @@ class Step:
             threading.Thread(target=_copy, args=(readers,), daemon=True).start()
 
     def wait(self, on_end: Callable[[Task, int], None]) -> None:
-        """Pass output on until all tasks have ended; tell of each end. Call `feed` before."""
+        """Pass on output until all tasks have ended; report each end. Call `feed` before."""
         threads = []
         for rank, process in self._processes.items():
             for stream, target in ((process.stdout, 1), (process.stderr, 2)):
@@ -292,19 +292,19 @@ class Step:
             thread.join()
 
     def signal(self, number: int) -> None:
-        """Send a signal to the tasks that run, not to their children."""
+        """Send a signal to the running tasks, not to their children."""
         for pid in self._running:
             os.kill(pid, number)
 
     def end(self, grace: float) -> None:
-        """Ask the tasks to end, and kill what is left of them after so many seconds."""
+        """Ask the tasks to exit, and kill what is left of them after so many seconds."""
         self.signal(signal.SIGCONT)
         self.signal(signal.SIGTERM)
         signal.signal(signal.SIGALRM, lambda *_: self.kill())
         signal.setitimer(signal.ITIMER_REAL, grace)
 
     def kill(self) -> None:
-        """Kill the tasks and all that they have started, wherever it has gone: this process is its subreaper."""
+        """Kill the tasks and all their descendants: this process is their subreaper."""
         while found := _descendants():
             for pid in found:
                 try:
@@ -315,13 +315,13 @@ class Step:
                 return
 
     def _reap(self, killed: list[int]) -> bool:
-        """Collect the dead that are no tasks of ours; say whether there were any."""
+        """Collect exited children that are not tasks; return whether there were any."""
         strangers = [pid for pid in killed if pid not in self._running]
         for pid in strangers:
             try:
                 os.waitpid(pid, 0)
             except ChildProcessError:
-                pass  # it is a grandchild: another one's, until that one is dead
+                pass  # it is a grandchild: another process's child until that one is dead
         return bool(strangers)
 
     def _pass_on(self, stream: IO[bytes], target: int, prefix: bytes) -> None:
@@ -332,7 +332,7 @@ class Step:
                 try:
                     _write_all(target, prefix + line)
                 except BrokenPipeError:
-                    pass  # nobody reads any more; the task must not be held up
+                    pass  # no reader is left; the task must not be blocked
 
 
 def _copy(readers: list[IO[bytes]]) -> None:
@@ -366,12 +366,12 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """In a task that is about to start: the kernel kills it when the stand-in is killed."""
+    """Run in a task before it starts: the kernel kills it when the stand-in is killed."""
     _prctl(_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _descendants() -> list[int]:
-    """The living processes below this one."""
+    """Return the living descendants of this process."""
     parents: dict[int, int] = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():

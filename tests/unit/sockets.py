@@ -1,4 +1,4 @@
-"""The other end of a command's connection, in the hands of a test: no process, no proxy."""
+"""The other end of a command's connection, controlled by a test: no process, no proxy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from muster.protocol.frames import MAGIC, FrameDecoder, encode_frame
 
 
 class Gone:
-    """The process behind a connection, of which there is none."""
+    """The process of a connection that has none."""
 
     def terminate(self) -> None:
         pass
@@ -49,19 +49,19 @@ class SocketLink(ProcessConnection):
         self.there.sendall(data)
 
     def say(self, kind: str, payload: bytes = b"", **fields: Any) -> None:
-        """Send it a message."""
+        """Send a message to the command."""
         self.say_raw(encode_frame(kind, payload, **fields))
 
     def complain(self, text: str) -> None:
-        """Write on the stderr of what reaches the host."""
+        """Write to the stderr of the program that connects to the host."""
         os.write(self._complains, text.encode())
 
     def hang_up(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self.there.close()
 
     def heard(self) -> list[dict[str, Any]]:
-        """What the command has said since the last time, but for signs of life."""
+        """Return what the command has sent since the last call, except for heartbeats."""
         self.there.setblocking(False)
         try:
             while data := self.there.recv(1 << 16):
@@ -74,9 +74,9 @@ class SocketLink(ProcessConnection):
 
 
 class Host:
-    """The machine of a run: each connection to it is answered by the next of these scripts, in a thread.
+    """A fake host: each connection to it is answered by the next of these scripts, in a thread.
 
-    A script is a list: kinds of messages that are awaited, and functions that do something with the connection.
+    A script is a list of kinds of messages to wait for, and functions that do something with the connection.
     """
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class Host:
         return link
 
     def obey(self, link: SocketLink, script: list[Any]) -> None:
-        """Do what a script says."""
+        """Run a script."""
         pending: list[dict[str, Any]] = []
 
         def come(kind: str) -> list[int]:
@@ -112,13 +112,13 @@ class Host:
                     step(link)
             self.heard += pending
         except ConnectionError:
-            pass  # the command has hung up before it was told all
+            pass  # the command has closed the connection before it received everything
         finally:
             if not script or script[-1] is not stays:
                 link.hang_up()
 
     def end(self) -> None:
-        """Wait until all scripts are at their end."""
+        """Wait until all scripts have finished."""
         for thread in self._threads:
             thread.join(30)
         for link in self.links:
@@ -126,14 +126,14 @@ class Host:
 
 
 def stays(link: SocketLink) -> None:
-    """The last step of a script whose connection is not ended."""
+    """Last step of a script whose connection is not closed."""
 
 
 def arrives(link: SocketLink) -> None:
-    """The program that is sent to the host runs."""
+    """Step that reports that the remote program runs."""
     link.say_raw(MAGIC)
 
 
 def says(kind: str, payload: bytes = b"", **fields: Any) -> Any:
-    """A step that sends this."""
+    """Return a step that sends this message."""
     return lambda link: link.say(kind, payload, **fields)

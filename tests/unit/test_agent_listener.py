@@ -1,4 +1,4 @@
-"""Who is let in by the port of a run: agents that know its secret, and nobody else. Over TCP, in one process."""
+"""The TCP port of a run accepts only agents that know its secret. In one process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TERMS = Terms("5ec2e7" * 8, "20261127-000000-abcdef-train")
 
 
 class Port:
-    """A port where agents call, and what has come of it."""
+    """A port for agents, and the connections that were accepted."""
 
     def __init__(self) -> None:
         self.loop = ManualLoop()
@@ -39,7 +39,7 @@ class Port:
         self.sockets: list[socket.socket] = []
 
     def call(self) -> socket.socket:
-        """A connection, over which the challenge has come."""
+        """Connect, and receive the challenge."""
         sock = socket.create_connection(self.listener.getsockname())
         self.sockets.append(sock)
         count = len(self.callers.strangers)
@@ -47,12 +47,12 @@ class Port:
         return sock
 
     def hello(self, sock: socket.socket, terms: Terms = TERMS, node: int = 1) -> bytes:
-        """What somebody answers to the challenge on this connection, who knows that secret."""
+        """Answer the challenge on this connection with that secret."""
         (fields, _), *_ = FrameDecoder().feed(sock.recv(4096))
         return AgentSide(terms, node, "", 0).answer(fields)
 
     def closed(self, sock: socket.socket) -> None:
-        """It is closed from the other end."""
+        """Return whether the other end has closed the connection."""
         sock.setblocking(False)
 
         def gone() -> bool:
@@ -66,7 +66,7 @@ class Port:
         self.loop.until(gone, "she is sent away")
 
     def dial(self, terms: Terms) -> list[Met]:
-        """An agent that dials; gives the connections that it takes for the controller's."""
+        """Start an agent's dialer; return the connections that it accepts as the controller's."""
         met: list[Met] = []
 
         def connected(new: Met, same: bool) -> None:
@@ -94,7 +94,7 @@ def port() -> Iterator[Port]:
 
 
 def test_who_knows_the_secret_is_let_in(port: Port) -> None:
-    """And both ends learn how much the other one has heard, if they have spoken before."""
+    """Both ends also learn how much the other one has received, if they were connected before."""
     met = port.dial(TERMS)
     port.loop.until(lambda: met and port.came, "both have met")
     assert [(1, 0)] == [(node, there.heard) for node, there in port.came], "another life of the controller"
@@ -145,7 +145,7 @@ def test_random_bytes_end_their_connection_and_nothing_else(port: Port) -> None:
 
 
 def test_who_stalls_is_sent_away_in_time(port: Port) -> None:
-    """One that says nothing, and one that sends a byte now and then."""
+    """One that sends nothing, and one that sends a byte now and then."""
     silent, drips = port.call(), port.call()
     for byte in b"\0\0\0\x40":
         drips.sendall(bytes([byte]))
@@ -158,7 +158,7 @@ def test_who_stalls_is_sent_away_in_time(port: Port) -> None:
 
 
 def test_a_crowd_that_stalls_keeps_no_agent_out(port: Port) -> None:
-    """As many as are heard at a time, and more who wait; those who do nothing make room for the next ones."""
+    """As many as are handled at once, and more that wait; idle ones make room for the next ones."""
     for _ in range(port.callers.most):
         port.call()
     waiting: list[Any] = [socket.create_connection(port.listener.getsockname()) for _ in range(20)]

@@ -1,4 +1,4 @@
-"""Whether the job in SLURM_JOB_ID is still there: squeue of its own cluster decides, asked now."""
+"""Whether the job in SLURM_JOB_ID still exists: squeue of its own cluster decides, asked now."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def line(state: str, job: str = "7") -> str:
 
 @pytest.fixture
 def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Have a squeue that knows these answers, and an scontrol of the cluster `home`."""
+    """Install a fake squeue with these answers, and an scontrol of the cluster `home`."""
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, text in (("squeue", SQUEUE), ("scontrol", "#!/bin/sh\necho 'ClusterName             = home'\n")):
@@ -54,7 +54,7 @@ def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Non
 
 
 def refused(root: Path, env: dict[str, str] = ENV) -> str:
-    """Why the allocation is refused; empty where it is not."""
+    """Return why the allocation is rejected; empty if it is not."""
     try:
         assert client.client("slurm").allocation(env, root) == FOUND
     except InvalidRequest as error:
@@ -64,7 +64,7 @@ def refused(root: Path, env: dict[str, str] = ENV) -> str:
 
 @pytest.mark.parametrize("state", sorted({*slurm_jobs.STATES, "REVOKED", "NEW_IN_SOME_SLURM"}))
 def test_a_job_that_may_still_run_is_used(squeue: Callable[..., None], tmp_path: Path, state: str) -> None:
-    """Nodes that boot, or a prolog, leave it CONFIGURING, and srun waits for that."""
+    """Booting nodes, or a prolog, leave it CONFIGURING, and srun waits for that."""
     squeue(all=line(state), job=line(state))
     assert "" == refused(tmp_path)
 
@@ -84,7 +84,7 @@ def test_an_answer_that_was_kept_refuses_nothing(squeue: Callable[..., None], tm
 
 
 def test_a_job_of_another_cluster(squeue: Callable[..., None], tmp_path: Path) -> None:
-    """As `salloc -M far` leaves it; the default cluster may have had a job of that number too."""
+    """As `salloc -M far` leaves it; the default cluster may have had a job of that ID too."""
     far = {**ENV, "SLURM_CLUSTER_NAME": "far"}
     squeue(all=line("FAILED"), job=line("FAILED"), far=line("RUNNING"))
     assert "" == refused(tmp_path, far)

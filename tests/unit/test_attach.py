@@ -1,4 +1,4 @@
-"""A terminal that watches a run elsewhere: what it shows, and what it says to the controller."""
+"""A terminal attached to a run elsewhere: what it shows, and what it sends to the controller."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ PLAN = make_plan(JOB, layout([(Machine("n1"), 2)]), ID)
 RUN = says("run", id=ID, phase="running", plan=as_json(PLAN), version=VERSION)
 OVER = says("finished", outcome=outcome_as_json(ENDED))
 GREETED = [arrives, "state", says("answer", version=VERSION), "attach"]
-"""So each client begins that does not know yet which version the controller speaks."""
+"""First message of each client that does not know the version of the controller yet."""
 
 
 class Screen:
-    """A view that notes what it is to show."""
+    """A view that records what it is to show."""
 
     def __init__(self) -> None:
         self.wants: Any = True
@@ -66,14 +66,14 @@ class Screen:
 
 
 class Terminal:
-    """Attaches to a host, with a view and signals of its own."""
+    """A terminal that attaches to a host, with its own view and signals."""
 
     def __init__(self, host: Host) -> None:
         self.host, self.screen = host, Screen()
         self.client: AttachedClient
 
     def attach(self, *scripts: list[Any], owner: bool = False, keep: Run | None = None) -> RunResult | None:
-        """Watch a host that does this, to the end."""
+        """Attach to a host with this script, until the end."""
         self.host.scripts = list(scripts)
         numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
         with EventLoop() as loop, CapturedSignals(loop, numbers) as signals:
@@ -87,7 +87,7 @@ class Terminal:
         return self.screen
 
     def heard(self, kind: str) -> list[dict[str, Any]]:
-        """The messages of this kind that the host has heard."""
+        """Return the messages of this kind that the host has received."""
         return [fields for fields in self.host.heard if fields["kind"] == kind]
 
 
@@ -108,7 +108,7 @@ def piece(rank: int, data: bytes, offset: int, node: int = 0) -> Any:
 
 
 def test_what_was_seen_is_not_sent_again_after_a_connection_broke(terminal: Terminal, tmp_path: Path) -> None:
-    """The run directory here gets the same, once."""
+    """The local run directory gets the same, once."""
     (path := tmp_path / ID).mkdir()
     begin, words = event(1, event="begin", facts={"python": "3"}), event(2, event="say", text="n2 is back")
     ended = terminal.attach(
@@ -184,7 +184,7 @@ def test_a_newer_controller_that_cannot_be_attached_to_is_told_with_a_hint(
 def test_an_earlier_controller_hears_and_says_what_its_version_does(
     terminal: Terminal, version: dict[str, int]
 ) -> None:
-    """Version 3 tells of none."""
+    """Version 3 sends no version."""
     answer = says("answer", phase="running", **version)
     run = says("run", id=ID, phase="running", plan=as_json(PLAN), **version)
     signals = [interrupt(signal.SIGUSR1), "pass", interrupt(signal.SIGINT), "asked"]

@@ -1,4 +1,4 @@
-"""From hosts to agents that know their part: what is checked on the way, where nodes meet, and what each is told."""
+"""Bootstrap of hosts: checks of their facts, the rendezvous, and the configuration of each agent."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ WELL: Mapping[str, Any] = {
 
 
 def hosts(**more: Mapping[str, Any]) -> dict[str, Any]:
-    """Two hosts that are well, and what is otherwise on some."""
+    """Return facts of two healthy hosts, with changes for some."""
     return {name: {**WELL, **more.get(name, {})} for name in ("n1", "n2")}
 
 
-# ---- check ----------------------------------------------------------------------------------------------------------
+# ---- check -----------------------------------------------------------------------------------------------------------
 
 CHECKS: list[tuple[Callable[[Any], None], Any, str, str | None]] = [
     (
@@ -121,7 +121,7 @@ def test_what_would_fail_later_is_told_with_the_hosts(
 
 
 def test_hosts_that_are_well_pass() -> None:
-    """A newer patch of the same Python, and a run directory of one's own, are no reason to refuse."""
+    """A different patch release of Python, and a run directory of the host's own, are accepted."""
     told = hosts(n2={"python": "3.11.9"})
     check_storage(told, "/runs/a")
     check_storage(hosts(n2={"shared": False}), "")
@@ -139,7 +139,7 @@ def plan_of(*names: str, launcher: str = "exec", **more: Any) -> Plan:
 
 
 class Hosts(OwnMachine):
-    """Two hosts whose clocks are 100 and 250 s ahead of ours, of which the second shares no run directory."""
+    """Two hosts whose clocks are 100 and 250 s ahead, of which the second does not share the run directory."""
 
     own_clock = False
 
@@ -156,7 +156,8 @@ class Hosts(OwnMachine):
 
 
 def test_the_controller_is_told_by_its_own_clock() -> None:
-    """Of which node 0 is the one, over ssh; and each agent how its clock becomes the time of day here."""
+    """The controller, over ssh, uses the clock of node 0; and each agent gets the offset of its clock to the time of
+    day here."""
     late = ({"a": "eth0"}, {"a": None})
     config, parts = Bootstrap(Hosts(), Need("/")).configure(
         plan_of("n1", "n2"),
@@ -185,7 +186,7 @@ def test_the_controller_is_told_by_its_own_clock() -> None:
 
 @pytest.mark.parametrize("launcher", ["exec", "mpirun"])
 def test_a_part_is_the_message_of_the_catalogue(launcher: str) -> None:
-    """All its fields but what a terminal here adds. Ranks that an external launcher starts may be on any node."""
+    """All fields except those that a terminal adds. Ranks of an external launcher may be on any node."""
     plan = plan_of("n1", "n2", launcher=launcher, transport="ssh")
     where = RunPlace(RUN_ID, "/runs/a", "t")
     _, parts = Bootstrap(Hosts(), Need("/")).configure(
@@ -204,7 +205,7 @@ def test_a_part_is_the_message_of_the_catalogue(launcher: str) -> None:
 
 @pytest.mark.parametrize("reads", [True, False])
 def test_a_run_here_needs_no_rendezvous(reads: bool) -> None:
-    """Its agent has this machine's clock, and has told nothing yet."""
+    """Its agent has this machine's clock, and has sent nothing yet."""
     bootstrap = Bootstrap(OwnMachine([TcpConnection(0, "n1", 0.0, {})]), Need("/"))
     bootstrap.facts("/runs/a")
     met = bootstrap.find_rendezvous()
@@ -217,14 +218,14 @@ def test_a_run_here_needs_no_rendezvous(reads: bool) -> None:
 
 
 class Joiner:
-    """What stands for the steps of a scheduler: its agents are in this process, and dial as agents do."""
+    """A fake scheduler step: its agents are in this process, and connect as agents do."""
 
     def __init__(self, loop: EventLoop, run: Run) -> None:
         self.loop, self.run = loop, run
         self.given: Mapping[str, Mapping[str, Any]] = {}
         self.secret = ""
         self.looks_left = 1000
-        """Then it knows that there will be no agents."""
+        """Whether the step knows that no agents will connect."""
         self.notes: list[str] = []
         self.wires: list[Channel] = []
         self.dialers: list[ControllerDialer] = []
@@ -267,7 +268,7 @@ class Joiner:
 
 
 class Joining:
-    """A bootstrap of two such agents, which tell `facts` beside what is so here."""
+    """A bootstrap of two such agents, whose facts are changed by `facts`."""
 
     def __init__(self, tmp_path: Path) -> None:
         (tmp_path / "train.py").write_text("print(1)\n")
@@ -318,7 +319,7 @@ def test_an_agent_that_has_not_tried_an_address_has_not_reached_it(joining: Join
 
 
 def test_who_has_not_the_secret_never_joins(joining: Joining) -> None:
-    """Who starts the agents says when there is nothing to wait for any more."""
+    """The process that starts the agents reports when none will come any more."""
     joining.joiner.looks_left = 6
     with pytest.raises(Unreachable, match="no agent on n1"):
         joining.facts(secret="f" * 64)

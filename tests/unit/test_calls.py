@@ -1,4 +1,4 @@
-"""Programs that are sent to a host: their text is a constant, and what they are to do comes after it as data."""
+"""Programs sent to a host: their text is a constant, and their arguments follow as data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NASTY = ["", "x'); open('made', 'w')#", 'x"\n', "'''\n\\", "{0!r}%s", "\udc80", 
 
 
 def call(folder: Path, sent: bytes, home: Path, then: bytes = b"") -> list[tuple[dict[str, Any], bytes]]:
-    """What a new Python answers that is sent this program and this message, and others once it runs."""
+    """Return the answer of a new Python that is sent this program and message, and further messages once it runs."""
     process = subprocess.Popen(
         agent_argv(sys.executable),
         stdin=subprocess.PIPE,
@@ -37,7 +37,7 @@ def call(folder: Path, sent: bytes, home: Path, then: bytes = b"") -> list[tuple
 
 
 def test_arguments_are_data(tmp_path: Path) -> None:
-    """Whatever stands in them, they are looked for, and nothing of them is run."""
+    """Arguments are looked up as they are, and nothing in them is executed."""
     (tmp_path / "runs" / "20261127-000000-abcdef").mkdir(parents=True)
     for which in NASTY[1:5]:
         ((fields, _),) = call(tmp_path, encode_frame("call", name="introduce", args={"which": which}), tmp_path)
@@ -50,7 +50,7 @@ def test_arguments_are_data(tmp_path: Path) -> None:
 
 
 def test_what_is_asked_for_is_done(tmp_path: Path) -> None:
-    """Only what the sender lacks of a file comes."""
+    """Only the missing part of a file is sent."""
     run = tmp_path / "runs" / "20261127-000000-abcdef"
     run.mkdir(parents=True)
     (run / "events.jsonl").write_text("one\ntwo\n")
@@ -68,7 +68,7 @@ def test_what_is_asked_for_is_done(tmp_path: Path) -> None:
 
 
 def test_a_call_takes_no_byte_more_than_it_has() -> None:
-    """What a client sends after it is for whom the program carries bytes to."""
+    """Data that a client sends after the call are for the process that the program relays to."""
     for which in NASTY:
         file = io.BytesIO(encode_frame("call", name="introduce", args={"which": which}) + b"\0more")
         assert ("introduce", {"which": which}) == read_call(file)
@@ -79,6 +79,6 @@ def test_a_call_takes_no_byte_more_than_it_has() -> None:
     "data", [b"", b"\0\0", encode_frame("call", name="x", args={})[:-3], encode_frame("state"), b"\0" * 8]
 )
 def test_what_is_no_call_is_refused(data: bytes) -> None:
-    """Such as the end of a client that was killed."""
+    """For example the end of a killed client."""
     with pytest.raises(Refused):
         read_call(io.BytesIO(data))

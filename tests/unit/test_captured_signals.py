@@ -1,4 +1,4 @@
-"""Signals as events of a loop."""
+"""Signals as events of an event loop."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def loop() -> Iterator[EventLoop]:
 
 
 def send(number: int) -> None:
-    """Send it, to the thread in which Python takes signals, as if somebody had sent it to the process."""
+    """Send it, to the main thread, as if another process had sent it."""
     signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 def test_they_are_events_of_the_loop_until_the_context_is_left(loop: EventLoop) -> None:
-    """Then all is as before, descriptors too: handlers of this process, defaults, what is ignored, another context."""
+    """Afterwards all is as before, including descriptors: handlers, defaults, ignored signals, nested contexts."""
     own: list[int] = []
     before: dict[int, Any] = {signal.SIGUSR1: lambda number, _: own.append(number), signal.SIGUSR2: signal.SIG_IGN}
     saved = {number: signal.signal(number, handler) for number, handler in before.items()}
@@ -62,7 +62,7 @@ def test_they_are_events_of_the_loop_until_the_context_is_left(loop: EventLoop) 
 
 
 def test_what_comes_before_somebody_handles_it_waits(loop: EventLoop) -> None:
-    """And goes to the one that handles them then."""
+    """It is passed to the first handler."""
     heard: dict[str, list[int]] = {"first": [], "second": []}
     with CapturedSignals(loop, NUMBERS) as signals:
         send(signal.SIGUSR1)
@@ -78,7 +78,7 @@ def test_what_comes_before_somebody_handles_it_waits(loop: EventLoop) -> None:
 
 
 def test_outside_of_the_main_thread_nothing_is_captured(loop: EventLoop) -> None:
-    """Where Python would raise ValueError, the context is there and does nothing."""
+    """Where Python would raise ValueError, the context does nothing."""
     failed: list[BaseException] = []
     before = {number: signal.getsignal(number) for number in NUMBERS}
 

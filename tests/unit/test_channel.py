@@ -1,4 +1,4 @@
-"""A conversation that outlives its connections: nothing is lost, nothing comes twice."""
+"""A conversation that survives its connections: nothing is lost, nothing is duplicated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from muster.protocol.frames import encode_frame
 
 
 class Ends:
-    """Two wires and the connection between them, which can be broken with bytes still in it."""
+    """Two channels and the connection between them, which can be broken with bytes in transit."""
 
     def __init__(self) -> None:
         self.a, self.b = Channel(keeps=True), Channel(keeps=True)
@@ -28,7 +28,7 @@ class Ends:
             wire.connect(sock.fileno(), os.dup(sock.detach()), heard=heard)
 
     def cut(self) -> None:
-        """Break it: what is under way is lost."""
+        """Break it: bytes in transit are lost."""
         for wire in (self.a, self.b):
             os.close(wire.reading)
             os.close(wire.writing)
@@ -38,7 +38,7 @@ class Ends:
         wire.send(encode_frame("say", b"x" * (number % 3000), number=number))
 
     def turn(self, wire: Channel) -> None:
-        """Let one end write and read what it can."""
+        """Let one end write and read as much as possible."""
         wire.flush()
         for fields, payload in wire.read() or []:
             assert len(payload) == fields["number"] % 3000
@@ -46,7 +46,7 @@ class Ends:
         wire.flush()
 
     def settle(self) -> None:
-        """Until both have everything."""
+        """Repeat until both have everything."""
         for _ in range(1000):
             self.turn(self.a)
             self.turn(self.b)
@@ -112,7 +112,7 @@ def test_a_new_other_end_begins_at_the_beginning() -> None:
 
 
 def test_what_is_not_kept_costs_nothing() -> None:
-    """The wire of a run in the terminal: its end is the end."""
+    """The channel of a run in the terminal ends with its connection."""
     wire = Channel()
     wire.send(encode_frame("say"))
     assert wire.idle, "no connection, nobody to tell"

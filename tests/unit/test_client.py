@@ -1,4 +1,4 @@
-"""A command's connection to a controller: questions, news of the end, files; it breaks and is made again."""
+"""A command's connection to a controller: questions, the end of the run, files; it breaks and is made again."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """One whose run directory is elsewhere."""
+    """A run whose run directory is elsewhere."""
     path = tmp_path / "runs" / ID
     path.mkdir(parents=True, mode=0o700)
     record = {"id": ID, "name": "", "time": 1000.0, "ranks": 2, "host": "n1", "boot": "b", "there": "/there"}
@@ -88,7 +88,7 @@ def test_a_controller_that_has_just_begun_again_is_asked_again(host: Host, run: 
 
 
 def test_the_end_is_told_and_the_files_come_over_the_same_connection(host: Host, run: Run) -> None:
-    """No question is asked while the controller tells by itself."""
+    """No question is sent while the controller reports by itself."""
     outcome = json.dumps(outcome_as_json(ENDED)).encode()
     host.scripts = [
         [
@@ -118,7 +118,7 @@ def test_the_end_is_told_and_the_files_come_over_the_same_connection(host: Host,
 
 
 def test_a_file_that_is_written_anew_is_never_half_there(host: Host, run: Run) -> None:
-    """Each of several commands brings the files of a run here, and all of them read outcome.json meanwhile."""
+    """Several commands copy the files of a run here at once, and all of them read outcome.json meanwhile."""
     outcome = json.dumps(outcome_as_json(ENDED)).encode()
     half = says("file", outcome[:10], name="outcome.json", offset=0, whole=True)
     rest = says("file", outcome[10:], name="outcome.json", offset=10, whole=True)
@@ -148,7 +148,7 @@ def piece(rank: int, data: bytes, offset: int, attempt: int = 0) -> Any:
 
 
 def test_a_connection_that_breaks_is_made_again_and_nothing_comes_twice(host: Host, run: Run) -> None:
-    """It is said once what is missing here, by the length of each log."""
+    """Missing output is reported once, by the length of each log."""
     said: list[str] = []
     host.scripts = [
         [*ANSWERS, "attach", piece(0, b"one\n", 0), piece(1, b"two\n", 0), "credit"],
@@ -209,7 +209,7 @@ def test_news_of_an_earlier_controller_come_under_the_names_of_its_version(host:
 
 
 def test_a_controller_that_cannot_be_watched_is_asked_over_one_connection(host: Host, run: Run) -> None:
-    """It is too old; the questions that all know tell whether it is there."""
+    """It is too old; questions that all versions know show whether it is there."""
     states = ["state", says("answer", version=2)]
     host.scripts = [[arrives, *states * 4], [arrives, "state", says("no_controller"), "files", says("done"), stays]]
     with Client(run) as client:
@@ -221,8 +221,8 @@ def test_a_controller_that_cannot_be_watched_is_asked_over_one_connection(host: 
 def test_each_controller_of_a_job_that_is_requeued_is_found_by_what_it_leaves(
     host: Host, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The end of an attempt is none of the run; only its scheduler tells whether another one comes, and it is asked
-    only where no controller is."""
+    """The end of an attempt is not the end of the run; only the scheduler knows whether another follows, and it is
+    asked only without a controller."""
     job = json.loads((run.path / "job.json").read_text())
     job.update(shared=True, scheduler={"name": "slurm", "job": "17", "requeue": 1})
     (run.path / "job.json").write_text(json.dumps(job))

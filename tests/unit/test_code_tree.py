@@ -1,4 +1,4 @@
-"""Whether two machines see the same folder."""
+"""Detection whether two machines see the same directory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SERVED, MINE, YOURS = "", "boot-1 0:42", "boot-2 0:42"
         ([7, SERVED], [8, SERVED], False),
         ([7, MINE], [7, MINE], True),
         ([7, MINE], [7, YOURS], False),  # two new disks
-        ([7, MINE], [7, SERVED], True),  # one machine serves it to the other
+        ([7, MINE], [7, SERVED], True),  # one machine exports it to the other
         ([7, SERVED], [], False),
         ([], [], False),
     ],

@@ -1,4 +1,4 @@
-"""What a controller must know beside the plan, as it stands in the run directory."""
+"""The controller's configuration in the run directory."""
 
 from __future__ import annotations
 

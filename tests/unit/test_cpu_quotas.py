@@ -1,4 +1,4 @@
-"""The CPU quota of a container or a job may stand in any cgroup above a process."""
+"""The CPU quota of a container or a job may be set in any cgroup above a process."""
 
 from __future__ import annotations
 

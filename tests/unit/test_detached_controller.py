@@ -1,6 +1,6 @@
-"""The controller of a run on node 0: agents that part, come again or never come, and its own second life.
+"""The controller of a run on node 0: agents that disconnect, reconnect or never connect, and its own restart.
 
-All in one process, over socket pairs, by a clock that the test moves.
+All in one process, over socket pairs, with a clock that the test advances.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from muster.rundir.run import Run
 
 LEASE = 30.0
 LATE = 15.0
-"""By so many seconds an agent may begin its lease later."""
+"""Seconds by which an agent may start its lease later."""
 
 
 class Agent:
@@ -39,7 +39,7 @@ class Agent:
     def __init__(self) -> None:
         self.wire = Channel(keeps=True)
         self.said: list[tuple[str, dict[str, Any]]] = []
-        """What the controller has said: kinds and fields."""
+        """Kinds and fields of the messages from the controller."""
 
     def say(self, kind: str, payload: bytes = b"", **fields: Any) -> None:
         self.wire.send(encode_frame(kind, payload, t=1000.0, **fields))
@@ -71,7 +71,7 @@ class Controller:
         self.agents = [Agent(), Agent()]
 
     def connect(self, node: int, silent: bool = False) -> Agent:
-        """The agent of that node has dialled."""
+        """Connect the agent of that node."""
         agent = self.agents[node]
         heard, (one, other) = self.served._expect(node), socket.socketpair()
         assert heard is not None
@@ -82,7 +82,7 @@ class Controller:
         return agent
 
     def hears(self, *said: Any) -> None:
-        """This comes to the agents, and the fields that are given are so: (node, kind, fields)."""
+        """Check that this message reaches the agents, with the given fields: (node, kind, fields)."""
 
         def come() -> bool:
             for agent in self.agents:
@@ -95,15 +95,15 @@ class Controller:
         self.loop.until(come, f"{said} comes")
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        """What was written down of this kind."""
+        """Return the recorded events of this kind."""
         return [event for event in map(json.loads, self.served.records) if event["event"] == kind]
 
     def says(self, text: str) -> None:
-        """The person is told so."""
+        """Check that the user is shown this message."""
         self.loop.until(lambda: any(text in event["text"] for event in self.events("say")), text)
 
     def running(self) -> None:
-        """Both agents are there, and the ranks run."""
+        """Connect both agents, and start the ranks."""
         for node in range(2):
             self.connect(node).say("ready", fork=False, why="")
         self.agents[0].say("store_opened", attempt=0, port=29500)
@@ -111,7 +111,7 @@ class Controller:
         assert self.served.supervisor.phase is Phase.RUNNING
 
     def outcome(self) -> dict[str, Any]:
-        """What was written of the end."""
+        """Return the recorded result."""
         found: dict[str, Any] = json.loads((self.run.path / "outcome.json").read_text())
         return found
 
@@ -134,7 +134,7 @@ def controller(tmp_path: Path) -> Iterator[Controller]:
 
 
 def lost(controller: Controller) -> list[tuple[int, str]]:
-    """The nodes that are given up, and why."""
+    """Return the lost nodes, and why."""
     return [(event["node"], event["why"]) for event in controller.events("lost")]
 
 
@@ -163,7 +163,7 @@ def test_an_agent_that_closes_its_connection_comes_again_at_once_or_has_ended(co
 
 
 def test_a_machine_that_falls_silent_has_the_lease_and_what_it_may_be_late(controller: Controller) -> None:
-    """The kernel says ETIMEDOUT then; here its place is taken."""
+    """The kernel reports ETIMEDOUT then; here the error is simulated."""
     controller.running()
     link = controller.served.far[1]
     link.channel.timed_out = True
@@ -215,12 +215,12 @@ def test_a_frame_that_is_none_of_an_agent_ends_the_connection_and_the_run_waits_
 
 
 def state(controller: Controller, node: int, started: int, listened: int) -> None:
-    """An agent tells a controller that is new to it what it was told before."""
+    """The message in which an agent reports its state to a new controller."""
     controller.connect(node).say("agent_state", started=started, listened=listened)
 
 
 def test_a_controller_that_begins_again_tells_each_agent_what_it_has_not_heard(tmp_path: Path) -> None:
-    """The first one was killed after it had decided the start, which went to no agent."""
+    """The first one was killed after it had decided the start, which reached no agent."""
     before = Controller(tmp_path)
     before.running()
     before.close()
@@ -253,7 +253,7 @@ def test_a_controller_that_begins_again_before_the_start_has_node_0_listen(tmp_p
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_world_of_another_size_is_told_whichever_rank_registers_first(tmp_path: Path, rank: int) -> None:
-    """One that the plan does not have is refused by its agent, and may have been the only one that came so far."""
+    """A rank unknown to the plan is refused by its agent, and may be the only one that has registered so far."""
     controller = Controller(tmp_path, launcher="torchrun")
     controller.running()
     controller.agents[0].say("rank_registered", attempt=0, rank=rank, launcher="torchrun", world_size=3)
@@ -267,7 +267,7 @@ def test_a_world_of_another_size_is_told_whichever_rank_registers_first(tmp_path
 
 
 def test_what_copies_of_logs_lack_is_in_the_outcome_for_whoever_hurries_too(tmp_path: Path) -> None:
-    """Nobody waits for the agents then; what has come from them is still written, or counted."""
+    """The agents are not waited for then; received data is still written, or counted."""
     (tmp_path / "attempt_0").write_text("this is no folder")
     controller = Controller(tmp_path, shared=(True, False))
     link = controller.served.far[1]

@@ -1,4 +1,4 @@
-"""What the doctor concludes from what machines told: one thing wrong at a time."""
+"""Doctor's findings from the facts of machines: one problem at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from muster.diagnostics.preflight import preflight
 
 
 def machine(number: int) -> dict[str, Any]:
-    """One that is as it should be."""
+    """Return the facts of a healthy machine."""
     names = {
         f"n{other}": {"addresses": [f"10.0.0.{other}"], "back": f"n{other}", "seconds": 0.001, "forward": 0.001}
         for other in (1, 2, 3)
@@ -185,7 +185,7 @@ def test_each_library_has_its_own_way_to_name_interfaces(name: str, asked: str, 
 
 
 def test_who_is_to_blame_for_broken_ways() -> None:
-    """A firewall before n2: the others can be used."""
+    """A firewall on n2: the others can be used."""
     ways = {pair: "no answer within 5 s" if pair[1] == "n2" else "" for pair in patient().ways}
     found = [finding for _, finding in findings(patient(ways=ways))]
     assert ["n2", "n2"] == [finding.host for finding in found]
@@ -229,7 +229,7 @@ def test_memory_that_infiniband_cannot_lock() -> None:
 
 
 def test_what_a_run_looks_at_by_itself() -> None:
-    """Only what costs nothing, and only what would end it."""
+    """Only cheap checks, and only errors."""
     facts = {host: copy.deepcopy(told) for host, told in patient().facts.items()}
     assert [] == preflight(facts, {})
     facts["n2"]["shm"]["total"] = 64 << 20

@@ -1,4 +1,4 @@
-"""Which variables go to other hosts, and whose values are shown."""
+"""Which variables are forwarded to other hosts, and whose values are shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The event loop: what it calls, when, and what it calls no more."""
+"""The event loop: which callbacks it calls, and when."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Pair = tuple[socket.socket, socket.socket]
 
 
 def test_one_descriptor_is_read_and_written(loop: EventLoop, pair: Pair) -> None:
-    """Each has its callback, of which the last one counts, and is removed for itself."""
+    """Reading and writing have separate callbacks, of which the last one counts, and are removed separately."""
     ours, theirs = pair
     called: list[str] = []
     loop.add_reader(ours, lambda: called.append("old"))
@@ -61,7 +61,7 @@ def test_a_plain_file_cannot_be_waited_for(loop: EventLoop) -> None:
 
 
 def test_nothing_is_called_for_a_descriptor_that_an_earlier_callback_has_closed(loop: EventLoop) -> None:
-    """Nor is what has its number now taken for it."""
+    """Nor is another file with the same descriptor number mistaken for it."""
     pairs = [socket.socketpair() for _ in range(2)]
     ours, theirs = zip(*pairs)
     called: list[socket.socket] = []
@@ -130,7 +130,7 @@ def test_an_error_of_a_callback_leaves_the_others_for_the_next_time(loop: EventL
 
 
 def test_a_thread_wakes_it(loop: EventLoop) -> None:
-    """It waits for nothing else, and calls in its own thread."""
+    """It waits for nothing else, and calls back in its own thread."""
     called: list[threading.Thread] = []
     call = threading.current_thread
     thread = threading.Thread(target=loop.call_soon_threadsafe, args=[lambda: called.append(call())])

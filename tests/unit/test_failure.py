@@ -1,4 +1,4 @@
-"""What the last words of a rank tell: texts recorded from real programs (Python 3.11, torch 2.13), and the verdict."""
+"""Analysis of the last output of failed ranks, recorded from real programs (Python 3.11, torch 2.13)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from muster.agent.failure import explain
 
 
 class Case(NamedTuple):
-    """The end of a stderr, and what it tells."""
+    """The end of a stderr, and the expected result."""
 
     truth: str
     stderr: str
     kind: str
     summary: str
     frames: tuple[str, ...] | None = None
-    """The lines to be shown; None where `stderr` itself should be, line by line."""
+    """The lines to be shown; None for all lines of `stderr`."""
     signalled: bool = False
 
 
@@ -74,7 +74,7 @@ SYNTAX = """\
 SyntaxError: invalid syntax
 """
 
-# torch.distributed writes its rank before each line once there is a process group
+# torch.distributed adds the rank to each line once there is a process group
 GLOO = """\
 [rank0]: Traceback (most recent call last):
 [rank0]:   File "/home/ann/train.py", line 6, in <module>
@@ -342,20 +342,20 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.truth)
 def test_verdict(case: Case) -> None:
-    """kind, summary and lines of each text of the table."""
+    """Check kind, summary and lines of each text of the table."""
     frames = case.stderr.splitlines() if case.frames is None else list(case.frames)
     expected = {"kind": case.kind, "summary": case.summary, "frames": frames}
     assert explain(case.stderr.encode(), case.signalled) == expected
 
 
 def test_the_frames_below_a_cpp_exception_do_not_hide_it() -> None:
-    """What was thrown is told, not where the thread began."""
+    """The exception is reported, not the place where the thread started."""
     found = explain(WATCHDOG.encode(), signalled=True)
     assert "device-side assert" in found["summary"]
 
 
 def test_the_exception_of_a_dataloader_worker_is_shown() -> None:
-    """It stands below the one that brought it to the rank."""
+    """It is below the exception that forwards it to the rank."""
     found = explain(WORKER.encode())
     assert (found["kind"], "ValueError: boom" in found["frames"]) == ("raised", True)
 
@@ -371,7 +371,7 @@ def test_a_long_traceback_is_shown_by_its_head_and_its_end() -> None:
 
 
 def test_bytes_that_are_no_text_do_no_harm() -> None:
-    """They are shown as the replacement mark; a summary has an end."""
+    """They are shown as the replacement character; a summary has a maximum length."""
     found = explain(b"\xff\xfe broken \x00\n" + b"x" * 2000 + b"\n")
     assert found["frames"][0] == "\ufffd\ufffd broken \x00"
     assert found["summary"] == "x" * 500
@@ -414,7 +414,7 @@ def test_of_many_causes_the_nearest_and_the_first_are_shown() -> None:
 
 
 def test_colours_hide_no_exception() -> None:
-    """Python writes tracebacks in colour on a terminal since 3.13."""
+    """Python writes colored tracebacks on a terminal since 3.13."""
     lines = [
         b"Traceback (most recent call last):",
         b'  File \x1b[35m"a.py"\x1b[0m, line \x1b[35m1\x1b[0m, in \x1b[35m<module>\x1b[0m',
@@ -427,7 +427,7 @@ def test_colours_hide_no_exception() -> None:
 
 
 def test_what_was_written_on_stdout_is_no_cause() -> None:
-    """On a terminal of its own both streams of a rank are one."""
+    """On a pseudo-terminal both streams of a rank are one."""
     assert ("ended", "", []) == tuple(explain(b"epoch 1\nsaved the checkpoint\n", mixed=True).values())
     failed = b"epoch 1\n" + b'Traceback (most recent call last):\n  File "a.py", line 1, in <module>\nKeyError: 3\n'
     assert "KeyError: 3" == explain(failed, mixed=True)["summary"]

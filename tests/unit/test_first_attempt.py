@@ -1,4 +1,4 @@
-"""Who is asked to open the port of the first attempt, and when: the supervisor decides it, once, whatever dies."""
+"""Which agent opens the port of the first attempt, and when: the supervisor decides it, once, whatever dies."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OLDER = [
     {"event": "listening", "t": 0.9, "attempt": 0, "port": 29500},
     {"event": "do start", "attempt": 0, "port": 29500},
 ]
-"""What version 0.1 has written, without an event of that."""
+"""Events of version 0.1, which has none for that."""
 FAILED_ONCE = [
     {"event": "ended", "t": 2.0, "rank": 0, "attempt": 0, "code": 7, "signal": None},
     {"event": "swept", "t": 2.1, "node": 0, "ended": [], "left": []},
@@ -48,8 +48,8 @@ def loop() -> Iterator[EventLoop]:
     "events, listened, first, asked_for, decides",
     [
         ([], -1, 0, [0], True),
-        ([], -1, 2, [2], True),  # two attempts were made by controllers whose job is over
-        ([CONFIGURED], -1, 0, [0], False),  # it was killed before the agent heard of it
+        ([], -1, 2, [2], True),  # two attempts were made by controllers whose job has ended
+        ([CONFIGURED], -1, 0, [0], False),  # it was killed before the agent received it
         ([CONFIGURED], 0, 0, [], False),
         (OLDER, 0, 0, [], False),
         (OLDER[:2], 0, 0, [], False),
@@ -67,7 +67,7 @@ def test_the_port_of_an_attempt_is_asked_for_once(
     asked_for: list[int],
     decides: bool,
 ) -> None:
-    """By the first controller of a run, and by one that begins again with the events of an earlier one."""
+    """By the first controller of a run, and by one that restarts with the events of an earlier one."""
     plan = PLAN._replace(job=PLAN.job._replace(max_restarts=1))
     (tmp_path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     config = ControllerConfig(time.monotonic(), "10.0.0.1", 0.0, (NodeRecord(str(tmp_path)),), first_attempt=first)

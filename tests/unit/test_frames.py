@@ -1,4 +1,4 @@
-"""Frames come whole, however the bytes come; and nothing before the magic is taken for one."""
+"""Frames are decoded whole, however the bytes arrive; and nothing before the magic is taken for a frame."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def packed() -> bytes:
 
 
 def test_a_frame_comes_out_as_it_went_in() -> None:
-    """Fields and bytes."""
+    """Fields and payload."""
     assert FrameDecoder().feed(packed()) == FRAMES
 
 
 def test_frames_may_come_in_any_pieces() -> None:
-    """One byte at a time, or cut anywhere: each comes once, as soon as it is whole."""
+    """One byte at a time, or cut anywhere: each is returned once, as soon as it is complete."""
     data = packed()
     unpacker, found = FrameDecoder(), []
     for at in range(len(data)):
@@ -50,22 +50,22 @@ def test_nothing_is_given_before_a_frame_is_whole() -> None:
 
 
 def test_a_frame_is_lengths_and_ascii() -> None:
-    """So any version can read where the next one begins, whatever the locale of a node."""
+    """So any version can find the next frame, whatever the locale of a node."""
     assert encode_frame("a", b"bc") == b"\0\0\0\x0c\0\0\0\x02" + b'{"kind":"a"}' + b"bc"
     assert encode_frame("a", text="ö").isascii()
 
 
 def test_other_bytes_are_no_frames() -> None:
-    """A length that cannot be is an error at once, not a wait for gigabytes."""
+    """An impossible length is an error at once, not a wait for gigabytes."""
     with pytest.raises(ValueError, match="this is not a frame"):
         FrameDecoder().feed(b"Last login: Mon Nov 21 09:00:00 on pts/0\n")
 
 
 @pytest.mark.parametrize("pieces", [1, 7])
 def test_what_a_login_shell_prints_first_is_skipped(pieces: int) -> None:
-    """A .bashrc may say anything before the magic, and the magic itself may come in pieces."""
+    """A .bashrc may print anything before the magic, and the magic itself may arrive in pieces."""
     octal = "".join(f"\\{byte:03o}" for byte in MAGIC + packed())
-    # printf understands octal; four characters a byte, so no escape is torn
+    # printf understands octal; four characters per byte, so no escape is split
     step = -(-len(octal) // 4 // pieces) * 4
     printed = "; ".join(f"printf '{octal[at : at + step]}'" for at in range(0, len(octal), step))
     argv = ["/bin/sh", "-c", f"echo 'welcome to node 7'; echo muster agent; {printed}"]

@@ -1,4 +1,4 @@
-"""What is found out about this machine."""
+"""Facts about this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from muster.linux import hardware
 
 
 def test_it_listens_on_a_kernel_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one that was booted with `ipv6.disable=1`; Python itself was built with IPv6."""
+    """As on one booted with `ipv6.disable=1`; Python itself was built with IPv6."""
     make = socket.socket
 
     class Socket(make):  # type: ignore[valid-type, misc]

@@ -25,7 +25,7 @@ from muster.config.record import Option
 ROOT = Path(__file__).parents[2]
 
 PAGES: dict[str, Command] = {**COMMANDS, **{f"lab {name}": command for name, command in LAB.items()}}
-"""Each command that has a help page, by what is typed after `muster`."""
+"""Each command with a help page, by the arguments of `muster`."""
 
 GROUPS = ["Where to run", "Slurm", "Launcher", "Ranks", "Failure and shutdown", "Output"]
 
@@ -36,11 +36,11 @@ NOT_THE_FIELDS = re.compile(
     r"all find|hand(s|ed)? in|made? room|look(s|ed)? after|tells? of|told|ends?|ended|folders?|machines|whole number|"
     r"warmed|in all|asked|see them|all that is|must have|left behind|come again|the ways?)\b"
 )
-"""Words of the former help, for which the field has others."""
+"""Words of the former help that have a usual technical term."""
 
 
 def texts() -> dict[str, str]:
-    """Every sentence of help that is written by hand, by where it stands."""
+    """Every hand-written sentence of help, by its place."""
     found = {f"muster {name}": command.summary for name, command in PAGES.items()}
     for name, record in {**OPTIONS, **{f"lab {name}": record for name, record in LAB_OPTIONS.items()}}.items():
         for option in record.table:
@@ -50,7 +50,7 @@ def texts() -> dict[str, str]:
 
 
 def shown(words: list[str], capsys: pytest.CaptureFixture[str], **env: str) -> str:
-    """What muster prints for these words."""
+    """What muster prints for these arguments."""
     assert call(words, env, 0.0) == 0
     return capsys.readouterr().out
 
@@ -65,7 +65,7 @@ def on_terminal(words: list[str], env: dict[str, str], columns: int) -> str:
         while True:
             try:
                 more = os.read(ours, 65536)
-            except OSError:  # EIO: all of it is read, and nobody has the terminal open
+            except OSError:  # EIO: everything is read, and no process has the terminal open
                 break
             data += more
         assert process.wait(60) == 0
@@ -81,7 +81,7 @@ def _resize(fd: int, columns: int) -> None:
 
 
 def test_every_text_is_a_noun_phrase_or_an_imperative() -> None:
-    """It starts in lower case (or with a name), is no sentence with a full stop, and uses the words of the field."""
+    """It starts in lower case (or with a name), has no full stop at the end, and uses technical terms."""
     for place, text in texts().items():
         assert text, place
         assert re.match(r"[a-z`]|GPUs? |Python ", text), f"{place}: {text}"
@@ -107,7 +107,7 @@ def test_the_groups_of_a_run() -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_every_default_in_help_is_that_of_the_table(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """All of them, and no other ones."""
+    """All defaults, and no other ones."""
     table: tuple[Option[Any], ...] = (
         {**OPTIONS, **{f"lab {key}": record for key, record in LAB_OPTIONS.items()}}[name].table
         if name != "lab"
@@ -123,7 +123,7 @@ def test_every_default_in_help_is_that_of_the_table(name: str, capsys: pytest.Ca
 
 
 def _order(options: list[Option[Any]], table: tuple[Option[Any], ...]) -> list[list[Option[Any]]]:
-    """Options as help orders them: by group, if there are many."""
+    """Options in the order of help: by group, if there are many."""
     if len([option for option in table if option.group]) <= 12 or len(options) < 4:
         return [options]
     groups = dict.fromkeys(option.group for option in table if option.group)
@@ -169,7 +169,7 @@ def test_every_page_has_examples_and_a_link(name: str, capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("name", PAGES)
 def test_every_example_can_be_typed(name: str) -> None:
-    """Its options are known, and have values that are accepted."""
+    """Its options exist, and their values are accepted."""
     for line in PAGES[name].examples:
         words = shlex.split(line.partition(">")[0].partition(" | ")[0])
         if words[0] == "sudo":
@@ -202,7 +202,7 @@ def test_a_pipe_gets_80_columns_and_no_escape_codes(words: list[str], env: dict[
 
 @pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["lab", "--help"]])
 def test_a_terminal_gets_its_width_and_colors(words: list[str], env: dict[str, str]) -> None:
-    """Without them the text is the same as in a pipe."""
+    """Without colors the text is the same as in a pipe."""
     for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR"):
         env.pop(name, None)
     env["TERM"] = "xterm"

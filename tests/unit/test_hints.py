@@ -1,4 +1,4 @@
-"""The doctor's advice in the report of a run: words as ranks really leave them."""
+"""Doctor's advice in the report of a run, for real output of ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Notes of runs that are kept elsewhere: only this user's own count, and they lead to run directories only."""
+"""Records of runs stored elsewhere: only this user's own count, and they point to run directories only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OTHER = "20261127-101112-0123456789abd-train"
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """Runs are kept in one place, and noted in another."""
+    """Runs are stored in one directory, and recorded in another."""
     return Store(tmp_path / "kept", (tmp_path / "home",))
 
 
@@ -60,8 +60,8 @@ def test_what_is_no_note_of_this_user_leads_nowhere(store: Store, tmp_path: Path
     run = made(store, ID)
     notes = tmp_path / "home" / "elsewhere"
     for name, target in (
-        (OTHER, run.path),  # to a run of another name
-        (OTHER[:-1] + "1", Path("runs") / (OTHER[:-1] + "1")),  # seen from wherever one stands
+        (OTHER, run.path),  # to a run with another name
+        (OTHER[:-1] + "1", Path("runs") / (OTHER[:-1] + "1")),  # relative to any directory
         (OTHER[:-1] + "2", tmp_path / (OTHER[:-1] + "2")),  # to no directory of runs
         ("..", None),
     ):

@@ -1,4 +1,4 @@
-"""Host lists and host files, as people and other launchers write them."""
+"""Host lists and host files, as users and other launchers write them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from muster.errors import InvalidRequest
 
 
 def short(hosts: tuple[HostSpec, ...]) -> list[str]:
-    """`user@name:slots/gpus`, with what is not said left out."""
+    """`user@name:slots/gpus`, without unset parts."""
     found = []
     for host in hosts:
         user = f"{host.user}@" if host.user else ""

@@ -1,4 +1,4 @@
-"""What was written is read back field by field: whatever stands in a file, the answer is a record or a sentence."""
+"""Records are read back field by field: whatever a file contains, the result is a record or an error message."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ NODES = layout([(Host("n1", gpus=("0", "1"), cpus=((0, 1), (2,))), 1), (Host("n2
 PLAN = make_plan(JOB._replace(launcher="mpirun", transport="ssh"), NODES, "20261121-120000-ab12-train")
 
 NASTY: tuple[Any, ...] = (None, True, -1, 1.5, 10**30, "x", "", "a\0b", [], [[]], {}, {"a": 1}, float("nan"), [None])
-"""In the place of any field."""
+"""Replacement for any field."""
 
 
 def paths(data: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The way to each value in a JSON document."""
+    """Return the path to each value in a JSON document."""
     items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
     found = [way] if way else []
     for key, value in items:
@@ -83,7 +83,7 @@ def test_any_value_in_any_place_gives_a_record_or_malformed(record: Any, read: A
 
 @pytest.mark.parametrize("launcher", ["fork", "torchrun", "mpirun"])
 def test_a_plan_of_an_older_version_is_read(launcher: str) -> None:
-    """Of version 0.1, when commands of ranks had the environment, and values that come later were words with a `$`."""
+    """Of version 0.1, in which commands of ranks had the environment, and late values were words with a `$`."""
     data = json.loads((Path(__file__).parent / "older" / "plans.json").read_text())[launcher]
     plan = plan_from_json(data)
     assert (("n01", "n02"), 2, launcher) == (plan.hosts, plan.world_size, plan.job.launcher)
@@ -99,7 +99,7 @@ def test_fields_of_a_newer_muster_are_left_out() -> None:
 
 
 def test_what_an_older_muster_told_in_words_is_still_read() -> None:
-    """Why a run was ended, what was left of it, and events: none of them was a record once."""
+    """Why a run was ended, what was left of it, and events: none of them was structured once."""
     left = ["ended: sleep 99 (pid 71)", "still alive: dd (pid 8)", "not seen to end: n2 is gone"]
     reason = "there is no torch in python\nhint: install it there"
     old = {"state": "broken", "code": 125, "duration": 1.0, "reason": reason, "left": left}
@@ -123,7 +123,7 @@ def test_what_an_older_muster_told_in_words_is_still_read() -> None:
 
 
 def test_events_are_read_back_as_they_were_written() -> None:
-    """A supervisor that begins again goes by them."""
+    """A restarted supervisor uses them."""
     failure = Failure(FailureKind.PEER_LOST, 1.0, "x", ("a",))
     for event in (
         StartFailed(1.0, 0, STOPPED.problems),

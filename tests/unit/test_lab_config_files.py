@@ -1,4 +1,4 @@
-"""The files that a lab writes for ssh, Slurm and the resolver, as texts."""
+"""The configuration files that a lab writes for ssh, Slurm and the resolver."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""The layers: left never imports right. Read from the source, so an import inside a function counts too.
+"""The layers: left never imports right.
 
-`LAYERS` of `tools/layers.py` is the table of them, from which `docs/design.md` has its map.
+Read from the source, so an import inside a function counts too. `LAYERS` of `tools/layers.py` is the table, from which
+`docs/design.md` has its map.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ import layers  # noqa: E402
 from layers import LEVELS, PARTS, SENT, WORLDLY, part_of  # noqa: E402
 
 PURE = {name for name, part in PARTS.items() if not part.touches}
-"""They decide, and touch nothing."""
+"""Modules that decide, and have no side effects."""
 
 
 class Import(NamedTuple):
-    """One import statement, and where it stands."""
+    """One import statement, and its place."""
 
     module: str
-    """The module of ours that imports, without `muster.`."""
+    """The importing module, without `muster.`."""
     line: int
     what: str
-    """The full name of what is imported."""
+    """The full name of the imported module or object."""
     for_types: bool
-    """Only a type checker sees it (`if TYPE_CHECKING:`)."""
+    """True if only a type checker sees it (`if TYPE_CHECKING:`)."""
 
     @property
     def where(self) -> str:
@@ -38,7 +39,7 @@ class Import(NamedTuple):
 
     @property
     def ours(self) -> str:
-        """What it imports of ours, without `muster.`; empty for others."""
+        """The imported module of muster, without `muster.`; empty for others."""
         return self.what[7:] if self.what.startswith("muster.") else ""
 
 
@@ -47,7 +48,7 @@ def top(module: str) -> str:
 
 
 def read(module: str, path: Path) -> list[Import]:
-    """The imports of one file; `from package import module` names the module."""
+    """Return the imports of one file; `from package import module` names the module."""
     found, tree = [], ast.parse(path.read_text(), str(path))
     unseen = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     for_types = {inner for node in unseen for inner in ast.walk(node)}
@@ -72,13 +73,13 @@ def wrong(broken: list[Import]) -> str:
 
 
 def test_every_module_has_its_layer() -> None:
-    """A new one must be given a place in the table."""
+    """A new module needs an entry in the table."""
     assert [] == [name for name in layers.modules() if not part_of(name)]
     assert len(IMPORTS) > 100
 
 
 def test_left_never_imports_right() -> None:
-    """Only what stands above; nobody imports `cli` but `__main__`."""
+    """Only modules to the left; only `__main__` imports `cli`."""
     broken = [
         item
         for item in IMPORTS
@@ -90,19 +91,19 @@ def test_left_never_imports_right() -> None:
 
 
 def test_the_docs_have_this_map() -> None:
-    """docs/design.md has its map from the table and from what each module says of itself; `make docs` writes it."""
+    """docs/design.md has its map from the table and from the module docstrings; `make docs` writes it."""
     text = layers.PAGE.read_text(encoding="utf-8")
     assert layers.written(text) == text, "make docs, and commit docs/design.md"
 
 
 def test_the_errors_know_nothing() -> None:
-    """Nothing of ours, and the nouns of `core.model` and `core.results` neither."""
+    """It imports nothing of muster, not even `core.model` and `core.results`."""
     broken = [item for item in IMPORTS if item.module in ("core.model", "core.results", "errors") and item.ours]
     assert not broken, wrong(broken)
 
 
 def test_the_pure_parts_touch_nothing() -> None:
-    """No process, socket, signal, file or clock; who touches the world, only what the table allows it."""
+    """No process, socket, signal, file or clock; modules with side effects have only those that the table allows."""
     assert len(PURE) > 5
     broken = [
         item
@@ -113,7 +114,7 @@ def test_the_pure_parts_touch_nothing() -> None:
 
 
 def test_what_is_sent_stands_alone() -> None:
-    """The standard library and itself: the source of an agent is sent to nodes where nothing is installed.
+    """Only the standard library and itself: an agent's source is sent to nodes where nothing is installed.
 
     `sitecustomize` may look for torch, in a process of the ranks.
     """
@@ -130,7 +131,7 @@ def test_what_is_sent_stands_alone() -> None:
 
 
 def test_the_lab_stands_beside_muster() -> None:
-    """It can be used without it, and tests nothing by its own means."""
+    """It is usable without muster, and independent of it."""
     broken = [
         item
         for item in IMPORTS
@@ -140,7 +141,7 @@ def test_the_lab_stands_beside_muster() -> None:
 
 
 def test_the_agent_is_sent_whole() -> None:
-    """All that its program imports, and what is imported by that; nothing that only a type checker sees."""
+    """All direct and indirect imports of its program; nothing that only a type checker sees."""
     from muster.agent.bootstrap import sources
 
     for program in ("from muster.agent.main import main", "from muster.agent.calls import main"):
@@ -153,7 +154,7 @@ def test_the_agent_is_sent_whole() -> None:
 
 
 def test_launchers_do_not_know_each_other() -> None:
-    """Only what they share, `_python` and `_external`; the table in `launchers/__init__.py` names them all."""
+    """Only the shared `_python` and `_external`; the table in `launchers/__init__.py` names them all."""
     broken = [
         item
         for item in IMPORTS
@@ -165,7 +166,7 @@ def test_launchers_do_not_know_each_other() -> None:
 
 
 def test_torch_is_imported_by_the_site_hook_alone() -> None:
-    """muster itself never imports it; what stands in `payloads` is text to it."""
+    """muster itself never imports it; files in `payloads` are text to it."""
     heavy = {"torch", "numpy", "transformers", "ray"}
     broken = [
         item
@@ -176,7 +177,7 @@ def test_torch_is_imported_by_the_site_hook_alone() -> None:
 
 
 def cycles(imports: dict[str, set[str]]) -> set[frozenset[str]]:
-    """The groups of modules each of which imports, over others, all of its group."""
+    """Return the groups of modules that import each other, directly or not."""
     reached = {name: {name} for name in imports}
     for name, seen in reached.items():
         waiting = [name]
@@ -195,7 +196,7 @@ def test_cycles_are_found() -> None:
 
 
 def test_no_modules_import_each_other() -> None:
-    """Imports for types and inside functions count: who cannot be understood alone cannot be tested alone."""
+    """Imports for types and inside functions count: modules that cannot be understood alone cannot be tested alone."""
     imports: dict[str, set[str]] = {}
     for item in IMPORTS:
         imports.setdefault(item.module, set())

@@ -1,4 +1,4 @@
-"""Ranks are numbered host by host, named as torchrun names them, and written shortly."""
+"""Ranks are numbered host by host, named as in torchrun, and written in short notation."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ STARTED_BY = [
 
 
 def test_ranks_are_numbered_host_by_host() -> None:
-    """In the order given; local ranks begin anew on each node."""
+    """In the given order; local ranks start at 0 on each node."""
     numbers = [
         (rank.rank, rank.local_rank, rank.node, rank.local_world_size) for node in TWO_NODES for rank in node.ranks
     ]
@@ -80,7 +80,7 @@ def test_ranks_are_numbered_host_by_host() -> None:
 
 
 def test_each_local_rank_has_the_cores_of_its_host() -> None:
-    """Where the host names none, a rank may use all."""
+    """If the host names none, a rank may use all."""
     cores = [rank.cpus for node in TWO_NODES for rank in node.ranks]
     assert cores == [(), (), (0, 1), (2, 3), (4, 5)]
 
@@ -97,7 +97,7 @@ def test_a_set_of_ranks_is_written_shortly(numbers: list[int], text: str) -> Non
 
 @pytest.mark.parametrize(("text", "numbers"), UNFOLDED)
 def test_what_a_person_writes_is_read(text: str, numbers: tuple[int, ...]) -> None:
-    """In the order written, each rank once."""
+    """In the given order, each rank once."""
     assert unfold(text) == numbers
 
 

@@ -1,4 +1,4 @@
-"""What ranks write becomes whole lines behind prefixes; on a terminal a progress bar moves in place."""
+"""Output of ranks becomes whole lines with prefixes; on a terminal a progress bar is updated in place."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from muster.ui.terminal import TIMESTAMP, LinePrefixer, Moment, Prefix, Raw, Ter
 
 PREFIXES: dict[int, Prefix] = {0: b"[0] ", 1: b"[1] "}
 AWAY = b"\r\x1b[K"
-"""What takes a progress bar off the last line of a terminal."""
+"""Escape sequence that removes a progress bar from the last line of a terminal."""
 
 
 def pipe() -> LinePrefixer:
@@ -27,7 +27,7 @@ def terminal() -> LinePrefixer:
     return LinePrefixer(PREFIXES, terminal=True)
 
 
-# ---- anywhere but on a terminal -------------------------------------------------------------------------------------
+# ---- not on a terminal -----------------------------------------------------------------------------------------------
 
 
 def test_each_line_has_the_prefix_of_its_rank() -> None:
@@ -35,7 +35,7 @@ def test_each_line_has_the_prefix_of_its_rank() -> None:
 
 
 def test_a_line_is_shown_once_it_is_whole() -> None:
-    """However it comes; lines of other ranks and of the other stream do not tear it."""
+    """However it arrives; lines of other ranks and of the other stream do not split it."""
     lines = pipe()
     fed = [(0, "out", b"lo"), (1, "out", b"x\ny"), (0, "err", b"oops\n"), (0, "out", b"ss 0.1\nnext")]
     assert [lines.feed(*piece) for piece in fed] == [b"", b"[1] x\n", b"[0] oops\n", b"[0] loss 0.1\n"]
@@ -49,7 +49,7 @@ def test_no_bytes_no_line() -> None:
 
 
 def test_output_is_bytes() -> None:
-    """What is no UTF-8, and every other control character, comes through."""
+    """Invalid UTF-8, and every other control character, is passed through."""
     data = bytes(set(range(256)) - set(b"\r\n"))
     assert pipe().feed(0, "out", data + b"\n") == b"[0] " + data + b"\n"
 
@@ -70,7 +70,7 @@ def test_any_pieces_give_the_same_lines() -> None:
 
 
 def test_of_a_progress_bar_only_its_last_form_is_shown() -> None:
-    """Once its line ends; a line that ends as on Windows is a plain line."""
+    """When its line ends; a line with a Windows line end is a plain line."""
     lines = pipe()
     assert lines.feed(0, "err", b" 10%\r 50%") == b""
     assert lines.feed(0, "err", b"\r100%\ndone\r\n") == b"[0] 100%\n[0] done\n"
@@ -81,7 +81,7 @@ def test_of_a_progress_bar_only_its_last_form_is_shown() -> None:
 
 @pytest.mark.parametrize("lines", [pipe(), terminal()], ids=["pipe", "terminal"])
 def test_a_progress_bar_of_a_day_takes_no_more_room_than_one_of_a_second(lines: LinePrefixer) -> None:
-    """What was drawn over is not kept."""
+    """Overwritten text is not kept."""
     for number in range(2000):
         lines.feed(0, "err", b"\r%5d/100000 [00:12<00:34]" % number)
     assert sum(map(len, lines._parts.values())) < 200
@@ -98,7 +98,7 @@ def test_pieces_of_a_progress_bar_give_what_the_whole_gives() -> None:
 
 
 class _Counted(bytearray):
-    """The beginning of a line that is not to be copied as a whole."""
+    """The beginning of a line that must not be copied as a whole."""
 
     def __add__(self, other: object) -> bytearray:
         raise AssertionError("a long line is copied for each of its pieces")
@@ -119,7 +119,7 @@ def test_a_long_line_is_not_copied_for_each_of_its_pieces() -> None:
 
 
 def test_a_progress_bar_moves_in_place() -> None:
-    """Shown at once, drawn over by its next form, and replaced by its line when that ends."""
+    """Shown at once, overwritten by its next form, and replaced by its line when that ends."""
     lines = terminal()
     assert lines.feed(0, "err", b" 10%\r") == b"[0]  10%"
     assert lines.feed(0, "err", b" 20%\r") == AWAY + b"[0]  20%"
@@ -128,7 +128,7 @@ def test_a_progress_bar_moves_in_place() -> None:
 
 
 def test_a_progress_bar_makes_room_for_lines() -> None:
-    """A line of another rank takes the place of the bar, which comes back at its next move; other words too."""
+    """A line of another rank replaces the bar, which comes back with its next update; the same holds for messages."""
     lines = terminal()
     lines.feed(0, "err", b"\r 10%")
     assert lines.feed(1, "out", b"hello\n") == AWAY + b"[1] hello\n"
@@ -145,7 +145,7 @@ def test_bars_of_several_ranks_take_turns() -> None:
 
 
 def test_a_bar_is_cut_to_a_length_that_stays_on_one_line() -> None:
-    """Else it could not be taken away again."""
+    """Otherwise it could not be removed again."""
     assert terminal().feed(0, "err", b"\r" + b"#" * 500) == b"[0] " + b"#" * 200
 
 
@@ -184,7 +184,7 @@ def test_what_a_rank_with_a_terminal_writes_is_shown_as_it_is() -> None:
 
 
 def test_a_terminal_is_set_right_after_a_rank_that_was_killed() -> None:
-    """Whatever it had switched, in whatever pieces; what it switched back itself needs nothing."""
+    """Whatever modes it had set, in whatever pieces; modes that it reset itself need nothing."""
     raw = Raw()
     for piece in (b"\x1b[?1049h\x1b[?2", b"5l\x1b[?2004h\x1b[?1000;1006h\x1b[31mred", b"\x1b[?2004l"):
         raw.feed(0, "out", piece)
@@ -194,12 +194,12 @@ def test_a_terminal_is_set_right_after_a_rank_that_was_killed() -> None:
     assert raw.rest() == b""
 
 
-# ---- the rank that reads the terminal -------------------------------------------------------------------------------
+# ---- the rank that reads the terminal --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("at", [False, True], ids=["pipe", "terminal"])
 def test_a_prompt_is_shown_at_once(at: bool) -> None:
-    """The rank that reads the terminal is not kept waiting for the end of a line; others begin a line of their own."""
+    """Output of the rank that reads the terminal is shown before its line ends; others start a new line."""
     lines = LinePrefixer(PREFIXES, terminal=at, eager=0)
     assert lines.feed(0, "out", b"name? ") == b"[0] name? "
     assert lines.feed(1, "out", b"still here\n") == b"\n[1] still here\n"
@@ -225,7 +225,7 @@ def test_prefixes_are_as_wide_as_the_widest() -> None:
 
 
 def test_a_prefix_can_be_chosen() -> None:
-    """`{host}`, `{rank}`, `{local_rank}` and `{node}` are filled in; an empty one is none."""
+    """`{host}`, `{rank}`, `{local_rank}` and `{node}` are filled in; an empty prefix is none."""
     assert prefixes({5: ("b", 1, 2)}, "{host}/{node} {local_rank} of {rank}: ", colour=False) == {5: b"b/2 1 of 5: "}
     assert prefixes(WHERE, "", colour=True)[3] == b""
     with pytest.raises(InvalidRequest, match="--prefix"):
@@ -236,7 +236,7 @@ def test_a_prefix_can_be_chosen() -> None:
 
 
 def test_a_prefix_may_hold_the_time_of_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the moment in which the line ended; in a form that may be chosen; `-` where it is not known."""
+    """The time when the line ended, in a format that may be chosen; `-` if it is unknown."""
     monkeypatch.setenv("TZ", "UTC-1")
     time.tzset()
     try:
@@ -263,7 +263,7 @@ def test_each_rank_has_a_colour_and_the_next_rank_another() -> None:
 
 
 def test_colour_is_for_terminals_alone() -> None:
-    """And not there when NO_COLOR says so."""
+    """Not with NO_COLOR."""
     import os
     import pty
 
@@ -277,11 +277,12 @@ def test_colour_is_for_terminals_alone() -> None:
             os.close(fd)
 
 
-# ---- the view of a person -------------------------------------------------------------------------------------------
+# ---- a user's view ---------------------------------------------------------------------------------------------------
 
 
 def shown(pieces: list[tuple[int, str, bytes]], stdin: int | None = None, words: str = "") -> dict[int, bytes]:
-    """What goes to which descriptor when two ranks write these pieces, muster says something, and the run ends."""
+    """Return the output on each descriptor when two ranks write these pieces, muster prints a message, and the run
+    ends."""
     job = Job(Program("command", ("x",)), "exec", "python", "", "/", stdin=stdin)
     view = TerminalView(Plan(job, layout([(Host("h"), 2)]), ()), "id", {}, quiet=False)
     found = {1: b"", 2: b""}
@@ -299,7 +300,7 @@ def shown(pieces: list[tuple[int, str, bytes]], stdin: int | None = None, words:
 
 
 def test_what_no_newline_ended_stays_in_its_stream_and_glues_to_no_words() -> None:
-    """Whether it is shown at once, as of the rank that reads the terminal, or at the end."""
+    """Whether it is shown at once, as for the rank that reads the terminal, or at the end."""
     found = shown([(0, "out", b"last"), (1, "err", b"oops")])
     assert b"[0] last\n" == found[1]
     assert found[2].startswith(b"[1] oops\nmuster: ")

@@ -1,4 +1,4 @@
-"""Who connects may be anybody, come by the thousand, say half a word, or take nothing: only her connection suffers."""
+"""Clients may be hostile, come in thousands, send half a message, or read nothing: only they suffer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from muster.protocol.listener import FirstFew, Listener, Peer
 
 
 class Door:
-    """A listener in an abstract socket, each connection of which is a `Peer`."""
+    """A listener on an abstract socket, each connection of which is a `Peer`."""
 
     def __init__(self) -> None:
         self.loop = ManualLoop()
@@ -41,20 +41,20 @@ class Door:
         self.heard.append(fields)
 
     def call(self) -> socket.socket:
-        """Somebody connects; she may not have been accepted yet."""
+        """Connect a client, which may not have been accepted yet."""
         sock = socket.socket(socket.AF_UNIX)
         sock.connect(self.sock.getsockname())
         self.clients.append(sock)
         return sock
 
     def let_in(self) -> socket.socket:
-        """Somebody who was accepted."""
+        """Connect a client, and wait until it is accepted."""
         count, sock = len(self.peers), self.call()
         self.loop.until(lambda: len(self.peers) > count, "she is accepted")
         return sock
 
     def says(self, sock: socket.socket, number: int) -> None:
-        """What she says is heard."""
+        """Send a message, and wait until it is received."""
         sock.sendall(encode_frame("say", number=number))
         self.loop.until(lambda: {"kind": "say", "number": number} in self.heard, "she is heard")
 
@@ -75,7 +75,7 @@ def door() -> Iterator[Door]:
 
 @contextmanager
 def no_more_descriptors() -> Iterator[None]:
-    """This process may open no file."""
+    """Let this process open no file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = os.dup(0)
     os.close(lowest)

@@ -1,4 +1,4 @@
-"""`muster` starts small: what its quick commands load, and how much memory they take."""
+"""`muster` starts small: the modules that its quick commands load, and their memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Seen(NamedTuple):
 
 
 def start(words: list[str], env: dict[str, str], cwd: Path) -> Seen:
-    """Start it, and see what it imports (`-X importtime`)."""
+    """Start it, and record its imports (`-X importtime`)."""
     argv = [sys.executable, "-X", "importtime", "-m", "muster", *words]
     small = [sys.executable, "-I", "-S", "-c", MEASURE, *argv]
     done = subprocess.run(small, env=env, cwd=cwd, capture_output=True, text=True, timeout=60, check=True)
@@ -50,7 +50,7 @@ def start(words: list[str], env: dict[str, str], cwd: Path) -> Seen:
     ],
 )
 def test_quick_commands_are_small(words: list[str], shows: str, env: dict[str, str], tmp_path: Path) -> None:
-    """They import no torch and nothing else that is large, and stay below 60 MB."""
+    """They import no torch and no other large module, and need less than 60 MB."""
     (tmp_path / "train.py").write_text("")
     seen = start(words, env, tmp_path)
     assert shows in seen.out

@@ -1,4 +1,4 @@
-"""What cannot be written into a log is counted, told in it once there is room, and part of the outcome."""
+"""Data that cannot be written to a log is counted, reported in the log once there is space, and part of the result."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class Room:
-    """How many bytes the disk still takes; stands in for `os.write` where logs are written."""
+    """A fake `os.write` for logs, with the number of bytes that the disk still accepts."""
 
     def __init__(self, left: int):
         self.left = left
@@ -39,7 +39,7 @@ class Room:
 
 
 class Clock:
-    """A clock that stands still until it is set."""
+    """A clock that changes only when it is set."""
 
     now = 0.0
 
@@ -60,7 +60,7 @@ def test_what_is_lost_is_counted_and_marked_in_the_log(tmp_path: Path, monkeypat
         rank.write(b"two, and more\n")
         assert overflow.take() == (14, b", and more\n")
         rank.write(b"three\n")
-        room.left = 5  # too little for the line that says so, of which nothing may stay
+        room.left = 5  # too little for the line about the loss, of which nothing may remain
         clock.now = 0.1
         assert overflow.take() == (6, b"three\n")
         clock.now = 1.0

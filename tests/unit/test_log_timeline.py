@@ -1,4 +1,4 @@
-"""What an agent keeps of the times of logs: small, read back whole, and never trusted."""
+"""An agent's record of the times of logs: small, read back completely, and untrusted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class File:
 
 
 class Clock:
-    """A clock that is set by hand, and what is to be done later."""
+    """A clock that is set by hand, and calls to be made later."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -56,7 +56,7 @@ def test_what_is_written_is_read_back_in_any_pieces() -> None:
 
 
 def test_a_file_that_goes_on_after_its_agent_was_started_again_counts_anew() -> None:
-    """Then what is told of first is all that there is."""
+    """Then the first lengths that are reported are those of the whole logs."""
     one, first, _ = timeline()
     one.grown(0, [(0, "out", 30)])
     other, second, _ = timeline()
@@ -80,7 +80,8 @@ def test_a_full_disk_takes_no_more_than_what_was_told_meanwhile() -> None:
 
 
 def test_it_stays_small_beside_the_logs() -> None:
-    """Of short lines, each 10 ms: after a while it grows by a line a second; the last place is told all the same."""
+    """Of short lines, each 10 ms: after a while it grows by a line per second; the last length is recorded all the
+    same."""
     writer, file, clock = timeline()
     size = slowly = 0
     for _ in range(100_000):

@@ -1,4 +1,4 @@
-"""Growing files are noticed, read to their end, and lose nothing."""
+"""Growing files are detected and read to their end, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def append(stream: LogFile, data: bytes) -> None:
 
 
 def streams(pieces: list[Piece]) -> list[LogFile]:
-    """The streams of these, in their order."""
+    """Return the streams of these pieces, in order."""
     return [piece.stream for piece in pieces]
 
 
 def everything(follower: LogWatcher) -> dict[str, bytes]:
-    """All that can be noticed and read now."""
+    """Return all that is detected and can be read now."""
     found: dict[str, bytes] = {}
     while grown := follower.notice():
         for stream in streams(grown):
@@ -50,7 +50,7 @@ def test_the_files_of_a_rank_have_their_place() -> None:
 
 
 def test_growth_is_noticed_by_rank_and_stream(follower: LogWatcher) -> None:
-    """Only the files that grew, and only those of our ranks."""
+    """Only the files that grew, and only those of the ranks."""
     out, err = follower.of(1)
     assert (out.kind, err.kind) == ("out", "err")
     append(out, b"hello\n")
@@ -79,14 +79,14 @@ def test_a_file_that_is_not_there_yet_is_empty(follower: LogWatcher) -> None:
 
 
 def test_nothing_is_lost_in_a_flood(follower: LogWatcher) -> None:
-    """More changes than the kernel keeps in its queue: then all files are looked at again."""
+    """More events than the kernel's queue holds: then all files are checked again."""
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     if limit > 50_000:
         pytest.skip(f"the queue of this kernel is long: {limit}")
     first, second = follower.of(0)[0], follower.of(1)[0]
     with open(first.path, "ab", buffering=0) as one, open(second.path, "ab", buffering=0) as other:
         for _ in range(limit // 2 + 10):
-            # in turns: the kernel folds equal changes
+            # in turns: the kernel merges equal events
             one.write(b"1")
             other.write(b"2")
         # this one comes after the queue is full
@@ -98,7 +98,7 @@ def test_nothing_is_lost_in_a_flood(follower: LogWatcher) -> None:
 
 
 def test_the_moment_of_a_traceback_is_kept(follower: LogWatcher) -> None:
-    """When its head was seen in stderr, even if the head came in two pieces; other words set no time."""
+    """When its head was seen in stderr, even if the head came in two pieces; other text sets no time."""
     err = follower.of(0)[1]
     append(err, PLAIN_LOG)
     err.scan()
@@ -114,7 +114,7 @@ def test_the_moment_of_a_traceback_is_kept(follower: LogWatcher) -> None:
 
 
 def test_the_latest_traceback_counts(follower: LogWatcher) -> None:
-    """One that was handled long ago does not say when the rank failed; nor do the words that follow one."""
+    """One that was handled long ago does not determine when the rank failed; nor does text that follows one."""
     err = follower.of(0)[1]
     append(err, b"Traceback (most recent call last):\nKeyError: 1\n")
     err.scan()
@@ -149,7 +149,7 @@ def test_looking_for_tracebacks_takes_nothing_from_who_reads(follower: LogWatche
 
 
 def test_where_the_kernel_tells_of_no_growth_sizes_do(follower: LogWatcher) -> None:
-    """A machine may have no inotify left; then each look finds what has grown since the last."""
+    """A machine may have no inotify instances left; then each check finds what has grown since the last."""
     follower.close()
     out, err = follower.of(0)
     append(out, b"one")
@@ -160,7 +160,7 @@ def test_where_the_kernel_tells_of_no_growth_sizes_do(follower: LogWatcher) -> N
 
 
 def test_the_tail_of_a_file(tmp_path: Path) -> None:
-    """Its last bytes; nothing when there is no file."""
+    """Its last bytes; nothing if there is no file."""
     path = tmp_path / "log"
     path.write_bytes(b"0123456789")
     assert [tail(str(path), 4), tail(str(path)), tail(str(tmp_path / "none"))] == [b"6789", b"0123456789", b""]
@@ -178,7 +178,7 @@ def test_files_are_noticed_in_the_order_in_which_they_grew(tmp_path: Path) -> No
 
 
 def test_lines_that_went_to_stdout_and_stderr_in_turn_are_in_order(follower: LogWatcher) -> None:
-    """The kernel tells whose turn it was: blocks of several lines too are told apart, where all have as many."""
+    """The kernel reports whose turn it was: blocks of several lines too are separated, if all have the same number."""
     out, err = follower.of(0)
     for number in range(100):
         append(out, b"out %d\n" % number)
@@ -201,7 +201,7 @@ def test_lines_that_went_to_stdout_and_stderr_in_turn_are_in_order(follower: Log
 
 
 def test_a_chatty_rank_costs_no_more_than_a_look_at_its_sizes(follower: LogWatcher) -> None:
-    """Thousands of turns in one look are not told apart, and nothing is lost."""
+    """Thousands of turns in one check are not separated, and nothing is lost."""
     out, err = follower.of(0)
     with open(out.path, "ab", buffering=0) as one, open(err.path, "ab", buffering=0) as other:
         for _ in range(4000):
@@ -218,7 +218,7 @@ def test_what_was_written_before_a_rank_was_known_is_noticed(follower: LogWatche
 
 
 def test_a_line_whose_write_the_kernel_has_not_told_of_yet_is_waited_for(tmp_path: Path) -> None:
-    """Its size shows a moment before. Two lines in one turn look the same, and are told of after some moments."""
+    """Its size changes a moment earlier. Two lines in one turn look the same, and are reported after some moments."""
     follower = LogWatcher(str(tmp_path), [0])
     out, err = follower.of(0)
     append(out, b"a\n")
@@ -250,7 +250,7 @@ def test_a_line_whose_write_the_kernel_has_not_told_of_yet_is_waited_for(tmp_pat
 
 
 def test_two_lines_in_one_turn_wait_only_where_more_can_be_told(tmp_path: Path) -> None:
-    """A rank that has written elsewhere since has no write of which the kernel is yet to tell."""
+    """A rank that has since written elsewhere has no write that the kernel has yet to report."""
     follower = LogWatcher(str(tmp_path), [0])
     out, err = follower.of(0)
     append(out, b"a\nb\n")

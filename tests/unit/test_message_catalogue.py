@@ -1,4 +1,4 @@
-"""The catalogue of messages (`protocol/messages.py`) is complete: the source sends and handles what stands in it."""
+"""The catalogue of messages (`protocol/messages.py`) is complete: the source sends and handles exactly its kinds."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ Ends = tuple[str, str]
 
 
 class Place(NamedTuple):
-    """Where messages are sent by a function of a module."""
+    """A module where a function sends messages."""
 
     module: str
-    """A prefix of its name."""
+    """A prefix of the function's name."""
     function: str
     at: int
-    """Which argument is the kind."""
+    """Index of the argument with the kind."""
     ends: tuple[Ends, ...]
-    """From where to where."""
+    """Sender and receiver."""
 
 
 VISITORS = ((AGENT, CLIENT), (AGENT, SHIM))
@@ -87,7 +87,7 @@ PLACES = (
 )
 
 STAMPED = {"emit": ("t",), "_ask": ("number",)}
-"""Fields that such a function adds itself."""
+"""Fields that such a function adds."""
 
 PASS_ON = {
     "emit",
@@ -103,7 +103,7 @@ PASS_ON = {
     "_ask",
     "visit",
 }
-"""Functions that are given a kind, and send it."""
+"""Functions that are called with a kind, and send it."""
 
 
 class Sent(NamedTuple):
@@ -114,11 +114,11 @@ class Sent(NamedTuple):
     kind: str
     fields: frozenset[str]
     more: bool
-    """There are fields whose names do not stand there (`**fields`)."""
+    """True if it has fields that are not named there (`**fields`)."""
 
 
 def calls(tree: ast.AST, function: str = "") -> Iterator[tuple[str, ast.Call]]:
-    """The calls of a tree, each with the function in which it stands."""
+    """Return the calls of a tree, each with its enclosing function."""
     for node in ast.iter_child_nodes(tree):
         inner = node.name if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) else function
         if isinstance(node, ast.Call):
@@ -127,7 +127,7 @@ def calls(tree: ast.AST, function: str = "") -> Iterator[tuple[str, ast.Call]]:
 
 
 def sent() -> list[Sent]:
-    """All calls that send. Fails where a kind is sent from a place that the table does not have."""
+    """Return all calls that send. Fails if a kind is sent from a place that is not in the table."""
     found = []
     for path in sorted(SRC.rglob("*.py")):
         module = ".".join(path.relative_to(SRC).with_suffix("").parts)
@@ -162,7 +162,7 @@ def known(ends: Ends, kind: str) -> list[Message]:
 
 
 def test_a_kind_is_one_message_between_two_ends() -> None:
-    """On each leg and way; between other ends the same name may be something else."""
+    """On each leg and in each direction; between other ends a kind may have another meaning."""
     keys = [(message.leg, message.sender, message.kind) for message in MESSAGES]
     assert len(set(keys)) == len(keys)
     assert {message.leg for message in MESSAGES} == set(LEGS)
@@ -173,7 +173,7 @@ SAME = {
     *("call", "clock", "ack", "resize", "stdin", "stdin_taken", "output", "credit", "forward_signal"),
     *("exec_request", "exec_result", "state", "kill", "stacks", "usage", "answer", "unknown"),
 }
-"""Kinds that mean the same wherever they are sent: an agent passes on what a client has said, and so forth."""
+"""Kinds with the same meaning wherever they are sent, for example if an agent forwards a client's message."""
 
 
 def test_a_kind_means_one_thing() -> None:
@@ -199,7 +199,7 @@ def test_what_is_sent_stands_in_the_catalogue() -> None:
 
 
 def test_what_stands_in_the_catalogue_is_sent() -> None:
-    """From there to there; the hook has a way of its own."""
+    """From sender to receiver; the site hook has its own format."""
     hook = ast.parse((SRC / "agent" / "sitecustomize.py").read_text())
     ops = {
         keyword.value.value
@@ -219,7 +219,7 @@ def test_what_stands_in_the_catalogue_is_sent() -> None:
 
 
 def test_fields_that_are_packed_are_those_of_the_catalogue() -> None:
-    """All that have to be there, and no others."""
+    """All that are required, and no others."""
     wrong = []
     for call in SENT:
         candidates = [message for ends in call.ends for message in known(ends, call.kind)]
@@ -245,7 +245,7 @@ RECEIVERS: tuple[tuple[type, str, tuple[Ends, ...], tuple[str, ...]], ...] = (
     (Sessions, "_on_", ((CLIENT, CONTROLLER),), ("viewer", "payload")),
     (AttachedClient, "_on_", ((CONTROLLER, CLIENT), (PROXY, CLIENT)), ("payload",)),
 )
-"""Who hears what by which methods, and what those are given before the fields."""
+"""The methods that handle messages, and their arguments before the fields."""
 
 
 def handled(owner: type, prefix: str) -> dict[str, Any]:
@@ -256,7 +256,7 @@ def handled(owner: type, prefix: str) -> dict[str, Any]:
 def test_handlers_take_the_fields_of_the_catalogue(
     owner: type, prefix: str, ends: tuple[Ends, ...], before: tuple[str, ...]
 ) -> None:
-    """By name, and what may be left out has a default."""
+    """By name, and optional fields have a default."""
     for kind, method in handled(owner, prefix).items():
         (message,) = [message for one in ends for message in known(one, kind) if message.leg != HANDSHAKE_LEG]
         parameters = list(inspect.signature(method).parameters.values())[1:]
@@ -271,7 +271,7 @@ def test_handlers_take_the_fields_of_the_catalogue(
 
 
 def awaited(module: Any) -> set[str]:
-    """The kinds that stand in comparisons of a module, or that its `_answer` waits for."""
+    """Return the kinds in comparisons of a module, or that its `_answer` waits for."""
     tree = ast.parse(Path(inspect.getsourcefile(module) or "").read_text())
     found = {
         str(node.comparators[0].value)
@@ -289,7 +289,7 @@ def awaited(module: Any) -> set[str]:
 
 
 def test_what_stands_in_the_catalogue_is_handled() -> None:
-    """By a method of one of the receivers, or where an answer is waited for."""
+    """By a method of one of the receivers, or where an answer is awaited."""
     there = {
         (ends, kind) for owner, prefix, several, _ in RECEIVERS for kind in handled(owner, prefix) for ends in several
     }
@@ -312,11 +312,11 @@ def test_what_stands_in_the_catalogue_is_handled() -> None:
     assert not missing
 
 
-# ---- what is done with the others -----------------------------------------------------------------------------------
+# ---- invalid messages ------------------------------------------------------------------------------------------------
 
 
 class Listener:
-    """Hears `start`, which has a field that may be left out."""
+    """A handler of `start`, which has an optional field."""
 
     def __init__(self) -> None:
         self.heard: list[Any] = []
@@ -348,7 +348,7 @@ def test_a_message_whose_fields_do_not_fit_is_refused_before_anything_is_done(fi
 
 
 def test_each_type_refuses_what_it_is_not() -> None:
-    """Every field of every message: nothing of another type is taken, and nothing raises but `Refused`."""
+    """Every field of every message: no other type is accepted, and only `Refused` is raised."""
     values: list[Any] = [None, True, -5, 1 << 70, 1.5, float("nan"), "x", "\0", "\ud800"]
     values += [[], [[]], ["x"], {}, {"": {}}, {"a": 1}]
     for message in MESSAGES:

@@ -1,6 +1,6 @@
-"""Bad input: one sentence, a hint, exit status 2, nothing started and nothing left behind.
+"""Invalid input: one sentence, a hint, exit code 2, nothing started and nothing left behind.
 
-All of it stands in tests/golden/bad_input.txt, as a person would meet it.
+All of it is in tests/golden/bad_input.txt, as a user would see it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ RUNS = ("20261121-120000-aaaa-train", "20261121-120000-aaab-train", "20261121-13
 
 
 class Case(NamedTuple):
-    """A command line that cannot be obeyed."""
+    """A command line that cannot be executed."""
 
     line: str
     env: Mapping[str, str] = MappingProxyType({})
     toml: str = ""
-    """The text of muster.toml in the folder."""
+    """The content of muster.toml in the directory."""
 
 
 SCRIPTS = [
@@ -185,7 +185,8 @@ EVERY = [case for cases in CASES.values() for case in cases]
 
 @pytest.fixture
 def place(tmp_path: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """A folder with a script, a folder and three old runs; gives the environment. It allows 1000 open files."""
+    """A directory with a script, a subdirectory and three old runs; returns the environment. The limit is 1000 open
+    files."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train.py").write_text("")
     (tmp_path / "folder").mkdir()
@@ -201,7 +202,7 @@ def place(tmp_path: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch) 
 
 
 def told(case: Case, place: dict[str, str]) -> InvalidRequest:
-    """The error that a person meets."""
+    """Return the error that a user sees."""
     toml = Path("muster.toml")
     toml.unlink(missing_ok=True)
     if case.toml:
@@ -212,13 +213,13 @@ def told(case: Case, place: dict[str, str]) -> InvalidRequest:
 
 
 def title(case: Case) -> str:
-    """The case as it would stand in a shell."""
+    """Return the case as it would be typed in a shell."""
     return " ".join([*(f"{name}={value}" for name, value in case.env.items()), case.line])
 
 
 @pytest.mark.parametrize("case", EVERY, ids=lambda case: f"{title(case)} {case.toml!r}" if case.toml else title(case))
 def test_bad_input_is_an_error_in_words_and_leaves_nothing(case: Case, place: dict[str, str]) -> None:
-    """One sentence on one line, no words of Python's own, exit status 2, and no new run."""
+    """One sentence on one line, no words of Python's own, exit code 2, and no new run."""
     error = told(case, place)
     assert error.exit_code == 2
     assert "\n" not in error.sentence + (error.hint or "")
@@ -227,7 +228,7 @@ def test_bad_input_is_an_error_in_words_and_leaves_nothing(case: Case, place: di
 
 
 def test_every_error_has_a_hint(place: dict[str, str]) -> None:
-    """It says what to do."""
+    """The hint is not empty."""
     assert [title(case) for case in EVERY if not told(case, place).hint] == []
 
 
@@ -243,7 +244,7 @@ def test_every_message(place: dict[str, str], tmp_path: Path, golden: Callable[.
 
 
 def test_more_ranks_than_a_machine_can_have_are_refused(place: dict[str, Any]) -> None:
-    """Whichever of its limits comes first."""
+    """Whichever limit is reached first."""
     with pytest.raises(InvalidRequest) as caught:
         call(["plan", "-g", "1000000", "train.py"], place, 0.0)
     assert caught.value.sentence.startswith("1000000 ranks ")
@@ -257,7 +258,7 @@ def test_space_is_not_what_a_read_only_run_directory_lacks(place: dict[str, Any]
 
 
 def test_an_error_on_the_command_line_is_two_lines() -> None:
-    """The sentence, and the hint where there is one."""
+    """The sentence, and the hint if there is one."""
     assert str(InvalidRequest("no such thing", "do this")) == "no such thing\nhint: do this"
     assert str(InvalidRequest("no such thing")) == "no such thing"
 

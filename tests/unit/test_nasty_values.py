@@ -1,6 +1,6 @@
-"""Every option of every command with values that nobody should give: one clear error, or it works.
+"""Every option of every command with bad values: one clear error, or it works.
 
-Never a traceback, never an endless loop, never a plan that fills memory.
+Never a traceback, an endless loop, or a plan that fills memory.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ PLANNED = (
     "\udcff",
     "/dev/null",
 )
-"""Of these those that are different to what stands behind the options; a plan takes longer than to read a value."""
+"""The subset of these that differs after parsing; a plan is slower than parsing a value."""
 NASTY_IN_FILES = ("a\0b", "\0")
-"""No command line can hold these; a muster.toml can."""
+"""No command line can contain these; a muster.toml can."""
 
 LISTS: Mapping[str, tuple[Option[object], ...]] = {
     **{name: record.table for name, record in COMMANDS.items() if name != "plan"},
@@ -81,7 +81,7 @@ LISTS: Mapping[str, tuple[Option[object], ...]] = {
 
 @pytest.fixture(autouse=True)
 def _in_time() -> Iterator[None]:
-    """End a test that hangs in a loop of Python; what is right takes milliseconds."""
+    """End a test that hangs in a Python loop; correct code needs milliseconds."""
 
     def late(number: int, frame: FrameType | None) -> None:
         raise AssertionError("it hangs")
@@ -94,7 +94,7 @@ def _in_time() -> Iterator[None]:
 
 
 def explained(error: MusterError) -> bool:
-    """One sentence, that ends in no `None` and is not the whole of a long value again."""
+    """Check for one sentence that does not end in `None` and does not repeat a long value in full."""
     return bool(error.sentence) and not error.sentence.rstrip(")").endswith(": None")
 
 

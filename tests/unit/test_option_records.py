@@ -1,4 +1,4 @@
-"""The record of the options of a command: defaults, sources, and that one table says all of it."""
+"""The record of the options of a command: defaults and sources, all from one table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RECORDS: dict[str, type[Options]] = {**COMMANDS, **{f"lab {action}": record for 
 
 @pytest.mark.parametrize("record", RECORDS.values(), ids=RECORDS)
 def test_each_option_is_an_attribute_by_its_key(record: type[Options]) -> None:
-    """So that mypy knows it, and a message, muster.toml and a variable call it the same."""
+    """So that mypy knows it, and messages, muster.toml and variables use the same name."""
     assert [option for option in record.table if getattr(record, option.key) is not option] == []
     named = {name for parent in record.__mro__ for name, value in vars(parent).items() if isinstance(value, Option)}
     assert named == {option.key for option in record.table}
@@ -29,7 +29,7 @@ def test_each_option_is_an_attribute_by_its_key(record: type[Options]) -> None:
 
 @pytest.mark.parametrize("record", RECORDS.values(), ids=RECORDS)
 def test_help_shows_the_default_that_applies(record: type[Options]) -> None:
-    """The text after `default:` is parsed to the value of a record in which nothing is set."""
+    """The text after `default:` is parsed to the value in a record in which nothing is set."""
     nothing = record()
     for option in record.table:
         value = nothing.value(option)
@@ -41,7 +41,7 @@ def test_help_shows_the_default_that_applies(record: type[Options]) -> None:
 
 
 def test_defaults_are_those_of_the_nouns() -> None:
-    """A job or a lab that is made without options is the same."""
+    """A job or a lab created without options has the same values."""
     nothing, job, lab = RunOptions(), Job._field_defaults, signature(Lab).parameters
     for name in ("grace", "timeout", "stdin", "max_restarts", "role"):
         assert getattr(nothing, name) == job[name]
@@ -89,7 +89,7 @@ def test_a_record_does_not_change() -> None:
 def test_a_command_line_is_cut_once(
     words: list[str], toml: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether it asks for help, and whether sbatch's names hold, is found out on the way."""
+    """Whether it requests help, and whether sbatch's names apply, is determined at the same time."""
     (tmp_path / "muster.toml").write_text(f"[run]\n{toml}\n")
     monkeypatch.chdir(tmp_path)
     cut, calls = command.cut, []
@@ -105,7 +105,7 @@ def test_a_command_line_is_cut_once(
 
 
 def test_the_first_mistake_of_a_line_is_told() -> None:
-    """Whatever kind of mistake comes behind it."""
+    """Whatever kind of mistake follows it."""
     for line, told in (
         ("-g x --nosuch", "invalid value for -g: 'x'"),
         ("--nosuch -g x", "unknown option: --nosuch"),

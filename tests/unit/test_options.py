@@ -1,4 +1,4 @@
-"""Options: how they are typed, which of several sources wins, and what the script keeps for itself."""
+"""Options: their syntax, which of several sources wins, and which arguments belong to the script."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_an_option_may_be_typed_in_several_ways(line: str, given: dict[str, Any]
 
 @pytest.mark.parametrize(("line", "parsed"), SPLIT)
 def test_what_stands_after_the_script_belongs_to_it(line: str, parsed: ParsedArgs) -> None:
-    """All words from the first that is no option, and all after `--`."""
+    """All arguments from the first that is not an option, and all after `--`."""
     assert parse(line.split(), RUN) == parsed
 
 
@@ -100,7 +100,7 @@ def test_other_commands_take_options_after_the_run_too() -> None:
 
 
 def test_variables_set_options() -> None:
-    """MUSTER_ and the option's name, and what torchrun reads, PET_ and the name."""
+    """MUSTER_ and the option's name, and torchrun's variables, PET_ and the name."""
     found = from_environment(
         RUN,
         {
@@ -138,7 +138,7 @@ def test_a_variable_switches_an_option_on_or_leaves_it(text: str, given: dict[st
 
 
 def test_a_table_of_muster_toml_sets_options() -> None:
-    """With hyphens or underscores; numbers, words, lists and truth as TOML has them."""
+    """With hyphens or underscores; numbers, strings, arrays and booleans of TOML."""
     data = {
         "nproc-per-node": 4,
         "grace": 2.5,
@@ -177,13 +177,13 @@ def test_help_names_every_option_but_those_that_say_nothing_here() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(name: str, env: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    """It says how it is called, and gives status 0."""
+    """It shows the usage, and exits with 0."""
     assert call([name, "--help"], env, 0.0) == 0
     assert f"muster {name} " in capsys.readouterr().out
 
 
 def test_help_may_come_before_the_command(env: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    """`muster help run` is `muster run --help`; what it prints can be shown in ASCII."""
+    """`muster help run` is `muster run --help`; its output can be shown in ASCII."""
     assert call(["help", "run"], env, 0.0) == 0
     asked = capsys.readouterr().out
     assert call(["run", "--help"], env, 0.0) == 0
@@ -195,13 +195,13 @@ def test_help_may_come_before_the_command(env: dict[str, str], capsys: pytest.Ca
 
 
 def test_help_of_the_script_is_the_scripts(env: dict[str, str]) -> None:
-    """`--help` after the script is not for muster, which then finds that the script is not there."""
+    """`--help` after the script is not for muster, which then finds that the script does not exist."""
     with pytest.raises(InvalidRequest, match="there is no script"):
         call(["plan", "nosuch.py", "--help"], env, 0.0)
 
 
 def test_ps_may_be_asked_for_some_runs_only(env: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    """And commands have the names that other tools give them."""
+    """Commands accept the names that other tools give them."""
     for run_id, name, code in (("a", "one", 0), ("b", "two", 3), ("c", "one", 4)):
         folder = Path(env["MUSTER_HOME"]) / "runs" / f"20261121-120000-aaa{run_id}-train"
         folder.mkdir(parents=True)
@@ -249,7 +249,7 @@ max_restarts = 53
 
 @pytest.fixture
 def place(tmp_path: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """A folder below the project's muster.toml, a person's own one, and the environment."""
+    """A directory below the project's muster.toml, a user's own one, and the environment."""
     (tmp_path / "project" / "deep").mkdir(parents=True)
     (tmp_path / "project" / "muster.toml").write_text(PROJECT)
     (tmp_path / "project" / "deep" / "train.py").write_text("")
@@ -260,7 +260,7 @@ def place(tmp_path: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch) 
 
 
 def planned(line: str, env: dict[str, str], capsys: pytest.CaptureFixture[str], whole: bool = False) -> dict[str, Any]:
-    """The job that `muster plan` would have run, or the `whole` plan."""
+    """Return the job of `muster plan`, or the `whole` plan."""
     assert call(["plan", "--json", "-g", "1", *line.split(), "train.py"], env, 0.0) == 0
     plan: dict[str, Any] = json.loads(capsys.readouterr().out)
     return plan if whole else plan["job"]
@@ -285,10 +285,10 @@ def test_the_nearest_source_wins(
     place: dict[str, str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Command line, variable, profile, [run]; and of the two files the project's before the person's."""
+    """Command line, variable, profile, [run]; and of the two files the project's before the user's."""
     job = planned(line, {**place, **variables}, capsys)
     assert (job["grace"], job["timeout"], job["max_restarts"], job["name"]) == expected
-    assert job["stdin"] == 0  # which the person's own file alone says
+    assert job["stdin"] == 0  # which only the user's own file sets
 
 
 def test_what_is_typed_sets_aside_what_is_configured_against_it(
@@ -339,18 +339,18 @@ def test_without_any_file_the_defaults_hold(
 def test_the_persons_file_is_in_config_below_home(
     place: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where XDG_CONFIG_HOME does not say otherwise."""
+    """Unless XDG_CONFIG_HOME is set."""
     (tmp_path / "config").rename(tmp_path / ".config")
     env = {name: value for name, value in place.items() if name != "XDG_CONFIG_HOME"}
     job = planned("--profile mine", {**env, "HOME": str(tmp_path)}, capsys)
     assert job["max_restarts"] == 53
 
 
-# ---- what becomes of them -------------------------------------------------------------------------------------------
+# ---- the resulting job -----------------------------------------------------------------------------------------------
 
 
 def test_options_reach_the_job(place: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Lists that are typed with commas, variables as they are here, words as a shell would cut them."""
+    """Lists with commas, variables with their current values, words split as by a shell."""
     line = "--launcher exec --preload a,b --preload c --gpus 2,3 --env A=1 --env TERM --setup x --cwd ."
     plan = planned(line, {**place, "TERM": "vt100"}, capsys, whole=True)
     job = plan["job"]
@@ -363,7 +363,7 @@ def test_options_reach_the_job(place: dict[str, str], capsys: pytest.CaptureFixt
 def test_what_torchrun_takes_and_muster_does_not_need_is_a_note(
     place: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Not an error: the line runs, and one line says why nothing changes."""
+    """Not an error: the run starts, and one line explains why nothing changes."""
     line = "--standalone --nnodes 1 --rdzv-backend c10d --rdzv_endpoint localhost:0 -r 3 -t 3"
     options = RunOptions(("argv", parse([*line.split(), "train.py"], RUN).options))
     assert [note.partition(" ")[0] for note in ignored_notes(options)] == [
@@ -396,7 +396,7 @@ def test_options_of_slurm_hint_at_it(place: dict[str, str], line: str, sentence:
 
 
 def test_every_silent_option_is_explained() -> None:
-    """Each option without a heading of its own is refused, used, or has a note that says why it changes nothing."""
+    """Each option without its own heading is rejected, used, or has a note that explains why it has no effect."""
     silent = [option.key for option in RUN if not option.group]
     used = {"nnodes", "node_rank", "virtual_local_rank"}
     explained = {note.partition(" ")[0] for note in ignored_notes(RunOptions(("argv", dict.fromkeys(silent, "x"))))}
@@ -404,7 +404,7 @@ def test_every_silent_option_is_explained() -> None:
 
 
 def typed(words: list[str], env: dict[str, str]) -> ParsedArgs:
-    """What a command line of `muster run` says."""
+    """Return what a command line of `muster run` prints."""
     return read_line(words, env, RunOptions, "run")[0]
 
 

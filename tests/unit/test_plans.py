@@ -1,4 +1,4 @@
-"""Plans of every launcher as text, and what holds for all of them."""
+"""Plans of every launcher as text, and properties of all of them."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ FOREIGN["submitit-here"] = (JOB._replace(launcher="submitit"), "4-ranks")
 
 
 def test_mpi_gets_names_that_it_takes() -> None:
-    """Open MPI hangs after an error about `gpu_1`; the names come back where its daemons are started."""
+    """Open MPI hangs after an error about `gpu_1`; the names are restored where its daemons are started."""
     nodes = layout([(Host("gpu_1"), 1), (Host("n2"), 1)])
     (command,) = make_plan(JOB._replace(launcher="mpirun", transport="ssh"), nodes, RUN_ID).commands
     start, reach = (repr(file.text) for file in command.files)
@@ -110,14 +110,14 @@ def make(job: Job, shape: str) -> Plan:
 
 @pytest.mark.parametrize("name", [*PLANS, *FOREIGN])
 def test_plan_in_words(name: str, golden: Callable[..., None]) -> None:
-    """What `muster plan` shows."""
+    """The output of `muster plan`."""
     made = make(*{**PLANS, **FOREIGN}[name])
     golden(f"plan-{name}.txt", plan_in_words(made, RUN_ID, "/home/ann/.muster/runs") + "\n")
 
 
 @pytest.mark.parametrize("name", FOREIGN)
 def test_a_foreign_launcher_is_given_the_shim_and_nothing_of_the_person(name: str) -> None:
-    """What each rank runs, and its words, come from the agent: no launcher has to quote them."""
+    """The command of each rank comes from the agent: no launcher has to quote it."""
     made = make(*FOREIGN[name])
     if made.rank_command is None:
         assert made.job.script_spawns
@@ -192,7 +192,7 @@ def test_one_warm_interpreter_a_node_or_one_process_a_rank() -> None:
 
 
 def test_wrap_is_filled_in_for_each_rank() -> None:
-    """The rank, its node and the size of the world; and signals then go to the whole group."""
+    """The rank, its node and the world size; signals then go to the whole process group."""
     commands = make(*PLANS["exec-wrap"]).commands
     assert [command.argv[:3] for command in commands][::4] == [
         ("nsys", "-o", f"0of5@0.{RUN_ID}"),
@@ -211,7 +211,7 @@ def test_what_the_person_sets_comes_last() -> None:
 
 
 def test_threads_are_left_alone_where_the_person_chose_them() -> None:
-    """And gloo is told to use `lo` only where all ranks are on one machine."""
+    """gloo is set to use `lo` only if all ranks are on one machine."""
     assert make(JOB, "4-ranks").environments[0].env_defaults["OMP_NUM_THREADS"] == "2"
     assert "OMP_NUM_THREADS" not in make(FULL, "2-gpus").environments[0].env_defaults
     one, two = (make(JOB, shape).environments[0].env_defaults for shape in ("4-ranks", "2-and-3-ranks"))
@@ -257,7 +257,7 @@ def test_an_outcome_survives_its_file(outcome: RunResult) -> None:
 
 
 def test_an_outcome_of_another_version_can_be_read() -> None:
-    """What a newer muster added is left out; what an older one did not write has its default."""
+    """Fields that a newer muster added are ignored; those that an older one did not write have their default."""
     data = as_json(OUTCOMES[1])
     data["colour"] = data["root_cause"]["colour"] = data["root_cause"]["failure"]["colour"] = "red"
     assert outcome_from_json(data) == OUTCOMES[1]

@@ -1,4 +1,4 @@
-"""What the kernel tells of processes, by real ones."""
+"""Information of the kernel about processes, tested with real ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMED = "open('/proc/self/comm', 'w').write('a) Z (b'); print(flush=True); input
 
 
 def test_a_process_from_its_start_to_its_end() -> None:
-    """Its name may hold brackets; a zombie does not live, though there is one of that number."""
+    """Its name may contain brackets; a zombie is not alive, though its pid exists."""
     child = subprocess.Popen([sys.executable, "-c", NAMED], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert child.stdout is not None
     child.stdout.readline()
@@ -36,7 +36,7 @@ def test_a_process_from_its_start_to_its_end() -> None:
 
 
 def test_there_is_one_reader_of_it() -> None:
-    """What stands in stat(5) is parsed at one place, and so are the boot id and the names of rank files."""
+    """stat(5) is parsed in one place only; the same holds for the boot ID and the names of rank files."""
     source = Path(procfs.__file__).parents[1]
     text = {str(path.relative_to(source)): path.read_text() for path in source.rglob("*.py")}
 

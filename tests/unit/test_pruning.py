@@ -1,4 +1,4 @@
-"""Which old runs are beyond the limits that `--keep-runs` and `--keep-size` set."""
+"""Which old runs exceed the limits of `--keep-runs` and `--keep-size`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from muster.client.pruning import beyond
     ("sizes", "keep_runs", "keep_size", "expected"),
     [
         ([], 1, 1, 0),
-        ([5, 5, 5], 1, None, 3),  # the one that begins is the only one
+        ([5, 5, 5], 1, None, 3),  # the new one is the only one
         ([5, 5, 5], 2, None, 2),
         ([5, 5, 5], 4, None, 0),
         ([5, 5, 5], 9, None, 0),
         ([5, 5, 5], None, 15, 0),
         ([5, 5, 5], None, 14, 1),
         ([5, 5, 5], None, 4, 3),
-        ([1, 9, 1], None, 5, 2),  # a small one that is older than a large one goes too
-        ([5, 5, 5], 3, 5, 2),  # each limit holds
+        ([1, 9, 1], None, 5, 2),  # a small one that is older than a large one is deleted too
+        ([5, 5, 5], 3, 5, 2),  # each limit applies
         ([5, 5, 5], 2, 14, 2),
         ([0, 0, 0], None, 1, 0),
     ],

@@ -1,6 +1,7 @@
-"""All that is shipped is Python 3.9: it runs inside jobs, by the Python of the ranks.
+"""All shipped code is Python 3.9: it runs inside jobs, with the Python of the ranks.
 
-Here the syntax; of the library `make check` knows by vermin which function and which argument came with which Python.
+This checks the syntax; for the library `make check` runs vermin, which knows since when each function and argument
+exists.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ TOO_NEW = [
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SRC)))
 def test_the_syntax_is_that_of_3_9(path: Path) -> None:
-    """And annotations are not evaluated, so they may be written as today."""
+    """Annotations are not evaluated, so they may use current syntax."""
     text = path.read_text()
     tree = ast.parse(text, str(path), feature_version=(3, 9))
     annotated = any(isinstance(node, (ast.AnnAssign, ast.arg)) and node.annotation for node in ast.walk(tree))

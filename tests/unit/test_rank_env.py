@@ -1,4 +1,4 @@
-"""The environment of ranks and launchers as the plan has it, and as an agent carries it out."""
+"""The environment of ranks and launchers in the plan, and as an agent applies it."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def made(launcher: str, nodes: Any = TWO, **more: Any) -> Plan:
 
 
 def carried_out(plan: Plan, rank: int, inherited: dict[str, str]) -> dict[str, str]:
-    """What an agent makes of the JSON that it is sent."""
+    """Return what an agent makes of the JSON that it receives."""
     of = as_json(of_each_rank(plan)[rank])
     return environment(inherited, of, LATE)
 
 
 def test_a_rank_finds_what_torchrun_would_have_set() -> None:
-    """Over what it inherits; what the user has set for all ranks comes over what muster sets for a node."""
+    """Over the inherited variables; those that the user set for all ranks override muster's for a node."""
     assert {
         "HOME": "/root",
         "RANK": "2",
@@ -67,7 +67,7 @@ def test_a_rank_finds_what_torchrun_would_have_set() -> None:
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_ranks_of_all_launchers_are_told_the_same(launcher: str) -> None:
-    """Who they are, which GPUs are theirs and what the user has set, on each node, whoever starts them."""
+    """Their rank, their GPUs and the user's variables, on each node, with any launcher."""
     where = {"transport": "ssh"} if "ssh" in LAUNCHERS[launcher].places else {"transport": "step", "scheduler": "slurm"}
     even = layout([(Host(f"n{node}", threads=2, gpus=("4", "5")), 2) for node in (1, 2)])
     plan = made(launcher, even, **where, allocation="7")
@@ -92,7 +92,7 @@ def test_ranks_of_all_launchers_are_told_the_same(launcher: str) -> None:
 
 
 def test_a_value_that_is_not_known_yet_is_typed() -> None:
-    """It is added to a text, and never printed into one; JSON has its name, and an agent refuses a name of its own."""
+    """It is part of a text, and never converted to a string; JSON has its name, and an agent rejects unknown names."""
     argument = "--endpoint=" + Late.MASTER_ADDR + ":" + Late.MASTER_PORT
     assert Template("--endpoint=", Late.MASTER_ADDR, ":", Late.MASTER_PORT) == argument
     data = json.loads(json.dumps(as_json(argument)))
@@ -107,21 +107,21 @@ def test_a_value_that_is_not_known_yet_is_typed() -> None:
 
 
 def test_words_with_a_dollar_are_the_users_own() -> None:
-    """They are no macros: also in what a launcher inherits."""
+    """They are not expanded, not even in inherited variables of a launcher."""
     (command, _) = made("torchrun", layout([(Host("n1"), 1), (Host("n2"), 1)]), env={"A": "$MASTER_PORT"}).commands
     env = environment({"B": "$MASTER_ADDR"}, as_json(command), LATE)
     assert ("$MASTER_PORT", "$MASTER_ADDR") == (env["A"], env["B"])
 
 
 def test_before_an_attempt_some_values_are_missing() -> None:
-    """The warm interpreter starts without them."""
+    """The fork server starts without them."""
     of = as_json(of_each_rank(made("fork"))[0])
     env = environment({}, of, {}, early=True)
     assert ("3", False, False) == (env["WORLD_SIZE"], "MASTER_PORT" in env, "GLOO_SOCKET_IFNAME" in env)
 
 
 def test_the_role_that_a_launcher_was_given_stays() -> None:
-    """As by `--launcher torchrun --launcher-args '--role trainer'`; that of muster's own option is set for all."""
+    """As with `--launcher torchrun --launcher-args '--role trainer'`; that of muster's own option is set for all."""
     inherited = {"ROLE_NAME": "trainer"}
     even = layout([(Host("n1"), 1), (Host("n2"), 1)])
     roles = [carried_out(made(name, even), 0, inherited)["ROLE_NAME"] for name in ("torchrun", "mpirun", "fork")]
@@ -131,7 +131,7 @@ def test_the_role_that_a_launcher_was_given_stays() -> None:
 
 @pytest.mark.parametrize(("launcher", "own_step"), [("srun", True), ("mpirun", False)])
 def test_what_slurm_tells_of_the_job(launcher: str, own_step: bool) -> None:
-    """Ranks have it from their node; a rank that is a task of Slurm is in a step of its own, and knows that itself."""
+    """Ranks have them from their node; a rank that is a task of Slurm has those of its own step."""
     of = of_each_rank(made(launcher, layout([(Host("n1"), 3)]), transport="step", scheduler="slurm", allocation="7"))[0]
     assert all(
         re.fullmatch(of.restored_pattern, name) for name in ("SLURM_JOB_ID", "SLURMD_NODENAME", "CUDA_VISIBLE_DEVICES")

@@ -1,4 +1,4 @@
-"""Who a rank is, by the environments that were recorded from real runs in the lab: rank 2 of 3 on two nodes."""
+"""Detection of ranks from environments recorded in the lab: rank 2 of 3 on two nodes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def recorded(name: str) -> dict[str, str]:
         ("accelerate", Identity("torchrun", 1, 2, 1, 2, 0)),
         ("deepspeed", Identity("torchrun", 1, 2, 1, 2, 0)),
         ("submitit-local", Identity("submitit's local executor", 1, 2, 1, None, 0)),
-        # the names of the inner one count: srun started two agents of torchrun
+        # the inner launcher's variables count: srun started two agents of torchrun
         ("srun-torchrun", Identity("torchrun", 3, 4, 1, 2, 1)),
     ],
 )
@@ -48,7 +48,7 @@ def test_a_batch_script_is_no_rank() -> None:
 
 
 def test_an_mpirun_inside_a_step_is_the_inner_one() -> None:
-    """What Open MPI starts through srun inherits the numbers of its daemon."""
+    """Processes that Open MPI starts through srun inherit the variables of its daemon."""
     found = detect({**recorded("srun"), **recorded("openmpi")})
     assert found is not None
     assert ("Open MPI's mpirun", 2) == (found.launcher, found.rank)

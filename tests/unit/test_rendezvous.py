@@ -1,4 +1,4 @@
-"""Where the nodes of a run meet: an address of node 0 that all others reach, and an interface of each."""
+"""The rendezvous of a run: an address of node 0 that all others reach, and an interface of each node."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FIRST: dict[str, Any] = {
     "interfaces": [("docker0", DOCKER), ("eth0", ETH), ("ib0", IB), ("eth0", SIX)],
     "reached_at": ETH,
 }
-"""What node 0 told."""
+"""Facts of node 0."""
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_no_address_to_try(interfaces: Any, env: dict[str, str], said: str) -> N
 
 
 def ways(interface: str, *failed: str, why: str = "timed out") -> dict[str, Any]:
-    """What one of the others found: at these addresses nobody, and the rest by this interface."""
+    """Return the results of another node: these addresses fail, and the rest are reached by this interface."""
     every = (ETH, IB, DOCKER, SIX)
     return {address: {"error": why} if address in failed else {"interface": interface} for address in every}
 
@@ -61,13 +61,13 @@ OTHER: dict[str, Any] = {"interfaces": [("eth0", "10.0.0.2")], "reached_at": "10
 
 
 def met(*found: dict[str, Any], addresses: tuple[str, ...] = (ETH, IB, DOCKER)) -> Rendezvous:
-    """Where they meet, whose ways these are; all but node 0 have one interface."""
+    """Return the rendezvous for these results; all nodes but node 0 have one interface."""
     hosts = [f"n{number + 1}" for number in range(len(found) + 1)]
     return choose_rendezvous(hosts, [FIRST, *[OTHER] * len(found)], addresses, 4711, found)
 
 
 def test_the_first_address_that_all_reach_is_taken() -> None:
-    """And not the one that most of them reach first."""
+    """Not the one that most of them reach first."""
     assert (ETH, 4711) == met(ways("eth0"), ways("eth0"))[:2]
     assert IB == met(ways("eth0"), ways("eth0", ETH)).address
     assert DOCKER == met(ways("eth0", IB), ways("eth0", ETH)).address
@@ -81,7 +81,7 @@ def test_each_node_is_told_its_interface_and_nccl_only_where_there_is_a_choice()
 
 
 def test_an_interface_that_nobody_knows_is_not_named() -> None:
-    """The kernel did not tell by which it went."""
+    """The kernel did not report which one was used."""
     assert [None, None] == list(met(ways("")).interface_env[1].values())
 
 

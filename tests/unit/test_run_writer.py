@@ -1,4 +1,4 @@
-"""Copies of logs on a disk that fills up are the beginning of the log, and what they lack is counted."""
+"""Copies of logs on a disk that fills up are a prefix of the log, and missing bytes are counted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def writer() -> Iterator[Writer]:
 
 
 class Disk:
-    """Stands in for `os.pwrite`, on a disk that takes `left` more bytes, at most three at a time."""
+    """A fake `os.pwrite`, on a disk that accepts `left` more bytes, at most three at a time."""
 
     def __init__(self, left: int):
         self.left, self._write = left, os.pwrite
@@ -63,7 +63,7 @@ def test_a_copy_has_no_hole_and_what_it_lacks_is_counted(
     put(8, b"three ")
     full = "No space left on device"
     assert ((tmp_path / NAME).read_bytes(), scribe.gaps) == (b"one two th", {NAME: Gap(4, full)})
-    disk.left = 100  # what comes behind the gap stays out all the same
+    disk.left = 100  # what follows the gap is dropped all the same
     put(14, b"four ")
     assert ((tmp_path / NAME).read_bytes(), scribe.gaps) == (b"one two th", {NAME: Gap(9, full)})
     put(10, b"ree four ")
@@ -74,7 +74,7 @@ def test_a_copy_has_no_hole_and_what_it_lacks_is_counted(
 
 
 def test_it_is_known_that_lines_wait_for_room(writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that whoever has many of them leaves them out meanwhile."""
+    """So that a writer of many lines drops them meanwhile."""
     scribe = RunWriter(writer, Run(tmp_path), lambda _: None)
     write, full = os.write, [True]
 

@@ -1,4 +1,4 @@
-"""Run directories: how one is made and named, and what is read of one that was damaged."""
+"""Run directories: creation, naming, and reading damaged ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a script does before it imports torch, as its text tells it."""
+"""What a script does before it imports torch, from its source."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ENV = {"HOME": "/home/ann", "OMP_NUM_THREADS": "1", "PYTORCH_JIT": "1", "TMP": "
 
 
 class Case(NamedTuple):
-    """A project, and what it sets before torch is there."""
+    """A project, and what it sets before it imports torch."""
 
     script: str
     sets: str
-    """The names, or what makes plain interpreters necessary."""
+    """The variables, or what requires plain Python."""
     files: Mapping[str, str] = {}
 
 
@@ -147,7 +147,7 @@ def test_every_way_to_name_a_program(argv: tuple[str, ...], tmp_path: Path) -> N
 
 
 def test_a_large_project_is_not_read_for_long(tmp_path: Path) -> None:
-    """Modules without end: what is not read is noticed in the rank."""
+    """Endless modules: what is not read is detected in the rank."""
     files = {f"m{number}.py": f"import m{number + 1}\n" + "x = [1, 2, 3]\n" * 2000 for number in range(400)}
     assert look(tmp_path, "import m0", files) == Preamble()
 

@@ -1,4 +1,4 @@
-"""What follows from what ranks told: one thing wrong at a time; and the words and the page for it."""
+"""Conclusions from the ranks' reports, one problem at a time; and the text and page for them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ TOLD: dict[str, dict[str, Any]] = {
         ]
     },
 }
-"""Of a sound cluster: two nodes with two GPUs each. The last mistake has grown beyond all numbers."""
+"""Of a healthy cluster: two nodes with two GPUs each. The last error has grown to infinity."""
 
 
 def wrong(told: dict[str, Any], asked: int = 4) -> list[Verdict]:
@@ -153,7 +153,7 @@ def test_ranks_without_gpus_are_sound_where_there_are_none() -> None:
 
 
 def test_the_page_is_whole_whatever_was_told() -> None:
-    """Well-formed, every picture there, and nothing from elsewhere; names of hosts are no HTML."""
+    """Well-formed, with all pictures, and without external resources; host names are escaped."""
     told = copy.deepcopy(TOLD)
     told["who"]["ranks"][0]["host"] = "<script>alert(1)</script>"
     text = page(told, evaluate(told, 4), "check & all", "muster check -H 'n[1-2]'")
@@ -175,7 +175,7 @@ def test_many_ranks_fit_on_the_page() -> None:
     told["who"]["ranks"] = [rank(number) for number in range(count)]
     shares = [[number, count + number] for number in range(count)]
     looks = [{**look, "by_rank": shares} for look in told["data"]["epochs"]]
-    looks[-1]["by_rank"] = [list(range(2 * count))] * 4  # as the ranks tell it
+    looks[-1]["by_rank"] = [list(range(2 * count))] * 4  # in the ranks' format
     told["data"] = {"samples": 2 * count, "epochs": looks}
     text = page(told, evaluate(told, count), "many", "")
     assert "436 more ranks are left out" in text

@@ -1,4 +1,4 @@
-"""Sessions of those who watch a run: the owner, its lease, suspension, questions. Its clock is moved by hand."""
+"""Sessions of clients of a run: the owner, its lease, suspension, questions. The clock is moved by hand."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LEASE = 30.0
 
 
 class Controller:
-    """Notes what viewers have it do; its agents are two, of which the second one has no connection."""
+    """Records requests of clients; it has two agents, of which the second has no connection."""
 
     def __init__(self, folder: Path, attached: bool) -> None:
         self.loop, self.lease, self.draining = ManualLoop(), LEASE, False
@@ -73,7 +73,7 @@ class Controller:
         self.done.append(("refused", text))
 
     def client(self, **watches: Any) -> Client:
-        """Somebody who connects, and who watches if he says what."""
+        """Connect a client, which watches if its first message says so."""
         count = len(self.viewers.sessions)
         made = Client(self)
         self.loop.until(lambda: len(self.viewers.sessions) > count, "she is let in")
@@ -83,7 +83,7 @@ class Controller:
         return made
 
     def heard(self, *done: Any) -> None:
-        """This comes of what a client said."""
+        """Check the effect of a client's message."""
         self.loop.until(lambda: done in self.done, str(done))
 
     def close(self) -> None:
@@ -111,7 +111,7 @@ class Client:
         self.sock.sendall(encode_frame(kind, payload, **fields))
 
     def hear(self) -> bool:
-        """Take what has come; True once the connection has ended."""
+        """Receive data; return True once the connection has ended."""
         while not self.closed:
             try:
                 data = self.sock.recv(1 << 16)
@@ -124,7 +124,7 @@ class Client:
         return self.closed
 
     def next(self, kind: str) -> dict[str, Any]:
-        """The next frame of this kind; those before it are passed over."""
+        """Return the next frame of this kind, skipping others."""
 
         def come() -> bool:
             self.hear()
@@ -144,7 +144,7 @@ def attached(tmp_path: Path) -> Iterator[Controller]:
 
 
 def beat(controller: Controller, seconds: float, *clients: Client) -> None:
-    """Time passes, in which these clients give signs of life."""
+    """Let time pass, while these clients send heartbeats."""
     for _ in range(round(seconds / 5)):
         for client in clients:
             client.say("heartbeat")
@@ -173,7 +173,7 @@ def _of(fields: dict[str, Any], *names: str) -> tuple[Any, ...]:
 
 
 def test_a_run_ends_when_its_owner_is_gone_for_the_lease(attached: Controller) -> None:
-    """Not before, not while another connection of the owner is there, and it is said once."""
+    """Not earlier, not while another connection of the owner exists, and it is reported once."""
     owner = attached.client(owner=True)
     owner.next("event")
     beat(attached, 2 * LEASE, owner)
@@ -206,7 +206,7 @@ def test_a_detached_run_needs_no_owner(tmp_path: Path) -> None:
 
 
 def test_one_that_falls_silent_is_gone_and_one_that_was_stopped_is_not(attached: Controller) -> None:
-    """Ctrl-Z stops a terminal without a sign of life, which it gives again when it goes on."""
+    """Ctrl-Z stops a terminal without heartbeats, which sends them again when it continues."""
     owner, silent = attached.client(owner=True), attached.client(want=False)
     owner.next("event")
     silent.next("event")
@@ -243,7 +243,7 @@ def test_only_the_owner_sizes_the_terminals_of_ranks(attached: Controller) -> No
 
 
 def test_a_question_is_answered_once_all_that_can_have(attached: Controller) -> None:
-    """The agent without a connection is named as missing; one that is there and says nothing is waited for in vain."""
+    """The agent without a connection is reported as missing; one that does not answer is waited for until a timeout."""
     client = attached.client()
     client.say("stacks", ranks=[0])
     attached.loop.until(lambda: attached.done, "it is asked")
@@ -260,7 +260,7 @@ def test_a_question_is_answered_once_all_that_can_have(attached: Controller) -> 
 
 
 def test_at_the_end_all_are_told_and_waited_for(attached: Controller) -> None:
-    """But for one that takes nothing: it has ten seconds."""
+    """Except for one that reads nothing: it has ten seconds."""
     client, stalled = attached.client(want=False), attached.client(want=False)
     client.next("event")
     stalled.next("event")
@@ -283,7 +283,7 @@ def test_at_the_end_all_are_told_and_waited_for(attached: Controller) -> None:
 
 
 def test_an_earlier_client_is_told_the_version_where_it_looks_for_one(attached: Controller) -> None:
-    """Its `attach` was called `watch`, to which `run` is the answer: it cannot read the plan, and says why."""
+    """Its `attach` was called `watch`, with the answer `run`: it cannot read the plan, and reports why."""
     client = attached.client()
     client.say("watch", want=False, offsets={}, tail=None, events=0, owner=False, version=4)
     assert ({}, VERSION) == _of(client.next("run"), "plan", "version")

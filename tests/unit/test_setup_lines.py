@@ -1,4 +1,4 @@
-"""The lines of --setup before an agent or a controller: one text, which three carriers bring to a shell."""
+"""The lines of --setup before an agent or a controller: one text, which reaches a shell in three ways."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Carrier = Callable[[str, Path], "subprocess.CompletedProcess[str]"]
 
 
 def over_ssh(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """A login shell is given a command that reads the text from stdin."""
+    """A login shell gets a command that reads the text from stdin."""
     command = ["sh", "-c", ssh_command_for("bash", text.encode())]
     return subprocess.run(command, input=text, capture_output=True, text=True, cwd=folder)
 
@@ -34,7 +34,7 @@ def as_a_batch_script(text: str, folder: Path) -> subprocess.CompletedProcess[st
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """In it are a Python that says what it was given, and a directory with another one."""
+    """A directory with a Python that prints its arguments, and a subdirectory with another one."""
     (tmp_path / "other").mkdir()
     for path in (tmp_path / "python", tmp_path / "other" / "python3"):
         path.write_text(f'#!/bin/sh\nprintf \'%s|\' {path.name} "$@" "$A"\n')
@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("carrier", [over_ssh, in_a_step, as_a_batch_script], ids=lambda carrier: carrier.__name__)
 def test_lines_of_setup(carrier: Carrier, folder: Path) -> None:
-    """What they print is no output of the program, what they read is nothing of its input, what they set stays."""
+    """Their output is separate from the program's, they read nothing of its input, and their variables remain set."""
     given = "|".join(ARGS)
 
     def run(*setup: str, python: str = "./python", keep: bool = False) -> tuple[int, str, str]:

@@ -1,4 +1,4 @@
-"""Slurm is named in its own files, in its row and in its options, and hardly anywhere else."""
+"""Slurm is named in its own files, in its row and in its options, and almost nowhere else."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from muster.schedulers import SCHEDULERS, get_scheduler, options_of
 SRC = Path(__file__).parents[2] / "src" / "muster"
 
 ITS_OWN = ("schedulers/slurm*.py", "launchers/srun.py", "launchers/submitit.py")
-"""What Slurm is, and the launchers that are programs of Slurm or made for it."""
+"""Slurm itself, and launchers that are programs of Slurm or made for it."""
 
 THE_LAB = ("lab/*.py", "cli/lab.py")
-"""The practice cluster sets up and starts the real one."""
+"""The lab sets up and starts the real one."""
 
 ELSEWHERE = {
     "schedulers/__init__.py": (2, "its row, and an example of an option that is short for another"),
@@ -51,7 +51,7 @@ def test_slurm_is_named_where_it_has_to_be() -> None:
 
 
 def test_schedulers_are_whole() -> None:
-    """Each has its record and its options, whose keys are those of no other one."""
+    """Each has its record and its options, whose keys are unique."""
     keys = [option.key for name in SCHEDULERS for option in options_of(name).run.table]
     assert len(keys) == len(set(keys))
     for name, row in SCHEDULERS.items():

@@ -1,4 +1,4 @@
-"""Slurm's command lines and what its words mean; the outputs were recorded from 22.05."""
+"""Slurm's command lines and the parsers of its output, which was recorded from 22.05."""
 
 from __future__ import annotations
 
@@ -258,7 +258,7 @@ def test_the_gpus_that_a_job_has_on_each_node() -> None:
     ],
 )
 def test_gpus_are_no_more_than_were_asked_for(asked: str, expected: dict[str, int]) -> None:
-    """`--exclusive --gpus-per-node 2` has all GPUs of the nodes, and a plain srun sees two."""
+    """`--exclusive --gpus-per-node 2` allocates all GPUs of the nodes, and a plain srun sees two."""
     there = f"     Nodes=n[1-2] CPU_IDs=0-7 Mem=0 GRES=gpu:toy:4(IDX:0-3)\n   {asked}\n"
     assert expected == slurm_step.gpus_there(there, {"n1": 2, "n2": 1})
 
@@ -296,7 +296,7 @@ def test_names_by_slurms_patterns(pattern: str, expected: str) -> None:
 
 
 def test_names_in_an_array() -> None:
-    """As sbatch wrote them for `--array=3-4`: the last task has the number of the array."""
+    """As sbatch wrote them for `--array=3-4`: the last task has the ID of the array."""
     env = {"SLURM_JOB_ID": "5", "SLURM_ARRAY_JOB_ID": "2", "SLURM_ARRAY_TASK_ID": "3"}
     assert "ARR_2_3_0003_5" == slurm_patterns.fill_pattern("ARR_%A_%a_%4a_%j", slurm_patterns.names_of_job(env))
 

@@ -1,4 +1,4 @@
-"""What became of a run: by what this machine, another one, or a scheduler tells; and looking at it writes nothing."""
+"""The status of a run, from this machine, another one, or a scheduler; determining it writes nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ QUEUED: dict[str, Any] = {"host": "n1", "there": "/there", "served": {"name": ""
 
 
 def in_job(**more: Any) -> dict[str, Any]:
-    """What job.json has of a job of Slurm."""
+    """The part of job.json about a job of Slurm."""
     return {**QUEUED, "scheduler": {"name": "slurm", "job": "17", **more}}
 
 
@@ -40,7 +40,7 @@ GONE = Controller(False)
 
 @dataclass
 class Told:
-    """What is told of a run, to whoever asks."""
+    """Fake answers about a run."""
 
     anothers: bool = False
     machine: dict[str, str] = field(default_factory=lambda: dict(HERE))
@@ -74,7 +74,7 @@ class Told:
 
 
 def made(root: Path, outcome: RunResult | None = None, files: dict[str, Any] | None = None, **job: Any) -> Run:
-    """A run directory with this in its job.json."""
+    """Create a run directory with this in its job.json."""
     path = root / "runs" / ID
     path.mkdir(mode=0o700, parents=True)
     record = {"id": ID, "name": "", "time": 1000.0, **HERE, "ranks": 2, **job}
@@ -88,7 +88,7 @@ def made(root: Path, outcome: RunResult | None = None, files: dict[str, Any] | N
 
 
 def seen(root: Path) -> dict[str, Any]:
-    """All that lies there, and when it was written."""
+    """Return all files in there, and their modification times."""
     return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in root.rglob("*")}
 
 
@@ -189,7 +189,7 @@ def test_an_end_that_slurm_alone_saw(state: str, by: str, tmp_path: Path) -> Non
 
 
 def test_a_run_of_the_version_before(tmp_path: Path) -> None:
-    """Its job.json knows no scheduler but Slurm, and its plan calls that a place."""
+    """Its job.json knows no scheduler but Slurm, which its plan calls `place`."""
     program = {"kind": "script", "argv": ["train.py"]}
     job = {"program": program, "launcher": "fork", "python": "python3", "python_why": "", "cwd": "/", "place": "slurm"}
     old: dict[str, Any] = {"slurm": "17", "slurm_name": "train", "requeue": 2, "allocated": True, "job": job}
@@ -221,7 +221,7 @@ def test_what_is_damaged_is_told(tmp_path: Path) -> None:
 
 
 def test_controllers_are_asked_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each answers only once all have been asked; those of a queue are asked in one thread, which keeps the answer."""
+    """Each answers only once all have been asked; those of a queue are asked in one thread, which caches the answer."""
     far = [made(tmp_path / str(number), **SERVED) for number in range(3)]
     queued = [made(tmp_path / "a", **SLURM), made(tmp_path / "b", **SLURM)]
     for number, run in enumerate((*far, *queued)):
@@ -242,7 +242,7 @@ def test_controllers_are_asked_at_the_same_time(tmp_path: Path, monkeypatch: pyt
 
 
 def test_the_run_directory_is_brought_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is only known elsewhere is written here, once; and not by root into a directory of another user."""
+    """What is known only elsewhere is recorded here, once; and not by root in a directory of another user."""
     ended = RunResult(RunState.KILLED, 137, 1.0, stopped=StopReason(StopKind.OTHER, message="cancelled"))
     run = made(tmp_path)
     for found, anothers, written in (
@@ -259,7 +259,7 @@ def test_the_run_directory_is_brought_up_to_date(tmp_path: Path, monkeypatch: py
 
 
 def test_waiting_ends_with_the_run_or_with_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only what was still open when the time was over is not in time, whatever its state is."""
+    """Only runs that were still unfinished at the timeout are reported as late, whatever their state."""
     run = made(tmp_path, **SLURM)
     states = iter((RunState.RUNNING, RunState.PENDING, RunState.UNKNOWN, RunState.LOST))
     monkeypatch.setattr(Follower, "_subscribe", lambda self, left: None)

@@ -1,4 +1,4 @@
-"""How the start of a run is told, as values."""
+"""The phases of the start of a run, as values."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RESTARTED: list[dict[str, Any]] = [
 
 
 def test_the_steps_of_a_start_follow_one_another() -> None:
-    """Each lasts from the end of the one before."""
+    """Each lasts from the end of the previous one."""
     assert steps_of(EVENTS) == [
         (Step.MUSTER, 0.05),
         (Step.PROBE, 0.05),
@@ -41,7 +41,7 @@ def test_the_steps_of_a_start_follow_one_another() -> None:
 
 
 def test_a_restart_is_no_part_of_the_start() -> None:
-    """The steps tell of the first attempt, however many followed."""
+    """The phases are those of the first attempt, however many followed."""
     assert steps_of(EVENTS + RESTARTED) == steps_of(EVENTS)
 
 

@@ -1,4 +1,4 @@
-"""The supervisor by tables of histories: events in, actions out. Time is a number, so nothing here waits."""
+"""The supervisor by tables of histories: events in, actions out. Time is a number, so nothing waits."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ from muster.ui.reason_text import notice_in_words, reason_in_words
 
 
 class Say(NamedTuple):
-    """The person is told this: a notice of the supervisor, in words."""
+    """A message to the user: a notice of the supervisor, in words."""
 
     text: str
 
 
 Step = tuple[Event, Sequence[Union[Action, Say]]]
-"""An event, and all that the supervisor wants done about it, but for `Finish`: its outcome stands beside the table."""
+"""An event, and all resulting actions except for `Finish`: its result is beside the table."""
 
 
 def in_words(action: Action) -> Action | Say:
-    """What is told, in words; all else as it is."""
+    """Return notices as words; other actions unchanged."""
     return Say(notice_in_words(action)) if isinstance(action, NOTICES) else action
 
 
@@ -78,7 +78,7 @@ def no_torch(python: str) -> tuple[Problem, ...]:
 
 
 class History(NamedTuple):
-    """One run, told from its first event to its last."""
+    """One run, from its first event to its last."""
 
     truth: str
     settings: SupervisorConfig
@@ -87,7 +87,7 @@ class History(NamedTuple):
 
 
 def ranks(count: int, **more: Any) -> SupervisorConfig:
-    """So many ranks on one node."""
+    """Return so many ranks on one node."""
     return SupervisorConfig(ranks=tuple(range(count)), nodes=1, node_of=(0,) * count, grace=10.0, **more)
 
 
@@ -97,12 +97,12 @@ def two_nodes(**more: Any) -> SupervisorConfig:
 
 
 def raised(when: float) -> Failure:
-    """A Python exception of the script's own, whose first word was seen at this time."""
+    """A Python exception of the script's own, whose first line was seen at this time."""
     return Failure(FailureKind.EXCEPTION, when, "ValueError: bad batch")
 
 
 def lost_peer(when: float) -> Failure:
-    """An exception for want of another rank."""
+    """An exception because another rank is gone."""
     return Failure(FailureKind.PEER_LOST, when, "RuntimeError: Connection closed by peer")
 
 
@@ -130,7 +130,7 @@ FAILED_ONCE: list[Step] = [
         [Say("rank 1 failed: killed by SIGKILL; starting all ranks again (restart 1 of 1)"), OpenStore(1)],
     ),
 ]
-"""Of two ranks, with one restart: up to where node 0 is asked for a new port."""
+"""Of two ranks, with one restart: up to the request to node 0 for a new port."""
 
 STORE = "the store through which the ranks meet ended: killed by signal 9"
 INTERRUPT = "interrupted (Ctrl-C): SIGINT to 2 ranks, 10 s to end; Ctrl-C again to kill them at once"
@@ -953,7 +953,7 @@ LATE: list[Event] = [
 
 @pytest.mark.parametrize("history", HISTORIES, ids=lambda history: history.truth)
 def test_history(history: History) -> None:
-    """The actions after every event, the outcome at the end, and nothing after it, whatever still happens."""
+    """The actions after every event, the result at the end, and nothing after it, whatever happens."""
     supervisor = Supervisor(history.settings)
     finished: list[Finish] = []
     for event, expected in history.steps:
@@ -969,11 +969,11 @@ def test_history(history: History) -> None:
     assert supervisor.alive() == ()
 
 
-# ---- ranks that never end -------------------------------------------------------------------------------------------
+# ---- ranks that never exit -------------------------------------------------------------------------------------------
 
 
 def answered(settings: SupervisorConfig, events: Sequence[Event], swept: CleanedUp) -> list[Action]:
-    """Tell these events, then let time pass, and have every `Sweep` answered once; gives all actions."""
+    """Handle these events, then let time pass, and answer every `Sweep` once; return all actions."""
     supervisor, actions = Supervisor(settings), []
     for event in events:
         actions += supervisor.handle(event)
@@ -981,13 +981,13 @@ def answered(settings: SupervisorConfig, events: Sequence[Event], swept: Cleaned
         if any(isinstance(action, CleanUp) for action in actions):
             break
         if supervisor.deadline is None:
-            return actions  # nobody will ever wake it again
+            return actions  # nothing will ever wake it again
         actions += supervisor.handle(Tick(supervisor.deadline))
     return actions + supervisor.handle(swept)
 
 
 def test_a_rank_that_could_not_be_started_keeps_nobody_waiting() -> None:
-    """It will never end. The others are asked to, and what there is is swept away."""
+    """It will never exit. The others are asked to, and what is left is killed."""
     began = [event for event, _ in BEGUN[:3]]
     unable = StartFailed(1.0, 0, (Problem(ProblemKind.RANK, ("a",), rank=1, text="no memory"),))
     actions = answered(ranks(2), [*began, unable, RankExited(1.1, 0, 0, signal=15)], CleanedUp(60.0, 0))
@@ -1000,7 +1000,7 @@ def test_a_rank_that_could_not_be_started_keeps_nobody_waiting() -> None:
 
 
 def test_a_rank_that_not_even_sigkill_ends_keeps_nobody_waiting() -> None:
-    """It waits in the kernel, for a disk perhaps: it is told of, and muster ends."""
+    """It waits in the kernel, for example for a disk: it is reported, and muster exits."""
     began = [event for event, _ in BEGUN]
     actions = answered(ranks(2), [*began, RankExited(5.0, 0, 0, 7)], CleanedUp(60.0, 0, (), (dd(9),)))
     last = actions[-1]
@@ -1014,12 +1014,12 @@ def test_a_rank_that_not_even_sigkill_ends_keeps_nobody_waiting() -> None:
 
 
 class World:
-    """A world that does what a supervisor wants, at random speeds and with accidents, all from one seed."""
+    """A world that executes a supervisor's actions, at random speeds and with accidents, all from one seed."""
 
     def __init__(self, seed: int, deaf: bool = False):
         self.random = random = Random(seed)
         self.deaf = deaf
-        """Some rank is never started, or does not even end by SIGKILL."""
+        """Some rank is never started, or does not even exit on SIGKILL."""
         nodes = random.choice((1, 1, 2, 3))
         node_of = tuple(sorted(random.randrange(nodes) for _ in range(random.randint(1, 4))))
         self.settings = SupervisorConfig(
@@ -1042,14 +1042,14 @@ class World:
             self.accident()
 
     def later(self, t: float, within: float, kind: Any, *fields: Any, **more: Any) -> None:
-        """Something will happen at a random time from now."""
+        """Let something happen at a random time from now."""
         when = t + self.random.uniform(0, within)
         heapq.heappush(
             self.queue, (when, len(self.queue) + self.random.randrange(1 << 30), kind(when, *fields, **more))
         )
 
     def accident(self) -> None:
-        """A person, or bad luck."""
+        """A user's action, or bad luck."""
         random = self.random
         kind, *fields = random.choice(
             [
@@ -1069,13 +1069,13 @@ class World:
         self.later(t, within, RankExited, rank, self.attempt, **how)
 
     def fate(self, t: float, rank: int) -> None:
-        """How a rank ends if nobody asks it to."""
+        """Return how a rank exits if nothing asks it to."""
         failures = {"code": 1, "failure": raised(t)}, {"code": 1, "failure": lost_peer(t)}
         how = self.random.choice(({"code": 0}, {"code": 0}, {"code": 0}, {"code": 7}, {"signal": 9}, *failures))
         self.ends(t, self.random.choice((0.1, 5.0, 50.0)), rank, **how)
 
     def do(self, t: float, action: Action) -> None:
-        """Do what the supervisor wants."""
+        """Execute an action of the supervisor."""
         if isinstance(action, OpenStore):
             self.later(t, 1.0, StoreOpened, action.attempt, 29500 + action.attempt)
         elif isinstance(action, StartRanks):
@@ -1095,7 +1095,7 @@ class World:
                 self.later(t, 0.1 + action.patience, CleanedUp, node)
 
     def happens(self, event: Event) -> bool:
-        """This can happen now: the agent that would tell of it is there, and nobody dies twice."""
+        """Return whether this can happen now: the agent that would report it exists, and nothing dies twice."""
         node = getattr(event, "node", 0 if isinstance(event, (Configured, StoreOpened, StoreDied)) else None)
         if isinstance(event, RankExited):
             if event.attempt != self.attempt or event.rank not in self.living:
@@ -1110,7 +1110,7 @@ class World:
         return True
 
     def next(self, deadline: float | None) -> Event | None:
-        """What happens next; None when nothing ever will."""
+        """Return what happens next; None if nothing ever will."""
         while self.queue and (deadline is None or self.queue[0][0] < deadline):
             event = heapq.heappop(self.queue)[2]
             if self.happens(event):
@@ -1118,7 +1118,7 @@ class World:
         return None if deadline is None else Tick(deadline)
 
     def play(self, steps: int = 1000) -> None:
-        """Go on until it is over, or nothing more happens."""
+        """Continue until it is over, or nothing more happens."""
         supervisor = Supervisor(self.settings)
         while supervisor.phase != "over" and len(self.history) < steps:
             event = self.next(supervisor.deadline)
@@ -1135,7 +1135,7 @@ SEEDS = range(1500)
 
 @functools.cache
 def played(seed: int) -> World:
-    """The world of a seed, its history told to the end."""
+    """Return the world of a seed, with its history up to the end."""
     world = World(seed)
     world.play()
     return world
@@ -1146,12 +1146,12 @@ def every_action(history: list[tuple[Event, list[Action]]]) -> list[Action]:
 
 
 def told(seed: int, history: list[tuple[Event, list[Action]]]) -> str:
-    """A history for the person who reads why a test failed."""
+    """Return a history to show why a test failed."""
     return "\n".join([f"seed {seed}", *(f"{event}\n    {actions}" for event, actions in history)])
 
 
 def test_every_history_ends_in_exactly_one_finish() -> None:
-    """However it goes, there is one outcome, after a sweep, as the last action; and it fits its exit status."""
+    """Whatever happens, there is one result, after a cleanup, as the last action; and it fits its exit code."""
     for seed in SEEDS:
         world = played(seed)
         history = world.history
@@ -1170,7 +1170,7 @@ def test_every_history_ends_in_exactly_one_finish() -> None:
 
 
 def test_a_rank_that_never_ends_keeps_nobody_for_ever() -> None:
-    """Though a rank is never started, or not even SIGKILL ends it, there is an end."""
+    """Even if a rank is never started, or not even SIGKILL ends it."""
     for seed in SEEDS:
         world = World(seed, deaf=True)
         world.play()
@@ -1178,7 +1178,7 @@ def test_a_rank_that_never_ends_keeps_nobody_for_ever() -> None:
         actions = every_action(history)
         starts = [at for at, action in enumerate(actions) if isinstance(action, StartRanks)]
         if not any(isinstance(action, SignalRanks) for action in actions[starts[-1] if starts else 0 :]):
-            continue  # nobody wants the end: the rank may run on
+            continue  # nothing requests the end: the rank may keep running
         assert isinstance(actions[-1], Finish), told(seed, history)
 
 
@@ -1195,7 +1195,7 @@ def test_nothing_starts_after_a_person_asked_for_the_end() -> None:
 
 
 def test_attempts_are_counted() -> None:
-    """Attempts start one after another, each once, and no more than are allowed."""
+    """Attempts start one after another, each once, and at most as many as allowed."""
     for seed in SEEDS:
         world = played(seed)
         history = world.history
@@ -1205,7 +1205,7 @@ def test_attempts_are_counted() -> None:
 
 
 def test_signals_go_to_the_living() -> None:
-    """No signal goes to a rank that has ended or whose node is lost, and none to nobody."""
+    """No signal goes to a rank that has exited or whose node is lost, and none to an empty list."""
     for seed in SEEDS:
         world = played(seed)
         history = world.history
@@ -1224,7 +1224,7 @@ def test_signals_go_to_the_living() -> None:
 
 
 def test_when_all_agents_are_lost_it_is_over() -> None:
-    """With the last agent goes the last hope: the run ends in that very moment."""
+    """The run ends immediately with the last agent."""
     seen = 0
     for seed in SEEDS:
         world = played(seed)
@@ -1237,7 +1237,7 @@ def test_when_all_agents_are_lost_it_is_over() -> None:
 
 
 def test_the_same_history_gives_the_same_actions() -> None:
-    """The supervisor is a function of its events: a recorded history can be played again."""
+    """The supervisor is a function of its events: a recorded history can be replayed."""
     for seed in SEEDS[:200]:
         world = played(seed)
         history = world.history

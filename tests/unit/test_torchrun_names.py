@@ -1,4 +1,4 @@
-"""A line for torchrun is a line for `muster run`: every option of the installed torchrun is known."""
+"""A command line of torchrun works with `muster run`: every option of the installed torchrun is known."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Known(NamedTuple):
 
     names: tuple[str, ...]
     flag: bool
-    """It takes no value."""
+    """True if it takes no value."""
 
 
 def torchruns() -> list[Known]:
-    """What its parser is given, read from its source: importing torch takes two seconds."""
+    """The arguments of its parser, read from its source: importing torch takes two seconds."""
     spec = find_spec("torch")
     if spec is None or spec.origin is None:
         return []
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.skipif(not OPTIONS, reason="torch is not installed")
 
 
 def test_torchruns_options_were_found() -> None:
-    """Among them those that everybody uses."""
+    """The best known options are among them."""
     names = {name for option in OPTIONS for name in option.names}
     assert {"--nnodes", "--nproc-per-node", "--standalone", "-m", "--max-restarts"} <= names
     assert len(OPTIONS) > 20
@@ -51,7 +51,7 @@ def test_torchruns_options_were_found() -> None:
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.names[0])
 def test_every_option_of_torchrun_is_known(option: Known) -> None:
-    """Under all its names; with a value where torchrun wants one, without where it wants none."""
+    """Under all its names; with a value if torchrun requires one, otherwise without."""
     ours = {name: known for known in RUN for name in known.names}
     for name in option.names:
         plain = name.replace("_", "-") if name.startswith("--") else name
@@ -67,7 +67,7 @@ def test_its_variable_is_read(option: Known) -> None:
 
 
 def test_a_beginning_is_read_as_torchruns_parser_reads_it() -> None:
-    """Where it fits one option of torchrun alone, whatever options muster has beside; else both are named."""
+    """If it is a prefix of only one option of torchrun, whatever options muster adds; otherwise both are named."""
     fulls = {max(option.names, key=len).replace("_", "-") for option in OPTIONS}
     keys = {name: known.key for known in RUN for name in known.names}
     values = {"--nproc-per-node": "2", "--nnodes": "1", "--redirects": "3", "--signals-to-handle": "SIGINT"}
@@ -90,7 +90,7 @@ def test_a_beginning_is_read_as_torchruns_parser_reads_it() -> None:
 
 
 def test_a_line_of_torchrun_is_read() -> None:
-    """As it stands in many a script."""
+    """As in many scripts."""
     line = "--standalone --nnodes=1 --nproc_per_node=4 --rdzv_id=7 --rdzv_backend=c10d --max_restarts=3 --tee 3"
     parsed = parse([*line.split(), "-m", "pkg.train", "--tee", "x"], RUN)
     assert parsed.operands == ["pkg.train", "--tee", "x"]

@@ -1,4 +1,4 @@
-"""What `MUSTER_TRACE=1` prints: one line for each message, and nothing that may be secret."""
+"""Output of `MUSTER_TRACE=1`: one line for each message, without anything that may be secret."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from muster.protocol.trace import Tracer, in_words
 
 
 def test_what_may_be_secret_is_never_shown() -> None:
-    """Tokens and secrets, arguments, values of variables; what whole runs and files are."""
+    """Tokens and secrets, arguments, values of variables; contents of runs and files."""
     secret = "hunter2"
     hidden = {"token", "secret", "nonce", "mac", "incarnation", "env", "late", "environment", "configuration"}
     hidden |= {"rank_command", "commands", "brings", "files", "plan", "children", "argv", "words", "texts", "outcome"}

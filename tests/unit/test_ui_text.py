@@ -1,4 +1,4 @@
-"""Every sentence of `ui/text.py`, side by side in tests/golden/messages.txt, for a person to read."""
+"""Every sentence of `ui/text.py`, together in tests/golden/messages.txt, for review."""
 
 from __future__ import annotations
 
@@ -263,7 +263,7 @@ USES = "RANK  HOST  PID  MEMORY   CPU   CHILDREN\n0     n1    71   1.3 GiB  98 %
 
 
 def shown() -> dict[str, str]:
-    """What `muster show` says."""
+    """The output of `muster show`."""
     failed, again = OUTCOMES["failed: an exception"][0], OUTCOMES["succeeded"][0]._replace(attempt=1)
     return {
         "all is known": show_in_words(RUN, RECORD, "failed", failed, EVENTS),
@@ -283,7 +283,7 @@ def section(title: str, texts: dict[str, str]) -> str:
 
 
 def test_every_message(golden: Callable[..., None]) -> None:
-    """The whole voice of muster on one page."""
+    """All messages of muster on one page."""
     sections = [
         section(
             "the first line of a run", {name: begin_in_words(p, RUN, facts) for name, (p, facts) in BEGINS.items()}
@@ -296,7 +296,7 @@ def test_every_message(golden: Callable[..., None]) -> None:
 
 
 def test_what_an_agent_could_not_do(golden: Callable[..., None]) -> None:
-    """In words, from the fields of the frame that the agent sends (`agent/ranks.py`)."""
+    """In words, from the fields of the agent's message (`agent/ranks.py`)."""
     texts = {}
     for name, (kind, fields) in UNABLE.items():
         problem = Problem(kind, ("a",), python="/venv/bin/python", needed="2.3", **fields)
@@ -318,7 +318,7 @@ def test_a_program_is_told_as_it_was_typed(kind: str, argv: list[str], words: st
 
 @pytest.mark.parametrize("name", OUTCOMES)
 def test_what_began_the_end_is_always_told(name: str) -> None:
-    """The reason where there is one; else the rank that failed, if one did."""
+    """The reason if there is one; otherwise the rank that failed, if one did."""
     outcome, size = OUTCOMES[name]
     text = outcome_in_words(outcome, RUN, size)
     assert reason_in_words(outcome.stopped) in text
@@ -331,7 +331,7 @@ def test_what_began_the_end_is_always_told(name: str) -> None:
     "name", [name for name, (outcome, _) in OUTCOMES.items() if outcome.state is not RunState.SUCCEEDED]
 )
 def test_every_rank_is_told_of_once(name: str) -> None:
-    """In a run that did not end well: the first one, and the others folded into a line for each kind of end."""
+    """In a run that failed: the first one, and the others combined to a line for each kind of end."""
     outcome = OUTCOMES[name][0]
     told = [line.partition(":")[0].split()[1] for line in others_in_words(outcome)]
     assert len(told) == len({line.partition(":")[2] for line in others_in_words(outcome)}), "equal ends are one line"

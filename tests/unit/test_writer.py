@@ -1,4 +1,4 @@
-"""What is written in a thread of its own: in order, and without holding up the loop."""
+"""Writes in a separate thread: in order, and without blocking the loop."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_things_are_done_in_order_in_a_thread_and_told_in_the_loop(loop: EventLo
 
 
 def test_an_error_of_any_kind_is_raised_in_the_loop_and_the_thread_goes_on(loop: EventLoop) -> None:
-    """As if the loop had done it itself; of what the disk says, only where nobody has asked to be told."""
+    """As if the loop had written itself; errors of the disk only if no callback handles them."""
     writer, done = Writer(loop), list[str]()
 
     def fails(error: Exception) -> None:
@@ -134,7 +134,7 @@ def test_lines_that_a_file_does_not_take_are_counted_and_told_of_once(loop: Even
 
 
 class NoView:
-    """Of nobody who watches."""
+    """No view."""
 
     wants = False
 
@@ -143,7 +143,7 @@ class NoView:
 
 
 def test_a_stalled_disk_holds_up_no_event_of_a_run_in_the_foreground(loop: EventLoop, tmp_path: Path) -> None:
-    """Its events.jsonl is a pipe that nobody reads yet, so that opening it hangs."""
+    """Its events.jsonl is a pipe without a reader, so that opening it hangs."""
     path = tmp_path / "events.jsonl"
     os.mkfifo(path)
     job = Job(Program("command", ("true",)), "exec", "python3", "--python", "/")
