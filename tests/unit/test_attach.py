@@ -182,7 +182,7 @@ def test_a_newer_controller_that_cannot_be_attached_to_is_told_with_a_hint(
 
 @pytest.mark.parametrize("version", [{}, {"version": 4}], ids=["3", "4"])
 def test_an_earlier_controller_hears_and_says_what_its_version_does(
-    terminal: Terminal, version: dict[str, int]
+    terminal: Terminal, version: dict[str, Any]
 ) -> None:
     """Version 3 sends no version."""
     answer = says("answer", phase="running", **version)
