@@ -28,7 +28,7 @@ def cell(lab: Lab, launcher: str, place: str, home: str) -> str:
     took = time.monotonic() - began
     newest = sorted(Path(home, "runs").iterdir())[-1] if Path(home, "runs").exists() else None
     if place not in LAUNCHERS[launcher].places:
-        return "refused" if done.returncode == 2 and "does not work here" in done.stderr else "NOT REFUSED"
+        return "refused" if done.returncode == 2 and "is not available here" in done.stderr else "NOT REFUSED"
     log = newest / "attempt_0" / "rank_00000.out" if newest else None
     ranks = 2 if place == "local" else 4
     expected = f"the sum of 0 to {ranks - 1} is {ranks * (ranks - 1) // 2}, as it should be"

@@ -136,7 +136,7 @@ def leave_as_told(world: BenchController, count: int) -> None:
 def all_hosts_lost(world: BenchController, count: int) -> None:
     """One after another."""
     for link in world.links:
-        world.lost(link, f"the agent on {link.host} could not be reached for 45 s")
+        world.lost(link, f"the agent on {link.host} was unreachable for 45s")
 
 
 def full_disks(world: BenchController, count: int) -> None:

@@ -104,7 +104,7 @@ def sources(job: Job, runs: str) -> Tree | None:
 def sync_sends(cwd: str) -> str:
     """Return what `--sync` sends from here, for messages."""
     root = _root(os.path.realpath(cwd), [])
-    return f"what git tracks or would track in {root}" if root else f"all that is in {cwd}, over what is there"
+    return f"the files in {root} that git does not ignore" if root else f"all files in {cwd}"
 
 
 def _near(folder: str, job: Job) -> list[str]:
@@ -158,14 +158,14 @@ def _root(cwd: str, notes: list[str]) -> str:
     if done.returncode != 0:
         said = done.stderr.decode("utf-8", "replace")
         if "not a git repository" not in said and "must be run in a work tree" not in said:
-            notes.append(f"git does not list the files of {cwd}, so all are taken: {_first(said)}")
+            notes.append(f"warning: cannot list the files of {cwd} with git, taking all: {_first(said)}")
         return ""
     ignored = _git(cwd, "check-ignore", "--quiet", ".")
     return "" if ignored is not None and ignored.returncode == 0 else os.fsdecode(done.stdout[:-1])
 
 
 def _first(said: str) -> str:
-    return (said.strip().splitlines() or ["it said nothing"])[0].removeprefix("fatal: ")
+    return (said.strip().splitlines() or ["no error message"])[0].removeprefix("fatal: ")
 
 
 def _listed(root: str, notes: list[str], brief: bool = False) -> list[str]:
@@ -173,8 +173,8 @@ def _listed(root: str, notes: list[str], brief: bool = False) -> list[str]:
     within = _GIT_WITHIN if brief else None
     done = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", within=within)
     if done is None or done.returncode != 0:
-        why = _first(done.stderr.decode("utf-8", "replace")) if done is not None else "there is no git"
-        notes.append(f"git does not list the files of {root}, so all are taken: {why}")
+        why = _first(done.stderr.decode("utf-8", "replace")) if done is not None else "git not found"
+        notes.append(f"warning: cannot list the files of {root} with git, taking all: {why}")
         return _walk(root, brief)
     # about an unreadable directory, for example
     notes += [f"git: {line}" for line in done.stderr.decode("utf-8", "replace").splitlines()]
@@ -205,7 +205,7 @@ def _walk(top: str, brief: bool = False) -> list[str]:
     def refuse(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):
             raise InvalidRequest(
-                f"cannot read {error.filename}: {processes.reason(error)}", "`chmod` it, or have git ignore it"
+                f"cannot read {error.filename}: {processes.reason(error)}", "make it readable, or add it to .gitignore"
             )
 
     found: list[str] = []
@@ -228,8 +228,8 @@ def _refuse_many(names: Sequence[str], folder: str, brief: bool) -> None:
     most = _FEW if brief else _MOST
     if len(names) > most:
         raise InvalidRequest(
-            f"there are more than {most} files in {folder}, which is more than code has",
-            "start in a directory of code alone, or have git ignore the rest",
+            f"more than {most} files in {folder}: too many for code",
+            "start in a directory that holds only code, or add the rest to .gitignore",
         )
 
 
@@ -251,7 +251,7 @@ def _carried(root: str, names: Iterable[str], runs: str, notes: list[str]) -> Tr
             continue  # deleted, but still tracked by git; or deleted just now
         except OSError as error:
             path = os.path.join(root, name)
-            raise InvalidRequest(f"cannot read {path}: {processes.reason(error)}", "have git ignore it") from None
+            raise InvalidRequest(f"cannot read {path}: {processes.reason(error)}", "add it to .gitignore") from None
         if outside and name.startswith(outside):
             continue
         if stat.S_ISLNK(mode):
@@ -264,9 +264,9 @@ def _carried(root: str, names: Iterable[str], runs: str, notes: list[str]) -> Tr
             left_out.append(name)
     more = []
     if left_out:
-        more.append(f"left out, for they are no files: {_some(left_out)}")
+        more.append(f"warning: not regular files, left out: {_some(left_out)}")
     if outward:
-        more.append(f"links that lead out of {root} stay links: {_some(outward)}")
+        more.append(f"warning: links to outside {root} are copied as links: {_some(outward)}")
     return Tree(root, tuple(kept), (*notes, *more))
 
 
@@ -287,9 +287,9 @@ def guard(code: Tree, limit: int, option: str) -> int:
         largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
         told = ", ".join(f"{safe(name)} ({size_in_words(sizes[name])})" for name in largest)
         raise InvalidRequest(
-            f"{option}: {len(sizes)} files in {code.root} have {size_in_words(total)}, "
-            f"and code has at most {size_in_words(limit)}",
-            f"have git ignore what is no code; the largest are {told}; or --code-limit MB",
+            f"{option}: {plural(len(sizes), 'file')} in {code.root} with {size_in_words(total)}, "
+            f"more than the limit of {size_in_words(limit)}",
+            f"add data files to .gitignore, or raise --code-limit; largest: {told}",
         )
     return total
 
@@ -317,8 +317,8 @@ def redirect(job: Job, root: str, target: str, option: str = "--snapshot") -> Jo
     script = _below(root, os.path.join(job.cwd, job.program.argv[0]))
     if not script:
         raise InvalidRequest(
-            f"{option}: the script {job.program.argv[0]} is not below {root}, of which a copy would be made",
-            "start it from its own folder",
+            f"{option}: the script {job.program.argv[0]} is not inside {root}, the directory to copy",
+            "start the run from the directory of the script",
         )
     return job._replace(program=job.program._replace(argv=(os.path.join(target, script), *job.program.argv[1:])))
 
@@ -342,7 +342,8 @@ def snapshot(code: Tree, target: Path) -> None:
         except FileNotFoundError:
             continue  # an editor's temporary file, gone meanwhile
         except OSError as error:
-            hint = "free some space there" if error.errno in processes.NO_ROOM else "`chmod` it, or have git ignore it"
+            full = error.errno in processes.NO_ROOM
+            hint = "free some space there" if full else "make it readable, or add it to .gitignore"
             raise InvalidRequest(f"cannot copy {source} to {path}: {processes.reason(error)}", hint) from None
 
 
@@ -373,14 +374,15 @@ def send(
     """
     if shutil.which("rsync", path=env.get("PATH")) is None:
         raise InvalidRequest(
-            "--sync needs rsync, and there is none here", "install it here and on the hosts: `apt install rsync`"
+            "--sync requires rsync, which is not installed here",
+            "install it here and on the hosts: `apt install rsync`",
         )
     root, names = code.root, set().union(*wanted.values())
     start = {_below(root, os.path.join(cwd, "."))} - {"", "."}  # git lists no empty directories
     total = guard(code._replace(names=tuple(names)), 1 << 62, "--sync")
     hosts = fold_hostlist(target.host for target in wanted)
     if names:
-        say(f"sending {plural(len(names), 'file')} ({size_in_words(total)}) of {root} to {hosts}")
+        say(f"copying {plural(len(names), 'file')} ({size_in_words(total)}) from {root} to {hosts}")
 
     def one(target: Target) -> tuple[str, str]:
         shell = shlex.join([*target.ssh, *(word for option in OPTIONS for word in ("-o", option))])
@@ -401,12 +403,12 @@ def send(
         )
         last = done.stderr.decode("utf-8", "replace").strip().splitlines()
         lines = [line for line in last if not line.startswith("rsync error")]
-        return target.host, "" if done.returncode == 0 else (lines or last or [f"status {done.returncode}"])[-1]
+        return target.host, "" if done.returncode == 0 else (lines or last or [f"exit status {done.returncode}"])[-1]
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         failed = [(name, why) for name, why in pool.map(one, wanted) if why]
     if failed:
         missing = any("rsync: command not found" in why or "rsync: not found" in why for _, why in failed)
         raise Unreachable(
-            f"--sync could not send the code: {fold_reasons(failed)}", "install rsync there" if missing else None
+            f"--sync failed to copy the code: {fold_reasons(failed)}", "install rsync there" if missing else None
         )

@@ -45,8 +45,8 @@ class NoWorkingDirectory(InvalidRequest):
 
     def __init__(self, reason: str | None):
         super().__init__(
-            f"the folder in which muster was started is gone or out of reach: {reason}",
-            "change to another one (`cd`), and name files by their whole path",
+            f"the current directory was deleted or is not accessible: {reason}",
+            "change to another directory, and use absolute paths",
         )
 
 

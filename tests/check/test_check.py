@@ -41,17 +41,18 @@ def test_a_sound_machine(tmp_path: Path) -> None:
     done = check(tmp_path, "-g", "3", "--html", "page.html")
     assert 0 == done.returncode, done.stdout + done.stderr
     for words in (
-        "0 who is where\n",
-        "  ok     all ranks are there: 3 of 3",
-        "1 collectives with known answers\n",
+        "0 placement of ranks\n",
+        "  ok     all ranks joined: 3 of 3",
+        "1 collectives with known results\n",
         "  ok     send and recv in a ring",
-        "2 which rank sees which sample\n",
-        "  ok     each sample is seen once an epoch: 20 samples, and 1 of them twice, so that all ranks have as many",
-        "3 the same training on one rank and on all\n",
-        "  ok     distributed equals alone: parameters are off by ",
-        "  ok     no averaging: it is noticed",
-        "  ok     one shard for all: it is noticed",
-        f"{SOUND} statements: all hold\n",
+        "2 samples of each rank\n",
+        "  ok     each sample is used once per epoch: 20 samples, 1 of them twice, so that all ",
+        "ranks have the same number",
+        "3 training on one rank and on all ranks\n",
+        "  ok     distributed training equals training on one rank: parameters differ by ",
+        "  ok     detects a training mistake: gradients not averaged",
+        "  ok     detects a training mistake: the same data on all ranks",
+        f"{SOUND} checks passed\n",
     ):
         assert words in done.stdout
     (run,) = (tmp_path / "home" / "runs").iterdir()
@@ -69,8 +70,8 @@ def test_one_rank_alone(tmp_path: Path) -> None:
     done = check(tmp_path, "-g", "1", "--json")
     assert 0 == done.returncode, done.stdout + done.stderr
     names = [item["name"] for item in result(done)["statements"]]
-    assert "distributed equals alone" in names
-    assert not [name for name in names if "noticed" in name or "ring" in name]
+    assert "distributed training equals training on one rank" in names
+    assert not [name for name in names if "detects" in name or "ring" in name]
 
 
 SPOILT = {
@@ -85,7 +86,7 @@ def all_reduce(tensor, *words, **more):
     return done
 dist.all_reduce = all_reduce
 """,
-        {"all_reduce (sum)": "rank 1: number 0 is 1, and should be 0", "all_reduce (max)": "rank 1: number 0 is 2"},
+        {"all_reduce (sum)": "rank 1: element 0 is 1, expected 0", "all_reduce (max)": "rank 1: element 0 is 2"},
     ),
     "a sampler that gives each rank the same": (
         """
@@ -95,21 +96,21 @@ def init(self, data, num_replicas=None, rank=None, **more):
     right(self, data, num_replicas=num_replicas, rank=0, **more)
 DistributedSampler.__init__ = init
 """,
-        {"each sample is seen once an epoch": "nobody sees"},
+        {"each sample is used once per epoch": "never used"},
     ),
     "shuffles that know no epoch": (
         """
 from torch.utils.data import DistributedSampler
 DistributedSampler.set_epoch = lambda self, epoch: None
 """,
-        {"epochs are shuffled differently": ""},
+        {"each epoch is shuffled differently": ""},
     ),
     "gradients that nobody averages": (
         """
 import torch.nn.parallel
 torch.nn.parallel.DistributedDataParallel = lambda model, **_: model
 """,
-        {"distributed equals alone": "parameters are off by"},
+        {"distributed training equals training on one rank": "parameters differ by"},
     ),
 }
 
@@ -133,9 +134,9 @@ def test_ranks_on_a_single_core(tmp_path: Path) -> None:
     core = min(os.sched_getaffinity(0))
     done = check(tmp_path, "-g", "2", before=["taskset", "--cpu-list", str(core)])
     assert 1 == done.returncode, done.stderr
-    name = f"ranks 0-1 of {os.uname().nodename} may run on core {core} alone"
-    assert f"  WRONG  ranks do not share a single core: {name}\n         what to do: " in done.stdout
-    assert "1 does not hold" in done.stdout
+    name = f"ranks 0-1 on {os.uname().nodename} are all bound to core {core}"
+    assert f"  FAIL   no ranks bound to the same single core: {name}\n         fix: " in done.stdout
+    assert " passed, 1 failed" in done.stdout
 
 
 def test_a_rank_that_dies_on_the_way(tmp_path: Path) -> None:
@@ -146,18 +147,18 @@ def test_a_rank_that_dies_on_the_way(tmp_path: Path) -> None:
     done = check(tmp_path, "-g", "2", "--preload", "spoilt", PYTHONPATH=str(tmp_path))
     assert 7 == done.returncode, done.stdout + done.stderr
     assert "failed first" in done.stderr
-    assert "  ok     all ranks are there: 2 of 2" in done.stdout
-    assert 3 == done.stdout.count("  WRONG  it was looked at: the ranks ended before that")
+    assert "  ok     all ranks joined: 2 of 2" in done.stdout
+    assert 3 == done.stdout.count("  FAIL   section completed: the ranks exited before it")
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["train.py"], "`muster check` brings its own script, and was given `train.py`"),
-        (["-d"], "--detach has no meaning for `muster check`: the result comes at the end"),
+        (["train.py"], "`muster check` runs a built-in script, got: train.py"),
+        (["-d"], "`muster check` does not accept --detach: the result is printed when the run ends"),
         (["--backend", "mpi"], "--backend mpi"),
         (["--launcher", "trochrun"], "did you mean"),
-        (["--html", "/nosuch/page.html"], "--html /nosuch/page.html: it cannot be written"),
+        (["--html", "/nosuch/page.html"], "--html /nosuch/page.html: not writable"),
     ],
 )
 def test_what_cannot_be_asked_for(tmp_path: Path, words: list[str], says: str) -> None:

@@ -48,7 +48,7 @@ def test_the_page_is_right(tmp_path: Path, env: dict[str, str]) -> None:
         # torchrun's own lines are shown too
         shown = [line for line in done.stdout.splitlines() if "crate" in line]
         assert ["[0] crate word 2", "[1] crate word 2"] == sorted(shown), (launcher, done.stdout, done.stderr)
-        assert "not forking" not in done.stderr
+        assert "cannot fork" not in done.stderr
     fails = "until [ -e told ]; do sleep 0.05; done; exit 7"
     program = ("--", "sh", "-c", f"[ $RANK = 1 ] || {{ {fails}; }}; uname -n; touch told; sleep 60")
     done = muster("run", "--box", "crate", "-g", "2", *program)

@@ -104,7 +104,7 @@ def test_the_page_is_right(toy: Toy) -> None:
     second, third = toy.detached("-g", "1", "waits.py"), toy.detached("--", "sh", "-c", "exit 7")
     assert ["pending"] * 2 == [toy.state(second), toy.state(third)]
     done = toy.muster("kill", second)
-    assert (0, f"{second}: taken out of the queue\n") == (done.returncode, done.stdout), done.stderr
+    assert (0, f"{second}: removed from the queue\n") == (done.returncode, done.stdout), done.stderr
     assert (137, "killed") == (toy.muster("wait", second).returncode, toy.state(second))
     # the first one succeeds, and the third starts, whose rank fails
     (toy.root / "go on").touch()

@@ -188,10 +188,10 @@ def test_faults_hold_together_and_are_undone_one_by_one(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("nonsense", "n1"), "there is no fault `nonsense`"),
+        (("nonsense", "n1"), "unknown fault: `nonsense`"),
         (("partition", "n9"), "the lab has no host n9"),
-        (("partition",), "`partition` is the fault of a host"),
-        (("slurmctld-down", "n1"), "`slurmctld-down` is a fault of the whole lab, not of n1"),
+        (("partition",), "fault `partition` requires a host"),
+        (("slurmctld-down", "n1"), "fault `slurmctld-down` affects the whole lab, and takes no host"),
     ],
 )
 def test_a_fault_that_cannot_be_is_refused(lab: Lab, words: tuple[str, ...], says: str) -> None:

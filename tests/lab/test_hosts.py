@@ -113,12 +113,12 @@ def test_a_directory_that_is_not_on_a_host_is_told_with_a_hint(lab: Lab) -> None
         done = lab.run("n1", ["pwd"], cwd=folder)
         assert (2, "") == (done.returncode, done.stdout)
         assert (
-            f"muster: n1 has no directory {folder} that this user may enter\nhint: each host of the lab has a /tmp "
+            f"error: n1: cannot enter directory {folder}\nhint: /tmp and /var/tmp are local to each host of the lab"
             in (done.stderr)
         )
         assert done.stderr.endswith(f"muster lab up --share {folder}\n")
     done = lab.run("n1", ["pwd"], cwd="/no such")
-    assert "muster: n1 has no directory /no such that this user may enter\n" == done.stderr
+    assert "error: n1: cannot enter directory /no such\n" == done.stderr
 
 
 def test_a_file_of_the_machines_etc_changed_in_a_host_stays_as_it_was(lab: Lab) -> None:
@@ -296,7 +296,7 @@ def test_ssh_config_says_who_cannot_be_reached(line: Any, lab: Lab, tmp_path: Pa
     done = subprocess.run(["ssh", "-F", path, "n1", "true"], capture_output=True, text=True, timeout=30)
     assert 255 == done.returncode
     assert done.stderr.startswith(
-        "muster: 10.77.1.1 port 22 of the lab cannot be reached: [Errno 111] Connection refused\n"
+        "error: cannot connect to 10.77.1.1 port 22 of the lab: [Errno 111] Connection refused\n"
     )
 
 
@@ -341,7 +341,7 @@ def test_status_in_words(line: Any, lab: Lab) -> None:
     lab.fault("slurmctld-down")
     done = line("status")
     assert (
-        f"the lab is up: head and 3 nodes, each with 8 cores and 4 GPUs; its files are in {lab.folder.path}\n"
+        f"lab is up: head and 3 nodes, each with 8 cores and 4 GPUs; directory: {lab.folder.path}\n"
         "HOST  ADDRESS    STATE  FAULTS\n"
         "head  10.77.0.1  up\n"
         "n1    10.77.1.1  up\n"
@@ -566,12 +566,12 @@ def test_what_the_hosts_are_to_share_they_share(stage: LabProcess) -> None:
         assert "head\nn1\n" == stage.path(f"/tmp/{name}/all").read_text()
     assert not stage.path("/tmp/own").exists()
     done = stage.muster("lab", "up", "--nodes", "1", "--share", "/tmp/other")
-    expected = "muster: a lab is up already, and its hosts do not share /tmp/other\nhint: `muster lab down` first\n"
+    expected = "error: a lab is already up, and its hosts do not share /tmp/other\nhint: run `muster lab down` first\n"
     assert (2, expected) == (done.returncode, done.stderr)
     assert 0 == stage.muster("lab", "down").returncode
     assert stage.path("/tmp/code/all").exists()
     done = stage.muster("lab", "up", "--share", "/tmp/nowhere")
-    expected = "muster: there is no directory /tmp/nowhere that the hosts could share\nhint: make it first\n"
+    expected = "error: --share: directory not found: /tmp/nowhere\nhint: create it first\n"
     assert (2, expected) == (done.returncode, done.stderr)
 
 

@@ -23,23 +23,23 @@ def words(stage: LabProcess, *asked: str, under: tuple[str, ...] = ()) -> tuple[
     return done.returncode, done.stderr
 
 
-NONE_UP = "muster: no lab is up\nhint: `muster lab up` makes one\n"
+NONE_UP = "error: no lab is up\nhint: start one with `muster lab up`\n"
 
 CANNOT_BE_ASKED = {
-    "sideways": "there is no `muster lab sideways`",
-    "upp": "there is no `muster lab upp`",
-    "up there": "`muster lab up` takes no operand; it was given there",
-    "down n1": "`muster lab down` takes no operand; it was given n1",
+    "sideways": "unknown command: `muster lab sideways`",
+    "upp": "unknown command: `muster lab upp`",
+    "up there": "`muster lab up` takes no arguments, got: there",
+    "down n1": "`muster lab down` takes no arguments, got: n1",
     "up --nodes 0": "invalid value for --nodes: '0' (expected a positive integer)",
-    "up --nodes 999": "a lab has 1 to 250 nodes, and 999 were asked for",
+    "up --nodes 999": "--nodes 999: a lab has 1 to 250 nodes",
     "up --nodes many": "many",
-    "up --gpus 17": "a node of a lab has 0 to 16 GPUs, and 17 were asked for",
-    "up --cpus 2000": "a node of a lab has 1 to 1024 cores, and 2000 were asked for",
-    "up --share /no/such": "there is no directory /no/such that the hosts could share",
-    "exec": "`muster lab exec` wants a host and a command",
-    "exec n1": "`muster lab exec n1` wants a command",
-    "exec n1 --": "`muster lab exec n1` wants a command",
-    "shell n1 n2": "`muster lab shell` takes one host, and was given n1 n2",
+    "up --gpus 17": "--gpus 17: a lab node has 0 to 16 GPUs",
+    "up --cpus 2000": "--cpus 2000: a lab node has 1 to 1024 cores",
+    "up --share /no/such": "--share: directory not found: /no/such",
+    "exec": "`muster lab exec` requires a host and a command",
+    "exec n1": "`muster lab exec n1` requires a command",
+    "exec n1 --": "`muster lab exec n1` requires a command",
+    "shell n1 n2": "`muster lab shell` takes one host, got: n1 n2",
 }
 
 
@@ -49,7 +49,7 @@ def test_what_cannot_be_asked_is_told_and_nothing_comes_up(stage: LabProcess) ->
         done = stage.muster("lab", *asked.split())
         assert (2, "") == (done.returncode, done.stdout), asked
         first, *rest = done.stderr.splitlines()
-        assert first.startswith("muster: "), done.stderr
+        assert first.startswith("error: "), done.stderr
         assert says in first
         assert 1 == len(rest), done.stderr
         assert rest[0].startswith("hint: ")
@@ -76,18 +76,18 @@ def answer(done: subprocess.CompletedProcess[str]) -> tuple[int, str, str]:
 def test_what_a_lab_does_not_have_is_told(stage: LabProcess) -> None:
     assert 0 == stage.muster("lab", "up", "--nodes", "2").returncode
     for asked, says in {
-        "exec n3 -- true": "muster: the lab has no host n3\nhint: it has head, n1, n2\n",
-        "fault flood n1": "muster: there is no fault `flood`\n",
-        "fault freeze": "muster: `freeze` is the fault of a host\nhint: name one: head, n1, n2\n",
-        "fault freeze n9": "muster: the lab has no host n9\nhint: it has head, n1, n2\n",
-        "fault slurmctld-down n1": "muster: `slurmctld-down` is a fault of the whole lab, not of n1\n",
-        "fault freeze n1 n2": "muster: `muster lab fault` makes one fault on one host; it was given freeze n1 n2\n",
-        "fault clear freez": "muster: `freez` is neither a fault nor a host of the lab\n",
+        "exec n3 -- true": "error: the lab has no lab host n3\nhint: hosts: head, n1, n2\n",
+        "fault flood n1": "error: unknown fault: `flood`\n",
+        "fault freeze": "error: fault `freeze` requires a host\nhint: hosts of the lab: head, n1, n2\n",
+        "fault freeze n9": "error: the lab has no lab host n9\nhint: hosts: head, n1, n2\n",
+        "fault slurmctld-down n1": "error: fault `slurmctld-down` affects the whole lab, and takes no host\n",
+        "fault freeze n1 n2": "error: `muster lab fault` takes one fault and one host, got: freeze n1 n2\n",
+        "fault clear freez": "error: not a fault or host of the lab: `freez`\n",
     }.items():
         done = stage.muster("lab", *asked.split())
         assert (2, "") == (done.returncode, done.stdout), asked
         assert done.stderr.startswith(says), done.stderr
-    assert "there was no such fault\n" == stage.muster("lab", "fault", "clear", "freeze").stdout
+    assert "no matching faults\n" == stage.muster("lab", "fault", "clear", "freeze").stdout
     assert 0 == stage.muster("lab", "down").returncode
 
 
@@ -118,7 +118,7 @@ def test_who_is_not_root_is_told(stage: LabProcess) -> None:
     for asked in ("up", "down", "status", "exec n1 -- true", "fault freeze n1", "install"):
         done = stage.run(*under, "/usr/bin/python3", "-m", "muster", "lab", *asked.split(), env=env)
         assert (2, "") == (done.returncode, done.stdout), asked
-        assert done.stderr.startswith("muster: the lab makes network namespaces and mounts, which only root may do")
+        assert done.stderr.startswith("error: the lab requires root to create network namespaces and mounts")
         assert "\nhint: " in done.stderr
 
 
@@ -127,20 +127,23 @@ def test_missing_packages_are_named_with_the_line_that_installs_them(stage: LabP
     hiding = "".join(f"mount -n --bind /dev/null $(command -v {program}); " for program in programs)
     under = ("unshare", "-m", "sh", "-c", f'{hiding}exec "$@"', "sh")
     packages = ", ".join(PROGRAMS[program] for program in programs)
-    expected = f"muster: the lab needs {packages}, not installed here\nhint: `muster lab install`\n"
+    expected = (
+        f"error: the lab requires packages that are not installed: {packages}\nhint: run run `muster lab install`\n"
+    )
     assert (2, expected) == words(stage, "up", under=under)
 
 
 def test_install_has_nothing_to_do_where_all_is_there(stage: LabProcess) -> None:
-    assert (0, "all that the lab needs is installed\n", "") == answer(stage.muster("lab", "install"))
+    assert (0, "everything the lab needs is already installed\n", "") == answer(stage.muster("lab", "install"))
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(stage: LabProcess) -> None:
     stage.path(HERE).mkdir()
     stage.path(f"{HERE}/thesis.txt").write_text("years of work")
-    expected = f"muster: {HERE} is not empty, and is no lab's\nhint: name another folder, or empty that one\n"
+    hint = "choose another directory with --lab-dir, or empty this one"
+    expected = f"error: {HERE} is not empty, and not the directory of a lab\nhint: {hint}\n"
     assert (2, expected) == words(stage, "up")
-    assert (2, f"muster: {HERE} is no lab's folder\nhint: it is left as it is\n") == words(stage, "down")
+    assert (2, f"error: not the directory of a lab: {HERE}\nhint: it is left unchanged\n") == words(stage, "down")
     assert "years of work" == stage.path(f"{HERE}/thesis.txt").read_text()
 
 
@@ -150,7 +153,7 @@ def test_a_slurm_that_does_not_come_up_is_told_with_its_last_words(stage: LabPro
     done = stage.python(text)
     assert 1 == done.returncode
     # whichever ended first
-    assert any(f"the lab did not come up: on {where} ended" in done.stderr for where in ("head slurmctld", "n1 slurmd"))
+    assert any(f"cannot start the lab: {where} exited" in done.stderr for where in ("head: slurmctld", "n1: slurmd"))
     assert "nonsense" in done.stderr
     assert {} == difference(before, stage.look())
 
@@ -169,7 +172,7 @@ def test_up_and_down_leave_nothing(stage: LabProcess) -> None:
     assert 0 == stage.muster("lab", "up").returncode
     done = stage.muster("lab", "exec", "head", "--", "srun", "-N3", "hostname")
     assert (0, ["n1", "n2", "n3"]) == (done.returncode, sorted(done.stdout.split())), done.stderr
-    assert "the lab is up: head and 3 nodes" in stage.muster("lab", "status").stdout
+    assert "lab is up: head and 3 nodes" in stage.muster("lab", "status").stdout
     done = stage.muster("lab", "down")
-    assert (0, "the lab is gone\n", "") == (done.returncode, done.stdout, done.stderr)
+    assert (0, "lab removed\n", "") == (done.returncode, done.stdout, done.stderr)
     assert {} == difference(before, stage.look())

@@ -56,7 +56,7 @@ def up(stage: LabProcess, *words: str) -> str:
     return done.stdout
 
 
-def down(stage: LabProcess, says: str = "the lab is gone\n") -> None:
+def down(stage: LabProcess, says: str = "lab removed\n") -> None:
     done = stage.muster("lab", "down")
     assert (0, says, "") == (done.returncode, done.stdout, done.stderr)
 
@@ -227,11 +227,11 @@ def test_a_keeper_killed_on_the_way_leaves_nothing(stage: LabProcess, moment: in
     keeper = stage.keeper()
     kill(keeper)
     said = starting.communicate(timeout=30)[0]
-    if starting.returncode == 0:  # it was up already
-        assert "the lab is up" in said
+    if starting.returncode == 0:  # it had come up before
+        assert "lab is up" in said
         down(stage)
     else:
-        assert (125, "the lab did not come up: its keeper ended") == (starting.returncode, said.partition("\n")[0][8:])
+        assert (125, "cannot start the lab: its daemon exited") == (starting.returncode, said.partition("\n")[0][7:])
         down(stage, "no lab is up\n")
 
 
@@ -258,7 +258,7 @@ def test_ctrl_c_on_the_way_leaves_nothing(stage: LabProcess, moment: int | str) 
     at(stage, moment)
     kill(stage.muster_pid(), signal.SIGINT)
     said = starting.communicate(timeout=30)[0]
-    if "the lab is up" in said:  # it was up already
+    if "lab is up" in said:  # it had come up before
         down(stage)
     else:
         assert (130, "") == (starting.returncode, said)
@@ -351,7 +351,7 @@ def test_what_nobody_could_clear_away_is_cleared_by_its_name(stage: LabProcess) 
     until(lambda: not stage.inhabitants(), "all have ended")
     assert stage.path(folder).is_dir()
     done = stage.muster("lab", "down", "--lab-dir", folder)
-    assert (0, "the lab is gone\n") == (done.returncode, done.stdout)
+    assert (0, "lab removed\n") == (done.returncode, done.stdout)
 
 
 @pytest.mark.usefixtures("nothing_left")
@@ -382,7 +382,7 @@ def test_up_and_down_twice_are_no_errors(stage: LabProcess) -> None:
     assert "the lab is up after " in up(stage, "--nodes", "2")
     # whatever its options, and if the same one is requested
     for words in [(), ("--nodes", "2"), ("--nodes", "2", "--cpus", "8", "--gpus", "4")]:
-        assert "the lab is up already: head and 2 nodes" in up(stage, *words)
+        assert "lab is already up: head and 2 nodes" in up(stage, *words)
     works(stage, nodes=2)
     down(stage)
     down(stage, "no lab is up\n")
@@ -399,8 +399,8 @@ def test_another_shape_is_refused(stage: LabProcess) -> None:
     ):
         done = stage.muster("lab", "up", *words)
         said = (
-            f"muster: a lab is up already, of 1 node, each with 8 cores and no GPU, and one of {asked} was asked for\n"
-            "hint: `muster lab down` first\n"
+            f"error: a lab with 1 node, each with 8 cores and no GPUs is already up, requested: {asked}\n"
+            "hint: run `muster lab down` first\n"
         )
         assert (2, "", said) == (done.returncode, done.stdout, done.stderr)
     works(stage, nodes=1)
@@ -412,8 +412,8 @@ def test_of_several_ups_at_the_same_moment_one_makes_the_lab(stage: LabProcess) 
     starting = [stage.start_muster("lab", "up", "--nodes", "2") for _ in range(4)]
     said = [process.communicate(timeout=60)[0].partition("\n")[0] for process in starting]
     assert [0] * 4 == [process.returncode for process in starting], said
-    assert 4 == sum(line.startswith("the lab is up") for line in said)
-    assert 3 == sum(line.startswith("the lab is up already: head and 2 nodes") for line in said), said
+    assert 4 == sum(line.startswith(("lab is up", "lab is already up")) for line in said)
+    assert 3 == sum(line.startswith("lab is already up: head and 2 nodes") for line in said), said
     works(stage, nodes=2)
     down(stage)
 
@@ -435,7 +435,7 @@ def test_of_several_downs_at_the_same_moment_one_takes_the_lab(stage: LabProcess
     up(stage, "--nodes", "1")
     ending = [stage.start_muster("lab", "down") for _ in range(4)]
     said = sorted(process.communicate(timeout=60)[0] for process in ending)
-    assert ["no lab is up\n"] * 3 + ["the lab is gone\n"] == said
+    assert ["no lab is up\n"] * 3 + ["lab removed\n"] == said
 
 
 @pytest.mark.usefixtures("nothing_left")
@@ -527,9 +527,12 @@ def test_a_damaged_record_is_no_traceback(stage: LabProcess, text: str) -> None:
     done = stage.muster("lab", "down")
     assert "Traceback" not in done.stderr
     if "mark" in text:
-        assert (0, "the lab is gone\n") == (done.returncode, done.stdout)
+        assert (0, "lab removed\n") == (done.returncode, done.stdout)
     else:
-        assert (2, f"muster: {HERE} is no lab's folder\nhint: it is left as it is\n") == (done.returncode, done.stderr)
+        assert (2, f"error: not the directory of a lab: {HERE}\nhint: it is left unchanged\n") == (
+            done.returncode,
+            done.stderr,
+        )
         stage.path(f"{HERE}/lab.json").unlink()
         down(stage)  # an empty directory is half a lab
 

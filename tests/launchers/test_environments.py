@@ -14,7 +14,7 @@ def test_ranks_have_what_the_plan_says(muster: Any, script: Any, launcher: str) 
     """The launcher does too; besides, they have the known additions of that launcher."""
     (told,) = [row for row in json.loads(muster("launchers", "--json").stdout) if row["name"] == launcher]
     if not told["installed"]:
-        pytest.skip(f"there is no {launcher} here")
+        pytest.skip(f"{launcher} not found")
     muster.env.update(ROLE_NAME="of the person", CUDA_VISIBLE_DEVICES="7", A_TEXT="$MASTER_PORT and\n$HOME")
     line = ["--launcher", launcher, "-g", "2", "--env", "CHOSEN=$MASTER_ADDR", str(script(environments.SCRIPT)), "."]
     plan = json.loads(muster("plan", "--json", *line).stdout)

@@ -69,7 +69,7 @@ def test_what_a_launcher_says_while_its_ranks_are_awaited_is_shown(muster: Any, 
     words = ["--launcher", "mpirun", "--launcher-args", str(program), "-g", "2", "--", "true"]
     with open(tmp_path / "said", "w") as said:
         process = muster.start("run", *words, stderr=said)
-    told = "mpirun, whose ranks have not come yet, says: bad name"
+    told = "no ranks from mpirun yet; its output: bad name"
     until(lambda: told in (tmp_path / "said").read_text(), "the launcher's words are shown", 60)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
@@ -92,7 +92,7 @@ def test_the_same_script_under_each(muster: Any, own_tmp: Path, launcher: str) -
             assert f"rank {rank} of 2 on " in log.read_text()
     assert "[0] the sum of 0 to 1 is 1, as it should be" in done.stdout
     assert f"launcher {launcher}" in done.stderr
-    assert "left behind" not in done.stderr
+    assert "orphaned" not in done.stderr
     until(lambda: not others(muster), "nothing is left", 10)
     assert [] == list(own_tmp.glob("muster-*"))
 
@@ -241,7 +241,7 @@ def test_a_program_that_cannot_be_started_is_no_kill(muster: Any, tmp_path: Path
     broken.chmod(0o755)
     done = muster("run", "--launcher", "mpirun", "-g", "2", "--", str(broken), timeout=60)
     assert 125 == done.returncode, done.stderr
-    assert f"muster: cannot start {broken}: No such file or directory" in done.stderr
+    assert f"error: cannot start {broken}: No such file or directory" in done.stderr
 
 
 def test_all_ranks_see_the_gpus_of_their_machine(muster: Any) -> None:
@@ -269,7 +269,7 @@ def test_ranks_do_not_outlive_their_agent(muster: Any) -> None:
 def test_a_launcher_that_cannot_start_ranks_says_why(muster: Any) -> None:
     done = muster("run", "--launcher", "torchrun", "--launcher-args", "--no-such", "-g", "2", "--", "true", timeout=60)
     assert 125 == done.returncode
-    assert "it never joined, as 0 of 2 ranks did: torchrun on" in done.stderr
+    assert "never registered (0 of 2 ranks did): torchrun on" in done.stderr
     assert "unrecognized arguments: --no-such" in done.stderr
 
 
@@ -277,7 +277,7 @@ def test_more_ranks_than_were_asked_for_are_refused(muster: Any) -> None:
     line = ["--launcher", "torchrun", "--launcher-args", "--nproc-per-node=3", "-g", "2", "--", "sleep", "60"]
     done = muster("run", *line, timeout=60)
     assert 125 == done.returncode, done.stderr
-    assert "torchrun made a world of 3, and 2 ranks were asked for" in done.stderr
+    assert "torchrun started a world of 3, requested: 2 ranks" in done.stderr
     until(lambda: not others(muster), "nothing is left", 10)
 
 

@@ -192,12 +192,12 @@ def test_runs_in_a_program_of_its_own_leave_it_as_it_was(env: dict[str, str], tm
     lines = [unblocked, unblocked, f"ready 0 {tmp_path}", f"ready 1 {tmp_path}"]
     assert [0, 0, True, lines] == told["first"]
     assert {"hello", "started", "do finish"} <= set(told["events"])
-    assert ["a view of the run failed, and is shown no more of it: this view is broken"] == told["words"]
+    assert ["warning: removed a view of the run that failed: this view is broken"] == told["words"]
     assert [143, None] == told["stopped"], "the end of one run is not that of another"
     assert 125 == told["killed"]
     assert None is told["own"], "a child of the program that is younger than the runs"
     assert [True, None, 137, 137] == told["detached"], "as by `muster kill`"
-    assert "there is no script `missing.py`" == told["refused"]
+    assert "script not found: missing.py" == told["refused"]
     assert told["refused_late"].startswith("cannot write the run directory /proc/none/runs/")
     assert [] == told["changed"]
     assert (None, True, True) == (told["before"], told["orphan"], told["children"])

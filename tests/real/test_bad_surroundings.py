@@ -48,10 +48,12 @@ def bare(tmp_path: Path) -> Path:
 
 def test_a_python_without_torch_is_named_with_how_to_install_it(muster: Any, script: Script, bare: Path) -> None:
     done = muster("run", "-g", "2", "--python", str(bare), str(script(OK)))
-    refused(done, 125, f"there is no torch in {bare} (Python {sys.version.split()[0]})", f"{bare} -m pip install torch")
+    refused(
+        done, 125, f"torch is not installed in {bare} (Python {sys.version.split()[0]})", f"{bare} -m pip install torch"
+    )
     assert "--python" in done.stderr
     no_one_left([], newest(muster).name, timeout=0)
-    assert "broken" in muster("ps").stdout
+    assert " error " in muster("ps").stdout
 
 
 def test_a_python_without_torch_runs_plain_scripts_by_exec(muster: Any, script: Script, bare: Path) -> None:
@@ -68,7 +70,7 @@ def test_an_old_torch_is_named_with_the_oldest_that_will_do(
     script("from .version import __version__\n", "old/torch/__init__.py")
     env["PYTHONPATH"] = str(tmp_path / "old")
     done = muster("run", "-g", "2", str(script("print('ran')")))
-    refused(done, 125, f"{sys.executable} has torch 1.13.1, and muster needs 2.3 or newer", "-m pip install")
+    refused(done, 125, f"{sys.executable} has torch 1.13.1, muster requires 2.3 or newer", "-m pip install")
     no_one_left([], newest(muster).name, timeout=0)
 
 
@@ -91,7 +93,7 @@ def test_a_torch_that_kills_its_python_is_told(
     script("import os; os.abort()\n", "new/torch/__init__.py")
     env["PYTHONPATH"] = str(tmp_path / "new")
     done = muster("run", "-g", "2", str(script("print('ran')")))
-    refused(done, 125, "the warm interpreter ended while it imported torch (killed by SIGABRT)", "--launcher exec")
+    refused(done, 125, "the fork server exited while importing torch (killed by SIGABRT)", "--launcher exec")
     no_one_left([], newest(muster).name, timeout=0)
 
 
@@ -146,18 +148,18 @@ dist.destroy_process_group()  # torch aborts now and then at the end of one that
     done = muster("run", "-g", "2", "--python", str(deaf), str(script(text)))
     assert 0 == done.returncode, done.stderr
     assert {f"[{rank}] {deaf} 2 None None" for rank in range(2)} == set(done.stdout.splitlines())
-    assert "this Python does not read PYTHONPATH or sitecustomize, so it cannot be warmed" in done.stderr
+    assert "this Python ignores PYTHONPATH or sitecustomize" in done.stderr
     assert "2 ranks, launcher exec" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("text", "mode", "sentence"),
     [
-        pytest.param(None, 0, "there is no such program", id="missing"),
-        pytest.param("print('no shebang')", 0o755, "could not be started", id="no program"),
-        pytest.param("#!/no/such/interpreter\n", 0o755, "could not be started", id="bad shebang"),
+        pytest.param(None, 0, "command not found", id="missing"),
+        pytest.param("print('no shebang')", 0o755, "cannot start", id="no program"),
+        pytest.param("#!/no/such/interpreter\n", 0o755, "cannot start", id="bad shebang"),
         pytest.param("#!/bin/sh\necho not a Python >&2; exit 9\n", 0o755, "not a Python", id="no python"),
-        pytest.param("#!/bin/sh\n", 0o644, "there is no such program", id="not executable"),
+        pytest.param("#!/bin/sh\n", 0o644, "command not found", id="not executable"),
     ],
 )
 def test_a_python_that_is_none_is_told(muster: Any, script: Script, text: str | None, mode: int, sentence: str) -> None:
@@ -165,7 +167,7 @@ def test_a_python_that_is_none_is_told(muster: Any, script: Script, text: str | 
         script(text, "python").chmod(mode)
     done = muster("run", "--python", "./python", str(script(OK)))
     assert "Traceback" not in done.stderr
-    assert done.returncode in ((2,) if sentence == "there is no such program" else (2, 125))
+    assert done.returncode in ((2,) if sentence == "command not found" else (2, 125))
     assert sentence in done.stderr
     assert f"{muster.cwd}/python" in done.stderr or "./python" in done.stderr
     assert "lost" not in muster("ps").stdout
@@ -176,11 +178,11 @@ def test_a_python_that_is_none_is_told(muster: Any, script: Script, text: str | 
 
 def test_a_program_that_cannot_be_executed_is_refused_before_anything_starts(muster: Any, script: Script) -> None:
     script("#!/bin/sh\necho ran\n", "bin/tool").chmod(0o644)
-    refused(muster("run", "--", "bin/tool"), 2, "`bin/tool` is not a program that can be run", "chmod +x")
+    refused(muster("run", "--", "bin/tool"), 2, "not executable: bin/tool", "chmod +x")
     muster.env["PATH"] = f"{muster.cwd}/bin:{muster.env['PATH']}"
-    refused(muster("run", "--", "tool"), 2, "there is no program `tool` on PATH", "after `--` stands a program")
-    refused(muster("run", "--", "./bin"), 2, "`./bin` is not a program that can be run", "chmod +x")
-    refused(muster("run", "--", "bin/other"), 2, "there is no program `bin/other`", None)
+    refused(muster("run", "--", "tool"), 2, "program not found on PATH: tool", "`--` is followed by a program")
+    refused(muster("run", "--", "./bin"), 2, "not executable: ./bin", "chmod +x")
+    refused(muster("run", "--", "bin/other"), 2, "program not found: bin/other", None)
     none_begun(muster)
 
 
@@ -190,7 +192,7 @@ def test_a_program_that_cannot_be_executed_is_refused_before_anything_starts(mus
 def test_a_program_that_the_kernel_refuses_is_told(muster: Any, script: Script, head: str, why: str) -> None:
     script(head + "echo ran\n", "tool").chmod(0o755)
     done = muster("run", "-g", "2", "--", "./tool", timeout=15)
-    refused(done, 125, "could not be started", None)
+    refused(done, 125, "cannot start", None)
     assert why in done.stderr
     no_one_left([], newest(muster).name, timeout=0)
 
@@ -222,7 +224,7 @@ def test_a_home_that_cannot_be_written_is_refused(muster: Any, env: dict[str, st
     (muster.cwd / "file").touch()
     env["MUSTER_HOME"] = home
     done = muster("run", "--", "echo", "ran")
-    refused(done, 2, "cannot write the run directory", "choose another place by `--run-dir` or MUSTER_HOME")
+    refused(done, 2, "cannot write the run directory", "choose another directory with --run-dir or MUSTER_HOME")
     assert why in done.stderr
 
 
@@ -230,7 +232,7 @@ def test_a_home_on_a_read_only_disk_is_refused(muster: Any, tmp_path: Path) -> N
     with small_disk(tmp_path / "disk", "1m") as disk:
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         done = muster("run", "--run-dir", str(disk), "--", "echo", "ran")
-        refused(done, 2, f"cannot write the run directory {disk}/runs/", "choose another place by `--run-dir`")
+        refused(done, 2, f"cannot write the run directory {disk}/runs/", "choose another directory with --run-dir")
         assert "Read-only file system" in done.stderr
 
 
@@ -282,7 +284,7 @@ def test_without_local_sockets_a_run_goes_on_and_what_needs_them_is_refused_in_w
     muster.argv = lambda *words: [sys.executable, str(WITHOUT), "unix", "--", *plain(*words)]
     done = muster("run", "-g", "2", "--", "echo", "ran")
     assert (0, {"[0] ran", "[1] ran"}) == (done.returncode, set(done.stdout.splitlines())), done.stderr
-    assert "no other terminal can reach this run (kill, stacks): Operation not permitted: a local socket" in done.stderr
+    assert "`muster kill` and `muster stacks` are not available: Operation not permitted: a local socket" in done.stderr
     for options in (["-d"], ["--launcher", "torchrun"]):
         done = muster("run", *options, "-g", "2", "--", "echo", "ran")
         assert (True, "") == (done.returncode in (2, 3, 125), done.stdout)
@@ -309,7 +311,7 @@ def test_a_working_directory_that_was_deleted_is_told_where_it_is_needed(muster:
             words, env=muster.env, cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL
         )
         assert "Traceback" not in done.stderr, line
-        told = "the folder in which muster was started is gone" in done.stderr and "\nhint: " in done.stderr
+        told = "the current directory was deleted" in done.stderr and "\nhint: " in done.stderr
         assert (2 if needed else 0, needed) == (done.returncode, told), (line, done.stderr)
 
 
@@ -318,9 +320,9 @@ def test_a_working_directory_that_was_deleted_is_told_where_it_is_needed(muster:
 
 def test_a_folder_that_ranks_cannot_enter_is_told(muster: Any, tmp_path: Path) -> None:
     done = muster("run", "--cwd", "missing", "--", "echo", "ran")
-    refused(done, 2, "--cwd missing: there is no such folder", None)
+    refused(done, 2, "--cwd missing: directory not found", None)
     (tmp_path / "file").touch()
-    refused(muster("run", "--cwd", "file", "--", "echo", "ran"), 2, "--cwd file: there is no such folder", None)
+    refused(muster("run", "--cwd", "file", "--", "echo", "ran"), 2, "--cwd file: directory not found", None)
     none_begun(muster)
 
 
@@ -423,5 +425,5 @@ def test_no_status_depends_on_who_reads(muster: Any, script: Script, command: st
             ["bash", "-c", way, "bash", *line], env=muster.env, cwd=muster.cwd, capture_output=True, text=True
         )
         assert (7 if command == "wait" else 0) == done.returncode, (way, done.stderr)
-        lost = "muster: cannot write to standard output: No space left on device\n"
+        lost = "error: cannot write to stdout: No space left on device\n"
         assert (lost if "> /dev/full" in way and "2>" not in way else "") == done.stderr, way

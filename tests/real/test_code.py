@@ -61,13 +61,14 @@ def top(tmp_path: Path) -> Path:
 CODE = {".gitignore", ".gitmodules", "-dash", "main.py", "new\nline", os.fsdecode(b"caf\xe9"), "pkg/deep/a.py"}
 CODE |= {"nested/.gitignore", "nested/inner.py", "vendored/part.py"}
 LINKS = {"linked", "pkg/up", "pkg/absolute", "ignored", "out", "dangling", "loop"}
-LEFT_OUT = "left out, for they are no files: pkg/fifo, sock"
+LEFT_OUT = "warning: not regular files, left out: pkg/fifo, sock"
 
 
 def test_what_git_lists_with_the_repositories_inside(top: Path) -> None:
     found = code_sync.tree(str(top / "pkg"))
     assert (str(top), CODE | LINKS) == (found.root, set(found.names))
-    outward = f"links that lead out of {top} stay links: dangling -> ../nothing, out -> /etc, pkg/absolute -> {top}"
+    outward = f"warning: links to outside {top} are copied as links: "
+    outward += f"dangling -> ../nothing, out -> /etc, pkg/absolute -> {top}"
     assert LEFT_OUT == found.notes[0]
     assert found.notes[1].startswith(outward.rpartition(", ")[0])
     # an ignored file is sent if it is the script
@@ -104,7 +105,9 @@ def test_a_repository_of_another_user_is_told(top: Path) -> None:
     os.chown(top / ".git", 12345, 12345)
     found = code_sync.tree(str(top))
     assert "data/big" in found.names
-    assert found.notes[0].startswith(f"git does not list the files of {top}, so all are taken: detected dubious owner")
+    assert found.notes[0].startswith(
+        f"warning: cannot list the files of {top} with git, taking all: detected dubious owner"
+    )
 
 
 def test_runs_are_no_code(top: Path) -> None:
@@ -220,4 +223,4 @@ def test_a_package_that_is_too_large_is_left_out(home: Path, monkeypatch: pytest
 
 def test_the_code_of_a_script_with_git(top: Path) -> None:
     assert (True, {name for name in CODE if name.endswith(".py")}) == sources(top, "main.py")
-    assert f"what git tracks or would track in {top}" == code_sync.sync_sends(str(top / "pkg"))
+    assert f"the files in {top} that git does not ignore" == code_sync.sync_sends(str(top / "pkg"))

@@ -95,7 +95,9 @@ def test_zsh_completes(muster: Any):
 def test_another_shell_is_refused(muster: Any):
     done = muster("completion", "tcsh")
     assert 2 == done.returncode
-    assert "muster: `muster completion` wants a shell; it was given tcsh\nhint: known: bash, zsh, fish\n" == done.stderr
+    assert (
+        "error: `muster completion` requires a shell, got: tcsh\nhint: known shells: bash, zsh, fish\n" == done.stderr
+    )
 
 
 def test_version_tells_what_the_ranks_get(muster: Any, tmp_path: Path):
@@ -107,9 +109,11 @@ def test_version_tells_what_the_ranks_get(muster: Any, tmp_path: Path):
     # a wheel may be called 2.13.0, and have the version 2.13.0+cu130
     torch_line = lines[1].replace("+" + torch.__version__.partition("+")[2], "")
     base = torch.__version__.partition("+")[0]
-    assert f"ranks: Python {python}, torch {base}, {sys.executable} (the one muster runs in)" == torch_line
+    assert f"ranks: Python {python}, torch {base}, {sys.executable} (the Python of muster)" == torch_line
     broken = tmp_path / ".venv" / "bin" / "python"
     broken.parent.mkdir(parents=True)
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(0o755)
-    assert f"ranks: {broken} does not start (.venv in this folder)" == muster("--version").stdout.splitlines()[1]
+    assert (
+        f"ranks: cannot start {broken} (.venv in the working directory)" == muster("--version").stdout.splitlines()[1]
+    )

@@ -21,10 +21,8 @@ total = torch.ones(1)
 dist.all_reduce(total)
 """
 
-# Whether a peer fails by itself or is signalled first is a matter of milliseconds.
-EITHER = {
-    r"(ended by muster \(\w[\w ]*\)|then failed for want of the others \(lost peer\))": "ended in want of the others"
-}
+# Whether a peer falls by itself or is asked first is a matter of milliseconds.
+EITHER = {r"(terminated by muster \(\w[\w ]*\)|failed afterwards \(lost peer\))": "TERMINATED OR FAILED AFTERWARDS"}
 
 
 def report(stderr: str) -> str:

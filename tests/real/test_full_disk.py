@@ -86,7 +86,7 @@ def test_ranks_outlive_a_full_disk_and_what_they_print_later_is_logged(
         free(disk)
         for rank in range(2):
             mark = re.compile(
-                rf"^muster: (\d+) bytes of rank {rank}'s stdout are missing in this log: No space left", re.M
+                rf"^muster: (\d+) bytes of stdout of rank {rank} are missing from this log: No space left", re.M
             )
             until(lambda rank=rank, mark=mark: mark.search(run.log(rank)), "the log says what is missing", 20)
             # while the disk was not quite full there may have been space for a few more lines
@@ -96,7 +96,7 @@ def test_ranks_outlive_a_full_disk_and_what_they_print_later_is_logged(
             lines = numbers(before)[0], len(set(range(1, numbers(after)[0])) - set(numbers(run.log(rank))))
             # a line at either end may be incomplete
             assert (1, True) == (lines[0], lines[1] <= missing // 100 + 2 * len(mark.findall(run.log(rank))))
-        until(lambda: "logs can be written again" in said.read_text(), "that is told")
+        until(lambda: "logs are written again" in said.read_text(), "that is told")
         assert inodes == [os.stat(run.path / f"attempt_0/rank_{rank:05d}.out").st_ino for rank in range(2)]
         fill(disk)
         (tmp_path / "go").touch()
@@ -104,15 +104,15 @@ def test_ranks_outlive_a_full_disk_and_what_they_print_later_is_logged(
         assert 0 == status, said.read_text()
         assert [] == living(everybody)
         assert "Traceback" not in said.read_text()
-        told = r"ranks 0-1: \S+ (bytes|KiB|MiB) of output are not in their logs: No space left on device"
-        assert re.search(r"all 2 ranks ended well after .*\n" + told, said.read_text()), said.read_text()
+        told = r"ranks 0-1: \S+ (bytes|KiB|MiB) of output missing from their logs: No space left on device"
+        assert re.search(r"all 2 ranks succeeded in .*\n" + told, said.read_text()), said.read_text()
         # the result was written although the disk is full
         shown = muster("show", "last", "--run-dir", str(disk))
         assert re.search(told, shown.stdout), shown.stdout + shown.stderr
         assert "state    succeeded" in shown.stdout
         logs = muster("logs", "last", "--run-dir", str(disk), "--rank", "1")
         assert ("line 1 " in logs.stdout, 0) == (True, logs.returncode)
-        told = r"rank 1: \S+ (bytes|KiB|MiB) of output are not in its log: No space"
+        told = r"rank 1: \S+ (bytes|KiB|MiB) of output missing from its log: No space"
         assert re.search(told, logs.stderr), logs.stderr
         no_one_left([], run.id)
 
@@ -127,7 +127,7 @@ def test_a_disk_that_a_rank_fills_itself_and_a_failure_that_cannot_be_logged(
         done = muster("run", "--run-dir", str(disk), "-q", terminal, "--", "sh", "-c", text)
         assert 4 == done.returncode, done.stderr[-2000:]
         assert re.search(r"failed first, .*: exit status 4", done.stderr)
-        assert re.search(r"rank 0: (26|27|28) MiB of output are not in its log: No space left on device", done.stderr)
+        assert re.search(r"rank 0: (26|27|28) MiB of output missing from its log: No space left on device", done.stderr)
         assert "Traceback" not in done.stderr
 
 
@@ -148,7 +148,7 @@ def test_a_disk_that_fills_while_an_interpreter_is_warmed(muster: Any, script: S
         status, out, err = run.end()
         assert (0, 4) == (status, out.count("worked")), err
         assert "Traceback" not in err.replace("Traceback (most recent call last)", "", 2)
-        assert "all 2 ranks ended well" in err
+        assert "all 2 ranks succeeded" in err
         assert "of output are not in their logs: No space left on device" in err
         assert "succeeded" in muster("ps", "-a", "--run-dir", str(disk)).stdout
         no_one_left([], run.id)
@@ -163,7 +163,7 @@ def test_a_limit_of_file_sizes_ends_no_rank(muster: Any, script: Script) -> None
     assert 0 == done.returncode, done.stderr
     assert [4000, 4000] == [len(re.findall(rf"^\[{rank}\] line", done.stdout, re.M)) for rank in range(2)]
     assert 200_000 == len(muster.log(1))
-    assert re.search("ranks 0-1: .* KiB of output are not in their logs: File too large", done.stderr), done.stderr
+    assert re.search("ranks 0-1: .* KiB of output missing from their logs: File too large", done.stderr), done.stderr
     assert "succeeded" in muster("ps", "-a").stdout
     assert newest(muster).name
 
@@ -175,6 +175,6 @@ def test_a_full_disk_behind_standard_output_is_told_once(muster: Any) -> None:
             process = muster.start("run", *options, "-g", "1", "--", "seq", "20000", stdout=full)
             _, said = process.communicate(timeout=60)
         assert 0 == process.returncode
-        assert 1 == said.count("muster: cannot write to standard output: No space left on device; the run goes on\n")
-        assert "hint: all that the ranks write is kept: see `muster logs`" in said
+        assert 1 == said.count("muster: warning: cannot write to stdout: No space left on device; the run continues\n")
+        assert "hint: see the output of the ranks with `muster logs`" in said
         assert 20000 == len(muster.log(0).splitlines())

@@ -127,7 +127,7 @@ def test_what_a_script_sets_first_is_what_torch_sees(
     out, err = see(muster, path)
     assert plain(muster, path) == out
     assert forked(muster) == (not why), err
-    assert (f"starting plain interpreters instead: {why}" in err) if why else "plain interpreters" not in err
+    assert (f"starting one interpreter per rank: {why}" in err) if why else "one interpreter per rank" not in err
 
 
 def test_what_the_text_does_not_tell_is_told_by_the_rank(muster: Any, script: Script) -> None:
@@ -138,9 +138,9 @@ def test_what_the_text_does_not_tell_is_told_by_the_rank(muster: Any, script: Sc
     assert forked(muster)
     expected = plain(muster, path).replace("jit False", "jit True")
     assert expected == out
-    told = "muster: this rank set KMP_BLOCKTIME, PYTORCH_JIT too late: numpy was loaded before it began; "
+    told = "muster: warning: this rank set KMP_BLOCKTIME, PYTORCH_JIT too late: numpy was already loaded; "
     lines = [line for line in muster.log(0, "err").decode().splitlines() if "muster" in line]
-    assert [told + "`--launcher exec` starts ranks as plain Python"] == lines, err
+    assert [told + "use `--launcher exec` for one interpreter per rank"] == lines, err
 
 
 SMALL_PROBE = """
@@ -230,7 +230,7 @@ def test_an_end_before_torch_was_imported_has_its_hint(muster: Any, script: Scri
     ends = "import os, signal\nif os.environ['RANK'] == '1':\n    os.kill(os.getpid(), signal.SIGSEGV)\n"
     path = str(script(ends + "raise ImportError('libsim.so: cannot be loaded after torch')"))
     done = muster("run", "-g", "2", path)
-    said = re.findall(r"rank \d ended before it imported torch, .* use `--launcher exec`", done.stderr)
+    said = re.findall(r"rank \d exited before it imported torch, .* use `--launcher exec`", done.stderr)
     assert 1 == len(said), done.stderr
     done = muster("run", "-g", "1", str(script("import torch\nraise ImportError('something else')")))
     assert 1 == done.returncode

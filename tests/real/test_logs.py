@@ -163,7 +163,7 @@ def test_log_dir_has_torchruns_names_which_go_with_the_run(muster: Any, tmp_path
 def test_a_log_dir_that_cannot_be_written_harms_no_run(muster: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = muster("run", "--log-dir", "file", "--", "true")
-    assert (2, True) == (done.returncode, "--log-dir file: it is not a folder" in done.stderr)
+    assert (2, True) == (done.returncode, "--log-dir file: not a directory" in done.stderr)
     done = muster("run", "--log-dir", "file/below", "--", "echo", "hello")
     assert (0, "[0] hello\n") == (done.returncode, done.stdout)
     assert 1 == done.stderr.count("--log-dir: cannot write ")
@@ -275,7 +275,7 @@ def test_logs_that_cannot_be_written_fail(muster: Any) -> None:
     muster("run", "--", "echo", "hello")
     with open("/dev/full", "w") as full:
         done = muster("logs", stdout=full, stderr=subprocess.PIPE, capture_output=False)
-    assert (1, "muster: cannot write to standard output: No space left on device\n") == (done.returncode, done.stderr)
+    assert (1, "error: cannot write to stdout: No space left on device\n") == (done.returncode, done.stderr)
 
 
 def test_since_leaves_out_what_is_older(muster: Any, tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_logs_end_with_whoever_reads_them(muster: Any) -> None:
 def test_a_script_that_spawns_by_itself_is_told_of(muster: Any, script: Script) -> None:
     """Each rank would create a world of its own; nothing is rejected, because the call may be for something else."""
     path = script("import torch.multiprocessing as mp\nif False:\n    mp.spawn(print, nprocs=2)\n")
-    told = "script.py calls `mp.spawn(…)` and so starts ranks by itself"
+    told = "script.py calls `mp.spawn(…)`, so each rank starts"
     done = muster("run", "-g", "2", path.name)
     assert 0 == done.returncode
     assert told in done.stderr

@@ -85,7 +85,7 @@ def test_stacks_tells_of_ranks_that_cannot_answer(muster: Any, tmp_path: Path) -
         done = muster("stacks")
         assert 0 == done.returncode
         for rank, pid in run.ranks().items():
-            assert f"rank {rank} (pid {pid}) is no Python that muster prepared" in done.stdout
+            assert f"rank {rank} (pid {pid}) is not a Python process that muster prepared" in done.stdout
         (tmp_path / "go").touch()
         assert 5 == run.end()[0]
 
@@ -98,7 +98,7 @@ def test_stacks_tells_of_a_stopped_rank_that_it_does_not_answer(muster: Any, scr
         os.kill(stopped, signal.SIGSTOP)
         found = _stacks(muster)
         os.kill(stopped, signal.SIGCONT)
-        assert "no answer within 2 s: it is stopped, or waits in the kernel" == found[1].strip()
+        assert "no answer within 2s: it is stopped, or blocked in the kernel" == found[1].strip()
         assert "script.py" in found[0]
         run.process.send_signal(signal.SIGTERM)
         assert 143 == run.end()[0]
@@ -147,7 +147,7 @@ def test_show_tells_what_ranks_use(muster: Any, script: Script) -> None:
         assert "launcher fork, 2 ranks" in lines
         assert any(re.fullmatch(r"python   /.*python\S* \(Python 3\.\d+\.\d+, torch 2\.\S+\)", line) for line in lines)
         row = next(line for line in lines if line.startswith("1  "))
-        assert re.fullmatch(rf"1 +{os.uname().nodename} +{pids[1]} +[\d.]+ [MG]iB +\d+ % +1, [\d.]+ MiB", row)
+        assert re.fullmatch(rf"1 +{os.uname().nodename} +{pids[1]} +[\d.]+ [MG]iB +\d+% +1, [\d.]+ MiB", row)
         os.kill(run.agent(), signal.SIGSTOP)  # it does not answer, and is not waited for
         stopped = muster("show")
         os.kill(run.agent(), signal.SIGCONT)
@@ -161,18 +161,18 @@ def test_show_tells_the_start_by_phase(muster: Any, script: Script) -> None:
     muster("run", "-g", "2", "--cwd", "/", str(script("print('out')")), "--lr", "a b")
     lines = muster("show").stdout.splitlines()
     assert f"command  muster run -g 2 --cwd / {script('')} --lr 'a b'" in lines
-    assert any(line.startswith("folder   / on ") for line in lines)
+    assert any(line.startswith("cwd      / on ") for line in lines)
     spans = {words: float(length) for line in lines for length, words in re.findall(r"^ +([\d.]+)  (.*)", line)}
     phases = [
-        "muster itself, until its agent runs",
-        "a look at the Python",
-        "python starts",
-        "imports torch and what --preload names",
-        "gets ready to fork",
-        "ranks are started",
+        "start muster and its agent",
+        "interpreter probe",
+        "start Python",
+        "import torch and --preload modules",
+        "prepare to fork",
+        "start the ranks",
         "first output of a rank",
         "first output of the last rank",
-        "in all",
+        "total",
     ]
     assert phases == list(spans)
     *each, whole = spans.values()
@@ -197,11 +197,12 @@ def test_a_run_is_found_by_id_name_beginning_and_last(muster: Any) -> None:
     both = muster("show", common)
     assert 2 == both.returncode
     assert re.fullmatch(
-        rf"muster: `{common}` fits 2 runs: {RUN_ID}, {RUN_ID}\nhint: give the id of one of them\n", both.stderr
+        rf"error: `{common}` is ambiguous: it matches 2 runs: {RUN_ID}, {RUN_ID}\nhint: use the id of one of them\n",
+        both.stderr,
     )
     none = muster("logs", "nothing")
     assert 2 == none.returncode
-    assert none.stderr.startswith("muster: there is no run `nothing`\nhint: the newest are ")
+    assert none.stderr.startswith("error: run not found: `nothing`\nhint: newest runs: ")
     muster("run", "--name", "one", "--", "true")
     assert newest(muster).name == found("one")
 
@@ -288,7 +289,7 @@ def test_rm_and_prune_delete_what_has_ended_and_refuse_what_runs(muster: Any, tm
         refused = muster("rm", "old", "live")
         assert 2 == refused.returncode
         assert (
-            f"muster: {run.id} is running; it is not deleted\nhint: end it by `muster kill {run.id}`\n"
+            f"error: cannot delete {run.id}: it is running\nhint: terminate it with `muster kill {run.id}`\n"
             == refused.stderr
         )
         assert 2 == len(list((muster.home / "runs").iterdir()))
@@ -302,8 +303,8 @@ def test_rm_and_prune_delete_what_has_ended_and_refuse_what_runs(muster: Any, tm
         unasked = muster("prune", "--older-than", "0")  # no answer does not mean yes
         assert (2, listed[:1]) == (unasked.returncode, unasked.stdout.splitlines())
         assert (
-            "muster: to delete 1 run wants a yes, and there is no terminal to ask at\n"
-            "hint: say `--yes`; `--dry-run` only lists them\n"
+            "error: cannot ask for confirmation to delete 1 run: no terminal\n"
+            "hint: use --yes, or list the runs with --dry-run\n"
         ) == unasked.stderr
         assert 2 == len(list((muster.home / "runs").iterdir()))
         assert ["deleted 1 run"] == muster("prune", "--older-than", "0", "--yes").stdout.splitlines()[1:]
@@ -325,8 +326,8 @@ def test_after_a_restart_of_the_machine_and_from_another_one_no_run_is_running(m
         (path / "outcome.json").unlink()
     job = _job(path)
     for change, state, why in (
-        ({"boot": "another"}, "lost", "the machine was restarted while it ran"),
-        ({"host": "elsewhere"}, "unknown", "it was started on elsewhere; ask there"),
+        ({"boot": "another"}, "lost", "the machine rebooted during the run"),
+        ({"host": "elsewhere"}, "unknown", "it was started on elsewhere; run this command there"),
     ):
         # its own pid, reused by another process
         mine = {"pid": os.getpid(), "pid_started": Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]}
@@ -342,9 +343,9 @@ def test_after_a_restart_of_the_machine_and_from_another_one_no_run_is_running(m
         killed = muster("kill", path.name)
         if state == "lost":
             assert (125, f"{path.name} is {state}: {why}\n") == (waited.returncode, waited.stderr)
-            assert (0, f"{path.name} is lost: {why}; nothing to end\n") == (killed.returncode, killed.stdout)
+            assert (0, f"{path.name} has already ended (lost: {why})\n") == (killed.returncode, killed.stdout)
         else:
-            said = f"muster: {path.name}: it is unknown whether it still runs: {why}"
+            said = f"error: the state of {path.name} is unknown: {why}"
             for done in (waited, killed, muster("stacks"), muster("rm", path.name)):
                 assert (3, "", said) == (done.returncode, done.stdout, done.stderr.splitlines()[0])
             assert f"{path.name}: no answer: {why}" == muster("ps").stdout.splitlines()[-1]

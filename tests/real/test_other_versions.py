@@ -140,8 +140,8 @@ def test_what_cannot_be_is_said_in_one_sentence_with_a_hint(muster: Any, speaks:
         return [encode_frame("unknown", what=said["kind"], version=version)]
 
     controller = speaks(answers)
-    speaking = f"speaks version {version} of the protocol"
-    says = "it knows no `stacks`" if version > VERSION else speaking
+    speaking = f"its protocol version is {version}"
+    says = "it does not know `stacks`" if version > VERSION else speaking
     for words in (("stacks", "last"), ("kill", "last")):
         done = muster(*words)
         assert (125, says.replace("stacks", words[0]) in done.stderr) == (done.returncode, True), done.stderr

@@ -50,7 +50,10 @@ def test_ctrl_c_interrupts_the_ranks_and_gives_130(muster: Any, script: Script) 
         status, out, err = run.end()
         assert 130 == status
         assert {"[0] SIGINT came", "[1] SIGINT came"} <= set(out.splitlines())
-        assert "interrupted (Ctrl-C): SIGINT to 2 ranks, 30 s to end; Ctrl-C again to kill them at once" in err
+        assert (
+            "interrupted (Ctrl-C): sending SIGINT to 2 ranks, grace period 30s; press Ctrl-C again to kill them now"
+            in err
+        )
         assert "failed first" not in err
         assert "interrupted" == run.outcome()["state"]
         no_one_left(everybody, run.id)
@@ -65,7 +68,11 @@ def test_ranks_that_ignore_sigint_get_sigterm_and_then_sigkill(muster: Any) -> N
         status, _, err = run.end()
         assert 130 == status
         assert [signal.SIGTERM, signal.SIGKILL] == [end["signal"] for end in run.outcome()["exits"]]
-        steps = ["SIGINT to 2 ranks, 1 s to end", "SIGTERM to 2 ranks, 1 s to end", "killing rank 1 (SIGKILL)"]
+        steps = [
+            "sending SIGINT to 2 ranks, grace period 1s",
+            "sending SIGTERM to 2 ranks, grace period 1s",
+            "killing rank 1 (SIGKILL)",
+        ]
         at = [err.index(step) for step in steps]
         assert sorted(at) == at
         no_one_left(everybody, run.id)
@@ -103,9 +110,9 @@ def test_ctrl_c_twice_kills_at_once(muster: Any) -> None:
 @pytest.mark.parametrize(
     ("number", "status", "words"),
     [
-        (signal.SIGTERM, 143, "muster was sent SIGTERM: SIGTERM to 2 ranks"),
+        (signal.SIGTERM, 143, "muster received SIGTERM: SIGTERM to 2 ranks"),
         (signal.SIGHUP, 129, "the terminal was closed (SIGHUP): SIGTERM to 2 ranks"),
-        (signal.SIGQUIT, 131, "muster was sent SIGQUIT: SIGTERM to 2 ranks"),
+        (signal.SIGQUIT, 131, "muster received SIGQUIT: SIGTERM to 2 ranks"),
     ],
 )
 def test_sigterm_and_sighup_are_told_apart(muster: Any, number: int, status: int, words: str) -> None:
@@ -133,7 +140,7 @@ def test_other_signals_are_passed_on_to_the_ranks_that_catch_them(muster: Any, t
         run.wrote("ready", range(2))
         for number in (signal.SIGUSR1, signal.SIGURG, signal.SIGUSR2):
             run.process.send_signal(number)
-            shown(run, f"muster was sent {number.name}, ")
+            shown(run, f"muster received {number.name}, ")
         run.wrote("heard USR1")
         run.wrote("heard URG")
         (tmp_path / "go").touch()
@@ -146,7 +153,10 @@ def test_a_rank_that_catches_sigquit_gets_it_and_the_other_sigterm(muster: Any) 
         run.wrote("ready", range(2))
         run.process.send_signal(signal.SIGQUIT)
         status, _, err = run.end()
-        assert (131, True) == (status, "SIGTERM to 2 ranks, or SIGQUIT where it is caught, 30 s to end" in err), err
+        assert (131, True) == (
+            status,
+            "sending SIGTERM to 2 ranks, or SIGQUIT where handled, grace period 30s" in err,
+        ), err
         assert ["ready\nheard QUIT\n", "ready\nheard TERM\n"] == [run.log(0), run.log(1)]
         assert "failed first" not in err
 
@@ -171,7 +181,7 @@ def test_who_watches_a_detached_run_passes_signals_on_too(muster: Any, tmp_path:
         assert "ready" in watching.stdout.readline()
         watching.send_signal(signal.SIGUSR1)
         until(lambda: b"heard USR1" in muster.log(0), "rank 0 hears it")
-        words = "muster was sent SIGUSR1, which is passed on to rank 0"
+        words = "muster received SIGUSR1, forwarded to rank 0"
         assert any(words in line for line in watching.stderr), "it is told, and the watcher lives"
         (tmp_path / "go").touch()
         _, err = watching.communicate(timeout=60)
@@ -242,7 +252,7 @@ def test_kill_from_another_terminal_ends_a_run(muster: Any, env: dict[str, str])
         assert "`muster kill` by somebody (pid " in err
         assert ("killed", 137) == tuple(run.outcome()[key] for key in ("state", "code"))
         again = muster("kill", "last")
-        assert (0, f"{run.id} is killed; nothing to end\n") == (again.returncode, again.stdout)
+        assert (0, f"{run.id} has already ended (killed)\n") == (again.returncode, again.stdout)
         no_one_left(everybody, run.id)
 
 
@@ -268,7 +278,7 @@ def test_kill_ends_several_runs_at_once_and_all_of_them(muster: Any, tmp_path: P
 
         killing = muster.start("kill", "a", second.id, "a")
         said = {killing.stderr.readline() for _ in range(2)}  # it is not silent while they take their time
-        assert {f"{run.id}: asked 1 rank to end, waiting up to 30 s\n" for run in (first, second)} == said
+        assert {f"{run.id}: terminating 1 rank, waiting up to 30s\n" for run in (first, second)} == said
         (tmp_path / "go").touch()
         told, rest = killing.communicate(timeout=60)
         assert (0, "") == (killing.returncode, rest)
@@ -290,7 +300,7 @@ def test_kill_ends_several_runs_at_once_and_all_of_them(muster: Any, tmp_path: P
             process.stderr.close()
             os.close(ours)
         assert 137 == third.end()[0]
-        assert (0, "no run to end\n") == ((done := muster("kill", "--all")).returncode, done.stdout)
+        assert (0, "no active runs\n") == ((done := muster("kill", "--all")).returncode, done.stdout)
 
 
 def test_kill_ends_the_ranks_of_a_muster_that_is_stopped(muster: Any) -> None:

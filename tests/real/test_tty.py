@@ -140,7 +140,7 @@ def test_who_gets_a_terminal(muster: Any, script: Script) -> None:
     assert (0, expected) == (done.returncode, set(done.stdout.splitlines())), done.stderr
     assert b"(76, 24) False\nxx\n" == log(muster, 1)
     done = muster("run", "--tty", "--no-tty", path)
-    assert (2, True) == (done.returncode, "--tty and --no-tty contradict each other" in done.stderr)
+    assert (2, True) == (done.returncode, "--tty cannot be combined with --no-tty" in done.stderr)
 
 
 BEGUN = """

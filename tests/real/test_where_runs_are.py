@@ -48,8 +48,8 @@ def test_runs_that_are_kept_elsewhere_are_found_from_everywhere(muster: Any, tmp
     given = ("--run-dir", str(elsewhere))
     assert [found[2]] == ids(muster("ps", *given).stdout)
     assert "given\n" in muster("logs", "last", *given).stdout
-    hint = f"hint: the newest are {found[2]}; `muster ps -a --run-dir '{elsewhere}'` lists all"
-    assert f"muster: there is no run `toml`\n{hint}\n" == muster("show", "toml", *given).stderr
+    hint = f"hint: newest runs: {found[2]}; list all with `muster ps -a --run-dir '{elsewhere}'`"
+    assert f"error: run not found: `toml`\n{hint}\n" == muster("show", "toml", *given).stderr
     # only the runs of that directory are pruned; deleted ones are gone from the list
     assert "deleted 1 run\n" in muster("prune", "--keep", "0", "--yes", cwd=project).stdout
     assert f"deleted {found[2]}\n" == muster("rm", "given").stdout
@@ -77,15 +77,17 @@ def test_a_living_run_elsewhere_is_reached(muster: Any, tmp_path: Path) -> None:
         killed = muster("kill", "last", cwd="/")
         assert (0, 0) == (over, killed.returncode), killed.stderr
         assert re.fullmatch(
-            rf"{last} is succeeded; nothing to end\n1 run not over:\n    {run.id} \(long\), started .* ago\n",
+            rf"{last} has already ended \(succeeded\)\n1 active run:\n    {run.id} \(long\), started .* ago\n",
             killed.stdout,
         )
         stacks = muster("stacks", run.id[:30])
-        assert (0, True) == (stacks.returncode, "is no Python that muster prepared" in stacks.stdout), stacks.stderr
+        assert (0, True) == (stacks.returncode, "is not a Python process that muster prepared" in stacks.stdout), (
+            stacks.stderr
+        )
         assert "muster.toml" in stacks.stderr and "warning: cannot read" in stacks.stderr
         again = muster.start("run", "--name", "long", "--", "true", cwd="/")
         assert f"{run.id} has the same name, long, and has not ended" in again.communicate(timeout=60)[1]
-        assert (0, f"{run.id}: ended\n") == ((done := muster("kill", "long", cwd="/")).returncode, done.stdout), (
+        assert (0, f"{run.id}: terminated\n") == ((done := muster("kill", "long", cwd="/")).returncode, done.stdout), (
             done.stderr
         )
         assert 137 == run.end()[0]
@@ -113,5 +115,5 @@ def test_a_prefix_that_fits_several(muster: Any) -> None:
     prefix = both[0][:3]
     for command in ("logs", "show", "wait", "kill", "attach", "stacks", "rm"):
         done = muster(command, prefix)
-        assert (2, "hint: give the id of one of them") == (done.returncode, done.stderr.splitlines()[-1])
+        assert (2, "hint: use the id of one of them") == (done.returncode, done.stderr.splitlines()[-1])
         assert both == re.findall(r"\d{8}-\S*true", done.stderr.partition("fits 2 runs")[2])

@@ -13,7 +13,7 @@ from muster.core import printable
 from muster.protocol.frames import MAGIC, encode_frame
 
 EVIL = "\x1b[2Jx\x9b31m\u202egpj.\u2066\x07\x7f\r"
-FORGED = "\nmuster: all 4 ranks ended well"
+FORGED = "\nmuster: all 4 ranks succeeded"
 
 HOSTILE = """#!{python}
 import os, sys
@@ -65,12 +65,12 @@ def test_frames_of_a_host(muster: Any, host: Callable[..., str]) -> None:
     evil = f"run{EVIL}{FORGED}"
     told = {"runs": {evil: [found]}, "folders": {evil: [f"/tmp/{EVIL}{FORGED}"]}, "left": [found]}
     done = muster("clean", "-H", "n1", "--ssh", host(stdout=MAGIC + encode_frame("cleaned", **told), code=0))
-    assert 1 == done.returncode and "still alive: sleep\\x1b[2J" in done.stderr, done.stderr
+    assert 1 == done.returncode and "orphaned process, still running: sleep\\x1b[2J" in done.stderr, done.stderr
     assert "; /tmp/\\x1b[2J" in done.stdout and is_safe(done.stdout + done.stderr), done.stdout + done.stderr
     del told["folders"]
     for wrong in (told, {**told, "folders": {evil: [17]}}, {**told, "folders": {}, "left": [EVIL]}):
         done = muster("clean", "-H", "n1", "--ssh", host(stdout=MAGIC + encode_frame("cleaned", **wrong), code=0))
-        assert (3, True) == (done.returncode, "n1: no answer that is understood: " in done.stderr), done.stderr
+        assert (3, True) == (done.returncode, "n1: invalid answer: " in done.stderr), done.stderr
         assert is_safe(done.stdout + done.stderr), done.stdout + done.stderr
 
 

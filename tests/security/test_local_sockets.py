@@ -520,7 +520,7 @@ def test_an_agent_hears_its_user_and_no_other_one() -> None:
         other = other_user(speaks, name)
         loop.until(lambda: other.poll() is not None, "the other user has gone")
         said, _ = other.communicate()
-        assert ("True\n", [f"a connection of user {NOBODY} was refused"], []) == (said, notes, heard)
+        assert ("True\n", [f"refused a connection of user {NOBODY}"], []) == (said, notes, heard)
         link = sockets.connect(local_sockets.AGENT, os.getuid())
         assert link is not None
         with link:

@@ -114,10 +114,10 @@ def test_a_damaged_run_is_listed_and_the_others_are_too(muster: Any) -> None:
     done = muster("ps")
     assert 0 == done.returncode, done.stderr
     assert ["lost", "unreadable", "lost"] == [line.split()[2] for line in done.stdout.splitlines()[1:]]
-    assert f"{broken.name}: outcome.json cannot be read: it is not UTF-8" in done.stderr
+    assert f"{broken.name}: cannot read outcome.json: not UTF-8" in done.stderr
     for command in ("show", "wait", "kill", "stacks"):
         done = muster(command, broken.name)
-        assert (2, True) == (done.returncode, "cannot be read: it is not UTF-8\nhint: " in done.stderr), (command, done)
+        assert (2, True) == (done.returncode, ": not UTF-8\nhint: " in done.stderr), (command, done)
     assert 0 == muster("show", "20261127-101112-ccccc").returncode
     done = muster("prune", "--older-than", "0s", "--dry-run")
     assert (0, "kept: " in done.stderr, broken.exists()) == (0, True, True), done.stderr
@@ -128,7 +128,7 @@ def test_an_empty_name_is_no_run(muster: Any) -> None:
     path = plant(muster.home, {"job.json": record(), "plan.json": plan()})
     for command in ("rm", "kill", "show", "logs", "wait", "stacks", "attach"):
         done = muster(command, "")
-        assert (2, True) == (done.returncode, "an empty name is the name of no run" in done.stderr), command
+        assert (2, True) == (done.returncode, "empty run name" in done.stderr), command
     assert path.exists()
 
 
@@ -187,13 +187,13 @@ def test_a_run_directory_that_another_could_have_written_is_not_read(place: Path
     done = victim.muster("ps")
     assert 0 == done.returncode, done.stderr
     assert [good.name] == [line.split()[0] for line in done.stdout.splitlines()[1:]]
-    assert f"{planted} is not read: it belongs to user root" in done.stderr
-    assert f"{opened} is not read: others can write in it" in done.stderr
-    assert "ddddd-link is not read: it is not a directory" in done.stderr
+    assert f"ignoring {planted}: it belongs to user root" in done.stderr
+    assert f"ignoring {opened}: it is writable by others" in done.stderr
+    assert "ddddd-link: not a directory" in done.stderr
     for name in (planted.name, opened.name):
         for command in ("show", "rm", "kill"):
             done = victim.muster(command, name)
-            assert (2, True) == (done.returncode, "is not read: " in done.stderr), (command, done.stderr)
+            assert (2, True) == (done.returncode, "cannot read " in done.stderr), (command, done.stderr)
     assert opened.exists()
 
 
@@ -230,7 +230,8 @@ def test_without_a_home_runs_are_kept_among_temporary_files(place: Path) -> None
         done = user.muster("run", *filter(None, [option]), "--", "echo", f"in {home}")
         assert 0 == done.returncode, done.stderr
         usual = f"{home or ''}/.muster".replace("//", "/")
-        told = f"muster: {usual} cannot be written to, so runs are kept in {own}; choose another place by MUSTER_HOME\n"
+        told = f"muster: warning: cannot write to {usual}, keeping runs in {own}\n"
+        told += "hint: choose another directory with MUSTER_HOME\n"
         assert (option != "-q") == (told in done.stderr)
         assert 0 == user.muster("wait", "last").returncode
         assert f"[0] in {home}\n" == user.muster("logs").stdout
@@ -268,7 +269,7 @@ def test_runs_that_cannot_be_read_are_not_no_runs(place: Path) -> None:
             "prune --keep 0 -y",
         ):
             done = user.muster(*words.split())
-            said = f"muster: cannot read {home}/runs, where runs are kept: Permission denied\nhint: look at its perm"
+            said = f"error: cannot read the directory of runs {home}/runs: Permission denied\nhint: check its perm"
             assert (2, "", True) == (done.returncode, done.stdout, done.stderr.startswith(said)), (words, done)
         hidden.chmod(before)
     assert "mine" in user.muster("ps").stdout
@@ -280,7 +281,7 @@ def test_a_script_in_a_folder_that_may_not_be_entered_is_not_said_to_be_missing(
     (place / "closed" / "deeper" / "s.py").touch()
     (place / "closed").chmod(0o700)
     done = User(NOBODY, place).muster("run", str(place / "closed" / "deeper" / "s.py"))
-    said = f"cannot be reached: this user may not enter the folder {place}/closed\nhint: look at it: `ls -ld`\n"
+    said = f": no permission to enter directory {place}/closed\nhint: check it with `ls -ld`\n"
     assert (2, True) == (done.returncode, done.stderr.endswith(said)), done.stderr
 
 
@@ -311,7 +312,7 @@ def test_a_limit_of_processes_is_told_and_nothing_stays(place: Path, option: str
             ends[free] = (status, err)
         for free, (status, err) in ends.items():
             assert "Traceback" not in err, (free, err)
-            assert 0 == status or ("ulimit -u" in err and "hint: end other programs of yours" in err), (
+            assert 0 == status or ("ulimit -u" in err and "hint: stop other processes of yours" in err), (
                 free,
                 status,
                 err,
@@ -369,11 +370,11 @@ def test_a_hostile_host_writes_no_file_and_runs_nothing_here(there: LabCluster, 
     for run_id in ("../../../outside", "../outside", str(outside), "..", "", "20261127-101112-aaaaa/../../x"):
         says(introduced(record(run_id), plan()))
         done = there.muster("show", "n1:last")
-        assert (125, True) == (done.returncode, "no id of a run" in done.stderr), done.stderr
+        assert (125, True) == (done.returncode, "not a run id" in done.stderr), done.stderr
     for job, made in (({}, plan()), (record(ranks="x"), plan()), (record(), {}), (record(), [])):
         says(introduced(job, made))
         done = there.muster("show", "n1:last")
-        assert (125, True) == (done.returncode, "is not understood" in done.stderr), done.stderr
+        assert (125, True) == (done.returncode, "invalid description" in done.stderr), done.stderr
     assert not list(there.home.glob("runs/*")) and not outside.exists()
 
     evil = plan(ssh=(str(trap),), python=str(trap), setup=(str(trap),))
@@ -393,7 +394,7 @@ def test_a_hostile_host_writes_no_file_and_runs_nothing_here(there: LabCluster, 
     other = plant(there.home, {"job.json": record(served={"name": "n2", "user": ""}), "plan.json": plan()}, ID + "2")
     says(introduced(record(ID + "2"), plan()))
     done = there.muster("kill", "n1:last")
-    assert (2, True) == (done.returncode, "which is another run here" in done.stderr), done.stderr
+    assert (2, True) == (done.returncode, "is not the run of that id known here" in done.stderr), done.stderr
     assert "n2" == json.loads((other / "job.json").read_text())["served"]["name"]
 
 
@@ -420,7 +421,7 @@ def test_a_host_that_says_anything_at_all_is_refused_in_words(there: LabCluster,
         says(*frames)
         done = there.muster("run", "-H", "n1", "-g", "1", "--", "true")
         assert "Traceback" not in done.stderr
-        assert (3, True) == (done.returncode, "not all hosts can be used: n1: " in done.stderr), done.stderr
+        assert (3, True) == (done.returncode, "cannot use all hosts: n1: " in done.stderr), done.stderr
 
 
 @needs_root
@@ -478,7 +479,7 @@ def test_links_and_fifos_in_the_place_of_logs_are_not_followed(muster: Any, tmp_
     said: list[bytes] = []
     view.put = lambda fd, data: said.append(data)
     show_rest(Run(path), view, {})
-    assert (b"secret" in b"".join(said), 2) == (False, sum(b"is not shown: " in piece for piece in said))
+    assert (b"secret" in b"".join(said), 2) == (False, sum(b"cannot show " in piece for piece in said))
 
     outside = tmp_path / "outside"
     outside.symlink_to(secret)
@@ -523,9 +524,7 @@ def test_all_levels_above_a_run_are_its_owners_alone(tmp_path: Path) -> None:
         assert 0o700 == folder.stat().st_mode & 0o777, folder
     for shared in (run.path.parents[1], run.path.parents[0]):
         shared.chmod(0o777)
-        with pytest.raises(
-            InvalidRequest, match=f"runs are not kept in {shared}, .* everybody may write to it"
-        ) as caught:
+        with pytest.raises(InvalidRequest, match=f"cannot keep runs in {shared}, .* it is world-writable") as caught:
             create_run(Store(tmp_path / "a" / ".muster"), ID + "2")
         assert f"chmod go-w {shared}" in str(caught.value.hint)
         shared.chmod(0o700)
@@ -563,7 +562,7 @@ def test_a_host_keeps_no_run_where_others_could_replace_it(tmp_path: Path) -> No
     assert {"unwritable": "", "full": False} == facts.storage_error(str(home))
     for place in (home, home / "runs"):
         place.chmod(0o777)
-        assert f"others could change what runs in {place}: everybody" in facts.storage_error(str(home))["unwritable"]
+        assert f"directory {place} is not private: it is world-writable" in facts.storage_error(str(home))["unwritable"]
         place.chmod(0o700)
 
 
@@ -575,4 +574,4 @@ def test_what_to_do_about_a_limit_is_told_after_the_end_too(muster: Any) -> None
     (run / "node_0" / "ended.json").write_text(json.dumps({"why": str(processes.no_more_processes()), "limit": True}))
     waited = muster("wait", run.name)
     assert (125, True) == (waited.returncode, "see `ulimit -u`" in waited.stderr), waited
-    assert "\nhint: end other programs of yours" in waited.stderr, waited.stderr
+    assert "\nhint: stop other processes of yours" in waited.stderr, waited.stderr

@@ -174,7 +174,7 @@ def test_what_a_stranger_sends_ends_her_connection_and_nothing_else(loop: Loop, 
 
             loop.until(closed, f"she is sent away: {name}")
     assert not loop.met
-    assert 9 <= len(notes) <= 10 and "127.0.0.1" in notes[0] and "further ones are not told" in notes[-1]
+    assert 9 <= len(notes) <= 10 and "127.0.0.1" in notes[0] and "more are not reported" in notes[-1]
     dialer(loop, port)
     loop.until(lambda: len(loop.met) == 2, "who knows the secret is let in")
 

@@ -121,7 +121,7 @@ def test_a_name_that_is_taken(shared: Path, tmp_path: Path, plant: str) -> None:
     make[plant]()
     if plant != "open folder":
         given_away(path)
-    with pytest.raises(OSError, match="somebody else"):
+    with pytest.raises(OSError, match="created by another user"):
         private_tmp.make(str(shared), "a token", "run")
     assert not (tmp_path / "run").exists() and not (tmp_path / "new").exists()
 

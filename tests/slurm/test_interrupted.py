@@ -105,7 +105,7 @@ def test_before_its_time_is_over_a_rank_that_listens_can_save(there: LabCluster)
     line = ["--time", "1", "--signal-before", "40", "--requeue", "1", "-N", "2", "-g", "1"]
     go = there.folder / "go"
     process = there.start("run", "--slurm", *line, there.script(SAVES), str(there.folder / "state"), str(go))
-    warning = r"(3[0-9]|40) s are left of the job's time: SIGUSR1 to the ranks that catch it"
+    warning = r"(3[0-9]|40)s left before the time limit: sending SIGUSR1 to ranks that handle it"
     until(lambda: re.search(warning, there.said()), "it is warned")
     go.touch()
     assert 0 == process.wait(timeout=180), there.said()
@@ -218,9 +218,9 @@ def test_ranks_have_all_the_time_of_the_job(there: LabCluster) -> None:
     text = LISTENS.replace("sys.argv[2:]", '["SIGUSR1"] if os.environ["RANK"] == "0" else []')
     process = there.start("run", "--slurm", *line, there.script(text), str(there.folder / "never"))
     assert 124 == process.wait(timeout=180), there.said()
-    assert re.search(r"1[45] s are left of the job's time", there.said()), there.said()
+    assert re.search(r"1[45]s left before the time limit", there.said()), there.said()
     assert 1 == there.said().count("heard 10")
-    assert "the time limit of the job was reached" in there.said()
+    assert "the job reached its time limit" in there.said()
     assert "timed out" in there.muster("ps").stdout
     ends = [json.loads(line) for line in (there.run / "events.jsonl").read_text().splitlines()]
     assert all(end["t"] > 57 for end in ends if end["event"] == "ended")

@@ -29,7 +29,7 @@ def test_a_run_is_handed_in_shown_and_its_status_given(there: LabCluster) -> Non
     for rank in range(6):
         assert f"rank {rank} of 6 on n{rank // 2 + 1}, local rank {rank % 2}" in done.stdout
     assert "is submitted to Slurm as job " in done.stderr
-    assert "all 6 ranks ended well" in done.stderr
+    assert "all 6 ranks succeeded" in done.stderr
     said = traced(there.run)
     assert [] == unknown(said)
     assert {
@@ -159,14 +159,14 @@ def test_inside_a_batch_script_of_the_person(there: LabCluster) -> None:
 @pytest.mark.parametrize(
     ("option", "says"),
     [
-        (("--partition", "nosuch"), "Slurm refused the job: Invalid partition name specified"),
-        (("--time", "soon"), "Slurm refused the job: Invalid --time specification"),
-        (("--gpus-per-node", "9"), "Slurm refused the job: Requested node configuration is not available"),
-        (("--nodelist", "n77"), "Slurm refused the job: Invalid node name specified"),
-        (("--time", "2", "--signal-before", "120s"), "the ranks would be told to save as soon as the job starts"),
-        (("--signal-before", "1d"), "Slurm sends it at most 65535 s before the time limit"),
+        (("--partition", "nosuch"), "Slurm rejected the job: Invalid partition name specified"),
+        (("--time", "soon"), "Slurm rejected the job: Invalid --time specification"),
+        (("--gpus-per-node", "9"), "Slurm rejected the job: Requested node configuration is not available"),
+        (("--nodelist", "n77"), "Slurm rejected the job: Invalid node name specified"),
+        (("--time", "2", "--signal-before", "120s"), "ranks would get the signal as soon as the job starts"),
+        (("--signal-before", "1d"), "Slurm sends signals at most 65535s before the time limit"),
         (("--slurm-opt", "qoss=high"), "sbatch has no option `--qoss`"),
-        (("--slurm-opt", "ntasks=4"), "muster writes that option of sbatch itself"),
+        (("--slurm-opt", "ntasks=4"), "muster sets this option of sbatch itself"),
     ],
 )
 def test_what_slurm_refuses_is_told_in_its_words(there: LabCluster, option: tuple[str, ...], says: str) -> None:
@@ -221,7 +221,7 @@ def test_scancel_from_outside_ends_a_waiting_caller(there: LabCluster) -> None:
     there.lab.run("head", ["scancel", "--user=root"])
     assert 137 == process.wait(timeout=60), there.said()
     assert "the job was cancelled (scancel)" in there.said()
-    assert "the logs: muster logs" in there.said(), "the report comes although the connection broke"
+    assert "\nlogs: muster logs" in there.said(), "the report comes although the connection broke"
     assert "killed" in there.muster("ps").stdout
     there.nothing_left()
 
@@ -344,7 +344,7 @@ def test_lines_of_setup_choose_the_python_and_must_not_fail(there: LabCluster) -
     assert f"{other}/python3" in (there.run / "controller.json").read_text()
     done = there.muster("run", "--slurm", "--setup", "module-that-is-not-there", *show)
     assert 125 == done.returncode
-    assert "this line of --setup failed: module-that-is-not-there" in done.stderr
+    assert "--setup failed: module-that-is-not-there" in done.stderr
 
 
 def test_a_folder_that_nodes_do_not_see_is_told_before_anything_waits(there: LabCluster) -> None:
@@ -370,19 +370,19 @@ def test_ctrl_c_leaves_and_a_second_one_cancels(there: LabCluster) -> None:
     first_run = there.run
     there.kill("head", "muster run --slurm", signal.SIGINT)
     assert 0 == first.wait(timeout=20)
-    assert "goes on as job" in there.said()
+    assert "continues as job" in there.said()
     assert ["RUNNING"] == queue(there)
     second = there.start("attach", first_run.name)
     until(lambda: "step" in there.said(), "it shows lines")
     there.kill("head", "muster attach", signal.SIGINT)
     assert 0 == second.wait(timeout=20), "a terminal that only watched never cancels"
-    assert "goes on as job" in there.said()
+    assert "continues as job" in there.said()
     assert "cancel" not in there.said()
     there.lab.run("head", ["scancel", "--user=root"])
     third = there.start(*line)
     until(lambda: "step" in there.said(), "it shows lines")
     there.kill("head", "muster run --slurm", signal.SIGINT)
-    until(lambda: "cancels it" in there.said(), "it says what a second one does")
+    until(lambda: "to cancel it" in there.said(), "it says what a second one does")
     there.kill("head", "muster run --slurm", signal.SIGINT)
     assert 130 == third.wait(timeout=60), there.said()
     until(lambda: not queue(there), "the job is cancelled")
@@ -393,10 +393,12 @@ def test_a_job_that_never_starts_has_a_hint_and_who_waits_for_it_says_that_it_st
     process = there.start("run", "--slurm", "-N", "9", "-g", "1", there.script(TICK), "1", "0.05")
     until(lambda: "never starts" in there.said(), "it is pending")
     run = there.run.name
-    until(lambda: f"hint: `muster kill {run}` takes it out of the queue; `muster nodes`" in there.said(), "has a hint")
+    until(
+        lambda: f"hint: remove it from the queue with `muster kill {run}`; `muster nodes`" in there.said(), "has a hint"
+    )
     there.kill("head", "muster run --slurm", signal.SIGTERM)
     assert 143 == process.wait(timeout=20), there.said()
-    assert f"muster: {run} goes on as job" in there.said() and f"`muster kill {run}`" in there.said()
+    assert f"muster: {run} continues as job" in there.said() and f"stop: muster kill {run}" in there.said()
     assert ["PENDING"] == queue(there)
     assert 0 == there.muster("kill", run).returncode
     assert [] == queue(there)
@@ -407,7 +409,7 @@ def test_a_controller_that_is_killed_is_told_with_what_the_ranks_wrote(there: La
     there.steps(2, 3)
     there.kill("n1", r"muster\.pyz inside", signal.SIGKILL)
     assert 125 == process.wait(timeout=90), there.said()
-    assert "the controller of the run on n1 was killed" in there.said()
+    assert "the controller on n1 was killed" in there.said()
     assert "[1] rank 1 step 2 " in there.said()
     there.nothing_left()
 
@@ -511,17 +513,17 @@ def test_variables_of_a_job_that_is_over_are_told_as_such(there: LabCluster) -> 
     (there.folder / "all.sh").write_text("env | grep ^SLURM_ > left\n" + shlex.join(there.argv("doctor", "--json")))
     env = {**there.lab.environment(), **there.env}
     first = there.lab.run("head", ["salloc", "-Q", "-N2", "sh", "all.sh"], env=env, cwd=str(there.folder), timeout=110)
-    assert "left over" not in first.stderr and first.stdout.startswith("{"), first.stderr
+    assert "stale" not in first.stderr and first.stdout.startswith("{"), first.stderr
     left = dict(line.split("=", 1) for line in (there.folder / "left").read_text().splitlines() if "=" in line)
     for job in (left["SLURM_JOB_ID"], "99999"):
         stale = {**left, "SLURM_JOB_ID": job}
-        why = "Slurm knows no such job of yours" if job == "99999" else r"that job is over \([A-Z]+\)"
-        said = rf"muster: SLURM_JOB_ID={job} in the environment is left over: {why}\n"
+        why = "Slurm knows no such job of yours" if job == "99999" else r"that job has ended \([A-Z]+\)"
+        said = rf"error: stale SLURM_JOB_ID={job} in the environment: {why}\n"
         for words in (["run", "--slurm"], ["run", "--slurm", "-d"], ["doctor"]):
             done = there.muster(*words, *(["--", "true"] if words[0] == "run" else []), env=stale)
             assert 2 == done.returncode, done.stderr
             assert re.fullmatch(
-                said + "hint: `unset SLURM_JOB_ID`; then --slurm submits a job of its own\n", done.stderr
+                said + "hint: run `unset SLURM_JOB_ID`; then --slurm submits a job of its own\n", done.stderr
             )
     here = there.muster("run", "--", "true", env=stale)
     assert (0, True) == (here.returncode, re.search(said, here.stderr) is not None), here.stderr

@@ -47,7 +47,7 @@ def test_a_script_that_is_not_there(alone: LabCluster) -> None:
     done = alone.muster("run", "-H", "n1,n2", "-g", "1", alone.script("print()"))
     assert 2 == done.returncode
     assert "on n[1-2]" in done.stderr
-    assert "`--sync` sends it" in done.stderr
+    assert "copy it with `--sync`" in done.stderr
     alone.nothing_left()
 
 
@@ -75,7 +75,7 @@ def test_code_is_sent_and_logs_come_back(alone: LabCluster) -> None:
     (top / "main.py").write_text("print('other')")
     done = alone.muster("run", *line[2:], cwd=str(top))
     assert 2 == done.returncode
-    assert "on n[1-3] is not the one that is here" in done.stderr
+    assert "on n[1-3] differs from the one here" in done.stderr
     alone.nothing_left()
     left = alone.lab.run("n2", ["sh", "-c", "ls ~/.muster/runs"], cwd="/").stdout
     assert "" == left, "nodes keep nothing of a run whose logs have come back"
@@ -86,7 +86,7 @@ def test_too_much_to_be_code(alone: LabCluster) -> None:
     (top / "weights.bin").write_bytes(b"\0" * (3 << 20))
     done = alone.muster("run", "--sync", "--code-limit", "2", "-H", "n1", "-g", "1", "main.py", cwd=str(top))
     assert 2 == done.returncode
-    assert "have 3.0 MiB, and code has at most 2.0 MiB" in done.stderr
+    assert "with 3.0 MiB, more than the limit of 2.0 MiB" in done.stderr
     assert "weights.bin (3.0 MiB)" in done.stderr
     alone.nothing_left()
 
@@ -101,7 +101,7 @@ def test_a_full_disk_on_one_host(alone: LabCluster) -> None:
         top = repository(alone, main_py="print(1)")
         done = alone.muster("run", "--sync", "-H", "n[1-3]", "-g", "1", "main.py", cwd=str(top))
         assert 2 == done.returncode, done.stdout + done.stderr
-        assert f"n2 cannot write in {alone.lab.folder.scratch}/runs: No space left on device" in done.stderr
+        assert f"n2: cannot write to {alone.lab.folder.scratch}/runs: No space left on device" in done.stderr
         alone.nothing_left()
     finally:
         alone.lab.run("n2", ["sh", "-c", "rm ~/.bashrc"], cwd="/")
@@ -134,10 +134,11 @@ def test_a_disk_that_fills_up_where_copies_of_logs_are_kept(alone: LabCluster) -
             assert 0 == alone.lab.run(host, ["touch", go], cwd="/").returncode
         until(lambda: alone.started[-1].poll() is not None, "the run has ended", 40)
         assert 0 == alone.started[-1].returncode, alone.said()
-        assert re.search(r"cannot keep logs of n2 on n1: No space left on device; they stay on n2 in \S", alone.said())
-        told = (
-            r"rank 1: 1\d\d KiB of output are not in its log: No space left on device on n1; n2 has all of it, in (\S+)"
+        assert re.search(
+            r"cannot copy logs of n2 to n1: No space left on device; they remain on n2 in \S", alone.said()
         )
+        told = r"rank 1: 1\d\d KiB of output missing from its log: No space left on device on n1; "
+        told += r"the complete log is on n2 in (\S+)"
         found = re.search(told, alone.said())
         assert found, alone.said()
         whole = alone.lab.run("n2", ["cat", f"{found[1]}/attempt_0/rank_00001.out"], cwd="/").stdout
@@ -222,8 +223,8 @@ def test_hosts_that_share_the_runs_and_not_the_code(there: LabCluster) -> None:
     code, hosts = Apart(there), ("-H", "n1,n2")
     done = code.run("--sync", *hosts)
     assert {f"rank {rank} 1 2 3 4 {code.top}" for rank in range(2)} == code.lines(done)
-    assert "left out, for they are no files: fifo" in done.stderr
-    assert re.search(rf"sending 6 files \(\d+ bytes\) of {re.escape(str(code.top))} to n\[1-2\]", done.stderr), (
+    assert "warning: not regular files, left out: fifo" in done.stderr
+    assert re.search(rf"copying 6 files \(\d+ bytes\) from {re.escape(str(code.top))} to n\[1-2\]", done.stderr), (
         done.stderr
     )
     # with the same size and time as the other one
@@ -231,8 +232,8 @@ def test_hosts_that_share_the_runs_and_not_the_code(there: LabCluster) -> None:
     code.sh(f"rm '{code.top}/gone.py'")
     done = code.run(*hosts)
     assert 2 == done.returncode
-    assert f"part.py in {code.top} on n[1-2] is not what is here" in done.stderr
-    assert f"`--sync` sends what git tracks or would track in {code.top}; `--no-code-check` starts" in done.stderr
+    assert f"part.py in {code.top} on n[1-2] differs from the copy here" in done.stderr
+    assert f"`--sync` copies the files in {code.top} that git does not ignore; `--no-code-check` starts" in done.stderr
     done = code.run("--no-code-check", *hosts)
     assert {f"rank {rank} 1 2 3 4 {code.top}" for rank in range(2)} == code.lines(done)
     done = code.run("--sync", *hosts)
@@ -246,7 +247,7 @@ def test_hosts_that_share_the_runs_and_not_the_code(there: LabCluster) -> None:
     assert {f"rank 0 5 2 3 None {code.top}/empty"} == code.lines(done)
     done = there.muster("run", *show, "/var/tmp/elsewhere.py", cwd=code.top)
     assert 2 == done.returncode
-    assert f"there is no /var/tmp/elsewhere.py on n1, and --sync sends {code.top}" in done.stderr
+    assert f"script /var/tmp/elsewhere.py not found on n1: --sync copies only {code.top}" in done.stderr
     code.sh(f"mkdir '{code.top}/new'")
     done = there.muster("run", "--snapshot", *show, "../main.py", cwd=f"{code.top}/new")
     assert {f"rank 0 5 2 3 None {there.run}/code/new"} == code.lines(done)
@@ -265,8 +266,8 @@ def test_homes_without_git(alone: LabCluster) -> None:
     assert 0 == alone.lab.run("n2", ["sh", "-c", f"echo X=1 >'{home}/mine/__init__.py'"], cwd="/").returncode
     done = alone.muster(*run, cwd=home)
     assert 2 == done.returncode
-    assert f"mine/__init__.py in {home} on n2 is not what is here" in done.stderr
-    assert f"`--sync` sends all that is in {home}, over what is there; `--no-code-check` starts" in done.stderr
+    assert f"mine/__init__.py in {home} on n2 differs from the copy here" in done.stderr
+    assert f"`--sync` copies all files in {home}; `--no-code-check` starts" in done.stderr
     assert 0 == alone.muster(*run[:1], "--no-code-check", *run[1:], cwd=home).returncode
 
 
@@ -274,7 +275,7 @@ def test_nodes_of_slurm_that_do_not_share_the_code(there: LabCluster) -> None:
     code, nodes = Apart(there), ("--slurm", "-N", "2")
     done = code.run(*nodes)
     assert 125 == done.returncode
-    assert f"there is no folder {code.top} on n[1-2]" in done.stderr
+    assert f"directory {code.top} not found on n[1-2]" in done.stderr
     assert "--sync" in done.stderr
     done = code.run("--sync", *nodes)
     assert {f"rank {rank} 1 2 3 4 {there.run}/code" for rank in range(2)} == code.lines(done)
@@ -290,7 +291,7 @@ def test_nodes_of_slurm_that_do_not_share_the_code(there: LabCluster) -> None:
     code.sh(f"echo WORD=6 >'{code.top}/part.py'", "n2")
     done = code.run(*nodes)
     assert 125 == done.returncode
-    assert f"part.py in {code.top} on n2 is not what is on n1" in done.stderr
+    assert f"part.py in {code.top} on n2 differs from the copy on n1" in done.stderr
     done = code.run("--no-code-check", *nodes)
     assert {f"rank 0 1 2 3 4 {code.top}", f"rank 1 6 2 3 4 {code.top}"} == code.lines(done)
 

@@ -119,10 +119,10 @@ def test_a_machine_that_knows_nothing_of_it_attaches_by_the_host(
     assert 0 == there.muster("wait", "last", host="n3", env=stranger).returncode
     unknown = there.muster("attach", "n1:no-such-run", host="n3", env=stranger)
     assert 2 == unknown.returncode
-    assert "there is no run `no-such-run` on n1" in unknown.stderr
+    assert "run not found on n1: `no-such-run`" in unknown.stderr
     nowhere = there.muster("attach", "nosuchhost:last", host="n3", env=stranger)
     assert 3 == nowhere.returncode
-    assert "nosuchhost does not answer: ssh: Could not resolve hostname" in nowhere.stderr
+    assert "no answer from nosuchhost: ssh: Could not resolve hostname" in nowhere.stderr
     there.nothing_left()
 
 
@@ -144,13 +144,13 @@ def test_a_run_on_a_host_that_does_not_answer_is_unknown(there: LabCluster) -> N
     there.steps(1, 3)
     there.lab.fault("partition", "n1")
     listed = there.muster("ps", timeout=60).stdout
-    assert "unknown" in listed and "no answer: n1, where its supervisor is, does not answer" in listed
+    assert "unknown" in listed and "no answer: no answer from its controller on n1" in listed
     for command in ("kill last", "kill --all", "stacks last", "rm last"):
         there.start(*command.split())
     for number, process in enumerate(there.started):
         assert 3 == process.wait(timeout=60), there.said(number)
         said = there.said(number)
-        assert "it is unknown whether it still runs: n1, where its supervisor is, does not answer" in said
+        assert "is unknown: no answer from its controller on n1" in said
     there.lab.clear()
     assert "running" in there.muster("ps").stdout
     assert 0 == there.muster("kill", "last").returncode
@@ -162,7 +162,7 @@ def test_who_waits_for_a_run_asks_a_silent_host_again(there: LabCluster) -> None
     there.steps(1, 3)
     there.lab.fault("drop-ssh", "n1")
     waits = there.start("wait", "last")
-    until(lambda: "does not answer" in there.said() and "asking again" in there.said(), "it waits for the host, too")
+    until(lambda: "no answer" in there.said() and "retrying" in there.said(), "it waits for the host, too")
     there.lab.clear()
     assert 0 == there.muster("kill", "last").returncode
     assert 137 == waits.wait(timeout=60), there.said()
@@ -198,7 +198,7 @@ def test_who_follows_a_run_logs_in_once_and_again_when_the_connection_broke(ther
     for rank in range(2):
         shown = [line for line in there.said(0).splitlines(keepends=True) if line.startswith(f"[{rank}] ")]
         assert [f"[{rank}] {line}" for line in there.log(rank).splitlines(keepends=True)] == shown
-    assert "ended well" in there.said(1)
+    assert "succeeded" in there.said(1)
     there.nothing_left()
 
 

@@ -105,9 +105,9 @@ def test_who_knows_the_secret_is_let_in(port: Port) -> None:
 @pytest.mark.parametrize(
     ("terms", "node", "why"),
     [
-        pytest.param(TERMS._replace(secret="0" * 48), 1, "does not know the secret", id="another secret"),
-        pytest.param(TERMS._replace(run_id="20261127-000000-abcdef"), 1, "does not know the secret", id="another run"),
-        pytest.param(TERMS, 2, "nobody waits for node 2", id="a node of no run"),
+        pytest.param(TERMS._replace(secret="0" * 48), 1, "wrong secret", id="another secret"),
+        pytest.param(TERMS._replace(run_id="20261127-000000-abcdef"), 1, "wrong secret", id="another run"),
+        pytest.param(TERMS, 2, "node 2 is no longer expected", id="a node of no run"),
     ],
 )
 def test_who_does_not_is_sent_away(port: Port, terms: Terms, node: int, why: str) -> None:
@@ -115,7 +115,7 @@ def test_who_does_not_is_sent_away(port: Port, terms: Terms, node: int, why: str
     sock.sendall(port.hello(sock, terms, node))
     port.closed(sock)
     assert (1, []) == (len(port.notes), port.came)
-    assert port.notes[0].startswith("a connection from 127.0.0.1 was refused: ") and why in port.notes[0]
+    assert port.notes[0].startswith("connection from 127.0.0.1 refused: ") and why in port.notes[0]
 
 
 def test_what_was_heard_of_an_agent_is_worth_nothing_on_another_connection(port: Port) -> None:
@@ -124,7 +124,7 @@ def test_what_was_heard_of_an_agent_is_worth_nothing_on_another_connection(port:
     second = port.call()
     second.sendall(hello)
     port.closed(second)
-    assert "does not know the secret" in port.notes[0]
+    assert "wrong secret" in port.notes[0]
     first.sendall(hello)
     port.loop.until(lambda: port.came, "on its own it counts")
 
@@ -153,7 +153,7 @@ def test_who_stalls_is_sent_away_in_time(port: Port) -> None:
     assert 2 == len(port.callers.strangers)
     port.loop.advance(1.2)
     assert {} == port.callers.strangers
-    assert ["a connection from 127.0.0.1 was refused: no handshake within 5 s"] * 2 == port.notes
+    assert ["connection from 127.0.0.1 refused: no handshake within 5s"] * 2 == port.notes
     port.closed(silent)
 
 

@@ -58,7 +58,7 @@ def refused(root: Path, env: dict[str, str] = ENV) -> str:
     try:
         assert client.client("slurm").allocation(env, root) == FOUND
     except InvalidRequest as error:
-        return error.sentence.partition("left over: ")[2]
+        return error.sentence.partition("in the environment: ")[2]
     return ""
 
 
@@ -72,7 +72,7 @@ def test_a_job_that_may_still_run_is_used(squeue: Callable[..., None], tmp_path:
 @pytest.mark.parametrize("state", sorted(slurm_jobs.ENDS))
 def test_a_job_that_is_over_is_not(squeue: Callable[..., None], tmp_path: Path, state: str) -> None:
     squeue(all=line(state), job=line(state))
-    assert f"that job is over ({state})" == refused(tmp_path)
+    assert f"that job has ended ({state})" == refused(tmp_path)
 
 
 @pytest.mark.parametrize("known", ["", line("PENDING"), line("COMPLETED"), line("RUNNING", "8")])
@@ -88,9 +88,9 @@ def test_a_job_of_another_cluster(squeue: Callable[..., None], tmp_path: Path) -
     far = {**ENV, "SLURM_CLUSTER_NAME": "far"}
     squeue(all=line("FAILED"), job=line("FAILED"), far=line("RUNNING"))
     assert "" == refused(tmp_path, far)
-    assert "that job is over (FAILED)" == refused(tmp_path, {**ENV, "SLURM_CLUSTER_NAME": "home"})
+    assert "that job has ended (FAILED)" == refused(tmp_path, {**ENV, "SLURM_CLUSTER_NAME": "home"})
     squeue(far=line("TIMEOUT"))
-    assert "that job is over (TIMEOUT)" == refused(tmp_path, far)
+    assert "that job has ended (TIMEOUT)" == refused(tmp_path, far)
 
 
 def test_a_job_that_is_absent_and_an_answer_that_does_not_come(

@@ -121,8 +121,8 @@ def test_what_was_seen_is_not_sent_again_after_a_connection_broke(terminal: Term
     assert (ENDED, [ENDED]) == (ended, screen.finished)
     assert [(0, "out", b"one\n"), (1, "out", b"uno\n"), (0, "out", b"two\n")] == screen.shown
     assert [{"python": "3"}] == screen.began
-    assert ["the connection to n1 broke; trying for 20 s to come back", "back after 0 s", "n2 is back"] == [
-        text for text in screen.said if "out of reach" not in text
+    assert ["connection to n1 lost; reconnecting for up to 20s", "reconnected after 0s", "n2 is back"] == [
+        text for text in screen.said if "cannot reach" not in text
     ]
     first, second = terminal.heard("attach")
     assert ({}, 0, False) == (first["offsets"], first["events"], first["owner"])
@@ -134,7 +134,9 @@ def test_what_was_seen_is_not_sent_again_after_a_connection_broke(terminal: Term
 
 def test_output_may_be_missing_where_the_connection_broke(terminal: Terminal) -> None:
     terminal.attach([*GREETED, RUN], [arrives, "attach", RUN, OVER, stays])
-    assert [f"n1 is out of reach: output may be missing here; `muster logs {ID}` has all of it"] == terminal.screen.said
+    assert [
+        f"warning: cannot reach n1: output may be missing here; `muster logs {ID}` shows all of it"
+    ] == terminal.screen.said
 
 
 def test_what_was_shown_makes_room_for_more(terminal: Terminal) -> None:
@@ -161,14 +163,14 @@ def test_what_is_not_understood_is_neither_shown_nor_kept(terminal: Terminal, tm
     (path := tmp_path / ID).mkdir()
     nothing_shown = terminal.attach([*GREETED, RUN, wrong, piece(0, b"later", 0), stays], keep=Run(path))
     assert nothing_shown is None and terminal.client.gone
-    assert ["n1 sent"] == [text[:7] for text in terminal.screen.said]
+    assert ["error: "] == [text[:7] for text in terminal.screen.said]
     assert [] == terminal.screen.shown
     assert [] == os.listdir(path)
 
 
 def test_of_a_newer_controller_what_is_not_known_is_skipped(terminal: Terminal) -> None:
     assert ENDED == terminal.attach([*GREETED, RUN, says("weather", rain=True), OVER, stays])
-    assert ["n1: a message of an unknown kind was skipped: 'weather'"] == terminal.screen.said
+    assert ["n1: skipped a message of unknown kind: 'weather'"] == terminal.screen.said
 
 
 def test_a_newer_controller_that_cannot_be_attached_to_is_told_with_a_hint(
@@ -176,7 +178,7 @@ def test_a_newer_controller_that_cannot_be_attached_to_is_told_with_a_hint(
 ) -> None:
     unknown = says("unknown", what="attach", version=VERSION + 1)
     assert terminal.attach([*GREETED, unknown, stays]) is None
-    why = f"it speaks version {VERSION + 1} of the protocol, which has no `attach`\nhint: use the version of muster"
+    why = f"its protocol version is {VERSION + 1}, which has no `attach`\nhint: use the version of muster"
     assert terminal.client.gone and why in capfd.readouterr().err
 
 

@@ -69,43 +69,43 @@ CHECKS: list[tuple[Callable[[Any], None], Any, str, str | None]] = [
     (
         lambda told: check_storage(told, "/runs/a"),
         hosts(n2={"shared": False}),
-        "n2 cannot see /runs/a, where the run is kept",
-        "choose a folder that all nodes share: --run-dir, or MUSTER_HOME",
+        "run directory /runs/a is not visible on n2",
+        "choose a directory on a file system that all nodes share: --run-dir, or MUSTER_HOME",
     ),
     (
         lambda told: check_storage(told, ""),
-        hosts(n2={"shared": False, "unwritable": "cannot write in /h: No space left on device", "full": True}),
-        "not all hosts can keep the run: n2 cannot write in /h: No space left on device",
+        hosts(n2={"shared": False, "unwritable": "cannot write to /h: No space left on device", "full": True}),
+        "cannot create the run directory on all hosts: n2: cannot write to /h: No space left on device",
         "free some space there, or set MUSTER_HOME there",
     ),
     (
         lambda told: check_directory(told, "/work", REMEDIES),
         hosts(n1={"cwd": False}, n2={"cwd": False}),
-        "there is no folder /work on n[1-2]",
+        "directory /work not found on n[1-2]",
         "share it",
     ),
     (
         lambda told: check_script(told, "train.py", "d1", REMEDIES),
         hosts(n1={"script": "d2"}, n2={"script": ""}),
-        "there is no train.py on n2",
+        "script train.py not found on n2",
         "send it",
     ),
     (
         lambda told: check_script(told, "train.py", "d1", REMEDIES),
         hosts(n2={"script": "d2"}),
-        "train.py on n2 is not the one that is here",
+        "script train.py on n2 differs from the one here",
         "send this one",
     ),
     (
         check_versions,
         hosts(n2={"python": "3.9.18"}),
         "Python differs between hosts: n1 3.11, n2 3.9",
-        "name one that all have: `--python PATH`",
+        "choose one that all hosts have: `--python PATH`",
     ),
     (
         lambda told: refuse_other_code({"n2": ["a.py", "b.py"]}, "here", Tree("/work", ("a.py", "b.py")), "send it"),
         hosts(),
-        "a.py and 1 other file in /work on n2 are not what is here",
+        "a.py and 1 other file in /work on n2 differ from here",
         "send it; `--no-code-check` starts the run anyway",
     ),
 ]
@@ -308,13 +308,13 @@ def test_agents_that_join_are_checked_and_meet(joining: Joining) -> None:
 
 def test_an_agent_that_joins_with_another_script_ends_it(joining: Joining) -> None:
     joining.facts(n2={"script": "0" * 64})
-    with pytest.raises(InvalidRequest, match=r"train\.py on n2\.cluster is not the one that is here"):
+    with pytest.raises(InvalidRequest, match=r"script train\.py on n2\.cluster differs from the one here"):
         joining.bootstrap.check()
 
 
 def test_an_agent_that_has_not_tried_an_address_has_not_reached_it(joining: Joining) -> None:
     joining.facts(n1={"interfaces": [["ib0", "10.1.0.1"]]})
-    with pytest.raises(Unreachable, match="it was not tried"):
+    with pytest.raises(Unreachable, match="not tried"):
         joining.bootstrap.find_rendezvous()
 
 

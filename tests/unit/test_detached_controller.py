@@ -145,7 +145,7 @@ def test_an_agent_that_comes_again_has_missed_nothing(controller: Controller) ->
     controller.served.send_message(1, "forward_signal", number=10)
     controller.loop.advance(2.0)
     controller.connect(1)
-    controller.says("n2 is back after 2 s")
+    controller.says("n2 reconnected after 2s")
     controller.hears((1, "forward_signal", {"number": 10}))
     controller.loop.advance(2 * LEASE, 1.0)
     assert [] == lost(controller)
@@ -158,7 +158,7 @@ def test_an_agent_that_closes_its_connection_comes_again_at_once_or_has_ended(co
     controller.loop.advance(2.5)
     assert [] == lost(controller)
     controller.loop.advance(1.0)
-    assert [(1, "the agent on n2 ended, and its ranks with it")] == lost(controller)
+    assert [(1, "the agent on n2 exited, and its ranks with it")] == lost(controller)
     assert controller.served._expect(1) is None, "its ranks count as ended, so it is let in no more"
 
 
@@ -168,21 +168,21 @@ def test_a_machine_that_falls_silent_has_the_lease_and_what_it_may_be_late(contr
     link = controller.served.far[1]
     link.channel.timed_out = True
     controller.served._parted(link)
-    controller.says("n2 does not answer; waiting up to 30 s for it to come back (--lease)")
+    controller.says("no answer from n2; waiting up to 30s for it to reconnect (--lease)")
     controller.loop.advance(LEASE + LATE - 1, 1.0)
     assert [] == lost(controller)
     controller.loop.advance(2.0)
-    assert [(1, "the agent on n2 could not be reached for 45 s")] == lost(controller)
+    assert [(1, "the agent on n2 was unreachable for 45s")] == lost(controller)
 
 
 def test_the_agent_here_never_comes_again(controller: Controller) -> None:
     controller.running()
     controller.agents[0].part()
     controller.loop.until(lambda: lost(controller), "it is lost")
-    assert [(0, "the agent on n1 ended, and its ranks with it")] == lost(controller)
+    assert [(0, "the agent on n1 exited, and its ranks with it")] == lost(controller)
 
 
-@pytest.mark.parametrize("text, why", [("Traceback …\nOSError: full\n", "OSError: full"), ("", "it does not say why")])
+@pytest.mark.parametrize("text, why", [("Traceback …\nOSError: full\n", "OSError: full"), ("", "no reason given")])
 def test_an_agent_that_fails_is_lost_with_its_last_words_if_there_are_any(
     controller: Controller, text: str, why: str
 ) -> None:
@@ -199,7 +199,7 @@ def test_an_agent_that_never_calls_is_lost(tmp_path: Path) -> None:
         controller.loop.call_later(20.0, lambda link=link: controller.served._never_called(link))  # type: ignore[misc]
     controller.connect(0)
     controller.loop.advance(21.0, 1.0)
-    assert [(1, "the agent on n2 has not called within 20 s")] == lost(controller)
+    assert [(1, "the agent on n2 did not connect within 20s")] == lost(controller)
     controller.close()
 
 
@@ -207,10 +207,10 @@ def test_a_frame_that_is_none_of_an_agent_ends_the_connection_and_the_run_waits_
     controller.running()
     os.write(controller.agents[1].wire.writing, b"\xff" * 8)
     controller.loop.until(lambda: controller.events("refused"), "it is refused")
-    assert "the connection to n2 was closed: " in controller.events("refused")[0]["text"]
+    assert "closed the connection to n2: " in controller.events("refused")[0]["text"]
     controller.agents[1].part()
     controller.connect(1)
-    controller.says("n2 is back after 0 s")
+    controller.says("n2 reconnected after 0s")
     assert [] == lost(controller)
 
 
@@ -257,12 +257,12 @@ def test_a_world_of_another_size_is_told_whichever_rank_registers_first(tmp_path
     controller = Controller(tmp_path, launcher="torchrun")
     controller.running()
     controller.agents[0].say("rank_registered", attempt=0, rank=rank, launcher="torchrun", world_size=3)
-    text = "torchrun made a world of 3, and 2 ranks were asked for"
+    text = "torchrun started a world of 3, requested: 2 ranks"
     controller.loop.until(lambda: controller.events("ended"), "those that have not are given up")
     count, given_up = (1, [1]) if rank == 0 else (0, [0, 1])
     assert given_up == [event["rank"] for event in controller.events("ended")]
     for event in controller.events("ended"):
-        assert f"it never joined, as {count} of 2 ranks did: {text}" == event["failure"]["summary"]
+        assert f"never registered ({count} of 2 ranks did): {text}" == event["failure"]["summary"]
     controller.close()
 
 
@@ -277,5 +277,5 @@ def test_what_copies_of_logs_lack_is_in_the_outcome_for_whoever_hurries_too(tmp_
     controller.served._end(RunResult(RunState.SUCCEEDED, 0, 1.0))
     (lacks,) = controller.outcome()["unlogged"]
     assert (1, "out", 6) == (lacks["rank"], lacks["stream"], lacks["missing"])
-    assert " on n1; n2 has all of it" in lacks["why"]
+    assert " on n1; the complete log is on n2" in lacks["why"]
     controller.close()

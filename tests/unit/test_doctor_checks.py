@@ -79,45 +79,55 @@ def test_a_sound_cluster_has_no_findings() -> None:
 @pytest.mark.parametrize(
     ("change", "check", "level", "says"),
     [
-        (set_to("names", "n1", {"hangs": 8.0}), "names resolve", "error", "looking up n1 takes 8.0 s"),
-        (set_to("names", "n1", {"error": "unknown"}), "names resolve", "warning", "n1 is no name there"),
-        (set_to("names", "n1", "seconds", 0.5), "names resolve", "warning", "takes 0.50 s"),
-        (set_to("nobody", "seconds", 5.0), "unknown names", "warning", "takes 5.0 s to be refused"),
+        (set_to("names", "n1", {"hangs": 8.0}), "host names resolve", "error", "resolving n1 takes 8.0s"),
+        (set_to("names", "n1", {"error": "unknown"}), "host names resolve", "warning", "cannot resolve n1"),
+        (set_to("names", "n1", "seconds", 0.5), "host names resolve", "warning", "takes 0.50s"),
+        (set_to("nobody", "seconds", 5.0), "unknown names", "warning", "takes 5.0s to fail"),
         (
             set_to("names", "n1", "addresses", ["10.9.9.9"]),
-            "names mean",
+            "host names resolve to",
             "error",
-            "n1 means 10.9.9.9 on n2; 10.0.0.1 on n3",
+            "n1 resolves to 10.9.9.9 on n2; 10.0.0.1 on n3",
         ),
-        (set_to("own", "addresses", ["127.0.1.1"]), "own name", "warning", "its own name means 127.0.1.1"),
-        (set_to("own", {"error": "unknown"}), "own name", "warning", "its own name has no address"),
-        (set_to("mtus", "eth0", 9000), "MTU", "warning", "9000 on n2"),
-        (set_to("torch", {"error": "No module named 'torch'"}), "torch can", "error", "No module named"),
-        (set_to("torch", {"hangs": 120.0}), "torch can", "error", "was not done after 120 s"),
-        (set_to("torch", "first", 90.0), "torch can", "warning", "takes 90 s, and 2 s again"),
-        (set_to("torch", "version", "2.12.0"), "versions", "error", "torch differs: 2.13.0 on n1, n3; 2.12.0 on n2"),
-        (set_to("torch", "nccl", [2, 27]), "versions", "error", "NCCL differs"),
-        (set_to("python", "3.12.1"), "versions", "error", "Python differs: 3.11 on n1, n3; 3.12 on n2"),
-        (set_to("smi", "gpus", 0, "driver_version", "550"), "versions", "error", "the driver differs"),
-        (lambda facts: facts["gpus"].pop(), "GPUs", "error", "it has 7 GPUs, and others 8"),
+        (set_to("own", "addresses", ["127.0.1.1"]), "hostname is", "warning", "its own hostname resolves to 127.0.1.1"),
+        (set_to("own", {"error": "unknown"}), "hostname is", "warning", "cannot resolve its own hostname"),
+        (set_to("mtus", "eth0", 9000), "same MTU", "warning", "9000 on n2"),
+        (set_to("torch", {"error": "No module named 'torch'"}), "import of torch", "error", "No module named"),
+        (set_to("torch", {"hangs": 120.0}), "import of torch", "error", "did not finish within 120s"),
+        (set_to("torch", "first", 90.0), "import of torch", "warning", "takes 90s, and 2s the second time"),
+        (
+            set_to("torch", "version", "2.12.0"),
+            "same versions",
+            "error",
+            "torch differs: 2.13.0 on n1, n3; 2.12.0 on n2",
+        ),
+        (set_to("torch", "nccl", [2, 27]), "same versions", "error", "NCCL differs"),
+        (set_to("python", "3.12.1"), "same versions", "error", "Python differs: 3.11 on n1, n3; 3.12 on n2"),
+        (set_to("smi", "gpus", 0, "driver_version", "550"), "same versions", "error", "driver differs"),
+        (lambda facts: facts["gpus"].pop(), "GPUs", "error", "7 GPUs, other hosts have 8"),
         (set_to("smi", "gpus", 3, "memory.used", "40000"), "GPUs", "warning", "GPU 3 has 39 GiB in use"),
         (set_to("smi", {"error": "Driver/library version mismatch"}), "GPUs", "error", "nvidia-smi fails: Driver/lib"),
-        (set_to("smi", {"hangs": 40.0}), "GPUs", "error", "nvidia-smi has said nothing after 40 s"),
+        (set_to("smi", {"hangs": 40.0}), "GPUs", "error", "nvidia-smi printed nothing within 40s"),
         (set_to("torch", "gpus", 0), "GPUs", "error", "torch sees 0 of 8 GPUs"),
         (set_to("cores", 1), "cores", "warning", "only 1 of 64 cores"),
-        (set_to("folders", "/runs", {"hangs": 8.0}), "room", "error", "writing in /runs hangs"),
-        (set_to("folders", "/runs", "free", 1 << 20), "room", "warning", "/runs has 1 MiB left"),
-        (set_to("folders", "/runs", "files", 7), "room", "warning", "room for 7 files"),
-        (set_to("shared", False), "folders are", "warning", "it does not share the folder of runs"),
-        (set_to("folders", "/work", "there", False), "folders are", "error", "there is no folder /work"),
+        (set_to("folders", "/runs", {"hangs": 8.0}), "free disk space", "error", "writing to /runs hangs"),
+        (set_to("folders", "/runs", "free", 1 << 20), "free disk space", "warning", "1 MiB free in /runs"),
+        (set_to("folders", "/runs", "files", 7), "free disk space", "warning", "7 free inodes"),
+        (set_to("shared", False), "directories exist", "warning", "the run directory is not shared"),
+        (set_to("folders", "/work", "there", False), "directories exist", "error", "directory not found: /work"),
         (set_to("shm", "total", 64 << 20), "shared memory", "error", "/dev/shm has 64 MiB"),
         (set_to("shm", "total", 512 << 20), "shared memory", "warning", "/dev/shm has 512 MiB"),
-        (set_to("env", {"OMP_NUM_THREADS": "128"}), "cores", "warning", "OMP_NUM_THREADS=128 is set for everybody"),
-        (set_to("env", {"OMP_NUM_THREADS": "all"}), "cores", "warning", "which is no number"),
-        (set_to("limits", "open files", 256), "limits", "warning", "256 open files"),
-        (set_to("kills_user_processes", True), "limits", "warning", "KillUserProcesses=yes"),
-        (set_to("env", {"MASTER_ADDR": "n9"}), "variables", "warning", "MASTER_ADDR=n9 is set for everybody"),
-        (set_to("env", {"NCCL_SOCKET_IFNAME": "ib0"}), "variables", "error", "there is no such interface"),
+        (
+            set_to("env", {"OMP_NUM_THREADS": "128"}),
+            "cores",
+            "warning",
+            "OMP_NUM_THREADS=128 is set in the environment",
+        ),
+        (set_to("env", {"OMP_NUM_THREADS": "all"}), "cores", "warning", "which is not a number"),
+        (set_to("limits", "open files", 256), "resource limits", "warning", "256 open files"),
+        (set_to("kills_user_processes", True), "resource limits", "warning", "KillUserProcesses=yes"),
+        (set_to("env", {"MASTER_ADDR": "n9"}), "conflicting", "warning", "MASTER_ADDR=n9 is set in the environment"),
+        (set_to("env", {"NCCL_SOCKET_IFNAME": "ib0"}), "conflicting", "error", "no such interface"),
     ],
 )
 def test_one_machine_that_is_not_as_it_should_be(change: Change, check: str, level: str, says: str) -> None:
@@ -144,13 +154,13 @@ def test_a_disk_that_is_full() -> None:
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ({"ways": {("n1", "n2"): "no answer within 5 s", ("n2", "n1"): ""}}, "cannot connect to n2: no answer"),
-        ({"clocks": {"n1": 5.0, "n2": 12.5, "n3": 5.0}}, "its clock is 7.5 s ahead"),
-        ({"clocks": {"n1": 0.0, "n2": -3.0, "n3": 0.0}}, "its clock is 3.0 s behind"),
-        ({"scheduler": "slurm", "gres": {"n2": 9}}, "Slurm has 9 GPUs for it, and 8 are there"),
-        ({"scheduler": "slurm", "nodes": {"n2": ("drained", "bad GPU")}}, "Slurm holds it for drained: bad GPU"),
-        ({"scheduler": "slurm", "nodes": {"n2": ("idle*", "")}}, "Slurm holds it for idle*"),
-        ({"scheduler": "slurm", "scheduler_silent": "sinfo failed"}, "Slurm does not answer: sinfo failed"),
+        ({"ways": {("n1", "n2"): "no answer within 5s", ("n2", "n1"): ""}}, "cannot connect to n2: no answer"),
+        ({"clocks": {"n1": 5.0, "n2": 12.5, "n3": 5.0}}, "its clock is 7.5s ahead"),
+        ({"clocks": {"n1": 0.0, "n2": -3.0, "n3": 0.0}}, "its clock is 3.0s behind"),
+        ({"scheduler": "slurm", "gres": {"n2": 9}}, "Slurm is configured with 9 GPUs, the node has 8"),
+        ({"scheduler": "slurm", "nodes": {"n2": ("drained", "bad GPU")}}, "its state in Slurm is drained: bad GPU"),
+        ({"scheduler": "slurm", "nodes": {"n2": ("idle*", "")}}, "its state in Slurm is idle*"),
+        ({"scheduler": "slurm", "scheduler_silent": "sinfo failed"}, "no answer from Slurm: sinfo failed"),
     ],
 )
 def test_what_is_between_the_machines(more: dict[str, Any], says: str) -> None:
@@ -186,10 +196,10 @@ def test_each_library_has_its_own_way_to_name_interfaces(name: str, asked: str, 
 
 def test_who_is_to_blame_for_broken_ways() -> None:
     """A firewall on n2: the others can be used."""
-    ways = {pair: "no answer within 5 s" if pair[1] == "n2" else "" for pair in patient().ways}
+    ways = {pair: "no answer within 5s" if pair[1] == "n2" else "" for pair in patient().ways}
     found = [finding for _, finding in findings(patient(ways=ways))]
     assert ["n2", "n2"] == [finding.host for finding in found]
-    assert found[0].summary == "n1 cannot connect to it: no answer within 5 s"
+    assert found[0].summary == "n1 cannot connect to it: no answer within 5s"
 
 
 def test_all_that_differ_from_most_are_named() -> None:
@@ -213,10 +223,10 @@ def test_libraries_that_would_take_an_interface_that_no_other_host_has() -> None
     known = copy.deepcopy(patient())
     known.facts["n2"].update(interfaces=[("eth0", "10.0.0.2"), ("ib0", "172.17.0.1")], mtus={"eth0": 1500, "ib0": 1500})
     ((name, finding),) = findings(known)
-    assert ("gloo and NCCL take the right interface", "n2") == (name, finding.host)
-    assert "NCCL takes ib0 (172.17.0.1) by itself" in finding.summary
+    assert ("interfaces of gloo and NCCL", "n2") == (name, finding.host)
+    assert "NCCL uses ib0 (172.17.0.1) by default" in finding.summary
     known.facts["n2"]["own"]["addresses"] = ["172.17.0.1"]
-    assert ["gloo takes ib0", "NCCL takes ib0"] == [finding.summary[:14] for _, finding in findings(known)]
+    assert ["gloo uses ib0", "NCCL uses ib0"] == [finding.summary[:13] for _, finding in findings(known)]
 
 
 def test_memory_that_infiniband_cannot_lock() -> None:
@@ -225,7 +235,7 @@ def test_memory_that_infiniband_cannot_lock() -> None:
     assert [] == findings(known)
     known.facts["n2"]["limits"]["locked"] = 64 << 10
     ((_, finding),) = findings(known)
-    assert ("error", "64 KiB of memory may be locked") == (finding.level, finding.summary[:30])
+    assert ("error", "limit of 64 KiB of locked memory") == (finding.level, finding.summary[:32])
 
 
 def test_what_a_run_looks_at_by_itself() -> None:
@@ -236,6 +246,6 @@ def test_what_a_run_looks_at_by_itself() -> None:
     facts["n3"]["env"] = {"NCCL_SOCKET_IFNAME": "ib0", "MASTER_ADDR": "old"}
     found = preflight(facts, {})
     assert 2 == len(found)
-    assert found[0].startswith("n2: /dev/shm has 64 MiB: ")
-    assert found[1].startswith("n3: NCCL_SOCKET_IFNAME=ib0, and there is no such interface (there are eth0, lo): ")
+    assert found[0].startswith("warning: n2: /dev/shm has 64 MiB: ")
+    assert found[1].startswith("warning: n3: NCCL_SOCKET_IFNAME=ib0: no such interface (interfaces: eth0, lo): ")
     assert 4 == len(preflight(facts, {"GLOO_SOCKET_IFNAME": "ib0", "NCCL_SOCKET_IFNAME": "eth0"}))

@@ -110,7 +110,7 @@ def test_what_is_named(items: list[str], expected: dict[str, str]) -> None:
 
 
 def test_a_name_that_is_not_there() -> None:
-    with pytest.raises(InvalidRequest, match="--env ABSENT: there is no such variable here"):
+    with pytest.raises(InvalidRequest, match="--env ABSENT: environment variable not set here"):
         select(["ABSENT"], ENV)
 
 

@@ -9,27 +9,27 @@ from muster.diagnostics.hints import FAILURE_HINTS, hint_for
 
 WORDS = {
     "requests.exceptions.ConnectTimeout: HTTPSConnectionPool(host='example.org', port=443): Max retries exceeded "
-    "(Caused by ConnectTimeoutError('Connection to example.org timed out. (connect timeout=10)'))": "n2 has no way to",
+    "(Caused by ConnectTimeoutError('Connection to example.org timed out. (connect timeout=10)'))": "n2 has no",
     "OSError: [Errno 28] No space left on device: '/scratch/ckpt.pt'": "a disk of n2 is full",
     "RuntimeError: [enforce fail at inline_container.cc:783] . PytorchStreamWriter failed writing file data/0: "
     "file write failed: No space left on device": "a disk of n2 is full",
     "OSError: [Errno 116] Stale file handle: 'data.bin'": "a file system of n2 does not work",
     "RuntimeError: DataLoader worker (pid 4711) is killed by signal: Bus error. It is possible that dataloader's "
     "workers are out of shared memory. Please try to raise your shared memory limit.": "/dev/shm of n2 is too small",
-    "OSError: [Errno 24] Too many open files: 'shard-001.tar'": "more files than n2 allows",
-    "RuntimeError: can't start new thread": "more processes or threads than n2 allows",
-    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB.": "a smaller batch",
+    "OSError: [Errno 24] Too many open files: 'shard-001.tar'": "limit of open files reached on n2",
+    "RuntimeError: can't start new thread": "limit of processes reached on n2",
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB.": "use a smaller batch",
     "torch.AcceleratorError: CUDA error: invalid device ordinal": "more ranks than GPUs on n2",
     "torch.distributed.DistBackendError: NCCL error in: ../NCCLUtils.hpp:268, invalid usage, NCCL version 2.21.5\n"
-    "Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 1b000": "two ranks on one GPU",
+    "Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 1b000": "two ranks use one GPU",
     "torch.AcceleratorError: CUDA error: device-side assert triggered": "CUDA reports errors late",
-    "RuntimeError: The NVIDIA driver on your system is too old (found version 11040).": "the driver of n2 does not fit",
-    "socket.gaierror: [Errno -2] Name or service not known": "n2 has no address for a name",
+    "RuntimeError: The NVIDIA driver on your system is too old (found version 11040).": "the driver of n2 is too old",
+    "socket.gaierror: [Errno -2] Name or service not known": "n2 cannot resolve a name",
     "RuntimeError: [/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:144] no error\nGloo connectFullMesh failed "
-    "with connect: No route to host": "the hosts do not reach each other",
-    "OSError: [Errno 98] Address already in use": "the script chose that port by itself",
-    "EOFError: EOF when reading a line": "of several ranks each finds an empty stdin",
-    "bdb.BdbQuit": "of several ranks each finds an empty stdin",
+    "with connect: No route to host": "the hosts cannot connect",
+    "OSError: [Errno 98] Address already in use": "the script uses a fixed port",
+    "EOFError: EOF when reading a line": "stdin is /dev/null",
+    "bdb.BdbQuit": "stdin is /dev/null",
     "ModuleNotFoundError: No module named 'wandb'": "install it for the Python of the ranks",
 }
 
@@ -59,8 +59,8 @@ def test_a_bus_error_leaves_no_words() -> None:
 
 def test_where_to_ask_the_doctor() -> None:
     full = end("OSError: [Errno 28] No space left on device")
-    assert "`muster doctor` looks" in hint_for(full)
-    assert "`muster doctor` with the same --hosts looks" in hint_for(full, "n2", several=True)
+    assert "`muster doctor` checks" in hint_for(full)
+    assert "`muster doctor` with the same --hosts checks" in hint_for(full, "n2", several=True)
 
 
 def test_each_row_has_its_words() -> None:

@@ -79,7 +79,7 @@ def test_notes_of_others_and_runs_that_became_anothers(store: Store, tmp_path: P
     run = made(store, ID)
     os.chown(run.path, 65534, 65534)
     elsewhere = Store(tmp_path / "third", store.homes)
-    assert ({run.path: "it was this user's, and belongs to user nobody now"}, []) == (
+    assert ({run.path: "its owner changed from this user to user nobody"}, []) == (
         look_for_runs(elsewhere).refused,
         found(elsewhere),
     )
@@ -88,7 +88,7 @@ def test_notes_of_others_and_runs_that_became_anothers(store: Store, tmp_path: P
     assert [] == found(elsewhere)
     (tmp_path / "third").symlink_to(tmp_path / "kept")
     os.lchown(tmp_path / "third", 65534, 65534)
-    with pytest.raises(InvalidRequest, match="it is a link of user 65534"):
+    with pytest.raises(InvalidRequest, match="it is a symbolic link of user 65534"):
         create_run(elsewhere, OTHER)
 
 

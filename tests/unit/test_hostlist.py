@@ -59,33 +59,33 @@ def test_hosts(text: str, expected: list[str]) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "names no host"),
-        (",", "names no host"),
-        ("n1,n1", "n1 stands there twice"),
-        ("n[1-2],n2", "n2 stands there twice"),
-        ("-oProxyCommand=x", "is no name of a host"),
-        ("n1;reboot", "is no name of a host"),
-        ("n1:four", "has no number after its colon"),
-        ("n1:0,0", "names a GPU twice"),
-        (":4", "a host without a name"),
-        ("n[1-", "is no"),
-        ("-oProxyCommand=x@n1", "is no name of a user"),
-        ("a`id`@n1", "is no name of a user"),
-        ("-o[1-2]", "is no name of a host"),
-        ("%h", "is no name of a host"),
-        ("n1%eth0", "is no name of a host"),
-        ("[::1;x]", "is no IPv6 address"),
-        ("fe80::1%$(id)", "no number after its colon"),
-        ("[fe80::1%$(id)]", "is no IPv6 address"),
-        ("@x';touch p;'", "is no set of hosts"),
-        ("n1&@`touch p`", "is no set of hosts"),
-        ("@-x", "is no set of hosts"),
-        ("@*", "is no set of hosts"),
-        ("n[1-3]*", "is no set of hosts"),
-        ("n\u00b2", "is no name of a host"),
-        ("n1:\u00b2", "has no number after its colon"),
-        ("n[1-10000000]", "is 10000000 hosts"),
-        ("n[1-1000]x[1-1000]", "is 1000000 hosts"),
+        ("", "names no hosts"),
+        (",", "names no hosts"),
+        ("n1,n1", "duplicate host: n1"),
+        ("n[1-2],n2", "duplicate host: n2"),
+        ("-oProxyCommand=x", "invalid host name"),
+        ("n1;reboot", "invalid host name"),
+        ("n1:four", "invalid number after the colon"),
+        ("n1:0,0", "duplicate GPU"),
+        (":4", "empty host name"),
+        ("n[1-", "invalid"),
+        ("-oProxyCommand=x@n1", "invalid user name"),
+        ("a`id`@n1", "invalid user name"),
+        ("-o[1-2]", "invalid host name"),
+        ("%h", "invalid host name"),
+        ("n1%eth0", "invalid host name"),
+        ("[::1;x]", "invalid IPv6 address"),
+        ("fe80::1%$(id)", "invalid number after the colon"),
+        ("[fe80::1%$(id)]", "invalid IPv6 address"),
+        ("@x';touch p;'", "invalid host set"),
+        ("n1&@`touch p`", "invalid host set"),
+        ("@-x", "invalid host set"),
+        ("@*", "invalid host set"),
+        ("n[1-3]*", "invalid host set"),
+        ("n\u00b2", "invalid host name"),
+        ("n1:\u00b2", "invalid number after the colon"),
+        ("n[1-10000000]", "is 10000000"),
+        ("n[1-1000]x[1-1000]", "is 1000000"),
         (f"n[1-{'9' * 5000}]", "hosts"),
     ],
 )
@@ -119,15 +119,15 @@ def test_host_files(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("# nothing\n", "the host file hosts names no host"),
-        ("n1\nn2 slots=x\n", "hosts, line 2: `slots=x` has no number"),
-        ("n1 colour=red\n", "hosts, line 1: `colour=red` is not known"),
-        ("n1 gpus=a\n", "hosts, line 1: `gpus=a` lists no GPUs"),
-        ("n1 4 5\n", "hosts, line 1: `4` is not known"),
-        ("-n\n", "hosts, line 1: `-n` is no name of a host"),
-        ("n1\n@x';touch${IFS}p;' slots=4\n", "hosts, line 2: .* is no set of hosts"),
-        ("n1\0 slots=4\n", "hosts, line 1: .* is no name of a host"),
-        ("n1 slots=\u00b2\n", "has no number"),
+        ("# nothing\n", "no hosts in host file hosts"),
+        ("n1\nn2 slots=x\n", "hosts, line 2: invalid number of slots: `slots=x`"),
+        ("n1 colour=red\n", "hosts, line 1: unknown word: `colour=red`"),
+        ("n1 gpus=a\n", "hosts, line 1: invalid list of GPUs: `gpus=a`"),
+        ("n1 4 5\n", "hosts, line 1: unknown word: `4`"),
+        ("-n\n", "hosts, line 1: invalid host name: `-n`"),
+        ("n1\n@x';touch${IFS}p;' slots=4\n", "hosts, line 2: invalid host set"),
+        ("n1\0 slots=4\n", "hosts, line 1: invalid host name"),
+        ("n1 slots=\u00b2\n", "invalid number of slots"),
     ],
 )
 def test_what_is_no_host_file(text: str, says: str) -> None:
@@ -156,13 +156,13 @@ def test_deepspeeds_include_and_exclude(include: str | None, exclude: str | None
 @pytest.mark.parametrize(
     ("include", "exclude", "says"),
     [
-        ("n1", "n2", "both given"),
-        ("n9", None, "there is no host n9"),
-        ("n1:x", None, "no numbers after its colon"),
-        (None, "n1@n2@n3", "leaves no host"),
+        ("n1", "n2", "cannot be combined"),
+        ("n9", None, "unknown host: n9"),
+        ("n1:x", None, "invalid GPUs after the colon"),
+        (None, "n1@n2@n3", "excludes all hosts"),
         ("n2:7", None, "n2 has no GPU 7"),
         (None, "n2:0,9", "n2 has no GPU 9"),
-        ("n1;x", None, "is no name of a host"),
+        ("n1;x", None, "invalid host name"),
     ],
 )
 def test_choices_that_cannot_be(include: str | None, exclude: str | None, says: str) -> None:
@@ -186,7 +186,9 @@ def test_how_many_each_gets(hosts: str, each: int | None, total: int | None, exp
     assert expected == assign_slots(parse_hosts(hosts), each, total)
 
 
-@pytest.mark.parametrize(("each", "total", "says"), [(None, 3, "is not said"), (2, 9, "more than the 4 slots")])
+@pytest.mark.parametrize(
+    ("each", "total", "says"), [(None, 3, "unknown number of ranks"), (2, 9, "exceeds the 4 slots")]
+)
 def test_more_than_there_is(each: int | None, total: int, says: str) -> None:
     with pytest.raises(InvalidRequest, match=says):
         assign_slots(parse_hosts("n1,n2"), each, total)
@@ -214,7 +216,7 @@ def test_folding(names: list[str], expected: str) -> None:
 
 
 def test_slots_bound_what_is_asked_for() -> None:
-    with pytest.raises(InvalidRequest, match="-g 8 is more than the 4 slots of n2"):
+    with pytest.raises(InvalidRequest, match="-g 8 exceeds the 4 slots of n2"):
         assign_slots(parse_hosts("n1:8,n2:4"), 8, None)
 
 

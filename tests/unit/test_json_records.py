@@ -104,15 +104,16 @@ def test_what_an_older_muster_told_in_words_is_still_read() -> None:
     reason = "there is no torch in python\nhint: install it there"
     old = {"state": "broken", "code": 125, "duration": 1.0, "reason": reason, "left": left}
     outcome = outcome_from_json(old)
+    assert RunState.ERROR is outcome.state
     assert outcome.leftovers == (Leftover("sleep 99 (pid 71)", killed=True), Leftover("dd (pid 8)"))
     assert outcome.lost == (LostNode(0, "n2 is gone"),)
     assert reason == outcome_as_json(outcome)["reason"]
     words = [
-        "there is no torch in python",
+        "error: there is no torch in python",
         "hint: install it there",
-        "left behind by a rank, ended by muster: sleep 99 (pid 71)",
-        "still alive: dd (pid 8)",
-        "not seen to end: n2 is gone",
+        "orphaned process, killed by muster: sleep 99 (pid 71)",
+        "orphaned process, still running: dd (pid 8)",
+        "exit of its ranks not observed: n2 is gone",
     ]
     assert words == outcome_in_words(outcome, "x", 1).splitlines()
     event = {"event": "swept", "t": 1.0, "node": 0, "ended": [], "left": ["dd (pid 8)"]}

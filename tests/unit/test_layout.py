@@ -112,7 +112,7 @@ def test_what_is_folded_unfolds_to_the_same() -> None:
 def test_other_words_are_no_ranks(text: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         unfold(text, "cores")
-    assert str(caught.value) == f"cannot read cores `{text}`\nhint: write them as `0,4-7`"
+    assert str(caught.value) == f"invalid cores: `{text}`\nhint: write them as `0,4-7`"
 
 
 def test_one_rank_is_named_in_the_singular() -> None:
@@ -127,8 +127,8 @@ def test_a_template_is_filled_in() -> None:
 def test_a_template_that_cannot_be_filled_in_is_an_error_in_words(template: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         fill(template, {"rank": 3}, "--wrap")
-    assert caught.value.sentence == f"cannot fill in `--wrap {template}`"
-    assert caught.value.hint == "known are {rank}; a brace itself is written `{{`"
+    assert caught.value.sentence == f"invalid placeholder in `--wrap {template}`"
+    assert caught.value.hint == "use {rank}; write a literal brace as `{{`"
 
 
 @pytest.mark.parametrize(

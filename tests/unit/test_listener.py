@@ -90,7 +90,7 @@ def test_without_descriptors_it_waits_a_moment_and_does_not_spin(door: Door) -> 
     door.call()
     with no_more_descriptors():
         door.loop.run_once(1.0)
-        assert ["no connection can be accepted: Too many open files"] == door.notes
+        assert ["cannot accept connections: Too many open files"] == door.notes
         assert not door.loop.reads(door.sock)
         door.loop.advance(0.3)
         assert 1 < len(door.notes) < 4, "now and then it tries again"
@@ -103,7 +103,7 @@ def test_the_last_descriptors_are_for_the_run(door: Door) -> None:
     sock = door.call()
     door.loop.run_once(1.0)
     assert b"" == sock.recv(1)
-    assert ["connections are refused: too few descriptors are left"] == door.notes
+    assert ["refusing connections: too few file descriptors left"] == door.notes
     door.listener.last = 1 << 20
     door.loop.advance(0.3)
     door.let_in()
@@ -116,7 +116,7 @@ def test_an_error_in_one_connection_ends_it_and_no_other(door: Door) -> None:
     assert b"" == bad.recv(1)
     assert [{"kind": "say", "number": 1}] == door.heard, "and nothing of what came after it is heard"
     (note,) = door.notes
-    assert note.startswith("a connection was closed: KeyError: 'an error of ours' (hear, line ")
+    assert note.startswith("closed a connection: KeyError: 'an error of ours' (hear, line ")
     door.says(good, 3)
 
 
@@ -199,4 +199,4 @@ def test_of_many_refusals_the_first_ones_are_told() -> None:
     note = FirstFew(told.append)
     for number in range(1000):
         note(str(number))
-    assert [*map(str, range(9)), "9; further ones are not told"] == told
+    assert [*map(str, range(9)), "9; more are not reported"] == told

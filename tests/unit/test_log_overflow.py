@@ -72,7 +72,7 @@ def test_what_is_lost_is_counted_and_marked_in_the_log(tmp_path: Path, monkeypat
         rank.write(b"five\n")
         assert overflow.take() == (5, b"")
         marked = (
-            b"one\ntwo\nmuster: 22 bytes of rank 0's stdout are missing in this log: No space left on device\nfive\n"
+            b"one\ntwo\nmuster: 22 bytes of rank 0's stdout are missing from this log: No space left on device\nfive\n"
         )
         assert (log.read_bytes(), overflow.loss.going_on, overflow.recent) == (marked, False, b"")
     overflow.close()
@@ -93,9 +93,9 @@ def test_the_outcome_says_what_is_missing(tmp_path: Path) -> None:
     assert lacks == (Unlogged(0, 0, "err", 7, lacks[0].why), Unlogged(0, 1, "out", 20_000, lacks[0].why))
     outcome = RunResult(RunState.SUCCEEDED, 0, 2.0, unlogged=lacks)
     assert outcome_from_json(json.loads(json.dumps(as_json(outcome)))) == outcome
-    told = "ranks 0-1: 20 KiB of output are not in their logs: No space left on device"
+    told = "ranks 0-1: 20 KiB of output missing from their logs: No space left on device"
     assert outcome_in_words(outcome, "RUN", 2).splitlines()[1:] == [told]
-    assert unlogged_in_words(lacks[:1]) == ["rank 0: 7 bytes of output are not in its log: No space left on device"]
+    assert unlogged_in_words(lacks[:1]) == ["rank 0: 7 bytes of output missing from its log: No space left on device"]
 
 
 def test_the_outcome_has_room_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -239,7 +239,7 @@ def test_every_message(place: dict[str, str], tmp_path: Path, golden: Callable[.
         parts.append(f"== {heading} ==\n")
         for case in cases:
             lines = [f"$ cat muster.toml\n{case.toml.rstrip()}"] if case.toml else []
-            parts.append("\n".join([*lines, f"$ {title(case)}", f"muster: {told(case, place)}", ""]))
+            parts.append("\n".join([*lines, f"$ {title(case)}", f"error: {told(case, place)}", ""]))
     golden("bad_input.txt", "\n".join(parts), {str(tmp_path): "/home/ann"})
 
 
@@ -247,14 +247,14 @@ def test_more_ranks_than_a_machine_can_have_are_refused(place: dict[str, Any]) -
     """Whichever limit is reached first."""
     with pytest.raises(InvalidRequest) as caught:
         call(["plan", "-g", "1000000", "train.py"], place, 0.0)
-    assert caught.value.sentence.startswith("1000000 ranks ")
+    assert caught.value.sentence.startswith("cannot start 1000000 ranks ")
     assert "fewer ranks" in (caught.value.hint or "")
 
 
 def test_space_is_not_what_a_read_only_run_directory_lacks(place: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match="cannot write the run directory /proc/nowhere/runs") as caught:
         call(["run", "--run-dir", "/proc/nowhere", "-g", "1", "train.py"], place, 0.0)
-    assert "choose another place by `--run-dir` or MUSTER_HOME" == caught.value.hint
+    assert "choose another directory with --run-dir or MUSTER_HOME" == caught.value.hint
 
 
 def test_an_error_on_the_command_line_is_two_lines() -> None:

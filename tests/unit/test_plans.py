@@ -133,7 +133,7 @@ def test_a_foreign_launcher_is_given_the_shim_and_nothing_of_the_person(name: st
 
 @pytest.mark.parametrize("launcher", ["torchrun", "launch", "accelerate"])
 def test_who_knows_no_uneven_nodes_says_so(launcher: str) -> None:
-    with pytest.raises(InvalidRequest, match=f"{launcher} starts equally many ranks on each node, and here are 2 to 3"):
+    with pytest.raises(InvalidRequest, match=f"{launcher} requires the same number of ranks on each node, got 2 to 3"):
         make(JOB._replace(launcher=launcher), "2-and-3-ranks")
 
 
@@ -146,12 +146,12 @@ def test_srun_says_that_nodes_with_unlike_numbers_of_gpus_share_no_job_step() ->
 @pytest.mark.parametrize(
     ("job", "says"),
     [
-        (JOB._replace(launcher="spawn", program=Program("command", ("sh", "x"))), "--launcher spawn starts Python"),
-        (JOB._replace(launcher="srun"), "--launcher srun does not work here"),
-        (JOB._replace(launcher="submitit", transport="ssh"), "--launcher submitit does not work here"),
-        (JOB._replace(launcher="torchrun", wrap=("nsys",)), "--wrap needs ranks that muster starts itself"),
-        (JOB._replace(launcher="torchrun", stdin=0), "--stdin needs ranks that muster starts itself"),
-        (JOB._replace(launcher_args=("-v",)), "fork is muster's own, and takes none"),
+        (JOB._replace(launcher="spawn", program=Program("command", ("sh", "x"))), "--launcher spawn requires a Python"),
+        (JOB._replace(launcher="srun"), "--launcher srun is not available here"),
+        (JOB._replace(launcher="submitit", transport="ssh"), "--launcher submitit is not available here"),
+        (JOB._replace(launcher="torchrun", wrap=("nsys",)), "--wrap is not supported with --launcher torchrun"),
+        (JOB._replace(launcher="torchrun", stdin=0), "--stdin is not supported with --launcher torchrun"),
+        (JOB._replace(launcher_args=("-v",)), "the built-in launcher fork takes none"),
     ],
 )
 def test_pairs_that_cannot_be_are_refused(job: Job, says: str) -> None:
@@ -226,7 +226,7 @@ def test_threads_are_left_alone_where_the_person_chose_them() -> None:
 def test_fork_refuses_what_it_cannot_fork(job: Job) -> None:
     with pytest.raises(InvalidRequest) as caught:
         make(job, "1-rank")
-    assert caught.value.hint == "use `--launcher exec`, or leave `--launcher` out"
+    assert caught.value.hint == "use `--launcher exec`, or leave out `--launcher`"
 
 
 # ---- as JSON --------------------------------------------------------------------------------------------------------

@@ -36,18 +36,18 @@ def test_addresses_that_are_tried(wanted: str | None, reached_at: str, expected:
 @pytest.mark.parametrize(
     ("interfaces", "env", "said"),
     [
-        ([], {}, "n1 has no interface but the loopback, so the other nodes cannot reach it"),
+        ([], {}, "n1 has no interface other than loopback, so the other nodes cannot connect to it"),
         (
             FIRST["interfaces"],
             {"GLOO_SOCKET_IFNAME": "eth1,eth2"},
-            "n1 has no interface named eth1,eth2, so the other nodes cannot reach it",
+            "n1 has no interface named eth1,eth2, so the other nodes cannot connect to it",
         ),
     ],
 )
 def test_no_address_to_try(interfaces: Any, env: dict[str, str], said: str) -> None:
     with pytest.raises(Unreachable, match=said) as raised:
         candidate_addresses("n1", {**FIRST, "interfaces": interfaces}, env)
-    assert "`ip address` there shows what it has" == raised.value.hint
+    assert "list its interfaces with `ssh n1 ip address`" == raised.value.hint
 
 
 def ways(interface: str, *failed: str, why: str = "timed out") -> dict[str, Any]:
@@ -93,9 +93,9 @@ def test_nodes_that_cannot_meet_are_told_with_the_best_address_and_why() -> None
             ways("eth0", IB, ETH, DOCKER, why="connection refused"),
         )
     assert (
-        "the nodes cannot reach n1, where they must meet, at 10.1.0.1 port 4711 (ib0): n[3-4]: connection refused"
+        "the nodes cannot connect to n1 for the rendezvous at 10.1.0.1 port 4711 (ib0): n[3-4]: connection refused"
         == raised.value.sentence
     )
     hint = raised.value.hint
-    assert "tried were 10.0.0.1 (eth0), 10.1.0.1 (ib0), 172.17.0.1 (docker0)" in hint
+    assert "addresses tried: 10.0.0.1 (eth0), 10.1.0.1 (ib0), 172.17.0.1 (docker0)" in hint
     assert "`--env GLOO_SOCKET_IFNAME=NAME`" in hint

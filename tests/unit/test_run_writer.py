@@ -70,7 +70,7 @@ def test_a_copy_has_no_hole_and_what_it_lacks_is_counted(
     assert ((tmp_path / NAME).read_bytes(), scribe.gaps) == (b"one two three four ", {})
     assert seen == [(0, 8), (8, 6), (14, 5), (10, 9)], "all are told of, for the sender waits"
     scribe.close()
-    assert said == [f"cannot write in {tmp_path}: {full}; the run goes on"]
+    assert said == [f"warning: cannot write to {tmp_path}: {full}; the run continues"]
 
 
 def test_it_is_known_that_lines_wait_for_room(writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ def test_a_damaged_file_is_told_of_for_its_run(tmp_path: Path, name: str, conten
     try:
         found = read.get(name, run.events)()
     except Unreadable as error:
-        assert f"{run.id}: {name} cannot be read: " in error.sentence
+        assert f"{run.id}: cannot read {name}: " in error.sentence
     else:
         assert name == "events.jsonl" and found == [], "only lines are left out"
 
@@ -86,5 +86,5 @@ def test_no_file_of_a_rank_lies_elsewhere(tmp_path: Path, attempt: Any, rank: An
 
 def test_an_empty_name_is_the_name_of_no_run(tmp_path: Path) -> None:
     a_run(tmp_path)
-    with pytest.raises(InvalidRequest, match="an empty name"):
+    with pytest.raises(InvalidRequest, match="empty run name"):
         find_run(Store(tmp_path), "")

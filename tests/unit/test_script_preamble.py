@@ -70,8 +70,8 @@ CASES = {
     "a constant of the project": Case(
         "import os\nfrom names import NAME\nos.environ[NAME] = '1'", "A", {"names.py": "NAME = 'A'"}
     ),
-    "a name that is computed": Case("import os, sys\nos.environ[sys.argv[1]] = '1'", "whose names are not in its text"),
-    "values of a file": Case("import os, json\nos.environ.update(json.load(open('x')))", "whose names are not"),
+    "a name that is computed": Case("import os, sys\nos.environ[sys.argv[1]] = '1'", "with computed names"),
+    "values of a file": Case("import os, json\nos.environ.update(json.load(open('x')))", "with computed names"),
     "a function that is called": Case(FUNCTION + "prepare('0')\nmain()\nnever()", "PYTORCH_JIT"),
     "a function that is none of before": Case(FUNCTION + "main()\nprepare('0')", ""),
     "under the usual if": Case(FUNCTION + "if __name__ == '__main__':\n    prepare('0')\n    main()", "PYTORCH_JIT"),
@@ -108,12 +108,12 @@ CASES = {
         "from dotenv import load_dotenv\nload_dotenv('other.env')", "calls load_dotenv before it imports torch"
     ),
     "how libraries are loaded": Case(
-        "import sys, os\nsys.setdlopenflags(os.RTLD_NOW)", "changes how libraries are loaded"
+        "import sys, os\nsys.setdlopenflags(os.RTLD_NOW)", "changes the loading of libraries"
     ),
     "a library for all": Case(
-        "import ctypes\nctypes.CDLL('libx.so', mode=ctypes.RTLD_GLOBAL)", "changes how libraries are loaded"
+        "import ctypes\nctypes.CDLL('libx.so', mode=ctypes.RTLD_GLOBAL)", "changes the loading of libraries"
     ),
-    "a simulator": Case("from isaacgym import gymapi\nimport torch", "isaacgym is imported before torch"),
+    "a simulator": Case("from isaacgym import gymapi\nimport torch", "imports isaacgym before torch"),
     "a simulator afterwards": Case("import torch\nimport isaacgym", ""),
     "no text of Python": Case("def f(:\n", ""),
     "nothing": Case("", ""),

@@ -61,6 +61,9 @@ def test_all_holds_on_a_sound_cluster() -> None:
     assert set(SECTIONS) == {verdict.section for verdict in evaluate(TOLD, 4)}
 
 
+EQUAL = "distributed training equals training on one rank"
+
+
 def all_on(key: str, value: Any) -> Change:
     return lambda told: [one.update({key: value}) for one in told["who"]["ranks"]]
 
@@ -68,51 +71,52 @@ def all_on(key: str, value: Any) -> Change:
 @pytest.mark.parametrize(
     ("change", "section", "name", "says"),
     [
-        (lambda told: told["who"]["ranks"].pop(), "who", "all ranks are there", "3 of 4"),
+        (lambda told: told["who"]["ranks"].pop(), "who", "all ranks joined", "3 of 4"),
         (
             set_to("who", "ranks", 3, "gpu", "uuid", "GPU-2"),
             "who",
-            "each rank has a GPU of its own",
-            "ranks 2-3 are on one GPU of n2 (GPU-2)",
+            "each rank has its own GPU",
+            "ranks 2-3 share a GPU of n2 (GPU-2)",
         ),
-        (set_to("who", "ranks", 1, "gpu", None), "who", "each rank has a GPU of its own", "ranks 1 have none"),
-        (all_on("cpus", [5]), "who", "ranks do not share a single core", "ranks 0-1 of n1 may run on core 5 alone"),
-        (set_to("who", "ranks", 2, "torch", "2.12.0"), "who", "one version of torch", "2.12.0 on ranks 2"),
+        (set_to("who", "ranks", 1, "gpu", None), "who", "each rank has its own GPU", "no GPU for rank 1"),
+        (all_on("cpus", [5]), "who", "no ranks bound to the same single core",
+         "ranks 0-1 on n1 are all bound to core 5"),
+        (set_to("who", "ranks", 2, "torch", "2.12.0"), "who", "same version of torch", "2.12.0 on rank 2"),
         (
-            set_to("sum", "operations", 0, "wrong", {"2": "number 0 is 5, and should be 6"}),
+            set_to("sum", "operations", 0, "wrong", {"2": "element 0 is 5, expected 6"}),
             "sum",
             "all_reduce (sum)",
-            "rank 2: number 0 is 5, and should be 6",
+            "rank 2: element 0 is 5, expected 6",
         ),
         (
             set_to("data", "epochs", 0, "by_rank", [SHARES[0]] * 4),
             "data",
-            "each sample is seen once an epoch",
-            "epoch 0: nobody sees 1-3,5-7,9",
+            "each sample is used once per epoch",
+            "epoch 0: 7 samples never used: 1-3,5-7,9",
         ),
         (
             set_to("data", "epochs", 1, "by_rank", SHARES),
             "data",
-            "epochs are shuffled differently",
+            "each epoch is shuffled differently",
             "",
         ),
         (
             set_to("data", "epochs", 3, "by_rank", SHARES),
             "data",
-            "another seed gives other ones",
+            "another seed gives other samples",
             "",
         ),
         (
             set_to("data", "epochs", 2, "by_rank", SHARES[::-1]),
             "data",
-            "the same seed gives the same shares",
+            "the same seed gives the same samples",
             "",
         ),
-        (set_to("convergence", "ways", 1, "off", 3e-4), "convergence", "distributed equals alone", "off by 3.0e-04"),
-        (set_to("convergence", "ways", 1, "apart", 3e-4), "convergence", "distributed equals alone", ""),
+        (set_to("convergence", "ways", 1, "off", 3e-4), "convergence", EQUAL, "differ by 3.0e-04"),
+        (set_to("convergence", "ways", 1, "apart", 3e-4), "convergence", EQUAL, ""),
         (set_to("convergence", "ways", 2, {"way": "no averaging", "losses": [1.0], "off": 0.0, "apart": 0.0}),
-         "convergence", "no averaging: it is noticed", "off by 0.0e+00"),
-        (lambda told: told.pop("convergence"), "convergence", "it was looked at", "the ranks ended before that"),
+         "convergence", "detects a training mistake: gradients not averaged", "differ by 0.0e+00"),
+        (lambda told: told.pop("convergence"), "convergence", "section completed", "the ranks exited before it"),
     ],
 )  # fmt: skip
 def test_one_thing_that_is_wrong(change: Change, section: str, name: str, says: str) -> None:
@@ -122,16 +126,18 @@ def test_one_thing_that_is_wrong(change: Change, section: str, name: str, says: 
     assert [section] == [verdict.section for verdict in found], wrong(told)
     assert says in found[0].found
     text = section_in_words(section, told, evaluate(told, 4))
-    assert f"WRONG  {name}" in text
-    assert ("what to do: " in text) == bool(found[0].remedy)
-    assert re.search("1 does not hold|[0-9]+ do not hold", end_in_words(evaluate(told, 4)))
+    assert f"FAIL   {name}" in text
+    assert ("fix: " in text) == bool(found[0].remedy)
+    assert re.search("[0-9]+ checks? passed, [0-9]+ failed", end_in_words(evaluate(told, 4)))
 
 
 def test_an_operation_that_a_backend_does_not_have_is_no_error() -> None:
     told = copy.deepcopy(TOLD)
     told["sum"]["operations"][1]["without"] = "gloo does not support it"
     assert [] == wrong(told)
-    assert "ok     broadcast: not offered: gloo does not support it" in section_in_words("sum", told, evaluate(told, 4))
+    assert "ok     broadcast: not supported: gloo does not support it" in section_in_words(
+        "sum", told, evaluate(told, 4)
+    )
 
 
 def test_one_core_is_no_wonder_where_there_is_one() -> None:
@@ -144,7 +150,7 @@ def test_one_core_is_no_wonder_where_there_is_one() -> None:
 def test_ranks_without_gpus_are_sound_where_there_are_none() -> None:
     told = copy.deepcopy(TOLD)
     all_on("gpu", None)(told)
-    assert ["torch sees the GPUs"] == [verdict.name for verdict in wrong(told)]
+    assert ["torch detects the GPUs"] == [verdict.name for verdict in wrong(told)]
     told["who"]["asked"] = "gloo"
     assert [] == wrong(told)
     told["who"]["asked"] = ""
@@ -166,7 +172,7 @@ def test_the_page_is_whole_whatever_was_told() -> None:
     assert 12 == len(list(grid.iter("rect")))
     assert "src=" not in text and "http" not in text and "<script" not in text
     half = {name: told[name] for name in ("who", "sum")}
-    assert "the ranks ended before that" in page(half, evaluate(half, 4), "half", "")
+    assert "the ranks exited before it" in page(half, evaluate(half, 4), "half", "")
 
 
 def test_many_ranks_fit_on_the_page() -> None:
@@ -178,6 +184,6 @@ def test_many_ranks_fit_on_the_page() -> None:
     looks[-1]["by_rank"] = [list(range(2 * count))] * 4  # in the ranks' format
     told["data"] = {"samples": 2 * count, "epochs": looks}
     text = page(told, evaluate(told, count), "many", "")
-    assert "436 more ranks are left out" in text
+    assert "436 more ranks not shown" in text
     assert len(text) < 1 << 20
-    assert "… and 436 more, in the page" in section_in_words("who", told, evaluate(told, count))
+    assert "… and 436 more, see the HTML report" in section_in_words("who", told, evaluate(told, count))

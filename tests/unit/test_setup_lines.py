@@ -48,16 +48,16 @@ def test_lines_of_setup(carrier: Carrier, folder: Path) -> None:
     given = "|".join(ARGS)
 
     def run(*setup: str, python: str = "./python", keep: bool = False) -> tuple[int, str, str]:
-        done = carrier(shell_script((python, *ARGS), setup, keep, "muster: "), folder)
+        done = carrier(shell_script((python, *ARGS), setup, keep, "error: "), folder)
         return done.returncode, done.stdout, done.stderr
 
     assert (0, f"python|{given}||", "") == run()
     assert (0, f"python|{given}|x 'y|", "loud\n") == run("echo loud; cat", 'export A="x \'y" # so it is')
     line = "false # it's"
-    assert (97, "", f"muster: this line of --setup failed: {line}\n") == run(line, "echo no")
+    assert (97, "", f"error: --setup failed: {line}\n") == run(line, "echo no")
     code, out, said = run("if true; then", "echo no")
-    assert (97, "", "muster: this line of --setup failed: if true; then") == (code, out, said.splitlines()[-1])
+    assert (97, "", "error: --setup failed: if true; then") == (code, out, said.splitlines()[-1])
     assert (0, f"python3|{given}||", "") == run("PATH=$PWD/other:$PATH"), "conda activate"
     assert (0, f"python|{given}||", "") == run("PATH=$PWD/other:$PATH", keep=True)
     assert (0, f"python|{given}||", "") == run("PATH=$PATH:$PWD/other"), "it finds the same one"
-    assert (96, "", "muster: there is no ./nothing here\n") == run("true", python="./nothing")
+    assert (96, "", "error: python not found: ./nothing\n") == run("true", python="./nothing")

@@ -47,7 +47,7 @@ exec /venv/bin/python -I '/runs/x y/muster.pyz'
     assert "--comment=it's" in line, "SBATCH_COMMENT must not come before it"
     text = slurm_batch.batch_script(asked, ("module load cuda",), command)
     assert text.startswith("#!/bin/bash -l\n")
-    assert text.endswith(shell_script(command, ("module load cuda",), False, "muster: "))
+    assert text.endswith(shell_script(command, ("module load cuda",), False, "error: "))
     assert "python=$after" in text
     assert "python=$after" not in slurm_batch.batch_script(asked, ("module load cuda",), command, keep_python=True)
 
@@ -67,7 +67,7 @@ def test_what_sbatch_says() -> None:
         ),
         ("sbatch: error: Invalid --time specification\n", "Invalid --time specification", True),
         ("sbatch: error: Something new\n", "Something new", False),
-        ("", "it said nothing", False),
+        ("", "no error message", False),
     ],
 )
 def test_what_sbatch_refuses(said: str, words: str, hinted: bool) -> None:
@@ -86,10 +86,10 @@ def test_what_squeue_says() -> None:
     found = slurm_jobs.queued(QUEUE)
     assert "a name | of two" == found["3"].name
     assert ("RUNNING", ("n1", "n2")) == (found["3"].state, found["3"].hosts)
-    assert "it waits for nodes to become free (Resources); expected at 2026-11-21T17:30:00" == slurm_jobs.why_pending(
+    assert "waiting for free nodes (Resources); expected start: 2026-11-21T17:30:00" == slurm_jobs.why_pending(
         found["4"]
     )
-    assert "Slurm lets some time pass before it starts again (BeginTime)" == slurm_jobs.why_pending(found["5"])
+    assert "Slurm delays the restart (BeginTime)" == slurm_jobs.why_pending(found["5"])
     assert "it was cancelled" == slurm_jobs.ENDS[found["6"].state].words
     assert {} == slurm_jobs.queued("")
 
@@ -184,7 +184,7 @@ def test_host_lists_of_slurm(text: str, expected: list[str]) -> None:
 
 
 def test_a_host_list_that_is_none() -> None:
-    with pytest.raises(InvalidRequest, match="cannot read the host list"):
+    with pytest.raises(InvalidRequest, match="invalid host list"):
         parse_nodelist("n[a-b]")
 
 

@@ -105,23 +105,23 @@ CASES: dict[str, tuple[dict[str, Any], Told, RunStatus]] = {
     "its agent has left word": (
         {"files": KILLED},
         Told(),
-        RunStatus(RunState.LOST, "muster was killed, and its agent ended the ranks"),
+        RunStatus(RunState.LOST, "muster was killed, and its agent terminated the ranks"),
     ),
     "the machine was restarted": (
         {"boot": "b0"},
         Told(starter=True),
-        RunStatus(RunState.LOST, "the machine was restarted while it ran"),
+        RunStatus(RunState.LOST, "the machine rebooted during the run"),
     ),
     "it is of another machine": (
         {"host": "n9"},
         Told(starter=True),
-        RunStatus(RunState.UNKNOWN, "it was started on n9; ask there"),
+        RunStatus(RunState.UNKNOWN, "it was started on n9; run this command there"),
     ),
     "its controller answers": (SERVED, Told(controls=Controller(True)), RunStatus(RunState.RUNNING, heard=True)),
     "its controller is silent": (
         SERVED,
         Told(controls=Controller(True, "ssh: timed out")),
-        RunStatus(RunState.UNKNOWN, "n2, where its supervisor is, does not answer: ssh: timed out"),
+        RunStatus(RunState.UNKNOWN, "no answer from its controller on n2: ssh: timed out"),
     ),
     "its controller is gone": (
         SERVED,
@@ -130,8 +130,8 @@ CASES: dict[str, tuple[dict[str, Any], Told, RunStatus]] = {
     ),
     "Slurm has it in its queue": (SLURM, Told(queue="PENDING"), RunStatus(RunState.PENDING)),
     "Slurm runs it": (SLURM, Told(queue="RUNNING"), RunStatus(RunState.RUNNING, heard=True)),
-    "Slurm is silent": (SLURM, Told(queue=None), RunStatus(RunState.UNKNOWN, "Slurm does not answer")),
-    "Slurm has forgotten it": (SLURM, Told(), RunStatus(RunState.LOST, "Slurm knows its job 17 no more")),
+    "Slurm is silent": (SLURM, Told(queue=None), RunStatus(RunState.UNKNOWN, "no answer from Slurm")),
+    "Slurm has forgotten it": (SLURM, Told(), RunStatus(RunState.LOST, "job 17 is no longer known to Slurm")),
     "in an allocation its controller is asked": (
         {**in_job(allocated=True), "files": {"controller.json": {}}},
         Told(queue=None, controls=Controller(True)),
@@ -151,7 +151,7 @@ CASES: dict[str, tuple[dict[str, Any], Told, RunStatus]] = {
     "root asks no host": (
         SERVED,
         Told(anothers=True, controls=Controller(True)),
-        RunStatus(RunState.UNKNOWN, "it is another user's, and this machine does not know; ask as that user"),
+        RunStatus(RunState.UNKNOWN, "it belongs to another user; run this command as that user"),
     ),
     "root, and the user's command is here": ({}, Told(anothers=True, starter=True), RunStatus(RunState.RUNNING)),
 }
@@ -169,8 +169,8 @@ def test_what_became_of_a_run(case: str, tmp_path: Path) -> None:
 ENDS = {
     "CANCELLED": (RunState.KILLED, 137),
     "TIMEOUT": (RunState.TIMED_OUT, 124),
-    "NODE_FAIL": (RunState.BROKEN, 125),
-    "FAILED": (RunState.BROKEN, 125),
+    "NODE_FAIL": (RunState.ERROR, 125),
+    "FAILED": (RunState.ERROR, 125),
 }
 
 
@@ -202,9 +202,9 @@ def test_a_run_of_the_version_before(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("job", "says"),
     [
-        ({"slurm": "--help;x"}, "is no number of a job"),
-        ({"scheduler": {"name": "slurm", "job": "--help;x"}}, "is no number of a job"),
-        ({"scheduler": {"name": "nosuch", "job": "1"}}, "is no scheduler that this muster knows"),
+        ({"slurm": "--help;x"}, "not a job id"),
+        ({"scheduler": {"name": "slurm", "job": "--help;x"}}, "not a job id"),
+        ({"scheduler": {"name": "nosuch", "job": "1"}}, "unknown scheduler"),
     ],
 )
 def test_what_would_stand_on_a_command_line_is_checked(job: dict[str, Any], says: str, tmp_path: Path) -> None:

@@ -127,13 +127,13 @@ FAILED_ONCE: list[Step] = [
     (RankExited(2.1, 0, 0, signal=15), [CleanUp(0.0)]),
     (
         CleanedUp(2.2, 0),
-        [Say("rank 1 failed: killed by SIGKILL; starting all ranks again (restart 1 of 1)"), OpenStore(1)],
+        [Say("rank 1 failed: killed by SIGKILL; restarting all ranks (restart 1 of 1)"), OpenStore(1)],
     ),
 ]
 """Of two ranks, with one restart: up to the request to node 0 for a new port."""
 
-STORE = "the store through which the ranks meet ended: killed by signal 9"
-INTERRUPT = "interrupted (Ctrl-C): SIGINT to 2 ranks, 10 s to end; Ctrl-C again to kill them at once"
+STORE = "the rendezvous store exited: killed by signal 9"
+INTERRUPT = "interrupted (Ctrl-C): sending SIGINT to 2 ranks, grace period 10s; press Ctrl-C again to kill them now"
 
 ENDS = [
     History(
@@ -171,7 +171,7 @@ ENDS = [
             (RankExited(5.0, 2, 0, 7), [SignalRanks(SIGTERM, (0, 1, 3))]),
             (RankExited(5.1, 0, 0, signal=15), []),
             (Tick(14.9), []),
-            (Tick(15.0), [Say("killing 2 ranks that did not end (SIGKILL)"), SignalRanks(SIGKILL, (1, 3))]),
+            (Tick(15.0), [Say("killing 2 ranks, still running (SIGKILL)"), SignalRanks(SIGKILL, (1, 3))]),
             (RankExited(15.1, 1, 0, signal=9), []),
             (RankExited(15.2, 3, 0, signal=9), [CleanUp(0.0)]),
             (CleanedUp(15.3, 0), []),
@@ -218,7 +218,7 @@ ENDS = [
             *BEGUN,
             (
                 StopRequested(4.0, SIGTERM),
-                [Say("muster was sent SIGTERM: SIGTERM to 2 ranks, 10 s to end"), SignalRanks(15, (0, 1))],
+                [Say("muster received SIGTERM: sending SIGTERM to 2 ranks, grace period 10s"), SignalRanks(15, (0, 1))],
             ),
             (RankExited(4.1, 0, 0, signal=6), []),
             (RankExited(4.2, 1, 0, signal=15), [CleanUp(0.0)]),
@@ -392,7 +392,10 @@ ASKED = [
             (Tick(14.9), []),
             (
                 Tick(15.0),
-                [Say("interrupted (Ctrl-C): SIGTERM to 2 ranks, 5 s to end"), SignalRanks(SIGTERM, (0, 1))],
+                [
+                    Say("interrupted (Ctrl-C): sending SIGTERM to 2 ranks, grace period 5s"),
+                    SignalRanks(SIGTERM, (0, 1)),
+                ],
             ),
             (RankExited(16.0, 1, 0, signal=15), []),
             (Tick(20.0), [Say("interrupted (Ctrl-C): killing rank 0 (SIGKILL)"), SignalRanks(SIGKILL, (0,))]),
@@ -443,18 +446,21 @@ ASKED = [
             *BEGUN,
             (
                 StopRequested(5.0, SIGTERM),
-                [Say("muster was sent SIGTERM: SIGTERM to rank 0, 10 s to end"), SignalRanks(SIGTERM, (0,))],
+                [
+                    Say("muster received SIGTERM: sending SIGTERM to rank 0, grace period 10s"),
+                    SignalRanks(SIGTERM, (0,)),
+                ],
             ),
             (StopRequested(6.0, SIGTERM), []),
             (StopRequested(7.0, 0, "ann"), []),
             (
                 StopRequested(8.0, SIGINT),
-                [Say("muster was sent SIGTERM, then Ctrl-C: killing rank 0 (SIGKILL)"), SignalRanks(SIGKILL, (0,))],
+                [Say("muster received SIGTERM, then Ctrl-C: killing rank 0 (SIGKILL)"), SignalRanks(SIGKILL, (0,))],
             ),
             (RankExited(8.1, 0, 0, signal=9), [CleanUp(0.0)]),
             (CleanedUp(8.2, 0), []),
         ],
-        {"state": "interrupted", "code": 130, "reason": "muster was sent SIGTERM, then Ctrl-C"},
+        {"state": "interrupted", "code": 130, "reason": "muster received SIGTERM, then Ctrl-C"},
     ),
     History(
         "SIGTERM to muster is passed on, then SIGKILL after the grace. Exit status 143.",
@@ -463,13 +469,16 @@ ASKED = [
             *BEGUN,
             (
                 StopRequested(5.0, SIGTERM),
-                [Say("muster was sent SIGTERM: SIGTERM to rank 0, 10 s to end"), SignalRanks(SIGTERM, (0,))],
+                [
+                    Say("muster received SIGTERM: sending SIGTERM to rank 0, grace period 10s"),
+                    SignalRanks(SIGTERM, (0,)),
+                ],
             ),
-            (Tick(15.0), [Say("muster was sent SIGTERM: killing rank 0 (SIGKILL)"), SignalRanks(SIGKILL, (0,))]),
+            (Tick(15.0), [Say("muster received SIGTERM: killing rank 0 (SIGKILL)"), SignalRanks(SIGKILL, (0,))]),
             (RankExited(15.1, 0, 0, signal=9), [CleanUp(0.0)]),
             (CleanedUp(15.2, 0), []),
         ],
-        {"state": "interrupted", "code": 143, "reason": "muster was sent SIGTERM", "root_cause": None},
+        {"state": "interrupted", "code": 143, "reason": "muster received SIGTERM", "root_cause": None},
     ),
     History(
         "A closed terminal is told apart: exit status 129.",
@@ -478,7 +487,10 @@ ASKED = [
             *BEGUN,
             (
                 StopRequested(5.0, SIGHUP),
-                [Say("the terminal was closed (SIGHUP): SIGTERM to rank 0, 10 s to end"), SignalRanks(SIGTERM, (0,))],
+                [
+                    Say("the terminal was closed (SIGHUP): sending SIGTERM to rank 0, grace period 10s"),
+                    SignalRanks(SIGTERM, (0,)),
+                ],
             ),
             (RankExited(5.1, 0, 0, signal=15), [CleanUp(0.0)]),
             (CleanedUp(5.2, 0), []),
@@ -492,7 +504,10 @@ ASKED = [
             *BEGUN,
             (
                 StopRequested(5.0, 0, by="ann (pid 12)"),
-                [Say("`muster kill` by ann (pid 12): SIGTERM to rank 0, 10 s to end"), SignalRanks(SIGTERM, (0,))],
+                [
+                    Say("`muster kill` by ann (pid 12): sending SIGTERM to rank 0, grace period 10s"),
+                    SignalRanks(SIGTERM, (0,)),
+                ],
             ),
             (RankExited(5.1, 0, 0, signal=15), [CleanUp(0.0)]),
             (CleanedUp(5.2, 0), []),
@@ -508,7 +523,10 @@ ASKED = [
             (
                 StopRequested(5.5, SIGINT),
                 [
-                    Say("interrupted (Ctrl-C): SIGINT to rank 1, 10 s to end; Ctrl-C again to kill them at once"),
+                    Say(
+                        "interrupted (Ctrl-C): sending SIGINT to rank 1, grace period 10s; "
+                        "press Ctrl-C again to kill them now"
+                    ),
                     SignalRanks(SIGINT, (1,)),
                 ],
             ),
@@ -534,7 +552,7 @@ ASKED = [
         [
             *BEGUN,
             (RankExited(3.0, 0, 0, 0), [CleanUp(10.0)]),
-            (StopRequested(4.0, SIGINT), [Say("not waiting for what the ranks left behind"), CleanUp(0.0)]),
+            (StopRequested(4.0, SIGINT), [Say("not waiting for orphaned processes"), CleanUp(0.0)]),
             (CleanedUp(4.1, 0), []),
         ],
         {"state": "succeeded", "code": 0, "duration": 4.1},
@@ -550,14 +568,17 @@ TIMEOUTS = [
             (Tick(59.9), []),
             (
                 Tick(60.0),
-                [Say("--timeout of 60 s is over: SIGTERM to 2 ranks, 10 s to end"), SignalRanks(SIGTERM, (0, 1))],
+                [
+                    Say("reached --timeout of 60s: sending SIGTERM to 2 ranks, grace period 10s"),
+                    SignalRanks(SIGTERM, (0, 1)),
+                ],
             ),
             (RankExited(60.5, 0, 0, 0), []),
-            (Tick(70.0), [Say("--timeout of 60 s is over: killing rank 1 (SIGKILL)"), SignalRanks(SIGKILL, (1,))]),
+            (Tick(70.0), [Say("reached --timeout of 60s: killing rank 1 (SIGKILL)"), SignalRanks(SIGKILL, (1,))]),
             (RankExited(70.1, 1, 0, signal=9), [CleanUp(0.0)]),
             (CleanedUp(70.2, 0), []),
         ],
-        {"state": "timed out", "code": 124, "reason": "--timeout of 60 s is over", "root_cause": None},
+        {"state": "timed out", "code": 124, "reason": "reached --timeout of 60s", "root_cause": None},
     ),
     History(
         "--timeout holds while the interpreter warms up, too.",
@@ -589,19 +610,19 @@ BROKEN = [
         "An agent that cannot get ready ends the run with 125 and its words.",
         ranks(2),
         [(StartFailed(0.7, 0, no_torch("/usr/bin/python3")), [CleanUp(0.0)]), (CleanedUp(0.8, 0), [])],
-        {"state": "broken", "code": 125, "reason": "there is no torch in /usr/bin/python3 (Python ?)", "exits": ()},
+        {"state": "error", "code": 125, "reason": "torch is not installed in /usr/bin/python3 (Python ?)", "exits": ()},
     ),
     History(
         "An agent that is lost takes its ranks with it: 125, and nothing is asked of ranks that nobody can reach.",
         ranks(2),
         [*BEGUN, (NodeLost(5.0, 0, "the agent on a ended"), [CleanUp(0.0)])],
-        {"state": "broken", "code": 125, "reason": "the agent on a ended", "duration": 5.0, "exits": ()},
+        {"state": "error", "code": 125, "reason": "the agent on a ended", "duration": 5.0, "exits": ()},
     ),
     History(
         "An agent that is lost while it gets ready ends the run.",
         ranks(2),
         [(NodeLost(0.5, 0, "the agent on a could not be started"), [CleanUp(0.0)])],
-        {"state": "broken", "code": 125, "reason": "the agent on a could not be started"},
+        {"state": "error", "code": 125, "reason": "the agent on a could not be started"},
     ),
     History(
         "When the store of the ranks ends by itself, that is the cause, and not the ranks that fall for want of it.",
@@ -716,10 +737,13 @@ RESTARTS = [
         [
             *BEGUN,
             (RankExited(2.0, 0, 0, 7), [SignalRanks(SIGTERM, (1,))]),
-            (Tick(12.0), [Say("killing rank 1 that did not end (SIGKILL)"), SignalRanks(SIGKILL, (1,))]),
+            (Tick(12.0), [Say("killing rank 1, still running (SIGKILL)"), SignalRanks(SIGKILL, (1,))]),
             (
                 StopRequested(12.1, SIGTERM),
-                [Say("muster was sent SIGTERM: SIGTERM to rank 1, 10 s to end"), SignalRanks(SIGTERM, (1,))],
+                [
+                    Say("muster received SIGTERM: sending SIGTERM to rank 1, grace period 10s"),
+                    SignalRanks(SIGTERM, (1,)),
+                ],
             ),
             (RankExited(12.2, 1, 0, signal=9), [CleanUp(0.0)]),
             (CleanedUp(12.3, 0), []),
@@ -742,10 +766,7 @@ RESTARTS = [
             (
                 CleanedUp(5.2, 0),
                 [
-                    Say(
-                        "the store through which the ranks meet ended: killed by signal 9; "
-                        "starting all ranks again (restart 1 of 1)"
-                    ),
+                    Say("the rendezvous store exited: killed by signal 9; restarting all ranks (restart 1 of 1)"),
                     OpenStore(1),
                 ],
             ),
@@ -769,7 +790,7 @@ RESTARTS = [
             (RankExited(2.0, 0, 0, 7), [CleanUp(0.0)]),
             (NodeLost(2.1, 0, "the agent on a ended"), [CleanUp(0.0)]),
         ],
-        {"state": "broken", "code": 125, "attempt": 0, "root_cause": RankExit(0, 0, 2.0, 7)},
+        {"state": "error", "code": 125, "attempt": 0, "root_cause": RankExit(0, 0, 2.0, 7)},
     ),
 ]
 
@@ -811,13 +832,16 @@ NODES = [
             *BEGUN_ON_TWO,
             (
                 NodeLost(3.0, 1, "the agent on b ended"),
-                [Say("the agent on b ended: SIGTERM to 2 ranks, 10 s to end"), SignalRanks(SIGTERM, (0, 1))],
+                [
+                    Say("the agent on b ended: sending SIGTERM to 2 ranks, grace period 10s"),
+                    SignalRanks(SIGTERM, (0, 1)),
+                ],
             ),
             (RankExited(3.1, 0, 0, signal=15), []),
             (RankExited(3.2, 1, 0, signal=15), [CleanUp(0.0)]),
             (CleanedUp(3.3, 0), []),
         ],
-        {"state": "broken", "code": 125, "reason": "the agent on b ended"},
+        {"state": "error", "code": 125, "reason": "the agent on b ended"},
     ),
     History(
         "The second node to fail for the same reason changes nothing.",
@@ -828,7 +852,7 @@ NODES = [
             (CleanedUp(0.9, 0), []),
             (CleanedUp(1.0, 1), []),
         ],
-        {"state": "broken", "code": 125, "reason": "there is no torch in python (Python ?)"},
+        {"state": "error", "code": 125, "reason": "torch is not installed in python (Python ?)"},
     ),
 ]
 
@@ -841,14 +865,14 @@ SCHEDULED = [
             (
                 JobEnding(9.0, "time limit", 3.0),
                 [
-                    Say("the time limit of the job was reached: SIGTERM to 2 ranks, 3 s to end"),
+                    Say("the job reached its time limit: sending SIGTERM to 2 ranks, grace period 3s"),
                     SignalRanks(SIGTERM, (0, 1)),
                 ],
             ),
             (RankExited(9.1, 0, 0, 75), []),
             (
                 Tick(12.0),
-                [Say("the time limit of the job was reached: killing rank 1 (SIGKILL)"), SignalRanks(SIGKILL, (1,))],
+                [Say("the job reached its time limit: killing rank 1 (SIGKILL)"), SignalRanks(SIGKILL, (1,))],
             ),
             (RankExited(12.1, 1, 0, signal=9), [CleanUp(0.0)]),
             (CleanedUp(12.2, 0), []),
@@ -862,7 +886,10 @@ SCHEDULED = [
             *BEGUN,
             (
                 JobEnding(9.0, "cancelled", 27.0),
-                [Say("the job was cancelled (scancel): SIGTERM to rank 0, 10 s to end"), SignalRanks(SIGTERM, (0,))],
+                [
+                    Say("the job was cancelled (scancel): sending SIGTERM to rank 0, grace period 10s"),
+                    SignalRanks(SIGTERM, (0,)),
+                ],
             ),
             (RankExited(9.1, 0, 0, 75), [CleanUp(0.0)]),
             (CleanedUp(9.2, 0), []),
@@ -891,7 +918,7 @@ SCHEDULED = [
             (PreemptionWarned(5.0, "preempted", (0,)), []),
             (
                 RankExited(6.0, 0, 0, 9),
-                [Say("the job was preempted: SIGTERM to rank 1, 10 s to end"), SignalRanks(SIGTERM, (1,))],
+                [Say("the job was preempted: sending SIGTERM to rank 1, grace period 10s"), SignalRanks(SIGTERM, (1,))],
             ),
             (RankExited(6.1, 1, 0, signal=15), [CleanUp(0.0)]),
             (CleanedUp(6.2, 0), []),
@@ -928,7 +955,7 @@ SCHEDULED = [
             *BEGUN,
             (RankExited(5.0, 0, 0, 3), [SignalRanks(SIGTERM, (1,))]),
             (JobEnding(6.0, "cancelled", 2.0), []),
-            (Tick(8.0), [Say("killing rank 1 that did not end (SIGKILL)"), SignalRanks(SIGKILL, (1,))]),
+            (Tick(8.0), [Say("killing rank 1, still running (SIGKILL)"), SignalRanks(SIGKILL, (1,))]),
             (RankExited(8.1, 1, 0, signal=9), [CleanUp(0.0)]),
             (CleanedUp(8.2, 0), []),
         ],
@@ -994,8 +1021,8 @@ def test_a_rank_that_could_not_be_started_keeps_nobody_waiting() -> None:
     last = actions[-1]
     assert SignalRanks(SIGTERM, (0, 1)) in actions
     assert isinstance(last, Finish), f"it waits for ever after {actions}"
-    assert (last.outcome.state, last.outcome.code) == ("broken", 125)
-    assert reason_in_words(last.outcome.stopped) == "rank 1 could not be started: no memory"
+    assert (last.outcome.state, last.outcome.code) == ("error", 125)
+    assert reason_in_words(last.outcome.stopped) == "cannot start rank 1: no memory"
     assert last.outcome.exits == (RankExit(0, 0, 1.1, signal=15, by_muster=True),)
 
 

@@ -196,7 +196,7 @@ OUTCOMES: dict[str, tuple[RunResult, int]] = {
     ),
     "broken: it could not begin": (
         RunResult(
-            RunState.BROKEN,
+            RunState.ERROR,
             125,
             0.8,
             stopped=StopReason(StopKind.OTHER, message="there is no torch in python", hint="install it there"),
@@ -205,13 +205,13 @@ OUTCOMES: dict[str, tuple[RunResult, int]] = {
     ),
     "broken: the agent was killed": (
         RunResult(
-            RunState.BROKEN, 125, 42.0, stopped=lost("the agent on a ended (killed by signal 9), and its ranks with it")
+            RunState.ERROR, 125, 42.0, stopped=lost("the agent on a exited (killed by signal 9), and its ranks with it")
         ),
         2,
     ),
     "broken after a rank had failed": (
         RunResult(
-            RunState.BROKEN,
+            RunState.ERROR,
             125,
             42.0,
             stopped=lost("the agent on a ended (killed by signal 9)"),
@@ -239,7 +239,7 @@ UNABLE: dict[str, tuple[ProblemKind, dict[str, Any]]] = {
         {"number": 17, "text": "[Errno 11] Resource temporarily unavailable", "limit": True},
     ),
     "the warm interpreter was killed": (ProblemKind.FORK_SERVER, {"code": None, "signal": 9}),
-    "the warm interpreter ended": (ProblemKind.FORK_SERVER, {"code": 3, "signal": None}),
+    "the fork server exited": (ProblemKind.FORK_SERVER, {"code": 3, "signal": None}),
     "a program cannot be started": (ProblemKind.RANK, {"rank": 3, "text": "[Errno 8] Exec format error: './train'"}),
 }
 

@@ -126,7 +126,7 @@ def test_lines_that_a_file_does_not_take_are_counted_and_told_of_once(loop: Even
     scribe.put("attempt_0/rank", 2, b"cd")
     scribe.put("attempt_0/rank", 0, b"ab")
     assert 2 == scribe.close()
-    assert [f"cannot write in {tmp_path}: Is a directory; the run goes on"] == said
+    assert [f"warning: cannot write to {tmp_path}: Is a directory; the run continues"] == said
     assert ("three\n", b"abcd") == (
         (tmp_path / "node/times.log").read_text(),
         (tmp_path / "attempt_0/rank").read_bytes(),

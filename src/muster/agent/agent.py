@@ -172,7 +172,7 @@ class Agent:
             try:
                 self.dispatch(fields, payload)
             except Refused as error:
-                self.complain(f"a message of the supervisor was skipped: {error}")
+                self.complain(f"skipped an invalid message from the controller: {error}")
         self.flush()
 
     # ---- the supervisor, when it is elsewhere -----------------------------------------------------------------------
@@ -214,7 +214,7 @@ class Agent:
     def disconnected(self) -> None:
         """Handle the end of the connection."""
         if self.wire.refused:
-            self.complain(f"the connection was closed: {self.wire.refused}")
+            self.complain(f"closed the connection: {self.wire.refused}")
         self.loop.remove_reader(self.wire.reading)
         if self.leaving:
             self.forget = self.forget and self.logs.sent and self.logs.kept
@@ -222,7 +222,7 @@ class Agent:
             self.wire.reset()
         if self.dialer is None and self.controller is None:
             self.wire.out.clear()
-            self.lost("the connection to muster was lost")
+            self.lost("connection to muster lost")
             return
         self.loop.remove_writer(self.wire.writing)
         os.close(self.wire.reading)
@@ -246,7 +246,7 @@ class Agent:
             self.lease if self.met_controller else _STRANGER
         )  # a short lease is no measure of how long a start takes
         if self.disconnected_for >= lease:
-            self.lost(f"there was no way to the supervisor for {lease:g} s")
+            self.lost(f"no connection to the controller for {lease:g}s")
         else:
             self.loop.call_later(1.0, lambda: self.wait_alone(now))
 
@@ -255,7 +255,7 @@ class Agent:
         if self.scheduled and not self.is_lost:
             self.emit("scheduler_signal")
         else:
-            self.lost("the agent was sent SIGTERM")
+            self.lost("the agent received SIGTERM")
 
     def signalled(self, numbers: Sequence[int]) -> None:
         """Handle signals: collect exited children, and forward to the ranks what a scheduler sends to this process."""
@@ -480,7 +480,7 @@ class Agent:
         self.is_lost, deadline = True, time.monotonic() + _LAST_WISH
         if not self.prepared:
             os._exit(0)
-        print(f"muster agent: {why}: ending the ranks", file=sys.stderr, flush=True)
+        print(f"muster agent: {why}: terminating the ranks", file=sys.stderr, flush=True)
         self.ranks.signal(signal.SIGTERM, self.ranks.alive())
         self.until_gone(why, deadline)
 

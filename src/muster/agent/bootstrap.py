@@ -45,7 +45,7 @@ SETUP_FAILED, NO_PYTHON = 97, 96
 _LINE = "{{ eval {line}; }} </dev/null >&2 || {{ echo {failed} >&2; exit 97; }}"
 _BEFORE = "before=$(command -v python3)"
 _AFTER = 'after=$(command -v python3); [ "$after" = "$before" ] || [ -z "$after" ] || python=$after'
-_START = """command -v "$python" >/dev/null || {{ echo {label}"there is no $python here" >&2; exit 96; }}
+_START = """command -v "$python" >/dev/null || {{ echo {label}"python not found: $python" >&2; exit 96; }}
 exec "$python" {args}
 """
 
@@ -59,9 +59,7 @@ def shell_script(argv: Sequence[str], setup: Sequence[str], keep_python: bool, l
     """
     python, *args = argv
     # with eval, so that a syntax error fails only its line, and aliases hold for the next
-    lines = [
-        _LINE.format(line=quote(line), failed=quote(f"{label}this line of --setup failed: {line}")) for line in setup
-    ]
+    lines = [_LINE.format(line=quote(line), failed=quote(f"{label}--setup failed: {line}")) for line in setup]
     if setup and not keep_python:
         lines = [_BEFORE, *lines, _AFTER]
     start = _START.format(label=quote(label) if label else "", args=" ".join(map(quote, args)))

@@ -78,7 +78,7 @@ class ControllerProcess:
         self.deaths = [when for when in self.deaths if now - when < _WITHIN] + [now]
         if len(self.deaths) >= _TOO_OFTEN:
             said = self._last_words()
-            self._lost(f"the supervisor died {_TOO_OFTEN} times{f' ({said})' if said else ''}; see controller.log")
+            self._lost(f"the controller exited {_TOO_OFTEN} times{f' ({said})' if said else ''}; see controller.log")
         else:
             self.loop.call_later(_PAUSE, self.start)
 

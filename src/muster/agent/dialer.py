@@ -130,7 +130,7 @@ class ControllerDialer:
         except BlockingIOError:
             return
         except Refused as error:
-            self._note(f"who answers at {self.where[0]} is not the supervisor: {error}")
+            self._note(f"the process listening at {self.where[0]} is not the controller: {error}")
             self._again()
             return
         except OSError:

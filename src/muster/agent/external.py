@@ -74,7 +74,7 @@ def free_port(seed: str) -> int:
                 return port
             except OSError:
                 continue
-    raise OSError("no free port from 10000 on")
+    raise OSError("no free port above 10000")
 
 
 class LocalProcesses(Protocol):
@@ -185,7 +185,7 @@ class ExternalRanks:
         trouble = any(_TROUBLE.search(line) and not _CHATTER.search(line) for line in lines)
         if said != told and self.waited >= (_WAITS if trouble else _LONG):
             name = next(iter(self.launchers.values()))
-            self.emit("note", text=f"{name}, whose ranks have not come yet, says: {' '.join(lines)}")
+            self.emit("note", text=f"no ranks from {name} yet; its output: {' '.join(lines)}")
             told = said
         self.waited += _WAITS
         self.run.loop.call_later(_WAITS, lambda: self._listen_while_awaited(attempt, told))
@@ -257,11 +257,11 @@ class ExternalRanks:
         rank = me["rank"]
         place = self.conf["places"].get(str(rank))
         if not self.members.folder or place is None or rank in self.members.pids or rank in self.ended_here:
-            known = f"there are {len(self.conf['places'])}" if place is None else "it is there already"
-            self.emit("note", text=f"{me['launcher']} started rank {rank}, and {known}")
+            known = f"the world size is {len(self.conf['places'])}" if place is None else "it is already registered"
+            self.emit("note", text=f"warning: {me['launcher']} started rank {rank}, but {known}")
             if place is None:  # report the world of its launcher, even if no other rank does
                 self._joined(rank, me)
-            return {"refused": f"there is no room for rank {rank}: {known}"}
+            return {"refused": f"cannot register rank {rank}: {known}"}
         self.connections[visitor] = rank
         folder = self.members.folder
         self.run.logs.follow_more(rank)

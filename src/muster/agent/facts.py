@@ -52,11 +52,11 @@ def storage_error(home: str) -> dict[str, Any]:
         for place in (home, folder):
             shared = processes.why_shared(place)
             if shared:
-                why = why or f"others could change what runs in {place}: {shared}"
+                why = why or f"directory {place} is not private: {shared}"
         if not why:
             processes.try_to_write(folder)
     except OSError as error:
-        why, full = f"cannot write in {folder}: {processes.reason(error)}", error.errno in NO_ROOM
+        why, full = f"cannot write to {folder}: {processes.reason(error)}", error.errno in NO_ROOM
     return {"unwritable": why, "full": full}
 
 
@@ -123,6 +123,6 @@ def probe_addresses(addresses: Iterable[str], port: int, patience: float) -> dic
                 }
             trial.close()
     for trial, address in waiting.items():
-        found[address] = {"error": f"no answer within {patience:g} s"}
+        found[address] = {"error": f"no answer within {patience:g}s"}
         trial.close()
     return found

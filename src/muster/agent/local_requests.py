@@ -28,7 +28,8 @@ def open_socket(sockets: local_sockets.Sockets, needed: bool, emit: Emit) -> soc
     except OSError as error:
         if needed:
             raise
-        emit("note", text=f"no other terminal can reach this run (kill, stacks): {processes.reason_at(error)}")
+        why = f"`muster kill` and `muster stacks` are not available: {processes.reason_at(error)}"
+        emit("note", text=f"warning: {why}")
         return None
 
 
@@ -76,7 +77,7 @@ class LocalRequests:
 
     def visit_end(self, visitor: Peer, payload: bytes) -> None:
         """End the ranks: the controller did not act on the request."""
-        self._lost("another terminal asked for the end")
+        self._lost("stopped by `muster kill`")
         visitor.send(encode_frame("answer", version=VERSION))
 
     def visit_stacks(self, visitor: Peer, payload: bytes, ranks: list[int] | None = None) -> None:
@@ -92,7 +93,7 @@ class LocalRequests:
     def _external(self) -> ExternalRanks:
         """Return the ranks of the external launcher. Raises `Refused` if there is none."""
         if self.ranks.external is None:
-            raise Refused("no launcher was started here")
+            raise Refused("this run has no external launcher")
         return self.ranks.external
 
     def visit_register(
@@ -100,7 +101,9 @@ class LocalRequests:
     ) -> None:
         """Register a rank that an external launcher started."""
         if version != VERSION:
-            visitor.send(encode_frame("rank_command", refused=f"it speaks version {version}, the agent {VERSION}"))
+            visitor.send(
+                encode_frame("rank_command", refused=f"protocol version {version} of the rank, {VERSION} of the agent")
+            )
             return
         visitor.send(
             encode_frame(

@@ -160,7 +160,7 @@ class Overflow:
     def _mark(self) -> None:
         """Write a line about missing bytes to the log, completely or not at all. Raises OSError."""
         count = self.loss.missing - self._marked
-        line = f"muster: {count} bytes of {self.what} are missing in this log: {self.loss.why}\n".encode()
+        line = f"muster: {count} bytes of {self.what} are missing from this log: {self.loss.why}\n".encode()
         size = os.fstat(self._file).st_size
         # the rank itself may have written part of a line before the disk was full
         middle = size and os.pread(self._file, 1, size - 1) != b"\n"

@@ -166,7 +166,7 @@ class LogStreamer:
         try:
             overflows = [self._overflow(rank, kind) for kind in ("out", "err")]
         except OSError as error:  # no descriptors left, or no /proc
-            self.complain(f"there is no pipe for the logs of rank {rank}: {processes.reason(error)}")
+            self.complain(f"cannot create a pipe for the logs of rank {rank}: {processes.reason(error)}")
             return Outlets((logs[0],), (logs[1],), None, screen)
         out, err = (overflow.pipe for overflow in overflows)
         if self._risky or screen:
@@ -184,7 +184,7 @@ class LogStreamer:
             try:
                 self._screens[rank] = PseudoTerminal(**self.terminal)
             except OSError as error:
-                self.emit("note", text=f"rank {rank} has no pseudo-terminal: {error.strerror}")
+                self.emit("note", text=f"warning: no pseudo-terminal for rank {rank}: {error.strerror}")
                 self.terminal = None
                 return ""
             self._overflow(rank, "out", self._screens[rank].master)
@@ -196,10 +196,10 @@ class LogStreamer:
         It serves all attempts, because a later one may have no descriptors left.
         """
         if (rank, kind) not in self._overflows:
-            overflow = Overflow(f"rank {rank}'s {'stdout' if kind == 'out' else 'stderr'}", source=source)
+            overflow = Overflow(f"{'stdout' if kind == 'out' else 'stderr'} of rank {rank}", source=source)
             if source is None and overflow.fd >= processes.first_reserved():
                 overflow.close()
-                raise OSError(errno.EMFILE, "too few descriptors are left (`ulimit -n`)")
+                raise OSError(errno.EMFILE, "too few file descriptors left (`ulimit -n`)")
             overflow.lead_to(rank_file(self._folder, rank, kind))
             self._overflows[rank, kind] = overflow
             self._look_at(rank, kind)

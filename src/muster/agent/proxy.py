@@ -61,7 +61,7 @@ def visit(run_dir: str) -> None:
     try:
         link = local_sockets.find(run_dir, local_sockets.SUPERVISOR)
     except TimeoutError:
-        print("its supervisor takes no connection", file=sys.stderr)
+        print("its controller accepts no connections", file=sys.stderr)
         return
     if link is None:
         send("no_controller", there=os.path.exists(os.path.join(run_dir, "job.json")))

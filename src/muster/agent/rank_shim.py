@@ -51,10 +51,10 @@ def main(words: list[str]) -> int:
     run = words[0]
     me = detect(os.environ)
     if me is None:
-        return _refuse("the launcher tells nothing about ranks")
+        return _refuse("the launcher sets no environment variables of ranks")
     agent = _reach(run)
     if agent is None:
-        return _refuse(f"no agent of {run} answers on {socket.gethostname()}")
+        return _refuse(f"no answer from the agent of {run} on {socket.gethostname()}")
     order = _join(agent, me)
     if "refused" in order:
         return _refuse(order["refused"])
@@ -70,13 +70,13 @@ def remote_exec(run: str, words: list[str], env: Mapping[str, str] | None = None
         words = words[1:]
     agent = _reach(run)
     if agent is None:
-        return _refuse(f"no agent of {run} answers on {socket.gethostname()}")
+        return _refuse(f"no answer from the agent of {run} on {socket.gethostname()}")
     agent.sendall(encode_frame("exec_request", host=words[0], words=words[1:], env=dict(env or {})))
     return int(_answer(agent, "exec_result").get("code", 255))
 
 
 def _refuse(why: str) -> int:
-    print(f"muster: {why}", file=sys.stderr, flush=True)
+    print(f"error: {why}", file=sys.stderr, flush=True)
     return CANNOT
 
 
@@ -100,7 +100,7 @@ def _reach(run: str) -> socket.socket | None:
 
 def _join(agent: socket.socket, me: Identity) -> dict[str, Any]:
     agent.sendall(encode_frame("register", version=VERSION, **me._asdict()))
-    return _answer(agent, "rank_command") or {"refused": "the agent of this machine has ended"}
+    return _answer(agent, "rank_command") or {"refused": "the agent on this machine has exited"}
 
 
 def _answer(agent: socket.socket, kind: str) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def inside(me: Identity, run: str) -> None:
     Does not return; the process exits as its child did.
     """
     agent = _reach(run)
-    order = _join(agent, me) if agent is not None else {"refused": f"no agent of {run} answers here"}
+    order = _join(agent, me) if agent is not None else {"refused": f"no answer from the agent of {run}"}
     if agent is None or "refused" in order:
         sys.exit(_refuse(order["refused"]))
     sys.exit(_supervise_child(agent, order, lambda: _fork(order, me)))
@@ -219,9 +219,9 @@ def _complain(order: Mapping[str, Any], error: OSError) -> None:
     try:
         with open(processes.open_first(order["err"]), "w") as file:
             what = error.filename or order["argv"][0]
-            file.write(f"muster: cannot start {what}: {processes.reason(error)}\n")
+            file.write(f"error: cannot start {what}: {processes.reason(error)}\n")
     except OSError:
-        print(f"muster: {error}", file=sys.stderr, flush=True)
+        print(f"error: {error}", file=sys.stderr, flush=True)
 
 
 def _files(order: Mapping[str, Any]) -> tuple[int, int, int]:

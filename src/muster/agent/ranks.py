@@ -155,7 +155,7 @@ class RankProcesses:
         """Continue with the result of the check; `proof` is None if the site hook was not loaded."""
         if proof is None:
             self.hook_unreachable = True
-            self.fall_back_to_plain("this Python does not read PYTHONPATH or sitecustomize, so it cannot be warmed")
+            self.fall_back_to_plain("this Python ignores PYTHONPATH or sitecustomize")
             return
         self.versions = {"torch": proof["torch"], "cuda": proof["cuda"]}
         if not proof["has_torch"]:
@@ -244,7 +244,7 @@ class RankProcesses:
             try:
                 self.dispatch(message, b"")
             except Refused as error:
-                self.run.complain(f"a message of the warm interpreter was skipped: {error}")
+                self.run.complain(f"skipped an invalid message from the fork server: {error}")
 
     def forker_preload_failed(self, payload: bytes, module: str, missing: bool, text: str, trace: str) -> None:
         """Handle a failed import of the fork server."""
@@ -274,8 +274,7 @@ class RankProcesses:
     def differs(self, namesakes: Sequence[str], reads: Collection[str]) -> str:
         """Return how a rank forked now would differ from plain Python, in words; empty if it would not."""
         if namesakes:
-            what = "bears the name of a module that torch, or --preload, imports"
-            return f"{namesakes[0]} beside the script {what}"
+            return f"{namesakes[0]} next to the script has the name of a module that torch or --preload imports"
         if self.ahead is None:
             return ""
         from muster.agent.script_preamble import why_plain
@@ -330,7 +329,7 @@ class RankProcesses:
                 pid = self.store.pid = processes.spawn(argv, env, "/", *files, keep=(fd,))
             self.names[pid] = "store"
         except OSError as error:
-            self.emit("note", text=f"the store could not be started: {processes.reason_at(error)}")
+            self.emit("note", text=f"error: cannot start the rendezvous store: {processes.reason_at(error)}")
 
     # ---- ranks ------------------------------------------------------------------------------------------------------
 
@@ -470,7 +469,7 @@ class RankProcesses:
             end["why"] = self.logs.why(rank, number is not None)
             if self.forks and not self.told_early and self.ended_early(rank, number, end["why"]):
                 self.told_early = True
-                why = "ended before it imported torch, which is loaded already in a forked rank"
+                why = "exited before it imported torch, which is already loaded in a forked rank"
                 self.emit("note", text=f"rank {rank} {why}; if that is the cause, use `--launcher exec`")
         self.run.links.ended(rank)
         self.ends[rank] = {"code": code, "signal": number}

@@ -163,7 +163,7 @@ class _Reader:
             if not path:
                 self.modules[part] = None
                 if length == 1 and part in _FIRST:
-                    self.refuse(f"{part} is imported before torch, as it may have to be")
+                    self.refuse(f"the script imports {part} before torch, which may be required")
                 return False
             if self.run(path, part):
                 return True
@@ -335,7 +335,7 @@ class _Reader:
             for each in ast.walk(node)
             if isinstance(each, (ast.Attribute, ast.Name))
         ]:
-            self.refuse(f"{self.place(module)} changes how libraries are loaded before it imports torch")
+            self.refuse(f"{self.place(module)} changes the loading of libraries before it imports torch")
 
     def dotted(self, node: ast.AST, module: _Module) -> str:
         """Return the meaning of a name: `os.environ` for `environ` after `from os import environ`; or empty."""
@@ -440,8 +440,8 @@ class _Reader:
                 self.changes.append(Change(name, f"{self.place(module)} ({path})"))
 
     def unknown(self, module: _Module) -> None:
-        what = "sets environment variables whose names are not in its text"
-        self.refuse(f"{self.place(module)} {what}, before it imports torch")
+        what = "sets environment variables with computed names"
+        self.refuse(f"{self.place(module)} {what} before it imports torch")
 
     def refuse(self, why: str) -> None:
         self.needs_plain = self.needs_plain or why

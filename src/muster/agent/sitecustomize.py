@@ -385,7 +385,7 @@ class _Ahead:
         else:
             return None
         if spec.origin != module.__spec__.origin:
-            self.tell(f"imports {name} from {spec.origin}, and {module.__spec__.origin} was loaded before it began")
+            self.tell(f"imports {name} from {spec.origin}, but {module.__spec__.origin} was already loaded")
             del self.withheld[name]
             return spec
         ahead, real = self, module.__spec__
@@ -449,7 +449,7 @@ class _Ahead:
         self.told |= late
         if late:
             by = tops[0] if len(tops) == 1 else "torch"
-            self.tell(f"set {', '.join(sorted(late))} too late: {by} was loaded before it began")
+            self.tell(f"set {', '.join(sorted(late))} too late: {by} was already loaded")
 
     def set_threads(self, tops: list[str]) -> bool:
         """Apply OMP_NUM_THREADS as these packages do; return False if that is not known."""
@@ -474,7 +474,7 @@ class _Ahead:
 
     def tell(self, what: str) -> None:
         """Print a difference from plain Python."""
-        os.write(2, f"muster: this rank {what}; `--launcher exec` starts ranks as plain Python\n".encode())
+        os.write(2, f"muster: warning: this rank {what}; use `--launcher exec` for one interpreter per rank\n".encode())
 
 
 # ---- the warm interpreter -------------------------------------------------------------------------------------------
@@ -636,7 +636,7 @@ class _ForkServer:
 
         asked = sorted(self.reads.names & set(_OF_RANKS))
         if asked:
-            return f"sitecustomize reads {asked[0]}, which only a rank has"
+            return f"sitecustomize reads {asked[0]}, which is set only in ranks"
         texts = []
         for folder in sys.path:
             if folder.endswith(("site-packages", "dist-packages")) and os.path.isdir(folder):
@@ -652,14 +652,14 @@ class _ForkServer:
             except OSError:
                 continue
             if found:
-                return f"{path} reads {found[1].decode()}, which only a rank has"
+                return f"{path} reads {found[1].decode()}, which is set only in ranks"
         return None
 
     def traced(self) -> str | None:
         """Return why a tracer or profiler active at startup needs a new process, or None."""
         monitoring: Any = getattr(sys, "monitoring", None)
         if sys.gettrace() or sys.getprofile() or (monitoring and any(map(monitoring.get_tool, range(6)))):
-            return "a tracer or profiler is on before the script begins"
+            return "a tracer or profiler is active before the script starts"
         return None
 
     def why_unfit(self) -> str | None:
@@ -735,7 +735,7 @@ class _ForkServer:
         if middle:
             _, status = os.waitpid(middle, 0)
             if status:
-                text = f"a helper process ended (wait status {status})"
+                text = f"a helper process failed (wait status {status})"
                 _tell(self.fd, op="fork_failed", order=order["order"], pids={}, text=text, limit=False)
             return False
         try:
@@ -771,7 +771,7 @@ class _ForkServer:
                 os.close(fd)
             self.become_rank(child)
         except BaseException as error:
-            os.write(2, (f"muster: this rank could not be set up: {error!r}\n").encode())
+            os.write(2, (f"muster: error: cannot set up this rank: {error!r}\n").encode())
             os._exit(125)
 
     def adopt_by_agent(self, middle: int, gate: int, child: Mapping[str, Any]) -> None:

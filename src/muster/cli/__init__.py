@@ -33,16 +33,14 @@ def call(words: list[str], env: Mapping[str, str], began: float) -> int:
         return version(list(words[1:]), env, began)
     words = [ALIASES.get(words[0], words[0]), *words[1:]]
     if words[0] not in COMMANDS:
-        raise InvalidRequest(f"there is no command `{words[0]}`", _meant(words))
+        raise InvalidRequest(f"unknown command: `{words[0]}`", _meant(words))
     status: int = getattr(import_module(COMMANDS[words[0]].module), words[0])(list(words[1:]), env, began)
     return status
 
 
 def _refuse_operands(words: Sequence[str]) -> None:
     if len(words) > 1:
-        raise InvalidRequest(
-            f"`muster {words[0]}` takes no operand; it was given {' '.join(words[1:])}", "leave it out"
-        )
+        raise InvalidRequest(f"`muster {words[0]}` takes no arguments, got: {' '.join(words[1:])}", "leave them out")
 
 
 def _meant(words: Sequence[str]) -> str | None:
@@ -53,7 +51,7 @@ def _meant(words: Sequence[str]) -> str | None:
         return f"did you mean `muster {near}`?"
     if words[0].endswith(".py") or words[0].startswith("-"):
         return f"did you mean `muster run {' '.join(words)}`?"
-    return "`muster --help` lists them"
+    return "`muster --help` lists the commands"
 
 
 def show_any_text() -> None:
@@ -73,7 +71,7 @@ def main(words: list[str] | None = None) -> NoReturn:
     try:
         status = call(sys.argv[1:] if words is None else words, dict(os.environ), began)
     except MusterError as error:
-        print(f"muster: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         status = error.exit_code
     except KeyboardInterrupt:
         status = 130

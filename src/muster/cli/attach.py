@@ -32,8 +32,8 @@ def attach(words: list[str], env: Mapping[str, str], began: float) -> int:
     viewer = viewer_of(options, env)
     if not run.job.get("served"):
         raise InvalidRequest(
-            f"{run.id} is supervised by the terminal that started it, and ends with it",
-            "`muster logs -f` follows its output; `muster run -d` starts one that can be attached to",
+            f"cannot attach to {run.id}: its controller is the terminal that started it",
+            "follow its output with `muster logs -f`; start runs that can be attached to with `muster run -d`",
         )
     if run.outcome is not None and (ended := reconcile(run).outcome) is not None:
         print(f"{run.id}: {end_in_words(run, ended)}")
@@ -69,8 +69,8 @@ def told(run: Run, outcome: RunResult | None, watch: AttachedClient) -> int:
     if outcome is not None:
         return outcome.code
     if watch.left:
-        hint = f"`muster attach {run.operand}`, `muster kill {run.operand}`"
-        print(f"\nmuster: left {run.id} running; {hint}", file=sys.stderr)
+        hint = f"reattach: muster attach {run.operand}; stop: muster kill {run.operand}"
+        print(f"\nmuster: detached, {run.id} keeps running; {hint}", file=sys.stderr)
         return 0
     sync_files(run)
     if run.outcome is not None:
@@ -82,5 +82,5 @@ def told(run: Run, outcome: RunResult | None, watch: AttachedClient) -> int:
         return run.outcome.code
     found = reconcile(run)
     require_known(run, found)
-    print(f"muster: {run.id} is {found.state}; `muster show {run.operand}`", file=sys.stderr)
+    print(f"muster: {run.id} is {found.state}; details: muster show {run.operand}", file=sys.stderr)
     return 125

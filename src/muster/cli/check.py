@@ -28,14 +28,14 @@ from muster.linux import processes
 from muster.ui.terminal import TerminalView
 
 _REFUSED: Mapping[Option[object], str] = {
-    RunOptions.detach: "the result comes at the end",
-    RunOptions.module: "it brings its own script",
-    RunOptions.no_python: "it brings its own script",
-    RunOptions.stdin: "its script reads nothing",
-    RunOptions.sync: "it brings its own script",
-    RunOptions.no_code_check: "it brings its own script",
-    RunOptions.snapshot: "it brings its own script",
-    RunOptions.max_restarts: "a rank that fails is what it looks for",
+    RunOptions.detach: "the result is printed when the run ends",
+    RunOptions.module: "it runs a built-in script",
+    RunOptions.no_python: "it runs a built-in script",
+    RunOptions.stdin: "its script does not read stdin",
+    RunOptions.sync: "it runs a built-in script",
+    RunOptions.no_code_check: "it runs a built-in script",
+    RunOptions.snapshot: "it runs a built-in script",
+    RunOptions.max_restarts: "a failed rank is a failed check",
 }
 """Options of `run` that have no effect here, and why."""
 
@@ -48,11 +48,11 @@ def check(words: list[str], env: Mapping[str, str], began: float) -> int:
         return 0
     if parsed.operands:
         raise InvalidRequest(
-            f"`muster check` brings its own script, and was given `{parsed.operands[0]}`", "`muster run` runs one"
+            f"`muster check` runs a built-in script, got: {parsed.operands[0]}", "run your own script with `muster run`"
         )
     for option, why in _REFUSED.items():
         if options.typed(option):
-            raise InvalidRequest(f"{option.long_name} has no meaning for `muster check`: {why}", "leave it out")
+            raise InvalidRequest(f"`muster check` does not accept {option.long_name}: {why}", "leave it out")
     check_target(options.html, "--html")
     options = options.without(*_REFUSED)
     if not options.typed(CheckOptions.json):  # otherwise it is the option of `run`, which prints events
@@ -144,12 +144,11 @@ def _conclude(
             if section not in view.told:
                 print(section_in_words(section, view.told, verdicts))
         print(end_in_words(verdicts))
-        print(f"the page: {options.html if options.html is not None else folder / 'check.html'}", file=sys.stderr)
+        print(f"report: {options.html if options.html is not None else folder / 'check.html'}", file=sys.stderr)
     if options.html is not None:
         try:
             Path(options.html).write_text(text, encoding="utf-8")
         except OSError as error:
-            print(
-                f"muster: --html {options.html}: {processes.reason(error)}; it is {folder}/check.html", file=sys.stderr
-            )
+            why = f"cannot write --html {options.html}: {processes.reason(error)}"
+            print(f"warning: {why}; the report is {folder}/check.html", file=sys.stderr)
     return status or (0 if result["sound"] else 1)

@@ -50,17 +50,17 @@ def _tell(link: ProcessConnection, dry: bool) -> int:
         try:
             told = between(PROXY, CLIENT)["cleaned"].fitting(fields)
         except Refused as error:
-            print(f"{link.host}: no answer that is understood: {error}", file=sys.stderr)
+            print(f"{link.host}: invalid answer: {error}", file=sys.stderr)
             return _NO_ANSWER
         runs, folders = told["runs"], told["folders"]
         for run in {**runs, **folders}:
             processes = map(leftover_from_json, runs.get(run, ()))
             words = [*map(process_in_words, processes), *map(safe, folders.get(run, ()))]
-            print(f"{link.host}: {safe(run)}: {'there is' if dry else 'ended'} {'; '.join(words)}")
+            print(f"{link.host}: {safe(run)}: {'found' if dry else 'cleaned up'} {'; '.join(words)}")
         for found in map(leftover_from_json, told["left"]):
             print(f"{link.host}: {leftover_in_words(found)}", file=sys.stderr)
         if not runs and not folders:
-            print(f"{link.host}: nothing")
+            print(f"{link.host}: nothing to clean up")
         return 1 if told["left"] else 0
-    print(f"{link.host}: no answer: {link.stderr_summary() or 'it said nothing'}", file=sys.stderr)
+    print(f"{link.host}: no answer: {link.stderr_summary() or 'no error message'}", file=sys.stderr)
     return _NO_ANSWER

@@ -37,8 +37,8 @@ def parse_command(
         return None
     if parsed.operands and not any(COMMANDS[name].operands):
         raise InvalidRequest(
-            f"`muster {name}` takes no operand; it was given {' '.join(parsed.operands)}",
-            _INSTEAD.get(name) or _instead_of_hosts(record, parsed.operands) or "leave it out",
+            f"`muster {name}` takes no arguments, got: {' '.join(parsed.operands)}",
+            _INSTEAD.get(name) or _instead_of_hosts(record, parsed.operands) or "leave them out",
         )
     options = located(record, parsed.options, env)
     return options, parsed.operands, store_of(options, env, alone=options.typed(RunDirOptions.run_dir))
@@ -53,7 +53,7 @@ def located(record: type[Record], typed: Mapping[str, Any], env: Mapping[str, st
 
 
 _INSTEAD: Mapping[str, str] = {
-    "ps": "`muster show RUN` tells of one run",
+    "ps": "`muster show RUN` shows one run",
     "prune": "`muster rm RUN` deletes one run",
 }
 """Hints to the commands that do the same for a single run."""
@@ -62,7 +62,7 @@ _INSTEAD: Mapping[str, str] = {
 def _instead_of_hosts(record: type[Options], operands: Sequence[str]) -> str | None:
     """Return a hint for a command that takes hosts only as an option."""
     takes_hosts = any(option.key == "hosts" for option in record.table)
-    return f"hosts are named by `--hosts {','.join(operands)}`" if takes_hosts else None
+    return f"name hosts with `--hosts {','.join(operands)}`" if takes_hosts else None
 
 
 def store_of(options: RunDirOptions, env: Mapping[str, str], alone: bool = False) -> Store:
@@ -80,7 +80,7 @@ def end_in_words(run: Run, outcome: RunResult) -> str:
 def find_operand_run(store: Store, rest: list[str], name: str) -> Run:
     """Return the one run that the operands name; the newest if there are none."""
     if len(rest) > 1:
-        raise InvalidRequest(f"`muster {name}` takes one run, and was given {len(rest)}: {' '.join(rest)}", "name one")
+        raise InvalidRequest(f"`muster {name}` takes one run, got {len(rest)}: {' '.join(rest)}", "name one")
     host, colon, which = (rest[0] if rest else "").rpartition(":")
     if colon:
         from muster.client.remote import import_run
@@ -129,4 +129,4 @@ def living_in_words(store: Store) -> str:
             continue
         name = f" ({run.job['name']})" if run.job.get("name") else ""
         lines.append(f"    {run.id}{name}, started {seconds(time.time() - run.job['time'])} ago")
-    return "\n".join([f"{plural(len(lines), 'run')} not over:", *lines]) if lines else ""
+    return "\n".join([f"{plural(len(lines), 'active run')}:", *lines]) if lines else ""

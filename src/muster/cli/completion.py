@@ -95,8 +95,8 @@ def completion(words: list[str], env: Mapping[str, str], began: float) -> int:
         return 0
     if len(parsed.operands) != 1 or parsed.operands[0] not in SHELLS:
         raise InvalidRequest(
-            f"`muster completion` wants a shell; it was given {' '.join(parsed.operands) or 'nothing'}",
-            f"known: {', '.join(SHELLS)}",
+            f"`muster completion` requires a shell, got: {' '.join(parsed.operands) or 'nothing'}",
+            f"known shells: {', '.join(SHELLS)}",
         )
     print(SHELLS[parsed.operands[0]], end="")
     return 0
@@ -168,4 +168,4 @@ def _operands(name: str, before: Sequence[str], env: Mapping[str, str]) -> Fits:
         return []
     newest = list_runs(store_of(located(FindOptions, {}, env), env))[::-1][:_NEWEST]
     names = dict.fromkeys(run.job.get("name", "") for run in newest)
-    return [("last", "the newest"), *((word, "") for word in names if word), *((run.id, "") for run in newest)]
+    return [("last", "newest run"), *((word, "") for word in names if word), *((run.id, "") for run in newest)]

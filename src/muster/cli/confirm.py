@@ -13,7 +13,7 @@ def agreed(deed: str, hint: str) -> bool:
     Raises `InvalidRequest` with this hint if there is no terminal.
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise InvalidRequest(f"to {deed} wants a yes, and there is no terminal to ask at", hint)
+        raise InvalidRequest(f"cannot ask for confirmation to {deed}: no terminal", hint)
     try:
         answer = input(f"{deed}? [y/N] ")
     except EOFError:  # Ctrl-D

@@ -71,11 +71,11 @@ def kill(words: list[str], env: Mapping[str, str], began: float) -> int:
     by = f"{env.get('USER') or f'user {os.getuid()}'} (pid {os.getpid()})"
     if options.all:
         if rest:
-            raise InvalidRequest(f"--all together with {' '.join(rest)}", "name runs, or say `--all`")
+            raise InvalidRequest(f"--all cannot be combined with: {' '.join(rest)}", "name runs, or use --all alone")
         return _kill_all(store, options.yes, by)
     if not rest:
         raise InvalidRequest(
-            "`muster kill` wants a run", "`muster ps` lists them; `last` is the newest; `--all` is all"
+            "`muster kill` requires a run", "list runs with `muster ps`; `last` is the newest, `--all` selects all"
         )
     chosen = {run.id: run for run in (find_operand_run(store, [word], "kill") for word in rest)}
     over = not any(map(has_not_ended, chosen.values()))
@@ -92,18 +92,18 @@ def _kill_all(store: Store, agreed_already: bool, by: str) -> int:
     living = [run for run in own if found[run.id].state.lives]
     silent = [run for run in own if found[run.id].state is RunState.UNKNOWN]
     for run in silent:
-        print(f"{run.id}: it is unknown whether it still runs: {found[run.id].why}", file=sys.stderr)
+        print(f"warning: {run.id}: unknown state: {found[run.id].why}", file=sys.stderr)
     if living and not agreed_already:
         rows = [
             (run.id, str(run.job.get("name", "")), str(found[run.id].state), started_in_words(run.job))
             for run in living
         ]
         print(table(rows))
-        if not agreed(f"end {plural(len(living), 'run')}", "say `--yes`, or name the runs"):
-            print("ended 0 runs")
+        if not agreed(f"kill {plural(len(living), 'run')}", "use --yes, or name the runs"):
+            print("killed 0 runs")
             return 1
     if not living:
-        print("no run to end")
+        print("no active runs")
     return max(_end_all(living, by), Unreachable.exit_code if silent else 0)
 
 
@@ -117,7 +117,7 @@ def _end_all(chosen: Sequence[Run], by: str) -> int:
         try:
             statuses[run.id] = _end(run, by)
         except MusterError as error:
-            print(f"muster: {error}", file=sys.stderr)
+            print(f"error: {error}", file=sys.stderr)
             statuses[run.id] = error.exit_code
 
     # no pool: after Ctrl-C its threads would be joined
@@ -142,7 +142,7 @@ def _end_over(run: Run, client: Client, by: str) -> int:
     scheduled = run.scheduled if run.scheduled is not None and not run.scheduled.allocated else None
     if found.state is RunState.PENDING:
         cancel(run)
-        print(f"{run.id}: taken out of the queue")
+        print(f"{run.id}: removed from the queue")
         return 0
     if found.state is RunState.RUNNING and scheduled and run.read(RECORD) is None:  # there is no controller yet
         found = _cancel(follower, scheduled)
@@ -151,14 +151,14 @@ def _end_over(run: Run, client: Client, by: str) -> int:
         return 0 if found.state is not RunState.RUNNING else 1
     require_known(run, found)
     if found.state is not RunState.RUNNING:
-        print(f"{run.id} is {_told(found)}; nothing to end")
+        print(f"{run.id} has already ended ({_told(found)})")
         return 0
     grace = float(run.job.get("job", {}).get("grace", RunOptions.grace.default))
     try:
         ask(run, "kill", client, by=by)
         plan = run.plan
-        ranks = plural(plan.world_size, "rank") if plan is not None else "its ranks"
-        found = _wait(follower, f"asked {ranks} to end", grace, beyond=5.0)
+        ranks = plural(plan.world_size, "rank") if plan is not None else "the ranks"
+        found = _wait(follower, f"terminating {ranks}", grace, beyond=5.0)
     except (ControlError, Unreachable):
         if not scheduled:
             raise
@@ -171,21 +171,21 @@ def _end_over(run: Run, client: Client, by: str) -> int:
         found = wait_for(follower, 10).status
     require_known(run, found)
     if found.state is RunState.RUNNING:
-        print(f"{run.id} still runs; see {run.path}/node_*/agent.log", file=sys.stderr)
+        print(f"{run.id} is still running; see {run.path}/node_*/agent.log", file=sys.stderr)
         return 1
     outcome = run.outcome
     alive: list[str] = []
     if outcome is not None:
         alive += [leftover_in_words(found) for found in outcome.leftovers if not found.killed]
         alive += map(lost_in_words, outcome.lost)
-    print(f"{run.id}: {'ended' if not alive else 'ended, but ' + '; '.join(alive)}")
+    print(f"{run.id}: {'terminated' if not alive else 'terminated, but ' + '; '.join(alive)}")
     return 1 if alive else 0
 
 
 def _cancel(follower: Follower, scheduled: Scheduled) -> RunStatus:
     """Cancel a run's scheduler job, and wait until it has ended."""
     cancel(follower.run)
-    return _wait(follower, f"asked {title(scheduled.name)} to cancel job {scheduled.job}", _CANCELLED_WITHIN)
+    return _wait(follower, f"cancelling {title(scheduled.name)} job {scheduled.job}", _CANCELLED_WITHIN)
 
 
 def _wait(follower: Follower, done: str, most: float, beyond: float = 0.0) -> RunStatus:
@@ -212,26 +212,24 @@ def stacks(words: list[str], env: Mapping[str, str], began: float) -> int:
         found = reconcile(run, client=client)
         require_known(run, found)
         if found.state is not RunState.RUNNING:
-            raise InvalidRequest(
-                f"{run.id} is not running, so its ranks are nowhere", "`muster show` tells how it ended"
-            )
+            raise InvalidRequest(f"{run.id} has no running ranks", f"see how it ended: muster show {run.operand}")
         answer = ask(run, "stacks", client, ranks=options.rank)
     for host in usage.silent(run, answer):
-        print(f"{host} does not answer", file=sys.stderr)
+        print(f"warning: no answer from {host}", file=sys.stderr)
     texts = {int(rank): text for rank, text in answer.get("texts", {}).items()}
     return _tell_stacks(texts, answer.get("mute", {}))
 
 
 def _tell_stacks(found: Mapping[int, str], mute: Mapping[str, Any]) -> int:
     if not found and not mute:
-        print("there is no rank yet, or none any more", file=sys.stderr)
+        print("no ranks are running", file=sys.stderr)
     for rank, text in sorted(found.items()):
         print(f"rank {rank}:")
-        print(text.rstrip() if text else "  no answer within 2 s: it is stopped, or waits in the kernel")
+        print(text.rstrip() if text else "  no answer within 2s: it is stopped, or blocked in the kernel")
         print()
     for name, pid in mute.items():
         print(
-            f"rank {name} (pid {pid}) is no Python that muster prepared, or has only begun; "
+            f"rank {name} (pid {pid}) is not a Python process that muster prepared, or is still starting; "
             f"try `py-spy dump --pid {pid}`"
         )
     return 0

@@ -33,7 +33,7 @@ from muster.linux import processes
 from muster.linux.eventloop import EventLoop
 from muster.linux.identity import identity
 from muster.linux.signals import CapturedSignals
-from muster.schedulers import SCHEDULERS, client, get_scheduler, of_scheduler, title, typed
+from muster.schedulers import SCHEDULERS, client, get_scheduler, of_scheduler, typed
 from muster.schedulers.scheduler import NodeStatus
 from muster.transports.target import Target
 
@@ -89,7 +89,7 @@ def doctor(words: list[str], env: Mapping[str, str], began: float) -> int:
     if around is not None:
         # the job sees only its share of a node's GPUs, which says nothing about the scheduler's configuration
         patient = patient._replace(gres={})
-    results = [("hosts answer", silent), *run_checks(patient)]
+    results = [("hosts reachable", silent), *run_checks(patient)]
     bad = {finding.host for _, findings in results for finding in findings if finding.level == "error"}
     _write(options.pass_file, [target.host for target in targets if target.host not in bad])
     _write(options.fail_file, [target.host for target in targets if target.host in bad])
@@ -105,14 +105,15 @@ def _first(found: tuple[HostSpec, ...], options: DoctorOptions) -> tuple[HostSpe
     """Return the hosts to check. Raises `InvalidRequest` for options of other schedulers, and too few hosts."""
     for option in options.all_given():
         if (name := of_scheduler(option)) and name != options.scheduled:
-            what = f"{option.long_name} is for nodes of {title(name)}"
-            raise InvalidRequest(what, f"add {typed(name)}, or leave it out")
+            what = f"{option.long_name} requires {typed(name)}"
+            raise InvalidRequest(what, f"add {typed(name)}, or leave out {option.long_name}")
     if options.scheduled:
         return found
     count = len(found) if options.nnodes is None else options.nnodes
     if count > len(found):
-        others = "".join(f", or add {typed(name)}" for name in SCHEDULERS)
-        raise InvalidRequest(f"--nnodes {count}: {plural(len(found), 'host')} named", f"name them by --hosts{others}")
+        others = "".join(f", or use {typed(name)}" for name in SCHEDULERS)
+        hint = f"name hosts with --hosts{others}"
+        raise InvalidRequest(f"--nnodes {count}: {plural(len(found), 'host')} given", hint)
     return found[:count]
 
 
@@ -120,15 +121,16 @@ def _in_a_job(options: DoctorOptions, words: Sequence[str]) -> int:
     """Allocate nodes for the duration of the check, and run it on them."""
     name = options.scheduled
     if name not in SCHEDULERS:
-        raise InvalidRequest(f"there is no scheduler `{name}`", f"known: {', '.join(SCHEDULERS)}")
+        raise InvalidRequest(f"unknown scheduler: `{name}`", f"known schedulers: {', '.join(SCHEDULERS)}")
     asks = client.client(name)
     if options.given(DoctorOptions.hosts, DoctorOptions.hostfile):
         raise InvalidRequest(
-            f"{typed(name)} with --hosts: {asks.title} chooses the nodes", f"leave one out{asks.scheduler.naming_nodes}"
+            f"{typed(name)} cannot be combined with --hosts: {asks.title} chooses the nodes",
+            f"leave out one of them{asks.scheduler.naming_nodes}",
         )
     if asks.scheduler.hold is None:
         raise InvalidRequest(
-            f"{typed(name)}: muster cannot have nodes of {asks.title} for a while", "start it inside a job"
+            f"{typed(name)}: muster cannot allocate nodes from {asks.title}", "run `muster doctor` inside a job"
         )
     nodes = 1 if options.nnodes is None else options.nnodes
     doctor = (sys.executable, "-m", "muster", "doctor", *words)
@@ -158,7 +160,7 @@ def _look_with(
                 "error",
                 targets[node].host,
                 error.message,
-                "nothing can run there",
+                "muster cannot start ranks there",
                 error.hint or "",
             )
             for node, error in sorted(gathering.failed.items())
@@ -225,14 +227,16 @@ def _in_words(results: Sequence[tuple[str, list[Finding]]], patient: ClusterFact
         lines.append(f"{level if findings else 'ok':<8} {name}")
         told = [(one.host, (safe(one.summary), safe(one.impact), safe(one.remedy))) for one in findings]
         for (found, why, do), names in by_value(told).items():
-            lines += [f"         {fold_hostlist(dict.fromkeys(names))}: {found}", f"           why it matters: {why}"]
-            lines += [f"           what to do: {do}"] if do else []
+            lines += [f"         {fold_hostlist(dict.fromkeys(names))}: {found}", f"           impact: {why}"]
+            lines += [f"           fix: {do}"] if do else []
     # a finding that many hosts share counts once
     errors, warnings = (
         len({(name, finding.summary) for name, findings in results for finding in findings if finding.level == level})
         for level in ("error", "warning")
     )
-    count = f"{plural(errors, 'error')}, {plural(warnings, 'warning')}" if errors or warnings else "all is well"
+    if not errors and not warnings:
+        return "\n".join([*lines, f"{plural(len(results), 'check')} passed"])
+    count = f"{plural(errors, 'error')}, {plural(warnings, 'warning')}"
     return "\n".join([*lines, f"{plural(len(results), 'check')}: {count}"])
 
 
@@ -241,10 +245,10 @@ def _machines(patient: ClusterFacts) -> str:
     rows: dict[str, list[str]] = {}
     for host, told in patient.facts.items():
         torch = told["torch"]
-        version = f"torch {torch['version']}, imported in {torch['again']:.1f} s" if "version" in torch else "no torch"
+        version = f"torch {torch['version']}, imported in {torch['again']:.1f}s" if "version" in torch else "no torch"
         cores = plural(told["cores"], "core")
         gpus = plural(len(told["gpus"]), "GPU") if told["gpus"] else "no GPU"
         ways = ", ".join(f"{name} {address}" for name, address in told["interfaces"][:1])
-        ways += f" (gloo takes {gloo_interface(told)}, NCCL {nccl_interface(told)})"
+        ways += f" (gloo uses {gloo_interface(told)}, NCCL {nccl_interface(told)})"
         rows[safe(f"{host}: {cores}, {gpus}, Python {told['python']}, {version}; {ways}")] = [host]
     return "\n".join(rows) + "\n"

@@ -41,7 +41,7 @@ def lab(words: list[str], env: Mapping[str, str], began: float) -> int:
     name, action = words[0], ACTIONS.get(words[0])
     if action is None:
         raise InvalidRequest(
-            f"there is no `muster lab {name}`", did_you_mean(name, ACTIONS) or "`muster lab` lists what there is"
+            f"unknown command: `muster lab {name}`", did_you_mean(name, ACTIONS) or "`muster lab` lists the commands"
         )
     record = OPTIONS[name]
     parsed = parse(words[1:], record.table, interleaved=name not in ("exec", "shell"), command=f"lab {name}")
@@ -54,9 +54,7 @@ def lab(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 def _none(asked: Asked, name: str) -> None:
     if asked.rest:
-        raise InvalidRequest(
-            f"`muster lab {name}` takes no operand; it was given {' '.join(asked.rest)}", "leave it out"
-        )
+        raise InvalidRequest(f"`muster lab {name}` takes no arguments, got: {' '.join(asked.rest)}", "leave them out")
 
 
 def _up(asked: Asked) -> int:
@@ -78,31 +76,31 @@ def _up(asked: Asked) -> int:
         made = Lab.found(asked.folder)  # whatever its size
     else:
         there = not made.up()
-    took = "" if there else f" after {seconds(time.monotonic() - asked.began)}"
-    print(f"the lab is up{took}: {HEAD} and {in_words(made.shape)}" if not there else _already(made))
+    took = "" if there else f" ({seconds(time.monotonic() - asked.began)})"
+    print(f"lab is up{took}: {HEAD} and {in_words(made.shape)}" if not there else _already(made))
     for note in made.notes:
         print(f"note: {note}")
     where = "" if asked.folder == LabOptions.lab_dir.default else f" --lab-dir {asked.folder}"
     last = made.nodes[-1]
     tries = [
-        (f"muster lab shell{where}", f"a shell on {HEAD}; ssh, srun, sbatch and mpirun work there as on a cluster"),
-        (f"muster lab exec{where} {HEAD} -- sinfo", "one command"),
-        (f"muster lab exec{where} {HEAD} -- srun -N{len(made.nodes)} hostname", "a task on each node, by Slurm"),
-        (f"muster lab exec{where} {HEAD} -- ssh {last} uptime", "by ssh"),
-        (f"muster lab fault{where} partition {last}", "break something; `muster lab fault` lists what can be broken"),
-        (f"muster lab down{where}", "take it away"),
+        (f"muster lab shell{where}", f"open a shell on {HEAD}, with ssh, srun, sbatch and mpirun as on a cluster"),
+        (f"muster lab exec{where} {HEAD} -- sinfo", "run one command"),
+        (f"muster lab exec{where} {HEAD} -- srun -N{len(made.nodes)} hostname", "run one task per node with Slurm"),
+        (f"muster lab exec{where} {HEAD} -- ssh {last} uptime", "run a command over ssh"),
+        (f"muster lab fault{where} partition {last}", "inject a fault; `muster lab fault` lists them"),
+        (f"muster lab down{where}", "remove the lab"),
     ]
     print("try:\n" + table([(f"    {line}", says) for line, says in tries]))
     return 0
 
 
 def _already(made: Lab) -> str:
-    return f"the lab is up already: {HEAD} and {in_words(made.shape)}"
+    return f"lab is already up: {HEAD} and {in_words(made.shape)}"
 
 
 def _down(asked: Asked) -> int:
     _none(asked, "down")
-    print("the lab is gone" if Lab(folder=asked.folder).down() else "no lab is up")
+    print("lab removed" if Lab(folder=asked.folder).down() else "no lab is up")
     return 0
 
 
@@ -125,9 +123,9 @@ def _status(asked: Asked) -> int:
         print(json.dumps({**record, "hosts": hosts if state == "up" else {}, "faults": faults[""]}, indent=1))
         return 0 if state == "up" else 1
     if state != "up":
-        print("no lab is up" if state == "none" else "a lab was begun, and is not up; `muster lab down` clears it away")
+        print("no lab is up" if state == "none" else "a lab is partly up; `muster lab down` removes it")
         return 1
-    print(f"the lab is up: {HEAD} and {in_words(made.shape)}; its files are in {asked.folder}")
+    print(f"lab is up: {HEAD} and {in_words(made.shape)}; directory: {asked.folder}")
     rows = [("HOST", "ADDRESS", "STATE", "FAULTS")]
     lives = {host: "up" if host in now["hosts"] else "down" for host in made.hosts}
     rows += [(host, address(host), lives[host], ", ".join(faults[host])) for host in made.hosts]
@@ -139,17 +137,21 @@ def _status(asked: Asked) -> int:
 
 def _exec(asked: Asked) -> int:
     if not asked.rest:
-        raise InvalidRequest("`muster lab exec` wants a host and a command", f"muster lab exec {HEAD} -- sinfo")
+        raise InvalidRequest(
+            "`muster lab exec` requires a host and a command", f"example: muster lab exec {HEAD} -- sinfo"
+        )
     host, *argv = asked.rest
     argv = argv[1:] if argv[:1] == ["--"] else argv
     if not argv:
-        raise InvalidRequest(f"`muster lab exec {host}` wants a command", f"muster lab exec {host} -- hostname")
+        raise InvalidRequest(
+            f"`muster lab exec {host}` requires a command", f"example: muster lab exec {host} -- hostname"
+        )
     _become(asked, host, argv)
 
 
 def _shell(asked: Asked) -> int:
     if len(asked.rest) > 1:
-        raise InvalidRequest(f"`muster lab shell` takes one host, and was given {' '.join(asked.rest)}", "name one")
+        raise InvalidRequest(f"`muster lab shell` takes one host, got: {' '.join(asked.rest)}", "name one")
     _become(asked, asked.rest[0] if asked.rest else HEAD, [asked.env.get("SHELL", "/bin/bash")])
 
 
@@ -188,7 +190,7 @@ def _ssh_config(asked: Asked) -> int:
 def _fault(asked: Asked) -> int:
     if not asked.rest:
         rows = [(f"    {name}{' HOST' if fault.of_host else ''}", fault.says) for name, fault in FAULTS.items()]
-        print(f"{table([*rows, ('    clear [NAME] [HOST]', 'undo faults, all or these')])}")
+        print(f"{table([*rows, ('    clear [NAME] [HOST]', 'undo faults: all, or the ones named')])}")
         return 0
     made = Lab.found(asked.folder)
     if asked.rest[0] == "clear":
@@ -196,11 +198,11 @@ def _fault(asked: Asked) -> int:
         return 0
     if len(asked.rest) > 2:
         raise InvalidRequest(
-            f"`muster lab fault` makes one fault on one host; it was given {' '.join(asked.rest)}", None
+            f"`muster lab fault` takes one fault and one host, got: {' '.join(asked.rest)}", "inject one at a time"
         )
     made.fault(*asked.rest)
     name, host = asked.rest[0], asked.rest[1] if len(asked.rest) > 1 else ""
-    print(f"{host or 'the lab'}: {FAULTS[name].says}\nundo: muster lab fault clear {name}{' ' + host if host else ''}")
+    print(f"{host or 'lab'}: {FAULTS[name].says}\nundo: muster lab fault clear {name}{' ' + host if host else ''}")
     return 0
 
 
@@ -213,16 +215,16 @@ def _clear(made: Lab, words: list[str]) -> None:
             host = word
         else:
             raise InvalidRequest(
-                f"`{word}` is neither a fault nor a host of the lab", did_you_mean(word, [*FAULTS, *made.hosts]) or None
+                f"not a fault or host of the lab: `{word}`", did_you_mean(word, [*FAULTS, *made.hosts]) or None
             )
     done = made.clear(name, host)
-    print("\n".join(f"undone: {name}{' ' + host if host else ''}" for name, host in done) or "there was no such fault")
+    print("\n".join(f"cleared: {name}{' ' + host if host else ''}" for name, host in done) or "no matching faults")
 
 
 def _install(asked: Asked) -> int:
     _none(asked, "install")
     packages = requirements.install()
-    print(f"installed: {', '.join(packages)}" if packages else "all that the lab needs is installed")
+    print(f"installed: {', '.join(packages)}" if packages else "everything the lab needs is already installed")
     return 0
 
 

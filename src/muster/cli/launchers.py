@@ -29,7 +29,7 @@ def launchers(words: list[str], env: Mapping[str, str], began: float) -> int:
         shown = [{key: value for key, value in record.items() if key not in inner} for record in records]
         print(json.dumps(shown, indent=1))
         return 0
-    rows = [("LAUNCHER", "HERE", "PLACES", "WHAT IT DOES")]
+    rows = [("LAUNCHER", "INSTALLED", "RUNS ON", "DESCRIPTION")]
     for name, launcher in LAUNCHERS.items():
         here = found[name] or f"no: {_how(launcher)}"
         rows.append((name, here, ", ".join(launcher.places), launcher.says))
@@ -47,4 +47,4 @@ def _there(launcher: Launcher, env: Mapping[str, str]) -> str:
 
 
 def _how(launcher: Launcher) -> str:
-    return f"pip install '{launcher.package}'" if launcher.package else f"there is no {launcher.program} here"
+    return f"pip install '{launcher.package}'" if launcher.package else f"{launcher.program} not found"

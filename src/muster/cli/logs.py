@@ -70,11 +70,11 @@ def logs(words: list[str], env: Mapping[str, str], began: float) -> int:
 def _print(run: Run, client: Client, options: LogsOptions, env: Mapping[str, str]) -> int:
     """Print the logs of a run, which is followed over this connection."""
     if not client.sync_files():
-        print(f"{run.job['served']['name']} does not answer: this is what has come before", file=sys.stderr)
+        print(f"warning: no answer from {run.job['served']['name']}: showing the logs copied so far", file=sys.stderr)
     attempts = run.attempts()
     attempt = options.attempt if options.attempt is not None else attempts[-1] if attempts else 0
     if attempts and attempt not in attempts:
-        raise InvalidRequest(f"{run.id} has no attempt {attempt}", f"it has {fold(attempts)}")
+        raise InvalidRequest(f"{run.id} has no attempt {attempt}", f"its attempts are {fold(attempts)}")
     streams = [name for name, only in (("out", options.stdout), ("err", options.stderr)) if only] or ["out", "err"]
     if options.follow:
         _await_start(run, client)
@@ -124,17 +124,17 @@ def _print(run: Run, client: Client, options: LogsOptions, env: Mapping[str, str
                 show(earlier, True)  # one node may send the end of an attempt while another is already at the next one
     except OSError as error:
         if error.errno != errno.EIO:  # the terminal is gone
-            print(f"muster: cannot write to standard output: {error.strerror}", file=sys.stderr)
+            print(f"error: cannot write to stdout: {error.strerror}", file=sys.stderr)
         return 1
     if shown[-1].untimed and before:
-        told = "no times were kept with the run, or they are lost"
-        print(f"it is not known when {named(shown[-1].untimed)} wrote this: {told}", file=sys.stderr)
+        told = "the run has no record of times"
+        print(f"warning: no timestamps for {named(shown[-1].untimed)}: {told}", file=sys.stderr)
     _tell_missing(run, attempt, keys)
     if follower is not None and found is not None and follower.silent:
         require_known(run, found)
     if not run.attempts():
         starts = may_still_run(run, reconcile(run, client=client).state)
-        why = "its ranks are about to start; `-f` waits for them" if starts else "its ranks were never started"
+        why = "its ranks have not started yet; wait for them with -f" if starts else "its ranks were never started"
         print(f"{run.id} has no logs: {why}", file=sys.stderr)
     return 0
 
@@ -156,7 +156,7 @@ def _tell_missing(run: Run, attempt: int, logs: Collection[tuple[int, str]]) -> 
         for lacks in (outcome.unlogged if outcome is not None else ())
         if lacks.attempt == attempt and (lacks.rank, lacks.stream) in logs
     ):
-        print(line, file=sys.stderr)
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def _await_start(run: Run, client: Client) -> None:

@@ -15,7 +15,7 @@ from muster.core.plurals import plural
 from muster.schedulers import SCHEDULERS, get_scheduler
 from muster.schedulers.client import SchedulerClient, client
 from muster.schedulers.scheduler import NodeStatus, Phase
-from muster.ui.formatting import table
+from muster.ui.formatting import size_in_words, table
 
 
 def nodes(words: list[str], env: Mapping[str, str], began: float) -> int:
@@ -37,10 +37,10 @@ def nodes(words: list[str], env: Mapping[str, str], began: float) -> int:
     mine = [job for job in queue if job.user == me]
     pending = {job.job for job in queue if here.scheduler.phase(job.state) is Phase.PENDING}
     waiting = [job for job in queue if job.job in pending and job.user != me]
-    others = plural(len(waiting), "of others waits", "of others wait")
-    print(f"\n{plural(len(queue), 'job')}, {len(mine)} of them yours; {others}")
+    others = plural(len(waiting), "pending job", "pending jobs")
+    print(f"\n{plural(len(queue), 'job')}, {len(mine)} yours; {others} of other users")
     if mine:
-        rows = [("JOB", "PARTITION", "STATE", "NODES", "GPUS", "USED", "LIMIT", "WHY")]
+        rows = [("JOB", "PARTITION", "STATE", "NODES", "GPUS", "TIME", "LIMIT", "REASON")]
         for job in mine:
             why = job.reason if job.job in pending else ""
             gpus = job.gpus.replace("gres:", "").replace("gpu:", "") if job.gpus != "N/A" else ""
@@ -66,7 +66,7 @@ def _machines(found: Sequence[NodeStatus], used: Mapping[str, Mapping[str, int]]
             for kind, count in node.gpus.items()
         )
         cores = f"{node.free_cores if node.takes_jobs else 0} of {node.cores}"
-        row = (",".join(node.partitions), node.state, gpus, cores, f"{node.memory // 1000} GB", node.reason)
+        row = (",".join(node.partitions), node.state, gpus, cores, size_in_words(node.memory << 20), node.reason)
         rows.append((node.name, row))
-    head: list[Sequence[str]] = [("NODES", "PARTITIONS", "STATE", "FREE GPUS", "FREE CORES", "MEMORY", "WHY")]
+    head: list[Sequence[str]] = [("NODES", "PARTITIONS", "STATE", "FREE GPUS", "FREE CORES", "MEMORY", "REASON")]
     return head + [(fold_hostlist(names), *row) for row, names in by_value(rows).items()]

@@ -88,13 +88,11 @@ def _watch(run: Run, viewer: Viewer, quiet: bool, loop: EventLoop, signals: Capt
             seen = None if found is None else found.get(number)
             phase = Phase.UNKNOWN if seen is None else asks.phase(seen)
             if found is None:
-                words = f"{asks.title} does not answer; waiting"
+                words = f"no answer from {asks.title}; waiting"
             elif seen is None or not (phase is Phase.PENDING or phase.lives):
                 if waits:
-                    how = f"{asks.title} knows it no more" if seen is None else f"{seen.state}, {seen.reason}"
-                    tell_progress(
-                        f"job {number} was requeued, and ended before its ranks were started again: {how}", quiet
-                    )
+                    how = f"no longer known to {asks.title}" if seen is None else f"{seen.state}, {seen.reason}"
+                    tell_progress(f"requeued job {number} ended before its ranks restarted: {how}", quiet)
                 return watch
             elif phase is Phase.PENDING:
                 waits = watched is not None
@@ -110,7 +108,7 @@ def _watch(run: Run, viewer: Viewer, quiet: bool, loop: EventLoop, signals: Capt
                 told = words
                 tell_progress(words, quiet)
                 if phase is Phase.PENDING and seen is not None and seen.hopeless:
-                    hint = f"`muster kill {run.operand}` takes it out of the queue; `muster nodes` shows what there is"
+                    hint = f"remove it from the queue with `muster kill {run.operand}`; `muster nodes` lists the nodes"
                     print(f"hint: {hint}", file=sys.stderr, flush=True)
         record = run.read(RECORD)
         if record is not None and record != watched and run.read("plan.json") is not None:
@@ -157,9 +155,11 @@ def _lives(run: Run) -> bool:
 def _leave(run: Run) -> int:
     """Handle Ctrl-C: detach, and print how to stop the run; a second one soon after cancels the job."""
     number = _job_of(run).job
-    say = f"muster: {run.id} goes on as job {number}; Ctrl-C again within {_AGAIN:g} s cancels it"
+    say = f"muster: {run.id} continues as job {number}; press Ctrl-C again within {_AGAIN:g}s to cancel it"
     print(
-        f"\n{say}\nmuster: later: muster attach {run.operand}, muster kill {run.operand}", file=sys.stderr, flush=True
+        f"\n{say}\nmuster: reattach: muster attach {run.operand}; stop: muster kill {run.operand}",
+        file=sys.stderr,
+        flush=True,
     )
     try:
         time.sleep(_AGAIN)
@@ -167,23 +167,23 @@ def _leave(run: Run) -> int:
         cancel(run)
         with Client(run) as client:
             found = wait(Follower(run, client), 60).status
-        print(f"muster: job {number} is cancelled: {found.state}", file=sys.stderr)
+        print(f"muster: job {number} cancelled (state: {found.state})", file=sys.stderr)
         return 130
     return 0
 
 
 def _leave_it(run: Run) -> int:
     """Detach without touching the job."""
-    say = f"{run.id} goes on as job {_job_of(run).job}; `muster attach {run.operand}`, `muster kill {run.operand}`"
-    print(f"\nmuster: {say}", file=sys.stderr, flush=True)
+    say = f"reattach: muster attach {run.operand}; stop: muster kill {run.operand}"
+    print(f"\nmuster: {run.id} continues as job {_job_of(run).job}; {say}", file=sys.stderr, flush=True)
     return 0
 
 
 def _ended_unseen(run: Run) -> int:
     """Handle that the scheduler reports the job's end, and no controller has recorded a result."""
     scheduled, outcome = _job_of(run), reconcile(run).outcome
-    how = reason_in_words(outcome.stopped) if outcome is not None else f"{title(scheduled.name)} knows it no more"
-    print(f"muster: job {scheduled.job} is over: {how}", file=sys.stderr)
+    how = reason_in_words(outcome.stopped) if outcome is not None else f"no longer known to {title(scheduled.name)}"
+    print(f"muster: job {scheduled.job} ended: {how}", file=sys.stderr)
     names = get_scheduler(scheduled.name).outputs
     for path in (run.path / name.replace("%j", scheduled.job) for name in names):
         if not path.exists():

@@ -107,12 +107,12 @@ def _refuse_what_its_program_reads_otherwise(words: Sequence[str], parsed: Parse
     if other is not None and meant and not os.path.exists(parsed.operands[0]):
         own = names_of(RUN)[before].long_name
         raise InvalidRequest(
-            f"script not found: {parsed.operands[0]} (after {before}, which is muster's {own})",
-            f"for {of.program}'s {before} write `{other.name}={parsed.operands[0]}`",
+            f"script not found: {parsed.operands[0]} (after {before}, which is {own} of muster)",
+            f"for {before} of {of.program}, write `{other.name}={parsed.operands[0]}`",
         )
     note = of.note(words, options)
     if note:
-        print(f"muster: {note}", file=sys.stderr)
+        print(f"warning: {note}", file=sys.stderr)
 
 
 def _settled(options: Record) -> Record:
@@ -262,4 +262,4 @@ def _write_elastic_error_file(run: Run, outcome: RunResult, env: Mapping[str, st
         os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
         Path(target).write_text(text)
     except OSError as error:
-        print(f"muster: cannot write TORCHELASTIC_ERROR_FILE {target}: {processes.reason(error)}", file=sys.stderr)
+        print(f"warning: cannot write TORCHELASTIC_ERROR_FILE {target}: {processes.reason(error)}", file=sys.stderr)

@@ -53,14 +53,14 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
         shown = found = [run for run, fit in zip(shown, fits) if fit]
         records = [record for record, fit in zip(records, fits) if fit]
     for path, why in {**looked.refused, **looked.unreadable}.items():
-        print(f"muster: {path} is not read: {why}", file=sys.stderr)
+        print(f"warning: ignoring {path}: {why}", file=sys.stderr)
     if options.json:
         print(json.dumps(records, indent=1))
         return 0
     if not records:
         print(f"no runs in {store.root}")
         return 0
-    rows = [("RUN", "NAME", "RANKS", "STATE", "EXIT", "STARTED", "TOOK", "LAUNCHER", "COMMAND")]
+    rows = [("RUN", "NAME", "RANKS", "STATE", "EXIT", "STARTED", "DURATION", "LAUNCHER", "COMMAND")]
     for item in records:
         code = "" if item["code"] is None else str(item["code"])
         took = seconds(item["seconds"]) if item["seconds"] is not None else ""
@@ -69,14 +69,14 @@ def ps(words: list[str], env: Mapping[str, str], began: float) -> int:
         rows.append((item["id"], item["name"], str(item["ranks"]), item["state"], code, when, took, *how))
     # a run id starts with the start time in UTC
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    print(table(rows) if width is None else fitted(rows, width, ("STARTED", "TOOK", "LAUNCHER", "EXIT", "RANKS")))
+    print(table(rows) if width is None else fitted(rows, width, ("STARTED", "DURATION", "LAUNCHER", "EXIT", "RANKS")))
     for run, item in zip(shown, records):
         if item["state"] is RunState.UNKNOWN:
             print(f"{run.id}: no answer: {item['why']}{_last_known(run)}")
         if item["state"] is RunState.UNREADABLE:
-            print(f"muster: {item['why']}", file=sys.stderr)
+            print(f"warning: {item['why']}", file=sys.stderr)
     if len(found) > len(shown):
-        print(f"… and {len(found) - len(shown)} older; `muster ps -a{store.option}` lists all")
+        print(f"… and {len(found) - len(shown)} older; list all with `muster ps -a{store.option}`")
     return 0
 
 
@@ -97,7 +97,7 @@ def _fits(record: Mapping[str, Any], options: PsOptions) -> bool:
 def _last_known(run: Run) -> str:
     """Return how long ago an unresponsive run was known to run."""
     age = last_answer(run)
-    return "" if age is None else f"; it ran {seconds(age)} ago"
+    return "" if age is None else f"; last seen running {seconds(age)} ago"
 
 
 def _record(run: Run, status: RunStatus) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def show(words: list[str], env: Mapping[str, str], began: float) -> int:
     uses = _now_in_words(now, run.hosts) if now else ""
     job = {**run.job, "started": started_in_words(run.job)}
     print(show_in_words(run.id, job, told, outcome, events, run.hosts, run.operand, uses))
-    print(f"files    {run.path}")
+    print(f"run dir  {run.path}")
     return 0
 
 
@@ -164,12 +164,12 @@ def _now_in_words(now: usage.Now, hosts: Sequence[str]) -> str:
     names = dict(enumerate(hosts))
     for rank in now.ranks:
         children = f"{rank.children}, {size_in_words(rank.children_memory)}" if rank.children else ""
-        used = (size_in_words(rank.memory), f"{rank.cpu:.0f} %", children)
+        used = (size_in_words(rank.memory), f"{rank.cpu:.0f}%", children)
         rows.append((str(rank.rank), names.get(rank.node, f"node {rank.node}"), str(rank.pid), *used))
     lines = [table(rows)] if now.ranks else []
-    lines += [f"unknown: {safe(host)} does not answer" for host in now.silent]
+    lines += [f"unknown: no answer from {safe(host)}" for host in now.silent]
     lines += [f"unknown: {safe(now.why)}"] if now.why else []
-    return "\n".join(lines) or "no rank lives at this moment"
+    return "\n".join(lines) or "no ranks are running"
 
 
 def rm(words: list[str], env: Mapping[str, str], began: float) -> int:
@@ -179,7 +179,7 @@ def rm(words: list[str], env: Mapping[str, str], began: float) -> int:
         return 0
     _, rest, store = asked
     if not rest:
-        raise InvalidRequest("`muster rm` wants a run", "`muster ps -a` lists them")
+        raise InvalidRequest("`muster rm` requires a run", "list runs with `muster ps -a`")
     chosen = [named(store, which) for which in rest]
     pruning.refuse_living(chosen, ANSWERS_WITHIN)
     for run in chosen:
@@ -195,8 +195,8 @@ def prune(words: list[str], env: Mapping[str, str], began: float) -> int:
         return 0
     options, _, store = asked
     if not options.given(PruneOptions.older_than, PruneOptions.keep):
-        hint = "for example `muster prune --older-than 30d`, or `--keep 20`"
-        raise InvalidRequest("`muster prune` wants `--older-than AGE` or `--keep N`", hint)
+        hint = "for example, `muster prune --older-than 30d` or `muster prune --keep 20`"
+        raise InvalidRequest("`muster prune` requires `--older-than AGE` or `--keep N`", hint)
     old = pruning.ended(_old(store.here, options.older_than or 0.0, options.keep), _WITHIN)
     if old:
         print(table([(run.id, str(run.job.get("name", "")), started_in_words(run.job)) for run in old]))
@@ -204,7 +204,7 @@ def prune(words: list[str], env: Mapping[str, str], began: float) -> int:
         print(f"would delete {plural(len(old), 'run')}")
         return 0
     if old and not options.yes:
-        if not agreed(f"delete {plural(len(old), 'run')}", "say `--yes`; `--dry-run` only lists them"):
+        if not agreed(f"delete {plural(len(old), 'run')}", "use --yes, or list the runs with --dry-run"):
             print("deleted 0 runs")
             return 1
         old = pruning.ended(old, _WITHIN)  # the question may have been open for long
@@ -221,7 +221,7 @@ def _old(store: Store, age: float, keep: int) -> list[Run]:
         try:
             job, _ = run.job, run.outcome  # damage in either is reported
         except Unreadable as error:
-            print(f"muster: kept: {error.sentence}", file=sys.stderr)
+            print(f"warning: not deleted: {error.sentence}", file=sys.stderr)
             continue
         if job.get("time", time.time()) < bound:
             found.append(run)

@@ -18,7 +18,7 @@ def version(words: list[str], env: Mapping[str, str], began: float) -> int:
     python, why = choose_python(None, "", current_folder(), env, sys.executable, warn=tell_progress)
     found = versions(python)
     if found is None:
-        print(f"ranks: {python} does not start ({why})")
+        print(f"ranks: cannot start {python} ({why})")
     else:
         torch = f"torch {found.torch}" if found.torch else "no torch"
         print(f"ranks: Python {found.python}, {torch}, {python} ({why})")

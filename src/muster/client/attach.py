@@ -168,7 +168,7 @@ class AttachedClient:
             show_rest(run, view, self.offsets, self.tail)
         else:
             command = f"muster logs {self.operand}"
-            view.say(f"{self.host} is out of reach: output may be missing here; `{command}` has all of it")
+            view.say(f"warning: cannot reach {self.host}: output may be missing here; `{command}` shows all of it")
 
     def _turn(self) -> None:
         now = time.monotonic()
@@ -187,9 +187,7 @@ class AttachedClient:
         if self.cut_off is not None and not self.gone and not self.lives():
             self.gone = True
         elif self.cut_off is not None and time.monotonic() - self.cut_off > self.patience:
-            self._words(
-                f"{self.host} could not be reached for {self.patience:.0f} s; it is not known how the run goes on"
-            )
+            self._words(f"error: {self.host} was unreachable for {self.patience:.0f}s; the state of the run is unknown")
             self.gone = True
 
     def _words(self, text: str) -> None:
@@ -223,7 +221,7 @@ class AttachedClient:
         self._tell("attach", want=want, owner=self.owner, version=VERSION, **seen)
         self.connection.keep_alive()
         if self.cut_off is not None and self.said:
-            self._words(f"back after {time.monotonic() - self.cut_off:.0f} s")
+            self._words(f"reconnected after {time.monotonic() - self.cut_off:.0f}s")
         self.cut_off, self.said = None, False
 
     def _disconnect(self) -> None:
@@ -242,10 +240,10 @@ class AttachedClient:
             self._dispatch(fields, payload)
         except NOT_UNDERSTOOD as error:
             # a hostile host, or another version of muster: nothing from it is written or shown
-            said = f"{self.host} sent `{fields['kind']}` in a way that is not understood: {error!r}"
+            said = f"error: invalid message `{fields['kind']}` from {self.host}: {error!r}"
             version = fields.get("version", self.version)
             if version not in (VERSION, None):
-                said += f"; it speaks version {version} of the protocol, this muster {VERSION}\nhint: {HINT}"
+                said += f"; its protocol version is {version}, this muster has {VERSION}\nhint: {HINT}"
             self._words(said)
             self.gone = True
 
@@ -261,7 +259,7 @@ class AttachedClient:
             self.next_trial = now  # perhaps only this connection has ended
         elif not self.said:
             self.said = True
-            self._words(f"the connection to {self.host} broke; trying for {self.patience:.0f} s to come back")
+            self._words(f"connection to {self.host} lost; reconnecting for up to {self.patience:.0f}s")
 
     # ---- messages of the controller ---------------------------------------------------------------------------------
 
@@ -322,7 +320,7 @@ class AttachedClient:
             self.scribe.do(lambda: keep.write("outcome.json", data))
 
     def _refuse(self, why: str) -> None:
-        self._words(f"the controller on {self.host} cannot be watched: {why}\nhint: {HINT}")
+        self._words(f"error: cannot attach to the controller on {self.host}: {why}\nhint: {HINT}")
         self.gone = True
 
     def _on_answer(self, payload: bytes, **how: Any) -> None:
@@ -334,7 +332,7 @@ class AttachedClient:
     def _on_unknown(self, payload: bytes, what: str, version: int) -> None:
         """Ignore that a controller of another version skipped a message; the run and its display continue."""
         if what == "attach":
-            self._refuse(f"it speaks version {version} of the protocol, which has no `{what}`")
+            self._refuse(f"its protocol version is {version}, which has no `{what}`")
 
     def _on_no_controller(self, payload: bytes, there: bool = False) -> None:
         """Handle that nobody supervises the run any more."""
@@ -359,7 +357,7 @@ class AttachedClient:
                 if not self.owner:
                     self.left = True
                 elif self.connection is None and self.interrupts > 1:
-                    self._words(f"{self.host} is out of reach; it ends the run when nobody has come back (--lease)")
+                    self._words(f"cannot reach {self.host}; it terminates the run when the lease expires (--lease)")
                     self.gone = True
                 else:
                     self._tell("stop", number=number)
@@ -406,4 +404,4 @@ def show_rest(run: Run, view: View, offsets: dict[str, int], tail: int | None = 
                     pass
                 except (OSError, MusterError) as error:  # someone replaced the file by something else
                     why = processes.reason(error)
-                    view.say(f"{run.log(attempt, rank, stream)} is not shown: {why}")
+                    view.say(f"warning: cannot show {run.log(attempt, rank, stream)}: {why}")

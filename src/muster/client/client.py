@@ -118,7 +118,7 @@ class Client:
         import sys
 
         name = self._connection.link.host if self._connection is not None else self.run.id
-        print(f"muster: {name}: {text}", file=sys.stderr)
+        print(f"warning: {name}: {text}", file=sys.stderr)
 
     def _until(self, condition: Callable[[], object], deadline: float) -> bool:
         """Run the loop until the condition holds; return False if the connection ends or time runs out first."""
@@ -210,10 +210,10 @@ class Client:
                 return answer
             self._disconnect()  # a late reply would be taken for that to another request
             if not connection.arrived or time.monotonic() >= deadline:
-                return {"silent": connection.link.stderr_summary() or f"nothing was heard within {within:g} s"}
+                return {"silent": connection.link.stderr_summary() or f"no answer within {within:g}s"}
             # it was reached, and was about to exit or to restart
             time.sleep(_PAUSE)
-        return {"silent": f"the host was reached, but nobody there answered ({_TRIALS} times)"}
+        return {"silent": f"the host was reached, but the controller did not answer ({_TRIALS} attempts)"}
 
     def _answer(
         self, connection: Connection, kind: str, fields: Mapping[str, Any], deadline: float
@@ -239,7 +239,7 @@ class Client:
             return self._gone
         answer = self._answers.popleft()
         if answer["kind"] == "unknown":
-            return {"refused": f"it knows no `{kind}`"}
+            return {"refused": f"it does not know `{kind}`"}
         self._version = version_of(answer)
         if self._connection is not None:
             self._connection.version = self._version
@@ -313,11 +313,11 @@ def ask(
             return ask(run, kind, own, within, **fields)
     answer = client.ask(kind, within, **fields)
     if "silent" in answer:
-        raise Unreachable(f"{run.id} does not answer: {answer['silent']}", "try again when that host answers")
+        raise Unreachable(f"no answer from {run.id}: {answer['silent']}", "try again when the host is reachable")
     if answer.get("gone"):
-        raise ControlError(f"{run.id} does not answer: it has ended", "`muster ps` tells")
+        raise ControlError(f"no answer from {run.id}: it has ended", f"see how it ended: muster show {run.operand}")
     if "refused" in answer:
-        raise ControlError(f"the controller of {run.id} cannot be asked: {answer['refused']}", HINT)
+        raise ControlError(f"the controller of {run.id} is not compatible: {answer['refused']}", HINT)
     return answer
 
 
@@ -327,17 +327,19 @@ def _ask_here(run: Run, kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         link = agent_of(run)
     except TimeoutError:
         raise ControlError(
-            f"the agent of {run.id} takes no connection", "is it stopped? see agent.log in its folder"
+            f"the agent of {run.id} accepts no connections", f"it may be stopped; see {run.path}/node_*/agent.log"
         ) from None
     if link is None:
-        raise ControlError(f"{run.id} does not answer: it is not running here", "`muster ps` tells")
+        raise ControlError(
+            f"no answer from {run.id}: it is not running here", f"see its state: muster show {run.operand}"
+        )
     with link:
         greeting = _ask_agent(run, link, "state", version=VERSION)
         if why := lacks(version_of(greeting), between(CLIENT, AGENT)[kind]):
-            raise ControlError(f"the agent of {run.id} cannot be asked: {why}", HINT)
+            raise ControlError(f"the agent of {run.id} is not compatible: {why}", HINT)
         answer = _ask_agent(run, link, kind, **fields) if greeting else {}
         if answer.get("kind") == "unknown":
-            raise ControlError(f"the agent of {run.id} cannot be asked: it knows no `{kind}`", HINT)
+            raise ControlError(f"the agent of {run.id} is not compatible: it does not know `{kind}`", HINT)
         return answer
 
 
@@ -349,12 +351,12 @@ def _ask_agent(run: Run, link: socket.socket, kind: str, **fields: Any) -> dict[
         try:
             data = link.recv(1 << 16)
         except OSError:
-            raise ControlError(f"the agent of {run.id} does not answer", "look at agent.log in its folder") from None
+            raise ControlError(f"no answer from the agent of {run.id}", f"see {run.path}/node_*/agent.log") from None
         if not data:
             return {}
         try:
             answers = frames.feed(data)
         except Refused as error:
-            raise ControlError(f"the agent of {run.id} was not understood: {error}", None) from None
+            raise ControlError(f"invalid answer from the agent of {run.id}: {error}", None) from None
         for answer, _ in answers:
             return answer

@@ -27,9 +27,9 @@ def version_of(answer: Mapping[str, Any]) -> int:
 def lacks(version: int, message: Message | None = None) -> str:
     """Return why a peer of this version cannot be used, or not be sent this message; empty if it can."""
     if version < OLDEST:
-        return f"it speaks version {version} of the protocol, and this muster speaks versions {OLDEST} to {VERSION}"
+        return f"its protocol version is {version}, this muster supports {OLDEST} to {VERSION}"
     if message is not None and message.since > version and message.kind not in FORMER:
-        return f"it speaks version {version} of the protocol, which has no `{message.kind}`"
+        return f"its protocol version is {version}, which has no `{message.kind}`"
     return ""
 
 

@@ -118,7 +118,7 @@ class Connection:
 def frames(link: ProcessConnection, within: float) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Yield the messages of a connection for at most `within` seconds, then close it."""
     deadline = time.monotonic() + within
-    unknown = UnknownKinds(lambda text: print(f"muster: {link.host}: {text}", file=sys.stderr))
+    unknown = UnknownKinds(lambda text: print(f"warning: {link.host}: {text}", file=sys.stderr))
     came: deque[tuple[dict[str, Any], bytes]] = deque()
     with EventLoop() as loop:
         connection = Connection(loop, link, lambda fields, payload: came.append((fields, payload)))

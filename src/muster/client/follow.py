@@ -40,7 +40,7 @@ def _say_nothing(why: str) -> None:
 
 def tell_silence(why: str) -> None:
     """Tell the user that a host does not answer."""
-    print(f"muster: {why}; asking again for a minute", file=sys.stderr)
+    print(f"warning: {why}; retrying for a minute", file=sys.stderr)
 
 
 class Mirror:

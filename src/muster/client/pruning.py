@@ -43,7 +43,9 @@ def refuse_living(found: Sequence[Run], within: float) -> None:
         if state is RunState.UNREADABLE and answers(run):
             state = RunState.RUNNING
         if state in _LIVING:
-            raise InvalidRequest(f"{run.id} is {state}; it is not deleted", f"end it by `muster kill {run.operand}`")
+            raise InvalidRequest(
+                f"cannot delete {run.id}: it is {state}", f"terminate it with `muster kill {run.operand}`"
+            )
 
 
 def beyond(sizes: Sequence[int], keep_runs: int | None, keep_size: int | None) -> int:
@@ -71,7 +73,7 @@ def limit(store: Store, keep_runs: int | None, keep_size: int | None) -> str:
     for run in old:
         delete(store, run)
     which = old[0].id if len(old) == 1 else f"{old[0].id} to {old[-1].id}"
-    return f"deleted {plural(len(old), 'old run')} ({size_in_words(freed)}), by --keep-runs or --keep-size: {which}"
+    return f"deleted {plural(len(old), 'old run')} ({size_in_words(freed)}; --keep-runs, --keep-size): {which}"
 
 
 def _may_begin(run: Run) -> bool:

@@ -49,7 +49,7 @@ def statuses(runs: Sequence[Run], within: float) -> list[RunStatus]:
     look(here)
     for thread in asking:
         thread.join(max(0.0, deadline - time.monotonic()))
-    late = RunStatus(RunState.UNKNOWN, f"nothing was heard within {within:g} s")
+    late = RunStatus(RunState.UNKNOWN, f"no answer within {within:g}s")
     return [found.get(run.id, late) for run in runs]
 
 
@@ -73,7 +73,7 @@ def _by_place(runs: Sequence[Run]) -> tuple[list[Run], list[Run], list[Run]]:
 def require_known(run: Run, found: RunStatus) -> None:
     """Raise `Unreachable` if it is unknown whether a run has ended: no answer never means that it has."""
     if found.state is RunState.UNKNOWN:
-        raise Unreachable(f"{run.id}: it is unknown whether it still runs: {found.why}", "try again when that answers")
+        raise Unreachable(f"the state of {run.id} is unknown: {found.why}", "try again when the host is reachable")
 
 
 class _Sight:
@@ -179,8 +179,8 @@ def cancel(run: Run) -> None:
     assert scheduled is not None and found is not None
     if is_anothers(run):
         raise InvalidRequest(
-            f"{run.id} is another user's, and says to be job {scheduled.job}",
-            f"see `{found.scheduler.jobs().argv[0]}`, `{found.scheduler.cancel(scheduled.job)[0]}`",
+            f"{run.id} belongs to another user, and claims to be job {scheduled.job}",
+            f"use `{found.scheduler.jobs().argv[0]}` and `{found.scheduler.cancel(scheduled.job)[0]}`",
         )
     found.cancel(scheduled.job)
 

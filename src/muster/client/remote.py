@@ -110,7 +110,10 @@ def connect(run: Run) -> ProcessConnection:
     if way.transport == "local" and job.get("host") != identity()["host"]:
         way = Way("ssh")  # it runs on the machine where it was started, which is another one
     if way.transport != "local" and is_anothers(run):
-        raise InvalidRequest(f"{run.id} is another user's, and runs on {job.get('host')}", "ask there, or as that user")
+        raise InvalidRequest(
+            f"{run.id} belongs to another user, and runs on {job.get('host')}",
+            f"run this command on {job.get('host')}, or as that user",
+        )
     target = Target(way.transport, identity()["host"], python=way.python, ssh=way.ssh)
     if scheduled := run.scheduled:
         target = target._replace(scheduler=scheduled.name, allocation=scheduled.job)
@@ -145,13 +148,16 @@ def import_run(store: Store, host: str, which: str) -> Run:
             try:
                 told, fits = _introduced(fields), texts(fields.get("fits", ()))
             except Malformed as error:
-                raise ControlError(f"{host} tells of a run in a way that is not understood: {error}", None) from None
+                raise ControlError(f"invalid description of the run from {host}: {error}", None) from None
             if told is None and len(fits) > 1:
                 shown = some_ids(map(safe, fits))
-                raise InvalidRequest(f"`{which}` fits {len(fits)} runs on {host}: {shown}", MORE_OF_IT)
+                raise InvalidRequest(
+                    f"`{which}` is ambiguous: it matches {len(fits)} runs on {host}: {shown}", MORE_OF_IT
+                )
             if told is None:
                 raise InvalidRequest(
-                    f"there is no run `{which}` on {host}", "look there: `muster ps`, or MUSTER_HOME there"
+                    f"run not found on {host}: `{which}`",
+                    f"list its runs: ssh {host} muster ps; or set MUSTER_HOME there",
                 )
             record, plan, there = told
             known = [run for run in list_runs(store) if run.id == record["id"]]
@@ -167,10 +173,10 @@ def import_run(store: Store, host: str, which: str) -> Run:
             elif why_refused(run.path) or (run.job.get("served"), run.job.get("there")) != (served, there):
                 # whatever that host says, it must not have another run killed
                 raise InvalidRequest(
-                    f"{host} tells of {run.id}, which is another run here", f"`muster show {run.operand}`"
+                    f"{run.id} on {host} is not the run of that id known here", f"see it: muster show {run.operand}"
                 )
             return run
-    raise Unreachable(f"{host} does not answer: {link.stderr_summary() or 'it said nothing'}", f"try `ssh {host} true`")
+    raise Unreachable(f"no answer from {host}: {link.stderr_summary() or 'no error message'}", f"try `ssh {host} true`")
 
 
 def _introduced(frame: Mapping[str, Any]) -> tuple[dict[str, Any], Plan, str] | None:
@@ -184,12 +190,12 @@ def _introduced(frame: Mapping[str, Any]) -> tuple[dict[str, Any], Plan, str] | 
     try:
         job, plan = (table(json.loads(files[name])) for name in ("job.json", "plan.json"))
     except RecursionError:
-        raise Malformed("it is nested too deeply") from None
+        raise Malformed("nested too deeply") from None
     job = {name: value for name, value in checked(job, JOB, ("id", "time")).items() if name in _INTRODUCED}
     if not ID.fullmatch(job["id"]):
-        raise Malformed(f"{job['id']!r} is no id of a run")
+        raise Malformed(f"not a run id: {job['id']!r}")
     if job["id"][:15] > time.strftime("%Y%m%d-%H%M%S", time.gmtime(time.time() + 2 * 86400)):
-        raise Malformed(f"{job['id']!r} is of a day to come")  # it would be the `last` run until then
+        raise Malformed(f"run id {job['id']!r} is in the future")  # it would be the `last` run until then
     return job, plan_from_json(plan), text(frame.get("there"))
 
 

@@ -84,9 +84,9 @@ def status(run: Run, sight: Sight) -> RunStatus:
     if job.get("served"):
         return _served(run, sight)
     if job.get("host") != sight.machine["host"]:
-        return RunStatus(RunState.UNKNOWN, f"it was started on {job.get('host')}; ask there")
+        return RunStatus(RunState.UNKNOWN, f"it was started on {job.get('host')}; run this command there")
     if job.get("boot") != sight.machine["boot"]:
-        return RunStatus(RunState.LOST, "the machine was restarted while it ran")
+        return RunStatus(RunState.LOST, "the machine rebooted during the run")
     if sight.listens() or sight.starter_lives():
         return RunStatus(RunState.RUNNING)
     return _ended(run)  # it may have ended since it was checked
@@ -114,7 +114,7 @@ def _of_another_user(run: Run, sight: Sight) -> RunStatus:
     if outcome is not None and (scheduled is None or not scheduled.requeue):
         return RunStatus(outcome.state, outcome=outcome)
     if scheduled is not None or job.get("host") != machine["host"]:
-        return RunStatus(RunState.UNKNOWN, "it is another user's, and this machine does not know; ask as that user")
+        return RunStatus(RunState.UNKNOWN, "it belongs to another user; run this command as that user")
     if job.get("boot") == machine["boot"] and sight.starter_lives():
         return RunStatus(RunState.RUNNING)
     return _ended(run)
@@ -124,7 +124,7 @@ def _in_queue(run: Run, scheduled: Scheduled, sight: Sight) -> RunStatus:
     """Return the status of a run that only its scheduler knows about."""
     of, state = get_scheduler(scheduled.name), sight.queued()
     if state is None:
-        return RunStatus(RunState.UNKNOWN, f"{of.title} does not answer")
+        return RunStatus(RunState.UNKNOWN, f"no answer from {of.title}")
     phase = of.phase(state)
     if phase is Phase.PENDING:
         return RunStatus(RunState.PENDING)
@@ -136,7 +136,7 @@ def _in_queue(run: Run, scheduled: Scheduled, sight: Sight) -> RunStatus:
     if outcome is None and state in of.ends:
         outcome = _end_in_queue(run, of.ends[state], state, sight)
     if outcome is None:
-        return RunStatus(RunState.LOST, f"{of.title} knows its job {scheduled.job} no more")
+        return RunStatus(RunState.LOST, f"job {scheduled.job} is no longer known to {of.title}")
     return RunStatus(outcome.state, outcome=outcome)
 
 
@@ -146,7 +146,7 @@ def _end_in_queue(run: Run, end: JobEnd, state: str, sight: Sight) -> RunResult:
     took = max(0.0, sight.now() - float(run.job["time"])) if attempts else 0.0  # it may never have started
     how = end.words
     if end.failed and run.read(RECORD) is not None:
-        how = f"the controller of the run on {run.job['host']} was killed"
+        how = f"the controller on {run.job['host']} was killed"
     elif end.cancelled and (who := sight.cancelled_by()):
         how = f"it was cancelled by {who}"
     reason = StopReason(StopKind.OTHER, message=f"{how} ({state})")
@@ -157,7 +157,7 @@ def _served(run: Run, sight: Sight) -> RunStatus:
     """Return the status of a run that its controller knows about."""
     found = sight.controller()
     if found.silent:
-        words = f"{run.job['served']['name']}, where its supervisor is, does not answer"
+        words = f"no answer from its controller on {run.job['served']['name']}"
         return RunStatus(RunState.UNKNOWN, f"{words}: {found.silent}")
     if found.lives:
         return RunStatus(RunState.RUNNING, heard=True)
@@ -176,6 +176,6 @@ def _lost(run: Run) -> RunStatus:
         except Unreadable:  # the agent may have been killed while writing it
             continue
         if isinstance(ended.get("why"), str):
-            why = f"{ended['why']}, and its agent ended the ranks"
+            why = f"{ended['why']}, and its agent terminated the ranks"
             return RunStatus(RunState.LOST, why, met_limit=ended.get("limit") is True)
     return RunStatus(RunState.LOST, "muster and its agent were killed, or the disk was full")

@@ -48,7 +48,7 @@ def of(run: Run, client: Client) -> Now:
         answer = ask(run, "usage", client, _WITHIN)
         return Now(_ranks(answer), silent(run, answer))
     except Malformed as error:
-        return Now((), why=f"what was answered is not understood: {error}")
+        return Now((), why=f"invalid answer: {error}")
     except MusterError as error:
         return Now((), why=error.sentence)
 
@@ -63,7 +63,7 @@ def _ranks(answer: Mapping[str, Any]) -> tuple[RankNow, ...]:
     found = []
     for rank, use in table(answer.get("ranks")).items():
         if not (rank.isascii() and rank.isdigit() and len(rank) < 10):
-            raise Malformed(f"{rank!r} is no rank")
+            raise Malformed(f"not a rank: {rank!r}")
         fields = {"node": 0, **table(use)}  # a run without a detached controller has a single node
         found.append(RankNow(int(rank), **checked(fields, _USE, tuple(_USE))))
     return tuple(sorted(found))

@@ -17,8 +17,8 @@ def check_signals(names: Sequence[str]) -> None:
     wrong = [name for name in names if name not in known]
     if wrong:
         raise InvalidRequest(
-            f"--signals-to-handle {','.join(wrong)}: muster cannot be sent that, or cannot catch it",
-            "`kill -l` lists the signals",
+            f"--signals-to-handle {','.join(wrong)}: unknown signal, or one that cannot be handled",
+            "list the signals with `kill -l`",
         )
 
 
@@ -27,11 +27,11 @@ def check_limits(ranks: int) -> None:
     import resource
 
     soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
-    bounds = {"the limit of processes of a user (`ulimit -u`)": soft}
+    bounds = {"limit of processes of a user (`ulimit -u`)": soft}
     for path, words in (
-        ("/proc/sys/kernel/pid_max", "the kernel's number of processes (kernel.pid_max)"),
-        ("/proc/sys/kernel/threads-max", "the kernel's number of threads (kernel.threads-max)"),
-        ("/sys/fs/cgroup/pids.max", "the limit of processes of this container (pids.max)"),
+        ("/proc/sys/kernel/pid_max", "limit of processes of the kernel (kernel.pid_max)"),
+        ("/proc/sys/kernel/threads-max", "limit of threads of the kernel (kernel.threads-max)"),
+        ("/sys/fs/cgroup/pids.max", "limit of processes of this container (pids.max)"),
     ):
         text = _read(path).strip()
         if text.isdigit():
@@ -39,13 +39,13 @@ def check_limits(ranks: int) -> None:
     for words, bound in bounds.items():
         if bound != resource.RLIM_INFINITY and ranks + 32 > bound:
             raise InvalidRequest(
-                f"{plural(ranks, 'rank is', 'ranks are')} more than this machine allows: {words} is {bound}",
-                "ask for fewer ranks",
+                f"cannot start {plural(ranks, 'rank')} on this machine: the {words} is {bound}",
+                "use fewer ranks",
             )
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if ranks + 64 > files:
         raise InvalidRequest(
-            f"{plural(ranks, 'rank needs', 'ranks need')} about {ranks + 64} open files each, one for every other rank"
+            f"{plural(ranks, 'rank requires', 'ranks require')} about {ranks + 64} open files each, one per peer"
             f"; the limit is {files}",
-            f"raise it with `ulimit -n {ranks + 1024}`, or ask for fewer ranks",
+            f"raise it with `ulimit -n {ranks + 1024}`, or use fewer ranks",
         )

@@ -29,7 +29,7 @@ def check_target(path: str | None, option: str) -> None:
     folder = os.path.dirname(absolute(path))
     if os.path.isdir(path) or not os.access(path if os.path.exists(path) else folder, os.W_OK):
         raise InvalidRequest(
-            f"{option} {path}: it cannot be written", "name a file in a folder that is there, and yours"
+            f"{option} {path}: not writable", "name a file in an existing directory that you can write to"
         )
 
 
@@ -40,6 +40,6 @@ def read_text(path: str, option: str) -> str:
         if "\0" in text:
             raise ValueError("NUL")
     except (OSError, ValueError) as error:
-        reason = processes.reason(error) if isinstance(error, OSError) else "it is no text"
-        raise InvalidRequest(f"{option} {path}: {reason}", "give the path of a text file") from None
+        reason = processes.reason(error) if isinstance(error, OSError) else "not a text file"
+        raise InvalidRequest(f"{option} {path}: {reason}", "name a text file") from None
     return text

@@ -17,7 +17,7 @@ from muster.schedulers import get_scheduler, title, typed
 def named_hosts(named: str | None, hostfile: str | None, cwd: str = "") -> tuple[HostSpec, ...]:
     """Return the hosts named by `--hosts` or `--hostfile`; empty without them. Raises `InvalidRequest`."""
     if named is not None and hostfile is not None:
-        raise InvalidRequest("--hosts and --hostfile were both given", "one of them names the hosts")
+        raise InvalidRequest("--hosts cannot be combined with --hostfile", "leave out one of them")
     if named is not None:
         return hostlist.parse_hosts(named)
     if hostfile is not None:
@@ -30,14 +30,14 @@ def wanted_hosts(options: RunOptions, cwd: str) -> tuple[HostSpec, ...]:
     if options.elsewhere and options.scheduled:
         naming = options.option(get_scheduler(options.scheduled).nodelist)
         raise InvalidRequest(
-            f"{typed(options.scheduled)} with hosts: {title(options.scheduled)} chooses the nodes",
-            "leave one out" + (f"; {naming.long_name} asks for nodes" if naming is not None else ""),
+            f"{typed(options.scheduled)} cannot be combined with hosts: {title(options.scheduled)} chooses the nodes",
+            "leave out one of them" + (f"; request nodes with {naming.long_name}" if naming is not None else ""),
         )
     if not options.elsewhere:
         for option in (RunOptions.include, RunOptions.exclude):
             if options.given(option):
-                hint = "name them by --hosts or --hostfile"
-                raise InvalidRequest(f"{option.long_name}: there are no hosts to choose from", hint)
+                hint = "name hosts with --hosts or --hostfile"
+                raise InvalidRequest(f"{option.long_name}: no hosts to choose from", hint)
         return ()
     found = named_hosts(options.hosts, options.hostfile, cwd)
     found = hostlist.filter_hosts(found, options.include, options.exclude)
@@ -46,8 +46,8 @@ def wanted_hosts(options: RunOptions, cwd: str) -> tuple[HostSpec, ...]:
         if count > len(found):
             names = hostlist.fold_hostlist(host.name for host in found)
             raise InvalidRequest(
-                f"--nnodes {count}: only {plural(len(found), 'host was', 'hosts were')} named: {names}",
-                "name more of them",
+                f"--nnodes {count}: only {plural(len(found), 'host')} given: {names}",
+                "name more hosts",
             )
         found = found[:count]
     each = options.nproc_per_node
@@ -56,9 +56,8 @@ def wanted_hosts(options: RunOptions, cwd: str) -> tuple[HostSpec, ...]:
     idle = [host.name for host, count in zip(found, counts) if count == 0]
     if idle and options.nnodes is not None:
         raise InvalidRequest(
-            f"--nnodes {options.nnodes} with -n {options.np}: that leaves {hostlist.fold_hostlist(idle)} "
-            f"without a rank",
-            f"use `--nnodes {len(found) - len(idle)}`, or leave it out",
+            f"--nnodes {options.nnodes} with -n {options.np} leaves {hostlist.fold_hostlist(idle)} without a rank",
+            f"use `--nnodes {len(found) - len(idle)}`, or leave out --nnodes",
         )
     return tuple(host._replace(slots=count, gpus=host.gpus[:count]) for host, count in zip(found, counts) if count != 0)
 

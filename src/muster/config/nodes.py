@@ -19,7 +19,7 @@ from muster.linux.identity import identity
 def ranks_there(each: str | None, cores: int, gpus: int, host: str) -> int:
     """Return the number of ranks for `-g` on a host with these cores and GPUs, if `-g` is not a number."""
     if each == "gpu" and not gpus:
-        raise InvalidRequest(f"-g gpu: {host} has no GPU", "use `-g cpu` or a number")
+        raise InvalidRequest(f"-g gpu: no GPUs on {host}", "use `-g cpu` or a number")
     if each == "cpu":
         return cores
     if each == "auto":
@@ -40,7 +40,7 @@ def ranks_wanted(options: RunOptions, env: Mapping[str, str]) -> int:
         return max(1, len(visible))
     if wanted == "gpu":
         if not visible:
-            raise InvalidRequest("-g gpu: there is no GPU here", "use `-g cpu` or a number")
+            raise InvalidRequest("-g gpu: no GPUs on this machine", "use `-g cpu` or a number")
         return len(visible)
     if wanted == "cpu":
         return hardware.cores()
@@ -54,8 +54,8 @@ def local_nodes(asked: JobRequest, options: RunOptions, env: Mapping[str, str]) 
     count = options.np if options.np is not None else ranks_wanted(options, env)
     if options.np is not None and asked.ranks_per_node is not None and ranks_wanted(options, env) != count:
         raise InvalidRequest(
-            f"-n {count} with -g {asked.ranks_per_node}: on one machine both are the number of ranks, and they differ",
-            "leave one of them out",
+            f"-n {count} with -g {asked.ranks_per_node}: on one node both are the number of ranks, and they differ",
+            "leave out one of them",
         )
     check_limits(count)
     _check_ranks(count, asked.job, options.ranks or ())
@@ -109,8 +109,8 @@ def nodes_of(
         if count is None:
             if told is None:
                 raise InvalidRequest(
-                    f"how many ranks {host.name} gets is known when it is asked how many GPUs it has",
-                    "say it for a plan: `-g 8`, or `--hosts n1:8,n2:8`",
+                    f"the number of ranks on {host.name} is unknown until muster asks for its number of GPUs",
+                    "set it for the plan, for example `-g 8` or `--hosts n1:8,n2:8`",
                 )
             count = ranks_there(each, told["cores"], len(told["gpus"]), host.name)
         if not threads_chosen:
@@ -125,4 +125,4 @@ def _check_ranks(count: int, job: Job, shown: Sequence[int]) -> None:
     for option, ranks in (("--stdin", () if job.stdin is None else (job.stdin,)), ("--ranks", shown)):
         wrong = [rank for rank in ranks if rank >= count]
         if wrong:
-            raise InvalidRequest(f"{option} {wrong[0]}: there is no such rank", f"the ranks are 0 to {count - 1}")
+            raise InvalidRequest(f"{option} {wrong[0]}: no such rank", f"the ranks are 0 to {count - 1}")

@@ -54,20 +54,20 @@ def name_of_stream(path: str) -> str:
 
 def read_stream(path: str, cwd: str) -> str:
     """Read a script from a stream, `-` for stdin. Raises `InvalidRequest`."""
-    hint = "write it to a file, and name that"
+    hint = "write it to a file, and run that"
     try:
         with open(0 if path == "-" else os.path.join(cwd, path), "rb", closefd=path != "-") as file:
             if file.isatty():
-                raise InvalidRequest(f"the script `{path}` is a terminal", hint)
+                raise InvalidRequest(f"cannot read script {path}: it is a terminal", hint)
             data = file.read(_LONGEST_SCRIPT + 1)
     except OSError as error:
-        raise InvalidRequest(f"the script `{path}` cannot be read: {processes.reason(error)}", hint) from None
+        raise InvalidRequest(f"cannot read script {path}: {processes.reason(error)}", hint) from None
     try:
         text = data.decode()
     except UnicodeDecodeError:
-        raise InvalidRequest(f"the script `{path}` is not UTF-8", hint) from None
+        raise InvalidRequest(f"cannot read script {path}: not UTF-8", hint) from None
     if len(data) > _LONGEST_SCRIPT or not text.strip():
-        raise InvalidRequest(f"the script `{path}` is {'empty' if len(data) <= _LONGEST_SCRIPT else 'too long'}", hint)
+        raise InvalidRequest(f"script {path} is {'empty' if len(data) <= _LONGEST_SCRIPT else 'too long'}", hint)
     return text
 
 
@@ -78,15 +78,15 @@ def check_script(words: Sequence[str], cwd: str, env: Mapping[str, str], verb: s
     if os.path.isdir(full):
         if os.path.exists(os.path.join(full, "__main__.py")):
             return
-        raise InvalidRequest(f"`{path}` is a folder, not a script", "name the script in it")
+        raise InvalidRequest(f"not a script: {path} is a directory", "name the script in it")
     if not os.path.exists(full):
         where = "" if cwd == _here() else f" in {cwd}"
         hidden = _closed_folder(full)
         if hidden:
-            raise InvalidRequest(f"the script `{path}`{where} cannot be reached: {hidden}", "look at it: `ls -ld`")
-        raise InvalidRequest(f"there is no script `{path}`{where}", _program_hint(words, env, verb) or _near(full))
+            raise InvalidRequest(f"cannot access script {path}{where}: {hidden}", "check it with `ls -ld`")
+        raise InvalidRequest(f"script not found: {path}{where}", _program_hint(words, env, verb) or _near(full))
     if not os.access(full, os.R_OK):
-        raise InvalidRequest(f"the script `{path}` cannot be read", "look at its permissions: `ls -l`")
+        raise InvalidRequest(f"cannot read script {path}", f"check its permissions with `ls -l {shlex.quote(path)}`")
 
 
 def _here() -> str:
@@ -99,9 +99,9 @@ def _here() -> str:
 def _program_hint(words: Sequence[str], env: Mapping[str, str], verb: str) -> str | None:
     """Return a hint for a program given in place of a script: `muster run python train.py`."""
     if re.fullmatch(r"(.*/)?python[0-9.]*", words[0]) and len(words) > 1:
-        return f"leave out `{words[0]}`: `muster {verb} {shlex.join(words[1:])}`"
+        return f"leave out `{words[0]}`: muster {verb} {shlex.join(words[1:])}"
     if "/" not in words[0] and find_program(words[0], env) is not None:
-        return f"a program stands after `--`: `muster {verb} -- {shlex.join(words)}`"
+        return f"write a program after `--`: muster {verb} -- {shlex.join(words)}"
     return None
 
 
@@ -113,7 +113,7 @@ def _closed_folder(full: str) -> str:
         folder = os.path.dirname(full)
         while not os.access(os.path.dirname(folder), os.X_OK):
             folder = os.path.dirname(folder)
-        return f"this user may not enter the folder {folder}"
+        return f"no permission to enter directory {folder}"
     except OSError:
         pass
     return ""
@@ -122,13 +122,13 @@ def _closed_folder(full: str) -> str:
 def _near(full: str) -> str | None:
     folder = os.path.dirname(full)
     if not os.path.isdir(folder):
-        return f"there is no folder {folder} either"
+        return f"directory not found: {folder}"
     try:
         names = [name for name in os.listdir(folder) if name.endswith(".py")]
     except OSError as error:
-        return f"{folder} cannot be read: {processes.reason(error)}"
+        return f"cannot read {folder}: {processes.reason(error)}"
     near = nearest(os.path.basename(full), names)
-    return f"did you mean `{near}`?" if near else f"see what there is: `ls {folder}`"
+    return f"did you mean `{near}`?" if near else f"list the directory with `ls {folder}`"
 
 
 def check_command(name: str, cwd: str, env: Mapping[str, str]) -> None:
@@ -137,15 +137,16 @@ def check_command(name: str, cwd: str, env: Mapping[str, str]) -> None:
         full = os.path.join(cwd, name)
         if not os.path.exists(full):
             raise InvalidRequest(
-                f"there is no program `{name}`", "the path counts from the folder of the ranks; see --cwd"
+                f"program not found: {name}", "paths are relative to the working directory of the ranks; see --cwd"
             )
         if not os.access(full, os.X_OK) or os.path.isdir(full):
             raise InvalidRequest(
-                f"`{name}` is not a program that can be run", "a script needs `chmod +x`; for Python leave `--` out"
+                f"not executable: {name}", "make it executable with `chmod +x`; to run a Python script, leave out `--`"
             )
     elif find_program(name, env) is None:
         raise InvalidRequest(
-            f"there is no program `{name}` on PATH", "after `--` stands a program; for Python leave `--` out"
+            f"program not found on PATH: {name}",
+            "`--` is followed by a program; to run a Python script, leave out `--`",
         )
 
 
@@ -158,11 +159,11 @@ def choose_program(parsed: ParsedArgs, options: RunOptions, verb: str, cwd: str,
     words = tuple(parsed.operands)
     if not words:
         what = "a program after `--`" if parsed.after_dashes else "a script"
-        raise InvalidRequest(f"`muster {verb}` wants {what}", f"for example `muster {verb} -g 4 train.py --lr 0.1`")
+        raise InvalidRequest(f"`muster {verb}` requires {what}", f"for example, `muster {verb} -g 4 train.py --lr 0.1`")
     if parsed.after_dashes or options.no_python:
         if options.module:
-            other = "after `--` stands" if parsed.after_dashes else "with `--no-python` comes"
-            raise InvalidRequest(f"`-m` is for a Python module, and {other} a program", "leave out one of them")
+            other = "a program after `--`" if parsed.after_dashes else "`--no-python`"
+            raise InvalidRequest(f"`-m` cannot be combined with {other}", "leave out one of them")
         return Program("command", words)
     if options.module:
         return Program("module", words)
@@ -183,5 +184,5 @@ def split_words(text: str, option: str) -> tuple[str, ...]:
         return tuple(shlex.split(text))
     except ValueError as error:
         raise InvalidRequest(
-            f"cannot read `{option} {text}`: {processes.reason(error)}", "quote it as in a shell"
+            f"invalid value for {option}: `{text}`: {processes.reason(error)}", "quote it as in a shell"
         ) from None

@@ -32,7 +32,7 @@ def choose_python(
     if given is not None:
         path = find_program(given, env)
         if path is None:
-            raise InvalidRequest(f"--python {given}: there is no such program", "give the path of a Python interpreter")
+            raise InvalidRequest(f"--python {given}: command not found", "use the path of a Python interpreter")
         if os.path.basename(path) == given:
             return path, "--python"
         return absolute(given), "--python"
@@ -44,16 +44,16 @@ def choose_python(
             path = os.path.join(env[name], "bin", "python")
             if os.access(path, os.X_OK):
                 return path, words
-    places = [(os.path.dirname(os.path.join(cwd, program)), ".venv beside the script")] if program else []
-    for folder, words in (*places, (cwd, ".venv in this folder")):
+    places = [(os.path.dirname(os.path.join(cwd, program)), ".venv next to the script")] if program else []
+    for folder, words in (*places, (cwd, ".venv in the working directory")):
         venv = os.path.join(folder, ".venv")
         path = os.path.join(venv, "bin", "python")
         if os.access(path, os.X_OK):
             why = trust.why_not_venv(venv, env)
             if not why:
                 return path, words
-            warn(f"{venv} is ignored: {why}; if you trust it: `--python {path}`")
-    return own, "the one muster runs in"
+            warn(f"warning: ignoring {venv}: {why}\nhint: if you trust it, use `--python {path}`")
+    return own, "the Python of muster"
 
 
 def installed(package: str) -> str:

@@ -35,12 +35,12 @@ def _check_scheduler(options: RunOptions) -> None:
     """Raise `InvalidRequest` for an unknown scheduler, and for options of a scheduler that was not chosen."""
     name = options.scheduler or ""
     if name and name not in SCHEDULERS:
-        hint = did_you_mean(name, SCHEDULERS) or f"known: {', '.join(SCHEDULERS)}"
-        raise InvalidRequest(f"there is no scheduler `{name}`", hint)
+        hint = did_you_mean(name, SCHEDULERS) or f"known schedulers: {', '.join(SCHEDULERS)}"
+        raise InvalidRequest(f"unknown scheduler: `{name}`", hint)
     others = [option for option in choosing(options) if option.key not in ("scheduler", name) and options.value(option)]
     if name and others:
         raise InvalidRequest(
-            f"{others[0].long_name} and --scheduler {name} contradict each other", "leave one of them out"
+            f"{others[0].long_name} cannot be combined with --scheduler {name}", "leave out one of them"
         )
     for other in SCHEDULERS:
         given = [option for option in options.all_given("argv") if of_scheduler(option) == other]
@@ -48,8 +48,9 @@ def _check_scheduler(options: RunOptions) -> None:
             names, what = ", ".join(option.long_name for option in given), title(other)
             hint = f"add `{typed(other)}`"
             if any(option.key == "time" for option in given):
-                hint += f"; `--timeout 1h` ends a run after that time without {what}"
-            raise InvalidRequest(f"{names}: that is for {what}, and this is no run of {what}", hint)
+                hint += f"; to limit the duration of a run without {what}, use `--timeout 1h`"
+            verb = "requires" if len(given) == 1 else "require"
+            raise InvalidRequest(f"{names} {verb} {typed(other)}", hint)
 
 
 class JobRequest(NamedTuple):
@@ -87,7 +88,7 @@ def make_job(
     _check_scheduler(options)
     cwd = absolute(options.cwd or ".")
     if not os.path.isdir(cwd):
-        raise InvalidRequest(f"--cwd {options.cwd}: there is no such folder", "make it first; ranks start there")
+        raise InvalidRequest(f"--cwd {options.cwd}: directory not found", "create it first")
     what = choose_program(parsed, options, verb, cwd, brought)
     if what.path:
         check_script(what.argv, cwd, env, verb)
@@ -101,15 +102,16 @@ def make_job(
         launcher = "exec" if what.kind == "command" or wrap else "fork"
     if launcher not in LAUNCHERS:
         raise InvalidRequest(
-            f"there is no launcher `{launcher}`", did_you_mean(launcher, LAUNCHERS) or f"known: {', '.join(LAUNCHERS)}"
+            f"unknown launcher: `{launcher}`",
+            did_you_mean(launcher, LAUNCHERS) or f"known launchers: {', '.join(LAUNCHERS)}",
         )
     package = LAUNCHERS[launcher].package
     if package and not named and not options.scheduled and not options.python and not options.setup:
         check_package(package, launcher)
     if named and options.gpus is not None:
-        raise InvalidRequest("--gpus is for this machine", "with hosts write `--hosts n1:0,1`: GPUs 0 and 1 of n1")
+        raise InvalidRequest("--gpus cannot be combined with hosts", "name the GPUs of a host with `--hosts n1:0,1`")
     if named and options.numa_binding is not None:
-        raise InvalidRequest("--numa-binding is for this machine", "leave it out where the ranks run on other hosts")
+        raise InvalidRequest("--numa-binding cannot be combined with hosts", "leave out one of them")
     general, pythons = split_per_host(options.python, names, "--python")
     setup, setups = split_per_host(options.setup, names, "--setup")
     python, why = choose_python(
@@ -161,7 +163,7 @@ def make_job(
 def _terminal(options: RunOptions, env: Mapping[str, str]) -> TerminalSize | None:
     """Return the pseudo-terminal requested by `--tty`; None without it. Raises `InvalidRequest` with `--no-tty`."""
     if options.tty and options.no_tty:
-        raise InvalidRequest("--tty and --no-tty contradict each other", "leave one of them out")
+        raise InvalidRequest("--tty cannot be combined with --no-tty", "leave out one of them")
     return size_here(env) if options.tty else None
 
 
@@ -179,7 +181,7 @@ def _log_dir(options: RunOptions, named: tuple[HostSpec, ...]) -> str:
         return ""
     folder = absolute(options.log_dir)
     if not named and os.path.lexists(folder) and not os.path.isdir(folder):
-        raise InvalidRequest(f"--log-dir {options.log_dir}: it is not a folder", "name one, which is made if need be")
+        raise InvalidRequest(f"--log-dir {options.log_dir}: not a directory", "choose a directory; muster creates it")
     id_of_torchrun = (options.rdzv_id or "").replace("/", "-")
     return os.path.join(folder, f"{id_of_torchrun}_" if id_of_torchrun else "")
 

@@ -19,8 +19,8 @@ def spawn_warnings(job: Job) -> list[str]:
     found = _CALLS_SPAWN.search(text)
     if found is None:
         return []
-    what = f"{job.program.path} calls `{found[0]}…)` and so starts ranks by itself, each rank a world of its own"
-    return [f"{what}: `--launcher spawn` starts it once a node"]
+    what = f"{job.program.path} calls `{found[0]}…)`, so each rank starts a separate process group of its own"
+    return [f"warning: {what}; use `--launcher spawn` to start it once per node"]
 
 
 _CALLS_SPAWN = re.compile(r"\b(?:mp|multiprocessing)\.(?:spawn|start_processes)\(")

@@ -25,24 +25,24 @@ def tables(profile: Any, env: Mapping[str, str]) -> list[dict[str, Any]]:
         data = _toml(path)
         wrong = [name for name in data if name not in ("run", "profile", *SCHEDULERS)]
         if wrong and not isinstance(data[wrong[0]], dict):
-            raise InvalidRequest(f"{path}: the key {wrong[0]} stands in no table", "options stand below a line `[run]`")
+            raise InvalidRequest(f"{path}: key `{wrong[0]}` outside of a table", "put options into the table `[run]`")
         if wrong:
-            own = "".join(f", those of {options_of(name).program} in `[{name}]`" for name in SCHEDULERS)
-            raise InvalidRequest(
-                f"{path}: there is no table [{wrong[0]}]", f"options stand in `[run]` and `[profile.NAME]`{own}"
-            )
+            own = "".join(f", and for options of {options_of(name).program} `[{name}]`" for name in SCHEDULERS)
+            raise InvalidRequest(f"{path}: unknown table [{wrong[0]}]", f"tables are `[run]`, `[profile.NAME]`{own}")
         general += [{f"[{name}]": _of_scheduler(name, data[name], path)} for name in SCHEDULERS if name in data]
         if "run" in data:
             general.append(_from(path, from_table(RUN, data["run"], f"{path} [run]"), env))
         here = data.get("profile", {})
         if not isinstance(here, dict):
-            raise InvalidRequest(f"{path} [profile] is no table", "write `[profile.NAME]`, and options below it")
+            raise InvalidRequest(f"{path}: [profile] is not a table", "put options into a table `[profile.NAME]`")
         known += list(here)
         if profile is not None and profile in here:
             profiles.append(_from(path, from_table(RUN, here[profile], f"{path} [profile.{profile}]"), env))
     if profile is not None and not profiles:
-        hint = f"there are {', '.join(known)}" if known else "write a muster.toml with a table `[profile.NAME]`"
-        raise InvalidRequest(f"there is no profile `{profile}`", hint)
+        hint = (
+            f"known profiles: {', '.join(known)}" if known else "define it in muster.toml as a table `[profile.NAME]`"
+        )
+        raise InvalidRequest(f"unknown profile: `{profile}`", hint)
     return profiles + general
 
 
@@ -50,7 +50,7 @@ def _of_scheduler(name: str, data: Any, path: Path) -> dict[str, Any]:
     """Return the options of a scheduler's own program from the table of its name."""
     if not isinstance(data, dict):
         program = options_of(name).program
-        raise InvalidRequest(f"{path} [{name}] is no table", f"write `[{name}]`, and options of {program} below it")
+        raise InvalidRequest(f"{path}: [{name}] is not a table", f"put options of {program} into a table `[{name}]`")
     return {key.replace("_", "-"): value for key, value in data.items()}
 
 
@@ -65,7 +65,7 @@ def run_dir(env: Mapping[str, str]) -> str | None:
             named = {key: table[key] for key in ("run_dir", "run-dir") if isinstance(table, dict) and key in table}
             found = _from(path, from_table(RUN, named, f"{path} [run]"), env)
         except InvalidRequest as error:
-            print(f"muster: warning: {error.sentence}", file=sys.stderr)
+            print(f"warning: {error.sentence}", file=sys.stderr)
         else:
             if "run_dir" in found:
                 return str(found["run_dir"])
@@ -97,8 +97,8 @@ def _configurations(env: Mapping[str, str]) -> list[Path]:
 def _obeyed(path: Path, env: Mapping[str, str]) -> bool:
     fault = trust.fault(str(path), env)
     if fault is not None:
-        hint = f"if you trust it: {fault.remedy}, or set {trust.ALLOW}={path.parent}"
-        print(f"muster: {path} is ignored: {fault.why}; {hint}", file=sys.stderr, flush=True)
+        hint = f"if you trust it, {fault.remedy}, or set {trust.ALLOW}={path.parent}"
+        print(f"warning: ignoring {path}: {fault.why}\nhint: {hint}", file=sys.stderr, flush=True)
     return fault is None
 
 
@@ -120,6 +120,8 @@ def _toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise InvalidRequest(f"cannot read {path}: {processes.reason(error)}", f"look at it: `ls -l {path}`") from None
+        raise InvalidRequest(
+            f"cannot read {path}: {processes.reason(error)}", f"check it with `ls -l {path}`"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"cannot read {path}: {error}", "see https://toml.io, or move the file away") from None

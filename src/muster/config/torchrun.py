@@ -12,23 +12,23 @@ from muster.linux import processes
 from muster.schedulers import SCHEDULERS, typed
 
 IGNORED_TORCHRUN_OPTIONS: Mapping[Option[object], str] = {
-    RunOptions.standalone: "there is one node, and its port is bound, not chosen",
-    RunOptions.rdzv_backend: "muster brings the ranks together by itself",
-    RunOptions.rdzv_endpoint: "muster brings the ranks together by itself",
-    RunOptions.rdzv_id: "the id of the run is chosen by muster",
-    RunOptions.rdzv_conf: "muster brings the ranks together by itself",
-    RunOptions.master_addr: "muster finds the address at which the ranks meet",
-    RunOptions.master_port: "a free port is bound when the ranks start",
+    RunOptions.standalone: "there is one node, and muster binds a free port",
+    RunOptions.rdzv_backend: "muster provides the rendezvous",
+    RunOptions.rdzv_endpoint: "muster provides the rendezvous",
+    RunOptions.rdzv_id: "muster chooses the run id",
+    RunOptions.rdzv_conf: "muster provides the rendezvous",
+    RunOptions.master_addr: "muster finds the rendezvous address",
+    RunOptions.master_port: "muster binds a free port",
     RunOptions.local_addr: "muster finds the address of each host",
-    RunOptions.monitor_interval: "ends are seen at once",
-    RunOptions.start_method: "see --launcher",
-    RunOptions.event_log_handler: "events are in events.jsonl of the run",
-    RunOptions.run_path: "Python itself runs the script",
-    RunOptions.redirects: "each rank's output is always kept in files of its own",
-    RunOptions.tee: "each rank's output is always both kept and shown",
-    RunOptions.duplicate_stdout_filters: "`muster logs` shows what is wanted",
-    RunOptions.duplicate_stderr_filters: "`muster logs` shows what is wanted",
-    RunOptions.logs_specs: "each rank's output is always kept in files of its own",
+    RunOptions.monitor_interval: "muster notices the exit of a rank at once",
+    RunOptions.start_method: "use --launcher",
+    RunOptions.event_log_handler: "events are written to events.jsonl in the run directory",
+    RunOptions.run_path: "muster runs the script like `python script.py`",
+    RunOptions.redirects: "the output of each rank is always written to its own files",
+    RunOptions.tee: "the output of each rank is always both written to files and shown",
+    RunOptions.duplicate_stdout_filters: "select output with `muster logs`",
+    RunOptions.duplicate_stderr_filters: "select output with `muster logs`",
+    RunOptions.logs_specs: "the output of each rank is always written to its own files",
 }
 """torchrun options without effect in muster, and why."""
 
@@ -37,7 +37,7 @@ def ignored_notes(options: Options) -> list[str]:
     """Return a line for each torchrun option that was given without effect."""
     used = RunOptions.rdzv_id if options.given(RunOptions.log_dir) else None
     silent = [option for option in options.all_given() if option in IGNORED_TORCHRUN_OPTIONS and option is not used]
-    return [f"{option.long_name} changes nothing: {IGNORED_TORCHRUN_OPTIONS[option]}" for option in silent]
+    return [f"warning: {option.long_name} has no effect: {IGNORED_TORCHRUN_OPTIONS[option]}" for option in silent]
 
 
 def reject_nested_launch(options: RunOptions, env: Mapping[str, str]) -> None:
@@ -45,26 +45,24 @@ def reject_nested_launch(options: RunOptions, env: Mapping[str, str]) -> None:
     nodes = options.nnodes or "1"
     few, _, many = nodes.partition(":")
     if few != (many or few):
-        raise InvalidRequest(
-            f"--nnodes {nodes}: muster does not change the number of nodes while it runs", f"use `--nnodes {many}`"
-        )
+        raise InvalidRequest(f"--nnodes {nodes}: the number of nodes of a run is fixed", f"use `--nnodes {many}`")
     if few != "1" and not options.elsewhere and not options.scheduled:
         raise InvalidRequest(
-            f"--nnodes {nodes}: no machines were named",
-            f"name them: `--hosts n1,n2 --nnodes {few}`, or `--hostfile FILE`"
-            + "".join(f"; `{typed(name)}` asks {row.title} for them" for name, row in SCHEDULERS.items()),
+            f"--nnodes {nodes}: no hosts given",
+            f"name hosts with `--hosts n1,n2 --nnodes {few}` or `--hostfile FILE`"
+            + "".join(f"; or allocate nodes from {row.title} with `{typed(name)}`" for name, row in SCHEDULERS.items()),
         )
     if options.node_rank not in (None, "0"):
         raise InvalidRequest(
-            f"--node-rank {options.node_rank}: muster is started once, not once a node",
-            "start it on one machine, without --node-rank",
+            f"--node-rank {options.node_rank}: start muster once, not once per node",
+            "start it on one host, without --node-rank",
         )
     if options.virtual_local_rank:
-        raise InvalidRequest("--virtual-local-rank is not supported", "let the script use LOCAL_RANK")
+        raise InvalidRequest("--virtual-local-rank is not supported", "use LOCAL_RANK in the script")
     outer = started_by(env, processes.ancestors())
     if outer is not None:
         launcher, count = outer
         raise InvalidRequest(
-            f"muster was itself started {count} times by {launcher}: that would make {count} separate worlds",
+            f"{launcher} started muster {count} times, which would create {count} separate process groups",
             f"start muster once, without {launcher}",
         )

@@ -67,19 +67,19 @@ def _fault(place: str, is_folder: bool, env: Mapping[str, str]) -> Fault | None:
     try:
         found = os.stat(place) if is_folder else os.lstat(place.rstrip("/"))
     except OSError as error:
-        return Fault(f"{which} cannot be looked at: {processes.reason(error)}", f"see `ls -ld {shown}`")
+        return Fault(f"cannot check {which}: {processes.reason(error)}", f"see `ls -ld {shown}`")
     if found.st_uid not in owners(env):
         option = "-h " if stat.S_ISLNK(found.st_mode) else ""
         return Fault(
             f"{which} belongs to {_user(found.st_uid)}",
-            f"`sudo chown {option}{os.geteuid()} {shown}`",
+            f"run `sudo chown {option}{os.geteuid()} {shown}`",
         )
     if stat.S_ISLNK(found.st_mode) or (stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX):
         return None
     if found.st_mode & stat.S_IWOTH:
-        return Fault(f"everybody may write to {which}", f"`chmod go-w {shown}`")
+        return Fault(f"{which} is world-writable", f"run `chmod go-w {shown}`")
     if found.st_mode & stat.S_IWGRP and not any(processes.is_private_group(found.st_gid, uid) for uid in owners(env)):
-        return Fault(f"group {_group(found.st_gid)} may write to {which}", f"`chmod g-w {shown}`")
+        return Fault(f"{which} is writable by group {_group(found.st_gid)}", f"run `chmod g-w {shown}`")
     return None
 
 

@@ -99,7 +99,7 @@ class AgentListener:
         for stranger in list(self.strangers.values()):
             if self.loop.time() - stranger.since < allowed:
                 break
-            self._refuse(stranger, f"no handshake within {allowed:g} s")
+            self._refuse(stranger, f"no handshake within {allowed:g}s")
 
     def _heard(self, stranger: _Stranger) -> None:
         with guarded(self.listener.note, lambda: self._refuse(stranger)):
@@ -118,17 +118,17 @@ class AgentListener:
                 elif not data:
                     self._refuse(stranger)  # probably a port scan
                 elif stranger.came > HANDSHAKE:
-                    raise Refused("this is no handshake")
+                    raise Refused("not a handshake")
             except Refused as error:
                 self._refuse(stranger, str(error))
 
     def _let_in(self, stranger: _Stranger, fields: dict[str, object]) -> None:
         response = stranger.hands.hear(fields)
         if not stranger.frames.empty:
-            raise Refused("it speaks before it is answered")
+            raise Refused("data before the handshake is complete")
         heard = self.expect(response.node)
         if heard is None:
-            raise Refused(f"nobody waits for node {response.node} any more")
+            raise Refused(f"node {response.node} is no longer expected")
         answer, seals = stranger.hands.welcome(self.incarnation, heard)
         with suppress(OSError):  # the peer is gone, which is detected by the reader
             stranger.sock.sendall(answer)
@@ -142,7 +142,7 @@ class AgentListener:
         if why:
             with suppress(OSError, IndexError):
                 address = str(stranger.sock.getpeername()[0]).removeprefix("::ffff:")  # IPv4 on a dual-stack socket
-                self.listener.note(f"a connection from {address} was refused: {why}")
+                self.listener.note(f"connection from {address} refused: {why}")
         self._forget(stranger)
         stranger.sock.close()
 

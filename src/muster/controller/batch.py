@@ -80,14 +80,14 @@ class AgentSteps:
         """Raise `Unreachable` if the job, or a step, has ended before the agents joined."""
         if signal.SIGTERM in self.signals.pending:
             what = f"{self.client.title} ended job {self.allocation.job}"
-            raise Unreachable(f"{what} before the ranks were started", None)
+            raise Unreachable(f"{what} before the ranks started", None)
         ended = next((code for code in (step.poll() for step in self.steps) if code is not None), None)
         said = self._said()
         scheduler = self.client.scheduler
         failed = {host: how for host, how in scheduler.failed_steps(said).items() if host in missing}
         if failed or ended is not None or late:
-            how = f"{scheduler.task.program} ended with status {ended}"
-            how = f"none within {PATIENCE:g} s" if ended is None else how
+            how = f"{scheduler.task.program} exited with status {ended}"
+            how = f"not connected within {PATIENCE:g}s" if ended is None else how
             if failed:  # the other tasks still run, so the step does too
                 missing, how = list(failed), "; ".join(dict.fromkeys(failed.values()))
             words = said.strip().splitlines()[-3:]
@@ -220,7 +220,7 @@ class BatchRun:
         if 0 in counts:
             idle = fold_hostlist(link.host for link, count in zip(links, counts) if count == 0)
             raise InvalidRequest(
-                f"-n {self.np}: that leaves {idle} of job {self.allocation.job} without a rank", "use -N"
+                f"-n {self.np} leaves {idle} of job {self.allocation.job} without a rank", "use fewer nodes with -N"
             )
         return counts
 
@@ -295,7 +295,7 @@ class BatchRun:
                 return  # usually the job is ending already, and the scheduler knows whether it is requeued
             time.sleep(1.0)
         else:
-            _complain(f"the job was not put back into the queue: {done.err.strip()}")
+            _complain(f"cannot requeue the job: {done.err.strip()}")
             return
         # wait for the scheduler to kill this process; if it exited by itself, the job would be finished
         while not over and time.monotonic() < deadline:
@@ -304,7 +304,7 @@ class BatchRun:
 
 
 def _complain(text: str) -> None:
-    print(f"muster: {text}", file=sys.stderr, flush=True)
+    print(f"error: {text}", file=sys.stderr, flush=True)
 
 
 def run_batch(words: list[str]) -> int:

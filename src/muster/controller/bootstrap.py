@@ -347,31 +347,33 @@ def check_storage(told: Mapping[str, Facts], shared: str) -> None:
     blind = [host for host, facts in told.items() if not facts["shared"]]
     if shared and blind:
         raise InvalidRequest(
-            f"{fold_hostlist(blind)} cannot see {shared}, where the run is kept",
-            "choose a folder that all nodes share: --run-dir, or MUSTER_HOME",
+            f"run directory {shared} is not visible on {fold_hostlist(blind)}",
+            "choose a directory on a file system that all nodes share: --run-dir, or MUSTER_HOME",
         )
     full = {host: facts for host, facts in told.items() if facts["unwritable"]}
     if full:
-        why = "; ".join(f"{host} {facts['unwritable']}" for host, facts in full.items())
+        why = "; ".join(f"{host}: {facts['unwritable']}" for host, facts in full.items())
         space = "free some space there, or " if any(facts["full"] for facts in full.values()) else ""
-        raise InvalidRequest(f"not all hosts can keep the run: {why}", f"{space}set MUSTER_HOME there")
+        raise InvalidRequest(f"cannot create the run directory on all hosts: {why}", f"{space}set MUSTER_HOME there")
 
 
 def check_directory(told: Mapping[str, Facts], cwd: str, remedies: Remedies) -> None:
     """Raise `InvalidRequest` if the ranks' start directory is missing."""
     without = [host for host, facts in told.items() if not facts["cwd"]]
     if without:
-        raise InvalidRequest(f"there is no folder {cwd} on {fold_hostlist(without)}", remedies.directory)
+        raise InvalidRequest(f"directory {cwd} not found on {fold_hostlist(without)}", remedies.directory)
 
 
 def check_script(told: Mapping[str, Facts], script: str, own: str, remedies: Remedies) -> None:
     """Raise `InvalidRequest` if the script is missing, or differs from the local one, whose digest is `own`."""
     absent = [host for host, facts in told.items() if not facts["script"]]
     if absent:
-        raise InvalidRequest(f"there is no {script} on {fold_hostlist(absent)}", remedies.script)
+        raise InvalidRequest(f"script {script} not found on {fold_hostlist(absent)}", remedies.script)
     other = [host for host, facts in told.items() if facts["script"] != own]
     if other:
-        raise InvalidRequest(f"{script} on {fold_hostlist(other)} is not the one that is here", remedies.other_script)
+        raise InvalidRequest(
+            f"script {script} on {fold_hostlist(other)} differs from the one here", remedies.other_script
+        )
 
 
 def check_versions(told: Mapping[str, Facts]) -> None:
@@ -379,7 +381,7 @@ def check_versions(told: Mapping[str, Facts]) -> None:
     versions = [(host, ".".join(facts["python"].split(".")[:2])) for host, facts in told.items()]
     if len(by_value(versions)) > 1:
         raise InvalidRequest(
-            f"Python differs between hosts: {fold_values(versions)}", "name one that all have: `--python PATH`"
+            f"Python differs between hosts: {fold_values(versions)}", "choose one that all hosts have: `--python PATH`"
         )
 
 
@@ -387,7 +389,9 @@ def refuse_other_code(differing: Mapping[str, Sequence[str]], where: str, code: 
     """Raise `InvalidRequest`: hosts have different Python files that ranks may import. `hint` says what --sync does."""
     names = list(dict.fromkeys(name for found in differing.values() for name in found))
     told = safe(names[0]) + (f" and {plural(len(names) - 1, 'other file')}" if len(names) > 1 else "")
+    differ = "differs" if len(names) == 1 else "differ"
     raise InvalidRequest(
-        f"{told} in {code.root} on {fold_hostlist(differing)} {'is' if len(names) == 1 else 'are'} not what is {where}",
-        f"{hint}; `--no-code-check` starts the run anyway" + ("; what git ignores is not compared" if code.git else ""),
+        f"{told} in {code.root} on {fold_hostlist(differing)} {differ} from {where}",
+        f"{hint}; `--no-code-check` starts the run anyway"
+        + ("; git-ignored files are not compared" if code.git else ""),
     )

@@ -63,12 +63,12 @@ class ProcessConnection(AgentConnection):
         except OSError as error:
             if error.filename == cwd and cwd != argv[0]:
                 raise InvalidRequest(
-                    f"{cwd} cannot be entered: {processes.reason(error)}", "choose another by --cwd"
+                    f"cannot change to directory {cwd}: {processes.reason(error)}", "choose another with --cwd"
                 ) from None
-            hint = "is it a program for this machine?"
+            hint = "check that it is an executable for this machine"
             if error.errno == errno.EAGAIN:
                 error, hint = processes.no_more_processes(), processes.FEWER_PROCESSES
-            raise InvalidRequest(f"{argv[0]} could not be started: {processes.reason(error)}", hint) from None
+            raise InvalidRequest(f"cannot start {argv[0]}: {processes.reason(error)}", hint) from None
         assert self.process.stdin and self.process.stdout and self.process.stderr
         self.stdin, self.stdout, self.stderr = self.process.stdin, self.process.stdout, self.process.stderr
         for file in (self.stdin, self.stdout, self.stderr):
@@ -134,7 +134,7 @@ class ProcessConnection(AgentConnection):
         try:
             code = self.process.wait(timeout=2)
         except subprocess.TimeoutExpired:
-            return None, f"still runs (pid {self.process.pid})"
+            return None, f"is still running (pid {self.process.pid})"
         return code, f"killed by signal {-code}" if code < 0 else f"exit status {code}"
 
     def stderr_summary(self, count: int = 3) -> str:
@@ -148,18 +148,18 @@ class ProcessConnection(AgentConnection):
         """Return why the connection ended, for users."""
         code, how = self.status()
         if code is None and not self.channel.refused:
-            return f"the agent on {self.host} closed its connection and {how}"
+            return f"the agent on {self.host} closed its connection, and {how}"
         if self.banner is not None:
             words = self.stderr_summary() or how
             if code == SETUP_FAILED:
                 return f"{self.host}: {words}"
-            return f"the agent on {self.host} could not be started by {python}: {words}"
+            return f"cannot start the agent on {self.host} with {python}: {words}"
         if self.channel.refused:
-            return f"the agent on {self.host} was not understood: {safe(self.channel.refused)}"
+            return f"invalid data from the agent on {self.host}: {safe(self.channel.refused)}"
         if self.broken:
             folder = processes.node_folder(str(run_path), self.host)
             return f"the agent on {self.host} failed: {safe(self.broken)}; see {folder}/agent.log"
-        return f"the agent on {self.host} ended ({how}), and its ranks with it"
+        return f"the agent on {self.host} exited ({how}), and its ranks with it"
 
 
 class TcpConnection(AgentConnection):

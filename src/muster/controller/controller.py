@@ -247,9 +247,7 @@ class Controller:
                     self.record(
                         "not understood", {"node": link.node, "kind": kind, "why": traceback.format_exc(limit=-3)}
                     )
-                    self.lost(
-                        link, f"the agent on {link.host} sent `{kind}` in a way that is not understood: {error!r}"
-                    )
+                    self.lost(link, f"invalid message `{kind}` from the agent on {link.host}: {error!r}")
                 return
         self.flush(link)
 
@@ -272,7 +270,7 @@ class Controller:
         if link.node == 0:
             self.facts.update({name: value for name, value in facts.items() if value}, fork=fork)
         if why:
-            self.notify(f"not forking on {link.host}, starting plain interpreters instead: {safe(why)}")
+            self.notify(f"warning: {link.host}: cannot fork ranks, starting one interpreter per rank: {safe(why)}")
         differ = self._differ() if len(self._versions) == len(self.links) else None
         if differ is not None:
             self.handle(StartFailed(t, link.node, (differ,)))
@@ -318,7 +316,7 @@ class Controller:
         self.registrations.register(rank, link.node)
         if world_size is not None and world_size != self.world_size:
             asked = plural(self.world_size, "rank")
-            self._fail_missing(f"{self.plan.job.launcher} made a world of {world_size}, and {asked} were asked for", [])
+            self._fail_missing(f"{self.plan.job.launcher} started a world of {world_size}, requested: {asked}", [])
 
     def _on_rank_pids(
         self, link: AgentConnection, t: float, payload: bytes, attempt: int, pids: Mapping[str, int]
@@ -341,7 +339,7 @@ class Controller:
             return
         how = f"exit status {code}" if signal is None else f"killed by {signal_name(signal)}"
         self.record("launcher ended", {"t": t, "node": link.node, "name": name, "how": how, "words": words})
-        self.registrations.launcher_exited(link.node, f"{name} on {link.host} ended with {how}", words)
+        self.registrations.launcher_exited(link.node, f"{name} on {link.host}: {how}", words)
         if self.registrations.all_launchers_exited:
             # messages of ranks on other nodes may still be in flight
             self.loop.call_later(_UNDER_WAY, lambda: self._count_registered(attempt))
@@ -364,9 +362,8 @@ class Controller:
         package = LAUNCHERS[self.plan.job.launcher].package
         if package and any("No module named" in line for line in words):
             words = [*words, f"hint: {self.plan.job.python} -m pip install '{package}', on each node"]
-        text = (
-            f"it never joined, as {len(self.registrations.registered)} of {plural(self.world_size, 'rank')} did: {why}"
-        )
+        registered = f"{len(self.registrations.registered)} of {plural(self.world_size, 'rank')} did"
+        text = f"never registered ({registered}): {why}"
         for rank in missing:
             failure = Failure(FailureKind.NEVER_REGISTERED, self.now(), text, tuple(words)) if first else None
             code, number = (125, None) if first else (None, SIGTERM)  # otherwise something else failed before
@@ -392,7 +389,7 @@ class Controller:
             self.send_message(there[0].node, "exec", number=number, words=words, env=env, by=link.node)
         else:
             self.notify(
-                f"{self.plan.job.launcher} wants to start something on {safe(host)}, which is no host of this run"
+                f"warning: {self.plan.job.launcher} tried to start a process on {safe(host)}, not a host of this run"
             )
             self.send_message(link.node, "exec_result", number=number, code=255)
 
@@ -411,14 +408,14 @@ class Controller:
     def _tell_passed(self, number: int) -> None:
         ranks = self._passed.pop(number)
         job = self.plan.job
-        sent = "muster was sent" if number in self._sent_here or not job.scheduler else f"{title(job.scheduler)} sent"
+        sender = "" if number in self._sent_here or not job.scheduler else f" from {title(job.scheduler)}"
         self._sent_here.discard(number)
         names = {int(known): known.name for known in Signals}
         name = names.get(number, f"signal {number}")
         if ranks:
-            self.notify(f"{sent} {name}, which is passed on to {named(ranks)}")
+            self.notify(f"received {name}{sender}, forwarded to {named(ranks)}")
         elif name[3:] not in (get_scheduler(job.scheduler).signals if job.scheduler else SignalRules()).beside:
-            self.notify(f"{sent} {name}, and no rank catches it")
+            self.notify(f"received {name}{sender}, not forwarded: no rank handles it")
 
     def _on_first_output(self, link: AgentConnection, t: float, payload: bytes, rank: int, attempt: int) -> None:
         self.record("output began", {"t": t, "rank": rank, "attempt": attempt})
@@ -442,15 +439,17 @@ class Controller:
         (full.add if going_on else full.discard)((rank, stream))
         where = f" on {link.host}" if self.links[1:] else ""
         if going_on and not before:
-            self.notify(f"cannot write logs{where}: {safe(why)}; the ranks go on, and not all that they print is kept")
+            self.notify(
+                f"warning: cannot write logs{where}: {safe(why)}; the ranks continue, part of their output is lost"
+            )
         elif before and not full:
-            self.notify(f"logs can be written again{where}")
+            self.notify(f"logs are written again{where}")
 
     def _on_cleanup_waiting(self, link: AgentConnection, t: float, payload: bytes, left: list[dict[str, Any]]) -> None:
         grace = self.plan.job.grace
         self.notify(
-            f"the ranks have ended and left behind: {processes_in_words(map(leftover_from_json, left))}\n"
-            f"waiting up to {grace:g} s for that to end; Ctrl-C to end it now"
+            f"the ranks exited, orphaned processes remain: {processes_in_words(map(leftover_from_json, left))}\n"
+            f"waiting up to {grace:g}s for them to exit; press Ctrl-C to kill them now"
         )
 
     def _on_note(self, link: AgentConnection, t: float, payload: bytes, text: str) -> None:
@@ -509,7 +508,7 @@ class Controller:
         self.handle(StopRequested(t, 0, by))
 
     def _on_agent_crashed(self, link: AgentConnection, t: float, payload: bytes, text: str, limit: bool) -> None:
-        link.broken = next(reversed(text.strip().splitlines()), "it does not say why")
+        link.broken = next(reversed(text.strip().splitlines()), "no reason given")
 
 
 def _fitting(kind: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:

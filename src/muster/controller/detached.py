@@ -207,7 +207,7 @@ class DetachedController(Controller):
         """Handle the connection of an authenticated agent."""
         link = self.far[node]
         if link.disconnected_at is not None:
-            self.notify(f"{link.host} is back after {self.now() - link.disconnected_at:.0f} s")
+            self.notify(f"{link.host} reconnected after {self.now() - link.disconnected_at:.0f}s")
             link.disconnected_at = None
         self._connect(link, met)
 
@@ -226,7 +226,7 @@ class DetachedController(Controller):
                 self.receive(link, frames)
             return
         if link.channel.refused:
-            self.refused(f"the connection to {link.host} was closed: {link.channel.refused}")
+            self.refused(f"closed the connection to {link.host}: {link.channel.refused}")
         self._parted(link)
 
     def _parted(self, link: TcpConnection) -> None:
@@ -240,13 +240,11 @@ class DetachedController(Controller):
         elif link.broken:
             self.lost(link, f"the agent on {link.host} failed: {link.broken}; see agent.log there")
         elif link.node == 0:
-            self.lost(link, f"the agent on {link.host} ended, and its ranks with it")
+            self.lost(link, f"the agent on {link.host} exited, and its ranks with it")
         else:
             link.disconnected_at = now = self.now()
             if silent:
-                self.notify(
-                    f"{link.host} does not answer; waiting up to {self.lease:g} s for it to come back (--lease)"
-                )
+                self.notify(f"no answer from {link.host}; waiting up to {self.lease:g}s for it to reconnect (--lease)")
             patience = self.lease + _LATE if silent else _COMES_BACK
             self.loop.call_later(patience, lambda: self._lease_expired(link, now, silent))
 
@@ -258,12 +256,12 @@ class DetachedController(Controller):
     def _never_called(self, link: TcpConnection) -> None:
         """Report an agent as lost that has not connected in time since this controller started."""
         if link.open and not link.channel.connected and link.disconnected_at is None and not self.draining:
-            self.lost(link, f"the agent on {link.host} has not called within {self._calls_within:g} s")
+            self.lost(link, f"the agent on {link.host} did not connect within {self._calls_within:g}s")
 
     def _lease_expired(self, link: TcpConnection, since: float, silent: bool) -> None:
         """Report an agent as lost that has not reconnected."""
         if link.disconnected_at == since and link.open and not self.draining:
-            how = f"could not be reached for {self.now() - since:.0f} s" if silent else "ended, and its ranks with it"
+            how = f"was unreachable for {self.now() - since:.0f}s" if silent else "exited, and its ranks with it"
             self.lost(link, f"the agent on {link.host} {how}")
 
     def _on_agent_state(self, link: AgentConnection, t: float, payload: bytes, started: int, listened: int) -> None:

@@ -114,7 +114,7 @@ class ForegroundController(Controller):
         self.view.begin(self.facts)
 
     def _cannot_write_outcome(self, error: OSError) -> None:
-        self.notify(f"cannot write {self.run.path}/outcome.json: {processes.reason(error)}")
+        self.notify(f"warning: cannot write {self.run.path}/outcome.json: {processes.reason(error)}")
 
     def stop(self, number: int) -> None:
         """Stop the run as this signal would. Thread-safe."""
@@ -213,4 +213,4 @@ class ForegroundController(Controller):
         end_links(self.children)
         lost = self.scribe.close()
         if lost:
-            self.notify(f"{plural(lost, 'event')} of the run could not be written into {self.run.path}/events.jsonl")
+            self.notify(f"warning: cannot write {plural(lost, 'event')} to {self.run.path}/events.jsonl")

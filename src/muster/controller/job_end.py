@@ -69,7 +69,7 @@ class JobEnd:
         if left > before + _LOOK:
             self.controller.loop.call_later(left - before, self._near_the_end)
             return
-        self.warn_preemption("time limit", f"{max(0.0, left):.0f} s are left of the job's time")
+        self.warn_preemption("time limit", f"{max(0.0, left):.0f}s left before the time limit")
 
     def _scheduler_warns(self, asked: bool = False) -> None:
         """Handle the scheduler's warning: the time limit may have been changed since it was checked."""
@@ -80,14 +80,14 @@ class JobEnd:
         elif self.batch.time_left() is not None:
             self._near_the_end(asked=True)
         else:
-            self.warn_preemption("time limit", f"{self.batch.before:g} s are left of the job's time")
+            self.warn_preemption("time limit", f"{self.batch.before:g}s left before the time limit")
 
     def warn_preemption(self, cause: str, why: str) -> None:
         """Send the warning signal to the ranks that handle it. Other ranks are left alone."""
         if self.warned or self.controller.outcome is not None or not self.batch.before:
             return
         self.warned, self.cause, self._nodes_without_handler = True, cause, set()
-        self.controller.notify(f"{why}: SIG{self.batch.signal} to the ranks that catch it, so that they save")
+        self.controller.notify(f"{why}: sending SIG{self.batch.signal} to ranks that handle it, to save a checkpoint")
         self.controller.broadcast("warn_preemption", name=self.batch.signal)
 
     def terminated(self) -> None:
@@ -106,14 +106,14 @@ class JobEnd:
         grace = self.batch.grace_left()
         if cause == "preempted" and grace is not None:
             self.ending = False  # only the steps were signalled; another SIGTERM follows when the grace time is over
-            self.warn_preemption(cause, f"{self.batch.title} makes room for another job, {grace:.0f} s are left")
+            self.warn_preemption(cause, f"{self.batch.title} preempts this job in {grace:.0f}s")
             return
         saves = cause in ("preempted", "requeued", "node failure") and not self.warned
         self.cause = cause or "cancelled"
         patience = self._killed_at - self.controller.now() - _MARGIN
         own = min(self.controller.plan.job.grace, self.batch.kill_wait / 2) - _MARGIN
         if saves and patience > own:
-            self.warn_preemption(self.cause, f"{self.batch.title} ends this job: {JOB_ENDS[self.cause]}")
+            self.warn_preemption(self.cause, f"{self.batch.title} terminates this job: {JOB_ENDS[self.cause]}")
         if saves and self.warned:
             self.controller.loop.call_later(max(0.0, patience - own), self._end_ranks)
         else:

@@ -48,9 +48,9 @@ class JoiningAgents:
     """The agents of a run that join this process, the controller, before there is a plan; an `AgentSource`."""
 
     remedies = Remedies(
-        directory="`--sync` brings it; or share it, or see --cwd",
-        script="`--sync` brings it; or share it",
-        other_script="`--sync` brings it; or share it",
+        directory="copy it with `--sync`, share it, or choose another with --cwd",
+        script="copy it with `--sync`, or share it",
+        other_script="copy it with `--sync`, or share it",
     )
     one_run_dir, own_clock, controller_offset = True, False, 0.0
 
@@ -84,7 +84,7 @@ class JoiningAgents:
     @property
     def reference(self) -> str:
         """Where the reference code is: the controller is on the first node."""
-        return f"on {self.links[0].host}"
+        return f"the copy on {self.links[0].host}"
 
     def come(self, need: Need, run_dir: str) -> None:
         """Start the agents, and wait until all have joined and reported facts. Raises `Unreachable`."""
@@ -166,7 +166,7 @@ class JoiningAgents:
 
     def routes(self, addresses: Sequence[str]) -> Routes:
         """Return the routes: agents tried all addresses of this machine before they joined."""
-        untried = {"error": "it was not tried"}
+        untried = {"error": "not tried"}
         ways = [{**dict.fromkeys(addresses, untried), **link.facts["ways"]} for link in self.links[1:]]
         return Routes(self.listener.getsockname()[1], ways)
 
@@ -181,7 +181,7 @@ class JoiningAgents:
 
     def code_remedy(self) -> str:
         """Return what --sync would do."""
-        return "`--sync` has all nodes run one copy of the code"
+        return "run one copy of the code on all nodes with `--sync`"
 
     def other_files(self, link: TcpConnection, root: str) -> list[str]:
         """Return the files of the code that are different on a node than below the local `root`."""

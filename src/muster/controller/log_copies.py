@@ -66,9 +66,9 @@ class LogCopies:
         if link.node not in self._told_to_stay:
             self._told_to_stay.add(link.node)
             self.controller.send_message(link.node, "keep_run_dir")
-            where = f"they stay on {link.host} in {self._run_dirs[link.node]}"
+            where = f"they remain on {link.host} in {self._run_dirs[link.node]}"
             why = self.scribe.gaps[name].why
-            self.controller.notify(f"cannot keep logs of {link.host} on {self._here}: {why}; {where}")
+            self.controller.notify(f"warning: cannot copy logs of {link.host} to {self._here}: {why}; {where}")
         self._gaps[name] = of
         self._tell_gap(name)
 
@@ -76,7 +76,7 @@ class LogCopies:
         """Record what a copy is missing by now, like gaps in other logs."""
         (link, attempt, rank, stream), gap = self._gaps[name], self.scribe.gaps.get(name)
         if gap is not None:
-            why = f"{gap.why} on {self._here}; {link.host} has all of it, in {self._run_dirs[link.node]}"
+            why = f"{gap.why} on {self._here}; the complete log is on {link.host} in {self._run_dirs[link.node]}"
             now = self.controller.now()
             self.controller.handle(LogIncomplete(now, link.node, attempt, rank, stream, gap.missing, why))
 

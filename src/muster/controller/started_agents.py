@@ -61,11 +61,11 @@ class StartedAgents:
     """The agents of a run on hosts, until they are configured; an `AgentSource`."""
 
     remedies = Remedies(
-        directory="the ranks start there: `--sync` sends it, or share it, or name another by --cwd",
-        script="`--sync` sends it; or share its folder",
-        other_script="`--sync` sends this one; or share its folder",
+        directory="ranks start in it: copy it with `--sync`, share it, or choose another with --cwd",
+        script="copy it with `--sync`, or share its directory",
+        other_script="copy this one with `--sync`, or share its directory",
     )
-    reference, one_run_dir, own_clock = "here", False, False
+    reference, one_run_dir, own_clock = "the copy here", False, False
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class StartedAgents:
                 deadline = min(deadline, now + MERCY)
             missing = fold_hostlist(link.host for link in self._missing(self.links))
             if now >= restless and missing:
-                self.say(f"waiting for {missing} to answer")
+                self.say(f"waiting for an answer from {missing}")
                 restless = now + 4 * RESTLESS
             if now >= deadline:
                 self._fail_silent(self._missing(self.links), "no answer")
@@ -163,7 +163,7 @@ class StartedAgents:
 
     def _fail_silent(self, links: Sequence[ProcessConnection], how: str) -> None:
         for link in links:
-            hint = f"is it up, and do its file systems answer? `muster doctor --hosts {link.host}` looks"
+            hint = f"check the host and its file systems with `muster doctor --hosts {link.host}`"
             self._fail(link, Unreachable(how, hint, link.host))
 
     def _send(self, link: ProcessConnection, data: bytes) -> None:
@@ -182,7 +182,7 @@ class StartedAgents:
         for number in numbers:
             if number in SIGNALS:
                 how = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-                error = Interrupted(f"{how} before anything was started")
+                error = Interrupted(f"interrupted by {how} before any rank started")
                 error.exit_code = 128 + number
                 raise error
 
@@ -201,13 +201,13 @@ class StartedAgents:
             try:
                 self._dispatch(fields, payload, link)
             except Refused as error:
-                said = f"its agent sent `{fields['kind']}` in a way that is not understood: {error}"
+                said = f"invalid message `{fields['kind']}` from its agent: {error}"
                 self._fail(link, ControlError(said, host=link.host))
 
     def _on_hello(self, link: ProcessConnection, payload: bytes, **facts: Any) -> None:
         link.facts.update(facts)
         if facts["version"] != VERSION:
-            words = f"its agent speaks version {facts['version']}, muster {VERSION}"
+            words = f"its agent has protocol version {facts['version']}, muster {VERSION}"
             self._fail(link, InvalidRequest(words, host=link.host))
         else:
             self._send(link, self.first)  # not earlier: anything after the agent's own source is lost until it runs
@@ -234,17 +234,17 @@ class StartedAgents:
         said = link.stderr_tail.decode("utf-8", "replace")
         if link.banner is None:
             words = safe(link.broken) or link.stderr_summary(1) or how
-            hint = processes.FEWER_PROCESSES if link.met_limit else "see agent.log there"
-            return Unreachable(f"the connection broke ({words})", hint, link.host)
+            hint = processes.FEWER_PROCESSES if link.met_limit else "see agent.log on the host"
+            return Unreachable(f"connection lost ({words})", hint, link.host)
         if code == SETUP_FAILED:
-            return InvalidRequest(link.stderr_summary(), "try that line there by hand", link.host)
+            return InvalidRequest(link.stderr_summary(), "run that line by hand on the host", link.host)
         if code == NO_PYTHON or code == 126 or code == 127:
-            hint = "name the one to use there: `--python PATH`, `--python HOST:PATH`"
+            hint = "choose the interpreter there with `--python PATH` or `--python HOST:PATH`"
             return InvalidRequest(link.stderr_summary(1), hint, link.host)
         known = TRANSPORTS[self.targets[link.node].transport].explain(code, said)
         if known is not None:
             return Unreachable(known.says, known.hint.replace("HOST", link.host), link.host)
-        return Unreachable(link.stderr_summary() or how, f"try it by hand: `ssh {link.host} true`", link.host)
+        return Unreachable(link.stderr_summary() or how, f"try `ssh {link.host} true`", link.host)
 
     def _raise_failed(self) -> None:
         """Raise one error for all that failed, with equal reasons grouped by host."""
@@ -256,7 +256,7 @@ class StartedAgents:
         answered = [link.host for link in self.links if link.node in self.answers]
         more = f" ({fold_hostlist(answered)} answered)" if answered else ""
         kind = InvalidRequest if all(isinstance(error, InvalidRequest) for error in errors) else Unreachable
-        raise kind(f"not all hosts can be used: {reasons}{more}", "; ".join(hints[:3]) or None)
+        raise kind(f"cannot use all hosts: {reasons}{more}", "; ".join(hints[:3]) or None)
 
     # ---- questions --------------------------------------------------------------------------------------------------
 
@@ -276,7 +276,7 @@ class StartedAgents:
 
     def code_remedy(self) -> str:
         """Return what --sync would send."""
-        return f"`--sync` sends {sync_sends(self.need.cwd)}"
+        return f"`--sync` copies {sync_sends(self.need.cwd)}"
 
     def compare(self, code: Tree, sent: bool = False) -> dict[Target, list[str]]:
         """Return the files that differ on each host, leaving out hosts without differences.
@@ -310,7 +310,7 @@ class StartedAgents:
         unreadable = [name for name, known in own.items() if not known and _is_here(code.root, name)]
         if unreadable and sent:
             path = os.path.join(code.root, unreadable[0])
-            raise InvalidRequest(f"cannot read {path}", "`chmod` it, or have git ignore it")
+            raise InvalidRequest(f"cannot read {path}", "make it readable, or add it to .gitignore")
         return found
 
     def remember(self, code: Tree, targets: Collection[Target]) -> None:
@@ -353,7 +353,7 @@ class StartedAgents:
                 self._send(link, encode_frame("detach", archive if link is first else b"", **fields))
             for link, answer in zip(links, self._exchange(links, "detached", b"")):
                 if answer["failed"]:
-                    hint = processes.FEWER_PROCESSES if answer["limit"] else "see agent.log there"
+                    hint = processes.FEWER_PROCESSES if answer["limit"] else "see agent.log on the host"
                     self._fail(link, ControlError(answer["failed"], hint, link.host))
             self._raise_failed()
         self._end(others)
@@ -401,7 +401,7 @@ class StartedAgents:
         while self._missing(links):
             self._turn(kind, deadline - time.monotonic())
             if time.monotonic() >= deadline:
-                self._fail_silent(self._missing(links), "it answered, and then no more")
+                self._fail_silent(self._missing(links), "stopped answering")
             if self.strict and any(link.node in self.failed for link in links):
                 self._raise_failed()
         return [self.answers.get(link.node, {}) for link in links]
@@ -444,7 +444,7 @@ class StartedAgents:
 
             # all at once: every machine is contacted by one other
             for start, answer in zip(links, self._exchange(links, "routes", question)):
-                tried = [way.get("error", "") for way in answer.get("ways", {}).values()] or ["it has no address"]
+                tried = [way.get("error", "") for way in answer.get("ways", {}).values()] or ["the host has no address"]
                 if answer:
                     found[start.host, ends[start.node].host] = min(tried, key=len)
         return found

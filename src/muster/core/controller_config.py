@@ -113,7 +113,7 @@ def _from_lists(data: dict[str, Any], run_dir: str) -> dict[str, Any]:
     fields = checked(data, _LISTS, ("offsets", "facts", "shared", "meets"))
     lists = [fields[name] for name in ("run_dirs", "shared", "offsets", "facts", "meets") if name in fields]
     if len(set(map(len, lists))) != 1:
-        raise Malformed("there are not equally many of all")
+        raise Malformed("lists of different lengths")
     run_dirs = fields.get("run_dirs", (run_dir,) * len(fields["offsets"]))
     nodes = [
         {**facts, "run_dir": where, "shared": shared, "clock_offset": offset, "late": late}

@@ -205,6 +205,6 @@ def select(items: Iterable[str], env: Mapping[str, str]) -> dict[str, str]:
             found[name] = env[name]
         else:
             raise InvalidRequest(
-                f"--env {name}: there is no such variable here", f"give its value: `--env {name}=VALUE`"
+                f"--env {name}: environment variable not set here", f"set its value with `--env {name}=VALUE`"
             )
     return found

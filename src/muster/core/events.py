@@ -160,7 +160,7 @@ JOB_ENDS: Mapping[str, tuple[RunState, int]] = {
     "cancelled": (RunState.KILLED, 137),
     "preempted": (RunState.KILLED, 137),
     "requeued": (RunState.KILLED, 137),
-    "node failure": (RunState.BROKEN, 125),
+    "node failure": (RunState.ERROR, 125),
 }
 """Why a scheduler ends a job: the resulting state and exit code of the run."""
 

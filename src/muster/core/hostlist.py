@@ -58,7 +58,7 @@ def parse_hosts(text: str) -> tuple[HostSpec, ...]:
     for word in _words(text):
         found += _entry(word, f"--hosts {text}")
     if not found:
-        raise InvalidRequest(f"--hosts {text!r} names no host", "for example `--hosts n1,n2,n[3-8]`")
+        raise InvalidRequest(f"--hosts {text!r} names no hosts", "for example, `--hosts n1,n2,n[3-8]`")
     return _once(found, f"--hosts {text}")
 
 
@@ -66,7 +66,7 @@ def parse_host(text: str) -> HostSpec:
     """Parse `HOST` or `USER@HOST`, as before the colon in HOST:RUN. Raises `InvalidRequest`."""
     found = _entry(text, f"host {text}")
     if len(found) != 1 or found[0].slots is not None:
-        raise InvalidRequest(f"`{text}` is not one host", "for example `n1:last` or `ann@n1:last`")
+        raise InvalidRequest(f"not a single host: `{text}`", "for example, `n1:last` or `ann@n1:last`")
     return found[0]
 
 
@@ -101,13 +101,13 @@ def _entry(word: str, source: str) -> list[HostSpec]:
         user, _, names = names.partition("@")
         if not _USER.fullmatch(user):
             raise InvalidRequest(
-                f"{source}: `{user}` is no name of a user", "a name has letters, digits, dots and hyphens"
+                f"{source}: invalid user name: `{user}`", "user names consist of letters, digits, dots and hyphens"
             )
     bracketed = re.fullmatch(r"\[([^\]]*:[^\]]*)\](?:(:)(.*))?", names)
     if bracketed:
         names, colon, after = bracketed[1], bracketed[2] or "", bracketed[3] or ""
         if not is_ipv6(names):
-            raise InvalidRequest(f"{source}: `{names}` is no IPv6 address", "for example `[2001:db8::7]:4`")
+            raise InvalidRequest(f"{source}: invalid IPv6 address: `{names}`", "for example, `[2001:db8::7]:4`")
     elif is_ipv6(names):
         colon = after = ""
     else:
@@ -118,13 +118,13 @@ def _entry(word: str, source: str) -> list[HostSpec]:
         numbers = after.split(",")
         if not all(map(_COUNT.fullmatch, numbers)):
             raise InvalidRequest(
-                f"{source}: `{word}` has no number after its colon",
-                "write HOST:4 for 4 ranks, HOST:0,1 for GPUs 0 and 1; a port belongs into ssh's configuration or --ssh",
+                f"{source}: invalid number after the colon: `{word}`",
+                "write HOST:4 for 4 ranks, HOST:0,1 for GPUs 0 and 1; set a port in ~/.ssh/config or --ssh",
             )
         if len(numbers) > 1 or numbers == ["0"]:
             gpus, slots = tuple(numbers), len(numbers)
             if len(set(gpus)) < len(gpus):
-                raise InvalidRequest(f"{source}: `{word}` names a GPU twice", "name each once")
+                raise InvalidRequest(f"{source}: duplicate GPU: `{word}`", "name each GPU once")
         else:
             slots = int(numbers[0])
     return [HostSpec(name, user, slots, gpus) for name in expand_hostset(names, source)]
@@ -133,30 +133,30 @@ def _entry(word: str, source: str) -> list[HostSpec]:
 def expand_hostset(names: str, source: str) -> list[str]:
     """Return the hosts of `n[1-3]` or of ClusterShell's `@group`, in order. Raises `InvalidRequest`."""
     if not names:
-        raise InvalidRequest(f"{source}: a host without a name", "for example `--hosts n1,n2`")
+        raise InvalidRequest(f"{source}: empty host name", "for example, `--hosts n1,n2`")
     if is_ipv6(names) or not re.search(r"[\[\]@&!^]", names):
         return [_checked(names, source)]
     if not _SET.fullmatch(names):
         raise InvalidRequest(
-            f"{source}: `{names}` is no set of hosts",
-            "for example `n[1-3,7]`, or `@group` of ClusterShell; names have letters, digits, dots and hyphens",
+            f"{source}: invalid host set: `{names}`",
+            "for example, `n[1-3,7]` or a ClusterShell group `@gpu`",
         )
     _refuse_too_many(names, source)
     try:
         from ClusterShell.NodeSet import NodeSet, NodeSetException
     except ImportError:
         raise InvalidRequest(
-            f"{source}: `{names}` is a set of hosts, and ClusterShell, which reads it, is not installed",
-            "`pip install ClusterShell`, or write the hosts out",
+            f"{source}: host set `{names}` requires ClusterShell, which is not installed",
+            "run `pip install ClusterShell`, or list the hosts",
         ) from None
     try:
         found = list(NodeSet(names))
     except NodeSetException as error:
         raise InvalidRequest(
-            f"{source}: `{names}` is no set of hosts: {error}", "for example `n[1-3,7]`, or `@group` of ClusterShell"
+            f"{source}: invalid host set: `{names}`: {error}", "for example, `n[1-3,7]` or a ClusterShell group `@gpu`"
         ) from None
     if not found:
-        raise InvalidRequest(f"{source}: `{names}` has no host in it", "look at it with `cluset -e`")
+        raise InvalidRequest(f"{source}: empty host set: `{names}`", "check it with `cluset -e`")
     return [_checked(name, source) for name in found]
 
 
@@ -164,7 +164,7 @@ def _checked(name: str, source: str) -> str:
     """Return the name if it is a valid hostname. Raises `InvalidRequest` otherwise."""
     if not _HOST.fullmatch(name) and not is_ipv6(name):
         raise InvalidRequest(
-            f"{source}: `{name}` is no name of a host", "a name has letters, digits, dots and hyphens inside"
+            f"{source}: invalid host name: `{name}`", "host names consist of letters, digits, dots and inner hyphens"
         )
     return name
 
@@ -178,7 +178,7 @@ def _refuse_too_many(names: str, source: str) -> None:
             count *= sum(_length(item) for item in inside.split(","))
         total += count
     if total > MOST_HOSTS:
-        raise InvalidRequest(f"{source}: `{names}` is {total} hosts", f"at most {MOST_HOSTS} are taken")
+        raise InvalidRequest(f"{source}: too many hosts: `{names}` is {total}", f"the maximum is {MOST_HOSTS}")
 
 
 def _length(item: str) -> int:
@@ -211,7 +211,7 @@ def _numbers(text: str, whole: str) -> list[str]:
     found = []
     for item in text.split(","):
         if not _NUMBERS.fullmatch(item):
-            raise InvalidRequest(f"cannot read the host list `{whole}`", "it is written as `n[1-3,7]`")
+            raise InvalidRequest(f"invalid host list: `{whole}`", "write it as `n[1-3,7]`")
         span, _, step = item.partition("/")
         first, _, last = span.partition("-")
         numbers = range(int(first), int(last or first) + 1, int(step or 1) or 1)
@@ -253,7 +253,7 @@ def _once(found: Sequence[HostSpec], source: str) -> tuple[HostSpec, ...]:
     for item in found:
         if item.name in seen:
             raise InvalidRequest(
-                f"{source}: {item.name} stands there twice", f"name it once, with its number of ranks: `{item.name}:8`"
+                f"{source}: duplicate host: {item.name}", f"name it once, with its number of ranks: `{item.name}:8`"
             )
         seen.add(item.name)
     return tuple(found)
@@ -276,15 +276,17 @@ def parse_hostfile(text: str, path: str) -> tuple[HostSpec, ...]:
             if key in ("max_slots", "max-slots"):
                 continue
             if key not in ("slots", "gpus") or not value:
-                raise InvalidRequest(f"{source}: `{word}` is not known", "a line is `HOST`, `HOST slots=4` or `HOST:4`")
+                raise InvalidRequest(
+                    f"{source}: unknown word: `{word}`", "write a line as `HOST`, `HOST slots=4` or `HOST:4`"
+                )
             if key == "gpus":
                 if not re.fullmatch(r"[0-9]+(,[0-9]+)*", value):
-                    raise InvalidRequest(f"{source}: `{word}` lists no GPUs", "for example `gpus=0,1`")
+                    raise InvalidRequest(f"{source}: invalid list of GPUs: `{word}`", "for example, `gpus=0,1`")
                 lent = tuple(value.split(","))
                 entries = [entry._replace(gpus=lent, slots=len(lent)) for entry in entries]
             else:
                 if not _COUNT.fullmatch(value):
-                    raise InvalidRequest(f"{source}: `{word}` has no number", "for example `slots=4`")
+                    raise InvalidRequest(f"{source}: invalid number of slots: `{word}`", "for example, `slots=4`")
                 entries = [entry._replace(slots=int(value)) for entry in entries]
         for entry in entries:
             before = found.get(entry.name)
@@ -293,14 +295,14 @@ def parse_hostfile(text: str, path: str) -> tuple[HostSpec, ...]:
                 entry = entry._replace(slots=both, gpus=before.gpus + entry.gpus)
             found[entry.name] = entry
     if not found:
-        raise InvalidRequest(f"the host file {path} names no host", "one host a line, for example `n1 slots=4`")
+        raise InvalidRequest(f"no hosts in host file {path}", "write one host per line, for example `n1 slots=4`")
     return tuple(found.values())
 
 
 def filter_hosts(hosts: Sequence[HostSpec], include: str | None, exclude: str | None) -> tuple[HostSpec, ...]:
     """Filter hosts by DeepSpeed's `--include` or `--exclude`. Raises `InvalidRequest`."""
     if include and exclude:
-        raise InvalidRequest("--include and --exclude were both given", "one of them says it all")
+        raise InvalidRequest("--include cannot be combined with --exclude", "leave out one of them")
     if not include and not exclude:
         return tuple(hosts)
     option, text = ("--include", include) if include else ("--exclude", exclude)
@@ -308,11 +310,11 @@ def filter_hosts(hosts: Sequence[HostSpec], include: str | None, exclude: str | 
     by_name = {host.name: host for host in hosts}
     for name in named:
         if name not in by_name:
-            raise InvalidRequest(f"{option} {text}: there is no host {name}", f"there are {', '.join(by_name)}")
+            raise InvalidRequest(f"{option} {text}: unknown host: {name}", f"known hosts: {', '.join(by_name)}")
         lent = _lent(by_name[name])
         missing = [gpu for gpu in named[name] if lent and gpu not in lent]
         if missing:
-            raise InvalidRequest(f"{option} {text}: {name} has no GPU {missing[0]}", f"it has {', '.join(lent)}")
+            raise InvalidRequest(f"{option} {text}: {name} has no GPU {missing[0]}", f"its GPUs are {', '.join(lent)}")
     if include:
         return tuple(
             host._replace(gpus=named[host.name], slots=len(named[host.name])) if named[host.name] else host
@@ -327,14 +329,14 @@ def filter_hosts(hosts: Sequence[HostSpec], include: str | None, exclude: str | 
             all_gpus = _lent(host)
             if not all_gpus:
                 raise InvalidRequest(
-                    f"{option} {text}: how many GPUs {host.name} has is not known here",
-                    f"give its slots, or name the GPUs to use: `{host.name}:0,1`",
+                    f"{option} {text}: unknown number of GPUs on {host.name}",
+                    f"set its slots, or name the GPUs to use: `{host.name}:0,1`",
                 )
             left = tuple(gpu for gpu in all_gpus if gpu not in named[host.name])
             if left:
                 kept.append(host._replace(gpus=left, slots=len(left)))
     if not kept:
-        raise InvalidRequest(f"{option} {text} leaves no host", "exclude less")
+        raise InvalidRequest(f"{option} {text} excludes all hosts", "exclude fewer")
     return tuple(kept)
 
 
@@ -350,7 +352,7 @@ def _selection(text: str, source: str) -> dict[str, tuple[str, ...]]:
         names, _, numbers = item.strip().partition(":")
         gpus = tuple(number for number in numbers.split(",") if number)
         if not all(re.fullmatch("[0-9]+", number) for number in gpus):
-            raise InvalidRequest(f"{source}: `{item}` has no numbers after its colon", "for example `n1@n2:0,2`")
+            raise InvalidRequest(f"{source}: invalid GPUs after the colon: `{item}`", "for example, `n1@n2:0,2`")
         for name in expand_hostset(names, source):
             found[name] = gpus
     return found
@@ -364,27 +366,27 @@ def assign_slots(hosts: Sequence[HostSpec], each: int | None, total: int | None)
     for host in hosts:
         if each is not None and host.slots is not None and each > host.slots:
             raise InvalidRequest(
-                f"-g {each} is more than the {host.slots} {'slot' if host.slots == 1 else 'slots'} of {host.name}",
-                f"give it more slots, `{host.name}:{each}`, or leave `-g` out: each host gets as many ranks as slots",
+                f"-g {each} exceeds the {host.slots} {'slot' if host.slots == 1 else 'slots'} of {host.name}",
+                f"raise its slots with `{host.name}:{each}`, or leave out `-g`: each host gets one rank per slot",
             )
     counts = [host.slots if each is None else each for host in hosts]
     if total is None:
         return counts
     if total < 1:
-        raise InvalidRequest(f"-n {total}: there must be a rank", "give a number from 1")
+        raise InvalidRequest(f"-n {total}: not a positive number of ranks", "start at least one rank")
     left, found = total, []
     for host, count in zip(hosts, counts):
         if count is None:
             raise InvalidRequest(
-                f"-n {total}: how many of them go to {host.name} is not said",
-                f"give its slots, `{host.name}:8`, or `-g` for all",
+                f"-n {total}: unknown number of ranks for {host.name}",
+                f"set its slots with `{host.name}:8`, or use `-g` for all hosts",
             )
         found.append(min(count, left))
         left -= found[-1]
     if left:
         room = sum(count or 0 for count in counts)
         raise InvalidRequest(
-            f"-n {total} is more than the {room} slots of {fold_hostlist(host.name for host in hosts)}",
-            "ask for fewer ranks, or for more on each by `-g`",
+            f"-n {total} exceeds the {room} slots of {fold_hostlist(host.name for host in hosts)}",
+            "use fewer ranks, or more per host with `-g`",
         )
     return list(found)

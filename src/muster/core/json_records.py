@@ -57,14 +57,14 @@ NOT_UNDERSTOOD = (ValueError, TypeError, KeyError, AttributeError, IndexError, R
 def text(value: Any) -> str:
     """Check a string without NUL, which no argument or path may contain."""
     if not isinstance(value, str) or "\0" in value:
-        raise Malformed(f"{_short(value)} is not a text")
+        raise Malformed(f"{_short(value)} is not a string")
     return value
 
 
 def whole(value: Any) -> int:
     """Check a non-negative integer; not a bool, which is an int in Python."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
-        raise Malformed(f"{_short(value)} is not a whole number")
+        raise Malformed(f"{_short(value)} is not an integer from 0")
     return value
 
 
@@ -78,7 +78,7 @@ def number(value: Any) -> float:
 def flag(value: Any) -> bool:
     """Check a bool."""
     if not isinstance(value, bool):
-        raise Malformed(f"{_short(value)} is neither true nor false")
+        raise Malformed(f"{_short(value)} is not a boolean")
     return value
 
 
@@ -128,7 +128,7 @@ def _part(value: Any) -> str | Late:
     if isinstance(value, dict):
         key = text(value.get("late"))
         if key not in _LATE:
-            raise Malformed(f"{_short(value)} is not a value that comes later")
+            raise Malformed(f"{_short(value)} is not a late value")
         return _LATE[key]
     return text(value)
 
@@ -218,7 +218,7 @@ def _any_whole(value: Any) -> int:
 def cells(value: Any) -> int:
     """Check a number of rows or columns, limited by the kernel."""
     if whole(value) >= 1 << 16:
-        raise Malformed(f"{value} is no size of a terminal")
+        raise Malformed(f"{value} is not the size of a terminal")
     return int(value)
 
 
@@ -332,7 +332,7 @@ def one_of(kind: type[Kind]) -> Callable[[Any], Kind]:
         try:
             return kind(text(value))
         except ValueError:
-            raise Malformed(f"{_short(value)} is none of {', '.join(map(str, kind))}") from None
+            raise Malformed(f"{_short(value)} is not one of {', '.join(map(str, kind))}") from None
 
     return checked
 
@@ -379,7 +379,7 @@ _END = {
 _UNLOGGED = {"attempt": whole, "rank": whole, "stream": text, "missing": whole, "why": text}
 
 _OUTCOME = {
-    "state": lambda value: _ended(one_of(RunState)(value)),
+    "state": lambda value: _ended(one_of(RunState)("error" if value == _ERROR_BEFORE else value)),
     "code": _any_whole,
     "duration": number,
     "attempt": whole,
@@ -445,9 +445,13 @@ def _leftover_or_words(value: Any) -> Leftover | str:
     return words if words.startswith(_UNSEEN) else Leftover(process, killed=how == "ended")
 
 
+_ERROR_BEFORE = "broken"
+"""The state `error` in the outcome of a run of an older version."""
+
+
 def _ended(state: RunState) -> RunState:
     if not state.ended:
-        raise Malformed(f"{state} is no end of a run")
+        raise Malformed(f"{state} is not a final state of a run")
     return state
 
 
@@ -477,7 +481,7 @@ def problem_from_json(data: Any) -> Problem:
 def _pair(value: Any) -> tuple[str, str]:
     found = texts(value)
     if len(found) != 2:
-        raise Malformed(f"{_short(value)} is no pair")
+        raise Malformed(f"{_short(value)} is not a pair")
     return found[0], found[1]
 
 

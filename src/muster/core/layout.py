@@ -17,7 +17,7 @@ def layout(hosts: Iterable[tuple[Host, int]]) -> tuple[Node, ...]:
     hosts = tuple(hosts)
     world = sum(count for _, count in hosts)
     if world > _MOST:
-        raise InvalidRequest(f"{world} ranks in all: muster starts {_MOST} at most", "ask for fewer")
+        raise InvalidRequest(f"world size {world} exceeds the maximum of {_MOST} ranks", "use fewer ranks")
     nodes: list[Node] = []
     first = 0
     for index, (host, count) in enumerate(hosts):
@@ -59,9 +59,9 @@ def unfold(text: str, what: str = "ranks") -> tuple[int, ...]:
         first, dash, last = piece.partition("-")
         ends = (first, last) if dash else (first,)
         if not all(map(re.compile("[0-9]{1,18}").fullmatch, ends)) or (dash and int(last) < int(first)):
-            raise InvalidRequest(f"cannot read {what} `{text}`", "write them as `0,4-7`")
+            raise InvalidRequest(f"invalid {what}: `{text}`", "write them as `0,4-7`")
         if int(last or first) > _MOST:
-            raise InvalidRequest(f"there is no number {last or first} in {what} `{text}`", f"the largest is {_MOST}")
+            raise InvalidRequest(f"invalid {what}: `{text}`: {last or first} is too large", f"the maximum is {_MOST}")
         numbers.extend(range(int(first), int(last if dash else first) + 1))
     return tuple(dict.fromkeys(numbers))
 
@@ -82,7 +82,7 @@ def fill(template: str, values: Mapping[str, object], option: str) -> str:
     except (KeyError, IndexError, ValueError, AttributeError, TypeError):
         known = ", ".join("{" + name + "}" for name in values)
         raise InvalidRequest(
-            f"cannot fill in `{option} {template}`", f"known are {known}; a brace itself is written `{{{{`"
+            f"invalid placeholder in `{option} {template}`", f"use {known}; write a literal brace as `{{{{`"
         ) from None
 
 
@@ -155,18 +155,18 @@ def check_sizes(nodes: int, each: str | None, total: int | None, source: str) ->
         return
     if total < nodes:
         raise InvalidRequest(
-            f"-n {total} with {source}: {nodes} nodes need {nodes} ranks at least", f"use `-N {total}`"
+            f"-n {total} with {source}: {nodes} nodes require at least {nodes} ranks", f"use `-N {total}`"
         )
     if each is None or not each.isdigit():
         return
     if total > nodes * int(each):
         raise InvalidRequest(
-            f"-n {total} with {source} and -g {each}: that is room for {plural(nodes * int(each), 'rank')}",
-            "leave one of them out",
+            f"-n {total} with {source} and -g {each}: these nodes hold {plural(nodes * int(each), 'rank')}",
+            "leave out one of them",
         )
     needed = -(-total // int(each))
     if needed < nodes:
         raise InvalidRequest(
-            f"-n {total} with {source} and -g {each}: that leaves {nodes - needed} of the nodes without a rank",
-            f"use `-N {needed}`, or leave one of them out",
+            f"-n {total} with {source} and -g {each} leaves {plural(nodes - needed, 'node')} without a rank",
+            f"use `-N {needed}`, or leave out one of them",
         )

@@ -36,10 +36,10 @@ def candidate_addresses(host: str, facts: Facts, env: Mapping[str, str]) -> list
     wanted = env["GLOO_SOCKET_IFNAME"].split(",") if "GLOO_SOCKET_IFNAME" in env else None
     found = [address for name, address in facts["interfaces"] if wanted is None or name in wanted]
     if not found:
-        which = f" named {','.join(wanted)}" if wanted else " but the loopback"
+        which = f"interface named {','.join(wanted)}" if wanted else "interface other than loopback"
         raise Unreachable(
-            f"{host} has no interface{which}, so the other nodes cannot reach it",
-            "`ip address` there shows what it has",
+            f"{host} has no {which}, so the other nodes cannot connect to it",
+            f"list its interfaces with `ssh {host} ip address`",
         )
     # the address that ssh used comes first, since it is known to be reachable
     return sorted(found, key=lambda address: address != facts["reached_at"])
@@ -61,9 +61,9 @@ def choose_rendezvous(
     told = fold_reasons((host, way[best]["error"]) for host, way in zip(hosts[1:], ways) if "error" in way[best])
     tried = ", ".join(f"{address} ({own[address]})" for address in addresses)
     raise Unreachable(
-        f"the nodes cannot reach {hosts[0]}, where they must meet, at {best} port {port} ({own[best]}): {told}",
-        f"a firewall between the nodes must let TCP through; tried were {tried}; "
-        "another interface is named by `--env GLOO_SOCKET_IFNAME=NAME`",
+        f"the nodes cannot connect to {hosts[0]} for the rendezvous at {best} port {port} ({own[best]}): {told}",
+        f"allow TCP between the nodes in the firewall; addresses tried: {tried}; "
+        "choose another interface with `--env GLOO_SOCKET_IFNAME=NAME`",
     )
 
 

@@ -24,7 +24,7 @@ class RunState(TextEnum):
     INTERRUPTED = "interrupted"
     KILLED = "killed"
     TIMED_OUT = "timed out"
-    BROKEN = "broken"
+    ERROR = "error"
     """muster itself failed."""
     PENDING = "pending"
     """It waits in a scheduler's queue."""
@@ -50,7 +50,7 @@ class RunState(TextEnum):
 _ENDED = frozenset(
     (
         *(RunState.SUCCEEDED, RunState.FAILED, RunState.INTERRUPTED),
-        *(RunState.KILLED, RunState.TIMED_OUT, RunState.BROKEN),
+        *(RunState.KILLED, RunState.TIMED_OUT, RunState.ERROR),
     )
 )
 

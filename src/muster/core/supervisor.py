@@ -338,7 +338,7 @@ class Supervisor:
 
     def _break_off(self, t: float, reason: StopReason, actions: list[Action]) -> None:
         if self._termination is None or self._termination.state in (RunState.FAILED, RunState.SUCCEEDED):
-            self._terminate(t, _Termination(RunState.BROKEN, 125, reason, self._term_then_kill()), actions)
+            self._terminate(t, _Termination(RunState.ERROR, 125, reason, self._term_then_kill()), actions)
 
     # ---- stopping ---------------------------------------------------------------------------------------------------
 

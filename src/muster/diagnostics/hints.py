@@ -20,40 +20,40 @@ class FailureHint(NamedTuple):
 FAILURE_HINTS = (
     FailureHint(
         r"HTTPS?ConnectionPool|urllib3|LocalEntryNotFoundError|Couldn't reach",
-        "{host} has no way to the internet, as compute nodes often: fetch models and data before, on one that has",
+        "{host} has no internet access, like many compute nodes: download models and data beforehand on another host",
     ),
     FailureHint(
         r"No space left on device|Disk quota exceeded",
-        "a disk of {host} is full, or your share of it: `df -h` and `df -i` there; {doctor} looks at each folder",
+        "a disk of {host} is full, or your quota is exceeded: see `df -h` and `df -i`; {doctor} checks each directory",
     ),
     FailureHint(
         r"Stale file handle|Transport endpoint is not connected|Input/output error|Read-only file system",
-        "a file system of {host} does not work: `mount` and `dmesg` there; {doctor} tries to write in each folder",
+        "a file system of {host} does not work: check `mount` and `dmesg`; {doctor} tries to write to each directory",
     ),
     FailureHint(
         r"DataLoader worker .* Bus error|unable to (open|allocate) shared memory|insufficient shared memory|torch_shm",
-        "/dev/shm of {host} is too small or full: in a container `--shm-size=8g`, else fewer DataLoader workers",
+        "/dev/shm of {host} is too small: start the container with `--shm-size=8g`, or use fewer DataLoader workers",
     ),
     FailureHint(
         r"Too many open files|received \d+ items of ancdata",
-        "more files than {host} allows: `ulimit -n 65536` in --setup, or "
+        "limit of open files reached on {host}: add --setup 'ulimit -n 65536', or call "
         "torch.multiprocessing.set_sharing_strategy('file_system')",
     ),
     FailureHint(
         r"can't start new thread|BlockingIOError: \[Errno 11\]|fork: (retry|Resource temporarily unavailable)",
-        "more processes or threads than {host} allows: `ulimit -u` there; {doctor} looks at the limits",
+        "limit of processes reached on {host}: check `ulimit -u`; {doctor} checks the limits",
     ),
     FailureHint(
         r"CUDA out of memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED",
-        "a smaller batch, or somebody else is on that GPU: `nvidia-smi` on {host}; {doctor} looks at who is",
+        "use a smaller batch, or free the GPU: see `nvidia-smi` on {host}; {doctor} checks its memory",
     ),
     FailureHint(
         r"invalid device ordinal|invalid device id",
-        "more ranks than GPUs on {host}, or CUDA_VISIBLE_DEVICES: `muster check` shows which rank has which GPU",
+        "more ranks than GPUs on {host}, or wrong CUDA_VISIBLE_DEVICES: `muster check` shows the GPU of each rank",
     ),
     FailureHint(
         r"Duplicate GPU detected",
-        "two ranks on one GPU: `torch.cuda.set_device(int(os.environ['LOCAL_RANK']))` before the process group",
+        "two ranks use one GPU: call `torch.cuda.set_device(int(os.environ['LOCAL_RANK']))` before init_process_group",
     ),
     FailureHint(
         r"device-side assert triggered|an illegal memory access was encountered",
@@ -62,32 +62,32 @@ FAILURE_HINTS = (
     ),
     FailureHint(
         r"driver version is insufficient|no NVIDIA driver|driver on your system is too old|no CUDA-capable device",
-        "the driver of {host} does not fit this torch, or there is no GPU: {doctor} compares versions",
+        "the driver of {host} is too old for this torch, or there is no GPU: {doctor} compares versions",
     ),
     FailureHint(
         r"Name or service not known|Temporary failure in name resolution|nodename nor servname",
-        "{host} has no address for a name: `getent hosts NAME` there; {doctor} looks up all names on all hosts",
+        "{host} cannot resolve a name: run `getent hosts NAME` on it; {doctor} resolves all names on all hosts",
     ),
     FailureHint(
         r"no socket interface found|Bootstrap : no|ncclInternalError|NCCL error.*(unhandled system|invalid usage)",
-        "NCCL finds no way: NCCL_DEBUG=INFO says which interface it took; {doctor} looks at variables and limits",
+        "NCCL cannot connect: NCCL_DEBUG=INFO prints the interface it uses; {doctor} checks variables and limits",
     ),
     FailureHint(
         r"connectFullMesh|(gloo|NCCL|TCPStore|c10d|socket\.cpp).*(No route to host|timed out|unreachable)",
-        "the hosts do not reach each other on the interface that was taken: {doctor} tries each way",
+        "the hosts cannot connect on the interface in use: {doctor} tests each connection",
     ),
     FailureHint(
         r"Address already in use|EADDRINUSE",
-        "the script chose that port by itself: take MASTER_PORT, which muster has found free",
+        "the script uses a fixed port: use MASTER_PORT, a free port chosen by muster",
     ),
     FailureHint(
         r"EOFError: EOF when reading a line|bdb\.BdbQuit",
-        "of several ranks each finds an empty stdin, and so does one without a terminal (-d, a job in the queue); "
-        "`--stdin 0` has rank 0 read this terminal",
+        "stdin is /dev/null if there are several ranks or no terminal (-d, a queued job); "
+        "use `--stdin 0` to let rank 0 read this terminal",
     ),
     FailureHint(
         r"ModuleNotFoundError: No module named",
-        "install it for the Python of the ranks, or choose another one: `--python`, `--setup`",
+        "install it for the Python of the ranks, or choose another Python with `--python` or `--setup`",
     ),
 )
 """The first match is used."""

@@ -22,8 +22,8 @@ def versions(cluster: ClusterFacts) -> Iterator[Finding]:
     for what, read in _VERSIONS.items():
         found = by_value((host, str(value)) for host, facts in with_torch.items() if (value := read(facts)) != "")
         for host in odd(found):
-            why = "ranks hang or disagree"
-            yield Finding("error", host, f"{what}: {differ(found)}", why, "the same environment on all")
+            why = "ranks hang or compute different results"
+            yield Finding("error", host, f"{what}: {differ(found)}", why, "use the same environment on all hosts")
 
 
 _VERSIONS: Mapping[str, Callable[[Facts], Any]] = {
@@ -31,7 +31,7 @@ _VERSIONS: Mapping[str, Callable[[Facts], Any]] = {
     "CUDA of torch differs": lambda facts: facts["torch"]["cuda"],
     "NCCL differs": lambda facts: facts["torch"]["nccl"],
     "Python differs": lambda facts: ".".join(facts["python"].split(".")[:2]),
-    "the driver differs": lambda facts: _drivers(facts),
+    "driver differs": lambda facts: _drivers(facts),
 }
 
 
@@ -44,18 +44,18 @@ def torch_import(cluster: ClusterFacts) -> Iterator[Finding]:
     for host, facts in cluster.facts.items():
         torch = facts["torch"]
         if "hangs" in torch:
-            found = f"`import torch` was not done after {torch['hangs']:.0f} s"
-            yield Finding("error", host, found, "no rank starts", "see the disk on which it lies")
+            found = f"`import torch` did not finish within {torch['hangs']:.0f}s"
+            yield Finding("error", host, found, "no rank can start", "check the disk that holds torch")
         elif "error" in torch:
-            do = f"install it there: {facts['executable']} -m pip install torch"
+            do = f"install it: {facts['executable']} -m pip install torch"
             yield Finding("error", host, f"`import torch` fails: {torch['error']}", "no rank can start", do)
         elif torch["first"] > SLOW_IMPORT:
             yield Finding(
                 "warning",
                 host,
-                f"`import torch` takes {torch['first']:.0f} s, and {torch['again']:.0f} s again",
-                "a shared file system with many small files; every start waits for that",
-                "an environment on a local disk, or in one file (squashfs)",
+                f"`import torch` takes {torch['first']:.0f}s, and {torch['again']:.0f}s the second time",
+                "delays every start; typical of many small files on a shared file system",
+                "put the environment on a local disk, or into one file (squashfs)",
             )
 
 
@@ -69,26 +69,26 @@ def gpus(cluster: ClusterFacts) -> Iterator[Finding]:
             yield Finding(
                 "error",
                 host,
-                f"it has {plural(counts[host], 'GPU')}, and others {most}",
-                "it gets fewer ranks, or ranks without a GPU",
-                "`nvidia-smi` there; a GPU that fell off the bus comes back by a restart",
+                f"{plural(counts[host], 'GPU')}, other hosts have {most}",
+                "the host gets fewer ranks, or ranks without a GPU",
+                "run `nvidia-smi` on it; a GPU that fell off the bus returns after a reboot",
             )
         if "error" in smi or "hangs" in smi:
-            how = f"fails: {smi['error']}" if "error" in smi else f"has said nothing after {smi['hangs']:.0f} s"
+            how = f"fails: {smi['error']}" if "error" in smi else f"printed nothing within {smi['hangs']:.0f}s"
             yield Finding(
                 "error",
                 host,
                 f"nvidia-smi {how}",
-                "the driver, or a GPU, does not work",
-                "`dmesg` there, for `NVRM` and `Xid`; after an update of the driver the machine must be restarted",
+                "the driver or a GPU does not work",
+                "search `dmesg` for `NVRM` and `Xid`; reboot after a driver update",
             )
         elif torch is not None and torch < counts[host]:
             yield Finding(
                 "error",
                 host,
                 f"torch sees {torch} of {plural(counts[host], 'GPU')}",
-                "ranks without a GPU compute on cores, or end",
-                "a torch without CUDA, a driver that is too old for it, or CUDA_VISIBLE_DEVICES",
+                "ranks without a GPU run on the CPU, or fail",
+                "install torch with CUDA, update the driver, or check CUDA_VISIBLE_DEVICES",
             )
         for gpu in smi.get("gpus", ()):
             used = gpu.get("memory.used", "")
@@ -97,8 +97,8 @@ def gpus(cluster: ClusterFacts) -> Iterator[Finding]:
                     "warning",
                     host,
                     f"GPU {gpu['index']} has {int(used) // 1024} GiB in use",
-                    "somebody else is on it, or a run has left something behind",
-                    f"`muster clean -H {host}`, or `nvidia-smi` there",
+                    "another user, or an orphaned process of a run, uses it",
+                    f"run `muster clean -H {host}`, or `nvidia-smi` on the host",
                 )
 
 
@@ -111,8 +111,8 @@ def shared_memory(cluster: ClusterFacts) -> Iterator[Finding]:
                 "error" if total < SMALL_SHM else "warning",
                 host,
                 f"/dev/shm has {total // (1 << 20)} MiB",
-                "DataLoader workers and NCCL exchange data there, and die of SIGBUS when it is full",
-                "in a container `--shm-size=8g`, or `--ipc=host`",
+                "DataLoader workers and NCCL exchange data there, and crash with SIGBUS when it is full",
+                "start the container with `--shm-size=8g` or `--ipc=host`",
             )
 
 
@@ -122,32 +122,36 @@ def limits(cluster: ClusterFacts) -> Iterator[Finding]:
         files, processes = facts["limits"]["open files"], facts["limits"]["processes"]
         if 0 <= files < 1024:
             yield Finding(
-                "warning", host, plural(files, "open file"), "each peer and worker takes some", "ulimit -n 65536"
+                "warning",
+                host,
+                f"limit of {plural(files, 'open file')}",
+                "each peer and worker needs some",
+                "raise it with `ulimit -n 65536`",
             )
         if 0 <= processes < 4096:
             yield Finding(
                 "warning",
                 host,
-                plural(processes, "process", "processes"),
-                "DataLoader workers count",
-                "ulimit -u 65536",
+                f"limit of {plural(processes, 'process', 'processes')}",
+                "DataLoader workers count against it",
+                "raise it with `ulimit -u 65536`",
             )
         locked = facts["limits"]["locked"]
         if facts.get("infiniband") and 0 <= locked < GIB:
             yield Finding(
                 "error",
                 host,
-                f"{locked >> 10} KiB of memory may be locked, and there is InfiniBand ({facts['infiniband'][0]})",
+                f"limit of {locked >> 10} KiB of locked memory, with InfiniBand ({facts['infiniband'][0]})",
                 "RDMA locks its buffers: NCCL fails with `unhandled system error`",
-                "`memlock unlimited` in limits.conf, and LimitMEMLOCK of sshd or slurmd",
+                "set `memlock unlimited` in limits.conf, and LimitMEMLOCK of sshd or slurmd",
             )
         if facts.get("kills_user_processes"):
             yield Finding(
                 "warning",
                 host,
                 "KillUserProcesses=yes in logind.conf",
-                "a run with -d ends when you log out there",
-                "`loginctl enable-linger`",
+                "detached runs (-d) are killed when you log out of the host",
+                "run `loginctl enable-linger`",
             )
 
 
@@ -159,9 +163,9 @@ def clocks(cluster: ClusterFacts) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 host,
-                f"its clock is {abs(ahead):.1f} s {'ahead' if ahead > 0 else 'behind'}",
+                f"its clock is {abs(ahead):.1f}s {'ahead' if ahead > 0 else 'behind'}",
                 "logs of several hosts cannot be compared, and some file systems lose writes",
-                "chrony or ntpd on all hosts",
+                "run chrony or ntpd on all hosts",
             )
 
 
@@ -174,18 +178,18 @@ def variables(cluster: ClusterFacts) -> Iterator[Finding]:
                 yield Finding(
                     "warning",
                     host,
-                    f"{name}={env[name]} is set for everybody",
-                    "a script that is started without a launcher believes it",
-                    "take it out of .bashrc or the profile there",
+                    f"{name}={env[name]} is set in the environment",
+                    "a script started without a launcher uses it",
+                    "remove it from .bashrc or the profile on the host",
                 )
         for name, fits in (("NCCL_SOCKET_IFNAME", _nccl_finds), ("GLOO_SOCKET_IFNAME", _gloo_finds)):
             if env.get(name) and not fits(env[name], own):
                 yield Finding(
                     "error",
                     host,
-                    f"{name}={env[name]}, and there is no such interface (there are {', '.join(sorted(own))})",
-                    "ranks find no way to each other",
-                    "leave it out: muster names the interface that works",
+                    f"{name}={env[name]}: no such interface (interfaces: {', '.join(sorted(own))})",
+                    "ranks cannot connect to each other",
+                    "unset it: muster sets the interface that works",
                 )
 
 
@@ -209,17 +213,17 @@ def cores(cluster: ClusterFacts) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 host,
-                f"only 1 of {facts['all_cores']} cores may be used",
+                f"only 1 of {facts['all_cores']} cores is available",
                 "all ranks and their workers share it",
-                "ask the scheduler for more (`--cpus-per-task`), or see `taskset`",
+                "request more cores from the scheduler (`--cpus-per-task`), or check `taskset`",
             )
         threads = facts["env"].get("OMP_NUM_THREADS", "")
         if threads and not (threads.isdigit() and 0 < int(threads) <= facts["cores"]):
-            few = f"and it has {plural(facts['cores'], 'core')}" if threads.isdigit() else "which is no number"
+            few = f"on {plural(facts['cores'], 'core')}" if threads.isdigit() else "which is not a number"
             yield Finding(
                 "warning",
                 host,
-                f"OMP_NUM_THREADS={threads} is set for everybody, {few}",
-                "each rank starts so many threads, and they wait for each other",
-                "leave it out: muster shares the cores among the ranks",
+                f"OMP_NUM_THREADS={threads} is set in the environment, {few}",
+                "each rank starts that many threads, which compete for cores",
+                "unset it: muster divides the cores among the ranks",
             )

@@ -22,25 +22,25 @@ def slow_names(cluster: ClusterFacts) -> Iterator[Finding]:
                 yield Finding(
                     "error",
                     host,
-                    f"looking up {name} takes {took:.1f} s",
-                    "each connection between ranks waits for that",
-                    "a line for each host in /etc/hosts, or `hosts: files` in /etc/nsswitch.conf",
+                    f"resolving {name} takes {took:.1f}s",
+                    "delays each connection between ranks",
+                    "add a line for each host to /etc/hosts, or set `hosts: files` in /etc/nsswitch.conf",
                 )
             elif "error" in told:
                 yield Finding(
                     "warning",
                     host,
-                    f"{name} is no name there: {told['error']}",
-                    "launchers that hand over names (mpirun, deepspeed, Ray) fail; muster hands over addresses",
-                    "a line for each host in /etc/hosts",
+                    f"cannot resolve {name}: {told['error']}",
+                    "launchers that pass host names (mpirun, deepspeed, Ray) fail; muster passes addresses",
+                    "add a line for each host to /etc/hosts",
                 )
             elif told["seconds"] > SLOW_NAME:
                 yield Finding(
                     "warning",
                     host,
-                    f"looking up {name} takes {told['seconds']:.2f} s",
-                    "each connection between ranks waits for that",
-                    "a line for each host in /etc/hosts",
+                    f"resolving {name} takes {told['seconds']:.2f}s",
+                    "delays each connection between ranks",
+                    "add a line for each host to /etc/hosts",
                 )
 
 
@@ -52,9 +52,9 @@ def slow_refusals(cluster: ClusterFacts) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 host,
-                f"a name or address that no file has takes {took:.1f} s to be refused",
-                "a server for names does not answer, and torch looks up addresses backwards",
-                "see /etc/resolv.conf there; or `hosts: files` in /etc/nsswitch.conf",
+                f"resolving an unknown name or address takes {took:.1f}s to fail",
+                "a DNS server does not answer, and torch does reverse lookups",
+                "check /etc/resolv.conf, or set `hosts: files` in /etc/nsswitch.conf",
             )
 
 
@@ -70,8 +70,10 @@ def ambiguous_names(cluster: ClusterFacts) -> Iterator[Finding]:
         wrong = [host for told, hosts in answers.items() if not real & set(told.split(", ")) for host in hosts]
         # names of another kind, such as ssh's own, are not among the addresses that the machine reports
         for host in wrong if wrong and len(wrong) < sum(map(len, answers.values())) else odd(answers):
-            why = "hosts that look for it find different machines"
-            yield Finding("error", host, f"{name} means {differ(answers)}", why, "one /etc/hosts for all")
+            why = "hosts connect to different machines by that name"
+            yield Finding(
+                "error", host, f"{name} resolves to {differ(answers)}", why, "use the same /etc/hosts on all hosts"
+            )
 
 
 def own_name(cluster: ClusterFacts) -> Iterator[Finding]:
@@ -82,18 +84,18 @@ def own_name(cluster: ClusterFacts) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 host,
-                f"its own name has no address: {facts['own']['error']}",
-                "gloo looks it up, and fails; muster names the interface instead",
-                "a line for it in /etc/hosts there",
+                f"cannot resolve its own hostname: {facts['own']['error']}",
+                "gloo fails to resolve it; muster sets the interface instead",
+                "add a line for it to /etc/hosts",
             )
         if len(cluster.facts) > 1 and any(address.startswith("127.") for address in addresses):
             yield Finding(
                 "warning",
                 host,
-                f"its own name means {', '.join(addresses)}",
-                "gloo and some launchers tell others to connect there, and these reach themselves; muster names the "
+                f"its own hostname resolves to {', '.join(addresses)}",
+                "gloo and some launchers advertise it, so other hosts connect to themselves; muster sets the "
                 "interface instead",
-                f"remove the line with 127.0.1.1 from /etc/hosts of {host}, or give the name its real address",
+                f"remove the line with 127.0.1.1 from /etc/hosts of {host}, or set the real address of the name",
             )
 
 
@@ -110,8 +112,8 @@ def connections(cluster: ClusterFacts) -> Iterator[Finding]:
                 "error",
                 worst,
                 f"{words}: {broken.pop(pair)}",
-                "ranks connect to each other on ports that the kernel chooses",
-                "let TCP through between the nodes, on all ports from 1024 on",
+                "ranks connect to each other on ephemeral ports",
+                "allow TCP between the nodes, on all ports from 1024",
             )
 
 
@@ -121,8 +123,8 @@ def mtu(cluster: ClusterFacts) -> Iterator[Finding]:
         (host, facts["mtus"][name]) for host, facts in cluster.facts.items() for name, _ in facts["interfaces"][:1]
     )
     for host in odd(sizes):
-        why = "large messages may be lost without a word"
-        yield Finding("warning", host, f"MTU differs: {differ(sizes)}", why, "one MTU for all")
+        why = "large messages may be lost silently"
+        yield Finding("warning", host, f"MTU differs: {differ(sizes)}", why, "set the same MTU on all hosts")
 
 
 def gloo_interface(facts: Facts) -> str:
@@ -161,9 +163,9 @@ def interfaces(cluster: ClusterFacts) -> Iterator[Finding]:
                 yield Finding(
                     "warning",
                     host,
-                    f"{library} takes {chosen} ({ways[chosen]}) by itself, and no other host is in that network",
-                    "started without muster ranks find no way to each other; muster names the interface that works",
-                    f"{variable}, with the name of the interface that the others reach",
+                    f"{library} uses {chosen} ({ways[chosen]}) by default, and no other host is in that network",
+                    "without muster, ranks cannot connect to each other; muster sets the interface that works",
+                    f"set {variable} to the interface that the other hosts reach",
                 )
 
 

@@ -16,4 +16,6 @@ def preflight(facts: Mapping[str, Facts], env: Mapping[str, str]) -> list[str]:
     known = {host: {**told, "env": {**told["env"], **env}} for host, told in facts.items()}
     cluster = ClusterFacts(known, {}, {}, "", {}, {})
     found = [finding for check in CHECKS if check.cheap for finding in check.run(cluster)]
-    return [f"{one.host}: {one.summary}: {one.impact}; {one.remedy}" for one in found if one.level == "error"]
+    return [
+        f"warning: {one.host}: {one.summary}: {one.impact}\nhint: {one.remedy}" for one in found if one.level == "error"
+    ]

@@ -19,8 +19,8 @@ def scheduler(cluster: ClusterFacts) -> Iterator[Finding]:
         yield Finding(
             "warning",
             next(iter(cluster.facts), name),
-            f"{name} does not answer: {cluster.scheduler_silent}",
-            "nothing can be handed in, and states of jobs are unknown",
+            f"no answer from {name}: {cluster.scheduler_silent}",
+            "jobs cannot be submitted, and their states are unknown",
             remedies.silent,
         )
     for node, count in cluster.gres.items():
@@ -29,8 +29,8 @@ def scheduler(cluster: ClusterFacts) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 node,
-                f"{name} has {plural(count, 'GPU')} for it, and {there} are there",
-                "jobs get GPUs that are not there, or some are never used",
+                f"{name} is configured with {plural(count, 'GPU')}, the node has {there}",
+                "jobs are allocated GPUs that do not exist, or some are never used",
                 remedies.gpus,
             )
     for node, (state, reason) in cluster.nodes.items():
@@ -39,7 +39,7 @@ def scheduler(cluster: ClusterFacts) -> Iterator[Finding]:
             yield Finding(
                 "error",
                 node,
-                f"{name} holds it for {state}" + (f": {reason}" if reason else ""),
-                "no job starts there",
+                f"its state in {name} is {state}" + (f": {reason}" if reason else ""),
+                "no job starts on it",
                 remedies.node.format(node=node),
             )

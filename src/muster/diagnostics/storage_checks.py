@@ -15,44 +15,51 @@ def free_space(cluster: ClusterFacts) -> Iterator[Finding]:
                 yield Finding(
                     "error",
                     host,
-                    f"writing in {path} hangs",
-                    "logs and checkpoints stop, and whoever writes cannot be ended",
-                    "see the file server; `dmesg` there",
+                    f"writing to {path} hangs",
+                    "logs and checkpoints stop, and writing processes cannot be killed",
+                    "check the file server, and `dmesg` on the host",
                 )
             elif "error" in told:
                 yield Finding("error", host, f"{path}: {told['error']}", "ranks read and write there", "mount it")
             elif not told["writes"]:
                 why, full = told.get("why", ""), told.get("full", False)
-                do = "free some space there" if full else "choose another folder: --run-dir, --cwd"
+                do = "free some space there" if full else "choose another directory: --run-dir, --cwd"
                 # code may be in a read-only directory; run directories may not
                 level = "warning" if path == cluster.folder and not full else "error"
-                yield Finding(level, host, f"cannot write in {path}: {why}", "ranks read and write there", do)
+                yield Finding(level, host, f"cannot write to {path}: {why}", "ranks read and write there", do)
             elif told["free"] < GIB:
                 yield Finding(
                     "warning",
                     host,
-                    f"{path} has {told['free'] // (1 << 20)} MiB left",
-                    "a checkpoint that finds no room is lost",
+                    f"{told['free'] // (1 << 20)} MiB free in {path}",
+                    "a checkpoint that does not fit is lost",
                     "free some space there",
                 )
             elif told["files"] is not None and told["files"] < 10000:
-                yield Finding("warning", host, f"{path} has room for {told['files']} files", "as above", "delete some")
+                yield Finding(
+                    "warning",
+                    host,
+                    f"{told['files']} free inodes in {path}",
+                    "a checkpoint that does not fit is lost",
+                    "delete some files there",
+                )
 
 
 def temporary_files(cluster: ClusterFacts) -> Iterator[Finding]:
     """Check the temporary directories: external launchers use a file there, with the same path on all hosts."""
-    why = "launchers of others (torchrun, mpirun, …) are given a file there; compilers and workers want it too"
+    why = "external launchers (torchrun, mpirun, …), compilers and workers need it"
     usable = {host: facts["temporary"] for host, facts in cluster.facts.items() if "temporary" in facts}
     for host, found in usable.items():
         if not found:
-            do = "free some space in /tmp, or name another one by TMPDIR"
-            yield Finding("error", host, "no temporary directory can be written: /tmp, /var/tmp, /dev/shm", why, do)
+            do = "free some space in /tmp, or set TMPDIR"
+            yield Finding("error", host, "no writable temporary directory: /tmp, /var/tmp, /dev/shm", why, do)
         elif "/tmp" not in found:
-            do = "free some space there, or see how it is mounted: `findmnt /tmp`"
-            yield Finding("warning", host, f"/tmp cannot be written; {found[0]} is used instead", why, do)
+            do = "free some space there, or check how it is mounted with `findmnt /tmp`"
+            yield Finding("warning", host, f"/tmp is not writable, using {found[0]}", why, do)
     if len(usable) > 1 and all(usable.values()) and not set.intersection(*map(set, usable.values())):
         host = next(iter(usable))
-        yield Finding("error", host, "no temporary directory can be written on all hosts", why, "TMPDIR, alike on all")
+        do = "set the same TMPDIR on all hosts"
+        yield Finding("error", host, "no temporary directory that is writable on all hosts", why, do)
 
 
 def directories(cluster: ClusterFacts) -> Iterator[Finding]:
@@ -61,7 +68,11 @@ def directories(cluster: ClusterFacts) -> Iterator[Finding]:
         told = facts["folders"].get(cluster.folder, {})
         if told.get("there") is False:
             yield Finding(
-                "error", host, f"there is no folder {cluster.folder}", "the ranks start there", "`--sync`, or mount it"
+                "error",
+                host,
+                f"directory not found: {cluster.folder}",
+                "ranks start there",
+                "use `--sync`, or mount it",
             )
     sharing = {host: bool(facts["shared"]) for host, facts in cluster.facts.items()}
     for host, shares in sharing.items():
@@ -69,7 +80,7 @@ def directories(cluster: ClusterFacts) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 host,
-                "it does not share the folder of runs, and others do",
-                "a shared folder that is not mounted there: checkpoints and data are missing too",
-                "`mount` there, or `--run-dir`",
+                "the run directory is not shared with this host, but with others",
+                "a shared file system is not mounted there: checkpoints and data are missing too",
+                "mount it, or use --run-dir",
             )

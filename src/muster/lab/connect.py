@@ -20,7 +20,7 @@ def main() -> int:
     folder, host, port = Folder(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     record = files.read_record(folder)
     if record is None:
-        print(f"muster: no lab is up in {folder.path}", file=sys.stderr)
+        print(f"error: no lab is up in {folder.path}", file=sys.stderr)
         return 1
     try:
         network = os.open(f"/proc/{record['keeper'][0]}/ns/net", os.O_RDONLY)
@@ -30,7 +30,7 @@ def main() -> int:
         with socket.socket(fileno=os.dup(1)) as ssh:
             socket.send_fds(ssh, [b"\0"], [connection.fileno()])
     except OSError as error:
-        print(f"muster: {host} port {port} of the lab cannot be reached: {error}", file=sys.stderr)
+        print(f"error: cannot connect to {host} port {port} of the lab: {error}", file=sys.stderr)
         return 1
     return 0
 

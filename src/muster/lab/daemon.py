@@ -109,7 +109,7 @@ class LabDaemon:
             os.makedirs(self.folder.cgroups, exist_ok=True)
             namespaces.mount("cgroup", self.folder.cgroups, "cgroup", 0, "freezer")
         except OSError as error:
-            self.record["notes"].append(f"Slurm tracks processes by parent ids: no cgroup freezer here ({error})")
+            self.record["notes"].append(f"no cgroup freezer here ({error}); Slurm tracks processes by parent PID")
             return "proctrack/linuxproc", ""
         os.makedirs(self.groups, exist_ok=True)
         return "proctrack/cgroup", self.groups
@@ -198,13 +198,13 @@ class LabDaemon:
             self._read(0.02)
             ended = [line for name in self.hosts for line in self.hosts[name].lines]
             if ended or time.monotonic() > end:
-                what = f"{ended[0]['ended']} ended with status {ended[0]['status']}" if ended else None
+                what = f"{ended[0]['ended']} exited with status {ended[0]['status']}" if ended else None
                 service = ended[0]["ended"] if ended else service
                 host = ended[0]["host"] if ended else host
                 words = files.last_lines(self.folder.log(host, service))
                 raise ControlError(
-                    f"the lab did not come up: on {host} {what or f'{service} did not answer within {within:g} s'}",
-                    f"the last lines of {service}'s log:\n{words}",
+                    f"cannot start the lab: {host}: {what or f'{service} did not answer within {within:g}s'}",
+                    f"last lines of the {service} log:\n{words}",
                 )
 
     def _wait_until_up(self, end: float) -> None:
@@ -262,7 +262,7 @@ class LabDaemon:
                 raise (
                     no_network(OSError(message["error"]))
                     if message["network"]
-                    else ControlError(f"host {host} of the lab: {message['error']}", f"see {self.folder.keeper_log}")
+                    else ControlError(f"lab host {host}: {message['error']}", f"see {self.folder.keeper_log}")
                 )
             else:
                 return message["ok"]
@@ -272,7 +272,7 @@ class LabDaemon:
         while not data.endswith(b"\n"):
             got = alive.channel.recv(1)
             if not got:
-                raise ControlError(f"host {host} of the lab ended while it was asked", f"see {self.folder.keeper_log}")
+                raise ControlError(f"lab host {host} exited during a request", f"see {self.folder.keeper_log}")
             data += got
         message: dict[str, Any] = json.loads(data)
         return message
@@ -383,15 +383,15 @@ class LabDaemon:
 def no_namespaces(error: OSError) -> InvalidRequest:
     """Return the error for a kernel, or a container, that allows no namespaces."""
     return InvalidRequest(
-        f"the lab makes its hosts out of namespaces, and there are none to be had here ({error})",
-        "in a container: start it with `--privileged`; on a machine: the kernel must allow namespaces",
+        f"cannot create namespaces for the hosts of the lab ({error})",
+        "in a container: start it with `--privileged`; elsewhere: enable namespaces in the kernel",
     )
 
 
 def no_network(error: OSError) -> InvalidRequest:
     """Return the error for interfaces that cannot be created."""
     return InvalidRequest(
-        f"the lab needs a network of its own, and it cannot be made here ({error})",
+        f"cannot create the network of the lab ({error})",
         "in a container: start it with `--privileged`, or with `--cap-add NET_ADMIN --cap-add SYS_ADMIN`; the kernel "
         "needs the modules `bridge` and `veth`",
     )
@@ -429,7 +429,7 @@ def main() -> None:
     except MusterError as error:
         answer = {"error": error.sentence, "hint": error.hint, "impossible": isinstance(error, InvalidRequest)}
     except Exception as error:
-        words = f"the lab did not come up: {type(error).__name__}: {error}"
+        words = f"cannot start the lab: {type(error).__name__}: {error}"
         answer = {"error": words, "hint": None, "impossible": False}
         raise
     finally:

@@ -67,7 +67,7 @@ class Fault(NamedTuple):
 
 def _alive(keeper: LabControl, host: str) -> int:
     if host not in keeper.hosts:
-        raise InvalidRequest(f"{host} is down", "`muster lab fault clear` starts it again")
+        raise InvalidRequest(f"{host} is down", "start it again with `muster lab fault clear`")
     return keeper.hosts[host].pid
 
 
@@ -107,7 +107,7 @@ def _empty(keeper: LabControl, host: str) -> None:
 def _stall(keeper: LabControl, host: str) -> None:
     _alive(keeper, host)
     if not keeper.record["share"]:
-        raise InvalidRequest(f"{host} has no file system that can be stalled", "; ".join(keeper.record["notes"]))
+        raise InvalidRequest(f"{host} has no file system that supports stalling", "; ".join(keeper.record["notes"]))
     gate = os.open(keeper.folder.gate(host), os.O_RDONLY)
     fcntl.flock(gate, fcntl.LOCK_EX)
     keeper.gates[host] = gate
@@ -175,27 +175,27 @@ def _slurmctld_up(keeper: LabControl, host: str) -> None:
 
 
 FAULTS: Mapping[str, Fault] = {
-    "partition": Fault("no packet comes to the host or leaves it", _disconnect, _reconnect),
+    "partition": Fault("the host sends and receives no packets", _disconnect, _reconnect),
     "slow-dns": Fault(
-        "look-ups of names that no file has time out, as reverse ones do on many clusters",
+        "DNS lookups time out, as reverse lookups do on many clusters; names in /etc/hosts resolve",
         _slow_names,
         lambda keeper, host: _slow_names(keeper, host, False),
     ),
     "loopback-name": Fault(
-        "the host's own name means 127.0.1.1 to itself, as some installers write it",
+        "the host's own name resolves to 127.0.1.1, as some installers configure it",
         _loopback_name,
         lambda keeper, host: _loopback_name(keeper, host, False),
     ),
     "full-disk": Fault(
-        "no byte is free on the host's own file systems: scratch, /tmp, /var/tmp; with --no-shared-home also its home",
+        "the host's local file systems are full: scratch, /tmp, /var/tmp; with --no-shared-home also its home",
         _fill,
         _empty,
     ),
-    "stall": Fault("writes to the folder `share` hang on this host, and cannot be killed", _stall, _release),
+    "stall": Fault("writes to the directory `share` hang on this host, and cannot be killed", _stall, _release),
     "freeze": Fault(
         "all processes of the host are stopped (SIGSTOP)", _signal_all(signal.SIGSTOP), _signal_all(signal.SIGCONT)
     ),
-    "crash": Fault("all processes of the host are killed at once; the undo starts it again", _crash, _boot),
+    "crash": Fault("all processes of the host are killed at once; `clear` starts it again", _crash, _boot),
     "drop-ssh": Fault("all ssh connections to the host break, and new ones are refused", _drop_ssh, _ssh_again),
-    "slurmctld-down": Fault("the controller of Slurm is killed", _slurmctld_down, _slurmctld_up, of_host=False),
+    "slurmctld-down": Fault("slurmctld is killed", _slurmctld_down, _slurmctld_up, of_host=False),
 }

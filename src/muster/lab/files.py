@@ -73,7 +73,7 @@ def write(folder: Folder, shape: Shape, tracks: str, slurm: Mapping[str, str]) -
         words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "muster-lab", "-f", f"{folder.ssh}/{name}"]
         done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if done.returncode != 0:
-            raise ControlError(f"ssh-keygen could not make a key in {folder.ssh}: {done.stderr.strip()}")
+            raise ControlError(f"ssh-keygen failed to create a key in {folder.ssh}: {done.stderr.strip()}")
     host_key, roots, guests = (
         Path(f"{folder.ssh}/{name}.pub").read_text() for name in ("host_key", "id_root", f"id_{SECOND_USER}")
     )
@@ -128,10 +128,10 @@ def last_lines(path: str, count: int = 8) -> str:
 
 
 _IN_DIRECTORY = """cd "$0" 2>/dev/null && exec "$@"
-echo "muster: $(uname -n) has no directory $0 that this user may enter" >&2
+echo "error: $(uname -n): cannot enter directory $0" >&2
 case $0 in /tmp/*|/var/tmp/*)
-  echo "hint: each host of the lab has a /tmp and a /var/tmp of its own, as real machines do; work in a directory" \\
-    "that they share, such as your home, or let them share this one: muster lab up --share $0" >&2
+  echo "hint: /tmp and /var/tmp are local to each host of the lab; use a shared directory, such as your home," \\
+    "or share this one: muster lab up --share $0" >&2
 esac
 exit 2
 """

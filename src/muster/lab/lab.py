@@ -81,7 +81,7 @@ class Lab:
         requirements.check()
         for path in self.shared:
             if not os.path.isdir(path):
-                raise InvalidRequest(f"there is no directory {path} that the hosts could share", "make it first")
+                raise InvalidRequest(f"--share: directory not found: {path}", "create it first")
         if not self._given:
             _sweep()
             self.folder = Folder(tempfile.mkdtemp(prefix=_FRESH, dir=os.path.dirname(USUAL)))
@@ -98,8 +98,8 @@ class Lab:
                         continue  # the directory is gone, and the lock with it
                     if os.listdir(self.folder.path):
                         raise InvalidRequest(
-                            f"{self.folder.path} is not empty, and is no lab's",
-                            "name another folder, or empty that one",
+                            f"{self.folder.path} is not empty, and not the directory of a lab",
+                            "choose another directory with --lab-dir, or empty this one",
                         )
                     self._start(owned, lock)
                     return True
@@ -114,13 +114,13 @@ class Lab:
         there = Shape(**record["shape"]) if record else self.shape
         if there != self.shape:
             raise InvalidRequest(
-                f"a lab is up already, of {in_words(there)}, and one of {in_words(self.shape)} was asked for",
-                "`muster lab down` first",
+                f"a lab with {in_words(there)} is already up, requested: {in_words(self.shape)}",
+                "run `muster lab down` first",
             )
         missing = [path for path in self.shared if record and path not in record["shared"]]
         if missing:
             raise InvalidRequest(
-                f"a lab is up already, and its hosts do not share {', '.join(missing)}", "`muster lab down` first"
+                f"a lab is already up, and its hosts do not share {', '.join(missing)}", "`muster lab down` first"
             )
 
     def _start(self, owned: bool, lock: int) -> None:
@@ -131,7 +131,7 @@ class Lab:
                 line = told.readline()
             if not line:
                 words_of_it = files.last_lines(self.folder.keeper_log)
-                raise ControlError("the lab did not come up: its keeper ended", f"its last words:\n{words_of_it}")
+                raise ControlError("cannot start the lab: its daemon exited", f"last lines of its log:\n{words_of_it}")
             answer = json.loads(line)
             if "error" in answer:
                 kind = InvalidRequest if answer["impossible"] else ControlError
@@ -189,7 +189,7 @@ class Lab:
             if lock < 0:
                 return False
             if files.read_record(self.folder) is None and os.listdir(self.folder.path):
-                raise InvalidRequest(f"{self.folder.path} is no lab's folder", "it is left as it is")
+                raise InvalidRequest(f"not the directory of a lab: {self.folder.path}", "it is left unchanged")
             self._clear()
         return True
 
@@ -210,13 +210,13 @@ class Lab:
                     break
             else:
                 raise ControlError(
-                    "the lab did not end: "
+                    "cannot stop the lab: "
                     + ", ".join(
                         f"process {pid} ({namespaces.waits_in(pid)})"
                         for pid, at in processes
                         if procfs.still_lives(pid, at)
                     ),
-                    "these were killed and still live; they wait in the kernel",
+                    "these processes were killed, but are blocked in the kernel",
                 )
         files.clear_away(self.folder)
 
@@ -266,8 +266,8 @@ class Lab:
         lab = cls(folder=folder)
         state = lab.state()
         if state != "up":
-            half = "a lab was begun here, and is not up" if state == "half-made" else "no lab is up"
-            raise InvalidRequest(half, "`muster lab up` makes one")
+            half = "the lab is only partly up" if state == "half-made" else "no lab is up"
+            raise InvalidRequest(half, "start one with `muster lab up`")
         record = files.read_record(lab.folder) or {}
         lab.shape, lab.slurm = Shape(**record["shape"]), record["slurm"]
         return lab
@@ -318,9 +318,9 @@ class Lab:
         self._check(host)
         living = self.status()["hosts"]
         if host not in living:
-            raise InvalidRequest(f"{host} is down", "`muster lab fault clear` starts it again")
+            raise InvalidRequest(f"{host} is down", "start it again with `muster lab fault clear`")
         if user is not None and user not in (SECOND_USER, "root"):
-            raise InvalidRequest(f"the lab has no user {user}", f"it has root and {SECOND_USER}")
+            raise InvalidRequest(f"the lab has no user {user}", f"its users are root and {SECOND_USER}")
         return files.enter(living[host], cwd or os.getcwd(), user if user != "root" else None, list(argv))
 
     def environment(self, user: str | None = None) -> dict[str, str]:
@@ -382,20 +382,20 @@ class Lab:
             if process.poll() is not None:
                 break
             time.sleep(0.005)
-        raise ProcessLookupError(f"nothing runs in the lab for process {process.pid}")
+        raise ProcessLookupError(f"process {process.pid} runs nothing in the lab")
 
     # faults
 
     def fault(self, name: str, host: str = "") -> None:
         """Inject a fault, one of `FAULTS`. `host` is required for faults of a host."""
         if name not in FAULTS:
-            raise InvalidRequest(f"there is no fault `{name}`", "there are: " + ", ".join(FAULTS))
+            raise InvalidRequest(f"unknown fault: `{name}`", "known faults: " + ", ".join(FAULTS))
         if FAULTS[name].of_host:
             if not host:
-                raise InvalidRequest(f"`{name}` is the fault of a host", f"name one: {', '.join(self.hosts)}")
+                raise InvalidRequest(f"fault `{name}` requires a host", f"hosts of the lab: {', '.join(self.hosts)}")
             self._check(host)
         elif host:
-            raise InvalidRequest(f"`{name}` is a fault of the whole lab, not of {host}", "leave the host out")
+            raise InvalidRequest(f"fault `{name}` affects the whole lab, and takes no host", f"leave out {host}")
         self._ask("fault", name=name, host=host)
 
     def clear(self, name: str = "", host: str = "", settle: bool = True) -> list[tuple[str, str]]:
@@ -407,7 +407,7 @@ class Lab:
 
     def _check(self, host: str) -> None:
         if host not in self.hosts:
-            raise InvalidRequest(f"the lab has no host {host}", f"it has {', '.join(self.hosts)}")
+            raise InvalidRequest(f"the lab has no host {host}", f"hosts of the lab: {', '.join(self.hosts)}")
 
     def _ask(self, what: str, **more: Any) -> Any:
         """Send a request to the daemon. Raises `InvalidRequest` with its message."""
@@ -419,11 +419,11 @@ class Lab:
                 line = connection.makefile().readline()
             except OSError as error:
                 raise ControlError(
-                    f"the lab does not answer: {processes.reason(error)}", "`muster lab down` clears it away"
+                    f"no answer from the lab: {processes.reason(error)}", "remove it with `muster lab down`"
                 ) from None
         if not line:
             raise ControlError(
-                "the lab's keeper ended", f"see {self.folder.keeper_log}; `muster lab down` clears it away"
+                "the daemon of the lab exited", f"see {self.folder.keeper_log}; remove the lab with `muster lab down`"
             )
         answer = json.loads(line)
         if "error" in answer:
@@ -434,7 +434,7 @@ class Lab:
 def in_words(shape: Shape) -> str:
     """Return a description such as `3 nodes, each with 8 cores and 4 GPUs`."""
     nodes = f"{shape.nodes} node{'s' if shape.nodes != 1 else ''}"
-    gpus = f"{shape.gpus} GPU{'s' if shape.gpus != 1 else ''}" if shape.gpus else "no GPU"
+    gpus = f"{shape.gpus} GPU{'s' if shape.gpus != 1 else ''}" if shape.gpus else "no GPUs"
     home = "" if shape.shared_home else ", no shared home"
     return f"{nodes}, each with {shape.cpus} core{'s' if shape.cpus != 1 else ''} and {gpus}{home}"
 

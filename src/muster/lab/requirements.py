@@ -54,8 +54,8 @@ def check_root() -> None:
     """Raise `InvalidRequest` unless this process is root."""
     if os.geteuid() != 0:
         raise InvalidRequest(
-            f"the lab makes network namespaces and mounts, which only root may do, and you are user {os.geteuid()}",
-            f"sudo {os.path.abspath(sys.argv[0])} lab …" if sys.argv[0].endswith("muster") else "call it by sudo",
+            f"the lab requires root to create network namespaces and mounts, and this is user {os.geteuid()}",
+            f"sudo {os.path.abspath(sys.argv[0])} lab …" if sys.argv[0].endswith("muster") else "run it with sudo",
         )
 
 
@@ -63,14 +63,14 @@ def check() -> None:
     """Raise `InvalidRequest` if a lab cannot run here, as far as can be checked without starting one."""
     if sys.platform != "linux":
         raise InvalidRequest(
-            f"the lab is made of Linux namespaces, and this is {sys.platform}", "try it on a Linux machine"
+            f"the lab requires Linux namespaces, and this is {sys.platform}", "run it on a Linux machine"
         )
     check_root()
     packages = [package for package in missing() if package not in OPTIONAL]
     if packages:
         raise InvalidRequest(
-            f"the lab needs {', '.join(packages)}, not installed here",
-            "`muster lab install`" if _is_debian() else "install what has these programs: " + _programs(packages),
+            f"the lab requires packages that are not installed: {', '.join(packages)}",
+            "run `muster lab install`" if _is_debian() else "install the programs " + _programs(packages),
         )
 
 
@@ -79,18 +79,18 @@ def why_no_share() -> str:
     if not os.path.exists("/dev/fuse"):
         return "no /dev/fuse here"
     if FUSE_PACKAGE in missing():
-        return f"{FUSE_PACKAGE} is not installed; `muster lab install` does it"
+        return f"{FUSE_PACKAGE} is not installed; install it with `muster lab install`"
     if find_spec("mfusepy") is None:
-        return f"the Python package mfusepy is not installed; `{sys.executable} -m pip install mfusepy` does it"
+        return f"mfusepy is not installed; install it with `{sys.executable} -m pip install mfusepy`"
     return ""
 
 
 def notes() -> list[str]:
     """Return what a lab on this machine lacks, as sentences."""
     why = why_no_share()
-    found = [f"`fault stall` cannot be had: {why}"] if why else []
+    found = [f"`muster lab fault stall` is not available: {why}"] if why else []
     if PDSH_PACKAGE in missing():
-        found.append(f"no {PDSH_PACKAGE} on the hosts: it is not installed; `muster lab install` does it")
+        found.append(f"{PDSH_PACKAGE} is not installed; install it with `muster lab install`")
     return found
 
 
@@ -110,8 +110,8 @@ def install() -> list[str]:
         return []
     if not _is_debian():
         raise InvalidRequest(
-            "packages can be installed on Debian and Ubuntu only, and there is no apt-get here",
-            "install what has these programs: " + _programs(packages),
+            "`muster lab install` requires apt-get (Debian, Ubuntu)",
+            "install the programs " + _programs(packages),
         )
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "PATH": PATH}
     ours = not os.path.lexists(POLICY)
@@ -126,7 +126,7 @@ def install() -> list[str]:
             if done.returncode != 0:
                 last = "\n".join(f"    {line}" for line in (done.stdout + done.stderr).strip().splitlines()[-6:])
                 raise ControlError(
-                    f"`{' '.join(argv)}` ended with status {done.returncode}", f"its last words:\n{last}"
+                    f"`{' '.join(argv)}` failed with exit status {done.returncode}", f"its last output:\n{last}"
                 )
     finally:
         if ours:

@@ -46,13 +46,11 @@ class Shape(NamedTuple):
     def check(self) -> None:
         """Raise `InvalidRequest` if a lab of this size is not possible."""
         if not 1 <= self.nodes <= MOST:
-            raise InvalidRequest(
-                f"a lab has 1 to {MOST} nodes, and {self.nodes} were asked for", "name another `--nodes`"
-            )
+            raise InvalidRequest(f"--nodes {self.nodes}: a lab has 1 to {MOST} nodes", "choose another --nodes")
         if not 0 <= self.gpus <= 16:
-            raise InvalidRequest(f"a node of a lab has 0 to 16 GPUs, and {self.gpus} were asked for", "see `--gpus`")
+            raise InvalidRequest(f"--gpus {self.gpus}: a lab node has 0 to 16 GPUs", "choose another --gpus")
         if not 1 <= self.cpus <= 1024:
-            raise InvalidRequest(f"a node of a lab has 1 to 1024 cores, and {self.cpus} were asked for", "see `--cpus`")
+            raise InvalidRequest(f"--cpus {self.cpus}: a lab node has 1 to 1024 cores", "choose another --cpus")
 
     @property
     def node_names(self) -> tuple[str, ...]:

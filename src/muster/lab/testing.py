@@ -45,4 +45,4 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     skipped = [report for report in terminalreporter.stats.get("skipped", []) if _SKIPPED in str(report.longrepr)]
     if skipped:
         why = str(skipped[0].longrepr).partition(f"{_SKIPPED}: ")[2].strip("')\n")
-        terminalreporter.write_line(f"{plural(len(skipped), 'test needs', 'tests need')} a lab; skipped: {why}")
+        terminalreporter.write_line(f"{plural(len(skipped), 'test')} skipped, a lab is required: {why}")

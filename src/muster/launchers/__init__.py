@@ -45,9 +45,9 @@ def make_plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     if not launcher.works(job):
         needs = f"add `{typed(launcher.schedulers[0])}`, or " if launcher.schedulers and not job.scheduler else ""
         hint = f"{needs}use `--launcher torchrun`"
-        raise InvalidRequest(f"--launcher {job.launcher} does not work here: it {launcher.says}", hint)
+        raise InvalidRequest(f"--launcher {job.launcher} is not available here: it {launcher.says}", hint)
     if job.launcher_args and not launcher.foreign:
-        raise InvalidRequest(f"--launcher-args: {job.launcher} is muster's own, and takes none", "leave them out")
+        raise InvalidRequest(f"--launcher-args: the built-in launcher {job.launcher} takes none", "leave them out")
     plan: Plan = import_module(f"muster.launchers.{launcher.module}").plan(job, nodes, run_id)
     return _in_runtime(plan)
 
@@ -79,21 +79,21 @@ def _in_runtime(plan: Plan) -> Plan:
 
 
 LAUNCHERS: dict[str, Launcher] = {
-    "fork": Launcher("fork", "forks ranks from one warmed interpreter a node", foreign=False),
-    "exec": Launcher("plain", "starts one plain process a rank", foreign=False),
-    "torchrun": Launcher("torchrun", "starts one torchrun a node"),
-    "launch": Launcher("torch_launch", "starts one `python -m torch.distributed.launch` a node"),
-    "spawn": Launcher("spawn", "spawns the ranks of a node by torch.multiprocessing"),
-    "srun": Launcher("srun", "starts one task of Slurm a rank", program="srun", transports=(), schedulers=("slurm",)),
-    "mpirun": Launcher("mpirun", "starts the ranks by Open MPI's or MPICH's mpirun", program="mpirun"),
-    "accelerate": Launcher("accelerate", "starts one `accelerate launch` a node", package="accelerate==1.15.0"),
-    "deepspeed": Launcher("deepspeed", "starts one `deepspeed` a node", package="deepspeed==0.19.8"),
+    "fork": Launcher("fork", "forks all ranks of a node from one preloaded interpreter", foreign=False),
+    "exec": Launcher("plain", "starts one interpreter per rank", foreign=False),
+    "torchrun": Launcher("torchrun", "starts one torchrun per node"),
+    "launch": Launcher("torch_launch", "starts one `python -m torch.distributed.launch` per node"),
+    "spawn": Launcher("spawn", "spawns the ranks of a node with torch.multiprocessing"),
+    "srun": Launcher("srun", "starts one Slurm task per rank", program="srun", transports=(), schedulers=("slurm",)),
+    "mpirun": Launcher("mpirun", "starts the ranks with mpirun of Open MPI or MPICH", program="mpirun"),
+    "accelerate": Launcher("accelerate", "starts one `accelerate launch` per node", package="accelerate==1.15.0"),
+    "deepspeed": Launcher("deepspeed", "starts one `deepspeed` per node", package="deepspeed==0.19.8"),
     "submitit": Launcher(
         "submitit",
-        "submits the ranks by an executor of submitit, the local one or that of Slurm",
+        "submits the ranks to the local or the Slurm executor of submitit",
         package="submitit==1.5.4",
         transports=("local",),
         schedulers=("slurm",),
     ),
-    "ray": Launcher("ray", "starts a cluster of Ray, and a TorchTrainer on it", package="ray[train]==2.60.0"),
+    "ray": Launcher("ray", "starts a Ray cluster, and runs the ranks in a TorchTrainer", package="ray[train]==2.60.0"),
 }

@@ -28,8 +28,8 @@ def rank_command(job: Job, tasks: bool = False) -> RankCommand:
     for option, value in (("--wrap", job.wrap), ("--preload", job.preload), ("--stdin", job.stdin is not None)):
         if value:
             raise InvalidRequest(
-                f"{option} needs ranks that muster starts itself, and {job.launcher} starts its own",
-                "use `--launcher exec`, or `fork`",
+                f"{option} is not supported with --launcher {job.launcher}, which starts the ranks itself",
+                "use `--launcher fork` or `--launcher exec`",
             )
     python = job.program.kind != "command"
     argv = python_argv(job) if python else job.program.argv
@@ -80,7 +80,7 @@ def on_head_node(
     if other:
         raise InvalidRequest(
             f"--python {other[0].name}:{other[0].python}: {job.launcher} starts the same Python on all hosts",
-            "use `--launcher torchrun`, or one path for all",
+            "use `--launcher torchrun`, or one path for all hosts",
         )
     command = _command(job, nodes[0], words, files, of_launcher(job, nodes[0], run_id, env, unset), unset)
     environments = of_external_ranks(job, nodes, run_id, external_rendezvous, tasks)
@@ -109,7 +109,7 @@ def require_uniform(job: Job, nodes: Sequence[Node]) -> int:
     shares = {len(node.ranks) for node in nodes}
     if len(shares) > 1:
         raise InvalidRequest(
-            f"{job.launcher} starts equally many ranks on each node, and here are {min(shares)} to {max(shares)}",
-            "ask for equally many by `-g`, or use another launcher",
+            f"{job.launcher} requires the same number of ranks on each node, got {min(shares)} to {max(shares)}",
+            "set the same number with `-g`, or use another launcher",
         )
     return shares.pop()

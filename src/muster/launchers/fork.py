@@ -12,13 +12,13 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     """Return a plan with one command per node, for all its ranks."""
     if job.program.kind == "command":
         raise InvalidRequest(
-            f"`{job.program.argv[0]}` is not a Python script, and only Python can be forked from a warm interpreter",
-            "use `--launcher exec`, or leave `--launcher` out",
+            f"--launcher fork requires a Python script, got `{job.program.argv[0]}`",
+            "use `--launcher exec`, or leave out `--launcher`",
         )
     if job.wrap:
         raise InvalidRequest(
-            f"`--wrap {' '.join(job.wrap)}` needs a process of its own for each rank, and `fork` makes none",
-            "use `--launcher exec`, or leave `--launcher` out",
+            f"`--wrap {' '.join(job.wrap)}` requires one process per rank, and `--launcher fork` starts one per node",
+            "use `--launcher exec`, or leave out `--launcher`",
         )
     commands = tuple(
         Command(

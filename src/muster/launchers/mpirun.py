@@ -13,14 +13,14 @@ from muster.launchers._external import on_head_node, own_file, shim_argv
 from muster.schedulers import SCHEDULERS
 
 _SCRIPT = """#!/bin/sh
-# {program} tells by itself which MPI it is of
+# `{program} --version` tells which MPI it belongs to
 case $({program} --version 2>&1) in
 *"Open MPI"*|*OpenRTE*|*prte*)
   exec {program} {openmpi} "$@" ;;
 *HYDRA*|*Hydra*|*MPICH*|*Intel*MPI*)
   exec {program} {mpich} "$@" </dev/null ;;
 *)
-  echo "{program} is neither Open MPI's nor MPICH's, or is not there: $({program} --version 2>&1 | head -n 1)" >&2
+  echo "{program} is not from Open MPI or MPICH, or not found: $({program} --version 2>&1 | head -n 1)" >&2
   exit 2 ;;
 esac
 """

@@ -35,9 +35,7 @@ if __name__ == "__main__":
 def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
     """Return a plan with one parent per node, which spawns the ranks or is a script that spawns them by itself."""
     if job.program.kind == "command":
-        raise InvalidRequest(
-            "--launcher spawn starts Python functions and scripts, not other programs", "use `--launcher exec`"
-        )
+        raise InvalidRequest("--launcher spawn requires a Python function or script", "use `--launcher exec`")
     if job.script_spawns:
         return _parents(job, nodes, run_id)
     driver = own_file("spawn.py", _DRIVER)

@@ -21,7 +21,7 @@ def plan(job: Job, nodes: tuple[Node, ...], run_id: str) -> Plan:
         raise InvalidRequest(
             f"--launcher srun: the nodes of this job have different numbers of GPUs ({told}), and srun cannot start "
             "one job step on them",
-            "use the default launcher, or ask for equally many with --gpus-per-node",
+            "use the default launcher, or request the same number with --gpus-per-node",
         )
     layout = "".join(f"{node.host.name}\n" for node in nodes for _ in node.ranks)
     ranks = sum(len(node.ranks) for node in nodes)

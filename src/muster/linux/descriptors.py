@@ -65,7 +65,7 @@ class _Lasting:
         lead_nowhere(self._fd)
         self._stream.flush()  # the buffered text goes to /dev/null too, instead of raising an error at exit
         if self._fd == 1 and error.errno not in (errno.EPIPE, errno.EIO):  # EIO: the terminal is gone
-            print(f"muster: cannot write to standard output: {error.strerror}", file=sys.stderr)
+            print(f"error: cannot write to stdout: {error.strerror}", file=sys.stderr)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -77,7 +77,7 @@ def make(base: str, token: str, run_id: str) -> str:
         pass  # created by another agent of this run, or by an earlier attempt
     folder = _open_own(path)
     if folder is None:
-        raise OSError(errno.EEXIST, "somebody else has put another one there", path)
+        raise OSError(errno.EEXIST, "created by another user", path)
     try:
         _write(folder, _RUN, run_id.encode())
     except OSError:
@@ -108,7 +108,7 @@ def put_shim(path: str, text: bytes, unique: str) -> int:
     """
     folder = _open_own(path)
     if folder is None:
-        raise OSError(errno.EEXIST, "somebody else has put another one there", path)
+        raise OSError(errno.EEXIST, "created by another user", path)
     try:
         part = f"{SHIM}.{unique}"
         _write(folder, part, text)
@@ -177,7 +177,7 @@ def _write(folder: int, name: str, data: bytes) -> None:
 
 
 def _read(folder: int, name: str) -> str:
-    """Return the text of a small file in that directory; empty if it is not a regular file."""
+    """Return the text of a small file in that directory; empty if not a regular file."""
     try:
         file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     except OSError:

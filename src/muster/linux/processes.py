@@ -47,7 +47,7 @@ def reason_at(error: BaseException) -> str:
 NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 """The errors of a full disk, an exhausted quota, and a file size limit."""
 
-NO_MORE = "no more processes and threads can be started"
+NO_MORE = "cannot start more processes or threads"
 
 
 def no_more_processes() -> OSError:
@@ -55,11 +55,11 @@ def no_more_processes() -> OSError:
     import resource
 
     allowed, _ = resource.getrlimit(resource.RLIMIT_NPROC)
-    words = f"this user may have {allowed}" if allowed != resource.RLIM_INFINITY else "there is no limit for this user"
+    words = f"limit of this user: {allowed}" if allowed != resource.RLIM_INFINITY else "this user has no limit"
     return BlockingIOError(errno.EAGAIN, f"{NO_MORE} ({words}; see `ulimit -u`)")
 
 
-FEWER_PROCESSES = "end other programs of yours, raise the limit by `ulimit -u`, or ask for fewer ranks"
+FEWER_PROCESSES = "stop other processes of yours, raise the limit with `ulimit -u`, or use fewer ranks"
 """The hint for reaching that limit."""
 
 
@@ -229,9 +229,9 @@ def why_shared(folder: str) -> str:
     if found.st_mode & stat.S_ISVTX:
         return ""
     if found.st_mode & stat.S_IWOTH:
-        return "everybody may write to it"
+        return "it is world-writable"
     if found.st_mode & stat.S_IWGRP and not is_private_group(found.st_gid, found.st_uid):
-        return f"group {found.st_gid} may write to it"
+        return f"it is writable by group {found.st_gid}"
     return ""
 
 

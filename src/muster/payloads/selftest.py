@@ -39,7 +39,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--backend", default="")
     parser.add_argument("--timeout", type=float, default=60.0)
-    parser.add_argument("--local-rank", "--local_rank", type=int, help="some launchers pass it; LOCAL_RANK is used")
+    parser.add_argument(
+        "--local-rank", "--local_rank", type=int, help="ignored: some launchers pass it, the script uses LOCAL_RANK"
+    )
     args = parser.parse_args()
     # gloo for the ranks' reports: with two ranks on one GPU, or none on some, NCCL would fail or wait
     patience = timedelta(seconds=args.timeout)
@@ -50,7 +52,7 @@ def main() -> None:
     nccl = all(rank["gpu"] for rank in ranks)
     tell("who", ranks=ranks, backend="nccl" if nccl else "gloo", asked=args.backend)
     if args.backend == "nccl" and not nccl:
-        sys.exit("--backend nccl: not every rank has a GPU")
+        sys.exit("error: --backend nccl: not every rank has a GPU")
     group: Any = dist.group.WORLD
     if nccl:
         torch.cuda.set_device(device)
@@ -217,7 +219,7 @@ def difference(got: torch.Tensor, expected: torch.Tensor) -> str:
     """Return a description of the first wrong number."""
     got, expected = got.flatten(), expected.flatten()
     at = int((got != expected).nonzero()[0])
-    return f"number {at} is {got[at].item()}, and should be {expected[at].item()}"
+    return f"element {at} is {got[at].item()}, expected {expected[at].item()}"
 
 
 def speed(device: torch.device, group: Any) -> list[dict[str, Any]]:

@@ -137,7 +137,7 @@ class Channel:
     def _forget(self, heard: object) -> None:
         """Forget the frames that the peer has acknowledged."""
         if type(heard) is not int or heard > self._sent:
-            raise Refused("it says to have heard what was never said")
+            raise Refused("acknowledged frames that were never sent")
         for _ in range(max(0, len(self._unacked) - (self._sent - heard))):
             self._unacked.popleft()
 

@@ -109,7 +109,7 @@ class UnknownKinds:
         """Note a kind; `note` is called with the text and `more`."""
         if kind not in self._noted and len(self._noted) < _KINDS_NOTED:
             self._noted.add(kind)
-            self._note(f"a message of an unknown kind was skipped: {kind[:40]!a}", *more)
+            self._note(f"skipped a message of unknown kind: {kind[:40]!a}", *more)
 
 
 class Dispatcher:
@@ -155,7 +155,7 @@ def named(known: Mapping[str, Callable[..., Any]]) -> Callable[[str, Mapping[str
         if not code.co_flags & _TAKES_MORE:
             wrong += [name for name in fields if name not in names and name != "kind"]
         if wrong:
-            raise Refused(f"`{kind}` is not understood: {wrong[0][:40]!a}")
+            raise Refused(f"invalid fields of `{kind}`: {wrong[0][:40]!a}")
         return {name: value for name, value in fields.items() if name != "kind"}
 
     return fitting
@@ -212,7 +212,7 @@ class FrameDecoder:
             return None
         text, payload = _LENGTHS.unpack_from(self._buffer, start)
         if text > self.largest or payload > self.largest:
-            raise Refused("this is not a frame")
+            raise Refused("not a frame")
         middle = start + _LENGTHS.size + text
         end = middle + payload
         tagged = end + (TAG if self.seal is not None else 0)
@@ -231,7 +231,7 @@ def read_call(file: BinaryIO) -> tuple[str, dict[str, Any]]:
     fields = _fields(file.read(text))
     if fields["kind"] == "call":
         return fields["name"], fields["args"]
-    raise Refused("this is no call")
+    raise Refused("not a call")
 
 
 def _fields(text: bytes | bytearray) -> dict[str, Any]:
@@ -239,7 +239,7 @@ def _fields(text: bytes | bytearray) -> dict[str, Any]:
     try:
         fields = json.loads(text.decode("ascii"))
     except (ValueError, RecursionError) as error:
-        raise Refused(f"this is not a frame: {type(error).__name__}") from None
+        raise Refused(f"not a frame: {type(error).__name__}") from None
     if not isinstance(fields, dict) or not isinstance(fields.get("kind"), str):
-        raise Refused("this is not a frame: it has no kind")
+        raise Refused("not a frame: it has no kind")
     return fields

@@ -79,7 +79,7 @@ class Seal:
     def check(self, frame: bytes | memoryview, tag: bytes) -> None:
         """Raise `Refused` unless `tag` is the MAC of the next frame."""
         if not hmac.compare_digest(self.tag(frame), tag):
-            raise Refused("a frame with a wrong MAC")
+            raise Refused("wrong MAC")
 
 
 class Seals(NamedTuple):
@@ -103,14 +103,14 @@ class ControllerSide:
     def hear(self, fields: Mapping[str, Any]) -> Response:
         """Check the agent's message and return it. Raises `Refused`."""
         if self._response is not None:
-            raise Refused("a second response")
+            raise Refused("unexpected second response")
         _expect(fields, "response")
         response = Response(
             _number(fields, "node"), _nonce(fields), _text(fields, "incarnation"), _number(fields, "heard")
         )
         mac = _response_mac(self.terms, response, self._nonce)
         if not hmac.compare_digest(_mac(fields), mac):
-            raise Refused("it does not know the secret of this run")
+            raise Refused("authentication failed: wrong secret")
         self._response = response, mac
         return response
 
@@ -135,10 +135,10 @@ class AgentSide:
     def answer(self, fields: Mapping[str, Any]) -> bytes:
         """Return the proof of the secret, for the sender of the challenge, once. Raises `Refused`."""
         if self._said is not None:
-            raise Refused("a second challenge")
+            raise Refused("unexpected second challenge")
         _expect(fields, "challenge")
         if fields.get("version") != VERSION:
-            raise Refused(f"it speaks version {fields.get('version')!r}")
+            raise Refused(f"unsupported protocol version {fields.get('version')!r}")
         nonce = _nonce(fields)
         mac = _response_mac(self.terms, self._response, nonce)
         self._said = nonce, mac
@@ -147,13 +147,13 @@ class AgentSide:
     def hear(self, fields: Mapping[str, Any]) -> tuple[Welcome, Seals]:
         """Check the controller's answer; return it with the seals of the following frames. Raises `Refused`."""
         if self._said is None:
-            raise Refused("a welcome before the challenge")
+            raise Refused("welcome before the challenge")
         _expect(fields, "welcome")
         nonce, response_mac = self._said
         welcome = Welcome(_text(fields, "incarnation"), _number(fields, "heard"))
         mac = _welcome_mac(self.terms, self._response, nonce, response_mac, welcome)
         if not hmac.compare_digest(_mac(fields), mac):
-            raise Refused("it does not know the secret of this run")
+            raise Refused("authentication failed: wrong secret")
         keys = _keys(self.terms, response_mac, mac)
         return welcome, Seals(keys[AGENT], keys[CONTROLLER])
 
@@ -193,20 +193,20 @@ def _keys(terms: Terms, response_mac: bytes, welcome_mac: bytes) -> dict[str, Se
 
 def _expect(fields: Mapping[str, Any], kind: str) -> None:
     if fields["kind"] != kind:
-        raise Refused(f"no {kind}")
+        raise Refused(f"expected {kind}")
 
 
 def _number(fields: Mapping[str, Any], name: str) -> int:
     value = fields.get(name)
     if type(value) is not int or not 0 <= value < 1 << 63:
-        raise Refused(f"no number as {name}")
+        raise Refused(f"`{name}` is not a number")
     return value
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str:
     value = fields.get(name)
     if not isinstance(value, str) or len(value) > 2 * _NONCE:
-        raise Refused(f"no text as {name}")
+        raise Refused(f"`{name}` is not a string")
     return value
 
 
@@ -214,13 +214,13 @@ def _bytes(fields: Mapping[str, Any], name: str) -> bytes:
     try:
         return bytes.fromhex(_text(fields, name))
     except ValueError:
-        raise Refused(f"no bytes as {name}") from None
+        raise Refused(f"`{name}` is not hexadecimal") from None
 
 
 def _nonce(fields: Mapping[str, Any]) -> str:
     found = _bytes(fields, "nonce")
     if len(found) != _NONCE:
-        raise Refused("no nonce")
+        raise Refused("invalid nonce")
     return found.hex()
 
 

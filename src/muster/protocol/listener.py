@@ -34,7 +34,7 @@ class FirstFew:
         """Pass the text on, unless there were too many."""
         self._count += 1
         if self._count <= _TOLD:
-            self._tell(text + ("; further ones are not told" if self._count == _TOLD else ""))
+            self._tell(text + ("; more are not reported" if self._count == _TOLD else ""))
 
 
 class Listener:
@@ -86,11 +86,11 @@ class Listener:
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return  # the peer is gone already
         except OSError as error:
-            self._rest(f"no connection can be accepted: {processes.reason(error)}")
+            self._rest(f"cannot accept connections: {processes.reason(error)}")
             return
         if sock.fileno() >= self.last:
             sock.close()
-            self._rest("connections are refused: too few descriptors are left")
+            self._rest("refusing connections: too few file descriptors left")
             return
         with guarded(self.note, sock.close):
             sock.setblocking(False)
@@ -110,7 +110,7 @@ def guarded(note: Callable[[str], object], close: Callable[[], object]) -> Itera
     except Exception as error:
         close()
         where = traceback.extract_tb(error.__traceback__)[-1]
-        note(f"a connection was closed: {type(error).__name__}: {error} ({where.name}, line {where.lineno})")
+        note(f"closed a connection: {type(error).__name__}: {error} ({where.name}, line {where.lineno})")
 
 
 class Peer:
@@ -199,4 +199,4 @@ class LocalListener(Listener):
             self._known(sock)
         else:
             sock.close()
-            self.note(f"a connection of user {uid} was refused")
+            self.note(f"refused a connection of user {uid}")

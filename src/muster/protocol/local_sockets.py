@@ -65,7 +65,7 @@ class Sockets(NamedTuple):
                 if error.errno != errno.EADDRINUSE:
                     error.filename = "a local socket"
                     raise
-        raise OSError(errno.EADDRINUSE, "other users have taken all names", "a local socket")
+        raise OSError(errno.EADDRINUSE, "all names are taken by other users", "a local socket")
 
     def connect(self, who: str, owner: int) -> socket.socket | None:
         """Return a connection to `who` of the run of user `owner`; None if no process of that user listens.
@@ -94,7 +94,7 @@ def connect(name: str, owner: int) -> socket.socket | None:
     except (TimeoutError, socket.timeout, BlockingIOError):
         link.close()
         if _holds(name, owner):
-            raise TimeoutError(errno.ETIMEDOUT, "who listens there takes no connection") from None
+            raise TimeoutError(errno.ETIMEDOUT, "the listening process accepts no connections") from None
         return None
     except OSError:
         link.close()
@@ -219,7 +219,7 @@ def _listening() -> Iterator[_Listening]:
                 if kind == done:
                     return
                 if kind == error or length < _HEADER.size:
-                    raise OSError(errno.EPROTO, "the kernel does not tell which sockets there are")
+                    raise OSError(errno.EPROTO, "cannot list sockets: invalid answer from the kernel")
                 found = dict(_attributes(data[_HEADER.size + _MESSAGE : length]))
                 user = found.get(uid_is)
                 inode = _INODE.unpack_from(data, _HEADER.size)[0]

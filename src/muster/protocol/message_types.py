@@ -44,10 +44,10 @@ class Message(NamedTuple):
             if name in fields:
                 value = fields[name]
                 if not type_.right(value):
-                    raise Refused(f"`{name}` of `{self.kind}` is no {type_.name}: {_short(value)}")
+                    raise Refused(f"`{name}` of `{self.kind}` is not a {type_.name}: {_short(value)}")
                 found[name] = value
             elif type_.required:
-                raise Refused(f"`{self.kind}` is without `{name}`")
+                raise Refused(f"`{self.kind}` lacks `{name}`")
         return found
 
 

@@ -73,13 +73,13 @@ def why_refused(path: Path, own: bool = False) -> str:
     except OSError as error:
         return processes.reason(error)
     if not stat.S_ISDIR(found.st_mode):
-        return "it is not a directory"
+        return "not a directory"
     if found.st_uid != os.getuid() and os.getuid() != 0:
         return f"it belongs to {_user(found.st_uid)}"
     if own and found.st_uid != os.getuid():
-        return f"it was this user's, and belongs to {_user(found.st_uid)} now"
+        return f"its owner changed from this user to {_user(found.st_uid)}"
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return "others can write in it"
+        return "it is writable by others"
     return ""
 
 
@@ -90,10 +90,10 @@ def why_not_ours(path: Path) -> str:
     except OSError as error:
         return processes.reason(error)
     if not stat.S_ISREG(found.st_mode):
-        return "it is not a regular file"
+        return "not a regular file"
     if found.st_uid != os.getuid():
         return f"it belongs to {_user(found.st_uid)}"
-    return "others can write in it" if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else ""
+    return "it is writable by others" if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else ""
 
 
 def _user(uid: int) -> str:
@@ -124,14 +124,14 @@ def find_run(store: Store, which: str, lives: Callable[[Run], bool] = lambda run
 
     Of several runs with the same name it is the one that `lives`, or the newest.
     """
-    listed = f"`muster ps -a{store.option}` lists all"
+    listed = f"list all with `muster ps -a{store.option}`"
     if not which:
-        raise InvalidRequest("an empty name is the name of no run", f"{listed}; `last` is the newest")
+        raise InvalidRequest("empty run name", f"{listed}; `last` is the newest")
     looked = look_for_runs(store)
     runs, refused, unknown = looked.runs, looked.refused, looked.unknown(store)
     for path, why in refused.items():
         if path.name == which:
-            raise InvalidRequest(f"{path} is not read: {why}", "its owner can, or root")
+            raise InvalidRequest(f"cannot read {path}: {why}", "its owner or root can read it")
     exact = [run for run in runs if run.id == which]
     named = [run for run in runs if not exact and _name(run) == which]
     begun = [run for run in runs if run.id.startswith(which)]
@@ -140,15 +140,18 @@ def find_run(store: Store, which: str, lives: Callable[[Run], bool] = lambda run
     if unknown and not found:
         raise unreadable_error(unknown)
     if not runs:
-        raise InvalidRequest(f"there is no run in {store.root}", "start one by `muster run`, or set MUSTER_HOME")
+        raise InvalidRequest(f"no runs in {store.root}", "start one with `muster run`, or set MUSTER_HOME")
     if which == "last":
         return runs[-1]
     if len(found) == 1:
         return found[0]
     if found:
-        raise InvalidRequest(f"`{which}` fits {len(found)} runs: {some_ids(run.id for run in found[::-1])}", MORE_OF_IT)
+        raise InvalidRequest(
+            f"`{which}` is ambiguous: it matches {len(found)} runs: {some_ids(run.id for run in found[::-1])}",
+            MORE_OF_IT,
+        )
     raise InvalidRequest(
-        f"there is no run `{which}`", f"the newest are {some_ids(run.id for run in runs[-3:][::-1])}; {listed}"
+        f"run not found: `{which}`", f"newest runs: {some_ids(run.id for run in runs[-3:][::-1])}; {listed}"
     )
 
 
@@ -156,8 +159,8 @@ def unreadable_error(unreadable: Mapping[Path, str]) -> InvalidRequest:
     """Return the error for unreadable directories of runs, whose contents are unknown."""
     folder, why = next(iter(unreadable.items()))
     return InvalidRequest(
-        f"cannot read {folder}, where runs are kept: {why}",
-        f"look at its permissions (`ls -ld {folder}`), or name another place by `--run-dir` or MUSTER_HOME",
+        f"cannot read the directory of runs {folder}: {why}",
+        f"check its permissions with `ls -ld {folder}`, or choose another directory with --run-dir or MUSTER_HOME",
     )
 
 
@@ -174,7 +177,7 @@ def _name(run: Run) -> str:
         return ""
 
 
-MORE_OF_IT = "give the id of one of them"
+MORE_OF_IT = "use the id of one of them"
 """The hint for an ambiguous prefix of an id."""
 
 

@@ -40,7 +40,7 @@ def why_temporary(env: Mapping[str, str]) -> str:
     home, usual = of_muster(env)[0], Path(paths.muster_home(env))
     if env.get("MUSTER_HOME") or home == usual:
         return ""
-    return f"{usual} cannot be written to, so runs are kept in {home}; choose another place by MUSTER_HOME"
+    return f"warning: cannot write to {usual}, keeping runs in {home}\nhint: choose another directory with MUSTER_HOME"
 
 
 def _can_be_written(folder: Path) -> bool:
@@ -53,7 +53,7 @@ def why_anothers(folder: Path) -> str:
     """Return why a directory is not used: it is a symbolic link created by another user. Empty otherwise."""
     found = os.lstat(folder)
     if stat.S_ISLNK(found.st_mode) and found.st_uid not in (0, os.geteuid()):
-        return f"it is a link of user {found.st_uid}"
+        return f"it is a symbolic link of user {found.st_uid}"
     return ""
 
 

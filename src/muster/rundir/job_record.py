@@ -28,14 +28,14 @@ class Scheduled(NamedTuple):
 
 def _scheduler(value: Any) -> str:
     if text(value) not in SCHEDULERS:
-        raise Malformed(f"{value!r} is no scheduler that this muster knows")
+        raise Malformed(f"unknown scheduler: {value!r}")
     return str(value)
 
 
 def _number_of_job(value: Any) -> str:
     """Check a job id, which is passed on the command line that cancels the job."""
     if not re.fullmatch(r"[0-9A-Za-z][\w.@:\[\]-]{0,63}", text(value)):
-        raise Malformed(f"{value!r} is no number of a job")
+        raise Malformed(f"not a job id: {value!r}")
     return str(value)
 
 
@@ -59,7 +59,7 @@ def with_scheduler(data: Mapping[str, Any]) -> Mapping[str, Any]:
 def _number_of_ranks(value: Any) -> int:
     """Check a number of ranks, limited so that a list of them fits into memory."""
     if whole(value) > 1 << 20:
-        raise Malformed(f"{value} is no number of ranks")
+        raise Malformed(f"not a number of ranks: {value}")
     return int(value)
 
 

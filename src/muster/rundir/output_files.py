@@ -41,7 +41,7 @@ class OutputFiles:
                 with open(path, "ab" if first else "wb"):
                     pass
             except OSError as error:
-                hint = "`--output` and `--error` name it; a relative path begins in the directory where the ranks start"
+                hint = "it is set by --output or --error, relative to the working directory of the ranks"
                 raise InvalidRequest(f"cannot write {path}: {processes.reason(error)}", hint) from None
 
     def __bool__(self) -> bool:
@@ -81,6 +81,6 @@ class OutputFiles:
         except OSError as error:
             self._broken.add(path)
             print(
-                f"muster: cannot write {path} any more: {processes.reason(error)}; the logs have all of it",
+                f"muster: warning: cannot write {path}: {processes.reason(error)}; the logs are complete",
                 file=sys.stderr,
             )

@@ -55,7 +55,8 @@ class Unreadable(InvalidRequest):
 
     def __init__(self, run: Run, name: str, why: str):
         super().__init__(
-            f"{run.id}: {name} cannot be read: {why}", f"look at {run.path / name}, or `muster rm {run.operand}`"
+            f"{run.id}: cannot read {name}: {why}",
+            f"check {run.path / name}, or delete the run with `muster rm {run.operand}`",
         )
 
 
@@ -138,9 +139,9 @@ class Run:
         try:
             return table(json.loads(data.decode()))
         except UnicodeDecodeError:
-            raise Unreadable(self, name, "it is not UTF-8") from None
+            raise Unreadable(self, name, "not UTF-8") from None
         except (ValueError, RecursionError) as error:
-            raise Unreadable(self, name, str(error) or "it is nested too deeply") from None
+            raise Unreadable(self, name, str(error) or "nested too deeply") from None
 
     def bytes_of(self, name: str) -> bytes | None:
         """Return the contents of a file; None if it does not exist. Raises `Unreadable`."""
@@ -155,9 +156,9 @@ class Run:
             with open(os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
                 found = os.fstat(file.fileno())
                 if not stat.S_ISREG(found.st_mode):
-                    raise Unreadable(self, name, "it is not a regular file")
+                    raise Unreadable(self, name, "not a regular file")
                 if found.st_size > LARGEST:
-                    raise Unreadable(self, name, f"it has {found.st_size >> 20} MB")
+                    raise Unreadable(self, name, f"too large: {found.st_size >> 20} MiB")
                 return file.read()
         except FileNotFoundError:
             return None
@@ -237,7 +238,7 @@ class Run:
     def log(self, attempt: int, rank: int, stream: str) -> Path:
         """Return a rank's file; `stream` is one of `STREAMS`. Raises `Malformed` otherwise: it may come from a host."""
         if stream not in STREAMS:
-            raise Malformed(f"{stream!r} is no stream of a rank")
+            raise Malformed(f"unknown stream: {stream!r}")
         attempt, rank = whole(attempt), whole(rank)
         return Path(rank_file(str(self.path / f"attempt_{attempt}"), rank, stream))
 
@@ -250,7 +251,7 @@ class Run:
         file = open(os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             file.close()
-            raise Unreadable(self, name, "it is not a regular file")
+            raise Unreadable(self, name, "not a regular file")
         return file
 
     def ranks(self, attempt: int) -> list[int]:

@@ -104,8 +104,8 @@ def create_run(store: Store, run_id: str) -> Run:
             why = homes.why_anothers(folder) or processes.why_shared(str(folder))
             if why:
                 raise InvalidRequest(
-                    f"runs are not kept in {folder}, because others could change what runs there: {why}",
-                    f"`chmod go-w {folder}`, or choose another place by `--run-dir` or MUSTER_HOME",
+                    f"cannot keep runs in {folder}, which others could modify: {why}",
+                    f"run `chmod go-w {folder}`, or choose another directory with --run-dir or MUSTER_HOME",
                 )
         path.mkdir(mode=0o700)
         made = True
@@ -115,7 +115,7 @@ def create_run(store: Store, run_id: str) -> Run:
             _remove(path)
         reason = processes.reason(error)
         full = error.errno in NO_ROOM
-        hint = ("free some space there, or " if full else "") + "choose another place by `--run-dir` or MUSTER_HOME"
+        hint = ("free some space there, or " if full else "") + "choose another directory with --run-dir or MUSTER_HOME"
         raise InvalidRequest(f"cannot write the run directory {path}: {reason}", hint) from None
     return note_run(store, path)
 

@@ -31,7 +31,7 @@ class RunWriter:
 
     def __init__(self, writer: Writer, run: Run, complain: Callable[[str], object], only: str = ""):
         self.writer, self.run, self._complain = writer, run, complain
-        self._where = str(run.path / only) if only else f"in {run.path}"
+        self._where = str(run.path / only) if only else f"to {run.path}"
         self._broken = False
         self._journals: dict[str, Journal] = {}
         self.gaps: dict[str, Gap] = {}
@@ -109,4 +109,4 @@ class RunWriter:
         if not self._broken:
             self._broken = True
             with suppress(OSError):  # stderr may be a file on the same full disk
-                self._complain(f"cannot write {self._where}: {processes.reason(error)}; the run goes on")
+                self._complain(f"warning: cannot write {self._where}: {processes.reason(error)}; the run continues")

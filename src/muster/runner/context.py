@@ -129,7 +129,7 @@ def resolve(
 def refuse_stdin(context: RunContext) -> None:
     """Raise `InvalidRequest` if a rank is to read stdin and there is none."""
     if context.asked.job.stdin is not None and context.foreground.stdin is None:
-        raise InvalidRequest("--stdin: the program that starts this run gives it no stdin", "leave it out")
+        raise InvalidRequest("--stdin: the program that starts this run provides no stdin", "leave out --stdin")
 
 
 def run_record(job: Job, ranks: int, run_id: str, argv: Sequence[str], **more: Any) -> dict[str, Any]:

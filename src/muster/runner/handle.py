@@ -58,7 +58,7 @@ class Views:
                 show(view)
             except Exception as error:
                 self._added.remove(view)
-                self._warn(f"a view of the run failed, and is shown no more of it: {processes.reason(error)}")
+                self._warn(f"warning: removed a view of the run that failed: {processes.reason(error)}")
 
     def begin(self, facts: Mapping[str, Any]) -> None:
         """Show that the ranks are about to start."""
@@ -150,7 +150,7 @@ class RunHandle:
 
             outcome = reconcile(self.run).outcome
         if outcome is None:
-            raise ControlError(f"it is not known how {self.id} ended", f"`muster show {self.run.operand}` tells more")
+            raise ControlError(f"the outcome of {self.id} is unknown", f"see its state: muster show {self.run.operand}")
         return outcome
 
     def watch(self, view: View) -> None:
@@ -159,5 +159,5 @@ class RunHandle:
         Its methods are called in the thread of the run. Raises `muster.errors.ControlError` for a detached run.
         """
         if self.views is None:
-            raise ControlError(f"{self.id} goes on by itself", f"watch it by `muster attach {self.run.operand}`")
+            raise ControlError(f"{self.id} is detached", f"attach to it: muster attach {self.run.operand}")
         self.views.add(view)

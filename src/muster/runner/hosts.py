@@ -70,7 +70,9 @@ def start(context: RunContext) -> HostsRun | DetachedRun:
     """
     options, asked = context.options, context.asked
     if options.detach and asked.job.stdin is not None:
-        raise InvalidRequest("--stdin with --detach: there is no terminal to read from", "leave one of them out")
+        raise InvalidRequest(
+            "--stdin cannot be combined with --detach: no terminal to read from", "leave out one of them"
+        )
     refuse_stdin(context)
     if options.sync:
         context = context.with_job(code_sync.real(asked.job))
@@ -100,8 +102,8 @@ def start(context: RunContext) -> HostsRun | DetachedRun:
         if options.detach:
             gathering.abort()
             # the ranks start after this, and may still fail to start
-            started = f"starting {plural(plan.world_size, 'rank')}, supervised on {plan.nodes[0].host.name}"
-            context.progress(f"{started}; muster attach, logs -f, wait or kill {run.operand}")
+            started = f"starting {plural(plan.world_size, 'rank')}; controller on {plan.nodes[0].host.name}"
+            context.progress(f"{started}; next: muster attach, logs -f, wait or kill {run.operand}")
             return DetachedRun(run)
         first = gathering.links[0]
         client = AttachedClient(
@@ -207,14 +209,14 @@ def _send_code(gathering: StartedAgents, context: RunContext, runs_dir: Path) ->
         if other:
             target, names = next(iter(other.items()))
             raise InvalidRequest(
-                f"{safe(names[0])} on {target.host} is not what was sent there", "was it edited meanwhile? start again"
+                f"{safe(names[0])} on {target.host} changed while the code was copied", "start the run again"
             )
         gathering.remember(found, wanted)
     gathering.refresh_facts(need_of(job))
     absent = [link.host for link in gathering.links if job.program.path and not link.facts["script"]]
     if absent:  # the script is not in the directory that was sent
         raise InvalidRequest(
-            f"there is no {job.program.path} on {fold_hostlist(absent)}, and --sync sends {found.root}",
-            "start it from its own directory",
+            f"script {job.program.path} not found on {fold_hostlist(absent)}: --sync copies only {found.root}",
+            "start the run from the directory of the script",
         )
     return job

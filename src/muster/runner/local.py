@@ -99,8 +99,8 @@ def _start_agent(context: RunContext, plan: Plan, run: Run, views: Views) -> Loc
             end_links(agents.connections, _TO_LEAVE)
             if not isinstance(error, OSError):
                 raise
-            hint = processes.FEWER_PROCESSES if processes.met_limit(error) else f"look at {run.path}"
-            raise InvalidRequest(f"the run could not be started: {processes.reason(error)}", hint) from None
+            hint = processes.FEWER_PROCESSES if processes.met_limit(error) else f"see {run.path}"
+            raise InvalidRequest(f"cannot start the run: {processes.reason(error)}", hint) from None
         return LocalRun(run, views, supervised, resources.pop_all())
 
 
@@ -121,9 +121,9 @@ def _tell_of_more_nodes(say: Callable[[str], object], env: Mapping[str, str], st
         try:
             client(name).allocation(env, store.root, _SAYS_WITHIN)
         except InvalidRequest as error:
-            say(error.sentence)
+            say(f"warning: {error.sentence}")
         else:
             say(
-                f"job {found.job} of {title(name)} has {len(found.hosts)} nodes, and these ranks run on this one: "
-                f"`{typed(name)}` runs them on all"
+                f"warning: {title(name)} job {found.job} has {len(found.hosts)} nodes, and all ranks run on this one; "
+                f"use {typed(name)} to run on all"
             )

@@ -24,6 +24,7 @@ from muster.core.env_forwarding import is_secret, stands_open
 from muster.core.hostlist import HostSpec, assign_slots, fold_hostlist, parse_nodelist
 from muster.core.layout import check_sizes, layout
 from muster.core.model import Host, Node, as_json
+from muster.core.plurals import plural
 from muster.core.results import SIGTERM, RunResult
 from muster.errors import ControlError, InvalidRequest
 from muster.launchers import make_plan
@@ -95,8 +96,8 @@ def nodes_to_come(asked: JobRequest, options: RunOptions, run_dir: Path) -> tupl
         number = ranks
     if number is None or wanted.nodes is None:
         raise InvalidRequest(
-            f"how many ranks each node gets is known when {title(asked.job.scheduler)} has given the nodes",
-            "say it for a plan: `-N 2 -g 8`",
+            f"the number of ranks per node is unknown until {title(asked.job.scheduler)} allocates the nodes",
+            "set it for the plan, for example `-N 2 -g 8`",
         )
     names = list(wanted.nodelist)
     if len(names) != wanted.nodes:
@@ -130,19 +131,21 @@ def start(context: RunContext) -> StepRun | DetachedRun:
             check_sizes(options.nodes, asked.ranks_per_node, options.np, f"-N {options.nodes}")
         of.check_inside(allocation, options)
         if options.detach and asked.job.stdin is not None:
-            raise InvalidRequest("--stdin with --detach: there is no terminal to read from", "leave one of them out")
+            raise InvalidRequest(
+                "--stdin cannot be combined with --detach: no terminal to read from", "leave out one of them"
+            )
         claims = Claims(store.root, found.name, f"{of.cluster(env)}-{allocation.job}")
         allocation = _choose_nodes(allocation, claims, options, context.warn)
     if allocation is None and asked.job.launcher == "srun" and options.gpus is not None and options.nnodes != "1":
         raise InvalidRequest(
-            f"--launcher srun with --gpus: {found.title} may give the nodes different numbers of GPUs, and srun cannot "
+            f"--launcher srun with --gpus: {found.title} may allocate unequal numbers of GPUs, and srun cannot "
             "start one job step on such nodes",
-            "ask for --gpus-per-node, or for one node (-N 1)",
+            "use --gpus-per-node, or one node (-N 1)",
         )
     if allocation is None and asked.job.stdin is not None:
         raise InvalidRequest(
-            f"--stdin with {flag}: a job in the queue has no terminal to read from",
-            "leave it out" + (f"; or run inside `{inner}`, where the terminal is there" if inner else ""),
+            f"--stdin cannot be combined with {flag}: a queued job has no terminal to read from",
+            "leave out --stdin" + (f", or run inside `{inner}`, which has a terminal" if inner else ""),
         )
     make_plan(asked.job, layout([(Host("node"), 1)]), run_id)  # report errors now, not when the job starts
     if options.sync:
@@ -194,7 +197,7 @@ def start(context: RunContext) -> StepRun | DetachedRun:
         raise
     if allocation is not None and claims is not None:
         return _start_step(kept, context, allocation, claims)
-    context.progress(f"{run_id} is submitted to {found.title} as job {number}")
+    context.progress(f"{run_id} submitted to {found.title} as job {number}")
     return DetachedRun(kept)
 
 
@@ -263,21 +266,21 @@ def _choose_nodes(allocation: Allocation, claims: Claims, options: RunOptions, t
         others = [host for host in hosts if host not in allocation.hosts]
         if others:
             raise InvalidRequest(
-                f"{what}: {fold_hostlist(others)} is not of job {allocation.job}, inside of which this is",
-                f"it has {fold_hostlist(allocation.hosts)}",
+                f"{what}: {fold_hostlist(others)} not in the allocation of job {allocation.job}",
+                f"its nodes are {fold_hostlist(allocation.hosts)}",
             )
     count = options.nodes
     if count is not None and count > len(hosts):
         raise InvalidRequest(
-            f"--nnodes {count}: job {allocation.job}, in which this is, has {len(hosts)}"
+            f"--nnodes {count}: job {allocation.job} has {plural(len(hosts), 'node')}"
             if hosts == allocation.hosts
             else f"--nnodes {count}: {naming.long_name if naming else 'the list'} names {len(hosts)}",
-            f"ask {inner or 'the scheduler'} for more" if hosts == allocation.hosts else "name more of them",
+            f"request more with {inner or 'the scheduler'}" if hosts == allocation.hosts else "name more nodes",
         )
     if count == len(allocation.hosts):
         count = None
     words = f"waiting for {'a free node' if count == 1 else f'{count} free nodes'} of job {allocation.job}"
-    chosen = claims.take(hosts, count, lambda: tell(f"{words}: other runs have the rest of {fold_hostlist(hosts)}"))
+    chosen = claims.take(hosts, count, lambda: tell(f"{words}: other runs use the rest of {fold_hostlist(hosts)}"))
     return allocation._replace(hosts=chosen, tasks=tuple(tasks[host] for host in chosen if host in tasks))
 
 
@@ -296,11 +299,11 @@ def _start_step(run: Run, context: RunContext, allocation: Allocation, claims: C
         plan = run.plan
         if run.read(RECORD) is None or plan is None:
             said = log.read_text(errors="replace").strip()
-            why = said.removeprefix("muster: ") or f"{get_scheduler(job.scheduler).task.program} said nothing"
-            raise ControlError(f"the run did not start: {why}", None)
+            why = said.removeprefix("error: ") or f"no error message from {get_scheduler(job.scheduler).task.program}"
+            raise ControlError(f"cannot start the run: {why}", None)
         if context.options.detach:
             on = fold_hostlist(allocation.hosts)
-            context.progress(f"{run.id} is started on {on}, and ends with job {allocation.job}")
+            context.progress(f"{run.id} started on {on}; it ends with job {allocation.job} at the latest")
             return DetachedRun(run)
         views = Views(context.viewer(plan, run.id, run.operand), context.warn)
         loop = resources.enter_context(EventLoop())

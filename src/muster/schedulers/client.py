@@ -78,15 +78,15 @@ class SchedulerClient:
         try:
             done = self._answer(argv)
         except FileNotFoundError:
-            raise InvalidRequest(f"there is no {argv[0]} here", self.scheduler.login_node) from None
+            raise InvalidRequest(f"command not found: {argv[0]}", self.scheduler.login_node) from None
         except subprocess.TimeoutExpired:
-            raise Unreachable(f"{argv[0]} did not answer within {_WITHIN:g} s", look) from None
+            raise Unreachable(f"no answer from {argv[0]} within {_WITHIN:g}s", look) from None
         if done.code != 0:
-            said = (done.err.strip().splitlines() or ["it said nothing"])[-1]
+            said = (done.err.strip().splitlines() or ["no error message"])[-1]
             if "configuration source" in said:
                 raise InvalidRequest(
-                    f"{self.title}'s programs are here, and this machine belongs to no cluster",
-                    "run this on a login node of one",
+                    f"{self.title} commands are installed, but this machine is not part of a cluster",
+                    "run this on a login node",
                 )
             raise Unreachable(f"{argv[0]} failed: {said}", look)
         return done.out
@@ -144,10 +144,10 @@ class SchedulerClient:
             return found
         if now is not None and self.phase(now) is not Phase.ENDED:
             return found
-        why = f"that job is over ({now.state})" if now else f"{self.title} knows no such job of yours"
+        why = f"that job has ended ({now.state})" if now else f"{self.title} knows no such job of yours"
         what, remedy = self.scheduler.left_over(found)
         raise InvalidRequest(
-            f"{what} is left over: {why}", f"`{remedy}`; then {typed(self.name)} submits a job of its own"
+            f"stale {what}: {why}", f"run `{remedy}`; then {typed(self.name)} submits a job of its own"
         )
 
     def _job_now(self, job: str, cluster: str, within: float) -> JobStatus | None:
@@ -256,13 +256,13 @@ class SchedulerClient:
             done = subprocess.run(ask.argv, capture_output=True, text=True, env=self.scheduler.submit_env(env))
         except FileNotFoundError:
             raise InvalidRequest(
-                f"{typed(self.name)}: there is no {ask.argv[0]} here", self.scheduler.login_node
+                f"{typed(self.name)}: command not found: {ask.argv[0]}", self.scheduler.login_node
             ) from None
         if done.returncode != 0:
             refusal = self.scheduler.refused(done.stderr)
             if refusal.option:
                 self._refuse_option(ask.argv[0], refusal.option)
-            raise InvalidRequest(f"{self.title} refused the job: {refusal.words}", refusal.hint)
+            raise InvalidRequest(f"{self.title} rejected the job: {refusal.words}", refusal.hint)
         return ask.read(Answer(0, done.stdout, done.stderr))
 
     def _refuse_option(self, program: str, name: str) -> NoReturn:
@@ -273,7 +273,7 @@ class SchedulerClient:
         """
         known = self._asked(self.scheduler.options_known, set[str]())
         raise InvalidRequest(
-            f"{program} has no option `--{name}`", did_you_mean(name, known) or f"`man {program}` lists them"
+            f"{program} has no option `--{name}`", did_you_mean(name, known) or f"list its options with `man {program}`"
         )
 
     def try_folder(self, root: Path, request: Request, env: Mapping[str, str]) -> None:
@@ -310,9 +310,9 @@ class SchedulerClient:
         elif "reached" in done.stdout:
             said = done.stderr.strip().splitlines()[:1]
             raise InvalidRequest(
-                f"nodes of {self.title} cannot write in {root}, where runs are kept, or it is another folder there"
+                f"{self.title} nodes cannot write to the shared run directory {root}"
                 + (f": {said[0]}" if said else ""),
-                "choose a folder that all nodes share: --run-dir, or MUSTER_HOME",
+                "choose a directory on a file system that all nodes share: --run-dir, or MUSTER_HOME",
             )
 
     def replace_with(self, command: Argv) -> int:
@@ -321,8 +321,8 @@ class SchedulerClient:
             os.execvp(command[0], list(command))
         except FileNotFoundError:
             raise InvalidRequest(
-                f"there is no {command[0]} here",
-                f"{typed(self.name)} needs a machine that submits to {self.title}",
+                f"command not found: {command[0]}",
+                f"{typed(self.name)} requires a machine that can submit to {self.title}",
             ) from None
 
 

@@ -337,7 +337,7 @@ class Scheduler(NamedTuple):
     """Raises `InvalidRequest` for options that describe a new job, inside an existing one."""
     nodelist: str = ""
     """Key of the option that names nodes; empty if there is none."""
-    refused: Callable[[str], Refusal] = lambda err: Refusal((err.strip().splitlines() or ["it said nothing"])[-1])
+    refused: Callable[[str], Refusal] = lambda err: Refusal((err.strip().splitlines() or ["no error message"])[-1])
     """Returns why a job was rejected, given the stderr of the `submit` command."""
     options_known: Ask[set[str]] | None = None
     """The options of the `submit` command."""

@@ -102,7 +102,7 @@ def batch_script(request: Request, setup: Sequence[str], command: Sequence[str],
         lines.append(f"#SBATCH {name}{equals}{quote(value) if equals else ''}")
     lines.append("")
     if setup:
-        return "\n".join([*lines, shell_script(command, setup, keep_python, "muster: ")])
+        return "\n".join([*lines, shell_script(command, setup, keep_python, "error: ")])
     return "\n".join([*lines, f"exec {' '.join(map(quote, command))}", ""])
 
 
@@ -120,16 +120,16 @@ def submitted(out: str) -> str:
 
 
 _REFUSED = (
-    ("Invalid partition name specified", "`sinfo -s` lists the partitions"),
+    ("Invalid partition name specified", "list the partitions with `sinfo -s`"),
     (
         "Requested node configuration is not available",
-        "no node has so many GPUs, cores or so much memory; `sinfo -Nel`",
+        "no node has that many GPUs or cores, or that much memory; see `sinfo -Nel`",
     ),
-    ("Invalid node name specified", "`sinfo -N` lists the nodes"),
-    ("Invalid account", "`sacctmgr show assoc user=$USER` lists your accounts"),
-    ("Invalid qos", "`sacctmgr show qos` lists them"),
+    ("Invalid node name specified", "list the nodes with `sinfo -N`"),
+    ("Invalid account", "list your accounts with `sacctmgr show assoc user=$USER`"),
+    ("Invalid qos", "list them with `sacctmgr show qos`"),
     ("Invalid --time specification", "write it as 4:00:00, 90 (minutes) or 2-12 (days-hours)"),
-    ("Invalid generic resource", "`sinfo -o '%N %G'` shows what the nodes have"),
+    ("Invalid generic resource", "list the resources of each node with `sinfo -o '%N %G'`"),
     ("Unable to contact slurm controller", "slurmctld does not answer; try again later"),
 )
 
@@ -143,7 +143,7 @@ def unknown_option(err: str) -> str:
 def refused(err: str) -> tuple[str, str | None]:
     """Return (Slurm's message, a hint) for an sbatch that failed."""
     lines = [line.partition("error: ")[2] or line for line in err.strip().splitlines()]
-    words = (lines or ["it said nothing"])[-1].replace("Batch job submission failed: ", "")
+    words = (lines or ["no error message"])[-1].replace("Batch job submission failed: ", "")
     return words, next((hint for known, hint in _REFUSED if known.lower() in err.lower()), None)
 
 

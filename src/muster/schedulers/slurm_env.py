@@ -19,8 +19,8 @@ def allocation(env: Mapping[str, str]) -> Allocation | None:
     job = env.get("SLURM_JOB_ID")
     if job and env.get("SLURM_HET_SIZE", "1") not in ("", "1"):
         raise InvalidRequest(
-            f"job {job} is heterogeneous (SLURM_HET_SIZE={env['SLURM_HET_SIZE']}), which muster does not know",
-            "ask for one kind of nodes",
+            f"job {job} is heterogeneous (SLURM_HET_SIZE={env['SLURM_HET_SIZE']}), which muster does not support",
+            "request one kind of node",
         )
     if not job or not env.get("SLURM_JOB_NODELIST"):
         return None

@@ -142,22 +142,22 @@ STATES: Mapping[str, Phase] = {
 
 _REASONS = {
     "None": "not yet considered by the scheduler",
-    "Resources": "it waits for nodes to become free",
-    "Priority": "others come first",
-    "BeginTime": "Slurm lets some time pass before it starts again",
-    "Dependency": "it waits for another job",
-    "DependencyNeverSatisfied": "the job that it waits for failed, so it never starts",
-    "JobHeldUser": "it is held; `scontrol release` lets it go",
-    "JobHeldAdmin": "an administrator holds it",
-    "PartitionNodeLimit": "the partition has not so many nodes, so it never starts",
-    "PartitionTimeLimit": "the partition allows less time, so it never starts",
+    "Resources": "waiting for free nodes",
+    "Priority": "other jobs have a higher priority",
+    "BeginTime": "Slurm delays the restart",
+    "Dependency": "waiting for another job",
+    "DependencyNeverSatisfied": "a job that it depends on failed, so it never starts",
+    "JobHeldUser": "held by you; release it with `scontrol release`",
+    "JobHeldAdmin": "held by an administrator",
+    "PartitionNodeLimit": "the partition does not have that many nodes, so it never starts",
+    "PartitionTimeLimit": "the time limit exceeds the limit of the partition, so it never starts",
     "PartitionConfig": "the partition has no such nodes, so it never starts",
-    "ReqNodeNotAvail": "a node that it asked for is down or reserved",
-    "QOSMaxGRESPerUser": "you use as many GPUs as you may",
-    "AssocGrpGRES": "your group uses as many GPUs as it may",
-    "QOSMaxJobsPerUserLimit": "you run as many jobs as you may",
-    "AssocMaxJobsLimit": "you run as many jobs as you may",
-    "Licenses": "it waits for a licence",
+    "ReqNodeNotAvail": "a requested node is down or reserved",
+    "QOSMaxGRESPerUser": "you have reached your limit of GPUs",
+    "AssocGrpGRES": "your group has reached its limit of GPUs",
+    "QOSMaxJobsPerUserLimit": "you have reached your limit of running jobs",
+    "AssocMaxJobsLimit": "you have reached your limit of running jobs",
+    "Licenses": "waiting for a licence",
 }
 
 
@@ -171,7 +171,7 @@ def why_pending(seen: SqueueRow) -> str:
     if reason == "None":
         return _REASONS["None"]
     words = _REASONS.get(reason.partition(",")[0], "")
-    when = f"; expected at {seen.start}" if seen.start not in ("N/A", "Unknown", "") else ""
+    when = f"; expected start: {seen.start}" if seen.start not in ("N/A", "Unknown", "") else ""
     return (f"{words} ({reason})" if words else reason) + when
 
 
@@ -193,14 +193,14 @@ def cancelled_by(out: str) -> str:
 
 
 ENDS: Mapping[str, JobEnd] = {
-    "TIMEOUT": JobEnd(RunState.TIMED_OUT, 124, "its time was over"),
+    "TIMEOUT": JobEnd(RunState.TIMED_OUT, 124, "it reached its time limit"),
     "CANCELLED": JobEnd(RunState.KILLED, 137, "it was cancelled", cancelled=True),
-    "NODE_FAIL": JobEnd(RunState.BROKEN, 125, "a node failed"),
-    "OUT_OF_MEMORY": JobEnd(RunState.BROKEN, 125, "it needed more memory than it had asked for"),
-    "PREEMPTED": JobEnd(RunState.KILLED, 137, "it had to make room for another job"),
-    "BOOT_FAIL": JobEnd(RunState.BROKEN, 125, "a node did not start"),
-    "DEADLINE": JobEnd(RunState.TIMED_OUT, 124, "its deadline was over"),
-    "FAILED": JobEnd(RunState.BROKEN, 125, "its batch script failed", failed=True),
-    "COMPLETED": JobEnd(RunState.BROKEN, 125, "its batch script ended well"),
+    "NODE_FAIL": JobEnd(RunState.ERROR, 125, "a node failed"),
+    "OUT_OF_MEMORY": JobEnd(RunState.ERROR, 125, "it exceeded its memory limit"),
+    "PREEMPTED": JobEnd(RunState.KILLED, 137, "it was preempted"),
+    "BOOT_FAIL": JobEnd(RunState.ERROR, 125, "a node failed to boot"),
+    "DEADLINE": JobEnd(RunState.TIMED_OUT, 124, "it reached its deadline"),
+    "FAILED": JobEnd(RunState.ERROR, 125, "its batch script failed", failed=True),
+    "COMPLETED": JobEnd(RunState.ERROR, 125, "its batch script succeeded"),
 }
 """Final states of a job. REVOKED is not one: in a federation the job then runs on another cluster."""

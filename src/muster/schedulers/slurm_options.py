@@ -107,7 +107,7 @@ class DOCTOR(Options):
     gpus_per_node = optional(("--gpus-per-node",), "GPUs per node to allocate", "N", values.text, group=_GROUP)
 
 
-_LIMIT_IN_MINUTES = "-t {minutes} is a time limit of {minutes} min with --slurm; torchrun's -t is --tee"
+_LIMIT_IN_MINUTES = "with --slurm, -t {minutes} is a time limit of {minutes} minutes; for -t of torchrun use --tee"
 
 
 def _note(words: Sequence[str], options: Options) -> str:

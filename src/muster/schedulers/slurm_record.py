@@ -154,13 +154,13 @@ SCHEDULER = Scheduler(
         _ask(slurm_nodes.in_use(), slurm_nodes.used_gpus),
         _ask(slurm_nodes.everybody(), slurm_nodes.jobs),
         Remedies(
-            "`scontrol ping`; slurmctld may be down",
-            "gres.conf there, and `scontrol show node`",
-            "`scontrol show node {node}`",
+            "run `scontrol ping`; slurmctld may be down",
+            "compare gres.conf on the node with `scontrol show node`",
+            "see `scontrol show node {node}`",
         ),
     ),
-    naming_nodes="; --slurm-opt nodelist=n[1-3]",
+    naming_nodes="; request nodes with --slurm-opt nodelist=n[1-3]",
     interactive="salloc",
     hold=_hold,
-    down="is slurmctld up? `scontrol ping`",
+    down="check slurmctld with `scontrol ping`",
 )

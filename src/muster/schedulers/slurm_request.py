@@ -39,8 +39,8 @@ def request(wish: Wish, options: Options) -> Request:
     for name in wanted:
         if name in slurm_batch.OURS:
             own = slurm_batch.OURS[name]
-            hint = f"use muster's own `{own}`" if own else "a run is one job, and muster needs that for itself"
-            raise InvalidRequest(f"--slurm-opt {name}: muster writes that option of sbatch itself", hint)
+            hint = f"use `{own}` of muster" if own else "a run is one job, and muster needs that option itself"
+            raise InvalidRequest(f"--slurm-opt {name}: muster sets this option of sbatch itself", hint)
     said = {name: value for name, value in wanted.items() if value is not None}
     _check_warning(options, said.get("time", ""))
     nodelist = said.get("nodelist", "")
@@ -71,7 +71,7 @@ def _warning(options: Options) -> Warn:
     most = slurm_jobs.LONGEST_WARNING
     if found.seconds > most:
         raise InvalidRequest(
-            f"--signal-before {found.seconds:g}s: Slurm sends it at most {most} s before the time limit",
+            f"--signal-before {found.seconds:g}s: Slurm sends signals at most {most}s before the time limit",
             f"use `--signal-before {most}s` or less",
         )
     return found
@@ -83,9 +83,9 @@ def _check_warning(options: Options, limit: str) -> None:
     before = _warning(options).seconds
     if options.given(RUN.signal_before) and whole is not None and before >= whole:
         raise InvalidRequest(
-            f"--signal-before {before:g}s with a time limit of {whole:g} s: the ranks would be told to "
-            "save as soon as the job starts",
-            f"use less than {whole:g} s, or a longer --time",
+            f"--signal-before {before:g}s with a time limit of {whole:g}s: ranks would get the signal "
+            "as soon as the job starts",
+            f"use less than {whole:g}s, or a longer --time",
         )
 
 
@@ -94,7 +94,7 @@ def _word(value: object, what: str) -> str | None:
     if isinstance(value, bool):
         return "" if value else None
     if isinstance(value, (dict, list)):
-        raise InvalidRequest(f"{what}: that is not one value", "write it as a text, as after the option of sbatch")
+        raise InvalidRequest(f"{what}: not a single value", "write a string, as after the option of sbatch")
     return str(value)
 
 
@@ -105,14 +105,14 @@ def _gpus_of_ranks(wish: Wish, options: Options) -> dict[str, str]:
         return {}
     if each != 1:
         raise InvalidRequest(
-            f"--gpus-per-task {each}: each rank has one GPU",
-            "write `-g RANKS --gpus-per-node GPUS`: every rank sees all GPUs of its node",
+            f"--gpus-per-task {each}: only 1 is supported",
+            "use `-g RANKS --gpus-per-node GPUS`: every rank sees all GPUs of its node",
         )
     if wish.each is not None and wish.each.isdigit():
         return {"gpus-per-node": wish.each}
     if wish.ranks is not None:
         return {"gpus": str(wish.ranks)}
-    raise InvalidRequest("--gpus-per-task 1: the number of ranks is missing", "add `-g RANKS_PER_NODE` or `-n RANKS`")
+    raise InvalidRequest("--gpus-per-task 1 requires the number of ranks", "add `-g RANKS_PER_NODE` or `-n RANKS`")
 
 
 def _size(wish: Wish, nodelist: str) -> tuple[int | None, int | None]:
@@ -157,10 +157,10 @@ def check_inside(allocation: Allocation, options: Options) -> None:
         names = ", ".join(option.long_name for option in made)
         hint = "leave them out" if len(made) > 1 else "leave it out"
         if RUN.time in made:
-            hint += "; `--timeout 1h` ends the run after that time"
-        raise InvalidRequest(f"{names}: job {allocation.job}, inside of which this is, has its nodes already", hint)
+            hint += "; to limit the duration of the run, use `--timeout 1h`"
+        raise InvalidRequest(f"{names}: not available inside job {allocation.job}, which already has its nodes", hint)
     if options.typed(RUN.requeue):
         raise InvalidRequest(
-            f"--requeue: job {allocation.job}, inside of which this is, is not muster's to put back into the queue",
-            "submit the run from outside of a job, or use `#SBATCH --requeue`",
+            f"--requeue: muster cannot requeue job {allocation.job}, which it did not submit",
+            "submit the run from outside the job, or use `#SBATCH --requeue`",
         )

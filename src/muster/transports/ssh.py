@@ -47,32 +47,36 @@ class Refusal(NamedTuple):
 REFUSALS = (
     Refusal(
         "REMOTE HOST IDENTIFICATION HAS CHANGED",
-        "its host key is not the one that this machine knows",
-        "if that machine was made anew: `ssh-keygen -R HOST`, then `ssh HOST` once; if not, another one answers for it",
+        "host key changed",
+        "if HOST was reinstalled: `ssh-keygen -R HOST`, then `ssh HOST`; if not, another machine may impersonate it",
     ),
     Refusal(
         "Host key verification failed",
-        "its host key is not known here yet",
-        "`ssh HOST` once, and look at the key that it shows",
+        "unknown host key",
+        "run `ssh HOST` once, and verify the key that it shows",
     ),
     Refusal(
         "Permission denied",
-        "ssh was refused: it would need a password, or another key or user",
-        "no password can be typed here; `ssh-copy-id HOST`, or `ssh-add` for a key with a passphrase",
+        "ssh authentication failed: it requires a password, or another key or user",
+        "muster cannot enter a password: use `ssh-copy-id HOST`, or `ssh-add` for a key with a passphrase",
     ),
     Refusal(
         "Too many authentication failures",
-        "ssh was refused: it offered too many keys",
-        "name the right one in ~/.ssh/config: `IdentityFile` and `IdentitiesOnly yes`",
+        "ssh authentication failed: too many keys offered",
+        "choose the key in ~/.ssh/config with `IdentityFile` and `IdentitiesOnly yes`",
     ),
     Refusal(
         "Could not resolve hostname",
-        "its name is not known here",
-        "look at the spelling, or give it an address in ~/.ssh/config or /etc/hosts",
+        "host name not found",
+        "check the spelling, or set its address in ~/.ssh/config or /etc/hosts",
     ),
-    Refusal("Connection refused", "nothing listens there for ssh", "is sshd running, and on this port?"),
-    Refusal("No route to host", "there is no way to it", "is it up, and is this machine in its network?"),
-    Refusal("timed out", "it does not answer", "is it up, and does a firewall let ssh through?"),
+    Refusal("Connection refused", "ssh connection refused", "check that sshd is running on this port"),
+    Refusal(
+        "No route to host",
+        "no route to host",
+        "check that the host is up, and in a network that this machine can reach",
+    ),
+    Refusal("timed out", "ssh connection timed out", "check that the host is up, and that no firewall blocks ssh"),
 )
 """The first match is reported."""
 

@@ -11,15 +11,15 @@ from muster.core.printable import line as safe
 
 
 def seconds(value: float) -> str:
-    """Return a duration as text: `0.8 s`, `12 s`, `4 min 5 s`, `3 h 20 min`, `2 d 4 h`."""
+    """Return a duration as text: `0.8s`, `12s`, `4m 5s`, `3h 20m`, `2d 4h`."""
     if value < 9.95:
-        return f"{value:.1f} s"
+        return f"{value:.1f}s"
     whole = round(value)
-    for unit, size, small, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+    for unit, size, small, part in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
         if whole >= size:
             rest = whole % size // part
-            return f"{whole // size} {unit}" + (f" {rest} {small}" if rest else "")
-    return f"{whole} s"
+            return f"{whole // size}{unit}" + (f" {rest}{small}" if rest else "")
+    return f"{whole}s"
 
 
 def shell_word(text: Text) -> str:

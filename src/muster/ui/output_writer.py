@@ -13,8 +13,8 @@ from muster.linux.writer import Writer
 
 _FORSAKEN: set[int] = set()
 
-_LOST = """muster: cannot write to standard output: {reason}; the run goes on
-hint: all that the ranks write is kept: see `muster logs`
+_LOST = """muster: warning: cannot write to stdout: {reason}; the run continues
+hint: see the output of the ranks with `muster logs`
 """
 
 _A_MOMENT = 0.2

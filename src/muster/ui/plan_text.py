@@ -18,16 +18,16 @@ def plan_in_words(plan: Plan, run_id: str, run_dir: str, show_env: bool = False)
     The user's own environment variables are listed by name; `show_env` shows their values too, except secrets.
     """
     job = plan.job
-    timeout = "none" if job.timeout is None else f"{job.timeout:g} s"
+    timeout = "none" if job.timeout is None else f"{job.timeout:g}s"
     rows = [("launcher", f"{job.launcher}, {plural(plan.world_size, 'rank')} on {plural(len(plan.nodes), 'node')}")]
     if any(command.python_index is not None for command in plan.commands):
         rows.append(("python", f"{job.python} ({job.python_source})"))
-    rows += [("folder", job.cwd)]
+    rows += [("cwd", job.cwd)]
     rows += [("setup", line) for line in job.setup]
     rows += [("preload", ", ".join(job.preload))] if job.preload else []
     rows += [("stdin", f"this terminal, for rank {job.stdin}")] if job.stdin is not None else []
-    rows.append(("ends", f"grace {job.grace:g} s, timeout {timeout}, at most {plural(job.max_restarts, 'restart')}"))
-    rows.append(("files", f"{run_dir}/{run_id}/attempt_0/rank_00000.out, .err, and so on"))
+    rows.append(("shutdown", f"grace {job.grace:g}s, timeout {timeout}, up to {plural(job.max_restarts, 'restart')}"))
+    rows.append(("logs", f"{run_dir}/{run_id}/attempt_0/rank_00000.out, .err, …"))
     lines = [f"{name:<9} {text}" for name, text in rows]
     for commands in by_value((command, (command.node, command.argv)) for command in plan.commands).values():
         lines += ["", *_commands_in_words(plan, commands, show_env)]
@@ -49,9 +49,9 @@ def _late_in_words(plan: Plan) -> list[str]:
         ):
             if not isinstance(value, str):
                 (of_attempt if value in _OF_AN_ATTEMPT else of_node)[name] = None
-    port = "node 0 looks for a free port" if plan.external_rendezvous else "node 0 binds a free port and keeps it"
-    lines = [f"known when an attempt starts: {', '.join(of_attempt)} ({port})"]
-    return [*lines, f"known when the nodes have been reached: {', '.join(of_node)}"] if of_node else lines
+    port = "node 0 finds a free port" if plan.external_rendezvous else "node 0 binds a free port"
+    lines = [f"set when an attempt starts: {', '.join(of_attempt)} ({port})"]
+    return [*lines, f"set after connecting to the nodes: {', '.join(of_node)}"] if of_node else lines
 
 
 def _commands_in_words(plan: Plan, commands: Sequence[Command], show_env: bool) -> list[str]:
@@ -61,14 +61,10 @@ def _commands_in_words(plan: Plan, commands: Sequence[Command], show_env: bool) 
     ranks = [rank for command in commands for rank in command.ranks]
     lines = [f"on {host}: {' '.join(map(shell_word, first.argv))}"]
     if first.launcher:
-        lines.append("  started once, with")
+        lines.append("  one process, with")
         lines += _set(plan, first.env, first.env_defaults, show_env)
     else:
-        how = (
-            "started once, and forks"
-            if first.fork_server
-            else "started once for" + (" each of" if len(ranks) > 1 else "")
-        )
+        how = "one process, forks" if first.fork_server else "one process for" + (" each of" if len(ranks) > 1 else "")
         of = plan.environments[first.node]
         lines.append(f"  {how} {named(rank.rank for rank in ranks)}, with")
         lines += [*_set(plan, of.env, of.env_defaults, show_env), *_ranks_in_words(plan, first.node, ranks)]
@@ -82,7 +78,7 @@ def _rank_command_in_words(plan: Plan, show_env: bool) -> list[str]:
     assert plan.rank_command is not None
     lines = [
         "",
-        f"each rank, once $MUSTER_RANK has asked the agent: {' '.join(map(shell_word, plan.rank_command.argv))}",
+        f"each rank, after $MUSTER_RANK registered: {' '.join(map(shell_word, plan.rank_command.argv))}",
     ]
     env = _shared([of.env for of in plan.environments])
     defaults = _shared([of.env_defaults for of in plan.environments])
@@ -119,7 +115,7 @@ def _set(plan: Plan, env: Variables, defaults: Variables, show_env: bool) -> lis
     theirs = sorted(name for name in plan.job.env if name in env) if not show_env else []
     shown = [(name, value) for name, value in sorted(env.items()) if not isinstance(value, Late) and name not in theirs]
     lines = [f"    {name}={_value(name, value)}" for name, value in shown]
-    lines += [f"    and {', '.join(theirs)}   (their values: --show-env)"] if theirs else []
+    lines += [f"    and {', '.join(theirs)}   (show values with --show-env)"] if theirs else []
     known = [(name, value) for name, value in sorted(defaults.items()) if isinstance(value, str)]
     return [*lines, *(f"    {name}={_value(name, value)}   (unless set)" for name, value in known)]
 

@@ -30,27 +30,27 @@ if TYPE_CHECKING:  # commands that only list runs do not need it
     from muster.core.events import Escalating, Notice
 
 SIGNALS: Mapping[int, tuple[str, str]] = {
-    1: ("SIGHUP", "its terminal was closed"),
+    1: ("SIGHUP", "terminal closed"),
     2: ("SIGINT", "interrupted"),
     3: ("SIGQUIT", "quit"),
-    4: ("SIGILL", "an instruction that this processor does not know"),
-    6: ("SIGABRT", "it aborted itself, often from C++"),
-    7: ("SIGBUS", "a bad memory access, often a full /dev/shm"),
-    8: ("SIGFPE", "an arithmetic fault in native code"),
-    9: ("SIGKILL", "if nobody did it, the kernel did, for want of memory: see `dmesg`"),
-    10: ("SIGUSR1", "a signal that it did not handle"),
-    11: ("SIGSEGV", "a bad memory access in native code"),
-    12: ("SIGUSR2", "a signal that it did not handle"),
-    13: ("SIGPIPE", "it wrote to somebody who had gone"),
-    14: ("SIGALRM", "its alarm clock"),
-    15: ("SIGTERM", "it was asked to end"),
-    24: ("SIGXCPU", "its CPU time limit"),
-    25: ("SIGXFSZ", "its file size limit"),
+    4: ("SIGILL", "illegal instruction, often code for another CPU"),
+    6: ("SIGABRT", "abort, often from C++"),
+    7: ("SIGBUS", "bus error, often a full /dev/shm"),
+    8: ("SIGFPE", "arithmetic error in native code"),
+    9: ("SIGKILL", "likely out of memory, OOM killer: see `dmesg`"),
+    10: ("SIGUSR1", "unhandled signal"),
+    11: ("SIGSEGV", "segmentation fault in native code"),
+    12: ("SIGUSR2", "unhandled signal"),
+    13: ("SIGPIPE", "broken pipe"),
+    14: ("SIGALRM", "alarm timer expired"),
+    15: ("SIGTERM", "termination request"),
+    24: ("SIGXCPU", "CPU time limit"),
+    25: ("SIGXFSZ", "file size limit"),
 }
 """Signals by number: the name, and the most frequent cause."""
 
 JOB_ENDS: Mapping[str, str] = {
-    "time limit": "the time limit of the job was reached",
+    "time limit": "the job reached its time limit",
     "cancelled": "the job was cancelled (scancel)",
     "preempted": "the job was preempted",
     "requeued": "the job was requeued",
@@ -82,20 +82,20 @@ def _reason(reason: StopReason) -> str:
     if kind is StopKind.SIGNAL and number == SIGHUP:
         return "the terminal was closed (SIGHUP)"
     if kind is StopKind.SIGNAL:
-        return f"muster was sent {signal_name(number or 0)}"
+        return f"muster received {signal_name(number or 0)}"
     if kind is StopKind.KILL:
         return "`muster kill`" + (f" by {safe(reason.by)}" if reason.by else "")
     if kind is StopKind.OWNER_GONE:
-        return f"the terminal that started it was gone for {reason.seconds:g} s (--lease)"
+        return f"the terminal that started the run was gone for {reason.seconds:g}s (--lease)"
     if kind is StopKind.TIMEOUT:
-        return f"--timeout of {reason.seconds:g} s is over"
+        return f"reached --timeout of {reason.seconds:g}s"
     if kind is StopKind.STORE:
         how = f"exit status {reason.code}" if number is None else f"killed by signal {number}"
-        return f"the store through which the ranks meet ended: {how}" + (f"; see {reason.log}" if reason.log else "")
+        return f"the rendezvous store exited: {how}" + (f"; see {reason.log}" if reason.log else "")
     if kind is StopKind.PROBLEM:
         return "; ".join(problem_in_words(problem) for problem in reason.problems)
     if kind is StopKind.SCHEDULER and reason.early and reason.cause == "time limit":
-        return "the ranks ended before the time limit of the job, as told"
+        return "the ranks exited before the time limit of the job, as requested"
     if kind is StopKind.SCHEDULER and reason.cause in JOB_ENDS:
         return JOB_ENDS[reason.cause]
     return reason.message
@@ -131,9 +131,9 @@ def ended_in_words(end: RankExit) -> str:
 
 
 _STATUSES: Mapping[int | None, str] = {
-    75: "EX_TEMPFAIL: it is not done, and wants to be started again",
-    126: "the shell found a program that it may not run",
-    127: "the shell found no such program",
+    75: "EX_TEMPFAIL: temporary failure, start again",
+    126: "command is not executable",
+    127: "command not found",
 }
 """Exit codes with a conventional meaning."""
 
@@ -148,8 +148,8 @@ def notice_in_words(notice: Notice) -> str:
         first = notice.first
         who = f"rank {first.rank} failed: {_end_in_brief(first)}" if first else reason_in_words(notice.reason)
         count = f"{notice.restart} of {notice.restarts}"
-        return f"{who or 'a rank failed'}; starting all ranks again (restart {count})"
-    return "not waiting for what the ranks left behind"
+        return f"{who or 'a rank failed'}; restarting all ranks (restart {count})"
+    return "not waiting for orphaned processes"
 
 
 def _end_in_brief(end: RankExit) -> str:
@@ -161,12 +161,12 @@ def _escalation(notice: Escalating) -> str:
     many = plural(len(ranks), "rank") if len(ranks) > 1 else f"rank {ranks[0]}"
     reason = reason_in_words(notice.reason)
     if number == SIGKILL:
-        return f"{reason}: killing {many} (SIGKILL)" if reason else f"killing {many} that did not end (SIGKILL)"
+        return f"{reason}: killing {many} (SIGKILL)" if reason else f"killing {many}, still running (SIGKILL)"
     if number == SIGQUIT:
-        many += ", or SIGQUIT where it is caught"
+        many += ", or SIGQUIT where handled"
     name = "SIGINT" if number == SIGINT else "SIGTERM"
-    hint = "; Ctrl-C again to kill them at once" if number == SIGINT else ""
-    return f"{reason}: {name} to {many}, {notice.wait:g} s to end{hint}"
+    hint = "; press Ctrl-C again to kill them now" if number == SIGINT else ""
+    return f"{reason}: sending {name} to {many}, grace period {notice.wait:g}s{hint}"
 
 
 # ---- leftover processes ---------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def process_in_words(found: Leftover) -> str:
     """Return a process as text: name, pid and state."""
     if not found.pid:
         return safe(found.process)  # as recorded by an older version
-    state = {"D": ", waits in the kernel, cannot be ended", "T": ", stopped"}.get(found.state, "")
+    state = {"D": ", blocked in the kernel, cannot be killed", "T": ", stopped"}.get(found.state, "")
     return f"{safe(found.process)} (pid {found.pid}{state}{', holds a GPU' if found.gpu else ''})"
 
 
@@ -187,13 +187,13 @@ def processes_in_words(found: Iterable[Leftover]) -> str:
 
 def leftover_in_words(found: Leftover) -> str:
     """Return a leftover process, and what happened to it."""
-    how = "left behind by a rank, ended by muster" if found.killed else "still alive"
+    how = "orphaned process, killed by muster" if found.killed else "orphaned process, still running"
     return f"{how}: {process_in_words(found)}"
 
 
 def lost_in_words(node: LostNode) -> str:
     """Return the message about a node whose ranks were not seen to exit."""
-    return f"not seen to end: {safe(node.why)}"
+    return f"exit of its ranks not observed: {safe(node.why)}"
 
 
 # ---- why ranks could not be started ---------------------------------------------------------------------------------
@@ -204,26 +204,26 @@ def problem_in_words(problem: Problem) -> str:
     hosts, kind, python, text = fold_hostlist(problem.hosts), problem.kind, safe(problem.python), safe(problem.text)
     on = f"{hosts}: " if problem.among_others else ""
     if _has_no_torch(problem):
-        return f"{on}there is no torch in {python} (Python {safe(problem.version) or '?'})"
+        return f"{on}torch is not installed in {python} (Python {safe(problem.version) or '?'})"
     if kind is ProblemKind.OLD_TORCH:
-        return f"{on}{python} has torch {safe(problem.torch)}, and muster needs {problem.needed} or newer"
+        return f"{on}{python} has torch {safe(problem.torch)}, muster requires {problem.needed} or newer"
     if kind is ProblemKind.IMPORT:
         return f"{on}`import {safe(problem.module)}` failed in {python}: {text}"
     if kind is ProblemKind.FORK:
-        return f"{hosts} could fork {plural(problem.number, 'rank')} and no more: {text}"
+        return f"{hosts}: cannot fork more than {plural(problem.number, 'rank')}: {text}"
     if kind is ProblemKind.FORK_SERVER:
         signal = problem.signal
         how = f"exit status {problem.code}" if signal is None else f"killed by {signal_name(signal)}"
-        return f"{on}the warm interpreter ended while it imported torch ({how})"
+        return f"{on}the fork server exited while importing torch ({how})"
     if kind is ProblemKind.LAUNCHER:
-        return f"{on}{safe(problem.name)} could not be started: {text}"
+        return f"{on}cannot start {safe(problem.name)}: {text}"
     if kind is ProblemKind.RANK:
-        return f"{on}rank {problem.rank} could not be started: {text}"
+        return f"{on}cannot start rank {problem.rank}: {text}"
     if kind is ProblemKind.PROTOCOL:
-        return f"the agent on {hosts} speaks version {problem.version}, muster {problem.needed}"
+        return f"the agent on {hosts} has protocol version {problem.version}, muster {problem.needed}"
     if kind is ProblemKind.VERSIONS:
         told = fold_values((host, safe(value)) for host, value in problem.values)
-        return f"{problem.name} differs between the hosts: {told}"
+        return f"{problem.name} differs between hosts: {told}"
     return problem.text
 
 
@@ -235,20 +235,20 @@ def _has_no_torch(problem: Problem) -> bool:
 def _hint_of_problem(problem: Problem) -> str:
     kind, python = problem.kind, safe(problem.python)
     if _has_no_torch(problem) or kind is ProblemKind.OLD_TORCH:
-        return f"install it there: {python} -m pip install torch; or choose another Python by --python"
+        return f"install it with `{python} -m pip install torch`, or choose another Python with --python"
     if problem.limit:
         return FEWER_PROCESSES
     if kind is ProblemKind.IMPORT:
         of_torch = problem.module.startswith("torch")
-        return f"run it by hand: {python} -c 'import torch'" if of_torch else "look at --preload"
+        return f"run it by hand: {python} -c 'import torch'" if of_torch else "check --preload"
     return _HINTS.get(kind, "")
 
 
 _HINTS: Mapping[ProblemKind, str] = {
-    ProblemKind.FORK: "ask for fewer ranks",
+    ProblemKind.FORK: "use fewer ranks",
     ProblemKind.FORK_SERVER: "see warm.log in the run directory, or use --launcher exec",
     ProblemKind.LAUNCHER: "see launcher.log in the run directory",
-    ProblemKind.RANK: "try it by hand, on that machine and in that folder",
+    ProblemKind.RANK: "run it by hand, on that host and in the working directory",
 }
 
 

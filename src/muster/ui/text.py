@@ -42,7 +42,7 @@ def _threads(found: Iterable[int | None]) -> str:
     """Return the number of OpenMP threads of each rank, which may differ between hosts."""
     counts = {count or 0 for count in found}
     if counts == {0}:
-        return "OMP_NUM_THREADS as you set it"
+        return "OMP_NUM_THREADS as set"
     few, many = min(counts), max(counts)
     return f"{plural(few, 'thread')} each" if few == many else f"{few} to {many} threads each"
 
@@ -59,7 +59,7 @@ def outcome_in_words(outcome: RunResult, operand: str, world_size: int, hosts: S
     failed = first_failure(outcome, hosts)
     after = f"after {seconds(outcome.duration)}" if outcome.duration else "before it started"
     if outcome.state is RunState.SUCCEEDED:
-        lines.append(f"{_all(world_size)} ended well {after}")
+        lines.append(f"{_all(world_size)} succeeded in {seconds(outcome.duration)}")
     elif failed is not None:
         first = failed.end
         attempt = f" after restart {outcome.attempt}" if outcome.attempt else ""
@@ -69,11 +69,11 @@ def outcome_in_words(outcome: RunResult, operand: str, world_size: int, hosts: S
         lines += [f"hint: {safe(failed.hint)}"] if failed.hint else []
     else:
         reason = _indented(reason_in_words(outcome.stopped))
-        lines.append(reason if outcome.state is RunState.BROKEN else f"ended {after}: {reason}")
+        lines.append(f"error: {reason}" if outcome.state is RunState.ERROR else f"stopped {after}: {reason}")
         hint = hint_of(outcome.stopped)
         lines += [f"hint: {_indented(hint)}"] if hint else []
         if outcome.root_cause is not None:
-            lines.append(f"rank {outcome.root_cause.rank} had failed: {ended_in_words(outcome.root_cause)}")
+            lines.append(f"rank {outcome.root_cause.rank} failed before that: {ended_in_words(outcome.root_cause)}")
     if outcome.state is not RunState.SUCCEEDED:
         lines += others_in_words(outcome)
     lines += map(leftover_in_words, outcome.leftovers)
@@ -81,7 +81,7 @@ def outcome_in_words(outcome: RunResult, operand: str, world_size: int, hosts: S
     lines += unlogged_in_words(outcome.unlogged)
     if outcome.state is not RunState.SUCCEEDED and outcome.exits:
         rank = f" --rank {outcome.root_cause.rank}" if outcome.root_cause is not None else ""
-        lines.append(f"its log: muster logs {operand}{rank}" if rank else f"the logs: muster logs {operand}")
+        lines.append(f"log: muster logs {operand}{rank}" if rank else f"logs: muster logs {operand}")
     return "\n".join(lines)
 
 
@@ -96,7 +96,7 @@ def unlogged_in_words(unlogged: Iterable[Unlogged]) -> list[str]:
     lines = []
     for ranks, size, why in missing_output(unlogged):
         whose = "its log" if len(ranks) == 1 else "their logs"
-        lines.append(f"{named(ranks)}: {size_in_words(size)} of output are not in {whose}: {safe(why)}")
+        lines.append(f"{named(ranks)}: {size_in_words(size)} of output missing from {whose}: {safe(why)}")
     return lines
 
 
@@ -106,7 +106,7 @@ def _indented(text: str) -> str:
 
 
 def _all(count: int) -> str:
-    return "the rank" if count == 1 else f"all {count} ranks"
+    return "rank 0" if count == 1 else f"all {count} ranks"
 
 
 def after_start(end: RankExit) -> str:
@@ -126,10 +126,10 @@ def others_in_words(outcome: RunResult) -> list[str]:
 def _fate_in_words(fate: Fate, end: RankExit) -> str:
     how = signal_name(end.signal) if end.signal is not None else f"exit status {end.code}"
     return {
-        Fate.SUCCEEDED: "ended well",
-        Fate.TERMINATED: f"ended by muster ({how})",
-        Fate.TERMINATED_BY_LAUNCHER: f"ended by the launcher ({how})",
-        Fate.PEER_LOST: "then failed for want of the others (lost peer)",
+        Fate.SUCCEEDED: "succeeded",
+        Fate.TERMINATED: f"terminated by muster ({how})",
+        Fate.TERMINATED_BY_LAUNCHER: f"terminated by the launcher ({how})",
+        Fate.PEER_LOST: "failed afterwards (lost peer)",
         Fate.FAILED: ended_in_words(end),
     }[fate]
 
@@ -175,31 +175,31 @@ def show_in_words(
     lines = [f"run      {run_id}" + (f"  ({safe(job['name'])})" if job.get("name") else "")]
     lines.append(f"state    {safe(state)}")
     lines.append(f"command  {' '.join(map(shell_word, job.get('argv', [])))}")
-    lines.append(f"folder   {safe(job.get('cwd', '?'))} on {safe(job.get('host', '?'))}")
+    lines.append(f"cwd      {safe(job.get('cwd', '?'))} on {safe(job.get('host', '?'))}")
     lines.append(f"{'submitted' if job.get('scheduler') else 'started '} {safe(job.get('started', '?'))}")
     lines += _how_in_words(job, facts_of(events), hosts)
     lines += ["", now] if now else []
     if outcome is not None:
         lines += ["", outcome_in_words(outcome, operand or run_id, len(outcome.exits), hosts)]
         if outcome.state is RunState.SUCCEEDED and outcome.attempt:
-            lines.append(f"in attempt {outcome.attempt}")
+            lines.append(f"attempt {outcome.attempt}")
     spans = steps_of(events)
     if spans:
-        lines += ["", "start-up, in seconds"]
+        lines += ["", "startup, in seconds"]
         lines += [f"  {length:7.3f}  {_STEPS[step]}" for step, length in spans]
-        lines.append(f"  {sum(length for _, length in spans):7.3f}  in all")
+        lines.append(f"  {sum(length for _, length in spans):7.3f}  total")
     return "\n".join(lines)
 
 
 _STEPS: Mapping[Step, str] = {
-    Step.MUSTER: "muster itself, until its agent runs",
-    Step.PROBE: "a look at the Python",
-    Step.REACH: "reaching the hosts, and a look at the Python",
-    Step.PYTHON: "python starts",
-    Step.IMPORT: "imports torch and what --preload names",
-    Step.PREPARE_FORK: "gets ready to fork",
-    Step.PREPARE: "gets ready",
-    Step.START: "ranks are started",
+    Step.MUSTER: "start muster and its agent",
+    Step.PROBE: "interpreter probe",
+    Step.REACH: "connect to the hosts, interpreter probe",
+    Step.PYTHON: "start Python",
+    Step.IMPORT: "import torch and --preload modules",
+    Step.PREPARE_FORK: "prepare to fork",
+    Step.PREPARE: "prepare to start",
+    Step.START: "start the ranks",
     Step.FIRST_OUTPUT: "first output of a rank",
     Step.LAST_OUTPUT: "first output of the last rank",
 }

@@ -71,9 +71,7 @@ def _statements(verdicts: Iterable[Verdict]) -> str:
     for verdict in verdicts:
         mark = '<b class="good">✓</b>' if verdict.passed else '<b class="bad">✗</b>'
         words = f": <span>{escape(verdict.found)}</span>" if verdict.found else ""
-        words += (
-            f"<br><span>what to do: {escape(verdict.remedy)}</span>" if verdict.remedy and not verdict.passed else ""
-        )
+        words += f"<br><span>fix: {escape(verdict.remedy)}</span>" if verdict.remedy and not verdict.passed else ""
         items.append(f"<li>{mark}{escape(verdict.name)}{words}</li>")
     return f"<ul>{''.join(items)}</ul>"
 
@@ -91,8 +89,8 @@ def _who(told: Mapping[str, Any]) -> str:
 
 def _sums(told: Mapping[str, Any]) -> str:
     return _table(SPEED_HEADS, map(speed_row, told["speed"])) + (
-        "<p>algorithm = bytes / time; bus = algorithm × 2(n−1)/n for n ranks, as nccl-tests reckon it, so that it can "
-        "be compared with what the wires carry</p>"
+        "<p>algbw = bytes / time; busbw = algbw × 2(n−1)/n for n ranks, as nccl-tests compute it: compare it with the "
+        "bandwidth of the network</p>"
     )
 
 
@@ -101,10 +99,10 @@ def _sums(told: Mapping[str, Any]) -> str:
 
 def _data(told: Mapping[str, Any]) -> str:
     captions = {
-        "epoch": "Epoch {epoch}. Each column is a sample: one mark in each, for the rank that sees it; two where a "
-        "sample fills up a share.",
-        "without DistributedSampler": "Without DistributedSampler each rank sees all samples, and the epoch is done as "
-        "often as there are ranks.",
+        "epoch": "Epoch {epoch}. Each column is a sample, marked in the row of the rank that gets it; two marks: a "
+        "sample used for padding.",
+        "without DistributedSampler": "Without DistributedSampler each rank gets all samples: the epoch is repeated "
+        "by every rank.",
     }
     figures = []
     for look in told["epochs"]:
@@ -138,7 +136,7 @@ def _grid(by_rank: Sequence[Sequence[int]], samples: int) -> str:
         for row in range(len(rows))
     ]
     hidden = len(by_rank) - len(rows)
-    more = f"; {plural(hidden, 'more rank is', 'more ranks are')} left out" if hidden else ""
+    more = f"; {plural(hidden, 'more rank')} not shown" if hidden else ""
     return (
         f'<svg viewBox="0 0 {wide} {top + high * len(rows) + 2:.0f}" role="img" class="grid">'
         f'<text x="{left}" y="12">sample 0</text><text x="{wide}" y="12" text-anchor="end">{samples - 1}{more}</text>'
@@ -152,13 +150,13 @@ def _grid(by_rank: Sequence[Sequence[int]], samples: int) -> str:
 
 def _convergence(told: Mapping[str, Any]) -> str:
     rows = [
-        (way["way"], *("no number" if number is None else f"{number:.3g}" for number in (way["off"], way["apart"])))
+        (way["way"], *("NaN" if number is None else f"{number:.3g}" for number in (way["off"], way["apart"])))
         for way in told["ways"]
     ]
-    heads = ("", "parameters off from those of one rank", "ranks apart from each other")
+    heads = ("", "difference from one rank", "difference between ranks")
     caption = (
-        "Loss on unseen data, the mean over ranks. The line of all ranks must lie on that of one rank; the others are "
-        "mistakes made on purpose, and must not."
+        "Loss on unseen data, mean over ranks. The curve of all ranks must match that of one rank; the others are "
+        "deliberate mistakes, and must not."
     )
     return f"<figure>{_curves(told['ways'])}<figcaption>{caption}</figcaption></figure>" + _table(heads, rows)
 

@@ -23,16 +23,16 @@ def section_in_words(section: str, told: Reported, verdicts: Sequence[Verdict]) 
         lines += _TABLES[section](told[section])
     for verdict in verdicts:
         if verdict.section == section:
-            lines.append(f"  {'ok' if verdict.passed else 'WRONG':<7}{verdict.name}" + _after(verdict.found))
-            lines += [f"         what to do: {verdict.remedy}"] if verdict.remedy and not verdict.passed else []
+            lines.append(f"  {'ok' if verdict.passed else 'FAIL':<7}{verdict.name}" + _after(verdict.found))
+            lines += [f"         fix: {verdict.remedy}"] if verdict.remedy and not verdict.passed else []
     return "\n".join(lines) + "\n"
 
 
 def end_in_words(verdicts: Sequence[Verdict]) -> str:
     """Return the last line."""
     wrong = sum(not verdict.passed for verdict in verdicts)
-    verdict = plural(wrong, "does not hold", "do not hold") if wrong else "all hold"
-    return f"{plural(len(verdicts), 'statement')}: {verdict}"
+    passed = plural(len(verdicts) - wrong, "check") + " passed"
+    return f"{passed}, {wrong} failed" if wrong else passed
 
 
 def _after(found: str) -> str:
@@ -60,10 +60,10 @@ def rank_row(rank: Mapping[str, Any]) -> tuple[str, ...]:
 def _who(told: Mapping[str, Any]) -> list[str]:
     ranks = told["ranks"]
     lines = _indented(HEADS, *map(rank_row, ranks[:_MOST]))
-    return lines + ([f"  … and {len(ranks) - _MOST} more, in the page"] if ranks[_MOST:] else [])
+    return lines + ([f"  … and {len(ranks) - _MOST} more, see the HTML report"] if ranks[_MOST:] else [])
 
 
-SPEED_HEADS = ("all-reduce of", "time", "algorithm", "bus")
+SPEED_HEADS = ("all-reduce size", "time", "algbw", "busbw")
 
 
 def speed_row(entry: Mapping[str, Any]) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ def _data(told: Mapping[str, Any]) -> list[str]:
     looks = [look for look in told["epochs"] if look["what"] == "epoch"]
     if len(looks[0]["by_rank"]) > len(_DIGITS):
         return []
-    rows = ["  the rank that sees sample 0, 1, 2, …; + where several do"]
+    rows = ["  the rank that gets sample 0, 1, 2, …; + for several ranks"]
     for look in looks:
         seen = holders(look["by_rank"], told["samples"])
         rows.append(
