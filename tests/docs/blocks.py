@@ -118,14 +118,14 @@ def wrong(commands: tuple[Typed, ...], output: str) -> str:
     return ""
 
 
-_TIME = r"(?:\d+ (?:h|min) )*\d+(?:\.\d+)? (?:s|min|h)"
-"""`34 s`, `1 min 52 s`."""
+_TIME = r"\b(?:\d+[dhm] )?\d+(?:\.\d+)?[dhms]\b"
+"""`0.8s`, `34s`, `1m 52s`."""
 _VARIES = (
     (r"\b\d{8}-\d{6}-[0-9a-f]{5,16}\b", "RUN"),
     (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "DATE"),
-    (rf"{_TIME}(?= after)|(?<=after ){_TIME}\b|{_TIME}$", "SECONDS"),
+    (rf"{_TIME}(?= after)|(?<=after ){_TIME}|(?<=\(){_TIME}(?=\))|{_TIME}$", "SECONDS"),
     (rf"(?<=DATE  ){_TIME} +", "SECONDS  "),  # in a table, whose column has the width of the longest
-    (r"\bTOOK +", "TOOK  "),
+    (r"\bDURATION +", "DURATION  "),
     (r"\b\d+ threads? each", "THREADS"),
     (r"Python 3\.\d+\.\d+, torch [^;)\s]+", "VERSIONS"),
 )

@@ -55,13 +55,13 @@ def test_a_block_begins_with_a_command():
         blocks("```console\nhello\n```\n")
 
 
-SAID = "[1] b\n[0] a\n[1] c\nmuster: all 2 ranks ended well after 1.3 s\n"
+SAID = "[1] b\n[0] a\n[1] c\nmuster: all 2 ranks succeeded in 1.3s\n"
 
 
 @pytest.mark.parametrize(
     ("expected", "well"),
     [
-        (("[0] a", "[1] b", "[1] c", "muster: all 2 ranks ended well after 9 s"), True),
+        (("[0] a", "[1] b", "[1] c", "muster: all 2 ranks succeeded in 9.0s"), True),
         (("[0] a", "...", "muster: all 2 ranks ..."), True),
         (("...",), True),
         (("[0] a", "[1] c", "[1] b", "muster: ..."), False),  # the lines of one rank are ordered
@@ -80,12 +80,12 @@ def test_what_is_said_fits_or_does_not(expected, well):
         ("muster logs 20261121-094617-8eb1f-train", "muster logs 20261122-104617-00000-train", True),
         ("muster logs 20261121-094617-8eb1f-train", "muster logs 20261121-094617-8eb1f-other", False),
         (
-            "rank 1 failed first, 1.9 s after the start: exit status 7",
-            "rank 1 failed first, 12 s after the start: exit status 7",
+            "rank 1 failed first, 1.9s after the start: exit status 7",
+            "rank 1 failed first, 1m 12s after the start: exit status 7",
             True,
         ),
-        ("a  2026-11-21 22:13:33  2.8 s", "a  2026-12-01 00:00:00  11 s", True),
-        ("grace 10 s, none", "grace 30 s, none", False),
+        ("a  2026-11-21 22:13:33  2.8s", "a  2026-12-01 00:00:00  11s", True),
+        ("grace 10s, none", "grace 30s, none", False),
     ],
 )
 def test_what_varies_may_vary(expected, said, well):
