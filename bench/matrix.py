@@ -1,4 +1,4 @@
-"""Every launcher at every place, for real, in the lab: `make matrix` prints the table and keeps it in docs/matrix.md.
+"""Run every launcher locally, over ssh and in Slurm on the lab: `make matrix` writes docs/matrix.md.
 
 distributed_sum.py with 2 ranks on each of 2 nodes (on one machine: 2 ranks), each cell one run.
 """
@@ -19,7 +19,7 @@ WHERE = {"local": [], "ssh": ["--hosts", "n1,n2"], "slurm": ["--slurm", "--nnode
 
 
 def cell(lab: Lab, launcher: str, place: str, home: str) -> str:
-    """One run: how long it took, or that it is refused, or what went wrong."""
+    """Run once; return the time, `refused`, or what failed."""
     line = ["-m", "muster", "run", "--quiet", "--launcher", launcher, *WHERE[place], "-g", "2"]
     env = {**lab.environment(), "MUSTER_HOME": home, "OMP_NUM_THREADS": "1"}
     began = time.monotonic()
@@ -39,7 +39,7 @@ def cell(lab: Lab, launcher: str, place: str, home: str) -> str:
 
 
 def main() -> int:
-    """Print and keep the table; 1 if a cell failed."""
+    """Print and write the table; return 1 if a cell failed."""
     names = sys.argv[1:] or list(LAUNCHERS)
     rows = {}
     with tempfile.TemporaryDirectory() as home, Lab(shared=[ROOT, home]) as lab:
@@ -48,10 +48,10 @@ def main() -> int:
             print(f"{name:<12}" + "".join(f"{text:<14}" for text in rows[name]), flush=True)
     if names == list(LAUNCHERS):
         lines = [
-            "# Launchers and places, as they last ran",
+            "# Launcher timings",
             "",
-            "Made by `make matrix` on the lab: `distributed_sum.py` with 2 ranks on each of 2 nodes (on this machine",
-            "2 ranks), from the command to its end, with all hosts on the same 2 slow cores.",
+            "Time from the command until it exits: `distributed_sum.py` with 2 ranks on each of 2 nodes (on this",
+            "machine 2 ranks), measured with `make matrix` on the lab, where all hosts share 2 slow cores.",
             "",
             "| launcher | this machine | ssh | Slurm |",
             "|---|---|---|---|",

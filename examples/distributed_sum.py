@@ -1,4 +1,4 @@
-"""All ranks sum their numbers, and check the sum. It works under any launcher, and alone.
+"""Sum the rank numbers with all-reduce and verify the result, under any launcher or as a single process.
 
 muster run -g 4 examples/distributed_sum.py
 torchrun --nproc-per-node 4 examples/distributed_sum.py
@@ -13,26 +13,26 @@ import socket
 import torch
 import torch.distributed as dist
 
-# Who am I? Each launcher has its own names for it; torchrun's come first.
+# The environment variables of the rank differ by launcher; those of torchrun come first.
 RANK = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 WORLD_SIZE = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 LOCAL_RANK = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
 
 
 def from_environment(names, default):
-    """The first of these variables that is set, as a number."""
+    """The first of these variables that is set, as an integer."""
     return next((int(os.environ[name]) for name in names if name in os.environ), default)
 
 
 def main():
-    """Join the others, sum, check, leave."""
+    """Join the process group, sum, verify, leave the group."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backend", choices=("gloo", "nccl", "auto"), default="auto")
-    parser.add_argument("--rank", type=int, help="for launchers that name no rank")
-    parser.add_argument("--world-size", type=int, help="for launchers that name no number of ranks")
-    parser.add_argument("--local-rank", "--local_rank", type=int, help="some launchers pass it")
-    parser.add_argument("--deepspeed", action="store_true", help="accepted as in scripts for deepspeed")
-    parser.add_argument("--deepspeed_config", help="a JSON file, as in scripts for deepspeed; it is read and shown")
+    parser.add_argument("--rank", type=int, help="for launchers that do not set the rank")
+    parser.add_argument("--world-size", type=int, help="for launchers that do not set the world size")
+    parser.add_argument("--local-rank", "--local_rank", type=int, help="set by some launchers")
+    parser.add_argument("--deepspeed", action="store_true", help="accepted, as in scripts for deepspeed")
+    parser.add_argument("--deepspeed_config", help="JSON file, as in scripts for deepspeed; its keys are printed")
     args = parser.parse_args()
 
     rank = from_environment(RANK, 0) if args.rank is None else args.rank
@@ -54,7 +54,7 @@ def main():
     dist.all_reduce(total)
     expected = world_size * (world_size - 1) / 2
     if total.item() != expected:
-        raise SystemExit(f"rank {rank}: the sum is {total.item()}, and should be {expected}")
+        raise SystemExit(f"rank {rank}: the sum is {total.item()}, expected {expected}")
     if rank == 0 and args.deepspeed_config:
         with open(args.deepspeed_config) as file:
             print(f"{args.deepspeed_config} has {', '.join(json.load(file))}")

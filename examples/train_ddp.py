@@ -1,4 +1,4 @@
-"""Train a small network by DistributedDataParallel. It works under any launcher, and alone.
+"""Train a small network with DistributedDataParallel (DDP), under any launcher or as a single process.
 
 muster run -g 4 examples/train_ddp.py --epochs 3
 torchrun --nproc-per-node 4 examples/train_ddp.py
@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 
 def main():
-    """Join the others, train, say what came of it, leave."""
+    """Join the process group, train, print the loss, leave the group."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--batch-size", type=int, default=32, help="of each rank")
+    parser.add_argument("--batch-size", type=int, default=32, help="per rank")
     parser.add_argument("--lr", type=float, default=0.05)
-    parser.add_argument("--local-rank", "--local_rank", type=int, help="some launchers pass it; LOCAL_RANK is used")
+    parser.add_argument("--local-rank", "--local_rank", type=int, help="set by some launchers; LOCAL_RANK is used")
     args = parser.parse_args()
 
     alone = "RANK" not in os.environ
@@ -32,7 +32,7 @@ def main():
     dist.init_process_group("nccl" if cuda else "gloo")
     rank, world_size = dist.get_rank(), dist.get_world_size()
 
-    torch.manual_seed(0)  # the same data and the same first weights on each rank
+    torch.manual_seed(0)  # the same data and initial weights on each rank
     inputs = torch.randn(1024, 8)
     targets = inputs.sum(1, keepdim=True).sin()
     data = TensorDataset(inputs, targets)
@@ -43,7 +43,7 @@ def main():
     optimizer = torch.optim.SGD(model.parameters(), lr=args.lr, momentum=0.9)
 
     for epoch in range(args.epochs):
-        sampler.set_epoch(epoch)  # else each epoch has the same order
+        sampler.set_epoch(epoch)  # otherwise each epoch has the same order
         total = torch.zeros(1, device=device)
         for x, y in loader:
             optimizer.zero_grad()

@@ -81,15 +81,15 @@ def test_it_needs_no_network_and_no_muster_and_learns(env: dict[str, str], tmp_p
     assert "it/s" not in done.stderr  # no progress bar without a terminal
 
     done = python(env, tmp_path, SCRIPT, *options)
-    expected = "outputs/llm was begun with ranks 2, not 1\nhint: give another --experiment-name\n"
+    expected = "outputs/llm was started with ranks 2, not 1\nhint: use another --experiment-name\n"
     assert (1, expected) == (done.returncode, done.stderr)
 
 
 def test_one_sentence_says_what_is_not_to_be_had(env: dict[str, str], tmp_path: Path) -> None:
     done = python(env, tmp_path, SCRIPT, "--dataset-name", "tatsu-lab/alpaca")
     expected = (
-        "cannot get tiny and tatsu-lab/alpaca: Couldn't reach 'tatsu-lab/alpaca' on the Hub (OfflineModeIsEnabled)\n"
-        "hint: are the names right, and is there a network?\n"
+        "cannot load tiny and tatsu-lab/alpaca: Couldn't reach 'tatsu-lab/alpaca' on the Hub (OfflineModeIsEnabled)\n"
+        "hint: check the names and the network connection\n"
     )
     assert (1, expected) == (done.returncode, done.stderr)
     assert not (tmp_path / "outputs").exists()
