@@ -288,7 +288,7 @@ SEVERAL = [("srun", 10), ("hydra", 5 | 10)]
 
 
 @pytest.mark.parametrize(("launcher", "status"), SEVERAL)
-def test_of_several_statuses(cluster: Cluster, launcher: str, status: int) -> None:
+def test_several_exit_codes(cluster: Cluster, launcher: str, status: int) -> None:
     """srun returns the highest, MPICH all their bits; neither ends the other ranks when one exits."""
     rank = RANK[launcher]
     command = f"case ${rank} in 1) exit 10;; 2) sleep 1; exit 5;; *) sleep 1; echo ended well;; esac"
@@ -300,7 +300,7 @@ ENDING = [("srun", ["-K"], "exit 7", [143]), ("openmpi", [], "exit 7", [7]), ("h
 
 
 @pytest.mark.parametrize(("launcher", "more", "end", "statuses"), ENDING)
-def test_the_others_are_ended_with_it(
+def test_the_other_ranks_end_with_it(
     cluster: Cluster, tmp_path: Path, launcher: str, more: list[str], end: str, statuses: list[int]
 ) -> None:
     """The rank waits for the others first: MPICH 4.0.2 forgets a node that had not yet started its ranks."""
@@ -425,7 +425,7 @@ def test_srun_labels_lines(cluster: Cluster) -> None:
 @pytest.mark.parametrize(
     ("option", "expected"), [("all", ["0 hi", "1 hi"]), ("none", ["0 ", "1 "]), ("1", ["0 ", "1 hi"])]
 )
-def test_srun_passes_stdin_to_whom_it_is_told(cluster: Cluster, option: str, expected: list[str]) -> None:
+def test_srun_passes_stdin_to_the_selected_task(cluster: Cluster, option: str, expected: list[str]) -> None:
     words = ["srun", "-N2", f"--input={option}", "sh", "-c", 'echo "$SLURM_PROCID $(cat)"']
     assert expected == sorted(cluster.run(words, input="hi\n").stdout.splitlines())
 
@@ -570,5 +570,5 @@ NO_SUCH_PROGRAM = [("srun", 2), ("openmpi", 134), ("hydra", 255)]
 
 
 @pytest.mark.parametrize(("launcher", "status"), NO_SUCH_PROGRAM)
-def test_a_program_that_is_not_there_is_told_of(cluster: Cluster, launcher: str, status: int) -> None:
+def test_a_missing_program_is_reported(cluster: Cluster, launcher: str, status: int) -> None:
     assert status == cluster.run([*LINES[launcher](cluster), "no-such-program"]).returncode

@@ -37,7 +37,7 @@ def wrong(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return {item["name"]: item["found"] for item in result(done)["statements"] if not item["holds"]}
 
 
-def test_a_sound_machine(tmp_path: Path) -> None:
+def test_a_healthy_machine(tmp_path: Path) -> None:
     done = check(tmp_path, "-g", "3", "--html", "page.html")
     assert 0 == done.returncode, done.stdout + done.stderr
     for words in (
@@ -116,7 +116,7 @@ torch.nn.parallel.DistributedDataParallel = lambda model, **_: model
 
 
 @pytest.mark.parametrize("what", SPOILT)
-def test_what_is_spoilt_is_named(tmp_path: Path, what: str) -> None:
+def test_broken_parts_are_named(tmp_path: Path, what: str) -> None:
     """torch itself is patched in all ranks, before the script starts."""
     text, names = SPOILT[what]
     (tmp_path / "spoilt.py").write_text(text)
@@ -139,7 +139,7 @@ def test_ranks_on_a_single_core(tmp_path: Path) -> None:
     assert " passed, 1 failed" in done.stdout
 
 
-def test_a_rank_that_dies_on_the_way(tmp_path: Path) -> None:
+def test_a_rank_that_dies_during_the_check(tmp_path: Path) -> None:
     """The exit code is the run's, and claims that were not checked do not hold."""
     text = "import os, torch.distributed as dist\ndist.reduce_scatter_single = lambda *_, **__: os._exit(7)\n"
     text += "dist.reduce_scatter_tensor = dist.reduce_scatter_single\n"
@@ -161,7 +161,7 @@ def test_a_rank_that_dies_on_the_way(tmp_path: Path) -> None:
         (["--html", "/nosuch/page.html"], "--html /nosuch/page.html: not writable"),
     ],
 )
-def test_what_cannot_be_asked_for(tmp_path: Path, words: list[str], says: str) -> None:
+def test_invalid_requests(tmp_path: Path, words: list[str], says: str) -> None:
     done = check(tmp_path, *words)
     assert 2 == done.returncode
     assert says in done.stderr

@@ -108,7 +108,7 @@ def test_dots_within_a_line_stay_in_it():
         ("$ exit 0\n$ echo a\na", "`exit 0` did not come to its end"),
     ],
 )
-def test_what_is_wrong_is_told(page, problem):
+def test_problems_are_reported(page, problem):
     (block,) = blocks(f"```console\n{page}\n```\n")
     done = subprocess.run(["bash", "-c", shell(block.commands)], capture_output=True, text=True, check=True)
     found = wrong(block.commands, done.stdout)

@@ -49,7 +49,7 @@ def places(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Places]:
     "page",
     [pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if page.stem in SLOW else []) for page in PAGES],
 )
-def test_what_a_page_shows_is_so(page: Path, places: Places):
+def test_pages_show_what_happens(page: Path, places: Places):
     found = blocks(expanded(page))
     for block in found:
         for typed in block.commands:

@@ -12,7 +12,7 @@ _PLAIN = "/usr/bin/python3"
 """Debian's Python, without torch, whose two imports take most of doctor's time here."""
 
 
-def test_a_sound_lab_passes_without_a_warning(there: LabCluster) -> None:
+def test_a_healthy_lab_passes_without_a_warning(there: LabCluster) -> None:
     passed, failed = there.folder / "passed", there.folder / "failed"
     done = there.muster("doctor", "-H", "n1,n2,n3", "--pass-file", str(passed), "--fail-file", str(failed))
     assert 0 == done.returncode, done.stdout + done.stderr
@@ -79,7 +79,7 @@ def test_this_machine_alone(there: LabCluster) -> None:
     assert re.search("^(ok|warning) +import of torch", done.stdout, re.MULTILINE)  # a busy machine imports slowly
 
 
-def test_a_run_that_meets_a_full_disk_says_so_with_host_and_advice(there: LabCluster) -> None:
+def test_a_full_disk_during_a_run_is_reported_with_host_and_advice(there: LabCluster) -> None:
     """The report includes doctor's finding, now and later."""
     there.lab.fault("full-disk", "n2")
     text = f"open('{there.lab.folder.scratch}/state', 'w').write('x' * 100000)"
@@ -93,7 +93,7 @@ def test_a_run_that_meets_a_full_disk_says_so_with_host_and_advice(there: LabClu
     there.nothing_left()
 
 
-def test_a_run_looks_at_what_costs_nothing(there: LabCluster) -> None:
+def test_a_run_makes_the_cheap_checks(there: LabCluster) -> None:
     """A variable that a machine sets for all users is reported before it fails, with the machine's name."""
     line = ["--setup", "n2:export NCCL_SOCKET_IFNAME=ib0", there.script("print('well')")]
     done = there.muster("run", "-H", "n1,n2", "-g", "1", *line)

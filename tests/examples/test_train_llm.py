@@ -85,7 +85,7 @@ def test_it_needs_no_network_and_no_muster_and_learns(env: dict[str, str], tmp_p
     assert (1, expected) == (done.returncode, done.stderr)
 
 
-def test_one_sentence_says_what_is_not_to_be_had(env: dict[str, str], tmp_path: Path) -> None:
+def test_one_sentence_names_what_is_missing(env: dict[str, str], tmp_path: Path) -> None:
     done = python(env, tmp_path, SCRIPT, "--dataset-name", "tatsu-lab/alpaca")
     expected = (
         "cannot load tiny and tatsu-lab/alpaca: Couldn't reach 'tatsu-lab/alpaca' on the Hub (OfflineModeIsEnabled)\n"

@@ -51,7 +51,7 @@ def test_slow_names_take_seconds_to_be_not_found(lab: Lab) -> None:
     assert 2 == lab.run("n1", ask).returncode
 
 
-def test_a_host_may_take_its_own_name_for_its_loopback(lab: Lab) -> None:
+def test_a_hosts_own_name_may_resolve_to_its_loopback_address(lab: Lab) -> None:
     def means(host: str) -> str:
         return lab.run(host, ["getent", "ahostsv4", "n1"], check=True).stdout.split()[0]
 
@@ -130,7 +130,7 @@ def test_all_of_a_frozen_host_stands_still_and_goes_on(lab: Lab, tmp_path: Path)
     process.wait()
 
 
-def test_a_crashed_host_is_down_with_all_in_it_and_comes_again(lab: Lab) -> None:
+def test_a_crashed_host_loses_all_processes_and_can_be_restored(lab: Lab) -> None:
     process = lab.start("n2", ["sleep", "4545"])
     lab.inside(process)
     lab.fault("crash", "n2")
@@ -194,7 +194,7 @@ def test_faults_hold_together_and_are_undone_one_by_one(lab: Lab) -> None:
         (("slurmctld-down", "n1"), "fault `slurmctld-down` affects the whole lab, and takes no host"),
     ],
 )
-def test_a_fault_that_cannot_be_is_refused(lab: Lab, words: tuple[str, ...], says: str) -> None:
+def test_an_impossible_fault_is_rejected(lab: Lab, words: tuple[str, ...], says: str) -> None:
     with pytest.raises(InvalidRequest, match=says):
         lab.fault(*words)
     assert [] == lab.status()["faults"]

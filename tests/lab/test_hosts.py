@@ -68,7 +68,7 @@ def test_each_host_has_its_own_interfaces(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("folder", ["/dev/shm", "/run", "/etc", "/tmp", "/var/tmp"])
-def test_what_a_host_writes_there_is_its_own(lab: Lab, folder: str) -> None:
+def test_files_written_on_a_host_stay_there(lab: Lab, folder: str) -> None:
     said(lab, "n1", f"echo mine > {folder}/a-file-of-n1")
     try:
         assert "mine" == said(lab, "n1", f"cat {folder}/a-file-of-n1")
@@ -108,7 +108,7 @@ def test_pdsh_reaches_the_nodes_by_ssh(lab: Lab, user: str) -> None:
     assert ["n1: n1", "n3: n3"] == sorted(said(lab, "head", "pdsh", "-w", "n[1,3]", "hostname", user=user).splitlines())
 
 
-def test_a_directory_that_is_not_on_a_host_is_told_with_a_hint(lab: Lab) -> None:
+def test_a_directory_missing_on_a_host_is_reported_with_a_hint(lab: Lab) -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         done = lab.run("n1", ["pwd"], cwd=folder)
         assert (2, "") == (done.returncode, done.stdout)
@@ -121,7 +121,7 @@ def test_a_directory_that_is_not_on_a_host_is_told_with_a_hint(lab: Lab) -> None
     assert "error: n1: cannot enter directory /no such\n" == done.stderr
 
 
-def test_a_file_of_the_machines_etc_changed_in_a_host_stays_as_it_was(lab: Lab) -> None:
+def test_a_file_in_etc_changed_in_a_host_is_unchanged_on_the_machine(lab: Lab) -> None:
     before = {name: Path("/etc", name).read_bytes() for name in ("passwd", "group", "shadow", "hosts", "hostname")}
     said(lab, "n2", "useradd -m bob && echo changed >> /etc/hosts && rm /etc/hostname")
     try:
@@ -166,7 +166,7 @@ def test_a_socket_of_one_host_is_not_one_of_another(lab: Lab) -> None:
 # ---- the second user, and ssh ----------------------------------------------------------------------------------------
 
 
-def test_the_second_user_is_nobody_special(lab: Lab) -> None:
+def test_the_second_user_is_unprivileged(lab: Lab) -> None:
     tries = "id -un; id -gn; echo $HOME; cat /etc/shadow; kill -9 1"
     found = lab.run("n1", ["bash", "-c", tries], user="ada", cwd="/")
     assert ["ada", "ada", f"{lab.folder.homes}/ada"] == found.stdout.split()
@@ -253,7 +253,7 @@ def test_exec_as_the_second_user_is_at_home(line: Any, lab: Lab, env: dict[str, 
     assert "root" == line("exec", "--user", "root", "n1", "--", "id", "-un").stdout.strip()
 
 
-def test_what_exec_runs_ends_with_it(line: Any, lab: Lab, muster: Any) -> None:
+def test_processes_of_exec_end_with_it(line: Any, lab: Lab, muster: Any) -> None:
     running = muster.start("lab", "exec", "--lab-dir", lab.folder.path, "n1", "--", "sleep", "4343")
     first = lab.status()["hosts"]["n1"]
 
@@ -452,7 +452,7 @@ RUNS = "echo run ${SLURM_RESTART_COUNT:-0} >> %s; exec sleep 4242\n"
 
 
 @pytest.mark.parametrize(("partition", "grace"), [("main", 0), ("spare", 6)])
-def test_an_urgent_job_preempts_one_which_runs_again(slurm: Lab, tmp_path: Path, partition: str, grace: int) -> None:
+def test_an_urgent_job_preempts_one_that_runs_again(slurm: Lab, tmp_path: Path, partition: str, grace: int) -> None:
     """The job is requeued under the same ID, and starts again soon after the urgent one has ended."""
     wrote = tmp_path / "runs"
     number = submit(slurm, RUNS % wrote, f"-p{partition}", "-N3", "--exclusive", "-o/dev/null")
@@ -511,7 +511,7 @@ def test_orphans_are_reaped(lab: Lab) -> None:
     until(lambda: all(map(procfs.lives, namespaces.inhabitants(first))), "no zombie is left")
 
 
-def test_a_drained_node_is_somebodys_wish_and_no_fault(slurm: Lab) -> None:
+def test_a_drained_node_is_intended_and_not_an_error(slurm: Lab) -> None:
     said(slurm, "head", "scontrol update nodename=n3 state=drain reason=test")
     slurm.fault("partition", "n1")
     slurm.clear()

@@ -43,7 +43,7 @@ CANNOT_BE_ASKED = {
 }
 
 
-def test_what_cannot_be_asked_is_told_and_nothing_comes_up(stage: LabProcess) -> None:
+def test_invalid_requests_are_reported_and_nothing_starts(stage: LabProcess) -> None:
     before = stage.look()
     for asked, says in CANNOT_BE_ASKED.items():
         done = stage.muster("lab", *asked.split())
@@ -73,7 +73,7 @@ def answer(done: subprocess.CompletedProcess[str]) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def test_what_a_lab_does_not_have_is_told(stage: LabProcess) -> None:
+def test_missing_parts_of_a_lab_are_reported(stage: LabProcess) -> None:
     assert 0 == stage.muster("lab", "up", "--nodes", "2").returncode
     for asked, says in {
         "exec n3 -- true": "error: the lab has no lab host n3\nhint: hosts: head, n1, n2\n",
@@ -110,7 +110,7 @@ def test_root_without_its_powers_is_told_what_grants_them(stage: LabProcess, los
     assert hint.startswith("hint: in a container: start it with `--privileged`")
 
 
-def test_who_is_not_root_is_told(stage: LabProcess) -> None:
+def test_users_other_than_root_get_an_error(stage: LabProcess) -> None:
     """The sources are copied to a place that any user can read."""
     assert 0 == stage.run("cp", "-r", SOURCES, "/tmp/sources").returncode
     under = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"]
@@ -137,7 +137,7 @@ def test_install_has_nothing_to_do_where_all_is_there(stage: LabProcess) -> None
     assert (0, "everything the lab needs is already installed\n", "") == answer(stage.muster("lab", "install"))
 
 
-def test_a_folder_that_holds_something_else_is_left_alone(stage: LabProcess) -> None:
+def test_a_directory_with_other_content_is_left_alone(stage: LabProcess) -> None:
     stage.path(HERE).mkdir()
     stage.path(f"{HERE}/thesis.txt").write_text("years of work")
     hint = "choose another directory with --lab-dir, or empty this one"
@@ -147,7 +147,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(stage: LabProcess) -> 
     assert "years of work" == stage.path(f"{HERE}/thesis.txt").read_text()
 
 
-def test_a_slurm_that_does_not_come_up_is_told_with_its_last_words(stage: LabProcess) -> None:
+def test_a_slurm_that_does_not_start_is_reported_with_its_last_output(stage: LabProcess) -> None:
     text = "from muster.lab import Lab\nLab(nodes=1, slurm={'SelectType': 'select/nonsense'}).up(owned=True)"
     before = stage.look()
     done = stage.python(text)

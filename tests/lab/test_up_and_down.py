@@ -151,7 +151,7 @@ def test_down_ends_whatever_runs(stage: LabProcess) -> None:
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_a_killed_keeper_takes_all_with_it_and_down_takes_its_files(stage: LabProcess) -> None:
+def test_a_killed_daemon_ends_all_processes_and_down_removes_its_files(stage: LabProcess) -> None:
     with a_busy_lab(stage):
         keeper = stage.keeper()
         kill(keeper)
@@ -161,7 +161,7 @@ def test_a_killed_keeper_takes_all_with_it_and_down_takes_its_files(stage: LabPr
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_a_killed_keeper_is_no_obstacle_to_the_next_up(stage: LabProcess) -> None:
+def test_a_killed_daemon_does_not_prevent_the_next_up(stage: LabProcess) -> None:
     with a_busy_lab(stage):
         kill(stage.keeper())
     up(stage)
@@ -170,7 +170,7 @@ def test_a_killed_keeper_is_no_obstacle_to_the_next_up(stage: LabProcess) -> Non
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_a_stopped_keeper_can_be_taken_down(stage: LabProcess) -> None:
+def test_a_stopped_daemon_can_be_taken_down(stage: LabProcess) -> None:
     up(stage, "--nodes", "1")
     kill(stage.keeper(), signal.SIGSTOP)
     down(stage)
@@ -220,7 +220,7 @@ MOMENTS = (*MILLISECONDS, *FILES)
 
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.usefixtures("nothing_left")
-def test_a_keeper_killed_on_the_way_leaves_nothing(stage: LabProcess, moment: int | str) -> None:
+def test_a_daemon_killed_during_startup_leaves_nothing(stage: LabProcess, moment: int | str) -> None:
     """`up` itself reports it and cleans up."""
     starting = stage.start_muster("lab", "up")
     at(stage, moment)
@@ -237,7 +237,7 @@ def test_a_keeper_killed_on_the_way_leaves_nothing(stage: LabProcess, moment: in
 
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.usefixtures("nothing_left")
-def test_up_killed_on_the_way_is_cleared_by_down_or_up(stage: LabProcess, moment: int | str) -> None:
+def test_up_killed_during_startup_is_cleaned_by_down_or_up(stage: LabProcess, moment: int | str) -> None:
     starting = stage.start_muster("lab", "up")
     at(stage, moment)
     kill(stage.muster_pid())
@@ -252,7 +252,7 @@ def test_up_killed_on_the_way_is_cleared_by_down_or_up(stage: LabProcess, moment
 
 @pytest.mark.parametrize("moment", MOMENTS[::3])
 @pytest.mark.usefixtures("nothing_left")
-def test_ctrl_c_on_the_way_leaves_nothing(stage: LabProcess, moment: int | str) -> None:
+def test_ctrl_c_during_startup_leaves_nothing(stage: LabProcess, moment: int | str) -> None:
     """No `down` is needed: a first Ctrl-C ends `up` with 130, after it removed all that it had created."""
     starting = stage.start_muster("lab", "up")
     at(stage, moment)
@@ -267,7 +267,7 @@ def test_ctrl_c_on_the_way_leaves_nothing(stage: LabProcess, moment: int | str) 
 
 @pytest.mark.parametrize("moment", MOMENTS[1::3])
 @pytest.mark.usefixtures("nothing_left")
-def test_sigterm_on_the_way_leaves_nothing_that_down_does_not_take(stage: LabProcess, moment: int | str) -> None:
+def test_sigterm_during_startup_leaves_nothing_that_down_does_not_remove(stage: LabProcess, moment: int | str) -> None:
     starting = stage.start_muster("lab", "up")
     at(stage, moment)
     kill(stage.muster_pid(), signal.SIGTERM)
@@ -309,7 +309,7 @@ def test_the_block_leaves_nothing(stage: LabProcess, ends: str) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_lab_goes_with_a_program_that_is_killed(stage: LabProcess, number: int) -> None:
+def test_a_lab_ends_with_a_killed_program(stage: LabProcess, number: int) -> None:
     """No `down` is needed."""
     before = stage.look()
     program = stage.start(sys.executable, "-c", IN_PYTHON, "time.sleep(4242)")
@@ -322,7 +322,7 @@ def test_a_lab_goes_with_a_program_that_is_killed(stage: LabProcess, number: int
 
 
 @pytest.mark.parametrize("moment", MILLISECONDS[::2])
-def test_a_lab_goes_with_a_program_that_is_killed_on_its_way(stage: LabProcess, moment: int) -> None:
+def test_a_lab_ends_with_a_program_killed_during_startup(stage: LabProcess, moment: int) -> None:
     before = stage.look()
     program = stage.start(sys.executable, "-c", IN_PYTHON, "time.sleep(4242)")
     at(stage, moment)
@@ -340,7 +340,7 @@ def test_the_block_ends_well_when_the_keeper_was_killed(stage: LabProcess) -> No
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_what_nobody_could_clear_away_is_cleared_by_its_name(stage: LabProcess) -> None:
+def test_leftovers_of_a_killed_program_and_daemon_are_removed_by_name(stage: LabProcess) -> None:
     """The program and the daemon were killed at once: files and control groups are left, and `down` removes them."""
     program = stage.start(sys.executable, "-c", IN_PYTHON, "time.sleep(4242)")
     assert program.stdout is not None
@@ -518,7 +518,7 @@ def innocent_end(stage: LabProcess, process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"mark": "muster lab"}', '{"mark": "muster lab", "boot": 3}'])
 @pytest.mark.usefixtures("nothing_left")
-def test_a_damaged_record_is_no_traceback(stage: LabProcess, text: str) -> None:
+def test_a_damaged_record_causes_no_traceback(stage: LabProcess, text: str) -> None:
     """What is marked as a lab's is removed; the rest is left."""
     stage.path(HERE).mkdir()
     stage.path(f"{HERE}/lab.json").write_text(text)

@@ -59,7 +59,7 @@ def agent_of(muster: Any) -> int:
     return agent
 
 
-def test_what_a_launcher_says_while_its_ranks_are_awaited_is_shown(muster: Any, tmp_path: Path) -> None:
+def test_output_of_a_launcher_is_shown_while_its_ranks_are_awaited(muster: Any, tmp_path: Path) -> None:
     """Open MPI, for example, waits for ever after some of its errors."""
     program = tmp_path / "waits"
     program.write_text(
@@ -136,7 +136,7 @@ def main(rank, word, *more):
 """
 
 
-def test_spawn_tells_a_status_and_a_traceback(muster: Any, script: Any) -> None:
+def test_spawn_reports_an_exit_code_and_a_traceback(muster: Any, script: Any) -> None:
     """The function gets values for words that are Python literals, as from `mp.spawn(main, args=…)`."""
     script(RAISES, "fn.py")
     done = muster("run", "--launcher", "spawn", "-g", "2", "fn:main", "a bad batch", "2", "None", "1e-3x", timeout=120)
@@ -302,7 +302,7 @@ time.sleep(600)
 """
 
 
-def test_a_rank_that_listens_ends_in_its_own_time(muster: Any, script: Any) -> None:
+def test_a_rank_that_handles_the_signal_has_its_grace_period(muster: Any, script: Any) -> None:
     """Ctrl-C: the launcher does not shorten the ranks' grace period."""
     process = muster.start("run", "--launcher", "torchrun", "-g", "2", str(script(SAVES)))
     until(lambda: all((Path(muster.cwd) / f"on {rank}").exists() for rank in range(2)), "both run")

@@ -74,7 +74,7 @@ def test_an_old_torch_is_named_with_the_oldest_that_will_do(
     no_one_left([], newest(muster).name, timeout=0)
 
 
-def test_a_torch_that_cannot_be_imported_is_told_with_its_own_words(
+def test_a_torch_that_cannot_be_imported_is_reported_with_its_error(
     muster: Any, script: Script, env: dict[str, str], tmp_path: Path
 ) -> None:
     script("__version__ = '2.13.0'\n", "new/torch/version.py")
@@ -86,7 +86,7 @@ def test_a_torch_that_cannot_be_imported_is_told_with_its_own_words(
     no_one_left([], newest(muster).name, timeout=0)
 
 
-def test_a_torch_that_kills_its_python_is_told(
+def test_a_torch_that_kills_its_python_is_reported(
     muster: Any, script: Script, env: dict[str, str], tmp_path: Path
 ) -> None:
     script("__version__ = '2.13.0'\n", "new/torch/version.py")
@@ -97,7 +97,7 @@ def test_a_torch_that_kills_its_python_is_told(
     no_one_left([], newest(muster).name, timeout=0)
 
 
-def test_a_module_to_preload_that_is_not_there_is_told(muster: Any, script: Script) -> None:
+def test_a_missing_module_to_preload_is_reported(muster: Any, script: Script) -> None:
     done = muster("run", "-g", "2", "--preload", "no_such_thing", str(script("print('ran')")))
     words = f"`import no_such_thing` failed in {sys.executable}: ModuleNotFoundError: No module named 'no_such_thing'"
     refused(done, 125, words, "--preload")
@@ -162,7 +162,7 @@ dist.destroy_process_group()  # torch aborts now and then at the end of one that
         pytest.param("#!/bin/sh\n", 0o644, "command not found", id="not executable"),
     ],
 )
-def test_a_python_that_is_none_is_told(muster: Any, script: Script, text: str | None, mode: int, sentence: str) -> None:
+def test_an_invalid_python_is_reported(muster: Any, script: Script, text: str | None, mode: int, sentence: str) -> None:
     if text is not None:
         script(text, "python").chmod(mode)
     done = muster("run", "--python", "./python", str(script(OK)))
@@ -189,7 +189,7 @@ def test_a_program_that_cannot_be_executed_is_refused_before_anything_starts(mus
 @pytest.mark.parametrize(
     ("head", "why"), [("", "Exec format error"), ("#!/no/such/interpreter\n", "No such file or directory")]
 )
-def test_a_program_that_the_kernel_refuses_is_told(muster: Any, script: Script, head: str, why: str) -> None:
+def test_a_program_that_the_kernel_rejects_is_reported(muster: Any, script: Script, head: str, why: str) -> None:
     script(head + "echo ran\n", "tool").chmod(0o755)
     done = muster("run", "-g", "2", "--", "./tool", timeout=15)
     refused(done, 125, "cannot start", None)
@@ -277,7 +277,7 @@ def test_without_inotify_and_epoll_a_detached_run_is_seen_to_its_end(lacking: An
     assert [b"hi 0\nbye\n", b"hi 1\nbye\n"] == [lacking.log(rank) for rank in range(2)]
 
 
-def test_without_local_sockets_a_run_goes_on_and_what_needs_them_is_refused_in_words(muster: Any) -> None:
+def test_without_local_sockets_a_run_continues_and_requests_that_need_them_are_rejected(muster: Any) -> None:
     if platform.machine() != "x86_64":
         pytest.skip("the filter is written for x86-64")
     plain = muster.argv
@@ -295,7 +295,7 @@ def test_without_local_sockets_a_run_goes_on_and_what_needs_them_is_refused_in_w
 # ---- where muster is started ---------------------------------------------------------------------------------------
 
 
-def test_a_working_directory_that_was_deleted_is_told_where_it_is_needed(muster: Any, tmp_path: Path) -> None:
+def test_a_deleted_working_directory_is_reported_if_it_is_needed(muster: Any, tmp_path: Path) -> None:
     for line, needed in (
         (["run", "--", "true"], True),
         (["plan", "train.py"], True),
@@ -318,7 +318,7 @@ def test_a_working_directory_that_was_deleted_is_told_where_it_is_needed(muster:
 # ---- what ends while it is needed -----------------------------------------------------------------------------------
 
 
-def test_a_folder_that_ranks_cannot_enter_is_told(muster: Any, tmp_path: Path) -> None:
+def test_a_directory_that_ranks_cannot_enter_is_reported(muster: Any, tmp_path: Path) -> None:
     done = muster("run", "--cwd", "missing", "--", "echo", "ran")
     refused(done, 2, "--cwd missing: directory not found", None)
     (tmp_path / "file").touch()
@@ -326,7 +326,7 @@ def test_a_folder_that_ranks_cannot_enter_is_told(muster: Any, tmp_path: Path) -
     none_begun(muster)
 
 
-def test_a_run_directory_deleted_during_the_run_ends_nothing_before_its_time(muster: Any, tmp_path: Path) -> None:
+def test_a_run_directory_deleted_during_the_run_does_not_end_it(muster: Any, tmp_path: Path) -> None:
     text = "echo ready; until [ -e go ]; do sleep 0.02; done; exit 4"
     with RunProcesses(muster, "run", "-g", "2", "--", "sh", "-c", text) as run:
         run.wrote("ready", range(2))

@@ -100,7 +100,7 @@ def test_a_working_tree_beside_and_a_repository_without_one(top: Path, tmp_path:
     assert "HEAD" in code_sync.tree(str(tmp_path / "bare")).names
 
 
-def test_a_repository_of_another_user_is_told(top: Path) -> None:
+def test_a_repository_of_another_user_is_reported(top: Path) -> None:
     os.chown(top, 12345, 12345)
     os.chown(top / ".git", 12345, 12345)
     found = code_sync.tree(str(top))
@@ -110,7 +110,7 @@ def test_a_repository_of_another_user_is_told(top: Path) -> None:
     )
 
 
-def test_runs_are_no_code(top: Path) -> None:
+def test_runs_are_not_code(top: Path) -> None:
     (top / "kept" / "runs" / "one").mkdir(parents=True)
     (top / "kept" / "runs" / "one" / "x.py").write_text("")
     assert CODE | LINKS == set(code_sync.tree(str(top), runs=str(top / "kept" / "runs")).names)
@@ -143,7 +143,7 @@ def test_files_that_go_or_cannot_be_read(top: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
 @pytest.mark.parametrize("with_git", [True, False])
-def test_what_cannot_be_read(with_git: bool) -> None:
+def test_unreadable_files(with_git: bool) -> None:
     """As a user other than root, for whom some files are unreadable."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         top = Path(folder, "top")

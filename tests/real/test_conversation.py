@@ -11,7 +11,7 @@ from waiting import until
 SECRET = "hunter2"
 
 
-def test_a_run_and_who_asks_it(muster: Any, script: Any) -> None:
+def test_a_run_and_its_clients(muster: Any, script: Any) -> None:
     """In a terminal and detached, with forked ranks; `?` would mark what is not in the catalogue."""
     muster.env.update(MUSTER_TRACE="1", WANDB_API_KEY=SECRET)
     script("import sys, time\nprint('begun', flush=True)\nsys.stdin.read() if len(sys.argv) < 3 else time.sleep(60)")

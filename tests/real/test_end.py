@@ -73,7 +73,7 @@ time.sleep(1000)
     one_failure(muster, golden, "end-exits.txt", 7, "-g", "3", str(script(text, "train.py")))
 
 
-def test_a_syntax_error_in_all_ranks_is_each_ones_own_and_its_text_is_told_once(muster: Any, script: Script) -> None:
+def test_a_syntax_error_in_all_ranks_is_reported_once(muster: Any, script: Script) -> None:
     done = muster("run", "-g", "2", str(script("print('so far')\nif True print(1)\n", "train.py")))
     assert 1 == done.returncode
     first, *middle, other, _ = report(done.stderr).splitlines()

@@ -50,7 +50,7 @@ class Counted:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a namespace of processes needs root")
-def test_who_follows_a_detached_run_starts_one_process(muster: Any, tmp_path: Path) -> None:
+def test_following_a_detached_run_starts_one_process(muster: Any, tmp_path: Path) -> None:
     """`logs -f`, `wait` and `attach`, however long they take; and questions."""
     assert 0 == muster("run", "-d", "-g", "2", "--", "sh", "-c", TALKS).returncode
     began = time.monotonic()

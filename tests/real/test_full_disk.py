@@ -168,7 +168,7 @@ def test_a_limit_of_file_sizes_ends_no_rank(muster: Any, script: Script) -> None
     assert newest(muster).name
 
 
-def test_a_full_disk_behind_standard_output_is_told_once(muster: Any) -> None:
+def test_a_full_disk_behind_stdout_is_reported_once(muster: Any) -> None:
     """The run continues, and its logs are complete; JSON output is not truncated silently either."""
     for options in ((), ("--json",)):
         with open("/dev/full", "w") as full:

@@ -169,7 +169,7 @@ def _parent(pid: int) -> int:
 
 
 @pytest.mark.parametrize("launcher", ["fork", "exec"])
-def test_what_a_rank_leaves_behind_is_ended_and_told(muster: Any, script: Script, launcher: str) -> None:
+def test_leftover_processes_of_a_rank_are_killed_and_reported(muster: Any, script: Script, launcher: str) -> None:
     text = """
 import os, subprocess
 if os.environ["RANK"] == "0":
@@ -190,7 +190,7 @@ if os.environ["RANK"] == "0":
     assert [] == [seconds for seconds, pid in told.items() if f"sleep {seconds}" in command(int(pid))]
 
 
-def test_what_ends_by_itself_in_time_is_not_told(muster: Any, tmp_path: Path) -> None:
+def test_processes_that_exit_in_time_are_not_reported(muster: Any, tmp_path: Path) -> None:
     done = muster("run", "--", "sh", "-c", "(sleep 0.3; touch late) & echo out")
     assert (0, "[0] out\n") == (done.returncode, done.stdout)
     assert "orphaned" not in done.stderr

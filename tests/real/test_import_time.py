@@ -119,7 +119,7 @@ def sets(names: Mapping[str, str]) -> str:
         ),
     ],
 )
-def test_what_a_script_sets_first_is_what_torch_sees(
+def test_variables_set_before_the_import_apply_to_torch(
     names: Mapping[str, str], why: str, muster: Any, script: Script
 ) -> None:
     """Before the script imports torch, nothing reveals that it is loaded."""
@@ -130,7 +130,7 @@ def test_what_a_script_sets_first_is_what_torch_sees(
     assert (f"starting one interpreter per rank: {why}" in err) if why else "one interpreter per rank" not in err
 
 
-def test_what_the_text_does_not_tell_is_told_by_the_rank(muster: Any, script: Script) -> None:
+def test_what_the_source_does_not_show_is_reported_by_the_rank(muster: Any, script: Script) -> None:
     """Once, with the name and with advice; what can be done late is done."""
     hidden = f"exec({sets({'PYTORCH_JIT': '0', 'KMP_BLOCKTIME': '0', **DONE_LATE})!r})\n"
     path = script(hidden + PROBE)
@@ -155,9 +155,7 @@ print(os.path.basename(sys.executable), [getattr(finder, "__name__", "") for fin
 
 
 @pytest.mark.parametrize("version", ["3.9", "3.10", "3.11", "3.12", "3.13", "3.14"])
-def test_what_is_withheld_comes_back_in_any_python(
-    version: str, muster: Any, script: Script, small_torch: Path
-) -> None:
+def test_hidden_modules_reappear_in_any_python(version: str, muster: Any, script: Script, small_torch: Path) -> None:
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     found = [str(path) for path in pyenv.glob(f"versions/{version}.*/bin/python")] + [f"python{version}"]
     python = next(filter(None, map(shutil.which, found)), None)

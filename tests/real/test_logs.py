@@ -160,7 +160,7 @@ def test_log_dir_has_torchruns_names_which_go_with_the_run(muster: Any, tmp_path
     assert [folder / "attempt_0" / "0" / "mine"] == [path for path in folder.rglob("*") if not path.is_dir()]
 
 
-def test_a_log_dir_that_cannot_be_written_harms_no_run(muster: Any, tmp_path: Path) -> None:
+def test_an_unwritable_log_dir_does_not_affect_the_run(muster: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = muster("run", "--log-dir", "file", "--", "true")
     assert (2, True) == (done.returncode, "--log-dir file: not a directory" in done.stderr)
@@ -356,7 +356,7 @@ def test_logs_end_with_whoever_reads_them(muster: Any) -> None:
     running.communicate(timeout=30)
 
 
-def test_a_script_that_spawns_by_itself_is_told_of(muster: Any, script: Script) -> None:
+def test_a_script_that_spawns_by_itself_is_reported(muster: Any, script: Script) -> None:
     """Each rank would create a world of its own; nothing is rejected, because the call may be for something else."""
     path = script("import torch.multiprocessing as mp\nif False:\n    mp.spawn(print, nprocs=2)\n")
     told = "script.py calls `mp.spawn(…)`, so each rank starts"

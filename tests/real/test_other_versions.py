@@ -91,7 +91,7 @@ def speaks(muster: Any) -> Iterator[Callable[..., Controller]]:
             controller.end()
 
 
-def test_an_earlier_controller_is_spoken_to_as_it_was_then(muster: Any, speaks: Any) -> None:
+def test_an_older_controller_gets_messages_of_its_version(muster: Any, speaks: Any) -> None:
     """Version 3: it does not report a version, does not know any, and ignores unknown messages."""
 
     def answers(said: dict[str, Any]) -> list[bytes]:
@@ -127,7 +127,7 @@ def test_an_earlier_controller_is_spoken_to_as_it_was_then(muster: Any, speaks: 
 
 
 @pytest.mark.parametrize("version", [2, VERSION + 5])
-def test_what_cannot_be_is_said_in_one_sentence_with_a_hint(muster: Any, speaks: Any, version: int) -> None:
+def test_an_incompatible_controller_is_reported_with_a_hint(muster: Any, speaks: Any, version: int) -> None:
     """It is too old; or it is newer, and no longer knows the request."""
 
     def answers(said: dict[str, Any]) -> list[bytes]:

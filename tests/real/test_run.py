@@ -119,7 +119,7 @@ def test_a_module_by_fork_finds_its_arguments_folder_variables_and_preloaded_mod
     assert "(mine)" in muster("show", "mine").stdout
 
 
-def test_a_failing_line_of_setup_is_told_and_nothing_runs(muster: Any, tmp_path: Path) -> None:
+def test_a_failing_line_of_setup_is_reported_and_nothing_runs(muster: Any, tmp_path: Path) -> None:
     done = muster("run", "--setup", "module load nothing", "--", "touch", "ran")
     assert 125 == done.returncode
     assert "--setup failed" in done.stderr
@@ -223,7 +223,7 @@ def test_one_rank_reads_stdin_and_the_others_find_it_empty(muster: Any, script: 
 
 
 @pytest.mark.parametrize("launcher", ["fork", "exec", "torchrun"])
-def test_a_rank_that_is_alone_has_the_stdin_of_muster(muster: Any, script: Script, launcher: str) -> None:
+def test_a_single_rank_has_the_stdin_of_muster(muster: Any, script: Script, launcher: str) -> None:
     text = "import sys; print(input(), sys.stdin.seekable(), sys.stdin.isatty(), len(sys.stdin.read()))"
     done = muster("run", "--launcher", launcher, "-g", "1", str(script(text)), stdin=None, input="y\n" * 200_000)
     assert (0, "[0] y False False 399998\n") == (done.returncode, done.stdout), done.stderr
@@ -252,7 +252,7 @@ echo over
 
 
 @pytest.mark.parametrize("launcher", ["fork", "exec"])
-def test_a_rank_that_is_alone_is_debugged_on_a_terminal(
+def test_a_single_rank_can_be_debugged_on_a_terminal(
     muster: Any, script: Script, tmp_path: Path, launcher: str
 ) -> None:
     path = str(script(DEBUGGED))

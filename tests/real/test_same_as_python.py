@@ -507,7 +507,7 @@ ADDED = {
     ("launcher", "pythonpath"),
     [("fork", None), ("fork", ""), ("fork", "lib:also lib::"), ("exec", None), ("exec", "lib")],
 )
-def test_the_environment_is_the_persons_own(launcher: str, pythonpath: str | None, both: Both) -> None:
+def test_the_environment_is_the_users_own(launcher: str, pythonpath: str | None, both: Both) -> None:
     """A rank and its children have plain Python's environment and a rank's variables: no trace of how it started."""
     both.write(Case("surroundings.py", files={"lib/aside.py": "", "also lib/other.py": ""}))
     env = {} if pythonpath is None else {"PYTHONPATH": pythonpath}

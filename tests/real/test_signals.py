@@ -115,7 +115,7 @@ def test_ctrl_c_twice_kills_at_once(muster: Any) -> None:
         (signal.SIGQUIT, 131, "muster received SIGQUIT: SIGTERM to 2 ranks"),
     ],
 )
-def test_sigterm_and_sighup_are_told_apart(muster: Any, number: int, status: int, words: str) -> None:
+def test_sigterm_and_sighup_are_distinguished(muster: Any, number: int, status: int, words: str) -> None:
     with RunProcesses(muster, "run", "-g", "2", *WAITS) as run:
         run.wrote("ready", range(2))
         everybody = run.everybody()
@@ -174,7 +174,7 @@ def test_a_sigquit_that_is_not_to_be_handled_kills_muster_and_the_ranks_end(must
         until(lambda: not living(everybody), "the ranks end with it")
 
 
-def test_who_watches_a_detached_run_passes_signals_on_too(muster: Any, tmp_path: Path) -> None:
+def test_terminals_of_a_detached_run_forward_signals_too(muster: Any, tmp_path: Path) -> None:
     assert 0 == muster("run", "-d", "-g", "2", "--", "sh", "-c", CATCHES).returncode
     watching = muster.start("attach", "last", "--all")
     try:

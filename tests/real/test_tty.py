@@ -99,7 +99,7 @@ os.kill(os.getpid(), 9) if sys.argv[1] == "killed" else 1 / 0
 
 
 @pytest.mark.parametrize(("launcher", "end"), [("fork", "killed"), ("exec", "raises"), ("torchrun", "raises")])
-def test_a_rank_that_is_alone_on_a_terminal_has_one(
+def test_a_single_rank_on_a_terminal_has_a_terminal(
     muster: Any, script: Script, tmp_path: Path, launcher: str, end: str
 ) -> None:
     """Its output is shown immediately and unchanged; the log keeps it, and the report has the reason of its failure."""
@@ -125,7 +125,7 @@ def test_a_rank_that_is_alone_on_a_terminal_has_one(
     assert [] == living(carriers(newest(muster).name))
 
 
-def test_who_gets_a_terminal(muster: Any, script: Script) -> None:
+def test_ranks_that_get_a_terminal(muster: Any, script: Script) -> None:
     """A single rank, unless it is not wanted or its output is not shown; with --tty each rank."""
     path = str(script("import os, sys; print(sys.stdout.isatty(), sys.stderr.isatty())"))
     for words, shown in ((("--no-tty",), b"\x1b[36m[0] \x1b[0mFalse False"), ((), b"True True")):

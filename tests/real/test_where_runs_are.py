@@ -62,7 +62,7 @@ def test_runs_that_are_kept_elsewhere_are_found_from_everywhere(muster: Any, tmp
     assert [] == list((muster.home / "elsewhere").iterdir())
 
 
-def test_a_living_run_elsewhere_is_reached(muster: Any, tmp_path: Path) -> None:
+def test_a_live_run_elsewhere_is_reached(muster: Any, tmp_path: Path) -> None:
     """`kill last` of a finished run kills no other one, and lists those that are alive."""
     project = tmp_path / "project"
     project.mkdir()
@@ -93,7 +93,7 @@ def test_a_living_run_elsewhere_is_reached(muster: Any, tmp_path: Path) -> None:
         assert 137 == run.end()[0]
 
 
-def test_commands_that_are_shown_say_where_a_run_is_that_nothing_notes(muster: Any, tmp_path: Path) -> None:
+def test_displayed_commands_have_the_directory_of_an_unrecorded_run(muster: Any, tmp_path: Path) -> None:
     """The home is not writable, so each command has the option by which the run is found."""
     muster.env["MUSTER_HOME"] = "/proc/nothing"
     place = tmp_path / "a place"

@@ -106,7 +106,7 @@ def test_it_is_not_run(muster: Any, project: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "p").exists()
 
 
-def test_ones_that_are_obeyed(muster: Any, project: Path, tmp_path: Path) -> None:
+def test_trusted_files(muster: Any, project: Path, tmp_path: Path) -> None:
     """Group-writable files of the user's private group, as many systems create them; files that root gave to the user
     of sudo; and the next trusted one above an untrusted one."""
     toml = project.parent / "muster.toml"
@@ -129,7 +129,7 @@ def test_the_search_ends_at_the_repository_and_at_home(muster: Any, project: Pat
     assert "2 ranks" in muster("plan", "s.py").stdout
 
 
-def test_the_persons_own_file(muster: Any, project: Path, tmp_path: Path) -> None:
+def test_the_users_own_file(muster: Any, project: Path, tmp_path: Path) -> None:
     """HOME may be another user's: sudo may leave it unchanged."""
     mine = tmp_path / "home" / ".config" / "muster" / "muster.toml"
     mine.parent.mkdir(parents=True)

@@ -30,7 +30,7 @@ def agree(agent: Terms = TERMS, controller: Terms = TERMS) -> tuple[Seals, Seals
     return ours, theirs, welcome
 
 
-def test_who_knows_the_secret_is_let_in_and_told_which_controller_it_is() -> None:
+def test_agents_with_the_secret_are_accepted_and_learn_the_controllers_identity() -> None:
     ours, theirs, welcome = agree()
     assert Welcome("this life", 5) == welcome
     theirs.into.check(b"from the agent", ours.out.tag(b"from the agent"))
@@ -51,7 +51,7 @@ def test_another_version_is_refused() -> None:
         AgentSide(TERMS, 0, "", 0).answer({**challenge, "version": frames.VERSION - 1})
 
 
-def test_what_an_agent_says_is_no_welcome_for_it() -> None:
+def test_an_agents_own_messages_do_not_authenticate_to_it() -> None:
     """Reflection: a peer without the secret lets the agent prove things, and sends them back."""
     agent = AgentSide(TERMS, 1, "", 0)
     hello = fields(agent.answer({"kind": "challenge", "version": frames.VERSION, "nonce": "ab" * 32}))
@@ -187,7 +187,7 @@ def test_frames_that_are_repeated_left_out_or_swapped_end_the_connection() -> No
     assert 0 == first[0]["number"]
 
 
-def test_a_frame_of_one_direction_or_of_another_connection_is_none_of_the_other() -> None:
+def test_a_frame_is_valid_in_one_direction_of_one_connection_only() -> None:
     ends, others = Ends(), Ends()
     assert ends.hear(others.sent(FRAMES[0])) is None
     ends = Ends()
@@ -197,7 +197,7 @@ def test_a_frame_of_one_direction_or_of_another_connection_is_none_of_the_other(
     assert ends.hear(FRAMES[0] + b"\0" * frames.TAG) is None
 
 
-def test_half_a_frame_is_not_given() -> None:
+def test_half_a_frame_is_not_returned() -> None:
     ends = Ends()
     data = ends.sent(FRAMES[1])
     assert [] == ends.hear(data[:-1])
@@ -219,7 +219,7 @@ NO_FRAMES = {
 
 
 @pytest.mark.parametrize("data", NO_FRAMES.values(), ids=NO_FRAMES.keys())
-def test_what_is_no_frame_ends_the_connection_and_nothing_else(data: bytes) -> None:
+def test_invalid_frames_end_the_connection_and_nothing_else(data: bytes) -> None:
     """As on the socket of another terminal, where nothing is sealed."""
     wire = Channel(keeps=True)
     assert wire.feed(data) is None

@@ -126,7 +126,7 @@ def kill_all(home: Path) -> None:
     until(lambda: not pids(), "all have ended")
 
 
-def test_who_watches_all_names_stops_no_run_and_is_never_taken_for_a_lost_one(ours: Any, here: Squatters) -> None:
+def test_an_attacker_that_binds_names_stops_no_run(ours: Any, here: Squatters) -> None:
     words = ("sh", "-c", "echo ready; sleep 1000")
     for _ in range(2):  # the attacker binds names as soon as the first name of a run is visible
         done = ours("run", "-d", "-g", "1", "--", "true")
@@ -181,7 +181,7 @@ GARBAGE = {
 }
 
 
-def test_what_is_no_frame_ends_its_connection_and_no_run(ours: Any, tmp_path: Path) -> None:
+def test_invalid_frames_end_their_connection_and_no_run(ours: Any, tmp_path: Path) -> None:
     """To the agent and the controller, from the same user: by mistake, because that user could kill them too."""
     words = ("-g", "1", "--", "sh", "-c", "until [ -e go ]; do sleep 0.02; done; exit 5")
     assert 0 == ours("run", "-d", *words).returncode
@@ -357,7 +357,7 @@ def test_a_field_of_a_wrong_kind_ends_its_connection_and_no_run(ours: Any) -> No
     assert 0 == ours("kill", run.name).returncode
 
 
-def test_an_agent_that_fails_ends_its_ranks_and_the_truth_is_told(ours: Any, tmp_path: Path) -> None:
+def test_an_agent_that_crashes_ends_its_ranks_and_the_error_is_reported(ours: Any, tmp_path: Path) -> None:
     """An error of the agent's own: a file is in the place of the directory for the second attempt's logs."""
     script = "until [ -e go ]; do sleep 0.02; done; exit 5"
     words = ("--max-restarts", "1", "-g", "1", "--", "sh", "-c", script)
@@ -471,7 +471,7 @@ def test_a_name_that_another_user_has_is_passed_over_on_both_sides(queue: str, m
         other.communicate()
 
 
-def test_one_of_ours_that_takes_no_connection_is_not_taken_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_listener_of_this_user_is_not_taken_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_sockets, "_PATIENCE", 0.1)
     sockets = local_sockets.Sockets(a_run_id(), local_sockets.new_token())
     with sockets.listen(local_sockets.AGENT, queue=0):
@@ -487,7 +487,7 @@ def test_one_of_ours_that_takes_no_connection_is_not_taken_for_none(monkeypatch:
             link.close()
 
 
-def test_no_name_tells_another_one() -> None:
+def test_no_name_reveals_another_one() -> None:
     sockets = local_sockets.Sockets(a_run_id() + "-" + "x" * 24, local_sockets.new_token())
     every = [*sockets.names(4294967294, local_sockets.AGENT), *sockets.names(4294967294, local_sockets.SUPERVISOR)]
     every += sockets._replace(token=local_sockets.new_token()).names(4294967294, local_sockets.AGENT)

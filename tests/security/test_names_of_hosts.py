@@ -55,7 +55,7 @@ def test_names_are_compared_with_a_pattern_first(grouped: Any, tmp_path: Path, w
     assert [] == list(tmp_path.rglob("p"))
 
 
-def test_a_value_for_one_host_is_no_set_of_hosts(grouped: Any, tmp_path: Path) -> None:
+def test_a_value_for_one_host_is_not_expanded(grouped: Any, tmp_path: Path) -> None:
     """The part before the colon of `--setup` may be a shell line of the user's, but is not run here."""
     done = grouped("plan", "-H", "n1", "-g", "1", "--setup", f"{EVIL}:true", "s.py")
     assert 0 == done.returncode, done.stderr

@@ -124,7 +124,7 @@ def test_a_damaged_run_is_listed_and_the_others_are_too(muster: Any) -> None:
     assert (0, f"deleted {broken.name}\n") == ((done := muster("rm", broken.name)).returncode, done.stdout)
 
 
-def test_an_empty_name_is_no_run(muster: Any) -> None:
+def test_an_empty_name_is_not_a_run(muster: Any) -> None:
     path = plant(muster.home, {"job.json": record(), "plan.json": plan()})
     for command in ("rm", "kill", "show", "logs", "wait", "stacks", "attach"):
         done = muster(command, "")
@@ -249,7 +249,7 @@ def test_without_a_home_runs_are_kept_among_temporary_files(place: Path) -> None
 
 
 @needs_root
-def test_runs_that_cannot_be_read_are_not_no_runs(place: Path) -> None:
+def test_unreadable_runs_are_not_ignored(place: Path) -> None:
     user = User(NOBODY, place)
     home = user.home / "kept"
     user.env["MUSTER_HOME"] = str(home)
@@ -287,7 +287,7 @@ def test_a_script_in_a_folder_that_may_not_be_entered_is_not_said_to_be_missing(
 
 @needs_root
 @pytest.mark.parametrize("option", ["", "-d"])
-def test_a_limit_of_processes_is_told_and_nothing_stays(place: Path, option: str) -> None:
+def test_a_process_limit_is_reported_and_nothing_is_left(place: Path, option: str) -> None:
     """Whichever process is the first that the kernel refuses to start: one error, a hint, and an end."""
     (place / "s.py").write_text("print('ran')")
     limit, room = 60, range(1, 9)
@@ -464,7 +464,7 @@ def test_root_writes_nothing_and_ends_nothing_in_the_name_of_a_user(place: Path)
     assert [] == list(victim.iterdir())
 
 
-def test_links_and_fifos_in_the_place_of_logs_are_not_followed(muster: Any, tmp_path: Path) -> None:
+def test_links_and_fifos_instead_of_logs_are_not_followed(muster: Any, tmp_path: Path) -> None:
     """Neither when output is shown that was not sent, nor when the run is deleted: of the recorded links only those
     into its directory are removed."""
     secret = tmp_path / "secret"
@@ -491,7 +491,7 @@ def test_links_and_fifos_in_the_place_of_logs_are_not_followed(muster: Any, tmp_
     assert (True, True, False) == (secret.exists(), outside.is_symlink(), inside.is_symlink())
 
 
-def test_a_file_that_is_damaged_in_any_way_is_no_traceback(muster: Any) -> None:
+def test_a_damaged_file_causes_no_traceback(muster: Any) -> None:
     """Invalid times, a controller without an address, more ranks than possible."""
     here = {"host": os.uname().nodename}
     own = {name: value for name, value in record(**here).items() if name not in ("served", "there")}
@@ -548,7 +548,7 @@ def test_no_run_is_kept_where_another_user_keeps_hers(tmp_path: Path) -> None:
     assert str(tmp_path / "scratch") in private_tmp.bases({"TMPDIR": str(tmp_path / "scratch")})
 
 
-def test_a_reason_forges_no_line(muster: Any) -> None:
+def test_a_reason_cannot_forge_a_line(muster: Any) -> None:
     path = plant(muster.home, {"job.json": record(host=os.uname().nodename), "plan.json": plan()})
     outcome = {"state": "broken", "code": 125, "duration": 1.0, "reason": "it broke\nmuster: all is well\nhint: look"}
     (path / "outcome.json").write_text(json.dumps(outcome))
@@ -566,7 +566,7 @@ def test_a_host_keeps_no_run_where_others_could_replace_it(tmp_path: Path) -> No
         place.chmod(0o700)
 
 
-def test_what_to_do_about_a_limit_is_told_after_the_end_too(muster: Any) -> None:
+def test_advice_about_a_limit_is_shown_after_the_end_too(muster: Any) -> None:
     """The agent of a lost run has recorded the error; the same holds for `-d`, which has no terminal."""
     own = {name: value for name, value in record(host=os.uname().nodename).items() if name not in ("served", "there")}
     run = plant(muster.home, {"job.json": {**own, "boot": identity()["boot"]}, "plan.json": plan()})

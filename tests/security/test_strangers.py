@@ -119,7 +119,7 @@ class Impostor:
         return [encode_frame(**said), b"\xff" * 64]
 
 
-def test_an_agent_believes_no_impostor_and_then_finds_its_controller(loop: Loop, port: socket.socket) -> None:
+def test_an_agent_rejects_an_impostor_and_then_finds_its_controller(loop: Loop, port: socket.socket) -> None:
     """Reflection, replay, reordering, proofs that are not ASCII: each ends the connection, and the agent reconnects."""
     impostor = Impostor(loop, port)
     dialer(loop, port)
@@ -154,7 +154,7 @@ HOSTILE = {
 }
 
 
-def test_what_a_stranger_sends_ends_her_connection_and_nothing_else(loop: Loop, port: socket.socket) -> None:
+def test_data_of_an_unauthenticated_peer_end_its_connection_and_nothing_else(loop: Loop, port: socket.socket) -> None:
     notes: list[str] = []
     AgentListener(loop, port, TERMS, "life", lambda node: 0, lambda node, met: loop.met.append(met), notes.append)
     for name, data in HOSTILE.items():
@@ -198,7 +198,7 @@ while True:
 """
 
 
-def test_who_opens_more_connections_than_there_are_descriptors_neither_stops_nor_busies_the_controller(
+def test_connections_beyond_the_descriptor_limit_neither_stop_nor_busy_the_controller(
     loop: Loop, port: socket.socket
 ) -> None:
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
@@ -257,7 +257,7 @@ while True:
 """
 
 
-def test_another_user_of_the_network_neither_ends_a_run_nor_keeps_its_agents_from_a_new_supervisor(
+def test_an_attacker_on_the_network_neither_ends_a_run_nor_keeps_its_agents_from_a_new_controller(
     there: LabCluster,
 ) -> None:
     words = ("-H", "n1,n2", "-g", "1", "--lease", "60s")

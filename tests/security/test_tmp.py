@@ -161,7 +161,7 @@ cd "$PWD"
     ],
     ids=["noexec", "full", "read-only", "TMPDIR that is not there"],
 )
-def test_a_tmp_that_is_no_use(muster: Any, tmp_path: Path, options: str, then: str) -> None:
+def test_an_unusable_tmp(muster: Any, tmp_path: Path, options: str, then: str) -> None:
     """Ranks of an external launcher start nonetheless."""
     line = MOUNTED.format(options=options, then=then)
     run = " ".join(muster.argv("run", "--launcher", "torchrun", "-g", "2", "--", "echo", "ran"))

@@ -99,7 +99,7 @@ time.sleep(600)
 
 
 @pytest.mark.slow
-def test_before_its_time_is_over_a_rank_that_listens_can_save(there: LabCluster) -> None:
+def test_before_the_time_limit_a_rank_that_handles_the_warning_can_save(there: LabCluster) -> None:
     """A job of one minute is warned soon: Slurm checks its clock every half minute. A rank that is still importing is
     warned as soon as it has a handler."""
     line = ["--time", "1", "--signal-before", "40", "--requeue", "1", "-N", "2", "-g", "1"]
@@ -157,7 +157,7 @@ def test_a_node_that_crashes_is_left_out_of_the_next_attempt(there: LabCluster) 
     assert "step 59" in there.log(0, attempt=there.last_attempt)
 
 
-def test_without_leave_to_come_again_a_crash_is_the_end(there: LabCluster) -> None:
+def test_without_restarts_a_crash_is_the_end(there: LabCluster) -> None:
     process = there.start("run", "--slurm", "-N", "2", "-g", "1", there.script(TICK), "10000", "0.05")
     there.steps(2, 3)
     there.lab.fault("crash", "n2")
@@ -168,7 +168,7 @@ def test_without_leave_to_come_again_a_crash_is_the_end(there: LabCluster) -> No
     assert "JobState=NODE_FAIL" not in there.lab.run("head", ["scontrol", "show", "job"]).stdout
 
 
-def test_an_agent_that_is_killed_before_it_has_called_is_told_at_once(there: LabCluster) -> None:
+def test_an_agent_killed_before_it_has_connected_is_reported_at_once(there: LabCluster) -> None:
     """srun continues for the others, and would be waited for."""
     process = there.start("run", "--slurm", "-N", "2", "-g", "1", there.script(TICK), "1000", "0.05")
     there.kill("n2", r"muster\.pyz step")
@@ -212,7 +212,7 @@ def test_what_slurm_sends_goes_to_the_ranks_that_catch_it_and_ends_nothing(there
 
 
 @pytest.mark.slow
-def test_ranks_have_all_the_time_of_the_job(there: LabCluster) -> None:
+def test_ranks_have_the_whole_time_of_the_job(there: LabCluster) -> None:
     """In a job of one minute no rank is warned at once; one without a handler is left alone until Slurm ends it."""
     line = ["--time", "1", "-N", "2", "-g", "1", "--launcher", "exec"]
     text = LISTENS.replace("sys.argv[2:]", '["SIGUSR1"] if os.environ["RANK"] == "0" else []')

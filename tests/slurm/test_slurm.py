@@ -21,7 +21,7 @@ from waiting import until
 import muster
 
 
-def test_a_run_is_handed_in_shown_and_its_status_given(there: LabCluster) -> None:
+def test_a_run_is_submitted_shown_and_its_exit_code_returned(there: LabCluster) -> None:
     there.env["MUSTER_TRACE"] = "1"
     done = there.muster("run", "--slurm", "-N", "3", "-g", "2", "--gpus-per-node", "2", "--time", "5", str(EXAMPLE))
     assert 0 == done.returncode, done.stderr
@@ -94,7 +94,7 @@ def test_inside_a_step_of_an_allocation(there: LabCluster) -> None:
     assert "broke" not in done.stderr
 
 
-def test_a_rank_that_is_alone_reads_stdin_where_a_terminal_watches(there: LabCluster) -> None:
+def test_a_single_rank_reads_stdin_if_a_terminal_is_attached(there: LabCluster) -> None:
     """Inside an allocation, started by muster or by srun; a batch job has an empty stdin and continues."""
     ask = ["--prefix", "", "--", "sh", "-c", 'read answer; echo "got <$answer>"; cat']
     for launcher in ("exec", "srun"):
@@ -247,7 +247,7 @@ def test_slurmctld_may_be_away_for_a_while(there: LabCluster) -> None:
     assert 0 == process.wait(timeout=60), there.said()
 
 
-def test_a_total_of_ranks_lies_as_slurm_spreads_it(there: LabCluster) -> None:
+def test_a_total_of_ranks_is_distributed_by_slurm(there: LabCluster) -> None:
     """More than a node has cores: Slurm puts eight there and the rest on the next one."""
     show = ["--", "sh", "-c", "echo $RANK of $WORLD_SIZE on $(hostname), Slurm: $SLURM_PROCID of $SLURM_NTASKS"]
     done = there.muster("run", "--slurm", "-n", "10", "--prefix", "", *show)
@@ -256,7 +256,7 @@ def test_a_total_of_ranks_lies_as_slurm_spreads_it(there: LabCluster) -> None:
     assert [f"{rank} of 10 on {'n1' if rank < 8 else 'n2'}, Slurm: {rank} of 10" for rank in range(10)] == places
 
 
-def test_a_total_of_gpus_lies_as_slurm_spreads_it(there: LabCluster) -> None:
+def test_a_total_of_gpus_is_distributed_by_slurm(there: LabCluster) -> None:
     """Six in a cluster with four per node; each rank sees all that its node has, by the requested names."""
     show = ["--", "sh", "-c", "echo $LOCAL_RANK $CUDA_VISIBLE_DEVICES"]
     named = ["--output", "%x-%j.%2t.out", "--error", "%x.err", "--name", "six"]
@@ -347,7 +347,7 @@ def test_lines_of_setup_choose_the_python_and_must_not_fail(there: LabCluster) -
     assert "--setup failed: module-that-is-not-there" in done.stderr
 
 
-def test_a_folder_that_nodes_do_not_see_is_told_before_anything_waits(there: LabCluster) -> None:
+def test_a_directory_missing_on_nodes_is_reported_before_anything_waits(there: LabCluster) -> None:
     scratch = there.lab.folder.scratch
     done = there.muster("run", "--slurm", "-g", "1", str(EXAMPLE), env={"MUSTER_HOME": f"{scratch}/runs"})
     assert 2 == done.returncode, done.stderr
@@ -355,7 +355,7 @@ def test_a_folder_that_nodes_do_not_see_is_told_before_anything_waits(there: Lab
     assert [] == queue(there)
 
 
-def test_a_full_disk_is_told_before_anything_waits(there: LabCluster) -> None:
+def test_a_full_disk_is_reported_before_anything_waits(there: LabCluster) -> None:
     there.lab.fault("full-disk", "head")
     scratch = there.lab.folder.scratch
     done = there.muster("run", "--slurm", "-g", "1", str(EXAMPLE), env={"MUSTER_HOME": f"{scratch}/runs"})
@@ -433,7 +433,7 @@ def test_a_run_directory_with_characters_that_slurm_reads(there: LabCluster, nam
     assert "set up" in output.read_text()
 
 
-def test_a_job_that_is_over_at_once(there: LabCluster) -> None:
+def test_a_job_that_ends_at_once(there: LabCluster) -> None:
     done = there.muster("run", "--slurm", "--", "sh", "-c", "echo here; exit 3")
     assert (3, "[0] here\n") == (done.returncode, done.stdout), done.stderr
 
@@ -508,7 +508,7 @@ def test_sbatch_short_options_and_options_that_its_help_does_not_list(there: Lab
     assert "CPUs/Task=2" in done.stdout
 
 
-def test_variables_of_a_job_that_is_over_are_told_as_such(there: LabCluster) -> None:
+def test_variables_of_a_finished_job_are_reported_as_such(there: LabCluster) -> None:
     """A shell, or a container, may outlive its job; for a live job there is no message."""
     (there.folder / "all.sh").write_text("env | grep ^SLURM_ > left\n" + shlex.join(there.argv("doctor", "--json")))
     env = {**there.lab.environment(), **there.env}

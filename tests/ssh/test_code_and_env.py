@@ -43,7 +43,7 @@ def repository(there: LabCluster, **files: str) -> Path:
 # ---- hosts that share nothing ----------------------------------------------------------------------------------------
 
 
-def test_a_script_that_is_not_there(alone: LabCluster) -> None:
+def test_a_missing_script(alone: LabCluster) -> None:
     done = alone.muster("run", "-H", "n1,n2", "-g", "1", alone.script("print()"))
     assert 2 == done.returncode
     assert "on n[1-2]" in done.stderr
@@ -406,7 +406,7 @@ def test_hosts_with_several_interfaces_meet_on_the_one_that_leads_somewhere(
     assert 3 == done.stdout.count("eth0 eth0")
 
 
-def test_a_firewall_between_the_nodes_is_told_with_both_ends(there: LabCluster) -> None:
+def test_a_firewall_between_nodes_is_reported_with_both_ends(there: LabCluster) -> None:
     block = "iptables -A INPUT -p tcp -s 10.77.1.2 -j REJECT"
     if 0 != there.lab.run("n1", ["sh", "-c", block], cwd="/").returncode:
         pytest.skip("no iptables here")

@@ -22,7 +22,7 @@ SUPERVISOR = {"here": "head", "hosts": "n1"}
 
 
 @pytest.mark.parametrize("where", ON)
-def test_a_detached_run_goes_on_and_is_told_of(there: LabCluster, where: str) -> None:
+def test_a_detached_run_continues_and_is_reported(there: LabCluster, where: str) -> None:
     there.env["MUSTER_TRACE"] = "1"
     done = there.muster("run", "-d", *ON[where], there.script(TICK), "300", "0.05")
     assert 0 == done.returncode, done.stderr
@@ -80,7 +80,7 @@ def test_several_attach_and_leave_and_no_line_is_lost_or_doubled(there: LabClust
 
 
 @pytest.mark.parametrize("where", ON)
-def test_the_death_of_who_looks_after_it_is_no_end(there: LabCluster, where: str) -> None:
+def test_the_death_of_its_controller_does_not_end_it(there: LabCluster, where: str) -> None:
     assert 0 == there.muster("run", "-d", *ON[where], there.script(TICK), "120", "0.05").returncode
     there.steps(2, 5)
     for _ in range(2):
@@ -93,7 +93,7 @@ def test_the_death_of_who_looks_after_it_is_no_end(there: LabCluster, where: str
 
 
 @pytest.mark.parametrize("where", ON)
-def test_kill_sees_that_all_have_ended(there: LabCluster, where: str) -> None:
+def test_kill_checks_that_all_have_exited(there: LabCluster, where: str) -> None:
     assert 0 == there.muster("run", "-d", *ON[where], there.script(TICK), "10000", "0.05").returncode
     there.steps(2, 5)
     done = there.muster("kill", "last")
@@ -126,7 +126,7 @@ def test_a_machine_that_knows_nothing_of_it_attaches_by_the_host(
     there.nothing_left()
 
 
-def test_the_head_may_go(there: LabCluster) -> None:
+def test_the_head_may_crash(there: LabCluster) -> None:
     """It crashes; the ranks continue, and a later client gets everything."""
     assert 0 == there.muster("run", "-d", "-H", "n1,n2", "-g", "1", there.script(TICK), "150", "0.1").returncode
     there.steps(2, 3)
@@ -157,7 +157,7 @@ def test_a_run_on_a_host_that_does_not_answer_is_unknown(there: LabCluster) -> N
     there.nothing_left()
 
 
-def test_who_waits_for_a_run_asks_a_silent_host_again(there: LabCluster) -> None:
+def test_waiting_for_a_run_asks_a_silent_host_again(there: LabCluster) -> None:
     assert 0 == there.muster("run", "-d", "-H", "n1", "-g", "1", there.script(TICK), "10000", "0.05").returncode
     there.steps(1, 3)
     there.lab.fault("drop-ssh", "n1")
@@ -169,7 +169,7 @@ def test_who_waits_for_a_run_asks_a_silent_host_again(there: LabCluster) -> None
     there.nothing_left()
 
 
-def test_who_follows_a_run_logs_in_once_and_again_when_the_connection_broke(there: LabCluster) -> None:
+def test_following_a_run_logs_in_once_and_again_after_a_broken_connection(there: LabCluster) -> None:
     """A killed controller ends all connections to it; another one starts."""
     logins = Logins(there.folder)
     words = ("run", "-d", "-H", "n1,n2", "-g", "1", "--ssh", logins.ssh, "--", "sh", "-c", TALKS)
@@ -213,7 +213,7 @@ def test_a_detached_run_restarts_by_itself(there: LabCluster) -> None:
     there.nothing_left()
 
 
-def test_an_agent_that_has_died_together_with_the_supervisor_is_missed_by_the_next_one(there: LabCluster) -> None:
+def test_an_agent_that_died_together_with_the_controller_is_missed_by_the_next_one(there: LabCluster) -> None:
     done = there.muster("run", "-d", "-H", "n1,n2", "-g", "1", "--lease", "5s", there.script(TICK), "10000", "0.05")
     assert 0 == done.returncode, done.stderr
     there.steps(2, 3)

@@ -51,7 +51,7 @@ def test_ranks_on_hosts_have_terminals_where_they_are_wanted(there: LabCluster) 
     there.nothing_left()
 
 
-def test_what_fails_first_is_told_with_its_host(there: LabCluster) -> None:
+def test_the_first_failure_is_reported_with_its_host(there: LabCluster) -> None:
     text = TICK + "\nif dist.is_initialized() or True:\n    pass\n"
     text = text.replace("time.sleep", "1 / (dist.get_rank() != 4 or step < 3); time.sleep")
     done = there.muster("run", "-H", "n1,n2,n3", "-g", "2", there.script(text), "100", "0.05")
@@ -127,7 +127,7 @@ def test_a_stopped_terminal_ends_nothing(there: LabCluster) -> None:
 # ---- deaths ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_supervisor_comes_back_and_nobody_notices(there: LabCluster) -> None:
+def test_a_killed_controller_is_restarted_transparently(there: LabCluster) -> None:
     process = there.start("run", "-H", "n1,n2", "-g", "1", there.script(TICK), "200", "0.05")
     there.steps(2, 10)
     there.kill("n1", "muster.pyz serve")
@@ -149,7 +149,7 @@ def test_a_killed_agent_ends_the_run_on_all_hosts(there: LabCluster, host: str) 
     there.nothing_left()
 
 
-def test_a_killed_warm_interpreter_ends_nothing(there: LabCluster) -> None:
+def test_a_killed_fork_server_ends_nothing(there: LabCluster) -> None:
     process = there.start("run", "-H", "n1,n2", "-g", "1", there.script(TICK), "100", "0.05")
     there.steps(2, 3)
     there.kill("n2", r"script\.py")  # the first of them is the fork server
@@ -217,7 +217,7 @@ def test_a_frozen_node_ends_nothing(there: LabCluster) -> None:
     there.nothing_left()
 
 
-def test_of_a_large_stdin_nothing_is_lost_though_the_terminal_is_cut_off(there: LabCluster) -> None:
+def test_no_part_of_a_large_stdin_is_lost_when_the_terminal_is_cut_off(there: LabCluster) -> None:
     """A file larger than the largest frame; the connection to the controller is cut in the middle of it."""
     numbers = b"".join(b"%011d\n" % number for number in range(6_000_000))  # 72 MB
     (there.folder / "in").write_bytes(numbers)
@@ -254,7 +254,7 @@ echo "background: $?, $line"
 """
 
 
-def test_a_rank_that_is_alone_reads_the_terminal_from_another_host(there: LabCluster) -> None:
+def test_a_single_rank_reads_the_terminal_from_another_host(there: LabCluster) -> None:
     """Without --stdin: a file, and typed input, of which nothing reaches the shell; a run in the background of its
     terminal reads nothing from it and is not stopped."""
     (there.folder / "in").write_text("y\n" * 100_000)

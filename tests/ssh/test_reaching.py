@@ -137,7 +137,7 @@ def test_a_bashrc_that_prints(there: LabCluster, bashrc: Callable[[str, str], No
 # ---- what is missing there -------------------------------------------------------------------------------------------
 
 
-def test_a_python_that_is_not_there(there: LabCluster) -> None:
+def test_a_missing_python(there: LabCluster) -> None:
     said = refused(there, "-H", "n[1-3]", "-g", "1", "--python", "n[2-3]:/no/such/python", status=2)
     assert "n[2-3]: command not found: /no/such/python (n1 answered)" in said
 

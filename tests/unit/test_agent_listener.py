@@ -93,7 +93,7 @@ def port() -> Iterator[Port]:
     made.close()
 
 
-def test_who_knows_the_secret_is_let_in(port: Port) -> None:
+def test_peers_with_the_secret_are_accepted(port: Port) -> None:
     """Both ends also learn how much the other one has received, if they were connected before."""
     met = port.dial(TERMS)
     port.loop.until(lambda: met and port.came, "both have met")
@@ -110,7 +110,7 @@ def test_who_knows_the_secret_is_let_in(port: Port) -> None:
         pytest.param(TERMS, 2, "node 2 is no longer expected", id="a node of no run"),
     ],
 )
-def test_who_does_not_is_sent_away(port: Port, terms: Terms, node: int, why: str) -> None:
+def test_peers_without_the_secret_are_rejected(port: Port, terms: Terms, node: int, why: str) -> None:
     sock = port.call()
     sock.sendall(port.hello(sock, terms, node))
     port.closed(sock)
@@ -144,7 +144,7 @@ def test_random_bytes_end_their_connection_and_nothing_else(port: Port) -> None:
     assert 10 == len(port.notes), "and of so many only the first ones are told"
 
 
-def test_who_stalls_is_sent_away_in_time(port: Port) -> None:
+def test_stalled_peers_are_disconnected_in_time(port: Port) -> None:
     """One that sends nothing, and one that sends a byte now and then."""
     silent, drips = port.call(), port.call()
     for byte in b"\0\0\0\x40":
@@ -157,7 +157,7 @@ def test_who_stalls_is_sent_away_in_time(port: Port) -> None:
     port.closed(silent)
 
 
-def test_a_crowd_that_stalls_keeps_no_agent_out(port: Port) -> None:
+def test_many_stalled_connections_do_not_keep_agents_out(port: Port) -> None:
     """As many as are handled at once, and more that wait; idle ones make room for the next ones."""
     for _ in range(port.callers.most):
         port.call()

@@ -107,7 +107,7 @@ def piece(rank: int, data: bytes, offset: int, node: int = 0) -> Any:
     return says("output", data, node=node, rank=rank, stream="out", attempt=0, offset=offset)
 
 
-def test_what_was_seen_is_not_sent_again_after_a_connection_broke(terminal: Terminal, tmp_path: Path) -> None:
+def test_output_that_was_received_is_not_sent_again_after_a_reconnect(terminal: Terminal, tmp_path: Path) -> None:
     """The local run directory gets the same, once."""
     (path := tmp_path / ID).mkdir()
     begin, words = event(1, event="begin", facts={"python": "3"}), event(2, event="say", text="n2 is back")
@@ -144,7 +144,7 @@ def test_what_was_shown_makes_room_for_more(terminal: Terminal) -> None:
     assert [(1, 5)] == [(taken["node"], taken["count"]) for taken in terminal.heard("credit")]
 
 
-def test_where_nobody_supervises_it_any_more_there_is_nothing_to_watch(terminal: Terminal) -> None:
+def test_without_a_controller_there_is_nothing_to_watch(terminal: Terminal) -> None:
     assert terminal.attach([arrives, says("no_controller", there=True), stays]) is None
     assert terminal.client.gone and not terminal.client.left
 
@@ -159,7 +159,7 @@ def test_where_nobody_supervises_it_any_more_there_is_nothing_to_watch(terminal:
         says("output", b"x", node=0, rank=-1, stream="out", attempt=0, offset=0),
     ],
 )
-def test_what_is_not_understood_is_neither_shown_nor_kept(terminal: Terminal, tmp_path: Path, wrong: Any) -> None:
+def test_unknown_data_are_neither_shown_nor_kept(terminal: Terminal, tmp_path: Path, wrong: Any) -> None:
     (path := tmp_path / ID).mkdir()
     nothing_shown = terminal.attach([*GREETED, RUN, wrong, piece(0, b"later", 0), stays], keep=Run(path))
     assert nothing_shown is None and terminal.client.gone
@@ -168,12 +168,12 @@ def test_what_is_not_understood_is_neither_shown_nor_kept(terminal: Terminal, tm
     assert [] == os.listdir(path)
 
 
-def test_of_a_newer_controller_what_is_not_known_is_skipped(terminal: Terminal) -> None:
+def test_unknown_messages_of_a_newer_controller_are_skipped(terminal: Terminal) -> None:
     assert ENDED == terminal.attach([*GREETED, RUN, says("weather", rain=True), OVER, stays])
     assert ["n1: skipped a message of unknown kind: 'weather'"] == terminal.screen.said
 
 
-def test_a_newer_controller_that_cannot_be_attached_to_is_told_with_a_hint(
+def test_a_newer_incompatible_controller_is_reported_with_a_hint(
     terminal: Terminal, capfd: pytest.CaptureFixture[str]
 ) -> None:
     unknown = says("unknown", what="attach", version=VERSION + 1)
@@ -183,9 +183,7 @@ def test_a_newer_controller_that_cannot_be_attached_to_is_told_with_a_hint(
 
 
 @pytest.mark.parametrize("version", [{}, {"version": 4}], ids=["3", "4"])
-def test_an_earlier_controller_hears_and_says_what_its_version_does(
-    terminal: Terminal, version: dict[str, Any]
-) -> None:
+def test_an_older_controller_is_handled_by_its_version(terminal: Terminal, version: dict[str, Any]) -> None:
     """Version 3 sends no version."""
     answer = says("answer", phase="running", **version)
     run = says("run", id=ID, phase="running", plan=as_json(PLAN), **version)
@@ -201,7 +199,7 @@ def interrupt(number: int) -> Any:
     return lambda link: os.kill(os.getpid(), number)
 
 
-def test_who_only_watches_leaves_by_ctrl_c(terminal: Terminal) -> None:
+def test_clients_that_do_not_own_the_run_detach_by_ctrl_c(terminal: Terminal) -> None:
     assert terminal.attach([*GREETED, RUN, interrupt(signal.SIGINT), stays]) is None
     assert terminal.client.left and not terminal.heard("stop")
 

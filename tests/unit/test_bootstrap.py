@@ -120,7 +120,7 @@ def test_what_would_fail_later_is_told_with_the_hosts(
     assert (sentence, hint) == (caught.value.sentence, caught.value.hint)
 
 
-def test_hosts_that_are_well_pass() -> None:
+def test_healthy_hosts_pass() -> None:
     """A different patch release of Python, and a run directory of the host's own, are accepted."""
     told = hosts(n2={"python": "3.11.9"})
     check_storage(told, "/runs/a")
@@ -318,7 +318,7 @@ def test_an_agent_that_has_not_tried_an_address_has_not_reached_it(joining: Join
         joining.bootstrap.find_rendezvous()
 
 
-def test_who_has_not_the_secret_never_joins(joining: Joining) -> None:
+def test_agents_without_the_secret_never_join(joining: Joining) -> None:
     """The process that starts the agents reports when none will come any more."""
     joining.joiner.looks_left = 6
     with pytest.raises(Unreachable, match="no agent on n1"):

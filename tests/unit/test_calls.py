@@ -49,7 +49,7 @@ def test_arguments_are_data(tmp_path: Path) -> None:
     assert ["runs"] == [path.name for path in tmp_path.iterdir()]
 
 
-def test_what_is_asked_for_is_done(tmp_path: Path) -> None:
+def test_calls_are_executed(tmp_path: Path) -> None:
     """Only the missing part of a file is sent."""
     run = tmp_path / "runs" / "20261127-000000-abcdef"
     run.mkdir(parents=True)
@@ -78,7 +78,7 @@ def test_a_call_takes_no_byte_more_than_it_has() -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"\0\0", encode_frame("call", name="x", args={})[:-3], encode_frame("state"), b"\0" * 8]
 )
-def test_what_is_no_call_is_refused(data: bytes) -> None:
+def test_invalid_calls_are_rejected(data: bytes) -> None:
     """For example the end of a killed client."""
     with pytest.raises(Refused):
         read_call(io.BytesIO(data))

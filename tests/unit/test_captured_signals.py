@@ -61,7 +61,7 @@ def test_they_are_events_of_the_loop_until_the_context_is_left(loop: EventLoop) 
             signal.signal(number, handler)
 
 
-def test_what_comes_before_somebody_handles_it_waits(loop: EventLoop) -> None:
+def test_signals_before_a_handler_is_set_are_kept(loop: EventLoop) -> None:
     """It is passed to the first handler."""
     heard: dict[str, list[int]] = {"first": [], "second": []}
     with CapturedSignals(loop, NUMBERS) as signals:

@@ -55,7 +55,7 @@ class Ends:
         raise AssertionError("they never come to rest")
 
 
-def test_what_is_said_is_heard_once_and_in_order() -> None:
+def test_messages_are_received_once_and_in_order() -> None:
     ends = Ends()
     for number in range(100):
         ends.say(ends.a, number)
@@ -64,7 +64,7 @@ def test_what_is_said_is_heard_once_and_in_order() -> None:
     ends.cut()
 
 
-def test_what_is_said_without_a_connection_is_heard_over_the_next() -> None:
+def test_messages_without_a_connection_are_received_over_the_next() -> None:
     ends = Ends()
     ends.cut()
     ends.say(ends.a, 1)
@@ -97,7 +97,7 @@ def test_connections_that_break_at_any_moment(seed: int) -> None:
     ends.cut()
 
 
-def test_a_new_other_end_begins_at_the_beginning() -> None:
+def test_a_new_peer_starts_from_the_beginning() -> None:
     ends = Ends()
     ends.say(ends.a, 7)
     ends.cut()
@@ -111,7 +111,7 @@ def test_a_new_other_end_begins_at_the_beginning() -> None:
     ends.cut()
 
 
-def test_what_is_not_kept_costs_nothing() -> None:
+def test_an_unreliable_channel_keeps_nothing() -> None:
     """The channel of a run in the terminal ends with its connection."""
     wire = Channel()
     wire.send(encode_frame("say"))

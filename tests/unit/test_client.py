@@ -65,7 +65,7 @@ def test_all_questions_go_over_one_connection(host: Host, run: Run) -> None:
     assert "ada" == host.heard[1]["by"]
 
 
-def test_who_asks_is_told_why_nobody_answers(host: Host, run: Run) -> None:
+def test_clients_learn_why_there_is_no_answer(host: Host, run: Run) -> None:
     gone = [arrives, "state", says("no_controller", there=True), stays]
     refused = [lambda link: link.complain("ssh: connect to host n1 port 22: Connection refused\n")]
     old = [arrives, "state", says("answer", version=2), stays]
@@ -80,14 +80,14 @@ def test_who_asks_is_told_why_nobody_answers(host: Host, run: Run) -> None:
         assert not client.connected, "what is answered later would be taken for the answer to another question"
 
 
-def test_a_controller_that_has_just_begun_again_is_asked_again(host: Host, run: Run) -> None:
+def test_a_controller_that_has_just_restarted_is_asked_again(host: Host, run: Run) -> None:
     host.scripts = [[arrives, "state"], [*ANSWERS, stays]]
     with Client(run) as client:
         assert "running" == client.ask("state")["phase"]
     assert 2 == len(host.links)
 
 
-def test_the_end_is_told_and_the_files_come_over_the_same_connection(host: Host, run: Run) -> None:
+def test_the_end_and_the_files_come_over_the_same_connection(host: Host, run: Run) -> None:
     """No question is sent while the controller reports by itself."""
     outcome = json.dumps(outcome_as_json(ENDED)).encode()
     host.scripts = [
@@ -117,7 +117,7 @@ def test_the_end_is_told_and_the_files_come_over_the_same_connection(host: Host,
     assert ["runs"] == os.listdir(run.path.parents[1])
 
 
-def test_a_file_that_is_written_anew_is_never_half_there(host: Host, run: Run) -> None:
+def test_a_rewritten_file_is_never_incomplete(host: Host, run: Run) -> None:
     """Several commands copy the files of a run here at once, and all of them read outcome.json meanwhile."""
     outcome = json.dumps(outcome_as_json(ENDED)).encode()
     half = says("file", outcome[:10], name="outcome.json", offset=0, whole=True)
@@ -188,7 +188,7 @@ def test_a_connection_that_breaks_is_made_again_and_nothing_comes_twice(host: Ho
         lambda link: link.say_raw(b"GET / HTTP/1.0\r\n\r\n"),
     ],
 )
-def test_what_is_not_understood_ends_the_connection_and_nothing_else(host: Host, run: Run, wrong: Any) -> None:
+def test_unknown_data_end_the_connection_and_nothing_else(host: Host, run: Run, wrong: Any) -> None:
     host.scripts = [
         [*ANSWERS, "attach", wrong, stays],
         [arrives, "state", says("no_controller"), "files", says("done"), stays],
@@ -199,7 +199,7 @@ def test_what_is_not_understood_ends_the_connection_and_nothing_else(host: Host,
     assert ["job.json", "answered"] == sorted(os.listdir(run.path), reverse=True)
 
 
-def test_news_of_an_earlier_controller_come_under_the_names_of_its_version(host: Host, run: Run) -> None:
+def test_reports_of_an_older_controller_have_the_names_of_its_version(host: Host, run: Run) -> None:
     answer = says("answer", version=4, phase="running")
     over = says("over", outcome=outcome_as_json(ENDED))
     host.scripts = [[arrives, "state", answer, "watch", piece(0, b"one\n", 0), "taken", over, "files", says("done")]]
@@ -208,7 +208,7 @@ def test_news_of_an_earlier_controller_come_under_the_names_of_its_version(host:
     assert b"one\n" == log(run, 0)
 
 
-def test_a_controller_that_cannot_be_watched_is_asked_over_one_connection(host: Host, run: Run) -> None:
+def test_an_incompatible_controller_is_polled_over_one_connection(host: Host, run: Run) -> None:
     """It is too old; questions that all versions know show whether it is there."""
     states = ["state", says("answer", version=2)]
     host.scripts = [[arrives, *states * 4], [arrives, "state", says("no_controller"), "files", says("done"), stays]]

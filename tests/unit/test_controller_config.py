@@ -29,7 +29,7 @@ CONFIG = ControllerConfig(5123.25, "10.0.0.1", 1790000000.5, NODES, owned=True, 
 OLDER: dict[str, Any] = json.loads((Path(__file__).parent / "older" / "serve.json").read_text())
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+def test_written_records_are_read_back(tmp_path: Path) -> None:
     run = Run(tmp_path)
     assert run.controller_config is None
     run.write(RECORD, config_as_json(CONFIG))

@@ -138,7 +138,7 @@ def lost(controller: Controller) -> list[tuple[int, str]]:
     return [(event["node"], event["why"]) for event in controller.events("lost")]
 
 
-def test_an_agent_that_comes_again_has_missed_nothing(controller: Controller) -> None:
+def test_an_agent_that_reconnects_has_missed_nothing(controller: Controller) -> None:
     controller.running()
     controller.agents[1].part()
     controller.loop.until(lambda: controller.served.far[1].disconnected_at is not None, "that is seen")
@@ -151,7 +151,7 @@ def test_an_agent_that_comes_again_has_missed_nothing(controller: Controller) ->
     assert [] == lost(controller)
 
 
-def test_an_agent_that_closes_its_connection_comes_again_at_once_or_has_ended(controller: Controller) -> None:
+def test_an_agent_that_closes_its_connection_reconnects_at_once_or_has_exited(controller: Controller) -> None:
     controller.running()
     controller.agents[1].part()
     controller.loop.until(lambda: controller.served.far[1].disconnected_at is not None, "that is seen")
@@ -162,7 +162,7 @@ def test_an_agent_that_closes_its_connection_comes_again_at_once_or_has_ended(co
     assert controller.served._expect(1) is None, "its ranks count as ended, so it is let in no more"
 
 
-def test_a_machine_that_falls_silent_has_the_lease_and_what_it_may_be_late(controller: Controller) -> None:
+def test_a_silent_machine_has_the_lease_and_the_maximum_delay(controller: Controller) -> None:
     """The kernel reports ETIMEDOUT then; here the error is simulated."""
     controller.running()
     link = controller.served.far[1]
@@ -183,7 +183,7 @@ def test_the_agent_here_never_comes_again(controller: Controller) -> None:
 
 
 @pytest.mark.parametrize("text, why", [("Traceback …\nOSError: full\n", "OSError: full"), ("", "no reason given")])
-def test_an_agent_that_fails_is_lost_with_its_last_words_if_there_are_any(
+def test_a_crashed_agent_is_lost_with_its_last_message_if_there_is_one(
     controller: Controller, text: str, why: str
 ) -> None:
     controller.running()
@@ -193,7 +193,7 @@ def test_an_agent_that_fails_is_lost_with_its_last_words_if_there_are_any(
     assert [(1, f"the agent on n2 failed: {why}; see agent.log there")] == lost(controller)
 
 
-def test_an_agent_that_never_calls_is_lost(tmp_path: Path) -> None:
+def test_an_agent_that_never_connects_is_lost(tmp_path: Path) -> None:
     controller = Controller(tmp_path)
     for link in controller.served.far:
         controller.loop.call_later(20.0, lambda link=link: controller.served._never_called(link))  # type: ignore[misc]
@@ -203,7 +203,7 @@ def test_an_agent_that_never_calls_is_lost(tmp_path: Path) -> None:
     controller.close()
 
 
-def test_a_frame_that_is_none_of_an_agent_ends_the_connection_and_the_run_waits_for_it(controller: Controller) -> None:
+def test_an_invalid_frame_ends_the_connection_and_the_run_waits_for_the_agent(controller: Controller) -> None:
     controller.running()
     os.write(controller.agents[1].wire.writing, b"\xff" * 8)
     controller.loop.until(lambda: controller.events("refused"), "it is refused")
@@ -219,7 +219,7 @@ def state(controller: Controller, node: int, started: int, listened: int) -> Non
     controller.connect(node).say("agent_state", started=started, listened=listened)
 
 
-def test_a_controller_that_begins_again_tells_each_agent_what_it_has_not_heard(tmp_path: Path) -> None:
+def test_a_restarted_controller_sends_each_agent_what_it_missed(tmp_path: Path) -> None:
     """The first one was killed after it had decided the start, which reached no agent."""
     before = Controller(tmp_path)
     before.running()
@@ -237,7 +237,7 @@ def test_a_controller_that_begins_again_tells_each_agent_what_it_has_not_heard(t
     controller.close()
 
 
-def test_a_controller_that_begins_again_before_the_start_has_node_0_listen(tmp_path: Path) -> None:
+def test_a_controller_restarted_before_the_start_lets_node_0_listen(tmp_path: Path) -> None:
     before = Controller(tmp_path)
     before.connect(1).say("ready", fork=False, why="")
     before.loop.until(lambda: before.events("ready"), "one is ready")
@@ -252,7 +252,7 @@ def test_a_controller_that_begins_again_before_the_start_has_node_0_listen(tmp_p
 
 
 @pytest.mark.parametrize("rank", [0, 2])
-def test_a_world_of_another_size_is_told_whichever_rank_registers_first(tmp_path: Path, rank: int) -> None:
+def test_a_wrong_world_size_is_reported_whichever_rank_registers_first(tmp_path: Path, rank: int) -> None:
     """A rank unknown to the plan is refused by its agent, and may be the only one that has registered so far."""
     controller = Controller(tmp_path, launcher="torchrun")
     controller.running()
@@ -266,7 +266,7 @@ def test_a_world_of_another_size_is_told_whichever_rank_registers_first(tmp_path
     controller.close()
 
 
-def test_what_copies_of_logs_lack_is_in_the_outcome_for_whoever_hurries_too(tmp_path: Path) -> None:
+def test_gaps_in_copies_of_logs_are_in_the_result_even_after_a_hurried_end(tmp_path: Path) -> None:
     """The agents are not waited for then; received data is still written, or counted."""
     (tmp_path / "attempt_0").write_text("this is no folder")
     controller = Controller(tmp_path, shared=(True, False))

@@ -70,7 +70,7 @@ def findings(known: ClusterFacts) -> list[tuple[str, Finding]]:
     return [(name, finding) for name, found in run_checks(known) for finding in found]
 
 
-def test_a_sound_cluster_has_no_findings() -> None:
+def test_a_healthy_cluster_has_no_findings() -> None:
     assert [] == findings(patient())
     assert passed(run_checks(patient()))
     assert len(CHECKS) == len(run_checks(patient()))
@@ -194,7 +194,7 @@ def test_each_library_has_its_own_way_to_name_interfaces(name: str, asked: str, 
     assert fine == (findings(known) == [])
 
 
-def test_who_is_to_blame_for_broken_ways() -> None:
+def test_broken_routes_are_attributed_to_a_host() -> None:
     """A firewall on n2: the others can be used."""
     ways = {pair: "no answer within 5s" if pair[1] == "n2" else "" for pair in patient().ways}
     found = [finding for _, finding in findings(patient(ways=ways))]
@@ -238,7 +238,7 @@ def test_memory_that_infiniband_cannot_lock() -> None:
     assert ("error", "limit of 64 KiB of locked memory") == (finding.level, finding.summary[:32])
 
 
-def test_what_a_run_looks_at_by_itself() -> None:
+def test_the_checks_of_a_run() -> None:
     """Only cheap checks, and only errors."""
     facts = {host: copy.deepcopy(told) for host, told in patient().facts.items()}
     assert [] == preflight(facts, {})

@@ -109,7 +109,7 @@ def test_what_is_named(items: list[str], expected: dict[str, str]) -> None:
     assert expected == select(items, ENV)
 
 
-def test_a_name_that_is_not_there() -> None:
+def test_a_name_that_does_not_exist() -> None:
     with pytest.raises(InvalidRequest, match="--env ABSENT: environment variable not set here"):
         select(["ABSENT"], ENV)
 
@@ -123,7 +123,7 @@ def test_a_name_that_is_not_there() -> None:
         ("git clone https://me:geheim1@host/x", "geheim1"),
     ],
 )
-def test_a_line_of_setup_is_written_down_without_its_secrets(line: str, gone: str) -> None:
+def test_a_line_of_setup_is_recorded_without_its_secrets(line: str, gone: str) -> None:
     for words in (["--setup", line], [f"--setup={line}"]):
         assert gone not in " ".join(redact_argv(words))
         assert "(hidden" in " ".join(redact_argv(words))

@@ -52,7 +52,7 @@ def test_one_descriptor_is_read_and_written(loop: EventLoop, pair: Pair) -> None
     assert (3, False) == (len(called), loop.reads(ours))
 
 
-def test_a_plain_file_cannot_be_waited_for(loop: EventLoop) -> None:
+def test_a_regular_file_cannot_be_waited_for(loop: EventLoop) -> None:
     with open(__file__) as file:
         for _ in range(2):
             with pytest.raises(PermissionError):
@@ -115,7 +115,7 @@ def test_a_timer_may_cancel_another_and_set_one(loop: EventLoop) -> None:
     assert ["third"] == called
 
 
-def test_an_error_of_a_callback_leaves_the_others_for_the_next_time(loop: EventLoop) -> None:
+def test_an_error_in_a_callback_leaves_the_others_for_the_next_iteration(loop: EventLoop) -> None:
     called: list[str] = []
 
     def fails() -> None:
@@ -145,7 +145,7 @@ def test_a_thread_wakes_it(loop: EventLoop) -> None:
     assert 66_001 == len(called)
 
 
-def test_what_is_asked_for_while_it_calls_comes_next_time(loop: EventLoop) -> None:
+def test_requests_during_callbacks_run_in_the_next_iteration(loop: EventLoop) -> None:
     """So that descriptors have their turn."""
     called: list[int] = []
 

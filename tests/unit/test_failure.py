@@ -370,7 +370,7 @@ def test_a_long_traceback_is_shown_by_its_head_and_its_end() -> None:
     )
 
 
-def test_bytes_that_are_no_text_do_no_harm() -> None:
+def test_invalid_utf8_does_no_harm() -> None:
     """They are shown as the replacement character; a summary has a maximum length."""
     found = explain(b"\xff\xfe broken \x00\n" + b"x" * 2000 + b"\n")
     assert found["frames"][0] == "\ufffd\ufffd broken \x00"
@@ -391,7 +391,7 @@ LOST = [
 
 
 @pytest.mark.parametrize("words", LOST)
-def test_these_words_tell_of_another_ranks_end(words: str) -> None:
+def test_these_messages_reveal_the_end_of_another_rank(words: str) -> None:
     text = RAISED.replace("ValueError: bad batch", f"RuntimeError: {words}").encode()
     assert explain(text)["kind"] == "lost peer"
 
@@ -402,7 +402,7 @@ def test_these_do_not(words: str) -> None:
     assert explain(text)["kind"] == "raised"
 
 
-def test_of_many_causes_the_nearest_and_the_first_are_shown() -> None:
+def test_the_nearest_and_the_first_of_many_causes_are_shown() -> None:
     link = "\nThe above exception was the direct cause of the following exception:\n\n"
     texts = [
         f'Traceback (most recent call last):\n  File "a.py", line {n}, in f\n    g()\nKeyError: {n}\n' for n in range(8)
@@ -413,7 +413,7 @@ def test_of_many_causes_the_nearest_and_the_first_are_shown() -> None:
     ]
 
 
-def test_colours_hide_no_exception() -> None:
+def test_colors_hide_no_exception() -> None:
     """Python writes colored tracebacks on a terminal since 3.13."""
     lines = [
         b"Traceback (most recent call last):",
@@ -426,7 +426,7 @@ def test_colours_hide_no_exception() -> None:
     assert '  File "a.py", line 1, in <module>' in told["frames"]
 
 
-def test_what_was_written_on_stdout_is_no_cause() -> None:
+def test_output_on_stdout_is_not_a_cause() -> None:
     """On a pseudo-terminal both streams of a rank are one."""
     assert ("ended", "", []) == tuple(explain(b"epoch 1\nsaved the checkpoint\n", mixed=True).values())
     failed = b"epoch 1\n" + b'Traceback (most recent call last):\n  File "a.py", line 1, in <module>\nKeyError: 3\n'

@@ -55,7 +55,7 @@ def test_a_frame_is_lengths_and_ascii() -> None:
     assert encode_frame("a", text="ö").isascii()
 
 
-def test_other_bytes_are_no_frames() -> None:
+def test_other_bytes_are_not_frames() -> None:
     """An impossible length is an error at once, not a wait for gigabytes."""
     with pytest.raises(ValueError, match="not a frame"):
         FrameDecoder().feed(b"Last login: Mon Nov 21 09:00:00 on pts/0\n")

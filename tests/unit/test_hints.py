@@ -42,11 +42,11 @@ def end(words: str, **more: object) -> RankExit:
 
 
 @pytest.mark.parametrize("words", WORDS)
-def test_words_that_the_doctor_knows(words: str) -> None:
+def test_messages_that_the_doctor_knows(words: str) -> None:
     assert hint_for(end(words), "n2", several=True).startswith(WORDS[words])
 
 
-def test_the_rest_is_left_to_the_person() -> None:
+def test_the_rest_is_left_to_the_user() -> None:
     assert "" == hint_for(end("ValueError: bad batch 17"), "n2", several=True)
     assert "" == hint_for(RankExit(3, 1, 1.0, code=3))
     never = Failure(FailureKind.NEVER_REGISTERED, 1.0, "mpirun: No space left on device")

@@ -33,7 +33,7 @@ def found(store: Store) -> list[Path]:
     return [run.path for run in list_runs(store)]
 
 
-def test_a_run_is_noted_where_it_is_not_kept_in_the_home(store: Store, tmp_path: Path) -> None:
+def test_a_run_outside_the_home_is_recorded(store: Store, tmp_path: Path) -> None:
     run, at_home = made(store, ID), made(Store(tmp_path / "home", store.homes), OTHER)
     from_elsewhere = Store(tmp_path / "third", store.homes)
     assert [run.path, at_home.path] == found(from_elsewhere)
@@ -56,7 +56,7 @@ def test_one_that_cannot_be_noted_is_named_with_its_place(tmp_path: Path) -> Non
     assert run.operand == find_run(store, ID).operand
 
 
-def test_what_is_no_note_of_this_user_leads_nowhere(store: Store, tmp_path: Path) -> None:
+def test_records_of_other_users_are_ignored(store: Store, tmp_path: Path) -> None:
     run = made(store, ID)
     notes = tmp_path / "home" / "elsewhere"
     for name, target in (

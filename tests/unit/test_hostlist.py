@@ -89,7 +89,7 @@ def test_hosts(text: str, expected: list[str]) -> None:
         (f"n[1-{'9' * 5000}]", "hosts"),
     ],
 )
-def test_what_is_no_host(text: str, says: str) -> None:
+def test_invalid_hosts(text: str, says: str) -> None:
     with pytest.raises(InvalidRequest, match=says) as caught:
         parse_hosts(text)
     assert caught.value.hint
@@ -130,7 +130,7 @@ def test_host_files(name: str) -> None:
         ("n1 slots=\u00b2\n", "invalid number of slots"),
     ],
 )
-def test_what_is_no_host_file(text: str, says: str) -> None:
+def test_invalid_host_files(text: str, says: str) -> None:
     with pytest.raises(InvalidRequest, match=says):
         parse_hostfile(text, "hosts")
 
@@ -165,7 +165,7 @@ def test_deepspeeds_include_and_exclude(include: str | None, exclude: str | None
         ("n1;x", None, "invalid host name"),
     ],
 )
-def test_choices_that_cannot_be(include: str | None, exclude: str | None, says: str) -> None:
+def test_impossible_choices(include: str | None, exclude: str | None, says: str) -> None:
     with pytest.raises(InvalidRequest, match=says):
         filter_hosts(HOSTS, include, exclude)
 
@@ -221,7 +221,7 @@ def test_slots_bound_what_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("text", ["n1;x", "n[1-2],-oProxyCommand=x", "n[1-x]", "n[1-99999999]", "$(id)[1-2]"])
-def test_a_list_of_slurm_is_checked(text: str) -> None:
+def test_a_node_list_of_slurm_is_checked(text: str) -> None:
     with pytest.raises(InvalidRequest):
         parse_nodelist(text)
 

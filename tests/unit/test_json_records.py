@@ -98,7 +98,7 @@ def test_fields_of_a_newer_muster_are_left_out() -> None:
     assert OUTCOME == outcome_from_json(json.loads(json.dumps(data)))
 
 
-def test_what_an_older_muster_told_in_words_is_still_read() -> None:
+def test_reasons_in_words_of_an_older_muster_are_still_read() -> None:
     """Why a run was ended, what was left of it, and events: none of them was structured once."""
     left = ["ended: sleep 99 (pid 71)", "still alive: dd (pid 8)", "not seen to end: n2 is gone"]
     reason = "there is no torch in python\nhint: install it there"

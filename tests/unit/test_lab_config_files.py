@@ -38,7 +38,7 @@ def test_the_texts_of_a_lab(golden: Callable[..., None], name: str) -> None:
     golden(f"lab/{name}.txt", "\n".join(f"---- {title}\n{text}" for title, text in found.items()))
 
 
-def test_addresses_are_different_and_stay() -> None:
+def test_addresses_are_unique_and_stable() -> None:
     hosts = Shape(nodes=250).hosts
     assert len(hosts) == len({address(host) for host in hosts}) == len({card(host) for host in hosts})
     assert ("10.77.0.1", "10.77.1.250") == (address("head"), address("n250"))

@@ -96,7 +96,7 @@ def test_the_docs_have_this_map() -> None:
     assert layers.written(text) == text, "make docs, and commit docs/design.md"
 
 
-def test_the_errors_know_nothing() -> None:
+def test_the_errors_import_nothing() -> None:
     """It imports nothing of muster, not even `core.model` and `core.results`."""
     broken = [item for item in IMPORTS if item.module in ("core.model", "core.results", "errors") and item.ours]
     assert not broken, wrong(broken)
@@ -113,7 +113,7 @@ def test_the_pure_parts_touch_nothing() -> None:
     assert not broken, wrong(broken)
 
 
-def test_what_is_sent_stands_alone() -> None:
+def test_code_that_is_sent_to_nodes_stands_alone() -> None:
     """Only the standard library and itself: an agent's source is sent to nodes where nothing is installed.
 
     `sitecustomize` may look for torch, in a process of the ranks.

@@ -96,12 +96,12 @@ def test_a_set_of_ranks_is_written_shortly(numbers: list[int], text: str) -> Non
 
 
 @pytest.mark.parametrize(("text", "numbers"), UNFOLDED)
-def test_what_a_person_writes_is_read(text: str, numbers: tuple[int, ...]) -> None:
+def test_user_notations_are_parsed(text: str, numbers: tuple[int, ...]) -> None:
     """In the given order, each rank once."""
     assert unfold(text) == numbers
 
 
-def test_what_is_folded_unfolds_to_the_same() -> None:
+def test_folding_is_reversible() -> None:
     for seed in range(200):
         random = Random(seed)
         numbers = {random.randrange(40) for _ in range(random.randint(1, 30))}

@@ -69,7 +69,7 @@ def test_any_pieces_give_the_same_lines() -> None:
         assert shown + lines.rest() == expected, seed
 
 
-def test_of_a_progress_bar_only_its_last_form_is_shown() -> None:
+def test_only_the_last_form_of_a_progress_bar_is_shown() -> None:
     """When its line ends; a line with a Windows line end is a plain line."""
     lines = pipe()
     assert lines.feed(0, "err", b" 10%\r 50%") == b""
@@ -154,7 +154,7 @@ def test_a_part_of_a_line_waits_on_a_terminal_too() -> None:
     assert (lines.feed(0, "out", b"par"), lines.feed(0, "out", b"t\n")) == (b"", b"[0] part\n")
 
 
-def test_at_the_end_a_bar_is_taken_away_and_its_last_form_stays_as_a_line() -> None:
+def test_at_the_end_a_bar_is_replaced_by_its_last_form_as_a_line() -> None:
     lines = terminal()
     lines.feed(0, "err", b"\r 10%")
     assert lines.rest() == AWAY + b"[0]  10%\n"
@@ -174,7 +174,7 @@ def test_a_line_that_has_begun_is_shown_in_place_after_a_while() -> None:
     assert (pipe().feed(0, "out", b"dots"), pipe().quiet()) == (b"", b"")
 
 
-def test_what_a_rank_with_a_terminal_writes_is_shown_as_it_is() -> None:
+def test_output_of_a_rank_with_a_terminal_is_shown_unchanged() -> None:
     raw = Raw()
     data = b"\x1b[?25l\x1b[1mlive\x1b[2A\r50%"
     assert raw.feed(0, "out", data) == data
@@ -183,7 +183,7 @@ def test_what_a_rank_with_a_terminal_writes_is_shown_as_it_is() -> None:
     assert raw.clear() == b"", "what moves nothing begins no line"
 
 
-def test_a_terminal_is_set_right_after_a_rank_that_was_killed() -> None:
+def test_a_terminal_is_restored_after_a_killed_rank() -> None:
     """Whatever modes it had set, in whatever pieces; modes that it reset itself need nothing."""
     raw = Raw()
     for piece in (b"\x1b[?1049h\x1b[?2", b"5l\x1b[?2004h\x1b[?1000;1006h\x1b[31mred", b"\x1b[?2004l"):
@@ -256,13 +256,13 @@ def test_a_prefix_may_hold_the_time_of_its_line(monkeypatch: pytest.MonkeyPatch)
         time.tzset()
 
 
-def test_each_rank_has_a_colour_and_the_next_rank_another() -> None:
+def test_each_rank_has_a_color_that_differs_from_the_next() -> None:
     found = prefixes(WHERE, None, colour=True)
     assert found[0] == b"\x1b[36m[ 0] \x1b[0m"
     assert str(found[0])[:9] != str(found[1])[:9]
 
 
-def test_colour_is_for_terminals_alone() -> None:
+def test_color_is_for_terminals_only() -> None:
     """Not with NO_COLOR."""
     import os
     import pty

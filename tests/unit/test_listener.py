@@ -120,7 +120,7 @@ def test_an_error_in_one_connection_ends_it_and_no_other(door: Door) -> None:
     door.says(good, 3)
 
 
-def test_an_error_while_somebody_is_let_in_keeps_out_nobody_else(door: Door) -> None:
+def test_an_error_while_accepting_a_connection_affects_no_other_one(door: Door) -> None:
     came = door.came
 
     def fails(sock: socket.socket) -> None:
@@ -148,7 +148,7 @@ def test_random_bytes_end_their_connection_and_nothing_else(door: Door) -> None:
     assert 51 == len(door.peers) and 50 == len(set(door.gone))
 
 
-def test_who_stalls_in_the_middle_of_a_frame_holds_up_nobody(door: Door) -> None:
+def test_a_client_that_stalls_within_a_frame_blocks_nothing(door: Door) -> None:
     stalls, good = door.let_in(), door.let_in()
     frame = encode_frame("say", b"x" * 5000, number=1)
     stalls.sendall(frame[:4000])
@@ -158,7 +158,7 @@ def test_who_stalls_in_the_middle_of_a_frame_holds_up_nobody(door: Door) -> None
     assert [] == door.notes
 
 
-def test_who_takes_nothing_holds_up_nobody_and_gets_all_of_it_later(door: Door) -> None:
+def test_a_client_that_reads_nothing_blocks_nothing_and_gets_everything_later(door: Door) -> None:
     stalls, good = door.let_in(), door.let_in()
     slow, quick = door.peers
     for number in range(100):
@@ -181,7 +181,7 @@ def test_who_takes_nothing_holds_up_nobody_and_gets_all_of_it_later(door: Door) 
     assert list(range(100)) == found and not slow.out
 
 
-def test_who_has_gone_is_told_of_once(door: Door) -> None:
+def test_clients_that_left_are_reported_once(door: Door) -> None:
     sock = door.let_in()
     (peer,) = door.peers
     peer.send(encode_frame("event"))
@@ -194,7 +194,7 @@ def test_who_has_gone_is_told_of_once(door: Door) -> None:
     assert [peer] == door.gone
 
 
-def test_of_many_refusals_the_first_ones_are_told() -> None:
+def test_the_first_of_many_rejections_are_reported() -> None:
     told: list[str] = []
     note = FirstFew(told.append)
     for number in range(1000):

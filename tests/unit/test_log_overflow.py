@@ -47,7 +47,7 @@ class Clock:
         return self.now
 
 
-def test_what_is_lost_is_counted_and_marked_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_output_is_counted_and_marked_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, room, log = Clock(), Room(1 << 30), tmp_path / "attempt_3" / "rank_00000.out"
     overflow = Overflow("rank 0's stdout", clock)
     overflow.lead_to(str(log))

@@ -55,7 +55,7 @@ def test_what_is_written_is_read_back_in_any_pieces() -> None:
         assert reading.feed(file.data[:cut]) + reading.feed(file.data[cut:]) == told
 
 
-def test_a_file_that_goes_on_after_its_agent_was_started_again_counts_anew() -> None:
+def test_a_file_continued_by_a_restarted_agent_counts_from_the_start() -> None:
     """Then the first lengths that are reported are those of the whole logs."""
     one, first, _ = timeline()
     one.grown(0, [(0, "out", 30)])
@@ -64,7 +64,7 @@ def test_a_file_that_goes_on_after_its_agent_was_started_again_counts_anew() -> 
     assert [grown.upto for grown in Reading().feed(first.data + second.data)] == [30, 50]
 
 
-def test_a_full_disk_takes_no_more_than_what_was_told_meanwhile() -> None:
+def test_a_full_disk_loses_only_output_written_meanwhile() -> None:
     writer, file, clock = timeline()
     writer.grown(0, [(0, "out", 30), (0, "err", 8)])
     file.full = True
@@ -96,7 +96,7 @@ def test_it_stays_small_beside_the_logs() -> None:
     assert Reading().feed(file.data)[-1].upto == size
 
 
-def test_what_is_no_line_of_it_is_passed_over() -> None:
+def test_invalid_lines_are_skipped() -> None:
     """A host may send anything."""
     text = (
         b"@ 999999999999.000 0\n12 0o5\n\xff\xfe\n@ x 0\n@ 5.000 0\n500 0o5\n-1 0o5\n1 0x5\n1 0o-5\n1 0o"

@@ -49,7 +49,7 @@ def test_the_files_of_a_rank_have_their_place() -> None:
     assert rank_file("/runs/x/attempt_0", 3, "out") == "/runs/x/attempt_0/rank_00003.out"
 
 
-def test_growth_is_noticed_by_rank_and_stream(follower: LogWatcher) -> None:
+def test_growth_is_reported_by_rank_and_stream(follower: LogWatcher) -> None:
     """Only the files that grew, and only those of the ranks."""
     out, err = follower.of(1)
     assert (out.kind, err.kind) == ("out", "err")
@@ -73,7 +73,7 @@ def test_a_file_is_read_in_pieces_no_larger_than_asked_for(follower: LogWatcher)
     assert out.at(6, 4) == b"g"
 
 
-def test_a_file_that_is_not_there_yet_is_empty(follower: LogWatcher) -> None:
+def test_a_file_that_does_not_exist_yet_is_empty(follower: LogWatcher) -> None:
     out = follower.of(0)[0]
     assert (out.at(0, 10), out.size()) == (b"", 0)
 
@@ -97,7 +97,7 @@ def test_nothing_is_lost_in_a_flood(follower: LogWatcher) -> None:
     assert {name: data for name, data in found.items() if data} == expected
 
 
-def test_the_moment_of_a_traceback_is_kept(follower: LogWatcher) -> None:
+def test_the_time_of_a_traceback_is_kept(follower: LogWatcher) -> None:
     """When its head was seen in stderr, even if the head came in two pieces; other text sets no time."""
     err = follower.of(0)[1]
     append(err, PLAIN_LOG)
@@ -166,7 +166,7 @@ def test_the_tail_of_a_file(tmp_path: Path) -> None:
     assert [tail(str(path), 4), tail(str(path)), tail(str(tmp_path / "none"))] == [b"6789", b"0123456789", b""]
 
 
-def test_files_are_noticed_in_the_order_in_which_they_grew(tmp_path: Path) -> None:
+def test_files_are_reported_in_the_order_in_which_they_grew(tmp_path: Path) -> None:
     """So stderr that a rank wrote before stdout is shown before it."""
     follower = LogWatcher(str(tmp_path), range(4))
     order = [follower.of(rank)[kind] for rank, kind in ((2, 1), (0, 0), (3, 1), (1, 0), (2, 0))]
@@ -268,7 +268,7 @@ def test_two_lines_in_one_turn_wait_only_where_more_can_be_told(tmp_path: Path) 
     follower.close()
 
 
-def test_a_traceback_has_its_moment_while_the_order_is_in_doubt(tmp_path: Path) -> None:
+def test_a_traceback_has_its_time_while_the_order_is_uncertain(tmp_path: Path) -> None:
     loop = ManualLoop()
     logs = LogStreamer(loop, lambda *_, **__: None, print)
     logs._follower = follower = LogWatcher(str(tmp_path), [0])

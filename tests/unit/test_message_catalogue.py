@@ -198,7 +198,7 @@ def test_what_is_sent_stands_in_the_catalogue() -> None:
     assert len(SENT) > 100
 
 
-def test_what_stands_in_the_catalogue_is_sent() -> None:
+def test_every_kind_in_the_catalogue_is_sent() -> None:
     """From sender to receiver; the site hook has its own format."""
     hook = ast.parse((SRC / "agent" / "sitecustomize.py").read_text())
     ops = {
@@ -288,7 +288,7 @@ def awaited(module: Any) -> set[str]:
     return found
 
 
-def test_what_stands_in_the_catalogue_is_handled() -> None:
+def test_every_kind_in_the_catalogue_is_handled() -> None:
     """By a method of one of the receivers, or where an answer is awaited."""
     there = {
         (ends, kind) for owner, prefix, several, _ in RECEIVERS for kind in handled(owner, prefix) for ends in several
@@ -340,7 +340,7 @@ def test_an_unknown_kind_is_noted_once_and_skipped() -> None:
 
 
 @pytest.mark.parametrize("fields", [{}, {"attempt": 1, "more": 2}, {"late": 1}, {"attempt": 1, "payload": 2}])
-def test_a_message_whose_fields_do_not_fit_is_refused_before_anything_is_done(fields: dict[str, Any]) -> None:
+def test_a_message_with_invalid_fields_is_rejected_without_effect(fields: dict[str, Any]) -> None:
     there = Listener()
     with pytest.raises(Refused, match="invalid fields of `start`"):
         there.dispatch({"kind": "start", **fields}, b"")

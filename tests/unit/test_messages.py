@@ -218,7 +218,7 @@ def title(case: Case) -> str:
 
 
 @pytest.mark.parametrize("case", EVERY, ids=lambda case: f"{title(case)} {case.toml!r}" if case.toml else title(case))
-def test_bad_input_is_an_error_in_words_and_leaves_nothing(case: Case, place: dict[str, str]) -> None:
+def test_invalid_input_is_an_error_message_and_leaves_nothing(case: Case, place: dict[str, str]) -> None:
     """One sentence on one line, no words of Python's own, exit code 2, and no new run."""
     error = told(case, place)
     assert error.exit_code == 2
@@ -274,5 +274,5 @@ def test_an_error_on_the_command_line_is_two_lines() -> None:
     ],
     ids=repr,
 )
-def test_an_exception_without_words_is_told_by_its_name(error: Exception, words: str) -> None:
+def test_an_exception_without_text_is_shown_by_its_name(error: Exception, words: str) -> None:
     assert words == processes.reason_at(error)

@@ -78,7 +78,7 @@ def test_an_option_may_be_typed_in_several_ways(line: str, given: dict[str, Any]
 
 
 @pytest.mark.parametrize(("line", "parsed"), SPLIT)
-def test_what_stands_after_the_script_belongs_to_it(line: str, parsed: ParsedArgs) -> None:
+def test_arguments_after_the_script_belong_to_it(line: str, parsed: ParsedArgs) -> None:
     """All arguments from the first that is not an option, and all after `--`."""
     assert parse(line.split(), RUN) == parsed
 
@@ -336,7 +336,7 @@ def test_without_any_file_the_defaults_hold(
     assert (job["grace"], job["timeout"], job["max_restarts"], job["launcher"]) == (30.0, None, 0, "fork")
 
 
-def test_the_persons_file_is_in_config_below_home(
+def test_the_users_file_is_in_config_below_home(
     place: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Unless XDG_CONFIG_HOME is set."""

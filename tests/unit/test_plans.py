@@ -116,7 +116,7 @@ def test_plan_in_words(name: str, golden: Callable[..., None]) -> None:
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_a_foreign_launcher_is_given_the_shim_and_nothing_of_the_person(name: str) -> None:
+def test_an_external_launcher_gets_the_shim_and_nothing_of_the_user(name: str) -> None:
     """The command of each rank comes from the agent: no launcher has to quote it."""
     made = make(*FOREIGN[name])
     if made.rank_command is None:
@@ -154,7 +154,7 @@ def test_srun_says_that_nodes_with_unlike_numbers_of_gpus_share_no_job_step() ->
         (JOB._replace(launcher_args=("-v",)), "the built-in launcher fork takes none"),
     ],
 )
-def test_pairs_that_cannot_be_are_refused(job: Job, says: str) -> None:
+def test_impossible_combinations_are_rejected(job: Job, says: str) -> None:
     with pytest.raises(InvalidRequest, match=re.escape(says)) as caught:
         make(job, "2-and-2-ranks")
     assert caught.value.hint
@@ -162,7 +162,7 @@ def test_pairs_that_cannot_be_are_refused(job: Job, says: str) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("launcher", [name for name, row in LAUNCHERS.items() if not row.foreign])
-def test_every_rank_is_carried_exactly_once(launcher: str, shape: str) -> None:
+def test_every_rank_is_started_exactly_once(launcher: str, shape: str) -> None:
     """By a command of its own node."""
     plan = make(JOB._replace(launcher=launcher), shape)
     carried = [(command.node, rank) for command in plan.commands for rank in command.ranks]
@@ -202,7 +202,7 @@ def test_wrap_is_filled_in_for_each_rank() -> None:
     assert {command.signal_group for command in make(*PLANS["exec-4-ranks"]).commands} == {False}
 
 
-def test_what_the_person_sets_comes_last() -> None:
+def test_the_users_settings_come_last() -> None:
     """Over what muster sets for the ranks of a node."""
     job = FULL._replace(env={"CUDA_VISIBLE_DEVICES": "7", "WORLD_SIZE": "1"})
     env = make(job, "2-gpus").environments[0].env

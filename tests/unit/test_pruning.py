@@ -24,5 +24,5 @@ from muster.client.pruning import beyond
         ([0, 0, 0], None, 1, 0),
     ],
 )
-def test_the_oldest_go(sizes: list[int], keep_runs: int | None, keep_size: int | None, expected: int) -> None:
+def test_the_oldest_are_deleted(sizes: list[int], keep_runs: int | None, keep_size: int | None, expected: int) -> None:
     assert expected == beyond(sizes, keep_runs, keep_size)

@@ -36,7 +36,7 @@ def carried_out(plan: Plan, rank: int, inherited: dict[str, str]) -> dict[str, s
     return environment(inherited, of, LATE)
 
 
-def test_a_rank_finds_what_torchrun_would_have_set() -> None:
+def test_a_rank_has_the_variables_of_torchrun() -> None:
     """Over the inherited variables; those that the user set for all ranks override muster's for a node."""
     assert {
         "HOME": "/root",

@@ -40,7 +40,7 @@ def test_recorded_environments(name: str, expected: Identity) -> None:
     assert expected == detect(recorded(name))
 
 
-def test_a_batch_script_is_no_rank() -> None:
+def test_a_batch_script_is_not_a_rank() -> None:
     """It has SLURM_PROCID and the SLURM_NTASKS of its job, and is one process."""
     env = recorded("sbatch")
     assert {"SLURM_PROCID", "SLURM_NTASKS"} <= set(env)
@@ -63,7 +63,7 @@ def test_an_mpirun_inside_a_step_is_the_inner_one() -> None:
         {"RANK": "x", "WORLD_SIZE": "2", "LOCAL_RANK": "0"},
     ],
 )
-def test_what_is_no_rank(env: dict[str, str]) -> None:
+def test_processes_that_are_not_ranks(env: dict[str, str]) -> None:
     assert detect(env) is None
 
 

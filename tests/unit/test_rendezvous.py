@@ -80,7 +80,7 @@ def test_each_node_is_told_its_interface_and_nccl_only_where_there_is_a_choice()
     assert ["eth0", None] == list(other.values())
 
 
-def test_an_interface_that_nobody_knows_is_not_named() -> None:
+def test_an_unknown_interface_is_not_named() -> None:
     """The kernel did not report which one was used."""
     assert [None, None] == list(met(ways("")).interface_env[1].values())
 

@@ -41,7 +41,7 @@ class Disk:
         return written
 
 
-def test_a_copy_has_no_hole_and_what_it_lacks_is_counted(
+def test_a_copy_has_no_gaps_and_missing_bytes_are_counted(
     writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk, said = Disk(10), list[str]()

@@ -26,7 +26,7 @@ def a_run(root: Path, name: str = "20261127-101112-0123456789abc-train") -> Run:
 @pytest.mark.parametrize(
     "content", [b"\xff\xfe", b"{", b"[]", b'{"state": 3}', b"[" * 100_000, b"", "directory", "fifo"]
 )
-def test_a_damaged_file_is_told_of_for_its_run(tmp_path: Path, name: str, content: Any) -> None:
+def test_a_damaged_file_is_reported_with_its_run(tmp_path: Path, name: str, content: Any) -> None:
     run = a_run(tmp_path)
     path = run.path / name
     path.unlink(missing_ok=True)
@@ -45,7 +45,7 @@ def test_a_damaged_file_is_told_of_for_its_run(tmp_path: Path, name: str, conten
         assert name == "events.jsonl" and found == [], "only lines are left out"
 
 
-def test_of_events_only_whole_ones_count(tmp_path: Path) -> None:
+def test_only_complete_events_count(tmp_path: Path) -> None:
     run = a_run(tmp_path)
     lines = [
         b'{"event": "warm"}',
@@ -59,7 +59,7 @@ def test_of_events_only_whole_ones_count(tmp_path: Path) -> None:
     assert ["warm", "say"] == [event["event"] for event in run.events()]
 
 
-def test_a_run_directory_that_is_there_is_never_touched(tmp_path: Path) -> None:
+def test_an_existing_run_directory_is_never_touched(tmp_path: Path) -> None:
     run = a_run(tmp_path)
     (run.path / "precious").write_text("x")
     with pytest.raises(InvalidRequest, match="File exists"):
@@ -67,7 +67,7 @@ def test_a_run_directory_that_is_there_is_never_touched(tmp_path: Path) -> None:
     assert (run.path / "precious").exists()
 
 
-def test_ids_sort_by_time_and_cannot_be_foreseen(tmp_path: Path) -> None:
+def test_ids_sort_by_time_and_cannot_be_predicted(tmp_path: Path) -> None:
     ids = [free_id(Store(tmp_path), "train", 1.0 + step / 100, "20261127-101112") for step in range(50)]
     assert ids == sorted(ids)
     assert 50 == len(set(ids))

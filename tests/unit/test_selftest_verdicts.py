@@ -56,7 +56,7 @@ def wrong(told: dict[str, Any], asked: int = 4) -> list[Verdict]:
     return [verdict for verdict in evaluate(told, asked) if not verdict.passed]
 
 
-def test_all_holds_on_a_sound_cluster() -> None:
+def test_all_claims_hold_on_a_healthy_cluster() -> None:
     assert [] == wrong(TOLD)
     assert set(SECTIONS) == {verdict.section for verdict in evaluate(TOLD, 4)}
 
@@ -119,7 +119,7 @@ def all_on(key: str, value: Any) -> Change:
         (lambda told: told.pop("convergence"), "convergence", "section completed", "the ranks exited before it"),
     ],
 )  # fmt: skip
-def test_one_thing_that_is_wrong(change: Change, section: str, name: str, says: str) -> None:
+def test_one_problem_at_a_time(change: Change, section: str, name: str, says: str) -> None:
     told = copy.deepcopy(TOLD)
     change(told)
     found = [verdict for verdict in wrong(told) if verdict.name == name]
@@ -131,7 +131,7 @@ def test_one_thing_that_is_wrong(change: Change, section: str, name: str, says: 
     assert re.search("[0-9]+ checks? passed, [0-9]+ failed", end_in_words(evaluate(told, 4)))
 
 
-def test_an_operation_that_a_backend_does_not_have_is_no_error() -> None:
+def test_an_operation_missing_in_a_backend_is_not_an_error() -> None:
     told = copy.deepcopy(TOLD)
     told["sum"]["operations"][1]["without"] = "gloo does not support it"
     assert [] == wrong(told)

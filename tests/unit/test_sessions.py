@@ -151,7 +151,7 @@ def beat(controller: Controller, seconds: float, *clients: Client) -> None:
         controller.loop.advance(5.0)
 
 
-def test_who_watches_is_told_what_has_not_been_seen_and_asks_the_agents_for_output(attached: Controller) -> None:
+def test_clients_get_missed_events_and_request_output_from_agents(attached: Controller) -> None:
     client = attached.client(want=[1], offsets={"0/1.out": 17}, events=1)
     assert "preparing" == client.next("run")["phase"]
     assert 2 == client.next("event")["number"]
@@ -205,7 +205,7 @@ def test_a_detached_run_needs_no_owner(tmp_path: Path) -> None:
     controller.close()
 
 
-def test_one_that_falls_silent_is_gone_and_one_that_was_stopped_is_not(attached: Controller) -> None:
+def test_a_silent_client_is_gone_and_a_stopped_one_is_not(attached: Controller) -> None:
     """Ctrl-Z stops a terminal without heartbeats, which sends them again when it continues."""
     owner, silent = attached.client(owner=True), attached.client(want=False)
     owner.next("event")
@@ -222,7 +222,7 @@ def test_one_that_falls_silent_is_gone_and_one_that_was_stopped_is_not(attached:
     assert ("forsaken",) in attached.done
 
 
-def test_who_asks_for_the_end_is_answered(attached: Controller) -> None:
+def test_a_request_to_end_the_run_is_answered(attached: Controller) -> None:
     client = attached.client()
     client.say("kill", by="somebody")
     assert "answer" == client.next("answer")["kind"]
@@ -242,7 +242,7 @@ def test_only_the_owner_sizes_the_terminals_of_ranks(attached: Controller) -> No
     assert [{"rows": 20, "columns": 80}] == [done[-1] for done in attached.done if done[0] == "resize"]
 
 
-def test_a_question_is_answered_once_all_that_can_have(attached: Controller) -> None:
+def test_a_question_is_answered_once_all_connected_agents_have(attached: Controller) -> None:
     """The agent without a connection is reported as missing; one that does not answer is waited for until a timeout."""
     client = attached.client()
     client.say("stacks", ranks=[0])
@@ -259,7 +259,7 @@ def test_a_question_is_answered_once_all_that_can_have(attached: Controller) -> 
     assert "preparing" == client.next("answer")["phase"], "what comes too late is no answer"
 
 
-def test_at_the_end_all_are_told_and_waited_for(attached: Controller) -> None:
+def test_at_the_end_all_clients_are_notified_and_waited_for(attached: Controller) -> None:
     """Except for one that reads nothing: it has ten seconds."""
     client, stalled = attached.client(want=False), attached.client(want=False)
     client.next("event")
@@ -282,7 +282,7 @@ def test_at_the_end_all_are_told_and_waited_for(attached: Controller) -> None:
     stalled.sock.close()
 
 
-def test_an_earlier_client_is_told_the_version_where_it_looks_for_one(attached: Controller) -> None:
+def test_an_older_client_gets_the_version_in_its_own_field(attached: Controller) -> None:
     """Its `attach` was called `watch`, with the answer `run`: it cannot read the plan, and reports why."""
     client = attached.client()
     client.say("watch", want=False, offsets={}, tail=None, events=0, owner=False, version=4)

@@ -162,7 +162,7 @@ def test_the_cpus_of_each_node() -> None:
     assert {} == slurm_env.cpus_by_host({"SLURM_JOB_CPUS_PER_NODE": "4"}, ("n1",))
 
 
-def test_a_step_says_everything() -> None:
+def test_a_step_sets_every_option() -> None:
     line = slurm_step.step(("n1", "n2"), ("python", "x"), job="7")
     assert line[:5] == ["srun", "--jobid=7", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1"]
     assert {"--nodelist=n1,n2", "--overlap", "--mpi=none", "--export=ALL", "--input=none"} <= set(line)
@@ -183,7 +183,7 @@ def test_host_lists_of_slurm(text: str, expected: list[str]) -> None:
     assert expected == parse_nodelist(text)
 
 
-def test_a_host_list_that_is_none() -> None:
+def test_an_invalid_host_list() -> None:
     with pytest.raises(InvalidRequest, match="invalid host list"):
         parse_nodelist("n[a-b]")
 
@@ -263,7 +263,7 @@ def test_gpus_are_no_more_than_were_asked_for(asked: str, expected: dict[str, in
     assert expected == slurm_step.gpus_there(there, {"n1": 2, "n2": 1})
 
 
-def test_gpus_of_a_step_are_always_said() -> None:
+def test_gpus_of_a_step_are_always_requested() -> None:
     assert "--gpus-per-node=2" in slurm_step.step(("n1", "n2"), ("x",), gpus=2)
     assert "--gpus=4" in slurm_step.step(("n1",), ("x",), gpus=4)  # the only way on one of several uneven nodes
     assert "--gres=none" in slurm_step.step(("n1",), ("x",))
@@ -301,7 +301,7 @@ def test_names_in_an_array() -> None:
     assert "ARR_2_3_0003_5" == slurm_patterns.fill_pattern("ARR_%A_%a_%4a_%j", slurm_patterns.names_of_job(env))
 
 
-def test_a_trial_goes_where_the_job_will() -> None:
+def test_a_probe_runs_where_the_job_will() -> None:
     asked = Request("x", 3, (("partition", "gpu"), ("nodelist", "n1,n2,n3"), ("time", "9")))
     line = slurm_batch.probe_argv(asked, ("true",))
     assert {"--partition=gpu", "--nodes=1", "--time=1"} <= set(line)

@@ -158,7 +158,7 @@ CASES: dict[str, tuple[dict[str, Any], Told, RunStatus]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_became_of_a_run(case: str, tmp_path: Path) -> None:
+def test_the_status_of_a_run(case: str, tmp_path: Path) -> None:
     job, told, expected = CASES[case]
     run = made(tmp_path, **job)
     before = seen(tmp_path)
@@ -212,7 +212,7 @@ def test_what_would_stand_on_a_command_line_is_checked(job: dict[str, Any], says
         status(made(tmp_path, **QUEUED, **job), Told())
 
 
-def test_what_is_damaged_is_told(tmp_path: Path) -> None:
+def test_damaged_records_are_reported(tmp_path: Path) -> None:
     run = made(tmp_path)
     (run.path / "job.json").write_text("{")
     with pytest.raises(Unreadable):

@@ -40,7 +40,7 @@ def test_the_steps_of_a_start_follow_one_another() -> None:
     ]
 
 
-def test_a_restart_is_no_part_of_the_start() -> None:
+def test_a_restart_is_not_part_of_the_start() -> None:
     """The phases are those of the first attempt, however many followed."""
     assert steps_of(EVENTS + RESTARTED) == steps_of(EVENTS)
 

@@ -1013,7 +1013,7 @@ def answered(settings: SupervisorConfig, events: Sequence[Event], swept: Cleaned
     return actions + supervisor.handle(swept)
 
 
-def test_a_rank_that_could_not_be_started_keeps_nobody_waiting() -> None:
+def test_a_rank_that_could_not_be_started_blocks_nothing() -> None:
     """It will never exit. The others are asked to, and what is left is killed."""
     began = [event for event, _ in BEGUN[:3]]
     unable = StartFailed(1.0, 0, (Problem(ProblemKind.RANK, ("a",), rank=1, text="no memory"),))
@@ -1026,7 +1026,7 @@ def test_a_rank_that_could_not_be_started_keeps_nobody_waiting() -> None:
     assert last.outcome.exits == (RankExit(0, 0, 1.1, signal=15, by_muster=True),)
 
 
-def test_a_rank_that_not_even_sigkill_ends_keeps_nobody_waiting() -> None:
+def test_a_rank_that_survives_sigkill_does_not_block_the_end() -> None:
     """It waits in the kernel, for example for a disk: it is reported, and muster exits."""
     began = [event for event, _ in BEGUN]
     actions = answered(ranks(2), [*began, RankExited(5.0, 0, 0, 7)], CleanedUp(60.0, 0, (), (dd(9),)))
@@ -1196,7 +1196,7 @@ def test_every_history_ends_in_exactly_one_finish() -> None:
             assert outcome.root_cause.status == outcome.code, words
 
 
-def test_a_rank_that_never_ends_keeps_nobody_for_ever() -> None:
+def test_a_rank_that_never_exits_does_not_block_the_end() -> None:
     """Even if a rank is never started, or not even SIGKILL ends it."""
     for seed in SEEDS:
         world = World(seed, deaf=True)
@@ -1250,7 +1250,7 @@ def test_signals_go_to_the_living() -> None:
                     assert action.ranks and not gone & set(action.ranks), told(seed, history)
 
 
-def test_when_all_agents_are_lost_it_is_over() -> None:
+def test_when_all_agents_are_lost_the_run_ends() -> None:
     """The run ends immediately with the last agent."""
     seen = 0
     for seed in SEEDS:

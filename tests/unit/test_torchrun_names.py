@@ -66,7 +66,7 @@ def test_its_variable_is_read(option: Known) -> None:
     assert f"PET_{name}" in {variable for known in RUN for variable in known.variables}
 
 
-def test_a_beginning_is_read_as_torchruns_parser_reads_it() -> None:
+def test_prefixes_of_options_expand_as_in_torchrun() -> None:
     """If it is a prefix of only one option of torchrun, whatever options muster adds; otherwise both are named."""
     fulls = {max(option.names, key=len).replace("_", "-") for option in OPTIONS}
     keys = {name: known.key for known in RUN for name in known.names}
@@ -101,6 +101,6 @@ def test_a_line_of_torchrun_is_read() -> None:
     )
 
 
-def test_an_option_of_nobody_is_refused() -> None:
+def test_an_unknown_option_of_any_program_is_rejected() -> None:
     with pytest.raises(InvalidRequest, match="unknown option: --frobnicate"):
         parse(["--frobnicate", "train.py"], RUN)

@@ -27,7 +27,7 @@ def test_what_may_be_secret_is_never_shown() -> None:
                     assert secret not in type_.shown(value), (message.kind, name)
 
 
-def test_what_is_not_in_the_catalogue_is_marked_and_not_shown() -> None:
+def test_unknown_messages_are_marked_and_not_shown() -> None:
     assert "start_ranks ?attempt late={1} ?more" == in_words(
         TO_AGENT, {"kind": "start_ranks", "late": {"A": "b"}, "more": "hunter2"}
     )

@@ -295,7 +295,7 @@ def test_every_message(golden: Callable[..., None]) -> None:
     golden("messages.txt", "\n".join(sections))
 
 
-def test_what_an_agent_could_not_do(golden: Callable[..., None]) -> None:
+def test_failures_of_an_agent(golden: Callable[..., None]) -> None:
     """In words, from the fields of the agent's message (`agent/ranks.py`)."""
     texts = {}
     for name, (kind, fields) in UNABLE.items():
@@ -312,12 +312,12 @@ def test_what_an_agent_could_not_do(golden: Callable[..., None]) -> None:
         ("script", [f"{BUNDLED}check.py"], "check.py"),
     ],
 )
-def test_a_program_is_told_as_it_was_typed(kind: str, argv: list[str], words: str) -> None:
+def test_a_program_is_shown_as_typed(kind: str, argv: list[str], words: str) -> None:
     assert words == program_in_words(kind, argv)
 
 
 @pytest.mark.parametrize("name", OUTCOMES)
-def test_what_began_the_end_is_always_told(name: str) -> None:
+def test_the_cause_of_the_end_is_always_reported(name: str) -> None:
     """The reason if there is one; otherwise the rank that failed, if one did."""
     outcome, size = OUTCOMES[name]
     text = outcome_in_words(outcome, RUN, size)
@@ -330,7 +330,7 @@ def test_what_began_the_end_is_always_told(name: str) -> None:
 @pytest.mark.parametrize(
     "name", [name for name, (outcome, _) in OUTCOMES.items() if outcome.state is not RunState.SUCCEEDED]
 )
-def test_every_rank_is_told_of_once(name: str) -> None:
+def test_every_rank_is_reported_once(name: str) -> None:
     """In a run that failed: the first one, and the others combined to a line for each kind of end."""
     outcome = OUTCOMES[name][0]
     told = [line.partition(":")[0].split()[1] for line in others_in_words(outcome)]

@@ -81,7 +81,7 @@ def test_an_error_of_any_kind_is_raised_in_the_loop_and_the_thread_goes_on(loop:
         writer.close()
 
 
-def test_one_that_hangs_holds_up_neither_the_loop_nor_the_end(loop: EventLoop) -> None:
+def test_a_hanging_write_blocks_neither_the_loop_nor_the_end(loop: EventLoop) -> None:
     writer, gate, called = Writer(loop), threading.Event(), list[str]()
     writer.start()
     writer.do(gate.wait)
@@ -95,7 +95,7 @@ def test_one_that_hangs_holds_up_neither_the_loop_nor_the_end(loop: EventLoop) -
     assert ["timer", "done"] == called
 
 
-def test_a_terminal_that_takes_nothing_gets_no_more_once_it_is_enough(loop: EventLoop) -> None:
+def test_a_terminal_that_reads_nothing_gets_no_more_beyond_a_limit(loop: EventLoop) -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     with pytest.raises(BlockingIOError):
@@ -142,7 +142,7 @@ class NoView:
         return lambda *_: None
 
 
-def test_a_stalled_disk_holds_up_no_event_of_a_run_in_the_foreground(loop: EventLoop, tmp_path: Path) -> None:
+def test_a_stalled_disk_does_not_block_events_of_a_run_in_the_foreground(loop: EventLoop, tmp_path: Path) -> None:
     """Its events.jsonl is a pipe without a reader, so that opening it hangs."""
     path = tmp_path / "events.jsonl"
     os.mkfifo(path)
