@@ -29,7 +29,7 @@ _AT_ONCE = 16
 _MOST = 200_000
 """Maximum number of files; a larger directory is not taken for code."""
 _FEW = 10_000
-"""The same limit for files that are only compared, at each start of a run on hosts."""
+"""Maximum number of files that are only compared, at each start of a run on hosts."""
 _GIT_WITHIN = 10.0
 """Seconds for git to list files that are only compared."""
 _OF_A_HOOK = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")

@@ -175,7 +175,7 @@ class Agent:
                 self.complain(f"skipped an invalid message from the controller: {error}")
         self.flush()
 
-    # ---- the supervisor, when it is elsewhere -----------------------------------------------------------------------
+    # ---- the controller on another node -----------------------------------------------------------------------------
 
     def dial(self, address: str, port: int, terms: Terms, node: int) -> None:
         """Connect to the controller on another node, now and whenever the connection breaks."""
@@ -267,7 +267,7 @@ class Agent:
             if self.scheduled and self.prepared and not self.ranks.tasks:
                 self.on_forward_signal(b"", number)
 
-    # ---- what the supervisor asks for -------------------------------------------------------------------------------
+    # ---- requests of the controller ---------------------------------------------------------------------------------
 
     def on_detach(self, payload: bytes, **where: Any) -> None:
         """Leave the connection that started this agent, for a controller on a node."""

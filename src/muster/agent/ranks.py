@@ -104,7 +104,7 @@ class RankProcesses:
             self.external = ExternalRanks(run, self, rank_command)
             self.ranks = []
 
-    # ---- getting ready ----------------------------------------------------------------------------------------------
+    # ---- preparation ------------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
         """Start the fork server if ranks are forked; send `ready` once ranks can start."""

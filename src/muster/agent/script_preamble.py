@@ -373,7 +373,7 @@ class _Reader:
                 if isinstance(name, ast.Name) and text is not None:
                     module.texts.setdefault(name.id, set()).add(text)
 
-    # ---- what changes -----------------------------------------------------------------------------------------------
+    # ---- changes ----------------------------------------------------------------------------------------------------
 
     def place(self, module: _Module) -> str:
         """Return the file's path, relative to the working directory if it is in there."""

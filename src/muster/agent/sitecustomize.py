@@ -256,7 +256,7 @@ def _keep_store(fd: int, host: str, port: int) -> None:
         signal.pause()
 
 
-# ---- what is imported ahead of the script ---------------------------------------------------------------------------
+# ---- imports before the script --------------------------------------------------------------------------------------
 
 
 class _Reads:
@@ -477,7 +477,7 @@ class _Ahead:
         os.write(2, f"muster: warning: this rank {what}; use `--launcher exec` for one interpreter per rank\n".encode())
 
 
-# ---- the warm interpreter -------------------------------------------------------------------------------------------
+# ---- the fork server ------------------------------------------------------------------------------------------------
 
 
 class _ForkServer:

@@ -21,7 +21,7 @@ _MARGIN = 2.0
 
 
 class JobEnd:
-    """Decides what the ranks are told of the end of the job, and when."""
+    """Decides when the ranks are warned of the end of the job."""
 
     def __init__(self, controller: Controller, batch: BatchJob) -> None:
         self.controller, self.batch = controller, batch

@@ -1,4 +1,4 @@
-"""Which rank failed first: ranks that failed by themselves come before those that lost a peer, then by time."""
+"""Choice of the rank that failed first: ranks that failed by themselves come before those that lost a peer."""
 
 from __future__ import annotations
 
