@@ -41,7 +41,7 @@ def may_fill_up(folder: str) -> bool:
 
 
 class Loss(NamedTuple):
-    """What is missing in a log so far."""
+    """The data missing in a log so far."""
 
     missing: int = 0
     """Number of bytes."""

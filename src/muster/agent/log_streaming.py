@@ -79,7 +79,7 @@ class LogSubscription:
 
 
 class Outlets(NamedTuple):
-    """Where a rank writes."""
+    """The files, pipes or terminal that a rank writes to."""
 
     out: tuple[str, ...]
     """Paths for its stdout, of which the first that can be opened is used: the log, or the pipe to it."""

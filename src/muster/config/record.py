@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any, Callable, ClassVar, Generic, Literal, NoReturn, TypeVar, overload
 
 Source = Literal["argv", "environment", "muster.toml", "default"]
-"""Where the value of an option comes from."""
+"""The source of an option's value."""
 
 WHERE, LAUNCHER = "Where to run", "Launcher"
 """Headings in `--help` for options that are declared in several files."""
@@ -199,7 +199,7 @@ class Options:
         return next((option for option in self.table if option.key == key), None)
 
     def source(self, option: Option[Any]) -> Source:
-        """Where the value of an option comes from."""
+        """Return the source of an option's value."""
         return self._given[option.key][0] if option.key in self._given else "default"
 
     def given(self, *options: Option[Any]) -> bool:

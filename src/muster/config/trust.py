@@ -20,7 +20,7 @@ ALLOW = "MUSTER_TRUST"
 
 
 class Fault(NamedTuple):
-    """Why a file is not trusted."""
+    """A reason not to trust a file."""
 
     why: str
     """As the end of a sentence: `it belongs to user ada`."""

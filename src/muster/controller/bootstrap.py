@@ -67,7 +67,7 @@ class Remedies(NamedTuple):
 
 
 class Routes(NamedTuple):
-    """How the other nodes reach node 0."""
+    """The routes from the other nodes to node 0."""
 
     port: int
     """The port that they tried on node 0."""
@@ -88,7 +88,7 @@ class AgentSource(Protocol):
 
     @property
     def reference(self) -> str:
-        """Where the code is that the hosts' code is compared with."""
+        """The place of the reference code, for messages."""
 
     @property
     def code(self) -> Tree | None:

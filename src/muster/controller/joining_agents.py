@@ -35,7 +35,7 @@ _LOOK = 0.2
 
 
 class Starter(Protocol):
-    """What starts the agents."""
+    """A way to start the agents."""
 
     def start(self) -> None:
         """Start the agents; they find what they need in the run directory."""
@@ -83,7 +83,7 @@ class JoiningAgents:
 
     @property
     def reference(self) -> str:
-        """Where the reference code is: the controller is on the first node."""
+        """The place of the reference code, for messages: the first node, where the controller is."""
         return f"the copy on {self.links[0].host}"
 
     def come(self, need: Need, run_dir: str) -> None:

@@ -115,7 +115,7 @@ PASSES = ("SIGUSR1", "SIGUSR2")
 
 
 class Program(NamedTuple):
-    """What each rank runs."""
+    """The program of the ranks."""
 
     kind: str
     """`script` (a Python file), `module` (`python -m`), `function` (`module:function`), or `command` (any program)."""
@@ -313,7 +313,7 @@ class NodeEnvironment(NamedTuple):
 
 
 class RankCommand(NamedTuple):
-    """What a rank runs after an external launcher has started it and it has registered."""
+    """The command of a rank that an external launcher starts; the rank gets it when it registers."""
 
     argv: tuple[str, ...]
     python_index: int | None

@@ -56,7 +56,7 @@ _ENDED = frozenset(
 
 
 class FailureKind(TextEnum):
-    """Why a rank failed, as far as its stderr tells."""
+    """The kind of a rank's failure, as far as its stderr shows."""
 
     EXCEPTION = "raised"
     """A Python exception of its own."""
@@ -69,7 +69,7 @@ class FailureKind(TextEnum):
 
 
 class Failure(NamedTuple):
-    """Why a rank failed."""
+    """The failure of a rank."""
 
     kind: FailureKind
     when: float
@@ -81,7 +81,7 @@ class Failure(NamedTuple):
 
 
 class RankExit(NamedTuple):
-    """How one rank exited."""
+    """The exit of one rank."""
 
     rank: int
     node: int
@@ -199,7 +199,7 @@ class Problem(NamedTuple):
 
 
 class StopKind(TextEnum):
-    """What ends a run other than the exit of its ranks."""
+    """A cause that ends a run, other than the exit of its ranks."""
 
     SIGNAL = "signal"
     """muster received a signal."""

@@ -293,7 +293,7 @@ class Lab:
 
     @property
     def notes(self) -> list[str]:
-        """What the lab lacks on this machine, as sentences."""
+        """The features that the lab lacks on this machine, as sentences."""
         return list((files.read_record(self.folder) or {}).get("notes", []))
 
     def address(self, host: str) -> str:

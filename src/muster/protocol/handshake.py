@@ -37,7 +37,7 @@ def new_nonce() -> str:
 
 
 class Terms(NamedTuple):
-    """What both ends know before they connect."""
+    """The data that both ends know before they connect."""
 
     secret: str
     run_id: str

@@ -37,7 +37,7 @@ _PATIENCE = 5.0
 
 
 class Sockets(NamedTuple):
-    """What the socket names of a run are derived from."""
+    """The sockets of a run, whose names are derived from its ID and token."""
 
     run_id: str
     token: str

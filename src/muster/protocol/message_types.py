@@ -11,34 +11,34 @@ from muster.protocol.frames import OLDEST, Refused
 
 
 class Type(NamedTuple):
-    """What the value of a field has to be."""
+    """The type of a field: the values that it accepts."""
 
     name: str
-    """As a person calls it."""
+    """Name for users."""
     right: Callable[[Any], bool]
     shown: Callable[[Any], str] = lambda value: "…"
-    """What a trace prints of it. Unless a type says otherwise that is nothing: it may be a secret."""
+    """Returns what a trace prints of a value; by default nothing, because it may be a secret."""
     required: bool = True
-    """The field is always there."""
+    """True if the field is always present."""
 
 
 class Message(NamedTuple):
-    """One kind of message. The same kind may mean something else between other ends."""
+    """One kind of message. Between other ends a kind may have another meaning."""
 
     leg: str
     sender: str
     receiver: str
     kind: str
     says: str
-    """What it is for, in one sentence."""
+    """Its purpose, in one sentence."""
     fields: Mapping[str, Type]
     payload: str = ""
-    """What the bytes beside the fields are; empty where there are none."""
+    """Description of the payload; empty if there is none."""
     since: int = OLDEST
     """The first version of the protocol that has it, under this name."""
 
     def fitting(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """These fields, without those that a newer muster may have added. Raises `Refused` where one is wrong."""
+        """Return the fields without unknown ones of a newer muster. Raises `Refused` if one is invalid."""
         found = {}
         for name, type_ in self.fields.items():
             if name in fields:
@@ -187,7 +187,7 @@ SECRET = Type("secret string", STRING.right)
 
 
 def or_null(type_: Type) -> Type:
-    """The same, or null."""
+    """Return a type that also accepts null."""
     return type_._replace(
         name=f"{type_.name}, or null",
         right=frames.optional(type_.right),
@@ -196,5 +196,5 @@ def or_null(type_: Type) -> Type:
 
 
 def maybe(type_: Type) -> Type:
-    """The same, and the field may be left out."""
+    """Return a type for an optional field."""
     return type_._replace(required=False)

@@ -29,7 +29,7 @@ def new_id(title: str, stamp: str, random: str) -> str:
 
 
 class Store(NamedTuple):
-    """Where a command keeps and finds runs."""
+    """The directories in which a command stores and finds runs."""
 
     root: Path
     """Run directories of new runs are created in `runs/` of this directory."""

@@ -38,7 +38,7 @@ class Ask(Generic[T]):
 
 
 class Wish(NamedTuple):
-    """What a run needs, independent of the scheduler."""
+    """The requirements of a run, independent of the scheduler."""
 
     name: str
     """Job name."""
@@ -92,7 +92,7 @@ class JobTerms(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """Why the scheduler rejected a job."""
+    """A scheduler's reason to reject a job."""
 
     words: str
     """The scheduler's own message."""

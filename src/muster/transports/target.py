@@ -8,7 +8,7 @@ from muster.core.model import Host, Job
 
 
 class Explained(NamedTuple):
-    """Why a host could not be reached."""
+    """An explanation why a host could not be reached."""
 
     says: str
     hint: str

@@ -28,7 +28,7 @@ class FirstFailure(NamedTuple):
 
 
 class Fate(TextEnum):
-    """What happened to a rank that did not fail first."""
+    """The fate of a rank that did not fail first."""
 
     SUCCEEDED = "succeeded"
     TERMINATED = "terminated"
