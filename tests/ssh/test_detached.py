@@ -184,7 +184,7 @@ def test_following_a_run_logs_in_once_and_again_after_a_broken_connection(there:
     logs, waits = there.start("logs", "-f", "last"), there.start("wait", "last")
 
     def subscribed() -> int:
-        return traced(there.run).count(": watch want=")
+        return traced(there.run).count(": attach want=")
 
     until(lambda: 2 == subscribed(), "each is told of the end")
     lines = there.log(1).count("\n")
