@@ -29,6 +29,7 @@ check: .venv/dev
 	.venv/bin/mypy
 	.venv/bin/mypy --config-file tests/mypy.ini tests bench
 	.venv/bin/vermin --quiet --no-tips --target=3.9- --violations --exclude tomllib src/muster
+	$(PY) tools/words.py
 	$(PY) -m pytest -q tests/unit/test_layers.py tests/docs/test_reference.py
 
 fast: .venv/dev

@@ -238,7 +238,7 @@ class RankProcesses:
             self.loop.remove_reader(warm.sock.fileno())
             warm.close()
             if self.pending_forks:
-                self.emit("start_failed", what="fork", text="the warm interpreter ended", number=len(self.pids))
+                self.emit("start_failed", what="fork", text="the fork server exited", number=len(self.pids))
             return
         for message in said:
             try:

@@ -31,7 +31,7 @@ def rank():
 
 
 class Here(submitit.SlurmExecutor):
-    \"\"\"Its batch script is run in this job, and not handed in for another one.\"\"\"
+    \"\"\"Its batch script is run in this job, and not submitted for another one.\"\"\"
 
     def _make_submission_command(self, submission_file_path):
         global script
