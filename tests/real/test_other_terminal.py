@@ -298,7 +298,7 @@ def test_rm_and_prune_delete_what_has_ended_and_refuse_what_runs(muster: Any, tm
         assert (["old", "would delete 1 run"], 2) == ([listed[0].split()[1], listed[1]], len(listed))
         assert "deleted 0 runs\n" == muster("prune", "--keep", "2").stdout
         unsaid = muster("prune", "--older-than", "30")
-        assert (2, True) == (unsaid.returncode, "a time with its unit, such as `30d`" in unsaid.stderr)
+        assert (2, True) == (unsaid.returncode, "a duration with a unit, such as `30d`" in unsaid.stderr)
         assert 2 == len(list((muster.home / "runs").iterdir()))
         unasked = muster("prune", "--older-than", "0")  # no answer does not mean yes
         assert (2, listed[:1]) == (unasked.returncode, unasked.stdout.splitlines())
