@@ -365,7 +365,7 @@ def test_a_hostile_host_writes_no_file_and_runs_nothing_here(there: LabCluster, 
 
     def introduced(job: Any, made: Any) -> bytes:
         files = {"job.json": json.dumps(job), "plan.json": json.dumps(made)}
-        return encode_frame("introduced", there="/runs/x", files=files)
+        return encode_frame("run_described", there="/runs/x", files=files)
 
     for run_id in ("../../../outside", "../outside", str(outside), "..", "", "20261127-101112-aaaaa/../../x"):
         says(introduced(record(run_id), plan()))
@@ -382,7 +382,7 @@ def test_a_hostile_host_writes_no_file_and_runs_nothing_here(there: LabCluster, 
     files = [encode_frame("file", b"x", name=name, offset=0, whole=True) for name in names]
     files.append(encode_frame("file", b"hello\n", name="attempt_0/rank_00000.out", offset=0, whole=False))
     files.append(encode_frame("file", b"x", name="attempt_0/rank_00001.out", offset=1 << 40, whole=False))
-    says(introduced(record(), evil), encode_frame("gone", there=True), *files, encode_frame("done"))
+    says(introduced(record(), evil), encode_frame("no_controller", there=True), *files, encode_frame("done"))
     done = there.muster("logs", "n1:last", env={"PATH": f"{there.folder}:{os.environ['PATH']}"})
     assert "Traceback" not in done.stderr
     assert "hello" in done.stdout, done.stderr
@@ -414,8 +414,8 @@ def test_a_host_that_says_anything_at_all_is_refused_in_words(there: LabCluster,
     for frames in (
         [encode_frame("hello", **{**hello, "python": 3})],
         [encode_frame("hello")],
-        [encode_frame("hello", **hello), encode_frame("told")],
-        [encode_frame("hello", **hello), encode_frame("told", **{**told, "cores": "many"})],
+        [encode_frame("hello", **hello), encode_frame("facts")],
+        [encode_frame("hello", **hello), encode_frame("facts", **{**told, "cores": "many"})],
         [b"\xff" * 64],
     ):
         says(*frames)
