@@ -156,7 +156,7 @@ def test_a_rank_that_dies_during_the_check(tmp_path: Path) -> None:
     [
         (["train.py"], "`muster check` runs a built-in script, got: train.py"),
         (["-d"], "`muster check` does not accept --detach: the result is printed when the run ends"),
-        (["--backend", "mpi"], "--backend mpi"),
+        (["--backend", "mpi"], "--backend: 'mpi'"),
         (["--launcher", "trochrun"], "did you mean"),
         (["--html", "/nosuch/page.html"], "--html /nosuch/page.html: not writable"),
     ],
@@ -246,7 +246,7 @@ def test_the_page_in_a_browser(page_of_two: Path, tmp_path: Path, width: int) ->
     text = re.search(r"<pre>(.*)</pre>", done.stdout)
     assert text, done.stdout + done.stderr
     seen = json.loads(text.group(1))
-    assert f"{SOUND} statements: all hold" == seen["title"]
+    assert f"{SOUND} checks passed" == seen["title"]
     assert ["grid", "grid", "grid", "curves"] == [svg["class"] for svg in seen["svgs"]]
     assert [14, 14, 26, 5] == [svg["marks"] for svg in seen["svgs"]]
     assert all(svg["wide"] > 0.7 * width and svg["high"] > 20 for svg in seen["svgs"]), seen

@@ -76,10 +76,10 @@ def answer(done: subprocess.CompletedProcess[str]) -> tuple[int, str, str]:
 def test_missing_parts_of_a_lab_are_reported(stage: LabProcess) -> None:
     assert 0 == stage.muster("lab", "up", "--nodes", "2").returncode
     for asked, says in {
-        "exec n3 -- true": "error: the lab has no lab host n3\nhint: hosts: head, n1, n2\n",
+        "exec n3 -- true": "error: the lab has no host n3\nhint: hosts of the lab: head, n1, n2\n",
         "fault flood n1": "error: unknown fault: `flood`\n",
         "fault freeze": "error: fault `freeze` requires a host\nhint: hosts of the lab: head, n1, n2\n",
-        "fault freeze n9": "error: the lab has no lab host n9\nhint: hosts: head, n1, n2\n",
+        "fault freeze n9": "error: the lab has no lab host n9\nhint: hosts of the lab: head, n1, n2\n",
         "fault slurmctld-down n1": "error: fault `slurmctld-down` affects the whole lab, and takes no host\n",
         "fault freeze n1 n2": "error: `muster lab fault` takes one fault and one host, got: freeze n1 n2\n",
         "fault clear freez": "error: not a fault or host of the lab: `freez`\n",
@@ -127,9 +127,7 @@ def test_missing_packages_are_named_with_the_line_that_installs_them(stage: LabP
     hiding = "".join(f"mount -n --bind /dev/null $(command -v {program}); " for program in programs)
     under = ("unshare", "-m", "sh", "-c", f'{hiding}exec "$@"', "sh")
     packages = ", ".join(PROGRAMS[program] for program in programs)
-    expected = (
-        f"error: the lab requires packages that are not installed: {packages}\nhint: run run `muster lab install`\n"
-    )
+    expected = f"error: the lab requires packages that are not installed: {packages}\nhint: run `muster lab install`\n"
     assert (2, expected) == words(stage, "up", under=under)
 
 

@@ -115,7 +115,7 @@ def test_after_an_import_that_starts_a_thread_ranks_are_plain_processes_and_the_
     done = muster("run", "-g", "2", "--preload", "busy", str(script(OK)))
     assert 0 == done.returncode, done.stderr
     assert {"[0] ok", "[1] ok"} == set(done.stdout.splitlines())
-    assert "starting plain interpreters instead: an import started threads (1, named " in done.stderr
+    assert "starting one interpreter per rank: an import started threads (1, named " in done.stderr
     assert "2 ranks, launcher exec" in done.stderr
     no_one_left([], newest(muster).name, timeout=0)
 

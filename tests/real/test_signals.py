@@ -110,9 +110,9 @@ def test_ctrl_c_twice_kills_at_once(muster: Any) -> None:
 @pytest.mark.parametrize(
     ("number", "status", "words"),
     [
-        (signal.SIGTERM, 143, "muster received SIGTERM: SIGTERM to 2 ranks"),
-        (signal.SIGHUP, 129, "the terminal was closed (SIGHUP): SIGTERM to 2 ranks"),
-        (signal.SIGQUIT, 131, "muster received SIGQUIT: SIGTERM to 2 ranks"),
+        (signal.SIGTERM, 143, "received SIGTERM: sending SIGTERM to 2 ranks"),
+        (signal.SIGHUP, 129, "the terminal was closed (SIGHUP): sending SIGTERM to 2 ranks"),
+        (signal.SIGQUIT, 131, "received SIGQUIT: sending SIGTERM to 2 ranks"),
     ],
 )
 def test_sigterm_and_sighup_are_distinguished(muster: Any, number: int, status: int, words: str) -> None:
@@ -140,7 +140,7 @@ def test_other_signals_are_passed_on_to_the_ranks_that_catch_them(muster: Any, t
         run.wrote("ready", range(2))
         for number in (signal.SIGUSR1, signal.SIGURG, signal.SIGUSR2):
             run.process.send_signal(number)
-            shown(run, f"muster received {number.name}, ")
+            shown(run, f"received {number.name}, ")
         run.wrote("heard USR1")
         run.wrote("heard URG")
         (tmp_path / "go").touch()
@@ -181,7 +181,7 @@ def test_terminals_of_a_detached_run_forward_signals_too(muster: Any, tmp_path: 
         assert "ready" in watching.stdout.readline()
         watching.send_signal(signal.SIGUSR1)
         until(lambda: b"heard USR1" in muster.log(0), "rank 0 hears it")
-        words = "muster received SIGUSR1, forwarded to rank 0"
+        words = "received SIGUSR1, forwarded to rank 0"
         assert any(words in line for line in watching.stderr), "it is told, and the watcher lives"
         (tmp_path / "go").touch()
         _, err = watching.communicate(timeout=60)

@@ -218,7 +218,7 @@ ENDS = [
             *BEGUN,
             (
                 StopRequested(4.0, SIGTERM),
-                [Say("muster received SIGTERM: sending SIGTERM to 2 ranks, grace period 10s"), SignalRanks(15, (0, 1))],
+                [Say("received SIGTERM: sending SIGTERM to 2 ranks, grace period 10s"), SignalRanks(15, (0, 1))],
             ),
             (RankExited(4.1, 0, 0, signal=6), []),
             (RankExited(4.2, 1, 0, signal=15), [CleanUp(0.0)]),
@@ -447,7 +447,7 @@ ASKED = [
             (
                 StopRequested(5.0, SIGTERM),
                 [
-                    Say("muster received SIGTERM: sending SIGTERM to rank 0, grace period 10s"),
+                    Say("received SIGTERM: sending SIGTERM to rank 0, grace period 10s"),
                     SignalRanks(SIGTERM, (0,)),
                 ],
             ),
@@ -455,12 +455,12 @@ ASKED = [
             (StopRequested(7.0, 0, "ann"), []),
             (
                 StopRequested(8.0, SIGINT),
-                [Say("muster received SIGTERM, then Ctrl-C: killing rank 0 (SIGKILL)"), SignalRanks(SIGKILL, (0,))],
+                [Say("received SIGTERM, then Ctrl-C: killing rank 0 (SIGKILL)"), SignalRanks(SIGKILL, (0,))],
             ),
             (RankExited(8.1, 0, 0, signal=9), [CleanUp(0.0)]),
             (CleanedUp(8.2, 0), []),
         ],
-        {"state": "interrupted", "code": 130, "reason": "muster received SIGTERM, then Ctrl-C"},
+        {"state": "interrupted", "code": 130, "reason": "received SIGTERM, then Ctrl-C"},
     ),
     History(
         "SIGTERM to muster is passed on, then SIGKILL after the grace. Exit status 143.",
@@ -470,15 +470,15 @@ ASKED = [
             (
                 StopRequested(5.0, SIGTERM),
                 [
-                    Say("muster received SIGTERM: sending SIGTERM to rank 0, grace period 10s"),
+                    Say("received SIGTERM: sending SIGTERM to rank 0, grace period 10s"),
                     SignalRanks(SIGTERM, (0,)),
                 ],
             ),
-            (Tick(15.0), [Say("muster received SIGTERM: killing rank 0 (SIGKILL)"), SignalRanks(SIGKILL, (0,))]),
+            (Tick(15.0), [Say("received SIGTERM: killing rank 0 (SIGKILL)"), SignalRanks(SIGKILL, (0,))]),
             (RankExited(15.1, 0, 0, signal=9), [CleanUp(0.0)]),
             (CleanedUp(15.2, 0), []),
         ],
-        {"state": "interrupted", "code": 143, "reason": "muster received SIGTERM", "root_cause": None},
+        {"state": "interrupted", "code": 143, "reason": "received SIGTERM", "root_cause": None},
     ),
     History(
         "A closed terminal is told apart: exit status 129.",
@@ -741,7 +741,7 @@ RESTARTS = [
             (
                 StopRequested(12.1, SIGTERM),
                 [
-                    Say("muster received SIGTERM: sending SIGTERM to rank 1, grace period 10s"),
+                    Say("received SIGTERM: sending SIGTERM to rank 1, grace period 10s"),
                     SignalRanks(SIGTERM, (1,)),
                 ],
             ),

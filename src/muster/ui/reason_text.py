@@ -82,7 +82,7 @@ def _reason(reason: StopReason) -> str:
     if kind is StopKind.SIGNAL and number == SIGHUP:
         return "the terminal was closed (SIGHUP)"
     if kind is StopKind.SIGNAL:
-        return f"muster received {signal_name(number or 0)}"
+        return f"received {signal_name(number or 0)}"
     if kind is StopKind.KILL:
         return "`muster kill`" + (f" by {safe(reason.by)}" if reason.by else "")
     if kind is StopKind.OWNER_GONE:
