@@ -28,7 +28,7 @@ def test_a_run_is_submitted_shown_and_its_exit_code_returned(there: LabCluster) 
     assert "[0] the sum of 0 to 5 is 15, as it should be" in done.stdout
     for rank in range(6):
         assert f"rank {rank} of 6 on n{rank // 2 + 1}, local rank {rank % 2}" in done.stdout
-    assert "is submitted to Slurm as job " in done.stderr
+    assert "submitted to Slurm as job " in done.stderr
     assert "all 6 ranks succeeded" in done.stderr
     said = traced(there.run)
     assert [] == unknown(said)
