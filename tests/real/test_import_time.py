@@ -220,7 +220,7 @@ def test_what_python_runs_at_its_start_may_look_at_the_rank(
         python = str(tmp_path / "venv" / "bin" / "python")
     done = muster("run", "-g", "2", "--python", python, "script.py")
     assert {"[0] 0", "[1] 1"} == set(done.stdout.splitlines()), done.stderr
-    assert "reads LOCAL_RANK, which only a rank has" in done.stderr
+    assert "reads LOCAL_RANK, which is set only in ranks" in done.stderr
 
 
 def test_an_end_before_torch_was_imported_has_its_hint(muster: Any, script: Script, small_torch: Path) -> None:
