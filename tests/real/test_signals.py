@@ -290,7 +290,7 @@ def test_kill_ends_several_runs_at_once_and_all_of_them(muster: Any, tmp_path: P
         listed = f"{third.id}  c  running  "
         unasked = muster("kill", "--all")
         assert (2, True) == (unasked.returncode, unasked.stdout.startswith(listed)), unasked
-        assert "to end 1 run wants a yes" in unasked.stderr
+        assert "cannot ask for confirmation to kill 1 run" in unasked.stderr
         for answer, status in (("n", 1), ("y", 0)):
             ours, theirs = os.openpty()
             process = muster.start("kill", "--all", stdin=theirs, stdout=theirs)

@@ -139,7 +139,7 @@ def test_the_users_own_file(muster: Any, project: Path, tmp_path: Path) -> None:
     assert "4 ranks" in muster("plan", "s.py", env=env).stdout
     given_away(mine)
     done = muster("plan", "s.py", env=env)
-    assert "1 rank " in done.stdout and f"{mine} is ignored: it belongs to user nobody" in done.stderr
+    assert "1 rank " in done.stdout and f"ignoring {mine}: it belongs to user nobody" in done.stderr
 
 
 def test_a_venv_of_another(muster: Any, project: Path, tmp_path: Path) -> None:
@@ -154,7 +154,10 @@ def test_a_venv_of_another(muster: Any, project: Path, tmp_path: Path) -> None:
     for words in (("plan", "s.py"), ("--version",)):
         done = muster(*words)
         assert 0 == done.returncode, done.stderr
-        assert f"{python.parents[1]} is ignored: it belongs to user nobody; if you trust it: `--python" in done.stderr
+        assert (
+            f"ignoring {python.parents[1]}: it belongs to user nobody\nhint: if you trust it, use `--python"
+            in done.stderr
+        )
     assert not (tmp_path / "p").exists()
 
 

@@ -32,7 +32,7 @@ def test_an_unknown_host(there: LabCluster) -> None:
 
 def test_a_name_that_ssh_would_take_for_an_option(there: LabCluster) -> None:
     said = refused(there, "-H", "n1,-oProxyCommand=reboot", status=2)
-    assert "`-oProxyCommand=reboot` is no name of a host" in said
+    assert "invalid host name: `-oProxyCommand=reboot`" in said
 
 
 def test_one_of_three_is_down(there: LabCluster) -> None:
@@ -139,7 +139,7 @@ def test_a_bashrc_that_prints(there: LabCluster, bashrc: Callable[[str, str], No
 
 def test_a_missing_python(there: LabCluster) -> None:
     said = refused(there, "-H", "n[1-3]", "-g", "1", "--python", "n[2-3]:/no/such/python", status=2)
-    assert "n[2-3]: command not found: /no/such/python (n1 answered)" in said
+    assert "n[2-3]: python not found: /no/such/python (n1 answered)" in said
 
 
 def test_a_setup_that_fails_on_one_host(there: LabCluster) -> None:
