@@ -77,7 +77,7 @@ class Toy:
 
     def kill(self, run: str, job: str) -> None:
         """Kill a run with muster."""
-        assert f"{run}: ended\n" == self.muster("kill", run).stdout
+        assert f"{run}: terminated\n" == self.muster("kill", run).stdout
 
     def cancel(self, run: str, job: str) -> None:
         """Cancel a run's job with the scheduler."""

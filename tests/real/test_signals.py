@@ -246,7 +246,7 @@ def test_kill_from_another_terminal_ends_a_run(muster: Any, env: dict[str, str])
         run.wrote("ready", range(2))
         everybody = run.everybody()
         done = muster("kill", "last")
-        assert (0, f"{run.id}: ended\n") == (done.returncode, done.stdout)
+        assert (0, f"{run.id}: terminated\n") == (done.returncode, done.stdout)
         status, _, err = run.end()
         assert 137 == status
         assert "`muster kill` by somebody (pid " in err
@@ -282,7 +282,7 @@ def test_kill_ends_several_runs_at_once_and_all_of_them(muster: Any, tmp_path: P
         (tmp_path / "go").touch()
         told, rest = killing.communicate(timeout=60)
         assert (0, "") == (killing.returncode, rest)
-        assert {f"{run.id}: ended" for run in (first, second)} == set(told.splitlines())
+        assert {f"{run.id}: terminated" for run in (first, second)} == set(told.splitlines())
         for run in (first, second):
             assert 137 == run.end()[0]
             assert [0] == [end["code"] for end in run.outcome()["exits"]]

@@ -436,7 +436,7 @@ def test_clean_ends_leftovers_by_their_mark_only(there: LabCluster) -> None:
         lambda: there.home.exists() and list((there.home / "runs").glob("*/attempt_0/*.out")) and there.log(0),
         "it has begun",
     )
-    assert "n1: nothing\n" == there.muster("clean", "-H", "n1", "-n").stdout, "a run that is looked after is none"
+    assert "n1: nothing to clean up\n" == there.muster("clean", "-H", "n1", "-n").stdout, "a run that is looked after is none"
     for pattern in ("muster.pyz", "-I -S -c f=open"):
         for pid in there.pids("n1", pattern):
             with suppress(ProcessLookupError):  # some end with the one before
