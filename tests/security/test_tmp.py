@@ -101,7 +101,7 @@ def test_clean_takes_what_an_agent_left(muster: Any, shared: Path) -> None:
     assert 0o700 == os.stat(path).st_mode & 0o777
     assert "mine" not in clean(muster, shared)  # its agent is alive
     os.close(kept)
-    assert f"20260101-000000-abcde-mine: ended {path}" in clean(muster, shared)
+    assert f"20260101-000000-abcde-mine: cleaned up {path}" in clean(muster, shared)
     assert not os.path.lexists(path)
 
 

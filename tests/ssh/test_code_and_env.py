@@ -436,19 +436,19 @@ def test_clean_ends_leftovers_by_their_mark_only(there: LabCluster) -> None:
         lambda: there.home.exists() and list((there.home / "runs").glob("*/attempt_0/*.out")) and there.log(0),
         "it has begun",
     )
-    assert "n1: nothing to clean up\n" == there.muster("clean", "-H", "n1", "-n").stdout, "a run that is looked after is none"
+    assert "n1: nothing to clean up\n" == there.muster("clean", "-H", "n1", "-n").stdout, "it runs"
     for pattern in ("muster.pyz", "-I -S -c f=open"):
         for pid in there.pids("n1", pattern):
             with suppress(ProcessLookupError):  # some end with the one before
                 os.kill(pid, 9)
     until(lambda: not there.pids("n1", r"script\.py"), "the rank went with its agent")
     until(
-        lambda: "there is sleep 4343 (pid" in there.muster("clean", "-H", "n1", "-n").stdout,
+        lambda: "found sleep 4343 (pid" in there.muster("clean", "-H", "n1", "-n").stdout,
         "what the rank has left is found",
     )
     done = there.muster("clean", "-H", "n1,n2")
-    assert (0, "n2: nothing") == (done.returncode, done.stdout.splitlines()[-1])
-    assert "ended sleep 4343 (pid" in done.stdout
+    assert (0, "n2: nothing to clean up") == (done.returncode, done.stdout.splitlines()[-1])
+    assert "cleaned up sleep 4343 (pid" in done.stdout
     assert innocent.poll() is None
     innocent.kill()
     innocent.wait()
