@@ -123,7 +123,7 @@ def test_an_older_controller_gets_messages_of_its_version(muster: Any, speaks: A
     assert all(said["version"] == VERSION for said in heard if said["kind"] in ("state", "watch"))
     controllers.append(speaks(answers))
     killed = muster("kill", "last")
-    assert (0, True) == (killed.returncode, "ended" in killed.stdout), killed.stderr
+    assert (0, True) == (killed.returncode, "terminated" in killed.stdout), killed.stderr
 
 
 @pytest.mark.parametrize("version", [2, VERSION + 5])

@@ -205,7 +205,7 @@ def test_from_the_login_node(there: LabCluster) -> None:
     assert not [text for text in texts if b"nobody reads this" in text]
     assert "(hidden)" in (first / "environment.json").read_text()
     done = there.muster("kill", "first")
-    assert (0, True) == (done.returncode, "ended" in done.stdout), done.stderr
+    assert (0, True) == (done.returncode, "terminated" in done.stdout), done.stderr
     assert [0, 137, 0] == [process.wait(timeout=60) for process in follows], there.said(1)
     shown = [line for line in there.said(0).splitlines() if line.startswith("[")]
     assert [f"[0] {line}" for line in (first / "attempt_0" / "rank_00000.out").read_text().splitlines()] == shown

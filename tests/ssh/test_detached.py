@@ -98,7 +98,7 @@ def test_kill_checks_that_all_have_exited(there: LabCluster, where: str) -> None
     there.steps(2, 5)
     done = there.muster("kill", "last")
     assert 0 == done.returncode, done.stderr
-    assert "ended" in done.stdout
+    assert "terminated" in done.stdout
     assert "killed" == there.outcome()["state"]
     assert 137 == there.muster("wait", "last").returncode
     there.nothing_left()
