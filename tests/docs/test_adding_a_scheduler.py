@@ -111,7 +111,7 @@ def test_the_page_is_right(toy: Toy) -> None:
     out, err = first.communicate(timeout=60)
     assert 0 == first.returncode, err
     assert ["[0] rank 0 of 2 in job 1", "[1] rank 1 of 2 in job 1"] == sorted(out.splitlines())
-    assert "is submitted to the toy queue as job 1" in err
+    assert "submitted to the toy queue as job 1" in err
     assert (7, "failed") == (toy.muster("wait", third).returncode, toy.state(third))
     until(lambda: toy.queue()["3"][0] == "FAILED", "the third job is over")
     # muster kills one that is running, and the queue another

@@ -18,7 +18,7 @@ def test_a_healthy_lab_passes_without_a_warning(there: LabCluster) -> None:
     assert 0 == done.returncode, done.stdout + done.stderr
     warned = set(re.findall("^(?:warning|error) +(.*)$", done.stdout, re.MULTILINE))
     assert warned <= {"import of torch"}, done.stdout  # a busy machine imports slowly
-    assert "20 checks: " in done.stdout
+    assert "20 checks passed" in done.stdout
     assert ("n1\nn2\nn3\n", "") == (passed.read_text(), failed.read_text())
     there.nothing_left()
 
@@ -87,7 +87,7 @@ def test_a_full_disk_during_a_run_is_reported_with_host_and_advice(there: LabClu
     assert 1 == done.returncode
     assert "rank 1 on n2 failed first" in done.stderr
     assert "No space left on device" in done.stderr
-    hint = "hint: a disk of n2 is full, or your share of it: `df -h` and `df -i` there; `muster doctor` with the same"
+    hint = "hint: a disk of n2 is full, or your quota is exceeded: see `df -h` and `df -i`; `muster doctor` with the same"
     assert hint in done.stderr
     assert hint in there.muster("show", "last").stdout
     there.nothing_left()
