@@ -133,4 +133,4 @@ def test_the_page_is_right(toy: Toy) -> None:
     job = json.loads(next(toy.root.glob(f"**/runs/{third}/job.json")).read_text())
     assert {"name": "toy", "job": "3", "job_name": "sh", "allocated": False, "requeue": 0} == job["scheduler"]
     done = toy.muster("run", "--label", "x", "waits.py")
-    assert (2, True) == (done.returncode, "--label: that is for the toy queue" in done.stderr), done.stderr
+    assert (2, True) == (done.returncode, "--label requires --scheduler toy" in done.stderr), done.stderr

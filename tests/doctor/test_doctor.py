@@ -87,7 +87,9 @@ def test_a_full_disk_during_a_run_is_reported_with_host_and_advice(there: LabClu
     assert 1 == done.returncode
     assert "rank 1 on n2 failed first" in done.stderr
     assert "No space left on device" in done.stderr
-    hint = "hint: a disk of n2 is full, or your quota is exceeded: see `df -h` and `df -i`; `muster doctor` with the same"
+    hint = (
+        "hint: a disk of n2 is full, or your quota is exceeded: see `df -h` and `df -i`; `muster doctor` with the same"
+    )
     assert hint in done.stderr
     assert hint in there.muster("show", "last").stdout
     there.nothing_left()

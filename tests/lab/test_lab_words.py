@@ -79,7 +79,7 @@ def test_missing_parts_of_a_lab_are_reported(stage: LabProcess) -> None:
         "exec n3 -- true": "error: the lab has no host n3\nhint: hosts of the lab: head, n1, n2\n",
         "fault flood n1": "error: unknown fault: `flood`\n",
         "fault freeze": "error: fault `freeze` requires a host\nhint: hosts of the lab: head, n1, n2\n",
-        "fault freeze n9": "error: the lab has no lab host n9\nhint: hosts of the lab: head, n1, n2\n",
+        "fault freeze n9": "error: the lab has no host n9\nhint: hosts of the lab: head, n1, n2\n",
         "fault slurmctld-down n1": "error: fault `slurmctld-down` affects the whole lab, and takes no host\n",
         "fault freeze n1 n2": "error: `muster lab fault` takes one fault and one host, got: freeze n1 n2\n",
         "fault clear freez": "error: not a fault or host of the lab: `freez`\n",

@@ -186,7 +186,7 @@ def who_failed(muster: Any, launcher: str, ends: str, status: int, says: str) ->
     assert status == done.returncode, done.stderr
     assert "rank 1 failed first" in done.stderr
     assert says in done.stderr
-    assert re.search("rank 0: ended by (muster|the launcher) ", done.stderr), done.stderr
+    assert re.search("rank 0: terminated by (muster|the launcher) ", done.stderr), done.stderr
     until(lambda: not others(muster), "nothing is left", 10)
 
 

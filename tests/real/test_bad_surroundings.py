@@ -370,7 +370,12 @@ def test_started_once_for_each_rank_it_is_refused(muster: Any, tmp_path: Path, s
         capture_output=True,
         text=True,
     )
-    refused(done, 2, "muster was itself started 4 times by torchrun: that would make 4", "start muster once, without")
+    refused(
+        done,
+        2,
+        "torchrun started muster 4 times, which would create 4 separate process groups",
+        "start muster once, without",
+    )
     none_begun(muster)
 
 

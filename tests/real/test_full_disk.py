@@ -149,7 +149,7 @@ def test_a_disk_that_fills_while_an_interpreter_is_warmed(muster: Any, script: S
         assert (0, 4) == (status, out.count("worked")), err
         assert "Traceback" not in err.replace("Traceback (most recent call last)", "", 2)
         assert "all 2 ranks succeeded" in err
-        assert "of output are not in their logs: No space left on device" in err
+        assert "of output missing from their logs: No space left on device" in err
         assert "succeeded" in muster("ps", "-a", "--run-dir", str(disk)).stdout
         no_one_left([], run.id)
 

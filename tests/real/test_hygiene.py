@@ -82,7 +82,7 @@ def test_killing_the_agent_ends_everything_with_status_125(muster: Any, script: 
         os.kill(run.agent(), signal.SIGKILL)
         status, _, err = run.end()
         assert 125 == status
-        assert "ended (killed by signal 9), and its ranks with it" in err
+        assert "exited (killed by signal 9), and its ranks with it" in err
         no_one_left(found, run.id)
         assert " error " in muster("ps").stdout
 

@@ -68,7 +68,7 @@ def test_stacks_tells_the_function_of_each_rank_and_the_ranks_go_on(
         assert 0 == status
         assert {f"[{rank}] went on" for rank in range(3)} <= set(out.splitlines())
     late = muster("stacks", "last")
-    assert (2, True) == (late.returncode, "is not running" in late.stderr)
+    assert (2, True) == (late.returncode, "it is not running here" in late.stderr)
 
 
 def _stacks(muster: Any, *words: str) -> dict[int, str]:
@@ -151,7 +151,7 @@ def test_show_tells_what_ranks_use(muster: Any, script: Script) -> None:
         os.kill(run.agent(), signal.SIGSTOP)  # it does not answer, and is not waited for
         stopped = muster("show")
         os.kill(run.agent(), signal.SIGCONT)
-        assert (0, True) == (stopped.returncode, "\nunknown: the agent of " in stopped.stdout)
+        assert (0, True) == (stopped.returncode, "\nunknown: no answer from the agent of " in stopped.stdout)
         run.process.send_signal(signal.SIGTERM)
         assert 143 == run.end()[0]
     assert "RANK" not in muster("show").stdout
@@ -272,7 +272,9 @@ def test_old_runs_are_deleted_at_the_start_of_a_new_one_where_that_is_wanted(mus
         first = sorted(runs.iterdir())[1].name
         done = muster("run", "--name", "c", "--keep-runs", "2", "--", "true")
         assert ["live", "b", "c"] == names(), "the oldest one lives"
-        assert re.search(rf"^muster: deleted 1 old run \(\d+ KiB\), by .*: {first}$", done.stderr, re.M), done.stderr
+        assert re.search(
+            rf"^muster: deleted 1 old run \(\d+ KiB; --keep-runs, --keep-size\): {first}$", done.stderr, re.M
+        ), done.stderr
         lost = sorted(runs.iterdir())[1]
         (lost / "outcome.json").unlink()  # as for a run that another terminal is just starting
         (tmp_path / "muster.toml").write_text('[run]\nkeep_size = "1K"\n')
