@@ -22,6 +22,7 @@ WORDS = {
     "torch.AcceleratorError: CUDA error: invalid device ordinal": "more ranks than GPUs on n2",
     "torch.distributed.DistBackendError: NCCL error in: ../NCCLUtils.hpp:268, invalid usage, NCCL version 2.21.5\n"
     "Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 1b000": "two ranks on one GPU",
+    "torch.AcceleratorError: CUDA error: device-side assert triggered": "CUDA reports errors late",
     "RuntimeError: The NVIDIA driver on your system is too old (found version 11040).": "the driver of n2 does not fit",
     "socket.gaierror: [Errno -2] Name or service not known": "n2 has no address for a name",
     "RuntimeError: [/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:144] no error\nGloo connectFullMesh failed "

@@ -56,6 +56,11 @@ FAILURE_HINTS = (
         "two ranks on one GPU: `torch.cuda.set_device(int(os.environ['LOCAL_RANK']))` before the process group",
     ),
     FailureHint(
+        r"device-side assert triggered|an illegal memory access was encountered",
+        "CUDA reports errors late: with `--env CUDA_LAUNCH_BLOCKING=1` the traceback ends at the call that failed, "
+        "often an index out of range",
+    ),
+    FailureHint(
         r"driver version is insufficient|no NVIDIA driver|driver on your system is too old|no CUDA-capable device",
         "the driver of {host} does not fit this torch, or there is no GPU: {doctor} compares versions",
     ),
