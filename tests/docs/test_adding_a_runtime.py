@@ -19,6 +19,7 @@ import os, sys
 import torch.distributed as dist
 dist.init_process_group("gloo")
 print(os.uname().nodename, sys.argv[1], dist.get_world_size(), flush=True)
+dist.barrier()  # a rank that exits while another one still connects makes that one fail
 dist.destroy_process_group()
 """
 
