@@ -23,6 +23,8 @@ from muster.schedulers.scheduler import Allocation, Answer, Argv, Ask, Final, Jo
 T = TypeVar("T")
 
 _WITHIN, _SOON = 15.0, 4.0
+_AGAIN = 0.5
+"""Seconds before a question is asked again that failed."""
 _FRESH = 2.0
 """Seconds for which an answer is good, for all runs and all processes of a person together."""
 _SEEN = "{name}-queue-{host}.json"
@@ -167,9 +169,17 @@ class SchedulerClient:
         """How many GPUs the job has on each of its nodes, in their order; None where that is not told."""
         if self.scheduler.gpus is None:
             return dict.fromkeys(allocation.hosts)
-        tasks = dict(zip(allocation.hosts, allocation.tasks))
-        found = self._asked(self.scheduler.gpus(allocation.job, tasks), {})
-        return {host: found.get(host) for host in allocation.hosts}
+        ask = self.scheduler.gpus(allocation.job, dict(zip(allocation.hosts, allocation.tasks)))
+        deadline = time.monotonic() + _SOON
+        while True:
+            try:
+                answer = self._answer(ask.argv)
+            except (OSError, subprocess.TimeoutExpired):
+                return dict.fromkeys(allocation.hosts)
+            if answer.code == 0 or time.monotonic() > deadline:
+                found = ask.read(answer)
+                return {host: found.get(host) for host in allocation.hosts}
+            time.sleep(_AGAIN)  # else a moment in which it is busy would cost the ranks their GPUs
 
     def record(self, job: str) -> JobRecord | None:
         """What is known of a running job, None where no answer comes soon."""
