@@ -102,3 +102,25 @@ def test_a_job_that_is_absent_and_an_answer_that_does_not_come(
     assert "" == refused(tmp_path)
     squeue(job="")
     assert ABSENT == refused(tmp_path)
+
+
+def test_the_gpus_of_a_job_are_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm may be busy for a moment; steps would be started without any, and ranks would compute on the CPU."""
+    (tmp_path / "scontrol").write_text(
+        """#!/bin/sh
+if [ -e "$0.asked" ]; then
+    printf 'Nodes=n1 CPU_IDs=0 Mem=0 GRES=gpu:2\\nNodes=n2 CPU_IDs=0 Mem=0 GRES=gpu:4\\n'
+    exit
+fi
+touch "$0.asked"
+echo 'slurm_load_jobs error: Unable to contact slurm controller (connect failure)' >&2
+exit 1
+"""
+    )
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    asks = client.SchedulerClient("slurm")
+    assert {"n1": 2, "n2": 4} == asks.gpus_by_host(FOUND)
+    (tmp_path / "scontrol").unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert {"n1": None, "n2": None} == asks.gpus_by_host(FOUND)

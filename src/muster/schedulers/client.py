@@ -23,6 +23,8 @@ from muster.schedulers.scheduler import Allocation, Answer, Argv, Ask, Final, Jo
 T = TypeVar("T")
 
 _WITHIN, _SOON = 15.0, 4.0
+_AGAIN = 0.5
+"""Seconds before a question is asked again that failed."""
 _FRESH = 2.0
 """Seconds for which an answer is cached, for all runs and processes of a user together."""
 _SEEN = "{name}-queue-{host}.json"
@@ -170,9 +172,17 @@ class SchedulerClient:
         """Return the job's number of GPUs on each of its nodes, in their order; None where it is unknown."""
         if self.scheduler.gpus is None:
             return dict.fromkeys(allocation.hosts)
-        tasks = dict(zip(allocation.hosts, allocation.tasks))
-        found = self._asked(self.scheduler.gpus(allocation.job, tasks), {})
-        return {host: found.get(host) for host in allocation.hosts}
+        ask = self.scheduler.gpus(allocation.job, dict(zip(allocation.hosts, allocation.tasks)))
+        deadline = time.monotonic() + _SOON
+        while True:
+            try:
+                answer = self._answer(ask.argv)
+            except (OSError, subprocess.TimeoutExpired):
+                return dict.fromkeys(allocation.hosts)
+            if answer.code == 0 or time.monotonic() > deadline:
+                found = ask.read(answer)
+                return {host: found.get(host) for host in allocation.hosts}
+            time.sleep(_AGAIN)  # else a moment in which it is busy would cost the ranks their GPUs
 
     def record(self, job: str) -> JobRecord | None:
         """Return the scheduler's record of a running job; None if it does not answer soon."""
