@@ -64,7 +64,8 @@ def test_what_grows_while_sizes_are_looked_at_comes_after_what_grew_before(
 ) -> None:
     """One rank writes out and err in turn, then the other: also where the second begins within the first `notice`."""
     (out, err), (other_out, other_err) = follower.of(0), follower.of(1)
-    events, looks = follower._events, []
+    events = follower._events
+    looks: list[list[LogFile]] = []
 
     def first_looked_at() -> list[LogFile]:
         found = events()
