@@ -59,6 +59,34 @@ def test_growth_is_reported_by_rank_and_stream(follower: LogWatcher) -> None:
     assert (out.at(0, 100), out.at(6, 100), err.at(0, 100)) == (b"hello\n", b"", b"")
 
 
+def test_what_grows_while_sizes_are_looked_at_comes_after_what_grew_before(
+    follower: LogWatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One rank writes out and err in turn, then the other: also where the second begins within the first `notice`."""
+    (out, err), (other_out, other_err) = follower.of(0), follower.of(1)
+    events = follower._events
+    looks: list[list[LogFile]] = []
+
+    def first_looked_at() -> list[LogFile]:
+        found = events()
+        if not looks:
+            for one, two in ((out, err), (other_out, other_err)):
+                for _ in range(3):
+                    append(one, b"out\n")
+                    append(two, b"err\n")
+        looks.append(found)
+        return found
+
+    monkeypatch.setattr(follower, "_events", first_looked_at)
+    for _ in range(3):
+        append(out, b"out\n")
+        append(err, b"err\n")
+    grown: list[Piece] = []
+    while len(grown) < 18:
+        grown += follower.notice()
+    assert [out, err] * 6 + [other_out, other_err] * 3 == streams(grown)
+
+
 def test_a_file_that_does_not_grow_costs_nothing(follower: LogWatcher) -> None:
     """`notice` does not wait, and a file that was only opened has not grown."""
     Path(follower.of(0)[0].path).touch()

@@ -138,14 +138,14 @@ class LogWatcher:
     def __init__(self, folder: str, ranks: Iterable[int], attempt: int = 0) -> None:
         self.streams: dict[str, LogFile] = {}
         self._added: list[LogFile] = []
-        """Streams that may have grown before inotify watched them."""
+        """Streams that had grown before inotify watched them or their name was known: no event reports that."""
         self._folder, self._attempt = folder, attempt
-        for rank in ranks:
-            self.add(rank)
         self.fd: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         """Readable when a file has grown; -1 if the kernel has no more instances, then `notice` must be polled."""
         if self.fd >= 0 and _libc.inotify_add_watch(self.fd, os.fsencode(folder), _IN_MODIFY) < 0:
             self.close()
+        for rank in ranks:
+            self.add(rank)
         self._undecided: list[LogFile] = []
         self._postponed = 0
         """How many times in a row reporting growth was postponed."""
@@ -156,7 +156,8 @@ class LogWatcher:
         """Follow one more rank; return its files."""
         found = [LogFile(rank, kind, rank_file(self._folder, rank, kind), self._attempt) for kind in ("out", "err")]
         self.streams.update({os.path.basename(stream.path): stream for stream in found})
-        self._added += found
+        # empty files are left out: each later write has its own event, in order
+        self._added += [stream for stream in found if stream.size()]
         return found
 
     def notice(self, decide: bool = False) -> list[Piece]:
@@ -170,8 +171,8 @@ class LogWatcher:
         self._changes = min(_CHANGES, self._changes + (now - self._changes_at) * _CHANGES_A_SECOND)
         self._changes_at = now
         more = [*self.streams.values()] if self.fd < 0 else self._events()
-        more += [stream for stream in self._added if stream not in more]
-        order, self._added, self._undecided = self._undecided + more, [], []
+        before = [stream for stream in self._added if stream not in more]
+        order, self._added, self._undecided = before + self._undecided + more, [], []
         sizes: dict[LogFile, int] = {}
         grown = order
         for _ in range(_LOOKS):
