@@ -15,6 +15,7 @@ from muster.client import client as module
 from muster.client import follow
 from muster.client.client import Client
 from muster.client.follow import Follower, Mirror, wait
+from muster.client.remote import sizes_of
 from muster.client.status import RunStatus
 from muster.core.results import RunResult, RunState
 from muster.protocol.frames import VERSION
@@ -115,6 +116,12 @@ def test_the_end_and_the_files_come_over_the_same_connection(host: Host, run: Ru
     assert files["last"] is True and "job.json" in files["have"]
     assert (b"0123", ENDED) == (log(run, 0), run.outcome)
     assert ["runs"] == os.listdir(run.path.parents[1])
+
+
+def test_links_that_lead_nowhere_are_no_files_of_a_run(run: Run) -> None:
+    (run.path / "loop").symlink_to("loop")
+    (run.path / "gone").symlink_to("nothing")
+    assert {"job.json": (run.path / "job.json").stat().st_size} == sizes_of(run)
 
 
 def test_a_rewritten_file_is_never_incomplete(host: Host, run: Run) -> None:

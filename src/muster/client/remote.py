@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 import sys
 import time
 from collections.abc import Mapping
@@ -220,8 +219,8 @@ def sizes_of(run: Run) -> dict[str, int]:
     found = {}
     for path in run.path.rglob("*"):
         with suppress(FileNotFoundError):  # another command may be replacing it
-            if stat.S_ISREG((status := path.stat()).st_mode):
-                found[str(path.relative_to(run.path))] = status.st_size
+            if path.is_file():
+                found[str(path.relative_to(run.path))] = path.stat().st_size
     return found
 
 
