@@ -68,7 +68,7 @@ def test_stacks_tells_the_function_of_each_rank_and_the_ranks_go_on(
         assert 0 == status
         assert {f"[{rank}] went on" for rank in range(3)} <= set(out.splitlines())
     late = muster("stacks", "last")
-    assert (2, True) == (late.returncode, "it is not running here" in late.stderr)
+    assert (2, True) == (late.returncode, "has no running ranks" in late.stderr)
 
 
 def _stacks(muster: Any, *words: str) -> dict[int, str]:
