@@ -386,7 +386,7 @@ def test_a_killed_rank_is_recovered_from_with_gloo(muster: Any, script: Script) 
     for rank in range(3):
         assert b"attempt 0 sum 3 of 2\n" == log(muster, rank, attempt=0)
         assert b"attempt 1 sum 3 of 2\nthrough\n" == log(muster, rank, attempt=1)
-    assert "rank 1 failed: killed by SIGKILL; starting" in done.stderr
+    assert "rank 1 failed: killed by SIGKILL; restarting all ranks" in done.stderr
     assert "all 3 ranks succeeded" in done.stderr.splitlines()[-1]
     assert (0, 1, "succeeded") == tuple(outcome(muster)[key] for key in ("code", "attempt", "state"))
 
