@@ -116,4 +116,4 @@ def test_a_prefix_that_fits_several(muster: Any) -> None:
     for command in ("logs", "show", "wait", "kill", "attach", "stacks", "rm"):
         done = muster(command, prefix)
         assert (2, "hint: use the id of one of them") == (done.returncode, done.stderr.splitlines()[-1])
-        assert both == re.findall(r"\d{8}-\S*true", done.stderr.partition("fits 2 runs")[2])
+        assert both == re.findall(r"\d{8}-\S*true", done.stderr.partition("matches 2 runs")[2])
