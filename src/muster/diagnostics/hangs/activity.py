@@ -1,0 +1,161 @@
+"""What a rank is doing, from its stacks and from what the kernel knows about its threads. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from muster.core.inspection import Inspection, ThreadState
+from muster.core.verdict import Activity, Frame, Situation
+from muster.diagnostics.stack_text import Origin, Thread, origin, threads_of
+
+_SLEEPS = ("nanosleep", "clock_nanosleep")
+_REAPS = ("wait4", "waitid", "waitpid")
+_LOCKS_FILES = ("flock", "fcntl")
+_WAITS_IN_PROCESS = ("futex", "futex_wait", "futex_waitv", "sem_wait")
+_POLLS = ("select", "pselect6", "poll", "ppoll", "epoll_wait", "epoll_pwait", "epoll_pwait2")
+
+_DEBUGGERS = ("/pdb.py", "/bdb.py", "/cmd.py", "/IPython/terminal/debugger.py")
+
+
+class _Library(NamedTuple):
+    """A frame of a library that tells what its caller waits for."""
+
+    file: str
+    """The end of the path of its file."""
+    functions: tuple[str, ...]
+    activity: Activity
+
+
+_LIBRARY: tuple[_Library, ...] = (
+    _Library("torch/utils/data/dataloader.py", ("_try_get_data", "_get_data", "_shutdown_workers"), Activity.LOADER),
+    _Library("/subprocess.py", (), Activity.SUBPROCESS),
+    _Library("/multiprocessing/popen_fork.py", ("poll", "wait"), Activity.SUBPROCESS),
+    _Library("/queue.py", ("get", "put", "join"), Activity.QUEUE),
+    _Library("/multiprocessing/queues.py", ("get", "put"), Activity.QUEUE),
+    _Library("/multiprocessing/connection.py", (), Activity.QUEUE),
+    _Library("/concurrent/futures/_base.py", ("result", "wait", "as_completed", "exception"), Activity.THREAD),
+    _Library("/concurrent/futures/thread.py", ("shutdown",), Activity.THREAD),
+    _Library("/threading.py", ("join", "_wait_for_tstate_lock", "_shutdown", "_join"), Activity.THREAD),
+    _Library("/threading.py", (), Activity.LOCK),
+)
+"""The first that is found in the stack, of those further in than the user's code, decides."""
+
+
+def activity_of(inspection: Inspection) -> Situation:
+    """Return what the main thread of a rank is doing, apart from collectives."""
+    threads = threads_of(inspection.stacks)
+    main = threads[0] if threads else Thread(())
+    kernel = inspection.threads[0] if inspection.threads else ThreadState(inspection.pid)
+    uses_cpu = any(thread.state == "R" for thread in inspection.threads)
+    found = Situation(
+        (inspection.rank,),
+        _activity(main, threads, kernel, uses_cpu),
+        user=main.user,
+        inner=main.inner,
+        call=kernel.call,
+        target=kernel.target,
+        pid=inspection.pid or kernel.pid,
+        holder=kernel.holder,
+        uses_cpu=uses_cpu,
+    )
+    if found.activity in (Activity.STOPPED, Activity.KERNEL):
+        return found
+    module = _imported(main)
+    if module:
+        found = found._replace(details=(f"importing {module}",))
+        if found.activity in (Activity.COMPUTING, Activity.SYSTEM_CALL, Activity.UNKNOWN):
+            found = found._replace(activity=Activity.IMPORTING)
+    if found.activity is Activity.LOCK:
+        found = found._replace(held_by=_other_waiter(threads))
+    threaded = found.activity is Activity.QUEUE and main.has("/queue.py") is not None
+    if threaded and not any(thread.is_of_user for thread in threads[1:]):
+        found = found._replace(details=(*found.details, "no thread of the script is left that could serve the queue"))
+    if found.activity in (Activity.LOADER, Activity.SUBPROCESS, Activity.QUEUE):
+        found = found._replace(details=(*found.details, *_children(inspection.children, found)))
+    return found
+
+
+def _activity(main: Thread, threads: Sequence[Thread], kernel: ThreadState, uses_cpu: bool) -> Activity:
+    call = kernel.call
+    if kernel.state in ("T", "t"):
+        return Activity.STOPPED
+    if kernel.state == "D":
+        return Activity.KERNEL
+    if any(main.has(file) for file in _DEBUGGERS):
+        return Activity.DEBUGGER
+    library = _library(main)
+    if library is not None:
+        return library
+    if call in _LOCKS_FILES or kernel.holder:
+        return Activity.FILE_LOCK
+    if call in _SLEEPS or (call in _POLLS and not kernel.target):
+        return Activity.SLEEPING
+    if call in _REAPS:
+        return Activity.SUBPROCESS
+    if uses_cpu:
+        return Activity.COMPUTING
+    if call in _WAITS_IN_PROCESS:
+        # a lock of Python has no frame of its own, nor has code in C++ that waits for another thread
+        return Activity.LOCK if main.inner is None else Activity.SYSTEM_CALL
+    if call:
+        return Activity.SYSTEM_CALL
+    return Activity.UNKNOWN
+
+
+def _library(main: Thread) -> Activity | None:
+    """Return what the library code is for that the user's code has called."""
+    called: list[Frame] = []
+    for frame in main.frames:
+        if origin(frame.file) is Origin.USER:
+            break
+        called.append(frame)
+    inner = Thread(tuple(called))
+    for known in _LIBRARY:
+        if inner.has(known.file, *known.functions):
+            return known.activity
+    return None
+
+
+def _imported(main: Thread) -> str:
+    """Return the name of the module whose import is under way; empty if none is."""
+    inside = ""
+    for frame in main.frames:
+        if frame.file.startswith("<frozen importlib"):
+            return inside
+        if frame.function == "<module>":
+            inside = module_name(frame.file)
+    return ""
+
+
+def module_name(file: str) -> str:
+    """Return the name of the module of a file, without its package."""
+    parts = re.sub(r"\.\w+$", "", file).split("/")
+    return parts[-2] if parts[-1] == "__init__" and len(parts) > 1 else parts[-1]
+
+
+def _other_waiter(threads: Sequence[Thread]) -> Frame | None:
+    """Return where the only other thread of the script is, which then has the lock; None if there are several."""
+    others = [thread.user for thread in threads[1:] if thread.is_of_user]
+    return others[0] if len(others) == 1 else None
+
+
+_STATES: Mapping[str, str] = {"Z": "has exited", "X": "has exited", "T": "is stopped", "t": "is stopped"}
+
+
+def _children(children: Sequence[ThreadState], waiting: Situation) -> list[str]:
+    """Return what the processes do that the rank waits for."""
+    name = "DataLoader worker" if waiting.activity is Activity.LOADER else "process"
+    found = []
+    for child in children[:4]:
+        how = _STATES.get(child.state) or ("is computing" if child.state == "R" else "")
+        if not how and child.call:
+            how = f"is blocked in {child.call}()" + (f" of {child.target}" if child.target else "")
+        command = f" ({child.name})" if child.name and name == "process" else ""
+        found.append(f"{name} {child.pid}{command} {how or 'is running'}")
+    if len(children) > 4:
+        found.append(f"{len(children) - 4} more")
+    if not children and waiting.activity is Activity.LOADER:
+        found.append("it has no DataLoader worker left")
+    return found
