@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from muster.core.results import Failure, FailureKind, RankExit
+from muster.core.results import DiskSpace, ExitFacts, Failure, FailureKind, RankExit
 from muster.diagnostics.hints import FAILURE_HINTS, hint_for
 
 WORDS = {
@@ -54,7 +54,18 @@ def test_the_rest_is_left_to_the_user() -> None:
 
 
 def test_a_bus_error_leaves_no_words() -> None:
-    assert hint_for(RankExit(3, 1, 1.0, signal=7)).startswith("/dev/shm of this machine is too small")
+    """The facts say whether /dev/shm was full; without them nothing is guessed."""
+    shm, data = DiskSpace("/dev/shm", 64 << 20, 0), DiskSpace("/data", 64 << 20, 0)
+    bus_error = RankExit(3, 1, 1.0, signal=7, facts=ExitFacts(full=(shm,)))
+    assert hint_for(bus_error).startswith("/dev/shm of this machine is too small")
+    for facts in (None, ExitFacts(), ExitFacts(full=(data,))):
+        assert "" == hint_for(bus_error._replace(facts=facts))
+
+
+def test_the_oom_killer_leaves_no_words() -> None:
+    killed = ExitFacts(pid=7, kernel_log=True, kernel=("Out of memory: Killed process 7 (python3)",))
+    assert "--mem" in hint_for(RankExit(3, 1, 1.0, signal=9, facts=killed))
+    assert "" == hint_for(RankExit(3, 1, 1.0, signal=9))
 
 
 def test_where_to_ask_the_doctor() -> None:

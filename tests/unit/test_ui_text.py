@@ -22,7 +22,8 @@ from muster.core.results import (
     StopReason,
 )
 from muster.launchers import make_plan
-from muster.ui.reason_text import SIGNALS, ended_in_words, reason_in_words, reason_with_hint, signal_name
+from muster.ui.death_text import SIGNALS, signal_name
+from muster.ui.reason_text import ended_in_words, reason_in_words, reason_with_hint
 from muster.ui.text import begin_in_words, others_in_words, outcome_in_words, program_in_words, show_in_words
 
 RUN = "20261121-120000-ab12-train"

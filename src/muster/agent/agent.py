@@ -490,6 +490,7 @@ class Agent:
             self.loop.call_later(0.02, lambda: self.until_gone(why, deadline))
             return
         self.ranks.close()
+        self.ranks.killing = True
         _, left = processes.kill_descendants(
             os.getpid(), self.ranks.persistent_pids() if self.controller is not None else ()
         )

@@ -50,7 +50,7 @@ class Cleanup:
 
     def _end(self) -> None:
         """Kill what is still alive."""
-        self._until = None
+        self._until, self.ranks.killing = None, True
         killed, alive = processes.kill_descendants(os.getpid(), self.ranks.persistent_pids())
         self.ranks.reap()
         self.run.logs.settle()

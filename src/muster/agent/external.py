@@ -18,6 +18,7 @@ from muster.agent.logfiles import tail
 from muster.agent.rank_environment import Late, environment, settings, word
 from muster.agent.stdin import RankStdin
 from muster.linux import private_tmp, processes
+from muster.linux.exits import Ended
 from muster.protocol.frames import encode_frame
 from muster.protocol.paths import rank_file
 
@@ -93,7 +94,7 @@ class LocalProcesses(Protocol):
     def name(self, pid: int, name: str) -> None:
         """Record a child's name; it may already have been collected."""
 
-    def rank_ended(self, rank: int, code: int | None, number: int | None, asked: float | None = None) -> None:
+    def rank_ended(self, rank: int, ended: Ended, asked: float | None = None) -> None:
         """Record the exit of a rank; `asked` is the time at which a launcher asked it to exit."""
 
 
@@ -313,18 +314,18 @@ class ExternalRanks:
             self.members.pids[rank] = pid
             self.emit("rank_pids", attempt=self.members.attempt, pids={rank: pid})
 
-    def on_exited(self, visitor: Peer, code: int | None, number: int | None, asked: float | None = None) -> None:
+    def on_exited(self, visitor: Peer, ended: Ended, asked: float | None = None) -> None:
         """Record the exit of a rank; `asked` is the time at which the launcher asked it to exit."""
         rank = self.connections.pop(visitor, None)
         if rank is not None:
             self.ended_here.add(rank)
-            self.members.rank_ended(rank, code, number, asked)
+            self.members.rank_ended(rank, ended._replace(pid=self.members.pids.get(rank, ended.pid)), asked)
         visitor.send(encode_frame("recorded"))
 
     def on_disconnected(self, visitor: Peer) -> None:
         """Handle the end of a rank's connection: without a recorded exit it was killed together with the shim."""
         if visitor in self.connections:
-            self.on_exited(visitor, None, int(signal.SIGKILL), time.monotonic())
+            self.on_exited(visitor, Ended(0, None, int(signal.SIGKILL), {}, {}, ""), time.monotonic())
 
 
 def _of(values: Mapping[str, Any], *names: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from muster.agent.context import NodeRun
 from muster.agent.ranks import RankProcesses
 from muster.linux import processes
+from muster.linux.exits import Ended
 from muster.protocol import frames, local_sockets
 from muster.protocol.channel import Emit
 from muster.protocol.frames import VERSION, Dispatcher, Refused, encode_frame
@@ -122,10 +123,18 @@ class LocalRequests:
         self._external().on_started(visitor, pid)
 
     def visit_exited(
-        self, visitor: Peer, payload: bytes, code: int | None, signal: int | None, asked: float | None = None
+        self,
+        visitor: Peer,
+        payload: bytes,
+        code: int | None,
+        signal: int | None,
+        asked: float | None = None,
+        usage: dict[str, Any] | None = None,
+        limits: dict[str, list[int | None]] | None = None,
+        cgroups: str = "",
     ) -> None:
         """Record the exit of a registered rank."""
-        self._external().on_exited(visitor, code, signal, asked)
+        self._external().on_exited(visitor, Ended(0, code, signal, usage or {}, limits or {}, cgroups), asked)
 
 
 def _fitting(kind: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -22,6 +22,7 @@ from muster.agent.rank_environment import environment
 from muster.agent.rank_info import Identity, detect
 from muster.linux import processes
 from muster.linux.descriptors import open_standard_descriptors
+from muster.linux.exits import Ended, next_exit
 from muster.protocol.frames import VERSION, FrameDecoder, Refused, encode_frame
 from muster.protocol.local_sockets import AGENT, TOKEN, Sockets
 
@@ -167,10 +168,13 @@ def _supervise_child(agent: socket.socket, order: Mapping[str, Any], start: Call
     _tell(agent, "started", pid=pid)
     noted = threading.Event()
     threading.Thread(target=_watch, args=(agent, pid, noted), daemon=True).start()
-    code, ended_by = _wait(pid)
+    ended = _wait(pid)
+    code, ended_by = ended.code, ended.signal
     _end_rest(order["grace"] if code == 0 else 0.0)
     _fill_redirected(order)
-    _tell(agent, "exited", code=code, signal=ended_by, asked=asked[0] if asked else None)
+    found = ended._asdict()
+    del found["pid"]
+    _tell(agent, "exited", asked=asked[0] if asked else None, **found)
     noted.wait(_NOTED)  # until the exit is recorded: the launcher may kill everything as soon as it sees it
     if ended_by is not None:
         _exit_like_child(ended_by)
@@ -302,14 +306,14 @@ def _argument(word: str) -> Any:
         return word
 
 
-def _wait(pid: int) -> tuple[int | None, int | None]:
-    """Return how the rank exited: (code, None) or (None, signal). Orphans are collected too."""
+def _wait(pid: int) -> Ended:
+    """Return how the rank exited. Orphans are collected too."""
     while True:
-        ended, status = os.waitpid(-1, 0)
-        if ended == pid:
-            if os.WIFSIGNALED(status):
-                return None, os.WTERMSIG(status)
-            return os.WEXITSTATUS(status), None
+        ended = next_exit()
+        if ended is None:
+            raise ChildProcessError(f"process {pid} of the rank is gone")
+        if ended.pid == pid:
+            return ended
 
 
 def _end_rest(patience: float) -> None:

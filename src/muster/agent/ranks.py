@@ -26,17 +26,31 @@ from muster.agent.forkserver import (
 from muster.agent.rank_environment import Late, environment
 from muster.agent.stdin import RankStdin
 from muster.agent.store import StoreProcess
-from muster.linux import processes
+from muster.linux import exits, processes
+from muster.linux.exits import Ended
 from muster.linux.hardware import physical_cores
 from muster.protocol.frames import Dispatcher, Refused, handlers, named
 from muster.protocol.paths import rank_file
 
 if TYPE_CHECKING:
+    from muster.agent.death_facts import DeathWatch
     from muster.agent.script_preamble import Preamble
 
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
 _TERMINAL = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
+
+
+_LOOKS_FIRST = 0.02
+"""Seconds after the request to start ranks until the first look at their cgroups: it must not delay them."""
+
+_LOOKS = 1.0
+"""Seconds between looks at the cgroups of the ranks, at first."""
+
+_LOOKS_LATER = 5.0
+"""The same after `_EARLY` looks: scripts enter another cgroup at their start, if at all."""
+
+_EARLY = 30
 
 
 class RankProcesses:
@@ -72,9 +86,15 @@ class RankProcesses:
         self.hook_folder = os.path.join(run.folder, "hook")
         self.pids: dict[int, int] = {}
         self.names: dict[int, str] = {}
-        self.unattributed: dict[int, tuple[int | None, int | None]] = {}
+        self.unattributed: dict[int, Ended] = {}
         self.warned: set[tuple[int, int]] = set()
         """(process, signal) pairs that were sent to ranks that handle the signal."""
+        self.sent: dict[int, set[int]] = {}
+        """The signals that were sent to each rank of this attempt, to end it."""
+        self.killing = False
+        """True once everything of this attempt is killed."""
+        self.deaths: DeathWatch | None = None
+        """What is known of the ranks' cgroups, for those that die; made once ranks were started."""
         self.ends: dict[int, dict[str, int | None]] = {}
         known = handlers(self, "forker_")
         self.dispatch = Dispatcher(known, named(known), run.complain)
@@ -336,7 +356,9 @@ class RankProcesses:
     def start(self, attempt: int, folder: str, late: Late) -> None:
         """Start all ranks of this node."""
         self.attempt, self.folder, self.ends = attempt, folder, {}
+        self.sent, self.killing = {}, False
         self.pending_start = None
+        self.loop.call_later(_LOOKS_FIRST, lambda: self.look(attempt, _EARLY))
         warm = self.forkserver if self.forks else None
         if self.forks and (warm is None or not warm.connected):
             # it died since; its ranks did not
@@ -412,7 +434,7 @@ class RankProcesses:
         """Record the process of a rank, which may already have been collected."""
         self.pids[rank], self.names[pid] = pid, f"rank:{rank}"
         if pid in self.unattributed:
-            self.ended(pid, *self.unattributed.pop(pid))
+            self.ended(self.unattributed.pop(pid))
 
     def forker_forked(self, payload: bytes, order: int, pids: Mapping[str, int]) -> None:
         """Handle a completed request to fork."""
@@ -432,17 +454,18 @@ class RankProcesses:
             if name == "store":
                 self.store.pid, self.names[pid] = pid, "store"
                 if pid in self.unattributed:
-                    self.ended(pid, *self.unattributed.pop(pid))
+                    self.ended(self.unattributed.pop(pid))
             else:
                 self.began(int(name.partition(":")[2]), pid)
 
-    def ended(self, pid: int, code: int | None, number: int | None) -> None:
+    def ended(self, ended: Ended) -> None:
         """Handle the exit of a child of the agent."""
+        pid, code, number = ended.pid, ended.code, ended.signal
         name = self.names.pop(pid, None)
         if name is None:
-            self.unattributed[pid] = (code, number)
+            self.unattributed[pid] = ended
         elif name.startswith("rank:"):
-            self.rank_ended(int(name.partition(":")[2]), code, number)
+            self.rank_ended(int(name.partition(":")[2]), ended)
         elif name == "obeying" and self.external is not None:
             self.external.on_exec_exited(pid, code)
         elif name == "launcher" and self.external is not None:
@@ -458,11 +481,14 @@ class RankProcesses:
         ):
             self.emit("start_failed", what="warm", code=code, signal=number)
 
-    def rank_ended(self, rank: int, code: int | None, number: int | None, asked: float | None = None) -> None:
+    def rank_ended(self, rank: int, ended: Ended, asked: float | None = None) -> None:
         """Handle the exit of a rank; `asked` is the time at which a launcher asked it to exit."""
         self.pids.pop(rank, None)
+        code, number = ended.code, ended.signal
+        end: dict[str, Any] = {"rank": rank, "code": code, "signal": number, "usage": ended.usage or None}
+        if code != 0 and asked is None and not self.was_asked(rank, number):
+            end["facts"] = self.watch().facts(rank, ended)
         self.logs.rank_ended(rank)
-        end: dict[str, Any] = {"rank": rank, "code": code, "signal": number}
         if asked is not None:
             end["asked"] = asked
         if code != 0:
@@ -475,6 +501,25 @@ class RankProcesses:
         self.ends[rank] = {"code": code, "signal": number}
         self.emit("rank_exited", attempt=self.attempt, **end)
 
+    def was_asked(self, rank: int, number: int | None) -> bool:
+        """Return True if a rank exited because this agent had signalled it."""
+        sent = self.sent.get(rank, set())
+        return self.killing or (bool(sent) if number is None else number in sent)
+
+    def watch(self) -> DeathWatch:
+        """Return what is known of the ranks' cgroups."""
+        if self.deaths is None:
+            from muster.agent.death_facts import DeathWatch  # imported late: ranks have started by then
+
+            self.deaths = DeathWatch()
+        return self.deaths
+
+    def look(self, attempt: int, early: int) -> None:
+        """Look at the cgroups of the ranks, now and as long as the attempt lasts."""
+        if attempt == self.attempt and not self.killing:
+            self.watch().look(self.pids)
+            self.loop.call_later(_LOOKS if early else _LOOKS_LATER, lambda: self.look(attempt, max(0, early - 1)))
+
     def ended_early(self, rank: int, number: int | None, why: Mapping[str, Any]) -> bool:
         """Return True if a forked rank failed as if a library cannot be loaded after torch."""
         if self.asked is None or os.pread(self.asked, 1, self.ranks.index(rank)) != b"\0":
@@ -486,7 +531,7 @@ class RankProcesses:
         """Record a child's name; it may already have been collected."""
         self.names[pid] = name
         if pid in self.unattributed:
-            self.ended(pid, *self.unattributed.pop(pid))
+            self.ended(self.unattributed.pop(pid))
 
     def alive(self) -> list[int]:
         """Return the ranks that are running."""
@@ -500,6 +545,7 @@ class RankProcesses:
         groups = {rank["rank"]: command["signal_group"] for rank, command in self.each_rank()}
         for rank in ranks:
             if rank in self.pids:
+                self.sent.setdefault(rank, set()).update((number, signal.SIGTERM))
                 group = groups[rank] if self.external is None else self.external.conf["signal_group"]
                 caught = number != signal.SIGQUIT or processes.has_handler(self.pids[rank], number)
                 processes.send_signal(self.pids[rank], number if caught else signal.SIGTERM, group)
@@ -538,8 +584,8 @@ class RankProcesses:
 
     def reap(self) -> None:
         """Collect exited children without waiting for SIGCHLD."""
-        for pid, code, number in processes.reap():
-            self.ended(pid, code, number)
+        for ended in exits.reap():
+            self.ended(ended)
 
     def persistent_pids(self) -> set[int]:
         """Return the processes that survive between attempts."""

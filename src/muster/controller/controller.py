@@ -36,7 +36,13 @@ from muster.core.events import (
     Tick,
 )
 from muster.core.fold import by_value
-from muster.core.json_records import NOT_UNDERSTOOD, leftover_from_json, problem_from_json
+from muster.core.json_records import (
+    NOT_UNDERSTOOD,
+    facts_from_json,
+    leftover_from_json,
+    problem_from_json,
+    usage_from_json,
+)
 from muster.core.layout import named
 from muster.core.model import Plan, TerminalSize, as_json
 from muster.core.plurals import plural
@@ -53,7 +59,8 @@ from muster.protocol.messages import TO_CONTROLLER
 from muster.rundir.run import Run
 from muster.schedulers import get_scheduler, title
 from muster.schedulers.scheduler import SignalRules
-from muster.ui.reason_text import folded, notice_in_words, processes_in_words, signal_name
+from muster.ui.death_text import signal_name
+from muster.ui.reason_text import folded, notice_in_words, processes_in_words
 
 TORCH_FLOOR = "2.3"
 """The oldest torch version whose store accepts an already listening socket (`master_listen_fd`)."""
@@ -466,12 +473,16 @@ class Controller:
         signal: int | None,
         why: Mapping[str, Any] | None = None,
         asked: float | None = None,
+        usage: Mapping[str, Any] | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         failure = None
         if why is not None:
             failure = Failure(FailureKind(why["kind"]), self.when(link, why["t"]), why["summary"], tuple(why["frames"]))
         by_launcher = None if asked is None else self.when(link, asked)
-        self.handle(RankExited(t, rank, attempt, code, signal, failure, by_launcher))
+        used = usage_from_json(usage) if usage is not None else None
+        known = facts_from_json(facts) if facts is not None else None
+        self.handle(RankExited(t, rank, attempt, code, signal, failure, by_launcher, used, known))
 
     def _on_store_exited(
         self, link: AgentConnection, t: float, payload: bytes, code: int | None, signal: int | None

@@ -6,13 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Union, get_args
 
-from muster.core.json_records import failure_from_json, leftover_from_json, problem_from_json
+from muster.core.json_records import (
+    facts_from_json,
+    failure_from_json,
+    leftover_from_json,
+    problem_from_json,
+    usage_from_json,
+)
 from muster.core.results import (
+    ExitFacts,
     Failure,
     Leftover,
     Problem,
     ProblemKind,
     RankExit,
+    RankUsage,
     RunResult,
     RunState,
     StopReason,
@@ -66,6 +74,8 @@ class RankExited:
     failure: Failure | None = None
     asked_by_launcher: float | None = None
     """When the launcher that started it signalled it to exit."""
+    usage: RankUsage | None = None
+    facts: ExitFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -185,8 +195,9 @@ Event = Union[
 def event_from_json(data: Mapping[str, Any]) -> Event:
     """Parse a recorded event, possibly from an older version. Raises `Malformed`, TypeError."""
     fields = {name: value for name, value in data.items() if name != "event"}
-    if fields.get("failure") is not None:
-        fields["failure"] = failure_from_json(fields["failure"])
+    for name, parse in (("failure", failure_from_json), ("usage", usage_from_json), ("facts", facts_from_json)):
+        if fields.get(name) is not None:
+            fields[name] = parse(fields[name])
     for name, read in (("ended", leftover_from_json), ("left", leftover_from_json), ("problems", problem_from_json)):
         if name in fields:
             fields[name] = tuple(map(read, fields[name]))

@@ -27,13 +27,18 @@ from muster.core.model import (
     TextFile,
 )
 from muster.core.results import (
+    DiskSpace,
+    ExitFacts,
     Failure,
     FailureKind,
     Leftover,
     LostNode,
+    MemoryCgroup,
     Problem,
     ProblemKind,
     RankExit,
+    RankUsage,
+    ResourceLimit,
     RunResult,
     RunState,
     StopKind,
@@ -374,6 +379,38 @@ _END = {
     "signal": optional(whole),
     **dict.fromkeys(("by_muster", "by_launcher", "late"), flag),
     "failure": optional(lambda data: failure_from_json(data)),
+    "usage": optional(lambda data: usage_from_json(data)),
+    "facts": optional(lambda data: facts_from_json(data)),
+}
+
+_SECONDS = ("user", "system", "children_cpu")
+
+_USAGE = {
+    **dict.fromkeys(RankUsage._fields, whole),
+    **dict.fromkeys(_SECONDS, number),
+    **dict.fromkeys(("io_wait", "core_wait"), optional(number)),
+}
+
+_CGROUP = {
+    "path": text,
+    **dict.fromkeys(("limit", "used", "peak"), whole),
+    **dict.fromkeys(("kills", "hits"), optional(whole)),
+}
+
+_SPACE = {"path": text, "size": whole, "free": whole}
+
+_LIMIT = {"name": text, "soft": optional(whole), "hard": optional(whole)}
+
+_FACTS = {
+    "pid": whole,
+    "cgroups": several(lambda data: _record(MemoryCgroup, _CGROUP, data, ("path",))),
+    "machine_kills": optional(whole),
+    "machine_memory": several(whole),
+    "kernel_log": flag,
+    "kernel": texts,
+    "limits": several(lambda data: _record(ResourceLimit, _LIMIT, data, ResourceLimit._fields)),
+    "full": several(lambda data: _record(DiskSpace, _SPACE, data, DiskSpace._fields)),
+    "shm": optional(lambda data: _record(DiskSpace, _SPACE, data, DiskSpace._fields)),
 }
 
 _UNLOGGED = {"attempt": whole, "rank": whole, "stream": text, "missing": whole, "why": text}
@@ -459,6 +496,18 @@ def failure_from_json(data: Any) -> Failure:
     """Parse the failure of a rank. Raises `Malformed`."""
     failure: Failure = _record(Failure, _FAILURE, data, ("kind", "when"))
     return failure
+
+
+def usage_from_json(data: Any) -> RankUsage:
+    """Parse what a rank has used. Raises `Malformed`."""
+    usage: RankUsage = _record(RankUsage, _USAGE, data, ())
+    return usage
+
+
+def facts_from_json(data: Any) -> ExitFacts:
+    """Parse the facts about the failure of a rank. Raises `Malformed`."""
+    facts: ExitFacts = _record(ExitFacts, _FACTS, data, ())
+    return facts
 
 
 def leftover_from_json(data: Any) -> Leftover:

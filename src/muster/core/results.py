@@ -80,6 +80,89 @@ class Failure(NamedTuple):
     """The last lines of its output about it, unchanged."""
 
 
+class RankUsage(NamedTuple):
+    """What a rank has used until its exit, as the kernel counted it."""
+
+    peak_memory: int = 0
+    """Highest resident memory (RSS) in bytes: of its process, or of a descendant it waited for if that had more."""
+    user: float = 0.0
+    """CPU time of its process in user mode, in seconds."""
+    system: float = 0.0
+    """CPU time of its process in the kernel."""
+    children_cpu: float = 0.0
+    """CPU time of its descendants, as far as they were waited for."""
+    minor_faults: int = 0
+    """Page faults of its process that needed no I/O."""
+    major_faults: int = 0
+    """Page faults of its process that waited for a disk."""
+    voluntary_switches: int = 0
+    """How often it gave up a core, to wait for something; with descendants."""
+    involuntary_switches: int = 0
+    """How often it lost a core to another process; with descendants."""
+    read: int = 0
+    """Bytes read from disks, with descendants."""
+    written: int = 0
+    """Bytes written to disks, with descendants."""
+    io_wait: float | None = None
+    """Seconds that its threads waited for block I/O; None where the kernel does not count it."""
+    core_wait: float | None = None
+    """Seconds that its main thread was ready and waited for a core; None where the kernel does not count it."""
+
+
+class MemoryCgroup(NamedTuple):
+    """A memory cgroup in which a rank ran, right after its exit."""
+
+    path: str
+    limit: int = 0
+    """In bytes; 0 for none."""
+    used: int = 0
+    peak: int = 0
+    """Highest usage since it was created; 0 if unknown."""
+    kills: int | None = None
+    """Processes in it that an OOM killer has killed at that time; None if unknown."""
+    hits: int | None = None
+    """How often its own limit was reached at that time; None if unknown."""
+
+
+class DiskSpace(NamedTuple):
+    """The space of a file system, in bytes."""
+
+    path: str
+    size: int
+    free: int
+
+
+class ResourceLimit(NamedTuple):
+    """A resource limit, by the name of setrlimit(2) in lower case: `cpu`, `fsize`, `as`; in its units."""
+
+    name: str
+    soft: int | None
+    """None for no limit."""
+    hard: int | None
+
+
+class ExitFacts(NamedTuple):
+    """What the kernel counted, logged and allowed, around the failure of a rank. `diagnostics/deaths.py` concludes."""
+
+    pid: int = 0
+    cgroups: tuple[MemoryCgroup, ...] = ()
+    """That of the rank first, then those above it; empty if unknown."""
+    machine_kills: int | None = None
+    """Processes that the OOM killer has killed on the whole machine at that time; None if unknown."""
+    machine_memory: tuple[int, ...] = ()
+    """The machine's memory in bytes: all, and what was available; empty if unknown."""
+    kernel_log: bool = False
+    """True if the kernel log could be read."""
+    kernel: tuple[str, ...] = ()
+    """Its lines that may be about it."""
+    limits: tuple[ResourceLimit, ...] = ()
+    """The resource limits of its process, without unlimited ones."""
+    full: tuple[DiskSpace, ...] = ()
+    """Local file systems without free space."""
+    shm: DiskSpace | None = None
+    """The space of /dev/shm."""
+
+
 class RankExit(NamedTuple):
     """The exit of one rank."""
 
@@ -98,6 +181,10 @@ class RankExit(NamedTuple):
     """True if it exited because its launcher signalled it, as launchers do after another rank has failed."""
     late: bool = False
     """True if it was signalled, but exited for another reason: a crash, or a signal that muster did not send."""
+    usage: RankUsage | None = None
+    """What it used; None if unknown."""
+    facts: ExitFacts | None = None
+    """What the kernel knows of its failure; None if it was not asked."""
 
     @property
     def ok(self) -> bool:

@@ -263,6 +263,7 @@ class Supervisor:
     def _attribute(self, event: RankExited) -> RankExit:
         """Distinguish an exit caused by a signal of muster or a launcher from one that was already in progress."""
         end = RankExit(event.rank, self._node_of[event.rank], event.t, event.code, event.signal, failure=event.failure)
+        end = end._replace(usage=event.usage, facts=event.facts)
         ours, theirs = self._asked_at.get(event.rank), event.asked_by_launcher
         by_muster = ours is not None and (theirs is None or ours - CLOCK_SKEW < theirs)
         asked = ours if by_muster else theirs

@@ -6,8 +6,14 @@ import re
 from typing import NamedTuple
 
 from muster.core.results import FailureKind, RankExit
+from muster.diagnostics.deaths import DeathCause, death_of
 
 _BUS_ERROR = 7
+
+_OUT_OF_MEMORY = (
+    "use fewer DataLoader workers, a smaller batch or more memory (Slurm: `--mem`); `muster show` has the peak memory "
+    "of each rank"
+)
 
 
 class FailureHint(NamedTuple):
@@ -95,8 +101,11 @@ FAILURE_HINTS = (
 
 def hint_for(end: RankExit, host: str = "", several: bool = False) -> str:
     """Return the hint for the rank that failed first; empty if there is none."""
-    if end.signal == _BUS_ERROR:
-        words = "unable to open shared memory"
+    if death_of(end).cause in (DeathCause.OOM, DeathCause.OOM_NEARBY):
+        return _OUT_OF_MEMORY
+    elif end.signal == _BUS_ERROR:
+        full = end.facts is not None and any(disk.path == "/dev/shm" for disk in end.facts.full)
+        words = "unable to open shared memory" if full else ""
     elif end.failure is not None and end.failure.kind is not FailureKind.NEVER_REGISTERED:
         words = "\n".join((end.failure.summary, *end.failure.frames[-4:]))
     else:

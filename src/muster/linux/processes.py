@@ -371,22 +371,6 @@ def _holds_gpu(pid: int) -> bool:
     return any(link.startswith(("/dev/nvidia", "/dev/kfd")) for link in links)
 
 
-def reap() -> list[tuple[int, int | None, int | None]]:
-    """Collect exited children as [(pid, exit code, signal)]; one of exit code and signal is None."""
-    ended: list[tuple[int, int | None, int | None]] = []
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return ended
-        if pid == 0:
-            return ended
-        if os.WIFSIGNALED(status):
-            ended.append((pid, None, os.WTERMSIG(status)))
-        elif os.WIFEXITED(status):
-            ended.append((pid, os.WEXITSTATUS(status), None))
-
-
 def leftover_descendants(root: int, spare: Iterable[int]) -> dict[int, str]:
     """Return the live descendants of `root`, {pid: name}, except `spare`, their descendants, and resource trackers."""
     family, spared, before = descendants(root), set(spare), -1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from typing import NamedTuple
 
 
@@ -26,9 +28,37 @@ class Stat(NamedTuple):
         return self.state not in ("Z", "X")
 
 
+class Account(NamedTuple):
+    """What a process and its descendants have used until now."""
+
+    user: float
+    """CPU time of its own threads in user mode, in seconds."""
+    system: float
+    """CPU time of its own threads in the kernel."""
+    children_cpu: float
+    """CPU time of its descendants that have exited and were collected."""
+    minor_faults: int
+    """Page faults of its own threads that needed no I/O."""
+    major_faults: int
+    """Page faults of its own threads that waited for a disk."""
+    io_wait: float | None
+    """Seconds that its threads waited for block I/O; None if the kernel does not count it (`kernel.task_delayacct`)."""
+    core_wait: float | None
+    """Seconds that its main thread was runnable and waited for a core; None if the kernel does not count it."""
+
+
 def stat(pid: int, thread: int | None = None) -> Stat | None:
     """Return the state of a process, or of one of its threads; None if it does not exist or is not visible."""
-    path = f"/proc/{pid}/stat" if thread is None else f"/proc/{pid}/task/{thread}/stat"
+    found = _fields(f"/proc/{pid}/stat" if thread is None else f"/proc/{pid}/task/{thread}/stat")
+    if found is None:
+        return None
+    name, rest = found
+    cpu = int(rest[11]) + int(rest[12])
+    return Stat(name.decode("utf-8", "replace"), rest[0].decode(), int(rest[1]), rest[19].decode(), cpu, int(rest[21]))
+
+
+def _fields(path: str) -> tuple[bytes, list[bytes]] | None:
+    """Return the name in a stat file and the fields after it; None if there is no such file."""
     try:
         with open(path, "rb") as file:
             text = file.read()
@@ -36,9 +66,70 @@ def stat(pid: int, thread: int | None = None) -> Stat | None:
         return None
     # the name is in brackets and may contain anything, including brackets
     begin, end = text.index(b"("), text.rindex(b")")
-    name, rest = text[begin + 1 : end].decode("utf-8", "replace"), text[end + 2 :].split()
-    cpu = int(rest[11]) + int(rest[12])
-    return Stat(name, rest[0].decode(), int(rest[1]), rest[19].decode(), cpu, int(rest[21]))
+    return text[begin + 1 : end], text[end + 2 :].split()
+
+
+def account(pid: int) -> Account | None:
+    """Return what a process has used, also after its exit as long as it is a zombie; None if it does not exist."""
+    found = _fields(f"/proc/{pid}/stat")
+    if found is None:
+        return None
+    _, rest = found
+    tick = os.sysconf("SC_CLK_TCK")
+    user, system, *of_children = (int(field) / tick for field in rest[11:15])
+    counts_io = _read("/proc/sys/kernel/task_delayacct").strip() == "1"
+    waited = _read(f"/proc/{pid}/schedstat").split()
+    return Account(
+        user,
+        system,
+        sum(of_children),
+        int(rest[7]),
+        int(rest[9]),
+        int(rest[39]) / tick if counts_io else None,
+        int(waited[1]) / 1e9 if len(waited) > 1 else None,
+    )
+
+
+_LIMITS: Mapping[str, str] = {
+    "Max cpu time": "cpu",
+    "Max file size": "fsize",
+    "Max address space": "as",
+    "Max data size": "data",
+    "Max stack size": "stack",
+    "Max open files": "nofile",
+    "Max processes": "nproc",
+    "Max locked memory": "memlock",
+}
+"""Names in /proc/PID/limits, and the names that setrlimit(2) has for them; in its units, bytes or seconds."""
+
+
+def limits(pid: int) -> dict[str, list[int | None]]:
+    """Return the resource limits of a process by name, [soft, hard], without unlimited ones; None stands for no limit.
+
+    They can be read after its exit, as long as it is a zombie.
+    """
+    found: dict[str, list[int | None]] = {}
+    for line in _read(f"/proc/{pid}/limits").splitlines():
+        for words, name in _LIMITS.items():
+            if line.startswith(words):
+                values = line[len(words) :].split()[:2]
+                pair = [int(value) if value.isdigit() else None for value in values]
+                if len(pair) == 2 and pair != [None, None]:
+                    found[name] = pair
+    return found
+
+
+def cgroups(pid: int) -> str:
+    """Return the cgroups of a process, in the form of cgroups(7); empty if it does not exist."""
+    return _read(f"/proc/{pid}/cgroup")
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
 
 
 def lives(pid: int) -> bool:
@@ -60,8 +151,4 @@ def still_lives(pid: int, since: str) -> bool:
 
 def boot_id() -> str:
     """Return the unique id of this boot of the machine; empty if the kernel does not provide it."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
+    return _read("/proc/sys/kernel/random/boot_id").strip()

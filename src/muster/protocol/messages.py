@@ -424,7 +424,7 @@ MESSAGES: tuple[Message, ...] = (
             ),
             "stdin_taken": ("The rank that reads stdin has taken it up to here.", {"upto": COUNT}),
             "rank_exited": (
-                "A rank has ended: how, and why as far as its stderr tells.",
+                "A rank has ended: how, why as far as its stderr tells, what it used, and what the kernel knows of it.",
                 {
                     "attempt": WHOLE,
                     "rank": WHOLE,
@@ -432,6 +432,8 @@ MESSAGES: tuple[Message, ...] = (
                     "signal": or_null(WHOLE),
                     "why": maybe(FAILURE),
                     "asked": maybe(or_null(SECONDS)),
+                    "usage": maybe(or_null(TABLE)),
+                    "facts": maybe(or_null(TABLE)),
                 },
             ),
             "store_exited": (
@@ -602,8 +604,15 @@ MESSAGES: tuple[Message, ...] = (
             ),
             "started": ("The program of the rank runs.", {"pid": PID}),
             "exited": (
-                "It has ended: how, and when the launcher had asked it to.",
-                {"code": or_null(WHOLE), "signal": or_null(WHOLE), "asked": maybe(or_null(SECONDS))},
+                "It has ended: how, when the launcher had asked it to, and what the kernel knows of it.",
+                {
+                    "code": or_null(WHOLE),
+                    "signal": or_null(WHOLE),
+                    "asked": maybe(or_null(SECONDS)),
+                    "usage": maybe(TABLE),
+                    "limits": maybe(TABLE),
+                    "cgroups": maybe(STRING),
+                },
             ),
         },
     ),

@@ -78,3 +78,12 @@ def size_in_words(count: int) -> str:
         if value >= 999.5:
             value, unit = value / 1024, larger
     return f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
+
+
+def share_in_words(part: int, whole: int) -> str:
+    """Return two sizes in the unit of the second: `61.8 of 64.0 GiB`."""
+    value, unit = whole / 1024, "KiB"
+    for larger in ("MiB", "GiB", "TiB"):
+        if value >= 999.5:
+            value, unit = value / 1024, larger
+    return f"{value * part / whole:.1f} of {value:.1f} {unit}"

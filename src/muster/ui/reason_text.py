@@ -23,31 +23,13 @@ from muster.core.results import (
     StopKind,
     StopReason,
 )
+from muster.diagnostics.deaths import DeathCause, death_of, signal_of
 from muster.linux.processes import FEWER_PROCESSES
+from muster.ui.death_text import killed_in_words, signal_name
 from muster.ui.summary import exception_of
 
 if TYPE_CHECKING:  # commands that only list runs do not need it
     from muster.core.events import Escalating, Notice
-
-SIGNALS: Mapping[int, tuple[str, str]] = {
-    1: ("SIGHUP", "terminal closed"),
-    2: ("SIGINT", "interrupted"),
-    3: ("SIGQUIT", "quit"),
-    4: ("SIGILL", "illegal instruction, often code for another CPU"),
-    6: ("SIGABRT", "abort, often from C++"),
-    7: ("SIGBUS", "bus error, often a full /dev/shm"),
-    8: ("SIGFPE", "arithmetic error in native code"),
-    9: ("SIGKILL", "likely out of memory, OOM killer: see `dmesg`"),
-    10: ("SIGUSR1", "unhandled signal"),
-    11: ("SIGSEGV", "segmentation fault in native code"),
-    12: ("SIGUSR2", "unhandled signal"),
-    13: ("SIGPIPE", "broken pipe"),
-    14: ("SIGALRM", "alarm timer expired"),
-    15: ("SIGTERM", "termination request"),
-    24: ("SIGXCPU", "CPU time limit"),
-    25: ("SIGXFSZ", "file size limit"),
-}
-"""Signals by number: the name, and the most frequent cause."""
 
 JOB_ENDS: Mapping[str, str] = {
     "time limit": "the job reached its time limit",
@@ -57,11 +39,6 @@ JOB_ENDS: Mapping[str, str] = {
     "node failure": "a node of the job failed",
 }
 """Why a scheduler ends a job; see `events.JOB_ENDS`."""
-
-
-def signal_name(number: int) -> str:
-    """Return the name of a signal: `SIGKILL` for 9."""
-    return SIGNALS.get(number, (f"signal {number}", ""))[0]
 
 
 # ---- why a run ended ------------------------------------------------------------------------------------------------
@@ -120,8 +97,9 @@ def reason_with_hint(reason: StopReason | None) -> str:
 def ended_in_words(end: RankExit) -> str:
     """Return how one rank exited, as the end of a sentence."""
     if end.signal is not None:
-        name, why = SIGNALS.get(end.signal, (f"signal {end.signal}", ""))
-        return f"killed by {name}" + (f" ({why})" if why else "")
+        return killed_in_words(end)
+    if end.facts is not None and signal_of(end) == SIGKILL and death_of(end).cause is not DeathCause.UNKNOWN:
+        return f"exit status {end.code}, its program was {killed_in_words(end)}"
     if end.failure is not None and end.failure.kind is FailureKind.NEVER_REGISTERED:
         return safe(end.failure.summary)
     if end.failure is not None and end.failure.kind is not FailureKind.EXIT:

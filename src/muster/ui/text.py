@@ -11,6 +11,7 @@ from muster.core.model import BUNDLED, Plan, as_json
 from muster.core.plurals import plural
 from muster.core.printable import line as safe
 from muster.core.results import RankExit, RunResult, RunState, Unlogged
+from muster.ui.death_text import facts_in_words, signal_name
 from muster.ui.formatting import seconds, shell_word, size_in_words
 from muster.ui.reason_text import (
     ended_in_words,
@@ -19,7 +20,6 @@ from muster.ui.reason_text import (
     lost_in_words,
     reason_in_words,
     reason_with_hint,
-    signal_name,
 )
 from muster.ui.summary import Fate, Step, facts_of, first_failure, missing_output, other_ends, steps_of, time_of_failure
 
@@ -66,6 +66,7 @@ def outcome_in_words(outcome: RunResult, operand: str, world_size: int, hosts: S
         on = f" on {safe(failed.host)}" if failed.among_others else ""
         lines.append(f"rank {first.rank}{on} failed first{attempt}, {after_start(first)}: {ended_in_words(first)}")
         lines += _last_words(first)
+        lines += facts_in_words(first)
         lines += [f"hint: {safe(failed.hint)}"] if failed.hint else []
     else:
         reason = _indented(reason_in_words(outcome.stopped))
