@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
@@ -199,3 +200,37 @@ def test_usage_of_each_rank_is_recorded(muster: Any, script: Script) -> None:
         event["usage"]
         for event in sorted((one for one in events if one["event"] == "ended"), key=lambda one: one["rank"])
     ]
+
+
+def test_resources_over_time_are_kept(muster: Any, script: Script, tmp_path: Path) -> None:
+    """Also GPUs, by nvidia-smi; its process ends with the run."""
+    smi = tmp_path / "bin" / "nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text('#!/bin/sh\necho "0, 512, 81559, 43"\necho $$ > "$(dirname "$0")/pid"\nsleep 99\n')
+    smi.chmod(0o755)
+    muster.env["PATH"] = f"{smi.parent}:{muster.env['PATH']}"
+    text = EAT + f"kept = b'x' * (32 << 20)\nwhile not os.path.exists({str(tmp_path / 'go')!r}):\n    time.sleep(0.1)\n"
+    with RunProcesses(muster, "run", "--launcher", "exec", "-g", "2", str(script(text))) as run:
+        until(lambda: (smi.parent / "pid").exists(), "nvidia-smi is started", 30)
+        time.sleep(2.5)  # at least one more sample
+        (tmp_path / "go").touch()
+        assert 0 == run.end()[0]
+        found = json.loads((run.path / "attempt_0" / "resources_0.json").read_text())
+    assert ["0", "1"] == sorted(found["ranks"]) and len(found["times"]) >= 5
+    assert all(max(filter(None, of["memory"])) > 32 << 20 for of in found["ranks"].values())
+    assert abs(found["began"] + found["times"][-1] - time.time()) < 20
+    assert [512.0 * (1 << 20), 43.0] == [found["gpus"]["0"][name][-1] for name in ("memory", "utilization")]
+    assert not procfs.lives(int((smi.parent / "pid").read_text()))
+
+
+def test_resources_are_kept_when_the_controller_is_killed(muster: Any, script: Script) -> None:
+    with RunProcesses(
+        muster, "run", "--launcher", "exec", "-g", "1", str(script("import time\ntime.sleep(99)\n"))
+    ) as run:
+        until(lambda: run.events("pids"), "it has started")
+        agent = run.agent()
+        time.sleep(2.0)  # at least one sample
+        run.process.kill()
+        until(lambda: not procfs.lives(agent), "the agent has ended")
+        found = json.loads((run.path / "attempt_0" / "resources_0.json").read_text())
+    assert found["ranks"]["0"]["memory"][0] > 1 << 20

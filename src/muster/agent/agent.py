@@ -495,6 +495,7 @@ class Agent:
             os.getpid(), self.ranks.persistent_pids() if self.controller is not None else ()
         )
         self.ranks.reap()
+        self.ranks.watch.keep()
         self.record_end(why, left)
         os._exit(0)
 

@@ -54,5 +54,6 @@ class Cleanup:
         killed, alive = processes.kill_descendants(os.getpid(), self.ranks.persistent_pids())
         self.ranks.reap()
         self.run.logs.settle()
+        self.ranks.watch.tell()
         # processes of an external launcher were not left behind by ranks
         self.run.emit("cleaned_up", ended=[] if self.ranks.external is not None else killed, left=alive)

@@ -107,7 +107,7 @@ class DeathWatch:
             "pid": ended.pid,
             "cgroups": self._memory(path or self._cgroups.get(rank, ""), ended, killed),
             "machine_kills": None if kills is None or "" not in self._counters else self._rise("", kills, 0, killed)[0],
-            "machine_memory": _machine_memory(),
+            "machine_memory": [size for size in procfs.machine_memory() if size],
             "kernel_log": self._log.readable,
             "kernel": lines[-_LINES:],
             "limits": [{"name": name, "soft": pair[0], "hard": pair[1]} for name, pair in ended.limits.items()],
@@ -156,20 +156,6 @@ def _cgroup_of(line: str, pid: int) -> str:
     """Return the memory cgroup of a process that the OOM killer has killed, by the kernel log; empty if unknown."""
     found = re.search(rf"task_memcg=([^,]*),.*pid={pid}(?!\d)", line)
     return found[1] if found else ""
-
-
-def _machine_memory() -> list[int]:
-    """Return the machine's memory in bytes: all, and what is available; empty if unknown."""
-    found = {}
-    try:
-        with open("/proc/meminfo") as file:
-            for line in file:
-                name, _, value = line.partition(":")
-                if name in ("MemTotal", "MemAvailable"):
-                    found[name] = int(value.split()[0]) * 1024
-    except (OSError, ValueError, IndexError):
-        return []
-    return [found["MemTotal"], found["MemAvailable"]] if len(found) == 2 else []
 
 
 def space(path: str) -> dict[str, Any] | None:

@@ -24,6 +24,7 @@ from muster.agent.forkserver import (
     write_hook,
 )
 from muster.agent.rank_environment import Late, environment
+from muster.agent.rank_watch import RankWatch
 from muster.agent.stdin import RankStdin
 from muster.agent.store import StoreProcess
 from muster.linux import exits, processes
@@ -33,24 +34,11 @@ from muster.protocol.frames import Dispatcher, Refused, handlers, named
 from muster.protocol.paths import rank_file
 
 if TYPE_CHECKING:
-    from muster.agent.death_facts import DeathWatch
     from muster.agent.script_preamble import Preamble
 
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
 _TERMINAL = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
-
-
-_LOOKS_FIRST = 0.02
-"""Seconds after the request to start ranks until the first look at their cgroups: it must not delay them."""
-
-_LOOKS = 1.0
-"""Seconds between looks at the cgroups of the ranks, at first."""
-
-_LOOKS_LATER = 5.0
-"""The same after `_EARLY` looks: scripts enter another cgroup at their start, if at all."""
-
-_EARLY = 30
 
 
 class RankProcesses:
@@ -93,8 +81,7 @@ class RankProcesses:
         """The signals that were sent to each rank of this attempt, to end it."""
         self.killing = False
         """True once everything of this attempt is killed."""
-        self.deaths: DeathWatch | None = None
-        """What is known of the ranks' cgroups, for those that die; made once ranks were started."""
+        self.watch = RankWatch(run, self)
         self.ends: dict[int, dict[str, int | None]] = {}
         known = handlers(self, "forker_")
         self.dispatch = Dispatcher(known, named(known), run.complain)
@@ -358,7 +345,7 @@ class RankProcesses:
         self.attempt, self.folder, self.ends = attempt, folder, {}
         self.sent, self.killing = {}, False
         self.pending_start = None
-        self.loop.call_later(_LOOKS_FIRST, lambda: self.look(attempt, _EARLY))
+        self.watch.begin(attempt)
         warm = self.forkserver if self.forks else None
         if self.forks and (warm is None or not warm.connected):
             # it died since; its ranks did not
@@ -487,7 +474,9 @@ class RankProcesses:
         code, number = ended.code, ended.signal
         end: dict[str, Any] = {"rank": rank, "code": code, "signal": number, "usage": ended.usage or None}
         if code != 0 and asked is None and not self.was_asked(rank, number):
-            end["facts"] = self.watch().facts(rank, ended)
+            end["facts"] = self.watch.facts(rank, ended)
+        if ended.usage:
+            end["usage"]["children_peak"] = self.watch.children_peak(rank)
         self.logs.rank_ended(rank)
         if asked is not None:
             end["asked"] = asked
@@ -505,20 +494,6 @@ class RankProcesses:
         """Return True if a rank exited because this agent had signalled it."""
         sent = self.sent.get(rank, set())
         return self.killing or (bool(sent) if number is None else number in sent)
-
-    def watch(self) -> DeathWatch:
-        """Return what is known of the ranks' cgroups."""
-        if self.deaths is None:
-            from muster.agent.death_facts import DeathWatch  # imported late: ranks have started by then
-
-            self.deaths = DeathWatch()
-        return self.deaths
-
-    def look(self, attempt: int, early: int) -> None:
-        """Look at the cgroups of the ranks, now and as long as the attempt lasts."""
-        if attempt == self.attempt and not self.killing:
-            self.watch().look(self.pids)
-            self.loop.call_later(_LOOKS if early else _LOOKS_LATER, lambda: self.look(attempt, max(0, early - 1)))
 
     def ended_early(self, rank: int, number: int | None, why: Mapping[str, Any]) -> bool:
         """Return True if a forked rank failed as if a library cannot be loaded after torch."""
@@ -589,7 +564,7 @@ class RankProcesses:
 
     def persistent_pids(self) -> set[int]:
         """Return the processes that survive between attempts."""
-        return {pid for pid, name in self.names.items() if name in ("warm", "supervisor")}
+        return {pid for pid, name in self.names.items() if name in ("warm", "supervisor", "gpus")}
 
     def left(self) -> dict[int, str]:
         """Return the processes that ranks have left behind."""
@@ -599,6 +574,8 @@ class RankProcesses:
 
     def close(self) -> None:
         """End the processes that are not ranks."""
+        for pid in [pid for pid, name in self.names.items() if name == "gpus"]:
+            processes.send_signal(pid, signal.SIGKILL)
         self.store.end()
         if self.external is not None:
             self.external.close()

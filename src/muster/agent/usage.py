@@ -1,7 +1,8 @@
 """Resource usage of ranks: memory and CPU, of their own process and its descendants.
 
-It is read from /proc/PID/stat alone. smaps_rollup has what each process really adds (PSS), but it waits for a lock of
-the process, which one that hangs on a dead file server may hold, and an agent must never wait for a rank.
+It is read from /proc/PID/stat and /proc/PID/status alone. smaps_rollup has what each process really adds (PSS), but it
+waits for a lock of the process, which one that hangs on a dead file server may hold, and an agent must never wait for a
+rank.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ def _of(
     return {
         "pid": pid,
         "memory": now[pid].memory,
+        "peak": procfs.peak_memory(pid),
         "cpu": round(100 * max(0.0, spent) / window, 1),
         "children": len(started),
         "children_memory": sum(now[child].memory for child in started),

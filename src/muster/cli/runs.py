@@ -160,11 +160,12 @@ def show(words: list[str], env: Mapping[str, str], began: float) -> int:
 
 def _now_in_words(now: usage.Now, hosts: Sequence[str]) -> str:
     """Return a table of the ranks' resource usage, and which hosts do not answer."""
-    rows: list[Sequence[str]] = [("RANK", "HOST", "PID", "MEMORY", "CPU", "CHILDREN")]
+    rows: list[Sequence[str]] = [("RANK", "HOST", "PID", "MEMORY", "PEAK", "CPU", "CHILDREN")]
     names = dict(enumerate(hosts))
     for rank in now.ranks:
         children = f"{rank.children}, {size_in_words(rank.children_memory)}" if rank.children else ""
-        used = (size_in_words(rank.memory), f"{rank.cpu:.0f}%", children)
+        peak = size_in_words(rank.peak) if rank.peak else ""
+        used = (size_in_words(rank.memory), peak, f"{rank.cpu:.0f}%", children)
         rows.append((str(rank.rank), names.get(rank.node, f"node {rank.node}"), str(rank.pid), *used))
     lines = [table(rows)] if now.ranks else []
     lines += [f"unknown: no answer from {safe(host)}" for host in now.silent]

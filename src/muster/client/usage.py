@@ -27,6 +27,8 @@ class RankNow(NamedTuple):
     children: int
     children_memory: int
     """Number of its descendants, and their memory in bytes; shared memory counts for each."""
+    peak: int = 0
+    """Highest memory of its own process so far, in bytes; 0 if the agent, perhaps an older one, does not tell."""
 
 
 class Now(NamedTuple):
@@ -40,6 +42,8 @@ class Now(NamedTuple):
 
 
 _USE = {"node": whole, "pid": whole, "memory": whole, "cpu": number, "children": whole, "children_memory": whole}
+_SINCE_LATER = {"peak": whole}
+"""What agents of earlier versions do not report."""
 
 
 def of(run: Run, client: Client) -> Now:
@@ -65,5 +69,5 @@ def _ranks(answer: Mapping[str, Any]) -> tuple[RankNow, ...]:
         if not (rank.isascii() and rank.isdigit() and len(rank) < 10):
             raise Malformed(f"not a rank: {rank!r}")
         fields = {"node": 0, **table(use)}  # a run without a detached controller has a single node
-        found.append(RankNow(int(rank), **checked(fields, _USE, tuple(_USE))))
+        found.append(RankNow(int(rank), **checked(fields, {**_USE, **_SINCE_LATER}, tuple(_USE))))
     return tuple(sorted(found))

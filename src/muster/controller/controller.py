@@ -56,6 +56,7 @@ from muster.linux import processes
 from muster.linux.eventloop import EventLoop
 from muster.protocol.frames import Dispatcher, encode_frame, handlers
 from muster.protocol.messages import TO_CONTROLLER
+from muster.protocol.paths import resources_name
 from muster.rundir.run import Run
 from muster.schedulers import get_scheduler, title
 from muster.schedulers.scheduler import SignalRules
@@ -140,6 +141,10 @@ class Controller:
 
     def record(self, kind: str, fields: Mapping[str, Any]) -> None:
         """Write an event to events.jsonl, and pass it to views."""
+        raise NotImplementedError
+
+    def keep_file(self, name: str, data: bytes) -> None:
+        """Write a file of the run directory."""
         raise NotImplementedError
 
     def notify(self, text: str) -> None:
@@ -483,6 +488,9 @@ class Controller:
         used = usage_from_json(usage) if usage is not None else None
         known = facts_from_json(facts) if facts is not None else None
         self.handle(RankExited(t, rank, attempt, code, signal, failure, by_launcher, used, known))
+
+    def _on_rank_resources(self, link: AgentConnection, t: float, payload: bytes, attempt: int) -> None:
+        self.keep_file(f"attempt_{attempt}/{resources_name(link.node)}", payload)
 
     def _on_store_exited(
         self, link: AgentConnection, t: float, payload: bytes, code: int | None, signal: int | None

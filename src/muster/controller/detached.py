@@ -181,6 +181,10 @@ class DetachedController(Controller):
         self.scribe.append("events.jsonl", line + "\n")
         self.viewers.tell(len(self.records), line)
 
+    def keep_file(self, name: str, data: bytes) -> None:
+        """Write a file of the run directory."""
+        self.scribe.put(name, 0, data)
+
     def notify(self, text: str) -> None:
         """Show a message to the user."""
         self.record("say", {"text": text})

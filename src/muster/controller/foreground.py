@@ -105,6 +105,10 @@ class ForegroundController(Controller):
         self.view.event(record)
         self.scribe.append("events.jsonl", json.dumps(record) + "\n")
 
+    def keep_file(self, name: str, data: bytes) -> None:
+        """Write a file of the run directory."""
+        self.scribe.put(name, 0, data)
+
     def notify(self, text: str) -> None:
         """Show a message to the user."""
         self.view.say(text)

@@ -103,6 +103,8 @@ class RankUsage(NamedTuple):
     """Bytes read from disks, with descendants."""
     written: int = 0
     """Bytes written to disks, with descendants."""
+    children_peak: int = 0
+    """Highest memory of its descendants together, in bytes, of samples that were taken while it ran."""
     io_wait: float | None = None
     """Seconds that its threads waited for block I/O; None where the kernel does not count it."""
     core_wait: float | None = None

@@ -119,6 +119,17 @@ def limits(pid: int) -> dict[str, list[int | None]]:
     return found
 
 
+def peak_memory(pid: int) -> int:
+    """Return the highest resident memory (RSS) of a living process so far, in bytes; 0 if it is unknown.
+
+    The kernel reads it from counters, and waits for no lock of the process.
+    """
+    for line in _read(f"/proc/{pid}/status").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
 def cgroups(pid: int) -> str:
     """Return the cgroups of a process, in the form of cgroups(7); empty if it does not exist."""
     return _read(f"/proc/{pid}/cgroup")
@@ -147,6 +158,25 @@ def started(pid: int) -> str:
 def still_lives(pid: int, since: str) -> bool:
     """Return whether the process with this pid is still the one that started at `since` (`Stat.started`)."""
     return bool(since) and started(pid) == since
+
+
+def machine_memory() -> tuple[int, int]:
+    """Return the memory of the machine in bytes: all, and what is available; zeros if unknown."""
+    found = {}
+    for line in _read("/proc/meminfo").splitlines():
+        name, _, value = line.partition(":")
+        if name in ("MemTotal", "MemAvailable"):
+            found[name] = int(value.split()[0]) * 1024
+    return (found["MemTotal"], found["MemAvailable"]) if len(found) == 2 else (0, 0)
+
+
+def machine_cpu() -> tuple[float, float]:
+    """Return the CPU time of the machine since its boot, in ticks of all cores together: in use, and altogether."""
+    fields = [int(field) for field in _read("/proc/stat").partition("\n")[0].split()[1:9]]
+    if len(fields) < 8:
+        return 0.0, 0.0
+    idle = fields[3] + fields[4]  # and waiting for I/O
+    return float(sum(fields) - idle), float(sum(fields))
 
 
 def boot_id() -> str:

@@ -38,3 +38,8 @@ def muster_home(env: Mapping[str, str]) -> str:
 def rank_file(folder: str, rank: int, kind: str) -> str:
     """Return a rank's file in the directory of an attempt; `kind` is `out`, `err`, `stack` or `error.json`."""
     return os.path.join(folder, f"rank_{rank:05d}.{kind}")
+
+
+def resources_name(node: int) -> str:
+    """Return the name of the file with the resources of a node's ranks over time, in the directory of an attempt."""
+    return f"resources_{node}.json"

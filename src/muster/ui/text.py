@@ -22,6 +22,7 @@ from muster.ui.reason_text import (
     reason_with_hint,
 )
 from muster.ui.summary import Fate, Step, facts_of, first_failure, missing_output, other_ends, steps_of, time_of_failure
+from muster.ui.usage_text import usage_in_words
 
 
 def begin_in_words(plan: Plan, run_id: str, facts: Mapping[str, Any]) -> str:
@@ -184,6 +185,8 @@ def show_in_words(
         lines += ["", outcome_in_words(outcome, operand or run_id, len(outcome.exits), hosts)]
         if outcome.state is RunState.SUCCEEDED and outcome.attempt:
             lines.append(f"attempt {outcome.attempt}")
+        uses = usage_in_words(outcome.exits)
+        lines += ["", uses] if uses else []
     spans = steps_of(events)
     if spans:
         lines += ["", "startup, in seconds"]
