@@ -206,7 +206,7 @@ def test_resources_over_time_are_kept(muster: Any, script: Script, tmp_path: Pat
     """Also GPUs, by nvidia-smi; its process ends with the run."""
     smi = tmp_path / "bin" / "nvidia-smi"
     smi.parent.mkdir()
-    smi.write_text('#!/bin/sh\necho "0, 512, 81559, 43"\necho $$ > "$(dirname "$0")/pid"\nsleep 99\n')
+    smi.write_text('#!/bin/sh\necho "0, 512, 81559, 43"\necho $$ > "$(dirname "$0")/pid"\nexec sleep 99\n')
     smi.chmod(0o755)
     muster.env["PATH"] = f"{smi.parent}:{muster.env['PATH']}"
     text = EAT + f"kept = b'x' * (32 << 20)\nwhile not os.path.exists({str(tmp_path / 'go')!r}):\n    time.sleep(0.1)\n"
