@@ -28,6 +28,16 @@ def renamed(data: Any) -> Any:
     return data
 
 
+def without_later_fields(data: Any, older: Any) -> Any:
+    """The same without fields that were added later, as far as they have no value."""
+    if isinstance(data, list) and isinstance(older, list) and len(data) == len(older):
+        return [without_later_fields(*pair) for pair in zip(data, older)]
+    if isinstance(data, dict) and isinstance(older, dict):
+        known = {name: value for name, value in data.items() if name in older or value}
+        return {name: without_later_fields(value, older.get(name)) for name, value in known.items()}
+    return data
+
+
 def written(kind: str, name: str) -> Any:
     return json.loads((OLDER / kind / name).read_text())
 
@@ -36,7 +46,8 @@ def written(kind: str, name: str) -> Any:
 def test_each_field_is_read_and_written_under_its_present_name(kind: str) -> None:
     plan, outcome = written(kind, "plan.json"), written(kind, "outcome.json")
     assert renamed(plan) == json.loads(json.dumps(as_json(plan_from_json(plan)))) != plan
-    assert renamed(outcome) == json.loads(json.dumps(outcome_as_json(outcome_from_json(outcome)))) != outcome
+    now = json.loads(json.dumps(outcome_as_json(outcome_from_json(outcome))))
+    assert renamed(outcome) == without_later_fields(now, renamed(outcome)) != outcome
 
 
 def test_what_the_fields_say() -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from waiting import until
 from muster.agent import resources
 from muster.agent.resources import MOST, Sampler, gpu_command
 from muster.linux import procfs
+from muster.rundir.resources import resources_of
+from muster.rundir.run import Run
 
 BUSY = "import os\nif not os.fork():\n    kept = b'x' * (40 << 20)\n    input()\nprint(flush=True)\nwhile True: pass"
 
@@ -101,3 +104,30 @@ def test_gpus() -> None:
 def test_without_nvidia_smi(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert [] == gpu_command()
+
+
+def test_they_are_read_from_the_run_directory(tmp_path: Path) -> None:
+    """By node, in seconds since the start of the run; damaged files are left out."""
+    run = Run(tmp_path / "20261127-120000-abcd-train")
+    folder = run.path / "attempt_1"
+    folder.mkdir(parents=True)
+    run.write("job.json", {"id": run.id, "time": 990.0})
+    taken = sampler()
+    taken.take({0: os.getpid()})
+    taken.gpus_are("0, 1024, 81559, 97")
+    taken.take({0: os.getpid()})
+    (folder / "resources_2.json").write_bytes(taken.as_json())
+    (folder / "resources_0.json").write_bytes(b'{"start":2.5,' + taken.as_json()[1:])
+    data = written(taken)
+    for name, damaged in (("3", {**data, "times": [1.0]}), ("4", {**data, "machine": []}), ("5", [])):
+        (folder / f"resources_{name}.json").write_text(json.dumps(damaged))
+    (folder / "resources_6.json").mkdir()
+    first, second = resources_of(run, 1)
+    assert [round(10 + time, 2) for time in data["times"]] == list(first.times), "by the clock, without a controller"
+    assert [round(2.5 + time, 2) for time in data["times"]] == list(second.times)
+    (rank,), (gpu,) = first.ranks, first.gpus
+    assert (0, 0, 81559 << 20) == (rank.rank, gpu.index, gpu.total) and rank.memory == tuple(
+        data["ranks"]["0"]["memory"]
+    )
+    assert (None, 97.0) == gpu.utilization and first.cores == os.cpu_count()
+    assert () == resources_of(run, 0)

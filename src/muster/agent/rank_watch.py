@@ -137,7 +137,8 @@ class RankWatch:
     def tell(self) -> None:
         """Report the resources over time of this attempt, which is over."""
         if self._sampler is not None and not self._sampler.empty:
-            self.run.emit("rank_resources", self._sampler.as_json(), attempt=self.ranks.attempt)
+            sampler = self._sampler
+            self.run.emit("rank_resources", sampler.as_json(), attempt=self.ranks.attempt, began=sampler.began)
         self._sampler = None
 
     def keep(self) -> None:

@@ -61,7 +61,7 @@ class Sampler:
     def __init__(self, node: int, attempt: int, ranks: int, clock: Callable[[], float]) -> None:
         """`ranks`: their number on this node; `clock`: the time of day on the clock that all nodes use."""
         self._about = {"node": node, "attempt": attempt, "began": clock()}
-        self._start = time.monotonic()
+        self.began = time.monotonic()
         self.interval = max(_INTERVAL, ranks / _RANKS_A_SECOND)
         self._times: list[float] = []
         self._ranks: dict[int, dict[str, Series]] = {}
@@ -84,7 +84,7 @@ class Sampler:
         """Take a sample of these ranks, `pids` by rank; return the seconds until the next one."""
         if len(self._times) >= MOST:
             self._halve()
-        now = time.monotonic() - self._start
+        now = time.monotonic() - self.began
         passed = now - self._times[-1] if self._times else 0.0
         if self._scans % _SCANS == 0:
             self._scan(pids)

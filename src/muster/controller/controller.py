@@ -489,8 +489,11 @@ class Controller:
         known = facts_from_json(facts) if facts is not None else None
         self.handle(RankExited(t, rank, attempt, code, signal, failure, by_launcher, used, known))
 
-    def _on_rank_resources(self, link: AgentConnection, t: float, payload: bytes, attempt: int) -> None:
-        self.keep_file(f"attempt_{attempt}/{resources_name(link.node)}", payload)
+    def _on_rank_resources(self, link: AgentConnection, t: float, payload: bytes, attempt: int, began: float) -> None:
+        """Write the resources of a node over time, with `start`: their first time in seconds since the run was
+        started."""
+        data = b'{"start":%.3f,%s' % (self.when(link, began), payload[1:])
+        self.keep_file(f"attempt_{attempt}/{resources_name(link.node)}", data)
 
     def _on_store_exited(
         self, link: AgentConnection, t: float, payload: bytes, code: int | None, signal: int | None

@@ -461,7 +461,7 @@ MESSAGES: tuple[Message, ...] = (
             "rank_usage": ("Memory and CPU of the ranks.", {"number": WHOLE, "ranks": TABLES}),
             "rank_resources": (
                 "Memory and CPU of the ranks over time, of an attempt that is over.",
-                {"attempt": WHOLE},
+                {"attempt": WHOLE, "began": SECONDS},
                 "the text of `resources_NODE.json`",
             ),
             "note": ("Something that the user should know.", {"text": STRING}),
