@@ -126,7 +126,7 @@ def test_they_are_read_from_the_run_directory(tmp_path: Path) -> None:
     assert [round(10 + time, 2) for time in data["times"]] == list(first.times), "by the clock, without a controller"
     assert [round(2.5 + time, 2) for time in data["times"]] == list(second.times)
     (rank,), (gpu,) = first.ranks, first.gpus
-    assert (0, 0, 81559 << 20) == (rank.rank, gpu.index, gpu.total) and rank.memory == tuple(
+    assert (0, 0, 81559 << 20) == (rank.rank, gpu.number, gpu.total) and rank.memory == tuple(
         data["ranks"]["0"]["memory"]
     )
     assert (None, 97.0) == gpu.utilization and first.cores == os.cpu_count()

@@ -28,7 +28,7 @@ class RankResources(NamedTuple):
 class GpuResources(NamedTuple):
     """What was used of one GPU over time, by all processes."""
 
-    index: int
+    number: int
     total: int
     """Its memory in bytes."""
     memory: Values
