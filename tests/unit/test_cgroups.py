@@ -107,7 +107,7 @@ def test_counters_compare_with_those_of_half_a_minute_ago() -> None:
     assert (1, 2) == counters.since(4, 12)
     counters.note(20.0, 4, 12)
     assert (1, 2) == counters.since(4, 12), "the death may be reported long after the kill"
-    counters.explain(21.0)
+    counters.explain()
     assert (0, 2) == counters.since(4, 12), "one kill accounts for one death"
     assert (1, 3) == counters.since(5, 13)
     counters.note(60.0, 5, 13)

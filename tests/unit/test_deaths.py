@@ -149,7 +149,7 @@ CASES: dict[str, tuple[RankExit, DeathCause, str]] = {
     "CPU time, soft limit": (
         exit_of(24, QUIET._replace(limits=CPU), usage=SPENT),
         DeathCause.CPU_LIMIT,
-        "killed by SIGXCPU: it reached its CPU time limit of 50s (`ulimit -t`)",
+        "killed by SIGXCPU: it reached its CPU time limit of 49s (`ulimit -t`)",
     ),
     "file size": (
         exit_of(25, QUIET._replace(limits=FILE)),

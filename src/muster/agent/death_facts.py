@@ -36,8 +36,8 @@ class Counters:
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int, int]] = deque()
         """(time, kills, hits), the oldest first."""
-        self._explained: deque[float] = deque()
-        """When deaths were seen that account for one kill each."""
+        self._explained = 0
+        """The value up to which kills are accounted for by deaths."""
 
     def note(self, now: float, kills: int, hits: int) -> None:
         """Record the counters."""
@@ -49,14 +49,13 @@ class Counters:
         """Return by how much they have risen since then, without kills that an earlier death accounts for."""
         if not self._seen:
             return 0, 0
-        began, before, hits_before = self._seen[0]
-        while self._explained and self._explained[0] < began:
-            self._explained.popleft()
-        return max(0, kills - before - len(self._explained)), max(0, hits - hits_before)
+        _, before, hits_before = self._seen[0]
+        return max(0, kills - max(before, self._explained)), max(0, hits - hits_before)
 
-    def explain(self, now: float) -> None:
-        """Record that one of the kills accounts for a death."""
-        self._explained.append(now)
+    def explain(self) -> None:
+        """Record that one more kill accounts for a death."""
+        before = self._seen[0][1] if self._seen else 0
+        self._explained = max(before, self._explained) + 1
 
 
 class DeathWatch:
@@ -144,7 +143,7 @@ class DeathWatch:
         counters = self._counters.setdefault(directory, Counters())
         risen = counters.since(kills, hits)
         if killed and risen[0]:
-            counters.explain(time.monotonic())
+            counters.explain()
         return risen
 
     def close(self) -> None:

@@ -15,6 +15,10 @@ _REACHED = 0.98
 """Share of a memory limit from which on it counts as reached: the kernel counts in batches of pages."""
 
 
+_SPENT, _TICKS = 0.95, 0.5
+"""For this limit the kernel counts whole timer ticks, and for getrusage(2) time: share and seconds of the difference."""
+
+
 class DeathCause(TextEnum):
     """What the facts prove about the death of a rank."""
 
@@ -75,7 +79,11 @@ def death_of(end: RankExit) -> Death:
     if number == SIGKILL:
         return _killed(end, facts)
     if number == SIGXCPU:
-        return Death(DeathCause.CPU_LIMIT, limit=_limit(facts, "cpu"))
+        limit = _limit(facts, "cpu")
+        if limit is not None and limit.soft:
+            # the kernel raises it by a second with each SIGXCPU, of which the first one kills (posix-cpu-timers.c)
+            limit = limit._replace(soft=limit.soft - 1)
+        return Death(DeathCause.CPU_LIMIT, limit=limit)
     if number == SIGXFSZ:
         return Death(DeathCause.FILE_LIMIT, limit=_limit(facts, "fsize"))
     if number == SIGBUS:
@@ -101,7 +109,7 @@ def _killed(end: RankExit, facts: ExitFacts) -> Death:
         return Death(DeathCause.OOM, _reached(facts, killed), _of_machine(facts, killed), killed)
     limit = _limit(facts, "cpu")
     used = end.usage.user + end.usage.system if end.usage is not None else 0.0
-    if limit is not None and limit.hard is not None and used >= limit.hard - 0.1:
+    if limit is not None and limit.hard is not None and used >= limit.hard * _SPENT - _TICKS:
         return Death(DeathCause.CPU_LIMIT, limit=limit)
     # the log has a line for each process that the OOM killer kills, and the counter counts them
     if facts.kernel_log or facts.machine_kills == 0 or (facts.machine_kills is None and own == 0):
