@@ -16,7 +16,8 @@ _REACHED = 0.98
 
 
 _SPENT, _TICKS = 0.95, 0.5
-"""For this limit the kernel counts whole timer ticks, and for getrusage(2) time: share and seconds of the difference."""
+"""The kernel counts timer ticks for this limit, and time for getrusage(2): how far these may differ, as a share and in
+seconds."""
 
 
 class DeathCause(TextEnum):
