@@ -8,8 +8,8 @@ from muster.core.hostlist import fold_hostlist
 from muster.core.layout import fold
 from muster.core.printable import line as safe
 from muster.core.verdict import Activity, Collective, Frame, Situation, Verdict, VerdictKind
+from muster.ui.death_text import signal_name
 from muster.ui.formatting import seconds as duration
-from muster.ui.reason_text import signal_name
 
 Hosts = Mapping[int, str]
 """The host of each rank; empty if all are on one."""
