@@ -142,12 +142,15 @@ def test_show_tells_what_ranks_use(muster: Any, script: Script) -> None:
 
         busy, idle = until(lambda: (ranks := now())[0]["cpu"] > 10 and ranks[1]["children"] and ranks, "they are at it")
         assert (pids[0], 0, pids[1], 1) == (busy["pid"], busy["children"], idle["pid"], idle["children"])
+        assert idle["peak"] >= idle["memory"]
         assert busy["cpu"] > idle["cpu"] and idle["memory"] > 20 << 20 > idle["children_memory"] > 0
         lines = muster("show").stdout.splitlines()
         assert "launcher fork, 2 ranks" in lines
         assert any(re.fullmatch(r"python   /.*python\S* \(Python 3\.\d+\.\d+, torch 2\.\S+\)", line) for line in lines)
         row = next(line for line in lines if line.startswith("1  "))
-        assert re.fullmatch(rf"1 +{os.uname().nodename} +{pids[1]} +[\d.]+ [MG]iB +\d+% +1, [\d.]+ MiB", row)
+        assert re.fullmatch(
+            rf"1 +{os.uname().nodename} +{pids[1]} +[\d.]+ [MG]iB +[\d.]+ [MG]iB +\d+% +1, [\d.]+ MiB", row
+        )
         os.kill(run.agent(), signal.SIGSTOP)  # it does not answer, and is not waited for
         stopped = muster("show")
         os.kill(run.agent(), signal.SIGCONT)

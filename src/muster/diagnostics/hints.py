@@ -11,7 +11,7 @@ from muster.diagnostics.deaths import DeathCause, death_of
 _BUS_ERROR = 7
 
 _OUT_OF_MEMORY = (
-    "use fewer DataLoader workers, a smaller batch or more memory (Slurm: `--mem`); `muster show` has the peak memory "
+    "use fewer DataLoader workers, a smaller batch or more memory (`--mem`); `muster show` has the peak memory "
     "of each rank"
 )
 
