@@ -84,6 +84,8 @@ PARTS = {part.name: part for parts in LAYERS for part in parts}
 LEVELS = {part.name: number for number, parts in enumerate(LAYERS) for part in parts}
 SENT = ("linux", "protocol", "agent")
 """What is sent to nodes, where nothing is installed."""
+SENT_RECORDS = ("core.inspection", "core.results")
+"""Modules of records that are sent too: agents make these values."""
 
 
 def part_of(module: str) -> str:

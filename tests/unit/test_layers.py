@@ -16,7 +16,7 @@ SRC = ROOT / "src"
 sys.path.insert(0, str(ROOT / "tools"))
 
 import layers  # noqa: E402
-from layers import LEVELS, PARTS, SENT, WORLDLY, part_of  # noqa: E402
+from layers import LEVELS, PARTS, SENT, SENT_RECORDS, WORLDLY, part_of  # noqa: E402
 
 PURE = {name for name, part in PARTS.items() if not part.touches}
 """Modules that decide, and have no side effects."""
@@ -114,7 +114,7 @@ def test_the_pure_parts_touch_nothing() -> None:
 
 
 def test_code_that_is_sent_to_nodes_stands_alone() -> None:
-    """Only the standard library and itself: an agent's source is sent to nodes where nothing is installed.
+    """Only the standard library, itself and a few records: an agent's source is sent to nodes without muster.
 
     `sitecustomize` may look for torch, in a process of the ranks.
     """
@@ -124,6 +124,7 @@ def test_code_that_is_sent_to_nodes_stands_alone() -> None:
         for item in IMPORTS
         if top(item.module) in SENT
         and top(item.ours) not in SENT
+        and item.ours not in SENT_RECORDS
         and top(item.what) not in allowed
         and not (item.module == "agent.sitecustomize" and top(item.what) == "torch")
     ]
@@ -149,7 +150,10 @@ def test_the_agent_is_sent_whole() -> None:
         assert all(name in sent for name in ("muster", "muster.agent", "muster.protocol.paths"))
         mine = [item for item in IMPORTS if f"muster.{item.module}" in sent and not item.for_types]
         assert set() == {item.what for item in mine if item.ours} - set(sent)
-        assert {top(name[7:]) for name in sent if "." in name} <= set(SENT)
+        assert {name for name in sent if top(name[7:]) not in SENT} <= {
+            *("muster", "muster.core"),
+            *(f"muster.{name}" for name in SENT_RECORDS),
+        }
     assert "muster.controller" not in sources("from muster.agent.join import join")
 
 

@@ -15,6 +15,9 @@ from manual_loop import ManualLoop
 from muster.controller.connections import TcpConnection
 from muster.controller.controller import settings_of
 from muster.controller.sessions import Session, Sessions
+from muster.controller.snapshots import Snapshots
+from muster.core.inspection import Inspection, Snapshot, SnapshotReason
+from muster.core.json_records import snapshot_from_json
 from muster.core.layout import layout
 from muster.core.model import Host, Job, Program
 from muster.core.results import RunResult, RunState
@@ -41,10 +44,18 @@ class Controller:
         self.far = [TcpConnection(number, f"n{number + 1}", 0.0, {}) for number in range(2)]
         self.far[0].channel = Channel(reading=0, writing=1)
         self.done: list[tuple[Any, ...]] = []
+        self.snapshots = Snapshots(self)
         self.sockets = Sockets("20261127-000000-abcdef", new_token())
         self.viewers = Sessions(self, attached)
         self.viewers.listen(self.sockets.listen(SUPERVISOR).detach())
         self.clients: list[Client] = []
+
+    @property
+    def links(self) -> list[TcpConnection]:
+        return self.far
+
+    def keep_snapshot(self, snapshot: Snapshot) -> None:
+        self.done.append(("keep", snapshot))
 
     def now(self) -> float:
         return self.loop.time()
@@ -166,6 +177,41 @@ def test_clients_get_missed_events_and_request_output_from_agents(attached: Cont
     attached.heard("credit", 1, {"reader": "viewer 1", "count": 5})
     client.sock.close()
     attached.heard("unsubscribe", {"reader": "viewer 1"})
+
+
+def test_a_snapshot_of_all_nodes(attached: Controller) -> None:
+    """The second agent has no connection, and is named."""
+    client = attached.client()
+    client.say("inspect", keep=True)
+    attached.heard("get_inspections", {"number": 1, "ranks": None})
+    attached.snapshots.answered(1, 0, [{"rank": 0, "node": 7, "stacks": "here"}], (), 0.0)
+    found = snapshot_from_json(client.next("answer")["snapshot"])
+    assert (SnapshotReason.REQUEST, 0, (1,)) == (found.reason, found.attempt, found.silent)
+    assert (Inspection(0, 0, stacks="here"),) == found.inspections
+    assert ("keep", found) in attached.done
+
+
+def test_a_snapshot_does_not_wait_for_an_agent_that_does_not_answer(attached: Controller) -> None:
+    client = attached.client()
+    client.say("inspect", ranks=[1])
+    attached.heard("get_inspections", {"number": 1, "ranks": [1]})
+    attached.loop.advance(3.0)
+    found = snapshot_from_json(client.next("answer")["snapshot"])
+    assert ((), (0, 1)) == (found.inspections, found.silent)
+    attached.snapshots.answered(1, 0, [{"rank": 1, "node": 0}], (), 0.0)  # too late
+
+
+def test_collectives_of_all_nodes_and_how_their_clocks_differ(attached: Controller) -> None:
+    attached.far[1].channel = Channel(reading=0, writing=1)
+    attached.far[1].offset = 100.0
+    client = attached.client()
+    client.say("collectives")
+    attached.heard("get_collectives", {"number": 1})
+    attached.snapshots.answered(1, 1, (), [{"rank": 1, "group": "0", "seqs": [1], "created": [5.5]}], 1000.0)
+    attached.snapshots.answered(1, 0, (), [{"rank": 0, "group": "0", "seqs": [1], "created": [5.0]}], 1099.5)
+    answer = client.next("answer")
+    assert [0, 1] == [times["rank"] for times in answer["times"]]
+    assert [0.0, 0.5] == answer["clock_offsets"] and [] == answer["missing"]
 
 
 def _of(fields: dict[str, Any], *names: str) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from muster.agent.cleanup import Cleanup
@@ -47,8 +47,19 @@ _NEWS = (
 )
 """Kinds of messages that are repeated to a new controller."""
 
+_INSPECTED_WITHIN = 0.8
+"""Seconds within which ranks must answer an inspection."""
+
+_BEFORE_SIGNAL = 0.4
+"""The same before they are terminated: nobody waits longer for the end."""
+
 _LISTENS = 0.2
 """Seconds between checks whether a newly started rank handles a signal."""
+
+
+def _epoch() -> float:
+    """Return the time of day minus the monotonic clock."""
+    return time.time() - time.monotonic()
 
 
 class Agent:
@@ -100,6 +111,8 @@ class Agent:
         own = {**frames.handlers(self, "on_"), **frames.handlers(self.survey, "on_")}
         self.dispatch = Dispatcher(own, frames.named(own), self.complain)
         """Handlers of messages from the controller."""
+        self.signal_before: Callable[[], object] | None = None
+        """Sends a signal that waits for an inspection; the next signal does not wait."""
         self.trace = False
         """True if messages are traced (`protocol/trace.py`)."""
 
@@ -370,12 +383,40 @@ class Agent:
         self.links.begin(attempt, folder)
         self.ranks.start(attempt, folder, late)
 
-    def on_signal_ranks(self, payload: bytes, number: int, ranks: Iterable[int], launchers: bool = False) -> None:
-        """Forward a signal to these ranks, and to the external `launchers`, if there are any."""
-        if self.prepared:
-            self.ranks.signal(number, ranks)
-        if self.prepared and launchers and self.ranks.external is not None:
-            self.ranks.external.signal_launchers(number)
+    def on_signal_ranks(
+        self,
+        payload: bytes,
+        number: int,
+        ranks: Iterable[int],
+        launchers: bool = False,
+        inspect: int | None = None,
+    ) -> None:
+        """Forward a signal to these ranks, and to the external `launchers`, if there are any.
+
+        `inspect`: first report what all ranks are doing, in answer to the request of this number.
+        """
+        before, self.signal_before = self.signal_before, None
+        if before is not None:
+            before()
+
+        def send() -> None:
+            if self.prepared:
+                self.ranks.signal(number, ranks)
+            if self.prepared and launchers and self.ranks.external is not None:
+                self.ranks.external.signal_launchers(number)
+
+        if inspect is None or not self.prepared:
+            send()
+            return
+        self.signal_before = send
+
+        def inspected(found: list[dict[str, Any]]) -> None:
+            self.emit("rank_inspections", number=inspect, inspections=found, epoch=_epoch())
+            if self.signal_before is send:
+                self.signal_before = None
+                send()
+
+        self.ranks.tell_inspections(None, inspected, _BEFORE_SIGNAL)
 
     def on_exec(self, payload: bytes, number: int, words: list[str], env: Mapping[str, str], by: int) -> None:
         """Run a command for the launcher of another node."""
@@ -466,6 +507,28 @@ class Agent:
             ranks, lambda texts, mute: self.emit("rank_stacks", number=number, texts=texts, mute=mute)
         )
 
+    def on_get_inspections(self, payload: bytes, ranks: Collection[int] | None, number: int) -> None:
+        """Report what these ranks are doing."""
+
+        def tell(found: list[dict[str, Any]]) -> None:
+            self.emit("rank_inspections", number=number, inspections=found, epoch=_epoch())
+
+        if self.prepared:
+            self.ranks.tell_inspections(ranks, tell, _INSPECTED_WITHIN)
+        else:
+            tell([])
+
+    def on_get_collectives(self, payload: bytes, number: int) -> None:
+        """Report when the ranks called their last collectives."""
+
+        def tell(times: list[dict[str, Any]]) -> None:
+            self.emit("rank_collectives", number=number, times=times, epoch=_epoch())
+
+        if self.prepared:
+            self.ranks.tell_collectives(tell, _INSPECTED_WITHIN)
+        else:
+            tell([])
+
     def on_get_usage(self, payload: bytes, number: int) -> None:
         """Report the resource usage of the ranks."""
         if self.prepared:
@@ -512,6 +575,8 @@ class Agent:
         if self.wire.connected:
             os.set_blocking(self.wire.writing, True)
             self.wire.flush()
+        if self.prepared and self.ranks.sockets is not None:
+            self.ranks.sockets.close()
         spared = self.ranks.persistent_pids() if self.prepared and self.controller is not None else ()
         _, left = processes.kill_descendants(os.getpid(), spared)
         if self.prepared:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from muster.agent.context import NodeRun
-from muster.agent.forkserver import stack_file
+from muster.agent.forkserver import inspection_conf
 from muster.agent.logfiles import tail
 from muster.agent.rank_environment import Late, environment, settings, word
 from muster.agent.stdin import RankStdin
@@ -40,6 +40,8 @@ _TROUBLE = re.compile(
 )
 _CHATTER = re.compile(r"\b(?:DEBUG|INFO|WARNING)\b")
 """Levels in log lines that are not errors."""
+_SEEN_WITHIN = 0.5
+"""Seconds for which a launcher is not told that a rank has failed, until the other ranks have been inspected."""
 _WORDS = 2048
 """Maximum number of bytes of its last output to report."""
 
@@ -94,6 +96,9 @@ class LocalProcesses(Protocol):
     def name(self, pid: int, name: str) -> None:
         """Record a child's name; it may already have been collected."""
 
+    def socket_of(self, rank: int) -> str:
+        """Return the path at which torch in a rank answers requests; empty if there is no place for it."""
+
     def rank_ended(self, rank: int, ended: Ended, asked: float | None = None) -> None:
         """Record the exit of a rank; `asked` is the time at which a launcher asked it to exit."""
 
@@ -113,6 +118,8 @@ class ExternalRanks:
         self.obeying: dict[int, tuple[int, int]] = {}
         """Commands run for the launcher of another machine: their number there, and the node."""
         self.ended_here: set[int] = set()
+        self.unrecorded: list[Peer] = []
+        """Ranks that have exited, and whose shims have not been told that this is recorded."""
         self.waited = 0.0
         """Seconds that have passed since the launchers were started."""
         self.workdir, self.shim_lock = self._make_folder()
@@ -279,7 +286,7 @@ class ExternalRanks:
             "environment": self._environment(rank, me, place),
             "cpus": place["cpus"],
             "hook": self.members.hook_folder if python is not None else "",
-            "stack": stack_file(folder, rank),
+            "stack": inspection_conf(folder, rank, self.members.socket_of(rank)),
             **self.run.logs.outlets(rank)._asdict(),
             "logs": [rank_file(folder, rank, kind) for kind in ("out", "err")],
             "stdin": self.members.stdin.fd is not None and rank == self.members.stdin_rank,
@@ -320,7 +327,18 @@ class ExternalRanks:
         if rank is not None:
             self.ended_here.add(rank)
             self.members.rank_ended(rank, ended._replace(pid=self.members.pids.get(rank, ended.pid)), asked)
-        visitor.send(encode_frame("recorded"))
+        self.unrecorded.append(visitor)
+        if ended.code == 0 or asked is not None or not self.members.pids:
+            self.on_inspected()
+        else:
+            # its launcher ends the other ranks as soon as it hears of this, and the controller wants to see them first
+            self.run.loop.call_later(_SEEN_WITHIN, self.on_inspected)
+
+    def on_inspected(self) -> None:
+        """Let the launchers hear of the exits so far: what the other ranks were doing is known, or time is up."""
+        visitors, self.unrecorded = self.unrecorded, []
+        for visitor in visitors:
+            visitor.send(encode_frame("recorded"))
 
     def on_disconnected(self, visitor: Peer) -> None:
         """Handle the end of a rank's connection: without a recorded exit it was killed together with the shim."""

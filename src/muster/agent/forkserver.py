@@ -50,9 +50,9 @@ def hook_env(env: Mapping[str, str], folder: str, **conf: Any) -> dict[str, str]
     return dict(env, PYTHONPATH=path, MUSTER_HOOK=marshal.dumps(conf).hex())
 
 
-def stack_file(folder: str, rank: int) -> dict[str, Any]:
-    """Return what the site hook needs so that a rank writes its stacks on request."""
-    return {"path": rank_file(folder, rank, "stack"), "signal": int(STACKS_SIGNAL)}
+def inspection_conf(folder: str, rank: int, socket_path: str) -> dict[str, Any]:
+    """Return what the site hook needs so that a rank writes its stacks on request, and torch in it answers there."""
+    return {"path": rank_file(folder, rank, "stack"), "signal": int(STACKS_SIGNAL), "socket": socket_path}
 
 
 def write_hook(folder: str, source: str) -> None:

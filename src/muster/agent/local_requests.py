@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from muster.agent.external import ExternalRanks
 
 
+_INSPECTED_WITHIN = 0.8
+"""Seconds within which ranks must answer an inspection."""
+
+
 def open_socket(sockets: local_sockets.Sockets, needed: bool, emit: Emit) -> socket.socket | None:
     """Return the listening socket for requests, or None after an error.
 
@@ -85,6 +89,21 @@ class LocalRequests:
         """Report the current Python stacks of these ranks."""
         self.ranks.tell_stacks(
             ranks, lambda texts, mute: visitor.send(encode_frame("answer", texts=texts, mute=mute, version=VERSION))
+        )
+
+    def visit_inspect(self, visitor: Peer, payload: bytes, ranks: list[int] | None = None, keep: bool = False) -> None:
+        """Report what these ranks are doing."""
+
+        def tell(found: list[dict[str, Any]]) -> None:
+            snapshot = {"when": 0.0, "reason": "request", "attempt": self.ranks.attempt, "inspections": found}
+            visitor.send(encode_frame("answer", snapshot=snapshot, version=VERSION))
+
+        self.ranks.tell_inspections(ranks, tell, _INSPECTED_WITHIN)
+
+    def visit_collectives(self, visitor: Peer, payload: bytes) -> None:
+        """Report when the ranks called their last collectives."""
+        self.ranks.tell_collectives(
+            lambda times: visitor.send(encode_frame("answer", times=times, version=VERSION)), _INSPECTED_WITHIN
         )
 
     def visit_usage(self, visitor: Peer, payload: bytes) -> None:

@@ -20,10 +20,11 @@ from muster.agent.forkserver import (
     READ_AT_LOAD_PREFIXES,
     HookedPython,
     hook_env,
-    stack_file,
+    inspection_conf,
     write_hook,
 )
 from muster.agent.rank_environment import Late, environment
+from muster.agent.rank_server import RankSockets, Subject
 from muster.agent.rank_watch import RankWatch
 from muster.agent.stdin import RankStdin
 from muster.agent.store import StoreProcess
@@ -35,6 +36,7 @@ from muster.protocol.paths import rank_file
 
 if TYPE_CHECKING:
     from muster.agent.script_preamble import Preamble
+    from muster.core.inspection import Inspection
 
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
@@ -100,6 +102,8 @@ class RankProcesses:
         self.pending_forks: set[int] = set()
         """Requests that the fork server has not answered yet."""
         self.pending_start: tuple[int, str, Late] | None = None
+        self.sockets: RankSockets | None = None
+        """Where torch in the ranks answers requests."""
         self.external: ExternalRanks | None = None
         """The ranks, if an external launcher starts them."""
         self.tasks = rank_command is not None and rank_command["tasks"]
@@ -120,6 +124,7 @@ class RankProcesses:
             self.probe_python()
         else:
             self.emit("ready", fork=False, why="")
+        self.sockets = RankSockets(self.run.run_id, "" if self.external is None else self.external.workdir)
 
     def env(self) -> dict[str, str]:
         """Return the environment of processes started before an attempt: common to all ranks, or the launcher's."""
@@ -367,7 +372,7 @@ class RankProcesses:
                     "cpus": rank["cpus"],
                     **self.logs.outlets(rank["rank"])._asdict(),
                     "stdin": rank["rank"] == self.stdin_rank,
-                    "stack": stack_file(folder, rank["rank"]),
+                    "stack": inspection_conf(folder, rank["rank"], self.socket_of(rank["rank"])),
                     "index": self.ranks.index(rank["rank"]),
                 }
             if self.asked is not None:
@@ -393,7 +398,7 @@ class RankProcesses:
             outlets = self.logs.outlets(number)
             env = self.env_of(number, late)
             if command["python_index"] is not None and not self.hook_unreachable:
-                stack, pipes = stack_file(self.folder, number), outlets.pipes
+                stack, pipes = inspection_conf(self.folder, number, self.socket_of(number)), outlets.pipes
                 env = hook_env(env, self.hook_folder, mode="rank", stack=stack, pipes=pipes)
             stdin = self.null if self.stdin.fd is None or number != self.stdin_rank else self.stdin.fd
             if outlets.screen:
@@ -549,6 +554,45 @@ class RankProcesses:
         asked = {rank: pid for rank, pid in self.pids.items() if ranks is None or rank in ranks}
         stacks.collect(asked, self.folder, self.loop.call_later, tell)
 
+    def socket_of(self, rank: int) -> str:
+        """Return the path at which torch in a rank answers requests; empty if there is no place for it."""
+        return "" if self.sockets is None else self.sockets.path(self.attempt, rank)
+
+    def subjects(self, ranks: Collection[int] | None = None) -> list[Subject]:
+        """Return what an inspection needs of the running ranks: of these, or of all."""
+        return [
+            Subject(rank, pid, rank_file(self.folder, rank, "stack"), self.socket_of(rank))
+            for rank, pid in sorted(self.pids.items())
+            if ranks is None or rank in ranks
+        ]
+
+    def tell_inspections(
+        self, ranks: Collection[int] | None, tell: Callable[[list[dict[str, Any]]], object], within: float
+    ) -> None:
+        """Inspect these ranks, or all, and report what they are doing: `Inspection`s as JSON has them."""
+        from muster.agent import inspection
+
+        def inspected(found: Sequence[Inspection]) -> None:
+            tell([inspection.as_fields(rank) for rank in found])
+            if self.external is not None:
+                self.external.on_inspected()
+
+        inspection.collect(
+            self.subjects(ranks),
+            self.run.node,
+            self.loop,
+            inspected,
+            within,
+        )
+
+    def tell_collectives(self, tell: Callable[[list[dict[str, Any]]], object], within: float) -> None:
+        """Report when the ranks called their last collectives: `CollectiveTimes` as JSON has them."""
+        from muster.agent import inspection
+
+        inspection.collect_times(
+            self.subjects(), self.loop, lambda found: tell([inspection.as_fields(times) for times in found]), within
+        )
+
     def tell_usage(self, tell: Callable[[dict[int, dict[str, Any]]], object]) -> None:
         """Measure the resource usage of this node's ranks for a moment, and report it."""
         from muster.agent.usage import watch
@@ -579,6 +623,8 @@ class RankProcesses:
         self.store.end()
         if self.external is not None:
             self.external.close()
+        if self.sockets is not None:
+            self.sockets.close()
         if self.forkserver is not None and self.forkserver.connected:
             self.loop.remove_reader(self.forkserver.sock.fileno())
             self.forkserver.close()

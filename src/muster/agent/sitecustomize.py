@@ -178,8 +178,16 @@ def _outlast_full_disk(pipes: Sequence[str] | None) -> None:
             raw.log, raw.pipe = _identity(fstat(fd)), pipes[fd - 1] if pipes else None
 
 
-def _become_rank(stack: Mapping[str, Any] | None, pipes: Sequence[str] | None) -> None:
+def _become_rank(
+    stack: Mapping[str, Any] | None, pipes: Sequence[str] | None, forked: bool = False, torch_logger: Any = None
+) -> None:
     """Set up a Python rank: its name in `ps`, line buffering, stacks on a signal, a fallback for full disks."""
+    path = stack["socket"] if stack else ""
+    if path and torch_logger is not None:
+        _serve_from_first_group(torch_logger, path)
+    elif path and not forked:
+        finders: list[Any] = sys.meta_path
+        finders.insert(0, _Until(_LOGGER, lambda logger: _serve_from_first_group(logger, path)))
     rank = os.environ.get("RANK")
     if rank is not None:
         try:
@@ -207,6 +215,89 @@ def _become_rank(stack: Mapping[str, Any] | None, pipes: Sequence[str] | None) -
         except OSError:  # the limit is lower
             high = fd
         faulthandler.register(stack["signal"], file=high, all_threads=True)
+
+
+# ---- torch's server, which answers questions about a rank ------------------------------------------------------------
+
+
+_LOGGER = "torch.distributed.c10d_logger"
+"""The module through whose `_WaitCounter` each call of init_process_group goes."""
+
+
+def _serve_from_first_group(logger: Any, path: str) -> None:
+    """Have torch start its server at `path` when this process calls init_process_group for the first time.
+
+    `logger` is the module `_LOGGER`. The server has C++ threads, which answer while Python is blocked. They must not
+    be there before: a thread more makes Python 3.12 warn of each fork. From then on torch has threads of its own. A
+    torch without a server, or whose private names have changed, is left alone.
+    """
+    real: Any = getattr(logger, "_WaitCounter", None)
+    if real is None:
+        return
+    rank = os.getpid()
+
+    def counter(name: str, *more: Any) -> Any:
+        if str(name).endswith(".init_process_group"):
+            logger._WaitCounter = real
+            if os.getpid() == rank:  # not in a child that it has forked
+                _start_server(path)
+        return real(name, *more)
+
+    logger._WaitCounter = counter
+
+
+def _start_server(path: str) -> None:
+    """Start torch's server without a line in the log; do nothing if that is impossible."""
+    import ctypes
+
+    try:
+        found = os.path.join(os.path.dirname(sys.modules["torch"].__file__ or ""), "lib", "libc10.so")
+        # It writes a line when it starts, and three when it ends: it is never ended.
+        level = ctypes.c_int.in_dll(ctypes.CDLL(found), "FLAGS_caffe2_log_level")
+        server_type: Any = sys.modules["torch._C._distributed_c10d"]._WorkerServer
+        before, level.value = level.value, 4
+        try:
+            server = server_type(path)
+        finally:
+            level.value = before
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(server))
+    except Exception:
+        return
+
+
+class _Until:
+    """A finder that is asked for one module, `name`, and calls `then` with it once it is imported.
+
+    It removes itself when it is asked, and the other finders find the module.
+    """
+
+    def __init__(self, name: str, then: Any) -> None:
+        self.name, self.then = name, then
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """Return the spec of the other finders for the one module."""
+        if name != self.name:
+            return None
+        finders: list[Any] = sys.meta_path
+        finders.remove(self)
+        for finder in finders:
+            spec = finder.find_spec(name, path, target)
+            if spec is not None:
+                break
+        else:
+            return None
+        real, then = spec.loader, self.then
+
+        class Loader(type(real)):  # type: ignore[misc]
+            def exec_module(self, module: Any) -> None:
+                module.__spec__.loader = module.__loader__ = real
+                real.exec_module(module)
+                then(module)
+
+        loader = object.__new__(Loader)
+        loader.__dict__.update(real.__dict__)
+        spec.loader = loader
+        return spec
 
 
 def _open_first(paths: Sequence[str]) -> int:
@@ -841,7 +932,7 @@ class _ForkServer:
         if tracker:
             # The parent's would be shared by all ranks, and free nothing until the last of them exits.
             tracker._resource_tracker._fd = tracker._resource_tracker._pid = None
-        _become_rank(child["stack"], child["pipes"])
+        _become_rank(child["stack"], child["pipes"], True, self.ahead.modules.get(_LOGGER))
 
     def skip_teardown(self) -> None:
         """Leave the imported modules alone at a rank's exit: tearing them down dirties every page they share.

@@ -1,4 +1,9 @@
-"""Python stacks of ranks: requested by a signal, and read from the file to which `faulthandler` writes them."""
+"""Python stacks of ranks: requested by a signal, and read from the file to which `faulthandler` writes them.
+
+Any thread of a rank can write the stacks of all. So the signal goes to a thread that it does not disturb: that of
+torch's server in the rank, or the main thread. The sleeps of torch itself throw an exception when a signal ends them
+early (the back-off of a TCPStore whose server does not listen yet), so a thread in such a sleep never gets the signal.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +11,87 @@ import os
 import time
 from collections.abc import Callable, Mapping
 
-from muster.linux import processes
+from muster.agent.rank_server import THREAD
+from muster.linux import kernel_waits, processes, procfs
 from muster.protocol.paths import rank_file
 
 WITHIN = 2.0
 """Seconds within which a rank must write its stacks."""
 
-_PAUSE = 0.05
+_PAUSE = 0.005
 """Seconds between checks of these files."""
+
+_STILL = 10
+"""Checks after which a text counts as complete that does not end as expected and no longer grows."""
+
+_ENDED = 1
+"""The same for a text that does."""
+
+_RESTARTED = frozenset(("futex", "read", "wait4", "waitid", "accept", "accept4", "recvfrom", "flock"))
+"""Calls that the kernel continues after a handler: faulthandler installs it with SA_RESTART."""
+
+_REALTIME = 0
+
+_OUTERMOST = (" in <module>", " in _run_module_as_main", "<no Python frame>")
+"""How the last line about a main thread ends, which faulthandler writes last."""
+
+
+class StackRequest:
+    """The request to one rank to write its stacks to a file."""
+
+    def __init__(self, pid: int, path: str) -> None:
+        self.pid, self._path = pid, path
+        self.text = ""
+        """What it has written so far."""
+        self._offset: int | None = None
+        self._asked = False
+        self._unchanged = 0
+        try:
+            if processes.has_handler(pid, processes.STACKS_SIGNAL):
+                self._offset = os.stat(path).st_size
+        except OSError:  # it was deleted
+            pass
+
+    @property
+    def possible(self) -> bool:
+        """Whether the rank can write its stacks: it is a Python that muster prepared, and has started."""
+        return self._offset is not None
+
+    def check(self) -> bool:
+        """Send the signal as soon as that is harmless, and read what was written; return whether that is complete."""
+        if self._offset is None or not procfs.lives(self.pid):
+            return True
+        if not self._asked:
+            thread = _receiver(self.pid)
+            if thread is None:
+                return False
+            self._asked = True
+            processes.send_signal_to_thread(self.pid, thread, processes.STACKS_SIGNAL)
+        before, self.text = self.text, _text_from(self._path, self._offset)
+        self._unchanged = self._unchanged + 1 if self.text and self.text == before else 0
+        # a dump that is being written may end like that after the frames of any thread but the last one
+        ends = self.text.endswith("\n") and self.text.rstrip().endswith(_OUTERMOST)
+        return (ends and self._unchanged >= _ENDED) or self._unchanged >= _STILL
+
+
+def _receiver(pid: int) -> int | None:
+    """Return the thread of a rank that is to get the signal; None if there is none that it does not disturb now."""
+    threads = kernel_waits.threads_of(pid)
+    for thread in reversed(threads[1:]):  # the first one accepts connections
+        found = procfs.stat(pid, thread)
+        if found is not None and found.name == THREAD:
+            return thread
+    now = kernel_waits.call_of(pid, pid)
+    # Python's own sleep has an absolute time of another clock, and is continued by Python
+    fragile = now.call == "nanosleep" or (now.call == "clock_nanosleep" and now.args[:2] == (_REALTIME, 0))
+    if not fragile:
+        return pid
+    for thread in threads[1:]:
+        if kernel_waits.call_of(pid, thread).call in _RESTARTED and not processes.blocks(
+            pid, processes.STACKS_SIGNAL, thread
+        ):
+            return thread
+    return None
 
 
 def collect(
@@ -27,38 +105,21 @@ def collect(
     `tell` gets the texts by rank, and the pids of ranks that cannot answer. `folder` is the attempt's directory;
     `after` is a loop's.
     """
-    asked, mute = _ask(pids, folder)
-    before: dict[int, str] = {}
+    asked = {rank: StackRequest(pid, rank_file(folder, rank, "stack")) for rank, pid in sorted(pids.items())}
+    mute = {rank: request.pid for rank, request in asked.items() if not request.possible}
+    waiting = {rank: request for rank, request in asked.items() if request.possible}
+    told = dict(waiting)
     deadline = time.monotonic() + WITHIN
 
     def look() -> None:
-        texts = {rank: _text_from(path, size) for rank, (path, size) in asked.items()}
-        if (all(texts.values()) and texts == before) or time.monotonic() > deadline:
-            tell(texts, mute)
-            return
-        before.clear()
-        before.update(texts)
-        after(_PAUSE, look)
+        for rank in [rank for rank, request in waiting.items() if request.check()]:
+            del waiting[rank]
+        if waiting and time.monotonic() < deadline:
+            after(_PAUSE, look)
+        else:
+            tell({rank: request.text for rank, request in told.items()}, mute)
 
     look()
-
-
-def _ask(pids: Mapping[int, int], folder: str) -> tuple[dict[int, tuple[str, int]], dict[int, int]]:
-    """Return ({rank: its file, and the file's size before}, {rank: pid} of ranks that cannot answer)."""
-    asked: dict[int, tuple[str, int]] = {}
-    mute: dict[int, int] = {}
-    for rank, pid in sorted(pids.items()):
-        path = rank_file(folder, rank, "stack")
-        try:
-            size = os.stat(path).st_size if processes.has_handler(pid, processes.STACKS_SIGNAL) else None
-        except OSError:  # it was deleted
-            size = None
-        if size is not None:
-            asked[rank] = path, size
-            processes.send_signal(pid, processes.STACKS_SIGNAL)
-        else:
-            mute[rank] = pid
-    return asked, mute
 
 
 def _text_from(path: str, offset: int) -> str:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping, Sequence
+from functools import partial
 from signal import Signals
 from typing import Any
 
 from muster.controller.connections import AgentConnection
+from muster.controller.snapshots import Snapshots
 from muster.core.controller_config import ControllerConfig
 from muster.core.events import (
     NAMES,
@@ -36,6 +38,7 @@ from muster.core.events import (
     Tick,
 )
 from muster.core.fold import by_value
+from muster.core.inspection import Snapshot
 from muster.core.json_records import (
     NOT_UNDERSTOOD,
     facts_from_json,
@@ -58,6 +61,8 @@ from muster.protocol.frames import Dispatcher, encode_frame, handlers
 from muster.protocol.messages import TO_CONTROLLER
 from muster.protocol.paths import resources_name
 from muster.rundir.run import Run
+from muster.rundir.snapshots import write_snapshot
+from muster.rundir.writer import RunWriter
 from muster.schedulers import get_scheduler, title
 from muster.schedulers.scheduler import SignalRules
 from muster.ui.death_text import signal_name
@@ -134,8 +139,12 @@ class Controller:
         self._unable: dict[int, Problem] = {}
         """Why nodes cannot start their ranks, until that is reported."""
         self._dispatch = Dispatcher(handlers(self, "_on_"), _fitting, self._skipped)
+        self.snapshots = Snapshots(self)
         self._full: dict[int, set[tuple[int, str]]] = {}
         """By node: (rank, stream) of logs that currently cannot be written."""
+
+    scribe: RunWriter
+    """Writes the files of the run; set by subclasses."""
 
     # ---- for subclasses ---------------------------------------------------------------------------------------------
 
@@ -159,6 +168,10 @@ class Controller:
         """Clean up a node in another way than by its agent; return True if nothing else can be done."""
         return False
 
+    def keep_snapshot(self, snapshot: Snapshot) -> None:
+        """Write a snapshot to the run directory."""
+        self.scribe.do(partial(write_snapshot, self.run, snapshot))
+
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
     def run_once(self) -> None:
@@ -177,6 +190,8 @@ class Controller:
         self.record(NAMES[type(event)], fields_of(event))
         for action in self.supervisor.handle(event):
             self.execute(action)
+        if isinstance(event, RankExited):
+            self.snapshots.rank_exited()
 
     # ---- actions ----------------------------------------------------------------------------------------------------
 
@@ -195,12 +210,19 @@ class Controller:
             # it is not known beforehand where the launcher puts which rank; a launcher still starting ranks is
             # signalled too
             launchers = action.number == SIGKILL or len(self.registrations.registered) < self.world_size
-            self.broadcast("signal_ranks", number=action.number, ranks=list(action.ranks), launchers=launchers)
+            inspect = self.snapshots.before(action)
+            self.broadcast(
+                "signal_ranks",
+                number=action.number,
+                ranks=list(action.ranks),
+                launchers=launchers,
+                inspect=inspect,
+            )
         elif isinstance(action, SignalRanks):
-            signalled = set(action.ranks)
+            signalled, inspect = set(action.ranks), self.snapshots.before(action)
             for node in self.plan.nodes:
                 here = [rank.rank for rank in node.ranks if rank.rank in signalled]
-                self.send_message(node.number, "signal_ranks", number=action.number, ranks=here)
+                self.send_message(node.number, "signal_ranks", number=action.number, ranks=here, inspect=inspect)
         elif isinstance(action, CleanUp):
             for link in self.links:
                 if not self.swept(link):
@@ -208,6 +230,7 @@ class Controller:
         elif isinstance(action, NOTICES):
             self.notify(notice_in_words(action))
         else:
+            self.snapshots.finish()
             self.outcome = action.outcome
 
     def listen(self, action: OpenStore) -> None:
@@ -525,6 +548,16 @@ class Controller:
     ) -> None:
         killed, alive = (tuple(map(leftover_from_json, several)) for several in (ended, left))
         self.handle(CleanedUp(t, link.node, killed, alive))
+
+    def _on_rank_inspections(
+        self, link: AgentConnection, t: float, payload: bytes, number: int, inspections: list[Any], epoch: float
+    ) -> None:
+        self.snapshots.answered(number, link.node, inspections, (), epoch)
+
+    def _on_rank_collectives(
+        self, link: AgentConnection, t: float, payload: bytes, number: int, times: list[Any], epoch: float
+    ) -> None:
+        self.snapshots.answered(number, link.node, (), times, epoch)
 
     def _on_stop_requested(self, link: AgentConnection, t: float, payload: bytes, what: str, by: str) -> None:
         self.handle(StopRequested(t, 0, by))

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from muster.controller.connections import TcpConnection
+from muster.controller.snapshots import Snapshots
+from muster.core.inspection import CollectiveTimes, Snapshot, SnapshotReason
 from muster.core.model import Plan, as_json
 from muster.core.results import RunResult
 from muster.core.supervisor import Supervisor
@@ -38,6 +40,7 @@ class SessionsController(Protocol):
     supervisor: Supervisor
     records: list[str]
     """The lines of events.jsonl."""
+    snapshots: Snapshots
     draining: bool
     """True if the run has ended, and all clients are to be closed."""
     lease: float
@@ -259,6 +262,25 @@ class Sessions:
 
     def _on_stacks(self, viewer: Session, payload: bytes, ranks: Any = None) -> None:
         self._ask(viewer, "get_stacks", ranks=ranks)
+
+    def _on_inspect(self, viewer: Session, payload: bytes, ranks: list[int] | None = None, keep: bool = False) -> None:
+        def tell(snapshot: Snapshot) -> None:
+            missing = list(snapshot.silent)
+            self._reply(viewer, encode_frame("answer", snapshot=as_json(snapshot), missing=missing, version=VERSION))
+
+        self.world.snapshots.take(SnapshotReason.REQUEST, tell, keep, ranks)
+
+    def _on_collectives(self, viewer: Session, payload: bytes) -> None:
+        def tell(times: tuple[CollectiveTimes, ...], silent: tuple[int, ...], offsets: tuple[float, ...]) -> None:
+            told = {"times": as_json(times), "missing": list(silent), "clock_offsets": list(offsets)}
+            self._reply(viewer, encode_frame("answer", **told, version=VERSION))
+
+        self.world.snapshots.times(tell)
+
+    def _reply(self, viewer: Session, frame: bytes) -> None:
+        """Send an answer, unless the client has left meanwhile."""
+        if viewer in self.sessions:
+            viewer.peer.send(frame)
 
     def _on_usage(self, viewer: Session, payload: bytes) -> None:
         self._ask(viewer, "get_usage")

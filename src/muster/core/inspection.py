@@ -30,6 +30,17 @@ class CollectiveRecord(NamedTuple):
     """True for send and recv, whose `seq` counts by pairs of ranks."""
 
 
+class CollectiveTimes(NamedTuple):
+    """When a rank called the collectives of a process group: the last 2,000 of all its groups."""
+
+    rank: int
+    group: str
+    seqs: tuple[int, ...] = ()
+    """Their numbers, oldest first."""
+    created: tuple[float, ...] = ()
+    """When each was called, in seconds since 1970 by the clock of the rank's host."""
+
+
 class GroupState(NamedTuple):
     """How far a rank is in one process group."""
 

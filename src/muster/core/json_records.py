@@ -10,6 +10,15 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, TypeVar
 
+from muster.core.inspection import (
+    CollectiveRecord,
+    CollectiveTimes,
+    GroupState,
+    Inspection,
+    Snapshot,
+    SnapshotReason,
+    ThreadState,
+)
 from muster.core.model import (
     Command,
     Host,
@@ -525,6 +534,74 @@ def problem_from_json(data: Any) -> Problem:
     """Parse why agents could not start their ranks. Raises `Malformed`."""
     problem: Problem = _record(Problem, _PROBLEM, data, ("kind", "hosts"))
     return problem
+
+
+# ---- the records of inspection.py -----------------------------------------------------------------------------------
+
+
+_COLLECTIVE = {
+    **dict.fromkeys(("group", "op"), text),
+    "seq": whole,
+    "sizes": several(several(whole)),
+    "dtypes": texts,
+    "created": number,
+    **dict.fromkeys(("done", "p2p"), flag),
+}
+
+_GROUP = {
+    **dict.fromkeys(("group", "description"), text),
+    **dict.fromkeys(("enqueued", "completed"), whole),
+    "ranks": several(whole),
+}
+
+_THREAD = {
+    **dict.fromkeys(("pid", "holder"), whole),
+    **dict.fromkeys(("name", "state", "call", "target"), text),
+    "cpu": number,
+}
+
+_THREADS = several(lambda data: _record(ThreadState, _THREAD, data, ("pid",)))
+
+_INSPECTION = {
+    **dict.fromkeys(("rank", "node", "pid"), whole),
+    "stacks": text,
+    "recorder": flag,
+    "collectives": several(lambda data: _record(CollectiveRecord, _COLLECTIVE, data, ("group", "seq", "op"))),
+    "groups": several(lambda data: _record(GroupState, _GROUP, data, ("group",))),
+    "waits": texts,
+    **dict.fromkeys(("threads", "children"), _THREADS),
+}
+
+_SNAPSHOT = {
+    "when": number,
+    "reason": one_of(SnapshotReason),
+    "attempt": whole,
+    "inspections": several(lambda data: inspection_from_json(data)),
+    "silent": several(whole),
+    "clock_offsets": several(number),
+}
+
+_TIMES = {"rank": whole, "group": text, "seqs": several(whole), "created": several(number)}
+
+
+def inspection_from_json(data: Any) -> Inspection:
+    """Parse what one rank was doing, from a file or an agent. Raises `Malformed`."""
+    found: Inspection = _record(Inspection, _INSPECTION, data, ("rank", "node"))
+    return found
+
+
+def snapshot_from_json(data: Any) -> Snapshot:
+    """Parse what `as_json(snapshot)` returned, ignoring unknown keys of newer versions. Raises `Malformed`."""
+    found: Snapshot = _record(Snapshot, _SNAPSHOT, data, ("when", "reason", "attempt"))
+    return found
+
+
+def collective_times_from_json(data: Any) -> CollectiveTimes:
+    """Parse when a rank called its last collectives. Raises `Malformed`."""
+    found: CollectiveTimes = _record(CollectiveTimes, _TIMES, data, ("rank", "group"))
+    if len(found.seqs) != len(found.created):
+        raise Malformed("`created` has another length than `seqs`")
+    return found
 
 
 def _pair(value: Any) -> tuple[str, str]:

@@ -206,6 +206,11 @@ class Supervisor:
         """True if no rank has failed, and nobody has requested to stop."""
         return self._termination is not None and self._termination.state is RunState.SUCCEEDED
 
+    @property
+    def ends_by_failure(self) -> bool:
+        """True if the attempt is being terminated because a rank, or what it needs, has failed."""
+        return self._termination is not None and self._termination.state is RunState.FAILED
+
     def waits_for(self, node: int) -> bool:
         """Return whether the cleanup of this node is still awaited."""
         return self.phase is Phase.CLEANUP and node not in self._clean_nodes

@@ -25,6 +25,8 @@ _RUN = "run"
 USUAL = ("/tmp", "/var/tmp", "/dev/shm")
 
 _NAME = re.compile(r"muster-[0-9a-f]{8}")
+NAME_LENGTH = len("/muster-01234567")
+"""Length of what `make` adds to the base directory."""
 _ROOM = 1 << 20
 _SHORT = 24
 """Ray creates sockets below it, whose paths have at most 107 bytes; Ray needs 66 of them, our own name 16."""

@@ -321,6 +321,18 @@ def has_handler(pid: int, number: int) -> bool:
     return False
 
 
+def blocks(pid: int, number: int, thread: int) -> bool:
+    """Return whether a thread of a process blocks the signal; True if it is gone."""
+    try:
+        with open(f"/proc/{pid}/task/{thread}/status") as file:
+            for line in file:
+                if line.startswith("SigBlk:"):
+                    return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    except OSError:
+        pass
+    return True
+
+
 def catchers(pid: int, number: int) -> list[int]:
     """Return the processes with a handler for the signal: this one, or else its nearest descendants.
 
@@ -348,6 +360,17 @@ def send_signal(pid: int, number: int, group: bool = False) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+_TGKILL = {"x86_64": 234, "aarch64": 131}
+
+
+def send_signal_to_thread(pid: int, thread: int, number: int) -> bool:
+    """Send a signal to one thread of a process; return False if it is gone."""
+    call = _TGKILL.get(os.uname().machine)
+    if call is None:
+        return send_signal(pid, number)
+    return bool(_libc.syscall(call, pid, thread, number) == 0)
 
 
 def describe_process(pid: int, name: str) -> dict[str, Any]:

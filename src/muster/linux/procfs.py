@@ -21,6 +21,8 @@ class Stat(NamedTuple):
     """CPU time of all its threads, in ticks."""
     memory: int
     """Resident memory (RSS), in pages."""
+    faults: int
+    """Page faults that had to read from a disk."""
 
     @property
     def lives(self) -> bool:
@@ -54,7 +56,8 @@ def stat(pid: int, thread: int | None = None) -> Stat | None:
         return None
     name, rest = found
     cpu = int(rest[11]) + int(rest[12])
-    return Stat(name.decode("utf-8", "replace"), rest[0].decode(), int(rest[1]), rest[19].decode(), cpu, int(rest[21]))
+    memory, faults = int(rest[21]), int(rest[9])
+    return Stat(name.decode("utf-8", "replace"), rest[0].decode(), int(rest[1]), rest[19].decode(), cpu, memory, faults)
 
 
 def _fields(path: str) -> tuple[bytes, list[bytes]] | None:

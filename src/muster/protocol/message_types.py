@@ -129,6 +129,8 @@ TABLES = Type("object of objects", _table_of(TABLE.right), _count)
 
 RECORDS = Type("list of objects", frames.several(TABLE.right), _count)
 
+LIST = Type("list of numbers", frames.several(_number), _count)
+
 PAIRS = Type("list of lists of strings", frames.several(TEXTS.right), _count)
 
 PLACE = Type(

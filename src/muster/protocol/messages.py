@@ -25,6 +25,7 @@ from muster.protocol.message_types import (
     HIDDEN_WORDS,
     LAST,
     LATE,
+    LIST,
     NUMBERS,
     OFFSETS,
     PAIRS,
@@ -33,6 +34,7 @@ from muster.protocol.message_types import (
     PLACE,
     PROCESSES,
     PROCESSES_BY_RUN,
+    RECORDS,
     SECONDS,
     SECRET,
     SIGNAL,
@@ -112,6 +114,7 @@ SINCE: Mapping[str, int] = {
             *("rank_exited", "launcher_exited", "store_exited", "start_failed", "signal_ranks", "forward_signal"),
             *("signal_forwarded", "warn_preemption", "preemption_handlers", "scheduler_signal", "exec_request"),
             *("exec", "exec_exited", "exec_result", "subscribe", "unsubscribe", "credit", "first_output"),
+            *("get_inspections", "rank_inspections", "get_collectives", "rank_collectives", "inspect", "collectives"),
             *(
                 "get_stacks",
                 "rank_stacks",
@@ -285,8 +288,8 @@ MESSAGES: tuple[Message, ...] = (
                 {"attempt": WHOLE, "late": LATE},
             ),
             "signal_ranks": (
-                "Sends a signal to ranks, and to an external launcher.",
-                {"number": WHOLE, "ranks": NUMBERS, "launchers": maybe(FLAG)},
+                "Sends a signal to ranks, and to an external launcher; `inspect`: after an inspection of that number.",
+                {"number": WHOLE, "ranks": NUMBERS, "launchers": maybe(FLAG), "inspect": maybe(or_null(WHOLE))},
             ),
             "forward_signal": ("Passes a signal on to the ranks that have a handler for it.", {"number": WHOLE}),
             "warn_preemption": (
@@ -320,6 +323,11 @@ MESSAGES: tuple[Message, ...] = (
                 "Asks for the Python stacks of ranks.",
                 {"ranks": or_null(NUMBERS), "number": WHOLE},
             ),
+            "get_inspections": (
+                "Asks what ranks are doing: stacks, collectives, threads.",
+                {"ranks": or_null(NUMBERS), "number": WHOLE},
+            ),
+            "get_collectives": ("Asks when the ranks called their last collectives.", {"number": WHOLE}),
             "get_usage": ("Asks for memory and CPU of the ranks.", {"number": WHOLE}),
             "clean_up": (
                 "Has the node end what is left of the attempt.",
@@ -458,6 +466,14 @@ MESSAGES: tuple[Message, ...] = (
                 "The Python stacks of ranks, and the processes of ranks that cannot tell.",
                 {"number": WHOLE, "texts": STACKS, "mute": PIDS},
             ),
+            "rank_inspections": (
+                "What the ranks are doing (`core/inspection.py`); `epoch`: the time of day minus the monotonic clock.",
+                {"number": WHOLE, "inspections": RECORDS, "epoch": SECONDS},
+            ),
+            "rank_collectives": (
+                "When the ranks called their last collectives.",
+                {"number": WHOLE, "times": RECORDS, "epoch": SECONDS},
+            ),
             "rank_usage": ("Memory and CPU of the ranks.", {"number": WHOLE, "ranks": TABLES}),
             "rank_resources": (
                 "Memory and CPU of the ranks over time, of an attempt that is over.",
@@ -531,6 +547,11 @@ MESSAGES: tuple[Message, ...] = (
                 "the input from byte `at` on",
             ),
             "stacks": ("Asks for the Python stacks of ranks.", {"ranks": maybe(or_null(NUMBERS))}),
+            "inspect": (
+                "Asks what ranks are doing; `keep`: the answer is also written to the run directory.",
+                {"ranks": maybe(or_null(NUMBERS)), "keep": maybe(FLAG)},
+            ),
+            "collectives": ("Asks when the ranks called their last collectives.", _NO_FIELDS),
             "usage": ("Asks for memory and CPU of the ranks.", _NO_FIELDS),
         },
     ),
@@ -552,7 +573,7 @@ MESSAGES: tuple[Message, ...] = (
             "stdin_taken": ("The rank that reads stdin has taken it up to here.", {"upto": COUNT}),
             "finished": ("The run is over: its outcome.", {"outcome": TABLE}),
             "answer": (
-                "The answer to `state`, `kill`, `stacks` or `usage`; `missing` are nodes that did not answer.",
+                "The answer to the other requests; `missing` are nodes that did not answer.",
                 {
                     "version": _VERSION,
                     "phase": maybe(WORD),
@@ -563,6 +584,9 @@ MESSAGES: tuple[Message, ...] = (
                     "mute": maybe(PIDS),
                     "ranks": maybe(TABLES),
                     "missing": maybe(NUMBERS),
+                    "snapshot": maybe(TABLE),
+                    "times": maybe(RECORDS),
+                    "clock_offsets": maybe(LIST),
                 },
             ),
             "unknown": (
@@ -580,6 +604,11 @@ MESSAGES: tuple[Message, ...] = (
             "kill": ("Asks to end the run; the controller decides how.", {"by": maybe(or_null(TEXT))}),
             "end": ("Has the agent end everything by itself: the controller did not.", _NO_FIELDS),
             "stacks": ("Asks for the Python stacks of ranks.", {"ranks": maybe(or_null(NUMBERS))}),
+            "inspect": (
+                "Asks what ranks are doing; an agent writes it nowhere.",
+                {"ranks": maybe(or_null(NUMBERS)), "keep": maybe(FLAG)},
+            ),
+            "collectives": ("Asks when the ranks called their last collectives.", _NO_FIELDS),
             "usage": ("Asks for memory and CPU of the ranks.", _NO_FIELDS),
         },
     ),
@@ -590,7 +619,14 @@ MESSAGES: tuple[Message, ...] = (
         {
             "answer": (
                 "The answer to any of these.",
-                {"version": _VERSION, "texts": maybe(STACKS), "mute": maybe(PIDS), "ranks": maybe(TABLES)},
+                {
+                    "version": _VERSION,
+                    "texts": maybe(STACKS),
+                    "mute": maybe(PIDS),
+                    "ranks": maybe(TABLES),
+                    "snapshot": maybe(TABLE),
+                    "times": maybe(RECORDS),
+                },
             ),
             "unknown": (
                 "The agent does not know the kind of message `what`.",
