@@ -82,7 +82,8 @@ def _collective(entry: Mapping[str, Any]) -> CollectiveRecord:
 
 def _groups(dump: Mapping[str, Any], collectives: Iterable[CollectiveRecord]) -> tuple[GroupState, ...]:
     status, config = dump.get("pg_status") or {}, dump.get("pg_config") or {}
-    called, done = {}, {}
+    called: dict[str, int] = {}
+    done: dict[str, int] = {}
     for record in collectives:
         if not record.p2p:
             called[record.group] = record.seq
