@@ -35,7 +35,7 @@ LAYERS: tuple[tuple[Part, ...], ...] = (
     (
         Part("errors", "the exceptions, each with an exit status and a hint"),
         Part("linux", "the kernel as muster needs it; standard library, sent to nodes", WORLDLY),
-        Part("payloads", "scripts that ranks run for muster, with torch; to muster itself they are text", WORLDLY),
+        Part("payloads", "scripts that ranks run for muster; but for `pickles`, muster sees them as text", WORLDLY),
     ),
     (
         Part("core", "values and decisions; pure"),
@@ -74,6 +74,7 @@ LAYERS: tuple[tuple[Part, ...], ...] = (
     (Part("client", "a run seen from another process", WORLDLY),),
     (Part("runner", "from a job to a run", WORLDLY),),
     (Part("api", "the library: start, watch and stop runs; prints nothing", _CLOCK),),
+    (Part("python", "the public Python API: `muster.run` and the rest that `muster` itself names", WORLDLY),),
     (Part("lab", "the practice cluster; only `errors`, `core`, `linux` and itself", WORLDLY),),
     (Part("cli", "the command line: words in, exit status out", _TERMINAL),),
     (Part("__main__", "`python -m muster`"),),

@@ -4,9 +4,11 @@
     ├── InvalidRequest   invalid options or input; nothing was started         exit 2
     ├── Unreachable      a host or a service did not answer                    exit 3
     ├── ControlError     muster itself failed to run the job to its end        exit 125
+    ├── RemoteError      a rank failed; only the public Python API raises it   exit 1
     └── Interrupted      the user stopped it before anything was started       exit 130
 
-A job that ran and failed is not an exception: it is a `RunResult`, whose exit code is that of the first rank to fail.
+For the command line and `muster.api`, a job that ran and failed is not an exception: it is a `RunResult`, whose exit
+code is that of the first rank to fail.
 Programming errors are `TypeError` and `ValueError`.
 """
 
@@ -66,3 +68,23 @@ class Interrupted(MusterError):
     """The user interrupted muster before anything was started (exit code 130)."""
 
     exit_code = 130
+
+
+class RemoteError(MusterError):
+    """A rank of a run failed, or returned no result."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None, host: str = ""):
+        super().__init__(message, hint, host)
+        self.rank: int | None = None
+        """The rank that failed; None if no single rank did."""
+        self.run = ""
+        """The id of the run."""
+        self.traceback = ""
+        """The traceback of the rank as text; empty if it raised no exception."""
+        self.exception: BaseException | None = None
+        """The exception that the rank raised, if it could be sent."""
+
+    def __str__(self) -> str:
+        return "\n".join(filter(None, (super().__str__(), self.traceback and f"\n{self.traceback.rstrip()}")))

@@ -8,7 +8,8 @@ $MUSTER_HOME/runs/<id>/         mode 0700
     job.json  plan.json  events.jsonl  outcome.json
     reserve                     space for outcome.json, until the run ends
     token                       names the local sockets (`protocol/local_sockets.py`)
-    attempt_0/rank_00003.out  .err  .stack  .error.json
+    function                    what ranks call, of a run of a function (`payloads/call.py`)
+    attempt_0/rank_00003.out  .err  .stack  .error.json  .result
     node_<host>/agent.log  times.log  ended.json
     links  node_<host>/links    links to files of the run from elsewhere (`agent/links.py`)
 """
@@ -46,7 +47,10 @@ _RESERVE = "reserve"
 _RESERVED, _RESERVED_A_RANK = 1 << 16, 1 << 10
 """Its size in bytes, and the additional bytes per rank."""
 
-STREAMS = ("out", "err", "stack", "error.json")
+FUNCTION = "function"
+"""The pickled function that ranks call, if the program is one (`payloads/call.py`)."""
+
+STREAMS = ("out", "err", "stack", "error.json", "result")
 """The kinds of files of each rank."""
 
 

@@ -15,7 +15,7 @@ from muster.core.model import Job, Plan, as_json
 from muster.errors import InvalidRequest
 from muster.linux import procfs
 from muster.linux.identity import identity
-from muster.rundir.run import Run
+from muster.rundir.run import FUNCTION, Run
 from muster.rundir.store import Store, create_run, free_id
 from muster.ui.view import View
 
@@ -62,6 +62,8 @@ class RunContext(NamedTuple):
     warn: Say
     """Called with warnings about likely mistakes."""
     foreground: Foreground = NOTHING
+    function: bytes = b""
+    """The pickled function that the ranks call, for the file `function` of the run; empty for other programs."""
 
     @property
     def code_limit(self) -> int:
@@ -77,6 +79,8 @@ class RunContext(NamedTuple):
             deleted = limit(self.store, options.keep_runs, options.keep_size)
             if deleted:
                 self.progress(deleted)
+        if self.function:
+            run.replace(FUNCTION, self.function)
         return run
 
     def make_copy(self) -> None:

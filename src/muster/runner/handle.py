@@ -109,6 +109,11 @@ class RunHandle:
         """The run id, which all muster commands accept."""
         return self.run.id
 
+    @property
+    def over(self) -> bool:
+        """Whether `drive` has returned or raised."""
+        return self._over.is_set()
+
     def drive(self) -> RunResult | None:
         """Do the run's work in this process until it has ended; return the result, or None if it is not known.
 

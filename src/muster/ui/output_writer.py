@@ -64,6 +64,10 @@ class OutputWriter:
         if data:
             self.writer.do(lambda: None if self._dropping else self._write(fd, data))
 
+    def do(self, show: Callable[[], object]) -> None:
+        """Queue a call that shows output elsewhere than on a descriptor."""
+        self.writer.do(lambda: None if self._dropping else show())
+
     def _write(self, fd: int, data: bytes) -> None:
         """Write bytes; report once that a disk behind `> file` is full. A closed terminal is not reported."""
         try:

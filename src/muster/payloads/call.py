@@ -1,0 +1,169 @@
+"""Call a function in each rank: read it from the run directory, and write its result or its exception there.
+
+The program starts this script for `muster.run(function)`. The file `function` of the run directory has, each with its
+length before it: a header (JSON) with the versions of the caller and the sources of what is needed to unpickle, and the
+pickle of (function, args, kwargs). It is read only if it belongs to this user and nobody else can write it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import sys
+from importlib.abc import InspectLoader, MetaPathFinder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import ModuleType
+    from typing import Any
+
+
+def _parts_of(path: str) -> tuple[dict[str, Any], bytes]:
+    """Return the header and the pickle of the file. Raises PermissionError if others can write it."""
+    for name in (os.path.dirname(path), path):
+        found = os.lstat(name)
+        if found.st_uid not in (os.geteuid(), 0) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise PermissionError("muster: error: other users can write " + name)
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+        header, data = (file.read(int.from_bytes(file.read(8), "big")) for _ in range(2))
+    return json.loads(header), data
+
+
+def _attempt(run_dir: str) -> str:
+    """Return the directory of the current attempt, which is the newest."""
+    numbers = [int(name[8:]) for name in os.listdir(run_dir) if re.fullmatch("attempt_[0-9]+", name)]
+    return os.path.join(run_dir, f"attempt_{max(numbers)}")
+
+
+def _module(name: str, text: str) -> ModuleType:
+    """Make a module from its source."""
+    import types
+
+    sys.modules[name] = module = types.ModuleType(name)
+    exec(compile(text, f"<{name}>", "exec"), vars(module))
+    return module
+
+
+class _Brought(MetaPathFinder, InspectLoader):
+    """Finds the modules of a package whose sources came with the function."""
+
+    def __init__(self, package: str, sources: Mapping[str, str]) -> None:
+        self.package, self.sources = package, sources
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        from importlib.util import spec_from_loader
+
+        return spec_from_loader(name, self, is_package=name == self.package) if name in self.sources else None
+
+    def get_source(self, name: str) -> str:
+        return self.sources[name]
+
+    def is_package(self, name: str) -> bool:
+        return name == self.package
+
+
+def _bring_cloudpickle(version: str, sources: Mapping[str, str]) -> None:
+    """Make cloudpickle importable in the version of the caller: pickles of one version need not suit another."""
+    try:
+        import cloudpickle
+
+        if cloudpickle.__version__ == version:
+            return
+    except Exception:
+        pass
+    for name in [name for name in sys.modules if name.partition(".")[0] == "cloudpickle"]:
+        del sys.modules[name]
+    sys.meta_path.insert(0, _Brought("cloudpickle", sources))
+
+
+def _mismatch(caller: Mapping[str, Any]) -> str:
+    """Return how this Python differs from the caller's, in words; empty if it does not matter."""
+    here = list(sys.version_info[:2])
+    if caller["python"] != here:
+        own, other = (".".join(map(str, version)) for version in (here, caller["python"]))
+        return f"Python {own} in this rank, {other} in the caller: choose another interpreter with python="
+    if caller["torch"]:
+        try:
+            from importlib.metadata import version
+
+            found = version("torch").partition("+")[0]
+        except Exception:
+            return ""  # torch may be there without metadata; if it is not, its import says so
+        if found != caller["torch"]:
+            own, other = found, caller["torch"]
+            return f"torch {own} in this rank, {other} in the caller: choose another interpreter with python="
+    return ""
+
+
+def _main() -> None:
+    folder = os.path.dirname(os.path.abspath(__file__))
+    run_dir = os.path.dirname(os.path.dirname(folder))
+    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != folder]
+    rank = int(os.environ["RANK"])
+    target = os.path.join(_attempt(run_dir), f"rank_{rank:05d}.result")
+    header, data = _parts_of(os.path.join(run_dir, "function"))
+    sys.path[:0] = [entry for entry in header["path"] if entry not in sys.path]
+    pickles = _module("_muster_pickles", header["pickles"])
+    error: Exception | None = None
+    try:
+        why = _mismatch(header)
+        if why:
+            raise RuntimeError(why)
+        _bring_cloudpickle(header["cloudpickle"], header["sources"])
+        import pickle
+
+        function, args, kwargs = pickle.loads(data)
+        data = b""
+        result = function(*args, **kwargs)
+        _refuse(result, rank)
+        try:
+            pickles.write(target, result, {"kind": "value"})
+        except OSError as failed:
+            raise OSError(failed.errno, f"cannot write the result of rank {rank}: {failed.strerror}") from None
+        except Exception as failed:
+            why = pickles.why_not(result, "result", failed)
+            raise TypeError(f"cannot pickle the result of rank {rank}: {why}") from None
+    except Exception as raised:
+        error = raised
+    if error is not None:
+        _fail(pickles, target, error)
+
+
+def _refuse(result: object, rank: int) -> None:
+    """Raise TypeError for a result that stands for values to come."""
+    import inspect
+
+    if inspect.isgenerator(result) or inspect.isasyncgen(result) or inspect.iscoroutine(result):
+        what = type(result).__name__.replace("_", " ")
+        raise TypeError(f"the result of rank {rank} is a {what}, which cannot be sent: return a list")
+
+
+def _fail(pickles: Any, target: str, error: Exception) -> None:
+    """Write the exception for the caller, print its traceback as Python does, and exit."""
+    import traceback
+
+    own, trace = os.path.abspath(__file__), error.__traceback__
+    while trace is not None and os.path.abspath(trace.tb_frame.f_code.co_filename) == own:
+        trace = trace.tb_next
+    error.__traceback__ = trace
+    text = "".join(traceback.format_exception(type(error), error, trace))
+    line = traceback.format_exception_only(type(error), error)[-1].strip()
+    says = {"kind": "error", "type": type(error).__name__, "line": line, "traceback": text}
+    try:
+        pickles.write(target, error, dict(says, pickled=True))
+    except Exception:
+        try:
+            pickles.write_words(target, says)
+        except OSError:
+            pass
+    sys.excepthook(type(error), error, trace)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,94 @@
+"""The file `function` of a run, which `payloads/call.py` reads: versions, sources to unpickle with, and the pickle."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Callable
+
+from muster.errors import InvalidRequest
+from muster.payloads import pickles
+from muster.python.splitting import name_of
+
+
+def packed(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
+    """Return the contents of the file. Raises `InvalidRequest` with the path to what cannot be pickled."""
+    try:
+        import cloudpickle  # imported late: only functions need it
+    except ImportError:
+        raise InvalidRequest(
+            f"functions require cloudpickle, which {sys.executable} does not have", "pip install cloudpickle"
+        ) from None
+    header = json.dumps(
+        {
+            "python": list(sys.version_info[:2]),
+            "torch": _torch(),
+            "path": _own_path(),
+            "cloudpickle": cloudpickle.__version__,
+            "sources": _sources("cloudpickle"),
+            "pickles": Path(pickles.__file__).read_text(encoding="utf-8"),
+        }
+    ).encode()
+    try:
+        data: bytes = cloudpickle.dumps((function, tuple(args), dict(kwargs)), protocol=5)
+    except Exception as error:
+        raise InvalidRequest(
+            _why_not(function, args, kwargs, error), "create it in the function, or pass what it needs to be created"
+        ) from None
+    return b"".join(len(part).to_bytes(8, "big") + part for part in (header, data))
+
+
+def _why_not(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], error: BaseException) -> str:
+    """Return the path to what cannot be pickled, and why."""
+    what = name_of(function)
+    named = [(what, function)]
+    named += [(f"argument {number} of {what}", value) for number, value in enumerate(args)]
+    named += [(f"argument {name} of {what}", value) for name, value in kwargs.items()]
+    for name, value in named:
+        failed = pickles.fails(value)
+        if failed is not None:
+            return pickles.why_not(value, name, failed)
+    return f"{what}: {error}"
+
+
+def _torch() -> str | None:
+    """Return the version of torch here without its build (`+cu130`); None if torch is not installed."""
+    try:
+        return version("torch").partition("+")[0]
+    except PackageNotFoundError:
+        return None
+
+
+def _own_path() -> list[str]:
+    """Return the directories of `sys.path` with the caller's own modules: neither Python's, nor installed packages."""
+    paths = sysconfig.get_paths()
+    pythons = {os.path.realpath(paths[name]) for name in ("stdlib", "platstdlib")}
+    found = []
+    for entry in sys.path:
+        path = os.path.abspath(entry or ".")
+        real = os.path.realpath(path)
+        installed = "site-packages" in real or "dist-packages" in real
+        if (
+            os.path.isdir(path)
+            and not installed
+            and not any((real + os.sep).startswith(base + os.sep) for base in pythons)
+        ):
+            found.append(path)
+    return found
+
+
+def _sources(package: str) -> dict[str, str]:
+    """Return the sources of an installed pure package, by module name."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None and spec.origin is not None
+    found = {package: Path(spec.origin).read_text(encoding="utf-8")}
+    for path in Path(spec.origin).parent.glob("*.py"):
+        if path.stem != "__init__":
+            found[f"{package}.{path.stem}"] = path.read_text(encoding="utf-8")
+    return found

@@ -1,0 +1,220 @@
+"""A run for a Python program: its state, results, failures and logs, and the means to end it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any, Generic, TypeVar
+
+from muster import api
+from muster.client.client import Client, ask
+from muster.client.follow import Follower
+from muster.client.follow import wait as wait_for
+from muster.client.reconcile import cancel, may_still_run, reconcile
+from muster.core.controller_config import RECORD
+from muster.core.results import SIGINT, RunResult, RunState
+from muster.errors import ControlError, InvalidRequest, RemoteError, Unreachable
+from muster.linux import processes
+from muster.python import failures, log_lines
+from muster.runner.handle import RunHandle
+
+T = TypeVar("T")
+
+_TICK = 0.5
+"""Seconds between chances for Ctrl-C while this program waits for a run to end."""
+
+
+class Run(Generic[T]):
+    """A run that `muster.submit` started, or that `muster.attach` found. All methods may be called in any thread."""
+
+    def __init__(self, handle: RunHandle) -> None:
+        self._handle = handle
+        self._run = handle.run
+
+    def __repr__(self) -> str:
+        return f"<muster.Run {self.id}>"
+
+    @property
+    def id(self) -> str:
+        """The id of the run, which all muster commands accept."""
+        return self._handle.id
+
+    @property
+    def path(self) -> str:
+        """The run directory, with the logs."""
+        return str(self._run.path)
+
+    # ---- the end ----------------------------------------------------------------------------------------------------
+
+    def status(self) -> RunState:
+        """Return the current state, such as `running`, `pending`, `succeeded` or `failed`; it equals that string."""
+        if self._handle.outcome is not None:
+            return self._handle.outcome.state
+        return reconcile(self._run).state
+
+    def done(self) -> bool:
+        """Return whether the run has ended."""
+        return not self.status().lives
+
+    def wait(self, timeout: float | None = None) -> RunResult | None:
+        """Wait at most `timeout` seconds (None: no limit) for the end; return how it ended, or None if it has not.
+
+        A run that failed is a result too: `state`, `code`, `root_cause`, `exits`. See also `results`.
+        """
+        found = self._handle.wait(timeout)
+        if found is None and not self._handle.detached and self._handle.over:
+            return self._handle.result()  # the connection was lost: raises if the result is not known
+        return found
+
+    def results(self, timeout: float | None = None) -> list[T]:
+        """Wait for the end, and return what the function returned on each rank, by rank; None for ranks of a script.
+
+        Large arrays and tensors are mapped from the files of the run, and read when they are used. Tensors are on the
+        CPU.
+
+        Raises the exception of the rank that failed first, caused by a `RemoteError` with its traceback; `RemoteError`
+        itself if that rank raised none; and `TimeoutError` if the run has not ended in time.
+        """
+        return failures.results_of(self._run, self._ended(timeout))
+
+    def result(self, timeout: float | None = None) -> T:
+        """Wait for the end, and return what the function returned on rank 0. Raises like `results`."""
+        return self.results(timeout)[0]
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the end, and return what `results` would raise; None if the run succeeded."""
+        outcome = self._ended(timeout)
+        if outcome.state is RunState.SUCCEEDED:
+            return None
+        try:
+            failures.raise_failure(self._run, outcome)
+        except BaseException as error:
+            return error
+        return None
+
+    @property
+    def failures(self) -> list[RemoteError]:
+        """The failures of all ranks that failed by themselves, the first one first; empty until the run has ended."""
+        outcome = self.wait(0)
+        if outcome is None:
+            return []
+        failures.fetch(self._run)
+        return failures.failures_of(self._run, outcome)
+
+    def _ended(self, timeout: float | None) -> RunResult:
+        outcome = self.wait(timeout)
+        if outcome is None:
+            found = reconcile(self._run)
+            if not found.state.lives:
+                why = f": {found.why}" if found.why else ""
+                raise ControlError(f"the result of {self.id} is not known: it is {found.state}{why}", None)
+            raise TimeoutError(f"{self.id} is still {found.state}" + (f" after {timeout:g}s" if timeout else ""))
+        failures.fetch(self._run)
+        return outcome
+
+    def __await__(self) -> Generator[Any, None, list[T]]:
+        """Wait for `results` without blocking the event loop. A cancelled wait ends the run, unless it is detached."""
+        return self._results_of_thread().__await__()
+
+    async def _results_of_thread(self) -> list[T]:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[list[T]] = loop.create_future()
+
+        def tell(found: list[T] | None, error: BaseException | None) -> None:
+            if done.done():
+                return
+            if error is not None:
+                done.set_exception(error)
+            else:
+                done.set_result(found or [])
+
+        def work() -> None:
+            found, failed = None, None
+            try:
+                found = self.results()
+            except BaseException as error:
+                failed = error
+            try:
+                loop.call_soon_threadsafe(tell, found, failed)
+            except RuntimeError:  # the loop was closed meanwhile
+                pass
+
+        processes.start_thread(work)
+        try:
+            return await done
+        except asyncio.CancelledError:
+            if not self._handle.detached:
+                self._handle.stop()
+            raise
+
+    # ---- a look inside ----------------------------------------------------------------------------------------------
+
+    def logs(
+        self, rank: int | Sequence[int] | None = None, follow: bool = False, stream: str | None = None
+    ) -> Iterator[str]:
+        """Yield the lines that ranks have written, in the order of writing, without line ends.
+
+        `rank`: only this rank, or these; lines of several ranks begin with `[RANK] `. `stream`: only `out` or `err`.
+        `follow`: wait for more lines until the run ends.
+        """
+        ranks = None if rank is None else [rank] if isinstance(rank, int) else list(rank)
+        return log_lines.read(self._run, ranks, follow, stream)
+
+    def stacks(self) -> dict[int, str]:
+        """Return the current Python stack of each running rank, without stopping the ranks."""
+        if reconcile(self._run).state is not RunState.RUNNING:
+            raise InvalidRequest(
+                f"{self.id} has no running ranks", f"see how it ended: muster show {self._run.operand}"
+            )
+        answer = ask(self._run, "stacks", ranks=None)
+        return {
+            int(rank): str(text)
+            for rank, text in sorted(answer.get("texts", {}).items(), key=lambda item: int(item[0]))
+        }
+
+    def kill(self) -> None:
+        """Terminate the ranks as `muster kill` does, and wait until the run has ended. Does nothing if it has."""
+        if self.status() is RunState.PENDING:
+            cancel(self._run)
+            return
+        if self.done():
+            return
+        if not self._handle.detached:
+            self._handle.stop()
+            self._handle.wait()
+            return
+        scheduled = self._run.scheduled
+        if scheduled is not None and not scheduled.allocated and self._run.read(RECORD) is None:
+            cancel(self._run)  # there is no controller yet
+        else:
+            try:
+                ask(self._run, "kill", by="")
+            except (ControlError, Unreachable):
+                if not may_still_run(self._run, reconcile(self._run).state):
+                    return
+                raise
+        with Client(self._run) as client:
+            wait_for(Follower(self._run, client))
+
+    def end_with(self, error: BaseException) -> None:
+        """End the run because this exception leaves the caller: after Ctrl-C as at a terminal, a second one hurries."""
+        if self._handle.detached:
+            self.kill()
+            return
+        while not self._handle.over:
+            self._handle.stop(SIGINT if isinstance(error, KeyboardInterrupt) else 15)
+            try:
+                while not self._handle.over:
+                    self._handle.wait(_TICK)
+            except KeyboardInterrupt:
+                continue
+
+
+def attach(which: str = "last", *, run_dir: str | None = None) -> Run[Any]:
+    """Return an existing run by its id, its name, a prefix of its id, or `last`: from any program of this user.
+
+    `run_dir`: the directory that contains all runs, if it is not MUSTER_HOME or ~/.muster.
+
+    Raises `muster.errors.InvalidRequest` if no run matches, or the prefix is ambiguous.
+    """
+    return Run(api.find(which, run_dir=run_dir))

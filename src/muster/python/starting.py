@@ -1,0 +1,117 @@
+"""Start functions and scripts for a Python program: what `muster.run` and `muster.submit` do."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from muster import api
+from muster.agent.rank_info import detect
+from muster.config.options import RUN, RunOptions
+from muster.config.parse import ParsedArgs, from_table
+from muster.config.program import script_of_ours
+from muster.core.model import BUNDLED, Plan
+from muster.core.plurals import plural
+from muster.errors import InvalidRequest
+from muster.python.output import Printed, Quiet, tell
+from muster.python.pickling import packed
+from muster.python.run import Run
+from muster.python.splitting import Split, name_of, split
+from muster.rundir.store import store_at
+from muster.runner.context import RunContext, Viewer, resolve
+from muster.ui.view import View
+
+
+def run(program: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> list[Any]:
+    """Run a function or a script, and return its results; see `muster.run`."""
+    found = split(program, arguments, keywords)
+    started = _start(program, found, found.show_output is not False)
+    try:
+        return started.results()
+    except BaseException as error:
+        started.end_with(error)
+        raise
+
+
+def submit(program: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Run[Any]:
+    """Start a function or a script; see `muster.submit`."""
+    found = split(program, arguments, keywords)
+    return _start(program, found, bool(found.show_output))
+
+
+def _start(program: Any, found: Split, show: bool) -> Run[Any]:
+    return Run(api.start(context_of(program, found, show)))
+
+
+def context_of(program: Any, found: Split, show: bool) -> RunContext:
+    """Return the context of a run of a function or a script. Raises `InvalidRequest`."""
+    began, env = time.monotonic(), dict(os.environ)
+    options = RunOptions(("argv", from_table(RUN, found.options, "options of the run")))
+    _refuse_in_a_rank()
+    store = store_at(options.run_dir, env)
+    if callable(program):
+        name = re.sub(r"[^\w.-]+", "-", name_of(program)).strip("-.") or "function"
+        if options.module or options.no_python:
+            raise InvalidRequest(
+                f"{'module' if options.module else 'no_python'}= is for scripts, not for functions", "leave it out"
+            )
+        function = packed(program, found.args, found.kwargs)
+        words, source, shown = [BUNDLED + name], script_of_ours("call.py"), f"{name_of(program)}()"
+    else:
+        function, words, source = b"", [os.fspath(program), *found.args], ""
+        shown = shlex.join(words)
+    argv = ["run", *_typed(found.options), *([shown] if function else words)]
+    context = resolve(
+        argv,
+        ParsedArgs({}, words, False),
+        options,
+        env,
+        began,
+        store,
+        _viewer(options, show),
+        tell,
+        tell,
+        brought=source,
+    )
+    return context._replace(function=function)
+
+
+def _viewer(options: RunOptions, show: bool) -> Viewer:
+    def view(plan: Plan, run_id: str, operand: str) -> View:
+        if not show:
+            return Quiet(False)
+        return Printed(plan, True if options.ranks is None else list(options.ranks), options.prefix)
+
+    return view
+
+
+def _refuse_in_a_rank() -> None:
+    """Raise `InvalidRequest` if this process is a rank: each rank would start a run of its own."""
+    found = detect()
+    if found is not None and found.world_size is not None and found.world_size > 1 and _calls():
+        raise InvalidRequest(
+            f"this is rank {found.rank} of a run: {plural(found.world_size, 'rank')} would each start a run",
+            "call muster.run in the program that starts the run, not in the function",
+        )
+
+
+def _calls() -> bool:
+    """Return whether this process was started to call a function (`payloads/call.py`)."""
+    import sys
+
+    return "_muster_pickles" in sys.modules
+
+
+def _typed(options: Mapping[str, Any]) -> list[str]:
+    """Return options as they would be typed, for job.json."""
+    found = []
+    for key, value in options.items():
+        option = "--" + key.replace("_", "-")
+        for item in value if isinstance(value, list) else [value]:
+            if item is not False:
+                found += [option] if item is True else [option, str(item)]
+    return found

@@ -1,0 +1,142 @@
+"""Write src/muster/python/signatures.py: `muster.run` and `muster.submit`, whose keywords are the options.
+
+The names, defaults and meanings come from the option table. `tests/unit/test_python_signatures.py` checks that the file
+is up to date.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from pathlib import Path
+from subprocess import run
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "src" / "muster" / "python" / "signatures.py"
+
+HEAD = '''"""`muster.run` and `muster.submit` with the type of each option.
+
+Written by tools/signatures.py from the option table (`config/options.py`): edit these, not this file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Callable, TypedDict, TypeVar, overload
+
+from muster.python.splitting import described
+
+if TYPE_CHECKING:
+    from muster.python.run import Run
+
+T = TypeVar("T")
+
+
+class RunKeywords(TypedDict, total=False):
+    """The options of `muster.run` and `muster.submit`, e.g. for a table of options that several calls share."""
+
+'''
+
+SCRIPT = "str | os.PathLike[str]"
+
+
+def type_of(option: Any) -> str:
+    """Return the annotation of an option's keyword."""
+    if option.key == "env":
+        return "Mapping[str, str] | Sequence[str] | str"
+    if not option.metavar:
+        return "bool"
+    if option.is_path:
+        return "str | os.PathLike[str]" + (" | Sequence[str]" if option.many else "")
+    if option.many:
+        return "str | Sequence[str]"
+    result = str(inspect.signature(option.read).return_annotation)
+    if option.key == "ranks":
+        return "int | str | Sequence[int]"
+    if result == "float":
+        return "float | str"
+    if result == "int" and option.metavar != "SIZE":
+        return "int"
+    if option.metavar == "N" or option.key in ("mem", "gpus"):
+        return "int | str"
+    if option.metavar in ("HOSTS", "LIST", "NODES", "SIGNALS"):
+        return "str | Sequence[str]"
+    return "str"
+
+
+def keywords() -> list[tuple[str, str]]:
+    """Return name and annotation of each option that Python programs can use."""
+    sys.path.insert(0, str(ROOT / "src"))
+    from muster.python.splitting import OPTIONS
+
+    return [(option.key, type_of(option)) for option in OPTIONS.values()]
+
+
+def overloads(name: str, of_function: str, of_script: str) -> str:
+    """Return the overloads of one function, for functions and for scripts."""
+    options = "".join(f"    {key}: {kind} | None = None,\n" for key, kind in keywords())
+    found = ""
+    for program, result in (("Callable[..., T]", of_function), (SCRIPT, of_script)):
+        found += f"""
+@overload
+def {name}(
+    program: {program},
+    /,
+    *arguments: Any,
+    args: Sequence[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    show_output: bool | None = None,
+{options}    **keywords: Any,
+) -> {result}: ...
+"""
+    return found
+
+
+RUN = '''
+@described
+def run(program: Callable[..., Any] | str | os.PathLike[str], /, *arguments: Any, **keywords: Any) -> list[Any]:
+    """Run a function or a script on all ranks, wait for it, and return what each rank returned, by rank.
+
+    `program`: a function, called on each rank with `arguments` and with the keywords that are no options of muster; or
+    the path of a script, with its arguments as strings. Keywords that are options of `muster run` have the same names,
+    defaults and checks as on the command line (`nproc_per_node=4`, `hosts="n[1-2]"`, `slurm=True`).
+    `args`, `kwargs`: arguments of the function. If one of them is given, all other keywords are options.
+    `show_output`: print the output of the ranks to `sys.stdout` and `sys.stderr` (default: True).
+
+    If a rank fails, its exception is raised, caused by a `RemoteError` with its rank, host and traceback. The ranks are
+    terminated before an exception leaves this function, including KeyboardInterrupt.
+
+    Raises `muster.errors.InvalidRequest` if an option or argument is invalid; then nothing was started.
+    """
+    from muster.python import starting
+
+    return starting.run(program, arguments, keywords)
+'''
+
+SUBMIT = '''
+@described
+def submit(program: Callable[..., Any] | str | os.PathLike[str], /, *arguments: Any, **keywords: Any) -> Run[Any]:
+    """Start a function or a script on all ranks, and return it as a `Run` without waiting for its end.
+
+    Takes the same arguments as `muster.run`; the output of ranks is not printed unless `show_output` is true. A run on
+    this machine or on hosts is terminated when this program exits, unless `detach` is true.
+    """
+    from muster.python import starting
+
+    return starting.submit(program, arguments, keywords)
+'''
+
+
+def page() -> str:
+    """Return the text of the module."""
+    table = "".join(f"    {key}: {kind}\n" for key, kind in keywords())
+    text = HEAD + table + "\n" + overloads("run", "list[T]", "list[None]") + "\n" + RUN
+    text += "\n" + overloads("submit", "Run[T]", "Run[None]") + "\n" + SUBMIT
+    ruff = [str(Path(sys.executable).with_name("ruff")), "format", "--quiet", "--stdin-filename", str(PAGE), "-"]
+    return run(ruff, input=text, capture_output=True, text=True, check=True).stdout
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
