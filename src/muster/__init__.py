@@ -11,10 +11,9 @@ Importing muster imports nothing else; each name below is imported when it is fi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from muster.agent.rank_info import detect as detect_rank
     from muster.core.results import RunResult, RunState

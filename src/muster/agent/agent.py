@@ -339,6 +339,7 @@ class Agent:
         log = os.open(os.path.join(self.folder, "agent.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(log, 2)
         os.close(log)
+        self.logs.with_results = own_run_dir and os.path.exists(os.path.join(run_dir, "function"))
         self.links = RankLinks(log_dir, self.folder, lambda text: self.emit("note", text=text))
         self.run_id, self.sockets = run_id, local_sockets.Sockets(run_id, token)
         local_sockets.keep(run_dir, token)

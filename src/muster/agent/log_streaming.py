@@ -19,6 +19,8 @@ from muster.linux.eventloop import EventLoop
 from muster.protocol.channel import Emit
 from muster.protocol.paths import rank_file
 
+RESULT = "result"
+"""The kind of the file with the result of a rank, which only `KEEP` reads (`payloads/call.py`)."""
 KEEP = "keep"
 """The reader on node 0 that copies logs which exist only on this node."""
 _ENOUGH = 1 << 20
@@ -93,6 +95,8 @@ class Outlets(NamedTuple):
 class LogStreamer:
     """The output of this node's ranks. `complain` writes a message to agent.log."""
 
+    with_results = False
+    """True if results of ranks are sent to `KEEP`: ranks call a function, and nobody else has this run directory."""
     node_folder = ""
     """Directory of the file with the times of output; set before logs are followed."""
 
@@ -120,6 +124,8 @@ class LogStreamer:
         """Add a reader, or restart one from other offsets."""
         self.readers[name] = reader = LogSubscription(want, offsets, tail)
         for stream in self._streams:
+            if stream.kind == RESULT and name != KEEP:
+                continue
             reader.grown(Piece(stream, stream.size()))
             reader.place(stream)
 
@@ -139,7 +145,8 @@ class LogStreamer:
             overflow.lead_to(rank_file(folder, rank, kind))
         self._attempt, self._folder, self._shown = attempt, folder, set()
         self._risky = may_fill_up(folder)
-        self._follower = LogWatcher(folder, ranks, attempt)
+        kinds = ("out", "err", RESULT) if self.with_results else ("out", "err")
+        self._follower = LogWatcher(folder, ranks, attempt, kinds)
         self._streams += self._follower.streams.values()
         for reader in self.readers.values():
             reader.tail = None  # output from now on is sent from its beginning
@@ -287,6 +294,11 @@ class LogStreamer:
         if self._follower is not None and self._follower.undecided:
             self._look_for_tracebacks(self._follower.in_doubt)
             self.loop.call_later(_BREATH, lambda: self.notice(decide=False))
+        results = [piece for piece in pieces if piece.stream.kind == RESULT] if self.with_results else []
+        if results and KEEP in self.readers:
+            for piece in results:
+                self.readers[KEEP].grown(piece)
+        pieces = [piece for piece in pieces if piece not in results] if results else pieces
         self._look_for_tracebacks(piece.stream for piece in pieces)
         for stream in dict.fromkeys(piece.stream for piece in pieces):
             if stream.rank not in self._shown:

@@ -135,7 +135,10 @@ class Piece(NamedTuple):
 class LogWatcher:
     """The files of all ranks of one attempt in one directory."""
 
-    def __init__(self, folder: str, ranks: Iterable[int], attempt: int = 0) -> None:
+    def __init__(
+        self, folder: str, ranks: Iterable[int], attempt: int = 0, kinds: Iterable[str] = ("out", "err")
+    ) -> None:
+        self._kinds = tuple(kinds)
         self.streams: dict[str, LogFile] = {}
         self._added: list[LogFile] = []
         """Streams that had grown before inotify watched them or their name was known: no event reports that."""
@@ -154,7 +157,7 @@ class LogWatcher:
 
     def add(self, rank: int) -> list[LogFile]:
         """Follow one more rank; return its files."""
-        found = [LogFile(rank, kind, rank_file(self._folder, rank, kind), self._attempt) for kind in ("out", "err")]
+        found = [LogFile(rank, kind, rank_file(self._folder, rank, kind), self._attempt) for kind in self._kinds]
         self.streams.update({os.path.basename(stream.path): stream for stream in found})
         # empty files are left out: each later write has its own event, in order
         self._added += [stream for stream in found if stream.size()]

@@ -5,9 +5,11 @@ Modules that only some runs need are imported only on use.
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Any
 
+from muster.linux import processes
 from muster.protocol.channel import Emit
 
 
@@ -51,6 +53,19 @@ class Survey:
 
         code_tree.remember(home, root, payload)
         self.emit("remembered")
+
+    def on_bring(self, payload: bytes, run_dir: str, name: str, offset: int) -> None:
+        """Write a piece of a file into the run directory, which this node does not share with the sender."""
+        try:
+            processes.make_private(run_dir)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | (0 if offset else os.O_TRUNC)
+            with open(os.open(os.path.join(run_dir, os.path.basename(name)), flags, 0o600), "wb") as file:
+                file.seek(offset)
+                file.write(payload)
+        except OSError as error:
+            self.emit("brought", failed=processes.reason_at(error))
+        else:
+            self.emit("brought", failed="")
 
     def on_open_probe_port(self, payload: bytes) -> None:
         """Open a port to which the other nodes try to connect."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from muster.agent.log_streaming import KEEP
+from muster.agent.log_streaming import KEEP, RESULT
 from muster.agent.log_timeline import NAME, Timeline
 from muster.controller.connections import AgentConnection
 from muster.controller.controller import Controller
@@ -42,7 +42,7 @@ class LogCopies:
         found = {}
         for attempt in self.controller.run.attempts():
             for rank in self.controller.plan.nodes[link.node].ranks:
-                for stream in ("out", "err"):
+                for stream in ("out", "err", RESULT):
                     path = self.controller.run.log(attempt, rank.rank, stream)
                     if path.exists():
                         found[f"{attempt}/{rank.rank}.{stream}"] = path.stat().st_size
@@ -53,7 +53,8 @@ class LogCopies:
         name = f"attempt_{attempt}/{self.controller.run.log(attempt, rank, stream).name}"
         of = (link, attempt, rank, stream)
         self.scribe.put(name, offset, payload, partial(self._kept_more, name, of, len(payload)))
-        self._timeline(link).grown(attempt, [(rank, stream, offset + len(payload))])
+        if stream != RESULT:
+            self._timeline(link).grown(attempt, [(rank, stream, offset + len(payload))])
 
     def _kept_more(self, name: str, of: Log, count: int) -> None:
         """Handle that another node's output was written here, or could not be: then the node must keep its own copy."""

@@ -44,6 +44,8 @@ RESTLESS = 8.0
 MERCY = 5.0
 """Seconds for the others once one host has failed, so that all failures are reported together."""
 
+_PIECE = 4 << 20
+"""Bytes of a file that are sent at once."""
 _PROBE = 300.0
 """Seconds for the examination of a machine, which includes two imports of torch."""
 
@@ -51,7 +53,7 @@ WAY = 5.0
 """Seconds for a connection between two nodes."""
 
 ANSWERS = {
-    *("facts", "marker_written", "marker_checked", "compared", "remembered"),
+    *("facts", "marker_written", "marker_checked", "compared", "remembered", "brought"),
     *("probe_port", "routes", "probed", "clock", "detached"),
 }
 """Kinds of answers to the questions before there is a plan."""
@@ -337,6 +339,20 @@ class StartedAgents:
         return [(theirs, True)] + [
             (theirs, True) if answer["shares"] else (_own(link, run_id), False) for link, answer in zip(others, answers)
         ]
+
+    def bring(self, name: str, data: bytes, run_dirs: Mapping[int, str]) -> None:
+        """Write a file into the run directories of these nodes, in pieces. Raises `MusterError`."""
+        links = [link for link in self.links if link.node in run_dirs]
+        for offset in range(0, len(data), _PIECE):
+            piece = data[offset : offset + _PIECE]
+
+            def question(link: ProcessConnection, piece: bytes = piece, offset: int = offset) -> bytes:
+                return encode_frame("bring", piece, run_dir=run_dirs[link.node], name=name, offset=offset)
+
+            for link, answer in zip(links, self._exchange(links, "brought", question, _PROBE)):
+                if answer["failed"]:
+                    self._fail(link, ControlError(answer["failed"], "free some space on the host", link.host))
+            self._raise_failed()
 
     def detach_agents(
         self, prepares: Sequence[Mapping[str, Any]], archive: bytes, files: Mapping[str, str], **where: Any

@@ -110,6 +110,7 @@ SINCE: Mapping[str, int] = {
             "response",
             *("get_facts", "facts", "write_marker", "marker_written", "check_marker", "marker_checked"),
             *("open_probe_port", "probe_port", "probe_routes", "routes", "detach", "detached", "configure"),
+            *("bring", "brought"),
             *("open_store", "store_opened", "start_ranks", "ranks_started", "rank_registered", "rank_pids"),
             *("rank_exited", "launcher_exited", "store_exited", "start_failed", "signal_ranks", "forward_signal"),
             *("signal_forwarded", "warn_preemption", "preemption_handlers", "scheduler_signal", "exec_request"),
@@ -232,6 +233,11 @@ MESSAGES: tuple[Message, ...] = (
                 "Has the agent write down which files were sent to this directory.",
                 {"root": TEXT, "home": TEXT},
                 "names and what identifies the files, as JSON",
+            ),
+            "bring": (
+                "A piece of a file for a run directory that the node does not share: the function that ranks call.",
+                {"run_dir": TEXT, "name": WORD, "offset": COUNT},
+                "the bytes of the file from `offset` on",
             ),
             "open_probe_port": ("Asks for a port at which other nodes try to connect.", _NO_FIELDS),
             "probe_routes": (
@@ -357,6 +363,7 @@ MESSAGES: tuple[Message, ...] = (
                 {"digests": BY_NAME, "stale": TEXTS},
             ),
             "remembered": ("It is written down.", _NO_FIELDS),
+            "brought": ("The piece is written; `failed` is the error if it is not.", {"failed": STRING}),
             "probe_port": ("The port at which other nodes may try to connect.", {"port": WHOLE}),
             "routes": ("Which addresses could be connected to, or why not.", {"ways": WAYS}),
             "probed": (

@@ -28,7 +28,7 @@ from muster.errors import InvalidRequest
 from muster.launchers import make_plan
 from muster.linux.eventloop import EventLoop
 from muster.protocol.local_sockets import new_token
-from muster.rundir.run import Run
+from muster.rundir.run import FUNCTION, Run
 from muster.rundir.store import remove_run
 from muster.runner.context import RunContext, refuse_stdin, run_record
 from muster.runner.detached import DetachedRun
@@ -170,6 +170,9 @@ def _hand_over(context: RunContext, gathering: StartedAgents, bootstrap: Bootstr
     remote.remember_way(run, remote.way_of(job))
     run.write("job.json", record)
     run.write("plan.json", files["plan.json"])
+    if context.function:
+        own = {link.node: node.run_dir for link, node in zip(gathering.links, config.nodes) if not link.facts["shared"]}
+        gathering.bring(FUNCTION, context.function, own)
     gathering.detach_agents(
         parts,
         bundle.build(),
