@@ -18,11 +18,16 @@ if TYPE_CHECKING:
     from muster.agent.rank_info import detect as detect_rank
     from muster.core.results import RunResult, RunState
     from muster.errors import MusterError, RemoteError
+    from muster.python.executor import Executor
+    from muster.python.rank import Preemption, Rank, get_logger, init, on_preemption, progress
     from muster.python.run import Run, attach
     from muster.python.signatures import RunKeywords, run, submit
 
 __all__ = [
+    "Executor",
     "MusterError",
+    "Preemption",
+    "Rank",
     "RemoteError",
     "Run",
     "RunKeywords",
@@ -31,6 +36,10 @@ __all__ = [
     "__version__",
     "attach",
     "detect_rank",
+    "get_logger",
+    "init",
+    "on_preemption",
+    "progress",
     "run",
     "submit",
 ]
@@ -39,6 +48,10 @@ _PLACES = {
     "detect_rank": ("muster.agent.rank_info", "detect"),
     **dict.fromkeys(("RunResult", "RunState"), ("muster.core.results", "")),
     **dict.fromkeys(("MusterError", "RemoteError"), ("muster.errors", "")),
+    "Executor": ("muster.python.executor", ""),
+    **dict.fromkeys(
+        ("Preemption", "Rank", "get_logger", "init", "on_preemption", "progress"), ("muster.python.rank", "")
+    ),
     **dict.fromkeys(("Run", "attach"), ("muster.python.run", "")),
     **dict.fromkeys(("RunKeywords", "run", "submit"), ("muster.python.signatures", "")),
 }

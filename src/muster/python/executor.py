@@ -1,0 +1,97 @@
+"""A `concurrent.futures.Executor` whose calls are runs."""
+
+from __future__ import annotations
+
+import threading
+from concurrent import futures
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
+
+from muster.python import starting
+from muster.python.run import Run
+from muster.python.splitting import split
+
+if TYPE_CHECKING:
+    from typing_extensions import ParamSpec, Unpack
+
+    from muster.python.signatures import RunKeywords
+
+    P = ParamSpec("P")
+
+T = TypeVar("T")
+
+
+class Executor(futures.Executor):
+    """Runs each submitted call as a run of its own, with the options given here.
+
+        with muster.Executor(slurm=True, nnodes=2, nproc_per_node=8, time="1:00:00") as executor:
+            losses = [future.result() for future in [executor.submit(train, lr) for lr in (0.1, 0.01)]]
+
+    The result of a call is what the function returned on rank 0; `executor.run_of(future).results()` has those of all
+    ranks. `max_workers`: the number of runs at the same time; the default is one, and no limit for jobs of a scheduler,
+    which has a queue itself. Leaving the block waits for all calls; an exception in it ends the runs and cancels calls
+    that have not begun.
+    """
+
+    def __init__(self, max_workers: int | None = None, **options: Unpack[RunKeywords]) -> None:
+        split(print, (), {"args": (), **options})  # raises for wrong options now
+        self._options: dict[str, Any] = dict(options)
+        scheduled = bool(self._options.get("slurm") or self._options.get("scheduler"))
+        self._pool = ThreadPoolExecutor(max_workers or (1024 if scheduled else 1), thread_name_prefix="muster")
+        self._runs: dict[futures.Future[Any], Run[Any]] = {}
+        self._known = threading.Condition()
+        self._waiting: set[futures.Future[Any]] = set()
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> futures.Future[T]:
+        """Start a run that calls the function with these arguments on each rank; return the future of its result."""
+        future: futures.Future[T] = futures.Future()
+        keywords = {"args": args, "kwargs": kwargs, **self._options}
+        split(fn, (), keywords)  # raises for a wrong call now, not in the future
+        self._waiting.add(future)
+        self._pool.submit(self._work, future, fn, keywords)
+        return future
+
+    def run_of(self, future: futures.Future[Any], timeout: float | None = None) -> Run[Any]:
+        """Wait until the run of a call is started, and return it. Raises TimeoutError, and what starting raised."""
+        with self._known:
+            found = self._known.wait_for(lambda: future in self._runs or future.done(), timeout)
+        if not found:
+            raise TimeoutError("the run of this call has not been started")
+        if future not in self._runs:
+            future.result()
+        return self._runs[future]
+
+    def _work(self, future: futures.Future[Any], function: Callable[..., Any], keywords: dict[str, Any]) -> None:
+        self._waiting.discard(future)
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            run = starting.submit(function, (), keywords)
+            with self._known:
+                self._runs[future] = run
+                self._known.notify_all()
+            result = run.result()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+        finally:
+            with self._known:
+                self._known.notify_all()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Accept no more calls; `wait` for those that were submitted, or cancel those that have not begun."""
+        if cancel_futures:
+            for future in list(self._waiting):
+                future.cancel()
+        self._pool.shutdown(wait)
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> bool | None:
+        if kind is not None:
+            self.shutdown(False, cancel_futures=True)
+            with self._known:
+                runs = list(self._runs.values())
+            for run in runs:
+                run.end_with(error)
+        self.shutdown()
+        return None
