@@ -86,5 +86,10 @@ class RemoteError(MusterError):
         self.exception: BaseException | None = None
         """The exception that the rank raised, if it could be sent."""
 
+    @property
+    def sentence(self) -> str:
+        """The message, which names rank and host."""
+        return self.message
+
     def __str__(self) -> str:
         return "\n".join(filter(None, (super().__str__(), self.traceback and f"\n{self.traceback.rstrip()}")))
