@@ -69,6 +69,23 @@ def make(lock: Any) -> Any:
     return train
 
 
+class Diverged(Exception):
+    """Takes something else than its message, like many exceptions of programs."""
+
+    def __init__(self, step: int, *, rate: float) -> None:
+        super().__init__(f"diverged at step {step}")
+        self.step, self.rate = step, rate
+
+
+@pytest.mark.parametrize(
+    "error", [Diverged(3, rate=0.1), ValueError("a", 1), FileNotFoundError(2, "no file", "x"), KeyError("k")]
+)
+def test_exceptions_return_as_they_were_whatever_their_parameters(tmp_path: Path, error: Any) -> None:
+    found = again(tmp_path / "result", error)
+    assert (type(found), str(found), found.args, vars(found)) == (type(error), str(error), error.args, vars(error))
+    assert getattr(found, "filename", None) == getattr(error, "filename", None)
+
+
 class Holder:
     """An object with a lock deep inside."""
 

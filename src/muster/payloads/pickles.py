@@ -13,6 +13,7 @@ tensors.
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import io
 import json
@@ -83,6 +84,14 @@ def _pickler(file: BinaryIO, buffers: list[Any], tensors: list[dict[str, Any]]) 
                 kept.append(obj)
                 tensors.append(_put_tensor(obj, torch, storages, buffers, kept))
             return known[id(obj)]
+
+        def reducer_override(self, obj: Any) -> Any:
+            # by default unpickling calls __init__ with the message: an exception with other parameters breaks there
+            kind = type(obj)
+            if isinstance(obj, BaseException) and kind.__reduce__ is BaseException.__reduce__:
+                if isinstance(kind.__init__, types.FunctionType):
+                    return copyreg.__newobj__, (kind, *obj.args), vars(obj) or None  # type: ignore[attr-defined]
+            return super().reducer_override(obj)
 
     return Pickler(file, protocol=5, buffer_callback=aside)
 
