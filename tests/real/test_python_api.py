@@ -475,7 +475,7 @@ def test_a_users_file_is_clean_under_strict_mypy_and_mistakes_are_found(tmp_path
         (
             "wrong.py",
             1,
-            ["wrong.py:3: error", "wrong.py:4: error", '"rnu"', 'did you mean "nproc_per_node"', "Found 4"],
+            ["wrong.py:3: error", ":4: error", '"rnu"', 'did you mean "nproc_per_node"', "Found 4"],
         ),
     ):
         done = subprocess.run([*command, name], cwd=tmp_path, capture_output=True, text=True, timeout=240)

@@ -88,9 +88,9 @@ def _pickler(file: BinaryIO, buffers: list[Any], tensors: list[dict[str, Any]]) 
         def reducer_override(self, obj: Any) -> Any:
             # by default unpickling calls __init__ with the message: an exception with other parameters breaks there
             kind = type(obj)
-            if isinstance(obj, BaseException) and kind.__reduce__ is BaseException.__reduce__:
-                if isinstance(kind.__init__, types.FunctionType):
-                    return copyreg.__newobj__, (kind, *obj.args), vars(obj) or None  # type: ignore[attr-defined]
+            usual = getattr(kind, "__reduce__", None) is BaseException.__reduce__
+            if isinstance(obj, BaseException) and usual and isinstance(kind.__init__, types.FunctionType):
+                return copyreg.__newobj__, (kind, *obj.args), vars(obj) or None  # type: ignore[attr-defined]
             return super().reducer_override(obj)
 
     return Pickler(file, protocol=5, buffer_callback=aside)
