@@ -103,8 +103,9 @@ def _main() -> None:
     run_dir = os.path.dirname(os.path.dirname(folder))
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != folder]
     rank = int(os.environ["RANK"])
-    target = os.path.join(_attempt(run_dir), f"rank_{rank:05d}.result")
     header, data = _parts_of(os.path.join(run_dir, "function"))
+    # the name for rank 0, so that the pattern of these names stays in one place
+    target = os.path.join(_attempt(run_dir), header["result"].replace("00000", f"{rank:05d}"))
     sys.path[:0] = [entry for entry in header["path"] if entry not in sys.path]
     pickles = _module("_muster_pickles", header["pickles"])
     error: Exception | None = None

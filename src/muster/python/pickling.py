@@ -14,6 +14,7 @@ from typing import Any, Callable
 
 from muster.errors import InvalidRequest
 from muster.payloads import pickles
+from muster.protocol.paths import rank_file
 from muster.python.splitting import name_of
 
 
@@ -27,6 +28,7 @@ def packed(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[st
         ) from None
     header = json.dumps(
         {
+            "result": rank_file("", 0, "result"),
             "python": list(sys.version_info[:2]),
             "torch": _torch(),
             "path": _own_path(),
