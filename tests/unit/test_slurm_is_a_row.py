@@ -12,10 +12,16 @@ SRC = Path(__file__).parents[2] / "src" / "muster"
 ITS_OWN = ("schedulers/slurm*.py", "launchers/srun.py", "launchers/submitit.py")
 """Slurm itself, and launchers that are programs of Slurm or made for it."""
 
+FROM_THE_TABLE = ("python/signatures.py",)
+"""Written from the option table, which has Slurm's options."""
+
 THE_LAB = ("lab/*.py", "cli/lab.py")
 """The lab sets up and starts the real one."""
 
 ELSEWHERE = {
+    "__init__.py": (1, "an example of a job, in the first lines that a user of the Python API reads"),
+    "python/executor.py": (1, "an example of jobs"),
+    "python/rank.py": (4, "ranks of a plain srun, which does not tell them where to meet; its option for a warning"),
     "schedulers/__init__.py": (2, "its row, and an example of an option that is short for another"),
     "launchers/__init__.py": (3, "the rows of srun and submitit, which work in its jobs alone"),
     "config/options.py": (4, "help of options that mean something else with --slurm, or describe the lab's"),
@@ -40,7 +46,7 @@ def lines_that_name_it(path: Path) -> list[str]:
 
 
 def test_slurm_is_named_where_it_has_to_be() -> None:
-    own = {path for pattern in (*ITS_OWN, *THE_LAB) for path in SRC.glob(pattern)}
+    own = {path for pattern in (*ITS_OWN, *FROM_THE_TABLE, *THE_LAB) for path in SRC.glob(pattern)}
     found = {
         str(path.relative_to(SRC)): lines_that_name_it(path) for path in sorted(SRC.rglob("*.py")) if path not in own
     }

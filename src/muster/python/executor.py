@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable, TypeVar
 from muster.python import starting
 from muster.python.run import Run
 from muster.python.splitting import split
+from muster.schedulers import SCHEDULERS
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec, Unpack
@@ -36,7 +37,7 @@ class Executor(futures.Executor):
     def __init__(self, max_workers: int | None = None, **options: Unpack[RunKeywords]) -> None:
         split(print, (), {"args": (), **options})  # raises for wrong options now
         self._options: dict[str, Any] = dict(options)
-        scheduled = bool(self._options.get("slurm") or self._options.get("scheduler"))
+        scheduled = any(self._options.get(name) for name in ("scheduler", *SCHEDULERS))
         self._pool = ThreadPoolExecutor(max_workers or (1024 if scheduled else 1), thread_name_prefix="muster")
         self._runs: dict[futures.Future[Any], Run[Any]] = {}
         self._known = threading.Condition()
